@@ -1,0 +1,72 @@
+"""Frozen dataclasses that are pytrees and check their fields when a person builds them."""
+
+import dataclasses
+from typing import Any, TypeVar, dataclass_transform
+
+import jax
+import numpy as np
+
+T = TypeVar("T")
+
+
+def static_field(**kwargs: Any) -> Any:
+    """A dataclass field that is part of the tree's structure: hashable, never traced."""
+    return dataclasses.field(metadata={"static": True}, **kwargs)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(static_field, dataclasses.field))
+def pytree_dataclass(cls: type[T]) -> type[T]:
+    """Make `cls` a frozen dataclass and a pytree.
+
+    Unflattening bypasses `__init__`, so the checks of `__post_init__` run once, on what a caller
+    passes, and never on the tracers or placeholders that JAX puts into a tree.
+    """
+    cls = dataclasses.dataclass(frozen=True, eq=False)(cls)
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    static = tuple(f.name for f in fields if f.metadata.get("static"))
+    data = tuple(f.name for f in fields if not f.metadata.get("static"))
+
+    def flatten(tree):
+        return [getattr(tree, n) for n in data], tuple(getattr(tree, n) for n in static)
+
+    def flatten_with_keys(tree):
+        children, aux = flatten(tree)
+        keys = [jax.tree_util.GetAttrKey(n) for n in data]
+        return list(zip(keys, children, strict=True)), aux
+
+    def unflatten(aux, children):
+        tree = object.__new__(cls)
+        for name, value in [*zip(data, children, strict=True), *zip(static, aux, strict=True)]:
+            object.__setattr__(tree, name, value)
+        return tree
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    return cls
+
+
+def concrete(value: Any) -> np.ndarray | None:
+    """`value` as a NumPy array, or None where it is traced and nothing can be said about it."""
+    if isinstance(value, jax.core.Tracer):
+        return None
+    return np.asarray(value)
+
+
+def check(name: str, value: Any, condition: str, *, finite: bool = True) -> None:
+    """Raise ValueError unless every entry of a concrete `value` meets `condition` ("> 0", ">= 0", "")."""
+    array = concrete(value)
+    if array is None:
+        return
+    if not np.issubdtype(array.dtype, np.number):
+        raise ValueError(f"{name} must be a number, got {value!r}")
+    bad = np.isnan(array)
+    if finite:
+        bad |= np.isinf(array)
+    if condition:
+        operator, bound = condition.split()
+        bad |= ~{">": np.greater, ">=": np.greater_equal, "<=": np.less_equal, "<": np.less}[operator](
+            array, float(bound)
+        )
+    if bad.any():
+        kind = "finite and " if finite and condition else "finite" if finite else ""
+        first = array[bad].flat[0] if array.ndim else array.item()
+        raise ValueError(f"{name} must be {kind}{condition}, got {first!s}")

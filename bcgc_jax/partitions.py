@@ -1,0 +1,84 @@
+r"""Partitions x of L coordinates over the redundancy levels, and the levels s of the coordinates."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jax.typing import ArrayLike
+
+
+def levels_from_partition(partition: ArrayLike, num_coordinates: int | None = None) -> Array:
+    r"""s_l = min{i : Σ_{n≤i} x_n ≥ l}, l = 1…L, `[num_coordinates]` (Theorem 1 of the paper).
+
+    `num_coordinates` is static; it defaults to the sum of a concrete integer partition.
+
+    >>> levels_from_partition([1, 0, 2]).tolist()
+    [0, 2, 2]
+    """
+    x = jnp.asarray(partition)
+    if num_coordinates is None:
+        if isinstance(x, jax.core.Tracer):
+            raise ValueError("partition is traced: give the static num_coordinates")
+        num_coordinates = int(np.asarray(x).sum())
+    rank = jnp.arange(1, num_coordinates + 1)
+    return jnp.searchsorted(jnp.cumsum(x), rank, side="left")
+
+
+def partition_from_levels(levels: ArrayLike, num_workers: int | None = None) -> Array:
+    r"""x_n = #{l : s_l = n}, n = 0…N-1, `[num_workers]` (Theorem 1 of the paper).
+
+    `num_workers` is static; it defaults to one more than the highest of concrete levels.
+
+    >>> partition_from_levels([0, 2, 2]).tolist()
+    [1, 0, 2]
+    """
+    s = jnp.asarray(levels)
+    if num_workers is None:
+        if isinstance(s, jax.core.Tracer):
+            raise ValueError("levels is traced: give the static num_workers")
+        num_workers = int(np.asarray(s).max()) + 1
+    return jnp.bincount(s, length=num_workers)
+
+
+def cumulative_load(partition: ArrayLike) -> Array:
+    r"""y_n = Σ_{i≤n} (i+1) x_i, along the last axis: cycles spent when level n is finished.
+
+    >>> cumulative_load(jnp.array([2.0, 1.0])).tolist()
+    [2.0, 4.0]
+    """
+    x = jnp.asarray(partition)
+    return jnp.cumsum(x * jnp.arange(1, x.shape[-1] + 1), axis=-1)
+
+
+def project_partition(values: Array, total: ArrayLike, num_workers: ArrayLike) -> Array:
+    r"""argmin ‖x - values‖₂ over x ≥ 0, Σ x = total, x_n = 0 for n ≥ num_workers.
+
+    The semi-closed form max(values - λ, 0), with λ from a sort (optax).
+
+    >>> project_partition(jnp.array([3.0, 1.0, 9.0]), 2.0, 2).tolist()
+    [2.0, 0.0, 0.0]
+    """
+    # A padded value this low stays below λ; -inf would spoil the running sum of the sort.
+    lowest = jnp.min(values) - 2 * jnp.abs(jnp.asarray(total, values.dtype))
+    values = jnp.where(jnp.arange(values.size) < num_workers, values, lowest)
+    return optax.projections.projection_simplex(values, jnp.asarray(total, values.dtype))
+
+
+def round_partition(partition: Array, total: ArrayLike) -> Array:
+    r"""Integers next to `partition` that sum to `total` exactly, by the largest remainder.
+
+    Levels at exactly 0 stay empty.
+
+    >>> round_partition(jnp.array([1.5, 0.0, 2.2, 0.3]), 4).tolist()
+    [2, 0, 2, 0]
+    """
+    whole = jnp.floor(partition)
+    counts = whole.astype(int)
+    remainder = jnp.where(partition > 0, partition - whole, -1)
+    missing = jnp.asarray(total, counts.dtype) - jnp.sum(counts)
+    rank = jnp.argsort(jnp.argsort(-remainder))
+    counts = counts + (rank < missing)
+    # Beyond 2^24 coordinates float32 has no fractions left: what is still missing goes to the largest.
+    rest = jnp.asarray(total, counts.dtype) - jnp.sum(counts)
+    return counts.at[jnp.argmax(partition)].add(rest)

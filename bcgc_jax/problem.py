@@ -1,0 +1,140 @@
+"""What is asked and what is answered: `Problem`, `Solution` and `Status`."""
+
+import enum
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from bcgc_jax._pytree import check, concrete, pytree_dataclass, static_field
+from bcgc_jax.distributions import Law
+
+
+@pytree_dataclass
+class Problem:
+    r"""minimise E τ̂(x,T) = (M b / N) E max_n T_(N-n) y_n over x ≥ 0, Σ x = L (eq. 6 of the paper).
+
+    Args:
+      cycle_time: the law of T, the time of one CPU cycle of a worker.
+      num_workers: N. May be batched or traced under a static `max_workers`.
+      num_coordinates: L, the length of the gradient.
+      num_samples: M, over all workers.
+      cycles: b, CPU cycles for one coordinate and one sample.
+      max_workers: the static length of every partition; by default the largest `num_workers`.
+
+    Raises ValueError for numbers that make no sense and are known before tracing.
+
+    >>> from bcgc_jax.distributions import ShiftedExponential
+    >>> problem = Problem(ShiftedExponential(rate=1e-3, shift=50.0), num_workers=4, num_coordinates=100)
+    >>> problem.max_workers
+    4
+    """
+
+    cycle_time: Law
+    num_workers: ArrayLike
+    num_coordinates: ArrayLike
+    num_samples: ArrayLike = 1.0
+    cycles: ArrayLike = 1.0
+    max_workers: int = static_field(default=0)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.cycle_time, Law):
+            raise ValueError(f"cycle_time must be a law such as ShiftedExponential, got {self.cycle_time!r}")
+        _check_count("num_workers", self.num_workers)
+        _check_count("num_coordinates", self.num_coordinates)
+        check("num_samples", self.num_samples, "> 0")
+        check("cycles", self.cycles, "> 0")
+        limit = jnp.iinfo(jnp.result_type(int)).max
+        coordinates = concrete(self.num_coordinates)
+        if coordinates is not None and np.any(coordinates > limit):
+            raise ValueError(
+                f"num_coordinates above {limit} needs 64-bit integers: "
+                "call jax.config.update('jax_enable_x64', True) first"
+            )
+        workers = concrete(self.num_workers)
+        if not self.max_workers:
+            if workers is None:
+                raise ValueError("num_workers is traced: give the static max_workers that bounds it")
+            object.__setattr__(self, "max_workers", int(workers.max()))
+        elif workers is not None and workers.max() > self.max_workers:
+            raise ValueError(f"num_workers {workers.max()} exceeds max_workers {self.max_workers}")
+
+    @property
+    def dtype(self) -> Any:
+        """float32 or float64, as the leaves and the caller's jax configuration have it."""
+        return jnp.result_type(1.0, *jax.tree.leaves(self))
+
+    @property
+    def scale(self) -> Array:
+        """M b / N: time per cycle of a coordinate's load, eq. (5)."""
+        dtype = self.dtype
+        return jnp.asarray(self.num_samples, dtype) * self.cycles / self.num_workers
+
+    @property
+    def total(self) -> Array:
+        """L as a floating number."""
+        return jnp.asarray(self.num_coordinates, self.dtype)
+
+    @property
+    def exists(self) -> Array:
+        """`[max_workers]`: True for the levels n < N, False for padding."""
+        return jnp.arange(self.max_workers) < self.num_workers
+
+
+class Status(enum.IntEnum):
+    """How a solution came out; `Solution.status` holds its integer, so that it can be batched."""
+
+    CONVERGED = 0
+    STEP_LIMIT = 1
+    INFINITE = 2
+    INFEASIBLE = 3
+
+    @property
+    def message(self) -> str:
+        return {
+            Status.CONVERGED: "converged",
+            Status.STEP_LIMIT: "stopped at the step limit before the stopping rule was met: raise "
+            "max_steps, or accept the reported relative_gap",
+            Status.INFINITE: "the expected runtime is infinite: the law's tail is too heavy for this "
+            "scheme; look at the probability of meeting a deadline instead",
+            Status.INFEASIBLE: "the scheme does not exist for this number of workers and coordinates",
+        }[self]
+
+
+@pytree_dataclass
+class Solution:
+    """A scheme and what is known about it; every array gains the leading axes of a batch.
+
+    Attributes:
+      partition: float x, `[max_workers]`; None for a scheme that is no partition.
+      rounded: integers that sum to L, `[max_workers]`, or None.
+      expected_runtime: exact E τ̂ of the continuous `partition`.
+      runtime_error: estimate of the absolute error of `expected_runtime`.
+      lower_bound: no partition has an expected runtime below it.
+      relative_gap: 1 - lower_bound / expected_runtime, the certificate.
+      status: integer value of a `Status`.
+      num_steps: steps of an iterative method, 0 for a closed form.
+      history: expected runtime at each check of an iterative method, NaN after the last; or None.
+      method: the name it was asked by.
+    """
+
+    partition: Array | None
+    rounded: Array | None
+    expected_runtime: Array
+    runtime_error: Array
+    lower_bound: Array
+    relative_gap: Array
+    status: Array
+    num_steps: Array
+    history: Array | None = None
+    method: str = static_field(default="")
+
+
+def _check_count(name: str, value: Any) -> None:
+    check(name, value, ">= 1")
+    array = concrete(value)
+    if array is not None and np.any(array != np.floor(array)):
+        raise ValueError(f"{name} must be a whole number, got {value}")

@@ -1,0 +1,148 @@
+r"""The schemes that block coordinate coding is compared with, each as its authors define it."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy import special
+from jax.typing import ArrayLike
+
+from bcgc_jax.distributions import Law
+from bcgc_jax.expectation import Expectation, integrate_tail
+from bcgc_jax.order_statistics import expected_order_statistics
+from bcgc_jax.problem import Problem
+
+
+def single_level_partition(problem: Problem, level: ArrayLike) -> Array:
+    """All coordinates at one redundancy `level`: gradient coding of Tandon et al. 2017; 0 is uncoded."""
+    here = jnp.arange(problem.max_workers) == level
+    return jnp.where(here, problem.total, 0)
+
+
+def single_block_partition(problem: Problem) -> Array:
+    r"""The best single level, argmin_s (s+1) E T_(N-s)."""
+    times = expected_order_statistics(
+        problem.cycle_time, problem.num_workers, max_workers=problem.max_workers
+    )
+    cost = jnp.where(problem.exists, jnp.arange(1, problem.max_workers + 1) * times, jnp.inf)
+    return single_level_partition(problem, jnp.argmin(cost))
+
+
+def ferdinand_partition(problem: Problem, num_layers: ArrayLike) -> tuple[Array, Array]:
+    r"""Hierarchical coded computation with r layers (Ferdinand & Draper 2018): partition, feasible.
+
+    maximise u subject to u ≤ (s_j+1)/j, j = 1…r, Σ_j s_j = rN - L, 1 ≤ s_j ≤ N-1 ascending; each layer
+    holds L/r coordinates at level round(s_j). Layer r caps u at N/r, and every s with s_j ≥ jN/r - 1
+    and the right sum reaches it. Of these many optima this takes the one with the most equal levels
+    (least Σ s_j²): s_j = max(c, jN/r - 1), with c from the sum. With r = L every s_j is N-1.
+    """
+    dtype = problem.dtype
+    workers = jnp.asarray(problem.num_workers, dtype)
+    layers = jnp.asarray(num_layers, dtype)
+    slope = workers / layers
+    target = layers * workers - problem.total
+
+    def level_sum(c: Array) -> Array:
+        flat = jnp.floor(jnp.clip((c + 1) / slope, 0, layers))
+        rising = slope * (layers * (layers + 1) - flat * (flat + 1)) / 2 - (layers - flat)
+        return c * flat + rising
+
+    def bisect(_, ends):
+        low, high = ends
+        middle = (low + high) / 2
+        short = level_sum(middle) < target
+        return jnp.where(short, middle, low), jnp.where(short, high, middle)
+
+    # 80 halvings exhaust float64.
+    low, high = jax.lax.fori_loop(0, 80, bisect, (jnp.ones((), dtype), workers - 1))
+    feasible = (layers >= 1) & (workers > 1) & (target <= layers * (workers - 1))
+    feasible &= level_sum(jnp.ones((), dtype)) <= target * (1 + 1e-6)
+    level = jnp.arange(problem.max_workers, dtype=dtype)
+    # Layers with s_j ≥ n - 1/2: all if the flat part is there, else those on the rising part. c is
+    # rounded first, so that full replication does not miss N-1 by the last bisection step.
+    c = jnp.where(high - jnp.round(high) > -1e-5, high, low)
+    reached = jnp.ceil((level + 0.5) / slope) - 1  # layers on the rising part below n - 1/2
+    at_least = jnp.where(c >= level - 0.5, layers, layers - jnp.clip(reached, 0, layers))
+    count = jnp.where(problem.exists, at_least, 0)
+    count = count - jnp.concatenate([count[1:], jnp.zeros(1, dtype)])
+    return jnp.where(feasible, count * problem.total / layers, 0), feasible
+
+
+def straggler_ratio(law: Law) -> Array:
+    r"""E[T | T > median] / E[T | T ≤ median], the α of partial stragglers in Tandon et al. 2017.
+
+    (1 + ln 2)/(1 - ln 2) = 5.52 for an exponential.
+    """
+    # ∫ Λ⁻¹(-log(1-u)) over either half, u = 1/2 ± e^{-w}: both ends are exponentially resolved.
+    w, weight = _half_line()
+    low = jnp.sum(weight * law.inverse_cumulative_hazard(-jnp.log1p(-0.5 * jnp.exp(-w))))
+    high = jnp.sum(weight * law.inverse_cumulative_hazard(w + jnp.log(2.0)))
+    return high / low
+
+
+def _half_line() -> tuple[Array, Array]:
+    """Nodes and weights for ∫₀^∞ f(w) e^{-w} dw with w = exp(v - e^{-v})."""
+    v = jnp.linspace(-4.0, 6.0, 401)
+    w = jnp.exp(v - jnp.exp(-v))
+    return w, jnp.exp(-w) * w * (1 + jnp.exp(-v)) * (v[1] - v[0])
+
+
+def tandon_partial_runtime(problem: Problem, alpha: ArrayLike | None = None) -> tuple[Expectation, Array]:
+    r"""Partial stragglers (Tandon et al. 2017): expected runtime at the best s, and that s.
+
+    τ(s) = (M b L / N) (s+1)/(s+α) max{α T_(N-s), T_(N)}, s = 1…N-1: an uncoded part and a part coded at
+    level s. `alpha` is the law's `straggler_ratio` by default; the paper's figures use 6.
+    """
+    law, workers = problem.cycle_time, problem.num_workers
+    alpha = jnp.asarray(straggler_ratio(law) if alpha is None else alpha, problem.dtype)
+    factors = jnp.stack([jnp.ones_like(alpha), alpha])
+    times = expected_order_statistics(law, workers, max_workers=problem.max_workers).astype(problem.dtype)
+
+    def at_level(s: Array) -> Expectation:
+        def exceed(t: Array) -> Array:
+            # 1 - F(t)^N P(at least N-s of N are below t/α | all are below t), without the cancellation.
+            whole, part = law.cumulative_hazard(t), law.cumulative_hazard(t / alpha)
+            late = jnp.clip((jnp.exp(-part) - jnp.exp(-whole)) / -jnp.expm1(-whole), 0, 1)
+            late = jnp.where(whole > 0, late, 1)
+            log_all = workers * jnp.log(-jnp.expm1(-whole))
+            return -jnp.expm1(log_all) + jnp.exp(log_all) * special.betainc(s + 1.0, workers - s, late)
+
+        middle = jnp.maximum(alpha * jnp.take(times, s), times[0])
+        result = integrate_tail(law, exceed, factors, [0.5 * middle, middle, 2 * middle], num_nodes=128)
+        weight = (s + 1) / (s + alpha)
+        return Expectation(weight * result.value, weight * result.error)
+
+    s = jnp.arange(1, problem.max_workers)
+    if s.size == 0:
+        nothing = jnp.asarray(jnp.inf, problem.dtype)
+        return Expectation(nothing, jnp.zeros_like(nothing)), jnp.asarray(0)
+    result = jax.lax.map(at_level, s, batch_size=32)
+    value = jnp.where(s < workers, result.value, jnp.inf)
+    best = jnp.argmin(value)
+    unit = problem.scale * problem.total
+    infinite = ~jnp.isfinite(times[0])  # T_(N) is waited for at every s
+    value = jnp.where(infinite, jnp.inf, value[best])
+    return Expectation(unit * value, unit * result.error[best]), s[best]
+
+
+def runtime_limit(problem: Problem) -> Array:
+    r"""E[M b L / Σ_n 1/T_n]: perfectly divisible work of which every cycle counts; no scheme beats it.
+
+    E[1/S] = ∫₀^∞ (E e^{-u/T})^N du, S = Σ 1/T_n: two nested trapezoid rules.
+    """
+    law, workers = problem.cycle_time, problem.num_workers
+    if law.atomic():
+        atoms = jnp.concatenate([law.infimum()[None], law.kinks()])
+        times, mass = atoms, jnp.diff(law.cdf(atoms), prepend=0.0)
+    else:
+        z = jnp.linspace(-36.0, 36.0, 769) if problem.dtype == jnp.float64 else jnp.linspace(-16.0, 60.0, 769)
+        mass = jax.nn.softmax(-jax.nn.softplus(z) - jax.nn.softplus(-z))  # density of logit U
+        times = law.inverse_cumulative_hazard(jax.nn.softplus(z))
+    speed = jnp.where(jnp.isinf(times), 0, 1 / times)
+    unit = jnp.sum(mass * jnp.minimum(speed, 1e3 / jnp.median(times)))
+    v = jnp.linspace(-40.0, 12.0, 521)
+    u = jnp.exp(v) / (unit * workers)
+    transform = jnp.exp(workers * jnp.log(jnp.exp(-u[:, None] * speed) @ mass))
+    integral = jnp.sum(transform * u) * (v[1] - v[0])
+    # Nothing may be left at the far end, else the gradient is never finished with positive probability.
+    integral = jnp.where(transform[-1] * u[-1] > 1e-6 * integral, jnp.inf, integral)
+    return problem.total * problem.num_samples * problem.cycles * integral

@@ -1,0 +1,55 @@
+r"""The two closed forms: the optimum for a deterministic t, at two choices of t (Theorems 2 and 3)."""
+
+import jax.numpy as jnp
+from jax import Array
+
+from bcgc_jax.order_statistics import expected_order_statistics
+from bcgc_jax.problem import Problem
+
+
+def partition_for_times(problem: Problem, times: Array) -> Array:
+    r"""argmin_x max_n t_(N-n) y_n for sorted `times`, slowest first, `[max_workers]` (Theorem 2).
+
+    y_n ∝ 1/t_(N-n): every level finishes at the same moment. Where some t is 0, the limit t → 0: all
+    coordinates at the highest level. Where some t is inf, its level stays empty.
+
+    >>> from bcgc_jax.distributions import Uniform
+    >>> problem = Problem(Uniform(1.0, 2.0), num_workers=2, num_coordinates=3)
+    >>> partition_for_times(problem, jnp.array([2.0, 1.0])).tolist()
+    [2.0, 1.0]
+    """
+    level = jnp.arange(problem.max_workers)
+    zero = jnp.any(problem.exists & (times <= 0))
+    inverse = 1 / jnp.where(times > 0, times, 1)
+    share = jnp.diff(inverse, prepend=0) / (level + 1)
+    share = jnp.where(zero, level == jnp.asarray(problem.num_workers) - 1, jnp.maximum(share, 0))
+    share = jnp.where(problem.exists, share, 0)
+    return (problem.total * share / jnp.sum(share)).astype(problem.dtype)
+
+
+def time_partition(problem: Problem) -> Array:
+    r"""x^(t): Theorem 2 at t_n = E T_(n), `[max_workers]`.
+
+    >>> from bcgc_jax.distributions import ShiftedExponential
+    >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=20, num_coordinates=20_000)
+    >>> time_partition(problem)[:3].round().tolist()  # Fig. 3 prints 5696, 1076, 609
+    [5697.0, 1076.0, 609.0]
+    """
+    times = expected_order_statistics(
+        problem.cycle_time, problem.num_workers, max_workers=problem.max_workers
+    )
+    return partition_for_times(problem, times)
+
+
+def frequency_partition(problem: Problem) -> Array:
+    r"""x^(f): Theorem 2 at t'_n = 1 / E[1/T_(n)], `[max_workers]`.
+
+    >>> from bcgc_jax.distributions import ShiftedExponential
+    >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=20, num_coordinates=20_000)
+    >>> frequency_partition(problem)[:3].round().tolist()  # Fig. 3 prints 5521, 939, 549
+    [5519.0, 939.0, 549.0]
+    """
+    rates = expected_order_statistics(
+        problem.cycle_time, problem.num_workers, jnp.reciprocal, max_workers=problem.max_workers
+    )
+    return partition_for_times(problem, jnp.where(jnp.isinf(rates), 0, 1 / rates))

@@ -1,0 +1,139 @@
+r"""The stochastic projected subgradient method (section V-A of the paper), made scale-free.
+
+On the unit simplex u = x/L, with the objective divided by its value at the start:
+
+    u ← Π(u - η_i g_i),   g_i = ∇_u mean_b max_n T_(N-n) y_n(u) over a fresh mini-batch,
+    η_i = D / (Σ_{j≤i} ‖g_j - mean g_j‖²)^½,
+
+the step size of AdaGrad in norm form (Streeter & McMahan 2010; Ward et al. 2019) instead of the paper's
+fixed schedule: it needs no knowledge of the law's scale, slope or tail. The answer is an average of
+the iterates, weighted towards the last ones (Shamir & Zhang 2013).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from bcgc_jax.expectation import expected_max
+from bcgc_jax.order_statistics import sorted_cycle_times
+from bcgc_jax.partitions import cumulative_load, project_partition
+from bcgc_jax.problem import Problem, Status
+from bcgc_jax.runtime import max_finish_time
+from bcgc_jax.solvers.closed_form import time_partition
+
+# D, as a share of the simplex. Of 0.03, 0.1, 0.3 and 1 it is within 0.4 % of the best for nine laws, from
+# nearly deterministic ones to Pareto 1.2, at N = 5 and 20 after 1000 steps; the others are 1 % off somewhere.
+_STEP = 0.1
+# Shamir & Zhang's η of the weighted average.
+_AVERAGE = 3.0
+
+
+class SubgradientResult(NamedTuple):
+    """Best averaged iterate, `[max_workers]`, its status, the steps taken, and the record of checks."""
+
+    partition: Array
+    status: Array
+    num_steps: Array
+    history: Array
+
+
+def scale_by_accumulated_norm(scale: float) -> optax.GradientTransformation:
+    r"""Updates -scale · (g - mean g) / (Σ ‖g - mean g‖²)^½.
+
+    The mean of a gradient moves no point of a simplex, so it is left out of the norm too.
+    """
+
+    def init(params):
+        return jnp.zeros((), params.dtype)
+
+    def update(updates, state, params=None):
+        del params
+        state = state + jnp.sum(updates**2)
+        step = scale / jnp.sqrt(jnp.maximum(state, jnp.finfo(state.dtype).tiny))
+        return -step * updates, state
+
+    return optax.GradientTransformation(init, update)
+
+
+def subgradient_partition(
+    problem: Problem,
+    key: Array,
+    *,
+    batch_size: int = 512,
+    check_every: int = 100,
+    max_steps: int = 2000,
+    tolerance: float = 1e-4,
+) -> SubgradientResult:
+    r"""argmin E τ̂(x,T) by stochastic subgradients, starting from x^(t).
+
+    Every `check_every` steps the averaged iterate is evaluated exactly; the method stops when the
+    best value has improved by less than `tolerance`, relatively, since the check before last, or at
+    `max_steps`, and returns the best point checked. `batch_size`, `check_every` and `max_steps` are static.
+
+    >>> from bcgc_jax.distributions import ShiftedExponential
+    >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=4, num_coordinates=100)
+    >>> result = subgradient_partition(problem, jax.random.key(0), max_steps=300)
+    >>> result.partition.shape, result.history.shape
+    ((4,), (4,))
+    """
+    law = problem.cycle_time.sampler()
+    levels, total = problem.exists, problem.total
+    start = time_partition(problem) / total
+    workers = problem.num_workers
+
+    def exact(share: Array) -> Array:
+        return expected_max(problem.cycle_time, cumulative_load(share), workers).value
+
+    reference = exact(start)
+
+    def batch_loss(share: Array, times: Array) -> Array:
+        return jnp.mean(max_finish_time(cumulative_load(share), times)) / reference
+
+    optimiser = scale_by_accumulated_norm(_STEP)
+    num_checks = -(-max_steps // check_every)
+
+    def step(i: Array, carry):
+        share, average, state = carry
+        times = sorted_cycle_times(
+            jax.random.fold_in(key, i),
+            law,
+            workers,
+            batch_size,
+            max_workers=problem.max_workers,
+            dtype=problem.dtype,
+        )
+        slope = jax.grad(batch_loss)(share, times)
+        mean = jnp.sum(jnp.where(levels, slope, 0)) / workers
+        slope = jnp.where(levels, slope - mean, 0)
+        update, state = optimiser.update(slope, state)
+        share = project_partition(optax.apply_updates(share, update), 1.0, workers)
+        return share, average + (share - average) * (1 + _AVERAGE) / (i + 1 + _AVERAGE), state
+
+    def go_on(carry):
+        check, _, _, _, history = carry
+        improvement = 1 - history[check] / history[jnp.maximum(check - 2, 0)]
+        return (check < num_checks) & ((check < 2) | (improvement > tolerance))
+
+    def round_of_steps(carry):
+        check, inner, best, best_value, history = carry
+        first = check * check_every
+        inner = jax.lax.fori_loop(first, jnp.minimum(first + check_every, max_steps), step, inner)
+        value = exact(inner[1])
+        best = jnp.where(value < best_value, inner[1], best)
+        best_value = jnp.minimum(value, best_value)
+        return check + 1, inner, best, best_value, history.at[check + 1].set(best_value)
+
+    history = jnp.full(num_checks + 1, jnp.nan, problem.dtype).at[0].set(reference)
+    inner = (start, start, optimiser.init(start))
+    carry = (jnp.asarray(0), inner, start, reference, history)
+    check, _, best, _, history = jax.lax.while_loop(go_on, round_of_steps, carry)
+    improvement = 1 - history[check] / history[jnp.maximum(check - 2, 0)]
+    met = (check >= 2) & (improvement <= tolerance)
+    status = jnp.where(
+        jnp.isfinite(reference), jnp.where(met, Status.CONVERGED, Status.STEP_LIMIT), Status.INFINITE
+    )
+    steps = jnp.minimum(check * check_every, max_steps)
+    return SubgradientResult(best * total, status, steps, history * problem.scale * total)

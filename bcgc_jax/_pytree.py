@@ -56,7 +56,7 @@ def check(name: str, value: Any, condition: str, *, finite: bool = True) -> None
     array = concrete(value)
     if array is None:
         return
-    if not np.issubdtype(array.dtype, np.number):
+    if not any(jax.dtypes.issubdtype(array.dtype, kind) for kind in (np.integer, np.floating)):
         raise ValueError(f"{name} must be a number, got {value!r}")
     bad = np.isnan(array)
     if finite:

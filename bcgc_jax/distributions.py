@@ -69,7 +69,7 @@ class Law:
     def sample(self, key: Array, shape: tuple[int, ...] = (), dtype: Any = float) -> Array:
         """Independent cycle times of the given `shape`."""
         a = jax.random.exponential(key, shape, dtype)
-        return self.sampler().inverse_cumulative_hazard(a)
+        return self.sampler().inverse_cumulative_hazard(a).astype(dtype)
 
 
 def _above(t: ArrayLike, start: ArrayLike) -> tuple[Array, Array]:
@@ -171,7 +171,8 @@ class Pareto(Law):
         check("shape", self.shape, "> 0")
 
     def cumulative_hazard(self, t):
-        return self.shape * jnp.log(jnp.maximum(jnp.divide(t, self.scale), 1))
+        # log1p of the excess, not log of t / scale: the excess is exact near the scale.
+        return self.shape * jnp.log1p(jnp.maximum(jnp.subtract(t, self.scale), 0) / self.scale)
 
     def inverse_cumulative_hazard(self, a):
         return self.scale * jnp.exp(jnp.divide(a, self.shape))
@@ -258,12 +259,15 @@ class TwoSpeed(Law):
         _check_order("fast", self.fast, "slow", self.slow)
 
     def cumulative_hazard(self, t):
-        slow_hazard = -jnp.log(jnp.maximum(self.probability, jnp.finfo(float).tiny))
-        slow_hazard = jnp.where(jnp.asarray(self.probability) > 0, slow_hazard, jnp.inf)
+        possible, probability = _above(self.probability, 0.0)
+        slow_hazard = jnp.where(possible, -jnp.log(probability), jnp.inf)
         return jnp.where(jnp.less(t, self.fast), 0, jnp.where(jnp.less(t, self.slow), slow_hazard, jnp.inf))
 
     def inverse_cumulative_hazard(self, a):
-        return jnp.where(jnp.exp(-jnp.asarray(a)) >= self.probability, self.fast, self.slow)
+        # With a margin of a few ulp, so that Λ⁻¹(Λ(fast)) = fast survives the two roundings.
+        left = jnp.exp(-jnp.asarray(a))
+        margin = 1 - 8 * jnp.finfo(left.dtype).eps
+        return jnp.where(left >= jnp.multiply(self.probability, margin), self.fast, self.slow)
 
     def mean(self):
         possible = jnp.asarray(self.probability) > 0
@@ -307,7 +311,9 @@ class Lognormal(Law):
         return jnp.where(inside, _normal_hazard(z), 0)
 
     def inverse_cumulative_hazard(self, a):
-        return self.shift + jnp.exp(self.location + self.scale * _inverse_normal_hazard(jnp.asarray(a)))
+        inside, a = _above(a, 0.0)
+        excess = jnp.exp(self.location + self.scale * _inverse_normal_hazard(a))
+        return self.shift + jnp.where(inside, excess, 0)
 
     def mean(self):
         return self.shift + jnp.exp(self.location + jnp.square(self.scale) / 2)
@@ -369,21 +375,18 @@ class Empirical(Law):
     times: ArrayLike
 
     def __post_init__(self) -> None:
-        values = concrete(self.times)
-        if values is None:
-            return
-        if values.size == 0:
+        if np.size(self.times) == 0:
             raise ValueError("times is empty: an empirical law needs at least one measured time")
-        check("times", values, "> 0")
-        if not isinstance(self.times, jax.Array):
-            values = values.astype(jnp.result_type(float))
-        object.__setattr__(self, "times", jnp.sort(jnp.ravel(values)))
+        check("times", self.times, "> 0")
+        times = self.times if isinstance(self.times, jax.Array) else np.asarray(self.times, float)
+        times = jnp.asarray(times, jnp.result_type(times, float))
+        object.__setattr__(self, "times", jnp.sort(jnp.ravel(times)))
 
     def cumulative_hazard(self, t):
         times = jnp.asarray(self.times)
         t = jnp.asarray(t)
         count = jnp.searchsorted(times, t, side="right", method="sort" if t.size > 64 else "scan")
-        left = times.size - count
+        left = (times.size - count).astype(jnp.result_type(times, float))  # counts alone would give float32
         return jnp.where(left > 0, -jnp.log(jnp.maximum(left, 1) / times.size), jnp.inf)
 
     def inverse_cumulative_hazard(self, a):
@@ -426,28 +429,39 @@ class FromHazard(Law):
 
     def cumulative_hazard(self, t):
         t = jnp.asarray(t)
-        start = self.infimum().astype(jnp.result_type(t, float))
+        start = jax.lax.stop_gradient(self.infimum()).astype(jnp.result_type(t, float))
         inside = t > start
         # Above the support's start the user's Λ is asked; below it, only at a point it knows.
         safe = jnp.where(inside, t, start + jnp.maximum(jnp.abs(start), 1))
         return jnp.where(inside, self.hazard(self.parameters, safe), 0)
 
     def inverse_cumulative_hazard(self, a):
-        return self.inverse_hazard(self.parameters, jnp.asarray(a))
+        inside, safe = _above(a, 0.0)
+        value = jnp.asarray(self.inverse_hazard(self.parameters, safe))
+        return jnp.where(inside, value, self.infimum().astype(value.dtype))
 
     def mean(self):
         # a = exp(v - e^{-v}): exponential decay at both ends, so the trapezoid rule is spectral.
-        v = jnp.linspace(-4.6, 6.0, 401)
+        low, high, panels = -4.6, 6.0, 400
+        v = jnp.linspace(low, high, panels + 1)
         a = jnp.exp(v - jnp.exp(-v))
-        integrand = self.inverse_cumulative_hazard(a) * jnp.exp(-a)
+        weight = jnp.exp(-a)
+        # Where the weight is 0, T may overflow.
+        integrand = self.inverse_cumulative_hazard(jnp.where(weight > 0, a, 0)) * weight
         largest = 0.9 * -math.log(jnp.finfo(a.dtype).tiny)
         tail = jnp.log(self.inverse_cumulative_hazard(jnp.array([largest / 2, largest])))
         growth = (tail[1] - tail[0]) / (largest / 2)  # of log T per unit of hazard; 1 is the limit
-        total = jnp.sum(integrand * a * (1 + jnp.exp(-v))) * (v[1] - v[0])
+        total = jnp.sum(integrand * a * (1 + jnp.exp(-v))) * ((high - low) / panels)
         return jnp.where(growth < 1, total, jnp.inf)
 
     def infimum(self):
-        return jnp.asarray(self.inverse_hazard(self.parameters, jnp.zeros(())))
+        # The value of Λ⁻¹ at 0 with the slopes just above it: a power of a has none at 0.
+        dtype = jnp.result_type(float)
+        near = jnp.asarray(
+            self.inverse_hazard(self.parameters, jnp.asarray(jnp.finfo(dtype).eps ** 2, dtype))
+        )
+        value = jnp.asarray(self.inverse_hazard(self.parameters, jnp.zeros((), dtype)))
+        return near + jax.lax.stop_gradient(value - near)
 
 
 @pytree_dataclass
@@ -548,7 +562,7 @@ def _gamma_hazard(shape: ArrayLike, x: Array) -> Array:
     lower = special.gammainc(shape, x)
     upper = special.gammaincc(shape, x)
     floor = 1e3 * jnp.finfo(x.dtype).tiny
-    far = upper < floor
+    far = (upper < floor) & (x < jnp.inf)
     log_upper = jnp.where(far, _log_gammaincc_far(shape, jnp.where(far, x, 2 * shape + 100)), 0)
     right = jnp.where(far, -log_upper, -jnp.log(jnp.where(far, 1, upper)))
     return jnp.where(lower < 0.5, -jnp.log1p(-jnp.minimum(lower, 0.5)), right)
@@ -569,8 +583,8 @@ def _log_gammaincc_far(shape: Array, x: Array) -> Array:
 def _inverse_gamma_hazard(shape: ArrayLike, a: Array) -> Array:
     a = jnp.asarray(a, jnp.result_type(a, float))
     shape = jnp.broadcast_to(jnp.asarray(shape, a.dtype), a.shape)
-    # Left: Λ ≈ x^shape / Γ(shape + 1). Right: Wilson and Hilferty's cube of a normal.
-    left = (jnp.log(a) + special.gammaln(shape + 1)) / shape
+    # Left: P(shape, x) ≈ x^shape / Γ(shape + 1). Right: Wilson and Hilferty's cube of a normal.
+    left = (jnp.log(-jnp.expm1(-a)) + special.gammaln(shape + 1)) / shape
     z = _inverse_normal_hazard(a)
     cube = 1 - 1 / (9 * shape) + z / (3 * jnp.sqrt(shape))
     start = jnp.where(cube > 0.3, jnp.log(shape) + 3 * jnp.log(jnp.maximum(cube, 0.3)), left)

@@ -122,7 +122,8 @@ def completion_probability(problem: Problem, partition: ArrayLike, deadline: Arr
     """
     x = _as_partition(problem, partition)
     t = jnp.asarray(deadline, x.dtype) / problem.scale
-    return 1 - exceedance(problem.cycle_time, cumulative_load(x), problem.num_workers, t)
+    late = exceedance(problem.cycle_time, cumulative_load(x), problem.num_workers, t)
+    return jnp.clip(1 - late, 0, 1)
 
 
 def certificate(problem: Problem, partition: ArrayLike, *, num_nodes: int = NUM_NODES) -> Certificate:

@@ -1,5 +1,6 @@
 """`solve`: one entry point for every scheme, with the exact runtime and the certificate of each."""
 
+import dataclasses
 import difflib
 import functools
 from collections.abc import Mapping
@@ -43,14 +44,17 @@ def solve(problem: Problem, method: str, *, key: Array | None = None, **options:
     >>> solution.rounded[:3].tolist(), bool(solution.lower_bound < solution.expected_runtime)
     ([5697, 1076, 609], True)
     """
-    name, number = _parse_method(problem, method)
+    name, number = parse_method(problem, method)
     if name == "subgradient" and key is None:
         raise ValueError('method="subgradient" draws cycle times: pass key=jax.random.key(seed)')
     check_finite_mean(problem)
-    static = {k: v for k, v in options.items() if not isinstance(v, jax.Array)}
-    traced = {k: v for k, v in options.items() if isinstance(v, jax.Array)}
-    solution = _solve(problem, key, number, traced, name=name, options=tuple(sorted(static.items())))
-    return solution if method == name else _rename(solution, method)
+    options_static = tuple(sorted((k, v) for k, v in options.items() if not isinstance(v, jax.Array)))
+    options_traced = {k: v for k, v in options.items() if isinstance(v, jax.Array)}
+    if name == "tandon_partial":
+        return _tandon_partial(problem, options_traced, options_static)
+    # Two compiled functions: the second, which takes longest to compile, serves every method.
+    answer = _partition(problem, key, number, options_traced, name=name, options=options_static)
+    return dataclasses.replace(assess(problem, *answer), method=method)  # type: ignore[type-var]
 
 
 def check_finite_mean(problem: Problem) -> None:
@@ -67,7 +71,8 @@ def check_finite_mean(problem: Problem) -> None:
         )
 
 
-def _parse_method(problem: Problem, method: str) -> tuple[str, int | None]:
+def parse_method(problem: Problem, method: str) -> tuple[str, int | None]:
+    """Name and number of a `method`; ValueError for one that does not exist for this problem."""
     name, colon, text = method.partition(":")
     if name in NUMBERED:
         workers, coordinates = concrete(problem.num_workers), concrete(problem.num_coordinates)
@@ -92,13 +97,8 @@ def _parse_method(problem: Problem, method: str) -> tuple[str, int | None]:
     return name, None
 
 
-def _rename(solution: Solution, method: str) -> Solution:
-    fields: Mapping[str, Any] = {**vars(solution), "method": method}
-    return Solution(**fields)
-
-
 @functools.partial(jax.jit, static_argnames=("name", "options"))
-def _solve(
+def _partition(
     problem: Problem,
     key: Array | None,
     number: int | None,
@@ -106,54 +106,64 @@ def _solve(
     *,
     name: str,
     options: tuple[tuple[str, Any], ...],
+) -> tuple[Array, Array, Array, Array | None]:
+    """Partition, status, steps and history of every method that gives a partition."""
+    settings = {**dict(options), **traced}
+    status = jnp.asarray(int(Status.CONVERGED))
+    number = 0 if number is None else number
+    match name:
+        case "subgradient":
+            assert key is not None
+            result = subgradient_partition(problem, key, **settings)
+            return result.partition, result.status, result.num_steps, result.history
+        case "time":
+            x = closed_form.time_partition(problem, **settings)
+        case "frequency":
+            x = closed_form.frequency_partition(problem, **settings)
+        case "uncoded" | "tandon":
+            x = baselines.single_level_partition(problem, number, **settings)
+        case "single_block":
+            x = baselines.single_block_partition(problem, **settings)
+        case _:
+            half = jnp.maximum(jnp.floor(problem.total / 2), 1)
+            layers = {"ferdinand_full": problem.total, "ferdinand_half": half}.get(name, jnp.asarray(number))
+            x, feasible = baselines.ferdinand_partition(problem, layers, **settings)
+            status = jnp.where(feasible, status, int(Status.INFEASIBLE))
+    return x, status, jnp.asarray(0), None
+
+
+@functools.partial(jax.jit, static_argnames="options")
+def _tandon_partial(
+    problem: Problem, traced: Mapping[str, Array], options: tuple[tuple[str, Any], ...]
 ) -> Solution:
     settings = {**dict(options), **traced}
-    zero = jnp.asarray(0)
-    status, steps, history = jnp.asarray(int(Status.CONVERGED)), zero, None
-    if name == "tandon_partial":
-        (value, error), _ = baselines.tandon_partial_runtime(problem, **settings)
-        # No partition, so there is no subgradient; 0 is what is known of the best partition here.
-        status = jnp.where(
-            problem.max_workers > 1, jnp.where(jnp.isfinite(value), 0, int(Status.INFINITE)), 3
-        )
-        return Solution(
-            None, None, value, error, jnp.zeros_like(value), jnp.ones_like(value), status, zero, None, name
-        )
-    if name == "subgradient":
-        assert key is not None
-        x, status, steps, history = subgradient_partition(problem, key, **settings)
-    elif name == "time":
-        x = closed_form.time_partition(problem, **settings)
-    elif name == "frequency":
-        x = closed_form.frequency_partition(problem, **settings)
-    elif name == "uncoded":
-        x = baselines.single_level_partition(problem, 0, **settings)
-    elif name == "tandon":
-        assert number is not None
-        x = baselines.single_level_partition(problem, number, **settings)
-    elif name == "single_block":
-        x = baselines.single_block_partition(problem, **settings)
+    (value, error), _ = baselines.tandon_partial_runtime(problem, **settings)
+    if problem.max_workers == 1:
+        status = jnp.asarray(int(Status.INFEASIBLE))
     else:
-        layers = {
-            "ferdinand_full": problem.total,
-            "ferdinand_half": jnp.maximum(jnp.floor(problem.total / 2), 1),
-            "ferdinand": jnp.asarray(number or 0),
-        }[name]
-        x, feasible = baselines.ferdinand_partition(problem, layers, **settings)
-        status = jnp.where(feasible, status, int(Status.INFEASIBLE))
-    bound = certificate(problem, x)
+        status = jnp.where(jnp.isfinite(value), int(Status.CONVERGED), int(Status.INFINITE))
+    # No partition, so no subgradient: 0 is all that this scheme tells about the best partition.
+    nothing, zero = jnp.zeros_like(value), jnp.asarray(0)
+    return Solution(None, None, value, error, nothing, nothing + 1, status, zero, None, "tandon_partial")
+
+
+@functools.partial(jax.jit, static_argnames="method")
+def assess(
+    problem: Problem,
+    partition: Array,
+    status: Array | None = None,
+    num_steps: Array | None = None,
+    history: Array | None = None,
+    *,
+    method: str = "",
+) -> Solution:
+    """The `Solution` that a partition is: rounded, evaluated exactly, certified."""
+    status = jnp.asarray(int(Status.CONVERGED)) if status is None else status
+    num_steps = jnp.asarray(0) if num_steps is None else num_steps
+    bound = certificate(problem, partition)
     value = jnp.where(status == int(Status.INFEASIBLE), jnp.nan, bound.expected_runtime)
     status = jnp.where(jnp.isinf(value), int(Status.INFINITE), status)
     gap = jnp.where(jnp.isfinite(value), bound.relative_gap, jnp.where(jnp.isinf(value), 1, jnp.nan))
-    return Solution(
-        x,
-        round_partition(x, problem.num_coordinates),
-        value,
-        bound.runtime_error,
-        bound.lower_bound,
-        gap,
-        status,
-        steps,
-        history,
-        name,
-    )
+    rounded = round_partition(partition, problem.num_coordinates)
+    error, lower = bound.runtime_error, bound.lower_bound
+    return Solution(partition, rounded, value, error, lower, gap, status, num_steps, history, method)

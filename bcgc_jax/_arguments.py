@@ -1,0 +1,103 @@
+"""What a person may type on the command line: numbers, laws; each refused in one clear line."""
+
+import dataclasses
+import difflib
+import math
+import re
+from typing import Any
+
+import click
+
+from bcgc_jax import distributions
+from bcgc_jax.distributions import Law
+
+# shifted-exponential: ShiftedExponential, and so on: the same names in CamelCase.
+LAWS = {
+    re.sub(r"(?<=[a-z])(?=[A-Z])", "-", law.__name__).lower(): law
+    for law in (
+        distributions.ShiftedExponential,
+        distributions.Weibull,
+        distributions.Pareto,
+        distributions.Lognormal,
+        distributions.Gamma,
+        distributions.Uniform,
+        distributions.TwoSpeed,
+    )
+}
+
+
+def law_help() -> str:
+    """Each law with its parameters, those with a default in brackets."""
+    return ", ".join(f"{name}:{','.join(_signature(law))}" for name, law in LAWS.items())
+
+
+def _signature(law: type) -> list[str]:
+    fields = dataclasses.fields(law)
+    return [f"{f.name}=" if f.default is dataclasses.MISSING else f"[{f.name}={f.default:g}]" for f in fields]
+
+
+class Number(click.ParamType):
+    """A finite number above (or from) a bound; whole numbers may be typed as 1e6."""
+
+    name = "number"
+
+    def __init__(self, low: float = 0, *, include: bool = False, whole: bool = False) -> None:
+        self.low, self.include, self.whole = low, include, whole
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | int:
+        what = "a whole number" if self.whole else "a finite number"
+        bound = f"{'at least' if self.include else 'above'} {self.low:g}"
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        good = math.isfinite(number) and (number > self.low or (self.include and number == self.low))
+        if not good or (self.whole and number != int(number)):
+            self.fail(f"must be {what} {bound}, got {value!r}", param, ctx)
+        return int(number) if self.whole else number
+
+
+class CycleTime(click.ParamType):
+    """NAME:PARAMETER=VALUE,… of a law."""
+
+    name = "law"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Law:
+        name, _, text = str(value).partition(":")
+        if name not in LAWS:
+            near = difflib.get_close_matches(name, LAWS, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            self.fail(f"unknown law {name!r}{hint}; known: {', '.join(LAWS)}", param, ctx)
+        law = LAWS[name]
+        usage = f"{name}:{','.join(_signature(law))}"
+        known = [f.name for f in dataclasses.fields(law)]  # type: ignore[arg-type]
+        given: dict[str, float] = {}
+        for part in filter(None, text.split(",")):
+            key, equals, number = part.partition("=")
+            key = key.strip()
+            if not equals or key not in known:
+                self.fail(f"cannot read {part!r} in {value!r}; expected {usage}", param, ctx)
+            if key in given:
+                self.fail(f"{key} is given twice in {value!r}", param, ctx)
+            try:
+                given[key] = float(number)
+            except ValueError:
+                self.fail(f"{key} must be a number, got {number!r}; expected {usage}", param, ctx)
+        fields = dataclasses.fields(law)  # type: ignore[arg-type]
+        missing = [f.name for f in fields if f.default is dataclasses.MISSING and f.name not in given]
+        if missing:
+            self.fail(f"{', '.join(missing)} missing in {value!r}; expected {usage}", param, ctx)
+        try:
+            return law(**given)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def describe_law(law: Law) -> dict[str, Any]:
+    """The law as plain JSON values."""
+    if isinstance(law, distributions.Empirical):
+        size = int(law.times.size)  # type: ignore[union-attr]
+        return {"law": "empirical", "measured_times": size, "mean": float(law.mean())}
+    name = next(n for n, cls in LAWS.items() if type(law) is cls)
+    fields = dataclasses.fields(law)  # type: ignore[arg-type]
+    return {"law": name, **{f.name: float(getattr(law, f.name)) for f in fields}}

@@ -1,0 +1,231 @@
+"""The subcommands of `bcgc`: read the question, call the library, print the answer."""
+
+import csv
+import json
+import sys
+import time
+from typing import Any
+
+import click
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from bcgc_jax._arguments import CycleTime, Number, describe_law, law_help
+from bcgc_jax.problem import Problem, Solution, Status
+from bcgc_jax.runtime import completion_probability
+from bcgc_jax.solvers import runtime_limit, solve
+from bcgc_jax.solvers.solve import BASELINES, NUMBERED, PROPOSED, assess, check_finite_mean, parse_method
+from bcgc_jax.traces import load_trace
+
+_TABLE_WIDTH = 100
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="bcgc-jax")
+def cli() -> None:
+    """Block coordinate gradient coding: which redundancy should each block of a gradient get?"""
+
+
+@cli.command(
+    name="solve",
+    short_help="Plan the blocks and compare with every known scheme.",
+    epilog=f"""\b
+Examples:
+  bcgc solve --workers 20 --coordinates 20000 --samples 50 \\
+             --cycle-time shifted-exponential:rate=1e-3,shift=50
+  bcgc solve --trace steps.csv --coordinates 1e6 --format json
+  bcgc solve --workers 8 --coordinates 1e6 --cycle-time pareto:scale=1,shape=2.5 \\
+             --method subgradient --method tandon:3 --deadline 2e6
+
+Laws: {law_help()}
+
+Methods: {", ".join([*PROPOSED, *BASELINES, *(f"{n}:NUMBER" for n in NUMBERED)])}""",
+)
+@click.option("--workers", type=Number(1, include=True, whole=True), help="N; by default those of the trace.")
+@click.option(
+    "--coordinates", required=True, type=Number(1, include=True, whole=True), help="L, the gradient's length."
+)
+@click.option("--samples", type=Number(), default=1, show_default=True, help="M, samples over all workers.")
+@click.option(
+    "--cycles", type=Number(), default=1, show_default=True, help="b, CPU cycles per coordinate and sample."
+)
+@click.option("--cycle-time", type=CycleTime(), help="Law of a worker's cycle time, NAME:PARAMETER=VALUE,…")
+@click.option("--trace", type=click.Path(), help="CSV of measured times (step, worker, seconds): the law.")
+@click.option("--method", "methods", multiple=True, help="Scheme to solve for; repeat it; all by default.")
+@click.option("--deadline", type=Number(), help="Also print P(runtime ≤ deadline).")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the subgradient method.")
+@click.option(
+    "--format",
+    "output",
+    type=click.Choice(["table", "json", "csv"]),
+    default="table",
+    show_default=True,
+    help="What is printed.",
+)
+def solve_command(
+    workers: int | None,
+    coordinates: int,
+    samples: float,
+    cycles: float,
+    cycle_time: Any,
+    trace: str | None,
+    methods: tuple[str, ...],
+    deadline: float | None,
+    seed: int,
+    output: str,
+) -> None:
+    """Which redundancy should each block of coordinates get, how long does an iteration take, and how
+    does that compare with every known scheme?
+
+    Runtimes carry the unit of the cycle time. The runtime of a scheme is exact, not simulated.
+    """
+    if (cycle_time is None) == (trace is None):
+        raise click.UsageError("give the law of the cycle time: either --cycle-time or --trace")
+    with jax.enable_x64(True):
+        try:
+            if trace is not None:
+                measured = load_trace(trace)
+                cycle_time, workers = measured.law(), workers or measured.num_workers
+            if workers is None:
+                raise click.UsageError("give the number of workers with --workers")
+            problem = Problem(cycle_time, workers, coordinates, samples, cycles)
+            check_finite_mean(problem)
+            for method in methods:
+                parse_method(problem, method)  # refuse the last one before the first one takes time
+            rows = _solve_all(problem, methods or PROPOSED + BASELINES, seed, deadline)
+            limit = float(jax.jit(runtime_limit)(problem))
+            question = {
+                "cycle_time": describe_law(problem.cycle_time),
+                "num_workers": workers,
+                "num_coordinates": coordinates,
+                "num_samples": samples,
+                "cycles": cycles,
+            }
+            if deadline is not None:
+                question["deadline"] = deadline
+        except OSError as error:
+            raise click.UsageError(f"cannot read {trace}: {error.strerror}") from None
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
+    if output == "json":
+        click.echo(json.dumps({"problem": question, "limit": _finite(limit), "solutions": rows}, indent=2))
+    elif output == "csv":
+        _print_csv(rows)
+    else:
+        _print_table(rows, problem, limit, deadline)
+
+
+def _solve_all(
+    problem: Problem, methods: tuple[str, ...], seed: int, deadline: float | None
+) -> list[dict[str, Any]]:
+    """One row for each method, fastest first."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    rows = []
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("solving", total=len(methods))
+        for method in dict.fromkeys(methods):
+            progress.update(task, description=f"solving {method}")
+            start = time.perf_counter()
+            solution = solve(problem, method, key=jax.random.key(seed))
+            jax.block_until_ready(solution)
+            rows.append(_row(problem, solution, time.perf_counter() - start, deadline))
+            progress.advance(task)
+    return sorted(rows, key=lambda row: row["partition_runtime"] or row["expected_runtime"] or np.inf)
+
+
+def _row(problem: Problem, solution: Solution, seconds: float, deadline: float | None) -> dict[str, Any]:
+    status = Status(int(solution.status))
+    row: dict[str, Any] = {
+        "method": solution.method,
+        "status": status.name.lower(),
+        "expected_runtime": _finite(solution.expected_runtime),
+        "lower_bound": _finite(solution.lower_bound),
+        "relative_gap": _finite(solution.relative_gap),
+        "partition": None,
+        "partition_runtime": None,
+        "seconds": round(seconds, 4),
+    }
+    if deadline is not None:
+        row["completion_probability"] = None
+    if solution.rounded is not None and status is not Status.INFEASIBLE:
+        counts = solution.rounded.astype(problem.dtype)
+        row["partition"] = np.asarray(solution.rounded).tolist()
+        row["partition_runtime"] = _finite(assess(problem, counts).expected_runtime)
+        if deadline is not None:
+            probability = jax.jit(completion_probability)(problem, counts, jnp.asarray(deadline))
+            row["completion_probability"] = _finite(probability)
+    return row
+
+
+def _finite(value: Any) -> float | None:
+    """A plain number; None, JSON's null, where it is infinite or unknown."""
+    number = float(value)
+    return number if np.isfinite(number) else None
+
+
+def _print_csv(rows: list[dict[str, Any]]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(rows[0])
+    for row in rows:
+        counts = row["partition"]
+        flat = {**row, "partition": "" if counts is None else " ".join(map(str, counts))}
+        writer.writerow("" if v is None else v for v in flat.values())
+
+
+def _print_table(rows: list[dict[str, Any]], problem: Problem, limit: float, deadline: float | None) -> None:
+    def runtime(row: dict[str, Any]) -> float:
+        return row["partition_runtime"] or row["expected_runtime"] or np.inf
+
+    # Every certificate bounds the same optimum, so the best of them serves all.
+    bound = max(row["lower_bound"] or 0 for row in rows)
+    known = [row for row in rows if row["method"].partition(":")[0] in (*BASELINES, *NUMBERED)]
+    best = min(map(runtime, known), default=np.inf)
+    top = problem.max_workers - 1
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("scheme")
+    table.add_column("expected\nruntime", justify="right")
+    table.add_column("against best\nbaseline", justify="right")
+    table.add_column("above optimum\nat most", justify="right")
+    if deadline is not None:
+        table.add_column(f"P(runtime ≤\n{deadline:.4g})", justify="right")
+    table.add_column(f"share of coordinates\nat level 0…{top}", no_wrap=True, min_width=24)
+    table.add_column("seconds", justify="right")
+    for row in rows:
+        value = runtime(row)
+        cells = [row["method"], f"{value:.4g}" if np.isfinite(value) else row["status"]]
+        if np.isfinite(value):
+            cells += [f"{100 * (value / best - 1):+.1f} %" if np.isfinite(best) else "–"]
+            above = 100 * (value / bound - 1) if bound > 0 else np.inf
+            cells += [f"{above:.2g} %" if above < 10 else f"{above:.0f} %" if above < 1000 else "–"]
+        else:
+            cells += ["–", "–"]
+        if deadline is not None:
+            probability = row["completion_probability"]
+            cells += ["–" if probability is None else f"{probability:.4f}"]
+        cells += [_draw(row["partition"]), f"{row['seconds']:.2f}"]
+        table.add_row(*cells)
+    console = Console(width=_TABLE_WIDTH, highlight=False, file=sys.stdout)
+    console.print(table)
+    limit_text = f"{limit:.4g}" if np.isfinite(limit) else "infinite"
+    console.print(
+        f"\nNo scheme of any kind can be faster than {limit_text}: all work divisible, every cycle used."
+    )
+    fastest, uncoded = rows[0], next((row for row in rows if row["method"] == "uncoded"), None)
+    if uncoded is not None and fastest is not uncoded and np.isfinite(runtime(uncoded)):
+        saved = 100 * (1 - runtime(fastest) / runtime(uncoded))
+        console.print(f"{fastest['method']} takes {saved:.1f} % less time than the uncoded scheme.")
+
+
+def _draw(counts: list[int] | None, width: int = 24) -> str:
+    """A bar for each level, or for each group of levels where there are more than `width`."""
+    if counts is None:
+        return "no partition"
+    groups = np.array_split(np.asarray(counts, float), min(width, len(counts)))
+    share = np.array([g.sum() for g in groups]) / max(sum(counts), 1)
+    # The square root keeps the small blocks visible; an empty group is a dot.
+    bars = " ▁▂▃▄▅▆▇█"
+    return "".join("·" if s == 0 else bars[max(1, round(8 * float(np.sqrt(s))))] for s in share)

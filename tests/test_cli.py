@@ -1,0 +1,178 @@
+"""The command `bcgc`, as a person or a script meets it."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from bcgc_jax import _commands, cli
+
+PAPER = ["--workers", "20", "--coordinates", "20000", "--samples", "50", "--cycles", "1"]
+LAW = ["--cycle-time", "shifted-exponential:rate=1e-3,shift=50"]
+
+
+@pytest.fixture
+def bcgc(monkeypatch, capsys):
+    """Run `bcgc ARGS` in this process: (exit status, stdout, stderr)."""
+
+    def run(*args: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["bcgc", *args])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(stop.value.code or 0), out, err
+
+    return run
+
+
+def test_json_has_what_the_contract_says_and_the_exact_figures(bcgc):
+    methods = [
+        "--method",
+        "time",
+        "--method",
+        "frequency",
+        "--method",
+        "tandon_partial",
+        "--method",
+        "uncoded",
+    ]
+    status, out, _ = bcgc("solve", *PAPER, *LAW, *methods, "--deadline", "1e8", "--format", "json")
+    assert status == 0
+    answer = json.loads(out)
+    assert answer["problem"]["cycle_time"] == {"law": "shifted-exponential", "rate": 1e-3, "shift": 50.0}
+    rows = {row["method"]: row for row in answer["solutions"]}
+    assert next(iter(rows)) == "frequency"  # fastest first
+    for name in ("time", "frequency", "uncoded"):
+        row = rows[name]
+        assert sum(row["partition"]) == 20_000
+        assert len(row["partition"]) == 20
+        assert 0 <= row["lower_bound"] < row["expected_runtime"]
+        assert row["relative_gap"] == pytest.approx(1 - row["lower_bound"] / row["expected_runtime"])
+        assert row["partition_runtime"] == pytest.approx(row["expected_runtime"], rel=1e-3)
+        assert row["seconds"] > 0
+    assert rows["time"]["lower_bound"] > 0
+    assert rows["tandon_partial"]["partition"] is None
+    assert rows["tandon_partial"]["partition_runtime"] is None
+    # Uncoded: κ E T_(20) with E T_(20) = 50 + 1000 H_20, and P = F(deadline/κ)^20, κ = 50 · 20000 / 20.
+    harmonic = sum(1 / k for k in range(1, 21))
+    assert rows["uncoded"]["expected_runtime"] == pytest.approx(5e4 * (50 + 1000 * harmonic), rel=1e-9)
+    probability = (1 - np.exp(-1e-3 * (1e8 / 5e4 - 50))) ** 20
+    assert rows["uncoded"]["completion_probability"] == pytest.approx(probability, rel=1e-9)
+    assert answer["limit"] < rows["frequency"]["expected_runtime"]
+
+
+def test_csv_rows_agree_with_json_rows(bcgc):
+    args = ("solve", "--workers", "5", "--coordinates", "700", "--cycle-time", "uniform:low=1,high=3")
+    args = (*args, "--method", "single_block", "--method", "tandon:2")
+    _, text, _ = bcgc(*args, "--format", "csv")
+    _, data, _ = bcgc(*args, "--format", "json")
+    rows = list(csv.DictReader(io.StringIO(text)))
+    for row, expected in zip(rows, json.loads(data)["solutions"], strict=True):
+        assert row["method"] == expected["method"]
+        assert float(row["expected_runtime"]) == expected["expected_runtime"]
+        assert [int(n) for n in row["partition"].split()] == expected["partition"]
+
+
+def test_the_table_fits_in_100_columns_and_compares_with_the_baseline(bcgc):
+    args = ("--workers", "40", "--coordinates", "5000", "--deadline", "12345", *LAW)
+    methods = [a for m in ("time", "uncoded", "tandon_partial", "single_block") for a in ("--method", m)]
+    status, out, _ = bcgc("solve", *args, *methods)
+    assert status == 0
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert "…" not in "".join(line.partition("▁")[2] for line in lines)  # no bar is cut off
+    assert "against best" in out
+    assert "less time than the uncoded scheme" in out
+
+
+def test_a_trace_brings_its_law_and_its_number_of_workers(bcgc, tmp_path):
+    path = tmp_path / "trace.csv"
+    times = np.random.default_rng(3).gamma(3.0, size=(6, 4)) + 0.2
+    rows = [f"{s},{w},{t:.6f}" for s, row in enumerate(times) for w, t in enumerate(row)]
+    path.write_text("\n".join(["step,worker,seconds", *rows]))
+    status, out, _ = bcgc(
+        "solve", "--trace", str(path), "--coordinates", "100", "--method", "uncoded", "--format", "json"
+    )
+    assert status == 0
+    answer = json.loads(out)
+    assert answer["problem"]["num_workers"] == 4
+    assert answer["problem"]["cycle_time"]["measured_times"] == 24
+    # E max of 4 draws with replacement from the 24 times, written out.
+    t = np.sort(np.round(times.ravel(), 6))
+    share = np.arange(1, 25) / 24
+    expected = np.sum(t * (share**4 - (share - 1 / 24) ** 4)) * 100 / 4
+    assert answer["solutions"][0]["expected_runtime"] == pytest.approx(expected, rel=1e-9)
+
+
+_SMALL = ["solve", "--workers", "4", "--coordinates", "10"]
+_UNIFORM = ["--cycle-time", "uniform:low=1,high=2"]
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["solve", *LAW, "--workers", "4"], "--coordinates"),
+        ([*_SMALL], "either --cycle-time or --trace"),
+        ([*_SMALL, *LAW, "--trace", "x.csv"], "either --cycle-time or --trace"),
+        (["solve", "--coordinates", "9", *LAW], "--workers"),
+        (["solve", "--workers", "2.5", "--coordinates", "9", *LAW], "whole number"),
+        (["solve", "--workers", "0", "--coordinates", "9", *LAW], "at least 1"),
+        (["solve", "--workers", "-3", "--coordinates", "9", *LAW], "at least 1"),
+        (["solve", "--workers", "nan", "--coordinates", "9", *LAW], "whole number"),
+        (["solve", "--workers", "3", "--coordinates", "inf", *LAW], "whole number"),
+        ([*_SMALL, *_UNIFORM, "--samples", "-1"], "above 0"),
+        ([*_SMALL, *_UNIFORM, "--cycles", "nan"], "finite number above 0"),
+        ([*_SMALL, *_UNIFORM, "--deadline", "0"], "above 0"),
+        ([*_SMALL, *_UNIFORM, "--method", "tme"], 'did you mean "time"'),
+        ([*_SMALL, *_UNIFORM, "--method", "tandon:4"], "from 0 to 3"),
+        ([*_SMALL, *_UNIFORM, "--method", "tandon"], "as in"),
+        ([*_SMALL, *_UNIFORM, "--method", "ferdinand:11"], "from 1 to 10"),
+        ([*_SMALL, *_UNIFORM, "--format", "xml"], "xml"),
+        ([*_SMALL, "--cycle-time", "unifrm:low=1,high=2"], "did you mean uniform"),
+        ([*_SMALL, "--cycle-time", "uniform:low=1"], "high missing"),
+        ([*_SMALL, "--cycle-time", "uniform:low=1,high"], "cannot read 'high'"),
+        ([*_SMALL, "--cycle-time", "uniform:low=1,high=x"], "must be a number"),
+        ([*_SMALL, "--cycle-time", "uniform:low=1,low=1,high=2"], "twice"),
+        ([*_SMALL, "--cycle-time", "uniform:low=2,high=1"], "low must be below high"),
+        ([*_SMALL, "--cycle-time", "weibull:scale=nan,concentration=2"], "scale must be finite"),
+        ([*_SMALL, "--cycle-time", "pareto:scale=1,shape=0.9"], "mean of Pareto is infinite"),
+        ([*_SMALL, "--cycle-time", "two-speed:fast=1,slow=inf,probability=0.2"], "deadline"),
+        (["solve", "--trace", "no-such-file.csv", "--coordinates", "9"], "no-such-file.csv"),
+        (["solve", "--trace", ".", "--coordinates", "9"], "cannot read"),
+        (["slove"], "slove"),
+    ],
+)
+def test_bad_input_ends_with_one_line_and_status_2(bcgc, args, words):
+    status, out, err = bcgc(*args)
+    assert status == 2
+    assert out == ""
+    lines = err.strip().splitlines()
+    assert len(lines) == 1, err
+    assert lines[0].startswith("bcgc: ")
+    assert words in lines[0]
+
+
+def test_help_shows_examples_and_every_law(bcgc):
+    status, out, _ = bcgc("solve", "--help")
+    assert status == 0
+    assert "Examples:" in out
+    for name in ("shifted-exponential", "two-speed", "lognormal", "ferdinand_half"):
+        assert name in out
+
+
+def test_without_the_extra_the_command_says_what_to_install():
+    code = "import sys; sys.modules['click'] = None; from bcgc_jax import cli; cli.main()"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "bcgc-jax[cli]" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_bar_is_drawn_for_each_level_or_group_of_levels():
+    assert _commands._draw([0, 4, 0]) == "·█·"
+    assert len(_commands._draw(list(range(100)))) == 24
+    assert _commands._draw(None) == "no partition"

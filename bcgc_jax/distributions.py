@@ -213,7 +213,7 @@ class Uniform(Law):
         # log of the remaining share, not log1p of the used one: (high - t) is exact near high.
         inside, left = _above(self.high, t)
         share = jnp.where(inside, left / jnp.subtract(self.high, self.low), 0.5)
-        started, excess = _above(t, self.low)
+        started, excess = _above(jnp.where(inside, t, self.low), self.low)
         used = jnp.where(started, excess / jnp.subtract(self.high, self.low), 0)
         near = -jnp.log1p(-jnp.minimum(used, 0.5))
         value = jnp.where(used < 0.5, near, -jnp.log(jnp.minimum(share, 1)))
@@ -270,7 +270,7 @@ class TwoSpeed(Law):
         return jnp.where(left >= jnp.multiply(self.probability, margin), self.fast, self.slow)
 
     def mean(self):
-        possible = jnp.asarray(self.probability) > 0
+        possible = (jnp.asarray(self.probability) > 0) | jnp.isfinite(self.slow)
         slow = jnp.where(possible, self.slow, self.fast)  # 0 · inf would be NaN
         return (1 - jnp.asarray(self.probability)) * self.fast + self.probability * slow
 
@@ -386,8 +386,12 @@ class Empirical(Law):
         times = jnp.asarray(self.times)
         t = jnp.asarray(t)
         count = jnp.searchsorted(times, t, side="right", method="sort" if t.size > 64 else "scan")
-        left = (times.size - count).astype(jnp.result_type(times, float))  # counts alone would give float32
-        return jnp.where(left > 0, -jnp.log(jnp.maximum(left, 1) / times.size), jnp.inf)
+        # Counts alone would give float32. log1p in the lower half, or the first times lose their digits.
+        count = count.astype(jnp.result_type(times, float))
+        left = times.size - count
+        lower = -jnp.log1p(-jnp.minimum(count / times.size, 0.5))
+        upper = -jnp.log(jnp.maximum(left, 1) / times.size)
+        return jnp.where(left > 0, jnp.where(count < left, lower, upper), jnp.inf)
 
     def inverse_cumulative_hazard(self, a):
         times = jnp.asarray(self.times)
@@ -442,7 +446,7 @@ class FromHazard(Law):
 
     def mean(self):
         # a = exp(v - e^{-v}): exponential decay at both ends, so the trapezoid rule is spectral.
-        low, high, panels = -4.6, 6.0, 400
+        low, high, panels = -4.2, 6.0, 400
         v = jnp.linspace(low, high, panels + 1)
         a = jnp.exp(v - jnp.exp(-v))
         weight = jnp.exp(-a)

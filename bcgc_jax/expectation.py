@@ -1,6 +1,6 @@
 r"""The exact expectation of max_n y_n T_(N-n), as an integral of a crossing probability.
 
-E max = ∫₀^∞ P(max > t) dt, and P(max > t) is one triangular solve (`crossing_probability`). Three rules,
+E max = ∫₀^∞ P(max > t) dt, and P(max > t) is one forward substitution (`crossing_probability`). Three rules,
 chosen by the law, all differentiable in the load y and in the law's parameters:
 
 - smooth laws: t = start + centre · exp(width · sinh v) and the trapezoid rule in v, which converges
@@ -25,8 +25,6 @@ from bcgc_jax.order_statistics import crossing_probability
 
 # Intervals of the trapezoid rule, a multiple of 4: two halvings give the error estimate.
 NUM_NODES = 128
-# Entries of the triangular systems that are held at a time: 16 MiB in float64.
-_MATRIX_ENTRIES = 2**21
 # Rounding of the triangular systems, in units of eps N, worst of all laws up to N = 50.
 _ROUNDING = 8.0
 # A kink of Λ at level n is one of order n+1 in P, so the first levels are enough.
@@ -71,19 +69,11 @@ def exceedance(law: Law, load: Array, num_workers: ArrayLike, t: Array) -> Array
     used = load > 0
     # Beyond it P(T > t) underflows, and Λ may overflow: its slope, inf, times 0 would be NaN.
     largest = jax.lax.stop_gradient(law.inverse_cumulative_hazard(-1.2 * jnp.log(jnp.finfo(t.dtype).tiny)))
-
-    @jax.checkpoint
-    def exceed(t: Array) -> Array:
-        threshold = t[..., None] / jnp.where(used, load, 1)
-        far = threshold > largest
-        hazard = law.cumulative_hazard(jnp.where(far, law.infimum().astype(t.dtype), threshold))
-        # No worker can delay a level without a load.
-        return crossing_probability(jnp.where(used & ~far, hazard, jnp.inf), num_workers)
-
-    together = max(1, _MATRIX_ENTRIES // load.size**2)
-    if t.size <= together:
-        return exceed(t)
-    return jax.lax.map(exceed, t.ravel(), batch_size=together).reshape(t.shape)
+    threshold = t[..., None] / jnp.where(used, load, 1)
+    far = threshold > largest
+    hazard = law.cumulative_hazard(jnp.where(far, law.infimum().astype(t.dtype), threshold))
+    # No worker can delay a level without a load.
+    return crossing_probability(jnp.where(used & ~far, hazard, jnp.inf), num_workers)
 
 
 def integrate_tail(

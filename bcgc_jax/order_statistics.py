@@ -92,7 +92,7 @@ def sorted_cycle_times(
     dtype = jnp.result_type(dtype)
     steps = _spacings(key, num_workers, max_workers, num_draws, dtype)
     hazard = jnp.cumsum(steps[::-1], axis=0)[::-1].T
-    return law.sampler().inverse_cumulative_hazard(hazard)
+    return law.sampler().inverse_cumulative_hazard(hazard).astype(dtype)
 
 
 def simulate_max(key: Array, law: Law, load: Array, num_workers: ArrayLike, num_draws: int) -> Array:
@@ -109,7 +109,7 @@ def simulate_max(key: Array, law: Law, load: Array, num_workers: ArrayLike, num_
         hazard = hazard + step
         # A level without load never counts, also where T is infinite.
         time = jnp.where(y > 0, y * law.inverse_cumulative_hazard(hazard), 0)
-        return (hazard, jnp.maximum(largest, time)), None
+        return (hazard, jnp.maximum(largest, time.astype(largest.dtype))), None
 
     zero = jnp.zeros(num_draws, load.dtype)
     (_, largest), _ = jax.lax.scan(body, (zero, zero), (steps, load), reverse=True)
@@ -210,7 +210,7 @@ def crossing_probability(hazard: Array, num_workers: ArrayLike) -> Array:
         P = Σ_k V_k Pois(N-k+1; N(1-b_k)) / Pois(N; N).
 
     O(N²) time and O(N) memory for each entry of the leading axes; exact for every law, atoms included.
-    The slope has a closed form (`_Crossing.successes`). The substitution is a loop over k, vectorised
+    The slope has a closed form (`Crossing.successes`). The substitution is a loop over k, vectorised
     over the leading axes: at N = 100 twice as fast as a batched triangular solve, which on CPU can
     lock up the thread pool that it shares with the code around it (seen with jaxlib 0.10, two cores).
 
@@ -219,20 +219,20 @@ def crossing_probability(hazard: Array, num_workers: ArrayLike) -> Array:
     >>> round(float(p), 5)  # 1 - P(T_(1) ≤ 1/2, T_(2) ≤ 3/4) = 1 - (9/16 - 1/16)
     0.5
     """
-    return _Crossing(hazard, num_workers).probability()
+    return Crossing(hazard, num_workers).probability()
 
 
 @crossing_probability.defjvp
 def _crossing_probability_jvp(primals, tangents):
     hazard, num_workers = primals
-    crossing = _Crossing(hazard, num_workers)
+    crossing = Crossing(hazard, num_workers)
     first = crossing.first_failures()
     # ∂P/∂b_k = -N V_k R_k / Pois(N; N): the paths that sit at k-1 when b_k moves past one more worker.
     slope = -crossing.workers * first * crossing.successes() * crossing.above / crossing.total
     return crossing.probability(first), jnp.sum(jnp.moveaxis(slope[::-1], 0, -1) * tangents[0], axis=-1)
 
 
-class _Crossing:
+class Crossing:
     """The sums behind `crossing_probability`, on axis 0, ascending in k; index i is k = N - size + 1 + i."""
 
     def __init__(self, hazard: Array, num_workers: ArrayLike) -> None:
@@ -267,6 +267,15 @@ class _Crossing:
         """Pois(N-k+1; N(1-b_k)): all later arrivals, after a failure at k."""
         return self._counts(self.size - self.index, self.workers * self.above)
 
+    def transition(self, k: Array) -> tuple[Array, Array]:
+        """Pois(k-j; λ) and Pois(k-j-1; λ), λ = N(b_k - b_j), for the index j < k; 0 for the others."""
+        rate = self._rate((self.below, self.above), self._at(k))
+        lag = k - self.index
+        earlier = self._column(lag > 0)
+        lag = jnp.maximum(lag, 1)
+        hit, just_before = self._counts(lag, rate), self._counts(lag - 1, rate)
+        return jnp.where(earlier, hit, 0), jnp.where(earlier, just_before, 0)
+
     def first_failures(self) -> Array:
         """V_k."""
         k = jnp.maximum(self.workers - self.size + 1 + self.index, 1)
@@ -276,11 +285,7 @@ class _Crossing:
         start = jnp.where(self.exists, start, 0)
 
         def row(i: Array, first: Array) -> Array:
-            rate = self._rate((self.below, self.above), self._at(i))
-            lag = i - self.index
-            earlier = self._column(lag > 0)
-            weight = self._counts(jnp.maximum(lag, 1), rate)
-            return first.at[i].add(-jnp.sum(jnp.where(earlier, weight * first, 0), axis=0))
+            return first.at[i].add(-jnp.sum(self.transition(i)[0] * first, axis=0))
 
         return jax.lax.fori_loop(0, self.size, row, start)
 

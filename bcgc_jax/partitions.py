@@ -22,7 +22,9 @@ def levels_from_partition(partition: ArrayLike, num_coordinates: int | None = No
             raise ValueError("partition is traced: give the static num_coordinates")
         num_coordinates = int(np.asarray(x).sum())
     rank = jnp.arange(1, num_coordinates + 1)
-    return jnp.searchsorted(jnp.cumsum(x), rank, side="left")
+    reached = jnp.cumsum(x)
+    # A sum that rounding left below L ends on the last level in use.
+    return jnp.minimum(jnp.searchsorted(reached, rank, side="left"), jnp.argmax(reached))
 
 
 def partition_from_levels(levels: ArrayLike, num_workers: int | None = None) -> Array:
@@ -78,7 +80,7 @@ def round_partition(partition: Array, total: ArrayLike) -> Array:
     remainder = jnp.where(partition > 0, partition - whole, -1)
     missing = jnp.asarray(total, counts.dtype) - jnp.sum(counts)
     rank = jnp.argsort(jnp.argsort(-remainder))
-    counts = counts + (rank < missing)
+    counts = counts + ((rank < missing) & (partition > 0))
     # Beyond 2^24 coordinates float32 has no fractions left: what is still missing goes to the largest.
     rest = jnp.asarray(total, counts.dtype) - jnp.sum(counts)
     return counts.at[jnp.argmax(partition)].add(rest)

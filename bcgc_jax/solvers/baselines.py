@@ -1,5 +1,7 @@
 r"""The schemes that block coordinate coding is compared with, each as its authors define it."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -31,35 +33,40 @@ def ferdinand_partition(problem: Problem, num_layers: ArrayLike) -> tuple[Array,
     r"""Hierarchical coded computation with r layers (Ferdinand & Draper 2018): partition, feasible.
 
     maximise u subject to u ≤ (s_j+1)/j, j = 1…r, Σ_j s_j = rN - L, 1 ≤ s_j ≤ N-1 ascending; each layer
-    holds L/r coordinates at level round(s_j). Layer r caps u at N/r, and every s with s_j ≥ jN/r - 1
-    and the right sum reaches it. Of these many optima this takes the one with the most equal levels
-    (least Σ s_j²): s_j = max(c, jN/r - 1), with c from the sum. With r = L every s_j is N-1.
+    holds L/r coordinates at level round(s_j). Layer r caps u at N/r; with few layers the sum caps it lower,
+    where Σ max(1, uj - 1) uses it up. Every s with s_j ≥ uj - 1 and the right sum reaches u. Of these many
+    optima this takes the one with the most equal levels (least Σ s_j²): s_j = max(c, uj - 1), with c from
+    the sum. With r = L every s_j is N-1.
     """
     dtype = problem.dtype
     workers = jnp.asarray(problem.num_workers, dtype)
     layers = jnp.asarray(num_layers, dtype)
-    slope = workers / layers
     target = layers * workers - problem.total
 
-    def level_sum(c: Array) -> Array:
+    def level_sum(c: Array, slope: Array) -> Array:
         flat = jnp.floor(jnp.clip((c + 1) / slope, 0, layers))
         rising = slope * (layers * (layers + 1) - flat * (flat + 1)) / 2 - (layers - flat)
         return c * flat + rising
 
-    def bisect(_, ends):
-        low, high = ends
-        middle = (low + high) / 2
-        short = level_sum(middle) < target
-        return jnp.where(short, middle, low), jnp.where(short, high, middle)
+    def bisect(total_at: Callable[[Array], Array], low: Array, high: Array) -> Array:
+        """The least value from which on `total_at` reaches the target."""
 
-    # 80 halvings exhaust float64.
-    low, high = jax.lax.fori_loop(0, 80, bisect, (jnp.ones((), dtype), workers - 1))
-    feasible = (layers >= 1) & (workers > 1) & (target <= layers * (workers - 1))
-    feasible &= level_sum(jnp.ones((), dtype)) <= target * (1 + 1e-6)
+        def halve(_, ends):
+            middle = (ends[0] + ends[1]) / 2
+            short = total_at(middle) < target
+            return jnp.where(short, middle, ends[0]), jnp.where(short, ends[1], middle)
+
+        # 80 halvings exhaust float64.
+        return jax.lax.fori_loop(0, 80, halve, (low, high))[1]
+
+    one = jnp.ones((), dtype)
+    cap = workers / layers
+    slope = bisect(lambda u: level_sum(one, u), jnp.zeros((), dtype), cap)
+    slope = jnp.where(level_sum(one, cap) <= target, cap, slope)
+    c = bisect(lambda c: level_sum(c, slope), one, workers - 1)
+    feasible = (layers >= 1) & (workers > 1) & (target >= layers) & (target <= layers * (workers - 1))
     level = jnp.arange(problem.max_workers, dtype=dtype)
-    # Layers with s_j ≥ n - 1/2: all if the flat part is there, else those on the rising part. c is
-    # rounded first, so that full replication does not miss N-1 by the last bisection step.
-    c = jnp.where(high - jnp.round(high) > -1e-5, high, low)
+    # Layers with s_j ≥ n - 1/2: all if the flat part is there, else those on the rising part.
     reached = jnp.ceil((level + 0.5) / slope) - 1  # layers on the rising part below n - 1/2
     at_least = jnp.where(c >= level - 0.5, layers, layers - jnp.clip(reached, 0, layers))
     count = jnp.where(problem.exists, at_least, 0)

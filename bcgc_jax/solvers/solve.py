@@ -16,9 +16,10 @@ from bcgc_jax.partitions import round_partition
 from bcgc_jax.problem import Problem, Solution, Status
 from bcgc_jax.runtime import certificate
 from bcgc_jax.solvers import baselines, closed_form
+from bcgc_jax.solvers.optimal import optimal_partition
 from bcgc_jax.solvers.subgradient import subgradient_partition
 
-PROPOSED = ("subgradient", "time", "frequency")
+PROPOSED = ("optimal", "subgradient", "time", "frequency")
 BASELINES = ("uncoded", "single_block", "tandon_partial", "ferdinand_full", "ferdinand_half")
 # Methods that take a number, as in "tandon:3": a level, a number of layers.
 NUMBERED = ("tandon", "ferdinand")
@@ -29,11 +30,13 @@ def solve(problem: Problem, method: str, *, key: Array | None = None, **options:
 
     Args:
       problem: what to solve; under `jax.vmap` a batch of them (`num_workers` included).
-      method: "subgradient", "time" (x^(t)), "frequency" (x^(f)); the baselines "uncoded", "single_block" (one
+      method: "optimal" (to a relative gap of `tolerance`, 1e-7; laws without atoms), "subgradient", "time"
+        (x^(t)), "frequency" (x^(f)); the baselines "uncoded", "single_block" (one
         level, the best), "tandon:3" (one level, 3), "tandon_partial", "ferdinand_full", "ferdinand_half",
         "ferdinand:100" (100 layers).
       key: randomness of "subgradient"; the other methods need none.
-      options: keywords of the method: those of `subgradient_partition`, `alpha` of "tandon_partial".
+      options: keywords of the method: those of `optimal_partition` and `subgradient_partition`, `alpha` of
+        "tandon_partial".
 
     Raises ValueError for an unknown method, a missing key, a level or a number of layers out of range, and
     for a law whose mean is known to be infinite. What shows only in traced values is a `Status`.
@@ -48,6 +51,11 @@ def solve(problem: Problem, method: str, *, key: Array | None = None, **options:
     if name == "subgradient" and key is None:
         raise ValueError('method="subgradient" draws cycle times: pass key=jax.random.key(seed)')
     check_finite_mean(problem)
+    if name == "optimal" and problem.cycle_time.atomic():
+        raise ValueError(
+            f'method="optimal" needs a law without atoms and {type(problem.cycle_time).__name__} is made of '
+            'them: use method="subgradient"'
+        )
     options_static = tuple(sorted((k, v) for k, v in options.items() if not isinstance(v, jax.Array)))
     options_traced = {k: v for k, v in options.items() if isinstance(v, jax.Array)}
     if name == "tandon_partial":
@@ -112,10 +120,15 @@ def _partition(
     status = jnp.asarray(int(Status.CONVERGED))
     number = 0 if number is None else number
     match name:
+        case "optimal":
+            # The steps are not differentiated: by the envelope theorem the value's slope is that of
+            # the exact runtime at a fixed partition.
+            result = optimal_partition(jax.lax.stop_gradient(problem), **settings)
+            return result.partition, result.status, result.num_steps, None
         case "subgradient":
             assert key is not None
-            result = subgradient_partition(problem, key, **settings)
-            return result.partition, result.status, result.num_steps, result.history
+            found = subgradient_partition(problem, key, **settings)
+            return found.partition, found.status, found.num_steps, found.history
         case "time":
             x = closed_form.time_partition(problem, **settings)
         case "frequency":

@@ -1,0 +1,182 @@
+"""How figures look: one colour, marker and label per scheme; axes with units; PNG and deterministic SVG.
+
+Needs matplotlib, which `pip install 'bcgc-jax[plot]'` brings. Figures are made with
+`matplotlib.figure.Figure`: no pyplot, no window, no global setting is changed.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+# τ is a number of cycles times the time of one cycle.
+RUNTIME_LABEL = "expected runtime\n(cycles × unit of cycle time)"
+
+
+class Style(NamedTuple):
+    """How one scheme is drawn."""
+
+    label: str
+    color: str
+    marker: str
+    line: Any = "-"
+    width: float = 1.5
+
+
+_DOTTED = (0, (1.5, 1.5))
+# Okabe and Ito's palette, told apart by colour-blind readers; the line patterns and the markers tell
+# the schemes apart without any colour. Single block is wide, so that it shows under full replication,
+# with which it often coincides. The proposed schemes are solid, the baselines are not.
+STYLES: Mapping[str, Style] = MappingProxyType(
+    {
+        "optimal": Style("optimal", "#000000", "*"),
+        "subgradient": Style("stochastic subgradient", "#0072B2", "o"),
+        "time": Style(r"$\mathbf{x}^{(\mathrm{t})}$ (time)", "#D55E00", "s"),
+        "frequency": Style(r"$\mathbf{x}^{(\mathrm{f})}$ (frequency)", "#009E73", "^"),
+        "single_block": Style("single block", "#CC79A7", "D", (0, (2, 0.8)), 3.0),
+        "tandon_partial": Style("Tandon et al., partial", "#E69F00", "v", "-."),
+        "ferdinand_full": Style(r"Ferdinand–Draper, $r = L$", "#56B4E9", "P", _DOTTED),
+        "ferdinand_half": Style(r"Ferdinand–Draper, $r = L/2$", "#7F7F7F", "X", (0, (6, 2, 1, 2, 1, 2))),
+        "uncoded": Style("uncoded", "#999933", "h", (0, (8, 3))),
+        "limit": Style("limit of any scheme", "#000000", "None", _DOTTED),
+    }
+)
+
+
+def style(method: str) -> Style:
+    """The `Style` of a method; a plain grey one, labelled by its name, for a method without.
+
+    >>> style("time").marker, style("tandon:3").label
+    ('s', 'tandon:3')
+    """
+    return STYLES.get(method, Style(method, "#555555", "x", ":"))
+
+
+def curve(method: str) -> dict[str, Any]:
+    """Keywords of `Axes.plot` for a computed curve of a method, a dot at each computed point.
+
+    >>> curve("time")["color"]
+    '#D55E00'
+    """
+    look = style(method)
+    return {
+        "color": look.color,
+        "linestyle": look.line,
+        "linewidth": look.width,
+        "marker": ".",
+        "markersize": 4,
+        "label": look.label,
+    }
+
+
+def points(method: str, *, filled: bool = False) -> dict[str, Any]:
+    """Keywords of `Axes.plot` for separate markers of a method, open unless `filled`; no label.
+
+    >>> points("time")["markerfacecolor"]
+    'none'
+    """
+    look = style(method)
+    return {
+        "color": look.color,
+        "linestyle": "none",
+        "marker": look.marker,
+        "markersize": 6,
+        "markeredgewidth": 1.2,
+        "markerfacecolor": look.color if filled else "none",
+    }
+
+
+def legend_handle(method: str, *, marker: bool = True, label: str | None = None) -> "Line2D":
+    """A legend entry of a method: its line, and its open marker with it if `marker`."""
+    from matplotlib.lines import Line2D
+
+    keywords = curve(method) | (
+        points(method) | {"linestyle": style(method).line} if marker else {"marker": None}
+    )
+    return Line2D([], [], **keywords | {"label": label or style(method).label})
+
+
+def require_matplotlib() -> None:
+    """Raise ImportError, saying what to install, where matplotlib is missing."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ImportError("figures need matplotlib: pip install 'bcgc-jax[plot]'") from error
+
+
+def new_figure(
+    rows: int = 1, columns: int = 1, *, size: tuple[float, float] = (6.8, 3.9), **subplots: Any
+) -> "tuple[Figure, list[Axes]]":
+    """A figure of `size` inches and its axes, row by row; `subplots` go to `Figure.subplots`.
+
+    >>> figure, axes = new_figure(1, 2)
+    >>> len(axes)
+    2
+    """
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False, **subplots).ravel())
+    for one in axes:
+        one.grid(True, which="major", color="0.82", linewidth=0.6)
+        one.grid(True, which="minor", color="0.90", linewidth=0.3)
+        one.set_axisbelow(True)
+    return figure, axes
+
+
+def label_axes(
+    axes: "Axes",
+    x: str,
+    y: str,
+    *,
+    title: str = "",
+    log: str = "",
+    x_ticks: Sequence[float] = (),
+    y_ticks: Sequence[float] = (),
+) -> None:
+    """Axis labels (with their units), a title, logarithmic axes ("x", "y" or "xy"), plain tick labels.
+
+    Ticks that are given are printed as plain numbers, and replace the minor ones.
+    """
+    if "x" in log:
+        axes.set_xscale("log")
+    if "y" in log:
+        axes.set_yscale("log")
+    for ticks, axis in ((x_ticks, axes.xaxis), (y_ticks, axes.yaxis)):
+        if ticks:
+            axis.set_ticks(list(ticks), labels=[f"{t:g}" for t in ticks])
+            axis.set_ticks([], minor=True)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    if title:
+        axes.set_title(title, fontsize="medium", loc="left")
+
+
+def legend_outside(
+    figure: "Figure", handles: "Sequence[Any]", *, place: str = "right", title: str = "", columns: int = 1
+) -> None:
+    """One legend of `handles`, beside ("right") or under ("lower") all axes: never on the data."""
+    where = {"right": "outside right center", "lower": "outside lower center"}[place]
+    legend = figure.legend(handles=handles, loc=where, ncols=columns, frameon=False, handlelength=3.2)
+    if title:
+        legend.set_title(title)
+        legend.set_alignment("left")
+
+
+def save_figure(figure: "Figure", folder: str | os.PathLike[str], name: str) -> tuple[Path, Path]:
+    """Write `name`.png and `name`.svg into an existing `folder`; the same figure gives the same bytes."""
+    import matplotlib
+
+    png, svg = (Path(folder) / f"{name}{suffix}" for suffix in (".png", ".svg"))
+    figure.savefig(png, dpi=200)
+    # The salt makes the ids of an SVG reproducible; the setting is put back after the block.
+    with matplotlib.rc_context({"svg.hashsalt": "bcgc_jax", "svg.fonttype": "path"}):
+        figure.savefig(svg, metadata={"Date": None})
+    return png, svg

@@ -1,0 +1,21 @@
+"""Precision for the tests: the package follows the caller's dtype and never sets a global option."""
+
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """64 bit within the test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(params=["float32", "float64"])
+def precision(request: pytest.FixtureRequest) -> Iterator[np.dtype]:
+    """Each precision in turn, as the dtype that JAX then uses by default."""
+    with jax.enable_x64(request.param == "float64"):
+        yield np.dtype(request.param)

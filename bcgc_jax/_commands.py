@@ -100,7 +100,7 @@ def solve_command(
             for method in methods:
                 parse_method(problem, method)  # refuse the last one before the first one takes time
             rows = _solve_all(problem, methods, seed, deadline)
-            limit = float(jax.jit(runtime_limit)(problem))
+            limit = float(runtime_limit(problem))
             question = {
                 "cycle_time": describe_law(problem.cycle_time),
                 "num_workers": workers,
@@ -159,7 +159,7 @@ def _row(problem: Problem, solution: Solution, seconds: float, deadline: float |
         row["partition"] = np.asarray(solution.rounded).tolist()
         row["partition_runtime"] = _finite(assess(problem, counts).expected_runtime)
         if deadline is not None:
-            probability = jax.jit(completion_probability)(problem, counts, jnp.asarray(deadline))
+            probability = completion_probability(problem, counts, jnp.asarray(deadline))
             row["completion_probability"] = _finite(probability)
     return row
 

@@ -31,11 +31,11 @@ class Style(NamedTuple):
 
 _DOTTED = (0, (1.5, 1.5))
 # Okabe and Ito's palette, told apart by colour-blind readers; the line patterns and the markers tell
-# the schemes apart without any colour. Single block is wide, so that it shows under full replication,
-# with which it often coincides. The proposed schemes are solid, the baselines are not.
+# the schemes apart without any colour. Two are wide, so that they show under the curves that often
+# coincide with them: the subgradients' and full replication's. The proposed schemes are solid, the baselines are not.
 STYLES: Mapping[str, Style] = MappingProxyType(
     {
-        "optimal": Style("optimal", "#000000", "*"),
+        "optimal": Style("optimal", "#000000", "*", "-", 3.0),
         "subgradient": Style("stochastic subgradient", "#0072B2", "o"),
         "time": Style(r"$\mathbf{x}^{(\mathrm{t})}$ (time)", "#D55E00", "s"),
         "frequency": Style(r"$\mathbf{x}^{(\mathrm{f})}$ (frequency)", "#009E73", "^"),
@@ -160,10 +160,10 @@ def label_axes(
 
 
 def legend_outside(
-    figure: "Figure", handles: "Sequence[Any]", *, place: str = "right", title: str = "", columns: int = 1
+    figure: "Figure", handles: "Sequence[Line2D]", *, place: str = "right", title: str = "", columns: int = 1
 ) -> None:
     """One legend of `handles`, beside ("right") or under ("lower") all axes: never on the data."""
-    where = {"right": "outside right center", "lower": "outside lower center"}[place]
+    where: Any = {"right": "outside right center", "lower": "outside lower center"}[place]
     legend = figure.legend(handles=handles, loc=where, ncols=columns, frameon=False, handlelength=3.2)
     if title:
         legend.set_title(title)

@@ -3,6 +3,7 @@ r"""The runtime of an iteration: of one draw, on average, by simulation; and how
 All times carry the unit of the law's cycle time, multiplied by cycles.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -70,6 +71,7 @@ def max_finish_time(load: Array, sorted_times: Array) -> Array:
     return jnp.max(jnp.where(load > 0, load * jnp.where(load > 0, sorted_times, 0), 0), axis=-1)
 
 
+@functools.partial(jax.jit, static_argnames="num_draws")
 def simulate_runtime(key: Array, problem: Problem, partition: ArrayLike, num_draws: int) -> RuntimeEstimate:
     r"""Monte Carlo estimate of E τ̂(x,T) from `num_draws` (static) draws, with its standard error.
 
@@ -86,6 +88,7 @@ def simulate_runtime(key: Array, problem: Problem, partition: ArrayLike, num_dra
     return RuntimeEstimate(jnp.mean(draws), jnp.std(draws) / jnp.sqrt(max(num_draws - 1, 1)))
 
 
+@functools.partial(jax.jit, static_argnames="num_nodes")
 def integrate_runtime(problem: Problem, partition: ArrayLike, *, num_nodes: int = NUM_NODES) -> Expectation:
     r"""Exact E τ̂(x,T) with an estimate of its quadrature error, `(value, error)`, both absolute.
 
@@ -99,6 +102,7 @@ def integrate_runtime(problem: Problem, partition: ArrayLike, *, num_nodes: int 
     return Expectation(problem.scale * result.value, problem.scale * result.error)
 
 
+@jax.jit
 def expected_runtime(problem: Problem, partition: ArrayLike) -> Array:
     r"""Exact E τ̂(x,T), eq. (5), a scalar; differentiable in `partition` and in the problem's leaves.
 
@@ -112,6 +116,7 @@ def expected_runtime(problem: Problem, partition: ArrayLike) -> Array:
     return integrate_runtime(problem, partition).value
 
 
+@jax.jit
 def completion_probability(problem: Problem, partition: ArrayLike, deadline: ArrayLike) -> Array:
     r"""P(τ̂(x,T) ≤ deadline), exact; `deadline` of any shape gives that shape.
 
@@ -126,6 +131,7 @@ def completion_probability(problem: Problem, partition: ArrayLike, deadline: Arr
     return jnp.clip(1 - late, 0, 1)
 
 
+@functools.partial(jax.jit, static_argnames="num_nodes")
 def certificate(problem: Problem, partition: ArrayLike, *, num_nodes: int = NUM_NODES) -> Certificate:
     r"""f(x) = E τ̂(x,T) and a bound on the best: f(z) ≥ ∇f(x)·z ≥ L min_n ∂f/∂x_n for every partition z.
 

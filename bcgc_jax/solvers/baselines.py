@@ -66,24 +66,37 @@ def ferdinand_partition(problem: Problem, num_layers: ArrayLike) -> tuple[Array,
     c = bisect(lambda c: level_sum(c, slope), one, workers - 1)
     feasible = (layers >= 1) & (workers > 1) & (target >= layers) & (target <= layers * (workers - 1))
     level = jnp.arange(problem.max_workers, dtype=dtype)
-    # Layers with s_j ≥ n - 1/2: all if the flat part is there, else those on the rising part.
+    # Layers with s_j ≥ n - 1/2: all if the flat part is there, else those on the rising part. A half goes
+    # up, also where the last bisection step misses it.
     reached = jnp.ceil((level + 0.5) / slope) - 1  # layers on the rising part below n - 1/2
-    at_least = jnp.where(c >= level - 0.5, layers, layers - jnp.clip(reached, 0, layers))
+    at_least = jnp.where(c >= level - 0.5 - 1e-6, layers, layers - jnp.clip(reached, 0, layers))
     count = jnp.where(problem.exists, at_least, 0)
     count = count - jnp.concatenate([count[1:], jnp.zeros(1, dtype)])
     return jnp.where(feasible, count * problem.total / layers, 0), feasible
 
 
+@jax.jit
 def straggler_ratio(law: Law) -> Array:
     r"""E[T | T > median] / E[T | T ≤ median], the α of partial stragglers in Tandon et al. 2017.
 
     (1 + ln 2)/(1 - ln 2) = 5.52 for an exponential.
     """
+    if law.atomic():
+        atoms, mass = _atoms(law)
+        below = jnp.clip(jnp.cumsum(mass), 0, 0.5)
+        low = jnp.vdot(atoms, jnp.diff(below, prepend=0.0))
+        return (law.mean() - low) / low
     # ∫ Λ⁻¹(-log(1-u)) over either half, u = 1/2 ± e^{-w}: both ends are exponentially resolved.
     w, weight = _half_line()
     low = jnp.sum(weight * law.inverse_cumulative_hazard(-jnp.log1p(-0.5 * jnp.exp(-w))))
     high = jnp.sum(weight * law.inverse_cumulative_hazard(w + jnp.log(2.0)))
     return high / low
+
+
+def _atoms(law: Law) -> tuple[Array, Array]:
+    """Values and probabilities of an atomic law."""
+    atoms = jnp.concatenate([law.infimum()[None], law.kinks()])
+    return atoms, jnp.diff(law.cdf(atoms), prepend=0.0)
 
 
 def _half_line() -> tuple[Array, Array]:
@@ -131,6 +144,7 @@ def tandon_partial_runtime(problem: Problem, alpha: ArrayLike | None = None) -> 
     return Expectation(unit * value, unit * result.error[best]), s[best]
 
 
+@jax.jit
 def runtime_limit(problem: Problem) -> Array:
     r"""E[M b L / Σ_n 1/T_n]: perfectly divisible work of which every cycle counts; no scheme beats it.
 
@@ -138,8 +152,7 @@ def runtime_limit(problem: Problem) -> Array:
     """
     law, workers = problem.cycle_time, problem.num_workers
     if law.atomic():
-        atoms = jnp.concatenate([law.infimum()[None], law.kinks()])
-        times, mass = atoms, jnp.diff(law.cdf(atoms), prepend=0.0)
+        times, mass = _atoms(law)
     else:
         z = jnp.linspace(-36.0, 36.0, 769) if problem.dtype == jnp.float64 else jnp.linspace(-16.0, 60.0, 769)
         mass = jax.nn.softmax(-jax.nn.softplus(z) - jax.nn.softplus(-z))  # density of logit U

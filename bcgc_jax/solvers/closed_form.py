@@ -1,5 +1,6 @@
 r"""The two closed forms: the optimum for a deterministic t, at two choices of t (Theorems 2 and 3)."""
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -27,6 +28,7 @@ def partition_for_times(problem: Problem, times: Array) -> Array:
     return (problem.total * share / jnp.sum(share)).astype(problem.dtype)
 
 
+@jax.jit
 def time_partition(problem: Problem) -> Array:
     r"""x^(t): Theorem 2 at t_n = E T_(n), `[max_workers]`.
 
@@ -41,6 +43,7 @@ def time_partition(problem: Problem) -> Array:
     return partition_for_times(problem, times)
 
 
+@jax.jit
 def frequency_partition(problem: Problem) -> Array:
     r"""x^(f): Theorem 2 at t'_n = 1 / E[1/T_(n)], `[max_workers]`.
 

@@ -151,13 +151,15 @@ def _tandon_partial(
 ) -> Solution:
     settings = {**dict(options), **traced}
     (value, error), _ = baselines.tandon_partial_runtime(problem, **settings)
-    if problem.max_workers == 1:
-        status = jnp.asarray(int(Status.INFEASIBLE))
-    else:
-        status = jnp.where(jnp.isfinite(value), int(Status.CONVERGED), int(Status.INFINITE))
+    # One worker has no level to code at.
+    alone = jnp.asarray(problem.num_workers) == 1
+    value = jnp.where(alone, jnp.nan, value)
+    status = jnp.where(jnp.isfinite(value), int(Status.CONVERGED), int(Status.INFINITE))
+    status = jnp.where(alone, int(Status.INFEASIBLE), status)
     # No partition, so no subgradient: 0 is all that this scheme tells about the best partition.
     nothing, zero = jnp.zeros_like(value), jnp.asarray(0)
-    return Solution(None, None, value, error, nothing, nothing + 1, status, zero, None, "tandon_partial")
+    gap = 1 - nothing / value
+    return Solution(None, None, value, error, nothing, gap, status, zero, None, "tandon_partial")
 
 
 @functools.partial(jax.jit, static_argnames="method")

@@ -1,0 +1,1 @@
+"""Figures and studies, one runnable module each: `python -m experiments.NAME --help`."""

@@ -1,0 +1,125 @@
+"""What every experiment does at its two ends: arguments in; progress, tables and CSV out."""
+
+import argparse
+import csv
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+import jax
+
+from bcgc_jax import plotting
+
+T = TypeVar("T")
+
+# Seconds without a word before progress is shown, and between two lines of it.
+_PATIENCE = 2.0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def run_command(
+    name: str, description: str, run: Callable[[Path, int], None], argv: Sequence[str] | None = None
+) -> int:
+    """The command `python -m experiments.NAME`: read `argv`, call `run(out, seed)`, return the exit status.
+
+    Switches this process to float64. What is wrong with the arguments or the disk is one line and status 2.
+    """
+    command = f"python -m experiments.{name}"
+    parser = _Parser(
+        prog=command,
+        description=description,
+        epilog=f"example: {command} --out /tmp/figures",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("figures"),
+        metavar="DIR",
+        help="folder to write to (default: figures)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="INT", help="seed of the stochastic subgradients (default: 0)"
+    )
+    args = parser.parse_args(argv)
+    if args.out.exists() and not args.out.is_dir():
+        parser.error(f"argument --out: {args.out} is a file, not a folder")
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+        if not os.access(args.out, os.W_OK):
+            parser.error(f"argument --out: no permission to write to {args.out}")
+        plotting.require_matplotlib()
+        jax.config.update("jax_enable_x64", True)
+        run(args.out, args.seed)
+    except OSError as error:
+        parser.error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except ImportError as error:
+        parser.error(str(error))
+    except KeyboardInterrupt:
+        print(f"{command}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def progress(items: Sequence[T], what: str) -> Iterator[T]:
+    """`items`, with their progress on stderr where they take more than two seconds."""
+    if sys.stderr.isatty():
+        try:
+            from rich.console import Console
+            from rich.progress import track
+        except ImportError:
+            pass
+        else:
+            yield from track(items, what, console=Console(stderr=True), transient=True)
+            return
+    said = time.monotonic()
+    for done, item in enumerate(items):
+        if time.monotonic() - said > _PATIENCE:
+            print(f"{what}: {done} of {len(items)}", file=sys.stderr, flush=True)
+            said = time.monotonic()
+        yield item
+
+
+def write_csv(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+    """Write `rows`, which have the same keys, under a header; NaN and None become empty fields."""
+    rows = list(rows)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: _field(value) for key, value in row.items()} for row in rows)
+
+
+def _field(value: object) -> str:
+    if value is None or value != value:
+        return ""
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A number for a table: a dash where there is none.
+
+    >>> number(70495043.9), number(1.00234), number(float("nan"))
+    ('7.050e+07', '1.002', '–')
+    """
+    if value is None or value != value:
+        return "–"
+    return f"{value:#.{digits}g}" if 1e-3 <= abs(value) < 1e5 else f"{value:.{digits - 1}e}"
+
+
+def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print aligned columns: the first to the left, the others to the right."""
+    table = [list(header), *map(list, rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    print(f"\n{title}\n")
+    for i, row in enumerate(table):
+        cells = [c.rjust(w) for c, w in zip(row, widths, strict=True)]
+        print("  ".join([row[0].ljust(widths[0]), *cells[1:]]).rstrip())
+        if i == 0:
+            print("-" * (sum(widths) + 2 * (len(widths) - 1)))

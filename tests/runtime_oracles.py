@@ -1,0 +1,407 @@
+"""Independent answers for the tests of runtimes and solvers: plain Python, NumPy, SciPy and mpmath.
+
+Nothing here calls the package. A `Reference` describes a law by what SciPy or a formula says of it;
+`CASES` pairs each law of the package, as a constructor and its parameters, with its reference.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import mpmath as mp
+import numpy as np
+from scipy import integrate, optimize, special, stats
+
+import bcgc_jax as bcgc
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """A law as SciPy or a formula has it; `kinks` are the times where its survival is not smooth."""
+
+    survival: Callable[[Any], Any]
+    cdf: Callable[[Any], Any]
+    quantile: Callable[[Any], Any]
+    # The quantile at 1 - q, given q.
+    upper_quantile: Callable[[Any], Any]
+    infimum: float
+    kinks: tuple[float, ...] = ()
+    # For atomic laws: the values and their probabilities.
+    atoms: tuple[tuple[float, float], ...] = ()
+    # P(T > t) in high precision, by mpmath.
+    precise_survival: Callable[[Any], Any] | None = None
+
+
+def _of_scipy(law: Any, precise: Callable[[Any], Any], *, kinks: tuple[float, ...] = ()) -> Reference:
+    return Reference(law.sf, law.cdf, law.ppf, law.isf, float(law.support()[0]), kinks, (), precise)
+
+
+def shifted_exponential(rate: float, shift: float) -> Reference:
+    return _of_scipy(stats.expon(shift, 1 / rate), lambda t: mp.exp(-rate * (t - shift)))
+
+
+def weibull(scale: float, concentration: float, shift: float) -> Reference:
+    return _of_scipy(
+        stats.weibull_min(concentration, shift, scale),
+        lambda t: mp.exp(-(((t - shift) / scale) ** concentration)),
+    )
+
+
+def pareto(scale: float, shape: float) -> Reference:
+    return _of_scipy(stats.pareto(shape, scale=scale), lambda t: (scale / t) ** shape)
+
+
+def uniform(low: float, high: float) -> Reference:
+    return _of_scipy(
+        stats.uniform(low, high - low),
+        lambda t: (high - t) / mp.mpf(high - low) if t < high else mp.mpf(0),
+        kinks=(high,),
+    )
+
+
+def lognormal(location: float, scale: float, shift: float) -> Reference:
+    return _of_scipy(
+        stats.lognorm(scale, shift, math.exp(location)),
+        lambda t: mp.erfc((mp.log(t - shift) - location) / scale / mp.sqrt(2)) / 2,
+    )
+
+
+def gamma(shape: float, rate: float, shift: float) -> Reference:
+    return _of_scipy(
+        stats.gamma(shape, shift, 1 / rate),
+        lambda t: mp.gammainc(shape, rate * (t - shift), regularized=True),
+    )
+
+
+def linear_hazard(parameters: Sequence[float]) -> Reference:
+    """P(T > t) = exp(-p t - q t²): a worker that tires."""
+    p, q = parameters
+
+    def hazard(t):
+        t = np.maximum(t, 0.0)
+        return p * t + q * t * t
+
+    def inverse(a):
+        return 2 * a / (p + np.sqrt(p * p + 4 * q * a))
+
+    return Reference(
+        lambda t: np.exp(-hazard(t)),
+        lambda t: -np.expm1(-hazard(t)),
+        lambda u: inverse(-np.log1p(-np.asarray(u))),
+        lambda u: inverse(-np.log(np.asarray(u))),
+        0.0,
+        (),
+        (),
+        lambda t: mp.exp(-p * t - q * t * t),
+    )
+
+
+def atomic(values: Sequence[float], probabilities: Sequence[float]) -> Reference:
+    order = np.argsort(values)
+    times, mass = np.asarray(values, float)[order], np.asarray(probabilities, float)[order]
+
+    def survival(t):
+        return np.where(times > np.asarray(t, float)[..., None], mass, 0.0).sum(-1)
+
+    def cdf(t):
+        return np.where(times <= np.asarray(t, float)[..., None], mass, 0.0).sum(-1)
+
+    def quantile(u):
+        place = np.searchsorted(np.cumsum(mass), np.asarray(u))
+        return times[np.minimum(place, times.size - 1)]
+
+    return Reference(
+        survival,
+        cdf,
+        quantile,
+        lambda u: quantile(1 - np.asarray(u)),
+        float(times[0]),
+        tuple(times[1:].tolist()),
+        tuple(zip(times.tolist(), mass.tolist(), strict=True)),
+        lambda t: sum(mp.mpf(m) for v, m in zip(times.tolist(), mass.tolist(), strict=True) if v > t),
+    )
+
+
+def two_speed(fast: float, slow: float, probability: float) -> Reference:
+    return atomic([fast, slow], [1 - probability, probability])
+
+
+def empirical(times: Sequence[float]) -> Reference:
+    return atomic(list(times), [1 / len(times)] * len(times))
+
+
+def _hazard(parameters, t):
+    return parameters[0] * t + parameters[1] * t * t
+
+
+def _inverse_hazard(parameters, a):
+    p, q = parameters
+    return 2 * a / (p + (p * p + 4 * q * a) ** 0.5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """The same law twice: the package's and the reference, from the same parameters."""
+
+    build: Callable[..., bcgc.Law]
+    describe: Callable[..., Reference]
+    parameters: Mapping[str, Any]
+
+    def law(self, **changed: Any) -> bcgc.Law:
+        return self.build(**{**self.parameters, **changed})
+
+    def reference(self, **changed: Any) -> Reference:
+        return self.describe(**{**self.parameters, **changed})
+
+
+CASES: dict[str, Case] = {
+    "shifted_exponential": Case(bcgc.ShiftedExponential, shifted_exponential, {"rate": 1e-3, "shift": 50.0}),
+    "exponential": Case(bcgc.ShiftedExponential, shifted_exponential, {"rate": 0.4, "shift": 0.0}),
+    "weibull_3": Case(bcgc.Weibull, weibull, {"scale": 3.0, "concentration": 3.0, "shift": 0.0}),
+    "weibull_07": Case(bcgc.Weibull, weibull, {"scale": 2.0, "concentration": 0.7, "shift": 0.5}),
+    "pareto_12": Case(bcgc.Pareto, pareto, {"scale": 2.0, "shape": 1.2}),
+    "pareto_3": Case(bcgc.Pareto, pareto, {"scale": 0.5, "shape": 3.0}),
+    "uniform": Case(bcgc.Uniform, uniform, {"low": 1.5, "high": 4.0}),
+    "lognormal": Case(bcgc.Lognormal, lognormal, {"location": 0.3, "scale": 0.8, "shift": 0.4}),
+    "gamma": Case(bcgc.Gamma, gamma, {"shape": 2.5, "rate": 0.7, "shift": 0.3}),
+    "from_hazard": Case(
+        functools.partial(bcgc.FromHazard, _hazard, _inverse_hazard),
+        linear_hazard,
+        {"parameters": (0.3, 0.15)},
+    ),
+    "two_speed": Case(bcgc.TwoSpeed, two_speed, {"fast": 1.5, "slow": 7.5, "probability": 0.2}),
+    "empirical": Case(bcgc.Empirical, empirical, {"times": (2.0, 1.25, 3.5, 2.0, 9.0)}),
+}
+ATOMIC = ("two_speed", "empirical")
+CONTINUOUS = tuple(name for name in CASES if name not in ATOMIC)
+
+
+def load_of(partition: Sequence[float]) -> np.ndarray:
+    """y_n = Σ_{i≤n} (i+1) x_i, one addition at a time."""
+    total, loads = 0.0, []
+    for i, x in enumerate(partition):
+        total += (i + 1) * float(x)
+        loads.append(total)
+    return np.array(loads)
+
+
+def block_runtime(x: Sequence[float], times: Sequence[float], samples: float, cycles: float) -> float:
+    """Eq. (5), with the order statistics T_(1) ≤ … ≤ T_(N) of the paper."""
+    ordered, workers = sorted(float(t) for t in times), len(times)
+    finish = []
+    for n in range(workers):
+        order_statistic = ordered[workers - n - 1]  # T_(N-n), counted from 1
+        finish.append(order_statistic * sum((i + 1) * float(x[i]) for i in range(n + 1)))
+    return samples * cycles / workers * max(finish)
+
+
+def coordinate_runtime(s: Sequence[int], times: Sequence[float], samples: float, cycles: float) -> float:
+    """Eq. (2)."""
+    ordered, workers = sorted(float(t) for t in times), len(times)
+    finish = []
+    for place, level in enumerate(s):
+        order_statistic = ordered[workers - level - 1]
+        finish.append(order_statistic * sum(s[i] + 1 for i in range(place + 1)))
+    return samples * cycles / workers * max(finish)
+
+
+def slowest_first(reference: Reference, rng: np.random.Generator, draws: int, workers: int) -> np.ndarray:
+    """Sorted draws by inversion, `[draws, workers]`, column n holds T_(N-n)."""
+    return -np.sort(-reference.quantile(rng.random((draws, workers))), axis=1)
+
+
+def exceedance(reference: Reference, loads: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """P(max_n load_n T_(N-n) > t), row by row: `loads` is `[Q, N]` or `[N]`, `t` is `[Q]`.
+
+    From level N-1 down to 0, the state is how many workers are below the level's threshold; those above
+    come below the next one independently (binomial thinning). A state one short of N-n has failed. All
+    terms are positive, so small probabilities keep their digits.
+    """
+    t = np.asarray(t, float)
+    loads = np.broadcast_to(loads, (t.size, np.shape(loads)[-1]))
+    workers = loads.shape[1]
+    alive = np.zeros((t.size, workers + 1))
+    alive[:, 0] = 1
+    failed = np.zeros(t.size)
+    below_before, above_before = np.zeros(t.size), np.ones(t.size)
+    powers = np.arange(workers + 1)
+    for n in reversed(range(workers)):
+        used = loads[:, n] > 0
+        threshold = np.where(used, t / np.where(used, loads[:, n], 1), np.inf)
+        below = np.where(used, reference.cdf(threshold), 1.0)
+        above = np.where(used, reference.survival(threshold), 0.0)
+        # The share of those above that comes below, from the side where it does not cancel.
+        moved = np.where(below_before < 0.5, below - below_before, above_before - above)
+        safe = np.where(above_before > 0, above_before, 1)
+        arrive = np.clip(moved / safe, 0, 1)[:, None] ** powers
+        stay = np.clip(above / safe, 0, 1)[:, None] ** powers
+        new = np.zeros_like(alive)
+        for count in range(workers - n - 1, workers + 1):
+            rest = workers - count
+            m = powers[: rest + 1]
+            chance = special.comb(rest, m) * arrive[:, : rest + 1] * stay[:, rest - m]
+            new[:, count:] += alive[:, count, None] * chance
+        failed += new[:, workers - n - 1]
+        new[:, workers - n - 1] = 0
+        alive, below_before, above_before = new, below, above
+    return failed
+
+
+def expected_max(reference: Reference, load: np.ndarray, *, refine: int = 1) -> float:
+    """E max_n load_n T_(N-n) by Gauss–Legendre on many panels in log t; exact steps for atomic laws."""
+    return float(expected_maxima(reference, np.asarray(load, float)[None], refine=refine)[0])
+
+
+def expected_maxima(reference: Reference, loads: np.ndarray, *, refine: int = 1) -> np.ndarray:
+    """`expected_max` of each row of `loads`, in one sweep."""
+    nodes, weights = np.polynomial.legendre.leggauss(12)
+    values, owner, times, mass = np.zeros(len(loads)), [], [], []
+    for row, load in enumerate(loads):
+        start = load[-1] * reference.infimum
+        values[row] = start
+        used = load[load > 0]
+        breaks = np.unique(np.outer(used, reference.kinks).ravel())
+        breaks = breaks[breaks > start]
+        if reference.atoms:
+            edges = np.concatenate([[start], breaks])
+            edges = np.unique(np.concatenate([edges, used * reference.infimum]))
+            edges = edges[edges >= start]
+            t, w = (edges[1:] + edges[:-1]) / 2, np.diff(edges)
+        else:
+            # 40 panels around the bulk, and ever longer ones towards 0 and infinity, in log(t - start).
+            quantiles = reference.quantile(np.array([1e-3, 1 - 1e-3 / load.size]))
+            low = max(used.min() * quantiles[0] - start, 1e-3 * (used.max() * quantiles[1] - start))
+            high = used.max() * quantiles[1] - start
+            low, high = math.log(min(low, 0.01 * high)), math.log(high)
+            inner = np.linspace(low, high + 1, 40 * refine + 1)
+            left = low - np.array([400.0, 200, 100, 60, 40, 30, 20, 15, 10, 7, 5, 3, 2, 1])
+            right = (
+                high + 1 + np.array([0.5, 1, 1.5, 2, 2.5, 3, 4, 5, 7, 10, 15, 20, 30, 40, 60, 80, 120, 200])
+            )
+            v = np.concatenate([left, inner, right])
+            if breaks.size:
+                v = np.union1d(v, np.log(breaks - start))
+                v = v[v <= math.log(breaks[-1] - start)]
+            half = np.diff(v)[:, None] / 2
+            points = (v[:-1, None] + half * (1 + nodes)).ravel()
+            t = start + np.exp(points)
+            w = np.exp(points) * (half * weights).ravel()
+        owner.append(np.full(t.size, row))
+        times.append(t)
+        mass.append(w)
+    rows, t, w = np.concatenate(owner), np.concatenate(times), np.concatenate(mass)
+    tail = exceedance(reference, loads[rows], t)
+    term = np.where(tail > 0, tail * w, 0.0)
+    return values + np.bincount(rows, term, len(loads))
+
+
+def expected_max_by_hand(reference: Reference, load: Sequence[float]) -> float:
+    """E max_n load_n T_(N-n) for N = 1, 2, 3: P(max > t) written out, integrated by mpmath.
+
+    With S_n = P(T > t/load_n): a failure is nobody below the lowest threshold, or one below it and nobody
+    else below the next, and so on; every term is positive.
+    """
+    assert reference.precise_survival is not None
+    start = float(load[-1]) * reference.infimum
+    survival = reference.precise_survival
+
+    def beyond(threshold):
+        return survival(threshold) if threshold > reference.infimum else mp.mpf(1)
+
+    def exceed(t):
+        s = [beyond(t / mp.mpf(float(y))) if y > 0 else mp.mpf(0) for y in load]
+        if len(s) == 1:
+            return s[0]
+        if len(s) == 2:
+            return s[1] ** 2 + 2 * (1 - s[1]) * s[0]
+        low, middle = 1 - s[2], 1 - s[1]
+        return s[2] ** 3 + 3 * low * s[1] ** 2 + 3 * low * (2 * middle - low) * s[0]
+
+    with mp.workdps(20):
+        used = [float(y) for y in load if y > 0]
+        centre = mp.log(used[-1] * (float(reference.quantile(0.7)) - 0.99 * reference.infimum))
+        steps = (-45, -12, -6, -4, -3, -2, -1, -0.5, 0, 0.5, 1, 1.5, 2, 3, 5, 8, 16, 32, 70, 150, 250)
+        ends = [centre + step for step in steps]
+        kinks = [mp.log(y * k - start) for y in used for k in reference.kinks if y * k > start]
+        if kinks:
+            ends = sorted([v for v in ends if v < max(kinks)] + kinks)
+        total = mp.quad(lambda v: mp.exp(v) * exceed(start + mp.exp(v)), ends, maxdegree=5)
+        return float(start + mp.exp(ends[0]) + total)
+
+
+def expected_max_by_enumeration(reference: Reference, load: Sequence[float]) -> float:
+    """E max_n load_n T_(N-n) of an atomic law, over every combination of the workers' values."""
+    workers, total = len(load), 0.0
+    for draw in itertools.product(reference.atoms, repeat=workers):
+        ordered = sorted(value for value, _ in draw)
+        worst = max(float(y) * ordered[workers - n - 1] for n, y in enumerate(load))
+        total += math.prod(mass for _, mass in draw) * worst
+    return total
+
+
+def expected_max_two_speed(fast: float, slow: float, probability: float, load: Sequence[float]) -> float:
+    """The sum over the number of slow workers: with k of them the first k levels wait for slow ones."""
+    workers, total = len(load), 0.0
+    for k in range(workers + 1):
+        weight = math.comb(workers, k) * probability**k * (1 - probability) ** (workers - k)
+        total += weight * max(float(y) * (slow if n < k else fast) for n, y in enumerate(load))
+    return total
+
+
+def expected_order_statistic(
+    reference: Reference, workers: int, rank: int, function: Callable[[Any], Any] = lambda t: t
+) -> float:
+    """E g(T_(rank)), rank 1 the fastest: SciPy's adaptive quadrature over the rank's Beta density.
+
+    In w = logit u, so that neither end is singular.
+    """
+    if reference.atoms:
+        beta = stats.beta(rank, workers - rank + 1)
+        edges = np.concatenate([[0.0], np.cumsum([m for _, m in reference.atoms])])
+        mass = np.diff(beta.cdf(np.minimum(edges, 1)))
+        return float(sum(m * function(v) for m, (v, _) in zip(mass, reference.atoms, strict=True)))
+    log_beta = special.betaln(rank, workers - rank + 1)
+
+    def integrand(w):
+        log_u, log_rest = -np.logaddexp(0, -w), -np.logaddexp(0, w)
+        density = math.exp(rank * log_u + (workers - rank + 1) * log_rest - log_beta)
+        if density == 0:
+            return 0.0
+        t = reference.quantile(math.exp(log_u)) if w < 2 else reference.upper_quantile(math.exp(log_rest))
+        return density * function(float(t))
+
+    ends = [-700.0, -200, -60, -25, -10, -5, -2, 0, 2, 5, 10, 25, 60, 200, 700]
+    pieces = [
+        integrate.quad(integrand, a, b, epsabs=0, epsrel=1e-12, limit=200)[0]
+        for a, b in itertools.pairwise(ends)
+    ]
+    return float(sum(pieces))
+
+
+@functools.cache
+def optimal_share(name: str, workers: int) -> tuple[np.ndarray, float]:
+    """The best partition of 1 and its E max_n y_n T_(N-n), by SciPy's SLSQP with forward differences."""
+    reference = CASES[name].reference()
+    rank = np.arange(1, workers + 1)
+    start = np.full(workers, 1 / workers)
+    unit = expected_max(reference, load_of(start))
+
+    def value_and_slope(share):
+        rows = np.vstack([share, share + 1e-6 * np.eye(workers)])
+        values = expected_maxima(reference, np.cumsum(rows * rank, axis=1)) / unit
+        return values[0], (values[1:] - values[0]) / 1e-6
+
+    result = optimize.minimize(
+        value_and_slope,
+        start,
+        jac=True,
+        method="SLSQP",
+        bounds=[(0, 1)] * workers,
+        constraints={"type": "eq", "fun": lambda x: x.sum() - 1, "jac": lambda x: np.ones(workers)},
+        options={"maxiter": 200, "ftol": 1e-12},
+    )
+    share = np.maximum(result.x, 0) / np.maximum(result.x, 0).sum()
+    return share, expected_max(reference, load_of(share))

@@ -1,0 +1,84 @@
+"""The closed forms of Theorems 2 and 3."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import integrate, optimize, special, stats
+
+import bcgc_jax as bcgc
+from bcgc_jax.solvers.closed_form import frequency_partition, partition_for_times, time_partition
+
+
+def _beta_expectation(quantile, function, k: int, n: int) -> float:
+    """E function(T_(k)) of n draws, by SciPy's adaptive quadrature over the k-th uniform."""
+    density = stats.beta(k, n - k + 1).pdf
+    return integrate.quad(
+        lambda u: function(quantile(u)) * density(u), 0, 1, limit=400, epsabs=0, epsrel=1e-10
+    )[0]
+
+
+def _closed_form(times: list[float], total: float) -> np.ndarray:
+    """Theorem 2 as printed, for ascending times t_1 … t_N."""
+    n = len(times)
+    x = [1 / times[-1]] + [(1 / times[n - i - 1] - 1 / times[n - i]) / (i + 1) for i in range(1, n)]
+    return np.array(x) * total / sum(x)
+
+
+def test_the_partition_for_given_times_solves_the_linear_programme(x64):
+    times = np.array([9.0, 4.5, 4.0, 1.5, 0.7])  # slowest first
+    problem = bcgc.Problem(bcgc.Uniform(0.5, 10.0), 5, 120, 3)
+    found = np.asarray(partition_for_times(problem, jnp.asarray(times)))
+    loads = np.tril(np.ones((5, 5))) * np.arange(1, 6)
+    best = optimize.linprog(
+        [0] * 5 + [1],
+        A_ub=np.concatenate([times[:, None] * loads, -np.ones((5, 1))], axis=1),
+        b_ub=np.zeros(5),
+        A_eq=[[1] * 5 + [0]],
+        b_eq=[120.0],
+    )
+    assert np.max(times * (loads @ found)) == pytest.approx(best.fun, rel=1e-12)
+    np.testing.assert_allclose(found, best.x[:5], rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("law", "quantile"),
+    [
+        (bcgc.Weibull(2.0, 1.7, 0.3), lambda u: 0.3 + 2.0 * (-np.log1p(-u)) ** (1 / 1.7)),
+        (bcgc.Gamma(2.4, 1.5, 0.2), lambda u: 0.2 + special.gammaincinv(2.4, u) / 1.5),
+    ],
+)
+def test_both_closed_forms_agree_with_independent_quadrature(x64, law, quantile):
+    problem = bcgc.Problem(law, 7, 1_000)
+    times = [_beta_expectation(quantile, lambda t: t, k, 7) for k in range(1, 8)]
+    rates = [1 / _beta_expectation(quantile, lambda t: 1 / t, k, 7) for k in range(1, 8)]
+    np.testing.assert_allclose(time_partition(problem), _closed_form(times, 1_000), rtol=1e-7)
+    np.testing.assert_allclose(frequency_partition(problem), _closed_form(rates, 1_000), rtol=1e-7)
+
+
+def test_a_time_of_zero_puts_everything_at_the_highest_level(x64):
+    # E[1/T_(1)] of an exponential diverges.
+    problem = bcgc.Problem(bcgc.ShiftedExponential(0.8), 4, 30, max_workers=6)
+    assert frequency_partition(problem).tolist() == [0, 0, 0, 30, 0, 0]
+
+
+def test_an_infinite_time_leaves_its_level_empty(x64):
+    # E T_(N) of a Pareto law of shape 0.8 is infinite, E T_(N-1) is not.
+    found = np.asarray(time_partition(bcgc.Problem(bcgc.Pareto(1.3, 0.8), 5, 30)))
+    assert found[0] == 0
+    assert found[1] > 0
+    assert found.sum() == pytest.approx(30)
+
+
+def test_one_worker_gets_everything_uncoded():
+    problem = bcgc.Problem(bcgc.Uniform(0.5, 1.5), 1, 12)
+    assert time_partition(problem).tolist() == [12]
+    assert frequency_partition(problem).tolist() == [12]
+
+
+def test_padding_changes_nothing(x64):
+    law = bcgc.Lognormal(0.2, 0.7, 0.1)
+    for form in (time_partition, frequency_partition):
+        alone = np.asarray(form(bcgc.Problem(law, 5, 77)))
+        padded = np.asarray(form(bcgc.Problem(law, 5, 77, max_workers=9)))
+        np.testing.assert_allclose(padded[:5], alone, rtol=1e-12)
+        assert padded[5:].tolist() == [0] * 4

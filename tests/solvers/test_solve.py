@@ -1,0 +1,231 @@
+"""The one entry point: what it refuses, what it returns, and that it goes under jit, vmap and grad."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bcgc_jax as bcgc
+from bcgc_jax.solvers.closed_form import time_partition
+from tests import runtime_oracles as oracles
+from tests.runtime_oracles import CASES
+
+N, L, M, B = 6, 90, 14.0, 1.3
+NAME = "shifted_exponential"
+CASE = CASES[NAME]
+CLOSED = (
+    "time",
+    "frequency",
+    "uncoded",
+    "single_block",
+    "tandon:3",
+    "ferdinand_full",
+    "ferdinand_half",
+    "ferdinand:40",
+)
+
+
+def _problem(**changed) -> bcgc.Problem:
+    arguments = {"num_workers": N, "num_coordinates": L, "num_samples": M, "cycles": B, **changed}
+    return bcgc.Problem(CASE.law(), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("uncodd", r'unknown method "uncodd" \(did you mean "uncoded"\?\)'),
+        ("single-block", r'did you mean "single_block"\?'),
+        ("frequencies", r'did you mean "frequency"\?'),
+        ("xyz", r'unknown method "xyz"; known: .*time.*tandon_partial.*tandon:NUMBER'),
+        ("uncoded:3", r'unknown method "uncoded:3"'),
+        ("tandon", r'"tandon" takes a redundancy level from 0 to 5, as in "tandon:1"'),
+        ("tandon:6", r"from 0 to 5"),
+        ("tandon:-1", r"from 0 to 5"),
+        ("tandon:2.5", r"from 0 to 5"),
+        ("ferdinand:0", r'"ferdinand" takes a number of layers from 1 to 90'),
+        ("ferdinand:91", r"from 1 to 90"),
+        ("ferdinand:many", r"from 1 to 90"),
+        ("subgradient", r"pass key=jax\.random\.key\(seed\)"),
+    ],
+)
+def test_a_request_that_cannot_be_met_is_refused_with_advice(method, message):
+    with pytest.raises(ValueError, match=message):
+        bcgc.solve(_problem(), method)
+
+
+def test_a_level_must_exist_in_every_problem_of_a_batch():
+    problem = _problem(num_workers=np.array([6, 3]))
+    with pytest.raises(ValueError, match="from 0 to 2"):
+        bcgc.solve(problem, "tandon:3")
+
+
+def test_an_option_that_the_method_does_not_know_is_refused():
+    with pytest.raises(TypeError, match="alpha"):
+        bcgc.solve(_problem(), "time", alpha=3.0)
+
+
+@pytest.mark.parametrize("law", [bcgc.Pareto(2.0, 0.9), bcgc.TwoSpeed(1.5, np.inf, 0.2)])
+def test_a_law_known_to_have_an_infinite_mean_is_refused_with_advice(law):
+    for method in ("time", "uncoded", "tandon_partial"):
+        with pytest.raises(
+            ValueError, match=rf"mean of {type(law).__name__} is infinite.*completion_probability"
+        ):
+            bcgc.solve(bcgc.Problem(law, N, L), method)
+
+
+@pytest.mark.usefixtures("x64")
+def test_an_infinite_mean_that_shows_only_in_traced_values_is_a_status():
+    @jax.jit
+    def solve(shape):
+        problem = bcgc.Problem(bcgc.Pareto(2.0, shape), 5, L)
+        return bcgc.solve(problem, "uncoded"), bcgc.solve(problem, "tandon_partial")
+
+    # Both wait for the slowest worker, whatever happens.
+    for solution in solve(0.9):
+        assert int(solution.status) == bcgc.Status.INFINITE
+        assert solution.expected_runtime == np.inf
+        assert (solution.lower_bound, solution.relative_gap) == (0, 1)
+    for solution in solve(1.4):
+        assert int(solution.status) == bcgc.Status.CONVERGED
+        assert np.isfinite(solution.expected_runtime)
+
+
+@pytest.mark.parametrize("method", CLOSED)
+@pytest.mark.usefixtures("x64")
+def test_a_solution_is_whole_evaluated_and_certified(method):
+    problem = _problem()
+    solution = bcgc.solve(problem, method)
+    partition, rounded = np.asarray(solution.partition), np.asarray(solution.rounded)
+    np.testing.assert_allclose(partition.sum(), L, rtol=1e-12)
+    assert partition.min() >= 0
+    assert rounded.sum() == L
+    assert np.issubdtype(rounded.dtype, np.integer)
+    assert np.abs(rounded - partition).max() < 1
+    exact = M * B / N * oracles.expected_max(CASE.reference(), oracles.load_of(partition))
+    # Worst measured 1e-11.
+    np.testing.assert_allclose(solution.expected_runtime, exact, rtol=1e-8)
+    assert abs(solution.expected_runtime - exact) <= solution.runtime_error
+    _, best = oracles.optimal_share(NAME, N)
+    best = M * B * L / N * best
+    assert 0 <= solution.lower_bound <= best * (1 + 1e-9)
+    # A single level below the highest leaves the levels above it without a slope: nothing is known there.
+    assert solution.lower_bound > 0.5 * best or method in ("uncoded", "tandon:3")
+    np.testing.assert_allclose(solution.relative_gap, 1 - solution.lower_bound / exact, rtol=1e-6)
+    assert (int(solution.status), int(solution.num_steps)) == (bcgc.Status.CONVERGED, 0)
+    assert (solution.method, solution.history) == (method, None)
+
+
+@pytest.mark.usefixtures("x64")
+def test_single_levels_are_where_they_say():
+    for method, level in (
+        ("uncoded", 0),
+        ("tandon:0", 0),
+        ("tandon:3", 3),
+        ("tandon:5", 5),
+        ("ferdinand_full", 5),
+    ):
+        partition = bcgc.solve(_problem(), method).partition
+        np.testing.assert_allclose(partition, L * np.eye(N)[level], rtol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["time", "ferdinand:40", "tandon_partial"])
+@pytest.mark.usefixtures("x64")
+def test_a_batch_over_workers_and_rates_is_the_loop(method):
+    def solve(workers, rate, max_workers=9):
+        law = bcgc.ShiftedExponential(rate, 50.0)
+        return bcgc.solve(bcgc.Problem(law, workers, L, M, B, max_workers=max_workers), method)
+
+    workers, rates = jnp.array([9, 4, 6]), jnp.array([1e-3, 0.2, 8e-3])
+    batch = jax.jit(jax.vmap(solve))(workers, rates)
+    for i, n in enumerate(workers.tolist()):
+        # The last one without padding.
+        single = solve(n, float(rates[i]), max_workers=N if n == N else 9)
+        np.testing.assert_allclose(batch.expected_runtime[i], single.expected_runtime, rtol=1e-9)
+        assert int(batch.status[i]) == int(single.status)
+        if method != "tandon_partial":
+            np.testing.assert_allclose(batch.partition[i, :n], single.partition[:n], rtol=1e-10)
+            np.testing.assert_allclose(batch.lower_bound[i], single.lower_bound, rtol=1e-7)
+            assert batch.rounded[i, :n].tolist() == single.rounded[:n].tolist()
+            assert batch.rounded[i].sum() == L
+
+
+@pytest.mark.usefixtures("x64")
+def test_it_goes_into_the_callers_jit_and_comes_out_the_same():
+    @jax.jit
+    def best_of_two(problem):
+        first, second = bcgc.solve(problem, "time"), bcgc.solve(problem, "frequency")
+        return jnp.minimum(first.expected_runtime, second.expected_runtime), first
+
+    problem = _problem()
+    least, inside = best_of_two(problem)
+    outside = bcgc.solve(problem, "time")
+    np.testing.assert_allclose(inside.partition, outside.partition, rtol=1e-13)
+    np.testing.assert_allclose(inside.expected_runtime, outside.expected_runtime, rtol=1e-13)
+    assert inside.method == outside.method == "time"
+    other = bcgc.solve(problem, "frequency").expected_runtime
+    np.testing.assert_allclose(least, min(outside.expected_runtime, other), rtol=1e-13)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_runtime_of_a_solution_has_a_slope_in_the_law():
+    def runtime(rate):
+        problem = bcgc.Problem(bcgc.ShiftedExponential(rate, 50.0), N, L, M, B)
+        return bcgc.solve(problem, "uncoded").expected_runtime
+
+    # E T_(N) = shift + H_N / rate.
+    harmonic = sum(1 / j for j in range(1, N + 1))
+    for rate in (1e-3, 0.02):
+        value, slope = jax.value_and_grad(runtime)(rate)
+        np.testing.assert_allclose(value, M * B * L / N * (50 + harmonic / rate), rtol=1e-9)
+        np.testing.assert_allclose(slope, -M * B * L / N * harmonic / rate**2, rtol=1e-7)
+
+
+def test_the_status_says_what_came_of_it():
+    # Layers: at least N/r - 1 on average is not there with few of them.
+    sparse = bcgc.solve(_problem(), "ferdinand:17")
+    assert int(sparse.status) == bcgc.Status.INFEASIBLE
+    assert np.isnan(sparse.expected_runtime)
+    assert np.isnan(sparse.relative_gap)
+    short = bcgc.solve(
+        _problem(), "subgradient", key=jax.random.key(0), max_steps=10, check_every=5, tolerance=-1.0
+    )
+    assert (int(short.status), int(short.num_steps), short.history.size) == (bcgc.Status.STEP_LIMIT, 10, 3)
+    assert short.rounded.sum() == L
+    np.testing.assert_allclose(short.history[-1], short.expected_runtime, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("x64")
+def test_one_worker_alone_has_no_partial_stragglers():
+    law = CASE.law()
+    alone = bcgc.solve(bcgc.Problem(law, 1, L), "tandon_partial")
+    batch = jax.vmap(lambda n: bcgc.solve(bcgc.Problem(law, n, L, max_workers=4), "tandon_partial"))(
+        jnp.array([1, 4])
+    )
+    assert int(alone.status) == int(batch.status[0]) == bcgc.Status.INFEASIBLE
+    assert np.isnan(alone.expected_runtime)
+    assert np.isnan(batch.expected_runtime[0])
+    assert int(batch.status[1]) == bcgc.Status.CONVERGED
+    assert alone.partition is None
+
+
+@pytest.mark.usefixtures("x64")
+def test_an_option_may_be_a_number_or_an_array():
+    problem = _problem()
+    number, array, other = (
+        bcgc.solve(problem, "tandon_partial", alpha=alpha).expected_runtime
+        for alpha in (4.0, jnp.array(4.0), 7.0)
+    )
+    np.testing.assert_allclose(number, array, rtol=1e-13)
+    assert abs(other / number - 1) > 1e-3
+
+
+def test_single_precision_finds_the_same_schemes():
+    with jax.enable_x64(True):
+        exact = {method: bcgc.solve(_problem(), method) for method in ("time", "frequency", "single_block")}
+    for method, double in exact.items():
+        single = bcgc.solve(_problem(), method)
+        assert single.partition.dtype == jnp.float32
+        np.testing.assert_allclose(single.partition, double.partition, rtol=2e-4, atol=1e-4 * L)
+        np.testing.assert_allclose(single.expected_runtime, double.expected_runtime, rtol=1e-5)
+        assert single.rounded.sum() == L
+    np.testing.assert_allclose(time_partition(_problem()), exact["time"].partition, rtol=2e-4)

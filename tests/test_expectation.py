@@ -1,0 +1,353 @@
+"""The exact expected runtime against mpmath, enumeration, and a recursion with positive terms only."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import Array
+
+import bcgc_jax as bcgc
+from bcgc_jax.expectation import NUM_NODES, expected_max
+from tests import runtime_oracles as oracles
+from tests.runtime_oracles import ATOMIC, CASES, CONTINUOUS
+
+SIZE = 50
+# κ = M b / N is not 1, and no two of its parts are equal.
+SAMPLES, CYCLES = 3.0, 0.7
+
+# Relative error of value and slope in float64; the slope's is relative to the largest slope. Laws with a
+# kink or with atoms are summed piece by piece.
+VALUE_ERROR = {"line": 1e-8, "panels": 1e-11, "atoms": 1e-12}  # worst measured 1.3e-9, 4e-15, 6e-14
+SLOPE_ERROR = {"line": 1e-7, "panels": 1e-10, "atoms": 1e-10}  # worst measured 1.2e-8, 6e-12, 7e-12
+
+
+def _rule(name: str) -> str:
+    return "atoms" if name in ATOMIC else "panels" if name == "uniform" else "line"
+
+
+@functools.partial(jax.jit, static_argnames="num_nodes")
+def _value(law: bcgc.Law, x: Array, workers: Any, *, num_nodes: int = NUM_NODES) -> tuple[Array, Array]:
+    problem = bcgc.Problem(law, workers, 1000, SAMPLES, CYCLES, max_workers=x.size)
+    return tuple(bcgc.integrate_runtime(problem, x, num_nodes=num_nodes))
+
+
+@jax.jit
+def _everything(law: bcgc.Law, x: Array, workers: Any) -> tuple[tuple[Array, Array], tuple[bcgc.Law, Array]]:
+    """((value, error), (slope in the law's parameters, slope in x)): one compilation for each law."""
+    return jax.value_and_grad(lambda law, x: _value(law, x, workers), (0, 1), has_aux=True)(law, x)
+
+
+def _padded(x: Sequence[float], size: int = SIZE) -> Array:
+    return jnp.asarray(np.pad(np.asarray(x, float), (0, size - len(x))))
+
+
+def _scale(workers: int) -> float:
+    return SAMPLES * CYCLES / workers
+
+
+def _exact(reference: oracles.Reference, rows: Sequence[Sequence[float]]) -> np.ndarray:
+    """Expected runtimes of partitions `rows`, by the recursion."""
+    loads = np.array([oracles.load_of(row) for row in rows])
+    return _scale(loads.shape[1]) * oracles.expected_maxima(reference, loads)
+
+
+def _partitions(rng: np.random.Generator, workers: int, count: int, total: float = 100.0) -> np.ndarray:
+    """Even ones, uneven ones, and ones with empty levels."""
+    rows = np.concatenate([rng.dirichlet(np.full(workers, c), count) for c in (0.2, 1.0, 5.0)])
+    rows[rows < 0.02 / workers] = 0
+    return total * rows / rows.sum(1, keepdims=True)
+
+
+def _central(f: Callable[[np.ndarray], np.ndarray], at: np.ndarray, h: np.ndarray) -> np.ndarray:
+    """Fourth-order central differences; `f` maps rows to values."""
+    steps = np.array([-2.0, -1, 1, 2])[:, None, None] * np.diag(h)
+    values = f((at + steps).reshape(-1, at.size)).reshape(4, at.size)
+    return (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * h)
+
+
+@pytest.mark.parametrize("name", CONTINUOUS)
+def test_the_recursion_agrees_with_the_formulas_by_hand(name):
+    # Both are oracles: this is what the others rest on. Worst measured 2e-15.
+    reference = CASES[name].reference()
+    for partition in ([4.0, 2.5], [2.0, 0.0, 5.0]):
+        load = oracles.load_of(partition)
+        by_hand = oracles.expected_max_by_hand(reference, load)
+        np.testing.assert_allclose(oracles.expected_max(reference, load), by_hand, rtol=1e-13)
+
+
+@pytest.mark.parametrize("name", CONTINUOUS)
+@pytest.mark.usefixtures("x64")
+def test_one_two_and_three_workers_are_the_formulas_by_hand(name):
+    case = CASES[name]
+    law, reference = case.law(), case.reference()
+    for partition in ([7.0], [4.0, 2.5], [0.0, 3.0], [3.0, 1.0, 2.5]):
+        workers = len(partition)
+        by_hand = _scale(workers) * oracles.expected_max_by_hand(reference, oracles.load_of(partition))
+        (value, _), _ = _everything(law, _padded(partition), workers)
+        np.testing.assert_allclose(value, by_hand, rtol=VALUE_ERROR[_rule(name)])
+
+
+@pytest.mark.parametrize("name", ATOMIC)
+@pytest.mark.usefixtures("x64")
+def test_laws_with_atoms_are_the_sum_over_all_draws(name):
+    case = CASES[name]
+    law, reference = case.law(), case.reference()
+    for partition in ([7.0], [4.0, 2.5], [0.0, 3.0, 1.5], [3.0, 0.0, 0.0, 2.5], [0.4, 2.0, 0.0, 1.5, 3.0]):
+        workers = len(partition)
+        load = oracles.load_of(partition)
+        exact = _scale(workers) * oracles.expected_max_by_enumeration(reference, load)
+        (value, _), _ = _everything(law, _padded(partition), workers)
+        np.testing.assert_allclose(value, exact, rtol=VALUE_ERROR["atoms"])
+
+
+@pytest.mark.usefixtures("x64")
+def test_two_speeds_are_the_sum_over_the_number_of_slow_workers():
+    case, rng = CASES["two_speed"], np.random.default_rng(1)
+    for workers in (2, 9, 50):
+        for partition in _partitions(rng, workers, 2):
+            load = oracles.load_of(partition)
+            exact = _scale(workers) * oracles.expected_max_two_speed(**case.parameters, load=load)
+            (value, _), _ = _everything(case.law(), _padded(partition), workers)
+            np.testing.assert_allclose(value, exact, rtol=VALUE_ERROR["atoms"])  # worst measured 1e-13
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.usefixtures("x64")
+def test_twenty_and_fifty_workers_are_the_recursion(name):
+    case, rng = CASES[name], np.random.default_rng(2)
+    reference = case.reference()
+    for workers, count in ((20, 1), (50, 1)):
+        partitions = _partitions(rng, workers, count)[1:]
+        for partition, exact in zip(partitions, _exact(reference, partitions), strict=True):
+            (value, _), _ = _everything(case.law(), _padded(partition), workers)
+            np.testing.assert_allclose(value, exact, rtol=VALUE_ERROR[_rule(name)])
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.usefixtures("x64")
+def test_the_reported_error_bounds_the_true_error(name):
+    case, rng = CASES[name], np.random.default_rng(3)
+    reference, law = case.reference(), case.law()
+    for workers in (1, 2, 5, 12):
+        partitions = _partitions(rng, workers, 5)
+        for partition, exact in zip(partitions, _exact(reference, partitions), strict=True):
+            (value, error), _ = _everything(law, _padded(partition), workers)
+            # The oracle's own error is below 1e-14. Worst measured share of the bound: 0.75.
+            assert abs(value - exact) <= error + 1e-14 * exact
+
+
+@pytest.mark.parametrize("name", ["weibull_3", "pareto_12", "shifted_exponential"])
+@pytest.mark.usefixtures("x64")
+def test_the_reported_error_bounds_the_true_error_of_a_coarser_rule(name):
+    case, rng = CASES[name], np.random.default_rng(4)
+    law, reference, workers, far = case.law(), case.reference(), 6, 0.0
+    partitions = _partitions(rng, workers, 8)
+    for partition, exact in zip(partitions, _exact(reference, partitions), strict=True):
+        value, error = _value(law, jnp.asarray(partition), workers, num_nodes=64)
+        assert abs(value - exact) <= error + 1e-14 * exact  # worst measured share of the bound: 0.02
+        far = max(far, float(abs(value / exact - 1)))
+    # The rule is coarse enough for the bound to have something to do.
+    assert far > 1e-10
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.usefixtures("x64")
+def test_the_reported_error_is_no_empty_phrase(name):
+    case, rng = CASES[name], np.random.default_rng(5)
+    for partition in _partitions(rng, 12, 5)[-5:]:
+        (value, error), _ = _everything(case.law(), _padded(partition), 12)
+        assert error < 1e-5 * value  # worst measured 4e-7
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.usefixtures("x64")
+def test_a_single_level_costs_its_order_statistic(name):
+    case = CASES[name]
+    reference, workers = case.reference(), 8
+    for level in (0, 3, 7):
+        mean = oracles.expected_order_statistic(reference, workers, workers - level)
+        (value, _), (_, slope) = _everything(case.law(), _padded(100 * np.eye(workers)[level]), workers)
+        exact = _scale(workers) * (level + 1) * mean * 100
+        np.testing.assert_allclose(value, exact, rtol=VALUE_ERROR[_rule(name)])
+        if name in CONTINUOUS:
+            # The trap: a slope at x_i = 0. Below `level`, x_i delays it; above, it ends before for sure.
+            below = _scale(workers) * mean * np.where(np.arange(workers) <= level, np.arange(workers) + 1, 0)
+            np.testing.assert_allclose(
+                slope[:workers], below, rtol=0, atol=SLOPE_ERROR[_rule(name)] * below.max()
+            )
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.usefixtures("x64")
+def test_the_slope_in_the_interior_is_that_of_central_differences(name):
+    case, rng = CASES[name], np.random.default_rng(6)
+    reference, workers = case.reference(), 8
+    partition = 100 * rng.dirichlet(np.full(workers, 1.0))
+    _, (_, slope) = _everything(case.law(), _padded(partition), workers)
+    exact = _central(lambda rows: _exact(reference, rows), partition, 1e-3 * partition)
+    np.testing.assert_allclose(slope[:workers], exact, atol=SLOPE_ERROR[_rule(name)] * exact.max(), rtol=0)
+
+
+@pytest.mark.parametrize("name", CONTINUOUS)
+@pytest.mark.usefixtures("x64")
+def test_the_slope_at_an_empty_level_is_that_of_one_sided_differences(name):
+    case = CASES[name]
+    reference, workers = case.reference(), 8
+    partition = np.array([20.0, 0, 0, 35, 0, 0, 45, 0])
+    _, (_, slope) = _everything(case.law(), _padded(partition), workers)
+    h = 2e-3
+    for level in (1, 2, 4, 5, 7):
+        rows = partition + h * np.arange(5)[:, None] * np.eye(workers)[level]
+        exact = np.array([-25.0, 48, -36, 16, -3]) @ _exact(reference, rows) / (12 * h)
+        np.testing.assert_allclose(
+            slope[level], exact, rtol=0, atol=SLOPE_ERROR[_rule(name)] * float(slope.max())
+        )
+
+
+@pytest.mark.parametrize("name", ATOMIC)
+@pytest.mark.usefixtures("x64")
+def test_the_slope_of_a_law_with_atoms_is_a_subgradient_where_levels_and_values_tie(name):
+    case, rng = CASES[name], np.random.default_rng(7)
+    reference, workers = case.reference(), 6
+    others = np.concatenate([_partitions(rng, workers, 60), 100 * np.eye(workers)])
+    at_others = _exact(reference, others)
+    ties = [*(100 * np.eye(workers)), np.array([30.0, 0, 0, 50, 0, 20])]
+    for partition in ties:
+        (value, _), (_, slope) = _everything(case.law(), _padded(partition), workers)
+        slope = np.asarray(slope)[:workers]
+        assert np.all(at_others >= value + (others - partition) @ slope - 1e-12 * value)
+        # Work never pays: a negative slope would be a legal subgradient, and a worthless certificate.
+        assert slope.min() >= 0
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.usefixtures("x64")
+def test_the_expected_runtime_is_homogeneous(name):
+    case, rng = CASES[name], np.random.default_rng(8)
+    for workers in (8, 50):
+        for partition in _partitions(rng, workers, 1):
+            (value, _), (_, slope) = _everything(case.law(), _padded(partition), workers)
+            euler = float(np.asarray(slope)[:workers] @ partition)
+            np.testing.assert_allclose(euler, value, rtol=SLOPE_ERROR[_rule(name)])
+            (triple, _), _ = _everything(case.law(), _padded(3 * partition), workers)
+            np.testing.assert_allclose(triple, 3 * value, rtol=1e-11)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.usefixtures("x64")
+def test_the_slope_in_the_laws_parameters_is_that_of_central_differences(name):
+    case, rng = CASES[name], np.random.default_rng(9)
+    partition = 100 * rng.dirichlet(np.full(6, 1.0))
+    leaves, tree = jax.tree.flatten(dict(case.parameters))
+    at = np.array(leaves, float)
+    if name == "empirical":
+        at = np.array([1.25, 2.0, 3.5, 5.0, 9.0])  # ties apart: there is no slope at a tie
+    moved = at > 0  # a shift of 0 has no room below
+
+    def at_parameters(rows: np.ndarray) -> np.ndarray:
+        full = np.tile(at, (len(rows), 1))
+        full[:, moved] = rows
+        laws = [case.describe(**jax.tree.unflatten(tree, row.tolist())) for row in full]
+        return np.array([_exact(law, [partition])[0] for law in laws])
+
+    exact = _central(at_parameters, at[moved], 1e-3 * at[moved])
+    law = case.build(**jax.tree.unflatten(tree, at.tolist()))
+    _, (law_slope, _) = _everything(law, _padded(partition), 6)
+    slope = np.concatenate([np.ravel(getattr(law_slope, key)) for key in sorted(case.parameters)])[moved]
+    np.testing.assert_allclose(slope, exact, rtol=SLOPE_ERROR[_rule(name)])
+
+
+@pytest.mark.usefixtures("x64")
+def test_tied_times_share_one_slope():
+    case = CASES["empirical"]
+    partition = [3.0, 0.0, 2.0, 6.0]
+
+    def both(shift: np.ndarray) -> np.ndarray:
+        laws = [oracles.empirical((2.0 + s[0], 1.25, 3.5, 2.0 + s[0], 9.0)) for s in shift]
+        return np.array([_exact(law, [partition])[0] for law in laws])
+
+    _, (law_slope, _) = _everything(case.law(), _padded(partition), 4)
+    exact = _central(both, np.zeros(1), np.array([1e-3]))
+    np.testing.assert_allclose(law_slope.times[1] + law_slope.times[2], exact[0], rtol=1e-9)
+    assert np.min(law_slope.times) >= 0
+
+
+@pytest.mark.parametrize("name", ["shifted_exponential", "uniform", "two_speed"])
+@pytest.mark.usefixtures("x64")
+def test_padding_changes_nothing(name):
+    case, rng = CASES[name], np.random.default_rng(10)
+    for partition in _partitions(rng, 6, 1):
+        plain, plain_error = _value(case.law(), jnp.asarray(partition), 6)
+        (padded, _), _ = _everything(case.law(), _padded(partition), 6)
+        # Not equal to the bit: where the nodes lie does not depend on padding, but the rounding does.
+        np.testing.assert_allclose(padded, plain, rtol=1e-12)
+        assert plain_error < 1e-3 * plain
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_batch_over_workers_and_parameters_is_the_loop():
+    workers = jnp.array([2, 5, 9, 5])
+    rates = jnp.array([1e-3, 2e-3, 1e-3, 7e-3])
+    rows = jnp.stack([_padded([100 / n] * n, 12) for n in workers.tolist()])
+    laws = jax.vmap(lambda rate: bcgc.ShiftedExponential(rate, 50.0))(rates)
+    batch, errors = jax.vmap(_value)(laws, rows, workers)
+    for i in range(4):
+        law = bcgc.ShiftedExponential(rates[i], 50.0)
+        value, error = _value(law, rows[i], workers[i])
+        np.testing.assert_allclose(batch[i], value, rtol=1e-13)
+        np.testing.assert_allclose(errors[i], error, rtol=1e-3)  # of differences of near equals
+
+
+@pytest.mark.parametrize(
+    "name", ["shifted_exponential", "weibull_07", "pareto_12", "uniform", "two_speed", "empirical"]
+)
+def test_single_precision_is_good_to_five_digits(name):
+    case, rng = CASES[name], np.random.default_rng(11)
+    reference = case.reference()
+    for workers in (2, 12):
+        partitions = _partitions(rng, workers, 3)
+        for partition, exact in zip(partitions, _exact(reference, partitions), strict=True):
+            value, error = _value(case.law(), _padded(partition, 12).astype(jnp.float32), workers)
+            assert value.dtype == jnp.float32
+            np.testing.assert_allclose(value, exact, rtol=1e-5)  # worst measured 2e-6
+            assert abs(value - exact) <= error
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_expectation_is_infinite_where_the_slowest_order_statistic_in_use_is():
+    law, reference = bcgc.Pareto(scale=2.0, shape=0.9), oracles.pareto(2.0, 0.9)
+    (value, _), _ = _everything(law, _padded([1.0, 2.0, 3.0]), 3)
+    assert np.isinf(value)
+    # Level 0 is empty: E T_(2) of three is finite, for 2 · 0.9 > 1.
+    for partition in ([0.0, 2.0, 3.0], [0.0, 5.0, 0.0, 1.0, 0.0, 7.0]):
+        (value, _), (_, slope) = _everything(law, _padded(partition), len(partition))
+        # Worst measured 1e-15.
+        np.testing.assert_allclose(value, _exact(reference, [partition])[0], rtol=1e-10)
+        assert np.all(np.isfinite(slope[: len(partition)]))
+    # Shape 0.4: only from level 2 on, for 3 · 0.4 > 1.
+    law = bcgc.Pareto(scale=2.0, shape=0.4)
+    (value, _), _ = _everything(law, _padded([0.0, 2.0, 3.0]), 3)
+    assert np.isinf(value)
+    (value, _), _ = _everything(law, _padded([0.0, 0.0, 3.0]), 3)
+    np.testing.assert_allclose(value, _scale(3) * 9 * 2.0 * 6, rtol=1e-10)  # E T_(1) = 2 / (1 - 1/1.2)
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_slow_worker_that_never_comes_makes_the_expectation_infinite():
+    law = bcgc.TwoSpeed(fast=1.5, slow=np.inf, probability=0.2)
+    (value, _), _ = _everything(law, _padded([3.0, 2.0, 1.0]), 3)
+    assert np.isinf(value)
+    (value, _), _ = _everything(law, _padded([0.0, 0.0, 1.0]), 3)
+    assert np.isinf(value)  # with all of three slow, probability 0.008, nothing ever arrives
+
+
+@pytest.mark.usefixtures("x64")
+def test_eager_and_compiled_agree():
+    law, load = CASES["two_speed"].law(), jnp.asarray(oracles.load_of([2.0, 0.5]))
+    eager, compiled = expected_max(law, load, 2), jax.jit(expected_max)(law, load, 2)
+    np.testing.assert_allclose(eager.value, compiled.value, rtol=1e-14)
+    np.testing.assert_allclose(eager.error, compiled.error, rtol=1e-12)

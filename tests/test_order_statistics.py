@@ -1,0 +1,685 @@
+"""Order statistics against NumPy's sort, mpmath, closed forms, and exact fractions."""
+
+import functools
+import itertools
+import math
+from fractions import Fraction
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+import mpmath as mp
+import numpy as np
+import pytest
+import scipy.special
+import scipy.stats
+from jax.scipy import special
+
+import bcgc_jax as bcgc
+from bcgc_jax.order_statistics import crossing_probability, poisson_weight, simulate_max, threefry
+from tests import oracles
+
+# Random bits
+
+
+@pytest.mark.parametrize(
+    ("key", "counter", "expected"),
+    [
+        ((0, 0), (0, 0), (0x6B200159, 0x99BA4EFE)),
+        ((0xFFFFFFFF, 0xFFFFFFFF), (0xFFFFFFFF, 0xFFFFFFFF), (0x1CB996FC, 0xBB002BE7)),
+        ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), (0xC4923A9C, 0x483DF7A0)),
+    ],
+)
+def test_threefry_gives_the_known_answers_of_its_authors(key, counter, expected):
+    # Random123's kat_vectors, threefry2x32 with 20 rounds.
+    words = threefry(jnp.asarray(key, jnp.uint32), *(jnp.asarray(c, jnp.uint32) for c in counter))
+    assert tuple(int(w) for w in words) == expected
+
+
+def test_threefry_is_bit_for_bit_the_cipher_of_jax():
+    rng = np.random.default_rng(23)
+    for _ in range(3):
+        key = rng.integers(0, 2**32, 2, dtype=np.uint32)
+        x0, x1 = rng.integers(0, 2**32, (2, 4096), dtype=np.uint32)
+        reference = jax.extend.random.threefry_2x32(jnp.asarray(key), jnp.concatenate([x0, x1]))
+        result = jax.jit(threefry)(jnp.asarray(key), x0, x1)
+        np.testing.assert_array_equal(jnp.concatenate(result), reference)
+
+
+# Sorted draws
+
+WEIBULL, LOGNORMAL, GAMMA = (2.3, 0.6, 0.9), (-0.7, 0.45, 2.5), (2.6, 0.013, 50.0)
+CONTINUOUS = {
+    "Weibull": (bcgc.Weibull(*WEIBULL), scipy.stats.weibull_min(0.6, 0.9, 2.3)),
+    "Lognormal": (bcgc.Lognormal(*LOGNORMAL), scipy.stats.lognorm(0.45, 2.5, math.exp(-0.7))),
+    "Gamma": (bcgc.Gamma(*GAMMA), scipy.stats.gamma(2.6, 50.0, 1 / 0.013)),
+}
+
+
+def numpy_sorted(frozen, shape: tuple[int, int], seed: int) -> np.ndarray:
+    """Draws of scipy's sampler, slowest first by NumPy's sort."""
+    return -np.sort(-frozen.rvs(shape, random_state=np.random.default_rng(seed)), axis=1)
+
+
+def check_same_joint_law(draws: np.ndarray, reference: np.ndarray) -> None:
+    """Every column by Kolmogorov and Smirnov, every pair by the covariance of the logarithms."""
+    for column, expected in zip(draws.T, reference.T, strict=True):
+        assert scipy.stats.ks_2samp(column, expected).pvalue > 1e-3
+    covariance, expected = (np.atleast_2d(np.cov(np.log(t), rowvar=False)) for t in (draws, reference))
+    variance = np.diag(expected)
+    # The deviation of a sample covariance of normal variables; log T is not far from them.
+    deviation = np.sqrt((np.outer(variance, variance) + expected**2) * (1 / len(draws) + 1 / len(reference)))
+    assert np.abs((covariance - expected) / deviation).max() < 4.5
+
+
+@pytest.mark.parametrize("name", list(CONTINUOUS))
+def test_sorted_draws_have_the_joint_law_of_a_sort(name, precision):
+    law, frozen = CONTINUOUS[name]
+    draws = jax.jit(lambda key: bcgc.sorted_cycle_times(key, law, 5, 20_000))(jax.random.key(29))
+    assert draws.dtype == precision
+    draws = np.asarray(draws, float)
+    assert (draws[:, :-1] >= draws[:, 1:]).all()
+    check_same_joint_law(draws, numpy_sorted(frozen, (60_000, 5), seed=31))
+
+
+def test_sorted_draws_with_a_traced_number_of_workers_are_padded_with_the_infimum(precision):
+    law, frozen = CONTINUOUS["Weibull"]
+    num_workers = np.array([1, 3, 6, 8])
+
+    @jax.jit
+    @functools.partial(jax.vmap, in_axes=(0, 0))
+    def draw(key, n):
+        return bcgc.sorted_cycle_times(key, law, n, 5_000, max_workers=8)
+
+    for n, draws in zip(
+        num_workers, np.asarray(draw(jax.random.split(jax.random.key(37), 4), num_workers)), strict=True
+    ):
+        assert draws.shape == (5_000, 8)
+        np.testing.assert_array_equal(draws[:, n:], precision.type(0.9))
+        check_same_joint_law(
+            draws[:, :n].astype(float).reshape(5_000, n), numpy_sorted(frozen, (30_000, n), seed=n)
+        )
+
+
+def test_sorted_draws_depend_on_the_key_and_on_nothing_else():
+    law = bcgc.Weibull(*WEIBULL)
+    draw = jax.jit(lambda key: bcgc.sorted_cycle_times(key, law, 4, 500))
+    first, again, other = (np.asarray(draw(jax.random.key(seed))) for seed in (41, 41, 43))
+    np.testing.assert_array_equal(first, again)
+    assert not np.isin(first, other).any()
+    np.testing.assert_allclose(bcgc.sorted_cycle_times(jax.random.key(41), law, 4, 500), first, rtol=1e-6)
+
+
+def test_sorted_draws_of_an_atomic_law_are_counted(precision):
+    draws = np.asarray(
+        bcgc.sorted_cycle_times(jax.random.key(47), bcgc.TwoSpeed(1.3, math.inf, 0.27), 6, 20_000)
+    )
+    slow = np.isinf(draws).sum(axis=1)
+    assert (np.isinf(draws) == (np.arange(6) < slow[:, None])).all()
+    expected = scipy.stats.binom(6, 0.27).pmf(np.arange(7))
+    counts = np.bincount(slow, minlength=7)
+    assert scipy.stats.chisquare(counts, expected * 20_000).pvalue > 1e-3
+
+
+def test_traced_number_of_workers_asks_for_its_bound():
+    with pytest.raises(ValueError, match="num_workers is traced: give the static max_workers that bounds it"):
+        jax.jit(lambda n: bcgc.sorted_cycle_times(jax.random.key(1), bcgc.Pareto(2.3, 1.7), n, 5))(3)
+    with pytest.raises(ValueError, match="num_workers is traced: give the static max_workers that bounds it"):
+        jax.jit(lambda n: bcgc.expected_order_statistics(bcgc.Pareto(2.3, 1.7), n))(3)
+
+
+LAWS = [
+    bcgc.ShiftedExponential(0.37, 2.5),
+    bcgc.Weibull(*WEIBULL),
+    bcgc.Pareto(2.3, 1.7),
+    bcgc.Uniform(1.7, 3.1),
+    bcgc.TwoSpeed(1.3, math.inf, 0.27),
+    bcgc.Lognormal(*LOGNORMAL),
+    bcgc.Gamma(*GAMMA),
+    bcgc.Empirical([7.5, 0.4, 3.25, 3.25, 19.0]),
+]
+every_law = pytest.mark.parametrize("law", LAWS, ids=lambda law: type(law).__name__)
+
+
+@every_law
+def test_draws_keep_the_dtype_that_was_asked_for(law, x64):
+    for dtype in (np.float32, np.float64):
+        draws = jax.eval_shape(
+            lambda key, dtype=dtype: bcgc.sorted_cycle_times(key, law, 3, 5, dtype=dtype), jax.random.key(1)
+        )
+        assert (draws.shape, draws.dtype) == ((5, 3), dtype)
+        load = jax.ShapeDtypeStruct((3,), dtype)
+        largest = jax.eval_shape(
+            lambda key, load: simulate_max(key, law, load, 3, 5), jax.random.key(1), load
+        )
+        assert (largest.shape, largest.dtype) == ((5,), dtype)
+
+
+# The largest of loads times cycle times
+
+LOAD = np.array([3.1, 4.0, 4.0, 9.7, 16.5])
+
+
+@pytest.mark.parametrize("law", [bcgc.Weibull(*WEIBULL), bcgc.Gamma(*GAMMA)], ids=["Weibull", "Gamma"])
+def test_simulated_maximum_is_that_of_the_sorted_draws_of_the_same_key(law, precision):
+    key, load = jax.random.key(53), LOAD.astype(precision)
+
+    @jax.jit
+    def both(key, load):
+        return simulate_max(key, law, load, 5, 3_000), bcgc.sorted_cycle_times(key, law, 5, 3_000)
+
+    largest, draws = both(key, load)
+    assert largest.dtype == precision
+    expected = (np.asarray(draws, float) * load).max(axis=1)
+    np.testing.assert_allclose(largest, expected, rtol=20 * np.finfo(precision).eps)  # worst measured
+
+
+@pytest.mark.parametrize("num_workers", [5, 3])
+def test_simulated_maximum_has_the_law_of_a_sort(num_workers, precision):
+    law, frozen = CONTINUOUS["Weibull"]
+    # Beyond the workers the load repeats, and a level without load does not count.
+    load = np.array([0.0, 3.1, 7.0, 7.0, 7.0]) if num_workers == 3 else LOAD
+    draw = jax.jit(lambda key, load, n: simulate_max(key, law, load, n, 20_000))
+    largest = np.asarray(draw(jax.random.key(59), load.astype(precision), num_workers), float)
+    expected = (numpy_sorted(frozen, (60_000, num_workers), seed=61) * load[:num_workers]).max(axis=1)
+    assert scipy.stats.ks_2samp(largest, expected).pvalue > 1e-3
+
+
+def test_simulated_maximum_ignores_infinite_times_at_levels_without_load(precision):
+    law = bcgc.TwoSpeed(1.3, math.inf, 0.27)
+    load = np.asarray([0.0, 0.0, 2.1, 2.9], precision)
+    largest = np.asarray(simulate_max(jax.random.key(67), law, load, 4, 20_000))
+    # Of 4 workers one or two may be lost; the fastest level then ends at 2.9 · 1.3.
+    np.testing.assert_allclose(np.unique(largest), [2.9 * 1.3, np.inf], rtol=1e-6)
+    lost = scipy.stats.binom(4, 0.27).sf(2)
+    assert scipy.stats.binomtest(int(np.isinf(largest).sum()), largest.size, lost).pvalue > 1e-3
+
+
+def test_slopes_of_the_simulated_maximum_are_the_cycle_times_where_it_lies(precision):
+    key, params = jax.random.key(71), (2.3, 0.6, 0.9)
+
+    @jax.jit
+    def slopes(params, load):
+        def mean(params, load):
+            return simulate_max(key, bcgc.Weibull(*params), load, 5, 2_000).mean()
+
+        return jax.grad(mean, argnums=(0, 1))(params, load), bcgc.sorted_cycle_times(
+            key, bcgc.Weibull(*params), 5, 2_000
+        )
+
+    (by_params, by_load), draws = slopes(params, LOAD.astype(precision))
+    draws = np.asarray(draws, float)
+    where = (draws * LOAD).argmax(axis=1)
+    # Of the two equal loads only that of the slower time counts.
+    np.testing.assert_array_equal(np.unique(where), [0, 1, 3, 4])
+    rows = np.arange(2_000)
+    expected = np.bincount(where, draws[rows, where], minlength=5) / 2_000
+    rtol = 100 * np.finfo(precision).eps  # worst measured
+    np.testing.assert_allclose(by_load, expected, rtol=rtol)
+    # max = load (shift + scale a^{1/concentration}), a = ((T - shift) / scale)^concentration.
+    excess, load = (draws[rows, where] - 0.9) / 2.3, LOAD[where]
+    np.testing.assert_allclose(by_params[0], np.mean(load * excess), rtol=rtol)
+    np.testing.assert_allclose(by_params[1], -np.mean(load * 2.3 * excess * np.log(excess)) / 0.6, rtol=rtol)
+    np.testing.assert_allclose(by_params[2], np.mean(load), rtol=rtol)
+
+
+def test_simulated_maximum_in_a_batch_equals_a_loop(x64):
+    loads, scales, num_workers = (
+        np.stack([LOAD, 2 * LOAD[::-1].cumsum()]),
+        np.array([2.3, 0.4]),
+        np.array([5, 4]),
+    )
+    keys = jax.random.split(jax.random.key(73), 2)
+
+    def draw(key, scale, load, n):
+        return simulate_max(key, bcgc.Weibull(scale, 0.6, 0.9), load, n, 50)
+
+    batch = jax.jit(jax.vmap(draw))(keys, scales, loads, num_workers)
+    for i in range(2):
+        expected = draw(keys[i], scales[i], jnp.asarray(loads[i]), num_workers[i])
+        np.testing.assert_allclose(batch[i], expected, rtol=1e-14)  # worst measured
+
+
+# Expectations
+
+SIZES = (1, 7, 50, 1000)
+
+
+@functools.partial(jax.jit, static_argnames=("function", "max_workers", "num_workers"))
+def expectations(law, num_workers, function=None, max_workers=1000):
+    """`[len(num_workers), max_workers]`, one compiled batch over the traced numbers of workers."""
+
+    def one(n):
+        return bcgc.expected_order_statistics(law, n, function, max_workers=max_workers)
+
+    return jax.vmap(one)(jnp.asarray(num_workers))
+
+
+def reciprocal(t):
+    return 1 / t
+
+
+def root(t):
+    return jnp.sqrt(t)
+
+
+def ranks(num_workers: int) -> list[int]:
+    """The fastest, the slowest, and some in between."""
+    return sorted(
+        {1, 2, (num_workers + 1) // 2, num_workers - 1, num_workers} & set(range(1, num_workers + 1))
+    )
+
+
+def power_moment(shape: float, num_workers: int, k: int, power: float) -> float:
+    """E exp(power A_(k) / shape) of exponential order statistics A: a ratio of gamma functions."""
+    with mp.workdps(30):
+        r = mp.mpf(power) / mp.mpf(shape)
+        up = num_workers - k + 1
+        if up <= r:
+            return math.inf
+        return float(mp.gammaprod([num_workers + 1, up - r], [up, num_workers + 1 - r]))
+
+
+def log_logistic_moment(scale: float, shape: float, num_workers: int, k: int) -> float:
+    """E T_(k) for P(T > t) = 1 / (1 + (t / scale)^shape): U_(k) / (1 - U_(k)) is a beta prime variable."""
+    with mp.workdps(30):
+        r, up = 1 / mp.mpf(shape), num_workers - k + 1
+        if up <= r:
+            return math.inf
+        return float(mp.mpf(scale) * mp.gammaprod([k + r, up - r], [k, up]))
+
+
+def log_logistic(scale, shape):
+    def hazard(p, t):
+        return jnp.log1p((t / p[0]) ** p[1])
+
+    def inverse(p, a):
+        return p[0] * jnp.expm1(a) ** (1 / p[1])
+
+    return bcgc.FromHazard(hazard, inverse, parameters=(scale, shape))
+
+
+def check_expectations(law, function, reference, precision, sizes=SIZES, rtol=None) -> None:
+    """Every rank of `ranks` at every size, and the padding."""
+    rtol = rtol or {"float32": 2e-6, "float64": 1e-14}[precision.name]
+    result = expectations(law, sizes, function, max_workers=max(sizes))
+    assert result.dtype == precision
+    for row, n in zip(np.asarray(result, float), sizes, strict=True):
+        expected = [reference(n, k) for k in ranks(n)]
+        np.testing.assert_allclose(row[[n - k for k in ranks(n)]], expected, rtol=rtol)
+        infimum = law.infimum() if function is None else function(law.infimum())
+        np.testing.assert_array_equal(row[n:], infimum)
+
+
+def test_means_of_exponential_order_statistics_are_sums_of_the_harmonic_series(precision):
+    def reference(n, k):
+        return oracles.exponential_order_statistic(0.37, 2.5, n, k)
+
+    # worst measured 5e-8 and 2e-16
+    check_expectations(bcgc.ShiftedExponential(0.37, 2.5), None, reference, precision)
+
+
+@pytest.mark.parametrize(("rate", "shift"), [(0.37, 2.5), (1.3e-3, 0.05), (1e-3, 50.0)])
+def test_mean_reciprocals_of_exponential_order_statistics_are_those_of_equation_8(rate, shift, precision):
+    law = bcgc.ShiftedExponential(*(jnp.asarray(v, precision) for v in (rate, shift)))
+
+    def reference(n, k):
+        return oracles.exponential_inverse_moment(float(law.rate), float(law.shift), n, k)
+
+    # worst measured 1.5e-7 and 3e-15
+    check_expectations(law, reciprocal, reference, precision, sizes=(1, 7, 50))
+
+
+@pytest.mark.parametrize(("function", "power"), [(None, 1.0), (root, 0.5), (reciprocal, -1.0)])
+def test_moments_of_pareto_order_statistics_are_ratios_of_gamma_functions(function, power, precision):
+    shape = 1.75  # exact in both precisions; the mean of the slowest of many is far in the tail
+
+    def reference(n, k):
+        return 2.25**power * power_moment(shape, n, k, power)
+
+    # worst measured 4e-7 and 3e-16
+    check_expectations(bcgc.Pareto(2.25, shape), function, reference, precision)
+
+
+@pytest.mark.parametrize("shape", [2.375, 1.25, 0.75])
+def test_means_of_heavy_tailed_order_statistics_are_exact_or_infinite(shape, precision):
+    law = log_logistic(jnp.asarray(2.25, precision), jnp.asarray(shape, precision))
+
+    def reference(n, k):
+        return log_logistic_moment(2.25, shape, n, k)
+
+    assert math.isinf(reference(7, 7)) == (shape < 1)
+    # worst measured
+    check_expectations(
+        law, None, reference, precision, rtol={"float32": 2e-5, "float64": 1e-14}[precision.name]
+    )
+
+
+def test_means_of_uniform_order_statistics_divide_the_interval_evenly(precision):
+    def reference(n, k):
+        return 1.7 + 1.4 * k / (n + 1)
+
+    # worst measured 5e-8 and 2e-16
+    check_expectations(bcgc.Uniform(1.7, 3.1), None, reference, precision)
+
+
+@functools.cache
+def reference_by_quadrature(name: str, parameters: tuple, num_workers: int, k: int, power: int) -> float:
+    oracle = getattr(oracles, name)
+    return float(oracle.expected_order_statistic(parameters, num_workers, k, lambda t: t**power))
+
+
+QUADRATURE = [
+    (bcgc.Weibull, "WEIBULL", WEIBULL, SIZES, [(1, 1), (7, 3), (50, 1), (1000, 1000)]),
+    (bcgc.Lognormal, "LOGNORMAL", LOGNORMAL, SIZES, [(1, 1), (7, 3), (50, 49), (1000, 2)]),
+    (bcgc.Uniform, "UNIFORM", (1.7, 3.1), SIZES, [(1, 1), (7, 3), (1000, 999)]),
+    (bcgc.Gamma, "GAMMA", GAMMA, (7, 50), [(7, 3), (50, 50)]),
+]
+
+
+@pytest.mark.parametrize(("build", "name", "parameters", "sizes", "chosen"), QUADRATURE, ids=lambda v: str(v))
+@pytest.mark.parametrize(("function", "power"), [(None, 1), (reciprocal, -1)])
+def test_expectations_are_those_of_mpmath(build, name, parameters, sizes, chosen, function, power, precision):
+    if name == "GAMMA" and (function is None) != (precision == np.float64):
+        pytest.skip("one function a precision: gamma takes seconds to compile")
+    result = np.asarray(expectations(build(*parameters), sizes, function, max_workers=max(sizes)), float)
+    actual = [result[sizes.index(n), n - k] for n, k in chosen]
+    expected = [reference_by_quadrature(name, parameters, n, k, power) for n, k in chosen]
+    # worst measured 2e-7 and 1.2e-15
+    rtol = {"float32": 1e-6, "float64": 1e-14}[precision.name]
+    np.testing.assert_allclose(actual, expected, rtol=rtol)
+
+
+def test_mean_reciprocals_are_infinite_exactly_where_too_much_lies_next_to_zero(precision):
+    # P(T_(k) ≤ t) ~ t^{c k}: E 1/T_(k) is finite for c k > 1.
+    for law, power in [
+        (bcgc.ShiftedExponential(0.37), 1.0),
+        (bcgc.Weibull(2.3, 0.6), 0.6),
+        (bcgc.Weibull(2.3, 0.3), 0.3),
+        (bcgc.Weibull(2.3, 3.4), 3.4),
+        (bcgc.Uniform(0.0, 3.1), 1.0),
+    ]:
+        result = np.asarray(expectations(law, (6,), reciprocal, max_workers=6))[0, ::-1]
+        np.testing.assert_array_equal(np.isinf(result), power * np.arange(1, 7) <= 1)
+        assert (np.diff(result[np.isfinite(result)]) < 0).all()
+
+
+def test_padding_and_a_traced_number_of_workers_change_nothing(x64):
+    law = bcgc.Weibull(*WEIBULL)
+    padded = expectations(law, (7,), None, max_workers=11)[0, :7]
+    np.testing.assert_allclose(bcgc.expected_order_statistics(law, 7), padded, rtol=1e-14)  # worst measured
+
+
+TIMES = [7.5, 0.375, 3.25, 3.25, 19.0]
+ATOMS = {
+    "two speeds": (
+        lambda: bcgc.TwoSpeed(1.25, 5.75, 0.28125),
+        (1.25, 5.75),
+        (Fraction(23, 32), Fraction(9, 32)),
+    ),
+    "empirical": (
+        lambda: bcgc.Empirical(TIMES),
+        (0.375, 3.25, 7.5, 19.0),
+        (Fraction(1, 5), Fraction(2, 5), Fraction(1, 5), Fraction(1, 5)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(ATOMS))
+@pytest.mark.parametrize(("function", "power"), [(None, 1), (reciprocal, -1)])
+def test_expectations_of_atomic_laws_are_binomial_sums(name, function, power, precision):
+    build, atoms, shares = ATOMS[name]
+
+    def reference(n, k):
+        return oracles.atomic_order_statistic(atoms, shares, n, k, lambda t: t**power)
+
+    # worst measured
+    rtol = {"float32": 5e-6, "float64": 1e-13}[precision.name]
+    check_expectations(build(), function, reference, precision, sizes=(1, 6, 50), rtol=rtol)
+
+
+def test_a_worker_that_may_never_answer_makes_every_mean_infinite_and_no_mean_reciprocal(precision):
+    law, shares = bcgc.TwoSpeed(1.25, math.inf, 0.28125), (Fraction(23, 32), Fraction(9, 32))
+    np.testing.assert_array_equal(expectations(law, (6,), None, max_workers=6), np.inf)
+
+    def reference(n, k):
+        return oracles.atomic_order_statistic((1.25, math.inf), shares, n, k, lambda t: 1 / t)
+
+    check_expectations(law, reciprocal, reference, precision, sizes=(1, 6), rtol=2e-6)
+
+
+def test_slopes_of_expectations_are_those_of_the_closed_form(precision):
+    def mean(p):
+        return bcgc.expected_order_statistics(log_logistic(*p), 50)
+
+    point = (2.25, 2.375)
+    slopes = jax.jit(jax.jacobian(mean))(tuple(jnp.asarray(v, precision) for v in point))
+    # worst measured
+    rtol = {"float32": 1e-5, "float64": 1e-12}[precision.name]
+    for k in ranks(50):
+        value = log_logistic_moment(*point, 50, k)
+        np.testing.assert_allclose(slopes[0][50 - k], value / 2.25, rtol=rtol)
+        with mp.workdps(30):
+
+            def log_moment(shape, k=k):
+                r, up = 1 / mp.mpf(shape), 50 - k + 1
+                return mp.loggamma(k + r) + mp.loggamma(up - r)
+
+            expected = value * float(mp.diff(log_moment, 2.375))
+        np.testing.assert_allclose(slopes[1][50 - k], expected, rtol=rtol, atol=rtol * value)
+
+
+# Poisson weights
+
+MULTIPLICITIES = np.array([-1, 0, 1, 2, 3, 4, 17, 120])
+RATES = np.array([0.0, 1e-12, 0.013, 0.97, 3.3, 41.0, 130.0])
+
+
+@functools.cache
+def poisson_reference(m: int, rate: float, order: int) -> tuple[float, float]:
+    """A derivative of rate^m e^{-rate} / m! by the product rule, and the same with positive terms."""
+    with mp.workdps(40):
+        x = mp.mpf(rate)
+        terms = [
+            mp.binomial(order, j) * mp.ff(m, j) * x ** (m - j) * (-1) ** (order - j)
+            for j in range(min(order, m) + 1)
+        ]
+        scale = mp.exp(-x) / mp.factorial(m) if m >= 0 else mp.mpf(0)
+        return float(scale * mp.fsum(terms)), float(scale * mp.fsum(terms, absolute=True))
+
+
+def test_poisson_weight_and_its_slopes_are_those_of_mpmath_also_at_rate_zero(precision):
+    rates = RATES.astype(precision)
+
+    def orders(m, rate):
+        def f(rate):
+            return poisson_weight(m, special.gammaln(m + 1), rate)
+
+        return f(rate), jax.grad(f)(rate), jax.grad(jax.grad(f))(rate)
+
+    grid = jax.jit(jax.vmap(jax.vmap(orders, (None, 0)), (0, None)))
+    result = grid(MULTIPLICITIES.astype(precision), rates)
+    # Relative to the terms that the slopes are sums of; worst measured
+    rtol = {"float32": 2e-4, "float64": 5e-13}[precision.name]
+    for order, values in enumerate(result):
+        assert values.dtype == precision
+        for m, row in zip(MULTIPLICITIES, np.asarray(values, float), strict=True):
+            expected, scale = np.transpose([poisson_reference(int(m), float(rate), order) for rate in rates])
+            np.testing.assert_array_less(np.abs(row - expected), rtol * scale + np.finfo(precision).tiny)
+    # At rate 0 the answers are whole numbers, exactly.
+    np.testing.assert_array_equal(result[0][:5, 0], [0, 1, 0, 0, 0])
+    np.testing.assert_array_equal(result[1][:5, 0], [0, -1, 1, 0, 0])
+    np.testing.assert_array_equal(result[2][:5, 0], [0, 1, -2, 1, 0])
+
+
+# Crossing probability
+
+BOUNDARIES = [
+    [Fraction(3, 10)],
+    [Fraction(0)],
+    [Fraction(1)],
+    [Fraction(2, 9), Fraction(5, 7)],
+    [Fraction(0), Fraction(5, 7)],
+    [Fraction(2, 9), Fraction(1)],
+    [Fraction(3, 7), Fraction(3, 7)],
+    [Fraction(0), Fraction(0)],
+    [Fraction(1), Fraction(1)],
+    [Fraction(0), Fraction(1)],
+    [Fraction(1, 50), Fraction(3, 8), Fraction(99, 100)],
+    [Fraction(3, 8), Fraction(3, 8), Fraction(8, 9)],
+    [Fraction(1, 50), Fraction(3, 8), Fraction(3, 8)],
+    [Fraction(5, 8), Fraction(5, 8), Fraction(5, 8)],
+    [Fraction(0), Fraction(5, 8), Fraction(1)],
+    [Fraction(1, 3), Fraction(1), Fraction(1)],
+    [Fraction(0), Fraction(0), Fraction(4, 5)],
+    [Fraction(1, 11), Fraction(1, 3), Fraction(2, 3), Fraction(7, 8)],
+    [Fraction(1, 4), Fraction(1, 3), Fraction(1, 3), Fraction(1)],
+    [Fraction(2, 5)] * 4,
+    [Fraction(1, 9), Fraction(1, 4), Fraction(1, 2), Fraction(1, 2), Fraction(31, 32)],
+    [Fraction(0), Fraction(1, 4), Fraction(1, 4), Fraction(1), Fraction(1)],
+    [Fraction(1, 9), Fraction(1, 4), Fraction(1, 2), Fraction(4, 7), Fraction(5, 7), Fraction(31, 32)],
+    [Fraction(2, 7), Fraction(2, 7), Fraction(2, 7), Fraction(6, 7), Fraction(6, 7), Fraction(6, 7)],
+    [Fraction(0), Fraction(0), Fraction(2, 7), Fraction(2, 7), Fraction(1), Fraction(1)],
+]
+MAX_WORKERS = 6
+
+
+def hazards(boundary, dtype) -> np.ndarray:
+    """Λ at the thresholds, slowest first, for probabilities in ascending order."""
+    below = np.array([float(b) for b in boundary], dtype)[::-1]
+    with np.errstate(divide="ignore"):
+        return -np.log1p(-below)
+
+
+def padded_hazards(dtype) -> tuple[np.ndarray, np.ndarray]:
+    """`[B, MAX_WORKERS]` and the numbers of workers: beyond them the last threshold repeats."""
+    rows = [hazards(b, dtype) for b in BOUNDARIES]
+    padded = np.stack([np.concatenate([row, np.full(MAX_WORKERS - row.size, row[-1])]) for row in rows])
+    return padded, np.array([row.size for row in rows])
+
+
+@functools.cache
+def crossing(dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Value and slopes at every boundary, from one compiled call with a traced number of workers."""
+    compiled = jax.jit(jax.vmap(jax.value_and_grad(crossing_probability)))
+    value, slopes = compiled(*padded_hazards(dtype))
+    assert value.dtype == slopes.dtype == dtype
+    return np.asarray(value, float), np.asarray(slopes, float)
+
+
+def test_the_oracle_of_crossing_probabilities_agrees_with_every_assignment_of_workers():
+    for boundary in BOUNDARIES:
+        if len(boundary) <= 5:
+            assert oracles.crossing_probability(boundary) == oracles.crossing_probability_by_cells(boundary)
+
+
+def test_crossing_probability_is_that_of_exact_enumeration(precision):
+    expected = [float(oracles.crossing_probability(b)) for b in BOUNDARIES]
+    # worst measured
+    atol = {"float32": 2e-6, "float64": 2e-15}[precision.name]
+    np.testing.assert_allclose(crossing(precision)[0], expected, rtol=0, atol=atol)
+
+
+def test_padding_of_the_crossing_probability_changes_nothing(precision):
+    value = crossing(precision)[0]
+    for size in range(1, MAX_WORKERS + 1):
+        same = [i for i, b in enumerate(BOUNDARIES) if len(b) == size]
+        alone = jax.jit(crossing_probability)(
+            np.stack([hazards(BOUNDARIES[i], precision) for i in same]), size
+        )
+        # worst measured 4 eps
+        np.testing.assert_allclose(alone, value[same], rtol=0, atol=16 * np.finfo(precision).eps)
+
+
+def test_what_lies_in_the_padding_has_no_slope(precision):
+    _, slopes = crossing(precision)
+    for boundary, slope in zip(BOUNDARIES, slopes, strict=True):
+        np.testing.assert_array_equal(slope[len(boundary) :], 0)
+    lower = padded_hazards(precision)[0] * (np.arange(MAX_WORKERS) < padded_hazards(precision)[1][:, None])
+    again = jax.vmap(crossing_probability)(lower, padded_hazards(precision)[1])
+    np.testing.assert_allclose(again, crossing(precision)[0], rtol=0, atol=8 * np.finfo(precision).eps)
+
+
+def feasible_directions(boundary: list[Fraction]) -> list[np.ndarray]:
+    """Directions that keep the boundary ascending and in [0, 1], and that span all of them.
+
+    In a group of ties the upper end may be raised, from any place in the group on, or, at 1, the lower
+    end lowered. The probability is a polynomial on the cone of ascending boundaries, so one-sided
+    differences along these directions tell all of its slopes.
+    """
+    directions = []
+    for value, group in itertools.groupby(range(len(boundary)), key=boundary.__getitem__):
+        members = list(group)
+        for i in range(len(members)):
+            direction = np.zeros(len(boundary), int)
+            if value < 1:
+                direction[members[i:]] = 1
+            else:
+                direction[members[: i + 1]] = -1
+            directions.append(direction)
+    return directions
+
+
+def test_slopes_of_the_crossing_probability_are_one_sided_differences_of_exact_enumeration(precision):
+    _, slopes = crossing(precision)
+    step = Fraction(1, 10**14)
+    # worst measured
+    atol = {"float32": 1e-5, "float64": 1e-12}[precision.name]
+    for boundary, slope in zip(BOUNDARIES, slopes, strict=True):
+        assert np.isfinite(slope).all()
+        directions = feasible_directions(boundary)
+        assert np.linalg.matrix_rank(np.array(directions)) == len(boundary)
+        base = oracles.crossing_probability(boundary)
+        for direction in directions:
+            moved = [b + int(d) * step for b, d in zip(boundary, direction, strict=True)]
+            expected = (oracles.crossing_probability(moved) - base) / step
+            # dΛ = db / (1 - b); from b = 1 no finite change of Λ leads away.
+            if boundary[int(np.flatnonzero(direction)[0])] == 1:
+                continue
+            by_hazard = direction / np.array([float(1 - b) if b < 1 else np.inf for b in boundary])
+            actual = slope[: len(boundary)][::-1] @ by_hazard
+            np.testing.assert_allclose(actual, float(expected), rtol=0, atol=atol)
+
+
+def test_slopes_at_an_infinite_hazard_are_zero(precision):
+    _, slopes = crossing(precision)
+    infinite = np.isinf(padded_hazards(precision)[0])
+    assert infinite.any()
+    np.testing.assert_array_equal(slopes[infinite], 0)
+
+
+@pytest.mark.parametrize(("num_workers", "spread"), [(50, 1.0), (50, 3.0), (200, 2.0), (1000, 2.5)])
+def test_crossing_probability_of_many_workers_is_that_of_a_sum_of_positive_terms(
+    num_workers, spread, precision
+):
+    # A boundary some deviations above the mean of the order statistics, with a run of ties.
+    mean = np.arange(1, num_workers + 1) / (num_workers + 1)
+    boundary = np.minimum(mean + spread * np.sqrt(mean * (1 - mean) / num_workers), 1)
+    tied = slice(num_workers // 3, num_workers // 3 + num_workers // 20 + 1)
+    boundary[tied] = boundary[tied][-1]
+    hazard = hazards(boundary, precision)
+    exact = -np.expm1(-hazard.astype(float))[::-1]
+    expected = oracles.crossing_probability_float(exact)
+    assert 0.04 < expected < 0.7
+    # worst measured
+    atol = {"float32": 1e-4, "float64": 1e-11}[precision.name]
+    result = jax.jit(crossing_probability)(hazard, num_workers)
+    np.testing.assert_allclose(result, expected, rtol=0, atol=atol)
+
+
+def test_the_oracle_for_many_workers_agrees_with_the_exact_one():
+    for boundary in BOUNDARIES:
+        result = oracles.crossing_probability_float(np.array([float(b) for b in boundary]))
+        np.testing.assert_allclose(result, float(oracles.crossing_probability(boundary)), rtol=0, atol=1e-14)
+
+
+def test_crossing_probability_takes_any_leading_axes(precision):
+    hazard = np.sort(np.random.default_rng(79).exponential(1.0, (2, 3, 4)), axis=-1)[..., ::-1].astype(
+        precision
+    )
+    result = crossing_probability(hazard, 4)
+    assert result.shape == (2, 3)
+    for index in np.ndindex(2, 3):
+        boundary = [Fraction(-math.expm1(-float(h))) for h in hazard[index][::-1]]
+        expected = float(oracles.crossing_probability(boundary))
+        np.testing.assert_allclose(result[index], expected, rtol=0, atol=8 * np.finfo(precision).eps)

@@ -1,0 +1,223 @@
+"""Partitions against Theorem 1 by brute force, active sets, and the definition of rounding."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.optimize
+
+import bcgc_jax as bcgc
+from tests import oracles
+
+
+def ascending_levels(num_workers: int, num_coordinates: int) -> np.ndarray:
+    """Every ascending s in {0…N-1}^L, one a row."""
+    return np.array(list(itertools.combinations_with_replacement(range(num_workers), num_coordinates)))
+
+
+# Theorem 1
+
+SIZES = [(1, 3), (2, 5), (3, 4), (4, 4), (5, 3)]
+
+
+@pytest.mark.parametrize(("num_workers", "num_coordinates"), SIZES)
+def test_partition_counts_the_coordinates_at_every_level(num_workers, num_coordinates):
+    levels = ascending_levels(num_workers, num_coordinates)
+    to_partition = jax.vmap(functools.partial(bcgc.partition_from_levels, num_workers=num_workers))
+    expected = [[list(s).count(n) for n in range(num_workers)] for s in levels]
+    np.testing.assert_array_equal(to_partition(levels), expected)
+    # The order of the coordinates does not matter.
+    shuffled = np.random.default_rng(7).permuted(levels, axis=1)
+    np.testing.assert_array_equal(to_partition(shuffled), expected)
+
+
+@pytest.mark.parametrize(("num_workers", "num_coordinates"), SIZES)
+def test_levels_are_the_first_to_reach_the_rank_of_their_coordinate(num_workers, num_coordinates):
+    partitions = [
+        x
+        for x in itertools.product(range(num_coordinates + 1), repeat=num_workers)
+        if sum(x) == num_coordinates
+    ]
+    expected = [
+        [
+            next(i for i in range(num_workers) if sum(x[: i + 1]) >= rank)
+            for rank in range(1, num_coordinates + 1)
+        ]
+        for x in partitions
+    ]
+    to_levels = jax.vmap(functools.partial(bcgc.levels_from_partition, num_coordinates=num_coordinates))
+    result = np.asarray(to_levels(np.array(partitions)))
+    np.testing.assert_array_equal(result, expected)
+    # The map is one to one onto the ascending levels, and undone by the count.
+    np.testing.assert_array_equal(np.unique(result, axis=0), ascending_levels(num_workers, num_coordinates))
+    back = jax.vmap(functools.partial(bcgc.partition_from_levels, num_workers=num_workers))(result)
+    np.testing.assert_array_equal(back, partitions)
+
+
+def test_sizes_default_to_those_of_concrete_arguments():
+    assert bcgc.levels_from_partition(np.array([2, 0, 3])).tolist() == [0, 0, 2, 2, 2]
+    assert bcgc.partition_from_levels([2, 0, 2, 2, 0]).tolist() == [2, 0, 3]
+    assert bcgc.partition_from_levels([2, 0, 2], 5).tolist() == [1, 0, 2, 0, 0]
+
+
+def test_traced_arguments_ask_for_the_size():
+    with pytest.raises(ValueError, match="partition is traced: give the static num_coordinates"):
+        jax.jit(bcgc.levels_from_partition)(np.array([2, 0, 3]))
+    with pytest.raises(ValueError, match="levels is traced: give the static num_workers"):
+        jax.jit(bcgc.partition_from_levels)(np.array([2, 0, 3]))
+
+
+def test_levels_of_a_partition_of_fractions_follow_the_same_rule(precision):
+    x = np.asarray([1.4, 0.0, 2.2, 0.3, 3.1], precision)
+    expected = [next(i for i in range(5) if x[: i + 1].sum() >= rank) for rank in range(1, 8)]
+    np.testing.assert_array_equal(bcgc.levels_from_partition(x, 7), expected)
+
+
+def test_levels_never_leave_the_levels_in_use_where_rounding_makes_the_sum_too_small(precision):
+    third = np.nextafter(precision.type(10 / 3), precision.type(0))
+    x = np.asarray([third, third, third, 0.0], precision)
+    np.testing.assert_array_equal(bcgc.levels_from_partition(x, 10), [0, 0, 0, 1, 1, 1, 2, 2, 2, 2])
+
+
+# Cumulative load
+
+
+def test_cumulative_load_is_the_sum_over_coordinates_of_their_redundancy(precision):
+    for levels in ascending_levels(4, 4):
+        x = np.bincount(levels, minlength=4)
+        # After level n a worker has spent s_l + 1 cycles on every coordinate up to that level.
+        expected = [sum(s + 1 for s in levels if s <= n) for n in range(4)]
+        np.testing.assert_array_equal(bcgc.cumulative_load(x), expected)
+
+
+def test_cumulative_load_runs_along_the_last_axis_in_the_dtype_of_its_argument(precision):
+    x = np.random.default_rng(3).gamma(0.6, 1e4, (2, 3, 7)).astype(precision)
+    result = jax.jit(bcgc.cumulative_load)(x)
+    expected = np.cumsum(x.astype(float) * np.arange(1, 8), axis=-1)
+    assert result.dtype == precision
+    np.testing.assert_allclose(result, expected, rtol=8 * np.finfo(precision).eps)  # worst measured 1 ulp
+
+
+# Projection
+
+
+def test_projection_is_the_best_over_all_active_sets(x64):
+    rng = np.random.default_rng(11)
+    project = jax.jit(jax.vmap(bcgc.project_partition, (0, 0, 0)))
+    for scale in (0.01, 1.0, 30.0):
+        values, total = rng.normal(0, scale, (60, 5)), rng.uniform(0.3, 7.0, 60)
+        num_workers = rng.integers(1, 6, 60)
+        result = np.asarray(project(values, total, num_workers))
+        for x, v, t, n in zip(result, values, total, num_workers, strict=True):
+            expected = oracles.project_by_active_sets(v[:n], t)
+            np.testing.assert_allclose(x[:n], expected, rtol=0, atol=3e-14)  # worst measured 9e-15
+            np.testing.assert_array_equal(x[n:], 0)
+
+
+def test_projection_agrees_with_a_quadratic_programme(x64):
+    values, total = np.array([1.7, -0.4, 0.9, 3.3, 0.2, 1.1]), 2.3
+    reference = scipy.optimize.minimize(
+        lambda x: np.sum((x - values) ** 2),
+        np.full(6, total / 6),
+        jac=lambda x: 2 * (x - values),
+        bounds=[(0, None)] * 6,
+        constraints={"type": "eq", "fun": lambda x: x.sum() - total, "jac": lambda x: np.ones(6)},
+        method="SLSQP",
+        options={"ftol": 1e-14},
+    )
+    assert reference.success
+    # worst measured 8e-16
+    np.testing.assert_allclose(bcgc.project_partition(values, total, 6), reference.x, atol=1e-9)
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 193, 300])
+def test_projection_meets_the_optimality_conditions_in_high_dimension(num_workers, precision):
+    rng = np.random.default_rng(num_workers)
+    total = 2e4
+    values = rng.normal(70.0, 250.0, 300).astype(precision)
+    values[num_workers:] += 1e6  # what lies in the padding must not matter
+    x = np.asarray(jax.jit(bcgc.project_partition)(values, total, num_workers), float)
+    eps = np.finfo(precision).eps
+    assert (x >= 0).all()
+    np.testing.assert_array_equal(x[num_workers:], 0)
+    np.testing.assert_allclose(x.sum(), total, rtol=8 * eps)  # worst measured 2 eps
+    shift = (values - x)[:num_workers]
+    positive = x[:num_workers] > 0
+    # One λ for all positive entries, at least the value of the others; worst measured 0.4 eps.
+    slack = 2 * eps * total
+    np.testing.assert_allclose(shift[positive], shift[positive].mean(), rtol=0, atol=slack)
+    assert (shift[~positive] <= shift[positive].mean() + slack).all()
+
+
+def test_projection_leaves_a_partition_as_it_is(precision):
+    x = np.asarray([3.7, 0.0, 2.2, 0.4, 0.0, 0.0], precision)
+    atol = 8 * np.finfo(precision).eps  # worst measured 2 eps
+    np.testing.assert_allclose(bcgc.project_partition(x, x.sum(), 4), x, rtol=0, atol=atol)
+
+
+def test_slopes_of_the_projection_are_those_of_finite_differences(x64):
+    values, total, num_workers = np.array([1.7, -0.4, 0.9, 3.3, 0.8, 9.0]), 2.3, 5
+    slopes = jax.jacobian(bcgc.project_partition)(values, total, num_workers)
+    h = 1e-6
+    for i in range(6):
+        moved = [values + np.eye(6)[i] * step for step in (h, -h)]
+        high, low = (
+            np.append(oracles.project_by_active_sets(v[:num_workers], total), np.zeros(1)) for v in moved
+        )
+        np.testing.assert_allclose(slopes[:, i], (high - low) / (2 * h), atol=1e-9)  # worst measured 1.5e-10
+
+
+# Rounding
+
+
+def random_partitions(rng: np.random.Generator, num_draws: int, total: float) -> np.ndarray:
+    """Partitions of `total` over 3 to 20 of 24 levels, the last ones padding."""
+    x = np.zeros((num_draws, 24))
+    for row in x:
+        used = rng.choice(22, rng.integers(3, 21), replace=False)
+        row[used] = rng.dirichlet(np.full(used.size, 0.4)) * total
+    return x
+
+
+@pytest.mark.parametrize("total", [7, 531, 20_000])
+def test_rounded_partition_sums_exactly_and_stays_within_one(total, precision):
+    x = random_partitions(np.random.default_rng(total), 200, total).astype(precision)
+    result = np.asarray(jax.jit(jax.vmap(bcgc.round_partition, (0, None)))(x, total))
+    assert np.issubdtype(result.dtype, np.integer)
+    np.testing.assert_array_equal(result.sum(axis=1), total)
+    assert np.abs(result - x.astype(float)).max() < 1
+    np.testing.assert_array_equal(result[x == 0], 0)
+    # Largest remainder: nobody rounded down has a larger remainder than somebody rounded up.
+    remainder = x - np.floor(x)
+    up = result > np.floor(x)
+    smallest_up = np.where(up, remainder, np.inf).min(axis=1)
+    largest_down = np.where(~up & (x > 0), remainder, -np.inf).max(axis=1)
+    assert (smallest_up >= largest_down).all()
+
+
+@pytest.mark.parametrize("total", [100_000_007, 1_000_000_000])
+def test_rounded_partition_sums_exactly_also_where_float32_has_no_fractions(total):
+    x = random_partitions(np.random.default_rng(5), 300, total).astype(np.float32)
+    result = np.asarray(jax.jit(jax.vmap(bcgc.round_partition, (0, None)))(x, total)).astype(np.int64)
+    np.testing.assert_array_equal(result.sum(axis=1), total)
+    # Half of a float32 spacing for each of the 20 levels.
+    assert np.abs(result - x.astype(float)).max() < 10 * np.spacing(np.float32(total))
+    np.testing.assert_array_equal(result[x == 0], 0)
+    assert (result >= 0).all()
+
+
+def test_rounding_leaves_integers_as_they_are(precision):
+    x = np.array([4, 0, 17, 1, 0, 3, 0])
+    result = bcgc.round_partition(jnp.asarray(x, precision), 25)
+    np.testing.assert_array_equal(result, x)
+    assert result.dtype == jnp.result_type(int)
+
+
+def test_rounding_repairs_a_sum_that_is_off_by_rounding(precision):
+    x = np.asarray([2.0, 0.0, 3.0, 5.0], precision)
+    below, above = (np.nextafter(x, precision.type(v)) for v in (-1, 100))
+    for near in (np.where(x > 0, below, 0), np.where(x > 0, above, 0)):
+        np.testing.assert_array_equal(bcgc.round_partition(jnp.asarray(near, precision), 10), x)

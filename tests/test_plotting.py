@@ -1,0 +1,66 @@
+"""Schemes look different from each other, files come out the same twice, and nothing global changes."""
+
+import builtins
+import sys
+
+import matplotlib
+import pytest
+
+from bcgc_jax import plotting
+from bcgc_jax.solvers.solve import BASELINES, PROPOSED
+
+
+def test_every_method_has_a_look_of_its_own():
+    assert {*PROPOSED, *BASELINES} <= set(plotting.STYLES)
+    looks = plotting.STYLES.values()
+    for property_of in (lambda s: s.label, lambda s: (s.color, s.line), lambda s: s.marker):
+        values = [property_of(s) for s in looks]
+        assert len(set(values)) == len(values)
+
+
+def small_figure():
+    figure, (axes,) = plotting.new_figure()
+    axes.plot([1, 10], [2, 30], **plotting.curve("time"))
+    axes.plot([1, 10], [2, 30], **plotting.points("time"))
+    plotting.label_axes(axes, "x (s)", "y (s)", log="xy", x_ticks=(1, 3, 10))
+    plotting.legend_outside(figure, [plotting.legend_handle("time")], title="title")
+    return figure
+
+
+def test_same_figure_same_bytes(tmp_path):
+    (tmp_path / "again").mkdir()
+    first = plotting.save_figure(small_figure(), tmp_path, "figure")
+    second = plotting.save_figure(small_figure(), tmp_path / "again", "figure")
+    assert [path.name for path in first] == ["figure.png", "figure.svg"]
+    for one, other in zip(first, second, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+    assert "<dc:date>" not in first[1].read_text()
+
+
+def test_legend_is_outside_the_axes():
+    figure = small_figure()
+    figure.draw_without_rendering()
+    (axes,), (legend,) = figure.axes, figure.legends
+    assert not axes.get_window_extent().overlaps(legend.get_window_extent())
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "3", "10"]
+
+
+def test_no_global_state(tmp_path):
+    before = dict(matplotlib.rcParams)
+    pyplot_loaded = "matplotlib.pyplot" in sys.modules
+    plotting.save_figure(small_figure(), tmp_path, "figure")
+    assert dict(matplotlib.rcParams) == before
+    assert ("matplotlib.pyplot" in sys.modules) == pyplot_loaded
+
+
+def test_missing_matplotlib_says_what_to_install(monkeypatch):
+    real_import = builtins.__import__
+
+    def no_matplotlib(name, *args, **kwargs):
+        if name.split(".")[0] == "matplotlib":
+            raise ImportError(name)
+        return real_import(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", no_matplotlib)
+    with pytest.raises(ImportError, match=r"pip install 'bcgc-jax\[plot\]'"):
+        plotting.new_figure()

@@ -1,0 +1,247 @@
+"""Laws as pytrees, and what they say to bad input."""
+
+import dataclasses
+import math
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bcgc_jax as bcgc
+from bcgc_jax._pytree import check, pytree_dataclass, static_field
+
+
+def scaled(p, t):
+    return p * t
+
+
+def unscaled(p, a):
+    return a / p
+
+
+LAWS = [
+    bcgc.ShiftedExponential(rate=0.37, shift=2.5),
+    bcgc.Weibull(scale=2.3, concentration=0.6, shift=0.9),
+    bcgc.Pareto(scale=2.3, shape=1.7),
+    bcgc.Uniform(low=1.7, high=3.1),
+    bcgc.TwoSpeed(fast=1.3, slow=5.7, probability=0.27),
+    bcgc.Lognormal(location=-0.7, scale=0.45, shift=2.5),
+    bcgc.Gamma(shape=2.6, rate=0.013, shift=50.0),
+    bcgc.Empirical([7.5, 0.4, 3.25]),
+    bcgc.FromHazard(scaled, unscaled, parameters=3.3),
+]
+every_law = pytest.mark.parametrize("law", LAWS, ids=lambda law: type(law).__name__)
+
+
+def fields(law) -> dict:
+    return {f.name: getattr(law, f.name) for f in dataclasses.fields(law)}
+
+
+# Trees
+
+
+@every_law
+def test_law_survives_flattening(law):
+    leaves, structure = jax.tree.flatten(law)
+    again = jax.tree.unflatten(structure, leaves)
+    assert type(again) is type(law)
+    assert all(fields(again)[name] is value for name, value in fields(law).items())
+
+
+@every_law
+def test_leaves_are_named_after_the_fields_in_order(law):
+    named, _ = jax.tree_util.tree_flatten_with_path(law)
+    dynamic = [f.name for f in dataclasses.fields(law) if not f.metadata.get("static")]
+    assert [jax.tree_util.keystr(path) for path, _ in named] == [f".{name}" for name in dynamic]
+    assert [leaf for _, leaf in named] == [getattr(law, name) for name in dynamic]
+
+
+@every_law
+def test_unflattening_never_checks_its_leaves(law):
+    leaves, structure = jax.tree.flatten(law)
+    placeholders = [object() for _ in leaves]
+    assert jax.tree.leaves(jax.tree.unflatten(structure, placeholders)) == placeholders
+    negative = jax.tree.map(lambda leaf: -jnp.abs(leaf) - 7, law)
+    assert all((leaf < 0).all() for leaf in jax.tree.leaves(negative))
+
+
+@every_law
+def test_law_is_frozen(law):
+    name = dataclasses.fields(law)[0].name
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(law, name, 2.3)
+
+
+@every_law
+def test_law_is_hashable_and_equal_to_itself_only(law):
+    twin = jax.tree.map(lambda leaf: leaf, law)
+    assert law == law
+    assert law != twin
+    assert len({law, twin, law}) == 2
+
+
+@every_law
+def test_law_survives_pickling(law):
+    again = pickle.loads(pickle.dumps(law))
+    assert jax.tree.structure(again) == jax.tree.structure(law)
+    np.testing.assert_array_equal(jax.tree.leaves(again)[0], jax.tree.leaves(law)[0])
+
+
+def test_replacing_a_field_checks_it_again():
+    law = dataclasses.replace(LAWS[0], shift=7.5)
+    assert (law.rate, law.shift) == (0.37, 7.5)
+    with pytest.raises(ValueError, match=r"^rate must be finite and > 0, got -0\.37$"):
+        dataclasses.replace(law, rate=-0.37)
+
+
+def test_law_passes_through_compiled_functions():
+    doubled = jax.jit(lambda law: jax.tree.map(lambda leaf: 2 * leaf, law))(LAWS[1])
+    assert isinstance(doubled, bcgc.Weibull)
+    np.testing.assert_allclose(jax.tree.leaves(doubled), [4.6, 1.2, 1.8], rtol=1e-7)
+
+
+def test_law_is_built_of_tracers_without_a_check():
+    def mean(rate):
+        return bcgc.ShiftedExponential(rate, shift=rate / 2).mean()
+
+    np.testing.assert_allclose(jax.jit(mean)(0.25), 4.125)
+    np.testing.assert_allclose(jax.vmap(mean)(jnp.array([0.25, 0.5])), [4.125, 2.25])
+    np.testing.assert_allclose(jax.grad(mean)(0.25), 0.5 - 16)
+
+
+def test_any_leaf_alone_may_be_batched():
+    rates = jnp.array([0.25, 0.5, 2.0])
+    law = bcgc.ShiftedExponential(rates, 2.5)
+    axes = jax.tree.unflatten(jax.tree.structure(law), [0, None])
+    means = jax.vmap(lambda law: law.mean(), in_axes=(axes,))(law)
+    np.testing.assert_allclose(means, [6.5, 4.5, 3.0])
+
+
+def test_static_fields_decide_what_is_compiled_again():
+    traced = []
+
+    @jax.jit
+    def hazard(law):
+        traced.append(law)
+        return law.cumulative_hazard(2.3)
+
+    for parameters in (3.3, 0.7):
+        law = bcgc.FromHazard(scaled, unscaled, parameters=parameters)
+        np.testing.assert_allclose(hazard(law), 2.3 * parameters, rtol=1e-6)
+    assert len(traced) == 1
+    other = bcgc.FromHazard(lambda p, t: p * t**2, lambda p, a: (a / p) ** 0.5, parameters=3.3)
+    np.testing.assert_allclose(hazard(other), 3.3 * 2.3**2, rtol=1e-6)
+    assert len(traced) == 2
+    assert jax.tree.structure(law) != jax.tree.structure(other)
+
+
+def test_static_fields_are_no_leaves():
+    @pytree_dataclass
+    class Pair:
+        number: float
+        name: str = static_field(default="pair")
+        other: float = 0.3
+
+    pair = Pair(0.7, name="couple")
+    assert jax.tree.leaves(pair) == [0.7, 0.3]
+    assert jax.tree.map(lambda v: v * 10, pair).name == "couple"
+    assert jax.tree.structure(pair) != jax.tree.structure(Pair(0.7))
+
+
+# Bad input
+
+WRONG = {
+    "wrong sign": -0.7,
+    "zero": 0.0,
+    "NaN": math.nan,
+    "infinite": math.inf,
+    "minus infinite": -math.inf,
+    "text": "0.7",
+    "nothing": None,
+    "complex": 0.7 + 0.1j,
+    "truth value": True,
+    "one wrong entry": [0.7, -0.1],
+    "NaN in an array": np.array([[0.7], [math.nan]]),
+    "NaN on the device": jnp.array([math.nan, 0.7]),
+}
+MAY_BE_ZERO = {"shift", "low", "location", "probability"}
+MAY_BE_NEGATIVE = {"location"}
+MAY_BE_INFINITE = {"slow"}
+BAD = [
+    pytest.param(law, name, value, id=f"{type(law).__name__}-{name}-{what}")
+    for law in LAWS
+    for name in fields(law)
+    if not isinstance(law, (bcgc.Empirical, bcgc.FromHazard))
+    for what, value in WRONG.items()
+    if not (what == "zero" and name in MAY_BE_ZERO)
+    if not (what in ("wrong sign", "one wrong entry") and name in MAY_BE_NEGATIVE)
+    if not (what == "infinite" and name in MAY_BE_INFINITE)
+]
+
+
+@pytest.mark.parametrize(("law", "name", "value"), BAD)
+def test_bad_field_is_named(law, name, value):
+    with pytest.raises(ValueError, match=rf"^{name} must be ") as caught:
+        type(law)(**{**fields(law), name: value})
+    assert "got" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: bcgc.Uniform(3.1, 1.7), "low must be below high, got 3.1 and 1.7"),
+        (lambda: bcgc.Uniform(1.7, 1.7), "low must be below high, got 1.7 and 1.7"),
+        (lambda: bcgc.Uniform(np.array([1.0, 4.0]), 3.1), "low must be below high"),
+        (lambda: bcgc.TwoSpeed(5.7, 1.3, 0.27), "fast must be below slow, got 5.7 and 1.3"),
+        (lambda: bcgc.TwoSpeed(5.7, 5.7, 0.27), "fast must be below slow, got 5.7 and 5.7"),
+        (lambda: bcgc.TwoSpeed(1.3, 5.7, 1.01), "probability must be finite and <= 1, got 1.01"),
+        (lambda: bcgc.Empirical([]), "times is empty: an empirical law needs at least one measured time"),
+        (lambda: bcgc.Empirical(np.zeros((0, 3))), "times is empty"),
+        (lambda: bcgc.Empirical([0.7, 0.0]), "times must be finite and > 0, got 0.0"),
+        (lambda: bcgc.Empirical([0.7, -0.2]), "times must be finite and > 0, got -0.2"),
+        (lambda: bcgc.Empirical([0.7, math.nan]), "times must be finite and > 0, got nan"),
+        (lambda: bcgc.Empirical([0.7, math.inf]), "times must be finite and > 0, got inf"),
+        (lambda: bcgc.Empirical(["fast", "slow"]), "times must be a number, got"),
+    ],
+)
+def test_bad_law_says_what_is_wrong(build, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        build()
+
+
+@pytest.mark.parametrize(
+    ("condition", "good", "bad"),
+    [("> 0", 1e-30, 0), (">= 0", 0, -1e-30), ("<= 1", 1, 1.001), ("< 2.5", 2.499, 2.5), ("", -3, math.inf)],
+)
+def test_check_compares_with_its_bound(condition, good, bad):
+    check("depth", good, condition)
+    check("depth", [good, good], condition)
+    with pytest.raises(ValueError, match=r"^depth must be finite"):
+        check("depth", bad, condition)
+    with pytest.raises(ValueError, match=r"^depth must be finite"):
+        check("depth", [[good], [bad]], condition)
+
+
+def test_check_names_the_first_bad_entry():
+    with pytest.raises(ValueError, match=r"^depth must be finite and > 0, got -3\.0$"):
+        check("depth", [2.0, -3.0, -4.0], "> 0")
+
+
+def test_check_may_allow_infinity_but_no_nan():
+    check("depth", math.inf, "> 0", finite=False)
+    with pytest.raises(ValueError, match=r"^depth must be > 0, got nan$"):
+        check("depth", math.nan, "> 0", finite=False)
+    with pytest.raises(ValueError, match=r"^depth must be > 0, got -inf$"):
+        check("depth", -math.inf, "> 0", finite=False)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.int8, np.uint32, jnp.bfloat16, int, float])
+def test_numbers_of_every_kind_are_numbers(kind):
+    check("depth", kind(3), "> 0")
+    check("depth", jnp.asarray(kind(3)), "> 0")
+    law = bcgc.ShiftedExponential(kind(3), kind(2))
+    np.testing.assert_allclose(
+        float(law.mean()), 2 + 1 / 3, rtol=1e-2 if jnp.dtype(kind).itemsize < 4 else 1e-6
+    )

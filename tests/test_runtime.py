@@ -1,0 +1,374 @@
+"""Runtimes of a draw by plain Python, Theorem 1 by brute force, simulation, deadlines, certificates."""
+
+import functools
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import optimize
+
+import bcgc_jax as bcgc
+from tests import runtime_oracles as oracles
+from tests.runtime_oracles import CASES
+
+SAMPLES, CYCLES = 6.0, 0.7
+
+
+def _draws(rng: np.random.Generator, count: int, workers: int) -> np.ndarray:
+    """Unsorted cycle times, with ties."""
+    return np.round(rng.gamma(1.5, 2.0, (count, workers)), 1) + 0.1
+
+
+def _problem(name: str, workers: int, **changed) -> bcgc.Problem:
+    return bcgc.Problem(CASES[name].law(**changed), workers, 100, SAMPLES, CYCLES)
+
+
+def _exact(name: str, partition) -> float:
+    load = oracles.load_of(partition)
+    return SAMPLES * CYCLES / len(load) * oracles.expected_max(CASES[name].reference(), load)
+
+
+def test_block_runtime_is_equation_5(precision):
+    rng = np.random.default_rng(1)
+    for workers in (1, 2, 5, 9):
+        x = rng.dirichlet(np.full(workers, 0.7), 6) * 40
+        x[x < 1] = 0
+        times = _draws(rng, 6, workers)
+        expected = [oracles.block_runtime(a, t, SAMPLES, CYCLES) for a, t in zip(x, times, strict=True)]
+        actual = bcgc.block_runtime(x, times, num_samples=SAMPLES, cycles=CYCLES)
+        assert actual.dtype == precision
+        # Worst measured 4e-16, 2e-7.
+        np.testing.assert_allclose(actual, expected, rtol=10 * np.finfo(precision).eps)
+
+
+def test_coordinate_runtime_is_equation_2_in_any_order_of_the_levels(precision):
+    rng = np.random.default_rng(2)
+    for workers, coordinates in ((1, 3), (4, 1), (5, 11)):
+        levels = rng.integers(0, workers, (6, coordinates))
+        times = _draws(rng, 6, workers)
+        expected = [
+            oracles.coordinate_runtime(s, t, SAMPLES, CYCLES) for s, t in zip(levels, times, strict=True)
+        ]
+        actual = bcgc.coordinate_runtime(levels, times, num_samples=SAMPLES, cycles=CYCLES)
+        assert actual.dtype == precision
+        np.testing.assert_allclose(actual, expected, rtol=10 * np.finfo(precision).eps)
+
+
+@pytest.mark.usefixtures("x64")
+def test_leading_axes_broadcast_like_a_loop_and_like_vmap():
+    rng = np.random.default_rng(3)
+    x, times = rng.dirichlet(np.full(4, 0.8), 3) * 20, _draws(rng, 5, 4)
+    levels = rng.integers(0, 4, (3, 7))
+    for function, scheme, loop in (
+        (bcgc.block_runtime, x, oracles.block_runtime),
+        (bcgc.coordinate_runtime, levels, oracles.coordinate_runtime),
+    ):
+        expected = np.array([[loop(a, t, 1.0, 1.0) for t in times] for a in scheme])
+        np.testing.assert_allclose(function(scheme[:, None], times), expected, rtol=1e-14)
+        nested = jax.jit(jax.vmap(jax.vmap(function, (None, 0)), (0, None)))
+        np.testing.assert_allclose(nested(scheme, times), expected, rtol=1e-14)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("workers", "coordinates"), [(3, 5), (4, 4)])
+def test_levels_in_ascending_order_lose_nothing_and_are_partitions(workers, coordinates):
+    """Lemma 1 and Theorem 1, by brute force over every s."""
+    rng = np.random.default_rng(workers)
+    times = _draws(rng, 6, workers)
+    every = np.array(list(itertools.product(range(workers), repeat=coordinates)))
+    ascending = np.all(np.diff(every, axis=1) >= 0, axis=1)
+    of_levels = jax.jit(bcgc.coordinate_runtime)
+    runtime = np.asarray(of_levels(every[:, None], times))
+
+    # Lemma 1, draw by draw: sorting the levels never hurts, and it does help somewhere.
+    in_order = np.asarray(of_levels(np.sort(every, axis=1)[:, None], times))
+    assert np.all(in_order <= runtime * (1 + 1e-14))
+    assert np.any(in_order < 0.9 * runtime)
+
+    # Theorem 1: the ascending levels and the partitions are the same schemes.
+    partitions = np.array(
+        [c for c in itertools.product(range(coordinates + 1), repeat=workers) if sum(c) == coordinates]
+    )
+    assert len(partitions) == ascending.sum() == math.comb(workers + coordinates - 1, coordinates)
+    of_partitions = np.asarray(jax.jit(bcgc.block_runtime)(partitions[:, None], times))
+    for levels, row in zip(every[ascending], runtime[ascending], strict=True):
+        counts = [int(np.sum(levels == n)) for n in range(workers)]
+        match = np.flatnonzero((partitions == counts).all(1))
+        np.testing.assert_allclose(of_partitions[match[0]], row, rtol=1e-14)
+
+    # So the three minima of the average are one.
+    best = runtime.mean(1).min()
+    np.testing.assert_allclose(runtime[ascending].mean(1).min(), best, rtol=1e-14)
+    np.testing.assert_allclose(of_partitions.mean(1).min(), best, rtol=1e-14)
+    loop = min(np.mean([oracles.coordinate_runtime(s, t, 1.0, 1.0) for t in times]) for s in every[ascending])
+    np.testing.assert_allclose(best, loop, rtol=1e-14)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_example_of_figure_1_beats_every_single_level():
+    # Fig. 1: N = L = 4, T = (0.1, 0.1, 0.25, 1); with M = N and b = 1 the factor M b / N is 1.
+    times = [0.1, 0.1, 0.25, 1.0]
+
+    def runtime(levels):
+        return float(bcgc.coordinate_runtime(levels, times, num_samples=4.0))
+
+    # Four cycles wait for T_(4) = 1, eight for T_(3), twelve and sixteen for 0.1.
+    single = [runtime([n] * 4) for n in range(4)]
+    np.testing.assert_allclose(single, [4.0, 2.0, 1.2, 1.6], rtol=1e-14)
+    # s = (1, 1, 2, 2): max(4 · 0.25, 10 · 0.1) = 1.
+    np.testing.assert_allclose(runtime([1, 1, 2, 2]), 1.0, rtol=1e-14)
+    np.testing.assert_allclose(bcgc.block_runtime([0, 2, 2, 0], times, num_samples=4.0), 1.0, rtol=1e-14)
+
+
+_probability = jax.jit(bcgc.completion_probability)
+
+
+@functools.partial(jax.jit, static_argnames="num_draws")
+def _simulate(keys, problem, partition, num_draws):
+    return jax.vmap(lambda key: bcgc.simulate_runtime(key, problem, partition, num_draws))(keys)
+
+
+def _check_simulation(name):
+    workers, partition = 6, np.array([20.0, 0.0, 15.0, 30.0, 5.0, 30.0])
+    estimate = _simulate(jax.random.split(jax.random.key(4), 4), _problem(name, workers), partition, 20_000)
+    exact = _exact(name, partition)
+    assert np.all(np.abs(np.asarray(estimate.mean) - exact) < 4 * np.asarray(estimate.standard_error))
+
+    rng = np.random.default_rng(4)
+    sorted_draws = oracles.slowest_first(CASES[name].reference(), rng, 50_000, workers)
+    draws = SAMPLES * CYCLES / workers * (sorted_draws * oracles.load_of(partition)).max(1)
+    error = math.hypot(float(estimate.standard_error[0]), draws.std() / math.sqrt(draws.size))
+    assert abs(float(estimate.mean[0]) - draws.mean()) < 4 * error
+    # Worst measured 0.09, for pareto_3: without a fourth moment a standard error is itself noisy.
+    expected = draws.std() / math.sqrt(20_000)
+    np.testing.assert_allclose(estimate.standard_error, expected, rtol=0.15)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "shifted_exponential",
+        "weibull_07",
+        "pareto_3",
+        "lognormal",
+        "gamma",
+        "uniform",
+        "two_speed",
+        "empirical",
+    ],
+)
+@pytest.mark.usefixtures("x64")
+def test_simulation_is_within_its_error_of_the_exact_value_and_of_sorted_draws(name):
+    _check_simulation(name)
+
+
+@pytest.mark.parametrize("name", ["weibull_07", "empirical"])
+def test_simulation_in_single_precision_is_too(name):
+    _check_simulation(name)
+
+
+@pytest.mark.parametrize("name", ["shifted_exponential", "two_speed"])
+def test_the_standard_error_is_the_deviation_of_the_mean(name):
+    partition, count = np.array([60.0, 20.0, 10.0, 0.0]), 800
+    estimate = _simulate(jax.random.split(jax.random.key(5), count), _problem(name, 4), partition, 200)
+    scores = (np.asarray(estimate.mean, float) - _exact(name, partition)) / np.asarray(
+        estimate.standard_error
+    )
+    assert abs(scores.mean()) < 4 / math.sqrt(count)
+    # The deviation of a deviation is 1/√(2 count) for normal scores; a skew law at 200 draws adds a little.
+    assert abs(scores.std() - 1) < 4 / math.sqrt(2 * count) + 0.02
+
+
+def test_a_key_gives_the_same_draws_and_another_key_others():
+    problem, partition = _problem("uniform", 3), jnp.array([1.0, 2.0, 3.0])
+    keys = jnp.stack([jax.random.key(seed) for seed in (6, 6, 7)])
+    mean, error = _simulate(keys, problem, partition, 100)
+    assert (mean[0], error[0]) == (mean[1], error[1])
+    assert mean[0] != mean[2]
+
+
+def test_simulation_with_padding_and_traced_workers_has_the_same_expectation():
+    law = CASES["pareto_3"].law()
+
+    @jax.jit
+    def estimate(key, workers, partition):
+        problem = bcgc.Problem(law, workers, 100, SAMPLES, CYCLES, max_workers=8)
+        return bcgc.simulate_runtime(key, problem, partition, 40_000)
+
+    for workers in (1, 3, 8):
+        partition = np.arange(1.0, workers + 1)
+        mean, error = estimate(jax.random.key(8), workers, np.pad(partition, (0, 8 - workers)))
+        assert abs(float(mean) - _exact("pareto_3", partition)) < 4 * float(error)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["shifted_exponential", "weibull_07", "pareto_12", "lognormal", "uniform", "two_speed", "empirical"],
+)
+@pytest.mark.usefixtures("x64")
+def test_the_completion_probability_is_that_of_the_recursion_and_of_draws(name):
+    rng, workers = np.random.default_rng(9), 20
+    reference, problem = CASES[name].reference(), _problem(name, workers)
+    scale = SAMPLES * CYCLES / workers
+    partitions = 100 * rng.dirichlet(np.full(workers, 0.5), 2)
+    partitions[0, :3] = 0
+    for partition in partitions:
+        load = oracles.load_of(partition)
+        draws = scale * (oracles.slowest_first(reference, rng, 20_000, workers) * load).max(1)
+        # Midway between draws, so that no deadline is an atom of the law.
+        spread = np.unique(np.round(np.quantile(draws, [0.001, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99]), 9))
+        deadlines = np.concatenate([1.0001 * spread, 1.5 * spread[-1:]])
+        actual = np.asarray(_probability(problem, partition, deadlines))
+        late = oracles.exceedance(reference, load, deadlines / scale)
+        np.testing.assert_allclose(actual, 1 - late, atol=1e-12, rtol=0)  # worst measured 2e-14
+        counted = (draws[:, None] <= deadlines).mean(0)
+        assert np.all(np.abs(counted - actual) <= 4 * np.sqrt(actual * (1 - actual) / draws.size) + 1e-4)
+        assert np.all(np.diff(actual) >= 0)
+
+
+@pytest.mark.parametrize("name", ["shifted_exponential", "uniform", "two_speed"])
+def test_the_completion_probability_runs_from_0_to_1(name, precision):
+    partition = np.array([20.0, 0.0, 15.0, 30.0, 5.0, 30.0])
+    reference, problem = CASES[name].reference(), _problem(name, 6)
+    earliest = SAMPLES * CYCLES / 6 * oracles.load_of(partition)[-1] * reference.infimum
+    deadlines = np.array([0.0, 0.999 * earliest, 1e12, np.inf])
+    actual = _probability(problem, partition, deadlines)
+    assert actual.dtype == precision
+    np.testing.assert_allclose(actual, [0, 0, 1, 1], atol=30 * np.finfo(precision).eps)  # worst measured 5
+    assert np.all((actual >= 0) & (actual <= 1))
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_deadline_met_exactly_counts():
+    # Scale 1; loads 2, 4, 4, 4: the runtime is 6 if all are fast, 15 with one slow worker, else 30.
+    problem = bcgc.Problem(bcgc.TwoSpeed(1.5, 7.5, 0.25), 4, 3, num_samples=4.0)
+    actual = _probability(problem, jnp.array([2.0, 1.0, 0.0, 0.0]), jnp.array([[5.99, 6.0], [15.0, 30.0]]))
+    fast = 0.75**4
+    np.testing.assert_allclose(actual, [[0, fast], [fast + 4 * 0.25 * 0.75**3, 1]], atol=1e-14)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_slope_of_the_completion_probability_is_that_of_central_differences():
+    partition, workers, deadline = np.array([20.0, 4.0, 15.0, 30.0, 5.0]), 5, 350.0
+    reference, problem = CASES["weibull_3"].reference(), _problem("weibull_3", 5)
+    slope = jax.jit(jax.grad(bcgc.completion_probability, 1))(problem, partition, deadline)
+    h = 1e-3 * partition
+    steps = np.concatenate([partition + np.diag(h), partition - np.diag(h)])
+    loads = np.array([oracles.load_of(row) for row in steps])
+    t = np.full(2 * workers, deadline / (SAMPLES * CYCLES / workers))
+    late = oracles.exceedance(reference, loads, t)
+    exact = -(late[:workers] - late[workers:]) / (2 * h)
+    assert 0.05 < late[0] < 0.95
+    np.testing.assert_allclose(slope, exact, rtol=1e-4)
+
+
+def test_single_precision_keeps_both_tails_of_the_completion_probability():
+    partition, workers = np.array([20.0, 0.0, 15.0, 30.0, 5.0, 30.0]), 6
+    reference, problem = CASES["shifted_exponential"].reference(), _problem("shifted_exponential", workers)
+    scale, load = SAMPLES * CYCLES / workers, oracles.load_of(partition)
+    deadlines = np.array([2e4, 5e4, 1e5, 3e5])
+    late = oracles.exceedance(reference, load, deadlines / scale)
+    actual = _probability(problem, partition, deadlines)
+    assert actual.dtype == jnp.float32
+    np.testing.assert_allclose(actual, 1 - late, atol=5e-6, rtol=0)  # worst measured 3e-7
+
+
+@jax.jit
+def _certify(law, partition, workers):
+    problem = bcgc.Problem(law, workers, 100, SAMPLES, CYCLES, max_workers=partition.size)
+    return bcgc.certificate(problem, partition)
+
+
+@pytest.mark.parametrize("name", ["shifted_exponential", "weibull_3", "pareto_12", "two_speed"])
+@pytest.mark.usefixtures("x64")
+def test_no_feasible_point_beats_the_lower_bound(name):
+    case, workers, rng = CASES[name], 8, np.random.default_rng(10)
+    law, reference = case.law(), case.reference()
+    near = [
+        rng.dirichlet(np.full(workers, c), n) for c, n in ((0.1, 800), (0.5, 800), (2.0, 800), (20.0, 400))
+    ]
+    points = 100 * np.concatenate([*near, np.eye(workers)])
+    loads = np.cumsum(points * np.arange(1, workers + 1), axis=1)
+    # A first look by common draws, an exact one at the best of them.
+    draws = oracles.slowest_first(reference, rng, 400, workers)
+    sampled = np.array([(draws * load).max(1).mean() for load in loads])
+    best = np.argsort(sampled)[:25]
+    scale = SAMPLES * CYCLES / workers
+    exact = scale * oracles.expected_maxima(reference, loads[best])
+    bounds = []
+    for partition in [*(100 * np.eye(workers)), *points[:3], *points[best[:5]]]:
+        value, _, lower, gap = _certify(law, jnp.asarray(partition), workers)
+        assert lower <= exact.min() * (1 + 1e-9)
+        assert 0 <= lower <= value
+        np.testing.assert_allclose(gap, 1 - lower / value, rtol=1e-12)
+        bounds.append(float(lower))
+    # Thousands of points, so a bound that were too high by a few per cent would show.
+    assert max(bounds) > 0.5 * exact.min()
+
+
+@pytest.mark.parametrize(
+    ("name", "gap"), [("shifted_exponential", 1e-4), ("weibull_3", 1e-4), ("pareto_12", 1e-2)]
+)
+@pytest.mark.usefixtures("x64")
+def test_the_certificate_closes_at_an_optimum_found_elsewhere(name, gap):
+    case, workers = CASES[name], 8
+    share, value = oracles.optimal_share(name, workers)
+    result = _certify(case.law(), jnp.asarray(100 * share), workers)
+    np.testing.assert_allclose(result.expected_runtime, 100 * SAMPLES * CYCLES / workers * value, rtol=1e-8)
+    # Worst measured 1e-5, and 5e-3 where the optimum has an empty level (differences see no slope there).
+    assert 0 <= result.relative_gap < gap
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_certificate_of_two_workers_is_that_of_a_line_search():
+    # One free number: the least of f(100 - z, z) by golden section on the recursion.
+    case = CASES["pareto_3"]
+    reference = case.reference()
+
+    def f(z):
+        return oracles.expected_max(reference, oracles.load_of([100 - z, z]))
+
+    best = optimize.minimize_scalar(f, bounds=(0, 100), method="bounded", options={"xatol": 1e-7})
+    scale = SAMPLES * CYCLES / 2
+    value, _, lower, _ = _certify(case.law(), np.pad([100 - best.x, best.x], (0, 6)), 2)
+    np.testing.assert_allclose(value, scale * best.fun, rtol=1e-9)
+    np.testing.assert_allclose(lower, scale * best.fun, rtol=1e-5)
+    _, _, lower, _ = _certify(case.law(), np.pad([60.0, 40.0], (0, 6)), 2)
+    assert lower < scale * best.fun
+
+
+@pytest.mark.usefixtures("x64")
+def test_padding_leaves_the_certificate_alone():
+    partition = np.array([20.0, 0.0, 50.0, 30.0])
+    law = CASES["weibull_3"].law()
+    plain = _certify(law, jnp.asarray(partition), 4)
+    padded = _certify(law, np.pad(partition, (0, 4)), 4)
+    np.testing.assert_allclose(padded.lower_bound, plain.lower_bound, rtol=1e-10)
+    np.testing.assert_allclose(padded.expected_runtime, plain.expected_runtime, rtol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_expected_runtime_scales_with_samples_and_cycles_and_takes_integers():
+    law, load = CASES["pareto_3"].law(), oracles.load_of([3, 0, 4])
+    exact = oracles.expected_max(CASES["pareto_3"].reference(), load)
+    runtime = jax.jit(bcgc.expected_runtime)
+    for samples, cycles in ((1.0, 1.0), (50.0, 0.3), (7, 2)):
+        problem = bcgc.Problem(law, 3, 7, samples, cycles)
+        np.testing.assert_allclose(
+            runtime(problem, np.array([3, 0, 4])), samples * cycles / 3 * exact, rtol=1e-10
+        )
+
+
+def test_a_partition_of_the_wrong_length_is_refused_with_its_reason():
+    problem = _problem("uniform", 3)
+    for call in (
+        lambda x: bcgc.expected_runtime(problem, x),
+        lambda x: bcgc.certificate(problem, x),
+        lambda x: bcgc.completion_probability(problem, x, 1.0),
+        lambda x: bcgc.simulate_runtime(jax.random.key(0), problem, x, 10),
+    ):
+        with pytest.raises(ValueError, match=r"shape \(3,\).*got \(4,\).*vmap"):
+            call([1.0, 2.0, 3.0, 4.0])

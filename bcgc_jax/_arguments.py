@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 import click
+import jax.numpy as jnp
 
 from bcgc_jax import distributions
 from bcgc_jax.distributions import Law
@@ -96,7 +97,7 @@ class CycleTime(click.ParamType):
 def describe_law(law: Law) -> dict[str, Any]:
     """The law as plain JSON values."""
     if isinstance(law, distributions.Empirical):
-        size = int(law.times.size)  # type: ignore[union-attr]
+        size = int(jnp.asarray(law.times).size)
         return {"law": "empirical", "measured_times": size, "mean": float(law.mean())}
     name = next(n for n, cls in LAWS.items() if type(law) is cls)
     fields = dataclasses.fields(law)  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ float32. Leaves may be batched or traced: `jit`, `vmap` and `grad` go through th
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -372,7 +372,7 @@ class Empirical(Law):
     (2.0, 0.75)
     """
 
-    times: ArrayLike
+    times: ArrayLike | Sequence[float]
 
     def __post_init__(self) -> None:
         if np.size(self.times) == 0:

@@ -31,8 +31,8 @@ class Style(NamedTuple):
 
 _DOTTED = (0, (1.5, 1.5))
 # Okabe and Ito's palette, told apart by colour-blind readers; the line patterns and the markers tell
-# the schemes apart without any colour. Two are wide, so that they show under the curves that often
-# coincide with them: the subgradients' and full replication's. The proposed schemes are solid, the baselines are not.
+# the schemes apart without any colour. The proposed schemes are solid, the baselines are not. Two are
+# wide, so that they show under a curve that often coincides: the subgradients', full replication's.
 STYLES: Mapping[str, Style] = MappingProxyType(
     {
         "optimal": Style("optimal", "#000000", "*", "-", 3.0),

@@ -25,11 +25,17 @@ class _Parser(argparse.ArgumentParser):
 
 
 def run_command(
-    name: str, description: str, run: Callable[[Path, int], None], argv: Sequence[str] | None = None
+    name: str,
+    description: str,
+    run: Callable[..., None],
+    argv: Sequence[str] | None = None,
+    *,
+    seeded: bool = True,
 ) -> int:
-    """The command `python -m experiments.NAME`: read `argv`, call `run(out, seed)`, return the exit status.
+    """The command `python -m experiments.NAME`: read `argv`, call `run(out)`, return the exit status.
 
-    Switches this process to float64. What is wrong with the arguments or the disk is one line and status 2.
+    A `seeded` experiment has an option for it and is called as `run(out, seed=...)`. Switches this process
+    to float64. What is wrong with the arguments or the disk is one line and status 2.
     """
     command = f"python -m experiments.{name}"
     parser = _Parser(
@@ -45,9 +51,14 @@ def run_command(
         metavar="DIR",
         help="folder to write to (default: figures)",
     )
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="INT", help="seed of the stochastic subgradients (default: 0)"
-    )
+    if seeded:
+        parser.add_argument(
+            "--seed",
+            type=int,
+            default=0,
+            metavar="INT",
+            help="seed of the stochastic subgradients (default: 0)",
+        )
     args = parser.parse_args(argv)
     if args.out.exists() and not args.out.is_dir():
         parser.error(f"argument --out: {args.out} is a file, not a folder")
@@ -57,7 +68,7 @@ def run_command(
             parser.error(f"argument --out: no permission to write to {args.out}")
         plotting.require_matplotlib()
         jax.config.update("jax_enable_x64", True)
-        run(args.out, args.seed)
+        run(args.out, **({"seed": args.seed} if seeded else {}))
     except OSError as error:
         parser.error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except ImportError as error:

@@ -71,9 +71,9 @@ def reference(problem: bcgc.Problem, seed: int) -> Reference:
     lower bound too.
     """
     if problem.max_workers <= LARGEST_OPTIMAL:
-        solution = bcgc.solve(problem, "optimal", tolerance=1e-6)
+        solution = bcgc.solve(problem, "optimal", tolerance=1e-5)
         return Reference(float(solution.expected_runtime), float(solution.lower_bound))
-    quick = {"batch_size": 64, "check_every": 250, "max_steps": 1000}
+    quick = {"batch_size": 64, "check_every": 250, "max_steps": 500}
     solution = bcgc.solve(problem, "subgradient", key=jax.random.key(seed), **quick)
     lower = max(float(solution.lower_bound), float(_limit(problem)))
     return Reference(float(solution.expected_runtime), lower)
@@ -172,8 +172,8 @@ def print_bounds(rows: Sequence[Row]) -> None:
 
 def run(
     out: Path,
-    seed: int,
     *,
+    seed: int = 0,
     workers_grid: Iterable[int] = WORKERS_GRID,
     products: Iterable[float] = PRODUCTS,
     sizes: Sequence[int] = SIZES,

@@ -253,8 +253,11 @@ def atomic_order_statistic(
     for atom, share in zip(atoms, shares, strict=True):
         below += share
         now = sum(
-            math.comb(num_workers, j) * below**j * (1 - below) ** (num_workers - j)
-            for j in range(k, num_workers + 1)
+            (
+                math.comb(num_workers, j) * below**j * (1 - below) ** (num_workers - j)
+                for j in range(k, num_workers + 1)
+            ),
+            start=Fraction(0),
         )
         if now > reached:
             total += float(now - reached) * function(atom)

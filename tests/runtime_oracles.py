@@ -179,7 +179,7 @@ ATOMIC = ("two_speed", "empirical")
 CONTINUOUS = tuple(name for name in CASES if name not in ATOMIC)
 
 
-def load_of(partition: Sequence[float]) -> np.ndarray:
+def load_of(partition: Sequence[float] | np.ndarray) -> np.ndarray:
     """y_n = Σ_{i≤n} (i+1) x_i, one addition at a time."""
     total, loads = 0.0, []
     for i, x in enumerate(partition):

@@ -234,7 +234,7 @@ def few_ulp(dtype: np.dtype) -> float:
 def representable(name: str, dtype: np.dtype) -> np.ndarray:
     """Where T - infimum is no smaller than a normal number (with a margin); only gamma goes below."""
     parameters, _, t, _ = points(name, dtype)
-    start = np.asarray([[CASES[name].oracle.infimum(exact(np.asarray(p)))] for p in parameters])
+    start = np.asarray([[CASES[name].oracle.infimum(list(exact(np.asarray(p))))] for p in parameters])
     return np.asarray(t - start > 1e3 * float(np.finfo(dtype).tiny), bool)
 
 
@@ -411,7 +411,7 @@ def test_draws_follow_the_law(name, precision):
     )
 
 
-def _check_draws(draws: Array, law: Any, dtype: np.dtype) -> None:
+def _check_draws(draws: Any, law: Any, dtype: np.dtype) -> None:
     assert draws.dtype == dtype
     draws = np.asarray(draws, float).ravel()
     assert scipy.stats.kstest(draws, law.cdf).pvalue > 1e-3

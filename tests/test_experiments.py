@@ -38,7 +38,7 @@ def assert_tables_fit(printed):
 @needs_reference
 @pytest.mark.usefixtures("x64")
 def test_paper_stands_beside_the_published_values(tmp_path, capsys):
-    paper.run(tmp_path, 0, workers_grid=(10, 20), rate_grid=(1e-3, 10**-2.6))
+    paper.run(tmp_path, workers_grid=(10, 20), rate_grid=(1e-3, 10**-2.6))
     rows = read_csv(tmp_path / "paper.csv")
     assert list(rows[0]) == ["figure", "axis", "x", "scheme", "computed", "published", "ratio"]
     assert {row["figure"] for row in rows} == {"3", "4a", "4b"}
@@ -68,7 +68,7 @@ def test_paper_without_published_values(tmp_path, capsys):
     arguments = {"workers_grid": (20,), "rate_grid": (2e-3,), "methods": ("time",), "reference": absent}
     for folder in (tmp_path / "one", tmp_path / "two"):
         folder.mkdir()
-        paper.run(folder, 0, **arguments)
+        paper.run(folder, **arguments)
     assert "No published values" in capsys.readouterr().out
     rows = read_csv(tmp_path / "one" / "paper.csv")
     assert all(row["published"] == row["ratio"] == "" for row in rows)
@@ -96,13 +96,14 @@ def test_bounds_of_theorem4_from_their_definition(rate_times_shift):
 
 @pytest.mark.usefixtures("x64")
 def test_theorem4_holds(tmp_path, capsys):
-    theorem4.run(tmp_path, 0, workers_grid=(2, 20), sizes=(20,))
+    theorem4.run(tmp_path, workers_grid=(2, 20), sizes=(20,))
     rows = read_csv(tmp_path / "theorem4.csv")
     assert len(rows) == 2 * 2 * 2
     for row in rows:
         ratio, at_most = float(row["ratio_to_best_known"]), float(row["ratio_at_most"])
         assert 1 <= ratio <= at_most <= float(row["bound"]), row
         assert float(row["lower_bound"]) <= float(row["best_known"]) <= float(row["expected_runtime"])
+        assert float(row["best_known"]) < (1 + 2e-5) * float(row["lower_bound"])
     assert_figure(tmp_path, "theorem4")
     assert_tables_fit(capsys.readouterr().out)
 
@@ -111,23 +112,27 @@ def test_theorem4_holds(tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("x64")
-def test_closed_forms_are_far_from_the_best_under_heavy_tails(tmp_path, capsys):
-    points = heavy_tails.grid(shapes=(1.2, 3.0), shifts=(0.1,), workers=(5,))
-    heavy_tails.run(tmp_path, 0, points=points)
+def test_closed_forms_are_far_from_the_optimum_under_heavy_tails(tmp_path, capsys):
+    points = [p for p in heavy_tails.grid(shapes=(1.2, 3.0), workers=(5,)) if p.family == "Pareto"]
+    heavy_tails.run(tmp_path, points=points)
     rows = read_csv(tmp_path / "heavy_tails.csv")
-    assert len(rows) == len(points) * len(heavy_tails.SCHEMES)
-    for row in rows:
-        assert 1 <= float(row["ratio_to_best_known"]) <= float(row["ratio_at_most"])
-    pareto = {
-        (row["scheme"], float(row["parameter"])): float(row["ratio_to_best_known"])
-        for row in rows
-        if row["panel"] == "a"
-    }
-    assert pareto["time", 1.2] > 1.3
-    assert pareto["frequency", 1.2] > 2
-    assert max(pareto["time", 3.0], pareto["frequency", 3.0]) < 1.02
+    assert len(rows) == 3 * len(heavy_tails.SCHEMES)
+    assert all(0 <= float(row["relative_gap"]) < 2e-5 and float(row["ratio"]) >= 1 for row in rows)
+    ratio = {(row["scheme"], row["parameter"], row["num_workers"]): float(row["ratio"]) for row in rows}
+    # Measured: 1.38 and 2.84 at shape 1.2, 1.005 and 1.002 at shape 3.
+    assert ratio["time", "1.2", "20"] > 1.3
+    assert ratio["frequency", "1.2", "20"] > 2
+    assert max(ratio["time", "3", "20"], ratio["frequency", "3", "20"]) < 1.02
     assert_figure(tmp_path, "heavy_tails")
     assert_tables_fit(capsys.readouterr().out)
+
+
+def test_grid_of_heavy_tails_makes_its_laws():
+    for point in heavy_tails.grid():
+        problem = point.problem(50)
+        assert type(problem.cycle_time).__name__ == point.family
+        assert problem.num_workers == point.num_workers
+        assert np.isfinite(problem.cycle_time.mean())
 
 
 # The command line
@@ -137,7 +142,7 @@ def test_closed_forms_are_far_from_the_best_under_heavy_tails(tmp_path, capsys):
 def test_bad_arguments_are_one_line_and_status_2(name, tmp_path, capsys):
     file = tmp_path / "file"
     file.touch()
-    bad = [["--out", str(file)], ["--out", str(file / "below")], ["--seed", "x"], ["--no-such-option"]]
+    bad = [["--out", str(file)], ["--out", str(file / "below")], ["--out"], ["--no-such-option"]]
     for argv in bad:
         with pytest.raises(SystemExit) as stop:
             COMMANDS[name](argv)

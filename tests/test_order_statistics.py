@@ -171,7 +171,7 @@ def test_simulated_maximum_is_that_of_the_sorted_draws_of_the_same_key(law, prec
     largest, draws = both(key, load)
     assert largest.dtype == precision
     expected = (np.asarray(draws, float) * load).max(axis=1)
-    np.testing.assert_allclose(largest, expected, rtol=20 * np.finfo(precision).eps)  # worst measured
+    np.testing.assert_allclose(largest, expected, rtol=4 * np.finfo(precision).eps)  # worst measured 0.5 eps
 
 
 @pytest.mark.parametrize("num_workers", [5, 3])
@@ -214,7 +214,7 @@ def test_slopes_of_the_simulated_maximum_are_the_cycle_times_where_it_lies(preci
     np.testing.assert_array_equal(np.unique(where), [0, 1, 3, 4])
     rows = np.arange(2_000)
     expected = np.bincount(where, draws[rows, where], minlength=5) / 2_000
-    rtol = 100 * np.finfo(precision).eps  # worst measured
+    rtol = 8 * np.finfo(precision).eps  # worst measured 2 eps
     np.testing.assert_allclose(by_load, expected, rtol=rtol)
     # max = load (shift + scale a^{1/concentration}), a = ((T - shift) / scale)^concentration.
     excess, load = (draws[rows, where] - 0.9) / 2.3, LOAD[where]
@@ -237,7 +237,7 @@ def test_simulated_maximum_in_a_batch_equals_a_loop(x64):
     batch = jax.jit(jax.vmap(draw))(keys, scales, loads, num_workers)
     for i in range(2):
         expected = draw(keys[i], scales[i], jnp.asarray(loads[i]), num_workers[i])
-        np.testing.assert_allclose(batch[i], expected, rtol=1e-14)  # worst measured
+        np.testing.assert_allclose(batch[i], expected, rtol=1e-15)  # worst measured 0
 
 
 # Expectations
@@ -349,10 +349,8 @@ def test_means_of_heavy_tailed_order_statistics_are_exact_or_infinite(shape, pre
         return log_logistic_moment(2.25, shape, n, k)
 
     assert math.isinf(reference(7, 7)) == (shape < 1)
-    # worst measured
-    check_expectations(
-        law, None, reference, precision, rtol={"float32": 2e-5, "float64": 1e-14}[precision.name]
-    )
+    rtol = {"float32": 3e-6, "float64": 4e-15}[precision.name]  # worst measured 7e-7 and 7e-16
+    check_expectations(law, None, reference, precision, rtol=rtol)
 
 
 def test_means_of_uniform_order_statistics_divide_the_interval_evenly(precision):
@@ -407,7 +405,9 @@ def test_mean_reciprocals_are_infinite_exactly_where_too_much_lies_next_to_zero(
 def test_padding_and_a_traced_number_of_workers_change_nothing(x64):
     law = bcgc.Weibull(*WEIBULL)
     padded = expectations(law, (7,), None, max_workers=11)[0, :7]
-    np.testing.assert_allclose(bcgc.expected_order_statistics(law, 7), padded, rtol=1e-14)  # worst measured
+    np.testing.assert_allclose(
+        bcgc.expected_order_statistics(law, 7), padded, rtol=3e-15
+    )  # worst measured 6e-16
 
 
 TIMES = [7.5, 0.375, 3.25, 3.25, 19.0]
@@ -433,8 +433,8 @@ def test_expectations_of_atomic_laws_are_binomial_sums(name, function, power, pr
     def reference(n, k):
         return oracles.atomic_order_statistic(atoms, shares, n, k, lambda t: t**power)
 
-    # worst measured
-    rtol = {"float32": 5e-6, "float64": 1e-13}[precision.name]
+    # worst measured 8e-7 and 7e-15
+    rtol = {"float32": 4e-6, "float64": 4e-14}[precision.name]
     check_expectations(build(), function, reference, precision, sizes=(1, 6, 50), rtol=rtol)
 
 
@@ -445,7 +445,8 @@ def test_a_worker_that_may_never_answer_makes_every_mean_infinite_and_no_mean_re
     def reference(n, k):
         return oracles.atomic_order_statistic((1.25, math.inf), shares, n, k, lambda t: 1 / t)
 
-    check_expectations(law, reciprocal, reference, precision, sizes=(1, 6), rtol=2e-6)
+    # worst measured 5e-7 and 8e-16
+    check_expectations(law, reciprocal, reference, precision, sizes=(1, 6))
 
 
 def test_slopes_of_expectations_are_those_of_the_closed_form(precision):
@@ -454,8 +455,8 @@ def test_slopes_of_expectations_are_those_of_the_closed_form(precision):
 
     point = (2.25, 2.375)
     slopes = jax.jit(jax.jacobian(mean))(tuple(jnp.asarray(v, precision) for v in point))
-    # worst measured
-    rtol = {"float32": 1e-5, "float64": 1e-12}[precision.name]
+    # worst measured 1.4e-7 and 3e-16
+    rtol = {"float32": 1e-6, "float64": 2e-15}[precision.name]
     for k in ranks(50):
         value = log_logistic_moment(*point, 50, k)
         np.testing.assert_allclose(slopes[0][50 - k], value / 2.25, rtol=rtol)
@@ -558,11 +559,13 @@ def padded_hazards(dtype) -> tuple[np.ndarray, np.ndarray]:
     return padded, np.array([row.size for row in rows])
 
 
+value_and_slopes = jax.jit(jax.vmap(jax.value_and_grad(crossing_probability)))
+
+
 @functools.cache
 def crossing(dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """Value and slopes at every boundary, from one compiled call with a traced number of workers."""
-    compiled = jax.jit(jax.vmap(jax.value_and_grad(crossing_probability)))
-    value, slopes = compiled(*padded_hazards(dtype))
+    """Value and slopes at every boundary, with a traced number of workers."""
+    value, slopes = value_and_slopes(*padded_hazards(dtype))
     assert value.dtype == slopes.dtype == dtype
     return np.asarray(value, float), np.asarray(slopes, float)
 
@@ -575,14 +578,14 @@ def test_the_oracle_of_crossing_probabilities_agrees_with_every_assignment_of_wo
 
 def test_crossing_probability_is_that_of_exact_enumeration(precision):
     expected = [float(oracles.crossing_probability(b)) for b in BOUNDARIES]
-    # worst measured
-    atol = {"float32": 2e-6, "float64": 2e-15}[precision.name]
+    # worst measured 1.2e-6 and 1.4e-15
+    atol = {"float32": 5e-6, "float64": 6e-15}[precision.name]
     np.testing.assert_allclose(crossing(precision)[0], expected, rtol=0, atol=atol)
 
 
 def test_padding_of_the_crossing_probability_changes_nothing(precision):
     value = crossing(precision)[0]
-    for size in range(1, MAX_WORKERS + 1):
+    for size in (1, 3, MAX_WORKERS):
         same = [i for i, b in enumerate(BOUNDARIES) if len(b) == size]
         alone = jax.jit(crossing_probability)(
             np.stack([hazards(BOUNDARIES[i], precision) for i in same]), size
@@ -595,9 +598,12 @@ def test_what_lies_in_the_padding_has_no_slope(precision):
     _, slopes = crossing(precision)
     for boundary, slope in zip(BOUNDARIES, slopes, strict=True):
         np.testing.assert_array_equal(slope[len(boundary) :], 0)
-    lower = padded_hazards(precision)[0] * (np.arange(MAX_WORKERS) < padded_hazards(precision)[1][:, None])
-    again = jax.vmap(crossing_probability)(lower, padded_hazards(precision)[1])
-    np.testing.assert_allclose(again, crossing(precision)[0], rtol=0, atol=8 * np.finfo(precision).eps)
+    # Nor does it matter at all: here a lower threshold.
+    hazard, num_workers = padded_hazards(precision)
+    hazard = np.where(np.arange(MAX_WORKERS) < num_workers[:, None], hazard, 0)
+    again = value_and_slopes(hazard, num_workers)[0]
+    # worst measured 4 eps
+    np.testing.assert_allclose(again, crossing(precision)[0], rtol=0, atol=16 * np.finfo(precision).eps)
 
 
 def feasible_directions(boundary: list[Fraction]) -> list[np.ndarray]:
@@ -623,8 +629,8 @@ def feasible_directions(boundary: list[Fraction]) -> list[np.ndarray]:
 def test_slopes_of_the_crossing_probability_are_one_sided_differences_of_exact_enumeration(precision):
     _, slopes = crossing(precision)
     step = Fraction(1, 10**14)
-    # worst measured
-    atol = {"float32": 1e-5, "float64": 1e-12}[precision.name]
+    # worst measured 4e-6 and 6e-14
+    atol = {"float32": 2e-5, "float64": 3e-13}[precision.name]
     for boundary, slope in zip(BOUNDARIES, slopes, strict=True):
         assert np.isfinite(slope).all()
         directions = feasible_directions(boundary)
@@ -661,8 +667,8 @@ def test_crossing_probability_of_many_workers_is_that_of_a_sum_of_positive_terms
     exact = -np.expm1(-hazard.astype(float))[::-1]
     expected = oracles.crossing_probability_float(exact)
     assert 0.04 < expected < 0.7
-    # worst measured
-    atol = {"float32": 1e-4, "float64": 1e-11}[precision.name]
+    # worst measured 1.5e-5 and 7e-12, both at 1000 workers
+    atol = {"float32": 6e-5, "float64": 3e-11}[precision.name]
     result = jax.jit(crossing_probability)(hazard, num_workers)
     np.testing.assert_allclose(result, expected, rtol=0, atol=atol)
 
@@ -673,13 +679,11 @@ def test_the_oracle_for_many_workers_agrees_with_the_exact_one():
         np.testing.assert_allclose(result, float(oracles.crossing_probability(boundary)), rtol=0, atol=1e-14)
 
 
-def test_crossing_probability_takes_any_leading_axes(precision):
-    hazard = np.sort(np.random.default_rng(79).exponential(1.0, (2, 3, 4)), axis=-1)[..., ::-1].astype(
-        precision
-    )
+def test_crossing_probability_takes_any_leading_axes_also_outside_of_a_compiled_function(x64):
+    hazard = -np.sort(-np.random.default_rng(79).exponential(1.0, (2, 3, 4)), axis=-1)
     result = crossing_probability(hazard, 4)
     assert result.shape == (2, 3)
     for index in np.ndindex(2, 3):
-        boundary = [Fraction(-math.expm1(-float(h))) for h in hazard[index][::-1]]
+        boundary = [Fraction(-math.expm1(-h)) for h in hazard[index][::-1]]
         expected = float(oracles.crossing_probability(boundary))
-        np.testing.assert_allclose(result[index], expected, rtol=0, atol=8 * np.finfo(precision).eps)
+        np.testing.assert_allclose(result[index], expected, rtol=0, atol=6e-15)  # worst measured 1.3e-15

@@ -203,7 +203,7 @@ def test_bad_field_is_named(law, name, value):
         (lambda: bcgc.Empirical([0.7, -0.2]), "times must be finite and > 0, got -0.2"),
         (lambda: bcgc.Empirical([0.7, math.nan]), "times must be finite and > 0, got nan"),
         (lambda: bcgc.Empirical([0.7, math.inf]), "times must be finite and > 0, got inf"),
-        (lambda: bcgc.Empirical(["fast", "slow"]), "times must be a number, got"),
+        (lambda: bcgc.Empirical(["fast", "slow"]), "times must be a number, got"),  # type: ignore[list-item]
     ],
 )
 def test_bad_law_says_what_is_wrong(build, message):

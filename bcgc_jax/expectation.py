@@ -146,9 +146,10 @@ def _line(start: Array, spread: Sequence[Array], num_nodes: int) -> tuple[Array,
     width = jnp.clip(jnp.log(upper / lower) / 2, 0.05, 2.0)
     # In log t. The left end, e^-reach, is what is left out there; the right end is for heavy tails.
     reach = 640.0 if start.dtype == jnp.float64 else 64.0
-    v = jnp.arcsinh(reach / width) * jnp.linspace(-1.0, 1.0, num_nodes + 1, dtype=start.dtype)
+    end = jnp.arcsinh(reach / width)
+    v = end * jnp.linspace(-1.0, 1.0, num_nodes + 1, dtype=start.dtype)
     excess = centre * jnp.exp(width * jnp.sinh(v))
-    return start + excess, excess * width * jnp.cosh(v) * (v[1] - v[0])
+    return start + excess, excess * width * jnp.cosh(v) * (2 * end / num_nodes)
 
 
 def _panels(law: Law, factors: Array, start: Array, spread: Sequence[Array]) -> tuple[Array, Array]:

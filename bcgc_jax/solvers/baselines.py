@@ -101,9 +101,10 @@ def _atoms(law: Law) -> tuple[Array, Array]:
 
 def _half_line() -> tuple[Array, Array]:
     """Nodes and weights for ∫₀^∞ f(w) e^{-w} dw with w = exp(v - e^{-v})."""
-    v = jnp.linspace(-4.0, 6.0, 401)
+    panels, low, high = 400, -4.0, 6.0
+    v = jnp.linspace(low, high, panels + 1)
     w = jnp.exp(v - jnp.exp(-v))
-    return w, jnp.exp(-w) * w * (1 + jnp.exp(-v)) * (v[1] - v[0])
+    return w, jnp.exp(-w) * w * (1 + jnp.exp(-v)) * ((high - low) / panels)
 
 
 def tandon_partial_runtime(problem: Problem, alpha: ArrayLike | None = None) -> tuple[Expectation, Array]:
@@ -159,10 +160,13 @@ def runtime_limit(problem: Problem) -> Array:
         times = law.inverse_cumulative_hazard(jax.nn.softplus(z))
     speed = jnp.where(jnp.isinf(times), 0, 1 / times)
     unit = jnp.sum(mass * jnp.minimum(speed, 1e3 / jnp.median(times)))
-    v = jnp.linspace(-40.0, 12.0, 521)
-    u = jnp.exp(v) / (unit * workers)
-    transform = jnp.exp(workers * jnp.log(jnp.exp(-u[:, None] * speed) @ mass))
-    integral = jnp.sum(transform * u) * (v[1] - v[0])
-    # Nothing may be left at the far end, else the gradient is never finished with positive probability.
-    integral = jnp.where(transform[-1] * u[-1] > 1e-6 * integral, jnp.inf, integral)
+    panels, low, high = 520, -40.0, 12.0
+    u = jnp.exp(jnp.linspace(low, high, panels + 1)) / (unit * workers)
+    term = u * jnp.exp(workers * jnp.log(jnp.exp(-u[:, None] * speed) @ mass))
+    # Beyond the far end a power of u is left for a heavy tail, a geometric series here. Where that does
+    # not decay, the mean is infinite, or the gradient is never finished with positive probability.
+    ratio = term[-1] / jnp.where(term[-2] > 0, term[-2], 1)
+    decays = ratio < 1 - 1e-4
+    rest = jnp.where(decays, term[-1] * ratio / (1 - jnp.where(decays, ratio, 0)), jnp.inf)
+    integral = (jnp.sum(term) + rest) * ((high - low) / panels)
     return problem.total * problem.num_samples * problem.cycles * integral

@@ -433,7 +433,8 @@ def test_gamma_table_follows_the_inverse_hazard_from_its_lowest_to_its_highest_d
         p = parameters[i]
         law = case.build(*(jnp.asarray(v, precision) for v in p))
         table, draws = table_and_draws(law, jax.random.key(17))
-        rtol = {"float32": 1e-5, "float64": 3e-7}[precision.name]  # worst measured TODO
+        # The table holds logarithms of up to 100 and more: 100 eps in float32, worst measured 1.01e-5.
+        rtol = {"float32": 2e-5, "float64": 3e-7}[precision.name]
         assert errors(table[:-1], expected[i])[mask[i]].max() < rtol
         assert table[-1] == precision.type(p[2])
         _check_draws(draws, case.frozen(*p), precision)

@@ -79,18 +79,19 @@ def ferdinand_partition(problem: Problem, num_layers: ArrayLike) -> tuple[Array,
 def straggler_ratio(law: Law) -> Array:
     r"""E[T | T > median] / E[T | T ≤ median], the α of partial stragglers in Tandon et al. 2017.
 
-    (1 + ln 2)/(1 - ln 2) = 5.52 for an exponential.
+    (1 + ln 2)/(1 - ln 2) = 5.52 for an exponential. An atom at the median counts in both halves.
     """
     if law.atomic():
         atoms, mass = _atoms(law)
-        below = jnp.clip(jnp.cumsum(mass), 0, 0.5)
-        low = jnp.vdot(atoms, jnp.diff(below, prepend=0.0))
+        share = jnp.diff(jnp.clip(jnp.cumsum(mass), 0, 0.5), prepend=0.0)
+        low = jnp.sum(jnp.where(share > 0, atoms * jnp.where(share > 0, share, 1), 0))
         return (law.mean() - low) / low
     # ∫ Λ⁻¹(-log(1-u)) over either half, u = 1/2 ± e^{-w}: both ends are exponentially resolved.
     w, weight = _half_line()
     low = jnp.sum(weight * law.inverse_cumulative_hazard(-jnp.log1p(-0.5 * jnp.exp(-w))))
-    high = jnp.sum(weight * law.inverse_cumulative_hazard(w + jnp.log(2.0)))
-    return high / low
+    slow = law.inverse_cumulative_hazard(w + jnp.log(2.0))
+    high = jnp.sum(weight * jnp.where(weight > 0, slow, 0))  # a heavy tail overflows where the weight is 0
+    return jnp.where(jnp.isfinite(law.mean()), high, jnp.inf) / low
 
 
 def _atoms(law: Law) -> tuple[Array, Array]:
@@ -159,7 +160,9 @@ def runtime_limit(problem: Problem) -> Array:
         mass = jax.nn.softmax(-jax.nn.softplus(z) - jax.nn.softplus(-z))  # density of logit U
         times = law.inverse_cumulative_hazard(jax.nn.softplus(z))
     speed = jnp.where(jnp.isinf(times), 0, 1 / times)
-    unit = jnp.sum(mass * jnp.minimum(speed, 1e3 / jnp.median(times)))
+    median = law.inverse_cumulative_hazard(jnp.log(2.0))
+    typical = jnp.where(jnp.isinf(median), law.infimum(), median)
+    unit = jnp.sum(mass * jnp.minimum(speed, 1e3 / typical))
     panels, low, high = 520, -40.0, 12.0
     u = jnp.exp(jnp.linspace(low, high, panels + 1)) / (unit * workers)
     term = u * jnp.exp(workers * jnp.log(jnp.exp(-u[:, None] * speed) @ mass))

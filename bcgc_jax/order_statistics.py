@@ -38,26 +38,34 @@ def threefry(key_data: Array, x0: Array, x1: Array) -> tuple[Array, Array]:
     return x0, x1
 
 
-def _unit_exponentials(key: Array, size: int, num_draws: int, dtype: Any) -> Array:
-    """`[size, num_draws]` independent Exp(1) variables, never 0."""
+def _exponential_pairs(key: Array, size: int, num_draws: int, dtype: Any) -> Array:
+    """`[size, num_draws]` complex numbers whose parts are independent Exp(1) variables, never 0.
+
+    Both words of a block go into one array: as two arrays, each fused loop would run the whole cipher
+    for its own half.
+    """
     seed = jax.random.bits(key, (2,), jnp.uint32)
     draw = jnp.arange(num_draws, dtype=jnp.uint32)[None, :]
+    row = jnp.arange(size, dtype=jnp.uint32)[:, None]
     if jnp.dtype(dtype) == jnp.float64:
-        high, low = threefry(seed, draw, jnp.arange(size, dtype=jnp.uint32)[:, None])
+        words = (threefry(seed, draw, 2 * row), threefry(seed, draw, 2 * row + 1))
         # 52 bits and a half: exact in float64, inside (0, 1).
-        u = ((high >> 6).astype(dtype) * 2.0**26 + (low >> 6).astype(dtype) + 0.5) * 2.0**-52
-        return -jnp.log(u)
-    half = (size + 1) // 2
-    words = threefry(seed, draw, jnp.arange(half, dtype=jnp.uint32)[:, None])
-    halves = [((w >> 9).astype(jnp.float32) + 0.5) * jnp.float32(2.0**-23) for w in words]
-    return jnp.concatenate([-jnp.log(v) for v in halves])[:size].astype(dtype)
+        u = [((a >> 6).astype(dtype) * 2.0**26 + (b >> 6).astype(dtype) + 0.5) * 2.0**-52 for a, b in words]
+    else:
+        # 23 bits and a half: exact in float32, inside (0, 1).
+        u = [((a >> 9).astype(dtype) + 0.5) * 2.0**-23 for a in threefry(seed, draw, row)]
+    return jax.lax.complex(-jnp.log(u[0]), -jnp.log(u[1]))
 
 
 def _spacings(key: Array, num_workers: ArrayLike, max_workers: int, num_draws: int, dtype) -> Array:
-    """`[max_workers, num_draws]`: row n is A_(N-n) - A_(N-n-1) = E_(n+1)/(n+1), 0 for n ≥ N."""
-    j = jnp.arange(1, max_workers + 1, dtype=dtype)
-    weight = jnp.where(j <= num_workers, 1 / j, 0)
-    return _unit_exponentials(key, max_workers, num_draws, dtype) * weight[:, None]
+    """A_(N-n) - A_(N-n-1) = E_(n+1)/(n+1), 0 for n ≥ N: `[⌈max_workers/2⌉, num_draws]`, two n to a row.
+
+    The real part of row i is n = 2i, the imaginary part n = 2i + 1.
+    """
+    pairs = _exponential_pairs(key, (max_workers + 1) // 2, num_draws, dtype)
+    j = jnp.arange(1, 2 * pairs.shape[0] + 1, dtype=dtype)
+    weight = jnp.where(j <= num_workers, 1 / j, 0).reshape(-1, 2, 1)
+    return jax.lax.complex(pairs.real * weight[:, 0], pairs.imag * weight[:, 1])
 
 
 def static_workers(num_workers: ArrayLike, max_workers: int | None) -> int:
@@ -90,7 +98,8 @@ def sorted_cycle_times(
     """
     max_workers = static_workers(num_workers, max_workers)
     dtype = jnp.result_type(dtype)
-    steps = _spacings(key, num_workers, max_workers, num_draws, dtype)
+    pairs = _spacings(key, num_workers, max_workers, num_draws, dtype)
+    steps = jnp.stack([pairs.real, pairs.imag], axis=1).reshape(-1, num_draws)[:max_workers]
     hazard = jnp.cumsum(steps[::-1], axis=0)[::-1].T
     return law.sampler().inverse_cumulative_hazard(hazard).astype(dtype)
 
@@ -101,18 +110,21 @@ def simulate_max(key: Array, law: Law, load: Array, num_workers: ArrayLike, num_
     The running sum and the running maximum are carried over n: no sorted `[S, N]` array is formed.
     """
     law = law.sampler()
-    steps = _spacings(key, num_workers, load.size, num_draws, load.dtype)
+    pairs = _spacings(key, num_workers, load.size, num_draws, load.dtype)
 
-    def body(carry, level):
+    def body(carry, rows):
         hazard, largest = carry
-        step, y = level
-        hazard = hazard + step
-        # A level without load never counts, also where T is infinite.
-        time = jnp.where(y > 0, y * law.inverse_cumulative_hazard(hazard), 0)
-        return (hazard, jnp.maximum(largest, time.astype(largest.dtype))), None
+        pair, loads = rows
+        for step, y in ((pair.imag, loads[1]), (pair.real, loads[0])):
+            hazard = hazard + step
+            # A level without load never counts, also where T is infinite.
+            time = jnp.where(y > 0, y * law.inverse_cumulative_hazard(hazard), 0)
+            largest = jnp.maximum(largest, time.astype(largest.dtype))
+        return (hazard, largest), None
 
     zero = jnp.zeros(num_draws, load.dtype)
-    (_, largest), _ = jax.lax.scan(body, (zero, zero), (steps, load), reverse=True)
+    loads = jnp.pad(load, (0, load.size % 2)).reshape(-1, 2)
+    (_, largest), _ = jax.lax.scan(body, (zero, zero), (pairs, loads), reverse=True)
     return largest
 
 

@@ -298,7 +298,7 @@ def expected_maxima(reference: Reference, loads: np.ndarray, *, refine: int = 1)
     return values + np.bincount(rows, term, len(loads))
 
 
-def expected_max_by_hand(reference: Reference, load: Sequence[float]) -> float:
+def expected_max_by_hand(reference: Reference, load: Sequence[float] | np.ndarray) -> float:
     """E max_n load_n T_(N-n) for N = 1, 2, 3: P(max > t) written out, integrated by mpmath.
 
     With S_n = P(T > t/load_n): a failure is nobody below the lowest threshold, or one below it and nobody
@@ -328,11 +328,13 @@ def expected_max_by_hand(reference: Reference, load: Sequence[float]) -> float:
         kinks = [mp.log(y * k - start) for y in used for k in reference.kinks if y * k > start]
         if kinks:
             ends = sorted([v for v in ends if v < max(kinks)] + kinks)
-        total = mp.quad(lambda v: mp.exp(v) * exceed(start + mp.exp(v)), ends, maxdegree=5)
+        total = mp.quad(
+            lambda v: mp.exp(v) * exceed(start + mp.exp(v)), ends, method="gauss-legendre", maxdegree=4
+        )
         return float(start + mp.exp(ends[0]) + total)
 
 
-def expected_max_by_enumeration(reference: Reference, load: Sequence[float]) -> float:
+def expected_max_by_enumeration(reference: Reference, load: Sequence[float] | np.ndarray) -> float:
     """E max_n load_n T_(N-n) of an atomic law, over every combination of the workers' values."""
     workers, total = len(load), 0.0
     for draw in itertools.product(reference.atoms, repeat=workers):
@@ -342,7 +344,9 @@ def expected_max_by_enumeration(reference: Reference, load: Sequence[float]) -> 
     return total
 
 
-def expected_max_two_speed(fast: float, slow: float, probability: float, load: Sequence[float]) -> float:
+def expected_max_two_speed(
+    fast: float, slow: float, probability: float, load: Sequence[float] | np.ndarray
+) -> float:
     """The sum over the number of slow workers: with k of them the first k levels wait for slow ones."""
     workers, total = len(load), 0.0
     for k in range(workers + 1):

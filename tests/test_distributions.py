@@ -390,22 +390,24 @@ def test_parameters_broadcast_against_times(name, x64):
     k = np.arange(a.size)
     i = k % (len(parameters) - 1)
     law = jax.tree.map(lambda leaf: leaf[i], batched_law(name, dtype))
-    hazard, inverse = law.cumulative_hazard(t[i, k]), law.inverse_cumulative_hazard(a)
     mask = representable(name, dtype)[i, k]
     # worst measured 1.1e-14 and 1.4e-14
+    hazard = law.cumulative_hazard(t[i, k])
     np.testing.assert_allclose(hazard[mask], result["hazard"][i, k][mask], rtol=1e-13)
-    np.testing.assert_allclose(inverse[mask], result["inverse"][i, k][mask], rtol=1e-13)
+    if name != "Gamma":  # it would take seconds
+        inverse = law.inverse_cumulative_hazard(a)
+        np.testing.assert_allclose(inverse[mask], result["inverse"][i, k][mask], rtol=1e-13)
 
 
 # Draws
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "Gamma"])
-def test_draws_follow_the_law(name, precision):
+def test_draws_follow_the_law(name):
     p = CASES[name].parameters[-1]
-    _check_draws(
-        CASES[name].build(*p).sample(jax.random.key(17), (100, 200)), CASES[name].frozen(*p), precision
-    )
+    law = CASES[name].build(*p)
+    draws = jax.jit(lambda key: law.sample(key, (100, 200)))(jax.random.key(17))
+    _check_draws(draws, CASES[name].frozen(*p), np.dtype("float32"))
 
 
 def _check_draws(draws: Any, law: Any, dtype: np.dtype) -> None:
@@ -417,24 +419,19 @@ def _check_draws(draws: Any, law: Any, dtype: np.dtype) -> None:
 
 
 def test_gamma_table_follows_the_inverse_hazard_from_its_lowest_to_its_highest_draw(precision):
-    # One compiled function for the table and the draws: its compilation takes seconds.
-    case, shape = CASES["Gamma"], (100, 200)
     parameters, a, expected, _ = points("Gamma", precision)
-
-    @jax.jit
-    def table_and_draws(law, key):
-        return law.sampler().inverse_cumulative_hazard(np.append(a, 0)), law.sample(key, shape)
-
     mask = representable("Gamma", precision)
+    tabulate = jax.jit(lambda law: law.sampler())
+    use = jax.jit(lambda table, a, key: (table.inverse_cumulative_hazard(a), table.sample(key, (100, 200))))
     for i in range(3):
         p = parameters[i]
-        law = case.build(*(jnp.asarray(v, precision) for v in p))
-        table, draws = table_and_draws(law, jax.random.key(17))
+        sampler = tabulate(bcgc.Gamma(*(jnp.asarray(v, precision) for v in p)))
+        table, draws = use(sampler, np.append(a, 0).astype(precision), jax.random.key(17))
         # The table holds logarithms of up to 100 and more: 100 eps in float32, worst measured 1.01e-5.
         rtol = {"float32": 2e-5, "float64": 3e-7}[precision.name]
         assert errors(table[:-1], expected[i])[mask[i]].max() < rtol
         assert table[-1] == precision.type(p[2])
-        _check_draws(draws, case.frozen(*p), precision)
+        _check_draws(draws, CASES["Gamma"].frozen(*p), precision)
 
 
 @every_law
@@ -448,6 +445,8 @@ def test_draws_keep_the_dtype_and_the_shape_that_were_asked_for(name, x64):
 
 # Infinite means
 
+compiled_mean = jax.jit(lambda law: law.mean())
+
 
 @pytest.mark.parametrize("shape", [0.37, 0.93, 1.0])
 def test_mean_of_a_pareto_law_is_infinite_up_to_shape_one(shape, precision):
@@ -458,7 +457,7 @@ def test_mean_of_a_pareto_law_is_infinite_up_to_shape_one(shape, precision):
 
 @pytest.mark.parametrize("shape", [0.41, 0.95, 1.0])
 def test_mean_of_a_law_from_its_hazard_is_infinite_where_the_tail_is_too_heavy(shape, precision):
-    assert log_logistic(2.3, shape, 0.9).mean() == np.inf
+    assert compiled_mean(log_logistic(2.3, shape, 0.9)) == np.inf
 
 
 @pytest.mark.parametrize("shape", [1.07, 1.3, 2.9])
@@ -466,7 +465,7 @@ def test_mean_of_a_law_from_its_hazard_is_finite_up_to_a_heavy_tail(shape, preci
     expected = float(oracles.LOG_LOGISTIC.mean([2.3, shape, 0.9]))
     # Worst measured 3.4e-3, as in float32 the integral ends where e^{-a} underflows, and 2.7e-12.
     rtol = {"float32": 1e-2, "float64": 1e-11}[precision.name]
-    np.testing.assert_allclose(log_logistic(2.3, shape, 0.9).mean(), expected, rtol=rtol)
+    np.testing.assert_allclose(compiled_mean(log_logistic(2.3, shape, 0.9)), expected, rtol=rtol)
 
 
 # The uniform law's upper end
@@ -474,12 +473,13 @@ def test_mean_of_a_law_from_its_hazard_is_finite_up_to_a_heavy_tail(shape, preci
 
 def test_hazard_of_the_uniform_law_is_infinite_with_zero_slopes_from_its_upper_end(precision):
     law = bcgc.Uniform(*(jnp.asarray(v, precision) for v in (1.7, 3.1)))
-    for t in (law.high, 3.7, np.inf):
-        value, slopes = jax.value_and_grad(lambda law, t: law.cumulative_hazard(t), argnums=(0, 1))(law, t)
-        assert value == np.inf
-        assert law.cdf(t) == 1
-        assert law.survival(t) == 0
-        np.testing.assert_array_equal(jax.tree.leaves(slopes), 0)
+    t = jnp.asarray([law.high, 3.7, np.inf])
+    hazard = jax.value_and_grad(lambda law, t: law.cumulative_hazard(t), argnums=(0, 1))
+    value, slopes = jax.jit(jax.vmap(hazard, (None, 0)))(law, t)
+    np.testing.assert_array_equal(value, np.inf)
+    np.testing.assert_array_equal(law.cdf(t), 1)
+    np.testing.assert_array_equal(law.survival(t), 0)
+    np.testing.assert_array_equal(jax.tree.leaves(slopes), np.zeros((3, 3)))
 
 
 def test_inverse_hazard_of_the_uniform_law_ends_at_its_upper_end(precision):
@@ -603,11 +603,12 @@ def test_empirical_inverse_is_the_order_statistic_of_the_rank(precision):
     )
 
 
-@pytest.mark.parametrize("size", [1, 7, 64, 1001])
+@pytest.mark.parametrize("size", [1, 64, 1001])
 def test_empirical_inverse_undoes_the_hazard_at_every_time(size, precision):
     times = np.unique(np.random.default_rng(size).gamma(0.7, 3.0, size).astype(precision))
     law = bcgc.Empirical(times)
-    np.testing.assert_array_equal(law.inverse_cumulative_hazard(law.cumulative_hazard(times)), times)
+    there_and_back = jax.jit(lambda law, t: law.inverse_cumulative_hazard(law.cumulative_hazard(t)))
+    np.testing.assert_array_equal(there_and_back(law, times), times)
 
 
 def test_empirical_law_sorts_what_it_is_given_also_under_a_trace(precision):
@@ -660,15 +661,19 @@ def test_slopes_through_a_hazard_of_ones_own_reach_its_parameters(precision):
     def law(p):
         return bcgc.FromHazard(lambda p, t: p * t**2, lambda p, a: (a / p) ** 0.5, parameters=p)
 
-    slope = jax.grad(lambda p: law(p).cumulative_hazard(0.7))(3.3)
-    np.testing.assert_allclose(slope, 0.49, rtol=few_ulp(precision))
-    slope = jax.grad(lambda p: law(p).mean())(3.3)
-    expected = -math.sqrt(math.pi) / 4 * 3.3**-1.5
-    np.testing.assert_allclose(slope, expected, rtol=few_ulp(precision))
-    slope = jax.grad(lambda p: law(p).infimum())(3.3)
-    np.testing.assert_allclose(slope, 0, atol=few_ulp(precision))
-    slope = jax.grad(lambda p: law(p).inverse_cumulative_hazard(0.0))(3.3)
-    np.testing.assert_allclose(slope, 0, atol=few_ulp(precision))
+    def values(p):
+        return jnp.stack(
+            [
+                law(p).cumulative_hazard(0.7),
+                law(p).mean(),
+                law(p).infimum(),
+                law(p).inverse_cumulative_hazard(0.0),
+            ]
+        )
+
+    slopes = jax.jit(jax.jacobian(values))(3.3)
+    expected = [0.49, -math.sqrt(math.pi) / 4 * 3.3**-1.5, 0, 0]
+    np.testing.assert_allclose(slopes, expected, rtol=few_ulp(precision), atol=few_ulp(precision) / 10)
 
 
 def test_base_class_asks_for_what_a_law_must_offer():

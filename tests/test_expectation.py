@@ -69,26 +69,29 @@ def _central(f: Callable[[np.ndarray], np.ndarray], at: np.ndarray, h: np.ndarra
     return (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * h)
 
 
+@functools.cache
+def _by_hand(name: str) -> dict[tuple[float, ...], float]:
+    """E max_n y_n T_(N-n) of a few partitions of one, two and three workers."""
+    partitions = ((7.0,), (4.0, 2.5), (0.0, 3.0), (3.0, 1.0, 2.5))
+    reference = CASES[name].reference()
+    return {x: oracles.expected_max_by_hand(reference, oracles.load_of(x)) for x in partitions}
+
+
 @pytest.mark.parametrize("name", CONTINUOUS)
 def test_the_recursion_agrees_with_the_formulas_by_hand(name):
     # Both are oracles: this is what the others rest on. Worst measured 2e-15.
-    reference = CASES[name].reference()
-    for partition in ([4.0, 2.5], [2.0, 0.0, 5.0]):
-        load = oracles.load_of(partition)
-        by_hand = oracles.expected_max_by_hand(reference, load)
-        np.testing.assert_allclose(oracles.expected_max(reference, load), by_hand, rtol=1e-13)
+    for partition, exact in _by_hand(name).items():
+        found = oracles.expected_max(CASES[name].reference(), oracles.load_of(partition))
+        np.testing.assert_allclose(found, exact, rtol=1e-13)
 
 
 @pytest.mark.parametrize("name", CONTINUOUS)
 @pytest.mark.usefixtures("x64")
 def test_one_two_and_three_workers_are_the_formulas_by_hand(name):
-    case = CASES[name]
-    law, reference = case.law(), case.reference()
-    for partition in ([7.0], [4.0, 2.5], [0.0, 3.0], [3.0, 1.0, 2.5]):
+    for partition, exact in _by_hand(name).items():
         workers = len(partition)
-        by_hand = _scale(workers) * oracles.expected_max_by_hand(reference, oracles.load_of(partition))
-        (value, _), _ = _everything(law, _padded(partition), workers)
-        np.testing.assert_allclose(value, by_hand, rtol=VALUE_ERROR[_rule(name)])
+        (value, _), _ = _everything(CASES[name].law(), _padded(partition), workers)
+        np.testing.assert_allclose(value, _scale(workers) * exact, rtol=VALUE_ERROR[_rule(name)])
 
 
 @pytest.mark.parametrize("name", ATOMIC)
@@ -120,8 +123,8 @@ def test_two_speeds_are_the_sum_over_the_number_of_slow_workers():
 def test_twenty_and_fifty_workers_are_the_recursion(name):
     case, rng = CASES[name], np.random.default_rng(2)
     reference = case.reference()
-    for workers, count in ((20, 1), (50, 1)):
-        partitions = _partitions(rng, workers, count)[1:]
+    for workers, kept in ((20, 2), (50, 1)):
+        partitions = _partitions(rng, workers, 1)[-kept - 1 : -1]
         for partition, exact in zip(partitions, _exact(reference, partitions), strict=True):
             (value, _), _ = _everything(case.law(), _padded(partition), workers)
             np.testing.assert_allclose(value, exact, rtol=VALUE_ERROR[_rule(name)])
@@ -133,14 +136,14 @@ def test_the_reported_error_bounds_the_true_error(name):
     case, rng = CASES[name], np.random.default_rng(3)
     reference, law = case.reference(), case.law()
     for workers in (1, 2, 5, 12):
-        partitions = _partitions(rng, workers, 5)
+        partitions = _partitions(rng, workers, 3)
         for partition, exact in zip(partitions, _exact(reference, partitions), strict=True):
             (value, error), _ = _everything(law, _padded(partition), workers)
             # The oracle's own error is below 1e-14. Worst measured share of the bound: 0.75.
             assert abs(value - exact) <= error + 1e-14 * exact
 
 
-@pytest.mark.parametrize("name", ["weibull_3", "pareto_12", "shifted_exponential"])
+@pytest.mark.parametrize("name", ["weibull_3", "pareto_12"])
 @pytest.mark.usefixtures("x64")
 def test_the_reported_error_bounds_the_true_error_of_a_coarser_rule(name):
     case, rng = CASES[name], np.random.default_rng(4)
@@ -168,7 +171,7 @@ def test_the_reported_error_is_no_empty_phrase(name):
 def test_a_single_level_costs_its_order_statistic(name):
     case = CASES[name]
     reference, workers = case.reference(), 8
-    for level in (0, 3, 7):
+    for level in (0, 5):
         mean = oracles.expected_order_statistic(reference, workers, workers - level)
         (value, _), (_, slope) = _everything(case.law(), _padded(100 * np.eye(workers)[level]), workers)
         exact = _scale(workers) * (level + 1) * mean * 100
@@ -276,7 +279,7 @@ def test_tied_times_share_one_slope():
     assert np.min(law_slope.times) >= 0
 
 
-@pytest.mark.parametrize("name", ["shifted_exponential", "uniform", "two_speed"])
+@pytest.mark.parametrize("name", ["shifted_exponential", "two_speed"])
 @pytest.mark.usefixtures("x64")
 def test_padding_changes_nothing(name):
     case, rng = CASES[name], np.random.default_rng(10)
@@ -302,9 +305,7 @@ def test_a_batch_over_workers_and_parameters_is_the_loop():
         np.testing.assert_allclose(errors[i], error, rtol=1e-3)  # of differences of near equals
 
 
-@pytest.mark.parametrize(
-    "name", ["shifted_exponential", "weibull_07", "pareto_12", "uniform", "two_speed", "empirical"]
-)
+@pytest.mark.parametrize("name", ["weibull_07", "pareto_12", "uniform", "empirical"])
 def test_single_precision_is_good_to_five_digits(name):
     case, rng = CASES[name], np.random.default_rng(11)
     reference = case.reference()

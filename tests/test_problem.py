@@ -1,4 +1,6 @@
-"""`Problem`: what it refuses, what it derives."""
+"""What a problem accepts and refuses, what it derives, and how it behaves as a tree."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,8 @@ import pytest
 
 import bcgc_jax as bcgc
 
-LAW = bcgc.Uniform(0.7, 2.1)
+LAW = bcgc.ShiftedExponential(rate=0.02, shift=5.0)
+SENSIBLE = {"cycle_time": LAW, "num_workers": 4, "num_coordinates": 30, "num_samples": 5, "cycles": 1.5}
 
 
 @pytest.mark.parametrize(
@@ -19,47 +22,103 @@ LAW = bcgc.Uniform(0.7, 2.1)
         *[("cycles", v) for v in (0.0, -1.0, np.nan, np.inf)],
     ],
 )
-def test_a_number_that_makes_no_sense_is_refused_by_name(name, value):
-    good = {"num_workers": 4, "num_coordinates": 9, "num_samples": 5, "cycles": 1.5}
-    with pytest.raises(ValueError, match=name):
-        bcgc.Problem(LAW, **(good | {name: value}))
+def test_a_number_that_makes_no_sense_is_refused_by_name_and_value(name, value):
+    bcgc.Problem(**SENSIBLE)
+    with pytest.raises(ValueError, match=name) as caught:
+        bcgc.Problem(**{**SENSIBLE, name: value})
+    assert str(value) in str(caught.value)
 
 
-def test_what_is_no_law_is_refused():
-    with pytest.raises(ValueError, match="cycle_time must be a law"):
-        bcgc.Problem(1.0, 4, 9)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_workers": [4, 0]}, r"num_workers must be finite and >= 1, got 0"),
+        ({"num_workers": 2.5}, r"num_workers must be a whole number, got 2.5"),
+        ({"num_workers": "four"}, r"num_workers must be a number, got 'four'"),
+        ({"cycle_time": 3.0}, r"cycle_time must be a law such as ShiftedExponential, got 3.0"),
+        ({"num_workers": 9, "max_workers": 8}, r"num_workers 9 exceeds max_workers 8"),
+        ({"num_workers": np.array([3, 9]), "max_workers": 8}, r"num_workers 9 exceeds max_workers 8"),
+    ],
+)
+def test_the_message_says_what_would_be_right(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        bcgc.Problem(**{**SENSIBLE, **arguments})
 
 
-def test_more_workers_than_the_static_maximum_are_refused():
-    with pytest.raises(ValueError, match="exceeds max_workers 3"):
-        bcgc.Problem(LAW, 4, 9, max_workers=3)
-
-
-def test_traced_workers_need_a_static_maximum():
-    with pytest.raises(ValueError, match="max_workers"):
-        jax.jit(lambda n: bcgc.Problem(LAW, n, 9).scale)(3)
-
-
-def test_more_coordinates_than_32_bits_hold_need_x64():
+def test_more_coordinates_than_an_integer_holds_need_64_bit():
     with pytest.raises(ValueError, match="jax_enable_x64"):
         bcgc.Problem(LAW, 4, 3_000_000_000)
+    bcgc.Problem(LAW, 4, 2_000_000_000)
     with jax.enable_x64(True):
-        assert bcgc.Problem(LAW, 4, 3_000_000_000).num_coordinates == 3_000_000_000
+        assert float(bcgc.Problem(LAW, 4, 3_000_000_000).total) == 3e9
 
 
-def test_the_scale_is_samples_times_cycles_over_workers(precision):
-    problem = bcgc.Problem(LAW, 4, 9, 50, 1.5)
-    assert float(problem.scale) == pytest.approx(50 * 1.5 / 4)
+def test_max_workers_is_the_largest_number_of_workers_unless_given():
+    assert bcgc.Problem(LAW, 6, 30).max_workers == 6
+    assert bcgc.Problem(LAW, jnp.array([3, 11, 7]), 30).max_workers == 11
+    assert bcgc.Problem(LAW, 6, 30, max_workers=9).max_workers == 9
+
+
+def test_a_traced_number_of_workers_needs_its_bound():
+    def total(workers, **bound):
+        return bcgc.Problem(LAW, workers, 30, **bound).exists.sum()
+
+    with pytest.raises(ValueError, match="static max_workers"):
+        jax.jit(total)(4)
+    assert jax.jit(lambda n: total(n, max_workers=9))(4) == 4
+
+
+def test_scale_total_and_levels_are_what_equation_5_says(precision):
+    problem = bcgc.Problem(LAW, 6, 90, num_samples=14.0, cycles=1.3, max_workers=8)
     assert problem.dtype == precision
-    assert problem.exists.tolist() == [True] * 4
+    assert problem.scale.dtype == problem.total.dtype == precision
+    np.testing.assert_allclose(problem.scale, 14 * 1.3 / 6, rtol=2 * np.finfo(precision).eps)
+    assert float(problem.total) == 90
+    assert problem.exists.tolist() == [True] * 6 + [False] * 2
 
 
-def test_float32_leaves_stay_float32_where_64_bits_are_enabled(x64):
-    law = bcgc.Uniform(jnp.float32(0.7), jnp.float32(2.1))
-    problem = bcgc.Problem(law, 4, 9)
+@pytest.mark.usefixtures("x64")
+def test_float32_leaves_stay_float32_where_64_bits_are_enabled():
+    single = bcgc.ShiftedExponential(jnp.float32(0.02), jnp.float32(5.0))
+    problem = bcgc.Problem(single, 4, 9)
     assert problem.dtype == jnp.float32
     assert bcgc.expected_runtime(problem, jnp.array([3, 2, 2, 2], jnp.float32)).dtype == jnp.float32
+    assert bcgc.Problem(single, 4, 9, num_samples=jnp.float64(2.0)).dtype == jnp.float64
 
 
-def test_a_batch_of_problems_has_the_largest_number_of_workers():
-    assert bcgc.Problem(LAW, jnp.array([3, 7, 2]), 9).max_workers == 7
+def test_a_problem_is_a_tree_whose_static_part_is_max_workers():
+    problem = bcgc.Problem(LAW, 6, 90, 14.0, 1.3, max_workers=8)
+    leaves, tree = jax.tree.flatten(problem)
+    assert leaves == [0.02, 5.0, 6, 90, 14.0, 1.3]
+    again = jax.tree.unflatten(tree, leaves)
+    assert (again.max_workers, again.num_workers, again.cycle_time.shift) == (8, 6, 5.0)
+    assert tree != jax.tree.structure(bcgc.Problem(LAW, 6, 90, 14.0, 1.3, max_workers=9))
+    # Whatever JAX puts into a tree passes: the checks are for what a person passes.
+    assert jax.tree.map(lambda leaf: -leaf, problem).num_workers == -6
+
+
+def test_a_batch_of_problems_is_a_problem():
+    def build(rate, workers):
+        return bcgc.Problem(bcgc.ShiftedExponential(rate, 5.0), workers, 30, 14.0, max_workers=6)
+
+    problems = jax.vmap(build)(jnp.array([0.02, 0.5, 0.1]), jnp.array([2, 6, 4]))
+    scales = jax.vmap(lambda problem: problem.scale)(problems)
+    np.testing.assert_allclose(scales, [14 / 2, 14 / 6, 14 / 4], rtol=1e-6)
+    assert problems.max_workers == 6
+
+
+def test_a_problem_cannot_be_changed_but_replaced():
+    problem = bcgc.Problem(LAW, 6, 90)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        problem.num_workers = 7  # type: ignore[misc]
+    assert dataclasses.replace(problem, num_samples=3.0).num_samples == 3.0  # type: ignore[type-var]
+    with pytest.raises(ValueError, match="num_samples"):
+        dataclasses.replace(problem, num_samples=-3.0)  # type: ignore[type-var]
+
+
+def test_every_status_says_in_words_what_happened():
+    messages = [status.message for status in bcgc.Status]
+    assert len(set(messages)) == len(messages) == 4
+    assert "max_steps" in bcgc.Status.STEP_LIMIT.message
+    assert "deadline" in bcgc.Status.INFINITE.message
+    assert bcgc.Status(int(jnp.asarray(bcgc.Status.INFEASIBLE))) is bcgc.Status.INFEASIBLE

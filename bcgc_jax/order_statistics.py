@@ -279,47 +279,105 @@ class Crossing:
         """Pois(N-k+1; N(1-b_k)): all later arrivals, after a failure at k."""
         return self._counts(self.size - self.index, self.workers * self.above)
 
-    def transition(self, k: Array) -> tuple[Array, Array]:
-        """Pois(k-j; λ) and Pois(k-j-1; λ), λ = N(b_k - b_j), for the index j < k; 0 for the others."""
-        rate = self._rate((self.below, self.above), self._at(k))
-        lag = k - self.index
-        earlier = self._column(lag > 0)
-        lag = jnp.maximum(lag, 1)
-        hit, just_before = self._counts(lag, rate), self._counts(lag - 1, rate)
-        return jnp.where(earlier, hit, 0), jnp.where(earlier, just_before, 0)
-
-    def first_failures(self) -> Array:
-        """V_k."""
+    def _start(self) -> Array:
+        """Pois(k-1; N b_k), a failure at k whatever was before."""
         k = jnp.maximum(self.workers - self.size + 1 + self.index, 1)
         start = poisson_weight(
             self._column(k - 1), self._column(special.gammaln(k)), self.workers * self.below
         )
-        start = jnp.where(self.exists, start, 0)
+        return jnp.where(self.exists, start, 0)
+
+    def _end(self) -> Array:
+        """Pois(N-k; N(1-b_k)), all later arrivals after C(b_k) = k."""
+        return self._counts(self.size - 1 - self.index, self.workers * self.above)
+
+    def first_failures(self) -> Array:
+        """V_k."""
 
         def row(i: Array, first: Array) -> Array:
-            return first.at[i].add(-jnp.sum(self.transition(i)[0] * first, axis=0))
+            rate = self._rate((self.below, self.above), self._at(i))
+            lag = i - self.index
+            weight = jnp.where(self._column(lag > 0), self._counts(jnp.maximum(lag, 1), rate), 0)
+            return first.at[i].add(-jnp.sum(weight * first, axis=0))
 
-        return jax.lax.fori_loop(0, self.size, row, start)
+        return jax.lax.fori_loop(0, self.size, row, self._start())
 
     def successes(self) -> Array:
         """R_k, the probability that no later threshold fails and all N arrive, given C(b_k) = k."""
-        end = self._counts(self.size - 1 - self.index, self.workers * self.above)
 
         def row(step: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
             later_sum, success = carry  # later_sum: last() less its renewals, the adjoint of V
             i = self.size - 1 - step
             rate = self._rate(self._at(i), (self.below, self.above))
             lag = self.index - i
-            later = self._column(lag > 0)
-            weight = self._counts(jnp.maximum(lag, 1), rate)
-            weight_below = self._counts(jnp.maximum(lag, 1) - 1, rate)
-            success = success.at[i].add(-jnp.sum(jnp.where(later, weight_below * later_sum, 0), axis=0))
-            later_sum = later_sum.at[i].add(-jnp.sum(jnp.where(later, weight * later_sum, 0), axis=0))
-            return later_sum, success
+            later, lag = self._column(lag > 0), jnp.maximum(lag, 1)
+            weight_below = jnp.where(later, self._counts(lag - 1, rate), 0)
+            weight = weight_below * rate / self._column(lag).astype(rate.dtype)  # Pois(lag; rate)
+            success = success.at[i].add(-jnp.sum(weight_below * later_sum, axis=0))
+            return later_sum.at[i].add(-jnp.sum(weight * later_sum, axis=0)), success
 
-        _, success = jax.lax.fori_loop(0, self.size, row, (self.last(), end))
+        _, success = jax.lax.fori_loop(0, self.size, row, (self.last(), self._end()))
         return success
+
+    def renewals(self) -> tuple[Array, Array, Array]:
+        """V_k, R_k and G_jk, the probability that the first failure after C(b_j) = j is at k; `[N, N, …]`.
+
+        With A_jk = Pois(k-j; λ_jk) and B_jk = Pois(k-j-1; λ_jk) above the diagonal, G (I + A) = B,
+        V (I + A) = Pois(k-1; N b_k) and R = Pois(N-k; N(1-b_k)) - G last: all of it from one system, O(N³).
+        """
+        i = self.index
+        lag = i[None, :] - i[:, None]
+        shape = lag.shape + (1,) * (self.below.ndim - 1)
+        later, lag = (lag > 0).reshape(shape), jnp.maximum(lag, 1)
+        rate = self._rate((self.below[:, None], self.above[:, None]), (self.below[None], self.above[None]))
+        rate = jnp.where(later, rate, 0)
+        log_factorial = self.log_factorial[lag - 1].reshape(shape)
+        m = lag.astype(rate.dtype).reshape(shape)
+        before = jnp.where(later, poisson_weight(m - 1, log_factorial, rate), 0)
+        hit = before * rate / m
+        rows = jnp.concatenate([before, self._start()[None]])
+        solved = jnp.moveaxis(
+            _solve_unit_upper(jnp.moveaxis(rows, (0, 1), (-2, -1)), jnp.moveaxis(hit, (0, 1), (-2, -1))),
+            (-2, -1),
+            (0, 1),
+        )
+        following = solved[:-1]
+        return solved[-1], self._end() - jnp.sum(following * self.last()[None], axis=1), following
 
     def probability(self, first: Array | None = None) -> Array:
         first = self.first_failures() if first is None else first
         return jnp.sum(first * self.last(), axis=0) / self.total
+
+
+def _solve_unit_upper(rhs: Array, strict: Array, width: int = 32) -> Array:
+    """X with X (I + strict) = rhs, `[..., M, N]`, for a strictly upper triangular matrix `[..., N, N]`.
+
+    Forward substitution by blocks of `width` columns, most of it in matrix products.
+    """
+    size = strict.shape[-1]
+    width = min(width, size)
+    short = -size % width
+    rhs = jnp.pad(rhs, [(0, 0)] * (rhs.ndim - 1) + [(0, short)])
+    strict = jnp.pad(strict, [(0, 0)] * (strict.ndim - 2) + [(0, short)] * 2)
+
+    def invert(block: Array) -> Array:
+        """(I + block)⁻¹, column by column."""
+
+        def column(k: Array, inverse: Array) -> Array:
+            entry = jax.lax.dynamic_index_in_dim(block, k, -1, keepdims=False)
+            return inverse.at[..., k].add(-jnp.sum(inverse * entry[..., None, :], axis=-1))
+
+        identity = jnp.broadcast_to(jnp.eye(width, dtype=block.dtype), block.shape)
+        return jax.lax.fori_loop(1, width, column, identity)
+
+    if size == width:
+        return rhs @ invert(strict)
+
+    def block_of_columns(i: Array, solved: Array) -> Array:
+        start = i * width
+        columns = jax.lax.dynamic_slice_in_dim(strict, start, width, -1)
+        block = jax.lax.dynamic_slice_in_dim(columns, start, width, -2)
+        left = jax.lax.dynamic_slice_in_dim(rhs, start, width, -1) - solved @ columns
+        return jax.lax.dynamic_update_slice_in_dim(solved, left @ invert(block), start, -1)
+
+    return jax.lax.fori_loop(0, (size + short) // width, block_of_columns, jnp.zeros_like(rhs))[..., :size]

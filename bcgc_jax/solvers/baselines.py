@@ -116,7 +116,7 @@ def tandon_partial_runtime(problem: Problem, alpha: ArrayLike | None = None) -> 
     """
     law, workers = problem.cycle_time, problem.num_workers
     alpha = jnp.asarray(straggler_ratio(law) if alpha is None else alpha, problem.dtype)
-    factors = jnp.stack([jnp.ones_like(alpha), alpha])
+    level = jnp.arange(problem.max_workers)
     times = expected_order_statistics(law, workers, max_workers=problem.max_workers).astype(problem.dtype)
 
     def at_level(s: Array) -> Expectation:
@@ -128,8 +128,8 @@ def tandon_partial_runtime(problem: Problem, alpha: ArrayLike | None = None) -> 
             log_all = workers * jnp.log(-jnp.expm1(-whole))
             return -jnp.expm1(log_all) + jnp.exp(log_all) * special.betainc(s + 1.0, workers - s, late)
 
-        middle = jnp.maximum(alpha * jnp.take(times, s), times[0])
-        result = integrate_tail(law, exceed, factors, [0.5 * middle, middle, 2 * middle], num_nodes=128)
+        load = jnp.where(level < s, 1, alpha)
+        result = integrate_tail(law, exceed, load, workers)
         weight = (s + 1) / (s + alpha)
         return Expectation(weight * result.value, weight * result.error)
 

@@ -18,16 +18,18 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax.distributions import Law
-from bcgc_jax.expectation import load_nodes, threshold_hazard
+from bcgc_jax.expectation import rule, threshold_hazard
 from bcgc_jax.order_statistics import Crossing
 from bcgc_jax.partitions import cumulative_load
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solvers.closed_form import time_partition
 
-# Nodes for the steps; the certificate of the answer is taken with the finer rule of `certificate`.
-_NUM_NODES = 96
+# Intervals of the first rule. An answer counts once a rule twice as fine agrees; else that one goes on.
+_NUM_NODES, _FINEST = 48, 16
+# Entries of a matrix over levels and nodes at a time.
+_CHUNK = 2**18
 # A step keeps this share of the way to the boundary; Armijo's slope; backtracking. Customary values.
-_TO_BOUNDARY, _SUFFICIENT, _BACKTRACK = 0.995, 1e-4, 0.4
+_TO_BOUNDARY, _SUFFICIENT, _BACKTRACK, _MAX_TRIES = 0.995, 1e-4, 0.4, 6
 
 
 class OptimalResult(NamedTuple):
@@ -38,12 +40,29 @@ class OptimalResult(NamedTuple):
     num_steps: Array
 
 
+# What a round does: evaluate the start, make a Newton step, check the answer by a finer rule, nothing more.
+_START, _STEP, _CHECK, _DONE = range(4)
+
+
 class _Expansion(NamedTuple):
     """Value, slope and Hessian of f / f₀ in x."""
 
     value: Array
     slope: Array
     hessian: Array
+
+
+class _Iterate(NamedTuple):
+    """What the next round does, Newton steps so far, fineness of the rule, point, multipliers, barrier μ."""
+
+    round: Array
+    steps: Array
+    refine: Array
+    x: Array
+    z: Array
+    barrier: Array
+    f: _Expansion
+    unit: Array
 
 
 def optimal_partition(problem: Problem, *, tolerance: float = 1e-7, max_steps: int = 60) -> OptimalResult:
@@ -69,12 +88,12 @@ def optimal_partition(problem: Problem, *, tolerance: float = 1e-7, max_steps: i
     def inside(values: Array, padding: ArrayLike = 0) -> Array:
         return jnp.where(levels, values, padding)
 
-    def expand(x: Array, unit: Array) -> _Expansion:
-        value, slope, hessian = _second_order(law, cumulative_load(x), workers)
+    def expand(x: Array, unit: Array, refine: Array) -> _Expansion:
+        value, slope, hessian = _second_order(law, cumulative_load(x), workers, refine)
         return _Expansion(value / unit, loads.T @ slope / unit, loads.T @ hessian @ loads / unit)
 
-    def gap(x: Array, f: _Expansion) -> Array:
-        return 1 - jnp.min(inside(f.slope, jnp.inf)) * jnp.sum(x) / f.value
+    def bound(x: Array, f: _Expansion) -> Array:
+        return jnp.min(inside(f.slope, jnp.inf)) * jnp.sum(x)
 
     def merit(x: Array, f: _Expansion, barrier: Array) -> Array:
         return f.value - jnp.log(jnp.sum(x)) - barrier * jnp.sum(jnp.log(inside(x, 1)))
@@ -83,15 +102,17 @@ def optimal_partition(problem: Problem, *, tolerance: float = 1e-7, max_steps: i
         fastest = jnp.max(inside(-du / inside(u, 1)))
         return _TO_BOUNDARY / jnp.maximum(fastest, _TO_BOUNDARY)
 
-    def step(carry):
-        i, x, z, barrier, f, unit, _ = carry
+    def next_round(carry: _Iterate) -> _Iterate:
+        # Rounds that only evaluate are steps of length 0, so that `expand` is compiled once.
+        rounds, steps, refine, x, z, barrier, f, unit = carry
+        still = rounds != _STEP
         total, safe = jnp.sum(x), inside(x, 1)
         slope = inside(f.slope - 1 / total - barrier / safe)
         hessian = f.hessian + 1 / total**2 + jnp.diag(z / safe)
         both = levels[:, None] & levels[None, :]
         scaled = jnp.where(both, hessian * safe[:, None] * safe[None, :], jnp.eye(level.size))
         dx = inside(solve_positive(scaled, -slope * safe) * safe)
-        dx = jnp.where(i == 0, 0, dx)  # round 0 only evaluates the start: `expand` is compiled once
+        dx = jnp.where(still, 0, dx)
         dz = inside(barrier / safe - z - z / safe * dx)
         start = merit(x, f, barrier)
         descent = _SUFFICIENT * jnp.sum(slope * dx)
@@ -99,43 +120,54 @@ def optimal_partition(problem: Problem, *, tolerance: float = 1e-7, max_steps: i
 
         def too_long(trial):
             length, new, f_new, tries = trial
-            good = merit(new, f_new, barrier) <= start + length * descent + rounding
-            return (tries == 0) | ((tries < 12) & ~good & (i > 0))
+            good = still | (merit(new, f_new, barrier) <= start + length * descent + rounding)
+            return (tries == 0) | ((tries < _MAX_TRIES) & ~good)
 
         def shorten(trial):
             length, _, _, tries = trial
             length = jnp.where(tries == 0, length, _BACKTRACK * length)
             new = inside(x + length * dx)
-            return length, new, expand(new, unit), tries + 1
+            return length, new, expand(new, unit, refine), tries + 1
 
         length = step_length(x, dx)
         _, x, f, tries = jax.lax.while_loop(too_long, shorten, (length, x, f, 0))
-        z = inside(jnp.maximum(z + step_length(z, dz) * dz, 1e-4 * barrier / safe))
+        z = jnp.where(still, z, inside(jnp.maximum(z + step_length(z, dz) * dz, 1e-4 * barrier / safe)))
         # Superlinear once the products x z are small, linear before; none after a step that was cut.
         product = jnp.sum(x * z) / count
         smaller = jnp.maximum(jnp.minimum(0.1 * product, 5 * product**1.5), 0.05 * tolerance / count)
-        barrier = jnp.where((tries <= 2) & (i > 0), jnp.minimum(barrier, smaller), barrier)
-        # f₀ is the value at the start, known after round 0.
-        found = jnp.where(i == 0, f.value, 1)
+        barrier = jnp.where((tries <= 2) & ~still, jnp.minimum(barrier, smaller), barrier)
+        # f₀ is the value at the start, known after the first round.
+        found = jnp.where(rounds == _START, f.value, 1)
         f = jax.tree.map(lambda a: a / found, f)
-        return i + 1, x, z, barrier, f, unit * found, gap(x, f)
+        # All that steps by this rule can do: Σ x_n ∂f/∂x_n = f but for its error, and a merit that does not
+        # fall contradicts its slope. The certificate is then that of the next rule.
+        spent = (bound(x, f) >= (1 - tolerance) * jnp.sum(x * f.slope)) | (tries >= _MAX_TRIES)
+        certified = (rounds == _CHECK) & (bound(x, f) >= (1 - tolerance) * f.value)
+        after = jnp.where(spent, jnp.where(certified, _DONE, _CHECK), _STEP)
+        refine = jnp.where(after == _CHECK, 2 * refine, refine)
+        return _Iterate(after, steps + (rounds == _STEP), refine, x, z, barrier, f, unit * found)
 
-    def go_on(carry):
-        return (carry[0] <= max_steps) & ~(carry[-1] <= tolerance)
+    def go_on(carry: _Iterate) -> Array:
+        return (
+            (carry.round != _DONE)
+            & (carry.refine <= _FINEST)
+            & ((carry.steps < max_steps) | (carry.round != _STEP))
+        )
 
     start = time_partition(problem) / problem.total
     x = inside(0.9 * start + 0.1 / count)
     barrier = 1e-2 / count
     one = jnp.ones((), dtype)
     unknown = _Expansion(one, jnp.zeros_like(x), jnp.eye(level.size, dtype=dtype))
-    carry = (jnp.asarray(0), x, inside(barrier / inside(x, 1)), barrier, unknown, one, one)
-    rounds, x, _, _, _, _, reached = jax.lax.while_loop(go_on, step, carry)
-    status = jnp.where(reached <= tolerance, int(Status.CONVERGED), int(Status.STEP_LIMIT))
-    return OptimalResult(x / jnp.sum(x) * problem.total, status, rounds - 1)
+    zero = jnp.asarray(0)
+    first = _Iterate(zero + _START, zero, zero + 1, x, inside(barrier / inside(x, 1)), barrier, unknown, one)
+    last = jax.lax.while_loop(go_on, next_round, first)
+    status = jnp.where(last.round == _DONE, int(Status.CONVERGED), int(Status.STEP_LIMIT))
+    return OptimalResult(last.x / jnp.sum(last.x) * problem.total, status, last.steps)
 
 
-def _second_order(law: Law, load: Array, num_workers: ArrayLike) -> tuple[Array, Array, Array]:
-    r"""Value, slope and Hessian in the load y of F(y) = E max_n y_n T_(N-n).
+def _second_order(law: Law, load: Array, num_workers: ArrayLike, refine: Array) -> tuple[Array, Array, Array]:
+    r"""Value, slope and Hessian in the load y of F(y) = E max_n y_n T_(N-n), `refine` times as fine.
 
     With c_n = -∂b_n/∂y_n and the Poisson process of `crossing_probability`, level j before k in time,
 
@@ -145,42 +177,54 @@ def _second_order(law: Law, load: Array, num_workers: ArrayLike) -> tuple[Array,
     where G_jk is the probability that the first failure after C(b_j) = j is at k. All terms are positive.
     F is homogeneous of degree 1, so Σ_k y_k ∂²F/∂y_j∂y_k = 0 gives the diagonal.
     """
-    start, t, weight = load_nodes(law, load, num_workers, _NUM_NODES)
-    hazard, rate = threshold_hazard(law, load, t)
-    crossing = Crossing(hazard, num_workers)
-    density = jnp.moveaxis(jnp.exp(-hazard) * rate, -1, 0)[::-1]  # c, on the axes of `Crossing`
-    first, success = crossing.first_failures(), crossing.successes()
-    value = start + jnp.sum(weight * crossing.probability(first))
-    arrive = first * density * crossing.workers / crossing.total
-    leave = success * density
-    slope = jnp.sum(weight * arrive * success, axis=-1)
+    start, size, nodes = rule(law, load, num_workers, _NUM_NODES)
+    # As many nodes at a time as fit a few MB.
+    chunk = max(1, min(size, _CHUNK // load.size**2))
 
-    def column(k: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        reach, hessian = carry  # G_jk, `[N, N, nodes]`
-        at_k, just_before = crossing.transition(k)
-        new = just_before - jnp.sum(reach * at_k[None], axis=1)
-        entry = -crossing.workers * jnp.sum(weight * arrive * new * leave[k], axis=-1)
-        return reach.at[:, k].set(new), hessian.at[:, k].set(entry)
+    def add(i: Array, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        t, weight = nodes(i * chunk + jnp.arange(chunk), refine)
+        hazard, rate = threshold_hazard(law, load, t)
+        crossing = Crossing(hazard, num_workers)
+        density = jnp.moveaxis(jnp.exp(-hazard) * rate, -1, 0)[::-1]  # c, on the axes of `Crossing`
+        first, success, following = crossing.renewals()
+        value = jnp.sum(weight * crossing.probability(first))
+        arrive = weight * first * density * crossing.workers / crossing.total
+        leave = success * density
+        slope = jnp.sum(arrive * success, axis=-1)
+        hessian = -crossing.workers * jnp.sum(arrive[:, None] * following * leave[None], axis=-1)
+        return jax.tree.map(jnp.add, sums, (value, slope, hessian))
 
-    size = load.size
-    zero = jnp.zeros((size, size), load.dtype)
-    reach = jnp.zeros((size, size, t.size), load.dtype)
-    _, upper = jax.lax.fori_loop(0, size, column, (reach, zero))
+    zero = jnp.zeros((load.size, load.size), load.dtype)
+    rounds = (size * refine + chunk - 1) // chunk
+    value, slope, upper = jax.lax.fori_loop(0, rounds, add, (start, zero[0], zero))
     hessian = jnp.minimum(upper + upper.T, 0)[::-1, ::-1]
     diagonal = -(hessian @ load) / jnp.where(load > 0, load, 1)
     return value, slope[::-1], hessian + jnp.diag(diagonal)
 
 
-def solve_positive(matrix: Array, rhs: Array) -> Array:
-    """matrix⁻¹ rhs for a symmetric positive definite matrix, by Gauss–Jordan elimination.
+def solve_positive(matrix: Array, rhs: Array, width: int = 32) -> Array:
+    """matrix⁻¹ rhs for a symmetric positive definite matrix, by Gauss–Jordan elimination in blocks.
 
     In plain array code: LAPACK calls inside a loop may lock up the CPU's thread pool (see
-    `crossing_probability`), and N is small.
+    `crossing_probability`).
     """
+    size = rhs.size
+    width = min(width, size)
+    short = -size % width
+    system = jnp.pad(matrix, (0, short)) + jnp.diag(jnp.where(jnp.arange(size + short) < size, 0, 1))
+    system = jnp.concatenate([system, jnp.pad(rhs, (0, short))[:, None]], axis=1)
+
+    def pivot(i: Array, rows: Array) -> Array:
+        """One column of a block of rows, the block's own columns first."""
+        row = rows[i] / rows[i, i]
+        return (rows - rows[:, i, None] * row).at[i].set(row)
 
     def eliminate(i: Array, system: Array) -> Array:
-        row = system[i] / system[i, i]
-        return (system - system[:, i, None] * row).at[i].set(row)
+        start = i * width
+        rows = jax.lax.dynamic_slice_in_dim(system, start, width, 0)
+        columns = jax.lax.dynamic_slice_in_dim(system, start, width, 1)
+        block = jax.lax.dynamic_slice_in_dim(rows, start, width, 1)
+        rows = jax.lax.fori_loop(0, width, pivot, jnp.concatenate([block, rows], axis=1))[:, width:]
+        return jax.lax.dynamic_update_slice_in_dim(system - columns @ rows, rows, start, 0)
 
-    system = jnp.concatenate([matrix, rhs[:, None]], axis=1)
-    return jax.lax.fori_loop(0, rhs.size, eliminate, system)[:, -1]
+    return jax.lax.fori_loop(0, (size + short) // width, eliminate, system)[:size, -1]

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 import jax.numpy as jnp
+import numpy as np
 
 from bcgc_jax import distributions
 from bcgc_jax.distributions import Law
@@ -92,6 +93,45 @@ class CycleTime(click.ParamType):
             return law(**given)
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+class Levels(click.ParamType):
+    """Whole numbers and ranges: 0,3,7-9."""
+
+    name = "levels"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        levels: set[int] = set()
+        for part in str(value).split(","):
+            low, dash, high = part.strip().partition("-")
+            if not low.isdecimal() or (dash and not high.isdecimal()) or (dash and int(high) < int(low)):
+                self.fail(f"must be levels and ranges such as 0,3,7-9, got {value!r}", param, ctx)
+            levels.update(range(int(low), int(high or low) + 1))
+        return tuple(sorted(levels))
+
+
+def read_unit_costs(path: str) -> np.ndarray:
+    """Positive numbers, one a line; ValueError with the line that is none."""
+    costs = []
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            text = line.strip()
+            if not text:
+                continue
+            try:
+                cost = float(text)
+            except ValueError:
+                cost = math.nan
+            if not (math.isfinite(cost) and cost > 0):
+                raise ValueError(
+                    f"{path}, line {number}: a unit's cost must be a number above 0, got {text!r}"
+                )
+            costs.append(cost)
+    if not costs:
+        raise ValueError(f"{path} holds no unit costs: one positive number a line is expected")
+    return np.array(costs)
 
 
 def describe_law(law: Law) -> dict[str, Any]:

@@ -14,11 +14,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from bcgc_jax._arguments import CycleTime, Number, describe_law, law_help
+from bcgc_jax._arguments import CycleTime, Levels, Number, describe_law, law_help, read_unit_costs
 from bcgc_jax.problem import Problem, Solution, Status
 from bcgc_jax.runtime import completion_probability
 from bcgc_jax.solvers import runtime_limit, solve
-from bcgc_jax.solvers.solve import BASELINES, NUMBERED, PROPOSED, assess, check_finite_mean, parse_method
+from bcgc_jax.solvers.completion import STARTS
+from bcgc_jax.solvers.integer import partition_of_units
+from bcgc_jax.solvers.solve import (
+    BASELINES,
+    NUMBERED,
+    OBJECTIVES,
+    PROPOSED,
+    assess,
+    check_finite_mean,
+    parse_method,
+)
 from bcgc_jax.traces import load_trace
 
 _TABLE_WIDTH = 100
@@ -40,15 +50,17 @@ Examples:
   bcgc solve --trace steps.csv --coordinates 1e6 --format json
   bcgc solve --workers 8 --coordinates 1e6 --cycle-time pareto:scale=1,shape=2.5 \\
              --method subgradient --method tandon:3 --deadline 2e6
+  bcgc solve --workers 20 --coordinates 40000 --samples 50 --objective completion-probability \\
+             --deadline 3.16e6 --cycle-time shifted-exponential:rate=0.1,shift=1
+  bcgc solve --workers 12 --unit-costs layers.txt --setup-cycles 2e5 --levels 0,1,2,3,5,11 \\
+             --cycle-time weibull:scale=1,concentration=0.8,shift=0.5
 
 Laws: {law_help()}
 
 Methods: {", ".join([*PROPOSED, *BASELINES, *(f"{n}:NUMBER" for n in NUMBERED)])}""",
 )
 @click.option("--workers", type=Number(1, include=True, whole=True), help="N; by default those of the trace.")
-@click.option(
-    "--coordinates", required=True, type=Number(1, include=True, whole=True), help="L, the gradient's length."
-)
+@click.option("--coordinates", type=Number(1, include=True, whole=True), help="L, the gradient's length.")
 @click.option("--samples", type=Number(), default=1, show_default=True, help="M, samples over all workers.")
 @click.option(
     "--cycles", type=Number(), default=1, show_default=True, help="b, CPU cycles per coordinate and sample."
@@ -57,6 +69,18 @@ Methods: {", ".join([*PROPOSED, *BASELINES, *(f"{n}:NUMBER" for n in NUMBERED)])
 @click.option("--trace", type=click.Path(), help="CSV of measured times (step, worker, seconds): the law.")
 @click.option("--method", "methods", multiple=True, help="Scheme to solve for; repeat it; all by default.")
 @click.option("--deadline", type=Number(), help="Also print P(runtime ≤ deadline).")
+@click.option(
+    "--objective",
+    type=click.Choice(OBJECTIVES),
+    default=OBJECTIVES[0],
+    show_default=True,
+    help="What `optimal` optimises; the second needs --deadline.",
+)
+@click.option("--levels", type=Levels(), help="Also the best plan of these levels alone, such as 0,3,7-9.")
+@click.option(
+    "--setup-cycles", type=Number(include=True), help="f, cycles per sample and subset before the first."
+)
+@click.option("--unit-costs", type=click.Path(), help="File, one cost a line: units in place of coordinates.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the subgradient method.")
 @click.option(
     "--format",
@@ -68,13 +92,17 @@ Methods: {", ".join([*PROPOSED, *BASELINES, *(f"{n}:NUMBER" for n in NUMBERED)])
 )
 def solve_command(
     workers: int | None,
-    coordinates: int,
+    coordinates: int | None,
     samples: float,
     cycles: float,
     cycle_time: Any,
     trace: str | None,
     methods: tuple[str, ...],
     deadline: float | None,
+    objective: str,
+    levels: tuple[int, ...] | None,
+    setup_cycles: float | None,
+    unit_costs: str | None,
     seed: int,
     output: str,
 ) -> None:
@@ -85,21 +113,41 @@ def solve_command(
     """
     if (cycle_time is None) == (trace is None):
         raise click.UsageError("give the law of the cycle time: either --cycle-time or --trace")
+    if (coordinates is None) == (unit_costs is None):
+        raise click.UsageError("give the length of the gradient: either --coordinates or --unit-costs")
+    completion = objective == "completion-probability"
+    if completion and deadline is None:
+        raise click.UsageError("--objective completion-probability needs a --deadline")
     with jax.enable_x64(True):
+        reading = trace
         try:
             if trace is not None:
                 measured = load_trace(trace)
                 cycle_time, workers = measured.law(), workers or measured.num_workers
             if workers is None:
                 raise click.UsageError("give the number of workers with --workers")
-            problem = Problem(cycle_time, workers, coordinates, samples, cycles)
-            check_finite_mean(problem)
-            # The optimum is found for laws without atoms; a trace is one with nothing else.
-            known = [m for m in PROPOSED + BASELINES if m != "optimal" or not cycle_time.atomic()]
-            methods = methods or tuple(known)
+            costs = None
+            if unit_costs is not None:
+                reading = unit_costs
+                costs = read_unit_costs(unit_costs)
+                coordinates = costs.size
+            assert coordinates is not None
+            problem = Problem(
+                cycle_time,
+                workers,
+                coordinates,
+                samples,
+                cycles,
+                setup_cycles=setup_cycles,
+                unit_costs=None if costs is None else jnp.asarray(costs),
+            )
+            if not completion:
+                check_finite_mean(problem)
+            asked = bool(methods)
+            methods = methods or PROPOSED + BASELINES
             for method in methods:
                 parse_method(problem, method)  # refuse the last one before the first one takes time
-            rows = _solve_all(problem, methods, seed, deadline)
+            rows = _solve_all(problem, methods, seed, deadline, objective, levels, asked)
             limit = float(runtime_limit(problem))
             question = {
                 "cycle_time": describe_law(problem.cycle_time),
@@ -108,10 +156,18 @@ def solve_command(
                 "num_samples": samples,
                 "cycles": cycles,
             }
-            if deadline is not None:
-                question["deadline"] = deadline
+            optional = {
+                "deadline": deadline,
+                "objective": objective if completion else None,
+                "levels": levels,
+                "setup_cycles": setup_cycles,
+                "unit_costs": None if costs is None else costs.tolist(),
+            }
+            question |= {name: value for name, value in optional.items() if value is not None}
         except OSError as error:
-            raise click.UsageError(f"cannot read {trace}: {error.strerror}") from None
+            raise click.UsageError(f"cannot read {reading}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise click.UsageError(f"cannot read {reading}: it is not a text file") from None
         except ValueError as error:
             raise click.UsageError(str(error)) from None
     if output == "json":
@@ -123,27 +179,47 @@ def solve_command(
 
 
 def _solve_all(
-    problem: Problem, methods: tuple[str, ...], seed: int, deadline: float | None
+    problem: Problem,
+    methods: tuple[str, ...],
+    seed: int,
+    deadline: float | None,
+    objective: str,
+    levels: tuple[int, ...] | None,
+    asked: bool,
 ) -> list[dict[str, Any]]:
-    """One row for each method, fastest first."""
+    """One row for each method, best first. Methods that nobody `asked` for may be impossible here."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     rows = []
+    tasks: list[tuple[str, str, dict[str, Any]]] = [(m, m, {}) for m in dict.fromkeys(methods)]
+    if levels is not None:
+        text = ",".join(map(str, levels))
+        tasks.insert(0, (f"optimal, levels {text}", "optimal", {"levels": levels}))
+    if objective == "completion-probability":
+        extra = {"objective": objective, "deadline": deadline}
+        tasks.insert(0, ("optimal, deadline", "optimal", extra))
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("solving", total=len(methods))
-        for method in dict.fromkeys(methods):
-            progress.update(task, description=f"solving {method}")
+        task = progress.add_task("solving", total=len(tasks))
+        for name, method, options in tasks:
+            progress.update(task, description=f"solving {name}")
             start = time.perf_counter()
-            solution = solve(problem, method, key=jax.random.key(seed))
+            try:
+                solution = solve(problem, method, key=jax.random.key(seed), **options)
+            except ValueError:
+                if asked or options:
+                    raise
+                progress.advance(task)
+                continue
             jax.block_until_ready(solution)
-            rows.append(_row(problem, solution, time.perf_counter() - start, deadline))
+            rows.append({"method": name} | _row(problem, solution, time.perf_counter() - start, deadline))
             progress.advance(task)
+    if objective == "completion-probability":
+        return sorted(rows, key=lambda row: -(row["completion_probability"] or 0))
     return sorted(rows, key=lambda row: row["partition_runtime"] or row["expected_runtime"] or np.inf)
 
 
 def _row(problem: Problem, solution: Solution, seconds: float, deadline: float | None) -> dict[str, Any]:
     status = Status(int(solution.status))
     row: dict[str, Any] = {
-        "method": solution.method,
         "status": status.name.lower(),
         "expected_runtime": _finite(solution.expected_runtime),
         "lower_bound": _finite(solution.lower_bound),
@@ -155,12 +231,16 @@ def _row(problem: Problem, solution: Solution, seconds: float, deadline: float |
     if deadline is not None:
         row["completion_probability"] = None
     if solution.rounded is not None and status is not Status.INFEASIBLE:
-        counts = solution.rounded.astype(problem.dtype)
+        counts = partition_of_units(problem, solution.rounded)
         row["partition"] = np.asarray(solution.rounded).tolist()
         row["partition_runtime"] = _finite(assess(problem, counts).expected_runtime)
         if deadline is not None:
             probability = completion_probability(problem, counts, jnp.asarray(deadline))
             row["completion_probability"] = _finite(probability)
+    if solution.start is not None:
+        row["start"] = STARTS[int(solution.start)]
+    if solution.levels is not None and problem.setup_cycles is not None:
+        row["levels"] = np.flatnonzero(solution.levels).tolist()
     return row
 
 
@@ -171,28 +251,31 @@ def _finite(value: Any) -> float | None:
 
 
 def _print_csv(rows: list[dict[str, Any]]) -> None:
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(rows[0])
+    names = dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
+    writer.writeheader()
     for row in rows:
-        counts = row["partition"]
-        flat = {**row, "partition": "" if counts is None else " ".join(map(str, counts))}
-        writer.writerow("" if v is None else v for v in flat.values())
+        writer.writerow({k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in row.items()})
 
 
 def _print_table(rows: list[dict[str, Any]], problem: Problem, limit: float, deadline: float | None) -> None:
     def runtime(row: dict[str, Any]) -> float:
         return row["partition_runtime"] or row["expected_runtime"] or np.inf
 
-    # Every certificate bounds the same optimum, so the best of them serves all.
-    bound = max(row["lower_bound"] or 0 for row in rows)
+    # Certificates for all levels bound the same optimum, so the best of them serves all. With setup cycles
+    # each is for the levels in use: the best plan's serves, and says how far below it these could get.
+    free = [row for row in rows if "levels" not in row["method"]]
+    bound = max((row["lower_bound"] or 0 for row in free), default=0)
+    if problem.setup_cycles is not None:
+        bound = min(rows, key=runtime)["lower_bound"] or 0
     known = [row for row in rows if row["method"].partition(":")[0] in (*BASELINES, *NUMBERED)]
     best = min(map(runtime, known), default=np.inf)
     top = problem.max_workers - 1
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("scheme")
+    table.add_column("scheme", no_wrap=True)
     table.add_column("expected\nruntime", justify="right")
     table.add_column("against best\nbaseline", justify="right")
-    table.add_column("above optimum\nat most", justify="right")
+    table.add_column("above\noptimum ≤", justify="right")
     if deadline is not None:
         table.add_column(f"P(runtime ≤\n{deadline:.4g})", justify="right")
     table.add_column(f"share of coordinates\nat level 0…{top}", no_wrap=True, min_width=24)
@@ -217,7 +300,14 @@ def _print_table(rows: list[dict[str, Any]], problem: Problem, limit: float, dea
     console.print(
         f"\nNo scheme of any kind can be faster than {limit_text}: all work divisible, every cycle used."
     )
-    fastest, uncoded = rows[0], next((row for row in rows if row["method"] == "uncoded"), None)
+    for row in rows:
+        if "start" in row:
+            console.print(f"{row['method']}: the best of {len(STARTS)} starts was from {row['start']}.")
+    if problem.setup_cycles is not None:
+        levels = ", ".join(map(str, rows[0]["levels"]))
+        console.print(f"{rows[0]['method']} uses the levels {levels}; its bound is for these.")
+    fastest = min(rows, key=runtime)
+    uncoded = next((row for row in rows if row["method"] == "uncoded"), None)
     if uncoded is not None and fastest is not uncoded and np.isfinite(runtime(uncoded)):
         saved = 100 * (1 - runtime(fastest) / runtime(uncoded))
         console.print(f"{fastest['method']} takes {saved:.1f} % less time than the uncoded scheme.")

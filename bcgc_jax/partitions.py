@@ -53,6 +53,16 @@ def cumulative_load(partition: ArrayLike) -> Array:
     return jnp.cumsum(x * jnp.arange(1, x.shape[-1] + 1), axis=-1)
 
 
+def finish_load(partition: Array, used: Array, setup: ArrayLike) -> Array:
+    r"""y_n + (n+1) · setup for the levels in use, the value of the last one in use for the others.
+
+    >>> finish_load(jnp.array([2.0, 0.0, 1.0]), jnp.array([True, False, True]), 0.5).tolist()
+    [2.5, 2.5, 6.5]
+    """
+    count = jnp.where(used, jnp.arange(1, used.shape[-1] + 1), 0)
+    return cumulative_load(jnp.where(used, partition, 0)) + setup * jax.lax.cummax(count, axis=count.ndim - 1)
+
+
 def project_partition(values: Array, total: ArrayLike, num_workers: ArrayLike) -> Array:
     r"""argmin ‖x - values‖₂ over x ≥ 0, Σ x = total, x_n = 0 for n ≥ num_workers.
 
@@ -70,7 +80,7 @@ def project_partition(values: Array, total: ArrayLike, num_workers: ArrayLike) -
 def round_partition(partition: Array, total: ArrayLike) -> Array:
     r"""Integers next to `partition` that sum to `total` exactly, by the largest remainder.
 
-    Levels at exactly 0 stay empty.
+    Levels at exactly 0 stay empty. For units of unequal cost see `round_to_units`.
 
     >>> round_partition(jnp.array([1.5, 0.0, 2.2, 0.3]), 4).tolist()
     [2, 0, 2, 0]
@@ -84,3 +94,33 @@ def round_partition(partition: Array, total: ArrayLike) -> Array:
     # Beyond 2^24 coordinates float32 has no fractions left: what is still missing goes to the largest.
     rest = jnp.asarray(total, counts.dtype) - jnp.sum(counts)
     return counts.at[jnp.argmax(partition)].add(rest)
+
+
+def round_to_units(partition: Array, unit_costs: Array) -> Array:
+    r"""Whole units at each level, from cutting the row of units where the running sum of `partition` does.
+
+    Each cut goes to the nearest end of a unit.
+
+    >>> round_to_units(jnp.array([2.0, 0.0, 3.0]), jnp.array([1.5, 2.5, 1.0])).tolist()
+    [1, 0, 2]
+    """
+    cuts = jnp.cumsum(partition)
+    middles = jnp.cumsum(unit_costs) - unit_costs / 2
+    ends = jnp.searchsorted(middles, cuts, side="right")
+    # The last cut is the end, whatever rounding made of the sum.
+    ends = jnp.where(
+        jnp.arange(cuts.size) >= jnp.max(jnp.where(partition > 0, jnp.arange(cuts.size), 0)),
+        middles.size,
+        ends,
+    )
+    return jnp.diff(ends, prepend=0)
+
+
+def cost_of_units(counts: Array, unit_costs: Array) -> Array:
+    r"""The partition of the costs that `counts` units at each level, in their order, make.
+
+    >>> cost_of_units(jnp.array([1, 0, 2]), jnp.array([1.5, 2.5, 1.0])).tolist()
+    [1.5, 0.0, 3.5]
+    """
+    ends = jnp.concatenate([jnp.zeros(1, unit_costs.dtype), jnp.cumsum(unit_costs)])
+    return jnp.diff(ends[jnp.cumsum(counts)], prepend=0)

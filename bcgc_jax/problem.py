@@ -24,6 +24,10 @@ class Problem:
       num_samples: M, over all workers.
       cycles: b, CPU cycles for one coordinate and one sample.
       max_workers: the static length of every partition; by default the largest `num_workers`.
+      setup_cycles: f, CPU cycles for one sample of a subset before its first coordinate (a forward pass). The
+        levels in use are then ready at y_n + (n+1) f / b; None, the paper, is no setup.
+      unit_costs: `[num_coordinates]`, for units of unequal cost in a fixed order (layers; footnotes 2-4): a
+        unit takes `cycles` times its cost. A partition then shares out their sum.
 
     Raises ValueError for numbers that make no sense and are known before tracing.
 
@@ -39,6 +43,8 @@ class Problem:
     num_samples: ArrayLike = 1.0
     cycles: ArrayLike = 1.0
     max_workers: int = static_field(default=0)
+    setup_cycles: ArrayLike | None = None
+    unit_costs: ArrayLike | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.cycle_time, Law):
@@ -47,6 +53,10 @@ class Problem:
         _check_count("num_coordinates", self.num_coordinates)
         check("num_samples", self.num_samples, "> 0")
         check("cycles", self.cycles, "> 0")
+        if self.setup_cycles is not None:
+            check("setup_cycles", self.setup_cycles, ">= 0")
+        if self.unit_costs is not None:
+            self._check_unit_costs()
         limit = jnp.iinfo(jnp.result_type(int)).max
         coordinates = concrete(self.num_coordinates)
         if coordinates is not None and np.any(coordinates > limit):
@@ -62,6 +72,15 @@ class Problem:
         elif workers is not None and workers.max() > self.max_workers:
             raise ValueError(f"num_workers {workers.max()} exceeds max_workers {self.max_workers}")
 
+    def _check_unit_costs(self) -> None:
+        check("unit_costs", self.unit_costs, "> 0")
+        shape, count = jnp.asarray(self.unit_costs).shape, concrete(self.num_coordinates)
+        if not shape or (count is not None and np.any(count != shape[-1])):
+            raise ValueError(
+                f"unit_costs must have one entry for each of the {self.num_coordinates} coordinates, "
+                f"got shape {shape}"
+            )
+
     @property
     def dtype(self) -> Any:
         """float32 or float64, as the leaves and the caller's jax configuration have it."""
@@ -75,8 +94,16 @@ class Problem:
 
     @property
     def total(self) -> Array:
-        """L as a floating number."""
+        """What a partition sums to: L, or the sum of the units' costs."""
+        if self.unit_costs is not None:
+            return jnp.sum(jnp.asarray(self.unit_costs, self.dtype))
         return jnp.asarray(self.num_coordinates, self.dtype)
+
+    @property
+    def setup_load(self) -> Array:
+        """f / b: the setup of one subset, in coordinates."""
+        setup = 0 if self.setup_cycles is None else self.setup_cycles
+        return jnp.asarray(setup, self.dtype) / self.cycles
 
     @property
     def exists(self) -> Array:
@@ -113,12 +140,16 @@ class Solution:
       rounded: integers that sum to L, `[max_workers]`, or None.
       expected_runtime: exact E τ̂ of the continuous `partition`.
       runtime_error: estimate of the absolute error of `expected_runtime`.
-      lower_bound: no partition has an expected runtime below it.
+      lower_bound: no partition of the `levels` has an expected runtime below it.
       relative_gap: 1 - lower_bound / expected_runtime, the certificate.
       status: integer value of a `Status`.
       num_steps: steps of an iterative method, 0 for a closed form.
       history: expected runtime at each check of an iterative method, NaN after the last; or None.
       method: the name it was asked by.
+      levels: bool, `[max_workers]`, the levels that the bound is for: all, those that were allowed, or, with
+        setup cycles, those in use.
+      completion_probability: P(τ̂ ≤ deadline) of `partition`, where that was maximised.
+      start: where the best search began, an index of `solvers.completion.STARTS`.
     """
 
     partition: Array | None
@@ -131,6 +162,9 @@ class Solution:
     num_steps: Array
     history: Array | None = None
     method: str = static_field(default="")
+    levels: Array | None = None
+    completion_probability: Array | None = None
+    start: Array | None = None
 
 
 def _check_count(name: str, value: Any) -> None:

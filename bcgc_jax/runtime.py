@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from bcgc_jax.expectation import NUM_NODES, Expectation, exceedance, expected_max
 from bcgc_jax.order_statistics import simulate_max
-from bcgc_jax.partitions import cumulative_load
+from bcgc_jax.partitions import cumulative_load, finish_load
 from bcgc_jax.problem import Problem
 
 # Finer than `NUM_NODES`: where nearly everything sits at one level, the slopes of the others need it.
@@ -37,26 +37,39 @@ class Certificate(NamedTuple):
 
 
 def block_runtime(
-    partition: ArrayLike, cycle_times: ArrayLike, *, num_samples: ArrayLike = 1.0, cycles: ArrayLike = 1.0
+    partition: ArrayLike,
+    cycle_times: ArrayLike,
+    *,
+    num_samples: ArrayLike = 1.0,
+    cycles: ArrayLike = 1.0,
+    setup_cycles: ArrayLike = 0.0,
 ) -> Array:
     r"""τ̂(x,T) = (M b / N) max_n T_(N-n) Σ_{i≤n} (i+1) x_i, eq. (5): `[..., N]` and `[..., N]` to `[...]`.
 
-    `cycle_times` are sorted here, so any order will do; leading axes broadcast.
+    `cycle_times` are sorted here, so any order will do; leading axes broadcast. `setup_cycles` are spent on
+    every subset of the levels in use before its first coordinate.
 
     >>> float(block_runtime([0.0, 2.0, 2.0, 0.0], [0.1, 0.1, 0.25, 1.0], num_samples=4.0))
     1.0
     """
     t = jnp.sort(jnp.asarray(cycle_times, float), axis=-1)[..., ::-1]
     scale = jnp.asarray(num_samples) * cycles / t.shape[-1]
-    return scale * max_finish_time(cumulative_load(jnp.asarray(partition, float)), t)
+    x = jnp.asarray(partition, float)
+    return scale * max_finish_time(finish_load(x, x > 0, jnp.asarray(setup_cycles) / cycles), t)
 
 
 def coordinate_runtime(
-    levels: ArrayLike, cycle_times: ArrayLike, *, num_samples: ArrayLike = 1.0, cycles: ArrayLike = 1.0
+    levels: ArrayLike,
+    cycle_times: ArrayLike,
+    *,
+    num_samples: ArrayLike = 1.0,
+    cycles: ArrayLike = 1.0,
+    unit_costs: ArrayLike = 1.0,
 ) -> Array:
     r"""τ(s,T) = (M b / N) max_l T_(N-s_l) Σ_{i≤l} (s_i+1), eq. (2): `[..., L]` and `[..., N]` to `[...]`.
 
-    The levels may come in any order (Lemma 1: ascending is best). `cycle_times` are sorted here.
+    The levels may come in any order (Lemma 1: ascending is best). `cycle_times` are sorted here. Units of
+    unequal cost, `[L]`, count (s_i+1) times theirs (footnotes 2-4).
 
     >>> float(coordinate_runtime([1, 1, 2, 2], [0.1, 0.1, 0.25, 1.0], num_samples=4.0))
     1.0
@@ -66,7 +79,9 @@ def coordinate_runtime(
     scale = jnp.asarray(num_samples) * cycles / t.shape[-1]
     batch = jnp.broadcast_shapes(s.shape[:-1], t.shape[:-1])
     s, t = jnp.broadcast_to(s, batch + s.shape[-1:]), jnp.broadcast_to(t, batch + t.shape[-1:])
-    return scale * jnp.max(jnp.take_along_axis(t, s, axis=-1) * jnp.cumsum(s + 1, axis=-1), axis=-1)
+    return scale * jnp.max(
+        jnp.take_along_axis(t, s, axis=-1) * jnp.cumsum((s + 1) * jnp.asarray(unit_costs), axis=-1), axis=-1
+    )
 
 
 def max_finish_time(load: Array, sorted_times: Array) -> Array:
@@ -86,7 +101,7 @@ def simulate_runtime(key: Array, problem: Problem, partition: ArrayLike, num_dra
     """
     x = _as_partition(problem, partition)
     draws = problem.scale * simulate_max(
-        key, problem.cycle_time, cumulative_load(x), problem.num_workers, num_draws
+        key, problem.cycle_time, _load(problem, x), problem.num_workers, num_draws
     )
     return RuntimeEstimate(jnp.mean(draws), jnp.std(draws) / jnp.sqrt(max(num_draws - 1, 1)))
 
@@ -101,7 +116,7 @@ def integrate_runtime(problem: Problem, partition: ArrayLike, *, num_nodes: int 
     1.5
     """
     x = _as_partition(problem, partition)
-    result = expected_max(problem.cycle_time, cumulative_load(x), problem.num_workers, num_nodes=num_nodes)
+    result = expected_max(problem.cycle_time, _load(problem, x), problem.num_workers, num_nodes=num_nodes)
     return Expectation(problem.scale * result.value, problem.scale * result.error)
 
 
@@ -130,15 +145,23 @@ def completion_probability(problem: Problem, partition: ArrayLike, deadline: Arr
     """
     x = _as_partition(problem, partition)
     t = jnp.asarray(deadline, x.dtype) / problem.scale
-    late = exceedance(problem.cycle_time, cumulative_load(x), problem.num_workers, t)
+    late = exceedance(problem.cycle_time, _load(problem, x), problem.num_workers, t)
     return jnp.clip(1 - late, 0, 1)
 
 
 @functools.partial(jax.jit, static_argnames="num_nodes")
-def certificate(problem: Problem, partition: ArrayLike, *, num_nodes: int = _CERTIFYING_NODES) -> Certificate:
-    r"""f(x) = E τ̂(x,T) and a bound on the best: f(z) ≥ ∇f(x)·z ≥ L min_n ∂f/∂x_n for every partition z.
+def certificate(
+    problem: Problem,
+    partition: ArrayLike,
+    levels: ArrayLike | None = None,
+    *,
+    num_nodes: int = _CERTIFYING_NODES,
+) -> Certificate:
+    r"""f(x) = E τ̂(x,T) and a bound on the best: f(z) ≥ f(x) + ∇f(x)·(z - x) ≥ f - ∇f·x + L min_n ∂f/∂x_n.
 
-    f is convex and positively homogeneous, so this holds at every x, whoever found it.
+    f is convex, so this holds for every partition z, at every x, whoever found it; without setup ∇f·x = f.
+    `levels`, bool `[max_workers]`, are those that z may use: by default all, with setup cycles those that x
+    uses, for then f is affine only as long as these stay the same.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(rate=1.0, shift=1.0), num_workers=2, num_coordinates=10)
@@ -153,10 +176,26 @@ def certificate(problem: Problem, partition: ArrayLike, *, num_nodes: int = _CER
         return result.value, result.error
 
     (value, error), slope = jax.value_and_grad(objective, has_aux=True)(x)
-    lower = problem.total * jnp.min(jnp.where(problem.exists, slope, jnp.inf))
-    # 0 is a lower bound of any runtime; the cycle times are positive.
+    allowed = levels_of_bound(problem, x) & (True if levels is None else jnp.asarray(levels))
+    # 0 where nothing is paid for setup, up to rounding.
+    constant = 0 if problem.setup_cycles is None else value - jnp.sum(slope * x)
+    lower = constant + problem.total * jnp.min(jnp.where(allowed, slope, jnp.inf))
+    # The slopes share the error of the value. 0 is a bound of any runtime; the cycle times are positive.
+    lower = lower - error
     lower = jnp.where(jnp.isfinite(lower), jnp.maximum(lower, 0), 0)
     return Certificate(value, error, lower, 1 - lower / value)
+
+
+def levels_of_bound(problem: Problem, partition: Array) -> Array:
+    """The levels that the bound of `certificate` allows, `[max_workers]`."""
+    return problem.exists if problem.setup_cycles is None else problem.exists & (partition > 0)
+
+
+def _load(problem: Problem, x: Array) -> Array:
+    """Cycles, in units of a coordinate's, that a worker has spent when each level is finished."""
+    if problem.setup_cycles is None:
+        return cumulative_load(x)
+    return finish_load(x, x > 0, problem.setup_load)
 
 
 def _as_partition(problem: Problem, partition: ArrayLike) -> Array:

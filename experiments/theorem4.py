@@ -12,7 +12,7 @@ import math
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -73,7 +73,7 @@ def reference(problem: bcgc.Problem, seed: int) -> Reference:
     if problem.max_workers <= LARGEST_OPTIMAL:
         solution = bcgc.solve(problem, "optimal", tolerance=1e-5)
         return Reference(float(solution.expected_runtime), float(solution.lower_bound))
-    quick = {"batch_size": 64, "check_every": 250, "max_steps": 500}
+    quick: dict[str, Any] = {"batch_size": 64, "check_every": 250, "max_steps": 500}
     solution = bcgc.solve(problem, "subgradient", key=jax.random.key(seed), **quick)
     lower = max(float(solution.lower_bound), float(_limit(problem)))
     return Reference(float(solution.expected_runtime), lower)

@@ -108,6 +108,59 @@ def test_a_trace_brings_its_law_and_its_number_of_workers(bcgc, tmp_path):
     assert answer["solutions"][0]["expected_runtime"] == pytest.approx(expected, rel=1e-9)
 
 
+def test_a_deadline_leads_with_the_plan_that_meets_it_most_often(bcgc):
+    args = ["--workers", "10", "--coordinates", "40000", "--samples", "50"]
+    args += [
+        "--cycle-time",
+        "shifted-exponential:rate=0.1,shift=1",
+        "--method",
+        "time",
+        "--method",
+        "optimal",
+    ]
+    goal = ["--objective", "completion-probability", "--deadline", "3162278", "--format", "json"]
+    status, out, _ = bcgc("solve", *args, *goal)
+    assert status == 0
+    rows = json.loads(out)["solutions"]
+    assert [row["method"] for row in rows] == ["optimal, deadline", "optimal", "time"]
+    assert rows[0]["completion_probability"] == pytest.approx(0.7456, abs=1e-3)
+    assert rows[0]["start"] in ("time", "frequency", "optimal", "harmonic", "full replication")
+    fastest = min(rows, key=lambda row: row["expected_runtime"])
+    assert fastest["method"] == "optimal"
+
+
+def test_units_setup_and_levels_come_from_the_command_line(bcgc, tmp_path):
+    path = tmp_path / "layers.txt"
+    path.write_text("3\n1\n\n0.5\n4\n")
+    args = ["--workers", "4", "--unit-costs", str(path), "--setup-cycles", "0.4", "--levels", "0,2-3"]
+    status, out, _ = bcgc("solve", *args, "--cycle-time", "uniform:low=0.4,high=2.6", "--format", "json")
+    assert status == 0
+    answer = json.loads(out)
+    assert answer["problem"]["unit_costs"] == [3.0, 1.0, 0.5, 4.0]
+    assert answer["problem"]["levels"] == [0, 2, 3]
+    rows = {row["method"]: row for row in answer["solutions"]}
+    # Nobody asked for the methods that know no setup or no units.
+    assert set(rows) == {"optimal, levels 0,2,3", "optimal", "time", "frequency", "uncoded", "single_block"}
+    assert all(sum(row["partition"]) == 4 for row in rows.values())
+    assert rows["optimal, levels 0,2,3"]["partition"][1] == 0
+    free = rows["optimal"]["partition_runtime"]
+    assert free <= rows["optimal, levels 0,2,3"]["partition_runtime"] * (1 + 1e-9)
+    # Uncoded: (8.5 + 0.4) E T_(4) / 4, E T_(4) = 0.4 + 2.2 · 4/5.
+    assert rows["uncoded"]["partition_runtime"] == pytest.approx(8.9 * (0.4 + 2.2 * 0.8) / 4, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("1\n-2\n", "line 2"), ("one\n", "line 1"), ("\n", "no unit costs")]
+)
+def test_a_file_of_unit_costs_is_refused_by_line(bcgc, tmp_path, text, words):
+    path = tmp_path / "layers.txt"
+    path.write_text(text)
+    law = ["--cycle-time", "uniform:low=1,high=2"]
+    status, out, err = bcgc("solve", "--workers", "4", "--unit-costs", str(path), *law)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert words in err
+
+
 _SMALL = ["solve", "--workers", "4", "--coordinates", "10"]
 _UNIFORM = ["--cycle-time", "uniform:low=1,high=2"]
 
@@ -117,6 +170,15 @@ _UNIFORM = ["--cycle-time", "uniform:low=1,high=2"]
     [
         (["solve", *LAW, "--workers", "4"], "--coordinates"),
         ([*_SMALL], "either --cycle-time or --trace"),
+        ([*_SMALL, *_UNIFORM, "--unit-costs", "x.txt"], "either --coordinates or --unit-costs"),
+        (["solve", "--workers", "4", *_UNIFORM, "--unit-costs", "x.txt"], "cannot read x.txt"),
+        ([*_SMALL, *_UNIFORM, "--setup-cycles", "-1"], "at least 0"),
+        ([*_SMALL, *_UNIFORM, "--setup-cycles", "1", "--method", "subgradient"], "knows no setup_cycles"),
+        ([*_SMALL, *_UNIFORM, "--levels", "0,x"], "levels and ranges"),
+        ([*_SMALL, *_UNIFORM, "--levels", "3-1"], "levels and ranges"),
+        ([*_SMALL, *_UNIFORM, "--levels", "0,4"], "from 0 to 3"),
+        ([*_SMALL, *_UNIFORM, "--objective", "completion-probability"], "needs a --deadline"),
+        ([*_SMALL, *_UNIFORM, "--objective", "speed"], "completion-probability"),
         ([*_SMALL, *LAW, "--trace", "x.csv"], "either --cycle-time or --trace"),
         (["solve", "--coordinates", "9", *LAW], "--workers"),
         (["solve", "--workers", "2.5", "--coordinates", "9", *LAW], "whole number"),

@@ -7,9 +7,14 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from experiments import heavy_tails, paper, report, theorem4
+from experiments import certificate, heavy_tails, paper, report, theorem4
 
-COMMANDS = {"paper": paper.main, "theorem4": theorem4.main, "heavy_tails": heavy_tails.main}
+COMMANDS = {
+    "certificate": certificate.main,
+    "heavy_tails": heavy_tails.main,
+    "paper": paper.main,
+    "theorem4": theorem4.main,
+}
 # Published values that a correct computation meets; "optimal" is not the optimum, and
 # "ferdinand_half" depends on a tie-break.
 TRUSTWORTHY = ("time", "frequency", "single_block", "tandon_partial", "ferdinand_full")
@@ -30,6 +35,20 @@ def assert_figure(folder, name):
 def assert_tables_fit(printed):
     lines = [line for line in printed.splitlines() if not line.startswith("Written to")]
     assert max(map(len, lines)) <= 100
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_subgradient_method_falls_towards_the_certified_optimum(tmp_path, capsys):
+    certificate.run(tmp_path, workers=(5,), steps=200)
+    rows = read_csv(tmp_path / "certificate.csv")
+    assert_figure(tmp_path, "certificate")
+    for law in certificate.LAWS:
+        excess = [float(row["excess"]) for row in rows if row["law"] == law]
+        assert len(excess) == 5
+        assert np.all(np.diff(excess) <= 0)
+        assert 0 <= excess[-1] < 0.01 < excess[0]
+    printed = capsys.readouterr().out
+    assert_tables_fit(printed)
 
 
 # The paper's figures

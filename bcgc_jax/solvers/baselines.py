@@ -82,7 +82,7 @@ def straggler_ratio(law: Law) -> Array:
     (1 + ln 2)/(1 - ln 2) = 5.52 for an exponential. An atom at the median counts in both halves.
     """
     if law.atomic():
-        atoms, mass = _atoms(law)
+        atoms, mass = atoms_of(law)
         share = jnp.diff(jnp.clip(jnp.cumsum(mass), 0, 0.5), prepend=0.0)
         low = jnp.sum(jnp.where(share > 0, atoms * jnp.where(share > 0, share, 1), 0))
         return (law.mean() - low) / low
@@ -94,7 +94,7 @@ def straggler_ratio(law: Law) -> Array:
     return jnp.where(jnp.isfinite(law.mean()), high, jnp.inf) / low
 
 
-def _atoms(law: Law) -> tuple[Array, Array]:
+def atoms_of(law: Law) -> tuple[Array, Array]:
     """Values and probabilities of an atomic law."""
     atoms = jnp.concatenate([law.infimum()[None], law.kinks()])
     return atoms, jnp.diff(law.cdf(atoms), prepend=0.0)
@@ -154,7 +154,7 @@ def runtime_limit(problem: Problem) -> Array:
     """
     law, workers = problem.cycle_time, problem.num_workers
     if law.atomic():
-        times, mass = _atoms(law)
+        times, mass = atoms_of(law)
     else:
         z = jnp.linspace(-36.0, 36.0, 769) if problem.dtype == jnp.float64 else jnp.linspace(-16.0, 60.0, 769)
         mass = jax.nn.softmax(-jax.nn.softplus(z) - jax.nn.softplus(-z))  # density of logit U

@@ -18,14 +18,18 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax.distributions import Law
-from bcgc_jax.expectation import rule, threshold_hazard
+from bcgc_jax.expectation import expected_max, rule, threshold_hazard
 from bcgc_jax.order_statistics import Crossing
-from bcgc_jax.partitions import cumulative_load
+from bcgc_jax.partitions import finish_load
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solvers.closed_form import time_partition
+from bcgc_jax.solvers.cutting_plane import cutting_plane
+from bcgc_jax.solvers.linear import solve_positive
 
 # Intervals of the first rule. An answer counts once a rule twice as fine agrees; else that one goes on.
 _NUM_NODES, _FINEST = 48, 16
+# What the path's normal equations resolve in float64, and the room for cuts.
+_POLYHEDRAL, _MAX_CUTS = 1e-6, 500
 # Entries of a matrix over levels and nodes at a time.
 _CHUNK = 2**18
 # A step keeps this share of the way to the boundary; Armijo's slope; backtracking. Customary values.
@@ -33,9 +37,14 @@ _TO_BOUNDARY, _SUFFICIENT, _BACKTRACK, _MAX_TRIES = 0.995, 1e-4, 0.4, 6
 
 
 class OptimalResult(NamedTuple):
-    """Partition, `[max_workers]`, its status, and the Newton steps taken."""
+    """Partition, `[max_workers]`, its expected runtime and, for laws of atoms, a bound on the best one.
+
+    `num_steps` counts Newton steps, for laws of atoms cuts.
+    """
 
     partition: Array
+    value: Array
+    lower_bound: Array
     status: Array
     num_steps: Array
 
@@ -65,10 +74,15 @@ class _Iterate(NamedTuple):
     unit: Array
 
 
-def optimal_partition(problem: Problem, *, tolerance: float = 1e-7, max_steps: int = 60) -> OptimalResult:
+def optimal_partition(
+    problem: Problem, levels: ArrayLike = True, *, tolerance: ArrayLike = 1e-7, max_steps: int = 60
+) -> OptimalResult:
     r"""argmin E τ̂(x,T), to a relative gap of `tolerance` between f(x) and its lower bound.
 
-    Starts from x^(t), moved inside. `max_steps` is static. For laws without atoms.
+    Starts from x^(t), moved inside. `max_steps` is static. `levels`, bool `[max_workers]`, are those that
+    may be used, and for which setup cycles are paid. They enter as a load that is linear in x, as Σx = L:
+    (n+1) f/b = (n+1) f/(b L) Σx. For laws of atoms f is polyhedral, and cutting planes take the place of
+    Newton's method, down to a gap of 1e-6.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=4, num_coordinates=100)
@@ -76,20 +90,47 @@ def optimal_partition(problem: Problem, *, tolerance: float = 1e-7, max_steps: i
     >>> int(result.status), round(float(result.partition.sum()), 3)
     (0, 100.0)
     """
-    workers, levels, law = problem.num_workers, problem.exists, problem.cycle_time
+    workers, law = problem.num_workers, problem.cycle_time
+    levels = problem.exists & jnp.asarray(levels)
     dtype = problem.dtype
-    count = jnp.asarray(workers, dtype)
-    # Steps beyond the working precision only wander.
-    tolerance = max(tolerance, float(64 * jnp.finfo(dtype).eps))
     level = jnp.arange(problem.max_workers)
-    # load = loads @ x
-    loads = jnp.where(level[None, :] <= level[:, None], level + 1, 0).astype(dtype)
+    count = jnp.sum(levels).astype(dtype)
+    # Steps beyond the working precision only wander.
+    tolerance = jnp.maximum(tolerance, (64 + 8 * level.size) * jnp.finfo(dtype).eps)
+    # load = loads @ x on the unit simplex
+    setup = problem.setup_load / problem.total
+    loads = jax.vmap(lambda share: finish_load(share, levels, setup), out_axes=1)(
+        jnp.eye(level.size, dtype=dtype)
+    )
+
+    unit_runtime = problem.scale * problem.total
 
     def inside(values: Array, padding: ArrayLike = 0) -> Array:
         return jnp.where(levels, values, padding)
 
+    start = inside(time_partition(problem) / problem.total)
+    start = inside(0.9 * start / jnp.maximum(jnp.sum(start), 1e-3) + 0.1 / count)
+    start = start / jnp.sum(start)
+
+    if law.atomic():
+
+        def evaluate(share: Array) -> tuple[Array, Array]:
+            return jax.value_and_grad(lambda u: expected_max(law, loads @ u, workers).value)(share)
+
+        found = cutting_plane(
+            evaluate, start, levels, tolerance=jnp.maximum(tolerance, _POLYHEDRAL), max_cuts=_MAX_CUTS
+        )
+        met = found.value - found.lower_bound <= jnp.maximum(tolerance, _POLYHEDRAL) * found.value
+        return OptimalResult(
+            found.share * problem.total,
+            unit_runtime * found.value,
+            unit_runtime * found.lower_bound,
+            jnp.where(met, int(Status.CONVERGED), int(Status.STEP_LIMIT)),
+            found.num_cuts,
+        )
+
     def expand(x: Array, unit: Array, refine: Array) -> _Expansion:
-        value, slope, hessian = _second_order(law, cumulative_load(x), workers, refine)
+        value, slope, hessian = _second_order(law, loads @ x, workers, refine)
         return _Expansion(value / unit, loads.T @ slope / unit, loads.T @ hessian @ loads / unit)
 
     def bound(x: Array, f: _Expansion) -> Array:
@@ -154,8 +195,7 @@ def optimal_partition(problem: Problem, *, tolerance: float = 1e-7, max_steps: i
             & ((carry.steps < max_steps) | (carry.round != _STEP))
         )
 
-    start = time_partition(problem) / problem.total
-    x = inside(0.9 * start + 0.1 / count)
+    x = start
     barrier = 1e-2 / count
     one = jnp.ones((), dtype)
     unknown = _Expansion(one, jnp.zeros_like(x), jnp.eye(level.size, dtype=dtype))
@@ -163,7 +203,9 @@ def optimal_partition(problem: Problem, *, tolerance: float = 1e-7, max_steps: i
     first = _Iterate(zero + _START, zero, zero + 1, x, inside(barrier / inside(x, 1)), barrier, unknown, one)
     last = jax.lax.while_loop(go_on, next_round, first)
     status = jnp.where(last.round == _DONE, int(Status.CONVERGED), int(Status.STEP_LIMIT))
-    return OptimalResult(last.x / jnp.sum(last.x) * problem.total, status, last.steps)
+    total = jnp.sum(last.x)
+    value = unit_runtime * last.f.value * last.unit / total
+    return OptimalResult(last.x / total * problem.total, value, jnp.zeros_like(value), status, last.steps)
 
 
 def _second_order(law: Law, load: Array, num_workers: ArrayLike, refine: Array) -> tuple[Array, Array, Array]:
@@ -200,31 +242,3 @@ def _second_order(law: Law, load: Array, num_workers: ArrayLike, refine: Array) 
     hessian = jnp.minimum(upper + upper.T, 0)[::-1, ::-1]
     diagonal = -(hessian @ load) / jnp.where(load > 0, load, 1)
     return value, slope[::-1], hessian + jnp.diag(diagonal)
-
-
-def solve_positive(matrix: Array, rhs: Array, width: int = 32) -> Array:
-    """matrix⁻¹ rhs for a symmetric positive definite matrix, by Gauss–Jordan elimination in blocks.
-
-    In plain array code: LAPACK calls inside a loop may lock up the CPU's thread pool (see
-    `crossing_probability`).
-    """
-    size = rhs.size
-    width = min(width, size)
-    short = -size % width
-    system = jnp.pad(matrix, (0, short)) + jnp.diag(jnp.where(jnp.arange(size + short) < size, 0, 1))
-    system = jnp.concatenate([system, jnp.pad(rhs, (0, short))[:, None]], axis=1)
-
-    def pivot(i: Array, rows: Array) -> Array:
-        """One column of a block of rows, the block's own columns first."""
-        row = rows[i] / rows[i, i]
-        return (rows - rows[:, i, None] * row).at[i].set(row)
-
-    def eliminate(i: Array, system: Array) -> Array:
-        start = i * width
-        rows = jax.lax.dynamic_slice_in_dim(system, start, width, 0)
-        columns = jax.lax.dynamic_slice_in_dim(system, start, width, 1)
-        block = jax.lax.dynamic_slice_in_dim(rows, start, width, 1)
-        rows = jax.lax.fori_loop(0, width, pivot, jnp.concatenate([block, rows], axis=1))[:, width:]
-        return jax.lax.dynamic_update_slice_in_dim(system - columns @ rows, rows, start, 0)
-
-    return jax.lax.fori_loop(0, (size + short) // width, eliminate, system)[:size, -1]

@@ -3,19 +3,23 @@
 import dataclasses
 import difflib
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import concrete
-from bcgc_jax.partitions import round_partition
+from bcgc_jax._pytree import check, concrete
+from bcgc_jax.partitions import round_partition, round_to_units
 from bcgc_jax.problem import Problem, Solution, Status
-from bcgc_jax.runtime import certificate
+from bcgc_jax.runtime import certificate, levels_of_bound
 from bcgc_jax.solvers import baselines, closed_form
+from bcgc_jax.solvers.completion import CompletionResult, completion_partition
+from bcgc_jax.solvers.integer import improve_units
+from bcgc_jax.solvers.level_sets import best_levels
 from bcgc_jax.solvers.optimal import optimal_partition
 from bcgc_jax.solvers.subgradient import subgradient_partition
 
@@ -24,22 +28,44 @@ BASELINES = ("uncoded", "single_block", "tandon_partial", "ferdinand_full", "fer
 # Methods that take a number, as in "tandon:3": a level, a number of layers.
 NUMBERED = ("tandon", "ferdinand")
 
+OBJECTIVES = ("expected-runtime", "completion-probability")
+# Up to here the loss of rounding may show, and the search over whole units is worth its time.
+_FEW_UNITS = 1000
 
-def solve(problem: Problem, method: str, *, key: Array | None = None, **options: Any) -> Solution:
+
+def solve(
+    problem: Problem,
+    method: str = "optimal",
+    *,
+    objective: str = "expected-runtime",
+    deadline: ArrayLike | None = None,
+    levels: Sequence[int] | None = None,
+    key: Array | None = None,
+    **options: Any,
+) -> Solution:
     r"""A scheme for `problem`, with its exact expected runtime and its distance from the best.
 
     Args:
       problem: what to solve; under `jax.vmap` a batch of them (`num_workers` included).
-      method: "optimal" (to a relative gap of `tolerance`, 1e-7; laws without atoms), "subgradient", "time"
-        (x^(t)), "frequency" (x^(f)); the baselines "uncoded", "single_block" (one
+      method: "optimal" (to a proven relative gap of `tolerance`, 1e-7; for laws of atoms 1e-6),
+        "subgradient", "time" (x^(t)), "frequency" (x^(f)); the baselines "uncoded", "single_block" (one
         level, the best), "tandon:3" (one level, 3), "tandon_partial", "ferdinand_full", "ferdinand_half",
         "ferdinand:100" (100 layers).
+      objective: "expected-runtime", or "completion-probability": the partition, local optimum from five
+        starts, that most probably ends by `deadline` (only "optimal").
+      levels: the redundancy levels that may be used (only "optimal"); the bound then is for these. With
+        setup cycles "optimal" also searches which of them to use, and the bound is for those in
+        `Solution.levels`.
       key: randomness of "subgradient"; the other methods need none.
-      options: keywords of the method: those of `optimal_partition` and `subgradient_partition`, `alpha` of
-        "tandon_partial".
+      options: keywords of the method: those of `optimal_partition`, `completion_partition` and
+        `subgradient_partition`, `alpha` of "tandon_partial".
 
-    Raises ValueError for an unknown method, a missing key, a level or a number of layers out of range, and
-    for a law whose mean is known to be infinite. What shows only in traced values is a `Status`.
+    "optimal" ends with a search over whole units where these are few (at most 1000, known before tracing);
+    the other plans are rounded. Closed forms and baselines plan without setup and are evaluated with it.
+
+    Raises ValueError for an unknown method, a missing key, a level or a number of layers out of range, what a
+    method cannot do, and for a law whose mean is known to be infinite. What shows only in traced values is a
+    `Status`.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=20, num_coordinates=20_000)
@@ -48,21 +74,75 @@ def solve(problem: Problem, method: str, *, key: Array | None = None, **options:
     ([5697, 1076, 609], True)
     """
     name, number = parse_method(problem, method)
+    _refuse(problem, name, objective, deadline, levels)
     if name == "subgradient" and key is None:
         raise ValueError('method="subgradient" draws cycle times: pass key=jax.random.key(seed)')
-    check_finite_mean(problem)
-    if name == "optimal" and problem.cycle_time.atomic():
-        raise ValueError(
-            f'method="optimal" needs a law without atoms and {type(problem.cycle_time).__name__} is made of '
-            'them: use method="subgradient"'
-        )
     options_static = tuple(sorted((k, v) for k, v in options.items() if not isinstance(v, jax.Array)))
     options_traced = {k: v for k, v in options.items() if isinstance(v, jax.Array)}
+    if objective == "completion-probability":
+        found = _completion(problem, jnp.asarray(deadline), options_traced, options=options_static)
+        solution = assess(problem, found.partition, found.status, found.num_steps)
+        solution = dataclasses.replace(  # type: ignore[type-var]
+            solution, completion_probability=found.probability, start=found.start, method=method
+        )
+        return solution
+    check_finite_mean(problem)
     if name == "tandon_partial":
         return _tandon_partial(problem, options_traced, options_static)
     # Two compiled functions: the second, which takes longest to compile, serves every method.
-    answer = _partition(problem, key, number, options_traced, name=name, options=options_static)
-    return dataclasses.replace(assess(problem, *answer), method=method)  # type: ignore[type-var]
+    allowed = None if levels is None else _level_mask(problem, levels)
+    partition, status, num_steps, history, used, bound = _partition(
+        problem, key, number, allowed, options_traced, name=name, options=options_static
+    )
+    solution = assess(problem, partition, status, num_steps, history, used, bound)
+    if name == "optimal" and _few_units(problem):
+        solution = dataclasses.replace(  # type: ignore[type-var]
+            solution, rounded=improve_units(problem, solution.rounded, solution.levels)
+        )
+    return dataclasses.replace(solution, method=method)  # type: ignore[type-var]
+
+
+def _refuse(
+    problem: Problem,
+    name: str,
+    objective: str,
+    deadline: ArrayLike | None,
+    levels: Sequence[int] | None,
+) -> None:
+    """ValueError for what a method cannot do."""
+    if objective not in OBJECTIVES:
+        raise ValueError(f'unknown objective "{objective}"; known: {", ".join(OBJECTIVES)}')
+    completion = objective == "completion-probability"
+    if completion != (deadline is not None):
+        raise ValueError(
+            'objective="completion-probability" needs a deadline, and only this objective takes one; for the '
+            "probability of another plan see completion_probability"
+        )
+    if completion:
+        check("deadline", deadline, "> 0")
+    if name != "optimal" and (completion or levels is not None):
+        raise ValueError(f'only method="optimal" can be restricted to levels or to a deadline, not "{name}"')
+    if completion and (problem.setup_cycles is not None or levels is not None):
+        raise ValueError("the completion probability is optimised without setup_cycles and over all levels")
+    if problem.setup_cycles is not None and name in ("subgradient", "tandon_partial"):
+        raise ValueError(f'method="{name}" knows no setup_cycles: use "optimal"')
+    if problem.unit_costs is not None and name.startswith("ferdinand"):
+        raise ValueError(f'method="{name}" has layers of equal coordinates: it knows no unit_costs')
+
+
+def _level_mask(problem: Problem, levels: Sequence[int]) -> Array:
+    chosen = np.unique(np.asarray(levels))
+    workers = concrete(problem.num_workers)
+    top = (problem.max_workers if workers is None else int(workers.min())) - 1
+    if chosen.size == 0 or not np.issubdtype(chosen.dtype, np.integer) or chosen[0] < 0 or chosen[-1] > top:
+        raise ValueError(f"levels must be whole numbers from 0 to {top}, at least one, got {levels!r}")
+    return jnp.zeros(problem.max_workers, bool).at[chosen].set(True)
+
+
+def _few_units(problem: Problem) -> bool:
+    count = concrete(problem.num_coordinates)
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(problem))
+    return not traced and count is not None and count.ndim == 0 and bool(count <= _FEW_UNITS)
 
 
 def check_finite_mean(problem: Problem) -> None:
@@ -105,17 +185,25 @@ def parse_method(problem: Problem, method: str) -> tuple[str, int | None]:
     return name, None
 
 
+@functools.partial(jax.jit, static_argnames="options")
+def _completion(
+    problem: Problem, deadline: Array, traced: Mapping[str, Array], *, options: tuple[tuple[str, Any], ...]
+) -> CompletionResult:
+    return completion_partition(jax.lax.stop_gradient(problem), deadline, **{**dict(options), **traced})
+
+
 @functools.partial(jax.jit, static_argnames=("name", "options"))
 def _partition(
     problem: Problem,
     key: Array | None,
     number: int | None,
+    allowed: Array | None,
     traced: Mapping[str, Array],
     *,
     name: str,
     options: tuple[tuple[str, Any], ...],
-) -> tuple[Array, Array, Array, Array | None]:
-    """Partition, status, steps and history of every method that gives a partition."""
+) -> tuple[Array, Array, Array, Array | None, Array | None, Array | None]:
+    """Partition, status, steps, history, levels and a bound of every method that gives a partition."""
     settings = {**dict(options), **traced}
     status = jnp.asarray(int(Status.CONVERGED))
     number = 0 if number is None else number
@@ -123,12 +211,17 @@ def _partition(
         case "optimal":
             # The steps are not differentiated: by the envelope theorem the value's slope is that of
             # the exact runtime at a fixed partition.
-            result = optimal_partition(jax.lax.stop_gradient(problem), **settings)
-            return result.partition, result.status, result.num_steps, None
+            fixed = jax.lax.stop_gradient(problem)
+            used, rounds = allowed, jnp.asarray(0)
+            if problem.setup_cycles is not None:
+                used, rounds = best_levels(fixed, problem.exists if allowed is None else allowed)
+            result = optimal_partition(fixed, True if used is None else used, **settings)
+            bound = result.lower_bound if problem.cycle_time.atomic() else None
+            return result.partition, result.status, rounds + result.num_steps, None, used, bound
         case "subgradient":
             assert key is not None
             found = subgradient_partition(problem, key, **settings)
-            return found.partition, found.status, found.num_steps, found.history
+            return found.partition, found.status, found.num_steps, found.history, None, None
         case "time":
             x = closed_form.time_partition(problem, **settings)
         case "frequency":
@@ -142,7 +235,7 @@ def _partition(
             layers = {"ferdinand_full": problem.total, "ferdinand_half": half}.get(name, jnp.asarray(number))
             x, feasible = baselines.ferdinand_partition(problem, layers, **settings)
             status = jnp.where(feasible, status, int(Status.INFEASIBLE))
-    return x, status, jnp.asarray(0), None
+    return x, status, jnp.asarray(0), None, None, None
 
 
 @functools.partial(jax.jit, static_argnames="options")
@@ -169,16 +262,39 @@ def assess(
     status: Array | None = None,
     num_steps: Array | None = None,
     history: Array | None = None,
+    levels: Array | None = None,
+    lower_bound: Array | None = None,
     *,
     method: str = "",
 ) -> Solution:
-    """The `Solution` that a partition is: rounded, evaluated exactly, certified."""
+    """The `Solution` that a partition is: rounded, evaluated exactly, certified.
+
+    `levels` are those that were allowed; `lower_bound` is one that the solver knows.
+    """
     status = jnp.asarray(int(Status.CONVERGED)) if status is None else status
     num_steps = jnp.asarray(0) if num_steps is None else num_steps
-    bound = certificate(problem, partition)
+    bound = certificate(problem, partition, levels)
     value = jnp.where(status == int(Status.INFEASIBLE), jnp.nan, bound.expected_runtime)
     status = jnp.where(jnp.isinf(value), int(Status.INFINITE), status)
-    gap = jnp.where(jnp.isfinite(value), bound.relative_gap, jnp.where(jnp.isinf(value), 1, jnp.nan))
-    rounded = round_partition(partition, problem.num_coordinates)
-    error, lower = bound.runtime_error, bound.lower_bound
-    return Solution(partition, rounded, value, error, lower, gap, status, num_steps, history, method)
+    lower = bound.lower_bound
+    if lower_bound is not None:
+        lower = jnp.maximum(lower, lower_bound - bound.runtime_error)
+    gap = jnp.where(jnp.isfinite(value), 1 - lower / value, jnp.where(jnp.isinf(value), 1, jnp.nan))
+    if problem.unit_costs is None:
+        rounded = round_partition(partition, problem.num_coordinates)
+    else:
+        rounded = round_to_units(partition, jnp.asarray(problem.unit_costs, partition.dtype))
+    allowed = levels_of_bound(problem, partition) & (True if levels is None else levels)
+    return Solution(
+        partition,
+        rounded,
+        value,
+        bound.runtime_error,
+        lower,
+        gap,
+        status,
+        num_steps,
+        history,
+        method,
+        allowed,
+    )

@@ -4,10 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import optimize
+from scipy import optimize, stats
 
 import bcgc_jax as bcgc
-from bcgc_jax.solvers.optimal import solve_positive
+from bcgc_jax.expectation import expected_max
+from bcgc_jax.order_statistics import _solve_unit_upper
+from bcgc_jax.solvers.linear import solve_positive
+from bcgc_jax.solvers.optimal import _second_order
+from tests.runtime_oracles import CASES
 
 LAWS = {
     "paper": bcgc.ShiftedExponential(1e-3, 50.0),
@@ -39,7 +43,7 @@ def test_the_gap_is_reached_and_no_random_partition_is_below_the_bound(x64, name
     problem = bcgc.Problem(LAWS[name], 6, 3_000, 7, 1.3)
     solution = bcgc.solve(problem, "optimal")
     assert int(solution.status) == bcgc.Status.CONVERGED
-    assert float(solution.relative_gap) < 1e-6  # worst measured 8e-8
+    assert float(solution.relative_gap) < 1e-7  # what was asked for; worst measured 3e-8
     assert int(solution.num_steps) < 30
     rng = np.random.default_rng(5)
     shares = np.concatenate([rng.dirichlet(np.full(6, c), 200) for c in (0.1, 1.0, 10.0)])
@@ -108,18 +112,110 @@ def test_float32_reaches_the_float64_optimum():
     solution = bcgc.solve(bcgc.Problem(LAWS["paper"], 12, 2_000, 50), "optimal")
     assert solution.partition.dtype == jnp.float32
     assert float(solution.expected_runtime) == pytest.approx(exact, rel=1e-5)  # measured 2e-7
-    assert float(solution.relative_gap) < 1e-5  # measured 2e-7
+    assert 0 < float(solution.relative_gap) < 1e-4  # measured 1.2e-5: the allowance for rounding
 
 
-def test_a_law_of_atoms_is_refused_with_advice():
-    problem = bcgc.Problem(bcgc.TwoSpeed(1.0, 4.0, 0.2), 4, 10)
-    with pytest.raises(ValueError, match="subgradient"):
-        bcgc.solve(problem, "optimal")
+@pytest.mark.parametrize("name", ["shifted_exponential", "pareto_12", "uniform"])
+def test_slopes_and_hessian_are_differences_of_the_exact_expectation(x64, name):
+    law, workers = CASES[name].law(), 6
+    load = np.cumsum(np.array([3.0, 0.4, 0.7, 0.2, 1.1, 0.6]) * np.arange(1, 7))
+    value, slope, hessian = jax.jit(_second_order)(law, jnp.asarray(load), workers, jnp.asarray(4))
+    gradient = jax.jit(jax.grad(lambda y: expected_max(law, y, workers).value))
+    np.testing.assert_allclose(value, expected_max(law, jnp.asarray(load), workers).value, rtol=1e-11)
+    np.testing.assert_allclose(slope, gradient(load), rtol=1e-9)
+    step = 1e-4 * load
+    for k in range(workers):
+        move = step[k] * np.eye(workers)[k]
+        difference = (gradient(load + move) - gradient(load - move)) / (2 * step[k])
+        # Of the central difference; worst measured 2e-6 of the largest entry.
+        np.testing.assert_allclose(hessian[k], difference, atol=1e-5 * np.abs(hessian).max())
+
+
+def _best_of_two_speeds(fast, slow, probability, workers):
+    """The optimum of one sample and coordinate by HiGHS: a sum over the number of slow workers."""
+    counts = np.arange(workers + 1)
+    chance = stats.binom(workers, probability).pmf(counts)
+    loads = np.tril(np.ones((workers, workers))) * np.arange(1, workers + 1)
+    speed = np.where(np.arange(workers)[None] < counts[:, None], slow, fast)  # slowest first
+    rows = (speed[:, :, None] * loads[None]).reshape(-1, workers)
+    bound = np.repeat(-np.eye(workers + 1), workers, axis=0)
+    return (
+        optimize.linprog(
+            np.r_[np.zeros(workers), chance],
+            A_ub=np.c_[rows, bound],
+            b_ub=np.zeros(len(rows)),
+            A_eq=np.r_[np.ones(workers), np.zeros(workers + 1)][None],
+            b_eq=[1.0],
+        ).fun
+        / workers
+    )
+
+
+@pytest.mark.parametrize(
+    ("fast", "slow", "probability"), [(0.7, 3.2, 0.15), (1.0, 9.0, 0.01), (1.1, 1.6, 0.5)]
+)
+def test_the_optimum_of_two_speeds_is_that_of_a_linear_programme(x64, fast, slow, probability):
+    for workers in (4, 11):
+        problem = bcgc.Problem(bcgc.TwoSpeed(fast, slow, probability), workers, 600, 5)
+        solution = bcgc.solve(problem)
+        exact = 3_000 * _best_of_two_speeds(fast, slow, probability, workers)
+        assert int(solution.status) == bcgc.Status.CONVERGED
+        assert solution.lower_bound <= exact * (1 + 1e-10)
+        assert exact * (1 - 1e-10) <= solution.expected_runtime <= exact * (1 + 1e-6)
+
+
+def test_the_optimum_of_measured_times_is_certified(x64):
+    rng = np.random.default_rng(3)
+    law, workers = bcgc.Empirical(0.3 + rng.gamma(1.4, 0.8, 25)), 7
+    problem = bcgc.Problem(law, workers, 900)
+    solution = bcgc.solve(problem)
+    assert int(solution.status) == bcgc.Status.CONVERGED
+    assert float(solution.relative_gap) <= 1.1e-6
+    near = np.asarray(solution.partition) * np.exp(0.05 * rng.standard_normal((300, workers)))
+    points = np.concatenate([near, rng.dirichlet(np.full(workers, 0.5), 300)])
+    points *= 900 / points.sum(axis=1, keepdims=True)
+    values = jax.jit(jax.vmap(bcgc.expected_runtime, (None, 0)))(problem, jnp.asarray(points))
+    assert float(values.min()) >= float(solution.lower_bound)
+    assert float(values.min()) >= float(solution.expected_runtime) * (1 - 1.1e-6)
+
+
+def test_levels_that_may_be_used_are_the_only_ones_and_cost_what_a_restricted_search_finds(x64):
+    problem = bcgc.Problem(bcgc.ShiftedExponential(0.4, 0.9), 6, 5_000, 3)
+    levels = [0, 2, 5]
+    solution, free = bcgc.solve(problem, levels=levels), bcgc.solve(problem)
+    assert solution.levels.tolist() == [True, False, True, False, False, True]
+    assert np.all(np.asarray(solution.partition)[[1, 3, 4]] == 0)
+    assert np.all(solution.rounded[jnp.array([1, 3, 4])] == 0)
+    assert free.expected_runtime < solution.lower_bound
+    # Nelder and Mead over the two free shares, on the exact runtime.
+    runtime = jax.jit(bcgc.expected_runtime)
+
+    def cost(v):
+        share = np.array([*v, 1 - sum(v)])
+        if share.min() < 0:
+            return np.inf
+        x = np.zeros(6)
+        x[levels] = 5_000 * share
+        return float(runtime(problem, x))
+
+    found = optimize.minimize(cost, [0.3, 0.3], method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-9})
+    assert solution.lower_bound <= found.fun
+    np.testing.assert_allclose(solution.expected_runtime, found.fun, rtol=1e-7)  # worst measured 6e-8
 
 
 def test_the_elimination_solves_a_positive_definite_system(x64):
     rng = np.random.default_rng(2)
-    factor = rng.standard_normal((9, 9))
-    matrix, rhs = factor @ factor.T + 0.1 * np.eye(9), rng.standard_normal(9)
-    found = solve_positive(jnp.asarray(matrix), jnp.asarray(rhs))
-    np.testing.assert_allclose(found, np.linalg.solve(matrix, rhs), rtol=1e-9)
+    for size in (9, 70):
+        factor = rng.standard_normal((size, size))
+        matrix, rhs = factor @ factor.T + 0.1 * np.eye(size), rng.standard_normal((size, 2))
+        found = solve_positive(jnp.asarray(matrix), jnp.asarray(rhs))
+        np.testing.assert_allclose(found, np.linalg.solve(matrix, rhs), rtol=1e-7)
+
+
+@pytest.mark.parametrize("size", [5, 33, 70])
+def test_the_forward_substitution_solves_the_triangular_system(x64, size):
+    rng = np.random.default_rng(4)
+    strict = np.triu(rng.random((3, size, size)) / size, 1)
+    rhs = rng.standard_normal((3, 2, size))
+    found = _solve_unit_upper(jnp.asarray(rhs), jnp.asarray(strict))
+    np.testing.assert_allclose(found @ (np.eye(size) + strict), rhs, atol=1e-13)

@@ -1,0 +1,81 @@
+"""The most probable completion, against other optimisers and the journal version's values."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bcgc_jax as bcgc
+from bcgc_jax.solvers.completion import STARTS, completion_partition
+
+
+def _solve(problem, deadline):
+    return bcgc.solve(problem, objective="completion-probability", deadline=deadline)
+
+
+@pytest.mark.parametrize(("workers", "published"), [(10, 0.628), (20, 0.910)])
+def test_the_published_probability_is_beaten_and_every_start_ends_at_one_optimum(x64, workers, published):
+    # The journal version: L = 40000, M = 50, b = 1, rate 0.1, shift 1, deadline 10^6.5.
+    problem = bcgc.Problem(bcgc.ShiftedExponential(0.1, 1.0), workers, 40_000, 50)
+    result = jax.jit(completion_partition)(problem, 10**6.5)
+    assert int(result.status) == bcgc.Status.CONVERGED
+    assert float(result.probability) > published + 0.05  # measured 0.7456, 0.9907
+    assert result.probabilities.shape == (len(STARTS),)
+    np.testing.assert_allclose(result.probabilities, result.probability, rtol=1e-5)  # worst measured 1e-9
+    # By a million draws.
+    rng = np.random.default_rng(1)
+    load = np.cumsum(np.asarray(result.partition) * np.arange(1, workers + 1))
+    draws = np.sort(1 + rng.exponential(10, (200_000, workers)), axis=1)[:, ::-1]
+    met = ((draws * load).max(axis=1) * 50 / workers <= 10**6.5).mean()
+    assert abs(met - result.probability) < 4 * np.sqrt(met * (1 - met) / 200_000)
+
+
+def _random_probabilities(problem, partition, deadline, count):
+    """P(τ̂ ≤ deadline) of random partitions, far from `partition` and near it."""
+    rng, workers = np.random.default_rng(2), problem.max_workers
+    shares = np.concatenate([rng.dirichlet(np.full(workers, c), count) for c in (0.2, 1.0, 5.0)])
+    near = np.asarray(partition) * np.exp(0.03 * rng.standard_normal((count, workers)))
+    points = float(problem.total) * np.concatenate([shares, near / near.sum(axis=1, keepdims=True)])
+    probability = jax.vmap(lambda x: bcgc.completion_probability(problem, x, deadline))
+    return np.asarray(jax.jit(probability)(jnp.asarray(points)))
+
+
+@pytest.mark.parametrize("law", [bcgc.Weibull(1.3, 0.8, 0.2), bcgc.TwoSpeed(0.7, 3.2, 0.15)], ids=str)
+def test_no_random_partition_meets_the_deadline_more_often(x64, law):
+    problem = bcgc.Problem(law, 5, 300, 4)
+    deadline = 0.9 * float(bcgc.solve(problem).expected_runtime)
+    solution = _solve(problem, deadline)
+    others = _random_probabilities(problem, solution.partition, deadline, 400)
+    assert 0.05 < float(solution.completion_probability) < 1
+    assert others.max() <= float(solution.completion_probability) + 1e-9
+    found = bcgc.completion_probability(problem, solution.partition, deadline)
+    np.testing.assert_allclose(solution.completion_probability, found, rtol=1e-12)
+
+
+def test_an_infinite_mean_is_no_obstacle(x64):
+    problem = bcgc.Problem(bcgc.Pareto(1.0, 0.9), 6, 100)
+    with pytest.raises(ValueError, match="infinite"):
+        bcgc.solve(problem)
+    solution = _solve(problem, 60.0)
+    others = _random_probabilities(problem, solution.partition, 60.0, 300)
+    assert others.max() <= float(solution.completion_probability) + 1e-9  # measured 0.2659
+    assert int(solution.start) in range(len(STARTS))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"objective": "completion-probability"}, "needs a deadline"),
+        ({"deadline": 3.0}, "only this objective"),
+        ({"objective": "speed"}, "unknown objective"),
+        ({"objective": "completion-probability", "deadline": -1.0}, "deadline"),
+        ({"objective": "completion-probability", "deadline": 5.0, "method": "time"}, 'not "time"'),
+        ({"levels": [0], "method": "uncoded"}, "restricted"),
+        ({"levels": []}, "levels"),
+        ({"levels": [0, 4]}, "levels must be whole numbers from 0 to 3"),
+        ({"levels": [0.5]}, "levels"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        bcgc.solve(bcgc.Problem(bcgc.Uniform(0.4, 2.6), 4, 30), **options)

@@ -1,0 +1,160 @@
+"""Setup cycles, unequal units and whole units, against brute force over level sets and partitions."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bcgc_jax as bcgc
+from bcgc_jax.partitions import cost_of_units, round_to_units
+from bcgc_jax.solvers.integer import unit_runtime
+from bcgc_jax.solvers.level_sets import best_levels
+from bcgc_jax.solvers.optimal import optimal_partition
+
+EXPONENTIAL, UNIFORM = bcgc.ShiftedExponential(0.4, 0.9), bcgc.Uniform(0.4, 2.6)
+
+
+def _runtime_by_events(counts, costs, setup, times, samples, cycles):
+    """Workers compute unit after unit; a unit at level n is there once N - n of them have finished it."""
+    workers, spent, done, ready = len(times), 0.0, 0, 0.0
+    seen = 0
+    for level, count in enumerate(counts):
+        if count == 0:
+            continue
+        spent += (level + 1 - seen) * setup  # the subsets that this level adds
+        seen = level + 1
+        for _ in range(count):
+            spent += (level + 1) * cycles * costs[done]
+            done += 1
+            ready = max(ready, np.sort(times * spent)[workers - level - 1])
+    return samples / workers * ready
+
+
+def test_runtime_with_setup_and_unequal_units_is_that_of_the_events(x64):
+    rng = np.random.default_rng(1)
+    costs = rng.uniform(0.2, 3.0, 7)
+    for counts in ([3, 0, 2, 2], [0, 7, 0, 0], [1, 2, 3, 1], [0, 0, 3, 4]):
+        partition = cost_of_units(jnp.array(counts), jnp.asarray(costs))
+        for _ in range(20):
+            times = rng.gamma(1.3, 2.0, 4)
+            exact = _runtime_by_events(counts, costs, 1.7, times, 6.0, 0.8)
+            found = bcgc.block_runtime(partition, times, num_samples=6.0, cycles=0.8, setup_cycles=1.7)
+            np.testing.assert_allclose(found, exact, rtol=1e-12)
+            levels = np.repeat(np.arange(4), counts)
+            plain = bcgc.coordinate_runtime(levels, times, num_samples=6.0, cycles=0.8, unit_costs=costs)
+            exact = _runtime_by_events(counts, costs, 0.0, times, 6.0, 0.8)
+            np.testing.assert_allclose(plain, exact, rtol=1e-12)
+
+
+def test_exact_expectation_and_probability_with_setup_are_those_of_draws(x64):
+    problem = bcgc.Problem(EXPONENTIAL, 5, 12, 6.0, 0.8, setup_cycles=2.1)
+    partition = jnp.array([4.0, 0.0, 5.0, 3.0, 0.0])
+    draws = 0.9 + np.random.default_rng(2).exponential(2.5, (400_000, 5))
+    times = bcgc.block_runtime(partition, draws, num_samples=6.0, cycles=0.8, setup_cycles=2.1)
+    times = np.asarray(times)
+    error = times.std() / np.sqrt(times.size)
+    assert abs(bcgc.expected_runtime(problem, partition) - times.mean()) < 4 * error
+    estimate = bcgc.simulate_runtime(jax.random.key(3), problem, partition, 400_000)
+    assert abs(estimate.mean - times.mean()) < 6 * error
+    deadline = np.quantile(times, 0.4)
+    met = bcgc.completion_probability(problem, partition, deadline)
+    assert abs(met - 0.4) < 4 * np.sqrt(0.24 / times.size)
+
+
+def test_the_bound_with_setup_holds_for_every_partition_of_the_same_levels(x64):
+    problem = bcgc.Problem(UNIFORM, 5, 40, 3.0, 1.5, setup_cycles=9.0)
+    solution = bcgc.solve(problem)
+    used = np.flatnonzero(solution.levels)
+    assert float(solution.relative_gap) < 1e-6
+    assert used.size > 1
+    shares = np.random.default_rng(4).dirichlet(np.full(used.size, 0.7), 500)
+    points = np.zeros((500, 5))
+    points[:, used] = 40 * shares
+    values = jax.jit(jax.vmap(bcgc.expected_runtime, (None, 0)))(problem, jnp.asarray(points))
+    assert float(values.min()) >= float(solution.lower_bound)
+    certified = bcgc.certificate(problem, points[0])
+    assert certified.lower_bound <= solution.expected_runtime
+
+
+@pytest.mark.parametrize(("law", "workers"), [(EXPONENTIAL, 6), (UNIFORM, 4)], ids=["exponential", "uniform"])
+def test_the_levels_in_use_are_the_best_of_all_sets(x64, law, workers):
+    search = jax.jit(lambda p: best_levels(p, jnp.ones(workers, bool)))
+    masks = jnp.asarray(list(itertools.product([False, True], repeat=workers))[1:])
+    value = jax.jit(lambda p, mask: optimal_partition(p, mask, tolerance=1e-7).value)
+    every = jax.jit(lambda p: jax.lax.map(lambda m: value(p, m), masks, batch_size=16))
+    sizes = set()
+    for setup in (3.0, 80.0, 200.0, 500.0):
+        problem = bcgc.Problem(law, workers, 700, 10.0, 1.6, setup_cycles=setup)
+        levels, _ = search(problem)
+        assert float(value(problem, levels)) <= float(every(problem).min()) * (1 + 1e-7)
+        sizes.add(int(levels.sum()))
+    assert len(sizes) > 1  # the setup decides how many levels are worth it
+
+
+@pytest.mark.parametrize("kind", ["equal", "costs", "one unit of nearly all the cost", "setup"])
+def test_few_units_are_placed_as_well_as_brute_force_places_them(x64, kind):
+    rng = np.random.default_rng(5)
+    for workers, units in ((3, 2), (4, 1)) if kind == "equal" else ((4, 6),):
+        extra = {
+            "equal": {},
+            "costs": {"unit_costs": rng.uniform(0.2, 3.0, units)},
+            "one unit of nearly all the cost": {"unit_costs": np.r_[np.full(units - 1, 0.01), 50.0]},
+            "setup": {"setup_cycles": 0.7},
+        }[kind]
+        problem = bcgc.Problem(EXPONENTIAL, workers, units, 10.0, 1.6, **extra)
+        solution = bcgc.solve(problem)
+        assert int(solution.rounded.sum()) == units
+        every = [c for c in itertools.product(range(units + 1), repeat=workers) if sum(c) == units]
+        values = jax.jit(jax.vmap(unit_runtime, (None, 0)))(problem, jnp.asarray(every))
+        np.testing.assert_allclose(unit_runtime(problem, solution.rounded), values.min(), rtol=1e-12)
+
+
+def test_units_of_one_cost_are_coordinates(x64):
+    plain = bcgc.solve(bcgc.Problem(EXPONENTIAL, 4, 9, 2.0))
+    units = bcgc.solve(bcgc.Problem(EXPONENTIAL, 4, 9, 2.0, 0.5, unit_costs=np.full(9, 2.0)))
+    np.testing.assert_array_equal(units.rounded, plain.rounded)
+    np.testing.assert_allclose(units.expected_runtime, plain.expected_runtime, rtol=1e-9)
+
+
+def test_rounding_to_units_cuts_at_the_nearest_end(x64):
+    rng = np.random.default_rng(6)
+    for _ in range(50):
+        costs, partition = rng.uniform(0.1, 2.0, 12), rng.dirichlet(np.full(5, 0.6))
+        partition *= costs.sum()
+        counts = np.asarray(round_to_units(jnp.asarray(partition), jnp.asarray(costs)))
+        assert counts.sum() == 12
+        ends = np.r_[0, costs.cumsum()]
+        cuts = ends[counts.cumsum()[:-1]]
+        nearest = np.abs(ends[:, None] - partition.cumsum()[:-1]).min(axis=0)
+        np.testing.assert_allclose(np.abs(cuts - partition.cumsum()[:-1]), nearest, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("extra", "method", "message"),
+    [
+        ({"setup_cycles": 1.0}, "subgradient", "setup_cycles"),
+        ({"setup_cycles": 1.0}, "tandon_partial", "setup_cycles"),
+        ({"unit_costs": np.ones(30)}, "ferdinand_full", "unit_costs"),
+    ],
+)
+def test_what_a_method_cannot_do_is_refused(extra, method, message):
+    problem = bcgc.Problem(UNIFORM, 4, 30, **extra)
+    with pytest.raises(ValueError, match=message):
+        bcgc.solve(problem, method, key=jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"setup_cycles": -1.0}, "setup_cycles"),
+        ({"setup_cycles": np.nan}, "setup_cycles"),
+        ({"unit_costs": np.ones(29)}, "one entry for each of the 30"),
+        ({"unit_costs": np.zeros(30)}, "unit_costs"),
+        ({"unit_costs": 2.0}, "unit_costs"),
+    ],
+)
+def test_costs_that_make_no_sense_are_refused(extra, message):
+    with pytest.raises(ValueError, match=message):
+        bcgc.Problem(UNIFORM, 4, 30, **extra)

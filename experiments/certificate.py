@@ -64,7 +64,7 @@ def draw(rows: Sequence[Row]):
         axes.set_yscale("log")
         label = "expected runtime above\nthe certified bound (relative)" if first else ""
         plotting.label_axes(axes, "subgradient steps", label, title=f"N = {count}")
-    handles, _ = panels[0].get_legend_handles_labels()
+    handles = panels[0].get_lines()
     plotting.legend_outside(canvas, handles, place="lower", columns=1)
     return canvas
 
@@ -80,7 +80,7 @@ def run(out: Path, *, workers: Sequence[int] = WORKERS, steps: int = STEPS, seed
         for law in LAWS:
             mine = {r.steps: r for r in rows if (r.law, r.num_workers) == (law, count)}
             gap = f"{mine[0].certified_gap:.0e}"
-            lines.append([law, *(number(100 * mine[s].excess, 3) for s in shown), gap])
+            lines.append([law.partition(",")[0], *(number(100 * mine[s].excess, 3) for s in shown), gap])
         header = ["law", *(f"{s} steps" for s in shown), "gap"]
         print_table(f"N = {count}: % above the certified bound; gap of the optimum itself", header, lines)
     print(f"\nWritten to {out}: certificate.csv, certificate.png, certificate.svg")

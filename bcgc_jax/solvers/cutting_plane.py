@@ -106,9 +106,9 @@ def _centre(cuts: Array, used: Array, levels: Array, share: Array, barrier: Arra
         scale = jnp.append(safe, barrier)  # θ moves by multiples of μ
         scaled = row / s[:, None] * scale
         gradient = -jnp.sum(scaled, axis=0) + jnp.append(jnp.where(levels, -1, 0), 1)
-        hessian = scaled.T @ scaled + jnp.diag(jnp.append(jnp.ones(size), 0))
+        hessian = scaled.T @ scaled + jnp.diag(jnp.append(jnp.ones_like(u), 0))
         both = jnp.append(levels, True)
-        hessian = jnp.where(both[:, None] & both[None, :], hessian, jnp.eye(size + 1))
+        hessian = jnp.where(both[:, None] & both[None, :], hessian, jnp.eye(size + 1, dtype=u.dtype))
         normal = jnp.append(jnp.where(levels, safe, 0), 0)
         solved = solve_positive(hessian, jnp.stack([jnp.where(both, -gradient, 0), normal], axis=1))
         multiplier = normal @ solved[:, 0] / (normal @ solved[:, 1])

@@ -151,7 +151,7 @@ def optimal_partition(
         slope = inside(f.slope - 1 / total - barrier / safe)
         hessian = f.hessian + 1 / total**2 + jnp.diag(z / safe)
         both = levels[:, None] & levels[None, :]
-        scaled = jnp.where(both, hessian * safe[:, None] * safe[None, :], jnp.eye(level.size))
+        scaled = jnp.where(both, hessian * safe[:, None] * safe[None, :], jnp.eye(level.size, dtype=dtype))
         dx = inside(solve_positive(scaled, -slope * safe) * safe)
         dx = jnp.where(still, 0, dx)
         dz = inside(barrier / safe - z - z / safe * dx)

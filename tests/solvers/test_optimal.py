@@ -131,6 +131,18 @@ def test_slopes_and_hessian_are_differences_of_the_exact_expectation(x64, name):
         np.testing.assert_allclose(hessian[k], difference, atol=1e-5 * np.abs(hessian).max())
 
 
+@pytest.mark.parametrize("law", ["paper", "measured"])
+def test_float32_leaves_are_solved_in_float32_also_where_64_bits_are_enabled(x64, law):
+    times = jnp.asarray(np.random.default_rng(1).gamma(2.0, 1.0, 9) + 0.2, jnp.float32)
+    single = {
+        "paper": bcgc.ShiftedExponential(jnp.float32(0.4), jnp.float32(0.9)),
+        "measured": bcgc.Empirical(times),
+    }
+    solution = bcgc.solve(bcgc.Problem(single[law], 4, 2_000, jnp.float32(3)))
+    assert solution.partition.dtype == solution.expected_runtime.dtype == jnp.float32
+    assert 0 < float(solution.relative_gap) < 1e-4
+
+
 def _best_of_two_speeds(fast, slow, probability, workers):
     """The optimum of one sample and coordinate by HiGHS: a sum over the number of slow workers."""
     counts = np.arange(workers + 1)

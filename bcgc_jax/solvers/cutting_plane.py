@@ -100,7 +100,7 @@ def _centre(cuts: Array, used: Array, levels: Array, share: Array, barrier: Arra
         return jnp.where(used, theta - cuts @ u, 1)
 
     def newton(carry: tuple[Array, ...]) -> tuple[Array, ...]:
-        u, theta, _, _, i = carry
+        u, theta, last_weight, _, i = carry
         s = slack(u, theta)
         safe = jnp.where(levels, u, 1)
         scale = jnp.append(safe, barrier)  # θ moves by multiples of μ
@@ -119,7 +119,12 @@ def _centre(cuts: Array, used: Array, levels: Array, share: Array, barrier: Arra
         length = jnp.where(decrement < 0.25, 1, 1 / (1 + decrement))
         # To first order, so that they meet the condition of the path exactly; positive for a decrement < 1.
         weight = jnp.where(used, (1 - scaled @ move) / s, 0)
-        return u + length * direction[:-1], theta + length * direction[-1], weight, decrement, i + 1
+        new = (u + length * direction[:-1], theta + length * direction[-1], weight, decrement)
+        # Where rounding has spoilt the system, the last point and its weights stand: any average is a bound.
+        inside = jnp.all(slack(*new[:2]) > 0) & jnp.all(~levels | (new[0] > 0))
+        good = jnp.isfinite(decrement) & inside
+        kept = (u, theta, last_weight, jnp.zeros_like(decrement))
+        return (*(jnp.where(good, a, b) for a, b in zip(new, kept, strict=True)), i + 1)
 
     def go_on(carry: tuple[Array, ...]) -> Array:
         return (carry[3] > _CENTRED) & (carry[4] < _MAX_CENTRING)
@@ -129,6 +134,6 @@ def _centre(cuts: Array, used: Array, levels: Array, share: Array, barrier: Arra
     carry: tuple[Array, ...] = (share, theta, jnp.zeros_like(cuts[:, 0]), far, jnp.asarray(0))
     share, _, weight, _, _ = jax.lax.while_loop(go_on, newton, carry)
     share = jnp.where(levels, share, 0) / jnp.sum(jnp.where(levels, share, 0))
-    # Any average is a bound, so what rounding makes negative may go.
+    # So what rounding makes negative may go.
     weight = jnp.maximum(weight, 0)
     return share, weight @ cuts / jnp.maximum(jnp.sum(weight), jnp.finfo(share.dtype).tiny)

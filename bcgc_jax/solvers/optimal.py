@@ -28,8 +28,8 @@ from bcgc_jax.solvers.linear import solve_positive
 
 # Intervals of the first rule. An answer counts once a rule twice as fine agrees; else that one goes on.
 _NUM_NODES, _FINEST = 48, 16
-# What the path's normal equations resolve in float64, and the room for cuts.
-_POLYHEDRAL, _MAX_CUTS = 1e-6, 500
+# What the path's normal equations resolve in float64 and in float32; the room for cuts.
+_POLYHEDRAL, _POLYHEDRAL_SINGLE, _MAX_CUTS = 1e-6, 3e-4, 500
 # Entries of a matrix over levels and nodes at a time.
 _CHUNK = 2**18
 # A step keeps this share of the way to the boundary; Armijo's slope; backtracking. Customary values.
@@ -117,10 +117,10 @@ def optimal_partition(
         def evaluate(share: Array) -> tuple[Array, Array]:
             return jax.value_and_grad(lambda u: expected_max(law, loads @ u, workers).value)(share)
 
-        found = cutting_plane(
-            evaluate, start, levels, tolerance=jnp.maximum(tolerance, _POLYHEDRAL), max_cuts=_MAX_CUTS
-        )
-        met = found.value - found.lower_bound <= jnp.maximum(tolerance, _POLYHEDRAL) * found.value
+        resolved = _POLYHEDRAL if dtype == jnp.float64 else _POLYHEDRAL_SINGLE
+        tolerance = jnp.maximum(tolerance, resolved)
+        found = cutting_plane(evaluate, start, levels, tolerance=tolerance, max_cuts=_MAX_CUTS)
+        met = found.value - found.lower_bound <= tolerance * found.value
         return OptimalResult(
             found.share * problem.total,
             unit_runtime * found.value,

@@ -7,6 +7,13 @@ import numpy as np
 import pytest
 
 
+@pytest.fixture(autouse=True, scope="module")
+def compiled_programs() -> Iterator[None]:
+    """Let go of what a file compiled: a process may hold only so many memory maps (65530 on Linux)."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def x64() -> Iterator[None]:
     """64 bit within the test."""

@@ -78,8 +78,8 @@ def test_the_bound_with_setup_holds_for_every_partition_of_the_same_levels(x64):
     assert certified.lower_bound <= solution.expected_runtime
 
 
-@pytest.mark.parametrize(("law", "workers"), [(EXPONENTIAL, 6), (UNIFORM, 4)], ids=["exponential", "uniform"])
-def test_the_levels_in_use_are_the_best_of_all_sets(x64, law, workers):
+def test_the_levels_in_use_are_the_best_of_all_sets(x64):
+    law, workers = EXPONENTIAL, 6
     search = jax.jit(lambda p: best_levels(p, jnp.ones(workers, bool)))
     masks = jnp.asarray(list(itertools.product([False, True], repeat=workers))[1:])
     value = jax.jit(lambda p, mask: optimal_partition(p, mask, tolerance=1e-7).value)
@@ -96,7 +96,7 @@ def test_the_levels_in_use_are_the_best_of_all_sets(x64, law, workers):
 @pytest.mark.parametrize("kind", ["equal", "costs", "one unit of nearly all the cost", "setup"])
 def test_few_units_are_placed_as_well_as_brute_force_places_them(x64, kind):
     rng = np.random.default_rng(5)
-    for workers, units in ((3, 2), (4, 1)) if kind == "equal" else ((4, 6),):
+    for workers, units in ((4, 5), (4, 1)) if kind == "equal" else ((4, 6),):
         extra = {
             "equal": {},
             "costs": {"unit_costs": rng.uniform(0.2, 3.0, units)},

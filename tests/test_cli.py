@@ -124,7 +124,14 @@ def test_a_deadline_leads_with_the_plan_that_meets_it_most_often(bcgc):
     rows = json.loads(out)["solutions"]
     assert [row["method"] for row in rows] == ["optimal, deadline", "optimal", "time"]
     assert rows[0]["completion_probability"] == pytest.approx(0.7456, abs=1e-3)
-    assert rows[0]["start"] in ("time", "frequency", "optimal", "harmonic", "full replication")
+    assert rows[0]["start"] in (
+        "time",
+        "frequency",
+        "optimal",
+        "harmonic",
+        "full replication",
+        "single level",
+    )
     fastest = min(rows, key=lambda row: row["expected_runtime"])
     assert fastest["method"] == "optimal"
 

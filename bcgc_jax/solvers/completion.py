@@ -21,7 +21,7 @@ from bcgc_jax.solvers.baselines import atoms_of
 from bcgc_jax.solvers.closed_form import frequency_partition, time_partition
 from bcgc_jax.solvers.optimal import optimal_partition
 
-STARTS = ("time", "frequency", "optimal", "harmonic", "full replication")
+STARTS = ("time", "frequency", "optimal", "harmonic", "full replication", "single level")
 # Values remembered by the line search, which may rise for a while; its slope; bounds of the step size.
 _MEMORY, _SUFFICIENT, _SHORTEST, _LONGEST = 10, 1e-4, 1e-8, 1e4
 
@@ -89,6 +89,10 @@ def completion_partition(
         q = late_smoothly(share, spread)
         # 1 - q is rounded where completion is improbable, but then it is the larger that counts.
         return jnp.log(jnp.maximum(q, tiny)) - jnp.log(jnp.maximum(1 - q, tiny))
+
+    # The best single level too: with workers that never answer P is flat until a level is empty.
+    singles = jnp.where(problem.exists[:, None], jnp.eye(level.size, dtype=problem.dtype), starts[-1])
+    starts = jnp.concatenate([starts, singles[jnp.argmin(jax.vmap(late)(singles))][None]])
 
     def project(share: Array) -> Array:
         return project_partition(share, 1.0, workers)

@@ -51,7 +51,7 @@ def solve(
         "subgradient", "time" (x^(t)), "frequency" (x^(f)); the baselines "uncoded", "single_block" (one
         level, the best), "tandon:3" (one level, 3), "tandon_partial", "ferdinand_full", "ferdinand_half",
         "ferdinand:100" (100 layers).
-      objective: "expected-runtime", or "completion-probability": the partition, local optimum from five
+      objective: "expected-runtime", or "completion-probability": the partition, local optimum from several
         starts, that most probably ends by `deadline` (only "optimal").
       levels: the redundancy levels that may be used (only "optimal"); the bound then is for these. With
         setup cycles "optimal" also searches which of them to use, and the bound is for those in

@@ -62,6 +62,12 @@ def test_an_infinite_mean_is_no_obstacle(x64):
     assert int(solution.start) in range(len(STARTS))
 
 
+def test_a_level_that_waits_for_workers_who_never_come_stays_empty(x64):
+    problem = bcgc.Problem(bcgc.TwoSpeed(1.0, np.inf, 0.1), 8, 100)
+    # All at level 1, done after 25, waits for 7 of 8: 0.9^8 + 8 · 0.1 · 0.9^7.
+    assert float(_solve(problem, 60.0).completion_probability) > 0.9**8 + 0.8 * 0.9**7 - 1e-9
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

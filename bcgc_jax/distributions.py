@@ -62,14 +62,14 @@ class Law:
         """P(T > t), with relative accuracy in the right tail."""
         return jnp.exp(-self.cumulative_hazard(t))
 
-    def sampler(self) -> "Law":
-        """A law to draw many times from: itself, or a fast table of it where Λ⁻¹ is slow."""
+    def with_fast_inverse(self) -> "Law":
+        """The same law; where Λ⁻¹ is slow to run and to compile, it comes from a table instead."""
         return self
 
     def sample(self, key: Array, shape: tuple[int, ...] = (), dtype: Any = float) -> Array:
         """Independent cycle times of the given `shape`."""
         a = jax.random.exponential(key, shape, dtype)
-        return self.sampler().inverse_cumulative_hazard(a).astype(dtype)
+        return self.with_fast_inverse().inverse_cumulative_hazard(a).astype(dtype)
 
 
 def _above(t: ArrayLike, start: ArrayLike) -> tuple[Array, Array]:
@@ -356,8 +356,12 @@ class Gamma(Law):
     def infimum(self):
         return jnp.asarray(self.shift)
 
-    def sampler(self):
-        return _Tabulated.of(self)
+    def with_fast_inverse(self):
+        # Of T - shift: a difference would round to 0 near the shift.
+        a = jnp.exp(_Tabulated.log_hazards())
+        log_x = jnp.log(_inverse_gamma_hazard(self.shape, a))
+        slope = a / _gamma_hazard_slope(self.shape, log_x, a)
+        return _Tabulated(self, self.infimum(), log_x - jnp.log(self.rate), slope)
 
 
 @pytree_dataclass
@@ -470,8 +474,9 @@ class FromHazard(Law):
 
 @pytree_dataclass
 class _Tabulated(Law):
-    """Λ⁻¹ of a law from a cubic Hermite table of log(t - infimum) against log a, exact in slope."""
+    """A law with Λ⁻¹ from a cubic Hermite table of log(t - infimum) against log a, exact in slope."""
 
+    law: Law
     start: Array
     log_t: Array
     slope: Array
@@ -480,15 +485,8 @@ class _Tabulated(Law):
     _low, _high, _size = math.log(1e-20), math.log(800.0), 513
 
     @classmethod
-    def of(cls, law: Law) -> "_Tabulated":
-        start = law.infimum()
-
-        def log_excess(log_a):
-            return jnp.log(law.inverse_cumulative_hazard(jnp.exp(log_a)) - start)
-
-        grid = jnp.linspace(cls._low, cls._high, cls._size)
-        log_t, slope = jax.jvp(log_excess, (grid,), (jnp.ones_like(grid),))
-        return cls(start, log_t, slope)  # type: ignore[call-arg]
+    def log_hazards(cls) -> Array:
+        return jnp.linspace(cls._low, cls._high, cls._size)
 
     def inverse_cumulative_hazard(self, a):
         step = (self._high - self._low) / (self._size - 1)
@@ -500,6 +498,12 @@ class _Tabulated(Law):
         f0, f1, d0, d1 = self.log_t[i], self.log_t[i + 1], self.slope[i] * step, self.slope[i + 1] * step
         value = f0 + u * (d0 + u * (3 * (f1 - f0) - 2 * d0 - d1 + u * (2 * (f0 - f1) + d0 + d1)))
         return self.start + jnp.where(inside, jnp.exp(value), 0)
+
+    def cumulative_hazard(self, t):
+        return self.law.cumulative_hazard(t)
+
+    def mean(self):
+        return self.law.mean()
 
     def infimum(self):
         return self.start
@@ -572,6 +576,11 @@ def _gamma_hazard(shape: ArrayLike, x: Array) -> Array:
     return jnp.where(lower < 0.5, -jnp.log1p(-jnp.minimum(lower, 0.5)), right)
 
 
+def _gamma_hazard_slope(shape: ArrayLike, log_x: Array, hazard: Array) -> Array:
+    """x Λ'(x): the density x^(shape-1) e^-x / Γ(shape) over P(X > x) = e^-Λ, times x."""
+    return jnp.exp(shape * log_x - jnp.exp(log_x) - special.gammaln(shape) + hazard)
+
+
 def _log_gammaincc_far(shape: Array, x: Array) -> Array:
     """log Q(shape, x) for x far above shape, by Legendre's continued fraction, bottom up."""
 
@@ -595,11 +604,9 @@ def _inverse_gamma_hazard(shape: ArrayLike, a: Array) -> Array:
     smallest = math.log(jnp.finfo(a.dtype).tiny) + 5.0
 
     def newton(_, u):
-        def f(u):
-            return jnp.log(_gamma_hazard(shape, jnp.exp(u)))
-
-        value, slope = jax.jvp(f, (u,), (jnp.ones_like(u),))
-        return jnp.clip(u - jnp.clip((value - jnp.log(a)) / slope, -3.0, 3.0), smallest, 80.0)
+        hazard = _gamma_hazard(shape, jnp.exp(u))
+        slope = _gamma_hazard_slope(shape, u, hazard) / hazard
+        return jnp.clip(u - jnp.clip(jnp.log(hazard / a) / slope, -3.0, 3.0), smallest, 80.0)
 
     u = jax.lax.fori_loop(0, 8, newton, jnp.maximum(start, smallest))
     return jnp.exp(u)

@@ -51,6 +51,7 @@ def expected_max(law: Law, load: Array, num_workers: ArrayLike, *, num_nodes: in
     >>> round(float(result.value), 5)  # E T_(2) = 1/2 + 1
     1.5
     """
+    law = law.with_fast_inverse()  # for the nodes, which may lie anywhere
     if law.atomic():
         value, error = _over_atoms(law, load, num_workers)
     else:

@@ -101,7 +101,7 @@ def sorted_cycle_times(
     pairs = _spacings(key, num_workers, max_workers, num_draws, dtype)
     steps = jnp.stack([pairs.real, pairs.imag], axis=1).reshape(-1, num_draws)[:max_workers]
     hazard = jnp.cumsum(steps[::-1], axis=0)[::-1].T
-    return law.sampler().inverse_cumulative_hazard(hazard).astype(dtype)
+    return law.with_fast_inverse().inverse_cumulative_hazard(hazard).astype(dtype)
 
 
 def simulate_max(key: Array, law: Law, load: Array, num_workers: ArrayLike, num_draws: int) -> Array:
@@ -109,7 +109,7 @@ def simulate_max(key: Array, law: Law, load: Array, num_workers: ArrayLike, num_
 
     The running sum and the running maximum are carried over n: no sorted `[S, N]` array is formed.
     """
-    law = law.sampler()
+    law = law.with_fast_inverse()
     pairs = _spacings(key, num_workers, load.size, num_draws, load.dtype)
 
     def body(carry, rows):

@@ -421,7 +421,7 @@ def _check_draws(draws: Any, law: Any, dtype: np.dtype) -> None:
 def test_gamma_table_follows_the_inverse_hazard_from_its_lowest_to_its_highest_draw(precision):
     parameters, a, expected, _ = points("Gamma", precision)
     mask = representable("Gamma", precision)
-    tabulate = jax.jit(lambda law: law.sampler())
+    tabulate = jax.jit(lambda law: law.with_fast_inverse())
     use = jax.jit(lambda table, a, key: (table.inverse_cumulative_hazard(a), table.sample(key, (100, 200))))
     for i in range(3):
         p = parameters[i]
@@ -432,6 +432,13 @@ def test_gamma_table_follows_the_inverse_hazard_from_its_lowest_to_its_highest_d
         assert errors(table[:-1], expected[i])[mask[i]].max() < rtol
         assert table[-1] == precision.type(p[2])
         _check_draws(draws, CASES["Gamma"].frozen(*p), precision)
+
+
+@pytest.mark.parametrize("shift", [53.0, 1.1e4])
+def test_gamma_draws_survive_a_shift_that_swallows_the_small_ones(shift):
+    law, plain = bcgc.Gamma(0.47, 1.3, shift), bcgc.Gamma(0.47, 1.3)
+    draws, excess = (np.asarray(law.sample(jax.random.key(3), (10_000,), np.float32)) for law in (law, plain))
+    assert np.max(np.abs(draws - (np.float32(shift) + excess))) <= np.spacing(np.float32(shift))
 
 
 @every_law
@@ -689,4 +696,4 @@ def test_base_class_asks_for_what_a_law_must_offer():
     assert law.kinks().shape == (0,)
     assert not law.atomic()
     assert law.expected_order_statistics(3, 5) is None
-    assert law.sampler() is law
+    assert law.with_fast_inverse() is law

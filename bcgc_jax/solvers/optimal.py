@@ -10,6 +10,7 @@ each step is Newton's, and five to fifteen of them do. The stopping rule is the 
 1 - Σx min_n g_n / f.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -90,7 +91,9 @@ def optimal_partition(
     >>> int(result.status), round(float(result.partition.sum()), 3)
     (0, 100.0)
     """
-    workers, law = problem.num_workers, problem.cycle_time
+    law = problem.cycle_time.with_fast_inverse()
+    problem = dataclasses.replace(problem, cycle_time=law)
+    workers = problem.num_workers
     levels = problem.exists & jnp.asarray(levels)
     dtype = problem.dtype
     level = jnp.arange(problem.max_workers)

@@ -79,7 +79,7 @@ def subgradient_partition(
     >>> result.partition.shape, result.history.shape
     ((4,), (4,))
     """
-    law = problem.cycle_time.sampler()
+    law = problem.cycle_time.with_fast_inverse()
     levels, total = problem.exists, problem.total
     start = time_partition(problem) / total
     workers = problem.num_workers

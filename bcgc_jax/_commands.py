@@ -296,10 +296,11 @@ def _print_table(rows: list[dict[str, Any]], problem: Problem, limit: float, dea
         table.add_row(*cells)
     console = Console(width=_TABLE_WIDTH, highlight=False, file=sys.stdout)
     console.print(table)
-    limit_text = f"{limit:.4g}" if np.isfinite(limit) else "infinite"
-    console.print(
-        f"\nNo scheme of any kind can be faster than {limit_text}: all work divisible, every cycle used."
-    )
+    if np.isfinite(limit):
+        bound = f"No scheme of any kind can be faster than {limit:.4g}: all work divisible, every cycle used."
+    else:
+        bound = "The expected runtime is infinite under every scheme: all work divisible, every cycle used."
+    console.print(f"\n{bound}")
     for row in rows:
         if "start" in row:
             console.print(f"{row['method']}: the best of {len(STARTS)} starts was from {row['start']}.")

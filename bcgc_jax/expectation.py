@@ -113,7 +113,12 @@ def integrate_tail(
     v = low + (high - low) * jnp.linspace(0.0, 1.0, num_nodes + 1, dtype=start.dtype)
     excess = centre * jnp.exp(width * jnp.sinh(v))
     weight = excess * width * jnp.cosh(v) * ((high - low) / num_nodes)
-    probability = exceed(start + excess)
+    # The integral does not depend on the nodes, its slope at the infimum does: there that of P in the last
+    # load may be infinite. Nodes that move with this load, start + excess = load · τ, see none of it.
+    infimum, last = law.infimum().astype(load.dtype), load[-1]
+    start, t = (last * (infimum + jax.lax.stop_gradient(t / last - infimum)) for t in (start, start + excess))
+    weight = last * jax.lax.stop_gradient(weight / last)
+    probability = exceed(t)
     term = jnp.where(probability > 0, weight * jnp.where(probability > 0, probability, 0), 0)
     fine, coarse, coarsest = jnp.sum(term), 2 * jnp.sum(term[::2]), 4 * jnp.sum(term[::4])
     # What is left out at either end is of the size of the last term there.

@@ -183,11 +183,11 @@ def optimal_partition(
         # f₀ is the value at the start, known after the first round.
         found = jnp.where(rounds == _START, f.value, 1)
         f = jax.tree.map(lambda a: a / found, f)
-        # All that steps by this rule can do: Σ x_n ∂f/∂x_n = f but for its error, and a merit that does not
-        # fall contradicts its slope. The certificate is then that of the next rule.
-        spent = (bound(x, f) >= (1 - tolerance) * jnp.sum(x * f.slope)) | (tries >= _MAX_TRIES)
-        certified = (rounds == _CHECK) & (bound(x, f) >= (1 - tolerance) * f.value)
-        after = jnp.where(spent, jnp.where(certified, _DONE, _CHECK), _STEP)
+        # All that steps by this rule can do: to its bound, or until a merit that does not fall contradicts its
+        # slope. The certificate is then that of the next rule.
+        met = bound(x, f) >= (1 - tolerance) * f.value
+        ended = jnp.where(met & (rounds == _CHECK), _DONE, _CHECK)
+        after = jnp.where(met | (tries >= _MAX_TRIES), ended, _STEP)
         refine = jnp.where(after == _CHECK, 2 * refine, refine)
         return _Iterate(after, steps + (rounds == _STEP), refine, x, z, barrier, f, unit * found)
 
@@ -220,7 +220,8 @@ def _second_order(law: Law, load: Array, num_workers: ArrayLike, refine: Array) 
         ∂²F/∂y_j∂y_k = -∫ N² V_j G_jk R_k c_j c_k dt / Pois(N; N),
 
     where G_jk is the probability that the first failure after C(b_j) = j is at k. All terms are positive.
-    F is homogeneous of degree 1, so Σ_k y_k ∂²F/∂y_j∂y_k = 0 gives the diagonal.
+    F is homogeneous of degree 1, so Σ_k y_k ∂²F/∂y_j∂y_k = 0 gives the diagonal, and Σ_k y_k ∂F/∂y_k = F
+    the slope in the last load, whose integrand may be infinite at the infimum (Weibull, concentration < 1).
     """
     start, size, nodes = rule(law, load, num_workers, _NUM_NODES)
     # As many nodes at a time as fit a few MB.
@@ -244,4 +245,7 @@ def _second_order(law: Law, load: Array, num_workers: ArrayLike, refine: Array) 
     value, slope, upper = jax.lax.fori_loop(0, rounds, add, (start, zero[0], zero))
     hessian = jnp.minimum(upper + upper.T, 0)[::-1, ::-1]
     diagonal = -(hessian @ load) / jnp.where(load > 0, load, 1)
-    return value, slope[::-1], hessian + jnp.diag(diagonal)
+    last = jnp.arange(load.size) == jnp.asarray(num_workers) - 1
+    slope = jnp.where(last, 0, slope[::-1])
+    slope = jnp.where(last, (value - jnp.sum(slope * load)) / load[-1], slope)
+    return value, slope, hessian + jnp.diag(diagonal)

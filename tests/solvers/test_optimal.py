@@ -18,6 +18,7 @@ LAWS = {
     "pareto": bcgc.Pareto(1.5, 1.2),
     "lognormal, nearly deterministic": bcgc.Lognormal(0.3, 0.1, 1.2),
     "uniform": bcgc.Uniform(1.1, 2.3),
+    "weibull, infinite density at the shift": bcgc.Weibull(0.9, 0.35, 1.4),
 }
 
 

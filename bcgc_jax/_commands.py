@@ -299,7 +299,7 @@ def _print_table(rows: list[dict[str, Any]], problem: Problem, limit: float, dea
     if np.isfinite(limit):
         bound = f"No scheme of any kind can be faster than {limit:.4g}: all work divisible, every cycle used."
     else:
-        bound = "The expected runtime is infinite under every scheme: all work divisible, every cycle used."
+        bound = "The expected runtime is infinite under every scheme, even with all work divisible."
     console.print(f"\n{bound}")
     for row in rows:
         if "start" in row:

@@ -183,8 +183,8 @@ def optimal_partition(
         # f₀ is the value at the start, known after the first round.
         found = jnp.where(rounds == _START, f.value, 1)
         f = jax.tree.map(lambda a: a / found, f)
-        # All that steps by this rule can do: to its bound, or until a merit that does not fall contradicts its
-        # slope. The certificate is then that of the next rule.
+        # All that steps by this rule can do: its bound is met, or a merit that does not fall contradicts
+        # its slope. The certificate is then that of the next rule.
         met = bound(x, f) >= (1 - tolerance) * f.value
         ended = jnp.where(met & (rounds == _CHECK), _DONE, _CHECK)
         after = jnp.where(met | (tries >= _MAX_TRIES), ended, _STEP)

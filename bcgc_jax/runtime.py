@@ -128,8 +128,8 @@ def expected_runtime(problem: Problem, partition: ArrayLike) -> Array:
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(rate=1.0), num_workers=2, num_coordinates=1, num_samples=2.0)
-    >>> [round(float(g), 4) for g in jax.grad(expected_runtime, 1)(problem, jnp.array([1.0, 0.0]))]
-    [1.5, 0.0]
+    >>> round(float(jax.grad(expected_runtime, 1)(problem, jnp.array([1.0, 0.0]))[0]), 4)
+    1.5
     """
     return integrate_runtime(problem, partition).value
 

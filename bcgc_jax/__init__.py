@@ -1,5 +1,14 @@
 """Optimization-based block coordinate gradient coding in JAX."""
 
+from bcgc_jax.codes import (
+    GradientCode,
+    allocate,
+    conditioning,
+    decode,
+    decoding_weights,
+    encode,
+    gradient_code,
+)
 from bcgc_jax.distributions import (
     Empirical,
     FromHazard,
@@ -36,6 +45,7 @@ __all__ = [
     "Empirical",
     "FromHazard",
     "Gamma",
+    "GradientCode",
     "Law",
     "Lognormal",
     "Pareto",
@@ -46,13 +56,19 @@ __all__ = [
     "TwoSpeed",
     "Uniform",
     "Weibull",
+    "allocate",
     "block_runtime",
     "certificate",
     "completion_probability",
+    "conditioning",
     "coordinate_runtime",
     "cumulative_load",
+    "decode",
+    "decoding_weights",
+    "encode",
     "expected_order_statistics",
     "expected_runtime",
+    "gradient_code",
     "integrate_runtime",
     "levels_from_partition",
     "partition_from_levels",

@@ -1,5 +1,14 @@
 """Optimization-based block coordinate gradient coding in JAX."""
 
+from bcgc_jax.coded_gradients import (
+    CodingPlan,
+    backward_order,
+    coded_value_and_grad,
+    coding_plan,
+    shard_subsets,
+    split_batch,
+    unit_sizes,
+)
 from bcgc_jax.codes import (
     GradientCode,
     allocate,
@@ -40,8 +49,10 @@ from bcgc_jax.runtime import (
     simulate_runtime,
 )
 from bcgc_jax.solvers import runtime_limit, solve, straggler_ratio
+from bcgc_jax.training import TrainingScheme, train, training_scheme
 
 __all__ = [
+    "CodingPlan",
     "Empirical",
     "FromHazard",
     "Gamma",
@@ -53,12 +64,16 @@ __all__ = [
     "ShiftedExponential",
     "Solution",
     "Status",
+    "TrainingScheme",
     "TwoSpeed",
     "Uniform",
     "Weibull",
     "allocate",
+    "backward_order",
     "block_runtime",
     "certificate",
+    "coded_value_and_grad",
+    "coding_plan",
     "completion_probability",
     "conditioning",
     "coordinate_runtime",
@@ -75,8 +90,13 @@ __all__ = [
     "project_partition",
     "round_partition",
     "runtime_limit",
+    "shard_subsets",
     "simulate_runtime",
     "solve",
     "sorted_cycle_times",
+    "split_batch",
     "straggler_ratio",
+    "train",
+    "training_scheme",
+    "unit_sizes",
 ]

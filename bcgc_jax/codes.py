@@ -10,8 +10,9 @@ float32.
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,12 +26,12 @@ CONSTRUCTIONS = ("uncoded", "replication", "fractional_repetition", "cyclic_mds"
 
 # Float32 messages at up to this amplification keep the sum's error below 1e-6; worst measured 3e-7.
 _NARROW = 4.0
-# Up to so many products the messages are sums that XLA fuses: beyond, they take too long to compile.
-_UNROLLED = 512
+# Long messages of up to so many products are sums that XLA fuses; short ones are not worth the compilation.
+_UNROLLED, _LONG = 512, 4096
 # Below it a pivot is rounding.
 _PIVOT = 1e-13
-# Weights that miss (1, …, 1) by more are refused: rounding leaves up to 1e-9 (N = 100), one worker too few 3e-5
-# and more. So are those that amplify float64's rounding to 1e-7.
+# Weights that miss (1, …, 1) by more are refused: rounding leaves up to 1e-9 (N = 100), one worker too few
+# 3e-5 and more. So are those that amplify float64's rounding to 1e-7.
 _DECODABLE, _LARGEST = 1e-7, 1e9
 
 
@@ -109,7 +110,7 @@ def gradient_code(
         coefficients 1), "cyclic_mds" (roots of unity, Raviv et al. 2018; real, so N - s must be odd),
         "random_cyclic" (Tandon et al. 2017). None takes the best conditioned that exists and that only uses
         what workers hold.
-      top_level: the highest level of the plan: worker w holds `allocate(N, top_level)[w]`. By default `level`.
+      top_level: the plan's highest level, by default `level`: worker w holds `allocate(N, top_level)[w]`.
 
     Raises ValueError for a construction that does not exist here.
 
@@ -166,8 +167,7 @@ def _build(key: Array, num_workers: int, level: int, construction: str) -> Gradi
         coefficients = _random(key, subsets)
     else:
         coefficients = np.ones(subsets.shape)
-        if construction == "fractional_repetition":
-            subsets = _repetition(num_workers, level)
+        subsets = _repetition(num_workers, level)
     with jax.enable_x64(True):
         values = jnp.asarray(coefficients)
     code = GradientCode(tuple(map(tuple, subsets.tolist())), values, level, construction, False)
@@ -177,9 +177,9 @@ def _build(key: Array, num_workers: int, level: int, construction: str) -> Gradi
 
 
 def _repetition(num_workers: int, level: int) -> np.ndarray:
-    """Groups of s+1 workers that all compute the same s+1 subsets.
+    """Groups of s+1 workers that all compute the same s+1 subsets, one group of all or of one included.
 
-    Subsets j … j+s go to workers j-s … j, who hold them all where they hold 2 s + 1 subsets from their own on.
+    Subsets j … j+s go to workers j-s … j, who hold them all if they hold 2 s + 1 subsets from their own on.
     """
     size = level + 1
     first = (np.arange(num_workers) + level) // size * size
@@ -212,8 +212,8 @@ def decoding_weights(encoding: ArrayLike, arrived: ArrayLike) -> Decoding:
     r"""Weights a with aᵀB = 1ᵀ, 0 for workers that have not `arrived`: `[N, N]` and bool `[N]`.
 
     Gaussian elimination with complete pivoting, so that the best conditioned of the workers that arrived
-    are used. Works under `jit` and `vmap`; O(N³). Where no weights exist, too few having arrived, they are NaN
-    and `decodable` is False.
+    are used. Works under `jit` and `vmap`; O(N³). Where no weights exist, too few having arrived, they are
+    NaN and `decodable` is False.
 
     >>> code = gradient_code(jax.random.key(0), 3, 1, "random_cyclic")
     >>> [bool(decoding_weights(code.encoding, jnp.array(a)).decodable) for a in ([1, 0, 1], [0, 0, 1])]
@@ -240,7 +240,7 @@ def decoding_weights(encoding: ArrayLike, arrived: ArrayLike) -> Decoding:
 
 
 class _Elimination(NamedTuple):
-    """The system, `[N, N + 1]`, the rows and columns that are left, row and column of each step's pivot or -1."""
+    """The system, `[N, N + 1]`, rows and columns that are left, row and column of each step's pivot or -1."""
 
     system: Array
     rows: Array
@@ -288,7 +288,11 @@ def encode(code: GradientCode, gradients: ArrayLike) -> tuple[Array, ...]:
     (4, [4.0, 4.0])
     """
     g = jnp.asarray(gradients)
-    if code.coefficients.size <= _UNROLLED:
+    if code.construction in CONSTRUCTIONS[:3]:
+        # Workers of a group send the same.
+        sums = {rows: encode_one(code, w, [g[j] for j in rows]) for w, rows in enumerate(code.subsets)}
+        return tuple(sums[subsets] for subsets in code.subsets)
+    if code.coefficients.size <= _UNROLLED and g[0].size >= _LONG:
         return tuple(encode_one(code, w, [g[j] for j in subsets]) for w, subsets in enumerate(code.subsets))
     with jax.enable_x64(True):
         messages = _dot(code.encoding, g.reshape(len(g), -1).astype(jnp.float64)).reshape(g.shape)
@@ -297,10 +301,13 @@ def encode(code: GradientCode, gradients: ArrayLike) -> tuple[Array, ...]:
 
 def encode_one(code: GradientCode, worker: int, gradients: Sequence[ArrayLike]) -> Array:
     """The message of one worker, `[…]`, from the gradients of its subsets, `level + 1` arrays `[…]`."""
-    dtype = jnp.result_type(gradients[0])
+    first = jnp.asarray(gradients[0])
+    if code.level == 0:
+        return first
     with jax.enable_x64(True):
-        total = _weighted_sum(code.coefficients[worker], gradients)
-        return total.astype(jnp.float64 if code.wide else dtype)
+        pairs = zip(code.coefficients[worker], gradients, strict=True)
+        total = _sum(c * jnp.asarray(g).astype(jnp.float64) for c, g in pairs)
+        return total.astype(jnp.float64 if code.wide else first.dtype)
 
 
 def decode(weights: ArrayLike, messages: Sequence[ArrayLike], dtype: jnp.dtype = jnp.float32) -> Array:
@@ -310,19 +317,21 @@ def decode(weights: ArrayLike, messages: Sequence[ArrayLike], dtype: jnp.dtype =
     [3.0, 2.0]
     """
     with jax.enable_x64(True):
-        return _weighted_sum(jnp.asarray(weights, float), messages).astype(dtype)
+        # One term for messages that are one array: XLA would compute it anew for each use.
+        total: dict[int, Array] = {}
+        for a, m in zip(jnp.asarray(weights, float), messages, strict=True):
+            total[id(m)] = total[id(m)] + a if id(m) in total else a
+        distinct = {id(m): jnp.asarray(m) for m in messages}
+        terms = (jnp.where(a != 0, a * distinct[i].astype(jnp.float64), 0) for i, a in total.items())
+        return _sum(terms).astype(dtype)
 
 
-def _weighted_sum(weights: Array, terms: Sequence[ArrayLike] | Array) -> Array:
-    """Σ_i weights_i terms_i in float64, term by term: XLA then makes one pass over them, without a copy.
+def _sum(terms: Iterable[Array]) -> Array:
+    """Term by term, so that XLA makes one pass over them, without a copy.
 
     A matrix product would convert all terms to float64 in memory first, three times the traffic.
     """
-    total: Any = 0
-    for weight, term in zip(weights, terms, strict=True):
-        term = jnp.asarray(term).astype(jnp.float64)
-        total = total + jnp.where(weight != 0, weight * term, 0)
-    return total
+    return functools.reduce(jnp.add, terms)
 
 
 def _dot(a: Array, b: Array) -> Array:

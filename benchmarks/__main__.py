@@ -13,6 +13,7 @@ import numpy as np
 
 import bcgc_jax as bcgc
 from benchmarks import peers
+from benchmarks.coding import traffic, training
 from benchmarks.timing import compare, environment
 
 _LAW = bcgc.ShiftedExponential(rate=1e-3, shift=50.0)
@@ -124,7 +125,7 @@ def main() -> None:
     if out is not None and not out.parent.is_dir():
         parser.error(f"--out: there is no folder {out.parent}")
     rows = []
-    for measure in (simulation, solutions, optima):
+    for measure in (simulation, solutions, optima, traffic, training):
         print(f"measuring: {(measure.__doc__ or '').splitlines()[0]}", file=sys.stderr)
         rows += measure()
     print(f"{'what; peer':66}{'package':>9}{'peer':>9}{'ratio':>7}")

@@ -30,6 +30,24 @@ class Trace(NamedTuple):
         """The law of all measured times together, workers taken as alike."""
         return Empirical(self.seconds)
 
+    def rows(self) -> np.ndarray:
+        """The times of each step, `[steps, workers]`, in the order of the file's first mentions.
+
+        Raises ValueError where a step has no time, or two, of a worker.
+        """
+        steps, workers = (list(dict.fromkeys(x.tolist())) for x in (self.steps, self.workers))
+        place = {name: i for i, name in enumerate(steps)}, {name: i for i, name in enumerate(workers)}
+        times = np.full((len(steps), len(workers)), np.nan)
+        for step, worker, seconds in zip(self.steps, self.workers, self.seconds, strict=True):
+            i, j = place[0][step], place[1][worker]
+            if not np.isnan(times[i, j]):
+                raise ValueError(f"step {step} has two times of worker {worker}: a replay needs one")
+            times[i, j] = seconds
+        if np.isnan(times).any():
+            i, j = np.argwhere(np.isnan(times))[0]
+            raise ValueError(f"step {steps[i]} has no time of worker {workers[j]}: a replay needs all")
+        return times
+
 
 def load_trace(path: str) -> Trace:
     """Read a CSV file with the columns step, worker, seconds (others are ignored).

@@ -1,10 +1,13 @@
 """Precision for the tests: the package follows the caller's dtype and never sets a global option."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
 import pytest
+
+from bcgc_jax import cli
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -26,3 +29,19 @@ def precision(request: pytest.FixtureRequest) -> Iterator[np.dtype]:
     """Each precision in turn, as the dtype that JAX then uses by default."""
     with jax.enable_x64(request.param == "float64"):
         yield np.dtype(request.param)
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run `bcgc ARGS` in this process: (exit status, stdout, stderr)."""
+
+    def run(*args: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["bcgc", *args])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(stop.value.code or 0), out, err
+
+    return run

@@ -9,24 +9,15 @@ import sys
 import numpy as np
 import pytest
 
-from bcgc_jax import _commands, cli
+from bcgc_jax import _commands
 
 PAPER = ["--workers", "20", "--coordinates", "20000", "--samples", "50", "--cycles", "1"]
 LAW = ["--cycle-time", "shifted-exponential:rate=1e-3,shift=50"]
 
 
 @pytest.fixture
-def bcgc(monkeypatch, capsys):
-    """Run `bcgc ARGS` in this process: (exit status, stdout, stderr)."""
-
-    def run(*args: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["bcgc", *args])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(stop.value.code or 0), out, err
-
-    return run
+def bcgc(command):
+    return command
 
 
 def test_json_has_what_the_contract_says_and_the_exact_figures(bcgc):

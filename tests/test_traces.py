@@ -62,3 +62,14 @@ def test_the_shared_trace_has_32_workers():
         seconds = [float(row["seconds"]) for row in csv.DictReader(file)]
     assert (trace.num_workers, trace.num_steps, trace.seconds.size) == (32, 43, len(seconds))
     assert float(trace.law().mean()) == pytest.approx(sum(seconds) / len(seconds), rel=1e-5)
+
+
+def test_rows_are_the_steps_of_the_trace(tmp_path):
+    text = "step,worker,seconds\n7,b,2.5\n7,a,1.25\n3,a,3.5\n3,b,0.75\n"
+    assert load_trace(_write(tmp_path, text)).rows().tolist() == [[2.5, 1.25], [0.75, 3.5]]
+    missing = "step,worker,seconds\n7,b,2.5\n7,a,1.25\n3,a,3.5\n"
+    with pytest.raises(ValueError, match="step 3 has no time of worker b"):
+        load_trace(_write(tmp_path, missing)).rows()
+    twice = text + "3,a,9.0\n"
+    with pytest.raises(ValueError, match="step 3 has two times of worker a"):
+        load_trace(_write(tmp_path, twice)).rows()

@@ -29,8 +29,9 @@ BASELINES = ("uncoded", "single_block", "tandon_partial", "ferdinand_full", "fer
 NUMBERED = ("tandon", "ferdinand")
 
 OBJECTIVES = ("expected-runtime", "completion-probability")
-# Up to here the loss of rounding may show, and the search over whole units is worth its time.
-_FEW_UNITS = 1000
+# Up to here the loss of rounding may show, and the search over whole units is worth its time; for laws of
+# atoms up to this product of the atoms and N⁵, a few seconds.
+_FEW_UNITS, _FEW_ATOMS = 1000, 1e9
 
 
 def solve(
@@ -60,8 +61,9 @@ def solve(
       options: keywords of the method: those of `optimal_partition`, `completion_partition` and
         `subgradient_partition`, `alpha` of "tandon_partial".
 
-    "optimal" ends with a search over whole units where these are few (at most 1000, known before tracing);
-    the other plans are rounded. Closed forms and baselines plan without setup and are evaluated with it.
+    "optimal" ends with a search over whole units where these are few (at most 1000, known before tracing, and
+    not too many atoms); the other plans are rounded. Closed forms and baselines plan without setup and are
+    evaluated with it.
 
     Raises ValueError for an unknown method, a missing key, a level or a number of layers out of range, what a
     method cannot do, and for a law whose mean is known to be infinite. What shows only in traced values is a
@@ -142,7 +144,9 @@ def _level_mask(problem: Problem, levels: Sequence[int]) -> Array:
 def _few_units(problem: Problem) -> bool:
     count = concrete(problem.num_coordinates)
     traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(problem))
-    return not traced and count is not None and count.ndim == 0 and bool(count <= _FEW_UNITS)
+    law = problem.cycle_time
+    quick = not law.atomic() or law.kinks().size * problem.max_workers**5 <= _FEW_ATOMS
+    return not traced and quick and count is not None and count.ndim == 0 and bool(count <= _FEW_UNITS)
 
 
 def check_finite_mean(problem: Problem) -> None:

@@ -1,0 +1,245 @@
+"""`bcgc train`: schemes side by side on the handwritten digits, on a simulated clock."""
+
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import jax
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from bcgc_jax._arguments import CycleTime, Number, describe_law, law_help
+from bcgc_jax.coded_gradients import UNITS
+from bcgc_jax.digits import MODELS, DigitsRun, digits_problem, train_on_digits
+from bcgc_jax.problem import Problem
+from bcgc_jax.solvers.solve import check_finite_mean, parse_method
+from bcgc_jax.traces import load_trace
+
+METHODS = ("uncoded", "single_block", "tandon_partial", "time", "frequency", "optimal")
+
+
+@click.command(
+    name="train",
+    short_help="Train on handwritten digits: loss against simulated time, scheme against scheme.",
+    epilog=f"""\b
+Examples:
+  bcgc train --workers 20 --cycle-time shifted-exponential:rate=1e-3,shift=50
+  bcgc train --workers 10 --model perceptron --method optimal --method uncoded \\
+             --cycle-time pareto:scale=1,shape=2.5 --curves curves.csv
+  bcgc train --trace steps.csv --units layers --setup-cycles 500 --format json
+
+Laws: {law_help()}""",
+)
+@click.option(
+    "--workers", type=Number(1, include=True, whole=True), help="N; with --trace that of the trace."
+)
+@click.option("--cycle-time", type=CycleTime(), help="Law of a worker's cycle time, NAME:PARAMETER=VALUE,…")
+@click.option("--trace", type=click.Path(), help="CSV of measured times (step, worker, seconds), replayed.")
+@click.option("--model", type=click.Choice(list(MODELS)), default="softmax", show_default=True)
+@click.option("--method", "methods", multiple=True, help="Scheme of `solve` to train with; repeat it.")
+@click.option(
+    "--units",
+    type=click.Choice(UNITS),
+    default=UNITS[0],
+    show_default=True,
+    help="What a block is made of.",
+)
+@click.option(
+    "--cycles", type=Number(), default=1, show_default=True, help="b, cycles per coordinate, sample."
+)
+@click.option("--setup-cycles", type=Number(include=True), help="f, cycles per sample and subset at first.")
+@click.option("--steps", type=Number(1, include=True, whole=True), default=200, show_default=True)
+@click.option("--seeds", type=Number(1, include=True, whole=True), default=8, show_default=True)
+@click.option("--learning-rate", type=Number(), default=0.5, show_default=True)
+@click.option(
+    "--batch-size", type=Number(1, include=True, whole=True), help="Samples of each subset per step; all."
+)
+@click.option("--target", type=Number(), default=0.9, show_default=True, help="Test accuracy to be reached.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the seeds.")
+@click.option("--curves", type=click.Path(), help="Also write every iteration to this CSV file.")
+@click.option(
+    "--format",
+    "output",
+    type=click.Choice(["table", "json", "csv"]),
+    default="table",
+    show_default=True,
+    help="What is printed.",
+)
+def train_command(
+    workers: int | None,
+    cycle_time: Any,
+    trace: str | None,
+    model: str,
+    methods: tuple[str, ...],
+    units: str,
+    cycles: float,
+    setup_cycles: float | None,
+    steps: int,
+    seeds: int,
+    learning_rate: float,
+    batch_size: int | None,
+    target: float,
+    seed: int,
+    curves: str | None,
+    output: str,
+) -> None:
+    """Train a model on handwritten digits with N workers, under several schemes, on a simulated clock.
+
+    All schemes take the same steps; what differs is the time they take. Times carry the unit of the cycle
+    time.
+    """
+    if (cycle_time is None) == (trace is None):
+        raise click.UsageError("give the law of the cycle time: either --cycle-time or --trace")
+    if target > 1:
+        raise click.UsageError("--target is an accuracy, from 0 to 1")
+    if curves is not None and not Path(curves).absolute().parent.is_dir():
+        raise click.UsageError(f"--curves: there is no folder {Path(curves).absolute().parent}")
+    asked = bool(methods)
+    try:
+        rows = None
+        if trace is not None:
+            measured = load_trace(trace)
+            rows, cycle_time = measured.rows(), measured.law()
+            if workers not in (None, measured.num_workers):
+                raise click.UsageError(f"the trace has {measured.num_workers} workers, not {workers}")
+            workers = measured.num_workers
+        if workers is None:
+            raise click.UsageError("give the number of workers with --workers")
+        with jax.enable_x64(True):
+            problem = digits_problem(
+                cycle_time,
+                workers,
+                model,
+                units=units,
+                batch_size=batch_size,
+                cycles=cycles,
+                setup_cycles=setup_cycles,
+            )
+            check_finite_mean(problem)
+        for method in methods:
+            parse_method(problem, method)
+        options: dict[str, Any] = {
+            "units": units,
+            "cycle_times": rows,
+            "num_seeds": seeds,
+            "num_steps": steps,
+            "learning_rate": learning_rate,
+            "batch_size": batch_size,
+        }
+        runs = _train_all(problem, model, methods or METHODS, seed, asked, options)
+    except OSError as error:
+        raise click.UsageError(f"cannot read {trace}: {error.strerror}") from None
+    except (ValueError, ImportError) as error:
+        raise click.UsageError(str(error)) from None
+    summary = [_summary(run, target) for run in runs]
+    if curves is not None:
+        try:
+            _write_curves(curves, runs)
+        except OSError as error:
+            raise click.UsageError(f"cannot write {curves}: {error.strerror}") from None
+    if output == "json":
+        question = {
+            "model": model,
+            "num_workers": workers,
+            "cycle_time": describe_law(cycle_time),
+            "num_coordinates": int(np.asarray(problem.num_coordinates)),
+            "num_samples": int(np.asarray(problem.num_samples)),
+            "target": target,
+        }
+        click.echo(json.dumps({"problem": question, "runs": summary}, indent=2))
+    elif output == "csv":
+        writer = csv.DictWriter(sys.stdout, list(summary[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(summary)
+    else:
+        _print_table(summary, target, seeds)
+
+
+def _train_all(
+    problem: Problem, model: str, methods: Sequence[str], seed: int, asked: bool, options: dict[str, Any]
+) -> list[DigitsRun]:
+    """One run for each method, shortest iteration first. Methods nobody `asked` for may be impossible."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    runs = []
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("training", total=len(methods))
+        for method in methods:
+            progress.update(task, description=f"training with {method}")
+            try:
+                with jax.enable_x64(True):  # for the plan and the clock; the model is float32
+                    runs.append(train_on_digits(jax.random.key(seed), problem, model, method, **options))
+            except ValueError:
+                if asked:
+                    raise
+            progress.advance(task)
+    if not runs:
+        raise ValueError(f"none of the schemes {', '.join(methods)} can be trained here")
+    return sorted(runs, key=lambda run: run.expected_runtime)
+
+
+def _summary(run: DigitsRun, target: float) -> dict[str, Any]:
+    steps = run.clock.shape[1]
+    time = run.time_to(target)
+    return {
+        "method": run.method,
+        "expected_runtime": _finite(run.expected_runtime),
+        "mean_runtime": _finite(run.clock[:, -1].mean() / steps),
+        "time_to_target": _finite(np.median(time)),
+        "time_to_target_low": _finite(time.min()),
+        "time_to_target_high": _finite(time.max()),
+        "loss": _finite(run.loss[:, -1].mean()),
+        "accuracy": _finite(run.accuracy[:, -1].mean()),
+    }
+
+
+def _finite(value: Any) -> float | None:
+    number = float(value)
+    return number if np.isfinite(number) else None
+
+
+def _write_curves(path: str, runs: Sequence[DigitsRun]) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["method", "seed", "iteration", "time", "loss", "accuracy"])
+        for run in runs:
+            for seed in range(len(run.clock)):
+                columns = (run.clock[seed], run.loss[seed], run.accuracy[seed])
+                for step, values in enumerate(zip(*columns, strict=True), 1):
+                    writer.writerow([run.method, seed, step, *(f"{v:.8g}" for v in values)])
+
+
+def _print_table(rows: Sequence[dict[str, Any]], target: float, seeds: int) -> None:
+    def number(value: float | None) -> str:
+        return "never" if value is None else f"{value:.4g}"
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("scheme", no_wrap=True)
+    names = ("expected\nruntime", "simulated\nruntime", f"time to {100 * target:g} %\naccuracy")
+    for name in (*names, "earliest\nseed", "latest\nseed", "loss at\nthe end", "accuracy at\nthe end"):
+        table.add_column(name, justify="right")
+    shown = (
+        "expected_runtime",
+        "mean_runtime",
+        "time_to_target",
+        "time_to_target_low",
+        "time_to_target_high",
+    )
+    for row in rows:
+        ends = ["–" if row[k] is None else f"{row[k]:.4f}" for k in ("loss", "accuracy")]
+        table.add_row(row["method"], *(number(row[k]) for k in shown), *ends)
+    console = Console(width=100, highlight=False, file=sys.stdout)
+    console.print(table)
+    console.print(
+        f"\nTime to the target: the median of {seeds} seeds; all steps alike, only the clocks differ."
+    )
+    times = {row["method"]: row["time_to_target"] for row in rows}
+    fastest = min(times, key=lambda m: times[m] or np.inf)
+    if times.get("uncoded") and fastest != "uncoded":
+        saved = 100 * (1 - times[fastest] / times["uncoded"])
+        console.print(f"{fastest} takes {saved:.1f} % less time to the target than the uncoded scheme.")

@@ -166,7 +166,7 @@ def _train_all(
 ) -> list[DigitsRun]:
     """One run for each method, shortest iteration first. Methods nobody `asked` for may be impossible."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    runs = []
+    runs, refused = [], ValueError("no scheme was asked for")
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("training", total=len(methods))
         for method in methods:
@@ -174,12 +174,13 @@ def _train_all(
             try:
                 with jax.enable_x64(True):  # for the plan and the clock; the model is float32
                     runs.append(train_on_digits(jax.random.key(seed), problem, model, method, **options))
-            except ValueError:
+            except ValueError as error:
                 if asked:
                     raise
+                refused = error
             progress.advance(task)
     if not runs:
-        raise ValueError(f"none of the schemes {', '.join(methods)} can be trained here")
+        raise refused
     return sorted(runs, key=lambda run: run.expected_runtime)
 
 

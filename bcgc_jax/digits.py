@@ -117,7 +117,14 @@ def digits_problem(
 ) -> Problem:
     """The `Problem` of training `model`, in `units`, with `batch_size` samples of each subset (all)."""
     sizes = unit_sizes(initial_params(jax.random.key(0), model), units, digits_order(model))
-    samples = len(load_digits(num_workers).train[1]) if batch_size is None else batch_size * num_workers
+    samples = len(load_digits(num_workers).train[1])
+    if batch_size is not None:
+        size = samples // num_workers
+        if not 1 <= batch_size <= size:
+            raise ValueError(
+                f"batch_size must be from 1 to {size}, the samples of a subset, got {batch_size}"
+            )
+        samples = batch_size * num_workers
     costs = None if units == "coordinates" else jnp.asarray(sizes)
     return Problem(
         cycle_time, num_workers, sizes.size, samples, cycles, setup_cycles=setup_cycles, unit_costs=costs

@@ -59,7 +59,8 @@ def test_schemes_take_the_same_steps_in_the_order_of_their_runtimes(model, units
     assert np.all(np.isinf(runs[0].time_to(1.01)))
 
 
-TRAIN = ["train", "--workers", "4", "--cycle-time", "shifted-exponential:rate=1e-3,shift=50", "--steps", "30", "--seeds", "2"]
+LAW_TEXT = "shifted-exponential:rate=1e-3,shift=50"
+TRAIN = ["train", "--workers", "4", "--cycle-time", LAW_TEXT, "--steps", "30", "--seeds", "2"]
 
 
 def test_train_prints_a_table_and_writes_the_curves(command, tmp_path):
@@ -80,8 +81,8 @@ def test_train_replays_a_trace(command, tmp_path):
     times = np.random.default_rng(0).gamma(3.0, 1.0, (7, 5))
     body = "".join(f"{i},{j},{t}\n" for i, row in enumerate(times) for j, t in enumerate(row))
     path.write_text("step,worker,seconds\n" + body)
-    arguments = ["train", "--steps", "14", "--seeds", "1", "--method", "uncoded", "--format", "json", "--trace"]
-    status, out, err = command(*arguments, str(path))
+    arguments = ["--steps", "14", "--seeds", "1", "--method", "uncoded", "--format", "json"]
+    status, out, err = command("train", "--trace", str(path), *arguments)
     assert status == 0, err
     found = json.loads(out)
     assert found["problem"]["num_workers"] == 5

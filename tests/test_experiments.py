@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from experiments import certificate, heavy_tails, paper, report, theorem4
+from experiments import certificate, conditioning, heavy_tails, paper, report, theorem4, timeline, training
 
 COMMANDS = {
     "certificate": certificate.main,
+    "conditioning": conditioning.main,
     "heavy_tails": heavy_tails.main,
     "paper": paper.main,
     "theorem4": theorem4.main,
+    "timeline": timeline.main,
+    "training": training.main,
 }
 # Published values that a correct computation meets; "optimal" is not the optimum, and
 # "ferdinand_half" depends on a tie-break.
@@ -49,6 +52,48 @@ def test_the_subgradient_method_falls_towards_the_certified_optimum(tmp_path, ca
         assert 0 <= excess[-1] < 0.01 < excess[0]
     printed = capsys.readouterr().out
     assert_tables_fit(printed)
+
+
+# Codes and training
+
+
+@pytest.mark.usefixtures("x64")
+def test_every_chosen_code_is_exact_to_float32(tmp_path, capsys):
+    conditioning.run(tmp_path, sizes=(5, 8))
+    rows = read_csv(tmp_path / "conditioning.csv")
+    assert_figure(tmp_path, "conditioning")
+    assert_tables_fit(capsys.readouterr().out)
+    assert [sum(int(r["chosen"]) for r in rows if r["workers"] == n) for n in ("5", "8")] == [5, 8]
+    assert max(float(row["error"]) for row in rows) < 1e-6
+    assert max(float(row["error_float32"]) for row in rows) > 1e-6
+    assert all(float(row["amplification"]) >= 1 - 1e-9 for row in rows)
+
+
+@pytest.mark.usefixtures("x64")
+def test_training_shows_the_schemes_at_the_same_steps_and_other_times(tmp_path, capsys):
+    training.run(tmp_path, workers=5, seeds=2, steps=30, methods=("uncoded", "optimal"))
+    rows = read_csv(tmp_path / "training.csv")
+    assert_figure(tmp_path, "training")
+    assert_tables_fit(capsys.readouterr().out)
+    for model in training.TITLES:
+        uncoded, optimal = (row for row in rows if row["model"] == model)
+        assert float(uncoded["final_loss"]) == pytest.approx(float(optimal["final_loss"]), rel=1e-4)
+        assert float(optimal["mean_runtime"]) < float(uncoded["mean_runtime"])
+    curves = read_csv(tmp_path / "training_curves.csv")
+    first = [
+        float(r["loss"]) for r in curves if r["model"] == "softmax" and r["method"] == "optimal" and r["loss"]
+    ]
+    assert np.all(np.diff(first) <= 1e-6)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_timeline_is_that_of_figure_1(tmp_path, capsys):
+    timeline.run(tmp_path)
+    rows = read_csv(tmp_path / "timeline.csv")
+    assert_figure(tmp_path, "timeline")
+    assert_tables_fit(capsys.readouterr().out)
+    assert [float(row["runtime"]) for row in rows[:3]] == pytest.approx([1.0, 2.0, 1.2])
+    assert all(float(row["used"]) + float(row["wasted"]) == pytest.approx(1) for row in rows)
 
 
 # The paper's figures

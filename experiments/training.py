@@ -1,0 +1,161 @@
+"""Schemes side by side on the handwritten digits: loss and accuracy against simulated time, N = 20 workers.
+
+Softmax regression and a perceptron of one hidden layer of 32, gradient descent on all samples, under the
+paper's law (rate 1e-3, shift 50). Every scheme takes the same steps; what differs is the clock. Each of 8
+seeds has its own start and its own cycle times; the bands are their range, the lines their medians.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import bcgc_jax as bcgc
+from bcgc_jax import plotting
+from bcgc_jax.digits import DigitsRun, digits_problem, train_on_digits
+from experiments.report import number, print_table, progress, run_command, write_csv
+
+METHODS = ("uncoded", "tandon_partial", "single_block", "frequency", "time", "optimal")
+LAW = bcgc.ShiftedExponential(rate=1e-3, shift=50.0)
+# Test accuracy to be reached.
+TARGET = 0.93
+LOSS_TICKS = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
+TITLES = {"softmax": "softmax regression", "perceptron": "perceptron, 32 hidden units"}
+
+
+def run(
+    out: Path,
+    seed: int = 0,
+    *,
+    workers: int = 20,
+    seeds: int = 8,
+    steps: int = 200,
+    methods: Sequence[str] = METHODS,
+) -> None:
+    runs: dict[str, list[DigitsRun]] = {}
+    tasks = [(model, method) for model in TITLES for method in methods]
+    for model, method in progress(tasks, "training"):
+        problem = digits_problem(LAW, workers, model)
+        key = jax.random.key(seed)
+        found = train_on_digits(key, problem, model, method, num_seeds=seeds, num_steps=steps)
+        runs.setdefault(model, []).append(found)
+    rows = [_row(model, found) for model in TITLES for found in runs[model]]
+    for model in TITLES:
+        _print(model, [row for row in rows if row["model"] == model])
+    write_csv(out / "training.csv", rows)
+    write_csv(out / "training_curves.csv", [row for model in TITLES for row in _curves(model, runs[model])])
+    figure = _draw(runs)
+    paths = plotting.save_figure(figure, out, "training")
+    print(f"\nWritten to {out}: training.csv, training_curves.csv, {paths[0].name}, {paths[1].name}")
+
+
+def _row(model: str, found: DigitsRun) -> dict[str, Any]:
+    time = found.time_to(TARGET)
+    return {
+        "model": model,
+        "method": found.method,
+        "expected_runtime": found.expected_runtime,
+        "mean_runtime": float(found.clock[:, -1].mean() / found.clock.shape[1]),
+        "target": TARGET,
+        "time_to_target": float(np.median(time)),
+        "earliest": float(time.min()),
+        "latest": float(time.max()),
+        "final_loss": float(found.loss[:, -1].mean()),
+        "final_accuracy": float(found.accuracy[:, -1].mean()),
+    }
+
+
+def _print(model: str, rows: Sequence[dict[str, Any]]) -> None:
+    slowest = max(row["time_to_target"] for row in rows)
+    print_table(
+        f"{TITLES[model]}: simulated time to {100 * TARGET:g} % test accuracy, median and range of the seeds",
+        ["scheme", "E runtime", "mean runtime", "time to target", "earliest", "latest", "saved"],
+        [
+            [
+                row["method"],
+                *(number(row[k]) for k in ("expected_runtime", "mean_runtime")),
+                *(number(row[k]) for k in ("time_to_target", "earliest", "latest")),
+                f"{100 * (1 - row['time_to_target'] / slowest):.1f} %",
+            ]
+            for row in sorted(rows, key=lambda row: row["expected_runtime"])
+        ],
+    )
+
+
+def _at(found: DigitsRun, values: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    """`values` of each seed at the times of `grid`, `[S, G]`: those of the last iteration that has ended."""
+    rows = []
+    for clock, value in zip(found.clock, values, strict=True):
+        last = np.searchsorted(clock, grid, side="right") - 1
+        rows.append(np.where(last >= 0, value[np.maximum(last, 0)], np.nan))
+    return np.array(rows)
+
+
+def _grid(runs: Sequence[DigitsRun]) -> np.ndarray:
+    """Times up to the end of the fastest seed of the fastest scheme's training."""
+    return np.linspace(0, min(found.clock[:, -1].min() for found in runs), 200)
+
+
+def _bands(found: DigitsRun, values: np.ndarray, grid: np.ndarray) -> tuple[np.ndarray, ...]:
+    table = _at(found, values, grid)
+    known = ~np.isnan(table).any(axis=0)  # each seed has ended an iteration
+    filled = np.where(known, table, 0)
+    return tuple(np.where(known, a, np.nan) for a in (np.median(filled, 0), filled.min(0), filled.max(0)))
+
+
+def _curves(model: str, runs: Sequence[DigitsRun]) -> list[dict[str, Any]]:
+    rows = []
+    for found in runs:
+        grid = _grid(runs)
+        loss, accuracy = (_bands(found, values, grid) for values in (found.loss, found.accuracy))
+        for i, time in enumerate(grid):
+            row: dict[str, Any] = {"model": model, "method": found.method, "time": float(time)}
+            for name, band in (("loss", loss), ("accuracy", accuracy)):
+                row |= {
+                    f"{name}{end}": float(a[i]) for end, a in zip(("", "_low", "_high"), band, strict=True)
+                }
+            rows.append(row)
+    return rows
+
+
+def _draw(runs: dict[str, list[DigitsRun]]):
+    figure, axes = plotting.new_figure(2, len(runs), size=(9.2, 6.4))
+    for column, (model, found) in enumerate(runs.items()):
+        grid = _grid(found)
+        scale = 10 ** np.floor(np.log10(grid[-1]))
+        for row, what in enumerate(("loss", "accuracy")):
+            one = axes[row * len(runs) + column]
+            for run_ in found:
+                look = plotting.style(run_.method)
+                middle, low, high = _bands(run_, getattr(run_, what), grid)
+                one.fill_between(grid / scale, low, high, color=look.color, alpha=0.15, linewidth=0)
+                one.plot(grid / scale, middle, color=look.color, linestyle=look.line, linewidth=look.width)
+            x = f"simulated time ($10^{{{int(np.log10(scale))}}}$ cycles × unit of cycle time)"
+            if what == "loss":
+                plotting.label_axes(
+                    one, x, "training loss (nats)", title=TITLES[model], log="y", y_ticks=LOSS_TICKS
+                )
+                lowest = min(float(run_.loss.min()) for run_ in found)
+                one.set_ylim(0.9 * lowest, 2.6)
+            else:
+                plotting.label_axes(one, x, "test accuracy")
+                one.axhline(TARGET, color="0.4", linewidth=0.8)
+                one.set_ylim(0.75, 1.0)
+    handles = [
+        plotting.legend_handle(method, marker=False)
+        for method in METHODS
+        if any(method == r.method for r in runs["softmax"])
+    ]
+    plotting.legend_outside(figure, handles, place="lower", columns=3)
+    return figure
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_command("training", __doc__ or "", run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

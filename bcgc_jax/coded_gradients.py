@@ -50,16 +50,21 @@ class Block(NamedTuple):
 class CodingPlan:
     """The blocks of a gradient, in the order of computation, with a gradient code for each.
 
-    `scaling` is 1/N for a loss that is a mean over samples, 1 for a sum.
+    `mean` says whether the loss is a mean over samples, else it is their sum.
     """
 
     codes: tuple[GradientCode, ...]
     blocks: tuple[Block, ...] = static_field()
-    scaling: float = static_field()
+    mean: bool = static_field()
 
     @property
     def num_workers(self) -> int:
         return len(self.codes[0].subsets)
+
+    @property
+    def scaling(self) -> float:
+        """What the sum of the subsets' gradients is multiplied by."""
+        return 1 / self.num_workers if self.mean else 1.0
 
     def held(self, worker: int) -> tuple[int, ...]:
         """The data subsets that `worker` needs, ascending."""
@@ -149,7 +154,7 @@ def coding_plan(
     Args:
       key: randomness of the codes.
       params: any pytree of arrays; only shapes count.
-      partition: integers, `[N]`: how many units at each redundancy level (`Solution.rounded`).
+      partition: integers, `[N]`: how many units at each level (`Solution.rounded`, without padding).
       units, order: as in `unit_sizes`.
       construction: of all codes, as in `gradient_code`; by default the best for each level.
       mean: whether the loss is the mean over the samples, else their sum.
@@ -179,7 +184,7 @@ def coding_plan(
         for k, n in zip(keys, used, strict=True)
     )
     blocks = tuple(Block(n, pieces[n]) for n in used)
-    return CodingPlan(codes, blocks, 1 / counts.size if mean else 1.0)
+    return CodingPlan(codes, blocks, mean)
 
 
 def _cut(order: Sequence[int], sizes: Sequence[int], ends: Sequence[int]) -> list[tuple[Piece, ...]]:
@@ -203,12 +208,15 @@ def split_batch(batch: PyTree, num_workers: int) -> PyTree:
     >>> split_batch(jnp.arange(6), 3).tolist()
     [[0, 1], [2, 3], [4, 5]]
     """
-    for leaf in jax.tree.leaves(batch):
-        if len(leaf) % num_workers:
-            raise ValueError(
-                f"a batch of {len(leaf)} samples cannot be split into {num_workers} equal subsets: drop or "
-                f"pad samples to a multiple of {num_workers}"
-            )
+    sizes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
+    if len(sizes) != 1 or () in sizes:
+        raise ValueError(f"every array of a batch must have its samples along the first axis, got {sizes}")
+    size = sizes.pop()[0]
+    if size % num_workers:
+        raise ValueError(
+            f"a batch of {size} samples cannot be split into {num_workers} equal subsets: drop or pad "
+            f"samples to a multiple of {num_workers}"
+        )
     return jax.tree.map(lambda x: x.reshape((num_workers, -1, *x.shape[1:])), batch)
 
 
@@ -252,19 +260,35 @@ def subset_gradients(
     loss: Loss, plan: CodingPlan, params: PyTree, subsets: PyTree
 ) -> tuple[Array, dict[tuple[float, float], PyTree]]:
     """The full loss, and the gradients of each share of the samples that the plan knows: leaves `[N, …]`."""
-    samples = len(jax.tree.leaves(subsets)[0][0])
-    total, gradients = jnp.zeros(()), {}
+    shapes = {np.shape(leaf)[:2] for leaf in jax.tree.leaves(subsets)}
+    if len(shapes) != 1 or {len(s) and s[0] for s in shapes} != {plan.num_workers}:
+        raise ValueError(
+            f"data of shapes {shapes} is not that of {plan.num_workers} subsets: take split_batch(batch, "
+            f"{plan.num_workers})"
+        )
+    total: Array | float = 0.0
+    gradients = {}
     for share in dict.fromkeys(block.share for block in plan.blocks):
-        first, last = (round(x * samples) for x in share)
-        part = jax.tree.map(lambda x, a=first, b=last: x[:, a:b], subsets)
+        part, portion = _part(plan, subsets, share)
+        if part is None:
+            gradients[share] = jax.tree.map(lambda x: jnp.zeros((plan.num_workers, *np.shape(x))), params)
+            continue
         value, gradient = jax.vmap(jax.value_and_grad(loss), (None, 0))(params, part)
-        # Of the mean over a part, the part's share.
-        portion = (last - first) / samples if plan.scaling != 1 else 1.0
         if portion != 1:
             gradient = jax.tree.map(lambda g, p=portion: p * g, gradient)
         total = total + portion * jnp.sum(value)
         gradients[share] = gradient
-    return plan.scaling * total, gradients
+    return jnp.asarray(plan.scaling * total), gradients
+
+
+def _part(plan: CodingPlan, subsets: PyTree, share: tuple[float, float]) -> tuple[PyTree, float]:
+    """A share of each subset's samples, None if there is none, and its portion of a mean loss."""
+    samples = np.shape(jax.tree.leaves(subsets)[0])[1]
+    first, last = (round(x * samples) for x in share)
+    if first == last:
+        return None, 0.0
+    part = jax.tree.map(lambda x: x[:, first:last], subsets)
+    return part, (last - first) / samples if plan.mean else 1.0
 
 
 def plan_weights(plan: CodingPlan, arrived: ArrayLike) -> Decoding:
@@ -290,16 +314,19 @@ def decode_gradients(
 ) -> PyTree:
     """The full gradient, shaped as `params`, from `messages[block][piece][worker]` and weights `[B, N]`."""
     leaves, tree = jax.tree.flatten(params)
+    dtypes = [jnp.result_type(leaf) for leaf in leaves]
     found: list[dict[int, Array]] = [{} for _ in leaves]
     for b, (block, sent) in enumerate(zip(plan.blocks, messages, strict=True)):
         for piece, rows in zip(block.pieces, sent, strict=True):
             with jax.enable_x64(True):
-                part = decode(weights[b] * plan.scaling, rows, jnp.result_type(leaves[piece.leaf]))
+                part = decode(weights[b] * plan.scaling, rows, dtypes[piece.leaf])
             parts = found[piece.leaf]
             parts[piece.start] = parts[piece.start] + part if piece.start in parts else part
     whole = [
         jnp.concatenate([parts[k] for k in sorted(parts)]).reshape(np.shape(leaf))
-        for parts, leaf in zip(found, leaves, strict=True)
+        if parts
+        else jnp.zeros(np.shape(leaf), dtype)
+        for parts, leaf, dtype in zip(found, leaves, dtypes, strict=True)
     ]
     return jax.tree.unflatten(tree, whole)
 
@@ -317,8 +344,6 @@ def block_message(
     rows = [held.index(j) for j in code.subsets[worker]]
     leaves, tree = jax.tree.flatten(params)
     wanted = sorted({p.leaf for p in pieces})
-    samples = len(jax.tree.leaves(subsets)[0][0])
-    first, last = (round(x * samples) for x in share)
 
     def part_loss(some: list[Array], batch: PyTree) -> Array:
         everything = list(leaves)
@@ -326,9 +351,12 @@ def block_message(
             everything[leaf] = value
         return loss(jax.tree.unflatten(tree, everything), batch)
 
-    batches = jax.tree.map(lambda x: x[np.array(rows), first:last], subsets)
-    gradients = jax.vmap(jax.grad(part_loss), (None, 0))([leaves[k] for k in wanted], batches)
-    portion = (last - first) / samples if plan.scaling != 1 else 1.0
+    batches, portion = _part(plan, jax.tree.map(lambda x: x[np.array(rows)], subsets), share)
+    some = [leaves[k] for k in wanted]
+    if batches is None:
+        gradients = [jnp.zeros((len(rows), *np.shape(x))) for x in some]
+    else:
+        gradients = jax.vmap(jax.grad(part_loss), (None, 0))(some, batches)
     flat = {leaf: _flat(portion * g, 1) for leaf, g in zip(wanted, gradients, strict=True)}
     return tuple(encode_one(code, worker, list(flat[p.leaf][:, p.start : p.stop])) for p in pieces)
 

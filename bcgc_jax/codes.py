@@ -4,15 +4,15 @@ At redundancy level s worker w sends Σ_j B_wj g_j, g_j the gradient of data sub
 matrix B has s+1 entries that are not 0. Any N-s rows span (1, …, 1), so that the messages of any N-s workers,
 weighted by a with aᵀB = 1ᵀ, add up to Σ_j g_j. The columns are the subsets, N of equal size.
 
-Messages and weights are float64, in a scope of their own where the caller's JAX is not: a code amplifies
-rounding by up to 1e6, which float64 forgives and float32 does not. Codes with an amplification near 1 send
-float32.
+Messages and weights are float64, in a scope of their own where the caller's JAX is not: a code may amplify
+rounding by 1e6 and more, which float64 forgives and float32 does not. Codes with an amplification near 1 send
+the dtype of the gradients, at least float32.
 """
 
 import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -56,10 +56,11 @@ class GradientCode:
     @property
     def encoding(self) -> Array:
         """B, float64 `[N, N]`, one row for each worker."""
-        # A product with 0 and 1: a scatter would be lowered with the caller's integers.
-        place = np.eye(len(self.subsets))[np.array(self.subsets)]
+        # A sum in place of a scatter, which would be lowered with the caller's integers.
+        column = np.arange(len(self.subsets), dtype=np.int32)
+        here = jnp.asarray(np.array(self.subsets, np.int32))[:, :, None] == column
         with jax.enable_x64(True):
-            return jnp.sum(self.coefficients[:, :, None] * jnp.asarray(place), axis=1)
+            return jnp.sum(jnp.where(here, self.coefficients[:, :, None], 0), axis=1)
 
 
 class Decoding(NamedTuple):
@@ -101,11 +102,11 @@ def gradient_code(
     *,
     top_level: int | None = None,
 ) -> GradientCode:
-    r"""A gradient code of `num_workers` that survives any `level` stragglers.
+    r"""A gradient code of `num_workers` that survives any `level` stragglers; made on the host.
 
     Args:
       key: randomness of "random_cyclic"; the others need none of it.
-      num_workers, level: N and s, 0 ≤ s < N, both static.
+      num_workers, level: N and s, 0 ≤ s < N.
       construction: "uncoded" (s = 0), "replication" (s = N-1), "fractional_repetition" (s+1 divides N;
         coefficients 1), "cyclic_mds" (roots of unity, Raviv et al. 2018; real, so N - s must be odd),
         "random_cyclic" (Tandon et al. 2017). None takes the best conditioned that exists and that only uses
@@ -281,13 +282,17 @@ def _substitute(step: Array, weights: Array, state: _Elimination) -> Array:
 def encode(code: GradientCode, gradients: ArrayLike) -> tuple[Array, ...]:
     """What the workers send, N messages `[…]`, from the gradients of the N subsets, `[N, …]`.
 
-    Float64 for codes that need it (`code.wide`), else the gradients' own dtype.
+    Float64 for codes that need it (`code.wide`), else the gradients' own dtype, at least float32.
 
     >>> messages = encode(gradient_code(jax.random.key(0), 4, 3), jnp.ones((4, 2)))
     >>> len(messages), messages[0].tolist()
     (4, [4.0, 4.0])
     """
     g = jnp.asarray(gradients)
+    if g.ndim == 0 or len(g) != len(code.subsets):
+        raise ValueError(
+            f"there must be {len(code.subsets)} subset gradients, one a row, got shape {g.shape}"
+        )
     if code.construction in CONSTRUCTIONS[:3]:
         # Workers of a group send the same.
         sums = {rows: encode_one(code, w, [g[j] for j in rows]) for w, rows in enumerate(code.subsets)}
@@ -296,26 +301,34 @@ def encode(code: GradientCode, gradients: ArrayLike) -> tuple[Array, ...]:
         return tuple(encode_one(code, w, [g[j] for j in subsets]) for w, subsets in enumerate(code.subsets))
     with jax.enable_x64(True):
         messages = _dot(code.encoding, g.reshape(len(g), -1).astype(jnp.float64)).reshape(g.shape)
-        return tuple(messages.astype(jnp.float64 if code.wide else g.dtype))
+        return tuple(messages.astype(_message_dtype(code, g.dtype)))
 
 
 def encode_one(code: GradientCode, worker: int, gradients: Sequence[ArrayLike]) -> Array:
     """The message of one worker, `[…]`, from the gradients of its subsets, `level + 1` arrays `[…]`."""
-    first = jnp.asarray(gradients[0])
+    dtype = _message_dtype(code, jnp.result_type(gradients[0]))
     if code.level == 0:
-        return first
+        return jnp.asarray(gradients[0]).astype(dtype)
     with jax.enable_x64(True):
         pairs = zip(code.coefficients[worker], gradients, strict=True)
         total = _sum(c * jnp.asarray(g).astype(jnp.float64) for c, g in pairs)
-        return total.astype(jnp.float64 if code.wide else first.dtype)
+        return total.astype(dtype)
 
 
-def decode(weights: ArrayLike, messages: Sequence[ArrayLike], dtype: jnp.dtype = jnp.float32) -> Array:
+def _message_dtype(code: GradientCode, dtype: Any) -> Any:
+    return jnp.float64 if code.wide else jnp.promote_types(dtype, jnp.float32)
+
+
+def decode(weights: ArrayLike, messages: Sequence[ArrayLike] | Array, dtype: Any = None) -> Array:
     """Σ_w a_w m_w, `[…]`, summed in float64 and rounded to `dtype`; messages of weight 0 may be anything.
+
+    `dtype` is the caller's float by default.
 
     >>> decode(jnp.array([2.0, 0.0]), [jnp.array([1.5, 1.0]), jnp.array([jnp.nan, jnp.inf])]).tolist()
     [3.0, 2.0]
     """
+    dtype = jnp.result_type(float) if dtype is None else dtype
+    messages = list(messages)
     with jax.enable_x64(True):
         # One term for messages that are one array: XLA would compute it anew for each use.
         total: dict[int, Array] = {}
@@ -347,14 +360,14 @@ def conditioning(key: Array, code: GradientCode, num_sets: int = 1000) -> Condit
     >>> conditioning(jax.random.key(0), gradient_code(jax.random.key(0), 6, 5)).worst
     1.0
     """
+    if code.construction in CONSTRUCTIONS[:3]:
+        return Conditioning(1.0, 1.0)  # one worker of each group, with weight 1
     b = np.asarray(code.encoding)
     size, needed = len(b), len(b) - code.level
     shift = np.arange(size)[:, None]
     seed = np.asarray(jax.random.key_data(key)).ravel()
     order = np.random.default_rng(seed).permuted(np.tile(np.arange(size), (num_sets, 1)), axis=1)
     contiguous = (shift + np.arange(needed)) % size
-    if code.construction in CONSTRUCTIONS[:3]:
-        return Conditioning(1.0, 1.0)  # one worker of each group, with weight 1
     # In an orthonormal basis of the span of B's rows the system is square.
     basis = np.linalg.svd(b)[2][:needed]
     coordinates, ones = b @ basis.T, basis.sum(axis=1)

@@ -5,9 +5,10 @@ Needs scikit-learn, which `pip install 'bcgc-jax[train]'` brings.
 
 import functools
 import itertools
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -78,10 +79,10 @@ def load_digits(num_workers: int) -> Digits:
 def initial_params(key: Array, model: str) -> PyTree:
     """A list of layers, `{"w": [in, out], "b": [out]}`: zeros for one layer, else normal weights."""
     widths = MODELS[model]
-    scale = 0 if len(widths) == 2 else np.sqrt(2.0)
+    gain = 0.0 if len(widths) == 2 else 2.0
     keys = jax.random.split(key, len(widths) - 1)
     return [
-        {"w": scale / np.sqrt(a) * jax.random.normal(k, (a, b), jnp.float32), "b": jnp.zeros(b, jnp.float32)}
+        {"w": math.sqrt(gain / a) * jax.random.normal(k, (a, b), jnp.float32), "b": jnp.zeros(b, jnp.float32)}
         for k, (a, b) in zip(keys, itertools.pairwise(widths), strict=True)
     ]
 
@@ -159,7 +160,7 @@ def train_on_digits(
     data = load_digits(workers)
     solve_key, code_key, run_key = jax.random.split(key, 3)
     solution = solve(problem, method, key=solve_key)
-    options = {"units": units, "order": digits_order(model)}
+    options: dict[str, Any] = {"units": units, "order": digits_order(model)}
     scheme = training_scheme(code_key, problem, solution, initial_params(jax.random.key(0), model), **options)
     if solution.rounded is None:
         expected = solution.expected_runtime

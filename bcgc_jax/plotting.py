@@ -220,6 +220,8 @@ def timeline(partition: Any, cycle_times: Any, *, num_samples: float = 1.0, cycl
         raise ValueError(
             f"partition and cycle_times must have one entry for each worker: {x.shape}, {times.shape}"
         )
+    if not (np.all(x >= 0) and np.any(x > 0) and np.all(times > 0)):
+        raise ValueError("a partition has entries of 0 and more, not all 0, and cycle times are above 0")
     levels = np.flatnonzero(x)
     work = (levels + 1) * x[levels] * num_samples * cycles / x.size
     ends = times[:, None] * np.cumsum(work)

@@ -74,6 +74,8 @@ class Problem:
 
     def _check_unit_costs(self) -> None:
         check("unit_costs", self.unit_costs, "> 0")
+        if not isinstance(self.unit_costs, jax.Array):  # a list would be many leaves
+            object.__setattr__(self, "unit_costs", jnp.asarray(self.unit_costs, float))
         shape, count = jnp.asarray(self.unit_costs).shape, concrete(self.num_coordinates)
         if not shape or (count is not None and np.any(count != shape[-1])):
             raise ValueError(

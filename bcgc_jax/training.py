@@ -1,9 +1,9 @@
 r"""Coded gradient descent on a simulated clock.
 
-In each iteration the workers' cycle times are drawn (or replayed from measured rows), the messages reach the
-master one by one in the order of their times, a block is complete with the message that makes it decodable,
-and the iteration ends with the last block. The gradient is decoded from the messages that have arrived by
-then, and the clock advances by the iteration's runtime.
+In each iteration the workers' cycle times are drawn (or replayed from measured rows), and the messages reach
+the master one by one in the order of their times. As in the paper, a block at level n is complete with its
+(N-n)-th message and decoded from these; the iteration ends with the last block, and the clock advances by its
+runtime.
 """
 
 from collections.abc import Callable
@@ -17,10 +17,18 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import pytree_dataclass, static_field
-from bcgc_jax.coded_gradients import Block, CodingPlan, Loss, PyTree, coded_value_and_grad, coding_plan
+from bcgc_jax.coded_gradients import (
+    Block,
+    CodingPlan,
+    Loss,
+    PyTree,
+    coded_value_and_grad,
+    coding_plan,
+    unit_sizes,
+)
 from bcgc_jax.distributions import Law
 from bcgc_jax.partitions import finish_load
-from bcgc_jax.problem import Problem, Solution
+from bcgc_jax.problem import Problem, Solution, Status
 from bcgc_jax.solvers.baselines import straggler_ratio, tandon_partial_runtime
 from bcgc_jax.solvers.integer import partition_of_units
 
@@ -43,7 +51,7 @@ class Collection(NamedTuple):
     @property
     def runtime(self) -> Array:
         """When the master had the whole gradient; inf if never."""
-        return jnp.max(self.completed)
+        return jnp.max(self.completed, axis=-1)
 
 
 class Training(NamedTuple):
@@ -95,7 +103,13 @@ def collect(finish_times: Array, levels: ArrayLike) -> Collection:
 
 
 def training_scheme(
-    key: Array, problem: Problem, solution: Solution, params: PyTree, **plan_options: Any
+    key: Array,
+    problem: Problem,
+    solution: Solution,
+    params: PyTree,
+    *,
+    alpha: float | None = None,
+    **plan_options: Any,
 ) -> TrainingScheme:
     r"""The codes and the pace of a solution of `solve`, for a model's parameters.
 
@@ -104,12 +118,27 @@ def training_scheme(
       problem: with as many coordinates as the parameters (or `unit_costs` from `unit_sizes`), and as many
         samples as an iteration has.
       solution: of this problem; partitions are used as rounded. For "tandon_partial", which is none, a
-        share (s+1)/(s+α) of each subset's samples is left uncoded, and the rest is coded at level s.
+        share (s+1)/(s+α) of each subset's samples, to the nearest sample, is left uncoded, and the rest is
+        coded at level s.
+      alpha: that "tandon_partial" was solved with, if not the law's.
       plan_options: `units`, `order`, `construction` and `mean` of `coding_plan`.
+
+    Raises ValueError for a solution that does not exist, and where problem and parameters do not match.
     """
     workers = int(np.asarray(problem.num_workers))
+    if int(solution.status) == Status.INFEASIBLE:
+        raise ValueError(f'"{solution.method}": {Status.INFEASIBLE.message}')
+    units = plan_options.get("units", "coordinates")
+    costs = problem.unit_costs
+    costs = np.ones(int(np.asarray(problem.num_coordinates))) if costs is None else np.asarray(costs)
+    sizes = unit_sizes(params, units, plan_options.get("order"))
+    if not np.array_equal(costs, sizes):
+        raise ValueError(
+            "the problem's coordinates are not those of the parameters: take num_coordinates="
+            f"{sizes.sum()}, or for units of leaves or layers unit_costs=unit_sizes(params, units, order)"
+        )
     if solution.method == "tandon_partial":
-        return _tandon_partial(key, problem, params, **plan_options)
+        return _tandon_partial(key, problem, solution, params, alpha, **plan_options)
     if solution.rounded is None:
         raise ValueError(f'"{solution.method}" is no partition: its training is not known')
     counts = np.asarray(solution.rounded)[:workers]
@@ -120,11 +149,16 @@ def training_scheme(
     return TrainingScheme(plan, load[levels], solution.method)
 
 
-def _tandon_partial(key: Array, problem: Problem, params: PyTree, **options: Any) -> TrainingScheme:
+def _tandon_partial(
+    key: Array, problem: Problem, solution: Solution, params: PyTree, alpha: float | None, **options: Any
+) -> TrainingScheme:
     """Two blocks that both hold all coordinates: the uncoded samples, then the coded ones."""
     workers = int(np.asarray(problem.num_workers))
-    alpha = float(straggler_ratio(problem.cycle_time))
-    level = int(tandon_partial_runtime(problem, alpha)[1])
+    alpha = float(straggler_ratio(problem.cycle_time)) if alpha is None else alpha
+    runtime, best = tandon_partial_runtime(problem, alpha)
+    if not np.isclose(float(runtime.value), float(solution.expected_runtime), rtol=1e-3):
+        raise ValueError(f"the solution is not that of alpha = {alpha:g}: pass the alpha it was solved with")
+    level = int(best)
     share = (level + 1) / (level + alpha)
     units = round(float(np.asarray(problem.num_coordinates)))
     parts = []
@@ -134,7 +168,7 @@ def _tandon_partial(key: Array, problem: Problem, params: PyTree, **options: Any
     blocks = tuple(
         Block(part.blocks[0].level, part.blocks[0].pieces, s) for part, s in zip(parts, shares, strict=True)
     )
-    plan = CodingPlan(parts[0].codes + parts[1].codes, blocks, parts[0].scaling)
+    plan = CodingPlan(parts[0].codes + parts[1].codes, blocks, parts[0].mean)
     load = problem.scale * problem.total * share * jnp.array([1.0, alpha])
     return TrainingScheme(plan, load, "tandon_partial")
 
@@ -160,7 +194,8 @@ def train(
       scheme: of `training_scheme`.
       cycle_times: a law, or measured rows `[K, N]`, replayed from the first on and over again.
       subsets: the data of `split_batch`, leaves `[N, m, …]`.
-      batch_size: samples of each subset that an iteration draws, without replacement; all by default.
+      batch_size: samples of each subset that an iteration draws, without replacement; all by default. The
+        scheme's problem should have N times as many samples: its pace follows from these.
       evaluate: called with the parameters after each iteration.
 
     An iteration that never ends, a worker too many not answering, leaves the clock at inf and the parameters
@@ -174,8 +209,8 @@ def train(
     if batch_size is not None and not 1 <= batch_size <= size:
         raise ValueError(f"batch_size must be from 1 to {size}, the samples of a subset, got {batch_size}")
 
-    def step(state: tuple[PyTree, PyTree, Array], at: tuple[Array, Array]) -> tuple[Any, Any]:
-        params, opt_state, clock = state
+    def step(state: tuple[PyTree, PyTree, Array, Array], at: tuple[Array, Array]) -> tuple[Any, Any]:
+        params, opt_state, clock, lost = state
         index, step_key = at
         time_key, batch_key = jax.random.split(step_key)
         times = draw(index, time_key)
@@ -191,12 +226,16 @@ def train(
         updates, new_state = optimizer.update(gradient, opt_state, params)
         new = (optax.apply_updates(params, updates), new_state)
         params, opt_state = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, (params, opt_state))
-        clock = clock + collected.runtime
-        return (params, opt_state, clock), (clock, value, good, evaluate(params))
+        # Kahan's sum: many float32 iterations would fall behind.
+        advance = collected.runtime - lost
+        later = clock + advance
+        lost = jnp.where(jnp.isfinite(later), (later - clock) - advance, 0)
+        return (params, opt_state, later, lost), (later, value, good, evaluate(params))
 
-    start = (params, optimizer.init(params), jnp.zeros((), scheme.load.dtype))
+    zero = jnp.zeros((), scheme.load.dtype)
+    start = (params, optimizer.init(params), zero, zero)
     steps = (jnp.arange(num_steps), jax.random.split(key, num_steps))
-    (params, opt_state, _), (clock, value, good, metrics) = jax.lax.scan(step, start, steps)
+    (params, opt_state, _, _), (clock, value, good, metrics) = jax.lax.scan(step, start, steps)
     return Training(params, opt_state, clock, value, good, metrics)
 
 
@@ -207,6 +246,6 @@ def _cycle_times(
     if isinstance(source, Law):
         return lambda _, key: source.sample(key, (num_workers,), dtype)
     rows = jnp.asarray(source, dtype)
-    if rows.ndim != 2 or rows.shape[1] != num_workers:
+    if rows.ndim != 2 or rows.shape[1] != num_workers or not len(rows):
         raise ValueError(f"measured cycle times must have shape [steps, {num_workers}], got {rows.shape}")
     return lambda index, _: rows[index % len(rows)]

@@ -221,3 +221,36 @@ def test_bad_plans_are_refused_in_words():
         bcgc.unit_sizes(params, "rows")
     with pytest.raises(ValueError, match="7 samples cannot be split into 2"):
         bcgc.split_batch(jnp.ones((7, 2)), 2)
+    with pytest.raises(ValueError, match="along the first axis"):
+        bcgc.split_batch((jnp.ones((8, 2)), jnp.ones(())), 2)
+    plan = bcgc.coding_plan(KEY, params, [4, 5])
+    with pytest.raises(ValueError, match="not that of 2 subsets"):
+        bcgc.coded_value_and_grad(lambda p, b: jnp.sum(p["w"]), plan)(
+            params, jnp.ones((3, 4)), np.ones((2, 2))
+        )
+
+
+def test_leaves_of_any_shape_and_dtype_keep_theirs():
+    params = {
+        "scalar": jnp.asarray(0.7),
+        "half": jnp.ones(3, jnp.bfloat16),
+        "none": jnp.ones((0, 2)),
+        "w": np.ones(2),
+    }
+
+    def loss(p, x):
+        half = jnp.sum(p["half"].astype(jnp.float32))
+        return jnp.mean(x) * p["scalar"] ** 2 + half * p["scalar"] + jnp.mean(x @ p["w"]) ** 2
+
+    batch = jnp.arange(8.0).reshape(4, 2)
+    plan = bcgc.coding_plan(KEY, params, [2, 4])
+    found = bcgc.coded_value_and_grad(loss, plan)(params, bcgc.split_batch(batch, 2), np.ones((2, 2)))
+    # The last term is no mean over samples: the mean of the subsets' losses is what is differentiated.
+    parts = [jax.grad(loss)(params, part) for part in np.split(np.asarray(batch), 2)]
+    exact = jax.tree.map(lambda a, b: (a.astype(jnp.float32) + b.astype(jnp.float32)) / 2, *parts)
+    for a, b, p in zip(*map(jax.tree.leaves, (found.gradient, exact, params)), strict=True):
+        assert a.shape == np.shape(p)
+        assert a.dtype == jnp.result_type(p)
+        np.testing.assert_allclose(
+            np.asarray(a, np.float32), b, rtol=1e-6 if a.dtype != jnp.bfloat16 else 1e-2
+        )

@@ -193,6 +193,22 @@ def test_float32_messages_are_kept_for_codes_that_bear_them():
     assert error.max() > 1e-5
 
 
+def test_messages_may_be_rows_of_an_array_and_small_floats_do_not_overflow():
+    code = bcgc.gradient_code(KEY, 5, 2, "cyclic_mds")
+    gradients = jnp.arange(10.0).reshape(5, 2)
+    found = bcgc.decoding_weights(code.encoding, np.ones(5, bool))
+    for messages in (bcgc.encode(code, gradients), np.stack(bcgc.encode(code, gradients))):
+        np.testing.assert_allclose(bcgc.decode(found.weights, messages), [20, 25], rtol=1e-6)
+    whole = bcgc.gradient_code(KEY, 5, 4)
+    half = jnp.full((5, 3), 3e4, jnp.float16)  # their sum is beyond float16
+    weights = bcgc.decoding_weights(whole.encoding, np.ones(5, bool)).weights
+    np.testing.assert_allclose(
+        bcgc.decode(weights / 5, bcgc.encode(whole, half), jnp.float16), 3e4, rtol=1e-3
+    )
+    with pytest.raises(ValueError, match="must be 5 subset gradients"):
+        bcgc.encode(code, gradients[:4])
+
+
 def test_the_example_of_figure_1_decodes_by_hand_and_is_faster_than_one_level():
     # N = 4, levels (1, 1, 2, 2). Codes by hand: at level 1 sums of neighbours; at level 2 rows that any two
     # of span (1, 1, 1, 1).

@@ -36,7 +36,7 @@ def test_the_event_order_ends_at_equation_5_draw_for_draw(precision):
             times = (0.2 + rng.exponential(1.3, (400, n))).astype(precision)
             collected = run(jnp.asarray(times[:, None] * (load * 7 / n).astype(precision)[:, None]), used)
             expected = bcgc.block_runtime(x.astype(float), times, num_samples=7)
-            runtime = jnp.max(collected.completed, axis=1)
+            runtime = collected.runtime
             # Not a bit of difference but for the order of the products.
             rtol = 4 * np.finfo(precision).eps
             np.testing.assert_allclose(runtime, expected, rtol=rtol)
@@ -192,3 +192,49 @@ def test_whole_layers_and_setup_cycles_pace_the_messages(model):
     for block, load in zip(scheme.plan.blocks, np.asarray(scheme.load), strict=True):
         done += (block.level + 1) * block.size
         assert load == pytest.approx(36 / 6 * (done + 3.0 * (block.level + 1)))
+
+
+def test_a_scheme_that_does_not_exist_or_does_not_fit_is_refused(model):
+    params, _ = model
+    alone = bcgc.Problem(LAW, 1, 58)
+    with pytest.raises(ValueError, match='"tandon_partial": the scheme does not exist'):
+        bcgc.training_scheme(KEY, alone, bcgc.solve(alone, "tandon_partial"), params)
+    problem = bcgc.Problem(LAW, 6, 58)
+    with pytest.raises(ValueError, match="pass the alpha it was solved with"):
+        bcgc.training_scheme(KEY, problem, bcgc.solve(problem, "tandon_partial", alpha=3.0), params)
+    scheme = bcgc.training_scheme(
+        KEY, problem, bcgc.solve(problem, "tandon_partial", alpha=3.0), params, alpha=3.0
+    )
+    assert float(scheme.load[1] / scheme.load[0]) == pytest.approx(3.0)
+    for wrong, units in ((bcgc.Problem(LAW, 6, 57), "coordinates"), (bcgc.Problem(LAW, 6, 4), "leaves")):
+        with pytest.raises(ValueError, match="not those of the parameters"):
+            bcgc.training_scheme(KEY, wrong, bcgc.solve(wrong, "time"), params, units=units)
+
+
+def test_one_sample_for_two_parts_is_one_part(model):
+    params, batch = model
+    few = jax.tree.map(lambda x: x[:6], batch)
+    problem = bcgc.Problem(LAW, 6, 58, 6)
+    scheme = bcgc.training_scheme(KEY, problem, bcgc.solve(problem, "tandon_partial"), params)
+    training = bcgc.train(KEY, network, scheme, LAW, params, bcgc.split_batch(few, 6), optax.sgd(0.1), 1)
+    assert float(training.loss[0]) == pytest.approx(float(network(params, few)), rel=1e-5)
+    step = jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.grad(network)(params, few))
+    assert relative_difference(training.params, step) < 1e-6
+
+
+def test_the_clock_of_many_iterations_keeps_its_digits(model):
+    scheme = scheme_of("uncoded", model[0])[1]
+    rows = np.full((1, 6), 0.3 / float(scheme.load[0]), np.float32)
+    tiny = {
+        "hidden": {"w": jnp.zeros((7, 5)), "b": jnp.zeros(5)},
+        "out": {"w": jnp.zeros((5, 3)), "b": jnp.zeros(3)},
+    }
+    run = jax.jit(
+        lambda: (
+            bcgc.train(
+                KEY, lambda p, b: jnp.sum(b), scheme, rows, tiny, jnp.ones((6, 1)), optax.sgd(0.0), 100_000
+            ).clock
+        )
+    )
+    # A running float32 sum ends 6e-4 off.
+    assert float(run()[-1]) == pytest.approx(30_000, rel=1e-6)

@@ -212,7 +212,7 @@ class Timeline(NamedTuple):
 def timeline(partition: Any, cycle_times: Any, *, num_samples: float = 1.0, cycles: float = 1.0) -> Timeline:
     """The `Timeline` of one iteration, for a partition `[N]` and one draw of cycle times `[N]`.
 
-    >>> timeline([0, 2, 2, 0], [0.1, 0.1, 0.25, 1.0], num_samples=4).computed[:, 1].tolist()
+    >>> timeline([0, 2, 2, 0], [0.1, 0.1, 0.25, 1.0], num_samples=4).computed[:, 1].round(9).tolist()
     [1.0, 1.0, 0.0, 0.0]
     """
     x, times = np.asarray(partition, float), np.asarray(cycle_times, float)

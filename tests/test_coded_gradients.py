@@ -102,7 +102,7 @@ def test_whole_leaves_and_layers_are_units_in_the_order_of_backpropagation(units
     assert sorted(sizes.tolist()) == ([3, 5, 15, 35] if units == "leaves" else [18, 40])
     law = bcgc.Pareto(1.0, 1.7)
     problem = bcgc.Problem(law, 4, sizes.size, 12, unit_costs=sizes)
-    solution = bcgc.solve(problem)
+    solution = bcgc.solve(problem, "time")
     plan = bcgc.coding_plan(KEY, params, solution.rounded, units=units, order=order)
     # No unit is cut, and the first block is the first in the order.
     assert all(

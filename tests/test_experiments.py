@@ -71,17 +71,17 @@ def test_every_chosen_code_is_exact_to_float32(tmp_path, capsys):
 
 @pytest.mark.usefixtures("x64")
 def test_training_shows_the_schemes_at_the_same_steps_and_other_times(tmp_path, capsys):
-    training.run(tmp_path, workers=5, seeds=2, steps=30, methods=("uncoded", "optimal"))
+    training.run(tmp_path, workers=5, seeds=2, steps=30, methods=("uncoded", "time"))
     rows = read_csv(tmp_path / "training.csv")
     assert_figure(tmp_path, "training")
     assert_tables_fit(capsys.readouterr().out)
     for model in training.TITLES:
-        uncoded, optimal = (row for row in rows if row["model"] == model)
-        assert float(uncoded["final_loss"]) == pytest.approx(float(optimal["final_loss"]), rel=1e-4)
-        assert float(optimal["mean_runtime"]) < float(uncoded["mean_runtime"])
+        uncoded, coded = (row for row in rows if row["model"] == model)
+        assert float(uncoded["final_loss"]) == pytest.approx(float(coded["final_loss"]), rel=1e-4)
+        assert float(coded["mean_runtime"]) < float(uncoded["mean_runtime"])
     curves = read_csv(tmp_path / "training_curves.csv")
     first = [
-        float(r["loss"]) for r in curves if r["model"] == "softmax" and r["method"] == "optimal" and r["loss"]
+        float(r["loss"]) for r in curves if r["model"] == "softmax" and r["method"] == "time" and r["loss"]
     ]
     assert np.all(np.diff(first) <= 1e-6)
 

@@ -30,9 +30,9 @@ _NARROW = 4.0
 _UNROLLED, _LONG = 512, 4096
 # Below it a pivot is rounding.
 _PIVOT = 1e-13
-# Weights that miss (1, …, 1) by more are refused: rounding leaves up to 1e-9 (N = 100), one worker too few
-# 3e-5 and more. So are those that amplify float64's rounding to 1e-7.
-_DECODABLE, _LARGEST = 1e-7, 1e9
+# Weights that miss (1, …, 1) by more are refused: rounding of the code itself leaves up to 1.5e-7 (N = 100),
+# one worker too few 3e-5 and more. So are those that amplify float64's rounding to 1e-7.
+_DECODABLE, _LARGEST = 5e-7, 1e9
 
 
 @pytree_dataclass
@@ -212,9 +212,9 @@ def _random(key: Array, subsets: np.ndarray) -> np.ndarray:
 def decoding_weights(encoding: ArrayLike, arrived: ArrayLike) -> Decoding:
     r"""Weights a with aᵀB = 1ᵀ, 0 for workers that have not `arrived`: `[N, N]` and bool `[N]`.
 
-    Gaussian elimination with complete pivoting, so that the best conditioned of the workers that arrived
-    are used. Works under `jit` and `vmap`; O(N³). Where no weights exist, too few having arrived, they are
-    NaN and `decodable` is False.
+    Gaussian elimination with complete pivoting, so that the best conditioned of the workers that arrived are
+    used, and one refinement. Works under `jit` and `vmap`; O(N³). Where no weights exist, too few having
+    arrived, they are NaN and `decodable` is False.
 
     >>> code = gradient_code(jax.random.key(0), 3, 1, "random_cyclic")
     >>> [bool(decoding_weights(code.encoding, jnp.array(a)).decodable) for a in ([1, 0, 1], [0, 0, 1])]
@@ -223,17 +223,22 @@ def decoding_weights(encoding: ArrayLike, arrived: ArrayLike) -> Decoding:
     here = jnp.asarray(arrived).astype(bool)
     with jax.enable_x64(True):
         b = jnp.asarray(encoding, float)
-        columns = jnp.where(here[:, None], b, 0).T
-        system = jnp.concatenate([columns, jnp.ones_like(columns[:, :1])], axis=1)
+        system = jnp.where(here[:, None], b, 0).T
         smallest = _PIVOT * jnp.max(jnp.abs(b))
     # Operations that the caller's JAX lowers as its own are kept apart: in the scope, arithmetic alone.
     size = here.size
     everyone = jnp.ones(size, bool)
-    start = _Elimination(system, everyone, everyone, jnp.full((2, size), -1, jnp.int32))
+    start = _Elimination(
+        system, jnp.zeros_like(system), everyone, everyone, jnp.full((2, size), -1, jnp.int32)
+    )
     end = jax.lax.fori_loop(0, size, lambda i, c: _eliminate(i, c, smallest), start)
-    zero = jnp.zeros_like(system[:, 0])
-    weights = jax.lax.fori_loop(0, size, lambda i, a: _substitute(size - 1 - i, a, end), zero)
+    weights = _solve(end, jnp.ones_like(system[0]))
     with jax.enable_x64(True):
+        left = 1 - _dot(weights, b)
+    # Refined once: what growth in the elimination left.
+    correction = _solve(end, left)
+    with jax.enable_x64(True):
+        weights = weights + correction
         left = jnp.max(jnp.abs(_dot(weights, b) - 1))
         amplification = jnp.max(_dot(jnp.abs(weights), jnp.abs(b)))
         decodable = (left <= _DECODABLE) & (amplification <= _LARGEST)
@@ -241,9 +246,11 @@ def decoding_weights(encoding: ArrayLike, arrived: ArrayLike) -> Decoding:
 
 
 class _Elimination(NamedTuple):
-    """The system, `[N, N + 1]`, rows and columns that are left, row and column of each step's pivot or -1."""
+    """The eliminated system and, column by column, the factors of each step, both `[N, N]`; the rows and
+    columns that are left; row and column of each step's pivot, or -1."""
 
     system: Array
+    factors: Array
     rows: Array
     columns: Array
     pivots: Array
@@ -251,32 +258,45 @@ class _Elimination(NamedTuple):
 
 def _eliminate(step: Array, state: _Elimination, smallest: Array) -> _Elimination:
     """Clear the column of the largest entry that is left; nothing where that is rounding."""
-    system, rows, columns, pivots = state
+    system, factors, rows, columns, pivots = state
     index = jnp.arange(rows.size, dtype=jnp.int32)
-    left = jnp.where(rows[:, None] & columns, jnp.abs(system[:, :-1]).astype(jnp.float32), 0)
+    left = jnp.where(rows[:, None] & columns, jnp.abs(system).astype(jnp.float32), 0)
     place = jnp.argmax(left).astype(jnp.int32)
     at = jnp.stack([place // index.size, place % index.size])
     row, column = index == at[0], index == at[1]
     with jax.enable_x64(True):
-        factor = jnp.sum(jnp.where(column, system[:, :-1], 0), axis=1)
+        factor = jnp.sum(jnp.where(column, system, 0), axis=1)
         pivot = jnp.sum(jnp.where(row, factor, 0))
         real = (jnp.abs(pivot) > smallest) & jnp.any(rows & row) & jnp.any(columns & column)
         values = jnp.sum(jnp.where(row[:, None], system, 0), axis=0)
         factor = jnp.where(rows & ~row & real, factor / jnp.where(real, pivot, 1), 0)
         system = system - factor[:, None] * values
+        factors = jnp.where(index == step, factor[:, None], factors)
     pivots = pivots.at[:, step].set(jnp.where(real, at, -1))
-    return _Elimination(system, rows & ~(row & real), columns & ~(column & real), pivots)
+    return _Elimination(system, factors, rows & ~(row & real), columns & ~(column & real), pivots)
 
 
-def _substitute(step: Array, weights: Array, state: _Elimination) -> Array:
-    """The weight of the worker whose column was cleared at `step`, from those of the later steps."""
-    index = jnp.arange(weights.size, dtype=jnp.int32)
-    row, column = index == state.pivots[0, step], index == state.pivots[1, step]
-    with jax.enable_x64(True):
-        values = jnp.sum(jnp.where(row[:, None], state.system, 0), axis=0)
-        pivot = jnp.sum(jnp.where(column, values[:-1], 0))
-        weight = (values[-1] - _dot(values[:-1], weights)) / jnp.where(pivot != 0, pivot, 1)
-        return jnp.where(column, weight, weights)
+def _solve(state: _Elimination, right: Array) -> Array:
+    """The weights, `[N]`, of the workers whose columns were cleared, for one right-hand side."""
+    index = jnp.arange(right.size, dtype=jnp.int32)
+
+    def forward(step: Array, right: Array) -> Array:
+        row, here = index == state.pivots[0, step], index == step
+        with jax.enable_x64(True):
+            factor = jnp.sum(jnp.where(here, state.factors, 0), axis=1)
+            return right - factor * jnp.sum(jnp.where(row, right, 0))
+
+    right = jax.lax.fori_loop(0, right.size, forward, right)
+
+    def backward(step: Array, weights: Array) -> Array:
+        row, column = (index == state.pivots[k, right.size - 1 - step] for k in (0, 1))
+        with jax.enable_x64(True):
+            values = jnp.sum(jnp.where(row[:, None], state.system, 0), axis=0)
+            pivot = jnp.sum(jnp.where(column, values, 0))
+            rest = jnp.sum(jnp.where(row, right, 0)) - _dot(values, weights)
+            return jnp.where(column, rest / jnp.where(pivot != 0, pivot, 1), weights)
+
+    return jax.lax.fori_loop(0, right.size, backward, jnp.zeros_like(right))
 
 
 def encode(code: GradientCode, gradients: ArrayLike) -> tuple[Array, ...]:

@@ -112,6 +112,22 @@ class Levels(click.ParamType):
         return tuple(sorted(levels))
 
 
+format_option = click.option(
+    "--format",
+    "output",
+    type=click.Choice(["table", "json", "csv"]),
+    default="table",
+    show_default=True,
+    help="What is printed.",
+)
+
+
+def finite(value: Any) -> float | None:
+    """A plain number; None, JSON's null, where it is infinite or unknown."""
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
 def read_unit_costs(path: str) -> np.ndarray:
     """Positive numbers, one a line; ValueError with the line that is none."""
     costs = []

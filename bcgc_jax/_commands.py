@@ -14,7 +14,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from bcgc_jax._arguments import CycleTime, Levels, Number, describe_law, law_help, read_unit_costs
+from bcgc_jax._arguments import (
+    CycleTime,
+    Levels,
+    Number,
+    describe_law,
+    finite,
+    format_option,
+    law_help,
+    read_unit_costs,
+)
 from bcgc_jax.problem import Problem, Solution, Status
 from bcgc_jax.runtime import completion_probability
 from bcgc_jax.solvers import runtime_limit, solve
@@ -82,14 +91,7 @@ Methods: {", ".join([*PROPOSED, *BASELINES, *(f"{n}:NUMBER" for n in NUMBERED)])
 )
 @click.option("--unit-costs", type=click.Path(), help="File, one cost a line: units in place of coordinates.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the subgradient method.")
-@click.option(
-    "--format",
-    "output",
-    type=click.Choice(["table", "json", "csv"]),
-    default="table",
-    show_default=True,
-    help="What is printed.",
-)
+@format_option
 def solve_command(
     workers: int | None,
     coordinates: int | None,
@@ -171,7 +173,7 @@ def solve_command(
         except ValueError as error:
             raise click.UsageError(str(error)) from None
     if output == "json":
-        click.echo(json.dumps({"problem": question, "limit": _finite(limit), "solutions": rows}, indent=2))
+        click.echo(json.dumps({"problem": question, "limit": finite(limit), "solutions": rows}, indent=2))
     elif output == "csv":
         _print_csv(rows)
     else:
@@ -221,9 +223,9 @@ def _row(problem: Problem, solution: Solution, seconds: float, deadline: float |
     status = Status(int(solution.status))
     row: dict[str, Any] = {
         "status": status.name.lower(),
-        "expected_runtime": _finite(solution.expected_runtime),
-        "lower_bound": _finite(solution.lower_bound),
-        "relative_gap": _finite(solution.relative_gap),
+        "expected_runtime": finite(solution.expected_runtime),
+        "lower_bound": finite(solution.lower_bound),
+        "relative_gap": finite(solution.relative_gap),
         "partition": None,
         "partition_runtime": None,
         "seconds": round(seconds, 4),
@@ -233,21 +235,15 @@ def _row(problem: Problem, solution: Solution, seconds: float, deadline: float |
     if solution.rounded is not None and status is not Status.INFEASIBLE:
         counts = partition_of_units(problem, solution.rounded)
         row["partition"] = np.asarray(solution.rounded).tolist()
-        row["partition_runtime"] = _finite(assess(problem, counts).expected_runtime)
+        row["partition_runtime"] = finite(assess(problem, counts).expected_runtime)
         if deadline is not None:
             probability = completion_probability(problem, counts, jnp.asarray(deadline))
-            row["completion_probability"] = _finite(probability)
+            row["completion_probability"] = finite(probability)
     if solution.start is not None:
         row["start"] = STARTS[int(solution.start)]
     if solution.levels is not None and problem.setup_cycles is not None:
         row["levels"] = np.flatnonzero(solution.levels).tolist()
     return row
-
-
-def _finite(value: Any) -> float | None:
-    """A plain number; None, JSON's null, where it is infinite or unknown."""
-    number = float(value)
-    return number if np.isfinite(number) else None
 
 
 def _print_csv(rows: list[dict[str, Any]]) -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from bcgc_jax._arguments import CycleTime, Number, describe_law, law_help
+from bcgc_jax._arguments import CycleTime, Number, describe_law, finite, format_option, law_help
 from bcgc_jax.coded_gradients import UNITS
 from bcgc_jax.digits import MODELS, DigitsRun, digits_problem, train_on_digits
 from bcgc_jax.problem import Problem
@@ -63,14 +63,7 @@ Laws: {law_help()}""",
 @click.option("--target", type=Number(), default=0.9, show_default=True, help="Test accuracy to be reached.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the seeds.")
 @click.option("--curves", type=click.Path(), help="Also write every iteration to this CSV file.")
-@click.option(
-    "--format",
-    "output",
-    type=click.Choice(["table", "json", "csv"]),
-    default="table",
-    show_default=True,
-    help="What is printed.",
-)
+@format_option
 def train_command(
     workers: int | None,
     cycle_time: Any,
@@ -189,19 +182,14 @@ def _summary(run: DigitsRun, target: float) -> dict[str, Any]:
     time = run.time_to(target)
     return {
         "method": run.method,
-        "expected_runtime": _finite(run.expected_runtime),
-        "mean_runtime": _finite(run.clock[:, -1].mean() / steps),
-        "time_to_target": _finite(np.median(time)),
-        "time_to_target_low": _finite(time.min()),
-        "time_to_target_high": _finite(time.max()),
-        "loss": _finite(run.loss[:, -1].mean()),
-        "accuracy": _finite(run.accuracy[:, -1].mean()),
+        "expected_runtime": finite(run.expected_runtime),
+        "mean_runtime": finite(run.clock[:, -1].mean() / steps),
+        "time_to_target": finite(np.median(time)),
+        "time_to_target_low": finite(time.min()),
+        "time_to_target_high": finite(time.max()),
+        "loss": finite(run.loss[:, -1].mean()),
+        "accuracy": finite(run.accuracy[:, -1].mean()),
     }
-
-
-def _finite(value: Any) -> float | None:
-    number = float(value)
-    return number if np.isfinite(number) else None
 
 
 def _write_curves(path: str, runs: Sequence[DigitsRun]) -> None:

@@ -69,7 +69,7 @@ def test_the_coded_gradient_is_that_of_the_full_loss(mean, precision):
     for extra in (0, 0, 0, 2, 6):
         found = coded(params, bcgc.split_batch(batch, 6), masks(plan, rng, extra))
         assert np.all(found.decodable)
-        # Worst measured 2e-7 and 2e-15.
+        # Worst measured 1.2e-7 and 4e-16.
         assert (
             relative_difference(found.gradient, exact) < {"float32": 1e-6, "float64": 1e-13}[precision.name]
         )
@@ -174,7 +174,7 @@ def test_mini_batches_and_an_optimiser_of_optax_go_the_way_of_uncoded_training()
         params = optax.apply_updates(params, updates)
         updates, plain_state = optimizer.update(jax.grad(network)(plain, batch), plain_state)
         plain = optax.apply_updates(plain, updates)
-        assert relative_difference(params, plain) < 1e-5, step  # worst measured 2e-7
+        assert relative_difference(params, plain) < 1e-5, step  # worst measured 3e-8
 
 
 SHARDED = """
@@ -206,7 +206,7 @@ def test_the_subsets_may_be_spread_over_devices():
         check=False,
     )
     assert run.returncode == 0, run.stderr
-    assert float(run.stdout) < 1e-6  # measured 2e-7
+    assert float(run.stdout) < 1e-6  # measured 1.5e-7
 
 
 def test_bad_plans_are_refused_in_words():

@@ -78,7 +78,7 @@ def test_training_with_a_code_is_training_without_but_for_the_clock(model, metho
         updates, state = optimizer.update(gradient, state)
         plain = optax.apply_updates(plain, updates)
         assert float(training.metrics[step]) == pytest.approx(float(network(plain, batch)), rel=1e-5), step
-    assert relative_difference(training.params, plain) < 1e-5  # worst measured 9e-7
+    assert relative_difference(training.params, plain) < 1e-5  # worst measured 1.2e-7
     assert np.all(training.stepped)
     # The clock: the draws of the same keys, by the formulas.
     keys = jax.random.split(jax.random.key(1), 12)
@@ -236,5 +236,5 @@ def test_the_clock_of_many_iterations_keeps_its_digits(model):
             ).clock
         )
     )
-    # A running float32 sum ends 6e-4 off.
+    # A running float32 sum ends 9e-4 off.
     assert float(run()[-1]) == pytest.approx(30_000, rel=1e-6)

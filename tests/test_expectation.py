@@ -277,7 +277,8 @@ def test_tied_times_share_one_slope():
     _, (law_slope, _) = _everything(case.law(), _padded(partition), 4)
     exact = _central(both, np.zeros(1), np.array([1e-3]))
     np.testing.assert_allclose(law_slope.times[1] + law_slope.times[2], exact[0], rtol=1e-9)
-    assert np.min(law_slope.times) >= 0
+    # All of it stands at one of the two; the other's is 0 to rounding (measured -8e-16, of slopes up to 10).
+    assert np.min(law_slope.times) >= -1e-14
 
 
 @pytest.mark.parametrize("name", ["shifted_exponential", "two_speed"])

@@ -28,7 +28,7 @@ from bcgc_jax.solvers.cutting_plane import cutting_plane
 from bcgc_jax.solvers.linear import solve_positive
 
 # Intervals of the first rule. An answer counts once a rule twice as fine agrees; else that one goes on.
-_NUM_NODES, _FINEST = 48, 16
+_NUM_NODES, _FINEST = 32, 32
 # What the path's normal equations resolve in float64 and in float32; the room for cuts.
 _POLYHEDRAL, _POLYHEDRAL_SINGLE, _MAX_CUTS = 1e-6, 3e-4, 500
 # Entries of a matrix over levels and nodes at a time.
@@ -234,10 +234,10 @@ def _second_order(law: Law, load: Array, num_workers: ArrayLike, refine: Array) 
         density = jnp.moveaxis(jnp.exp(-hazard) * rate, -1, 0)[::-1]  # c, on the axes of `Crossing`
         first, success, following = crossing.renewals()
         value = jnp.sum(weight * crossing.probability(first))
-        arrive = weight * first * density * crossing.workers / crossing.total
+        arrive = weight * first * density * crossing.unit / crossing.total
         leave = success * density
         slope = jnp.sum(arrive * success, axis=-1)
-        hessian = -crossing.workers * jnp.sum(arrive[:, None] * following * leave[None], axis=-1)
+        hessian = -crossing.unit * jnp.sum(arrive[:, None] * following * leave[None], axis=-1)
         return jax.tree.map(jnp.add, sums, (value, slope, hessian))
 
     zero = jnp.zeros((load.size, load.size), load.dtype)

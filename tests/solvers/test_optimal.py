@@ -234,10 +234,11 @@ def test_the_elimination_solves_a_positive_definite_system(x64):
         np.testing.assert_allclose(found, np.linalg.solve(matrix, rhs), rtol=1e-7)
 
 
-@pytest.mark.parametrize("size", [5, 33, 70])
+@pytest.mark.parametrize("size", [5, 33, 70, 170])
 def test_the_forward_substitution_solves_the_triangular_system(x64, size):
     rng = np.random.default_rng(4)
     strict = np.triu(rng.random((3, size, size)) / size, 1)
-    rhs = rng.standard_normal((3, 2, size))
-    found = _solve_unit_upper(jnp.asarray(rhs), jnp.asarray(strict))
-    np.testing.assert_allclose(found @ (np.eye(size) + strict), rhs, atol=1e-13)
+    rows = np.concatenate([np.triu(rng.standard_normal((3, size, size)), 1), np.ones((3, 1, size))], axis=1)
+    to_front = [jnp.moveaxis(jnp.asarray(a), 0, -1) for a in (rows, strict)]
+    found = np.moveaxis(np.asarray(_solve_unit_upper(*to_front)), -1, 0)
+    np.testing.assert_allclose(found @ (np.eye(size) + strict), rows, atol=1e-13)

@@ -48,7 +48,7 @@ from bcgc_jax.runtime import (
     integrate_runtime,
     simulate_runtime,
 )
-from bcgc_jax.solvers import runtime_limit, solve, straggler_ratio
+from bcgc_jax.solvers import register_scheme, runtime_limit, solve, straggler_ratio
 from bcgc_jax.training import TrainingScheme, train, training_scheme
 
 __all__ = [
@@ -88,6 +88,7 @@ __all__ = [
     "levels_from_partition",
     "partition_from_levels",
     "project_partition",
+    "register_scheme",
     "round_partition",
     "runtime_limit",
     "shard_subsets",

@@ -16,15 +16,17 @@ from bcgc_jax._pytree import check, concrete
 from bcgc_jax.partitions import round_partition, round_to_units
 from bcgc_jax.problem import Problem, Solution, Status
 from bcgc_jax.runtime import certificate, levels_of_bound
-from bcgc_jax.solvers import baselines, closed_form
+from bcgc_jax.solvers import baselines
 from bcgc_jax.solvers.completion import CompletionResult, completion_partition
 from bcgc_jax.solvers.integer import improve_units
 from bcgc_jax.solvers.level_sets import best_levels
 from bcgc_jax.solvers.optimal import optimal_partition
+from bcgc_jax.solvers.schemes import SCHEMES, Scheme, added_schemes
 from bcgc_jax.solvers.subgradient import subgradient_partition
 
 PROPOSED = ("optimal", "subgradient", "time", "frequency")
 BASELINES = ("uncoded", "single_block", "tandon_partial", "ferdinand_full", "ferdinand_half")
+LIMIT = "limit"
 # Methods that take a number, as in "tandon:3": a level, a number of layers.
 NUMBERED = ("tandon", "ferdinand")
 
@@ -51,13 +53,13 @@ def solve(
       method: "optimal" (to a proven relative gap of `tolerance`, 1e-7; for laws of atoms 1e-6),
         "subgradient", "time" (x^(t)), "frequency" (x^(f)); the baselines "uncoded", "single_block" (one
         level, the best), "tandon:3" (one level, 3), "tandon_partial", "ferdinand_full", "ferdinand_half",
-        "ferdinand:100" (100 layers).
+        "ferdinand:100" (100 layers); "limit", the limit of any scheme; and those of `register_scheme`.
       objective: "expected-runtime", or "completion-probability": the partition, local optimum from several
         starts, that most probably ends by `deadline` (only "optimal").
       levels: the redundancy levels that may be used (only "optimal"); the bound then is for these. With
         setup cycles "optimal" also searches which of them to use, and the bound is for those in
         `Solution.levels`.
-      key: randomness of "subgradient"; the other methods need none.
+      key: randomness of "subgradient" and of added schemes that give a runtime; others need none.
       options: keywords of the method: those of `optimal_partition`, `completion_partition` and
         `subgradient_partition`, `alpha` of "tandon_partial".
 
@@ -89,13 +91,16 @@ def solve(
         )
         return solution
     check_finite_mean(problem)
-    if name == "tandon_partial":
-        return _tandon_partial(problem, options_traced, options_static)
+    scheme = SCHEMES.get(name)
+    if scheme is not None and scheme.partition is None:
+        return _no_partition(problem, key, options_traced, scheme=scheme, options=options_static)
     # Two compiled functions: the second, which takes longest to compile, serves every method.
     allowed = None if levels is None else _level_mask(problem, levels)
     partition, status, num_steps, history, used, bound = _partition(
-        problem, key, number, allowed, options_traced, name=name, options=options_static
+        problem, key, number, allowed, options_traced, name=name, scheme=scheme, options=options_static
     )
+    if name in added_schemes():
+        _refuse_partition(problem, name, partition)
     solution = assess(problem, partition, status, num_steps, history, used, bound)
     if name == "optimal" and _few_units(problem):
         solution = dataclasses.replace(  # type: ignore[type-var]
@@ -126,7 +131,7 @@ def _refuse(
         raise ValueError(f'only method="optimal" can be restricted to levels or to a deadline, not "{name}"')
     if completion and (problem.setup_cycles is not None or levels is not None):
         raise ValueError("the completion probability is optimised without setup_cycles and over all levels")
-    if problem.setup_cycles is not None and name in ("subgradient", "tandon_partial"):
+    if problem.setup_cycles is not None and name in ("subgradient", "tandon_partial", LIMIT):
         raise ValueError(f'method="{name}" knows no setup_cycles: use "optimal"')
     if problem.unit_costs is not None and name.startswith("ferdinand"):
         raise ValueError(f'method="{name}" has layers of equal coordinates: it knows no unit_costs')
@@ -180,7 +185,7 @@ def parse_method(problem: Problem, method: str) -> tuple[str, int | None]:
                 f'method "{method}": "{name}" takes {what} from {low} to {high}, as in "{name}:{max(low, 1)}"'
             )
         return name, int(text)
-    known = PROPOSED + BASELINES
+    known = (*PROPOSED, *BASELINES, LIMIT, *added_schemes())
     if name not in known or colon:
         near = difflib.get_close_matches(method, known, n=1)
         hint = f' (did you mean "{near[0]}"?)' if near else ""
@@ -196,7 +201,7 @@ def _completion(
     return completion_partition(jax.lax.stop_gradient(problem), deadline, **{**dict(options), **traced})
 
 
-@functools.partial(jax.jit, static_argnames=("name", "options"))
+@functools.partial(jax.jit, static_argnames=("name", "scheme", "options"))
 def _partition(
     problem: Problem,
     key: Array | None,
@@ -205,6 +210,7 @@ def _partition(
     traced: Mapping[str, Array],
     *,
     name: str,
+    scheme: Scheme | None,
     options: tuple[tuple[str, Any], ...],
 ) -> tuple[Array, Array, Array, Array | None, Array | None, Array | None]:
     """Partition, status, steps, history, levels and a bound of every method that gives a partition."""
@@ -226,37 +232,54 @@ def _partition(
             assert key is not None
             found = subgradient_partition(problem, key, **settings)
             return found.partition, found.status, found.num_steps, found.history, None, None
-        case "time":
-            x = closed_form.time_partition(problem, **settings)
-        case "frequency":
-            x = closed_form.frequency_partition(problem, **settings)
-        case "uncoded" | "tandon":
-            x = baselines.single_level_partition(problem, number, **settings)
-        case "single_block":
-            x = baselines.single_block_partition(problem, **settings)
+        case "tandon":
+            x = baselines.single_level_partition(problem, number)
+        case "ferdinand":
+            x, feasible = baselines.ferdinand_partition(problem, jnp.asarray(number))
+            x = jnp.where(feasible, x, jnp.nan)
         case _:
-            half = jnp.maximum(jnp.floor(problem.total / 2), 1)
-            layers = {"ferdinand_full": problem.total, "ferdinand_half": half}.get(name, jnp.asarray(number))
-            x, feasible = baselines.ferdinand_partition(problem, layers, **settings)
-            status = jnp.where(feasible, status, int(Status.INFEASIBLE))
+            assert scheme is not None and scheme.partition is not None
+            x = scheme.partition(problem, **settings)
+    status = jnp.where(is_partition(problem, x), status, int(Status.INFEASIBLE))
     return x, status, jnp.asarray(0), None, None, None
 
 
-@functools.partial(jax.jit, static_argnames="options")
-def _tandon_partial(
-    problem: Problem, traced: Mapping[str, Array], options: tuple[tuple[str, Any], ...]
+def is_partition(problem: Problem, x: Array) -> Array:
+    """Whether x ≥ 0, Σ x = L to rounding, and x_n = 0 for n ≥ N; False where anything is NaN."""
+    share = x / problem.total
+    slack = 1e3 * jnp.finfo(x.dtype).eps
+    inside = jnp.all(share >= -slack) & jnp.all(problem.exists | (share <= slack))
+    return inside & (jnp.abs(jnp.sum(share) - 1) <= slack * max(x.size, 10))
+
+
+def _refuse_partition(problem: Problem, name: str, partition: Array) -> None:
+    """ValueError where an added scheme gave something else than a partition, or NaN for none."""
+    x, total = concrete(partition), concrete(problem.total)
+    if x is None or total is None or np.isnan(x).any() or bool(is_partition(problem, partition)):
+        return
+    raise ValueError(
+        f'scheme "{name}" gave no partition of {total:g} over {problem.num_workers} levels: entries from '
+        f"{x.min():g} to {x.max():g}, sum {x.sum():g}; it must give what is at each level, NaN if it is none"
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("scheme", "options"))
+def _no_partition(
+    problem: Problem,
+    key: Array | None,
+    traced: Mapping[str, Array],
+    *,
+    scheme: Scheme,
+    options: tuple[tuple[str, Any], ...],
 ) -> Solution:
-    settings = {**dict(options), **traced}
-    (value, error), _ = baselines.tandon_partial_runtime(problem, **settings)
-    # One worker has no level to code at.
-    alone = jnp.asarray(problem.num_workers) == 1
-    value = jnp.where(alone, jnp.nan, value)
+    assert scheme.expectation is not None
+    value, error = scheme.expectation(problem, key, **{**dict(options), **traced})
     status = jnp.where(jnp.isfinite(value), int(Status.CONVERGED), int(Status.INFINITE))
-    status = jnp.where(alone, int(Status.INFEASIBLE), status)
+    status = jnp.where(jnp.isnan(value), int(Status.INFEASIBLE), status)
     # No partition, so no subgradient: 0 is all that this scheme tells about the best partition.
     nothing, zero = jnp.zeros_like(value), jnp.asarray(0)
     gap = 1 - nothing / value
-    return Solution(None, None, value, error, nothing, gap, status, zero, None, "tandon_partial")
+    return Solution(None, None, value, error, nothing, gap, status, zero, None, scheme.name)
 
 
 @functools.partial(jax.jit, static_argnames="method")
@@ -276,6 +299,7 @@ def assess(
     `levels` are those that were allowed; `lower_bound` is one that the solver knows.
     """
     status = jnp.asarray(int(Status.CONVERGED)) if status is None else status
+    partition = jnp.where(status == int(Status.INFEASIBLE), 0, partition)
     num_steps = jnp.asarray(0) if num_steps is None else num_steps
     bound = certificate(problem, partition, levels)
     value = jnp.where(status == int(Status.INFEASIBLE), jnp.nan, bound.expected_runtime)

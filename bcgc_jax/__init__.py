@@ -49,6 +49,8 @@ from bcgc_jax.runtime import (
     simulate_runtime,
 )
 from bcgc_jax.solvers import register_scheme, runtime_limit, solve, straggler_ratio
+from bcgc_jax.sweep_files import write_sweep
+from bcgc_jax.sweeps import Sweep, grid, sweep
 from bcgc_jax.training import TrainingScheme, train, training_scheme
 
 __all__ = [
@@ -64,6 +66,7 @@ __all__ = [
     "ShiftedExponential",
     "Solution",
     "Status",
+    "Sweep",
     "TrainingScheme",
     "TwoSpeed",
     "Uniform",
@@ -84,6 +87,7 @@ __all__ = [
     "expected_order_statistics",
     "expected_runtime",
     "gradient_code",
+    "grid",
     "integrate_runtime",
     "levels_from_partition",
     "partition_from_levels",
@@ -97,7 +101,9 @@ __all__ = [
     "sorted_cycle_times",
     "split_batch",
     "straggler_ratio",
+    "sweep",
     "train",
     "training_scheme",
     "unit_sizes",
+    "write_sweep",
 ]

@@ -4,6 +4,8 @@ import dataclasses
 import difflib
 import math
 import re
+import runpy
+from collections.abc import Collection
 from typing import Any
 
 import click
@@ -64,8 +66,22 @@ class CycleTime(click.ParamType):
 
     name = "law"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Law:
-        name, _, text = str(value).partition(":")
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        law, given = self.read(str(value), param, ctx)
+        missing = missing_parameters(law, given)
+        if missing:
+            usage = f"{law_name(law)}:{','.join(_signature(law))}"
+            self.fail(f"{', '.join(missing)} missing in {value!r}; expected {usage}", param, ctx)
+        try:
+            return law(**given)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+    def read(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[type[Law], dict[str, float]]:
+        """The law's class and the parameters that were typed."""
+        name, _, text = value.partition(":")
         if name not in LAWS:
             near = difflib.get_close_matches(name, LAWS, n=1)
             hint = f" (did you mean {near[0]}?)" if near else ""
@@ -85,14 +101,78 @@ class CycleTime(click.ParamType):
                 given[key] = float(number)
             except ValueError:
                 self.fail(f"{key} must be a number, got {number!r}; expected {usage}", param, ctx)
-        fields = dataclasses.fields(law)  # type: ignore[arg-type]
-        missing = [f.name for f in fields if f.default is dataclasses.MISSING and f.name not in given]
-        if missing:
-            self.fail(f"{', '.join(missing)} missing in {value!r}; expected {usage}", param, ctx)
-        try:
-            return law(**given)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+        return law, given
+
+
+class OpenCycleTime(CycleTime):
+    """NAME:PARAMETER=VALUE,… where parameters may be left to axes: (class, those that were typed)."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return self.read(str(value), param, ctx)
+
+
+def missing_parameters(law: type[Law], given: Collection[str]) -> list[str]:
+    """Parameters of a law that have no default and are not given."""
+    fields = dataclasses.fields(law)  # type: ignore[arg-type]
+    return [f.name for f in fields if f.default is dataclasses.MISSING and f.name not in given]
+
+
+def law_name(law: type[Law]) -> str:
+    """What a law is called on the command line."""
+    return next(name for name, known in LAWS.items() if law is known)
+
+
+class Axis(click.ParamType):
+    """Numbers: 3, or 1,2,5, or LOW:HIGH:COUNT with equal steps, LOW:HIGH:COUNT:log with equal ratios."""
+
+    name = "axis"
+
+    def __init__(self, number: Number) -> None:
+        self.number = number
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> np.ndarray:
+        if isinstance(value, np.ndarray | int | float):
+            return np.atleast_1d(np.asarray(value))
+
+        def number(text: str) -> float:
+            return self.number.convert(text, param, ctx)
+
+        if ":" not in str(value):
+            return np.unique([number(text) for text in str(value).split(",")])
+        low, high, *rest = str(value).split(":")
+        first, last = number(low), number(high)
+        logarithmic = rest[-1:] == ["log"]
+        rest = rest[:-1] if logarithmic else rest
+        whole = self.number.whole
+        if len(rest) > 1 or (not rest and (logarithmic or not whole)) or last < first:
+            self.fail(
+                f"must be numbers such as 1,2,5, or LOW:HIGH:COUNT, LOW:HIGH:COUNT:log, got {value!r}",
+                param,
+                ctx,
+            )
+        if logarithmic and first <= 0:
+            self.fail(f"a logarithmic axis starts above 0, got {value!r}", param, ctx)
+        count = (
+            int(Number(1, include=True, whole=True).convert(rest[0], param, ctx))
+            if rest
+            else int(last - first + 1)
+        )
+        values = np.geomspace(first, last, count) if logarithmic else np.linspace(first, last, count)
+        return np.unique(np.round(values).astype(int)) if whole else values
+
+
+class NamedAxis(click.ParamType):
+    """PARAMETER=AXIS."""
+
+    name = "parameter=axis"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, np.ndarray]:
+        name, equals, text = str(value).partition("=")
+        if not equals:
+            self.fail(f"must be PARAMETER=NUMBERS such as rate=1e-4:1e-1:33:log, got {value!r}", param, ctx)
+        return name.strip(), Axis(Number(-math.inf)).convert(text, param, ctx)
 
 
 class Levels(click.ParamType):
@@ -119,6 +199,28 @@ format_option = click.option(
     default="table",
     show_default=True,
     help="What is printed.",
+)
+
+
+def _load_schemes(ctx: click.Context, param: click.Parameter, path: str | None) -> None:
+    if path is None:
+        return
+    try:
+        runpy.run_path(path)
+    except OSError as error:
+        raise click.BadParameter(f"cannot read {path}: {error.strerror}") from None
+    except Exception as error:
+        raise click.BadParameter(f"{path} ends with {type(error).__name__}: {error}") from None
+
+
+# Eager: methods that are typed may be those of the file.
+schemes_option = click.option(
+    "--schemes",
+    type=click.Path(),
+    is_eager=True,
+    expose_value=False,
+    callback=_load_schemes,
+    help="Python file that calls bcgc_jax.register_scheme: schemes of your own.",
 )
 
 
@@ -155,6 +257,5 @@ def describe_law(law: Law) -> dict[str, Any]:
     if isinstance(law, distributions.Empirical):
         size = int(jnp.asarray(law.times).size)
         return {"law": "empirical", "measured_times": size, "mean": float(law.mean())}
-    name = next(n for n, cls in LAWS.items() if type(law) is cls)
     fields = dataclasses.fields(law)  # type: ignore[arg-type]
-    return {"law": name, **{f.name: float(getattr(law, f.name)) for f in fields}}
+    return {"law": law_name(type(law)), **{f.name: float(getattr(law, f.name)) for f in fields}}

@@ -23,19 +23,22 @@ from bcgc_jax._arguments import (
     format_option,
     law_help,
     read_unit_costs,
+    schemes_option,
 )
 from bcgc_jax.problem import Problem, Solution, Status
 from bcgc_jax.runtime import completion_probability
 from bcgc_jax.solvers import runtime_limit, solve
 from bcgc_jax.solvers.completion import STARTS
 from bcgc_jax.solvers.integer import partition_of_units
+from bcgc_jax.solvers.schemes import added_schemes
 from bcgc_jax.solvers.solve import (
     BASELINES,
-    NUMBERED,
+    METHODS,
     OBJECTIVES,
     PROPOSED,
     assess,
     check_finite_mean,
+    is_baseline,
     parse_method,
 )
 from bcgc_jax.traces import load_trace
@@ -66,7 +69,7 @@ Examples:
 
 Laws: {law_help()}
 
-Methods: {", ".join([*PROPOSED, *BASELINES, *(f"{n}:NUMBER" for n in NUMBERED)])}""",
+Methods: {METHODS}""",
 )
 @click.option("--workers", type=Number(1, include=True, whole=True), help="N; by default those of the trace.")
 @click.option("--coordinates", type=Number(1, include=True, whole=True), help="L, the gradient's length.")
@@ -91,6 +94,7 @@ Methods: {", ".join([*PROPOSED, *BASELINES, *(f"{n}:NUMBER" for n in NUMBERED)])
 )
 @click.option("--unit-costs", type=click.Path(), help="File, one cost a line: units in place of coordinates.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the subgradient method.")
+@schemes_option
 @format_option
 def solve_command(
     workers: int | None,
@@ -146,7 +150,7 @@ def solve_command(
             if not completion:
                 check_finite_mean(problem)
             asked = bool(methods)
-            methods = methods or PROPOSED + BASELINES
+            methods = methods or (*PROPOSED, *BASELINES, *added_schemes())
             for method in methods:
                 parse_method(problem, method)  # refuse the last one before the first one takes time
             rows = _solve_all(problem, methods, seed, deadline, objective, levels, asked)
@@ -264,7 +268,7 @@ def _print_table(rows: list[dict[str, Any]], problem: Problem, limit: float, dea
     bound = max((row["lower_bound"] or 0 for row in free), default=0)
     if problem.setup_cycles is not None:
         bound = min(rows, key=runtime)["lower_bound"] or 0
-    known = [row for row in rows if row["method"].partition(":")[0] in (*BASELINES, *NUMBERED)]
+    known = [row for row in rows if is_baseline(row["method"])]
     best = min(map(runtime, known), default=np.inf)
     top = problem.max_workers - 1
     table = Table(box=None, pad_edge=False, header_style="bold")

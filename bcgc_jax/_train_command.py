@@ -14,10 +14,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from bcgc_jax._arguments import CycleTime, Number, describe_law, finite, format_option, law_help
+from bcgc_jax._arguments import (
+    CycleTime,
+    Number,
+    describe_law,
+    finite,
+    format_option,
+    law_help,
+    schemes_option,
+)
 from bcgc_jax.coded_gradients import UNITS
 from bcgc_jax.digits import MODELS, DigitsRun, digits_problem, train_on_digits
 from bcgc_jax.problem import Problem
+from bcgc_jax.solvers.schemes import added_schemes
 from bcgc_jax.solvers.solve import check_finite_mean, parse_method
 from bcgc_jax.traces import load_trace
 
@@ -63,6 +72,7 @@ Laws: {law_help()}""",
 @click.option("--target", type=Number(), default=0.9, show_default=True, help="Test accuracy to be reached.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the seeds.")
 @click.option("--curves", type=click.Path(), help="Also write every iteration to this CSV file.")
+@schemes_option
 @format_option
 def train_command(
     workers: int | None,
@@ -125,7 +135,7 @@ def train_command(
             "learning_rate": learning_rate,
             "batch_size": batch_size,
         }
-        runs = _train_all(problem, model, methods or METHODS, seed, asked, options)
+        runs = _train_all(problem, model, methods or (*METHODS, *added_schemes()), seed, asked, options)
     except OSError as error:
         raise click.UsageError(f"cannot read {trace}: {error.strerror}") from None
     except (ValueError, ImportError) as error:

@@ -120,6 +120,7 @@ class Status(enum.IntEnum):
     STEP_LIMIT = 1
     INFINITE = 2
     INFEASIBLE = 3
+    INVALID = 4
 
     @property
     def message(self) -> str:
@@ -130,6 +131,7 @@ class Status(enum.IntEnum):
             Status.INFINITE: "the expected runtime is infinite: the law's tail is too heavy for this "
             "scheme; look at the probability of meeting a deadline instead",
             Status.INFEASIBLE: "the scheme does not exist for this number of workers and coordinates",
+            Status.INVALID: "a cell of a sweep whose numbers make no problem: negative, NaN, out of order",
         }[self]
 
 

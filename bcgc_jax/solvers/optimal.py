@@ -191,9 +191,12 @@ def optimal_partition(
         refine = jnp.where(after == _CHECK, 2 * refine, refine)
         return _Iterate(after, steps + (rounds == _STEP), refine, x, z, barrier, f, unit * found)
 
+    finite = jnp.isfinite(law.mean())  # else no step helps
+
     def go_on(carry: _Iterate) -> Array:
         return (
-            (carry.round != _DONE)
+            finite
+            & (carry.round != _DONE)
             & (carry.refine <= _FINEST)
             & ((carry.steps < max_steps) | (carry.round != _STEP))
         )

@@ -85,7 +85,12 @@ def added_schemes() -> tuple[str, ...]:
 
 
 def register_scheme(
-    name: str, function: Callable[..., Any], *, gives: str = "partition", label: str = "", baseline: bool = False
+    name: str,
+    function: Callable[..., Any],
+    *,
+    gives: str = "partition",
+    label: str = "",
+    baseline: bool = False,
 ) -> None:
     r"""Add a scheme to `solve`, `sweep`, the command line, the figures and the benchmarks, as `name`.
 
@@ -96,8 +101,8 @@ def register_scheme(
         "partition": problem to x, `[max_workers]`, Σ x = `problem.total`, 0 for n ≥ N;
         "levels": (problem, l) to the redundancy levels of the coordinates (or units) l, an array of some of
         0…L-1;
-        "runtime": (problem, T) to the runtime of one iteration, `[...]`, for cycle times T, `[..., max_workers]`,
-        sorted slowest first (beyond N they repeat the law's infimum). Its expectation is that of 2^17 draws
+        "runtime": (problem, T) to the runtime of one iteration, `[...]`, for cycle times T sorted slowest
+        first, `[..., max_workers]` (beyond N they repeat the law's infimum). Its expectation is that of 2^17 draws
         (`key` of `solve`), `Solution.runtime_error` their standard error.
         NaN says that the scheme does not exist for this problem.
       gives: "partition", "levels" or "runtime".

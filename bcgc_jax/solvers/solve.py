@@ -29,6 +29,7 @@ BASELINES = ("uncoded", "single_block", "tandon_partial", "ferdinand_full", "fer
 LIMIT = "limit"
 # Methods that take a number, as in "tandon:3": a level, a number of layers.
 NUMBERED = ("tandon", "ferdinand")
+METHODS = ", ".join([*PROPOSED, *BASELINES, LIMIT, *(f"{name}:NUMBER" for name in NUMBERED)])
 
 OBJECTIVES = ("expected-runtime", "completion-probability")
 # Up to here the loss of rounding may show, and the search over whole units is worth its time; for laws of
@@ -189,9 +190,14 @@ def parse_method(problem: Problem, method: str) -> tuple[str, int | None]:
     if name not in known or colon:
         near = difflib.get_close_matches(method, known, n=1)
         hint = f' (did you mean "{near[0]}"?)' if near else ""
-        numbered = [f"{n}:NUMBER" for n in NUMBERED]
-        raise ValueError(f'unknown method "{method}"{hint}; known: {", ".join([*known, *numbered])}')
+        raise ValueError(f'unknown method "{method}"{hint}; known: {", ".join([METHODS, *added_schemes()])}')
     return name, None
+
+
+def is_baseline(method: str) -> bool:
+    """Whether a method counts as a scheme known before the paper."""
+    name = method.partition(":")[0]
+    return name in NUMBERED or (name in SCHEMES and SCHEMES[name].baseline)
 
 
 @functools.partial(jax.jit, static_argnames="options")
@@ -238,7 +244,8 @@ def _partition(
             x, feasible = baselines.ferdinand_partition(problem, jnp.asarray(number))
             x = jnp.where(feasible, x, jnp.nan)
         case _:
-            assert scheme is not None and scheme.partition is not None
+            assert scheme is not None
+            assert scheme.partition is not None
             x = scheme.partition(problem, **settings)
     status = jnp.where(is_partition(problem, x), status, int(Status.INFEASIBLE))
     return x, status, jnp.asarray(0), None, None, None

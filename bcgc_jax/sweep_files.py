@@ -1,0 +1,271 @@
+r"""Sweeps on disk: chunk by chunk, by several processes, and on again where one was cut off.
+
+Beside FILE, each solved chunk is a file of its own in the folder FILE.parts, put there whole or not at all.
+When all are there they are joined in order, so neither an interruption nor the number of processes shows in FILE.
+Several processes (`jax.distributed`) need a folder that all of them see.
+"""
+
+import csv
+import hashlib
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from bcgc_jax.sweeps import Sweep, Table
+
+FORMATS = (".csv", ".parquet")
+
+
+def write_sweep(
+    sweep: Sweep,
+    path: str | os.PathLike[str],
+    *,
+    resume: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Path:
+    r"""Solve a sweep and write its rows to a CSV or Parquet file (by the name), which is returned.
+
+    CSV: NaN is an empty field, a partition is numbers with blanks between. Under `jax.distributed` every
+    process calls this, with the same sweep; the first one joins the parts. `progress` gets the number of
+    cells that this process has done, those found on disk included, and of all its cells.
+
+    Args:
+      resume: go on with the parts of an earlier call; return at once where the file is complete.
+
+    Raises ValueError for a name of no known format, and where `resume` meets the parts or the file of
+    another sweep (other cells, methods, problem, precision or devices); FileExistsError where there are
+    parts, or a file, and `resume` is False; ImportError where Parquet's reader is missing.
+
+    >>> import tempfile
+    >>> from bcgc_jax import Problem, Uniform, grid
+    >>> def problem(num_workers, max_workers):
+    ...     return Problem(Uniform(1.0, 2.0), num_workers, 100, max_workers=max_workers)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     done = write_sweep(Sweep(problem, grid(num_workers=[2, 3]), ["uncoded"]), f"{folder}/sweep.csv")
+    ...     print(done.read_text().splitlines()[1].rpartition(",0.0,")[0][:21])
+    2,uncoded,converged,8
+    """
+    path = Path(path)
+    form = path.suffix.lower()
+    if form not in FORMATS:
+        raise ValueError(f"a sweep is written to a file named *{' or *'.join(FORMATS)}, got {path.name}")
+    if form == ".parquet":
+        _pyarrow()
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(2, "no such folder", str(path.absolute().parent))
+    parts = path.with_name(path.name + ".parts")
+    first, several = jax.process_index() == 0, jax.process_count() > 1
+    mark = fingerprint(sweep)
+    complete = False
+    trouble: Exception | None = None
+    if first:  # before anyone solves or writes
+        try:
+            complete = _prepare(sweep, path, parts, mark, resume)
+        except (OSError, ValueError) as error:
+            trouble = error
+    if several:
+        code = 2 if trouble else int(complete)
+        code = int(multihost_utils.broadcast_one_to_all(np.int32(code)))
+        complete = code == 1
+        if code == 2 and trouble is None:
+            trouble = ValueError("the first process could not start the sweep: see its message")
+    if trouble is not None:
+        raise trouble
+    if not complete:
+        _solve_parts(sweep, parts, form, progress)
+        if several:
+            multihost_utils.sync_global_devices("sweep solved")
+        if first:
+            _join(sweep, path, parts, form, mark)
+            shutil.rmtree(parts)
+    if several:
+        multihost_utils.sync_global_devices("sweep written")
+    return path
+
+
+def fingerprint(sweep: Sweep) -> str:
+    """A digest of all that the rows follow from: cells, methods, options, problem, precision, chunks."""
+    digest = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        digest.update(repr(value).encode())
+
+    add(
+        (
+            sweep.methods,
+            sorted(sweep.options.items()),
+            sweep.objective,
+            sweep.names,
+            len(sweep),
+            sweep.mesh.size,
+        )
+    )
+    add((jax.numpy.result_type(float).name, sweep.mesh.devices.flat[0].platform))
+    add(None if sweep.key is None else np.asarray(jax.random.key_data(sweep.key)).tolist())
+    for name, values in sweep.cells.columns.items():
+        add((name, values.dtype.name, sweep.cells.product))
+        digest.update(np.ascontiguousarray(values).tobytes())
+    for group in sweep.groups:
+        # One problem of each size stands for what the function does beside the cells.
+        numbers = {k: v[0] for k, v in sweep.cells.take(group.take(0, 1)).items() if k != "deadline"}
+        try:
+            leaves, tree = jax.tree.flatten(sweep.problem(max_workers=group.max_workers, **numbers))
+        except ValueError as error:  # a cell that makes no sense
+            add(str(error))
+            continue
+        add((str(tree), group.size))
+        for leaf in leaves:
+            digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def _prepare(sweep: Sweep, path: Path, parts: Path, mark: str, resume: bool) -> bool:
+    """Make the folder of parts, or accept the one that is there; whether the file itself is complete."""
+    if path.exists():
+        if not resume:
+            raise FileExistsError(
+                17, "a finished sweep is not overwritten: remove it or name another", str(path)
+            )
+        if not _is_complete(sweep, path, mark):
+            raise ValueError(f"{path} is the file of another sweep: name another file, or remove it")
+        return True
+    note = parts / "sweep.json"
+    if note.exists():
+        if not resume:
+            raise FileExistsError(
+                17, "parts of a sweep that was cut off: go on with resume, or remove the folder", str(parts)
+            )
+        if json.loads(note.read_text())["sweep"] != mark:
+            raise ValueError(
+                f"{parts} holds parts of another sweep (cells, methods, problem, precision or devices "
+                "differ): name another file, or remove the folder"
+            )
+        return False
+    parts.mkdir(exist_ok=True)
+    _put(note, lambda target: target.write_text(json.dumps({"sweep": mark, "chunks": len(sweep)}) + "\n"))
+    return False
+
+
+def _solve_parts(sweep: Sweep, parts: Path, form: str, progress: Callable[[int, int], None]) -> None:
+    """Solve the chunks of this process that are not there yet."""
+    mine = [c for c in range(len(sweep)) if c % jax.process_count() == jax.process_index()]
+    total = sum(len(chunk.cells) for chunk in sweep.chunks() if chunk.index in set(mine))
+    done = 0
+    for chunk in sweep.chunks():
+        if chunk.index % jax.process_count() != jax.process_index():
+            continue
+        part = _part(parts, chunk.index, form)
+        if not part.exists():
+            table = sweep.solve(chunk)
+            write = _write_csv if form == ".csv" else _write_parquet
+            _put(part, lambda target, table=table, write=write: write(target, table))  # type: ignore[misc]
+        done += len(chunk.cells)
+        progress(done, total)
+
+
+def _part(parts: Path, index: int, form: str) -> Path:
+    return parts / f"{index:08d}{form}"
+
+
+def _put(path: Path, write: Callable[[Path], Any]) -> None:
+    """A file that is there whole or not at all."""
+    target = path.with_name(f"{path.name}.{os.getpid()}")
+    write(target)
+    os.replace(target, path)
+
+
+def _write_csv(path: Path, table: Table) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows(
+            zip(*([_field(v) for v in column.tolist()] for column in table.values()), strict=True)
+        )
+
+
+def _field(value: Any) -> str:
+    if value is None or value != value:
+        return ""
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ImportError("Parquet files need pyarrow: pip install 'bcgc-jax[parquet]'") from error
+    return pyarrow
+
+
+def _write_parquet(path: Path, table: Table) -> None:
+    pyarrow = _pyarrow()
+    types = {
+        "partition": pyarrow.list_(pyarrow.int64()),
+        "method": pyarrow.string(),
+        "status": pyarrow.string(),
+    }
+    columns = {name: pyarrow.array(values.tolist(), types.get(name)) for name, values in table.items()}
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+
+
+def _join(sweep: Sweep, path: Path, parts: Path, form: str, mark: str) -> None:
+    files = [_part(parts, index, form) for index in range(len(sweep))]
+    _put(path, lambda target: (_join_csv if form == ".csv" else _join_parquet)(sweep, target, files, mark))
+
+
+def _join_csv(sweep: Sweep, path: Path, files: list[Path], mark: str) -> None:
+    with path.open("wb") as out:
+        out.write((",".join(sweep.names) + "\n").encode())
+        for name in files:
+            with name.open("rb") as part:
+                shutil.copyfileobj(part, out)
+
+
+def _join_parquet(sweep: Sweep, path: Path, files: list[Path], mark: str) -> None:
+    parquet = _pyarrow().parquet
+    schema = parquet.read_schema(files[0]).with_metadata({"bcgc_jax.sweep": mark})
+    with parquet.ParquetWriter(path, schema) as out:
+        for name in files:
+            out.write_table(parquet.read_table(name).cast(schema))
+
+
+def _is_complete(sweep: Sweep, path: Path, mark: str) -> bool:
+    """Whether a finished file is this sweep's: by its mark, or in CSV by its columns and cells."""
+    if path.suffix.lower() == ".parquet":
+        metadata = _pyarrow().parquet.read_schema(path).metadata or {}
+        return metadata.get(b"bcgc_jax.sweep") == mark.encode()
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = csv.reader(file)
+        if next(rows, None) != list(sweep.names):
+            return False
+        pairs = itertools.zip_longest(rows, _first_columns(sweep))
+        return all(row and want and row[: len(want)] == want for row, want in pairs)
+
+
+def _first_columns(sweep: Sweep) -> Iterator[list[str]]:
+    """What each row of the file begins with: the numbers of the cell and the method."""
+    for chunk in sweep.chunks():
+        columns = [map(_field, values.tolist()) for values in sweep.cells.take(chunk.cells).values()]
+        for cell in zip(*columns, strict=True):
+            for method in sweep.methods:
+                yield [*cell, method]
+
+
+def read_rows(path: Path, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Some columns of a sweep's file, row by row, without reading all of it at once."""
+    if path.suffix.lower() == ".parquet":
+        with _pyarrow().parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(columns=list(names)):
+                yield from batch.to_pylist()
+        return
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            yield {name: row[name] for name in names}

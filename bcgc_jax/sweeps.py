@@ -1,0 +1,372 @@
+r"""Sweeps: thousands of problems solved together, and the answers on disk as they come.
+
+Cells are grouped by the number of workers (a cell costs O(N²) to O(N³), so padding all of them to the
+largest N would waste most of the work); each group has one compiled function, which solves a chunk of cells
+with every method, spread over the local devices. Each process of `jax.distributed` takes its share of the
+chunks. Nothing is kept but the chunks at hand: memory does not grow with the number of cells.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
+
+from bcgc_jax.problem import Problem, Solution, Status
+from bcgc_jax.runtime import completion_probability
+from bcgc_jax.solvers.solve import OBJECTIVES, parse_method, solve
+
+ProblemOf = Callable[..., Problem]
+Table = dict[str, np.ndarray]
+
+# Sizes that partitions are padded to, about 1.25 apart: worst for N just above one, which then costs 1.6
+# times its own. Groups of fewer cells than a compilation is worth are padded on.
+_LADDER = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 19, 24, 30)
+_FEW = 16
+# What a chunk of one device may take, roughly, in cells · N²: 1 to 3 s for the optimum on a CPU core.
+_CHUNK = 2**19
+# Entries, in cells · N², that a CPU's caches hold at a time; on an accelerator cells wait for no cache, and
+# what counts is the memory: bytes of a level, node and cell, all arrays together.
+_CACHED, _BYTES = 2**13, 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class Cells:
+    """Named numbers of C problems: `columns` of one entry a cell, or of one an axis for all combinations."""
+
+    columns: Mapping[str, np.ndarray]
+    product: bool
+
+    def __len__(self) -> int:
+        sizes = [len(values) for values in self.columns.values()]
+        return math.prod(sizes) if self.product else sizes[0]
+
+    def take(self, index: np.ndarray) -> Table:
+        """The numbers of some cells, a column each."""
+        if not self.product:
+            return {name: values[index] for name, values in self.columns.items()}
+        places = np.unravel_index(index, [len(values) for values in self.columns.values()])
+        return {name: values[i] for (name, values), i in zip(self.columns.items(), places, strict=True)}
+
+
+def grid(**axes: ArrayLike) -> Cells:
+    r"""All combinations of numbers, `num_workers` slowest, then in the order given.
+
+    >>> cells = grid(rate=[1e-3, 1e-2], num_workers=[4, 8], shift=50.0)
+    >>> len(cells), cells.take(np.array([1]))
+    (4, {'num_workers': array([4]), 'rate': array([0.01]), 'shift': array([50.])})
+    """
+    columns = {name: np.atleast_1d(np.asarray(values)) for name, values in axes.items()}
+    if "num_workers" in columns:
+        columns = {"num_workers": np.sort(columns.pop("num_workers"))} | columns
+    return Cells(_checked(columns), True)
+
+
+def _checked(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    if "num_workers" not in columns:
+        raise ValueError("the cells of a sweep need num_workers")
+    for name, values in columns.items():
+        if values.ndim != 1 or not values.size:
+            raise ValueError(f"{name} must be a number or a row of numbers, at least one, got {values!r}")
+        if not (np.issubdtype(values.dtype, np.integer) or np.issubdtype(values.dtype, np.floating)):
+            raise ValueError(f"{name} must be numbers, got {values.dtype}")
+    workers = columns["num_workers"]
+    if not np.all((workers >= 1) & (workers == np.floor(workers))):
+        raise ValueError(f"num_workers must be whole numbers from 1 on, got {workers}")
+    return {**columns, "num_workers": workers.astype(int)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """Some cells, by their indices, that are solved together, padded to `max_workers`."""
+
+    index: int
+    cells: np.ndarray
+    max_workers: int
+
+
+class Sweep:
+    r"""What a sweep computes: rows of (cell, method), in chunks that any process can solve on its own.
+
+    Args:
+      problem: (max_workers=…, **cell) to a `Problem`, of traced numbers; `max_workers` is static.
+      cells: of `grid`, or a mapping of columns `[C]`; each has `num_workers`, and maybe `deadline`, which is
+        not passed to `problem`.
+      methods: names for `solve`.
+      options: of a method, keywords for `solve`.
+      objective: of the method "optimal"; "completion-probability" needs a column `deadline`.
+      key: for methods that draw; cell i draws with `fold_in(key, i)`.
+      partitions: also give the rounded partitions.
+
+    Chunks come by size, and within a size in the order of the cells: for a `grid` in its own order. Rows have
+    the numbers of the cell, `method`, `status` and what `solve` says of the continuous partition, which is
+    also what a `completion_probability` is of.
+
+    Raises ValueError for an unknown method and for cells that are none. A cell whose numbers make no
+    sense has the status "invalid"; an expected runtime that is infinite and a search that stops early are a
+    status too, and all other cells are solved.
+    """
+
+    def __init__(
+        self,
+        problem: ProblemOf,
+        cells: Cells | Mapping[str, ArrayLike],
+        methods: Sequence[str] = ("optimal",),
+        *,
+        options: Mapping[str, Mapping[str, Any]] | None = None,
+        objective: str = OBJECTIVES[0],
+        key: Array | None = None,
+        partitions: bool = False,
+    ) -> None:
+        if not isinstance(cells, Cells):
+            columns = {name: np.asarray(values) for name, values in cells.items()}
+            if len({values.shape for values in columns.values()}) > 1:
+                shapes = {name: values.shape for name, values in columns.items()}
+                raise ValueError(f"the columns of the cells must have one length, got {shapes}")
+            cells = Cells(_checked(columns), False)
+        self.problem, self.cells, self.methods = problem, cells, tuple(dict.fromkeys(methods))
+        self.options = {method: dict((options or {}).get(method, {})) for method in self.methods}
+        self.objective, self.key, self.partitions = objective, key, partitions
+        self.has_deadline = "deadline" in cells.columns
+        if objective == OBJECTIVES[1] and not self.has_deadline:
+            raise ValueError(f'objective="{objective}" needs deadlines: a column "deadline" of the cells')
+        if not self.methods:
+            raise ValueError("a sweep needs at least one method")
+        self.groups = _groups(cells)
+        self.mesh = Mesh(np.array(jax.local_devices()), ("cells",))
+        self._check_methods()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns of a row."""
+        names = [*self.cells.columns, "method", "status", "expected_runtime", "runtime_error", "lower_bound"]
+        names += ["relative_gap", "num_steps"]
+        names += ["completion_probability"] if self.has_deadline else []
+        return (*names, "partition") if self.partitions else tuple(names)
+
+    def __len__(self) -> int:
+        """The number of chunks."""
+        return sum(-(-group.size // self._chunk_size(group.max_workers)) for group in self.groups)
+
+    def chunks(self) -> Iterator[Chunk]:
+        """All chunks, in the order of the file."""
+        index = 0
+        for group in self.groups:
+            size = self._chunk_size(group.max_workers)
+            for start in range(0, group.size, size):
+                yield Chunk(index, group.take(start, min(start + size, group.size)), group.max_workers)
+                index += 1
+
+    def solve(self, chunk: Chunk) -> Table:
+        """The rows of a chunk, a column each; `partition` is a list of integers for each row, or None."""
+        count = len(chunk.cells)
+        cells = self.cells.take(chunk.cells)
+        valid = self._valid(cells, chunk.max_workers)
+        inputs = cells
+        if not valid.all():  # they are solved as a cell that makes sense, if there is one
+            inputs = {name: np.where(valid, v, v[np.argmax(valid)]) for name, v in cells.items()}
+        padded = np.minimum(np.arange(self._padded(chunk)), count - 1)
+        inputs = {name: values[padded] for name, values in inputs.items()}
+        found = self._compiled(chunk.max_workers)(inputs, chunk.cells[padded]) if valid.any() else None
+        rows: Table = {name: np.repeat(values, len(self.methods)) for name, values in cells.items()}
+        rows["method"] = np.tile(np.array(self.methods, object), count)
+        if found is None:
+            nothing = {name: np.full(padded.size, np.nan) for name in _NUMBERS}
+            found = {method: nothing for method in self.methods}
+        host = jax.device_get(found)
+
+        def column(name: str) -> np.ndarray:
+            """In the rows' order: the methods of a cell follow each other."""
+            return np.stack([np.asarray(host[m][name])[:count] for m in self.methods], axis=1)
+
+        status = np.where(valid[:, None], column("status"), int(Status.INVALID)).astype(int)
+        rows["status"] = np.array([Status(code).name.lower() for code in status.ravel()], object)
+        for name in self.names:
+            if name == "partition":
+                rows[name] = self._partitions(host, cells["num_workers"], status)
+            elif name not in rows:
+                values = np.where(valid[:, None], column(name), np.nan)
+                rows[name] = values.ravel()
+        rows["num_steps"] = np.nan_to_num(rows["num_steps"]).astype(int)
+        return {name: rows[name] for name in self.names}
+
+    def _partitions(
+        self, host: Mapping[str, Mapping[str, Any]], workers: np.ndarray, status: np.ndarray
+    ) -> np.ndarray:
+        rows = np.full(status.shape, None, object)
+        for j, method in enumerate(self.methods):
+            counts = host[method].get("partition")
+            for i, n in enumerate(workers):
+                if counts is not None and status[i, j] not in (Status.INFEASIBLE, Status.INVALID):
+                    rows[i, j] = np.asarray(counts[i][:n]).tolist()
+        return rows.ravel()
+
+    def _valid(self, cells: Table, max_workers: int) -> np.ndarray:
+        """Whether the numbers of each cell make a problem: what is traced cannot be refused any more."""
+        numbers = {name: values for name, values in cells.items() if name != "deadline"}
+        deadlines = np.isfinite(cells["deadline"]) & (cells["deadline"] > 0) if self.has_deadline else True
+        count = len(cells["num_workers"])
+        try:
+            self.problem(max_workers=max_workers, **numbers)  # all at once, where its arithmetic permits
+        except Exception:
+            return np.array([self._makes_sense(numbers, i, max_workers) for i in range(count)]) & deadlines
+        return np.full(count, True) & deadlines
+
+    def _makes_sense(self, numbers: Table, i: int, max_workers: int) -> bool:
+        try:
+            self.problem(max_workers=max_workers, **{name: values[i] for name, values in numbers.items()})
+        except ValueError:
+            return False
+        return True
+
+    def _check_methods(self) -> None:
+        """ValueError for a method that no cell can be solved with."""
+        group = self.groups[-1]
+        cell = {k: v[0] for k, v in self.cells.take(group.take(0, 1)).items() if k != "deadline"}
+
+        def names(cell: dict[str, Array]) -> None:
+            problem = self.problem(max_workers=group.max_workers, **cell)
+            for method in self.methods:
+                parse_method(problem, method)
+
+        jax.eval_shape(names, cell)  # traced: whatever the numbers are
+
+    def _batch(self, max_workers: int) -> int:
+        """Cells at a time on a device."""
+        device = self.mesh.devices.flat[0]
+        share = -(-self._group(max_workers).size // self.mesh.size)
+        if device.platform == "cpu":
+            return int(np.clip(_CACHED // max_workers**2, 1, min(16, share)))
+        memory = (device.memory_stats() or {}).get("bytes_limit", 2**33)
+        return int(np.clip(memory // 2 // (_BYTES * max_workers**2), 1, min(2**14, share)))
+
+    def _chunk_size(self, max_workers: int) -> int:
+        # The same for any number of devices, so that the same rows come from the same arithmetic.
+        batch = self._batch(max_workers)
+        return batch * max(1, round(min(_CHUNK / max_workers**2, 4096) / batch))
+
+    def _padded(self, chunk: Chunk) -> int:
+        """Cells of the compiled function: a multiple of what all devices take at a time."""
+        unit = self._batch(chunk.max_workers) * self.mesh.size
+        return (
+            -(-min(self._chunk_size(chunk.max_workers), self._group(chunk.max_workers).size) // unit) * unit
+        )
+
+    def _group(self, max_workers: int) -> "_Group":
+        return next(group for group in self.groups if group.max_workers == max_workers)
+
+    def _compiled(self, max_workers: int) -> Callable[[Table, np.ndarray], dict[str, dict[str, Array]]]:
+        if max_workers not in self._functions:
+            self._functions.clear()  # groups come one after the other
+            self._functions[max_workers] = self.function(max_workers)
+        return self._functions[max_workers]
+
+    @functools.cached_property
+    def _functions(self) -> dict[int, Callable[..., Any]]:
+        return {}
+
+    def function(self, max_workers: int) -> Callable[[Table, np.ndarray], dict[str, dict[str, Array]]]:
+        """The compiled function of a size: cells and their indices to the columns of each method."""
+        spec = PartitionSpec("cells")
+
+        def one(numbers: dict[str, Array], index: Array) -> dict[str, dict[str, Array]]:
+            numbers = dict(numbers)
+            deadline = numbers.pop("deadline", None)
+            problem = self.problem(max_workers=max_workers, **numbers)
+            key = None if self.key is None else jax.random.fold_in(self.key, index)
+            return {method: self._solve_one(problem, method, key, deadline) for method in self.methods}
+
+        def local(numbers: dict[str, Array], index: Array) -> dict[str, dict[str, Array]]:
+            return jax.lax.map(lambda cell: one(*cell), (numbers, index), batch_size=self._batch(max_workers))
+
+        spread = jax.shard_map(local, mesh=self.mesh, in_specs=spec, out_specs=spec, check_vma=False)
+        return jax.jit(spread, in_shardings=NamedSharding(self.mesh, spec))
+
+    def _solve_one(
+        self, problem: Problem, method: str, key: Array | None, deadline: Array | None
+    ) -> dict[str, Array]:
+        options = dict(self.options[method])
+        if method == "optimal" and self.objective == OBJECTIVES[1]:
+            options |= {"objective": self.objective, "deadline": deadline}
+        solution: Solution = solve(problem, method, key=key, **options)
+        columns = {name: getattr(solution, name) for name in _NUMBERS}
+        if self.has_deadline:
+            assert deadline is not None
+            late = jnp.full_like(solution.expected_runtime, jnp.nan)
+            if solution.partition is not None:
+                late = completion_probability(problem, solution.partition, deadline)
+                late = jnp.where(solution.status == int(Status.INFEASIBLE), jnp.nan, late)
+            columns["completion_probability"] = late
+        if self.partitions and solution.rounded is not None:
+            columns["partition"] = solution.rounded
+        return columns
+
+
+_NUMBERS = ("status", "expected_runtime", "runtime_error", "lower_bound", "relative_gap", "num_steps")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Group:
+    """Cells of one padded size: those of `order`, or a run of consecutive ones."""
+
+    max_workers: int
+    size: int
+    start: int
+    order: np.ndarray | None
+
+    def take(self, start: int, stop: int) -> np.ndarray:
+        if self.order is None:
+            return np.arange(self.start + start, self.start + stop)
+        return self.order[self.start + start : self.start + stop]
+
+
+def _groups(cells: Cells) -> list[_Group]:
+    """The cells by padded size."""
+    workers = cells.columns["num_workers"]
+    repeats = len(cells) // len(workers)  # 1 unless a grid, where num_workers varies slowest
+    ladder = list(_LADDER)
+    while ladder[-1] < workers.max():
+        ladder.append(math.ceil(1.23 * ladder[-1]))
+    place = np.searchsorted(ladder, workers)
+    order = None
+    if not cells.product and np.any(np.diff(place) < 0):
+        order = np.argsort(place, kind="stable")
+    counts = np.bincount(place, minlength=len(ladder)) * repeats
+    groups: list[_Group] = []
+    start = size = 0
+    for step, count in enumerate(counts):
+        size += int(count)
+        here = workers[place <= step]
+        if size and (size >= _FEW or step == len(ladder) - 1 or not counts[step + 1 :].any()):
+            groups.append(_Group(int(here.max()), size, start, order))
+            start, size = start + size, 0
+    return groups
+
+
+def sweep(
+    problem: ProblemOf,
+    cells: Cells | Mapping[str, ArrayLike],
+    methods: Sequence[str] = ("optimal",),
+    **keywords: Any,
+) -> Table:
+    r"""Solve many problems together; the columns of the rows (cell, method), see `Sweep`.
+
+    For more than fits in memory, and to go on where a sweep was cut off, see `write_sweep`.
+
+    >>> from bcgc_jax.distributions import ShiftedExponential
+    >>> def problem(num_workers, rate, max_workers):
+    ...     return Problem(ShiftedExponential(rate, 50.0), num_workers, 20_000, 50, max_workers=max_workers)
+    >>> rows = sweep(problem, grid(num_workers=[2, 3], rate=[1e-3, 1e-2]), ["time", "uncoded"])
+    >>> rows["method"].tolist()[:2], rows["expected_runtime"].shape
+    (['time', 'uncoded'], (8,))
+    """
+    plan = Sweep(problem, cells, methods, **keywords)
+    tables = [plan.solve(chunk) for chunk in plan.chunks()]
+    return {name: np.concatenate([table[name] for table in tables]) for name in plan.names}

@@ -143,7 +143,9 @@ def sweep_command(
     with jax.enable_x64(True):
         try:
             if coordinator is not None:
-                jax.distributed.initialize(coordinator, processes, process)
+                assert processes is not None
+                assert process is not None
+                _join_processes(coordinator, processes, process)
             law, parameters = None, dict(axes)
             if len(parameters) < len(axes):
                 raise click.UsageError("a parameter has two axes: give each --axis once")
@@ -174,12 +176,13 @@ def sweep_command(
                 partitions=partitions,
             )
             start = time.perf_counter()
-            with _progress() as progress:
-                if out is not None:
+            if out is not None:
+                with _progress() as progress, _quiet_stdout(coordinator is not None):
                     path = write_sweep(plan, out, resume=resume, progress=progress)
-                    if jax.process_index() == 0:
-                        _print_summary(plan, path, time.perf_counter() - start, output)
-                    return
+                if jax.process_index() == 0:
+                    _print_summary(plan, path, time.perf_counter() - start, output)
+                return
+            with _progress() as progress:
                 rows = _collect(plan, progress)
         except OSError as error:
             named = f"{error.filename}: " if error.filename else ""
@@ -196,6 +199,30 @@ def _use_all_cores() -> None:
         jax.config.update("jax_num_cpu_devices", cores)
     except RuntimeError:
         return
+
+
+def _join_processes(coordinator: str, processes: int, process: int) -> None:
+    try:
+        jax.distributed.initialize(coordinator, processes, process)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise click.UsageError(f"the processes at {coordinator} did not meet: {reason}") from None
+
+
+@contextmanager
+def _quiet_stdout(several: bool) -> Iterator[None]:
+    """With several processes, what the library that connects them writes to stdout goes to stderr."""
+    if not several:
+        yield
+        return
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _parameters(
@@ -304,7 +331,7 @@ def _print_summary(plan: Sweep, path: Path, seconds: float, output: str) -> None
         statuses[row["method"]][row["status"]] += 1
         if row["status"] == "converged":
             gaps[row["method"]] = max(gaps[row["method"]], float(row["relative_gap"]))
-    lines = [
+    lines: list[dict[str, Any]] = [
         {"method": method, "cells": len(plan.cells), **statuses[method], "largest_relative_gap": gaps[method]}
         for method in plan.methods
     ]

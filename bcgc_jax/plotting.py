@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from bcgc_jax.solvers.schemes import SCHEMES, added_schemes
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -49,15 +51,27 @@ STYLES: Mapping[str, Style] = MappingProxyType(
         "limit": Style("limit of any scheme", "#000000", "None", _DOTTED),
     }
 )
+# Schemes that were added, by their order: other colours, markers and lines than those above, and cycles of
+# lengths without a common divisor, so that few schemes are alike in any two of them.
+_COLORS = ("#882255", "#332288", "#44AA99", "#661100", "#117733")
+_MARKERS = ("<", ">", "p", "d", "H", "8", "1")
+_LINES: tuple[Any, ...] = ("--", (0, (4, 1, 1, 1, 1, 1)), (0, (10, 2)))
 
 
 def style(method: str) -> Style:
-    """The `Style` of a method; a plain grey one, labelled by its name, for a method without.
+    """The `Style` of a method; a plain grey one, labelled by its name, for a method that is unknown.
 
     >>> style("time").marker, style("tandon:3").label
     ('s', 'tandon:3')
     """
-    return STYLES.get(method, Style(method, "#555555", "x", ":"))
+    if method in STYLES:
+        return STYLES[method]
+    added = added_schemes()
+    if method not in added:
+        return Style(method, "#555555", "x", ":")
+    i = added.index(method)
+    color, marker, line = (cycle[i % len(cycle)] for cycle in (_COLORS, _MARKERS, _LINES))
+    return Style(SCHEMES[method].label, color, marker, line)
 
 
 def curve(method: str) -> dict[str, Any]:
@@ -94,12 +108,14 @@ def points(method: str, *, filled: bool = False) -> dict[str, Any]:
     }
 
 
-def legend_handle(method: str, *, marker: bool = True, label: str | None = None) -> "Line2D":
-    """A legend entry of a method: its line, and its open marker with it if `marker`."""
+def legend_handle(
+    method: str, *, marker: bool = True, filled: bool = False, label: str | None = None
+) -> "Line2D":
+    """A legend entry of a method: its line, and its marker with it if `marker`, open unless `filled`."""
     from matplotlib.lines import Line2D
 
     keywords = curve(method) | (
-        points(method) | {"linestyle": style(method).line} if marker else {"marker": None}
+        points(method, filled=filled) | {"linestyle": style(method).line} if marker else {"marker": None}
     )
     return Line2D([], [], **keywords | {"label": label or style(method).label})
 

@@ -1,7 +1,8 @@
 r"""Sweeps on disk: chunk by chunk, by several processes, and on again where one was cut off.
 
 Beside FILE, each solved chunk is a file of its own in the folder FILE.parts, put there whole or not at all.
-When all are there they are joined in order, so neither an interruption nor the number of processes shows in FILE.
+When all are there they are joined in order, so neither an interruption nor the number of processes shows in
+FILE.
 Several processes (`jax.distributed`) need a folder that all of them see.
 """
 
@@ -19,7 +20,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from bcgc_jax.sweeps import Sweep, Table
+from bcgc_jax.solvers.schemes import SCHEMES
+from bcgc_jax.sweeps import Chunk, Sweep, Table
 
 FORMATS = (".csv", ".parquet")
 
@@ -108,6 +110,7 @@ def fingerprint(sweep: Sweep) -> str:
             sweep.mesh.size,
         )
     )
+    add([SCHEMES[method].code for method in sweep.methods if method in SCHEMES])
     add((jax.numpy.result_type(float).name, sweep.mesh.devices.flat[0].platform))
     add(None if sweep.key is None else np.asarray(jax.random.key_data(sweep.key)).tolist())
     for name, values in sweep.cells.columns.items():
@@ -156,17 +159,21 @@ def _prepare(sweep: Sweep, path: Path, parts: Path, mark: str, resume: bool) -> 
 
 def _solve_parts(sweep: Sweep, parts: Path, form: str, progress: Callable[[int, int], None]) -> None:
     """Solve the chunks of this process that are not there yet."""
-    mine = [c for c in range(len(sweep)) if c % jax.process_count() == jax.process_index()]
-    total = sum(len(chunk.cells) for chunk in sweep.chunks() if chunk.index in set(mine))
-    done = 0
-    for chunk in sweep.chunks():
-        if chunk.index % jax.process_count() != jax.process_index():
+
+    def mine() -> Iterator[tuple[Chunk, Path]]:
+        for chunk in sweep.chunks():
+            if chunk.index % jax.process_count() == jax.process_index():
+                yield chunk, _part(parts, chunk.index, form)
+
+    sizes = [(len(chunk.cells), part.exists()) for chunk, part in mine()]
+    total, done = sum(size for size, _ in sizes), sum(size for size, there in sizes if there)
+    progress(done, total)
+    for chunk, part in mine():
+        if part.exists():
             continue
-        part = _part(parts, chunk.index, form)
-        if not part.exists():
-            table = sweep.solve(chunk)
-            write = _write_csv if form == ".csv" else _write_parquet
-            _put(part, lambda target, table=table, write=write: write(target, table))  # type: ignore[misc]
+        table = sweep.solve(chunk)
+        write = _write_csv if form == ".csv" else _write_parquet
+        _put(part, lambda target, table=table, write=write: write(target, table))  # type: ignore[misc]
         done += len(chunk.cells)
         progress(done, total)
 

@@ -7,9 +7,9 @@ chunks. Nothing is kept but the chunks at hand: memory does not grow with the nu
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -26,15 +26,15 @@ from bcgc_jax.solvers.solve import OBJECTIVES, parse_method, solve
 ProblemOf = Callable[..., Problem]
 Table = dict[str, np.ndarray]
 
-# Sizes that partitions are padded to, about 1.25 apart: worst for N just above one, which then costs 1.6
-# times its own. Groups of fewer cells than a compilation is worth are padded on.
-_LADDER = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 19, 24, 30)
+# Sizes that partitions are padded to: 1.25 apart, where N just above one costs 1.6 times its own; farther
+# apart where a cell costs nothing beside a compilation. Groups of few cells are padded on.
+_LADDER = (1, 3, 5, 8, 12, 15, 19, 24, 30)
 _FEW = 16
-# What a chunk of one device may take, roughly, in cells · N²: 1 to 3 s for the optimum on a CPU core.
+# What a chunk takes at most, in cells · N²: 1 or 2 s for the optimum on two CPU cores.
 _CHUNK = 2**19
-# Entries, in cells · N², that a CPU's caches hold at a time; on an accelerator cells wait for no cache, and
-# what counts is the memory: bytes of a level, node and cell, all arrays together.
-_CACHED, _BYTES = 2**13, 4096
+# Entries, in cells · N², that a CPU takes at a time: more would leave its caches, fewer would leave lanes of
+# the optimum idle. On an accelerator the memory counts: bytes a cell and pair of levels, all arrays together.
+_CACHED, _BYTES = 2**16, 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Cells:
         return {name: values[i] for (name, values), i in zip(self.columns.items(), places, strict=True)}
 
 
-def grid(**axes: ArrayLike) -> Cells:
+def grid(**axes: ArrayLike | Sequence[float]) -> Cells:
     r"""All combinations of numbers, `num_workers` slowest, then in the order given.
 
     >>> cells = grid(rate=[1e-3, 1e-2], num_workers=[4, 8], shift=50.0)
@@ -141,6 +141,8 @@ class Sweep:
             raise ValueError("a sweep needs at least one method")
         self.groups = _groups(cells)
         self.mesh = Mesh(np.array(jax.local_devices()), ("cells",))
+        self._functions: dict[int, Future[Callable[..., Any]]] = {}
+        self._compiler = ThreadPoolExecutor(2)
         self._check_methods()
 
     @property
@@ -172,28 +174,31 @@ class Sweep:
         inputs = cells
         if not valid.all():  # they are solved as a cell that makes sense, if there is one
             inputs = {name: np.where(valid, v, v[np.argmax(valid)]) for name, v in cells.items()}
-        padded = np.minimum(np.arange(self._padded(chunk)), count - 1)
+        padded = np.minimum(np.arange(self._chunk_size(chunk.max_workers)), count - 1)
         inputs = {name: values[padded] for name, values in inputs.items()}
-        found = self._compiled(chunk.max_workers)(inputs, chunk.cells[padded]) if valid.any() else None
+        host: dict[str, dict[str, np.ndarray]] = {}
+        if valid.any():
+            spread = NamedSharding(self.mesh, PartitionSpec("cells"))
+            inputs, index = jax.device_put((inputs, chunk.cells[padded]), spread)
+            host = jax.device_get(self._compiled(chunk)(inputs, index))
         rows: Table = {name: np.repeat(values, len(self.methods)) for name, values in cells.items()}
         rows["method"] = np.tile(np.array(self.methods, object), count)
-        if found is None:
-            nothing = {name: np.full(padded.size, np.nan) for name in _NUMBERS}
-            found = {method: nothing for method in self.methods}
-        host = jax.device_get(found)
 
         def column(name: str) -> np.ndarray:
-            """In the rows' order: the methods of a cell follow each other."""
-            return np.stack([np.asarray(host[m][name])[:count] for m in self.methods], axis=1)
+            """In the rows' order, the methods of a cell after each other: `[cells, methods]`."""
+            if not host:
+                return np.full((count, len(self.methods)), np.nan)
+            return np.where(
+                valid[:, None], np.stack([host[m][name][:count] for m in self.methods], axis=1), np.nan
+            )
 
-        status = np.where(valid[:, None], column("status"), int(Status.INVALID)).astype(int)
+        status = np.nan_to_num(column("status"), nan=int(Status.INVALID)).astype(int)
         rows["status"] = np.array([Status(code).name.lower() for code in status.ravel()], object)
         for name in self.names:
             if name == "partition":
                 rows[name] = self._partitions(host, cells["num_workers"], status)
             elif name not in rows:
-                values = np.where(valid[:, None], column(name), np.nan)
-                rows[name] = values.ravel()
+                rows[name] = column(name).ravel()
         rows["num_steps"] = np.nan_to_num(rows["num_steps"]).astype(int)
         return {name: rows[name] for name in self.names}
 
@@ -202,7 +207,7 @@ class Sweep:
     ) -> np.ndarray:
         rows = np.full(status.shape, None, object)
         for j, method in enumerate(self.methods):
-            counts = host[method].get("partition")
+            counts = host.get(method, {}).get("partition")
             for i, n in enumerate(workers):
                 if counts is not None and status[i, j] not in (Status.INFEASIBLE, Status.INVALID):
                     rows[i, j] = np.asarray(counts[i][:n]).tolist()
@@ -243,36 +248,45 @@ class Sweep:
         device = self.mesh.devices.flat[0]
         share = -(-self._group(max_workers).size // self.mesh.size)
         if device.platform == "cpu":
-            return int(np.clip(_CACHED // max_workers**2, 1, min(16, share)))
+            return int(np.clip(_CACHED // max_workers**2, 1, min(256, share)))
         memory = (device.memory_stats() or {}).get("bytes_limit", 2**33)
         return int(np.clip(memory // 2 // (_BYTES * max_workers**2), 1, min(2**14, share)))
 
     def _chunk_size(self, max_workers: int) -> int:
-        # The same for any number of devices, so that the same rows come from the same arithmetic.
-        batch = self._batch(max_workers)
-        return batch * max(1, round(min(_CHUNK / max_workers**2, 4096) / batch))
-
-    def _padded(self, chunk: Chunk) -> int:
-        """Cells of the compiled function: a multiple of what all devices take at a time."""
-        unit = self._batch(chunk.max_workers) * self.mesh.size
-        return (
-            -(-min(self._chunk_size(chunk.max_workers), self._group(chunk.max_workers).size) // unit) * unit
-        )
+        """Cells of a chunk, alike for all of a group: a multiple of what the devices take at a time."""
+        unit = self._batch(max_workers) * self.mesh.size
+        cells = self._group(max_workers).size
+        chunks = -(-cells // max(unit, min(_CHUNK // max_workers**2, 4096)))
+        return -(-cells // (chunks * unit)) * unit
 
     def _group(self, max_workers: int) -> "_Group":
         return next(group for group in self.groups if group.max_workers == max_workers)
 
-    def _compiled(self, max_workers: int) -> Callable[[Table, np.ndarray], dict[str, dict[str, Array]]]:
-        if max_workers not in self._functions:
-            self._functions.clear()  # groups come one after the other
-            self._functions[max_workers] = self.function(max_workers)
-        return self._functions[max_workers]
+    def _compiled(self, chunk: Chunk) -> Callable[[Table, Array], dict[str, dict[str, Array]]]:
+        """The compiled function of a chunk; that of the next size is compiled meanwhile."""
+        x64 = jnp.result_type(float) == jnp.float64
+        sizes = [group.max_workers for group in self.groups]
+        place = sizes.index(chunk.max_workers)
+        for done in sizes[:place]:
+            self._functions.pop(done, None)
+        for size in sizes[place : place + 2]:
+            if size not in self._functions:
+                self._functions[size] = self._compiler.submit(self._compile, size, x64)
+        return self._functions[chunk.max_workers].result()
 
-    @functools.cached_property
-    def _functions(self) -> dict[int, Callable[..., Any]]:
-        return {}
+    def _compile(self, max_workers: int, x64: bool) -> Callable[..., Any]:
+        sharding = NamedSharding(self.mesh, PartitionSpec("cells"))
+        size = self._chunk_size(max_workers)
 
-    def function(self, max_workers: int) -> Callable[[Table, np.ndarray], dict[str, dict[str, Array]]]:
+        def column(values: np.ndarray) -> jax.ShapeDtypeStruct:
+            dtype = jax.dtypes.canonicalize_dtype(values.dtype)
+            return jax.ShapeDtypeStruct((size,), dtype, sharding=sharding)
+
+        with jax.enable_x64(x64):  # a setting of each thread
+            columns = {name: column(values) for name, values in self.cells.columns.items()}
+            return self.function(max_workers).lower(columns, column(np.zeros(1, int))).compile()
+
+    def function(self, max_workers: int) -> jax.stages.Wrapped:
         """The compiled function of a size: cells and their indices to the columns of each method."""
         spec = PartitionSpec("cells")
 
@@ -286,8 +300,7 @@ class Sweep:
         def local(numbers: dict[str, Array], index: Array) -> dict[str, dict[str, Array]]:
             return jax.lax.map(lambda cell: one(*cell), (numbers, index), batch_size=self._batch(max_workers))
 
-        spread = jax.shard_map(local, mesh=self.mesh, in_specs=spec, out_specs=spec, check_vma=False)
-        return jax.jit(spread, in_shardings=NamedSharding(self.mesh, spec))
+        return jax.jit(jax.shard_map(local, mesh=self.mesh, in_specs=spec, out_specs=spec, check_vma=False))
 
     def _solve_one(
         self, problem: Problem, method: str, key: Array | None, deadline: Array | None

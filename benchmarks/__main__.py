@@ -1,145 +1,211 @@
 """`python -m benchmarks`: measure what the README says about speed; a table, and JSON with --out."""
 
 import argparse
-import functools
+import inspect
 import json
+import os
+import runpy
 import sys
+import textwrap
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-import bcgc_jax as bcgc
-from benchmarks import peers
+from bcgc_jax.solvers.schemes import added_schemes
 from benchmarks.coding import traffic, training
-from benchmarks.timing import compare, environment
+from benchmarks.planning import (
+    SchemeError,
+    completion,
+    evaluation,
+    optima,
+    programme,
+    schemes,
+    simulation,
+    solutions,
+)
+from benchmarks.scaling import draw_curves, scaling
+from benchmarks.timing import environment
 
-_LAW = bcgc.ShiftedExponential(rate=1e-3, shift=50.0)
+# Each gives rows of results, or points of scaling curves (those have a key "curve").
+MEASURES: dict[str, Callable[[], list[dict[str, Any]]]] = {
+    "simulation": simulation,
+    "evaluation": evaluation,
+    "completion": completion,
+    "solutions": solutions,
+    "programme": programme,
+    "optima": optima,
+    "schemes": schemes,
+    "traffic": traffic,
+    "training": training,
+    "scaling": scaling,
+}
 
-
-def simulation() -> list[dict[str, Any]]:
-    """Sorted draws, τ̂ and mean, N = 50, 100,000 draws, float32, against NumPy's draw, sort and max."""
-    num_workers, num_draws = 50, 100_000
-    problem = bcgc.Problem(_LAW, num_workers, num_workers * 100, num_samples=num_workers)
-    x = jnp.asarray(bcgc.solve(problem, "time").partition)
-    load = np.asarray(bcgc.cumulative_load(x), np.float32)
-    run = jax.jit(functools.partial(bcgc.simulate_runtime, num_draws=num_draws))
-    key, rng = jax.random.key(0), np.random.default_rng(0)
-    exact = float(bcgc.expected_runtime(problem, x))
-    result = compare(
-        {
-            "package": lambda: run(key, problem, x),
-            "peer": lambda: peers.mean_runtime(rng, load, num_draws, np.float32),
-            "peer in float64": lambda: peers.mean_runtime(rng, load, num_draws, np.float64),
-        }
-    )
-    accuracy = abs(float(run(key, problem, x).mean) / exact - 1)
-    rows = []
-    for peer, dtype in (("peer", "float32"), ("peer in float64", "float64")):
-        rows.append(
-            {
-                "what": f"mean runtime, N=50, 1e5 draws, float32; NumPy {dtype}",
-                "package": result["package"],
-                "peer": result[peer],
-                "ratio": result[peer]["best"] / result["package"]["best"],
-                "accuracy": f"{accuracy:.0e} from the exact mean",
-            }
-        )
-    return rows
+_WIDTH = 100
 
 
-def solutions() -> list[dict[str, Any]]:
-    """Optimum, closed form and subgradients against the paper's procedure: 150 iterations, 10,000 draws."""
-    rows = []
-    with jax.enable_x64(True):
-        for num_workers in (20, 50):
-            problem = bcgc.Problem(_LAW, num_workers, 20_000, num_samples=50)
-            rng = np.random.default_rng(0)
-            yardstick = functools.partial(peers.paper_subgradient, rng, num_workers, 2e4, 150, 10_000)
-            peer_value = float(bcgc.expected_runtime(problem, jnp.asarray(yardstick())))
-            for method in ("optimal", "time", "subgradient"):
-                solve = functools.partial(bcgc.solve, problem, method, key=jax.random.key(0))
-                result = compare({"package": solve, "peer": yardstick}, repeats=3)
-                solution = solve()
-                value = float(solution.expected_runtime)
-                rows.append(
-                    {
-                        "what": f"{method}, certified, N={num_workers}; the paper's procedure in NumPy",
-                        "package": result["package"],
-                        "peer": result["peer"],
-                        "ratio": result["peer"]["best"] / result["package"]["best"],
-                        "accuracy": f"runtime {100 * (value / peer_value - 1):+.2f} % against the peer's, "
-                        f"gap {float(solution.relative_gap):.0e}",
-                    }
-                )
-    return rows
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n")
 
 
-def optima() -> list[dict[str, Any]]:
-    """The certified optimum for other laws and many workers; no peer reaches such a gap."""
-    times = np.random.default_rng(0).gamma(2.0, 1.0, 100) + 0.2
-    with jax.enable_x64(True):
-        measured = bcgc.Empirical(times)
-    cases = [
-        ("Weibull 0.7 from 0", bcgc.Weibull(1.0, 0.7), 20),
-        ("Weibull 3 from 0", bcgc.Weibull(2.0, 3.0), 20),
-        ("Pareto 1.2", bcgc.Pareto(1.3, 1.2), 20),
-        ("log-normal 0.7", bcgc.Lognormal(0.2, 0.7, 0.1), 20),
-        ("log-normal 0.01", bcgc.Lognormal(0.2, 0.01), 20),
-        ("gamma 2.4", bcgc.Gamma(2.4, 1.5, 0.2), 20),
-        ("uniform", bcgc.Uniform(0.4, 2.6), 20),
-        ("two speeds", bcgc.TwoSpeed(0.7, 3.2, 0.15), 20),
-        ("100 measured times", measured, 20),
-        ("the paper's law", _LAW, 100),
-        ("the paper's law", _LAW, 1000),
-    ]
-    rows = []
-    with jax.enable_x64(True):
-        for name, law, num_workers in cases:
-            problem = bcgc.Problem(law, num_workers, 20_000, num_samples=50)
-            tolerance = 1e-4 if num_workers == 1000 else 1e-7
-            solve = functools.partial(bcgc.solve, problem, "optimal", tolerance=tolerance)
-            result = compare({"package": solve}, repeats=1 if num_workers == 1000 else 3)
-            rows.append(
-                {
-                    "what": f"optimal, certified, N={num_workers}; {name}",
-                    "package": result["package"],
-                    "accuracy": f"gap {float(solve().relative_gap):.0e}",
-                }
-            )
-    single = bcgc.Problem(_LAW, 50, 20_000, num_samples=50)
-    solve = functools.partial(bcgc.solve, single, "optimal")
-    result = compare({"package": solve}, repeats=3)
-    gap = float(solve().relative_gap)
-    what = "optimal, certified, N=50, float32; the paper's law"
-    rows.append({"what": what, "package": result["package"], "accuracy": f"gap {gap:.0e}"})
-    return rows
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--out", type=Path, help="also write JSON to this file")
-    out = parser.parse_args().out
-    if out is not None and not out.parent.is_dir():
-        parser.error(f"--out: there is no folder {out.parent}")
-    rows = []
-    for measure in (simulation, solutions, optima, traffic, training):
-        print(f"measuring: {(measure.__doc__ or '').splitlines()[0]}", file=sys.stderr)
-        rows += measure()
-    print(f"{'what; peer':66}{'package':>9}{'peer':>9}{'ratio':>7}")
-    for row in rows:
-        line = f"{row['what']:66}{row['package']['best'] * 1e3:6.1f} ms"
-        if "peer" in row:
-            line += f"{row['peer']['best'] * 1e3:6.0f} ms{row['ratio']:6.1f}x"
-        print(line)
-        print(f"    {row['accuracy']}; first call {row['package']['first_call']:.2f} s")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print, write; the exit status: 1 where a measure was skipped, 2 for bad input."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    _check_output(parser, args.out)
+    chosen = list(dict.fromkeys(args.only)) or list(MEASURES)
+    for name in chosen:
+        if name not in MEASURES:
+            parser.error(f'argument --only: there is no measure "{name}"; there are {", ".join(MEASURES)}')
+    if args.schemes is not None:
+        _load_schemes(parser, args.schemes)
+        # First, so that a scheme that fails does not cost the other measures.
+        chosen = ["schemes", *(name for name in chosen if name != "schemes")]
+    results, points, skipped = [], [], False
+    for name in chosen:
+        print(f"measuring {name}: {_summary(MEASURES[name])}", file=sys.stderr, flush=True)
+        try:
+            rows = MEASURES[name]()
+        except SchemeError as error:
+            parser.error(f"{args.schemes}: {error}")
+        except ImportError as error:
+            print(f"{parser.prog}: skipped {name}: {error}", file=sys.stderr)
+            skipped = True
+            continue
+        except KeyboardInterrupt:
+            print(f"{parser.prog}: interrupted", file=sys.stderr)
+            return 130
+        results += [row for row in rows if "curve" not in row]
+        points += [row for row in rows if "curve" in row]
     facts = environment()
-    print(", ".join(f"{k} {v}" for k, v in facts.items()))
-    if out is not None:
-        out.write_text(json.dumps({"environment": facts, "results": rows}, indent=2) + "\n")
+    print_table(results, points, facts)
+    if args.out is not None:
+        everything = {"environment": facts, "results": results, "scaling": points}
+        text = json.dumps(everything, indent=2, ensure_ascii=False, allow_nan=False)
+        try:
+            args.out.write_text(text + "\n", encoding="utf-8")
+            if points:
+                draw_curves(points, args.out.parent, args.out.stem)
+        except OSError as error:
+            parser.error(f"argument --out: {error.filename}: {error.strerror}")
+        except ImportError as error:
+            print(f"{parser.prog}: no figure: {error}", file=sys.stderr)
+    return int(skipped)
+
+
+def _parser() -> _Parser:
+    names = "\n".join(f"  {name:<12}{_summary(measure)}" for name, measure in MEASURES.items())
+    parser = _Parser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        epilog=f"measures:\n{names}\n\n"
+        "examples:\n"
+        "  python -m benchmarks --out speed.json\n"
+        "  python -m benchmarks --only schemes --schemes my_schemes.py\n"
+        "where my_schemes.py calls bcgc_jax.register_scheme(name, function)",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE.json",
+        help="also write JSON to this file, and the scaling curves beside it as FILE.png and FILE.svg",
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a measure to run, again for more of them (default: all)",
+    )
+    parser.add_argument(
+        "--schemes",
+        type=Path,
+        metavar="FILE.py",
+        help="a file that registers schemes, to be measured beside the baselines",
+    )
+    return parser
+
+
+def _summary(measure: Callable[..., Any]) -> str:
+    return (inspect.getdoc(measure) or "").partition("\n")[0]
+
+
+def _check_output(parser: _Parser, out: Path | None) -> None:
+    if out is None:
+        return
+    if out.suffix != ".json":
+        parser.error(f"argument --out: {out} must end in .json")
+    if not out.parent.is_dir():
+        parser.error(f"argument --out: there is no folder {out.parent}")
+    if out.is_dir():
+        parser.error(f"argument --out: {out} is a folder")
+    if not os.access(out if out.exists() else out.parent, os.W_OK):
+        parser.error(f"argument --out: no permission to write {out}")
+
+
+def _load_schemes(parser: _Parser, file: Path) -> None:
+    if not file.is_file():
+        parser.error(f"argument --schemes: there is no file {file}")
+    try:
+        runpy.run_path(str(file))
+    except (Exception, SystemExit) as error:
+        why = str(error).partition("\n")[0]
+        parser.error(f"argument --schemes: {file}: {type(error).__name__}: {why}")
+    if not added_schemes():
+        parser.error(f"argument --schemes: {file} calls no bcgc_jax.register_scheme")
+
+
+def seconds_text(seconds: float) -> str:
+    """A time of four characters or so with its unit.
+
+    >>> seconds_text(0.0000123), seconds_text(0.0456), seconds_text(31.27)
+    ('12.3 µs', '45.6 ms', '31.3 s')
+    """
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds / 1e-6:.3g} µs"
+
+
+def ratio_text(ratio: float) -> str:
+    """Three digits, or a whole number.
+
+    >>> ratio_text(0.1234), ratio_text(91.26), ratio_text(4321.7)
+    ('0.123', '91.3', '4322')
+    """
+    return f"{ratio:.3g}" if ratio < 1000 else f"{ratio:.0f}"
+
+
+def print_table(
+    results: Sequence[dict[str, Any]], points: Sequence[dict[str, Any]], facts: dict[str, Any]
+) -> None:
+    """Medians of every row, what they are compared with, and the scaling curves."""
+    for measure in dict.fromkeys(row["measure"] for row in results):
+        print(f"\n{measure:<58}{'package':>10}{'peer':>10}{'ratio':>8}{'first call':>14}")
+        for row in (row for row in results if row["measure"] == measure):
+            peer = seconds_text(row["peer"]["median"]) if "peer" in row else ""
+            ratio = ratio_text(row["ratio"]) if "peer" in row else ""
+            what = f"{row['what']}, {row['dtype']}"
+            times = f"{seconds_text(row['package']['median']):>10}{peer:>10}{ratio:>8}"
+            print(f"{what:<58}{times}{seconds_text(row['package']['first_call']):>14}")
+            text = f"against {row['against']}; {row['accuracy']}" if "peer" in row else row["accuracy"]
+            text = text.replace(" %", "\u00a0%")  # no line starts with the sign
+            print(textwrap.fill(text, _WIDTH, initial_indent="    ", subsequent_indent="    "))
+    for curve in dict.fromkeys(point["curve"] for point in points):
+        mine = [point for point in points if point["curve"] == curve]
+        head = f"{mine[0]['x_name']:>12}{'package':>12}{'first call':>14}{'gap or error':>14}"
+        print(f"\n{'scaling: ' + curve:<28}{head}")
+        for point in mine:
+            gap = "" if point["gap"] is None else f"{point['gap']:.0e}"
+            times = f"{seconds_text(point['seconds']):>12}{seconds_text(point['first_call']):>14}"
+            print(f"{'':28}{point['x']:>12}{times}{gap:>14}")
+    about = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items())
+    print()
+    print(
+        textwrap.fill("Times are medians; ratio is the peer's median through the package's. " + about, _WIDTH)
+    )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 from typing import Any
 
 import jax
@@ -19,9 +20,9 @@ from bcgc_jax.coded_gradients import (
     split_batch,
     subset_gradients,
 )
-from benchmarks.timing import compare
+from benchmarks.planning import LAW
+from benchmarks.timing import compare, result_row
 
-_LAW = bcgc.ShiftedExponential(rate=1e-3, shift=50.0)
 _WORKERS = 20
 
 
@@ -32,16 +33,16 @@ def _arrived(plan: bcgc.CodingPlan) -> np.ndarray:
 
 
 def traffic() -> list[dict[str, Any]]:
-    """Encode and decode L = 1e7 coordinates at N = 20, against a plain copy of the same number of bytes."""
+    """Encode and decode L = 1e7 coordinates at N = 20, against a copy of as many bytes."""
     size = 10_000_000
-    problem = bcgc.Problem(_LAW, _WORKERS, size)
+    problem = bcgc.Problem(LAW, _WORKERS, size)
     params = jnp.zeros(size)
     plan = coding_plan(jax.random.key(0), params, np.asarray(bcgc.solve(problem).rounded))
     share = plan.blocks[0].share
     gradients = jax.random.normal(jax.random.key(1), (_WORKERS, size), jnp.float32)
     arrived = _arrived(plan)
     weights = jax.jit(plan_weights)(plan, arrived).weights
-    rows = []
+    repeats, rows = 3, []
 
     def copy_of(num_bytes: float) -> Any:
         source = jnp.ones(int(num_bytes / 8), jnp.float32)  # read once, written once
@@ -55,27 +56,31 @@ def traffic() -> list[dict[str, Any]]:
     used = sum((_WORKERS - b.level) * b.size * w for b, w in zip(plan.blocks, width, strict=True))
     decode = functools.partial(jax.jit(decode_gradients), plan, weights, messages, params)
     exact = np.asarray(gradients[:, ::1000], float).mean(axis=0)
-    error = np.linalg.norm(np.asarray(decode())[::1000] - exact) / np.linalg.norm(exact)
+    error = float(np.linalg.norm(np.asarray(decode())[::1000] - exact) / np.linalg.norm(exact))
     for name, run, must in (
         ("encode", encode, gradients.nbytes + sent),
         ("decode", decode, used + params.nbytes),
     ):
-        result = compare({"package": run, "peer": copy_of(must)}, repeats=3)
+        result = compare({"package": run, "peer": copy_of(must)}, repeats)
         rows.append(
-            {
-                "what": f"{name}, L=1e7, N=20, optimal plan; copy of as many bytes",
-                "package": result["package"],
-                "peer": result["peer"],
-                "ratio": result["peer"]["best"] / result["package"]["best"],
-                "accuracy": f"{must / 1e9:.2f} GB; decoded to {error:.0e}; messages {extra:.2f} x float32",
-            }
+            result_row(
+                "traffic",
+                f"{name}, L=1e7, N=20, optimal plan",
+                result["package"],
+                f"{must / 1e9:.2f} GB; decoded to {error:.0e}; messages {extra:.2f} x float32",
+                peer=result["peer"],
+                against="copy of as many bytes",
+                dtype="float32",
+                repeats=repeats,
+                error=error,
+            )
         )
     return rows
 
 
 def training() -> list[dict[str, Any]]:
-    """A coded iteration of a model of 1e6 parameters at N = 20, against its subset gradients alone."""
-    widths, samples = (64, 968, 968, 10), 2000
+    """A coded iteration of 1e6 parameters at N = 20, against its subset gradients alone."""
+    widths, samples, repeats = (64, 968, 968, 10), 2000, 7
     keys = iter(jax.random.split(jax.random.key(0), 8))
     params = [
         {"w": jax.random.normal(next(keys), (a, b)) / np.sqrt(a), "b": jnp.zeros(b)}
@@ -83,7 +88,7 @@ def training() -> list[dict[str, Any]]:
     ]
     size = sum(x.size for x in jax.tree.leaves(params))
     batch = (jax.random.normal(next(keys), (samples, 64)), jax.random.randint(next(keys), (samples,), 0, 10))
-    solution = bcgc.solve(bcgc.Problem(_LAW, _WORKERS, size))
+    solution = bcgc.solve(bcgc.Problem(LAW, _WORKERS, size))
     plan = coding_plan(jax.random.key(0), params, np.asarray(solution.rounded))
     subsets, arrived = split_batch(batch, _WORKERS), _arrived(plan)
     optimizer = optax.sgd(0.1)
@@ -106,16 +111,27 @@ def training() -> list[dict[str, Any]]:
     def gradients(params: Any) -> Any:
         return subset_gradients(loss, plan, params, subsets)
 
+    # Must be the same gradient, to the rounding of float32.
+    decoded = jax.jit(coded_value_and_grad(loss, plan))(params, subsets, arrived).gradient
+    exact = jax.jit(jax.grad(loss))(params, batch)
+    pairs = zip(jax.tree.leaves(decoded), jax.tree.leaves(exact), strict=True)
+    off, norm = np.sum([(float(jnp.sum((a - b) ** 2)), float(jnp.sum(b**2))) for a, b in pairs], axis=0)
+    error = math.sqrt(off / norm)
     result = compare(
-        {"package": lambda: iteration(params, state), "peer": lambda: gradients(params)}, repeats=7
+        {"package": lambda: iteration(params, state), "peer": lambda: gradients(params)}, repeats
     )
-    outside = 1 - result["peer"]["median"] / result["package"]["median"]
+    outside = 1 - result["peer"].seconds["median"] / result["package"].seconds["median"]
     return [
-        {
-            "what": f"coded iteration, {size / 1e6:.2f}e6 parameters, N=20, {samples} samples; gradients",
-            "package": result["package"],
-            "peer": result["peer"],
-            "ratio": result["peer"]["best"] / result["package"]["best"],
-            "accuracy": f"{100 * outside:.0f} % of the iteration outside of the subset gradients (medians)",
-        }
+        result_row(
+            "training",
+            f"coded iteration, {size / 1e6:.2f}e6 parameters, N=20",
+            result["package"],
+            f"{samples} samples; {100 * outside:.0f} % of the iteration outside of the subset gradients "
+            f"(medians); gradient decoded to {error:.0e}",
+            peer=result["peer"],
+            against="the subset gradients alone",
+            dtype="float32",
+            repeats=repeats,
+            error=error,
+        )
     ]

@@ -16,10 +16,11 @@ import numpy as np
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
+from bcgc_jax.solvers.schemes import added_schemes
 from experiments.report import number, print_table, progress, run_command, write_csv
 
-# Each method, and the published scheme it stands beside. The published "optimal" comes from the paper's
-# own stochastic subgradients, and is not the optimum.
+# Each method, and the published scheme it stands beside; added schemes have none. The published "optimal"
+# comes from the paper's own stochastic subgradients, and is not the optimum.
 METHODS: Mapping[str, str] = {
     "optimal": "optimal",
     "subgradient": "optimal",
@@ -84,20 +85,24 @@ def compute(
     workers_grid: Iterable[int] = WORKERS_GRID,
     rate_grid: Iterable[float] = RATE_GRID,
     *,
-    methods: Sequence[str] = tuple(METHODS),
+    methods: Sequence[str] | None = None,
     published: Published | None = None,
     seed: int = 0,
 ) -> list[Row]:
-    """Every point of the three figures; Fig. 3 needs `NUM_WORKERS` on `workers_grid`."""
+    """Every point of the three figures; Fig. 3 needs `NUM_WORKERS` on `workers_grid`.
+
+    The default `methods` are those of the paper and all that `register_scheme` has added.
+    """
+    methods = (*METHODS, *added_schemes()) if methods is None else methods
     workers_grid, published = sorted(set(workers_grid)), published or {}
-    options = {**OPTIONS, "subgradient": {"key": jax.random.key(seed)}}
+    options = {**OPTIONS, **{m: {"key": jax.random.key(seed)} for m in ("subgradient", *added_schemes())}}
     largest = max(NUM_WORKERS, *workers_grid)
     grid = [("4a", "num_workers", n, RATE) for n in workers_grid]
     grid += [("4b", "rate", NUM_WORKERS, rate) for rate in rate_grid]
     rows = []
 
     def add(figure: str, axis: str, x: float, method: str, computed: float) -> None:
-        known = published.get((figure, METHODS[method], f"{x:.6g}"))
+        known = published.get((figure, METHODS.get(method, ""), f"{x:.6g}"))
         rows.append(Row(figure, axis, x, method, computed, known))
 
     points = [(method, point) for method in methods for point in grid]
@@ -112,8 +117,10 @@ def compute(
         )
         solution = bcgc.solve(problem, method, **options.get(method, {}))
         x = num_workers if figure == "4a" else rate
-        add(figure, axis, x, method, float(solution.expected_runtime))
-        if method in IN_FIG3 and figure == "4a" and num_workers == NUM_WORKERS:
+        runtime = float(solution.expected_runtime)
+        add(figure, axis, x, method, runtime)
+        shown = method not in METHODS and solution.rounded is not None and np.isfinite(runtime)
+        if (method in IN_FIG3 or shown) and figure == "4a" and num_workers == NUM_WORKERS:
             counts = np.asarray(solution.rounded)[:num_workers]
             for level, count in enumerate(counts):
                 add("3", "level", level, method, float(count))
@@ -128,13 +135,17 @@ def write_numbers(path: Path, rows: Iterable[Row]) -> None:
 def draw(rows: Sequence[Row], figure: str):
     """Curves of the computed values, open markers for the published ones, of "3", "4a" or "4b"."""
     rows = [row for row in rows if row.figure == figure]
-    methods = [m for m in METHODS if any(row.scheme == m for row in rows)]
+    methods = list(dict.fromkeys(row.scheme for row in rows))
     canvas, (axes,) = plotting.new_figure(size=(7.4, 3.9))
     handles, drawn = [], set()
     for method in methods:
-        mine, name = [row for row in rows if row.scheme == method], METHODS[method]
+        mine, name = [row for row in rows if row.scheme == method], METHODS.get(method)
         # A level without coordinates has no place on a logarithmic axis.
         axes.plot([r.x for r in mine], [r.computed or np.nan for r in mine], **plotting.curve(method))
+        added = name is None
+        if added:  # its few levels may have no neighbours, and no line
+            points = [(r.x, r.computed or np.nan) for r in mine]
+            axes.plot(*zip(*points, strict=True), **plotting.points(method, filled=True))
         theirs = [row for row in mine if row.published and name not in drawn]
         label = plotting.style(method).label
         if theirs:
@@ -143,7 +154,9 @@ def draw(rows: Sequence[Row], figure: str):
             )
             drawn.add(name)
             label += "" if name == method else f"\n(published as “{name}”)"
-        handles.append(plotting.legend_handle(method, marker=bool(theirs), label=label))
+        handles.append(
+            plotting.legend_handle(method, marker=added or bool(theirs), filled=added, label=label)
+        )
     if figure == "3":
         levels = sorted({row.x for row in rows})
         plotting.label_axes(
@@ -161,17 +174,17 @@ def draw(rows: Sequence[Row], figure: str):
 def print_partitions(rows: Sequence[Row]) -> None:
     """Table of Fig. 3: a line for each level, computed and published counts side by side."""
     by_place = {(row.scheme, row.x): row for row in rows if row.figure == "3"}
-    methods = [m for m in IN_FIG3 if any(scheme == m for scheme, _ in by_place)]
+    methods = list(dict.fromkeys(scheme for scheme, _ in by_place))
     if not methods:
         return
-    known = any(row.published for row in by_place.values())
-    header = ["level"] + [h for m in methods for h in ([m, "published"] if known else [m])]
+    known = {scheme for (scheme, _), row in by_place.items() if row.published}
+    header = ["level"] + [h for m in methods for h in ([m, "published"] if m in known else [m])]
     lines = []
     for level in sorted({x for _, x in by_place}):
         line = [f"{level:g}"]
         for row in (by_place[method, level] for method in methods):
             line += [f"{row.computed:.0f}"] + (
-                [f"{row.published:.0f}" if row.published else "–"] if known else []
+                [f"{row.published:.0f}" if row.published else "–"] if row.scheme in known else []
             )
         lines.append(line)
     print_table(f"Fig. 3: coordinates at each level, N = {NUM_WORKERS}, rate {RATE:g}", header, lines)
@@ -182,15 +195,14 @@ def print_runtimes(rows: Sequence[Row], figure: str, title: str) -> None:
     by_place = {(row.scheme, row.x): row for row in rows if row.figure == figure}
     everywhere = sorted({x for _, x in by_place})
     shown = sorted({x for (_, x), row in by_place.items() if row.published})
-    known = bool(shown)
     shown = shown or everywhere[:: -(-len(everywhere) // 6)]
     lines = []
-    for method in METHODS:
+    for method in dict.fromkeys(scheme for scheme, _ in by_place):
         mine = [by_place[method, x] for x in shown if (method, x) in by_place]
         if not mine:
             continue
         lines.append([method, "computed", *(number(r.computed) for r in mine)])
-        if known:
+        if any(r.published for r in mine):
             lines.append(["", "published", *(number(r.published) for r in mine)])
             lines.append(["", "ratio", *(number(r.ratio) for r in mine)])
     print_table(title, ["scheme", "", *(f"{x:.4g}" for x in shown)], lines)
@@ -202,7 +214,7 @@ def run(
     seed: int = 0,
     workers_grid: Iterable[int] = WORKERS_GRID,
     rate_grid: Iterable[float] = RATE_GRID,
-    methods: Sequence[str] = tuple(METHODS),
+    methods: Sequence[str] | None = None,
     reference: Path = REFERENCE,
 ) -> None:
     """Compute, write paper.csv and the figures fig3, fig4a and fig4b to `out`, print the tables."""
@@ -216,7 +228,7 @@ def run(
     print_runtimes(rows, "4b", f"Fig. 4(b): expected runtime against the rate, N = {NUM_WORKERS}")
     if not published:
         print("\nNo published values in ../shared/reference: computed values only.")
-    elif "subgradient" in methods:
+    elif any(row.scheme == "subgradient" for row in rows):
         print(
             '\nThe published scheme beside "subgradient" is the paper\'s "optimal", which is not the optimum.'
         )
@@ -230,7 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Fig. 4(b) (against the rate) of Wang et al., GLOBECOM 2021: shifted exponential cycle times,\n"
         "shift 50, L = 20000, M = 50, b = 1. Writes PNG, SVG and CSV, prints computed / published ratios."
     )
-    return run_command("paper", description, run, argv)
+    return run_command("paper", description, run, argv, schemes=True)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,11 @@
 import argparse
 import csv
 import os
+import runpy
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -31,11 +33,13 @@ def run_command(
     argv: Sequence[str] | None = None,
     *,
     seeded: bool = True,
+    schemes: bool = False,
 ) -> int:
     """The command `python -m experiments.NAME`: read `argv`, call `run(out)`, return the exit status.
 
-    A `seeded` experiment has an option for it and is called as `run(out, seed=...)`. Switches this process
-    to float64. What is wrong with the arguments or the disk is one line and status 2.
+    A `seeded` experiment has an option for it and is called as `run(out, seed=...)`; one that takes other
+    people's `schemes` has an option for a file that adds them, which is run first, in float64. Switches this
+    process to float64. What is wrong with the arguments, the schemes or the disk is one line and status 2.
     """
     command = f"python -m experiments.{name}"
     parser = _Parser(
@@ -57,11 +61,23 @@ def run_command(
             type=int,
             default=0,
             metavar="INT",
-            help="seed of the stochastic subgradients (default: 0)",
+            help="seed of all that is drawn (default: 0)",
+        )
+    if schemes:
+        parser.add_argument(
+            "--schemes",
+            type=Path,
+            metavar="FILE",
+            help="Python file that calls bcgc_jax.register_scheme: schemes of your own, drawn too",
         )
     args = parser.parse_args(argv)
     if args.out.exists() and not args.out.is_dir():
         parser.error(f"argument --out: {args.out} is a file, not a folder")
+    if schemes and args.schemes is not None:
+        try:
+            load_schemes(args.schemes)
+        except ValueError as error:
+            parser.error(f"argument --schemes: {error}")
     try:
         args.out.mkdir(parents=True, exist_ok=True)
         if not os.access(args.out, os.W_OK):
@@ -73,10 +89,31 @@ def run_command(
         parser.error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except ImportError as error:
         parser.error(str(error))
+    except ValueError as error:
+        if not schemes:
+            raise
+        parser.error(_one_line(error))  # what `solve` finds wrong with a scheme
     except KeyboardInterrupt:
         print(f"{command}: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def load_schemes(path: Path) -> None:
+    """Run a file that calls `bcgc_jax.register_scheme`; ValueError with one line where it fails."""
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror or error}") from error
+    try:
+        with jax.enable_x64(True):
+            runpy.run_path(str(path))
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"{path} ends with {type(error).__name__}: {_one_line(error)}") from error
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
 
 
 def progress(items: Sequence[T], what: str) -> Iterator[T]:
@@ -96,6 +133,46 @@ def progress(items: Sequence[T], what: str) -> Iterator[T]:
             print(f"{what}: {done} of {len(items)}", file=sys.stderr, flush=True)
             said = time.monotonic()
         yield item
+
+
+@contextmanager
+def cells_progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A function of (cells done, all cells) that tells progress and speed on stderr, for `write_sweep`."""
+    begun = said = time.monotonic()
+    before = 0
+    if sys.stderr.isatty():
+        try:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        except ImportError:
+            pass
+        else:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("cells {task.fields[speed]}"),
+                TimeRemainingColumn(),
+            )
+            with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+                task = bar.add_task(what, total=None, speed="")
+
+                def show(done: int, total: int) -> None:
+                    speed = done / (time.monotonic() - begun)
+                    bar.update(task, completed=done, total=total, speed=f"({speed:.3g}/s)")
+
+                yield show
+            return
+
+    def tell(done: int, total: int) -> None:
+        nonlocal said, before
+        now = time.monotonic()
+        if now - said > _PATIENCE:
+            speed = (done - before) / (now - said)
+            print(f"{what}: {done} of {total} cells, {speed:.3g} cells/s", file=sys.stderr, flush=True)
+            said, before = now, done
+
+    yield tell
 
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, object]]) -> None:

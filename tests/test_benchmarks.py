@@ -1,9 +1,16 @@
-"""The peers of the benchmarks do the work they claim to do."""
+"""The peers of the benchmarks do the work they claim to do, and the command what its help says."""
+
+import importlib.util
+import json
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
-from benchmarks import peers
+from bcgc_jax.solvers import schemes
+from benchmarks import __main__ as benchmark
+from benchmarks import peers, planning, scaling, timing
+from tests.oracles import crossing_probability
 
 
 def test_the_peers_projection_meets_the_optimality_conditions():
@@ -24,3 +31,198 @@ def test_the_peers_subgradient_method_beats_its_start():
     end = np.cumsum(np.arange(1, 9) * x)
     start_runtime = peers.mean_runtime(rng, load, 20_000, np.float64)
     assert peers.mean_runtime(rng, end, 20_000, np.float64) < 0.8 * start_runtime
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 20])
+def test_the_fft_recursion_gives_the_exact_crossing_probability(size):
+    rng = np.random.default_rng(size)
+    # Rows from hardly ever to nearly always late.
+    boundary = np.sort(rng.random((6, size)), axis=1) ** np.array([0.02, 0.1, 0.3, 0.6, 1, 3])[:, None]
+    exact = [1 - float(crossing_probability([Fraction(b) for b in row])) for row in boundary]
+    # Worst 5e-15.
+    np.testing.assert_allclose(peers.boundary_probability(boundary), exact, rtol=0, atol=3e-14)
+    assert max(exact) > 0.5
+    assert min(exact) < 0.1
+
+
+def test_completion_by_fft_of_two_workers_has_its_closed_form():
+    load, deadlines = np.array([2.0, 5.0]), np.array([90.0, 300.0, 2000.0, 9000.0])
+    # All by t / y_0, but not all of them later than t / y_1.
+    all_by, one_by = (-np.expm1(-np.maximum(deadlines / y - 50, 0) / 1e3) for y in load)
+    expected = all_by**2 - (all_by - one_by) ** 2
+    np.testing.assert_allclose(peers.completion_probability(load, deadlines), expected, rtol=0, atol=3e-15)
+    assert expected[0] == 0
+    assert expected[-1] > 0.8
+
+
+def test_the_monte_carlo_peers_error_covers_a_known_mean():
+    # One level for all: the mean of the second fastest of four, times its load.
+    load = np.array([0.0, 0.0, 3.0, 3.0])
+    mean, deviation = peers.estimate_runtime(np.random.default_rng(2), load, 40_000)
+    exact = 3 * (50 + 1e3 * (1 / 4 + 1 / 3))
+    assert abs(mean - exact) < 4 * deviation
+    # Var T_(2) = (1/16 + 1/9) / μ² by Rényi.
+    assert deviation == pytest.approx(3e3 * np.sqrt((1 / 16 + 1 / 9) / 40_000), rel=0.05)
+
+
+def _sample_average(x, times):
+    """(1/S) Σ_s max_n T_s,(N-n) Σ_{i≤n} (i+1) x_i, for many x at once."""
+    load = np.cumsum(np.arange(1, times.shape[1] + 1) * x, axis=-1)
+    return (times * load[..., None, :]).max(axis=-1).mean(axis=-1)
+
+
+def test_the_linear_programme_of_two_workers_is_the_best_of_a_grid():
+    times = peers.sorted_times(np.random.default_rng(3), 12, 2)
+    assert np.all(times[:, 0] >= times[:, 1])
+    x = peers.sample_average_partition(times, 7.0)
+    first = np.linspace(0, 7, 200_001)
+    grid = _sample_average(np.stack([first, 7 - first], axis=-1), times)
+    assert x.sum() == pytest.approx(7)
+    assert grid.min() * (1 - 1e-5) <= _sample_average(x, times) <= grid.min() * (1 + 1e-9)
+
+
+def test_no_partition_is_better_than_that_of_the_linear_programme_on_its_sample():
+    rng = np.random.default_rng(4)
+    times = peers.sorted_times(rng, 300, 6)
+    x = peers.sample_average_partition(times, 100.0)
+    value = _sample_average(x, times)
+    far = 100 * rng.dirichlet(np.full(6, 0.5), 2000)
+    near = np.maximum(x * np.exp(0.1 * rng.standard_normal((2000, 6))), 0)
+    near *= 100 / near.sum(axis=1, keepdims=True)
+    assert x.min() >= 0
+    assert x.sum() == pytest.approx(100)
+    assert _sample_average(np.concatenate([far, near]), times).min() >= value * (1 - 1e-9)
+
+
+def test_compare_reports_what_was_returned_and_how_long_it_took():
+    calls = []
+    found = timing.compare({"package": lambda: calls.append("a") or 3, "peer": lambda: calls.append("b")}, 4)
+    assert calls == ["a", "b"] * 5  # interleaved
+    assert found["package"].value == 3
+    seconds = found["package"].seconds
+    assert seconds["best"] <= seconds["median"]
+    assert seconds["compile"] == max(seconds["first_call"] - seconds["median"], 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--only", "speed"], 'no measure "speed"'),
+        (["--out", "/no/such/folder/a.json"], "no folder /no/such/folder"),
+        (["--out", "a.png"], "must end in .json"),
+        (["--schemes", "/no/such/scheme.py"], "no file /no/such/scheme.py"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        benchmark.main(arguments)
+    said = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert message in said.err
+    assert said.err.count("\n") == 1
+    assert said.out == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1 / 0", "ZeroDivisionError"),
+        ("import sys; sys.exit(0)", "SystemExit"),
+        ("x = 1", "register_scheme"),
+        ("import bcgc_jax\nbcgc_jax.register_scheme('time', lambda p: p)", "is a method of the package"),
+        (
+            "import bcgc_jax\nbcgc_jax.register_scheme('broken', lambda p: p.nothing)",
+            'scheme "broken" at N = 3',
+        ),
+    ],
+)
+def test_a_bad_scheme_file_is_one_line_and_status_2(text, message, tmp_path, capsys, small):
+    file = tmp_path / "mine.py"
+    file.write_text(text)
+    with pytest.raises(SystemExit) as stopped:
+        benchmark.main(["--schemes", str(file), "--only", "schemes"])
+    assert stopped.value.code == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("measuring")]
+    assert len(errors) == 1
+    assert message in errors[0]
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Three workers, no built-in baselines, compiled programs kept, and no scheme left behind."""
+    monkeypatch.setattr(planning, "SIZES", (3,))
+    monkeypatch.setattr(scaling, "SIZES", (3,))
+    monkeypatch.setattr(planning, "SCHEMES", {})
+    monkeypatch.setattr(timing.jax, "clear_caches", lambda: None)
+    before = dict(schemes._schemes)
+    yield
+    schemes._schemes.clear()
+    schemes._schemes.update(before)
+
+
+def test_a_run_prints_its_table_and_writes_json_and_figure(tmp_path, capsys, small):
+    file, out = tmp_path / "mine.py", tmp_path / "speed.json"
+    file.write_text(
+        "import bcgc_jax, jax.numpy as jnp\n"
+        "bcgc_jax.register_scheme('everywhere', lambda p: jnp.full(p.max_workers, p.total / p.max_workers))\n"
+    )
+    only = ["--only", "evaluation", "--only", "scaling"]
+    assert benchmark.main([*only, "--schemes", str(file), "--out", str(out)]) == 0
+    found = json.loads(out.read_text())
+    assert set(found) == {"environment", "results", "scaling"}
+    assert set(found["environment"]) == {
+        *("device", "device_count", "platform", "cpu_count", "date"),
+        *("python", "jax", "jaxlib", "numpy", "scipy"),
+    }
+    added, evaluated = found["results"]
+    for row in (added, evaluated):
+        assert row["dtype"] == "float64"
+        assert row["repeats"] > 0
+        assert row["accuracy"]
+        for times in (row["package"], row.get("peer", row["package"])):
+            assert set(times) == {"first_call", "compile", "median", "best"}
+    assert (added["measure"], added["what"]) == ("schemes", "everywhere, N=3")
+    assert 0 < added["gap"] < 1
+    times = peers.sorted_times(np.random.default_rng(5), 100_000, 3)
+    expected = 50 / 3 * _sample_average(np.full(3, 2e4 / 3), times)
+    assert added["expected_runtime"] == pytest.approx(expected, rel=0.02)
+    assert evaluated["measure"] == "evaluation"
+    assert evaluated["ratio"] == evaluated["peer"]["median"] / evaluated["package"]["median"]
+    assert 0 <= evaluated["error"] < 1e-9 < evaluated["peer_error"] < 1e-2
+    points = [(p["curve"], p["x_name"], p["x"]) for p in found["scaling"]]
+    assert points == [("evaluation", "workers", 3), ("optimum", "workers", 3)]
+    assert all(p["seconds"] > 0 and p["first_call"] > 0 and p["gap"] < 1e-6 for p in found["scaling"])
+    assert (tmp_path / "speed.png").stat().st_size > 1e4
+    said = capsys.readouterr()
+    assert max(map(len, said.out.splitlines())) <= 100
+    assert "% above the certified optimum" in " ".join(said.out.split())
+    assert "ratio is the peer's median through the package's" in " ".join(said.out.split())
+    assert said.err.count("measuring") == 3
+
+
+def test_a_figure_has_a_panel_for_sweeps_only_if_there_are_any(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        scaling.plotting, "save_figure", lambda figure, *_: drawn.append(figure) or (tmp_path, tmp_path)
+    )
+    point = {"curve": "optimum", "x_name": "workers", "seconds": 1.0, "gap": 1.2e-7}
+    points = [point | {"x": x} for x in (10, 100)]
+    sweep = {"curve": "sweep", "x_name": "cells", "x": 64, "seconds": 1.0, "gap": None}
+    scaling.draw_curves(points, tmp_path, "a")
+    scaling.draw_curves([*points, sweep], tmp_path, "a")
+    assert [len(figure.axes) for figure in drawn] == [1, 2]
+    (label,) = drawn[0].axes[0].get_legend().get_texts()
+    assert label.get_text() == "certified optimum, relative gap ≤ $2\\times 10^{-7}$"  # rounded up
+
+
+def test_a_missing_scipy_skips_the_measure_and_says_what_to_install(capsys, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "scipy" else find(name))
+    assert benchmark.main(["--only", "completion"]) == 1
+    assert "skipped completion: " in (said := capsys.readouterr().err)
+    assert "pip install 'bcgc-jax[benchmarks]'" in said
+
+
+def test_times_and_ratios_are_printed_with_three_digits():
+    assert [benchmark.seconds_text(s) for s in (1.23e-5, 0.0456, 31.27)] == ["12.3 µs", "45.6 ms", "31.3 s"]
+    assert [benchmark.ratio_text(r) for r in (0.1234, 91.26, 4321.7)] == ["0.123", "91.3", "4322"]

@@ -7,13 +7,26 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from experiments import certificate, conditioning, heavy_tails, paper, report, theorem4, timeline, training
+from bcgc_jax import plotting
+from bcgc_jax.solvers import schemes
+from experiments import (
+    certificate,
+    conditioning,
+    heavy_tails,
+    paper,
+    report,
+    sweep,
+    theorem4,
+    timeline,
+    training,
+)
 
 COMMANDS = {
     "certificate": certificate.main,
     "conditioning": conditioning.main,
     "heavy_tails": heavy_tails.main,
     "paper": paper.main,
+    "sweep": sweep.main,
     "theorem4": theorem4.main,
     "timeline": timeline.main,
     "training": training.main,
@@ -146,6 +159,157 @@ def test_paper_without_published_values(tmp_path, capsys):
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
 
 
+# The sweep
+
+
+@pytest.mark.usefixtures("x64")
+def test_sweep_is_every_cell_solved_alone(tmp_path, capsys, monkeypatch):
+    grids = {"workers_grid": (2, 3, 4), "rate_grid": (1e-3, 1e-2, 1e-1)}
+    methods = ("optimal", "uncoded", "single_block")
+    file = tmp_path / "sweep.csv"
+    file.write_text("of an earlier run")
+
+    def cut_off(done, total):
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep.compute(file, **grids, methods=methods, progress=cut_off)
+    assert not file.exists()
+    solve, solved = bcgc.Sweep.solve, []
+    monkeypatch.setattr(bcgc.Sweep, "solve", lambda self, chunk: solved.append(chunk) or solve(self, chunk))
+    sweep.run(tmp_path, **grids, methods=methods)
+    assert not solved  # the only chunk was on disk
+    rows = read_csv(file)
+    assert len(rows) == 27
+    for row in rows:
+        law = bcgc.ShiftedExponential(float(row["rate"]), 50.0)
+        problem = bcgc.Problem(law, int(row["num_workers"]), 20_000, 50.0, max_workers=4)
+        alone = bcgc.solve(problem, row["method"])
+        assert float(row["expected_runtime"]) == pytest.approx(float(alone.expected_runtime), rel=1e-6)
+        assert float(row["lower_bound"]) <= float(alone.expected_runtime) * (1 + 1e-9)
+    cells = sweep.compare(sweep.read(file))
+    for cell in cells:
+        here = [r for r in rows if (int(r["num_workers"]), float(r["rate"])) == (cell.num_workers, cell.rate)]
+        optimal, *others = (float(row["expected_runtime"]) for row in here)
+        assert cell.reduction == pytest.approx(100 - 100 * optimal / min(others))
+        assert cell.reduction > -1e-4
+        # The best single level is 0 where both are equal: then it is called uncoded.
+        assert cell.best == ("single_block" if others[1] < others[0] * (1 - 1e-9) else "uncoded")
+    assert {cell.best for cell in cells} == {"uncoded", "single_block"}
+    assert_figure(tmp_path, "sweep")
+    assert_figure(tmp_path, "sweep_curves")
+    printed = capsys.readouterr().out
+    assert "largest relative gap" in printed
+    assert_tables_fit(printed)
+
+
+# Other people's schemes
+
+
+SCHEMES_FILE = """
+import jax.numpy as jnp
+import bcgc_jax
+
+def rule(problem):
+    level = jnp.arange(problem.max_workers)
+    return jnp.where(level < 2, problem.total / jnp.minimum(problem.num_workers, 2), 0)
+
+def runtime(problem, times):
+    return problem.total * times[..., 0]
+
+bcgc_jax.register_scheme("experiments_blocks", rule, label="two blocks")
+bcgc_jax.register_scheme("experiments_draws", runtime, gives="runtime", label="all wait")
+"""
+
+
+@pytest.fixture
+def added(tmp_path):
+    """Two schemes from a file: a partition, and a runtime that needs draws."""
+    file = tmp_path / "schemes.py"
+    file.write_text(SCHEMES_FILE)
+    report.load_schemes(file)
+    names = ("experiments_blocks", "experiments_draws")
+    yield names
+    for name in names:
+        schemes._schemes.pop(name)
+
+
+@pytest.mark.usefixtures("x64")
+def test_added_schemes_stand_beside_the_others_in_the_paper_figures(added, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(paper, "METHODS", {"time": "time"})
+    paper.run(tmp_path, workers_grid=(20,), rate_grid=(1e-3,), reference=tmp_path / "absent")
+    rows = read_csv(tmp_path / "paper.csv")
+    by_scheme = {row["scheme"]: row for row in rows if row["figure"] == "4a"}
+    assert list(by_scheme) == ["time", *added]
+    assert all(row["published"] == "" for row in rows)
+    counts = [float(r["computed"]) for r in rows if (r["figure"], r["scheme"]) == ("3", added[0])]
+    assert counts == [10_000, 10_000, *[0] * 18]
+    assert not any(r["figure"] == "3" for r in rows if r["scheme"] == added[1])  # it has no partition
+    mean = bcgc.solve(sweep.problem(20, 20, 1e-3), added[1], key=jax.random.key(0)).expected_runtime
+    assert float(by_scheme[added[1]]["computed"]) == pytest.approx(float(mean), rel=1e-6)
+    figure = paper.draw([paper.Row("4a", "num_workers", 20, name, 1.0, None) for name in added], "4a")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["two blocks", "all wait"]
+    assert_tables_fit(capsys.readouterr().out)
+
+
+@pytest.mark.usefixtures("x64")
+def test_added_schemes_stand_beside_the_others_in_the_sweep(added, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "METHODS", ("optimal", "uncoded"))
+    rows = sweep.compute(tmp_path / "sweep.csv", (2, 3), (1e-3, 1e-2))
+    assert {row.method for row in rows} == {"optimal", "uncoded", *added}
+    assert all(np.isfinite(row.expected_runtime) for row in rows)
+    cells = sweep.compare(rows)
+    assert {cell.best for cell in cells} == {"uncoded"}  # what is no baseline is not compared with
+    figure = sweep.draw_curves(rows, cells)
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts[-4:] == ["optimal", "best baseline", "two blocks", "all wait"]
+    look = plotting.style(added[0])
+    assert sum(line.get_marker() == look.marker for line in figure.axes[0].get_lines()) == 2
+
+
+@pytest.mark.parametrize("name", ["paper", "sweep"])
+def test_schemes_that_cannot_be_had_are_one_line_and_status_2(name, tmp_path, capsys):
+    bad = {
+        "absent.py": (None, "cannot read"),
+        "fails.py": ("raise RuntimeError('no such\\nluck')", "ends with RuntimeError: no such luck"),
+        "taken.py": (
+            "import bcgc_jax\nbcgc_jax.register_scheme('optimal', lambda p: p)",
+            "is a method of the package",
+        ),
+        "ends.py": ("import sys\nsys.exit(3)", "SystemExit"),
+    }
+    (tmp_path / "folder.py").mkdir()
+    for file, (text, why) in {**bad, "folder.py": (None, "cannot read")}.items():
+        if text is not None:
+            (tmp_path / file).write_text(text)
+        with pytest.raises(SystemExit) as stop:
+            COMMANDS[name](["--out", str(tmp_path / "out"), "--schemes", str(tmp_path / file)])
+        said = capsys.readouterr()
+        assert stop.value.code == 2
+        assert said.out == ""
+        assert len(said.err.splitlines()) == 1
+        assert file in said.err
+        assert why in said.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_scheme_that_fails_when_solved_is_one_line_and_status_2(tmp_path, capsys):
+    def run(out):
+        raise ValueError('scheme "mine" gave\nno partition')
+
+    before = jax.config.jax_enable_x64
+    try:
+        with pytest.raises(SystemExit) as stop:
+            report.run_command("name", "text", run, ["--out", str(tmp_path)], seeded=False, schemes=True)
+        with pytest.raises(ValueError, match="no partition"):
+            report.run_command("name", "text", run, ["--out", str(tmp_path)], seeded=False)
+    finally:
+        jax.config.update("jax_enable_x64", before)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.endswith('error: scheme "mine" gave no partition\n')
+
+
 # Theorem 4
 
 
@@ -252,3 +416,14 @@ def test_progress_tells_after_a_while(monkeypatch, capsys):
     monkeypatch.setattr(report, "_PATIENCE", 60.0)
     assert list(report.progress([1, 2, 3], "counting")) == [1, 2, 3]
     assert capsys.readouterr().err == ""
+
+
+def test_progress_of_cells_tells_speed_after_a_while(monkeypatch, capsys):
+    for patience, said in ((-1.0, "solving: 3 of 9 cells, "), (60.0, "")):
+        monkeypatch.setattr(report, "_PATIENCE", patience)
+        with report.cells_progress("solving") as progress:
+            progress(3, 9)
+        heard = capsys.readouterr()
+        assert heard.out == ""
+        assert said in heard.err
+        assert bool(said) == heard.err.endswith(" cells/s\n")

@@ -9,6 +9,7 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
+from bcgc_jax.solvers import schemes
 from bcgc_jax.solvers.solve import BASELINES, PROPOSED
 
 
@@ -18,6 +19,25 @@ def test_every_method_has_a_look_of_its_own():
     for property_of in (lambda s: s.label, lambda s: (s.color, s.line), lambda s: s.marker):
         values = [property_of(s) for s in looks]
         assert len(set(values)) == len(values)
+
+
+def test_added_schemes_look_different_and_have_their_label():
+    unknown = plotting.style("plotting_0")
+    assert (unknown.label, unknown.color) == ("plotting_0", plotting.style("tandon:3").color)
+    names = [f"plotting_{i}" for i in range(9)]
+    try:
+        for name in names:
+            schemes.register_scheme(name, lambda problem: problem.exists, label=f"label of {name}")
+        styles = [plotting.style(name) for name in names]
+    finally:
+        for name in names:
+            schemes._schemes.pop(name, None)
+    assert [look.label for look in styles] == [f"label of {name}" for name in names]
+    looks = [*plotting.STYLES.values(), *styles]
+    assert len({(look.color, str(look.line)) for look in looks}) == len(looks)
+    markers = {look.marker for look in plotting.STYLES.values()}
+    assert len({look.marker for look in styles[:7]} - markers) == 7
+    assert plotting.style("plotting_0") == unknown
 
 
 def small_figure():

@@ -5,6 +5,8 @@ coordinates, or, where it is no partition, a function from sorted cycle times to
 """
 
 import dataclasses
+import hashlib
+import marshal
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -32,6 +34,7 @@ class Scheme:
       partition: (problem, **options) to x, `[max_workers]`; NaN where the scheme does not exist.
       expectation: (problem, key, **options) to the expected runtime and its error; NaN likewise.
       baseline: whether it counts where a plan is compared with the best scheme known before the paper.
+      code: a digest of the function that was added, so that a sweep does not go on with another one.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Scheme:
     partition: Callable[..., Array] | None = None
     expectation: Callable[..., Expectation] | None = None
     baseline: bool = False
+    code: str = ""
 
 
 def _ferdinand(layers: Callable[[Problem], Array]) -> Callable[..., Array]:
@@ -102,8 +106,8 @@ def register_scheme(
         "levels": (problem, l) to the redundancy levels of the coordinates (or units) l, an array of some of
         0…L-1;
         "runtime": (problem, T) to the runtime of one iteration, `[...]`, for cycle times T sorted slowest
-        first, `[..., max_workers]` (beyond N they repeat the law's infimum). Its expectation is that of 2^17 draws
-        (`key` of `solve`), `Solution.runtime_error` their standard error.
+        first, `[..., max_workers]` (beyond N they repeat the law's infimum). Its expectation is that of 2^17
+        draws (`key` of `solve`), `Solution.runtime_error` their standard error.
         NaN says that the scheme does not exist for this problem.
       gives: "partition", "levels" or "runtime".
       label: for figures; `name` by default.
@@ -126,7 +130,10 @@ def register_scheme(
         raise ValueError(f'the name of a scheme, "{name}", {why}: choose another')
     if gives not in _READINGS:
         raise ValueError(f'gives must be one of {", ".join(_READINGS)}, got "{gives}"')
-    _schemes[name] = Scheme(name, label or name, **_READINGS[gives](name, function), baseline=baseline)
+    code = getattr(function, "__code__", None)
+    digest = hashlib.sha256(marshal.dumps(code)).hexdigest() if code else repr(function)
+    reading = _READINGS[gives](name, function)
+    _schemes[name] = Scheme(name, label or name, **reading, baseline=baseline, code=digest)
 
 
 def _reading_partition(name: str, function: Callable[..., Any]) -> dict[str, Any]:

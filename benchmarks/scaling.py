@@ -1,0 +1,91 @@
+"""Seconds against the number of workers, and the figure of all scaling curves."""
+
+import functools
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import bcgc_jax as bcgc
+from bcgc_jax import plotting
+from bcgc_jax.solvers.closed_form import time_partition
+from benchmarks.planning import paper_problem
+from benchmarks.timing import compare, curve_point
+
+SIZES = (10, 20, 50, 100, 200, 500, 1000)
+
+# Label, what `gap` is, and the method whose colour and marker the curve takes; in the legend's order.
+_CURVES = {
+    "optimum": ("certified optimum", "relative gap", "optimal"),
+    "evaluation": ("exact expected runtime", "relative error", "time"),
+    "sweep": ("sweep", "relative gap", "subgradient"),
+}
+
+
+def scaling() -> list[dict[str, Any]]:
+    """Curves: exact evaluation and certified optimum, N from 10 to 1000."""
+    rows = []
+    with jax.enable_x64(True):
+        for num_workers in SIZES:
+            problem = paper_problem(num_workers)
+            x = time_partition(problem)
+            evaluate = functools.partial(bcgc.expected_runtime, problem, x)
+            repeats = 5
+            result = compare({"package": evaluate}, repeats)["package"]
+            value, error = (float(v) for v in bcgc.integrate_runtime(problem, x))
+            rows.append(
+                curve_point("evaluation", "workers", num_workers, result, error / value, repeats=repeats)
+            )
+            repeats = 1 if num_workers >= 500 else 5
+            tolerance = 1e-4 if num_workers == 1000 else 1e-6
+            solve = functools.partial(bcgc.solve, problem, "optimal", tolerance=tolerance)
+            result = compare({"package": solve}, repeats)["package"]
+            gap = float(result.value.relative_gap)
+            rows.append(curve_point("optimum", "workers", num_workers, result, gap, repeats=repeats))
+    return rows
+
+
+def draw_curves(points: Sequence[dict[str, Any]], folder: str | os.PathLike[str], name: str) -> Path:
+    """`name`.png (and .svg) in `folder`: seconds against the number of workers and against cells."""
+    panels = [
+        (x_name, label)
+        for x_name, label in (("workers", "number of workers N"), ("cells", "number of cells of the sweep"))
+        if any(point["x_name"] == x_name for point in points)
+    ]
+    figure, axes = plotting.new_figure(1, len(panels), size=(0.6 + 3.6 * len(panels), 3.7))
+    for one, (x_name, label) in zip(axes, panels, strict=True):
+        here = [point for point in points if point["x_name"] == x_name]
+        names = {point["curve"] for point in here}
+        for curve in (*(c for c in _CURVES if c in names), *sorted(names - set(_CURVES))):
+            mine = sorted((point for point in here if point["curve"] == curve), key=lambda point: point["x"])
+            text, reached, method = _CURVES.get(curve, (curve, "relative gap", curve))
+            gaps = [point["gap"] for point in mine if point["gap"] is not None]
+            if gaps:
+                text += f", {reached} ≤ {_bound_text(max(gaps))}"
+            look = (
+                plotting.curve(method) | plotting.points(method) | {"linestyle": plotting.style(method).line}
+            )
+            one.plot(
+                [point["x"] for point in mine],
+                [point["seconds"] for point in mine],
+                **look | {"label": text},
+            )
+        sizes = sorted({point["x"] for point in here}) if x_name == "workers" else ()
+        plotting.label_axes(one, label, "median time (s)", log="xy", x_ticks=sizes)
+        # Above the axes: never on the data.
+        one.legend(frameon=False, fontsize="x-small", loc="lower left", bbox_to_anchor=(-0.02, 1.0))
+    return plotting.save_figure(figure, folder, name)[0]
+
+
+def _bound_text(value: float) -> str:
+    """One digit, rounded up, for it is a bound."""
+    if value <= 0:
+        return "0"
+    exponent = math.floor(math.log10(value))
+    digit = math.ceil(value / 10.0**exponent * (1 - 1e-12))
+    if digit in (1, 10):
+        return f"$10^{{{exponent + (digit == 10)}}}$"
+    return rf"${digit}\times 10^{{{exponent}}}$"

@@ -1,0 +1,309 @@
+"""How much the optimum saves, over the number of workers and the rate of the cycle time.
+
+A grid of problems, solved together by `bcgc_jax.Sweep` and streamed to a CSV file. The reduction of a cell is
+1 - runtime of the optimum / runtime of the best baseline there. Partial stragglers (Tandon et al.)
+have the α of the law, which falls from 5.4 to 1.3 as the rate grows, not the 6 of the paper's figures.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+import bcgc_jax as bcgc
+from bcgc_jax import plotting
+from bcgc_jax.solvers.schemes import added_schemes
+from bcgc_jax.solvers.solve import BASELINES, is_baseline
+from bcgc_jax.sweep_files import read_rows
+from experiments.paper import WORKERS_LABEL
+from experiments.report import cells_progress, number, print_table, run_command
+
+METHODS = ("optimal", "time", "frequency", *BASELINES)
+# Measured: two cells take 89 and 92 steps; the solver's own limit of 60 leaves them at a gap of 1e-5.
+OPTIONS: Mapping[str, Mapping[str, Any]] = {"optimal": {"max_steps": 200}}
+WORKERS_GRID = tuple(range(2, 51))
+RATE_GRID = tuple(np.geomspace(1e-4, 1e-1, 33).tolist())
+# What the curves and the table show, where it is on the grid.
+CURVES = (5, 10, 20, 50)
+IN_TABLE = (2, 3, 5, 10, 20, 30, 40, 50)
+
+RATE_LABEL = r"rate $\mu$ (1 / unit of cycle time)"  # short: two panels side by side
+REDUCTION_LABEL = "reduction of the expected runtime\nagainst the best baseline (%)"
+# Single level 0 is the uncoded scheme: rounding must not decide which of the two is named.
+_TIE = 1e-9
+
+
+class Row(NamedTuple):
+    """One cell under one method: NaN where the method does not exist for it."""
+
+    num_workers: int
+    rate: float
+    method: str
+    status: str
+    expected_runtime: float
+    relative_gap: float
+
+
+class Cell(NamedTuple):
+    """The optimum of one cell beside the shortest expected runtime of a baseline, that of `best`."""
+
+    num_workers: int
+    rate: float
+    optimum: float
+    baseline: float
+    best: str
+    gap: float
+
+    @property
+    def reduction(self) -> float:
+        """In percent."""
+        return 100 * (1 - self.optimum / self.baseline)
+
+
+def problem(max_workers: int, num_workers: Any, rate: Any) -> bcgc.Problem:
+    """The problem of a cell."""
+    law = bcgc.ShiftedExponential(rate, 50.0)
+    return bcgc.Problem(law, num_workers, 20_000, 50.0, max_workers=max_workers)
+
+
+def compute(
+    path: Path,
+    workers_grid: Sequence[int] = WORKERS_GRID,
+    rate_grid: Sequence[float] = RATE_GRID,
+    *,
+    methods: Sequence[str] | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Row]:
+    """Solve every cell with every method, and with the added schemes, into the CSV file `path`; its rows.
+
+    Goes on with a sweep that was cut off, replaces one that is finished.
+    """
+    plan = bcgc.Sweep(
+        problem,
+        bcgc.grid(num_workers=np.array(workers_grid), rate=np.array(rate_grid)),
+        (*METHODS, *added_schemes()) if methods is None else methods,
+        options=OPTIONS,
+        key=jax.random.key(seed),
+    )
+    path.unlink(missing_ok=True)
+    bcgc.write_sweep(plan, path, resume=True, progress=progress)
+    return read(path)
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a sweep's file."""
+    return [
+        Row(**{name: _READ[name](text) for name, text in row.items()}) for row in read_rows(path, list(_READ))
+    ]
+
+
+def _float(text: str) -> float:
+    return float(text or "nan")
+
+
+_READ: Mapping[str, Callable[[str], Any]] = {
+    "num_workers": int,
+    "rate": float,
+    "method": str,
+    "status": str,
+    "expected_runtime": _float,
+    "relative_gap": _float,
+}
+
+
+def compare(rows: Sequence[Row]) -> list[Cell]:
+    """Each cell's optimum and best baseline; of equal baselines the first."""
+    by_place: dict[tuple[int, float], list[Row]] = {}
+    for row in rows:
+        by_place.setdefault((row.num_workers, row.rate), []).append(row)
+    cells = []
+    for (workers, rate), here in by_place.items():
+        (optimum,) = (row for row in here if row.method == "optimal")
+        known = [row for row in here if is_baseline(row.method) and np.isfinite(row.expected_runtime)]
+        least = min(row.expected_runtime for row in known)
+        best = next(row.method for row in known if row.expected_runtime <= least * (1 + _TIE))
+        cells.append(Cell(workers, rate, optimum.expected_runtime, least, best, optimum.relative_gap))
+    return cells
+
+
+def draw(cells: Sequence[Cell]):
+    """Map of the reduction over N and the rate, and of the baseline it is measured against."""
+    from matplotlib.colors import ListedColormap
+    from matplotlib.patches import Patch
+
+    workers = np.array(sorted({cell.num_workers for cell in cells}), float)
+    rates = np.array(sorted({cell.rate for cell in cells}))
+    by_place = {(cell.num_workers, cell.rate): cell for cell in cells}
+    table = [[by_place[int(n), r] for n in workers] for r in rates]
+    reduction = np.array([[cell.reduction for cell in line] for line in table])
+    names = [m for m in (*BASELINES, *added_schemes()) if any(cell.best == m for cell in cells)]
+    best = np.array([[names.index(cell.best) for cell in line] for line in table])
+
+    canvas, (left, right) = plotting.new_figure(1, 2, size=(7.2, 4.3), sharey=True)
+    edges = _edges(workers), np.exp(_edges(np.log(rates)))
+    # Rasterised: no hair lines between the cells of an SVG.
+    image = left.pcolormesh(*edges, reduction, cmap="viridis", vmin=0, rasterized=True)
+    colors = ListedColormap([plotting.style(name).color for name in names])
+    right.pcolormesh(*edges, best, cmap=colors, vmin=-0.5, vmax=len(names) - 0.5, rasterized=True)
+    ticks = [n for n in (2, 10, 20, 30, 40, 50) if n in workers]
+    plotting.label_axes(left, WORKERS_LABEL, RATE_LABEL, log="y", title="(a) reduction", x_ticks=ticks)
+    plotting.label_axes(right, WORKERS_LABEL, "", log="y", title="(b) best baseline", x_ticks=ticks)
+    for axes in (left, right):
+        axes.grid(False)
+    step = 10 if reduction.max() > 20 else 5
+    levels = np.arange(step, reduction.max(), step)
+    if min(reduction.shape) > 1 and levels.size:
+        # White shows on the dark end of the colours, black on the bright one.
+        shades = ["white" if level < 0.6 * reduction.max() else "black" for level in levels]
+        lines = left.contour(workers, rates, reduction, levels=levels, colors=shades, linewidths=0.9)
+        places = _crossings(reduction, levels, workers, rates)
+        left.clabel(lines, fmt="%g %%", fontsize="small", manual=places)
+    canvas.colorbar(image, ax=left, label=REDUCTION_LABEL, location="bottom", aspect=30)
+    handles = [Patch(color=plotting.style(name).color, label=plotting.style(name).label) for name in names]
+    legend = right.legend(
+        handles=handles,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.17),
+        ncols=1 if len(names) < 4 else 2,
+        frameon=False,
+        fontsize="small" if len(names) > 3 else None,
+    )
+    legend.set_in_layout(False)  # it stands beside the colour bar, which has made room
+    return canvas
+
+
+def _edges(middles: np.ndarray) -> np.ndarray:
+    """Edges of cells around points of equal distance."""
+    half = (middles[1] - middles[0]) / 2 if middles.size > 1 else 0.5
+    return np.append(middles - half, middles[-1] + half)
+
+
+def _crossings(
+    values: np.ndarray, levels: np.ndarray, workers: np.ndarray, rates: np.ndarray
+) -> list[tuple[float, float]]:
+    """Where each level is passed along the rates, at two thirds of the workers; not at an edge."""
+    column = 2 * (workers.size - 1) // 3
+    below = values[:, column, None] < levels
+    row, which = np.nonzero(below[2:-1] != below[1:-2])
+    row += 1
+    before, after = values[row, column], values[row + 1, column]
+    share = (levels[which] - before) / (after - before)
+    heights = np.exp(np.log(rates[row]) + share * np.log(rates[row + 1] / rates[row]))
+    return [(float(workers[column]), float(height)) for height in heights]
+
+
+def draw_curves(rows: Sequence[Row], cells: Sequence[Cell]):
+    """Runtime and reduction against the rate for some N: optimum, best baseline, added schemes."""
+    from matplotlib import colormaps
+    from matplotlib.lines import Line2D
+
+    workers = _shown(CURVES, {cell.num_workers for cell in cells})
+    canvas, (left, right) = plotting.new_figure(1, 2, size=(7.2, 4.0))
+    added = [m for m in added_schemes() if any(row.method == m for row in rows)]
+    # Lines by scheme, colours by N.
+    plain = {"linewidth": 1.4, "markersize": 4, "markevery": 4}
+    looks: dict[str, dict[str, Any]] = {
+        "optimal": {"linestyle": "-", "label": "optimal", **plain},
+        "": {"linestyle": ":", "label": "best baseline", **plain},
+    }
+    for method in added:
+        style = plotting.style(method)
+        looks[method] = {"linestyle": style.line, "marker": style.marker, "label": style.label, **plain}
+    colors = colormaps["viridis"](np.linspace(0, 0.85, len(workers)))
+    reductions = []
+    for count, color in zip(workers, colors, strict=True):
+        here = sorted((cell for cell in cells if cell.num_workers == count), key=lambda cell: cell.rate)
+        rates, baseline = [cell.rate for cell in here], np.array([cell.baseline for cell in here])
+        runtimes = {"optimal": np.array([cell.optimum for cell in here]), "": baseline}
+        for method in added:
+            found = {r.rate: r.expected_runtime for r in rows if (r.method, r.num_workers) == (method, count)}
+            runtimes[method] = np.array([found[rate] for rate in rates])
+        for method, values in runtimes.items():
+            left.plot(rates, values, color=color, **looks[method])
+            if method:
+                reductions.append(100 * (1 - values / baseline))
+                right.plot(rates, reductions[-1], color=color, **looks[method])
+    plotting.label_axes(left, RATE_LABEL, plotting.RUNTIME_LABEL, log="xy", title="(a) expected runtime")
+    plotting.label_axes(right, RATE_LABEL, REDUCTION_LABEL, log="x", title="(b) reduction")
+    handles = [
+        Line2D([], [], color=color, label=f"$N = {count}$")
+        for count, color in zip(workers, colors, strict=True)
+    ]
+    handles += [Line2D([], [], color="black", **look) for look in looks.values()]
+    # A scheme far behind the baselines does not flatten the others.
+    low, high = np.nanmin(reductions), np.nanmax(reductions)
+    right.set_ylim(1.05 * np.clip(low, -50, 0), 1.05 * max(high, 1))
+    plotting.legend_outside(canvas, handles, place="lower", columns=min(4, -(-len(handles) // 2)))
+    return canvas
+
+
+def _shown(wanted: Sequence[int], there: set[int]) -> list[int]:
+    """Those of `wanted` that are there; all that are there if none is."""
+    return [n for n in wanted if n in there] or sorted(there)
+
+
+def print_numbers(rows: Sequence[Row], cells: Sequence[Cell]) -> None:
+    """Table of the reduction, the extremes, how often each baseline is the best, the largest gap."""
+    rates = sorted({cell.rate for cell in cells})
+    rates = rates[:: -(-len(rates) // 9)]
+    by_place = {(cell.num_workers, cell.rate): cell for cell in cells}
+    lines = [
+        [str(n), *(f"{by_place[n, rate].reduction:.1f}" for rate in rates)]
+        for n in _shown(IN_TABLE, {cell.num_workers for cell in cells})
+    ]
+    title = "Reduction of the expected runtime against the best baseline, in %; columns: rate"
+    print_table(title, ["N", *(number(rate, 3) for rate in rates)], lines)
+    print()
+    for what, cell in (
+        ("largest", max(cells, key=lambda cell: cell.reduction)),
+        ("smallest", min(cells, key=lambda cell: cell.reduction)),
+    ):
+        place = f"N = {cell.num_workers}, rate {number(cell.rate)}"
+        print(f"{what} reduction: {cell.reduction:.2f} % against {cell.best} at {place}")
+    counts = Counter(cell.best for cell in cells).most_common()
+    print(f"best baseline: {', '.join(f'{name} in {count}' for name, count in counts)} of {len(cells)} cells")
+    worst = max(cells, key=lambda cell: cell.gap)
+    place = f"N = {worst.num_workers}, rate {number(worst.rate)}"
+    print(f"largest relative gap of the optimum over all cells: {worst.gap:.2g} at {place}")
+    early = sum(row.method == "optimal" and row.status != "converged" for row in rows)
+    if early:
+        print(f"the search for the optimum did not converge in {early} cells: see the status in the file")
+
+
+def run(
+    out: Path,
+    *,
+    seed: int = 0,
+    workers_grid: Sequence[int] = WORKERS_GRID,
+    rate_grid: Sequence[float] = RATE_GRID,
+    methods: Sequence[str] | None = None,
+) -> None:
+    """Compute into sweep.csv, write the figures sweep and sweep_curves to `out`, print the table."""
+    with cells_progress("sweep") as progress:
+        rows = compute(
+            out / "sweep.csv", workers_grid, rate_grid, methods=methods, seed=seed, progress=progress
+        )
+    cells = compare(rows)
+    plotting.save_figure(draw(cells), out, "sweep")
+    plotting.save_figure(draw_curves(rows, cells), out, "sweep_curves")
+    print_numbers(rows, cells)
+    print(f"\nWritten to {out}: sweep.csv, and sweep, sweep_curves as .png and .svg")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    description = (
+        "Expected runtime of the optimum and of the best baseline, and the reduction, over the number of\n"
+        "workers (2 to 50) and the rate (1e-4 to 1e-1): shifted exponential cycle times, shift 50,\n"
+        "L = 20000, M = 50, b = 1. Writes PNG, SVG and CSV, prints the table. Goes on where it was cut off."
+    )
+    return run_command("sweep", description, run, argv, schemes=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

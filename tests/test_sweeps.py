@@ -1,0 +1,334 @@
+"""Sweeps against `solve`, cell by cell; files against what was computed in one go."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bcgc_jax as bcgc
+from bcgc_jax import sweeps
+from bcgc_jax.sweep_files import read_rows
+
+
+def paper(num_workers, rate, max_workers, shift=50.0):
+    law = bcgc.ShiftedExponential(rate, shift)
+    return bcgc.Problem(law, num_workers, 20_000, 50, max_workers=max_workers)
+
+
+def table_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_grid_has_all_combinations_with_the_number_of_workers_slowest():
+    cells = bcgc.grid(rate=[3.0, 1.0], num_workers=[5, 2], shift=0.5)
+    found = cells.take(np.arange(len(cells)))
+    rows = list(zip(*(found[name].tolist() for name in ("num_workers", "rate", "shift")), strict=True))
+    assert rows == [(2, 3.0, 0.5), (2, 1.0, 0.5), (5, 3.0, 0.5), (5, 1.0, 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"rate": [1.0]}, "need num_workers"),
+        ({"num_workers": [2.5]}, "whole numbers"),
+        ({"num_workers": [0]}, "from 1 on"),
+        ({"num_workers": []}, "at least one"),
+        ({"num_workers": [2], "rate": ["fast"]}, "must be numbers"),
+    ],
+)
+def test_a_grid_of_no_numbers_is_refused(columns, words):
+    with pytest.raises(ValueError, match=words):
+        bcgc.grid(**columns)
+
+
+def test_every_cell_is_what_solve_says_and_padding_and_company_change_nothing(x64):
+    # 25 cells of N = 2 and 3 are one group, the other three another.
+    rng = np.random.default_rng(5)
+    workers = np.concatenate([rng.permutation(np.r_[np.full(9, 2), np.full(16, 3)]), [7, 6, 8]])
+    cells = {"num_workers": workers, "rate": 10 ** rng.uniform(-4, -1, workers.size)}
+    methods = ["optimal", "tandon_partial", "tandon:2"]
+    rows = bcgc.sweep(paper, cells, methods, partitions=True)
+    # By padded size, and within a size in the order of the cells.
+    np.testing.assert_array_equal(rows["num_workers"][:: len(methods)], workers)
+    assert rows["method"].tolist() == methods * workers.size
+    for i in (0, 1, 2, 30, 44, 70, 72, 73, 75, 77, 78, 81):
+        n, method = int(rows["num_workers"][i]), rows["method"][i]
+        problem = paper(n, rows["rate"][i], 3 if n <= 3 else 8)  # two sizes: few compilations
+        alone = bcgc.solve(problem, method if n > 2 or method != "tandon:2" else "uncoded")
+        if method == "tandon:2" and n == 2:
+            assert rows["status"][i] == "infeasible"
+            assert rows["partition"][i] is None
+            assert np.isnan(rows["expected_runtime"][i])
+            continue
+        assert rows["status"][i] == bcgc.Status(int(alone.status)).name.lower()
+        # Both within their gaps of 1e-7; measured 2e-8.
+        np.testing.assert_allclose(rows["expected_runtime"][i], alone.expected_runtime, rtol=1e-7)
+        if method == "tandon_partial":
+            assert rows["partition"][i] is None
+        else:
+            assert sum(rows["partition"][i]) == 20_000
+            assert len(rows["partition"][i]) == n
+    best = rows["method"] == "optimal"
+    assert rows["relative_gap"][best].max() <= 1.1e-7  # measured 1.0e-7
+    lower, value = rows["lower_bound"][best], rows["expected_runtime"]
+    other = value[rows["method"] == "tandon:2"]
+    assert np.all((other >= lower) | np.isnan(other))
+    assert np.isfinite(other).sum() == np.sum(workers > 2)
+
+
+def test_float32_cells_are_certified_too():
+    rows = bcgc.sweep(paper, bcgc.grid(num_workers=[6], rate=np.geomspace(1e-3, 1e-1, 5)))
+    assert rows["expected_runtime"].dtype == np.float32
+    assert rows["relative_gap"].max() < 1e-4  # measured 8e-6
+    assert set(rows["status"]) == {"converged"}
+
+
+def test_a_bad_cell_has_its_status_and_stops_no_other(x64):
+    def heavy(num_workers, shape, max_workers):
+        return bcgc.Problem(bcgc.Pareto(1.0, shape), num_workers, 100, max_workers=max_workers)
+
+    shapes = [2.5, 0.8, -1.0, np.nan, 1.5]
+    options = {"optimal": {"max_steps": 3}}
+    rows = bcgc.sweep(
+        heavy, bcgc.grid(num_workers=[4], shape=shapes), ["optimal", "uncoded"], options=options
+    )
+    by_method = {m: rows["status"][rows["method"] == m].tolist() for m in ("optimal", "uncoded")}
+    assert by_method["optimal"] == ["step_limit", "infinite", "invalid", "invalid", "step_limit"]
+    assert by_method["uncoded"] == ["converged", "infinite", "invalid", "invalid", "converged"]
+    uncoded = rows["expected_runtime"][rows["method"] == "uncoded"]
+    # E T_(4) of Pareto: 4! Γ(1 - 1/a) / Γ(5 - 1/a), times L/N.
+    for value, shape in zip(uncoded[[0, 4]], (2.5, 1.5), strict=True):
+        moment = 24 / np.prod([k - 1 / shape for k in (1, 2, 3, 4)])
+        assert value == pytest.approx(25 * moment, rel=1e-9)
+    assert np.all(np.isnan(uncoded[[2, 3]]))
+
+
+def test_cells_that_are_all_bad_are_rows_too():
+    rows = bcgc.sweep(paper, bcgc.grid(num_workers=[3], rate=[-1.0, 0.0], deadline=1e8), partitions=True)
+    assert rows["status"].tolist() == ["invalid"] * 2
+    assert np.isnan(rows["completion_probability"]).all()
+    assert rows["partition"].tolist() == [None, None]
+
+
+def test_deadlines_are_an_axis_and_an_objective(x64):
+    cells = bcgc.grid(num_workers=[3], rate=[1e-3], deadline=[1.5e8, 3e8])
+    rows = {
+        name: bcgc.sweep(paper, cells, ["optimal", "limit"], objective=name)
+        for name in ("expected-runtime", "completion-probability")
+    }
+    problem = paper(3, 1e-3, 3)
+    solution = bcgc.solve(problem)
+    for j, deadline in enumerate((1.5e8, 3e8)):
+        exact = bcgc.completion_probability(problem, solution.partition, deadline)
+        plain = rows["expected-runtime"]["completion_probability"]
+        assert plain[2 * j] == pytest.approx(float(exact), abs=1e-6)
+        assert np.isnan(plain[2 * j + 1])
+        best = bcgc.solve(problem, objective="completion-probability", deadline=deadline)
+        found = rows["completion-probability"]["completion_probability"][2 * j]
+        assert found == pytest.approx(float(best.completion_probability), abs=1e-6)
+        assert found >= plain[2 * j] - 1e-9
+    with pytest.raises(ValueError, match='column "deadline"'):
+        bcgc.sweep(paper, bcgc.grid(num_workers=[4], rate=[1e-3]), objective="completion-probability")
+
+
+def test_methods_that_draw_have_a_key_for_each_cell(x64):
+    def uncoded(problem, times):
+        return problem.scale * problem.total * times[..., 0]
+
+    bcgc.register_scheme("uncoded_by_draws", uncoded, gives="runtime")
+    cells = bcgc.grid(num_workers=[3], rate=[1e-3, 1e-3])
+    with pytest.raises(ValueError, match=r"pass key=jax.random.key"):
+        bcgc.sweep(paper, cells, ["uncoded_by_draws"])
+    rows = bcgc.sweep(paper, cells, ["uncoded_by_draws", "uncoded"], key=jax.random.key(3))
+    drawn, exact = rows["expected_runtime"][::2], rows["expected_runtime"][1::2]
+    assert drawn[0] != drawn[1]
+    assert np.all(np.abs(drawn - exact) < 4 * rows["runtime_error"][::2])
+
+
+def test_the_compiled_function_never_calls_back_to_the_host():
+    plan = bcgc.Sweep(
+        paper,
+        bcgc.grid(num_workers=[5], rate=[1e-3, 2e-3], deadline=[1e8]),
+        ["optimal", "subgradient", "tandon_partial", "frequency", "limit"],
+        key=jax.random.key(0),
+        partitions=True,
+    )
+    chunk = next(plan.chunks())
+    text = str(jax.make_jaxpr(plan.function(5))(plan.cells.take(chunk.cells), chunk.cells))
+    assert "while" in text
+    assert "callback" not in text
+    assert "infeed" not in text
+
+
+def test_unknown_methods_are_refused_before_anything_is_solved():
+    with pytest.raises(ValueError, match='did you mean "optimal"'):
+        bcgc.Sweep(paper, bcgc.grid(num_workers=[5], rate=[1e-3]), ["optimle"])
+    with pytest.raises(ValueError, match="from 0 to 4"):
+        bcgc.Sweep(paper, bcgc.grid(num_workers=[5], rate=[1e-3]), ["tandon:5"])
+    with pytest.raises(ValueError, match="one length"):
+        bcgc.Sweep(paper, {"num_workers": [5, 6], "rate": [1e-3]})
+
+
+def _small(monkeypatch, **axes: np.ndarray) -> bcgc.Sweep:
+    """Closed forms in chunks of a few cells."""
+    monkeypatch.setattr(sweeps, "_CHUNK", 9 * 12)
+    monkeypatch.setattr(sweeps, "_CACHED", 2 * 9)
+    rates = np.geomspace(1e-3, 1e-2, 40)
+    axes = {"num_workers": np.array([2, 3]), "rate": rates, "deadline": np.array([2e8])} | axes
+    return bcgc.Sweep(paper, bcgc.grid(**axes), ["time", "ferdinand:2"], partitions=True)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_sweep_that_is_cut_off_resumes_and_gives_the_same_file(monkeypatch, tmp_path, suffix):
+    whole, cut = tmp_path / f"whole{suffix}", tmp_path / f"cut{suffix}"
+    plan = _small(monkeypatch)
+    assert len(plan) > 4
+    solved: list[int] = []
+    bcgc.write_sweep(plan, whole, progress=lambda done, total: solved.append(done))
+    assert solved == sorted(solved)
+    assert solved[-1] == len(plan.cells)
+    original, left = bcgc.Sweep.solve, [3]
+
+    def interrupted(self, chunk):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return original(self, chunk)
+
+    monkeypatch.setattr(bcgc.Sweep, "solve", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        bcgc.write_sweep(plan, cut)
+    assert not cut.exists()
+    with pytest.raises(FileExistsError, match="go on with resume"):
+        bcgc.write_sweep(plan, cut)
+    other = _small(monkeypatch, rate=np.geomspace(1e-3, 2e-2, 40))
+    with pytest.raises(ValueError, match="parts of another sweep"):
+        bcgc.write_sweep(other, cut, resume=True)
+    left[0] = 1000
+    bcgc.write_sweep(plan, cut, resume=True)
+    assert 1000 - left[0] == len(plan) - 3  # what was there was not solved again
+    assert cut.read_bytes() == whole.read_bytes()
+    assert sorted(tmp_path.iterdir()) == [cut, whole]
+    # A finished file: nothing to do, and nothing is overwritten.
+    left[0] = 0
+    bcgc.write_sweep(plan, cut, resume=True)
+    with pytest.raises(FileExistsError, match="not overwritten"):
+        bcgc.write_sweep(plan, cut)
+    with pytest.raises(ValueError, match="another sweep"):
+        bcgc.write_sweep(other, cut, resume=True)
+
+
+def test_small_cells_come_before_large_ones_whatever_their_order():
+    workers = np.r_[np.full(20, 40), np.full(20, 2)]
+    plan = bcgc.Sweep(paper, {"num_workers": workers, "rate": np.geomspace(1e-3, 1e-2, 40)}, ["time"])
+    assert [group.max_workers for group in plan.groups] == [2, 40]
+    order = np.concatenate([chunk.cells for chunk in plan.chunks()])
+    np.testing.assert_array_equal(order, np.r_[20:40, 0:20])
+
+
+def test_files_hold_the_rows_in_full_precision(monkeypatch, tmp_path, x64):
+    plan = _small(monkeypatch)
+    rows = bcgc.sweep(paper, plan.cells, plan.methods, partitions=True)
+    names = ("rate", "method", "status", "expected_runtime", "partition")
+    parquet = list(read_rows(bcgc.write_sweep(plan, tmp_path / "s.parquet"), names))
+    text = table_of(bcgc.write_sweep(plan, tmp_path / "s.csv"))
+    assert list(text[0]) == list(plan.names)
+    assert len(parquet) == len(text) == 2 * len(plan.cells)
+    for i, (one, two) in enumerate(zip(parquet, text, strict=True)):
+        assert one["rate"] == float(two["rate"]) == rows["rate"][i]
+        assert one["method"] == two["method"] == rows["method"][i]
+        assert one["status"] == two["status"] == rows["status"][i]
+        assert one["partition"] == rows["partition"][i]
+        if one["status"] == "infeasible":
+            assert two["expected_runtime"] == ""
+            assert two["partition"] == ""
+        else:
+            # Chunks of another size round differently; measured 4e-16.
+            assert one["expected_runtime"] == pytest.approx(rows["expected_runtime"][i], rel=1e-13)
+            assert float(two["expected_runtime"]) == one["expected_runtime"]
+            assert [int(n) for n in two["partition"].split()] == one["partition"]
+
+
+def test_names_and_folders_that_cannot_be_written_are_refused(monkeypatch, tmp_path):
+    plan = _small(monkeypatch)
+    with pytest.raises(ValueError, match=r"\*\.csv or \*\.parquet"):
+        bcgc.write_sweep(plan, tmp_path / "sweep.txt")
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        bcgc.write_sweep(plan, tmp_path / "nowhere" / "sweep.csv")
+
+
+_COMMAND = [sys.executable, "-m", "bcgc_jax.cli", "sweep", "--workers", "3:5", "--coordinates", "2000"]
+_COMMAND += ["--cycle-time", "shifted-exponential:shift=50", "--axis", "rate=1e-3:1e-2:60:log"]
+_COMMAND += ["--method", "uncoded", "--method", "optimal"]
+
+
+def _start(*args: str) -> "subprocess.Popen[str]":
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    return subprocess.Popen(
+        [*_COMMAND, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def test_two_processes_and_a_killed_one_write_the_file_of_one_process(tmp_path):
+    one, two, killed = (tmp_path / f"{name}.csv" for name in ("one", "two", "killed"))
+    alone = _start("--out", str(one))
+    out, err = alone.communicate(timeout=300)
+    assert alone.returncode == 0, err
+    assert "180" in out
+    with _free_port() as port:
+        several = ["--coordinator", f"127.0.0.1:{port}", "--processes", "2"]
+        pair = [_start("--out", str(two), *several, "--process", str(i)) for i in range(2)]
+        outputs = [process.communicate(timeout=300) for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], outputs
+    assert outputs[1][0] == ""  # one of them speaks
+    victim = _start("--out", str(killed))
+    parts = tmp_path / "killed.csv.parts"
+    while not list(parts.glob("*.csv")):
+        assert victim.poll() is None, victim.communicate()
+        time.sleep(0.02)
+    victim.send_signal(signal.SIGKILL)
+    victim.communicate(timeout=60)
+    assert not killed.exists()
+    assert 0 < len(list(parts.glob("0*.csv"))) < 2
+    resumed = _start("--out", str(killed), "--resume")
+    _, err = resumed.communicate(timeout=300)
+    assert resumed.returncode == 0, err
+    assert len(table_of(one)) == 2 * 180
+    assert two.read_bytes() == one.read_bytes()
+    assert killed.read_bytes() == one.read_bytes()
+
+
+class _free_port:
+    def __enter__(self) -> int:
+        import socket
+
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return probe.getsockname()[1]
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+
+def test_memory_does_not_grow_with_the_cells():
+    # The largest table of the work is a chunk; the cells themselves are never listed.
+    plan = bcgc.Sweep(paper, bcgc.grid(num_workers=np.arange(2, 51), rate=np.geomspace(1e-4, 1e-1, 10**6)))
+    assert len(plan.cells) == 49 * 10**6
+    last = None
+    for index, chunk in enumerate(plan.chunks()):
+        assert chunk.cells.size <= 4096
+        last = chunk
+        if index == 100:
+            break
+    assert last is not None
+    assert plan.cells.take(last.cells)["num_workers"].shape == last.cells.shape
+    assert jnp.ndim(last.index) == 0

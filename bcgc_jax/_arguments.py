@@ -40,6 +40,10 @@ def _signature(law: type) -> list[str]:
     return [f"{f.name}=" if f.default is dataclasses.MISSING else f"[{f.name}={f.default:g}]" for f in fields]
 
 
+SEED = click.IntRange(0, 2**63 - 1)  # what a key is made of
+_LONGEST = 1_000_000  # numbers on an axis
+
+
 class Number(click.ParamType):
     """A finite number above (or from) a bound; whole numbers may be typed as 1e6."""
 
@@ -50,14 +54,14 @@ class Number(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | int:
         what = "a whole number" if self.whole else "a finite number"
-        bound = f"{'at least' if self.include else 'above'} {self.low:g}"
+        bound = f"{'at least' if self.include else 'above'} {self.low:g}" if math.isfinite(self.low) else ""
         try:
             number = float(value)
         except ValueError:
             number = math.nan
         good = math.isfinite(number) and (number > self.low or (self.include and number == self.low))
         if not good or (self.whole and number != int(number)):
-            self.fail(f"must be {what} {bound}, got {value!r}", param, ctx)
+            self.fail(f"must be {what} {bound}".rstrip() + f", got {value!r}", param, ctx)
         return int(number) if self.whole else number
 
 
@@ -146,17 +150,19 @@ class Axis(click.ParamType):
         whole = self.number.whole
         if len(rest) > 1 or (not rest and (logarithmic or not whole)) or last < first:
             self.fail(
-                f"must be numbers such as 1,2,5, or LOW:HIGH:COUNT, LOW:HIGH:COUNT:log, got {value!r}",
+                f"must be numbers such as 1,2,5, or LOW:HIGH:COUNT, LOW:HIGH:COUNT:log, LOW not above HIGH, "
+                f"got {value!r}",
                 param,
                 ctx,
             )
         if logarithmic and first <= 0:
             self.fail(f"a logarithmic axis starts above 0, got {value!r}", param, ctx)
-        count = (
-            int(Number(1, include=True, whole=True).convert(rest[0], param, ctx))
-            if rest
-            else int(last - first + 1)
-        )
+        count = Number(1, include=True, whole=True).convert(rest[0], param, ctx) if rest else last - first + 1
+        if count > _LONGEST or (whole and last >= 2**53):
+            self.fail(
+                f"an axis has at most {_LONGEST:,} numbers, whole ones below 2^53: {value!r}", param, ctx
+            )
+        count = int(count)
         values = np.geomspace(first, last, count) if logarithmic else np.linspace(first, last, count)
         return np.unique(np.round(values).astype(int)) if whole else values
 

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from bcgc_jax._arguments import (
+    SEED,
     CycleTime,
     Levels,
     Number,
@@ -30,7 +31,7 @@ from bcgc_jax.runtime import completion_probability
 from bcgc_jax.solvers import runtime_limit, solve
 from bcgc_jax.solvers.completion import STARTS
 from bcgc_jax.solvers.integer import partition_of_units
-from bcgc_jax.solvers.schemes import added_schemes
+from bcgc_jax.solvers.schemes import NUM_DRAWS, added_schemes
 from bcgc_jax.solvers.solve import (
     BASELINES,
     METHODS,
@@ -93,7 +94,7 @@ Methods: {METHODS}""",
     "--setup-cycles", type=Number(include=True), help="f, cycles per sample and subset before the first."
 )
 @click.option("--unit-costs", type=click.Path(), help="File, one cost a line: units in place of coordinates.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the subgradient method.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the subgradient method.")
 @schemes_option
 @format_option
 def solve_command(
@@ -228,6 +229,7 @@ def _row(problem: Problem, solution: Solution, seconds: float, deadline: float |
     row: dict[str, Any] = {
         "status": status.name.lower(),
         "expected_runtime": finite(solution.expected_runtime),
+        "runtime_error": finite(solution.runtime_error),
         "lower_bound": finite(solution.lower_bound),
         "relative_gap": finite(solution.relative_gap),
         "partition": None,
@@ -304,6 +306,10 @@ def _print_table(rows: list[dict[str, Any]], problem: Problem, limit: float, dea
     for row in rows:
         if "start" in row:
             console.print(f"{row['method']}: the best of {len(STARTS)} starts was from {row['start']}.")
+    for row in rows:
+        if row["method"] in added_schemes() and row["partition"] is None and np.isfinite(runtime(row)):
+            error = 100 * row["runtime_error"] / runtime(row)
+            console.print(f"{row['method']}: a mean of {NUM_DRAWS} draws, standard error {error:.1g} %.")
     if problem.setup_cycles is not None:
         levels = ", ".join(map(str, rows[0]["levels"]))
         console.print(f"{rows[0]['method']} uses the levels {levels}; its bound is for these.")

@@ -5,6 +5,7 @@ import functools
 import json
 import math
 import os
+import re
 import sys
 import time
 from collections import Counter
@@ -21,6 +22,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from bcgc_jax._arguments import (
+    SEED,
     Axis,
     NamedAxis,
     Number,
@@ -92,7 +94,7 @@ Methods: {METHODS}""",
     "--tolerance", type=Number(), default=1e-7, show_default=True, help="Relative gap of `optimal`."
 )
 @click.option("--partitions", is_flag=True, help="Also give the partitions, rounded.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of methods that draw.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of methods that draw.")
 @click.option("--out", type=click.Path(), help="Write to FILE.csv or FILE.parquet, chunk by chunk.")
 @click.option("--resume", is_flag=True, help="Go on with --out where an earlier call was cut off.")
 @click.option("--coordinator", help="HOST:PORT of the first of several processes.")
@@ -137,6 +139,8 @@ def sweep_command(
             raise click.UsageError("several processes need --coordinator, --processes, --process and --out")
         assert processes is not None
         assert process is not None
+        if not re.fullmatch(r".+:\d+", str(coordinator)):
+            raise click.UsageError(f"--coordinator must be HOST:PORT, got {coordinator!r}")
         if process >= processes:
             raise click.UsageError(f"--process must be below --processes, {processes}, got {process}")
     _use_all_cores()
@@ -330,7 +334,8 @@ def _print_summary(plan: Sweep, path: Path, seconds: float, output: str) -> None
     for row in read_rows(path, ("method", "status", "relative_gap")):
         statuses[row["method"]][row["status"]] += 1
         if row["status"] == "converged":
-            gaps[row["method"]] = max(gaps[row["method"]], float(row["relative_gap"]))
+            gap = float(row["relative_gap"] or "nan")
+            gaps[row["method"]] = max(gaps[row["method"]], 0.0 if math.isnan(gap) else gap)
     lines: list[dict[str, Any]] = [
         {"method": method, "cells": len(plan.cells), **statuses[method], "largest_relative_gap": gaps[method]}
         for method in plan.methods

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from bcgc_jax._arguments import (
+    SEED,
     CycleTime,
     Number,
     describe_law,
@@ -70,7 +71,7 @@ Laws: {law_help()}""",
     "--batch-size", type=Number(1, include=True, whole=True), help="Samples of each subset per step; all."
 )
 @click.option("--target", type=Number(), default=0.9, show_default=True, help="Test accuracy to be reached.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the seeds.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the seeds.")
 @click.option("--curves", type=click.Path(), help="Also write every iteration to this CSV file.")
 @schemes_option
 @format_option

@@ -263,10 +263,10 @@ class Crossing:
         self.workers = jnp.asarray(num_workers, dtype)
         self.below, self.above = -jnp.expm1(-ascending), jnp.exp(-ascending)
         self.index = jnp.arange(self.size)
-        self.exists = self._column(self.index >= self.size - self.workers)  # k ≥ 1; the rest is padding
         m = np.arange(self.size + 1)
         log_factorial = np.array([math.lgamma(k + 1) for k in m])
-        self.powers = self.size < 0.8 * math.log(jnp.finfo(dtype).max)
+        # With room for the time and the density that V and R are multiplied by: N < 53 in float32.
+        self.powers = self.size < 0.6 * math.log(jnp.finfo(dtype).max)
         factor = np.exp(m * math.log(self.size) - log_factorial) if self.powers else log_factorial
         self.table = jnp.asarray(factor, dtype)
         # The rate of arrivals.

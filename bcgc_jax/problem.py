@@ -131,7 +131,8 @@ class Status(enum.IntEnum):
             Status.INFINITE: "the expected runtime is infinite: the law's tail is too heavy for this "
             "scheme; look at the probability of meeting a deadline instead",
             Status.INFEASIBLE: "the scheme does not exist for this number of workers and coordinates",
-            Status.INVALID: "a cell of a sweep whose numbers make no problem: negative, NaN, out of order",
+            Status.INVALID: "the numbers make no problem (negative, NaN, out of order), or are too large or "
+            "small for the working precision",
         }[self]
 
 

@@ -8,7 +8,6 @@ Several processes (`jax.distributed`) need a folder that all of them see.
 
 import csv
 import hashlib
-import itertools
 import json
 import os
 import shutil
@@ -42,9 +41,12 @@ def write_sweep(
     Args:
       resume: go on with the parts of an earlier call; return at once where the file is complete.
 
-    Raises ValueError for a name of no known format, and where `resume` meets the parts or the file of
-    another sweep (other cells, methods, problem, precision or devices); FileExistsError where there are
-    parts, or a file, and `resume` is False; ImportError where Parquet's reader is missing.
+    Which sweep a file is of stands in its metadata, for CSV in a small file FILE.sweep.json.
+
+    Raises ValueError for a name of no known format, where `resume` meets the parts or the file of another
+    sweep (other cells, methods, problem, precision or devices), and where processes differ in it;
+    FileExistsError where there are parts, or a file, and `resume` is False; ImportError where Parquet's
+    reader is missing.
 
     >>> import tempfile
     >>> from bcgc_jax import Problem, Uniform, grid
@@ -66,6 +68,8 @@ def write_sweep(
     parts = path.with_name(path.name + ".parts")
     first, several = jax.process_index() == 0, jax.process_count() > 1
     mark = fingerprint(sweep)
+    if several:
+        _compare_processes(mark)
     complete = False
     trouble: Exception | None = None
     if first:  # before anyone solves or writes
@@ -82,12 +86,19 @@ def write_sweep(
     if trouble is not None:
         raise trouble
     if not complete:
-        _solve_parts(sweep, parts, form, progress)
+        try:
+            _solve_parts(sweep, parts, form, progress)
+        except ValueError:
+            # A method that does not fit the problem leaves nothing that the corrected call would trip over.
+            if first and not any(part.suffix == form for part in parts.iterdir()):
+                shutil.rmtree(parts)
+            raise
         if several:
             multihost_utils.sync_global_devices("sweep solved")
         if first:
             _join(sweep, path, parts, form, mark)
-            shutil.rmtree(parts)
+    if first and parts.exists():
+        shutil.rmtree(parts)
     if several:
         multihost_utils.sync_global_devices("sweep written")
     return path
@@ -137,7 +148,7 @@ def _prepare(sweep: Sweep, path: Path, parts: Path, mark: str, resume: bool) -> 
             raise FileExistsError(
                 17, "a finished sweep is not overwritten: remove it or name another", str(path)
             )
-        if not _is_complete(sweep, path, mark):
+        if _mark_of(path) != mark:
             raise ValueError(f"{path} is the file of another sweep: name another file, or remove it")
         return True
     note = parts / "sweep.json"
@@ -146,12 +157,16 @@ def _prepare(sweep: Sweep, path: Path, parts: Path, mark: str, resume: bool) -> 
             raise FileExistsError(
                 17, "parts of a sweep that was cut off: go on with resume, or remove the folder", str(parts)
             )
-        if json.loads(note.read_text())["sweep"] != mark:
+        if _read_mark(note) != mark:
             raise ValueError(
                 f"{parts} holds parts of another sweep (cells, methods, problem, precision or devices "
                 "differ): name another file, or remove the folder"
             )
         return False
+    if parts.exists() and any(parts.iterdir()):
+        raise FileExistsError(
+            17, "the folder has no sweep.json, so no sweep can use it: remove it", str(parts)
+        )
     parts.mkdir(exist_ok=True)
     _put(note, lambda target: target.write_text(json.dumps({"sweep": mark, "chunks": len(sweep)}) + "\n"))
     return False
@@ -225,6 +240,9 @@ def _write_parquet(path: Path, table: Table) -> None:
 
 def _join(sweep: Sweep, path: Path, parts: Path, form: str, mark: str) -> None:
     files = [_part(parts, index, form) for index in range(len(sweep))]
+    if form == ".csv":
+        note = json.dumps({"sweep": mark, "chunks": len(sweep)}) + "\n"
+        _put(_note_of(path), lambda target: target.write_text(note))
     _put(path, lambda target: (_join_csv if form == ".csv" else _join_parquet)(sweep, target, files, mark))
 
 
@@ -244,26 +262,37 @@ def _join_parquet(sweep: Sweep, path: Path, files: list[Path], mark: str) -> Non
             out.write_table(parquet.read_table(name).cast(schema))
 
 
-def _is_complete(sweep: Sweep, path: Path, mark: str) -> bool:
-    """Whether a finished file is this sweep's: by its mark, or in CSV by its columns and cells."""
-    if path.suffix.lower() == ".parquet":
+def _mark_of(path: Path) -> str | None:
+    """The mark of a finished file: in Parquet a part of it, of CSV in a small file beside it."""
+    if path.suffix.lower() == ".csv":
+        return _read_mark(_note_of(path))
+    try:
         metadata = _pyarrow().parquet.read_schema(path).metadata or {}
-        return metadata.get(b"bcgc_jax.sweep") == mark.encode()
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = csv.reader(file)
-        if next(rows, None) != list(sweep.names):
-            return False
-        pairs = itertools.zip_longest(rows, _first_columns(sweep))
-        return all(row and want and row[: len(want)] == want for row, want in pairs)
+    except _pyarrow().ArrowInvalid:  # not Parquet at all
+        return None
+    return metadata.get(b"bcgc_jax.sweep", b"").decode()
 
 
-def _first_columns(sweep: Sweep) -> Iterator[list[str]]:
-    """What each row of the file begins with: the numbers of the cell and the method."""
-    for chunk in sweep.chunks():
-        columns = [map(_field, values.tolist()) for values in sweep.cells.take(chunk.cells).values()]
-        for cell in zip(*columns, strict=True):
-            for method in sweep.methods:
-                yield [*cell, method]
+def _note_of(path: Path) -> Path:
+    return path.with_name(path.name + ".sweep.json")
+
+
+def _read_mark(note: Path) -> str | None:
+    try:
+        return str(json.loads(note.read_text())["sweep"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _compare_processes(mark: str) -> None:
+    """ValueError in every process where one has been started with another sweep."""
+    mine = np.frombuffer(bytes.fromhex(mark), np.uint8)
+    try:
+        marks = multihost_utils.process_allgather(mine)
+    except ValueError as error:
+        raise ValueError(f"the processes must have as many devices each: {error}") from None
+    if np.any(marks != mine):
+        raise ValueError("the processes were started with different sweeps: give each the same arguments")
 
 
 def read_rows(path: Path, names: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -37,6 +37,10 @@ _CHUNK = 2**19
 _CACHED, _BYTES = 2**16, 4096
 
 
+_NUMBERS = ("status", "expected_runtime", "runtime_error", "lower_bound", "relative_gap", "num_steps")
+_RESERVED = (*_NUMBERS, "method", "completion_probability", "partition", "max_workers")
+
+
 @dataclasses.dataclass(frozen=True)
 class Cells:
     """Named numbers of C problems: `columns` of one entry a cell, or of one an axis for all combinations."""
@@ -73,6 +77,8 @@ def _checked(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     if "num_workers" not in columns:
         raise ValueError("the cells of a sweep need num_workers")
     for name, values in columns.items():
+        if name in _RESERVED:
+            raise ValueError(f"{name} is a column of the answers: call the number of the cells otherwise")
         if values.ndim != 1 or not values.size:
             raise ValueError(f"{name} must be a number or a row of numbers, at least one, got {values!r}")
         if not (np.issubdtype(values.dtype, np.integer) or np.issubdtype(values.dtype, np.floating)):
@@ -233,11 +239,12 @@ class Sweep:
 
     def _check_methods(self) -> None:
         """ValueError for a method that no cell can be solved with."""
-        group = self.groups[-1]
+        group, largest = self.groups[-1], int(self.cells.columns["num_workers"].max())
         cell = {k: v[0] for k, v in self.cells.take(group.take(0, 1)).items() if k != "deadline"}
+        del cell["num_workers"]
 
         def names(cell: dict[str, Array]) -> None:
-            problem = self.problem(max_workers=group.max_workers, **cell)
+            problem = self.problem(max_workers=group.max_workers, num_workers=largest, **cell)
             for method in self.methods:
                 parse_method(problem, method)
 
@@ -267,8 +274,6 @@ class Sweep:
         x64 = jnp.result_type(float) == jnp.float64
         sizes = [group.max_workers for group in self.groups]
         place = sizes.index(chunk.max_workers)
-        for done in sizes[:place]:
-            self._functions.pop(done, None)
         for size in sizes[place : place + 2]:
             if size not in self._functions:
                 self._functions[size] = self._compiler.submit(self._compile, size, x64)
@@ -320,9 +325,6 @@ class Sweep:
         if self.partitions and solution.rounded is not None:
             columns["partition"] = solution.rounded
         return columns
-
-
-_NUMBERS = ("status", "expected_runtime", "runtime_error", "lower_bound", "relative_gap", "num_steps")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """`python -m benchmarks`: measure what the README says about speed; a table, and JSON with --out."""
 
 import argparse
+import contextlib
 import inspect
 import json
 import os
@@ -10,6 +11,8 @@ import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
+
+import jax
 
 from bcgc_jax.solvers.schemes import added_schemes
 from benchmarks.coding import traffic, training
@@ -24,6 +27,7 @@ from benchmarks.planning import (
     solutions,
 )
 from benchmarks.scaling import draw_curves, scaling
+from benchmarks.sweeping import memory, sweep, sweep_scaling
 from benchmarks.timing import environment
 
 # Each gives rows of results, or points of scaling curves (those have a key "curve").
@@ -37,7 +41,10 @@ MEASURES: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "schemes": schemes,
     "traffic": traffic,
     "training": training,
+    "sweep": sweep,
+    "memory": memory,
     "scaling": scaling,
+    "sweep_scaling": sweep_scaling,
 }
 
 _WIDTH = 100
@@ -61,6 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _load_schemes(parser, args.schemes)
         # First, so that a scheme that fails does not cost the other measures.
         chosen = ["schemes", *(name for name in chosen if name != "schemes")]
+    # One device for each core, as `bcgc sweep` has them; too late in a process that has computed already.
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     results, points, skipped = [], [], False
     for name in chosen:
         print(f"measuring {name}: {_summary(MEASURES[name])}", file=sys.stderr, flush=True)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from bcgc_jax import _commands
+from bcgc_jax.solvers import schemes
 
 PAPER = ["--workers", "20", "--coordinates", "20000", "--samples", "50", "--cycles", "1"]
 LAW = ["--cycle-time", "shifted-exponential:rate=1e-3,shift=50"]
@@ -161,6 +162,8 @@ def test_a_file_of_unit_costs_is_refused_by_line(bcgc, tmp_path, text, words):
 
 _SMALL = ["solve", "--workers", "4", "--coordinates", "10"]
 _UNIFORM = ["--cycle-time", "uniform:low=1,high=2"]
+_SWEEP = ["sweep", "--workers", "2,3", "--coordinates", "10"]
+_PARETO = ["--cycle-time", "pareto:scale=1"]
 
 
 @pytest.mark.parametrize(
@@ -204,6 +207,23 @@ _UNIFORM = ["--cycle-time", "uniform:low=1,high=2"]
         (["solve", "--trace", "no-such-file.csv", "--coordinates", "9"], "no-such-file.csv"),
         (["solve", "--trace", ".", "--coordinates", "9"], "cannot read"),
         (["slove"], "slove"),
+        ([*_SWEEP], "either --cycle-time or --trace"),
+        ([*_SWEEP, "--cycle-time", "pareto:scale=1"], "needs shape"),
+        ([*_SWEEP, *_PARETO, "--axis", "shap=1,2"], "has the parameters scale, shape"),
+        ([*_SWEEP, *_PARETO, "--axis", "scale=1,2"], "given twice"),
+        ([*_SWEEP, *_PARETO, "--axis", "shape=2", "--axis", "shape=3"], "two axes"),
+        ([*_SWEEP, *_PARETO, "--axis", "shape=1:2"], "LOW:HIGH:COUNT"),
+        ([*_SWEEP, *_PARETO, "--axis", "shape=0:2:5:log"], "starts above 0"),
+        ([*_SWEEP, *_PARETO, "--axis", "shape"], "must be PARAMETER=NUMBERS"),
+        (["sweep", "--workers", "2:x", "--coordinates", "9", *_PARETO], "whole number"),
+        (["sweep", "--workers", "5:2", "--coordinates", "9", *_PARETO], "LOW:HIGH"),
+        ([*_SWEEP, *_PARETO, "--axis", "shape=2", "--method", "optimle"], 'did you mean "optimal"'),
+        ([*_SWEEP, *_PARETO, "--axis", "shape=2", "--resume"], "give it with --out"),
+        ([*_SWEEP, *_PARETO, "--axis", "shape=2", "--out", "sweep.txt"], "named *.csv or *.parquet"),
+        ([*_SWEEP, *_PARETO, "--axis", "shape=2", "--out", "no/such/sweep.csv"], "no such folder"),
+        ([*_SWEEP, *_PARETO, "--axis", "shape=2", "--processes", "2"], "need --coordinator"),
+        ([*_SWEEP, *_PARETO, "--axis", "shape=2", "--objective", "completion-probability"], "deadline"),
+        ([*_SMALL, *_UNIFORM, "--schemes", "no-such-file.py"], "cannot read no-such-file.py"),
     ],
 )
 def test_bad_input_ends_with_one_line_and_status_2(bcgc, args, words):
@@ -222,6 +242,77 @@ def test_help_shows_examples_and_every_law(bcgc):
     assert "Examples:" in out
     for name in ("shifted-exponential", "two-speed", "lognormal", "ferdinand_half"):
         assert name in out
+
+
+def test_a_sweep_prints_every_cell_and_its_axes(bcgc):
+    args = ["sweep", "--workers", "2:4", "--coordinates", "60", "--cycle-time", "uniform:low=1"]
+    args += ["--axis", "high=2:4:2", "--method", "uncoded", "--method", "single_block", "--partitions"]
+    status, out, _ = bcgc(*args, "--format", "json")
+    assert status == 0
+    rows = json.loads(out)
+    assert [(r["num_workers"], r["high"], r["method"]) for r in rows[:3]] == [
+        (2, 2.0, "uncoded"),
+        (2, 2.0, "single_block"),
+        (2, 4.0, "uncoded"),
+    ]
+    assert len(rows) == 12
+    for row in rows:
+        n, high = row["num_workers"], row["high"]
+        single = [60 / n * (s + 1) * (1 + (high - 1) * (n - s) / (n + 1)) for s in range(n)]
+        expected = single[0] if row["method"] == "uncoded" else min(single)
+        assert row["expected_runtime"] == pytest.approx(expected, rel=1e-9)
+        assert sum(row["partition"]) == 60
+    status, text, _ = bcgc(*args, "--format", "csv")
+    assert status == 0
+    table = list(csv.DictReader(io.StringIO(text)))
+    assert [float(r["expected_runtime"]) for r in table] == [r["expected_runtime"] for r in rows]
+    _, out, _ = bcgc(*args)
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert lines[1].split()[:3] == ["num_workers", "high", "scheme"]  # what does not vary is no column
+    assert len(lines) == 2 + 12
+
+
+def test_a_sweep_to_a_file_ends_with_a_summary(bcgc, tmp_path):
+    args = ["sweep", "--workers", "2,3", "--coordinates", "60", "--cycle-time", "pareto:scale=1"]
+    args += ["--axis", "shape=0.5,2", "--method", "uncoded", "--out", str(tmp_path / "s.csv")]
+    status, out, _ = bcgc(*args, "--format", "json")
+    assert status == 0
+    (line,) = json.loads(out)["methods"]
+    assert (line["cells"], line["converged"], line["infinite"]) == (4, 2, 2)
+    status, out, err = bcgc(*args)
+    assert (status, out) == (2, "")
+    assert "not overwritten" in err
+    status, out, _ = bcgc(*args, "--resume")
+    assert status == 0
+    assert "4 cells" in out
+
+
+def test_a_file_of_schemes_puts_them_into_every_command(bcgc, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import jax.numpy as jnp, bcgc_jax\n"
+        "def uniform(problem):\n"
+        "    exists = jnp.arange(problem.max_workers) < problem.num_workers\n"
+        "    return jnp.where(exists, problem.total / problem.num_workers, 0)\n"
+        "bcgc_jax.register_scheme('uniform_blocks', uniform, baseline=True)\n"
+    )
+    try:
+        args = [*_UNIFORM, "--coordinates", "60", "--schemes", str(file), "--format", "json"]
+        status, out, err = bcgc("solve", "--workers", "3", *args, "--method", "uniform_blocks")
+        assert status == 0, err
+        (row,) = json.loads(out)["solutions"]
+        assert row["partition"] == [20, 20, 20]
+        status, out, _ = bcgc("sweep", "--workers", "3,4", *args, "--method", "uniform_blocks")
+        assert status == 0
+        swept = json.loads(out)
+        assert swept[0]["expected_runtime"] == pytest.approx(row["expected_runtime"], rel=1e-9)
+    finally:
+        schemes._schemes.pop("uniform_blocks", None)
+    file.write_text("1 / 0\n")
+    status, out, err = bcgc("solve", "--workers", "3", *args)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "ZeroDivisionError" in err
 
 
 def test_without_the_extra_the_command_says_what_to_install():

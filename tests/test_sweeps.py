@@ -15,7 +15,8 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax import sweeps
-from bcgc_jax.sweep_files import read_rows
+from bcgc_jax.solvers import schemes
+from bcgc_jax.sweep_files import fingerprint, read_rows
 
 
 def paper(num_workers, rate, max_workers, shift=50.0):
@@ -43,6 +44,7 @@ def test_a_grid_has_all_combinations_with_the_number_of_workers_slowest():
         ({"num_workers": [0]}, "from 1 on"),
         ({"num_workers": []}, "at least one"),
         ({"num_workers": [2], "rate": ["fast"]}, "must be numbers"),
+        ({"num_workers": [2], "status": [1]}, "column of the answers"),
     ],
 )
 def test_a_grid_of_no_numbers_is_refused(columns, words):
@@ -217,7 +219,8 @@ def test_a_sweep_that_is_cut_off_resumes_and_gives_the_same_file(monkeypatch, tm
     bcgc.write_sweep(plan, cut, resume=True)
     assert 1000 - left[0] == len(plan) - 3  # what was there was not solved again
     assert cut.read_bytes() == whole.read_bytes()
-    assert sorted(tmp_path.iterdir()) == [cut, whole]
+    notes = [] if suffix == ".parquet" else [tmp_path / f"{name}.csv.sweep.json" for name in ("cut", "whole")]
+    assert sorted(tmp_path.iterdir()) == sorted([cut, whole, *notes])
     # A finished file: nothing to do, and nothing is overwritten.
     left[0] = 0
     bcgc.write_sweep(plan, cut, resume=True)
@@ -225,6 +228,40 @@ def test_a_sweep_that_is_cut_off_resumes_and_gives_the_same_file(monkeypatch, tm
         bcgc.write_sweep(plan, cut)
     with pytest.raises(ValueError, match="another sweep"):
         bcgc.write_sweep(other, cut, resume=True)
+
+
+def test_parts_of_unknown_origin_are_not_taken_for_results(monkeypatch, tmp_path):
+    plan, parts = _small(monkeypatch), tmp_path / "s.csv.parts"
+    parts.mkdir()
+    (parts / "00000000.csv").write_text("2,0.001,2e8,time,converged,1,0,1,0,0,1,20000 0\n")
+    for resume in (False, True):
+        with pytest.raises(FileExistsError, match="has no sweep"):
+            bcgc.write_sweep(plan, tmp_path / "s.csv", resume=resume)
+    (parts / "sweep.json").write_text("[]")
+    with pytest.raises(ValueError, match="another sweep"):
+        bcgc.write_sweep(plan, tmp_path / "s.csv", resume=True)
+
+
+def test_a_refused_sweep_leaves_no_parts_and_a_finished_one_none_either(monkeypatch, tmp_path):
+    refused = bcgc.Sweep(paper, bcgc.grid(num_workers=[2], rate=[1e-3]), ["subgradient"])
+    with pytest.raises(ValueError, match=r"pass key=jax.random.key"):
+        bcgc.write_sweep(refused, tmp_path / "s.csv")
+    assert not list(tmp_path.iterdir())
+    plan = _small(monkeypatch)
+    done = bcgc.write_sweep(plan, tmp_path / "s.csv")
+    (tmp_path / "s.csv.parts").mkdir()  # killed after the file was there
+    bcgc.write_sweep(plan, done, resume=True)
+    assert not (tmp_path / "s.csv.parts").exists()
+
+
+def test_another_scheme_of_the_same_name_is_another_sweep():
+    def plan(level):
+        bcgc.register_scheme("mine", lambda p: jnp.where(jnp.arange(p.max_workers) == level, p.total, 0))
+        return fingerprint(bcgc.Sweep(paper, bcgc.grid(num_workers=[3], rate=[1e-3]), ["mine"]))
+
+    marks = [plan(0), plan(1), plan(0)]
+    schemes._schemes.pop("mine")
+    assert marks[0] == marks[2] != marks[1]
 
 
 def test_small_cells_come_before_large_ones_whatever_their_order():
@@ -266,13 +303,19 @@ def test_names_and_folders_that_cannot_be_written_are_refused(monkeypatch, tmp_p
         bcgc.write_sweep(plan, tmp_path / "nowhere" / "sweep.csv")
 
 
-_COMMAND = [sys.executable, "-m", "bcgc_jax.cli", "sweep", "--workers", "3:5", "--coordinates", "2000"]
+_COMMAND = [sys.executable, "-m", "bcgc_jax.cli", "sweep", "--workers", "3,5,8", "--coordinates", "2000"]
 _COMMAND += ["--cycle-time", "shifted-exponential:shift=50", "--axis", "rate=1e-3:1e-2:60:log"]
 _COMMAND += ["--method", "uncoded", "--method", "optimal"]
 
 
-def _start(*args: str) -> "subprocess.Popen[str]":
+def _start(*args: str, cache: str = "") -> "subprocess.Popen[str]":
+    """With a `cache` what one process has compiled serves the others."""
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    if cache:
+        environment |= {
+            "JAX_COMPILATION_CACHE_DIR": cache,
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+        }
     return subprocess.Popen(
         [*_COMMAND, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
@@ -280,13 +323,14 @@ def _start(*args: str) -> "subprocess.Popen[str]":
 
 def test_two_processes_and_a_killed_one_write_the_file_of_one_process(tmp_path):
     one, two, killed = (tmp_path / f"{name}.csv" for name in ("one", "two", "killed"))
-    alone = _start("--out", str(one))
+    cache = str(tmp_path / "compiled")
+    alone = _start("--out", str(one), cache=cache)
     out, err = alone.communicate(timeout=300)
     assert alone.returncode == 0, err
     assert "180" in out
     with _free_port() as port:
         several = ["--coordinator", f"127.0.0.1:{port}", "--processes", "2"]
-        pair = [_start("--out", str(two), *several, "--process", str(i)) for i in range(2)]
+        pair = [_start("--out", str(two), *several, "--process", str(i), cache=cache) for i in range(2)]
         outputs = [process.communicate(timeout=300) for process in pair]
     assert [process.returncode for process in pair] == [0, 0], outputs
     assert outputs[1][0] == ""  # one of them speaks
@@ -298,8 +342,8 @@ def test_two_processes_and_a_killed_one_write_the_file_of_one_process(tmp_path):
     victim.send_signal(signal.SIGKILL)
     victim.communicate(timeout=60)
     assert not killed.exists()
-    assert 0 < len(list(parts.glob("0*.csv"))) < 2
-    resumed = _start("--out", str(killed), "--resume")
+    assert 0 < len(list(parts.glob("0*.csv"))) < 3
+    resumed = _start("--out", str(killed), "--resume", cache=cache)
     _, err = resumed.communicate(timeout=300)
     assert resumed.returncode == 0, err
     assert len(table_of(one)) == 2 * 180

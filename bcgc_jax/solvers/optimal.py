@@ -350,7 +350,7 @@ def _pieces(
         density = jnp.moveaxis(jnp.exp(-hazard) * rate, -1, 0)[::-1]  # c, on the axes of `Crossing`
         first, success, following = crossing.renewals()
         value = jnp.sum(weight * crossing.probability(first))
-        arrive = weight * first * density * crossing.unit / crossing.total
+        arrive = first / crossing.total * crossing.unit * density * weight
         leave = success * density
         slope = jnp.sum(arrive * success, axis=-1)
         upper = -crossing.unit * jnp.sum(arrive[:, None] * following * leave[None], axis=-1)

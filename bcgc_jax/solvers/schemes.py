@@ -5,8 +5,9 @@ coordinates, or, where it is no partition, a function from sorted cycle times to
 """
 
 import dataclasses
-import hashlib
-import marshal
+import inspect
+import re
+import types
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -34,7 +35,7 @@ class Scheme:
       partition: (problem, **options) to x, `[max_workers]`; NaN where the scheme does not exist.
       expectation: (problem, key, **options) to the expected runtime and its error; NaN likewise.
       baseline: whether it counts where a plan is compared with the best scheme known before the paper.
-      code: a digest of the function that was added, so that a sweep does not go on with another one.
+      code: what the function that was added does, so that a sweep does not go on with another one.
     """
 
     name: str
@@ -130,10 +131,21 @@ def register_scheme(
         raise ValueError(f'the name of a scheme, "{name}", {why}: choose another')
     if gives not in _READINGS:
         raise ValueError(f'gives must be one of {", ".join(_READINGS)}, got "{gives}"')
-    code = getattr(function, "__code__", None)
-    digest = hashlib.sha256(marshal.dumps(code)).hexdigest() if code else repr(function)
     reading = _READINGS[gives](name, function)
-    _schemes[name] = Scheme(name, label or name, **reading, baseline=baseline, code=digest)
+    _schemes[name] = Scheme(name, label or name, **reading, baseline=baseline, code=_describe(function))
+
+
+def _describe(value: Any) -> str:
+    """What a function does, as far as its own code, defaults and closure say; no addresses, no file names."""
+    value = inspect.unwrap(value) if callable(value) else value
+    if isinstance(value, types.FunctionType):
+        closure = [cell.cell_contents for cell in value.__closure__ or ()]
+        return "".join(map(_describe, (value.__code__, value.__defaults__, value.__kwdefaults__, closure)))
+    if isinstance(value, types.CodeType):
+        return f"{value.co_code.hex()} {value.co_names} {_describe(value.co_consts)}"
+    if isinstance(value, list | tuple):
+        return "".join(map(_describe, value))
+    return re.sub(r"0x[0-9a-f]+", "", repr(value))
 
 
 def _reading_partition(name: str, function: Callable[..., Any]) -> dict[str, Any]:

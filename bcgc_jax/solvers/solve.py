@@ -175,15 +175,16 @@ def parse_method(problem: Problem, method: str) -> tuple[str, int | None]:
     if name in NUMBERED:
         workers, coordinates = concrete(problem.num_workers), concrete(problem.num_coordinates)
         low = 0 if name == "tandon" else 1
-        high = problem.max_workers - 1 if name == "tandon" else None
+        high = None
         if workers is not None and name == "tandon":
             high = int(workers.min()) - 1
         if coordinates is not None and name == "ferdinand":
             high = int(coordinates.min())
         if not text.isdecimal() or int(text) < low or (high is not None and int(text) > high):
             what = "a redundancy level" if name == "tandon" else "a number of layers"
+            until = "" if high is None else f" to {high}"
             raise ValueError(
-                f'method "{method}": "{name}" takes {what} from {low} to {high}, as in "{name}:{max(low, 1)}"'
+                f'method "{method}": "{name}" takes {what} from {low}{until}, as in "{name}:{max(low, 1)}"'
             )
         return name, int(text)
     known = (*PROPOSED, *BASELINES, LIMIT, *added_schemes())
@@ -311,6 +312,8 @@ def assess(
     bound = certificate(problem, partition, levels)
     value = jnp.where(status == int(Status.INFEASIBLE), jnp.nan, bound.expected_runtime)
     status = jnp.where(jnp.isinf(value), int(Status.INFINITE), status)
+    unknown = jnp.isnan(value) & (status != int(Status.INFEASIBLE))
+    status = jnp.where(unknown, int(Status.INVALID), status)
     lower = bound.lower_bound
     if lower_bound is not None:
         lower = jnp.maximum(lower, lower_bound - bound.runtime_error)

@@ -1,0 +1,128 @@
+"""Schemes that a user adds, against the built-in ones that they imitate."""
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bcgc_jax as bcgc
+from bcgc_jax.solvers import schemes
+from bcgc_jax.solvers.solve import is_baseline
+
+PROBLEM = bcgc.Problem(bcgc.ShiftedExponential(1e-3, 50.0), 6, 5_000, 50)
+
+
+@pytest.fixture(autouse=True)
+def only_built_in() -> Iterator[None]:
+    """What a test adds is gone after it."""
+    yield
+    for name in schemes.added_schemes():
+        schemes._schemes.pop(name)
+
+
+def test_a_partition_is_rounded_evaluated_and_certified(x64):
+    def halves(problem):
+        level = jnp.arange(problem.max_workers)
+        return jnp.where((level == 0) | (level == problem.num_workers - 1), problem.total / 2, 0)
+
+    bcgc.register_scheme("halves", halves, label="half and half")
+    solution = bcgc.solve(PROBLEM, "halves")
+    assert solution.rounded.tolist() == [2500, 0, 0, 0, 0, 2500]
+    # By hand: all of T_(6) before half of the work, T_(1) for the rest: simulated over NumPy draws.
+    times = np.sort(50 + 1000 * np.random.default_rng(0).standard_exponential((200_000, 6)), axis=1)
+    draws = 50 / 6 * np.maximum(times[:, -1] * 2500, times[:, 0] * (2500 + 6 * 2500))
+    error = draws.std() / np.sqrt(draws.size)
+    assert abs(float(solution.expected_runtime) - draws.mean()) < 4 * error
+    assert float(solution.lower_bound) <= float(bcgc.solve(PROBLEM).expected_runtime)
+    # In a batch, the number of workers traced.
+    padded = jax.vmap(
+        lambda n: bcgc.solve(bcgc.Problem(PROBLEM.cycle_time, n, 5_000, 50, max_workers=8), "halves")
+    )(jnp.array([6, 8]))
+    np.testing.assert_allclose(padded.expected_runtime[0], solution.expected_runtime, rtol=1e-12)
+    assert padded.rounded[1].tolist() == [2500, 0, 0, 0, 0, 0, 0, 2500]
+
+
+def test_levels_are_counted_also_for_units_of_unequal_cost():
+    bcgc.register_scheme("comb", lambda problem, unit: unit % 3, gives="levels")
+    assert bcgc.solve(PROBLEM, "comb").rounded.tolist() == [1667, 1667, 1666, 0, 0, 0]
+    units = bcgc.Problem(PROBLEM.cycle_time, 4, 5, unit_costs=np.array([5.0, 1.0, 2.0, 4.0, 8.0]))
+    np.testing.assert_allclose(bcgc.solve(units, "comb").partition, [9.0, 9.0, 2.0, 0.0])
+
+
+def test_a_runtime_is_averaged_with_its_standard_error(x64):
+    def limit(problem, times):
+        exists = jnp.arange(problem.max_workers) < problem.num_workers
+        speed = jnp.sum(jnp.where(exists, 1 / times, 0), axis=-1)
+        return problem.total * problem.num_samples * problem.cycles / speed
+
+    bcgc.register_scheme("limit_by_draws", limit, gives="runtime")
+    with pytest.raises(ValueError, match=r"pass key=jax.random.key"):
+        bcgc.solve(PROBLEM, "limit_by_draws")
+    exact = float(bcgc.solve(PROBLEM, "limit").expected_runtime)
+    found = [bcgc.solve(PROBLEM, "limit_by_draws", key=jax.random.key(seed)) for seed in range(8)]
+    errors = np.array([float(s.expected_runtime) - exact for s in found])
+    reported = np.array([float(s.runtime_error) for s in found])
+    assert np.all(np.abs(errors) < 4 * reported)
+    assert np.sqrt(np.mean(errors**2)) > 0.3 * reported.mean()  # and no larger than it must be
+    assert found[0].partition is None
+
+
+def test_a_scheme_may_not_exist_and_says_so_with_nan():
+    def odd_only(problem):
+        x = jnp.zeros(problem.max_workers).at[0].set(problem.total)
+        return jnp.where(problem.num_workers % 2 == 1, x, jnp.nan)
+
+    bcgc.register_scheme("odd_only", odd_only)
+    statuses = [
+        int(bcgc.solve(bcgc.Problem(PROBLEM.cycle_time, n, 10, max_workers=6), "odd_only").status)
+        for n in (5, 6)
+    ]
+    assert statuses == [bcgc.Status.CONVERGED, bcgc.Status.INFEASIBLE]
+
+
+@pytest.mark.parametrize(
+    ("function", "gives", "words"),
+    [
+        (lambda p: jnp.ones(p.max_workers), "partition", "sum 6"),
+        (lambda p: jnp.zeros(3), "partition", r"shape \(6,\)"),
+        (lambda p: jnp.zeros(6).at[:2].set(jnp.array([6e3, -1e3])), "partition", "from -1000"),
+        (lambda p, unit: unit, "levels", "sum 6"),
+        (lambda p, unit: 0, "levels", "one level a coordinate"),
+        (lambda p, times: times, "runtime", "into runtimes"),
+    ],
+)
+def test_what_is_no_scheme_is_refused_in_words(function, gives, words):
+    bcgc.register_scheme("wrong", function, gives=gives)
+    with pytest.raises(ValueError, match=words):
+        bcgc.solve(PROBLEM, "wrong", key=jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("name", "gives", "words"),
+    [
+        ("optimal", "partition", "is a method of the package"),
+        ("tandon", "partition", "is a method of the package"),
+        ("my scheme", "partition", "letters, digits and underscores"),
+        ("mine", "plan", "must be one of partition, levels, runtime"),
+    ],
+)
+def test_names_that_cannot_be_are_refused(name, gives, words):
+    with pytest.raises(ValueError, match=words):
+        bcgc.register_scheme(name, lambda p: p, gives=gives)
+
+
+def test_a_scheme_that_is_added_again_is_the_new_one():
+    for level in (0, 2):
+        bcgc.register_scheme(
+            "mine",
+            lambda p, level=level: jnp.where(jnp.arange(p.max_workers) == level, p.total, 0),
+            baseline=level == 2,
+        )
+        assert int(jnp.argmax(bcgc.solve(PROBLEM, "mine").rounded)) == level
+        assert is_baseline("mine") == (level == 2)
+    with pytest.raises(ValueError, match="mine"):
+        bcgc.solve(PROBLEM, "unknown")  # it is among the known ones
+    assert is_baseline("tandon:3")
+    assert not is_baseline("limit")

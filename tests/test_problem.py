@@ -118,7 +118,8 @@ def test_a_problem_cannot_be_changed_but_replaced():
 
 def test_every_status_says_in_words_what_happened():
     messages = [status.message for status in bcgc.Status]
-    assert len(set(messages)) == len(messages) == 4
+    assert len(set(messages)) == len(messages) == 5
     assert "max_steps" in bcgc.Status.STEP_LIMIT.message
     assert "deadline" in bcgc.Status.INFINITE.message
+    assert "NaN" in bcgc.Status.INVALID.message
     assert bcgc.Status(int(jnp.asarray(bcgc.Status.INFEASIBLE))) is bcgc.Status.INFEASIBLE

@@ -102,7 +102,7 @@ def environment() -> dict[str, Any]:
     facts = {
         "device": f"{device.platform}: {device.device_kind}",
         "device_count": jax.device_count(),
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "cpu_count": os.cpu_count(),
         "python": platform.python_version(),
         "numpy": np.__version__,

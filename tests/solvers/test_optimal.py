@@ -234,6 +234,16 @@ def test_the_elimination_solves_a_positive_definite_system(x64):
         np.testing.assert_allclose(found, np.linalg.solve(matrix, rhs), rtol=1e-7)
 
 
+def test_a_coarse_rule_whose_merit_rises_near_its_optimum_holds_up_no_problem(x64):
+    # By the merit alone the step that meets the bound was refused, and both took about 90 steps.
+    for workers, rate in ((38, 7.498942e-3), (27, 1.154782e-2)):
+        law = bcgc.ShiftedExponential(rate, 50.0)
+        solution = bcgc.solve(bcgc.Problem(law, workers, 20_000, 50, max_workers=38))
+        assert int(solution.status) == bcgc.Status.CONVERGED
+        assert float(solution.relative_gap) < 1.1e-7
+        assert int(solution.num_steps) < 20  # measured 7 and 11
+
+
 @pytest.mark.parametrize("size", [5, 20, 33, 170])
 def test_the_forward_substitution_solves_the_triangular_system(x64, size):
     rng = np.random.default_rng(4)

@@ -14,6 +14,7 @@ import numpy as np
 
 from bcgc_jax import distributions
 from bcgc_jax.distributions import Law
+from bcgc_jax.solvers.solve import OBJECTIVES
 
 # shifted-exponential: ShiftedExponential, and so on: the same names in CamelCase.
 LAWS = {
@@ -197,6 +198,14 @@ class Levels(click.ParamType):
             levels.update(range(int(low), int(high or low) + 1))
         return tuple(sorted(levels))
 
+
+objective_option = click.option(
+    "--objective",
+    type=click.Choice(OBJECTIVES),
+    default=OBJECTIVES[0],
+    show_default=True,
+    help="What `optimal` optimises; the second needs --deadline.",
+)
 
 format_option = click.option(
     "--format",

@@ -23,6 +23,7 @@ from bcgc_jax._arguments import (
     finite,
     format_option,
     law_help,
+    objective_option,
     read_unit_costs,
     schemes_option,
 )
@@ -35,7 +36,6 @@ from bcgc_jax.solvers.schemes import NUM_DRAWS, added_schemes
 from bcgc_jax.solvers.solve import (
     BASELINES,
     METHODS,
-    OBJECTIVES,
     PROPOSED,
     assess,
     check_finite_mean,
@@ -82,13 +82,7 @@ Methods: {METHODS}""",
 @click.option("--trace", type=click.Path(), help="CSV of measured times (step, worker, seconds): the law.")
 @click.option("--method", "methods", multiple=True, help="Scheme to solve for; repeat it; all by default.")
 @click.option("--deadline", type=Number(), help="Also print P(runtime ≤ deadline).")
-@click.option(
-    "--objective",
-    type=click.Choice(OBJECTIVES),
-    default=OBJECTIVES[0],
-    show_default=True,
-    help="What `optimal` optimises; the second needs --deadline.",
-)
+@objective_option
 @click.option("--levels", type=Levels(), help="Also the best plan of these levels alone, such as 0,3,7-9.")
 @click.option(
     "--setup-cycles", type=Number(include=True), help="f, cycles per sample and subset before the first."

@@ -32,6 +32,7 @@ from bcgc_jax._arguments import (
     law_help,
     law_name,
     missing_parameters,
+    objective_option,
     schemes_option,
 )
 from bcgc_jax.distributions import Law
@@ -80,13 +81,7 @@ Methods: {METHODS}""",
     "--axis", "axes", type=NamedAxis(), multiple=True, help="A parameter of the law: an axis; repeat it."
 )
 @click.option("--deadline", type=_POSITIVE, help="Also P(runtime ≤ deadline): an axis.")
-@click.option(
-    "--objective",
-    type=click.Choice(OBJECTIVES),
-    default=OBJECTIVES[0],
-    show_default=True,
-    help="What `optimal` optimises; the second needs --deadline.",
-)
+@objective_option
 @click.option(
     "--method", "methods", multiple=True, help="Scheme to solve for; repeat it; optimal by default."
 )

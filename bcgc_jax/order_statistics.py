@@ -412,7 +412,6 @@ def _solve_in_blocks(rhs: Array, strict: Array, width: int = 32) -> Array:
     Forward substitution by blocks of `width` columns, most of it in matrix products.
     """
     size = strict.shape[-1]
-    width = min(width, size)
     short = -size % width
     rhs = jnp.pad(rhs, [(0, 0)] * (rhs.ndim - 1) + [(0, short)])
     strict = jnp.pad(strict, [(0, 0)] * (strict.ndim - 2) + [(0, short)] * 2)
@@ -426,9 +425,6 @@ def _solve_in_blocks(rhs: Array, strict: Array, width: int = 32) -> Array:
 
         identity = jnp.broadcast_to(jnp.eye(width, dtype=block.dtype), block.shape)
         return jax.lax.fori_loop(1, width, column, identity)
-
-    if size == width:
-        return rhs @ invert(strict)
 
     def block_of_columns(i: Array, solved: Array) -> Array:
         start = i * width

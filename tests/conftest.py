@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bcgc_jax import cli
+from bcgc_jax.solvers import schemes
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -15,6 +16,16 @@ def compiled_programs() -> Iterator[None]:
     """Let go of what a file compiled: a process may hold only so many memory maps (65530 on Linux)."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def built_in_schemes() -> Iterator[None]:
+    """The schemes of the package alone, whatever another test or example of this process has added."""
+    for name in schemes.added_schemes():
+        schemes._schemes.pop(name)
+    yield
+    for name in schemes.added_schemes():
+        schemes._schemes.pop(name)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from bcgc_jax.solvers import schemes
 from benchmarks import __main__ as benchmark
 from benchmarks import peers, planning, scaling, timing
 from tests.oracles import crossing_probability
@@ -149,15 +148,11 @@ def test_a_bad_scheme_file_is_one_line_and_status_2(text, message, tmp_path, cap
 
 @pytest.fixture
 def small(monkeypatch):
-    """Three workers, no built-in baselines, compiled programs kept, and no scheme left behind."""
+    """Three workers, no built-in baselines, compiled programs kept."""
     monkeypatch.setattr(planning, "SIZES", (3,))
     monkeypatch.setattr(scaling, "SIZES", (3,))
     monkeypatch.setattr(planning, "SCHEMES", {})
     monkeypatch.setattr(timing.jax, "clear_caches", lambda: None)
-    before = dict(schemes._schemes)
-    yield
-    schemes._schemes.clear()
-    schemes._schemes.update(before)
 
 
 def test_a_run_prints_its_table_and_writes_json_and_figure(tmp_path, capsys, small):

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from bcgc_jax import _commands
-from bcgc_jax.solvers import schemes
 
 PAPER = ["--workers", "20", "--coordinates", "20000", "--samples", "50", "--cycles", "1"]
 LAW = ["--cycle-time", "shifted-exponential:rate=1e-3,shift=50"]
@@ -297,18 +296,15 @@ def test_a_file_of_schemes_puts_them_into_every_command(bcgc, tmp_path):
         "    return jnp.where(exists, problem.total / problem.num_workers, 0)\n"
         "bcgc_jax.register_scheme('uniform_blocks', uniform, baseline=True)\n"
     )
-    try:
-        args = [*_UNIFORM, "--coordinates", "60", "--schemes", str(file), "--format", "json"]
-        status, out, err = bcgc("solve", "--workers", "3", *args, "--method", "uniform_blocks")
-        assert status == 0, err
-        (row,) = json.loads(out)["solutions"]
-        assert row["partition"] == [20, 20, 20]
-        status, out, _ = bcgc("sweep", "--workers", "3,4", *args, "--method", "uniform_blocks")
-        assert status == 0
-        swept = json.loads(out)
-        assert swept[0]["expected_runtime"] == pytest.approx(row["expected_runtime"], rel=1e-9)
-    finally:
-        schemes._schemes.pop("uniform_blocks", None)
+    args = [*_UNIFORM, "--coordinates", "60", "--schemes", str(file), "--format", "json"]
+    status, out, err = bcgc("solve", "--workers", "3", *args, "--method", "uniform_blocks")
+    assert status == 0, err
+    (row,) = json.loads(out)["solutions"]
+    assert row["partition"] == [20, 20, 20]
+    status, out, _ = bcgc("sweep", "--workers", "3,4", *args, "--method", "uniform_blocks")
+    assert status == 0
+    swept = json.loads(out)
+    assert swept[0]["expected_runtime"] == pytest.approx(row["expected_runtime"], rel=1e-9)
     file.write_text("1 / 0\n")
     status, out, err = bcgc("solve", "--workers", "3", *args)
     assert (status, out, err.count("\n")) == (2, "", 1)

@@ -8,7 +8,6 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
-from bcgc_jax.solvers import schemes
 from experiments import (
     certificate,
     conditioning,
@@ -229,10 +228,7 @@ def added(tmp_path):
     file = tmp_path / "schemes.py"
     file.write_text(SCHEMES_FILE)
     report.load_schemes(file)
-    names = ("experiments_blocks", "experiments_draws")
-    yield names
-    for name in names:
-        schemes._schemes.pop(name)
+    return ("experiments_blocks", "experiments_draws")
 
 
 @pytest.mark.usefixtures("x64")

@@ -1,25 +1,14 @@
 """Schemes that a user adds, against the built-in ones that they imitate."""
 
-from collections.abc import Iterator
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.solvers import schemes
 from bcgc_jax.solvers.solve import is_baseline
 
 PROBLEM = bcgc.Problem(bcgc.ShiftedExponential(1e-3, 50.0), 6, 5_000, 50)
-
-
-@pytest.fixture(autouse=True)
-def only_built_in() -> Iterator[None]:
-    """What a test adds is gone after it."""
-    yield
-    for name in schemes.added_schemes():
-        schemes._schemes.pop(name)
 
 
 def test_a_partition_is_rounded_evaluated_and_certified(x64):

@@ -5,6 +5,7 @@ T_(N-n) = Λ⁻¹(A_(N-n)) with A_(N-n) = Σ_{j=n+1}^{N} E_j / j and E_j indepen
 terms j > N are zero, so N may be traced below a static `max_workers`; padded levels hold ess inf T.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +19,9 @@ from jax.typing import ArrayLike
 
 from bcgc_jax.distributions import Law
 
-# Triangular systems up to the first size are written out, beyond the second they are matrix products.
+# Up to this size the sums of `Crossing` are written out term by term.
+_WRITTEN_OUT = 12
+# Triangular systems up to the first size are columns, beyond the second they are matrix products.
 _SMALLEST_HALVED, _LARGEST_HALVED, _UNROLLED = 8, 100, 4
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 
@@ -313,8 +316,24 @@ class Crossing:
         """Pois(N-k; N(1-b_k)), all later arrivals after C(b_k) = k."""
         return self._counts(self.size - 1 - self.index, self.above)
 
+    @functools.cached_property
+    def _pairs(self) -> dict[tuple[int, int], tuple[Array, Array]]:
+        """The weights of k-j-1 and of k-j arrivals between b_j and b_k, for j < k: half of a matrix."""
+        pairs = {}
+        for k in range(1, self.size):
+            for j in range(k):
+                share = self._share((self.below[j], self.above[j]), (self.below[k], self.above[k]))
+                before = _whole_power(share, k - j - 1) * self.table[k - j - 1]
+                pairs[j, k] = before, before * share * (self.size / (k - j))
+        return pairs
+
     def first_failures(self) -> Array:
         """V_k."""
+        if self.size <= _WRITTEN_OUT:
+            first = list(self._start())
+            for k in range(1, self.size):
+                first[k] = first[k] - sum(first[j] * self._pairs[j, k][1] for j in range(k))
+            return jnp.stack(first)
 
         def row(i: Array, first: Array) -> Array:
             share = self._share((self.below, self.above), self._at(i))
@@ -326,6 +345,13 @@ class Crossing:
 
     def successes(self) -> Array:
         """R_k, the probability that no later threshold fails and all N arrive, given C(b_k) = k."""
+        if self.size <= _WRITTEN_OUT:
+            later, success = list(self.last()), list(self._end())
+            for j in reversed(range(self.size)):
+                following = range(j + 1, self.size)
+                success[j] = success[j] - sum(self._pairs[j, k][0] * later[k] for k in following)
+                later[j] = later[j] - sum(self._pairs[j, k][1] * later[k] for k in following)
+            return jnp.stack(success)
 
         def row(step: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
             later_sum, success = carry  # later_sum: last() less its renewals, the adjoint of V
@@ -347,6 +373,8 @@ class Crossing:
         With A_jk = Pois(k-j; λ_jk) and B_jk = Pois(k-j-1; λ_jk) above the diagonal, G (I + A) = B,
         V (I + A) = Pois(k-1; N b_k) and R = Pois(N-k; N(1-b_k)) - G last: all of it from one system, O(N³).
         """
+        if self.size <= _WRITTEN_OUT:
+            return self._written_out_renewals()
         i = self.index
         lag = i[None, :] - i[:, None]
         shape = lag.shape + (1,) * (self.below.ndim - 1)
@@ -360,9 +388,23 @@ class Crossing:
         following = solved[:-1]
         return solved[-1], self._end() - jnp.sum(following * self.last()[None], axis=1), following
 
+    def _written_out_renewals(self) -> tuple[Array, Array, Array]:
+        zero = jnp.zeros_like(self.below[0])
+        following = [[zero] * self.size for _ in range(self.size)]
+        for j in range(self.size):
+            for k in range(j + 1, self.size):
+                passing = sum(following[j][i] * self._pairs[i, k][1] for i in range(j + 1, k))
+                following[j][k] = self._pairs[j, k][0] - passing
+        return self.first_failures(), self.successes(), jnp.stack([jnp.stack(row) for row in following])
+
     def probability(self, first: Array | None = None) -> Array:
         first = self.first_failures() if first is None else first
         return jnp.sum(first * self.last(), axis=0) / self.total
+
+
+def _whole_power(base: Array, exponent: int) -> Array:
+    """base^exponent by squaring; 1 at exponent 0, where its slope is 0 too."""
+    return jnp.ones_like(base) if exponent == 0 else jax.lax.integer_pow(base, exponent)
 
 
 def _solve_unit_upper(rows: Array, strict: Array) -> Array:

@@ -8,6 +8,9 @@ from bcgc_jax.partitions import cost_of_units
 from bcgc_jax.problem import Problem
 from bcgc_jax.runtime import expected_runtime
 
+# Moves that are evaluated together.
+_BATCH = 64
+
 
 def unit_runtime(problem: Problem, counts: Array) -> Array:
     """Exact expected runtime of `counts` units at each level."""
@@ -29,6 +32,8 @@ def improve_units(problem: Problem, counts: Array, levels: Array) -> Array:
     # move[i, j] takes a unit from level i to level j.
     move = (one[None, :, :] - one[:, None, :]).reshape(-1, size)
     moves = jnp.concatenate([move, 2 * move])
+    # Whole batches: the rest of a map would be compiled once more. The first one moves nothing, for a start.
+    moves = jnp.pad(moves, ((1, -(len(moves) + 1) % _BATCH), (0, 0)))
 
     def value(candidate: Array) -> Array:
         possible = jnp.all(candidate >= 0) & jnp.all(levels | (candidate == 0))
@@ -37,10 +42,11 @@ def improve_units(problem: Problem, counts: Array, levels: Array) -> Array:
 
     def step(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         counts, best, _ = carry
-        values = jax.lax.map(lambda m: value(counts + m), moves, batch_size=64)
+        values = jax.lax.map(lambda m: value(counts + m), moves, batch_size=_BATCH)
         i = jnp.argmin(values)
         better = values[i] < best * (1 - 64 * jnp.finfo(best.dtype).eps)
         return jnp.where(better, counts + moves[i], counts), jnp.where(better, values[i], best), better
 
-    start = (counts, unit_runtime(problem, counts), jnp.asarray(True))
+    unknown = jnp.asarray(jnp.inf, problem.dtype)
+    start = (counts, unknown, jnp.asarray(True))
     return jax.lax.while_loop(lambda carry: carry[2], step, start)[0]

@@ -39,7 +39,9 @@ def best_levels(problem: Problem, allowed: Array) -> tuple[Array, Array]:
             possible = levels & ~jnp.any(there & levels, axis=1) & jnp.any(there & allowed, axis=1)
             return jnp.where(possible[:, None], (levels & ~here) | there, levels)
 
-        return jnp.concatenate([levels[None], flipped & allowed, moved(-1), moved(1)])
+        sets = jnp.concatenate([levels[None], flipped & allowed, moved(-1), moved(1)])
+        # Whole batches: the rest of a map would be compiled once more.
+        return jnp.concatenate([sets, jnp.tile(sets[:1], (-len(sets) % _BATCH, 1))])
 
     def improve(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         levels, value, _, rounds = carry

@@ -290,7 +290,6 @@ def _no_partition(
     return Solution(None, None, value, error, nothing, gap, status, zero, None, scheme.name)
 
 
-@functools.partial(jax.jit, static_argnames="method")
 def assess(
     problem: Problem,
     partition: Array,
@@ -299,30 +298,45 @@ def assess(
     history: Array | None = None,
     levels: Array | None = None,
     lower_bound: Array | None = None,
-    *,
-    method: str = "",
 ) -> Solution:
     """The `Solution` that a partition is: rounded, evaluated exactly, certified.
 
     `levels` are those that were allowed; `lower_bound` is one that the solver knows.
     """
-    status = jnp.asarray(int(Status.CONVERGED)) if status is None else status
+    # The same shapes and dtypes whatever is known: compiled once for all methods.
+    solution = _assess(
+        problem,
+        jnp.asarray(partition, problem.dtype),
+        jnp.asarray(int(Status.CONVERGED) if status is None else status),
+        jnp.asarray(0 if num_steps is None else num_steps),
+        jnp.ones(problem.max_workers, bool) if levels is None else levels,
+        jnp.asarray(0 if lower_bound is None else lower_bound, problem.dtype),
+    )
+    return dataclasses.replace(solution, history=history)  # type: ignore[type-var]
+
+
+@jax.jit
+def _assess(
+    problem: Problem,
+    partition: Array,
+    status: Array,
+    num_steps: Array,
+    levels: Array,
+    lower_bound: Array,
+) -> Solution:
     partition = jnp.where(status == int(Status.INFEASIBLE), 0, partition)
-    num_steps = jnp.asarray(0) if num_steps is None else num_steps
     bound = certificate(problem, partition, levels)
     value = jnp.where(status == int(Status.INFEASIBLE), jnp.nan, bound.expected_runtime)
     status = jnp.where(jnp.isinf(value), int(Status.INFINITE), status)
     unknown = jnp.isnan(value) & (status != int(Status.INFEASIBLE))
     status = jnp.where(unknown, int(Status.INVALID), status)
-    lower = bound.lower_bound
-    if lower_bound is not None:
-        lower = jnp.maximum(lower, lower_bound - bound.runtime_error)
+    known = lower_bound - bound.runtime_error  # NaN where there is no error to speak of
+    lower = jnp.where(known > bound.lower_bound, known, bound.lower_bound)
     gap = jnp.where(jnp.isfinite(value), 1 - lower / value, jnp.where(jnp.isinf(value), 1, jnp.nan))
     if problem.unit_costs is None:
         rounded = round_partition(partition, problem.num_coordinates)
     else:
         rounded = round_to_units(partition, jnp.asarray(problem.unit_costs, partition.dtype))
-    allowed = levels_of_bound(problem, partition) & (True if levels is None else levels)
     return Solution(
         partition,
         rounded,
@@ -332,7 +346,5 @@ def assess(
         gap,
         status,
         num_steps,
-        history,
-        method,
-        allowed,
+        levels=levels_of_bound(problem, partition) & levels,
     )

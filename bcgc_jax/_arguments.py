@@ -2,10 +2,11 @@
 
 import dataclasses
 import difflib
+import functools
 import math
 import re
 import runpy
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import click
@@ -14,7 +15,9 @@ import numpy as np
 
 from bcgc_jax import distributions
 from bcgc_jax.distributions import Law
+from bcgc_jax.joint_laws import Rows, Unlike
 from bcgc_jax.solvers.solve import OBJECTIVES
+from bcgc_jax.traces import LAYOUTS
 
 # shifted-exponential: ShiftedExponential, and so on: the same names in CamelCase.
 LAWS = {
@@ -43,6 +46,7 @@ def _signature(law: type) -> list[str]:
 
 SEED = click.IntRange(0, 2**63 - 1)  # what a key is made of
 _LONGEST = 1_000_000  # numbers on an axis
+_MOST_LAWS = 10_000  # of unlike workers
 
 
 class Number(click.ParamType):
@@ -107,6 +111,15 @@ class CycleTime(click.ParamType):
             except ValueError:
                 self.fail(f"{key} must be a number, got {number!r}; expected {usage}", param, ctx)
         return law, given
+
+
+class WorkersCycleTime(CycleTime):
+    """NAME:PARAMETER=VALUE,… of a law, or COUNT*NAME:… for some workers: (count or None, law)."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        count, star, text = str(value).rpartition("*")
+        number = Number(1, include=True, whole=True).convert(count, param, ctx) if star else None
+        return number, super().convert(text, param, ctx)
 
 
 class OpenCycleTime(CycleTime):
@@ -239,6 +252,34 @@ schemes_option = click.option(
 )
 
 
+def trace_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Options that say how a trace is laid out, given to `command` as `columns`, keywords of `load_trace`."""
+
+    @functools.wraps(command)
+    def with_columns(*args: Any, **given: Any) -> None:
+        columns = {name: given.pop(f"{name}_column") for name in ("step", "worker", "seconds", "censored")}
+        return command(*args, columns=columns | {"layout": given.pop("layout")}, **given)
+
+    options = [
+        click.option("--step-column", default="step", show_default=True, help="Column of the step."),
+        click.option("--worker-column", default="worker", show_default=True, help="Column of the worker."),
+        click.option("--seconds-column", default="seconds", show_default=True, help="Column of the times."),
+        click.option(
+            "--censored-column", help="Column of 0 or 1: the worker was cut off, the time a lower bound."
+        ),
+        click.option(
+            "--layout",
+            type=click.Choice(LAYOUTS),
+            default="auto",
+            show_default=True,
+            help="A row for each step and worker (long), or a column for each worker (wide).",
+        ),
+    ]
+    for option in reversed(options):
+        with_columns = option(with_columns)
+    return with_columns
+
+
 def finite(value: Any) -> float | None:
     """A plain number; None, JSON's null, where it is infinite or unknown."""
     number = float(value)
@@ -267,8 +308,37 @@ def read_unit_costs(path: str) -> np.ndarray:
     return np.array(costs)
 
 
-def describe_law(law: Law) -> dict[str, Any]:
-    """The law as plain JSON values."""
+def law_of_workers(given: Sequence[tuple[int | None, Law]], workers: int | None) -> tuple[Law, int | None]:
+    """What `WorkersCycleTime`s mean together, and for how many workers: several are those of unlike ones."""
+    if given[0][0] is None and len(given) == 1:
+        return given[0][1], workers
+    counts = [count or 1 for count, _ in given]
+    total = sum(counts)
+    if workers not in (None, total):
+        raise click.UsageError(f"--cycle-time is given for {total} workers, but --workers is {workers}")
+    if len(given) == 1:
+        return given[0][1], total
+    if total > _MOST_LAWS:
+        raise click.UsageError(f"at most {_MOST_LAWS:,} workers may each have a law, not {total:,}")
+    return Unlike([law for count, (_, law) in zip(counts, given, strict=True) for _ in range(count)]), total
+
+
+def workers_of_trace(num_workers: int, path: str) -> int:
+    """The workers of a trace, where nothing else says how many there are to be."""
+    if num_workers < 2:
+        raise click.UsageError(
+            f"{path} has one worker only: coding needs the times of at least two, or give --workers"
+        )
+    return num_workers
+
+
+def describe_law(law: Law) -> Any:
+    """The law as plain JSON values; for unlike workers a list."""
+    if isinstance(law, Unlike):
+        return [describe_law(one) for one in law.laws]
+    if isinstance(law, Rows):
+        steps, workers = law.rows().shape
+        return {"law": "rows", "steps": steps, "workers": workers, "mean": float(law.mean())}
     if isinstance(law, distributions.Empirical):
         size = int(jnp.asarray(law.times).size)
         return {"law": "empirical", "measured_times": size, "mean": float(law.mean())}

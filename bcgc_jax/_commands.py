@@ -16,22 +16,27 @@ from rich.table import Table
 
 from bcgc_jax._arguments import (
     SEED,
-    CycleTime,
     Levels,
     Number,
+    WorkersCycleTime,
     describe_law,
     finite,
     format_option,
     law_help,
+    law_of_workers,
     objective_option,
     read_unit_costs,
     schemes_option,
+    workers_of_trace,
 )
+from bcgc_jax.distributions import Law
+from bcgc_jax.joint_laws import Rows, Unlike
 from bcgc_jax.problem import Problem, Solution, Status
 from bcgc_jax.runtime import completion_probability
 from bcgc_jax.solvers import runtime_limit, solve
 from bcgc_jax.solvers.completion import STARTS
 from bcgc_jax.solvers.integer import partition_of_units
+from bcgc_jax.solvers.sample_average import NUM_FRESH_DRAWS, bootstrap_interval, draw_problems
 from bcgc_jax.solvers.schemes import NUM_DRAWS, added_schemes
 from bcgc_jax.solvers.solve import (
     BASELINES,
@@ -61,6 +66,9 @@ Examples:
   bcgc solve --workers 20 --coordinates 20000 --samples 50 \\
              --cycle-time shifted-exponential:rate=1e-3,shift=50
   bcgc solve --trace steps.csv --coordinates 1e6 --format json
+  bcgc solve --trace steps.csv --keep-workers --coordinates 1e6
+  bcgc solve --coordinates 1e6 --cycle-time 6*weibull:scale=1,concentration=2,shift=1 \\
+             --cycle-time 2*shifted-exponential:rate=0.2,shift=2
   bcgc solve --workers 8 --coordinates 1e6 --cycle-time pareto:scale=1,shape=2.5 \\
              --method subgradient --method tandon:3 --deadline 2e6
   bcgc solve --workers 20 --coordinates 40000 --samples 50 --objective completion-probability \\
@@ -72,14 +80,28 @@ Laws: {law_help()}
 
 Methods: {METHODS}""",
 )
-@click.option("--workers", type=Number(1, include=True, whole=True), help="N; by default those of the trace.")
+@click.option(
+    "--workers",
+    type=Number(1, include=True, whole=True),
+    help="N; by default those of the trace, or of COUNT* laws.",
+)
 @click.option("--coordinates", type=Number(1, include=True, whole=True), help="L, the gradient's length.")
 @click.option("--samples", type=Number(), default=1, show_default=True, help="M, samples over all workers.")
 @click.option(
     "--cycles", type=Number(), default=1, show_default=True, help="b, CPU cycles per coordinate and sample."
 )
-@click.option("--cycle-time", type=CycleTime(), help="Law of a worker's cycle time, NAME:PARAMETER=VALUE,…")
+@click.option(
+    "--cycle-time",
+    "cycle_times",
+    type=WorkersCycleTime(),
+    multiple=True,
+    help="Law of a worker's cycle time, NAME:PARAMETER=VALUE,…; where workers are not alike, repeat it: one "
+    "for each, COUNT*NAME:… for several.",
+)
 @click.option("--trace", type=click.Path(), help="CSV of measured times (step, worker, seconds): the law.")
+@click.option(
+    "--keep-workers", is_flag=True, help="Keep the steps of the trace whole: its workers are not alike."
+)
 @click.option("--method", "methods", multiple=True, help="Scheme to solve for; repeat it; all by default.")
 @click.option("--deadline", type=Number(), help="Also print P(runtime ≤ deadline).")
 @objective_option
@@ -96,8 +118,9 @@ def solve_command(
     coordinates: int | None,
     samples: float,
     cycles: float,
-    cycle_time: Any,
+    cycle_times: tuple[tuple[int | None, Law], ...],
     trace: str | None,
+    keep_workers: bool,
     methods: tuple[str, ...],
     deadline: float | None,
     objective: str,
@@ -110,10 +133,13 @@ def solve_command(
     """Which redundancy should each block of coordinates get, how long does an iteration take, and how
     does that compare with every known scheme?
 
-    Runtimes carry the unit of the cycle time. The runtime of a scheme is exact, not simulated.
+    Runtimes carry the unit of the cycle time. The runtime of a scheme is exact, not simulated; only for laws
+    of workers that are not alike it is a mean of draws.
     """
-    if (cycle_time is None) == (trace is None):
+    if bool(cycle_times) == (trace is not None):
         raise click.UsageError("give the law of the cycle time: either --cycle-time or --trace")
+    if keep_workers and trace is None:
+        raise click.UsageError("--keep-workers keeps those of a trace: give it with --trace")
     if (coordinates is None) == (unit_costs is None):
         raise click.UsageError("give the length of the gradient: either --coordinates or --unit-costs")
     completion = objective == "completion-probability"
@@ -124,7 +150,10 @@ def solve_command(
         try:
             if trace is not None:
                 measured = load_trace(trace)
-                cycle_time, workers = measured.law(), workers or measured.num_workers
+                cycle_time: Law = Rows(measured.rows()) if keep_workers else measured.law()
+                workers = workers or workers_of_trace(measured.num_workers, trace)
+            else:
+                cycle_time, workers = law_of_workers(cycle_times, workers)
             if workers is None:
                 raise click.UsageError("give the number of workers with --workers")
             costs = None
@@ -148,8 +177,11 @@ def solve_command(
             methods = methods or (*PROPOSED, *BASELINES, *added_schemes())
             for method in methods:
                 parse_method(problem, method)  # refuse the last one before the first one takes time
-            rows = _solve_all(problem, methods, seed, deadline, objective, levels, asked)
-            limit = float(runtime_limit(problem))
+            # Unlike workers: what is exact is so for the draws that `solve` judges by.
+            alike = not isinstance(problem.cycle_time, Unlike)
+            judged = problem if alike else draw_problems(jax.random.key(seed), problem)[1]
+            rows = _solve_all(problem, judged, methods, seed, deadline, objective, levels, asked)
+            limit = float(runtime_limit(judged))
             question = {
                 "cycle_time": describe_law(problem.cycle_time),
                 "num_workers": workers,
@@ -158,6 +190,7 @@ def solve_command(
                 "cycles": cycles,
             }
             optional = {
+                "num_draws": None if alike else NUM_FRESH_DRAWS,
                 "deadline": deadline,
                 "objective": objective if completion else None,
                 "levels": levels,
@@ -177,10 +210,12 @@ def solve_command(
         _print_csv(rows)
     else:
         _print_table(rows, problem, limit, deadline)
+        _print_law(rows, problem, seed)
 
 
 def _solve_all(
     problem: Problem,
+    judged: Problem,
     methods: tuple[str, ...],
     seed: int,
     deadline: float | None,
@@ -211,7 +246,7 @@ def _solve_all(
                 progress.advance(task)
                 continue
             jax.block_until_ready(solution)
-            rows.append({"method": name} | _row(problem, solution, time.perf_counter() - start, deadline))
+            rows.append({"method": name} | _row(judged, solution, time.perf_counter() - start, deadline))
             progress.advance(task)
     if objective == "completion-probability":
         return sorted(rows, key=lambda row: -(row["completion_probability"] or 0))
@@ -312,6 +347,32 @@ def _print_table(rows: list[dict[str, Any]], problem: Problem, limit: float, dea
     if uncoded is not None and fastest is not uncoded and np.isfinite(runtime(uncoded)):
         saved = 100 * (1 - runtime(fastest) / runtime(uncoded))
         console.print(f"{fastest['method']} takes {saved:.1f} % less time than the uncoded scheme.")
+
+
+def _print_law(rows: list[dict[str, Any]], problem: Problem, seed: int) -> None:
+    """What stands for the expectation, where workers are not alike."""
+    law = problem.cycle_time
+    console = Console(width=_TABLE_WIDTH, highlight=False, file=sys.stdout)
+    if isinstance(law, Unlike):
+        known = [row for row in rows if row["expected_runtime"] and row["runtime_error"] is not None]
+        error = 100 * max((row["runtime_error"] / row["expected_runtime"] for row in known), default=np.nan)
+        console.print(
+            f"Means of {NUM_FRESH_DRAWS} draws, standard error up to {error:.1g} %; "
+            "the optimum's bound has 97.5 % confidence."
+        )
+    if not isinstance(law, Rows):
+        return
+    console.print(
+        f"Means over the trace's {len(law.rows())} steps; plans made for these fit the next ones less well."
+    )
+    best = rows[0]
+    if best["partition"] is not None:
+        with jax.enable_x64(True):
+            x = partition_of_units(problem, jnp.asarray(best["partition"]))
+            low, high = bootstrap_interval(jax.random.key(seed), problem, x)
+        console.print(
+            f"{best['method']}: {low:.4g} to {high:.4g} with 95 % confidence, blocks of steps resampled."
+        )
 
 
 def _draw(counts: list[int] | None, width: int = 24) -> str:

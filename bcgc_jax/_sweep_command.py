@@ -34,6 +34,7 @@ from bcgc_jax._arguments import (
     missing_parameters,
     objective_option,
     schemes_option,
+    workers_of_trace,
 )
 from bcgc_jax.distributions import Law
 from bcgc_jax.problem import Problem
@@ -152,7 +153,9 @@ def sweep_command(
                 measured = load_trace(trace)
                 law, workers = (
                     measured.law(),
-                    workers if workers is not None else np.array([measured.num_workers]),
+                    workers
+                    if workers is not None
+                    else np.array([workers_of_trace(measured.num_workers, trace)]),
                 )
                 if axes:
                     raise click.UsageError("the law of a --trace has no parameters: drop --axis")

@@ -113,6 +113,8 @@ def train_command(
             if workers not in (None, measured.num_workers):
                 raise click.UsageError(f"the trace has {measured.num_workers} workers, not {workers}")
             workers = measured.num_workers
+            if workers < 2:
+                raise click.UsageError(f"{trace} has one worker only: coding needs the times of at least two")
         if workers is None:
             raise click.UsageError("give the number of workers with --workers")
         with jax.enable_x64(True):

@@ -46,12 +46,28 @@ class Law:
         """Times, shape `[K]`, other than the infimum, where Λ is not smooth (K is often 0)."""
         return jnp.zeros((0,))
 
+    def ends(self) -> bool:
+        """Whether the last of the kinks, if there are some, is the supremum of T."""
+        return True
+
     def atomic(self) -> bool:
         """Whether T takes no value but the infimum and the kinks."""
         return False
 
     def expected_order_statistics(self, num_workers: ArrayLike, max_workers: int) -> Array | None:
         """E T_(N-n), slowest first, `[max_workers]`, in closed form; None where there is none."""
+        return None
+
+    def width(self) -> int | None:
+        """N, of a law of all N times of an iteration (`joint_laws`); None where workers are alike."""
+        return None
+
+    def rows(self) -> Array | None:
+        """All outcomes of an iteration, equally likely, slowest first, `[S, N]`; None where alike."""
+        return None
+
+    def draw_rows(self, key: Array, num_draws: int) -> Array | None:
+        """Draws of an iteration's times, slowest first, `[num_draws, N]`; None where alike."""
         return None
 
     def cdf(self, t: ArrayLike) -> Array:
@@ -61,6 +77,13 @@ class Law:
     def survival(self, t: ArrayLike) -> Array:
         """P(T > t), with relative accuracy in the right tail."""
         return jnp.exp(-self.cumulative_hazard(t))
+
+    def log_density(self, t: ArrayLike) -> Array:
+        """log of the density of T, elementwise; -inf where there is none. For laws without atoms."""
+        t = jnp.asarray(t, float)
+        hazard, rate = jax.jvp(self.cumulative_hazard, (t,), (jnp.ones_like(t),))
+        possible = jnp.isfinite(hazard) & (rate > 0)
+        return jnp.where(possible, jnp.log(jnp.where(possible, rate, 1)) - hazard, -jnp.inf)
 
     def with_fast_inverse(self) -> "Law":
         """The same law; where Λ⁻¹ is slow to run and to compile, it comes from a table instead."""
@@ -222,6 +245,10 @@ class Uniform(Law):
     def inverse_cumulative_hazard(self, a):
         return self.low - jnp.subtract(self.high, self.low) * jnp.expm1(-jnp.asarray(a))
 
+    def log_density(self, t):
+        inside = jnp.greater_equal(t, self.low) & jnp.less_equal(t, self.high)
+        return jnp.where(inside, -jnp.log(jnp.subtract(self.high, self.low)), -jnp.inf)
+
     def mean(self):
         return jnp.asarray(jnp.add(self.low, self.high) / 2)
 
@@ -315,6 +342,12 @@ class Lognormal(Law):
         excess = jnp.exp(self.location + self.scale * _inverse_normal_hazard(a))
         return self.shift + jnp.where(inside, excess, 0)
 
+    def log_density(self, t):
+        inside, excess = _above(t, self.shift)
+        z = (jnp.log(excess) - self.location) / self.scale
+        constant = 0.5 * math.log(2 * math.pi)
+        return jnp.where(inside, -0.5 * z * z - jnp.log(self.scale * excess) - constant, -jnp.inf)
+
     def mean(self):
         return self.shift + jnp.exp(self.location + jnp.square(self.scale) / 2)
 
@@ -349,6 +382,13 @@ class Gamma(Law):
     def inverse_cumulative_hazard(self, a):
         inside, a = _above(a, 0.0)
         return self.shift + jnp.where(inside, _inverse_gamma_hazard(self.shape, a) / self.rate, 0)
+
+    def log_density(self, t):
+        # The hazard's slope in the shape would be a series for each time.
+        inside, excess = _above(t, self.shift)
+        constant = self.shape * jnp.log(self.rate) - special.gammaln(self.shape)
+        value = constant + (self.shape - 1) * jnp.log(excess) - self.rate * excess
+        return jnp.where(inside, value, -jnp.inf)
 
     def mean(self):
         return jnp.asarray(self.shift + jnp.divide(self.shape, self.rate))

@@ -9,6 +9,8 @@ chosen by the law, all differentiable in the load y and in the law's parameters:
 - laws with kinks: Gauss–Legendre panels between the images of the kinks;
 - atomic laws: P is constant between the images of the atoms, so the sum over them is exact.
 
+Where the law is one of rows (`joint_laws.Rows`), the mean over these is exact.
+
 The first two compare three rules, and extrapolate their differences to the error of the finest.
 """
 
@@ -23,7 +25,7 @@ from jax.scipy import special
 from jax.typing import ArrayLike
 
 from bcgc_jax.distributions import Law
-from bcgc_jax.order_statistics import crossing_probability
+from bcgc_jax.order_statistics import all_rows, crossing_probability, max_finish_time
 
 # Intervals of the trapezoid rule, a multiple of 4: two halvings give the error estimate.
 NUM_NODES = 128
@@ -31,6 +33,8 @@ NUM_NODES = 128
 _ROUNDING = 8.0
 # A kink of Λ at level n is one of order n+1 in P: panels end at those of the first levels, then ever fewer.
 _KINKED_LEVELS = 12
+# Panels, of equal ratios, from the middle of the maximum to the end of a tail beyond the last kink.
+_TAIL_PANELS = 24
 
 
 class Expectation(NamedTuple):
@@ -51,6 +55,10 @@ def expected_max(law: Law, load: Array, num_workers: ArrayLike, *, num_nodes: in
     >>> round(float(result.value), 5)  # E T_(2) = 1/2 + 1
     1.5
     """
+    rows = all_rows(law, num_workers, load.size)
+    if rows is not None:
+        value = jnp.mean(max_finish_time(load, rows.astype(load.dtype)))
+        return Expectation(value, _ROUNDING * load.size * jnp.finfo(load.dtype).eps * value)
     law = law.with_fast_inverse()  # for the nodes, which may lie anywhere
     if law.atomic():
         value, error = _over_atoms(law, load, num_workers)
@@ -68,6 +76,10 @@ def expected_max(law: Law, load: Array, num_workers: ArrayLike, *, num_nodes: in
 
 def exceedance(law: Law, load: Array, num_workers: ArrayLike, t: Array) -> Array:
     """P(max_n load_n T_(N-n) > t) for every entry of `t`."""
+    rows = all_rows(law, num_workers, load.size)
+    if rows is not None:
+        finish = jnp.sort(max_finish_time(load, rows.astype(load.dtype)))
+        return 1 - jnp.searchsorted(finish, t, side="right") / jnp.asarray(finish.size, load.dtype)
     return crossing_probability(_hazard_at(law, load, t), num_workers)
 
 
@@ -234,13 +246,18 @@ def _panels(law: Law, load: Array, num_workers: ArrayLike) -> tuple[Array, Array
     start = _start(law, load, num_workers)
     first = min(_KINKED_LEVELS, load.size)
     kinked = load[np.unique(np.r_[:first, np.geomspace(first, load.size, _KINKED_LEVELS).astype(int) - 1])]
-    last = load[-1] * kinks[-1]
     low, middle, high = jax.lax.stop_gradient(_typical(law, load, num_workers))
+    last, beyond = load[-1] * kinks[-1], jnp.zeros(0, load.dtype)
+    if not law.ends():
+        centre = jnp.maximum(middle - start, jnp.finfo(start.dtype).tiny)
+        reach = jnp.linspace(0.0, _reach(law, load, num_workers, start, centre), _TAIL_PANELS)
+        beyond = jax.lax.stop_gradient(start + centre * jnp.exp(reach))
+        last = beyond[-1]
     spread = jnp.array([0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0], load.dtype)
     around = jnp.concatenate(
         [middle + (low - middle) * spread[:4], middle[None], middle + (high - middle) * spread]
     )
-    breaks = jnp.concatenate([(kinked[:, None] * kinks).ravel(), around, last[None]])
+    breaks = jnp.concatenate([(kinked[:, None] * kinks).ravel(), around, beyond, last[None]])
     edges = jnp.concatenate([start[None], jnp.sort(jnp.clip(breaks, start, last))])
     return start, edges[:-1], jnp.diff(edges)
 

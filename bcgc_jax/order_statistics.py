@@ -3,6 +3,7 @@ r"""Order statistics of N independent cycle times, slowest first.
 Axis n holds T_(N-n), so it lines up with redundancy level n. By Rényi's representation
 T_(N-n) = Λ⁻¹(A_(N-n)) with A_(N-n) = Σ_{j=n+1}^{N} E_j / j and E_j independent Exp(1): no sort. The
 terms j > N are zero, so N may be traced below a static `max_workers`; padded levels hold ess inf T.
+For workers that are not alike the law itself gives the rows of an iteration (`joint_laws`).
 """
 
 import functools
@@ -82,6 +83,27 @@ def static_workers(num_workers: ArrayLike, max_workers: int | None) -> int:
     return max_workers
 
 
+def max_finish_time(load: Array, sorted_times: Array) -> Array:
+    """max_n load_n T_(N-n) for times that are sorted already, slowest first; no load costs no time."""
+    return jnp.max(jnp.where(load > 0, load * jnp.where(load > 0, sorted_times, 0), 0), axis=-1)
+
+
+def all_rows(law: Law, num_workers: ArrayLike, max_workers: int) -> Array | None:
+    """`law.rows()`, `[S, max_workers]`; NaN where a traced `num_workers` is not theirs."""
+    rows = law.rows()
+    return None if rows is None else _of_all_workers(rows, num_workers, max_workers)
+
+
+def _of_all_workers(rows: Array, num_workers: ArrayLike, max_workers: int) -> Array:
+    width = rows.shape[-1]
+    if width != max_workers:
+        raise ValueError(
+            f"the law is that of {width} workers together, not of {max_workers}: workers that are not alike "
+            "are neither left out nor padded"
+        )
+    return jnp.where(jnp.asarray(num_workers) == width, rows, jnp.nan)
+
+
 def sorted_cycle_times(
     key: Array,
     law: Law,
@@ -103,6 +125,9 @@ def sorted_cycle_times(
     """
     max_workers = static_workers(num_workers, max_workers)
     dtype = jnp.result_type(dtype)
+    rows = law.draw_rows(key, num_draws)
+    if rows is not None:
+        return _of_all_workers(rows, num_workers, max_workers).astype(dtype)
     pairs = _spacings(key, num_workers, max_workers, num_draws, dtype)
     steps = jnp.stack([pairs.real, pairs.imag], axis=1).reshape(-1, num_draws)[:max_workers]
     hazard = jnp.cumsum(steps[::-1], axis=0)[::-1].T
@@ -114,6 +139,9 @@ def simulate_max(key: Array, law: Law, load: Array, num_workers: ArrayLike, num_
 
     The running sum and the running maximum are carried over n: no sorted `[S, N]` array is formed.
     """
+    rows = law.draw_rows(key, num_draws)
+    if rows is not None:
+        return max_finish_time(load, _of_all_workers(rows, num_workers, load.size).astype(load.dtype))
     law = law.with_fast_inverse()
     pairs = _spacings(key, num_workers, load.size, num_draws, load.dtype)
 
@@ -146,15 +174,18 @@ def expected_order_statistics(
     With z = logit U_(k), k = N-n, the density of z is ∝ u^k (1-u)^(N-k+1) for every k, smooth and
     exponentially small at both ends; the trapezoid rule in v, z = mode + width·sinh v, then converges
     geometrically for bounded and heavy-tailed g alike, for N up to 1000 and beyond. An atomic law is
-    summed over its atoms. Where the expectation diverges the result is inf. Columns from num_workers
-    on hold g(ess inf T). Eq. (8) of the paper is the same quantity as an alternating sum, which loses
-    all digits from N ≈ 20.
+    summed over its atoms, one of rows over its rows. Where the expectation diverges the result is inf.
+    Columns from num_workers on hold g(ess inf T). Eq. (8) of the paper is the same quantity as an
+    alternating sum, which loses all digits from N ≈ 20.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> expected_order_statistics(ShiftedExponential(rate=1.0), 3).round(4)
     Array([1.8333, 0.8333, 0.3333], dtype=float32)
     """
     max_workers = static_workers(num_workers, max_workers)
+    rows = all_rows(law, num_workers, max_workers)
+    if rows is not None:
+        return jnp.mean(rows if function is None else function(rows), axis=0)
     n = jnp.arange(max_workers)
     exists = n < num_workers
     k = jnp.where(exists, num_workers - n, 1)

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import check, concrete, pytree_dataclass, static_field
 from bcgc_jax.distributions import Law
+from bcgc_jax.joint_laws import Unlike
 
 
 @pytree_dataclass
@@ -18,7 +19,8 @@ class Problem:
     r"""minimise E τ̂(x,T) = (M b / N) E max_n T_(N-n) y_n over x ≥ 0, Σ x = L (eq. 6 of the paper).
 
     Args:
-      cycle_time: the law of T, the time of one CPU cycle of a worker.
+      cycle_time: the law of T, the time of one CPU cycle of a worker; or of all N times of an iteration:
+        `Rows`, `Unlike` or, for the latter, a list of N laws.
       num_workers: N. May be batched or traced under a static `max_workers`.
       num_coordinates: L, the length of the gradient.
       num_samples: M, over all workers.
@@ -47,6 +49,8 @@ class Problem:
     unit_costs: ArrayLike | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.cycle_time, list | tuple):
+            object.__setattr__(self, "cycle_time", Unlike(self.cycle_time))
         if not isinstance(self.cycle_time, Law):
             raise ValueError(f"cycle_time must be a law such as ShiftedExponential, got {self.cycle_time!r}")
         _check_count("num_workers", self.num_workers)
@@ -71,6 +75,14 @@ class Problem:
             object.__setattr__(self, "max_workers", int(workers.max()))
         elif workers is not None and workers.max() > self.max_workers:
             raise ValueError(f"num_workers {workers.max()} exceeds max_workers {self.max_workers}")
+        width = self.cycle_time.width()
+        if width not in (None, self.max_workers) or (
+            width is not None and workers is not None and np.any(workers != width)
+        ):
+            raise ValueError(
+                f"cycle_time is the law of {width} workers, but num_workers is {self.num_workers} and "
+                f"max_workers {self.max_workers}: workers that are not alike are neither left out nor padded"
+            )
 
     def _check_unit_costs(self) -> None:
         check("unit_costs", self.unit_costs, "> 0")

@@ -12,7 +12,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax.expectation import NUM_NODES, Expectation, exceedance, expected_max
-from bcgc_jax.order_statistics import simulate_max
+from bcgc_jax.order_statistics import max_finish_time, simulate_max
 from bcgc_jax.partitions import cumulative_load, finish_load
 from bcgc_jax.problem import Problem
 
@@ -84,11 +84,6 @@ def coordinate_runtime(
     )
 
 
-def max_finish_time(load: Array, sorted_times: Array) -> Array:
-    """max_n load_n T_(N-n) for times that are sorted already, slowest first; no load costs no time."""
-    return jnp.max(jnp.where(load > 0, load * jnp.where(load > 0, sorted_times, 0), 0), axis=-1)
-
-
 @functools.partial(jax.jit, static_argnames="num_draws")
 def simulate_runtime(key: Array, problem: Problem, partition: ArrayLike, num_draws: int) -> RuntimeEstimate:
     r"""Monte Carlo estimate of E τ̂(x,T) from `num_draws` (static) draws, with its standard error.
@@ -99,9 +94,9 @@ def simulate_runtime(key: Array, problem: Problem, partition: ArrayLike, num_dra
     >>> bool(abs(estimate.mean - 5 / 3) < 4 * estimate.standard_error)  # E max of two uniforms
     True
     """
-    x = _as_partition(problem, partition)
+    x = as_partition(problem, partition)
     draws = problem.scale * simulate_max(
-        key, problem.cycle_time, _load(problem, x), problem.num_workers, num_draws
+        key, problem.cycle_time, load_of(problem, x), problem.num_workers, num_draws
     )
     return RuntimeEstimate(jnp.mean(draws), jnp.std(draws) / jnp.sqrt(max(num_draws - 1, 1)))
 
@@ -115,8 +110,8 @@ def integrate_runtime(problem: Problem, partition: ArrayLike, *, num_nodes: int 
     >>> round(float(integrate_runtime(problem, [1.0, 0.0]).value), 5)  # E T_(2) = 3/2
     1.5
     """
-    x = _as_partition(problem, partition)
-    result = expected_max(problem.cycle_time, _load(problem, x), problem.num_workers, num_nodes=num_nodes)
+    x = as_partition(problem, partition)
+    result = expected_max(problem.cycle_time, load_of(problem, x), problem.num_workers, num_nodes=num_nodes)
     return Expectation(problem.scale * result.value, problem.scale * result.error)
 
 
@@ -143,9 +138,9 @@ def completion_probability(problem: Problem, partition: ArrayLike, deadline: Arr
     >>> round(float(completion_probability(problem, [1.0, 0.0], 0.5)), 5)  # both below 1/2
     0.25
     """
-    x = _as_partition(problem, partition)
+    x = as_partition(problem, partition)
     t = jnp.asarray(deadline, x.dtype) / problem.scale
-    late = exceedance(problem.cycle_time, _load(problem, x), problem.num_workers, t)
+    late = exceedance(problem.cycle_time, load_of(problem, x), problem.num_workers, t)
     return jnp.clip(1 - late, 0, 1)
 
 
@@ -169,7 +164,7 @@ def certificate(
     >>> bool(c.lower_bound <= c.expected_runtime)
     True
     """
-    x = _as_partition(problem, partition)
+    x = as_partition(problem, partition)
 
     def objective(x):
         result = integrate_runtime(problem, x, num_nodes=num_nodes)
@@ -191,14 +186,14 @@ def levels_of_bound(problem: Problem, partition: Array) -> Array:
     return problem.exists if problem.setup_cycles is None else problem.exists & (partition > 0)
 
 
-def _load(problem: Problem, x: Array) -> Array:
+def load_of(problem: Problem, x: Array) -> Array:
     """Cycles, in units of a coordinate's, that a worker has spent when each level is finished."""
     if problem.setup_cycles is None:
         return cumulative_load(x)
     return finish_load(x, x > 0, problem.setup_load)
 
 
-def _as_partition(problem: Problem, partition: ArrayLike) -> Array:
+def as_partition(problem: Problem, partition: ArrayLike) -> Array:
     x = jnp.asarray(partition)
     x = x.astype(problem.dtype) if not jnp.issubdtype(x.dtype, jnp.floating) else x
     if x.shape != (problem.max_workers,):

@@ -99,6 +99,69 @@ def test_a_trace_brings_its_law_and_its_number_of_workers(bcgc, tmp_path):
     assert answer["solutions"][0]["expected_runtime"] == pytest.approx(expected, rel=1e-9)
 
 
+def test_workers_that_are_not_alike_get_a_law_each(bcgc):
+    args = ["solve", "--coordinates", "3000", "--cycle-time", "3*uniform:low=0.7,high=1.6", "--workers", "4"]
+    args += ["--cycle-time", "shifted-exponential:rate=0.4,shift=2.5", "--deadline", "7000"]
+    args += [a for m in ("uncoded", "time") for a in ("--method", m)]
+    status, out, err = bcgc(*args, "--format", "json")
+    assert status == 0, err
+    answer = json.loads(out)
+    fast = {"law": "uniform", "low": 0.7, "high": 1.6}
+    slow = {"law": "shifted-exponential", "rate": 0.4, "shift": 2.5}
+    assert answer["problem"]["cycle_time"] == [fast, fast, fast, slow]
+    assert answer["problem"]["num_workers"] == 4
+    rows = {row["method"]: row for row in answer["solutions"]}
+    # Uncoded: the last worker, the slowest of all always, takes 2.5 + 1 / 0.4 on average.
+    assert abs(rows["uncoded"]["expected_runtime"] - 3000 / 4 * 5) < 4 * rows["uncoded"]["runtime_error"]
+    late = np.exp(-0.4 * (7000 / 750 - 2.5))
+    draws = answer["problem"]["num_draws"]
+    assert abs(rows["uncoded"]["completion_probability"] - 1 + late) < 4 * np.sqrt(late / draws)
+    assert rows["time"]["partition_runtime"] == pytest.approx(rows["time"]["expected_runtime"], rel=1e-3)
+    assert answer["limit"] < rows["time"]["expected_runtime"] < rows["uncoded"]["expected_runtime"]
+    _, out, _ = bcgc(*args)
+    assert max(map(len, out.splitlines())) <= 100
+    assert f"Means of {draws} draws" in out
+    # All workers alike: their number alone is new, and runtimes are exact.
+    args = ["solve", "--coordinates", "3000", "--cycle-time", "3*uniform:low=0.7,high=1.6"]
+    _, out, _ = bcgc(*args, "--method", "uncoded", "--format", "json")
+    answer = json.loads(out)
+    assert answer["problem"]["cycle_time"] == fast
+    exact = 3000 / 3 * (0.7 + 0.9 * 3 / 4)
+    assert answer["solutions"][0]["expected_runtime"] == pytest.approx(exact, rel=1e-9)
+
+
+def test_a_trace_may_keep_its_workers(bcgc, tmp_path):
+    path = tmp_path / "trace.csv"
+    times = np.random.default_rng(3).gamma(3.0, size=(6, 4)) * [0.5, 2.5, 0.7, 0.6] + 0.2
+    rows = [f"{s},{w},{t:.6f}" for s, row in enumerate(times) for w, t in enumerate(row)]
+    path.write_text("\n".join(["step,worker,seconds", *rows]))
+    args = ["solve", "--trace", str(path), "--keep-workers", "--coordinates", "3000", "--method", "uncoded"]
+    status, out, err = bcgc(*args, "--format", "json")
+    assert status == 0, err
+    answer = json.loads(out)
+    law = answer["problem"]["cycle_time"]
+    assert (law.pop("mean"), law) == (pytest.approx(times.mean()), {"law": "rows", "steps": 6, "workers": 4})
+    expected = times.round(6).max(axis=1).mean() * 3000 / 4
+    assert answer["solutions"][0]["expected_runtime"] == pytest.approx(expected, rel=1e-9)
+    _, out, _ = bcgc(*args)
+    assert "over the trace's 6 steps" in out
+    assert "with 95 % confidence" in out
+    assert max(map(len, out.splitlines())) <= 100
+    status, _, err = bcgc(*args, "--workers", "3")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "law of 4 workers" in err
+
+
+@pytest.mark.parametrize("name", ["solve", "sweep", "train"])
+def test_a_trace_of_one_worker_is_no_plan(bcgc, tmp_path, name):
+    path = tmp_path / "trace.csv"
+    path.write_text("step,worker,seconds\n1,a,2.5\n2,a,1.5\n")
+    more = [] if name == "train" else ["--coordinates", "60"]
+    status, out, err = bcgc(name, "--trace", str(path), *more)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "has one worker only" in err
+
+
 def test_a_deadline_leads_with_the_plan_that_meets_it_most_often(bcgc):
     args = ["--workers", "10", "--coordinates", "40000", "--samples", "50"]
     args += [
@@ -180,6 +243,11 @@ _PARETO = ["--cycle-time", "pareto:scale=1"]
         ([*_SMALL, *_UNIFORM, "--objective", "completion-probability"], "needs a --deadline"),
         ([*_SMALL, *_UNIFORM, "--objective", "speed"], "completion-probability"),
         ([*_SMALL, *LAW, "--trace", "x.csv"], "either --cycle-time or --trace"),
+        ([*_SMALL, *LAW, "--keep-workers"], "give it with --trace"),
+        ([*_SMALL, *LAW, *_UNIFORM], "for 2 workers, but --workers is 4"),
+        ([*_SMALL, "--cycle-time", "3*uniform:low=1,high=2"], "for 3 workers, but --workers is 4"),
+        ([*_SMALL, "--cycle-time", "x*uniform:low=1,high=2"], "whole number"),
+        (["solve", "--coordinates", "9", *LAW, "--cycle-time", "1e9*uniform:low=1,high=2"], "at most 10,000"),
         (["solve", "--coordinates", "9", *LAW], "--workers"),
         (["solve", "--workers", "2.5", "--coordinates", "9", *LAW], "whole number"),
         (["solve", "--workers", "0", "--coordinates", "9", *LAW], "at least 1"),

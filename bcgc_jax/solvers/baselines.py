@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from bcgc_jax.distributions import Law
 from bcgc_jax.expectation import Expectation, integrate_tail
-from bcgc_jax.order_statistics import expected_order_statistics
+from bcgc_jax.order_statistics import all_rows, expected_order_statistics
 from bcgc_jax.problem import Problem
 
 
@@ -137,7 +137,12 @@ def tandon_partial_runtime(problem: Problem, alpha: ArrayLike | None = None) -> 
     if s.size == 0:
         nothing = jnp.asarray(jnp.inf, problem.dtype)
         return Expectation(nothing, jnp.zeros_like(nothing)), jnp.asarray(0)
-    result = jax.lax.map(at_level, s, batch_size=32)
+    rows = all_rows(law, workers, problem.max_workers)
+    if rows is None:
+        result = jax.lax.map(at_level, s, batch_size=32)
+    else:
+        mean = jnp.mean(jnp.maximum(alpha * rows, rows[:, :1]), axis=0)[1:].astype(problem.dtype)
+        result = Expectation((s + 1) / (s + alpha) * mean, jnp.zeros_like(mean))
     value = jnp.where(s < workers, result.value, jnp.inf)
     best = jnp.argmin(value)
     unit = problem.scale * problem.total
@@ -150,9 +155,13 @@ def tandon_partial_runtime(problem: Problem, alpha: ArrayLike | None = None) -> 
 def runtime_limit(problem: Problem) -> Array:
     r"""E[M b L / Σ_n 1/T_n]: perfectly divisible work of which every cycle counts; no scheme beats it.
 
-    E[1/S] = ∫₀^∞ (E e^{-u/T})^N du, S = Σ 1/T_n: two nested trapezoid rules.
+    E[1/S] = ∫₀^∞ (E e^{-u/T})^N du, S = Σ 1/T_n: two nested trapezoid rules; over `Rows` a plain mean.
     """
     law, workers = problem.cycle_time, problem.num_workers
+    unit = problem.total * problem.num_samples * problem.cycles
+    rows = all_rows(law, workers, problem.max_workers)
+    if rows is not None:
+        return unit * jnp.mean(1 / jnp.sum(1 / rows, axis=1))
     if law.atomic():
         times, mass = atoms_of(law)
     else:
@@ -162,9 +171,9 @@ def runtime_limit(problem: Problem) -> Array:
     speed = jnp.where(jnp.isinf(times), 0, 1 / times)
     median = law.inverse_cumulative_hazard(jnp.log(2.0))
     typical = jnp.where(jnp.isinf(median), law.infimum(), median)
-    unit = jnp.sum(mass * jnp.minimum(speed, 1e3 / typical))
+    pace = jnp.sum(mass * jnp.minimum(speed, 1e3 / typical))
     panels, low, high = 520, -40.0, 12.0
-    u = jnp.exp(jnp.linspace(low, high, panels + 1)) / (unit * workers)
+    u = jnp.exp(jnp.linspace(low, high, panels + 1)) / (pace * workers)
     term = u * jnp.exp(workers * jnp.log(jnp.exp(-u[:, None] * speed) @ mass))
     # Beyond the far end a power of u is left for a heavy tail, a geometric series here. Where that does
     # not decay, the mean is infinite, or the gradient is never finished with positive probability.
@@ -172,4 +181,4 @@ def runtime_limit(problem: Problem) -> Array:
     decays = ratio < 1 - 1e-4
     rest = jnp.where(decays, term[-1] * ratio / (1 - jnp.where(decays, ratio, 0)), jnp.inf)
     integral = (jnp.sum(term) + rest) * ((high - low) / panels)
-    return problem.total * problem.num_samples * problem.cycles * integral
+    return unit * integral

@@ -2,8 +2,8 @@ r"""The partition that meets a deadline most probably: maximise P(τ̂(x,T) ≤ 
 
 Not a convex problem, so it is solved from several starts at once: spectral projected gradients (Birgin,
 Martínez & Raydan 2000) on the log-odds of being late. One value costs O(N²), so thousands of steps are cheap.
-For laws of atoms P is a step function of x: there the atoms are spread by a factor e^±h, h → 0, and the
-answers are judged by the true P.
+For laws of atoms P is a step function of x: there the atoms (of rows, the runtimes) are spread by a factor
+e^±h, h → 0, and the answers are judged by the true P.
 """
 
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax.expectation import exceedance
-from bcgc_jax.order_statistics import crossing_probability
+from bcgc_jax.order_statistics import all_rows, crossing_probability, max_finish_time
 from bcgc_jax.partitions import cumulative_load, project_partition
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solvers.baselines import atoms_of
@@ -79,6 +79,10 @@ def completion_partition(
         if not law.atomic():
             return late(share)
         load = cumulative_load(share)
+        rows = all_rows(law, workers, load.size)
+        if rows is not None:
+            log_finish = jnp.log(max_finish_time(load, rows.astype(load.dtype)))
+            return jnp.mean(jax.nn.sigmoid((log_finish - jnp.log(t)) / spread))
         atoms, mass = atoms_of(law)
         log_threshold = jnp.log(t) - jnp.log(jnp.where(load > 0, load, 1))
         slow = mass * jax.nn.sigmoid((jnp.log(atoms) - log_threshold[:, None]) / spread)

@@ -1,4 +1,4 @@
-r"""The optimal partition for laws made of atoms, where the expected runtime f is polyhedral.
+r"""The optimal partition for laws made of atoms or rows, where the expected runtime f is polyhedral.
 
 f is convex and homogeneous, so every slope g_i met so far bounds it everywhere, f(z) ≥ g_i·z, and so does
 every average of them: f(z) ≥ L min_n Σ_i λ_i g_in. The next point is one of the central path of

@@ -117,8 +117,8 @@ def optimal_partition(
 
     Starts from x^(t), moved inside. `max_steps` is static. `levels`, bool `[max_workers]`, are those that
     may be used, and for which setup cycles are paid. They enter as a load that is linear in x, as Σx = L:
-    (n+1) f/b = (n+1) f/(b L) Σx. For laws of atoms f is polyhedral, and cutting planes take the place of
-    Newton's method, down to a gap of 1e-6.
+    (n+1) f/b = (n+1) f/(b L) Σx. For laws of atoms or rows f is polyhedral, and cutting planes take the
+    place of Newton's method, down to a gap of 1e-6.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=4, num_coordinates=100)

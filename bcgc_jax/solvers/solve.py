@@ -13,10 +13,11 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import check, concrete
+from bcgc_jax.joint_laws import Unlike
 from bcgc_jax.partitions import round_partition, round_to_units
 from bcgc_jax.problem import Problem, Solution, Status
-from bcgc_jax.runtime import certificate, levels_of_bound
-from bcgc_jax.solvers import baselines
+from bcgc_jax.runtime import certificate, completion_probability, levels_of_bound
+from bcgc_jax.solvers import baselines, sample_average
 from bcgc_jax.solvers.completion import CompletionResult, completion_partition
 from bcgc_jax.solvers.integer import improve_units
 from bcgc_jax.solvers.level_sets import best_levels
@@ -33,7 +34,7 @@ METHODS = ", ".join([*PROPOSED, *BASELINES, LIMIT, *(f"{name}:NUMBER" for name i
 
 OBJECTIVES = ("expected-runtime", "completion-probability")
 # Up to here the loss of rounding may show, and the search over whole units is worth its time; for laws of
-# atoms up to this product of the atoms and N⁵, a few seconds.
+# atoms up to this product of the atoms and N⁵, for rows of the rows and N³, a few seconds.
 _FEW_UNITS, _FEW_ATOMS = 1000, 1e9
 
 
@@ -60,13 +61,20 @@ def solve(
       levels: the redundancy levels that may be used (only "optimal"); the bound then is for these. With
         setup cycles "optimal" also searches which of them to use, and the bound is for those in
         `Solution.levels`.
-      key: randomness of "subgradient" and of added schemes that give a runtime; others need none.
+      key: randomness of "subgradient", of added schemes that give a runtime, and of all methods for `Unlike`
+        workers; others need none.
       options: keywords of the method: those of `optimal_partition`, `completion_partition` and
-        `subgradient_partition`, `alpha` of "tandon_partial".
+        `subgradient_partition`, `alpha` of "tandon_partial"; for `Unlike` workers also num_draws, S = 4096,
+        and num_replications, K = 16.
 
     "optimal" ends with a search over whole units where these are few (at most 1000, known before tracing, and
     not too many atoms); the other plans are rounded. Closed forms and baselines plan without setup and are
     evaluated with it.
+
+    Workers that are not alike: under `Rows` all of this is exact for the sample. `Unlike` ones are planned
+    for with S draws and judged by K S fresh ones, the same for all methods that get the same key:
+    `expected_runtime` is then a mean, `runtime_error` its standard error, and `lower_bound`, hence
+    `relative_gap`, a 97.5 % confidence limit and no certainty (`solvers.sample_average`).
 
     Raises ValueError for an unknown method, a missing key, a level or a number of layers out of range, what a
     method cannot do, and for a law whose mean is known to be infinite. What shows only in traced values is a
@@ -82,6 +90,9 @@ def solve(
     _refuse(problem, name, objective, deadline, levels)
     if name == "subgradient" and key is None:
         raise ValueError('method="subgradient" draws cycle times: pass key=jax.random.key(seed)')
+    if isinstance(problem.cycle_time, Unlike):
+        asked = {"objective": objective, "deadline": deadline, "levels": levels}
+        return _solve_unlike(problem, method, name, key, asked, **options)
     options_static = tuple(sorted((k, v) for k, v in options.items() if not isinstance(v, jax.Array)))
     options_traced = {k: v for k, v in options.items() if isinstance(v, jax.Array)}
     if objective == "completion-probability":
@@ -108,6 +119,50 @@ def solve(
             solution, rounded=improve_units(problem, solution.rounded, solution.levels)
         )
     return dataclasses.replace(solution, method=method)  # type: ignore[type-var]
+
+
+def _solve_unlike(
+    problem: Problem,
+    method: str,
+    name: str,
+    key: Array | None,
+    asked: Mapping[str, Any],
+    *,
+    num_draws: int = sample_average.NUM_DRAWS,
+    num_replications: int = sample_average.NUM_REPLICATIONS,
+    **options: Any,
+) -> Solution:
+    """A plan for the mean over draws, judged by fresh ones."""
+    if key is None:
+        raise ValueError(
+            "workers that are not alike are planned for and judged by draws: pass key=jax.random.key(seed)"
+        )
+    check_finite_mean(problem)
+    sizes = {"num_draws": num_draws, "num_replications": num_replications}
+    plan, fresh = sample_average.draw_problems(key, problem, **sizes)
+    scheme = SCHEMES.get(name)
+    if scheme is not None and scheme.partition is None:
+        if name in added_schemes():  # draws for itself
+            return _no_partition(problem, key, options, scheme=scheme, options=())
+        solution = solve(fresh, method, **options)
+        found = sample_average.judge_scheme(fresh, scheme, num_replications, **options)
+        return dataclasses.replace(solution, runtime_error=found.error)  # type: ignore[type-var]
+    solution = solve(plan, method, key=key, **asked, **options)
+    assert solution.partition is not None
+    assert solution.levels is not None
+    if name == "optimal" and asked["deadline"] is None:
+        found = sample_average.judge_optimum(fresh, solution.partition, solution.levels, num_replications)
+    else:
+        found = sample_average.judge(fresh, solution.partition, solution.levels)
+    exists = solution.status != int(Status.INFEASIBLE)
+    known: dict[str, Any] = {
+        name: jnp.where(exists, value, jnp.nan) for name, value in found._asdict().items()
+    }
+    if solution.completion_probability is not None:
+        known["completion_probability"] = completion_probability(
+            fresh, solution.partition, jnp.asarray(asked["deadline"])
+        )
+    return dataclasses.replace(solution, **known)  # type: ignore[type-var]
 
 
 def _refuse(
@@ -150,9 +205,13 @@ def _level_mask(problem: Problem, levels: Sequence[int]) -> Array:
 def _few_units(problem: Problem) -> bool:
     count = concrete(problem.num_coordinates)
     traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(problem))
+    if traced or count is None or count.ndim or count > _FEW_UNITS:
+        return False
     law = problem.cycle_time
-    quick = not law.atomic() or law.kinks().size * problem.max_workers**5 <= _FEW_ATOMS
-    return not traced and quick and count is not None and count.ndim == 0 and bool(count <= _FEW_UNITS)
+    rows = law.rows()
+    if rows is not None:
+        return rows.size * problem.max_workers**2 <= _FEW_ATOMS
+    return not law.atomic() or law.kinks().size * problem.max_workers**5 <= _FEW_ATOMS
 
 
 def check_finite_mean(problem: Problem) -> None:
@@ -160,10 +219,13 @@ def check_finite_mean(problem: Problem) -> None:
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(problem)):
         return
     law = problem.cycle_time
-    batched = any(np.ndim(leaf) for leaf in jax.tree.leaves(law)) and not law.atomic()
-    if not batched and not np.all(np.isfinite(np.asarray(law.mean()))):
+    laws = law.laws if isinstance(law, Unlike) else (law,)
+    for one in laws:
+        batched = any(np.ndim(leaf) for leaf in jax.tree.leaves(one)) and not one.atomic()
+        if batched or np.all(np.isfinite(np.asarray(one.mean()))):
+            continue
         raise ValueError(
-            f"the mean of {type(law).__name__} is infinite, and so is the expected runtime of a scheme that "
+            f"the mean of {type(one).__name__} is infinite, and so is the expected runtime of a scheme that "
             "ever waits for the slowest worker: take a law with a lighter tail, or look at the probability "
             "of meeting a deadline (completion_probability) instead"
         )

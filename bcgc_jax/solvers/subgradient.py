@@ -18,10 +18,9 @@ import optax
 from jax import Array
 
 from bcgc_jax.expectation import expected_max
-from bcgc_jax.order_statistics import sorted_cycle_times
+from bcgc_jax.order_statistics import max_finish_time, sorted_cycle_times
 from bcgc_jax.partitions import cumulative_load, project_partition
 from bcgc_jax.problem import Problem, Status
-from bcgc_jax.runtime import max_finish_time
 from bcgc_jax.solvers.closed_form import time_partition
 
 # D, as a share of the simplex. Of 0.03, 0.1, 0.3 and 1 it is within 0.4 % of the best for nine laws, from

@@ -1,0 +1,191 @@
+r"""Workers that are not alike: sample averages for expectations, and how far they can be trusted.
+
+The mean of τ̂(x,T) over S draws of an iteration is convex and homogeneous in x too, and `Rows` makes it a
+problem like any other. What its optimum is worth, K S fresh draws tell: they estimate E τ̂ without bias, and
+bound the best from below, with 97.5 % confidence, in one of two ways:
+
+- for optima: E min ≤ min E, so the certified bounds of K samples' optima have a mean below the true optimum
+  (Mak, Morton & Wood 1999); Student's t gives the limit;
+- for any other x: with subgradients g of τ̂ at x, E[τ̂ - g·x + L g_n] at the best level n is a bound
+  (`runtime.certificate`); the least of the N means less 1.96 standard errors is a limit, for it is below that
+  of the best level.
+
+Both rest on the central limit theorem: laws whose variance is infinite need more draws than anyone has.
+"""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from bcgc_jax._pytree import check
+from bcgc_jax.expectation import Expectation
+from bcgc_jax.joint_laws import Rows
+from bcgc_jax.order_statistics import max_finish_time
+from bcgc_jax.problem import Problem
+from bcgc_jax.runtime import Certificate, as_partition, load_of
+from bcgc_jax.solvers.optimal import optimal_partition
+from bcgc_jax.solvers.schemes import Scheme
+
+# S and K, and the fresh draws they make.
+NUM_DRAWS, NUM_REPLICATIONS = 4096, 16
+NUM_FRESH_DRAWS = NUM_DRAWS * NUM_REPLICATIONS
+# The 97.5 % quantile of a normal variable; a gap that no confidence limit sees.
+_NORMAL, _TOLERANCE = 1.959964, 1e-4
+
+
+def draw_problems(
+    key: Array, problem: Problem, *, num_draws: int = NUM_DRAWS, num_replications: int = NUM_REPLICATIONS
+) -> tuple[Problem, Problem]:
+    r"""`problem` under S draws of the iteration's times, to plan with, and under K S fresh ones, to judge by.
+
+    Raises ValueError for fewer than two draws and four replications.
+    """
+    check("num_draws", num_draws, ">= 2")
+    check("num_replications", num_replications, ">= 4")
+    sizes = (num_draws, num_draws * num_replications)
+    laws = _draw(key, problem, sizes)
+    plan, fresh = (dataclasses.replace(problem, cycle_time=law) for law in laws)  # type: ignore[type-var]
+    return plan, fresh
+
+
+@functools.partial(jax.jit, static_argnames="sizes")
+def _draw(key: Array, problem: Problem, sizes: tuple[int, ...]) -> list[Rows]:
+    law = problem.cycle_time
+    shapes = [(size, problem.max_workers) for size in sizes]
+    return [Rows(law.sample(k, s)) for k, s in zip(jax.random.split(key, len(sizes)), shapes, strict=True)]
+
+
+@jax.jit
+def judge(fresh: Problem, partition: ArrayLike, levels: ArrayLike) -> Certificate:
+    r"""E τ̂(x,T) with its standard error, and a 97.5 % limit of the best over the `levels`, bool `[N]`.
+
+    The draws must be independent of x.
+    """
+    x = as_partition(fresh, partition)
+    rows = fresh.cycle_time.rows()
+    assert rows is not None
+
+    def runtime(x: Array, row: Array) -> Array:
+        return fresh.scale * max_finish_time(load_of(fresh, x), row)
+
+    value, slope = jax.vmap(jax.value_and_grad(runtime), in_axes=(None, 0))(x, rows.astype(x.dtype))
+    mean, error = _mean(value)
+    constant = 0 if fresh.setup_cycles is None else value - slope @ x
+    bound, bound_error = _mean(constant + fresh.total * slope.T)
+    limit = jnp.min(jnp.where(levels, bound - _NORMAL * bound_error, jnp.inf))
+    return _certificate(mean, error, limit)
+
+
+@functools.partial(jax.jit, static_argnames="num_replications")
+def judge_optimum(
+    fresh: Problem, partition: ArrayLike, levels: ArrayLike, num_replications: int = NUM_REPLICATIONS
+) -> Certificate:
+    r"""The same for an optimum over the `levels`, by the optima of K equal parts of the fresh draws."""
+    x = as_partition(fresh, partition)
+    rows = fresh.cycle_time.rows()
+    assert rows is not None
+    mean, error = _mean(fresh.scale * max_finish_time(load_of(fresh, x), rows.astype(x.dtype)))
+
+    def bound(rows: Array) -> Array:
+        part = dataclasses.replace(fresh, cycle_time=Rows(rows))  # type: ignore[type-var]
+        return optimal_partition(part, levels, tolerance=_TOLERANCE).lower_bound
+
+    bounds = jax.lax.map(bound, rows.reshape(num_replications, -1, rows.shape[-1]))
+    below, deviation = _mean(bounds)
+    return _certificate(mean, error, below - student_quantile(num_replications - 1) * deviation)
+
+
+def judge_scheme(fresh: Problem, scheme: Scheme, num_replications: int, **options: ArrayLike) -> Expectation:
+    """The mean of a scheme that is no partition, and its standard error from K parts of the fresh draws."""
+    assert scheme.expectation is not None
+    expectation = functools.partial(scheme.expectation, key=None, **options)
+
+    @jax.jit
+    def evaluate(fresh: Problem) -> Expectation:
+        rows = fresh.cycle_time.rows()
+        assert rows is not None
+
+        def value(rows: Array) -> Array:
+            part = dataclasses.replace(fresh, cycle_time=Rows(rows))  # type: ignore[type-var]
+            return expectation(part).value
+
+        parts = jax.lax.map(value, rows.reshape(num_replications, -1, rows.shape[-1]))
+        return Expectation(expectation(fresh).value, _mean(parts)[1])
+
+    return evaluate(fresh)
+
+
+def bootstrap_interval(
+    key: Array,
+    problem: Problem,
+    partition: ArrayLike,
+    *,
+    num_replicates: int = 2000,
+    block: int | None = None,
+    confidence: float = 0.95,
+) -> tuple[Array, Array]:
+    r"""Confidence interval of E τ̂(x,T) for a given x under measured `Rows`: percentiles of resampled means.
+
+    Rows are resampled in `block`s of neighbours on a circle (Politis & Romano 1992), which keeps what ties
+    a step to the next; by default S^(1/3) rows. An x planned on the same rows looks better than it is, the
+    more so the fewer they are. Raises ValueError for another law, and for numbers out of range.
+
+    >>> times = jax.random.exponential(jax.random.key(0), (300, 3)) + 0.5
+    >>> problem = Problem(Rows(times), num_workers=3, num_coordinates=10)
+    >>> low, high = bootstrap_interval(jax.random.key(1), problem, [8.0, 1.0, 1.0])
+    >>> bool(low < high)
+    True
+    """
+    if not isinstance(problem.cycle_time, Rows):
+        raise ValueError("only measured rows are resampled: the problem's cycle_time must be Rows")
+    check("confidence", confidence, "> 0")
+    check("confidence", confidence, "< 1")
+    rows = problem.cycle_time.rows()
+    x = as_partition(problem, partition)
+    runtimes = problem.scale * max_finish_time(load_of(problem, x), rows.astype(x.dtype))
+    means = resampled_means(key, runtimes, num_replicates=num_replicates, block=block)
+    low, high = jnp.quantile(means, jnp.array([(1 - confidence) / 2, (1 + confidence) / 2]))
+    return low, high
+
+
+def resampled_means(
+    key: Array, values: Array, *, num_replicates: int = 2000, block: int | None = None
+) -> Array:
+    """Means over the steps of `values`, `[S, ...]`, resampled in blocks as above: `[num_replicates, ...]`."""
+    size = len(values)
+    block = math.ceil(size ** (1 / 3)) if block is None else block
+    if not 1 <= block <= size:
+        raise ValueError(f"block must be from 1 to {size}, the number of rows, got {block}")
+    check("num_replicates", num_replicates, ">= 1")
+    sums = jax.lax.fori_loop(1, block, lambda i, sums: sums + jnp.roll(values, -i, axis=0), values)
+    starts = jax.random.randint(key, (num_replicates, math.ceil(size / block)), 0, size)
+    return jnp.mean(sums[starts], axis=1) / block
+
+
+def student_quantile(degrees: int) -> float:
+    """The 97.5 % quantile of Student's t, from 3 degrees of freedom on (Abramowitz & Stegun 26.7.5)."""
+    z = _NORMAL
+    terms = (
+        z,
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return float(sum(np.array(terms) / float(degrees) ** np.arange(len(terms))))
+
+
+def _mean(values: Array) -> tuple[Array, Array]:
+    """Mean over the last axis and its standard error."""
+    return jnp.mean(values, axis=-1), jnp.std(values, axis=-1) / jnp.sqrt(values.shape[-1] - 1)
+
+
+def _certificate(mean: Array, error: Array, limit: Array) -> Certificate:
+    lower = jnp.where(jnp.isfinite(limit), jnp.maximum(limit, 0), 0)
+    return Certificate(mean, error, lower, 1 - lower / mean)

@@ -1,0 +1,281 @@
+"""Plans for workers that are not alike: optima against linear programming, limits against what they limit."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import optimize, stats
+
+import bcgc_jax as bcgc
+from bcgc_jax.solvers.sample_average import (
+    bootstrap_interval,
+    draw_problems,
+    resampled_means,
+    student_quantile,
+)
+
+S, N, L, M, B = 60, 4, 2500, 14.0, 1.3
+SCALE = M * B / N
+_RNG = np.random.default_rng(11)
+TIMES = _RNG.gamma(2.0, size=(S, N)) * [0.5, 2.1, 0.7, 1.4] + [0.3, 0.6, 0.2, 0.4]
+SORTED = -np.sort(-TIMES, axis=1)
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+
+def _problem(law, **changed) -> bcgc.Problem:
+    arguments = {"num_workers": N, "num_coordinates": L, "num_samples": M, "cycles": B, **changed}
+    return bcgc.Problem(law, **arguments)
+
+
+def _best_of_rows(rows: np.ndarray, levels=range(N), setup: float = 0.0) -> float:
+    """min mean_s θ_s over θ_s ≥ T_sn y_n, n in `levels`, which all pay for their setup."""
+    size, levels = len(rows), list(levels)
+    bounds, right = [], []
+    for s in range(size):
+        for n in levels:
+            line = np.zeros(len(levels) + size)
+            line[: len(levels)] = [(i + 1) * rows[s, n] * (i <= n) for i in levels]
+            line[len(levels) + s] = -1
+            bounds.append(line)
+            right.append(-(n + 1) * setup * rows[s, n])
+    cost = np.r_[np.zeros(len(levels)), np.full(size, 1 / size)]
+    total = np.r_[np.ones(len(levels)), np.zeros(size)][None]
+    found = optimize.linprog(cost, bounds, right, total, [L])
+    assert found.status == 0
+    return SCALE * found.fun
+
+
+def _runtimes(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    return SCALE * (np.cumsum(np.arange(1, N + 1) * x) * rows).max(axis=1)
+
+
+# Rows
+
+
+def test_the_optimum_of_rows_is_that_of_the_linear_programme():
+    solution = bcgc.solve(_problem(bcgc.Rows(TIMES)))
+    best = _best_of_rows(SORTED)
+    assert solution.lower_bound <= best * (1 + 1e-12)
+    assert best * (1 - 1e-12) <= solution.expected_runtime <= best * (1 + 1e-6)
+    np.testing.assert_allclose(
+        solution.expected_runtime, _runtimes(np.asarray(solution.partition), SORTED).mean(), rtol=1e-12
+    )
+    assert solution.relative_gap <= 2e-6
+    restricted = bcgc.solve(_problem(bcgc.Rows(TIMES)), levels=(0, 2))
+    np.testing.assert_allclose(restricted.expected_runtime, _best_of_rows(SORTED, (0, 2)), rtol=2e-6)
+    stochastic = bcgc.solve(_problem(bcgc.Rows(TIMES)), "subgradient", key=jax.random.key(1))
+    assert best < stochastic.expected_runtime < 1.005 * best
+
+
+def test_setup_is_paid_for_the_levels_in_use():
+    setup = 130.0
+    solution = bcgc.solve(_problem(bcgc.Rows(TIMES), setup_cycles=setup * B))
+    sets = [c for k in range(1, N + 1) for c in itertools.combinations(range(N), k)]
+    best = min(_best_of_rows(SORTED, levels, setup) for levels in sets)
+    np.testing.assert_allclose(solution.expected_runtime, best, rtol=2e-5)
+
+
+def test_few_units_are_searched_one_by_one():
+    problem = _problem(bcgc.Rows(TIMES), num_coordinates=7)
+    counts = [c for c in itertools.product(range(8), repeat=N) if sum(c) == 7]
+    best = min(_runtimes(np.array(c), SORTED).mean() for c in counts)
+    found = _runtimes(np.asarray(bcgc.solve(problem).rounded), SORTED).mean()
+    assert best * (1 - 1e-12) <= found <= best * 1.01
+
+
+def test_a_deadline_is_met_by_as_many_rows_as_can_be_found():
+    problem = _problem(bcgc.Rows(TIMES))
+    optimal = bcgc.solve(problem)
+    deadline = 0.8 * float(optimal.expected_runtime)
+    solution = bcgc.solve(problem, objective="completion-probability", deadline=deadline)
+    met = (_runtimes(np.asarray(solution.partition), SORTED) <= deadline).mean()
+    np.testing.assert_allclose(solution.completion_probability, met, atol=1e-12)
+    shares = np.random.default_rng(0).dirichlet(np.full(N, 0.6), 5000)
+    random = [(_runtimes(L * share, SORTED) <= deadline).mean() for share in shares]
+    assert met >= max(random) - 1.01 / S
+
+
+# Unlike
+
+
+# Of three atoms, so that all outcomes of four workers can be written down.
+ATOMS = (0.45, 1.15, 2.85)
+LAW = bcgc.Empirical(ATOMS)
+OUTCOMES = -np.sort(-np.array(list(itertools.product(ATOMS, repeat=N))), axis=1)
+
+
+@pytest.fixture(scope="module")
+def optimum() -> float:
+    return _best_of_rows(OUTCOMES)
+
+
+@pytest.mark.parametrize("method", ["optimal", "frequency"])
+def test_limits_hold_as_often_as_they_say(method, optimum):
+    """97.5 % of 40 limits are 39."""
+    problem = _problem([LAW] * N)
+    sizes = {"num_draws": 64, "num_replications": 8}
+    solutions = [bcgc.solve(problem, method, key=jax.random.key(seed), **sizes) for seed in range(40)]
+    held = [solution.lower_bound <= optimum for solution in solutions]
+    assert sum(held) >= 36
+    exact = [_runtimes(np.asarray(solution.partition), OUTCOMES).mean() for solution in solutions]
+    error = [(s.expected_runtime - e) / s.runtime_error for s, e in zip(solutions, exact, strict=True)]
+    assert abs(np.mean(error)) < 4 / np.sqrt(40)
+    assert 0.7 < np.std(error) < 1.4
+    assert min(exact) >= optimum * (1 - 1e-9)
+    for s in solutions:
+        np.testing.assert_allclose(s.relative_gap, 1 - s.lower_bound / s.expected_runtime, rtol=1e-9)
+
+
+def test_a_plan_for_equal_laws_is_near_the_optimum(optimum):
+    solution = bcgc.solve(_problem([LAW] * N), key=jax.random.key(7))
+    assert _runtimes(np.asarray(solution.partition), OUTCOMES).mean() < 1.002 * optimum
+    assert 0 < solution.relative_gap < 0.02
+    assert solution.rounded.sum() == L
+
+
+def _two_groups(rng, size: int) -> np.ndarray:
+    slow, fast = rng.weibull(1.3, (size, 2)) * 2.7 + 1.9, rng.exponential(1 / 3.2, (size, N - 2)) + 0.35
+    return -np.sort(-np.concatenate([slow, fast], axis=1), axis=1)
+
+
+TWO_GROUPS = [bcgc.Weibull(2.7, 1.3, 1.9)] * 2 + [bcgc.ShiftedExponential(3.2, 0.35)] * 2
+
+
+def test_slow_and_fast_workers_get_a_plan_that_beats_those_for_workers_alike():
+    rows = _two_groups(np.random.default_rng(2), 200_000)
+    solution = bcgc.solve(_problem(TWO_GROUPS), key=jax.random.key(0))
+    runtimes = _runtimes(np.asarray(solution.partition), rows)
+    error = np.hypot(runtimes.std() / np.sqrt(len(rows)), solution.runtime_error)
+    assert abs(runtimes.mean() - solution.expected_runtime) < 4 * error
+    # Linear programming on other draws: with 400 of them its optimum is low by chance, not by much.
+    best = np.mean([_best_of_rows(part) for part in rows[:1600].reshape(4, 400, N)])
+    assert solution.lower_bound < runtimes.mean() < 1.05 * best
+    pooled = bcgc.Empirical(_two_groups(np.random.default_rng(3), 30).ravel())
+    alike = np.asarray(bcgc.solve(_problem(pooled)).partition)
+    assert runtimes.mean() < 0.99 * _runtimes(alike, rows).mean()
+
+
+def test_every_method_is_judged_by_the_same_draws():
+    problem, key = _problem(TWO_GROUPS), jax.random.key(5)
+    sizes = {"num_draws": 500, "num_replications": 4}
+    fresh = np.asarray(draw_problems(key, problem, **sizes)[1].cycle_time.rows())
+    assert fresh.shape == (2000, N)
+    for method in ("time", "uncoded", "tandon:2"):
+        solution = bcgc.solve(problem, method, key=key, **sizes)
+        runtimes = _runtimes(np.asarray(solution.partition), fresh)
+        np.testing.assert_allclose(solution.expected_runtime, runtimes.mean(), rtol=1e-12)
+        np.testing.assert_allclose(solution.runtime_error, runtimes.std(ddof=1) / np.sqrt(2000), rtol=1e-9)
+    limit = bcgc.solve(problem, "limit", key=key, **sizes)
+    each = L * M * B / np.sum(1 / fresh, axis=1)
+    np.testing.assert_allclose(limit.expected_runtime, each.mean(), rtol=1e-12)
+    np.testing.assert_allclose(limit.runtime_error, each.std() / np.sqrt(2000), rtol=0.8)
+    partial = bcgc.solve(problem, "tandon_partial", key=key, alpha=3.5, **sizes)
+    s = np.arange(1, N)
+    costs = (s + 1) / (s + 3.5) * np.maximum(3.5 * fresh[:, 1:], fresh[:, :1]).mean(axis=0)
+    np.testing.assert_allclose(partial.expected_runtime, SCALE * L * costs.min(), rtol=1e-12)
+    infeasible = bcgc.solve(problem, "ferdinand:7", key=key, **sizes)
+    assert infeasible.status == bcgc.Status.INFEASIBLE
+    assert np.isnan(infeasible.expected_runtime)
+
+
+def test_unlike_workers_go_under_vmap():
+    sizes = {"num_draws": 60, "num_replications": 8}
+
+    def solve(shift):
+        laws = [bcgc.ShiftedExponential(3.2, shift)] * 3 + [bcgc.Weibull(2.7, 1.3, 1.9)]
+        return bcgc.solve(_problem(laws), "frequency", key=jax.random.key(6), **sizes)
+
+    batch = jax.vmap(solve)(jnp.array([0.35, 1.7]))
+    for i, shift in enumerate([0.35, 1.7]):
+        alone = solve(shift)
+        np.testing.assert_allclose(batch.partition[i], alone.partition, rtol=1e-9)
+        np.testing.assert_allclose(batch.expected_runtime[i], alone.expected_runtime, rtol=1e-9)
+        np.testing.assert_allclose(batch.lower_bound[i], alone.lower_bound, rtol=1e-9)
+
+
+def test_a_deadline_and_an_added_scheme_work_for_unlike_workers():
+    problem, key = _problem(TWO_GROUPS), jax.random.key(5)
+    sizes = {"num_draws": 60, "num_replications": 8}
+    deadline = 2.2e4
+    goal = {"objective": "completion-probability", "deadline": deadline}
+    solution = bcgc.solve(problem, key=key, **goal, **sizes)
+    rows = _two_groups(np.random.default_rng(4), 50_000)
+    probability = (_runtimes(np.asarray(solution.partition), rows) <= deadline).mean()
+    assert 0.1 < probability < 0.95
+    error = np.sqrt(probability * (1 - probability) / (60 * 8))
+    assert abs(solution.completion_probability - probability) < 4 * error
+    bcgc.register_scheme("slowest", lambda problem, times: times[..., 0], gives="runtime")
+    slowest = bcgc.solve(problem, "slowest", key=key)
+    assert abs(slowest.expected_runtime - rows[:, 0].mean()) < 5 * rows[:, 0].std() / np.sqrt(50_000)
+
+
+def test_what_cannot_be_done_for_unlike_workers_is_refused_with_advice():
+    problem, key = _problem(TWO_GROUPS), jax.random.key(0)
+    with pytest.raises(ValueError, match=r"pass key=jax\.random\.key\(seed\)"):
+        bcgc.solve(problem, "time")
+    with pytest.raises(ValueError, match="num_draws must be"):
+        bcgc.solve(problem, "time", key=key, num_draws=1)
+    with pytest.raises(ValueError, match="num_replications must be"):
+        bcgc.solve(problem, "time", key=key, num_replications=3)
+    with pytest.raises(ValueError, match="mean of Pareto is infinite"):
+        bcgc.solve(_problem([*TWO_GROUPS[:3], bcgc.Pareto(1.5, 0.9)]), "time", key=key)
+
+
+@pytest.mark.parametrize("degrees", [3, 7, 15, 99])
+def test_student_quantile(degrees):
+    np.testing.assert_allclose(student_quantile(degrees), stats.t.ppf(0.975, degrees), rtol=3e-3)
+
+
+# Resampled rows
+
+
+def test_single_rows_are_resampled_as_by_numpy():
+    x = np.array([900.0, 700.0, 0.0, 900.0])
+    problem = _problem(bcgc.Rows(TIMES))
+    low, high = bootstrap_interval(
+        jax.random.key(0), problem, x, num_replicates=20_000, block=1, confidence=0.9
+    )
+    runtimes = _runtimes(x, SORTED)
+    means = np.random.default_rng(0).choice(runtimes, (20_000, S)).mean(axis=1)
+    np.testing.assert_allclose([low, high], np.quantile(means, [0.05, 0.95]), rtol=3e-3)
+
+
+def test_blocks_keep_what_ties_a_step_to_the_next():
+    rng = np.random.default_rng(1)
+    size, correlation = 400, 0.9
+    drift = np.zeros(size)
+    for i in range(1, size):
+        drift[i] = correlation * drift[i - 1] + rng.normal() * 0.3
+    rows = np.exp(drift)[:, None] * (0.5 + rng.random((size, N)))
+    problem, x = _problem(bcgc.Rows(rows)), np.full(N, L / N)
+    widths = []
+    for block in (1, 40):
+        low, high = bootstrap_interval(jax.random.key(3), problem, x, block=block)
+        assert low < bcgc.expected_runtime(problem, x) < high
+        widths.append(float(high - low))
+    # A mean of the drift has (1 + 0.9) / (1 - 0.9) = 19 times the variance of independent steps.
+    assert 2 < widths[1] / widths[0] < 5
+
+
+def test_what_cannot_be_resampled_is_refused():
+    key, rows = jax.random.key(0), _problem(bcgc.Rows(TIMES))
+    x = jnp.full(N, L / N)
+    with pytest.raises(ValueError, match="must be Rows"):
+        bootstrap_interval(key, _problem(LAW), x)
+    with pytest.raises(ValueError, match="block must be from 1 to 60"):
+        bootstrap_interval(key, rows, x, block=61)
+    with pytest.raises(ValueError, match="confidence must be"):
+        bootstrap_interval(key, rows, x, confidence=1.0)
+
+
+def test_resampled_blocks_keep_neighbours_together(x64):
+    # The mean of a series that stays where it is varies more than independent steps would have it.
+    series = jnp.repeat(jnp.asarray(np.random.default_rng(0).normal(size=60)), 5)
+    spread = [float(resampled_means(jax.random.key(1), series, block=b).std()) for b in (1, 15)]
+    assert spread[0] == pytest.approx(float(series.std()) / np.sqrt(300), rel=0.1)
+    assert spread[1] > 1.8 * spread[0]
+    both = resampled_means(jax.random.key(1), jnp.stack([series, -series], axis=1), num_replicates=10)
+    np.testing.assert_allclose(both[:, 0], -both[:, 1], atol=1e-15)

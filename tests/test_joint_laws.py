@@ -1,0 +1,219 @@
+"""Laws of workers that are not alike, against plain NumPy over the rows."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bcgc_jax as bcgc
+from bcgc_jax.solvers.baselines import tandon_partial_runtime
+
+S, N, L, M, B = 37, 5, 90, 14.0, 1.3
+# Slow and fast workers, and steps that are slow for all.
+_RNG = np.random.default_rng(5)
+TIMES = _RNG.gamma(3.0, size=(S, N)) * [0.4, 1.7, 0.6, 0.5, 2.3] * _RNG.lognormal(0, 0.5, (S, 1)) + 0.2
+SORTED = -np.sort(-TIMES, axis=1)
+X = np.array([31.0, 0.0, 22.5, 16.5, 20.0])
+SCALE = M * B / N
+
+
+def _problem(law=None, **changed) -> bcgc.Problem:
+    arguments = {"num_workers": N, "num_coordinates": L, "num_samples": M, "cycles": B, **changed}
+    return bcgc.Problem(bcgc.Rows(TIMES) if law is None else law, **arguments)
+
+
+def _runtimes(x, rows=SORTED) -> np.ndarray:
+    load = np.cumsum(np.arange(1, N + 1) * x)
+    return SCALE * (load * rows).max(axis=1)
+
+
+def _unlike() -> bcgc.Unlike:
+    return bcgc.Unlike(
+        [
+            bcgc.Weibull(scale=2.6, concentration=1.7, shift=0.3),
+            bcgc.Uniform(low=0.6, high=1.4),
+            bcgc.Weibull(scale=0.9, concentration=0.8, shift=0.1),
+            bcgc.Empirical([0.7, 2.6, 5.1]),
+            bcgc.Uniform(low=2.5, high=3.7),
+        ]
+    )
+
+
+# Rows
+
+
+def test_rows_are_sorted_slowest_first_and_keep_their_order():
+    law = bcgc.Rows(TIMES)
+    np.testing.assert_allclose(law.times, SORTED, rtol=1e-6)
+    assert law.width() == N
+    np.testing.assert_allclose(law.mean(), TIMES.mean(), rtol=1e-6)
+    np.testing.assert_allclose(law.infimum(), TIMES.min(), rtol=1e-6)
+    np.testing.assert_allclose(law.cdf(1.3), (TIMES <= 1.3).mean(), rtol=1e-5)
+    np.testing.assert_allclose(
+        law.inverse_cumulative_hazard(0.4), law.pooled().inverse_cumulative_hazard(0.4)
+    )
+
+
+@pytest.mark.parametrize("times", [[], [[]], [1.5, 2.0], [[1.5, -2.0]], [[1.5, np.nan]], [[1.5, np.inf]]])
+def test_rows_of_no_shape_or_of_impossible_times_are_refused(times):
+    with pytest.raises(ValueError, match=r"^times must "):
+        bcgc.Rows(times)
+
+
+def test_everything_about_an_iteration_is_a_mean_over_rows(precision):
+    rtol = 1e-10 if precision == np.float64 else 2e-5
+    problem, runtimes = _problem(), _runtimes(X)
+    found = bcgc.integrate_runtime(problem, X)
+    np.testing.assert_allclose(found.value, runtimes.mean(), rtol=rtol)
+    assert abs(found.value - runtimes.mean()) <= found.error
+    deadlines = np.quantile(runtimes, [0.0, 0.31, 0.77, 1.0]) * (1 + 1e-5)
+    expected = [(runtimes <= t).mean() for t in [*deadlines, 0.5 * runtimes.min()]]
+    probability = bcgc.completion_probability(problem, X, np.append(deadlines, 0.5 * runtimes.min()))
+    np.testing.assert_allclose(probability, expected, atol=1e-6)
+    times = bcgc.expected_order_statistics(problem.cycle_time, N)
+    np.testing.assert_allclose(times, SORTED.mean(axis=0), rtol=rtol)
+    rates = bcgc.expected_order_statistics(problem.cycle_time, N, jnp.reciprocal)
+    np.testing.assert_allclose(rates, (1 / SORTED).mean(axis=0), rtol=rtol)
+    limit = L * M * B * np.mean(1 / np.sum(1 / TIMES, axis=1))
+    np.testing.assert_allclose(bcgc.runtime_limit(problem), limit, rtol=rtol)
+    ratio = bcgc.straggler_ratio(problem.cycle_time)
+    np.testing.assert_allclose(ratio, bcgc.straggler_ratio(bcgc.Empirical(TIMES)), rtol=rtol)
+
+
+@pytest.mark.usefixtures("x64")
+def test_slopes_are_those_of_the_mean_over_rows():
+    slope = jax.grad(bcgc.expected_runtime, 1)(_problem(), jnp.asarray(X))
+    step = 1e-6
+    for n in range(N):
+        ahead = _runtimes(X + step * (np.arange(N) == n)).mean()
+        # At x_1 = 0 only up.
+        np.testing.assert_allclose(slope[n], (ahead - _runtimes(X).mean()) / step, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.usefixtures("x64")
+def test_schemes_are_judged_row_by_row():
+    problem = _problem()
+    alpha = 4.5
+    s = np.arange(1, N)
+    each = (s + 1) / (s + alpha) * np.maximum(alpha * SORTED[:, 1:], SORTED[:, :1]).mean(axis=0)
+    value, level = tandon_partial_runtime(problem, alpha)
+    np.testing.assert_allclose(value.value, SCALE * L * each.min(), rtol=1e-10)
+    assert level == s[each.argmin()]
+    single = bcgc.solve(problem, "single_block")
+    costs = [_runtimes(L * (np.arange(N) == n)).mean() for n in range(N)]
+    np.testing.assert_allclose(single.expected_runtime, min(costs), rtol=1e-10)
+    assert single.partition[np.argmin(costs)] == L
+    inverse = {"time": 1 / SORTED.mean(axis=0), "frequency": (1 / SORTED).mean(axis=0)}
+    for method, rates in inverse.items():
+        share = np.diff(rates, prepend=0) / np.arange(1, N + 1)
+        np.testing.assert_allclose(bcgc.solve(problem, method).partition, L * share / share.sum(), rtol=1e-9)
+
+
+@pytest.mark.usefixtures("x64")
+def test_simulated_rows_are_rows():
+    law, key = bcgc.Rows(TIMES), jax.random.key(3)
+    drawn = np.asarray(bcgc.sorted_cycle_times(key, law, N, 400))
+    place = np.argmin(np.abs(drawn[:, None] - SORTED[None]).sum(axis=2), axis=1)
+    np.testing.assert_allclose(drawn, SORTED[place], rtol=1e-12)
+    assert len(np.unique(place)) == S
+    estimate = bcgc.simulate_runtime(key, _problem(), X, 20_000)
+    assert abs(estimate.mean - _runtimes(X).mean()) < 4 * estimate.standard_error
+    np.testing.assert_allclose(estimate.standard_error, _runtimes(X).std() / np.sqrt(20_000), rtol=0.05)
+    assert law.sample(key, (2, 3, N)).shape == (2, 3, N)
+
+
+@pytest.mark.usefixtures("x64")
+def test_rows_go_under_vmap_and_a_traced_number_of_workers_must_be_theirs():
+    batch = jnp.asarray(np.stack([TIMES, 2.5 * TIMES]))
+    values = jax.vmap(lambda times: bcgc.expected_runtime(_problem(bcgc.Rows(times)), X))(batch)
+    np.testing.assert_allclose(values, _runtimes(X).mean() * np.array([1, 2.5]), rtol=1e-10)
+
+    def of(workers):
+        return bcgc.expected_runtime(_problem(num_workers=workers, max_workers=N), X)
+
+    values = jax.vmap(of)(jnp.array([N, N - 1]))
+    np.testing.assert_allclose(values[0], _runtimes(X).mean(), rtol=1e-10)
+    assert np.isnan(values[1])
+
+
+def test_the_number_of_workers_must_be_that_of_the_law():
+    for changed in ({"num_workers": 4}, {"max_workers": 6}, {"num_workers": np.array([5, 4])}):
+        with pytest.raises(ValueError, match=r"law of 5 workers, but .* neither left out nor padded"):
+            _problem(**changed)
+    with pytest.raises(ValueError, match="law of 5 workers, but"):
+        _problem([bcgc.Uniform(1.0, 2.0)] * 5, num_workers=3)
+    with pytest.raises(ValueError, match="that of 5 workers together, not of 3"):
+        bcgc.expected_order_statistics(bcgc.Rows(TIMES), 3)
+    with pytest.raises(ValueError, match="last axis has 5"):
+        bcgc.Rows(TIMES).sample(jax.random.key(0), (3,))
+
+
+# Unlike
+
+
+def test_each_worker_is_drawn_from_its_own_law(precision):
+    law = _unlike()
+    key = jax.random.key(2)
+    draws = np.asarray(jax.jit(lambda law: law.sample(key, (40_000, N)))(law))
+    assert draws.dtype == precision
+    for worker, own in enumerate(law.laws):
+        column = draws[:, worker]
+        assert abs(column.mean() - own.mean()) < 4 * column.std() / 200
+        for t in np.quantile(column, [0.1, 0.5, 0.9]):
+            assert abs((column <= t).mean() - own.cdf(t)) < 4 * 0.5 / 200
+    np.testing.assert_allclose(np.corrcoef(draws.T), np.eye(N), atol=0.025)
+    rows = np.asarray(bcgc.sorted_cycle_times(key, bcgc.Unlike(law.laws[1::2]), 2, 7))
+    assert ((rows[:, 1] > 0.6) & (rows[:, 1] < 1.4) & (rows[:, 0] >= rows[:, 1])).all()
+    np.testing.assert_allclose(law.mean(), np.mean([own.mean() for own in law.laws]), rtol=1e-6)
+    np.testing.assert_allclose(law.infimum(), 0.1, rtol=1e-6)
+
+
+@pytest.mark.usefixtures("x64")
+def test_unlike_workers_are_simulated():
+    gammas = bcgc.Gamma(shape=3.0, rate=2.0, shift=0.3), bcgc.Gamma(shape=0.8, rate=0.4, shift=0.1)
+    law = bcgc.Unlike([gammas[0], _unlike().laws[1], gammas[1], *_unlike().laws[3:]])
+    rng = np.random.default_rng(8)
+    size = 100_000
+    times = np.stack(
+        [
+            0.3 + rng.gamma(3.0, 1 / 2.0, size),
+            rng.uniform(0.6, 1.4, size),
+            0.1 + rng.gamma(0.8, 1 / 0.4, size),
+            rng.choice([0.7, 2.6, 5.1], size),
+            rng.uniform(2.5, 3.7, size),
+        ],
+        axis=1,
+    )
+    expected = _runtimes(X, -np.sort(-times, axis=1))
+    estimate = bcgc.simulate_runtime(jax.random.key(4), _problem(law), X, size)
+    error = np.hypot(expected.std() / np.sqrt(size), estimate.standard_error)
+    assert abs(estimate.mean - expected.mean()) < 4 * error
+
+
+def test_a_list_of_laws_is_a_law_of_unlike_workers():
+    laws = list(_unlike().laws)
+    problem = _problem(laws)
+    assert isinstance(problem.cycle_time, bcgc.Unlike)
+    assert problem.cycle_time.laws == tuple(laws)
+    again = jax.tree.unflatten(jax.tree.structure(problem), jax.tree.leaves(problem))
+    assert again.cycle_time.width() == N
+
+
+@pytest.mark.parametrize("laws", [[], [2.0, 3.0], [bcgc.Rows(TIMES)]])
+def test_what_is_no_law_of_a_worker_is_refused(laws):
+    with pytest.raises(ValueError, match="a law"):
+        bcgc.Unlike(laws)
+
+
+def test_what_is_exact_for_workers_alike_alone_says_what_to_do_instead():
+    problem = _problem(_unlike())
+    for ask in (
+        lambda: bcgc.expected_runtime(problem, X),
+        lambda: bcgc.completion_probability(problem, X, 3.0),
+        lambda: bcgc.certificate(problem, X),
+        lambda: bcgc.runtime_limit(problem),
+        lambda: bcgc.straggler_ratio(problem.cycle_time),
+        lambda: bcgc.expected_order_statistics(problem.cycle_time, N),
+    ):
+        with pytest.raises(ValueError, match=r"simulate_runtime .*Rows\(law\.draw_rows"):
+            ask()

@@ -30,6 +30,8 @@ from bcgc_jax.distributions import (
     Uniform,
     Weibull,
 )
+from bcgc_jax.fits import Fit, fit_laws
+from bcgc_jax.joint_laws import Rows, Unlike
 from bcgc_jax.order_statistics import expected_order_statistics, sorted_cycle_times
 from bcgc_jax.partitions import (
     cumulative_load,
@@ -48,28 +50,37 @@ from bcgc_jax.runtime import (
     integrate_runtime,
     simulate_runtime,
 )
+from bcgc_jax.smooth_empirical import HazardSpline, smooth_empirical
 from bcgc_jax.solvers import register_scheme, runtime_limit, solve, straggler_ratio
 from bcgc_jax.sweep_files import write_sweep
 from bcgc_jax.sweeps import Sweep, grid, sweep
+from bcgc_jax.trace_statistics import Description, describe
+from bcgc_jax.traces import Trace, load_trace
 from bcgc_jax.training import TrainingScheme, train, training_scheme
 
 __all__ = [
     "CodingPlan",
+    "Description",
     "Empirical",
+    "Fit",
     "FromHazard",
     "Gamma",
     "GradientCode",
+    "HazardSpline",
     "Law",
     "Lognormal",
     "Pareto",
     "Problem",
+    "Rows",
     "ShiftedExponential",
     "Solution",
     "Status",
     "Sweep",
+    "Trace",
     "TrainingScheme",
     "TwoSpeed",
     "Uniform",
+    "Unlike",
     "Weibull",
     "allocate",
     "backward_order",
@@ -83,13 +94,16 @@ __all__ = [
     "cumulative_load",
     "decode",
     "decoding_weights",
+    "describe",
     "encode",
     "expected_order_statistics",
     "expected_runtime",
+    "fit_laws",
     "gradient_code",
     "grid",
     "integrate_runtime",
     "levels_from_partition",
+    "load_trace",
     "partition_from_levels",
     "project_partition",
     "register_scheme",
@@ -97,6 +111,7 @@ __all__ = [
     "runtime_limit",
     "shard_subsets",
     "simulate_runtime",
+    "smooth_empirical",
     "solve",
     "sorted_cycle_times",
     "split_batch",

@@ -9,9 +9,11 @@ def main() -> None:
         import click
 
         from bcgc_jax._commands import cli
+        from bcgc_jax._fit_command import fit_command
         from bcgc_jax._sweep_command import sweep_command
         from bcgc_jax._train_command import train_command
 
+        cli.add_command(fit_command)
         cli.add_command(sweep_command)
         cli.add_command(train_command)
     except ModuleNotFoundError as error:

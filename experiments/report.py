@@ -19,6 +19,7 @@ T = TypeVar("T")
 
 # Seconds without a word before progress is shown, and between two lines of it.
 _PATIENCE = 2.0
+SHARED_TRACE = Path(__file__).parents[2] / "shared/traces/llm_training_32_workers.csv"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -34,12 +35,14 @@ def run_command(
     *,
     seeded: bool = True,
     schemes: bool = False,
+    traced: bool = False,
 ) -> int:
     """The command `python -m experiments.NAME`: read `argv`, call `run(out)`, return the exit status.
 
     A `seeded` experiment has an option for it and is called as `run(out, seed=...)`; one that takes other
-    people's `schemes` has an option for a file that adds them, which is run first, in float64. Switches this
-    process to float64. What is wrong with the arguments, the schemes or the disk is one line and status 2.
+    people's `schemes` has an option for a file that adds them, which is run first, in float64; a `traced` one
+    has an option for a file of measured times and gets `trace=...`. Switches this process to float64. What is
+    wrong with the arguments, the schemes, the trace or the disk is one line and status 2.
     """
     command = f"python -m experiments.{name}"
     parser = _Parser(
@@ -70,6 +73,14 @@ def run_command(
             metavar="FILE",
             help="Python file that calls bcgc_jax.register_scheme: schemes of your own, drawn too",
         )
+    if traced:
+        parser.add_argument(
+            "--trace",
+            type=Path,
+            default=SHARED_TRACE,
+            metavar="FILE",
+            help="measured times, CSV or Parquet (default: that of 32 workers laid out beside the project)",
+        )
     args = parser.parse_args(argv)
     if args.out.exists() and not args.out.is_dir():
         parser.error(f"argument --out: {args.out} is a file, not a folder")
@@ -84,15 +95,16 @@ def run_command(
             parser.error(f"argument --out: no permission to write to {args.out}")
         plotting.require_matplotlib()
         jax.config.update("jax_enable_x64", True)
-        run(args.out, **({"seed": args.seed} if seeded else {}))
+        options = ({"seed": args.seed} if seeded else {}) | ({"trace": args.trace} if traced else {})
+        run(args.out, **options)
     except OSError as error:
         parser.error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except ImportError as error:
         parser.error(str(error))
     except ValueError as error:
-        if not schemes:
+        if not (schemes or traced):
             raise
-        parser.error(_one_line(error))  # what `solve` finds wrong with a scheme
+        parser.error(_one_line(error))  # what `solve` finds wrong with a scheme, or a reader with a trace
     except KeyboardInterrupt:
         print(f"{command}: interrupted", file=sys.stderr)
         return 130

@@ -1,0 +1,118 @@
+"""The smooth law of measured times: a proper law, near its sample, exact and certified like the others."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import integrate
+
+import bcgc_jax as bcgc
+from bcgc_jax.smooth_empirical import smooth_empirical, smooth_law_and_tail
+
+
+def _times(size: int = 600) -> np.ndarray:
+    return np.random.default_rng(1).gamma(2.5, 0.6, size) + 0.8
+
+
+@pytest.mark.parametrize("pareto_tail", [False, True])
+def test_hazard_and_inverse_are_one_another_and_ascend(x64, pareto_tail):
+    rng = np.random.default_rng(2)
+    law, tail = smooth_law_and_tail(rng.pareto(2.2, 500) + 0.7, pareto_tail=pareto_tail)
+    assert (tail.tail_index > 0.1) == pareto_tail
+    a = np.r_[0.0, np.geomspace(1e-8, 60, 400)]
+    t = np.asarray(law.inverse_cumulative_hazard(a))
+    assert np.all(np.diff(t) > 0)
+    np.testing.assert_allclose(law.cumulative_hazard(t), a, rtol=1e-9, atol=1e-12)
+    assert float(law.infimum()) == t[0]
+    # Once differentiable: slopes agree with differences, also over the knots.
+    slope = np.asarray(jax.vmap(jax.grad(law.inverse_cumulative_hazard))(jnp.asarray(a[1:])))
+    for i in (300, 330, 350, 370, 390):
+        h = 1e-6 * a[i + 1]
+        near = law.inverse_cumulative_hazard(jnp.array([a[i + 1] - h, a[i + 1] + h]))
+        assert slope[i] == pytest.approx(float(near[1] - near[0]) / (2 * h), rel=1e-4)
+    knots = np.asarray(law.hazards)[1:-1]
+    sides = jax.vmap(jax.grad(law.inverse_cumulative_hazard))
+    np.testing.assert_allclose(sides(jnp.asarray(knots - 1e-9)), sides(jnp.asarray(knots + 1e-9)), rtol=1e-5)
+
+
+def test_mean_and_tail_are_what_they_say(x64):
+    law, tail = smooth_law_and_tail(np.random.default_rng(2).pareto(3.0, 500) + 0.7, pareto_tail=True)
+    by_quadrature = integrate.quad(
+        lambda a: float(law.inverse_cumulative_hazard(a)) * np.exp(-a), 0, 200, limit=500
+    )[0]
+    assert float(law.mean()) == pytest.approx(by_quadrature, rel=1e-6)
+    z = np.array([0.3, 2.0, 11.0])
+    share = law.survival(tail.threshold + z) / law.survival(tail.threshold)
+    np.testing.assert_allclose(
+        share, (1 + tail.tail_index * z / tail.scale) ** (-1 / tail.tail_index), rtol=1e-9
+    )
+    heavy = bcgc.HazardSpline(law.hazards, law.times, law.slopes, 1.0)
+    assert np.isinf(float(heavy.mean()))
+
+
+def test_it_is_near_the_sample_and_nearer_to_the_law_behind_it(x64):
+    errors = []
+    for seed in range(20):
+        times = np.random.default_rng(seed).gamma(2.5, 0.6, 400) + 0.8
+        law = smooth_empirical(times)
+        assert abs(float(law.mean()) / times.mean() - 1) < 0.01  # worst of these 0.004
+        grid = np.quantile(times, np.linspace(0.02, 0.98, 49))
+        true = bcgc.Gamma(2.5, 1 / 0.6, 0.8).cdf(grid)
+        sample = np.searchsorted(np.sort(times), grid, side="right") / 400
+        assert np.abs(law.cdf(grid) - sample).max() < 0.03  # worst 0.02, where a step is 0.0025
+        errors.append([np.square(x - true).mean() for x in (law.cdf(grid), sample)])
+    assert np.mean(errors, axis=0)[0] < np.mean(errors, axis=0)[1]
+
+
+def test_censored_times_leave_the_curve_where_it_is(x64):
+    rng = np.random.default_rng(6)
+    times = rng.gamma(2.5, 0.6, 3000) + 0.8
+    ends = rng.uniform(1.0, 5.0, 3000)
+    law = smooth_empirical(np.minimum(times, ends), ends < times)
+    grid = np.linspace(1.2, 3.8, 9)
+    np.testing.assert_allclose(law.survival(grid), bcgc.Gamma(2.5, 1 / 0.6, 0.8).survival(grid), atol=0.03)
+    naive = smooth_empirical(np.minimum(times, ends))
+    assert np.abs(naive.survival(grid) - law.survival(grid)).max() > 0.1
+
+
+def test_expectation_and_optimum_are_exact_and_certified(x64):
+    law = smooth_empirical(_times())
+    problem = bcgc.Problem(law, 5, 10_000)
+    x = jnp.array([5000.0, 2000.0, 1000.0, 0.0, 2000.0])
+    found = bcgc.integrate_runtime(problem, x)
+    draws = np.random.default_rng(3).exponential(1.0, (200_000, 5))
+    runtime = np.asarray(bcgc.block_runtime(x, law.inverse_cumulative_hazard(draws)))
+    assert abs(float(found.value) - runtime.mean()) < 4 * runtime.std() / np.sqrt(runtime.size)
+    # A finer rule changes nothing: the reported error bounds what it does.
+    fine = bcgc.integrate_runtime(problem, x, num_nodes=384)
+    assert abs(float(found.value - fine.value)) <= float(found.error + fine.error)
+    assert float(found.error) < 1e-9 * float(found.value)
+    solution = bcgc.solve(problem)
+    assert float(solution.relative_gap) < 1e-6
+    # Close to the best there is for the times as they are.
+    atoms = bcgc.Problem(bcgc.Empirical(_times(200)), 5, 10_000)
+    smooth = bcgc.solve(bcgc.Problem(smooth_empirical(_times(200)), 5, 10_000)).partition
+    best = bcgc.solve(atoms).expected_runtime
+    assert float(bcgc.expected_runtime(atoms, smooth)) < 1.005 * float(best)
+
+
+def test_single_precision_is_as_good_as_it_gets():
+    law = smooth_empirical(_times())
+    assert law.times.dtype == jnp.float32
+    a = jnp.geomspace(1e-3, 20, 200)
+    np.testing.assert_allclose(law.cumulative_hazard(law.inverse_cumulative_hazard(a)), a, rtol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        (np.arange(1.0, 11.0), "at least 20"),
+        (np.r_[np.arange(1.0, 30.0), np.inf], "finite and positive"),
+        (np.repeat([1.0, 2.0, 3.0], 20), "too few different"),
+    ],
+)
+def test_what_has_no_smooth_law_is_refused(times, message):
+    with pytest.raises(ValueError, match=message):
+        smooth_empirical(times)
+    with pytest.raises(ValueError, match="are whole"):
+        smooth_empirical(np.arange(1.0, 51.0), np.arange(50) > 5)

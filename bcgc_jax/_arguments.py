@@ -16,8 +16,9 @@ import numpy as np
 from bcgc_jax import distributions
 from bcgc_jax.distributions import Law
 from bcgc_jax.joint_laws import Rows, Unlike
+from bcgc_jax.smooth_empirical import HazardSpline, smooth_empirical
 from bcgc_jax.solvers.solve import OBJECTIVES
-from bcgc_jax.traces import LAYOUTS
+from bcgc_jax.traces import LAYOUTS, Trace
 
 # shifted-exponential: ShiftedExponential, and so on: the same names in CamelCase.
 LAWS = {
@@ -332,6 +333,33 @@ def workers_of_trace(num_workers: int, path: str) -> int:
     return num_workers
 
 
+TRACE_LAWS = ("atoms", "smooth", "pareto-tail")
+# Times, times N: what the exact expectation of a law of atoms holds at once.
+_MOST_ATOMS = 2_000_000
+
+
+trace_law_option = click.option(
+    "--trace-law",
+    type=click.Choice(TRACE_LAWS),
+    default=TRACE_LAWS[0],
+    show_default=True,
+    help="Each measured time an atom, or a smooth law, perhaps with a Pareto tail fitted to it.",
+)
+
+
+def law_of_trace(trace: Trace, kind: str, num_workers: int) -> Law:
+    """The law of all measured times together: each an atom, or smooth, perhaps with a fitted tail."""
+    if kind != "atoms":
+        censored = trace.censored if trace.censored.any() else None
+        return smooth_empirical(trace.seconds, censored, pareto_tail=kind == "pareto-tail")
+    if trace.seconds.size * num_workers > _MOST_ATOMS:
+        raise ValueError(
+            f"{trace.seconds.size} measured times are too many atoms for {num_workers} workers: "
+            "take --trace-law smooth, or see bcgc fit"
+        )
+    return trace.law()
+
+
 def describe_law(law: Law) -> Any:
     """The law as plain JSON values; for unlike workers a list."""
     if isinstance(law, Unlike):
@@ -339,6 +367,9 @@ def describe_law(law: Law) -> Any:
     if isinstance(law, Rows):
         steps, workers = law.rows().shape
         return {"law": "rows", "steps": steps, "workers": workers, "mean": float(law.mean())}
+    if isinstance(law, HazardSpline):
+        described = {"law": "smooth", "knots": int(jnp.size(law.times)), "mean": float(law.mean())}
+        return described | {"tail_index": float(np.asarray(law.tail_index))}
     if isinstance(law, distributions.Empirical):
         size = int(jnp.asarray(law.times).size)
         return {"law": "empirical", "measured_times": size, "mean": float(law.mean())}

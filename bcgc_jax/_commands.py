@@ -23,10 +23,13 @@ from bcgc_jax._arguments import (
     finite,
     format_option,
     law_help,
+    law_of_trace,
     law_of_workers,
     objective_option,
     read_unit_costs,
     schemes_option,
+    trace_law_option,
+    trace_options,
     workers_of_trace,
 )
 from bcgc_jax.distributions import Law
@@ -98,7 +101,9 @@ Methods: {METHODS}""",
     help="Law of a worker's cycle time, NAME:PARAMETER=VALUE,…; where workers are not alike, repeat it: one "
     "for each, COUNT*NAME:… for several.",
 )
-@click.option("--trace", type=click.Path(), help="CSV of measured times (step, worker, seconds): the law.")
+@click.option("--trace", type=click.Path(), help="CSV or Parquet of measured times: the law.")
+@trace_law_option
+@trace_options
 @click.option(
     "--keep-workers", is_flag=True, help="Keep the steps of the trace whole: its workers are not alike."
 )
@@ -120,6 +125,8 @@ def solve_command(
     cycles: float,
     cycle_times: tuple[tuple[int | None, Law], ...],
     trace: str | None,
+    trace_law: str,
+    columns: dict[str, Any],
     keep_workers: bool,
     methods: tuple[str, ...],
     deadline: float | None,
@@ -149,9 +156,11 @@ def solve_command(
         reading = trace
         try:
             if trace is not None:
-                measured = load_trace(trace)
-                cycle_time: Law = Rows(measured.rows()) if keep_workers else measured.law()
+                measured = load_trace(trace, **columns)
                 workers = workers or workers_of_trace(measured.num_workers, trace)
+                cycle_time: Law = (
+                    Rows(measured.rows()) if keep_workers else law_of_trace(measured, trace_law, workers)
+                )
             else:
                 cycle_time, workers = law_of_workers(cycle_times, workers)
             if workers is None:
@@ -202,7 +211,7 @@ def solve_command(
             raise click.UsageError(f"cannot read {reading}: {error.strerror}") from None
         except UnicodeDecodeError:
             raise click.UsageError(f"cannot read {reading}: it is not a text file") from None
-        except ValueError as error:
+        except (ValueError, ImportError) as error:
             raise click.UsageError(str(error)) from None
     if output == "json":
         click.echo(json.dumps({"problem": question, "limit": finite(limit), "solutions": rows}, indent=2))

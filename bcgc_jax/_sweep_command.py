@@ -31,9 +31,12 @@ from bcgc_jax._arguments import (
     format_option,
     law_help,
     law_name,
+    law_of_trace,
     missing_parameters,
     objective_option,
     schemes_option,
+    trace_law_option,
+    trace_options,
     workers_of_trace,
 )
 from bcgc_jax.distributions import Law
@@ -77,7 +80,9 @@ Methods: {METHODS}""",
 @click.option(
     "--cycle-time", type=OpenCycleTime(), help="Law, NAME:PARAMETER=VALUE,…; an --axis may give more."
 )
-@click.option("--trace", type=click.Path(), help="CSV of measured times (step, worker, seconds): the law.")
+@click.option("--trace", type=click.Path(), help="CSV or Parquet of measured times: the law.")
+@trace_law_option
+@trace_options
 @click.option(
     "--axis", "axes", type=NamedAxis(), multiple=True, help="A parameter of the law: an axis; repeat it."
 )
@@ -106,6 +111,8 @@ def sweep_command(
     setup_cycles: np.ndarray | None,
     cycle_time: tuple[type[Law], dict[str, float]] | None,
     trace: str | None,
+    trace_law: str,
+    columns: dict[str, Any],
     axes: tuple[tuple[str, np.ndarray], ...],
     deadline: np.ndarray | None,
     objective: str,
@@ -150,13 +157,10 @@ def sweep_command(
             if len(parameters) < len(axes):
                 raise click.UsageError("a parameter has two axes: give each --axis once")
             if trace is not None:
-                measured = load_trace(trace)
-                law, workers = (
-                    measured.law(),
-                    workers
-                    if workers is not None
-                    else np.array([workers_of_trace(measured.num_workers, trace)]),
-                )
+                measured = load_trace(trace, **columns)
+                if workers is None:
+                    workers = np.array([workers_of_trace(measured.num_workers, trace)])
+                law = law_of_trace(measured, trace_law, int(workers.max()))
                 if axes:
                     raise click.UsageError("the law of a --trace has no parameters: drop --axis")
             else:

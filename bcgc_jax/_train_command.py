@@ -23,6 +23,7 @@ from bcgc_jax._arguments import (
     format_option,
     law_help,
     schemes_option,
+    trace_options,
 )
 from bcgc_jax.coded_gradients import UNITS
 from bcgc_jax.digits import MODELS, DigitsRun, digits_problem, train_on_digits
@@ -50,7 +51,8 @@ Laws: {law_help()}""",
     "--workers", type=Number(1, include=True, whole=True), help="N; with --trace that of the trace."
 )
 @click.option("--cycle-time", type=CycleTime(), help="Law of a worker's cycle time, NAME:PARAMETER=VALUE,…")
-@click.option("--trace", type=click.Path(), help="CSV of measured times (step, worker, seconds), replayed.")
+@click.option("--trace", type=click.Path(), help="CSV or Parquet of measured times, replayed step by step.")
+@trace_options
 @click.option("--model", type=click.Choice(list(MODELS)), default="softmax", show_default=True)
 @click.option("--method", "methods", multiple=True, help="Scheme of `solve` to train with; repeat it.")
 @click.option(
@@ -79,6 +81,7 @@ def train_command(
     workers: int | None,
     cycle_time: Any,
     trace: str | None,
+    columns: dict[str, Any],
     model: str,
     methods: tuple[str, ...],
     units: str,
@@ -108,7 +111,7 @@ def train_command(
     try:
         rows = None
         if trace is not None:
-            measured = load_trace(trace)
+            measured = load_trace(trace, **columns)
             rows, cycle_time = measured.rows(), measured.law()
             if workers not in (None, measured.num_workers):
                 raise click.UsageError(f"the trace has {measured.num_workers} workers, not {workers}")

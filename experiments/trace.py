@@ -7,6 +7,7 @@ quarter of it is also replayed under plans made for the other three.
 """
 
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -286,15 +287,16 @@ def _label(name: str) -> str:
 
 def _print(study: Study) -> None:
     def times(x: Interval) -> str:
-        return f"{x.value / 1e3:.1f} ({x.low / 1e3:.1f}–{x.high / 1e3:.1f})"
+        digits = 1 if x.value < 1e6 else 0
+        return f"{x.value / 1e3:.{digits}f} ({x.low / 1e3:.{digits}f}–{x.high / 1e3:.{digits}f})"
 
     def percent(x: Interval) -> str:
-        return f"{x.value:.2f} ({x.low:.2f}–{x.high:.2f})" if abs(x.value) < 100 else f"{x.value:.0f}"
+        return f"{x.value:.1f} ({x.low:.1f}–{x.high:.1f})" if abs(x.value) < 100 else f"{x.value:.0f}"
 
     print_table(
         f"Planned on {study.num_planned} steps, replayed in the next {len(study.steps['uncoded'])}: "
-        "thousands, 95 % intervals",
-        ["scheme", "predicted", "realised", "differ", "saved %", "regret %"],
+        "thousands, saved and regret in %",
+        ["scheme", "predicted", "realised", "differ", "saved", "regret"],
         [
             [
                 row.scheme,
@@ -308,17 +310,18 @@ def _print(study: Study) -> None:
         ],
     )
     value, low, high = study.times
-    outside = [row.scheme for row in study.rows if not row.inside]
-    print(
-        f"\nThe mean cycle time of the replayed steps differs by {value:.1f} % ({low:.1f} … {high:.1f}) from "
-        "that of the steps planned on."
+    text = (
+        f"The mean cycle time of the replayed steps differs by {value:.1f} % ({low:.1f} … {high:.1f}) "
+        "from that of the steps planned on. "
     )
+    outside = [row.scheme for row in study.rows if not row.inside]
     if outside:
-        print(
-            f"For {len(outside)} of {len(study.rows)} schemes the prediction is outside of the interval of the "
-            f"realised runtime alone.\nIt is an estimate from {study.num_planned} steps itself: whether the two "
-            'differ (column "differ") takes both into account.'
+        text += (
+            f"For {len(outside)} of {len(study.rows)} schemes the prediction is outside of the interval of "
+            f"the realised runtime alone; it is an estimate from {study.num_planned} steps itself, and "
+            'whether the two differ (column "differ") takes both into account.'
         )
+    print("\n" + textwrap.fill(text, 98))
     print_table(
         "Every step, under a plan made without its quarter of the trace",
         ["scheme", "saved against uncoded %, 95 %"],
@@ -347,7 +350,7 @@ def run(out: Path, *, seed: int, trace: Path) -> None:
     )
     write_csv(out / "trace_held_out.csv", map(_flat, study.held_out))
     png, svg = draw(study, out)
-    print(f"\nWrote {out / 'trace.csv'}, {out / 'trace_held_out.csv'}, {png} and {svg}")
+    print(f"\nWritten to {out / 'trace.csv'}, {out / 'trace_held_out.csv'}, {png}, {svg}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -191,7 +191,11 @@ def _laws(trace: Trace, fits: list[Fit], workers: int) -> dict[str, Law]:
             times = np.diff(integral) * most / times.size
         if times.size <= most:
             known["measured times"] = Empirical(times)
-    return known
+    # No plan has a finite runtime under a law without a mean; the others have theirs.
+    finite_mean = {name: law for name, law in known.items() if np.isfinite(float(law.mean()))}
+    if not finite_mean:
+        raise ValueError("the mean of the best law is infinite, and so is every plan's expected runtime")
+    return finite_mean
 
 
 def _plan(
@@ -244,7 +248,7 @@ def _fit_row(fit: Fit) -> dict[str, Any]:
         "parameters": fit.parameters,
         "standard_errors": fit.standard_errors,
         "log_likelihood": finite(fit.log_likelihood),
-        "information": finite(fit.information),
+        "aic": finite(fit.aic),
         "kolmogorov_smirnov": finite(fit.kolmogorov_smirnov),
         "kolmogorov_smirnov_pvalue": finite(fit.kolmogorov_smirnov_pvalue),
         "anderson_darling": finite(fit.anderson_darling),
@@ -299,7 +303,7 @@ def _print(
         table.add_row(
             fit.name,
             ", ".join(values),
-            f"{fit.information - fits[0].information:.1f}",
+            f"{fit.aic - fits[0].aic:.1f}",
             f"{fit.kolmogorov_smirnov:.4f}",
             _pvalue(fit.kolmogorov_smirnov_pvalue),
             f"{fit.anderson_darling:.3g}",
@@ -318,7 +322,7 @@ def _pvalue(value: float) -> str:
 
 def _verdict(fits: list[Fit]) -> str:
     best = fits[0]
-    alike = [fit.name for fit in fits[1:] if fit.information - best.information < 2]
+    alike = [fit.name for fit in fits[1:] if fit.aic - best.aic < 2]
     text = f"\nBest: {best.name}"
     if alike:
         text += f"; {' and '.join(alike)} cannot be told from it"
@@ -352,11 +356,11 @@ def _print_plans(console: Console, plans: list[dict[str, Any]]) -> None:
         table.add_row(plan["law"], *cells)
     console.print(table)
     worst = 0.0
-    for law in laws:
+    for law in [law for law in laws if law == "measured times"] or laws:
         values = [plan["runtime_under"][law] for plan in plans]
         if all(v is not None for v in values):
             worst = max(worst, max(values) / min(values) - 1)
-    console.print(f"\nThe choice of the law changes the runtime of the plan by at most {100 * worst:.2g} %.")
+    console.print(f"\nThe choice of the law to plan for changes the runtime by at most {100 * worst:.2g} %.")
 
 
 def _runtime(value: float | None) -> str:

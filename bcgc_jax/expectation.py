@@ -33,7 +33,7 @@ NUM_NODES = 128
 _ROUNDING = 8.0
 # A kink of Λ at level n is one of order n+1 in P: panels end at those of the first levels, then ever fewer.
 _KINKED_LEVELS = 12
-# Panels, of equal ratios, from the middle of the maximum to the end of a tail beyond the last kink.
+# Panels from the middle of the maximum to the end of a tail beyond the last kink, which may be e^640 away.
 _TAIL_PANELS = 24
 
 
@@ -119,7 +119,9 @@ def integrate_tail(
         start, left, size = _panels(law, load, num_workers)
         # Between the atoms of an atomic law `exceed` is constant.
         orders = (2, 1, 1) if law.atomic() else (num_nodes // 12, num_nodes // 16, num_nodes // 24)
-        rules = [jnp.vdot(weight, exceed(t)) for t, weight in (_gauss(left, size, k) for k in orders)]
+        rules = [
+            jnp.vdot(weight, exceed(t)) for t, weight in (_gauss(law, start, left, size, k) for k in orders)
+        ]
         return Expectation(start + rules[0], _rule_error(rules[0], rules[1], rules[2]))
     start, centre, width, low, high = _line(law, load, num_workers)
     v = low + (high - low) * jnp.linspace(0.0, 1.0, num_nodes + 1, dtype=start.dtype)
@@ -152,17 +154,18 @@ class Rule(NamedTuple):
 def rule(law: Law, load: Array, num_workers: ArrayLike, num_nodes: int) -> Rule:
     """The rule of `num_nodes` intervals, or with a number of nodes in each panel to match."""
     if law.kinks().size:
-        start, left, size = _panels(law, load, num_workers)
+        start, left, size_of = _panels(law, load, num_workers)
         order = num_nodes // 8
         points, weights = (jnp.asarray(a, load.dtype) for a in _legendre(order))
 
         def in_panels(index: Array, refine: ArrayLike) -> tuple[Array, Array]:
             part, node = index // order, index % order
-            panel, step = part // refine, size / refine
+            panel = part // refine
             inside = panel < left.size
             panel = jnp.where(inside, panel, 0)
-            t = left[panel] + step[panel] * (part % refine + points[node])
-            return t, jnp.where(inside, step[panel] * weights[node], 0)
+            share = (part % refine + points[node]) / refine
+            t, slope = _in_panel(law, start, left[panel], size_of[panel], share)
+            return t, jnp.where(inside, slope / refine * weights[node], 0)
 
         return Rule(start, left.size * order, in_panels)
     start, centre, width, low, high = _line(law, load, num_workers)
@@ -250,7 +253,8 @@ def _panels(law: Law, load: Array, num_workers: ArrayLike) -> tuple[Array, Array
     last, beyond = load[-1] * kinks[-1], jnp.zeros(0, load.dtype)
     if not law.ends():
         centre = jnp.maximum(middle - start, jnp.finfo(start.dtype).tiny)
-        reach = jnp.linspace(0.0, _reach(law, load, num_workers, start, centre), _TAIL_PANELS)
+        # Denser near the middle, where the levels still differ.
+        reach = _reach(law, load, num_workers, start, centre) * jnp.linspace(0.0, 1.0, _TAIL_PANELS) ** 3
         beyond = jax.lax.stop_gradient(start + centre * jnp.exp(reach))
         last = beyond[-1]
     spread = jnp.array([0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0], load.dtype)
@@ -262,11 +266,23 @@ def _panels(law: Law, load: Array, num_workers: ArrayLike) -> tuple[Array, Array
     return start, edges[:-1], jnp.diff(edges)
 
 
-def _gauss(left: Array, size: Array, order: int) -> tuple[Array, Array]:
+def _gauss(law: Law, start: Array, left: Array, size: Array, order: int) -> tuple[Array, Array]:
     """Nodes and weights of Gauss and Legendre's rule in each panel, all in one row."""
     points, weights = _legendre(order)
-    t = left[:, None] + size[:, None] * jnp.asarray(points, left.dtype)
-    return t.ravel(), (size[:, None] * jnp.asarray(weights, left.dtype)).ravel()
+    t, slope = _in_panel(law, start, left[:, None], size[:, None], jnp.asarray(points, left.dtype))
+    return t.ravel(), (slope * jnp.asarray(weights, left.dtype)).ravel()
+
+
+def _in_panel(law: Law, start: Array, left: Array, size: Array, share: Array) -> tuple[Array, Array]:
+    """The time at a share of the way through a panel, and its slope; logarithmic in a tail's wide ones."""
+    t, slope = left + size * share, jnp.broadcast_to(size, jnp.broadcast_shapes(size.shape, share.shape))
+    if law.ends():
+        return t, slope
+    away = left - start
+    wide = (away > 0) & (size > away)
+    rate = jnp.log1p(size / jnp.where(wide, away, 1))
+    grown = away * jnp.exp(jnp.where(wide, rate, 0) * share)
+    return jnp.where(wide, start + grown, t), jnp.where(wide, grown * rate, slope)
 
 
 def _legendre(order: int) -> tuple[np.ndarray, np.ndarray]:

@@ -86,7 +86,9 @@ def _plain_ticks(axis, low: float, high: float) -> None:
     if high / low > 50:
         return
     steps = np.array([1, 1.5, 2, 3, 4, 5, 6, 8])
-    ticks = np.concatenate([10.0**e * steps for e in range(int(np.floor(np.log10(low))), 12)])
+    ticks = np.concatenate(
+        [10.0**e * steps for e in range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)]
+    )
     ticks = ticks[(ticks >= low) & (ticks <= high)]
     axis.set_ticks(ticks, labels=[f"{v:g}" for v in ticks])
     axis.set_ticks([], minor=True)

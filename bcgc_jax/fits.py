@@ -19,7 +19,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax.distributions import Law, TwoSpeed
-from bcgc_jax.likelihood import FAMILIES, Sample
+from bcgc_jax.likelihood import FAMILIES, Sample, spread_ties
 
 # More times than this say no more about which law to plan with: a random part of them is taken.
 MAX_TIMES = 20_000
@@ -34,13 +34,13 @@ class Fit(NamedTuple):
 
     Attributes:
       name: as on the command line.
-      law: with the parameters of largest likelihood, corrected for their bias.
+      law: with the parameters of largest likelihood, its ends corrected for their bias.
       standard_errors: of each parameter, by name.
-      log_likelihood: at its maximum.
-      information: Akaike's criterion, 2 · parameters - 2 · log likelihood; less is better.
+      log_likelihood: at its maximum, before that correction.
+      aic: Akaike's criterion, 2 · parameters - 2 · log likelihood; less is better.
       kolmogorov_smirnov: sup |F_K - F|.
       kolmogorov_smirnov_pvalue: how often a sample of this very law is farther from its fit.
-      anderson_darling: K ∫ (F_K - F)² / (F (1 - F)) dF, up to the largest time.
+      anderson_darling: K ∫ (F_K - F)² / (F (1 - F)) dF; where times are cut off, up to the largest one.
       anderson_darling_pvalue: likewise.
       num_times: K.
     """
@@ -49,7 +49,7 @@ class Fit(NamedTuple):
     law: Law
     standard_errors: dict[str, float]
     log_likelihood: float
-    information: float
+    aic: float
     kolmogorov_smirnov: float
     kolmogorov_smirnov_pvalue: float
     anderson_darling: float
@@ -78,12 +78,12 @@ def fit_laws(
       censored: bool `[K]`, True where a worker was cut off and the time is only a lower bound.
       laws: names as on the command line, such as "weibull"; all by default. "two-speed" describes times that
         take at most two values, and only those; every other law takes more.
-      num_replicates: samples; the smallest p-value is 1 / (num_replicates + 1).
+      num_replicates: samples, rounded up to whole batches; the smallest p-value is one over one more.
       progress: called with the name of each law before it is fitted.
 
-    Runs in 64 bit whatever the caller's precision. The order is that of Akaike's criterion: laws within 2 of
-    the best are as good. Raises ValueError for an unknown law, for times that are not positive, too few of
-    them, too few that are whole, or all the same.
+    Tied times are spread over a tick of the clock. Runs in 64 bit whatever the caller's precision. The order
+    is that of Akaike's criterion: laws within 2 of the best are as good. Raises ValueError for an unknown
+    law, for times that are not positive, too few of them, too few that are whole, or all the same.
 
     >>> times = np.random.default_rng(0).weibull(2.5, 400) + 1.0
     >>> fits = fit_laws(jax.random.key(0), times, laws=["weibull", "pareto"], num_replicates=20)
@@ -111,14 +111,15 @@ def fit_laws(
         if t.size > MAX_TIMES:
             chosen = np.asarray(jax.random.choice(shuffle, t.size, (MAX_TIMES,), replace=False))
             t, cut = t[chosen], cut[chosen]
-        order = np.argsort(t, kind="stable")
-        sample = Sample(jnp.asarray(t[order]), jnp.asarray(cut[order]) if cut.any() else None)
+        order = np.lexsort((cut, t))  # at a tie the whole time comes first: the cut-off one is larger
+        t, cut = t[order], cut[order]
+        sample = Sample(jnp.asarray(spread_ties(t)), jnp.asarray(cut) if cut.any() else None)
         fits = []
         for name, law_key in zip(names, keys, strict=True):
             if progress is not None:
                 progress(name)
             fits.append(_fit(law_key, name, sample, num_replicates))
-    return sorted(fits, key=lambda fit: (not math.isfinite(fit.information), fit.information))
+    return sorted(fits, key=lambda fit: (not math.isfinite(fit.aic), fit.aic))
 
 
 def _checked(times: ArrayLike, censored: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
@@ -151,10 +152,8 @@ def _fit(key: Array, name: str, sample: Sample, num_replicates: int) -> Fit:
         again.append(_search(samples, jnp.broadcast_to(best, found.shape), name=name)[0])
         drawn.append(samples)
     replicates = np.concatenate(again)
-    positive = np.array(family.positive)
-    moved = np.where(positive, np.log(np.where(positive, replicates / best, 1)), replicates - best)
-    good = np.isfinite(moved).all(axis=1)  # a search that ran away says nothing
-    bias = jnp.asarray(moved[good].mean(axis=0))
+    good = np.isfinite(replicates).all(axis=1)  # a search that ran away says nothing
+    bias = jnp.asarray(replicates[good].mean(axis=0) - np.asarray(best))
     law, ks, ad = (
         jax.tree.map(lambda a: a[0], x) for x in _distances(data, jnp.tile(best, (batch, 1)), bias, name=name)
     )

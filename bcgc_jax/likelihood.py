@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.scipy import special
 
@@ -49,7 +50,26 @@ class Sample(NamedTuple):
     def spacing(self) -> Array:
         """The mean distance of the smallest √K times."""
         few = int(len(self.times) ** 0.5) + 1
-        return jnp.maximum((self.times[few] - self.times[0]) / few, 1e-9 * self.times[few])
+        lowest = self.times if self.censored is None else jnp.sort(self.whole(self.times, jnp.inf))
+        reach = jnp.where(jnp.isfinite(lowest[few]), lowest[few], self.times[-1])
+        return jnp.maximum((reach - lowest[0]) / few, 1e-9 * lowest[0])
+
+
+def spread_ties(times: np.ndarray) -> np.ndarray:
+    """Times in ascending order, `[K]`, with ties spread evenly over a tick of the clock.
+
+    A density makes infinitely much of a tie. Where more than a tenth of the times are tied the clock is
+    coarse, and its tick the median distance of different values; else it is the least one.
+    """
+    values, place, counts = np.unique(times, return_inverse=True, return_counts=True)
+    if values.size in (1, times.size):
+        return times
+    gaps = np.diff(values)
+    tick = np.median(gaps) if values.size < 0.9 * times.size else gaps.min()
+    tick = min(tick, values[0])  # stay positive
+    first = np.cumsum(counts) - counts
+    share = (np.arange(times.size) - first[place] + 0.5) / counts[place] - 0.5
+    return times + tick * share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,9 +137,15 @@ class Family:
         return natural(found), -value * sample.times.size
 
     def shifted(self, parameters: Array, by: Array, sample: Sample) -> Array:
-        """`parameters` plus `by`, which is of the logarithm for positive ones; the sample stays possible."""
-        positive = jnp.array(self.positive)
-        moved = jnp.where(positive, parameters * jnp.exp(jnp.where(positive, by, 0)), parameters + by)
+        """`parameters` with their ends, alone, moved by `by`; the sample stays possible.
+
+        Extremes of a sample are off by about a spacing, so no end moves by more than two.
+        """
+        ends = jnp.arange(parameters.size) == self.start
+        if self.end is not None:
+            ends |= jnp.arange(parameters.size) == self.end
+        most = 2 * sample.spacing
+        moved = parameters + jnp.where(ends, jnp.clip(by, -most, most), 0)
         latest = sample.first * (1 - 1e-9)
         moved = moved.at[self.start].set(jnp.clip(moved[self.start], 0, latest))
         if self.end is not None:

@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import pytree_dataclass
 from bcgc_jax.distributions import Law
-from bcgc_jax.likelihood import Sample, fit_tail
+from bcgc_jax.likelihood import Sample, fit_tail, spread_ties
 
 # Times below this many are too few for a curve; knots at most; the share of times that is the tail.
 _FEWEST, _MOST_KNOTS, _TAIL = 20, 32, 0.1
@@ -134,7 +134,9 @@ def smooth_law_and_tail(
         raise ValueError("times must be finite and positive")
     cut = np.zeros(t.size, bool) if censored is None else np.asarray(censored, bool).ravel()
     order = np.lexsort((cut, t))  # at a tie the whole time comes first: the cut-off one is larger
-    t, cut = t[order], cut[order]
+    if np.unique(t).size < _FEWEST_VALUES:
+        raise ValueError("the times take too few different values for a smooth law: use Empirical")
+    t, cut = spread_ties(t[order]), cut[order]
     hazard = np.cumsum(np.where(cut, 0, 1 / np.arange(t.size, 0, -1)))
     whole_t, whole_hazard = t[~cut], hazard[~cut]
     if whole_t.size < _FEWEST:
@@ -150,21 +152,23 @@ def smooth_law_and_tail(
     groups = np.array_split(np.arange(body - 1), min(count, body - 1))
     knots = np.array([(whole_hazard[g].mean(), whole_t[g].mean()) for g in groups] + [(base, threshold)])
     # Where the clock is coarse, neighbouring groups may have one time.
-    apart = np.r_[True, np.diff(knots[:, 1]) > 1e-9 * threshold]
+    dtype = jnp.result_type(float)
+    apart = np.r_[True, np.diff(knots[:, 1]) > 64 * jnp.finfo(dtype).eps * threshold]
     a, y = knots[apart].T
-    if a.size < 4 or np.unique(t).size < _FEWEST_VALUES:
-        raise ValueError("the times take too few different values for a smooth law: use Empirical")
+    if a.size < 4 or scale <= 64 * jnp.finfo(dtype).eps * threshold:
+        raise ValueError(
+            "the times are too close to each other for a smooth law in this precision: use Empirical"
+        )
     # The curve through the lowest groups goes on to hazard 0, but not below half of the smallest time.
     begin = y[0] - a[0] * (y[1] - y[0]) / (a[1] - a[0])
     begin = np.clip(begin, 0.5 * whole_t[0], whole_t[0])
-    begin = min(begin, y[0] * (1 - 1e-9))
+    begin = min(begin, y[0] * (1 - 64 * jnp.finfo(dtype).eps))
     a, y = np.r_[0.0, a], np.r_[begin, y]
     step, mean = np.diff(a), np.diff(y) / np.diff(a)
     # Geometric means of the two sides, the nearer one counting more; at the end the tail's own.
     share = step[1:] / (step[1:] + step[:-1])
     inner = np.exp(share * np.log(mean[:-1]) + (1 - share) * np.log(mean[1:]))
     slopes = np.r_[mean[0] ** 2 / inner[0], inner, scale]
-    dtype = jnp.result_type(float)
     a, y, slopes = (jnp.asarray(v, dtype) for v in (a, y, slopes))
     law = HazardSpline(a, y, slopes, index)
     return law, Tail(float(threshold), scale, index, error, in_tail)

@@ -121,6 +121,7 @@ def describe(trace: Trace) -> Description:
     ['Nothing here speaks against independent workers of one law.']
     """
     table = trace.table()
+    persistence = autocorrelation(table)
     whole = table[np.isfinite(table)]
     tail = Interval(math.nan, math.nan, math.nan)
     if whole.size >= _TAIL_TIMES and np.unique(whole).size >= _TAIL_TIMES / 2:
@@ -142,24 +143,29 @@ def describe(trace: Trace) -> Description:
         float(np.quantile(whole, 0.99)),
         float(whole.max()),
         tail,
-        variance_between(table.T),
+        variance_between(table.T, np.clip(np.nan_to_num(persistence.value), 0, 0.99)),
         variance_between(table),
-        autocorrelation(table),
+        persistence,
     )
 
 
-def variance_between(groups: np.ndarray) -> Interval:
+def variance_between(groups: np.ndarray, persistence: float = 0.0) -> Interval:
     r"""The share of the variance that is between groups, `[G, K]` with NaN for missing entries.
 
     (B - W) / (B + (k-1) W) with the mean squares between and within groups of k entries, and the interval
     that the F distribution gives for normal times (Searle 1971); negative where groups differ less than
-    chance makes them.
+    chance makes them. The means of the columns are taken out first: what all groups have in common would hide
+    what they have not. Neighbours in a group that are correlated by `persistence` are worth fewer entries.
     """
     have = np.isfinite(groups)
+    columns = have.any(axis=0)
+    groups, have = groups[:, columns], have[:, columns]
+    with np.errstate(invalid="ignore"):
+        groups = groups - np.nansum(groups, axis=0) / have.sum(axis=0)
     counts = have.sum(axis=1)
     groups, have, counts = groups[counts > 0], have[counts > 0], counts[counts > 0]
     total = counts.sum()
-    inner, outer = total - len(counts), len(counts) - 1
+    inner, outer = total - len(counts) - groups.shape[1] + 1, len(counts) - 1
     if outer < 1 or inner < 1:
         return Interval(math.nan, math.nan, math.nan)
     means = np.nansum(groups, axis=1) / counts
@@ -173,7 +179,7 @@ def variance_between(groups: np.ndarray) -> Interval:
     def share(ratio: float) -> float:
         return (ratio - 1) / (ratio - 1 + size)
 
-    ratio = between / within
+    ratio = between / within * (1 - persistence) / (1 + persistence)
     low, high = ratio / _f_quantile(0.975, outer, inner), ratio * _f_quantile(0.975, inner, outer)
     return Interval(share(ratio), share(low), share(high))
 
@@ -207,4 +213,4 @@ def autocorrelation(table: np.ndarray) -> Interval:
     scale = np.isfinite(table).sum() / pairs / squares
     value = steps.sum() * scale + 1 / counts[counts > 0].mean()
     error = 1.96 * steps.std(ddof=1) * math.sqrt(steps.size) * scale
-    return Interval(float(value), float(value - error), float(value + error))
+    return Interval(*(float(np.clip(v, -1, 1)) for v in (value, value - error, value + error)))

@@ -343,10 +343,13 @@ def _flat(row: Row | Held) -> dict[str, Any]:
 def run(out: Path, *, seed: int, trace: Path) -> None:
     if not trace.exists():
         raise ValueError(f"there is no trace {trace}: give one with --trace FILE")
-    study = compute(bcgc.load_trace(trace), seed)
+    measured = bcgc.load_trace(trace)
+    if measured.num_workers < 2:
+        raise ValueError(f"{trace} has one worker only: coding needs the times of at least two")
+    study = compute(measured, seed)
     _print(study)
     write_csv(
-        out / "trace.csv", (row._asdict() | {"inside": row.inside, "held": row.held} for row in study.rows)
+        out / "trace.csv", (_flat(row) | {"inside": row.inside, "held": row.held} for row in study.rows)
     )
     write_csv(out / "trace_held_out.csv", map(_flat, study.held_out))
     png, svg = draw(study, out)

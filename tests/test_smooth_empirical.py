@@ -96,6 +96,28 @@ def test_expectation_and_optimum_are_exact_and_certified(x64):
     assert float(bcgc.expected_runtime(atoms, smooth)) < 1.005 * float(best)
 
 
+@pytest.mark.parametrize("index", [0.0, 0.6, 0.95])
+def test_a_heavy_tail_is_integrated_to_its_end(x64, index):
+    # One worker waits for itself: E τ̂ = E T. The tail of index 0.95 carries a quarter of it beyond e^100.
+    base = smooth_empirical(_times())
+    law = bcgc.HazardSpline(base.hazards, base.times, base.slopes, index)
+    found = bcgc.integrate_runtime(bcgc.Problem(law, 1, 1), jnp.ones(1))
+    assert float(found.value) == pytest.approx(float(law.mean()), rel=1e-12)
+    assert float(found.error) < 1e-12 * float(found.value)
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda t: np.minimum(t, 3.0), lambda t: np.round(2 * t) / 2, lambda t: np.round(t, 1)]
+)
+def test_ties_and_times_cut_at_a_limit_leave_the_mean(x64, spoil):
+    times = spoil(_times())
+    law = smooth_empirical(times)
+    assert float(law.mean()) == pytest.approx(times.mean(), rel=0.005)  # worst 0.0015
+    t = law.inverse_cumulative_hazard(jnp.geomspace(1e-6, 50, 300))
+    assert np.all(np.diff(t) > 0)
+    assert np.isfinite(jax.vmap(jax.grad(law.cumulative_hazard))(t)).all()
+
+
 def test_single_precision_is_as_good_as_it_gets():
     law = smooth_empirical(_times())
     assert law.times.dtype == jnp.float32

@@ -42,6 +42,20 @@ def test_each_way_of_being_otherwise_is_named(spoil, words):
     assert any(words in remark for remark in remarks), remarks
 
 
+def test_neither_persistence_nor_common_steps_pass_for_workers_that_differ_or_hide_them():
+    alike = unlike = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        noise = rng.normal(0, 0.1, (100, 8))
+        for i in range(1, 100):
+            noise[i] += 0.8 * noise[i - 1]
+        alike += any("not alike" in r for r in describe(_trace(5 + noise)).remarks())
+        steps = 5 + rng.normal(0, 0.5, (30, 1)) + rng.normal(0, 0.1, (30, 8)) + 0.3 * (np.arange(8) == 2)
+        unlike += any("not alike" in r for r in describe(_trace(steps)).remarks())
+    assert alike <= 6  # one-way mean squares find 28 of these, and 4 of the next
+    assert unlike == 40
+
+
 def test_the_share_between_groups_is_found_and_its_interval_covers_it():
     hits, values = 0, []
     for seed in range(200):

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.scipy import special
 
 from bcgc_jax.smooth_empirical import smooth_law_and_tail
@@ -187,12 +188,19 @@ def variance_between(groups: np.ndarray, persistence: float = 0.0) -> Interval:
 def _f_quantile(probability: float, above: float, below: float) -> float:
     """Of the F distribution with `above` and `below` degrees of freedom, by bisection."""
     with jax.enable_x64(True):
-        low, high = 0.0, 1.0
-        for _ in range(60):
-            middle = (low + high) / 2
-            reached = float(special.betainc(above / 2, below / 2, jnp.asarray(middle)))
-            low, high = (middle, high) if reached < probability else (low, middle)
-    return low * below / (above * (1 - low))
+        share = float(_beta_quantile(probability, above / 2, below / 2))
+    return share * below / (above * (1 - share))
+
+
+@jax.jit
+def _beta_quantile(probability: Array, a: Array, b: Array) -> Array:
+    def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        middle = (ends[0] + ends[1]) / 2
+        less = special.betainc(a, b, middle) < probability
+        return jnp.where(less, middle, ends[0]), jnp.where(less, ends[1], middle)
+
+    zero = jnp.zeros_like(jnp.asarray(a, float))
+    return jax.lax.fori_loop(0, 60, halve, (zero, zero + 1))[0]
 
 
 def autocorrelation(table: np.ndarray) -> Interval:

@@ -33,11 +33,11 @@ _optimum = jax.jit(optimal_partition)
 def test_the_law_that_the_times_come_from_is_found_and_its_plan_is_good(x64, name):
     parameters, draw = TRUE[name]
     times = draw(np.random.default_rng(11), 1000)
-    fits = fit_laws(jax.random.key(0), times, num_replicates=100)
+    fits = fit_laws(jax.random.key(0), times, num_replicates=200)
     alike = [fit.name for fit in fits if fit.aic - fits[0].aic < 2]
     assert name in alike
     found = next(fit for fit in fits if fit.name == name)
-    assert min(found.kolmogorov_smirnov_pvalue, found.anderson_darling_pvalue) > 0.02
+    assert min(found.kolmogorov_smirnov_pvalue, found.anderson_darling_pvalue) > 0.005  # twelve of them
     assert all(fit.aic >= fits[0].aic for fit in fits)
     assert list(found.parameters) == list(FAMILIES[name].names)
     # A law that is far from this one is told from it.
@@ -82,7 +82,8 @@ def test_no_other_parameters_have_a_larger_likelihood(x64, name, cut):
         order = np.argsort(times)
         times, censored = times[order], censored[order]
     first = times[~censored][0]
-    spacing = (times[13] - times[0]) / 13
+    whole = times[~censored]
+    spacing = (whole[13] - whole[0]) / 13
 
     def negative(p: np.ndarray) -> float:
         """Every whole time a density, but the first one an interval; every other one a tail."""

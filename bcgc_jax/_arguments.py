@@ -350,8 +350,7 @@ trace_law_option = click.option(
 def law_of_trace(trace: Trace, kind: str, num_workers: int) -> Law:
     """The law of all measured times together: each an atom, or smooth, perhaps with a fitted tail."""
     if kind != "atoms":
-        censored = trace.censored if trace.censored.any() else None
-        return smooth_empirical(trace.seconds, censored, pareto_tail=kind == "pareto-tail")
+        return smooth_empirical(trace.seconds, trace.censored, pareto_tail=kind == "pareto-tail")
     if trace.seconds.size * num_workers > _MOST_ATOMS:
         raise ValueError(
             f"{trace.seconds.size} measured times are too many atoms for {num_workers} workers: "

@@ -1,5 +1,6 @@
 """`bcgc fit`: from a log of measured times to a law, and to the plans that this and other laws lead to."""
 
+import contextlib
 import csv
 import json
 import sys
@@ -19,8 +20,8 @@ from bcgc_jax.fits import MAX_TIMES, Fit, fit_laws
 from bcgc_jax.likelihood import FAMILIES
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.runtime import block_runtime, expected_runtime
-from bcgc_jax.smooth_empirical import smooth_law_and_tail
-from bcgc_jax.solvers.solve import check_finite_mean, solve
+from bcgc_jax.smooth_empirical import smooth_empirical, smooth_law_and_tail
+from bcgc_jax.solvers.solve import solve
 from bcgc_jax.trace_statistics import Description, describe
 from bcgc_jax.traces import Trace, load_trace
 
@@ -114,10 +115,11 @@ def fit_command(
                 )
             known = _laws(trace, fits, number)
             bar.update(task, total=len(known), completed=0)
-            plans = []
+            plans, table = [], trace.table()
+            steps = table[np.isfinite(table).all(axis=1)]
             for name, law in known.items():
                 bar.update(task, description=f"planning for {name}")
-                plans.append(_plan(name, law, trace, known, (number, coordinates, samples, cycles)))
+                plans.append(_plan(name, law, steps, known, (number, coordinates, samples, cycles)))
                 bar.advance(task)
             if figure is not None:
                 _draw(figure, trace, fits, known)
@@ -172,14 +174,14 @@ def _check_figure(path: str) -> None:
 def _laws(trace: Trace, fits: list[Fit], workers: int) -> dict[str, Law]:
     """What to plan for: the best fit, the measured times themselves, smooth versions of them."""
     known: dict[str, Law] = {fits[0].name: fits[0].law}
-    if len(fits[0].parameters) and fits[0].name != "two-speed":
-        try:
-            known["smooth"] = smooth_law_and_tail(trace.seconds, trace.censored)[0]
-            heavy, tail = smooth_law_and_tail(trace.seconds, trace.censored, pareto_tail=True)
-            if tail.tail_index > 0:
-                known["smooth, Pareto tail"] = heavy
-        except ValueError:
-            pass  # too few times, or too few different ones: the atoms are all there is
+    # Too few times, or too few different ones: the atoms are all there is.
+    with contextlib.suppress(ValueError):
+        heavy, tail = smooth_law_and_tail(trace.seconds, trace.censored, pareto_tail=True)
+        if tail.tail_index > 0:
+            known["smooth"] = smooth_empirical(trace.seconds, trace.censored)
+            known["smooth, Pareto tail"] = heavy
+        else:  # the tail is exponential either way
+            known["smooth"] = heavy
     if not trace.censored.any():
         most = int(_ATOMS / workers**3)  # for many workers too few to say much
         times = np.sort(trace.seconds)
@@ -199,13 +201,11 @@ def _laws(trace: Trace, fits: list[Fit], workers: int) -> dict[str, Law]:
 
 
 def _plan(
-    name: str, law: Law, trace: Trace, known: dict[str, Law], question: tuple[int, int, float, float]
+    name: str, law: Law, steps: np.ndarray, known: dict[str, Law], question: tuple[int, int, float, float]
 ) -> dict[str, Any]:
-    """The optimum under `law`, and how long it takes under every law, and in the steps of the trace."""
+    """The optimum under `law`, and how long it takes under every law, and in the whole `steps` of a trace."""
     workers, coordinates, samples, cycles = question
-    problem = Problem(law, workers, coordinates, samples, cycles)
-    check_finite_mean(problem)
-    solution = solve(problem)
+    solution = solve(Problem(law, workers, coordinates, samples, cycles))
     counts = np.asarray(solution.rounded)
     runtimes = {
         other: finite(expected_runtime(Problem(law, workers, coordinates, samples, cycles), counts))
@@ -221,12 +221,10 @@ def _plan(
         "replayed_runtime": None,
         "replayed_error": None,
     }
-    table = trace.table()
-    whole = table[np.isfinite(table).all(axis=1)]
-    if workers == trace.num_workers and len(whole) > 1:
-        steps = np.asarray(block_runtime(counts, whole, num_samples=samples, cycles=cycles))
-        row["replayed_runtime"] = float(steps.mean())
-        row["replayed_error"] = float(steps.std(ddof=1) / np.sqrt(len(steps)))
+    if workers == steps.shape[1] and len(steps) > 1:
+        replayed = np.asarray(block_runtime(counts, steps, num_samples=samples, cycles=cycles))
+        row["replayed_runtime"] = float(replayed.mean())
+        row["replayed_error"] = float(replayed.std(ddof=1) / np.sqrt(len(replayed)))
     return row
 
 
@@ -235,9 +233,8 @@ def _draw(path: str, trace: Trace, fits: list[Fit], known: dict[str, Law]) -> No
 
     laws = {fit.name: fit.law for fit in fits[:_SHOWN]}
     laws |= {name: law for name, law in known.items() if name.startswith("smooth")}
-    censored = trace.censored if trace.censored.any() else None
     try:
-        draw_fit(trace.seconds, laws, censored).savefig(path, dpi=200)
+        draw_fit(trace.seconds, laws, trace.censored).savefig(path, dpi=200)
     except OSError as error:
         raise ValueError(f"cannot write {path}: {error.strerror}") from None
 

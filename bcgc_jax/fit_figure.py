@@ -7,6 +7,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from bcgc_jax.distributions import Law
+from bcgc_jax.likelihood import sorted_times
 from bcgc_jax.plotting import label_axes, legend_outside, new_figure
 
 if TYPE_CHECKING:
@@ -38,10 +39,7 @@ def draw_fit(
     """
     from matplotlib.lines import Line2D
 
-    t = np.asarray(times, float).ravel()
-    cut = np.zeros(t.size, bool) if censored is None else np.asarray(censored, bool).ravel()
-    order = np.lexsort((cut, t))
-    t, cut = t[order], cut[order]
+    t, cut = sorted_times(times, censored)
     leaves = np.where(cut, 0, 1 / np.arange(t.size, 0, -1))
     survival = np.cumprod(1 - leaves)
     # The middle of each step of the measured curve.

@@ -19,7 +19,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax.distributions import Law, TwoSpeed
-from bcgc_jax.likelihood import FAMILIES, Sample, spread_ties
+from bcgc_jax.likelihood import FAMILIES, Sample, sorted_times, spread_ties
 
 # More times than this say no more about which law to plan with: a random part of them is taken.
 MAX_TIMES = 20_000
@@ -109,10 +109,8 @@ def fit_laws(
     with jax.enable_x64(True):
         shuffle, *keys = jax.random.split(key, len(names) + 1)
         if t.size > MAX_TIMES:
-            chosen = np.asarray(jax.random.choice(shuffle, t.size, (MAX_TIMES,), replace=False))
+            chosen = np.sort(jax.random.choice(shuffle, t.size, (MAX_TIMES,), replace=False))
             t, cut = t[chosen], cut[chosen]
-        order = np.lexsort((cut, t))  # at a tie the whole time comes first: the cut-off one is larger
-        t, cut = t[order], cut[order]
         sample = Sample(jnp.asarray(spread_ties(t)), jnp.asarray(cut) if cut.any() else None)
         fits = []
         for name, law_key in zip(names, keys, strict=True):
@@ -123,12 +121,7 @@ def fit_laws(
 
 
 def _checked(times: ArrayLike, censored: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
-    t = np.asarray(times, float).ravel()
-    cut = np.zeros(t.size, bool) if censored is None else np.asarray(censored, bool).ravel()
-    if t.shape != cut.shape:
-        raise ValueError(f"censored must have one entry for each time, got {cut.size} for {t.size}")
-    if not (np.isfinite(t).all() and (t > 0).all()):
-        raise ValueError("times must be finite and positive")
+    t, cut = sorted_times(times, censored)
     if np.sum(~cut) < _FEWEST:
         raise ValueError(f"a fit needs at least {_FEWEST} times that are not cut off, got {np.sum(~cut)}")
     if np.ptp(t[~cut]) == 0:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.scipy import special
+from jax.typing import ArrayLike
 
 from bcgc_jax import distributions
 from bcgc_jax.distributions import Law
@@ -53,6 +54,21 @@ class Sample(NamedTuple):
         lowest = self.times if self.censored is None else jnp.sort(self.whole(self.times, jnp.inf))
         reach = jnp.where(jnp.isfinite(lowest[few]), lowest[few], self.times[-1])
         return jnp.maximum((reach - lowest[0]) / few, 1e-9 * lowest[0])
+
+
+def sorted_times(times: ArrayLike, censored: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
+    """Measured times in ascending order, `[K]`, and which of them are lower bounds, bool `[K]`.
+
+    Raises ValueError for times that are not positive, and where `censored` has not one entry for each.
+    """
+    t = np.asarray(times, float).ravel()
+    cut = np.zeros(t.size, bool) if censored is None else np.asarray(censored, bool).ravel()
+    if t.shape != cut.shape:
+        raise ValueError(f"censored must have one entry for each time, got {cut.size} for {t.size}")
+    if not (np.isfinite(t).all() and (t > 0).all()):
+        raise ValueError("times must be finite and positive")
+    order = np.lexsort((cut, t))  # at a tie the whole time comes first: the cut-off one is larger
+    return t[order], cut[order]
 
 
 def spread_ties(times: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import pytree_dataclass
 from bcgc_jax.distributions import Law
-from bcgc_jax.likelihood import Sample, fit_tail, spread_ties
+from bcgc_jax.likelihood import Sample, fit_tail, sorted_times, spread_ties
 
 # Times below this many are too few for a curve; knots at most; the share of times that is the tail.
 _FEWEST, _MOST_KNOTS, _TAIL = 20, 32, 0.1
@@ -127,16 +127,12 @@ def smooth_law_and_tail(
     times: ArrayLike, censored: ArrayLike | None = None, *, pareto_tail: bool = False
 ) -> tuple[HazardSpline, Tail]:
     """`smooth_empirical`, and what is known about its tail."""
-    t = np.asarray(times, float).ravel()
+    t, cut = sorted_times(times, censored)
     if t.size < _FEWEST:
         raise ValueError(f"a smooth law needs at least {_FEWEST} times, got {t.size}: use Empirical")
-    if not (np.isfinite(t).all() and (t > 0).all()):
-        raise ValueError("times must be finite and positive")
-    cut = np.zeros(t.size, bool) if censored is None else np.asarray(censored, bool).ravel()
-    order = np.lexsort((cut, t))  # at a tie the whole time comes first: the cut-off one is larger
     if np.unique(t).size < _FEWEST_VALUES:
         raise ValueError("the times take too few different values for a smooth law: use Empirical")
-    t, cut = spread_ties(t[order]), cut[order]
+    t = spread_ties(t)
     hazard = np.cumsum(np.where(cut, 0, 1 / np.arange(t.size, 0, -1)))
     whole_t, whole_hazard = t[~cut], hazard[~cut]
     if whole_t.size < _FEWEST:

@@ -313,20 +313,37 @@ def decode_gradients(
     plan: CodingPlan, weights: Array, messages: Sequence[Sequence[Sequence[Array]]], params: PyTree
 ) -> PyTree:
     """The full gradient, shaped as `params`, from `messages[block][piece][worker]` and weights `[B, N]`."""
+    dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(params)]
+    parts = [decode_block(plan, b, weights[b], sent, dtypes) for b, sent in enumerate(messages)]
+    return assemble_gradient(plan, parts, params)
+
+
+def decode_block(
+    plan: CodingPlan, block: int, weights: Array, messages: Sequence[Sequence[Array]], dtypes: Sequence[Any]
+) -> list[Array]:
+    """The pieces of one block of the full gradient, from `messages[piece][worker]` and weights `[N]`.
+
+    `dtypes` are those of the leaves of the parameters.
+    """
+    with jax.enable_x64(True):
+        scaled = weights * plan.scaling
+        pieces = zip(plan.blocks[block].pieces, messages, strict=True)
+        return [decode(scaled, rows, dtypes[piece.leaf]) for piece, rows in pieces]
+
+
+def assemble_gradient(plan: CodingPlan, parts: Sequence[Sequence[Array]], params: PyTree) -> PyTree:
+    """The gradient, shaped as `params`, from the pieces of each block."""
     leaves, tree = jax.tree.flatten(params)
-    dtypes = [jnp.result_type(leaf) for leaf in leaves]
     found: list[dict[int, Array]] = [{} for _ in leaves]
-    for b, (block, sent) in enumerate(zip(plan.blocks, messages, strict=True)):
-        for piece, rows in zip(block.pieces, sent, strict=True):
-            with jax.enable_x64(True):
-                part = decode(weights[b] * plan.scaling, rows, dtypes[piece.leaf])
-            parts = found[piece.leaf]
-            parts[piece.start] = parts[piece.start] + part if piece.start in parts else part
+    for block, pieces in zip(plan.blocks, parts, strict=True):
+        for piece, part in zip(block.pieces, pieces, strict=True):
+            known = found[piece.leaf]
+            known[piece.start] = known[piece.start] + part if piece.start in known else part
     whole = [
-        jnp.concatenate([parts[k] for k in sorted(parts)]).reshape(np.shape(leaf))
-        if parts
-        else jnp.zeros(np.shape(leaf), dtype)
-        for parts, leaf, dtype in zip(found, leaves, dtypes, strict=True)
+        jnp.concatenate([known[k] for k in sorted(known)]).reshape(np.shape(leaf))
+        if known
+        else jnp.zeros(np.shape(leaf), jnp.result_type(leaf))
+        for known, leaf in zip(found, leaves, strict=True)
     ]
     return jax.tree.unflatten(tree, whole)
 

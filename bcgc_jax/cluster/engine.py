@@ -1,0 +1,88 @@
+"""Ray, as an optional extra: found, started on this machine or joined, and the worker as an actor of it."""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from bcgc_jax.cluster.worker import Duty, Message, Worker
+
+
+def load_ray() -> Any:
+    """The module `ray`; ImportError that says what to install."""
+    # Read when Ray is imported or a worker is started: no statistics leave the machine, and a worker
+    # without a share of an accelerator says nothing about it.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError(
+            "training on real processes runs on Ray, which is not installed: pip install 'bcgc-jax[cluster]'"
+        ) from error
+    return ray
+
+
+@contextmanager
+def session(address: str | None, num_workers: int, store_bytes: int) -> Iterator[Any]:
+    """Ray, on this machine alone, or joined at `address`; one that runs already is used and left running.
+
+    Locally a worker counts as one CPU however many there are: they may share them.
+    """
+    ray = load_ray()
+    if ray.is_initialized():
+        yield ray
+        return
+    options: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
+    if address is None:
+        # With room for the workers that replace others; a store smaller than 80 MB is refused.
+        options |= {
+            "num_cpus": 2 * num_workers,
+            "object_store_memory": max(2 * store_bytes, 100 * 2**20),
+            "include_dashboard": False,
+            "_node_ip_address": "127.0.0.1",
+        }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        try:
+            ray.init(address=address or "local", **options)
+        except (ConnectionError, TimeoutError) as error:
+            raise ConnectionError(
+                f"no Ray cluster answers at {address}: start one with `ray start --head`, or give no address "
+                f"to run on this machine alone ({error})"
+            ) from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def actor_class(ray: Any) -> Any:
+    """The worker as an actor: one thread computes, one listens."""
+
+    class Actor:
+        worker: Worker | None = None
+
+        def load(self, duty: Duty, index: int, subsets: dict[int, Any]) -> tuple[str, int]:
+            """Take up a duty, `subsets` by reference; the node and the process, once all is compiled."""
+            self.worker = Worker(duty, index, {j: ray.get(data) for j, data in subsets.items()})
+            self.worker.warm_up()
+            return ray.get_runtime_context().get_node_id(), os.getpid()
+
+        def compute(self, iteration: int, leaves: Any, finish: Any) -> Iterator[tuple]:
+            assert self.worker is not None
+            message: Message
+            for message in self.worker.compute(iteration, leaves, finish):
+                yield tuple(message)
+
+        @ray.method(concurrency_group="control")
+        def stop(self, iteration: int) -> None:
+            if self.worker is not None:
+                self.worker.stop(iteration)
+
+        @ray.method(concurrency_group="control")
+        def answer(self) -> None:
+            """That the process runs at all."""
+
+    return ray.remote(concurrency_groups={"control": 1})(Actor)

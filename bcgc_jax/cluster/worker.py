@@ -1,0 +1,146 @@
+"""What a worker process does: it holds data subsets, and computes block after block of an iteration.
+
+No line here knows of Ray: the master's side (`cluster.master`) puts a `Worker` into a process of its own.
+"""
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from bcgc_jax.coded_gradients import CodingPlan, Loss, PyTree
+from bcgc_jax.codes import encode_one
+
+
+class Duty(NamedTuple):
+    """What all workers are told once: the loss, the plan, shapes and dtypes of the parameters.
+
+    `weights`, `[N]`, are what the mean gradient of each subset counts in N times the mean over all samples:
+    1 where subsets are alike, and for losses that are sums. `batch_size` samples of each subset are drawn
+    anew for each iteration, with `seed`; None for all.
+    """
+
+    loss: Loss
+    plan: CodingPlan
+    params: PyTree
+    weights: np.ndarray
+    batch_size: int | None
+    seed: int
+    x64: bool
+
+
+class Message(NamedTuple):
+    """One block of one worker: `seconds` it computed, and the pieces, one after another, `[size]`."""
+
+    iteration: int
+    block: int
+    seconds: float
+    values: np.ndarray
+
+
+class Worker:
+    """One worker's share of the work. `stop` may be called from another thread while it computes.
+
+    Args:
+      duty: that of all workers.
+      index: whose row of the codes this is.
+      subsets: by number, the data subsets of `duty.plan.held(index)`, pytrees of arrays `[m, …]`.
+    """
+
+    def __init__(self, duty: Duty, index: int, subsets: Mapping[int, PyTree]) -> None:
+        self.duty, self.index, self.subsets = duty, index, subsets
+        self._forward = jax.jit(self._pull)
+        self._encode = jax.jit(self._message, static_argnums=0)
+        self._stopped = -1
+        self._changed = threading.Condition()
+
+    def warm_up(self) -> None:
+        """Compile everything, so that the first iteration takes as long as the others."""
+        zeros = jax.tree.map(lambda x: np.zeros(np.shape(x), x.dtype), self.duty.params)
+        for _ in self.compute(0, jax.tree.leaves(zeros)):
+            pass
+
+    def stop(self, iteration: int) -> None:
+        """Compute no further block of this iteration or of an earlier one."""
+        with self._changed:
+            self._stopped = max(self._stopped, iteration)
+            self._changed.notify_all()
+
+    def compute(
+        self, iteration: int, leaves: list[np.ndarray], finish: np.ndarray | None = None
+    ) -> Iterator[Message]:
+        """The messages of one iteration, in the order of the blocks.
+
+        With `finish`, `[B]`, seconds from now on, block b is sent no earlier than then: slowness on purpose.
+        """
+        begin = time.perf_counter()
+        with jax.enable_x64(self.duty.x64):  # a setting of each thread
+            params = jax.tree.unflatten(jax.tree.structure(self.duty.params), leaves)
+            # One forward pass for each subset, when a level first asks for it.
+            passes: dict[tuple[int, tuple[float, float]], tuple[Array, Any]] = {}
+        for block in range(len(self.duty.plan.blocks)):
+            if self._stopped >= iteration:
+                return
+            start = time.perf_counter()
+            with jax.enable_x64(self.duty.x64):
+                values = np.asarray(self._values(block, iteration, params, passes))
+            seconds = time.perf_counter() - start
+            if finish is not None and self._wait(iteration, begin + finish[block]):
+                return
+            yield Message(iteration, block, seconds, values)
+
+    def _wait(self, iteration: int, until: float) -> bool:
+        """Until a time, or until told to stop: whether it was."""
+        with self._changed:
+            left = until - time.perf_counter()
+            return self._changed.wait_for(lambda: self._stopped >= iteration, timeout=max(left, 0))
+
+    def _values(self, block: int, iteration: int, params: PyTree, passes: dict[Any, Any]) -> Array:
+        plan = self.duty.plan
+        share = plan.blocks[block].share
+        subsets = plan.codes[block].subsets[self.index]
+        weights = []
+        for j in subsets:
+            batch, portion = self._batch(j, iteration, share)
+            if batch is None:
+                return jnp.zeros(plan.blocks[block].size, jnp.result_type(*jax.tree.leaves(params)))
+            if (j, share) not in passes:
+                passes[j, share] = self._forward(params, batch)
+            weights.append(portion)
+        return self._encode(block, np.array(weights), [passes[j, share] for j in subsets])
+
+    def _batch(self, subset: int, iteration: int, share: tuple[float, float]) -> tuple[PyTree, float]:
+        """The samples of a subset that count for a block, None if there are none, and their weight."""
+        data, size = self.subsets[subset], self.duty.batch_size
+        samples = len(jax.tree.leaves(data)[0])
+        if size is not None:
+            # The same for all workers that hold the subset.
+            draw = np.random.default_rng([self.duty.seed, iteration, subset])
+            chosen = draw.permutation(samples)[:size]
+            data, samples = jax.tree.map(lambda x: x[chosen], data), size
+        first, last = (round(x * samples) for x in share)
+        if first == last:
+            return None, 0.0
+        portion = (last - first) / samples if self.duty.plan.mean else 1.0
+        part = data if last - first == samples else jax.tree.map(lambda x: x[first:last], data)
+        return part, portion * float(self.duty.weights[subset])
+
+    def _pull(self, params: PyTree, batch: PyTree) -> tuple[Array, Any]:
+        return jax.vjp(lambda p: self.duty.loss(p, batch), params)
+
+    def _message(self, block: int, weights: Array, passes: list[tuple[Array, Any]]) -> Array:
+        """Only the leaves of the block are differentiated."""
+        code, (_, pieces, _) = self.duty.plan.codes[block], self.duty.plan.blocks[block]
+        gradients = [jax.tree.leaves(pull(jnp.ones_like(value))[0]) for value, pull in passes]
+        sent = []
+        for leaf, start, stop in pieces:
+            rows = [g[leaf].ravel()[start:stop] for g in gradients]
+            rows = [w.astype(g.dtype) * g for w, g in zip(weights, rows, strict=True)]
+            sent.append(encode_one(code, self.index, rows))
+        with jax.enable_x64(True):  # a code may need float64
+            return jnp.concatenate(sent)

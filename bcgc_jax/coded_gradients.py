@@ -220,6 +220,22 @@ def split_batch(batch: PyTree, num_workers: int) -> PyTree:
     return jax.tree.map(lambda x: x.reshape((num_workers, -1, *x.shape[1:])), batch)
 
 
+def split_unevenly(batch: PyTree, num_workers: int) -> list[PyTree]:
+    """A batch of M samples as N data subsets in a list, the first M mod N of them with a sample more.
+
+    >>> [subset.tolist() for subset in split_unevenly(jnp.arange(5), 3)]
+    [[0, 1], [2, 3], [4]]
+    """
+    sizes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
+    if len(sizes) != 1 or () in sizes:
+        raise ValueError(f"every array of a batch must have its samples along the first axis, got {sizes}")
+    size = sizes.pop()[0]
+    if size < num_workers:
+        raise ValueError(f"a batch of {size} samples is too small for {num_workers} workers")
+    ends = np.cumsum([0] + [len(part) for part in np.array_split(np.arange(size), num_workers)])
+    return [jax.tree.map(lambda x, k=k: x[ends[k] : ends[k + 1]], batch) for k in range(num_workers)]
+
+
 def shard_subsets(subsets: PyTree, devices: Sequence[jax.Device] | None = None) -> PyTree:
     """Spread the N data subsets over `devices`, all by default; their number must divide N.
 

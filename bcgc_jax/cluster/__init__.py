@@ -1,5 +1,18 @@
 """Coded gradient descent on real processes: Ray, partial stragglers, dead workers (the extra `cluster`)."""
 
+from bcgc_jax.cluster.checkpoints import Checkpoints
 from bcgc_jax.cluster.master import Cluster, ClusterGradient, Fault, Work, WorkersLost
 
-__all__ = ["Cluster", "ClusterGradient", "Fault", "Work", "WorkersLost"]
+from bcgc_jax.cluster.training import ClusterTraining, Pace, train_on_cluster
+
+__all__ = [
+    "Checkpoints",
+    "Cluster",
+    "ClusterGradient",
+    "ClusterTraining",
+    "Fault",
+    "Pace",
+    "Work",
+    "WorkersLost",
+    "train_on_cluster",
+]

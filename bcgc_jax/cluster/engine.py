@@ -9,12 +9,15 @@ from typing import Any
 from bcgc_jax.cluster.worker import Duty, Message, Worker
 
 
-def load_ray() -> Any:
+def load_ray(*, local: bool = True) -> Any:
     """The module `ray`; ImportError that says what to install."""
-    # Read when Ray is imported or a worker is started: no statistics leave the machine, and a worker
-    # without a share of an accelerator says nothing about it.
+    # Read when Ray is imported: no statistics leave the machine, a worker without a share of an accelerator
+    # keeps quiet about it, and servers listen on the loopback address alone (the name of the setting is that
+    # of the systems where this is Ray's default; an explicit address of 127.0.0.1 is replaced).
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if local:
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     try:
         import ray
     except ImportError as error:
@@ -30,7 +33,7 @@ def session(address: str | None, num_workers: int, store_bytes: int) -> Iterator
 
     Locally a worker counts as one CPU however many there are: they may share them.
     """
-    ray = load_ray()
+    ray = load_ray(local=address is None)
     if ray.is_initialized():
         yield ray
         return
@@ -41,10 +44,11 @@ def session(address: str | None, num_workers: int, store_bytes: int) -> Iterator
             "num_cpus": 2 * num_workers,
             "object_store_memory": max(2 * store_bytes, 100 * 2**20),
             "include_dashboard": False,
-            "_node_ip_address": "127.0.0.1",
         }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
+        # Ray's children are new programs: they do not run on in a copy of this one.
+        warnings.filterwarnings("ignore", "os.fork.. was called", RuntimeWarning)
         try:
             ray.init(address=address or "local", **options)
         except (ConnectionError, TimeoutError) as error:

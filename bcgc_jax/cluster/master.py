@@ -145,6 +145,13 @@ class Cluster:
         return len(self._remotes)
 
     @property
+    def plan(self) -> CodingPlan:
+        """That the workers have been given."""
+        if self._duty is None:
+            raise ValueError("the workers have no work yet: call assign first")
+        return self._duty.plan
+
+    @property
     def lost(self) -> tuple[int, ...]:
         """Workers that are lost and not being replaced."""
         return tuple(w for w, remote in enumerate(self._remotes) if remote is None and self._duty is not None)
@@ -173,7 +180,7 @@ class Cluster:
         if len(subsets) != plan.num_workers:
             raise ValueError(f"there must be {plan.num_workers} subsets, one a worker, got {len(subsets)}")
         sizes = np.array([len(jax.tree.leaves(data)[0]) for data in subsets], float)
-        weights = sizes / sizes.mean() if plan.mean and batch_size is None else np.ones(len(sizes))
+        weights = sizes / sizes.mean() if plan.mean else np.ones(len(sizes))
         if batch_size is not None and not 1 <= batch_size <= sizes.min():
             raise ValueError(
                 f"batch_size must be from 1 to {int(sizes.min())}, the samples of a subset, got {batch_size}"
@@ -201,6 +208,7 @@ class Cluster:
                 self._started(refs[ref])
         if self.lost:
             raise WorkersLost(self.lost, "their processes end while they start")
+        self.gradient(params)  # Ray's first call of a method takes longer than the others
 
     def gradient(self, params: PyTree, finish: np.ndarray | None = None) -> ClusterGradient:
         """The gradient of the loss at `params`.
@@ -210,10 +218,8 @@ class Cluster:
 
         Raises WorkersLost where a block cannot be completed any more, and what the loss raised.
         """
-        if self._duty is None:
-            raise ValueError("the workers have no work yet: call assign first")
         self.iteration += 1
-        return _Collection(self, params, finish).run()
+        return _Collection(self, self.plan, params, finish).run()
 
     def _compile(self, plan: CodingPlan, params: PyTree) -> None:
         """The master's side of the arithmetic."""
@@ -247,9 +253,8 @@ class Cluster:
         self._remotes[worker] = remote
         self._load(worker, remote)
 
-    def _load(self, worker: int, remote: Any) -> None:
-        assert self._duty is not None
-        held = {j: self._subsets[j] for j in self._duty.plan.held(worker)}
+    def _load(self, worker: int, remote: _Remote) -> None:
+        held = {j: self._subsets[j] for j in self.plan.held(worker)}
         remote.starting = remote.actor.load.remote(self._duty_ref, worker, held)
         remote.asked = None
 
@@ -308,10 +313,8 @@ class Cluster:
 class _Collection:
     """One iteration: messages until each block is complete."""
 
-    def __init__(self, cluster: Cluster, params: PyTree, finish: np.ndarray | None) -> None:
+    def __init__(self, cluster: Cluster, plan: CodingPlan, params: PyTree, finish: np.ndarray | None) -> None:
         self.cluster, self.ray, self.params, self.finish = cluster, cluster._ray, params, finish
-        assert cluster._duty is not None
-        plan = cluster._duty.plan
         self.begin = time.monotonic()
         self.size = [block.size for block in plan.blocks]
         self.needed = plan.num_workers - cluster._levels

@@ -1,0 +1,58 @@
+"""What a master needs to go on after it was killed, kept by Orbax (which the extra `cluster` brings)."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from bcgc_jax.coded_gradients import PyTree
+
+
+class Checkpoints:
+    """The last states of a training in a folder, written whole or not at all, while the training goes on.
+
+    Args:
+      folder: made if it does not exist.
+      every: iterations between two checkpoints.
+    """
+
+    def __init__(self, folder: str | Path, every: int = 1) -> None:
+        try:
+            import orbax.checkpoint as ocp
+        except ImportError as error:
+            raise ImportError(
+                "checkpoints are kept by Orbax, which is not installed: pip install 'bcgc-jax[cluster]'"
+            ) from error
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        self._ocp = ocp
+        options = ocp.CheckpointManagerOptions(max_to_keep=2, save_interval_steps=every)
+        self._manager = ocp.CheckpointManager(Path(folder).absolute(), options=options)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._manager.close()  # waits for what is being written
+
+    def save(self, num_steps: int, state: PyTree) -> None:
+        """Keep the state after `num_steps` iterations."""
+        self._manager.save(num_steps, args=self._ocp.args.StandardSave(state))
+
+    def last(self, like: PyTree) -> tuple[int, PyTree] | None:
+        """Iterations done and the state, shaped as `like`; None if there is no checkpoint.
+
+        Raises ValueError where the folder holds the checkpoint of another model or optimiser.
+        """
+        steps = self._manager.latest_step()
+        if steps is None:
+            return None
+        try:
+            shapes = jax.tree.map(self._ocp.utils.to_shape_dtype_struct, like)
+            state: Any = self._manager.restore(steps, args=self._ocp.args.StandardRestore(shapes))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{self._manager.directory} holds the checkpoint of another model or optimiser: take an empty "
+                f"folder, or the model it was made with ({str(error).splitlines()[0]})"
+            ) from error
+        return steps, state

@@ -1,0 +1,224 @@
+r"""Coded gradient descent on worker processes, through slow, dead and silent ones, and through its own end.
+
+A step is taken with the exact gradient or not at all. What a fault costs is time: a lost worker is replaced,
+or the problem is solved again for those that are left, and the training goes on from its last parameters.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jax.typing import ArrayLike
+
+from bcgc_jax.cluster.checkpoints import Checkpoints
+from bcgc_jax.cluster.master import Cluster, Fault, Work, WorkersLost
+from bcgc_jax.coded_gradients import Loss, PyTree, split_unevenly
+from bcgc_jax.distributions import Law
+from bcgc_jax.joint_laws import Rows, Unlike
+from bcgc_jax.problem import Problem
+from bcgc_jax.solvers.solve import solve
+from bcgc_jax.training import TrainingScheme, collect, training_scheme
+
+
+class ClusterTraining(NamedTuple):
+    """The end of a training and its course, one entry for each of the K iterations of this run.
+
+    Attributes:
+      params, opt_state: after the last iteration.
+      first_step: iterations that were done before, of a checkpoint.
+      seconds: wall-clock of each iteration, `[K]`: from sending the parameters to having the next ones,
+        recovery from faults included.
+      paced: what the drawn cycle times alone would have taken, `[K]`; NaN without them.
+      num_workers: at the end of each iteration, `[K]`.
+      metrics: what `evaluate` said after each iteration; not on the clock.
+      faults, work: what happened, and what each message cost.
+    """
+
+    params: PyTree
+    opt_state: PyTree
+    first_step: int
+    seconds: np.ndarray
+    paced: np.ndarray
+    num_workers: np.ndarray
+    metrics: list[Any]
+    faults: tuple[Fault, ...]
+    work: tuple[Work, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pace:
+    """Slowness on purpose: worker w sends block b no earlier than `seconds` · T_w (M b/N) y_b from its start.
+
+    Attributes:
+      cycle_times: a law, drawn anew for each iteration, or measured rows `[K, N]`, replayed over and over.
+      seconds: wall-clock seconds in the unit of the cycle time.
+    """
+
+    cycle_times: Law | ArrayLike
+    seconds: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.seconds) and self.seconds > 0):
+            raise ValueError(f"seconds of a pace must be > 0, got {self.seconds}")
+
+    def draw(self, key: Array, step: int, num_workers: int) -> np.ndarray:
+        """The cycle times of one iteration, in seconds, `[N]`: of the key and the step alone."""
+        if isinstance(self.cycle_times, Law):
+            times = self.cycle_times.sample(jax.random.fold_in(key, step), (num_workers,))
+            return self.seconds * np.asarray(times, float)
+        rows = np.asarray(self.cycle_times, float)
+        if rows.ndim != 2 or rows.shape[1] != num_workers or not len(rows):
+            raise ValueError(f"measured cycle times must have shape [steps, {num_workers}], got {rows.shape}")
+        return self.seconds * rows[step % len(rows)]
+
+
+def train_on_cluster(
+    key: Array,
+    cluster: Cluster,
+    loss: Loss,
+    problem: Problem,
+    params: PyTree,
+    data: PyTree,
+    optimizer: optax.GradientTransformation,
+    num_steps: int,
+    *,
+    method: str = "optimal",
+    pace: Pace | None = None,
+    batch_size: int | None = None,
+    checkpoints: Checkpoints | str | Path | None = None,
+    evaluate: Callable[[PyTree], Any] = lambda params: None,
+    before_step: Callable[[int, Cluster], None] = lambda step, cluster: None,
+    **plan_options: Any,
+) -> ClusterTraining:
+    r"""`num_steps` iterations of coded gradient descent on the processes of `cluster`.
+
+    Args:
+      key: of the solution, the codes, the pace and the mini-batches; iteration k draws with k, so that a
+        training that goes on after a checkpoint draws what it would have drawn.
+      loss: (params, batch) to a scalar, a function that can be pickled.
+      problem: as many workers as the cluster has, coordinates as the parameters have (`unit_costs` for other
+        units), samples as an iteration has. It is solved by `method`, and again for the workers left.
+      data: pytree of arrays `[M, …]`. The subsets differ in size by at most one sample.
+      pace: slowness on purpose, for studies.
+      batch_size: samples of each subset that an iteration draws; all by default.
+      checkpoints: a folder, or `Checkpoints` of it: written after each iteration, and read first.
+      evaluate: called with the parameters after each iteration, off the clock.
+      before_step: called with the number of the iteration and the cluster.
+      plan_options: `units`, `order`, `construction` and `mean` of `coding_plan`.
+
+    A lost worker is replaced if the cluster does so. Where it does not, or its successors die too, the
+    problem is solved for the workers left before the next step, or at once if a block needs the lost one.
+    For `Rows`, which do not know one worker from another, that is a ValueError.
+
+    Raises ValueError where problem, data and cluster do not match, WorkersLost where none are left.
+    """
+    workers = int(np.asarray(problem.num_workers))
+    if workers != cluster.num_workers:
+        raise ValueError(f"the problem has {workers} workers, the cluster {cluster.num_workers}")
+    if isinstance(checkpoints, str | Path):
+        with Checkpoints(checkpoints) as opened:
+            keywords: dict[str, Any] = {"method": method, "pace": pace, "batch_size": batch_size}
+            keywords |= {"evaluate": evaluate, "before_step": before_step, **plan_options}
+            return train_on_cluster(
+                *(key, cluster, loss, problem, params, data, optimizer, num_steps),
+                checkpoints=opened,
+                **keywords,
+            )
+    plan_key, pace_key, batch_key = jax.random.split(key, 3)
+    seed = int(jax.random.randint(batch_key, (), 0, 2**31 - 1))
+    state = (params, optimizer.init(params))
+    first = 0
+    if checkpoints is not None and (found := checkpoints.last(state)) is not None:
+        first, state = found
+    first_faults = len(cluster.faults)
+
+    @jax.jit
+    def advance(state: tuple[PyTree, PyTree], gradient: PyTree) -> tuple[PyTree, PyTree]:
+        params, opt_state = state
+        updates, opt_state = optimizer.update(gradient, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    jax.block_until_ready(advance(state, state[0]))  # compiled before the clock runs
+
+    def assign(members: Sequence[int]) -> np.ndarray:
+        """Plan for these workers and give them their work; seconds of each message, over T, `[B]`."""
+        scheme = _scheme(plan_key, problem, members, method, params, batch_size, plan_options)
+        parts = split_unevenly(data, len(members))
+        cluster.assign(loss, scheme.plan, params, parts, batch_size=batch_size, seed=seed)
+        return np.asarray(scheme.load, float)
+
+    def planned(members: list[int]) -> tuple[list[int], np.ndarray]:
+        """Plan anew for as long as workers are lost while they take up their work."""
+        while True:
+            members = [w for place, w in enumerate(members) if place not in cluster.lost]
+            if not members:
+                raise WorkersLost(range(workers), "none are left")
+            try:
+                return members, assign(members)
+            except WorkersLost:
+                continue
+
+    members, load = planned(list(range(workers)))
+    levels = np.array([block.level for block in cluster.plan.blocks])
+    seconds, paced, counts, metrics, work = [], [], [], [], []
+    for step in range(first, num_steps):
+        before_step(step, cluster)
+        begin = time.perf_counter()
+        while True:
+            if cluster.lost:
+                members, load = planned(members)
+                levels = np.array([block.level for block in cluster.plan.blocks])
+            finish = None
+            if pace is not None:
+                finish = load[:, None] * pace.draw(pace_key, step, workers)[members]
+            try:
+                found = cluster.gradient(state[0], finish)
+                break
+            except WorkersLost:
+                continue
+        state = jax.block_until_ready(advance(state, found.gradient))
+        seconds.append(time.perf_counter() - begin)
+        paced.append(np.nan if finish is None else float(collect(jnp.asarray(finish), levels).runtime))
+        counts.append(len(members))
+        work += found.work
+        if checkpoints is not None:
+            checkpoints.save(step + 1, state)
+        metrics.append(evaluate(state[0]))
+    course = (np.array(seconds), np.array(paced), np.array(counts, int))
+    faults = tuple(cluster.faults[first_faults:])
+    return ClusterTraining(*state, first, *course, metrics, faults, tuple(work))
+
+
+def _scheme(
+    key: Array,
+    problem: Problem,
+    members: Sequence[int],
+    method: str,
+    params: PyTree,
+    batch_size: int | None,
+    options: dict[str, Any],
+) -> TrainingScheme:
+    """The scheme of `method` for those workers that are left."""
+    workers, left = int(np.asarray(problem.num_workers)), len(members)
+    if left < workers:
+        law = problem.cycle_time
+        if isinstance(law, Rows):
+            raise ValueError(
+                "workers are lost, and Rows do not know one worker from another: plan with a law of one "
+                "worker (smooth_empirical, fit_laws), or let lost workers be replaced"
+            )
+        if isinstance(law, Unlike):
+            law = Unlike([law.laws[w] for w in members])
+        samples = np.asarray(problem.num_samples) * (1 if batch_size is None else left / workers)
+        problem = dataclasses.replace(  # type: ignore[type-var]
+            problem, cycle_time=law, num_workers=left, max_workers=left, num_samples=samples
+        )
+    solve_key, code_key = jax.random.split(jax.random.fold_in(key, left))
+    return training_scheme(code_key, problem, solve(problem, method, key=solve_key), params, **options)

@@ -161,6 +161,14 @@ class Cluster:
         """The process of each worker, None while it starts."""
         return tuple(None if r is None or r.starting is not None else r.pid for r in self._remotes)
 
+    def resize(self, num_workers: int) -> None:
+        """Have this many workers from the next `assign` on, lost ones replaced."""
+        remotes = [remote for remote in self._remotes if remote is not None]
+        for remote in remotes[num_workers:]:
+            self._end(remote)
+        self._remotes = [*remotes[:num_workers], *[None] * (num_workers - len(remotes))]
+        self._duty = None
+
     def assign(
         self,
         loss: Loss,
@@ -187,19 +195,16 @@ class Cluster:
             )
         host = jax.tree.map(np.asarray, (plan, params))
         x64 = bool(jnp.result_type(float) == jnp.float64)
-        self._duty = Duty(loss, *host, weights, batch_size, seed, x64)
-        self._duty_ref = self._ray.put(self._duty)
+        duty = Duty(loss, *host, weights, batch_size, seed, x64)
+        self._duty_ref = self._ray.put(duty)
         self._subsets = [self._ray.put(jax.tree.map(np.asarray, data)) for data in subsets]
-        present = [remote for remote in self._remotes if remote is not None]
-        self._remotes = [*present[: plan.num_workers]]
-        for remote in present[plan.num_workers :]:
-            self._end(remote)
-        for worker in range(plan.num_workers):
-            if worker < len(self._remotes):
-                self._load(worker, self._remotes[worker])
-            else:
-                self._remotes.append(None)
+        self.resize(plan.num_workers)
+        self._duty = duty
+        for worker, remote in enumerate(self._remotes):
+            if remote is None:
                 self._spawn(worker)
+            else:
+                self._load(worker, remote)
         self._compile(host[0], params)
         while any(r is not None and r.starting is not None for r in self._remotes):
             refs = {r.starting: w for w, r in enumerate(self._remotes) if r is not None and r.starting}

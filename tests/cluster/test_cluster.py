@@ -1,0 +1,356 @@
+"""Real processes: gradients against the uncoded one, through killed, stopped, slow and failing workers."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import bcgc_jax as bcgc
+from bcgc_jax.cluster import Checkpoints, Cluster, Pace, WorkersLost, train_on_cluster
+from bcgc_jax.coded_gradients import coding_plan, split_unevenly
+
+N = 4
+SHAPES = {"a": (6, 8), "b": (8,), "c": (8,)}
+COUNT = 6 * 8 + 8 + 8
+
+
+def loss(params, batch):
+    """Two layers, mean over the samples."""
+    hidden = jnp.tanh(batch["x"] @ params["a"] + params["b"])
+    return jnp.mean((hidden @ params["c"] - batch["y"]) ** 2)
+
+
+def case(samples=18):
+    rng = np.random.default_rng(3)
+    params = {name: rng.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
+    x = rng.normal(size=(samples, 6)).astype(np.float32)
+    return params, {"x": x, "y": np.sin(3 * x[:, 0]).astype(np.float32)}
+
+
+def raveled(tree):
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def assert_exact(gradient, params, data):
+    """To float32: measured 3e-7 of the largest entry."""
+    want = raveled(jax.grad(loss)(params, data))
+    np.testing.assert_allclose(raveled(gradient), want, atol=2e-6 * np.abs(want).max())
+
+
+def descended(params, data, optimizer, steps):
+    """Plain gradient descent."""
+    state = optimizer.init(params)
+    for _ in range(steps):
+        updates, state = optimizer.update(jax.grad(loss)(params, data), state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def descendants(pid):
+    """All processes that this one has started, and those that these have."""
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    parents = dict(map(int, line.split()) for line in listed.splitlines())
+    found = {pid}
+    while len(found) < len(found := found | {p for p, parent in parents.items() if parent in found}):
+        pass
+    return sorted(found - {pid})
+
+
+def gone(pids, seconds=20):
+    """Whether these processes end."""
+    for _ in range(10 * seconds):
+        if not any(os.path.exists(f"/proc/{pid}") for pid in pids):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with Cluster(N, patience=1.0) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def uncoded_and_coded(cluster):
+    """Blocks at levels 0 and 2: the first needs every worker."""
+    params, data = case()
+    plan = coding_plan(jax.random.key(0), params, [COUNT - 24, 0, 24, 0])
+    cluster.assign(loss, plan, params, split_unevenly(data, N))
+    return params, data
+
+
+def test_gradients_are_exact_whoever_is_late(cluster, uncoded_and_coded):
+    params, data = uncoded_and_coded
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), params)
+        finish = np.array([[0.3], [1.0]]) * rng.exponential(0.02, N)
+        found = cluster.gradient(params, finish)
+        assert_exact(found.gradient, params, data)
+        assert found.arrived.sum(axis=1).tolist() == [4, 2]
+        assert found.seconds >= found.completed.max()
+        # A block cannot be complete before its last message was to be sent.
+        last = np.array([finish[0].max(), np.sort(finish[1])[1]])
+        assert np.all(found.completed >= last)
+        assert {(w.iteration, w.block) for w in found.work} == {(cluster.iteration, b) for b in (0, 1)}
+
+
+def test_a_killed_worker_is_replaced_within_the_iteration(cluster, uncoded_and_coded):
+    params, data = uncoded_and_coded
+    before = cluster.pids
+    os.kill(before[1], signal.SIGKILL)
+    found = cluster.gradient(params)
+    assert_exact(found.gradient, params, data)
+    assert [(f.worker, f.what) for f in cluster.faults[-2:]] == [(1, "died"), (1, "replaced")]
+    assert [a == b for a, b in zip(before, cluster.pids, strict=True)] == [True, False, True, True]
+
+
+def test_a_worker_killed_while_it_computes_is_replaced(cluster, uncoded_and_coded):
+    params, data = uncoded_and_coded
+    finish = np.zeros((2, N))
+    finish[:, 2] = 2.0
+    killer = subprocess.Popen(["sh", "-c", f"sleep 0.5; kill -9 {cluster.pids[2]}"])
+    found = cluster.gradient(params, finish)
+    killer.wait()
+    assert_exact(found.gradient, params, data)
+    assert [(f.worker, f.what) for f in cluster.faults[-2:]] == [(2, "died"), (2, "replaced")]
+    assert found.seconds > 2.5  # its successor began anew
+
+
+def test_a_stopped_worker_is_found_by_its_silence(cluster, uncoded_and_coded):
+    params, data = uncoded_and_coded
+    pid = cluster.pids[3]
+    os.kill(pid, signal.SIGSTOP)
+    found = cluster.gradient(params)
+    assert_exact(found.gradient, params, data)
+    assert [(f.worker, f.what) for f in cluster.faults[-2:]] == [(3, "hung"), (3, "replaced")]
+    assert gone([pid])  # not only forgotten
+
+
+def test_a_slow_worker_is_left_alone(cluster, uncoded_and_coded):
+    params, data = uncoded_and_coded
+    faults = len(cluster.faults)
+    finish = np.zeros((2, N))
+    finish[:, 0] = 2.5 * cluster.patience
+    found = cluster.gradient(params, finish)
+    assert_exact(found.gradient, params, data)
+    assert len(cluster.faults) == faults
+    assert found.seconds > 2.5 * cluster.patience
+
+
+def test_redundancy_covers_a_stopped_worker_until_it_is_replaced(cluster):
+    params, data = case()
+    cluster.assign(
+        loss,
+        coding_plan(jax.random.key(1), params, [0, COUNT - 20, 20, 0]),
+        params,
+        split_unevenly(data, N),
+    )
+    pid, faults = cluster.pids[0], len(cluster.faults)
+    os.kill(pid, signal.SIGSTOP)
+    begin = time.monotonic()
+    covered = 0
+    while len(cluster.faults) == faults and time.monotonic() - begin < 60:
+        found = cluster.gradient(params)
+        assert_exact(found.gradient, params, data)
+        covered += 1
+        assert not found.arrived[:, 0].any()
+        time.sleep(0.02)
+    assert covered > 3  # iterations went on without it
+    assert [(f.worker, f.what) for f in cluster.faults[-2:]] == [(0, "hung"), (0, "replaced")]
+    assert_exact(cluster.gradient(params).gradient, params, data)
+
+
+def failing(params, batch):
+    """A loss with a mistake that shows only for some data."""
+    if batch["x"].shape[0] == 5:
+        raise KeyError("no such column")
+    return loss(params, batch)
+
+
+def test_what_the_loss_raises_reaches_the_caller(cluster):
+    params, data = case()
+    plan = coding_plan(jax.random.key(1), params, [COUNT, 0, 0, 0])
+    with pytest.raises(KeyError, match="no such column"):
+        cluster.assign(failing, plan, params, split_unevenly(data, N))
+    cluster.assign(loss, plan, params, split_unevenly(data, N))  # and the cluster is as good as before
+    assert_exact(cluster.gradient(params).gradient, params, data)
+
+
+def test_training_is_plain_gradient_descent_and_goes_on_from_a_checkpoint(cluster, tmp_path):
+    params, data = case()
+    optimizer = optax.adam(3e-2)
+    problem = bcgc.Problem(bcgc.ShiftedExponential(1.0, 0.3), N, COUNT, len(data["y"]))
+    pace = Pace(problem.cycle_time, 1e-4)
+    seen = []
+
+    def run(steps, folder, pace=pace):
+        arguments = (cluster, loss, problem, params, data, optimizer, steps)
+        return train_on_cluster(
+            jax.random.key(5), *arguments, pace=pace, checkpoints=folder, before_step=lambda k, _: seen.append(k)
+        )
+
+    half = run(6, tmp_path / "one")
+    assert half.seconds.shape == half.paced.shape == (6,)
+    assert np.all(half.seconds >= half.paced)
+    rest = run(12, tmp_path / "one")
+    assert seen == list(range(12))
+    assert rest.first_step == 6
+    whole = run(12, None)
+    assert np.array_equal(whole.paced, np.concatenate([half.paced, rest.paced]))  # the same draws
+    want = raveled(descended(params, data, optimizer, 12))
+    for found in (rest, whole):
+        # Measured: 2e-7 after 12 steps of Adam.
+        np.testing.assert_allclose(raveled(found.params), want, atol=3e-6)
+    with (
+        pytest.raises(ValueError, match="another model or optimiser"),
+        Checkpoints(tmp_path / "one") as checkpoints,
+    ):
+        checkpoints.last(({"other": np.zeros(3)}, None))
+
+
+def test_mini_batches_are_unbiased(cluster):
+    """SGD with batches of all samples of each subset, drawn in another order, is plain descent."""
+    params, data = case()
+    problem = bcgc.Problem(bcgc.ShiftedExponential(1.0, 0.3), N, COUNT, 16)
+    data = jax.tree.map(lambda x: x[:16], data)
+    found = train_on_cluster(
+        *(jax.random.key(5), cluster, loss, problem, params, data, optax.sgd(0.1), 5), batch_size=4
+    )
+    want = raveled(descended(params, data, optax.sgd(0.1), 5))
+    np.testing.assert_allclose(raveled(found.params), want, atol=3e-6)
+
+
+@pytest.mark.parametrize("law", [bcgc.ShiftedExponential(1.0, 0.3), [bcgc.Uniform(1.0, k) for k in (2, 3, 4, 5)]])
+def test_without_replacement_the_workers_left_plan_anew(cluster, law):
+    params, data = case()
+    cluster.replace = False
+    problem = bcgc.Problem(law, N, COUNT, len(data["y"]))
+
+    def kill(step, running):
+        if step == 2:
+            os.kill(running.pids[1], signal.SIGKILL)
+
+    try:
+        found = train_on_cluster(
+            *(jax.random.key(5), cluster, loss, problem, params, data, optax.sgd(0.1), 5), before_step=kill
+        )
+    finally:
+        cluster.replace = True
+        assert cluster.num_workers == N - 1
+        cluster.resize(N)
+    assert found.num_workers.tolist() == [4, 4, 3, 3, 3]
+    want = raveled(descended(params, data, optax.sgd(0.1), 5))
+    np.testing.assert_allclose(raveled(found.params), want, atol=3e-6)  # measured 2e-7
+
+
+def test_lost_workers_without_a_plan_are_an_error(cluster):
+    params, data = case()
+    cluster.assign(
+        loss, coding_plan(jax.random.key(1), params, [COUNT, 0, 0, 0]), params, split_unevenly(data, N)
+    )
+    cluster.replace = False
+    try:
+        os.kill(cluster.pids[2], signal.SIGKILL)
+        with pytest.raises(WorkersLost, match="worker 2 lost: a block at level 0 survives no more than 0"):
+            cluster.gradient(params)
+        rows = bcgc.Rows(np.random.default_rng(0).uniform(1, 2, (5, N)))
+        problem = bcgc.Problem(rows, N, COUNT, len(data["y"]))
+        assert cluster.lost == (2,)
+        with pytest.raises(ValueError, match="Rows do not know one worker from another"):
+            train_on_cluster(
+                *(jax.random.key(5), cluster, loss, problem, params, data, optax.sgd(0.1), 1)
+            )
+    finally:
+        cluster.replace = True
+        cluster.resize(N)
+    cluster.assign(
+        loss, coding_plan(jax.random.key(1), params, [COUNT, 0, 0, 0]), params, split_unevenly(data, N)
+    )
+    assert_exact(cluster.gradient(params).gradient, params, data)
+
+
+def test_refusals(cluster):
+    params, data = case()
+    plan = coding_plan(jax.random.key(0), params, [COUNT, 0, 0, 0])
+    with pytest.raises(ValueError, match="4 subsets"):
+        cluster.assign(loss, plan, params, split_unevenly(data, 3))
+    with pytest.raises(ValueError, match="batch_size must be from 1 to 4"):
+        cluster.assign(loss, plan, params, split_unevenly(data, N), batch_size=5)
+    problem = bcgc.Problem(bcgc.ShiftedExponential(1.0, 0.3), 3, COUNT)
+    with pytest.raises(ValueError, match="3 workers, the cluster 4"):
+        train_on_cluster(*(jax.random.key(0), cluster, loss, problem, params, data, optax.sgd(0.1), 1))
+    with pytest.raises(ValueError, match="patience"):
+        Cluster(2, patience=0)
+    with pytest.raises(ValueError, match="seconds of a pace"):
+        Pace(problem.cycle_time, 0.0)
+    with pytest.raises(ValueError, match=r"shape \[steps, 4\]"):
+        Pace(np.ones((5, 3))).draw(jax.random.key(0), 0, N)
+
+
+_KILLED = """
+import os, signal, sys, jax, optax
+sys.path.insert(0, {root!r})
+import bcgc_jax as bcgc
+from bcgc_jax.cluster import Cluster, train_on_cluster
+from tests.cluster.test_cluster import COUNT, case, descendants, loss
+params, data = case()
+problem = bcgc.Problem(bcgc.ShiftedExponential(1.0, 0.3), 2, COUNT, len(data["y"]))
+
+def end(step, cluster):
+    if step == 5:
+        print(*descendants(os.getpid()), flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+with Cluster(1) as cluster:  # the first one ends in order
+    pids = descendants(os.getpid())
+print(*pids, flush=True)
+with Cluster(2) as cluster:
+    arguments = (cluster, loss, problem, params, data, optax.adam(3e-2), 9)
+    train_on_cluster(jax.random.key(5), *arguments, checkpoints={folder!r}, before_step=end)
+"""
+
+
+def test_no_process_is_left_and_a_killed_master_goes_on_from_its_checkpoint(tmp_path):
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    script = _KILLED.format(root=root, folder=str(tmp_path / "state"))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    closed, killed = ([int(pid) for pid in line.split()] for line in done.stdout.splitlines())
+    assert len(closed) >= 2  # Ray's own two
+    assert len(killed) >= 4  # and two workers
+    assert gone(closed)
+    assert gone(killed)
+    params, data = case()
+    state = (params, optax.adam(3e-2).init(params))
+    with Checkpoints(tmp_path / "state") as checkpoints:
+        found = checkpoints.last(state)
+    assert found is not None
+    steps, (later, _) = found
+    assert steps in (4, 5)  # the fifth may not have been on disk yet
+    want = raveled(descended(params, data, optax.adam(3e-2), steps))
+    np.testing.assert_allclose(raveled(later), want, atol=3e-6)
+
+
+_WITHOUT = """
+import sys
+sys.modules["ray"] = None
+import bcgc_jax, bcgc_jax.cluster
+try:
+    bcgc_jax.cluster.Cluster(2)
+except ImportError as error:
+    print(error)
+"""
+
+
+def test_without_ray_everything_else_works_and_the_error_says_what_to_install():
+    done = subprocess.run([sys.executable, "-c", _WITHOUT], capture_output=True, text=True, check=True)
+    assert "pip install 'bcgc-jax[cluster]'" in done.stdout

@@ -1,5 +1,6 @@
 """`bcgc train`: schemes side by side on the handwritten digits, on a simulated clock."""
 
+import contextlib
 import csv
 import json
 import sys
@@ -26,12 +27,13 @@ from bcgc_jax._arguments import (
     trace_options,
 )
 from bcgc_jax.coded_gradients import UNITS
-from bcgc_jax.digits import MODELS, DigitsRun, digits_problem, train_on_digits
-from bcgc_jax.problem import Problem
+from bcgc_jax.digits import MODELS, DigitsRun, digits_problem, expected_of, train_on_digits
+from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solvers.schemes import added_schemes
-from bcgc_jax.solvers.solve import check_finite_mean, parse_method
+from bcgc_jax.solvers.solve import check_finite_mean, parse_method, solve
 from bcgc_jax.traces import load_trace
 
+ENGINES = ("simulated", "ray")
 METHODS = ("uncoded", "single_block", "tandon_partial", "time", "frequency", "optimal")
 
 
@@ -44,6 +46,7 @@ Examples:
   bcgc train --workers 10 --model perceptron --method optimal --method uncoded \\
              --cycle-time pareto:scale=1,shape=2.5 --curves curves.csv
   bcgc train --trace steps.csv --units layers --setup-cycles 500 --format json
+  bcgc train --engine ray --workers 8 --steps 50 --cycle-time shifted-exponential:rate=1e-3,shift=50
 
 Laws: {law_help()}""",
 )
@@ -67,13 +70,29 @@ Laws: {law_help()}""",
 )
 @click.option("--setup-cycles", type=Number(include=True), help="f, cycles per sample and subset at first.")
 @click.option("--steps", type=Number(1, include=True, whole=True), default=200, show_default=True)
-@click.option("--seeds", type=Number(1, include=True, whole=True), default=8, show_default=True)
+@click.option("--seeds", type=Number(1, include=True, whole=True), help="Runs of each scheme; 8, with ray 1.")
 @click.option("--learning-rate", type=Number(), default=0.5, show_default=True)
 @click.option(
     "--batch-size", type=Number(1, include=True, whole=True), help="Samples of each subset per step; all."
 )
 @click.option("--target", type=Number(), default=0.9, show_default=True, help="Test accuracy to be reached.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the seeds.")
+@click.option(
+    "--engine",
+    type=click.Choice(ENGINES),
+    default=ENGINES[0],
+    show_default=True,
+    help="A simulated clock, or worker processes and the wall clock.",
+)
+@click.option(
+    "--pace",
+    type=Number(include=True),
+    default=0.2,
+    show_default=True,
+    help="With ray: seconds that the fastest scheme's expected iteration takes, its workers slowed on "
+    "purpose; 0 for workers as they are.",
+)
+@click.option("--address", help="With ray: a running cluster to join; by default one on this machine.")
 @click.option("--curves", type=click.Path(), help="Also write every iteration to this CSV file.")
 @schemes_option
 @format_option
@@ -88,18 +107,21 @@ def train_command(
     cycles: float,
     setup_cycles: float | None,
     steps: int,
-    seeds: int,
+    seeds: int | None,
     learning_rate: float,
     batch_size: int | None,
     target: float,
     seed: int,
+    engine: str,
+    pace: float,
+    address: str | None,
     curves: str | None,
     output: str,
 ) -> None:
-    """Train a model on handwritten digits with N workers, under several schemes, on a simulated clock.
+    """Train a model on handwritten digits with N workers, under several schemes.
 
-    All schemes take the same steps; what differs is the time they take. Times carry the unit of the cycle
-    time.
+    All schemes take the same steps; what differs is the time they take: on a simulated clock, in the unit of
+    the cycle time, or with --engine ray on N processes, in seconds.
     """
     if (cycle_time is None) == (trace is None):
         raise click.UsageError("give the law of the cycle time: either --cycle-time or --trace")
@@ -107,7 +129,7 @@ def train_command(
         raise click.UsageError("--target is an accuracy, from 0 to 1")
     if curves is not None and not Path(curves).absolute().parent.is_dir():
         raise click.UsageError(f"--curves: there is no folder {Path(curves).absolute().parent}")
-    asked = bool(methods)
+    asked, seeds = bool(methods), seeds or (8 if engine == ENGINES[0] else 1)
     try:
         rows = None
         if trace is not None:
@@ -135,13 +157,25 @@ def train_command(
             parse_method(problem, method)
         options: dict[str, Any] = {
             "units": units,
-            "cycle_times": rows,
-            "num_seeds": seeds,
             "num_steps": steps,
             "learning_rate": learning_rate,
             "batch_size": batch_size,
         }
-        runs = _train_all(problem, model, methods or (*METHODS, *added_schemes()), seed, asked, options)
+        names = methods or (*METHODS, *added_schemes())
+        if engine == ENGINES[0]:
+            options |= {"cycle_times": rows, "num_seeds": seeds}
+            runs = _train_all(problem, model, names, seed, asked, options)
+        else:
+            times = cycle_time if rows is None else rows
+            runs = _train_all_on_cluster(
+                *(problem, model, names, seed, asked, options),
+                num_seeds=seeds,
+                cycle_times=times,
+                pace=pace,
+                address=address,
+            )
+    except ConnectionError as error:
+        raise click.UsageError(f"--address: {error}") from None
     except OSError as error:
         raise click.UsageError(f"cannot read {trace}: {error.strerror}") from None
     except (ValueError, ImportError) as error:
@@ -167,16 +201,76 @@ def train_command(
         writer.writeheader()
         writer.writerows(summary)
     else:
-        _print_table(summary, target, seeds)
+        _print_table(summary, target, seeds, real=engine != ENGINES[0])
+
+
+def _training_progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+def _train_all_on_cluster(
+    problem: Problem,
+    model: str,
+    methods: Sequence[str],
+    seed: int,
+    asked: bool,
+    options: dict[str, Any],
+    *,
+    num_seeds: int,
+    cycle_times: Any,
+    pace: float,
+    address: str | None,
+) -> list[DigitsRun]:
+    """As `_train_all`, on processes: all schemes use the same ones, in turn."""
+    from bcgc_jax.cluster import Cluster, Pace
+    from bcgc_jax.cluster.digits import train_digits_on_cluster
+
+    with jax.enable_x64(True):
+        solutions = {}
+        for method in methods:
+            try:
+                solution = solve(problem, method, key=jax.random.key(seed))
+                if solution.status == Status.INFEASIBLE or (
+                    solution.partition is None and method != "tandon_partial"
+                ):
+                    raise ValueError(f'"{method}" is no scheme that {model} can be trained with here')
+            except ValueError:
+                if asked:
+                    raise
+                continue
+            solutions[method] = expected_of(problem, solution)
+    if not solutions:
+        raise ValueError("no scheme is possible for this problem")
+    slowness = Pace(cycle_times, pace / min(solutions.values())) if pace else None
+    workers = int(np.asarray(problem.num_workers))
+    runs = []
+    # What Ray prints of a lost process goes to the screen, not into a table or a file.
+    with (
+        contextlib.redirect_stdout(sys.stderr),
+        _training_progress() as progress,
+        jax.enable_x64(True),  # for the plan; the model is float32
+    ):
+        task = progress.add_task(f"starting {workers} processes", total=len(solutions) * num_seeds)
+        with Cluster(workers, address=address) as cluster:
+            for method in solutions:
+                found = []
+                for key in jax.random.split(jax.random.key(seed), num_seeds):
+                    progress.update(task, description=f"training with {method}")
+                    arguments = (key, cluster, problem, model, method)
+                    found.append(train_digits_on_cluster(*arguments, pace=slowness, **options).run)
+                    progress.advance(task)
+                rows = (np.concatenate([getattr(f, n) for f in found]) for n in ("clock", "loss", "accuracy"))
+                runs.append(DigitsRun(method, found[0].expected_runtime, *rows))
+    return sorted(runs, key=lambda run: solutions[run.method])
 
 
 def _train_all(
     problem: Problem, model: str, methods: Sequence[str], seed: int, asked: bool, options: dict[str, Any]
 ) -> list[DigitsRun]:
     """One run for each method, shortest iteration first. Methods nobody `asked` for may be impossible."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     runs, refused = [], ValueError("no scheme was asked for")
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with _training_progress() as progress:
         task = progress.add_task("training", total=len(methods))
         for method in methods:
             progress.update(task, description=f"training with {method}")
@@ -219,13 +313,14 @@ def _write_curves(path: str, runs: Sequence[DigitsRun]) -> None:
                     writer.writerow([run.method, seed, step, *(f"{v:.8g}" for v in values)])
 
 
-def _print_table(rows: Sequence[dict[str, Any]], target: float, seeds: int) -> None:
+def _print_table(rows: Sequence[dict[str, Any]], target: float, seeds: int, *, real: bool) -> None:
     def number(value: float | None) -> str:
         return "never" if value is None else f"{value:.4g}"
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("scheme", no_wrap=True)
-    names = ("expected\nruntime", "simulated\nruntime", f"time to {100 * target:g} %\naccuracy")
+    unit, clock = ("[s]", "measured") if real else ("runtime", "simulated")
+    names = (f"expected\n{unit}", f"{clock}\n{unit}", f"time to {100 * target:g} %\naccuracy")
     for name in (*names, "earliest\nseed", "latest\nseed", "loss at\nthe end", "accuracy at\nthe end"):
         table.add_column(name, justify="right")
     shown = (
@@ -240,9 +335,10 @@ def _print_table(rows: Sequence[dict[str, Any]], target: float, seeds: int) -> N
         table.add_row(row["method"], *(number(row[k]) for k in shown), *ends)
     console = Console(width=100, highlight=False, file=sys.stdout)
     console.print(table)
-    console.print(
-        f"\nTime to the target: the median of {seeds} seeds; all steps alike, only the clocks differ."
-    )
+    of = f"the median of {seeds} seeds" if seeds > 1 else "of one run"
+    console.print(f"\nTime to the target: {of}; all steps alike, only the clocks differ.")
+    if real:
+        console.print("Measured: the mean second of an iteration, the messages and the computation included.")
     times = {row["method"]: row["time_to_target"] for row in rows}
     fastest = min(times, key=lambda m: times[m] or np.inf)
     if times.get("uncoded") and fastest != "uncoded":

@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 
 from bcgc_jax.coded_gradients import PyTree, backward_order, split_batch, unit_sizes
 from bcgc_jax.distributions import Law
-from bcgc_jax.problem import Problem
+from bcgc_jax.problem import Problem, Solution
 from bcgc_jax.runtime import expected_runtime
 from bcgc_jax.solvers.integer import partition_of_units
 from bcgc_jax.solvers.solve import solve
@@ -162,14 +162,19 @@ def train_on_digits(
     solution = solve(problem, method, key=solve_key)
     options: dict[str, Any] = {"units": units, "order": digits_order(model)}
     scheme = training_scheme(code_key, problem, solution, initial_params(jax.random.key(0), model), **options)
-    if solution.rounded is None:
-        expected = solution.expected_runtime
-    else:
-        expected = expected_runtime(problem, partition_of_units(problem, solution.rounded))
     times = problem.cycle_time if cycle_times is None else cycle_times
     seeds = jax.random.split(run_key, num_seeds)
     clock, (loss, correct) = _run(seeds, scheme, times, data, model, num_steps, learning_rate, batch_size)
-    return DigitsRun(method, float(expected), *(np.asarray(a, float) for a in (clock, loss, correct)))
+    return DigitsRun(
+        method, expected_of(problem, solution), *(np.asarray(a, float) for a in (clock, loss, correct))
+    )
+
+
+def expected_of(problem: Problem, solution: Solution) -> float:
+    """The exact expected runtime of an iteration: of the rounded partition, where there is one."""
+    if solution.rounded is None:
+        return float(solution.expected_runtime)
+    return float(expected_runtime(problem, partition_of_units(problem, solution.rounded)))
 
 
 @functools.partial(jax.jit, static_argnames=("model", "num_steps", "batch_size"))

@@ -203,7 +203,11 @@ def test_training_is_plain_gradient_descent_and_goes_on_from_a_checkpoint(cluste
     def run(steps, folder, pace=pace):
         arguments = (cluster, loss, problem, params, data, optimizer, steps)
         return train_on_cluster(
-            jax.random.key(5), *arguments, pace=pace, checkpoints=folder, before_step=lambda k, _: seen.append(k)
+            jax.random.key(5),
+            *arguments,
+            pace=pace,
+            checkpoints=folder,
+            before_step=lambda k, _: seen.append(k),
         )
 
     half = run(6, tmp_path / "one")
@@ -237,7 +241,9 @@ def test_mini_batches_are_unbiased(cluster):
     np.testing.assert_allclose(raveled(found.params), want, atol=3e-6)
 
 
-@pytest.mark.parametrize("law", [bcgc.ShiftedExponential(1.0, 0.3), [bcgc.Uniform(1.0, k) for k in (2, 3, 4, 5)]])
+@pytest.mark.parametrize(
+    "law", [bcgc.ShiftedExponential(1.0, 0.3), [bcgc.Uniform(1.0, k) for k in (2, 3, 4, 5)]]
+)
 def test_without_replacement_the_workers_left_plan_anew(cluster, law):
     params, data = case()
     cluster.replace = False
@@ -274,9 +280,7 @@ def test_lost_workers_without_a_plan_are_an_error(cluster):
         problem = bcgc.Problem(rows, N, COUNT, len(data["y"]))
         assert cluster.lost == (2,)
         with pytest.raises(ValueError, match="Rows do not know one worker from another"):
-            train_on_cluster(
-                *(jax.random.key(5), cluster, loss, problem, params, data, optax.sgd(0.1), 1)
-            )
+            train_on_cluster(*(jax.random.key(5), cluster, loss, problem, params, data, optax.sgd(0.1), 1))
     finally:
         cluster.replace = True
         cluster.resize(N)

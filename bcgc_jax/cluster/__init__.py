@@ -2,7 +2,6 @@
 
 from bcgc_jax.cluster.checkpoints import Checkpoints
 from bcgc_jax.cluster.master import Cluster, ClusterGradient, Fault, Work, WorkersLost
-
 from bcgc_jax.cluster.training import ClusterTraining, Pace, train_on_cluster
 
 __all__ = [

@@ -52,7 +52,7 @@ class Checkpoints:
             state: Any = self._manager.restore(steps, args=self._ocp.args.StandardRestore(shapes))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"{self._manager.directory} holds the checkpoint of another model or optimiser: take an empty "
-                f"folder, or the model it was made with ({str(error).splitlines()[0]})"
+                f"{self._manager.directory} holds the checkpoint of another model or optimiser: take an "
+                f"empty folder, or the model it was made with ({str(error).splitlines()[0]})"
             ) from error
         return steps, state

@@ -6,12 +6,12 @@ there is none: a worker whose process died, or that does not answer, is replaced
 same data, or the caller is told (`WorkersLost`) and plans anew for those that are left.
 """
 
+import contextlib
 import dataclasses
 import os
 import signal
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import jax
@@ -122,7 +122,7 @@ class Cluster:
         self._duty: Duty | None = None
         self._duty_ref: Any = None
         self._subsets: list[Any] = []
-        with ExitStack() as stack:
+        with contextlib.ExitStack() as stack:
             self._ray = stack.enter_context(session(address, num_workers, store_bytes))
             self._actor = actor_class(self._ray)
             self._remotes: list[_Remote | None] = [None] * num_workers
@@ -291,10 +291,8 @@ class Cluster:
     def _end(self, remote: _Remote) -> None:
         self._ray.kill(remote.actor, no_restart=True)
         if remote.pid is not None and remote.node == self._here:
-            try:  # a stopped process hears no one else
+            with contextlib.suppress(ProcessLookupError):  # a stopped process hears no one else
                 os.kill(remote.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
 
     def _release(self) -> None:
         for remote in self._remotes:

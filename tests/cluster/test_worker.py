@@ -97,7 +97,9 @@ def test_blocks_of_a_share_of_the_samples_add_up(x64):
         coding_plan(jax.random.key(n), params, np.where(np.arange(N) == n, count, 0)) for n in (0, 2)
     )
     shares = ((0.0, 2 / 3), (2 / 3, 1.0))
-    blocks = tuple(Block(p.blocks[0].level, p.blocks[0].pieces, s) for p, s in zip((uncoded, coded), shares))
+    blocks = tuple(
+        Block(p.blocks[0].level, p.blocks[0].pieces, s) for p, s in zip((uncoded, coded), shares, strict=True)
+    )
     plan = jax.tree.map(np.asarray, CodingPlan(uncoded.codes + coded.codes, blocks, True))
     parts = split_unevenly(batch, N)
     messages = [list(w.compute(1, jax.tree.leaves(params))) for w in workers(params, plan, parts, x64=True)]
@@ -112,7 +114,7 @@ def test_all_holders_of_a_subset_draw_the_same_samples(x64):
         rows = [
             np.random.default_rng([11, iteration, j]).permutation(5)[:3] for j in range(N)
         ]  # as the workers are told to draw; the test is that the decoded sum is of these samples
-        drawn = [jax.tree.map(lambda x, r=r: x[r], part) for part, r in zip(parts, rows)]
+        drawn = [jax.tree.map(lambda x, r=r: x[r], part) for part, r in zip(parts, rows, strict=True)]
         want = np.mean([raveled(jax.grad(loss)(params, part)) for part in drawn], axis=0)
         group = workers(params, plan, parts, batch_size=3, x64=True)
         messages = [list(w.compute(iteration, jax.tree.leaves(params))) for w in group]

@@ -1,0 +1,186 @@
+"""Schemes side by side on worker processes: the wall clock against the prediction, and through faults.
+
+N = 8 processes on this machine train softmax regression on the handwritten digits. Each worker sends its
+blocks at the pace of a cycle time that is drawn for it in each iteration (the paper's law, rate 1e-3, shift
+50; the same draws for all schemes), so that the measured time of an iteration can be held against E τ̂. Then
+once more, with a worker killed at a third of the run and another one stopped at two thirds. About ten minutes.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import bcgc_jax as bcgc
+from bcgc_jax import plotting
+from bcgc_jax.cluster import Cluster, Pace
+from bcgc_jax.cluster.digits import ClusterDigitsRun, train_digits_on_cluster
+from bcgc_jax.digits import digits_problem, expected_of, initial_params
+from experiments.report import number, print_table, progress, run_command, write_csv
+
+METHODS = ("uncoded", "single_block", "tandon_partial", "time", "optimal")
+LAW = bcgc.ShiftedExponential(rate=1e-3, shift=50.0)
+MODEL = "softmax"
+# Iterations without a pace, whose mean is the overhead that is stated.
+_UNPACED = 40
+KILLED, STOPPED = 2, 5
+
+
+def run(
+    out: Path,
+    seed: int = 0,
+    *,
+    workers: int = 8,
+    steps: int = 120,
+    seconds: float = 0.25,
+    patience: float = 2.0,
+    methods: Sequence[str] = METHODS,
+) -> None:
+    """`seconds` is the expected iteration of the optimal scheme, `patience` that of the master."""
+    problem = digits_problem(LAW, workers, MODEL)
+    best = expected_of(problem, bcgc.solve(problem))
+    pace = Pace(LAW, seconds / best)
+    overheads: dict[str, float] = {}
+    runs: dict[tuple[str, bool], ClusterDigitsRun] = {}
+    # Ray tells the screen of lost processes: not into the tables.
+    with contextlib.redirect_stdout(sys.stderr), Cluster(workers, patience=patience) as cluster:
+
+        def before(method: str, faults: bool, step: int, cluster: Cluster) -> None:
+            if step == 0 and not faults:
+                params = initial_params(jax.random.key(seed), MODEL)
+                found = [cluster.gradient(params).seconds for _ in range(_UNPACED)]
+                overheads[method] = float(np.mean(found))
+            if faults and step == steps // 3:
+                os.kill(_process(cluster, KILLED), signal.SIGKILL)
+            if faults and step == 2 * steps // 3:
+                os.kill(_process(cluster, STOPPED), signal.SIGSTOP)
+
+        tasks = [(method, faults) for faults in (False, True) for method in methods]
+        for method, faults in progress(tasks, "training"):
+            runs[method, faults] = train_digits_on_cluster(
+                *(jax.random.key(seed), cluster, problem, MODEL, method),
+                pace=pace,
+                num_steps=steps,
+                before_step=lambda step, cluster, m=method, f=faults: before(m, f, step, cluster),
+            )
+    rows = [_row(method, faults, runs[method, faults], overheads[method]) for method, faults in runs]
+    _print(rows, steps)
+    write_csv(out / "cluster.csv", rows)
+    write_csv(out / "cluster_iterations.csv", [r for (m, f), one in runs.items() for r in _steps(m, f, one)])
+    paths = plotting.save_figure(_draw(runs, rows, methods), out, "cluster")
+    print(f"\nWritten to {out}: cluster.csv, cluster_iterations.csv, {paths[0].name}, {paths[1].name}")
+
+
+def _process(cluster: Cluster, worker: int) -> int:
+    pid = cluster.pids[worker % cluster.num_workers]
+    assert pid is not None
+    return pid
+
+
+def _row(method: str, faults: bool, found: ClusterDigitsRun, overhead: float) -> dict[str, Any]:
+    training = found.training
+    return {
+        "method": method,
+        "faults": faults,
+        "predicted_seconds": found.run.expected_runtime,
+        "drawn_seconds": float(training.paced.mean()),
+        "measured_seconds": float(training.seconds.mean()),
+        "overhead_seconds": overhead,
+        "longest_seconds": float(training.seconds.max()),
+        "total_seconds": float(training.seconds.sum()),
+        "final_loss": float(found.run.loss[0, -1]),
+        "final_accuracy": float(found.run.accuracy[0, -1]),
+        "events": "; ".join(f"worker {f.worker} {f.what}" for f in training.faults),
+    }
+
+
+def _steps(method: str, faults: bool, found: ClusterDigitsRun) -> list[dict[str, Any]]:
+    training = found.training
+    columns = (training.seconds, training.paced, found.run.clock[0], found.run.loss[0])
+    return [
+        {"method": method, "faults": faults, "iteration": k}
+        | dict(zip(("seconds", "drawn_seconds", "clock", "loss"), map(float, values), strict=True))
+        for k, values in enumerate(zip(*columns, strict=True), 1)
+    ]
+
+
+def _print(rows: Sequence[dict[str, Any]], steps: int) -> None:
+    plain = sorted((r for r in rows if not r["faults"]), key=lambda r: r["predicted_seconds"])
+    print_table(
+        f"Seconds of an iteration, means of {steps}; overhead: an iteration at no pace, computation included",
+        ["scheme", "predicted", "by the draws", "measured", "overhead", "less overhead / predicted"],
+        [
+            [
+                row["method"],
+                *(number(row[f"{k}_seconds"], 3) for k in ("predicted", "drawn", "measured", "overhead")),
+                f"{(row['measured_seconds'] - row['overhead_seconds']) / row['predicted_seconds']:.3f}",
+            ]
+            for row in plain
+        ],
+    )
+    measured = [row["measured_seconds"] for row in plain]
+    ordered = "as" if measured == sorted(measured) else "not as"
+    print(f"\nThe schemes come in the order {ordered} predicted.")
+    without = {row["method"]: row for row in plain}
+    print_table(
+        "The same with one worker killed at a third and one stopped at two thirds",
+        ["scheme", "total [s]", "without faults [s]", "longest iteration [s]", "loss minus that without"],
+        [
+            [
+                row["method"],
+                number(row["total_seconds"]),
+                number(without[row["method"]]["total_seconds"]),
+                number(row["longest_seconds"], 3),
+                f"{row['final_loss'] - without[row['method']]['final_loss']:.1e}",
+            ]
+            for row in sorted((r for r in rows if r["faults"]), key=lambda r: r["total_seconds"])
+        ],
+    )
+
+
+def _draw(
+    runs: dict[tuple[str, bool], ClusterDigitsRun], rows: Sequence[dict[str, Any]], methods: Sequence[str]
+):
+    figure, axes = plotting.new_figure(1, 3, size=(11.0, 4.2))
+    plain = {row["method"]: row for row in rows if not row["faults"]}
+    for place, method in enumerate(reversed(methods)):
+        row, look = plain[method], plotting.style(method)
+        axes[0].barh(place, row["measured_seconds"], color=look.color, alpha=0.45, height=0.6)
+        low = row["predicted_seconds"]
+        axes[0].plot([low, low], [place - 0.38, place + 0.38], color="black", linewidth=1.6)
+        high = low + row["overhead_seconds"]
+        axes[0].plot([high, high], [place - 0.38, place + 0.38], color="black", linewidth=1, linestyle=":")
+    axes[0].set_yticks(range(len(methods)), [plotting.style(m).label for m in reversed(methods)])
+    title = "measured; line: predicted,\ndotted: predicted + overhead"
+    plotting.label_axes(axes[0], "mean seconds of an iteration", "", title=title)
+    for axis, faults in zip(axes[1:], (False, True), strict=True):
+        for method in methods:
+            look, found = plotting.style(method), runs[method, faults].run
+            axis.plot(
+                found.clock[0],
+                found.loss[0],
+                color=look.color,
+                linestyle=look.line,
+                linewidth=look.width,
+            )
+        title = "one worker killed,\nlater one stopped" if faults else "all workers\nthere"
+        plotting.label_axes(axis, "wall clock (s)", "training loss (nats)", title=title, log="y")
+        axis.set_xlim(0, 1.02 * max(one.run.clock[0, -1] for one in runs.values()))
+    plotting.legend_outside(
+        figure, [plotting.legend_handle(m, marker=False) for m in methods], place="lower", columns=5
+    )
+    return figure
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_command("cluster", __doc__ or "", run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

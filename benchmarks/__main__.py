@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import jax
 
 from bcgc_jax.solvers.schemes import added_schemes
+from benchmarks.cluster import cluster, cluster_faults
 from benchmarks.coding import traffic, training
 from benchmarks.planning import (
     SchemeError,
@@ -41,6 +42,8 @@ MEASURES: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "schemes": schemes,
     "traffic": traffic,
     "training": training,
+    "cluster": cluster,
+    "cluster_faults": cluster_faults,
     "sweep": sweep,
     "memory": memory,
     "scaling": scaling,
@@ -104,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> _Parser:
-    names = "\n".join(f"  {name:<12}{_summary(measure)}" for name, measure in MEASURES.items())
+    names = "\n".join(f"  {name:<16}{_summary(measure)}" for name, measure in MEASURES.items())
     parser = _Parser(
         prog="python -m benchmarks",
         description=__doc__,

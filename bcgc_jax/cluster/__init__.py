@@ -1,10 +1,12 @@
 """Coded gradient descent on real processes: Ray, partial stragglers, dead workers (the extra `cluster`)."""
 
+from bcgc_jax.cluster.calibration import Calibration, calibrate
 from bcgc_jax.cluster.checkpoints import Checkpoints
 from bcgc_jax.cluster.master import Cluster, ClusterGradient, Fault, Work, WorkersLost
 from bcgc_jax.cluster.training import ClusterTraining, Pace, train_on_cluster
 
 __all__ = [
+    "Calibration",
     "Checkpoints",
     "Cluster",
     "ClusterGradient",
@@ -13,5 +15,6 @@ __all__ = [
     "Pace",
     "Work",
     "WorkersLost",
+    "calibrate",
     "train_on_cluster",
 ]

@@ -1,12 +1,16 @@
 """Ray, as an optional extra: found, started on this machine or joined, and the worker as an actor of it."""
 
 import os
+import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from bcgc_jax.cluster.worker import Duty, Message, Worker
+
+# Seconds until a cluster must have taken a connection.
+_PATIENCE = 5.0
 
 
 def load_ray(*, local: bool = True) -> Any:
@@ -37,6 +41,8 @@ def session(address: str | None, num_workers: int, store_bytes: int) -> Iterator
     if ray.is_initialized():
         yield ray
         return
+    if address is not None:
+        _check_answers(address)
     options: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
     if address is None:
         # With room for the workers that replace others; a store smaller than 80 MB is refused.
@@ -49,17 +55,25 @@ def session(address: str | None, num_workers: int, store_bytes: int) -> Iterator
         warnings.simplefilter("ignore", FutureWarning)
         # Ray's children are new programs: they do not run on in a copy of this one.
         warnings.filterwarnings("ignore", "os.fork.. was called", RuntimeWarning)
-        try:
-            ray.init(address=address or "local", **options)
-        except (ConnectionError, TimeoutError) as error:
-            raise ConnectionError(
-                f"no Ray cluster answers at {address}: start one with `ray start --head`, or give no address "
-                f"to run on this machine alone ({error})"
-            ) from error
+        ray.init(address=address or "local", **options)
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """ConnectionError where nobody listens: Ray itself would try for minutes, then end the process."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ConnectionError(f"the address of a Ray cluster is HOST:PORT, got {address}")
+    try:
+        socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        raise ConnectionError(
+            f"no Ray cluster answers at {address}: start one with `ray start --head`, or give no address to run "
+            f"on this machine alone ({error})"
+        ) from error
 
 
 def actor_class(ray: Any) -> Any:

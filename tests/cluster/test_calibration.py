@@ -1,0 +1,78 @@
+"""Costs and cycle times from work whose costs are known."""
+
+import jax
+import numpy as np
+import pytest
+
+from bcgc_jax.cluster import Work, calibrate
+from bcgc_jax.coded_gradients import coding_plan
+
+N, M = 4, 120.0
+SECONDS, SETUP, MESSAGE = 2e-7, 40.0, 3e-3
+
+
+def work(plan, times, setup=SETUP, message=MESSAGE, skip=lambda k, w, b: False):
+    """What workers of these cycle times, `[K, N]`, would report, counted subset by subset."""
+    items = []
+    for k, row in enumerate(times):
+        for w, t in enumerate(row):
+            seen = set()
+            for b, (code, block) in enumerate(zip(plan.codes, plan.blocks, strict=True)):
+                cycles = 0.0
+                for j in code.subsets[w]:
+                    cycles += M / N * block.size
+                    if j not in seen:
+                        cycles += M / N * setup
+                        seen.add(j)
+                if not skip(k, w, b):
+                    items.append(Work(k + 1, w, b, t * cycles + message))
+    return items
+
+
+@pytest.fixture
+def plan():
+    return coding_plan(jax.random.key(0), {"w": np.zeros(900, np.float32)}, [400, 300, 0, 200])
+
+
+def test_known_costs_are_found_and_so_is_every_cycle_time(plan):
+    rng = np.random.default_rng(0)
+    times = SECONDS * rng.lognormal(0, 0.3, (30, N))
+    times *= SECONDS / np.median(times, axis=0)  # the medians follow the model without noise
+    found = calibrate(work(plan, times), plan, M)
+    assert found.setup_cycles == pytest.approx(SETUP, rel=1e-6)
+    assert found.message_seconds == pytest.approx(MESSAGE, rel=1e-6)
+    np.testing.assert_allclose(found.cycle_times, times, rtol=1e-6)
+    assert found.times().shape == (30 * N,)
+
+
+def test_blocks_that_were_not_taken_are_not_missed(plan):
+    rng = np.random.default_rng(1)
+    times = np.full((20, N), SECONDS)
+    late = rng.random((20, N)) < 0.3
+    silent = np.zeros((20, N), bool)
+    silent[3, 1] = True
+    items = work(plan, times, skip=lambda k, w, b: silent[k, w] or (late[k, w] and b > 0))
+    found = calibrate(items, plan, M)
+    assert found.setup_cycles == pytest.approx(SETUP, rel=1e-6)
+    assert np.argwhere(np.isnan(found.cycle_times)).tolist() == [[3, 1]]
+    assert len(found.times()) == 20 * N - 1
+
+
+def test_noise_never_makes_a_cost_negative(plan):
+    rng = np.random.default_rng(2)
+    for _ in range(20):
+        times = SECONDS * rng.lognormal(0, 0.5, (5, N))
+        found = calibrate(work(plan, times, setup=0.0, message=0.0), plan, M)
+        assert found.setup_cycles >= 0
+        assert found.message_seconds >= 0
+        assert np.nanmin(found.cycle_times) > 0
+
+
+def test_one_block_has_no_setup_to_tell_and_no_work_no_answer():
+    plan = coding_plan(jax.random.key(0), {"w": np.zeros(900, np.float32)}, [0, 900, 0, 0])
+    times = np.full((3, N), SECONDS)
+    found = calibrate(work(plan, times, setup=0.0, message=0.0), plan, M)
+    assert found.setup_cycles == 0
+    np.testing.assert_allclose(found.cycle_times, times, rtol=1e-9)
+    with pytest.raises(ValueError, match="no work was measured"):
+        calibrate([], plan, M)

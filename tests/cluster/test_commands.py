@@ -1,0 +1,70 @@
+"""The command and the experiment that run on worker processes."""
+
+import csv
+import json
+
+import pytest
+
+from experiments import cluster as experiment
+
+
+def test_train_on_processes_prints_the_same_steps_at_measured_times(command):
+    arguments = ["--workers", "3", "--steps", "6", "--pace", "0.1", "--target", "0.3", "--format", "json"]
+    law = "shifted-exponential:rate=1e-3,shift=50"
+    status, out, err = command(
+        "train",
+        "--engine",
+        "ray",
+        *arguments,
+        "--cycle-time",
+        law,
+        "--method",
+        "uncoded",
+        "--method",
+        "optimal",
+    )
+    assert status == 0, err
+    best, uncoded = json.loads(out)["runs"]
+    assert [best["method"], uncoded["method"]] == ["optimal", "uncoded"]
+    assert best["expected_runtime"] == pytest.approx(0.1)
+    assert uncoded["expected_runtime"] > 0.1
+    for row in (best, uncoded):
+        assert row["mean_runtime"] > 0
+        assert row["loss"] == pytest.approx(best["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--method", "limit"], '"limit" is no scheme'),
+        (["--method", "nothing"], "unknown method"),
+        (["--address", "127.0.0.1:1", "--method", "uncoded"], "--address: no Ray cluster answers"),
+        (["--address", "somewhere", "--method", "uncoded"], "HOST:PORT, got somewhere"),
+    ],
+)
+def test_bad_requests_are_refused_in_one_line(command, arguments, message):
+    law = "shifted-exponential:rate=1e-3,shift=50"
+    status, out, err = command(
+        "train", "--engine", "ray", "--workers", "2", "--cycle-time", law, "--steps", "1", *arguments
+    )
+    assert (status, out) == (2, "")
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_the_experiment_compares_measured_with_predicted_through_faults(tmp_path, capsys):
+    experiment.run(tmp_path, workers=3, steps=6, seconds=0.05, patience=1.0, methods=("uncoded", "optimal"))
+    with open(tmp_path / "cluster.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["method"], row["faults"]) for row in rows] == [
+        *(("uncoded", "False"), ("optimal", "False")),
+        *(("uncoded", "True"), ("optimal", "True")),
+    ]
+    for row in rows:
+        assert float(row["measured_seconds"]) >= float(row["drawn_seconds"])
+        assert float(row["final_loss"]) == pytest.approx(float(rows[0]["final_loss"]), rel=1e-6)
+    assert all("died" in row["events"] and "hung" in row["events"] for row in rows[2:])
+    assert (tmp_path / "cluster.png").stat().st_size > 10_000
+    out = capsys.readouterr().out
+    assert "as predicted" in out
+    assert max(len(line) for line in out.splitlines() if "Written to" not in line) <= 100

@@ -55,7 +55,13 @@ def session(address: str | None, num_workers: int, store_bytes: int) -> Iterator
         warnings.simplefilter("ignore", FutureWarning)
         # Ray's children are new programs: they do not run on in a copy of this one.
         warnings.filterwarnings("ignore", "os.fork.. was called", RuntimeWarning)
-        ray.init(address=address or "local", **options)
+        try:
+            ray.init(address=address or "local", **options)
+        except ConnectionError as error:
+            raise ConnectionError(
+                f"the Ray cluster at {address} refuses the connection: is it of another version of Ray, or does "
+                "it ask for a token (RAY_AUTH_MODE=token, and the token of its head)?"
+            ) from error
     try:
         yield ray
     finally:
@@ -71,8 +77,8 @@ def _check_answers(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
     except (OSError, OverflowError) as error:
         raise ConnectionError(
-            f"no Ray cluster answers at {address}: start one with `ray start --head`, or give no address to run "
-            f"on this machine alone ({error})"
+            f"no Ray cluster answers at {address}: start one with `ray start --head`, or give no address to "
+            f"run on this machine alone ({error})"
         ) from error
 
 

@@ -1,5 +1,6 @@
 """Worker processes: the master beside a bare loop over Ray, and a thousand iterations with faults."""
 
+import functools
 import os
 import signal
 from collections.abc import Callable
@@ -91,7 +92,7 @@ def _bare_loop(ray: Any) -> dict[int, Callable[[], int]]:
             waiting.append(ready[0])
         return taken
 
-    return {blocks: lambda b=blocks: loop(b) for blocks in (1, _BLOCKS)}
+    return {blocks: functools.partial(loop, blocks) for blocks in (1, _BLOCKS)}
 
 
 def cluster_faults() -> list[dict[str, Any]]:

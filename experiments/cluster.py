@@ -7,6 +7,7 @@ once more, with a worker killed at a third of the run and another stopped at two
 """
 
 import contextlib
+import functools
 import os
 import signal
 import sys
@@ -67,7 +68,7 @@ def run(
                 *(jax.random.key(seed), cluster, problem, MODEL, method),
                 pace=pace,
                 num_steps=steps,
-                before_step=lambda step, cluster, m=method, f=faults: before(m, f, step, cluster),
+                before_step=functools.partial(before, method, faults),
             )
     rows = [_row(method, faults, runs[method, faults], overheads[method]) for method, faults in runs]
     _print(rows, steps)

@@ -27,19 +27,26 @@ class Calibration(NamedTuple):
     """
 
     cycle_times: np.ndarray
+    censored: np.ndarray
     setup_cycles: float
     message_seconds: float
 
-    def times(self) -> np.ndarray:
-        """All cycle times in one row, for `fit_laws` and `smooth_empirical`."""
-        return self.cycle_times[np.isfinite(self.cycle_times)]
+    def times(self) -> tuple[np.ndarray, np.ndarray]:
+        """All cycle times in a row, and which are bounds: arguments of `fit_laws` and `smooth_empirical`."""
+        return self.cycle_times.ravel(), self.censored.ravel()
 
 
-def calibrate(work: Sequence[Work], plan: CodingPlan, num_samples: float) -> Calibration:
+def calibrate(
+    work: Sequence[Work], plan: CodingPlan, num_samples: float, *, costs: Calibration | None = None
+) -> Calibration:
     """Cycle times, setup and cost of a message from `work` done under one `plan`; M samples an iteration.
 
     The costs are the least squares of the median seconds of each block and worker, none of them negative; a
-    plan of one block cannot tell its setup from its coordinates, and gets a setup of 0.
+    plan of one block cannot tell its setup from its coordinates, and gets a setup of 0. With `costs`, those
+    of another calibration are taken.
+
+    A worker that sent nothing was at its first block until the iteration ended, which is as long as the
+    busiest worker computed.
 
     Raises ValueError where there is no work.
     """
@@ -60,20 +67,30 @@ def calibrate(work: Sequence[Work], plan: CodingPlan, num_samples: float) -> Cal
     seconds = np.full((len(iterations), len(plan.blocks), workers), np.nan)
     for item in work:
         seconds[place[item.iteration], item.block, item.worker] = item.seconds
-    known_blocks = np.isfinite(seconds).any(axis=0)
-    typical = np.array([np.nanmedian(seconds[:, b, w]) for b, w in np.argwhere(known_blocks)])
-    columns = [coordinates[known_blocks], setup[known_blocks], np.ones(len(typical))]
-    per_cycle, per_setup, message = _nonnegative(columns if len(plan.blocks) > 1 else columns[:1], typical)
-    cycles = coordinates + (per_setup / per_cycle) * setup if per_cycle > 0 else setup
     done = np.isfinite(seconds)
-    spent = np.sum(np.where(done, np.maximum(seconds - message, 0), 0), axis=1)
+    if costs is None:
+        some = done.any(axis=0)
+        typical = np.array([np.nanmedian(seconds[:, b, w]) for b, w in np.argwhere(some)])
+        columns = [coordinates[some], setup[some], np.ones(len(typical))]
+        per_cycle, per_setup, message = _nonnegative(
+            columns if len(plan.blocks) > 1 else columns[:1], typical
+        )
+        setup_cycles = per_setup / per_cycle
+    else:
+        setup_cycles, message = costs.setup_cycles, costs.message_seconds
+    cycles = coordinates + setup_cycles * setup
+    spent = np.sum(np.where(done, seconds - message, 0), axis=1)
+    end = np.max(spent, axis=1, keepdims=True)
     sent = np.sum(np.where(done, cycles, 0), axis=1)
-    times = np.where((sent > 0) & (spent > 0), spent / np.where(sent > 0, sent, 1), np.nan)
-    return Calibration(times, per_setup / per_cycle if per_cycle > 0 else 0.0, message)
+    silent = ~done.any(axis=1)
+    times = np.where(silent, end / cycles[0], spent / np.where(silent, 1, sent))
+    # A message that took less than messages do says that the cycle time is short, but not how short.
+    shortest = np.min(times[times > 0]) if np.any(times > 0) else 1.0
+    return Calibration(np.maximum(times, shortest), silent, setup_cycles, message)
 
 
 def _nonnegative(columns: Sequence[np.ndarray], values: np.ndarray) -> tuple[float, float, float]:
-    """Least squares with coefficients ≥ 0, of all choices of columns the best; 0 for those left out."""
+    """Least squares, the first coefficient > 0 and all others ≥ 0; 0 for columns that are left out."""
     best, found = np.inf, np.zeros(3)
     for choice in range(1, 2 ** len(columns), 2):  # always with the first
         chosen = [k for k in range(len(columns)) if choice >> k & 1]
@@ -82,7 +99,7 @@ def _nonnegative(columns: Sequence[np.ndarray], values: np.ndarray) -> tuple[flo
         matrix = np.stack([columns[k] for k in chosen], axis=1) / scale
         solution = np.linalg.lstsq(matrix, values, rcond=None)[0]
         error = float(np.sum((matrix @ solution - values) ** 2))
-        if solution.min() >= 0 and error < best * (1 - 1e-9):
+        if solution[0] > 0 and solution.min() >= 0 and error < best * (1 - 1e-9):
             best, found = error, np.zeros(3)
             found[chosen] = solution / scale
     return float(found[0]), float(found[1]), float(found[2])

@@ -10,14 +10,13 @@ from bcgc_jax.coded_gradients import PyTree
 
 
 class Checkpoints:
-    """The last states of a training in a folder, written whole or not at all, while the training goes on.
+    """The last states of a training in a folder, made if need be; written whole or not at all.
 
-    Args:
-      folder: made if it does not exist.
-      every: iterations between two checkpoints.
+    The training goes on while one is written, and what ends meanwhile is left out: a checkpoint is as old as
+    it takes to write one, a tenth of a second for a small model.
     """
 
-    def __init__(self, folder: str | Path, every: int = 1) -> None:
+    def __init__(self, folder: str | Path) -> None:
         try:
             import orbax.checkpoint as ocp
         except ImportError as error:
@@ -26,7 +25,7 @@ class Checkpoints:
             ) from error
         logging.getLogger("absl").setLevel(logging.ERROR)
         self._ocp = ocp
-        options = ocp.CheckpointManagerOptions(max_to_keep=2, save_interval_steps=every)
+        options = ocp.CheckpointManagerOptions(max_to_keep=2)
         self._manager = ocp.CheckpointManager(Path(folder).absolute(), options=options)
 
     def __enter__(self) -> "Checkpoints":
@@ -35,9 +34,12 @@ class Checkpoints:
     def __exit__(self, *_: object) -> None:
         self._manager.close()  # waits for what is being written
 
-    def save(self, num_steps: int, state: PyTree) -> None:
-        """Keep the state after `num_steps` iterations."""
-        self._manager.save(num_steps, args=self._ocp.args.StandardSave(state))
+    def save(self, num_steps: int, state: PyTree, *, wait: bool = False) -> None:
+        """Keep the state after `num_steps` iterations, unless another is being written and nobody waits."""
+        if wait:
+            self._manager.wait_until_finished()
+        if not self._manager.is_saving_in_progress():
+            self._manager.save(num_steps, args=self._ocp.args.StandardSave(state))
 
     def last(self, like: PyTree) -> tuple[int, PyTree] | None:
         """Iterations done and the state, shaped as `like`; None if there is no checkpoint.

@@ -59,8 +59,8 @@ def session(address: str | None, num_workers: int, store_bytes: int) -> Iterator
             ray.init(address=address or "local", **options)
         except ConnectionError as error:
             raise ConnectionError(
-                f"the Ray cluster at {address} refuses the connection: is it of another version of Ray, or does "
-                "it ask for a token (RAY_AUTH_MODE=token, and the token of its head)?"
+                f"the Ray cluster at {address} refuses the connection: is it of another version of Ray, or "
+                "does it ask for a token (RAY_AUTH_MODE=token, and the token of its head)?"
             ) from error
     try:
         yield ray

@@ -129,6 +129,10 @@ class Cluster:
             stack.callback(self._release)
             self._stack = stack.pop_all()
         self._here = self._ray.get_runtime_context().get_node_id()
+        room = int(self._ray.cluster_resources().get("CPU", 0))
+        if room < num_workers:  # else Ray would wait for more without a word
+            self.close()
+            raise ValueError(f"the Ray cluster has {room} CPUs, too few for {num_workers} workers")
 
     def __enter__(self) -> "Cluster":
         return self
@@ -193,9 +197,9 @@ class Cluster:
             raise ValueError(
                 f"batch_size must be from 1 to {int(sizes.min())}, the samples of a subset, got {batch_size}"
             )
-        host = jax.tree.map(np.asarray, (plan, params))
+        host: tuple[CodingPlan, PyTree] = jax.tree.map(np.asarray, (plan, params))
         x64 = bool(jnp.result_type(float) == jnp.float64)
-        duty = Duty(loss, *host, weights, batch_size, seed, x64)
+        duty = Duty(loss, host[0], host[1], weights, batch_size, seed, x64)
         self._duty_ref = self._ray.put(duty)
         self._subsets = [self._ray.put(jax.tree.map(np.asarray, data)) for data in subsets]
         self.resize(plan.num_workers)
@@ -263,19 +267,18 @@ class Cluster:
         remote.starting = remote.actor.load.remote(self._duty_ref, worker, held)
         remote.asked = None
 
-    def _started(self, worker: int) -> bool:
-        """Whether a worker that was loading can work; one whose process ended is started again, or lost."""
+    def _started(self, worker: int) -> None:
+        """Take note that a worker has loaded; if its process ended instead, it is lost."""
         remote = self._remotes[worker]
         assert remote is not None
         try:
             remote.node, remote.pid = self._ray.get(remote.starting)
         except self._ray.exceptions.RayActorError:
             self._lose(worker, "died")
-            return False
         except self._ray.exceptions.RayTaskError as error:
             raise error.as_instanceof_cause() from None
-        remote.starting, remote.attempts, remote.heard = None, 0, time.monotonic()
-        return True
+        else:
+            remote.starting, remote.attempts, remote.heard = None, 0, time.monotonic()
 
     def _lose(self, worker: int, what: str) -> None:
         """End what is left of a worker, and start another in its place if that is wanted."""
@@ -392,24 +395,23 @@ class _Collection:
         if len(waiting) > 1:
             ready, _ = self.ray.wait(waiting, num_returns=len(waiting), timeout=0)
         for item in ready:
-            worker = self.waiting.get(item)
-            if worker is not None:  # else lost by an event before
-                self._event(item, worker)
+            if item in self.waiting:  # else lost by an event before
+                self._event(item, self.waiting[item])
 
     def _event(self, item: Any, worker: int) -> None:
+        """A message, the end of a stream, a worker that started, or one that caught up."""
         cluster = self.cluster
         if item is not self.streams.get(worker):
             del self.waiting[item]
             remote = cluster._remotes[worker]
             assert remote is not None
-            if remote.starting is None or cluster._started(worker):
-                self._dispatch(worker)
-            else:
-                self._dispatch(worker)
-                self._check()
+            if remote.starting is not None:
+                cluster._started(worker)
+            self._dispatch(worker)
+            self._check()
             return
         try:
-            message = self.ray.get(next(item))
+            message = self.ray.get(next(self.streams[worker]))
         except StopIteration:
             del self.waiting[item], self.streams[worker]
             self._check()

@@ -108,7 +108,7 @@ def train_on_cluster(
       data: pytree of arrays `[M, …]`. The subsets differ in size by at most one sample.
       pace: slowness on purpose, for studies.
       batch_size: samples of each subset that an iteration draws; all by default.
-      checkpoints: a folder, or `Checkpoints` of it: written after each iteration, and read first.
+      checkpoints: a folder, or `Checkpoints` of it: read first, then written as the training goes on.
       evaluate: called with the parameters after each iteration, off the clock.
       before_step: called with the number of the iteration and the cluster.
       plan_options: `units`, `order`, `construction` and `mean` of `coding_plan`.
@@ -135,8 +135,8 @@ def train_on_cluster(
     seed = int(jax.random.randint(batch_key, (), 0, 2**31 - 1))
     state = (params, optimizer.init(params))
     first = 0
-    if checkpoints is not None and (found := checkpoints.last(state)) is not None:
-        first, state = found
+    if checkpoints is not None and (last := checkpoints.last(state)) is not None:
+        first, state = last
     first_faults = len(cluster.faults)
 
     @jax.jit
@@ -167,7 +167,8 @@ def train_on_cluster(
 
     members, load = planned(list(range(workers)))
     levels = np.array([block.level for block in cluster.plan.blocks])
-    seconds, paced, counts, metrics, work = [], [], [], [], []
+    seconds, paced, counts, metrics = [], [], [], []
+    work: list[Work] = []
     for step in range(first, num_steps):
         before_step(step, cluster)
         begin = time.perf_counter()
@@ -189,7 +190,7 @@ def train_on_cluster(
         counts.append(len(members))
         work += found.work
         if checkpoints is not None:
-            checkpoints.save(step + 1, state)
+            checkpoints.save(step + 1, state, wait=step + 1 == num_steps)
         metrics.append(evaluate(state[0]))
     course = (np.array(seconds), np.array(paced), np.array(counts, int))
     faults = tuple(cluster.faults[first_faults:])

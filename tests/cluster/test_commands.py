@@ -9,7 +9,7 @@ from experiments import cluster as experiment
 
 
 def test_train_on_processes_prints_the_same_steps_at_measured_times(command):
-    arguments = ["--workers", "3", "--steps", "6", "--pace", "0.1", "--target", "0.3", "--format", "json"]
+    arguments = ["--workers", "2", "--steps", "6", "--pace", "0.1", "--target", "0.3", "--format", "json"]
     law = "shifted-exponential:rate=1e-3,shift=50"
     status, out, err = command(
         "train",
@@ -53,7 +53,7 @@ def test_bad_requests_are_refused_in_one_line(command, arguments, message):
 
 
 def test_the_experiment_compares_measured_with_predicted_through_faults(tmp_path, capsys):
-    experiment.run(tmp_path, workers=3, steps=6, seconds=0.05, patience=1.0, methods=("uncoded", "optimal"))
+    experiment.run(tmp_path, workers=2, steps=6, seconds=0.05, patience=1.0, methods=("uncoded", "optimal"))
     with open(tmp_path / "cluster.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["method"], row["faults"]) for row in rows] == [

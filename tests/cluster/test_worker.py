@@ -77,7 +77,7 @@ def test_messages_are_those_of_block_message(precision):
             np.testing.assert_allclose(m.values, want, atol=20 * np.finfo(precision).eps)
 
 
-@pytest.mark.parametrize("samples", [12, 13, 15])
+@pytest.mark.parametrize("samples", [13, 15])
 def test_subsets_of_unequal_sizes_give_the_mean_over_all_samples(samples, x64):
     params, batch, plan = case(samples, np.float64)
     parts = split_unevenly(batch, N)
@@ -110,13 +110,13 @@ def test_blocks_of_a_share_of_the_samples_add_up(x64):
 def test_all_holders_of_a_subset_draw_the_same_samples(x64):
     params, batch, plan = case(20, np.float64)
     parts = split_unevenly(batch, N)
+    group = workers(params, plan, parts, batch_size=3, x64=True)
     for iteration in (1, 2):
         rows = [
             np.random.default_rng([11, iteration, j]).permutation(5)[:3] for j in range(N)
         ]  # as the workers are told to draw; the test is that the decoded sum is of these samples
         drawn = [jax.tree.map(lambda x, r=r: x[r], part) for part, r in zip(parts, rows, strict=True)]
         want = np.mean([raveled(jax.grad(loss)(params, part)) for part in drawn], axis=0)
-        group = workers(params, plan, parts, batch_size=3, x64=True)
         messages = [list(w.compute(iteration, jax.tree.leaves(params))) for w in group]
         np.testing.assert_allclose(decoded(plan, messages, params), want, atol=1e-14)  # measured 1e-15
 

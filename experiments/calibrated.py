@@ -1,0 +1,220 @@
+"""Real slowness: measure worker processes beside a competing load, plan with what was found, run the plan.
+
+A process on each core trains a perceptron of three layers on the handwritten digits; now and then others
+compute on the same core, and take most of it away. A first run, a layer at each of the first levels, tells
+the costs: cycle times, the forward pass of a sample, a message. Then, round after round, the problem is
+solved under the smooth empirical law of the round before (cycle times of workers that were not waited for are
+censored), and the uncoded scheme and the plan are run. No time is made up here: figures differ from machine
+to machine, and what the master and the messages cost is in what is measured, not in what is predicted. Needs
+Linux, to keep processes on their cores; five minutes.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import bcgc_jax as bcgc
+from bcgc_jax import plotting
+from bcgc_jax.cluster import Calibration, Cluster, ClusterTraining, calibrate, train_on_cluster
+from bcgc_jax.coded_gradients import coding_plan, split_unevenly
+from bcgc_jax.digits import cross_entropy, expected_of, load_digits
+from experiments.report import number, print_table, progress, run_command, write_csv
+
+# Processes on each core that compute at the same time, and the mean seconds for which they do and do not.
+_RIVALS, _BUSY, _IDLE = 5, 1.0, 2.0
+_RIVAL = """
+import os, random, sys, time
+core, seed, end, busy, idle = int(sys.argv[1]), int(sys.argv[2]), *map(float, sys.argv[3:])
+os.sched_setaffinity(0, [core])
+draw = random.Random(seed)  # the same for all on this core
+while True:
+    end += draw.expovariate(1 / idle)
+    time.sleep(max(end - time.time(), 0))
+    end += draw.expovariate(1 / busy)
+    while time.time() < end:
+        pass
+"""
+
+
+def run(
+    out: Path,
+    seed: int = 0,
+    *,
+    workers: int | None = None,
+    widths: Sequence[int] = (64, 512, 512, 10),
+    steps: int = 150,
+    rounds: int = 2,
+) -> None:
+    """`steps` iterations to measure, and as many of each scheme in each round; a worker a core by default."""
+    cores = sorted(os.sched_getaffinity(0))
+    workers = max(len(cores), 2) if workers is None else workers
+    data = jax.tree.map(np.asarray, load_digits(workers).train)
+    samples = len(data[1])
+    params = _params(jax.random.key(seed), widths)
+    order = bcgc.backward_order(cross_entropy, params, jax.tree.map(lambda x: x[:2], data))
+    sizes = bcgc.unit_sizes(params, "layers", order)
+    rows: list[dict[str, Any]] = []
+    with contextlib.redirect_stdout(sys.stderr), Cluster(workers) as cluster, _rivals(cores, seed):
+        costs = found = _measure(cluster, cores, params, data, order, len(sizes), steps, seed)
+        for number_ in progress(range(rounds), "rounds"):
+            law = bcgc.smooth_empirical(*found.times())
+            problem = bcgc.Problem(
+                *(law, workers, len(sizes), samples), setup_cycles=costs.setup_cycles, unit_costs=sizes
+            )
+            for method in ("uncoded", "optimal"):
+                arguments = (jax.random.key(seed), cluster, cross_entropy, problem, params, data)
+                training = train_on_cluster(
+                    *(*arguments, optax.sgd(0.1), steps), method=method, units="layers", order=order
+                )
+                rows.append(_row(number_ + 1, problem, method, training))
+            found = calibrate(training.work, cluster.plan, samples, costs=costs)
+    _print(costs, rows, samples)
+    write_csv(out / "calibrated.csv", rows)
+    times = [
+        {"iteration": k, "worker": w, "cycle_time": float(t), "censored": bool(costs.censored[k, w])}
+        for (k, w), t in np.ndenumerate(costs.cycle_times)
+    ]
+    write_csv(out / "calibrated_cycle_times.csv", times)
+    paths = plotting.save_figure(_draw(costs, rows), out, "calibrated")
+    names = "calibrated.csv, calibrated_cycle_times.csv"
+    print(f"\nWritten to {out}: {names}, {paths[0].name}, {paths[1].name}")
+
+
+def _params(key: jax.Array, widths: Sequence[int]) -> list[dict[str, jax.Array]]:
+    keys = jax.random.split(key, len(widths) - 1)
+    return [
+        {
+            "w": jax.random.normal(k, (a, b), jnp.float32) * jnp.float32(np.sqrt(2 / a)),
+            "b": jnp.zeros(b, jnp.float32),
+        }
+        for k, a, b in zip(keys, widths[:-1], widths[1:], strict=True)
+    ]
+
+
+@contextlib.contextmanager
+def _rivals(cores: Sequence[int], seed: int) -> Iterator[None]:
+    """Processes on every core that compute now and then."""
+    start = str(time.time() + 2)
+    rivals = [
+        subprocess.Popen(
+            [sys.executable, "-c", _RIVAL, str(core), str(seed + core), start, str(_BUSY), str(_IDLE)]
+        )
+        for core in cores
+        for _ in range(_RIVALS)
+    ]
+    try:
+        yield
+    finally:
+        for rival in rivals:
+            rival.kill()
+            rival.wait()
+
+
+def _measure(
+    cluster: Cluster,
+    cores: Sequence[int],
+    params: Any,
+    data: Any,
+    order: Sequence[int],
+    layers: int,
+    steps: int,
+    seed: int,
+) -> Calibration:
+    """Iterations with a layer at each of the first levels, so that costs of levels can be told apart."""
+    workers = cluster.num_workers
+    counts = np.bincount(np.minimum(np.arange(layers), workers - 1), minlength=workers)
+    plan = coding_plan(jax.random.key(seed), params, counts, units="layers", order=order)
+    cluster.assign(cross_entropy, plan, params, split_unevenly(data, workers))
+    for worker, pid in enumerate(cluster.pids):
+        assert pid is not None
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            os.sched_setaffinity(int(thread), [cores[worker % len(cores)]])
+    work = [item for _ in range(steps) for item in cluster.gradient(params).work]
+    return calibrate(work, plan, len(data[1]))
+
+
+def _row(number_: int, problem: bcgc.Problem, method: str, found: ClusterTraining) -> dict[str, Any]:
+    solution = bcgc.solve(problem, method)
+    return {
+        "round": number_,
+        "method": method,
+        "layers_at_levels": " ".join(map(str, np.asarray(solution.rounded).tolist())),
+        "predicted_seconds": expected_of(problem, solution),
+        "measured_seconds": float(found.seconds.mean()),
+        "standard_error": float(found.seconds.std(ddof=1) / np.sqrt(len(found.seconds))),
+    }
+
+
+def _print(costs: Calibration, rows: Sequence[dict[str, Any]], samples: int) -> None:
+    times = costs.cycle_times[~costs.censored]
+    print(
+        f"\nMeasured: {times.size} cycle times, mean {times.mean():.3g} s a coordinate and sample, standard "
+        f"deviation {100 * times.std() / times.mean():.0f} %;\na forward pass of a sample is "
+        f"{costs.setup_cycles:.3g} cycles, a message {1e3 * costs.message_seconds:.2g} ms; {samples} samples."
+    )
+    print_table(
+        "Seconds of an iteration, round after round",
+        ["round", "scheme", "layers at levels", "predicted", "measured", "standard error"],
+        [
+            [
+                str(row["round"]),
+                row["method"],
+                row["layers_at_levels"],
+                *(number(row[f"{k}_seconds"], 3) for k in ("predicted", "measured")),
+                number(row["standard_error"], 2),
+            ]
+            for row in rows
+        ],
+    )
+
+
+def _draw(costs: Calibration, rows: Sequence[dict[str, Any]]):
+    figure, (left, right) = plotting.new_figure(1, 2, size=(9.2, 3.8))
+    law = bcgc.smooth_empirical(*costs.times())
+    times = np.sort(costs.cycle_times[~costs.censored])
+    left.step(1e9 * times, 1 - np.arange(len(times)) / len(times), where="pre", color="0.5", label="measured")
+    grid = np.geomspace(times[0], 1.5 * times[-1], 300)
+    share = np.exp(-np.asarray(law.cumulative_hazard(grid)))
+    left.plot(1e9 * grid, share, color="#0072B2", label="smooth law")
+    plotting.label_axes(left, "cycle time (ns a coordinate and sample)", "share of times above", log="xy")
+    left.set_ylim(0.3 / len(times), 1.3)
+    left.legend(frameon=False)
+    for method in ("uncoded", "optimal"):
+        look, mine = plotting.style(method), [row for row in rows if row["method"] == method]
+        x = [row["round"] for row in mine]
+        measured = [row["measured_seconds"] for row in mine]
+        errors = [2 * row["standard_error"] for row in mine]
+        right.errorbar(
+            x,
+            measured,
+            errors,
+            color=look.color,
+            marker=look.marker,
+            capsize=3,
+            label=f"{look.label}, measured",
+        )
+        predicted = [row["predicted_seconds"] for row in mine]
+        right.plot(x, predicted, color=look.color, linestyle=":", label="predicted")
+    plotting.label_axes(right, "round", "seconds of an iteration (± 2 standard errors)")
+    right.set_xticks(sorted({row["round"] for row in rows}))
+    right.set_ylim(0, None)
+    right.legend(frameon=False)
+    return figure
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_command("calibrated", __doc__ or "", run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

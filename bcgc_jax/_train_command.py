@@ -245,7 +245,7 @@ def _train_all_on_cluster(
     slowness = Pace(cycle_times, pace / min(solutions.values())) if pace else None
     workers = int(np.asarray(problem.num_workers))
     runs = []
-    # What Ray prints of a lost process goes to the screen, not into a table or a file.
+    # What Ray prints goes to the screen, not into a table or a file.
     with (
         contextlib.redirect_stdout(sys.stderr),
         _training_progress() as progress,

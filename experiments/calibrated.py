@@ -31,7 +31,7 @@ from bcgc_jax.digits import cross_entropy, expected_of, load_digits
 from experiments.report import number, print_table, progress, run_command, write_csv
 
 # Processes on each core that compute at the same time, and the mean seconds for which they do and do not.
-_RIVALS, _BUSY, _IDLE = 5, 1.0, 2.0
+_RIVALS, _BUSY, _IDLE = 5, 0.2, 0.4
 _RIVAL = """
 import os, random, sys, time
 core, seed, end, busy, idle = int(sys.argv[1]), int(sys.argv[2]), *map(float, sys.argv[3:])
@@ -52,7 +52,7 @@ def run(
     *,
     workers: int | None = None,
     widths: Sequence[int] = (64, 512, 512, 10),
-    steps: int = 150,
+    steps: int = 400,
     rounds: int = 2,
 ) -> None:
     """`steps` iterations to measure, and as many of each scheme in each round; a worker a core by default."""
@@ -64,7 +64,7 @@ def run(
     order = bcgc.backward_order(cross_entropy, params, jax.tree.map(lambda x: x[:2], data))
     sizes = bcgc.unit_sizes(params, "layers", order)
     rows: list[dict[str, Any]] = []
-    with contextlib.redirect_stdout(sys.stderr), Cluster(workers) as cluster, _rivals(cores, seed):
+    with Cluster(workers) as cluster, _rivals(cores, seed):
         costs = found = _measure(cluster, cores, params, data, order, len(sizes), steps, seed)
         for number_ in progress(range(rounds), "rounds"):
             law = bcgc.smooth_empirical(*found.times())
@@ -204,7 +204,7 @@ def _draw(costs: Calibration, rows: Sequence[dict[str, Any]]):
             label=f"{look.label}, measured",
         )
         predicted = [row["predicted_seconds"] for row in mine]
-        right.plot(x, predicted, color=look.color, linestyle=":", label="predicted")
+        right.plot(x, predicted, color=look.color, linestyle=":", label=f"{look.label}, predicted")
     plotting.label_axes(right, "round", "seconds of an iteration (± 2 standard errors)")
     right.set_xticks(sorted({row["round"] for row in rows}))
     right.set_ylim(0, None)

@@ -9,7 +9,9 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from experiments import (
+    calibrated,
     certificate,
+    cluster,
     conditioning,
     heavy_tails,
     paper,
@@ -22,7 +24,9 @@ from experiments import (
 )
 
 COMMANDS = {
+    "calibrated": calibrated.main,
     "certificate": certificate.main,
+    "cluster": cluster.main,
     "conditioning": conditioning.main,
     "heavy_tails": heavy_tails.main,
     "paper": paper.main,

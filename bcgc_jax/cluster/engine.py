@@ -20,6 +20,8 @@ def load_ray(*, local: bool = True) -> Any:
     # of the systems where this is Ray's default; an explicit address of 127.0.0.1 is replaced).
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # What happens to workers is in `Cluster.faults`: not a paragraph for each on stdout.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "worker died or was killed|worker processes have been")
     if local:
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     try:

@@ -66,5 +66,5 @@ def test_the_experiment_compares_measured_with_predicted_through_faults(tmp_path
     assert all("died" in row["events"] and "hung" in row["events"] for row in rows[2:])
     assert (tmp_path / "cluster.png").stat().st_size > 10_000
     out = capsys.readouterr().out
-    assert "as predicted" in out
+    assert "are in the predicted order" in out
     assert max(len(line) for line in out.splitlines() if "Written to" not in line) <= 100

@@ -133,7 +133,10 @@ def train_command(
     try:
         rows = None
         if trace is not None:
-            measured = load_trace(trace, **columns)
+            try:
+                measured = load_trace(trace, **columns)
+            except OSError as error:
+                raise click.UsageError(f"cannot read {trace}: {error.strerror}") from None
             rows, cycle_time = measured.rows(), measured.law()
             if workers not in (None, measured.num_workers):
                 raise click.UsageError(f"the trace has {measured.num_workers} workers, not {workers}")
@@ -176,10 +179,13 @@ def train_command(
             )
     except ConnectionError as error:
         raise click.UsageError(f"--address: {error}") from None
-    except OSError as error:
-        raise click.UsageError(f"cannot read {trace}: {error.strerror}") from None
     except (ValueError, ImportError) as error:
         raise click.UsageError(str(error)) from None
+    except (OSError, RuntimeError) as error:
+        if engine == ENGINES[0]:
+            raise
+        # Ray could not be started, or no worker is left.
+        raise click.ClickException(f"the worker processes failed: {' '.join(str(error).split())}") from None
     summary = [_summary(run, target) for run in runs]
     if curves is not None:
         try:
@@ -314,8 +320,11 @@ def _write_curves(path: str, runs: Sequence[DigitsRun]) -> None:
 
 
 def _print_table(rows: Sequence[dict[str, Any]], target: float, seeds: int, *, real: bool) -> None:
-    def number(value: float | None) -> str:
-        return "never" if value is None else f"{value:.4g}"
+    def number(name: str, value: float | None) -> str:
+        missing = (
+            "–" if name == "expected_runtime" else "never"
+        )  # of workers as they are, nothing is expected
+        return missing if value is None else f"{value:.4g}"
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("scheme", no_wrap=True)
@@ -332,7 +341,7 @@ def _print_table(rows: Sequence[dict[str, Any]], target: float, seeds: int, *, r
     )
     for row in rows:
         ends = ["–" if row[k] is None else f"{row[k]:.4f}" for k in ("loss", "accuracy")]
-        table.add_row(row["method"], *(number(row[k]) for k in shown), *ends)
+        table.add_row(row["method"], *(number(k, row[k]) for k in shown), *ends)
     console = Console(width=100, highlight=False, file=sys.stdout)
     console.print(table)
     of = f"the median of {seeds} seeds" if seeds > 1 else "of one run"

@@ -32,12 +32,15 @@ from experiments.report import number, print_table, progress, run_command, write
 
 # Processes on each core that compute at the same time, and the mean seconds for which they do and do not.
 _RIVALS, _BUSY, _IDLE = 5, 0.2, 0.4
+# Of consecutive iterations, each longer than the rivals are busy.
+_BATCHES = 20
 _RIVAL = """
 import os, random, sys, time
 core, seed, end, busy, idle = int(sys.argv[1]), int(sys.argv[2]), *map(float, sys.argv[3:])
 os.sched_setaffinity(0, [core])
+parent = os.getppid()
 draw = random.Random(seed)  # the same for all on this core
-while True:
+while os.getppid() == parent:
     end += draw.expovariate(1 / idle)
     time.sleep(max(end - time.time(), 0))
     end += draw.expovariate(1 / busy)
@@ -151,8 +154,14 @@ def _row(number_: int, problem: bcgc.Problem, method: str, found: ClusterTrainin
         "layers_at_levels": " ".join(map(str, np.asarray(solution.rounded).tolist())),
         "predicted_seconds": expected_of(problem, solution),
         "measured_seconds": float(found.seconds.mean()),
-        "standard_error": float(found.seconds.std(ddof=1) / np.sqrt(len(found.seconds))),
+        "standard_error": _standard_error(found.seconds),
     }
+
+
+def _standard_error(seconds: np.ndarray) -> float:
+    """Of the mean of iterations of which those near each other are alike: from the means of batches."""
+    means = [batch.mean() for batch in np.array_split(seconds, min(_BATCHES, len(seconds)))]
+    return float(np.std(means, ddof=1) / np.sqrt(len(means)))
 
 
 def _print(costs: Calibration, rows: Sequence[dict[str, Any]], samples: int) -> None:

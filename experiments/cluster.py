@@ -40,6 +40,7 @@ def run(
     seconds: float = 0.25,
     patience: float = 2.0,
     methods: Sequence[str] = METHODS,
+    disturbed: Sequence[str] = METHODS,
 ) -> None:
     """`seconds` is the expected iteration of the optimal scheme, `patience` that of the master."""
     problem = digits_problem(LAW, workers, MODEL)
@@ -56,7 +57,8 @@ def run(
             if step == 2 * steps // 3:
                 os.kill(_process(cluster, STOPPED), signal.SIGSTOP)
 
-        tasks = [(method, kind) for kind in ("even", "plain", "faults") for method in methods]
+        tasks = [(method, kind) for kind in ("even", "plain") for method in methods]
+        tasks += [(method, "faults") for method in methods if method in disturbed]
         for method, kind in progress(tasks, "training"):
             found = train_digits_on_cluster(
                 *(jax.random.key(seed), cluster, problem, MODEL, method),
@@ -159,7 +161,7 @@ def _draw(
     title = "measured; line: predicted,\ndotted: predicted + overhead"
     plotting.label_axes(axes[0], "mean seconds of an iteration", "", title=title)
     for axis, faults in zip(axes[1:], (False, True), strict=True):
-        for method in methods:
+        for method in (m for m in methods if (m, faults) in runs):
             look, found = plotting.style(method), runs[method, faults].run
             axis.plot(
                 found.clock[0],

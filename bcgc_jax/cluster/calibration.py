@@ -21,7 +21,8 @@ class Calibration(NamedTuple):
     """What measured work says of the workers.
 
     Attributes:
-      cycle_times: seconds per cycle of each worker in each iteration, `[K, N]`; NaN where it sent nothing.
+      cycle_times: seconds per cycle of each worker in each iteration, `[K, N]`.
+      censored: whether the worker sent nothing, `[K, N]`: its time was longer than the one given.
       setup_cycles: f, cycles per sample and subset before the first coordinate.
       message_seconds: what a message costs however small it is; not in the cycle times.
     """
@@ -32,7 +33,10 @@ class Calibration(NamedTuple):
     message_seconds: float
 
     def times(self) -> tuple[np.ndarray, np.ndarray]:
-        """All cycle times in a row, and which are bounds: arguments of `fit_laws` and `smooth_empirical`."""
+        """All cycle times in a row, and which are bounds: arguments of `fit_laws` and `smooth_empirical`.
+
+        Plan with them in float64: float32 has no room for the powers of times as short as these.
+        """
         return self.cycle_times.ravel(), self.censored.ravel()
 
 
@@ -45,14 +49,28 @@ def calibrate(
     plan of one block cannot tell its setup from its coordinates, and gets a setup of 0. With `costs`, those
     of another calibration are taken.
 
-    A worker that sent nothing was at its first block until the iteration ended, which is as long as the
-    busiest worker computed.
+    A worker that sent nothing is taken to have been at its first block until the iteration ended, which is as
+    long as the busiest worker computed. Leave out iterations in which one was replaced.
 
-    Raises ValueError where there is no work.
+    Raises ValueError where there is no work, or that of another plan.
+
+    >>> import jax
+    >>> from bcgc_jax.coded_gradients import coding_plan
+    >>> plan = coding_plan(jax.random.key(0), {"w": np.zeros(300)}, [200, 100])
+    >>> slow = [Work(iteration=k, worker=w, block=0, seconds=2e-6 * 50 * 200) for k in (0, 1) for w in (0, 1)]
+    >>> fast = [Work(iteration=k, worker=1, block=1, seconds=2e-6 * 100 * 100) for k in (0, 1)]
+    >>> found = calibrate(slow + fast, plan, num_samples=100)
+    >>> found.cycle_times.round(9).tolist(), round(found.setup_cycles)
+    ([[2e-06, 2e-06], [2e-06, 2e-06]], 0)
     """
     if not work:
         raise ValueError("no work was measured: take the `work` of a training or of gradients")
     workers = plan.num_workers
+    if any(item.worker >= workers or item.block >= len(plan.blocks) for item in work):
+        raise ValueError(
+            f"there is work of more than the {workers} workers and {len(plan.blocks)} blocks of this plan: "
+            "take that under one plan"
+        )
     coordinates, setup = np.zeros((2, len(plan.blocks), workers))
     for w in range(workers):
         known: set[tuple[int, tuple[float, float]]] = set()

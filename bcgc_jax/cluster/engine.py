@@ -15,11 +15,12 @@ _PATIENCE = 5.0
 
 def load_ray(*, local: bool = True) -> Any:
     """The module `ray`; ImportError that says what to install."""
-    # Read when Ray is imported: no statistics leave the machine, a worker without a share of an accelerator
-    # keeps quiet about it, and servers listen on the loopback address alone (the name of the setting is that
-    # of the systems where this is Ray's default; an explicit address of 127.0.0.1 is replaced).
+    # Read when Ray is imported: no statistics leave the machine, a worker without a share of a GPU does not
+    # see any (all would take most of the memory of the first), and servers listen on the loopback address
+    # alone (the name of the setting is that of the systems where this is Ray's default; an explicit address
+    # of 127.0.0.1 is replaced).
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
     # What happens to workers is in `Cluster.faults`: not a paragraph for each on stdout.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "worker died or was killed|worker processes have been")
     if local:
@@ -41,6 +42,11 @@ def session(address: str | None, num_workers: int, store_bytes: int) -> Iterator
     """
     ray = load_ray(local=address is None)
     if ray.is_initialized():
+        if address is not None:
+            raise ConnectionError(
+                f"this process is connected to a Ray cluster already: end that (ray.shutdown()) before it "
+                f"joins {address}, or give no address to use the one it has"
+            )
         yield ray
         return
     if address is not None:
@@ -60,9 +66,12 @@ def session(address: str | None, num_workers: int, store_bytes: int) -> Iterator
         try:
             ray.init(address=address or "local", **options)
         except ConnectionError as error:
+            if address is None:
+                raise
             raise ConnectionError(
-                f"the Ray cluster at {address} refuses the connection: is it of another version of Ray, or "
-                "does it ask for a token (RAY_AUTH_MODE=token, and the token of its head)?"
+                f"the Ray cluster at {address} refuses the connection. If it asks for a token, set "
+                "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what `ray get-auth-token` says on its head, if "
+                "that is another machine; else it may be of another version of Ray"
             ) from error
     try:
         yield ray
@@ -90,25 +99,25 @@ def actor_class(ray: Any) -> Any:
     class Actor:
         worker: Worker | None = None
 
-        def load(self, duty: Duty, index: int, subsets: dict[int, Any]) -> tuple[str, int]:
-            """Take up a duty, `subsets` by reference; the node and the process, once all is compiled."""
+        def load(self, duty: Duty, index: int, subsets: dict[int, Any]) -> None:
+            """Take up a duty, `subsets` by reference; ends once all is compiled."""
             self.worker = Worker(duty, index, {j: ray.get(data) for j, data in subsets.items()})
             self.worker.warm_up()
-            return ray.get_runtime_context().get_node_id(), os.getpid()
 
-        def compute(self, iteration: int, leaves: Any, finish: Any) -> Iterator[tuple]:
+        def compute(self, call: int, iteration: int, leaves: Any, finish: Any) -> Iterator[tuple]:
             assert self.worker is not None
             message: Message
-            for message in self.worker.compute(iteration, leaves, finish):
+            for message in self.worker.compute(call, iteration, leaves, finish):
                 yield tuple(message)
 
         @ray.method(concurrency_group="control")
-        def stop(self, iteration: int) -> None:
+        def stop(self, call: int) -> None:
             if self.worker is not None:
-                self.worker.stop(iteration)
+                self.worker.stop(call)
 
         @ray.method(concurrency_group="control")
-        def answer(self) -> None:
-            """That the process runs at all."""
+        def answer(self) -> tuple[str, int]:
+            """That the process runs at all: its node and its number."""
+            return ray.get_runtime_context().get_node_id(), os.getpid()
 
     return ray.remote(concurrency_groups={"control": 1})(Actor)

@@ -33,12 +33,14 @@ from bcgc_jax.codes import decoding_weights
 # Larger arguments of a call are put into the store once, instead of being sent to each worker.
 _INLINE = 2**16
 # Unfinished iterations a worker may be behind before it gets no more; its next one then comes when it is
-# done with these. Processes that end while they start, one after another, before it is given up.
+# done with these. Processes that end one after another, none of them with an iteration done, before a worker
+# is given up. Seconds for a new process to be there, and for the CPUs of old ones to be free.
 _BEHIND, _ATTEMPTS = 2, 3
+_STARTING, _FREEING = 120.0, 10.0
 
 
 class Fault(NamedTuple):
-    """What happened to a `worker` in an `iteration`: "died", "hung", "replaced"."""
+    """What happened to a `worker` in an `iteration`, or after it: "died", "hung", "replaced"."""
 
     iteration: int
     worker: int
@@ -69,7 +71,10 @@ class ClusterGradient(NamedTuple):
 
 
 class WorkersLost(RuntimeError):
-    """Workers are lost, and a block needs them. `workers` are all that are lost, by number."""
+    """Workers are lost, and a block needs them. `workers` are all that are lost, by number.
+
+    `train_on_cluster` plans for those that are left; callers of `Cluster.gradient` can do so with `assign`.
+    """
 
     def __init__(self, workers: Sequence[int], reason: str) -> None:
         self.workers = tuple(workers)
@@ -88,7 +93,7 @@ class _Remote:
     heard: float = 0.0  # when it last gave a sign of life
     asked: Any = None  # the reference of a question whether it lives
     asked_at: float = 0.0
-    attempts: int = 0
+    attempts: int = 0  # processes before it that did not finish an iteration
 
 
 class Cluster:
@@ -101,8 +106,20 @@ class Cluster:
       patience: seconds of silence before a worker is asked whether it lives, and for its answer. A worker
         that is only slow answers, however long its block takes.
       store_bytes: of the data and the parameters, for the size of Ray's store.
+      num_gpus: of each worker, a share if less than 1; workers without one compute on the CPU.
 
-    A context manager: at its end all processes are gone. ImportError without Ray.
+    A context manager: at its end all processes are gone. `faults` are those of all iterations.
+
+    Raises ImportError without Ray, ConnectionError where there is no cluster at the address, ValueError where
+    it has too few free CPUs: each worker takes one, and on this machine alone they share what there is.
+
+    >>> from bcgc_jax.coded_gradients import coding_plan, split_unevenly
+    >>> data, params = np.arange(12.0, dtype=np.float32).reshape(4, 3), jnp.zeros(3)
+    >>> plan = coding_plan(jax.random.key(0), params, [1, 2])  # two coordinates survive one of two workers
+    >>> with Cluster(2) as cluster:
+    ...     cluster.assign(lambda p, batch: jnp.mean(batch @ p), plan, params, split_unevenly(data, 2))
+    ...     cluster.gradient(params).gradient.tolist()
+    [4.5, 5.5, 6.5]
     """
 
     def __init__(
@@ -113,11 +130,15 @@ class Cluster:
         replace: bool = True,
         patience: float = 5.0,
         store_bytes: int = 0,
+        num_gpus: float = 0,
     ) -> None:
         if num_workers < 1 or not patience > 0:
             raise ValueError("a cluster needs at least one worker, and patience of more than 0 seconds")
         self.replace, self.patience = replace, patience
         self.iteration = 0
+        self._calls = 0
+        self._why = ""  # what Ray says of the worker lost last
+        self._num_gpus = num_gpus
         self.faults: list[Fault] = []
         self._duty: Duty | None = None
         self._duty_ref: Any = None
@@ -129,10 +150,11 @@ class Cluster:
             stack.callback(self._release)
             self._stack = stack.pop_all()
         self._here = self._ray.get_runtime_context().get_node_id()
-        room = int(self._ray.cluster_resources().get("CPU", 0))
-        if room < num_workers:  # else Ray would wait for more without a word
+        try:
+            self._check_room(num_workers)
+        except ValueError:
             self.close()
-            raise ValueError(f"the Ray cluster has {room} CPUs, too few for {num_workers} workers")
+            raise
 
     def __enter__(self) -> "Cluster":
         return self
@@ -166,12 +188,35 @@ class Cluster:
         return tuple(None if r is None or r.starting is not None else r.pid for r in self._remotes)
 
     def resize(self, num_workers: int) -> None:
-        """Have this many workers from the next `assign` on, lost ones replaced."""
+        """Have this many workers from the next `assign` on, lost ones replaced.
+
+        Raises ValueError where the Ray cluster has no room for them.
+        """
+        if num_workers < 1:
+            raise ValueError(f"a cluster needs at least one worker, got {num_workers}")
         remotes = [remote for remote in self._remotes if remote is not None]
+        self._check_room(num_workers - len(remotes))
         for remote in remotes[num_workers:]:
             self._end(remote)
         self._remotes = [*remotes[:num_workers], *[None] * (num_workers - len(remotes))]
         self._duty = None
+
+    def _check_room(self, more: int) -> None:
+        """ValueError where Ray would wait for free CPUs or GPUs without a word."""
+        needs = {"CPU": float(more), "GPU": more * self._num_gpus}
+        begin = time.monotonic()
+        while more > 0:
+            free = self._ray.available_resources()
+            short = [name for name, needed in needs.items() if free.get(name, 0.0) < needed]
+            if not short:
+                return
+            if time.monotonic() - begin > _FREEING:  # those of workers that have just ended come back
+                name = short[0]
+                raise ValueError(
+                    f"the Ray cluster has {free.get(name, 0.0):g} free {name}s, too few for {more} more "
+                    f"workers, who need {needs[name]:g}: take fewer, or add machines to it"
+                )
+            time.sleep(0.1)
 
     def assign(
         self,
@@ -210,24 +255,35 @@ class Cluster:
             else:
                 self._load(worker, remote)
         self._compile(host[0], params)
-        while any(r is not None and r.starting is not None for r in self._remotes):
-            refs = {r.starting: w for w, r in enumerate(self._remotes) if r is not None and r.starting}
-            ready, _ = self._ray.wait(list(refs), num_returns=1)
+        while starting := {
+            r.starting: w for w, r in enumerate(self._remotes) if r is not None and r.starting is not None
+        }:
+            ready, _ = self._ray.wait(list(starting), num_returns=1, timeout=self.patience / 2)
             for ref in ready:
-                self._started(refs[ref])
+                self._started(starting[ref])
+            for worker in () if ready else starting.values():
+                if self._silent(worker):
+                    self._lose(worker, "hung")
         if self.lost:
-            raise WorkersLost(self.lost, "their processes end while they start")
-        self.gradient(params)  # Ray's first call of a method takes longer than the others
+            raise WorkersLost(self.lost, f"their processes end, or are silent, while they start{self._why}")
+        self._collect(params, None)  # Ray's first call of a method takes longer than the others
 
-    def gradient(self, params: PyTree, finish: np.ndarray | None = None) -> ClusterGradient:
+    def gradient(
+        self, params: PyTree, finish: np.ndarray | None = None, *, iteration: int | None = None
+    ) -> ClusterGradient:
         """The gradient of the loss at `params`.
 
         With `finish`, `[B, N]`, worker w sends block b no earlier than that many seconds after it began:
-        slowness on purpose.
+        slowness on purpose. The number of the `iteration`, by default one more than the last, is that of the
+        records, and mini-batches are drawn with it: the same number, the same samples.
 
         Raises WorkersLost where a block cannot be completed any more, and what the loss raised.
         """
-        self.iteration += 1
+        self.iteration = self.iteration + 1 if iteration is None else iteration
+        return self._collect(params, finish)
+
+    def _collect(self, params: PyTree, finish: np.ndarray | None) -> ClusterGradient:
+        self._calls += 1
         return _Collection(self, self.plan, params, finish).run()
 
     def _compile(self, plan: CodingPlan, params: PyTree) -> None:
@@ -257,34 +313,42 @@ class Cluster:
             return self._decode(self._encodings[block], arrived, values, block=block)
 
     def _spawn(self, worker: int, attempts: int = 0) -> None:
-        actor = self._actor.options(num_cpus=1, max_restarts=0, scheduling_strategy="SPREAD").remote()
-        remote = _Remote(actor, None, attempts=attempts)
+        options: dict[str, Any] = {"num_cpus": 1, "max_restarts": 0, "scheduling_strategy": "SPREAD"}
+        if self._num_gpus:  # JAX would take three quarters of the memory for each
+            options |= {
+                "num_gpus": self._num_gpus,
+                "runtime_env": {"env_vars": {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}},
+            }
+        remote = _Remote(self._actor.options(**options).remote(), None, attempts=attempts)
+        remote.asked, remote.asked_at = remote.actor.answer.remote(), time.monotonic()
         self._remotes[worker] = remote
         self._load(worker, remote)
 
     def _load(self, worker: int, remote: _Remote) -> None:
         held = {j: self._subsets[j] for j in self.plan.held(worker)}
         remote.starting = remote.actor.load.remote(self._duty_ref, worker, held)
-        remote.asked = None
 
     def _started(self, worker: int) -> None:
         """Take note that a worker has loaded; if its process ended instead, it is lost."""
         remote = self._remotes[worker]
         assert remote is not None
         try:
-            remote.node, remote.pid = self._ray.get(remote.starting)
-        except self._ray.exceptions.RayActorError:
-            self._lose(worker, "died")
+            self._ray.get(remote.starting)
+            if remote.pid is None:
+                remote.node, remote.pid = self._ray.get(remote.asked)
         except self._ray.exceptions.RayTaskError as error:
             raise error.as_instanceof_cause() from None
+        except self._ray.exceptions.RayError as error:
+            self._lose(worker, "died", error)
         else:
-            remote.starting, remote.attempts, remote.heard = None, 0, time.monotonic()
+            remote.starting, remote.asked, remote.heard = None, None, time.monotonic()
 
-    def _lose(self, worker: int, what: str) -> None:
+    def _lose(self, worker: int, what: str, error: Exception | None = None) -> None:
         """End what is left of a worker, and start another in its place if that is wanted."""
         remote = self._remotes[worker]
         assert remote is not None
         self.faults.append(Fault(self.iteration, worker, what))
+        self._why = "" if error is None else f" ({str(error).splitlines()[0]})"
         self._end(remote)
         self._remotes[worker] = None
         if self.replace and remote.attempts < _ATTEMPTS:
@@ -310,10 +374,13 @@ class Cluster:
         if remote.asked is not None:
             answered, _ = self._ray.wait([remote.asked], timeout=0)
             if answered:
+                with contextlib.suppress(self._ray.exceptions.RayError):  # a dead one shows elsewhere
+                    remote.node, remote.pid = self._ray.get(remote.asked)
                 remote.asked, remote.heard = None, now
         elif now - remote.heard > self.patience:
             remote.asked, remote.asked_at = remote.actor.answer.remote(), now
-        return remote.asked is not None and now - remote.asked_at > self.patience
+        patience = max(_STARTING, self.patience) if remote.pid is None else self.patience
+        return remote.asked is not None and now - remote.asked_at > patience
 
 
 class _Collection:
@@ -347,7 +414,7 @@ class _Collection:
             for worker in self.streams:  # also where it ends with an exception
                 remote = self.cluster._remotes[worker]
                 if remote is not None:
-                    remote.actor.stop.remote(self.cluster.iteration)
+                    remote.actor.stop.remote(self.cluster._calls)
         gradient = self.cluster._assemble(self.parts, self.params)
         jax.block_until_ready(gradient)
         seconds = time.monotonic() - self.begin
@@ -358,17 +425,19 @@ class _Collection:
         remote = self.cluster._remotes[worker]
         if remote is None:
             return
-        if remote.starting is not None:
-            self.waiting[remote.starting] = worker
-            return
-        if remote.unfinished:
+        if remote.starting is None and remote.unfinished:
             done, remote.unfinished = self.ray.wait(
                 remote.unfinished, num_returns=len(remote.unfinished), timeout=0
             )
             if done:
                 remote.heard = time.monotonic()
-        if len(remote.unfinished) >= _BEHIND:
-            self.waiting[remote.unfinished[0]] = worker
+            if done and remote.attempts:
+                with contextlib.suppress(self.ray.exceptions.RayError):
+                    self.ray.get(done)
+                    remote.attempts = 0
+        if remote.starting is not None or len(remote.unfinished) >= _BEHIND:
+            event = remote.unfinished[0] if remote.starting is None else remote.starting
+            self.waiting[event] = worker
             if self.cluster._silent(worker):
                 self._lost(worker, "hung")
             return
@@ -376,7 +445,7 @@ class _Collection:
             remote.heard = time.monotonic()  # nothing was asked of it until now
         finish = None if self.finish is None else self.finish[:, worker]
         call = remote.actor.compute.options(num_returns="streaming")
-        stream = call.remote(self.cluster.iteration, self.leaves, finish)
+        stream = call.remote(self.cluster._calls, self.cluster.iteration, self.leaves, finish)
         remote.unfinished.append(stream.completed())
         self.streams[worker] = stream
         self.waiting[stream] = worker
@@ -388,7 +457,7 @@ class _Collection:
         if not ready:
             for worker in list(dict.fromkeys(self.waiting.values())):
                 remote = self.cluster._remotes[worker]
-                if remote is not None and remote.starting is None and self.cluster._silent(worker):
+                if remote is not None and self.cluster._silent(worker):
                     self._lost(worker, "hung")
             self._check()
             return
@@ -415,28 +484,26 @@ class _Collection:
         except StopIteration:
             del self.waiting[item], self.streams[worker]
             self._check()
-        except self.ray.exceptions.RayActorError:
-            self._lost(worker, "died")
-            self._check()
         except self.ray.exceptions.RayTaskError as error:
             raise error.as_instanceof_cause() from None
+        except self.ray.exceptions.RayError as error:  # it died, or its messages are lost
+            self._lost(worker, "died", error)
+            self._check()
         else:
             remote = cluster._remotes[worker]
             assert remote is not None
             remote.heard, remote.asked = time.monotonic(), None
             self._add(worker, *message)
 
-    def _lost(self, worker: int, what: str) -> None:
+    def _lost(self, worker: int, what: str, error: Exception | None = None) -> None:
         """Forget what was expected of a worker; expect its successor."""
         self.waiting = {item: w for item, w in self.waiting.items() if w != worker}
         self.streams.pop(worker, None)
-        self.cluster._lose(worker, what)
+        self.cluster._lose(worker, what, error)
         self._dispatch(worker)
 
-    def _add(self, worker: int, iteration: int, block: int, seconds: float, values: np.ndarray) -> None:
-        if iteration != self.cluster.iteration:
-            return  # an answer to an old question
-        self.work.append(Work(iteration, worker, block, seconds))
+    def _add(self, worker: int, block: int, seconds: float, values: np.ndarray) -> None:
+        self.work.append(Work(self.cluster.iteration, worker, block, seconds))
         if np.isfinite(self.completed[block]) or self.arrived[block, worker]:
             return
         rows = self.values[block]
@@ -460,5 +527,7 @@ class _Collection:
         if short.any():
             level = self.cluster._levels[short].min()
             raise WorkersLost(
-                self.cluster.lost, f"a block at level {level} survives no more than {level} of them"
+                self.cluster.lost,
+                f"a block at level {level} survives no more than {level} of them{self.cluster._why}; plan "
+                "for the workers left, as train_on_cluster does, or let lost ones be replaced",
             )

@@ -4,8 +4,10 @@ A step is taken with the exact gradient or not at all. What a fault costs is tim
 or the problem is solved again for those that are left, and the training goes on from its last parameters.
 """
 
+import collections
 import dataclasses
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +28,9 @@ from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.solve import solve
 from bcgc_jax.training import TrainingScheme, collect, training_scheme
 
+# Iterations whose work is kept: an iteration of many workers and blocks is thousands of records.
+_KEPT = 1000
+
 
 class ClusterTraining(NamedTuple):
     """The end of a training and its course, one entry for each of the K iterations of this run.
@@ -38,7 +43,8 @@ class ClusterTraining(NamedTuple):
       paced: what the drawn cycle times alone would have taken, `[K]`; NaN without them.
       num_workers: at the end of each iteration, `[K]`.
       metrics: what `evaluate` said after each iteration; not on the clock.
-      faults, work: what happened, and what each message cost.
+      faults: what happened, by the number of the iteration from 0.
+      work: what each message cost, of the last 1000 iterations and of the last plan only.
     """
 
     params: PyTree
@@ -69,7 +75,11 @@ class Pace:
             raise ValueError(f"seconds of a pace must be > 0, got {self.seconds}")
 
     def draw(self, key: Array, step: int, num_workers: int) -> np.ndarray:
-        """The cycle times of one iteration, in seconds, `[N]`: of the key and the step alone."""
+        """The cycle times of one iteration, in seconds, `[N]`: of the key and the step alone.
+
+        >>> Pace([[1.0, 2.0], [3.0, 5.0]], seconds=0.5).draw(jax.random.key(0), 3, num_workers=2).tolist()
+        [1.5, 2.5]
+        """
         if isinstance(self.cycle_times, Law):
             times = self.cycle_times.sample(jax.random.fold_in(key, step), (num_workers,))
             return self.seconds * np.asarray(times, float)
@@ -97,7 +107,7 @@ def train_on_cluster(
     before_step: Callable[[int, Cluster], None] = lambda step, cluster: None,
     **plan_options: Any,
 ) -> ClusterTraining:
-    r"""`num_steps` iterations of coded gradient descent on the processes of `cluster`.
+    r"""Coded gradient descent on the processes of `cluster`, up to iteration `num_steps`.
 
     Args:
       key: of the solution, the codes, the pace and the mini-batches; iteration k draws with k, so that a
@@ -113,11 +123,22 @@ def train_on_cluster(
       before_step: called with the number of the iteration and the cluster.
       plan_options: `units`, `order`, `construction` and `mean` of `coding_plan`.
 
-    A lost worker is replaced if the cluster does so. Where it does not, or its successors die too, the
-    problem is solved for the workers left before the next step, or at once if a block needs the lost one.
-    For `Rows`, which do not know one worker from another, that is a ValueError.
+    A lost worker is replaced if the cluster does so. Where it does not, or three successors end without an
+    iteration done, the problem is solved for the workers left before the next step, or at once if a block
+    needs the lost one; with a warning by the optimal method if the other has no scheme for so few, and for
+    the times of `Rows`, which do not know one worker from another, as if they were independent.
 
     Raises ValueError where problem, data and cluster do not match, WorkersLost where none are left.
+
+    >>> from bcgc_jax import ShiftedExponential
+    >>> data, loss = np.arange(12.0, dtype=np.float32).reshape(4, 3), lambda p, x: jnp.mean((x @ p - 1) ** 2)
+    >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=2, num_coordinates=3, num_samples=4)
+    >>> with Cluster(2) as cluster:
+    ...     found = train_on_cluster(
+    ...         jax.random.key(0), cluster, loss, problem, jnp.zeros(3), data, optax.sgd(1e-3), num_steps=5
+    ...     )
+    >>> found.seconds.shape, bool(loss(found.params, data) < 1)
+    ((5,), True)
     """
     workers = int(np.asarray(problem.num_workers))
     if workers != cluster.num_workers:
@@ -168,7 +189,7 @@ def train_on_cluster(
     members, load = planned(list(range(workers)))
     levels = np.array([block.level for block in cluster.plan.blocks])
     seconds, paced, counts, metrics = [], [], [], []
-    work: list[Work] = []
+    work: collections.deque[tuple[Work, ...]] = collections.deque(maxlen=_KEPT)
     for step in range(first, num_steps):
         before_step(step, cluster)
         begin = time.perf_counter()
@@ -176,11 +197,12 @@ def train_on_cluster(
             if cluster.lost:
                 members, load = planned(members)
                 levels = np.array([block.level for block in cluster.plan.blocks])
+                work.clear()
             finish = None
             if pace is not None:
                 finish = load[:, None] * pace.draw(pace_key, step, workers)[members]
             try:
-                found = cluster.gradient(state[0], finish)
+                found = cluster.gradient(state[0], finish, iteration=step)
                 break
             except WorkersLost:
                 continue
@@ -188,13 +210,13 @@ def train_on_cluster(
         seconds.append(time.perf_counter() - begin)
         paced.append(np.nan if finish is None else float(collect(jnp.asarray(finish), levels).runtime))
         counts.append(len(members))
-        work += found.work
+        work.append(found.work)
         if checkpoints is not None:
             checkpoints.save(step + 1, state, wait=step + 1 == num_steps)
         metrics.append(evaluate(state[0]))
     course = (np.array(seconds), np.array(paced), np.array(counts, int))
     faults = tuple(cluster.faults[first_faults:])
-    return ClusterTraining(*state, first, *course, metrics, faults, tuple(work))
+    return ClusterTraining(*state, first, *course, metrics, faults, tuple(w for one in work for w in one))
 
 
 def _scheme(
@@ -211,10 +233,8 @@ def _scheme(
     if left < workers:
         law = problem.cycle_time
         if isinstance(law, Rows):
-            raise ValueError(
-                "workers are lost, and Rows do not know one worker from another: plan with a law of one "
-                "worker (smooth_empirical, fit_laws), or let lost workers be replaced"
-            )
+            warnings.warn("Rows do not know one worker from another: planned as if independent", stacklevel=2)
+            law = law.pooled()
         if isinstance(law, Unlike):
             law = Unlike([law.laws[w] for w in members])
         samples = np.asarray(problem.num_samples) * (1 if batch_size is None else left / workers)
@@ -222,4 +242,10 @@ def _scheme(
             problem, cycle_time=law, num_workers=left, max_workers=left, num_samples=samples
         )
     solve_key, code_key = jax.random.split(jax.random.fold_in(key, left))
-    return training_scheme(code_key, problem, solve(problem, method, key=solve_key), params, **options)
+    try:
+        return training_scheme(code_key, problem, solve(problem, method, key=solve_key), params, **options)
+    except ValueError as error:
+        if left == workers:
+            raise
+        warnings.warn(f'"{method}" is no scheme for the workers left, "optimal" is: {error}', stacklevel=2)
+        return training_scheme(code_key, problem, solve(problem, key=solve_key), params, **options)

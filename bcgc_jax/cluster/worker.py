@@ -37,7 +37,6 @@ class Duty(NamedTuple):
 class Message(NamedTuple):
     """One block of one worker: `seconds` it computed, and the pieces, one after another, `[size]`."""
 
-    iteration: int
     block: int
     seconds: float
     values: np.ndarray
@@ -62,57 +61,56 @@ class Worker:
     def warm_up(self) -> None:
         """Compile everything, so that the first iteration takes as long as the others."""
         zeros = jax.tree.map(lambda x: np.zeros(np.shape(x), x.dtype), self.duty.params)
-        for _ in self.compute(0, jax.tree.leaves(zeros)):
+        for _ in self.compute(0, 0, jax.tree.leaves(zeros)):
             pass
 
-    def stop(self, iteration: int) -> None:
-        """Compute no further block of this iteration or of an earlier one."""
+    def stop(self, call: int) -> None:
+        """Compute no further block for this call of the master or for an earlier one."""
         with self._changed:
-            self._stopped = max(self._stopped, iteration)
+            self._stopped = max(self._stopped, call)
             self._changed.notify_all()
 
     def compute(
-        self, iteration: int, leaves: list[np.ndarray], finish: np.ndarray | None = None
+        self, call: int, iteration: int, leaves: list[np.ndarray], finish: np.ndarray | None = None
     ) -> Iterator[Message]:
         """The messages of one iteration, in the order of the blocks.
 
-        With `finish`, `[B]`, seconds from now on, block b is sent no earlier than then: slowness on purpose.
+        `call` counts what the master asks for, and is what `stop` stops; `iteration` is what samples are
+        drawn for, the same again if the master has to ask again. With `finish`, `[B]`, seconds from now on,
+        block b is sent no earlier than then: slowness on purpose.
         """
         begin = time.perf_counter()
         with jax.enable_x64(self.duty.x64):  # a setting of each thread
             params = jax.tree.unflatten(jax.tree.structure(self.duty.params), leaves)
             # One forward pass for each subset, when a level first asks for it.
-            passes: dict[tuple[int, tuple[float, float]], tuple[Array, Any]] = {}
+            passes: dict[tuple[int, tuple[float, float]], tuple[Any, float]] = {}
         for block in range(len(self.duty.plan.blocks)):
-            if self._stopped >= iteration:
+            if self._stopped >= call:
                 return
             start = time.perf_counter()
             with jax.enable_x64(self.duty.x64):
                 values = np.asarray(self._values(block, iteration, params, passes))
             seconds = time.perf_counter() - start
-            if finish is not None and self._wait(iteration, begin + finish[block]):
+            if finish is not None and self._wait(call, begin + finish[block]):
                 return
-            yield Message(iteration, block, seconds, values)
+            yield Message(block, seconds, values)
 
-    def _wait(self, iteration: int, until: float) -> bool:
+    def _wait(self, call: int, until: float) -> bool:
         """Until a time, or until told to stop: whether it was."""
         with self._changed:
             left = until - time.perf_counter()
-            return self._changed.wait_for(lambda: self._stopped >= iteration, timeout=max(left, 0))
+            return self._changed.wait_for(lambda: self._stopped >= call, timeout=max(left, 0))
 
     def _values(self, block: int, iteration: int, params: PyTree, passes: dict[Any, Any]) -> Array:
         plan = self.duty.plan
         share = plan.blocks[block].share
         subsets = plan.codes[block].subsets[self.index]
-        weights = []
         for j in subsets:
-            batch, portion = self._batch(j, iteration, share)
-            if batch is None:
-                return jnp.zeros(plan.blocks[block].size, jnp.result_type(*jax.tree.leaves(params)))
             if (j, share) not in passes:
-                passes[j, share] = self._forward(params, batch)
-            weights.append(portion)
-        return self._encode(block, np.array(weights), [passes[j, share] for j in subsets])
+                batch, portion = self._batch(j, iteration, share)
+                passes[j, share] = (None if batch is None else self._forward(params, batch), portion)
+        chosen = [passes[j, share] for j in subsets]
+        return self._encode(block, np.array([portion for _, portion in chosen]), [p for p, _ in chosen])
 
     def _batch(self, subset: int, iteration: int, share: tuple[float, float]) -> tuple[PyTree, float]:
         """The samples of a subset that count for a block, None if there are none, and their weight."""
@@ -133,10 +131,17 @@ class Worker:
     def _pull(self, params: PyTree, batch: PyTree) -> tuple[Array, Any]:
         return jax.vjp(lambda p: self.duty.loss(p, batch), params)
 
-    def _message(self, block: int, weights: Array, passes: list[tuple[Array, Any]]) -> Array:
-        """Only the leaves of the block are differentiated."""
+    def _message(self, block: int, weights: Array, passes: list[tuple[Array, Any] | None]) -> Array:
+        """Only the leaves of the block are differentiated; a subset without samples counts nothing."""
         code, (_, pieces, _) = self.duty.plan.codes[block], self.duty.plan.blocks[block]
-        gradients = [jax.tree.leaves(pull(jnp.ones_like(value))[0]) for value, pull in passes]
+        params = jax.tree.leaves(self.duty.params)
+        gradients = []
+        for found in passes:
+            if found is None:
+                gradients.append([jnp.zeros(leaf.shape, leaf.dtype) for leaf in params])
+            else:
+                value, pull = found
+                gradients.append(jax.tree.leaves(pull(jnp.ones_like(value))[0]))
         sent = []
         for leaf, start, stop in pieces:
             rows = [g[leaf].ravel()[start:stop] for g in gradients]

@@ -1,10 +1,15 @@
 """Real processes: gradients against the uncoded one, through killed, stopped, slow and failing workers."""
 
+import contextlib
 import dataclasses
+import itertools
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 
 import jax
@@ -19,6 +24,7 @@ from bcgc_jax.cluster.training import _scheme
 from bcgc_jax.coded_gradients import coding_plan, split_unevenly
 
 N = 4
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 SHAPES = {"a": (6, 8), "b": (8,), "c": (8,)}
 COUNT = 6 * 8 + 8 + 8
 
@@ -179,6 +185,43 @@ def test_redundancy_covers_a_stopped_worker_until_it_is_replaced(cluster):
     assert_exact(cluster.gradient(params).gradient, params, data)
 
 
+def test_a_worker_stopped_meanwhile_is_found_while_work_is_given_out(cluster):
+    params, data = case()
+    plan = coding_plan(jax.random.key(1), params, [0, COUNT - 20, 20, 0])
+    pid = cluster.pids[2]
+    os.kill(pid, signal.SIGSTOP)
+    cluster.assign(loss, plan, params, split_unevenly(data, N))
+    assert [(f.worker, f.what) for f in cluster.faults[-2:]] == [(2, "hung"), (2, "replaced")]
+    assert gone([pid])
+    assert_exact(cluster.gradient(params).gradient, params, data)
+
+
+def fatal(params, batch):
+    """Ends the process that computes it for some data, but not at the zeros with which it is tried out."""
+
+    def end(some):
+        if some:
+            os._exit(1)
+
+    if batch["x"].shape[0] == 5:
+        jax.debug.callback(end, jnp.any(params["b"] != 0))
+    return loss(params, batch)
+
+
+def test_a_worker_is_given_up_when_its_successors_end_too(cluster):
+    params, data = case(17)  # a fifth sample for the first worker only
+    zeros = jax.tree.map(np.zeros_like, params)
+    plan = coding_plan(jax.random.key(1), params, [COUNT, 0, 0, 0])
+    cluster.assign(fatal, plan, zeros, split_unevenly(data, N))
+    before = len(cluster.faults)
+    with pytest.raises(WorkersLost, match=r"worker 0 lost.*plan for the workers left"):
+        cluster.gradient(params)
+    assert {f.worker for f in cluster.faults[before:]} == {0}
+    assert [f.what for f in cluster.faults[before:]] == ["died", "replaced"] * 3 + ["died"]
+    cluster.assign(loss, plan, params, split_unevenly(data, N))
+    assert_exact(cluster.gradient(params).gradient, params, data)
+
+
 def failing(params, batch):
     """A loss with a mistake that shows only for some data."""
     if batch["x"].shape[0] == 5:
@@ -231,16 +274,38 @@ def test_training_is_plain_gradient_descent_and_goes_on_from_a_checkpoint(cluste
         checkpoints.last(({"other": np.zeros(3)}, None))
 
 
-def test_mini_batches_are_unbiased(cluster):
-    """SGD with batches of all samples of each subset, drawn in another order, is plain descent."""
-    params, data = case()
-    problem = bcgc.Problem(bcgc.ShiftedExponential(1.0, 0.3), N, COUNT, 16)
-    data = jax.tree.map(lambda x: x[:16], data)
-    found = train_on_cluster(
-        *(jax.random.key(5), cluster, loss, problem, params, data, optax.sgd(0.1), 5), batch_size=4
-    )
-    want = raveled(descended(params, data, optax.sgd(0.1), 5))
-    np.testing.assert_allclose(raveled(found.params), want, atol=3e-6)
+def test_mini_batches_are_samples_of_every_subset_and_the_same_after_a_resumption(cluster, tmp_path):
+    params, data = case(16)
+    problem = bcgc.Problem(bcgc.ShiftedExponential(1.0, 0.3), N, COUNT, N)
+
+    def run(steps, folder=None):
+        visited = [params]
+        arguments = (cluster, loss, problem, params, data, optax.sgd(0.1), steps)
+        found = train_on_cluster(
+            jax.random.key(5), *arguments, batch_size=1, checkpoints=folder, evaluate=visited.append
+        )
+        return found, visited
+
+    whole, visited = run(6)
+    run(3, tmp_path / "half")
+    cluster.gradient(params)  # no step of a training
+    rest, _ = run(6, tmp_path / "half")
+    assert rest.first_step == 3
+    np.testing.assert_allclose(raveled(rest.params), raveled(whole.params), atol=3e-6)  # measured 1e-7
+    assert [w.iteration for w in whole.work][0 :: len(whole.work) - 1] == [0, 5]
+
+    one = jax.jit(jax.vmap(jax.grad(loss), in_axes=(None, 0)))
+    chosen = set()
+    for before, after in itertools.pairwise(visited):
+        step = (raveled(before) - raveled(after)) / 0.1
+        each = one(before, jax.tree.map(lambda x: x[:, None], data))
+        gradients = np.concatenate([np.reshape(g, (16, -1)) for g in jax.tree.leaves(each)], 1)
+        # All ways to take one sample of each of the four subsets.
+        ways = list(itertools.product(range(4), range(4, 8), range(8, 12), range(12, 16)))
+        errors = [np.abs(gradients[list(way)].mean(0) - step).max() for way in ways]
+        assert min(errors) < 1e-5 < np.sort(errors)[1] / 100  # measured 1e-6, and 1e-2
+        chosen.add(ways[int(np.argmin(errors))])
+    assert len(chosen) == 6
 
 
 def test_without_replacement_the_workers_left_plan_anew(cluster):
@@ -280,6 +345,24 @@ def test_the_plan_for_the_workers_left_is_that_of_their_own_laws():
     np.testing.assert_allclose(batch.load, [2 * COUNT])  # two samples of each subset, whoever is left
 
 
+def test_a_plan_for_the_workers_left_is_found_whatever_the_scheme_and_the_law():
+    params, data = case()
+    arguments = ([0, 2], "tandon:2", params, None, {})
+    law = bcgc.ShiftedExponential(1.0, 0.3)
+    with pytest.warns(UserWarning, match='"tandon:2" is no scheme for the workers left'):
+        found = _scheme(jax.random.key(0), bcgc.Problem(law, 3, COUNT, len(data["y"])), *arguments)
+    best = bcgc.solve(bcgc.Problem(law, 2, COUNT, len(data["y"])))
+    sizes = {block.level: block.size for block in found.plan.blocks}
+    assert [sizes.get(n, 0) for n in range(2)] == np.asarray(best.rounded).tolist()
+    rows = bcgc.Rows(np.random.default_rng(0).uniform(1, 2, (5, 3)))
+    with pytest.warns(UserWarning, match="planned as if independent"):
+        left = _scheme(
+            *(jax.random.key(0), bcgc.Problem(rows, 3, COUNT, len(data["y"])), [0, 2], "uncoded"),
+            *(params, None, {}),
+        )
+    assert left.plan.num_workers == 2
+
+
 def test_lost_workers_without_a_plan_are_an_error(cluster):
     params, data = case()
     cluster.assign(
@@ -290,11 +373,7 @@ def test_lost_workers_without_a_plan_are_an_error(cluster):
         os.kill(cluster.pids[2], signal.SIGKILL)
         with pytest.raises(WorkersLost, match="worker 2 lost: a block at level 0 survives no more than 0"):
             cluster.gradient(params)
-        rows = bcgc.Rows(np.random.default_rng(0).uniform(1, 2, (5, N)))
-        problem = bcgc.Problem(rows, N, COUNT, len(data["y"]))
         assert cluster.lost == (2,)
-        with pytest.raises(ValueError, match="Rows do not know one worker from another"):
-            train_on_cluster(*(jax.random.key(5), cluster, loss, problem, params, data, optax.sgd(0.1), 1))
     finally:
         cluster.replace = True
         cluster.resize(N)
@@ -316,6 +395,12 @@ def test_refusals(cluster):
         train_on_cluster(*(jax.random.key(0), cluster, loss, problem, params, data, optax.sgd(0.1), 1))
     with pytest.raises(ValueError, match="patience"):
         Cluster(2, patience=0)
+    with pytest.raises(ValueError, match="free CPUs, too few for 96 more workers"):
+        cluster.resize(100)
+    with pytest.raises(ValueError, match="at least one worker"):
+        cluster.resize(0)
+    with pytest.raises(ConnectionError, match=r"connected to a Ray cluster already.*ray.shutdown"):
+        Cluster(2, address="127.0.0.1:1")
     with pytest.raises(ValueError, match="seconds of a pace"):
         Pace(problem.cycle_time, 0.0)
     with pytest.raises(ValueError, match=r"shape \[steps, 4\]"):
@@ -347,9 +432,68 @@ with Cluster(2) as cluster:
 """
 
 
+_JOINS = """
+import sys, jax
+sys.path.insert(0, {root!r})
+from bcgc_jax.cluster import Cluster
+from bcgc_jax.coded_gradients import coding_plan, split_unevenly
+from tests.cluster.test_cluster import COUNT, assert_exact, case, loss
+params, data = case()
+with Cluster(2, address={address!r}) as cluster:
+    cluster.assign(loss, coding_plan(jax.random.key(0), params, [40, 24]), params, split_unevenly(data, 2))
+    assert_exact(cluster.gradient(params).gradient, params, data)
+print("joined")
+"""
+
+
+def answers(address, seconds=60):
+    """Wait until someone listens."""
+    host, _, port = address.rpartition(":")
+    for _ in range(10 * seconds):
+        with contextlib.suppress(OSError):
+            return socket.create_connection((host, int(port)), timeout=1).close()
+        time.sleep(0.1)
+    raise TimeoutError(f"nobody listens at {address}")
+
+
+def test_a_running_cluster_is_joined_and_left_running():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    env = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": 32 * "b"}
+    env |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # on the loopback address alone
+    ray = os.path.join(os.path.dirname(sys.executable), "ray")
+    start = [ray, "start", "--head", "--block", "--num-cpus=2", "--include-dashboard=false"]
+    start += ["--node-ip-address=127.0.0.1", f"--port={address.rpartition(':')[2]}"]
+    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # a socket in it has a name of 107 letters at most
+    start += [f"--temp-dir={folder}", "--disable-usage-stats"]
+    head = subprocess.Popen(start, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        answers(address)
+        script = _JOINS.format(root=ROOT, address=address)
+        done = subprocess.run(
+            [sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=120
+        )
+        assert done.stdout == "joined\n", done.stderr
+        refused = subprocess.run(
+            [sys.executable, "-c", script],
+            env=env | {"RAY_AUTH_MODE": "disabled"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert "set RAY_AUTH_MODE=token" in refused.stderr
+    finally:
+        pids = descendants(head.pid)
+        head.terminate()
+        head.wait(20)
+        for pid in living(pids):
+            os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def test_no_process_is_left_and_a_killed_master_goes_on_from_its_checkpoint(tmp_path):
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    script = _KILLED.format(root=root, folder=str(tmp_path / "state"))
+    script = _KILLED.format(root=ROOT, folder=str(tmp_path / "state"))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert done.returncode == -signal.SIGKILL, done.stderr
     closed, workers, killed = ([int(pid) for pid in line.split()] for line in done.stdout.splitlines())

@@ -66,7 +66,7 @@ def test_messages_are_those_of_block_message(precision):
     parts = [jax.tree.map(lambda x, j=j: x[j], subsets) for j in range(N)]
     leaves = jax.tree.leaves(params)
     for w, worker in enumerate(workers(params, plan, parts, x64=precision == np.float64)):
-        messages = list(worker.compute(1, leaves))
+        messages = list(worker.compute(1, 1, leaves))
         assert [m.block for m in messages] == list(range(len(plan.blocks)))
         held = jax.tree.map(lambda x, w=w: x[np.array(plan.held(w))], subsets)
         for m in messages:
@@ -85,13 +85,15 @@ def test_subsets_of_unequal_sizes_give_the_mean_over_all_samples(samples, x64):
     assert sizes.sum() == samples
     assert np.ptp(sizes) <= 1
     group = workers(params, plan, parts, sizes / sizes.mean(), x64=True)
-    messages = [list(worker.compute(1, jax.tree.leaves(params))) for worker in group]
+    messages = [list(worker.compute(1, 1, jax.tree.leaves(params))) for worker in group]
     want = raveled(jax.grad(loss)(params, batch))
     np.testing.assert_allclose(decoded(plan, messages, params), want, atol=1e-14)  # measured 2e-15
 
 
-def test_blocks_of_a_share_of_the_samples_add_up(x64):
-    params, batch, _ = case(dtype=np.float64)
+@pytest.mark.parametrize("samples", [12, 5, 10])
+def test_blocks_of_a_share_of_the_samples_add_up(samples, x64):
+    """Also where a share of some subsets is empty, but not that of the others."""
+    params, batch, _ = case(samples, dtype=np.float64)
     count = len(unit_sizes(params, "coordinates"))
     uncoded, coded = (
         coding_plan(jax.random.key(n), params, np.where(np.arange(N) == n, count, 0)) for n in (0, 2)
@@ -102,7 +104,9 @@ def test_blocks_of_a_share_of_the_samples_add_up(x64):
     )
     plan = jax.tree.map(np.asarray, CodingPlan(uncoded.codes + coded.codes, blocks, True))
     parts = split_unevenly(batch, N)
-    messages = [list(w.compute(1, jax.tree.leaves(params))) for w in workers(params, plan, parts, x64=True)]
+    sizes = np.array([len(part["y"]) for part in parts])
+    group = workers(params, plan, parts, sizes / sizes.mean(), x64=True)
+    messages = [list(w.compute(1, 1, jax.tree.leaves(params))) for w in group]
     want = raveled(jax.grad(loss)(params, batch))
     np.testing.assert_allclose(decoded(plan, messages, params), want, atol=1e-14)  # measured 1e-15
 
@@ -117,7 +121,7 @@ def test_all_holders_of_a_subset_draw_the_same_samples(x64):
         ]  # as the workers are told to draw; the test is that the decoded sum is of these samples
         drawn = [jax.tree.map(lambda x, r=r: x[r], part) for part, r in zip(parts, rows, strict=True)]
         want = np.mean([raveled(jax.grad(loss)(params, part)) for part in drawn], axis=0)
-        messages = [list(w.compute(iteration, jax.tree.leaves(params))) for w in group]
+        messages = [list(w.compute(7, iteration, jax.tree.leaves(params))) for w in group]
         np.testing.assert_allclose(decoded(plan, messages, params), want, atol=1e-14)  # measured 1e-15
 
 
@@ -126,15 +130,15 @@ def test_a_worker_stops_between_blocks_and_wakes_from_its_pace():
     worker = workers(params, plan, split_unevenly(batch, N))[1]
     leaves = jax.tree.leaves(params)
     worker.warm_up()
-    messages = worker.compute(3, leaves)
+    messages = worker.compute(3, 0, leaves)
     next(messages)
     worker.stop(2)  # of an old iteration: no matter
     next(messages)
     worker.stop(3)
     assert list(messages) == []
-    assert list(worker.compute(3, leaves)) == []  # late: nothing to do any more
+    assert list(worker.compute(3, 0, leaves)) == []  # late: nothing to do any more
     finish = np.array([0.0, 3600.0, 3600.0, 3600.0])
-    paced = worker.compute(4, leaves, finish)
+    paced = worker.compute(4, 0, leaves, finish)
     next(paced)
     threading.Timer(0.2, worker.stop, [4]).start()
     assert list(paced) == []  # and not after an hour
@@ -146,6 +150,6 @@ def test_paced_blocks_are_not_sent_early():
     worker.warm_up()
     finish = np.array([0.05, 0.1, 0.1, 0.2])
     begin, sent = time.perf_counter(), []
-    for _ in worker.compute(1, jax.tree.leaves(params), finish):
+    for _ in worker.compute(1, 0, jax.tree.leaves(params), finish):
         sent.append(time.perf_counter() - begin)
     assert np.all(np.array(sent) >= finish)

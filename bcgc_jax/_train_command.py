@@ -328,7 +328,7 @@ def _print_table(rows: Sequence[dict[str, Any]], target: float, seeds: int, *, r
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("scheme", no_wrap=True)
-    unit, clock = ("[s]", "measured") if real else ("runtime", "simulated")
+    unit, clock = ("(s)", "measured") if real else ("runtime", "simulated")
     names = (f"expected\n{unit}", f"{clock}\n{unit}", f"time to {100 * target:g} %\naccuracy")
     for name in (*names, "earliest\nseed", "latest\nseed", "loss at\nthe end", "accuracy at\nthe end"):
         table.add_column(name, justify="right")

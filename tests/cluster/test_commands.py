@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from bcgc_jax.cluster import WorkersLost
 from experiments import calibrated
 from experiments import cluster as experiment
 
@@ -51,6 +52,21 @@ def test_bad_requests_are_refused_in_one_line(command, arguments, message):
     )
     assert (status, out) == (2, "")
     assert message in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("error", [WorkersLost((0, 1), "none are left"), OSError("path too long")])
+def test_what_fails_while_processes_run_is_one_line(command, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("bcgc_jax.cluster.Cluster", fail)
+    law = "shifted-exponential:rate=1e-3,shift=50"
+    status, out, err = command(
+        *("train", "--engine", "ray", "--workers", "2", "--cycle-time", law, "--method", "uncoded")
+    )
+    assert (status, out) == (2, "")
+    assert err.splitlines()[-1] == f"bcgc: the worker processes failed: {error}"
     assert "Traceback" not in err
 
 

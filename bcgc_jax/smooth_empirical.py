@@ -41,12 +41,12 @@ class HazardSpline(Law):
     def cumulative_hazard(self, t):
         (low, high), (t0, t1), (d0, d1) = self._piece(jnp.asarray(t, float), self.times)
         step, rise = high - low, t1 - t0
-        y = jnp.clip(t - t0, 0, rise)
-        mean, bend = rise / step, d0 + d1 - 2 * rise / step
+        # Shares of the piece, not times: fourth powers of short ones are 0 in float32.
+        y, d0, d1 = jnp.clip((t - t0) / rise, 0, 1), d0 * step / rise, d1 * step / rise
         # θ of the way through the piece: a quadratic equation, by the root that does not cancel.
-        a = rise * (mean - d0) + y * bend
-        b = rise * d0 - y * bend
-        c = -mean * y
+        a = 1 - d0 + y * (d0 + d1 - 2)
+        b = d0 - y * (d0 + d1 - 2)
+        c = -y
         root = jnp.sqrt(jnp.maximum(b * b - 4 * a * c, 0))
         inside = low + step * 2 * c / (-b - root)
         beyond = jnp.maximum(t - self.times[-1], 0) / self.slopes[-1]

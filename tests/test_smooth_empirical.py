@@ -138,3 +138,15 @@ def test_what_has_no_smooth_law_is_refused(times, message):
         smooth_empirical(times)
     with pytest.raises(ValueError, match="are whole"):
         smooth_empirical(np.arange(1.0, 51.0), np.arange(50) > 5)
+
+
+@pytest.mark.parametrize("unit", [1e-10, 1e10])
+def test_the_unit_of_time_does_not_matter_in_float32(unit):
+    law, other = smooth_empirical(_times(60)), smooth_empirical(unit * _times(60))
+    t = np.array([0.9, 1.3, 2.0, 3.0, 9.0], np.float32)
+    hazard, slope = jax.jvp(law.cumulative_hazard, (t,), (t,))
+    found = jax.jvp(other.cumulative_hazard, (t * np.float32(unit),), (t * np.float32(unit),))
+    np.testing.assert_allclose(found, (hazard, slope), rtol=1e-4)  # measured 1e-5
+    problem = bcgc.Problem(other, num_workers=4, num_coordinates=1000)
+    solution = bcgc.solve(problem)
+    assert solution.status == bcgc.Status.CONVERGED

@@ -33,10 +33,7 @@ class Calibration(NamedTuple):
     message_seconds: float
 
     def times(self) -> tuple[np.ndarray, np.ndarray]:
-        """All cycle times in a row, and which are bounds: arguments of `fit_laws` and `smooth_empirical`.
-
-        Plan with them in float64: float32 has no room for the powers of times as short as these.
-        """
+        """All cycle times in a row, and which are bounds: arguments of `fit_laws` and `smooth_empirical`."""
         return self.cycle_times.ravel(), self.censored.ravel()
 
 

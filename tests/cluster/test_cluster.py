@@ -383,7 +383,8 @@ def test_lost_workers_without_a_plan_are_an_error(cluster):
     assert_exact(cluster.gradient(params).gradient, params, data)
 
 
-def test_refusals(cluster):
+def test_refusals(cluster, monkeypatch):
+    monkeypatch.setattr("bcgc_jax.cluster.master._FREEING", 0.1)
     params, data = case()
     plan = coding_plan(jax.random.key(0), params, [COUNT, 0, 0, 0])
     with pytest.raises(ValueError, match="4 subsets"):
@@ -397,6 +398,8 @@ def test_refusals(cluster):
         Cluster(2, patience=0)
     with pytest.raises(ValueError, match="free CPUs, too few for 96 more workers"):
         cluster.resize(100)
+    with pytest.raises(ValueError, match=r"0 free GPUs, too few for 2 more workers, who need 0.5"):
+        Cluster(2, num_gpus=0.25)
     with pytest.raises(ValueError, match="at least one worker"):
         cluster.resize(0)
     with pytest.raises(ConnectionError, match=r"connected to a Ray cluster already.*ray.shutdown"):

@@ -1,9 +1,11 @@
 """Precision for the tests: the package follows the caller's dtype and never sets a global option."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 
 import jax
+import jaxlib.version
 import numpy as np
 import pytest
 
@@ -11,11 +13,28 @@ from bcgc_jax import cli
 from bcgc_jax.solvers import schemes
 
 
+def pytest_configure() -> None:
+    """Nearly all programs of the tests compile for longer than they run."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    # XLA's older code generator compiles in two thirds of the time; later versions have it no more.
+    if jaxlib.version.__version_info__ < (0, 11) and "xla_cpu_use_fusion_emitters" not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false".strip()
+
+
 @pytest.fixture(autouse=True, scope="module")
 def compiled_programs() -> Iterator[None]:
     """Let go of what a file compiled: a process may hold only so many memory maps (65530 on Linux)."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def quick_compilation() -> Iterator[None]:
+    """Little optimisation, for files whose programs compile for longer than they run; not for rounding."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,8 @@ from benchmarks import __main__ as benchmark
 from benchmarks import peers, planning, scaling, timing
 from tests.oracles import crossing_probability
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def test_the_peers_projection_meets_the_optimality_conditions():
     rng = np.random.default_rng(0)

@@ -11,6 +11,8 @@ import pytest
 
 from bcgc_jax import _commands
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 PAPER = ["--workers", "20", "--coordinates", "20000", "--samples", "50", "--cycles", "1"]
 LAW = ["--cycle-time", "shifted-exponential:rate=1e-3,shift=50"]
 

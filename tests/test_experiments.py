@@ -23,6 +23,8 @@ from experiments import (
     training,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 COMMANDS = {
     "calibrated": calibrated.main,
     "certificate": certificate.main,

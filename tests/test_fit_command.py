@@ -7,6 +7,8 @@ import pytest
 
 import bcgc_jax as bcgc
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 TIMES = np.random.default_rng(4).gamma(2.5, 0.6, (60, 3)) + 0.8
 
 

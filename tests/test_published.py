@@ -11,9 +11,12 @@ import pytest
 import bcgc_jax as bcgc
 
 _REFERENCE = Path(__file__).parents[2] / "shared/reference"
-pytestmark = pytest.mark.skipif(
-    not _REFERENCE.exists(), reason="the published values are not laid out beside the project"
-)
+pytestmark = [
+    pytest.mark.usefixtures("quick_compilation"),
+    pytest.mark.skipif(
+        not _REFERENCE.exists(), reason="the published values are not laid out beside the project"
+    ),
+]
 
 
 def _rows(name: str) -> list[dict[str, str]]:

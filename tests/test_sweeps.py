@@ -17,6 +17,8 @@ import bcgc_jax as bcgc
 from bcgc_jax import sweeps
 from bcgc_jax.sweep_files import fingerprint, read_rows
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def paper(num_workers, rate, max_workers, shift=50.0):
     law = bcgc.ShiftedExponential(rate, shift)
@@ -304,12 +306,13 @@ _COMMAND += ["--method", "uncoded", "--method", "optimal"]
 
 def _start(*args: str, cache: str = "") -> "subprocess.Popen[str]":
     """With a `cache` what one process has compiled serves the others."""
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    if cache:
-        environment |= {
-            "JAX_COMPILATION_CACHE_DIR": cache,
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
-        }
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_COMPILATION_CACHE_DIR": cache,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+    }
     return subprocess.Popen(
         [*_COMMAND, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )

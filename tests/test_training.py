@@ -10,6 +10,8 @@ import bcgc_jax as bcgc
 from bcgc_jax.training import collect
 from tests.test_coded_gradients import KEY, make_batch, make_params, network, relative_difference
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 LAW = bcgc.ShiftedExponential(0.8, 0.3)
 # The others differ from these in their numbers only.
 SCHEMES = ("uncoded", "tandon:2", "tandon_partial", "optimal")
@@ -72,12 +74,18 @@ def test_training_with_a_code_is_training_without_but_for_the_clock(model, metho
     )
     training = run(jax.random.key(1))
     plain, state = params, optimizer.init(params)
-    for step in range(12):
+
+    @jax.jit
+    def uncoded_step(plain, state):
         value, gradient = jax.value_and_grad(network)(plain, batch)
-        assert float(training.loss[step]) == pytest.approx(float(value), rel=1e-5), step
         updates, state = optimizer.update(gradient, state)
         plain = optax.apply_updates(plain, updates)
-        assert float(training.metrics[step]) == pytest.approx(float(network(plain, batch)), rel=1e-5), step
+        return value, plain, state, network(plain, batch)
+
+    for step in range(12):
+        value, plain, state, metric = uncoded_step(plain, state)
+        assert float(training.loss[step]) == pytest.approx(float(value), rel=1e-5), step
+        assert float(training.metrics[step]) == pytest.approx(float(metric), rel=1e-5), step
     assert relative_difference(training.params, plain) < 1e-5  # worst measured 1.2e-7
     assert np.all(training.stepped)
     # The clock: the draws of the same keys, by the formulas.

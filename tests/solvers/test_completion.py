@@ -8,6 +8,8 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax.solvers.completion import STARTS, completion_partition
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def _solve(problem, deadline):
     return bcgc.solve(problem, objective="completion-probability", deadline=deadline)

@@ -13,6 +13,8 @@ from bcgc_jax.solvers.integer import unit_runtime
 from bcgc_jax.solvers.level_sets import best_levels
 from bcgc_jax.solvers.optimal import optimal_partition
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 EXPONENTIAL, UNIFORM = bcgc.ShiftedExponential(0.4, 0.9), bcgc.Uniform(0.4, 2.6)
 
 

@@ -7,11 +7,8 @@ import pytest
 from scipy import optimize, stats
 
 import bcgc_jax as bcgc
-from bcgc_jax.expectation import expected_max
-from bcgc_jax.order_statistics import _solve_unit_upper
-from bcgc_jax.solvers.linear import solve_positive
-from bcgc_jax.solvers.optimal import _second_order
-from tests.runtime_oracles import CASES
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 LAWS = {
     "paper": bcgc.ShiftedExponential(1e-3, 50.0),
@@ -106,45 +103,7 @@ def test_the_slope_of_the_optimum_in_the_law_is_that_of_central_differences(x64)
     assert slope == pytest.approx(difference, rel=1e-6)  # measured 9e-9
 
 
-def test_float32_reaches_the_float64_optimum():
-    with jax.enable_x64(True):
-        exact = float(bcgc.solve(bcgc.Problem(LAWS["paper"], 12, 2_000, 50), "optimal").expected_runtime)
-    solution = bcgc.solve(bcgc.Problem(LAWS["paper"], 12, 2_000, 50), "optimal")
-    assert solution.partition.dtype == jnp.float32
-    assert float(solution.expected_runtime) == pytest.approx(exact, rel=1e-5)  # measured 2e-7
-    assert 0 < float(solution.relative_gap) < 1e-4  # measured 1.2e-5: the allowance for rounding
-
-
-@pytest.mark.parametrize("name", ["pareto_12", "uniform"])
-def test_slopes_and_hessian_are_differences_of_the_exact_expectation(x64, name):
-    law, workers = CASES[name].law(), 6
-    load = np.cumsum(np.array([3.0, 0.4, 0.7, 0.2, 1.1, 0.6]) * np.arange(1, 7))
-    value, slope, hessian = jax.jit(_second_order)(law, jnp.asarray(load), workers, jnp.asarray(4))
-    gradient = jax.jit(jax.grad(lambda y: expected_max(law, y, workers).value))
-    np.testing.assert_allclose(value, expected_max(law, jnp.asarray(load), workers).value, rtol=1e-11)
-    np.testing.assert_allclose(slope, gradient(load), rtol=1e-9)
-    step = 1e-4 * load
-    for k in range(workers):
-        move = step[k] * np.eye(workers)[k]
-        difference = (gradient(load + move) - gradient(load - move)) / (2 * step[k])
-        # Of the central difference; worst measured 2e-6 of the largest entry.
-        np.testing.assert_allclose(hessian[k], difference, atol=1e-5 * np.abs(hessian).max())
-
-
-@pytest.mark.parametrize("law", ["paper", "measured"])
-def test_float32_leaves_are_solved_in_float32_also_where_64_bits_are_enabled(x64, law):
-    times = jnp.asarray(np.random.default_rng(1).gamma(2.0, 1.0, 40) + 0.2, jnp.float32)
-    single = {
-        "paper": bcgc.ShiftedExponential(jnp.float32(0.4), jnp.float32(0.9)),
-        "measured": bcgc.Empirical(times),
-    }
-    solution = bcgc.solve(bcgc.Problem(single[law], 12, 2_000, jnp.float32(3)))
-    assert solution.partition.dtype == solution.expected_runtime.dtype == jnp.float32
-    assert int(solution.status) == bcgc.Status.CONVERGED
-    assert 0 < float(solution.relative_gap) < {"paper": 1e-4, "measured": 5e-4}[law]
-
-
-def _best_of_two_speeds(fast, slow, probability, workers):
+def best_of_two_speeds(fast, slow, probability, workers):
     """The optimum of one sample and coordinate by HiGHS: a sum over the number of slow workers."""
     counts = np.arange(workers + 1)
     chance = stats.binom(workers, probability).pmf(counts)
@@ -171,19 +130,10 @@ def test_the_optimum_of_two_speeds_is_that_of_a_linear_programme(x64, fast, slow
     for workers in (4, 11):
         problem = bcgc.Problem(bcgc.TwoSpeed(fast, slow, probability), workers, 600, 5)
         solution = bcgc.solve(problem)
-        exact = 3_000 * _best_of_two_speeds(fast, slow, probability, workers)
+        exact = 3_000 * best_of_two_speeds(fast, slow, probability, workers)
         assert int(solution.status) == bcgc.Status.CONVERGED
         assert solution.lower_bound <= exact * (1 + 1e-10)
         assert exact * (1 - 1e-10) <= solution.expected_runtime <= exact * (1 + 1e-6)
-
-
-def test_single_precision_stays_inside_where_rounding_spoils_the_path():
-    problem = bcgc.Problem(bcgc.TwoSpeed(0.7, 3.2, 0.15), 50, 20_000)
-    solution = bcgc.solve(problem)
-    assert float(solution.partition.min()) >= 0
-    exact = 20_000 * _best_of_two_speeds(0.7, 3.2, 0.15, 50)
-    assert solution.lower_bound <= exact <= solution.expected_runtime * (1 + 1e-5)
-    assert solution.expected_runtime < 1.001 * exact
 
 
 def test_the_optimum_of_measured_times_is_certified(x64):
@@ -225,15 +175,6 @@ def test_levels_that_may_be_used_are_the_only_ones_and_cost_what_a_restricted_se
     np.testing.assert_allclose(solution.expected_runtime, found.fun, rtol=1e-7)  # worst measured 6e-8
 
 
-def test_the_elimination_solves_a_positive_definite_system(x64):
-    rng = np.random.default_rng(2)
-    for size in (9, 70):
-        factor = rng.standard_normal((size, size))
-        matrix, rhs = factor @ factor.T + 0.1 * np.eye(size), rng.standard_normal((size, 2))
-        found = solve_positive(jnp.asarray(matrix), jnp.asarray(rhs))
-        np.testing.assert_allclose(found, np.linalg.solve(matrix, rhs), rtol=1e-7)
-
-
 def test_a_coarse_rule_whose_merit_rises_near_its_optimum_holds_up_no_problem(x64):
     # By the merit alone the step that meets the bound was refused, and both took about 90 steps.
     for workers, rate in ((38, 7.498942e-3), (27, 1.154782e-2)):
@@ -242,13 +183,3 @@ def test_a_coarse_rule_whose_merit_rises_near_its_optimum_holds_up_no_problem(x6
         assert int(solution.status) == bcgc.Status.CONVERGED
         assert float(solution.relative_gap) < 1.1e-7
         assert int(solution.num_steps) < 20  # measured 7 and 11
-
-
-@pytest.mark.parametrize("size", [5, 20, 33, 170])
-def test_the_forward_substitution_solves_the_triangular_system(x64, size):
-    rng = np.random.default_rng(4)
-    strict = np.triu(rng.random((3, size, size)) / size, 1)
-    rows = np.concatenate([np.triu(rng.standard_normal((3, size, size)), 1), np.ones((3, 1, size))], axis=1)
-    to_front = [jnp.moveaxis(jnp.asarray(a), 0, -1) for a in (rows, strict)]
-    found = np.moveaxis(np.asarray(_solve_unit_upper(*to_front)), -1, 0)
-    np.testing.assert_allclose(found @ (np.eye(size) + strict), rows, atol=1e-13)

@@ -22,7 +22,7 @@ _RNG = np.random.default_rng(11)
 TIMES = _RNG.gamma(2.0, size=(S, N)) * [0.5, 2.1, 0.7, 1.4] + [0.3, 0.6, 0.2, 0.4]
 SORTED = -np.sort(-TIMES, axis=1)
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "x64")
 
 
 def _problem(law, **changed) -> bcgc.Problem:

@@ -10,6 +10,8 @@ from bcgc_jax.cluster import WorkersLost
 from experiments import calibrated
 from experiments import cluster as experiment
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def test_train_on_processes_prints_the_same_steps_at_measured_times(command):
     arguments = ["--workers", "2", "--steps", "6", "--pace", "0.1", "--target", "0.3", "--format", "json"]

@@ -11,6 +11,8 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax import digits
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 LAW = bcgc.ShiftedExponential(1e-3, 50.0)
 
 

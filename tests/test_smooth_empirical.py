@@ -147,6 +147,3 @@ def test_the_unit_of_time_does_not_matter_in_float32(unit):
     hazard, slope = jax.jvp(law.cumulative_hazard, (t,), (t,))
     found = jax.jvp(other.cumulative_hazard, (t * np.float32(unit),), (t * np.float32(unit),))
     np.testing.assert_allclose(found, (hazard, slope), rtol=1e-4)  # measured 1e-5
-    problem = bcgc.Problem(other, num_workers=4, num_coordinates=1000)
-    solution = bcgc.solve(problem)
-    assert solution.status == bcgc.Status.CONVERGED

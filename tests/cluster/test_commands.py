@@ -72,7 +72,8 @@ def test_what_fails_while_processes_run_is_one_line(command, monkeypatch, error)
     assert "Traceback" not in err
 
 
-def test_the_experiment_compares_measured_with_predicted_through_faults(tmp_path, capsys):
+def test_the_experiment_compares_measured_with_predicted_through_faults(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(experiment, "_EVEN", 3)
     methods = {"methods": ("uncoded", "optimal"), "disturbed": ("optimal",)}
     experiment.run(tmp_path, workers=2, steps=6, seconds=0.05, patience=1.0, **methods)
     with open(tmp_path / "cluster.csv", newline="") as file:
@@ -96,6 +97,7 @@ def test_the_experiment_compares_measured_with_predicted_through_faults(tmp_path
 )
 def test_the_experiment_with_a_real_load_measures_plans_and_runs(tmp_path, capsys, monkeypatch, x64):
     monkeypatch.setattr(calibrated, "_RIVALS", 1)
+    monkeypatch.setattr(calibrated, "_IDLE", 2.0)  # for the test's own sake
     calibrated.run(tmp_path, workers=2, widths=(64, 16, 10), steps=30, rounds=1)
     with open(tmp_path / "calibrated.csv", newline="") as file:
         rows = list(csv.DictReader(file))

@@ -6,7 +6,7 @@ the costs: cycle times, the forward pass of a sample, a message. Then, round aft
 solved under the smooth empirical law of the round before (cycle times of workers that were not waited for are
 censored), and the uncoded scheme and the plan are run. No time is made up here: figures differ from machine
 to machine, and what the master and the messages cost is in what is measured, not in what is predicted. Needs
-Linux, to keep processes on their cores; five minutes.
+Linux, to keep processes on their cores; six minutes.
 """
 
 import contextlib

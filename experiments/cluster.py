@@ -3,7 +3,7 @@
 N = 8 processes on this machine train softmax regression on the handwritten digits. Each worker sends its
 blocks at the pace of a cycle time that is drawn for it in each iteration (the paper's law, rate 1e-3, shift
 50; the same draws for all schemes), so that the measured time of an iteration can be held against E τ̂. Then
-once more, with a worker killed at a third of the run and another stopped at two thirds. Ten minutes in all.
+once more, with a worker killed at a third of the run and another stopped at two thirds. Twenty minutes.
 """
 
 import os

@@ -13,11 +13,15 @@ from bcgc_jax import cli
 from bcgc_jax.solvers import schemes
 
 
+# Where the tests were seen to pass with other settings of the compiler than a user has.
+_OLDER = jaxlib.version.__version_info__ < (0, 11)
+
+
 def pytest_configure() -> None:
     """Nearly all programs of the tests compile for longer than they run."""
     flags = os.environ.get("XLA_FLAGS", "")
     # XLA's older code generator compiles in two thirds of the time; later versions have it no more.
-    if jaxlib.version.__version_info__ < (0, 11) and "xla_cpu_use_fusion_emitters" not in flags:
+    if _OLDER and "xla_cpu_use_fusion_emitters" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false".strip()
 
 
@@ -32,7 +36,7 @@ def compiled_programs() -> Iterator[None]:
 def quick_compilation() -> Iterator[None]:
     """Little optimisation, for files whose programs compile for longer than they run; not for rounding."""
     before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_disable_most_optimizations", _OLDER or before)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
 

@@ -12,7 +12,6 @@ import pytest
 from bcgc_jax import cli
 from bcgc_jax.solvers import schemes
 
-
 # Where the tests were seen to pass with other settings of the compiler than a user has.
 _OLDER = jaxlib.version.__version_info__ < (0, 11)
 

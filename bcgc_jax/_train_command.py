@@ -1,4 +1,4 @@
-"""`bcgc train`: schemes side by side on the handwritten digits, on a simulated clock."""
+"""`bcgc train`: schemes side by side on the handwritten digits, on a simulated or a real clock."""
 
 import contextlib
 import csv
@@ -177,13 +177,13 @@ def train_command(
                 pace=pace,
                 address=address,
             )
-    except ConnectionError as error:
-        raise click.UsageError(f"--address: {error}") from None
     except (ValueError, ImportError) as error:
         raise click.UsageError(str(error)) from None
     except (OSError, RuntimeError) as error:
         if engine == ENGINES[0]:
             raise
+        if address is not None and isinstance(error, ConnectionError):
+            raise click.UsageError(f"--address: {error}") from None
         # Ray could not be started, or no worker is left.
         raise click.ClickException(f"the worker processes failed: {' '.join(str(error).split())}") from None
     summary = [_summary(run, target) for run in runs]
@@ -321,10 +321,10 @@ def _write_curves(path: str, runs: Sequence[DigitsRun]) -> None:
 
 def _print_table(rows: Sequence[dict[str, Any]], target: float, seeds: int, *, real: bool) -> None:
     def number(name: str, value: float | None) -> str:
-        missing = (
-            "–" if name == "expected_runtime" else "never"
-        )  # of workers as they are, nothing is expected
-        return missing if value is None else f"{value:.4g}"
+        if value is not None:
+            return f"{value:.4g}"
+        # Of workers as they are, nothing is expected.
+        return "–" if name == "expected_runtime" else "never"
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("scheme", no_wrap=True)
@@ -347,7 +347,7 @@ def _print_table(rows: Sequence[dict[str, Any]], target: float, seeds: int, *, r
     of = f"the median of {seeds} seeds" if seeds > 1 else "of one run"
     console.print(f"\nTime to the target: {of}; all steps alike, only the clocks differ.")
     if real:
-        console.print("Measured: the mean second of an iteration, the messages and the computation included.")
+        console.print("Measured: mean seconds of an iteration, the messages and the computation included.")
     times = {row["method"]: row["time_to_target"] for row in rows}
     fastest = min(times, key=lambda m: times[m] or np.inf)
     if times.get("uncoded") and fastest != "uncoded":

@@ -58,7 +58,10 @@ def test_bad_requests_are_refused_in_one_line(command, arguments, message):
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("error", [WorkersLost((0, 1), "none are left"), OSError("path too long")])
+@pytest.mark.parametrize(
+    "error",
+    [WorkersLost((0, 1), "none are left"), OSError("path too long"), ConnectionError("no head has started")],
+)
 def test_what_fails_while_processes_run_is_one_line(command, monkeypatch, error):
     def fail(*_, **__):
         raise error

@@ -242,12 +242,12 @@ class Cluster:
             raise ValueError(
                 f"batch_size must be from 1 to {int(sizes.min())}, the samples of a subset, got {batch_size}"
             )
+        self.resize(plan.num_workers)  # first: what it refuses leaves the workers with what they had
         host: tuple[CodingPlan, PyTree] = jax.tree.map(np.asarray, (plan, params))
         x64 = bool(jnp.result_type(float) == jnp.float64)
         duty = Duty(loss, host[0], host[1], weights, batch_size, seed, x64)
         self._duty_ref = self._ray.put(duty)
         self._subsets = [self._ray.put(jax.tree.map(np.asarray, data)) for data in subsets]
-        self.resize(plan.num_workers)
         self._duty = duty
         for worker, remote in enumerate(self._remotes):
             if remote is None:

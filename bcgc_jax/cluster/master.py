@@ -34,9 +34,10 @@ from bcgc_jax.codes import decoding_weights
 _INLINE = 2**16
 # Unfinished iterations a worker may be behind before it gets no more; its next one then comes when it is
 # done with these. Processes that end one after another, none of them with an iteration done, before a worker
-# is given up. Seconds for a new process to be there, and for the CPUs of old ones to be free.
+# is given up. Seconds for a new process to be there, for one that compiles to answer (which may hold Python
+# for long), and for the CPUs of old ones to be free.
 _BEHIND, _ATTEMPTS = 2, 3
-_STARTING, _FREEING = 120.0, 10.0
+_STARTING, _LOADING, _FREEING = 120.0, 30.0, 10.0
 
 
 class Fault(NamedTuple):
@@ -379,7 +380,9 @@ class Cluster:
                 remote.asked, remote.heard = None, now
         elif now - remote.heard > self.patience:
             remote.asked, remote.asked_at = remote.actor.answer.remote(), now
-        patience = max(_STARTING, self.patience) if remote.pid is None else self.patience
+        patience = self.patience
+        if remote.starting is not None:
+            patience = max(patience, _STARTING if remote.pid is None else _LOADING)
         return remote.asked is not None and now - remote.asked_at > patience
 
 

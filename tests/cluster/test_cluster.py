@@ -187,7 +187,8 @@ def test_redundancy_covers_a_stopped_worker_until_it_is_replaced(cluster):
     assert_exact(cluster.gradient(params).gradient, params, data)
 
 
-def test_a_worker_stopped_meanwhile_is_found_while_work_is_given_out(cluster):
+def test_a_worker_stopped_meanwhile_is_found_while_work_is_given_out(cluster, monkeypatch):
+    monkeypatch.setattr("bcgc_jax.cluster.master._LOADING", 8.0)  # as long again as a busy machine needs
     params, data = case()
     plan = coding_plan(jax.random.key(1), params, [0, COUNT - 20, 20, 0])
     pid = cluster.pids[2]

@@ -24,8 +24,9 @@ from jax import Array
 from jax.scipy import special
 from jax.typing import ArrayLike
 
+from bcgc_jax.crossing import crossing_probability
 from bcgc_jax.distributions import Law
-from bcgc_jax.order_statistics import all_rows, crossing_probability, max_finish_time
+from bcgc_jax.order_statistics import all_rows, max_finish_time
 
 # Intervals of the trapezoid rule, a multiple of 4: two halvings give the error estimate.
 NUM_NODES = 128

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from bcgc_jax.crossing import crossing_probability
 from bcgc_jax.expectation import exceedance
-from bcgc_jax.order_statistics import all_rows, crossing_probability, max_finish_time
+from bcgc_jax.order_statistics import all_rows, max_finish_time
 from bcgc_jax.partitions import cumulative_load, project_partition
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solvers.baselines import atoms_of

@@ -20,9 +20,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from bcgc_jax.crossing import Crossing
 from bcgc_jax.distributions import Law
 from bcgc_jax.expectation import expected_max, rule, threshold_hazard
-from bcgc_jax.order_statistics import Crossing
 from bcgc_jax.partitions import finish_load
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solvers.closed_form import time_partition

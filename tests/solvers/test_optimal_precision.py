@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
+from bcgc_jax.crossing import _solve_unit_upper
 from bcgc_jax.expectation import expected_max
-from bcgc_jax.order_statistics import _solve_unit_upper
 from bcgc_jax.solvers.linear import solve_positive
 from bcgc_jax.solvers.optimal import _second_order
 from tests.runtime_oracles import CASES

@@ -1,0 +1,234 @@
+"""Crossing probabilities against exact fractions, mpmath and a recursion of positive terms."""
+
+import functools
+import itertools
+import math
+from fractions import Fraction
+
+import jax
+import jax.extend
+import mpmath as mp
+import numpy as np
+import pytest
+from jax.scipy import special
+
+from bcgc_jax.crossing import crossing_probability, poisson_weight
+from tests import oracles
+
+# Poisson weights
+
+MULTIPLICITIES = np.array([-1, 0, 1, 2, 3, 4, 17, 120])
+RATES = np.array([0.0, 1e-12, 0.013, 0.97, 3.3, 41.0, 130.0])
+
+
+@functools.cache
+def poisson_reference(m: int, rate: float, order: int) -> tuple[float, float]:
+    """A derivative of rate^m e^{-rate} / m! by the product rule, and the same with positive terms."""
+    with mp.workdps(40):
+        x = mp.mpf(rate)
+        terms = [
+            mp.binomial(order, j) * mp.ff(m, j) * x ** (m - j) * (-1) ** (order - j)
+            for j in range(min(order, m) + 1)
+        ]
+        scale = mp.exp(-x) / mp.factorial(m) if m >= 0 else mp.mpf(0)
+        return float(scale * mp.fsum(terms)), float(scale * mp.fsum(terms, absolute=True))
+
+
+def test_poisson_weight_and_its_slopes_are_those_of_mpmath_also_at_rate_zero(precision):
+    rates = RATES.astype(precision)
+
+    def orders(m, rate):
+        def f(rate):
+            return poisson_weight(m, special.gammaln(m + 1), rate)
+
+        return f(rate), jax.grad(f)(rate), jax.grad(jax.grad(f))(rate)
+
+    grid = jax.jit(jax.vmap(jax.vmap(orders, (None, 0)), (0, None)))
+    result = grid(MULTIPLICITIES.astype(precision), rates)
+    # Relative to the terms that the slopes are sums of; worst measured 4e-5 and 1.5e-13
+    rtol = {"float32": 2e-4, "float64": 5e-13}[precision.name]
+    for order, values in enumerate(result):
+        assert values.dtype == precision
+        for m, row in zip(MULTIPLICITIES, np.asarray(values, float), strict=True):
+            expected, scale = np.transpose([poisson_reference(int(m), float(rate), order) for rate in rates])
+            np.testing.assert_array_less(np.abs(row - expected), rtol * scale + np.finfo(precision).tiny)
+    # At rate 0 the answers are whole numbers, exactly.
+    np.testing.assert_array_equal(result[0][:5, 0], [0, 1, 0, 0, 0])
+    np.testing.assert_array_equal(result[1][:5, 0], [0, -1, 1, 0, 0])
+    np.testing.assert_array_equal(result[2][:5, 0], [0, 1, -2, 1, 0])
+
+
+# Crossing probability
+
+BOUNDARIES = [
+    [Fraction(3, 10)],
+    [Fraction(0)],
+    [Fraction(1)],
+    [Fraction(2, 9), Fraction(5, 7)],
+    [Fraction(0), Fraction(5, 7)],
+    [Fraction(2, 9), Fraction(1)],
+    [Fraction(3, 7), Fraction(3, 7)],
+    [Fraction(0), Fraction(0)],
+    [Fraction(1), Fraction(1)],
+    [Fraction(0), Fraction(1)],
+    [Fraction(1, 50), Fraction(3, 8), Fraction(99, 100)],
+    [Fraction(3, 8), Fraction(3, 8), Fraction(8, 9)],
+    [Fraction(1, 50), Fraction(3, 8), Fraction(3, 8)],
+    [Fraction(5, 8), Fraction(5, 8), Fraction(5, 8)],
+    [Fraction(0), Fraction(5, 8), Fraction(1)],
+    [Fraction(1, 3), Fraction(1), Fraction(1)],
+    [Fraction(0), Fraction(0), Fraction(4, 5)],
+    [Fraction(1, 11), Fraction(1, 3), Fraction(2, 3), Fraction(7, 8)],
+    [Fraction(1, 4), Fraction(1, 3), Fraction(1, 3), Fraction(1)],
+    [Fraction(2, 5)] * 4,
+    [Fraction(1, 9), Fraction(1, 4), Fraction(1, 2), Fraction(1, 2), Fraction(31, 32)],
+    [Fraction(0), Fraction(1, 4), Fraction(1, 4), Fraction(1), Fraction(1)],
+    [Fraction(1, 9), Fraction(1, 4), Fraction(1, 2), Fraction(4, 7), Fraction(5, 7), Fraction(31, 32)],
+    [Fraction(2, 7), Fraction(2, 7), Fraction(2, 7), Fraction(6, 7), Fraction(6, 7), Fraction(6, 7)],
+    [Fraction(0), Fraction(0), Fraction(2, 7), Fraction(2, 7), Fraction(1), Fraction(1)],
+]
+MAX_WORKERS = 6
+
+
+def hazards(boundary, dtype) -> np.ndarray:
+    """Λ at the thresholds, slowest first, for probabilities in ascending order."""
+    below = np.array([float(b) for b in boundary], dtype)[::-1]
+    with np.errstate(divide="ignore"):
+        return -np.log1p(-below)
+
+
+def padded_hazards(dtype) -> tuple[np.ndarray, np.ndarray]:
+    """`[B, MAX_WORKERS]` and the numbers of workers: beyond them the last threshold repeats."""
+    rows = [hazards(b, dtype) for b in BOUNDARIES]
+    padded = np.stack([np.concatenate([row, np.full(MAX_WORKERS - row.size, row[-1])]) for row in rows])
+    return padded, np.array([row.size for row in rows])
+
+
+value_and_slopes = jax.jit(jax.vmap(jax.value_and_grad(crossing_probability)))
+
+
+@functools.cache
+def crossing(dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Value and slopes at every boundary, with a traced number of workers."""
+    value, slopes = value_and_slopes(*padded_hazards(dtype))
+    assert value.dtype == slopes.dtype == dtype
+    return np.asarray(value, float), np.asarray(slopes, float)
+
+
+def test_the_oracle_of_crossing_probabilities_agrees_with_every_assignment_of_workers():
+    for boundary in BOUNDARIES:
+        if len(boundary) <= 5:
+            assert oracles.crossing_probability(boundary) == oracles.crossing_probability_by_cells(boundary)
+
+
+def test_crossing_probability_is_that_of_exact_enumeration(precision):
+    expected = [float(oracles.crossing_probability(b)) for b in BOUNDARIES]
+    # worst measured 1.2e-6 and 1.4e-15
+    atol = {"float32": 5e-6, "float64": 6e-15}[precision.name]
+    np.testing.assert_allclose(crossing(precision)[0], expected, rtol=0, atol=atol)
+
+
+def test_padding_of_the_crossing_probability_changes_nothing(precision):
+    value = crossing(precision)[0]
+    for size in (3, MAX_WORKERS):
+        same = [i for i, b in enumerate(BOUNDARIES) if len(b) == size]
+        alone = jax.jit(crossing_probability)(
+            np.stack([hazards(BOUNDARIES[i], precision) for i in same]), size
+        )
+        # worst measured 4 eps
+        np.testing.assert_allclose(alone, value[same], rtol=0, atol=16 * np.finfo(precision).eps)
+
+
+def test_what_lies_in_the_padding_has_no_slope(precision):
+    _, slopes = crossing(precision)
+    for boundary, slope in zip(BOUNDARIES, slopes, strict=True):
+        np.testing.assert_array_equal(slope[len(boundary) :], 0)
+    # Nor does it matter at all: here a lower threshold.
+    hazard, num_workers = padded_hazards(precision)
+    hazard = np.where(np.arange(MAX_WORKERS) < num_workers[:, None], hazard, 0)
+    again = value_and_slopes(hazard, num_workers)[0]
+    # worst measured 4 eps
+    np.testing.assert_allclose(again, crossing(precision)[0], rtol=0, atol=16 * np.finfo(precision).eps)
+
+
+def feasible_directions(boundary: list[Fraction]) -> list[np.ndarray]:
+    """Directions that keep the boundary ascending and in [0, 1], and that span all of them.
+
+    In a group of ties the upper end may be raised, from any place in the group on, or, at 1, the lower
+    end lowered. The probability is a polynomial on the cone of ascending boundaries, so one-sided
+    differences along these directions tell all of its slopes.
+    """
+    directions = []
+    for value, group in itertools.groupby(range(len(boundary)), key=boundary.__getitem__):
+        members = list(group)
+        for i in range(len(members)):
+            direction = np.zeros(len(boundary), int)
+            if value < 1:
+                direction[members[i:]] = 1
+            else:
+                direction[members[: i + 1]] = -1
+            directions.append(direction)
+    return directions
+
+
+def test_slopes_of_the_crossing_probability_are_one_sided_differences_of_exact_enumeration(precision):
+    _, slopes = crossing(precision)
+    step = Fraction(1, 10**14)
+    # worst measured 4e-6 and 6e-14
+    atol = {"float32": 2e-5, "float64": 3e-13}[precision.name]
+    for boundary, slope in zip(BOUNDARIES, slopes, strict=True):
+        assert np.isfinite(slope).all()
+        directions = feasible_directions(boundary)
+        assert np.linalg.matrix_rank(np.array(directions)) == len(boundary)
+        base = oracles.crossing_probability(boundary)
+        for direction in directions:
+            moved = [b + int(d) * step for b, d in zip(boundary, direction, strict=True)]
+            expected = (oracles.crossing_probability(moved) - base) / step
+            # dΛ = db / (1 - b); from b = 1 no finite change of Λ leads away.
+            if boundary[int(np.flatnonzero(direction)[0])] == 1:
+                continue
+            by_hazard = direction / np.array([float(1 - b) if b < 1 else np.inf for b in boundary])
+            actual = slope[: len(boundary)][::-1] @ by_hazard
+            np.testing.assert_allclose(actual, float(expected), rtol=0, atol=atol)
+
+
+def test_slopes_at_an_infinite_hazard_are_zero(precision):
+    _, slopes = crossing(precision)
+    infinite = np.isinf(padded_hazards(precision)[0])
+    assert infinite.any()
+    np.testing.assert_array_equal(slopes[infinite], 0)
+
+
+@pytest.mark.parametrize(("num_workers", "spread"), [(50, 1.0), (50, 3.0), (1000, 2.5)])
+def test_crossing_probability_of_many_workers_is_that_of_a_sum_of_positive_terms(
+    num_workers, spread, precision
+):
+    # A boundary some deviations above the mean of the order statistics, with a run of ties.
+    mean = np.arange(1, num_workers + 1) / (num_workers + 1)
+    boundary = np.minimum(mean + spread * np.sqrt(mean * (1 - mean) / num_workers), 1)
+    tied = slice(num_workers // 3, num_workers // 3 + num_workers // 20 + 1)
+    boundary[tied] = boundary[tied][-1]
+    hazard = hazards(boundary, precision)
+    exact = -np.expm1(-hazard.astype(float))[::-1]
+    expected = oracles.crossing_probability_float(exact)
+    assert 0.04 < expected < 0.7
+    # worst measured 1.5e-5 and 7e-12, both at 1000 workers
+    atol = {"float32": 6e-5, "float64": 3e-11}[precision.name]
+    result = jax.jit(crossing_probability)(hazard, num_workers)
+    np.testing.assert_allclose(result, expected, rtol=0, atol=atol)
+
+
+def test_the_oracle_for_many_workers_agrees_with_the_exact_one():
+    for boundary in BOUNDARIES:
+        result = oracles.crossing_probability_float(np.array([float(b) for b in boundary]))
+        np.testing.assert_allclose(result, float(oracles.crossing_probability(boundary)), rtol=0, atol=1e-14)
+
+
+def test_crossing_probability_takes_any_leading_axes_also_outside_of_a_compiled_function(x64):
+    hazard = -np.sort(-np.random.default_rng(79).exponential(1.0, (2, 3, 4)), axis=-1)
+    result = crossing_probability(hazard, 4)
+    assert result.shape == (2, 3)
+    for index in np.ndindex(2, 3):
+        boundary = [Fraction(-math.expm1(-h)) for h in hazard[index][::-1]]
+        expected = float(oracles.crossing_probability(boundary))
+        np.testing.assert_allclose(result[index], expected, rtol=0, atol=6e-15)  # worst measured 1.3e-15

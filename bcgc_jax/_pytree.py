@@ -51,6 +51,11 @@ def concrete(value: Any) -> np.ndarray | None:
     return np.asarray(value)
 
 
+def is_traced(tree: Any) -> bool:
+    """Whether some leaf is traced, so that its value is not known."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
 def check(name: str, value: Any, condition: str, *, finite: bool = True) -> None:
     """Raise ValueError unless every entry of a concrete `value` meets `condition` ("> 0", ">= 0", "")."""
     array = concrete(value)

@@ -17,14 +17,45 @@ from jax.scipy import special
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import check, concrete, pytree_dataclass, static_field
+from bcgc_jax.special_functions import (
+    gamma_hazard,
+    inverse_gamma_hazard,
+    inverse_normal_hazard,
+    log_inverse_gamma_hazard,
+    normal_hazard,
+)
+
+# Methods that are compiled, with their static arguments; and those that a subclass may inherit.
+_COMPILED: dict[str, tuple[str, ...]] = {
+    "cumulative_hazard": (),
+    "inverse_cumulative_hazard": (),
+    "mean": (),
+    "infimum": (),
+    "cdf": (),
+    "survival": (),
+    "log_density": (),
+    "with_fast_inverse": (),
+    "expected_order_statistics": ("max_workers",),
+    "draw_rows": ("num_draws",),
+    "sample": ("shape", "dtype"),
+}
+_DERIVED = {"cdf", "survival", "log_density", "sample"}
 
 
 class Law:
     """What every law of the cycle time offers; times carry the unit of the law's parameters.
 
     A subclass is a `pytree_dataclass` with `cumulative_hazard`, `inverse_cumulative_hazard`,
-    `mean` and `infimum`. For a law with no closed forms, see `FromHazard`.
+    `mean` and `infimum`. For a law with no closed forms, see `FromHazard`. The methods of a subclass are
+    compiled as a whole, once for each shape.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name, static in _COMPILED.items():
+            method = getattr(cls, name)
+            if name in cls.__dict__ or (method is getattr(Law, name) and name in _DERIVED):
+                setattr(cls, name, jax.jit(method, static_argnames=static))
 
     def cumulative_hazard(self, t: ArrayLike) -> Array:
         """Λ(t) = -log P(T > t), elementwise: 0 below the support, inf above it."""
@@ -41,6 +72,10 @@ class Law:
     def infimum(self) -> Array:
         """ess inf T."""
         raise NotImplementedError
+
+    def has_mean(self, level: ArrayLike, num_workers: ArrayLike) -> Array:
+        """Whether E T_(N-level) is finite, where `mean` alone does not say it."""
+        return jnp.isfinite(self.mean())
 
     def kinks(self) -> Array:
         """Times, shape `[K]`, other than the infimum, where Λ is not smooth (K is often 0)."""
@@ -207,6 +242,10 @@ class Pareto(Law):
     def infimum(self):
         return jnp.asarray(self.scale)
 
+    def has_mean(self, level, num_workers):
+        # P(T_(N-n) > t) falls like t^(-(n+1) shape).
+        return jnp.multiply(jnp.minimum(level, num_workers - 1) + 1, self.shape) > 1
+
     def expected_order_statistics(self, num_workers, max_workers):
         # E exp(A_(N-n) / shape) = Π_{j=n+1}^{N} 1 / (1 - 1 / (j shape)), a product of N - n means.
         inverse, _ = _inverse_ranks(num_workers, max_workers)
@@ -335,11 +374,11 @@ class Lognormal(Law):
     def cumulative_hazard(self, t):
         inside, excess = _above(t, self.shift)
         z = (jnp.log(excess) - self.location) / self.scale
-        return jnp.where(inside, _normal_hazard(z), 0)
+        return jnp.where(inside, normal_hazard(z), 0)
 
     def inverse_cumulative_hazard(self, a):
         inside, a = _above(a, 0.0)
-        excess = jnp.exp(self.location + self.scale * _inverse_normal_hazard(a))
+        excess = jnp.exp(self.location + self.scale * inverse_normal_hazard(a))
         return self.shift + jnp.where(inside, excess, 0)
 
     def log_density(self, t):
@@ -377,11 +416,11 @@ class Gamma(Law):
 
     def cumulative_hazard(self, t):
         inside, excess = _above(t, self.shift)
-        return jnp.where(inside, _gamma_hazard(self.shape, self.rate * excess), 0)
+        return jnp.where(inside, gamma_hazard(self.shape, self.rate * excess), 0)
 
     def inverse_cumulative_hazard(self, a):
         inside, a = _above(a, 0.0)
-        return self.shift + jnp.where(inside, _inverse_gamma_hazard(self.shape, a) / self.rate, 0)
+        return self.shift + jnp.where(inside, inverse_gamma_hazard(self.shape, a) / self.rate, 0)
 
     def log_density(self, t):
         # The hazard's slope in the shape would be a series for each time.
@@ -399,8 +438,7 @@ class Gamma(Law):
     def with_fast_inverse(self):
         # Of T - shift: a difference would round to 0 near the shift.
         a = jnp.exp(_Tabulated.log_hazards())
-        log_x = jnp.log(_inverse_gamma_hazard(self.shape, a))
-        slope = a / _gamma_hazard_slope(self.shape, log_x, a)
+        log_x, slope = log_inverse_gamma_hazard(self.shape, a)
         return _Tabulated(self, self.infimum(), log_x - jnp.log(self.rate), slope)
 
 
@@ -564,100 +602,3 @@ def _check_order(low_name: str, low: Any, high_name: str, high: Any) -> None:
     low_value, high_value = concrete(low), concrete(high)
     if low_value is not None and high_value is not None and np.any(low_value >= high_value):
         raise ValueError(f"{low_name} must be below {high_name}, got {low} and {high}")
-
-
-def _normal_hazard(z: Array) -> Array:
-    """-log P(Z > z). log_ndtr(-z) rounds to -0 for z below -8 in float64, so the left half goes by log1p."""
-    left = -jnp.log1p(-special.ndtr(jnp.minimum(z, 0)))
-    return jnp.where(z < 0, left, -special.log_ndtr(-jnp.maximum(z, 0)))
-
-
-@jax.custom_jvp
-def _inverse_normal_hazard(a: Array) -> Array:
-    a = jnp.asarray(a, jnp.result_type(a, float))
-    limit = 0.9 * -math.log(jnp.finfo(a.dtype).tiny)
-    middle = jnp.where(
-        a < 0.7,
-        special.ndtri(-jnp.expm1(-jnp.minimum(a, 1))),
-        -special.ndtri(jnp.exp(-jnp.clip(a, 0.5, limit))),
-    )
-    # Beyond the smallest normal number: z² / 2 + log(z √2π) = a, by fixed point; then Newton.
-    far = jnp.sqrt(2 * jnp.maximum(a, limit))
-    for _ in range(3):
-        far = jnp.sqrt(2 * (jnp.maximum(a, limit) - jnp.log(far) - 0.5 * math.log(2 * math.pi)))
-    z = jnp.where(a < limit, middle, far)
-    # One Newton step in log Λ; at z = -inf (a = 0) it stays.
-    safe = jnp.maximum(z, -37.0 if a.dtype == jnp.float64 else -12.0)
-    hazard = _normal_hazard(safe)
-    step = jnp.log(hazard / jnp.where(a > 0, a, hazard)) * hazard / _normal_hazard_slope(safe)
-    return jnp.where(z == safe, z - step, z)
-
-
-def _normal_hazard_slope(z: Array) -> Array:
-    """φ(z) / P(Z > z), the hazard rate."""
-    return jnp.exp(-0.5 * z * z - 0.5 * math.log(2 * math.pi) + _normal_hazard(z))
-
-
-@_inverse_normal_hazard.defjvp
-def _inverse_normal_hazard_jvp(primals, tangents):
-    z = _inverse_normal_hazard(*primals)
-    return z, tangents[0] / _normal_hazard_slope(z)
-
-
-def _gamma_hazard(shape: ArrayLike, x: Array) -> Array:
-    """-log Q(shape, x) for x > 0."""
-    shape, x = jnp.broadcast_arrays(jnp.asarray(shape, jnp.result_type(x, float)), x)
-    lower = special.gammainc(shape, x)
-    upper = special.gammaincc(shape, x)
-    floor = 1e3 * jnp.finfo(x.dtype).tiny
-    far = (upper < floor) & (x < jnp.inf)
-    log_upper = jnp.where(far, _log_gammaincc_far(shape, jnp.where(far, x, 2 * shape + 100)), 0)
-    right = jnp.where(far, -log_upper, -jnp.log(jnp.where(far, 1, upper)))
-    return jnp.where(lower < 0.5, -jnp.log1p(-jnp.minimum(lower, 0.5)), right)
-
-
-def _gamma_hazard_slope(shape: ArrayLike, log_x: Array, hazard: Array) -> Array:
-    """x Λ'(x): the density x^(shape-1) e^-x / Γ(shape) over P(X > x) = e^-Λ, times x."""
-    return jnp.exp(shape * log_x - jnp.exp(log_x) - special.gammaln(shape) + hazard)
-
-
-def _log_gammaincc_far(shape: Array, x: Array) -> Array:
-    """log Q(shape, x) for x far above shape, by Legendre's continued fraction, bottom up."""
-
-    def body(i, tail):
-        m = 64 - i
-        return x + 2 * m + 1 - shape - (m + 1) * (m + 1 - shape) / tail
-
-    tail = jax.lax.fori_loop(0, 65, body, x + 131 - shape)
-    return shape * jnp.log(x) - x - special.gammaln(shape) - jnp.log(tail)
-
-
-@jax.custom_jvp
-def _inverse_gamma_hazard(shape: ArrayLike, a: Array) -> Array:
-    a = jnp.asarray(a, jnp.result_type(a, float))
-    shape = jnp.broadcast_to(jnp.asarray(shape, a.dtype), a.shape)
-    # Left: P(shape, x) ≈ x^shape / Γ(shape + 1). Right: Wilson and Hilferty's cube of a normal.
-    left = (jnp.log(-jnp.expm1(-a)) + special.gammaln(shape + 1)) / shape
-    z = _inverse_normal_hazard(a)
-    cube = 1 - 1 / (9 * shape) + z / (3 * jnp.sqrt(shape))
-    start = jnp.where(cube > 0.3, jnp.log(shape) + 3 * jnp.log(jnp.maximum(cube, 0.3)), left)
-    smallest = math.log(jnp.finfo(a.dtype).tiny) + 5.0
-
-    def newton(_, u):
-        hazard = _gamma_hazard(shape, jnp.exp(u))
-        slope = _gamma_hazard_slope(shape, u, hazard) / hazard
-        return jnp.clip(u - jnp.clip(jnp.log(hazard / a) / slope, -3.0, 3.0), smallest, 80.0)
-
-    u = jax.lax.fori_loop(0, 8, newton, jnp.maximum(start, smallest))
-    return jnp.exp(u)
-
-
-@_inverse_gamma_hazard.defjvp
-def _inverse_gamma_hazard_jvp(primals, tangents):
-    # Implicit differentiation of Λ(shape, x) = a.
-    shape, a = primals
-    x = _inverse_gamma_hazard(shape, a)
-    _, slope = jax.jvp(lambda x: _gamma_hazard(shape, x), (x,), (jnp.ones_like(x),))
-    shape_array = jnp.asarray(shape, x.dtype)
-    _, drift = jax.jvp(lambda s: _gamma_hazard(s, x), (shape_array,), (jnp.asarray(tangents[0], x.dtype),))
-    return x, (tangents[1] - drift) / slope

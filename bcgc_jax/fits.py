@@ -111,7 +111,7 @@ def fit_laws(
         if t.size > MAX_TIMES:
             chosen = np.sort(jax.random.choice(shuffle, t.size, (MAX_TIMES,), replace=False))
             t, cut = t[chosen], cut[chosen]
-        sample = Sample(jnp.asarray(spread_ties(t)), jnp.asarray(cut) if cut.any() else None)
+        sample = Sample(spread_ties(t), cut if cut.any() else None)
         fits = []
         for name, law_key in zip(names, keys, strict=True):
             if progress is not None:
@@ -133,23 +133,21 @@ def _fit(key: Array, name: str, sample: Sample, num_replicates: int) -> Fit:
     family = FAMILIES[name]
     # All work is done in batches of one size: each function is compiled once.
     batch = max(3, min(num_replicates, _BATCH // len(sample.times)))
-    data = jax.tree.map(lambda a: jnp.broadcast_to(a, (batch, *a.shape)), sample)
-    guesses = family.guesses(sample)
-    tiled = jnp.tile(guesses, (-(-batch // len(guesses)), 1))[:batch]
-    found, likelihoods = _search(data, tiled, name=name)
-    at = int(jnp.nanargmax(likelihoods))
+    data = jax.tree.map(lambda a: np.broadcast_to(a, (batch, *a.shape)), sample)
+    guesses = np.asarray(family.guesses(sample))
+    tiled = np.tile(guesses, (-(-batch // len(guesses)), 1))[:batch]
+    found, likelihoods = map(np.asarray, _search(data, tiled, name=name))
+    at = int(np.nanargmax(likelihoods))
     best, likelihood = found[at], float(likelihoods[at])
     again, drawn = [], []
     for batch_key in jax.random.split(key, -(-num_replicates // batch)):
         samples = _draw(batch_key, best, data, name=name)
-        again.append(_search(samples, jnp.broadcast_to(best, found.shape), name=name)[0])
+        again.append(_search(samples, np.broadcast_to(best, found.shape), name=name)[0])
         drawn.append(samples)
     replicates = np.concatenate(again)
     good = np.isfinite(replicates).all(axis=1)  # a search that ran away says nothing
-    bias = jnp.asarray(replicates[good].mean(axis=0) - np.asarray(best))
-    law, ks, ad = (
-        jax.tree.map(lambda a: a[0], x) for x in _distances(data, jnp.tile(best, (batch, 1)), bias, name=name)
-    )
+    bias = replicates[good].mean(axis=0) - best
+    law, ks, ad = (np.asarray(x)[0] for x in _distances(data, np.tile(best, (batch, 1)), bias, name=name))
     far = [
         _distances(samples, parameters, bias, name=name)[1:]
         for samples, parameters in zip(drawn, again, strict=True)

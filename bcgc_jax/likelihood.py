@@ -8,6 +8,7 @@ Parameters come in the order of the law's fields.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -30,12 +31,14 @@ _NEAREST, _FARTHEST = -21.0, 12.0
 class Sample(NamedTuple):
     """Times in ascending order, `[K]`, and which of them are only lower bounds, bool `[K]`; None: no one."""
 
-    times: Array
-    censored: Array | None = None
+    times: Array | np.ndarray
+    censored: Array | np.ndarray | None = None
 
-    def whole(self, values: Array, otherwise: float) -> Array:
+    def whole(self, values: ArrayLike, otherwise: float) -> Array:
         """The values at whole times."""
-        return values if self.censored is None else jnp.where(self.censored, otherwise, values)
+        if self.censored is None:
+            return jnp.asarray(values)
+        return jnp.where(self.censored, otherwise, values)
 
     @property
     def first(self) -> Array:
@@ -115,6 +118,7 @@ class Family:
     def at(self, parameters: Array) -> Law:
         return self.law(*parameters)
 
+    @functools.partial(jax.jit, static_argnums=0)
     def guesses(self, sample: Sample) -> Array:
         """Where to search from, `[G, P]`: the likelihood may have several tops along the shift."""
         if self.closed is not None:
@@ -130,6 +134,7 @@ class Family:
         near = jnp.log(sample.spacing / first)
         return jax.vmap(from_share)(jax.nn.sigmoid(jnp.stack([jnp.full_like(near, 4), (4 + near) / 2, near])))
 
+    @functools.partial(jax.jit, static_argnums=0)
     def estimate(self, sample: Sample, guess: Array) -> tuple[Array, Array]:
         """The parameters of the largest likelihood near `guess`, and its logarithm."""
         if self.closed is not None:
@@ -297,6 +302,7 @@ FAMILIES = {
 }
 
 
+@functools.partial(jax.jit, static_argnames="heavy")
 def fit_tail(tail: Sample, *, heavy: bool) -> tuple[Array, Array, Array]:
     r"""Scale σ, index ξ and the standard error of ξ of P(T > u + z | T > u) = (1 + ξ z/σ)^{-1/ξ}, z ≥ 0.
 
@@ -313,7 +319,7 @@ def fit_tail(tail: Sample, *, heavy: bool) -> tuple[Array, Array, Array]:
     def objective(point: Array) -> Array:
         scale, index = jnp.exp(point[0]), jnp.exp(point[1])
         stretched = jnp.log1p(index * excess / scale)
-        return jnp.mean(stretched / index + tail.whole(jnp.log(scale) + stretched, 0))
+        return jnp.sum(stretched / index + tail.whole(jnp.log(scale) + stretched, 0)) / count
 
     points, values = jax.vmap(lambda i: minimise(objective, jnp.array([jnp.log(mean), i])))(
         jnp.array([-4.0, -1.0])

@@ -6,6 +6,7 @@ terms j > N are zero, so N may be traced below a static `max_workers`; padded le
 For workers that are not alike the law itself gives the rows of an iteration (`joint_laws`).
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -118,7 +119,13 @@ def sorted_cycle_times(
     ((5, 3), True)
     """
     max_workers = static_workers(num_workers, max_workers)
-    dtype = jnp.result_type(dtype)
+    return _sorted_cycle_times(key, law, num_workers, num_draws, max_workers, jnp.result_type(dtype))
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+def _sorted_cycle_times(
+    key: Array, law: Law, num_workers: ArrayLike, num_draws: int, max_workers: int, dtype: Any
+) -> Array:
     rows = law.draw_rows(key, num_draws)
     if rows is not None:
         return _of_all_workers(rows, num_workers, max_workers).astype(dtype)
@@ -128,6 +135,7 @@ def sorted_cycle_times(
     return law.with_fast_inverse().inverse_cumulative_hazard(hazard).astype(dtype)
 
 
+@functools.partial(jax.jit, static_argnames="num_draws")
 def simulate_max(key: Array, law: Law, load: Array, num_workers: ArrayLike, num_draws: int) -> Array:
     """Draws, `[num_draws]`, of max_n load_n T_(N-n), with `load` of shape `[max_workers]`.
 
@@ -177,6 +185,17 @@ def expected_order_statistics(
     Array([1.8333, 0.8333, 0.3333], dtype=float32)
     """
     max_workers = static_workers(num_workers, max_workers)
+    return _expected_order_statistics(law, num_workers, function, max_workers, num_nodes)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _expected_order_statistics(
+    law: Law,
+    num_workers: ArrayLike,
+    function: Callable[[Array], Array] | None,
+    max_workers: int,
+    num_nodes: int,
+) -> Array:
     rows = all_rows(law, num_workers, max_workers)
     if rows is not None:
         return jnp.mean(rows if function is None else function(rows), axis=0)

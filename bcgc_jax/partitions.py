@@ -1,11 +1,15 @@
 r"""Partitions x of L coordinates over the redundancy levels, and the levels s of the coordinates."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
 from jax.typing import ArrayLike
+
+from bcgc_jax._pytree import is_traced
 
 
 def levels_from_partition(partition: ArrayLike, num_coordinates: int | None = None) -> Array:
@@ -21,6 +25,11 @@ def levels_from_partition(partition: ArrayLike, num_coordinates: int | None = No
         if isinstance(x, jax.core.Tracer):
             raise ValueError("partition is traced: give the static num_coordinates")
         num_coordinates = int(np.asarray(x).sum())
+    return _levels(x, num_coordinates)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _levels(x: Array, num_coordinates: int) -> Array:
     rank = jnp.arange(1, num_coordinates + 1)
     reached = jnp.cumsum(x)
     # A sum that rounding left below L ends on the last level in use.
@@ -40,9 +49,15 @@ def partition_from_levels(levels: ArrayLike, num_workers: int | None = None) -> 
         if isinstance(s, jax.core.Tracer):
             raise ValueError("levels is traced: give the static num_workers")
         num_workers = int(np.asarray(s).max()) + 1
-    return jnp.bincount(s, length=num_workers)
+    return _counts(s, num_workers)
 
 
+@functools.partial(jax.jit, static_argnums=1)
+def _counts(levels: Array, num_workers: int) -> Array:
+    return jnp.bincount(levels, length=num_workers)
+
+
+@jax.jit
 def cumulative_load(partition: ArrayLike) -> Array:
     r"""y_n = Σ_{i≤n} (i+1) x_i, along the last axis: cycles spent when level n is finished.
 
@@ -53,6 +68,7 @@ def cumulative_load(partition: ArrayLike) -> Array:
     return jnp.cumsum(x * jnp.arange(1, x.shape[-1] + 1), axis=-1)
 
 
+@jax.jit
 def finish_load(partition: Array, used: Array, setup: ArrayLike) -> Array:
     r"""y_n + (n+1) · setup for the levels in use, the value of the last one in use for the others.
 
@@ -63,6 +79,7 @@ def finish_load(partition: Array, used: Array, setup: ArrayLike) -> Array:
     return cumulative_load(jnp.where(used, partition, 0)) + setup * jax.lax.cummax(count, axis=count.ndim - 1)
 
 
+@jax.jit
 def project_partition(values: Array, total: ArrayLike, num_workers: ArrayLike) -> Array:
     r"""argmin ‖x - values‖₂ over x ≥ 0, Σ x = total, x_n = 0 for n ≥ num_workers.
 
@@ -85,17 +102,22 @@ def round_partition(partition: Array, total: ArrayLike) -> Array:
     >>> round_partition(jnp.array([1.5, 0.0, 2.2, 0.3]), 4).tolist()
     [2, 0, 2, 0]
     """
-    whole = jnp.floor(partition)
+    # Two sorts: not worth a compilation where the numbers are known.
+    xp = jnp if is_traced((partition, total)) else np
+    partition = xp.asarray(partition)
+    whole = xp.floor(partition)
     counts = whole.astype(int)
-    remainder = jnp.where(partition > 0, partition - whole, -1)
-    missing = jnp.asarray(total, counts.dtype) - jnp.sum(counts)
-    rank = jnp.argsort(jnp.argsort(-remainder))
+    remainder = xp.where(partition > 0, partition - whole, -1)
+    missing = xp.asarray(total, counts.dtype) - xp.sum(counts)
+    rank = xp.argsort(xp.argsort(-remainder, stable=True), stable=True)
     counts = counts + ((rank < missing) & (partition > 0))
     # Beyond 2^24 coordinates float32 has no fractions left: what is still missing goes to the largest.
-    rest = jnp.asarray(total, counts.dtype) - jnp.sum(counts)
-    return counts.at[jnp.argmax(partition)].add(rest)
+    rest = xp.asarray(total, counts.dtype) - xp.sum(counts)
+    largest = xp.arange(counts.size) == xp.argmax(partition)
+    return jnp.asarray(counts + xp.where(largest, rest, 0))
 
 
+@jax.jit
 def round_to_units(partition: Array, unit_costs: Array) -> Array:
     r"""Whole units at each level, from cutting the row of units where the running sum of `partition` does.
 
@@ -116,6 +138,7 @@ def round_to_units(partition: Array, unit_costs: Array) -> Array:
     return jnp.diff(ends, prepend=0)
 
 
+@jax.jit
 def cost_of_units(counts: Array, unit_costs: Array) -> Array:
     r"""The partition of the costs that `counts` units at each level, in their order, make.
 

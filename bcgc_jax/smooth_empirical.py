@@ -7,6 +7,7 @@ form) through the means of groups of neighbouring times. The mean hazard of the 
 Σ_{j≤i} 1/(K-j+1) (Rényi; for censored times the estimate of Nelson and Aalen).
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -140,10 +141,7 @@ def smooth_law_and_tail(
     in_tail = max(int(_TAIL * whole_t.size), 5)
     body = whole_t.size - in_tail
     threshold, base = whole_t[body - 1], whole_hazard[body - 1]
-    with jax.enable_x64(True):
-        above = t > threshold
-        tail = Sample(jnp.asarray(t[above] - threshold), jnp.asarray(cut[above]))
-        scale, index, error = map(float, fit_tail(tail, heavy=pareto_tail))
+    scale, index, error = _tail_above(threshold, t, cut, pareto_tail)
     count = int(np.clip(np.sqrt(whole_t.size) / 2, 5, _MOST_KNOTS))
     groups = np.array_split(np.arange(body - 1), min(count, body - 1))
     knots = np.array([(whole_hazard[g].mean(), whole_t[g].mean()) for g in groups] + [(base, threshold)])
@@ -168,3 +166,16 @@ def smooth_law_and_tail(
     a, y, slopes = (jnp.asarray(v, dtype) for v in (a, y, slopes))
     law = HazardSpline(a, y, slopes, index)
     return law, Tail(float(threshold), scale, index, error, in_tail)
+
+
+def _tail_above(threshold: float, t: np.ndarray, cut: np.ndarray, heavy: bool) -> tuple[float, ...]:
+    """Scale, index and its standard error, in 64 bit."""
+    excess, open_ = t[t > threshold] - threshold, cut[t > threshold]
+    if not heavy:
+        return float(np.sum(excess) / max(np.sum(~open_), 1)), 0.0, 0.0
+    # Zeros that are lower bounds add nothing: one program for all lengths up to the next power of two.
+    padding = 2 ** math.ceil(math.log2(excess.size)) - excess.size
+    tail = Sample(np.pad(excess, (0, padding)), np.pad(open_, (0, padding), constant_values=True))
+    with jax.enable_x64(True):
+        scale, index, error = map(float, fit_tail(tail, heavy=True))
+    return scale, index, error

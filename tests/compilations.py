@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import jax
+from jax import monitoring
 
 _EVENT = "/jax/core/compile/backend_compile_duration"
 
@@ -13,12 +13,12 @@ def compilations() -> Iterator[list[str]]:
     """The names of the programs compiled inside, as a list that grows."""
     found: list[str] = []
 
-    def listen(event: str, duration: float, **facts: object) -> None:
+    def listen(event: str, duration_secs: float, **facts: str | int) -> None:
         if event == _EVENT:
             found.append(str(facts.get("fun_name", "")))
 
-    jax.monitoring.register_event_duration_secs_listener(listen)
+    monitoring.register_event_duration_secs_listener(listen)
     try:
         yield found
     finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
+        monitoring.unregister_event_duration_listener(listen)

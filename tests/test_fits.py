@@ -29,6 +29,7 @@ SCIPY = {
 _optimum = jax.jit(optimal_partition)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRUE)
 def test_the_law_that_the_times_come_from_is_found_and_its_plan_is_good(x64, name):
     parameters, draw = TRUE[name]
@@ -50,6 +51,7 @@ def test_the_law_that_the_times_come_from_is_found_and_its_plan_is_good(x64, nam
     assert float(bcgc.expected_runtime(true, plan)) < 1.002 * float(best.value)
 
 
+@pytest.mark.slow
 def test_parameters_lie_within_their_errors_and_pvalues_are_uniform():
     # 25 samples of each law, 16 parameters: 400 intervals of 95 %.
     inside, pvalues = [], []
@@ -106,6 +108,7 @@ def test_no_other_parameters_have_a_larger_likelihood(x64, name, cut):
     assert float(value) >= -other.fun - 1e-6
 
 
+@pytest.mark.slow
 def test_times_that_were_cut_off_count_as_lower_bounds(x64):
     rng = np.random.default_rng(5)
     whole = 2.0 * rng.weibull(1.6, 800) + 0.5

@@ -75,6 +75,7 @@ def test_censored_times_leave_the_curve_where_it_is(x64):
     assert np.abs(naive.survival(grid) - law.survival(grid)).max() > 0.1
 
 
+@pytest.mark.slow
 def test_expectation_and_optimum_are_exact_and_certified(x64):
     law = smooth_empirical(_times())
     problem = bcgc.Problem(law, 5, 10_000)

@@ -9,8 +9,6 @@ import pytest
 
 from bcgc_jax.traces import Trace, load_trace
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 _SHARED = Path(__file__).parents[2] / "shared/traces/llm_training_32_workers.csv"
 _LONG = "step,worker,seconds\n"
 

@@ -146,11 +146,24 @@ def bootstrap_interval(
         raise ValueError("only measured rows are resampled: the problem's cycle_time must be Rows")
     check("confidence", confidence, "> 0")
     check("confidence", confidence, "< 1")
+    return _interval(key, problem, partition, confidence, num_replicates, block)
+
+
+@functools.partial(jax.jit, static_argnums=(4, 5))
+def _interval(
+    key: Array,
+    problem: Problem,
+    partition: ArrayLike,
+    confidence: ArrayLike,
+    num_replicates: int,
+    block: int | None,
+) -> tuple[Array, Array]:
     rows = problem.cycle_time.rows()
+    assert rows is not None
     x = as_partition(problem, partition)
     runtimes = problem.scale * max_finish_time(load_of(problem, x), rows.astype(x.dtype))
     means = resampled_means(key, runtimes, num_replicates=num_replicates, block=block)
-    low, high = jnp.quantile(means, jnp.array([(1 - confidence) / 2, (1 + confidence) / 2]))
+    low, high = jnp.quantile(means, jnp.stack([(1 - confidence) / 2, (1 + confidence) / 2]))
     return low, high
 
 
@@ -163,6 +176,12 @@ def resampled_means(
     if not 1 <= block <= size:
         raise ValueError(f"block must be from 1 to {size}, the number of rows, got {block}")
     check("num_replicates", num_replicates, ">= 1")
+    return _resampled_means(key, values, num_replicates, block)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _resampled_means(key: Array, values: Array, num_replicates: int, block: int) -> Array:
+    size = len(values)
     sums = jax.lax.fori_loop(1, block, lambda i, sums: sums + jnp.roll(values, -i, axis=0), values)
     starts = jax.random.randint(key, (num_replicates, math.ceil(size / block)), 0, size)
     return jnp.mean(sums[starts], axis=1) / block

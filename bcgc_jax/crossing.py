@@ -6,6 +6,7 @@ total; the first failure, what follows one and its slopes are triangular systems
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +14,12 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-# Up to this size the sums of `Crossing` are written out term by term.
+# Sums that are written out, if they are asked for, are so up to this size: at N = 12 half of a batch's time.
 _WRITTEN_OUT = 12
-# Triangular systems up to the first size are columns, beyond the second they are matrix products.
-_SMALLEST_HALVED, _LARGEST_HALVED, _UNROLLED = 8, 100, 4
+# Columns of a triangular system: so many in one loop (at N = 20, 32 nodes, 0.2 s to compile and 0.17 ms;
+# written out 1.6 s and 0.05 ms), more by halves (at N = 50 2.1 s and 1.2 ms; in one loop 0.2 s and 2.9 ms,
+# written out 4.3 s and 0.6 ms), still more by matrix products; written out, so many in a row.
+_LOOPED, _LARGEST_HALVED, _WRITTEN_OUT_COLUMNS, _UNROLLED = 20, 100, 8, 4
 
 
 @jax.custom_jvp
@@ -40,8 +43,7 @@ def _poisson_weight_jvp(primals, tangents):
     return here, (below - here) * tangents[2]
 
 
-@jax.custom_jvp
-def crossing_probability(hazard: Array, num_workers: ArrayLike) -> Array:
+def crossing_probability(hazard: Array, num_workers: ArrayLike, *, written_out: bool = False) -> Array:
     r"""P(some T_(N-n) exceeds its threshold), given Λ at the thresholds, `[..., N]` to `[...]`.
 
     `hazard` holds Λ(θ_n), not increasing in n, with n = 0 for the slowest worker. Failures of "at least
@@ -52,28 +54,39 @@ def crossing_probability(hazard: Array, num_workers: ArrayLike) -> Array:
         P = Σ_k V_k Pois(N-k+1; N(1-b_k)) / Pois(N; N).
 
     O(N²) time and O(N) memory for each entry of the leading axes; exact for every law, atoms included.
-    The slope has a closed form (`Crossing.successes`). The substitution is a loop over k, vectorised
+    The slope has a closed form (`crossing_slopes`). The substitution is a loop over k, vectorised
     over the leading axes: at N = 100 twice as fast as a batched triangular solve, which on CPU can
     lock up the thread pool that it shares with the code around it (seen with jaxlib 0.10, two cores).
+    `written_out` (static) writes the sums of up to 12 workers term by term, for batches of many problems.
 
     >>> from bcgc_jax.distributions import Uniform
     >>> p = crossing_probability(Uniform(0.0, 1.0).cumulative_hazard(jnp.array([0.75, 0.5])), 2)
     >>> round(float(p), 5)  # 1 - P(T_(1) ≤ 1/2, T_(2) ≤ 3/4) = 1 - (9/16 - 1/16)
     0.5
     """
-    return Crossing(hazard, num_workers).probability()
+    return crossing_slopes(hazard, num_workers, written_out)[0]
 
 
-@crossing_probability.defjvp
-def _crossing_probability_jvp(primals, tangents):
-    hazard, num_workers = primals
-    crossing = Crossing(hazard, num_workers)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+@functools.partial(jax.jit, static_argnums=2)
+def crossing_slopes(hazard: Array, num_workers: ArrayLike, written_out: bool = False) -> tuple[Array, Array]:
+    r"""`crossing_probability` and its slopes in the hazards, `[...]` and `[..., N]`.
+
+    ∂P/∂b_k = -N V_k R_k / Pois(N; N): the paths that sit at k-1 when b_k moves past one more worker. The
+    slopes themselves are taken for constants.
+    """
+    crossing = Crossing(hazard, num_workers, written_out)
     first = crossing.first_failures()
-    # ∂P/∂b_k = -N V_k R_k / Pois(N; N): the paths that sit at k-1 when b_k moves past one more worker.
     paths = first * crossing.successes()
     # Probabilities: below 0 is rounding.
     slope = -crossing.unit * jnp.where(paths < 0, 0, paths) * crossing.above / crossing.total
-    return crossing.probability(first), jnp.sum(jnp.moveaxis(slope[::-1], 0, -1) * tangents[0], axis=-1)
+    return crossing.probability(first), jnp.moveaxis(slope[::-1], 0, -1)
+
+
+@crossing_slopes.defjvp
+def _crossing_slopes_jvp(written_out, primals, tangents):
+    probability, slope = crossing_slopes(*primals, written_out)
+    return (probability, slope), (jnp.sum(slope * tangents[0], axis=-1), jnp.zeros_like(slope))
 
 
 class Crossing:
@@ -85,37 +98,43 @@ class Crossing:
     probabilities up to factors that cancel in `unit` V R / `total` and `unit`² V G R / `total`.
     """
 
-    def __init__(self, hazard: Array, num_workers: ArrayLike) -> None:
+    def __init__(self, hazard: Array, num_workers: ArrayLike, written_out: bool = False) -> None:
         ascending = jnp.moveaxis(jnp.asarray(hazard), -1, 0)[::-1]
         self.size, dtype = ascending.shape[0], ascending.dtype
         self.workers = jnp.asarray(num_workers, dtype)
+        self.hazard = ascending
         self.below, self.above = -jnp.expm1(-ascending), jnp.exp(-ascending)
-        self.index = jnp.arange(self.size)
+        self.index = np.arange(self.size)
+        self.written_out = written_out and self.size <= _WRITTEN_OUT
+        self.columns = _WRITTEN_OUT_COLUMNS if written_out else 0
         m = np.arange(self.size + 1)
         log_factorial = np.array([math.lgamma(k + 1) for k in m])
         # With room for the time and the density that V and R are multiplied by: N < 53 in float32.
         self.powers = self.size < 0.6 * math.log(jnp.finfo(dtype).max)
         factor = np.exp(m * math.log(self.size) - log_factorial) if self.powers else log_factorial
-        self.table = jnp.asarray(factor, dtype)
+        self.table = factor.astype(dtype)
         # The rate of arrivals.
         self.unit = jnp.asarray(self.size, dtype) if self.powers else self.workers
-        self.total = self._weight(jnp.asarray(self.workers, int), jnp.ones((), dtype))
+        self.total = self._weight(jnp.asarray(num_workers, int), jnp.ones((), dtype))
 
-    def _weight(self, m: Array, share: Array) -> Array:
-        """Pois(m; N share), or (size share)^m / m!, for whole m from 0 to `size`."""
+    def _weight(self, m: Array | np.ndarray, share: Array) -> Array:
+        """Pois(m; N share), or (size share)^m / m!, for whole m from 0 to `size`, known or traced."""
+        factor = self.table[m] if isinstance(m, np.ndarray) else jnp.asarray(self.table)[m]
         if not self.powers:
-            return poisson_weight(m.astype(share.dtype), self.table[m], self.workers * share)
-        weight, power = self.table[m], share
+            return poisson_weight(m.astype(share.dtype), factor, self.workers * share)
+        weight, power = factor, share
         for bit in range(self.size.bit_length()):
             weight = jnp.where((m >> bit) & 1 == 1, weight * power, weight)
             power = power * power
         return weight
 
-    def _column(self, values: Array) -> Array:
+    def _column(self, values: Array | np.ndarray) -> Any:
         return values.reshape((-1,) + (1,) * (self.below.ndim - 1))
 
-    def _counts(self, m: Array, share: Array) -> Array:
+    def _counts(self, m: Array | np.ndarray, share: Array) -> Array:
         """The weight of m, whole numbers that run along axis 0; 0 for m < 0."""
+        if isinstance(m, np.ndarray) and m.min() >= 0:
+            return self._weight(self._column(m), share)
         weight = self._weight(self._column(jnp.maximum(m, 0)), share)
         return jnp.where(self._column(m >= 0), weight, 0)
 
@@ -128,18 +147,29 @@ class Crossing:
     def _at(self, i: Array) -> tuple[Array, Array]:
         return self.below[i][None], self.above[i][None]
 
+    @functools.cached_property
     def last(self) -> Array:
         """Pois(N-k+1; N(1-b_k)): all later arrivals, after a failure at k."""
-        return self._counts(self.size - self.index, self.above)
+        return self._end * self.unit * self.above / self._column(self.size - self.index)
 
+    @functools.cached_property
     def _start(self) -> Array:
-        """Pois(k-1; N b_k), a failure at k whatever was before."""
-        before = jnp.asarray(self.workers, int) - self.size + self.index  # k - 1
-        return self._counts(before, self.below)
+        """Pois(k-1; N b_k), a failure at k whatever was before; 0 for k < 1."""
+        before = self._column(self.index - self.size + jnp.asarray(self.workers, int))  # k - 1
+        m = jnp.maximum(before, 0)
+        if self.columns or not self.powers:
+            weight = self._weight(m, self.below)
+        else:  # a call for each: a third of the kernels, and in a batch half of the time
+            weight = jnp.asarray(self.table)[m] * self.below ** m.astype(self.below.dtype)
+        return jnp.where(before >= 0, weight, 0)
 
+    @functools.cached_property
     def _end(self) -> Array:
         """Pois(N-k; N(1-b_k)), all later arrivals after C(b_k) = k."""
-        return self._counts(self.size - 1 - self.index, self.above)
+        m = self._column(self.size - 1 - self.index)
+        if self.columns or not self.powers:
+            return self._weight(m, self.above)
+        return self.table[m] * jnp.exp(-jnp.where(m > 0, m * self.hazard, 0))
 
     @functools.cached_property
     def _pairs(self) -> dict[tuple[int, int], tuple[Array, Array]]:
@@ -154,8 +184,8 @@ class Crossing:
 
     def first_failures(self) -> Array:
         """V_k."""
-        if self.size <= _WRITTEN_OUT:
-            first = list(self._start())
+        if self.written_out:
+            first = list(self._start)
             for k in range(1, self.size):
                 first[k] = first[k] - sum(first[j] * self._pairs[j, k][1] for j in range(k))
             return jnp.stack(first)
@@ -164,14 +194,14 @@ class Crossing:
             share = self._share((self.below, self.above), self._at(i))
             lag = i - self.index
             weight = jnp.where(self._column(lag > 0), self._counts(jnp.maximum(lag, 1), share), 0)
-            return first.at[i].add(-jnp.sum(weight * first, axis=0))
+            return _set_row(first, i, first[i] - jnp.sum(weight * first, axis=0))
 
-        return jax.lax.fori_loop(0, self.size, row, self._start())
+        return jax.lax.fori_loop(0, self.size, row, self._start)
 
     def successes(self) -> Array:
         """R_k, the probability that no later threshold fails and all N arrive, given C(b_k) = k."""
-        if self.size <= _WRITTEN_OUT:
-            later, success = list(self.last()), list(self._end())
+        if self.written_out:
+            later, success = list(self.last), list(self._end)
             for j in reversed(range(self.size)):
                 following = range(j + 1, self.size)
                 success[j] = success[j] - sum(self._pairs[j, k][0] * later[k] for k in following)
@@ -179,17 +209,18 @@ class Crossing:
             return jnp.stack(success)
 
         def row(step: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-            later_sum, success = carry  # later_sum: last() less its renewals, the adjoint of V
+            later_sum, success = carry  # later_sum: `last` less its renewals, the adjoint of V
             i = self.size - 1 - step
             share = self._share(self._at(i), (self.below, self.above))
-            lag = self.index - i
-            later, lag = self._column(lag > 0), jnp.maximum(lag, 1)
+            ahead = self.index - i
+            later, lag = self._column(ahead > 0), jnp.maximum(ahead, 1)
             weight_below = jnp.where(later, self._counts(lag - 1, share), 0)
             weight = weight_below * self.unit * share / self._column(lag)  # of lag
-            success = success.at[i].add(-jnp.sum(weight_below * later_sum, axis=0))
-            return later_sum.at[i].add(-jnp.sum(weight * later_sum, axis=0)), success
+            success = _set_row(success, i, success[i] - jnp.sum(weight_below * later_sum, axis=0))
+            later_sum = _set_row(later_sum, i, later_sum[i] - jnp.sum(weight * later_sum, axis=0))
+            return later_sum, success
 
-        _, success = jax.lax.fori_loop(0, self.size, row, (self.last(), self._end()))
+        _, success = jax.lax.fori_loop(0, self.size, row, (self.last, self._end))
         return success
 
     def renewals(self) -> tuple[Array, Array, Array]:
@@ -198,20 +229,20 @@ class Crossing:
         With A_jk = Pois(k-j; λ_jk) and B_jk = Pois(k-j-1; λ_jk) above the diagonal, G (I + A) = B,
         V (I + A) = Pois(k-1; N b_k) and R = Pois(N-k; N(1-b_k)) - G last: all of it from one system, O(N³).
         """
-        if self.size <= _WRITTEN_OUT:
+        if self.written_out:
             return self._written_out_renewals()
         i = self.index
         lag = i[None, :] - i[:, None]
         shape = lag.shape + (1,) * (self.below.ndim - 1)
-        later, lag = (lag > 0).reshape(shape), jnp.maximum(lag, 1)
+        later, lag = (lag > 0).reshape(shape), np.maximum(lag, 1)
         share = self._share((self.below[:, None], self.above[:, None]), (self.below[None], self.above[None]))
         share = jnp.where(later, share, 0)
         lag = lag.reshape(shape)
         before = jnp.where(later, self._weight(lag - 1, share), 0)
         hit = before * self.unit * share / lag
-        solved = _solve_unit_upper(jnp.concatenate([before, self._start()[None]]), hit)
+        solved = _solve_unit_upper(jnp.concatenate([before, self._start[None]]), hit, self.columns)
         following = solved[:-1]
-        return solved[-1], self._end() - jnp.sum(following * self.last()[None], axis=1), following
+        return solved[-1], self._end - jnp.sum(following * self.last[None], axis=1), following
 
     def _written_out_renewals(self) -> tuple[Array, Array, Array]:
         zero = jnp.zeros_like(self.below[0])
@@ -224,7 +255,12 @@ class Crossing:
 
     def probability(self, first: Array | None = None) -> Array:
         first = self.first_failures() if first is None else first
-        return jnp.sum(first * self.last(), axis=0) / self.total
+        return jnp.sum(first * self.last, axis=0) / self.total
+
+
+def _set_row(rows: Array, i: Array, row: Array) -> Array:
+    """`rows.at[i].set(row)` for an index that is in range: half of the kernels."""
+    return jax.lax.dynamic_update_index_in_dim(rows, row, i, 0)
 
 
 def _whole_power(base: Array, exponent: int) -> Array:
@@ -232,31 +268,45 @@ def _whole_power(base: Array, exponent: int) -> Array:
     return jnp.ones_like(base) if exponent == 0 else jax.lax.integer_pow(base, exponent)
 
 
-def _solve_unit_upper(rows: Array, strict: Array) -> Array:
+def _solve_unit_upper(rows: Array, strict: Array, columns: int = 0) -> Array:
     """X with X (I + strict) = rows, `[M, N, …]`, for strictly upper triangular `strict`, `[N, N, …]`.
 
     The first N rows are strictly upper triangular too, and so are those of X. Halving leaves out most of the
-    zeros: a third of the work at N = 50, and what is read stays in the cache.
+    zeros: a third of the work at N = 50, and what is read stays in the cache. Systems of up to `columns` are
+    written out.
     """
     size = strict.shape[0]
     if size > _LARGEST_HALVED:
         rhs, matrix = (jnp.moveaxis(a, (0, 1), (-2, -1)) for a in (rows, strict))
         return jnp.moveaxis(_solve_in_blocks(rhs, matrix), (-2, -1), (0, 1))
-    if size <= _SMALLEST_HALVED:
-        # Unrolled, each column is one pass over what it needs: three times as fast as a loop at N = 10.
-        columns = [rows[:, 0]]
+    if size <= columns:
+        solved = [rows[:, 0]]
         for k in range(1, size):
-            columns.append(rows[:, k] - sum(columns[i] * strict[i, k] for i in range(k)))
-        return jnp.stack(columns, axis=1)
+            solved.append(rows[:, k] - sum(solved[i] * strict[i, k] for i in range(k)))
+        return jnp.stack(solved, axis=1)
+    if not columns and size <= _LOOPED:
+        return _solve_in_a_loop(rows, strict)
     half = size // 2
     rest = size - half
     near = jnp.concatenate([rows[:half], rows[size:]])
-    left = _solve_unit_upper(near[:, :half], strict[:half, :half])
+    left = _solve_unit_upper(near[:, :half], strict[:half, :half], columns)
     above = near[:, half:] - _product(left, strict[:half, half:])
-    right = _solve_unit_upper(jnp.concatenate([rows[half:size, half:], above]), strict[half:, half:])
+    right = _solve_unit_upper(jnp.concatenate([rows[half:size, half:], above]), strict[half:, half:], columns)
     above = jnp.concatenate([left, right[rest:]], axis=1)
     below = jnp.concatenate([jnp.zeros_like(rows[half:size, :half]), right[:rest]], axis=1)
     return jnp.concatenate([above[:half], below, above[half:]])
+
+
+def _solve_in_a_loop(rows: Array, strict: Array) -> Array:
+    """The same, a column after the other, each taken out of those that follow."""
+
+    def step(k: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        # The column is carried beside the system, which otherwise is copied before it is written to.
+        solved, column = carry
+        solved = solved - column[:, None] * strict[k]
+        return solved, solved[:, k + 1]
+
+    return jax.lax.fori_loop(0, strict.shape[0] - 1, step, (rows, rows[:, 0]))[0]
 
 
 def _product(left: Array, right: Array) -> Array:

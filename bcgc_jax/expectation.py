@@ -14,6 +14,7 @@ Where the law is one of rows (`joint_laws.Rows`), the mean over these is exact.
 The first two compare three rules, and extrapolate their differences to the error of the finest.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -21,10 +22,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.scipy import special
 from jax.typing import ArrayLike
 
-from bcgc_jax.crossing import crossing_probability
+from bcgc_jax.crossing import crossing_probability, crossing_slopes
 from bcgc_jax.distributions import Law
 from bcgc_jax.order_statistics import all_rows, max_finish_time
 
@@ -45,11 +45,19 @@ class Expectation(NamedTuple):
     error: Array
 
 
-def expected_max(law: Law, load: Array, num_workers: ArrayLike, *, num_nodes: int = NUM_NODES) -> Expectation:
+def expected_max(
+    law: Law,
+    load: Array,
+    num_workers: ArrayLike,
+    *,
+    num_nodes: int = NUM_NODES,
+    written_out: bool = False,
+) -> Expectation:
     r"""E max_n load_n T_(N-n) for an ascending `load` of shape `[max_workers]`.
 
     Costs O(num_nodes · N²), for atomic laws O(K N³) with K atoms. Padded levels repeat the last load.
-    The expectation is inf exactly where E T_(N-n) is, n the first level with a load.
+    The expectation is inf exactly where E T_(N-n) is, n the first level with a load. `written_out` is that of
+    `crossing_probability`.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> result = expected_max(ShiftedExponential(rate=1.0), jnp.array([1.0, 1.0]), 2)
@@ -62,17 +70,58 @@ def expected_max(law: Law, load: Array, num_workers: ArrayLike, *, num_nodes: in
         return Expectation(value, _ROUNDING * load.size * jnp.finfo(load.dtype).eps * value)
     law = law.with_fast_inverse()  # for the nodes, which may lie anywhere
     if law.atomic():
-        value, error = _over_atoms(law, load, num_workers)
+        found = _over_atoms(law, load, num_workers)
     else:
+        nodes = quadrature(law, load, num_workers, num_nodes)
+        late = crossing_probability(_hazard_at(law, load, nodes.times), num_workers, written_out=written_out)
+        found = integrate(nodes, late)
+    return _finite_and_rounded(law, load, num_workers, found)
 
-        def exceed(t):
-            return exceedance(law, load, num_workers, t)
 
-        value, error = integrate_tail(law, exceed, load, num_workers, num_nodes=num_nodes)
-    means = law.expected_order_statistics(num_workers, load.size)
-    first = law.mean() if means is None else means[jnp.argmax(load > 0)]
-    rounding = _ROUNDING * load.size * jnp.finfo(load.dtype).eps * value
-    return Expectation(jnp.where(jnp.isfinite(first), value, jnp.inf), error + rounding)
+def expected_max_and_slope(
+    law: Law,
+    load: Array,
+    num_workers: ArrayLike,
+    *,
+    num_nodes: int = NUM_NODES,
+    written_out: bool = False,
+) -> tuple[Expectation, Array]:
+    r"""`expected_max` and its slope in the load, `[max_workers]`, of which one evaluation gives both.
+
+    ∂F/∂y_n = -∫ ∂P/∂Λ_n t Λ'(t/y_n) / y_n² dt, and as F is homogeneous, Σ_n y_n ∂F/∂y_n = F gives the slope
+    in the last load, whose integrand may be infinite at the infimum. Only the value can be differentiated.
+    """
+    if law.atomic() or law.rows() is not None:
+
+        def value_of(load: Array) -> tuple[Array, Expectation]:
+            found = expected_max(law, load, num_workers, num_nodes=num_nodes, written_out=written_out)
+            return found.value, found
+
+        slope, found = jax.grad(value_of, has_aux=True)(load)
+        return found, slope
+    law = law.with_fast_inverse()
+    nodes = quadrature(law, load, num_workers, num_nodes)
+    hazard, rate = threshold_hazard(law, load, nodes.times)
+    late, slope = crossing_slopes(hazard, num_workers, written_out)
+    found = integrate(nodes, late)
+    weight = nodes.weights[0][:, None]
+    slope = -jnp.sum(jnp.where(slope < 0, weight * jnp.where(slope < 0, slope * rate, 0), 0), axis=0)
+    found = _finite_and_rounded(law, load, num_workers, found)
+    return found, jax.lax.stop_gradient(slope_of_homogeneous(found.value, slope, load, num_workers))
+
+
+def slope_of_homogeneous(value: Array, slope: Array, load: Array, num_workers: ArrayLike) -> Array:
+    """`slope` with that in the last load from the others: Σ_n load_n slope_n = value."""
+    last = np.arange(load.size) == jnp.asarray(num_workers) - 1
+    others = jnp.where(last, 0, slope)
+    return jnp.where(last, (value - jnp.sum(others * load)) / load[-1], others)
+
+
+def _finite_and_rounded(law: Law, load: Array, num_workers: ArrayLike, found: Expectation) -> Expectation:
+    """inf where the expectation of the first load's time is, and an error that counts rounding."""
+    rounding = _ROUNDING * load.size * jnp.finfo(load.dtype).eps * found.value
+    finite = law.has_mean(jnp.argmax(load > 0), num_workers)
+    return Expectation(jnp.where(finite, found.value, jnp.inf), found.error + rounding)
 
 
 def exceedance(law: Law, load: Array, num_workers: ArrayLike, t: Array) -> Array:
@@ -107,37 +156,59 @@ def _thresholds(law: Law, load: Array, t: Array) -> tuple[Array, Array]:
     return jnp.where(reachable, threshold, law.infimum().astype(t.dtype)), reachable
 
 
-def integrate_tail(
-    law: Law,
-    exceed: Callable[[Array], Array],
-    load: Array,
-    num_workers: ArrayLike,
-    *,
-    num_nodes: int = NUM_NODES,
-) -> Expectation:
-    """∫₀^∞ exceed(t) dt for exceed(t) = P(max_n load_n T_(N-n) > t)."""
+class Quadrature(NamedTuple):
+    """∫₀^∞ P(max > t) dt ≈ start + Σ_k weights_k P(max > times_k), by three rules over the same times.
+
+    `times` is `[K]`, `weights` `[3, K]`, each rule with half of the nodes of the one before. `cut` says that
+    there is something, if hardly anything, beyond the first and the last of the times.
+    """
+
+    start: Array
+    times: Array
+    weights: Array
+    cut: bool
+
+
+def quadrature(law: Law, load: Array, num_workers: ArrayLike, num_nodes: int) -> Quadrature:
+    """The rule of `num_nodes` intervals and two coarser ones, for laws that are not atomic alone."""
     if law.kinks().size:
         start, left, size = _panels(law, load, num_workers)
-        # Between the atoms of an atomic law `exceed` is constant.
+        # Between the atoms of an atomic law the probability is constant.
         orders = (2, 1, 1) if law.atomic() else (num_nodes // 12, num_nodes // 16, num_nodes // 24)
-        rules = [
-            jnp.vdot(weight, exceed(t)) for t, weight in (_gauss(law, start, left, size, k) for k in orders)
-        ]
-        return Expectation(start + rules[0], _rule_error(rules[0], rules[1], rules[2]))
+        times, weights = zip(*(_gauss(law, start, left, size, k) for k in orders), strict=True)
+        own = np.repeat(np.eye(3), [weight.size for weight in weights], axis=1)
+        return Quadrature(
+            start, jnp.concatenate(times), jnp.concatenate(weights) * own.astype(load.dtype), False
+        )
     start, centre, width, low, high = _line(law, load, num_workers)
-    v = low + (high - low) * jnp.linspace(0.0, 1.0, num_nodes + 1, dtype=start.dtype)
-    excess = centre * jnp.exp(width * jnp.sinh(v))
-    weight = excess * width * jnp.cosh(v) * ((high - low) / num_nodes)
+    v = low + (high - low) * np.linspace(0.0, 1.0, num_nodes + 1).astype(load.dtype)
+    excess, slope = _on_line(centre, width, v)
+    weight = slope * ((high - low) / num_nodes)
     # The integral does not depend on the nodes, its slope at the infimum does: there that of P in the last
     # load may be infinite. Nodes that move with this load, start + excess = load · τ, see none of it.
     infimum, last = law.infimum().astype(load.dtype), load[-1]
     start, t = (last * (infimum + jax.lax.stop_gradient(t / last - infimum)) for t in (start, start + excess))
     weight = last * jax.lax.stop_gradient(weight / last)
-    probability = exceed(t)
-    term = jnp.where(probability > 0, weight * jnp.where(probability > 0, probability, 0), 0)
-    fine, coarse, coarsest = jnp.sum(term), 2 * jnp.sum(term[::2]), 4 * jnp.sum(term[::4])
+    node = np.arange(num_nodes + 1)
+    coarser = np.stack([(node % step == 0) * step for step in (1, 2, 4)]).astype(load.dtype)
+    return Quadrature(start, t, weight * coarser, True)
+
+
+def _on_line(centre: Array, width: Array, v: Array) -> tuple[Array, Array]:
+    """centre · exp(width · sinh v) and its slope in v."""
+    up = jnp.exp(v)
+    down = 1 / up
+    excess = centre * jnp.exp(width / 2 * (up - down))
+    return excess, excess * width / 2 * (up + down)
+
+
+def integrate(nodes: Quadrature, late: Array) -> Expectation:
+    """start + Σ weight · late and an estimate of its error, from probabilities at the times, `[K]`."""
+    term = jnp.where(late > 0, nodes.weights * jnp.where(late > 0, late, 0), 0)
+    fine, coarse, coarsest = jnp.sum(term, axis=1)
+    error = _rule_error(fine, coarse, coarsest)
     # What is left out at either end is of the size of the last term there.
-    return Expectation(start + fine, _rule_error(fine, coarse, coarsest) + term[0] + term[-1])
+    return Expectation(nodes.start + fine, error + term[0, 0] + term[0, -1] if nodes.cut else error)
 
 
 class Rule(NamedTuple):
@@ -175,26 +246,34 @@ def rule(law: Law, load: Array, num_workers: ArrayLike, num_nodes: int) -> Rule:
         # Half a step from either end, where there is nothing to add: a node more would spoil the size.
         step = (high - low) / (num_nodes * refine)
         inside = index < num_nodes * refine
-        v = low + step * (jnp.where(inside, index, 0) + 0.5)
-        excess = centre * jnp.exp(width * jnp.sinh(v))
-        return start + excess, jnp.where(inside, excess * width * jnp.cosh(v) * step, 0)
+        excess, slope = _on_line(centre, width, low + step * (jnp.where(inside, index, 0) + 0.5))
+        return start + excess, jnp.where(inside, slope * step, 0)
 
     return Rule(start, num_nodes, on_line)
 
 
 def _typical(law: Law, load: Array, num_workers: ArrayLike) -> Array:
     """max_n load_n Λ⁻¹(E A + σ std A), σ = -1, 0, 1: where the maximum lies, give or take; `[3]`."""
-    j = jnp.arange(1, load.size + 1, dtype=load.dtype)
-    inverse = jnp.where(j <= num_workers, 1 / j, 0)
-    mean = jnp.cumsum(inverse[::-1])[::-1]
-    deviation = jnp.sqrt(jnp.cumsum(inverse[::-1] ** 2)[::-1])
-    hazard = jnp.maximum(mean + jnp.array([[-1.0], [0.0], [1.0]], load.dtype) * deviation, 0.1 * mean)
+    hazard = typical_hazards(load, num_workers)
     return jnp.max(jnp.where(load > 0, load * law.inverse_cumulative_hazard(hazard), 0), axis=-1)
 
 
-def _log_binomial(n: Array, k: Array) -> Array:
-    """log C(n, k)."""
-    return special.gammaln(n + 1) - special.gammaln(k + 1) - special.gammaln(n - k + 1)
+def typical_hazards(load: Array, num_workers: ArrayLike) -> Array:
+    """E A_(N-n) + σ std A_(N-n), σ = -1, 0, 1, `[3, max_workers]`; 0 for n ≥ N."""
+    j = np.arange(1, load.size + 1)
+    sums = np.pad(np.cumsum([1 / j, 1 / j**2], axis=1), [(0, 0), (1, 0)]).astype(load.dtype)
+    # Σ_{j=n+1}^N: what is left of the tables' differences is 1/N at least.
+    mean, variance = jnp.maximum(jnp.asarray(sums)[:, jnp.asarray(num_workers, int), None] - sums[:, :-1], 0)
+    sigma = np.array([[-1.0], [0.0], [1.0]], load.dtype)
+    return jnp.maximum(mean + sigma * jnp.sqrt(variance), 0.1 * mean)
+
+
+def log_choices(load: Array, num_workers: ArrayLike) -> Array:
+    """log C(N, n) for n = 0 … max_workers, `[max_workers + 1]`; -inf for n > N."""
+    log_factorial = np.array([math.lgamma(k + 1) for k in range(load.size + 1)]).astype(load.dtype)
+    table, workers = jnp.asarray(log_factorial), jnp.asarray(num_workers, int)
+    rest = workers - np.arange(load.size + 1)
+    return jnp.where(rest >= 0, table[workers] - log_factorial - table[jnp.maximum(rest, 0)], -jnp.inf)
 
 
 def _start(law: Law, load: Array, num_workers: ArrayLike) -> Array:
@@ -203,12 +282,12 @@ def _start(law: Law, load: Array, num_workers: ArrayLike) -> Array:
     From P(max ≤ y_n q) ≤ P(T_(N-n) ≤ q) ≤ C(N, n) F(q)^{N-n} at the best n: nearly deterministic laws whose
     infimum is far below their typical times need it.
     """
-    level = jnp.arange(load.size, dtype=load.dtype)
     workers = jnp.asarray(num_workers, load.dtype)
-    below = jnp.maximum(workers - level, 1)
-    log_cdf = (jnp.log(jnp.finfo(load.dtype).eps / 8) - _log_binomial(workers, workers - below)) / below
+    below = workers - np.arange(load.size, dtype=load.dtype)
+    used = (load > 0) & (below > 0)
+    choices = jnp.where(used, log_choices(load, num_workers)[:-1], 0)
+    log_cdf = (np.log(jnp.finfo(load.dtype).eps / 8) - choices) / jnp.maximum(below, 1)
     time = law.inverse_cumulative_hazard(-jnp.log1p(-jnp.exp(log_cdf)))
-    used = (load > 0) & (level < workers)
     lowest = jnp.max(jnp.where(used, load * time, 0))
     return jax.lax.stop_gradient(jnp.maximum(load[-1] * law.infimum().astype(load.dtype), lowest))
 
@@ -218,16 +297,15 @@ def _reach(law: Law, load: Array, num_workers: ArrayLike, start: Array, centre: 
 
     From P(max > t) ≤ Σ_n C(N, n+1) P(T > t / y_n)^{n+1}.
     """
-    level = jnp.arange(load.size, dtype=load.dtype)
-    workers = jnp.asarray(num_workers, load.dtype)
     # The last one is for tails like t^{-1.05}; single precision has no room for more.
     longest = 640.0 if load.dtype == jnp.float64 else 64.0
-    reach = longest * 1.35 ** jnp.arange(-22.0, 1.0, dtype=load.dtype)
-    hazard = _hazard_at(law, load, start + centre * jnp.exp(reach))
-    log_choices = _log_binomial(workers, jnp.minimum(level + 1, workers))
-    log_tail = jnp.where(level < workers, log_choices - (level + 1) * hazard, -jnp.inf)
-    open_ = reach + jnp.max(log_tail, axis=-1) > jnp.log(jnp.finfo(load.dtype).eps / 8)
-    return reach[jnp.minimum(jnp.sum(jnp.cumsum(open_[::-1]) > 0), reach.size - 1)]
+    reach = longest * 1.35 ** np.arange(-22.0, 1.0).astype(load.dtype)
+    hazard = _hazard_at(law, load, start + centre * np.exp(reach))
+    log_tail = log_choices(load, num_workers)[1:] - np.arange(1, load.size + 1, dtype=load.dtype) * hazard
+    open_ = reach + jnp.max(log_tail, axis=-1) > np.log(jnp.finfo(load.dtype).eps / 8)
+    # The first reach from which on all are closed, or the longest.
+    last = jnp.max(jnp.where(open_, np.arange(1, reach.size + 1), 0))
+    return jnp.asarray(reach)[jnp.minimum(last, reach.size - 1)]
 
 
 def _line(law: Law, load: Array, num_workers: ArrayLike) -> tuple[Array, Array, Array, Array, Array]:
@@ -236,12 +314,14 @@ def _line(law: Law, load: Array, num_workers: ArrayLike) -> tuple[Array, Array, 
     law, load = jax.lax.stop_gradient((law, load))
     start = _start(law, load, num_workers)
     typical = _typical(law, load, num_workers) - start
-    lower, centre, upper = jnp.maximum(typical, 1e3 * jnp.finfo(start.dtype).tiny)
-    width = jnp.clip(jnp.log(upper / lower) / 2, 0.05, 4.0)
+    typical = jnp.maximum(typical, 1e3 * jnp.finfo(start.dtype).tiny)
+    width = jnp.clip(jnp.log(typical[2] / typical[0]) / 2, 0.05, 4.0)
     # In log t. e^-reach is what is left out at the left end.
-    left = -jnp.log(jnp.finfo(load.dtype).eps / 8)
-    right = _reach(law, load, num_workers, start, centre)
-    return start, centre, width, -jnp.arcsinh(left / width), jnp.arcsinh(right / width)
+    left = -np.log(jnp.finfo(load.dtype).eps / 8).astype(load.dtype)
+    right = _reach(law, load, num_workers, start, typical[1])
+    ends = jnp.stack([left, right]) / width
+    ends = jnp.log(ends + jnp.sqrt(ends**2 + 1))  # the inverse of sinh, of what is not small
+    return start, typical[1], width, -ends[0], ends[1]
 
 
 def _panels(law: Law, load: Array, num_workers: ArrayLike) -> tuple[Array, Array, Array]:

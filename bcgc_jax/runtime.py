@@ -11,7 +11,13 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax.expectation import NUM_NODES, Expectation, exceedance, expected_max
+from bcgc_jax.expectation import (
+    NUM_NODES,
+    Expectation,
+    exceedance,
+    expected_max,
+    expected_max_and_slope,
+)
 from bcgc_jax.order_statistics import max_finish_time, simulate_max
 from bcgc_jax.partitions import cumulative_load, finish_load
 from bcgc_jax.problem import Problem
@@ -144,19 +150,21 @@ def completion_probability(problem: Problem, partition: ArrayLike, deadline: Arr
     return jnp.clip(1 - late, 0, 1)
 
 
-@functools.partial(jax.jit, static_argnames="num_nodes")
+@functools.partial(jax.jit, static_argnames=("num_nodes", "written_out"))
 def certificate(
     problem: Problem,
     partition: ArrayLike,
     levels: ArrayLike | None = None,
     *,
     num_nodes: int = _CERTIFYING_NODES,
+    written_out: bool = False,
 ) -> Certificate:
     r"""f(x) = E τ̂(x,T) and a bound on the best: f(z) ≥ f(x) + ∇f(x)·(z - x) ≥ f - ∇f·x + L min_n ∂f/∂x_n.
 
     f is convex, so this holds for every partition z, at every x, whoever found it; without setup ∇f·x = f.
     `levels`, bool `[max_workers]`, are those that z may use: by default all, with setup cycles those that x
-    uses, for then f is affine only as long as these stay the same.
+    uses, for then f is affine only as long as these stay the same. `num_nodes` and `written_out`, that of
+    `crossing_probability`, are static.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(rate=1.0, shift=1.0), num_workers=2, num_coordinates=10)
@@ -165,12 +173,12 @@ def certificate(
     True
     """
     x = as_partition(problem, partition)
-
-    def objective(x):
-        result = integrate_runtime(problem, x, num_nodes=num_nodes)
-        return result.value, result.error
-
-    (value, error), slope = jax.value_and_grad(objective, has_aux=True)(x)
+    load, pull_back = jax.vjp(lambda x: load_of(problem, x), x)
+    found, slope = expected_max_and_slope(
+        problem.cycle_time, load, problem.num_workers, num_nodes=num_nodes, written_out=written_out
+    )
+    value, error = problem.scale * found.value, problem.scale * found.error
+    slope = problem.scale * pull_back(slope)[0]
     allowed = levels_of_bound(problem, x) & (True if levels is None else jnp.asarray(levels))
     # 0 where nothing is paid for setup, up to rounding.
     constant = 0 if problem.setup_cycles is None else value - jnp.sum(slope * x)

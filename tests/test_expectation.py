@@ -348,6 +348,7 @@ def test_a_slow_worker_that_never_comes_makes_the_expectation_infinite():
     assert np.isinf(value)  # with all of three slow, probability 0.008, nothing ever arrives
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_a_nearly_deterministic_law_with_a_far_infimum_is_as_exact():
     # T = e^{0.3 + 0.01 Z}: order statistics of Z by adaptive quadrature, and a million draws.

@@ -1,17 +1,21 @@
 r"""The schemes that block coordinate coding is compared with, each as its authors define it."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
-from jax.scipy import special
 from jax.typing import ArrayLike
 
 from bcgc_jax.distributions import Law
-from bcgc_jax.expectation import Expectation, integrate_tail
+from bcgc_jax.expectation import NUM_NODES, Expectation, integrate, log_choices, quadrature
 from bcgc_jax.order_statistics import all_rows, expected_order_statistics
 from bcgc_jax.problem import Problem
+
+# Levels of partial stragglers at a time.
+_BATCH = 32
 
 
 def single_level_partition(problem: Problem, level: ArrayLike) -> Array:
@@ -108,6 +112,7 @@ def _half_line() -> tuple[Array, Array]:
     return w, jnp.exp(-w) * w * (1 + jnp.exp(-v)) * ((high - low) / panels)
 
 
+@jax.jit
 def tandon_partial_runtime(problem: Problem, alpha: ArrayLike | None = None) -> tuple[Expectation, Array]:
     r"""Partial stragglers (Tandon et al. 2017): expected runtime at the best s, and that s.
 
@@ -116,39 +121,50 @@ def tandon_partial_runtime(problem: Problem, alpha: ArrayLike | None = None) -> 
     """
     law, workers = problem.cycle_time, problem.num_workers
     alpha = jnp.asarray(straggler_ratio(law) if alpha is None else alpha, problem.dtype)
-    level = jnp.arange(problem.max_workers)
-    times = expected_order_statistics(law, workers, max_workers=problem.max_workers).astype(problem.dtype)
-
-    def at_level(s: Array) -> Expectation:
-        def exceed(t: Array) -> Array:
-            # 1 - F(t)^N P(at least N-s of N are below t/α | all are below t), without the cancellation.
-            whole, part = law.cumulative_hazard(t), law.cumulative_hazard(t / alpha)
-            late = jnp.clip((jnp.exp(-part) - jnp.exp(-whole)) / -jnp.expm1(-whole), 0, 1)
-            late = jnp.where(whole > 0, late, 1)
-            log_all = workers * jnp.log(-jnp.expm1(-whole))
-            return -jnp.expm1(log_all) + jnp.exp(log_all) * special.betainc(s + 1.0, workers - s, late)
-
-        load = jnp.where(level < s, 1, alpha)
-        result = integrate_tail(law, exceed, load, workers)
-        weight = (s + 1) / (s + alpha)
-        return Expectation(weight * result.value, weight * result.error)
-
-    s = jnp.arange(1, problem.max_workers)
-    if s.size == 0:
+    if problem.max_workers == 1:
         nothing = jnp.asarray(jnp.inf, problem.dtype)
         return Expectation(nothing, jnp.zeros_like(nothing)), jnp.asarray(0)
+    s = np.arange(1, problem.max_workers)
     rows = all_rows(law, workers, problem.max_workers)
     if rows is None:
-        result = jax.lax.map(at_level, s, batch_size=32)
+        law = law.with_fast_inverse()
+        # Whole batches: a rest would be compiled once more.
+        batch = min(s.size, _BATCH)
+        levels = np.resize(s, (-(-s.size // batch), batch))
+        at = jax.vmap(
+            lambda s: _partial_stragglers(law, alpha, s, workers, problem.max_workers, problem.dtype)
+        )
+        result = jax.tree.map(lambda a: a.ravel()[: s.size], jax.lax.map(at, jnp.asarray(levels)))
+        weight = (s + 1) / (s + alpha)
+        result = Expectation(weight * result.value, weight * result.error)
     else:
         mean = jnp.mean(jnp.maximum(alpha * rows, rows[:, :1]), axis=0)[1:].astype(problem.dtype)
-        result = Expectation((s + 1) / (s + alpha) * mean, jnp.zeros_like(mean))
+        result = Expectation(jnp.asarray((s + 1) / (s + alpha) * mean), jnp.zeros_like(mean))
     value = jnp.where(s < workers, result.value, jnp.inf)
     best = jnp.argmin(value)
     unit = problem.scale * problem.total
-    infinite = ~jnp.isfinite(times[0])  # T_(N) is waited for at every s
-    value = jnp.where(infinite, jnp.inf, value[best])
-    return Expectation(unit * value, unit * result.error[best]), s[best]
+    # T_(N) is waited for at every s.
+    value = jnp.where(jnp.isfinite(law.mean()), value[best], jnp.inf)
+    return Expectation(unit * value, unit * result.error[best]), best + 1
+
+
+def _partial_stragglers(
+    law: Law, alpha: Array, s: Array, num_workers: ArrayLike, size: int, dtype: Any
+) -> Expectation:
+    """E max(α T_(N-s), T_(N))."""
+    workers, m = jnp.asarray(num_workers), np.arange(size + 1)
+    load = jnp.where(np.arange(size) < s, 1, alpha).astype(dtype)
+    nodes = quadrature(law, load, workers, NUM_NODES)
+    # 1 - F(t)^N P(at most s of N are above t/α | all are below t), without the cancellation.
+    whole, part = law.cumulative_hazard(nodes.times), law.cumulative_hazard(nodes.times / alpha)
+    late = jnp.clip((jnp.exp(-part) - jnp.exp(-whole)) / -jnp.expm1(-whole), 0, 1)
+    late = jnp.where(whole > 0, late, 1)[:, None]
+    log_all = workers * jnp.log(-jnp.expm1(-whole))
+    tiny = jnp.finfo(dtype).tiny
+    log_late, log_early = jnp.log(jnp.maximum(late, tiny)), jnp.log(jnp.maximum(1 - late, tiny))
+    log_term = log_choices(load, workers) + m * log_late + jnp.maximum(workers - m, 0) * log_early
+    more = jnp.sum(jnp.where(m > s, jnp.exp(log_term), 0), axis=1)
+    return integrate(nodes, -jnp.expm1(log_all) + jnp.exp(log_all) * more)
 
 
 @jax.jit

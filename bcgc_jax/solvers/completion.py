@@ -6,14 +6,18 @@ For laws of atoms P is a step function of x: there the atoms (of rows, the runti
 e^±h, h → 0, and the answers are judged by the true P.
 """
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax.crossing import crossing_probability
+from bcgc_jax.distributions import Law
 from bcgc_jax.expectation import exceedance
 from bcgc_jax.order_statistics import all_rows, max_finish_time
 from bcgc_jax.partitions import cumulative_load, project_partition
@@ -45,7 +49,7 @@ class CompletionResult(NamedTuple):
 
 
 def completion_partition(
-    problem: Problem, deadline: ArrayLike, *, tolerance: float = 1e-6, max_steps: int = 2000
+    problem: Problem, deadline: ArrayLike, *, tolerance: ArrayLike = 1e-6, max_steps: int = 2000
 ) -> CompletionResult:
     r"""argmax P(τ̂(x,T) ≤ deadline) over partitions, a local one from each of `STARTS`, and the best of them.
 
@@ -58,100 +62,154 @@ def completion_partition(
     >>> bool(result.probability >= result.probabilities.max()), int(result.status)
     (True, 0)
     """
+    # Programs that other methods have too.
+    planned = (
+        time_partition(problem),
+        frequency_partition(problem),
+        optimal_partition(problem, np.ones(problem.max_workers, bool), tolerance=1e-4).partition,
+    )
+    return _ascend(problem, planned, deadline, tolerance, max_steps=max_steps)
+
+
+@functools.partial(jax.jit, static_argnames="max_steps")
+def _ascend(
+    problem: Problem,
+    planned: tuple[Array, ...],
+    deadline: ArrayLike,
+    tolerance: ArrayLike,
+    *,
+    max_steps: int,
+) -> CompletionResult:
     law, workers, total = problem.cycle_time, problem.num_workers, problem.total
-    level = jnp.arange(problem.max_workers)
-    harmonic = jnp.where(problem.exists, 1 / (level + 1.0), 0)
-    starts = jnp.stack(
-        [
-            time_partition(problem) / total,
-            frequency_partition(problem) / total,
-            optimal_partition(problem, tolerance=1e-4).partition / total,
-            harmonic / jnp.sum(harmonic),
-            jnp.where(level == jnp.asarray(workers) - 1, 1.0, 0.0),
-        ]
-    ).astype(problem.dtype)
     t = jnp.asarray(deadline, problem.dtype) / (problem.scale * total)
-    tiny = jnp.finfo(problem.dtype).tiny
 
     def late(share: Array) -> Array:
         return exceedance(law, cumulative_load(share), workers, t)
 
-    def late_smoothly(share: Array, spread: Array) -> Array:
-        if not law.atomic():
-            return late(share)
-        load = cumulative_load(share)
-        rows = all_rows(law, workers, load.size)
-        if rows is not None:
-            log_finish = jnp.log(max_finish_time(load, rows.astype(load.dtype)))
-            return jnp.mean(jax.nn.sigmoid((log_finish - jnp.log(t)) / spread))
-        atoms, mass = atoms_of(law)
-        log_threshold = jnp.log(t) - jnp.log(jnp.where(load > 0, load, 1))
-        slow = mass * jax.nn.sigmoid((jnp.log(atoms) - log_threshold[:, None]) / spread)
-        survival = jnp.where(load > 0, jnp.maximum(jnp.sum(slow, axis=1), tiny), tiny)
-        return crossing_probability(-jnp.log(survival), workers)
-
     def log_odds(share: Array, spread: Array) -> Array:
-        q = late_smoothly(share, spread)
+        q = _late_smoothly(law, cumulative_load(share), workers, t, spread)
         # 1 - q is rounded where completion is improbable, but then it is the larger that counts.
-        return jnp.log(jnp.maximum(q, tiny)) - jnp.log(jnp.maximum(1 - q, tiny))
-
-    # The best single level too: with workers that never answer P is flat until a level is empty.
-    singles = jnp.where(problem.exists[:, None], jnp.eye(level.size, dtype=problem.dtype), starts[-1])
-    starts = jnp.concatenate([starts, singles[jnp.argmin(jax.vmap(late)(singles))][None]])
+        return jnp.log(jnp.maximum(q, _tiny(q))) - jnp.log(jnp.maximum(1 - q, _tiny(q)))
 
     def project(share: Array) -> Array:
         return project_partition(share, 1.0, workers)
 
-    def ascend(share: Array, spread: Array) -> tuple[Array, tuple[Array, Array]]:
-        expand = jax.value_and_grad(log_odds)
-
-        def residual(share: Array, slope: Array) -> Array:
-            return jnp.max(jnp.abs(project(share - slope) - share))
-
-        def step(carry):
-            i, share, value, slope, length, memory = carry
-            direction = project(share - length * slope) - share
-            descent = jnp.sum(slope * direction)
-            ceiling = jnp.max(memory)
-
-            def too_long(trial):
-                scale, new_value = trial
-                return (new_value > ceiling + _SUFFICIENT * scale * descent) & (scale > 1e-10)
-
-            def shorten(trial):
-                scale = trial[0] / 2
-                return scale, log_odds(share + scale * direction, spread)
-
-            first = (jnp.ones_like(value), log_odds(share + direction, spread))
-            scale, _ = jax.lax.while_loop(too_long, shorten, first)
-            new = share + scale * direction
-            new_value, new_slope = expand(new, spread)
-            moved, change = new - share, new_slope - slope
-            curvature = jnp.sum(moved * change)
-            spectral = jnp.sum(moved**2) / jnp.where(curvature > 0, curvature, 1)
-            length = jnp.where(curvature > 0, jnp.clip(spectral, _SHORTEST, _LONGEST), _LONGEST)
-            return i + 1, new, new_value, new_slope, length, memory.at[i % _MEMORY].set(new_value)
-
-        def go_on(carry):
-            i, share, _, slope, _, _ = carry
-            return (i < max_steps) & (residual(share, slope) > tolerance)
-
-        value, slope = expand(share, spread)
-        length = jnp.minimum(1 / jnp.maximum(jnp.max(jnp.abs(slope)), tiny), _LONGEST)
-        memory = jnp.full(_MEMORY, value)
-        last = jax.lax.while_loop(go_on, step, (jnp.asarray(0), share, value, slope, length, memory))
-        return last[1], (residual(last[1], last[3]), last[0])
-
-    spreads = jnp.asarray(_SPREADS if law.atomic() else (0.0,), problem.dtype)
-
     def stages(share: Array) -> tuple[Array, Array, Array]:
-        share, (residuals, steps) = jax.lax.scan(ascend, share, spreads)
+        def stage(share: Array, spread: Array) -> tuple[Array, tuple[Array, Array]]:
+            found = spectral_projected_gradient(
+                lambda x: log_odds(x, spread), project, share, tolerance=tolerance, max_steps=max_steps
+            )
+            return found.point, (found.residual, found.num_steps)
+
+        spreads = jnp.asarray(_SPREADS if law.atomic() else (0.0,), problem.dtype)
+        share, (residuals, steps) = jax.lax.scan(stage, share, spreads)
         return share, residuals[-1], jnp.sum(steps)
 
-    shares, residuals, steps = jax.vmap(stages)(starts)
-    probabilities = jnp.clip(1 - jax.vmap(late)(shares), 0, 1)
+    level = np.arange(problem.max_workers)
+    harmonic = jnp.where(problem.exists, jnp.asarray(1 / (level + 1.0), problem.dtype), 0)
+    replicated = jnp.where(level == jnp.asarray(workers) - 1, 1.0, 0.0)
+    # The best single level too: with workers that never answer P is flat until a level is empty.
+    singles = jnp.where(problem.exists[:, None], jnp.eye(level.size, dtype=problem.dtype), replicated)
+    single = singles[jnp.argmin(jax.lax.map(late, singles))]
+    starts = (*(x / total for x in planned), harmonic / jnp.sum(harmonic), replicated, single)
+    shares, residuals, steps = jax.vmap(stages)(jnp.stack([x.astype(problem.dtype) for x in starts]))
+    probabilities = jnp.clip(1 - jax.lax.map(late, shares), 0, 1)
     best = jnp.argmax(probabilities)
     status = jnp.where(residuals[best] <= tolerance, int(Status.CONVERGED), int(Status.STEP_LIMIT))
     return CompletionResult(
         shares[best] * total, probabilities[best], best, probabilities, status, jnp.max(steps)
     )
+
+
+def _tiny(q: Array) -> float:
+    return float(jnp.finfo(q.dtype).tiny)
+
+
+def _late_smoothly(law: Law, load: Array, num_workers: ArrayLike, t: Array, spread: Array) -> Array:
+    """P(max > t), with a law's atoms spread by e^±`spread`."""
+    if not law.atomic():
+        return exceedance(law, load, num_workers, t)
+    rows = all_rows(law, num_workers, load.size)
+    if rows is not None:
+        log_finish = jnp.log(max_finish_time(load, rows.astype(load.dtype)))
+        return jnp.mean(jax.nn.sigmoid((log_finish - jnp.log(t)) / spread))
+    atoms, mass = atoms_of(law)
+    log_threshold = jnp.log(t) - jnp.log(jnp.where(load > 0, load, 1))
+    slow = mass * jax.nn.sigmoid((jnp.log(atoms) - log_threshold[:, None]) / spread)
+    survival = jnp.where(load > 0, jnp.maximum(jnp.sum(slow, axis=1), _tiny(load)), _tiny(load))
+    return crossing_probability(-jnp.log(survival), num_workers)
+
+
+class SpectralResult(NamedTuple):
+    """The last point, how far a projected gradient step would still move it, and the steps taken."""
+
+    point: Array
+    residual: Array
+    num_steps: Array
+
+
+class _Search(NamedTuple):
+    """Before an evaluation at point + scale · direction; the rest is what is known at the point."""
+
+    num_steps: Array
+    point: Array
+    direction: Array
+    scale: Array
+    slope: Array
+    descent: Array
+    residual: Array
+    memory: Array
+
+
+def spectral_projected_gradient(
+    function: Callable[[Array], Array],
+    project: Callable[[Array], Array],
+    start: Array,
+    *,
+    tolerance: ArrayLike,
+    max_steps: int,
+) -> SpectralResult:
+    """A local minimum of `function` over the set that `project` projects on (Birgin, Martínez & Raydan 2000).
+
+    Stops where a projected gradient step moves no entry by more than `tolerance`. One evaluation a round,
+    which a step is taken or cut after: under `vmap` no search waits for the line search of another.
+    """
+    dtype = start.dtype
+
+    def go_on(s: _Search) -> Array:
+        return (s.num_steps <= max_steps) & (s.residual > tolerance)
+
+    def round_(s: _Search) -> _Search:
+        point = s.point + s.scale * s.direction
+        value, slope = jax.value_and_grad(function)(point)
+        first = s.num_steps == 0
+        highest = jnp.max(s.memory) + _SUFFICIENT * s.scale * s.descent
+        cut = ~first & (value > highest) & (s.scale > 1e-10)
+        moved, change = point - s.point, slope - s.slope
+        curvature = jnp.sum(moved * change)
+        spectral = jnp.sum(moved**2) / jnp.where(curvature > 0, curvature, 1)
+        length = jnp.where(curvature > 0, jnp.clip(spectral, _SHORTEST, _LONGEST), _LONGEST)
+        steepest = jnp.maximum(jnp.max(jnp.abs(slope)), _tiny(start))
+        length = jnp.where(first, jnp.minimum(1 / steepest, _LONGEST), length)
+        steps = jax.vmap(lambda a: project(point - a * slope) - point)(
+            jnp.stack([length, jnp.ones((), dtype)])
+        )
+        memory = jnp.where(first, value, s.memory.at[s.num_steps % _MEMORY].set(value))
+        taken = _Search(
+            s.num_steps + 1,
+            point,
+            steps[0],
+            jnp.ones((), dtype),
+            slope,
+            jnp.sum(slope * steps[0]),
+            jnp.max(jnp.abs(steps[1])),
+            memory,
+        )
+        return jax.tree.map(lambda a, b: jnp.where(cut, a, b), s._replace(scale=s.scale / 2), taken)
+
+    zero = jnp.zeros((), dtype)
+    first = _Search(
+        jnp.asarray(0), start, 0 * start, zero, 0 * start, zero, zero + jnp.inf, jnp.zeros(_MEMORY, dtype)
+    )
+    last = jax.lax.while_loop(go_on, round_, first)
+    return SpectralResult(last.point, last.residual, last.num_steps - 1)

@@ -20,6 +20,7 @@ _TOLERANCE, _GAIN = 1e-5, 1e-6
 _BATCH = 8
 
 
+@jax.jit
 def best_levels(problem: Problem, allowed: Array) -> tuple[Array, Array]:
     """Bool `[max_workers]`, a set that no single change improves, and the rounds of the search."""
     allowed = problem.exists & allowed

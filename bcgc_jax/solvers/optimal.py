@@ -10,22 +10,21 @@ each step is Newton's, and five to fifteen of them do. The stopping rule is the 
 1 - Σx min_n g_n / f.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax.crossing import Crossing
 from bcgc_jax.distributions import Law
-from bcgc_jax.expectation import expected_max, rule, threshold_hazard
-from bcgc_jax.partitions import finish_load
+from bcgc_jax.expectation import expected_max, rule, slope_of_homogeneous, threshold_hazard, typical_hazards
 from bcgc_jax.problem import Problem, Status
-from bcgc_jax.solvers.closed_form import time_partition
+from bcgc_jax.solvers.closed_form import share_for_times
 from bcgc_jax.solvers.cutting_plane import cutting_plane
 from bcgc_jax.solvers.lanes import loop
 from bcgc_jax.solvers.linear import solve_positive
@@ -59,20 +58,20 @@ class OptimalResult(NamedTuple):
 _START, _STEP, _CHECK, _DONE = range(4)
 
 
-class _Expansion(NamedTuple):
-    """Value, slope and Hessian of f / f₀ in x."""
-
-    value: Array
-    slope: Array
-    hessian: Array
-
-
 class _Sums(NamedTuple):
     """Of value, slope and the upper half of the Hessian in the load, over the nodes so far."""
 
     value: Array
     slope: Array
     upper: Array
+
+
+class _Expansion(NamedTuple):
+    """Value, slope and Hessian in x, or in the load."""
+
+    value: Array
+    slope: Array
+    hessian: Array
 
 
 class _Given(NamedTuple):
@@ -84,41 +83,54 @@ class _Given(NamedTuple):
     loads: Array
     tolerance: Array
 
-    def inside(self, values: Array, padding: ArrayLike = 0) -> Array:
-        return jnp.where(self.levels, values, padding)
-
 
 class _Iterate(NamedTuple):
-    """Newton's method, between two nodes of an evaluation at x + length · dx.
+    """Newton's method, before an evaluation of f at x + length · dx.
 
-    What the round does, Newton steps so far, fineness of the rule, the next piece of its nodes and the sums
-    before it; point, multipliers z, direction, its length and how often it was tried; barrier μ, f at x, f₀.
+    What the round does, Newton steps so far, fineness of the rule; point, multipliers z, direction, its
+    length and how often it was tried; barrier μ; at x: f / f₀, f / f₀ - log Σx, Σ log x, slope along dx; f₀.
     """
 
     round: Array
     steps: Array
     refine: Array
-    piece: Array
-    sums: _Sums
     x: Array
     z: Array
     dx: Array
     length: Array
     tries: Array
     barrier: Array
-    f: _Expansion
+    value: Array
+    objective: Array
+    logs: Array
+    descent: Array
     unit: Array
 
 
+class _Evaluating(NamedTuple):
+    """An iterate in a batch, whose evaluation is at `piece` of the nodes, with the sums before it."""
+
+    iterate: _Iterate
+    piece: Array
+    sums: _Sums
+
+
+@functools.partial(jax.jit, static_argnames=("max_steps", "written_out"))
 def optimal_partition(
-    problem: Problem, levels: ArrayLike = True, *, tolerance: ArrayLike = 1e-7, max_steps: int = 60
+    problem: Problem,
+    levels: ArrayLike = True,
+    *,
+    tolerance: ArrayLike = 1e-7,
+    max_steps: int = 60,
+    written_out: bool = False,
 ) -> OptimalResult:
     r"""argmin E τ̂(x,T), to a relative gap of `tolerance` between f(x) and its lower bound.
 
-    Starts from x^(t), moved inside. `max_steps` is static. `levels`, bool `[max_workers]`, are those that
-    may be used, and for which setup cycles are paid. They enter as a load that is linear in x, as Σx = L:
-    (n+1) f/b = (n+1) f/(b L) Σx. For laws of atoms or rows f is polyhedral, and cutting planes take the
-    place of Newton's method, down to a gap of 1e-6.
+    Starts where every level takes about equally long, moved inside. `max_steps` is static. `levels`, bool
+    `[max_workers]`, are those that may be used, and for which setup cycles are paid. They enter as a load
+    that is linear in x, as Σx = L: (n+1) f/b = (n+1) f/(b L) Σx. For laws of atoms or rows f is polyhedral,
+    and cutting planes take the place of Newton's method, down to a gap of 1e-6. `written_out` (static) is
+    that of `crossing_probability`, for batches.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=4, num_coordinates=100)
@@ -126,77 +138,112 @@ def optimal_partition(
     >>> int(result.status), round(float(result.partition.sum()), 3)
     (0, 100.0)
     """
-    law = problem.cycle_time.with_fast_inverse()
-    problem = dataclasses.replace(problem, cycle_time=law)
-    workers = problem.num_workers
+    facts = _facts(problem)
     levels = problem.exists & jnp.asarray(levels)
-    dtype = problem.dtype
-    level = jnp.arange(problem.max_workers)
-    count = jnp.sum(levels).astype(dtype)
-    # Steps beyond the working precision only wander.
-    tolerance = jnp.maximum(tolerance, (64 + 8 * level.size) * jnp.finfo(dtype).eps)
-    # load = loads @ x on the unit simplex
-    setup = problem.setup_load / problem.total
-    loads = jax.vmap(lambda share: finish_load(share, levels, setup), out_axes=1)(
-        jnp.eye(level.size, dtype=dtype)
-    )
-
-    unit_runtime = problem.scale * problem.total
-
-    def inside(values: Array, padding: ArrayLike = 0) -> Array:
-        return jnp.where(levels, values, padding)
-
-    start = inside(time_partition(problem) / problem.total)
-    start = inside(0.9 * start / jnp.maximum(jnp.sum(start), 1e-3) + 0.1 / count)
-    start = start / jnp.sum(start)
-
-    if law.atomic():
+    tolerance = jnp.asarray(tolerance, problem.dtype)
+    given, start = _prepare(facts, levels, jnp.asarray(problem.num_workers), tolerance)
+    if given.law.atomic():
 
         def evaluate(share: Array) -> tuple[Array, Array]:
-            return jax.value_and_grad(lambda u: expected_max(law, loads @ u, workers).value)(share)
+            return jax.value_and_grad(
+                lambda u: expected_max(given.law, given.loads @ u, given.workers).value
+            )(share)
 
-        resolved = _POLYHEDRAL if dtype == jnp.float64 else _POLYHEDRAL_SINGLE
-        tolerance = jnp.maximum(tolerance, resolved)
-        found = cutting_plane(evaluate, start, levels, tolerance=tolerance, max_cuts=_MAX_CUTS)
+        resolved = _POLYHEDRAL if problem.dtype == jnp.float64 else _POLYHEDRAL_SINGLE
+        tolerance = jnp.maximum(given.tolerance, resolved)
+        found = cutting_plane(evaluate, start, given.levels, tolerance=tolerance, max_cuts=_MAX_CUTS)
         met = found.value - found.lower_bound <= tolerance * found.value
         return OptimalResult(
-            found.share * problem.total,
-            unit_runtime * found.value,
-            unit_runtime * found.lower_bound,
+            found.share * facts.total,
+            facts.unit * found.value,
+            facts.unit * found.lower_bound,
             jnp.where(met, int(Status.CONVERGED), int(Status.STEP_LIMIT)),
             found.num_cuts,
         )
-
-    given = _Given(law, jnp.asarray(workers), levels, loads, jnp.asarray(tolerance, dtype))
-    barrier = 1e-2 / count
-    one, zero = jnp.ones((), dtype), jnp.asarray(0)
-    square = jnp.zeros((level.size, level.size), dtype)
-    first = _Iterate(
-        round=zero + jnp.where(jnp.isfinite(law.mean()), _START, _DONE),  # no step helps an infinite mean
-        steps=zero,
-        refine=zero + 1,
-        piece=zero,
-        sums=_Sums(0 * one, square[0], square),
-        x=start,
-        z=inside(barrier / inside(start, 1)),
-        dx=square[0],
-        length=one,
-        tries=zero,
-        barrier=barrier,
-        f=_Expansion(one, square[0], jnp.eye(level.size, dtype=dtype)),
-        unit=one,
+    zero = jnp.zeros((start.size, start.size), start.dtype)
+    first = _Evaluating(
+        _first(given.levels, start, facts.finite),
+        jnp.asarray(0),
+        _Sums(zero[0, 0], zero[0], zero),
     )
     done, steps, x, value = loop(
         functools.partial(_go_on, max_steps=max_steps),
         _whole_round,
-        _one_piece,
-        _answer,
+        functools.partial(_one_piece, written_out=written_out),
+        lambda _, s: _answer(s.iterate),
         given,
         first,
-        lanes=_num_lanes(level.size),
+        lanes=_num_lanes(start.size),
     )
     status = jnp.where(done, int(Status.CONVERGED), int(Status.STEP_LIMIT))
-    return OptimalResult(x * problem.total, unit_runtime * value, 0 * value, status, steps)
+    return OptimalResult(x * facts.total, facts.unit * value, 0 * value, status, steps)
+
+
+class _Facts(NamedTuple):
+    """Of a problem: its law, ready to be evaluated, the typical times of the levels, whether the mean is
+    finite, Σx, the setup in coordinates, and M b Σx / N."""
+
+    law: Law
+    times: Array
+    finite: Array
+    total: Array
+    setup: Array
+    unit: Array
+
+
+def _facts(problem: Problem) -> _Facts:
+    law, dtype = problem.cycle_time.with_fast_inverse(), problem.dtype
+    if law.rows() is None:
+        hazard = typical_hazards(jnp.ones(problem.max_workers, dtype), problem.num_workers)[1]
+        times = law.inverse_cumulative_hazard(hazard).astype(dtype)
+    else:
+        times = jnp.ones(problem.max_workers, dtype)
+    total = problem.total
+    finite = jnp.isfinite(law.mean())
+    return _Facts(law, times, finite, total, problem.setup_load, problem.scale * total)
+
+
+def _prepare(facts: _Facts, levels: Array, num_workers: Array, tolerance: Array) -> tuple[_Given, Array]:
+    """What Newton's method or the cutting planes work with, and where on the unit simplex they start.
+
+    The start is the closed form for the typical times of the levels (Theorem 2), moved inside.
+    """
+    dtype, size = facts.times.dtype, levels.size
+    count = jnp.sum(levels).astype(dtype)
+    # Steps beyond the working precision only wander.
+    tolerance = jnp.maximum(tolerance, (64 + 8 * size) * jnp.finfo(dtype).eps)
+    # load = loads @ x on the unit simplex, of which the highest level in use pays setup for each subset.
+    paid = jnp.where(levels, np.arange(1, size + 1), 0)
+    highest = jnp.max(jnp.where(np.tri(size, dtype=bool), paid, 0), axis=1)
+    loads = np.tri(size) * paid + (facts.setup / facts.total * highest)[:, None]
+    start = share_for_times(facts.times, jnp.arange(size) < num_workers, num_workers)
+    start = jnp.where(levels, start / jnp.sum(start), 0)
+    start = 0.9 * start / jnp.maximum(jnp.sum(start), 1e-3) + 0.1 / count
+    start = jnp.where(levels, start, 0).astype(dtype)
+    given = _Given(facts.law, num_workers, levels, jnp.asarray(loads, dtype), tolerance)
+    return given, start / jnp.sum(start)
+
+
+def _first(levels: Array, start: Array, finite_mean: Array) -> _Iterate:
+    """Before the evaluation of the start."""
+    barrier = (1e-2 / jnp.sum(levels)).astype(start.dtype)
+    one, zero = jnp.ones((), start.dtype), jnp.asarray(0)
+    return _Iterate(
+        round=zero + jnp.where(finite_mean, _START, _DONE),  # no step helps an infinite mean
+        steps=zero,
+        refine=zero + 1,
+        x=start,
+        z=jnp.where(levels, barrier / jnp.where(levels, start, 1), 0),
+        dx=0 * start,
+        length=one,
+        tries=zero,
+        barrier=barrier,
+        value=one,
+        objective=one,
+        logs=one,
+        descent=0 * one,
+        unit=one,
+    )
 
 
 def _num_lanes(size: int) -> int:
@@ -207,128 +254,145 @@ def _num_lanes(size: int) -> int:
     return min(max(2**32 // (6 * 8 * _NUM_NODES * size**2), 1), 2**13)
 
 
-def _go_on(given: _Given, s: _Iterate, *, max_steps: int) -> Array:
+def _go_on(given: _Given, s: _Evaluating, *, max_steps: int) -> Array:
     del given
+    return _going(s.iterate, max_steps)
+
+
+def _going(s: _Iterate, max_steps: int) -> Array:
     return (s.round != _DONE) & (s.refine <= _FINEST) & ((s.steps < max_steps) | (s.round != _STEP))
 
 
-def _answer(given: _Given, s: _Iterate) -> tuple[Array, Array, Array, Array]:
+def _answer(s: _Iterate) -> tuple[Array, Array, Array, Array]:
     """Whether the gap was met, the steps, the share of each level and its expected maximum."""
-    del given
-    total = jnp.sum(s.x)
-    return (s.round == _DONE) & (s.f.value > 0), s.steps, s.x / total, s.f.value * s.unit / total
+    total = s.x.sum()
+    return (s.round == _DONE) & (s.value > 0), s.steps, s.x / total, s.value * s.unit / total
 
 
-def _whole_round(given: _Given, s: _Iterate) -> _Iterate:
+def _whole_round(given: _Given, s: _Evaluating) -> _Evaluating:
     """Evaluate at all nodes, and go on from there."""
-    found = _second_order(given.law, given.loads @ _trial(given, s), given.workers, s.refine)
-    return _decide(given, s, _expansion(given, s, *found))
+    load = given.loads @ _trial(given, s.iterate)
+    start, sums = _sums_over_nodes(given.law, load, given.workers, s.iterate.refine)
+    f = _derivatives(start, load, given.workers, sums)
+    return s._replace(iterate=_decide(given, s.iterate, _expansion(given.loads, s.iterate.unit, f)))
 
 
-def _one_piece(given: _Given, s: _Iterate) -> _Iterate:
+def _one_piece(given: _Given, s: _Evaluating, *, written_out: bool) -> _Evaluating:
     """Evaluate at one piece of the nodes, and go on from there once it was the last.
 
     Each lane of a batch does as many pieces as it needs: a finer rule holds up no other.
     """
-    load = given.loads @ _trial(given, s)
-    start, pieces, add = _pieces(given.law, load, given.workers, s.refine)
+    load = given.loads @ _trial(given, s.iterate)
+    start, pieces, add = _pieces(given.law, load, given.workers, s.iterate.refine, written_out)
     sums = add(s.piece, s.sums)
-    decided = _decide(given, s, _expansion(given, s, *_derivatives(start, load, given.workers, sums)))
+    f = _derivatives(start, load, given.workers, sums)
+    decided = _decide(given, s.iterate, _expansion(given.loads, s.iterate.unit, f))
+    moved_on = _Evaluating(decided, jnp.zeros_like(s.piece), jax.tree.map(jnp.zeros_like, sums))
+    waiting = _Evaluating(s.iterate, s.piece + 1, sums)
     last = s.piece + 1 >= pieces
-    waiting = s._replace(piece=s.piece + 1, sums=sums)
-    return jax.tree.map(lambda a, b: jnp.where(last, a, b), decided, waiting)
+    return jax.tree.map(lambda a, b: jnp.where(last, a, b), moved_on, waiting)
 
 
 def _trial(given: _Given, s: _Iterate) -> Array:
-    return given.inside(s.x + s.length * s.dx)
+    return jnp.where(given.levels, s.x + s.length * s.dx, 0)
 
 
 def _decide(given: _Given, s: _Iterate, f: _Expansion) -> _Iterate:
-    """The next evaluation, after that of f at x + length · dx.
+    """The next evaluation, after that of f / f₀ at x + length · dx.
 
     Rounds that only evaluate are steps of length 0, so that the evaluation is compiled once.
     """
-    inside, dtype = given.inside, s.x.dtype
-    count = jnp.sum(given.levels).astype(dtype)
-    both = given.levels[:, None] & given.levels[None, :]
-
-    def slope(x: Array, f: _Expansion, barrier: Array) -> Array:
-        return inside(f.slope - 1 / jnp.sum(x) - barrier / inside(x, 1))
-
-    def merit(x: Array, f: _Expansion, barrier: Array) -> Array:
-        return f.value - jnp.log(jnp.sum(x)) - barrier * jnp.sum(jnp.log(inside(x, 1)))
-
-    def step_length(u: Array, du: Array) -> Array:
-        fastest = jnp.max(inside(-du / inside(u, 1)))
-        return _TO_BOUNDARY / jnp.maximum(fastest, _TO_BOUNDARY)
-
     still = s.round != _STEP
     x, tries = _trial(given, s), s.tries + 1
-    descent = s.length * _SUFFICIENT * jnp.sum(slope(s.x, s.f, s.barrier) * s.dx)
-    rounding = 64 * jnp.finfo(dtype).eps
-    met = jnp.min(inside(f.slope, jnp.inf)) * jnp.sum(x) >= (1 - given.tolerance) * f.value
-    falls = merit(x, f, s.barrier) <= merit(s.x, s.f, s.barrier) + descent + rounding
+    total = jnp.sum(x)
+    objective, logs = f.value - jnp.log(total), jnp.sum(jnp.log(jnp.where(given.levels, x, 1)))
+    met = jnp.min(jnp.where(given.levels, f.slope, jnp.inf)) * total >= (1 - given.tolerance) * f.value
+    rounding = 64 * jnp.finfo(s.x.dtype).eps
+    highest = s.objective - s.barrier * s.logs + s.length * _SUFFICIENT * s.descent + rounding
+    falls = objective - s.barrier * logs <= highest
     # Below the error of a coarse rule the merit may rise on the way to its very optimum.
     good = still | met | falls
-    shorter = s._replace(length=_BACKTRACK * s.length, tries=tries)
 
-    safe = inside(s.x, 1)
-    dz = inside(s.barrier / safe - s.z - s.z / safe * s.dx)
-    moved = jnp.maximum(s.z + step_length(s.z, dz) * dz, 1e-4 * s.barrier / safe)
-    z = jnp.where(still, s.z, inside(moved))
+    def shorter() -> _Iterate:
+        return s._replace(length=_BACKTRACK * s.length, tries=tries)
+
+    def onward() -> _Iterate:
+        # All that steps by this rule can do: its bound is met, or a merit that does not fall contradicts
+        # its slope. The certificate is then that of the next rule.
+        ended = jnp.where(met & (s.round == _CHECK), _DONE, _CHECK)
+        after = jnp.where(met | (tries >= _MAX_TRIES), ended, _STEP)
+        # f₀ is the value at the start, known after the first round.
+        found = jnp.where(s.round == _START, f.value, 1)
+        z, barrier = _multipliers(given, s, x, still)
+        dx, descent, length = _direction(given, x, z, barrier, _Expansion(*(a / found for a in f)))
+        step = after == _STEP
+        return _Iterate(
+            round=after,
+            steps=s.steps + (s.round == _STEP),
+            refine=jnp.where(after == _CHECK, 2 * s.refine, s.refine),
+            x=x,
+            z=z,
+            dx=jnp.where(step, dx, 0),
+            length=jnp.where(step, length, 1),
+            tries=jnp.zeros_like(tries),
+            barrier=barrier,
+            value=f.value / found,
+            objective=objective + (1 / found - 1) * f.value,
+            logs=logs,
+            descent=jnp.where(step, descent, 0),
+            unit=s.unit * found,
+        )
+
+    return jax.lax.cond(~good & (tries < _MAX_TRIES), shorter, onward)
+
+
+def _step_length(levels: Array, u: Array, du: Array) -> Array:
+    """The share of a step that keeps u positive."""
+    fastest = jnp.max(jnp.where(levels, -du / jnp.where(levels, u, 1), 0))
+    return _TO_BOUNDARY / jnp.maximum(fastest, _TO_BOUNDARY)
+
+
+def _multipliers(given: _Given, s: _Iterate, x: Array, still: Array) -> tuple[Array, Array]:
+    """z after the step to x, and the next barrier."""
+    safe = jnp.where(given.levels, s.x, 1)
+    dz = jnp.where(given.levels, s.barrier / safe - s.z - s.z / safe * s.dx, 0)
+    moved = jnp.maximum(s.z + _step_length(given.levels, s.z, dz) * dz, 1e-4 * s.barrier / safe)
+    z = jnp.where(still, s.z, jnp.where(given.levels, moved, 0))
     # Superlinear once the products x z are small, linear before; none after a step that was cut.
+    count = jnp.sum(given.levels)
     product = jnp.sum(x * z) / count
     smaller = jnp.maximum(jnp.minimum(0.1 * product, 5 * product**1.5), 0.05 * given.tolerance / count)
-    barrier = jnp.where((tries <= 2) & ~still, jnp.minimum(s.barrier, smaller), s.barrier)
-    # f₀ is the value at the start, known after the first round.
-    found = jnp.where(s.round == _START, f.value, 1)
-    f = jax.tree.map(lambda a: a / found, f)
-    # All that steps by this rule can do: its bound is met, or a merit that does not fall contradicts
-    # its slope. The certificate is then that of the next rule.
-    ended = jnp.where(met & (s.round == _CHECK), _DONE, _CHECK)
-    after = jnp.where(met | (tries >= _MAX_TRIES), ended, _STEP)
-
-    safe = inside(x, 1)
-    hessian = f.hessian + 1 / jnp.sum(x) ** 2 + jnp.diag(z / safe)
-    scaled = jnp.where(both, hessian * safe[:, None] * safe[None, :], jnp.eye(x.size, dtype=dtype))
-    dx = inside(solve_positive(scaled, -slope(x, f, barrier) * safe) * safe)
-    dx = jnp.where(after == _STEP, dx, 0)
-    moved_on = _Iterate(
-        round=after,
-        steps=s.steps + (s.round == _STEP),
-        refine=jnp.where(after == _CHECK, 2 * s.refine, s.refine),
-        piece=jnp.zeros_like(s.piece),
-        sums=jax.tree.map(jnp.zeros_like, s.sums),
-        x=x,
-        z=z,
-        dx=dx,
-        length=step_length(x, dx),
-        tries=jnp.zeros_like(tries),
-        barrier=barrier,
-        f=f,
-        unit=s.unit * found,
-    )
-    shorter = shorter._replace(piece=moved_on.piece, sums=moved_on.sums)
-    retry = ~good & (tries < _MAX_TRIES)
-    return jax.tree.map(lambda a, b: jnp.where(retry, a, b), shorter, moved_on)
+    barrier = jnp.where((s.tries < 2) & ~still, jnp.minimum(s.barrier, smaller), s.barrier)
+    return z, barrier
 
 
-def _expansion(given: _Given, s: _Iterate, value: Array, slope: Array, hessian: Array) -> _Expansion:
+def _direction(
+    given: _Given, x: Array, z: Array, barrier: Array, f: _Expansion
+) -> tuple[Array, Array, Array]:
+    """Newton's step from x, the slope along it, and the length that keeps x positive."""
+    safe, total = jnp.where(given.levels, x, 1), jnp.sum(x)
+    slope = jnp.where(given.levels, f.slope - 1 / total - barrier / safe, 0)
+    both = given.levels[:, None] & given.levels[None, :]
+    hessian = f.hessian + 1 / total**2 + jnp.diag(z / safe)
+    scaled = jnp.where(both, hessian * safe[:, None] * safe[None, :], jnp.eye(x.size, dtype=x.dtype))
+    dx = jnp.where(given.levels, solve_positive(scaled, -slope * safe) * safe, 0)
+    return dx, jnp.sum(slope * dx), _step_length(given.levels, x, dx)
+
+
+def _expansion(loads: Array, unit: Array, f: _Expansion) -> _Expansion:
     """Of f / f₀ in x, from that of F in the load."""
-    loads = given.loads
-    return _Expansion(value / s.unit, loads.T @ slope / s.unit, loads.T @ hessian @ loads / s.unit)
+    return _Expansion(f.value / unit, loads.T @ f.slope / unit, loads.T @ f.hessian @ loads / unit)
 
 
-def _second_order(law: Law, load: Array, num_workers: ArrayLike, refine: Array) -> tuple[Array, Array, Array]:
-    """Value, slope and Hessian in the load y of F(y) = E max_n y_n T_(N-n), `refine` times as fine."""
-    start, pieces, add = _pieces(law, load, num_workers, refine)
+def _sums_over_nodes(law: Law, load: Array, num_workers: ArrayLike, refine: Array) -> tuple[Array, _Sums]:
+    """The start of the rule that is `refine` times as fine, and the sums over its nodes."""
+    start, pieces, add = _pieces(law, load, num_workers, refine, False)
     zero = jnp.zeros((load.size, load.size), load.dtype)
-    sums = jax.lax.fori_loop(0, pieces, add, _Sums(zero[0, 0], zero[0], zero))
-    return _derivatives(start, load, num_workers, sums)
+    return start, jax.lax.fori_loop(0, pieces, add, _Sums(zero[0, 0], zero[0], zero))
 
 
 def _pieces(
-    law: Law, load: Array, num_workers: ArrayLike, refine: Array
+    law: Law, load: Array, num_workers: ArrayLike, refine: Array, written_out: bool
 ) -> tuple[Array, Array, Callable[[Array, _Sums], _Sums]]:
     r"""The rule for F(y) = E max_n y_n T_(N-n), `refine` times as fine: its start, its pieces, their sums.
 
@@ -346,7 +410,7 @@ def _pieces(
     def add(piece: Array, sums: _Sums) -> _Sums:
         t, weight = nodes(piece * chunk + jnp.arange(chunk), refine)
         hazard, rate = threshold_hazard(law, load, t)
-        crossing = Crossing(hazard, num_workers)
+        crossing = Crossing(hazard, num_workers, written_out)
         density = jnp.moveaxis(jnp.exp(-hazard) * rate, -1, 0)[::-1]  # c, on the axes of `Crossing`
         first, success, following = crossing.renewals()
         value = jnp.sum(weight * crossing.probability(first))
@@ -359,18 +423,13 @@ def _pieces(
     return start, (size * refine + chunk - 1) // chunk, add
 
 
-def _derivatives(
-    start: Array, load: Array, num_workers: ArrayLike, sums: _Sums
-) -> tuple[Array, Array, Array]:
+def _derivatives(start: Array, load: Array, num_workers: ArrayLike, sums: _Sums) -> _Expansion:
     r"""Value, slope and Hessian of F in y from the sums over all nodes.
 
-    F is homogeneous of degree 1, so Σ_k y_k ∂²F/∂y_j∂y_k = 0 gives the diagonal, and Σ_k y_k ∂F/∂y_k = F
-    the slope in the last load, whose integrand may be infinite at the infimum (Weibull, concentration < 1).
+    F is homogeneous of degree 1, so Σ_k y_k ∂²F/∂y_j∂y_k = 0 gives the diagonal.
     """
     value = start + sums.value
     hessian = jnp.minimum(sums.upper + sums.upper.T, 0)[::-1, ::-1]
     diagonal = -(hessian @ load) / jnp.where(load > 0, load, 1)
-    last = jnp.arange(load.size) == jnp.asarray(num_workers) - 1
-    slope = jnp.where(last, 0, sums.slope[::-1])
-    slope = jnp.where(last, (value - jnp.sum(slope * load)) / load[-1], slope)
-    return value, slope, hessian + jnp.diag(diagonal)
+    slope = slope_of_homogeneous(value, sums.slope[::-1], load, num_workers)
+    return _Expansion(value, slope, hessian + jnp.diag(diagonal))

@@ -18,7 +18,7 @@ from bcgc_jax.partitions import round_partition, round_to_units
 from bcgc_jax.problem import Problem, Solution, Status
 from bcgc_jax.runtime import certificate, completion_probability, levels_of_bound
 from bcgc_jax.solvers import baselines, sample_average
-from bcgc_jax.solvers.completion import CompletionResult, completion_partition
+from bcgc_jax.solvers.completion import completion_partition
 from bcgc_jax.solvers.integer import improve_units
 from bcgc_jax.solvers.level_sets import best_levels
 from bcgc_jax.solvers.optimal import optimal_partition
@@ -46,6 +46,7 @@ def solve(
     deadline: ArrayLike | None = None,
     levels: Sequence[int] | None = None,
     key: Array | None = None,
+    written_out: bool = False,
     **options: Any,
 ) -> Solution:
     r"""A scheme for `problem`, with its exact expected runtime and its distance from the best.
@@ -63,6 +64,8 @@ def solve(
         `Solution.levels`.
       key: randomness of "subgradient", of added schemes that give a runtime, and of all methods for `Unlike`
         workers; others need none.
+      written_out: write the sums of up to 12 workers out term by term: twice as fast in a batch of many
+        problems, and longer to compile; static. `Sweep` does it.
       options: keywords of the method: those of `optimal_partition`, `completion_partition` and
         `subgradient_partition`, `alpha` of "tandon_partial"; for `Unlike` workers also num_draws, S = 4096,
         and num_replications, K = 16.
@@ -93,10 +96,9 @@ def solve(
     if isinstance(problem.cycle_time, Unlike):
         asked = {"objective": objective, "deadline": deadline, "levels": levels}
         return _solve_unlike(problem, method, name, key, asked, **options)
-    options_static = tuple(sorted((k, v) for k, v in options.items() if not isinstance(v, jax.Array)))
-    options_traced = {k: v for k, v in options.items() if isinstance(v, jax.Array)}
     if objective == "completion-probability":
-        found = _completion(problem, jnp.asarray(deadline), options_traced, options=options_static)
+        assert deadline is not None
+        found = completion_partition(jax.lax.stop_gradient(problem), deadline, **options)
         solution = assess(problem, found.partition, found.status, found.num_steps)
         solution = dataclasses.replace(  # type: ignore[type-var]
             solution, completion_probability=found.probability, start=found.start, method=method
@@ -105,15 +107,21 @@ def solve(
     check_finite_mean(problem)
     scheme = SCHEMES.get(name)
     if scheme is not None and scheme.partition is None:
-        return _no_partition(problem, key, options_traced, scheme=scheme, options=options_static)
-    # Two compiled functions: the second, which takes longest to compile, serves every method.
-    allowed = None if levels is None else _level_mask(problem, levels)
-    partition, status, num_steps, history, used, bound = _partition(
-        problem, key, number, allowed, options_traced, name=name, scheme=scheme, options=options_static
-    )
+        return _no_partition(problem, key, options, scheme=scheme)
+    history = used = bound = None
+    if name == "optimal":
+        allowed = None if levels is None else _level_mask(problem, levels)
+        partition, status, num_steps, used, bound = _optimum(problem, allowed, written_out, **options)
+    elif name == "subgradient":
+        assert key is not None
+        partition, status, num_steps, history = subgradient_partition(problem, key, **options)
+    else:
+        partition, status = _partition(problem, number, options, name=name, scheme=scheme)
+        num_steps = None
     if name in added_schemes():
         _refuse_partition(problem, name, partition)
-    solution = assess(problem, partition, status, num_steps, history, used, bound)
+    # Compiled once for all methods.
+    solution = assess(problem, partition, status, num_steps, history, used, bound, written_out=written_out)
     if name == "optimal" and _few_units(problem):
         solution = dataclasses.replace(  # type: ignore[type-var]
             solution, rounded=improve_units(problem, solution.rounded, solution.levels)
@@ -143,7 +151,7 @@ def _solve_unlike(
     scheme = SCHEMES.get(name)
     if scheme is not None and scheme.partition is None:
         if name in added_schemes():  # draws for itself
-            return _no_partition(problem, key, options, scheme=scheme, options=())
+            return _no_partition(problem, key, options, scheme=scheme)
         solution = solve(fresh, method, **options)
         found = sample_average.judge_scheme(fresh, scheme, num_replications, **options)
         return dataclasses.replace(solution, runtime_error=found.error)  # type: ignore[type-var]
@@ -263,45 +271,30 @@ def is_baseline(method: str) -> bool:
     return name in NUMBERED or (name in SCHEMES and SCHEMES[name].baseline)
 
 
-@functools.partial(jax.jit, static_argnames="options")
-def _completion(
-    problem: Problem, deadline: Array, traced: Mapping[str, Array], *, options: tuple[tuple[str, Any], ...]
-) -> CompletionResult:
-    return completion_partition(jax.lax.stop_gradient(problem), deadline, **{**dict(options), **traced})
+def _optimum(
+    problem: Problem, allowed: Array | None, written_out: bool, **options: Any
+) -> tuple[Array, Array, Array, Array | None, Array | None]:
+    """Partition, status, steps, levels and, where the solver knows it, a bound."""
+    # The steps are not differentiated: by the envelope theorem the value's slope is that of the exact
+    # runtime at a fixed partition.
+    problem = jax.lax.stop_gradient(problem)
+    used, rounds = allowed, None
+    if problem.setup_cycles is not None:
+        used, rounds = best_levels(problem, problem.exists if allowed is None else allowed)
+    result = optimal_partition(problem, True if used is None else used, written_out=written_out, **options)
+    bound = result.lower_bound if problem.cycle_time.atomic() else None
+    steps = result.num_steps if rounds is None else rounds + result.num_steps
+    return result.partition, result.status, steps, used, bound
 
 
-@functools.partial(jax.jit, static_argnames=("name", "scheme", "options"))
+@functools.partial(jax.jit, static_argnames=("name", "scheme"))
 def _partition(
-    problem: Problem,
-    key: Array | None,
-    number: int | None,
-    allowed: Array | None,
-    traced: Mapping[str, Array],
-    *,
-    name: str,
-    scheme: Scheme | None,
-    options: tuple[tuple[str, Any], ...],
-) -> tuple[Array, Array, Array, Array | None, Array | None, Array | None]:
-    """Partition, status, steps, history, levels and a bound of every method that gives a partition."""
-    settings = {**dict(options), **traced}
-    status = jnp.asarray(int(Status.CONVERGED))
-    number = 0 if number is None else number
+    problem: Problem, number: int | None, options: Mapping[str, Any], *, name: str, scheme: Scheme | None
+) -> tuple[Array, Array]:
+    """Partition and status of a rule that needs no search."""
     match name:
-        case "optimal":
-            # The steps are not differentiated: by the envelope theorem the value's slope is that of
-            # the exact runtime at a fixed partition.
-            fixed = jax.lax.stop_gradient(problem)
-            used, rounds = allowed, jnp.asarray(0)
-            if problem.setup_cycles is not None:
-                used, rounds = best_levels(fixed, problem.exists if allowed is None else allowed)
-            result = optimal_partition(fixed, True if used is None else used, **settings)
-            bound = result.lower_bound if problem.cycle_time.atomic() else None
-            return result.partition, result.status, rounds + result.num_steps, None, used, bound
-        case "subgradient":
-            assert key is not None
-            found = subgradient_partition(problem, key, **settings)
-            return found.partition, found.status, found.num_steps, found.history, None, None
         case "tandon":
+            assert number is not None
             x = baselines.single_level_partition(problem, number)
         case "ferdinand":
             x, feasible = baselines.ferdinand_partition(problem, jnp.asarray(number))
@@ -309,9 +302,9 @@ def _partition(
         case _:
             assert scheme is not None
             assert scheme.partition is not None
-            x = scheme.partition(problem, **settings)
-    status = jnp.where(is_partition(problem, x), status, int(Status.INFEASIBLE))
-    return x, status, jnp.asarray(0), None, None, None
+            x = scheme.partition(problem, **options)
+    converged = jnp.asarray(int(Status.CONVERGED))
+    return x, jnp.where(is_partition(problem, x), converged, int(Status.INFEASIBLE))
 
 
 def is_partition(problem: Problem, x: Array) -> Array:
@@ -333,17 +326,12 @@ def _refuse_partition(problem: Problem, name: str, partition: Array) -> None:
     )
 
 
-@functools.partial(jax.jit, static_argnames=("scheme", "options"))
+@functools.partial(jax.jit, static_argnames="scheme")
 def _no_partition(
-    problem: Problem,
-    key: Array | None,
-    traced: Mapping[str, Array],
-    *,
-    scheme: Scheme,
-    options: tuple[tuple[str, Any], ...],
+    problem: Problem, key: Array | None, options: Mapping[str, Any], *, scheme: Scheme
 ) -> Solution:
     assert scheme.expectation is not None
-    value, error = scheme.expectation(problem, key, **{**dict(options), **traced})
+    value, error = scheme.expectation(problem, key, **options)
     status = jnp.where(jnp.isfinite(value), int(Status.CONVERGED), int(Status.INFINITE))
     status = jnp.where(jnp.isnan(value), int(Status.INFEASIBLE), status)
     # No partition, so no subgradient: 0 is all that this scheme tells about the best partition.
@@ -360,6 +348,8 @@ def assess(
     history: Array | None = None,
     levels: Array | None = None,
     lower_bound: Array | None = None,
+    *,
+    written_out: bool = False,
 ) -> Solution:
     """The `Solution` that a partition is: rounded, evaluated exactly, certified.
 
@@ -369,44 +359,40 @@ def assess(
     solution = _assess(
         problem,
         jnp.asarray(partition, problem.dtype),
-        jnp.asarray(int(Status.CONVERGED) if status is None else status),
-        jnp.asarray(0 if num_steps is None else num_steps),
-        jnp.ones(problem.max_workers, bool) if levels is None else levels,
-        jnp.asarray(0 if lower_bound is None else lower_bound, problem.dtype),
+        Status.CONVERGED.value if status is None else status,
+        0 if num_steps is None else num_steps,
+        np.ones(problem.max_workers, bool) if levels is None else levels,
+        np.zeros((), problem.dtype) if lower_bound is None else lower_bound,
+        written_out=written_out,
     )
-    return dataclasses.replace(solution, history=history)  # type: ignore[type-var]
+    if problem.unit_costs is None:
+        rounded = round_partition(solution.partition, problem.num_coordinates)
+    else:
+        rounded = round_to_units(solution.partition, jnp.asarray(problem.unit_costs, problem.dtype))
+    return dataclasses.replace(solution, rounded=rounded, history=history)  # type: ignore[type-var]
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames="written_out")
 def _assess(
     problem: Problem,
     partition: Array,
-    status: Array,
-    num_steps: Array,
-    levels: Array,
-    lower_bound: Array,
+    status: ArrayLike,
+    num_steps: ArrayLike,
+    levels: ArrayLike,
+    lower_bound: ArrayLike,
+    *,
+    written_out: bool,
 ) -> Solution:
-    partition = jnp.where(status == int(Status.INFEASIBLE), 0, partition)
-    bound = certificate(problem, partition, levels)
-    value = jnp.where(status == int(Status.INFEASIBLE), jnp.nan, bound.expected_runtime)
+    """All of the solution but the whole numbers, which are sorted for."""
+    status, num_steps = jnp.asarray(status, int), jnp.asarray(num_steps, int)
+    feasible = status != int(Status.INFEASIBLE)
+    partition = jnp.where(feasible, partition, 0)
+    value, error, lower, _ = certificate(problem, partition, levels, written_out=written_out)
+    value = jnp.where(feasible, value, jnp.nan)
     status = jnp.where(jnp.isinf(value), int(Status.INFINITE), status)
-    unknown = jnp.isnan(value) & (status != int(Status.INFEASIBLE))
-    status = jnp.where(unknown, int(Status.INVALID), status)
-    known = lower_bound - bound.runtime_error  # NaN where there is no error to speak of
-    lower = jnp.where(known > bound.lower_bound, known, bound.lower_bound)
+    status = jnp.where(jnp.isnan(value) & feasible, int(Status.INVALID), status)
+    known = lower_bound - error  # NaN where there is no error to speak of
+    lower = jnp.where(known > lower, known, lower)
     gap = jnp.where(jnp.isfinite(value), 1 - lower / value, jnp.where(jnp.isinf(value), 1, jnp.nan))
-    if problem.unit_costs is None:
-        rounded = round_partition(partition, problem.num_coordinates)
-    else:
-        rounded = round_to_units(partition, jnp.asarray(problem.unit_costs, partition.dtype))
-    return Solution(
-        partition,
-        rounded,
-        value,
-        bound.runtime_error,
-        lower,
-        gap,
-        status,
-        num_steps,
-        levels=levels_of_bound(problem, partition) & levels,
-    )
+    used = levels_of_bound(problem, partition) & jnp.asarray(levels)
+    return Solution(partition, None, value, error, lower, gap, status, num_steps, levels=used)

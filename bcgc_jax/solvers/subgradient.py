@@ -10,12 +10,14 @@ fixed schedule: it needs no knowledge of the law's scale, slope or tail. The ans
 the iterates, weighted towards the last ones (Shamir & Zhang 2013).
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.typing import ArrayLike
 
 from bcgc_jax.expectation import expected_max
 from bcgc_jax.order_statistics import max_finish_time, sorted_cycle_times
@@ -57,6 +59,7 @@ def scale_by_accumulated_norm(scale: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
+@functools.partial(jax.jit, static_argnames=("batch_size", "check_every", "max_steps"))
 def subgradient_partition(
     problem: Problem,
     key: Array,
@@ -64,7 +67,7 @@ def subgradient_partition(
     batch_size: int = 512,
     check_every: int = 100,
     max_steps: int = 2000,
-    tolerance: float = 1e-4,
+    tolerance: ArrayLike = 1e-4,
 ) -> SubgradientResult:
     r"""argmin E τ̂(x,T) by stochastic subgradients, starting from x^(t).
 
@@ -86,10 +89,11 @@ def subgradient_partition(
     def exact(share: Array) -> Array:
         return expected_max(problem.cycle_time, cumulative_load(share), workers).value
 
-    reference = exact(start)
+    # Any unit near the objective will do: steps do not depend on it, but squares of slopes may underflow.
+    unit = jnp.sum(start) * law.inverse_cumulative_hazard(jnp.log(2.0).astype(problem.dtype))
 
     def batch_loss(share: Array, times: Array) -> Array:
-        return jnp.mean(max_finish_time(cumulative_load(share), times)) / reference
+        return jnp.mean(max_finish_time(cumulative_load(share), times)) / unit
 
     optimiser = scale_by_accumulated_norm(_STEP)
     num_checks = -(-max_steps // check_every)
@@ -111,28 +115,31 @@ def subgradient_partition(
         share = project_partition(optax.apply_updates(share, update), 1.0, workers)
         return share, average + (share - average) * (1 + _AVERAGE) / (i + 1 + _AVERAGE), state
 
-    def go_on(carry):
-        check, _, _, _, history = carry
+    def improves(check: Array, history: Array) -> Array:
         improvement = 1 - history[check] / history[jnp.maximum(check - 2, 0)]
         return (check < num_checks) & ((check < 2) | (improvement > tolerance))
 
-    def round_of_steps(carry):
-        check, inner, best, best_value, history = carry
-        first = check * check_every
-        inner = jax.lax.fori_loop(first, jnp.minimum(first + check_every, max_steps), step, inner)
+    def check_and_go_on(carry):
+        """Evaluate the average, and unless that was the last check make the steps to the next one."""
+        check, _, inner, best, best_value, history = carry
         value = exact(inner[1])
         best = jnp.where(value < best_value, inner[1], best)
         best_value = jnp.minimum(value, best_value)
-        return check + 1, inner, best, best_value, history.at[check + 1].set(best_value)
+        history = history.at[check].set(best_value)
+        more = improves(check, history)
+        first = check * check_every
+        last = jnp.where(more, jnp.minimum(first + check_every, max_steps), first)
+        return check + more, more, jax.lax.fori_loop(first, last, step, inner), best, best_value, history
 
-    history = jnp.full(num_checks + 1, jnp.nan, problem.dtype).at[0].set(reference)
+    unknown = jnp.asarray(jnp.inf, problem.dtype)
+    history = jnp.full(num_checks + 1, jnp.nan, problem.dtype)
     inner = (start, start, optimiser.init(start))
-    carry = (jnp.asarray(0), inner, start, reference, history)
-    check, _, best, _, history = jax.lax.while_loop(go_on, round_of_steps, carry)
+    carry = (jnp.asarray(0), jnp.asarray(True), inner, start, unknown, history)
+    check, _, _, best, _, history = jax.lax.while_loop(lambda c: c[1], check_and_go_on, carry)
     improvement = 1 - history[check] / history[jnp.maximum(check - 2, 0)]
     met = (check >= 2) & (improvement <= tolerance)
     status = jnp.where(
-        jnp.isfinite(reference), jnp.where(met, Status.CONVERGED, Status.STEP_LIMIT), Status.INFINITE
+        jnp.isfinite(history[0]), jnp.where(met, Status.CONVERGED, Status.STEP_LIMIT), Status.INFINITE
     )
     steps = jnp.minimum(check * check_every, max_steps)
     return SubgradientResult(best * total, status, steps, history * problem.scale * total)

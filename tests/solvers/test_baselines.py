@@ -11,8 +11,6 @@ import bcgc_jax as bcgc
 from bcgc_jax.solvers.baselines import ferdinand_partition, tandon_partial_runtime
 from tests.runtime_oracles import CASES
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 N, L, M, B = 6, 90, 14, 1.3
 SCALE = M * B * L / N
 

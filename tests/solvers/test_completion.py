@@ -8,14 +8,14 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax.solvers.completion import STARTS, completion_partition
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def _solve(problem, deadline):
     return bcgc.solve(problem, objective="completion-probability", deadline=deadline)
 
 
-@pytest.mark.parametrize(("workers", "published"), [(10, 0.628), (20, 0.910)])
+@pytest.mark.parametrize(
+    ("workers", "published"), [(10, 0.628), pytest.param(20, 0.910, marks=pytest.mark.slow)]
+)
 def test_the_published_probability_is_beaten_and_every_start_ends_at_one_optimum(x64, workers, published):
     # The journal version: L = 40000, M = 50, b = 1, rate 0.1, shift 1, deadline 10^6.5.
     problem = bcgc.Problem(bcgc.ShiftedExponential(0.1, 1.0), workers, 40_000, 50)
@@ -42,6 +42,7 @@ def _random_probabilities(problem, partition, deadline, count):
     return np.asarray(jax.jit(probability)(jnp.asarray(points)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", [bcgc.Weibull(1.3, 0.8, 0.2), bcgc.TwoSpeed(0.7, 3.2, 0.15)], ids=str)
 def test_no_random_partition_meets_the_deadline_more_often(x64, law):
     problem = bcgc.Problem(law, 5, 300, 4)
@@ -54,6 +55,7 @@ def test_no_random_partition_meets_the_deadline_more_often(x64, law):
     np.testing.assert_allclose(solution.completion_probability, found, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_an_infinite_mean_is_no_obstacle(x64):
     problem = bcgc.Problem(bcgc.Pareto(1.0, 0.9), 6, 100)
     with pytest.raises(ValueError, match="infinite"):
@@ -64,6 +66,7 @@ def test_an_infinite_mean_is_no_obstacle(x64):
     assert int(solution.start) in range(len(STARTS))
 
 
+@pytest.mark.slow
 def test_a_level_that_waits_for_workers_who_never_come_stays_empty(x64):
     problem = bcgc.Problem(bcgc.TwoSpeed(1.0, np.inf, 0.1), 8, 100)
     # All at level 1, done after 25, waits for 7 of 8: 0.9^8 + 8 · 0.1 · 0.9^7.

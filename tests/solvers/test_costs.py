@@ -13,8 +13,6 @@ from bcgc_jax.solvers.integer import unit_runtime
 from bcgc_jax.solvers.level_sets import best_levels
 from bcgc_jax.solvers.optimal import optimal_partition
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 EXPONENTIAL, UNIFORM = bcgc.ShiftedExponential(0.4, 0.9), bcgc.Uniform(0.4, 2.6)
 
 
@@ -65,6 +63,7 @@ def test_exact_expectation_and_probability_with_setup_are_those_of_draws(x64):
     assert abs(met - 0.4) < 4 * np.sqrt(0.24 / times.size)
 
 
+@pytest.mark.slow
 def test_the_bound_with_setup_holds_for_every_partition_of_the_same_levels(x64):
     problem = bcgc.Problem(UNIFORM, 5, 40, 3.0, 1.5, setup_cycles=9.0)
     solution = bcgc.solve(problem)
@@ -80,6 +79,7 @@ def test_the_bound_with_setup_holds_for_every_partition_of_the_same_levels(x64):
     assert certified.lower_bound <= solution.expected_runtime
 
 
+@pytest.mark.slow
 def test_the_levels_in_use_are_the_best_of_all_sets(x64):
     law, workers = EXPONENTIAL, 6
     search = jax.jit(lambda p: best_levels(p, jnp.ones(workers, bool)))
@@ -95,7 +95,13 @@ def test_the_levels_in_use_are_the_best_of_all_sets(x64):
     assert len(sizes) > 1  # the setup decides how many levels are worth it
 
 
-@pytest.mark.parametrize("kind", ["equal", "costs", "one unit of nearly all the cost", "setup"])
+def _slow(name):
+    return pytest.param(name, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    "kind", [_slow("equal"), "costs", _slow("one unit of nearly all the cost"), _slow("setup")]
+)
 def test_few_units_are_placed_as_well_as_brute_force_places_them(x64, kind):
     rng = np.random.default_rng(5)
     for workers, units in ((4, 5), (4, 1)) if kind == "equal" else ((4, 6),):
@@ -113,6 +119,7 @@ def test_few_units_are_placed_as_well_as_brute_force_places_them(x64, kind):
         np.testing.assert_allclose(unit_runtime(problem, solution.rounded), values.min(), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_units_of_one_cost_are_coordinates(x64):
     plain = bcgc.solve(bcgc.Problem(EXPONENTIAL, 4, 9, 2.0))
     units = bcgc.solve(bcgc.Problem(EXPONENTIAL, 4, 9, 2.0, 0.5, unit_costs=np.full(9, 2.0)))
@@ -162,6 +169,7 @@ def test_costs_that_make_no_sense_are_refused(extra, message):
         bcgc.Problem(UNIFORM, 4, 30, **extra)
 
 
+@pytest.mark.slow
 def test_costs_may_be_a_list(x64):
     law = bcgc.ShiftedExponential(0.5, 0.3)
     costs = [3.0, 1.0, 1.0, 2.5]

@@ -7,8 +7,6 @@ import pytest
 
 from bcgc_jax.solvers.lanes import loop
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def _collatz(steps_at_a_time: int):
     """Steps of 3n + 1 from n to the target, one at a time in lanes: (number of steps, largest n)."""

@@ -8,8 +8,6 @@ from scipy import optimize, stats
 
 import bcgc_jax as bcgc
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 LAWS = {
     "paper": bcgc.ShiftedExponential(1e-3, 50.0),
     "pareto": bcgc.Pareto(1.5, 1.2),
@@ -35,7 +33,13 @@ def _sample_average_optimum(rng: np.random.Generator, times: np.ndarray) -> tupl
     return result.fun, result.x[:n]
 
 
-@pytest.mark.parametrize("name", LAWS)
+# The others differ in the law alone.
+_QUICK = ("paper", "uniform")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in _QUICK else pytest.param(name, marks=pytest.mark.slow) for name in LAWS]
+)
 def test_the_gap_is_reached_and_no_random_partition_is_below_the_bound(x64, name):
     problem = bcgc.Problem(LAWS[name], 6, 3_000, 7, 1.3)
     solution = bcgc.solve(problem, "optimal")
@@ -52,6 +56,7 @@ def test_the_gap_is_reached_and_no_random_partition_is_below_the_bound(x64, name
     assert float(values.min()) >= float(solution.expected_runtime) * (1 - 1e-7)
 
 
+@pytest.mark.slow
 def test_the_optimum_agrees_with_a_linear_programme_over_numpy_draws(x64):
     rng = np.random.default_rng(11)
     times = -np.sort(-(0.4 + rng.exponential(1.7, (3_000, 5))), axis=1)
@@ -69,6 +74,7 @@ def test_the_optimum_agrees_with_a_linear_programme_over_numpy_draws(x64):
     assert excess < 0.01  # measured 4e-4
 
 
+@pytest.mark.slow
 def test_a_padded_problem_and_a_batch_have_the_optimum_of_each_problem(x64):
     def solve(rate, n):
         problem = bcgc.Problem(bcgc.ShiftedExponential(rate, 0.3), n, 500, 3, max_workers=7)

@@ -8,8 +8,6 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax.solvers.solve import is_baseline
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 PROBLEM = bcgc.Problem(bcgc.ShiftedExponential(1e-3, 50.0), 6, 5_000, 50)
 
 

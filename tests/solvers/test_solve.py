@@ -10,8 +10,6 @@ from bcgc_jax.solvers.closed_form import time_partition
 from tests import runtime_oracles as oracles
 from tests.runtime_oracles import CASES
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 N, L, M, B = 6, 90, 14.0, 1.3
 NAME = "shifted_exponential"
 CASE = CASES[NAME]

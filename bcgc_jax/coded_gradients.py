@@ -6,6 +6,7 @@ subsets and sends one message, their weighted sum; the messages of N-n workers g
 gradient.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +17,18 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import concrete, pytree_dataclass, static_field
-from bcgc_jax.codes import Decoding, GradientCode, decode, decoding_weights, encode, encode_one, gradient_code
+from bcgc_jax.codes import (
+    Decoding,
+    GradientCode,
+    decode,
+    decoding_weights,
+    encode,
+    gradient_code,
+    in_float64,
+    kept,
+    message,
+    row_of,
+)
 
 PyTree = Any
 # (parameters, batch) to a scalar; the batch is a pytree of arrays with the samples along the first axis.
@@ -178,11 +190,7 @@ def coding_plan(
     ends = np.concatenate([[0], np.cumsum(sizes)])[np.cumsum(counts)]
     pieces = _cut(_complete(order, len(leaves)), [int(np.size(x)) for x in leaves], ends.tolist())
     used = np.flatnonzero(counts).tolist()
-    keys = jax.random.split(key, len(used))
-    codes = tuple(
-        gradient_code(k, counts.size, n, construction, top_level=used[-1])
-        for k, n in zip(keys, used, strict=True)
-    )
+    codes = tuple(gradient_code(key, counts.size, n, construction, top_level=used[-1]) for n in used)
     blocks = tuple(Block(n, pieces[n]) for n in used)
     return CodingPlan(codes, blocks, mean)
 
@@ -253,6 +261,7 @@ def coded_value_and_grad(
     `subsets` is the batch of `split_batch`, `[N, m, …]`, and `arrived`, bool `[B, N]`, says whose message of
     each block the master has. The gradient of each subset is computed once, however many workers need it; the
     messages and their decoding are those of the workers and the master, in one pass over these gradients.
+    Compiled once for a loss and plans of one shape: the same function `loss` is not traced again.
 
     >>> def loss(params, batch):
     ...     return jnp.mean((batch @ params) ** 2)
@@ -263,13 +272,32 @@ def coded_value_and_grad(
     (True, [True])
     """
 
-    def function(params: PyTree, subsets: PyTree, arrived: ArrayLike) -> CodedGradient:
-        value, gradients = subset_gradients(loss, plan, params, subsets)
-        weights, decodable = plan_weights(plan, arrived)
-        messages = encode_gradients(plan, gradients)
-        return CodedGradient(value, decode_gradients(plan, weights, messages, params), decodable)
+    compute, portable = _compiled if hashable(loss) else _coded, in_jax(plan)
+    return lambda params, subsets, arrived: compute(loss, portable, params, subsets, kept(arrived))
 
-    return function
+
+def in_jax(plan: CodingPlan) -> CodingPlan:
+    """`plan` fit to be an argument of a program, whatever the caller's float."""
+    return dataclasses.replace(plan, codes=tuple(map(in_float64, plan.codes)))
+
+
+def hashable(*values: Any) -> bool:
+    """Whether programs can be found again by `values`."""
+    try:
+        hash(values)
+    except TypeError:
+        return False
+    return True
+
+
+def _coded(loss: Loss, plan: CodingPlan, params: PyTree, subsets: PyTree, arrived: Array) -> CodedGradient:
+    value, gradients = subset_gradients(loss, plan, params, subsets)
+    weights, decodable = plan_weights(plan, arrived)
+    messages = encode_gradients(plan, gradients)
+    return CodedGradient(value, decode_gradients(plan, weights, messages, params), decodable)
+
+
+_compiled = jax.jit(_coded, static_argnums=0)
 
 
 def subset_gradients(
@@ -372,9 +400,18 @@ def block_message(
     `subsets` are those that the worker holds, in the order of `plan.held(worker)`, `[H, m, …]`. Only the
     leaves of the block are differentiated, on the subsets of its level.
     """
-    code, (_, pieces, share) = plan.codes[block], plan.blocks[block]
-    held = plan.held(worker)
-    rows = [held.index(j) for j in code.subsets[worker]]
+    code, held = plan.codes[block], plan.held(worker)
+    rows = np.array([held.index(j) for j in code.subsets[worker]])
+    own = jax.tree.map(lambda x: x[rows], subsets)
+    compute = _compiled_message if hashable(loss) else _block_message
+    return compute(loss, in_jax(plan), block, row_of(code, worker), params, own)
+
+
+def _block_message(
+    loss: Loss, plan: CodingPlan, block: int, row: Array, params: PyTree, subsets: PyTree
+) -> tuple[Array, ...]:
+    """That of a worker who has the `subsets` of this block and multiplies their gradients by `row`."""
+    _, pieces, share = plan.blocks[block]
     leaves, tree = jax.tree.flatten(params)
     wanted = sorted({p.leaf for p in pieces})
 
@@ -384,14 +421,18 @@ def block_message(
             everything[leaf] = value
         return loss(jax.tree.unflatten(tree, everything), batch)
 
-    batches, portion = _part(plan, jax.tree.map(lambda x: x[np.array(rows)], subsets), share)
+    batches, portion = _part(plan, subsets, share)
     some = [leaves[k] for k in wanted]
     if batches is None:
-        gradients = [jnp.zeros((len(rows), *np.shape(x))) for x in some]
+        gradients = [jnp.zeros((row.size, *np.shape(x))) for x in some]
     else:
         gradients = jax.vmap(jax.grad(part_loss), (None, 0))(some, batches)
     flat = {leaf: _flat(portion * g, 1) for leaf, g in zip(wanted, gradients, strict=True)}
-    return tuple(encode_one(code, worker, list(flat[p.leaf][:, p.start : p.stop])) for p in pieces)
+    wide = plan.codes[block].wide
+    return tuple(message(row, list(flat[p.leaf][:, p.start : p.stop]), wide) for p in pieces)
+
+
+_compiled_message = jax.jit(_block_message, static_argnums=(0, 2))
 
 
 def worker_messages(

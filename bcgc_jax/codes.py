@@ -11,6 +11,7 @@ the dtype of the gradients, at least float32.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import pytree_dataclass, static_field
+from bcgc_jax._pytree import concrete, pytree_dataclass, static_field
 
 CONSTRUCTIONS = ("uncoded", "replication", "fractional_repetition", "cyclic_mds", "random_cyclic")
 
@@ -56,6 +57,11 @@ class GradientCode:
     @property
     def encoding(self) -> Array:
         """B, float64 `[N, N]`, one row for each worker."""
+        values = concrete(self.coefficients)
+        if values is not None:
+            encoding = np.zeros((len(self.subsets), len(self.subsets)))
+            np.put_along_axis(encoding, np.array(self.subsets), values, axis=1)
+            return _float64(encoding)
         # A sum in place of a scatter, which would be lowered with the caller's integers.
         column = np.arange(len(self.subsets), dtype=np.int32)
         here = jnp.asarray(np.array(self.subsets, np.int32))[:, :, None] == column
@@ -131,7 +137,7 @@ def gradient_code(
             construction = perfect[0]
         else:
             codes = [_build(key, num_workers, level, c) for c in possible if c in CONSTRUCTIONS[3:]]
-            return min(codes, key=lambda code: conditioning(key, code, 200).worst)
+            return min(codes, key=lambda built: built[1])[0]
     if construction not in CONSTRUCTIONS:
         raise ValueError(f'unknown construction "{construction}"; known: {", ".join(CONSTRUCTIONS)}')
     if construction not in possible:
@@ -139,7 +145,7 @@ def gradient_code(
             f'there is no "{construction}" code for {num_workers} workers at level {level}; '
             f"possible: {', '.join(possible)}"
         )
-    return _build(key, num_workers, level, construction)
+    return _build(key, num_workers, level, construction)[0]
 
 
 def _check_level(num_workers: int, level: int) -> None:
@@ -160,7 +166,8 @@ def _possible(num_workers: int, level: int) -> Sequence[str]:
     return [name for name in CONSTRUCTIONS if exists[name]]
 
 
-def _build(key: Array, num_workers: int, level: int, construction: str) -> GradientCode:
+def _build(key: Array, num_workers: int, level: int, construction: str) -> tuple[GradientCode, float]:
+    """The code and its worst amplification."""
     subsets = allocate(num_workers, level)
     if construction == "cyclic_mds":
         coefficients = np.tile(_roots_of_unity(num_workers, level), (num_workers, 1))
@@ -169,12 +176,10 @@ def _build(key: Array, num_workers: int, level: int, construction: str) -> Gradi
     else:
         coefficients = np.ones(subsets.shape)
         subsets = _repetition(num_workers, level)
-    with jax.enable_x64(True):
-        values = jnp.asarray(coefficients)
-    code = GradientCode(tuple(map(tuple, subsets.tolist())), values, level, construction, False)
-    if construction in CONSTRUCTIONS[:3]:
-        return code
-    return dataclasses.replace(code, wide=conditioning(key, code, 200).worst > _NARROW)
+    rows = tuple(map(tuple, subsets.tolist()))
+    code = GradientCode(rows, _float64(coefficients), level, construction, False)
+    worst = conditioning(key, code, 200).worst
+    return dataclasses.replace(code, wide=worst > _NARROW), worst
 
 
 def _repetition(num_workers: int, level: int) -> np.ndarray:
@@ -201,12 +206,35 @@ def _roots_of_unity(num_workers: int, level: int) -> np.ndarray:
 def _random(key: Array, subsets: np.ndarray) -> np.ndarray:
     """Rows of the null space of a random H with H 1 = 0, `[s, N]`: each has one vector with its support."""
     num_workers, size = subsets.shape
-    h = np.asarray(jax.random.normal(key, (size - 1, num_workers), np.float32), float)
+    # Other numbers for each N and level, so that a plan's codes may share a key.
+    rng = np.random.default_rng([*_seed(key), num_workers, size])
+    h = rng.standard_normal((size - 1, num_workers))
     h -= h.mean(axis=1, keepdims=True)
     columns = np.moveaxis(h[:, subsets], 1, 0)
     rest = np.linalg.solve(columns[:, :, 1:], -columns[:, :, :1])[..., 0]
     coefficients = np.concatenate([np.ones((num_workers, 1)), rest], axis=1)
     return coefficients / np.abs(coefficients).max(axis=1, keepdims=True)
+
+
+def _seed(key: Array) -> list[int]:
+    """NumPy's seed from a key: what is made on the host needs no program for each shape."""
+    return np.asarray(jax.random.key_data(key)).ravel().tolist()
+
+
+def _float64(x: Any) -> Any:
+    """NumPy's numbers as float64 in JAX: at the door of a program they would become the caller's float."""
+    if isinstance(x, Array):
+        return x
+    with jax.enable_x64(True):
+        return jax.device_put(np.asarray(x, float))
+
+
+def kept(x: Any) -> Array:
+    """`x` in JAX, with the precision it has."""
+    if isinstance(x, Array):
+        return x
+    with jax.enable_x64(True):
+        return jax.device_put(np.asarray(x))
 
 
 def decoding_weights(encoding: ArrayLike, arrived: ArrayLike) -> Decoding:
@@ -220,9 +248,14 @@ def decoding_weights(encoding: ArrayLike, arrived: ArrayLike) -> Decoding:
     >>> [bool(decoding_weights(code.encoding, jnp.array(a)).decodable) for a in ([1, 0, 1], [0, 0, 1])]
     [True, False]
     """
-    here = jnp.asarray(arrived).astype(bool)
+    return _weights(_float64(encoding), kept(arrived))
+
+
+@jax.jit
+def _weights(encoding: Array, arrived: Array) -> Decoding:
+    here = arrived.astype(bool)
     with jax.enable_x64(True):
-        b = jnp.asarray(encoding, float)
+        b = encoding.astype(jnp.float64)
         system = jnp.where(here[:, None], b, 0).T
         smallest = _PIVOT * jnp.max(jnp.abs(b))
     # Operations that the caller's JAX lowers as its own are kept apart: in the scope, arithmetic alone.
@@ -232,16 +265,20 @@ def decoding_weights(encoding: ArrayLike, arrived: ArrayLike) -> Decoding:
         system, jnp.zeros_like(system), everyone, everyone, jnp.full((2, size), -1, jnp.int32)
     )
     end = jax.lax.fori_loop(0, size, lambda i, c: _eliminate(i, c, smallest), start)
-    weights = _solve(end, jnp.ones_like(system[0]))
+
+    def refine(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        weights, left = state
+        correction = _solve(end, left)
+        with jax.enable_x64(True):
+            weights = weights + correction
+            return weights, 1 - _dot(weights, b)
+
+    # Solved, and refined once: what growth in the elimination left.
+    nothing = jnp.zeros_like(system[0])
+    weights, left = jax.lax.fori_loop(0, 2, refine, (nothing, jnp.ones_like(nothing)))
     with jax.enable_x64(True):
-        left = 1 - _dot(weights, b)
-    # Refined once: what growth in the elimination left.
-    correction = _solve(end, left)
-    with jax.enable_x64(True):
-        weights = weights + correction
-        left = jnp.max(jnp.abs(_dot(weights, b) - 1))
         amplification = jnp.max(_dot(jnp.abs(weights), jnp.abs(b)))
-        decodable = (left <= _DECODABLE) & (amplification <= _LARGEST)
+        decodable = (jnp.max(jnp.abs(left)) <= _DECODABLE) & (amplification <= _LARGEST)
         return Decoding(jnp.where(decodable, weights, jnp.nan), decodable)
 
 
@@ -313,30 +350,66 @@ def encode(code: GradientCode, gradients: ArrayLike) -> tuple[Array, ...]:
         raise ValueError(
             f"there must be {len(code.subsets)} subset gradients, one a row, got shape {g.shape}"
         )
-    if code.construction in CONSTRUCTIONS[:3]:
-        # Workers of a group send the same.
-        sums = {rows: encode_one(code, w, [g[j] for j in rows]) for w, rows in enumerate(code.subsets)}
-        return tuple(sums[subsets] for subsets in code.subsets)
-    if code.coefficients.size <= _UNROLLED and g[0].size >= _LONG:
-        return tuple(encode_one(code, w, [g[j] for j in subsets]) for w, subsets in enumerate(code.subsets))
+    # One worker of each group that computes, and sends, the same.
+    first = {rows: w for w, rows in reversed(list(enumerate(code.subsets)))}
+    grouped = len(first) < len(code.subsets) or code.level == 0
+    if math.prod(g.shape[1:]) >= _LONG and (grouped or code.coefficients.size <= _UNROLLED):
+        sent = _encode_long(in_float64(code), g, tuple(first.values()))
+    else:
+        everyone = _encode_short(code.encoding, g, _message_dtype(code.wide, g.dtype))
+        sent = tuple(everyone[w] for w in first.values())
+    messages = dict(zip(first, sent, strict=True))
+    return tuple(messages[rows] for rows in code.subsets)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _encode_short(encoding: Array, g: Array, dtype: Any) -> tuple[Array, ...]:
     with jax.enable_x64(True):
-        messages = _dot(code.encoding, g.reshape(len(g), -1).astype(jnp.float64)).reshape(g.shape)
-        return tuple(messages.astype(_message_dtype(code, g.dtype)))
+        messages = _dot(encoding, g.reshape(len(g), -1).astype(jnp.float64)).reshape(g.shape)
+        return tuple(messages.astype(dtype))
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _encode_long(code: GradientCode, g: Array, workers: Sequence[int]) -> tuple[Array, ...]:
+    rows = (row_of(code, w) for w in workers)
+    return tuple(
+        message(row, [g[j] for j in code.subsets[w]], code.wide) for w, row in zip(workers, rows, strict=True)
+    )
 
 
 def encode_one(code: GradientCode, worker: int, gradients: Sequence[ArrayLike]) -> Array:
     """The message of one worker, `[…]`, from the gradients of its subsets, `level + 1` arrays `[…]`."""
-    dtype = _message_dtype(code, jnp.result_type(gradients[0]))
-    if code.level == 0:
-        return jnp.asarray(gradients[0]).astype(dtype)
+    return _encode_one(row_of(code, worker), [jnp.asarray(g) for g in gradients], code.wide)
+
+
+def row_of(code: GradientCode, worker: int) -> Array:
+    """What a worker multiplies its gradients by, float64 `[level + 1]`: programs of it serve all workers."""
+    values = concrete(code.coefficients)
+    if values is not None:
+        return _float64(values[worker])
     with jax.enable_x64(True):
-        pairs = zip(code.coefficients[worker], gradients, strict=True)
-        total = _sum(c * jnp.asarray(g).astype(jnp.float64) for c, g in pairs)
-        return total.astype(dtype)
+        return code.coefficients[worker]
 
 
-def _message_dtype(code: GradientCode, dtype: Any) -> Any:
-    return jnp.float64 if code.wide else jnp.promote_types(dtype, jnp.float32)
+def message(row: Array, gradients: Sequence[Array], wide: bool) -> Array:
+    """The sum, weighted by `row`, of `level + 1` gradients `[…]`."""
+    dtype = _message_dtype(wide, gradients[0].dtype)
+    if row.size == 1:
+        return gradients[0].astype(dtype)  # of weight 1
+    with jax.enable_x64(True):
+        return _sum(c * g.astype(jnp.float64) for c, g in zip(row, gradients, strict=True)).astype(dtype)
+
+
+_encode_one = jax.jit(message, static_argnums=2)
+
+
+def in_float64(code: GradientCode) -> GradientCode:
+    """`code` fit to be an argument of a program, whatever the caller's float."""
+    return dataclasses.replace(code, coefficients=_float64(code.coefficients))
+
+
+def _message_dtype(wide: bool, dtype: Any) -> Any:
+    return jnp.float64 if wide else jnp.promote_types(dtype, jnp.float32)
 
 
 def decode(weights: ArrayLike, messages: Sequence[ArrayLike] | Array, dtype: Any = None) -> Array:
@@ -347,15 +420,23 @@ def decode(weights: ArrayLike, messages: Sequence[ArrayLike] | Array, dtype: Any
     >>> decode(jnp.array([2.0, 0.0]), [jnp.array([1.5, 1.0]), jnp.array([jnp.nan, jnp.inf])]).tolist()
     [3.0, 2.0]
     """
-    dtype = jnp.result_type(float) if dtype is None else dtype
-    messages = list(messages)
+    dtype = np.dtype(jnp.result_type(float) if dtype is None else dtype)
+    if isinstance(messages, Array | np.ndarray):
+        return _decode(_float64(weights), kept(messages), tuple(range(len(messages))), dtype)
+    # One term for messages that are one array: XLA would compute it anew for each use.
+    distinct = {id(m): m for m in messages}
+    place = {name: k for k, name in enumerate(distinct)}
+    which = tuple(place[id(m)] for m in messages)
+    return _decode(_float64(weights), [kept(m) for m in distinct.values()], which, dtype)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _decode(weights: Array, messages: Sequence[Array] | Array, which: Sequence[int], dtype: Any) -> Array:
+    total: dict[int, Array] = {}
     with jax.enable_x64(True):
-        # One term for messages that are one array: XLA would compute it anew for each use.
-        total: dict[int, Array] = {}
-        for a, m in zip(jnp.asarray(weights, float), messages, strict=True):
-            total[id(m)] = total[id(m)] + a if id(m) in total else a
-        distinct = {id(m): jnp.asarray(m) for m in messages}
-        terms = (jnp.where(a != 0, a * distinct[i].astype(jnp.float64), 0) for i, a in total.items())
+        for a, k in zip(weights.astype(jnp.float64), which, strict=True):
+            total[k] = total[k] + a if k in total else a
+        terms = (jnp.where(a != 0, a * messages[k].astype(jnp.float64), 0) for k, a in total.items())
         return _sum(terms).astype(dtype)
 
 
@@ -385,8 +466,7 @@ def conditioning(key: Array, code: GradientCode, num_sets: int = 1000) -> Condit
     b = np.asarray(code.encoding)
     size, needed = len(b), len(b) - code.level
     shift = np.arange(size)[:, None]
-    seed = np.asarray(jax.random.key_data(key)).ravel()
-    order = np.random.default_rng(seed).permuted(np.tile(np.arange(size), (num_sets, 1)), axis=1)
+    order = np.random.default_rng(_seed(key)).permuted(np.tile(np.arange(size), (num_sets, 1)), axis=1)
     contiguous = (shift + np.arange(needed)) % size
     # In an orthonormal basis of the span of B's rows the system is square.
     basis = np.linalg.svd(b)[2][:needed]

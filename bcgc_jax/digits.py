@@ -62,20 +62,28 @@ class DigitsRun(NamedTuple):
 def load_digits(num_workers: int) -> Digits:
     """The 1797 images of 8 x 8, shuffled the same way each time: 297 to test with, and to train with a
     multiple of the workers, at most 1500."""
+    x, y = _images()
+    rest = len(y) - _NUM_TEST
+    if num_workers > rest:
+        raise ValueError(f"there are {rest} images to train with, too few for {num_workers} workers")
+    last = _NUM_TEST + rest // num_workers * num_workers
+    parts = (x[_NUM_TEST:last], y[_NUM_TEST:last]), (x[:_NUM_TEST], y[:_NUM_TEST])
+    return Digits(*jax.device_put(parts))
+
+
+@functools.cache
+def _images() -> tuple[np.ndarray, np.ndarray]:
+    """All, shuffled, on the host."""
     try:
         from sklearn import datasets
     except ImportError as error:
         raise ImportError("the digits come with scikit-learn: pip install 'bcgc-jax[train]'") from error
     images, labels = datasets.load_digits(return_X_y=True)
     order = np.random.default_rng(_SHUFFLE).permutation(len(labels))
-    x, y = jnp.asarray(images[order] / 16, jnp.float32), jnp.asarray(labels[order])
-    rest = len(labels) - _NUM_TEST
-    if num_workers > rest:
-        raise ValueError(f"there are {rest} images to train with, too few for {num_workers} workers")
-    last = _NUM_TEST + rest // num_workers * num_workers
-    return Digits((x[_NUM_TEST:last], y[_NUM_TEST:last]), (x[:_NUM_TEST], y[:_NUM_TEST]))
+    return (images[order] / 16).astype(np.float32), labels[order]
 
 
+@functools.partial(jax.jit, static_argnames="model")
 def initial_params(key: Array, model: str) -> PyTree:
     """A list of layers, `{"w": [in, out], "b": [out]}`: zeros for one layer, else normal weights."""
     widths = MODELS[model]
@@ -92,6 +100,12 @@ def scores(params: PyTree, images: Array) -> Array:
     for layer in params[:-1]:
         images = jax.nn.relu(images @ layer["w"] + layer["b"])
     return images @ params[-1]["w"] + params[-1]["b"]
+
+
+@functools.cache
+def _shapes(model: str) -> PyTree:
+    """Those of the parameters, which nothing is computed for."""
+    return jax.eval_shape(initial_params, jax.random.key(0), model)
 
 
 def cross_entropy(params: PyTree, batch: tuple[Array, Array]) -> Array:
@@ -117,7 +131,7 @@ def digits_problem(
     setup_cycles: float | None = None,
 ) -> Problem:
     """The `Problem` of training `model`, in `units`, with `batch_size` samples of each subset (all)."""
-    sizes = unit_sizes(initial_params(jax.random.key(0), model), units, digits_order(model))
+    sizes = unit_sizes(_shapes(model), units, digits_order(model))
     samples = len(load_digits(num_workers).train[1])
     if batch_size is not None:
         size = samples // num_workers
@@ -134,8 +148,8 @@ def digits_problem(
 
 def digits_order(model: str) -> tuple[int, ...]:
     """The leaves of `model` in the order of backpropagation."""
-    batch = jnp.zeros((2, MODELS[model][0])), jnp.zeros(2, int)
-    return backward_order(cross_entropy, initial_params(jax.random.key(0), model), batch)
+    batch = np.zeros((2, MODELS[model][0]), np.float32), np.zeros(2, np.int32)
+    return backward_order(cross_entropy, _shapes(model), batch)
 
 
 def train_on_digits(
@@ -161,7 +175,7 @@ def train_on_digits(
     solve_key, code_key, run_key = jax.random.split(key, 3)
     solution = solve(problem, method, key=solve_key)
     options: dict[str, Any] = {"units": units, "order": digits_order(model)}
-    scheme = training_scheme(code_key, problem, solution, initial_params(jax.random.key(0), model), **options)
+    scheme = training_scheme(code_key, problem, solution, _shapes(model), **options)
     times = problem.cycle_time if cycle_times is None else cycle_times
     seeds = jax.random.split(run_key, num_seeds)
     clock, (loss, correct) = _run(seeds, scheme, times, data, model, num_steps, learning_rate, batch_size)

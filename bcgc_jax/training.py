@@ -6,6 +6,7 @@ the master one by one in the order of their times. As in the paper, a block at l
 runtime.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -24,6 +25,8 @@ from bcgc_jax.coded_gradients import (
     PyTree,
     coded_value_and_grad,
     coding_plan,
+    hashable,
+    in_jax,
     unit_sizes,
 )
 from bcgc_jax.distributions import Law
@@ -83,8 +86,13 @@ def collect(finish_times: Array, levels: ArrayLike) -> Collection:
     >>> collect(times, jnp.array([0, 2])).completed.tolist()
     [4.0, 2.0]
     """
+    return _collect(jnp.asarray(finish_times), jnp.asarray(levels))
+
+
+@jax.jit
+def _collect(finish_times: Array, levels: Array) -> Collection:
     num_blocks, num_workers = finish_times.shape
-    needed = num_workers - jnp.asarray(levels)
+    needed = num_workers - levels
     order = jnp.argsort(finish_times.ravel(), stable=True)
 
     def event(state: Collection, index: Array) -> tuple[Collection, None]:
@@ -143,10 +151,14 @@ def training_scheme(
         raise ValueError(f'"{solution.method}" is no partition: its training is not known')
     counts = np.asarray(solution.rounded)[:workers]
     plan = coding_plan(key, params, counts, **plan_options)
-    x = partition_of_units(problem, solution.rounded)
-    load = problem.scale * finish_load(x, x > 0, problem.setup_load)
-    levels = np.array([block.level for block in plan.blocks])
-    return TrainingScheme(plan, load[levels], solution.method)
+    load = np.asarray(_loads(problem, solution.rounded))[[block.level for block in plan.blocks]]
+    return TrainingScheme(plan, jax.device_put(load), solution.method)
+
+
+@jax.jit
+def _loads(problem: Problem, rounded: Array) -> Array:
+    x = partition_of_units(problem, rounded)
+    return problem.scale * finish_load(x, x > 0, problem.setup_load)
 
 
 def _tandon_partial(
@@ -154,23 +166,33 @@ def _tandon_partial(
 ) -> TrainingScheme:
     """Two blocks that both hold all coordinates: the uncoded samples, then the coded ones."""
     workers = int(np.asarray(problem.num_workers))
-    alpha = float(straggler_ratio(problem.cycle_time)) if alpha is None else alpha
-    runtime, best = tandon_partial_runtime(problem, alpha)
-    if not np.isclose(float(runtime.value), float(solution.expected_runtime), rtol=1e-3):
+    alpha = float(_ratio(problem.cycle_time)) if alpha is None else float(alpha)
+    value, best, unit = _partial(problem, alpha)
+    if not np.isclose(float(value), float(solution.expected_runtime), rtol=1e-3):
         raise ValueError(f"the solution is not that of alpha = {alpha:g}: pass the alpha it was solved with")
     level = int(best)
     share = (level + 1) / (level + alpha)
     units = round(float(np.asarray(problem.num_coordinates)))
     parts = []
-    for part_key, n in zip(jax.random.split(key), (0, level), strict=True):
-        parts.append(coding_plan(part_key, params, np.where(np.arange(workers) == n, units, 0), **options))
+    for n in (0, level):
+        parts.append(coding_plan(key, params, np.where(np.arange(workers) == n, units, 0), **options))
     shares = ((0.0, share), (share, 1.0))
     blocks = tuple(
         Block(part.blocks[0].level, part.blocks[0].pieces, s) for part, s in zip(parts, shares, strict=True)
     )
     plan = CodingPlan(parts[0].codes + parts[1].codes, blocks, parts[0].mean)
-    load = problem.scale * problem.total * share * jnp.array([1.0, alpha])
-    return TrainingScheme(plan, load, "tandon_partial")
+    load = np.asarray(unit) * share * np.array([1.0, alpha])
+    return TrainingScheme(plan, jax.device_put(load.astype(unit.dtype)), "tandon_partial")
+
+
+_ratio = jax.jit(straggler_ratio)
+
+
+@jax.jit
+def _partial(problem: Problem, alpha: float) -> tuple[Array, Array, Array]:
+    """Expected runtime of the best level, that level, and the load of a whole gradient."""
+    runtime, level = tandon_partial_runtime(problem, alpha)
+    return runtime.value, level, jnp.asarray(problem.scale * problem.total)
 
 
 def train(
@@ -198,9 +220,28 @@ def train(
         scheme's problem should have N times as many samples: its pace follows from these.
       evaluate: called with the parameters after each iteration.
 
+    Compiled once for the functions given: the same `loss`, `optimizer` and `evaluate` are not traced again.
     An iteration that never ends, a worker too many not answering, leaves the clock at inf and the parameters
     as they are.
     """
+    scheme = dataclasses.replace(scheme, plan=in_jax(scheme.plan))
+    times = cycle_times if isinstance(cycle_times, Law) else jnp.asarray(cycle_times)
+    args = (key, loss, scheme, times, params, subsets, optimizer, num_steps, batch_size, evaluate)
+    return (_compiled if hashable(loss, optimizer, evaluate) else _train)(*args)
+
+
+def _train(
+    key: Array,
+    loss: Loss,
+    scheme: TrainingScheme,
+    cycle_times: Law | Array,
+    params: PyTree,
+    subsets: PyTree,
+    optimizer: optax.GradientTransformation,
+    num_steps: int,
+    batch_size: int | None,
+    evaluate: Callable[[PyTree], PyTree],
+) -> Training:
     plan = scheme.plan
     coded = coded_value_and_grad(loss, plan)
     levels = jnp.array([block.level for block in plan.blocks])
@@ -237,6 +278,9 @@ def train(
     steps = (jnp.arange(num_steps), jax.random.split(key, num_steps))
     (params, opt_state, _, _), (clock, value, good, metrics) = jax.lax.scan(step, start, steps)
     return Training(params, opt_state, clock, value, good, metrics)
+
+
+_compiled = jax.jit(_train, static_argnames=("loss", "optimizer", "num_steps", "batch_size", "evaluate"))
 
 
 def _cycle_times(

@@ -1,5 +1,6 @@
 """The coded gradient is `jax.grad` of the full loss, whatever arrives; shapes, orders, units, devices."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from bcgc_jax.coded_gradients import (
     subset_gradients,
     worker_messages,
 )
+from tests.compilations import compilations
 
 KEY = jax.random.key(3)
 
@@ -28,6 +30,10 @@ def network(params, batch):
     hidden = jax.nn.tanh(x @ params["hidden"]["w"] + params["hidden"]["b"])
     scores = jax.nn.log_softmax(hidden @ params["out"]["w"] + params["out"]["b"])
     return -jnp.mean(jnp.take_along_axis(scores, label[:, None], axis=1))
+
+
+def total(params, batch):
+    return len(batch[1]) * network(params, batch)
 
 
 def make_params(rng, sizes=(7, 5, 3)):
@@ -57,15 +63,24 @@ def relative_difference(a, b):
 # 7·5 + 5 + 5·3 + 3 = 58 coordinates on 6 workers; some levels empty, blocks across leaves.
 PARTITION = np.array([11, 0, 22, 4, 0, 21])
 
+exact_gradient = jax.jit(jax.grad(network))
+
+
+@functools.cache
+def plan_of(construction=None, mean=True):
+    """One for most tests, which then share a program: 58 coordinates, 24 samples."""
+    params = make_params(np.random.default_rng(0))
+    return bcgc.coding_plan(KEY, params, PARTITION, construction=construction, mean=mean)
+
 
 @pytest.mark.parametrize("mean", [True, False])
 def test_the_coded_gradient_is_that_of_the_full_loss(mean, precision):
     rng = np.random.default_rng(0)
     params, batch = make_params(rng), make_batch(rng, 24)
-    loss = network if mean else lambda p, b: len(b[1]) * network(p, b)
-    plan = bcgc.coding_plan(KEY, params, PARTITION, mean=mean)
-    coded = jax.jit(bcgc.coded_value_and_grad(loss, plan))
-    exact = jax.grad(loss)(params, batch)
+    loss = network if mean else total
+    plan = plan_of(mean=mean)
+    coded = bcgc.coded_value_and_grad(loss, plan)
+    value, exact = jax.jit(jax.value_and_grad(loss))(params, batch)
     for extra in (0, 0, 0, 2, 6):
         found = coded(params, bcgc.split_batch(batch, 6), masks(plan, rng, extra))
         assert np.all(found.decodable)
@@ -73,15 +88,15 @@ def test_the_coded_gradient_is_that_of_the_full_loss(mean, precision):
         assert (
             relative_difference(found.gradient, exact) < {"float32": 1e-6, "float64": 1e-13}[precision.name]
         )
-        assert float(found.value) == pytest.approx(float(loss(params, batch)), rel=1e-5)
+        assert float(found.value) == pytest.approx(float(value), rel=1e-5)
         shapes = jax.tree.map(lambda x: (x.shape, x.dtype), found.gradient)
         assert shapes == jax.tree.map(lambda x: (x.shape, x.dtype), params)
 
 
 def test_one_message_too_few_gives_no_gradient_in_place_of_a_wrong_one():
     rng = np.random.default_rng(1)
-    params, batch = make_params(rng), make_batch(rng, 12)
-    plan = bcgc.coding_plan(KEY, params, PARTITION, construction="random_cyclic")
+    params, batch = make_params(rng), make_batch(rng, 24)
+    plan = plan_of("random_cyclic")
     arrived = masks(plan, rng)
     arrived[1, np.flatnonzero(arrived[1])[0]] = False
     found = bcgc.coded_value_and_grad(network, plan)(params, bcgc.split_batch(batch, 6), arrived)
@@ -100,17 +115,15 @@ def test_whole_leaves_and_layers_are_units_in_the_order_of_backpropagation(units
     assert [name.split("'")[1] for name in ordered] == ["out", "out", "hidden", "hidden"]
     sizes = bcgc.unit_sizes(params, units, order)
     assert sorted(sizes.tolist()) == ([3, 5, 15, 35] if units == "leaves" else [18, 40])
-    law = bcgc.Pareto(1.0, 1.7)
-    problem = bcgc.Problem(law, 4, sizes.size, 12, unit_costs=sizes)
-    solution = bcgc.solve(problem, "time")
-    plan = bcgc.coding_plan(KEY, params, solution.rounded, units=units, order=order)
+    counts = [1, 0, 2, 1] if units == "leaves" else [0, 1, 1, 0]
+    plan = bcgc.coding_plan(KEY, params, jnp.array(counts), units=units, order=order)
     # No unit is cut, and the first block is the first in the order.
     assert all(
         (p.start, p.stop) == (0, jax.tree.leaves(params)[p.leaf].size) for b in plan.blocks for p in b.pieces
     )
     assert [p.leaf for b in plan.blocks for p in b.pieces] == list(order)
     found = bcgc.coded_value_and_grad(network, plan)(params, bcgc.split_batch(batch, 4), masks(plan, rng))
-    assert relative_difference(found.gradient, jax.grad(network)(params, batch)) < 1e-6
+    assert relative_difference(found.gradient, exact_gradient(params, batch)) < 1e-6
 
 
 def test_the_backward_order_is_seen_through_jit_and_shared_or_unused_leaves():
@@ -118,17 +131,22 @@ def test_the_backward_order_is_seen_through_jit_and_shared_or_unused_leaves():
     inner = jax.jit(lambda p, x: jnp.sum(jnp.tanh(jnp.tanh(x @ p["b"]) @ p["a"]) ** 2))
     order = bcgc.backward_order(inner, params, jnp.ones((4, 3)))
     assert [o for o in order if o != 2] == [0, 1]  # b comes first in the net, so its gradient comes last
+    # Slopes that are constants come all at the same time: from the end.
+    assert bcgc.backward_order(lambda p, x: p[0] + p[1] + p[2], [1.0, 2.0, 3.0], jnp.ones(2)) == (2, 1, 0)
 
 
 def test_what_a_worker_computes_by_itself_is_what_the_simulation_sends_for_it():
     rng = np.random.default_rng(4)
-    params, batch = make_params(rng), make_batch(rng, 12)
-    plan = bcgc.coding_plan(KEY, params, PARTITION)
+    params, batch = make_params(rng), make_batch(rng, 24)
+    plan = plan_of()
     subsets = bcgc.split_batch(batch, 6)
-    messages = encode_gradients(plan, subset_gradients(network, plan, params, subsets)[1])
+    messages = jax.jit(
+        lambda p, s: encode_gradients(plan, subset_gradients(network, plan, p, s)[1]),
+    )(params, subsets)
+    data = jax.tree.map(np.asarray, subsets)
     for worker in range(6):
         held = np.array(plan.held(worker))
-        own = worker_messages(network, plan, worker, params, jax.tree.map(lambda x, h=held: x[h], subsets))
+        own = worker_messages(network, plan, worker, params, jax.tree.map(lambda x, h=held: x[h], data))
         for block, pieces in enumerate(own):
             for piece, message in enumerate(pieces):
                 np.testing.assert_allclose(message, messages[block][piece][worker], rtol=1e-4, atol=1e-6)
@@ -146,7 +164,7 @@ def test_workers_hold_a_cyclic_run_of_subsets():
 
 
 def test_blocks_are_cut_as_the_levels_of_the_coordinates_say():
-    params = [jnp.ones((2, 3)), jnp.ones(4), jnp.ones(())]
+    params = [np.ones((2, 3)), np.ones(4), np.ones(())]
     counts = np.array([2, 0, 6, 3])
     plan = bcgc.coding_plan(KEY, params, counts, order=(1, 0, 2))
     levels = {}
@@ -157,23 +175,29 @@ def test_blocks_are_cut_as_the_levels_of_the_coordinates_say():
     row = [levels[leaf, i] for leaf, size in ((1, 4), (0, 6), (2, 1)) for i in range(size)]
     assert row == bcgc.levels_from_partition(counts).tolist()
     assert plan.blocks[0] == Block(0, (Piece(1, 0, 2),))
+    # Without an order the last leaf comes first.
+    pieces = (Piece(2, 0, 1), Piece(1, 0, 1))
+    assert bcgc.coding_plan(KEY, params, counts).blocks[0] == Block(0, pieces)
 
 
 def test_mini_batches_and_an_optimiser_of_optax_go_the_way_of_uncoded_training():
     rng = np.random.default_rng(5)
     params, (x, label) = make_params(rng), make_batch(rng, 60)
-    plan = bcgc.coding_plan(KEY, params, PARTITION)
-    coded = jax.jit(bcgc.coded_value_and_grad(network, plan))
+    coded = bcgc.coded_value_and_grad(network, plan_of())
     optimizer = optax.adam(0.02)
     plain, state, plain_state = params, optimizer.init(params), optimizer.init(params)
-    for step in range(5):
-        rows = rng.permutation(60)[:18]
-        batch = x[rows], label[rows]
-        gradient = coded(params, bcgc.split_batch(batch, 6), masks(plan, rng)).gradient
+
+    @jax.jit
+    def step_of(params, state, gradient):
         updates, state = optimizer.update(gradient, state)
-        params = optax.apply_updates(params, updates)
-        updates, plain_state = optimizer.update(jax.grad(network)(plain, batch), plain_state)
-        plain = optax.apply_updates(plain, updates)
+        return optax.apply_updates(params, updates), state
+
+    for step in range(5):
+        rows = rng.permutation(60)[:24]
+        batch = x[rows], label[rows]
+        gradient = coded(params, bcgc.split_batch(batch, 6), masks(plan_of(), rng)).gradient
+        params, state = step_of(params, state, gradient)
+        plain, plain_state = step_of(plain, plain_state, exact_gradient(plain, batch))
         assert relative_difference(params, plain) < 1e-5, step  # worst measured 3e-8
 
 
@@ -195,6 +219,7 @@ print(relative_difference(found.gradient, jax.grad(network)(params, batch)))
 """
 
 
+@pytest.mark.slow
 def test_the_subsets_may_be_spread_over_devices():
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
     run = subprocess.run(
@@ -207,6 +232,43 @@ def test_the_subsets_may_be_spread_over_devices():
     )
     assert run.returncode == 0, run.stderr
     assert float(run.stdout) < 1e-6  # measured 1.5e-7
+
+
+def test_second_calls_compile_nothing():
+    def calls(seed):
+        rng = np.random.default_rng(seed)
+        params = jax.tree.map(np.float32, make_params(rng))
+        x, label = (np.asarray(a) for a in make_batch(rng, 24))
+        subsets = bcgc.split_batch((jnp.asarray(x), jnp.asarray(label)), 6)
+        bcgc.shard_subsets(subsets)
+        order = bcgc.backward_order(network, params, (x, label))
+        plan = bcgc.coding_plan(jax.random.key(seed), params, PARTITION, order=order)
+        bcgc.unit_sizes(params, "layers", order)
+        bcgc.coded_value_and_grad(network, plan)(params, subsets, masks(plan, rng))
+
+    calls(0)
+    with compilations() as compiled:
+        calls(1)
+    assert compiled == []
+    with compilations() as compiled:  # plans are made on the host
+        bcgc.coding_plan(jax.random.key(2), {"w": np.ones(9)}, [4, 3, 1, 1], construction="random_cyclic")
+    assert compiled == []
+
+
+def test_a_plan_in_numpy_keeps_float64_and_a_loss_need_not_be_hashable():
+    rng = np.random.default_rng(6)
+    params, batch = make_params(rng), make_batch(rng, 24)
+
+    class Loss:
+        __hash__ = None
+
+        def __call__(self, params, batch):
+            return network(params, batch)
+
+    plan = jax.tree.map(np.asarray, plan_of("random_cyclic"))
+    for loss in (network, Loss()):
+        found = bcgc.coded_value_and_grad(loss, plan)(params, bcgc.split_batch(batch, 6), masks(plan, rng))
+        assert relative_difference(found.gradient, exact_gradient(params, batch)) < 1e-6
 
 
 def test_bad_plans_are_refused_in_words():
@@ -246,7 +308,7 @@ def test_leaves_of_any_shape_and_dtype_keep_theirs():
     plan = bcgc.coding_plan(KEY, params, [2, 4])
     found = bcgc.coded_value_and_grad(loss, plan)(params, bcgc.split_batch(batch, 2), np.ones((2, 2)))
     # The last term is no mean over samples: the mean of the subsets' losses is what is differentiated.
-    parts = [jax.grad(loss)(params, part) for part in np.split(np.asarray(batch), 2)]
+    parts = [jax.jit(jax.grad(loss))(params, part) for part in np.split(np.asarray(batch), 2)]
     exact = jax.tree.map(lambda a, b: (a.astype(jnp.float32) + b.astype(jnp.float32)) / 2, *parts)
     for a, b, p in zip(*map(jax.tree.leaves, (found.gradient, exact, params)), strict=True):
         assert a.shape == np.shape(p)

@@ -4,14 +4,11 @@ import csv
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax import digits
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 LAW = bcgc.ShiftedExponential(1e-3, 50.0)
 
@@ -38,11 +35,12 @@ def test_the_models_and_their_loss_are_what_numpy_makes_of_them():
     z = np.maximum(x @ w[0]["w"] + w[0]["b"], 0) @ w[1]["w"] + w[1]["b"]
     share = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
     expected = -np.log(share[np.arange(50), y]).mean()
-    assert float(digits.cross_entropy(params, (jnp.asarray(x), jnp.asarray(y)))) == pytest.approx(expected)
-    assert float(digits.accuracy(params, (x, y))) == pytest.approx((z.argmax(axis=1) == y).mean())
+    assert float(jax.jit(digits.cross_entropy)(params, (x, y))) == pytest.approx(expected)
+    assert float(jax.jit(digits.accuracy)(params, (x, y))) == pytest.approx((z.argmax(axis=1) == y).mean())
     assert digits.digits_order("perceptron")[-1] in (0, 1)  # the first layer's gradient comes last
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "units"), [("softmax", "coordinates"), ("perceptron", "layers")])
 def test_schemes_take_the_same_steps_in_the_order_of_their_runtimes(model, units):
     problem = digits.digits_problem(LAW, 5, model, units=units)
@@ -68,6 +66,7 @@ LAW_TEXT = "shifted-exponential:rate=1e-3,shift=50"
 TRAIN = ["train", "--workers", "4", "--cycle-time", LAW_TEXT, "--steps", "30", "--seeds", "2"]
 
 
+@pytest.mark.slow
 def test_train_prints_a_table_and_writes_the_curves(command, tmp_path):
     path = tmp_path / "curves.csv"
     status, out, err = command(*TRAIN, "--method", "optimal", "--method", "uncoded", "--curves", str(path))
@@ -81,6 +80,7 @@ def test_train_prints_a_table_and_writes_the_curves(command, tmp_path):
     assert float(rows[29]["loss"]) < float(rows[0]["loss"])
 
 
+@pytest.mark.slow
 def test_train_replays_a_trace(command, tmp_path):
     path = tmp_path / "trace.csv"
     times = np.random.default_rng(0).gamma(3.0, 1.0, (7, 5))

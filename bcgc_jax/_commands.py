@@ -2,8 +2,9 @@
 
 import csv
 import json
+import os
 import sys
-import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import click
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from bcgc_jax._arguments import (
@@ -32,6 +33,8 @@ from bcgc_jax._arguments import (
     trace_options,
     workers_of_trace,
 )
+from bcgc_jax._compilation import OFF, VARIABLE, Stopwatch, keep_programs, padded_workers
+from bcgc_jax._progress import progress
 from bcgc_jax.distributions import Law
 from bcgc_jax.joint_laws import Rows, Unlike
 from bcgc_jax.problem import Problem, Solution, Status
@@ -53,12 +56,22 @@ from bcgc_jax.solvers.solve import (
 from bcgc_jax.traces import load_trace
 
 _TABLE_WIDTH = 100
+_FEW_UNITS = 1000  # up to here `solve` searches over whole units
+# While one compiles the optimum, the other compiles what all methods share and goes on with the rest.
+_THREADS = 2
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="bcgc-jax")
-def cli() -> None:
+@click.option(
+    "--compilation-cache",
+    metavar=f"FOLDER|{OFF}",
+    help="Where compiled programs are kept, so that the next call answers at once; by default "
+    f"{VARIABLE}, or JAX_COMPILATION_CACHE_DIR, or a folder bcgc_jax in your cache folder.",
+)
+def cli(compilation_cache: str | None) -> None:
     """Block coordinate gradient coding: which redundancy should each block of a gradient get?"""
+    keep_programs(compilation_cache)
 
 
 @cli.command(
@@ -177,6 +190,10 @@ def solve_command(
                 coordinates,
                 samples,
                 cycles,
+                # Searches over levels and over whole units take N² trials: padding would be felt.
+                max_workers=workers
+                if setup_cycles is not None or coordinates <= _FEW_UNITS
+                else _max_workers(cycle_time, workers),
                 setup_cycles=setup_cycles,
                 unit_costs=None if costs is None else jnp.asarray(costs),
             )
@@ -222,6 +239,15 @@ def solve_command(
         _print_law(rows, problem, seed)
 
 
+def _max_workers(law: Law, workers: int) -> int:
+    """What partitions are padded to. Not for atoms and rows, which have a trace in their shape, nor for
+    schemes of the user's own, which may count on N levels.
+    """
+    if law.atomic() or law.width() is not None or added_schemes():
+        return workers
+    return padded_workers(workers)
+
+
 def _solve_all(
     problem: Problem,
     judged: Problem,
@@ -233,8 +259,6 @@ def _solve_all(
     asked: bool,
 ) -> list[dict[str, Any]]:
     """One row for each method, best first. Methods that nobody `asked` for may be impossible here."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    rows = []
     tasks: list[tuple[str, str, dict[str, Any]]] = [(m, m, {}) for m in dict.fromkeys(methods)]
     if levels is not None:
         text = ",".join(map(str, levels))
@@ -242,21 +266,36 @@ def _solve_all(
     if objective == "completion-probability":
         extra = {"objective": objective, "deadline": deadline}
         tasks.insert(0, ("optimal, deadline", "optimal", extra))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("solving", total=len(tasks))
-        for name, method, options in tasks:
-            progress.update(task, description=f"solving {name}")
-            start = time.perf_counter()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    # Compiling lets go of the interpreter's lock: the methods' programs are compiled side by side.
+    threads = ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1))
+    tasks.sort(key=lambda one: one[1] == "subgradient")  # long, as the optimum is: not both at first
+    with progress(*columns) as bar:
+        task = bar.add_task("compiling", total=len(tasks))
+
+        def told(compiling: bool) -> None:
+            bar.update(task, description="compiling" if compiling else "solving")
+
+        def solve_one(name: str, method: str, options: dict[str, Any]) -> dict[str, Any] | None:
+            with jax.enable_x64(True):  # a setting of each thread
+                try:
+                    with watch.lap() as seconds:
+                        solution = solve(problem, method, key=jax.random.key(seed), **options)
+                        jax.block_until_ready(solution)
+                except ValueError:
+                    if asked or options:
+                        raise
+                    return None
+                finally:
+                    bar.advance(task)
+                return {"method": name} | _row(judged, solution, seconds(), deadline)
+
+        with Stopwatch(told) as watch:
             try:
-                solution = solve(problem, method, key=jax.random.key(seed), **options)
-            except ValueError:
-                if asked or options:
-                    raise
-                progress.advance(task)
-                continue
-            jax.block_until_ready(solution)
-            rows.append({"method": name} | _row(judged, solution, time.perf_counter() - start, deadline))
-            progress.advance(task)
+                found = list(threads.map(solve_one, *zip(*tasks, strict=True)))
+            finally:
+                threads.shutdown(wait=False, cancel_futures=True)
+    rows = [row for row in found if row is not None]
     if objective == "completion-probability":
         return sorted(rows, key=lambda row: -(row["completion_probability"] or 0))
     return sorted(rows, key=lambda row: row["partition_runtime"] or row["expected_runtime"] or np.inf)
@@ -278,7 +317,7 @@ def _row(problem: Problem, solution: Solution, seconds: float, deadline: float |
         row["completion_probability"] = None
     if solution.rounded is not None and status is not Status.INFEASIBLE:
         counts = partition_of_units(problem, solution.rounded)
-        row["partition"] = np.asarray(solution.rounded).tolist()
+        row["partition"] = np.asarray(solution.rounded)[: int(np.asarray(problem.num_workers))].tolist()
         row["partition_runtime"] = finite(assess(problem, counts).expected_runtime)
         if deadline is not None:
             probability = completion_probability(problem, counts, jnp.asarray(deadline))
@@ -310,7 +349,7 @@ def _print_table(rows: list[dict[str, Any]], problem: Problem, limit: float, dea
         bound = min(rows, key=runtime)["lower_bound"] or 0
     known = [row for row in rows if is_baseline(row["method"])]
     best = min(map(runtime, known), default=np.inf)
-    top = problem.max_workers - 1
+    top = int(np.asarray(problem.num_workers)) - 1
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("scheme", no_wrap=True)
     table.add_column("expected\nruntime", justify="right")

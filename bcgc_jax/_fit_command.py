@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from bcgc_jax._arguments import SEED, Number, finite, format_option, trace_options
+from bcgc_jax._progress import progress
 from bcgc_jax.distributions import Empirical, Law
 from bcgc_jax.fits import MAX_TIMES, Fit, fit_laws
 from bcgc_jax.likelihood import FAMILIES
@@ -153,9 +154,7 @@ def fit_command(
 
 
 def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    console = Console(stderr=True)
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    return progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
 
 
 def _check_figure(path: str) -> None:

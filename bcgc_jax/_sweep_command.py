@@ -18,7 +18,7 @@ import click
 import jax
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from bcgc_jax._arguments import (
@@ -39,6 +39,7 @@ from bcgc_jax._arguments import (
     trace_options,
     workers_of_trace,
 )
+from bcgc_jax._progress import progress
 from bcgc_jax.distributions import Law
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.solve import METHODS, OBJECTIVES
@@ -183,13 +184,13 @@ def sweep_command(
             )
             start = time.perf_counter()
             if out is not None:
-                with _progress() as progress, _quiet_stdout(coordinator is not None):
-                    path = write_sweep(plan, out, resume=resume, progress=progress)
+                with _progress() as report, _quiet_stdout(coordinator is not None):
+                    path = write_sweep(plan, out, resume=resume, progress=report)
                 if jax.process_index() == 0:
                     _print_summary(plan, path, time.perf_counter() - start, output)
                 return
-            with _progress() as progress:
-                rows = _collect(plan, progress)
+            with _progress() as report:
+                rows = _collect(plan, report)
         except OSError as error:
             named = f"{error.filename}: " if error.filename else ""
             raise click.UsageError(f"{named}{error.strerror or error}") from None
@@ -263,7 +264,7 @@ def _progress() -> Iterator[Any]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with progress(*columns) as bar:
         task = bar.add_task("solving", total=0, speed="")
         first: list[tuple[float, int]] = []
 

@@ -26,6 +26,7 @@ from bcgc_jax._arguments import (
     schemes_option,
     trace_options,
 )
+from bcgc_jax._progress import progress
 from bcgc_jax.coded_gradients import UNITS
 from bcgc_jax.digits import MODELS, DigitsRun, digits_problem, expected_of, train_on_digits
 from bcgc_jax.problem import Problem, Status
@@ -212,7 +213,7 @@ def train_command(
 
 def _training_progress() -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    return progress(*columns)
 
 
 def _train_all_on_cluster(
@@ -254,18 +255,18 @@ def _train_all_on_cluster(
     # What Ray prints goes to the screen, not into a table or a file.
     with (
         contextlib.redirect_stdout(sys.stderr),
-        _training_progress() as progress,
+        _training_progress() as bar,
         jax.enable_x64(True),  # for the plan; the model is float32
     ):
-        task = progress.add_task(f"starting {workers} processes", total=len(solutions) * num_seeds)
+        task = bar.add_task(f"starting {workers} processes", total=len(solutions) * num_seeds)
         with Cluster(workers, address=address) as cluster:
             for method in solutions:
                 found = []
                 for key in jax.random.split(jax.random.key(seed), num_seeds):
-                    progress.update(task, description=f"training with {method}")
+                    bar.update(task, description=f"training with {method}")
                     arguments = (key, cluster, problem, model, method)
                     found.append(train_digits_on_cluster(*arguments, pace=slowness, **options).run)
-                    progress.advance(task)
+                    bar.advance(task)
                 rows = (np.concatenate([getattr(f, n) for f in found]) for n in ("clock", "loss", "accuracy"))
                 runs.append(DigitsRun(method, found[0].expected_runtime, *rows))
     return sorted(runs, key=lambda run: solutions[run.method])
@@ -276,10 +277,10 @@ def _train_all(
 ) -> list[DigitsRun]:
     """One run for each method, shortest iteration first. Methods nobody `asked` for may be impossible."""
     runs, refused = [], ValueError("no scheme was asked for")
-    with _training_progress() as progress:
-        task = progress.add_task("training", total=len(methods))
+    with _training_progress() as bar:
+        task = bar.add_task("training", total=len(methods))
         for method in methods:
-            progress.update(task, description=f"training with {method}")
+            bar.update(task, description=f"training with {method}")
             try:
                 with jax.enable_x64(True):  # for the plan and the clock; the model is float32
                     runs.append(train_on_digits(jax.random.key(seed), problem, model, method, **options))
@@ -287,7 +288,7 @@ def _train_all(
                 if asked:
                     raise
                 refused = error
-            progress.advance(task)
+            bar.advance(task)
     if not runs:
         raise refused
     return sorted(runs, key=lambda run: run.expected_runtime)

@@ -1,5 +1,6 @@
 """The command `bcgc`."""
 
+import os
 import sys
 
 
@@ -29,7 +30,10 @@ def main() -> None:
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
         print("bcgc: interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Threads that compile cannot be stopped, and the interpreter would wait for them.
+        os._exit(130)
     except BrokenPipeError:
         # The reader (`| head`) has what it wanted; nothing more can be written.
         sys.stderr.close()

@@ -1,9 +1,9 @@
 r"""Sweeps: thousands of problems solved together, and the answers on disk as they come.
 
-Cells are grouped by the number of workers (a cell costs O(N²) to O(N³), so padding all of them to the
-largest N would waste most of the work); each group has one compiled function, which solves a chunk of cells
-with every method, spread over the local devices. Each process of `jax.distributed` takes its share of the
-chunks. Nothing is kept but the chunks at hand: memory does not grow with the number of cells.
+Cells are grouped by the number of workers: a cell costs O(N²) to O(N³), so padding all of them to the largest
+N may waste most of the work, and every size costs a compilation. Each group has one compiled function, which
+solves a chunk of cells with every method, spread over the local devices. Each process of `jax.distributed`
+takes its share of the chunks. Nothing is kept but the chunks at hand: memory does not grow with their number.
 """
 
 import dataclasses
@@ -26,10 +26,11 @@ from bcgc_jax.solvers.solve import OBJECTIVES, parse_method, solve
 ProblemOf = Callable[..., Problem]
 Table = dict[str, np.ndarray]
 
-# Sizes that partitions are padded to: 1.25 apart, where N just above one costs 1.6 times its own; farther
-# apart where a cell costs nothing beside a compilation. Groups of few cells are padded on.
+# Sizes that partitions may be padded to, 1.25 apart.
 _LADDER = (1, 3, 5, 8, 12, 15, 19, 24, 30)
-_FEW = 16
+# What compiling a size is worth, in cells · N^2.5: 11 s on two cores, where a cell of the optimum and of a
+# baseline takes 0.9 µs · N^2.5 (16 ms at N = 50, 5 ms at N = 30; measured together).
+_COMPILATION = 1.2e7
 # What a chunk takes at most, in cells · N²: 1 or 2 s for the optimum on two CPU cores.
 _CHUNK = 2**19
 # Entries, in cells · N², that a CPU takes at a time: more would leave its caches, fewer would leave lanes of
@@ -148,7 +149,6 @@ class Sweep:
         self.groups = _groups(cells)
         self.mesh = Mesh(np.array(jax.local_devices()), ("cells",))
         self._functions: dict[int, Future[Callable[..., Any]]] = {}
-        self._compiler = ThreadPoolExecutor(2)
         self._check_methods()
 
     @property
@@ -250,33 +250,43 @@ class Sweep:
 
         jax.eval_shape(names, cell)  # traced: whatever the numbers are
 
-    def _batch(self, max_workers: int) -> int:
-        """Cells at a time on a device."""
+    def _largest_batch(self, max_workers: int) -> int:
+        """Cells that a device takes at a time, at most."""
         device = self.mesh.devices.flat[0]
-        share = -(-self._group(max_workers).size // self.mesh.size)
         if device.platform == "cpu":
-            return int(np.clip(_CACHED // max_workers**2, 1, min(256, share)))
+            return int(np.clip(_CACHED // max_workers**2, 1, 256))
         memory = (device.memory_stats() or {}).get("bytes_limit", 2**33)
-        return int(np.clip(memory // 2 // (_BYTES * max_workers**2), 1, min(2**14, share)))
+        return int(np.clip(memory // 2 // (_BYTES * max_workers**2), 1, 2**14))
+
+    def _layout(self, max_workers: int) -> tuple[int, int]:
+        """Cells that a device takes at a time, and how often for a chunk: alike for all of a group, and such
+        that its last chunk is nearly full.
+        """
+        cells, largest = self._group(max_workers).size, self._largest_batch(max_workers)
+        chunks = -(-cells // max(largest * self.mesh.size, min(_CHUNK // max_workers**2, 4096)))
+        share = -(-cells // (chunks * self.mesh.size))
+        rounds = -(-share // largest)
+        return -(-share // rounds), rounds
+
+    def _batch(self, max_workers: int) -> int:
+        return self._layout(max_workers)[0]
 
     def _chunk_size(self, max_workers: int) -> int:
-        """Cells of a chunk, alike for all of a group: a multiple of what the devices take at a time."""
-        unit = self._batch(max_workers) * self.mesh.size
-        cells = self._group(max_workers).size
-        chunks = -(-cells // max(unit, min(_CHUNK // max_workers**2, 4096)))
-        return -(-cells // (chunks * unit)) * unit
+        return math.prod(self._layout(max_workers)) * self.mesh.size
 
     def _group(self, max_workers: int) -> "_Group":
         return next(group for group in self.groups if group.max_workers == max_workers)
 
     def _compiled(self, chunk: Chunk) -> Callable[[Table, Array], dict[str, dict[str, Array]]]:
-        """The compiled function of a chunk; that of the next size is compiled meanwhile."""
+        """The compiled function of a chunk; that of the next size is compiled meanwhile, in a thread."""
         x64 = jnp.result_type(float) == jnp.float64
         sizes = [group.max_workers for group in self.groups]
         place = sizes.index(chunk.max_workers)
         for size in sizes[place : place + 2]:
             if size not in self._functions:
-                self._functions[size] = self._compiler.submit(self._compile, size, x64)
+                thread = ThreadPoolExecutor(1)
+                self._functions[size] = thread.submit(self._compile, size, x64)
+                thread.shutdown(wait=False)  # it ends with its work
         return self._functions[chunk.max_workers].result()
 
     def _compile(self, max_workers: int, x64: bool) -> Callable[..., Any]:
@@ -313,7 +323,7 @@ class Sweep:
         options = dict(self.options[method])
         if method == "optimal" and self.objective == OBJECTIVES[1]:
             options |= {"objective": self.objective, "deadline": deadline}
-        solution: Solution = solve(problem, method, key=key, **options)
+        solution: Solution = solve(problem, method, key=key, written_out=True, **options)
         columns = {name: getattr(solution, name) for name in _NUMBERS}
         if self.has_deadline:
             assert deadline is not None
@@ -343,26 +353,32 @@ class _Group:
 
 
 def _groups(cells: Cells) -> list[_Group]:
-    """The cells by padded size."""
+    """The cells by padded size: as many sizes as cost least, compilations and padding together."""
     workers = cells.columns["num_workers"]
     repeats = len(cells) // len(workers)  # 1 unless a grid, where num_workers varies slowest
     ladder = list(_LADDER)
     while ladder[-1] < workers.max():
         ladder.append(math.ceil(1.23 * ladder[-1]))
     place = np.searchsorted(ladder, workers)
+    steps = np.unique(place)
+    tops = [int(workers[place == step].max()) for step in steps]
+    ends = [int(np.sum(place <= step)) * repeats for step in steps]
+    # The best sizes for the cells up to each step: those up to an earlier one, and one size for the rest.
+    best: list[tuple[float, list[int]]] = [(0.0, [])]
+    for last, top in enumerate(tops):
+        starts = [0, *ends[:last]]
+        costs = [
+            best[i][0] + _COMPILATION + (ends[last] - start) * top**2.5 for i, start in enumerate(starts)
+        ]
+        cheapest = int(np.argmin(costs))
+        best.append((costs[cheapest], [*best[cheapest][1], last]))
+    chosen = best[-1][1]
     order = None
-    if not cells.product and np.any(np.diff(place) < 0):
-        order = np.argsort(place, kind="stable")
-    counts = np.bincount(place, minlength=len(ladder)) * repeats
-    groups: list[_Group] = []
-    start = size = 0
-    for step, count in enumerate(counts):
-        size += int(count)
-        here = workers[place <= step]
-        if size and (size >= _FEW or step == len(ladder) - 1 or not counts[step + 1 :].any()):
-            groups.append(_Group(int(here.max()), size, start, order))
-            start, size = start + size, 0
-    return groups
+    group_of = np.searchsorted(steps[chosen], place)
+    if not cells.product and np.any(np.diff(group_of) < 0):
+        order = np.argsort(group_of, kind="stable")
+    starts = [0, *(ends[i] for i in chosen[:-1])]
+    return [_Group(tops[i], ends[i] - start, start, order) for i, start in zip(chosen, starts, strict=True)]
 
 
 def sweep(

@@ -11,8 +11,6 @@ import pytest
 
 from bcgc_jax import _commands
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 PAPER = ["--workers", "20", "--coordinates", "20000", "--samples", "50", "--cycles", "1"]
 LAW = ["--cycle-time", "shifted-exponential:rate=1e-3,shift=50"]
 
@@ -59,7 +57,7 @@ def test_json_has_what_the_contract_says_and_the_exact_figures(bcgc):
 
 
 def test_csv_rows_agree_with_json_rows(bcgc):
-    args = ("solve", "--workers", "5", "--coordinates", "700", "--cycle-time", "uniform:low=1,high=3")
+    args = ("solve", "--workers", "5", "--coordinates", "7000", *LAW)  # a law and a size as above
     args = (*args, "--method", "single_block", "--method", "tandon:2")
     _, text, _ = bcgc(*args, "--format", "csv")
     _, data, _ = bcgc(*args, "--format", "json")
@@ -71,7 +69,7 @@ def test_csv_rows_agree_with_json_rows(bcgc):
 
 
 def test_the_table_fits_in_100_columns_and_compares_with_the_baseline(bcgc):
-    args = ("--workers", "40", "--coordinates", "5000", "--deadline", "12345", *LAW)
+    args = ("--workers", "30", "--coordinates", "5000", "--deadline", "12345", *LAW)
     methods = [a for m in ("time", "uncoded", "tandon_partial", "single_block") for a in ("--method", m)]
     status, out, _ = bcgc("solve", *args, *methods)
     assert status == 0
@@ -101,6 +99,7 @@ def test_a_trace_brings_its_law_and_its_number_of_workers(bcgc, tmp_path):
     assert answer["solutions"][0]["expected_runtime"] == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_workers_that_are_not_alike_get_a_law_each(bcgc):
     args = ["solve", "--coordinates", "3000", "--cycle-time", "3*uniform:low=0.7,high=1.6", "--workers", "4"]
     args += ["--cycle-time", "shifted-exponential:rate=0.4,shift=2.5", "--deadline", "7000"]
@@ -164,6 +163,7 @@ def test_a_trace_of_one_worker_is_no_plan(bcgc, tmp_path, name):
     assert "has one worker only" in err
 
 
+@pytest.mark.slow
 def test_a_deadline_leads_with_the_plan_that_meets_it_most_often(bcgc):
     args = ["--workers", "10", "--coordinates", "40000", "--samples", "50"]
     args += [
@@ -192,6 +192,7 @@ def test_a_deadline_leads_with_the_plan_that_meets_it_most_often(bcgc):
     assert fastest["method"] == "optimal"
 
 
+@pytest.mark.slow
 def test_units_setup_and_levels_come_from_the_command_line(bcgc, tmp_path):
     path = tmp_path / "layers.txt"
     path.write_text("3\n1\n\n0.5\n4\n")
@@ -313,6 +314,7 @@ def test_help_shows_examples_and_every_law(bcgc):
         assert name in out
 
 
+@pytest.mark.slow
 def test_a_sweep_prints_every_cell_and_its_axes(bcgc):
     args = ["sweep", "--workers", "2:4", "--coordinates", "60", "--cycle-time", "uniform:low=1"]
     args += ["--axis", "high=2:4:2", "--method", "uncoded", "--method", "single_block", "--partitions"]

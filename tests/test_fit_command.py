@@ -7,8 +7,6 @@ import pytest
 
 import bcgc_jax as bcgc
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 TIMES = np.random.default_rng(4).gamma(2.5, 0.6, (60, 3)) + 0.8
 
 
@@ -23,6 +21,7 @@ def path(tmp_path):
 COLUMNS = ("--step-column", "iteration", "--worker-column", "rank", "--seconds-column", "time_s")
 
 
+@pytest.mark.slow
 def test_a_fit_is_that_of_the_library_and_its_plans_are_evaluated_under_every_law(command, path, tmp_path):
     picture = tmp_path / "fit.png"
     arguments = ("--law", "weibull", "--law", "pareto", "--replicates", "20", "--figure", str(picture))

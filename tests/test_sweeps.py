@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,8 +17,6 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax import sweeps
 from bcgc_jax.sweep_files import fingerprint, read_rows
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def paper(num_workers, rate, max_workers, shift=50.0):
@@ -54,7 +53,7 @@ def test_a_grid_of_no_numbers_is_refused(columns, words):
 
 
 def test_every_cell_is_what_solve_says_and_padding_and_company_change_nothing(x64):
-    # 25 cells of N = 2 and 3 are one group, the other three another.
+    # 25 cells of N = 2 and 3, and three more: all padded to 8.
     rng = np.random.default_rng(5)
     workers = np.concatenate([rng.permutation(np.r_[np.full(9, 2), np.full(16, 3)]), [7, 6, 8]])
     cells = {"num_workers": workers, "rate": 10 ** rng.uniform(-4, -1, workers.size)}
@@ -65,7 +64,7 @@ def test_every_cell_is_what_solve_says_and_padding_and_company_change_nothing(x6
     assert rows["method"].tolist() == methods * workers.size
     for i in (0, 1, 12, 20, 33, 46, 47, 50, 51, 52, 53, 54, 55):
         n, method = int(rows["num_workers"][i]), rows["method"][i]
-        problem = paper(n, rows["rate"][i], 3 if n <= 3 else 8)  # two sizes: few compilations
+        problem = paper(n, rows["rate"][i], 8)  # one size: few compilations
         alone = bcgc.solve(problem, method if n > 2 or method != "tandon:2" else "uncoded")
         if method == "tandon:2" and n == 2:
             assert rows["status"][i] == "infeasible"
@@ -119,6 +118,7 @@ def test_cells_that_are_all_bad_are_rows_too():
     assert rows["partition"].tolist() == [None, None]
 
 
+@pytest.mark.slow
 def test_deadlines_are_an_axis_and_an_objective(x64):
     cells = bcgc.grid(num_workers=[3], rate=[1e-3], deadline=[1.5e8, 3e8])
     plain = bcgc.sweep(paper, cells, ["frequency", "limit"])["completion_probability"]
@@ -260,12 +260,38 @@ def test_another_scheme_of_the_same_name_is_another_sweep():
     assert marks[0] == marks[2] != marks[1]
 
 
-def test_small_cells_come_before_large_ones_whatever_their_order():
+def test_small_cells_come_before_large_ones_whatever_their_order(monkeypatch):
+    monkeypatch.setattr(sweeps, "_COMPILATION", 1e5)
     workers = np.r_[np.full(20, 40), np.full(20, 2)]
     plan = bcgc.Sweep(paper, {"num_workers": workers, "rate": np.geomspace(1e-3, 1e-2, 40)}, ["time"])
     assert [group.max_workers for group in plan.groups] == [2, 40]
     order = np.concatenate([chunk.cells for chunk in plan.chunks()])
     np.testing.assert_array_equal(order, np.r_[20:40, 0:20])
+
+
+def test_sizes_are_few_where_padding_costs_less_than_compiling():
+    def sizes(*workers, num_rates=33):
+        cells = bcgc.grid(num_workers=workers, rate=np.geomspace(1e-4, 1e-1, num_rates))
+        groups = bcgc.Sweep(paper, cells, ["time"]).groups
+        assert sum(group.size for group in groups) == len(cells)
+        assert groups[-1].max_workers == max(workers)
+        return [group.max_workers for group in groups]
+
+    assert sizes(2, 3, 8) == [8]
+    assert 2 <= len(sizes(*range(2, 51))) <= 3
+    assert len(sizes(*range(2, 51), num_rates=10**5)) > 8
+    assert sizes(2, 1000) == [2, 1000]
+
+
+def test_a_sweep_leaves_no_thread_behind(monkeypatch):
+    monkeypatch.setattr(sweeps, "_COMPILATION", 1)
+    before = set(threading.enumerate())
+    # Two sizes, both compiled though only one is asked for.
+    plan = bcgc.Sweep(paper, bcgc.grid(num_workers=[2, 3], rate=[1e-3]), ["uncoded"])
+    plan.solve(next(plan.chunks()))
+    for thread in set(threading.enumerate()) - before:
+        thread.join(timeout=60)
+    assert set(threading.enumerate()) <= before
 
 
 def test_files_hold_the_rows_in_full_precision(monkeypatch, tmp_path, x64):
@@ -300,7 +326,7 @@ def test_names_and_folders_that_cannot_be_written_are_refused(monkeypatch, tmp_p
 
 
 _COMMAND = [sys.executable, "-m", "bcgc_jax.cli", "sweep", "--workers", "3,5,8", "--coordinates", "2000"]
-_COMMAND += ["--cycle-time", "shifted-exponential:shift=50", "--axis", "rate=1e-3:1e-2:60:log"]
+_COMMAND += ["--cycle-time", "shifted-exponential:shift=50", "--axis", "rate=1e-3:1e-2:3000:log"]
 _COMMAND += ["--method", "uncoded", "--method", "optimal"]
 
 
@@ -309,8 +335,8 @@ def _start(*args: str, cache: str = "") -> "subprocess.Popen[str]":
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "JAX_COMPILATION_CACHE_DIR": cache,
+        "BCGC_COMPILATION_CACHE": "" if cache else "off",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
     }
     return subprocess.Popen(
@@ -318,13 +344,14 @@ def _start(*args: str, cache: str = "") -> "subprocess.Popen[str]":
     )
 
 
+@pytest.mark.slow
 def test_two_processes_and_a_killed_one_write_the_file_of_one_process(tmp_path):
     one, two, killed = (tmp_path / f"{name}.csv" for name in ("one", "two", "killed"))
     cache = str(tmp_path / "compiled")
     alone = _start("--out", str(one), cache=cache)
     out, err = alone.communicate(timeout=300)
     assert alone.returncode == 0, err
-    assert "180" in out
+    assert "9000" in out
     with _free_port() as port:
         several = ["--coordinator", f"127.0.0.1:{port}", "--processes", "2"]
         pair = [_start("--out", str(two), *several, "--process", str(i), cache=cache) for i in range(2)]
@@ -343,7 +370,7 @@ def test_two_processes_and_a_killed_one_write_the_file_of_one_process(tmp_path):
     resumed = _start("--out", str(killed), "--resume", cache=cache)
     _, err = resumed.communicate(timeout=300)
     assert resumed.returncode == 0, err
-    assert len(table_of(one)) == 2 * 180
+    assert len(table_of(one)) == 2 * 9000
     assert two.read_bytes() == one.read_bytes()
     assert killed.read_bytes() == one.read_bytes()
 

@@ -11,8 +11,6 @@ from benchmarks import __main__ as benchmark
 from benchmarks import peers, planning, scaling, timing
 from tests.oracles import crossing_probability
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def test_the_peers_projection_meets_the_optimality_conditions():
     rng = np.random.default_rng(0)
@@ -157,6 +155,7 @@ def small(monkeypatch):
     monkeypatch.setattr(timing.jax, "clear_caches", lambda: None)
 
 
+@pytest.mark.slow
 def test_a_run_prints_its_table_and_writes_json_and_figure(tmp_path, capsys, small):
     file, out = tmp_path / "mine.py", tmp_path / "speed.json"
     file.write_text(

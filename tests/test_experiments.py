@@ -23,8 +23,6 @@ from experiments import (
     training,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 COMMANDS = {
     "calibrated": calibrated.main,
     "certificate": certificate.main,
@@ -60,6 +58,7 @@ def assert_tables_fit(printed):
     assert max(map(len, lines)) <= 100
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_the_subgradient_method_falls_towards_the_certified_optimum(tmp_path, capsys):
     certificate.run(tmp_path, workers=(5,), steps=200)
@@ -77,6 +76,7 @@ def test_the_subgradient_method_falls_towards_the_certified_optimum(tmp_path, ca
 # Codes and training
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_every_chosen_code_is_exact_to_float32(tmp_path, capsys):
     conditioning.run(tmp_path, sizes=(5, 8))
@@ -89,6 +89,7 @@ def test_every_chosen_code_is_exact_to_float32(tmp_path, capsys):
     assert all(float(row["amplification"]) >= 1 - 1e-9 for row in rows)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_training_shows_the_schemes_at_the_same_steps_and_other_times(tmp_path, capsys):
     training.run(tmp_path, workers=5, seeds=2, steps=30, methods=("uncoded", "time"))
@@ -106,6 +107,7 @@ def test_training_shows_the_schemes_at_the_same_steps_and_other_times(tmp_path, 
     assert np.all(np.diff(first) <= 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_the_timeline_is_that_of_figure_1(tmp_path, capsys):
     timeline.run(tmp_path)
@@ -119,6 +121,7 @@ def test_the_timeline_is_that_of_figure_1(tmp_path, capsys):
 # The paper's figures
 
 
+@pytest.mark.slow
 @needs_reference
 @pytest.mark.usefixtures("x64")
 def test_paper_stands_beside_the_published_values(tmp_path, capsys):
@@ -146,6 +149,7 @@ def test_paper_stands_beside_the_published_values(tmp_path, capsys):
     assert_tables_fit(printed)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_paper_without_published_values(tmp_path, capsys):
     absent = tmp_path / "absent"
@@ -169,6 +173,7 @@ def test_paper_without_published_values(tmp_path, capsys):
 # The sweep
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_sweep_is_every_cell_solved_alone(tmp_path, capsys, monkeypatch):
     grids = {"workers_grid": (2, 3, 4), "rate_grid": (1e-3, 1e-2, 1e-1)}
@@ -239,6 +244,7 @@ def added(tmp_path):
     return ("experiments_blocks", "experiments_draws")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_added_schemes_stand_beside_the_others_in_the_paper_figures(added, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(paper, "METHODS", {"time": "time"})
@@ -257,6 +263,7 @@ def test_added_schemes_stand_beside_the_others_in_the_paper_figures(added, tmp_p
     assert_tables_fit(capsys.readouterr().out)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_added_schemes_stand_beside_the_others_in_the_sweep(added, tmp_path, monkeypatch):
     monkeypatch.setattr(sweep, "METHODS", ("optimal", "uncoded"))
@@ -326,6 +333,7 @@ def test_bounds_of_theorem4_from_their_definition(rate_times_shift):
         assert theorem4.bound("frequency", workers, m) == pytest.approx(h / m + 1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_theorem4_holds(tmp_path, capsys):
     theorem4.run(tmp_path, workers_grid=(2, 20), sizes=(20,))
@@ -343,6 +351,7 @@ def test_theorem4_holds(tmp_path, capsys):
 # Heavy tails
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_closed_forms_are_far_from_the_optimum_under_heavy_tails(tmp_path, capsys):
     points = [p for p in heavy_tails.grid(shapes=(1.2, 3.0), workers=(5,)) if p.family == "Pareto"]
@@ -394,6 +403,7 @@ def test_help_has_an_example(name, capsys):
     assert f"example: python -m experiments.{name} --out" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_command_makes_the_folder_and_computes_in_float64(tmp_path):
     seen = []
 
@@ -433,6 +443,7 @@ def test_progress_of_cells_tells_speed_after_a_while(monkeypatch, capsys):
         assert bool(said) == heard.err.endswith(" cells/s\n")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_a_trace_is_planned_on_and_replayed(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(trace, "CANDIDATES", ("shifted-exponential",))

@@ -12,7 +12,6 @@ import bcgc_jax as bcgc
 
 _REFERENCE = Path(__file__).parents[2] / "shared/reference"
 pytestmark = [
-    pytest.mark.usefixtures("quick_compilation"),
     pytest.mark.skipif(
         not _REFERENCE.exists(), reason="the published values are not laid out beside the project"
     ),

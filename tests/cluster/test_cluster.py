@@ -23,7 +23,7 @@ from bcgc_jax.cluster import Checkpoints, Cluster, Pace, WorkersLost, train_on_c
 from bcgc_jax.cluster.training import _scheme
 from bcgc_jax.coded_gradients import coding_plan, split_unevenly
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.slow
 
 N = 4
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))

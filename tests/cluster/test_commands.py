@@ -11,7 +11,7 @@ from bcgc_jax.cluster import WorkersLost
 from experiments import calibrated
 from experiments import cluster as experiment
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.slow
 
 
 def test_train_on_processes_prints_the_same_steps_at_measured_times(command):

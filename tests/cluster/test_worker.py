@@ -20,8 +20,6 @@ from bcgc_jax.coded_gradients import (
 )
 from bcgc_jax.codes import decoding_weights
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 N = 4
 
 

@@ -1,0 +1,251 @@
+"""A public function that is called again with the same shapes, eagerly, compiles nothing."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import bcgc_jax as bcgc
+from bcgc_jax import partitions
+from bcgc_jax.fits import fit_laws
+from bcgc_jax.order_statistics import expected_order_statistics, simulate_max, sorted_cycle_times
+from bcgc_jax.solvers.sample_average import bootstrap_interval, resampled_means
+from tests.compilations import compilations
+
+
+def _power_hazard(p, t):
+    return (t / p) ** 2
+
+
+def _power_inverse(p, a):
+    return p * a**0.5
+
+
+# From a number to a law: the second call has another one.
+LAWS: dict[str, Callable[[float], bcgc.Law]] = {
+    "ShiftedExponential": lambda v: bcgc.ShiftedExponential(v, 0.1 * v),
+    "Weibull": lambda v: bcgc.Weibull(v, 1.0 + v, 0.3),
+    "Pareto": lambda v: bcgc.Pareto(v, 1.5 + v),
+    "Uniform": lambda v: bcgc.Uniform(v, 1.0 + 2 * v),
+    "TwoSpeed": lambda v: bcgc.TwoSpeed(v, 2.0 + 2 * v, 0.1 * v),
+    "Lognormal": lambda v: bcgc.Lognormal(v, 0.5 * v, 0.2),
+    "Gamma": lambda v: bcgc.Gamma(1.0 + v, v, 0.4),
+    "Empirical": lambda v: bcgc.Empirical([v, 2.0, 3.0 * v]),
+    "FromHazard": lambda v: bcgc.FromHazard(_power_hazard, _power_inverse, v),
+    "HazardSpline": lambda v: bcgc.HazardSpline(
+        jnp.array([0.0, 0.5, 1.0]), v * jnp.array([1.0, 2.0, 3.0]), jnp.full(3, 2 * v), 0.1
+    ),
+    "Rows": lambda v: bcgc.Rows([[v, 2.0], [3.0, 4.0 * v]]),
+    "Unlike": lambda v: bcgc.Unlike([bcgc.Uniform(v, 4.0), bcgc.Pareto(v, 3.0)]),
+}
+TIMES = np.linspace(0.5, 4.0, 5)
+
+
+def _methods(law: bcgc.Law, seed: int) -> None:
+    key = jax.random.key(seed)
+    law.mean(), law.infimum(), law.kinks()
+    if law.width() is None:
+        law.sample(key, (4,))
+        sorted_cycle_times(key, law, 3, 4)
+        expected_order_statistics(law, 3)
+        simulate_max(key, law, np.array([1.0, 2.0, 2.5]), 3, 4)
+    else:
+        law.sample(key, (4, 2))
+        law.draw_rows(key, 4)
+        sorted_cycle_times(key, law, 2, 4)
+    if not isinstance(law, bcgc.Unlike):
+        law.cumulative_hazard(TIMES), law.cdf(TIMES), law.survival(TIMES)
+        law.inverse_cumulative_hazard(TIMES)
+        law.with_fast_inverse().inverse_cumulative_hazard(TIMES)
+        if not law.atomic():
+            law.log_density(TIMES)
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_no_method_of_a_law_is_compiled_twice(name):
+    _methods(LAWS[name](1.25), 0)
+    with compilations() as found:
+        _methods(LAWS[name](1.75), 1)
+    assert not found
+
+
+X = np.array([3.0, 2.0, 5.0], np.float32)
+CALLS: dict[str, Callable[[int], Any]] = {
+    "levels_from_partition": lambda i: bcgc.levels_from_partition(np.array([1 + i, 3 - i, 2])),
+    "partition_from_levels": lambda i: bcgc.partition_from_levels(np.array([0, i, 2])),
+    "cumulative_load": lambda i: partitions.cumulative_load(X + i),
+    "finish_load": lambda i: partitions.finish_load(X, 2 + i < X, 0.5 * i),
+    "project_partition": lambda i: bcgc.project_partition(X - i, 4.0 + i, 2),
+    "round_partition": lambda i: bcgc.round_partition(jnp.asarray(X), 10 + i),
+    "round_to_units": lambda i: partitions.round_to_units(X + i, X),
+    "cost_of_units": lambda i: partitions.cost_of_units(np.array([1 + i, 2 - i, 0]), X),
+    "smooth_empirical": lambda i: bcgc.smooth_empirical(
+        np.random.default_rng(i).gamma(2.0, 1.0, 100) + 1, pareto_tail=True
+    ),
+    "resampled_means": lambda i: resampled_means(
+        jax.random.key(i), jnp.asarray(X), num_replicates=7, block=2
+    ),
+    "bootstrap_interval": lambda i: bootstrap_interval(
+        jax.random.key(i),
+        bcgc.Problem(bcgc.Rows(1 + i + np.arange(12.0).reshape(4, 3)), 3, 10),
+        X,
+        num_replicates=20,
+        confidence=0.9 - 0.1 * i,
+    ),
+    "fit_laws": lambda i: fit_laws(
+        jax.random.key(i),
+        np.random.default_rng(i).gamma(2.0, 1.0, 60) + 1,
+        laws=["shifted-exponential", "pareto", "uniform"],
+        num_replicates=4,
+    ),
+}
+
+
+def _problem(i: int) -> bcgc.Problem:
+    return bcgc.Problem(bcgc.ShiftedExponential(1.0 + i, 0.5), 3, 2000 + i, 2.0 + i, 1.0 + i)
+
+
+def _made(law: str, i: int) -> bcgc.Law:
+    return LAWS[law](1.25 + i / 2)
+
+
+def _solved(method: str, i: int) -> bcgc.Solution:
+    return bcgc.solve(_problem(i), method)
+
+
+def _loss(params: Any, batch: Any) -> Any:
+    return jnp.mean((batch @ params) ** 2)
+
+
+def _plan(i: int) -> bcgc.CodingPlan:
+    return bcgc.coding_plan(jax.random.key(i), np.ones(4, np.float32), np.array([1, 3, 0]))
+
+
+def _trace(i: int) -> bcgc.Trace:
+    seconds = np.random.default_rng(i).gamma(2.0, 1.0, 120) + 1
+    step, worker = np.indices((40, 3)).reshape(2, -1)
+    names = np.arange(40).astype(str), np.array(list("abc"))
+    return bcgc.Trace(*names, step, worker, seconds, np.zeros(120, bool))
+
+
+def _cells(i: int) -> bcgc.sweeps.Cells:
+    return bcgc.grid(num_workers=[2, 3], rate=[1.0 + i, 2.0])
+
+
+def _cell(num_workers: Any, rate: Any, max_workers: int) -> bcgc.Problem:
+    return bcgc.Problem(bcgc.ShiftedExponential(rate), num_workers, 2000, max_workers=max_workers)
+
+
+SWEEP = bcgc.Sweep(_cell, _cells(0), ["time"])
+
+
+def _train(i: int) -> Any:
+    scheme = _scheme(i)
+    batch = bcgc.split_batch(np.ones((6, 4), np.float32), 3)
+    law = bcgc.ShiftedExponential(1.0 + i)
+    return bcgc.train(jax.random.key(i), _loss, scheme, law, np.ones(4, np.float32), batch, SGD, 2)
+
+
+SGD = optax.sgd(0.1)
+
+
+def _scheme(i: int) -> bcgc.TrainingScheme:
+    problem = bcgc.Problem(bcgc.ShiftedExponential(1.0 + i), 3, 4)
+    # The same blocks: another number of levels in use is another program.
+    solution = dataclasses.replace(bcgc.solve(problem, "uncoded"), rounded=jnp.array([1, 3, 0]))
+    return bcgc.training_scheme(jax.random.key(i), problem, solution, np.ones(4, np.float32))
+
+
+def _coded(i: int) -> Any:
+    subsets = bcgc.split_batch(np.full((6, 4), 1.0 + i, np.float32), 3)
+    arrived = np.ones((2, 3), bool)
+    return bcgc.coded_value_and_grad(_loss, _plan(i))(np.full(4, 1.0 + i, np.float32), subsets, arrived)
+
+
+CALLS |= {
+    "Problem": _problem,
+    "Law": lambda i: bcgc.ShiftedExponential(1.0 + i).mean(),
+    **{name: functools.partial(_made, name) for name in LAWS},
+    "Solution": lambda i: bcgc.solve(_problem(i), "time"),
+    "Status": lambda i: bcgc.Status(i),
+    "block_runtime": lambda i: bcgc.block_runtime(X + i, X[::-1], num_samples=1.0 + i, setup_cycles=i),
+    "coordinate_runtime": lambda i: bcgc.coordinate_runtime(np.array([0, i, 2]), X, num_samples=1.0 + i),
+    "simulate_runtime": lambda i: bcgc.simulate_runtime(jax.random.key(i), _problem(i), X, 8),
+    "expected_runtime": lambda i: bcgc.expected_runtime(_problem(i), X + i),
+    "integrate_runtime": lambda i: bcgc.integrate_runtime(_problem(i), X + i),
+    "completion_probability": lambda i: bcgc.completion_probability(_problem(i), X, 10.0 + i),
+    "certificate": lambda i: bcgc.certificate(_problem(i), X + i),
+    "expected_order_statistics": lambda i: bcgc.expected_order_statistics(LAWS["Weibull"](1.0 + i), 3),
+    "sorted_cycle_times": lambda i: bcgc.sorted_cycle_times(
+        jax.random.key(i), LAWS["Weibull"](1.0 + i), 3, 4
+    ),
+    "solve": lambda i: bcgc.solve(_problem(i), "optimal", tolerance=1e-5 + i * 1e-5),
+    "solve to a deadline": lambda i: bcgc.solve(
+        _problem(i), objective="completion-probability", deadline=8e3 + i, tolerance=1e-4 + i * 1e-5
+    ),
+    "solve for some levels": lambda i: bcgc.solve(_problem(i), levels=[0, 1 + i]),
+    "solve by subgradients": lambda i: bcgc.solve(
+        _problem(i), "subgradient", key=jax.random.key(i), max_steps=200, tolerance=1e-3 + i * 1e-4
+    ),
+    "solve for partial stragglers": lambda i: bcgc.solve(_problem(i), "tandon_partial", alpha=4.0 + i),
+    "solve for whole partial stragglers": lambda i: bcgc.solve(_problem(i), "tandon_partial", alpha=4 + i),
+    "solve with layers": lambda i: bcgc.solve(_problem(i), f"ferdinand:{700 + i}"),
+    "solve at a level": lambda i: bcgc.solve(_problem(i), f"tandon:{i}"),
+    **{
+        f"solve {name}": functools.partial(_solved, name)
+        for name in ("frequency", "single_block", "ferdinand_full", "ferdinand_half", "limit")
+    },
+    "register_scheme": lambda i: bcgc.register_scheme("all_of_it", lambda p: p.total * jnp.eye(3)[0]),
+    "runtime_limit": lambda i: bcgc.runtime_limit(_problem(i)),
+    "straggler_ratio": lambda i: bcgc.straggler_ratio(LAWS["Weibull"](1.0 + i)),
+    "Sweep": lambda i: SWEEP.solve(next(iter(SWEEP.chunks()))),
+    "Trace": lambda i: _trace(i).rows(),
+    "load_trace": lambda i: None,
+    "Description": lambda i: bcgc.describe(_trace(i)).remarks(),
+    "describe": lambda i: bcgc.describe(_trace(i)),
+    "Fit": lambda i: None,
+    "grid": _cells,
+    "allocate": lambda i: bcgc.allocate(4, 1 + i),
+    "gradient_code": lambda i: bcgc.gradient_code(jax.random.key(i), 4 + i, 1 + i),
+    "GradientCode": lambda i: bcgc.gradient_code(jax.random.key(i), 5, 2).encoding,
+    "conditioning": lambda i: bcgc.conditioning(
+        jax.random.key(i), bcgc.gradient_code(jax.random.key(i), 5, 2), 20
+    ),
+    "decoding_weights": lambda i: bcgc.decoding_weights(
+        bcgc.gradient_code(jax.random.key(i), 4, 1).encoding, np.arange(4) != i
+    ),
+    "encode": lambda i: bcgc.encode(bcgc.gradient_code(jax.random.key(i), 4, 1), np.full((4, 2), 1.0 + i)),
+    "decode": lambda i: bcgc.decode(np.array([1.0 + i, 2.0]), [X, X + i]),
+    "CodingPlan": lambda i: _plan(i).held(1),
+    "coding_plan": _plan,
+    "coded_value_and_grad": _coded,
+    "backward_order": lambda i: bcgc.backward_order(
+        _loss, np.ones(4, np.float32), np.ones((2, 4), np.float32)
+    ),
+    "unit_sizes": lambda i: bcgc.unit_sizes({"a": X, "b": X}),
+    "split_batch": lambda i: bcgc.split_batch(np.ones((6, 2)) * i, 3),
+    "shard_subsets": lambda i: bcgc.shard_subsets(np.ones((3, 2)) * i),
+    "TrainingScheme": _scheme,
+    "training_scheme": _scheme,
+    "train": _train,
+}
+# A sweep compiles for its cells and its problem, of which each call has others; files need no program.
+OWN_PROGRAMS = {"sweep", "write_sweep"}
+
+
+def test_every_public_name_is_called_twice():
+    assert set(bcgc.__all__) - set(CALLS) == OWN_PROGRAMS
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_no_function_is_compiled_twice(name):
+    CALLS[name](0)
+    with compilations() as found:
+        CALLS[name](1)
+    assert not found

@@ -17,6 +17,7 @@ import jax
 from bcgc_jax.solvers.schemes import added_schemes
 from benchmarks.cluster import cluster, cluster_faults
 from benchmarks.coding import traffic, training
+from benchmarks.first_answer import first_answer
 from benchmarks.planning import (
     SchemeError,
     completion,
@@ -33,6 +34,7 @@ from benchmarks.timing import environment
 
 # Each gives rows of results, or points of scaling curves (those have a key "curve").
 MEASURES: dict[str, Callable[[], list[dict[str, Any]]]] = {
+    "first_answer": first_answer,
     "simulation": simulation,
     "evaluation": evaluation,
     "completion": completion,

@@ -1,0 +1,85 @@
+"""What a first answer costs: CPU seconds of whole processes, from an empty cache and from a filled one."""
+
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+from benchmarks.timing import Measured, result_row
+
+_SMALLEST = "import jax; jax.jit(lambda x: x + 1)(1.0).block_until_ready()"
+_PYTHON = """
+import jax, bcgc_jax as bcgc
+jax.config.update("jax_enable_x64", True)
+law = bcgc.{law}
+solution = bcgc.solve(bcgc.Problem(law, {workers}, 20_000, 50){options})
+print(float(solution.relative_gap))
+"""
+_EXPONENTIAL = "ShiftedExponential(rate=1e-3, shift=50.0)"
+_DEADLINE = ', objective="completion-probability", deadline=8e7'
+_SOLVE = (
+    "solve --workers {workers} --coordinates 20000 --samples 50 "
+    "--cycle-time shifted-exponential:rate={rate},shift=50"
+)
+_SWEEP = (
+    "sweep --workers 2:50 --coordinates 20000 --samples 50 --cycle-time shifted-exponential:shift=50 "
+    "--axis rate=1e-4:1e-1:33:log --method optimal --method single_block --out {folder}/{name}.csv"
+)
+
+
+def first_answer() -> list[dict[str, Any]]:
+    """CPU seconds of a process that asks once, beside one that imports jax and compiles x + 1."""
+    smallest = _run([sys.executable, "-c", _SMALLEST])
+    rows = []
+    for what, workers, law, options in (
+        ("solve in Python, N = 20", 20, _EXPONENTIAL, ""),
+        ("solve in Python, N = 50", 50, _EXPONENTIAL, ""),
+        ("solve in Python, gamma law, N = 20", 20, "Gamma(shape=2.0, rate=1e-3, shift=50.0)", ""),
+        ("solve in Python to a deadline, N = 20", 20, _EXPONENTIAL, _DEADLINE),
+    ):
+        script = _PYTHON.format(law=law, workers=workers, options=options)
+        rows.append(_row(what, _run([sys.executable, "-c", script]), smallest))
+    with tempfile.TemporaryDirectory() as folder:
+        for what, arguments in (
+            ("bcgc solve, all methods, empty cache", _SOLVE.format(workers=20, rate="1e-3")),
+            ("bcgc solve again, another N and rate", _SOLVE.format(workers=24, rate="2e-3")),
+            ("bcgc sweep, 1617 cells, empty cache", _SWEEP.format(folder=folder, name="first")),
+            ("bcgc sweep again", _SWEEP.format(folder=folder, name="again")),
+        ):
+            command = [sys.executable, "-m", "bcgc_jax.cli", *shlex.split(arguments)]
+            rows.append(_row(what, _run(command, cache=folder), smallest))
+    return rows
+
+
+def _run(command: list[str], cache: str = "off") -> tuple[float, float]:
+    """CPU and wall seconds of a process; the programs of the command line are kept in `cache`."""
+    settings = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    before, start = os.times(), time.perf_counter()
+    subprocess.run(
+        command, check=True, stdout=subprocess.DEVNULL, env=settings | {"BCGC_COMPILATION_CACHE": cache}
+    )
+    after, wall = os.times(), time.perf_counter() - start
+    used = after.children_user - before.children_user + after.children_system - before.children_system
+    return used, wall
+
+
+def _row(what: str, used: tuple[float, float], smallest: tuple[float, float]) -> dict[str, Any]:
+    def measured(seconds: float) -> Measured:
+        return Measured({"first_call": seconds, "compile": 0.0, "median": seconds, "best": seconds}, None)
+
+    cpu, wall = used
+    multiple = cpu / smallest[0]
+    return result_row(
+        "first answer, CPU seconds of the process",
+        what,
+        measured(cpu),
+        f"{multiple:.1f} times its CPU seconds; {wall:.1f} s on the clock",
+        peer=measured(smallest[0]),
+        against="a process that imports jax and compiles x + 1",
+        repeats=1,
+        multiple=multiple,
+        wall=wall,
+    )

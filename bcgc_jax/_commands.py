@@ -46,6 +46,7 @@ from bcgc_jax.solvers.sample_average import NUM_FRESH_DRAWS, bootstrap_interval,
 from bcgc_jax.solvers.schemes import NUM_DRAWS, added_schemes
 from bcgc_jax.solvers.solve import (
     BASELINES,
+    FEW_UNITS,
     METHODS,
     PROPOSED,
     assess,
@@ -56,7 +57,6 @@ from bcgc_jax.solvers.solve import (
 from bcgc_jax.traces import load_trace
 
 _TABLE_WIDTH = 100
-_FEW_UNITS = 1000  # up to here `solve` searches over whole units
 # While one compiles the optimum, the other compiles what all methods share and goes on with the rest.
 _THREADS = 2
 
@@ -192,7 +192,7 @@ def solve_command(
                 cycles,
                 # Searches over levels and over whole units take N² trials: padding would be felt.
                 max_workers=workers
-                if setup_cycles is not None or coordinates <= _FEW_UNITS
+                if setup_cycles is not None or coordinates <= FEW_UNITS
                 else _max_workers(cycle_time, workers),
                 setup_cycles=setup_cycles,
                 unit_costs=None if costs is None else jnp.asarray(costs),

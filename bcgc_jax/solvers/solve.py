@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import check, concrete
+from bcgc_jax._pytree import check, concrete, is_traced
 from bcgc_jax.joint_laws import Unlike
 from bcgc_jax.partitions import round_partition, round_to_units
 from bcgc_jax.problem import Problem, Solution, Status
@@ -35,7 +35,7 @@ METHODS = ", ".join([*PROPOSED, *BASELINES, LIMIT, *(f"{name}:NUMBER" for name i
 OBJECTIVES = ("expected-runtime", "completion-probability")
 # Up to here the loss of rounding may show, and the search over whole units is worth its time; for laws of
 # atoms up to this product of the atoms and N⁵, for rows of the rows and N³, a few seconds.
-_FEW_UNITS, _FEW_ATOMS = 1000, 1e9
+FEW_UNITS, _FEW_ATOMS = 1000, 1e9
 
 
 def solve(
@@ -212,8 +212,7 @@ def _level_mask(problem: Problem, levels: Sequence[int]) -> Array:
 
 def _few_units(problem: Problem) -> bool:
     count = concrete(problem.num_coordinates)
-    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(problem))
-    if traced or count is None or count.ndim or count > _FEW_UNITS:
+    if is_traced(problem) or count is None or count.ndim or count > FEW_UNITS:
         return False
     law = problem.cycle_time
     rows = law.rows()
@@ -224,7 +223,7 @@ def _few_units(problem: Problem) -> bool:
 
 def check_finite_mean(problem: Problem) -> None:
     """Raise ValueError where a concrete law has an infinite mean."""
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(problem)):
+    if is_traced(problem):
         return
     law = problem.cycle_time
     laws = law.laws if isinstance(law, Unlike) else (law,)

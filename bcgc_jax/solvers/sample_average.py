@@ -101,24 +101,20 @@ def judge_optimum(
     return _certificate(mean, error, below - student_quantile(num_replications - 1) * deviation)
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2))
 def judge_scheme(fresh: Problem, scheme: Scheme, num_replications: int, **options: ArrayLike) -> Expectation:
     """The mean of a scheme that is no partition, and its standard error from K parts of the fresh draws."""
     assert scheme.expectation is not None
     expectation = functools.partial(scheme.expectation, key=None, **options)
+    rows = fresh.cycle_time.rows()
+    assert rows is not None
 
-    @jax.jit
-    def evaluate(fresh: Problem) -> Expectation:
-        rows = fresh.cycle_time.rows()
-        assert rows is not None
+    def value(rows: Array) -> Array:
+        part = dataclasses.replace(fresh, cycle_time=Rows(rows))  # type: ignore[type-var]
+        return expectation(part).value
 
-        def value(rows: Array) -> Array:
-            part = dataclasses.replace(fresh, cycle_time=Rows(rows))  # type: ignore[type-var]
-            return expectation(part).value
-
-        parts = jax.lax.map(value, rows.reshape(num_replications, -1, rows.shape[-1]))
-        return Expectation(expectation(fresh).value, _mean(parts)[1])
-
-    return evaluate(fresh)
+    parts = jax.lax.map(value, rows.reshape(num_replications, -1, rows.shape[-1]))
+    return Expectation(expectation(fresh).value, _mean(parts)[1])
 
 
 def bootstrap_interval(

@@ -196,7 +196,7 @@ CALLS |= {
     "solve for partial stragglers": lambda i: bcgc.solve(_problem(i), "tandon_partial", alpha=4.0 + i),
     "solve for whole partial stragglers": lambda i: bcgc.solve(_problem(i), "tandon_partial", alpha=4 + i),
     "solve for unlike workers": lambda i: bcgc.solve(
-        bcgc.Problem([bcgc.Uniform(1.0, 2.0 + i)] * 3, 3, 2000),
+        bcgc.Problem(bcgc.Unlike([bcgc.Uniform(1.0, 2.0 + i)] * 3), 3, 2000),
         "tandon_partial",
         key=jax.random.key(i),
         num_draws=64,

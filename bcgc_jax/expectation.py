@@ -119,9 +119,15 @@ def slope_of_homogeneous(value: Array, slope: Array, load: Array, num_workers: A
 
 def _finite_and_rounded(law: Law, load: Array, num_workers: ArrayLike, found: Expectation) -> Expectation:
     """inf where the expectation of the first load's time is, and an error that counts rounding."""
-    rounding = _ROUNDING * load.size * jnp.finfo(load.dtype).eps * found.value
+    value, error = with_rounding(load, found)
     finite = law.has_mean(jnp.argmax(load > 0), num_workers)
-    return Expectation(jnp.where(finite, found.value, jnp.inf), found.error + rounding)
+    return Expectation(jnp.where(finite, value, jnp.inf), error)
+
+
+def with_rounding(load: Array, found: Expectation) -> Expectation:
+    """An error that counts the rounding of the triangular systems."""
+    rounding = _ROUNDING * load.size * jnp.finfo(load.dtype).eps * found.value
+    return Expectation(found.value, found.error + rounding)
 
 
 def exceedance(law: Law, load: Array, num_workers: ArrayLike, t: Array) -> Array:
@@ -206,7 +212,7 @@ def integrate(nodes: Quadrature, late: Array) -> Expectation:
     """start + Σ weight · late and an estimate of its error, from probabilities at the times, `[K]`."""
     term = jnp.where(late > 0, nodes.weights * jnp.where(late > 0, late, 0), 0)
     fine, coarse, coarsest = jnp.sum(term, axis=1)
-    error = _rule_error(fine, coarse, coarsest)
+    error = rule_error(fine, coarse, coarsest)
     # What is left out at either end is of the size of the last term there.
     return Expectation(nodes.start + fine, error + term[0, 0] + term[0, -1] if nodes.cut else error)
 
@@ -372,7 +378,7 @@ def _legendre(order: int) -> tuple[np.ndarray, np.ndarray]:
     return (points + 1) / 2, weights / 2
 
 
-def _rule_error(fine: Array, coarse: Array, coarsest: Array) -> Array:
+def rule_error(fine: Array, coarse: Array, coarsest: Array) -> Array:
     """A bound on the error of `fine`, from the differences e₁, e₂ of three rules, each of half the step.
 
     They extrapolate to e₁²/e₂, times 30 for safety. Where e₁ is small by chance, the second difference

@@ -22,15 +22,25 @@ from jax.typing import ArrayLike
 
 from bcgc_jax.crossing import Crossing
 from bcgc_jax.distributions import Law
-from bcgc_jax.expectation import expected_max, rule, slope_of_homogeneous, threshold_hazard, typical_hazards
+from bcgc_jax.expectation import (
+    Expectation,
+    expected_max,
+    rule,
+    rule_error,
+    slope_of_homogeneous,
+    threshold_hazard,
+    typical_hazards,
+    with_rounding,
+)
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solvers.closed_form import share_for_times
 from bcgc_jax.solvers.cutting_plane import cutting_plane
 from bcgc_jax.solvers.lanes import loop
 from bcgc_jax.solvers.linear import solve_positive
 
-# Intervals of the first rule. An answer counts once a rule twice as fine agrees; else that one goes on.
-_NUM_NODES, _FINEST = 32, 32
+# Intervals of the first rule. An answer counts once a finer rule agrees; else that one goes on. Four times as
+# fine, it also tells its own error; Gauss's rules for laws with kinks do not nest, and cannot.
+_NUM_NODES, _FINER, _FINER_WITH_KINKS, _FINEST = 32, 4, 2, 64
 # What the path's normal equations resolve in float64 and in float32; the room for cuts.
 _POLYHEDRAL, _POLYHEDRAL_SINGLE, _MAX_CUTS = 1e-6, 3e-4, 500
 # Entries of a matrix over levels and nodes at a time.
@@ -42,13 +52,15 @@ _TO_BOUNDARY, _SUFFICIENT, _BACKTRACK, _MAX_TRIES = 0.995, 1e-4, 0.4, 6
 
 
 class OptimalResult(NamedTuple):
-    """Partition, `[max_workers]`, its expected runtime and, for laws of atoms, a bound on the best one.
+    """Partition, `[max_workers]`, its expected runtime and a bound on that of the best one.
 
-    `num_steps` counts Newton steps, for laws of atoms cuts.
+    `error` is that of both, as far as the rule knows it: 0 for laws with kinks and atoms. `num_steps` counts
+    Newton steps, for laws of atoms cuts.
     """
 
     partition: Array
     value: Array
+    error: Array
     lower_bound: Array
     status: Array
     num_steps: Array
@@ -59,7 +71,10 @@ _START, _STEP, _CHECK, _DONE = range(4)
 
 
 class _Sums(NamedTuple):
-    """Of value, slope and the upper half of the Hessian in the load, over the nodes so far."""
+    """Of values, slope and the upper half of the Hessian in the load, over the nodes so far.
+
+    The values are those of the rule, of its every second and fourth node, and of the ends alone, `[4]`.
+    """
 
     value: Array
     slope: Array
@@ -67,9 +82,10 @@ class _Sums(NamedTuple):
 
 
 class _Expansion(NamedTuple):
-    """Value, slope and Hessian in x, or in the load."""
+    """Value, its error, slope and Hessian in x, or in the load."""
 
     value: Array
+    error: Array
     slope: Array
     hessian: Array
 
@@ -88,7 +104,8 @@ class _Iterate(NamedTuple):
     """Newton's method, before an evaluation of f at x + length · dx.
 
     What the round does, Newton steps so far, fineness of the rule; point, multipliers z, direction, its
-    length and how often it was tried; barrier μ; at x: f / f₀, f / f₀ - log Σx, Σ log x, slope along dx; f₀.
+    length and how often it was tried; barrier μ; at x: f / f₀, its error, the least slope, f / f₀ - log Σx,
+    Σ log x, slope along dx; f₀.
     """
 
     round: Array
@@ -101,6 +118,8 @@ class _Iterate(NamedTuple):
     tries: Array
     barrier: Array
     value: Array
+    error: Array
+    least: Array
     objective: Array
     logs: Array
     descent: Array
@@ -156,6 +175,7 @@ def optimal_partition(
         return OptimalResult(
             found.share * facts.total,
             facts.unit * found.value,
+            0 * found.value,
             facts.unit * found.lower_bound,
             jnp.where(met, int(Status.CONVERGED), int(Status.STEP_LIMIT)),
             found.num_cuts,
@@ -164,9 +184,9 @@ def optimal_partition(
     first = _Evaluating(
         _first(given.levels, start, facts.finite),
         jnp.asarray(0),
-        _Sums(zero[0, 0], zero[0], zero),
+        _Sums(jnp.zeros(4, start.dtype), zero[0], zero),
     )
-    done, steps, x, value = loop(
+    done, steps, x, value, error, least = loop(
         functools.partial(_go_on, max_steps=max_steps),
         _whole_round,
         functools.partial(_one_piece, written_out=written_out),
@@ -176,7 +196,9 @@ def optimal_partition(
         lanes=_num_lanes(start.size),
     )
     status = jnp.where(done, int(Status.CONVERGED), int(Status.STEP_LIMIT))
-    return OptimalResult(x * facts.total, facts.unit * value, 0 * value, status, steps)
+    value, error = with_rounding(x, Expectation(facts.unit * value, facts.unit * error))
+    value = jnp.where(facts.finite, value, jnp.inf)
+    return OptimalResult(x * facts.total, value, error, facts.unit * least, status, steps)
 
 
 class _Facts(NamedTuple):
@@ -239,6 +261,8 @@ def _first(levels: Array, start: Array, finite_mean: Array) -> _Iterate:
         tries=zero,
         barrier=barrier,
         value=one,
+        error=0 * one,
+        least=0 * one,
         objective=one,
         logs=one,
         descent=0 * one,
@@ -263,17 +287,18 @@ def _going(s: _Iterate, max_steps: int) -> Array:
     return (s.round != _DONE) & (s.refine <= _FINEST) & ((s.steps < max_steps) | (s.round != _STEP))
 
 
-def _answer(s: _Iterate) -> tuple[Array, Array, Array, Array]:
-    """Whether the gap was met, the steps, the share of each level and its expected maximum."""
+def _answer(s: _Iterate) -> tuple[Array, ...]:
+    """Whether the gap was met, the steps, the share of each level, its expected maximum, error and bound."""
     total = s.x.sum()
-    return (s.round == _DONE) & (s.value > 0), s.steps, s.x / total, s.value * s.unit / total
+    value, error, least = s.unit / total * jnp.stack([s.value, s.error, s.least * total])
+    return (s.round == _DONE) & (s.value > 0), s.steps, s.x / total, value, error, least
 
 
 def _whole_round(given: _Given, s: _Evaluating) -> _Evaluating:
     """Evaluate at all nodes, and go on from there."""
     load = given.loads @ _trial(given, s.iterate)
     start, sums = _sums_over_nodes(given.law, load, given.workers, s.iterate.refine)
-    f = _derivatives(start, load, given.workers, sums)
+    f = _derivatives(given.law, start, load, given.workers, sums)
     return s._replace(iterate=_decide(given, s.iterate, _expansion(given.loads, s.iterate.unit, f)))
 
 
@@ -285,7 +310,7 @@ def _one_piece(given: _Given, s: _Evaluating, *, written_out: bool) -> _Evaluati
     load = given.loads @ _trial(given, s.iterate)
     start, pieces, add = _pieces(given.law, load, given.workers, s.iterate.refine, written_out)
     sums = add(s.piece, s.sums)
-    f = _derivatives(start, load, given.workers, sums)
+    f = _derivatives(given.law, start, load, given.workers, sums)
     decided = _decide(given, s.iterate, _expansion(given.loads, s.iterate.unit, f))
     moved_on = _Evaluating(decided, jnp.zeros_like(s.piece), jax.tree.map(jnp.zeros_like, sums))
     waiting = _Evaluating(s.iterate, s.piece + 1, sums)
@@ -306,7 +331,13 @@ def _decide(given: _Given, s: _Iterate, f: _Expansion) -> _Iterate:
     x, tries = _trial(given, s), s.tries + 1
     total = jnp.sum(x)
     objective, logs = f.value - jnp.log(total), jnp.sum(jnp.log(jnp.where(given.levels, x, 1)))
-    met = jnp.min(jnp.where(given.levels, f.slope, jnp.inf)) * total >= (1 - given.tolerance) * f.value
+    least = jnp.min(jnp.where(given.levels, f.slope, jnp.inf))
+    met = least * total >= (1 - given.tolerance) * f.value
+    if given.law.kinks().size:  # a rule that only confirms another
+        finer, sure = _FINER_WITH_KINKS, met & (s.round == _CHECK)
+    else:  # the gap with its error
+        finer = _FINER
+        sure = (s.refine > 1) & (least * total - f.error >= (1 - given.tolerance) * f.value)
     rounding = 64 * jnp.finfo(s.x.dtype).eps
     highest = s.objective - s.barrier * s.logs + s.length * _SUFFICIENT * s.descent + rounding
     falls = objective - s.barrier * logs <= highest
@@ -319,7 +350,7 @@ def _decide(given: _Given, s: _Iterate, f: _Expansion) -> _Iterate:
     def onward() -> _Iterate:
         # All that steps by this rule can do: its bound is met, or a merit that does not fall contradicts
         # its slope. The certificate is then that of the next rule.
-        ended = jnp.where(met & (s.round == _CHECK), _DONE, _CHECK)
+        ended = jnp.where(sure, _DONE, _CHECK)
         after = jnp.where(met | (tries >= _MAX_TRIES), ended, _STEP)
         # f₀ is the value at the start, known after the first round.
         found = jnp.where(s.round == _START, f.value, 1)
@@ -329,7 +360,7 @@ def _decide(given: _Given, s: _Iterate, f: _Expansion) -> _Iterate:
         return _Iterate(
             round=after,
             steps=s.steps + (s.round == _STEP),
-            refine=jnp.where(after == _CHECK, 2 * s.refine, s.refine),
+            refine=jnp.where(after == _CHECK, finer * s.refine, s.refine),
             x=x,
             z=z,
             dx=jnp.where(step, dx, 0),
@@ -337,6 +368,8 @@ def _decide(given: _Given, s: _Iterate, f: _Expansion) -> _Iterate:
             tries=jnp.zeros_like(tries),
             barrier=barrier,
             value=f.value / found,
+            error=f.error / found,
+            least=least / found,
             objective=objective + (1 / found - 1) * f.value,
             logs=logs,
             descent=jnp.where(step, descent, 0),
@@ -381,14 +414,15 @@ def _direction(
 
 def _expansion(loads: Array, unit: Array, f: _Expansion) -> _Expansion:
     """Of f / f₀ in x, from that of F in the load."""
-    return _Expansion(f.value / unit, loads.T @ f.slope / unit, loads.T @ f.hessian @ loads / unit)
+    slope, hessian = loads.T @ f.slope, loads.T @ f.hessian @ loads
+    return _Expansion(f.value / unit, f.error / unit, slope / unit, hessian / unit)
 
 
 def _sums_over_nodes(law: Law, load: Array, num_workers: ArrayLike, refine: Array) -> tuple[Array, _Sums]:
     """The start of the rule that is `refine` times as fine, and the sums over its nodes."""
     start, pieces, add = _pieces(law, load, num_workers, refine, False)
     zero = jnp.zeros((load.size, load.size), load.dtype)
-    return start, jax.lax.fori_loop(0, pieces, add, _Sums(zero[0, 0], zero[0], zero))
+    return start, jax.lax.fori_loop(0, pieces, add, _Sums(jnp.zeros(4, load.dtype), zero[0], zero))
 
 
 def _pieces(
@@ -408,12 +442,15 @@ def _pieces(
     chunk = max(1, min(size, _CHUNK // load.size**2))
 
     def add(piece: Array, sums: _Sums) -> _Sums:
-        t, weight = nodes(piece * chunk + jnp.arange(chunk), refine)
+        index = piece * chunk + jnp.arange(chunk)
+        t, weight = nodes(index, refine)
         hazard, rate = threshold_hazard(law, load, t)
         crossing = Crossing(hazard, num_workers, written_out)
         density = jnp.moveaxis(jnp.exp(-hazard) * rate, -1, 0)[::-1]  # c, on the axes of `Crossing`
         first, success, following = crossing.renewals()
-        value = jnp.sum(weight * crossing.probability(first))
+        ends = (index == 0) | (index == size * refine - 1)
+        rules = jnp.stack([1 + 0 * index, 2 * (index % 2 == 0), 4 * (index % 4 == 0), ends])
+        value = jnp.sum(rules * weight * crossing.probability(first), axis=1)
         arrive = first / crossing.total * crossing.unit * density * weight
         leave = success * density
         slope = jnp.sum(arrive * success, axis=-1)
@@ -423,13 +460,16 @@ def _pieces(
     return start, (size * refine + chunk - 1) // chunk, add
 
 
-def _derivatives(start: Array, load: Array, num_workers: ArrayLike, sums: _Sums) -> _Expansion:
-    r"""Value, slope and Hessian of F in y from the sums over all nodes.
+def _derivatives(law: Law, start: Array, load: Array, num_workers: ArrayLike, sums: _Sums) -> _Expansion:
+    r"""Value, error, slope and Hessian of F in y from the sums over all nodes.
 
     F is homogeneous of degree 1, so Σ_k y_k ∂²F/∂y_j∂y_k = 0 gives the diagonal.
     """
-    value = start + sums.value
+    fine, coarse, coarsest, ends = sums.value
+    value, error = start + fine, rule_error(fine, coarse, coarsest) + ends
+    if law.kinks().size:  # Gauss's rules do not nest
+        error = jnp.zeros_like(error)
     hessian = jnp.minimum(sums.upper + sums.upper.T, 0)[::-1, ::-1]
     diagonal = -(hessian @ load) / jnp.where(load > 0, load, 1)
     slope = slope_of_homogeneous(value, sums.slope[::-1], load, num_workers)
-    return _Expansion(value, slope, hessian + jnp.diag(diagonal))
+    return _Expansion(value, error, slope, hessian + jnp.diag(diagonal))

@@ -16,7 +16,7 @@ from bcgc_jax._pytree import check, concrete, is_traced
 from bcgc_jax.joint_laws import Unlike
 from bcgc_jax.partitions import round_partition, round_to_units
 from bcgc_jax.problem import Problem, Solution, Status
-from bcgc_jax.runtime import certificate, completion_probability, levels_of_bound
+from bcgc_jax.runtime import Certificate, certificate, completion_probability, levels_of_bound
 from bcgc_jax.solvers import baselines, sample_average
 from bcgc_jax.solvers.completion import completion_partition
 from bcgc_jax.solvers.integer import improve_units
@@ -108,11 +108,15 @@ def solve(
     scheme = SCHEMES.get(name)
     if scheme is not None and scheme.partition is None:
         return _no_partition(problem, key, options, scheme=scheme)
-    history = used = bound = None
+    history = None
     if name == "optimal":
-        allowed = None if levels is None else _level_mask(problem, levels)
-        partition, status, num_steps, used, bound = _optimum(problem, allowed, written_out, **options)
-    elif name == "subgradient":
+        allowed = problem.exists if levels is None else _level_mask(problem, levels)
+        solution = _with_whole_numbers(problem, _optimum(problem, allowed, written_out, **options))
+        if _few_units(problem):
+            rounded = improve_units(problem, solution.rounded, solution.levels)
+            solution = dataclasses.replace(solution, rounded=rounded)  # type: ignore[type-var]
+        return dataclasses.replace(solution, method=method)  # type: ignore[type-var]
+    if name == "subgradient":
         assert key is not None
         partition, status, num_steps, history = subgradient_partition(problem, key, **options)
     else:
@@ -121,12 +125,8 @@ def solve(
     if name in added_schemes():
         _refuse_partition(problem, name, partition)
     # Compiled once for all methods.
-    solution = assess(problem, partition, status, num_steps, history, used, bound, written_out=written_out)
-    if name == "optimal" and _few_units(problem):
-        solution = dataclasses.replace(  # type: ignore[type-var]
-            solution, rounded=improve_units(problem, solution.rounded, solution.levels)
-        )
-    return dataclasses.replace(solution, method=method)  # type: ignore[type-var]
+    solution = assess(problem, partition, status, num_steps, written_out=written_out)
+    return dataclasses.replace(solution, history=history, method=method)  # type: ignore[type-var]
 
 
 def _solve_unlike(
@@ -270,20 +270,39 @@ def is_baseline(method: str) -> bool:
     return name in NUMBERED or (name in SCHEMES and SCHEMES[name].baseline)
 
 
-def _optimum(
-    problem: Problem, allowed: Array | None, written_out: bool, **options: Any
-) -> tuple[Array, Array, Array, Array | None, Array | None]:
-    """Partition, status, steps, levels and, where the solver knows it, a bound."""
+@functools.partial(jax.jit, static_argnames=("written_out", "max_steps"))
+def _optimum(problem: Problem, allowed: Array, written_out: bool, **options: Any) -> Solution:
+    """The optimum, but for the whole numbers; certified by the last round of its search where that can be."""
     # The steps are not differentiated: by the envelope theorem the value's slope is that of the exact
     # runtime at a fixed partition.
-    problem = jax.lax.stop_gradient(problem)
-    used, rounds = allowed, None
+    still = jax.lax.stop_gradient(problem)
+    used, rounds = allowed, 0
     if problem.setup_cycles is not None:
-        used, rounds = best_levels(problem, problem.exists if allowed is None else allowed)
-    result = optimal_partition(problem, True if used is None else used, written_out=written_out, **options)
-    bound = result.lower_bound if problem.cycle_time.atomic() else None
-    steps = result.num_steps if rounds is None else rounds + result.num_steps
-    return result.partition, result.status, steps, used, bound
+        used, rounds = best_levels(still, allowed)
+    found = optimal_partition(still, used, written_out=written_out, **options)
+    steps = rounds + found.num_steps
+    if problem.cycle_time.kinks().size or problem.cycle_time.atomic():
+        known = found.lower_bound if problem.cycle_time.atomic() else None
+        return _assess(problem, found.partition, found.status, steps, used, known, written_out=written_out)
+    lower = found.lower_bound - found.error
+    lower = jnp.where(jnp.isfinite(lower), jnp.maximum(lower, 0), 0)
+    certified = Certificate(found.value, found.error, lower, 1 - lower / found.value)
+    certified = _differentiable(certified, problem, found.partition, used)
+    return _solution(problem, found.partition, found.status, steps, used, certified)
+
+
+@jax.custom_jvp
+def _differentiable(known: Certificate, problem: Problem, partition: Array, levels: Array) -> Certificate:
+    """`known`, that of a partition, with the slopes in the problem's leaves that `certificate` has."""
+    del problem, partition, levels
+    return known
+
+
+@_differentiable.defjvp
+def _differentiable_jvp(primals, tangents):
+    known, problem, partition, levels = primals
+    _, slope = jax.jvp(lambda p: certificate(p, partition, levels), (problem,), (tangents[1],))
+    return known, slope
 
 
 @functools.partial(jax.jit, static_argnames=("name", "scheme"))
@@ -344,31 +363,30 @@ def assess(
     partition: Array,
     status: Array | None = None,
     num_steps: Array | None = None,
-    history: Array | None = None,
-    levels: Array | None = None,
-    lower_bound: Array | None = None,
     *,
     written_out: bool = False,
 ) -> Solution:
-    """The `Solution` that a partition is: rounded, evaluated exactly, certified.
-
-    `levels` are those that were allowed; `lower_bound` is one that the solver knows.
-    """
+    """The `Solution` that a partition is: rounded, evaluated exactly, certified."""
     # The same shapes and dtypes whatever is known: compiled once for all methods.
     solution = _assess(
         problem,
         jnp.asarray(partition, problem.dtype),
         Status.CONVERGED.value if status is None else status,
         0 if num_steps is None else num_steps,
-        np.ones(problem.max_workers, bool) if levels is None else levels,
-        np.zeros((), problem.dtype) if lower_bound is None else lower_bound,
+        np.ones(problem.max_workers, bool),
         written_out=written_out,
     )
+    return _with_whole_numbers(problem, solution)
+
+
+def _with_whole_numbers(problem: Problem, solution: Solution) -> Solution:
+    """`solution` with the whole numbers, which are sorted for."""
+    assert solution.partition is not None
     if problem.unit_costs is None:
         rounded = round_partition(solution.partition, problem.num_coordinates)
     else:
         rounded = round_to_units(solution.partition, jnp.asarray(problem.unit_costs, problem.dtype))
-    return dataclasses.replace(solution, rounded=rounded, history=history)  # type: ignore[type-var]
+    return dataclasses.replace(solution, rounded=rounded)  # type: ignore[type-var]
 
 
 @functools.partial(jax.jit, static_argnames="written_out")
@@ -378,20 +396,35 @@ def _assess(
     status: ArrayLike,
     num_steps: ArrayLike,
     levels: ArrayLike,
-    lower_bound: ArrayLike,
+    lower_bound: Array | None = None,
     *,
     written_out: bool,
 ) -> Solution:
-    """All of the solution but the whole numbers, which are sorted for."""
+    """All of the solution but the whole numbers; `lower_bound` is one that the solver knows."""
+    partition = jnp.where(jnp.asarray(status) != int(Status.INFEASIBLE), partition, 0)
+    found = certificate(problem, partition, levels, written_out=written_out)
+    if lower_bound is not None:
+        known = lower_bound - found.runtime_error  # NaN where there is no error to speak of
+        lower = jnp.where(known > found.lower_bound, known, found.lower_bound)
+        found = found._replace(lower_bound=lower, relative_gap=1 - lower / found.expected_runtime)
+    return _solution(problem, partition, status, num_steps, levels, found)
+
+
+def _solution(
+    problem: Problem,
+    partition: Array,
+    status: ArrayLike,
+    num_steps: ArrayLike,
+    levels: ArrayLike,
+    found: Certificate,
+) -> Solution:
+    """What is known of a partition, and the status that it has by its value."""
     status, num_steps = jnp.asarray(status, int), jnp.asarray(num_steps, int)
     feasible = status != int(Status.INFEASIBLE)
-    partition = jnp.where(feasible, partition, 0)
-    value, error, lower, _ = certificate(problem, partition, levels, written_out=written_out)
+    value, error, lower, gap = found
     value = jnp.where(feasible, value, jnp.nan)
     status = jnp.where(jnp.isinf(value), int(Status.INFINITE), status)
     status = jnp.where(jnp.isnan(value) & feasible, int(Status.INVALID), status)
-    known = lower_bound - error  # NaN where there is no error to speak of
-    lower = jnp.where(known > lower, known, lower)
-    gap = jnp.where(jnp.isfinite(value), 1 - lower / value, jnp.where(jnp.isinf(value), 1, jnp.nan))
+    gap = jnp.where(jnp.isfinite(value), gap, jnp.where(jnp.isinf(value), 1, jnp.nan))
     used = levels_of_bound(problem, partition) & jnp.asarray(levels)
     return Solution(partition, None, value, error, lower, gap, status, num_steps, levels=used)

@@ -28,7 +28,7 @@ def test_slopes_and_hessian_are_differences_of_the_exact_expectation(x64, name):
     law, workers = CASES[name].law(), 6
     load = np.cumsum(np.array([3.0, 0.4, 0.7, 0.2, 1.1, 0.6]) * np.arange(1, 7))
     start, sums = jax.jit(_sums_over_nodes)(law, jnp.asarray(load), workers, jnp.asarray(4))
-    value, slope, hessian = _derivatives(start, jnp.asarray(load), workers, sums)
+    value, _, slope, hessian = _derivatives(law, start, jnp.asarray(load), workers, sums)
     gradient = jax.jit(jax.grad(lambda y: expected_max(law, y, workers).value))
     np.testing.assert_allclose(value, expected_max(law, jnp.asarray(load), workers).value, rtol=1e-11)
     np.testing.assert_allclose(slope, gradient(load), rtol=1e-9)

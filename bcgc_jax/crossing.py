@@ -16,10 +16,10 @@ from jax.typing import ArrayLike
 
 # Sums that are written out, if they are asked for, are so up to this size: at N = 12 half of a batch's time.
 _WRITTEN_OUT = 12
-# Columns of a triangular system: so many in one loop (at N = 20, 32 nodes, 0.2 s to compile and 0.17 ms;
-# written out 1.6 s and 0.05 ms), more by halves (at N = 50 2.1 s and 1.2 ms; in one loop 0.2 s and 2.9 ms,
-# written out 4.3 s and 0.6 ms), still more by matrix products; written out, so many in a row.
-_LOOPED, _LARGEST_HALVED, _WRITTEN_OUT_COLUMNS, _UNROLLED = 20, 100, 8, 4
+# Columns of a triangular system at a time: 32 nodes at N = 20 take 0.06 ms, at N = 50 0.46 ms, 0.07 and 0.65
+# with four, 0.1 and 0.8 with eight (one by one 0.1 and 1.3). Above this size, where fewer nodes go together,
+# matrix products are faster: at N = 130 5.6 ms against 3.7, at N = 180 5.4 against 6.2.
+_COLUMNS, _LARGEST_IN_COLUMNS = 5, 150
 
 
 @jax.custom_jvp
@@ -106,7 +106,7 @@ class Crossing:
         self.below, self.above = -jnp.expm1(-ascending), jnp.exp(-ascending)
         self.index = np.arange(self.size)
         self.written_out = written_out and self.size <= _WRITTEN_OUT
-        self.columns = _WRITTEN_OUT_COLUMNS if written_out else 0
+        self.batched = written_out
         m = np.arange(self.size + 1)
         log_factorial = np.array([math.lgamma(k + 1) for k in m])
         # With room for the time and the density that V and R are multiplied by: N < 53 in float32.
@@ -157,7 +157,7 @@ class Crossing:
         """Pois(k-1; N b_k), a failure at k whatever was before; 0 for k < 1."""
         before = self._column(self.index - self.size + jnp.asarray(self.workers, int))  # k - 1
         m = jnp.maximum(before, 0)
-        if self.columns or not self.powers:
+        if self.batched or not self.powers:
             weight = self._weight(m, self.below)
         else:  # a call for each: a third of the kernels, and in a batch half of the time
             weight = jnp.asarray(self.table)[m] * self.below ** m.astype(self.below.dtype)
@@ -166,10 +166,7 @@ class Crossing:
     @functools.cached_property
     def _end(self) -> Array:
         """Pois(N-k; N(1-b_k)), all later arrivals after C(b_k) = k."""
-        m = self._column(self.size - 1 - self.index)
-        if self.columns or not self.powers:
-            return self._weight(m, self.above)
-        return self.table[m] * jnp.exp(-jnp.where(m > 0, m * self.hazard, 0))
+        return self._weight(self._column(self.size - 1 - self.index), self.above)
 
     @functools.cached_property
     def _pairs(self) -> dict[tuple[int, int], tuple[Array, Array]]:
@@ -240,7 +237,7 @@ class Crossing:
         lag = lag.reshape(shape)
         before = jnp.where(later, self._weight(lag - 1, share), 0)
         hit = before * self.unit * share / lag
-        solved = _solve_unit_upper(jnp.concatenate([before, self._start[None]]), hit, self.columns)
+        solved = _solve_unit_upper(jnp.concatenate([before, self._start[None]]), hit)
         following = solved[:-1]
         return solved[-1], self._end - jnp.sum(following * self.last[None], axis=1), following
 
@@ -268,59 +265,44 @@ def _whole_power(base: Array, exponent: int) -> Array:
     return jnp.ones_like(base) if exponent == 0 else jax.lax.integer_pow(base, exponent)
 
 
-def _solve_unit_upper(rows: Array, strict: Array, columns: int = 0) -> Array:
+def _solve_unit_upper(rows: Array, strict: Array) -> Array:
     """X with X (I + strict) = rows, `[M, N, …]`, for strictly upper triangular `strict`, `[N, N, …]`.
 
-    The first N rows are strictly upper triangular too, and so are those of X. Halving leaves out most of the
-    zeros: a third of the work at N = 50, and what is read stays in the cache. Systems of up to `columns` are
-    written out.
+    A few columns at a time: what is known of the earlier ones is taken out of them, as many at a time, then
+    each out of those that follow.
     """
-    size = strict.shape[0]
-    if size > _LARGEST_HALVED:
+    size, width = strict.shape[0], _COLUMNS
+    if size > _LARGEST_IN_COLUMNS:
         rhs, matrix = (jnp.moveaxis(a, (0, 1), (-2, -1)) for a in (rows, strict))
         return jnp.moveaxis(_solve_in_blocks(rhs, matrix), (-2, -1), (0, 1))
-    if size <= columns:
-        solved = [rows[:, 0]]
-        for k in range(1, size):
-            solved.append(rows[:, k] - sum(solved[i] * strict[i, k] for i in range(k)))
-        return jnp.stack(solved, axis=1)
-    if not columns and size <= _LOOPED:
-        return _solve_in_a_loop(rows, strict)
-    half = size // 2
-    rest = size - half
-    near = jnp.concatenate([rows[:half], rows[size:]])
-    left = _solve_unit_upper(near[:, :half], strict[:half, :half], columns)
-    above = near[:, half:] - _product(left, strict[:half, half:])
-    right = _solve_unit_upper(jnp.concatenate([rows[half:size, half:], above]), strict[half:, half:], columns)
-    above = jnp.concatenate([left, right[rest:]], axis=1)
-    below = jnp.concatenate([jnp.zeros_like(rows[half:size, :half]), right[:rest]], axis=1)
-    return jnp.concatenate([above[:half], below, above[half:]])
+    short, rest = (0, -size % width), [(0, 0)] * (rows.ndim - 2)
+    rows, strict = jnp.pad(rows, [(0, 0), short, *rest]), jnp.pad(strict, [short, short, *rest])
 
+    def solve_columns(block: Array, solved: Array) -> Array:
+        start = block * width
+        above = jax.lax.dynamic_slice_in_dim(strict, start, width, 1)
 
-def _solve_in_a_loop(rows: Array, strict: Array) -> Array:
-    """The same, a column after the other, each taken out of those that follow."""
+        def take_out(i: Array, left: Array) -> Array:
+            for j in range(width):
+                known = jax.lax.dynamic_index_in_dim(solved, i * width + j, 1)
+                left = left - known * jax.lax.dynamic_index_in_dim(above, i * width + j, 0)
+            return left
 
-    def step(k: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        # The column is carried beside the system, which otherwise is copied before it is written to.
-        solved, column = carry
-        solved = solved - column[:, None] * strict[k]
-        return solved, solved[:, k + 1]
+        left = jax.lax.dynamic_slice_in_dim(rows, start, width, 1)
+        left = jax.lax.fori_loop(0, block, take_out, left)
+        own = jax.lax.dynamic_slice_in_dim(above, start, width, 0)
 
-    return jax.lax.fori_loop(0, strict.shape[0] - 1, step, (rows, rows[:, 0]))[0]
+        def step(k: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+            # The column is carried beside the others, which otherwise are copied before they are written to.
+            left, column = carry
+            left = left - column[:, None] * own[k]
+            return left, left[:, k + 1]
 
+        left, _ = jax.lax.fori_loop(0, width - 1, step, (left, left[:, 0]))
+        return jax.lax.dynamic_update_slice_in_dim(solved, left, start, 1)
 
-def _product(left: Array, right: Array) -> Array:
-    """Σ_i left_ji right_ik for `[M, I, …]` and `[I, N, …]`, some i at a time."""
-
-    def add(i: Array, sum_: Array) -> Array:
-        for j in range(_UNROLLED):
-            sum_ = sum_ + left[:, i * _UNROLLED + j, None] * right[i * _UNROLLED + j]
-        return sum_
-
-    whole = len(right) // _UNROLLED
-    rest = sum(left[:, i, None] * right[i] for i in range(whole * _UNROLLED, len(right)))
-    start = jnp.zeros((len(left), *right.shape[1:]), right.dtype) + rest
-    return jax.lax.fori_loop(0, whole, add, start) if whole else start
+    blocks = strict.shape[0] // width
+    return jax.lax.fori_loop(0, blocks, solve_columns, jnp.zeros_like(rows))[:, :size]
 
 
 def _solve_in_blocks(rhs: Array, strict: Array, width: int = 32) -> Array:

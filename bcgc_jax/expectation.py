@@ -72,8 +72,10 @@ def expected_max(
     if law.atomic():
         found = _over_atoms(law, load, num_workers)
     else:
-        nodes = quadrature(law, load, num_workers, num_nodes)
-        late = crossing_probability(_hazard_at(law, load, nodes.times), num_workers, written_out=written_out)
+        known = marks(law, load, num_workers)
+        nodes = quadrature(law, known, load, num_nodes)
+        hazard = _hazard_at(law, load, nodes.times, known.largest)
+        late = crossing_probability(hazard, num_workers, written_out=written_out)
         found = integrate(nodes, late)
     return _finite_and_rounded(law, load, num_workers, found)
 
@@ -100,8 +102,9 @@ def expected_max_and_slope(
         slope, found = jax.grad(value_of, has_aux=True)(load)
         return found, slope
     law = law.with_fast_inverse()
-    nodes = quadrature(law, load, num_workers, num_nodes)
-    hazard, rate = threshold_hazard(law, load, nodes.times)
+    known = marks(law, load, num_workers)
+    nodes = quadrature(law, known, load, num_nodes)
+    hazard, rate = threshold_hazard(law, load, nodes.times, known.largest)
     late, slope = crossing_slopes(hazard, num_workers, written_out)
     found = integrate(nodes, late)
     weight = nodes.weights[0][:, None]
@@ -136,28 +139,60 @@ def exceedance(law: Law, load: Array, num_workers: ArrayLike, t: Array) -> Array
     if rows is not None:
         finish = jnp.sort(max_finish_time(load, rows.astype(load.dtype)))
         return 1 - jnp.searchsorted(finish, t, side="right") / jnp.asarray(finish.size, load.dtype)
-    return crossing_probability(_hazard_at(law, load, t), num_workers)
+    largest = jax.lax.stop_gradient(law.inverse_cumulative_hazard(_unreached(load)))
+    return crossing_probability(_hazard_at(law, load, t, largest), num_workers)
 
 
-def _hazard_at(law: Law, load: Array, t: Array) -> Array:
+class Marks(NamedTuple):
+    """What every rule for a law and N workers goes by, whatever the load; from one inversion of Λ.
+
+    `times`, `[4, max_workers]`: one before which T_(N-n) lies with no probability to speak of, then
+    Λ⁻¹(E A_(N-n) + σ std A_(N-n)), σ = -1, 0, 1. Beyond `largest` P(T > t) underflows. log C(N, n) for
+    n = 0 … max_workers.
+    """
+
+    times: Array
+    largest: Array
+    log_choices: Array
+
+
+def marks(law: Law, load: Array, num_workers: ArrayLike) -> Marks:
+    """Of N workers, for loads of this shape; constants to a derivative."""
+    typical = typical_hazards(load, num_workers)
+    choices = log_choices(load, num_workers)
+    # From P(max ≤ y_n q) ≤ P(T_(N-n) ≤ q) ≤ C(N, n) F(q)^{N-n} at the best n: nearly deterministic laws whose
+    # infimum is far below their typical times need it.
+    below = jnp.asarray(num_workers, load.dtype) - np.arange(load.size, dtype=load.dtype)
+    log_cdf = (np.log(jnp.finfo(load.dtype).eps / 8) - choices[:-1]) / jnp.maximum(below, 1)
+    earliest = jnp.where(below > 0, -jnp.log1p(-jnp.exp(log_cdf)), 0)
+    hazard = jnp.concatenate([earliest, typical.ravel(), _unreached(load)[None]])
+    times = law.inverse_cumulative_hazard(hazard).astype(load.dtype)
+    return jax.lax.stop_gradient(Marks(times[:-1].reshape(4, -1), times[-1], choices))
+
+
+def _unreached(load: Array) -> Array:
+    """A hazard at which P(T > t) underflows, and beyond which Λ may overflow."""
+    return jnp.asarray(-1.2 * np.log(jnp.finfo(load.dtype).tiny), load.dtype)
+
+
+def _hazard_at(law: Law, load: Array, t: Array, largest: Array) -> Array:
     """Λ(t / load_n), `[..., N]`."""
-    threshold, reachable = _thresholds(law, load, t)
+    threshold, reachable = _thresholds(law, load, t, largest)
     return jnp.where(reachable, law.cumulative_hazard(threshold), jnp.inf)
 
 
-def threshold_hazard(law: Law, load: Array, t: Array) -> tuple[Array, Array]:
-    """Λ(t / load_n) and minus its slope in load_n, both `[..., N]`."""
-    threshold, reachable = _thresholds(law, load, t)
+def threshold_hazard(law: Law, load: Array, t: Array, largest: Array) -> tuple[Array, Array]:
+    """Λ(t / load_n) and minus its slope in load_n, both `[..., N]`; `largest` is that of `Marks`."""
+    threshold, reachable = _thresholds(law, load, t, largest)
     hazard, slope = jax.jvp(law.cumulative_hazard, (threshold,), (threshold / jnp.where(load > 0, load, 1),))
     return jnp.where(reachable, hazard, jnp.inf), jnp.where(reachable, slope, 0)
 
 
-def _thresholds(law: Law, load: Array, t: Array) -> tuple[Array, Array]:
+def _thresholds(law: Law, load: Array, t: Array, largest: Array) -> tuple[Array, Array]:
     """t / load_n and whether T can exceed it; where not, some time at which Λ is harmless."""
     used = load > 0  # no worker can delay a level without a load
-    # Beyond it P(T > t) underflows, and Λ may overflow: its slope, inf, times 0 would be NaN.
-    largest = jax.lax.stop_gradient(law.inverse_cumulative_hazard(-1.2 * jnp.log(jnp.finfo(t.dtype).tiny)))
     threshold = t[..., None] / jnp.where(used, load, 1)
+    # Beyond the largest the slope of Λ, inf, times 0 would be NaN.
     reachable = used & ~(threshold > largest)
     return jnp.where(reachable, threshold, law.infimum().astype(t.dtype)), reachable
 
@@ -175,10 +210,10 @@ class Quadrature(NamedTuple):
     cut: bool
 
 
-def quadrature(law: Law, load: Array, num_workers: ArrayLike, num_nodes: int) -> Quadrature:
+def quadrature(law: Law, known: Marks, load: Array, num_nodes: int) -> Quadrature:
     """The rule of `num_nodes` intervals and two coarser ones, for laws that are not atomic alone."""
     if law.kinks().size:
-        start, left, size = _panels(law, load, num_workers)
+        start, left, size = _panels(law, known, load)
         # Between the atoms of an atomic law the probability is constant.
         orders = (2, 1, 1) if law.atomic() else (num_nodes // 12, num_nodes // 16, num_nodes // 24)
         times, weights = zip(*(_gauss(law, start, left, size, k) for k in orders), strict=True)
@@ -186,7 +221,7 @@ def quadrature(law: Law, load: Array, num_workers: ArrayLike, num_nodes: int) ->
         return Quadrature(
             start, jnp.concatenate(times), jnp.concatenate(weights) * own.astype(load.dtype), False
         )
-    start, centre, width, low, high = _line(law, load, num_workers)
+    start, centre, width, low, high = _line(law, known, load)
     v = low + (high - low) * np.linspace(0.0, 1.0, num_nodes + 1).astype(load.dtype)
     excess, slope = _on_line(centre, width, v)
     weight = slope * ((high - low) / num_nodes)
@@ -229,10 +264,10 @@ class Rule(NamedTuple):
     nodes: Callable[[Array, ArrayLike], tuple[Array, Array]]
 
 
-def rule(law: Law, load: Array, num_workers: ArrayLike, num_nodes: int) -> Rule:
+def rule(law: Law, known: Marks, load: Array, num_nodes: int) -> Rule:
     """The rule of `num_nodes` intervals, or with a number of nodes in each panel to match."""
     if law.kinks().size:
-        start, left, size_of = _panels(law, load, num_workers)
+        start, left, size_of = _panels(law, known, load)
         order = num_nodes // 8
         points, weights = (jnp.asarray(a, load.dtype) for a in _legendre(order))
 
@@ -246,22 +281,17 @@ def rule(law: Law, load: Array, num_workers: ArrayLike, num_nodes: int) -> Rule:
             return t, jnp.where(inside, slope / refine * weights[node], 0)
 
         return Rule(start, left.size * order, in_panels)
-    start, centre, width, low, high = _line(law, load, num_workers)
+    line = _line(law, known, load)
 
     def on_line(index: Array, refine: ArrayLike) -> tuple[Array, Array]:
+        start, centre, width, low, high = line
         # Half a step from either end, where there is nothing to add: a node more would spoil the size.
         step = (high - low) / (num_nodes * refine)
         inside = index < num_nodes * refine
         excess, slope = _on_line(centre, width, low + step * (jnp.where(inside, index, 0) + 0.5))
         return start + excess, jnp.where(inside, slope * step, 0)
 
-    return Rule(start, num_nodes, on_line)
-
-
-def _typical(law: Law, load: Array, num_workers: ArrayLike) -> Array:
-    """max_n load_n Λ⁻¹(E A + σ std A), σ = -1, 0, 1: where the maximum lies, give or take; `[3]`."""
-    hazard = typical_hazards(load, num_workers)
-    return jnp.max(jnp.where(load > 0, load * law.inverse_cumulative_hazard(hazard), 0), axis=-1)
+    return Rule(line[0], num_nodes, on_line)
 
 
 def typical_hazards(load: Array, num_workers: ArrayLike) -> Array:
@@ -282,23 +312,12 @@ def log_choices(load: Array, num_workers: ArrayLike) -> Array:
     return jnp.where(rest >= 0, table[workers] - log_factorial - table[jnp.maximum(rest, 0)], -jnp.inf)
 
 
-def _start(law: Law, load: Array, num_workers: ArrayLike) -> Array:
-    """A time below which the maximum lies with no probability to speak of, or with none at all.
-
-    From P(max ≤ y_n q) ≤ P(T_(N-n) ≤ q) ≤ C(N, n) F(q)^{N-n} at the best n: nearly deterministic laws whose
-    infimum is far below their typical times need it.
-    """
-    workers = jnp.asarray(num_workers, load.dtype)
-    below = workers - np.arange(load.size, dtype=load.dtype)
-    used = (load > 0) & (below > 0)
-    choices = jnp.where(used, log_choices(load, num_workers)[:-1], 0)
-    log_cdf = (np.log(jnp.finfo(load.dtype).eps / 8) - choices) / jnp.maximum(below, 1)
-    time = law.inverse_cumulative_hazard(-jnp.log1p(-jnp.exp(log_cdf)))
-    lowest = jnp.max(jnp.where(used, load * time, 0))
-    return jax.lax.stop_gradient(jnp.maximum(load[-1] * law.infimum().astype(load.dtype), lowest))
+def _peaks(known: Marks, load: Array) -> Array:
+    """max_n load_n times_n, `[4]`: where the maximum begins to be possible, and where it lies."""
+    return jnp.max(jnp.where(load > 0, load * known.times, 0), axis=-1)
 
 
-def _reach(law: Law, load: Array, num_workers: ArrayLike, start: Array, centre: Array) -> Array:
+def _reach(law: Law, known: Marks, load: Array, start: Array, centre: Array) -> Array:
     """log((t - start) / centre) beyond which ∫ P(max > t) dt is nothing.
 
     From P(max > t) ≤ Σ_n C(N, n+1) P(T > t / y_n)^{n+1}.
@@ -306,42 +325,41 @@ def _reach(law: Law, load: Array, num_workers: ArrayLike, start: Array, centre: 
     # The last one is for tails like t^{-1.05}; single precision has no room for more.
     longest = 640.0 if load.dtype == jnp.float64 else 64.0
     reach = longest * 1.35 ** np.arange(-22.0, 1.0).astype(load.dtype)
-    hazard = _hazard_at(law, load, start + centre * np.exp(reach))
-    log_tail = log_choices(load, num_workers)[1:] - np.arange(1, load.size + 1, dtype=load.dtype) * hazard
+    hazard = _hazard_at(law, load, start + centre * np.exp(reach), known.largest)
+    log_tail = known.log_choices[1:] - np.arange(1, load.size + 1, dtype=load.dtype) * hazard
     open_ = reach + jnp.max(log_tail, axis=-1) > np.log(jnp.finfo(load.dtype).eps / 8)
     # The first reach from which on all are closed, or the longest.
-    last = jnp.max(jnp.where(open_, np.arange(1, reach.size + 1), 0))
-    return jnp.asarray(reach)[jnp.minimum(last, reach.size - 1)]
+    following = np.append(reach[1:], reach[-1])
+    return jnp.max(jnp.where(open_, following, reach[0]))
 
 
-def _line(law: Law, load: Array, num_workers: ArrayLike) -> tuple[Array, Array, Array, Array, Array]:
-    """start, centre, width and the ends of v in t = start + centre · exp(width · sinh v)."""
+def _line(law: Law, known: Marks, load: Array) -> Array:
+    """start, centre, width and the ends of v in t = start + centre · exp(width · sinh v); `[5]`."""
     # The nodes need not follow the load: the integral does not depend on them.
     law, load = jax.lax.stop_gradient((law, load))
-    start = _start(law, load, num_workers)
-    typical = _typical(law, load, num_workers) - start
-    typical = jnp.maximum(typical, 1e3 * jnp.finfo(start.dtype).tiny)
-    width = jnp.clip(jnp.log(typical[2] / typical[0]) / 2, 0.05, 4.0)
+    start, *typical = _peaks(known, load)
+    low, centre, high = (jnp.maximum(t - start, 1e3 * jnp.finfo(t.dtype).tiny) for t in typical)
+    width = jnp.clip(jnp.log(high / low) / 2, 0.05, 4.0)
     # In log t. e^-reach is what is left out at the left end.
     left = -np.log(jnp.finfo(load.dtype).eps / 8).astype(load.dtype)
-    right = _reach(law, load, num_workers, start, typical[1])
-    ends = jnp.stack([left, right]) / width
-    ends = jnp.log(ends + jnp.sqrt(ends**2 + 1))  # the inverse of sinh, of what is not small
-    return start, typical[1], width, -ends[0], ends[1]
+    right = _reach(law, known, load, start, centre)
+    # The inverse of sinh, of what is not small.
+    ends = (jnp.log(end + jnp.sqrt(end**2 + 1)) for end in (left / width, right / width))
+    left, right = ends
+    return jnp.stack([start, centre, width, -left, right])
 
 
-def _panels(law: Law, load: Array, num_workers: ArrayLike) -> tuple[Array, Array, Array]:
+def _panels(law: Law, known: Marks, load: Array) -> tuple[Array, Array, Array]:
     """Start, left ends and sizes of panels between the images of the kinks and around the typical values."""
     kinks = law.kinks().astype(load.dtype)
-    start = _start(law, load, num_workers)
+    start, low, middle, high = jax.lax.stop_gradient(_peaks(known, load))
     first = min(_KINKED_LEVELS, load.size)
     kinked = load[np.unique(np.r_[:first, np.geomspace(first, load.size, _KINKED_LEVELS).astype(int) - 1])]
-    low, middle, high = jax.lax.stop_gradient(_typical(law, load, num_workers))
     last, beyond = load[-1] * kinks[-1], jnp.zeros(0, load.dtype)
     if not law.ends():
         centre = jnp.maximum(middle - start, jnp.finfo(start.dtype).tiny)
         # Denser near the middle, where the levels still differ.
-        reach = _reach(law, load, num_workers, start, centre) * jnp.linspace(0.0, 1.0, _TAIL_PANELS) ** 3
+        reach = _reach(law, known, load, start, centre) * jnp.linspace(0.0, 1.0, _TAIL_PANELS) ** 3
         beyond = jax.lax.stop_gradient(start + centre * jnp.exp(reach))
         last = beyond[-1]
     spread = jnp.array([0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0], load.dtype)

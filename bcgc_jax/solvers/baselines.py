@@ -10,7 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax.distributions import Law
-from bcgc_jax.expectation import NUM_NODES, Expectation, integrate, log_choices, quadrature
+from bcgc_jax.expectation import NUM_NODES, Expectation, integrate, marks, quadrature
 from bcgc_jax.order_statistics import all_rows, expected_order_statistics
 from bcgc_jax.problem import Problem
 
@@ -154,7 +154,8 @@ def _partial_stragglers(
     """E max(α T_(N-s), T_(N))."""
     workers, m = jnp.asarray(num_workers), np.arange(size + 1)
     load = jnp.where(np.arange(size) < s, 1, alpha).astype(dtype)
-    nodes = quadrature(law, load, workers, NUM_NODES)
+    known = marks(law, load, workers)
+    nodes = quadrature(law, known, load, NUM_NODES)
     # 1 - F(t)^N P(at most s of N are above t/α | all are below t), without the cancellation.
     whole, part = law.cumulative_hazard(nodes.times), law.cumulative_hazard(nodes.times / alpha)
     late = jnp.clip((jnp.exp(-part) - jnp.exp(-whole)) / -jnp.expm1(-whole), 0, 1)
@@ -162,7 +163,7 @@ def _partial_stragglers(
     log_all = workers * jnp.log(-jnp.expm1(-whole))
     tiny = jnp.finfo(dtype).tiny
     log_late, log_early = jnp.log(jnp.maximum(late, tiny)), jnp.log(jnp.maximum(1 - late, tiny))
-    log_term = log_choices(load, workers) + m * log_late + jnp.maximum(workers - m, 0) * log_early
+    log_term = known.log_choices + m * log_late + jnp.maximum(workers - m, 0) * log_early
     more = jnp.sum(jnp.where(m > s, jnp.exp(log_term), 0), axis=1)
     return integrate(nodes, -jnp.expm1(log_all) + jnp.exp(log_all) * more)
 

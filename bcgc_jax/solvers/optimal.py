@@ -24,16 +24,16 @@ from bcgc_jax.crossing import Crossing
 from bcgc_jax.distributions import Law
 from bcgc_jax.expectation import (
     Expectation,
+    Marks,
     expected_max,
+    marks,
     rule,
     rule_error,
     slope_of_homogeneous,
     threshold_hazard,
-    typical_hazards,
     with_rounding,
 )
 from bcgc_jax.problem import Problem, Status
-from bcgc_jax.solvers.closed_form import share_for_times
 from bcgc_jax.solvers.cutting_plane import cutting_plane
 from bcgc_jax.solvers.lanes import loop
 from bcgc_jax.solvers.linear import solve_positive
@@ -46,7 +46,7 @@ _POLYHEDRAL, _POLYHEDRAL_SINGLE, _MAX_CUTS = 1e-6, 3e-4, 500
 # Entries of a matrix over levels and nodes at a time.
 _CHUNK = 2**18
 # Entries, in problems · N², that a batch works on at a time on a CPU.
-_CACHED = 2**13
+_CACHED = 2**12
 # A step keeps this share of the way to the boundary; Armijo's slope; backtracking. Customary values.
 _TO_BOUNDARY, _SUFFICIENT, _BACKTRACK, _MAX_TRIES = 0.995, 1e-4, 0.4, 6
 
@@ -91,31 +91,31 @@ class _Expansion(NamedTuple):
 
 
 class _Given(NamedTuple):
-    """What a problem is for Newton's method; load = loads @ x on the unit simplex."""
+    """What a problem is for Newton's method; load = loads @ x on the unit simplex of the levels."""
 
     law: Law
+    marks: Marks
     workers: Array
     levels: Array
+    num_levels: Array
     loads: Array
     tolerance: Array
 
 
-class _Iterate(NamedTuple):
-    """Newton's method, before an evaluation of f at x + length · dx.
-
-    What the round does, Newton steps so far, fineness of the rule; point, multipliers z, direction, its
-    length and how often it was tried; barrier μ; at x: f / f₀, its error, the least slope, f / f₀ - log Σx,
-    Σ log x, slope along dx; f₀.
-    """
+class _Counts(NamedTuple):
+    """What the round does, Newton steps so far, fineness of the rule, how often this step was tried."""
 
     round: Array
     steps: Array
     refine: Array
-    x: Array
-    z: Array
-    dx: Array
-    length: Array
     tries: Array
+
+
+class _Numbers(NamedTuple):
+    """Length of the step, barrier μ; at x: f / f₀, its error, the least slope, f / f₀ - log Σx, Σ log x; the
+    slope along the step; f₀."""
+
+    length: Array
     barrier: Array
     value: Array
     error: Array
@@ -124,6 +124,17 @@ class _Iterate(NamedTuple):
     logs: Array
     descent: Array
     unit: Array
+
+
+class _Iterate(NamedTuple):
+    """Newton's method, before an evaluation of f at x + length · dx.
+
+    `_Counts`, `_Numbers`, and x, multipliers z and dx, each in one array: each array is one more to compile.
+    """
+
+    counts: Array
+    numbers: Array
+    path: Array
 
 
 class _Evaluating(NamedTuple):
@@ -157,10 +168,10 @@ def optimal_partition(
     >>> int(result.status), round(float(result.partition.sum()), 3)
     (0, 100.0)
     """
-    facts = _facts(problem)
     levels = problem.exists & jnp.asarray(levels)
-    tolerance = jnp.asarray(tolerance, problem.dtype)
-    given, start = _prepare(facts, levels, jnp.asarray(problem.num_workers), tolerance)
+    given, start = _prepare(problem, levels, jnp.asarray(tolerance, problem.dtype))
+    total = problem.total
+    unit = problem.scale * total
     if given.law.atomic():
 
         def evaluate(share: Array) -> tuple[Array, Array]:
@@ -173,20 +184,16 @@ def optimal_partition(
         found = cutting_plane(evaluate, start, given.levels, tolerance=tolerance, max_cuts=_MAX_CUTS)
         met = found.value - found.lower_bound <= tolerance * found.value
         return OptimalResult(
-            found.share * facts.total,
-            facts.unit * found.value,
+            found.share * total,
+            unit * found.value,
             0 * found.value,
-            facts.unit * found.lower_bound,
+            unit * found.lower_bound,
             jnp.where(met, int(Status.CONVERGED), int(Status.STEP_LIMIT)),
             found.num_cuts,
         )
-    zero = jnp.zeros((start.size, start.size), start.dtype)
-    first = _Evaluating(
-        _first(given.levels, start, facts.finite),
-        jnp.asarray(0),
-        _Sums(jnp.zeros(4, start.dtype), zero[0], zero),
-    )
-    done, steps, x, value, error, least = loop(
+    finite = jnp.isfinite(given.law.mean())
+    first = _Evaluating(_first(given, start, finite), jnp.asarray(0), _no_sums(start))
+    done, steps, x, numbers = loop(
         functools.partial(_go_on, max_steps=max_steps),
         _whole_round,
         functools.partial(_one_piece, written_out=written_out),
@@ -196,78 +203,47 @@ def optimal_partition(
         lanes=_num_lanes(start.size),
     )
     status = jnp.where(done, int(Status.CONVERGED), int(Status.STEP_LIMIT))
-    value, error = with_rounding(x, Expectation(facts.unit * value, facts.unit * error))
-    value = jnp.where(facts.finite, value, jnp.inf)
-    return OptimalResult(x * facts.total, value, error, facts.unit * least, status, steps)
+    value, error, bound = unit * numbers
+    value, error = with_rounding(x, Expectation(value, error))
+    value = jnp.where(finite, value, jnp.inf)
+    return OptimalResult(x * total, value, error, bound, status, steps)
 
 
-class _Facts(NamedTuple):
-    """Of a problem: its law, ready to be evaluated, the typical times of the levels, whether the mean is
-    finite, Σx, the setup in coordinates, and M b Σx / N."""
-
-    law: Law
-    times: Array
-    finite: Array
-    total: Array
-    setup: Array
-    unit: Array
-
-
-def _facts(problem: Problem) -> _Facts:
-    law, dtype = problem.cycle_time.with_fast_inverse(), problem.dtype
-    if law.rows() is None:
-        hazard = typical_hazards(jnp.ones(problem.max_workers, dtype), problem.num_workers)[1]
-        times = law.inverse_cumulative_hazard(hazard).astype(dtype)
-    else:
-        times = jnp.ones(problem.max_workers, dtype)
-    total = problem.total
-    finite = jnp.isfinite(law.mean())
-    return _Facts(law, times, finite, total, problem.setup_load, problem.scale * total)
-
-
-def _prepare(facts: _Facts, levels: Array, num_workers: Array, tolerance: Array) -> tuple[_Given, Array]:
+def _prepare(problem: Problem, levels: Array, tolerance: Array) -> tuple[_Given, Array]:
     """What Newton's method or the cutting planes work with, and where on the unit simplex they start.
 
     The start is the closed form for the typical times of the levels (Theorem 2), moved inside.
     """
-    dtype, size = facts.times.dtype, levels.size
+    law, dtype, size = problem.cycle_time.with_fast_inverse(), problem.dtype, levels.size
+    workers, level = jnp.asarray(problem.num_workers), np.arange(size)
     count = jnp.sum(levels).astype(dtype)
     # Steps beyond the working precision only wander.
     tolerance = jnp.maximum(tolerance, (64 + 8 * size) * jnp.finfo(dtype).eps)
-    # load = loads @ x on the unit simplex, of which the highest level in use pays setup for each subset.
-    paid = jnp.where(levels, np.arange(1, size + 1), 0)
-    highest = jnp.max(jnp.where(np.tri(size, dtype=bool), paid, 0), axis=1)
-    loads = np.tri(size) * paid + (facts.setup / facts.total * highest)[:, None]
-    start = share_for_times(facts.times, jnp.arange(size) < num_workers, num_workers)
-    start = jnp.where(levels, start / jnp.sum(start), 0)
-    start = 0.9 * start / jnp.maximum(jnp.sum(start), 1e-3) + 0.1 / count
-    start = jnp.where(levels, start, 0).astype(dtype)
-    given = _Given(facts.law, num_workers, levels, jnp.asarray(loads, dtype), tolerance)
+    loads = np.tri(size) * jnp.where(levels, level + 1, 0)
+    if problem.setup_cycles is not None:  # the highest level in use pays setup for each of its subsets
+        highest = jax.lax.cummax(jnp.where(levels, level + 1, 0))
+        loads = loads + (problem.setup_load / problem.total * highest)[:, None]
+    one = jnp.ones(size, dtype)
+    # Measured rows have cutting planes alone, which start anywhere.
+    anything = Marks(jnp.tile(one, (4, 1)), one[0], one)
+    known = marks(law, one, workers) if law.rows() is None else anything
+    share = jnp.diff(1 / known.times[2], prepend=np.zeros(1, dtype)) / (level + 1).astype(dtype)
+    share = jnp.where(levels & (share > 0) & (share < jnp.inf), share, 0)
+    start = 0.9 * share / jnp.maximum(jnp.sum(share), jnp.finfo(dtype).tiny) + 0.1 / count
+    start = jnp.where(levels, start, 0)
+    given = _Given(law, known, workers, levels, count, jnp.asarray(loads, dtype), tolerance)
     return given, start / jnp.sum(start)
 
 
-def _first(levels: Array, start: Array, finite_mean: Array) -> _Iterate:
+def _first(given: _Given, start: Array, finite_mean: Array) -> _Iterate:
     """Before the evaluation of the start."""
-    barrier = (1e-2 / jnp.sum(levels)).astype(start.dtype)
-    one, zero = jnp.ones((), start.dtype), jnp.asarray(0)
-    return _Iterate(
-        round=zero + jnp.where(finite_mean, _START, _DONE),  # no step helps an infinite mean
-        steps=zero,
-        refine=zero + 1,
-        x=start,
-        z=jnp.where(levels, barrier / jnp.where(levels, start, 1), 0),
-        dx=0 * start,
-        length=one,
-        tries=zero,
-        barrier=barrier,
-        value=one,
-        error=0 * one,
-        least=0 * one,
-        objective=one,
-        logs=one,
-        descent=0 * one,
-        unit=one,
-    )
+    barrier = 1e-2 / given.num_levels
+    z = jnp.where(given.levels, barrier / jnp.where(given.levels, start, 1), 0)
+    # No step helps an infinite mean.
+    zero, one = jnp.zeros_like(barrier), jnp.ones_like(barrier)
+    numbers = _Numbers(one, barrier, one, zero, zero, one, one, descent=zero, unit=one)
+    counts = _Counts(jnp.where(finite_mean, _START, _DONE), *map(jnp.asarray, (0, 1, 0)))
+    return _Iterate(jnp.stack(counts), jnp.stack(numbers), jnp.stack([start, z, 0 * start]))
 
 
 def _num_lanes(size: int) -> int:
@@ -284,22 +260,25 @@ def _go_on(given: _Given, s: _Evaluating, *, max_steps: int) -> Array:
 
 
 def _going(s: _Iterate, max_steps: int) -> Array:
-    return (s.round != _DONE) & (s.refine <= _FINEST) & ((s.steps < max_steps) | (s.round != _STEP))
+    at = _Counts(*s.counts)
+    return (at.round != _DONE) & (at.refine <= _FINEST) & ((at.steps < max_steps) | (at.round != _STEP))
 
 
-def _answer(s: _Iterate) -> tuple[Array, ...]:
-    """Whether the gap was met, the steps, the share of each level, its expected maximum, error and bound."""
-    total = s.x.sum()
-    value, error, least = s.unit / total * jnp.stack([s.value, s.error, s.least * total])
-    return (s.round == _DONE) & (s.value > 0), s.steps, s.x / total, value, error, least
+def _answer(s: _Iterate) -> tuple[Array, Array, Array, Array]:
+    """Whether the gap was met, the steps, each level's share, and its expected maximum, error and bound."""
+    count, at, x = _Counts(*s.counts), _Numbers(*s.numbers), s.path[0]
+    total = jnp.sum(x)
+    found = jnp.stack([at.value, at.error, at.least * total]) * (at.unit / total)
+    return (count.round == _DONE) & (at.value > 0), count.steps, x / total, found
 
 
 def _whole_round(given: _Given, s: _Evaluating) -> _Evaluating:
     """Evaluate at all nodes, and go on from there."""
     load = given.loads @ _trial(given, s.iterate)
-    start, sums = _sums_over_nodes(given.law, load, given.workers, s.iterate.refine)
+    refine = _Counts(*s.iterate.counts).refine
+    start, sums = _sums_over_nodes(given.law, given.marks, load, given.workers, refine)
     f = _derivatives(given.law, start, load, given.workers, sums)
-    return s._replace(iterate=_decide(given, s.iterate, _expansion(given.loads, s.iterate.unit, f)))
+    return s._replace(iterate=_decide(given, s.iterate, _in_shares(given.loads, f)))
 
 
 def _one_piece(given: _Given, s: _Evaluating, *, written_out: bool) -> _Evaluating:
@@ -308,10 +287,11 @@ def _one_piece(given: _Given, s: _Evaluating, *, written_out: bool) -> _Evaluati
     Each lane of a batch does as many pieces as it needs: a finer rule holds up no other.
     """
     load = given.loads @ _trial(given, s.iterate)
-    start, pieces, add = _pieces(given.law, load, given.workers, s.iterate.refine, written_out)
+    refine = _Counts(*s.iterate.counts).refine
+    start, pieces, add = _pieces(given.law, given.marks, load, given.workers, refine, written_out)
     sums = add(s.piece, s.sums)
     f = _derivatives(given.law, start, load, given.workers, sums)
-    decided = _decide(given, s.iterate, _expansion(given.loads, s.iterate.unit, f))
+    decided = _decide(given, s.iterate, _in_shares(given.loads, f))
     moved_on = _Evaluating(decided, jnp.zeros_like(s.piece), jax.tree.map(jnp.zeros_like, sums))
     waiting = _Evaluating(s.iterate, s.piece + 1, sums)
     last = s.piece + 1 >= pieces
@@ -319,64 +299,63 @@ def _one_piece(given: _Given, s: _Evaluating, *, written_out: bool) -> _Evaluati
 
 
 def _trial(given: _Given, s: _Iterate) -> Array:
-    return jnp.where(given.levels, s.x + s.length * s.dx, 0)
+    x, _, dx = s.path
+    return jnp.where(given.levels, x + _Numbers(*s.numbers).length * dx, 0)
 
 
 def _decide(given: _Given, s: _Iterate, f: _Expansion) -> _Iterate:
-    """The next evaluation, after that of f / f₀ at x + length · dx.
+    """The next evaluation, after that of f at x + length · dx.
 
     Rounds that only evaluate are steps of length 0, so that the evaluation is compiled once.
     """
-    still = s.round != _STEP
-    x, tries = _trial(given, s), s.tries + 1
-    total = jnp.sum(x)
-    objective, logs = f.value - jnp.log(total), jnp.sum(jnp.log(jnp.where(given.levels, x, 1)))
+    count, at, x = _Counts(*s.counts), _Numbers(*s.numbers), _trial(given, s)
+    # f₀ is the value at the start, known after the first round.
+    unit = jnp.where(count.round == _START, f.value, at.unit)
     least = jnp.min(jnp.where(given.levels, f.slope, jnp.inf))
-    met = least * total >= (1 - given.tolerance) * f.value
-    if given.law.kinks().size:  # a rule that only confirms another
-        finer, sure = _FINER_WITH_KINKS, met & (s.round == _CHECK)
-    else:  # the gap with its error
-        finer = _FINER
-        sure = (s.refine > 1) & (least * total - f.error >= (1 - given.tolerance) * f.value)
-    rounding = 64 * jnp.finfo(s.x.dtype).eps
-    highest = s.objective - s.barrier * s.logs + s.length * _SUFFICIENT * s.descent + rounding
-    falls = objective - s.barrier * logs <= highest
-    # Below the error of a coarse rule the merit may rise on the way to its very optimum.
-    good = still | met | falls
+    total, logs = jnp.sum(jnp.stack([x, jnp.log(jnp.where(given.levels, x, 1))]), axis=1)
+    objective = f.value / unit - jnp.log(total)
+    at_x = jnp.stack([f.value / unit, f.error / unit, least / unit, objective, logs, unit])
+    after, again = _verdict(given, count, at, total, at_x)
 
     def shorter() -> _Iterate:
-        return s._replace(length=_BACKTRACK * s.length, tries=tries)
+        cut, one_more = np.ones(len(_Numbers._fields)), np.zeros(len(_Counts._fields), int)
+        cut[_Numbers._fields.index("length")] = _BACKTRACK
+        one_more[_Counts._fields.index("tries")] = 1
+        return _Iterate(s.counts + one_more, s.numbers * cut.astype(x.dtype), s.path)
 
     def onward() -> _Iterate:
-        # All that steps by this rule can do: its bound is met, or a merit that does not fall contradicts
-        # its slope. The certificate is then that of the next rule.
-        ended = jnp.where(sure, _DONE, _CHECK)
-        after = jnp.where(met | (tries >= _MAX_TRIES), ended, _STEP)
-        # f₀ is the value at the start, known after the first round.
-        found = jnp.where(s.round == _START, f.value, 1)
-        z, barrier = _multipliers(given, s, x, still)
-        dx, descent, length = _direction(given, x, z, barrier, _Expansion(*(a / found for a in f)))
+        count, (value, error, least, objective, logs, unit) = _Counts(*s.counts), at_x
+        z, barrier = _multipliers(given, s, x)
+        dx, descent, length = _direction(given, x, z, barrier, f.slope / unit, f.hessian / unit)
         step = after == _STEP
-        return _Iterate(
-            round=after,
-            steps=s.steps + (s.round == _STEP),
-            refine=jnp.where(after == _CHECK, finer * s.refine, s.refine),
-            x=x,
-            z=z,
-            dx=jnp.where(step, dx, 0),
-            length=jnp.where(step, length, 1),
-            tries=jnp.zeros_like(tries),
-            barrier=barrier,
-            value=f.value / found,
-            error=f.error / found,
-            least=least / found,
-            objective=objective + (1 / found - 1) * f.value,
-            logs=logs,
-            descent=jnp.where(step, descent, 0),
-            unit=s.unit * found,
-        )
+        finer = _FINER_WITH_KINKS if given.law.kinks().size else _FINER
+        refine = jnp.where(after == _CHECK, finer * count.refine, count.refine)
+        counts = _Counts(after, count.steps + (count.round == _STEP), refine, jnp.zeros_like(refine))
+        length, descent = jnp.where(step, length, 1), jnp.where(step, descent, 0)
+        numbers = _Numbers(length, barrier, value, error, least, objective, logs, descent, unit)
+        return _Iterate(jnp.stack(counts), jnp.stack(numbers), jnp.stack([x, z, jnp.where(step, dx, 0)]))
 
-    return jax.lax.cond(~good & (tries < _MAX_TRIES), shorter, onward)
+    return jax.lax.cond(again, shorter, onward)
+
+
+def _verdict(given: _Given, count: _Counts, at: _Numbers, total: Array, at_x: Array) -> tuple[Array, Array]:
+    """What the next round does, and whether it rather is this step again, shorter."""
+    value, error, least, objective, logs, _ = at_x
+    met = least * total >= (1 - given.tolerance) * value
+    if given.law.kinks().size:  # a rule that only confirms another
+        sure = met & (count.round == _CHECK)
+    else:  # the gap with its error
+        sure = (count.refine > 1) & (least * total - error >= (1 - given.tolerance) * value)
+    # All that steps by this rule can do: its bound is met, or a merit that does not fall contradicts
+    # its slope. The certificate is then that of the next rule.
+    tries = count.tries + 1
+    ended = met | (tries >= _MAX_TRIES)
+    after = jnp.where(ended, jnp.where(sure, _DONE, _CHECK), _STEP)
+    rounding = 64 * jnp.finfo(value.dtype).eps
+    highest = at.objective - at.barrier * at.logs + at.length * _SUFFICIENT * at.descent + rounding
+    falls = objective - at.barrier * logs <= highest
+    # Below the error of a coarse rule the merit may rise on the way to its very optimum.
+    return after, (count.round == _STEP) & ~ended & ~falls
 
 
 def _step_length(levels: Array, u: Array, du: Array) -> Array:
@@ -385,48 +364,57 @@ def _step_length(levels: Array, u: Array, du: Array) -> Array:
     return _TO_BOUNDARY / jnp.maximum(fastest, _TO_BOUNDARY)
 
 
-def _multipliers(given: _Given, s: _Iterate, x: Array, still: Array) -> tuple[Array, Array]:
+def _multipliers(given: _Given, s: _Iterate, x: Array) -> tuple[Array, Array]:
     """z after the step to x, and the next barrier."""
-    safe = jnp.where(given.levels, s.x, 1)
-    dz = jnp.where(given.levels, s.barrier / safe - s.z - s.z / safe * s.dx, 0)
-    moved = jnp.maximum(s.z + _step_length(given.levels, s.z, dz) * dz, 1e-4 * s.barrier / safe)
-    z = jnp.where(still, s.z, jnp.where(given.levels, moved, 0))
+    count, at, (before, z, dx) = _Counts(*s.counts), _Numbers(*s.numbers), s.path
+    stepped = count.round == _STEP
+    safe = jnp.where(given.levels, before, 1)
+    dz = jnp.where(given.levels, at.barrier / safe - z - z / safe * dx, 0)
+    moved = jnp.maximum(z + _step_length(given.levels, z, dz) * dz, 1e-4 * at.barrier / safe)
+    z = jnp.where(stepped & given.levels, moved, z)
     # Superlinear once the products x z are small, linear before; none after a step that was cut.
-    count = jnp.sum(given.levels)
-    product = jnp.sum(x * z) / count
-    smaller = jnp.maximum(jnp.minimum(0.1 * product, 5 * product**1.5), 0.05 * given.tolerance / count)
-    barrier = jnp.where((s.tries < 2) & ~still, jnp.minimum(s.barrier, smaller), s.barrier)
+    product = jnp.sum(x * z) / given.num_levels
+    smaller = jnp.maximum(
+        jnp.minimum(0.1 * product, 5 * product * jnp.sqrt(product)), 0.05 * given.tolerance / given.num_levels
+    )
+    barrier = jnp.where((count.tries < 2) & stepped, jnp.minimum(at.barrier, smaller), at.barrier)
     return z, barrier
 
 
 def _direction(
-    given: _Given, x: Array, z: Array, barrier: Array, f: _Expansion
+    given: _Given, x: Array, z: Array, barrier: Array, slope: Array, hessian: Array
 ) -> tuple[Array, Array, Array]:
     """Newton's step from x, the slope along it, and the length that keeps x positive."""
     safe, total = jnp.where(given.levels, x, 1), jnp.sum(x)
-    slope = jnp.where(given.levels, f.slope - 1 / total - barrier / safe, 0)
+    slope = jnp.where(given.levels, slope - 1 / total - barrier / safe, 0)
     both = given.levels[:, None] & given.levels[None, :]
-    hessian = f.hessian + 1 / total**2 + jnp.diag(z / safe)
-    scaled = jnp.where(both, hessian * safe[:, None] * safe[None, :], jnp.eye(x.size, dtype=x.dtype))
+    hessian = hessian + 1 / total**2 + jnp.where(np.eye(x.size, dtype=bool), z / safe, 0)
+    scaled = jnp.where(both, hessian * safe[:, None] * safe[None, :], np.eye(x.size, dtype=x.dtype))
     dx = jnp.where(given.levels, solve_positive(scaled, -slope * safe) * safe, 0)
     return dx, jnp.sum(slope * dx), _step_length(given.levels, x, dx)
 
 
-def _expansion(loads: Array, unit: Array, f: _Expansion) -> _Expansion:
-    """Of f / f₀ in x, from that of F in the load."""
-    slope, hessian = loads.T @ f.slope, loads.T @ f.hessian @ loads
-    return _Expansion(f.value / unit, f.error / unit, slope / unit, hessian / unit)
+def _in_shares(loads: Array, f: _Expansion) -> _Expansion:
+    """Of f in x, from that of F in the load."""
+    both = loads.T @ jnp.concatenate([f.hessian @ loads, f.slope[:, None]], axis=1)
+    return _Expansion(f.value, f.error, both[:, -1], both[:, :-1])
 
 
-def _sums_over_nodes(law: Law, load: Array, num_workers: ArrayLike, refine: Array) -> tuple[Array, _Sums]:
-    """The start of the rule that is `refine` times as fine, and the sums over its nodes."""
-    start, pieces, add = _pieces(law, load, num_workers, refine, False)
+def _no_sums(load: Array) -> _Sums:
     zero = jnp.zeros((load.size, load.size), load.dtype)
-    return start, jax.lax.fori_loop(0, pieces, add, _Sums(jnp.zeros(4, load.dtype), zero[0], zero))
+    return _Sums(jnp.zeros(4, load.dtype), zero[0], zero)
+
+
+def _sums_over_nodes(
+    law: Law, known: Marks, load: Array, num_workers: ArrayLike, refine: Array
+) -> tuple[Array, _Sums]:
+    """The start of the rule that is `refine` times as fine, and the sums over its nodes."""
+    start, pieces, add = _pieces(law, known, load, num_workers, refine, False)
+    return start, jax.lax.fori_loop(0, pieces, add, _no_sums(load))
 
 
 def _pieces(
-    law: Law, load: Array, num_workers: ArrayLike, refine: Array, written_out: bool
+    law: Law, known: Marks, load: Array, num_workers: ArrayLike, refine: Array, written_out: bool
 ) -> tuple[Array, Array, Callable[[Array, _Sums], _Sums]]:
     r"""The rule for F(y) = E max_n y_n T_(N-n), `refine` times as fine: its start, its pieces, their sums.
 
@@ -437,16 +425,16 @@ def _pieces(
 
     where G_jk is the probability that the first failure after C(b_j) = j is at k. All terms are positive.
     """
-    start, size, nodes = rule(law, load, num_workers, _NUM_NODES)
+    start, size, nodes = rule(law, known, load, _NUM_NODES)
     # As many nodes at a time as fit a few MB.
     chunk = max(1, min(size, _CHUNK // load.size**2))
 
     def add(piece: Array, sums: _Sums) -> _Sums:
         index = piece * chunk + jnp.arange(chunk)
         t, weight = nodes(index, refine)
-        hazard, rate = threshold_hazard(law, load, t)
+        hazard, rate = threshold_hazard(law, load, t, known.largest)
         crossing = Crossing(hazard, num_workers, written_out)
-        density = jnp.moveaxis(jnp.exp(-hazard) * rate, -1, 0)[::-1]  # c, on the axes of `Crossing`
+        density = crossing.above * jnp.moveaxis(rate, -1, 0)[::-1]  # c, on the axes of `Crossing`
         first, success, following = crossing.renewals()
         ends = (index == 0) | (index == size * refine - 1)
         rules = jnp.stack([1 + 0 * index, 2 * (index % 2 == 0), 4 * (index % 4 == 0), ends])
@@ -457,7 +445,7 @@ def _pieces(
         upper = -crossing.unit * jnp.sum(arrive[:, None] * following * leave[None], axis=-1)
         return _Sums(sums.value + value, sums.slope + slope, sums.upper + upper)
 
-    return start, (size * refine + chunk - 1) // chunk, add
+    return start, jax.lax.div(size * refine + chunk - 1, jnp.asarray(chunk, refine.dtype)), add
 
 
 def _derivatives(law: Law, start: Array, load: Array, num_workers: ArrayLike, sums: _Sums) -> _Expansion:
@@ -472,4 +460,4 @@ def _derivatives(law: Law, start: Array, load: Array, num_workers: ArrayLike, su
     hessian = jnp.minimum(sums.upper + sums.upper.T, 0)[::-1, ::-1]
     diagonal = -(hessian @ load) / jnp.where(load > 0, load, 1)
     slope = slope_of_homogeneous(value, sums.slope[::-1], load, num_workers)
-    return _Expansion(value, error, slope, hessian + jnp.diag(diagonal))
+    return _Expansion(value, error, slope, hessian + jnp.where(np.eye(load.size, dtype=bool), diagonal, 0))

@@ -7,7 +7,7 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.crossing import _solve_unit_upper
-from bcgc_jax.expectation import expected_max
+from bcgc_jax.expectation import expected_max, marks
 from bcgc_jax.solvers.linear import solve_positive
 from bcgc_jax.solvers.optimal import _derivatives, _sums_over_nodes
 from tests.runtime_oracles import CASES
@@ -27,7 +27,8 @@ def test_float32_reaches_the_float64_optimum():
 def test_slopes_and_hessian_are_differences_of_the_exact_expectation(x64, name):
     law, workers = CASES[name].law(), 6
     load = np.cumsum(np.array([3.0, 0.4, 0.7, 0.2, 1.1, 0.6]) * np.arange(1, 7))
-    start, sums = jax.jit(_sums_over_nodes)(law, jnp.asarray(load), workers, jnp.asarray(4))
+    known = marks(law, jnp.asarray(load), workers)
+    start, sums = jax.jit(_sums_over_nodes)(law, known, jnp.asarray(load), workers, jnp.asarray(4))
     value, _, slope, hessian = _derivatives(law, start, jnp.asarray(load), workers, sums)
     gradient = jax.jit(jax.grad(lambda y: expected_max(law, y, workers).value))
     np.testing.assert_allclose(value, expected_max(law, jnp.asarray(load), workers).value, rtol=1e-11)

@@ -7,6 +7,7 @@ takes its share of the chunks. Nothing is kept but the chunks at hand: memory do
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -148,7 +149,6 @@ class Sweep:
             raise ValueError("a sweep needs at least one method")
         self.groups = _groups(cells)
         self.mesh = Mesh(np.array(jax.local_devices()), ("cells",))
-        self._functions: dict[int, Future[Callable[..., Any]]] = {}
         self._check_methods()
 
     @property
@@ -186,7 +186,7 @@ class Sweep:
         if valid.any():
             spread = NamedSharding(self.mesh, PartitionSpec("cells"))
             inputs, index = jax.device_put((inputs, chunk.cells[padded]), spread)
-            host = jax.device_get(self._compiled(chunk)(inputs, index))
+            host = jax.device_get(self._compiled(chunk)(inputs, index, *self._given()))
         rows: Table = {name: np.repeat(values, len(self.methods)) for name, values in cells.items()}
         rows["method"] = np.tile(np.array(self.methods, object), count)
 
@@ -277,50 +277,96 @@ class Sweep:
     def _group(self, max_workers: int) -> "_Group":
         return next(group for group in self.groups if group.max_workers == max_workers)
 
-    def _compiled(self, chunk: Chunk) -> Callable[[Table, Array], dict[str, dict[str, Array]]]:
+    def _given(self) -> tuple[Array | None, dict[str, dict[str, Array]]]:
+        """The key and the options that are numbers, which are no part of the program."""
+        numbers = {
+            method: {name: jnp.asarray(v) for name, v in options.items() if _is_number(v)}
+            for method, options in self.options.items()
+        }
+        return jax.device_put((self.key, numbers), NamedSharding(self.mesh, PartitionSpec()))
+
+    def _compiled(self, chunk: Chunk) -> Callable[..., dict[str, dict[str, Array]]]:
         """The compiled function of a chunk; that of the next size is compiled meanwhile, in a thread."""
         x64 = jnp.result_type(float) == jnp.float64
         sizes = [group.max_workers for group in self.groups]
         place = sizes.index(chunk.max_workers)
-        for size in sizes[place : place + 2]:
-            if size not in self._functions:
-                thread = ThreadPoolExecutor(1)
-                self._functions[size] = thread.submit(self._compile, size, x64)
-                thread.shutdown(wait=False)  # it ends with its work
-        return self._functions[chunk.max_workers].result()
+        coming = [self._start_compiling(size, x64) for size in sizes[place : place + 2]]
+        try:
+            return coming[0].result()
+        except BaseException:
+            _compiling.cache_clear()  # keeps no failure
+            raise
 
-    def _compile(self, max_workers: int, x64: bool) -> Callable[..., Any]:
-        sharding = NamedSharding(self.mesh, PartitionSpec("cells"))
-        size = self._chunk_size(max_workers)
+    def _start_compiling(self, max_workers: int, x64: bool) -> "Future[Callable[..., Any]]":
+        types = {name: values.dtype.str for name, values in self.cells.columns.items()}
+        leaves, tree = jax.tree.flatten(self._given())
+        given = tree, tuple(jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding) for a in leaves)
+        return _compiling(
+            self.program(max_workers), self._chunk_size(max_workers), tuple(types.items()), given, x64
+        )
 
-        def column(values: np.ndarray) -> jax.ShapeDtypeStruct:
-            dtype = jax.dtypes.canonicalize_dtype(values.dtype)
-            return jax.ShapeDtypeStruct((size,), dtype, sharding=sharding)
+    def program(self, max_workers: int) -> "Program":
+        """What is compiled for a size."""
+        options = tuple(
+            (m, tuple((k, _hashable(v)) for k, v in self.options[m].items() if not _is_number(v)))
+            for m in self.methods
+        )
+        return Program(
+            self.problem,
+            options,
+            self.objective,
+            self.has_deadline,
+            self.partitions,
+            max_workers,
+            self._batch(max_workers),
+            self.mesh,
+        )
 
-        with jax.enable_x64(x64):  # a setting of each thread
-            columns = {name: column(values) for name, values in self.cells.columns.items()}
-            return self.function(max_workers).lower(columns, column(np.zeros(1, int))).compile()
 
-    def function(self, max_workers: int) -> jax.stages.Wrapped:
-        """The compiled function of a size: cells and their indices to the columns of each method."""
-        spec = PartitionSpec("cells")
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What a sweep compiles for a size, by its values: another sweep that asks for the same finds it."""
 
-        def one(numbers: dict[str, Array], index: Array) -> dict[str, dict[str, Array]]:
-            numbers = dict(numbers)
-            deadline = numbers.pop("deadline", None)
-            problem = self.problem(max_workers=max_workers, **numbers)
-            key = None if self.key is None else jax.random.fold_in(self.key, index)
-            return {method: self._solve_one(problem, method, key, deadline) for method in self.methods}
+    problem: ProblemOf
+    options: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]
+    objective: str
+    has_deadline: bool
+    partitions: bool
+    max_workers: int
+    batch: int
+    mesh: Mesh
 
-        def local(numbers: dict[str, Array], index: Array) -> dict[str, dict[str, Array]]:
-            return jax.lax.map(lambda cell: one(*cell), (numbers, index), batch_size=self._batch(max_workers))
+    def function(self) -> jax.stages.Wrapped:
+        """Cells, their indices, the key and the numbers among the options to the columns of each method."""
+        cells, same = PartitionSpec("cells"), PartitionSpec()
 
-        return jax.jit(jax.shard_map(local, mesh=self.mesh, in_specs=spec, out_specs=spec, check_vma=False))
+        def local(columns: Table, index: Array, key: Array | None, options: Any) -> dict[str, Table]:
+            def one(cell: tuple[dict[str, Array], Array]) -> dict[str, dict[str, Array]]:
+                numbers, index = dict(cell[0]), cell[1]
+                deadline = numbers.pop("deadline", None)
+                problem = self.problem(max_workers=self.max_workers, **numbers)
+                own = None if key is None else jax.random.fold_in(key, index)
+                return {
+                    method: self._solve(problem, method, own, deadline, dict(static) | options[method])
+                    for method, static in self.options
+                }
 
-    def _solve_one(
-        self, problem: Problem, method: str, key: Array | None, deadline: Array | None
+            return jax.lax.map(one, (columns, index), batch_size=self.batch)
+
+        return jax.jit(
+            jax.shard_map(
+                local, mesh=self.mesh, in_specs=(cells, cells, same, same), out_specs=cells, check_vma=False
+            )
+        )
+
+    def _solve(
+        self,
+        problem: Problem,
+        method: str,
+        key: Array | None,
+        deadline: Array | None,
+        options: dict[str, Any],
     ) -> dict[str, Array]:
-        options = dict(self.options[method])
         if method == "optimal" and self.objective == OBJECTIVES[1]:
             options |= {"objective": self.objective, "deadline": deadline}
         solution: Solution = solve(problem, method, key=key, written_out=True, **options)
@@ -335,6 +381,36 @@ class Sweep:
         if self.partitions and solution.rounded is not None:
             columns["partition"] = solution.rounded
         return columns
+
+
+@functools.lru_cache(maxsize=64)
+def _compiling(
+    program: Program, size: int, types: tuple[tuple[str, str], ...], given: Any, x64: bool
+) -> "Future[Callable[..., Any]]":
+    """The function of a program for chunks of `size`, compiled in a thread."""
+    sharding = NamedSharding(program.mesh, PartitionSpec("cells"))
+
+    def column(dtype: str) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((size,), jax.dtypes.canonicalize_dtype(dtype), sharding=sharding)
+
+    def compile_() -> Callable[..., Any]:
+        with jax.enable_x64(x64):  # a setting of each thread
+            columns = {name: column(dtype) for name, dtype in types}
+            key, numbers = jax.tree.unflatten(*given)
+            return program.function().lower(columns, column("int64"), key, numbers).compile()
+
+    thread = ThreadPoolExecutor(1)
+    coming = thread.submit(compile_)
+    thread.shutdown(wait=False)  # it ends with its work
+    return coming
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float | np.ndarray | np.floating | jax.Array)
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 @dataclasses.dataclass(frozen=True)

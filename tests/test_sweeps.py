@@ -162,7 +162,8 @@ def test_the_compiled_function_never_calls_back_to_the_host():
         partitions=True,
     )
     chunk = next(plan.chunks())
-    text = str(jax.make_jaxpr(plan.function(5))(plan.cells.take(chunk.cells), chunk.cells))
+    cells, options = plan.cells.take(chunk.cells), {method: {} for method in plan.methods}
+    text = str(jax.make_jaxpr(plan.program(5).function())(cells, chunk.cells, plan.key, options))
     assert "while" in text
     assert "callback" not in text
     assert "infeed" not in text

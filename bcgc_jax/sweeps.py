@@ -29,9 +29,9 @@ Table = dict[str, np.ndarray]
 
 # Sizes that partitions may be padded to, 1.25 apart.
 _LADDER = (1, 3, 5, 8, 12, 15, 19, 24, 30)
-# What compiling a size is worth, in cells · N^2.5: 11 s on two cores, where a cell of the optimum and of a
+# What compiling a size is worth, in cells · N^2.5: 5.5 s on two cores, where a cell of the optimum and of a
 # baseline takes 0.9 µs · N^2.5 (16 ms at N = 50, 5 ms at N = 30; measured together).
-_COMPILATION = 1.2e7
+_COMPILATION = 6e6
 # What a chunk takes at most, in cells · N²: 1 or 2 s for the optimum on two CPU cores.
 _CHUNK = 2**19
 # Entries, in cells · N², that a CPU takes at a time: more would leave its caches, fewer would leave lanes of

@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 
 from bcgc_jax.crossing import crossing_probability
 from bcgc_jax.distributions import Law
-from bcgc_jax.expectation import exceedance
+from bcgc_jax.expectation import exceedance, log_choices
 from bcgc_jax.order_statistics import all_rows, max_finish_time
 from bcgc_jax.partitions import cumulative_load, project_partition
 from bcgc_jax.problem import Problem, Status
@@ -94,31 +94,47 @@ def _ascend(
     def project(share: Array) -> Array:
         return project_partition(share, 1.0, workers)
 
-    def stages(share: Array) -> tuple[Array, Array, Array]:
-        def stage(share: Array, spread: Array) -> tuple[Array, tuple[Array, Array]]:
+    def stages(share: Array) -> tuple[Array, Array, Array, Array]:
+        def stage(share: Array, spread: Array) -> tuple[Array, tuple[Array, Array, Array]]:
             found = spectral_projected_gradient(
                 lambda x: log_odds(x, spread), project, share, tolerance=tolerance, max_steps=max_steps
             )
-            return found.point, (found.residual, found.num_steps)
+            return found.point, (found.value, found.residual, found.num_steps)
 
         spreads = jnp.asarray(_SPREADS if law.atomic() else (0.0,), problem.dtype)
-        share, (residuals, steps) = jax.lax.scan(stage, share, spreads)
-        return share, residuals[-1], jnp.sum(steps)
+        share, (values, residuals, steps) = jax.lax.scan(stage, share, spreads)
+        return share, values[-1], residuals[-1], jnp.sum(steps)
 
     level = np.arange(problem.max_workers)
     harmonic = jnp.where(problem.exists, jnp.asarray(1 / (level + 1.0), problem.dtype), 0)
     replicated = jnp.where(level == jnp.asarray(workers) - 1, 1.0, 0.0)
     # The best single level too: with workers that never answer P is flat until a level is empty.
-    singles = jnp.where(problem.exists[:, None], jnp.eye(level.size, dtype=problem.dtype), replicated)
-    single = singles[jnp.argmin(jax.lax.map(late, singles))]
+    late_at = jnp.where(problem.exists, _late_at_single_levels(law, workers, level.size, t), jnp.inf)
+    single = (level == jnp.argmin(late_at)).astype(problem.dtype)
     starts = (*(x / total for x in planned), harmonic / jnp.sum(harmonic), replicated, single)
-    shares, residuals, steps = jax.vmap(stages)(jnp.stack([x.astype(problem.dtype) for x in starts]))
-    probabilities = jnp.clip(1 - jax.lax.map(late, shares), 0, 1)
+    found = jax.vmap(stages)(jnp.stack([x.astype(problem.dtype) for x in starts]))
+    shares, log_odds_late, residuals, steps = found
+    # With atoms, what was minimised is spread.
+    on_time = 1 - jax.lax.map(late, shares) if law.atomic() else jax.nn.sigmoid(-log_odds_late)
+    probabilities = jnp.clip(on_time, 0, 1)
     best = jnp.argmax(probabilities)
     status = jnp.where(residuals[best] <= tolerance, int(Status.CONVERGED), int(Status.STEP_LIMIT))
     return CompletionResult(
         shares[best] * total, probabilities[best], best, probabilities, status, jnp.max(steps)
     )
+
+
+def _late_at_single_levels(law: Law, num_workers: ArrayLike, size: int, t: Array) -> Array:
+    """P((n+1) T_(N-n) > t), `[size]`: more than n of N workers are later than t / (n+1)."""
+    n, m = np.arange(size), np.arange(size + 1)
+    rows = all_rows(law, num_workers, size)
+    if rows is not None:
+        return jnp.mean((n + 1) * rows > t, axis=0).astype(t.dtype)
+    hazard = law.cumulative_hazard(t / (n + 1.0))[:, None]
+    early = jnp.log(jnp.maximum(-jnp.expm1(-hazard), _tiny(t)))
+    some = jnp.maximum(m, 1) * hazard  # m > n ≥ 0
+    log_term = log_choices(hazard[:, 0], num_workers) - some + jnp.maximum(num_workers - m, 0) * early
+    return jnp.sum(jnp.where(m > n[:, None], jnp.exp(log_term), 0), axis=1)
 
 
 def _tiny(q: Array) -> float:
@@ -141,9 +157,10 @@ def _late_smoothly(law: Law, load: Array, num_workers: ArrayLike, t: Array, spre
 
 
 class SpectralResult(NamedTuple):
-    """The last point, how far a projected gradient step would still move it, and the steps taken."""
+    """The last point, its value, how far a projected gradient step would move it, and the steps taken."""
 
     point: Array
+    value: Array
     residual: Array
     num_steps: Array
 
@@ -155,6 +172,7 @@ class _Search(NamedTuple):
     point: Array
     direction: Array
     scale: Array
+    value: Array
     slope: Array
     descent: Array
     residual: Array
@@ -200,6 +218,7 @@ def spectral_projected_gradient(
             point,
             steps[0],
             jnp.ones((), dtype),
+            value,
             slope,
             jnp.sum(slope * steps[0]),
             jnp.max(jnp.abs(steps[1])),
@@ -209,7 +228,15 @@ def spectral_projected_gradient(
 
     zero = jnp.zeros((), dtype)
     first = _Search(
-        jnp.asarray(0), start, 0 * start, zero, 0 * start, zero, zero + jnp.inf, jnp.zeros(_MEMORY, dtype)
+        jnp.asarray(0),
+        start,
+        0 * start,
+        zero,
+        zero,
+        0 * start,
+        zero,
+        zero + jnp.inf,
+        jnp.zeros(_MEMORY, dtype),
     )
     last = jax.lax.while_loop(go_on, round_, first)
-    return SpectralResult(last.point, last.residual, last.num_steps - 1)
+    return SpectralResult(last.point, last.value, last.residual, last.num_steps - 1)

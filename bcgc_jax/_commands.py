@@ -193,7 +193,7 @@ def solve_command(
                 # Searches over levels and over whole units take N² trials: padding would be felt.
                 max_workers=workers
                 if setup_cycles is not None or coordinates <= FEW_UNITS
-                else _max_workers(cycle_time, workers),
+                else padded_workers(workers, cycle_time),
                 setup_cycles=setup_cycles,
                 unit_costs=None if costs is None else jnp.asarray(costs),
             )
@@ -237,15 +237,6 @@ def solve_command(
     else:
         _print_table(rows, problem, limit, deadline)
         _print_law(rows, problem, seed)
-
-
-def _max_workers(law: Law, workers: int) -> int:
-    """What partitions are padded to. Not for atoms and rows, which have a trace in their shape, nor for
-    schemes of the user's own, which may count on N levels.
-    """
-    if law.atomic() or law.width() is not None or added_schemes():
-        return workers
-    return padded_workers(workers)
 
 
 def _solve_all(

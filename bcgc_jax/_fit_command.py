@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from bcgc_jax._arguments import SEED, Number, finite, format_option, trace_options
+from bcgc_jax._compilation import padded_workers
 from bcgc_jax._progress import progress
 from bcgc_jax.distributions import Empirical, Law
 from bcgc_jax.fits import MAX_TIMES, Fit, fit_laws
@@ -22,7 +23,7 @@ from bcgc_jax.likelihood import FAMILIES
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.runtime import block_runtime, expected_runtime
 from bcgc_jax.smooth_empirical import smooth_empirical, smooth_law_and_tail
-from bcgc_jax.solvers.solve import solve
+from bcgc_jax.solvers.solve import FEW_UNITS, solve
 from bcgc_jax.trace_statistics import Description, describe
 from bcgc_jax.traces import Trace, load_trace
 
@@ -204,12 +205,20 @@ def _plan(
 ) -> dict[str, Any]:
     """The optimum under `law`, and how long it takes under every law, and in the whole `steps` of a trace."""
     workers, coordinates, samples, cycles = question
-    solution = solve(Problem(law, workers, coordinates, samples, cycles))
-    counts = np.asarray(solution.rounded)
-    runtimes = {
-        other: finite(expected_runtime(Problem(law, workers, coordinates, samples, cycles), counts))
-        for other, law in known.items()
-    }
+
+    def problem(law: Law) -> Problem:
+        # A search over whole units takes N² trials: padding would be felt.
+        size = workers if coordinates <= FEW_UNITS else padded_workers(workers, law)
+        return Problem(law, workers, coordinates, samples, cycles, max_workers=size)
+
+    def runtime(problem: Problem) -> float | None:
+        padded = np.zeros(problem.max_workers, counts.dtype)
+        padded[:workers] = counts
+        return finite(expected_runtime(problem, padded))
+
+    solution = solve(problem(law))
+    counts = np.asarray(solution.rounded)[:workers]
+    runtimes = {other: runtime(problem(law)) for other, law in known.items()}
     row: dict[str, Any] = {
         "law": name,
         "expected_runtime": finite(solution.expected_runtime),

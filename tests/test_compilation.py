@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import pytest
 
+import bcgc_jax as bcgc
 from bcgc_jax import _compilation
 
 _ARGS = ("--format", "json", "--method", "time", "--method", "uncoded")
@@ -193,7 +194,10 @@ def test_the_library_leaves_the_configuration_alone():
 
 
 def test_numbers_of_workers_share_a_size():
-    assert [_compilation.padded_workers(n) for n in (1, 20, 32, 33, 1000)] == [32, 32, 32, 64, 1024]
+    law = bcgc.Uniform(1.0, 2.0)
+    sizes = [_compilation.padded_workers(n, law) for n in (1, 20, 32, 33, 1000)]
+    assert sizes == [32, 32, 32, 64, 1024]
+    assert _compilation.padded_workers(20, bcgc.Empirical([1.0, 2.0])) == 20
 
 
 def test_a_stopwatch_leaves_out_compiling_in_its_own_thread():

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from jax.scipy import special
 
-from bcgc_jax.crossing import crossing_probability, poisson_weight
+from bcgc_jax.crossing import Crossing, crossing_probability, poisson_weight
 from tests import oracles
 
 # Poisson weights
@@ -232,3 +232,15 @@ def test_crossing_probability_takes_any_leading_axes_also_outside_of_a_compiled_
         boundary = [Fraction(-math.expm1(-h)) for h in hazard[index][::-1]]
         expected = float(oracles.crossing_probability(boundary))
         np.testing.assert_allclose(result[index], expected, rtol=0, atol=6e-15)  # worst measured 1.3e-15
+
+
+def test_what_follows_a_failure_is_the_same_written_out_and_by_columns(x64):
+    hazard = -np.sort(-np.random.default_rng(3).exponential(size=(4, 7)), axis=1)
+
+    def renewals(num_workers, written_out):
+        return Crossing(hazard, num_workers, written_out).renewals()
+
+    for num_workers in (5, 7):
+        found, expected = (jax.jit(renewals, static_argnums=1)(num_workers, way) for way in (True, False))
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-300)

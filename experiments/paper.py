@@ -41,7 +41,7 @@ IN_FIG3 = tuple(m for m, theirs in METHODS.items() if theirs in ("optimal", "tim
 NUM_WORKERS, RATE = 20, 1e-3  # where the other one varies, and in Fig. 3
 WORKERS_GRID = (2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 35, 40, 45, 50)
 RATE_GRID = tuple(10 ** (e / 10) for e in range(-34, -25))
-REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference"
+REFERENCE = Path(__file__).resolve().parent / "published"
 
 WORKERS_LABEL = r"number of workers $N$"
 RATE_LABEL = r"rate $\mu$ of the cycle time (1 / unit of cycle time)"
@@ -227,7 +227,7 @@ def run(
     print_runtimes(rows, "4a", f"Fig. 4(a): expected runtime against the number of workers, rate {RATE:g}")
     print_runtimes(rows, "4b", f"Fig. 4(b): expected runtime against the rate, N = {NUM_WORKERS}")
     if not published:
-        print("\nNo published values in ../shared/reference: computed values only.")
+        print(f"\nNo published values in {reference}: computed values only.")
     elif any(row.scheme == "subgradient" for row in rows):
         print(
             '\nThe published scheme beside "subgradient" is the paper\'s "optimal", which is not the optimum.'

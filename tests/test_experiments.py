@@ -40,8 +40,6 @@ COMMANDS = {
 # "ferdinand_half" depends on a tie-break.
 TRUSTWORTHY = ("time", "frequency", "single_block", "tandon_partial", "ferdinand_full")
 
-needs_reference = pytest.mark.skipif(not paper.REFERENCE.is_dir(), reason="no published values here")
-
 
 def read_csv(path):
     with path.open(newline="") as file:
@@ -122,7 +120,6 @@ def test_the_timeline_is_that_of_figure_1(tmp_path, capsys):
 
 
 @pytest.mark.slow
-@needs_reference
 @pytest.mark.usefixtures("x64")
 def test_paper_stands_beside_the_published_values(tmp_path, capsys):
     paper.run(tmp_path, workers_grid=(10, 20), rate_grid=(1e-3, 10**-2.6))

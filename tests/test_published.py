@@ -10,16 +10,11 @@ import pytest
 
 import bcgc_jax as bcgc
 
-_REFERENCE = Path(__file__).parents[2] / "shared/reference"
-pytestmark = [
-    pytest.mark.skipif(
-        not _REFERENCE.exists(), reason="the published values are not laid out beside the project"
-    ),
-]
+_PUBLISHED = Path(__file__).parents[1] / "experiments/published"
 
 
 def _rows(name: str) -> list[dict[str, str]]:
-    with (_REFERENCE / name).open(newline="") as file:
+    with (_PUBLISHED / name).open(newline="") as file:
         return list(csv.DictReader(file))
 
 

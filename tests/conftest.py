@@ -11,7 +11,6 @@ import pytest
 from bcgc_jax import cli
 from bcgc_jax.solvers import schemes
 
-
 # Linux gives a process 65530 memory maps, and a compiled program takes several.
 _MANY_MAPS = 40_000
 

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import __main__ as benchmark
 from benchmarks import peers, planning, scaling, timing
-from tests.oracles import crossing_probability
+from tests.oracles.exact import crossing_probability
 
 
 def test_the_peers_projection_meets_the_optimality_conditions():

@@ -13,7 +13,7 @@ import pytest
 from jax.scipy import special
 
 from bcgc_jax.crossing import Crossing, crossing_probability, poisson_weight
-from tests import oracles
+from tests.oracles import exact as oracles
 
 # Poisson weights
 

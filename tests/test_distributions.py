@@ -15,7 +15,7 @@ import scipy.stats
 from jax import Array
 
 import bcgc_jax as bcgc
-from tests import oracles
+from tests.oracles import exact as oracles
 
 HAZARDS = [
     1e-12,

@@ -13,8 +13,8 @@ from scipy import integrate, stats
 
 import bcgc_jax as bcgc
 from bcgc_jax.expectation import NUM_NODES, expected_max
-from tests import runtime_oracles as oracles
-from tests.runtime_oracles import ATOMIC, CASES, CONTINUOUS
+from tests.oracles import runtimes as oracles
+from tests.oracles.runtimes import ATOMIC, CASES, CONTINUOUS
 
 SIZE = 50
 # κ = M b / N is not 1, and no two of its parts are equal.

@@ -15,7 +15,7 @@ import scipy.stats
 
 import bcgc_jax as bcgc
 from bcgc_jax.order_statistics import simulate_max, threefry
-from tests import oracles
+from tests.oracles import exact as oracles
 
 # Random bits
 

@@ -10,7 +10,7 @@ import pytest
 import scipy.optimize
 
 import bcgc_jax as bcgc
-from tests import oracles
+from tests.oracles import exact as oracles
 
 
 def ascending_levels(num_workers: int, num_coordinates: int) -> np.ndarray:

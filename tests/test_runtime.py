@@ -11,8 +11,8 @@ import pytest
 from scipy import optimize
 
 import bcgc_jax as bcgc
-from tests import runtime_oracles as oracles
-from tests.runtime_oracles import CASES
+from tests.oracles import runtimes as oracles
+from tests.oracles.runtimes import CASES
 
 SAMPLES, CYCLES = 6.0, 0.7
 

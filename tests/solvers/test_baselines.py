@@ -9,7 +9,7 @@ from scipy import integrate, optimize
 
 import bcgc_jax as bcgc
 from bcgc_jax.solvers.baselines import ferdinand_partition, tandon_partial_runtime
-from tests.runtime_oracles import CASES
+from tests.oracles.runtimes import CASES
 
 N, L, M, B = 6, 90, 14, 1.3
 SCALE = M * B * L / N

@@ -7,8 +7,8 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.solvers.closed_form import time_partition
-from tests import runtime_oracles as oracles
-from tests.runtime_oracles import CASES
+from tests.oracles import runtimes as oracles
+from tests.oracles.runtimes import CASES
 
 N, L, M, B = 6, 90, 14.0, 1.3
 NAME = "shifted_exponential"

@@ -12,8 +12,8 @@ from scipy import optimize
 import bcgc_jax as bcgc
 from bcgc_jax.solvers.closed_form import time_partition
 from bcgc_jax.solvers.subgradient import scale_by_accumulated_norm, subgradient_partition
-from tests import runtime_oracles as oracles
-from tests.runtime_oracles import CASES
+from tests.oracles import runtimes as oracles
+from tests.oracles.runtimes import CASES
 
 TOTAL, SAMPLES, CYCLES = 700, 6.0, 0.7
 

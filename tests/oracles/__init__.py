@@ -1,1 +1,1 @@
-"""Answers that share no code with the package: `exact` in mpmath and fractions, `runtimes` in NumPy and SciPy."""
+"""Answers that share no code with the package: `exact` in mpmath and fractions, `runtimes` in NumPy, SciPy."""

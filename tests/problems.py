@@ -1,0 +1,13 @@
+"""Problems of one shape for all tests, so that they share what is compiled for them."""
+
+import bcgc_jax as bcgc
+
+# What all are padded to: programs differ in the kind of law and the precision alone.
+SIZE = 12
+
+
+def padded(
+    law: bcgc.Law, num_workers: int, coordinates: int = 20_000, samples: float = 1.0, cycles: float = 1.0
+) -> bcgc.Problem:
+    """Too many coordinates for the search over whole units, which is a program of its own."""
+    return bcgc.Problem(law, num_workers, coordinates, float(samples), float(cycles), max_workers=SIZE)

@@ -180,6 +180,9 @@ def _two_groups(rng, size: int) -> np.ndarray:
 
 
 TWO_GROUPS = [bcgc.Weibull(2.7, 1.3, 1.9)] * 2 + [bcgc.ShiftedExponential(3.2, 0.35)] * 2
+# As many draws as there are measured rows: programs for these serve here, too.
+SIZES = {"num_draws": S, "num_replications": 8}
+FRESH = 8 * S
 
 
 @pytest.mark.slow
@@ -199,33 +202,30 @@ def test_slow_and_fast_workers_get_a_plan_that_beats_those_for_workers_alike():
 
 def test_every_method_is_judged_by_the_same_draws():
     problem, key = _problem(TWO_GROUPS), jax.random.key(5)
-    sizes = {"num_draws": 500, "num_replications": 4}
-    fresh = np.asarray(draw_problems(key, problem, **sizes)[1].cycle_time.rows())
-    assert fresh.shape == (2000, N)
+    fresh = np.asarray(draw_problems(key, problem, **SIZES)[1].cycle_time.rows())
+    assert fresh.shape == (FRESH, N)
     for method in ("time", "uncoded", "tandon:2"):
-        solution = bcgc.solve(problem, method, key=key, **sizes)
+        solution = bcgc.solve(problem, method, key=key, **SIZES)
         runtimes = _runtimes(np.asarray(solution.partition), fresh)
         np.testing.assert_allclose(solution.expected_runtime, runtimes.mean(), rtol=1e-12)
-        np.testing.assert_allclose(solution.runtime_error, runtimes.std(ddof=1) / np.sqrt(2000), rtol=1e-9)
-    limit = bcgc.solve(problem, "limit", key=key, **sizes)
+        np.testing.assert_allclose(solution.runtime_error, runtimes.std(ddof=1) / np.sqrt(FRESH), rtol=1e-9)
+    limit = bcgc.solve(problem, "limit", key=key, **SIZES)
     each = L * M * B / np.sum(1 / fresh, axis=1)
     np.testing.assert_allclose(limit.expected_runtime, each.mean(), rtol=1e-12)
-    np.testing.assert_allclose(limit.runtime_error, each.std() / np.sqrt(2000), rtol=0.8)
-    partial = bcgc.solve(problem, "tandon_partial", key=key, alpha=3.5, **sizes)
+    np.testing.assert_allclose(limit.runtime_error, each.std() / np.sqrt(FRESH), rtol=0.8)
+    partial = bcgc.solve(problem, "tandon_partial", key=key, alpha=3.5, **SIZES)
     s = np.arange(1, N)
     costs = (s + 1) / (s + 3.5) * np.maximum(3.5 * fresh[:, 1:], fresh[:, :1]).mean(axis=0)
     np.testing.assert_allclose(partial.expected_runtime, SCALE * L * costs.min(), rtol=1e-12)
-    infeasible = bcgc.solve(problem, "ferdinand:7", key=key, **sizes)
+    infeasible = bcgc.solve(problem, "ferdinand:7", key=key, **SIZES)
     assert infeasible.status == bcgc.Status.INFEASIBLE
     assert np.isnan(infeasible.expected_runtime)
 
 
 def test_unlike_workers_go_under_vmap():
-    sizes = {"num_draws": 60, "num_replications": 8}
-
     def solve(shift):
-        laws = [bcgc.ShiftedExponential(3.2, shift)] * 3 + [bcgc.Weibull(2.7, 1.3, 1.9)]
-        return bcgc.solve(_problem(laws), "frequency", key=jax.random.key(6), **sizes)
+        laws = [*TWO_GROUPS[:2], *[bcgc.ShiftedExponential(3.2, shift)] * 2]
+        return bcgc.solve(_problem(laws), "frequency", key=jax.random.key(6), **SIZES)
 
     batch = jax.vmap(solve)(jnp.array([0.35, 1.7]))
     for i, shift in enumerate([0.35, 1.7]):
@@ -237,17 +237,16 @@ def test_unlike_workers_go_under_vmap():
 
 def test_a_deadline_and_an_added_scheme_work_for_unlike_workers():
     problem, key = _problem(TWO_GROUPS), jax.random.key(5)
-    sizes = {"num_draws": 60, "num_replications": 8}
     deadline = 2.2e4
     goal = {"objective": "completion-probability", "deadline": deadline}
-    solution = bcgc.solve(problem, key=key, **goal, **sizes)
+    solution = bcgc.solve(problem, key=key, **goal, **SIZES)
     rows = _two_groups(np.random.default_rng(4), 50_000)
     probability = (_runtimes(np.asarray(solution.partition), rows) <= deadline).mean()
     assert 0.1 < probability < 0.95
-    error = np.sqrt(probability * (1 - probability) / (60 * 8))
+    error = np.sqrt(probability * (1 - probability) / FRESH)
     assert abs(solution.completion_probability - probability) < 4 * error
     bcgc.register_scheme("slowest", lambda problem, times: times[..., 0], gives="runtime")
-    slowest = bcgc.solve(problem, "slowest", key=key)
+    slowest = bcgc.solve(problem, "slowest", key=key, **SIZES)
     assert abs(slowest.expected_runtime - rows[:, 0].mean()) < 5 * rows[:, 0].std() / np.sqrt(50_000)
 
 

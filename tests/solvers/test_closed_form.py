@@ -1,12 +1,13 @@
 """The closed forms of Theorems 2 and 3."""
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import pytest
 from scipy import integrate, optimize, stats
 
 import bcgc_jax as bcgc
 from bcgc_jax.solvers.closed_form import frequency_partition, partition_for_times, time_partition
+from tests.problems import SIZE, padded
 
 
 def _beta_expectation(quantile, function, k: int, n: int) -> float:
@@ -27,7 +28,7 @@ def _closed_form(times: list[float], total: float) -> np.ndarray:
 def test_the_partition_for_given_times_solves_the_linear_programme(x64):
     times = np.array([9.0, 4.5, 4.0, 1.5, 0.7])  # slowest first
     problem = bcgc.Problem(bcgc.Uniform(0.5, 10.0), 5, 120, 3)
-    found = np.asarray(partition_for_times(problem, jnp.asarray(times)))
+    found = np.asarray(jax.jit(partition_for_times)(problem, times))
     loads = np.tril(np.ones((5, 5))) * np.arange(1, 6)
     best = optimize.linprog(
         [0] * 5 + [1],
@@ -48,17 +49,17 @@ def test_the_partition_for_given_times_solves_the_linear_programme(x64):
     ],
 )
 def test_both_closed_forms_agree_with_independent_quadrature(x64, law, quantile):
-    problem = bcgc.Problem(law, 7, 1_000)
+    problem = padded(law, 7)
     times = [_beta_expectation(quantile, lambda t: t, k, 7) for k in range(1, 8)]
     rates = [1 / _beta_expectation(quantile, lambda t: 1 / t, k, 7) for k in range(1, 8)]
-    np.testing.assert_allclose(time_partition(problem), _closed_form(times, 1_000), rtol=1e-7)
-    np.testing.assert_allclose(frequency_partition(problem), _closed_form(rates, 1_000), rtol=1e-7)
+    np.testing.assert_allclose(time_partition(problem)[:7], _closed_form(times, 20_000), rtol=1e-7)
+    np.testing.assert_allclose(frequency_partition(problem)[:7], _closed_form(rates, 20_000), rtol=1e-7)
 
 
 def test_a_time_of_zero_puts_everything_at_the_highest_level(x64):
     # E[1/T_(1)] of an exponential diverges.
-    problem = bcgc.Problem(bcgc.ShiftedExponential(0.8), 4, 30, max_workers=6)
-    assert frequency_partition(problem).tolist() == [0, 0, 0, 30, 0, 0]
+    problem = padded(bcgc.ShiftedExponential(0.8), 4, 30)
+    assert frequency_partition(problem).tolist() == [0, 0, 0, 30] + [0] * (SIZE - 4)
 
 
 def test_an_infinite_time_leaves_its_level_empty(x64):
@@ -79,6 +80,6 @@ def test_padding_changes_nothing(x64):
     law = bcgc.Weibull(2.0, 0.7, 0.1)
     for form in (time_partition, frequency_partition):
         alone = np.asarray(form(bcgc.Problem(law, 5, 77)))
-        padded = np.asarray(form(bcgc.Problem(law, 5, 77, max_workers=9)))
-        np.testing.assert_allclose(padded[:5], alone, rtol=1e-12)
-        assert padded[5:].tolist() == [0] * 4
+        more = np.asarray(form(padded(law, 5, 77)))
+        np.testing.assert_allclose(more[:5], alone, rtol=1e-12)
+        assert more[5:].tolist() == [0] * (SIZE - 5)

@@ -52,7 +52,8 @@ def test_each_problem_has_its_own_number_of_rounds(lanes):
     steps, largest = jax.jit(jax.vmap(lambda n: run(n, 1, lanes)))(starts)
     expected = [_by_hand(int(n), 1) for n in starts]
     np.testing.assert_array_equal(np.stack([steps, largest], axis=1), expected)
-    alone = [run(int(n), 1, lanes) for n in starts]
+    one = jax.jit(lambda n: run(n, 1, lanes))
+    alone = [one(int(n)) for n in starts]
     np.testing.assert_array_equal(np.stack(alone), expected)
 
 

@@ -7,8 +7,15 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.solvers.solve import is_baseline
+from tests.problems import SIZE, padded
 
-PROBLEM = bcgc.Problem(bcgc.ShiftedExponential(1e-3, 50.0), 6, 5_000, 50)
+PROBLEM = padded(bcgc.ShiftedExponential(1e-3, 50.0), 6, 5_000, 50)
+
+
+def _rounded(method: str) -> list[int]:
+    counts = bcgc.solve(PROBLEM, method).rounded.tolist()
+    assert not any(counts[6:])
+    return counts[:6]
 
 
 def test_a_partition_is_rounded_evaluated_and_certified(x64):
@@ -18,7 +25,7 @@ def test_a_partition_is_rounded_evaluated_and_certified(x64):
 
     bcgc.register_scheme("halves", halves, label="half and half")
     solution = bcgc.solve(PROBLEM, "halves")
-    assert solution.rounded.tolist() == [2500, 0, 0, 0, 0, 2500]
+    assert solution.rounded.tolist() == [2500, 0, 0, 0, 0, 2500] + [0] * (SIZE - 6)
     # By hand: all of T_(6) before half of the work, T_(1) for the rest: simulated over NumPy draws.
     times = np.sort(50 + 1000 * np.random.default_rng(0).standard_exponential((200_000, 6)), axis=1)
     draws = 50 / 6 * np.maximum(times[:, -1] * 2500, times[:, 0] * (2500 + 6 * 2500))
@@ -26,16 +33,16 @@ def test_a_partition_is_rounded_evaluated_and_certified(x64):
     assert abs(float(solution.expected_runtime) - draws.mean()) < 4 * error
     assert float(solution.lower_bound) <= float(bcgc.solve(PROBLEM).expected_runtime)
     # In a batch, the number of workers traced.
-    padded = jax.vmap(
-        lambda n: bcgc.solve(bcgc.Problem(PROBLEM.cycle_time, n, 5_000, 50, max_workers=8), "halves")
+    batch = jax.vmap(
+        lambda n: bcgc.solve(padded(PROBLEM.cycle_time, n, 5_000, 50), "halves")
     )(jnp.array([6, 8]))
-    np.testing.assert_allclose(padded.expected_runtime[0], solution.expected_runtime, rtol=1e-12)
-    assert padded.rounded[1].tolist() == [2500, 0, 0, 0, 0, 0, 0, 2500]
+    np.testing.assert_allclose(batch.expected_runtime[0], solution.expected_runtime, rtol=1e-12)
+    assert batch.rounded[1].tolist() == [2500, 0, 0, 0, 0, 0, 0, 2500] + [0] * (SIZE - 8)
 
 
 def test_levels_are_counted_also_for_units_of_unequal_cost():
     bcgc.register_scheme("comb", lambda problem, unit: unit % 3, gives="levels")
-    assert bcgc.solve(PROBLEM, "comb").rounded.tolist() == [1667, 1667, 1666, 0, 0, 0]
+    assert _rounded("comb") == [1667, 1667, 1666, 0, 0, 0]
     units = bcgc.Problem(PROBLEM.cycle_time, 4, 5, unit_costs=np.array([5.0, 1.0, 2.0, 4.0, 8.0]))
     np.testing.assert_allclose(bcgc.solve(units, "comb").partition, [9.0, 9.0, 2.0, 0.0])
 
@@ -65,7 +72,7 @@ def test_a_scheme_may_not_exist_and_says_so_with_nan():
 
     bcgc.register_scheme("odd_only", odd_only)
     statuses = [
-        int(bcgc.solve(bcgc.Problem(PROBLEM.cycle_time, n, 10, max_workers=6), "odd_only").status)
+        int(bcgc.solve(padded(PROBLEM.cycle_time, n, 10), "odd_only").status)
         for n in (5, 6)
     ]
     assert statuses == [bcgc.Status.CONVERGED, bcgc.Status.INFEASIBLE]
@@ -74,10 +81,10 @@ def test_a_scheme_may_not_exist_and_says_so_with_nan():
 @pytest.mark.parametrize(
     ("function", "gives", "words"),
     [
-        (lambda p: jnp.ones(p.max_workers), "partition", "sum 6"),
-        (lambda p: jnp.zeros(3), "partition", r"shape \(6,\)"),
-        (lambda p: jnp.zeros(6).at[:2].set(jnp.array([6e3, -1e3])), "partition", "from -1000"),
-        (lambda p, unit: unit, "levels", "sum 6"),
+        (lambda p: jnp.ones(p.max_workers), "partition", "sum 12"),
+        (lambda p: jnp.zeros(3), "partition", r"shape \(12,\)"),
+        (lambda p: jnp.zeros(SIZE).at[:2].set(jnp.array([6e3, -1e3])), "partition", "from -1000"),
+        (lambda p, unit: unit, "levels", "over 6 levels: .*sum 12"),
         (lambda p, unit: 0, "levels", "one level a coordinate"),
         (lambda p, times: times, "runtime", "into runtimes"),
     ],

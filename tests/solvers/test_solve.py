@@ -9,6 +9,7 @@ import bcgc_jax as bcgc
 from bcgc_jax.solvers.closed_form import time_partition
 from tests.oracles import runtimes as oracles
 from tests.oracles.runtimes import CASES
+from tests.problems import SIZE
 
 N, L, M, B = 6, 90, 14.0, 1.3
 NAME = "shifted_exponential"
@@ -26,7 +27,8 @@ CLOSED = (
 
 
 def _problem(**changed) -> bcgc.Problem:
-    arguments = {"num_workers": N, "num_coordinates": L, "num_samples": M, "cycles": B, **changed}
+    arguments = {"num_workers": N, "num_coordinates": L, "num_samples": M, "cycles": B, "max_workers": SIZE}
+    arguments |= changed
     return bcgc.Problem(CASE.law(), **arguments)
 
 
@@ -96,6 +98,9 @@ def test_a_solution_is_whole_evaluated_and_certified(method):
     problem = _problem()
     solution = bcgc.solve(problem, method)
     partition, rounded = np.asarray(solution.partition), np.asarray(solution.rounded)
+    assert not np.any(partition[N:])
+    assert not np.any(rounded[N:])
+    partition, rounded = partition[:N], rounded[:N]
     np.testing.assert_allclose(partition.sum(), L, rtol=1e-12)
     assert partition.min() >= 0
     assert rounded.sum() == L
@@ -125,13 +130,13 @@ def test_single_levels_are_where_they_say():
         ("ferdinand_full", 5),
     ):
         partition = bcgc.solve(_problem(), method).partition
-        np.testing.assert_allclose(partition, L * np.eye(N)[level], rtol=1e-12)
+        np.testing.assert_allclose(partition, L * np.eye(SIZE)[level], rtol=1e-12)
 
 
 @pytest.mark.parametrize("method", ["time", "tandon_partial"])
 @pytest.mark.usefixtures("x64")
 def test_a_batch_over_workers_and_rates_is_the_loop(method):
-    def solve(workers, rate, max_workers=9):
+    def solve(workers, rate, max_workers=SIZE):
         law = bcgc.ShiftedExponential(rate, 50.0)
         return bcgc.solve(bcgc.Problem(law, workers, L, M, B, max_workers=max_workers), method)
 
@@ -139,7 +144,7 @@ def test_a_batch_over_workers_and_rates_is_the_loop(method):
     batch = jax.jit(jax.vmap(solve))(workers, rates)
     for i, n in enumerate(workers.tolist()):
         # The last one without padding.
-        single = solve(n, float(rates[i]), max_workers=N if n == N and method == "time" else 9)
+        single = solve(n, float(rates[i]), max_workers=N if n == N and method == "time" else SIZE)
         np.testing.assert_allclose(batch.expected_runtime[i], single.expected_runtime, rtol=1e-9)
         assert int(batch.status[i]) == int(single.status)
         if method != "tandon_partial":
@@ -169,7 +174,7 @@ def test_it_goes_into_the_callers_jit_and_comes_out_the_same():
 @pytest.mark.usefixtures("x64")
 def test_the_runtime_of_a_solution_has_a_slope_in_the_law():
     def runtime(rate):
-        problem = bcgc.Problem(bcgc.ShiftedExponential(rate, 50.0), N, L, M, B)
+        problem = bcgc.Problem(bcgc.ShiftedExponential(rate, 50.0), N, L, M, B, max_workers=SIZE)
         return bcgc.solve(problem, "uncoded").expected_runtime
 
     # E T_(N) = shift + H_N / rate.
@@ -197,11 +202,8 @@ def test_the_status_says_what_came_of_it():
 
 @pytest.mark.usefixtures("x64")
 def test_one_worker_alone_has_no_partial_stragglers():
-    law = CASE.law()
-    alone = bcgc.solve(bcgc.Problem(law, 1, L), "tandon_partial")
-    batch = jax.vmap(lambda n: bcgc.solve(bcgc.Problem(law, n, L, max_workers=4), "tandon_partial"))(
-        jnp.array([1, 4])
-    )
+    alone = bcgc.solve(bcgc.Problem(CASE.law(), 1, L), "tandon_partial")
+    batch = jax.vmap(lambda n: bcgc.solve(_problem(num_workers=n), "tandon_partial"))(jnp.array([1, 4]))
     assert int(alone.status) == int(batch.status[0]) == bcgc.Status.INFEASIBLE
     assert np.isnan(alone.expected_runtime)
     assert np.isnan(batch.expected_runtime[0])

@@ -60,7 +60,7 @@ def expected_max(
     `crossing_probability`.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
-    >>> result = expected_max(ShiftedExponential(rate=1.0), jnp.array([1.0, 1.0]), 2)
+    >>> result = jax.jit(expected_max)(ShiftedExponential(rate=1.0), jnp.array([1.0, 1.0]), 2)
     >>> round(float(result.value), 5)  # E T_(2) = 1/2 + 1
     1.5
     """

@@ -112,9 +112,10 @@ def integrate_runtime(problem: Problem, partition: ArrayLike, *, num_nodes: int 
     r"""Exact E τ̂(x,T) with an estimate of its quadrature error, `(value, error)`, both absolute.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
-    >>> problem = Problem(ShiftedExponential(rate=1.0), num_workers=2, num_coordinates=1, num_samples=2.0)
-    >>> round(float(integrate_runtime(problem, [1.0, 0.0]).value), 5)  # E T_(2) = 3/2
-    1.5
+    >>> problem = Problem(ShiftedExponential(rate=1.0), num_workers=3, num_coordinates=1, num_samples=3.0)
+    >>> x = jnp.array([1.0, 0.0, 0.0])
+    >>> round(float(integrate_runtime(problem, x).value), 4)  # E T_(3) = 1/3 + 1/2 + 1
+    1.8333
     """
     x = as_partition(problem, partition)
     result = expected_max(problem.cycle_time, load_of(problem, x), problem.num_workers, num_nodes=num_nodes)
@@ -139,10 +140,11 @@ def expected_runtime(problem: Problem, partition: ArrayLike) -> Array:
 def completion_probability(problem: Problem, partition: ArrayLike, deadline: ArrayLike) -> Array:
     r"""P(τ̂(x,T) ≤ deadline), exact; `deadline` of any shape gives that shape.
 
-    >>> from bcgc_jax.distributions import Uniform
-    >>> problem = Problem(Uniform(0.0, 1.0), num_workers=2, num_coordinates=1, num_samples=2.0)
-    >>> round(float(completion_probability(problem, [1.0, 0.0], 0.5)), 5)  # both below 1/2
-    0.25
+    >>> from bcgc_jax.distributions import ShiftedExponential
+    >>> problem = Problem(ShiftedExponential(rate=1.0), num_workers=3, num_coordinates=1, num_samples=3.0)
+    >>> x, deadline = jnp.array([1.0, 0.0, 0.0]), float(jnp.log(2.0))
+    >>> round(float(completion_probability(problem, x, deadline)), 5)  # all three below the median
+    0.125
     """
     x = as_partition(problem, partition)
     t = jnp.asarray(deadline, x.dtype) / problem.scale
@@ -167,8 +169,8 @@ def certificate(
     `crossing_probability`, are static.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
-    >>> problem = Problem(ShiftedExponential(rate=1.0, shift=1.0), num_workers=2, num_coordinates=10)
-    >>> c = certificate(problem, [10.0, 0.0])
+    >>> problem = Problem(ShiftedExponential(rate=1.0, shift=1.0), num_workers=3, num_coordinates=10)
+    >>> c = certificate(problem, jnp.array([10.0, 0.0, 0.0]))
     >>> bool(c.lower_bound <= c.expected_runtime)
     True
     """

@@ -11,6 +11,34 @@ import pytest
 from bcgc_jax import cli
 from bcgc_jax.solvers import schemes
 
+# Files that share programs go to one process, in this order, and the rest behind them, a file at a time.
+_GROUPS = {
+    "tests/test_second_calls.py": "examples",
+    "bcgc_jax/fits.py": "fits",
+    "tests/test_fits.py": "fits",
+    "tests/solvers/": "solvers",
+    "tests/test_sweeps.py": "solvers",
+    "bcgc_jax/": "examples",
+}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """Groups for the processes; examples that start processes are of the tier `slow`, as such tests are."""
+    order = list(dict.fromkeys(_GROUPS.values()))
+
+    def group(item: pytest.Item) -> str:
+        own = item.nodeid.partition("::")[0]
+        return next((name for start, name in _GROUPS.items() if own.startswith(start)), own)
+
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+        if item.nodeid.startswith("bcgc_jax/cluster/"):
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: order.index(group(item)) if group(item) in order else len(order))
+    return (yield)
+
+
 # Linux gives a process 65530 memory maps, and a compiled program takes several.
 _MANY_MAPS = 40_000
 

@@ -57,6 +57,7 @@ def _entries(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*-cache") if path.is_file()]
 
 
+@pytest.mark.slow
 def test_another_process_finds_its_programs_for_another_n_rate_and_method(tmp_path):
     place = {"XDG_CACHE_HOME": str(tmp_path), "LOCALAPPDATA": str(tmp_path), "HOME": str(tmp_path)}
     first, _, compiled = _bcgc(*_solve(20, "1e-3"), **place)

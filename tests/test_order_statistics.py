@@ -72,7 +72,7 @@ def check_same_joint_law(draws: np.ndarray, reference: np.ndarray) -> None:
 @pytest.mark.parametrize("name", list(CONTINUOUS))
 def test_sorted_draws_have_the_joint_law_of_a_sort(name, precision):
     law, frozen = CONTINUOUS[name]
-    draws = jax.jit(lambda key: bcgc.sorted_cycle_times(key, law, 5, 20_000))(jax.random.key(29))
+    draws = bcgc.sorted_cycle_times(jax.random.key(29), law, 5, 20_000)
     assert draws.dtype == precision
     draws = np.asarray(draws, float)
     assert (draws[:, :-1] >= draws[:, 1:]).all()
@@ -100,10 +100,12 @@ def test_sorted_draws_with_a_traced_number_of_workers_are_padded_with_the_infimu
 
 def test_sorted_draws_depend_on_the_key_and_on_nothing_else():
     law = bcgc.Weibull(*WEIBULL)
-    draw = jax.jit(lambda key: bcgc.sorted_cycle_times(key, law, 4, 500))
-    first, again, other = (np.asarray(draw(jax.random.key(seed))) for seed in (41, 41, 43))
+    first, again, other = (
+        np.asarray(bcgc.sorted_cycle_times(jax.random.key(seed), law, 5, 20_000)) for seed in (41, 41, 43)
+    )
     np.testing.assert_array_equal(first, again)
-    assert not np.isin(first, other).any()
+    # Of some only: float32 has few numbers for so many draws.
+    assert not np.isin(first[:400], other[:400]).any()
 
 
 def test_sorted_draws_of_an_atomic_law_are_counted(precision):
@@ -174,9 +176,10 @@ def test_simulated_maximum_has_the_law_of_a_sort(num_workers, precision):
     law, frozen = CONTINUOUS["Weibull"]
     # Beyond the workers the load repeats, and a level without load does not count.
     load = np.array([0.0, 3.1, 7.0, 7.0, 7.0]) if num_workers == 3 else LOAD
-    draw = jax.jit(lambda key, load, n: simulate_max(key, law, load, n, 20_000))
-    largest = np.asarray(draw(jax.random.key(59), load.astype(precision), num_workers), float)
-    expected = (numpy_sorted(frozen, (60_000, num_workers), seed=61) * load[:num_workers]).max(axis=1)
+    load = load.astype(precision)
+    largest = np.asarray(simulate_max(jax.random.key(59), law, load, num_workers, 20_000), float)
+    reference = numpy_sorted(frozen, (60_000, num_workers), seed=61)
+    expected = (reference * load[:num_workers].astype(float)).max(axis=1)
     assert scipy.stats.ks_2samp(largest, expected).pvalue > 1e-3
 
 
@@ -243,17 +246,22 @@ def test_simulated_maximum_in_a_batch_equals_a_loop(x64):
 SIZES = (1, 7, 1000)
 
 
-@functools.partial(jax.jit, static_argnames=("num_workers", "functions"))
-def expectations(law, num_workers, functions=(None,)):
-    """`[len(functions), len(num_workers), max(num_workers)]`, one batch over traced numbers of workers."""
-
+@functools.partial(jax.jit, static_argnames="largest")
+def _compiled(law, num_workers, largest):
     def one(n):
         return [
-            bcgc.expected_order_statistics(law, n, function, max_workers=max(num_workers))
-            for function in functions
+            bcgc.expected_order_statistics(law, n, function, max_workers=largest)
+            for function in (None, reciprocal)
         ]
 
-    return jnp.stack(jax.vmap(one)(jnp.asarray(num_workers)))
+    return jnp.stack(jax.vmap(one)(num_workers))
+
+
+def expectations(law, num_workers, largest=SIZES[-1]) -> np.ndarray:
+    """E T_(k) and E 1/T_(k), `[2, len(num_workers), largest]`: one program for each kind of law."""
+    law = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), law)
+    sizes = np.resize(num_workers, len(SIZES))
+    return np.asarray(_compiled(law, sizes, largest))[:, : len(num_workers)]
 
 
 def reciprocal(t):
@@ -298,13 +306,13 @@ def log_logistic(scale, shape):
     return bcgc.FromHazard(log_logistic_hazard, log_logistic_inverse, parameters=(scale, shape))
 
 
-def check_expectations(law, powers, reference, precision, sizes=SIZES, rtol=None) -> None:
+def check_expectations(law, powers, reference, precision, sizes=SIZES, rtol=None, largest=SIZES[-1]) -> None:
     """E T^power for every one of `powers`, 1 or -1, at every size and every rank of `ranks`; the padding."""
     rtol = rtol or {"float32": 2e-6, "float64": 1e-14}[precision.name]
-    functions = tuple({1: None, -1: reciprocal}[power] for power in powers)
-    result = expectations(law, sizes, functions)
+    result = expectations(law, sizes, largest)
     assert result.dtype == precision
-    for power, rows in zip(powers, np.asarray(result, float), strict=True):
+    for power in powers:
+        rows = result[0 if power == 1 else 1].astype(float)
         infimum = np.asarray(law.infimum() if power == 1 else reciprocal(law.infimum()))
         for row, n in zip(rows, sizes, strict=True):
             expected = [reference(n, k, power) for k in ranks(n)]
@@ -379,7 +387,7 @@ QUADRATURE = {
 def test_expectations_are_those_of_mpmath(name, x64):
     _, build, parameters, chosen = QUADRATURE[name]
     sizes = tuple(sorted({n for n, _ in chosen}))
-    result = np.asarray(expectations(build(*parameters), sizes, (None, reciprocal)))
+    result = expectations(build(*parameters), sizes)
     for power, rows in zip((1, -1), result, strict=True):
         actual = [rows[sizes.index(n), n - k] for n, k in chosen]
         expected = [reference_by_quadrature(name, n, k, power) for n, k in chosen]
@@ -394,7 +402,7 @@ def test_mean_reciprocals_are_infinite_exactly_where_too_much_lies_next_to_zero(
         (bcgc.Weibull(2.3, 0.3), 0.3),
         (bcgc.Weibull(2.3, 3.4), 3.4),
     ]:
-        result = np.asarray(expectations(law, (6,), (reciprocal,)))[0, 0, ::-1]
+        result = expectations(law, (6,))[1, 0, 5::-1]
         np.testing.assert_array_equal(np.isinf(result), power * np.arange(1, 7) <= 1)
         assert (np.diff(result[np.isfinite(result)]) < 0).all()
 
@@ -402,7 +410,7 @@ def test_mean_reciprocals_are_infinite_exactly_where_too_much_lies_next_to_zero(
 def test_padding_and_a_traced_number_of_workers_change_nothing(x64):
     law = bcgc.Weibull(*WEIBULL)
     padded = expectations(law, (7, 11))[0, 0, :7]
-    alone = jax.jit(lambda law: bcgc.expected_order_statistics(law, 7))(law)
+    alone = bcgc.expected_order_statistics(law, 7)
     np.testing.assert_allclose(alone, padded, rtol=3e-15)  # worst measured 6e-16
 
 
@@ -429,12 +437,13 @@ def test_expectations_of_atomic_laws_are_binomial_sums(name, x64):
         return oracles.atomic_order_statistic(atoms, shares, n, k, lambda t: t**power)
 
     # worst measured 7e-15
-    check_expectations(build(), (1, -1), reference, np.dtype("float64"), sizes=(1, 6, 50), rtol=4e-14)
+    sizes, precision = (1, 6, 50), np.dtype("float64")
+    check_expectations(build(), (1, -1), reference, precision, sizes, rtol=4e-14, largest=50)
 
 
 def test_a_worker_that_may_never_answer_makes_every_mean_infinite_and_no_mean_reciprocal(precision):
     law, shares = bcgc.TwoSpeed(1.25, math.inf, 0.28125), (Fraction(23, 32), Fraction(9, 32))
-    result = np.asarray(expectations(law, (6,), (None, reciprocal)), float)
+    result = expectations(law, (6,), largest=50)[:, :, :6].astype(float)
     np.testing.assert_array_equal(result[0], np.inf)
     expected = [
         oracles.atomic_order_statistic((1.25, math.inf), shares, 6, k, lambda t: 1 / t)

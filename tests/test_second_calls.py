@@ -29,6 +29,12 @@ def _power_inverse(p, a):
     return p * a**0.5
 
 
+@pytest.fixture(autouse=True, scope="module")
+def nothing_compiled() -> None:
+    """So that no second call finds a program that another test has compiled."""
+    jax.clear_caches()
+
+
 # From a number to a law: the second call has another one.
 LAWS: dict[str, Callable[[float], bcgc.Law]] = {
     "ShiftedExponential": lambda v: bcgc.ShiftedExponential(v, 0.1 * v),

@@ -134,8 +134,9 @@ def train_on_cluster(
     >>> data, loss = np.arange(12.0, dtype=np.float32).reshape(4, 3), lambda p, x: jnp.mean((x @ p - 1) ** 2)
     >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=2, num_coordinates=3, num_samples=4)
     >>> with Cluster(2) as cluster:
+    ...     start, optimizer = jnp.zeros(3), optax.sgd(1e-3)
     ...     found = train_on_cluster(
-    ...         jax.random.key(0), cluster, loss, problem, jnp.zeros(3), data, optax.sgd(1e-3), num_steps=5
+    ...         jax.random.key(0), cluster, loss, problem, start, data, optimizer, num_steps=5, method="time"
     ...     )
     >>> found.seconds.shape, bool(loss(found.params, data) < 1)
     ((5,), True)

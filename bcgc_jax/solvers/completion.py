@@ -57,7 +57,7 @@ def completion_partition(
     `tolerance`. `max_steps` is static.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
-    >>> problem = Problem(ShiftedExponential(0.1, 1.0), num_workers=4, num_coordinates=100)
+    >>> problem = Problem(ShiftedExponential(0.1, 1.0), num_workers=3, num_coordinates=100)
     >>> result = completion_partition(problem, 600.0)
     >>> bool(result.probability >= result.probabilities.max()), int(result.status)
     (True, 0)

@@ -163,10 +163,10 @@ def optimal_partition(
     that of `crossing_probability`, for batches.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
-    >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=4, num_coordinates=100)
-    >>> result = optimal_partition(problem, tolerance=1e-3)
-    >>> int(result.status), round(float(result.partition.sum()), 3)
-    (0, 100.0)
+    >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=3, num_coordinates=100)
+    >>> result = optimal_partition(problem, np.array([True, False, True]), tolerance=1e-3)
+    >>> int(result.status), round(float(result.partition.sum()), 3), float(result.partition[1])
+    (0, 100.0, 0.0)
     """
     levels = problem.exists & jnp.asarray(levels)
     given, start = _prepare(problem, levels, jnp.asarray(tolerance, problem.dtype))

@@ -121,9 +121,9 @@ def register_scheme(
     ...     return jnp.where(level < 2, problem.total / jnp.minimum(problem.num_workers, 2), 0)
     >>> register_scheme("two_blocks", two_blocks)
     >>> from bcgc_jax import ShiftedExponential, solve
-    >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=5, num_coordinates=100)
+    >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=3, num_coordinates=100)
     >>> solve(problem, "two_blocks").rounded.tolist()
-    [50, 50, 0, 0, 0]
+    [50, 50, 0]
     """
     taken = {scheme.name for scheme in _BUILT_IN} | {"optimal", "subgradient", "tandon", "ferdinand"}
     if not name.isidentifier() or name in taken:

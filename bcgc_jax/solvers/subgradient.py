@@ -76,10 +76,10 @@ def subgradient_partition(
     `max_steps`, and returns the best point checked. `batch_size`, `check_every` and `max_steps` are static.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
-    >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=4, num_coordinates=100)
-    >>> result = subgradient_partition(problem, jax.random.key(0), max_steps=300)
+    >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=3, num_coordinates=100)
+    >>> result = subgradient_partition(problem, jax.random.key(0), max_steps=200, tolerance=1e-9)
     >>> result.partition.shape, result.history.shape
-    ((4,), (4,))
+    ((3,), (3,))
     """
     law = problem.cycle_time.with_fast_inverse()
     levels, total = problem.exists, problem.total

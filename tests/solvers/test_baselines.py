@@ -123,9 +123,9 @@ def test_ferdinand_with_a_layer_for_each_coordinate_is_full_replication(x64):
         assert solution.rounded[workers - 1] == 1_000
 
 
-def test_ferdinand_says_where_it_does_not_exist():
+def test_ferdinand_says_where_it_does_not_exist(x64):
     # Two workers: the mean level would be N - 2 = 0, below the least level 1.
-    solution = bcgc.solve(bcgc.Problem(WEIBULL, 2, 100), "ferdinand_half")
+    solution = bcgc.solve(padded(WEIBULL, 2, 100), "ferdinand_half")
     assert int(solution.status) == bcgc.Status.INFEASIBLE
     assert np.isnan(float(solution.expected_runtime))
 

@@ -133,6 +133,7 @@ def test_limits_of_solve_hold_as_often_as_they_say(method, optimum):
         np.testing.assert_allclose(s.relative_gap, 1 - s.lower_bound / s.expected_runtime, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_limits_hold_as_often_as_they_say(optimum):
     """97.5 % of 1,000 limits are 975; of 95 %, 960 hold with probability 8 %, of 94 % with 0.4 %."""
     problem, levels = _problem(bcgc.Unlike([LAW] * N)), np.ones(N, bool)

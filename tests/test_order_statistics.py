@@ -387,7 +387,7 @@ QUADRATURE = {
 def test_expectations_are_those_of_mpmath(name, x64):
     _, build, parameters, chosen = QUADRATURE[name]
     sizes = tuple(sorted({n for n, _ in chosen}))
-    result = expectations(build(*parameters), sizes)
+    result = expectations(build(*parameters), sizes, largest=50 if name == "Gamma" else SIZES[-1])
     for power, rows in zip((1, -1), result, strict=True):
         actual = [rows[sizes.index(n), n - k] for n, k in chosen]
         expected = [reference_by_quadrature(name, n, k, power) for n, k in chosen]

@@ -18,6 +18,7 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax import sweeps
 from bcgc_jax.sweep_files import fingerprint, read_rows
+from tests.problems import padded
 
 
 def paper(num_workers, rate, max_workers, shift=50.0):
@@ -65,7 +66,7 @@ def test_every_cell_is_what_solve_says_and_padding_and_company_change_nothing(x6
     assert rows["method"].tolist() == methods * workers.size
     for i in (0, 1, 12, 20, 33, 46, 47, 50, 51, 52, 53, 54, 55):
         n, method = int(rows["num_workers"][i]), rows["method"][i]
-        problem = paper(n, float(rows["rate"][i]), 12)  # one size: few compilations
+        problem = padded(bcgc.ShiftedExponential(float(rows["rate"][i]), 50.0), n, 20_000, 50)
         alone = bcgc.solve(problem, method if n > 2 or method != "tandon:2" else "uncoded")
         if method == "tandon:2" and n == 2:
             assert rows["status"][i] == "infeasible"

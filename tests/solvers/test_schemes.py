@@ -9,6 +9,8 @@ import bcgc_jax as bcgc
 from bcgc_jax.solvers.solve import is_baseline
 from tests.problems import SIZE, padded
 
+pytestmark = pytest.mark.usefixtures("x64")
+
 PROBLEM = padded(bcgc.ShiftedExponential(1e-3, 50.0), 6, 5_000, 50)
 
 
@@ -18,7 +20,7 @@ def _rounded(method: str) -> list[int]:
     return counts[:6]
 
 
-def test_a_partition_is_rounded_evaluated_and_certified(x64):
+def test_a_partition_is_rounded_evaluated_and_certified():
     def halves(problem):
         level = jnp.arange(problem.max_workers)
         return jnp.where((level == 0) | (level == problem.num_workers - 1), problem.total / 2, 0)
@@ -47,7 +49,7 @@ def test_levels_are_counted_also_for_units_of_unequal_cost():
     np.testing.assert_allclose(bcgc.solve(units, "comb").partition, [9.0, 9.0, 2.0, 0.0])
 
 
-def test_a_runtime_is_averaged_with_its_standard_error(x64):
+def test_a_runtime_is_averaged_with_its_standard_error():
     def limit(problem, times):
         exists = jnp.arange(problem.max_workers) < problem.num_workers
         speed = jnp.sum(jnp.where(exists, 1 / times, 0), axis=-1)

@@ -28,7 +28,7 @@ def test_the_data_is_split_in_equal_subsets_and_none_is_lost_twice():
 def test_the_models_and_their_loss_are_what_numpy_makes_of_them():
     params = digits.initial_params(jax.random.key(0), "perceptron")
     with jax.enable_x64(True):
-        wide = digits.initial_params(jax.random.key(0), "perceptron")
+        wide = jax.eval_shape(lambda key: digits.initial_params(key, "perceptron"), jax.random.key(0))
     assert {leaf.dtype for leaf in jax.tree.leaves(wide)} == {np.dtype("float32")}
     x, y = (np.asarray(a)[:50] for a in digits.load_digits(4).train)
     w = [{k: np.asarray(v, float) for k, v in layer.items()} for layer in params]

@@ -36,7 +36,9 @@ def test_hazard_and_inverse_are_one_another_and_ascend(x64, pareto_tail):
         near = np.asarray(law.inverse_cumulative_hazard(np.array([a[i + 1] - h, a[i + 1] + h])))
         assert slope[i] == pytest.approx((near[1] - near[0]) / (2 * h), rel=1e-4)
     knots = np.asarray(law.hazards)[1:-1]
-    np.testing.assert_allclose(inverse_slopes(law, knots - 1e-9), inverse_slopes(law, knots + 1e-9), rtol=1e-5)
+    np.testing.assert_allclose(
+        inverse_slopes(law, knots - 1e-9), inverse_slopes(law, knots + 1e-9), rtol=1e-5
+    )
 
 
 def test_mean_and_tail_are_what_they_say(x64):

@@ -1,1 +1,1 @@
-"""Answers that share no code with the package: `exact` in mpmath and fractions, `runtimes` in NumPy, SciPy."""
+"""Answers that share no code with the package: `exact` by mpmath and fractions, `runtimes` by SciPy."""

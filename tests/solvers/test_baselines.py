@@ -206,7 +206,9 @@ def test_the_limit_of_a_heavy_tail_is_finite_exactly_where_it_should_be(x64):
         return bcgc.runtime_limit(padded(bcgc.Pareto(2.0, shape), workers, 10))
 
     for shape in (1.2, 1.05):
-        np.testing.assert_allclose(limit(shape, 1), 20 * shape / (shape - 1), rtol=1e-7)  # worst measured 2e-9
+        np.testing.assert_allclose(
+            limit(shape, 1), 20 * shape / (shape - 1), rtol=1e-7
+        )  # worst measured 2e-9
     assert limit(0.9, 1) == np.inf
     draws = 20 / np.sum(np.random.default_rng(7).random((1_000_000, 2)) ** (1 / 0.9), axis=1)
     two = limit(0.9, 2)

@@ -179,6 +179,7 @@ def test_levels_that_may_be_used_are_the_only_ones_and_cost_what_a_restricted_se
     assert np.all(np.asarray(solution.partition)[others] == 0)
     assert np.all(np.asarray(solution.rounded)[others] == 0)
     assert free.expected_runtime < solution.lower_bound
+
     # Nelder and Mead over the two free shares, on the exact runtime.
     def cost(v):
         share = np.array([*v, 1 - sum(v)])

@@ -15,7 +15,9 @@ PROBLEM = padded(bcgc.ShiftedExponential(1e-3, 50.0), 6, 5_000, 50)
 
 
 def _rounded(method: str) -> list[int]:
-    counts = bcgc.solve(PROBLEM, method).rounded.tolist()
+    rounded = bcgc.solve(PROBLEM, method).rounded
+    assert rounded is not None
+    counts = rounded.tolist()
     assert not any(counts[6:])
     return counts[:6]
 
@@ -35,9 +37,8 @@ def test_a_partition_is_rounded_evaluated_and_certified():
     assert abs(float(solution.expected_runtime) - draws.mean()) < 4 * error
     assert float(solution.lower_bound) <= float(bcgc.solve(PROBLEM).expected_runtime)
     # In a batch, the number of workers traced.
-    batch = jax.vmap(
-        lambda n: bcgc.solve(padded(PROBLEM.cycle_time, n, 5_000, 50), "halves")
-    )(jnp.array([6, 8]))
+    of_sizes = jax.vmap(lambda n: bcgc.solve(padded(PROBLEM.cycle_time, n, 5_000, 50), "halves"))
+    batch = jax.jit(of_sizes)(np.array([6, 8]))
     np.testing.assert_allclose(batch.expected_runtime[0], solution.expected_runtime, rtol=1e-12)
     assert batch.rounded[1].tolist() == [2500, 0, 0, 0, 0, 0, 0, 2500] + [0] * (SIZE - 8)
 
@@ -73,10 +74,7 @@ def test_a_scheme_may_not_exist_and_says_so_with_nan():
         return jnp.where(problem.num_workers % 2 == 1, x, jnp.nan)
 
     bcgc.register_scheme("odd_only", odd_only)
-    statuses = [
-        int(bcgc.solve(padded(PROBLEM.cycle_time, n, 10), "odd_only").status)
-        for n in (5, 6)
-    ]
+    statuses = [int(bcgc.solve(padded(PROBLEM.cycle_time, n, 10), "odd_only").status) for n in (5, 6)]
     assert statuses == [bcgc.Status.CONVERGED, bcgc.Status.INFEASIBLE]
 
 

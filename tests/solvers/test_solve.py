@@ -1,5 +1,7 @@
 """The one entry point: what it refuses, what it returns, and that it goes under jit, vmap and grad."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,8 +29,8 @@ CLOSED = (
 
 
 def _problem(**changed) -> bcgc.Problem:
-    arguments = {"num_workers": N, "num_coordinates": L, "num_samples": M, "cycles": B, "max_workers": SIZE}
-    arguments |= changed
+    arguments: dict[str, Any] = {"num_workers": N, "num_coordinates": L, "num_samples": M, "cycles": B}
+    arguments |= {"max_workers": SIZE, **changed}
     return bcgc.Problem(CASE.law(), **arguments)
 
 

@@ -1,12 +1,14 @@
 """The most probable completion, against other optimisers and the journal version's values."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.solvers.completion import STARTS, completion_partition
+from bcgc_jax.solvers.completion import STARTS, _late_at_single_levels, completion_partition
 
 
 def _solve(problem, deadline):
@@ -24,12 +26,25 @@ def test_the_published_probability_is_beaten_and_every_start_ends_at_one_optimum
     assert float(result.probability) > published + 0.05  # measured 0.7456, 0.9907
     assert result.probabilities.shape == (len(STARTS),)
     np.testing.assert_allclose(result.probabilities, result.probability, rtol=1e-5)  # worst measured 1e-9
+    found = bcgc.completion_probability(problem, result.partition, 10**6.5)
+    np.testing.assert_allclose(result.probability, found, rtol=1e-12)
     # By a million draws.
     rng = np.random.default_rng(1)
     load = np.cumsum(np.asarray(result.partition) * np.arange(1, workers + 1))
     draws = np.sort(1 + rng.exponential(10, (200_000, workers)), axis=1)[:, ::-1]
     met = ((draws * load).max(axis=1) * 50 / workers <= 10**6.5).mean()
     assert abs(met - result.probability) < 4 * np.sqrt(met * (1 - met) / 200_000)
+
+
+def test_a_single_level_is_late_as_often_as_a_binomial_says(x64):
+    workers, size, t = 5, 7, 1.3
+    found = jax.jit(_late_at_single_levels, static_argnums=2)(bcgc.Uniform(0.0, 1.0), workers, size, t)
+    for n in range(workers):
+        slow = max(1 - t / (n + 1), 0)
+        terms = [
+            math.comb(workers, m) * slow**m * (1 - slow) ** (workers - m) for m in range(n + 1, workers + 1)
+        ]
+        assert float(found[n]) == pytest.approx(sum(terms), rel=1e-12)
 
 
 def _random_probabilities(problem, partition, deadline, count):

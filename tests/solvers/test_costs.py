@@ -9,6 +9,7 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.partitions import cost_of_units, round_to_units
+from bcgc_jax.runtime import certificate
 from bcgc_jax.solvers.integer import unit_runtime
 from bcgc_jax.solvers.level_sets import best_levels
 from bcgc_jax.solvers.optimal import optimal_partition
@@ -61,6 +62,12 @@ def test_exact_expectation_and_probability_with_setup_are_those_of_draws(x64):
     deadline = np.quantile(times, 0.4)
     met = bcgc.completion_probability(problem, partition, deadline)
     assert abs(met - 0.4) < 4 * np.sqrt(0.24 / times.size)
+
+
+def test_the_bound_for_the_only_level_in_use_is_its_runtime(x64):
+    problem = bcgc.Problem(EXPONENTIAL, 5, 12, 6.0, 0.8, setup_cycles=2.1)
+    found = certificate(problem, jnp.array([0.0, 12.0, 0.0, 0.0, 0.0]))
+    assert abs(found.relative_gap) < 1e-12  # measured 2e-14
 
 
 @pytest.mark.slow

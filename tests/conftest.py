@@ -3,6 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,20 +23,37 @@ _GROUPS = {
 }
 
 
+_PROCESSES = (
+    "bcgc_jax/cluster/master.py::",
+    "bcgc_jax/cluster/training.py::bcgc_jax.cluster.training.train_on",
+)
+
+
+def _group(nodeid: str) -> str:
+    own = nodeid.partition("::")[0]
+    return next((name for start, name in _GROUPS.items() if own.startswith(start)), own)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A group to a process. (`--dist loadgroup` loses the groups with pytest 9.)"""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid)
+
+    return Groups(config, log)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
-    """Groups for the processes; examples that start processes are of the tier `slow`, as such tests are."""
+    """In the order of the groups; examples that start processes are of the tier `slow`, as such tests are."""
     order = list(dict.fromkeys(_GROUPS.values()))
-
-    def group(item: pytest.Item) -> str:
-        own = item.nodeid.partition("::")[0]
-        return next((name for start, name in _GROUPS.items() if own.startswith(start)), own)
-
+    items.sort(key=lambda item: order.index(name) if (name := _group(item.nodeid)) in order else len(order))
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
-        if item.nodeid.startswith("bcgc_jax/cluster/"):
+        if item.nodeid.startswith(_PROCESSES):
             item.add_marker(pytest.mark.slow)
-    items.sort(key=lambda item: order.index(group(item)) if group(item) in order else len(order))
     return (yield)
 
 

@@ -59,6 +59,10 @@ class Problem:
         check("cycles", self.cycles, "> 0")
         if self.setup_cycles is not None:
             check("setup_cycles", self.setup_cycles, ">= 0")
+        for name in ("num_samples", "cycles", "setup_cycles"):  # 50 is no other program than 50.0
+            value = getattr(self, name)
+            if isinstance(value, int | np.integer):
+                object.__setattr__(self, name, float(value))
         if self.unit_costs is not None:
             self._check_unit_costs()
         limit = jnp.iinfo(jnp.result_type(int)).max

@@ -55,6 +55,7 @@ def test_a_fit_is_that_of_the_library_and_its_plans_are_evaluated_under_every_la
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
+@pytest.mark.slow
 def test_the_table_reads_well_and_names_the_best(command, path):
     asked = ("fit", path, *COLUMNS, "--law", "weibull", "--law", "uniform", "--replicates", "20")
     status, out, _ = command(*asked)

@@ -225,6 +225,9 @@ CALLS |= {
         num_draws=64,
         num_replications=4,
     ),
+    "solve for whole numbers": lambda i: bcgc.solve(
+        bcgc.Problem(LAWS["Weibull"](1.0), 3, 2000, (2.0, 3)[i], (1.0, 2)[i]), "time"
+    ),
     "solve with layers": lambda i: bcgc.solve(_problem(i), f"ferdinand:{700 + i}"),
     "solve at a level": lambda i: bcgc.solve(_problem(i), f"tandon:{i}"),
     **{

@@ -64,6 +64,7 @@ def test_float32_leaves_are_solved_in_float32_also_where_64_bits_are_enabled(x64
     assert 0 < float(solution.relative_gap) < {"paper": 1e-4, "measured": 5e-4}[law]
 
 
+@pytest.mark.slow
 def test_single_precision_stays_inside_where_rounding_spoils_the_path():
     problem = bcgc.Problem(bcgc.TwoSpeed(0.7, 3.2, 0.15), 50, 20_000)
     solution = bcgc.solve(problem)

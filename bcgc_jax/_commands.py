@@ -52,6 +52,7 @@ from bcgc_jax.solvers.solve import (
     assess,
     check_finite_mean,
     is_baseline,
+    level_mask,
     parse_method,
 )
 from bcgc_jax.traces import load_trace
@@ -203,6 +204,8 @@ def solve_command(
             methods = methods or (*PROPOSED, *BASELINES, *added_schemes())
             for method in methods:
                 parse_method(problem, method)  # refuse the last one before the first one takes time
+            if levels is not None:
+                level_mask(problem, levels)
             # Unlike workers: what is exact is so for the draws that `solve` judges by.
             alike = not isinstance(problem.cycle_time, Unlike)
             judged = problem if alike else draw_problems(jax.random.key(seed), problem)[1]

@@ -105,7 +105,7 @@ def round_partition(partition: Array, total: ArrayLike) -> Array:
     # Two sorts: not worth a compilation where the numbers are known.
     xp = jnp if is_traced((partition, total)) else np
     partition = xp.asarray(partition)
-    whole = xp.floor(partition)
+    whole = xp.where(partition > 0, xp.floor(partition), 0)  # NaN, of what is no partition, is none either
     counts = whole.astype(int)
     remainder = xp.where(partition > 0, partition - whole, -1)
     missing = xp.asarray(total, counts.dtype) - xp.sum(counts)

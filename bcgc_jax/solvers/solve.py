@@ -110,7 +110,7 @@ def solve(
         return _no_partition(problem, key, options, scheme=scheme)
     history = None
     if name == "optimal":
-        allowed = problem.exists if levels is None else _level_mask(problem, levels)
+        allowed = problem.exists if levels is None else level_mask(problem, levels)
         solution = _with_whole_numbers(problem, _optimum(problem, allowed, written_out, **options))
         if _few_units(problem):
             rounded = improve_units(problem, solution.rounded, solution.levels)
@@ -201,7 +201,8 @@ def _refuse(
         raise ValueError(f'method="{name}" has layers of equal coordinates: it knows no unit_costs')
 
 
-def _level_mask(problem: Problem, levels: Sequence[int]) -> Array:
+def level_mask(problem: Problem, levels: Sequence[int]) -> Array:
+    """Bool `[max_workers]`; ValueError for a level that some problem of a batch does not have."""
     chosen = np.unique(np.asarray(levels))
     workers = concrete(problem.num_workers)
     top = (problem.max_workers if workers is None else int(workers.min())) - 1

@@ -227,7 +227,7 @@ def run(
     print_runtimes(rows, "4a", f"Fig. 4(a): expected runtime against the number of workers, rate {RATE:g}")
     print_runtimes(rows, "4b", f"Fig. 4(b): expected runtime against the rate, N = {NUM_WORKERS}")
     if not published:
-        print(f"\nNo published values in {reference}: computed values only.")
+        print("\nNo published values there: computed values only.")
     elif any(row.scheme == "subgradient" for row in rows):
         print(
             '\nThe published scheme beside "subgradient" is the paper\'s "optimal", which is not the optimum.'

@@ -46,7 +46,7 @@ _POLYHEDRAL, _POLYHEDRAL_SINGLE, _MAX_CUTS = 1e-6, 3e-4, 500
 # Entries of a matrix over levels and nodes at a time.
 _CHUNK = 2**18
 # Entries, in problems · N², that a batch works on at a time on a CPU.
-_CACHED = 2**12
+_CACHED = 2**13
 # A step keeps this share of the way to the boundary; Armijo's slope; backtracking. Customary values.
 _TO_BOUNDARY, _SUFFICIENT, _BACKTRACK, _MAX_TRIES = 0.995, 1e-4, 0.4, 6
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.crossing import _solve_unit_upper
+from bcgc_jax.crossing import _solve_by_halves, _solve_unit_upper
 from bcgc_jax.expectation import expected_max, marks
 from bcgc_jax.solvers.linear import solve_positive
 from bcgc_jax.solvers.optimal import _derivatives, _sums_over_nodes
@@ -83,11 +83,17 @@ def test_the_elimination_solves_a_positive_definite_system(x64):
         np.testing.assert_allclose(found, np.linalg.solve(matrix, rhs), rtol=1e-7)
 
 
-@pytest.mark.parametrize("size", [5, 20, 33, 170])
-def test_the_forward_substitution_solves_the_triangular_system(x64, size):
+@pytest.mark.parametrize(
+    ("solve", "size"),
+    [
+        *((_solve_unit_upper, size) for size in (5, 20, 33, 170)),
+        *((_solve_by_halves, size) for size in (5, 33)),
+    ],
+)
+def test_the_forward_substitution_solves_the_triangular_system(x64, solve, size):
     rng = np.random.default_rng(4)
     strict = np.triu(rng.random((3, size, size)) / size, 1)
     rows = np.concatenate([np.triu(rng.standard_normal((3, size, size)), 1), np.ones((3, 1, size))], axis=1)
     to_front = [np.moveaxis(a, 0, -1) for a in (rows, strict)]
-    found = np.moveaxis(np.asarray(jax.jit(_solve_unit_upper)(*to_front)), -1, 0)
+    found = np.moveaxis(np.asarray(jax.jit(solve)(*to_front)), -1, 0)
     np.testing.assert_allclose(found @ (np.eye(size) + strict), rows, atol=1e-13)

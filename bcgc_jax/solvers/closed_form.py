@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 
 from bcgc_jax.order_statistics import expected_order_statistics
 from bcgc_jax.problem import Problem
@@ -21,18 +20,13 @@ def partition_for_times(problem: Problem, times: Array) -> Array:
     >>> partition_for_times(problem, jnp.array([2.0, 1.0])).tolist()
     [2.0, 1.0]
     """
-    share = share_for_times(times, problem.exists, problem.num_workers)
-    return (problem.total * share / jnp.sum(share)).astype(problem.dtype)
-
-
-def share_for_times(times: Array, levels: Array, num_workers: ArrayLike) -> Array:
-    """Multiples of this partition's shares, 0 outside of `levels`, bool `[max_workers]`."""
-    level = np.arange(levels.size)
-    zero = jnp.any((level < num_workers) & (times <= 0))
+    level = np.arange(problem.max_workers)
+    zero = jnp.any((level < problem.num_workers) & (times <= 0))
     inverse = 1 / jnp.where(times > 0, times, 1)
     share = jnp.diff(inverse, prepend=jnp.zeros(1, inverse.dtype)) / (level + 1).astype(inverse.dtype)
-    share = jnp.where(zero, level == jnp.asarray(num_workers) - 1, jnp.maximum(share, 0))
-    return jnp.where(levels, share, 0)
+    share = jnp.where(zero, level == jnp.asarray(problem.num_workers) - 1, jnp.maximum(share, 0))
+    share = jnp.where(problem.exists, share, 0)
+    return (problem.total * share / jnp.sum(share)).astype(problem.dtype)
 
 
 @jax.jit

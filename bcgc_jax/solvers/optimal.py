@@ -212,7 +212,8 @@ def optimal_partition(
 def _prepare(problem: Problem, levels: Array, tolerance: Array) -> tuple[_Given, Array]:
     """What Newton's method or the cutting planes work with, and where on the unit simplex they start.
 
-    The start is the closed form for the typical times of the levels (Theorem 2), moved inside.
+    The start is the closed form for the typical times of the levels (Theorem 2, without its limits), moved
+    inside.
     """
     law, dtype, size = problem.cycle_time.with_fast_inverse(), problem.dtype, levels.size
     workers, level = jnp.asarray(problem.num_workers), np.arange(size)

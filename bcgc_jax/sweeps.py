@@ -406,11 +406,14 @@ def _compiling(
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, float | np.ndarray | np.floating | jax.Array)
+    """Whether a program may leave it open: levels and counts, whole numbers, are part of it."""
+    array = isinstance(value, np.ndarray | np.generic | jax.Array)
+    return isinstance(value, float) or (array and jnp.issubdtype(value.dtype, jnp.inexact))
 
 
 def _hashable(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    plain = np.asarray(value).tolist() if isinstance(value, list | np.ndarray | jax.Array) else value
+    return tuple(plain) if isinstance(plain, list) else plain
 
 
 @dataclasses.dataclass(frozen=True)

@@ -422,3 +422,11 @@ def test_memory_does_not_grow_with_the_cells():
     assert last is not None
     assert plan.cells.take(last.cells)["num_workers"].shape == last.cells.shape
     assert jnp.ndim(last.index) == 0
+
+
+def test_levels_may_be_an_array_in_a_sweep_too(x64):
+    cells = bcgc.grid(num_workers=[3], rate=[1e-3])
+    ways = [bcgc.Sweep(paper, cells, options={"optimal": {"levels": v}}) for v in (np.array([0, 2]), [0, 2])]
+    first, second = (plan.program(3) for plan in ways)
+    assert first == second
+    assert hash(first) == hash(second)

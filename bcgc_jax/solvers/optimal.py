@@ -240,9 +240,9 @@ def _first(given: _Given, start: Array, finite_mean: Array) -> _Iterate:
     """Before the evaluation of the start."""
     barrier = 1e-2 / given.num_levels
     z = jnp.where(given.levels, barrier / jnp.where(given.levels, start, 1), 0)
-    # No step helps an infinite mean.
     zero, one = jnp.zeros_like(barrier), jnp.ones_like(barrier)
     numbers = _Numbers(one, barrier, one, zero, zero, one, one, descent=zero, unit=one)
+    # No step helps an infinite mean.
     counts = _Counts(jnp.where(finite_mean, _START, _DONE), *map(jnp.asarray, (0, 1, 0)))
     return _Iterate(jnp.stack(counts), jnp.stack(numbers), jnp.stack([start, z, 0 * start]))
 

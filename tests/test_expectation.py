@@ -14,7 +14,7 @@ from scipy import integrate, stats
 import bcgc_jax as bcgc
 from bcgc_jax.expectation import NUM_NODES, expected_max
 from tests.oracles import runtimes as oracles
-from tests.oracles.runtimes import ATOMIC, CASES, CONTINUOUS
+from tests.oracles.laws import ATOMIC, CASES, CONTINUOUS, EMPIRICAL, PARETO, Case
 
 SIZE = 50
 # κ = M b / N is not 1, and no two of its parts are equal.
@@ -50,10 +50,10 @@ def _scale(workers: int) -> float:
     return SAMPLES * CYCLES / workers
 
 
-def _exact(reference: oracles.Reference, rows: Sequence[Sequence[float]]) -> np.ndarray:
+def _exact(case: Case, rows: Sequence[Sequence[float]]) -> np.ndarray:
     """Expected runtimes of partitions `rows`, by the recursion."""
     loads = np.array([oracles.load_of(row) for row in rows])
-    return _scale(loads.shape[1]) * oracles.expected_maxima(reference, loads)
+    return _scale(loads.shape[1]) * oracles.expected_maxima(case, loads)
 
 
 def _partitions(rng: np.random.Generator, workers: int, count: int, total: float = 100.0) -> np.ndarray:
@@ -74,15 +74,14 @@ def _central(f: Callable[[np.ndarray], np.ndarray], at: np.ndarray, h: np.ndarra
 def _by_hand(name: str) -> dict[tuple[float, ...], float]:
     """E max_n y_n T_(N-n) of a few partitions of one, two and three workers."""
     partitions = ((7.0,), (4.0, 2.5), (0.0, 3.0), (3.0, 1.0, 2.5))
-    reference = CASES[name].reference()
-    return {x: oracles.expected_max_by_hand(reference, oracles.load_of(x)) for x in partitions}
+    return {x: oracles.expected_max_by_hand(CASES[name], oracles.load_of(x)) for x in partitions}
 
 
 @pytest.mark.parametrize("name", CONTINUOUS)
 def test_the_recursion_agrees_with_the_formulas_by_hand(name):
     # Both are oracles: this is what the others rest on. Worst measured 2e-15.
     for partition, exact in _by_hand(name).items():
-        found = oracles.expected_max(CASES[name].reference(), oracles.load_of(partition))
+        found = oracles.expected_max(CASES[name], oracles.load_of(partition))
         np.testing.assert_allclose(found, exact, rtol=1e-13)
 
 
@@ -99,11 +98,11 @@ def test_one_two_and_three_workers_are_the_formulas_by_hand(name):
 @pytest.mark.usefixtures("x64")
 def test_laws_with_atoms_are_the_sum_over_all_draws(name):
     case = CASES[name]
-    law, reference = case.law(), case.reference()
+    law = case.law()
     for partition in ([7.0], [4.0, 2.5], [0.0, 3.0, 1.5], [3.0, 0.0, 0.0, 2.5], [0.4, 2.0, 0.0, 1.5, 3.0]):
         workers = len(partition)
         load = oracles.load_of(partition)
-        exact = _scale(workers) * oracles.expected_max_by_enumeration(reference, load)
+        exact = _scale(workers) * oracles.expected_max_by_enumeration(case, load)
         (value, _), _ = _everything(law, _padded(partition), workers)
         np.testing.assert_allclose(value, exact, rtol=VALUE_ERROR["atoms"])
 
@@ -114,7 +113,7 @@ def test_two_speeds_are_the_sum_over_the_number_of_slow_workers():
     for workers in (2, 9, 50):
         for partition in _partitions(rng, workers, 2):
             load = oracles.load_of(partition)
-            exact = _scale(workers) * oracles.expected_max_two_speed(**case.parameters, load=load)
+            exact = _scale(workers) * oracles.expected_max_two_speed(*case.parameters, load=load)
             (value, _), _ = _everything(case.law(), _padded(partition), workers)
             np.testing.assert_allclose(value, exact, rtol=VALUE_ERROR["atoms"])  # worst measured 1e-13
 
@@ -123,10 +122,9 @@ def test_two_speeds_are_the_sum_over_the_number_of_slow_workers():
 @pytest.mark.usefixtures("x64")
 def test_twenty_and_fifty_workers_are_the_recursion(name):
     case, rng = CASES[name], np.random.default_rng(2)
-    reference = case.reference()
     for workers, kept in ((20, 2), (50, 1)):
         partitions = _partitions(rng, workers, 1)[-kept - 1 : -1]
-        for partition, exact in zip(partitions, _exact(reference, partitions), strict=True):
+        for partition, exact in zip(partitions, _exact(case, partitions), strict=True):
             (value, _), _ = _everything(case.law(), _padded(partition), workers)
             np.testing.assert_allclose(value, exact, rtol=VALUE_ERROR[_rule(name)])
 
@@ -135,10 +133,10 @@ def test_twenty_and_fifty_workers_are_the_recursion(name):
 @pytest.mark.usefixtures("x64")
 def test_the_reported_error_bounds_the_true_error(name):
     case, rng = CASES[name], np.random.default_rng(3)
-    reference, law = case.reference(), case.law()
+    law = case.law()
     for workers in (1, 2, 5, 12):
         partitions = _partitions(rng, workers, 3)
-        for partition, exact in zip(partitions, _exact(reference, partitions), strict=True):
+        for partition, exact in zip(partitions, _exact(case, partitions), strict=True):
             (value, error), _ = _everything(law, _padded(partition), workers)
             # The oracle's own error is below 1e-14. Worst measured share of the bound: 0.75.
             assert abs(value - exact) <= error + 1e-14 * exact
@@ -148,9 +146,9 @@ def test_the_reported_error_bounds_the_true_error(name):
 @pytest.mark.usefixtures("x64")
 def test_the_reported_error_bounds_the_true_error_of_a_coarser_rule(name):
     case, rng = CASES[name], np.random.default_rng(4)
-    law, reference, workers, far = case.law(), case.reference(), 6, 0.0
+    law, workers, far = case.law(), 6, 0.0
     partitions = _partitions(rng, workers, 8)
-    for partition, exact in zip(partitions, _exact(reference, partitions), strict=True):
+    for partition, exact in zip(partitions, _exact(case, partitions), strict=True):
         value, error = _value(law, jnp.asarray(partition), workers, num_nodes=40)
         assert abs(value - exact) <= error + 1e-14 * exact  # worst measured share of the bound: 0.2
         far = max(far, float(abs(value / exact - 1)))
@@ -170,10 +168,9 @@ def test_the_reported_error_is_no_empty_phrase(name):
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.usefixtures("x64")
 def test_a_single_level_costs_its_order_statistic(name):
-    case = CASES[name]
-    reference, workers = case.reference(), 8
+    case, workers = CASES[name], 8
     for level in (0, 5):
-        mean = oracles.expected_order_statistic(reference, workers, workers - level)
+        mean = oracles.expected_order_statistic(case, workers, workers - level)
         (value, _), (_, slope) = _everything(case.law(), _padded(100 * np.eye(workers)[level]), workers)
         exact = _scale(workers) * (level + 1) * mean * 100
         np.testing.assert_allclose(value, exact, rtol=VALUE_ERROR[_rule(name)])
@@ -188,25 +185,23 @@ def test_a_single_level_costs_its_order_statistic(name):
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.usefixtures("x64")
 def test_the_slope_in_the_interior_is_that_of_central_differences(name):
-    case, rng = CASES[name], np.random.default_rng(6)
-    reference, workers = case.reference(), 8
+    case, workers, rng = CASES[name], 8, np.random.default_rng(6)
     partition = 100 * rng.dirichlet(np.full(workers, 1.0))
     _, (_, slope) = _everything(case.law(), _padded(partition), workers)
-    exact = _central(lambda rows: _exact(reference, rows), partition, 1e-3 * partition)
+    exact = _central(lambda rows: _exact(case, rows), partition, 1e-3 * partition)
     np.testing.assert_allclose(slope[:workers], exact, atol=SLOPE_ERROR[_rule(name)] * exact.max(), rtol=0)
 
 
 @pytest.mark.parametrize("name", CONTINUOUS)
 @pytest.mark.usefixtures("x64")
 def test_the_slope_at_an_empty_level_is_that_of_one_sided_differences(name):
-    case = CASES[name]
-    reference, workers = case.reference(), 8
+    case, workers = CASES[name], 8
     partition = np.array([20.0, 0, 0, 35, 0, 0, 45, 0])
     _, (_, slope) = _everything(case.law(), _padded(partition), workers)
     h = 2e-3
     for level in (1, 2, 4, 5, 7):
         rows = partition + h * np.arange(5)[:, None] * np.eye(workers)[level]
-        exact = np.array([-25.0, 48, -36, 16, -3]) @ _exact(reference, rows) / (12 * h)
+        exact = np.array([-25.0, 48, -36, 16, -3]) @ _exact(case, rows) / (12 * h)
         np.testing.assert_allclose(
             slope[level], exact, rtol=0, atol=SLOPE_ERROR[_rule(name)] * float(slope.max())
         )
@@ -215,10 +210,9 @@ def test_the_slope_at_an_empty_level_is_that_of_one_sided_differences(name):
 @pytest.mark.parametrize("name", ATOMIC)
 @pytest.mark.usefixtures("x64")
 def test_the_slope_of_a_law_with_atoms_is_a_subgradient_where_levels_and_values_tie(name):
-    case, rng = CASES[name], np.random.default_rng(7)
-    reference, workers = case.reference(), 6
+    case, workers, rng = CASES[name], 6, np.random.default_rng(7)
     others = np.concatenate([_partitions(rng, workers, 60), 100 * np.eye(workers)])
-    at_others = _exact(reference, others)
+    at_others = _exact(case, others)
     ties = [*(100 * np.eye(workers)), np.array([30.0, 0, 0, 50, 0, 20])]
     for partition in ties:
         (value, _), (_, slope) = _everything(case.law(), _padded(partition), workers)
@@ -246,8 +240,7 @@ def test_the_expected_runtime_is_homogeneous(name):
 def test_the_slope_in_the_laws_parameters_is_that_of_central_differences(name):
     case, rng = CASES[name], np.random.default_rng(9)
     partition = 100 * rng.dirichlet(np.full(6, 1.0))
-    leaves, tree = jax.tree.flatten(dict(case.parameters))
-    at = np.array(leaves, float)
+    at = np.array(case.parameters)
     if name == "empirical":
         at = np.array([1.25, 2.0, 3.5, 5.0, 9.0])  # ties apart: there is no slope at a tie
     moved = at > 0  # a shift of 0 has no room below
@@ -255,13 +248,11 @@ def test_the_slope_in_the_laws_parameters_is_that_of_central_differences(name):
     def at_parameters(rows: np.ndarray) -> np.ndarray:
         full = np.tile(at, (len(rows), 1))
         full[:, moved] = rows
-        laws = [case.describe(**jax.tree.unflatten(tree, row.tolist())) for row in full]
-        return np.array([_exact(law, [partition])[0] for law in laws])
+        return np.array([_exact(case.family.at(*row), [partition])[0] for row in full])
 
     exact = _central(at_parameters, at[moved], 1e-3 * at[moved])
-    law = case.build(**jax.tree.unflatten(tree, at.tolist()))
-    _, (law_slope, _) = _everything(law, _padded(partition), 6)
-    slope = np.concatenate([np.ravel(getattr(law_slope, key)) for key in sorted(case.parameters)])[moved]
+    _, (law_slope, _) = _everything(case.family.at(*at).law(), _padded(partition), 6)
+    slope = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(law_slope)])[moved]
     np.testing.assert_allclose(slope, exact, rtol=SLOPE_ERROR[_rule(name)])
 
 
@@ -271,7 +262,7 @@ def test_tied_times_share_one_slope():
     partition = [3.0, 0.0, 2.0, 6.0]
 
     def both(shift: np.ndarray) -> np.ndarray:
-        laws = [oracles.empirical((2.0 + s[0], 1.25, 3.5, 2.0 + s[0], 9.0)) for s in shift]
+        laws = [EMPIRICAL.at(2.0 + s[0], 1.25, 3.5, 2.0 + s[0], 9.0) for s in shift]
         return np.array([_exact(law, [partition])[0] for law in laws])
 
     _, (law_slope, _) = _everything(case.law(), _padded(partition), 4)
@@ -310,10 +301,9 @@ def test_a_batch_over_workers_and_parameters_is_the_loop():
 @pytest.mark.parametrize("name", ["weibull_07", "pareto_12", "uniform", "empirical"])
 def test_single_precision_is_good_to_five_digits(name):
     case, rng = CASES[name], np.random.default_rng(11)
-    reference = case.reference()
     for workers in (2, 12):
         partitions = _partitions(rng, workers, 3)
-        for partition, exact in zip(partitions, _exact(reference, partitions), strict=True):
+        for partition, exact in zip(partitions, _exact(case, partitions), strict=True):
             value, error = _value(case.law(), _padded(partition, 12).astype(jnp.float32), workers)
             assert value.dtype == jnp.float32
             np.testing.assert_allclose(value, exact, rtol=1e-5)  # worst measured 2e-6
@@ -322,14 +312,15 @@ def test_single_precision_is_good_to_five_digits(name):
 
 @pytest.mark.usefixtures("x64")
 def test_the_expectation_is_infinite_where_the_slowest_order_statistic_in_use_is():
-    law, reference = bcgc.Pareto(scale=2.0, shape=0.9), oracles.pareto(2.0, 0.9)
+    case = PARETO.at(2.0, 0.9)
+    law = case.law()
     (value, _), _ = _everything(law, _padded([1.0, 2.0, 3.0]), 3)
     assert np.isinf(value)
     # Level 0 is empty: E T_(2) of three is finite, for 2 · 0.9 > 1.
     for partition in ([0.0, 2.0, 3.0], [0.0, 5.0, 0.0, 1.0, 0.0, 7.0]):
         (value, _), (_, slope) = _everything(law, _padded(partition), len(partition))
         # Worst measured 1e-15.
-        np.testing.assert_allclose(value, _exact(reference, [partition])[0], rtol=1e-10)
+        np.testing.assert_allclose(value, _exact(case, [partition])[0], rtol=1e-10)
         assert np.all(np.isfinite(slope[: len(partition)]))
     # Shape 0.4: only from level 2 on, for 3 · 0.4 > 1.
     law = bcgc.Pareto(scale=2.0, shape=0.4)

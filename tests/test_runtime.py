@@ -12,7 +12,7 @@ from scipy import optimize
 
 import bcgc_jax as bcgc
 from tests.oracles import runtimes as oracles
-from tests.oracles.runtimes import CASES
+from tests.oracles.laws import CASES
 
 SAMPLES, CYCLES = 6.0, 0.7
 
@@ -22,13 +22,13 @@ def _draws(rng: np.random.Generator, count: int, workers: int) -> np.ndarray:
     return np.round(rng.gamma(1.5, 2.0, (count, workers)), 1) + 0.1
 
 
-def _problem(name: str, workers: int, **changed) -> bcgc.Problem:
-    return bcgc.Problem(CASES[name].law(**changed), workers, 100, SAMPLES, CYCLES)
+def _problem(name: str, workers: int) -> bcgc.Problem:
+    return bcgc.Problem(CASES[name].law(), workers, 100, SAMPLES, CYCLES)
 
 
 def _exact(name: str, partition) -> float:
     load = oracles.load_of(partition)
-    return SAMPLES * CYCLES / len(load) * oracles.expected_max(CASES[name].reference(), load)
+    return SAMPLES * CYCLES / len(load) * oracles.expected_max(CASES[name], load)
 
 
 _of_partitions, _of_levels = jax.jit(bcgc.block_runtime), jax.jit(bcgc.coordinate_runtime)
@@ -140,7 +140,7 @@ def _check_simulation(name):
     assert np.all(np.abs(np.asarray(estimate.mean) - exact) < 4 * np.asarray(estimate.standard_error))
 
     rng = np.random.default_rng(4)
-    sorted_draws = oracles.slowest_first(CASES[name].reference(), rng, 50_000, workers)
+    sorted_draws = oracles.slowest_first(CASES[name], rng, 50_000, workers)
     draws = SAMPLES * CYCLES / workers * (sorted_draws * oracles.load_of(partition)).max(1)
     error = math.hypot(float(estimate.standard_error[0]), draws.std() / math.sqrt(draws.size))
     assert abs(float(estimate.mean[0]) - draws.mean()) < 4 * error
@@ -199,19 +199,19 @@ def test_simulation_with_padding_and_traced_workers_has_the_same_expectation():
 @pytest.mark.usefixtures("x64")
 def test_the_completion_probability_is_that_of_the_recursion_and_of_draws(name):
     rng, workers = np.random.default_rng(9), 20
-    reference, problem = CASES[name].reference(), _problem(name, workers)
+    case, problem = CASES[name], _problem(name, workers)
     scale = SAMPLES * CYCLES / workers
     partitions = 100 * rng.dirichlet(np.full(workers, 0.5), 2)
     partitions[0, :3] = 0
     for partition in partitions:
         load = oracles.load_of(partition)
-        draws = scale * (oracles.slowest_first(reference, rng, 20_000, workers) * load).max(1)
+        draws = scale * (oracles.slowest_first(case, rng, 20_000, workers) * load).max(1)
         # Midway between draws, so that no deadline is an atom of the law.
         spread = np.unique(np.round(np.quantile(draws, [0.001, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99]), 9))
         later = 1.5 * spread[-1] * np.arange(1, 10 - spread.size)  # nine in all, for one program
         deadlines = np.concatenate([1.0001 * spread, later])
         actual = np.asarray(_probability(problem, partition, deadlines))
-        late = oracles.exceedance(reference, load, deadlines / scale)
+        late = oracles.exceedance(case, load, deadlines / scale)
         np.testing.assert_allclose(actual, 1 - late, atol=1e-12, rtol=0)  # worst measured 2e-14
         counted = (draws[:, None] <= deadlines).mean(0)
         assert np.all(np.abs(counted - actual) <= 4 * np.sqrt(actual * (1 - actual) / draws.size) + 1e-4)
@@ -221,8 +221,8 @@ def test_the_completion_probability_is_that_of_the_recursion_and_of_draws(name):
 @pytest.mark.parametrize("name", ["shifted_exponential", "two_speed"])
 def test_the_completion_probability_runs_from_0_to_1(name, precision):
     partition = np.array([20.0, 0.0, 15.0, 30.0, 5.0, 30.0])
-    reference, problem = CASES[name].reference(), _problem(name, 6)
-    earliest = SAMPLES * CYCLES / 6 * oracles.load_of(partition)[-1] * reference.infimum
+    case, problem = CASES[name], _problem(name, 6)
+    earliest = SAMPLES * CYCLES / 6 * oracles.load_of(partition)[-1] * case.infimum
     deadlines = np.array([0.0, 0.999 * earliest, 1e12, np.inf])
     actual = _probability(problem, partition, deadlines)
     assert actual.dtype == precision
@@ -242,13 +242,13 @@ def test_a_deadline_met_exactly_counts():
 @pytest.mark.usefixtures("x64")
 def test_the_slope_of_the_completion_probability_is_that_of_central_differences():
     partition, workers, deadline = np.array([20.0, 4.0, 15.0, 30.0, 5.0]), 5, 350.0
-    reference, problem = CASES["weibull_3"].reference(), _problem("weibull_3", 5)
+    case, problem = CASES["weibull_3"], _problem("weibull_3", 5)
     slope = jax.jit(jax.grad(bcgc.completion_probability, 1))(problem, partition, deadline)
     h = 1e-3 * partition
     steps = np.concatenate([partition + np.diag(h), partition - np.diag(h)])
     loads = np.array([oracles.load_of(row) for row in steps])
     t = np.full(2 * workers, deadline / (SAMPLES * CYCLES / workers))
-    late = oracles.exceedance(reference, loads, t)
+    late = oracles.exceedance(case, loads, t)
     exact = -(late[:workers] - late[workers:]) / (2 * h)
     assert 0.05 < late[0] < 0.95
     np.testing.assert_allclose(slope, exact, rtol=1e-4)
@@ -256,10 +256,10 @@ def test_the_slope_of_the_completion_probability_is_that_of_central_differences(
 
 def test_single_precision_keeps_both_tails_of_the_completion_probability():
     partition, workers = np.array([20.0, 0.0, 15.0, 30.0, 5.0, 30.0]), 6
-    reference, problem = CASES["shifted_exponential"].reference(), _problem("shifted_exponential", workers)
+    case, problem = CASES["shifted_exponential"], _problem("shifted_exponential", workers)
     scale, load = SAMPLES * CYCLES / workers, oracles.load_of(partition)
     deadlines = np.array([2e4, 5e4, 1e5, 3e5])
-    late = oracles.exceedance(reference, load, deadlines / scale)
+    late = oracles.exceedance(case, load, deadlines / scale)
     actual = _probability(problem, partition, deadlines)
     assert actual.dtype == jnp.float32
     np.testing.assert_allclose(actual, 1 - late, atol=5e-6, rtol=0)  # worst measured 3e-7
@@ -275,18 +275,18 @@ def _certify(law, partition, workers):
 @pytest.mark.usefixtures("x64")
 def test_no_feasible_point_beats_the_lower_bound(name):
     case, workers, rng = CASES[name], 8, np.random.default_rng(10)
-    law, reference = case.law(), case.reference()
+    law = case.law()
     near = [
         rng.dirichlet(np.full(workers, c), n) for c, n in ((0.1, 800), (0.5, 800), (2.0, 800), (20.0, 400))
     ]
     points = 100 * np.concatenate([*near, np.eye(workers)])
     loads = np.cumsum(points * np.arange(1, workers + 1), axis=1)
     # A first look by common draws, an exact one at the best of them.
-    draws = oracles.slowest_first(reference, rng, 400, workers)
+    draws = oracles.slowest_first(case, rng, 400, workers)
     sampled = np.array([(draws * load).max(1).mean() for load in loads])
     best = np.argsort(sampled)[:25]
     scale = SAMPLES * CYCLES / workers
-    exact = scale * oracles.expected_maxima(reference, loads[best])
+    exact = scale * oracles.expected_maxima(case, loads[best])
     bounds = []
     for partition in [*(100 * np.eye(workers)), *points[:3], *points[best[:5]]]:
         value, _, lower, gap = _certify(law, jnp.asarray(partition), workers)
@@ -315,10 +315,9 @@ def test_the_certificate_closes_at_an_optimum_found_elsewhere(name, gap):
 def test_the_certificate_of_two_workers_is_that_of_a_line_search():
     # One free number: the least of f(100 - z, z) by golden section on the recursion.
     case = CASES["pareto_3"]
-    reference = case.reference()
 
     def f(z):
-        return oracles.expected_max(reference, oracles.load_of([100 - z, z]))
+        return oracles.expected_max(case, oracles.load_of([100 - z, z]))
 
     best = optimize.minimize_scalar(f, bounds=(0, 100), method="bounded", options={"xatol": 1e-7})
     scale = SAMPLES * CYCLES / 2
@@ -342,7 +341,7 @@ def test_padding_leaves_the_certificate_alone():
 @pytest.mark.usefixtures("x64")
 def test_the_expected_runtime_scales_with_samples_and_cycles_and_takes_integers():
     law, load = CASES["pareto_3"].law(), oracles.load_of([3, 0, 4])
-    exact = oracles.expected_max(CASES["pareto_3"].reference(), load)
+    exact = oracles.expected_max(CASES["pareto_3"], load)
     runtime = jax.jit(bcgc.expected_runtime)
     for samples, cycles in ((1.0, 1.0), (50.0, 0.3)):
         problem = bcgc.Problem(law, 3, 7, samples, cycles)

@@ -1,182 +1,19 @@
 """Independent answers for the tests of runtimes and solvers: plain Python, NumPy, SciPy and mpmath.
 
-Nothing here calls the package. A `Reference` describes a law by what SciPy or a formula says of it;
-`CASES` pairs each law of the package, as a constructor and its parameters, with its reference.
+Nothing here calls the package; what is known of a law comes from the table of `laws`.
 """
 
-import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mpmath as mp
 import numpy as np
 from scipy import integrate, optimize, special, stats
 
-import bcgc_jax as bcgc
-
-
-@dataclasses.dataclass(frozen=True)
-class Reference:
-    """A law as SciPy or a formula has it; `kinks` are the times where its survival is not smooth."""
-
-    survival: Callable[[Any], Any]
-    cdf: Callable[[Any], Any]
-    quantile: Callable[[Any], Any]
-    # The quantile at 1 - q, given q.
-    upper_quantile: Callable[[Any], Any]
-    infimum: float
-    kinks: tuple[float, ...] = ()
-    # For atomic laws: the values and their probabilities.
-    atoms: tuple[tuple[float, float], ...] = ()
-    # P(T > t) in high precision, by mpmath.
-    precise_survival: Callable[[Any], Any] | None = None
-
-
-def _of_scipy(law: Any, precise: Callable[[Any], Any], *, kinks: tuple[float, ...] = ()) -> Reference:
-    return Reference(law.sf, law.cdf, law.ppf, law.isf, float(law.support()[0]), kinks, (), precise)
-
-
-def shifted_exponential(rate: float, shift: float) -> Reference:
-    return _of_scipy(stats.expon(shift, 1 / rate), lambda t: mp.exp(-rate * (t - shift)))
-
-
-def weibull(scale: float, concentration: float, shift: float) -> Reference:
-    return _of_scipy(
-        stats.weibull_min(concentration, shift, scale),
-        lambda t: mp.exp(-(((t - shift) / scale) ** concentration)),
-    )
-
-
-def pareto(scale: float, shape: float) -> Reference:
-    return _of_scipy(stats.pareto(shape, scale=scale), lambda t: (scale / t) ** shape)
-
-
-def uniform(low: float, high: float) -> Reference:
-    return _of_scipy(
-        stats.uniform(low, high - low),
-        lambda t: (high - t) / mp.mpf(high - low) if t < high else mp.mpf(0),
-        kinks=(high,),
-    )
-
-
-def lognormal(location: float, scale: float, shift: float) -> Reference:
-    return _of_scipy(
-        stats.lognorm(scale, shift, math.exp(location)),
-        lambda t: mp.erfc((mp.log(t - shift) - location) / scale / mp.sqrt(2)) / 2,
-    )
-
-
-def gamma(shape: float, rate: float, shift: float) -> Reference:
-    return _of_scipy(
-        stats.gamma(shape, shift, 1 / rate),
-        lambda t: mp.gammainc(shape, rate * (t - shift), regularized=True),
-    )
-
-
-def linear_hazard(parameters: Sequence[float]) -> Reference:
-    """P(T > t) = exp(-p t - q t²): a worker that tires."""
-    p, q = parameters
-
-    def hazard(t):
-        t = np.maximum(t, 0.0)
-        return p * t + q * t * t
-
-    def inverse(a):
-        return 2 * a / (p + np.sqrt(p * p + 4 * q * a))
-
-    return Reference(
-        lambda t: np.exp(-hazard(t)),
-        lambda t: -np.expm1(-hazard(t)),
-        lambda u: inverse(-np.log1p(-np.asarray(u))),
-        lambda u: inverse(-np.log(np.asarray(u))),
-        0.0,
-        (),
-        (),
-        lambda t: mp.exp(-p * t - q * t * t),
-    )
-
-
-def atomic(values: Sequence[float], probabilities: Sequence[float]) -> Reference:
-    order = np.argsort(values)
-    times, mass = np.asarray(values, float)[order], np.asarray(probabilities, float)[order]
-
-    def survival(t):
-        return np.where(times > np.asarray(t, float)[..., None], mass, 0.0).sum(-1)
-
-    def cdf(t):
-        return np.where(times <= np.asarray(t, float)[..., None], mass, 0.0).sum(-1)
-
-    def quantile(u):
-        place = np.searchsorted(np.cumsum(mass), np.asarray(u))
-        return times[np.minimum(place, times.size - 1)]
-
-    return Reference(
-        survival,
-        cdf,
-        quantile,
-        lambda u: quantile(1 - np.asarray(u)),
-        float(times[0]),
-        tuple(times[1:].tolist()),
-        tuple(zip(times.tolist(), mass.tolist(), strict=True)),
-        lambda t: sum(mp.mpf(m) for v, m in zip(times.tolist(), mass.tolist(), strict=True) if v > t),
-    )
-
-
-def two_speed(fast: float, slow: float, probability: float) -> Reference:
-    return atomic([fast, slow], [1 - probability, probability])
-
-
-def empirical(times: Sequence[float]) -> Reference:
-    return atomic(list(times), [1 / len(times)] * len(times))
-
-
-def _hazard(parameters, t):
-    return parameters[0] * t + parameters[1] * t * t
-
-
-def _inverse_hazard(parameters, a):
-    p, q = parameters
-    return 2 * a / (p + (p * p + 4 * q * a) ** 0.5)
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """The same law twice: the package's and the reference, from the same parameters."""
-
-    build: Callable[..., bcgc.Law]
-    describe: Callable[..., Reference]
-    parameters: Mapping[str, Any]
-
-    def law(self, **changed: Any) -> bcgc.Law:
-        return self.build(**{**self.parameters, **changed})
-
-    def reference(self, **changed: Any) -> Reference:
-        return self.describe(**{**self.parameters, **changed})
-
-
-CASES: dict[str, Case] = {
-    "shifted_exponential": Case(bcgc.ShiftedExponential, shifted_exponential, {"rate": 1e-3, "shift": 50.0}),
-    "exponential": Case(bcgc.ShiftedExponential, shifted_exponential, {"rate": 0.4, "shift": 0.0}),
-    "weibull_3": Case(bcgc.Weibull, weibull, {"scale": 3.0, "concentration": 3.0, "shift": 0.0}),
-    "weibull_07": Case(bcgc.Weibull, weibull, {"scale": 2.0, "concentration": 0.7, "shift": 0.5}),
-    "pareto_12": Case(bcgc.Pareto, pareto, {"scale": 2.0, "shape": 1.2}),
-    "pareto_3": Case(bcgc.Pareto, pareto, {"scale": 0.5, "shape": 3.0}),
-    "uniform": Case(bcgc.Uniform, uniform, {"low": 1.5, "high": 4.0}),
-    "lognormal": Case(bcgc.Lognormal, lognormal, {"location": 0.3, "scale": 0.8, "shift": 0.4}),
-    "gamma": Case(bcgc.Gamma, gamma, {"shape": 2.5, "rate": 0.7, "shift": 0.3}),
-    "from_hazard": Case(
-        functools.partial(bcgc.FromHazard, _hazard, _inverse_hazard),
-        linear_hazard,
-        {"parameters": (0.3, 0.15)},
-    ),
-    "two_speed": Case(bcgc.TwoSpeed, two_speed, {"fast": 1.5, "slow": 7.5, "probability": 0.2}),
-    "empirical": Case(bcgc.Empirical, empirical, {"times": (2.0, 1.25, 3.5, 2.0, 9.0)}),
-}
-ATOMIC = ("two_speed", "empirical")
-CONTINUOUS = tuple(name for name in CASES if name not in ATOMIC)
+from tests.oracles.laws import CASES, Case
 
 
 def load_of(partition: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -208,12 +45,12 @@ def coordinate_runtime(s: Sequence[int], times: Sequence[float], samples: float,
     return samples * cycles / workers * max(finish)
 
 
-def slowest_first(reference: Reference, rng: np.random.Generator, draws: int, workers: int) -> np.ndarray:
+def slowest_first(case: Case, rng: np.random.Generator, draws: int, workers: int) -> np.ndarray:
     """Sorted draws by inversion, `[draws, workers]`, column n holds T_(N-n)."""
-    return -np.sort(-reference.quantile(rng.random((draws, workers))), axis=1)
+    return -np.sort(-case.frozen.ppf(rng.random((draws, workers))), axis=1)
 
 
-def exceedance(reference: Reference, loads: np.ndarray, t: np.ndarray) -> np.ndarray:
+def exceedance(case: Case, loads: np.ndarray, t: np.ndarray) -> np.ndarray:
     """P(max_n load_n T_(N-n) > t), row by row: `loads` is `[Q, N]` or `[N]`, `t` is `[Q]`.
 
     From level N-1 down to 0, the state is how many workers are below the level's threshold; those above
@@ -231,8 +68,8 @@ def exceedance(reference: Reference, loads: np.ndarray, t: np.ndarray) -> np.nda
     for n in reversed(range(workers)):
         used = loads[:, n] > 0
         threshold = np.where(used, t / np.where(used, loads[:, n], 1), np.inf)
-        below = np.where(used, reference.cdf(threshold), 1.0)
-        above = np.where(used, reference.survival(threshold), 0.0)
+        below = np.where(used, case.frozen.cdf(threshold), 1.0)
+        above = np.where(used, case.frozen.sf(threshold), 0.0)
         # The share of those above that comes below, from the side where it does not cancel.
         moved = np.where(below_before < 0.5, below - below_before, above_before - above)
         safe = np.where(above_before > 0, above_before, 1)
@@ -250,29 +87,29 @@ def exceedance(reference: Reference, loads: np.ndarray, t: np.ndarray) -> np.nda
     return failed
 
 
-def expected_max(reference: Reference, load: np.ndarray, *, refine: int = 1) -> float:
+def expected_max(case: Case, load: np.ndarray, *, refine: int = 1) -> float:
     """E max_n load_n T_(N-n) by Gauss–Legendre on many panels in log t; exact steps for atomic laws."""
-    return float(expected_maxima(reference, np.asarray(load, float)[None], refine=refine)[0])
+    return float(expected_maxima(case, np.asarray(load, float)[None], refine=refine)[0])
 
 
-def expected_maxima(reference: Reference, loads: np.ndarray, *, refine: int = 1) -> np.ndarray:
+def expected_maxima(case: Case, loads: np.ndarray, *, refine: int = 1) -> np.ndarray:
     """`expected_max` of each row of `loads`, in one sweep."""
     nodes, weights = np.polynomial.legendre.leggauss(12)
     values, owner, times, mass = np.zeros(len(loads)), [], [], []
     for row, load in enumerate(loads):
-        start = load[-1] * reference.infimum
+        start = load[-1] * case.infimum
         values[row] = start
         used = load[load > 0]
-        breaks = np.unique(np.outer(used, reference.kinks).ravel())
+        breaks = np.unique(np.outer(used, case.kinks).ravel())
         breaks = breaks[breaks > start]
-        if reference.atoms:
+        if case.atoms:
             edges = np.concatenate([[start], breaks])
-            edges = np.unique(np.concatenate([edges, used * reference.infimum]))
+            edges = np.unique(np.concatenate([edges, used * case.infimum]))
             edges = edges[edges >= start]
             t, w = (edges[1:] + edges[:-1]) / 2, np.diff(edges)
         else:
             # 40 panels around the bulk, and ever longer ones towards 0 and infinity, in log(t - start).
-            quantiles = reference.quantile(np.array([1e-3, 1 - 1e-3 / load.size]))
+            quantiles = case.frozen.ppf(np.array([1e-3, 1 - 1e-3 / load.size]))
             low = max(used.min() * quantiles[0] - start, 1e-3 * (used.max() * quantiles[1] - start))
             high = used.max() * quantiles[1] - start
             low, high = math.log(min(low, 0.01 * high)), math.log(high)
@@ -293,26 +130,21 @@ def expected_maxima(reference: Reference, loads: np.ndarray, *, refine: int = 1)
         times.append(t)
         mass.append(w)
     rows, t, w = np.concatenate(owner), np.concatenate(times), np.concatenate(mass)
-    tail = exceedance(reference, loads[rows], t)
+    tail = exceedance(case, loads[rows], t)
     term = np.where(tail > 0, tail * w, 0.0)
     return values + np.bincount(rows, term, len(loads))
 
 
-def expected_max_by_hand(reference: Reference, load: Sequence[float] | np.ndarray) -> float:
+def expected_max_by_hand(case: Case, load: Sequence[float] | np.ndarray) -> float:
     """E max_n load_n T_(N-n) for N = 1, 2, 3: P(max > t) written out, integrated by mpmath.
 
     With S_n = P(T > t/load_n): a failure is nobody below the lowest threshold, or one below it and nobody
     else below the next, and so on; every term is positive.
     """
-    assert reference.precise_survival is not None
-    start = float(load[-1]) * reference.infimum
-    survival = reference.precise_survival
-
-    def beyond(threshold):
-        return survival(threshold) if threshold > reference.infimum else mp.mpf(1)
+    start = float(load[-1]) * case.infimum
 
     def exceed(t):
-        s = [beyond(t / mp.mpf(float(y))) if y > 0 else mp.mpf(0) for y in load]
+        s = [case.survival(t / mp.mpf(float(y))) if y > 0 else mp.mpf(0) for y in load]
         if len(s) == 1:
             return s[0]
         if len(s) == 2:
@@ -322,10 +154,10 @@ def expected_max_by_hand(reference: Reference, load: Sequence[float] | np.ndarra
 
     with mp.workdps(20):
         used = [float(y) for y in load if y > 0]
-        centre = mp.log(used[-1] * (float(reference.quantile(0.7)) - 0.99 * reference.infimum))
+        centre = mp.log(used[-1] * (float(case.frozen.ppf(0.7)) - 0.99 * case.infimum))
         steps = (-45, -12, -6, -4, -3, -2, -1, -0.5, 0, 0.5, 1, 1.5, 2, 3, 5, 8, 16, 32, 70, 150, 250)
         ends = [centre + step for step in steps]
-        kinks = [mp.log(y * k - start) for y in used for k in reference.kinks if y * k > start]
+        kinks = [mp.log(y * k - start) for y in used for k in case.kinks if y * k > start]
         if kinks:
             ends = sorted([v for v in ends if v < max(kinks)] + kinks)
         total = mp.quad(
@@ -334,10 +166,10 @@ def expected_max_by_hand(reference: Reference, load: Sequence[float] | np.ndarra
         return float(start + mp.exp(ends[0]) + total)
 
 
-def expected_max_by_enumeration(reference: Reference, load: Sequence[float] | np.ndarray) -> float:
+def expected_max_by_enumeration(case: Case, load: Sequence[float] | np.ndarray) -> float:
     """E max_n load_n T_(N-n) of an atomic law, over every combination of the workers' values."""
     workers, total = len(load), 0.0
-    for draw in itertools.product(reference.atoms, repeat=workers):
+    for draw in itertools.product(case.atoms, repeat=workers):
         ordered = sorted(value for value, _ in draw)
         worst = max(float(y) * ordered[workers - n - 1] for n, y in enumerate(load))
         total += math.prod(mass for _, mass in draw) * worst
@@ -356,17 +188,17 @@ def expected_max_two_speed(
 
 
 def expected_order_statistic(
-    reference: Reference, workers: int, rank: int, function: Callable[[Any], Any] = lambda t: t
+    case: Case, workers: int, rank: int, function: Callable[[Any], Any] = lambda t: t
 ) -> float:
     """E g(T_(rank)), rank 1 the fastest: SciPy's adaptive quadrature over the rank's Beta density.
 
     In w = logit u, so that neither end is singular.
     """
-    if reference.atoms:
+    if case.atoms:
         beta = stats.beta(rank, workers - rank + 1)
-        edges = np.concatenate([[0.0], np.cumsum([m for _, m in reference.atoms])])
+        edges = np.concatenate([[0.0], np.cumsum([m for _, m in case.atoms])])
         mass = np.diff(beta.cdf(np.minimum(edges, 1)))
-        return float(sum(m * function(v) for m, (v, _) in zip(mass, reference.atoms, strict=True)))
+        return float(sum(m * function(v) for m, (v, _) in zip(mass, case.atoms, strict=True)))
     log_beta = special.betaln(rank, workers - rank + 1)
 
     def integrand(w):
@@ -374,7 +206,7 @@ def expected_order_statistic(
         density = math.exp(rank * log_u + (workers - rank + 1) * log_rest - log_beta)
         if density == 0:
             return 0.0
-        t = reference.quantile(math.exp(log_u)) if w < 2 else reference.upper_quantile(math.exp(log_rest))
+        t = case.frozen.ppf(math.exp(log_u)) if w < 2 else case.frozen.isf(math.exp(log_rest))
         return density * function(float(t))
 
     ends = [-700.0, -200, -60, -25, -10, -5, -2, 0, 2, 5, 10, 25, 60, 200, 700]
@@ -388,14 +220,14 @@ def expected_order_statistic(
 @functools.cache
 def optimal_share(name: str, workers: int) -> tuple[np.ndarray, float]:
     """The best partition of 1 and its E max_n y_n T_(N-n), by SciPy's SLSQP with forward differences."""
-    reference = CASES[name].reference()
+    case = CASES[name]
     rank = np.arange(1, workers + 1)
     start = np.full(workers, 1 / workers)
-    unit = expected_max(reference, load_of(start))
+    unit = expected_max(case, load_of(start))
 
     def value_and_slope(share):
         rows = np.vstack([share, share + 1e-6 * np.eye(workers)])
-        values = expected_maxima(reference, np.cumsum(rows * rank, axis=1)) / unit
+        values = expected_maxima(case, np.cumsum(rows * rank, axis=1)) / unit
         return values[0], (values[1:] - values[0]) / 1e-6
 
     result = optimize.minimize(
@@ -408,4 +240,4 @@ def optimal_share(name: str, workers: int) -> tuple[np.ndarray, float]:
         options={"maxiter": 200, "ftol": 1e-12},
     )
     share = np.maximum(result.x, 0) / np.maximum(result.x, 0).sum()
-    return share, expected_max(reference, load_of(share))
+    return share, expected_max(case, load_of(share))

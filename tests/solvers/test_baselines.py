@@ -10,28 +10,25 @@ from scipy import integrate, optimize
 
 import bcgc_jax as bcgc
 from bcgc_jax.solvers.baselines import ferdinand_partition, tandon_partial_runtime
-from tests.oracles.runtimes import CASES
+from tests.oracles import runtimes as oracles
+from tests.oracles.laws import CASES, PARETO, SHIFTED_EXPONENTIAL, TWO_SPEED, UNIFORM, WEIBULL, Case
 from tests.problems import padded
 
 N, L, M, B = 6, 90, 14.0, 1.3
 SCALE = M * B * L / N
 
 
-def _sorted_draws(quantile, draws=400_000, n=N) -> np.ndarray:
-    """Slowest first."""
-    return -np.sort(-quantile(np.random.default_rng(4).random((draws, n))), axis=1)
+CASE = WEIBULL.at(1.6, 0.9, 0.4)
+LAW = CASE.law()
 
 
-def _weibull(u):
-    return 0.4 + 1.6 * (-np.log1p(-u)) ** (1 / 0.9)
-
-
-WEIBULL = bcgc.Weibull(1.6, 0.9, 0.4)
+def _sorted_draws(case: Case) -> np.ndarray:
+    return oracles.slowest_first(case, np.random.default_rng(4), 400_000, N)
 
 
 def test_single_block_is_the_best_level_and_the_others_are_worse(x64):
-    problem = padded(WEIBULL, N, L, M, B)
-    draws = SCALE * np.arange(1, N + 1) * _sorted_draws(_weibull)
+    problem = padded(LAW, N, L, M, B)
+    draws = SCALE * np.arange(1, N + 1) * _sorted_draws(CASE)
     means, errors = draws.mean(axis=0), draws.std(axis=0) / np.sqrt(len(draws))
     for level in range(N):
         found = float(bcgc.solve(problem, f"tandon:{level}").expected_runtime)
@@ -45,20 +42,21 @@ def test_single_block_is_the_best_level_and_the_others_are_worse(x64):
 
 
 @pytest.mark.parametrize(
-    ("law", "quantile"),
+    "case",
     [
-        (WEIBULL, _weibull),
-        (bcgc.Uniform(0.6, 2.9), lambda u: 0.6 + 2.3 * u),
-        (bcgc.TwoSpeed(0.8, 3.1, 0.3), lambda u: np.where(u < 0.7, 0.8, 3.1)),
+        pytest.param(CASE, id="Weibull"),
+        pytest.param(UNIFORM.at(0.6, 2.9), id="Uniform"),
+        pytest.param(TWO_SPEED.at(0.8, 3.1, 0.3), id="TwoSpeed"),
     ],
 )
-def test_tandon_partial_is_the_minimum_over_s_of_its_runtime(x64, law, quantile):
+def test_tandon_partial_is_the_minimum_over_s_of_its_runtime(x64, case):
+    law = case.law()
     problem = padded(law, N, L, M, B)
-    sample = np.sort(quantile(np.random.default_rng(5).random(400_000)))
+    sample = np.sort(case.frozen.ppf(np.random.default_rng(5).random(400_000)))
     ratio = sample[200_000:].mean() / sample[:200_000].mean()
     default = bcgc.straggler_ratio(law)
     assert float(default) == pytest.approx(ratio, rel=1e-2)  # sampling error of the mean: 2e-3
-    times = _sorted_draws(quantile)
+    times = _sorted_draws(case)
     for alpha in (default, jnp.full_like(default, 6.0)):
         (value, _), level = tandon_partial_runtime(problem, alpha)
         means, errors = [], []
@@ -71,7 +69,7 @@ def test_tandon_partial_is_the_minimum_over_s_of_its_runtime(x64, law, quantile)
         best = int(np.argmin(means))
         assert abs(float(value) - means[best]) < 4 * errors[best]
         assert means[int(level) - 1] < 1.005 * means[best]
-    if isinstance(law, bcgc.Weibull):
+    if case is CASE:
         solution = bcgc.solve(problem, "tandon_partial")
         by_default, _ = tandon_partial_runtime(problem, default)
         np.testing.assert_allclose(solution.expected_runtime, by_default.value, rtol=1e-12)
@@ -84,7 +82,7 @@ _layers = jax.jit(ferdinand_partition)
 # With 24 and 20 the sum keeps u below N / r.
 @pytest.mark.parametrize("layers", [90, 45, 40, 30, 27, 24, 20])
 def test_ferdinand_layers_are_the_least_squares_optimum_of_the_programme(x64, layers):
-    partition, feasible = _layers(bcgc.Problem(WEIBULL, N, L, M, B), layers)
+    partition, feasible = _layers(bcgc.Problem(LAW, N, L, M, B), layers)
     assert bool(feasible)
     j = np.arange(1, layers + 1)
     # max u s.t. u ≤ (s_j+1)/j, Σ s = rN - L, 1 ≤ s_j ≤ N-1, ascending.
@@ -118,14 +116,14 @@ def test_ferdinand_layers_are_the_least_squares_optimum_of_the_programme(x64, la
 
 def test_ferdinand_with_a_layer_for_each_coordinate_is_full_replication(x64):
     for workers in (2, 5, 11):
-        problem = padded(WEIBULL, workers, 1_000)
+        problem = padded(LAW, workers, 1_000)
         solution = bcgc.solve(problem, "ferdinand_full")
         assert solution.rounded[workers - 1] == 1_000
 
 
 def test_ferdinand_says_where_it_does_not_exist(x64):
     # Two workers: the mean level would be N - 2 = 0, below the least level 1.
-    solution = bcgc.solve(padded(WEIBULL, 2, 100), "ferdinand_half")
+    solution = bcgc.solve(padded(LAW, 2, 100), "ferdinand_half")
     assert int(solution.status) == bcgc.Status.INFEASIBLE
     assert np.isnan(float(solution.expected_runtime))
 
@@ -136,27 +134,27 @@ def test_ferdinand_exists_where_its_programme_does(layers):
     programme = optimize.linprog(
         np.zeros(layers), A_eq=np.ones((1, layers)), b_eq=[layers * N - L], bounds=[(1, N - 1)] * layers
     )
-    partition, feasible = _layers(bcgc.Problem(WEIBULL, N, L, M, B), layers)
+    partition, feasible = _layers(bcgc.Problem(LAW, N, L, M, B), layers)
     assert bool(feasible) == (programme.status == 0)
     assert bool(partition.sum() > 0) == bool(feasible)
 
 
 @pytest.mark.parametrize("name", ["weibull_07", "pareto_12", "uniform"])
 def test_the_straggler_ratio_is_that_of_adaptive_quadrature(precision, name):
-    reference = CASES[name].reference()
+    case = CASES[name]
 
     def slow(w):
-        return np.exp(-w) * float(reference.upper_quantile(np.exp(-w)))
+        return np.exp(-w) * float(case.frozen.isf(np.exp(-w)))
 
     ends = [np.log(2), 2, 5, 10, 30, 100, 300, 600]
     high = sum(integrate.quad(slow, a, b, epsrel=1e-10)[0] for a, b in itertools.pairwise(ends))
     low = sum(
-        integrate.quad(lambda u: float(reference.quantile(u)), a, b, epsrel=1e-10)[0]
+        integrate.quad(lambda u: float(case.frozen.ppf(u)), a, b, epsrel=1e-10)[0]
         for a, b in ((0, 1e-3), (1e-3, 0.5))
     )
     # Worst measured 1e-11, 7e-7.
     rtol = 1e-9 if precision == np.float64 else 5e-6
-    np.testing.assert_allclose(bcgc.straggler_ratio(CASES[name].law()), high / low, rtol=rtol)
+    np.testing.assert_allclose(bcgc.straggler_ratio(case.law()), high / low, rtol=rtol)
 
 
 def test_the_straggler_ratio_of_an_exponential_is_that_of_the_paper_and_of_an_infinite_mean_infinite(x64):
@@ -167,35 +165,35 @@ def test_the_straggler_ratio_of_an_exponential_is_that_of_the_paper_and_of_an_in
 
 
 @pytest.mark.parametrize(
-    ("law", "quantile"),
+    "case",
     [
-        (WEIBULL, _weibull),
-        (bcgc.ShiftedExponential(1e-3, 50.0), lambda u: 50 - 1e3 * np.log1p(-u)),
-        (bcgc.Pareto(1.4, 1.3), lambda u: 1.4 * (1 - u) ** (-1 / 1.3)),
-        (bcgc.TwoSpeed(0.8, 3.1, 0.3), lambda u: np.where(u < 0.7, 0.8, 3.1)),
-        (bcgc.ShiftedExponential(0.5), lambda u: -2 * np.log1p(-u)),
+        pytest.param(CASE, id="Weibull"),
+        pytest.param(CASES["shifted_exponential"], id="ShiftedExponential"),
+        pytest.param(PARETO.at(1.4, 1.3), id="Pareto"),
+        pytest.param(TWO_SPEED.at(0.8, 3.1, 0.3), id="TwoSpeed"),
+        pytest.param(SHIFTED_EXPONENTIAL.at(0.5, 0.0), id="Exponential"),
     ],
 )
-def test_the_limit_is_the_mean_of_perfectly_shared_work(x64, law, quantile):
-    draws = M * B * L / (1 / quantile(np.random.default_rng(6).random((400_000, N)))).sum(axis=1)
-    limit = float(bcgc.runtime_limit(padded(law, N, L, M, B)))
+def test_the_limit_is_the_mean_of_perfectly_shared_work(x64, case):
+    draws = M * B * L / (1 / case.frozen.ppf(np.random.default_rng(6).random((400_000, N)))).sum(axis=1)
+    limit = float(bcgc.runtime_limit(padded(case.law(), N, L, M, B)))
     assert abs(limit - draws.mean()) < 4 * draws.std() / np.sqrt(len(draws))
 
 
 @pytest.mark.parametrize("name", ["weibull_07", "pareto_3", "empirical"])
 def test_the_limit_of_two_workers_is_a_double_integral(precision, name):
     # E 1 / (1/T_1 + 1/T_2), by Gauss–Legendre in logit of both, or over both atoms.
-    reference = CASES[name].reference()
-    if reference.atoms:
-        times, mass = (np.array(part) for part in zip(*reference.atoms, strict=True))
+    case = CASES[name]
+    if case.atoms:
+        times, mass = (np.array(part) for part in zip(*case.atoms, strict=True))
     else:
         nodes, weights = np.polynomial.legendre.leggauss(400)
         z = 45 * nodes
         below, above = 1 / (1 + np.exp(-z)), 1 / (1 + np.exp(z))
         mass = 45 * weights * below * above
-        times = np.where(z < 0, reference.quantile(below), reference.upper_quantile(above))
+        times = np.where(z < 0, case.frozen.ppf(below), case.frozen.isf(above))
     exact = mass @ (1 / (1 / times[:, None] + 1 / times)) @ mass
-    found = bcgc.runtime_limit(bcgc.Problem(CASES[name].law(), 2, L, M, B))
+    found = bcgc.runtime_limit(bcgc.Problem(case.law(), 2, L, M, B))
     # Worst measured 6e-14, 3e-7.
     np.testing.assert_allclose(found, M * B * L * exact, rtol=1e-9 if precision == np.float64 else 1e-5)
 
@@ -218,9 +216,9 @@ def test_the_limit_of_a_heavy_tail_is_finite_exactly_where_it_should_be(x64):
 
 
 def test_the_limit_of_one_worker_is_its_mean_time_and_no_scheme_is_below_it(x64):
-    one = bcgc.Problem(WEIBULL, 1, 10, 3.0)
-    assert float(bcgc.runtime_limit(one)) == pytest.approx(30 * float(WEIBULL.mean()), rel=1e-6)
-    problem = padded(WEIBULL, N, L, M, B)
+    one = bcgc.Problem(LAW, 1, 10, 3.0)
+    assert float(bcgc.runtime_limit(one)) == pytest.approx(30 * CASE.frozen.mean(), rel=1e-6)
+    problem = padded(LAW, N, L, M, B)
     limit = float(bcgc.runtime_limit(problem))
     for method in ("time", "frequency", "single_block", "tandon_partial", "uncoded", "ferdinand_full"):
         assert float(bcgc.solve(problem, method).expected_runtime) > limit

@@ -3,19 +3,13 @@
 import jax
 import numpy as np
 import pytest
-from scipy import integrate, optimize, stats
+from scipy import optimize
 
 import bcgc_jax as bcgc
 from bcgc_jax.solvers.closed_form import frequency_partition, partition_for_times, time_partition
+from tests.oracles.laws import UNIFORM, WEIBULL
+from tests.oracles.runtimes import expected_order_statistic
 from tests.problems import SIZE, padded
-
-
-def _beta_expectation(quantile, function, k: int, n: int) -> float:
-    """E function(T_(k)) of n draws, by SciPy's adaptive quadrature over the k-th uniform."""
-    density = stats.beta(k, n - k + 1).pdf
-    return integrate.quad(
-        lambda u: function(quantile(u)) * density(u), 0, 1, limit=400, epsabs=0, epsrel=1e-10
-    )[0]
 
 
 def _closed_form(times: list[float], total: float) -> np.ndarray:
@@ -42,16 +36,16 @@ def test_the_partition_for_given_times_solves_the_linear_programme(x64):
 
 
 @pytest.mark.parametrize(
-    ("law", "quantile"),
+    "case",
     [
-        (bcgc.Weibull(2.0, 1.7, 0.3), lambda u: 0.3 + 2.0 * (-np.log1p(-u)) ** (1 / 1.7)),
-        (bcgc.Uniform(0.4, 2.6), lambda u: 0.4 + 2.2 * u),
+        pytest.param(WEIBULL.at(2.0, 1.7, 0.3), id="Weibull"),
+        pytest.param(UNIFORM.at(0.4, 2.6), id="Uniform"),
     ],
 )
-def test_both_closed_forms_agree_with_independent_quadrature(x64, law, quantile):
-    problem = padded(law, 7)
-    times = [_beta_expectation(quantile, lambda t: t, k, 7) for k in range(1, 8)]
-    rates = [1 / _beta_expectation(quantile, lambda t: 1 / t, k, 7) for k in range(1, 8)]
+def test_both_closed_forms_agree_with_independent_quadrature(x64, case):
+    problem = padded(case.law(), 7)
+    times = [expected_order_statistic(case, 7, k) for k in range(1, 8)]
+    rates = [1 / expected_order_statistic(case, 7, k, lambda t: 1 / t) for k in range(1, 8)]
     np.testing.assert_allclose(time_partition(problem)[:7], _closed_form(times, 20_000), rtol=1e-7)
     np.testing.assert_allclose(frequency_partition(problem)[:7], _closed_form(rates, 20_000), rtol=1e-7)
 

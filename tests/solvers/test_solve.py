@@ -10,7 +10,7 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax.solvers.closed_form import time_partition
 from tests.oracles import runtimes as oracles
-from tests.oracles.runtimes import CASES
+from tests.oracles.laws import CASES
 from tests.problems import SIZE
 
 N, L, M, B = 6, 90, 14.0, 1.3
@@ -108,7 +108,7 @@ def test_a_solution_is_whole_evaluated_and_certified(method):
     assert rounded.sum() == L
     assert np.issubdtype(rounded.dtype, np.integer)
     assert np.abs(rounded - partition).max() < 1
-    exact = M * B / N * oracles.expected_max(CASE.reference(), oracles.load_of(partition))
+    exact = M * B / N * oracles.expected_max(CASE, oracles.load_of(partition))
     # Worst measured 1e-11.
     np.testing.assert_allclose(solution.expected_runtime, exact, rtol=1e-8)
     assert abs(solution.expected_runtime - exact) <= solution.runtime_error

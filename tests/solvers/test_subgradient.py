@@ -13,7 +13,7 @@ import bcgc_jax as bcgc
 from bcgc_jax.solvers.closed_form import time_partition
 from bcgc_jax.solvers.subgradient import scale_by_accumulated_norm, subgradient_partition
 from tests.oracles import runtimes as oracles
-from tests.oracles.runtimes import CASES
+from tests.oracles.laws import CASES
 
 TOTAL, SAMPLES, CYCLES = 700, 6.0, 0.7
 
@@ -53,7 +53,7 @@ def _optimum_of_two_speeds(fast: float, slow: float, probability: float, workers
 def test_the_answer_is_within_one_per_cent_of_the_optimum(name):
     case, workers = CASES[name], 8
     if name == "two_speed":
-        best = _optimum_of_two_speeds(**case.parameters, workers=workers)
+        best = _optimum_of_two_speeds(*case.parameters, workers=workers)
     else:
         _, best = oracles.optimal_share(name, workers)
     problem = bcgc.Problem(case.law(), workers, TOTAL, SAMPLES, CYCLES)
@@ -61,16 +61,14 @@ def test_the_answer_is_within_one_per_cent_of_the_optimum(name):
     partition = np.asarray(result.partition)
     assert partition.min() >= 0
     np.testing.assert_allclose(partition.sum(), TOTAL, rtol=1e-12)
-    reached = oracles.expected_max(case.reference(), oracles.load_of(partition / TOTAL))
+    reached = oracles.expected_max(case, oracles.load_of(partition / TOTAL))
     assert best * (1 - 1e-6) <= reached < 1.01 * best  # worst measured 1.0019
     # The record starts with x^(t), and its last entry is the answer's.
     history = np.asarray(result.history)
     seen = history[~np.isnan(history)]
     np.testing.assert_allclose(seen[-1], _unit(workers) * reached, rtol=1e-8)
     start = oracles.load_of(np.asarray(time_partition(problem)) / TOTAL)
-    np.testing.assert_allclose(
-        seen[0], _unit(workers) * oracles.expected_max(case.reference(), start), rtol=1e-8
-    )
+    np.testing.assert_allclose(seen[0], _unit(workers) * oracles.expected_max(case, start), rtol=1e-8)
     assert seen[-1] < seen[0]
 
 
@@ -155,11 +153,10 @@ def test_a_batch_over_workers_rates_and_keys_is_the_loop_and_leaves_padding_empt
 def test_single_precision_reaches_the_same_quality():
     result = _run(jax.random.key(7), -1.0)
     assert result.partition.dtype == jnp.float32
-    reference = CASES["shifted_exponential"].reference()
     _, best = oracles.optimal_share("shifted_exponential", 4)
     share = np.asarray(result.partition[:4], float) / TOTAL
     np.testing.assert_allclose(share.sum(), 1, rtol=1e-5)
-    reached = oracles.expected_max(reference, oracles.load_of(share / share.sum()))
+    reached = oracles.expected_max(CASES["shifted_exponential"], oracles.load_of(share / share.sum()))
     assert best * (1 - 1e-6) <= reached < 1.01 * best
 
 

@@ -1,0 +1,416 @@
+r"""The one table of laws: each of the package's, with what SciPy and mpmath say of it.
+
+Of the package only the constructors are used, in `Case.law`; every answer is SciPy's, mpmath's at 40 digits,
+or counted. In mpmath a law is its survival function and its density; everything else about it (Λ, Λ⁻¹,
+slopes, order statistics) is derived here by root finding, numerical differentiation and quadrature.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import mpmath as mp
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+import bcgc_jax as bcgc
+
+DIGITS = 40
+
+
+def _with_digits(function: Callable) -> Callable:
+    @functools.wraps(function)
+    def wrapped(*args, **kwargs):
+        with mp.workdps(DIGITS):
+            return function(*args, **kwargs)
+
+    return wrapped
+
+
+def _root(f: Callable, low, high, tolerance):
+    """Where an increasing f is 0: the last two points' secant, or the middle where it leaves the bracket."""
+    last, here = low, high
+    f_last, f_here = f(low), f(high)
+    while abs(f_here) > tolerance and high - low > tolerance:
+        step = f_here - f_last
+        secant = here - f_here * (here - last) / step if step else low
+        last, f_last = here, f_here
+        here = secant if low < secant < high else (low + high) / 2
+        f_here = f(here)
+        low, high = (low, here) if f_here > 0 else (here, high)
+    return here
+
+
+def _unknown(*_: Any) -> Any:
+    raise NotImplementedError("not in the table for this law")
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A kind of law; `p` is the list of its parameters in mpmath, in the order of the package's fields.
+
+    P(T > t) and the density hold between `infimum` and `end`; `typical` is a scale of T - infimum.
+    """
+
+    build: Callable[..., bcgc.Law]
+    frozen: Callable[..., Any]
+    """SciPy's law with the package's parameters, or `Atoms`."""
+    sampler: Callable[..., np.ndarray] = _unknown
+    """NumPy's, of a generator, a shape, and the parameters."""
+    survival: Callable[[Sequence, Any], Any] = _unknown
+    density: Callable[[Sequence, Any], Any] = _unknown
+    infimum: Callable[[Sequence], Any] = _unknown
+    mean: Callable[[Sequence], Any] = _unknown
+    typical: Callable[[Sequence], Any] = _unknown
+    end: Callable[[Sequence], Any] = lambda p: mp.inf
+
+    def at(self, *parameters: float) -> "Case":
+        return Case(self, tuple(float(v) for v in parameters))
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A law with its parameters."""
+
+    family: Family
+    parameters: tuple[float, ...]
+
+    def law(self) -> bcgc.Law:
+        """The package's."""
+        return self.family.build(*self.parameters)
+
+    @functools.cached_property
+    def frozen(self) -> Any:
+        """SciPy's."""
+        return self.family.frozen(*self.parameters)
+
+    @property
+    def exact(self) -> list:
+        return [mp.mpf(v) for v in self.parameters]
+
+    @functools.cached_property
+    def infimum(self) -> float:
+        return float(self.frozen.support()[0])
+
+    @functools.cached_property
+    def atoms(self) -> tuple[tuple[float, float], ...]:
+        """Values and their probabilities; empty for a law with a density."""
+        return self.frozen.atoms if isinstance(self.frozen, Atoms) else ()
+
+    @functools.cached_property
+    def kinks(self) -> tuple[float, ...]:
+        """The times above the infimum where the survival function is not smooth."""
+        if self.atoms:
+            return tuple(value for value, _ in self.atoms[1:])
+        end = float(self.family.end(self.exact))
+        return (end,) if math.isfinite(end) else ()
+
+    @property
+    def typical(self) -> float:
+        return float(self.family.typical(self.exact))
+
+    def draw(self, rng: np.random.Generator, shape: Any) -> np.ndarray:
+        """By NumPy's sampler."""
+        return self.family.sampler(rng, shape, *self.parameters)
+
+    def survival(self, t):
+        """P(T > t) of a law with a density, anywhere, in the working precision."""
+        p = self.exact
+        if t <= self.family.infimum(p):
+            return mp.mpf(1)
+        return self.family.survival(p, t) if t < self.family.end(p) else mp.mpf(0)
+
+    @_with_digits
+    def hazard(self, t):
+        """Λ(t), by the logarithm of the survival function."""
+        survival = self.survival(mp.mpf(t))
+        return -mp.log(survival) if survival else mp.inf
+
+    @_with_digits
+    def inverse(self, a):
+        """Λ⁻¹(a), as the root of log Λ(t) - log a in log(t - infimum), or the logit where t ends."""
+        p, a = self.exact, mp.mpf(a)
+        start, end = self.family.infimum(p), self.family.end(p)
+        if a == 0:
+            return start
+
+        def time(w):
+            return start + (mp.exp(w) if end == mp.inf else (end - start) / (1 + mp.exp(-w)))
+
+        def f(w):
+            return mp.log(-mp.log(self.family.survival(p, time(w))) / a)
+
+        low = high = mp.log(self.family.typical(p)) if end == mp.inf else mp.mpf(0)
+        value, step = f(low), mp.mpf(1) / 2
+        if value == 0:
+            return time(low)
+        if value > 0:
+            while value > 0:
+                high, low, step = low, low - step, 3 * step
+                value = f(low)
+        else:
+            while value < 0:
+                low, high, step = high, high + step, 3 * step
+                value = f(high)
+        return time(_root(f, low, high, mp.mpf(10) ** -22))
+
+    def hazard_slopes(self, t) -> list:
+        """∂Λ(t)/∂pᵢ for every parameter, and ∂Λ/∂t last, by central differences."""
+        with mp.workdps(3 * DIGITS // 2):
+            point = [*self.exact, mp.mpf(t)]
+
+            def ends(q):
+                return self.family.infimum(q[:-1]), self.family.end(q[:-1])
+
+            start, end = ends(point)
+            distance = min(point[-1] - start, end - point[-1])
+            slopes = []
+            for i, v in enumerate(point):
+
+                def moved(h, i=i):
+                    return [*point[:i], point[i] + h, *point[i + 1 :]]
+
+                h = (abs(v) or mp.mpf(1)) * mp.mpf(10) ** -10
+                if i == len(self.parameters) or ends(moved(h)) != (start, end):
+                    # Λ is smooth on a scale set by the distance to the ends of the support.
+                    h = min(distance * mp.mpf(10) ** -10, h)
+                low, high = (-mp.log(self.family.survival(q[:-1], q[-1])) for q in (moved(-h), moved(h)))
+                slopes.append((high - low) / (2 * h))
+            return slopes
+
+    def inverse_slopes(self, t) -> list:
+        """∂Λ⁻¹(a)/∂pᵢ for every parameter, and ∂Λ⁻¹/∂a last, at a = Λ(t), as an implicit function."""
+        *drift, slope = self.hazard_slopes(t)
+        return [*(-d / slope for d in drift), 1 / slope]
+
+    @_with_digits
+    def mean_slopes(self) -> list:
+        """∂E T/∂pᵢ for every parameter, by differences of the formula."""
+        p = self.exact
+        return [
+            mp.diff(lambda v, i=i: self.family.mean([*p[:i], v, *p[i + 1 :]]), p[i]) for i in range(len(p))
+        ]
+
+    def expected_order_statistic(self, num_workers: int, k: int, function: Callable = lambda t: t):
+        """E g(T_(k)) of `num_workers`, by quadrature in log(t - infimum) against its density."""
+        with mp.workdps(22):
+            p = self.exact
+            start, end = self.family.infimum(p), self.family.end(p)
+            log_constant = mp.log(k) + mp.log(mp.binomial(num_workers, k))
+
+            def integrand(w):
+                excess = mp.exp(w)
+                t = start + excess
+                s = self.survival(t)
+                if s <= 0 or s >= 1:
+                    return mp.mpf(0)
+                log_order = log_constant + (k - 1) * mp.log1p(-s) + (num_workers - k) * mp.log(s)
+                return mp.exp(log_order) * self.family.density(p, t) * excess * function(t)
+
+            # Rényi: the mean and the deviation of Λ(T_(k)) say where the density lives.
+            ranks = range(num_workers - k + 1, num_workers + 1)
+            centre = mp.fsum(mp.mpf(1) / j for j in ranks)
+            deviation = mp.sqrt(mp.fsum(mp.mpf(1) / j**2 for j in ranks))
+            hazards = [centre + s * deviation for s in (-6, -3, -1, 0, 1, 3, 6, 12, 25)]
+            hazards = [centre * mp.mpf(10) ** -e for e in (12, 6, 3, 1)] + [
+                a for a in hazards if a > centre / 9
+            ]
+            breaks = [mp.log(self.inverse(a) - start) for a in hazards]
+            last = mp.log(end - start) if mp.isfinite(end) else breaks[-1] + 60
+            return mp.quad(integrand, [breaks[0] - 60, *(b for b in breaks if b < last), last])
+
+
+# What SciPy does not have, with the methods of its laws.
+
+
+class Atoms:
+    """Values with probabilities."""
+
+    def __init__(self, values: Sequence[float], probabilities: Sequence[float]) -> None:
+        order = np.argsort(values)
+        self._values = np.asarray(values, float)[order]
+        self._mass = np.asarray(probabilities, float)[order]
+        self.atoms = tuple(zip(self._values.tolist(), self._mass.tolist(), strict=True))
+
+    def sf(self, t: ArrayLike) -> np.ndarray:
+        return np.where(self._values > np.asarray(t, float)[..., None], self._mass, 0.0).sum(-1)
+
+    def cdf(self, t: ArrayLike) -> np.ndarray:
+        return np.where(self._values <= np.asarray(t, float)[..., None], self._mass, 0.0).sum(-1)
+
+    def ppf(self, u: ArrayLike) -> np.ndarray:
+        place = np.searchsorted(np.cumsum(self._mass), np.asarray(u))
+        return self._values[np.minimum(place, self._values.size - 1)]
+
+    def mean(self) -> float:
+        return float(self._mass @ self._values)
+
+    def support(self) -> tuple[float, float]:
+        return float(self._values[0]), float(self._values[-1])
+
+
+class _LinearHazard(stats.rv_continuous):
+    """Λ(t) = p t + q t²."""
+
+    def _pdf(self, t, p, q):
+        return (p + 2 * q * t) * np.exp(-(p * t + q * t * t))
+
+    def _sf(self, t, p, q):
+        return np.exp(-(p * t + q * t * t))
+
+    def _cdf(self, t, p, q):
+        return -np.expm1(-(p * t + q * t * t))
+
+    def _ppf(self, u, p, q):
+        return _inverse_linear_hazard((p, q), -np.log1p(-u))
+
+    def _isf(self, u, p, q):
+        return _inverse_linear_hazard((p, q), -np.log(u))
+
+
+# Λ and Λ⁻¹ for the package's `FromHazard`.
+
+
+def _linear_hazard(p, t):
+    return p[0] * t + p[1] * t * t
+
+
+def _inverse_linear_hazard(p, a):
+    return 2 * a / (p[0] + (p[0] * p[0] + 4 * p[1] * a) ** 0.5)
+
+
+def _log_logistic_hazard(p, t):
+    return jnp.log1p(((t - p[2]) / p[0]) ** p[1])
+
+
+def _inverse_log_logistic_hazard(p, a):
+    return p[2] + p[0] * jnp.expm1(a) ** (1 / p[1])
+
+
+# The table
+
+
+def _lognormal_z(p, t):
+    return (mp.log(t - p[2]) - p[0]) / p[1]
+
+
+SHIFTED_EXPONENTIAL = Family(
+    build=bcgc.ShiftedExponential,
+    frozen=lambda rate, shift: stats.expon(shift, 1 / rate),
+    sampler=lambda rng, size, rate, shift: shift + rng.exponential(1 / rate, size),
+    survival=lambda p, t: mp.exp(-p[0] * (t - p[1])),
+    density=lambda p, t: p[0] * mp.exp(-p[0] * (t - p[1])),
+    infimum=lambda p: p[1],
+    mean=lambda p: p[1] + 1 / p[0],
+    typical=lambda p: 1 / p[0],
+)
+WEIBULL = Family(
+    build=bcgc.Weibull,
+    frozen=lambda scale, concentration, shift: stats.weibull_min(concentration, shift, scale),
+    sampler=lambda rng, size, scale, concentration, shift: shift + scale * rng.weibull(concentration, size),
+    survival=lambda p, t: mp.exp(-(((t - p[2]) / p[0]) ** p[1])),
+    density=lambda p, t: (
+        p[1] / p[0] * ((t - p[2]) / p[0]) ** (p[1] - 1) * mp.exp(-(((t - p[2]) / p[0]) ** p[1]))
+    ),
+    infimum=lambda p: p[2],
+    mean=lambda p: p[2] + p[0] * mp.gamma(1 + 1 / p[1]),
+    typical=lambda p: p[0],
+)
+PARETO = Family(
+    build=bcgc.Pareto,
+    frozen=lambda scale, shape: stats.pareto(shape, 0, scale),
+    sampler=lambda rng, size, scale, shape: scale * (1 + rng.pareto(shape, size)),
+    survival=lambda p, t: (p[0] / t) ** p[1],
+    density=lambda p, t: p[1] / t * (p[0] / t) ** p[1],
+    infimum=lambda p: p[0],
+    mean=lambda p: p[0] * p[1] / (p[1] - 1) if p[1] > 1 else mp.inf,
+    typical=lambda p: p[0],
+)
+UNIFORM = Family(
+    build=bcgc.Uniform,
+    frozen=lambda low, high: stats.uniform(low, high - low),
+    sampler=lambda rng, size, low, high: rng.uniform(low, high, size),
+    survival=lambda p, t: (p[1] - t) / (p[1] - p[0]),
+    density=lambda p, t: 1 / (p[1] - p[0]),
+    infimum=lambda p: p[0],
+    mean=lambda p: (p[0] + p[1]) / 2,
+    typical=lambda p: (p[1] - p[0]) / 2,
+    end=lambda p: p[1],
+)
+LOGNORMAL = Family(
+    build=bcgc.Lognormal,
+    frozen=lambda location, scale, shift: stats.lognorm(scale, shift, math.exp(location)),
+    sampler=lambda rng, size, location, scale, shift: shift + np.exp(rng.normal(location, scale, size)),
+    survival=lambda p, t: mp.erfc(_lognormal_z(p, t) / mp.sqrt(2)) / 2,
+    density=lambda p, t: mp.npdf(_lognormal_z(p, t)) / (p[1] * (t - p[2])),
+    infimum=lambda p: p[2],
+    mean=lambda p: p[2] + mp.exp(p[0] + p[1] ** 2 / 2),
+    typical=lambda p: mp.exp(p[0]),
+)
+GAMMA = Family(
+    build=bcgc.Gamma,
+    frozen=lambda shape, rate, shift: stats.gamma(shape, shift, 1 / rate),
+    sampler=lambda rng, size, shape, rate, shift: shift + rng.gamma(shape, 1 / rate, size),
+    survival=lambda p, t: mp.gammainc(p[0], p[1] * (t - p[2]), regularized=True),
+    density=lambda p, t: (
+        p[1] * (p[1] * (t - p[2])) ** (p[0] - 1) * mp.exp(-p[1] * (t - p[2])) / mp.gamma(p[0])
+    ),
+    infimum=lambda p: p[2],
+    mean=lambda p: p[2] + p[0] / p[1],
+    typical=lambda p: p[0] / p[1],
+)
+# P(T > t) = 1 / (1 + ((t - shift) / scale)^shape), with parameters (scale, shape, shift).
+LOG_LOGISTIC = Family(
+    build=lambda *p: bcgc.FromHazard(_log_logistic_hazard, _inverse_log_logistic_hazard, parameters=p),
+    frozen=lambda scale, shape, shift: stats.fisk(shape, shift, scale),
+    survival=lambda p, t: 1 / (1 + ((t - p[2]) / p[0]) ** p[1]),
+    density=lambda p, t: (
+        p[1] / p[0] * ((t - p[2]) / p[0]) ** (p[1] - 1) / (1 + ((t - p[2]) / p[0]) ** p[1]) ** 2
+    ),
+    infimum=lambda p: p[2],
+    mean=lambda p: p[2] + p[0] * (mp.pi / p[1]) / mp.sin(mp.pi / p[1]) if p[1] > 1 else mp.inf,
+    typical=lambda p: p[0],
+)
+# P(T > t) = exp(-p t - q t²), with parameters (p, q): a worker that tires.
+LINEAR_HAZARD = Family(
+    build=lambda *p: bcgc.FromHazard(_linear_hazard, _inverse_linear_hazard, parameters=p),
+    frozen=_LinearHazard(a=0.0, shapes="p, q"),
+    survival=lambda p, t: mp.exp(-p[0] * t - p[1] * t * t),
+    density=lambda p, t: (p[0] + 2 * p[1] * t) * mp.exp(-p[0] * t - p[1] * t * t),
+    infimum=lambda p: mp.mpf(0),
+    mean=lambda p: (
+        mp.sqrt(mp.pi / p[1]) / 2 * mp.exp(p[0] ** 2 / (4 * p[1])) * mp.erfc(p[0] / (2 * mp.sqrt(p[1])))
+    ),
+    typical=lambda p: 1 / p[0],
+)
+TWO_SPEED = Family(
+    build=bcgc.TwoSpeed,
+    frozen=lambda fast, slow, probability: Atoms([fast, slow], [1 - probability, probability]),
+)
+EMPIRICAL = Family(
+    build=lambda *times: bcgc.Empirical(times),
+    frozen=lambda *times: Atoms(times, [1 / len(times)] * len(times)),
+    sampler=lambda rng, size, *times: rng.choice(times, size),
+)
+
+CASES = {
+    "shifted_exponential": SHIFTED_EXPONENTIAL.at(1e-3, 50.0),
+    "exponential": SHIFTED_EXPONENTIAL.at(0.4, 0.0),
+    "weibull_3": WEIBULL.at(3.0, 3.0, 0.0),
+    "weibull_07": WEIBULL.at(2.0, 0.7, 0.5),
+    "pareto_12": PARETO.at(2.0, 1.2),
+    "pareto_3": PARETO.at(0.5, 3.0),
+    "uniform": UNIFORM.at(1.5, 4.0),
+    "lognormal": LOGNORMAL.at(0.3, 0.8, 0.4),
+    "gamma": GAMMA.at(2.5, 0.7, 0.3),
+    "from_hazard": LINEAR_HAZARD.at(0.3, 0.15),
+    "two_speed": TWO_SPEED.at(1.5, 7.5, 0.2),
+    "empirical": EMPIRICAL.at(2.0, 1.25, 3.5, 2.0, 9.0),
+}
+"""Those of the tests of runtimes and solvers, of which each kind is a program."""
+ATOMIC = tuple(name for name, case in CASES.items() if case.atoms)
+CONTINUOUS = tuple(name for name, case in CASES.items() if not case.atoms)

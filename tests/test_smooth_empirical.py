@@ -8,6 +8,7 @@ from scipy import integrate
 
 import bcgc_jax as bcgc
 from bcgc_jax.smooth_empirical import smooth_empirical, smooth_law_and_tail
+from tests.oracles.laws import GAMMA
 
 
 @jax.jit
@@ -15,8 +16,11 @@ def inverse_slopes(law, a):
     return jax.vmap(jax.grad(law.inverse_cumulative_hazard))(a)
 
 
-def _times(size: int = 600) -> np.ndarray:
-    return np.random.default_rng(1).gamma(2.5, 0.6, size) + 0.8
+CASE = GAMMA.at(2.5, 1 / 0.6, 0.8)
+
+
+def _times(size: int = 600, seed: int = 1) -> np.ndarray:
+    return CASE.draw(np.random.default_rng(seed), size)
 
 
 @pytest.mark.parametrize("pareto_tail", [False, True])
@@ -59,11 +63,11 @@ def test_mean_and_tail_are_what_they_say(x64):
 def test_it_is_near_the_sample_and_nearer_to_the_law_behind_it(x64):
     errors = []
     for seed in range(20):
-        times = np.random.default_rng(seed).gamma(2.5, 0.6, 400) + 0.8
+        times = _times(400, seed)
         law = smooth_empirical(times)
         assert abs(float(law.mean()) / times.mean() - 1) < 0.01  # worst of these 0.004
         grid = np.quantile(times, np.linspace(0.02, 0.98, 49))
-        true = bcgc.Gamma(2.5, 1 / 0.6, 0.8).cdf(grid)
+        true = CASE.frozen.cdf(grid)
         sample = np.searchsorted(np.sort(times), grid, side="right") / 400
         assert np.abs(law.cdf(grid) - sample).max() < 0.03  # worst 0.02, where a step is 0.0025
         errors.append([np.square(x - true).mean() for x in (law.cdf(grid), sample)])
@@ -72,11 +76,11 @@ def test_it_is_near_the_sample_and_nearer_to_the_law_behind_it(x64):
 
 def test_censored_times_leave_the_curve_where_it_is(x64):
     rng = np.random.default_rng(6)
-    times = rng.gamma(2.5, 0.6, 3000) + 0.8
+    times = CASE.draw(rng, 3000)
     ends = rng.uniform(1.0, 5.0, 3000)
     law = smooth_empirical(np.minimum(times, ends), ends < times)
     grid = np.linspace(1.2, 3.8, 9)
-    np.testing.assert_allclose(law.survival(grid), bcgc.Gamma(2.5, 1 / 0.6, 0.8).survival(grid), atol=0.03)
+    np.testing.assert_allclose(law.survival(grid), CASE.frozen.sf(grid), atol=0.03)
     naive = smooth_empirical(np.minimum(times, ends))
     assert np.abs(naive.survival(grid) - law.survival(grid)).max() > 0.1
 

@@ -1,15 +1,6 @@
 """Optimization-based block coordinate gradient coding in JAX."""
 
-from bcgc_jax.coded_gradients import (
-    CodingPlan,
-    backward_order,
-    coded_value_and_grad,
-    coding_plan,
-    shard_subsets,
-    split_batch,
-    unit_sizes,
-)
-from bcgc_jax.codes import (
+from bcgc_jax.coding.codes import (
     GradientCode,
     allocate,
     conditioning,
@@ -18,7 +9,17 @@ from bcgc_jax.codes import (
     encode,
     gradient_code,
 )
-from bcgc_jax.distributions import (
+from bcgc_jax.coding.gradients import (
+    CodingPlan,
+    backward_order,
+    coded_value_and_grad,
+    coding_plan,
+    shard_subsets,
+    split_batch,
+    unit_sizes,
+)
+from bcgc_jax.coding.training import TrainingScheme, train, training_scheme
+from bcgc_jax.laws.families import (
     Empirical,
     FromHazard,
     Gamma,
@@ -30,8 +31,11 @@ from bcgc_jax.distributions import (
     Uniform,
     Weibull,
 )
-from bcgc_jax.fits import Fit, fit_laws
-from bcgc_jax.joint_laws import Rows, Unlike
+from bcgc_jax.laws.joint import Rows, Unlike
+from bcgc_jax.measured.description import Description, describe
+from bcgc_jax.measured.fits import Fit, fit_laws
+from bcgc_jax.measured.smooth import HazardSpline, smooth_empirical
+from bcgc_jax.measured.traces import Trace, load_trace
 from bcgc_jax.order_statistics import expected_order_statistics, sorted_cycle_times
 from bcgc_jax.partitions import (
     cumulative_load,
@@ -50,13 +54,9 @@ from bcgc_jax.runtime import (
     integrate_runtime,
     simulate_runtime,
 )
-from bcgc_jax.smooth_empirical import HazardSpline, smooth_empirical
 from bcgc_jax.solvers import register_scheme, runtime_limit, solve, straggler_ratio
 from bcgc_jax.sweep_files import write_sweep
 from bcgc_jax.sweeps import Sweep, grid, sweep
-from bcgc_jax.trace_statistics import Description, describe
-from bcgc_jax.traces import Trace, load_trace
-from bcgc_jax.training import TrainingScheme, train, training_scheme
 
 __all__ = [
     "CodingPlan",

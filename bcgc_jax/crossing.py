@@ -62,7 +62,7 @@ def crossing_probability(hazard: Array, num_workers: ArrayLike, *, written_out: 
     lock up the thread pool that it shares with the code around it (seen with jaxlib 0.10, two cores).
     `written_out` (static) writes the sums of up to 12 workers term by term, for batches of many problems.
 
-    >>> from bcgc_jax.distributions import Uniform
+    >>> from bcgc_jax.laws.families import Uniform
     >>> p = crossing_probability(Uniform(0.0, 1.0).cumulative_hazard(jnp.array([0.75, 0.5])), 2)
     >>> round(float(p), 5)  # 1 - P(T_(1) ≤ 1/2, T_(2) ≤ 3/4) = 1 - (9/16 - 1/16)
     0.5

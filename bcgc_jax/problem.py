@@ -10,8 +10,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import check, concrete, pytree_dataclass, static_field
-from bcgc_jax.distributions import Law
-from bcgc_jax.joint_laws import Unlike
+from bcgc_jax.laws.families import Law
+from bcgc_jax.laws.joint import Unlike
 
 
 @pytree_dataclass
@@ -33,7 +33,7 @@ class Problem:
 
     Raises ValueError for numbers that make no sense and are known before tracing.
 
-    >>> from bcgc_jax.distributions import ShiftedExponential
+    >>> from bcgc_jax.laws.families import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(rate=1e-3, shift=50.0), num_workers=4, num_coordinates=100)
     >>> problem.max_workers
     4

@@ -13,7 +13,7 @@ import optax
 
 import bcgc_jax as bcgc
 from bcgc_jax.cluster import Cluster, train_on_cluster
-from bcgc_jax.coded_gradients import coding_plan, split_unevenly
+from bcgc_jax.coding.gradients import coding_plan, split_unevenly
 from benchmarks.planning import LAW
 from benchmarks.timing import compare, result_row
 

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 import bcgc_jax as bcgc
-from bcgc_jax.coded_gradients import (
+from bcgc_jax.coding.gradients import (
     coded_value_and_grad,
     coding_plan,
     decode_gradients,

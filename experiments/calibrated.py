@@ -26,8 +26,8 @@ import optax
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax.cluster import Calibration, Cluster, ClusterTraining, calibrate, train_on_cluster
-from bcgc_jax.coded_gradients import coding_plan, split_unevenly
-from bcgc_jax.digits import cross_entropy, expected_of, load_digits
+from bcgc_jax.coding.digits import cross_entropy, expected_of, load_digits
+from bcgc_jax.coding.gradients import coding_plan, split_unevenly
 from experiments.report import number, print_table, progress, run_command, write_csv
 
 # Processes on each core that compute at the same time, and the mean seconds for which they do and do not.

@@ -20,7 +20,7 @@ import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax.cluster import Cluster, Pace
 from bcgc_jax.cluster.digits import ClusterDigitsRun, train_digits_on_cluster
-from bcgc_jax.digits import digits_problem, expected_of
+from bcgc_jax.coding.digits import digits_problem, expected_of
 from experiments.report import number, print_table, progress, run_command, write_csv
 
 METHODS = ("uncoded", "single_block", "tandon_partial", "time", "optimal")

@@ -15,7 +15,7 @@ import numpy as np
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
-from bcgc_jax.codes import CONSTRUCTIONS, GradientCode
+from bcgc_jax.coding.codes import CONSTRUCTIONS, GradientCode
 from experiments.report import number, print_table, progress, run_command, write_csv
 
 SIZES = (10, 20, 50, 100)

@@ -15,7 +15,7 @@ import numpy as np
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
-from bcgc_jax.digits import DigitsRun, digits_problem, train_on_digits
+from bcgc_jax.coding.digits import DigitsRun, digits_problem, train_on_digits
 from experiments.report import number, print_table, progress, run_command, write_csv
 
 METHODS = ("uncoded", "tandon_partial", "single_block", "frequency", "time", "optimal")

@@ -15,8 +15,8 @@ from bcgc_jax.solvers import schemes
 # Files that share programs go to one process, in this order, and the rest behind them, a file at a time.
 _GROUPS = {
     "tests/test_second_calls.py": "examples",
-    "bcgc_jax/fits.py": "fits",
-    "tests/test_fits.py": "fits",
+    "bcgc_jax/measured/fits.py": "fits",
+    "tests/measured/test_fits.py": "fits",
     "tests/solvers/": "solvers",
     "tests/test_sweeps.py": "solvers",
     "bcgc_jax/": "examples",

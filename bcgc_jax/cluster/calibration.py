@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bcgc_jax.cluster.master import Work
-from bcgc_jax.coded_gradients import CodingPlan
+from bcgc_jax.coding.gradients import CodingPlan
 
 
 class Calibration(NamedTuple):
@@ -52,7 +52,7 @@ def calibrate(
     Raises ValueError where there is no work, or that of another plan.
 
     >>> import jax
-    >>> from bcgc_jax.coded_gradients import coding_plan
+    >>> from bcgc_jax.coding.gradients import coding_plan
     >>> plan = coding_plan(jax.random.key(0), {"w": np.zeros(300)}, [200, 100])
     >>> slow = [Work(iteration=k, worker=w, block=0, seconds=2e-6 * 50 * 200) for k in (0, 1) for w in (0, 1)]
     >>> fast = [Work(iteration=k, worker=1, block=1, seconds=2e-6 * 100 * 100) for k in (0, 1)]

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from bcgc_jax.coded_gradients import PyTree
+from bcgc_jax.coding.gradients import PyTree
 
 
 class Checkpoints:

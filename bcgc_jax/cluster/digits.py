@@ -10,7 +10,7 @@ from jax import Array
 
 from bcgc_jax.cluster.master import Cluster
 from bcgc_jax.cluster.training import ClusterTraining, Pace, train_on_cluster
-from bcgc_jax.digits import (
+from bcgc_jax.coding.digits import (
     DigitsRun,
     accuracy,
     cross_entropy,

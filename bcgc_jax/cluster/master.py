@@ -21,14 +21,14 @@ from jax import Array
 
 from bcgc_jax.cluster.engine import actor_class, session
 from bcgc_jax.cluster.worker import Duty
-from bcgc_jax.coded_gradients import (
+from bcgc_jax.coding.codes import decoding_weights
+from bcgc_jax.coding.gradients import (
     CodingPlan,
     Loss,
     PyTree,
     assemble_gradient,
     decode_block,
 )
-from bcgc_jax.codes import decoding_weights
 
 # Larger arguments of a call are put into the store once, instead of being sent to each worker.
 _INLINE = 2**16
@@ -114,7 +114,7 @@ class Cluster:
     Raises ImportError without Ray, ConnectionError where there is no cluster at the address, ValueError where
     it has too few free CPUs: each worker takes one, and on this machine alone they share what there is.
 
-    >>> from bcgc_jax.coded_gradients import coding_plan, split_unevenly
+    >>> from bcgc_jax.coding.gradients import coding_plan, split_unevenly
     >>> data, params = np.arange(12.0, dtype=np.float32).reshape(4, 3), jnp.zeros(3)
     >>> plan = coding_plan(jax.random.key(0), params, [1, 2])  # two coordinates survive one of two workers
     >>> with Cluster(2) as cluster:

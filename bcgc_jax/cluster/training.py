@@ -21,12 +21,12 @@ from jax.typing import ArrayLike
 
 from bcgc_jax.cluster.checkpoints import Checkpoints
 from bcgc_jax.cluster.master import Cluster, Fault, Work, WorkersLost
-from bcgc_jax.coded_gradients import Loss, PyTree, split_unevenly
-from bcgc_jax.distributions import Law
-from bcgc_jax.joint_laws import Rows, Unlike
+from bcgc_jax.coding.gradients import Loss, PyTree, split_unevenly
+from bcgc_jax.coding.training import TrainingScheme, collect, training_scheme
+from bcgc_jax.laws.families import Law
+from bcgc_jax.laws.joint import Rows, Unlike
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.solve import solve
-from bcgc_jax.training import TrainingScheme, collect, training_scheme
 
 # Iterations whose work is kept: an iteration of many workers and blocks is thousands of records.
 _KEPT = 1000

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from bcgc_jax.coded_gradients import CodingPlan, Loss, PyTree
-from bcgc_jax.codes import encode_one
+from bcgc_jax.coding.codes import encode_one
+from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree
 
 
 class Duty(NamedTuple):

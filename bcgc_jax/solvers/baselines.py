@@ -9,8 +9,8 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax.distributions import Law
 from bcgc_jax.expectation import NUM_NODES, Expectation, integrate, marks, quadrature
+from bcgc_jax.laws.families import Law
 from bcgc_jax.order_statistics import all_rows, expected_order_statistics
 from bcgc_jax.problem import Problem
 

@@ -21,7 +21,6 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax.crossing import Crossing
-from bcgc_jax.distributions import Law
 from bcgc_jax.expectation import (
     Expectation,
     Marks,
@@ -33,10 +32,11 @@ from bcgc_jax.expectation import (
     threshold_hazard,
     with_rounding,
 )
+from bcgc_jax.laws.families import Law
+from bcgc_jax.linear_algebra import solve_positive
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solvers.cutting_plane import cutting_plane
 from bcgc_jax.solvers.lanes import loop
-from bcgc_jax.solvers.linear import solve_positive
 
 # Intervals of the first rule. An answer counts once a finer rule agrees; else that one goes on. Four times as
 # fine, it also tells its own error; Gauss's rules for laws with kinks do not nest, and cannot.
@@ -162,7 +162,7 @@ def optimal_partition(
     and cutting planes take the place of Newton's method, down to a gap of 1e-6. `written_out` (static) is
     that of `crossing_probability`, for batches.
 
-    >>> from bcgc_jax.distributions import ShiftedExponential
+    >>> from bcgc_jax.laws.families import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=3, num_coordinates=100)
     >>> result = optimal_partition(problem, np.array([True, False, True]), tolerance=1e-3)
     >>> int(result.status), round(float(result.partition.sum()), 3), float(result.partition[1])

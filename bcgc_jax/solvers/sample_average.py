@@ -25,7 +25,7 @@ from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import check
 from bcgc_jax.expectation import Expectation
-from bcgc_jax.joint_laws import Rows
+from bcgc_jax.laws.joint import Rows
 from bcgc_jax.order_statistics import max_finish_time
 from bcgc_jax.problem import Problem
 from bcgc_jax.runtime import Certificate, as_partition, load_of

@@ -13,17 +13,17 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import check, concrete, is_traced
-from bcgc_jax.joint_laws import Unlike
+from bcgc_jax.laws.joint import Unlike
 from bcgc_jax.partitions import round_partition, round_to_units
 from bcgc_jax.problem import Problem, Solution, Status
 from bcgc_jax.runtime import Certificate, certificate, completion_probability, levels_of_bound
 from bcgc_jax.solvers import baselines, sample_average
 from bcgc_jax.solvers.completion import completion_partition
-from bcgc_jax.solvers.integer import improve_units
 from bcgc_jax.solvers.level_sets import best_levels
 from bcgc_jax.solvers.optimal import optimal_partition
 from bcgc_jax.solvers.schemes import SCHEMES, Scheme, added_schemes
 from bcgc_jax.solvers.subgradient import subgradient_partition
+from bcgc_jax.solvers.units import improve_units
 
 PROPOSED = ("optimal", "subgradient", "time", "frequency")
 BASELINES = ("uncoded", "single_block", "tandon_partial", "ferdinand_full", "ferdinand_half")
@@ -83,7 +83,7 @@ def solve(
     method cannot do, and for a law whose mean is known to be infinite. What shows only in traced values is a
     `Status`.
 
-    >>> from bcgc_jax.distributions import ShiftedExponential
+    >>> from bcgc_jax.laws.families import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=20, num_coordinates=20_000)
     >>> solution = solve(problem, "time")
     >>> solution.rounded[:3].tolist(), bool(solution.lower_bound < solution.expected_runtime)

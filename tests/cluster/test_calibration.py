@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from bcgc_jax.cluster import Work, calibrate
-from bcgc_jax.coded_gradients import coding_plan
+from bcgc_jax.coding.gradients import coding_plan
 
 N, M = 4, 120.0
 SECONDS, SETUP, MESSAGE = 2e-7, 40.0, 3e-3

@@ -21,7 +21,7 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax.cluster import Checkpoints, Cluster, Pace, WorkersLost, train_on_cluster
 from bcgc_jax.cluster.training import _scheme
-from bcgc_jax.coded_gradients import coding_plan, split_unevenly
+from bcgc_jax.coding.gradients import coding_plan, split_unevenly
 
 pytestmark = pytest.mark.slow
 
@@ -448,7 +448,7 @@ _JOINS = """
 import sys, jax
 sys.path.insert(0, {root!r})
 from bcgc_jax.cluster import Cluster
-from bcgc_jax.coded_gradients import coding_plan, split_unevenly
+from bcgc_jax.coding.gradients import coding_plan, split_unevenly
 from tests.cluster.test_cluster import COUNT, assert_exact, case, loss
 params, data = case()
 with Cluster(2, address={address!r}) as cluster:

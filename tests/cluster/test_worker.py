@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from bcgc_jax.cluster.worker import Duty, Worker
-from bcgc_jax.coded_gradients import (
+from bcgc_jax.coding.codes import decoding_weights
+from bcgc_jax.coding.gradients import (
     Block,
     CodingPlan,
     block_message,
@@ -18,7 +19,6 @@ from bcgc_jax.coded_gradients import (
     split_unevenly,
     unit_sizes,
 )
-from bcgc_jax.codes import decoding_weights
 
 # Each worker compiles a program for each of its blocks.
 N = 3

@@ -8,7 +8,7 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax.crossing import _solve_by_halves, _solve_unit_upper
 from bcgc_jax.expectation import expected_max, marks
-from bcgc_jax.solvers.linear import solve_positive
+from bcgc_jax.linear_algebra import solve_positive
 from bcgc_jax.solvers.optimal import _derivatives, _sums_over_nodes
 from tests.oracles.laws import CASES
 from tests.problems import padded

@@ -1,0 +1,376 @@
+"""What a person may type on the command line: numbers, laws; each refused in one clear line."""
+
+import dataclasses
+import difflib
+import functools
+import math
+import re
+import runpy
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import click
+import jax.numpy as jnp
+import numpy as np
+
+from bcgc_jax.laws import families as distributions
+from bcgc_jax.laws.families import Law
+from bcgc_jax.laws.joint import Rows, Unlike
+from bcgc_jax.measured.smooth import HazardSpline, smooth_empirical
+from bcgc_jax.measured.traces import LAYOUTS, Trace
+from bcgc_jax.solvers.solve import OBJECTIVES
+
+# shifted-exponential: ShiftedExponential, and so on: the same names in CamelCase.
+LAWS = {
+    re.sub(r"(?<=[a-z])(?=[A-Z])", "-", law.__name__).lower(): law
+    for law in (
+        distributions.ShiftedExponential,
+        distributions.Weibull,
+        distributions.Pareto,
+        distributions.Lognormal,
+        distributions.Gamma,
+        distributions.Uniform,
+        distributions.TwoSpeed,
+    )
+}
+
+
+def law_help() -> str:
+    """Each law with its parameters, those with a default in brackets."""
+    return ", ".join(f"{name}:{','.join(_signature(law))}" for name, law in LAWS.items())
+
+
+def _signature(law: type) -> list[str]:
+    fields = dataclasses.fields(law)
+    return [f"{f.name}=" if f.default is dataclasses.MISSING else f"[{f.name}={f.default:g}]" for f in fields]
+
+
+SEED = click.IntRange(0, 2**63 - 1)  # what a key is made of
+_LONGEST = 1_000_000  # numbers on an axis
+_MOST_LAWS = 10_000  # of unlike workers
+
+
+class Number(click.ParamType):
+    """A finite number above (or from) a bound; whole numbers may be typed as 1e6."""
+
+    name = "number"
+
+    def __init__(self, low: float = 0, *, include: bool = False, whole: bool = False) -> None:
+        self.low, self.include, self.whole = low, include, whole
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | int:
+        what = "a whole number" if self.whole else "a finite number"
+        bound = f"{'at least' if self.include else 'above'} {self.low:g}" if math.isfinite(self.low) else ""
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        good = math.isfinite(number) and (number > self.low or (self.include and number == self.low))
+        if not good or (self.whole and number != int(number)):
+            self.fail(f"must be {what} {bound}".rstrip() + f", got {value!r}", param, ctx)
+        return int(number) if self.whole else number
+
+
+class CycleTime(click.ParamType):
+    """NAME:PARAMETER=VALUE,… of a law."""
+
+    name = "law"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        law, given = self.read(str(value), param, ctx)
+        missing = missing_parameters(law, given)
+        if missing:
+            usage = f"{law_name(law)}:{','.join(_signature(law))}"
+            self.fail(f"{', '.join(missing)} missing in {value!r}; expected {usage}", param, ctx)
+        try:
+            return law(**given)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+    def read(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[type[Law], dict[str, float]]:
+        """The law's class and the parameters that were typed."""
+        name, _, text = value.partition(":")
+        if name not in LAWS:
+            near = difflib.get_close_matches(name, LAWS, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            self.fail(f"unknown law {name!r}{hint}; known: {', '.join(LAWS)}", param, ctx)
+        law = LAWS[name]
+        usage = f"{name}:{','.join(_signature(law))}"
+        known = [f.name for f in dataclasses.fields(law)]  # type: ignore[arg-type]
+        given: dict[str, float] = {}
+        for part in filter(None, text.split(",")):
+            key, equals, number = part.partition("=")
+            key = key.strip()
+            if not equals or key not in known:
+                self.fail(f"cannot read {part!r} in {value!r}; expected {usage}", param, ctx)
+            if key in given:
+                self.fail(f"{key} is given twice in {value!r}", param, ctx)
+            try:
+                given[key] = float(number)
+            except ValueError:
+                self.fail(f"{key} must be a number, got {number!r}; expected {usage}", param, ctx)
+        return law, given
+
+
+class WorkersCycleTime(CycleTime):
+    """NAME:PARAMETER=VALUE,… of a law, or COUNT*NAME:… for some workers: (count or None, law)."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        count, star, text = str(value).rpartition("*")
+        number = Number(1, include=True, whole=True).convert(count, param, ctx) if star else None
+        return number, super().convert(text, param, ctx)
+
+
+class OpenCycleTime(CycleTime):
+    """NAME:PARAMETER=VALUE,… where parameters may be left to axes: (class, those that were typed)."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return self.read(str(value), param, ctx)
+
+
+def missing_parameters(law: type[Law], given: Collection[str]) -> list[str]:
+    """Parameters of a law that have no default and are not given."""
+    fields = dataclasses.fields(law)  # type: ignore[arg-type]
+    return [f.name for f in fields if f.default is dataclasses.MISSING and f.name not in given]
+
+
+def law_name(law: type[Law]) -> str:
+    """What a law is called on the command line."""
+    return next(name for name, known in LAWS.items() if law is known)
+
+
+class Axis(click.ParamType):
+    """Numbers: 3, or 1,2,5, or LOW:HIGH:COUNT with equal steps, LOW:HIGH:COUNT:log with equal ratios."""
+
+    name = "axis"
+
+    def __init__(self, number: Number) -> None:
+        self.number = number
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> np.ndarray:
+        if isinstance(value, np.ndarray | int | float):
+            return np.atleast_1d(np.asarray(value))
+
+        def number(text: str) -> float:
+            return self.number.convert(text, param, ctx)
+
+        if ":" not in str(value):
+            return np.unique([number(text) for text in str(value).split(",")])
+        low, high, *rest = str(value).split(":")
+        first, last = number(low), number(high)
+        logarithmic = rest[-1:] == ["log"]
+        rest = rest[:-1] if logarithmic else rest
+        whole = self.number.whole
+        if len(rest) > 1 or (not rest and (logarithmic or not whole)) or last < first:
+            self.fail(
+                f"must be numbers such as 1,2,5, or LOW:HIGH:COUNT, LOW:HIGH:COUNT:log, LOW not above HIGH, "
+                f"got {value!r}",
+                param,
+                ctx,
+            )
+        if logarithmic and first <= 0:
+            self.fail(f"a logarithmic axis starts above 0, got {value!r}", param, ctx)
+        count = Number(1, include=True, whole=True).convert(rest[0], param, ctx) if rest else last - first + 1
+        if count > _LONGEST or (whole and last >= 2**53):
+            self.fail(
+                f"an axis has at most {_LONGEST:,} numbers, whole ones below 2^53: {value!r}", param, ctx
+            )
+        count = int(count)
+        values = np.geomspace(first, last, count) if logarithmic else np.linspace(first, last, count)
+        return np.unique(np.round(values).astype(int)) if whole else values
+
+
+class NamedAxis(click.ParamType):
+    """PARAMETER=AXIS."""
+
+    name = "parameter=axis"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, np.ndarray]:
+        name, equals, text = str(value).partition("=")
+        if not equals:
+            self.fail(f"must be PARAMETER=NUMBERS such as rate=1e-4:1e-1:33:log, got {value!r}", param, ctx)
+        return name.strip(), Axis(Number(-math.inf)).convert(text, param, ctx)
+
+
+class Levels(click.ParamType):
+    """Whole numbers and ranges: 0,3,7-9."""
+
+    name = "levels"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        levels: set[int] = set()
+        for part in str(value).split(","):
+            low, dash, high = part.strip().partition("-")
+            if not low.isdecimal() or (dash and not high.isdecimal()) or (dash and int(high) < int(low)):
+                self.fail(f"must be levels and ranges such as 0,3,7-9, got {value!r}", param, ctx)
+            levels.update(range(int(low), int(high or low) + 1))
+        return tuple(sorted(levels))
+
+
+objective_option = click.option(
+    "--objective",
+    type=click.Choice(OBJECTIVES),
+    default=OBJECTIVES[0],
+    show_default=True,
+    help="What `optimal` optimises; the second needs --deadline.",
+)
+
+format_option = click.option(
+    "--format",
+    "output",
+    type=click.Choice(["table", "json", "csv"]),
+    default="table",
+    show_default=True,
+    help="What is printed.",
+)
+
+
+def _load_schemes(ctx: click.Context, param: click.Parameter, path: str | None) -> None:
+    if path is None:
+        return
+    try:
+        runpy.run_path(path)
+    except OSError as error:
+        raise click.BadParameter(f"cannot read {path}: {error.strerror}") from None
+    except Exception as error:
+        raise click.BadParameter(f"{path} ends with {type(error).__name__}: {error}") from None
+
+
+# Eager: methods that are typed may be those of the file.
+schemes_option = click.option(
+    "--schemes",
+    type=click.Path(),
+    is_eager=True,
+    expose_value=False,
+    callback=_load_schemes,
+    help="Python file that calls bcgc_jax.register_scheme: schemes of your own.",
+)
+
+
+def trace_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Options that say how a trace is laid out, given to `command` as `columns`, keywords of `load_trace`."""
+
+    @functools.wraps(command)
+    def with_columns(*args: Any, **given: Any) -> None:
+        columns = {name: given.pop(f"{name}_column") for name in ("step", "worker", "seconds", "censored")}
+        return command(*args, columns=columns | {"layout": given.pop("layout")}, **given)
+
+    options = [
+        click.option("--step-column", default="step", show_default=True, help="Column of the step."),
+        click.option("--worker-column", default="worker", show_default=True, help="Column of the worker."),
+        click.option("--seconds-column", default="seconds", show_default=True, help="Column of the times."),
+        click.option(
+            "--censored-column", help="Column of 0 or 1: the worker was cut off, the time a lower bound."
+        ),
+        click.option(
+            "--layout",
+            type=click.Choice(LAYOUTS),
+            default="auto",
+            show_default=True,
+            help="A row for each step and worker (long), or a column for each worker (wide).",
+        ),
+    ]
+    for option in reversed(options):
+        with_columns = option(with_columns)
+    return with_columns
+
+
+def finite(value: Any) -> float | None:
+    """A plain number; None, JSON's null, where it is infinite or unknown."""
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def read_unit_costs(path: str) -> np.ndarray:
+    """Positive numbers, one a line; ValueError with the line that is none."""
+    costs = []
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            text = line.strip()
+            if not text:
+                continue
+            try:
+                cost = float(text)
+            except ValueError:
+                cost = math.nan
+            if not (math.isfinite(cost) and cost > 0):
+                raise ValueError(
+                    f"{path}, line {number}: a unit's cost must be a number above 0, got {text!r}"
+                )
+            costs.append(cost)
+    if not costs:
+        raise ValueError(f"{path} holds no unit costs: one positive number a line is expected")
+    return np.array(costs)
+
+
+def law_of_workers(given: Sequence[tuple[int | None, Law]], workers: int | None) -> tuple[Law, int | None]:
+    """What `WorkersCycleTime`s mean together, and for how many workers: several are those of unlike ones."""
+    if given[0][0] is None and len(given) == 1:
+        return given[0][1], workers
+    counts = [count or 1 for count, _ in given]
+    total = sum(counts)
+    if workers not in (None, total):
+        raise click.UsageError(f"--cycle-time is given for {total} workers, but --workers is {workers}")
+    if len(given) == 1:
+        return given[0][1], total
+    if total > _MOST_LAWS:
+        raise click.UsageError(f"at most {_MOST_LAWS:,} workers may each have a law, not {total:,}")
+    return Unlike([law for count, (_, law) in zip(counts, given, strict=True) for _ in range(count)]), total
+
+
+def workers_of_trace(num_workers: int, path: str) -> int:
+    """The workers of a trace, where nothing else says how many there are to be."""
+    if num_workers < 2:
+        raise click.UsageError(
+            f"{path} has one worker only: coding needs the times of at least two, or give --workers"
+        )
+    return num_workers
+
+
+TRACE_LAWS = ("atoms", "smooth", "pareto-tail")
+# Times, times N: what the exact expectation of a law of atoms holds at once.
+_MOST_ATOMS = 2_000_000
+
+
+trace_law_option = click.option(
+    "--trace-law",
+    type=click.Choice(TRACE_LAWS),
+    default=TRACE_LAWS[0],
+    show_default=True,
+    help="Each measured time an atom, or a smooth law, perhaps with a Pareto tail fitted to it.",
+)
+
+
+def law_of_trace(trace: Trace, kind: str, num_workers: int) -> Law:
+    """The law of all measured times together: each an atom, or smooth, perhaps with a fitted tail."""
+    if kind != "atoms":
+        return smooth_empirical(trace.seconds, trace.censored, pareto_tail=kind == "pareto-tail")
+    if trace.seconds.size * num_workers > _MOST_ATOMS:
+        raise ValueError(
+            f"{trace.seconds.size} measured times are too many atoms for {num_workers} workers: "
+            "take --trace-law smooth, or see bcgc fit"
+        )
+    return trace.law()
+
+
+def describe_law(law: Law) -> Any:
+    """The law as plain JSON values; for unlike workers a list."""
+    if isinstance(law, Unlike):
+        return [describe_law(one) for one in law.laws]
+    if isinstance(law, Rows):
+        steps, workers = law.rows().shape
+        return {"law": "rows", "steps": steps, "workers": workers, "mean": float(law.mean())}
+    if isinstance(law, HazardSpline):
+        described = {"law": "smooth", "knots": int(jnp.size(law.times)), "mean": float(law.mean())}
+        return described | {"tail_index": float(np.asarray(law.tail_index))}
+    if isinstance(law, distributions.Empirical):
+        size = int(jnp.asarray(law.times).size)
+        return {"law": "empirical", "measured_times": size, "mean": float(law.mean())}
+    fields = dataclasses.fields(law)  # type: ignore[arg-type]
+    return {"law": law_name(type(law)), **{f.name: float(getattr(law, f.name)) for f in fields}}

@@ -1,0 +1,178 @@
+"""What the command line does about compiling: programs are kept for the next call, and its time is told."""
+
+import contextlib
+import functools
+import hashlib
+import os
+import platform
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from bcgc_jax.laws.families import Law
+from bcgc_jax.solvers.schemes import added_schemes
+
+VARIABLE, OFF = "BCGC_COMPILATION_CACHE", "off"
+# The README's `bcgc solve` leaves 1 MB. JAX's own bound needs a package that it does not bring.
+_MOST_BYTES = 2**28
+_MAX_WORKERS_STEP = 32
+
+_TRACED, _LOWERED, _COMPILED = (
+    "/jax/core/compile/jaxpr_trace_duration",
+    "/jax/core/compile/jaxpr_to_mlir_module_duration",
+    "/jax/core/compile/backend_compile_duration",
+)
+
+
+def keep_programs(asked: str | None) -> Path | None:
+    """Keep compiled programs in a folder, which is returned: the one `asked` for, that of the environment, or
+    the user's cache. A folder that cannot be used is none; JAX's own setting is left alone where it is made.
+    """
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
+    asked = asked or os.environ.get(VARIABLE) or None
+    if asked is None and jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
+        return None
+    if asked is not None and asked.lower() == OFF:
+        jax.config.update("jax_compilation_cache_dir", None)
+        return None
+    try:
+        # A folder for each kind of processor: the programs are machine code, and homes may be shared.
+        folder = (Path(asked).expanduser() if asked else _user_cache()) / _processor()
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        usable = os.access(folder, os.R_OK | os.W_OK | os.X_OK) and _private(folder)
+        _make_room(folder)
+    except (OSError, RuntimeError):  # also where there is no home
+        usable = False
+    if not usable:
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    _drop_broken_entries(folder)
+    return folder
+
+
+def _user_cache() -> Path:
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "bcgc_jax"
+
+
+def _processor() -> str:
+    """A name for this kind of processor: JAX's keys do not tell one from another."""
+    facts = [platform.machine(), platform.processor()]
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        text = file.read().partition("\n\n")[0]  # the first of them
+        kinds = ("model name", "flags", "Features", "CPU part")
+        facts += [line for line in text.splitlines() if line.startswith(kinds)]
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
+
+
+def _private(folder: Path) -> bool:
+    """Whether nobody else can put programs there, which this process would then run."""
+    if not hasattr(os, "getuid"):
+        return True
+    found = folder.stat()
+    return found.st_uid == os.getuid() and not found.st_mode & 0o022
+
+
+def _make_room(folder: Path) -> None:
+    """Half of the room is free again once all is taken: the oldest programs go."""
+    entries = []
+    with os.scandir(folder) as found:
+        for entry in found:
+            with contextlib.suppress(OSError):  # another process was faster
+                entries.append((entry.stat().st_mtime, entry.stat().st_size, entry.path))
+    size = sum(entry[1] for entry in entries)
+    if size <= _MOST_BYTES:
+        return
+    for _, length, path in sorted(entries):
+        if size <= _MOST_BYTES // 2:
+            return
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+            size -= length
+
+
+def _drop_broken_entries(folder: Path) -> None:
+    """JAX warns of an entry that it cannot read, and never replaces it: remove it before it is written."""
+    start = "Error reading persistent compilation cache entry for '"
+    show = warnings.showwarning
+
+    @functools.wraps(show)
+    def drop(message: Warning | str, *args: Any, **kwargs: Any) -> None:
+        text = str(message)
+        if not text.startswith(start):
+            show(message, *args, **kwargs)
+            return
+        # The warning has the program's name, not the whole key.
+        name = text.removeprefix(start).partition("'")[0]
+        with contextlib.suppress(OSError):
+            for path in folder.glob(f"{name}-*"):
+                path.unlink(missing_ok=True)
+
+    warnings.filterwarnings("always", "Error reading persistent compilation cache")
+    warnings.showwarning = drop
+
+
+def padded_workers(num_workers: int, law: Law) -> int:
+    """The static maximum below which N is traced, so that one program serves many N.
+
+    The steps are what costs nothing that a person would notice: N = 20 solves as fast below 32 as below 20.
+    Not for atoms and rows, which have a trace in their shape, nor for schemes of the user's own, which may
+    count on N levels.
+    """
+    if law.atomic() or law.width() is not None or added_schemes():
+        return num_workers
+    return -(-num_workers // _MAX_WORKERS_STEP) * _MAX_WORKERS_STEP
+
+
+class Stopwatch:
+    """Seconds of a thread without those of compiling; `told` hears when one compiles, and when it is done."""
+
+    def __init__(self, told: Callable[[bool], None] = lambda compiling: None) -> None:
+        self._told, self._local = told, threading.local()
+
+    def __enter__(self) -> "Stopwatch":
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        jax.monitoring.unregister_event_duration_listener(self._listen)
+
+    def _listen(self, event: str, duration_secs: float, **_: str | int) -> None:
+        if event not in (_TRACED, _LOWERED, _COMPILED) or not hasattr(self._local, "spans"):
+            return
+        now = time.perf_counter()
+        self._local.spans.append((now - duration_secs, now))
+        self._told(event != _COMPILED)
+
+    @contextlib.contextmanager
+    def lap(self) -> Iterator[Callable[[], float]]:
+        """What is called afterwards gives the seconds of the body."""
+        spans = self._local.spans = []
+        start, end = time.perf_counter(), 0.0
+        try:
+            yield lambda: max(0.0, end - start - _length(spans))
+        finally:
+            end = time.perf_counter()
+            del self._local.spans
+
+
+def _length(spans: list[tuple[float, float]]) -> float:
+    """Of all spans together; those within others, as functions are traced within functions, count once."""
+    total, reached = 0.0, 0.0
+    for start, end in sorted(spans):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total

@@ -1,0 +1,1 @@
+"""Gradient codes, coded gradients, and training with them on a simulated clock."""

@@ -1,0 +1,226 @@
+"""Schemes side by side on a real task: the handwritten digits of scikit-learn, two models of them.
+
+Needs scikit-learn, which `pip install 'bcgc-jax[train]'` brings.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jax.typing import ArrayLike
+
+from bcgc_jax.coding.gradients import PyTree, backward_order, split_batch, unit_sizes
+from bcgc_jax.coding.training import TrainingScheme, train, training_scheme
+from bcgc_jax.laws.families import Law
+from bcgc_jax.problem import Problem, Solution
+from bcgc_jax.runtime import expected_runtime
+from bcgc_jax.solvers.solve import solve
+from bcgc_jax.solvers.units import partition_of_units
+
+# Widths of the layers, inputs and classes included: softmax regression has one layer.
+MODELS: Mapping[str, tuple[int, ...]] = MappingProxyType({"softmax": (64, 10), "perceptron": (64, 32, 10)})
+
+_NUM_TEST = 297
+_SHUFFLE = 0
+
+
+class Digits(NamedTuple):
+    """Images, float `[M, 64]` from 0 to 1, and labels, int `[M]`, to train and to test with."""
+
+    train: tuple[Array, Array]
+    test: tuple[Array, Array]
+
+
+class DigitsRun(NamedTuple):
+    """One scheme's training, a row for each of S seeds and a column for each of K iterations.
+
+    `expected_runtime` is the exact expectation of one iteration of the scheme; `clock`, `[S, K]`, the
+    simulated time at its end; `loss` that of all training data and `accuracy` that of the test data after it.
+    """
+
+    method: str
+    expected_runtime: float
+    clock: np.ndarray
+    loss: np.ndarray
+    accuracy: np.ndarray
+
+    def time_to(self, accuracy: float) -> np.ndarray:
+        """When each seed first had this test accuracy, `[S]`; inf where it never had."""
+        reached = self.accuracy >= accuracy
+        first = np.argmax(reached, axis=1)[:, None]
+        return np.where(reached.any(axis=1), np.take_along_axis(self.clock, first, 1)[:, 0], np.inf)
+
+
+def load_digits(num_workers: int) -> Digits:
+    """The 1797 images of 8 x 8, shuffled the same way each time: 297 to test with, and to train with a
+    multiple of the workers, at most 1500."""
+    x, y = _images()
+    rest = len(y) - _NUM_TEST
+    if num_workers > rest:
+        raise ValueError(f"there are {rest} images to train with, too few for {num_workers} workers")
+    last = _NUM_TEST + rest // num_workers * num_workers
+    parts = (x[_NUM_TEST:last], y[_NUM_TEST:last]), (x[:_NUM_TEST], y[:_NUM_TEST])
+    return Digits(*jax.device_put(parts))
+
+
+@functools.cache
+def _images() -> tuple[np.ndarray, np.ndarray]:
+    """All, shuffled, on the host."""
+    try:
+        from sklearn import datasets
+    except ImportError as error:
+        raise ImportError("the digits come with scikit-learn: pip install 'bcgc-jax[train]'") from error
+    images, labels = datasets.load_digits(return_X_y=True)
+    order = np.random.default_rng(_SHUFFLE).permutation(len(labels))
+    return (images[order] / 16).astype(np.float32), labels[order]
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def initial_params(key: Array, model: str) -> PyTree:
+    """A list of layers, `{"w": [in, out], "b": [out]}`: zeros for one layer, else normal weights."""
+    widths = MODELS[model]
+    gain = 0.0 if len(widths) == 2 else 2.0
+    keys = jax.random.split(key, len(widths) - 1)
+    return [
+        {"w": math.sqrt(gain / a) * jax.random.normal(k, (a, b), jnp.float32), "b": jnp.zeros(b, jnp.float32)}
+        for k, (a, b) in zip(keys, itertools.pairwise(widths), strict=True)
+    ]
+
+
+def scores(params: PyTree, images: Array) -> Array:
+    """Logits of the classes, `[M, 10]`."""
+    for layer in params[:-1]:
+        images = jax.nn.relu(images @ layer["w"] + layer["b"])
+    return images @ params[-1]["w"] + params[-1]["b"]
+
+
+@functools.cache
+def _shapes(model: str) -> PyTree:
+    """Those of the parameters, which nothing is computed for."""
+    return jax.eval_shape(initial_params, jax.random.key(0), model)
+
+
+def cross_entropy(params: PyTree, batch: tuple[Array, Array]) -> Array:
+    """Mean of -log softmax of the right class."""
+    images, labels = batch
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(scores(params, images), labels))
+
+
+def accuracy(params: PyTree, batch: tuple[Array, Array]) -> Array:
+    """Share of the images whose largest score is that of the right class."""
+    images, labels = batch
+    return jnp.mean((jnp.argmax(scores(params, images), axis=1) == labels).astype(jnp.float32))
+
+
+def digits_problem(
+    cycle_time: Law,
+    num_workers: int,
+    model: str,
+    *,
+    units: str = "coordinates",
+    batch_size: int | None = None,
+    cycles: float = 1.0,
+    setup_cycles: float | None = None,
+) -> Problem:
+    """The `Problem` of training `model`, in `units`, with `batch_size` samples of each subset (all)."""
+    sizes = unit_sizes(_shapes(model), units, digits_order(model))
+    samples = len(load_digits(num_workers).train[1])
+    if batch_size is not None:
+        size = samples // num_workers
+        if not 1 <= batch_size <= size:
+            raise ValueError(
+                f"batch_size must be from 1 to {size}, the samples of a subset, got {batch_size}"
+            )
+        samples = batch_size * num_workers
+    costs = None if units == "coordinates" else jnp.asarray(sizes)
+    return Problem(
+        cycle_time, num_workers, sizes.size, samples, cycles, setup_cycles=setup_cycles, unit_costs=costs
+    )
+
+
+def digits_order(model: str) -> tuple[int, ...]:
+    """The leaves of `model` in the order of backpropagation."""
+    batch = np.zeros((2, MODELS[model][0]), np.float32), np.zeros(2, np.int32)
+    return backward_order(cross_entropy, _shapes(model), batch)
+
+
+def train_on_digits(
+    key: Array,
+    problem: Problem,
+    model: str,
+    method: str,
+    *,
+    units: str = "coordinates",
+    cycle_times: Law | ArrayLike | None = None,
+    num_seeds: int = 8,
+    num_steps: int = 200,
+    learning_rate: float = 0.5,
+    batch_size: int | None = None,
+) -> DigitsRun:
+    """Train `model` with one scheme of `solve`, `num_seeds` times: other parameters, cycle times, batches.
+
+    Gradient descent with a fixed step. `problem` is that of `digits_problem`; `cycle_times`, by default its
+    law, may be measured rows `[K, N]`. The same key gives every scheme the same draws.
+    """
+    workers = int(np.asarray(problem.num_workers))
+    data = load_digits(workers)
+    solve_key, code_key, run_key = jax.random.split(key, 3)
+    solution = solve(problem, method, key=solve_key)
+    options: dict[str, Any] = {"units": units, "order": digits_order(model)}
+    scheme = training_scheme(code_key, problem, solution, _shapes(model), **options)
+    times = problem.cycle_time if cycle_times is None else cycle_times
+    seeds = jax.random.split(run_key, num_seeds)
+    clock, (loss, correct) = _run(seeds, scheme, times, data, model, num_steps, learning_rate, batch_size)
+    return DigitsRun(
+        method, expected_of(problem, solution), *(np.asarray(a, float) for a in (clock, loss, correct))
+    )
+
+
+def expected_of(problem: Problem, solution: Solution) -> float:
+    """The exact expected runtime of an iteration: of the rounded partition, where there is one."""
+    if solution.rounded is None:
+        return float(solution.expected_runtime)
+    return float(expected_runtime(problem, partition_of_units(problem, solution.rounded)))
+
+
+@functools.partial(jax.jit, static_argnames=("model", "num_steps", "batch_size"))
+def _run(
+    seeds: Array,
+    scheme: TrainingScheme,
+    cycle_times: Law | ArrayLike,
+    data: Digits,
+    model: str,
+    num_steps: int,
+    learning_rate: ArrayLike,
+    batch_size: int | None,
+) -> tuple[Array, tuple[Array, Array]]:
+    subsets = split_batch(data.train, scheme.plan.num_workers)
+
+    def evaluate(params: PyTree) -> tuple[Array, Array]:
+        return cross_entropy(params, data.train), accuracy(params, data.test)
+
+    def one(key: Array) -> tuple[Array, tuple[Array, Array]]:
+        start_key, train_key = jax.random.split(key)
+        training = train(
+            train_key,
+            cross_entropy,
+            scheme,
+            cycle_times,
+            initial_params(start_key, model),
+            subsets,
+            optax.sgd(learning_rate),
+            num_steps,
+            batch_size=batch_size,
+            evaluate=evaluate,
+        )
+        return training.clock, training.metrics
+
+    return jax.vmap(one)(seeds)

@@ -1,0 +1,448 @@
+r"""Block-coded gradients of a loss over a pytree of parameters.
+
+The gradient's coordinates, in the order in which backpropagation yields them, are cut into blocks, one for
+each redundancy level in use. For a block at level n, worker w computes the gradients of the block on n+1 data
+subsets and sends one message, their weighted sum; the messages of N-n workers give the block of the full
+gradient.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from bcgc_jax._pytree import concrete, pytree_dataclass, static_field
+from bcgc_jax.coding.codes import (
+    Decoding,
+    GradientCode,
+    decode,
+    decoding_weights,
+    encode,
+    gradient_code,
+    in_float64,
+    kept,
+    message,
+    row_of,
+)
+
+PyTree = Any
+# (parameters, batch) to a scalar; the batch is a pytree of arrays with the samples along the first axis.
+Loss = Callable[[PyTree, PyTree], Array]
+
+UNITS = ("coordinates", "leaves", "layers")
+
+
+class Piece(NamedTuple):
+    """Coordinates `start` … `stop - 1` of a raveled leaf, numbered as in `jax.tree.leaves`."""
+
+    leaf: int
+    start: int
+    stop: int
+
+
+class Block(NamedTuple):
+    """Coordinates at one redundancy `level`, on the part `share` of each subset's samples (all, but for
+    schemes that cut the data too)."""
+
+    level: int
+    pieces: tuple[Piece, ...]
+    share: tuple[float, float] = (0.0, 1.0)
+
+    @property
+    def size(self) -> int:
+        return sum(p.stop - p.start for p in self.pieces)
+
+
+@pytree_dataclass
+class CodingPlan:
+    """The blocks of a gradient, in the order of computation, with a gradient code for each.
+
+    `mean` says whether the loss is a mean over samples, else it is their sum.
+    """
+
+    codes: tuple[GradientCode, ...]
+    blocks: tuple[Block, ...] = static_field()
+    mean: bool = static_field()
+
+    @property
+    def num_workers(self) -> int:
+        return len(self.codes[0].subsets)
+
+    @property
+    def scaling(self) -> float:
+        """What the sum of the subsets' gradients is multiplied by."""
+        return 1 / self.num_workers if self.mean else 1.0
+
+    def held(self, worker: int) -> tuple[int, ...]:
+        """The data subsets that `worker` needs, ascending."""
+        return tuple(sorted({j for code in self.codes for j in code.subsets[worker]}))
+
+    @property
+    def message_bytes(self) -> int:
+        """Bytes that a worker sends in an iteration, if it finishes all blocks of float32 gradients."""
+        return sum((8 if c.wide else 4) * b.size for c, b in zip(self.codes, self.blocks, strict=True))
+
+
+class CodedGradient(NamedTuple):
+    """Loss, gradient (NaN where it is not decodable) and whether each block is `decodable`, bool `[B]`."""
+
+    value: Array
+    gradient: PyTree
+    decodable: Array
+
+
+def backward_order(loss: Loss, params: PyTree, batch: PyTree) -> tuple[int, ...]:
+    """The leaves of `params`, as numbers, in the order in which reverse mode yields their gradients.
+
+    >>> params = {"first": jnp.ones((3, 2)), "last": jnp.ones((2,))}
+    >>> backward_order(lambda p, x: jnp.sum(jnp.tanh(x @ p["first"]) @ p["last"]), params, jnp.ones((5, 3)))
+    (1, 0)
+    """
+    jaxpr = jax.make_jaxpr(jax.grad(loss))(params, batch).jaxpr
+    positions = [_position(jaxpr, k) for k in range(len(jaxpr.outvars))]
+    # What comes at the same time comes from the end, as the layers do.
+    return tuple(sorted(range(len(positions)), key=lambda k: (positions[k], -k)))
+
+
+def _position(jaxpr: Any, output: int) -> tuple[int, ...]:
+    """Where in the program an output is computed: the number of its equation, then that within, and so on."""
+    variable = jaxpr.outvars[output]
+    for i, equation in enumerate(jaxpr.eqns):
+        for k, out in enumerate(equation.outvars):
+            if out is variable:
+                inner = equation.params.get("jaxpr")
+                body = getattr(inner, "jaxpr", inner)
+                nested = body is not None and len(body.outvars) == len(equation.outvars)
+                return (i, *(_position(body, k) if nested else ()))
+    return (-1,)  # a constant
+
+
+def unit_sizes(params: PyTree, units: str = "leaves", order: Sequence[int] | None = None) -> np.ndarray:
+    """Coordinates in each unit, in the order of computation: `Problem.unit_costs` of a model.
+
+    Units are "leaves", "layers" (neighbours in the order with the same parent in the tree) or "coordinates".
+    `order` is that of `backward_order`; by default the last leaf comes first.
+
+    >>> layers = [{"w": jnp.ones((3, 2)), "b": jnp.ones(2)}, {"w": jnp.ones((2, 4)), "b": jnp.ones(4)}]
+    >>> unit_sizes(layers, "layers").tolist(), unit_sizes(layers, "leaves").tolist()
+    ([12, 8], [8, 4, 6, 2])
+    """
+    if units not in UNITS:
+        raise ValueError(f'unknown units "{units}"; known: {", ".join(UNITS)}')
+    leaves = jax.tree.leaves_with_path(params)
+    paths, sizes = [path[:-1] for path, _ in leaves], [int(np.size(x)) for _, x in leaves]
+    order = _complete(order, len(sizes))
+    if units == "coordinates":
+        return np.ones(sum(sizes), int)
+    first = [units == "leaves" or k == 0 or paths[i] != paths[order[k - 1]] for k, i in enumerate(order)]
+    return np.bincount(np.cumsum(first) - 1, [sizes[i] for i in order]).astype(int)
+
+
+def _complete(order: Sequence[int] | None, count: int) -> tuple[int, ...]:
+    if order is None:
+        return tuple(reversed(range(count)))
+    if sorted(order) != list(range(count)):
+        raise ValueError(f"order must name each of the {count} leaves once, got {tuple(order)}")
+    return tuple(order)
+
+
+def coding_plan(
+    key: Array,
+    params: PyTree,
+    partition: ArrayLike,
+    *,
+    units: str = "coordinates",
+    order: Sequence[int] | None = None,
+    construction: str | None = None,
+    mean: bool = True,
+) -> CodingPlan:
+    r"""Cut the gradient of `params` into blocks, and make a gradient code for each.
+
+    Args:
+      key: randomness of the codes.
+      params: any pytree of arrays; only shapes count.
+      partition: integers, `[N]`: how many units at each level (`Solution.rounded`, without padding).
+      units, order: as in `unit_sizes`.
+      construction: of all codes, as in `gradient_code`; by default the best for each level.
+      mean: whether the loss is the mean over the samples, else their sum.
+
+    Raises ValueError where the partition does not have as many units as the parameters.
+
+    >>> plan = coding_plan(jax.random.key(0), {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}, [0, 4, 5])
+    >>> [(block.level, block.size) for block in plan.blocks]
+    [(1, 4), (2, 5)]
+    """
+    counts = concrete(partition)
+    if counts is None or counts.ndim != 1 or not np.issubdtype(counts.dtype, np.integer) or counts.min() < 0:
+        raise ValueError("partition must be known whole numbers, one for each level: take Solution.rounded")
+    sizes = unit_sizes(params, units, order)
+    if counts.sum() != sizes.size:
+        raise ValueError(
+            f"the partition has {counts.sum()} units, the parameters have {sizes.size} {units}: solve a "
+            "Problem with as many coordinates, or with unit_costs=unit_sizes(params, units, order)"
+        )
+    leaves = jax.tree.leaves(params)
+    ends = np.concatenate([[0], np.cumsum(sizes)])[np.cumsum(counts)]
+    pieces = _cut(_complete(order, len(leaves)), [int(np.size(x)) for x in leaves], ends.tolist())
+    used = np.flatnonzero(counts).tolist()
+    codes = tuple(gradient_code(key, counts.size, n, construction, top_level=used[-1]) for n in used)
+    blocks = tuple(Block(n, pieces[n]) for n in used)
+    return CodingPlan(codes, blocks, mean)
+
+
+def _cut(order: Sequence[int], sizes: Sequence[int], ends: Sequence[int]) -> list[tuple[Piece, ...]]:
+    """The pieces of leaves between the ends of neighbouring blocks, in the order of the leaves."""
+    blocks: list[list[Piece]] = [[] for _ in ends]
+    done, level = 0, 0
+    for leaf in order:
+        start = 0
+        while start < sizes[leaf]:
+            while ends[level] == done:
+                level += 1
+            stop = min(sizes[leaf], start + ends[level] - done)
+            blocks[level].append(Piece(leaf, start, stop))
+            done, start = done + stop - start, stop
+    return [tuple(block) for block in blocks]
+
+
+def split_batch(batch: PyTree, num_workers: int) -> PyTree:
+    """A batch of M samples as N data subsets: leaves `[M, …]` to `[N, M/N, …]`.
+
+    >>> split_batch(jnp.arange(6), 3).tolist()
+    [[0, 1], [2, 3], [4, 5]]
+    """
+    sizes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
+    if len(sizes) != 1 or () in sizes:
+        raise ValueError(f"every array of a batch must have its samples along the first axis, got {sizes}")
+    size = sizes.pop()[0]
+    if size % num_workers:
+        raise ValueError(
+            f"a batch of {size} samples cannot be split into {num_workers} equal subsets: drop or pad "
+            f"samples to a multiple of {num_workers}"
+        )
+    return jax.tree.map(lambda x: x.reshape((num_workers, -1, *x.shape[1:])), batch)
+
+
+def split_unevenly(batch: PyTree, num_workers: int) -> list[PyTree]:
+    """A batch of M samples as N data subsets in a list, the first M mod N of them with a sample more.
+
+    >>> [subset.tolist() for subset in split_unevenly(jnp.arange(5), 3)]
+    [[0, 1], [2, 3], [4]]
+    """
+    sizes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
+    if len(sizes) != 1 or () in sizes:
+        raise ValueError(f"every array of a batch must have its samples along the first axis, got {sizes}")
+    size = sizes.pop()[0]
+    if size < num_workers:
+        raise ValueError(f"a batch of {size} samples is too small for {num_workers} workers")
+    ends = np.cumsum([0] + [len(part) for part in np.array_split(np.arange(size), num_workers)])
+    return [jax.tree.map(lambda x, k=k: x[ends[k] : ends[k + 1]], batch) for k in range(num_workers)]
+
+
+def shard_subsets(subsets: PyTree, devices: Sequence[jax.Device] | None = None) -> PyTree:
+    """Spread the N data subsets over `devices`, all by default; their number must divide N.
+
+    What is computed from them under `jit` then runs where they are.
+    """
+    mesh = jax.sharding.Mesh(np.array(jax.devices() if devices is None else devices), ("worker",))
+    return jax.device_put(subsets, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("worker")))
+
+
+def coded_value_and_grad(
+    loss: Loss, plan: CodingPlan
+) -> Callable[[PyTree, PyTree, ArrayLike], CodedGradient]:
+    r"""The function (params, subsets, arrived) → loss and gradient, by way of the workers' messages.
+
+    `subsets` is the batch of `split_batch`, `[N, m, …]`, and `arrived`, bool `[B, N]`, says whose message of
+    each block the master has. The gradient of each subset is computed once, however many workers need it; the
+    messages and their decoding are those of the workers and the master, in one pass over these gradients.
+    Compiled once for a loss and plans of one shape: the same function `loss` is not traced again.
+
+    >>> def loss(params, batch):
+    ...     return jnp.mean((batch @ params) ** 2)
+    >>> batch, params = jnp.arange(12.0).reshape(6, 2), jnp.array([1.0, -2.0])
+    >>> plan = coding_plan(jax.random.key(0), params, [0, 2, 0])
+    >>> coded = coded_value_and_grad(loss, plan)(params, split_batch(batch, 3), jnp.array([[1, 0, 1]]))
+    >>> bool(jnp.allclose(coded.gradient, jax.grad(loss)(params, batch))), coded.decodable.tolist()
+    (True, [True])
+    """
+
+    compute, portable = _compiled if hashable(loss) else _coded, in_jax(plan)
+    return lambda params, subsets, arrived: compute(loss, portable, params, subsets, kept(arrived))
+
+
+def in_jax(plan: CodingPlan) -> CodingPlan:
+    """`plan` fit to be an argument of a program, whatever the caller's float."""
+    return dataclasses.replace(plan, codes=tuple(map(in_float64, plan.codes)))
+
+
+def hashable(*values: Any) -> bool:
+    """Whether programs can be found again by `values`."""
+    try:
+        hash(values)
+    except TypeError:
+        return False
+    return True
+
+
+def _coded(loss: Loss, plan: CodingPlan, params: PyTree, subsets: PyTree, arrived: Array) -> CodedGradient:
+    value, gradients = subset_gradients(loss, plan, params, subsets)
+    weights, decodable = plan_weights(plan, arrived)
+    messages = encode_gradients(plan, gradients)
+    return CodedGradient(value, decode_gradients(plan, weights, messages, params), decodable)
+
+
+_compiled = jax.jit(_coded, static_argnums=0)
+
+
+def subset_gradients(
+    loss: Loss, plan: CodingPlan, params: PyTree, subsets: PyTree
+) -> tuple[Array, dict[tuple[float, float], PyTree]]:
+    """The full loss, and the gradients of each share of the samples that the plan knows: leaves `[N, …]`."""
+    shapes = {np.shape(leaf)[:2] for leaf in jax.tree.leaves(subsets)}
+    if len(shapes) != 1 or {len(s) and s[0] for s in shapes} != {plan.num_workers}:
+        raise ValueError(
+            f"data of shapes {shapes} is not that of {plan.num_workers} subsets: take split_batch(batch, "
+            f"{plan.num_workers})"
+        )
+    total: Array | float = 0.0
+    gradients = {}
+    for share in dict.fromkeys(block.share for block in plan.blocks):
+        part, portion = _part(plan, subsets, share)
+        if part is None:
+            gradients[share] = jax.tree.map(lambda x: jnp.zeros((plan.num_workers, *np.shape(x))), params)
+            continue
+        value, gradient = jax.vmap(jax.value_and_grad(loss), (None, 0))(params, part)
+        if portion != 1:
+            gradient = jax.tree.map(lambda g, p=portion: p * g, gradient)
+        total = total + portion * jnp.sum(value)
+        gradients[share] = gradient
+    return jnp.asarray(plan.scaling * total), gradients
+
+
+def _part(plan: CodingPlan, subsets: PyTree, share: tuple[float, float]) -> tuple[PyTree, float]:
+    """A share of each subset's samples, None if there is none, and its portion of a mean loss."""
+    samples = np.shape(jax.tree.leaves(subsets)[0])[1]
+    first, last = (round(x * samples) for x in share)
+    if first == last:
+        return None, 0.0
+    part = jax.tree.map(lambda x: x[:, first:last], subsets)
+    return part, (last - first) / samples if plan.mean else 1.0
+
+
+def plan_weights(plan: CodingPlan, arrived: ArrayLike) -> Decoding:
+    """Decoding weights of each block, `[B, N]`, from whose messages `arrived`, bool `[B, N]`."""
+    with jax.enable_x64(True):
+        encodings = jnp.stack([code.encoding for code in plan.codes])
+    return jax.vmap(decoding_weights)(encodings, jnp.asarray(arrived))
+
+
+def encode_gradients(
+    plan: CodingPlan, gradients: dict[tuple[float, float], PyTree]
+) -> list[list[tuple[Array, ...]]]:
+    """What every worker sends for every block: `messages[block][piece][worker]`."""
+    leaves = {share: jax.tree.leaves(g) for share, g in gradients.items()}
+    return [
+        [encode(code, _flat(leaves[block.share][p.leaf], 1)[:, p.start : p.stop]) for p in block.pieces]
+        for code, block in zip(plan.codes, plan.blocks, strict=True)
+    ]
+
+
+def decode_gradients(
+    plan: CodingPlan, weights: Array, messages: Sequence[Sequence[Sequence[Array]]], params: PyTree
+) -> PyTree:
+    """The full gradient, shaped as `params`, from `messages[block][piece][worker]` and weights `[B, N]`."""
+    dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(params)]
+    parts = [decode_block(plan, b, weights[b], sent, dtypes) for b, sent in enumerate(messages)]
+    return assemble_gradient(plan, parts, params)
+
+
+def decode_block(
+    plan: CodingPlan, block: int, weights: Array, messages: Sequence[Sequence[Array]], dtypes: Sequence[Any]
+) -> list[Array]:
+    """The pieces of one block of the full gradient, from `messages[piece][worker]` and weights `[N]`.
+
+    `dtypes` are those of the leaves of the parameters.
+    """
+    with jax.enable_x64(True):
+        scaled = weights * plan.scaling
+        pieces = zip(plan.blocks[block].pieces, messages, strict=True)
+        return [decode(scaled, rows, dtypes[piece.leaf]) for piece, rows in pieces]
+
+
+def assemble_gradient(plan: CodingPlan, parts: Sequence[Sequence[Array]], params: PyTree) -> PyTree:
+    """The gradient, shaped as `params`, from the pieces of each block."""
+    leaves, tree = jax.tree.flatten(params)
+    found: list[dict[int, Array]] = [{} for _ in leaves]
+    for block, pieces in zip(plan.blocks, parts, strict=True):
+        for piece, part in zip(block.pieces, pieces, strict=True):
+            known = found[piece.leaf]
+            known[piece.start] = known[piece.start] + part if piece.start in known else part
+    whole = [
+        jnp.concatenate([known[k] for k in sorted(known)]).reshape(np.shape(leaf))
+        if known
+        else jnp.zeros(np.shape(leaf), jnp.result_type(leaf))
+        for known, leaf in zip(found, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(tree, whole)
+
+
+def block_message(
+    loss: Loss, plan: CodingPlan, block: int, worker: int, params: PyTree, subsets: PyTree
+) -> tuple[Array, ...]:
+    """What one worker computes and sends for one block: a vector for each piece.
+
+    `subsets` are those that the worker holds, in the order of `plan.held(worker)`, `[H, m, …]`. Only the
+    leaves of the block are differentiated, on the subsets of its level.
+    """
+    code, held = plan.codes[block], plan.held(worker)
+    rows = np.array([held.index(j) for j in code.subsets[worker]])
+    own = jax.tree.map(lambda x: x[rows], subsets)
+    compute = _compiled_message if hashable(loss) else _block_message
+    return compute(loss, in_jax(plan), block, row_of(code, worker), params, own)
+
+
+def _block_message(
+    loss: Loss, plan: CodingPlan, block: int, row: Array, params: PyTree, subsets: PyTree
+) -> tuple[Array, ...]:
+    """That of a worker who has the `subsets` of this block and multiplies their gradients by `row`."""
+    _, pieces, share = plan.blocks[block]
+    leaves, tree = jax.tree.flatten(params)
+    wanted = sorted({p.leaf for p in pieces})
+
+    def part_loss(some: list[Array], batch: PyTree) -> Array:
+        everything = list(leaves)
+        for leaf, value in zip(wanted, some, strict=True):
+            everything[leaf] = value
+        return loss(jax.tree.unflatten(tree, everything), batch)
+
+    batches, portion = _part(plan, subsets, share)
+    some = [leaves[k] for k in wanted]
+    if batches is None:
+        gradients = [jnp.zeros((row.size, *np.shape(x))) for x in some]
+    else:
+        gradients = jax.vmap(jax.grad(part_loss), (None, 0))(some, batches)
+    flat = {leaf: _flat(portion * g, 1) for leaf, g in zip(wanted, gradients, strict=True)}
+    wide = plan.codes[block].wide
+    return tuple(message(row, list(flat[p.leaf][:, p.start : p.stop]), wide) for p in pieces)
+
+
+_compiled_message = jax.jit(_block_message, static_argnums=(0, 2))
+
+
+def worker_messages(
+    loss: Loss, plan: CodingPlan, worker: int, params: PyTree, subsets: PyTree
+) -> Iterator[tuple[Array, ...]]:
+    """The messages of one worker, block after block, each computed when it is asked for."""
+    for block in range(len(plan.blocks)):
+        yield block_message(loss, plan, block, worker, params, subsets)
+
+
+def _flat(x: Array, axes: int) -> Array:
+    """`x` with all but its first axes raveled."""
+    return x.reshape((*x.shape[:axes], -1))

@@ -1,0 +1,295 @@
+r"""Coded gradient descent on a simulated clock.
+
+In each iteration the workers' cycle times are drawn (or replayed from measured rows), and the messages reach
+the master one by one in the order of their times. As in the paper, a block at level n is complete with its
+(N-n)-th message and decoded from these; the iteration ends with the last block, and the clock advances by its
+runtime.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jax.typing import ArrayLike
+
+from bcgc_jax._pytree import pytree_dataclass, static_field
+from bcgc_jax.coding.gradients import (
+    Block,
+    CodingPlan,
+    Loss,
+    PyTree,
+    coded_value_and_grad,
+    coding_plan,
+    hashable,
+    in_jax,
+    unit_sizes,
+)
+from bcgc_jax.laws.families import Law
+from bcgc_jax.partitions import finish_load
+from bcgc_jax.problem import Problem, Solution, Status
+from bcgc_jax.solvers.baselines import straggler_ratio, tandon_partial_runtime
+from bcgc_jax.solvers.units import partition_of_units
+
+
+@pytree_dataclass
+class TrainingScheme:
+    """A coding plan and its pace: worker w sends block b at T_w · `load[b]`, `[B]`."""
+
+    plan: CodingPlan
+    load: Array
+    method: str = static_field(default="")
+
+
+class Collection(NamedTuple):
+    """Whose message of each block the master used, bool `[B, N]`; when each block was complete, `[B]`."""
+
+    arrived: Array
+    completed: Array
+
+    @property
+    def runtime(self) -> Array:
+        """When the master had the whole gradient; inf if never."""
+        return jnp.max(self.completed, axis=-1)
+
+
+class Training(NamedTuple):
+    """The end of a training and its course, one entry for each of K iterations.
+
+    Attributes:
+      params, opt_state: after the last iteration.
+      clock: simulated time at the end of each iteration, `[K]`, in the unit of the cycle time.
+      loss: of the parameters at the start of each iteration, on its batch, `[K]`.
+      stepped: whether the gradient was decoded; if not, the parameters stayed.
+      metrics: what `evaluate` said of the parameters at the end of each iteration.
+    """
+
+    params: PyTree
+    opt_state: PyTree
+    clock: Array
+    loss: Array
+    stepped: Array
+    metrics: PyTree
+
+
+def collect(finish_times: Array, levels: ArrayLike) -> Collection:
+    r"""The master's side of one iteration, event by event: from `finish_times`, `[B, N]`, of the messages.
+
+    A block at level n is complete when N-n of its messages have arrived; later ones are not used. With
+    finish_times[b, w] = T_w (M b/N) y_b, the last completion is τ̂(x,T), eq. (5).
+
+    >>> times = jnp.array([[1.0, 2.0, 4.0], [2.0, 4.0, 8.0]])
+    >>> collect(times, jnp.array([0, 2])).completed.tolist()
+    [4.0, 2.0]
+    """
+    return _collect(jnp.asarray(finish_times), jnp.asarray(levels))
+
+
+@jax.jit
+def _collect(finish_times: Array, levels: Array) -> Collection:
+    num_blocks, num_workers = finish_times.shape
+    needed = num_workers - levels
+    order = jnp.argsort(finish_times.ravel(), stable=True)
+
+    def event(state: Collection, index: Array) -> tuple[Collection, None]:
+        block, worker = index // num_workers, index % num_workers
+        time = finish_times[block, worker]
+        wanted = (state.completed[block] == jnp.inf) & jnp.isfinite(time)
+        arrived = state.arrived.at[block, worker].max(wanted)
+        full = wanted & (jnp.sum(arrived[block]) >= needed[block])
+        completed = state.completed.at[block].set(jnp.where(full, time, state.completed[block]))
+        return Collection(arrived, completed), None
+
+    nothing = Collection(
+        jnp.zeros(finish_times.shape, bool), jnp.full(num_blocks, jnp.inf, finish_times.dtype)
+    )
+    return jax.lax.scan(event, nothing, order)[0]
+
+
+def training_scheme(
+    key: Array,
+    problem: Problem,
+    solution: Solution,
+    params: PyTree,
+    *,
+    alpha: float | None = None,
+    **plan_options: Any,
+) -> TrainingScheme:
+    r"""The codes and the pace of a solution of `solve`, for a model's parameters.
+
+    Args:
+      key: randomness of the codes.
+      problem: with as many coordinates as the parameters (or `unit_costs` from `unit_sizes`), and as many
+        samples as an iteration has.
+      solution: of this problem; partitions are used as rounded. For "tandon_partial", which is none, a
+        share (s+1)/(s+α) of each subset's samples, to the nearest sample, is left uncoded, and the rest is
+        coded at level s.
+      alpha: that "tandon_partial" was solved with, if not the law's.
+      plan_options: `units`, `order`, `construction` and `mean` of `coding_plan`.
+
+    Raises ValueError for a solution that does not exist, and where problem and parameters do not match.
+    """
+    workers = int(np.asarray(problem.num_workers))
+    if int(solution.status) == Status.INFEASIBLE:
+        raise ValueError(f'"{solution.method}": {Status.INFEASIBLE.message}')
+    units = plan_options.get("units", "coordinates")
+    costs = problem.unit_costs
+    costs = np.ones(int(np.asarray(problem.num_coordinates))) if costs is None else np.asarray(costs)
+    sizes = unit_sizes(params, units, plan_options.get("order"))
+    if not np.array_equal(costs, sizes):
+        raise ValueError(
+            "the problem's coordinates are not those of the parameters: take num_coordinates="
+            f"{sizes.sum()}, or for units of leaves or layers unit_costs=unit_sizes(params, units, order)"
+        )
+    if solution.method == "tandon_partial":
+        return _tandon_partial(key, problem, solution, params, alpha, **plan_options)
+    if solution.rounded is None:
+        raise ValueError(f'"{solution.method}" is no partition: its training is not known')
+    counts = np.asarray(solution.rounded)[:workers]
+    plan = coding_plan(key, params, counts, **plan_options)
+    load = np.asarray(_loads(problem, solution.rounded))[[block.level for block in plan.blocks]]
+    return TrainingScheme(plan, jax.device_put(load), solution.method)
+
+
+@jax.jit
+def _loads(problem: Problem, rounded: Array) -> Array:
+    x = partition_of_units(problem, rounded)
+    return problem.scale * finish_load(x, x > 0, problem.setup_load)
+
+
+def _tandon_partial(
+    key: Array, problem: Problem, solution: Solution, params: PyTree, alpha: float | None, **options: Any
+) -> TrainingScheme:
+    """Two blocks that both hold all coordinates: the uncoded samples, then the coded ones."""
+    workers = int(np.asarray(problem.num_workers))
+    alpha = float(_ratio(problem.cycle_time)) if alpha is None else float(alpha)
+    value, best, unit = _partial(problem, alpha)
+    if not np.isclose(float(value), float(solution.expected_runtime), rtol=1e-3):
+        raise ValueError(f"the solution is not that of alpha = {alpha:g}: pass the alpha it was solved with")
+    level = int(best)
+    share = (level + 1) / (level + alpha)
+    units = round(float(np.asarray(problem.num_coordinates)))
+    parts = []
+    for n in (0, level):
+        parts.append(coding_plan(key, params, np.where(np.arange(workers) == n, units, 0), **options))
+    shares = ((0.0, share), (share, 1.0))
+    blocks = tuple(
+        Block(part.blocks[0].level, part.blocks[0].pieces, s) for part, s in zip(parts, shares, strict=True)
+    )
+    plan = CodingPlan(parts[0].codes + parts[1].codes, blocks, parts[0].mean)
+    load = np.asarray(unit) * share * np.array([1.0, alpha])
+    return TrainingScheme(plan, jax.device_put(load.astype(unit.dtype)), "tandon_partial")
+
+
+_ratio = jax.jit(straggler_ratio)
+
+
+@jax.jit
+def _partial(problem: Problem, alpha: float) -> tuple[Array, Array, Array]:
+    """Expected runtime of the best level, that level, and the load of a whole gradient."""
+    runtime, level = tandon_partial_runtime(problem, alpha)
+    return runtime.value, level, jnp.asarray(problem.scale * problem.total)
+
+
+def train(
+    key: Array,
+    loss: Loss,
+    scheme: TrainingScheme,
+    cycle_times: Law | ArrayLike,
+    params: PyTree,
+    subsets: PyTree,
+    optimizer: optax.GradientTransformation,
+    num_steps: int,
+    *,
+    batch_size: int | None = None,
+    evaluate: Callable[[PyTree], PyTree] = lambda params: None,
+) -> Training:
+    r"""`num_steps` (static) iterations of coded gradient descent. Pure: works under `jit` and `vmap`.
+
+    Args:
+      key: draws of the cycle times and of the mini-batches.
+      loss: (params, batch) to a scalar, a mean or a sum over samples, as the scheme's plan was told.
+      scheme: of `training_scheme`.
+      cycle_times: a law, or measured rows `[K, N]`, replayed from the first on and over again.
+      subsets: the data of `split_batch`, leaves `[N, m, …]`.
+      batch_size: samples of each subset that an iteration draws, without replacement; all by default. The
+        scheme's problem should have N times as many samples: its pace follows from these.
+      evaluate: called with the parameters after each iteration.
+
+    Compiled once for the functions given: the same `loss`, `optimizer` and `evaluate` are not traced again.
+    An iteration that never ends, a worker too many not answering, leaves the clock at inf and the parameters
+    as they are.
+    """
+    scheme = dataclasses.replace(scheme, plan=in_jax(scheme.plan))
+    times = cycle_times if isinstance(cycle_times, Law) else jnp.asarray(cycle_times)
+    args = (key, loss, scheme, times, params, subsets, optimizer, num_steps, batch_size, evaluate)
+    return (_compiled if hashable(loss, optimizer, evaluate) else _train)(*args)
+
+
+def _train(
+    key: Array,
+    loss: Loss,
+    scheme: TrainingScheme,
+    cycle_times: Law | Array,
+    params: PyTree,
+    subsets: PyTree,
+    optimizer: optax.GradientTransformation,
+    num_steps: int,
+    batch_size: int | None,
+    evaluate: Callable[[PyTree], PyTree],
+) -> Training:
+    plan = scheme.plan
+    coded = coded_value_and_grad(loss, plan)
+    levels = jnp.array([block.level for block in plan.blocks])
+    draw = _cycle_times(cycle_times, plan.num_workers, scheme.load.dtype)
+    size = len(jax.tree.leaves(subsets)[0][0])
+    if batch_size is not None and not 1 <= batch_size <= size:
+        raise ValueError(f"batch_size must be from 1 to {size}, the samples of a subset, got {batch_size}")
+
+    def step(state: tuple[PyTree, PyTree, Array, Array], at: tuple[Array, Array]) -> tuple[Any, Any]:
+        params, opt_state, clock, lost = state
+        index, step_key = at
+        time_key, batch_key = jax.random.split(step_key)
+        times = draw(index, time_key)
+        batch = subsets
+        if batch_size is not None:
+            chosen = jax.vmap(lambda k: jax.random.permutation(k, size)[:batch_size])(
+                jax.random.split(batch_key, plan.num_workers)
+            )
+            batch = jax.tree.map(lambda x: jax.vmap(lambda s, i: s[i])(x, chosen), subsets)
+        collected = collect(times * scheme.load[:, None], levels)
+        value, gradient, decodable = coded(params, batch, collected.arrived)
+        good = jnp.all(decodable) & jnp.isfinite(collected.runtime)
+        updates, new_state = optimizer.update(gradient, opt_state, params)
+        new = (optax.apply_updates(params, updates), new_state)
+        params, opt_state = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, (params, opt_state))
+        # Kahan's sum: many float32 iterations would fall behind.
+        advance = collected.runtime - lost
+        later = clock + advance
+        lost = jnp.where(jnp.isfinite(later), (later - clock) - advance, 0)
+        return (params, opt_state, later, lost), (later, value, good, evaluate(params))
+
+    zero = jnp.zeros((), scheme.load.dtype)
+    start = (params, optimizer.init(params), zero, zero)
+    steps = (jnp.arange(num_steps), jax.random.split(key, num_steps))
+    (params, opt_state, _, _), (clock, value, good, metrics) = jax.lax.scan(step, start, steps)
+    return Training(params, opt_state, clock, value, good, metrics)
+
+
+_compiled = jax.jit(_train, static_argnames=("loss", "optimizer", "num_steps", "batch_size", "evaluate"))
+
+
+def _cycle_times(
+    source: Law | ArrayLike, num_workers: int, dtype: jnp.dtype
+) -> Callable[[Array, Array], Array]:
+    """(iteration, key) to the workers' cycle times, `[N]`: drawn from a law, or the next measured row."""
+    if isinstance(source, Law):
+        return lambda _, key: source.sample(key, (num_workers,), dtype)
+    rows = jnp.asarray(source, dtype)
+    if rows.ndim != 2 or rows.shape[1] != num_workers or not len(rows):
+        raise ValueError(f"measured cycle times must have shape [steps, {num_workers}], got {rows.shape}")
+    return lambda index, _: rows[index % len(rows)]

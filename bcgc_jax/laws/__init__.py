@@ -1,0 +1,1 @@
+"""Laws of one worker's cycle time."""

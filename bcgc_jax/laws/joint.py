@@ -1,0 +1,163 @@
+r"""Laws of all N cycle times of an iteration, for workers that are not alike.
+
+`Rows` is a sample: measured steps, or draws. Under it everything about an iteration is a mean over rows, and
+so exact. `Unlike` is one law for each of independent workers; its expectations have no short formula, so it
+is drawn from (`solvers.sample_average`).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from bcgc_jax._pytree import check, pytree_dataclass
+from bcgc_jax.laws.families import Empirical, Law
+
+
+@pytree_dataclass
+class Rows(Law):
+    r"""Each row of `times`, `[S, N]`, the cycle times of an iteration's N workers, with probability 1/S.
+
+    Whatever ties the workers of a row together is kept; which worker is which is not, for a row is sorted,
+    slowest first, on the way in. As the law of one time it is that of all S N together. Raises ValueError for
+    another shape and for times that are not finite and positive.
+
+    >>> law = Rows([[1.0, 3.0], [5.0, 2.0]])
+    >>> law.times.tolist(), float(law.mean())
+    ([[3.0, 1.0], [5.0, 2.0]], 2.75)
+    """
+
+    times: ArrayLike | Sequence[Sequence[float]]
+
+    def __post_init__(self) -> None:
+        times = self.times if isinstance(self.times, jax.Array) else np.asarray(self.times, float)
+        if times.ndim < 2 or not times.size:
+            raise ValueError(
+                "times must have one row for each iteration and one column for each worker, at least one of "
+                f"both, got shape {times.shape}"
+            )
+        check("times", times, "> 0")
+        times = jnp.asarray(times, jnp.result_type(times, float))
+        object.__setattr__(self, "times", jnp.sort(times, axis=-1)[..., ::-1])
+
+    def width(self):
+        return jnp.shape(self.times)[-1]
+
+    def rows(self) -> Array:
+        return jnp.asarray(self.times)
+
+    def draw_rows(self, key, num_draws):
+        times = jnp.asarray(self.times)
+        return times[jax.random.randint(key, (num_draws,), 0, len(times))]
+
+    def sample(self, key: Array, shape: tuple[int, ...] = (), dtype: Any = float) -> Array:
+        """Whole rows, slowest first: `shape` ends with N."""
+        _check_shape(shape, self.width())
+        return self.draw_rows(key, int(np.prod(shape[:-1]))).reshape(shape).astype(dtype)
+
+    def pooled(self) -> Empirical:
+        """The law of all times together, workers taken as alike."""
+        return Empirical(self.rows())
+
+    def cumulative_hazard(self, t):
+        return self.pooled().cumulative_hazard(t)
+
+    def inverse_cumulative_hazard(self, a):
+        return self.pooled().inverse_cumulative_hazard(a)
+
+    def mean(self):
+        return jnp.mean(jnp.asarray(self.times))
+
+    def infimum(self):
+        return jnp.min(jnp.asarray(self.times))
+
+    def kinks(self):
+        return self.pooled().kinks()
+
+    def atomic(self):
+        return True
+
+
+@pytree_dataclass
+class Unlike(Law):
+    r"""Independent workers, each with a law of its own: `laws`, one for each of the N.
+
+    Laws of one class are drawn together, so that N of them compile as fast as one. Raises ValueError for
+    anything that is no law of a single worker.
+
+    >>> from bcgc_jax.laws.families import Pareto, Uniform
+    >>> law = Unlike([Uniform(1.0, 2.0), Uniform(4.0, 5.0), Pareto(scale=8.0, shape=20.0)])
+    >>> jnp.floor(law.draw_rows(jax.random.key(0), 2)).tolist()
+    [[8.0, 4.0, 1.0], [8.0, 4.0, 1.0]]
+    """
+
+    laws: Sequence[Law]
+
+    def __post_init__(self) -> None:
+        laws = tuple(self.laws)
+        if not laws:
+            raise ValueError("laws is empty: workers that are not alike need a law each")
+        for law in laws:
+            if not isinstance(law, Law) or law.width() is not None:
+                raise ValueError(
+                    f"each worker needs a law of its own, such as ShiftedExponential, got {law!r}"
+                )
+        object.__setattr__(self, "laws", laws)
+
+    def width(self):
+        return len(self.laws)
+
+    def rows(self):
+        raise ValueError(
+            "independent workers that are not alike have no exact expectation: use solve or simulate_runtime "
+            "with a key, or take draws as the law: Rows(law.draw_rows(key, 10_000))"
+        )
+
+    def draw_rows(self, key, num_draws):
+        times = self.sample(key, (num_draws, len(self.laws)))
+        return jnp.sort(times, axis=-1)[:, ::-1]
+
+    def sample(self, key: Array, shape: tuple[int, ...] = (), dtype: Any = float) -> Array:
+        """Independent cycle times, worker by worker along the last axis: `shape` ends with N."""
+        _check_shape(shape, len(self.laws))
+        a = jax.random.exponential(key, shape, dtype)
+        a = jnp.maximum(a, jnp.finfo(a.dtype).eps / 4)  # half of what it is a multiple of: no time is 0
+        groups: dict[Any, list[int]] = {}
+        for worker, law in enumerate(self.laws):
+            leaves, structure = jax.tree.flatten(law)
+            groups.setdefault((structure, *map(jnp.shape, leaves)), []).append(worker)
+        order = [worker for workers in groups.values() for worker in workers]
+        columns = [self._sample_group(workers, a) for workers in groups.values()]
+        return jnp.concatenate(columns, axis=-1)[..., np.argsort(order)].astype(dtype)
+
+    def _sample_group(self, workers: list[int], a: Array) -> Array:
+        laws = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(self.laws[worker] for worker in workers))
+
+        def invert(law: Law, a: Array) -> Array:
+            return law.with_fast_inverse().inverse_cumulative_hazard(a)
+
+        return jax.vmap(invert, in_axes=(0, -1), out_axes=-1)(laws, a[..., np.array(workers)])
+
+    def cumulative_hazard(self, t):
+        return self.rows()
+
+    def inverse_cumulative_hazard(self, a):
+        return self.rows()
+
+    def mean(self):
+        return jnp.mean(jnp.stack([jnp.asarray(law.mean()) for law in self.laws]))
+
+    def infimum(self):
+        return jnp.min(jnp.stack([jnp.asarray(law.infimum()) for law in self.laws]))
+
+
+def _check_shape(shape: tuple[int, ...], width: int) -> None:
+    if shape[-1:] != (width,):
+        raise ValueError(
+            f"the law is that of {width} workers together: a sample's last axis has {width}, "
+            f"not the shape {shape}"
+        )

@@ -1,0 +1,234 @@
+r"""What a trace looks like, and how far it is from the independent times of one law that the paper has.
+
+Three questions decide whether a plan for one law can be trusted: are the workers alike (the share of the
+variance that is between workers), are they slow one by one (the share that all workers of a step have in
+common), and does a slow worker stay slow (the autocorrelation from step to step).
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from bcgc_jax.measured.smooth import smooth_law_and_tail
+from bcgc_jax.measured.traces import Trace
+
+# Below this a share of the variance or a correlation is of no consequence for a plan.
+_SMALL = 0.05
+# Times that an estimate of a tail needs.
+_TAIL_TIMES = 100
+
+
+class Interval(NamedTuple):
+    """An estimate and its confidence interval of 95 %; NaN where there is nothing to tell it from."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return "unknown" if math.isnan(self.value) else f"{self.value:.3f} ({self.low:.3f} … {self.high:.3f})"
+
+
+class Description(NamedTuple):
+    """A trace in numbers; times in its own unit.
+
+    Attributes:
+      num_workers, num_steps, num_times, num_missing, num_censored: how much there is.
+      mean, deviation, median, high, largest: of the times, `high` the 99 % quantile.
+      tail_index: ξ of P(T > u + z) ∝ (1 + ξ z/σ)^{-1/ξ} above the largest tenth; 0 is exponential, moments
+        of order 1/ξ and more are infinite.
+      between_workers: share of the variance between workers; 0 where they are alike.
+      between_steps: share that the workers of a step have in common; 0 where they are slow one by one.
+      autocorrelation: of a worker's time with its next one.
+    """
+
+    num_workers: int
+    num_steps: int
+    num_times: int
+    num_missing: int
+    num_censored: int
+    mean: float
+    deviation: float
+    median: float
+    high: float
+    largest: float
+    tail_index: Interval
+    between_workers: Interval
+    between_steps: Interval
+    autocorrelation: Interval
+
+    def remarks(self) -> list[str]:
+        """In words: where the trace is not what the paper assumes, and what that means for a plan."""
+        found = []
+        if self.between_workers.low > 0 and self.between_workers.value > _SMALL:
+            found.append(
+                f"The workers are not alike: {100 * self.between_workers.value:.0f} % of the variance is "
+                "between them. A plan for one law takes them for alike and expects slow ones to change; keep "
+                "them apart (--keep-workers), or leave the slowest out."
+            )
+        if self.between_steps.low > 0 and self.between_steps.value > _SMALL:
+            found.append(
+                f"The workers are slow together: {100 * self.between_steps.value:.0f} % of the variance is "
+                "common to a step. Redundancy helps against single slow workers only, so it gains less than "
+                "a plan for independent workers says; plan on whole steps (--keep-workers)."
+            )
+        if (
+            abs(self.autocorrelation.value) > _SMALL
+            and self.autocorrelation.low * self.autocorrelation.high > 0
+        ):
+            stays = "stays slow" if self.autocorrelation.value > 0 else "is fast next"
+            found.append(
+                f"A slow worker {stays}: the correlation from step to step is "
+                f"{self.autocorrelation.value:.2f}. The expected runtime does not depend on it; how far the "
+                "mean of a run may be from it does."
+            )
+        if self.tail_index.low > 0.5:
+            found.append(
+                f"The tail is heavy (index {self.tail_index.value:.2f}): the variance may be infinite, and a "
+                "sample says little about the slowest steps to come; compare with a Pareto tail."
+            )
+        if self.num_censored:
+            found.append(
+                f"{self.num_censored} of {self.num_times} times are cut off: lower bounds. Fits count them "
+                "so."
+            )
+        if math.isnan(self.between_workers.value) or math.isnan(self.between_steps.value):
+            few = (
+                "one worker"
+                if self.num_workers == 1
+                else "one step"
+                if self.num_steps == 1
+                else "too few times"
+            )
+            found.append(
+                f"There is {few}: nothing can be said about how alike or how independent workers are."
+            )
+        return found or ["Nothing here speaks against independent workers of one law."]
+
+
+def describe(trace: Trace) -> Description:
+    """`trace` in numbers, times that are cut off left out of all but the tail.
+
+    >>> times = np.random.default_rng(0).gamma(2.0, 1.0, (50, 4))
+    >>> step, worker = np.indices(times.shape).reshape(2, -1)
+    >>> whole = np.zeros(200, bool)
+    >>> trace = Trace(np.arange(50).astype(str), np.array(list("abcd")), step, worker, times.ravel(), whole)
+    >>> describe(trace).remarks()
+    ['Nothing here speaks against independent workers of one law.']
+    """
+    table = trace.table()
+    persistence = autocorrelation(table)
+    whole = table[np.isfinite(table)]
+    tail = Interval(math.nan, math.nan, math.nan)
+    if whole.size >= _TAIL_TIMES and np.unique(whole).size >= _TAIL_TIMES / 2:
+        _, fit = smooth_law_and_tail(trace.seconds, trace.censored, pareto_tail=True)
+        tail = Interval(
+            fit.tail_index,
+            max(fit.tail_index - 1.96 * fit.tail_index_error, 0),
+            fit.tail_index + 1.96 * fit.tail_index_error,
+        )
+    return Description(
+        trace.num_workers,
+        trace.num_steps,
+        trace.seconds.size,
+        trace.num_missing,
+        int(np.sum(trace.censored)),
+        float(whole.mean()),
+        float(whole.std(ddof=1)) if whole.size > 1 else math.nan,
+        float(np.median(whole)),
+        float(np.quantile(whole, 0.99)),
+        float(whole.max()),
+        tail,
+        variance_between(table.T, np.clip(np.nan_to_num(persistence.value), 0, 0.99)),
+        variance_between(table),
+        persistence,
+    )
+
+
+def variance_between(groups: np.ndarray, persistence: float = 0.0) -> Interval:
+    r"""The share of the variance that is between groups, `[G, K]` with NaN for missing entries.
+
+    (B - W) / (B + (k-1) W) with the mean squares between and within groups of k entries, and the interval
+    that the F distribution gives for normal times (Searle 1971); negative where groups differ less than
+    chance makes them. The means of the columns are taken out first: what all groups have in common would hide
+    what they have not. Neighbours in a group that are correlated by `persistence` are worth fewer entries.
+    """
+    have = np.isfinite(groups)
+    columns = have.any(axis=0)
+    groups, have = groups[:, columns], have[:, columns]
+    with np.errstate(invalid="ignore"):
+        groups = groups - np.nansum(groups, axis=0) / have.sum(axis=0)
+    counts = have.sum(axis=1)
+    groups, have, counts = groups[counts > 0], have[counts > 0], counts[counts > 0]
+    total = counts.sum()
+    inner, outer = total - len(counts) - groups.shape[1] + 1, len(counts) - 1
+    if outer < 1 or inner < 1:
+        return Interval(math.nan, math.nan, math.nan)
+    means = np.nansum(groups, axis=1) / counts
+    grand = np.nansum(groups) / total
+    within = np.nansum((groups - means[:, None]) ** 2) / inner
+    between = np.sum(counts * (means - grand) ** 2) / outer
+    size = (total - np.sum(counts**2) / total) / outer
+    if within == 0:
+        return Interval(*([1.0 if between > 0 else math.nan] * 3))
+
+    def share(ratio: float) -> float:
+        return (ratio - 1) / (ratio - 1 + size)
+
+    ratio = between / within * (1 - persistence) / (1 + persistence)
+    low, high = ratio / _f_quantile(0.975, outer, inner), ratio * _f_quantile(0.975, inner, outer)
+    return Interval(share(ratio), share(low), share(high))
+
+
+def _f_quantile(probability: float, above: float, below: float) -> float:
+    """Of the F distribution with `above` and `below` degrees of freedom, by bisection."""
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if _beta_cdf(above / 2, below / 2, middle) < probability:
+            low = middle
+        else:
+            high = middle
+    return low * below / (above * (1 - low))
+
+
+def _beta_cdf(a: float, b: float, x: float) -> float:
+    """I_x(a, b) by its continued fraction (DLMF 8.17.22), from the side where that converges fast."""
+    if x > (a + 1) / (a + b + 2):
+        return 1 - _beta_cdf(b, a, 1 - x)
+    # Lentz's algorithm; about √max(a, b) steps.
+    front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
+    c, d = 1.0, 1 / (1 - (a + b) * x / (a + 1))
+    value, m = d, 0
+    while True:
+        m += 1
+        for term in (
+            m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
+            -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
+        ):
+            d, c = 1 / (1 + term * d), 1 + term / c
+            value *= c * d
+        if abs(c * d - 1) < 1e-15 or m > 10_000:
+            return math.exp(front) * value / a
+
+
+def autocorrelation(table: np.ndarray) -> Interval:
+    """Of each worker's time with that of its next step, around its mean, all workers together; `[S, W]`.
+
+    The interval lets workers of a step depend on each other. Corrected for the mean that was estimated.
+    """
+    with np.errstate(invalid="ignore"):
+        counts = np.isfinite(table).sum(axis=0)
+        centred = table - np.nansum(table, axis=0) / np.maximum(counts, 1)
+    products = centred[:-1] * centred[1:]
+    pairs = np.isfinite(products).sum()
+    squares = np.nansum(centred**2)
+    steps = np.nansum(products, axis=1)
+    if pairs < 2 or steps.size < 3 or squares == 0:
+        return Interval(math.nan, math.nan, math.nan)
+    # Σ squares has a term for each time, Σ products one for each pair.
+    scale = np.isfinite(table).sum() / pairs / squares
+    value = steps.sum() * scale + 1 / counts[counts > 0].mean()
+    error = 1.96 * steps.std(ddof=1) * math.sqrt(steps.size) * scale
+    return Interval(*(float(np.clip(v, -1, 1)) for v in (value, value - error, value + error)))

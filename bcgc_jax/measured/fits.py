@@ -1,0 +1,251 @@
+r"""Which law do measured times follow, with which parameters, and how sure is that?
+
+Each law is fitted by maximum likelihood. Then as many samples as were asked for are drawn from the fitted
+law and fitted again (a parametric bootstrap): their spread is the standard error, their mean what the
+estimate is off by (a shift is estimated too late by about one spacing), and their distances to their own
+fits what the distance of the data is to be compared with, for a distance to a fitted law is smaller than
+the tables say. Where times are cut off, so are those of the samples, by the estimated law of the cuts.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from bcgc_jax.laws.families import Law, TwoSpeed
+from bcgc_jax.measured.likelihood import FAMILIES, Sample, sorted_times, spread_ties
+
+# More times than this say no more about which law to plan with: a random part of them is taken.
+MAX_TIMES = 20_000
+_FEWEST = 10
+# Times of all samples that are fitted together.
+_BATCH = 2**17
+TWO_SPEED = "two-speed"
+
+
+class Fit(NamedTuple):
+    """One law and how well it fits.
+
+    Attributes:
+      name: as on the command line.
+      law: with the parameters of largest likelihood, its ends corrected for their bias.
+      standard_errors: of each parameter, by name.
+      log_likelihood: at its maximum, before that correction.
+      aic: Akaike's criterion, 2 · parameters - 2 · log likelihood; less is better.
+      kolmogorov_smirnov: sup |F_K - F|.
+      kolmogorov_smirnov_pvalue: how often a sample of this very law is farther from its fit.
+      anderson_darling: K ∫ (F_K - F)² / (F (1 - F)) dF; where times are cut off, up to the largest one.
+      anderson_darling_pvalue: likewise.
+      num_times: K.
+    """
+
+    name: str
+    law: Law
+    standard_errors: dict[str, float]
+    log_likelihood: float
+    aic: float
+    kolmogorov_smirnov: float
+    kolmogorov_smirnov_pvalue: float
+    anderson_darling: float
+    anderson_darling_pvalue: float
+    num_times: int
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        return {name: float(getattr(self.law, name)) for name in self.standard_errors}
+
+
+def fit_laws(
+    key: Array,
+    times: ArrayLike,
+    censored: ArrayLike | None = None,
+    *,
+    laws: Sequence[str] | None = None,
+    num_replicates: int = 200,
+    progress: Callable[[str], None] | None = None,
+) -> list[Fit]:
+    r"""Fits of every law (or those named) to measured `times`, `[K]`, the best first.
+
+    Args:
+      key: randomness of the samples that the standard errors and p-values come from.
+      times: positive, at least 10; of more than 20,000 a random part is taken.
+      censored: bool `[K]`, True where a worker was cut off and the time is only a lower bound.
+      laws: names as on the command line, such as "weibull"; all by default. "two-speed" describes times that
+        take at most two values, and only those; every other law takes more.
+      num_replicates: samples, rounded up to whole batches; the smallest p-value is one over one more.
+      progress: called with the name of each law before it is fitted.
+
+    Tied times are spread over a tick of the clock. Runs in 64 bit whatever the caller's precision. The order
+    is that of Akaike's criterion: laws within 2 of the best are as good. Raises ValueError for an unknown
+    law, for times that are not positive, too few of them, too few that are whole, or all the same.
+
+    >>> times = np.random.default_rng(0).gamma(2.5, 0.6, 200) + 1.0
+    >>> fits = fit_laws(jax.random.key(0), times, laws=["gamma", "pareto"], num_replicates=60)
+    >>> fits[0].name, round(fits[0].parameters["shape"], 1)
+    ('gamma', 2.6)
+    """
+    t, cut = _checked(times, censored)
+    names = [*FAMILIES, TWO_SPEED] if laws is None else list(laws)
+    unknown = [name for name in names if name not in FAMILIES and name != TWO_SPEED]
+    if unknown:
+        raise ValueError(f"unknown law {unknown[0]!r}; known: {', '.join([*FAMILIES, TWO_SPEED])}")
+    if num_replicates < 2:
+        raise ValueError(f"num_replicates must be at least 2, got {num_replicates}")
+    two = np.unique(t).size == 2 and not cut.any()
+    names = [name for name in names if (name == TWO_SPEED) == two]
+    if not names:
+        what = (
+            "take two values: they fit two-speed alone" if two else "take more than two values: not two-speed"
+        )
+        raise ValueError(f"the times {what}")
+    if two:
+        return [_fit_two_speed(t)]
+    with jax.enable_x64(True):
+        shuffle, *keys = jax.random.split(key, len(names) + 1)
+        if t.size > MAX_TIMES:
+            chosen = np.sort(jax.random.choice(shuffle, t.size, (MAX_TIMES,), replace=False))
+            t, cut = t[chosen], cut[chosen]
+        sample = Sample(spread_ties(t), cut if cut.any() else None)
+        fits = []
+        for name, law_key in zip(names, keys, strict=True):
+            if progress is not None:
+                progress(name)
+            fits.append(_fit(law_key, name, sample, num_replicates))
+    return sorted(fits, key=lambda fit: (not math.isfinite(fit.aic), fit.aic))
+
+
+def _checked(times: ArrayLike, censored: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
+    t, cut = sorted_times(times, censored)
+    if np.sum(~cut) < _FEWEST:
+        raise ValueError(f"a fit needs at least {_FEWEST} times that are not cut off, got {np.sum(~cut)}")
+    if np.ptp(t[~cut]) == 0:
+        raise ValueError(f"all times are {t[~cut][0]:g}: a worker that is never slow needs no law")
+    return t, cut
+
+
+def _fit(key: Array, name: str, sample: Sample, num_replicates: int) -> Fit:
+    family = FAMILIES[name]
+    # All work is done in batches of one size: each function is compiled once.
+    batch = max(3, min(num_replicates, _BATCH // len(sample.times)))
+    data = jax.tree.map(lambda a: np.broadcast_to(a, (batch, *a.shape)), sample)
+    guesses = np.asarray(family.guesses(sample))
+    tiled = np.tile(guesses, (-(-batch // len(guesses)), 1))[:batch]
+    found, likelihoods = map(np.asarray, _search(data, tiled, name=name))
+    at = int(np.nanargmax(likelihoods))
+    best, likelihood = found[at], float(likelihoods[at])
+    again, drawn = [], []
+    for batch_key in jax.random.split(key, -(-num_replicates // batch)):
+        samples = _draw(batch_key, best, data, name=name)
+        again.append(_search(samples, np.broadcast_to(best, found.shape), name=name)[0])
+        drawn.append(samples)
+    replicates = np.concatenate(again)
+    good = np.isfinite(replicates).all(axis=1)  # a search that ran away says nothing
+    bias = replicates[good].mean(axis=0) - best
+    law, ks, ad = (np.asarray(x)[0] for x in _distances(data, np.tile(best, (batch, 1)), bias, name=name))
+    far = [
+        _distances(samples, parameters, bias, name=name)[1:]
+        for samples, parameters in zip(drawn, again, strict=True)
+    ]
+    pvalues = [
+        float((1 + np.sum(np.concatenate(f)[good] >= d)) / (1 + good.sum()))
+        for f, d in zip(zip(*far, strict=True), (ks, ad), strict=True)
+    ]
+    errors = np.std(replicates[good], axis=0, ddof=1)
+    return Fit(
+        name,
+        family.law(*map(float, law)),
+        dict(zip(family.names, map(float, errors), strict=True)),
+        likelihood,
+        2 * len(family.names) - 2 * likelihood,
+        float(ks),
+        pvalues[0],
+        float(ad),
+        pvalues[1],
+        len(sample.times),
+    )
+
+
+@functools.partial(jax.jit, static_argnames="name")
+def _search(samples: Sample, guesses: Array, *, name: str) -> tuple[Array, Array]:
+    """Parameters `[B, P]` and log likelihood of each of the samples, `[B, K]`."""
+    return jax.vmap(FAMILIES[name].estimate)(samples, guesses)
+
+
+@functools.partial(jax.jit, static_argnames="name")
+def _distances(samples: Sample, parameters: Array, bias: Array, *, name: str) -> tuple[Array, Array, Array]:
+    """Of each sample: the parameters less their bias, and the two distances to that law."""
+    family = FAMILIES[name]
+
+    def one(sample: Sample, found: Array) -> tuple[Array, Array, Array]:
+        corrected = family.shifted(found, -bias, sample)
+        return corrected, *distances(family.at(corrected), sample)
+
+    return jax.vmap(one)(samples, parameters)
+
+
+@functools.partial(jax.jit, static_argnames="name")
+def _draw(key: Array, parameters: Array, data: Sample, *, name: str) -> Sample:
+    """As many samples of the law, cut off as those of the `data` are."""
+    law = FAMILIES[name].at(parameters).with_fast_inverse()
+    keys = jax.random.split(key, len(data.times))
+    return jax.vmap(functools.partial(_draw_one, law=law))(keys, data)
+
+
+def _draw_one(key: Array, sample: Sample, law: Law) -> Sample:
+    times_key, cut_key = jax.random.split(key)
+    size = len(sample.times)
+    rank = jnp.arange(size)
+    # Sorted as they come (Rényi).
+    hazard = jnp.cumsum(jax.random.exponential(times_key, (size,)) / (size - rank))
+    times = law.inverse_cumulative_hazard(hazard)
+    if sample.censored is None:
+        return Sample(times)
+    # The law of the cuts, by Kaplan and Meier's estimate with the parts of cuts and whole times exchanged.
+    open_ = jnp.cumprod(jnp.where(sample.censored, 1 - 1 / (size - rank), 1))
+    drawn = jax.random.uniform(cut_key, (size,))
+    place = size - jnp.searchsorted(open_[::-1], drawn, side="right", method="sort")
+    cuts = jnp.where(place < size, sample.times[jnp.minimum(place, size - 1)], jnp.inf)
+    order = jnp.argsort(jnp.minimum(times, cuts))
+    return Sample(jnp.minimum(times, cuts)[order], (cuts < times)[order])
+
+
+def distances(law: Law, sample: Sample) -> tuple[Array, Array]:
+    """Kolmogorov and Smirnov's, and Anderson and Darling's up to the largest time.
+
+    ∫ (p - u)² / (u (1-u)) du = p² log u - (1-p)² log(1-u) - u, p the share of times so far: for times that
+    are cut off, Kaplan and Meier's.
+    """
+    size = len(sample.times)
+    hazard = law.cumulative_hazard(sample.times)
+    u = -jnp.expm1(-hazard)
+    leaves = sample.whole(1 / (size - jnp.arange(size)), 0)
+    after = 1 - jnp.cumprod(1 - leaves)
+    before = jnp.concatenate([jnp.zeros(1), after[:-1]])
+    ks = jnp.max(jnp.maximum(jnp.abs(after - u), jnp.abs(u - before)))
+
+    def integral(p: Array, u: Array, hazard: Array) -> Array:
+        log_u = jnp.log(jnp.where(p > 0, u, 1))
+        return p**2 * log_u + jnp.where(p < 1, (1 - p) ** 2 * jnp.where(p < 1, hazard, 0), 0) - u
+
+    upper = integral(before, u, hazard)
+    lower = jnp.concatenate([jnp.zeros(1), integral(after, u, hazard)[:-1]])
+    ad = jnp.sum(upper - lower)
+    if sample.censored is None:
+        ad += -1 - integral(jnp.ones(()), u[-1], hazard[-1])
+    return ks, size * ad
+
+
+def _fit_two_speed(times: np.ndarray) -> Fit:
+    fast, slow = np.unique(times)
+    share = float(np.mean(times == slow))
+    errors = {"fast": 0.0, "slow": 0.0, "probability": math.sqrt(share * (1 - share) / times.size)}
+    likelihood = times.size * (share * math.log(share) + (1 - share) * math.log1p(-share))
+    law = TwoSpeed(float(fast), float(slow), share)
+    # Three parameters describe the sample completely: its distance from the law is none.
+    return Fit(TWO_SPEED, law, errors, likelihood, 6 - 2 * likelihood, 0.0, 1.0, 0.0, 1.0, times.size)

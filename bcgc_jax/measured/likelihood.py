@@ -1,0 +1,332 @@
+r"""Maximum likelihood of the laws from measured times, some of them perhaps cut off.
+
+A cut-off (censored) time is a lower bound: it counts P(T > t) = e^{-Λ(t)}, a whole one its density. Where a
+law begins at an unknown time, its density there may be infinite and the likelihood with it; so the smallest
+time counts the probability of an interval of the length of the lowest spacings (Cheng & Iles 1987). The rest
+is the textbook's: closed forms where there are some, else Newton's method with Levenberg's damping.
+Parameters come in the order of the law's fields.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.scipy import special
+from jax.typing import ArrayLike
+
+from bcgc_jax.laws import families as distributions
+from bcgc_jax.laws.families import Law
+
+# Newton's steps at most, and the damping they start from.
+_MAX_STEPS, _DAMPING = 60, 1e-2
+# How far below the smallest time, as logit of the share of it, a law may begin: from a billionth to all.
+_NEAREST, _FARTHEST = -21.0, 12.0
+
+
+class Sample(NamedTuple):
+    """Times in ascending order, `[K]`, and which of them are only lower bounds, bool `[K]`; None: no one."""
+
+    times: Array | np.ndarray
+    censored: Array | np.ndarray | None = None
+
+    def whole(self, values: ArrayLike, otherwise: float) -> Array:
+        """The values at whole times."""
+        if self.censored is None:
+            return jnp.asarray(values)
+        return jnp.where(self.censored, otherwise, values)
+
+    @property
+    def first(self) -> Array:
+        """The smallest whole time."""
+        return jnp.min(self.whole(self.times, jnp.inf))
+
+    @property
+    def num_whole(self) -> Array:
+        """How many times are whole."""
+        return jnp.sum(self.whole(jnp.ones_like(self.times), 0))
+
+    @property
+    def spacing(self) -> Array:
+        """The mean distance of the smallest √K times."""
+        few = int(len(self.times) ** 0.5) + 1
+        lowest = self.times if self.censored is None else jnp.sort(self.whole(self.times, jnp.inf))
+        reach = jnp.where(jnp.isfinite(lowest[few]), lowest[few], self.times[-1])
+        return jnp.maximum((reach - lowest[0]) / few, 1e-9 * lowest[0])
+
+
+def sorted_times(times: ArrayLike, censored: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
+    """Measured times in ascending order, `[K]`, and which of them are lower bounds, bool `[K]`.
+
+    Raises ValueError for times that are not positive, and where `censored` has not one entry for each.
+    """
+    t = np.asarray(times, float).ravel()
+    cut = np.zeros(t.size, bool) if censored is None else np.asarray(censored, bool).ravel()
+    if t.shape != cut.shape:
+        raise ValueError(f"censored must have one entry for each time, got {cut.size} for {t.size}")
+    if not (np.isfinite(t).all() and (t > 0).all()):
+        raise ValueError("times must be finite and positive")
+    order = np.lexsort((cut, t))  # at a tie the whole time comes first: the cut-off one is larger
+    return t[order], cut[order]
+
+
+def spread_ties(times: np.ndarray) -> np.ndarray:
+    """Times in ascending order, `[K]`, with ties spread evenly over a tick of the clock.
+
+    A density makes infinitely much of a tie. Where more than a tenth of the times are tied the clock is
+    coarse, and its tick the median distance of different values; else it is the least one.
+    """
+    values, place, counts = np.unique(times, return_inverse=True, return_counts=True)
+    if values.size in (1, times.size):
+        return times
+    gaps = np.diff(values)
+    tick = np.median(gaps) if values.size < 0.9 * times.size else gaps.min()
+    tick = min(tick, values[0])  # stay positive
+    first = np.cumsum(counts) - counts
+    share = (np.arange(times.size) - first[place] + 0.5) / counts[place] - 0.5
+    return times + tick * share
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A law with free parameters, in the order of its fields; static under `jit`.
+
+    Attributes:
+      law: its class.
+      positive: for each parameter, whether it is a positive number that varies by ratios.
+      start: which parameter is the infimum of the times.
+      end: which parameter is their supremum, if one is.
+      closed: sample to the parameters of the largest likelihood, `[P]`, where there is a closed form.
+      moments: mean and variance of log(T - shift) to guesses of the other parameters, where there is none.
+    """
+
+    law: type[Law]
+    positive: tuple[bool, ...]
+    start: int
+    end: int | None = None
+    closed: Callable[[Sample], Array] | None = None
+    moments: Callable[[Array, Array], tuple[Array, Array]] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(f.name for f in dataclasses.fields(self.law))  # type: ignore[arg-type]
+
+    def at(self, parameters: Array) -> Law:
+        return self.law(*parameters)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def guesses(self, sample: Sample) -> Array:
+        """Where to search from, `[G, P]`: the likelihood may have several tops along the shift."""
+        if self.closed is not None:
+            return self.closed(sample)[None]
+        assert self.moments is not None
+        first, moments = sample.first, self.moments
+
+        def from_share(share: Array) -> Array:
+            excess = jnp.log(jnp.maximum(sample.times - first * (1 - share), 1e-9 * first))
+            begin = moments(jnp.mean(excess), jnp.maximum(jnp.var(excess), 1e-12))
+            return jnp.array([*begin, first * (1 - share)])
+
+        near = jnp.log(sample.spacing / first)
+        return jax.vmap(from_share)(jax.nn.sigmoid(jnp.stack([jnp.full_like(near, 4), (4 + near) / 2, near])))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def estimate(self, sample: Sample, guess: Array) -> tuple[Array, Array]:
+        """The parameters of the largest likelihood near `guess`, and its logarithm."""
+        if self.closed is not None:
+            found = self.closed(sample)
+            return found, log_likelihood(self.at(found), sample)
+        first, positive = sample.first, jnp.array(self.positive)
+
+        def natural(point: Array) -> Array:
+            """Logarithms, and for the shift the logit of its distance to the smallest time."""
+            away = first * jax.nn.sigmoid(jnp.clip(point[self.start], _NEAREST, _FARTHEST))
+            values = jnp.where(positive, jnp.exp(jnp.where(positive, point, 0)), point)
+            return values.at[self.start].set(first - away)
+
+        def objective(point: Array) -> Array:
+            value = -log_likelihood(self.at(natural(point)), sample) / sample.times.size
+            return jnp.where(jnp.isfinite(value), value, jnp.inf)
+
+        away = jnp.clip(1 - guess[self.start] / first, 1e-9, 1 - 1e-6)
+        point = jnp.where(positive, jnp.log(jnp.where(positive, guess, 1)), guess)
+        found, value = minimise(objective, point.at[self.start].set(jnp.log(away) - jnp.log1p(-away)))
+        return natural(found), -value * sample.times.size
+
+    def shifted(self, parameters: Array, by: Array, sample: Sample) -> Array:
+        """`parameters` with their ends, alone, moved by `by`; the sample stays possible.
+
+        Extremes of a sample are off by about a spacing, so no end moves by more than two.
+        """
+        ends = jnp.arange(parameters.size) == self.start
+        if self.end is not None:
+            ends |= jnp.arange(parameters.size) == self.end
+        most = 2 * sample.spacing
+        moved = parameters + jnp.where(ends, jnp.clip(by, -most, most), 0)
+        latest = sample.first * (1 - 1e-9)
+        moved = moved.at[self.start].set(jnp.clip(moved[self.start], 0, latest))
+        if self.end is not None:
+            moved = moved.at[self.end].set(jnp.maximum(moved[self.end], sample.times[-1] * (1 + 1e-9)))
+        return moved
+
+
+def log_likelihood(law: Law, sample: Sample) -> Array:
+    """The logarithm of the likelihood, the smallest whole time counted as an interval of `spacing`."""
+    times, spacing, smallest = sample.times, sample.spacing, sample.first
+    is_first = sample.whole(times, jnp.inf) <= smallest
+    # At the law's own infimum a density may be infinite; there the interval counts.
+    safe = jnp.where(is_first, smallest + spacing, times)
+    terms = law.log_density(safe)
+    if sample.censored is not None:
+        terms = jnp.where(sample.censored, -law.cumulative_hazard(safe), terms)
+    below, above = law.cdf(jnp.stack([smallest, smallest + spacing]))
+    return jnp.sum(jnp.where(is_first, jnp.log((above - below) / spacing), terms))
+
+
+def minimise(function: Callable[[Array], Array], start: Array) -> tuple[Array, Array]:
+    """A local minimum of a smooth function of a few variables, and its value; for `jax.vmap`.
+
+    Newton's method with Levenberg's damping. The Hessian comes from differences of gradients: second
+    derivatives of the incomplete gamma function in its shape are not to be had. All that an iteration needs
+    is evaluated together, so that the function is compiled once.
+    """
+    size, dtype = start.size, start.dtype
+    step = jnp.asarray(jnp.finfo(dtype).eps, dtype) ** (1 / 3)
+    moves = step * jnp.concatenate([jnp.zeros((1, size), dtype), jnp.eye(size), -jnp.eye(size)])
+
+    def go_on(state: _Search) -> Array:
+        return (state.decrement > 1e-13) & (state.steps < _MAX_STEPS)
+
+    def iterate(state: _Search) -> _Search:
+        values, slopes = jax.vmap(jax.value_and_grad(function))(state.trial + moves)
+        rows = (slopes[1 : size + 1] - slopes[size + 1 :]) / (2 * step)
+        better = values[0] <= state.value
+        x, value, slope, hessian = jax.tree.map(
+            lambda a, b: jnp.where(better, a, b),
+            (state.trial, values[0], slopes[0], (rows + rows.T) / 2),
+            (state.x, state.value, state.slope, state.hessian),
+        )
+        damping = jnp.where(better, state.damping / 10, jnp.maximum(10 * state.damping, 1e-3))
+        # Convex whatever the curvature, and no step longer than 2 in any direction.
+        curvature, axes = jnp.linalg.eigh(hessian)
+        along, size_of = axes.T @ slope, jnp.abs(curvature)
+        move = -along / (size_of + damping * jnp.max(size_of) + 1e-300)
+        move = jnp.clip(move, -2.0, 2.0)
+        # Where no damping helps, rounding is all that is left.
+        decrement = jnp.where(damping > 1e8, 0, jnp.abs(along @ move))
+        return _Search(x, value, slope, hessian, x + axes @ move, damping, decrement, state.steps + 1)
+
+    one = jnp.ones((), dtype)
+    first = _Search(
+        start, jnp.inf * one, 0 * start, jnp.eye(size), start, _DAMPING * one, one, jnp.asarray(0)
+    )
+    last = jax.lax.while_loop(go_on, iterate, first)
+    return last.x, last.value
+
+
+class _Search(NamedTuple):
+    """The best point so far with value, slope and Hessian; the next one, its damping, what it promises."""
+
+    x: Array
+    value: Array
+    slope: Array
+    hessian: Array
+    trial: Array
+    damping: Array
+    decrement: Array
+    steps: Array
+
+
+_EULER = 0.5772156649015329
+
+
+def _weibull_moments(mean: Array, variance: Array) -> tuple[Array, Array]:
+    """The log of a Weibull variable has the mean log scale - γ/c and the variance π²/6c²."""
+    inverse = jnp.sqrt(6 * variance) / jnp.pi
+    return jnp.exp(mean + _EULER * inverse), 1 / inverse
+
+
+def _lognormal_moments(mean: Array, variance: Array) -> tuple[Array, Array]:
+    return mean, jnp.sqrt(variance)
+
+
+def _gamma_moments(mean: Array, variance: Array) -> tuple[Array, Array]:
+    """The log of a gamma variable has the mean ψ(k) - log rate and the variance ψ'(k) ≈ 1/k + 1/2k²."""
+    shape = (1 + jnp.sqrt(1 + 2 * variance)) / (2 * variance)
+    return shape, jnp.exp(special.digamma(shape) - mean)
+
+
+def _exponential(sample: Sample) -> Array:
+    shift = sample.first
+    return jnp.array([sample.num_whole / jnp.sum(jnp.maximum(sample.times - shift, 0)), shift])
+
+
+def _pareto(sample: Sample) -> Array:
+    scale = sample.first
+    return jnp.array([scale, sample.num_whole / jnp.sum(jnp.log(jnp.maximum(sample.times / scale, 1)))])
+
+
+def _uniform(sample: Sample) -> Array:
+    """The smallest time, and the end h that solves K / (h - low) = Σ_censored 1 / (h - t), or the largest."""
+    low, largest = sample.first, sample.times[-1]
+    if sample.censored is None:
+        return jnp.array([low, largest])
+    # Censored times below the first whole one say nothing.
+    cut = sample.censored & (sample.times > low)
+    weight = sample.num_whole + jnp.sum(cut)
+
+    def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        middle = (ends[0] + ends[1]) / 2
+        h = largest + (largest - low) * jnp.exp(middle)
+        falls = weight / (h - low) > jnp.sum(jnp.where(cut, 1 / (h - sample.times), 0))
+        return jnp.where(falls, ends[0], middle), jnp.where(falls, middle, ends[1])
+
+    ends = (jnp.asarray(-40.0, low.dtype), jnp.asarray(12.0, low.dtype))
+    _, reach = jax.lax.fori_loop(0, 60, halve, ends)
+    return jnp.array([low, largest + jnp.where(jnp.any(cut), (largest - low) * jnp.exp(reach), 0)])
+
+
+FAMILIES = {
+    "shifted-exponential": Family(
+        distributions.ShiftedExponential, (True, False), start=1, closed=_exponential
+    ),
+    "weibull": Family(distributions.Weibull, (True, True, False), start=2, moments=_weibull_moments),
+    "pareto": Family(distributions.Pareto, (True, True), start=0, closed=_pareto),
+    "lognormal": Family(distributions.Lognormal, (False, True, False), start=2, moments=_lognormal_moments),
+    "gamma": Family(distributions.Gamma, (True, True, False), start=2, moments=_gamma_moments),
+    "uniform": Family(distributions.Uniform, (False, False), start=0, end=1, closed=_uniform),
+}
+
+
+@functools.partial(jax.jit, static_argnames="heavy")
+def fit_tail(tail: Sample, *, heavy: bool) -> tuple[Array, Array, Array]:
+    r"""Scale σ, index ξ and the standard error of ξ of P(T > u + z | T > u) = (1 + ξ z/σ)^{-1/ξ}, z ≥ 0.
+
+    `tail` holds the z. The generalised Pareto law of what lies above a high threshold u (Pickands 1975), by
+    maximum likelihood with ξ ≥ 0: a tail that ends is taken for an exponential one, which is on the safe
+    side. With `heavy` False, ξ = 0 is given.
+    """
+    excess, count = tail.times, jnp.maximum(tail.num_whole, 1)
+    mean = jnp.sum(excess) / count
+    zero = jnp.zeros_like(mean)
+    if not heavy:
+        return mean, zero, zero
+
+    def objective(point: Array) -> Array:
+        scale, index = jnp.exp(point[0]), jnp.exp(point[1])
+        stretched = jnp.log1p(index * excess / scale)
+        return jnp.sum(stretched / index + tail.whole(jnp.log(scale) + stretched, 0)) / count
+
+    points, values = jax.vmap(lambda i: minimise(objective, jnp.array([jnp.log(mean), i])))(
+        jnp.array([-4.0, -1.0])
+    )
+    best = jnp.nanargmin(values)
+    scale, index = jnp.exp(points[best])
+    # An index below this cannot be told from none, in any sample.
+    index = jnp.where(index < 1e-3, 0, index)
+    # The asymptotic variance (1 + ξ)² / K.
+    return jnp.where(index == 0, mean, scale), index, (1 + index) / jnp.sqrt(count)

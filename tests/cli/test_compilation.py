@@ -1,0 +1,231 @@
+"""The programs that `bcgc` keeps: found by another process, and no trouble where they cannot be kept."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from pathlib import Path
+
+import jax
+import pytest
+
+import bcgc_jax as bcgc
+from bcgc_jax.cli import compilation as _compilation
+
+_ARGS = ("--format", "json", "--method", "time", "--method", "uncoded")
+_RUN = """
+import collections, json, sys
+import jax
+from bcgc_jax import cli
+counts = collections.Counter()
+jax.monitoring.register_event_listener(lambda event, **_: counts.update([event.rpartition("/")[2]]))
+try:
+    cli.main()
+except SystemExit as stop:
+    hits, asked = counts["cache_hits"], counts["compile_requests_use_cache"]
+    print(json.dumps([stop.code or 0, hits, asked]), file=sys.stderr)
+"""
+
+
+def _bcgc(*args: str, **environment: str) -> tuple[dict, int, int]:
+    """`bcgc ARGS` in a process of its own: the answer, programs found, and programs compiled."""
+    inherited = {k: v for k, v in os.environ.items() if k not in ("JAX_COMPILATION_CACHE_DIR", "XLA_FLAGS")}
+    result = subprocess.run(
+        [sys.executable, "-c", _RUN, *args],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=inherited | {"JAX_PLATFORMS": "cpu", **environment},
+    )
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, result.stderr  # the counts alone: no warning
+    code, hits, asked = json.loads(lines[0])
+    assert code == 0
+    return json.loads(result.stdout), hits, asked - hits
+
+
+def _solve(workers: int, rate: str, *more: str) -> tuple[str, ...]:
+    law = f"shifted-exponential:rate={rate},shift=50"
+    size = ("--workers", str(workers), "--coordinates", "20000")
+    return ("solve", *size, "--cycle-time", law, *(more or _ARGS))
+
+
+def _entries(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*-cache") if path.is_file()]
+
+
+@pytest.mark.slow
+def test_another_process_finds_its_programs_for_another_n_rate_and_method(tmp_path):
+    place = {"XDG_CACHE_HOME": str(tmp_path), "LOCALAPPDATA": str(tmp_path), "HOME": str(tmp_path)}
+    first, _, compiled = _bcgc(*_solve(20, "1e-3"), **place)
+    assert compiled > 3
+    assert len(_entries(tmp_path)) == compiled
+    other, hits, compiled = _bcgc(*_solve(24, "2", *_ARGS[:4]), **place)
+    assert (compiled, hits > 3) == (0, True)
+    (row,) = other["solutions"]
+    assert (len(row["partition"]), sum(row["partition"])) == (24, 20_000)
+    # An entry that was cut off is no trouble, and is written anew.
+    largest = max(_entries(tmp_path), key=lambda path: path.stat().st_size)
+    whole = largest.stat().st_size
+    largest.write_bytes(largest.read_bytes()[: whole // 2])
+    again, _, compiled = _bcgc(*_solve(20, "1e-3"), **place)
+    assert compiled > 0
+    assert abs(largest.stat().st_size - whole) < 0.1 * whole
+    for answer in (first, again):
+        for row in answer["solutions"]:
+            del row["seconds"]
+    assert again == first
+    _, hits, compiled = _bcgc(*_solve(9, "2"), **place)
+    assert (compiled, hits > 3) == (0, True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["off", "file", "below a file", "variable", "full"])
+def test_a_folder_that_cannot_be_used_is_no_error(tmp_path, place):
+    (tmp_path / "file").write_text("")
+    more: tuple[str, ...] = ()
+    environment = {"XDG_CACHE_HOME": str(tmp_path / "home"), "HOME": str(tmp_path)}
+    if place == "off":
+        more = ("--compilation-cache", "off")
+    elif place == "variable":
+        environment["BCGC_COMPILATION_CACHE"] = "OFF"
+    elif place == "full":
+        if not Path("/proc/self").is_dir():
+            pytest.skip("no file system that takes nothing")
+        environment["XDG_CACHE_HOME"] = "/proc/self"
+    else:
+        more = ("--compilation-cache", str(tmp_path / ("file" if place == "file" else "file/x")))
+    _, hits, _ = _bcgc(*more, *_solve(9, "2", "--format", "json", "--method", "uncoded"), **environment)
+    assert hits == 0
+    assert not _entries(tmp_path)
+
+
+@pytest.fixture
+def configuration(monkeypatch):
+    """JAX's settings, and what is done with warnings, as they were."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    monkeypatch.delenv(_compilation.VARIABLE, raising=False)
+    with warnings.catch_warnings():
+        jax.config.update("jax_compilation_cache_dir", None)
+        yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def test_the_option_comes_before_the_variable_and_jax_before_the_default(
+    configuration, monkeypatch, tmp_path
+):
+    monkeypatch.setenv(_compilation.VARIABLE, str(tmp_path / "variable"))
+    option, variable = _compilation.keep_programs(str(tmp_path / "option")), _compilation.keep_programs(None)
+    assert option.parent == tmp_path / "option"
+    assert variable.parent == tmp_path / "variable"
+    assert jax.config.jax_compilation_cache_dir == str(variable)
+    assert variable.stat().st_mode & 0o077 == 0
+    monkeypatch.delenv(_compilation.VARIABLE)
+    jax.config.update("jax_compilation_cache_dir", "the user's")
+    assert _compilation.keep_programs(None) is None
+    assert jax.config.jax_compilation_cache_dir == "the user's"
+    assert _compilation.keep_programs("off") is None
+    assert jax.config.jax_compilation_cache_dir is None
+    monkeypatch.setattr(_compilation, "_user_cache", lambda: tmp_path / "default")
+    assert _compilation.keep_programs(None).parent == tmp_path / "default"
+
+
+def test_the_cache_is_where_the_platform_keeps_such_things(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    for name, folder in (("linux", ".cache"), ("darwin", "Library/Caches"), ("win32", "local")):
+        monkeypatch.setattr(sys, "platform", name)
+        assert _compilation._user_cache() == tmp_path / folder / "bcgc_jax"
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert _compilation._user_cache() == tmp_path / "xdg" / "bcgc_jax"
+
+
+def test_a_folder_that_others_may_write_to_or_nobody_is_not_used(configuration, monkeypatch, tmp_path):
+    folder = _compilation.keep_programs(str(tmp_path))
+    jax.config.update("jax_compilation_cache_dir", None)
+    folder.chmod(0o777)
+    assert _compilation.keep_programs(str(tmp_path)) is None
+    folder.chmod(0o700)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # as root everything may be written to
+    assert _compilation.keep_programs(str(tmp_path)) is None
+    assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_a_folder_that_cannot_be_made_is_none(configuration, tmp_path):
+    (tmp_path / "file").write_text("")
+    for place in ("file", "file/x"):
+        assert _compilation.keep_programs(str(tmp_path / place)) is None
+    assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_the_oldest_programs_go_where_there_are_too_many(configuration, monkeypatch, tmp_path):
+    monkeypatch.setattr(_compilation, "_MOST_BYTES", 100)
+    folder = _compilation.keep_programs(str(tmp_path))
+    for i in range(4):
+        (folder / f"{i}-cache").write_bytes(bytes(25))
+        os.utime(folder / f"{i}-cache", (i, i))
+    _compilation.keep_programs(str(tmp_path))
+    assert len(list(folder.iterdir())) == 4
+    (folder / "4-cache").write_bytes(bytes(25))
+    _compilation.keep_programs(str(tmp_path))
+    assert sorted(path.name for path in folder.iterdir()) == ["3-cache", "4-cache"]
+
+
+def test_only_an_entry_that_cannot_be_read_is_removed(configuration, tmp_path):
+    folder = _compilation.keep_programs(str(tmp_path))
+    for name in ("jit_f-1-cache", "jit_f_g-1-cache"):
+        (folder / name).write_text("")
+    warnings.warn("Error reading persistent compilation cache entry for 'jit_f': cut off", stacklevel=1)
+    warnings.warn("Error writing persistent compilation cache entry for 'jit_f_g': disk full", stacklevel=1)
+    assert [path.name for path in folder.iterdir()] == ["jit_f_g-1-cache"]
+
+
+def test_the_library_leaves_the_configuration_alone():
+    code = "import jax; jax.config.update = None; import bcgc_jax as b; "
+    code += "print(b.solve(b.Problem(b.Uniform(1., 2.), 3, 9), 'uncoded').status)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.stdout == "0\n", result.stderr
+
+
+def test_numbers_of_workers_share_a_size():
+    law = bcgc.Uniform(1.0, 2.0)
+    sizes = [_compilation.padded_workers(n, law) for n in (1, 20, 32, 33, 1000)]
+    assert sizes == [32, 32, 32, 64, 1024]
+    assert _compilation.padded_workers(20, bcgc.Empirical([1.0, 2.0])) == 20
+
+
+def test_a_stopwatch_leaves_out_compiling_in_its_own_thread():
+    heard: list[bool] = []
+    with _compilation.Stopwatch(heard.append) as watch:
+        with watch.lap() as seconds:
+            start = time.perf_counter()
+            jax.block_until_ready(jax.jit(lambda x: jax.numpy.sort(x) @ x)(jax.numpy.arange(7.0)))
+            compiling = time.perf_counter() - start
+            time.sleep(0.05)
+        assert 0.05 <= seconds() < 0.05 + compiling
+        assert heard[-1] is False
+        assert True in heard
+
+        def elsewhere() -> None:
+            jax.block_until_ready(jax.jit(lambda x: jax.numpy.cumsum(x) @ x)(jax.numpy.arange(5.0)))
+
+        with watch.lap() as waiting:
+            thread = threading.Thread(target=elsewhere)
+            thread.start()
+            thread.join()
+        assert waiting() > 0.001
+    count = len(heard)
+    jax.jit(lambda x: x * 3 + 1)(1.0)
+    assert len(heard) == count
+
+
+def test_spans_within_spans_count_once():
+    assert _compilation._length([(1.0, 4.0), (2.0, 3.0), (3.5, 5.0), (7.0, 8.0)]) == pytest.approx(5.0)
+    assert _compilation._length([]) == 0

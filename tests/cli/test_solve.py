@@ -1,0 +1,398 @@
+"""The command `bcgc`, as a person or a script meets it."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from bcgc_jax.cli import solve as _commands
+
+PAPER = ["--workers", "20", "--coordinates", "20000", "--samples", "50", "--cycles", "1"]
+LAW = ["--cycle-time", "shifted-exponential:rate=1e-3,shift=50"]
+
+
+@pytest.fixture
+def bcgc(command):
+    return command
+
+
+def test_json_has_what_the_contract_says_and_the_exact_figures(bcgc):
+    methods = [
+        "--method",
+        "time",
+        "--method",
+        "frequency",
+        "--method",
+        "tandon_partial",
+        "--method",
+        "uncoded",
+    ]
+    status, out, _ = bcgc("solve", *PAPER, *LAW, *methods, "--deadline", "1e8", "--format", "json")
+    assert status == 0
+    answer = json.loads(out)
+    assert answer["problem"]["cycle_time"] == {"law": "shifted-exponential", "rate": 1e-3, "shift": 50.0}
+    rows = {row["method"]: row for row in answer["solutions"]}
+    assert next(iter(rows)) == "frequency"  # fastest first
+    for name in ("time", "frequency", "uncoded"):
+        row = rows[name]
+        assert sum(row["partition"]) == 20_000
+        assert len(row["partition"]) == 20
+        assert 0 <= row["lower_bound"] < row["expected_runtime"]
+        assert row["relative_gap"] == pytest.approx(1 - row["lower_bound"] / row["expected_runtime"])
+        assert row["partition_runtime"] == pytest.approx(row["expected_runtime"], rel=1e-3)
+        assert row["seconds"] > 0
+    assert rows["time"]["lower_bound"] > 0
+    assert rows["tandon_partial"]["partition"] is None
+    assert rows["tandon_partial"]["partition_runtime"] is None
+    # Uncoded: κ E T_(20) with E T_(20) = 50 + 1000 H_20, and P = F(deadline/κ)^20, κ = 50 · 20000 / 20.
+    harmonic = sum(1 / k for k in range(1, 21))
+    assert rows["uncoded"]["expected_runtime"] == pytest.approx(5e4 * (50 + 1000 * harmonic), rel=1e-9)
+    probability = (1 - np.exp(-1e-3 * (1e8 / 5e4 - 50))) ** 20
+    assert rows["uncoded"]["completion_probability"] == pytest.approx(probability, rel=1e-9)
+    assert answer["limit"] < rows["frequency"]["expected_runtime"]
+
+
+def test_csv_rows_agree_with_json_rows(bcgc):
+    args = ("solve", "--workers", "5", "--coordinates", "7000", *LAW)  # a law and a size as above
+    args = (*args, "--method", "single_block", "--method", "tandon:2")
+    _, text, _ = bcgc(*args, "--format", "csv")
+    _, data, _ = bcgc(*args, "--format", "json")
+    rows = list(csv.DictReader(io.StringIO(text)))
+    for row, expected in zip(rows, json.loads(data)["solutions"], strict=True):
+        assert row["method"] == expected["method"]
+        assert float(row["expected_runtime"]) == expected["expected_runtime"]
+        assert [int(n) for n in row["partition"].split()] == expected["partition"]
+
+
+def test_the_table_fits_in_100_columns_and_compares_with_the_baseline(bcgc):
+    args = ("--workers", "30", "--coordinates", "5000", "--deadline", "12345", *LAW)
+    methods = [a for m in ("time", "uncoded", "tandon_partial", "single_block") for a in ("--method", m)]
+    status, out, _ = bcgc("solve", *args, *methods)
+    assert status == 0
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert "…" not in "".join(line.partition("▁")[2] for line in lines)  # no bar is cut off
+    assert "against best" in out
+    assert "less time than the uncoded scheme" in out
+
+
+def test_a_trace_brings_its_law_and_its_number_of_workers(bcgc, tmp_path):
+    path = tmp_path / "trace.csv"
+    times = np.random.default_rng(3).gamma(3.0, size=(6, 4)) + 0.2
+    rows = [f"{s},{w},{t:.6f}" for s, row in enumerate(times) for w, t in enumerate(row)]
+    path.write_text("\n".join(["step,worker,seconds", *rows]))
+    status, out, _ = bcgc(
+        "solve", "--trace", str(path), "--coordinates", "100", "--method", "uncoded", "--format", "json"
+    )
+    assert status == 0
+    answer = json.loads(out)
+    assert answer["problem"]["num_workers"] == 4
+    assert answer["problem"]["cycle_time"]["measured_times"] == 24
+    # E max of 4 draws with replacement from the 24 times, written out.
+    t = np.sort(np.round(times.ravel(), 6))
+    share = np.arange(1, 25) / 24
+    expected = np.sum(t * (share**4 - (share - 1 / 24) ** 4)) * 100 / 4
+    assert answer["solutions"][0]["expected_runtime"] == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.slow
+def test_workers_that_are_not_alike_get_a_law_each(bcgc):
+    args = ["solve", "--coordinates", "3000", "--cycle-time", "3*uniform:low=0.7,high=1.6", "--workers", "4"]
+    args += ["--cycle-time", "shifted-exponential:rate=0.4,shift=2.5", "--deadline", "7000"]
+    args += [a for m in ("uncoded", "time") for a in ("--method", m)]
+    status, out, err = bcgc(*args, "--format", "json")
+    assert status == 0, err
+    answer = json.loads(out)
+    fast = {"law": "uniform", "low": 0.7, "high": 1.6}
+    slow = {"law": "shifted-exponential", "rate": 0.4, "shift": 2.5}
+    assert answer["problem"]["cycle_time"] == [fast, fast, fast, slow]
+    assert answer["problem"]["num_workers"] == 4
+    rows = {row["method"]: row for row in answer["solutions"]}
+    # Uncoded: the last worker, the slowest of all always, takes 2.5 + 1 / 0.4 on average.
+    assert abs(rows["uncoded"]["expected_runtime"] - 3000 / 4 * 5) < 4 * rows["uncoded"]["runtime_error"]
+    late = np.exp(-0.4 * (7000 / 750 - 2.5))
+    draws = answer["problem"]["num_draws"]
+    assert abs(rows["uncoded"]["completion_probability"] - 1 + late) < 4 * np.sqrt(late / draws)
+    assert rows["time"]["partition_runtime"] == pytest.approx(rows["time"]["expected_runtime"], rel=1e-3)
+    assert answer["limit"] < rows["time"]["expected_runtime"] < rows["uncoded"]["expected_runtime"]
+    _, out, _ = bcgc(*args)
+    assert max(map(len, out.splitlines())) <= 100
+    assert f"Means of {draws} draws" in out
+    # All workers alike: their number alone is new, and runtimes are exact.
+    args = ["solve", "--coordinates", "3000", "--cycle-time", "3*uniform:low=0.7,high=1.6"]
+    _, out, _ = bcgc(*args, "--method", "uncoded", "--format", "json")
+    answer = json.loads(out)
+    assert answer["problem"]["cycle_time"] == fast
+    exact = 3000 / 3 * (0.7 + 0.9 * 3 / 4)
+    assert answer["solutions"][0]["expected_runtime"] == pytest.approx(exact, rel=1e-9)
+
+
+def test_a_trace_may_keep_its_workers(bcgc, tmp_path):
+    path = tmp_path / "trace.csv"
+    times = np.random.default_rng(3).gamma(3.0, size=(6, 4)) * [0.5, 2.5, 0.7, 0.6] + 0.2
+    rows = [f"{s},{w},{t:.6f}" for s, row in enumerate(times) for w, t in enumerate(row)]
+    path.write_text("\n".join(["step,worker,seconds", *rows]))
+    args = ["solve", "--trace", str(path), "--keep-workers", "--coordinates", "3000", "--method", "uncoded"]
+    status, out, err = bcgc(*args, "--format", "json")
+    assert status == 0, err
+    answer = json.loads(out)
+    law = answer["problem"]["cycle_time"]
+    assert (law.pop("mean"), law) == (pytest.approx(times.mean()), {"law": "rows", "steps": 6, "workers": 4})
+    expected = times.round(6).max(axis=1).mean() * 3000 / 4
+    assert answer["solutions"][0]["expected_runtime"] == pytest.approx(expected, rel=1e-9)
+    _, out, _ = bcgc(*args)
+    assert "over the trace's 6 steps" in out
+    assert "with 95 % confidence" in out
+    assert max(map(len, out.splitlines())) <= 100
+    status, _, err = bcgc(*args, "--workers", "3")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "law of 4 workers" in err
+
+
+@pytest.mark.parametrize("name", ["solve", "sweep", "train"])
+def test_a_trace_of_one_worker_is_no_plan(bcgc, tmp_path, name):
+    path = tmp_path / "trace.csv"
+    path.write_text("step,worker,seconds\n1,a,2.5\n2,a,1.5\n")
+    more = [] if name == "train" else ["--coordinates", "60"]
+    status, out, err = bcgc(name, "--trace", str(path), *more)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "has one worker only" in err
+
+
+@pytest.mark.slow
+def test_a_deadline_leads_with_the_plan_that_meets_it_most_often(bcgc):
+    args = ["--workers", "10", "--coordinates", "40000", "--samples", "50"]
+    args += [
+        "--cycle-time",
+        "shifted-exponential:rate=0.1,shift=1",
+        "--method",
+        "time",
+        "--method",
+        "optimal",
+    ]
+    goal = ["--objective", "completion-probability", "--deadline", "3162278", "--format", "json"]
+    status, out, _ = bcgc("solve", *args, *goal)
+    assert status == 0
+    rows = json.loads(out)["solutions"]
+    assert [row["method"] for row in rows] == ["optimal, deadline", "optimal", "time"]
+    assert rows[0]["completion_probability"] == pytest.approx(0.7456, abs=1e-3)
+    assert rows[0]["start"] in (
+        "time",
+        "frequency",
+        "optimal",
+        "harmonic",
+        "full replication",
+        "single level",
+    )
+    fastest = min(rows, key=lambda row: row["expected_runtime"])
+    assert fastest["method"] == "optimal"
+
+
+@pytest.mark.slow
+def test_units_setup_and_levels_come_from_the_command_line(bcgc, tmp_path):
+    path = tmp_path / "layers.txt"
+    path.write_text("3\n1\n\n0.5\n4\n")
+    args = ["--workers", "4", "--unit-costs", str(path), "--setup-cycles", "0.4", "--levels", "0,2-3"]
+    status, out, _ = bcgc("solve", *args, "--cycle-time", "uniform:low=0.4,high=2.6", "--format", "json")
+    assert status == 0
+    answer = json.loads(out)
+    assert answer["problem"]["unit_costs"] == [3.0, 1.0, 0.5, 4.0]
+    assert answer["problem"]["levels"] == [0, 2, 3]
+    rows = {row["method"]: row for row in answer["solutions"]}
+    # Nobody asked for the methods that know no setup or no units.
+    assert set(rows) == {"optimal, levels 0,2,3", "optimal", "time", "frequency", "uncoded", "single_block"}
+    assert all(sum(row["partition"]) == 4 for row in rows.values())
+    assert rows["optimal, levels 0,2,3"]["partition"][1] == 0
+    free = rows["optimal"]["partition_runtime"]
+    assert free <= rows["optimal, levels 0,2,3"]["partition_runtime"] * (1 + 1e-9)
+    # Uncoded: (8.5 + 0.4) E T_(4) / 4, E T_(4) = 0.4 + 2.2 · 4/5.
+    assert rows["uncoded"]["partition_runtime"] == pytest.approx(8.9 * (0.4 + 2.2 * 0.8) / 4, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("1\n-2\n", "line 2"), ("one\n", "line 1"), ("\n", "no unit costs")]
+)
+def test_a_file_of_unit_costs_is_refused_by_line(bcgc, tmp_path, text, words):
+    path = tmp_path / "layers.txt"
+    path.write_text(text)
+    law = ["--cycle-time", "uniform:low=1,high=2"]
+    status, out, err = bcgc("solve", "--workers", "4", "--unit-costs", str(path), *law)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert words in err
+
+
+_SMALL = ["solve", "--workers", "4", "--coordinates", "10"]
+_UNIFORM = ["--cycle-time", "uniform:low=1,high=2"]
+_SWEEP = ["sweep", "--workers", "2,3", "--coordinates", "10"]
+_PARETO = ["--cycle-time", "pareto:scale=1"]
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["solve", *LAW, "--workers", "4"], "--coordinates"),
+        ([*_SMALL], "either --cycle-time or --trace"),
+        ([*_SMALL, *_UNIFORM, "--unit-costs", "x.txt"], "either --coordinates or --unit-costs"),
+        (["solve", "--workers", "4", *_UNIFORM, "--unit-costs", "x.txt"], "cannot read x.txt"),
+        ([*_SMALL, *_UNIFORM, "--setup-cycles", "-1"], "at least 0"),
+        ([*_SMALL, *_UNIFORM, "--setup-cycles", "1", "--method", "subgradient"], "knows no setup_cycles"),
+        ([*_SMALL, *_UNIFORM, "--levels", "0,x"], "levels and ranges"),
+        ([*_SMALL, *_UNIFORM, "--levels", "3-1"], "levels and ranges"),
+        # With a method that is quick: what was started beside it is finished in any case.
+        ([*_SMALL, *_UNIFORM, "--levels", "0,4", "--method", "limit"], "from 0 to 3"),
+        ([*_SMALL, *_UNIFORM, "--objective", "completion-probability"], "needs a --deadline"),
+        ([*_SMALL, *_UNIFORM, "--objective", "speed"], "completion-probability"),
+        ([*_SMALL, *LAW, "--trace", "x.csv"], "either --cycle-time or --trace"),
+        ([*_SMALL, *LAW, "--keep-workers"], "give it with --trace"),
+        ([*_SMALL, *LAW, *_UNIFORM], "for 2 workers, but --workers is 4"),
+        ([*_SMALL, "--cycle-time", "3*uniform:low=1,high=2"], "for 3 workers, but --workers is 4"),
+        ([*_SMALL, "--cycle-time", "x*uniform:low=1,high=2"], "whole number"),
+        (["solve", "--coordinates", "9", *LAW, "--cycle-time", "1e9*uniform:low=1,high=2"], "at most 10,000"),
+        (["solve", "--coordinates", "9", *LAW], "--workers"),
+        (["solve", "--workers", "2.5", "--coordinates", "9", *LAW], "whole number"),
+        (["solve", "--workers", "0", "--coordinates", "9", *LAW], "at least 1"),
+        (["solve", "--workers", "-3", "--coordinates", "9", *LAW], "at least 1"),
+        (["solve", "--workers", "nan", "--coordinates", "9", *LAW], "whole number"),
+        (["solve", "--workers", "3", "--coordinates", "inf", *LAW], "whole number"),
+        ([*_SMALL, *_UNIFORM, "--samples", "-1"], "above 0"),
+        ([*_SMALL, *_UNIFORM, "--cycles", "nan"], "finite number above 0"),
+        ([*_SMALL, *_UNIFORM, "--deadline", "0"], "above 0"),
+        ([*_SMALL, *_UNIFORM, "--method", "tme"], 'did you mean "time"'),
+        ([*_SMALL, *_UNIFORM, "--method", "tandon:4"], "from 0 to 3"),
+        ([*_SMALL, *_UNIFORM, "--method", "tandon"], "as in"),
+        ([*_SMALL, *_UNIFORM, "--method", "ferdinand:11"], "from 1 to 10"),
+        ([*_SMALL, *_UNIFORM, "--format", "xml"], "xml"),
+        ([*_SMALL, "--cycle-time", "unifrm:low=1,high=2"], "did you mean uniform"),
+        ([*_SMALL, "--cycle-time", "uniform:low=1"], "high missing"),
+        ([*_SMALL, "--cycle-time", "uniform:low=1,high"], "cannot read 'high'"),
+        ([*_SMALL, "--cycle-time", "uniform:low=1,high=x"], "must be a number"),
+        ([*_SMALL, "--cycle-time", "uniform:low=1,low=1,high=2"], "twice"),
+        ([*_SMALL, "--cycle-time", "uniform:low=2,high=1"], "low must be below high"),
+        ([*_SMALL, "--cycle-time", "weibull:scale=nan,concentration=2"], "scale must be finite"),
+        ([*_SMALL, "--cycle-time", "pareto:scale=1,shape=0.9"], "mean of Pareto is infinite"),
+        ([*_SMALL, "--cycle-time", "two-speed:fast=1,slow=inf,probability=0.2"], "deadline"),
+        (["solve", "--trace", "no-such-file.csv", "--coordinates", "9"], "no-such-file.csv"),
+        (["solve", "--trace", ".", "--coordinates", "9"], "cannot read"),
+        (["slove"], "slove"),
+        ([*_SWEEP], "either --cycle-time or --trace"),
+        ([*_SWEEP, "--cycle-time", "pareto:scale=1"], "needs shape"),
+        ([*_SWEEP, *_PARETO, "--axis", "shap=1,2"], "has the parameters scale, shape"),
+        ([*_SWEEP, *_PARETO, "--axis", "scale=1,2"], "given twice"),
+        ([*_SWEEP, *_PARETO, "--axis", "shape=2", "--axis", "shape=3"], "two axes"),
+        ([*_SWEEP, *_PARETO, "--axis", "shape=1:2"], "LOW:HIGH:COUNT"),
+        ([*_SWEEP, *_PARETO, "--axis", "shape=0:2:5:log"], "starts above 0"),
+        ([*_SWEEP, *_PARETO, "--axis", "shape"], "must be PARAMETER=NUMBERS"),
+        (["sweep", "--workers", "2:x", "--coordinates", "9", *_PARETO], "whole number"),
+        (["sweep", "--workers", "5:2", "--coordinates", "9", *_PARETO], "LOW:HIGH"),
+        ([*_SWEEP, *_PARETO, "--axis", "shape=2", "--method", "optimle"], 'did you mean "optimal"'),
+        ([*_SWEEP, *_PARETO, "--axis", "shape=2", "--resume"], "give it with --out"),
+        ([*_SWEEP, *_PARETO, "--axis", "shape=2", "--out", "sweep.txt"], "named *.csv or *.parquet"),
+        ([*_SWEEP, *_PARETO, "--axis", "shape=2", "--out", "no/such/sweep.csv"], "no such folder"),
+        ([*_SWEEP, *_PARETO, "--axis", "shape=2", "--processes", "2"], "need --coordinator"),
+        ([*_SWEEP, *_PARETO, "--axis", "shape=2", "--objective", "completion-probability"], "deadline"),
+        ([*_SMALL, *_UNIFORM, "--schemes", "no-such-file.py"], "cannot read no-such-file.py"),
+    ],
+)
+def test_bad_input_ends_with_one_line_and_status_2(bcgc, args, words):
+    status, out, err = bcgc(*args)
+    assert status == 2
+    assert out == ""
+    lines = err.strip().splitlines()
+    assert len(lines) == 1, err
+    assert lines[0].startswith("bcgc: ")
+    assert words in lines[0]
+
+
+def test_help_shows_examples_and_every_law(bcgc):
+    status, out, _ = bcgc("solve", "--help")
+    assert status == 0
+    assert "Examples:" in out
+    for name in ("shifted-exponential", "two-speed", "lognormal", "ferdinand_half"):
+        assert name in out
+
+
+@pytest.mark.slow
+def test_a_sweep_prints_every_cell_and_its_axes(bcgc):
+    args = ["sweep", "--workers", "2:4", "--coordinates", "60", "--cycle-time", "uniform:low=1"]
+    args += ["--axis", "high=2:4:2", "--method", "uncoded", "--method", "single_block", "--partitions"]
+    status, out, _ = bcgc(*args, "--format", "json")
+    assert status == 0
+    rows = json.loads(out)
+    assert [(r["num_workers"], r["high"], r["method"]) for r in rows[:3]] == [
+        (2, 2.0, "uncoded"),
+        (2, 2.0, "single_block"),
+        (2, 4.0, "uncoded"),
+    ]
+    assert len(rows) == 12
+    for row in rows:
+        n, high = row["num_workers"], row["high"]
+        single = [60 / n * (s + 1) * (1 + (high - 1) * (n - s) / (n + 1)) for s in range(n)]
+        expected = single[0] if row["method"] == "uncoded" else min(single)
+        assert row["expected_runtime"] == pytest.approx(expected, rel=1e-9)
+        assert sum(row["partition"]) == 60
+    status, text, _ = bcgc(*args, "--format", "csv")
+    assert status == 0
+    table = list(csv.DictReader(io.StringIO(text)))
+    assert [float(r["expected_runtime"]) for r in table] == [r["expected_runtime"] for r in rows]
+    _, out, _ = bcgc(*args)
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert lines[1].split()[:3] == ["num_workers", "high", "scheme"]  # what does not vary is no column
+    assert len(lines) == 2 + 12
+
+
+def test_a_sweep_to_a_file_ends_with_a_summary(bcgc, tmp_path):
+    args = ["sweep", "--workers", "2,3", "--coordinates", "60", "--cycle-time", "pareto:scale=1"]
+    args += ["--axis", "shape=0.5,2", "--method", "uncoded", "--out", str(tmp_path / "s.csv")]
+    status, out, _ = bcgc(*args, "--format", "json")
+    assert status == 0
+    (line,) = json.loads(out)["methods"]
+    assert (line["cells"], line["converged"], line["infinite"]) == (4, 2, 2)
+    status, out, err = bcgc(*args)
+    assert (status, out) == (2, "")
+    assert "not overwritten" in err
+    status, out, _ = bcgc(*args, "--resume")
+    assert status == 0
+    assert "4 cells" in out
+
+
+def test_a_file_of_schemes_puts_them_into_every_command(bcgc, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import jax.numpy as jnp, bcgc_jax\n"
+        "def uniform(problem):\n"
+        "    exists = jnp.arange(problem.max_workers) < problem.num_workers\n"
+        "    return jnp.where(exists, problem.total / problem.num_workers, 0)\n"
+        "bcgc_jax.register_scheme('uniform_blocks', uniform, baseline=True)\n"
+    )
+    args = [*_UNIFORM, "--coordinates", "60", "--schemes", str(file), "--format", "json"]
+    status, out, err = bcgc("solve", "--workers", "3", *args, "--method", "uniform_blocks")
+    assert status == 0, err
+    (row,) = json.loads(out)["solutions"]
+    assert row["partition"] == [20, 20, 20]
+    status, out, _ = bcgc("sweep", "--workers", "3,4", *args, "--method", "uniform_blocks")
+    assert status == 0
+    swept = json.loads(out)
+    assert swept[0]["expected_runtime"] == pytest.approx(row["expected_runtime"], rel=1e-9)
+    file.write_text("1 / 0\n")
+    status, out, err = bcgc("solve", "--workers", "3", *args)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "ZeroDivisionError" in err
+
+
+def test_without_the_extra_the_command_says_what_to_install():
+    code = "import sys; sys.modules['click'] = None; from bcgc_jax import cli; cli.main()"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "bcgc-jax[cli]" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_bar_is_drawn_for_each_level_or_group_of_levels():
+    assert _commands._draw([0, 4, 0]) == "·█·"
+    assert len(_commands._draw(list(range(100)))) == 24
+    assert _commands._draw(None) == "no partition"

@@ -1,0 +1,115 @@
+"""Digits: the data, the two models, and the course of training on them."""
+
+import csv
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import bcgc_jax as bcgc
+from bcgc_jax.coding import digits
+
+LAW = bcgc.ShiftedExponential(1e-3, 50.0)
+
+
+def test_the_data_is_split_in_equal_subsets_and_none_is_lost_twice():
+    data = digits.load_digits(20)
+    assert len(data.train[1]) == 1500
+    assert len(data.test[1]) == 297
+    assert len(digits.load_digits(32).train[1]) == 1472
+    pixels = np.concatenate([data.train[0], data.test[0]])
+    assert (pixels.min(), pixels.max()) == (0, 1)
+    assert len(np.unique(pixels, axis=0)) > 1790
+    with pytest.raises(ValueError, match="too few for 2000 workers"):
+        digits.load_digits(2000)
+
+
+def test_the_models_and_their_loss_are_what_numpy_makes_of_them():
+    params = digits.initial_params(jax.random.key(0), "perceptron")
+    with jax.enable_x64(True):
+        wide = jax.eval_shape(lambda key: digits.initial_params(key, "perceptron"), jax.random.key(0))
+    assert {leaf.dtype for leaf in jax.tree.leaves(wide)} == {np.dtype("float32")}
+    x, y = (np.asarray(a)[:50] for a in digits.load_digits(4).train)
+    w = [{k: np.asarray(v, float) for k, v in layer.items()} for layer in params]
+    z = np.maximum(x @ w[0]["w"] + w[0]["b"], 0) @ w[1]["w"] + w[1]["b"]
+    share = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+    expected = -np.log(share[np.arange(50), y]).mean()
+    assert float(jax.jit(digits.cross_entropy)(params, (x, y))) == pytest.approx(expected)
+    assert float(jax.jit(digits.accuracy)(params, (x, y))) == pytest.approx((z.argmax(axis=1) == y).mean())
+    assert digits.digits_order("perceptron")[-1] in (0, 1)  # the first layer's gradient comes last
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "units"), [("softmax", "coordinates"), ("perceptron", "layers")])
+def test_schemes_take_the_same_steps_in_the_order_of_their_runtimes(model, units):
+    problem = digits.digits_problem(LAW, 5, model, units=units)
+    options = {"units": units, "num_seeds": 3, "num_steps": 40}
+    runs = [
+        digits.train_on_digits(jax.random.key(1), problem, model, method, **options)
+        for method in ("time", "uncoded")
+    ]
+    np.testing.assert_allclose(runs[0].loss, runs[1].loss, rtol=1e-4)
+    # The same draws: the better plan is ahead in each seed.
+    assert np.all(runs[0].clock[:, -1] < runs[1].clock[:, -1])
+    for run_ in runs:
+        assert run_.clock[:, -1].mean() / 40 == pytest.approx(run_.expected_runtime, rel=0.25)
+        assert np.all(run_.accuracy[:, -1] > 0.8)
+        first = run_.time_to(0.8)
+        step = np.searchsorted(run_.clock[0], first[0])
+        assert run_.accuracy[0, step] >= 0.8
+        assert np.all(run_.accuracy[0, :step] < 0.8)
+    assert np.all(np.isinf(runs[0].time_to(1.01)))
+
+
+LAW_TEXT = "shifted-exponential:rate=1e-3,shift=50"
+TRAIN = ["train", "--workers", "4", "--cycle-time", LAW_TEXT, "--steps", "30", "--seeds", "2"]
+
+
+@pytest.mark.slow
+def test_train_prints_a_table_and_writes_the_curves(command, tmp_path):
+    path = tmp_path / "curves.csv"
+    status, out, err = command(*TRAIN, "--method", "optimal", "--method", "uncoded", "--curves", str(path))
+    assert status == 0, err
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert lines[2].startswith("optimal")
+    assert "less time to the target than the uncoded scheme" in lines[-1]
+    rows = list(csv.DictReader(path.open()))
+    assert len(rows) == 2 * 2 * 30
+    assert float(rows[29]["loss"]) < float(rows[0]["loss"])
+
+
+@pytest.mark.slow
+def test_train_replays_a_trace(command, tmp_path):
+    path = tmp_path / "trace.csv"
+    times = np.random.default_rng(0).gamma(3.0, 1.0, (7, 5))
+    body = "".join(f"{i},{j},{t}\n" for i, row in enumerate(times) for j, t in enumerate(row))
+    path.write_text("step,worker,seconds\n" + body)
+    arguments = ["--steps", "14", "--seeds", "1", "--method", "uncoded", "--format", "json"]
+    status, out, err = command("train", "--trace", str(path), *arguments)
+    assert status == 0, err
+    found = json.loads(out)
+    assert found["problem"]["num_workers"] == 5
+    # Uncoded: the slowest of each step, 300 samples and 650 coordinates.
+    expected = times.max(axis=1).mean() * 1500 / 5 * 650
+    assert found["runs"][0]["mean_runtime"] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train"], "either --cycle-time or --trace"),
+        ([*TRAIN, "--method", "magic"], "unknown method"),
+        ([*TRAIN, "--target", "2"], "from 0 to 1"),
+        ([*TRAIN, "--batch-size", "10000"], "batch_size must be from 1 to 375"),
+        ([*TRAIN, "--curves", "/no/such/folder/x.csv"], "no folder"),
+        (["train", "--trace", "/no/such/file"], "cannot read /no/such/file"),
+        (["train", "--workers", "4", "--cycle-time", "pareto:scale=1,shape=0.9"], "infinite"),
+    ],
+)
+def test_bad_requests_are_refused_in_one_line(command, arguments, message):
+    status, _, err = command(*arguments)
+    assert status == 2
+    assert len(err.strip().splitlines()) == 1
+    assert message in err

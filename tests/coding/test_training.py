@@ -1,0 +1,283 @@
+"""Training on the simulated clock: the event order against eq. (5), the steps against uncoded training."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import bcgc_jax as bcgc
+from bcgc_jax.coding.training import collect
+from tests.coding.test_gradients import KEY, make_batch, make_params, network, relative_difference
+from tests.compilations import compilations
+
+LAW = bcgc.ShiftedExponential(0.8, 0.3)
+# The others differ from these in their numbers only.
+SCHEMES = (
+    pytest.param("uncoded", marks=pytest.mark.slow),
+    pytest.param("tandon:2", marks=pytest.mark.slow),
+    pytest.param("optimal", marks=pytest.mark.slow),
+    "tandon_partial",
+    "time",
+)
+PROBLEM = bcgc.Problem(LAW, 6, 58, 36)
+
+
+@pytest.fixture(scope="module")
+def model():
+    rng = np.random.default_rng(0)
+    return make_params(rng), make_batch(rng, 36)
+
+
+@functools.cache
+def solved(method, **options):
+    return bcgc.solve(PROBLEM, method, **options)
+
+
+@functools.cache
+def scheme_of(method):
+    params = make_params(np.random.default_rng(0))
+    return bcgc.training_scheme(KEY, PROBLEM, solved(method), params)
+
+
+def clock_only(params, batch):
+    """A loss that is quick to compile."""
+    return sum(jnp.sum(leaf) for leaf in jax.tree.leaves((params, batch)))
+
+
+def test_the_event_order_ends_at_equation_5_draw_for_draw(precision):
+    rng = np.random.default_rng(1)
+    run = jax.jit(jax.vmap(collect, (0, None)))
+    for n in (1, 4, 9):
+        for trial in range(3):
+            x = rng.multinomial(300, rng.dirichlet(np.full(n, 0.4)))
+            used = np.flatnonzero(x)
+            load = np.cumsum(x * np.arange(1, n + 1))[used]
+            times = (0.2 + rng.exponential(1.3, (400, n))).astype(precision)
+            # Blocks once more up to N of them: one program for each N.
+            again = np.arange(n) % used.size
+            paced = times[:, None] * (load * 7 / n).astype(precision)[again, None]
+            collected = jax.device_get(run(paced, used[again]))
+            collected = jax.tree.map(lambda x, b=used.size: x[:, :b], collected)
+            slowest = np.sort(times.astype(float), axis=1)[:, ::-1]
+            expected = 7 / n * (slowest[:, used] * load).max(axis=1)
+            runtime = np.asarray(collected.completed).max(axis=1)
+            # Not a bit of difference but for the order of the products.
+            rtol = 4 * np.finfo(precision).eps
+            np.testing.assert_allclose(runtime, expected, rtol=rtol)
+            if trial == 0:
+                formula = bcgc.block_runtime(x.astype(float), times, num_samples=7)
+                np.testing.assert_allclose(formula, expected, rtol=rtol)
+            # The fastest N - n of each block, and no other, are used.
+            arrived = np.asarray(collected.arrived)
+            assert np.array_equal(arrived.sum(axis=2), np.broadcast_to(n - used, (400, used.size)))
+            rank = np.argsort(np.argsort(times, axis=1), axis=1)
+            assert np.array_equal(arrived, rank[:, None] < (n - used)[:, None])
+
+
+def test_ties_and_workers_that_never_answer():
+    # Two equal times: one of the two is enough.
+    tie = jax.device_get(collect(np.array([[2.0, 1.0, 2.0]]), np.array([1])))
+    assert (float(tie.completed[0]), np.sum(tie.arrived)) == (2.0, 2)
+    # One worker of three never answers: level 1 ends, level 0 does not.
+    lost = jax.device_get(collect(np.array([[1.0, np.inf, 3.0], [2.0, np.inf, 6.0]]), np.array([0, 1])))
+    assert lost.completed.tolist() == [np.inf, 6.0]
+    assert not lost.arrived[:, 1].any()
+    assert float(lost.runtime) == np.inf
+
+
+@pytest.mark.parametrize("method", SCHEMES)
+def test_training_with_a_code_is_training_without_but_for_the_clock(model, method):
+    params, batch = model
+    scheme, optimizer = scheme_of(method), optax.adam(0.05)
+    evaluate = lambda p: network(p, batch)  # noqa: E731
+    subsets = bcgc.split_batch(batch, 6)
+    training = bcgc.train(
+        jax.random.key(1), network, scheme, LAW, params, subsets, optimizer, 12, evaluate=evaluate
+    )
+    plain, state = params, optimizer.init(params)
+
+    @jax.jit
+    def uncoded_step(plain, state):
+        value, gradient = jax.value_and_grad(network)(plain, batch)
+        updates, state = optimizer.update(gradient, state)
+        plain = optax.apply_updates(plain, updates)
+        return value, plain, state, network(plain, batch)
+
+    for step in range(12):
+        value, plain, state, metric = uncoded_step(plain, state)
+        assert float(training.loss[step]) == pytest.approx(float(value), rel=1e-5), step
+        assert float(training.metrics[step]) == pytest.approx(float(metric), rel=1e-5), step
+    assert relative_difference(training.params, plain) < 1e-5  # worst measured 1.2e-7
+    assert np.all(training.stepped)
+    # The clock: the draws of the same keys, by the formulas.
+    keys = jax.random.split(jax.random.key(1), 12)
+    times = jax.jit(jax.vmap(lambda k: LAW.sample(jax.random.split(k)[0], (6,))))(keys)
+    if method == "tandon_partial":
+        alpha = float(bcgc.straggler_ratio(LAW))
+        slowest = np.sort(np.asarray(times), axis=1)[:, ::-1]
+        level = scheme.plan.blocks[1].level
+        unit = 36 * 58 / 6 * (level + 1) / (level + alpha)
+        expected = unit * np.maximum(alpha * slowest[:, level], slowest[:, 0])
+    else:
+        expected = bcgc.block_runtime(solved(method).rounded, times, num_samples=36)
+    np.testing.assert_allclose(np.diff(training.clock, prepend=0), expected, rtol=2e-5)
+
+
+@pytest.mark.parametrize("method", ["time", "tandon_partial"])
+def test_the_mean_iteration_takes_the_expected_runtime(method):
+    scheme = scheme_of(method)
+    levels = np.array([block.level for block in scheme.plan.blocks])
+    times = 0.3 + np.random.default_rng(2).exponential(1 / 0.8, (20_000, 1, 6)).astype(np.float32)
+    runs = jax.jit(jax.vmap(collect, (0, None)))(times * np.asarray(scheme.load)[:, None], levels)
+    runtime = np.asarray(runs.runtime, float)
+    solution = solved(method)
+    expected = float(solution.expected_runtime)
+    if solution.rounded is not None:
+        expected = float(bcgc.expected_runtime(PROBLEM, solution.rounded))
+    assert abs(runtime.mean() - expected) < 4 * runtime.std() / np.sqrt(runtime.size)
+
+
+def test_measured_rows_are_replayed_in_their_order(model):
+    params, batch = model
+    scheme = scheme_of("time")
+    rows = np.random.default_rng(3).gamma(2.0, 1.0, (4, 6))
+    subsets, optimizer = bcgc.split_batch(batch, 6), optax.sgd(0.1)
+    training = bcgc.train(KEY, clock_only, scheme, rows, params, subsets, optimizer, 6)
+    expected = bcgc.block_runtime(solved("time").rounded, rows[[0, 1, 2, 3, 0, 1]], num_samples=36)
+    np.testing.assert_allclose(np.diff(training.clock, prepend=0), expected, rtol=2e-5)
+    with pytest.raises(ValueError, match=r"shape \[steps, 6\]"):
+        bcgc.train(KEY, clock_only, scheme, rows[:, :5], params, subsets, optimizer, 2)
+
+
+def test_mini_batches_are_drawn_from_each_subset_without_replacement(model, x64):
+    params, _ = model
+    scheme = scheme_of("time")
+    # The loss tells which samples it saw: a bit for each of the 36.
+    code = 2.0 ** np.arange(36)
+
+    def loss(params, batch):
+        return jnp.sum(batch) + 0.0 * sum(jnp.sum(leaf) for leaf in jax.tree.leaves(params))
+
+    subsets, optimizer = bcgc.split_batch(jnp.asarray(code), 6), optax.sgd(0.1)
+    training = bcgc.train(KEY, loss, scheme, LAW, params, subsets, optimizer, 30, batch_size=2)
+    seen = np.round(np.asarray(training.loss) * 6).astype(np.int64)
+    drawn = (seen[:, None] >> np.arange(36) & 1).reshape(30, 6, 6)
+    assert np.all(drawn.sum(axis=2) == 2)  # two different samples of each subset
+    pairs = drawn @ 2 ** np.arange(6)
+    # Other ones for each worker and in each iteration, and all of the 15 pairs by and by.
+    assert np.all([len(np.unique(row)) > 1 for row in pairs])
+    assert np.all([len(np.unique(column)) > 5 for column in pairs.T])
+    assert len(np.unique(pairs)) == 15
+    with pytest.raises(ValueError, match="from 1 to 6"):
+        bcgc.train(KEY, loss, scheme, LAW, params, bcgc.split_batch(code, 6), optax.sgd(0.1), 2, batch_size=7)
+
+
+def test_an_iteration_that_never_ends_leaves_the_parameters_and_says_so(model):
+    params, batch = model
+    law = bcgc.TwoSpeed(1.0, np.inf, 0.3)
+    scheme = scheme_of("uncoded")
+    training = bcgc.train(
+        jax.random.key(4), network, scheme, law, params, bcgc.split_batch(batch, 6), optax.sgd(0.1), 1
+    )
+    assert not training.stepped[0]
+    assert training.clock[0] == np.inf
+    assert relative_difference(training.params, params) == 0
+
+
+@pytest.mark.slow
+def test_a_batch_of_seeds_is_the_loop_over_them(model):
+    params, batch = model
+    scheme = scheme_of("time")
+
+    optimizer, subsets = optax.sgd(0.1), bcgc.split_batch(batch, 6)
+
+    def run(key):
+        return bcgc.train(key, network, scheme, LAW, params, subsets, optimizer, 5, batch_size=3)
+
+    keys = jax.random.split(KEY, 3)
+    together = jax.jit(jax.vmap(run))(keys)
+    for i, key in enumerate(keys):
+        with compilations() as compiled:
+            alone = run(key)
+        assert i == 0 or "jit(_train)" not in compiled
+        np.testing.assert_allclose(together.clock[i], alone.clock, rtol=1e-6)
+        np.testing.assert_allclose(together.loss[i], alone.loss, rtol=1e-5)
+
+
+def test_whole_layers_and_setup_cycles_pace_the_messages(model):
+    params, _ = model
+    sizes = bcgc.unit_sizes(params, "leaves")
+    problem = bcgc.Problem(LAW, 6, sizes.size, 36, unit_costs=sizes, setup_cycles=3.0)
+    scheme = bcgc.training_scheme(KEY, problem, bcgc.solve(problem, "time"), params, units="leaves")
+    done = 0.0
+    for block, load in zip(scheme.plan.blocks, np.asarray(scheme.load), strict=True):
+        done += (block.level + 1) * block.size
+        assert load == pytest.approx(36 / 6 * (done + 3.0 * (block.level + 1)))
+
+
+def test_a_scheme_that_does_not_exist_or_does_not_fit_is_refused(model):
+    params, _ = model
+    alone = bcgc.Problem(LAW, 1, 58)
+    with pytest.raises(ValueError, match='"tandon_partial": the scheme does not exist'):
+        bcgc.training_scheme(KEY, alone, bcgc.solve(alone, "tandon_partial"), params)
+    solution = solved("tandon_partial", alpha=3.0)
+    with pytest.raises(ValueError, match="pass the alpha it was solved with"):
+        bcgc.training_scheme(KEY, PROBLEM, solution, params)
+    scheme = bcgc.training_scheme(KEY, PROBLEM, solution, params, alpha=3.0)
+    assert float(scheme.load[1] / scheme.load[0]) == pytest.approx(3.0)
+    for wrong, units in ((bcgc.Problem(LAW, 6, 57), "coordinates"), (bcgc.Problem(LAW, 6, 4), "leaves")):
+        with pytest.raises(ValueError, match="not those of the parameters"):
+            bcgc.training_scheme(KEY, wrong, solved("time"), params, units=units)
+
+
+def test_one_sample_for_two_parts_is_one_part(model):
+    params, batch = model
+    few = jax.tree.map(lambda x: x[:6], batch)
+    problem = bcgc.Problem(LAW, 6, 58, 6)
+    scheme = bcgc.training_scheme(KEY, problem, bcgc.solve(problem, "tandon_partial"), params)
+    training = bcgc.train(KEY, network, scheme, LAW, params, bcgc.split_batch(few, 6), optax.sgd(0.1), 1)
+    assert float(training.loss[0]) == pytest.approx(float(network(params, few)), rel=1e-5)
+    step = jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.jit(jax.grad(network))(params, few))
+    assert relative_difference(training.params, step) < 1e-6
+
+
+def test_the_clock_of_many_iterations_keeps_its_digits(model):
+    scheme = scheme_of("uncoded")
+    rows = np.full((1, 6), 0.3 / float(scheme.load[0]), np.float32)
+    tiny = {
+        "hidden": {"w": jnp.zeros((7, 5)), "b": jnp.zeros(5)},
+        "out": {"w": jnp.zeros((5, 3)), "b": jnp.zeros(3)},
+    }
+    loss, optimizer = lambda p, b: jnp.sum(b), optax.sgd(0.0)
+    clock = bcgc.train(KEY, loss, scheme, rows, tiny, jnp.ones((6, 1)), optimizer, 100_000).clock
+    # A running float32 sum ends 9e-4 off.
+    assert float(clock[-1]) == pytest.approx(30_000, rel=1e-6)
+
+
+def test_second_calls_compile_nothing(model):
+    params, batch = model
+    subsets, optimizer = bcgc.split_batch(batch, 6), optax.sgd(0.1)
+    solutions = [solved(method) for method in ("time", "tandon_partial")]
+
+    def calls(rate, seed):
+        key = jax.random.key(seed)
+        problem = bcgc.Problem(LAW, 6, 58, 36, float(seed + 1))
+        for solution in solutions:
+            runtime = np.float32(solution.expected_runtime) * np.float32(seed + 1)
+            bcgc.training_scheme(
+                key, problem, dataclasses.replace(solution, expected_runtime=runtime), params
+            )
+        collect(np.full((2, 6), rate, np.float32), np.array([0, seed]))
+        bcgc.train(
+            key, network, scheme_of("time"), bcgc.ShiftedExponential(rate, 0.3), params, subsets,
+            optimizer, 2, batch_size=2,
+        )  # fmt: skip
+
+    calls(0.8, 0)
+    with compilations() as compiled:
+        calls(0.7, 1)
+    assert compiled == []

@@ -1,0 +1,124 @@
+"""How far a trace is from independent workers of one law, on traces that are far from it in one known way."""
+
+import numpy as np
+import pytest
+from scipy import signal, stats
+
+from bcgc_jax.measured import description as trace_statistics
+from bcgc_jax.measured.description import _f_quantile, autocorrelation, describe, variance_between
+from bcgc_jax.measured.traces import Trace
+
+
+def _trace(table: np.ndarray) -> Trace:
+    step, worker = np.nonzero(np.isfinite(table))
+    steps, workers = (np.arange(n).astype(str) for n in table.shape)
+    return Trace(steps, workers, step, worker, table[step, worker], np.zeros(step.size, bool))
+
+
+def _table(seed: int = 0, steps: int = 120, workers: int = 8) -> np.ndarray:
+    return np.random.default_rng(seed).gamma(4.0, 0.5, (steps, workers))
+
+
+def test_a_trace_as_the_paper_has_it_is_not_complained_about():
+    found = describe(_trace(_table()))
+    assert (found.num_workers, found.num_steps, found.num_times, found.num_missing) == (8, 120, 960, 0)
+    assert found.mean == pytest.approx(_table().mean())
+    assert found.high == pytest.approx(np.quantile(_table(), 0.99))
+    assert found.remarks() == ["Nothing here speaks against independent workers of one law."]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda t: t * np.linspace(0.7, 1.5, 8), "not alike"),
+        (lambda t: t * np.random.default_rng(1).uniform(0.5, 1.6, (120, 1)), "slow together"),
+        (lambda t: t + np.where(np.arange(120)[:, None] // 20 % 2 == np.arange(8) % 2, 1.5, 0), "stays slow"),
+        (lambda t: 1 + np.random.default_rng(3).pareto(0.6, t.shape), "tail is heavy"),
+        (lambda t: t[:1], "one step"),
+        (lambda t: t[:, :1], "one worker"),
+    ],
+)
+def test_each_way_of_being_otherwise_is_named(spoil, words):
+    remarks = describe(_trace(spoil(_table()))).remarks()
+    assert any(words in remark for remark in remarks), remarks
+
+
+def test_neither_persistence_nor_common_steps_pass_for_workers_that_differ_or_hide_them(monkeypatch):
+    monkeypatch.setattr(trace_statistics, "_TAIL_TIMES", 10**9)  # a compilation for each length of a tail
+    alike = unlike = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        noise = rng.normal(0, 0.1, (100, 8))
+        for i in range(1, 100):
+            noise[i] += 0.8 * noise[i - 1]
+        alike += any("not alike" in r for r in describe(_trace(5 + noise)).remarks())
+        steps = 5 + rng.normal(0, 0.5, (30, 1)) + rng.normal(0, 0.1, (30, 8)) + 0.3 * (np.arange(8) == 2)
+        unlike += any("not alike" in r for r in describe(_trace(steps)).remarks())
+    assert alike <= 4
+    assert unlike == 20
+
+
+def test_the_share_between_groups_is_found_and_its_interval_covers_it():
+    hits, values = 0, []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        groups = rng.normal(0, 0.6, (12, 1)) + rng.normal(0, 1.0, (12, 30))
+        found = variance_between(groups)
+        values.append(found.value)
+        hits += found.low <= 0.36 / 1.36 <= found.high
+    assert abs(np.mean(values) - 0.36 / 1.36) < 0.02
+    assert abs(hits / 200 - 0.95) < 4 * np.sqrt(0.95 * 0.05 / 200)
+    # Missing entries: the same, from fewer.
+    groups[np.random.default_rng(0).random(groups.shape) < 0.3] = np.nan
+    assert abs(variance_between(groups).value - found.value) < 0.15
+
+
+def test_quantiles_of_f_are_those_of_scipy():
+    for p, above, below in ((0.975, 31, 1344), (0.025, 7, 40), (0.975, 1344, 31)):
+        assert _f_quantile(p, above, below) == pytest.approx(stats.f.ppf(p, above, below), rel=1e-9)
+
+
+def test_the_autocorrelation_is_found_and_its_interval_covers_it():
+    for slope in (0.0, 0.6, -0.4):
+        hits, values = 0, []
+        for seed in range(100):
+            rng = np.random.default_rng(seed)
+            noise = rng.normal(0, 1, (200, 4)) + rng.normal(0, 1, (200, 1))  # of one step alike
+            table = np.zeros_like(noise)
+            for i in range(1, 200):
+                table[i] = slope * table[i - 1] + noise[i]
+            found = autocorrelation(10 + table)
+            values.append(found.value)
+            hits += found.low <= slope <= found.high
+        assert abs(np.mean(values) - slope) < 0.03
+        assert hits >= 85
+
+
+def test_the_autocorrelation_of_short_traces_is_corrected_for_their_mean():
+    found = [autocorrelation(np.random.default_rng(seed).normal(5, 1, (12, 4))).value for seed in range(200)]
+    # Uncorrected it would be -1/12.
+    assert abs(np.mean(found)) < 0.03
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("slope", [0.0, 0.6, -0.4])
+def test_the_interval_of_the_autocorrelation_covers_it(slope):
+    """95 % of 1,000 are 950; a coverage of 90 % would pass with a probability of 0.1 %."""
+    hits = 0
+    for seed in range(1000):
+        rng = np.random.default_rng(seed)
+        noise = rng.normal(0, 1, (200, 4)) + rng.normal(0, 1, (200, 1))
+        table = signal.lfilter([1.0], [1.0, -slope], noise, axis=0)
+        found = autocorrelation(10 + table)
+        hits += found.low <= slope <= found.high
+    assert hits >= 930
+
+
+def test_missing_and_cut_off_times_are_counted():
+    table = _table()
+    table[3, 2] = table[50, 0] = np.nan
+    trace = _trace(table)
+    cut = trace._replace(censored=np.arange(trace.seconds.size) % 50 == 0)
+    found = describe(cut)
+    assert (found.num_missing, found.num_censored) == (2, int(cut.censored.sum()))
+    assert any("cut off" in remark for remark in found.remarks())

@@ -1,0 +1,211 @@
+"""Maximum likelihood, standard errors and p-values, on data drawn by NumPy and against SciPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import integrate, optimize, stats
+
+import bcgc_jax as bcgc
+from bcgc_jax.measured.fits import distances, fit_laws
+from bcgc_jax.measured.likelihood import FAMILIES, Sample, fit_tail
+from bcgc_jax.solvers.optimal import optimal_partition
+from tests.oracles import laws
+
+TRUE = {
+    "shifted-exponential": laws.SHIFTED_EXPONENTIAL.at(0.5, 1.3),
+    "weibull": laws.WEIBULL.at(2.0, 1.6, 0.5),
+    "pareto": laws.PARETO.at(1.5, 2.6),
+    "lognormal": laws.LOGNORMAL.at(0.3, 0.6, 0.7),
+    "gamma": laws.GAMMA.at(2.4, 1.25, 0.4),
+    "uniform": laws.UNIFORM.at(0.7, 2.2),
+}
+
+_optimum = jax.jit(optimal_partition)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRUE)
+def test_the_law_that_the_times_come_from_is_found_and_its_plan_is_good(x64, name):
+    times = TRUE[name].draw(np.random.default_rng(11), 1000)
+    fits = fit_laws(jax.random.key(0), times, num_replicates=200)
+    alike = [fit.name for fit in fits if fit.aic - fits[0].aic < 2]
+    assert name in alike
+    found = next(fit for fit in fits if fit.name == name)
+    assert min(found.kolmogorov_smirnov_pvalue, found.anderson_darling_pvalue) > 0.005  # twelve of them
+    assert all(fit.aic >= fits[0].aic for fit in fits)
+    assert list(found.parameters) == list(FAMILIES[name].names)
+    # A law that is far from this one is told from it.
+    far = "uniform" if name != "uniform" else "pareto"
+    assert next(fit for fit in fits if fit.name == far).anderson_darling_pvalue < 0.02
+    true = bcgc.Problem(TRUE[name].law(), 6, 10_000)
+    best = _optimum(true)
+    plan = _optimum(bcgc.Problem(fits[0].law, 6, 10_000)).partition
+    # 0.5 % is asked for; the worst of these is 0.11 %.
+    assert float(bcgc.expected_runtime(true, plan)) < 1.002 * float(best.value)
+
+
+@pytest.mark.slow
+def test_parameters_lie_within_their_errors_and_pvalues_are_uniform():
+    # 25 samples of each law, 16 parameters: 400 intervals of 95 %.
+    inside, pvalues = [], []
+    for name, case in TRUE.items():
+        hits = []
+        for seed in range(25):
+            times = case.draw(np.random.default_rng(100 + seed), 200)
+            (fit,) = fit_laws(jax.random.key(seed), times, laws=[name], num_replicates=60)
+            found = np.array(list(fit.parameters.values()))
+            errors = np.array(list(fit.standard_errors.values()))
+            hits.append(np.abs(found - case.parameters) < 1.96 * errors)
+            pvalues.append((fit.kolmogorov_smirnov_pvalue, fit.anderson_darling_pvalue))
+        assert np.mean(hits, axis=0).min() >= 0.76  # 19 of 25: seen with probability 0.1 % at 95 %
+        inside.append(np.ravel(hits))
+    # Four standard deviations, were the parameters of a sample independent.
+    assert abs(np.mean(np.concatenate(inside)) - 0.95) < 0.045
+    assert np.all(np.abs(np.mean(np.array(pvalues) < 0.2, axis=0) - 0.2) < 4 * np.sqrt(0.16 / 150))
+
+
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize("name", ["weibull", "lognormal", "gamma"])
+def test_no_other_parameters_have_a_larger_likelihood(x64, name, cut):
+    case, rng = TRUE[name], np.random.default_rng(3)
+    times = np.sort(case.draw(rng, 150))
+    censored = np.zeros(150, bool)
+    if cut:
+        ends = rng.uniform(1.0, 5.0, 150)
+        times, censored = np.minimum(times, ends), ends < times
+        order = np.argsort(times)
+        times, censored = times[order], censored[order]
+    first = times[~censored][0]
+    whole = times[~censored]
+    spacing = (whole[13] - whole[0]) / 13
+
+    def negative(p: np.ndarray) -> float:
+        """Every whole time a density, but the first one an interval; every other one a tail."""
+        if p[2] >= first or p[2] < 0 or p[1] <= 0 or (name == "gamma" and p[0] <= 0):
+            return np.inf
+        law = case.family.frozen(*p)
+        rest = times > first
+        terms = np.where(censored, law.logsf(times), law.logpdf(np.where(rest, times, first + 1)))
+        begin = np.log((law.cdf(first + spacing) - law.cdf(first)) / spacing)
+        return -(np.sum(terms[rest | censored]) + begin)
+
+    sample = Sample(jnp.asarray(times), jnp.asarray(censored) if cut else None)
+    family = FAMILIES[name]
+    found = [family.estimate(sample, guess) for guess in family.guesses(sample)]
+    point, value = max(found, key=lambda f: float(f[1]))
+    assert negative(np.asarray(point)) == pytest.approx(-float(value), rel=1e-9)
+    other = optimize.minimize(
+        negative, case.parameters, method="Nelder-Mead", options={"xatol": 1e-8, "fatol": 1e-10}
+    )
+    assert float(value) >= -other.fun - 1e-6
+
+
+@pytest.mark.slow
+def test_times_that_were_cut_off_count_as_lower_bounds(x64):
+    rng = np.random.default_rng(5)
+    whole = TRUE["weibull"].draw(rng, 800)
+    ends = rng.uniform(0.8, 3.5, 800)
+    times, censored = np.minimum(whole, ends), ends < whole
+    assert 0.4 < censored.mean() < 0.7
+    (fit,) = fit_laws(jax.random.key(0), times, censored, laws=["weibull"], num_replicates=60)
+    for (name, value), true in zip(fit.parameters.items(), TRUE["weibull"].parameters, strict=True):
+        assert abs(value - true) < 3 * fit.standard_errors[name]
+    assert fit.anderson_darling_pvalue > 0.02
+    (naive,) = fit_laws(jax.random.key(0), times, laws=["weibull"], num_replicates=60)
+    assert (
+        naive.parameters["scale"] < 1.6
+    )  # to leave the cuts out of account is to take the times for shorter
+    (fit,) = fit_laws(jax.random.key(0), times, censored, laws=["uniform"], num_replicates=20)
+    assert fit.anderson_darling_pvalue < 0.06
+
+
+def test_distances_are_those_of_scipy_and_of_the_integral(x64):
+    times = np.sort(np.random.default_rng(7).gamma(2.0, 1.0, 60))
+    case = laws.GAMMA.at(1.7, 0.9, 0.0)
+    law, reference = case.law(), case.frozen
+    ks, ad = distances(law, Sample(jnp.asarray(times)))
+    assert float(ks) == pytest.approx(stats.kstest(times, reference.cdf).statistic, rel=1e-9)
+    u, i = reference.cdf(times), np.arange(1, 61)
+    textbook = -60 - np.mean((2 * i - 1) * (np.log(u) + np.log1p(-u[::-1])))
+    assert float(ad) == pytest.approx(textbook, rel=1e-9)
+    # Cut off: Kaplan and Meier's curve, and the integral as it stands, up to the largest time.
+    censored = np.random.default_rng(8).random(60) < 0.4
+    _, ad = distances(law, Sample(jnp.asarray(times), jnp.asarray(censored)))
+    survival, edges, total = 1.0, [0.0, *u], 0.0
+    for k in range(60):
+        p = 1 - survival
+        total += integrate.quad(lambda v, p=p: (p - v) ** 2 / (v * (1 - v)), edges[k], edges[k + 1])[0]
+        survival *= 1 - (not censored[k]) / (60 - k)
+    assert float(ad) == pytest.approx(60 * total, rel=1e-6)
+
+
+def test_a_tail_is_that_of_scipy_and_light_ones_are_exponential(x64):
+    rng = np.random.default_rng(9)
+    z = 0.8 / 0.4 * ((1 - rng.random(400)) ** -0.4 - 1)
+    scale, index, error = fit_tail(Sample(jnp.asarray(z)), heavy=True)
+    reference = stats.genpareto.fit(z, floc=0)
+    assert float(index) == pytest.approx(reference[0], abs=2e-3)
+    assert float(scale) == pytest.approx(reference[2], rel=2e-3)
+    assert abs(float(index) - 0.4) < 3 * float(error)
+    short = rng.uniform(0, 1, 400)
+    scale, index, _ = fit_tail(Sample(jnp.asarray(short)), heavy=True)
+    assert (float(index), float(scale)) == (0.0, pytest.approx(short.mean()))
+
+
+def test_two_values_are_two_speeds():
+    times = np.where(np.random.default_rng(0).random(200) < 0.3, 4.0, 1.5)
+    (fit,) = fit_laws(jax.random.key(0), times)
+    assert (fit.name, fit.parameters["fast"], fit.parameters["slow"]) == ("two-speed", 1.5, 4.0)
+    share = np.mean(times == 4.0)
+    assert fit.parameters["probability"] == share
+    assert fit.standard_errors["probability"] == pytest.approx(np.sqrt(share * (1 - share) / 200))
+
+
+def test_the_unit_of_time_and_coarse_clocks_change_nothing_that_matters():
+    times = np.random.default_rng(13).gamma(2.4, 0.8, 200) + 0.4
+    (plain,) = fit_laws(jax.random.key(0), times, laws=["gamma"], num_replicates=60)
+    (nanoseconds,) = fit_laws(jax.random.key(0), 1e9 * times, laws=["gamma"], num_replicates=60)
+    scaled = [plain.parameters["shape"], plain.parameters["rate"] / 1e9, plain.parameters["shift"] * 1e9]
+    np.testing.assert_allclose(list(nanoseconds.parameters.values()), scaled, rtol=1e-4)
+    (coarse,) = fit_laws(jax.random.key(0), np.round(times, 1), laws=["gamma"], num_replicates=60)
+    for name, value in coarse.parameters.items():
+        assert abs(value - plain.parameters[name]) < 2 * plain.standard_errors[name]
+
+
+def test_a_tick_as_long_as_the_deviation_still_tells_the_laws_apart():
+    times = np.round(2 * (np.random.default_rng(0).gamma(2.5, 0.6, 200) + 0.8))
+    fits = fit_laws(jax.random.key(0), times, laws=["gamma", "pareto"], num_replicates=60)
+    assert [fit.name for fit in fits] == ["gamma", "pareto"]
+    assert fits[0].kolmogorov_smirnov < 0.1
+    assert fits[0].law.mean() == pytest.approx(times.mean(), rel=0.02)
+
+
+def test_the_correction_of_the_ends_costs_no_likelihood_where_most_times_are_cut_off():
+    rng = np.random.default_rng(0)
+    whole = rng.gamma(2.5, 0.6, 240) + 0.8
+    limit = np.quantile(whole, 0.1)
+    fits = fit_laws(
+        jax.random.key(0), np.minimum(whole, limit), whole > limit, laws=["weibull"], num_replicates=60
+    )
+    assert float(fits[0].law.cdf(limit)) == pytest.approx(0.1, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("times", "keywords", "message"),
+    [
+        ([1.0, 2.0, 3.0], {}, "at least 10 times"),
+        (np.full(20, 3.0), {}, "all times are 3"),
+        (np.r_[np.ones(20), -1.0], {}, "finite and positive"),
+        (np.r_[np.ones(20), np.nan], {}, "finite and positive"),
+        (np.arange(1.0, 21.0), {"laws": ["cauchy"]}, "unknown law 'cauchy'"),
+        (np.arange(1.0, 21.0), {"laws": ["two-speed"]}, "more than two values"),
+        (np.r_[np.ones(10), 2 * np.ones(10)], {"laws": ["gamma"]}, "two values"),
+        (np.arange(1.0, 21.0), {"censored": np.ones(20, bool)}, "not cut off, got 0"),
+        (np.arange(1.0, 21.0), {"censored": [True]}, "one entry for each time"),
+        (np.arange(1.0, 21.0), {"num_replicates": 1}, "num_replicates"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused(times, keywords, message):
+    with pytest.raises(ValueError, match=message):
+        fit_laws(jax.random.key(0), times, **keywords)

@@ -1,0 +1,420 @@
+"""Reading of measured times."""
+
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bcgc_jax.measured.traces import Trace, load_trace
+
+_SHARED = Path(__file__).parents[2] / "shared/traces/llm_training_32_workers.csv"
+_LONG = "step,worker,seconds\n"
+
+
+def _write(tmp_path: Path, text: str | bytes, name: str = "trace.csv") -> Path:
+    path = tmp_path / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def _cells(trace: Trace) -> dict[tuple[str, str], tuple[float, bool]]:
+    labels = zip(
+        trace.step_names[trace.step].tolist(), trace.worker_names[trace.worker].tolist(), strict=True
+    )
+    return dict(zip(labels, zip(trace.seconds.tolist(), trace.censored.tolist(), strict=True), strict=True))
+
+
+def _same(one: Trace, other: Trace) -> None:
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_trace_is_read_whatever_the_order_of_its_columns_and_rows(tmp_path):
+    text = "seconds,note,worker,step\n2.5,x,b,1\n1.25,,a,1\n3.5,y,a,2\n0.75,z,b,2\n"
+    trace = load_trace(_write(tmp_path, text))
+    assert trace.seconds.tolist() == [2.5, 1.25, 3.5, 0.75]
+    assert trace.seconds.dtype == np.float64
+    assert trace.worker_names.tolist() == ["b", "a"]
+    assert (trace.num_workers, trace.num_steps, trace.num_missing) == (2, 2, 0)
+    np.testing.assert_allclose(np.asarray(trace.law().times), [0.75, 1.25, 2.5, 3.5])
+
+
+@pytest.mark.parametrize(
+    ("labels", "order"),
+    [
+        (["10", "9", "-1"], ["-1", "9", "10"]),
+        (["1e1", "9.5", "-inf"], ["1e1", "9.5", "-inf"]),
+        (["1e1", "9.5", "2"], ["2", "9.5", "1e1"]),
+        (["b", "10", "9"], ["b", "10", "9"]),
+        # Nanoseconds, which double precision does not tell apart.
+        (["1700000000000000003", "1700000000000000002"], ["1700000000000000002", "1700000000000000003"]),
+        (["99999999999999999999", "3"], ["3", "99999999999999999999"]),
+    ],
+)
+def test_steps_are_in_the_order_of_their_numbers_or_else_of_first_mention(tmp_path, labels, order):
+    text = _LONG + "".join(f"{label},a,{i + 1}\n" for i, label in enumerate(labels))
+    trace = load_trace(_write(tmp_path, text))
+    assert trace.step_names.tolist() == order
+    assert trace.step_names[trace.step].tolist() == labels
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("start", ["", "\ufeff", "\n\n"])
+def test_separators_ends_of_lines_and_byte_order_marks_are_found_out(tmp_path, separator, end, start):
+    lines = ["step,worker,seconds,a note", "1,a,1.5,", "2,a,2.5,x", "", "1,b,3.5,y"]
+    text = start + end.join(lines).replace(",", separator)
+    assert _cells(load_trace(_write(tmp_path, text))) == {
+        ("1", "a"): (1.5, False),
+        ("2", "a"): (2.5, False),
+        ("1", "b"): (3.5, False),
+    }
+
+
+def test_quoted_fields_and_blanks(tmp_path):
+    text = (
+        '"step", "worker","seconds","x;y;z;w"\n1,"a, b", 1.5 ,"two\nlines"\n "2","a ""c""",2.5,\n1,  a , 3,\n'
+    )
+    trace = load_trace(_write(tmp_path, text))
+    assert trace.worker_names.tolist() == ["a, b", 'a "c"', "a"]
+    assert trace.seconds.tolist() == [1.5, 2.5, 3.0]
+    with pytest.raises(ValueError, match="line 4: seconds"):
+        load_trace(_write(tmp_path, text.replace("2.5", "soon")))
+
+
+def test_columns_of_other_names(tmp_path):
+    path = _write(tmp_path, "iteration,rank,duration,cut\n1,0,2.5,no\n1,1,1.5,YES\n2,0,,\n2,1,4,0\n")
+    trace = load_trace(path, step="iteration", worker="rank", seconds="duration", censored="cut")
+    assert _cells(trace) == {("1", "0"): (2.5, False), ("1", "1"): (1.5, True), ("2", "1"): (4.0, False)}
+    assert trace.num_missing == 1
+    with pytest.raises(ValueError, match=r"1 of 3 times are censored: .* smooth_empirical"):
+        trace.law()
+    np.testing.assert_array_equal(trace.table(), [[2.5, np.nan], [np.nan, 4.0]])
+    with pytest.raises(ValueError, match="step 1 has only a censored time of worker 1"):
+        trace.rows()
+    with pytest.raises(ValueError, match="line 3: cut must be one of 0, false"):
+        load_trace(
+            _write(tmp_path, path.read_text().replace("YES", "maybe")),
+            step="iteration",
+            worker="rank",
+            seconds="duration",
+            censored="cut",
+        )
+
+
+@pytest.mark.parametrize(
+    ("header", "names", "message"),
+    [
+        ("step,worker,time", {}, "no column seconds: it has step, worker, time. .*--seconds-column"),
+        ("Step,Worker,Seconds", {}, r"did you mean Step, Worker, Seconds\?"),
+        ("step,worker,seconds", {"seconds": "second"}, r"no column second: .*did you mean seconds\?"),
+        ("step,worker,seconds", {"censored": "cut"}, "no column cut: it has step, worker, seconds"),
+        ("iteration,rank,duration", {}, "no column step, worker, seconds: .*layout wide"),
+        ("iteration,rank,duration", {"layout": "long"}, "no column step, worker, seconds"),
+        ("step,w1,w2", {"seconds": "time"}, "no column worker, time"),
+        ("step,w1,w2", {"censored": "w2"}, "no column worker, seconds"),
+        ("step,w1,w2", {"censored": "w2", "layout": "wide"}, "no place for censored"),
+        ("step,w1", {}, "no column worker, seconds"),
+        ("step,a,b", {}, "no column worker, seconds"),
+        ("1,2,3", {}, "no column step, worker, seconds"),
+        ("1.5,2.5,3.5", {}, "no column step, worker, seconds"),
+        ("step,worker,seconds", {"layout": "wide"}, "it is long, not wide"),
+        ("step,,w1", {"layout": "wide"}, "a column without a name"),
+        ("Step,a,b", {"layout": "wide"}, r"no column step: .*did you mean Step\?"),
+        ("iteration,w1,w2", {"layout": "wide"}, "no column step: it has iteration"),
+        ("w1,w2,w3", {"layout": "wide", "step": "time"}, "no column time"),
+        ("step", {"layout": "wide"}, "no column of a worker"),
+        ("step,worker,worker", {}, "two columns 'worker'"),
+        ("step,worker,seconds", {"layout": "tall"}, "layout must be one of auto, long, wide, got 'tall'"),
+        ("step,worker,seconds", {"step": "worker"}, "must be different columns"),
+        (",".join(f"column{i}" for i in range(5000)), {"layout": "long"}, "column11, …"),
+    ],
+)
+def test_columns_that_are_not_there_or_not_meant(tmp_path, header, names, message):
+    path = _write(tmp_path, f"{header}\n{','.join('7' for _ in header.split(','))}\n")
+    with pytest.raises(ValueError, match=message):
+        load_trace(path, **names)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("\n \n", "is empty"),
+        ("step,worker,seconds\n", "no rows"),
+        ("step,worker,seconds\n\n\n", "no rows"),
+        ("step,worker,seconds\n1,a,\n2,a, \n", "no measured time"),
+        (_LONG + "1,a,2\n1,b,fast\n", "line 3: seconds must be a positive number, got 'fast'"),
+        (_LONG + "1,a,2\n1,b,-1\n", "line 3: seconds must"),
+        (_LONG + "1,a,0\n1,b,1\n", "line 2: seconds must"),
+        (_LONG + "1,a,1_0\n", "line 2: seconds must"),
+        (_LONG + "1,a,inf\n1,b,1\n", "line 2: seconds must"),
+        (_LONG + "1,a,1e999\n1,b,1\n", "line 2: seconds must"),
+        (
+            _LONG + "1,a,nan\n1,b,1\n",
+            "line 2: seconds must be a positive number, got 'nan': leave the cell empty",
+        ),
+        (_LONG + "1,a,N/A\n1,b,1\n", "leave the cell empty"),
+        (_LONG.replace(",", ";") + "1;a;1,5\n", "got '1,5': write the decimal comma as a point"),
+        (_LONG + "1,a,1,5\n", "line 2: 4 fields, the header has 3 (separated by ',')"),
+        (_LONG + "1,a,1\n1\n", "line 3: 1 fields"),
+        (_LONG + "1,a,1\n1;b;2\n", "line 3: 1 fields"),
+        (_LONG + ",a,1\n", "line 2: the label of a step or worker is empty"),
+        (_LONG + "1,a,1\n1, ,1\n", "line 3: the label of a step or worker is empty"),
+        (
+            _LONG + "1,a,1\n2,b,1\n2,a,1\n2,b,\n\n1,a,3\n2,b,4\n",
+            "lines 2 and 7: step 1 has two times of worker a",
+        ),
+        (_LONG + '1,a,1\n1,"b,2\n', "not a CSV file: unexpected end of data"),
+        (_LONG + '1,"a"b,1\n', "line 2: not a CSV file"),
+        (_LONG + "1,a\0,1\n", "line 2: no label"),
+        (_LONG + f"1,{'a' * 300},1\n", "of 300 characters"),
+        (_LONG + f"1,{'a' * 200_000},1\n", "not a CSV file: field larger"),
+        ("a" * (1 << 21), "not a text file (UTF-8)"),
+        (_LONG.encode("utf-16"), "not a text file (UTF-8)"),
+        (_LONG.encode("utf-16-le"), "not a text file (UTF-8)"),
+        (b"\xff\xfe\x00\x81" * 50, "not a text file (UTF-8)"),
+        (_LONG.encode() + b"1,a,1\n" * 20_000 + b"\xff\n", "not a text file (UTF-8)"),
+        (b"PAR1" + bytes(100), "not a Parquet file"),
+        ("step,w1,w2\n1,2.5,3.5\n2,x,1\n", "line 3: seconds of worker w1 must be a positive number, got 'x'"),
+        ("step,w1,w2\n1,2,3\n2,1,1\n1,,4\n", "lines 2 and 4: step 1 has two times of worker w2"),
+        (f"step,w1,w1{'0' * 300}\n1,2.5,3.5\n", "of 302 characters"),
+        ("step,w1,w2\n,2.5,3.5\n", "line 2: the label of a step or worker is empty"),
+    ],
+)
+def test_a_broken_trace_is_refused_with_its_reason(tmp_path, text, message):
+    with pytest.raises(ValueError, match=r"trace\.csv") as caught:
+        load_trace(_write(tmp_path, text))
+    assert message in str(caught.value)
+
+
+def test_what_cannot_be_opened_is_an_error_of_the_system(tmp_path):
+    with pytest.raises(IsADirectoryError):
+        load_trace(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        load_trace(tmp_path / "trace.parquet")
+
+
+def test_one_step_or_one_worker_is_a_trace(tmp_path):
+    assert load_trace(_write(tmp_path, _LONG + "1,a,2\n")).rows().tolist() == [[2.0]]
+    assert load_trace(_write(tmp_path, "a\n2\n3\n"), layout="wide").rows().tolist() == [[2.0], [3.0]]
+
+
+def test_wide_files(tmp_path):
+    expected = load_trace(_write(tmp_path, _LONG + "2,w10,1.5\n2,w9,2.5\n1,w9,3.5\n"))
+    _same(load_trace(_write(tmp_path, "step,w10,w9\n2,1.5,2.5\n1,,3.5\n")), expected)
+    _same(load_trace(_write(tmp_path, "w10|step|w9\n1.5|2|2.5\n|1|3.5\n")), expected)
+    named = load_trace(
+        _write(tmp_path, "iteration;a;b\n2;1.5;2.5\n1;;3.5\n"), layout="wide", step="iteration"
+    )
+    assert (named.worker_names.tolist(), named.num_missing) == (["a", "b"], 1)
+    _same(named._replace(worker_names=expected.worker_names), expected)
+    counted = load_trace(_write(tmp_path, "gpu:0,gpu:1\n1.5,2.5\n,3.5\n\n4.5,\n"))
+    assert counted.step_names.tolist() == ["1", "2", "3"]
+    np.testing.assert_array_equal(counted.table(), [[1.5, 2.5], [np.nan, 3.5], [4.5, np.nan]])
+    assert load_trace(_write(tmp_path, "step,0,1\n1,1.5,2.5\n")).worker_names.tolist() == ["0", "1"]
+
+
+def test_rows_are_the_steps_of_the_trace(tmp_path):
+    text = _LONG + "7,b,2.5\n7,a,1.25\n3,a,3.5\n3,b,0.75\n"
+    assert load_trace(_write(tmp_path, text)).rows().tolist() == [[0.75, 3.5], [2.5, 1.25]]
+    missing = load_trace(_write(tmp_path, text.replace("0.75", "")))
+    with pytest.raises(ValueError, match="step 3 has no time of worker b: a replay needs all"):
+        missing.rows()
+    np.testing.assert_array_equal(missing.table(), [[np.nan, 3.5], [2.5, 1.25]])
+
+
+def test_split_parts_the_steps(tmp_path):
+    path = _write(tmp_path, "step,worker,seconds,cut\n3,a,1,0\n1,b,2,1\n2,a,3,0\n2,b,4,1\n1,a,5,0\n")
+    trace = load_trace(path, censored="cut")
+    for num_steps in (1, 2):
+        first, rest = trace.split(num_steps)
+        assert first.step_names.tolist() + rest.step_names.tolist() == ["1", "2", "3"]
+        assert first.num_steps == num_steps
+        np.testing.assert_array_equal(np.concatenate([first.table(), rest.table()]), trace.table())
+        assert _cells(first) | _cells(rest) == _cells(trace)
+        assert first.num_missing + rest.num_missing == trace.num_missing == 1
+    for num_steps in (-1, 0, 3):
+        with pytest.raises(ValueError, match="leave one of the 3 steps"):
+            trace.split(num_steps)
+
+
+def _table(**columns):
+    pyarrow = pytest.importorskip("pyarrow", reason="Parquet needs the extra parquet")
+    return pyarrow.table({name.replace("_", "."): values for name, values in columns.items()})
+
+
+def _save(table, tmp_path, name="trace.parquet", **options):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="Parquet needs the extra parquet")
+    parquet.write_table(table, tmp_path / name, **options)
+    return tmp_path / name
+
+
+def test_long_wide_and_parquet_give_the_same_trace(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow", reason="Parquet needs the extra parquet")
+    times = np.random.default_rng(0).gamma(2.0, 1.0, (300, 4)) * 10.0 ** np.arange(-9, 11, 5)
+    step, worker = np.indices(times.shape).reshape(2, -1)
+    long = load_trace(
+        _write(
+            tmp_path,
+            _LONG
+            + "".join(
+                f"{i},n{j}.org,{t!r}\n" for i, j, t in zip(step, worker, times.ravel().tolist(), strict=True)
+            ),
+        )
+    )
+    np.testing.assert_array_equal(long.rows(), times)
+    wide = "step," + ",".join(f"n{j}.org" for j in range(4)) + "\n"
+    wide += "".join(f"{i}," + ",".join(map(repr, row)) + "\n" for i, row in enumerate(times.tolist()))
+    _same(load_trace(_write(tmp_path, wide)), long)
+
+    names = pyarrow.array([f"n{j}.org" for j in worker.tolist()])
+    for labels in (names, names.dictionary_encode()):
+        table = _table(
+            note=[[1]] * step.size, seconds=times.ravel(), step=step.astype(np.uint16), worker=labels
+        )
+        _same(load_trace(_save(table, tmp_path, row_group_size=77)), long)
+        _same(load_trace(_save(table, tmp_path, "trace.dat")), long)
+    columns = {f"n{j}_org": times[:, j] for j in range(4)}
+    _same(load_trace(_save(_table(step=np.arange(300), **columns), tmp_path)), long)
+    counted = load_trace(_save(_table(**columns), tmp_path))
+    np.testing.assert_array_equal(counted.rows(), times)
+    assert counted.step_names[:2].tolist() == ["1", "2"]
+
+
+def test_parquet_has_missing_and_censored_times(tmp_path):
+    single = np.array([1.5, 0.1], np.float32)
+    for flags in ([True, None, False], ["yes", "", "no"], [1, None, 0]):
+        table = _table(step=[1, 1, 2], worker=["a", "b", "a"], seconds=[1.5, None, 2.5], cut=flags)
+        trace = load_trace(_save(table, tmp_path), censored="cut")
+        assert _cells(trace) == {("1", "a"): (1.5, True), ("2", "a"): (2.5, False)}
+        assert trace.num_missing == 2
+    halves = load_trace(_save(_table(step=[1, 2], worker=["a", "a"], seconds=single), tmp_path))
+    assert halves.seconds.tolist() == single.astype(float).tolist()
+    assert load_trace(_save(_table(step=[1], w1=[3], w2=[None]), tmp_path)).num_missing == 1
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"seconds": ["1", "2"]}, "the column seconds holds string, expected numbers"),
+        ({"seconds": [[1.0], [2.0]]}, "the column seconds holds list"),
+        ({"seconds": [True, False]}, "the column seconds holds bool"),
+        ({"step": [1.5, 2.5]}, "the column step holds double, expected text or whole numbers"),
+        ({"worker": [b"a", b"b"]}, "the column worker holds binary"),
+        ({"cut": [0.0, 1.0]}, "the column cut holds double, expected booleans"),
+        ({"cut": [None, True]}, "row 1: cut must be one of"),
+        ({"seconds": [1.0, -2.0]}, "row 2: seconds must be a positive number, got '-2"),
+        ({"seconds": [1.0, float("nan")]}, "row 2: seconds must be a positive number, got 'nan': leave"),
+        ({"seconds": [None, None]}, "no measured time"),
+        ({"step": [None, 1]}, "row 1: the label of a step or worker is empty"),
+        ({"step": [1, 1]}, "rows 1 and 2: step 1 has two times of worker a"),
+    ],
+)
+def test_a_broken_parquet_file_is_refused(tmp_path, columns, message):
+    whole = {"step": [1, 2], "worker": ["a", "a"], "seconds": [1.0, 2.0], "cut": [True, False]}
+    with pytest.raises(ValueError, match=r"trace\.parquet") as caught:
+        load_trace(_save(_table(**whole | columns), tmp_path), censored="cut")
+    assert message in str(caught.value)
+
+
+def test_parquet_without_rows_or_names(tmp_path):
+    table = _table(step=[1], worker=["a"], seconds=[1.0])
+    with pytest.raises(ValueError, match="no rows"):
+        load_trace(_save(table.slice(0, 0), tmp_path))
+    with pytest.raises(ValueError, match="no column seconds"):
+        load_trace(_save(table.drop_columns("seconds"), tmp_path))
+    with pytest.raises(ValueError, match="not a Parquet file"):
+        load_trace(_write(tmp_path, "", "trace.pq"))
+
+
+def test_parquet_without_its_reader(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    with pytest.raises(ImportError, match=r"pip install 'bcgc-jax\[parquet\]'"):
+        load_trace(_write(tmp_path, "", "trace.parquet"))
+
+
+_SEED_FILE = 'step,worker,seconds,cut\n1,a,1.5,0\n1,"b c",2.5,1\n2,a,,no\n2,"b c",4e-3,yes\n10,a,7,0\n'
+
+
+def _corrupt(data: bytes, rng: random.Random) -> bytes:
+    for _ in range(rng.randint(1, 4)):
+        i, kind = rng.randrange(len(data) + 1), rng.randrange(5)
+        byte = rng.choice([bytes([rng.randrange(256)]), *(bytes([c]) for c in b',;|\t"\r\n\0 -.e5')])
+        if kind == 0:
+            data = data[:i] + data[i + rng.randint(1, 5) :]
+        elif kind == 1:
+            data = data[:i] + byte + data[i:]
+        elif kind == 2:
+            data = data[:i] + byte + data[i + 1 :]
+        elif kind == 3:
+            data = data[: max(i, 1)]
+        else:
+            data = bytes(rng.choice(b",;|\t\n") if c in b",\n" and rng.random() < 0.2 else c for c in data)
+    return data
+
+
+@pytest.mark.parametrize("censored", [None, "cut"])
+def test_corrupted_files_are_read_or_refused(tmp_path, censored):
+    messages = []
+    for seed in range(300):
+        path = _write(tmp_path, _corrupt(_SEED_FILE.encode(), random.Random(seed)))
+        try:
+            trace = load_trace(path, censored=censored)
+        except ValueError as error:
+            messages.append(str(error))
+        else:
+            assert trace.num_missing >= 0
+            assert np.all(np.isfinite(trace.seconds) & (trace.seconds > 0))
+    assert 100 < len(messages) < 300
+    assert all(str(path) in message for message in messages)
+
+
+def test_corrupted_parquet_files_are_read_or_refused(tmp_path):
+    path = _save(_table(step=[1, 1, 2], worker=["a", "b", "a"], seconds=[1.5, None, 2.5]), tmp_path)
+    whole, messages = path.read_bytes(), []
+    for seed in range(100):
+        path.write_bytes(_corrupt(whole, random.Random(seed)))
+        try:
+            load_trace(path)
+        except ValueError as error:
+            messages.append(str(error))
+    assert messages
+    assert all(str(path) in message for message in messages)
+
+
+def test_large_files_are_read_right(tmp_path):
+    times = np.random.default_rng(1).gamma(2.0, 1.0, (10_000, 20)).round(6) + 0.1
+    step, worker = np.indices(times.shape).reshape(2, -1)
+    shuffled = np.random.default_rng(2).permutation(step.size)
+    columns = (x[shuffled].tolist() for x in (step, worker, times.ravel()))
+    path = _write(
+        tmp_path, _LONG + "".join(f"{i},rank {j},{t!r}\n" for i, j, t in zip(*columns, strict=True))
+    )
+    shares = []
+    start = time.perf_counter()
+    trace = load_trace(path, progress=shares.append)
+    assert time.perf_counter() - start < 10
+    assert shares == sorted(shares)
+    assert len(shares) > 3
+    assert shares[-1] == 1.0
+    order = np.argsort([int(name.removeprefix("rank ")) for name in trace.worker_names])
+    np.testing.assert_array_equal(trace.rows()[:, order], times)
+
+
+def test_the_shared_trace_is_that_of_a_plain_reading():
+    if not _SHARED.exists():
+        pytest.skip("the shared trace is not laid out beside the project")
+    trace = load_trace(_SHARED)
+    lines = [line.split(",") for line in _SHARED.read_text().split("\n")[1:] if line]
+    assert _cells(trace) == {(step, worker): (float(text), False) for step, worker, text in lines}
+    assert (trace.num_workers, trace.num_steps, trace.seconds.size) == (32, 43, len(lines))
+    steps = sorted({int(step) for step, _, _ in lines})
+    assert trace.step_names.tolist() == [str(step) for step in steps]
+    total = sum(float(text) for _, _, text in lines)
+    assert float(trace.law().mean()) == pytest.approx(total / len(lines), rel=1e-5)
+    table = {(step, worker): float(text) for step, worker, text in lines}
+    expected = [[table.get((str(step), name), np.nan) for name in trace.worker_names] for step in steps]
+    np.testing.assert_array_equal(trace.table(), expected)

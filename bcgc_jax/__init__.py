@@ -19,22 +19,24 @@ from bcgc_jax.coding.gradients import (
     unit_sizes,
 )
 from bcgc_jax.coding.training import TrainingScheme, train, training_scheme
-from bcgc_jax.laws.families import (
+from bcgc_jax.laws import (
     Empirical,
     FromHazard,
     Gamma,
+    HazardSpline,
     Law,
     Lognormal,
     Pareto,
+    Rows,
     ShiftedExponential,
     TwoSpeed,
     Uniform,
+    Unlike,
     Weibull,
 )
-from bcgc_jax.laws.joint import Rows, Unlike
 from bcgc_jax.measured.description import Description, describe
 from bcgc_jax.measured.fits import Fit, fit_laws
-from bcgc_jax.measured.smooth import HazardSpline, smooth_empirical
+from bcgc_jax.measured.smooth import smooth_empirical
 from bcgc_jax.measured.traces import Trace, load_trace
 from bcgc_jax.order_statistics import expected_order_statistics, sorted_cycle_times
 from bcgc_jax.partitions import (

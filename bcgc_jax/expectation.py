@@ -25,7 +25,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax.crossing import crossing_probability, crossing_slopes
-from bcgc_jax.laws.families import Law
+from bcgc_jax.laws import Law
 from bcgc_jax.order_statistics import all_rows, max_finish_time
 
 # Intervals of the trapezoid rule, a multiple of 4: two halvings give the error estimate.
@@ -59,7 +59,7 @@ def expected_max(
     The expectation is inf exactly where E T_(N-n) is, n the first level with a load. `written_out` is that of
     `crossing_probability`.
 
-    >>> from bcgc_jax.laws.families import ShiftedExponential
+    >>> from bcgc_jax.laws import ShiftedExponential
     >>> result = jax.jit(expected_max)(ShiftedExponential(rate=1.0), jnp.array([1.0, 1.0]), 2)
     >>> round(float(result.value), 5)  # E T_(2) = 1/2 + 1
     1.5

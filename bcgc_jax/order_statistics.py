@@ -17,7 +17,7 @@ from jax import Array
 from jax.scipy import special
 from jax.typing import ArrayLike
 
-from bcgc_jax.laws.families import Law
+from bcgc_jax.laws import Law
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 
@@ -113,7 +113,7 @@ def sorted_cycle_times(
     `num_workers` may be traced where the static `max_workers` is given; columns from num_workers on
     hold the law's infimum.
 
-    >>> from bcgc_jax.laws.families import Uniform
+    >>> from bcgc_jax.laws import Uniform
     >>> t = sorted_cycle_times(jax.random.key(0), Uniform(1.0, 2.0), 3, 5)
     >>> t.shape, bool((t[:, :-1] >= t[:, 1:]).all())
     ((5, 3), True)
@@ -180,7 +180,7 @@ def expected_order_statistics(
     Columns from num_workers on hold g(ess inf T). Eq. (8) of the paper is the same quantity as an
     alternating sum, which loses all digits from N ≈ 20.
 
-    >>> from bcgc_jax.laws.families import ShiftedExponential
+    >>> from bcgc_jax.laws import ShiftedExponential
     >>> expected_order_statistics(ShiftedExponential(rate=1.0), 3).round(4)
     Array([1.8333, 0.8333, 0.3333], dtype=float32)
     """

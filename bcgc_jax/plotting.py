@@ -10,8 +10,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from bcgc_jax.solvers.schemes import SCHEMES, added_schemes
 
 if TYPE_CHECKING:
@@ -198,88 +196,3 @@ def save_figure(figure: "Figure", folder: str | os.PathLike[str], name: str) -> 
     with matplotlib.rc_context({"svg.hashsalt": "bcgc_jax", "svg.fonttype": "path"}):
         figure.savefig(svg, metadata={"Date": None})
     return png, svg
-
-
-# How the cells of a timeline are shaded, and what they mean.
-_USED, _WASTED, _IDLE = "#0072B2", "#E69F00", "#F2F2F2"
-TIMELINE_KEY: Mapping[str, str] = MappingProxyType(
-    {"computed and used": _USED, "computed, not used": _WASTED, "not computed": _IDLE}
-)
-
-
-class Timeline(NamedTuple):
-    """What each worker had done of each block when the iteration ended.
-
-    Attributes:
-      levels: of the blocks in use, `[B]`.
-      sizes: coordinates of each, `[B]`.
-      computed: the share of its work that each worker had finished, `[N, B]`, workers in the given order.
-      used: whether its message was among the N-n that the block was decoded from, `[N, B]`.
-      runtime: τ̂, in the unit of the cycle times.
-    """
-
-    levels: np.ndarray
-    sizes: np.ndarray
-    computed: np.ndarray
-    used: np.ndarray
-    runtime: float
-
-
-def timeline(partition: Any, cycle_times: Any, *, num_samples: float = 1.0, cycles: float = 1.0) -> Timeline:
-    """The `Timeline` of one iteration, for a partition `[N]` and one draw of cycle times `[N]`.
-
-    >>> timeline([0, 2, 2, 0], [0.1, 0.1, 0.25, 1.0], num_samples=4).computed[:, 1].round(9).tolist()
-    [1.0, 1.0, 0.0, 0.0]
-    """
-    x, times = np.asarray(partition, float), np.asarray(cycle_times, float)
-    if x.shape != times.shape or x.ndim != 1:
-        raise ValueError(
-            f"partition and cycle_times must have one entry for each worker: {x.shape}, {times.shape}"
-        )
-    if not (np.all(x >= 0) and np.any(x > 0) and np.all(times > 0)):
-        raise ValueError("a partition has entries of 0 and more, not all 0, and cycle times are above 0")
-    levels = np.flatnonzero(x)
-    work = (levels + 1) * x[levels] * num_samples * cycles / x.size
-    ends = times[:, None] * np.cumsum(work)
-    # N - n messages complete a block; of equal times the first ones.
-    order = np.argsort(np.argsort(times, kind="stable"))
-    used = order[:, None] < x.size - levels
-    runtime = float(np.where(used, ends, 0).max())
-    done = runtime * (1 + 1e-12) / times[:, None] - (np.cumsum(work) - work)
-    return Timeline(levels, x[levels], np.where(used, 1.0, np.clip(done / work, 0, 1)), used, runtime)
-
-
-def draw_timeline(axes: "Axes", found: Timeline, cycle_times: Any, *, title: str = "") -> None:
-    """Fig. 1 of the paper for any iteration: one row a worker, its coordinates from left to right.
-
-    A block is as wide as its coordinates; above it stands its redundancy level, beside a row its cycle time.
-    """
-    from matplotlib.patches import Rectangle
-
-    starts = np.concatenate([[0], np.cumsum(found.sizes)])
-    for worker in range(len(found.computed)):
-        for block, (start, size) in enumerate(zip(starts, found.sizes, strict=False)):
-            share = found.computed[worker, block]
-            color = _USED if found.used[worker, block] else _WASTED
-            axes.add_patch(Rectangle((start, worker - 0.4), size, 0.8, facecolor=_IDLE, linewidth=0))
-            axes.add_patch(Rectangle((start, worker - 0.4), share * size, 0.8, facecolor=color, linewidth=0))
-            axes.add_patch(
-                Rectangle((start, worker - 0.4), size, 0.8, fill=False, edgecolor="white", linewidth=0.8)
-            )
-    for start, size, level in zip(starts, found.sizes, found.levels, strict=False):
-        if size >= 0.05 * starts[-1]:
-            axes.text(start + size / 2, -0.5, f"{level}", ha="center", va="bottom", fontsize="x-small")
-    axes.grid(False)
-    axes.set_xlim(0, starts[-1])
-    axes.set_ylim(len(found.computed) - 0.5, -1.0 - 0.04 * len(found.computed))
-    axes.set_yticks(
-        range(len(found.computed)), [f"{t:.3g}" for t in np.asarray(cycle_times)], fontsize="x-small"
-    )
-    label_axes(axes, "coordinate", "cycle time of the worker", title=title)
-
-
-def timeline_handles() -> "list[Any]":
-    """Legend entries of a timeline's shades."""
-    from matplotlib.patches import Patch
-
-    return [Patch(facecolor=color, edgecolor="0.6", label=name) for name, color in TIMELINE_KEY.items()]

@@ -10,8 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import check, concrete, pytree_dataclass, static_field
-from bcgc_jax.laws.families import Law
-from bcgc_jax.laws.joint import Unlike
+from bcgc_jax.laws import Law, Unlike
 
 
 @pytree_dataclass
@@ -33,7 +32,7 @@ class Problem:
 
     Raises ValueError for numbers that make no sense and are known before tracing.
 
-    >>> from bcgc_jax.laws.families import ShiftedExponential
+    >>> from bcgc_jax.laws import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(rate=1e-3, shift=50.0), num_workers=4, num_coordinates=100)
     >>> problem.max_workers
     4

@@ -94,7 +94,7 @@ def coordinate_runtime(
 def simulate_runtime(key: Array, problem: Problem, partition: ArrayLike, num_draws: int) -> RuntimeEstimate:
     r"""Monte Carlo estimate of E τ̂(x,T) from `num_draws` (static) draws, with its standard error.
 
-    >>> from bcgc_jax.laws.families import Uniform
+    >>> from bcgc_jax.laws import Uniform
     >>> problem = Problem(Uniform(1.0, 2.0), num_workers=2, num_coordinates=1, num_samples=2.0)
     >>> estimate = simulate_runtime(jax.random.key(0), problem, [1.0, 0.0], 10_000)
     >>> bool(abs(estimate.mean - 5 / 3) < 4 * estimate.standard_error)  # E max of two uniforms
@@ -111,7 +111,7 @@ def simulate_runtime(key: Array, problem: Problem, partition: ArrayLike, num_dra
 def integrate_runtime(problem: Problem, partition: ArrayLike, *, num_nodes: int = NUM_NODES) -> Expectation:
     r"""Exact E τ̂(x,T) with an estimate of its quadrature error, `(value, error)`, both absolute.
 
-    >>> from bcgc_jax.laws.families import ShiftedExponential
+    >>> from bcgc_jax.laws import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(rate=1.0), num_workers=3, num_coordinates=1, num_samples=3.0)
     >>> x = jnp.array([1.0, 0.0, 0.0])
     >>> round(float(integrate_runtime(problem, x).value), 4)  # E T_(3) = 1/3 + 1/2 + 1
@@ -128,7 +128,7 @@ def expected_runtime(problem: Problem, partition: ArrayLike) -> Array:
 
     The law's moments must exist: an infinite expectation comes out as inf where the law's mean says so.
 
-    >>> from bcgc_jax.laws.families import ShiftedExponential
+    >>> from bcgc_jax.laws import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(rate=1.0), num_workers=2, num_coordinates=1, num_samples=2.0)
     >>> round(float(jax.grad(expected_runtime, 1)(problem, jnp.array([1.0, 0.0]))[0]), 4)
     1.5
@@ -140,7 +140,7 @@ def expected_runtime(problem: Problem, partition: ArrayLike) -> Array:
 def completion_probability(problem: Problem, partition: ArrayLike, deadline: ArrayLike) -> Array:
     r"""P(τ̂(x,T) ≤ deadline), exact; `deadline` of any shape gives that shape.
 
-    >>> from bcgc_jax.laws.families import ShiftedExponential
+    >>> from bcgc_jax.laws import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(rate=1.0), num_workers=3, num_coordinates=1, num_samples=3.0)
     >>> x, deadline = jnp.array([1.0, 0.0, 0.0]), float(jnp.log(2.0))
     >>> round(float(completion_probability(problem, x, deadline)), 5)  # all three below the median
@@ -168,7 +168,7 @@ def certificate(
     uses, for then f is affine only as long as these stay the same. `num_nodes` and `written_out`, that of
     `crossing_probability`, are static.
 
-    >>> from bcgc_jax.laws.families import ShiftedExponential
+    >>> from bcgc_jax.laws import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(rate=1.0, shift=1.0), num_workers=3, num_coordinates=10)
     >>> c = certificate(problem, jnp.array([10.0, 0.0, 0.0]))
     >>> bool(c.lower_bound <= c.expected_runtime)

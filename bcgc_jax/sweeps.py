@@ -470,7 +470,7 @@ def sweep(
 
     For more than fits in memory, and to go on where a sweep was cut off, see `write_sweep`.
 
-    >>> from bcgc_jax.laws.families import ShiftedExponential
+    >>> from bcgc_jax.laws import ShiftedExponential
     >>> def problem(num_workers, rate, max_workers):
     ...     return Problem(ShiftedExponential(rate, 50.0), num_workers, 20_000, 50, max_workers=max_workers)
     >>> rows = sweep(problem, grid(num_workers=[2, 3], rate=[1e-3, 1e-2]), ["time", "uncoded"])

@@ -19,8 +19,8 @@ import numpy as np
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax.measured.description import Interval
+from bcgc_jax.measured.resampling import resampled_means
 from bcgc_jax.solvers.baselines import tandon_partial_runtime
-from bcgc_jax.solvers.sample_average import resampled_means
 from experiments.report import print_table, progress, run_command, write_csv
 
 # The share of the steps that plans are made on: 30 of 43.

@@ -16,8 +16,8 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax import partitions
 from bcgc_jax.measured.fits import fit_laws
+from bcgc_jax.measured.resampling import bootstrap_interval, resampled_means
 from bcgc_jax.order_statistics import expected_order_statistics, simulate_max, sorted_cycle_times
-from bcgc_jax.solvers.sample_average import bootstrap_interval, resampled_means
 from tests.compilations import compilations
 
 

@@ -13,10 +13,9 @@ import click
 import jax.numpy as jnp
 import numpy as np
 
-from bcgc_jax.laws import families as distributions
-from bcgc_jax.laws.families import Law
-from bcgc_jax.laws.joint import Rows, Unlike
-from bcgc_jax.measured.smooth import HazardSpline, smooth_empirical
+from bcgc_jax import laws
+from bcgc_jax.laws import HazardSpline, Law, Rows, Unlike
+from bcgc_jax.measured.smooth import smooth_empirical
 from bcgc_jax.measured.traces import LAYOUTS, Trace
 from bcgc_jax.solvers.solve import OBJECTIVES
 
@@ -24,13 +23,13 @@ from bcgc_jax.solvers.solve import OBJECTIVES
 LAWS = {
     re.sub(r"(?<=[a-z])(?=[A-Z])", "-", law.__name__).lower(): law
     for law in (
-        distributions.ShiftedExponential,
-        distributions.Weibull,
-        distributions.Pareto,
-        distributions.Lognormal,
-        distributions.Gamma,
-        distributions.Uniform,
-        distributions.TwoSpeed,
+        laws.ShiftedExponential,
+        laws.Weibull,
+        laws.Pareto,
+        laws.Lognormal,
+        laws.Gamma,
+        laws.Uniform,
+        laws.TwoSpeed,
     )
 }
 
@@ -369,7 +368,7 @@ def describe_law(law: Law) -> Any:
     if isinstance(law, HazardSpline):
         described = {"law": "smooth", "knots": int(jnp.size(law.times)), "mean": float(law.mean())}
         return described | {"tail_index": float(np.asarray(law.tail_index))}
-    if isinstance(law, distributions.Empirical):
+    if isinstance(law, laws.Empirical):
         size = int(jnp.asarray(law.times).size)
         return {"law": "empirical", "measured_times": size, "mean": float(law.mean())}
     fields = dataclasses.fields(law)  # type: ignore[arg-type]

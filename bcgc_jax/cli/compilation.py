@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from bcgc_jax.laws.families import Law
+from bcgc_jax.laws import Law
 from bcgc_jax.solvers.schemes import added_schemes
 
 VARIABLE, OFF = "BCGC_COMPILATION_CACHE", "off"

@@ -17,7 +17,7 @@ from rich.table import Table
 from bcgc_jax.cli.arguments import SEED, Number, finite, format_option, trace_options
 from bcgc_jax.cli.compilation import padded_workers
 from bcgc_jax.cli.output import progress
-from bcgc_jax.laws.families import Empirical, Law
+from bcgc_jax.laws import Empirical, Law
 from bcgc_jax.measured.description import Description, describe
 from bcgc_jax.measured.fits import MAX_TIMES, Fit, fit_laws
 from bcgc_jax.measured.likelihood import FAMILIES

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jax.typing import ArrayLike
 
-from bcgc_jax.laws.families import Law
+from bcgc_jax.laws import Law
 from bcgc_jax.measured.likelihood import sorted_times
 from bcgc_jax.plotting import label_axes, legend_outside, new_figure
 
@@ -32,7 +32,7 @@ def draw_fit(
 
     The measured survival is Kaplan and Meier's where times are `censored`; `laws` are at most six, by label.
 
-    >>> from bcgc_jax.laws.families import Gamma
+    >>> from bcgc_jax.laws import Gamma
     >>> figure = draw_fit(np.random.default_rng(0).gamma(2.0, 1.0, 50), {"gamma": Gamma(2.0, 1.0)})
     >>> len(figure.axes)
     2

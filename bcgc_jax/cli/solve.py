@@ -35,14 +35,14 @@ from bcgc_jax.cli.arguments import (
 )
 from bcgc_jax.cli.compilation import OFF, VARIABLE, Stopwatch, keep_programs, padded_workers
 from bcgc_jax.cli.output import progress
-from bcgc_jax.laws.families import Law
-from bcgc_jax.laws.joint import Rows, Unlike
+from bcgc_jax.laws import Law, Rows, Unlike
+from bcgc_jax.measured.resampling import bootstrap_interval
 from bcgc_jax.measured.traces import load_trace
 from bcgc_jax.problem import Problem, Solution, Status
 from bcgc_jax.runtime import completion_probability
 from bcgc_jax.solvers import runtime_limit, solve
 from bcgc_jax.solvers.completion import STARTS
-from bcgc_jax.solvers.sample_average import NUM_FRESH_DRAWS, bootstrap_interval, draw_problems
+from bcgc_jax.solvers.sample_average import NUM_FRESH_DRAWS, draw_problems
 from bcgc_jax.solvers.schemes import NUM_DRAWS, added_schemes
 from bcgc_jax.solvers.solve import (
     BASELINES,

@@ -40,7 +40,7 @@ from bcgc_jax.cli.arguments import (
     workers_of_trace,
 )
 from bcgc_jax.cli.output import progress
-from bcgc_jax.laws.families import Law
+from bcgc_jax.laws import Law
 from bcgc_jax.measured.traces import load_trace
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.solve import METHODS, OBJECTIVES

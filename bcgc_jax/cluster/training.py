@@ -23,8 +23,7 @@ from bcgc_jax.cluster.checkpoints import Checkpoints
 from bcgc_jax.cluster.master import Cluster, Fault, Work, WorkersLost
 from bcgc_jax.coding.gradients import Loss, PyTree, split_unevenly
 from bcgc_jax.coding.training import TrainingScheme, collect, training_scheme
-from bcgc_jax.laws.families import Law
-from bcgc_jax.laws.joint import Rows, Unlike
+from bcgc_jax.laws import Law, Rows, Unlike
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.solve import solve
 

@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 
 from bcgc_jax.coding.gradients import PyTree, backward_order, split_batch, unit_sizes
 from bcgc_jax.coding.training import TrainingScheme, train, training_scheme
-from bcgc_jax.laws.families import Law
+from bcgc_jax.laws import Law
 from bcgc_jax.problem import Problem, Solution
 from bcgc_jax.runtime import expected_runtime
 from bcgc_jax.solvers.solve import solve

@@ -29,7 +29,7 @@ from bcgc_jax.coding.gradients import (
     in_jax,
     unit_sizes,
 )
-from bcgc_jax.laws.families import Law
+from bcgc_jax.laws import Law
 from bcgc_jax.partitions import finish_load
 from bcgc_jax.problem import Problem, Solution, Status
 from bcgc_jax.solvers.baselines import straggler_ratio, tandon_partial_runtime

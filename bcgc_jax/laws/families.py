@@ -1,22 +1,17 @@
-r"""Laws of the cycle time T of a worker, as pytrees.
-
-A law is given by its cumulative hazard Λ(t) = -log P(T > t) and the inverse of it. With A an
-Exp(1) variable, T = Λ⁻¹(A); the cdf is -expm1(-Λ), which keeps its digits in both tails and in
-float32. Leaves may be batched or traced: `jit`, `vmap` and `grad` go through the parameters.
-"""
+r"""The families of laws: parameters, the cumulative hazard and its inverse, the mean."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.scipy import special
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import check, concrete, pytree_dataclass, static_field
+from bcgc_jax._pytree import check, pytree_dataclass, static_field
+from bcgc_jax.laws.base import Law, check_order, excess_above, inverse_ranks, suffix_sum
 from bcgc_jax.laws.special_functions import (
     gamma_hazard,
     inverse_gamma_hazard,
@@ -24,121 +19,6 @@ from bcgc_jax.laws.special_functions import (
     log_inverse_gamma_hazard,
     normal_hazard,
 )
-
-# Methods that are compiled, with their static arguments; and those that a subclass may inherit.
-_COMPILED: dict[str, tuple[str, ...]] = {
-    "cumulative_hazard": (),
-    "inverse_cumulative_hazard": (),
-    "mean": (),
-    "infimum": (),
-    "cdf": (),
-    "survival": (),
-    "log_density": (),
-    "with_fast_inverse": (),
-    "expected_order_statistics": ("max_workers",),
-    "draw_rows": ("num_draws",),
-    "sample": ("shape", "dtype"),
-}
-_DERIVED = {"cdf", "survival", "log_density", "sample"}
-
-
-class Law:
-    """What every law of the cycle time offers; times carry the unit of the law's parameters.
-
-    A subclass is a `pytree_dataclass` with `cumulative_hazard`, `inverse_cumulative_hazard`,
-    `mean` and `infimum`. For a law with no closed forms, see `FromHazard`. The methods of a subclass are
-    compiled as a whole, once for each shape.
-    """
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        for name, static in _COMPILED.items():
-            method = getattr(cls, name)
-            if name in cls.__dict__ or (method is getattr(Law, name) and name in _DERIVED):
-                setattr(cls, name, jax.jit(method, static_argnames=static))
-
-    def cumulative_hazard(self, t: ArrayLike) -> Array:
-        """Λ(t) = -log P(T > t), elementwise: 0 below the support, inf above it."""
-        raise NotImplementedError
-
-    def inverse_cumulative_hazard(self, a: ArrayLike) -> Array:
-        """Λ⁻¹(a) = inf{t : Λ(t) ≥ a}, elementwise, for a ≥ 0; at a = 0 the infimum of T."""
-        raise NotImplementedError
-
-    def mean(self) -> Array:
-        """E T; inf where it diverges."""
-        raise NotImplementedError
-
-    def infimum(self) -> Array:
-        """ess inf T."""
-        raise NotImplementedError
-
-    def has_mean(self, level: ArrayLike, num_workers: ArrayLike) -> Array:
-        """Whether E T_(N-level) is finite, where `mean` alone does not say it."""
-        return jnp.isfinite(self.mean())
-
-    def kinks(self) -> Array:
-        """Times, shape `[K]`, other than the infimum, where Λ is not smooth (K is often 0)."""
-        return jnp.zeros((0,))
-
-    def ends(self) -> bool:
-        """Whether the last of the kinks, if there are some, is the supremum of T."""
-        return True
-
-    def atomic(self) -> bool:
-        """Whether T takes no value but the infimum and the kinks."""
-        return False
-
-    def expected_order_statistics(self, num_workers: ArrayLike, max_workers: int) -> Array | None:
-        """E T_(N-n), slowest first, `[max_workers]`, in closed form; None where there is none."""
-        return None
-
-    def width(self) -> int | None:
-        """N, of a law of all N times of an iteration (`joint_laws`); None where workers are alike."""
-        return None
-
-    def rows(self) -> Array | None:
-        """All outcomes of an iteration, equally likely, slowest first, `[S, N]`; None where alike."""
-        return None
-
-    def draw_rows(self, key: Array, num_draws: int) -> Array | None:
-        """Draws of an iteration's times, slowest first, `[num_draws, N]`; None where alike."""
-        return None
-
-    def cdf(self, t: ArrayLike) -> Array:
-        """P(T ≤ t), with relative accuracy in the left tail."""
-        return -jnp.expm1(-self.cumulative_hazard(t))
-
-    def survival(self, t: ArrayLike) -> Array:
-        """P(T > t), with relative accuracy in the right tail."""
-        return jnp.exp(-self.cumulative_hazard(t))
-
-    def log_density(self, t: ArrayLike) -> Array:
-        """log of the density of T, elementwise; -inf where there is none. For laws without atoms."""
-        t = jnp.asarray(t, float)
-        hazard, rate = jax.jvp(self.cumulative_hazard, (t,), (jnp.ones_like(t),))
-        possible = jnp.isfinite(hazard) & (rate > 0)
-        return jnp.where(possible, jnp.log(jnp.where(possible, rate, 1)) - hazard, -jnp.inf)
-
-    def with_fast_inverse(self) -> "Law":
-        """The same law; where Λ⁻¹ is slow to run and to compile, it comes from a table instead."""
-        return self
-
-    def sample(self, key: Array, shape: tuple[int, ...] = (), dtype: Any = float) -> Array:
-        """Independent cycle times of the given `shape`."""
-        a = jax.random.exponential(key, shape, dtype)
-        return self.with_fast_inverse().inverse_cumulative_hazard(a).astype(dtype)
-
-
-def _above(t: ArrayLike, start: ArrayLike) -> tuple[Array, Array]:
-    """(t > start, t - start or 1): the second is safe to raise, divide and take the log of.
-
-    The inner guard is needed beside the outer `where`: a NaN slope in the branch not taken would
-    still poison the gradient.
-    """
-    excess = jnp.subtract(t, start)
-    inside = excess > 0
-    return inside, jnp.where(inside, excess, 1)
 
 
 @pytree_dataclass
@@ -173,8 +53,8 @@ class ShiftedExponential(Law):
 
     def expected_order_statistics(self, num_workers, max_workers):
         # Eq. (11): shift + (H_N - H_n) / rate.
-        inverse, _ = _inverse_ranks(num_workers, max_workers)
-        return self.shift + _suffix_sum(inverse) / self.rate
+        inverse, _ = inverse_ranks(num_workers, max_workers)
+        return self.shift + suffix_sum(inverse) / self.rate
 
 
 @pytree_dataclass
@@ -197,11 +77,11 @@ class Weibull(Law):
         check("shift", self.shift, ">= 0")
 
     def cumulative_hazard(self, t):
-        inside, excess = _above(t, self.shift)
+        inside, excess = excess_above(t, self.shift)
         return jnp.where(inside, (excess / self.scale) ** jnp.asarray(self.concentration), 0)
 
     def inverse_cumulative_hazard(self, a):
-        inside, a = _above(a, 0.0)
+        inside, a = excess_above(a, 0.0)
         return self.shift + jnp.where(inside, self.scale * a ** (1 / jnp.asarray(self.concentration)), 0)
 
     def mean(self):
@@ -236,7 +116,7 @@ class Pareto(Law):
         return self.scale * jnp.exp(jnp.divide(a, self.shape))
 
     def mean(self):
-        finite, margin = _above(self.shape, 1.0)
+        finite, margin = excess_above(self.shape, 1.0)
         return jnp.where(finite, self.scale * (1 + 1 / margin), jnp.inf)
 
     def infimum(self):
@@ -248,11 +128,11 @@ class Pareto(Law):
 
     def expected_order_statistics(self, num_workers, max_workers):
         # E exp(A_(N-n) / shape) = Π_{j=n+1}^{N} 1 / (1 - 1 / (j shape)), a product of N - n means.
-        inverse, _ = _inverse_ranks(num_workers, max_workers)
+        inverse, _ = inverse_ranks(num_workers, max_workers)
         share = inverse / self.shape
         finite = share < 1
         factor = jnp.where(finite, -jnp.log1p(-jnp.where(finite, share, 0)), jnp.inf)
-        return self.scale * jnp.exp(_suffix_sum(factor))
+        return self.scale * jnp.exp(suffix_sum(factor))
 
 
 @pytree_dataclass
@@ -269,13 +149,13 @@ class Uniform(Law):
     def __post_init__(self) -> None:
         check("low", self.low, ">= 0")
         check("high", self.high, "> 0")
-        _check_order("low", self.low, "high", self.high)
+        check_order("low", self.low, "high", self.high)
 
     def cumulative_hazard(self, t):
         # log of the remaining share, not log1p of the used one: (high - t) is exact near high.
-        inside, left = _above(self.high, t)
+        inside, left = excess_above(self.high, t)
         share = jnp.where(inside, left / jnp.subtract(self.high, self.low), 0.5)
-        started, excess = _above(jnp.where(inside, t, self.low), self.low)
+        started, excess = excess_above(jnp.where(inside, t, self.low), self.low)
         used = jnp.where(started, excess / jnp.subtract(self.high, self.low), 0)
         near = -jnp.log1p(-jnp.minimum(used, 0.5))
         value = jnp.where(used < 0.5, near, -jnp.log(jnp.minimum(share, 1)))
@@ -295,60 +175,11 @@ class Uniform(Law):
         return jnp.asarray(self.low)
 
     def expected_order_statistics(self, num_workers, max_workers):
-        _, rank = _inverse_ranks(num_workers, max_workers)
+        _, rank = inverse_ranks(num_workers, max_workers)
         return self.low + jnp.subtract(self.high, self.low) * rank / (num_workers + 1.0)
 
     def kinks(self):
         return jnp.asarray(self.high)[None]
-
-
-@pytree_dataclass
-class TwoSpeed(Law):
-    r"""T = slow with the given `probability`, else fast.
-
-    `fast` and `slow` are times; slow may be infinite, the full straggler, and then the mean is
-    infinite. Raises ValueError unless 0 < fast < slow and 0 ≤ probability ≤ 1.
-
-    >>> float(TwoSpeed(fast=1.0, slow=5.0, probability=0.25).mean())
-    2.0
-    """
-
-    fast: ArrayLike
-    slow: ArrayLike
-    probability: ArrayLike
-
-    def __post_init__(self) -> None:
-        check("fast", self.fast, "> 0")
-        check("slow", self.slow, "> 0", finite=False)
-        check("probability", self.probability, ">= 0")
-        check("probability", self.probability, "<= 1")
-        _check_order("fast", self.fast, "slow", self.slow)
-
-    def cumulative_hazard(self, t):
-        possible, probability = _above(self.probability, 0.0)
-        slow_hazard = jnp.where(possible, -jnp.log(probability), jnp.inf)
-        return jnp.where(jnp.less(t, self.fast), 0, jnp.where(jnp.less(t, self.slow), slow_hazard, jnp.inf))
-
-    def inverse_cumulative_hazard(self, a):
-        # With a margin of a few ulp, so that Λ⁻¹(Λ(fast)) = fast survives the two roundings.
-        left = jnp.exp(-jnp.asarray(a))
-        margin = 1 - 8 * jnp.finfo(left.dtype).eps
-        return jnp.where(left >= jnp.multiply(self.probability, margin), self.fast, self.slow)
-
-    def mean(self):
-        possible = (jnp.asarray(self.probability) > 0) | jnp.isfinite(self.slow)
-        slow = jnp.where(possible, self.slow, self.fast)  # 0 · inf would be NaN
-        return (1 - jnp.asarray(self.probability)) * self.fast + self.probability * slow
-
-    def infimum(self):
-        # With probability 1 the fast speed is never seen, but stays a valid lower bound.
-        return jnp.asarray(self.fast)
-
-    def kinks(self):
-        return jnp.asarray(self.slow)[None]
-
-    def atomic(self):
-        return True
 
 
 @pytree_dataclass
@@ -372,17 +203,17 @@ class Lognormal(Law):
         check("shift", self.shift, ">= 0")
 
     def cumulative_hazard(self, t):
-        inside, excess = _above(t, self.shift)
+        inside, excess = excess_above(t, self.shift)
         z = (jnp.log(excess) - self.location) / self.scale
         return jnp.where(inside, normal_hazard(z), 0)
 
     def inverse_cumulative_hazard(self, a):
-        inside, a = _above(a, 0.0)
+        inside, a = excess_above(a, 0.0)
         excess = jnp.exp(self.location + self.scale * inverse_normal_hazard(a))
         return self.shift + jnp.where(inside, excess, 0)
 
     def log_density(self, t):
-        inside, excess = _above(t, self.shift)
+        inside, excess = excess_above(t, self.shift)
         z = (jnp.log(excess) - self.location) / self.scale
         constant = 0.5 * math.log(2 * math.pi)
         return jnp.where(inside, -0.5 * z * z - jnp.log(self.scale * excess) - constant, -jnp.inf)
@@ -415,16 +246,16 @@ class Gamma(Law):
         check("shift", self.shift, ">= 0")
 
     def cumulative_hazard(self, t):
-        inside, excess = _above(t, self.shift)
+        inside, excess = excess_above(t, self.shift)
         return jnp.where(inside, gamma_hazard(self.shape, self.rate * excess), 0)
 
     def inverse_cumulative_hazard(self, a):
-        inside, a = _above(a, 0.0)
+        inside, a = excess_above(a, 0.0)
         return self.shift + jnp.where(inside, inverse_gamma_hazard(self.shape, a) / self.rate, 0)
 
     def log_density(self, t):
         # The hazard's slope in the shape would be a series for each time.
-        inside, excess = _above(t, self.shift)
+        inside, excess = excess_above(t, self.shift)
         constant = self.shape * jnp.log(self.rate) - special.gammaln(self.shape)
         value = constant + (self.shape - 1) * jnp.log(excess) - self.rate * excess
         return jnp.where(inside, value, -jnp.inf)
@@ -440,60 +271,6 @@ class Gamma(Law):
         a = jnp.exp(_Tabulated.log_hazards())
         log_x, slope = log_inverse_gamma_hazard(self.shape, a)
         return _Tabulated(self, self.infimum(), log_x - jnp.log(self.rate), slope)
-
-
-@pytree_dataclass
-class Empirical(Law):
-    r"""The law of measured cycle times: each of the `times`, shape `[K]`, with probability 1/K.
-
-    Built from any array of times, sorted on the way in. Raises ValueError when there is none or
-    one that is not finite and positive.
-
-    >>> law = Empirical([3.0, 1.0, 2.0, 2.0])
-    >>> float(law.mean()), float(law.cdf(2.0))
-    (2.0, 0.75)
-    """
-
-    times: ArrayLike | Sequence[float]
-
-    def __post_init__(self) -> None:
-        if np.size(self.times) == 0:
-            raise ValueError("times is empty: an empirical law needs at least one measured time")
-        check("times", self.times, "> 0")
-        times = self.times if isinstance(self.times, jax.Array) else np.asarray(self.times, float)
-        times = jnp.asarray(times, jnp.result_type(times, float))
-        object.__setattr__(self, "times", jnp.sort(jnp.ravel(times)))
-
-    def cumulative_hazard(self, t):
-        times = jnp.asarray(self.times)
-        t = jnp.asarray(t)
-        count = jnp.searchsorted(times, t, side="right", method="sort" if t.size > 64 else "scan")
-        # Counts alone would give float32. log1p in the lower half, or the first times lose their digits.
-        count = count.astype(jnp.result_type(times, float))
-        left = times.size - count
-        lower = -jnp.log1p(-jnp.minimum(count / times.size, 0.5))
-        upper = -jnp.log(jnp.maximum(left, 1) / times.size)
-        return jnp.where(left > 0, jnp.where(count < left, lower, upper), jnp.inf)
-
-    def inverse_cumulative_hazard(self, a):
-        times = jnp.asarray(self.times)
-        a = jnp.asarray(a)
-        # Rounded up with a margin of a few ulp, so that Λ⁻¹(Λ(tᵢ)) = tᵢ survives the two roundings.
-        share = -jnp.expm1(-a) * times.size
-        rank = jnp.ceil(share * (1 - 8 * jnp.finfo(share.dtype).eps)) - 1
-        return times[jnp.clip(rank, 0, times.size - 1).astype(int)]
-
-    def mean(self):
-        return jnp.mean(jnp.asarray(self.times))
-
-    def infimum(self):
-        return jnp.asarray(self.times)[0]
-
-    def kinks(self):
-        return jnp.asarray(self.times)[1:]
-
-    def atomic(self):
-        return True
 
 
 @pytree_dataclass
@@ -522,7 +299,7 @@ class FromHazard(Law):
         return jnp.where(inside, self.hazard(self.parameters, safe), 0)
 
     def inverse_cumulative_hazard(self, a):
-        inside, safe = _above(a, 0.0)
+        inside, safe = excess_above(a, 0.0)
         value = jnp.asarray(self.inverse_hazard(self.parameters, safe))
         return jnp.where(inside, value, self.infimum().astype(value.dtype))
 
@@ -569,7 +346,7 @@ class _Tabulated(Law):
     def inverse_cumulative_hazard(self, a):
         step = (self._high - self._low) / (self._size - 1)
         a = jnp.asarray(a)
-        inside, safe = _above(a, 0.0)
+        inside, safe = excess_above(a, 0.0)
         place = jnp.clip((jnp.log(safe) - self._low) / step, 0, self._size - 1)
         i = jnp.clip(place.astype(int), 0, self._size - 2)
         u = place - i
@@ -585,20 +362,3 @@ class _Tabulated(Law):
 
     def infimum(self):
         return self.start
-
-
-def _inverse_ranks(num_workers: ArrayLike, max_workers: int) -> tuple[Array, Array]:
-    """1/j for j = n+1, and the rank N - n from the fastest; both 0 for padded levels n ≥ N."""
-    j = jnp.arange(1, max_workers + 1, dtype=float)
-    exists = j <= num_workers
-    return jnp.where(exists, 1 / j, 0), jnp.where(exists, num_workers - j + 1, 0)
-
-
-def _suffix_sum(terms: Array) -> Array:
-    return jnp.cumsum(terms[::-1])[::-1]
-
-
-def _check_order(low_name: str, low: Any, high_name: str, high: Any) -> None:
-    low_value, high_value = concrete(low), concrete(high)
-    if low_value is not None and high_value is not None and np.any(low_value >= high_value):
-        raise ValueError(f"{low_name} must be below {high_name}, got {low} and {high}")

@@ -15,7 +15,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import check, pytree_dataclass
-from bcgc_jax.laws.families import Empirical, Law
+from bcgc_jax.laws.atoms import Empirical
+from bcgc_jax.laws.base import Law
 
 
 @pytree_dataclass

@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax.laws.families import Law, TwoSpeed
+from bcgc_jax.laws import Law, TwoSpeed
 from bcgc_jax.measured.likelihood import FAMILIES, Sample, sorted_times, spread_ties
 
 # More times than this say no more about which law to plan with: a random part of them is taken.

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bcgc_jax.laws.families import Empirical
+from bcgc_jax.laws import Empirical
 
 LAYOUTS = ("auto", "long", "wide")
 

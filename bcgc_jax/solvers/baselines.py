@@ -10,7 +10,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax.expectation import NUM_NODES, Expectation, integrate, marks, quadrature
-from bcgc_jax.laws.families import Law
+from bcgc_jax.laws import Law
+from bcgc_jax.laws.atoms import atoms_of
 from bcgc_jax.order_statistics import all_rows, expected_order_statistics
 from bcgc_jax.problem import Problem
 
@@ -96,12 +97,6 @@ def straggler_ratio(law: Law) -> Array:
     slow = law.inverse_cumulative_hazard(w + jnp.log(2.0))
     high = jnp.sum(weight * jnp.where(weight > 0, slow, 0))  # a heavy tail overflows where the weight is 0
     return jnp.where(jnp.isfinite(law.mean()), high, jnp.inf) / low
-
-
-def atoms_of(law: Law) -> tuple[Array, Array]:
-    """Values and probabilities of an atomic law."""
-    atoms = jnp.concatenate([law.infimum()[None], law.kinks()])
-    return atoms, jnp.diff(law.cdf(atoms), prepend=0.0)
 
 
 def _half_line() -> tuple[Array, Array]:

@@ -18,11 +18,11 @@ from jax.typing import ArrayLike
 
 from bcgc_jax.crossing import crossing_probability
 from bcgc_jax.expectation import exceedance, log_choices
-from bcgc_jax.laws.families import Law
+from bcgc_jax.laws import Law
+from bcgc_jax.laws.atoms import atoms_of
 from bcgc_jax.order_statistics import all_rows, max_finish_time
 from bcgc_jax.partitions import cumulative_load, project_partition
 from bcgc_jax.problem import Problem, Status
-from bcgc_jax.solvers.baselines import atoms_of
 from bcgc_jax.solvers.closed_form import frequency_partition, time_partition
 from bcgc_jax.solvers.optimal import optimal_partition
 
@@ -56,7 +56,7 @@ def completion_partition(
     A start counts as converged once a projected gradient step of the log-odds moves no share by more than
     `tolerance`. `max_steps` is static.
 
-    >>> from bcgc_jax.laws.families import ShiftedExponential
+    >>> from bcgc_jax.laws import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(0.1, 1.0), num_workers=3, num_coordinates=100)
     >>> result = completion_partition(problem, 600.0)
     >>> bool(result.probability >= result.probabilities.max()), int(result.status)

@@ -11,7 +11,6 @@ each step is Newton's, and five to fifteen of them do. The stopping rule is the 
 """
 
 import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -20,31 +19,33 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax.crossing import Crossing
 from bcgc_jax.expectation import (
     Expectation,
     Marks,
     expected_max,
     marks,
-    rule,
-    rule_error,
-    slope_of_homogeneous,
-    threshold_hazard,
     with_rounding,
 )
-from bcgc_jax.laws.families import Law
+from bcgc_jax.laws import Law
 from bcgc_jax.linear_algebra import solve_positive
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solvers.cutting_plane import cutting_plane
 from bcgc_jax.solvers.lanes import loop
+from bcgc_jax.solvers.second_order import (
+    NUM_NODES,
+    Expansion,
+    Sums,
+    derivatives,
+    no_sums,
+    rule_in_pieces,
+    sums_over_nodes,
+)
 
-# Intervals of the first rule. An answer counts once a finer rule agrees; else that one goes on. Four times as
-# fine, it also tells its own error; Gauss's rules for laws with kinks do not nest, and cannot.
-_NUM_NODES, _FINER, _FINER_WITH_KINKS, _FINEST = 32, 4, 2, 64
+# An answer counts once a rule so many times as fine agrees; else that one goes on. Four times as fine, it
+# also tells its own error; Gauss's rules for laws with kinks do not nest, and cannot.
+_FINER, _FINER_WITH_KINKS, _FINEST = 4, 2, 64
 # What the path's normal equations resolve in float64 and in float32; the room for cuts.
 _POLYHEDRAL, _POLYHEDRAL_SINGLE, _MAX_CUTS = 1e-6, 3e-4, 500
-# Entries of a matrix over levels and nodes at a time.
-_CHUNK = 2**18
 # Entries, in problems · N², that a batch works on at a time on a CPU.
 _CACHED = 2**13
 # A step keeps this share of the way to the boundary; Armijo's slope; backtracking. Customary values.
@@ -68,26 +69,6 @@ class OptimalResult(NamedTuple):
 
 # What a round does: evaluate the start, make a Newton step, check the answer by a finer rule, nothing more.
 _START, _STEP, _CHECK, _DONE = range(4)
-
-
-class _Sums(NamedTuple):
-    """Of values, slope and the upper half of the Hessian in the load, over the nodes so far.
-
-    The values are those of the rule, of its every second and fourth node, and of the ends alone, `[4]`.
-    """
-
-    value: Array
-    slope: Array
-    upper: Array
-
-
-class _Expansion(NamedTuple):
-    """Value, its error, slope and Hessian in x, or in the load."""
-
-    value: Array
-    error: Array
-    slope: Array
-    hessian: Array
 
 
 class _Given(NamedTuple):
@@ -142,7 +123,7 @@ class _Evaluating(NamedTuple):
 
     iterate: _Iterate
     piece: Array
-    sums: _Sums
+    sums: Sums
 
 
 @functools.partial(jax.jit, static_argnames=("max_steps", "written_out"))
@@ -162,7 +143,7 @@ def optimal_partition(
     and cutting planes take the place of Newton's method, down to a gap of 1e-6. `written_out` (static) is
     that of `crossing_probability`, for batches.
 
-    >>> from bcgc_jax.laws.families import ShiftedExponential
+    >>> from bcgc_jax.laws import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=3, num_coordinates=100)
     >>> result = optimal_partition(problem, np.array([True, False, True]), tolerance=1e-3)
     >>> int(result.status), round(float(result.partition.sum()), 3), float(result.partition[1])
@@ -192,7 +173,7 @@ def optimal_partition(
             found.num_cuts,
         )
     finite = jnp.isfinite(given.law.mean())
-    first = _Evaluating(_first(given, start, finite), jnp.asarray(0), _no_sums(start))
+    first = _Evaluating(_first(given, start, finite), jnp.asarray(0), no_sums(start))
     done, steps, x, numbers = loop(
         functools.partial(_go_on, max_steps=max_steps),
         _whole_round,
@@ -252,7 +233,7 @@ def _num_lanes(size: int) -> int:
     if jax.default_backend() == "cpu":
         return min(max(_CACHED // size**2, 1), 32)
     # Six arrays over levels, levels and nodes.
-    return min(max(2**32 // (6 * 8 * _NUM_NODES * size**2), 1), 2**13)
+    return min(max(2**32 // (6 * 8 * NUM_NODES * size**2), 1), 2**13)
 
 
 def _go_on(given: _Given, s: _Evaluating, *, max_steps: int) -> Array:
@@ -277,8 +258,8 @@ def _whole_round(given: _Given, s: _Evaluating) -> _Evaluating:
     """Evaluate at all nodes, and go on from there."""
     load = given.loads @ _trial(given, s.iterate)
     refine = _Counts(*s.iterate.counts).refine
-    start, sums = _sums_over_nodes(given.law, given.marks, load, given.workers, refine)
-    f = _derivatives(given.law, start, load, given.workers, sums)
+    start, sums = sums_over_nodes(given.law, given.marks, load, given.workers, refine)
+    f = derivatives(given.law, start, load, given.workers, sums)
     return s._replace(iterate=_decide(given, s.iterate, _in_shares(given.loads, f)))
 
 
@@ -289,13 +270,13 @@ def _one_piece(given: _Given, s: _Evaluating, *, written_out: bool) -> _Evaluati
     """
     load = given.loads @ _trial(given, s.iterate)
     refine = _Counts(*s.iterate.counts).refine
-    start, pieces, add = _pieces(given.law, given.marks, load, given.workers, refine, written_out)
+    start, count, add = rule_in_pieces(given.law, given.marks, load, given.workers, refine, written_out)
     sums = add(s.piece, s.sums)
-    f = _derivatives(given.law, start, load, given.workers, sums)
+    f = derivatives(given.law, start, load, given.workers, sums)
     decided = _decide(given, s.iterate, _in_shares(given.loads, f))
     moved_on = _Evaluating(decided, jnp.zeros_like(s.piece), jax.tree.map(jnp.zeros_like, sums))
     waiting = _Evaluating(s.iterate, s.piece + 1, sums)
-    last = s.piece + 1 >= pieces
+    last = s.piece + 1 >= count
     return jax.tree.map(lambda a, b: jnp.where(last, a, b), moved_on, waiting)
 
 
@@ -304,7 +285,7 @@ def _trial(given: _Given, s: _Iterate) -> Array:
     return jnp.where(given.levels, x + _Numbers(*s.numbers).length * dx, 0)
 
 
-def _decide(given: _Given, s: _Iterate, f: _Expansion) -> _Iterate:
+def _decide(given: _Given, s: _Iterate, f: Expansion) -> _Iterate:
     """The next evaluation, after that of f at x + length · dx.
 
     Rounds that only evaluate are steps of length 0, so that the evaluation is compiled once.
@@ -395,70 +376,7 @@ def _direction(
     return dx, jnp.sum(slope * dx), _step_length(given.levels, x, dx)
 
 
-def _in_shares(loads: Array, f: _Expansion) -> _Expansion:
+def _in_shares(loads: Array, f: Expansion) -> Expansion:
     """Of f in x, from that of F in the load."""
     both = loads.T @ jnp.concatenate([f.hessian @ loads, f.slope[:, None]], axis=1)
-    return _Expansion(f.value, f.error, both[:, -1], both[:, :-1])
-
-
-def _no_sums(load: Array) -> _Sums:
-    zero = jnp.zeros((load.size, load.size), load.dtype)
-    return _Sums(jnp.zeros(4, load.dtype), zero[0], zero)
-
-
-def _sums_over_nodes(
-    law: Law, known: Marks, load: Array, num_workers: ArrayLike, refine: Array
-) -> tuple[Array, _Sums]:
-    """The start of the rule that is `refine` times as fine, and the sums over its nodes."""
-    start, pieces, add = _pieces(law, known, load, num_workers, refine, False)
-    return start, jax.lax.fori_loop(0, pieces, add, _no_sums(load))
-
-
-def _pieces(
-    law: Law, known: Marks, load: Array, num_workers: ArrayLike, refine: Array, written_out: bool
-) -> tuple[Array, Array, Callable[[Array, _Sums], _Sums]]:
-    r"""The rule for F(y) = E max_n y_n T_(N-n), `refine` times as fine: its start, its pieces, their sums.
-
-    With c_n = -∂b_n/∂y_n and the Poisson process of `crossing_probability`, level j before k in time,
-
-        ∂F/∂y_n = ∫ N V_n R_n c_n dt / Pois(N; N),
-        ∂²F/∂y_j∂y_k = -∫ N² V_j G_jk R_k c_j c_k dt / Pois(N; N),
-
-    where G_jk is the probability that the first failure after C(b_j) = j is at k. All terms are positive.
-    """
-    start, size, nodes = rule(law, known, load, _NUM_NODES)
-    # As many nodes at a time as fit a few MB.
-    chunk = max(1, min(size, _CHUNK // load.size**2))
-
-    def add(piece: Array, sums: _Sums) -> _Sums:
-        index = piece * chunk + jnp.arange(chunk)
-        t, weight = nodes(index, refine)
-        hazard, rate = threshold_hazard(law, load, t, known.largest)
-        crossing = Crossing(hazard, num_workers, written_out)
-        density = crossing.above * jnp.moveaxis(rate, -1, 0)[::-1]  # c, on the axes of `Crossing`
-        first, success, following = crossing.renewals()
-        ends = (index == 0) | (index == size * refine - 1)
-        rules = jnp.stack([1 + 0 * index, 2 * (index % 2 == 0), 4 * (index % 4 == 0), ends])
-        value = jnp.sum(rules * weight * crossing.probability(first), axis=1)
-        arrive = first / crossing.total * crossing.unit * density * weight
-        leave = success * density
-        slope = jnp.sum(arrive * success, axis=-1)
-        upper = -crossing.unit * jnp.sum(arrive[:, None] * following * leave[None], axis=-1)
-        return _Sums(sums.value + value, sums.slope + slope, sums.upper + upper)
-
-    return start, jax.lax.div(size * refine + chunk - 1, jnp.asarray(chunk, refine.dtype)), add
-
-
-def _derivatives(law: Law, start: Array, load: Array, num_workers: ArrayLike, sums: _Sums) -> _Expansion:
-    r"""Value, error, slope and Hessian of F in y from the sums over all nodes.
-
-    F is homogeneous of degree 1, so Σ_k y_k ∂²F/∂y_j∂y_k = 0 gives the diagonal.
-    """
-    fine, coarse, coarsest, ends = sums.value
-    value, error = start + fine, rule_error(fine, coarse, coarsest) + ends
-    if law.kinks().size:  # Gauss's rules do not nest
-        error = jnp.zeros_like(error)
-    hessian = jnp.minimum(sums.upper + sums.upper.T, 0)[::-1, ::-1]
-    diagonal = -(hessian @ load) / jnp.where(load > 0, load, 1)
-    slope = slope_of_homogeneous(value, sums.slope[::-1], load, num_workers)
-    return _Expansion(value, error, slope, hessian + jnp.where(np.eye(load.size, dtype=bool), diagonal, 0))
+    return Expansion(f.value, f.error, both[:, -1], both[:, :-1])

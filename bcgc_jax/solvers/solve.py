@@ -13,11 +13,11 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import check, concrete, is_traced
-from bcgc_jax.laws.joint import Unlike
-from bcgc_jax.partitions import round_partition, round_to_units
+from bcgc_jax.laws import Unlike
 from bcgc_jax.problem import Problem, Solution, Status
-from bcgc_jax.runtime import Certificate, certificate, completion_probability, levels_of_bound
+from bcgc_jax.runtime import Certificate, certificate, completion_probability
 from bcgc_jax.solvers import baselines, sample_average
+from bcgc_jax.solvers.assess import assess, assess_shares, is_partition, solution_of, with_whole_numbers
 from bcgc_jax.solvers.completion import completion_partition
 from bcgc_jax.solvers.level_sets import best_levels
 from bcgc_jax.solvers.optimal import optimal_partition
@@ -83,7 +83,7 @@ def solve(
     method cannot do, and for a law whose mean is known to be infinite. What shows only in traced values is a
     `Status`.
 
-    >>> from bcgc_jax.laws.families import ShiftedExponential
+    >>> from bcgc_jax.laws import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=20, num_coordinates=20_000)
     >>> solution = solve(problem, "time")
     >>> solution.rounded[:3].tolist(), bool(solution.lower_bound < solution.expected_runtime)
@@ -111,7 +111,7 @@ def solve(
     history = None
     if name == "optimal":
         allowed = problem.exists if levels is None else level_mask(problem, levels)
-        solution = _with_whole_numbers(problem, _optimum(problem, allowed, written_out, **options))
+        solution = with_whole_numbers(problem, _optimum(problem, allowed, written_out, **options))
         if _few_units(problem):
             rounded = improve_units(problem, solution.rounded, solution.levels)
             solution = dataclasses.replace(solution, rounded=rounded)  # type: ignore[type-var]
@@ -284,12 +284,14 @@ def _optimum(problem: Problem, allowed: Array, written_out: bool, **options: Any
     steps = rounds + found.num_steps
     if problem.cycle_time.kinks().size or problem.cycle_time.atomic():
         known = found.lower_bound if problem.cycle_time.atomic() else None
-        return _assess(problem, found.partition, found.status, steps, used, known, written_out=written_out)
+        return assess_shares(
+            problem, found.partition, found.status, steps, used, known, written_out=written_out
+        )
     lower = found.lower_bound - found.error
     lower = jnp.where(jnp.isfinite(lower), jnp.maximum(lower, 0), 0)
     certified = Certificate(found.value, found.error, lower, 1 - lower / found.value)
     certified = _differentiable(certified, problem, found.partition, used)
-    return _solution(problem, found.partition, found.status, steps, used, certified)
+    return solution_of(problem, found.partition, found.status, steps, used, certified)
 
 
 @jax.custom_jvp
@@ -326,14 +328,6 @@ def _partition(
     return x, jnp.where(is_partition(problem, x), converged, int(Status.INFEASIBLE))
 
 
-def is_partition(problem: Problem, x: Array) -> Array:
-    """Whether x ≥ 0, Σ x = L to rounding, and x_n = 0 for n ≥ N; False where anything is NaN."""
-    share = x / problem.total
-    slack = 1e3 * jnp.finfo(x.dtype).eps
-    inside = jnp.all(share >= -slack) & jnp.all(problem.exists | (share <= slack))
-    return inside & (jnp.abs(jnp.sum(share) - 1) <= slack * max(x.size, 10))
-
-
 def _refuse_partition(problem: Problem, name: str, partition: Array) -> None:
     """ValueError where an added scheme gave something else than a partition, or NaN for none."""
     x, total = concrete(partition), concrete(problem.total)
@@ -357,75 +351,3 @@ def _no_partition(
     nothing, zero = jnp.zeros_like(value), jnp.asarray(0)
     gap = 1 - nothing / value
     return Solution(None, None, value, error, nothing, gap, status, zero, None, scheme.name)
-
-
-def assess(
-    problem: Problem,
-    partition: Array,
-    status: Array | None = None,
-    num_steps: Array | None = None,
-    *,
-    written_out: bool = False,
-) -> Solution:
-    """The `Solution` that a partition is: rounded, evaluated exactly, certified."""
-    # The same shapes and dtypes whatever is known: compiled once for all methods.
-    solution = _assess(
-        problem,
-        jnp.asarray(partition, problem.dtype),
-        Status.CONVERGED.value if status is None else status,
-        0 if num_steps is None else num_steps,
-        np.ones(problem.max_workers, bool),
-        written_out=written_out,
-    )
-    return _with_whole_numbers(problem, solution)
-
-
-def _with_whole_numbers(problem: Problem, solution: Solution) -> Solution:
-    """`solution` with the whole numbers, which are sorted for."""
-    assert solution.partition is not None
-    if problem.unit_costs is None:
-        rounded = round_partition(solution.partition, problem.num_coordinates)
-    else:
-        rounded = round_to_units(solution.partition, jnp.asarray(problem.unit_costs, problem.dtype))
-    return dataclasses.replace(solution, rounded=rounded)  # type: ignore[type-var]
-
-
-@functools.partial(jax.jit, static_argnames="written_out")
-def _assess(
-    problem: Problem,
-    partition: Array,
-    status: ArrayLike,
-    num_steps: ArrayLike,
-    levels: ArrayLike,
-    lower_bound: Array | None = None,
-    *,
-    written_out: bool,
-) -> Solution:
-    """All of the solution but the whole numbers; `lower_bound` is one that the solver knows."""
-    partition = jnp.where(jnp.asarray(status) != int(Status.INFEASIBLE), partition, 0)
-    found = certificate(problem, partition, levels, written_out=written_out)
-    if lower_bound is not None:
-        known = lower_bound - found.runtime_error  # NaN where there is no error to speak of
-        lower = jnp.where(known > found.lower_bound, known, found.lower_bound)
-        found = found._replace(lower_bound=lower, relative_gap=1 - lower / found.expected_runtime)
-    return _solution(problem, partition, status, num_steps, levels, found)
-
-
-def _solution(
-    problem: Problem,
-    partition: Array,
-    status: ArrayLike,
-    num_steps: ArrayLike,
-    levels: ArrayLike,
-    found: Certificate,
-) -> Solution:
-    """What is known of a partition, and the status that it has by its value."""
-    status, num_steps = jnp.asarray(status, int), jnp.asarray(num_steps, int)
-    feasible = status != int(Status.INFEASIBLE)
-    value, error, lower, gap = found
-    value = jnp.where(feasible, value, jnp.nan)
-    status = jnp.where(jnp.isinf(value), int(Status.INFINITE), status)
-    status = jnp.where(jnp.isnan(value) & feasible, int(Status.INVALID), status)
-    gap = jnp.where(jnp.isfinite(value), gap, jnp.where(jnp.isinf(value), 1, jnp.nan))
-    used = levels_of_bound(problem, partition) & jnp.asarray(levels)
-    return Solution(partition, None, value, error, lower, gap, status, num_steps, levels=used)

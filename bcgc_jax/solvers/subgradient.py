@@ -75,7 +75,7 @@ def subgradient_partition(
     best value has improved by less than `tolerance`, relatively, since the check before last, or at
     `max_steps`, and returns the best point checked. `batch_size`, `check_every` and `max_steps` are static.
 
-    >>> from bcgc_jax.laws.families import ShiftedExponential
+    >>> from bcgc_jax.laws import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=3, num_coordinates=100)
     >>> result = subgradient_partition(problem, jax.random.key(0), max_steps=200, tolerance=1e-9)
     >>> result.partition.shape, result.history.shape

@@ -227,7 +227,7 @@ def test_the_subsets_may_be_spread_over_devices():
     run = subprocess.run(
         [sys.executable, "-c", SHARDED],
         env=os.environ | flags,
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
         check=False,

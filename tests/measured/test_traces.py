@@ -9,7 +9,7 @@ import pytest
 
 from bcgc_jax.measured.traces import Trace, load_trace
 
-_SHARED = Path(__file__).parents[2] / "shared/traces/llm_training_32_workers.csv"
+_SHARED = Path(__file__).parents[3] / "shared/traces/llm_training_32_workers.csv"
 _LONG = "step,worker,seconds\n"
 
 

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.crossing import _solve_by_halves, _solve_unit_upper
 from bcgc_jax.expectation import expected_max, marks
-from bcgc_jax.linear_algebra import solve_positive
-from bcgc_jax.solvers.optimal import _derivatives, _sums_over_nodes
+from bcgc_jax.linear_algebra import solve_by_halves, solve_positive, solve_unit_upper
+from bcgc_jax.solvers.second_order import derivatives, sums_over_nodes
 from tests.oracles.laws import CASES
 from tests.problems import padded
 from tests.solvers.test_optimal import LAWS, best_of_two_speeds
@@ -29,23 +28,23 @@ def test_slopes_and_hessian_are_differences_of_the_exact_expectation(x64, name):
     law, workers = CASES[name].law(), 6
 
     @jax.jit
-    def derivatives(load, refine):
-        start, sums = _sums_over_nodes(law, marks(law, load, workers), load, workers, refine)
-        value, error, slope, hessian = _derivatives(law, start, load, workers, sums)
+    def expansion(load, refine):
+        start, sums = sums_over_nodes(law, marks(law, load, workers), load, workers, refine)
+        value, error, slope, hessian = derivatives(law, start, load, workers, sums)
         exact, gradient = jax.value_and_grad(lambda y: expected_max(law, y, workers).value)(load)
         return value, error, slope, hessian, exact, gradient
 
     load = np.cumsum(np.array([3.0, 0.4, 0.7, 0.2, 1.1, 0.6]) * np.arange(1, 7))
-    value, error, slope, hessian, exact, gradient = derivatives(load, 4)
+    value, error, slope, hessian, exact, gradient = expansion(load, 4)
     np.testing.assert_allclose(value, exact, rtol=1e-11)
     np.testing.assert_allclose(slope, gradient, rtol=1e-9)
     if name == "pareto_12":  # nodes that nest: a coarse rule whose error shows is told by itself
-        value, error, *_ = derivatives(load, 1)
+        value, error, *_ = expansion(load, 1)
         assert 1e-10 * exact < abs(value - exact) < error < 1e-5 * exact  # measured 4e-10 and 1e-6
     step = 1e-4 * load
     for k in range(workers):
         move = step[k] * np.eye(workers)[k]
-        above, below = (np.asarray(derivatives(load + m, 4)[-1]) for m in (move, -move))
+        above, below = (np.asarray(expansion(load + m, 4)[-1]) for m in (move, -move))
         difference = (above - below) / (2 * step[k])
         # Of the central difference; worst measured 2e-6 of the largest entry.
         np.testing.assert_allclose(hessian[k], difference, atol=1e-5 * np.abs(hessian).max())
@@ -86,8 +85,8 @@ def test_the_elimination_solves_a_positive_definite_system(x64):
 @pytest.mark.parametrize(
     ("solve", "size"),
     [
-        *((_solve_unit_upper, size) for size in (5, 20, 33, 170)),
-        *((_solve_by_halves, size) for size in (5, 33)),
+        *((solve_unit_upper, size) for size in (5, 20, 33, 170)),
+        *((solve_by_halves, size) for size in (5, 33)),
     ],
 )
 def test_the_forward_substitution_solves_the_triangular_system(x64, solve, size):

@@ -9,12 +9,11 @@ import pytest
 from scipy import optimize, stats
 
 import bcgc_jax as bcgc
+from bcgc_jax.measured.resampling import bootstrap_interval, resampled_means
 from bcgc_jax.solvers.closed_form import frequency_partition
 from bcgc_jax.solvers.sample_average import (
-    bootstrap_interval,
     draw_problems,
     judge,
-    resampled_means,
     student_quantile,
 )
 

@@ -1,0 +1,121 @@
+"""Laws of finitely many times: two speeds, and measured times as they are."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from bcgc_jax._pytree import check, pytree_dataclass
+from bcgc_jax.laws.base import Law, check_order, excess_above
+
+
+@pytree_dataclass
+class TwoSpeed(Law):
+    r"""T = slow with the given `probability`, else fast.
+
+    `fast` and `slow` are times; slow may be infinite, the full straggler, and then the mean is
+    infinite. Raises ValueError unless 0 < fast < slow and 0 ≤ probability ≤ 1.
+
+    >>> float(TwoSpeed(fast=1.0, slow=5.0, probability=0.25).mean())
+    2.0
+    """
+
+    fast: ArrayLike
+    slow: ArrayLike
+    probability: ArrayLike
+
+    def __post_init__(self) -> None:
+        check("fast", self.fast, "> 0")
+        check("slow", self.slow, "> 0", finite=False)
+        check("probability", self.probability, ">= 0")
+        check("probability", self.probability, "<= 1")
+        check_order("fast", self.fast, "slow", self.slow)
+
+    def cumulative_hazard(self, t):
+        possible, probability = excess_above(self.probability, 0.0)
+        slow_hazard = jnp.where(possible, -jnp.log(probability), jnp.inf)
+        return jnp.where(jnp.less(t, self.fast), 0, jnp.where(jnp.less(t, self.slow), slow_hazard, jnp.inf))
+
+    def inverse_cumulative_hazard(self, a):
+        # With a margin of a few ulp, so that Λ⁻¹(Λ(fast)) = fast survives the two roundings.
+        left = jnp.exp(-jnp.asarray(a))
+        margin = 1 - 8 * jnp.finfo(left.dtype).eps
+        return jnp.where(left >= jnp.multiply(self.probability, margin), self.fast, self.slow)
+
+    def mean(self):
+        possible = (jnp.asarray(self.probability) > 0) | jnp.isfinite(self.slow)
+        slow = jnp.where(possible, self.slow, self.fast)  # 0 · inf would be NaN
+        return (1 - jnp.asarray(self.probability)) * self.fast + self.probability * slow
+
+    def infimum(self):
+        # With probability 1 the fast speed is never seen, but stays a valid lower bound.
+        return jnp.asarray(self.fast)
+
+    def kinks(self):
+        return jnp.asarray(self.slow)[None]
+
+    def atomic(self):
+        return True
+
+
+@pytree_dataclass
+class Empirical(Law):
+    r"""The law of measured cycle times: each of the `times`, shape `[K]`, with probability 1/K.
+
+    Built from any array of times, sorted on the way in. Raises ValueError when there is none or
+    one that is not finite and positive.
+
+    >>> law = Empirical([3.0, 1.0, 2.0, 2.0])
+    >>> float(law.mean()), float(law.cdf(2.0))
+    (2.0, 0.75)
+    """
+
+    times: ArrayLike | Sequence[float]
+
+    def __post_init__(self) -> None:
+        if np.size(self.times) == 0:
+            raise ValueError("times is empty: an empirical law needs at least one measured time")
+        check("times", self.times, "> 0")
+        times = self.times if isinstance(self.times, jax.Array) else np.asarray(self.times, float)
+        times = jnp.asarray(times, jnp.result_type(times, float))
+        object.__setattr__(self, "times", jnp.sort(jnp.ravel(times)))
+
+    def cumulative_hazard(self, t):
+        times = jnp.asarray(self.times)
+        t = jnp.asarray(t)
+        count = jnp.searchsorted(times, t, side="right", method="sort" if t.size > 64 else "scan")
+        # Counts alone would give float32. log1p in the lower half, or the first times lose their digits.
+        count = count.astype(jnp.result_type(times, float))
+        left = times.size - count
+        lower = -jnp.log1p(-jnp.minimum(count / times.size, 0.5))
+        upper = -jnp.log(jnp.maximum(left, 1) / times.size)
+        return jnp.where(left > 0, jnp.where(count < left, lower, upper), jnp.inf)
+
+    def inverse_cumulative_hazard(self, a):
+        times = jnp.asarray(self.times)
+        a = jnp.asarray(a)
+        # Rounded up with a margin of a few ulp, so that Λ⁻¹(Λ(tᵢ)) = tᵢ survives the two roundings.
+        share = -jnp.expm1(-a) * times.size
+        rank = jnp.ceil(share * (1 - 8 * jnp.finfo(share.dtype).eps)) - 1
+        return times[jnp.clip(rank, 0, times.size - 1).astype(int)]
+
+    def mean(self):
+        return jnp.mean(jnp.asarray(self.times))
+
+    def infimum(self):
+        return jnp.asarray(self.times)[0]
+
+    def kinks(self):
+        return jnp.asarray(self.times)[1:]
+
+    def atomic(self):
+        return True
+
+
+def atoms_of(law: Law) -> tuple[Array, Array]:
+    """Values and probabilities of an atomic law."""
+    atoms = jnp.concatenate([law.infimum()[None], law.kinks()])
+    return atoms, jnp.diff(law.cdf(atoms), prepend=0.0)

@@ -1,0 +1,150 @@
+r"""What a law of the cycle time T of a worker is: a pytree that knows its cumulative hazard.
+
+Λ(t) = -log P(T > t) and its inverse are the primitives. With A an Exp(1) variable, T = Λ⁻¹(A); the cdf is
+-expm1(-Λ), which keeps its digits in both tails and in float32. Leaves may be batched or traced: `jit`,
+`vmap` and `grad` go through the parameters.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from bcgc_jax._pytree import concrete
+
+# Methods that are compiled, with their static arguments; and those that a subclass may inherit.
+_COMPILED: dict[str, tuple[str, ...]] = {
+    "cumulative_hazard": (),
+    "inverse_cumulative_hazard": (),
+    "mean": (),
+    "infimum": (),
+    "cdf": (),
+    "survival": (),
+    "log_density": (),
+    "with_fast_inverse": (),
+    "expected_order_statistics": ("max_workers",),
+    "draw_rows": ("num_draws",),
+    "sample": ("shape", "dtype"),
+}
+
+
+_DERIVED = {"cdf", "survival", "log_density", "sample"}
+
+
+class Law:
+    """What every law of the cycle time offers; times carry the unit of the law's parameters.
+
+    A subclass is a `pytree_dataclass` with `cumulative_hazard`, `inverse_cumulative_hazard`,
+    `mean` and `infimum`. For a law with no closed forms, see `FromHazard`. The methods of a subclass are
+    compiled as a whole, once for each shape.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name, static in _COMPILED.items():
+            method = getattr(cls, name)
+            if name in cls.__dict__ or (method is getattr(Law, name) and name in _DERIVED):
+                setattr(cls, name, jax.jit(method, static_argnames=static))
+
+    def cumulative_hazard(self, t: ArrayLike) -> Array:
+        """Λ(t) = -log P(T > t), elementwise: 0 below the support, inf above it."""
+        raise NotImplementedError
+
+    def inverse_cumulative_hazard(self, a: ArrayLike) -> Array:
+        """Λ⁻¹(a) = inf{t : Λ(t) ≥ a}, elementwise, for a ≥ 0; at a = 0 the infimum of T."""
+        raise NotImplementedError
+
+    def mean(self) -> Array:
+        """E T; inf where it diverges."""
+        raise NotImplementedError
+
+    def infimum(self) -> Array:
+        """ess inf T."""
+        raise NotImplementedError
+
+    def has_mean(self, level: ArrayLike, num_workers: ArrayLike) -> Array:
+        """Whether E T_(N-level) is finite, where `mean` alone does not say it."""
+        return jnp.isfinite(self.mean())
+
+    def kinks(self) -> Array:
+        """Times, shape `[K]`, other than the infimum, where Λ is not smooth (K is often 0)."""
+        return jnp.zeros((0,))
+
+    def ends(self) -> bool:
+        """Whether the last of the kinks, if there are some, is the supremum of T."""
+        return True
+
+    def atomic(self) -> bool:
+        """Whether T takes no value but the infimum and the kinks."""
+        return False
+
+    def expected_order_statistics(self, num_workers: ArrayLike, max_workers: int) -> Array | None:
+        """E T_(N-n), slowest first, `[max_workers]`, in closed form; None where there is none."""
+        return None
+
+    def width(self) -> int | None:
+        """N, of a law of all N times of an iteration (`joint_laws`); None where workers are alike."""
+        return None
+
+    def rows(self) -> Array | None:
+        """All outcomes of an iteration, equally likely, slowest first, `[S, N]`; None where alike."""
+        return None
+
+    def draw_rows(self, key: Array, num_draws: int) -> Array | None:
+        """Draws of an iteration's times, slowest first, `[num_draws, N]`; None where alike."""
+        return None
+
+    def cdf(self, t: ArrayLike) -> Array:
+        """P(T ≤ t), with relative accuracy in the left tail."""
+        return -jnp.expm1(-self.cumulative_hazard(t))
+
+    def survival(self, t: ArrayLike) -> Array:
+        """P(T > t), with relative accuracy in the right tail."""
+        return jnp.exp(-self.cumulative_hazard(t))
+
+    def log_density(self, t: ArrayLike) -> Array:
+        """log of the density of T, elementwise; -inf where there is none. For laws without atoms."""
+        t = jnp.asarray(t, float)
+        hazard, rate = jax.jvp(self.cumulative_hazard, (t,), (jnp.ones_like(t),))
+        possible = jnp.isfinite(hazard) & (rate > 0)
+        return jnp.where(possible, jnp.log(jnp.where(possible, rate, 1)) - hazard, -jnp.inf)
+
+    def with_fast_inverse(self) -> "Law":
+        """The same law; where Λ⁻¹ is slow to run and to compile, it comes from a table instead."""
+        return self
+
+    def sample(self, key: Array, shape: tuple[int, ...] = (), dtype: Any = float) -> Array:
+        """Independent cycle times of the given `shape`."""
+        a = jax.random.exponential(key, shape, dtype)
+        return self.with_fast_inverse().inverse_cumulative_hazard(a).astype(dtype)
+
+
+def excess_above(t: ArrayLike, start: ArrayLike) -> tuple[Array, Array]:
+    """(t > start, t - start or 1): the second is safe to raise, divide and take the log of.
+
+    The inner guard is needed beside the outer `where`: a NaN slope in the branch not taken would
+    still poison the gradient.
+    """
+    excess = jnp.subtract(t, start)
+    inside = excess > 0
+    return inside, jnp.where(inside, excess, 1)
+
+
+def inverse_ranks(num_workers: ArrayLike, max_workers: int) -> tuple[Array, Array]:
+    """1/j for j = n+1, and the rank N - n from the fastest; both 0 for padded levels n ≥ N."""
+    j = jnp.arange(1, max_workers + 1, dtype=float)
+    exists = j <= num_workers
+    return jnp.where(exists, 1 / j, 0), jnp.where(exists, num_workers - j + 1, 0)
+
+
+def suffix_sum(terms: Array) -> Array:
+    return jnp.cumsum(terms[::-1])[::-1]
+
+
+def check_order(low_name: str, low: Any, high_name: str, high: Any) -> None:
+    low_value, high_value = concrete(low), concrete(high)
+    if low_value is not None and high_value is not None and np.any(low_value >= high_value):
+        raise ValueError(f"{low_name} must be below {high_name}, got {low} and {high}")

@@ -1,0 +1,80 @@
+"""A law given by points of its inverse cumulative hazard."""
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from bcgc_jax._pytree import pytree_dataclass
+from bcgc_jax.laws.families import Law
+
+
+@pytree_dataclass
+class HazardSpline(Law):
+    r"""Λ⁻¹ through (`hazards`, `times`), `[K]`, with `slopes` dΛ⁻¹/da; above, a generalised Pareto tail.
+
+    Beyond the last knot u, P(T > u + z | T > u) = (1 + ξ z/σ)^{-1/ξ} with σ the last slope and ξ ≥ 0 the
+    `tail_index`; ξ = 0 is exponential. Knots ascend strictly, the first hazard is 0. Times and slopes carry
+    the unit of time. Built by `smooth_empirical`.
+    """
+
+    hazards: Array
+    times: Array
+    slopes: Array
+    tail_index: ArrayLike = 0.0
+
+    def cumulative_hazard(self, t):
+        (low, high), (t0, t1), (d0, d1) = self._piece(jnp.asarray(t, float), self.times)
+        step, rise = high - low, t1 - t0
+        # Shares of the piece, not times: fourth powers of short ones are 0 in float32.
+        y, d0, d1 = jnp.clip((t - t0) / rise, 0, 1), d0 * step / rise, d1 * step / rise
+        # θ of the way through the piece: a quadratic equation, by the root that does not cancel.
+        a = 1 - d0 + y * (d0 + d1 - 2)
+        b = d0 - y * (d0 + d1 - 2)
+        c = -y
+        root = jnp.sqrt(jnp.maximum(b * b - 4 * a * c, 0))
+        inside = low + step * 2 * c / (-b - root)
+        beyond = jnp.maximum(t - self.times[-1], 0) / self.slopes[-1]
+        index = jnp.asarray(self.tail_index, beyond.dtype)
+        positive = index > 0
+        heavy = jnp.log1p(index * beyond) / jnp.where(positive, index, 1)
+        tail = self.hazards[-1] + jnp.where(positive, heavy, beyond)
+        return jnp.where(jnp.greater(t, self.times[-1]), tail, inside)
+
+    def inverse_cumulative_hazard(self, a):
+        (low, high), (t0, t1), (d0, d1) = self._piece(jnp.asarray(a, float), self.hazards)
+        step, rise = high - low, t1 - t0
+        share = jnp.clip((a - low) / step, 0, 1)
+        mean, cross = rise / step, share * (1 - share)
+        inside = t0 + rise * (mean * share**2 + d0 * cross) / (mean + (d0 + d1 - 2 * mean) * cross)
+        beyond = jnp.maximum(a - self.hazards[-1], 0)
+        index = jnp.asarray(self.tail_index, beyond.dtype)
+        positive = index > 0
+        heavy = jnp.expm1(index * beyond) / jnp.where(positive, index, 1)
+        tail = self.times[-1] + self.slopes[-1] * jnp.where(positive, heavy, beyond)
+        return jnp.where(jnp.greater(a, self.hazards[-1]), tail, inside)
+
+    def _piece(self, value: Array, knots: Array) -> tuple[tuple[Array, Array], ...]:
+        """The ends, in hazard, time and slope, of the piece that each value lies in."""
+        i = jnp.clip(jnp.searchsorted(knots, value, side="right") - 1, 0, knots.size - 2)
+        return tuple((x[i], x[i + 1]) for x in (self.hazards, self.times, self.slopes))
+
+    def mean(self):
+        points, weights = np.polynomial.legendre.leggauss(8)
+        step = jnp.diff(self.hazards)[:, None]
+        a = self.hazards[:-1, None] + step * (points + 1) / 2
+        body = jnp.sum(self.inverse_cumulative_hazard(a) * jnp.exp(-a) * step * weights / 2)
+        finite = jnp.less(self.tail_index, 1)
+        excess = self.slopes[-1] / jnp.where(finite, 1 - self.tail_index, 1)
+        tail = jnp.exp(-self.hazards[-1]) * (self.times[-1] + excess)
+        return jnp.where(finite, body + tail, jnp.inf)
+
+    def infimum(self):
+        return self.times[0]
+
+    def kinks(self):
+        # Once differentiable only.
+        return self.times[1:]
+
+    def ends(self):
+        return False

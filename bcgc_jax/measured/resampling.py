@@ -1,0 +1,81 @@
+"""How far the mean over measured steps can be trusted: resampled in blocks, with what ties them together."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from bcgc_jax._pytree import check
+from bcgc_jax.laws import Rows
+from bcgc_jax.order_statistics import max_finish_time
+from bcgc_jax.problem import Problem
+from bcgc_jax.runtime import as_partition, load_of
+
+
+def bootstrap_interval(
+    key: Array,
+    problem: Problem,
+    partition: ArrayLike,
+    *,
+    num_replicates: int = 2000,
+    block: int | None = None,
+    confidence: float = 0.95,
+) -> tuple[Array, Array]:
+    r"""Confidence interval of E τ̂(x,T) for a given x under measured `Rows`: percentiles of resampled means.
+
+    Rows are resampled in `block`s of neighbours on a circle (Politis & Romano 1992), which keeps what ties
+    a step to the next; by default S^(1/3) rows. An x planned on the same rows looks better than it is, the
+    more so the fewer they are. Raises ValueError for another law, and for numbers out of range.
+
+    >>> times = jax.random.exponential(jax.random.key(0), (300, 3)) + 0.5
+    >>> problem = Problem(Rows(times), num_workers=3, num_coordinates=10)
+    >>> low, high = bootstrap_interval(jax.random.key(1), problem, [8.0, 1.0, 1.0])
+    >>> bool(low < high)
+    True
+    """
+    if not isinstance(problem.cycle_time, Rows):
+        raise ValueError("only measured rows are resampled: the problem's cycle_time must be Rows")
+    check("confidence", confidence, "> 0")
+    check("confidence", confidence, "< 1")
+    return _interval(key, problem, partition, confidence, num_replicates, block)
+
+
+@functools.partial(jax.jit, static_argnums=(4, 5))
+def _interval(
+    key: Array,
+    problem: Problem,
+    partition: ArrayLike,
+    confidence: ArrayLike,
+    num_replicates: int,
+    block: int | None,
+) -> tuple[Array, Array]:
+    rows = problem.cycle_time.rows()
+    assert rows is not None
+    x = as_partition(problem, partition)
+    runtimes = problem.scale * max_finish_time(load_of(problem, x), rows.astype(x.dtype))
+    means = resampled_means(key, runtimes, num_replicates=num_replicates, block=block)
+    low, high = jnp.quantile(means, jnp.stack([(1 - confidence) / 2, (1 + confidence) / 2]))
+    return low, high
+
+
+def resampled_means(
+    key: Array, values: Array, *, num_replicates: int = 2000, block: int | None = None
+) -> Array:
+    """Means over the steps of `values`, `[S, ...]`, resampled in blocks as above: `[num_replicates, ...]`."""
+    size = len(values)
+    block = math.ceil(size ** (1 / 3)) if block is None else block
+    if not 1 <= block <= size:
+        raise ValueError(f"block must be from 1 to {size}, the number of rows, got {block}")
+    check("num_replicates", num_replicates, ">= 1")
+    return _resampled_means(key, values, num_replicates, block)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _resampled_means(key: Array, values: Array, num_replicates: int, block: int) -> Array:
+    size = len(values)
+    sums = jax.lax.fori_loop(1, block, lambda i, sums: sums + jnp.roll(values, -i, axis=0), values)
+    starts = jax.random.randint(key, (num_replicates, math.ceil(size / block)), 0, size)
+    return jnp.mean(sums[starts], axis=1) / block

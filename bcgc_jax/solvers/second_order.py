@@ -1,0 +1,108 @@
+r"""Value, slope and Hessian of F(y) = E max_n y_n T_(N-n), from one rule, whose fineness may be traced."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from bcgc_jax.crossing import Crossing
+from bcgc_jax.expectation import (
+    Marks,
+    rule,
+    rule_error,
+    slope_of_homogeneous,
+    threshold_hazard,
+)
+from bcgc_jax.laws import Law
+
+# Intervals of the first rule.
+NUM_NODES = 32
+# Entries of a matrix over levels and nodes at a time.
+_CHUNK = 2**18
+
+
+class Sums(NamedTuple):
+    """Of values, slope and the upper half of the Hessian in the load, over the nodes so far.
+
+    The values are those of the rule, of its every second and fourth node, and of the ends alone, `[4]`.
+    """
+
+    value: Array
+    slope: Array
+    upper: Array
+
+
+class Expansion(NamedTuple):
+    """Value, its error, slope and Hessian in x, or in the load."""
+
+    value: Array
+    error: Array
+    slope: Array
+    hessian: Array
+
+
+def no_sums(load: Array) -> Sums:
+    zero = jnp.zeros((load.size, load.size), load.dtype)
+    return Sums(jnp.zeros(4, load.dtype), zero[0], zero)
+
+
+def sums_over_nodes(
+    law: Law, known: Marks, load: Array, num_workers: ArrayLike, refine: Array
+) -> tuple[Array, Sums]:
+    """The start of the rule that is `refine` times as fine, and the sums over its nodes."""
+    start, count, add = rule_in_pieces(law, known, load, num_workers, refine, False)
+    return start, jax.lax.fori_loop(0, count, add, no_sums(load))
+
+
+def rule_in_pieces(
+    law: Law, known: Marks, load: Array, num_workers: ArrayLike, refine: Array, written_out: bool
+) -> tuple[Array, Array, Callable[[Array, Sums], Sums]]:
+    r"""The rule for F(y) = E max_n y_n T_(N-n), `refine` times as fine: its start, its pieces, their sums.
+
+    With c_n = -∂b_n/∂y_n and the Poisson process of `crossing_probability`, level j before k in time,
+
+        ∂F/∂y_n = ∫ N V_n R_n c_n dt / Pois(N; N),
+        ∂²F/∂y_j∂y_k = -∫ N² V_j G_jk R_k c_j c_k dt / Pois(N; N),
+
+    where G_jk is the probability that the first failure after C(b_j) = j is at k. All terms are positive.
+    """
+    start, size, nodes = rule(law, known, load, NUM_NODES)
+    # As many nodes at a time as fit a few MB.
+    chunk = max(1, min(size, _CHUNK // load.size**2))
+
+    def add(piece: Array, sums: Sums) -> Sums:
+        index = piece * chunk + jnp.arange(chunk)
+        t, weight = nodes(index, refine)
+        hazard, rate = threshold_hazard(law, load, t, known.largest)
+        crossing = Crossing(hazard, num_workers, written_out)
+        density = crossing.above * jnp.moveaxis(rate, -1, 0)[::-1]  # c, on the axes of `Crossing`
+        first, success, following = crossing.renewals()
+        ends = (index == 0) | (index == size * refine - 1)
+        rules = jnp.stack([1 + 0 * index, 2 * (index % 2 == 0), 4 * (index % 4 == 0), ends])
+        value = jnp.sum(rules * weight * crossing.probability(first), axis=1)
+        arrive = first / crossing.total * crossing.unit * density * weight
+        leave = success * density
+        slope = jnp.sum(arrive * success, axis=-1)
+        upper = -crossing.unit * jnp.sum(arrive[:, None] * following * leave[None], axis=-1)
+        return Sums(sums.value + value, sums.slope + slope, sums.upper + upper)
+
+    return start, jax.lax.div(size * refine + chunk - 1, jnp.asarray(chunk, refine.dtype)), add
+
+
+def derivatives(law: Law, start: Array, load: Array, num_workers: ArrayLike, sums: Sums) -> Expansion:
+    r"""Value, error, slope and Hessian of F in y from the sums over all nodes.
+
+    F is homogeneous of degree 1, so Σ_k y_k ∂²F/∂y_j∂y_k = 0 gives the diagonal.
+    """
+    fine, coarse, coarsest, ends = sums.value
+    value, error = start + fine, rule_error(fine, coarse, coarsest) + ends
+    if law.kinks().size:  # Gauss's rules do not nest
+        error = jnp.zeros_like(error)
+    hessian = jnp.minimum(sums.upper + sums.upper.T, 0)[::-1, ::-1]
+    diagonal = -(hessian @ load) / jnp.where(load > 0, load, 1)
+    slope = slope_of_homogeneous(value, sums.slope[::-1], load, num_workers)
+    return Expansion(value, error, slope, hessian + jnp.where(np.eye(load.size, dtype=bool), diagonal, 0))

@@ -9,14 +9,7 @@ def main() -> None:
     try:
         import click
 
-        from bcgc_jax.cli.fit import fit_command
-        from bcgc_jax.cli.solve import cli
-        from bcgc_jax.cli.sweep import sweep_command
-        from bcgc_jax.cli.train import train_command
-
-        cli.add_command(fit_command)
-        cli.add_command(sweep_command)
-        cli.add_command(train_command)
+        from bcgc_jax.cli.group import cli
     except ModuleNotFoundError as error:
         print(f"bcgc: {error.name} is missing: pip install 'bcgc-jax[cli]'", file=sys.stderr)
         sys.exit(2)
@@ -38,7 +31,3 @@ def main() -> None:
         # The reader (`| head`) has what it wanted; nothing more can be written.
         sys.stderr.close()
         sys.exit(0)
-
-
-if __name__ == "__main__":
-    main()

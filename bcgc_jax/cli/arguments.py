@@ -2,11 +2,10 @@
 
 import dataclasses
 import difflib
-import functools
 import math
 import re
 import runpy
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import click
@@ -14,9 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bcgc_jax import laws
+from bcgc_jax.cli.output import finite
 from bcgc_jax.laws import HazardSpline, Law, Rows, Unlike
-from bcgc_jax.measured.smooth import smooth_empirical
-from bcgc_jax.measured.traces import LAYOUTS, Trace
 from bcgc_jax.solvers.solve import OBJECTIVES
 
 # shifted-exponential: ShiftedExponential, and so on: the same names in CamelCase.
@@ -252,40 +250,6 @@ schemes_option = click.option(
 )
 
 
-def trace_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Options that say how a trace is laid out, given to `command` as `columns`, keywords of `load_trace`."""
-
-    @functools.wraps(command)
-    def with_columns(*args: Any, **given: Any) -> None:
-        columns = {name: given.pop(f"{name}_column") for name in ("step", "worker", "seconds", "censored")}
-        return command(*args, columns=columns | {"layout": given.pop("layout")}, **given)
-
-    options = [
-        click.option("--step-column", default="step", show_default=True, help="Column of the step."),
-        click.option("--worker-column", default="worker", show_default=True, help="Column of the worker."),
-        click.option("--seconds-column", default="seconds", show_default=True, help="Column of the times."),
-        click.option(
-            "--censored-column", help="Column of 0 or 1: the worker was cut off, the time a lower bound."
-        ),
-        click.option(
-            "--layout",
-            type=click.Choice(LAYOUTS),
-            default="auto",
-            show_default=True,
-            help="A row for each step and worker (long), or a column for each worker (wide).",
-        ),
-    ]
-    for option in reversed(options):
-        with_columns = option(with_columns)
-    return with_columns
-
-
-def finite(value: Any) -> float | None:
-    """A plain number; None, JSON's null, where it is infinite or unknown."""
-    number = float(value)
-    return number if math.isfinite(number) else None
-
-
 def read_unit_costs(path: str) -> np.ndarray:
     """Positive numbers, one a line; ValueError with the line that is none."""
     costs = []
@@ -323,53 +287,18 @@ def law_of_workers(given: Sequence[tuple[int | None, Law]], workers: int | None)
     return Unlike([law for count, (_, law) in zip(counts, given, strict=True) for _ in range(count)]), total
 
 
-def workers_of_trace(num_workers: int, path: str) -> int:
-    """The workers of a trace, where nothing else says how many there are to be."""
-    if num_workers < 2:
-        raise click.UsageError(
-            f"{path} has one worker only: coding needs the times of at least two, or give --workers"
-        )
-    return num_workers
-
-
-TRACE_LAWS = ("atoms", "smooth", "pareto-tail")
-# Times, times N: what the exact expectation of a law of atoms holds at once.
-_MOST_ATOMS = 2_000_000
-
-
-trace_law_option = click.option(
-    "--trace-law",
-    type=click.Choice(TRACE_LAWS),
-    default=TRACE_LAWS[0],
-    show_default=True,
-    help="Each measured time an atom, or a smooth law, perhaps with a Pareto tail fitted to it.",
-)
-
-
-def law_of_trace(trace: Trace, kind: str, num_workers: int) -> Law:
-    """The law of all measured times together: each an atom, or smooth, perhaps with a fitted tail."""
-    if kind != "atoms":
-        return smooth_empirical(trace.seconds, trace.censored, pareto_tail=kind == "pareto-tail")
-    if trace.seconds.size * num_workers > _MOST_ATOMS:
-        raise ValueError(
-            f"{trace.seconds.size} measured times are too many atoms for {num_workers} workers: "
-            "take --trace-law smooth, or see bcgc fit"
-        )
-    return trace.law()
-
-
 def describe_law(law: Law) -> Any:
-    """The law as plain JSON values; for unlike workers a list."""
+    """The law as plain JSON values, null where a number is infinite; for unlike workers a list."""
     if isinstance(law, Unlike):
         return [describe_law(one) for one in law.laws]
     if isinstance(law, Rows):
         steps, workers = law.rows().shape
-        return {"law": "rows", "steps": steps, "workers": workers, "mean": float(law.mean())}
+        return {"law": "rows", "steps": steps, "workers": workers, "mean": finite(law.mean())}
     if isinstance(law, HazardSpline):
-        described = {"law": "smooth", "knots": int(jnp.size(law.times)), "mean": float(law.mean())}
-        return described | {"tail_index": float(np.asarray(law.tail_index))}
+        described = {"law": "smooth", "knots": int(jnp.size(law.times)), "mean": finite(law.mean())}
+        return described | {"tail_index": finite(np.asarray(law.tail_index))}
     if isinstance(law, laws.Empirical):
         size = int(jnp.asarray(law.times).size)
-        return {"law": "empirical", "measured_times": size, "mean": float(law.mean())}
+        return {"law": "empirical", "measured_times": size, "mean": finite(law.mean())}
     fields = dataclasses.fields(law)  # type: ignore[arg-type]
-    return {"law": law_name(type(law)), **{f.name: float(getattr(law, f.name)) for f in fields}}
+    return {"law": law_name(type(law)), **{f.name: finite(getattr(law, f.name)) for f in fields}}

@@ -1,35 +1,71 @@
 """`bcgc fit`: from a log of measured times to a law, and to the plans that this and other laws lead to."""
 
 import contextlib
-import csv
-import json
-import sys
+import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import jax
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.progress import Progress, TaskID
+from rich.table import Column
 
-from bcgc_jax.cli.arguments import SEED, Number, finite, format_option, trace_options
+from bcgc_jax.cli.arguments import SEED, Number, format_option
 from bcgc_jax.cli.compilation import padded_workers
-from bcgc_jax.cli.output import progress
-from bcgc_jax.laws import Empirical, Law
+from bcgc_jax.cli.output import (
+    access,
+    console,
+    finite,
+    names,
+    one_line_errors,
+    progress,
+    table,
+    write_json,
+    write_rows,
+)
+from bcgc_jax.cli.traces import TraceFile, law_of_trace, layout_options
+from bcgc_jax.laws import HazardSpline, Law
 from bcgc_jax.measured.description import Description, describe
 from bcgc_jax.measured.fits import MAX_TIMES, Fit, fit_laws
 from bcgc_jax.measured.likelihood import FAMILIES
-from bcgc_jax.measured.smooth import smooth_empirical, smooth_law_and_tail
-from bcgc_jax.measured.traces import Trace, load_trace
+from bcgc_jax.measured.traces import Trace
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.runtime import block_runtime, expected_runtime
 from bcgc_jax.solvers.solve import FEW_UNITS, solve
 
-# The optimum for K atoms takes K N³ operations a step: at most this many, which is some ten seconds.
-_ATOMS, _FEWEST_ATOMS = 2e7, 100
+# Expectations that an optimum takes, some: their time is what a plan here may take.
+_EVALUATIONS = 250
 _SHOWN = 3  # laws in the picture, beside the smooth one
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """What `bcgc fit` was asked: its options."""
+
+    file: str
+    columns: dict[str, Any]
+    laws: tuple[str, ...]
+    workers: int | None
+    coordinates: int
+    samples: float
+    cycles: float
+    replicates: int
+    seed: int
+    figure: str | None
+    output: str
+
+
+class Answer(NamedTuple):
+    """The trace, what describes it, and a plan for each law."""
+
+    trace: Trace
+    description: Description
+    remarks: list[str]
+    fits: list[Fit]
+    laws: dict[str, Law]
+    plans: list[dict[str, Any]]
 
 
 @click.command(
@@ -43,7 +79,7 @@ Examples:
   bcgc fit cut.csv --censored-column cut""",
 )
 @click.argument("file", type=click.Path())
-@trace_options
+@layout_options
 @click.option("--law", "laws", multiple=True, help="Law to fit; repeat it; all by default.")
 @click.option(
     "--workers", type=Number(1, include=True, whole=True), help="N of the plans; those of the trace."
@@ -69,93 +105,78 @@ Examples:
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of these samples.")
 @click.option("--figure", type=click.Path(), help="Also draw quantiles and survival: .png, .svg or .pdf.")
 @format_option
-def fit_command(
-    file: str,
-    columns: dict[str, Any],
-    laws: tuple[str, ...],
-    workers: int | None,
-    coordinates: int,
-    samples: float,
-    cycles: float,
-    replicates: int,
-    seed: int,
-    figure: str | None,
-    output: str,
-) -> None:
+@one_line_errors
+def fit_command(**options: Any) -> None:
     """Which law describes the cycle times in FILE, how sure is that, and how much does the plan depend on it?
 
     FILE is CSV or Parquet: a row for each step and worker, or a row for each step and a column for each
     worker. Times, and the parameters that are times, carry the unit of the file.
     """
-    if figure is not None:
-        _check_figure(figure)
-    with jax.enable_x64(True), _progress() as bar:
-        try:
-            task = bar.add_task("reading", total=1.0)
-            trace = load_trace(file, **columns, progress=lambda share: bar.update(task, completed=share))
-            bar.update(task, description="describing", completed=0)
-            description = describe(trace)
-            names = list(laws) or None
-            bar.update(task, total=len(laws) or len(FAMILIES))
-
-            def advance(name: str) -> None:
-                bar.update(task, description=f"fitting {name}")
-                bar.advance(task)
-
-            fits = fit_laws(
-                jax.random.key(seed),
-                trace.seconds,
-                trace.censored,
-                laws=names,
-                num_replicates=replicates,
-                progress=advance,
-            )
-            number = workers or trace.num_workers
-            if number < 2:
-                raise ValueError(
-                    f"{file} has one worker only: say with --workers how many such workers the plan is for"
-                )
-            known = _laws(trace, fits, number)
-            bar.update(task, total=len(known), completed=0)
-            plans, table = [], trace.table()
-            steps = table[np.isfinite(table).all(axis=1)]
-            for name, law in known.items():
-                bar.update(task, description=f"planning for {name}")
-                plans.append(_plan(name, law, steps, known, (number, coordinates, samples, cycles)))
-                bar.advance(task)
-            if figure is not None:
-                _draw(figure, trace, fits, known)
-        except OSError as error:
-            raise click.UsageError(f"cannot read {file}: {error.strerror or error}") from None
-        except (ValueError, ImportError) as error:
-            raise click.UsageError(str(error)) from None
-    if output == "json":
-        answer = {
-            "trace": _description_row(description),
-            "remarks": description.remarks(),
-            "fits": [_fit_row(fit) for fit in fits],
-            "plans": plans,
-        }
-        click.echo(json.dumps(answer, indent=2))
-    elif output == "csv":
-        rows = [_fit_row(fit) for fit in fits]
-        writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            flat = {
-                k: " ".join(f"{a}={b:.6g}" for a, b in v.items())
-                for k, v in row.items()
-                if isinstance(v, dict)
+    question = Question(**options)
+    if question.figure is not None:
+        _check_figure(question.figure)
+    with jax.enable_x64(True):
+        with progress() as bar:
+            answer = _answer(question, bar, bar.add_task("reading", total=1.0))
+        if question.figure is not None:
+            _draw(question.figure, answer)
+    if question.output == "json":
+        write_json(
+            {
+                "trace": _description_row(answer.description),
+                "remarks": answer.remarks,
+                "fits": [_fit_row(fit) for fit in answer.fits],
+                "plans": answer.plans,
             }
-            writer.writerow(row | flat)
+        )
+    elif question.output == "csv":
+        write_rows(_fit_row(fit) for fit in answer.fits)
     else:
-        _print(file, description, fits, plans, trace)
-        if figure is not None:
-            click.echo(f"\nFigure: {figure}")
+        _print(question.file, answer)
+        if question.figure is not None:
+            click.echo(f"\nFigure: {question.figure}")
 
 
-def _progress() -> Progress:
-    return progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+def _answer(question: Question, bar: Progress, task: TaskID) -> Answer:
+    file = TraceFile(question.file, question.columns)
+    trace = file.read(lambda share: bar.update(task, completed=share))
+    workers = file.num_workers(trace, question.workers)
+    bar.update(task, description="describing", completed=0)
+    description = describe(trace)
+    bar.update(task, total=len(question.laws) or len(FAMILIES))
+
+    def advance(name: str) -> None:
+        bar.update(task, description=f"fitting {name}")
+        bar.advance(task)
+
+    fits = fit_laws(
+        jax.random.key(question.seed),
+        trace.seconds,
+        trace.censored,
+        laws=list(question.laws) or None,
+        num_replicates=question.replicates,
+        progress=advance,
+    )
+    laws = _laws(trace, fits, workers)
+    bar.update(task, total=len(laws), completed=0)
+    plans, steps = [], _whole_steps(trace)
+    for name in laws:
+        bar.update(task, description=f"planning for {name}")
+        plans.append(_plan(name, laws, steps, workers, question))
+        bar.advance(task)
+    return Answer(trace, description, _remarks(description), fits, laws, plans)
+
+
+def _remarks(description: Description) -> list[str]:
+    remarks = description.remarks()
+    if description.unlike_workers or description.slow_together:
+        remarks.append("bcgc solve --trace FILE --keep-workers plans on whole steps.")
+    return remarks
+
+
+def _whole_steps(trace: Trace) -> np.ndarray:
+    times = trace.table()
+    return times[np.isfinite(times).all(axis=1)]
 
 
 def _check_figure(path: str) -> None:
@@ -165,10 +186,7 @@ def _check_figure(path: str) -> None:
         raise click.UsageError(f"--figure must end in .png, .svg or .pdf, got {path!r}")
     if not Path(path).absolute().parent.is_dir():
         raise click.UsageError(f"--figure: there is no folder {Path(path).absolute().parent}")
-    try:
-        require_matplotlib()
-    except ImportError as error:
-        raise click.UsageError(str(error)) from None
+    require_matplotlib()
 
 
 def _laws(trace: Trace, fits: list[Fit], workers: int) -> dict[str, Law]:
@@ -176,23 +194,16 @@ def _laws(trace: Trace, fits: list[Fit], workers: int) -> dict[str, Law]:
     known: dict[str, Law] = {fits[0].name: fits[0].law}
     # Too few times, or too few different ones: the atoms are all there is.
     with contextlib.suppress(ValueError):
-        heavy, tail = smooth_law_and_tail(trace.seconds, trace.censored, pareto_tail=True)
-        if tail.tail_index > 0:
-            known["smooth"] = smooth_empirical(trace.seconds, trace.censored)
+        heavy = law_of_trace(trace, "pareto-tail", workers)
+        assert isinstance(heavy, HazardSpline)
+        if float(np.asarray(heavy.tail_index)) > 0:
+            known["smooth"] = law_of_trace(trace, "smooth", workers)
             known["smooth, Pareto tail"] = heavy
         else:  # the tail is exponential either way
             known["smooth"] = heavy
-    if not trace.censored.any():
-        most = int(_ATOMS / workers**3)  # for many workers too few to say much
-        times = np.sort(trace.seconds)
-        if times.size > most >= _FEWEST_ATOMS:
-            # Neighbours become one atom, their mean: equal shares of the integral of the quantile function.
-            integral = np.interp(
-                np.linspace(0, 1, most + 1), np.linspace(0, 1, times.size + 1), np.cumsum(np.r_[0, times])
-            )
-            times = np.diff(integral) * most / times.size
-        if times.size <= most:
-            known["measured times"] = Empirical(times)
+    # Times that are cut off, or too many workers for atoms that say something.
+    with contextlib.suppress(ValueError):
+        known["measured times"] = law_of_trace(trace, "atoms", workers, num_evaluations=_EVALUATIONS)
     # No plan has a finite runtime under a law without a mean; the others have theirs.
     finite_mean = {name: law for name, law in known.items() if np.isfinite(float(law.mean()))}
     if not finite_mean:
@@ -201,10 +212,10 @@ def _laws(trace: Trace, fits: list[Fit], workers: int) -> dict[str, Law]:
 
 
 def _plan(
-    name: str, law: Law, steps: np.ndarray, known: dict[str, Law], question: tuple[int, int, float, float]
+    name: str, laws: dict[str, Law], steps: np.ndarray, workers: int, question: Question
 ) -> dict[str, Any]:
-    """The optimum under `law`, and how long it takes under every law, and in the whole `steps` of a trace."""
-    workers, coordinates, samples, cycles = question
+    """The optimum under a law, and how long it takes under every law, and in the whole `steps` of a trace."""
+    coordinates, samples, cycles = question.coordinates, question.samples, question.cycles
 
     def problem(law: Law) -> Problem:
         # A search over whole units takes N² trials: padding would be felt.
@@ -216,9 +227,9 @@ def _plan(
         padded[:workers] = counts
         return finite(expected_runtime(problem, padded))
 
-    solution = solve(problem(law))
+    solution = solve(problem(laws[name]))
     counts = np.asarray(solution.rounded)[:workers]
-    runtimes = {other: runtime(problem(law)) for other, law in known.items()}
+    runtimes = {other: runtime(problem(law)) for other, law in laws.items()}
     row: dict[str, Any] = {
         "law": name,
         "expected_runtime": finite(solution.expected_runtime),
@@ -236,22 +247,21 @@ def _plan(
     return row
 
 
-def _draw(path: str, trace: Trace, fits: list[Fit], known: dict[str, Law]) -> None:
+def _draw(path: str, answer: Answer) -> None:
     from bcgc_jax.cli.fit_figure import draw_fit
 
-    laws = {fit.name: fit.law for fit in fits[:_SHOWN]}
-    laws |= {name: law for name, law in known.items() if name.startswith("smooth")}
-    try:
-        draw_fit(trace.seconds, laws, trace.censored).savefig(path, dpi=200)
-    except OSError as error:
-        raise ValueError(f"cannot write {path}: {error.strerror}") from None
+    laws = {fit.name: fit.law for fit in answer.fits[:_SHOWN]}
+    laws |= {name: law for name, law in answer.laws.items() if name.startswith("smooth")}
+    figure = draw_fit(answer.trace.seconds, laws, answer.trace.censored)
+    with access(path, "write"):
+        figure.savefig(path, dpi=200)
 
 
 def _fit_row(fit: Fit) -> dict[str, Any]:
     return {
         "law": fit.name,
-        "parameters": fit.parameters,
-        "standard_errors": fit.standard_errors,
+        "parameters": {name: finite(value) for name, value in fit.parameters.items()},
+        "standard_errors": {name: finite(value) for name, value in fit.standard_errors.items()},
         "log_likelihood": finite(fit.log_likelihood),
         "aic": finite(fit.aic),
         "kolmogorov_smirnov": finite(fit.kolmogorov_smirnov),
@@ -272,40 +282,43 @@ def _description_row(description: Description) -> dict[str, Any]:
     }
 
 
-def _print(
-    file: str, description: Description, fits: list[Fit], plans: list[dict[str, Any]], trace: Trace
-) -> None:
-    console = Console(width=100, highlight=False, file=sys.stdout)
-    d = description
-    console.print(
+def _print(file: str, answer: Answer) -> None:
+    screen = console()
+    d, fits = answer.description, answer.fits
+    screen.print(
         f"{Path(file).name}: {d.num_times} times of {d.num_workers} workers over {d.num_steps} steps"
         + (f", {d.num_missing} cells missing" if d.num_missing else "")
         + (f", {d.num_censored} cut off" if d.num_censored else ""),
         markup=False,
     )
-    console.print(
+    screen.print(
         f"mean {d.mean:.4g}, standard deviation {d.deviation:.3g}, median {d.median:.4g}, "
         f"99 % {d.high:.4g}, largest {d.largest:.4g}"
     )
-    console.print(
+    screen.print(
         f"variance between workers {d.between_workers}, common to a step {d.between_steps}\n"
         f"correlation from step to step {d.autocorrelation}, tail index {d.tail_index}\n"
         "(with 95 % intervals)\n"
     )
-    for remark in d.remarks():
-        console.print(remark)
-    console.print()
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("law", no_wrap=True)
-    table.add_column("parameters ± standard error")
-    table.add_column("AIC above\nbest", justify="right")
-    for name in ("Kolmogorov–\nSmirnov", "p", "Anderson–\nDarling", "p"):
-        table.add_column(name, justify="right")
+    for remark in answer.remarks:
+        screen.print(remark)
+    screen.print()
+    _print_fits(screen, fits)
+    screen.print(_verdict(fits))
+    times = answer.trace.seconds.size
+    if times > MAX_TIMES:
+        screen.print(f"Fitted to {MAX_TIMES} of the {times} times, drawn at random.")
+    _print_plans(screen, answer.plans)
+
+
+def _print_fits(screen: Console, fits: list[Fit]) -> None:
+    statistics = ("Kolmogorov–\nSmirnov", "p", "Anderson–\nDarling", "p")
+    ranked = table(names("law"), Column("parameters ± standard error"), "AIC above\nbest", *statistics)
     for fit in fits:
         values = [
             f"{name} {value:.4g} ± {fit.standard_errors[name]:.2g}" for name, value in fit.parameters.items()
         ]
-        table.add_row(
+        ranked.add_row(
             fit.name,
             ", ".join(values),
             f"{fit.aic - fits[0].aic:.1f}",
@@ -314,11 +327,7 @@ def _print(
             f"{fit.anderson_darling:.3g}",
             _pvalue(fit.anderson_darling_pvalue),
         )
-    console.print(table)
-    console.print(_verdict(fits))
-    if trace.seconds.size > MAX_TIMES:
-        console.print(f"Fitted to {MAX_TIMES} of the {trace.seconds.size} times, drawn at random.")
-    _print_plans(console, plans)
+    screen.print(ranked)
 
 
 def _pvalue(value: float) -> str:
@@ -338,34 +347,24 @@ def _verdict(fits: list[Fit]) -> str:
     return text
 
 
-def _print_plans(console: Console, plans: list[dict[str, Any]]) -> None:
+def _print_plans(screen: Console, plans: list[dict[str, Any]]) -> None:
     laws = list(plans[0]["runtime_under"])
-    console.print()
-    table = Table(
-        box=None,
-        pad_edge=False,
-        header_style="bold",
-        title="Expected runtime of each plan",
-        title_justify="left",
-    )
-    table.add_column("plan for", no_wrap=True)
-    for law in laws:
-        table.add_column(f"under\n{law}", justify="right")
+    screen.print()
     replayed = plans[0]["replayed_runtime"] is not None
-    if replayed:
-        table.add_column("in the steps of\nthe trace", justify="right")
+    heads = [f"under\n{law}" for law in laws] + ["in the steps of\nthe trace"] * replayed
+    compared = table(names("plan for"), *heads, title="Expected runtime of each plan")
     for plan in plans:
         cells = [_runtime(plan["runtime_under"][law]) for law in laws]
         if replayed:
             cells.append(f"{plan['replayed_runtime']:.5g} ± {plan['replayed_error']:.2g}")
-        table.add_row(plan["law"], *cells)
-    console.print(table)
+        compared.add_row(plan["law"], *cells)
+    screen.print(compared)
     worst = 0.0
     for law in [law for law in laws if law == "measured times"] or laws:
         values = [plan["runtime_under"][law] for plan in plans]
         if all(v is not None for v in values):
             worst = max(worst, max(values) / min(values) - 1)
-    console.print(f"\nThe choice of the law to plan for changes the runtime by at most {100 * worst:.2g} %.")
+    screen.print(f"\nThe choice of the law to plan for changes the runtime by at most {100 * worst:.2g} %.")
 
 
 def _runtime(value: float | None) -> str:

@@ -11,6 +11,7 @@ from bcgc_jax.measured.likelihood import sorted_times
 from bcgc_jax.plotting import label_axes, legend_outside, new_figure
 
 if TYPE_CHECKING:
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colours; every law has its own line and marker too.
@@ -79,7 +80,7 @@ def draw_fit(
     return figure
 
 
-def _plain_ticks(axis, low: float, high: float) -> None:
+def _plain_ticks(axis: "Axis", low: float, high: float) -> None:
     """Ticks with plain labels where the axis covers less than a decade or two."""
     if high / low > 50:
         return

@@ -1,10 +1,116 @@
-"""Progress on the screen of a person who waits; files and pipes get none."""
+"""What a command says: tables, JSON, CSV, bars for a person who waits, and errors of one line."""
 
+import csv
+import functools
+import json
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+import click
 from rich.console import Console
-from rich.progress import Progress, ProgressColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Column, Table
+
+# Of the objects that `--format json` prints (output.schema.json): the next one where a field changes its
+# meaning or goes, not where one is added.
+VERSION = 1
+_WIDTH = 100
 
 
-def progress(*columns: ProgressColumn) -> Progress:
-    """A bar on stderr that leaves nothing behind; nothing at all where that is no terminal."""
-    console = Console(stderr=True)
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+def console(*, wrap: bool = True) -> Console:
+    """Prints on stdout, as wide on every screen; without `wrap` lines are as long as they are."""
+    return Console(width=_WIDTH, highlight=False, file=sys.stdout, soft_wrap=not wrap)
+
+
+def table(*columns: str | Column, title: str | None = None) -> Table:
+    """Columns by their heads; those that are strings hold numbers and stand on the right."""
+    heads = [Column(head, justify="right") if isinstance(head, str) else head for head in columns]
+    return Table(*heads, box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
+
+
+def names(head: str) -> Column:
+    """A column of names, which are not broken."""
+    return Column(head, no_wrap=True)
+
+
+def finite(value: Any) -> float | None:
+    """A plain number; None, JSON's null, where it is infinite or unknown."""
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def write_json(answer: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
+    """An object with the version of its fields before them; rows alone have no place for one."""
+    if isinstance(answer, Mapping):
+        click.echo(json.dumps({"version": VERSION, **answer}, indent=2, allow_nan=False))
+    else:
+        click.echo(json.dumps(answer, indent=1, allow_nan=False))
+
+
+def write_rows(
+    rows: Iterable[Mapping[str, Any]],
+    columns: Sequence[str] | None = None,
+    *,
+    file: TextIO | None = None,
+    missing: str = "",
+) -> None:
+    """CSV, on stdout or to `file`; by default with every column that a row has, in order of mention."""
+    if columns is None:
+        rows = list(rows)
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(file or sys.stdout, columns, restval=missing, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: _field(value) for name, value in row.items()})
+
+
+def _field(value: Any) -> Any:
+    """Several numbers with blanks between; nothing where one is infinite or unknown."""
+    if isinstance(value, Mapping):
+        return " ".join(f"{name}={'' if x is None else format(x, '.6g')}" for name, x in value.items())
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value))
+    return finite(value) if isinstance(value, float) else value
+
+
+def progress(*columns: ProgressColumn, last: ProgressColumn | None = None) -> Progress:
+    """A bar on stderr that leaves nothing behind; nothing at all where that is no terminal.
+
+    `columns` stand between the bar and the time that has passed, `last` behind that.
+    """
+    screen = Console(stderr=True)
+    shown = [TextColumn("{task.description}"), BarColumn(), *columns, TimeElapsedColumn()]
+    shown += [] if last is None else [last]
+    return Progress(*shown, console=screen, transient=True, disable=not screen.is_terminal)
+
+
+@contextmanager
+def access(path: str, verb: str = "read") -> Iterator[None]:
+    """Says which file could not be read, or written."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"cannot {verb} {path}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"cannot {verb} {path}: it is not a text file") from None
+
+
+def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
+    """What is wrong with the input, or with its files, is told in one line and ends with status 2."""
+
+    @functools.wraps(command)
+    def told(*args: Any, **given: Any) -> None:
+        try:
+            command(*args, **given)
+        except BrokenPipeError:  # the reader has enough: no error
+            raise
+        except OSError as error:
+            named = f"{error.filename}: " if error.filename else ""
+            raise click.UsageError(f"{named}{error.strerror or error}") from None
+        except (ValueError, ImportError) as error:
+            raise click.UsageError(str(error)) from None
+
+    return told

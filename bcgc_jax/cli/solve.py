@@ -1,19 +1,18 @@
-"""The subcommands of `bcgc`: read the question, call the library, print the answer."""
+"""`bcgc solve`: plan the blocks, and compare with every known scheme."""
 
-import csv
-import json
+import dataclasses
 import os
-import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.progress import MofNCompleteColumn
+from rich.table import Column
 
 from bcgc_jax.cli.arguments import (
     SEED,
@@ -21,23 +20,28 @@ from bcgc_jax.cli.arguments import (
     Number,
     WorkersCycleTime,
     describe_law,
-    finite,
     format_option,
     law_help,
-    law_of_trace,
     law_of_workers,
     objective_option,
     read_unit_costs,
     schemes_option,
-    trace_law_option,
-    trace_options,
-    workers_of_trace,
 )
-from bcgc_jax.cli.compilation import OFF, VARIABLE, Stopwatch, keep_programs, padded_workers
-from bcgc_jax.cli.output import progress
+from bcgc_jax.cli.compilation import Stopwatch, padded_workers
+from bcgc_jax.cli.output import (
+    access,
+    console,
+    finite,
+    names,
+    one_line_errors,
+    progress,
+    table,
+    write_json,
+    write_rows,
+)
+from bcgc_jax.cli.traces import TraceFile, need_one_law, trace_options
 from bcgc_jax.laws import Law, Rows, Unlike
 from bcgc_jax.measured.resampling import bootstrap_interval
-from bcgc_jax.measured.traces import load_trace
 from bcgc_jax.problem import Problem, Solution, Status
 from bcgc_jax.runtime import completion_probability
 from bcgc_jax.solvers import runtime_limit, solve
@@ -48,6 +52,7 @@ from bcgc_jax.solvers.solve import (
     BASELINES,
     FEW_UNITS,
     METHODS,
+    OBJECTIVES,
     PROPOSED,
     assess,
     check_finite_mean,
@@ -57,25 +62,58 @@ from bcgc_jax.solvers.solve import (
 )
 from bcgc_jax.solvers.units import partition_of_units
 
-_TABLE_WIDTH = 100
 # While one compiles the optimum, the other compiles what all methods share and goes on with the rest.
 _THREADS = 2
 
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="bcgc-jax")
-@click.option(
-    "--compilation-cache",
-    metavar=f"FOLDER|{OFF}",
-    help="Where compiled programs are kept, so that the next call answers at once; by default "
-    f"{VARIABLE}, or JAX_COMPILATION_CACHE_DIR, or a folder bcgc_jax in your cache folder.",
-)
-def cli(compilation_cache: str | None) -> None:
-    """Block coordinate gradient coding: which redundancy should each block of a gradient get?"""
-    keep_programs(compilation_cache)
+Row = dict[str, Any]
 
 
-@cli.command(
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """What `bcgc solve` was asked: its options."""
+
+    workers: int | None
+    coordinates: int | None
+    samples: float
+    cycles: float
+    cycle_times: tuple[tuple[int | None, Law], ...]
+    trace: TraceFile | None
+    methods: tuple[str, ...]
+    deadline: float | None
+    objective: str
+    levels: tuple[int, ...] | None
+    setup_cycles: float | None
+    unit_costs: str | None
+    seed: int
+    output: str
+
+    def __post_init__(self) -> None:
+        need_one_law(self.cycle_times, self.trace)
+        if (self.coordinates is None) == (self.unit_costs is None):
+            raise click.UsageError("give the length of the gradient: either --coordinates or --unit-costs")
+        if self.for_deadline and self.deadline is None:
+            raise click.UsageError("--objective completion-probability needs a --deadline")
+
+    @property
+    def for_deadline(self) -> bool:
+        return self.objective == OBJECTIVES[1]
+
+    @property
+    def key(self) -> jax.Array:
+        return jax.random.key(self.seed)
+
+
+class Answer(NamedTuple):
+    """A row for each method, best first; the limit of any scheme; where workers are the rows of a trace, an
+    interval of the best plan's runtime.
+    """
+
+    rows: list[Row]
+    limit: float
+    interval: tuple[float, float] | None
+
+
+@click.command(
     name="solve",
     short_help="Plan the blocks and compare with every known scheme.",
     epilog=f"""\b
@@ -115,12 +153,7 @@ Methods: {METHODS}""",
     help="Law of a worker's cycle time, NAME:PARAMETER=VALUE,…; where workers are not alike, repeat it: one "
     "for each, COUNT*NAME:… for several.",
 )
-@click.option("--trace", type=click.Path(), help="CSV or Parquet of measured times: the law.")
-@trace_law_option
-@trace_options
-@click.option(
-    "--keep-workers", is_flag=True, help="Keep the steps of the trace whole: its workers are not alike."
-)
+@trace_options(": the law.")
 @click.option("--method", "methods", multiple=True, help="Scheme to solve for; repeat it; all by default.")
 @click.option("--deadline", type=Number(), help="Also print P(runtime ≤ deadline).")
 @objective_option
@@ -132,157 +165,139 @@ Methods: {METHODS}""",
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the subgradient method.")
 @schemes_option
 @format_option
-def solve_command(
-    workers: int | None,
-    coordinates: int | None,
-    samples: float,
-    cycles: float,
-    cycle_times: tuple[tuple[int | None, Law], ...],
-    trace: str | None,
-    trace_law: str,
-    columns: dict[str, Any],
-    keep_workers: bool,
-    methods: tuple[str, ...],
-    deadline: float | None,
-    objective: str,
-    levels: tuple[int, ...] | None,
-    setup_cycles: float | None,
-    unit_costs: str | None,
-    seed: int,
-    output: str,
-) -> None:
+@one_line_errors
+def solve_command(**options: Any) -> None:
     """Which redundancy should each block of coordinates get, how long does an iteration take, and how
     does that compare with every known scheme?
 
     Runtimes carry the unit of the cycle time. The runtime of a scheme is exact, not simulated; only for laws
     of workers that are not alike it is a mean of draws.
     """
-    if bool(cycle_times) == (trace is not None):
-        raise click.UsageError("give the law of the cycle time: either --cycle-time or --trace")
-    if keep_workers and trace is None:
-        raise click.UsageError("--keep-workers keeps those of a trace: give it with --trace")
-    if (coordinates is None) == (unit_costs is None):
-        raise click.UsageError("give the length of the gradient: either --coordinates or --unit-costs")
-    completion = objective == "completion-probability"
-    if completion and deadline is None:
-        raise click.UsageError("--objective completion-probability needs a --deadline")
+    question = Question(**options)
     with jax.enable_x64(True):
-        reading = trace
-        try:
-            if trace is not None:
-                measured = load_trace(trace, **columns)
-                workers = workers or workers_of_trace(measured.num_workers, trace)
-                cycle_time: Law = (
-                    Rows(measured.rows()) if keep_workers else law_of_trace(measured, trace_law, workers)
-                )
-            else:
-                cycle_time, workers = law_of_workers(cycle_times, workers)
-            if workers is None:
-                raise click.UsageError("give the number of workers with --workers")
-            costs = None
-            if unit_costs is not None:
-                reading = unit_costs
-                costs = read_unit_costs(unit_costs)
-                coordinates = costs.size
-            assert coordinates is not None
-            problem = Problem(
-                cycle_time,
-                workers,
-                coordinates,
-                samples,
-                cycles,
-                # Searches over levels and over whole units take N² trials: padding would be felt.
-                max_workers=workers
-                if setup_cycles is not None or coordinates <= FEW_UNITS
-                else padded_workers(workers, cycle_time),
-                setup_cycles=setup_cycles,
-                unit_costs=None if costs is None else jnp.asarray(costs),
-            )
-            if not completion:
-                check_finite_mean(problem)
-            asked = bool(methods)
-            methods = methods or (*PROPOSED, *BASELINES, *added_schemes())
-            for method in methods:
-                parse_method(problem, method)  # refuse the last one before the first one takes time
-            if levels is not None:
-                level_mask(problem, levels)
-            # Unlike workers: what is exact is so for the draws that `solve` judges by.
-            alike = not isinstance(problem.cycle_time, Unlike)
-            judged = problem if alike else draw_problems(jax.random.key(seed), problem)[1]
-            rows = _solve_all(problem, judged, methods, seed, deadline, objective, levels, asked)
-            limit = float(runtime_limit(judged))
-            question = {
-                "cycle_time": describe_law(problem.cycle_time),
-                "num_workers": workers,
-                "num_coordinates": coordinates,
-                "num_samples": samples,
-                "cycles": cycles,
-            }
-            optional = {
-                "num_draws": None if alike else NUM_FRESH_DRAWS,
-                "deadline": deadline,
-                "objective": objective if completion else None,
-                "levels": levels,
-                "setup_cycles": setup_cycles,
-                "unit_costs": None if costs is None else costs.tolist(),
-            }
-            question |= {name: value for name, value in optional.items() if value is not None}
-        except OSError as error:
-            raise click.UsageError(f"cannot read {reading}: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise click.UsageError(f"cannot read {reading}: it is not a text file") from None
-        except (ValueError, ImportError) as error:
-            raise click.UsageError(str(error)) from None
-    if output == "json":
-        click.echo(json.dumps({"problem": question, "limit": finite(limit), "solutions": rows}, indent=2))
-    elif output == "csv":
-        _print_csv(rows)
+        problem = _problem(question)
+        answer = _answer(question, problem)
+        if question.output == "json":
+            described = _described(question, problem)
+            write_json({"problem": described, "limit": finite(answer.limit), "solutions": answer.rows})
+    if question.output == "csv":
+        write_rows(answer.rows)
+    elif question.output == "table":
+        _print(question, problem, answer)
+
+
+def _problem(question: Question) -> Problem:
+    workers, coordinates, costs = question.workers, question.coordinates, None
+    if question.trace is not None:
+        trace = question.trace.read()
+        workers = question.trace.num_workers(trace, workers)
+        law = question.trace.law(trace, workers)
     else:
-        _print_table(rows, problem, limit, deadline)
-        _print_law(rows, problem, seed)
+        law, workers = law_of_workers(question.cycle_times, workers)
+    if workers is None:
+        raise click.UsageError("give the number of workers with --workers")
+    if question.unit_costs is not None:
+        with access(question.unit_costs):
+            costs = read_unit_costs(question.unit_costs)
+        coordinates = costs.size
+    assert coordinates is not None
+    # Searches over levels and over whole units take N² trials: padding would be felt.
+    searched = question.setup_cycles is not None or coordinates <= FEW_UNITS
+    return Problem(
+        law,
+        workers,
+        coordinates,
+        question.samples,
+        question.cycles,
+        max_workers=workers if searched else padded_workers(workers, law),
+        setup_cycles=question.setup_cycles,
+        unit_costs=None if costs is None else jnp.asarray(costs),
+    )
 
 
-def _solve_all(
-    problem: Problem,
-    judged: Problem,
-    methods: tuple[str, ...],
-    seed: int,
-    deadline: float | None,
-    objective: str,
-    levels: tuple[int, ...] | None,
-    asked: bool,
-) -> list[dict[str, Any]]:
-    """One row for each method, best first. Methods that nobody `asked` for may be impossible here."""
+def _described(question: Question, problem: Problem) -> dict[str, Any]:
+    """The problem in JSON's own values; what was not asked for is not there."""
+    described = {
+        "cycle_time": describe_law(problem.cycle_time),
+        "num_workers": _count(problem.num_workers),
+        "num_coordinates": _count(problem.num_coordinates),
+        "num_samples": question.samples,
+        "cycles": question.cycles,
+    }
+    costs = problem.unit_costs
+    optional = {
+        "num_draws": NUM_FRESH_DRAWS if isinstance(problem.cycle_time, Unlike) else None,
+        "deadline": question.deadline,
+        "objective": question.objective if question.for_deadline else None,
+        "levels": question.levels,
+        "setup_cycles": question.setup_cycles,
+        "unit_costs": None if costs is None else np.asarray(costs).tolist(),
+    }
+    return described | {name: value for name, value in optional.items() if value is not None}
+
+
+def _count(value: Any) -> int:
+    return int(np.asarray(value))
+
+
+def _answer(question: Question, problem: Problem) -> Answer:
+    if not question.for_deadline:
+        check_finite_mean(problem)
+    methods = question.methods or (*PROPOSED, *BASELINES, *added_schemes())
+    for method in methods:
+        parse_method(problem, method)  # refuse the last one before the first one takes time
+    if question.levels is not None:
+        level_mask(problem, question.levels)
+    # Unlike workers: what is exact is so for the draws that `solve` judges by.
+    alike = not isinstance(problem.cycle_time, Unlike)
+    judged = problem if alike else draw_problems(question.key, problem)[1]
+    rows = _solve_all(question, problem, judged, methods)
+    return Answer(rows, float(runtime_limit(judged)), _interval(question, problem, rows))
+
+
+def _interval(question: Question, problem: Problem, rows: list[Row]) -> tuple[float, float] | None:
+    """What the steps of a trace leave open of the best plan, where a person reads it."""
+    if question.output != "table" or not isinstance(problem.cycle_time, Rows):
+        return None
+    best = rows[0]
+    if best["partition"] is None:
+        return None
+    counts = partition_of_units(problem, jnp.asarray(best["partition"]))
+    low, high = bootstrap_interval(question.key, problem, counts)
+    return float(low), float(high)
+
+
+def _solve_all(question: Question, problem: Problem, judged: Problem, methods: Sequence[str]) -> list[Row]:
+    """One row for each method, best first. Methods that nobody asked for may be impossible here."""
     tasks: list[tuple[str, str, dict[str, Any]]] = [(m, m, {}) for m in dict.fromkeys(methods)]
-    if levels is not None:
-        text = ",".join(map(str, levels))
-        tasks.insert(0, (f"optimal, levels {text}", "optimal", {"levels": levels}))
-    if objective == "completion-probability":
-        extra = {"objective": objective, "deadline": deadline}
+    if question.levels is not None:
+        text = ",".join(map(str, question.levels))
+        tasks.insert(0, (f"optimal, levels {text}", "optimal", {"levels": question.levels}))
+    if question.for_deadline:
+        extra = {"objective": question.objective, "deadline": question.deadline}
         tasks.insert(0, ("optimal, deadline", "optimal", extra))
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     # Compiling lets go of the interpreter's lock: the methods' programs are compiled side by side.
     threads = ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1))
     tasks.sort(key=lambda one: one[1] == "subgradient")  # long, as the optimum is: not both at first
-    with progress(*columns) as bar:
+    with progress(MofNCompleteColumn()) as bar:
         task = bar.add_task("compiling", total=len(tasks))
 
         def told(compiling: bool) -> None:
             bar.update(task, description="compiling" if compiling else "solving")
 
-        def solve_one(name: str, method: str, options: dict[str, Any]) -> dict[str, Any] | None:
+        def solve_one(name: str, method: str, options: dict[str, Any]) -> Row | None:
             with jax.enable_x64(True):  # a setting of each thread
                 try:
                     with watch.lap() as seconds:
-                        solution = solve(problem, method, key=jax.random.key(seed), **options)
+                        solution = solve(problem, method, key=question.key, **options)
                         jax.block_until_ready(solution)
                 except ValueError:
-                    if asked or options:
+                    if question.methods or options:
                         raise
                     return None
                 finally:
                     bar.advance(task)
-                return {"method": name} | _row(judged, solution, seconds(), deadline)
+                return {"method": name} | _row(judged, solution, seconds(), question.deadline)
 
         with Stopwatch(told) as watch:
             try:
@@ -290,14 +305,19 @@ def _solve_all(
             finally:
                 threads.shutdown(wait=False, cancel_futures=True)
     rows = [row for row in found if row is not None]
-    if objective == "completion-probability":
+    if question.for_deadline:
         return sorted(rows, key=lambda row: -(row["completion_probability"] or 0))
-    return sorted(rows, key=lambda row: row["partition_runtime"] or row["expected_runtime"] or np.inf)
+    return sorted(rows, key=_runtime)
 
 
-def _row(problem: Problem, solution: Solution, seconds: float, deadline: float | None) -> dict[str, Any]:
+def _runtime(row: Row) -> float:
+    """Of the whole numbers, where there are some."""
+    return row["partition_runtime"] or row["expected_runtime"] or np.inf
+
+
+def _row(problem: Problem, solution: Solution, seconds: float, deadline: float | None) -> Row:
     status = Status(int(solution.status))
-    row: dict[str, Any] = {
+    row: Row = {
         "status": status.name.lower(),
         "expected_runtime": finite(solution.expected_runtime),
         "runtime_error": finite(solution.runtime_error),
@@ -311,7 +331,7 @@ def _row(problem: Problem, solution: Solution, seconds: float, deadline: float |
         row["completion_probability"] = None
     if solution.rounded is not None and status is not Status.INFEASIBLE:
         counts = partition_of_units(problem, solution.rounded)
-        row["partition"] = np.asarray(solution.rounded)[: int(np.asarray(problem.num_workers))].tolist()
+        row["partition"] = np.asarray(solution.rounded)[: _count(problem.num_workers)].tolist()
         row["partition_runtime"] = finite(assess(problem, counts).expected_runtime)
         if deadline is not None:
             probability = completion_probability(problem, counts, jnp.asarray(deadline))
@@ -323,97 +343,107 @@ def _row(problem: Problem, solution: Solution, seconds: float, deadline: float |
     return row
 
 
-def _print_csv(rows: list[dict[str, Any]]) -> None:
-    names = dict.fromkeys(name for row in rows for name in row)
-    writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in row.items()})
-
-
-def _print_table(rows: list[dict[str, Any]], problem: Problem, limit: float, deadline: float | None) -> None:
-    def runtime(row: dict[str, Any]) -> float:
-        return row["partition_runtime"] or row["expected_runtime"] or np.inf
-
-    # Certificates for all levels bound the same optimum, so the best of them serves all. With setup cycles
-    # each is for the levels in use: the best plan's serves, and says how far below it these could get.
-    free = [row for row in rows if "levels" not in row["method"]]
-    bound = max((row["lower_bound"] or 0 for row in free), default=0)
-    if problem.setup_cycles is not None:
-        bound = min(rows, key=runtime)["lower_bound"] or 0
-    known = [row for row in rows if is_baseline(row["method"])]
-    best = min(map(runtime, known), default=np.inf)
-    top = int(np.asarray(problem.num_workers)) - 1
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("scheme", no_wrap=True)
-    table.add_column("expected\nruntime", justify="right")
-    table.add_column("against best\nbaseline", justify="right")
-    table.add_column("above\noptimum ≤", justify="right")
-    if deadline is not None:
-        table.add_column(f"P(runtime ≤\n{deadline:.4g})", justify="right")
-    table.add_column(f"share of coordinates\nat level 0…{top}", no_wrap=True, min_width=24)
-    table.add_column("seconds", justify="right")
-    for row in rows:
-        value = runtime(row)
-        cells = [row["method"], f"{value:.4g}" if np.isfinite(value) else row["status"]]
-        if np.isfinite(value):
-            cells += [f"{100 * (value / best - 1):+.1f} %" if np.isfinite(best) else "–"]
-            above = 100 * (value / bound - 1) if bound > 0 else np.inf
-            cells += [f"{above:.2g} %" if above < 10 else f"{above:.0f} %" if above < 1000 else "–"]
-        else:
-            cells += ["–", "–"]
-        if deadline is not None:
-            probability = row["completion_probability"]
-            cells += ["–" if probability is None else f"{probability:.4f}"]
-        cells += [_draw(row["partition"]), f"{row['seconds']:.2f}"]
-        table.add_row(*cells)
-    console = Console(width=_TABLE_WIDTH, highlight=False, file=sys.stdout)
-    console.print(table)
-    if np.isfinite(limit):
-        bound = f"No scheme of any kind can be faster than {limit:.4g}: all work divisible, every cycle used."
+def _print(question: Question, problem: Problem, answer: Answer) -> None:
+    rows, screen = answer.rows, console()
+    _print_rows(screen, rows, problem, question.deadline)
+    if np.isfinite(answer.limit):
+        limit = f"faster than {answer.limit:.4g}: all work divisible, every cycle used."
+        screen.print(f"\nNo scheme of any kind can be {limit}")
     else:
-        bound = "The expected runtime is infinite under every scheme, even with all work divisible."
-    console.print(f"\n{bound}")
+        screen.print("\nThe expected runtime is infinite under every scheme, even with all work divisible.")
+    _print_remarks(screen, rows, problem)
+    fastest = min(rows, key=_runtime)
+    uncoded = next((row for row in rows if row["method"] == "uncoded"), None)
+    if uncoded is not None and fastest is not uncoded and np.isfinite(_runtime(uncoded)):
+        saved = 100 * (1 - _runtime(fastest) / _runtime(uncoded))
+        screen.print(f"{fastest['method']} takes {saved:.1f} % less time than the uncoded scheme.")
+    _print_law(screen, answer, problem.cycle_time)
+
+
+def _print_rows(screen: Console, rows: list[Row], problem: Problem, deadline: float | None) -> None:
+    bound = _best_bound(rows, problem)
+    best = min((_runtime(row) for row in rows if is_baseline(row["method"])), default=np.inf)
+    chance = [] if deadline is None else [f"P(runtime ≤\n{deadline:.4g})"]
+    share = f"share of coordinates\nat level 0…{_count(problem.num_workers) - 1}"
+    shown = table(
+        names("scheme"),
+        "expected\nruntime",
+        "against best\nbaseline",
+        "above\noptimum ≤",
+        *chance,
+        Column(share, no_wrap=True, min_width=24),
+        "seconds",
+    )
+    for row in rows:
+        plan = _draw(row["partition"])
+        shown.add_row(
+            row["method"], *_compared(row, best, bound), *_chance(row), plan, f"{row['seconds']:.2f}"
+        )
+    screen.print(shown)
+
+
+def _best_bound(rows: list[Row], problem: Problem) -> float:
+    """Certificates for all levels bound the same optimum, so the best of them serves all. With setup cycles
+    each is for the levels in use: the best plan's serves, and says how far below it these could get.
+    """
+    if problem.setup_cycles is not None:
+        return min(rows, key=_runtime)["lower_bound"] or 0
+    return max((row["lower_bound"] or 0 for row in rows if "levels" not in row["method"]), default=0)
+
+
+def _compared(row: Row, best: float, bound: float) -> list[str]:
+    """Its runtime, against that of the best baseline, and above the bound of the optimum."""
+    value = _runtime(row)
+    if not np.isfinite(value):
+        return [row["status"], "–", "–"]
+    above = 100 * (value / bound - 1) if bound > 0 else np.inf
+    return [
+        f"{value:.4g}",
+        f"{100 * (value / best - 1):+.1f} %" if np.isfinite(best) else "–",
+        f"{above:.2g} %" if above < 10 else f"{above:.0f} %" if above < 1000 else "–",
+    ]
+
+
+def _chance(row: Row) -> list[str]:
+    if "completion_probability" not in row:
+        return []
+    probability = row["completion_probability"]
+    return ["–" if probability is None else f"{probability:.4f}"]
+
+
+def _print_remarks(screen: Console, rows: list[Row], problem: Problem) -> None:
+    """Where single figures come from."""
     for row in rows:
         if "start" in row:
-            console.print(f"{row['method']}: the best of {len(STARTS)} starts was from {row['start']}.")
+            screen.print(f"{row['method']}: the best of {len(STARTS)} starts was from {row['start']}.")
     for row in rows:
-        if row["method"] in added_schemes() and row["partition"] is None and np.isfinite(runtime(row)):
-            error = 100 * row["runtime_error"] / runtime(row)
-            console.print(f"{row['method']}: a mean of {NUM_DRAWS} draws, standard error {error:.1g} %.")
+        if row["method"] in added_schemes() and row["partition"] is None and np.isfinite(_runtime(row)):
+            error = 100 * row["runtime_error"] / _runtime(row)
+            screen.print(f"{row['method']}: a mean of {NUM_DRAWS} draws, standard error {error:.1g} %.")
     if problem.setup_cycles is not None:
         levels = ", ".join(map(str, rows[0]["levels"]))
-        console.print(f"{rows[0]['method']} uses the levels {levels}; its bound is for these.")
-    fastest = min(rows, key=runtime)
-    uncoded = next((row for row in rows if row["method"] == "uncoded"), None)
-    if uncoded is not None and fastest is not uncoded and np.isfinite(runtime(uncoded)):
-        saved = 100 * (1 - runtime(fastest) / runtime(uncoded))
-        console.print(f"{fastest['method']} takes {saved:.1f} % less time than the uncoded scheme.")
+        screen.print(f"{rows[0]['method']} uses the levels {levels}; its bound is for these.")
 
 
-def _print_law(rows: list[dict[str, Any]], problem: Problem, seed: int) -> None:
+def _print_law(screen: Console, answer: Answer, law: Law) -> None:
     """What stands for the expectation, where workers are not alike."""
-    law = problem.cycle_time
-    console = Console(width=_TABLE_WIDTH, highlight=False, file=sys.stdout)
     if isinstance(law, Unlike):
-        known = [row for row in rows if row["expected_runtime"] and row["runtime_error"] is not None]
+        known = [row for row in answer.rows if row["expected_runtime"] and row["runtime_error"] is not None]
         error = 100 * max((row["runtime_error"] / row["expected_runtime"] for row in known), default=np.nan)
-        console.print(
+        screen.print(
             f"Means of {NUM_FRESH_DRAWS} draws, standard error up to {error:.1g} %; "
             "the optimum's bound has 97.5 % confidence."
         )
-    if not isinstance(law, Rows):
-        return
-    console.print(
-        f"Means over the trace's {len(law.rows())} steps; plans made for these fit the next ones less well."
-    )
-    best = rows[0]
-    if best["partition"] is not None:
-        with jax.enable_x64(True):
-            x = partition_of_units(problem, jnp.asarray(best["partition"]))
-            low, high = bootstrap_interval(jax.random.key(seed), problem, x)
-        console.print(
-            f"{best['method']}: {low:.4g} to {high:.4g} with 95 % confidence, blocks of steps resampled."
+    if isinstance(law, Rows):
+        steps = len(law.rows())
+        screen.print(
+            f"Means over the trace's {steps} steps; plans made for these fit the next ones less well."
+        )
+    if answer.interval is not None:
+        low, high = answer.interval
+        screen.print(
+            f"{answer.rows[0]['method']}: {low:.4g} to {high:.4g} with 95 % confidence, blocks of steps "
+            "resampled."
         )
 
 

@@ -1,15 +1,14 @@
 """`bcgc sweep`: a grid of problems over the number of workers and any other number, to a file or a table."""
 
-import csv
+import dataclasses
 import functools
-import json
 import math
 import os
 import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,8 @@ from typing import Any
 import click
 import jax
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from bcgc_jax.cli.arguments import (
     SEED,
@@ -27,27 +25,82 @@ from bcgc_jax.cli.arguments import (
     NamedAxis,
     Number,
     OpenCycleTime,
-    finite,
     format_option,
     law_help,
     law_name,
-    law_of_trace,
     missing_parameters,
     objective_option,
     schemes_option,
-    trace_law_option,
-    trace_options,
-    workers_of_trace,
 )
-from bcgc_jax.cli.output import progress
+from bcgc_jax.cli.output import (
+    console,
+    finite,
+    names,
+    one_line_errors,
+    progress,
+    table,
+    write_json,
+    write_rows,
+)
+from bcgc_jax.cli.traces import TraceFile, need_one_law, trace_options
 from bcgc_jax.laws import Law
-from bcgc_jax.measured.traces import load_trace
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.solve import METHODS, OBJECTIVES
 from bcgc_jax.sweep_files import read_rows, write_sweep
 from bcgc_jax.sweeps import Sweep, grid
 
+Row = dict[str, Any]
+Report = Callable[[int, int], None]
+
+_GAP = "largest_relative_gap"
 _WHOLE, _POSITIVE = Axis(Number(1, include=True, whole=True)), Axis(Number())
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """What `bcgc sweep` was asked: its options."""
+
+    workers: np.ndarray | None
+    coordinates: np.ndarray
+    samples: np.ndarray
+    cycles: np.ndarray
+    setup_cycles: np.ndarray | None
+    cycle_time: tuple[type[Law], dict[str, float]] | None
+    trace: TraceFile | None
+    axes: tuple[tuple[str, np.ndarray], ...]
+    deadline: np.ndarray | None
+    objective: str
+    methods: tuple[str, ...]
+    tolerance: float
+    partitions: bool
+    seed: int
+    out: str | None
+    resume: bool
+    coordinator: str | None
+    processes: int | None
+    process: int | None
+    output: str
+
+    def __post_init__(self) -> None:
+        need_one_law(self.cycle_time, self.trace)
+        if self.resume and self.out is None:
+            raise click.UsageError("--resume goes on with a file: give it with --out")
+        if len(dict(self.axes)) < len(self.axes):
+            raise click.UsageError("a parameter has two axes: give each --axis once")
+        if self.trace is not None and self.axes:
+            raise click.UsageError("the law of a --trace has no parameters: drop --axis")
+        self._check_processes()
+
+    def _check_processes(self) -> None:
+        coordinator, processes, process = self.coordinator, self.processes, self.process
+        if all(x is None for x in (coordinator, processes, process)):
+            return
+        if coordinator is None or processes is None or process is None or self.out is None:
+            raise click.UsageError("several processes need --coordinator, --processes, --process and --out")
+        if not re.fullmatch(r".+:\d+", coordinator):
+            raise click.UsageError(f"--coordinator must be HOST:PORT, got {coordinator!r}")
+        if process >= processes:
+            raise click.UsageError(f"--process must be below --processes, {processes}, got {process}")
 
 
 @click.command(
@@ -81,9 +134,7 @@ Methods: {METHODS}""",
 @click.option(
     "--cycle-time", type=OpenCycleTime(), help="Law, NAME:PARAMETER=VALUE,…; an --axis may give more."
 )
-@click.option("--trace", type=click.Path(), help="CSV or Parquet of measured times: the law.")
-@trace_law_option
-@trace_options
+@trace_options(": the law.")
 @click.option(
     "--axis", "axes", type=NamedAxis(), multiple=True, help="A parameter of the law: an axis; repeat it."
 )
@@ -104,99 +155,69 @@ Methods: {METHODS}""",
 @click.option("--process", type=Number(0, include=True, whole=True), help="Which one this is, from 0 on.")
 @schemes_option
 @format_option
-def sweep_command(
-    workers: np.ndarray | None,
-    coordinates: np.ndarray,
-    samples: np.ndarray,
-    cycles: np.ndarray,
-    setup_cycles: np.ndarray | None,
-    cycle_time: tuple[type[Law], dict[str, float]] | None,
-    trace: str | None,
-    trace_law: str,
-    columns: dict[str, Any],
-    axes: tuple[tuple[str, np.ndarray], ...],
-    deadline: np.ndarray | None,
-    objective: str,
-    methods: tuple[str, ...],
-    tolerance: float,
-    partitions: bool,
-    seed: int,
-    out: str | None,
-    resume: bool,
-    coordinator: str | None,
-    processes: int | None,
-    process: int | None,
-    output: str,
-) -> None:
+@one_line_errors
+def sweep_command(**options: Any) -> None:
     """Solve all combinations of the axes, each with its certificate.
 
     Without --out the rows are printed; with it they go to the file as they come, and a summary is printed.
     A cell that cannot be solved has its status and stops no other.
     """
-    if (cycle_time is None) == (trace is None):
-        raise click.UsageError("give the law of the cycle time: either --cycle-time or --trace")
-    if resume and out is None:
-        raise click.UsageError("--resume goes on with a file: give it with --out")
-    several = (coordinator, processes, process)
-    if any(x is not None for x in several):
-        if any(x is None for x in several) or out is None:
-            raise click.UsageError("several processes need --coordinator, --processes, --process and --out")
-        assert processes is not None
-        assert process is not None
-        if not re.fullmatch(r".+:\d+", str(coordinator)):
-            raise click.UsageError(f"--coordinator must be HOST:PORT, got {coordinator!r}")
-        if process >= processes:
-            raise click.UsageError(f"--process must be below --processes, {processes}, got {process}")
+    question = Question(**options)
     _use_all_cores()
     with jax.enable_x64(True):
-        try:
-            if coordinator is not None:
-                assert processes is not None
-                assert process is not None
-                _join_processes(coordinator, processes, process)
-            law, parameters = None, dict(axes)
-            if len(parameters) < len(axes):
-                raise click.UsageError("a parameter has two axes: give each --axis once")
-            if trace is not None:
-                measured = load_trace(trace, **columns)
-                if workers is None:
-                    workers = np.array([workers_of_trace(measured.num_workers, trace)])
-                law = law_of_trace(measured, trace_law, int(workers.max()))
-                if axes:
-                    raise click.UsageError("the law of a --trace has no parameters: drop --axis")
-            else:
-                assert cycle_time is not None
-                parameters = _parameters(cycle_time, parameters)
-            if workers is None:
-                raise click.UsageError("give the numbers of workers with --workers")
-            numbers = {"num_workers": workers, "num_coordinates": coordinates}
-            optional = {"setup_cycles": setup_cycles, "deadline": deadline}
-            numbers |= {"num_samples": samples, "cycles": cycles, **parameters}
-            numbers |= {name: values for name, values in optional.items() if values is not None}
-            plan = Sweep(
-                functools.partial(_problem, cycle_time[0] if cycle_time else law, tuple(parameters)),
-                grid(**numbers),
-                methods or ("optimal",),
-                options={} if objective == OBJECTIVES[1] else {"optimal": {"tolerance": tolerance}},
-                objective=objective,
-                key=jax.random.key(seed),
-                partitions=partitions,
-            )
-            start = time.perf_counter()
-            if out is not None:
-                with _progress() as report, _quiet_stdout(coordinator is not None):
-                    path = write_sweep(plan, out, resume=resume, progress=report)
-                if jax.process_index() == 0:
-                    _print_summary(plan, path, time.perf_counter() - start, output)
-                return
+        _join_processes(question)
+        axes, problem = _axes(question)
+        sweep = Sweep(
+            problem,
+            grid(**axes),
+            question.methods or ("optimal",),
+            options=_options(question),
+            objective=question.objective,
+            key=jax.random.key(question.seed),
+            partitions=question.partitions,
+        )
+        if question.out is None:
             with _progress() as report:
-                rows = _collect(plan, report)
-        except OSError as error:
-            named = f"{error.filename}: " if error.filename else ""
-            raise click.UsageError(f"{named}{error.strerror or error}") from None
-        except (ValueError, ImportError) as error:
-            raise click.UsageError(str(error)) from None
-    _print_rows(rows, [name for name, values in numbers.items() if len(values) > 1], output)
+                rows = _collect(sweep, report)
+            _print_rows(rows, [name for name, values in axes.items() if len(values) > 1], question.output)
+            return
+        start = time.perf_counter()
+        with _progress() as report, _quiet_stdout(question.coordinator is not None):
+            path = write_sweep(sweep, question.out, resume=question.resume, progress=report)
+        if jax.process_index() == 0:
+            _print_summary(sweep, path, time.perf_counter() - start, question.output)
+
+
+def _options(question: Question) -> dict[str, dict[str, Any]]:
+    """Of the methods; the search for a deadline knows no tolerance."""
+    return {} if question.objective == OBJECTIVES[1] else {"optimal": {"tolerance": question.tolerance}}
+
+
+def _axes(question: Question) -> tuple[dict[str, np.ndarray], Callable[..., Problem]]:
+    """The numbers of the grid by their names, and the problem that a cell of them is."""
+    workers, parameters = question.workers, dict(question.axes)
+    law: Law | type[Law]
+    if question.trace is not None:
+        trace = question.trace.read()
+        if workers is None:
+            workers = np.array([question.trace.num_workers(trace, None)])
+        law = question.trace.law(trace, int(workers.max()))
+    else:
+        assert question.cycle_time is not None
+        parameters = _parameters(question.cycle_time, parameters)
+        law = question.cycle_time[0]
+    if workers is None:
+        raise click.UsageError("give the numbers of workers with --workers")
+    axes = {
+        "num_workers": workers,
+        "num_coordinates": question.coordinates,
+        "num_samples": question.samples,
+        "cycles": question.cycles,
+        **parameters,
+    }
+    optional = {"setup_cycles": question.setup_cycles, "deadline": question.deadline}
+    axes |= {name: values for name, values in optional.items() if values is not None}
+    return axes, functools.partial(_problem, law, tuple(parameters))
 
 
 def _use_all_cores() -> None:
@@ -208,12 +229,15 @@ def _use_all_cores() -> None:
         return
 
 
-def _join_processes(coordinator: str, processes: int, process: int) -> None:
+def _join_processes(question: Question) -> None:
+    """Of several processes, meet the others."""
+    if question.coordinator is None:
+        return
     try:
-        jax.distributed.initialize(coordinator, processes, process)
+        jax.distributed.initialize(question.coordinator, question.processes, question.process)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise click.UsageError(f"the processes at {coordinator} did not meet: {reason}") from None
+        raise click.UsageError(f"the processes at {question.coordinator} did not meet: {reason}") from None
 
 
 @contextmanager
@@ -255,16 +279,9 @@ def _problem(law: Any, parameters: tuple[str, ...], max_workers: int, **numbers:
 
 
 @contextmanager
-def _progress() -> Iterator[Any]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:,}/{task.total:,} cells"),
-        TextColumn("{task.fields[speed]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with progress(*columns) as bar:
+def _progress() -> Iterator[Report]:
+    done_of_all = TextColumn("{task.completed:,}/{task.total:,} cells")
+    with progress(done_of_all, TextColumn("{task.fields[speed]}"), last=TimeRemainingColumn()) as bar:
         task = bar.add_task("solving", total=0, speed="")
         first: list[tuple[float, int]] = []
 
@@ -277,90 +294,81 @@ def _progress() -> Iterator[Any]:
         yield report
 
 
-def _collect(plan: Sweep, progress: Any) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    total, done = len(plan.cells), 0
-    progress(0, total)
-    for chunk in plan.chunks():
-        table = plan.solve(chunk)
+def _collect(sweep: Sweep, report: Report) -> list[Row]:
+    rows: list[Row] = []
+    total, done = len(sweep.cells), 0
+    report(0, total)
+    for chunk in sweep.chunks():
+        found = sweep.solve(chunk)
         rows += [
-            dict(zip(table, row, strict=True))
-            for row in zip(*(values.tolist() for values in table.values()), strict=True)
+            dict(zip(found, row, strict=True))
+            for row in zip(*(values.tolist() for values in found.values()), strict=True)
         ]
         done += len(chunk.cells)
-        progress(done, total)
+        report(done, total)
     return rows
 
 
-def _plain(value: Any) -> Any:
-    return finite(value) if isinstance(value, float) else value
-
-
-def _print_rows(rows: list[dict[str, Any]], axes: list[str], output: str) -> None:
+def _print_rows(rows: list[Row], axes: list[str], output: str) -> None:
     if output == "json":
-        click.echo(json.dumps([{k: _plain(v) for k, v in row.items()} for row in rows], indent=1))
+        plain = [{k: finite(v) if isinstance(v, float) else v for k, v in row.items()} for row in rows]
+        write_json(plain)
         return
     if output == "csv":
-        writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow(
-                {k: " ".join(map(str, v)) if isinstance(v, list) else _plain(v) for k, v in row.items()}
-            )
+        write_rows(rows)
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in axes:
-        table.add_column(name, justify="right")
-    table.add_column("scheme", no_wrap=True)
-    for name in ("expected\nruntime", "relative\ngap ≤"):
-        table.add_column(name, justify="right")
-    if "completion_probability" in rows[0]:
-        table.add_column("P(runtime ≤\ndeadline)", justify="right")
-    table.add_column("status")
+    chance = ["P(runtime ≤\ndeadline)"] * ("completion_probability" in rows[0])
+    heads: tuple[str | Column, ...] = (
+        *axes,
+        names("scheme"),
+        "expected\nruntime",
+        "relative\ngap ≤",
+        *chance,
+        Column("status"),
+    )
+    shown = table(*heads)
     for row in rows:
-        value = row["expected_runtime"]
         cells = [f"{row[name]:.4g}" if isinstance(row[name], float) else str(row[name]) for name in axes]
-        cells += [row["method"], f"{value:.4g}" if math.isfinite(value) else "–"]
+        cells += [row["method"], _number(row["expected_runtime"], ".4g")]
         # A scheme that is no partition has no certificate.
         cells += [f"{row['relative_gap']:.1e}" if 0 <= row["relative_gap"] < 1 else "–"]
-        if "completion_probability" in row:
-            known = math.isfinite(row["completion_probability"])
-            cells += [f"{row['completion_probability']:.4f}" if known else "–"]
-        table.add_row(*cells, row["status"])
-    Console(width=100, highlight=False, file=sys.stdout).print(table)
+        cells += [_number(row["completion_probability"], ".4f")] if chance else []
+        shown.add_row(*cells, row["status"])
+    console().print(shown)
 
 
-def _print_summary(plan: Sweep, path: Path, seconds: float, output: str) -> None:
+def _number(value: float, digits: str) -> str:
+    return format(value, digits) if math.isfinite(value) else "–"
+
+
+def _print_summary(sweep: Sweep, path: Path, seconds: float, output: str) -> None:
+    lines = _summary(sweep, path)
+    if output == "json":
+        write_json({"file": str(path), "seconds": round(seconds, 2), "methods": lines})
+        return
+    if output == "csv":
+        write_rows(lines, missing="0")
+        return
+    counts = [name for name in dict.fromkeys(name for line in lines for name in line) if name != _GAP]
+    shown = table(Column("scheme"), *counts[1:], "largest gap")
+    for line in lines:
+        cells = [str(line.get(name, 0)) for name in counts]
+        shown.add_row(*cells, f"{line[_GAP]:.1e}" if line[_GAP] < 1 else "–")
+    screen = console(wrap=False)
+    screen.print(shown)
+    screen.print(f"\n{path}: {len(sweep.cells):,} cells, {seconds:.1f} s, compilation included.")
+
+
+def _summary(sweep: Sweep, path: Path) -> list[Row]:
     """How each method came out, from the file itself."""
-    statuses: dict[str, Counter[str]] = {method: Counter() for method in plan.methods}
-    gaps = dict.fromkeys(plan.methods, 0.0)
+    statuses: dict[str, Counter[str]] = {method: Counter() for method in sweep.methods}
+    gaps = dict.fromkeys(sweep.methods, 0.0)
     for row in read_rows(path, ("method", "status", "relative_gap")):
         statuses[row["method"]][row["status"]] += 1
         if row["status"] == "converged":
             gap = float(row["relative_gap"] or "nan")
             gaps[row["method"]] = max(gaps[row["method"]], 0.0 if math.isnan(gap) else gap)
-    lines: list[dict[str, Any]] = [
-        {"method": method, "cells": len(plan.cells), **statuses[method], "largest_relative_gap": gaps[method]}
-        for method in plan.methods
+    return [
+        {"method": method, "cells": len(sweep.cells), **statuses[method], _GAP: gaps[method]}
+        for method in sweep.methods
     ]
-    if output == "json":
-        click.echo(json.dumps({"file": str(path), "seconds": round(seconds, 2), "methods": lines}, indent=2))
-        return
-    names = list(dict.fromkeys(name for line in lines for name in line))
-    if output == "csv":
-        writer = csv.DictWriter(sys.stdout, names, restval="0", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines)
-        return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    shown = {"method": "scheme", "largest_relative_gap": "largest gap"}
-    names = [name for name in names if name != "largest_relative_gap"] + ["largest_relative_gap"]
-    for name in names:
-        table.add_column(shown.get(name, name), justify="left" if name == "method" else "right")
-    for line in lines:
-        gap = line["largest_relative_gap"]
-        cells = [str(line.get(name, 0)) for name in names[:-1]]
-        table.add_row(*cells, f"{gap:.1e}" if gap < 1 else "–")
-    console = Console(width=100, highlight=False, file=sys.stdout, soft_wrap=True)
-    console.print(table)
-    console.print(f"\n{path}: {len(plan.cells):,} cells, {seconds:.1f} s, compilation included.")

@@ -1,41 +1,107 @@
 """`bcgc train`: schemes side by side on the handwritten digits, on a simulated or a real clock."""
 
 import contextlib
-import csv
-import json
+import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import jax
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.progress import MofNCompleteColumn
 
 from bcgc_jax.cli.arguments import (
     SEED,
     CycleTime,
     Number,
     describe_law,
-    finite,
     format_option,
     law_help,
     schemes_option,
-    trace_options,
 )
-from bcgc_jax.cli.output import progress
+from bcgc_jax.cli.output import (
+    access,
+    console,
+    finite,
+    names,
+    one_line_errors,
+    progress,
+    table,
+    write_json,
+    write_rows,
+)
+from bcgc_jax.cli.traces import TraceFile, need_one_law, trace_options
 from bcgc_jax.coding.digits import MODELS, DigitsRun, digits_problem, expected_of, train_on_digits
 from bcgc_jax.coding.gradients import UNITS
-from bcgc_jax.measured.traces import load_trace
+from bcgc_jax.laws import Law
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solvers.schemes import added_schemes
 from bcgc_jax.solvers.solve import check_finite_mean, parse_method, solve
 
 ENGINES = ("simulated", "ray")
 METHODS = ("uncoded", "single_block", "tandon_partial", "time", "frequency", "optimal")
+
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """What `bcgc train` was asked: its options."""
+
+    workers: int | None
+    cycle_time: Law | None
+    trace: TraceFile | None
+    model: str
+    methods: tuple[str, ...]
+    units: str
+    cycles: float
+    setup_cycles: float | None
+    steps: int
+    seeds: int | None
+    learning_rate: float
+    batch_size: int | None
+    target: float
+    seed: int
+    engine: str
+    pace: float
+    address: str | None
+    curves: str | None
+    output: str
+
+    def __post_init__(self) -> None:
+        need_one_law(self.cycle_time is not None, self.trace)
+        if self.target > 1:
+            raise click.UsageError("--target is an accuracy, from 0 to 1")
+        if self.curves is not None and not Path(self.curves).absolute().parent.is_dir():
+            raise click.UsageError(f"--curves: there is no folder {Path(self.curves).absolute().parent}")
+
+    @property
+    def simulated(self) -> bool:
+        return self.engine == ENGINES[0]
+
+    @property
+    def num_seeds(self) -> int:
+        return self.seeds or (8 if self.simulated else 1)
+
+    @property
+    def key(self) -> jax.Array:
+        return jax.random.key(self.seed)
+
+    @property
+    def shown_methods(self) -> Sequence[str]:
+        return self.methods or (*METHODS, *added_schemes())
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """Keywords of a training on either clock."""
+        return {
+            "units": self.units,
+            "num_steps": self.steps,
+            "learning_rate": self.learning_rate,
+            "batch_size": self.batch_size,
+        }
 
 
 @click.command(
@@ -55,8 +121,7 @@ Laws: {law_help()}""",
     "--workers", type=Number(1, include=True, whole=True), help="N; with --trace that of the trace."
 )
 @click.option("--cycle-time", type=CycleTime(), help="Law of a worker's cycle time, NAME:PARAMETER=VALUE,…")
-@click.option("--trace", type=click.Path(), help="CSV or Parquet of measured times, replayed step by step.")
-@trace_options
+@trace_options(", replayed step by step.")
 @click.option("--model", type=click.Choice(list(MODELS)), default="softmax", show_default=True)
 @click.option("--method", "methods", multiple=True, help="Scheme of `solve` to train with; repeat it.")
 @click.option(
@@ -97,195 +162,149 @@ Laws: {law_help()}""",
 @click.option("--curves", type=click.Path(), help="Also write every iteration to this CSV file.")
 @schemes_option
 @format_option
-def train_command(
-    workers: int | None,
-    cycle_time: Any,
-    trace: str | None,
-    columns: dict[str, Any],
-    model: str,
-    methods: tuple[str, ...],
-    units: str,
-    cycles: float,
-    setup_cycles: float | None,
-    steps: int,
-    seeds: int | None,
-    learning_rate: float,
-    batch_size: int | None,
-    target: float,
-    seed: int,
-    engine: str,
-    pace: float,
-    address: str | None,
-    curves: str | None,
-    output: str,
-) -> None:
+@one_line_errors
+def train_command(**options: Any) -> None:
     """Train a model on handwritten digits with N workers, under several schemes.
 
     All schemes take the same steps; what differs is the time they take: on a simulated clock, in the unit of
-    the cycle time, or with --engine ray on N processes, in seconds.
+    the cycle time, or with --engine ray on N processes, in seconds. A trace is replayed step by step, and
+    planned for as its law, --trace-law or --keep-workers, says.
     """
-    if (cycle_time is None) == (trace is None):
-        raise click.UsageError("give the law of the cycle time: either --cycle-time or --trace")
-    if target > 1:
-        raise click.UsageError("--target is an accuracy, from 0 to 1")
-    if curves is not None and not Path(curves).absolute().parent.is_dir():
-        raise click.UsageError(f"--curves: there is no folder {Path(curves).absolute().parent}")
-    asked, seeds = bool(methods), seeds or (8 if engine == ENGINES[0] else 1)
-    try:
-        rows = None
-        if trace is not None:
-            try:
-                measured = load_trace(trace, **columns)
-            except OSError as error:
-                raise click.UsageError(f"cannot read {trace}: {error.strerror}") from None
-            rows, cycle_time = measured.rows(), measured.law()
-            if workers not in (None, measured.num_workers):
-                raise click.UsageError(f"the trace has {measured.num_workers} workers, not {workers}")
-            workers = measured.num_workers
-            if workers < 2:
-                raise click.UsageError(f"{trace} has one worker only: coding needs the times of at least two")
-        if workers is None:
-            raise click.UsageError("give the number of workers with --workers")
-        with jax.enable_x64(True):
-            problem = digits_problem(
-                cycle_time,
-                workers,
-                model,
-                units=units,
-                batch_size=batch_size,
-                cycles=cycles,
-                setup_cycles=setup_cycles,
-            )
-            check_finite_mean(problem)
-        for method in methods:
-            parse_method(problem, method)
-        options: dict[str, Any] = {
-            "units": units,
-            "num_steps": steps,
-            "learning_rate": learning_rate,
-            "batch_size": batch_size,
-        }
-        names = methods or (*METHODS, *added_schemes())
-        if engine == ENGINES[0]:
-            options |= {"cycle_times": rows, "num_seeds": seeds}
-            runs = _train_all(problem, model, names, seed, asked, options)
-        else:
-            times = cycle_time if rows is None else rows
-            runs = _train_all_on_cluster(
-                *(problem, model, names, seed, asked, options),
-                num_seeds=seeds,
-                cycle_times=times,
-                pace=pace,
-                address=address,
-            )
-    except (ValueError, ImportError) as error:
-        raise click.UsageError(str(error)) from None
-    except (OSError, RuntimeError) as error:
-        if engine == ENGINES[0]:
-            raise
-        if address is not None and isinstance(error, ConnectionError):
-            raise click.UsageError(f"--address: {error}") from None
-        # Ray could not be started, or no worker is left.
-        raise click.ClickException(f"the worker processes failed: {' '.join(str(error).split())}") from None
-    summary = [_summary(run, target) for run in runs]
-    if curves is not None:
-        try:
-            _write_curves(curves, runs)
-        except OSError as error:
-            raise click.UsageError(f"cannot write {curves}: {error.strerror}") from None
-    if output == "json":
-        question = {
-            "model": model,
-            "num_workers": workers,
-            "cycle_time": describe_law(cycle_time),
-            "num_coordinates": int(np.asarray(problem.num_coordinates)),
-            "num_samples": int(np.asarray(problem.num_samples)),
-            "target": target,
-        }
-        click.echo(json.dumps({"problem": question, "runs": summary}, indent=2))
-    elif output == "csv":
-        writer = csv.DictWriter(sys.stdout, list(summary[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(summary)
+    question = Question(**options)
+    with jax.enable_x64(True):
+        problem, steps = _problem(question)
+        described = _described(question, problem)
+    for method in question.methods:
+        parse_method(problem, method)
+    if question.simulated:
+        runs = _train_all(question, problem, steps)
     else:
-        _print_table(summary, target, seeds, real=engine != ENGINES[0])
+        with _worker_errors(question):
+            runs = _train_all_on_cluster(question, problem, steps)
+    rows = [_summary(run, question.target) for run in runs]
+    if question.curves is not None:
+        _write_curves(question.curves, runs)
+    if question.output == "json":
+        write_json({"problem": described, "runs": rows})
+    elif question.output == "csv":
+        write_rows(rows)
+    else:
+        _print_table(rows, question)
 
 
-def _training_progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return progress(*columns)
+def _problem(question: Question) -> tuple[Problem, np.ndarray | None]:
+    """What is planned for, and the steps of a trace, to be replayed."""
+    workers, law, steps = question.workers, question.cycle_time, None
+    if question.trace is not None:
+        trace = question.trace.read()
+        workers = question.trace.num_workers(trace, workers, replayed=True)
+        law, steps = question.trace.law(trace, workers), trace.rows()
+    if workers is None:
+        raise click.UsageError("give the number of workers with --workers")
+    assert law is not None
+    problem = digits_problem(
+        law,
+        workers,
+        question.model,
+        units=question.units,
+        batch_size=question.batch_size,
+        cycles=question.cycles,
+        setup_cycles=question.setup_cycles,
+    )
+    check_finite_mean(problem)
+    return problem, steps
 
 
-def _train_all_on_cluster(
-    problem: Problem,
-    model: str,
-    methods: Sequence[str],
-    seed: int,
-    asked: bool,
-    options: dict[str, Any],
-    *,
-    num_seeds: int,
-    cycle_times: Any,
-    pace: float,
-    address: str | None,
-) -> list[DigitsRun]:
+def _described(question: Question, problem: Problem) -> dict[str, Any]:
+    """The problem in JSON's own values."""
+    return {
+        "model": question.model,
+        "num_workers": int(np.asarray(problem.num_workers)),
+        "cycle_time": describe_law(problem.cycle_time),
+        "num_coordinates": int(np.asarray(problem.num_coordinates)),
+        "num_samples": int(np.asarray(problem.num_samples)),
+        "target": question.target,
+    }
+
+
+@contextlib.contextmanager
+def _worker_errors(question: Question) -> Iterator[None]:
+    """Ray could not be started, or no worker is left."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if question.address is not None and isinstance(error, ConnectionError):
+            raise click.UsageError(f"--address: {error}") from None
+        raise click.ClickException(f"the worker processes failed: {' '.join(str(error).split())}") from None
+
+
+def _expected_runtimes(question: Question, problem: Problem) -> dict[str, float]:
+    """Of the schemes that the model can be trained with; those that nobody asked for may be none."""
+    found = {}
+    for method in question.shown_methods:
+        try:
+            solution = solve(problem, method, key=question.key)
+            if solution.status == Status.INFEASIBLE or (
+                solution.partition is None and method != "tandon_partial"
+            ):
+                raise ValueError(f'"{method}" is no scheme that {question.model} can be trained with here')
+        except ValueError:
+            if question.methods:
+                raise
+            continue
+        found[method] = expected_of(problem, solution)
+    if not found:
+        raise ValueError("no scheme is possible for this problem")
+    return found
+
+
+def _train_all_on_cluster(question: Question, problem: Problem, steps: np.ndarray | None) -> list[DigitsRun]:
     """As `_train_all`, on processes: all schemes use the same ones, in turn."""
     from bcgc_jax.cluster import Cluster, Pace
     from bcgc_jax.cluster.digits import train_digits_on_cluster
 
     with jax.enable_x64(True):
-        solutions = {}
-        for method in methods:
-            try:
-                solution = solve(problem, method, key=jax.random.key(seed))
-                if solution.status == Status.INFEASIBLE or (
-                    solution.partition is None and method != "tandon_partial"
-                ):
-                    raise ValueError(f'"{method}" is no scheme that {model} can be trained with here')
-            except ValueError:
-                if asked:
-                    raise
-                continue
-            solutions[method] = expected_of(problem, solution)
-    if not solutions:
-        raise ValueError("no scheme is possible for this problem")
-    slowness = Pace(cycle_times, pace / min(solutions.values())) if pace else None
-    workers = int(np.asarray(problem.num_workers))
+        expected = _expected_runtimes(question, problem)
+    times = problem.cycle_time if steps is None else steps
+    slowness = Pace(times, question.pace / min(expected.values())) if question.pace else None
+    workers, seeds = int(np.asarray(problem.num_workers)), question.num_seeds
     runs = []
     # What Ray prints goes to the screen, not into a table or a file.
     with (
         contextlib.redirect_stdout(sys.stderr),
-        _training_progress() as bar,
+        progress(MofNCompleteColumn()) as bar,
         jax.enable_x64(True),  # for the plan; the model is float32
     ):
-        task = bar.add_task(f"starting {workers} processes", total=len(solutions) * num_seeds)
-        with Cluster(workers, address=address) as cluster:
-            for method in solutions:
+        task = bar.add_task(f"starting {workers} processes", total=len(expected) * seeds)
+        with Cluster(workers, address=question.address) as cluster:
+            for method in expected:
                 found = []
-                for key in jax.random.split(jax.random.key(seed), num_seeds):
+                for key in jax.random.split(question.key, seeds):
                     bar.update(task, description=f"training with {method}")
-                    arguments = (key, cluster, problem, model, method)
-                    found.append(train_digits_on_cluster(*arguments, pace=slowness, **options).run)
+                    found.append(
+                        train_digits_on_cluster(
+                            key, cluster, problem, question.model, method, pace=slowness, **question.training
+                        ).run
+                    )
                     bar.advance(task)
                 rows = (np.concatenate([getattr(f, n) for f in found]) for n in ("clock", "loss", "accuracy"))
                 runs.append(DigitsRun(method, found[0].expected_runtime, *rows))
-    return sorted(runs, key=lambda run: solutions[run.method])
+    return sorted(runs, key=lambda run: expected[run.method])
 
 
-def _train_all(
-    problem: Problem, model: str, methods: Sequence[str], seed: int, asked: bool, options: dict[str, Any]
-) -> list[DigitsRun]:
-    """One run for each method, shortest iteration first. Methods nobody `asked` for may be impossible."""
+def _train_all(question: Question, problem: Problem, steps: np.ndarray | None) -> list[DigitsRun]:
+    """One run for each method, shortest iteration first. Methods nobody asked for may be impossible."""
     runs, refused = [], ValueError("no scheme was asked for")
-    with _training_progress() as bar:
-        task = bar.add_task("training", total=len(methods))
-        for method in methods:
+    options = {"cycle_times": steps, "num_seeds": question.num_seeds, **question.training}
+    with progress(MofNCompleteColumn()) as bar:
+        task = bar.add_task("training", total=len(question.shown_methods))
+        for method in question.shown_methods:
             bar.update(task, description=f"training with {method}")
             try:
                 with jax.enable_x64(True):  # for the plan and the clock; the model is float32
-                    runs.append(train_on_digits(jax.random.key(seed), problem, model, method, **options))
+                    runs.append(train_on_digits(question.key, problem, question.model, method, **options))
             except ValueError as error:
-                if asked:
+                if question.methods:
                     raise
                 refused = error
             bar.advance(task)
@@ -294,7 +313,7 @@ def _train_all(
     return sorted(runs, key=lambda run: run.expected_runtime)
 
 
-def _summary(run: DigitsRun, target: float) -> dict[str, Any]:
+def _summary(run: DigitsRun, target: float) -> Row:
     steps = run.clock.shape[1]
     time = run.time_to(target)
     return {
@@ -310,29 +329,41 @@ def _summary(run: DigitsRun, target: float) -> dict[str, Any]:
 
 
 def _write_curves(path: str, runs: Sequence[DigitsRun]) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["method", "seed", "iteration", "time", "loss", "accuracy"])
-        for run in runs:
-            for seed in range(len(run.clock)):
-                columns = (run.clock[seed], run.loss[seed], run.accuracy[seed])
-                for step, values in enumerate(zip(*columns, strict=True), 1):
-                    writer.writerow([run.method, seed, step, *(f"{v:.8g}" for v in values)])
+    with access(path, "write"), open(path, "w", newline="", encoding="utf-8") as file:
+        columns = ("method", "seed", "iteration", "time", "loss", "accuracy")
+        write_rows(_iterations(runs), columns, file=file)
 
 
-def _print_table(rows: Sequence[dict[str, Any]], target: float, seeds: int, *, real: bool) -> None:
+def _iterations(runs: Sequence[DigitsRun]) -> Iterator[Row]:
+    for run in runs:
+        for seed in range(len(run.clock)):
+            course = zip(run.clock[seed], run.loss[seed], run.accuracy[seed], strict=True)
+            for step, (time, loss, accuracy) in enumerate(course, 1):
+                known = {"time": time, "loss": loss, "accuracy": accuracy}
+                texts = {name: f"{value:.8g}" for name, value in known.items()}
+                yield {"method": run.method, "seed": seed, "iteration": step, **texts}
+
+
+def _print_table(rows: Sequence[Row], question: Question) -> None:
+    seeds, target, real = question.num_seeds, question.target, not question.simulated
+
     def number(name: str, value: float | None) -> str:
         if value is not None:
             return f"{value:.4g}"
         # Of workers as they are, nothing is expected.
         return "–" if name == "expected_runtime" else "never"
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("scheme", no_wrap=True)
     unit, clock = ("(s)", "measured") if real else ("runtime", "simulated")
-    names = (f"expected\n{unit}", f"{clock}\n{unit}", f"time to {100 * target:g} %\naccuracy")
-    for name in (*names, "earliest\nseed", "latest\nseed", "loss at\nthe end", "accuracy at\nthe end"):
-        table.add_column(name, justify="right")
+    compared = table(
+        names("scheme"),
+        f"expected\n{unit}",
+        f"{clock}\n{unit}",
+        f"time to {100 * target:g} %\naccuracy",
+        "earliest\nseed",
+        "latest\nseed",
+        "loss at\nthe end",
+        "accuracy at\nthe end",
+    )
     shown = (
         "expected_runtime",
         "mean_runtime",
@@ -342,15 +373,15 @@ def _print_table(rows: Sequence[dict[str, Any]], target: float, seeds: int, *, r
     )
     for row in rows:
         ends = ["–" if row[k] is None else f"{row[k]:.4f}" for k in ("loss", "accuracy")]
-        table.add_row(row["method"], *(number(k, row[k]) for k in shown), *ends)
-    console = Console(width=100, highlight=False, file=sys.stdout)
-    console.print(table)
+        compared.add_row(row["method"], *(number(k, row[k]) for k in shown), *ends)
+    screen = console()
+    screen.print(compared)
     of = f"the median of {seeds} seeds" if seeds > 1 else "of one run"
-    console.print(f"\nTime to the target: {of}; all steps alike, only the clocks differ.")
+    screen.print(f"\nTime to the target: {of}; all steps alike, only the clocks differ.")
     if real:
-        console.print("Measured: mean seconds of an iteration, the messages and the computation included.")
+        screen.print("Measured: mean seconds of an iteration, the messages and the computation included.")
     times = {row["method"]: row["time_to_target"] for row in rows}
     fastest = min(times, key=lambda m: times[m] or np.inf)
     if times.get("uncoded") and fastest != "uncoded":
         saved = 100 * (1 - times[fastest] / times["uncoded"])
-        console.print(f"{fastest} takes {saved:.1f} % less time to the target than the uncoded scheme.")
+        screen.print(f"{fastest} takes {saved:.1f} % less time to the target than the uncoded scheme.")

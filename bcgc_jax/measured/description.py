@@ -58,20 +58,30 @@ class Description(NamedTuple):
     between_steps: Interval
     autocorrelation: Interval
 
+    @property
+    def unlike_workers(self) -> bool:
+        """Whether workers differ by more than chance and by more than a plan can overlook."""
+        return self.between_workers.low > 0 and self.between_workers.value > _SMALL
+
+    @property
+    def slow_together(self) -> bool:
+        """Whether the workers of a step have as much in common."""
+        return self.between_steps.low > 0 and self.between_steps.value > _SMALL
+
     def remarks(self) -> list[str]:
         """In words: where the trace is not what the paper assumes, and what that means for a plan."""
         found = []
-        if self.between_workers.low > 0 and self.between_workers.value > _SMALL:
+        if self.unlike_workers:
             found.append(
                 f"The workers are not alike: {100 * self.between_workers.value:.0f} % of the variance is "
                 "between them. A plan for one law takes them for alike and expects slow ones to change; keep "
-                "them apart (--keep-workers), or leave the slowest out."
+                "them apart (`Rows`), or leave the slowest out."
             )
-        if self.between_steps.low > 0 and self.between_steps.value > _SMALL:
+        if self.slow_together:
             found.append(
                 f"The workers are slow together: {100 * self.between_steps.value:.0f} % of the variance is "
                 "common to a step. Redundancy helps against single slow workers only, so it gains less than "
-                "a plan for independent workers says; plan on whole steps (--keep-workers)."
+                "a plan for independent workers says; plan on whole steps (`Rows`)."
             )
         if (
             abs(self.autocorrelation.value) > _SMALL

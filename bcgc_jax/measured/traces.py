@@ -28,6 +28,10 @@ _LONGEST_LABEL, _LONGEST_HEADER, _BATCH = 200, 1 << 20, 1 << 16
 _LABEL, _NUMBER = r"(large_)?string|u?int\d+", r"u?int\d+|halffloat|float|double|null"
 
 
+class ColumnError(ValueError):
+    """A file does not have the columns that it was read by."""
+
+
 class Trace(NamedTuple):
     """The times of S steps and W workers, one of R for each cell that was measured.
 
@@ -179,7 +183,7 @@ def _columns(path: str, header: Sequence[str], names: list[str], layout: str) ->
         layout = "wide" if wide else "long"
     if layout == "long":
         if missing:
-            raise ValueError(_no_column(path, header, missing))
+            raise ColumnError(_no_column(path, header, missing))
         return 2, [header.index(name) for name in names]
     if len(names) > 3:
         raise ValueError(f"{path}: the wide layout has no place for censored times, use the long one")
@@ -188,7 +192,7 @@ def _columns(path: str, header: Sequence[str], names: list[str], layout: str) ->
     # A step's column of another name must not pass for a worker.
     odd = len(header) > 2 and _alike(header[1:]) and not _alike(header)
     if names[0] in missing and (names[0] != "step" or odd or _near("step", header)):
-        raise ValueError(_no_column(path, header, names[:1]))
+        raise ColumnError(_no_column(path, header, names[:1]))
     if not others:
         raise ValueError(f"{path} has no column of a worker")
     if any(not name or re.fullmatch(r"__index_level_\d+__", name) for name in others):
@@ -206,9 +210,8 @@ def _no_column(path: str, header: Sequence[str], missing: Sequence[str]) -> str:
     return (
         f"{path} has no column {', '.join(missing)}: it has {shown}{near and f' (did you mean {near}?)'}. A "
         "long trace has a row for each step and worker and the columns step, worker, seconds: give other "
-        "names by step=, worker=, seconds= (--step-column, --worker-column, --seconds-column). A wide one "
-        "has a row for each step and a column for each worker, named after it, beside the step's: ask for it "
-        'by layout="wide" (--layout wide)'
+        "names by step=, worker=, seconds=. A wide one has a row for each step and a column for each "
+        'worker, named after it, beside the step\'s: ask for it by layout="wide"'
     )
 
 

@@ -107,11 +107,11 @@ def test_columns_of_other_names(tmp_path):
 @pytest.mark.parametrize(
     ("header", "names", "message"),
     [
-        ("step,worker,time", {}, "no column seconds: it has step, worker, time. .*--seconds-column"),
+        ("step,worker,time", {}, "no column seconds: it has step, worker, time. .*seconds="),
         ("Step,Worker,Seconds", {}, r"did you mean Step, Worker, Seconds\?"),
         ("step,worker,seconds", {"seconds": "second"}, r"no column second: .*did you mean seconds\?"),
         ("step,worker,seconds", {"censored": "cut"}, "no column cut: it has step, worker, seconds"),
-        ("iteration,rank,duration", {}, "no column step, worker, seconds: .*layout wide"),
+        ("iteration,rank,duration", {}, 'no column step, worker, seconds: .*layout="wide"'),
         ("iteration,rank,duration", {"layout": "long"}, "no column step, worker, seconds"),
         ("step,w1,w2", {"seconds": "time"}, "no column worker, time"),
         ("step,w1,w2", {"censored": "w2"}, "no column worker, seconds"),

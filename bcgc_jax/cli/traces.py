@@ -1,0 +1,169 @@
+"""A trace on the command line: how its file is laid out, and the law that stands for its times."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import click
+import numpy as np
+
+from bcgc_jax.cli.output import access
+from bcgc_jax.laws import Empirical, Law, Rows
+from bcgc_jax.measured.smooth import smooth_empirical
+from bcgc_jax.measured.traces import LAYOUTS, ColumnError, Trace, load_trace
+
+TRACE_LAWS = ("atoms", "smooth", "pareto-tail")
+# An exact expectation under a law of K atoms takes some K N³ operations: this many are about ten seconds.
+_MOST_OPERATIONS = 5e9
+# Below this, atoms that stand for several times each say too little about them.
+_FEWEST_ATOMS = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class TraceFile:
+    """A file of measured times, the keywords of `load_trace` for it, and which law shall stand for them."""
+
+    path: str
+    columns: dict[str, Any]
+    kind: str = TRACE_LAWS[0]
+    keep_workers: bool = False
+
+    def read(self, progress: Callable[[float], None] | None = None) -> Trace:
+        """ValueError for a file that cannot be read or is no trace."""
+        try:
+            with access(self.path):
+                return load_trace(self.path, **self.columns, progress=progress)
+        except ColumnError as error:
+            raise ValueError(
+                f"{error}. Here: --step-column, --worker-column, --seconds-column, --layout wide"
+            ) from None
+
+    def num_workers(self, trace: Trace, asked: int | None, *, replayed: bool = False) -> int:
+        """How many there are to be: those `asked` for, or those of the trace, which a replay needs."""
+        if replayed and asked not in (None, trace.num_workers):
+            raise ValueError(f"the trace has {trace.num_workers} workers, not {asked}")
+        if asked is None and trace.num_workers < 2:
+            raise ValueError(
+                f"{self.path} has one worker only: coding needs the times of at least two"
+                + ("" if replayed else ", or give --workers")
+            )
+        return asked or trace.num_workers
+
+    def law(self, trace: Trace, num_workers: int) -> Law:
+        """That of all times together, or with `keep_workers` of whole steps."""
+        if self.keep_workers:
+            return Rows(trace.rows())
+        return law_of_trace(trace, self.kind, num_workers)
+
+
+def law_of_trace(trace: Trace, kind: str, num_workers: int, *, num_evaluations: int = 1) -> Law:
+    """The law of all measured times together: each an atom, or smooth, perhaps with a fitted tail.
+
+    Too many atoms for `num_workers` are refused. Where `num_evaluations` are ahead that need no more than
+    much the same law, neighbours become one atom, as many as these have the time of one for.
+    """
+    if kind != "atoms":
+        return smooth_empirical(trace.seconds, trace.censored, pareto_tail=kind == "pareto-tail")
+    if trace.censored.any():
+        raise ValueError(
+            f"{np.count_nonzero(trace.censored)} of {trace.censored.size} times are censored, and an atom "
+            "needs a whole time: take --trace-law smooth"
+        )
+    most = int(_MOST_OPERATIONS / num_evaluations / num_workers**3)
+    if trace.seconds.size <= most:
+        return trace.law()
+    if num_evaluations > 1 and most >= _FEWEST_ATOMS:
+        return Empirical(_means_of_neighbours(trace.seconds, most))
+    raise ValueError(
+        f"{trace.seconds.size} measured times are too many atoms for {num_workers} workers: "
+        "take --trace-law smooth, or see bcgc fit"
+    )
+
+
+def _means_of_neighbours(times: np.ndarray, count: int) -> np.ndarray:
+    """`count` atoms in place of more `times`: equal shares of the integral of the quantile function."""
+    size = times.size
+    integral = np.interp(
+        np.linspace(0, 1, count + 1), np.linspace(0, 1, size + 1), np.cumsum(np.r_[0, np.sort(times)])
+    )
+    return np.diff(integral) * count / size
+
+
+def layout_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Options that say how a trace is laid out, given to `command` as `columns`, keywords of `load_trace`."""
+
+    @functools.wraps(command)
+    def with_columns(*args: Any, **given: Any) -> None:
+        columns = {name: given.pop(f"{name}_column") for name in ("step", "worker", "seconds", "censored")}
+        return command(*args, columns=columns | {"layout": given.pop("layout")}, **given)
+
+    return _with_options(
+        with_columns,
+        click.option("--step-column", default="step", show_default=True, help="Column of the step."),
+        click.option("--worker-column", default="worker", show_default=True, help="Column of the worker."),
+        click.option("--seconds-column", default="seconds", show_default=True, help="Column of the times."),
+        click.option(
+            "--censored-column", help="Column of 0 or 1: the worker was cut off, the time a lower bound."
+        ),
+        click.option(
+            "--layout",
+            type=click.Choice(LAYOUTS),
+            default="auto",
+            show_default=True,
+            help="A row for each step and worker (long), or a column for each worker (wide).",
+        ),
+    )
+
+
+def trace_options(use: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Options of a trace in place of a law, given to a command as `trace`, a `TraceFile` or None."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def with_trace(
+            *args: Any,
+            trace: str | None,
+            trace_law: str,
+            keep_workers: bool,
+            columns: dict[str, Any],
+            **given: Any,
+        ) -> None:
+            if trace is None and keep_workers:
+                raise click.UsageError("--keep-workers keeps those of a trace: give it with --trace")
+            file = None if trace is None else TraceFile(trace, columns, trace_law, keep_workers)
+            return command(*args, trace=file, **given)
+
+        kept = click.option(
+            "--keep-workers",
+            is_flag=True,
+            help="Keep the steps of the trace whole: its workers are not alike.",
+        )
+        return _with_options(
+            layout_options(kept(with_trace)),
+            click.option("--trace", type=click.Path(), help=f"CSV or Parquet of measured times{use}"),
+            click.option(
+                "--trace-law",
+                type=click.Choice(TRACE_LAWS),
+                default=TRACE_LAWS[0],
+                show_default=True,
+                help="Each measured time an atom, or a smooth law, perhaps with a Pareto tail fitted to it.",
+            ),
+        )
+
+    return decorate
+
+
+def _with_options(
+    command: Callable[..., None], *options: Callable[[Callable[..., None]], Callable[..., None]]
+) -> Callable[..., None]:
+    """`command` with the options in this order."""
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def need_one_law(cycle_time: Any, trace: TraceFile | None) -> None:
+    """Refuse none and both."""
+    if bool(cycle_time) == (trace is not None):
+        raise click.UsageError("give the law of the cycle time: either --cycle-time or --trace")

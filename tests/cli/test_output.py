@@ -1,0 +1,110 @@
+"""What all commands print with: one width, one way to write rows, errors of one line; and how one is run."""
+
+import csv
+import importlib.metadata
+import io
+import subprocess
+import sys
+
+import click
+import pytest
+
+from bcgc_jax.cli import output
+
+
+def test_rows_are_written_with_every_column_that_one_of_them_has(capsys):
+    output.write_rows([{"a": [1, 2], "b": None}, {"a": float("inf"), "c": {"low": 1.5, "high": None}}])
+    text = capsys.readouterr().out
+    assert text == "a,b,c\n1 2,,\n,,low=1.5 high=\n"
+    output.write_rows([{"method": "time", "cells": 3}], ["method", "cells", "infinite"], missing="0")
+    assert list(csv.DictReader(io.StringIO(capsys.readouterr().out))) == [
+        {"method": "time", "cells": "3", "infinite": "0"}
+    ]
+
+
+def test_rows_go_to_a_file_as_they_come():
+    file = io.StringIO()
+    read = []
+
+    def rows():
+        for i in range(3):
+            read.append(file.getvalue())
+            yield {"i": i}
+
+    output.write_rows(rows(), ["i"], file=file)
+    assert read == ["i\n", "i\n0\n", "i\n0\n1\n"]
+
+
+def test_json_has_its_version_first_and_nothing_that_is_no_json(capsys):
+    output.write_json({"limit": 1.0})
+    assert capsys.readouterr().out == '{\n  "version": 1,\n  "limit": 1.0\n}\n'
+    output.write_json([{"limit": None}])
+    assert capsys.readouterr().out == '[\n {\n  "limit": null\n }\n]\n'
+    with pytest.raises(ValueError, match="JSON"):
+        output.write_json({"limit": float("nan")})
+    assert [output.finite(x) for x in (2, float("inf"), float("nan"))] == [2.0, None, None]
+
+
+def test_a_table_is_100_columns_wide_whatever_the_screen(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    shown = output.table(output.names("scheme"), "expected\nruntime")
+    shown.add_row("optimal", "1.5")
+    output.console().print(shown)
+    assert capsys.readouterr().out == "         expected\nscheme    runtime\noptimal       1.5\n"
+    output.console().print("word " * 30)
+    assert max(map(len, capsys.readouterr().out.splitlines())) in range(95, 101)
+    output.console(wrap=False).print("word " * 30)
+    assert len(capsys.readouterr().out) == 151
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (FileNotFoundError(2, "No such file", "x.csv"), "x.csv: No such file"),
+        (OSError("the disk is gone"), "the disk is gone"),
+        (ValueError("no such law"), "no such law"),
+        (ImportError("needs matplotlib"), "needs matplotlib"),
+    ],
+)
+def test_what_is_wrong_is_one_line(error, text):
+    @output.one_line_errors
+    def command() -> None:
+        raise error
+
+    with pytest.raises(click.UsageError) as found:
+        command()
+    assert found.value.format_message() == text
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    @output.one_line_errors
+    def command() -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    with pytest.raises(BrokenPipeError):
+        command()
+
+
+def test_a_file_is_named_by_what_could_not_be_done_with_it(tmp_path):
+    with (
+        pytest.raises(ValueError, match=r"cannot write .*nowhere.*No such file"),
+        output.access(str(tmp_path / "nowhere" / "x"), "write"),
+    ):
+        (tmp_path / "nowhere" / "x").write_text("")
+    path = tmp_path / "x"
+    path.write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=r"cannot read .*not a text file"), output.access(str(path)):
+        path.read_text(encoding="utf-8")
+
+
+def test_there_is_no_bar_where_nobody_sees_it():
+    assert output.progress().disable
+
+
+@pytest.mark.parametrize("module", ["bcgc_jax", "bcgc_jax.cli"])
+def test_the_package_is_the_command(module):
+    run = subprocess.run(
+        [sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=False
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout.strip().endswith(importlib.metadata.version("bcgc-jax"))

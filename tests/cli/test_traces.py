@@ -1,0 +1,153 @@
+"""A trace on the command line: one law for all commands, one limit, and flags that only the commands know."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bcgc_jax as bcgc
+from bcgc_jax.cli import traces
+from bcgc_jax.measured.traces import Trace
+
+TIMES = np.random.default_rng(4).gamma(2.5, 0.6, (30, 3)) * [0.5, 1.0, 2.5] + 0.8
+
+
+def _trace(times: np.ndarray, censored: bool = False) -> Trace:
+    step, worker = np.indices(times.shape).reshape(2, -1)
+    cut = np.zeros(times.size, bool)
+    cut[0] = censored
+    steps, workers = (np.arange(n).astype(str) for n in times.shape)
+    return Trace(steps, workers, step, worker, times.ravel(), cut)
+
+
+def _write(path: Path, times: np.ndarray = TIMES) -> str:
+    rows = [f"{s},{w},{t:.9f}" for s, row in enumerate(times) for w, t in enumerate(row)]
+    path.write_text("\n".join(["step,worker,seconds", *rows]))
+    return str(path)
+
+
+def test_each_kind_of_law_is_the_librarys():
+    trace = _trace(TIMES)
+    atoms, smooth, heavy = (traces.law_of_trace(trace, kind, 3) for kind in traces.TRACE_LAWS)
+    assert np.array_equal(np.sort(np.asarray(atoms.times)), np.sort(TIMES.ravel()).astype(atoms.times.dtype))
+    t = np.linspace(0.5, 6, 30)
+    assert np.array_equal(smooth.survival(t), bcgc.smooth_empirical(TIMES).survival(t))
+    assert np.array_equal(heavy.survival(t), bcgc.smooth_empirical(TIMES, pareto_tail=True).survival(t))
+
+
+def test_the_limit_on_atoms_is_one_of_operations(monkeypatch):
+    monkeypatch.setattr(traces, "_MOST_OPERATIONS", 90 * 4**3)
+    trace = _trace(TIMES)  # 90 times
+    assert np.size(traces.law_of_trace(trace, "atoms", 4).times) == 90
+    with pytest.raises(ValueError, match=r"90 measured times are too many atoms for 5 workers: .*smooth"):
+        traces.law_of_trace(trace, "atoms", 5)
+    traces.law_of_trace(trace, "smooth", 5)  # has no atoms
+
+
+def test_where_many_evaluations_are_ahead_neighbours_become_one_atom(x64, monkeypatch):
+    times = np.sort(np.random.default_rng(0).gamma(2.0, 1.0, 1200))
+    trace = _trace(times.reshape(-1, 4))
+    monkeypatch.setattr(traces, "_MOST_OPERATIONS", 300 * 10 * 2**3)
+    law = traces.law_of_trace(trace, "atoms", 2, num_evaluations=10)
+    # Four neighbours each, and their mean.
+    assert np.allclose(np.sort(np.asarray(law.times)), times.reshape(300, 4).mean(axis=1), rtol=1e-12)
+    monkeypatch.setattr(traces, "_MOST_OPERATIONS", 700 * 10 * 2**3)
+    law = traces.law_of_trace(trace, "atoms", 2, num_evaluations=10)
+    assert np.size(law.times) == 700
+    assert float(law.mean()) == pytest.approx(times.mean(), rel=1e-12)
+    monkeypatch.setattr(traces, "_MOST_OPERATIONS", 99 * 10 * 2**3)
+    with pytest.raises(ValueError, match="too many atoms"):
+        traces.law_of_trace(trace, "atoms", 2, num_evaluations=10)
+
+
+def test_times_that_were_cut_off_are_no_atoms():
+    trace = _trace(TIMES, censored=True)
+    with pytest.raises(ValueError, match=r"1 of 90 times are censored.*--trace-law smooth"):
+        traces.law_of_trace(trace, "atoms", 3)
+    assert np.isfinite(traces.law_of_trace(trace, "smooth", 3).mean())
+
+
+def test_one_worker_only_is_one_text_for_all_commands(command, tmp_path):
+    path = _write(tmp_path / "trace.csv", TIMES[:, :1])
+    asked = {
+        "solve": ["--trace", path, "--coordinates", "60"],
+        "sweep": ["--trace", path, "--coordinates", "60"],
+        "fit": [path, "--law", "uniform", "--replicates", "20"],
+        "train": ["--trace", path],
+    }
+    told = {}
+    for name, arguments in asked.items():
+        status, out, told[name] = command(name, *arguments)
+        assert (status, out) == (2, "")
+    text = f"bcgc: {path} has one worker only: coding needs the times of at least two"
+    assert {name: line.strip() for name, line in told.items()} == {
+        "solve": f"{text}, or give --workers",
+        "sweep": f"{text}, or give --workers",
+        "fit": f"{text}, or give --workers",
+        "train": text,  # which replays the trace
+    }
+
+
+def test_flags_are_named_by_the_commands_and_not_by_the_library(command, tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("iteration,rank,time_s\n1,a,2\n")
+    with pytest.raises(ValueError, match="has no column") as found:
+        bcgc.load_trace(path)
+    assert "--" not in str(found.value)
+    for name in ("solve", "sweep", "train"):
+        arguments = [] if name == "train" else ["--coordinates", "60"]
+        status, _, err = command(name, "--trace", str(path), *arguments)
+        assert (status, err.count("\n")) == (2, 1)
+        assert "has no column step, worker, seconds" in err
+        assert err.strip().endswith("--step-column, --worker-column, --seconds-column, --layout wide")
+    description = bcgc.describe(_trace(TIMES))
+    assert description.unlike_workers
+    assert "--" not in " ".join(description.remarks())
+    assert "`Rows`" in description.remarks()[0]
+
+
+def test_workers_that_are_together_slow_are_told_from_workers_that_differ():
+    together = np.random.default_rng(1).gamma(3.0, 1.0, (60, 1)) + np.full((60, 4), 1.0)
+    together = together + 0.05 * np.random.default_rng(2).random((60, 4))
+    found = bcgc.describe(_trace(together))
+    assert (found.unlike_workers, found.slow_together) == (False, True)
+    alike = bcgc.describe(_trace(np.random.default_rng(3).gamma(3.0, 1.0, (60, 4))))
+    assert (alike.unlike_workers, alike.slow_together) == (False, False)
+
+
+@pytest.mark.parametrize("name", ["solve", "sweep", "train"])
+def test_keep_workers_needs_a_trace(command, name):
+    workers = ["--workers", "4", "--cycle-time", "uniform:low=1,high=2", "--keep-workers"]
+    status, _, err = command(name, *workers, *([] if name == "train" else ["--coordinates", "9"]))
+    assert (status, err.count("\n")) == (2, 1)
+    assert "give it with --trace" in err
+
+
+def test_a_sweep_keeps_the_workers_as_solve_does(command, tmp_path):
+    asked = ["--trace", _write(tmp_path / "trace.csv"), "--keep-workers", "--method", "uncoded"]
+    status, out, err = command("sweep", *asked, "--coordinates", "2000,3000", "--format", "json")
+    assert status == 0, err
+    runtimes = [row["expected_runtime"] for row in json.loads(out)]
+    mean = TIMES.max(axis=1).mean()
+    assert runtimes == pytest.approx([mean * 2000 / 3, mean * 3000 / 3], rel=1e-8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "law"),
+    [((), "empirical"), (("--trace-law", "smooth"), "smooth"), (("--keep-workers",), "rows")],
+)
+def test_train_plans_for_the_law_of_the_trace_that_it_replays(command, tmp_path, arguments, law):
+    asked = ["--trace", _write(tmp_path / "trace.csv"), *arguments, "--method", "uncoded", "--format", "json"]
+    status, out, err = command("train", *asked, "--steps", "30", "--seeds", "1")
+    assert (status, err) == (0, "")
+    answer = json.loads(out)
+    assert answer["problem"]["cycle_time"]["law"] == law
+    (run,) = answer["runs"]
+    replayed = TIMES.max(axis=1).mean() * 1500 / 3 * 650
+    assert run["mean_runtime"] == pytest.approx(replayed, rel=1e-4)
+    if law == "rows":  # all of its steps were replayed
+        assert run["expected_runtime"] == pytest.approx(replayed, rel=1e-8)
+    else:  # planned as if any worker could be the slow one
+        assert run["expected_runtime"] != pytest.approx(replayed, rel=1e-2)

@@ -23,7 +23,10 @@ from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import concrete, pytree_dataclass, static_field
 
-CONSTRUCTIONS = ("uncoded", "replication", "fractional_repetition", "cyclic_mds", "random_cyclic")
+# Coefficients 1 within groups of workers that all send the same: nothing is amplified.
+REPEATED = ("uncoded", "replication", "fractional_repetition")
+CYCLIC = ("cyclic_mds", "random_cyclic")
+CONSTRUCTIONS = REPEATED + CYCLIC
 
 # Float32 messages at up to this amplification keep the sum's error below 1e-6; worst measured 6e-8.
 _NARROW = 4.0
@@ -132,11 +135,11 @@ def gradient_code(
     possible = _possible(num_workers, level)
     if construction is None:
         # Workers hold the subsets of fractional repetition where 2 s ≤ top_level, see _repetition.
-        perfect = [c for c in possible if c in CONSTRUCTIONS[:3]]
-        if perfect and (level in (0, num_workers - 1) or 2 * level <= top):
-            construction = perfect[0]
+        repeated = [c for c in possible if c in REPEATED]
+        if repeated and (level in (0, num_workers - 1) or 2 * level <= top):
+            construction = repeated[0]
         else:
-            codes = [_build(key, num_workers, level, c) for c in possible if c in CONSTRUCTIONS[3:]]
+            codes = [_build(key, num_workers, level, c) for c in possible if c in CYCLIC]
             return min(codes, key=lambda built: built[1])[0]
     if construction not in CONSTRUCTIONS:
         raise ValueError(f'unknown construction "{construction}"; known: {", ".join(CONSTRUCTIONS)}')
@@ -412,7 +415,9 @@ def _message_dtype(wide: bool, dtype: Any) -> Any:
     return jnp.float64 if wide else jnp.promote_types(dtype, jnp.float32)
 
 
-def decode(weights: ArrayLike, messages: Sequence[ArrayLike] | Array, dtype: Any = None) -> Array:
+def decode(
+    weights: ArrayLike, messages: Sequence[ArrayLike] | Array | np.ndarray, dtype: Any = None
+) -> Array:
     """Σ_w a_w m_w, `[…]`, summed in float64 and rounded to `dtype`; messages of weight 0 may be anything.
 
     `dtype` is the caller's float by default.
@@ -421,23 +426,15 @@ def decode(weights: ArrayLike, messages: Sequence[ArrayLike] | Array, dtype: Any
     [3.0, 2.0]
     """
     dtype = np.dtype(jnp.result_type(float) if dtype is None else dtype)
-    if isinstance(messages, Array | np.ndarray):
-        return _decode(_float64(weights), kept(messages), tuple(range(len(messages))), dtype)
-    # One term for messages that are one array: XLA would compute it anew for each use.
-    distinct = {id(m): m for m in messages}
-    place = {name: k for k, name in enumerate(distinct)}
-    which = tuple(place[id(m)] for m in messages)
-    return _decode(_float64(weights), [kept(m) for m in distinct.values()], which, dtype)
+    whole = isinstance(messages, Array | np.ndarray)
+    return _decode(_float64(weights), kept(messages) if whole else [kept(m) for m in messages], dtype)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _decode(weights: Array, messages: Sequence[Array] | Array, which: Sequence[int], dtype: Any) -> Array:
-    total: dict[int, Array] = {}
+@functools.partial(jax.jit, static_argnums=2)
+def _decode(weights: Array, messages: Sequence[Array] | Array, dtype: Any) -> Array:
     with jax.enable_x64(True):
-        for a, k in zip(weights.astype(jnp.float64), which, strict=True):
-            total[k] = total[k] + a if k in total else a
-        terms = (jnp.where(a != 0, a * messages[k].astype(jnp.float64), 0) for k, a in total.items())
-        return _sum(terms).astype(dtype)
+        pairs = zip(weights.astype(jnp.float64), messages, strict=True)
+        return _sum(jnp.where(a != 0, a * m.astype(jnp.float64), 0) for a, m in pairs).astype(dtype)
 
 
 def _sum(terms: Iterable[Array]) -> Array:
@@ -461,7 +458,7 @@ def conditioning(key: Array, code: GradientCode, num_sets: int = 1000) -> Condit
     >>> conditioning(jax.random.key(0), gradient_code(jax.random.key(0), 6, 5)).worst
     1.0
     """
-    if code.construction in CONSTRUCTIONS[:3]:
+    if code.construction in REPEATED:
         return Conditioning(1.0, 1.0)  # one worker of each group, with weight 1
     b = np.asarray(code.encoding)
     size, needed = len(b), len(b) - code.level

@@ -296,10 +296,10 @@ class Cluster:
             ends = np.cumsum([p.stop - p.start for p in plan.blocks[block].pieces])[:-1]
             with jax.enable_x64(True):
                 pieces = [list(rows) for rows in jnp.split(values, ends.tolist(), axis=1)]
-            return decodable, decode_block(plan, block, weights, pieces, dtypes)
+            return decodable, decode_block(plan.blocks[block], plan.scaling, weights, pieces, dtypes)
 
         self._decode = jax.jit(decoded, static_argnames="block")
-        self._assemble = jax.jit(lambda parts, like: assemble_gradient(plan, parts, like))
+        self._assemble = jax.jit(lambda parts, like: assemble_gradient(plan.blocks, parts, like))
         self._encodings = [np.asarray(code.encoding) for code in plan.codes]
         self._levels = np.array([block.level for block in plan.blocks])
         everyone = np.ones(plan.num_workers, bool)

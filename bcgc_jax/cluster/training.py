@@ -22,7 +22,7 @@ from jax.typing import ArrayLike
 from bcgc_jax.cluster.checkpoints import Checkpoints
 from bcgc_jax.cluster.master import Cluster, Fault, Work, WorkersLost
 from bcgc_jax.coding.gradients import Loss, PyTree, split_unevenly
-from bcgc_jax.coding.training import TrainingScheme, collect, training_scheme
+from bcgc_jax.coding.training import TrainingScheme, collect, cycle_times_of, training_scheme
 from bcgc_jax.laws import Law, Rows, Unlike
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.solve import solve
@@ -79,13 +79,9 @@ class Pace:
         >>> Pace([[1.0, 2.0], [3.0, 5.0]], seconds=0.5).draw(jax.random.key(0), 3, num_workers=2).tolist()
         [1.5, 2.5]
         """
-        if isinstance(self.cycle_times, Law):
-            times = self.cycle_times.sample(jax.random.fold_in(key, step), (num_workers,))
-            return self.seconds * np.asarray(times, float)
-        rows = np.asarray(self.cycle_times, float)
-        if rows.ndim != 2 or rows.shape[1] != num_workers or not len(rows):
-            raise ValueError(f"measured cycle times must have shape [steps, {num_workers}], got {rows.shape}")
-        return self.seconds * rows[step % len(rows)]
+        times = self.cycle_times
+        draw = cycle_times_of(times if isinstance(times, Law) else np.asarray(times, float), num_workers)
+        return self.seconds * np.asarray(draw(step, jax.random.fold_in(key, step)), float)
 
 
 def train_on_cluster(

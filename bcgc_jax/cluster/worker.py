@@ -121,12 +121,10 @@ class Worker:
             draw = np.random.default_rng([self.duty.seed, iteration, subset])
             chosen = draw.permutation(samples)[:size]
             data, samples = jax.tree.map(lambda x: x[chosen], data), size
-        first, last = (round(x * samples) for x in share)
-        if first == last:
+        part, portion = self.duty.plan.samples_of(share, samples)
+        if not portion:
             return None, 0.0
-        portion = (last - first) / samples if self.duty.plan.mean else 1.0
-        part = data if last - first == samples else jax.tree.map(lambda x: x[first:last], data)
-        return part, portion * float(self.duty.weights[subset])
+        return jax.tree.map(lambda x: x[part], data), portion * float(self.duty.weights[subset])
 
     def _pull(self, params: PyTree, batch: PyTree) -> tuple[Array, Any]:
         return jax.vjp(lambda p: self.duty.loss(p, batch), params)

@@ -7,7 +7,7 @@ gradient.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -26,8 +26,6 @@ from bcgc_jax.coding.codes import (
     gradient_code,
     in_float64,
     kept,
-    message,
-    row_of,
 )
 
 PyTree = Any
@@ -81,6 +79,13 @@ class CodingPlan:
     def held(self, worker: int) -> tuple[int, ...]:
         """The data subsets that `worker` needs, ascending."""
         return tuple(sorted({j for code in self.codes for j in code.subsets[worker]}))
+
+    def samples_of(self, share: tuple[float, float], num_samples: int) -> tuple[slice, float]:
+        """A `share` of a subset's samples, and what their loss counts: 0 if there are none."""
+        first, last = (round(x * num_samples) for x in share)
+        if first == last:
+            return slice(0), 0.0
+        return slice(first, last), (last - first) / num_samples if self.mean else 1.0
 
     @property
     def message_bytes(self) -> int:
@@ -154,7 +159,7 @@ def _complete(order: Sequence[int] | None, count: int) -> tuple[int, ...]:
 def coding_plan(
     key: Array,
     params: PyTree,
-    partition: ArrayLike,
+    partition: ArrayLike | Sequence[int],
     *,
     units: str = "coordinates",
     order: Sequence[int] | None = None,
@@ -210,16 +215,21 @@ def _cut(order: Sequence[int], sizes: Sequence[int], ends: Sequence[int]) -> lis
     return [tuple(block) for block in blocks]
 
 
+def num_samples(batch: PyTree) -> int:
+    """M of a batch of arrays `[M, …]`."""
+    sizes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
+    if len(sizes) != 1 or () in sizes:
+        raise ValueError(f"every array of a batch must have its samples along the first axis, got {sizes}")
+    return sizes.pop()[0]
+
+
 def split_batch(batch: PyTree, num_workers: int) -> PyTree:
     """A batch of M samples as N data subsets: leaves `[M, …]` to `[N, M/N, …]`.
 
     >>> split_batch(jnp.arange(6), 3).tolist()
     [[0, 1], [2, 3], [4, 5]]
     """
-    sizes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
-    if len(sizes) != 1 or () in sizes:
-        raise ValueError(f"every array of a batch must have its samples along the first axis, got {sizes}")
-    size = sizes.pop()[0]
+    size = num_samples(batch)
     if size % num_workers:
         raise ValueError(
             f"a batch of {size} samples cannot be split into {num_workers} equal subsets: drop or pad "
@@ -234,10 +244,7 @@ def split_unevenly(batch: PyTree, num_workers: int) -> list[PyTree]:
     >>> [subset.tolist() for subset in split_unevenly(jnp.arange(5), 3)]
     [[0, 1], [2, 3], [4]]
     """
-    sizes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
-    if len(sizes) != 1 or () in sizes:
-        raise ValueError(f"every array of a batch must have its samples along the first axis, got {sizes}")
-    size = sizes.pop()[0]
+    size = num_samples(batch)
     if size < num_workers:
         raise ValueError(f"a batch of {size} samples is too small for {num_workers} workers")
     ends = np.cumsum([0] + [len(part) for part in np.array_split(np.arange(size), num_workers)])
@@ -313,26 +320,17 @@ def subset_gradients(
     total: Array | float = 0.0
     gradients = {}
     for share in dict.fromkeys(block.share for block in plan.blocks):
-        part, portion = _part(plan, subsets, share)
-        if part is None:
+        chosen, portion = plan.samples_of(share, np.shape(jax.tree.leaves(subsets)[0])[1])
+        if not portion:
             gradients[share] = jax.tree.map(lambda x: jnp.zeros((plan.num_workers, *np.shape(x))), params)
             continue
+        part = jax.tree.map(lambda x, own=chosen: x[:, own], subsets)
         value, gradient = jax.vmap(jax.value_and_grad(loss), (None, 0))(params, part)
         if portion != 1:
             gradient = jax.tree.map(lambda g, p=portion: p * g, gradient)
         total = total + portion * jnp.sum(value)
         gradients[share] = gradient
     return jnp.asarray(plan.scaling * total), gradients
-
-
-def _part(plan: CodingPlan, subsets: PyTree, share: tuple[float, float]) -> tuple[PyTree, float]:
-    """A share of each subset's samples, None if there is none, and its portion of a mean loss."""
-    samples = np.shape(jax.tree.leaves(subsets)[0])[1]
-    first, last = (round(x * samples) for x in share)
-    if first == last:
-        return None, 0.0
-    part = jax.tree.map(lambda x: x[:, first:last], subsets)
-    return part, (last - first) / samples if plan.mean else 1.0
 
 
 def plan_weights(plan: CodingPlan, arrived: ArrayLike) -> Decoding:
@@ -348,7 +346,7 @@ def encode_gradients(
     """What every worker sends for every block: `messages[block][piece][worker]`."""
     leaves = {share: jax.tree.leaves(g) for share, g in gradients.items()}
     return [
-        [encode(code, _flat(leaves[block.share][p.leaf], 1)[:, p.start : p.stop]) for p in block.pieces]
+        [encode(code, _raveled(leaves[block.share][p.leaf])[:, p.start : p.stop]) for p in block.pieces]
         for code, block in zip(plan.codes, plan.blocks, strict=True)
     ]
 
@@ -358,28 +356,35 @@ def decode_gradients(
 ) -> PyTree:
     """The full gradient, shaped as `params`, from `messages[block][piece][worker]` and weights `[B, N]`."""
     dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(params)]
-    parts = [decode_block(plan, b, weights[b], sent, dtypes) for b, sent in enumerate(messages)]
-    return assemble_gradient(plan, parts, params)
+    parts = [
+        decode_block(block, plan.scaling, weights[b], messages[b], dtypes)
+        for b, block in enumerate(plan.blocks)
+    ]
+    return assemble_gradient(plan.blocks, parts, params)
 
 
 def decode_block(
-    plan: CodingPlan, block: int, weights: Array, messages: Sequence[Sequence[Array]], dtypes: Sequence[Any]
+    block: Block,
+    scaling: float,
+    weights: Array,
+    messages: Sequence[Sequence[Array]],
+    dtypes: Sequence[Any],
 ) -> list[Array]:
     """The pieces of one block of the full gradient, from `messages[piece][worker]` and weights `[N]`.
 
-    `dtypes` are those of the leaves of the parameters.
+    `scaling` is that of the plan, `dtypes` are those of the leaves of the parameters.
     """
     with jax.enable_x64(True):
-        scaled = weights * plan.scaling
-        pieces = zip(plan.blocks[block].pieces, messages, strict=True)
+        scaled = weights * scaling
+        pieces = zip(block.pieces, messages, strict=True)
         return [decode(scaled, rows, dtypes[piece.leaf]) for piece, rows in pieces]
 
 
-def assemble_gradient(plan: CodingPlan, parts: Sequence[Sequence[Array]], params: PyTree) -> PyTree:
+def assemble_gradient(blocks: Sequence[Block], parts: Sequence[Sequence[Array]], params: PyTree) -> PyTree:
     """The gradient, shaped as `params`, from the pieces of each block."""
     leaves, tree = jax.tree.flatten(params)
     found: list[dict[int, Array]] = [{} for _ in leaves]
-    for block, pieces in zip(plan.blocks, parts, strict=True):
+    for block, pieces in zip(blocks, parts, strict=True):
         for piece, part in zip(block.pieces, pieces, strict=True):
             known = found[piece.leaf]
             known[piece.start] = known[piece.start] + part if piece.start in known else part
@@ -392,57 +397,6 @@ def assemble_gradient(plan: CodingPlan, parts: Sequence[Sequence[Array]], params
     return jax.tree.unflatten(tree, whole)
 
 
-def block_message(
-    loss: Loss, plan: CodingPlan, block: int, worker: int, params: PyTree, subsets: PyTree
-) -> tuple[Array, ...]:
-    """What one worker computes and sends for one block: a vector for each piece.
-
-    `subsets` are those that the worker holds, in the order of `plan.held(worker)`, `[H, m, …]`. Only the
-    leaves of the block are differentiated, on the subsets of its level.
-    """
-    code, held = plan.codes[block], plan.held(worker)
-    rows = np.array([held.index(j) for j in code.subsets[worker]])
-    own = jax.tree.map(lambda x: x[rows], subsets)
-    compute = _compiled_message if hashable(loss) else _block_message
-    return compute(loss, in_jax(plan), block, row_of(code, worker), params, own)
-
-
-def _block_message(
-    loss: Loss, plan: CodingPlan, block: int, row: Array, params: PyTree, subsets: PyTree
-) -> tuple[Array, ...]:
-    """That of a worker who has the `subsets` of this block and multiplies their gradients by `row`."""
-    _, pieces, share = plan.blocks[block]
-    leaves, tree = jax.tree.flatten(params)
-    wanted = sorted({p.leaf for p in pieces})
-
-    def part_loss(some: list[Array], batch: PyTree) -> Array:
-        everything = list(leaves)
-        for leaf, value in zip(wanted, some, strict=True):
-            everything[leaf] = value
-        return loss(jax.tree.unflatten(tree, everything), batch)
-
-    batches, portion = _part(plan, subsets, share)
-    some = [leaves[k] for k in wanted]
-    if batches is None:
-        gradients = [jnp.zeros((row.size, *np.shape(x))) for x in some]
-    else:
-        gradients = jax.vmap(jax.grad(part_loss), (None, 0))(some, batches)
-    flat = {leaf: _flat(portion * g, 1) for leaf, g in zip(wanted, gradients, strict=True)}
-    wide = plan.codes[block].wide
-    return tuple(message(row, list(flat[p.leaf][:, p.start : p.stop]), wide) for p in pieces)
-
-
-_compiled_message = jax.jit(_block_message, static_argnums=(0, 2))
-
-
-def worker_messages(
-    loss: Loss, plan: CodingPlan, worker: int, params: PyTree, subsets: PyTree
-) -> Iterator[tuple[Array, ...]]:
-    """The messages of one worker, block after block, each computed when it is asked for."""
-    for block in range(len(plan.blocks)):
-        yield block_message(loss, plan, block, worker, params, subsets)
-
-
-def _flat(x: Array, axes: int) -> Array:
-    """`x` with all but its first axes raveled."""
-    return x.reshape((*x.shape[:axes], -1))
+def _raveled(gradients: Array) -> Array:
+    """A leaf's gradients of the subsets, `[N, size]`."""
+    return gradients.reshape((len(gradients), -1))

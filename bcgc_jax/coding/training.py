@@ -76,7 +76,7 @@ class Training(NamedTuple):
     metrics: PyTree
 
 
-def collect(finish_times: Array, levels: ArrayLike) -> Collection:
+def collect(finish_times: ArrayLike, levels: ArrayLike) -> Collection:
     r"""The master's side of one iteration, event by event: from `finish_times`, `[B, N]`, of the messages.
 
     A block at level n is complete when N-n of its messages have arrived; later ones are not used. With
@@ -245,7 +245,8 @@ def _train(
     plan = scheme.plan
     coded = coded_value_and_grad(loss, plan)
     levels = jnp.array([block.level for block in plan.blocks])
-    draw = _cycle_times(cycle_times, plan.num_workers, scheme.load.dtype)
+    source = cycle_times if isinstance(cycle_times, Law) else jnp.asarray(cycle_times, scheme.load.dtype)
+    draw = cycle_times_of(source, plan.num_workers, scheme.load.dtype)
     size = len(jax.tree.leaves(subsets)[0][0])
     if batch_size is not None and not 1 <= batch_size <= size:
         raise ValueError(f"batch_size must be from 1 to {size}, the samples of a subset, got {batch_size}")
@@ -283,13 +284,12 @@ def _train(
 _compiled = jax.jit(_train, static_argnames=("loss", "optimizer", "num_steps", "batch_size", "evaluate"))
 
 
-def _cycle_times(
-    source: Law | ArrayLike, num_workers: int, dtype: jnp.dtype
-) -> Callable[[Array, Array], Array]:
+def cycle_times_of(
+    source: Law | Array | np.ndarray, num_workers: int, dtype: Any = float
+) -> Callable[[Any, Array], Array | np.ndarray]:
     """(iteration, key) to the workers' cycle times, `[N]`: drawn from a law, or the next measured row."""
     if isinstance(source, Law):
         return lambda _, key: source.sample(key, (num_workers,), dtype)
-    rows = jnp.asarray(source, dtype)
-    if rows.ndim != 2 or rows.shape[1] != num_workers or not len(rows):
-        raise ValueError(f"measured cycle times must have shape [steps, {num_workers}], got {rows.shape}")
-    return lambda index, _: rows[index % len(rows)]
+    if source.ndim != 2 or source.shape[1] != num_workers or not len(source):
+        raise ValueError(f"measured cycle times must have shape [steps, {num_workers}], got {source.shape}")
+    return lambda index, _: source[index % len(source)]

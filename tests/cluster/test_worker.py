@@ -1,4 +1,4 @@
-"""A worker without any cluster around it, against `block_message` and plain gradients."""
+"""A worker without any cluster around it, against the simulation's messages and plain gradients."""
 
 import threading
 import time
@@ -13,10 +13,11 @@ from bcgc_jax.coding.codes import decoding_weights
 from bcgc_jax.coding.gradients import (
     Block,
     CodingPlan,
-    block_message,
     coding_plan,
+    encode_gradients,
     split_batch,
     split_unevenly,
+    subset_gradients,
     unit_sizes,
 )
 
@@ -64,17 +65,17 @@ def raveled(tree):
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
 
 
-def test_messages_are_those_of_block_message(precision):
+def test_messages_are_those_of_the_simulation(precision):
     params, batch, plan = case(dtype=precision)
     subsets = split_batch(batch, N)
     parts = [jax.tree.map(lambda x, j=j: x[j], subsets) for j in range(N)]
     leaves = jax.tree.leaves(params)
+    simulated = encode_gradients(plan, subset_gradients(loss, plan, params, subsets)[1])
     for w, worker in enumerate(workers(params, plan, parts, x64=precision == np.float64)):
         messages = list(worker.compute(1, 1, leaves))
         assert [m.block for m in messages] == list(range(len(plan.blocks)))
-        held = jax.tree.map(lambda x, w=w: x[np.array(plan.held(w))], subsets)
         for m in messages:
-            want = np.concatenate(block_message(loss, plan, m.block, w, params, held))
+            want = np.concatenate([piece[w] for piece in simulated[m.block]])
             assert m.values.dtype == want.dtype
             assert m.seconds > 0
             # Measured: 3e-7 and 4e-16; gradients one by one against a batch of them.

@@ -13,12 +13,12 @@ import optax
 import pytest
 
 import bcgc_jax as bcgc
+from bcgc_jax.cluster.worker import Duty, Worker
 from bcgc_jax.coding.gradients import (
     Block,
     Piece,
     encode_gradients,
     subset_gradients,
-    worker_messages,
 )
 from tests.compilations import compilations
 
@@ -145,14 +145,16 @@ def test_what_a_worker_computes_by_itself_is_what_the_simulation_sends_for_it():
     messages = jax.jit(
         lambda p, s: encode_gradients(plan, subset_gradients(network, plan, p, s)[1]),
     )(params, subsets)
-    data = jax.tree.map(np.asarray, subsets)
+    data, host = jax.tree.map(np.asarray, (subsets, plan))
+    duty = Duty(network, host, params, np.ones(6), None, 0, False)
     for worker in range(6):
-        held = np.array(plan.held(worker))
-        own = worker_messages(network, plan, worker, params, jax.tree.map(lambda x, h=held: x[h], data))
-        for block, pieces in enumerate(own):
-            for piece, message in enumerate(pieces):
-                np.testing.assert_allclose(message, messages[block][piece][worker], rtol=1e-4, atol=1e-6)
-                assert message.dtype == messages[block][piece][worker].dtype
+        held = {j: jax.tree.map(lambda x, j=j: x[j], data) for j in plan.held(worker)}
+        own = Worker(duty, worker, held).compute(1, 1, jax.tree.leaves(params))
+        for message, sent in zip(own, messages, strict=True):
+            ends = np.cumsum([piece[worker].size for piece in sent])[:-1]
+            for part, piece in zip(np.split(message.values, ends), sent, strict=True):
+                np.testing.assert_allclose(part, piece[worker], rtol=1e-4, atol=1e-6)
+                assert part.dtype == piece[worker].dtype
 
 
 def test_workers_hold_a_cyclic_run_of_subsets():

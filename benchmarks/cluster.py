@@ -13,6 +13,7 @@ import optax
 
 import bcgc_jax as bcgc
 from bcgc_jax.cluster import Cluster, train_on_cluster
+from bcgc_jax.cluster.engine import load_ray
 from bcgc_jax.coding.gradients import coding_plan, split_unevenly
 from benchmarks.planning import LAW
 from benchmarks.timing import compare, result_row
@@ -38,7 +39,7 @@ def cluster() -> list[dict[str, Any]]:
     data = np.ones((2 * _WORKERS, _BLOCKS * _SIZE), np.float32)
     rows = []
     with Cluster(_WORKERS) as running:
-        bare = _bare_loop(running._ray)
+        bare = _bare_loop(load_ray())
         for what, counts in (
             ("all levels", [_SIZE] * _BLOCKS),
             ("uncoded", [_BLOCKS * _SIZE] + [0] * (_WORKERS - 1)),

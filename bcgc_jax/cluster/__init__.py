@@ -2,7 +2,9 @@
 
 from bcgc_jax.cluster.calibration import Calibration, calibrate
 from bcgc_jax.cluster.checkpoints import Checkpoints
-from bcgc_jax.cluster.master import Cluster, ClusterGradient, Fault, Work, WorkersLost
+from bcgc_jax.cluster.collection import ClusterGradient, Work
+from bcgc_jax.cluster.master import Cluster
+from bcgc_jax.cluster.processes import Fault, WorkersLost
 from bcgc_jax.cluster.training import ClusterTraining, Pace, train_on_cluster
 
 __all__ = [

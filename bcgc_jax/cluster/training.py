@@ -20,7 +20,9 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax.cluster.checkpoints import Checkpoints
-from bcgc_jax.cluster.master import Cluster, Fault, Work, WorkersLost
+from bcgc_jax.cluster.collection import Work
+from bcgc_jax.cluster.master import Cluster
+from bcgc_jax.cluster.processes import Fault, WorkersLost
 from bcgc_jax.coding.gradients import Loss, PyTree, split_unevenly
 from bcgc_jax.coding.training import TrainingScheme, collect, cycle_times_of, training_scheme
 from bcgc_jax.laws import Law, Rows, Unlike

@@ -188,7 +188,7 @@ def test_redundancy_covers_a_stopped_worker_until_it_is_replaced(cluster):
 
 
 def test_a_worker_stopped_meanwhile_is_found_while_work_is_given_out(cluster, monkeypatch):
-    monkeypatch.setattr("bcgc_jax.cluster.master._LOADING", 8.0)  # as long again as a busy machine needs
+    monkeypatch.setattr("bcgc_jax.cluster.processes._LOADING", 8.0)  # as long again as a busy machine needs
     params, data = case()
     plan = coding_plan(jax.random.key(1), params, [0, COUNT - 20, 20, 0])
     pid = cluster.pids[2]
@@ -393,7 +393,7 @@ def test_lost_workers_without_a_plan_are_an_error(cluster):
 
 
 def test_refusals(cluster, monkeypatch):
-    monkeypatch.setattr("bcgc_jax.cluster.master._FREEING", 0.1)
+    monkeypatch.setattr("bcgc_jax.cluster.processes._FREEING", 0.1)
     params, data = case()
     plan = coding_plan(jax.random.key(0), params, [COUNT, 0, 0, 0])
     with pytest.raises(ValueError, match="4 subsets"):

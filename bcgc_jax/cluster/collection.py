@@ -1,0 +1,182 @@
+"""One iteration on the master: the messages of all workers, the earliest first, until each block is complete.
+
+A block at level n is decoded with its (N-n)-th message, and with the last block the workers are told to stop.
+"""
+
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from bcgc_jax.cluster.decoder import Decoder
+from bcgc_jax.cluster.processes import Processes, WorkersLost
+from bcgc_jax.coding.gradients import PyTree
+
+# Larger arguments of a call are put into the store once, instead of being sent to each worker.
+_INLINE = 2**16
+
+
+class Work(NamedTuple):
+    """What one message cost: `seconds` that a `worker` computed for a `block` of an `iteration`."""
+
+    iteration: int
+    worker: int
+    block: int
+    seconds: float
+
+
+class ClusterGradient(NamedTuple):
+    """The full gradient of the loss, and how it came about.
+
+    `seconds` from the call to the last block; `completed`, `[B]`, when each block was; `arrived`, bool
+    `[B, N]`, whose messages had come by then; `work` of every message that was taken.
+    """
+
+    gradient: PyTree
+    seconds: float
+    completed: np.ndarray
+    arrived: np.ndarray
+    work: tuple[Work, ...]
+
+
+class Collection:
+    """One iteration of `processes`.
+
+    `call` is new for each collection, and what its end stops; `iteration` is what samples are drawn for.
+    """
+
+    def __init__(
+        self,
+        processes: Processes,
+        decoder: Decoder,
+        params: PyTree,
+        finish: np.ndarray | None,
+        *,
+        call: int,
+        iteration: int,
+    ) -> None:
+        self.processes, self.decoder, self.ray = processes, decoder, processes.ray
+        self.params, self.finish, self.call, self.iteration = params, finish, call, iteration
+        self.begin = time.monotonic()
+        blocks = len(decoder.needed)
+        self.arrived = np.zeros((blocks, len(processes)), bool)
+        self.completed = np.full(blocks, np.inf)
+        self.messages: list[np.ndarray | None] = [None] * blocks
+        self.parts: list[Any] = [None] * blocks
+        self.work: list[Work] = []
+        # What may be ready next, and whose: a stream, the start of a worker, the end of an old iteration.
+        self.waiting: dict[Any, int] = {}
+        self.streams: dict[int, Any] = {}
+        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
+        large = sum(leaf.nbytes for leaf in leaves) > _INLINE
+        self.leaves = self.ray.put(leaves) if large else leaves
+
+    def run(self) -> ClusterGradient:
+        """The gradient; raises WorkersLost where there is none, and what the loss raised."""
+        try:
+            for worker in range(len(self.processes)):
+                self._dispatch(worker)
+            self._check()
+            while not np.all(np.isfinite(self.completed)):
+                self._take()
+        finally:
+            for worker in self.streams:  # also where it ends with an exception
+                if (process := self.processes[worker]) is not None:
+                    process.stop(self.call)
+        gradient = jax.block_until_ready(self.decoder.gradient(self.parts, self.params))
+        seconds = time.monotonic() - self.begin
+        return ClusterGradient(gradient, seconds, self.completed, self.arrived, tuple(self.work))
+
+    def _dispatch(self, worker: int) -> None:
+        """Give a worker the iteration, or wait for the event after which it can have it."""
+        process = self.processes[worker]
+        if process is None:
+            return
+        if (event := process.awaited()) is not None:
+            self.waiting[event] = worker
+            if self.processes.is_silent(worker):
+                self._lose(worker, "hung")
+            return
+        finish = None if self.finish is None else self.finish[:, worker]
+        stream = process.compute(self.call, self.iteration, self.leaves, finish)
+        self.streams[worker] = stream
+        self.waiting[stream] = worker
+
+    def _take(self) -> None:
+        """Wait for whatever comes next, and take all that is there."""
+        waiting = list(self.waiting)
+        ready, _ = self.ray.wait(waiting, num_returns=1, timeout=self.processes.patience / 2)
+        if not ready:
+            for worker in list(dict.fromkeys(self.waiting.values())):
+                if self.processes.is_silent(worker):
+                    self._lose(worker, "hung")
+            self._check()
+            return
+        if len(waiting) > 1:
+            ready, _ = self.ray.wait(waiting, num_returns=len(waiting), timeout=0)
+        for item in ready:
+            if item in self.waiting:  # else lost by an event before
+                self._event(item, self.waiting[item])
+
+    def _event(self, item: Any, worker: int) -> None:
+        """A message, the end of a stream, a worker that started, or one that caught up."""
+        process = self.processes[worker]
+        assert process is not None
+        if item is not self.streams.get(worker):
+            del self.waiting[item]
+            if process.starting is not None:
+                self.processes.has_loaded(worker, self.iteration)
+            self._dispatch(worker)
+            self._check()
+            return
+        try:
+            message = self.ray.get(next(self.streams[worker]))
+        except StopIteration:
+            del self.waiting[item], self.streams[worker]
+            self._check()
+        except self.ray.exceptions.RayTaskError as error:
+            raise error.as_instanceof_cause() from None
+        except self.ray.exceptions.RayError as error:  # it died, or its messages are lost
+            self._lose(worker, "died", error)
+            self._check()
+        else:
+            process.speaks()
+            self._add(worker, *message)
+
+    def _lose(self, worker: int, what: str, error: Exception | None = None) -> None:
+        """Forget what was expected of a worker; expect its successor."""
+        self.waiting = {item: w for item, w in self.waiting.items() if w != worker}
+        self.streams.pop(worker, None)
+        self.processes.lose(worker, what, self.iteration, error)
+        self._dispatch(worker)
+
+    def _add(self, worker: int, block: int, seconds: float, values: np.ndarray) -> None:
+        self.work.append(Work(self.iteration, worker, block, seconds))
+        if np.isfinite(self.completed[block]) or self.arrived[block, worker]:
+            return
+        messages = self.messages[block]
+        if messages is None:
+            messages = self.messages[block] = self.decoder.no_messages(block)
+        messages[worker] = values
+        self.arrived[block, worker] = True
+        if np.sum(self.arrived[block]) < self.decoder.needed[block]:
+            return
+        part = self.decoder.part(block, self.arrived[block], messages)
+        if part is not None:  # by construction of the codes; if ever not, one message more helps
+            self.parts[block], self.messages[block] = part, None
+            self.completed[block] = time.monotonic() - self.begin
+
+    def _check(self) -> None:
+        """WorkersLost where what has come and what may come is too little for a block."""
+        coming = np.zeros(len(self.processes), bool)
+        coming[list(self.waiting.values())] = True
+        possible = np.sum(self.arrived | coming, axis=1)
+        short = ~np.isfinite(self.completed) & (possible < self.decoder.needed)
+        if short.any():
+            level = len(self.processes) - self.decoder.needed[short].max()
+            raise WorkersLost(
+                self.processes.lost,
+                f"a block at level {level} survives no more than {level} of them{self.processes.why}; plan "
+                "for the workers left, as train_on_cluster does, or let lost ones be replaced",
+            )

@@ -117,8 +117,17 @@ def cluster_faults() -> list[dict[str, Any]]:
                     workers = [_resident(pid) for pid in running.pids if pid is not None]
                     memory.append((step, _resident(os.getpid()), max(workers)))
 
-            arguments = (running, squares, problem, params, data, optax.sgd(1e-2), _ITERATIONS)
-            return train_on_cluster(jax.random.key(0), *arguments, before_step=before)
+            return train_on_cluster(
+                key=jax.random.key(0),
+                cluster=running,
+                loss=squares,
+                problem=problem,
+                params=params,
+                data=data,
+                optimizer=optax.sgd(1e-2),
+                num_steps=_ITERATIONS,
+                before_step=before,
+            )
 
     result = compare({"package": lambda: run(faults=True), "without": lambda: run(faults=False)}, 1)
     found, without = (result[name].value for name in ("package", "without"))

@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,9 @@ from bcgc_jax.cluster import Calibration, Cluster, ClusterTraining, calibrate, t
 from bcgc_jax.coding.digits import cross_entropy, expected_of, load_digits
 from bcgc_jax.coding.gradients import coding_plan, split_unevenly
 from experiments.report import number, print_table, progress, run_command, write_csv
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Processes on each core that compute at the same time, and the mean seconds for which they do and do not.
 _RIVALS, _BUSY, _IDLE = 5, 0.2, 0.4
@@ -72,12 +75,26 @@ def run(
         for number_ in progress(range(rounds), "rounds"):
             law = bcgc.smooth_empirical(*found.times())
             problem = bcgc.Problem(
-                *(law, workers, len(sizes), samples), setup_cycles=costs.setup_cycles, unit_costs=sizes
+                law,
+                num_workers=workers,
+                num_coordinates=len(sizes),
+                num_samples=samples,
+                setup_cycles=costs.setup_cycles,
+                unit_costs=sizes,
             )
             for method in ("uncoded", "optimal"):
-                arguments = (jax.random.key(seed), cluster, cross_entropy, problem, params, data)
                 training = train_on_cluster(
-                    *(*arguments, optax.sgd(0.1), steps), method=method, units="layers", order=order
+                    key=jax.random.key(seed),
+                    cluster=cluster,
+                    loss=cross_entropy,
+                    problem=problem,
+                    params=params,
+                    data=data,
+                    optimizer=optax.sgd(0.1),
+                    num_steps=steps,
+                    method=method,
+                    units="layers",
+                    order=order,
                 )
                 rows.append(_row(number_ + 1, problem, method, training))
             found = calibrate(training.work, cluster.plan, samples, costs=costs)
@@ -187,7 +204,7 @@ def _print(costs: Calibration, rows: Sequence[dict[str, Any]], samples: int) -> 
     )
 
 
-def _draw(costs: Calibration, rows: Sequence[dict[str, Any]]):
+def _draw(costs: Calibration, rows: Sequence[dict[str, Any]]) -> "Figure":
     figure, (left, right) = plotting.new_figure(1, 2, size=(9.2, 3.8))
     law = bcgc.smooth_empirical(*costs.times())
     times = np.sort(costs.cycle_times[~costs.censored])

@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -22,6 +22,9 @@ from bcgc_jax.cluster import Cluster, Pace
 from bcgc_jax.cluster.digits import ClusterDigitsRun, train_digits_on_cluster
 from bcgc_jax.coding.digits import digits_problem, expected_of
 from experiments.report import number, print_table, progress, run_command, write_csv
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 METHODS = ("uncoded", "single_block", "tandon_partial", "time", "optimal")
 LAW = bcgc.ShiftedExponential(rate=1e-3, shift=50.0)
@@ -61,7 +64,11 @@ def run(
         tasks += [(method, "faults") for method in methods if method in disturbed]
         for method, kind in progress(tasks, "training"):
             found = train_digits_on_cluster(
-                *(jax.random.key(seed), cluster, problem, MODEL, method),
+                key=jax.random.key(seed),
+                cluster=cluster,
+                problem=problem,
+                model=MODEL,
+                method=method,
                 pace=even if kind == "even" else pace,
                 num_steps=_EVEN if kind == "even" else steps,
                 before_step=disturb if kind == "faults" else lambda step, cluster: None,
@@ -147,7 +154,7 @@ def _print(rows: Sequence[dict[str, Any]], steps: int) -> None:
 
 def _draw(
     runs: dict[tuple[str, bool], ClusterDigitsRun], rows: Sequence[dict[str, Any]], methods: Sequence[str]
-):
+) -> "Figure":
     figure, axes = plotting.new_figure(1, 3, size=(11.0, 4.2))
     plain = {row["method"]: row for row in rows if not row["faults"]}
     for place, method in enumerate(reversed(methods)):

@@ -60,8 +60,14 @@ def train_digits_on_cluster(
         return cross_entropy(params, data.train), accuracy(params, data.test)
 
     training = train_on_cluster(
-        *(train_key, cluster, cross_entropy, problem, initial_params(start_key, model), data.train),
-        *(optax.sgd(learning_rate), num_steps),
+        key=train_key,
+        cluster=cluster,
+        loss=cross_entropy,
+        problem=problem,
+        params=initial_params(start_key, model),
+        data=data.train,
+        optimizer=optax.sgd(learning_rate),
+        num_steps=num_steps,
         method=method,
         pace=pace,
         batch_size=batch_size,

@@ -5,6 +5,7 @@ or the problem is solved again for those that are left, and the training goes on
 """
 
 import collections
+import contextlib
 import dataclasses
 import time
 import warnings
@@ -13,14 +14,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax.cluster.checkpoints import Checkpoints
-from bcgc_jax.cluster.collection import Work
+from bcgc_jax.cluster.collection import ClusterGradient, Work
 from bcgc_jax.cluster.master import Cluster
 from bcgc_jax.cluster.processes import Fault, WorkersLost
 from bcgc_jax.coding.gradients import Loss, PyTree, split_unevenly
@@ -31,6 +31,7 @@ from bcgc_jax.solvers.solve import solve
 
 # Iterations whose work is kept: an iteration of many workers and blocks is thousands of records.
 _KEPT = 1000
+_State = tuple[PyTree, PyTree]  # parameters, and the optimiser's
 
 
 class ClusterTraining(NamedTuple):
@@ -127,6 +128,7 @@ def train_on_cluster(
 
     Raises ValueError where problem, data and cluster do not match, WorkersLost where none are left.
 
+    >>> import jax.numpy as jnp
     >>> from bcgc_jax import ShiftedExponential
     >>> data, loss = np.arange(12.0, dtype=np.float32).reshape(4, 3), lambda p, x: jnp.mean((x @ p - 1) ** 2)
     >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=2, num_coordinates=3, num_samples=4)
@@ -141,80 +143,117 @@ def train_on_cluster(
     workers = int(np.asarray(problem.num_workers))
     if workers != cluster.num_workers:
         raise ValueError(f"the problem has {workers} workers, the cluster {cluster.num_workers}")
-    if isinstance(checkpoints, str | Path):
-        with Checkpoints(checkpoints) as opened:
-            keywords: dict[str, Any] = {"method": method, "pace": pace, "batch_size": batch_size}
-            keywords |= {"evaluate": evaluate, "before_step": before_step, **plan_options}
-            return train_on_cluster(
-                *(key, cluster, loss, problem, params, data, optimizer, num_steps),
-                checkpoints=opened,
-                **keywords,
-            )
     plan_key, pace_key, batch_key = jax.random.split(key, 3)
     seed = int(jax.random.randint(batch_key, (), 0, 2**31 - 1))
     state = (params, optimizer.init(params))
-    first = 0
-    if checkpoints is not None and (last := checkpoints.last(state)) is not None:
-        first, state = last
-    first_faults = len(cluster.faults)
+    first, first_fault = 0, len(cluster.faults)
+
+    def give_work(members: Sequence[int]) -> TrainingScheme:
+        scheme = _scheme(plan_key, problem, members, method, params, batch_size, plan_options)
+        parts = split_unevenly(data, len(members))
+        cluster.assign(loss, scheme.plan, params, parts, batch_size=batch_size, seed=seed)
+        return scheme
+
+    with contextlib.ExitStack() as stack:
+        if isinstance(checkpoints, str | Path):
+            checkpoints = stack.enter_context(Checkpoints(checkpoints))
+        if checkpoints is not None and (last := checkpoints.last(state)) is not None:
+            first, state = last
+        advance = _advance(optimizer)
+        jax.block_until_ready(advance(state, state[0]))  # compiled before the clock runs
+        course = _Course(cluster, give_work, pace, pace_key)
+        metrics = []
+        for step in range(first, num_steps):
+            before_step(step, cluster)
+            begin = time.perf_counter()
+            found, finish = course.gradient(state[0], step)
+            state = jax.block_until_ready(advance(state, found.gradient))
+            course.record(time.perf_counter() - begin, finish, found.work)
+            if checkpoints is not None:
+                checkpoints.save(step + 1, state, wait=step + 1 == num_steps)
+            metrics.append(evaluate(state[0]))
+    return ClusterTraining(
+        params=state[0],
+        opt_state=state[1],
+        first_step=first,
+        seconds=np.array(course.seconds),
+        paced=np.array(course.paced),
+        num_workers=np.array(course.counts, int),
+        metrics=metrics,
+        faults=tuple(cluster.faults[first_fault:]),
+        work=tuple(item for one in course.work for item in one),
+    )
+
+
+def _advance(optimizer: optax.GradientTransformation) -> Callable[[_State, PyTree], _State]:
+    """(state, gradient) to the next state."""
 
     @jax.jit
-    def advance(state: tuple[PyTree, PyTree], gradient: PyTree) -> tuple[PyTree, PyTree]:
+    def advance(state: _State, gradient: PyTree) -> _State:
         params, opt_state = state
         updates, opt_state = optimizer.update(gradient, opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 
-    jax.block_until_ready(advance(state, state[0]))  # compiled before the clock runs
+    return advance
 
-    def assign(members: Sequence[int]) -> np.ndarray:
-        """Plan for these workers and give them their work; seconds of each message, over T, `[B]`."""
-        scheme = _scheme(plan_key, problem, members, method, params, batch_size, plan_options)
-        parts = split_unevenly(data, len(members))
-        cluster.assign(loss, scheme.plan, params, parts, batch_size=batch_size, seed=seed)
-        return np.asarray(scheme.load, float)
 
-    def planned(members: list[int]) -> tuple[list[int], np.ndarray]:
+class _Course:
+    """The workers left, the scheme they have, and what was recorded; planned when made, and again on losses.
+
+    `give_work` plans for the workers of these numbers, as the problem counts them, and gives them their work.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        give_work: Callable[[Sequence[int]], TrainingScheme],
+        pace: Pace | None,
+        pace_key: Array,
+    ) -> None:
+        self._cluster, self._give_work = cluster, give_work
+        self._pace, self._pace_key = pace, pace_key
+        self._all = cluster.num_workers
+        self.members = list(range(self._all))
+        self.seconds: list[float] = []
+        self.paced: list[float] = []
+        self.counts: list[int] = []
+        self.work: collections.deque[tuple[Work, ...]] = collections.deque(maxlen=_KEPT)
+        self.replan()
+
+    def replan(self) -> None:
         """Plan anew for as long as workers are lost while they take up their work."""
+        self.work.clear()
         while True:
-            members = [w for place, w in enumerate(members) if place not in cluster.lost]
-            if not members:
-                raise WorkersLost(range(workers), "none are left")
+            self.members = [w for place, w in enumerate(self.members) if place not in self._cluster.lost]
+            if not self.members:
+                raise WorkersLost(range(self._all), "none are left")
             try:
-                return members, assign(members)
+                scheme = self._give_work(self.members)
+            except WorkersLost:
+                continue
+            self.load = np.asarray(scheme.load, float)  # seconds of each message, over T, [B]
+            self.levels = np.array([block.level for block in scheme.plan.blocks])
+            return
+
+    def gradient(self, params: PyTree, step: int) -> tuple[ClusterGradient, np.ndarray | None]:
+        """The gradient, whoever is lost meanwhile, and when the pace let the messages go, `[B, N]`."""
+        while True:
+            if self._cluster.lost:
+                self.replan()
+            finish = None
+            if self._pace is not None:
+                times = self._pace.draw(self._pace_key, step, self._all)
+                finish = self.load[:, None] * times[self.members]
+            try:
+                return self._cluster.gradient(params, finish, iteration=step), finish
             except WorkersLost:
                 continue
 
-    members, load = planned(list(range(workers)))
-    levels = np.array([block.level for block in cluster.plan.blocks])
-    seconds, paced, counts, metrics = [], [], [], []
-    work: collections.deque[tuple[Work, ...]] = collections.deque(maxlen=_KEPT)
-    for step in range(first, num_steps):
-        before_step(step, cluster)
-        begin = time.perf_counter()
-        while True:
-            if cluster.lost:
-                members, load = planned(members)
-                levels = np.array([block.level for block in cluster.plan.blocks])
-                work.clear()
-            finish = None
-            if pace is not None:
-                finish = load[:, None] * pace.draw(pace_key, step, workers)[members]
-            try:
-                found = cluster.gradient(state[0], finish, iteration=step)
-                break
-            except WorkersLost:
-                continue
-        state = jax.block_until_ready(advance(state, found.gradient))
-        seconds.append(time.perf_counter() - begin)
-        paced.append(np.nan if finish is None else float(collect(jnp.asarray(finish), levels).runtime))
-        counts.append(len(members))
-        work.append(found.work)
-        if checkpoints is not None:
-            checkpoints.save(step + 1, state, wait=step + 1 == num_steps)
-        metrics.append(evaluate(state[0]))
-    course = (np.array(seconds), np.array(paced), np.array(counts, int))
-    faults = tuple(cluster.faults[first_faults:])
-    return ClusterTraining(*state, first, *course, metrics, faults, tuple(w for one in work for w in one))
+    def record(self, seconds: float, finish: np.ndarray | None, work: tuple[Work, ...]) -> None:
+        self.seconds.append(seconds)
+        self.paced.append(np.nan if finish is None else float(collect(finish, self.levels).runtime))
+        self.counts.append(len(self.members))
+        self.work.append(work)
 
 
 def _scheme(

@@ -45,6 +45,38 @@ def run_command(
     wrong with the arguments, the schemes, the trace or the disk is one line and status 2.
     """
     command = f"python -m experiments.{name}"
+    parser = _parser(command, description, seeded=seeded, schemes=schemes, traced=traced)
+    args = parser.parse_args(argv)
+    if args.out.exists() and not args.out.is_dir():
+        parser.error(f"argument --out: {args.out} is a file, not a folder")
+    if schemes and args.schemes is not None:
+        try:
+            load_schemes(args.schemes)
+        except ValueError as error:
+            parser.error(f"argument --schemes: {error}")
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+        if not os.access(args.out, os.W_OK):
+            parser.error(f"argument --out: no permission to write to {args.out}")
+        plotting.require_matplotlib()
+        jax.config.update("jax_enable_x64", True)
+        options = ({"seed": args.seed} if seeded else {}) | ({"trace": args.trace} if traced else {})
+        run(args.out, **options)
+    except OSError as error:
+        parser.error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except ImportError as error:
+        parser.error(str(error))
+    except ValueError as error:
+        if not (schemes or traced):
+            raise
+        parser.error(_one_line(error))  # what `solve` finds wrong with a scheme, or a reader with a trace
+    except KeyboardInterrupt:
+        print(f"{command}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser(command: str, description: str, *, seeded: bool, schemes: bool, traced: bool) -> _Parser:
     parser = _Parser(
         prog=command,
         description=description,
@@ -81,34 +113,7 @@ def run_command(
             metavar="FILE",
             help="measured times, CSV or Parquet (default: that of 32 workers laid out beside the project)",
         )
-    args = parser.parse_args(argv)
-    if args.out.exists() and not args.out.is_dir():
-        parser.error(f"argument --out: {args.out} is a file, not a folder")
-    if schemes and args.schemes is not None:
-        try:
-            load_schemes(args.schemes)
-        except ValueError as error:
-            parser.error(f"argument --schemes: {error}")
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-        if not os.access(args.out, os.W_OK):
-            parser.error(f"argument --out: no permission to write to {args.out}")
-        plotting.require_matplotlib()
-        jax.config.update("jax_enable_x64", True)
-        options = ({"seed": args.seed} if seeded else {}) | ({"trace": args.trace} if traced else {})
-        run(args.out, **options)
-    except OSError as error:
-        parser.error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-    except ImportError as error:
-        parser.error(str(error))
-    except ValueError as error:
-        if not (schemes or traced):
-            raise
-        parser.error(_one_line(error))  # what `solve` finds wrong with a scheme, or a reader with a trace
-    except KeyboardInterrupt:
-        print(f"{command}: interrupted", file=sys.stderr)
-        return 130
-    return 0
+    return parser
 
 
 def load_schemes(path: Path) -> None:

@@ -19,6 +19,7 @@ from bcgc_jax.coding.gradients import (
     unit_sizes,
 )
 from bcgc_jax.coding.training import TrainingScheme, train, training_scheme
+from bcgc_jax.iterations import expected_order_statistics, sorted_cycle_times
 from bcgc_jax.laws import (
     Empirical,
     FromHazard,
@@ -38,7 +39,6 @@ from bcgc_jax.measured.description import Description, describe
 from bcgc_jax.measured.fits import Fit, fit_laws
 from bcgc_jax.measured.smooth import smooth_empirical
 from bcgc_jax.measured.traces import Trace, load_trace
-from bcgc_jax.order_statistics import expected_order_statistics, sorted_cycle_times
 from bcgc_jax.partitions import (
     cumulative_load,
     levels_from_partition,
@@ -46,7 +46,7 @@ from bcgc_jax.partitions import (
     project_partition,
     round_partition,
 )
-from bcgc_jax.problem import Problem, Solution, Status
+from bcgc_jax.problem import Problem, Status
 from bcgc_jax.runtime import (
     block_runtime,
     certificate,
@@ -56,14 +56,31 @@ from bcgc_jax.runtime import (
     integrate_runtime,
     simulate_runtime,
 )
-from bcgc_jax.solvers import register_scheme, runtime_limit, solve, straggler_ratio
+from bcgc_jax.solution import Solution
+from bcgc_jax.solvers import (
+    Comparison,
+    Deadline,
+    Ferdinand,
+    Optimal,
+    Scheme,
+    Subgradient,
+    Tandon,
+    TandonPartial,
+    compare,
+    runtime_limit,
+    solve,
+    straggler_ratio,
+)
 from bcgc_jax.sweep_files import write_sweep
 from bcgc_jax.sweeps import Sweep, grid, sweep
 
 __all__ = [
     "CodingPlan",
+    "Comparison",
+    "Deadline",
     "Description",
     "Empirical",
+    "Ferdinand",
     "Fit",
     "FromHazard",
     "Gamma",
@@ -71,13 +88,18 @@ __all__ = [
     "HazardSpline",
     "Law",
     "Lognormal",
+    "Optimal",
     "Pareto",
     "Problem",
     "Rows",
+    "Scheme",
     "ShiftedExponential",
     "Solution",
     "Status",
+    "Subgradient",
     "Sweep",
+    "Tandon",
+    "TandonPartial",
     "Trace",
     "TrainingScheme",
     "TwoSpeed",
@@ -90,6 +112,7 @@ __all__ = [
     "certificate",
     "coded_value_and_grad",
     "coding_plan",
+    "compare",
     "completion_probability",
     "conditioning",
     "coordinate_runtime",
@@ -108,7 +131,6 @@ __all__ = [
     "load_trace",
     "partition_from_levels",
     "project_partition",
-    "register_scheme",
     "round_partition",
     "runtime_limit",
     "shard_subsets",

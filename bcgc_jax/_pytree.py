@@ -1,6 +1,8 @@
 """Frozen dataclasses that are pytrees and check their fields when a person builds them."""
 
 import dataclasses
+import difflib
+import functools
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
@@ -23,6 +25,7 @@ def pytree_dataclass(cls: type[T]) -> type[T]:
     """
     cls = dataclasses.dataclass(frozen=True, eq=False)(cls)
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    _name_misspelt_fields(cls, [f.name for f in fields])
     static = tuple(f.name for f in fields if f.metadata.get("static"))
     data = tuple(f.name for f in fields if not f.metadata.get("static"))
 
@@ -42,6 +45,23 @@ def pytree_dataclass(cls: type[T]) -> type[T]:
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     return cls
+
+
+def _name_misspelt_fields(cls: type, names: list[str]) -> None:
+    """Make `cls(tolerence=…)` a TypeError that names the nearest field."""
+    build = cls.__init__  # type: ignore[misc]
+
+    @functools.wraps(build)
+    def init(self: Any, *args: Any, **keywords: Any) -> None:
+        for keyword in keywords:
+            if keyword not in names:
+                near = difflib.get_close_matches(keyword, names, n=1)
+                hint = f' (did you mean "{near[0]}"?)' if near else ""
+                known = ", ".join(names) or "none"
+                raise TypeError(f'{cls.__name__} has no "{keyword}"{hint}; it has {known}')
+        build(self, *args, **keywords)
+
+    cls.__init__ = init  # type: ignore[misc]
 
 
 def concrete(value: Any) -> np.ndarray | None:

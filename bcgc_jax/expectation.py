@@ -9,14 +9,11 @@ chosen by the law, all differentiable in the load y and in the law's parameters:
 - laws with kinks: Gauss–Legendre panels between the images of the kinks;
 - atomic laws: P is constant between the images of the atoms, so the sum over them is exact.
 
-Where the law is one of rows (`joint_laws.Rows`), the mean over these is exact.
-
 The first two compare three rules, and extrapolate their differences to the error of the finest.
 """
 
-import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +22,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax.crossing import crossing_probability, crossing_slopes
-from bcgc_jax.laws import Law
-from bcgc_jax.order_statistics import all_rows, max_finish_time
+from bcgc_jax.laws import Atomic, Kinked, Law, Smooth
+from bcgc_jax.order_statistics import log_choices, typical_hazards
 
 # Intervals of the trapezoid rule, a multiple of 4: two halvings give the error estimate.
 NUM_NODES = 128
@@ -36,6 +33,8 @@ _ROUNDING = 8.0
 _KINKED_LEVELS = 12
 # Panels from the middle of the maximum to the end of a tail beyond the last kink, which may be e^640 away.
 _TAIL_PANELS = 24
+# Levels of partial stragglers at a time.
+_BATCH = 32
 
 
 class Expectation(NamedTuple):
@@ -64,13 +63,10 @@ def expected_max(
     >>> round(float(result.value), 5)  # E T_(2) = 1/2 + 1
     1.5
     """
-    rows = all_rows(law, num_workers, load.size)
-    if rows is not None:
-        value = jnp.mean(max_finish_time(load, rows.astype(load.dtype)))
-        return Expectation(value, _ROUNDING * load.size * jnp.finfo(load.dtype).eps * value)
     law = law.with_fast_inverse()  # for the nodes, which may lie anywhere
-    if law.atomic():
-        found = _over_atoms(law, load, num_workers)
+    pieces = law.pieces()
+    if isinstance(pieces, Atomic):
+        found = _over_atoms(law, pieces.times, load, num_workers)
     else:
         known = marks(law, load, num_workers)
         nodes = quadrature(law, known, load, num_nodes)
@@ -93,7 +89,7 @@ def expected_max_and_slope(
     ∂F/∂y_n = -∫ ∂P/∂Λ_n t Λ'(t/y_n) / y_n² dt, and as F is homogeneous, Σ_n y_n ∂F/∂y_n = F gives the slope
     in the last load, whose integrand may be infinite at the infimum. Only the value can be differentiated.
     """
-    if law.atomic() or law.rows() is not None:
+    if isinstance(law.pieces(), Atomic):
 
         def value_of(load: Array) -> tuple[Array, Expectation]:
             found = expected_max(law, load, num_workers, num_nodes=num_nodes, written_out=written_out)
@@ -135,12 +131,39 @@ def with_rounding(load: Array, found: Expectation) -> Expectation:
 
 def exceedance(law: Law, load: Array, num_workers: ArrayLike, t: Array) -> Array:
     """P(max_n load_n T_(N-n) > t) for every entry of `t`."""
-    rows = all_rows(law, num_workers, load.size)
-    if rows is not None:
-        finish = jnp.sort(max_finish_time(load, rows.astype(load.dtype)))
-        return 1 - jnp.searchsorted(finish, t, side="right") / jnp.asarray(finish.size, load.dtype)
     largest = jax.lax.stop_gradient(law.inverse_cumulative_hazard(_unreached(load)))
     return crossing_probability(_hazard_at(law, load, t, largest), num_workers)
+
+
+def expected_larger(law: Law, alpha: Array, num_workers: ArrayLike, size: int, dtype: Any) -> Expectation:
+    """E max(α T_(N-s), T_(N)) for s = 1 … size - 1, α ≥ 1: O(N) a node, where `expected_max` takes O(N²)."""
+    law = law.with_fast_inverse()
+    s = np.arange(1, size)
+    # Whole batches: a rest would be compiled once more.
+    batch = min(s.size, _BATCH)
+    levels = np.resize(s, (-(-s.size // batch), batch))
+    at = jax.vmap(lambda s: _expected_larger(law, alpha, s, num_workers, size, dtype))
+    return jax.tree.map(lambda a: a.ravel()[: s.size], jax.lax.map(at, jnp.asarray(levels)))
+
+
+def _expected_larger(
+    law: Law, alpha: Array, s: Array, num_workers: ArrayLike, size: int, dtype: Any
+) -> Expectation:
+    """E max(α T_(N-s), T_(N))."""
+    workers, m = jnp.asarray(num_workers), np.arange(size + 1)
+    load = jnp.where(np.arange(size) < s, 1, alpha).astype(dtype)
+    known = marks(law, load, workers)
+    nodes = quadrature(law, known, load, NUM_NODES)
+    # 1 - F(t)^N P(at most s of N are above t/α | all are below t), without the cancellation.
+    whole, part = law.cumulative_hazard(nodes.times), law.cumulative_hazard(nodes.times / alpha)
+    late = jnp.clip((jnp.exp(-part) - jnp.exp(-whole)) / -jnp.expm1(-whole), 0, 1)
+    late = jnp.where(whole > 0, late, 1)[:, None]
+    log_all = workers * jnp.log(-jnp.expm1(-whole))
+    tiny = jnp.finfo(dtype).tiny
+    log_late, log_early = jnp.log(jnp.maximum(late, tiny)), jnp.log(jnp.maximum(1 - late, tiny))
+    log_term = known.log_choices + m * log_late + jnp.maximum(workers - m, 0) * log_early
+    more = jnp.sum(jnp.where(m > s, jnp.exp(log_term), 0), axis=1)
+    return integrate(nodes, -jnp.expm1(log_all) + jnp.exp(log_all) * more)
 
 
 class Marks(NamedTuple):
@@ -211,12 +234,15 @@ class Quadrature(NamedTuple):
 
 
 def quadrature(law: Law, known: Marks, load: Array, num_nodes: int) -> Quadrature:
-    """The rule of `num_nodes` intervals and two coarser ones, for laws that are not atomic alone."""
-    if law.kinks().size:
-        start, left, size = _panels(law, known, load)
+    """The rule of `num_nodes` intervals and two coarser ones."""
+    pieces = law.pieces()
+    if not isinstance(pieces, Smooth):
         # Between the atoms of an atomic law the probability is constant.
-        orders = (2, 1, 1) if law.atomic() else (num_nodes // 12, num_nodes // 16, num_nodes // 24)
-        times, weights = zip(*(_gauss(law, start, left, size, k) for k in orders), strict=True)
+        orders = (num_nodes // 12, num_nodes // 16, num_nodes // 24)
+        if isinstance(pieces, Atomic):
+            pieces, orders = Kinked(pieces.times[1:], ends=True), (2, 1, 1)
+        start, left, size = _panels(law, pieces, known, load)
+        times, weights = zip(*(_gauss(pieces, start, left, size, k) for k in orders), strict=True)
         own = np.repeat(np.eye(3), [weight.size for weight in weights], axis=1)
         return Quadrature(
             start, jnp.concatenate(times), jnp.concatenate(weights) * own.astype(load.dtype), False
@@ -266,8 +292,10 @@ class Rule(NamedTuple):
 
 def rule(law: Law, known: Marks, load: Array, num_nodes: int) -> Rule:
     """The rule of `num_nodes` intervals, or with a number of nodes in each panel to match."""
-    if law.kinks().size:
-        start, left, size_of = _panels(law, known, load)
+    pieces = law.pieces()
+    assert not isinstance(pieces, Atomic)
+    if isinstance(pieces, Kinked):
+        start, left, size_of = _panels(law, pieces, known, load)
         order = num_nodes // 8
         points, weights = (jnp.asarray(a, load.dtype) for a in _legendre(order))
 
@@ -277,7 +305,7 @@ def rule(law: Law, known: Marks, load: Array, num_nodes: int) -> Rule:
             inside = panel < left.size
             panel = jnp.where(inside, panel, 0)
             share = (part % refine + points[node]) / refine
-            t, slope = _in_panel(law, start, left[panel], size_of[panel], share)
+            t, slope = _in_panel(pieces, start, left[panel], size_of[panel], share)
             return t, jnp.where(inside, slope / refine * weights[node], 0)
 
         return Rule(start, left.size * order, in_panels)
@@ -292,24 +320,6 @@ def rule(law: Law, known: Marks, load: Array, num_nodes: int) -> Rule:
         return start + excess, jnp.where(inside, slope * step, 0)
 
     return Rule(line[0], num_nodes, on_line)
-
-
-def typical_hazards(load: Array, num_workers: ArrayLike) -> Array:
-    """E A_(N-n) + σ std A_(N-n), σ = -1, 0, 1, `[3, max_workers]`; 0 for n ≥ N."""
-    j = np.arange(1, load.size + 1)
-    sums = np.pad(np.cumsum([1 / j, 1 / j**2], axis=1), [(0, 0), (1, 0)]).astype(load.dtype)
-    # Σ_{j=n+1}^N: what is left of the tables' differences is 1/N at least.
-    mean, variance = jnp.maximum(jnp.asarray(sums)[:, jnp.asarray(num_workers, int), None] - sums[:, :-1], 0)
-    sigma = np.array([[-1.0], [0.0], [1.0]], load.dtype)
-    return jnp.maximum(mean + sigma * jnp.sqrt(variance), 0.1 * mean)
-
-
-def log_choices(load: Array, num_workers: ArrayLike) -> Array:
-    """log C(N, n) for n = 0 … max_workers, `[max_workers + 1]`; -inf for n > N."""
-    log_factorial = np.array([math.lgamma(k + 1) for k in range(load.size + 1)]).astype(load.dtype)
-    table, workers = jnp.asarray(log_factorial), jnp.asarray(num_workers, int)
-    rest = workers - np.arange(load.size + 1)
-    return jnp.where(rest >= 0, table[workers] - log_factorial - table[jnp.maximum(rest, 0)], -jnp.inf)
 
 
 def _peaks(known: Marks, load: Array) -> Array:
@@ -349,14 +359,14 @@ def _line(law: Law, known: Marks, load: Array) -> Array:
     return jnp.stack([start, centre, width, -left, right])
 
 
-def _panels(law: Law, known: Marks, load: Array) -> tuple[Array, Array, Array]:
+def _panels(law: Law, pieces: Kinked, known: Marks, load: Array) -> tuple[Array, Array, Array]:
     """Start, left ends and sizes of panels between the images of the kinks and around the typical values."""
-    kinks = law.kinks().astype(load.dtype)
+    kinks = pieces.times.astype(load.dtype)
     start, low, middle, high = jax.lax.stop_gradient(_peaks(known, load))
     first = min(_KINKED_LEVELS, load.size)
     kinked = load[np.unique(np.r_[:first, np.geomspace(first, load.size, _KINKED_LEVELS).astype(int) - 1])]
     last, beyond = load[-1] * kinks[-1], jnp.zeros(0, load.dtype)
-    if not law.ends():
+    if not pieces.ends:
         centre = jnp.maximum(middle - start, jnp.finfo(start.dtype).tiny)
         # Denser near the middle, where the levels still differ.
         reach = _reach(law, known, load, start, centre) * jnp.linspace(0.0, 1.0, _TAIL_PANELS) ** 3
@@ -371,17 +381,17 @@ def _panels(law: Law, known: Marks, load: Array) -> tuple[Array, Array, Array]:
     return start, edges[:-1], jnp.diff(edges)
 
 
-def _gauss(law: Law, start: Array, left: Array, size: Array, order: int) -> tuple[Array, Array]:
+def _gauss(pieces: Kinked, start: Array, left: Array, size: Array, order: int) -> tuple[Array, Array]:
     """Nodes and weights of Gauss and Legendre's rule in each panel, all in one row."""
     points, weights = _legendre(order)
-    t, slope = _in_panel(law, start, left[:, None], size[:, None], jnp.asarray(points, left.dtype))
+    t, slope = _in_panel(pieces, start, left[:, None], size[:, None], jnp.asarray(points, left.dtype))
     return t.ravel(), (slope * jnp.asarray(weights, left.dtype)).ravel()
 
 
-def _in_panel(law: Law, start: Array, left: Array, size: Array, share: Array) -> tuple[Array, Array]:
+def _in_panel(pieces: Kinked, start: Array, left: Array, size: Array, share: Array) -> tuple[Array, Array]:
     """The time at a share of the way through a panel, and its slope; logarithmic in a tail's wide ones."""
     t, slope = left + size * share, jnp.broadcast_to(size, jnp.broadcast_shapes(size.shape, share.shape))
-    if law.ends():
+    if pieces.ends:
         return t, slope
     away = left - start
     wide = (away > 0) & (size > away)
@@ -409,8 +419,8 @@ def rule_error(fine: Array, coarse: Array, coarsest: Array) -> Array:
     return jnp.maximum(last * jnp.minimum(30 * ratio, 1), doubt)
 
 
-def _over_atoms(law: Law, load: Array, num_workers: ArrayLike) -> Expectation:
-    atoms = jnp.concatenate([law.infimum()[None], law.kinks()]).astype(load.dtype)
+def _over_atoms(law: Law, atoms: Array, load: Array, num_workers: ArrayLike) -> Expectation:
+    atoms = atoms.astype(load.dtype)
     edges = jnp.where((load > 0)[:, None], load[:, None] * atoms, 0).ravel()
     # A stable order and states by count, not by comparing times: ties then resolve as if a higher
     # level came later, and the derivative is a true subgradient there.

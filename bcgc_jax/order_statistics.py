@@ -3,11 +3,11 @@ r"""Order statistics of N independent cycle times, slowest first.
 Axis n holds T_(N-n), so it lines up with redundancy level n. By Rényi's representation
 T_(N-n) = Λ⁻¹(A_(N-n)) with A_(N-n) = Σ_{j=n+1}^{N} E_j / j and E_j independent Exp(1): no sort. The
 terms j > N are zero, so N may be traced below a static `max_workers`; padded levels hold ess inf T.
-For workers that are not alike the law itself gives the rows of an iteration (`joint_laws`).
 """
 
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +17,8 @@ from jax import Array
 from jax.scipy import special
 from jax.typing import ArrayLike
 
-from bcgc_jax.laws import Law
+from bcgc_jax.laws import Atomic, Law
+from bcgc_jax.laws.atoms import mass_of
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 
@@ -83,52 +84,11 @@ def max_finish_time(load: Array, sorted_times: Array) -> Array:
     return jnp.max(jnp.where(load > 0, load * jnp.where(load > 0, sorted_times, 0), 0), axis=-1)
 
 
-def all_rows(law: Law, num_workers: ArrayLike, max_workers: int) -> Array | None:
-    """`law.rows()`, `[S, max_workers]`; NaN where a traced `num_workers` is not theirs."""
-    rows = law.rows()
-    return None if rows is None else _of_all_workers(rows, num_workers, max_workers)
-
-
-def _of_all_workers(rows: Array, num_workers: ArrayLike, max_workers: int) -> Array:
-    width = rows.shape[-1]
-    if width != max_workers:
-        raise ValueError(
-            f"the law is that of {width} workers together, not of {max_workers}: workers that are not alike "
-            "are neither left out nor padded"
-        )
-    return jnp.where(jnp.asarray(num_workers) == width, rows, jnp.nan)
-
-
-def sorted_cycle_times(
-    key: Array,
-    law: Law,
-    num_workers: ArrayLike,
-    num_draws: int,
-    *,
-    max_workers: int | None = None,
-    dtype=float,
-) -> Array:
-    """Draws of the sorted cycle times, slowest first, `[num_draws, max_workers]`.
-
-    `num_workers` may be traced where the static `max_workers` is given; columns from num_workers on
-    hold the law's infimum.
-
-    >>> from bcgc_jax.laws import Uniform
-    >>> t = sorted_cycle_times(jax.random.key(0), Uniform(1.0, 2.0), 3, 5)
-    >>> t.shape, bool((t[:, :-1] >= t[:, 1:]).all())
-    ((5, 3), True)
-    """
-    max_workers = static_workers(num_workers, max_workers)
-    return _sorted_cycle_times(key, law, num_workers, num_draws, max_workers, jnp.result_type(dtype))
-
-
 @functools.partial(jax.jit, static_argnums=(3, 4, 5))
-def _sorted_cycle_times(
+def sorted_draws(
     key: Array, law: Law, num_workers: ArrayLike, num_draws: int, max_workers: int, dtype: Any
 ) -> Array:
-    rows = law.draw_rows(key, num_draws)
-    if rows is not None:
-        return _of_all_workers(rows, num_workers, max_workers).astype(dtype)
+    """Draws of the sorted cycle times, slowest first, `[num_draws, max_workers]`."""
     pairs = _spacings(key, num_workers, max_workers, num_draws, dtype)
     steps = jnp.stack([pairs.real, pairs.imag], axis=1).reshape(-1, num_draws)[:max_workers]
     hazard = jnp.cumsum(steps[::-1], axis=0)[::-1].T
@@ -141,9 +101,6 @@ def simulate_max(key: Array, law: Law, load: Array, num_workers: ArrayLike, num_
 
     The running sum and the running maximum are carried over n: no sorted `[S, N]` array is formed.
     """
-    rows = law.draw_rows(key, num_draws)
-    if rows is not None:
-        return max_finish_time(load, _of_all_workers(rows, num_workers, load.size).astype(load.dtype))
     law = law.with_fast_inverse()
     pairs = _spacings(key, num_workers, load.size, num_draws, load.dtype)
 
@@ -163,42 +120,22 @@ def simulate_max(key: Array, law: Law, load: Array, num_workers: ArrayLike, num_
     return largest
 
 
-def expected_order_statistics(
-    law: Law,
-    num_workers: ArrayLike,
-    function: Callable[[Array], Array] | None = None,
-    *,
-    max_workers: int | None = None,
-    num_nodes: int = 224,
-) -> Array:
-    r"""E[g(T_(N-n))] for n = 0…N-1, slowest first, `[max_workers]`; E T_(N-n) without a `function`.
-
-    With z = logit U_(k), k = N-n, the density of z is ∝ u^k (1-u)^(N-k+1) for every k, smooth and
-    exponentially small at both ends; the trapezoid rule in v, z = mode + width·sinh v, then converges
-    geometrically for bounded and heavy-tailed g alike, for N up to 1000 and beyond. An atomic law is
-    summed over its atoms, one of rows over its rows. Where the expectation diverges the result is inf.
-    Columns from num_workers on hold g(ess inf T). Eq. (8) of the paper is the same quantity as an
-    alternating sum, which loses all digits from N ≈ 20.
-
-    >>> from bcgc_jax.laws import ShiftedExponential
-    >>> expected_order_statistics(ShiftedExponential(rate=1.0), 3).round(4)
-    Array([1.8333, 0.8333, 0.3333], dtype=float32)
-    """
-    max_workers = static_workers(num_workers, max_workers)
-    return _expected_order_statistics(law, num_workers, function, max_workers, num_nodes)
-
-
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
-def _expected_order_statistics(
+def moments(
     law: Law,
     num_workers: ArrayLike,
     function: Callable[[Array], Array] | None,
     max_workers: int,
-    num_nodes: int,
+    num_nodes: int = 224,
 ) -> Array:
-    rows = all_rows(law, num_workers, max_workers)
-    if rows is not None:
-        return jnp.mean(rows if function is None else function(rows), axis=0)
+    r"""E[g(T_(N-n))] for n = 0…N-1, `[max_workers]`; E T_(N-n) without a `function`.
+
+    With z = logit U_(k), k = N-n, the density of z is ∝ u^k (1-u)^(N-k+1) for every k, smooth and
+    exponentially small at both ends; the trapezoid rule in v, z = mode + width·sinh v, then converges
+    geometrically for bounded and heavy-tailed g alike, for N up to 1000 and beyond. An atomic law is
+    summed over its atoms. Eq. (8) of the paper is the same quantity as an alternating sum, which loses all
+    digits from N ≈ 20.
+    """
     n = jnp.arange(max_workers)
     exists = n < num_workers
     k = jnp.where(exists, num_workers - n, 1)
@@ -209,8 +146,9 @@ def _expected_order_statistics(
         function = lambda t: t  # noqa: E731
     k = k.astype(float)
     above = jnp.asarray(num_workers, k.dtype) - k + 1
-    if law.atomic():
-        values = jnp.concatenate([law.infimum()[None], law.kinks()])
+    pieces = law.pieces()
+    if isinstance(pieces, Atomic):
+        values = pieces.times
         reached = special.betainc(k[:, None], above[:, None], jnp.minimum(law.cdf(values), 1))
         mass = jnp.diff(reached, axis=1, prepend=0.0)
         term = jnp.where(mass > 0, mass * jnp.where(mass > 0, function(values), 0), 0)
@@ -236,3 +174,61 @@ def _expected_order_statistics(
     diverges = jnp.maximum(jnp.abs(first), jnp.abs(last)) > 1e-3 * jnp.abs(total)
     total = jnp.where(diverges, jnp.inf, total)
     return jnp.where(exists, total, function(law.infimum()))
+
+
+def typical_hazards(
+    load: Array, num_workers: ArrayLike, deviations: Sequence[float] = (-1.0, 0.0, 1.0)
+) -> Array:
+    """E A_(N-n) + σ std A_(N-n), `[len(deviations), max_workers]`, for each σ of them; 0 for n ≥ N."""
+    j = np.arange(1, load.size + 1)
+    sums = np.pad(np.cumsum([1 / j, 1 / j**2], axis=1), [(0, 0), (1, 0)]).astype(load.dtype)
+    # Σ_{j=n+1}^N: what is left of the tables' differences is 1/N at least.
+    mean, variance = jnp.maximum(jnp.asarray(sums)[:, jnp.asarray(num_workers, int), None] - sums[:, :-1], 0)
+    sigma = np.array(deviations, load.dtype)[:, None]
+    return jnp.maximum(mean + sigma * jnp.sqrt(variance), 0.1 * mean)
+
+
+def log_choices(load: Array, num_workers: ArrayLike) -> Array:
+    """log C(N, n) for n = 0 … max_workers, `[max_workers + 1]`; -inf for n > N."""
+    log_factorial = np.array([math.lgamma(k + 1) for k in range(load.size + 1)]).astype(load.dtype)
+    table, workers = jnp.asarray(log_factorial), jnp.asarray(num_workers, int)
+    rest = workers - np.arange(load.size + 1)
+    return jnp.where(rest >= 0, table[workers] - log_factorial - table[jnp.maximum(rest, 0)], -jnp.inf)
+
+
+def expected_shared_time(law: Law, num_workers: ArrayLike, dtype: Any) -> Array:
+    r"""E[1 / Σ_n 1/T_n], the time of a cycle that all workers share.
+
+    E[1/S] = ∫₀^∞ (E e^{-u/T})^N du, S = Σ 1/T_n: two nested trapezoid rules.
+    """
+    pieces = law.pieces()
+    if isinstance(pieces, Atomic):
+        times, mass = pieces.times, mass_of(law, pieces.times)
+    else:
+        z = jnp.linspace(-36.0, 36.0, 769) if dtype == jnp.float64 else jnp.linspace(-16.0, 60.0, 769)
+        mass = jax.nn.softmax(-jax.nn.softplus(z) - jax.nn.softplus(-z))  # density of logit U
+        times = law.inverse_cumulative_hazard(jax.nn.softplus(z))
+    speed = jnp.where(jnp.isinf(times), 0, 1 / times)
+    median = law.inverse_cumulative_hazard(jnp.log(2.0))
+    typical = jnp.where(jnp.isinf(median), law.infimum(), median)
+    pace = jnp.sum(mass * jnp.minimum(speed, 1e3 / typical))
+    panels, low, high = 520, -40.0, 12.0
+    u = jnp.exp(jnp.linspace(low, high, panels + 1)) / (pace * num_workers)
+    term = u * jnp.exp(num_workers * jnp.log(jnp.exp(-u[:, None] * speed) @ mass))
+    # Beyond the far end a power of u is left for a heavy tail, a geometric series here. Where that does
+    # not decay, the mean is infinite, or the gradient is never finished with positive probability.
+    ratio = term[-1] / jnp.where(term[-2] > 0, term[-2], 1)
+    decays = ratio < 1 - 1e-4
+    rest = jnp.where(decays, term[-1] * ratio / (1 - jnp.where(decays, ratio, 0)), jnp.inf)
+    integral = (jnp.sum(term) + rest) * ((high - low) / panels)
+    return integral
+
+
+def order_survival(law: Law, num_workers: ArrayLike, t: Array) -> Array:
+    """P(T_(N-n) > t_n), `[max_workers]`: more than n of N workers are later than t_n."""
+    n, m = np.arange(t.size), np.arange(t.size + 1)
+    hazard = law.cumulative_hazard(t)[:, None]
+    early = jnp.log(jnp.maximum(-jnp.expm1(-hazard), jnp.finfo(t.dtype).tiny))
+    some = jnp.maximum(m, 1) * hazard  # m > n ≥ 0
+    log_term = log_choices(t, num_workers) - some + jnp.maximum(num_workers - m, 0) * early
+    return jnp.sum(jnp.where(m > n[:, None], jnp.exp(log_term), 0), axis=1)

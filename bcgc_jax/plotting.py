@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bcgc_jax.solvers.schemes import SCHEMES, added_schemes
+from bcgc_jax.solvers.schemes import Scheme
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,29 +56,29 @@ _MARKERS = ("<", ">", "p", "d", "H", "8", "1")
 _LINES: tuple[Any, ...] = ("--", (0, (4, 1, 1, 1, 1, 1)), (0, (10, 2)))
 
 
-def style(method: str) -> Style:
-    """The `Style` of a method; a plain grey one, labelled by its name, for a method that is unknown.
+def style(method: str, own: Sequence[Scheme] = ()) -> Style:
+    """The `Style` of a method, or of one of its user's `own` schemes; plain grey for what is unknown.
 
     >>> style("time").marker, style("tandon:3").label
     ('s', 'tandon:3')
     """
     if method in STYLES:
         return STYLES[method]
-    added = added_schemes()
-    if method not in added:
+    names = [scheme.name for scheme in own]
+    if method not in names:
         return Style(method, "#555555", "x", ":")
-    i = added.index(method)
+    i = names.index(method)
     color, marker, line = (cycle[i % len(cycle)] for cycle in (_COLORS, _MARKERS, _LINES))
-    return Style(SCHEMES[method].label, color, marker, line)
+    return Style(own[i].label, color, marker, line)
 
 
-def curve(method: str) -> dict[str, Any]:
+def curve(method: str, own: Sequence[Scheme] = ()) -> dict[str, Any]:
     """Keywords of `Axes.plot` for a computed curve of a method, a dot at each computed point.
 
     >>> curve("time")["color"]
     '#D55E00'
     """
-    look = style(method)
+    look = style(method, own)
     return {
         "color": look.color,
         "linestyle": look.line,
@@ -89,13 +89,13 @@ def curve(method: str) -> dict[str, Any]:
     }
 
 
-def points(method: str, *, filled: bool = False) -> dict[str, Any]:
+def points(method: str, own: Sequence[Scheme] = (), *, filled: bool = False) -> dict[str, Any]:
     """Keywords of `Axes.plot` for separate markers of a method, open unless `filled`; no label.
 
     >>> points("time")["markerfacecolor"]
     'none'
     """
-    look = style(method)
+    look = style(method, own)
     return {
         "color": look.color,
         "linestyle": "none",
@@ -107,15 +107,19 @@ def points(method: str, *, filled: bool = False) -> dict[str, Any]:
 
 
 def legend_handle(
-    method: str, *, marker: bool = True, filled: bool = False, label: str | None = None
+    method: str,
+    own: Sequence[Scheme] = (),
+    *,
+    marker: bool = True,
+    filled: bool = False,
+    label: str | None = None,
 ) -> "Line2D":
     """A legend entry of a method: its line, and its marker with it if `marker`, open unless `filled`."""
     from matplotlib.lines import Line2D
 
-    keywords = curve(method) | (
-        points(method, filled=filled) | {"linestyle": style(method).line} if marker else {"marker": None}
-    )
-    return Line2D([], [], **keywords | {"label": label or style(method).label})
+    look = style(method, own)
+    shape = points(method, own, filled=filled) | {"linestyle": look.line} if marker else {"marker": None}
+    return Line2D([], [], **curve(method, own) | shape | {"label": label or look.label})
 
 
 def require_matplotlib() -> None:

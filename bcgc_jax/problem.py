@@ -1,4 +1,4 @@
-"""What is asked and what is answered: `Problem`, `Solution` and `Status`."""
+"""What is asked, `Problem`, and how it came out, `Status`."""
 
 import enum
 from typing import Any
@@ -10,7 +10,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import check, concrete, pytree_dataclass, static_field
-from bcgc_jax.laws import Law, Unlike
+from bcgc_jax.iterations import Iteration, iteration_of
+from bcgc_jax.laws import JointLaw, Law, Unlike
 
 
 @pytree_dataclass
@@ -38,7 +39,7 @@ class Problem:
     4
     """
 
-    cycle_time: Law
+    cycle_time: Law | JointLaw
     num_workers: ArrayLike
     num_coordinates: ArrayLike
     num_samples: ArrayLike = 1.0
@@ -50,7 +51,7 @@ class Problem:
     def __post_init__(self) -> None:
         if isinstance(self.cycle_time, list | tuple):
             object.__setattr__(self, "cycle_time", Unlike(self.cycle_time))
-        if not isinstance(self.cycle_time, Law):
+        if not isinstance(self.cycle_time, Law | JointLaw):
             raise ValueError(f"cycle_time must be a law such as ShiftedExponential, got {self.cycle_time!r}")
         _check_count("num_workers", self.num_workers)
         _check_count("num_coordinates", self.num_coordinates)
@@ -78,10 +79,11 @@ class Problem:
             object.__setattr__(self, "max_workers", int(workers.max()))
         elif workers is not None and workers.max() > self.max_workers:
             raise ValueError(f"num_workers {workers.max()} exceeds max_workers {self.max_workers}")
-        width = self.cycle_time.width()
-        if width not in (None, self.max_workers) or (
-            width is not None and workers is not None and np.any(workers != width)
-        ):
+        if isinstance(self.cycle_time, JointLaw):
+            self._check_width(self.cycle_time.width(), workers)
+
+    def _check_width(self, width: int, workers: np.ndarray | None) -> None:
+        if width != self.max_workers or (workers is not None and np.any(workers != width)):
             raise ValueError(
                 f"cycle_time is the law of {width} workers, but num_workers is {self.num_workers} and "
                 f"max_workers {self.max_workers}: workers that are not alike are neither left out nor padded"
@@ -97,6 +99,11 @@ class Problem:
                 f"unit_costs must have one entry for each of the {self.num_coordinates} coordinates, "
                 f"got shape {shape}"
             )
+
+    @property
+    def iteration(self) -> Iteration:
+        """All N cycle times of an iteration, for whatever is asked about them."""
+        return iteration_of(self.cycle_time, self.num_workers, self.max_workers)
 
     @property
     def dtype(self) -> Any:
@@ -149,42 +156,6 @@ class Status(enum.IntEnum):
             Status.INVALID: "the numbers make no problem (negative, NaN, out of order), or are too large or "
             "small for the working precision",
         }[self]
-
-
-@pytree_dataclass
-class Solution:
-    """A scheme and what is known about it; every array gains the leading axes of a batch.
-
-    Attributes:
-      partition: float x, `[max_workers]`; None for a scheme that is no partition.
-      rounded: integers that sum to L, `[max_workers]`, or None.
-      expected_runtime: exact E τ̂ of the continuous `partition`.
-      runtime_error: estimate of the absolute error of `expected_runtime`.
-      lower_bound: no partition of the `levels` has an expected runtime below it.
-      relative_gap: 1 - lower_bound / expected_runtime, the certificate.
-      status: integer value of a `Status`.
-      num_steps: steps of an iterative method, 0 for a closed form.
-      history: expected runtime at each check of an iterative method, NaN after the last; or None.
-      method: the name it was asked by.
-      levels: bool, `[max_workers]`, the levels that the bound is for: all, those that were allowed, or, with
-        setup cycles, those in use.
-      completion_probability: P(τ̂ ≤ deadline) of `partition`, where that was maximised.
-      start: where the best search began, an index of `solvers.completion.STARTS`.
-    """
-
-    partition: Array | None
-    rounded: Array | None
-    expected_runtime: Array
-    runtime_error: Array
-    lower_bound: Array
-    relative_gap: Array
-    status: Array
-    num_steps: Array
-    history: Array | None = None
-    method: str = static_field(default="")
-    levels: Array | None = None
-    completion_probability: Array | None = None
-    start: Array | None = None
 
 
 def _check_count(name: str, value: Any) -> None:

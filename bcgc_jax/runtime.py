@@ -14,12 +14,9 @@ from jax.typing import ArrayLike
 from bcgc_jax.expectation import (
     NUM_NODES,
     Expectation,
-    exceedance,
-    expected_max,
-    expected_max_and_slope,
 )
-from bcgc_jax.order_statistics import max_finish_time, simulate_max
-from bcgc_jax.partitions import cumulative_load, finish_load
+from bcgc_jax.order_statistics import max_finish_time
+from bcgc_jax.partitions import cost_of_units, cumulative_load, finish_load
 from bcgc_jax.problem import Problem
 
 # Finer than `NUM_NODES`: where nearly everything sits at one level, the slopes of the others need it.
@@ -101,9 +98,7 @@ def simulate_runtime(key: Array, problem: Problem, partition: ArrayLike, num_dra
     True
     """
     x = as_partition(problem, partition)
-    draws = problem.scale * simulate_max(
-        key, problem.cycle_time, load_of(problem, x), problem.num_workers, num_draws
-    )
+    draws = problem.scale * problem.iteration.simulate_max(key, load_of(problem, x), num_draws)
     return RuntimeEstimate(jnp.mean(draws), jnp.std(draws) / jnp.sqrt(max(num_draws - 1, 1)))
 
 
@@ -118,7 +113,7 @@ def integrate_runtime(problem: Problem, partition: ArrayLike, *, num_nodes: int 
     1.8333
     """
     x = as_partition(problem, partition)
-    result = expected_max(problem.cycle_time, load_of(problem, x), problem.num_workers, num_nodes=num_nodes)
+    result = problem.iteration.expected_max(load_of(problem, x), num_nodes=num_nodes)
     return Expectation(problem.scale * result.value, problem.scale * result.error)
 
 
@@ -137,6 +132,19 @@ def expected_runtime(problem: Problem, partition: ArrayLike) -> Array:
 
 
 @jax.jit
+def unit_runtime(problem: Problem, counts: Array) -> Array:
+    """Exact expected runtime of `counts` units at each level."""
+    return expected_runtime(problem, partition_of_units(problem, counts))
+
+
+def partition_of_units(problem: Problem, counts: Array) -> Array:
+    """The partition that `counts` units at each level are."""
+    if problem.unit_costs is None:
+        return counts.astype(problem.dtype)
+    return cost_of_units(counts, jnp.asarray(problem.unit_costs, problem.dtype))
+
+
+@jax.jit
 def completion_probability(problem: Problem, partition: ArrayLike, deadline: ArrayLike) -> Array:
     r"""P(τ̂(x,T) ≤ deadline), exact; `deadline` of any shape gives that shape.
 
@@ -148,7 +156,7 @@ def completion_probability(problem: Problem, partition: ArrayLike, deadline: Arr
     """
     x = as_partition(problem, partition)
     t = jnp.asarray(deadline, x.dtype) / problem.scale
-    late = exceedance(problem.cycle_time, load_of(problem, x), problem.num_workers, t)
+    late = problem.iteration.exceedance(load_of(problem, x), t)
     return jnp.clip(1 - late, 0, 1)
 
 
@@ -176,8 +184,8 @@ def certificate(
     """
     x = as_partition(problem, partition)
     load, pull_back = jax.vjp(lambda x: load_of(problem, x), x)
-    found, slope = expected_max_and_slope(
-        problem.cycle_time, load, problem.num_workers, num_nodes=num_nodes, written_out=written_out
+    found, slope = problem.iteration.expected_max_and_slope(
+        load, num_nodes=num_nodes, written_out=written_out
     )
     value, error = problem.scale * found.value, problem.scale * found.error
     slope = problem.scale * pull_back(slope)[0]

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from bcgc_jax.solvers.schemes import SCHEMES
+from bcgc_jax.solvers.schemes import Scheme
 from bcgc_jax.sweeps import Chunk, Sweep, Table
 
 FORMATS = (".csv", ".parquet")
@@ -113,15 +113,18 @@ def fingerprint(sweep: Sweep) -> str:
 
     add(
         (
-            sweep.methods,
-            sorted(sweep.options.items()),
-            sweep.objective,
+            tuple(sweep.methods),
             sweep.names,
             len(sweep),
             sweep.mesh.size,
         )
     )
-    add([SCHEMES[method].code for method in sweep.methods if method in SCHEMES])
+    for method in sweep.methods.values():
+        if isinstance(method, Scheme):
+            add(method.code)
+            continue
+        leaves, tree = jax.tree.flatten(method)
+        add((str(tree), [np.asarray(leaf).tolist() for leaf in leaves]))
     add((jax.numpy.result_type(float).name, sweep.mesh.devices.flat[0].platform))
     add(None if sweep.key is None else np.asarray(jax.random.key_data(sweep.key)).tolist())
     for name, values in sweep.cells.columns.items():

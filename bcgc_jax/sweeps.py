@@ -20,9 +20,12 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
-from bcgc_jax.problem import Problem, Solution, Status
+from bcgc_jax.problem import Problem, Status
 from bcgc_jax.runtime import completion_probability
-from bcgc_jax.solvers.solve import OBJECTIVES, parse_method, solve
+from bcgc_jax.solution import Solution
+from bcgc_jax.solvers.methods import Deadline, Method, check_method, method_of
+from bcgc_jax.solvers.schemes import Scheme
+from bcgc_jax.solvers.solve import solve
 
 ProblemOf = Callable[..., Problem]
 Table = dict[str, np.ndarray]
@@ -107,9 +110,7 @@ class Sweep:
       problem: (max_workers=…, **cell) to a `Problem`, of traced numbers; `max_workers` is static.
       cells: of `grid`, or a mapping of columns `[C]`; each has `num_workers`, and maybe `deadline`, which is
         not passed to `problem`.
-      methods: names for `solve`.
-      options: of a method, keywords for `solve`.
-      objective: of the method "optimal"; "completion-probability" needs a column `deadline`.
+      methods: for `solve`, by name or with options; "deadline" takes the cells' own.
       key: for methods that draw; cell i draws with `fold_in(key, i)`.
       partitions: also give the rounded partitions.
 
@@ -126,10 +127,8 @@ class Sweep:
         self,
         problem: ProblemOf,
         cells: Cells | Mapping[str, ArrayLike],
-        methods: Sequence[str] = ("optimal",),
+        methods: Sequence[str | Method | Scheme] = ("optimal",),
         *,
-        options: Mapping[str, Mapping[str, Any]] | None = None,
-        objective: str = OBJECTIVES[0],
         key: Array | None = None,
         partitions: bool = False,
     ) -> None:
@@ -139,14 +138,14 @@ class Sweep:
                 shapes = {name: values.shape for name, values in columns.items()}
                 raise ValueError(f"the columns of the cells must have one length, got {shapes}")
             cells = Cells(_checked(columns), False)
-        self.problem, self.cells, self.methods = problem, cells, tuple(dict.fromkeys(methods))
-        self.options = {method: dict((options or {}).get(method, {})) for method in self.methods}
-        self.objective, self.key, self.partitions = objective, key, partitions
+        self.problem, self.cells, self.key, self.partitions = problem, cells, key, partitions
+        asked = [method_of(method) for method in dict.fromkeys(methods)]
+        self.methods = {method.name: method for method in asked}
         self.has_deadline = "deadline" in cells.columns
-        if objective == OBJECTIVES[1] and not self.has_deadline:
-            raise ValueError(f'objective="{objective}" needs deadlines: a column "deadline" of the cells')
-        if not self.methods:
-            raise ValueError("a sweep needs at least one method")
+        if not asked or len(self.methods) < len(asked):
+            raise ValueError(f"a sweep needs methods, each of them once, got {[m.name for m in asked]}")
+        if any(isinstance(m, Deadline) and m.deadline is None for m in asked) and not self.has_deadline:
+            raise ValueError('the method "deadline" needs deadlines: a column "deadline" of the cells')
         self.groups = _groups(cells)
         self.mesh = Mesh(np.array(jax.local_devices()), ("cells",))
         self._check_methods()
@@ -188,7 +187,7 @@ class Sweep:
             inputs, index = jax.device_put((inputs, chunk.cells[padded]), spread)
             host = jax.device_get(self._compiled(chunk)(inputs, index, *self._given()))
         rows: Table = {name: np.repeat(values, len(self.methods)) for name, values in cells.items()}
-        rows["method"] = np.tile(np.array(self.methods, object), count)
+        rows["method"] = np.tile(np.array(list(self.methods), object), count)
 
         def column(name: str) -> np.ndarray:
             """In the rows' order, the methods of a cell after each other: `[cells, methods]`."""
@@ -245,8 +244,8 @@ class Sweep:
 
         def names(cell: dict[str, Array]) -> None:
             problem = self.problem(max_workers=group.max_workers, num_workers=largest, **cell)
-            for method in self.methods:
-                parse_method(problem, method)
+            for method in self.methods.values():
+                check_method(problem, method)
 
         jax.eval_shape(names, cell)  # traced: whatever the numbers are
 
@@ -277,13 +276,10 @@ class Sweep:
     def _group(self, max_workers: int) -> "_Group":
         return next(group for group in self.groups if group.max_workers == max_workers)
 
-    def _given(self) -> tuple[Array | None, dict[str, dict[str, Array]]]:
-        """The key and the options that are numbers, which are no part of the program."""
-        numbers = {
-            method: {name: jnp.asarray(v) for name, v in options.items() if _is_number(v)}
-            for method, options in self.options.items()
-        }
-        return jax.device_put((self.key, numbers), NamedSharding(self.mesh, PartitionSpec()))
+    def _given(self) -> tuple[Array | None, dict[str, Method | Scheme]]:
+        """The key and the methods, whose numbers are no part of the program."""
+        methods = jax.tree.map(jnp.asarray, self.methods)
+        return jax.device_put((self.key, methods), NamedSharding(self.mesh, PartitionSpec()))
 
     def _compiled(self, chunk: Chunk) -> Callable[..., dict[str, dict[str, Array]]]:
         """The compiled function of a chunk; that of the next size is compiled meanwhile, in a thread."""
@@ -307,14 +303,9 @@ class Sweep:
 
     def program(self, max_workers: int) -> "Program":
         """What is compiled for a size."""
-        options = tuple(
-            (m, tuple((k, _hashable(v)) for k, v in self.options[m].items() if not _is_number(v)))
-            for m in self.methods
-        )
         return Program(
             self.problem,
-            options,
-            self.objective,
+            jax.tree.structure(self.methods),
             self.has_deadline,
             self.partitions,
             max_workers,
@@ -328,8 +319,7 @@ class Program:
     """What a sweep compiles for a size, by its values: another sweep that asks for the same finds it."""
 
     problem: ProblemOf
-    options: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]
-    objective: str
+    methods: jax.tree_util.PyTreeDef
     has_deadline: bool
     partitions: bool
     max_workers: int
@@ -337,19 +327,16 @@ class Program:
     mesh: Mesh
 
     def function(self) -> jax.stages.Wrapped:
-        """Cells, their indices, the key and the numbers among the options to the columns of each method."""
+        """Cells, their indices, the key and the methods to the columns of each method."""
         cells, same = PartitionSpec("cells"), PartitionSpec()
 
-        def local(columns: Table, index: Array, key: Array | None, options: Any) -> dict[str, Table]:
+        def local(columns: Table, index: Array, key: Array | None, methods: Any) -> dict[str, Table]:
             def one(cell: tuple[dict[str, Array], Array]) -> dict[str, dict[str, Array]]:
                 numbers, index = dict(cell[0]), cell[1]
                 deadline = numbers.pop("deadline", None)
                 problem = self.problem(max_workers=self.max_workers, **numbers)
                 own = None if key is None else jax.random.fold_in(key, index)
-                return {
-                    method: self._solve(problem, method, own, deadline, dict(static) | options[method])
-                    for method, static in self.options
-                }
+                return {name: self._solve(problem, method, own, deadline) for name, method in methods.items()}
 
             return jax.lax.map(one, (columns, index), batch_size=self.batch)
 
@@ -362,14 +349,13 @@ class Program:
     def _solve(
         self,
         problem: Problem,
-        method: str,
+        method: Method | Scheme,
         key: Array | None,
         deadline: Array | None,
-        options: dict[str, Any],
     ) -> dict[str, Array]:
-        if method == "optimal" and self.objective == OBJECTIVES[1]:
-            options |= {"objective": self.objective, "deadline": deadline}
-        solution: Solution = solve(problem, method, key=key, written_out=True, **options)
+        if isinstance(method, Deadline) and method.deadline is None:
+            method = dataclasses.replace(method, deadline=deadline)
+        solution: Solution = solve(problem, method, key=key, written_out=True)
         columns = {name: getattr(solution, name) for name in _NUMBERS}
         if self.has_deadline:
             assert deadline is not None
@@ -403,17 +389,6 @@ def _compiling(
     coming = thread.submit(compile_)
     thread.shutdown(wait=False)  # it ends with its work
     return coming
-
-
-def _is_number(value: Any) -> bool:
-    """Whether a program may leave it open: levels and counts, whole numbers, are part of it."""
-    array = isinstance(value, np.ndarray | np.generic | jax.Array)
-    return isinstance(value, float) or (array and jnp.issubdtype(value.dtype, jnp.inexact))
-
-
-def _hashable(value: Any) -> Any:
-    plain = np.asarray(value).tolist() if isinstance(value, list | np.ndarray | jax.Array) else value
-    return tuple(plain) if isinstance(plain, list) else plain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -463,7 +438,7 @@ def _groups(cells: Cells) -> list[_Group]:
 def sweep(
     problem: ProblemOf,
     cells: Cells | Mapping[str, ArrayLike],
-    methods: Sequence[str] = ("optimal",),
+    methods: Sequence[str | Method | Scheme] = ("optimal",),
     **keywords: Any,
 ) -> Table:
     r"""Solve many problems together; the columns of the rows (cell, method), see `Sweep`.

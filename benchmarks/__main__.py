@@ -2,10 +2,10 @@
 
 import argparse
 import contextlib
+import functools
 import inspect
 import json
 import os
-import runpy
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import jax
 
-from bcgc_jax.solvers.schemes import added_schemes
+from bcgc_jax.solvers.schemes import load_schemes
 from benchmarks.cluster import cluster, cluster_faults
 from benchmarks.coding import traffic, training
 from benchmarks.first_answer import first_answer
@@ -69,8 +69,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in chosen:
         if name not in MEASURES:
             parser.error(f'argument --only: there is no measure "{name}"; there are {", ".join(MEASURES)}')
+    measures = dict(MEASURES)
     if args.schemes is not None:
-        _load_schemes(parser, args.schemes)
+        try:
+            measures["schemes"] = functools.wraps(schemes)(
+                functools.partial(schemes, load_schemes(args.schemes))
+            )
+        except ValueError as error:
+            parser.error(f"argument --schemes: {error}")
         # First, so that a scheme that fails does not cost the other measures.
         chosen = ["schemes", *(name for name in chosen if name != "schemes")]
     # One device for each core, as `bcgc sweep` has them; too late in a process that has computed already.
@@ -78,9 +84,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     results, points, skipped = [], [], False
     for name in chosen:
-        print(f"measuring {name}: {_summary(MEASURES[name])}", file=sys.stderr, flush=True)
+        print(f"measuring {name}: {_summary(measures[name])}", file=sys.stderr, flush=True)
         try:
-            rows = MEASURES[name]()
+            rows = measures[name]()
         except SchemeError as error:
             parser.error(f"{args.schemes}: {error}")
         except ImportError as error:
@@ -117,7 +123,7 @@ def _parser() -> _Parser:
         "examples:\n"
         "  python -m benchmarks --out speed.json\n"
         "  python -m benchmarks --only schemes --schemes my_schemes.py\n"
-        "where my_schemes.py calls bcgc_jax.register_scheme(name, function)",
+        "where my_schemes.py has a list SCHEMES = [bcgc_jax.Scheme(name, function)]",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -137,7 +143,7 @@ def _parser() -> _Parser:
         "--schemes",
         type=Path,
         metavar="FILE.py",
-        help="a file that registers schemes, to be measured beside the baselines",
+        help="a file with a list SCHEMES, to be measured beside the baselines",
     )
     return parser
 
@@ -157,18 +163,6 @@ def _check_output(parser: _Parser, out: Path | None) -> None:
         parser.error(f"argument --out: {out} is a folder")
     if not os.access(out if out.exists() else out.parent, os.W_OK):
         parser.error(f"argument --out: no permission to write {out}")
-
-
-def _load_schemes(parser: _Parser, file: Path) -> None:
-    if not file.is_file():
-        parser.error(f"argument --schemes: there is no file {file}")
-    try:
-        runpy.run_path(str(file))
-    except (Exception, SystemExit) as error:
-        why = str(error).partition("\n")[0]
-        parser.error(f"argument --schemes: {file}: {type(error).__name__}: {why}")
-    if not added_schemes():
-        parser.error(f"argument --schemes: {file} calls no bcgc_jax.register_scheme")
 
 
 def seconds_text(seconds: float) -> str:

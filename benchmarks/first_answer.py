@@ -19,7 +19,7 @@ solution = bcgc.solve(bcgc.Problem(law, {workers}, 20_000, 50){options})
 print(float(solution.relative_gap))
 """
 _EXPONENTIAL = "ShiftedExponential(rate=1e-3, shift=50.0)"
-_DEADLINE = ', objective="completion-probability", deadline=8e7'
+_DEADLINE = ", bcgc.Deadline(8e7)"
 _SOLVE = (
     "solve --workers {workers} --coordinates 20000 --samples 50 "
     "--cycle-time shifted-exponential:rate={rate},shift=50"

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 
 import bcgc_jax as bcgc
 from bcgc_jax.solvers.closed_form import time_partition
-from bcgc_jax.solvers.schemes import SCHEMES, added_schemes
+from bcgc_jax.solvers.methods import BASELINES
 from benchmarks import peers
 from benchmarks.timing import compare, result_row
 
@@ -21,7 +22,7 @@ Row = dict[str, Any]
 
 
 class SchemeError(Exception):
-    """An added scheme failed."""
+    """A scheme of the user's own failed."""
 
 
 def paper_problem(num_workers: int) -> bcgc.Problem:
@@ -234,12 +235,10 @@ def optima() -> list[Row]:
         dtype = "float32" if num_workers == 50 else "float64"
         repeats = 1 if num_workers == 1000 else 3
         # float32 stops at its own best gap.
-        options: dict[str, Any] = (
-            {} if dtype == "float32" else {"tolerance": 1e-4 if num_workers == 1000 else 1e-7}
-        )
+        tolerance = 1e-4 if dtype == "float64" and num_workers == 1000 else 1e-7
         with jax.enable_x64(dtype == "float64"):
             problem = bcgc.Problem(law, num_workers, 20_000, num_samples=50)
-            solve = functools.partial(bcgc.solve, problem, "optimal", **options)
+            solve = functools.partial(bcgc.solve, problem, bcgc.Optimal(tolerance=tolerance))
             result = compare({"package": solve}, repeats)["package"]
             gap = float(result.value.relative_gap)
         what = f"optimal, certified, N={num_workers}, {name}"
@@ -249,20 +248,21 @@ def optima() -> list[Row]:
     return rows
 
 
-def schemes() -> list[Row]:
-    """Baselines and added schemes at N = 20 and 50: how far above the optimum they are."""
+def schemes(own: Sequence[bcgc.Scheme] = ()) -> list[Row]:
+    """Baselines and one's own schemes at N = 20 and 50: how far above the optimum they are."""
     repeats, rows = 3, []
-    built_in = [name for name, scheme in SCHEMES.items() if scheme.baseline and name not in added_schemes()]
     with jax.enable_x64(True):
         for num_workers in SIZES:
             problem = paper_problem(num_workers)
             bound = math.nan
-            for name in (*built_in, *added_schemes()):
-                solve = functools.partial(bcgc.solve, problem, name, key=jax.random.key(0))
+            asked: tuple[str | bcgc.Scheme, ...] = (*BASELINES, *own)
+            for method in asked:
+                name = method if isinstance(method, str) else method.name
+                solve = functools.partial(bcgc.solve, problem, method, key=jax.random.key(0))
                 try:
                     result = compare({"package": solve}, repeats)["package"]
                 except Exception as error:
-                    if name in built_in:
+                    if name in BASELINES:
                         raise
                     # Somebody else's function: what it raised is what its author wants to read.
                     why = str(error).partition("\n")[0]

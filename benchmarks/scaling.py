@@ -41,7 +41,7 @@ def scaling() -> list[dict[str, Any]]:
             )
             repeats = 1 if num_workers >= 500 else 5
             tolerance = 1e-4 if num_workers == 1000 else 1e-6
-            solve = functools.partial(bcgc.solve, problem, "optimal", tolerance=tolerance)
+            solve = functools.partial(bcgc.solve, problem, bcgc.Optimal(tolerance=tolerance))
             result = compare({"package": solve}, repeats)["package"]
             gap = float(result.value.relative_gap)
             rows.append(curve_point("optimum", "workers", num_workers, result, gap, repeats=repeats))

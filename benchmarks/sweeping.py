@@ -30,7 +30,7 @@ def _rows(plan: bcgc.Sweep) -> bcgc.sweeps.Table:
 
 def _plan(workers: Any, num_rates: int) -> bcgc.Sweep:
     cells = bcgc.grid(num_workers=workers, rate=np.geomspace(1e-4, 1e-1, num_rates))
-    return bcgc.Sweep(paper_cell, cells, options={"optimal": {"tolerance": _TOLERANCE}})
+    return bcgc.Sweep(paper_cell, cells, [bcgc.Optimal(tolerance=_TOLERANCE)])
 
 
 def sweep() -> list[dict[str, Any]]:
@@ -64,7 +64,7 @@ def _against_loops(num_workers: int) -> list[dict[str, Any]]:
     some = rates[:: len(rates) // 32]
 
     def single(rate: Any) -> bcgc.Solution:
-        return bcgc.solve(paper_cell(num_workers, rate, num_workers), "optimal", tolerance=_TOLERANCE)
+        return bcgc.solve(paper_cell(num_workers, rate, num_workers), bcgc.Optimal(tolerance=_TOLERANCE))
 
     compiled = jax.jit(single)
     repeats = 5

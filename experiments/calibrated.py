@@ -26,7 +26,7 @@ import optax
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax.cluster import Calibration, Cluster, ClusterTraining, calibrate, train_on_cluster
-from bcgc_jax.coding.digits import cross_entropy, expected_of, load_digits
+from bcgc_jax.coding.digits import cross_entropy, load_digits
 from bcgc_jax.coding.gradients import coding_plan, split_unevenly
 from experiments.report import number, print_table, progress, run_command, write_csv
 
@@ -169,7 +169,7 @@ def _row(number_: int, problem: bcgc.Problem, method: str, found: ClusterTrainin
         "round": number_,
         "method": method,
         "layers_at_levels": " ".join(map(str, np.asarray(solution.rounded).tolist())),
-        "predicted_seconds": expected_of(problem, solution),
+        "predicted_seconds": float(solution.rounded_runtime),
         "measured_seconds": float(found.seconds.mean()),
         "standard_error": _standard_error(found.seconds),
     }

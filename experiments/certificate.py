@@ -7,7 +7,7 @@ optimum that Newton's method certifies, for the paper's law and two others.
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -42,8 +42,8 @@ def compute(workers: Sequence[int] = WORKERS, *, steps: int = STEPS, seed: int =
         problem = bcgc.Problem(LAWS[name], count, 20_000, 50)
         best = bcgc.solve(problem)
         # No stopping rule: a negative improvement never comes.
-        options: dict[str, Any] = {"check_every": EVERY, "max_steps": steps, "tolerance": -1.0}
-        run = bcgc.solve(problem, "subgradient", key=jax.random.key(seed), **options)
+        method = bcgc.Subgradient(tolerance=-1.0, check_every=EVERY, max_steps=steps)
+        run = bcgc.solve(problem, method, key=jax.random.key(seed))
         for check, value in enumerate(np.asarray(run.history)):
             excess = float(value / best.lower_bound) - 1
             rows.append(Row(name, count, check * EVERY, excess, float(best.relative_gap)))

@@ -20,7 +20,7 @@ import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax.cluster import Cluster, Pace
 from bcgc_jax.cluster.digits import ClusterDigitsRun, train_digits_on_cluster
-from bcgc_jax.coding.digits import digits_problem, expected_of
+from bcgc_jax.coding.digits import digits_problem
 from experiments.report import number, print_table, progress, run_command, write_csv
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def run(
 ) -> None:
     """`seconds` is the expected iteration of the optimal scheme, `patience` that of the master."""
     problem = digits_problem(LAW, workers, MODEL)
-    best = expected_of(problem, bcgc.solve(problem))
+    best = float(bcgc.solve(problem).rounded_runtime)
     pace = Pace(LAW, seconds / best)
     even = Pace(np.full((1, workers), float(LAW.mean())), pace.seconds)
     overheads: dict[str, float] = {}

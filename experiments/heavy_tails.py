@@ -85,7 +85,7 @@ def compute(points: Sequence[Point]) -> list[Row]:
     rows = []
     for point in progress(points, "heavy tails"):
         problem = point.problem(largest)
-        best = bcgc.solve(problem, "optimal", tolerance=1e-5)
+        best = bcgc.solve(problem, bcgc.Optimal(tolerance=1e-5))
         optimum, gap = float(best.expected_runtime), float(best.relative_gap)
         for scheme in SCHEMES:
             runtime = float(bcgc.solve(problem, scheme).expected_runtime)

@@ -16,7 +16,6 @@ import numpy as np
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
-from bcgc_jax.solvers.schemes import added_schemes
 from experiments.report import number, print_table, progress, run_command, write_csv
 
 # Each method, and the published scheme it stands beside; added schemes have none. The published "optimal"
@@ -32,10 +31,7 @@ METHODS: Mapping[str, str] = {
     "ferdinand_half": "ferdinand_half",
 }
 # Five digits of the optimum are enough for a figure; 6 is the paper's α of partial stragglers.
-OPTIONS: Mapping[str, Mapping[str, Any]] = {
-    "optimal": {"tolerance": 1e-5},
-    "tandon_partial": {"alpha": 6.0},
-}
+OPTIONS = {"optimal": bcgc.Optimal(tolerance=1e-5), "tandon_partial": bcgc.TandonPartial(alpha=6.0)}
 IN_FIG3 = tuple(m for m, theirs in METHODS.items() if theirs in ("optimal", "time", "frequency"))
 
 NUM_WORKERS, RATE = 20, 1e-3  # where the other one varies, and in Fig. 3
@@ -85,17 +81,17 @@ def compute(
     workers_grid: Iterable[int] = WORKERS_GRID,
     rate_grid: Iterable[float] = RATE_GRID,
     *,
-    methods: Sequence[str] | None = None,
+    methods: Sequence[str] = tuple(METHODS),
+    schemes: Sequence[bcgc.Scheme] = (),
     published: Published | None = None,
     seed: int = 0,
 ) -> list[Row]:
-    """Every point of the three figures; Fig. 3 needs `NUM_WORKERS` on `workers_grid`.
-
-    The default `methods` are those of the paper and all that `register_scheme` has added.
+    """Every point of the three figures, of the `methods` and one's own `schemes`; Fig. 3 needs `NUM_WORKERS`
+    on `workers_grid`.
     """
-    methods = (*METHODS, *added_schemes()) if methods is None else methods
     workers_grid, published = sorted(set(workers_grid)), published or {}
-    options = {**OPTIONS, **{m: {"key": jax.random.key(seed)} for m in ("subgradient", *added_schemes())}}
+    asked: dict[str, Any] = {method: OPTIONS.get(method, method) for method in methods}
+    asked |= {scheme.name: scheme for scheme in schemes}
     largest = max(NUM_WORKERS, *workers_grid)
     grid = [("4a", "num_workers", n, RATE) for n in workers_grid]
     grid += [("4b", "rate", NUM_WORKERS, rate) for rate in rate_grid]
@@ -105,7 +101,7 @@ def compute(
         known = published.get((figure, METHODS.get(method, ""), f"{x:.6g}"))
         rows.append(Row(figure, axis, x, method, computed, known))
 
-    points = [(method, point) for method in methods for point in grid]
+    points = [(method, point) for method in asked for point in grid]
     for method, (figure, axis, num_workers, rate) in progress(points, "solving"):
         problem = bcgc.Problem(
             bcgc.ShiftedExponential(rate, 50.0),
@@ -115,7 +111,7 @@ def compute(
             cycles=1.0,
             max_workers=largest,
         )
-        solution = bcgc.solve(problem, method, **options.get(method, {}))
+        solution = bcgc.solve(problem, asked[method], key=jax.random.key(seed))
         x = num_workers if figure == "4a" else rate
         runtime = float(solution.expected_runtime)
         add(figure, axis, x, method, runtime)
@@ -132,7 +128,7 @@ def write_numbers(path: Path, rows: Iterable[Row]) -> None:
     write_csv(path, ({**row._asdict(), "ratio": row.ratio} for row in rows))
 
 
-def draw(rows: Sequence[Row], figure: str):
+def draw(rows: Sequence[Row], figure: str, schemes: Sequence[bcgc.Scheme] = ()):
     """Curves of the computed values, open markers for the published ones, of "3", "4a" or "4b"."""
     rows = [row for row in rows if row.figure == figure]
     methods = list(dict.fromkeys(row.scheme for row in rows))
@@ -141,13 +137,15 @@ def draw(rows: Sequence[Row], figure: str):
     for method in methods:
         mine, name = [row for row in rows if row.scheme == method], METHODS.get(method)
         # A level without coordinates has no place on a logarithmic axis.
-        axes.plot([r.x for r in mine], [r.computed or np.nan for r in mine], **plotting.curve(method))
+        axes.plot(
+            [r.x for r in mine], [r.computed or np.nan for r in mine], **plotting.curve(method, schemes)
+        )
         added = name is None
         if added:  # its few levels may have no neighbours, and no line
             points = [(r.x, r.computed or np.nan) for r in mine]
-            axes.plot(*zip(*points, strict=True), **plotting.points(method, filled=True))
+            axes.plot(*zip(*points, strict=True), **plotting.points(method, schemes, filled=True))
         theirs = [row for row in mine if row.published and name not in drawn]
-        label = plotting.style(method).label
+        label = plotting.style(method, schemes).label
         if theirs:
             axes.plot(
                 [r.x for r in theirs], [r.published or np.nan for r in theirs], **plotting.points(method)
@@ -155,7 +153,7 @@ def draw(rows: Sequence[Row], figure: str):
             drawn.add(name)
             label += "" if name == method else f"\n(published as “{name}”)"
         handles.append(
-            plotting.legend_handle(method, marker=added or bool(theirs), filled=added, label=label)
+            plotting.legend_handle(method, schemes, marker=added or bool(theirs), filled=added, label=label)
         )
     if figure == "3":
         levels = sorted({row.x for row in rows})
@@ -214,15 +212,16 @@ def run(
     seed: int = 0,
     workers_grid: Iterable[int] = WORKERS_GRID,
     rate_grid: Iterable[float] = RATE_GRID,
-    methods: Sequence[str] | None = None,
+    methods: Sequence[str] = tuple(METHODS),
+    schemes: Sequence[bcgc.Scheme] = (),
     reference: Path = REFERENCE,
 ) -> None:
     """Compute, write paper.csv and the figures fig3, fig4a and fig4b to `out`, print the tables."""
     published = read_published(reference)
-    rows = compute(workers_grid, rate_grid, methods=methods, published=published, seed=seed)
+    rows = compute(workers_grid, rate_grid, methods=methods, schemes=schemes, published=published, seed=seed)
     write_numbers(out / "paper.csv", rows)
     for figure in sorted({row.figure for row in rows}):
-        plotting.save_figure(draw(rows, figure), out, f"fig{figure}")
+        plotting.save_figure(draw(rows, figure, schemes), out, f"fig{figure}")
     print_partitions(rows)
     print_runtimes(rows, "4a", f"Fig. 4(a): expected runtime against the number of workers, rate {RATE:g}")
     print_runtimes(rows, "4b", f"Fig. 4(b): expected runtime against the rate, N = {NUM_WORKERS}")

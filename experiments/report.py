@@ -3,7 +3,6 @@
 import argparse
 import csv
 import os
-import runpy
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,7 +12,9 @@ from typing import NoReturn, TypeVar
 
 import jax
 
+import bcgc_jax as bcgc
 from bcgc_jax import plotting
+from bcgc_jax.solvers.schemes import load_schemes
 
 T = TypeVar("T")
 
@@ -40,18 +41,19 @@ def run_command(
     """The command `python -m experiments.NAME`: read `argv`, call `run(out)`, return the exit status.
 
     A `seeded` experiment has an option for it and is called as `run(out, seed=...)`; one that takes other
-    people's `schemes` has an option for a file that adds them, which is run first, in float64; a `traced` one
-    has an option for a file of measured times and gets `trace=...`. Switches this process to float64. What is
-    wrong with the arguments, the schemes, the trace or the disk is one line and status 2.
+    people's `schemes` has an option for a file of them and gets `schemes=...`; a `traced` one has an option
+    for a file of measured times and gets `trace=...`. Switches this process to float64. What is wrong with
+    the arguments, the schemes, the trace or the disk is one line and status 2.
     """
     command = f"python -m experiments.{name}"
     parser = _parser(command, description, seeded=seeded, schemes=schemes, traced=traced)
     args = parser.parse_args(argv)
     if args.out.exists() and not args.out.is_dir():
         parser.error(f"argument --out: {args.out} is a file, not a folder")
+    own: list[bcgc.Scheme] = []
     if schemes and args.schemes is not None:
         try:
-            load_schemes(args.schemes)
+            own = load_schemes(args.schemes)
         except ValueError as error:
             parser.error(f"argument --schemes: {error}")
     try:
@@ -61,6 +63,7 @@ def run_command(
         plotting.require_matplotlib()
         jax.config.update("jax_enable_x64", True)
         options = ({"seed": args.seed} if seeded else {}) | ({"trace": args.trace} if traced else {})
+        options |= {"schemes": own} if schemes else {}
         run(args.out, **options)
     except OSError as error:
         parser.error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
@@ -103,7 +106,7 @@ def _parser(command: str, description: str, *, seeded: bool, schemes: bool, trac
             "--schemes",
             type=Path,
             metavar="FILE",
-            help="Python file that calls bcgc_jax.register_scheme: schemes of your own, drawn too",
+            help="Python file with a list SCHEMES of bcgc_jax.Scheme: schemes of your own, drawn too",
         )
     if traced:
         parser.add_argument(
@@ -114,19 +117,6 @@ def _parser(command: str, description: str, *, seeded: bool, schemes: bool, trac
             help="measured times, CSV or Parquet (default: that of 32 workers laid out beside the project)",
         )
     return parser
-
-
-def load_schemes(path: Path) -> None:
-    """Run a file that calls `bcgc_jax.register_scheme`; ValueError with one line where it fails."""
-    try:
-        path.open("rb").close()
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror or error}") from error
-    try:
-        with jax.enable_x64(True):
-            runpy.run_path(str(path))
-    except (Exception, SystemExit) as error:
-        raise ValueError(f"{path} ends with {type(error).__name__}: {_one_line(error)}") from error
 
 
 def _one_line(error: BaseException) -> str:

@@ -16,8 +16,7 @@ import numpy as np
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
-from bcgc_jax.solvers.schemes import added_schemes
-from bcgc_jax.solvers.solve import BASELINES, is_baseline
+from bcgc_jax.solvers.methods import BASELINES
 from bcgc_jax.sweep_files import read_rows
 from experiments.paper import WORKERS_LABEL
 from experiments.report import cells_progress, number, print_table, run_command
@@ -73,18 +72,19 @@ def compute(
     workers_grid: Sequence[int] = WORKERS_GRID,
     rate_grid: Sequence[float] = RATE_GRID,
     *,
-    methods: Sequence[str] | None = None,
+    methods: Sequence[str] = METHODS,
+    schemes: Sequence[bcgc.Scheme] = (),
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Row]:
-    """Solve every cell with every method, and with the added schemes, into the CSV file `path`; its rows.
+    """Solve every cell with every method, and with one's own `schemes`, into the CSV file `path`; its rows.
 
     Goes on with a sweep that was cut off, replaces one that is finished.
     """
     plan = bcgc.Sweep(
         problem,
         bcgc.grid(num_workers=np.array(workers_grid), rate=np.array(rate_grid)),
-        (*METHODS, *added_schemes()) if methods is None else methods,
+        (*methods, *schemes),
         key=jax.random.key(seed),
     )
     path.unlink(missing_ok=True)
@@ -113,22 +113,23 @@ _READ: Mapping[str, Callable[[str], Any]] = {
 }
 
 
-def compare(rows: Sequence[Row]) -> list[Cell]:
+def compare(rows: Sequence[Row], schemes: Sequence[bcgc.Scheme] = ()) -> list[Cell]:
     """Each cell's optimum and best baseline; of equal baselines the first."""
+    baselines = {*BASELINES, *(scheme.name for scheme in schemes if scheme.baseline)}
     by_place: dict[tuple[int, float], list[Row]] = {}
     for row in rows:
         by_place.setdefault((row.num_workers, row.rate), []).append(row)
     cells = []
     for (workers, rate), here in by_place.items():
         (optimum,) = (row for row in here if row.method == "optimal")
-        known = [row for row in here if is_baseline(row.method) and np.isfinite(row.expected_runtime)]
+        known = [row for row in here if row.method in baselines and np.isfinite(row.expected_runtime)]
         least = min(row.expected_runtime for row in known)
         best = next(row.method for row in known if row.expected_runtime <= least * (1 + _TIE))
         cells.append(Cell(workers, rate, optimum.expected_runtime, least, best, optimum.relative_gap))
     return cells
 
 
-def draw(cells: Sequence[Cell]):
+def draw(cells: Sequence[Cell], schemes: Sequence[bcgc.Scheme] = ()):
     """Map of the reduction over N and the rate, and of the baseline it is measured against."""
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Patch
@@ -138,14 +139,14 @@ def draw(cells: Sequence[Cell]):
     by_place = {(cell.num_workers, cell.rate): cell for cell in cells}
     table = [[by_place[int(n), r] for n in workers] for r in rates]
     reduction = np.array([[cell.reduction for cell in line] for line in table])
-    names = [m for m in (*BASELINES, *added_schemes()) if any(cell.best == m for cell in cells)]
+    names = [m for m in (*BASELINES, *(s.name for s in schemes)) if any(cell.best == m for cell in cells)]
     best = np.array([[names.index(cell.best) for cell in line] for line in table])
 
     canvas, (left, right) = plotting.new_figure(1, 2, size=(7.2, 4.3), sharey=True)
     edges = _edges(workers), np.exp(_edges(np.log(rates)))
     # Rasterised: no hair lines between the cells of an SVG.
     image = left.pcolormesh(*edges, reduction, cmap="viridis", vmin=0, rasterized=True)
-    colors = ListedColormap([plotting.style(name).color for name in names])
+    colors = ListedColormap([plotting.style(name, schemes).color for name in names])
     right.pcolormesh(*edges, best, cmap=colors, vmin=-0.5, vmax=len(names) - 0.5, rasterized=True)
     ticks = [n for n in (2, 10, 20, 30, 40, 50) if n in workers]
     plotting.label_axes(left, WORKERS_LABEL, RATE_LABEL, log="y", title="(a) reduction", x_ticks=ticks)
@@ -161,7 +162,10 @@ def draw(cells: Sequence[Cell]):
         places = _crossings(reduction, levels, workers, rates)
         left.clabel(lines, fmt="%g %%", fontsize="small", manual=places)
     canvas.colorbar(image, ax=left, label=REDUCTION_LABEL, location="bottom", aspect=30)
-    handles = [Patch(color=plotting.style(name).color, label=plotting.style(name).label) for name in names]
+    handles = [
+        Patch(color=plotting.style(name, schemes).color, label=plotting.style(name, schemes).label)
+        for name in names
+    ]
     legend = right.legend(
         handles=handles,
         loc="upper center",
@@ -194,14 +198,14 @@ def _crossings(
     return [(float(workers[column]), float(height)) for height in heights]
 
 
-def draw_curves(rows: Sequence[Row], cells: Sequence[Cell]):
+def draw_curves(rows: Sequence[Row], cells: Sequence[Cell], schemes: Sequence[bcgc.Scheme] = ()):
     """Runtime and reduction against the rate for some N: optimum, best baseline, added schemes."""
     from matplotlib import colormaps
     from matplotlib.lines import Line2D
 
     workers = _shown(CURVES, {cell.num_workers for cell in cells})
     canvas, (left, right) = plotting.new_figure(1, 2, size=(7.2, 4.0))
-    added = [m for m in added_schemes() if any(row.method == m for row in rows)]
+    added = [s.name for s in schemes if any(row.method == s.name for row in rows)]
     # Lines by scheme, colours by N.
     plain = {"linewidth": 1.4, "markersize": 4, "markevery": 4}
     looks: dict[str, dict[str, Any]] = {
@@ -209,7 +213,7 @@ def draw_curves(rows: Sequence[Row], cells: Sequence[Cell]):
         "": {"linestyle": ":", "label": "best baseline", **plain},
     }
     for method in added:
-        style = plotting.style(method)
+        style = plotting.style(method, schemes)
         looks[method] = {"linestyle": style.line, "marker": style.marker, "label": style.label, **plain}
     colors = colormaps["viridis"](np.linspace(0, 0.85, len(workers)))
     reductions = []
@@ -278,16 +282,23 @@ def run(
     seed: int = 0,
     workers_grid: Sequence[int] = WORKERS_GRID,
     rate_grid: Sequence[float] = RATE_GRID,
-    methods: Sequence[str] | None = None,
+    methods: Sequence[str] = METHODS,
+    schemes: Sequence[bcgc.Scheme] = (),
 ) -> None:
     """Compute into sweep.csv, write the figures sweep and sweep_curves to `out`, print the table."""
     with cells_progress("sweep") as progress:
         rows = compute(
-            out / "sweep.csv", workers_grid, rate_grid, methods=methods, seed=seed, progress=progress
+            out / "sweep.csv",
+            workers_grid,
+            rate_grid,
+            methods=methods,
+            schemes=schemes,
+            seed=seed,
+            progress=progress,
         )
-    cells = compare(rows)
-    plotting.save_figure(draw(cells), out, "sweep")
-    plotting.save_figure(draw_curves(rows, cells), out, "sweep_curves")
+    cells = compare(rows, schemes)
+    plotting.save_figure(draw(cells, schemes), out, "sweep")
+    plotting.save_figure(draw_curves(rows, cells, schemes), out, "sweep_curves")
     print_numbers(rows, cells)
     print(f"\nWritten to {out}: sweep.csv, and sweep, sweep_curves as .png and .svg")
 

@@ -71,7 +71,7 @@ def reference(problem: bcgc.Problem, seed: int) -> Reference:
     lower bound too.
     """
     if problem.max_workers <= LARGEST_OPTIMAL:
-        solution = bcgc.solve(problem, "optimal", tolerance=1e-5)
+        solution = bcgc.solve(problem, bcgc.Optimal(tolerance=1e-5))
         return Reference(float(solution.expected_runtime), float(solution.lower_bound))
     quick: dict[str, Any] = {"batch_size": 64, "check_every": 250, "max_steps": 500}
     solution = bcgc.solve(problem, "subgradient", key=jax.random.key(seed), **quick)

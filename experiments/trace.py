@@ -82,7 +82,7 @@ class Study(NamedTuple):
 Replay = Callable[[np.ndarray], np.ndarray]
 
 
-def problem(law: bcgc.Law, num_workers: int) -> bcgc.Problem:
+def problem(law: bcgc.Law | bcgc.Rows, num_workers: int) -> bcgc.Problem:
     return bcgc.Problem(law, num_workers, COORDINATES)
 
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from bcgc_jax import cli
-from bcgc_jax.solvers import schemes
 
 # Files that share programs go to one process, in this order, and the rest behind them, a file at a time.
 _GROUPS = {
@@ -68,16 +67,6 @@ def compiled_programs() -> Iterator[None]:
     with contextlib.suppress(OSError), open("/proc/self/maps", "rb") as maps:
         if sum(1 for _ in maps) > _MANY_MAPS:
             jax.clear_caches()
-
-
-@pytest.fixture(autouse=True)
-def built_in_schemes() -> Iterator[None]:
-    """The schemes of the package alone, whatever another test or example of this process has added."""
-    for name in schemes.added_schemes():
-        schemes._schemes.pop(name)
-    yield
-    for name in schemes.added_schemes():
-        schemes._schemes.pop(name)
 
 
 @pytest.fixture

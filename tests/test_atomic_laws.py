@@ -27,8 +27,8 @@ def test_two_speeds_are_counted(parameters, precision):
     np.testing.assert_allclose(law.survival(t), share, rtol=few_ulp(precision))
     np.testing.assert_allclose(law.mean(), case.frozen.mean(), rtol=few_ulp(precision))
     np.testing.assert_allclose(law.infimum(), case.infimum, rtol=few_ulp(precision))
-    np.testing.assert_allclose(law.kinks(), case.kinks, rtol=few_ulp(precision))
-    assert law.atomic()
+    assert isinstance(law.pieces(), bcgc.laws.Atomic)
+    np.testing.assert_allclose(law.pieces().times, [case.infimum, *case.kinks], rtol=few_ulp(precision))
     a = -math.log(probability) * np.asarray([0.0, 0.4, 0.999, 1.001, 3.0])
     np.testing.assert_allclose(
         law.inverse_cumulative_hazard(a), [fast] * 3 + [slow] * 2, rtol=few_ulp(precision)
@@ -92,8 +92,8 @@ def test_empirical_law_counts_its_times(precision):
     np.testing.assert_allclose(law.survival(t), share, rtol=few_ulp(precision))
     np.testing.assert_allclose(law.mean(), case.frozen.mean(), rtol=few_ulp(precision))
     assert law.infimum() == case.infimum
-    np.testing.assert_array_equal(np.append(law.infimum(), law.kinks()), np.sort(times))
-    assert law.atomic()
+    assert isinstance(law.pieces(), bcgc.laws.Atomic)
+    np.testing.assert_array_equal(law.pieces().times, np.sort(times))
 
 
 def test_empirical_inverse_is_the_order_statistic_of_the_rank(precision):

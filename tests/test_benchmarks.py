@@ -109,7 +109,7 @@ def test_compare_reports_what_was_returned_and_how_long_it_took():
         (["--only", "speed"], 'no measure "speed"'),
         (["--out", "/no/such/folder/a.json"], "no folder /no/such/folder"),
         (["--out", "a.png"], "must end in .json"),
-        (["--schemes", "/no/such/scheme.py"], "no file /no/such/scheme.py"),
+        (["--schemes", "/no/such/scheme.py"], "cannot read /no/such/scheme.py"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(arguments, message, capsys):
@@ -127,10 +127,10 @@ def test_bad_input_is_one_line_and_status_2(arguments, message, capsys):
     [
         ("1 / 0", "ZeroDivisionError"),
         ("import sys; sys.exit(0)", "SystemExit"),
-        ("x = 1", "register_scheme"),
-        ("import bcgc_jax\nbcgc_jax.register_scheme('time', lambda p: p)", "is a method of the package"),
+        ("x = 1", "defines no list SCHEMES"),
+        ("import bcgc_jax\nSCHEMES = [bcgc_jax.Scheme('time', lambda p: p)]", "is a method of the package"),
         (
-            "import bcgc_jax\nbcgc_jax.register_scheme('broken', lambda p: p.nothing)",
+            "import bcgc_jax\nSCHEMES = [bcgc_jax.Scheme('broken', lambda p: p.nothing)]",
             'scheme "broken" at N = 3',
         ),
     ],
@@ -151,7 +151,7 @@ def small(monkeypatch):
     """Three workers, no built-in baselines, compiled programs kept."""
     monkeypatch.setattr(planning, "SIZES", (3,))
     monkeypatch.setattr(scaling, "SIZES", (3,))
-    monkeypatch.setattr(planning, "SCHEMES", {})
+    monkeypatch.setattr(planning, "BASELINES", ())
     monkeypatch.setattr(timing.jax, "clear_caches", lambda: None)
 
 
@@ -160,7 +160,8 @@ def test_a_run_prints_its_table_and_writes_json_and_figure(tmp_path, capsys, sma
     file, out = tmp_path / "mine.py", tmp_path / "speed.json"
     file.write_text(
         "import bcgc_jax, jax.numpy as jnp\n"
-        "bcgc_jax.register_scheme('everywhere', lambda p: jnp.full(p.max_workers, p.total / p.max_workers))\n"
+        "even = lambda p: jnp.full(p.max_workers, p.total / p.max_workers)\n"
+        "SCHEMES = [bcgc_jax.Scheme('everywhere', even)]\n"
     )
     only = ["--only", "evaluation", "--only", "scaling"]
     assert benchmark.main([*only, "--schemes", str(file), "--out", str(out)]) == 0

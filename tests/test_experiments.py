@@ -8,6 +8,7 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
+from bcgc_jax.solvers.schemes import load_schemes
 from experiments import (
     calibrated,
     certificate,
@@ -227,8 +228,10 @@ def rule(problem):
 def runtime(problem, times):
     return problem.total * times[..., 0]
 
-bcgc_jax.register_scheme("experiments_blocks", rule, label="two blocks")
-bcgc_jax.register_scheme("experiments_draws", runtime, gives="runtime", label="all wait")
+SCHEMES = [
+    bcgc_jax.Scheme("experiments_blocks", rule, label="two blocks"),
+    bcgc_jax.Scheme("experiments_draws", runtime, gives="runtime", label="all wait"),
+]
 """
 
 
@@ -237,42 +240,50 @@ def added(tmp_path):
     """Two schemes from a file: a partition, and a runtime that needs draws."""
     file = tmp_path / "schemes.py"
     file.write_text(SCHEMES_FILE)
-    report.load_schemes(file)
-    return ("experiments_blocks", "experiments_draws")
+    return load_schemes(file)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_added_schemes_stand_beside_the_others_in_the_paper_figures(added, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(paper, "METHODS", {"time": "time"})
-    paper.run(tmp_path, workers_grid=(20,), rate_grid=(1e-3,), reference=tmp_path / "absent")
+    names = [scheme.name for scheme in added]
+    paper.run(
+        tmp_path,
+        workers_grid=(20,),
+        rate_grid=(1e-3,),
+        methods=["time"],
+        schemes=added,
+        reference=tmp_path / "absent",
+    )
     rows = read_csv(tmp_path / "paper.csv")
     by_scheme = {row["scheme"]: row for row in rows if row["figure"] == "4a"}
-    assert list(by_scheme) == ["time", *added]
+    assert list(by_scheme) == ["time", *names]
     assert all(row["published"] == "" for row in rows)
-    counts = [float(r["computed"]) for r in rows if (r["figure"], r["scheme"]) == ("3", added[0])]
+    counts = [float(r["computed"]) for r in rows if (r["figure"], r["scheme"]) == ("3", names[0])]
     assert counts == [10_000, 10_000, *[0] * 18]
-    assert not any(r["figure"] == "3" for r in rows if r["scheme"] == added[1])  # it has no partition
+    assert not any(r["figure"] == "3" for r in rows if r["scheme"] == names[1])  # it has no partition
     mean = bcgc.solve(sweep.problem(20, 20, 1e-3), added[1], key=jax.random.key(0)).expected_runtime
-    assert float(by_scheme[added[1]]["computed"]) == pytest.approx(float(mean), rel=1e-6)
-    figure = paper.draw([paper.Row("4a", "num_workers", 20, name, 1.0, None) for name in added], "4a")
+    assert float(by_scheme[names[1]]["computed"]) == pytest.approx(float(mean), rel=1e-6)
+    rows = [paper.Row("4a", "num_workers", 20, name, 1.0, None) for name in names]
+    figure = paper.draw(rows, "4a", added)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["two blocks", "all wait"]
     assert_tables_fit(capsys.readouterr().out)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
-def test_added_schemes_stand_beside_the_others_in_the_sweep(added, tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep, "METHODS", ("optimal", "uncoded"))
-    rows = sweep.compute(tmp_path / "sweep.csv", (2, 3), (1e-3, 1e-2))
-    assert {row.method for row in rows} == {"optimal", "uncoded", *added}
+def test_added_schemes_stand_beside_the_others_in_the_sweep(added, tmp_path):
+    methods = ("optimal", "uncoded")
+    rows = sweep.compute(tmp_path / "sweep.csv", (2, 3), (1e-3, 1e-2), methods=methods, schemes=added)
+    assert {row.method for row in rows} == {*methods, *(scheme.name for scheme in added)}
     assert all(np.isfinite(row.expected_runtime) for row in rows)
-    cells = sweep.compare(rows)
+    cells = sweep.compare(rows, added)
     assert {cell.best for cell in cells} == {"uncoded"}  # what is no baseline is not compared with
-    figure = sweep.draw_curves(rows, cells)
+    figure = sweep.draw_curves(rows, cells, added)
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
     assert texts[-4:] == ["optimal", "best baseline", "two blocks", "all wait"]
-    look = plotting.style(added[0])
+    look = plotting.style(added[0].name, added)
     assert sum(line.get_marker() == look.marker for line in figure.axes[0].get_lines()) == 2
 
 
@@ -280,12 +291,13 @@ def test_added_schemes_stand_beside_the_others_in_the_sweep(added, tmp_path, mon
 def test_schemes_that_cannot_be_had_are_one_line_and_status_2(name, tmp_path, capsys):
     bad = {
         "absent.py": (None, "cannot read"),
-        "fails.py": ("raise RuntimeError('no such\\nluck')", "ends with RuntimeError: no such luck"),
+        "fails.py": ("raise RuntimeError('no such\\nluck')", "RuntimeError: no such luck"),
         "taken.py": (
-            "import bcgc_jax\nbcgc_jax.register_scheme('optimal', lambda p: p)",
+            "import bcgc_jax\nSCHEMES = [bcgc_jax.Scheme('optimal', lambda p: p)]",
             "is a method of the package",
         ),
         "ends.py": ("import sys\nsys.exit(3)", "SystemExit"),
+        "none.py": ("SCHEMES = ['optimal']", "defines no list SCHEMES"),
     }
     (tmp_path / "folder.py").mkdir()
     for file, (text, why) in {**bad, "folder.py": (None, "cannot read")}.items():
@@ -303,7 +315,7 @@ def test_schemes_that_cannot_be_had_are_one_line_and_status_2(name, tmp_path, ca
 
 
 def test_a_scheme_that_fails_when_solved_is_one_line_and_status_2(tmp_path, capsys):
-    def run(out):
+    def run(out, schemes=()):
         raise ValueError('scheme "mine" gave\nno partition')
 
     before = jax.config.jax_enable_x64

@@ -9,8 +9,7 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
-from bcgc_jax.solvers import schemes
-from bcgc_jax.solvers.solve import BASELINES, PROPOSED
+from bcgc_jax.solvers.methods import BASELINES, PROPOSED
 from experiments.timeline import timeline
 
 
@@ -26,13 +25,8 @@ def test_added_schemes_look_different_and_have_their_label():
     unknown = plotting.style("plotting_0")
     assert (unknown.label, unknown.color) == ("plotting_0", plotting.style("tandon:3").color)
     names = [f"plotting_{i}" for i in range(9)]
-    try:
-        for name in names:
-            schemes.register_scheme(name, lambda problem: problem.exists, label=f"label of {name}")
-        styles = [plotting.style(name) for name in names]
-    finally:
-        for name in names:
-            schemes._schemes.pop(name, None)
+    own = [bcgc.Scheme(name, lambda problem: problem.exists, label=f"label of {name}") for name in names]
+    styles = [plotting.style(name, own) for name in names]
     assert [look.label for look in styles] == [f"label of {name}" for name in names]
     looks = [*plotting.STYLES.values(), *styles]
     assert len({(look.color, str(look.line)) for look in looks}) == len(looks)

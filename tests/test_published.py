@@ -53,7 +53,9 @@ def test_every_reliable_runtime_of_fig_4_is_reproduced(x64, published, scheme):
     workers, rates, known = published[scheme]
     assert known.size == 10
     if scheme == "tandon_partial":
-        solve = jax.vmap(lambda n, r: bcgc.solve(_problem(n, r), scheme, alpha=6.0).expected_runtime)
+        solve = jax.vmap(
+            lambda n, r: bcgc.solve(_problem(n, r), bcgc.TandonPartial(alpha=6.0)).expected_runtime
+        )
         found = jax.jit(solve)(workers, rates)
     else:
         solve = jax.vmap(lambda n, r: bcgc.solve(_problem(n, r), scheme).partition)

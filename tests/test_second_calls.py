@@ -15,9 +15,11 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax import partitions
+from bcgc_jax.iterations import expected_order_statistics, sorted_cycle_times
+from bcgc_jax.laws import Atomic, JointLaw, Law
 from bcgc_jax.measured.fits import fit_laws
 from bcgc_jax.measured.resampling import bootstrap_interval, resampled_means
-from bcgc_jax.order_statistics import expected_order_statistics, simulate_max, sorted_cycle_times
+from bcgc_jax.order_statistics import simulate_max
 from tests.compilations import compilations
 
 
@@ -36,7 +38,7 @@ def nothing_compiled() -> None:
 
 
 # From a number to a law: the second call has another one.
-LAWS: dict[str, Callable[[float], bcgc.Law]] = {
+LAWS: dict[str, Callable[[float], Law | JointLaw]] = {
     "ShiftedExponential": lambda v: bcgc.ShiftedExponential(v, 0.1 * v),
     "Weibull": lambda v: bcgc.Weibull(v, 1.0 + v, 0.3),
     "Pareto": lambda v: bcgc.Pareto(v, 1.5 + v),
@@ -55,24 +57,24 @@ LAWS: dict[str, Callable[[float], bcgc.Law]] = {
 TIMES = np.linspace(0.5, 4.0, 5)
 
 
-def _methods(law: bcgc.Law, seed: int) -> None:
+def _methods(law: Law | JointLaw, seed: int) -> None:
     key = jax.random.key(seed)
-    law.mean(), law.infimum(), law.kinks()
-    if law.width() is None:
-        law.sample(key, (4,))
-        sorted_cycle_times(key, law, 3, 4)
-        expected_order_statistics(law, 3)
-        simulate_max(key, law, np.array([1.0, 2.0, 2.5]), 3, 4)
-    else:
+    law.mean(), law.infimum()
+    if isinstance(law, JointLaw):
         law.sample(key, (4, 2))
         law.draw_rows(key, 4)
         sorted_cycle_times(key, law, 2, 4)
-    if not isinstance(law, bcgc.Unlike):
-        law.cumulative_hazard(TIMES), law.cdf(TIMES), law.survival(TIMES)
-        law.inverse_cumulative_hazard(TIMES)
-        law.with_fast_inverse().inverse_cumulative_hazard(TIMES)
-        if not law.atomic():
-            law.log_density(TIMES)
+        return
+    law.sample(key, (4,))
+    sorted_cycle_times(key, law, 3, 4)
+    expected_order_statistics(law, 3)
+    simulate_max(key, law, np.array([1.0, 2.0, 2.5]), 3, 4)
+    law.pieces()
+    law.cumulative_hazard(TIMES), law.cdf(TIMES), law.survival(TIMES)
+    law.inverse_cumulative_hazard(TIMES)
+    law.with_fast_inverse().inverse_cumulative_hazard(TIMES)
+    if not isinstance(law.pieces(), Atomic):
+        law.log_density(TIMES)
 
 
 @pytest.mark.parametrize("name", LAWS)
@@ -119,7 +121,7 @@ def _problem(i: int) -> bcgc.Problem:
     return bcgc.Problem(bcgc.ShiftedExponential(1.0 + i, 0.5), 3, 2000 + i, 2.0 + i, 1.0 + i)
 
 
-def _made(law: str, i: int) -> bcgc.Law:
+def _made(law: str, i: int) -> Any:
     return LAWS[law](1.25 + i / 2)
 
 
@@ -151,21 +153,32 @@ def _cell(num_workers: Any, rate: Any, max_workers: int) -> bcgc.Problem:
 
 
 def _sweep(i: int) -> Any:
-    plan = bcgc.Sweep(_cell, _cells(i), ["subgradient"], key=jax.random.key(i), options=SHORT)
+    plan = bcgc.Sweep(_cell, _cells(i), [SHORT], key=jax.random.key(i))
     return [plan.solve(chunk) for chunk in plan.chunks()]
 
 
-SHORT = {"subgradient": {"max_steps": 100, "batch_size": 64}}
+SHORT = bcgc.Subgradient(max_steps=100, batch_size=64)
 
 
-def _alpha(i: int) -> dict[str, dict[str, float]]:
-    return {"tandon_partial": {"alpha": 4.0 + i}}
+def _alpha(i: int) -> bcgc.TandonPartial:
+    return bcgc.TandonPartial(alpha=4.0 + i)
 
 
 def _written_sweep(i: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        plan = bcgc.Sweep(_cell, _cells(i), ["tandon_partial"], options=_alpha(i))
+        plan = bcgc.Sweep(_cell, _cells(i), [_alpha(i)])
         bcgc.write_sweep(plan, Path(folder) / "sweep.csv")
+
+
+OF_ITS_OWN = bcgc.Scheme("all_of_it", lambda p: p.total * jnp.eye(3)[0])
+METHODS: dict[str, Callable[[int], dict[str, Any]]] = {
+    "Optimal": lambda i: {"tolerance": 1e-5 + i},
+    "Deadline": lambda i: {"deadline": 1.0 + i},
+    "Subgradient": lambda i: {"tolerance": 1e-5 + i},
+    "TandonPartial": lambda i: {"alpha": 2 + i},
+    "Tandon": lambda i: {"level": i},
+    "Ferdinand": lambda i: {"num_layers": 1 + i},
+}
 
 
 def _train(i: int) -> Any:
@@ -181,7 +194,9 @@ SGD = optax.sgd(0.1)
 def _scheme(i: int) -> bcgc.TrainingScheme:
     problem = bcgc.Problem(bcgc.ShiftedExponential(1.0 + i), 3, 4)
     # The same blocks: another number of levels in use is another program.
-    solution = dataclasses.replace(bcgc.solve(problem, "uncoded"), rounded=jnp.array([1, 3, 0]))
+    solution = bcgc.solve(problem, "uncoded")
+    assert solution.parts is not None
+    solution = dataclasses.replace(solution, parts=solution.parts._replace(counts=np.array([1, 3, 0])))
     return bcgc.training_scheme(jax.random.key(i), problem, solution, np.ones(4, np.float32))
 
 
@@ -208,16 +223,16 @@ CALLS |= {
     "sorted_cycle_times": lambda i: bcgc.sorted_cycle_times(
         jax.random.key(i), LAWS["Weibull"](1.0 + i), 3, 4
     ),
-    "solve": lambda i: bcgc.solve(_problem(i), "optimal", tolerance=1e-5 + i * 1e-5),
+    "solve": lambda i: bcgc.solve(_problem(i), bcgc.Optimal(tolerance=1e-5 + i * 1e-5)),
     "solve to a deadline": lambda i: bcgc.solve(
-        _problem(i), objective="completion-probability", deadline=8e3 + i, tolerance=1e-4 + i * 1e-5
+        _problem(i), bcgc.Deadline(8e3 + i, tolerance=1e-4 + i * 1e-5)
     ),
-    "solve for some levels": lambda i: bcgc.solve(_problem(i), levels=[0, 1 + i]),
+    "solve for some levels": lambda i: bcgc.solve(_problem(i), bcgc.Optimal(levels=[0, 1 + i])),
     "solve by subgradients": lambda i: bcgc.solve(
-        _problem(i), "subgradient", key=jax.random.key(i), max_steps=200, tolerance=1e-3 + i * 1e-4
+        _problem(i), bcgc.Subgradient(max_steps=200, tolerance=1e-3 + i * 1e-4), key=jax.random.key(i)
     ),
-    "solve for partial stragglers": lambda i: bcgc.solve(_problem(i), "tandon_partial", alpha=4.0 + i),
-    "solve for whole partial stragglers": lambda i: bcgc.solve(_problem(i), "tandon_partial", alpha=4 + i),
+    "solve for partial stragglers": lambda i: bcgc.solve(_problem(i), bcgc.TandonPartial(alpha=4.0 + i)),
+    "solve for whole partial stragglers": lambda i: bcgc.solve(_problem(i), bcgc.TandonPartial(alpha=4 + i)),
     "solve for unlike workers": lambda i: bcgc.solve(
         bcgc.Problem(bcgc.Unlike([bcgc.Uniform(1.0, 2.0 + i)] * 3), 3, 2000),
         "tandon_partial",
@@ -234,11 +249,15 @@ CALLS |= {
         f"solve {name}": functools.partial(_solved, name)
         for name in ("frequency", "single_block", "ferdinand_full", "ferdinand_half", "limit")
     },
-    "register_scheme": lambda i: bcgc.register_scheme("all_of_it", lambda p: p.total * jnp.eye(3)[0]),
+    "Scheme": lambda i: bcgc.solve(_problem(i), OF_ITS_OWN),
+    **{
+        name: functools.partial(lambda name, i: getattr(bcgc, name)(**METHODS[name](i)).name, name)
+        for name in ("Optimal", "Deadline", "Subgradient", "TandonPartial", "Tandon", "Ferdinand")
+    },
     "runtime_limit": lambda i: bcgc.runtime_limit(_problem(i)),
     "straggler_ratio": lambda i: bcgc.straggler_ratio(LAWS["Weibull"](1.0 + i)),
     "Sweep": _sweep,
-    "sweep": lambda i: bcgc.sweep(_cell, _cells(i), ["tandon_partial"], options=_alpha(i)),
+    "sweep": lambda i: bcgc.sweep(_cell, _cells(i), [_alpha(i)]),
     "write_sweep": _written_sweep,
     "Trace": lambda i: _trace(i).rows(),
     "load_trace": lambda i: None,

@@ -108,10 +108,8 @@ def test_a_bad_cell_has_its_status_and_stops_no_other(x64):
         return bcgc.Problem(bcgc.Pareto(1.0, shape), num_workers, 100, max_workers=max_workers)
 
     shapes = [2.5, 0.8, -1.0, np.nan, 1.5]
-    options = {"optimal": {"max_steps": 3}}
-    rows = bcgc.sweep(
-        heavy, bcgc.grid(num_workers=[4], shape=shapes), ["optimal", "uncoded"], options=options
-    )
+    methods = [bcgc.Optimal(max_steps=3), "uncoded"]
+    rows = bcgc.sweep(heavy, bcgc.grid(num_workers=[4], shape=shapes), methods)
     by_method = {m: rows["status"][rows["method"] == m].tolist() for m in ("optimal", "uncoded")}
     assert by_method["optimal"] == ["step_limit", "infinite", "invalid", "invalid", "step_limit"]
     assert by_method["uncoded"] == ["converged", "infinite", "invalid", "invalid", "converged"]
@@ -134,7 +132,7 @@ def test_cells_that_are_all_bad_are_rows_too():
 def test_deadlines_are_an_axis_and_an_objective(x64):
     cells = bcgc.grid(num_workers=[3], rate=[1e-3], deadline=[1.5e8, 3e8])
     plain = bcgc.sweep(paper, cells, ["frequency", "limit"])["completion_probability"]
-    best = bcgc.sweep(paper, cells, objective="completion-probability")
+    best = bcgc.sweep(paper, cells, ["deadline"])
     problem = paper(3, 1e-3, 3)
     solution = bcgc.solve(problem, "frequency")
     rng = np.random.default_rng(8)
@@ -148,18 +146,18 @@ def test_deadlines_are_an_axis_and_an_objective(x64):
         assert found >= float(probability(problem, others, deadline).max())
         assert found > plain[2 * j] + 1e-3  # what is best on average is not for a deadline
     with pytest.raises(ValueError, match='column "deadline"'):
-        bcgc.sweep(paper, bcgc.grid(num_workers=[4], rate=[1e-3]), objective="completion-probability")
+        bcgc.sweep(paper, bcgc.grid(num_workers=[4], rate=[1e-3]), ["deadline"])
 
 
 def test_methods_that_draw_have_a_key_for_each_cell(x64):
     def uncoded(problem, times):
         return problem.scale * problem.total * times[..., 0]
 
-    bcgc.register_scheme("uncoded_by_draws", uncoded, gives="runtime")
+    by_draws = bcgc.Scheme("uncoded_by_draws", uncoded, gives="runtime")
     cells = bcgc.grid(num_workers=[3], rate=[1e-3, 1e-3])
     with pytest.raises(ValueError, match=r"pass key=jax.random.key"):
-        bcgc.sweep(paper, cells, ["uncoded_by_draws"])
-    rows = bcgc.sweep(paper, cells, ["uncoded_by_draws", "uncoded"], key=jax.random.key(3))
+        bcgc.sweep(paper, cells, [by_draws])
+    rows = bcgc.sweep(paper, cells, [by_draws, "uncoded"], key=jax.random.key(3))
     drawn, exact = rows["expected_runtime"][::2], rows["expected_runtime"][1::2]
     assert drawn[0] != drawn[1]
     assert np.all(np.abs(drawn - exact) < 4 * rows["runtime_error"][::2])
@@ -174,8 +172,8 @@ def test_the_compiled_function_never_calls_back_to_the_host():
         partitions=True,
     )
     chunk = next(plan.chunks())
-    cells, options = plan.cells.take(chunk.cells), {method: {} for method in plan.methods}
-    text = str(jax.make_jaxpr(plan.program(5).function())(cells, chunk.cells, plan.key, options))
+    cells, methods = plan.cells.take(chunk.cells), plan.methods
+    text = str(jax.make_jaxpr(plan.program(5).function())(cells, chunk.cells, plan.key, methods))
     assert "while" in text
     assert "callback" not in text
     assert "infeed" not in text
@@ -275,8 +273,8 @@ def test_a_refused_sweep_leaves_no_parts_and_a_finished_one_none_either(x64, mon
 
 def test_another_scheme_of_the_same_name_is_another_sweep():
     def plan(level):
-        bcgc.register_scheme("mine", lambda p: jnp.where(jnp.arange(p.max_workers) == level, p.total, 0))
-        return fingerprint(bcgc.Sweep(paper, bcgc.grid(num_workers=[3], rate=[1e-3]), ["mine"]))
+        mine = bcgc.Scheme("mine", lambda p: jnp.where(jnp.arange(p.max_workers) == level, p.total, 0))
+        return fingerprint(bcgc.Sweep(paper, bcgc.grid(num_workers=[3], rate=[1e-3]), [mine]))
 
     marks = [plan(0), plan(1), plan(0)]
     assert marks[0] == marks[2] != marks[1]
@@ -426,7 +424,7 @@ def test_memory_does_not_grow_with_the_cells():
 
 def test_levels_may_be_an_array_in_a_sweep_too(x64):
     cells = bcgc.grid(num_workers=[3], rate=[1e-3])
-    ways = [bcgc.Sweep(paper, cells, options={"optimal": {"levels": v}}) for v in (np.array([0, 2]), [0, 2])]
+    ways = [bcgc.Sweep(paper, cells, [bcgc.Optimal(levels=v)]) for v in (np.array([0, 2]), [0, 2])]
     first, second = (plan.program(3) for plan in ways)
     assert first == second
     assert hash(first) == hash(second)

@@ -4,7 +4,6 @@ import dataclasses
 import difflib
 import math
 import re
-import runpy
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -14,8 +13,10 @@ import numpy as np
 
 from bcgc_jax import laws
 from bcgc_jax.cli.output import finite
-from bcgc_jax.laws import HazardSpline, Law, Rows, Unlike
-from bcgc_jax.solvers.solve import OBJECTIVES
+from bcgc_jax.laws import HazardSpline, JointLaw, Law, Rows, Unlike
+from bcgc_jax.solvers.schemes import Scheme, load_schemes
+
+OBJECTIVES = ("expected-runtime", "completion-probability")
 
 # shifted-exponential: ShiftedExponential, and so on: the same names in CamelCase.
 LAWS = {
@@ -215,7 +216,7 @@ objective_option = click.option(
     type=click.Choice(OBJECTIVES),
     default=OBJECTIVES[0],
     show_default=True,
-    help="What `optimal` optimises; the second needs --deadline.",
+    help="What is to be best; the second is the method `deadline`, and needs --deadline.",
 )
 
 format_option = click.option(
@@ -228,25 +229,20 @@ format_option = click.option(
 )
 
 
-def _load_schemes(ctx: click.Context, param: click.Parameter, path: str | None) -> None:
+def _load_schemes(ctx: click.Context, param: click.Parameter, path: str | None) -> list[Scheme]:
     if path is None:
-        return
+        return []
     try:
-        runpy.run_path(path)
-    except OSError as error:
-        raise click.BadParameter(f"cannot read {path}: {error.strerror}") from None
-    except Exception as error:
-        raise click.BadParameter(f"{path} ends with {type(error).__name__}: {error}") from None
+        return load_schemes(path)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
-# Eager: methods that are typed may be those of the file.
 schemes_option = click.option(
     "--schemes",
     type=click.Path(),
-    is_eager=True,
-    expose_value=False,
     callback=_load_schemes,
-    help="Python file that calls bcgc_jax.register_scheme: schemes of your own.",
+    help="Python file with a list SCHEMES of bcgc_jax.Scheme: schemes of your own.",
 )
 
 
@@ -272,7 +268,9 @@ def read_unit_costs(path: str) -> np.ndarray:
     return np.array(costs)
 
 
-def law_of_workers(given: Sequence[tuple[int | None, Law]], workers: int | None) -> tuple[Law, int | None]:
+def law_of_workers(
+    given: Sequence[tuple[int | None, Law]], workers: int | None
+) -> tuple[Law | JointLaw, int | None]:
     """What `WorkersCycleTime`s mean together, and for how many workers: several are those of unlike ones."""
     if given[0][0] is None and len(given) == 1:
         return given[0][1], workers
@@ -287,16 +285,17 @@ def law_of_workers(given: Sequence[tuple[int | None, Law]], workers: int | None)
     return Unlike([law for count, (_, law) in zip(counts, given, strict=True) for _ in range(count)]), total
 
 
-def describe_law(law: Law) -> Any:
+def describe_law(law: Law | JointLaw) -> Any:
     """The law as plain JSON values, null where a number is infinite; for unlike workers a list."""
     if isinstance(law, Unlike):
         return [describe_law(one) for one in law.laws]
     if isinstance(law, Rows):
-        steps, workers = law.rows().shape
+        steps, workers = np.asarray(law.times).shape
         return {"law": "rows", "steps": steps, "workers": workers, "mean": finite(law.mean())}
     if isinstance(law, HazardSpline):
         described = {"law": "smooth", "knots": int(jnp.size(law.times)), "mean": finite(law.mean())}
         return described | {"tail_index": finite(np.asarray(law.tail_index))}
+    assert isinstance(law, Law)
     if isinstance(law, laws.Empirical):
         size = int(jnp.asarray(law.times).size)
         return {"law": "empirical", "measured_times": size, "mean": finite(law.mean())}

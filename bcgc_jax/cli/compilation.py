@@ -15,8 +15,7 @@ from typing import Any
 
 import jax
 
-from bcgc_jax.laws import Law
-from bcgc_jax.solvers.schemes import added_schemes
+from bcgc_jax.laws import Atomic, JointLaw, Law
 
 VARIABLE, OFF = "BCGC_COMPILATION_CACHE", "off"
 # The README's `bcgc solve` leaves 1 MB. JAX's own bound needs a package that it does not bring.
@@ -125,14 +124,14 @@ def _drop_broken_entries(folder: Path) -> None:
     warnings.showwarning = drop
 
 
-def padded_workers(num_workers: int, law: Law) -> int:
+def padded_workers(num_workers: int, law: Law | JointLaw, *, own_schemes: bool = False) -> int:
     """The static maximum below which N is traced, so that one program serves many N.
 
     The steps are what costs nothing that a person would notice: N = 20 solves as fast below 32 as below 20.
     Not for atoms and rows, which have a trace in their shape, nor for schemes of the user's own, which may
     count on N levels.
     """
-    if law.atomic() or law.width() is not None or added_schemes():
+    if isinstance(law, JointLaw) or isinstance(law.pieces(), Atomic) or own_schemes:
         return num_workers
     return -(-num_workers // _MAX_WORKERS_STEP) * _MAX_WORKERS_STEP
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from rich.progress import MofNCompleteColumn
 from rich.table import Column
 
 from bcgc_jax.cli.arguments import (
+    OBJECTIVES,
     SEED,
     Levels,
     Number,
@@ -40,27 +41,28 @@ from bcgc_jax.cli.output import (
     write_rows,
 )
 from bcgc_jax.cli.traces import TraceFile, need_one_law, trace_options
-from bcgc_jax.laws import Law, Rows, Unlike
+from bcgc_jax.laws import JointLaw, Law, Rows, Unlike
 from bcgc_jax.measured.resampling import bootstrap_interval
-from bcgc_jax.problem import Problem, Solution, Status
-from bcgc_jax.runtime import completion_probability
+from bcgc_jax.problem import Problem, Status
+from bcgc_jax.runtime import completion_probability, partition_of_units
+from bcgc_jax.solution import Solution
 from bcgc_jax.solvers import runtime_limit, solve
 from bcgc_jax.solvers.completion import STARTS
-from bcgc_jax.solvers.sample_average import NUM_FRESH_DRAWS, draw_problems
-from bcgc_jax.solvers.schemes import NUM_DRAWS, added_schemes
-from bcgc_jax.solvers.solve import (
+from bcgc_jax.solvers.methods import (
     BASELINES,
-    FEW_UNITS,
     METHODS,
-    OBJECTIVES,
     PROPOSED,
-    assess,
-    check_finite_mean,
+    Deadline,
+    Method,
+    Optimal,
+    Subgradient,
+    check_method,
     is_baseline,
-    level_mask,
-    parse_method,
+    method_of,
 )
-from bcgc_jax.solvers.units import partition_of_units
+from bcgc_jax.solvers.sample_average import NUM_FRESH_DRAWS, draw_problems
+from bcgc_jax.solvers.schemes import NUM_DRAWS, Scheme
+from bcgc_jax.solvers.solve import FEW_UNITS, check_finite_mean
 
 # While one compiles the optimum, the other compiles what all methods share and goes on with the rest.
 _THREADS = 2
@@ -85,6 +87,7 @@ class Question:
     setup_cycles: float | None
     unit_costs: str | None
     seed: int
+    schemes: list[Scheme]
     output: str
 
     def __post_init__(self) -> None:
@@ -96,11 +99,23 @@ class Question:
 
     @property
     def for_deadline(self) -> bool:
-        return self.objective == OBJECTIVES[1]
+        return self.objective == OBJECTIVES[1] or "deadline" in self.methods
 
     @property
     def key(self) -> jax.Array:
         return jax.random.key(self.seed)
+
+    def tasks(self) -> dict[str, Method | Scheme]:
+        """What is solved, by the names of the rows."""
+        found: dict[str, Method | Scheme] = {}
+        if self.for_deadline:
+            found["deadline"] = Deadline(self.deadline)
+        if self.levels is not None:
+            found[f"optimal, levels {','.join(map(str, self.levels))}"] = Optimal(levels=self.levels)
+        own = [scheme.name for scheme in self.schemes]
+        for name in self.methods or (*PROPOSED, *BASELINES, *own):
+            found.setdefault(name, method_of(name, self.schemes))
+        return found
 
 
 class Answer(NamedTuple):
@@ -209,7 +224,7 @@ def _problem(question: Question) -> Problem:
         coordinates,
         question.samples,
         question.cycles,
-        max_workers=workers if searched else padded_workers(workers, law),
+        max_workers=workers if searched else padded_workers(workers, law, own_schemes=bool(question.schemes)),
         setup_cycles=question.setup_cycles,
         unit_costs=None if costs is None else jnp.asarray(costs),
     )
@@ -243,15 +258,14 @@ def _count(value: Any) -> int:
 def _answer(question: Question, problem: Problem) -> Answer:
     if not question.for_deadline:
         check_finite_mean(problem)
-    methods = question.methods or (*PROPOSED, *BASELINES, *added_schemes())
-    for method in methods:
-        parse_method(problem, method)  # refuse the last one before the first one takes time
-    if question.levels is not None:
-        level_mask(problem, question.levels)
+    tasks = question.tasks()
+    for name, method in tasks.items():  # refuse the last one before the first one takes time
+        if question.methods or "," in name:
+            check_method(problem, method)
     # Unlike workers: what is exact is so for the draws that `solve` judges by.
     alike = not isinstance(problem.cycle_time, Unlike)
     judged = problem if alike else draw_problems(question.key, problem)[1]
-    rows = _solve_all(question, problem, judged, methods)
+    rows = _solve_all(question, problem, judged, tasks)
     return Answer(rows, float(runtime_limit(judged)), _interval(question, problem, rows))
 
 
@@ -267,36 +281,34 @@ def _interval(question: Question, problem: Problem, rows: list[Row]) -> tuple[fl
     return float(low), float(high)
 
 
-def _solve_all(question: Question, problem: Problem, judged: Problem, methods: Sequence[str]) -> list[Row]:
+def _solve_all(
+    question: Question, problem: Problem, judged: Problem, asked: Mapping[str, Method | Scheme]
+) -> list[Row]:
     """One row for each method, best first. Methods that nobody asked for may be impossible here."""
-    tasks: list[tuple[str, str, dict[str, Any]]] = [(m, m, {}) for m in dict.fromkeys(methods)]
-    if question.levels is not None:
-        text = ",".join(map(str, question.levels))
-        tasks.insert(0, (f"optimal, levels {text}", "optimal", {"levels": question.levels}))
-    if question.for_deadline:
-        extra = {"objective": question.objective, "deadline": question.deadline}
-        tasks.insert(0, ("optimal, deadline", "optimal", extra))
     # Compiling lets go of the interpreter's lock: the methods' programs are compiled side by side.
     threads = ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1))
-    tasks.sort(key=lambda one: one[1] == "subgradient")  # long, as the optimum is: not both at first
+    # Long, as the optimum is: not both at first.
+    tasks = sorted(asked.items(), key=lambda one: isinstance(one[1], Subgradient))
     with progress(MofNCompleteColumn()) as bar:
         task = bar.add_task("compiling", total=len(tasks))
 
         def told(compiling: bool) -> None:
             bar.update(task, description="compiling" if compiling else "solving")
 
-        def solve_one(name: str, method: str, options: dict[str, Any]) -> Row | None:
+        def solve_one(name: str, method: Method | Scheme) -> Row | None:
             with jax.enable_x64(True):  # a setting of each thread
                 try:
                     with watch.lap() as seconds:
-                        solution = solve(problem, method, key=question.key, **options)
+                        solution = solve(problem, method, key=question.key)
                         jax.block_until_ready(solution)
                 except ValueError:
-                    if question.methods or options:
+                    if question.methods or name == "deadline" or "," in name:
                         raise
                     return None
                 finally:
                     bar.advance(task)
+                # What is exact for unlike workers is so for the draws that it is judged by.
+                solution = dataclasses.replace(solution, problem=judged)  # type: ignore[type-var]
                 return {"method": name} | _row(judged, solution, seconds(), question.deadline)
 
         with Stopwatch(told) as watch:
@@ -332,7 +344,7 @@ def _row(problem: Problem, solution: Solution, seconds: float, deadline: float |
     if solution.rounded is not None and status is not Status.INFEASIBLE:
         counts = partition_of_units(problem, solution.rounded)
         row["partition"] = np.asarray(solution.rounded)[: _count(problem.num_workers)].tolist()
-        row["partition_runtime"] = finite(assess(problem, counts).expected_runtime)
+        row["partition_runtime"] = finite(solution.rounded_runtime)
         if deadline is not None:
             probability = completion_probability(problem, counts, jnp.asarray(deadline))
             row["completion_probability"] = finite(probability)
@@ -345,13 +357,13 @@ def _row(problem: Problem, solution: Solution, seconds: float, deadline: float |
 
 def _print(question: Question, problem: Problem, answer: Answer) -> None:
     rows, screen = answer.rows, console()
-    _print_rows(screen, rows, problem, question.deadline)
+    _print_rows(screen, rows, problem, question)
     if np.isfinite(answer.limit):
         limit = f"faster than {answer.limit:.4g}: all work divisible, every cycle used."
         screen.print(f"\nNo scheme of any kind can be {limit}")
     else:
         screen.print("\nThe expected runtime is infinite under every scheme, even with all work divisible.")
-    _print_remarks(screen, rows, problem)
+    _print_remarks(screen, rows, problem, [scheme.name for scheme in question.schemes])
     fastest = min(rows, key=_runtime)
     uncoded = next((row for row in rows if row["method"] == "uncoded"), None)
     if uncoded is not None and fastest is not uncoded and np.isfinite(_runtime(uncoded)):
@@ -360,9 +372,11 @@ def _print(question: Question, problem: Problem, answer: Answer) -> None:
     _print_law(screen, answer, problem.cycle_time)
 
 
-def _print_rows(screen: Console, rows: list[Row], problem: Problem, deadline: float | None) -> None:
+def _print_rows(screen: Console, rows: list[Row], problem: Problem, question: Question) -> None:
+    deadline = question.deadline
     bound = _best_bound(rows, problem)
-    best = min((_runtime(row) for row in rows if is_baseline(row["method"])), default=np.inf)
+    baselines = [name for name, method in question.tasks().items() if is_baseline(method)]
+    best = min((_runtime(row) for row in rows if row["method"] in baselines), default=np.inf)
     chance = [] if deadline is None else [f"P(runtime ≤\n{deadline:.4g})"]
     share = f"share of coordinates\nat level 0…{_count(problem.num_workers) - 1}"
     shown = table(
@@ -411,13 +425,13 @@ def _chance(row: Row) -> list[str]:
     return ["–" if probability is None else f"{probability:.4f}"]
 
 
-def _print_remarks(screen: Console, rows: list[Row], problem: Problem) -> None:
+def _print_remarks(screen: Console, rows: list[Row], problem: Problem, own: list[str]) -> None:
     """Where single figures come from."""
     for row in rows:
         if "start" in row:
             screen.print(f"{row['method']}: the best of {len(STARTS)} starts was from {row['start']}.")
     for row in rows:
-        if row["method"] in added_schemes() and row["partition"] is None and np.isfinite(_runtime(row)):
+        if row["method"] in own and row["partition"] is None and np.isfinite(_runtime(row)):
             error = 100 * row["runtime_error"] / _runtime(row)
             screen.print(f"{row['method']}: a mean of {NUM_DRAWS} draws, standard error {error:.1g} %.")
     if problem.setup_cycles is not None:
@@ -425,7 +439,7 @@ def _print_remarks(screen: Console, rows: list[Row], problem: Problem) -> None:
         screen.print(f"{rows[0]['method']} uses the levels {levels}; its bound is for these.")
 
 
-def _print_law(screen: Console, answer: Answer, law: Law) -> None:
+def _print_law(screen: Console, answer: Answer, law: Law | JointLaw) -> None:
     """What stands for the expectation, where workers are not alike."""
     if isinstance(law, Unlike):
         known = [row for row in answer.rows if row["expected_runtime"] and row["runtime_error"] is not None]
@@ -435,7 +449,7 @@ def _print_law(screen: Console, answer: Answer, law: Law) -> None:
             "the optimum's bound has 97.5 % confidence."
         )
     if isinstance(law, Rows):
-        steps = len(law.rows())
+        steps = np.asarray(law.times).shape[0]
         screen.print(
             f"Means over the trace's {steps} steps; plans made for these fit the next ones less well."
         )

@@ -20,6 +20,7 @@ from rich.progress import TextColumn, TimeRemainingColumn
 from rich.table import Column
 
 from bcgc_jax.cli.arguments import (
+    OBJECTIVES,
     SEED,
     Axis,
     NamedAxis,
@@ -43,9 +44,10 @@ from bcgc_jax.cli.output import (
     write_rows,
 )
 from bcgc_jax.cli.traces import TraceFile, need_one_law, trace_options
-from bcgc_jax.laws import Law
+from bcgc_jax.laws import JointLaw, Law
 from bcgc_jax.problem import Problem
-from bcgc_jax.solvers.solve import METHODS, OBJECTIVES
+from bcgc_jax.solvers.methods import METHODS, Method, Optimal, method_of
+from bcgc_jax.solvers.schemes import Scheme
 from bcgc_jax.sweep_files import read_rows, write_sweep
 from bcgc_jax.sweeps import Sweep, grid
 
@@ -74,6 +76,7 @@ class Question:
     tolerance: float
     partitions: bool
     seed: int
+    schemes: list[Scheme]
     out: str | None
     resume: bool
     coordinator: str | None
@@ -90,6 +93,13 @@ class Question:
         if self.trace is not None and self.axes:
             raise click.UsageError("the law of a --trace has no parameters: drop --axis")
         self._check_processes()
+
+    def tasks(self) -> list[Method | Scheme]:
+        """What every cell is solved by."""
+        for_deadline = self.objective == OBJECTIVES[1]
+        names = self.methods or (() if for_deadline else ("optimal",))
+        found = [method_of(name, self.schemes) for name in ("deadline", *names)[not for_deadline :]]
+        return [Optimal(self.tolerance) if isinstance(method, Optimal) else method for method in found]
 
     def _check_processes(self) -> None:
         coordinator, processes, process = self.coordinator, self.processes, self.process
@@ -170,9 +180,7 @@ def sweep_command(**options: Any) -> None:
         sweep = Sweep(
             problem,
             grid(**axes),
-            question.methods or ("optimal",),
-            options=_options(question),
-            objective=question.objective,
+            question.tasks(),
             key=jax.random.key(question.seed),
             partitions=question.partitions,
         )
@@ -188,15 +196,10 @@ def sweep_command(**options: Any) -> None:
             _print_summary(sweep, path, time.perf_counter() - start, question.output)
 
 
-def _options(question: Question) -> dict[str, dict[str, Any]]:
-    """Of the methods; the search for a deadline knows no tolerance."""
-    return {} if question.objective == OBJECTIVES[1] else {"optimal": {"tolerance": question.tolerance}}
-
-
 def _axes(question: Question) -> tuple[dict[str, np.ndarray], Callable[..., Problem]]:
     """The numbers of the grid by their names, and the problem that a cell of them is."""
     workers, parameters = question.workers, dict(question.axes)
-    law: Law | type[Law]
+    law: Law | JointLaw | type[Law]
     if question.trace is not None:
         trace = question.trace.read()
         if workers is None:
@@ -274,7 +277,9 @@ def _parameters(
 
 
 def _problem(law: Any, parameters: tuple[str, ...], max_workers: int, **numbers: Any) -> Problem:
-    cycle_time = law if isinstance(law, Law) else law(**{name: numbers.pop(name) for name in parameters})
+    cycle_time = (
+        law if isinstance(law, Law | JointLaw) else law(**{name: numbers.pop(name) for name in parameters})
+    )
     return Problem(cycle_time, max_workers=max_workers, **numbers)
 
 

@@ -9,7 +9,7 @@ import click
 import numpy as np
 
 from bcgc_jax.cli.output import access
-from bcgc_jax.laws import Empirical, Law, Rows
+from bcgc_jax.laws import Empirical, JointLaw, Law, Rows
 from bcgc_jax.measured.smooth import smooth_empirical
 from bcgc_jax.measured.traces import LAYOUTS, ColumnError, Trace, load_trace
 
@@ -50,7 +50,7 @@ class TraceFile:
             )
         return asked or trace.num_workers
 
-    def law(self, trace: Trace, num_workers: int) -> Law:
+    def law(self, trace: Trace, num_workers: int) -> Law | JointLaw:
         """That of all times together, or with `keep_workers` of whole steps."""
         if self.keep_workers:
             return Rows(trace.rows())

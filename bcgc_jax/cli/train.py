@@ -33,12 +33,13 @@ from bcgc_jax.cli.output import (
     write_rows,
 )
 from bcgc_jax.cli.traces import TraceFile, need_one_law, trace_options
-from bcgc_jax.coding.digits import MODELS, DigitsRun, digits_problem, expected_of, train_on_digits
+from bcgc_jax.coding.digits import MODELS, DigitsRun, digits_problem, train_on_digits
 from bcgc_jax.coding.gradients import UNITS
-from bcgc_jax.laws import Law
+from bcgc_jax.laws import JointLaw, Law
 from bcgc_jax.problem import Problem, Status
-from bcgc_jax.solvers.schemes import added_schemes
-from bcgc_jax.solvers.solve import check_finite_mean, parse_method, solve
+from bcgc_jax.solvers.methods import Method, check_method, method_of
+from bcgc_jax.solvers.schemes import Scheme
+from bcgc_jax.solvers.solve import check_finite_mean, solve
 
 ENGINES = ("simulated", "ray")
 METHODS = ("uncoded", "single_block", "tandon_partial", "time", "frequency", "optimal")
@@ -68,6 +69,7 @@ class Question:
     pace: float
     address: str | None
     curves: str | None
+    schemes: list[Scheme]
     output: str
 
     def __post_init__(self) -> None:
@@ -90,8 +92,9 @@ class Question:
         return jax.random.key(self.seed)
 
     @property
-    def shown_methods(self) -> Sequence[str]:
-        return self.methods or (*METHODS, *added_schemes())
+    def shown_methods(self) -> list[Method | Scheme]:
+        names = self.methods or (*METHODS, *(scheme.name for scheme in self.schemes))
+        return [method_of(name, self.schemes) for name in names]
 
     @property
     def training(self) -> dict[str, Any]:
@@ -174,8 +177,8 @@ def train_command(**options: Any) -> None:
     with jax.enable_x64(True):
         problem, steps = _problem(question)
         described = _described(question, problem)
-    for method in question.methods:
-        parse_method(problem, method)
+    for method in question.shown_methods if question.methods else []:
+        check_method(problem, method)
     if question.simulated:
         runs = _train_all(question, problem, steps)
     else:
@@ -194,7 +197,8 @@ def train_command(**options: Any) -> None:
 
 def _problem(question: Question) -> tuple[Problem, np.ndarray | None]:
     """What is planned for, and the steps of a trace, to be replayed."""
-    workers, law, steps = question.workers, question.cycle_time, None
+    workers, steps = question.workers, None
+    law: Law | JointLaw | None = question.cycle_time
     if question.trace is not None:
         trace = question.trace.read()
         workers = question.trace.num_workers(trace, workers, replayed=True)
@@ -238,21 +242,21 @@ def _worker_errors(question: Question) -> Iterator[None]:
         raise click.ClickException(f"the worker processes failed: {' '.join(str(error).split())}") from None
 
 
-def _expected_runtimes(question: Question, problem: Problem) -> dict[str, float]:
+def _expected_runtimes(question: Question, problem: Problem) -> dict[Method | Scheme, float]:
     """Of the schemes that the model can be trained with; those that nobody asked for may be none."""
     found = {}
     for method in question.shown_methods:
         try:
             solution = solve(problem, method, key=question.key)
-            if solution.status == Status.INFEASIBLE or (
-                solution.partition is None and method != "tandon_partial"
-            ):
-                raise ValueError(f'"{method}" is no scheme that {question.model} can be trained with here')
+            if solution.status == Status.INFEASIBLE or solution.parts is None:
+                raise ValueError(
+                    f'"{method.name}" is no scheme that {question.model} can be trained with here'
+                )
         except ValueError:
             if question.methods:
                 raise
             continue
-        found[method] = expected_of(problem, solution)
+        found[method] = float(solution.rounded_runtime)
     if not found:
         raise ValueError("no scheme is possible for this problem")
     return found
@@ -280,7 +284,7 @@ def _train_all_on_cluster(question: Question, problem: Problem, steps: np.ndarra
             for method in expected:
                 found = []
                 for key in jax.random.split(question.key, seeds):
-                    bar.update(task, description=f"training with {method}")
+                    bar.update(task, description=f"training with {method.name}")
                     found.append(
                         train_digits_on_cluster(
                             key, cluster, problem, question.model, method, pace=slowness, **question.training
@@ -288,8 +292,8 @@ def _train_all_on_cluster(question: Question, problem: Problem, steps: np.ndarra
                     )
                     bar.advance(task)
                 rows = (np.concatenate([getattr(f, n) for f in found]) for n in ("clock", "loss", "accuracy"))
-                runs.append(DigitsRun(method, found[0].expected_runtime, *rows))
-    return sorted(runs, key=lambda run: expected[run.method])
+                runs.append(DigitsRun(method.name, found[0].expected_runtime, *rows))
+    return sorted(runs, key=lambda run: run.expected_runtime)
 
 
 def _train_all(question: Question, problem: Problem, steps: np.ndarray | None) -> list[DigitsRun]:
@@ -299,7 +303,7 @@ def _train_all(question: Question, problem: Problem, steps: np.ndarray | None) -
     with progress(MofNCompleteColumn()) as bar:
         task = bar.add_task("training", total=len(question.shown_methods))
         for method in question.shown_methods:
-            bar.update(task, description=f"training with {method}")
+            bar.update(task, description=f"training with {method.name}")
             try:
                 with jax.enable_x64(True):  # for the plan and the clock; the model is float32
                     runs.append(train_on_digits(question.key, problem, question.model, method, **options))

@@ -15,11 +15,12 @@ from bcgc_jax.coding.digits import (
     accuracy,
     cross_entropy,
     digits_order,
-    expected_of,
     initial_params,
     load_digits,
 )
 from bcgc_jax.problem import Problem
+from bcgc_jax.solvers.methods import Method, method_of
+from bcgc_jax.solvers.schemes import Scheme
 from bcgc_jax.solvers.solve import solve
 
 
@@ -38,7 +39,7 @@ def train_digits_on_cluster(
     cluster: Cluster,
     problem: Problem,
     model: str,
-    method: str,
+    method: str | Method | Scheme,
     *,
     units: str = "coordinates",
     pace: Pace | None = None,
@@ -78,7 +79,8 @@ def train_digits_on_cluster(
     )
     expected = np.nan
     if pace is not None:
-        expected = pace.seconds * expected_of(problem, solve(problem, method, key=train_key))
+        expected = pace.seconds * float(solve(problem, method, key=train_key).rounded_runtime)
     loss, correct = np.asarray(jax.device_get(training.metrics), float).T
     clock = np.cumsum(training.seconds)
-    return ClusterDigitsRun(DigitsRun(method, expected, clock[None], loss[None], correct[None]), training)
+    name = method_of(method).name
+    return ClusterDigitsRun(DigitsRun(name, expected, clock[None], loss[None], correct[None]), training)

@@ -25,8 +25,10 @@ from bcgc_jax.cluster.master import Cluster
 from bcgc_jax.cluster.processes import Fault, WorkersLost
 from bcgc_jax.coding.gradients import Loss, PyTree, split_unevenly
 from bcgc_jax.coding.training import TrainingScheme, collect, cycle_times_of, training_scheme
-from bcgc_jax.laws import Law, Rows, Unlike
+from bcgc_jax.laws import JointLaw, Law
 from bcgc_jax.problem import Problem
+from bcgc_jax.solvers.methods import Method, method_of
+from bcgc_jax.solvers.schemes import Scheme
 from bcgc_jax.solvers.solve import solve
 
 # Iterations whose work is kept: an iteration of many workers and blocks is thousands of records.
@@ -69,7 +71,7 @@ class Pace:
       seconds: wall-clock seconds in the unit of the cycle time.
     """
 
-    cycle_times: Law | ArrayLike
+    cycle_times: Law | JointLaw | ArrayLike
     seconds: float = 1.0
 
     def __post_init__(self) -> None:
@@ -83,7 +85,8 @@ class Pace:
         [1.5, 2.5]
         """
         times = self.cycle_times
-        draw = cycle_times_of(times if isinstance(times, Law) else np.asarray(times, float), num_workers)
+        given = times if isinstance(times, Law | JointLaw) else np.asarray(times, float)
+        draw = cycle_times_of(given, num_workers)
         return self.seconds * np.asarray(draw(step, jax.random.fold_in(key, step)), float)
 
 
@@ -97,7 +100,7 @@ def train_on_cluster(
     optimizer: optax.GradientTransformation,
     num_steps: int,
     *,
-    method: str = "optimal",
+    method: str | Method | Scheme = "optimal",
     pace: Pace | None = None,
     batch_size: int | None = None,
     checkpoints: Checkpoints | str | Path | None = None,
@@ -260,7 +263,7 @@ def _scheme(
     key: Array,
     problem: Problem,
     members: Sequence[int],
-    method: str,
+    method: str | Method | Scheme,
     params: PyTree,
     batch_size: int | None,
     options: dict[str, Any],
@@ -268,12 +271,7 @@ def _scheme(
     """The scheme of `method` for those workers that are left."""
     workers, left = int(np.asarray(problem.num_workers)), len(members)
     if left < workers:
-        law = problem.cycle_time
-        if isinstance(law, Rows):
-            warnings.warn("Rows do not know one worker from another: planned as if independent", stacklevel=2)
-            law = law.pooled()
-        if isinstance(law, Unlike):
-            law = Unlike([law.laws[w] for w in members])
+        law = problem.cycle_time.of_workers(members)
         samples = np.asarray(problem.num_samples) * (1 if batch_size is None else left / workers)
         problem = dataclasses.replace(  # type: ignore[type-var]
             problem, cycle_time=law, num_workers=left, max_workers=left, num_samples=samples
@@ -284,5 +282,8 @@ def _scheme(
     except ValueError as error:
         if left == workers:
             raise
-        warnings.warn(f'"{method}" is no scheme for the workers left, "optimal" is: {error}', stacklevel=2)
+        warnings.warn(
+            f'"{method_of(method).name}" is no scheme for the workers left, "optimal" is: {error}',
+            stacklevel=2,
+        )
         return training_scheme(code_key, problem, solve(problem, key=solve_key), params, **options)

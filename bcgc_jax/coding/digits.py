@@ -19,11 +19,11 @@ from jax.typing import ArrayLike
 
 from bcgc_jax.coding.gradients import PyTree, backward_order, split_batch, unit_sizes
 from bcgc_jax.coding.training import TrainingScheme, train, training_scheme
-from bcgc_jax.laws import Law
-from bcgc_jax.problem import Problem, Solution
-from bcgc_jax.runtime import expected_runtime
+from bcgc_jax.laws import JointLaw, Law
+from bcgc_jax.problem import Problem
+from bcgc_jax.solvers.methods import Method
+from bcgc_jax.solvers.schemes import Scheme
 from bcgc_jax.solvers.solve import solve
-from bcgc_jax.solvers.units import partition_of_units
 
 # Widths of the layers, inputs and classes included: softmax regression has one layer.
 MODELS: Mapping[str, tuple[int, ...]] = MappingProxyType({"softmax": (64, 10), "perceptron": (64, 32, 10)})
@@ -121,7 +121,7 @@ def accuracy(params: PyTree, batch: tuple[Array, Array]) -> Array:
 
 
 def digits_problem(
-    cycle_time: Law,
+    cycle_time: Law | JointLaw,
     num_workers: int,
     model: str,
     *,
@@ -156,10 +156,10 @@ def train_on_digits(
     key: Array,
     problem: Problem,
     model: str,
-    method: str,
+    method: str | Method | Scheme,
     *,
     units: str = "coordinates",
-    cycle_times: Law | ArrayLike | None = None,
+    cycle_times: Law | JointLaw | ArrayLike | None = None,
     num_seeds: int = 8,
     num_steps: int = 200,
     learning_rate: float = 0.5,
@@ -179,23 +179,15 @@ def train_on_digits(
     times = problem.cycle_time if cycle_times is None else cycle_times
     seeds = jax.random.split(run_key, num_seeds)
     clock, (loss, correct) = _run(seeds, scheme, times, data, model, num_steps, learning_rate, batch_size)
-    return DigitsRun(
-        method, expected_of(problem, solution), *(np.asarray(a, float) for a in (clock, loss, correct))
-    )
-
-
-def expected_of(problem: Problem, solution: Solution) -> float:
-    """The exact expected runtime of an iteration: of the rounded partition, where there is one."""
-    if solution.rounded is None:
-        return float(solution.expected_runtime)
-    return float(expected_runtime(problem, partition_of_units(problem, solution.rounded)))
+    expected = float(solution.rounded_runtime)
+    return DigitsRun(solution.method, expected, *(np.asarray(a, float) for a in (clock, loss, correct)))
 
 
 @functools.partial(jax.jit, static_argnames=("model", "num_steps", "batch_size"))
 def _run(
     seeds: Array,
     scheme: TrainingScheme,
-    cycle_times: Law | ArrayLike,
+    cycle_times: Law | JointLaw | ArrayLike,
     data: Digits,
     model: str,
     num_steps: int,

@@ -18,6 +18,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import pytree_dataclass, static_field
+from bcgc_jax.coding.codes import GradientCode
 from bcgc_jax.coding.gradients import (
     Block,
     CodingPlan,
@@ -29,11 +30,11 @@ from bcgc_jax.coding.gradients import (
     in_jax,
     unit_sizes,
 )
-from bcgc_jax.laws import Law
+from bcgc_jax.laws import JointLaw, Law
 from bcgc_jax.partitions import finish_load
-from bcgc_jax.problem import Problem, Solution, Status
-from bcgc_jax.solvers.baselines import straggler_ratio, tandon_partial_runtime
-from bcgc_jax.solvers.units import partition_of_units
+from bcgc_jax.problem import Problem, Status
+from bcgc_jax.runtime import partition_of_units
+from bcgc_jax.solution import Parts, Solution
 
 
 @pytree_dataclass
@@ -115,8 +116,6 @@ def training_scheme(
     problem: Problem,
     solution: Solution,
     params: PyTree,
-    *,
-    alpha: float | None = None,
     **plan_options: Any,
 ) -> TrainingScheme:
     r"""The codes and the pace of a solution of `solve`, for a model's parameters.
@@ -125,10 +124,8 @@ def training_scheme(
       key: randomness of the codes.
       problem: with as many coordinates as the parameters (or `unit_costs` from `unit_sizes`), and as many
         samples as an iteration has.
-      solution: of this problem; partitions are used as rounded. For "tandon_partial", which is none, a
-        share (s+1)/(s+α) of each subset's samples, to the nearest sample, is left uncoded, and the rest is
-        coded at level s.
-      alpha: that "tandon_partial" was solved with, if not the law's.
+      solution: of this problem; what is trained are its `parts`. Of "tandon_partial" a share of each subset's
+        samples, to the nearest sample, is left uncoded, and the rest is coded.
       plan_options: `units`, `order`, `construction` and `mean` of `coding_plan`.
 
     Raises ValueError for a solution that does not exist, and where problem and parameters do not match.
@@ -145,14 +142,34 @@ def training_scheme(
             "the problem's coordinates are not those of the parameters: take num_coordinates="
             f"{sizes.sum()}, or for units of leaves or layers unit_costs=unit_sizes(params, units, order)"
         )
-    if solution.method == "tandon_partial":
-        return _tandon_partial(key, problem, solution, params, alpha, **plan_options)
-    if solution.rounded is None:
+    if solution.parts is None:
         raise ValueError(f'"{solution.method}" is no partition: its training is not known')
-    counts = np.asarray(solution.rounded)[:workers]
-    plan = coding_plan(key, params, counts, **plan_options)
-    load = np.asarray(_loads(problem, solution.rounded))[[block.level for block in plan.blocks]]
-    return TrainingScheme(plan, jax.device_put(load), solution.method)
+    codes: list[GradientCode] = []
+    blocks: list[Block] = []
+    loads: list[np.ndarray] = []
+    done, before = 0.0, 0.0  # samples of each subset, and cycles, of the earlier passes
+    for share, counts in _passes(solution.parts, sizes.size, problem.max_workers):
+        plan = coding_plan(key, params, counts[:workers], **plan_options)
+        load = before + share * np.asarray(_loads(problem, jnp.asarray(counts)))
+        codes += plan.codes
+        blocks += [Block(block.level, block.pieces, (done, done + share)) for block in plan.blocks]
+        loads.append(load[[block.level for block in plan.blocks]])
+        done, before = done + share, load[-1]
+    blocks[-1] = blocks[-1]._replace(share=(blocks[-1].share[0], 1.0))  # not a rounding less
+    plan = CodingPlan(tuple(codes), tuple(blocks), plan.mean)
+    return TrainingScheme(plan, jax.device_put(np.concatenate(loads)), solution.method)
+
+
+def _passes(parts: Parts, num_units: int, size: int) -> list[tuple[float, np.ndarray]]:
+    """Passes over all units, each with its share of the samples, and the units at each level, `[size]`."""
+    passes: list[tuple[float, np.ndarray]] = []
+    counts = np.zeros(size, int)
+    for level, share, count in zip(*(np.asarray(part) for part in parts), strict=True):
+        counts[level] += int(count)
+        if count and counts.sum() == num_units:
+            passes.append((float(share), counts))
+            counts = np.zeros(size, int)
+    return passes
 
 
 @jax.jit
@@ -161,45 +178,11 @@ def _loads(problem: Problem, rounded: Array) -> Array:
     return problem.scale * finish_load(x, x > 0, problem.setup_load)
 
 
-def _tandon_partial(
-    key: Array, problem: Problem, solution: Solution, params: PyTree, alpha: float | None, **options: Any
-) -> TrainingScheme:
-    """Two blocks that both hold all coordinates: the uncoded samples, then the coded ones."""
-    workers = int(np.asarray(problem.num_workers))
-    alpha = float(_ratio(problem.cycle_time)) if alpha is None else float(alpha)
-    value, best, unit = _partial(problem, alpha)
-    if not np.isclose(float(value), float(solution.expected_runtime), rtol=1e-3):
-        raise ValueError(f"the solution is not that of alpha = {alpha:g}: pass the alpha it was solved with")
-    level = int(best)
-    share = (level + 1) / (level + alpha)
-    units = round(float(np.asarray(problem.num_coordinates)))
-    parts = []
-    for n in (0, level):
-        parts.append(coding_plan(key, params, np.where(np.arange(workers) == n, units, 0), **options))
-    shares = ((0.0, share), (share, 1.0))
-    blocks = tuple(
-        Block(part.blocks[0].level, part.blocks[0].pieces, s) for part, s in zip(parts, shares, strict=True)
-    )
-    plan = CodingPlan(parts[0].codes + parts[1].codes, blocks, parts[0].mean)
-    load = np.asarray(unit) * share * np.array([1.0, alpha])
-    return TrainingScheme(plan, jax.device_put(load.astype(unit.dtype)), "tandon_partial")
-
-
-_ratio = jax.jit(straggler_ratio)
-
-
-@jax.jit
-def _partial(problem: Problem, alpha: float) -> tuple[Array, Array, Array]:
-    """Expected runtime of the best level, that level, and the load of a whole gradient."""
-    runtime, level = tandon_partial_runtime(problem, alpha)
-    return runtime.value, level, jnp.asarray(problem.scale * problem.total)
-
-
 def train(
     key: Array,
     loss: Loss,
     scheme: TrainingScheme,
-    cycle_times: Law | ArrayLike,
+    cycle_times: Law | JointLaw | ArrayLike,
     params: PyTree,
     subsets: PyTree,
     optimizer: optax.GradientTransformation,
@@ -225,7 +208,7 @@ def train(
     as they are.
     """
     scheme = dataclasses.replace(scheme, plan=in_jax(scheme.plan))
-    times = cycle_times if isinstance(cycle_times, Law) else jnp.asarray(cycle_times)
+    times = cycle_times if isinstance(cycle_times, Law | JointLaw) else jnp.asarray(cycle_times)
     args = (key, loss, scheme, times, params, subsets, optimizer, num_steps, batch_size, evaluate)
     return (_compiled if hashable(loss, optimizer, evaluate) else _train)(*args)
 
@@ -234,7 +217,7 @@ def _train(
     key: Array,
     loss: Loss,
     scheme: TrainingScheme,
-    cycle_times: Law | Array,
+    cycle_times: Law | JointLaw | Array,
     params: PyTree,
     subsets: PyTree,
     optimizer: optax.GradientTransformation,
@@ -285,10 +268,10 @@ _compiled = jax.jit(_train, static_argnames=("loss", "optimizer", "num_steps", "
 
 
 def cycle_times_of(
-    source: Law | Array | np.ndarray, num_workers: int, dtype: Any = float
+    source: Law | JointLaw | Array | np.ndarray, num_workers: int, dtype: Any = float
 ) -> Callable[[Any, Array], Array | np.ndarray]:
     """(iteration, key) to the workers' cycle times, `[N]`: drawn from a law, or the next measured row."""
-    if isinstance(source, Law):
+    if isinstance(source, Law | JointLaw):
         return lambda _, key: source.sample(key, (num_workers,), dtype)
     if source.ndim != 2 or source.shape[1] != num_workers or not len(source):
         raise ValueError(f"measured cycle times must have shape [steps, {num_workers}], got {source.shape}")

@@ -9,7 +9,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import check, pytree_dataclass
-from bcgc_jax.laws.base import Law, check_order, excess_above
+from bcgc_jax.laws.base import Atomic, Law, check_order, excess_above
 
 
 @pytree_dataclass
@@ -54,11 +54,8 @@ class TwoSpeed(Law):
         # With probability 1 the fast speed is never seen, but stays a valid lower bound.
         return jnp.asarray(self.fast)
 
-    def kinks(self):
-        return jnp.asarray(self.slow)[None]
-
-    def atomic(self):
-        return True
+    def pieces(self):
+        return Atomic(jnp.stack(jnp.broadcast_arrays(self.fast, self.slow)))
 
 
 @pytree_dataclass
@@ -108,14 +105,10 @@ class Empirical(Law):
     def infimum(self):
         return jnp.asarray(self.times)[0]
 
-    def kinks(self):
-        return jnp.asarray(self.times)[1:]
-
-    def atomic(self):
-        return True
+    def pieces(self):
+        return Atomic(jnp.asarray(self.times))
 
 
-def atoms_of(law: Law) -> tuple[Array, Array]:
-    """Values and probabilities of an atomic law."""
-    atoms = jnp.concatenate([law.infimum()[None], law.kinks()])
-    return atoms, jnp.diff(law.cdf(atoms), prepend=0.0)
+def mass_of(law: Law, atoms: Array) -> Array:
+    """Probabilities of the `atoms` of an atomic law."""
+    return jnp.diff(law.cdf(atoms), prepend=0.0)

@@ -5,7 +5,8 @@ r"""What a law of the cycle time T of a worker is: a pytree that knows its cumul
 `vmap` and `grad` go through the parameters.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,27 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import concrete
+
+
+class Smooth(NamedTuple):
+    """Λ is smooth above the infimum."""
+
+
+class Kinked(NamedTuple):
+    """Λ is smooth but at the infimum and at `times`, `[K]`; the last is the supremum if it `ends`."""
+
+    times: Array
+    ends: bool
+
+
+class Atomic(NamedTuple):
+    """T takes the values `times`, `[K]`, ascending, and no other; equal ones may be repeated."""
+
+    times: Array
+
+
+Pieces = Smooth | Kinked | Atomic
+
 
 # Methods that are compiled, with their static arguments; and those that a subclass may inherit.
 _COMPILED: dict[str, tuple[str, ...]] = {
@@ -26,7 +48,6 @@ _COMPILED: dict[str, tuple[str, ...]] = {
     "log_density": (),
     "with_fast_inverse": (),
     "expected_order_statistics": ("max_workers",),
-    "draw_rows": ("num_draws",),
     "sample": ("shape", "dtype"),
 }
 
@@ -69,33 +90,22 @@ class Law:
         """Whether E T_(N-level) is finite, where `mean` alone does not say it."""
         return jnp.isfinite(self.mean())
 
-    def kinks(self) -> Array:
-        """Times, shape `[K]`, other than the infimum, where Λ is not smooth (K is often 0)."""
-        return jnp.zeros((0,))
-
-    def ends(self) -> bool:
-        """Whether the last of the kinks, if there are some, is the supremum of T."""
-        return True
-
-    def atomic(self) -> bool:
-        """Whether T takes no value but the infimum and the kinks."""
-        return False
+    def pieces(self) -> Pieces:
+        """Between which times Λ is smooth: what the rules of integration go by."""
+        return Smooth()
 
     def expected_order_statistics(self, num_workers: ArrayLike, max_workers: int) -> Array | None:
         """E T_(N-n), slowest first, `[max_workers]`, in closed form; None where there is none."""
         return None
 
-    def width(self) -> int | None:
-        """N, of a law of all N times of an iteration (`joint_laws`); None where workers are alike."""
-        return None
+    def of_workers(self, members: Sequence[int]) -> "Law":
+        """The law of these workers alone, where some are lost."""
+        del members
+        return self
 
-    def rows(self) -> Array | None:
-        """All outcomes of an iteration, equally likely, slowest first, `[S, N]`; None where alike."""
-        return None
-
-    def draw_rows(self, key: Array, num_draws: int) -> Array | None:
-        """Draws of an iteration's times, slowest first, `[num_draws, N]`; None where alike."""
-        return None
+    def pooled(self) -> "Law":
+        """The law of one worker's time: itself; of a joint law all of its times together."""
+        return self
 
     def cdf(self, t: ArrayLike) -> Array:
         """P(T ≤ t), with relative accuracy in the left tail."""

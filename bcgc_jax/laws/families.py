@@ -11,7 +11,7 @@ from jax.scipy import special
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import check, pytree_dataclass, static_field
-from bcgc_jax.laws.base import Law, check_order, excess_above, inverse_ranks, suffix_sum
+from bcgc_jax.laws.base import Kinked, Law, check_order, excess_above, inverse_ranks, suffix_sum
 from bcgc_jax.laws.special_functions import (
     gamma_hazard,
     inverse_gamma_hazard,
@@ -178,8 +178,8 @@ class Uniform(Law):
         _, rank = inverse_ranks(num_workers, max_workers)
         return self.low + jnp.subtract(self.high, self.low) * rank / (num_workers + 1.0)
 
-    def kinks(self):
-        return jnp.asarray(self.high)[None]
+    def pieces(self):
+        return Kinked(jnp.asarray(self.high)[None], ends=True)
 
 
 @pytree_dataclass

@@ -5,6 +5,7 @@ so exact. `Unlike` is one law for each of independent workers; its expectations 
 is drawn from (`solvers.sample_average`).
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,14 +19,63 @@ from bcgc_jax._pytree import check, pytree_dataclass
 from bcgc_jax.laws.atoms import Empirical
 from bcgc_jax.laws.base import Law
 
+NO_EXACT_ANSWER = (
+    "independent workers that are not alike have no exact expectation: use solve or simulate_runtime "
+    "with a key, or take draws as the law: Rows(law.draw_rows(key, 10_000))"
+)
+
+
+class JointLaw:
+    """What a law of all N times of an iteration offers; `Problem` makes an `Iteration` of it.
+
+    A subclass is a `pytree_dataclass` with `width`, `draw_rows`, `sample`, `pooled`, `mean` and `infimum`.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name, static in {"draw_rows": ("num_draws",), "sample": ("shape", "dtype")}.items():
+            setattr(cls, name, jax.jit(getattr(cls, name), static_argnames=static))
+
+    def width(self) -> int:
+        """N."""
+        raise NotImplementedError
+
+    def draw_rows(self, key: Array, num_draws: int) -> Array:
+        """Draws of an iteration's times, slowest first, `[num_draws, N]`."""
+        raise NotImplementedError
+
+    def sample(self, key: Array, shape: tuple[int, ...], dtype: Any = float) -> Array:
+        """Cycle times of iterations; `shape` ends with N."""
+        raise NotImplementedError
+
+    def pooled(self) -> Law:
+        """The law of all times together, workers taken as alike."""
+        raise NotImplementedError
+
+    def of_workers(self, members: Sequence[int]) -> "Law | JointLaw":
+        """The law of these workers alone, where some are lost."""
+        raise NotImplementedError
+
+    def members(self) -> Sequence[Law]:
+        """The laws of the workers, where each has its own."""
+        return ()
+
+    def mean(self) -> Array:
+        """E T of a worker drawn at random."""
+        raise NotImplementedError
+
+    def infimum(self) -> Array:
+        """ess inf of all times."""
+        raise NotImplementedError
+
 
 @pytree_dataclass
-class Rows(Law):
+class Rows(JointLaw):
     r"""Each row of `times`, `[S, N]`, the cycle times of an iteration's N workers, with probability 1/S.
 
     Whatever ties the workers of a row together is kept; which worker is which is not, for a row is sorted,
-    slowest first, on the way in. As the law of one time it is that of all S N together. Raises ValueError for
-    another shape and for times that are not finite and positive.
+    slowest first, on the way in. Raises ValueError for another shape and for times that are not finite and
+    positive.
 
     >>> law = Rows([[1.0, 3.0], [5.0, 2.0]])
     >>> law.times.tolist(), float(law.mean())
@@ -48,9 +98,6 @@ class Rows(Law):
     def width(self):
         return jnp.shape(self.times)[-1]
 
-    def rows(self) -> Array:
-        return jnp.asarray(self.times)
-
     def draw_rows(self, key, num_draws):
         times = jnp.asarray(self.times)
         return times[jax.random.randint(key, (num_draws,), 0, len(times))]
@@ -60,15 +107,13 @@ class Rows(Law):
         _check_shape(shape, self.width())
         return self.draw_rows(key, int(np.prod(shape[:-1]))).reshape(shape).astype(dtype)
 
+    def of_workers(self, members):
+        warnings.warn("Rows do not know one worker from another: planned as if independent", stacklevel=2)
+        return self.pooled()
+
     def pooled(self) -> Empirical:
         """The law of all times together, workers taken as alike."""
-        return Empirical(self.rows())
-
-    def cumulative_hazard(self, t):
-        return self.pooled().cumulative_hazard(t)
-
-    def inverse_cumulative_hazard(self, a):
-        return self.pooled().inverse_cumulative_hazard(a)
+        return Empirical(jnp.asarray(self.times))
 
     def mean(self):
         return jnp.mean(jnp.asarray(self.times))
@@ -76,21 +121,15 @@ class Rows(Law):
     def infimum(self):
         return jnp.min(jnp.asarray(self.times))
 
-    def kinks(self):
-        return self.pooled().kinks()
-
-    def atomic(self):
-        return True
-
 
 @pytree_dataclass
-class Unlike(Law):
+class Unlike(JointLaw):
     r"""Independent workers, each with a law of its own: `laws`, one for each of the N.
 
     Laws of one class are drawn together, so that N of them compile as fast as one. Raises ValueError for
     anything that is no law of a single worker.
 
-    >>> from bcgc_jax.laws.families import Pareto, Uniform
+    >>> from bcgc_jax.laws import Pareto, Uniform
     >>> law = Unlike([Uniform(1.0, 2.0), Uniform(4.0, 5.0), Pareto(scale=8.0, shape=20.0)])
     >>> jnp.floor(law.draw_rows(jax.random.key(0), 2)).tolist()
     [[8.0, 4.0, 1.0], [8.0, 4.0, 1.0]]
@@ -103,7 +142,7 @@ class Unlike(Law):
         if not laws:
             raise ValueError("laws is empty: workers that are not alike need a law each")
         for law in laws:
-            if not isinstance(law, Law) or law.width() is not None:
+            if not isinstance(law, Law):
                 raise ValueError(
                     f"each worker needs a law of its own, such as ShiftedExponential, got {law!r}"
                 )
@@ -112,11 +151,14 @@ class Unlike(Law):
     def width(self):
         return len(self.laws)
 
-    def rows(self):
-        raise ValueError(
-            "independent workers that are not alike have no exact expectation: use solve or simulate_runtime "
-            "with a key, or take draws as the law: Rows(law.draw_rows(key, 10_000))"
-        )
+    def pooled(self):
+        raise ValueError(NO_EXACT_ANSWER)
+
+    def of_workers(self, members):
+        return Unlike([self.laws[worker] for worker in members])
+
+    def members(self):
+        return self.laws
 
     def draw_rows(self, key, num_draws):
         times = self.sample(key, (num_draws, len(self.laws)))
@@ -142,12 +184,6 @@ class Unlike(Law):
             return law.with_fast_inverse().inverse_cumulative_hazard(a)
 
         return jax.vmap(invert, in_axes=(0, -1), out_axes=-1)(laws, a[..., np.array(workers)])
-
-    def cumulative_hazard(self, t):
-        return self.rows()
-
-    def inverse_cumulative_hazard(self, a):
-        return self.rows()
 
     def mean(self):
         return jnp.mean(jnp.stack([jnp.asarray(law.mean()) for law in self.laws]))

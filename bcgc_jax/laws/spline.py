@@ -6,7 +6,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import pytree_dataclass
-from bcgc_jax.laws.families import Law
+from bcgc_jax.laws.base import Kinked, Law
 
 
 @pytree_dataclass
@@ -72,9 +72,6 @@ class HazardSpline(Law):
     def infimum(self):
         return self.times[0]
 
-    def kinks(self):
+    def pieces(self):
         # Once differentiable only.
-        return self.times[1:]
-
-    def ends(self):
-        return False
+        return Kinked(self.times[1:], ends=False)

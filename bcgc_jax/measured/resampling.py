@@ -9,6 +9,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import check
+from bcgc_jax.iterations import Sampled
 from bcgc_jax.laws import Rows
 from bcgc_jax.order_statistics import max_finish_time
 from bcgc_jax.problem import Problem
@@ -52,10 +53,9 @@ def _interval(
     num_replicates: int,
     block: int | None,
 ) -> tuple[Array, Array]:
-    rows = problem.cycle_time.rows()
-    assert rows is not None
+    assert isinstance(problem.iteration, Sampled)
     x = as_partition(problem, partition)
-    runtimes = problem.scale * max_finish_time(load_of(problem, x), rows.astype(x.dtype))
+    runtimes = problem.scale * max_finish_time(load_of(problem, x), problem.iteration.times.astype(x.dtype))
     means = resampled_means(key, runtimes, num_replicates=num_replicates, block=block)
     low, high = jnp.quantile(means, jnp.stack([(1 - confidence) / 2, (1 + confidence) / 2]))
     return low, high

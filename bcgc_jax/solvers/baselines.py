@@ -1,7 +1,6 @@
 r"""The schemes that block coordinate coding is compared with, each as its authors define it."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +8,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax.expectation import NUM_NODES, Expectation, integrate, marks, quadrature
-from bcgc_jax.laws import Law
-from bcgc_jax.laws.atoms import atoms_of
-from bcgc_jax.order_statistics import all_rows, expected_order_statistics
+from bcgc_jax.expectation import Expectation
+from bcgc_jax.laws import Atomic, JointLaw, Law
+from bcgc_jax.laws.atoms import mass_of
 from bcgc_jax.problem import Problem
 
 # Levels of partial stragglers at a time.
@@ -27,9 +25,7 @@ def single_level_partition(problem: Problem, level: ArrayLike) -> Array:
 
 def single_block_partition(problem: Problem) -> Array:
     r"""The best single level, argmin_s (s+1) E T_(N-s)."""
-    times = expected_order_statistics(
-        problem.cycle_time, problem.num_workers, max_workers=problem.max_workers
-    )
+    times = problem.iteration.expected_order_statistics()
     cost = jnp.where(problem.exists, jnp.arange(1, problem.max_workers + 1) * times, jnp.inf)
     return single_level_partition(problem, jnp.argmin(cost))
 
@@ -81,13 +77,15 @@ def ferdinand_partition(problem: Problem, num_layers: ArrayLike) -> tuple[Array,
 
 
 @jax.jit
-def straggler_ratio(law: Law) -> Array:
+def straggler_ratio(law: Law | JointLaw) -> Array:
     r"""E[T | T > median] / E[T | T ≤ median], the α of partial stragglers in Tandon et al. 2017.
 
     (1 + ln 2)/(1 - ln 2) = 5.52 for an exponential. An atom at the median counts in both halves.
     """
-    if law.atomic():
-        atoms, mass = atoms_of(law)
+    law = law.pooled()
+    pieces = law.pieces()
+    if isinstance(pieces, Atomic):
+        atoms, mass = pieces.times, mass_of(law, pieces.times)
         share = jnp.diff(jnp.clip(jnp.cumsum(mass), 0, 0.5), prepend=0.0)
         low = jnp.sum(jnp.where(share > 0, atoms * jnp.where(share > 0, share, 1), 0))
         return (law.mean() - low) / low
@@ -114,27 +112,15 @@ def tandon_partial_runtime(problem: Problem, alpha: ArrayLike | None = None) -> 
     τ(s) = (M b L / N) (s+1)/(s+α) max{α T_(N-s), T_(N)}, s = 1…N-1: an uncoded part and a part coded at
     level s. `alpha` is the law's `straggler_ratio` by default; the paper's figures use 6.
     """
-    law, workers = problem.cycle_time, problem.num_workers
+    law, workers = problem.iteration.pooled(), problem.num_workers
     alpha = jnp.asarray(straggler_ratio(law) if alpha is None else alpha, problem.dtype)
     if problem.max_workers == 1:
         nothing = jnp.asarray(jnp.inf, problem.dtype)
         return Expectation(nothing, jnp.zeros_like(nothing)), jnp.asarray(0)
     s = np.arange(1, problem.max_workers)
-    rows = all_rows(law, workers, problem.max_workers)
-    if rows is None:
-        law = law.with_fast_inverse()
-        # Whole batches: a rest would be compiled once more.
-        batch = min(s.size, _BATCH)
-        levels = np.resize(s, (-(-s.size // batch), batch))
-        at = jax.vmap(
-            lambda s: _partial_stragglers(law, alpha, s, workers, problem.max_workers, problem.dtype)
-        )
-        result = jax.tree.map(lambda a: a.ravel()[: s.size], jax.lax.map(at, jnp.asarray(levels)))
-        weight = (s + 1) / (s + alpha)
-        result = Expectation(weight * result.value, weight * result.error)
-    else:
-        mean = jnp.mean(jnp.maximum(alpha * rows, rows[:, :1]), axis=0)[1:].astype(problem.dtype)
-        result = Expectation(jnp.asarray((s + 1) / (s + alpha) * mean), jnp.zeros_like(mean))
+    weight = jnp.asarray((s + 1) / (s + alpha), problem.dtype)
+    found = problem.iteration.expected_larger(alpha)
+    result = Expectation(weight * found.value, weight * found.error)
     value = jnp.where(s < workers, result.value, jnp.inf)
     best = jnp.argmin(value)
     unit = problem.scale * problem.total
@@ -143,54 +129,8 @@ def tandon_partial_runtime(problem: Problem, alpha: ArrayLike | None = None) -> 
     return Expectation(unit * value, unit * result.error[best]), best + 1
 
 
-def _partial_stragglers(
-    law: Law, alpha: Array, s: Array, num_workers: ArrayLike, size: int, dtype: Any
-) -> Expectation:
-    """E max(α T_(N-s), T_(N))."""
-    workers, m = jnp.asarray(num_workers), np.arange(size + 1)
-    load = jnp.where(np.arange(size) < s, 1, alpha).astype(dtype)
-    known = marks(law, load, workers)
-    nodes = quadrature(law, known, load, NUM_NODES)
-    # 1 - F(t)^N P(at most s of N are above t/α | all are below t), without the cancellation.
-    whole, part = law.cumulative_hazard(nodes.times), law.cumulative_hazard(nodes.times / alpha)
-    late = jnp.clip((jnp.exp(-part) - jnp.exp(-whole)) / -jnp.expm1(-whole), 0, 1)
-    late = jnp.where(whole > 0, late, 1)[:, None]
-    log_all = workers * jnp.log(-jnp.expm1(-whole))
-    tiny = jnp.finfo(dtype).tiny
-    log_late, log_early = jnp.log(jnp.maximum(late, tiny)), jnp.log(jnp.maximum(1 - late, tiny))
-    log_term = known.log_choices + m * log_late + jnp.maximum(workers - m, 0) * log_early
-    more = jnp.sum(jnp.where(m > s, jnp.exp(log_term), 0), axis=1)
-    return integrate(nodes, -jnp.expm1(log_all) + jnp.exp(log_all) * more)
-
-
 @jax.jit
 def runtime_limit(problem: Problem) -> Array:
-    r"""E[M b L / Σ_n 1/T_n]: perfectly divisible work of which every cycle counts; no scheme beats it.
-
-    E[1/S] = ∫₀^∞ (E e^{-u/T})^N du, S = Σ 1/T_n: two nested trapezoid rules; over `Rows` a plain mean.
-    """
-    law, workers = problem.cycle_time, problem.num_workers
+    r"""E[M b L / Σ_n 1/T_n]: perfectly divisible work of which every cycle counts; no scheme beats it."""
     unit = problem.total * problem.num_samples * problem.cycles
-    rows = all_rows(law, workers, problem.max_workers)
-    if rows is not None:
-        return unit * jnp.mean(1 / jnp.sum(1 / rows, axis=1))
-    if law.atomic():
-        times, mass = atoms_of(law)
-    else:
-        z = jnp.linspace(-36.0, 36.0, 769) if problem.dtype == jnp.float64 else jnp.linspace(-16.0, 60.0, 769)
-        mass = jax.nn.softmax(-jax.nn.softplus(z) - jax.nn.softplus(-z))  # density of logit U
-        times = law.inverse_cumulative_hazard(jax.nn.softplus(z))
-    speed = jnp.where(jnp.isinf(times), 0, 1 / times)
-    median = law.inverse_cumulative_hazard(jnp.log(2.0))
-    typical = jnp.where(jnp.isinf(median), law.infimum(), median)
-    pace = jnp.sum(mass * jnp.minimum(speed, 1e3 / typical))
-    panels, low, high = 520, -40.0, 12.0
-    u = jnp.exp(jnp.linspace(low, high, panels + 1)) / (pace * workers)
-    term = u * jnp.exp(workers * jnp.log(jnp.exp(-u[:, None] * speed) @ mass))
-    # Beyond the far end a power of u is left for a heavy tail, a geometric series here. Where that does
-    # not decay, the mean is infinite, or the gradient is never finished with positive probability.
-    ratio = term[-1] / jnp.where(term[-2] > 0, term[-2], 1)
-    decays = ratio < 1 - 1e-4
-    rest = jnp.where(decays, term[-1] * ratio / (1 - jnp.where(decays, ratio, 0)), jnp.inf)
-    integral = (jnp.sum(term) + rest) * ((high - low) / panels)
-    return unit * integral
+    return unit * problem.iteration.expected_shared_time(problem.dtype)

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from bcgc_jax.order_statistics import expected_order_statistics
 from bcgc_jax.problem import Problem
 
 
@@ -38,10 +37,7 @@ def time_partition(problem: Problem) -> Array:
     >>> time_partition(problem)[:3].round().tolist()  # Fig. 3 prints 5696, 1076, 609
     [5697.0, 1076.0, 609.0]
     """
-    times = expected_order_statistics(
-        problem.cycle_time, problem.num_workers, max_workers=problem.max_workers
-    )
-    return partition_for_times(problem, times)
+    return partition_for_times(problem, problem.iteration.expected_order_statistics())
 
 
 @jax.jit
@@ -53,7 +49,5 @@ def frequency_partition(problem: Problem) -> Array:
     >>> frequency_partition(problem)[:3].round().tolist()  # Fig. 3 prints 5521, 939, 549
     [5519.0, 939.0, 549.0]
     """
-    rates = expected_order_statistics(
-        problem.cycle_time, problem.num_workers, jnp.reciprocal, max_workers=problem.max_workers
-    )
+    rates = problem.iteration.expected_order_statistics(jnp.reciprocal)
     return partition_for_times(problem, jnp.where(jnp.isinf(rates), 0, 1 / rates))

@@ -16,17 +16,15 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax.crossing import crossing_probability
-from bcgc_jax.expectation import exceedance, log_choices
-from bcgc_jax.laws import Law
-from bcgc_jax.laws.atoms import atoms_of
-from bcgc_jax.order_statistics import all_rows, max_finish_time
 from bcgc_jax.partitions import cumulative_load, project_partition
 from bcgc_jax.problem import Problem, Status
-from bcgc_jax.solvers.closed_form import frequency_partition, time_partition
-from bcgc_jax.solvers.optimal import optimal_partition
+from bcgc_jax.solvers.closed_form import partition_for_times
 
-STARTS = ("time", "frequency", "optimal", "harmonic", "full replication", "single level")
+# Of 600 problems (five families, N = 3 … 24, deadlines of 0.45 to 3 expected runtimes) these reach the best
+# of eleven starts in 98 %, at worst 4e-4 below; with x^(t), x^(f) and the optimum in place of the first five,
+# two seconds more to compile, it is 98 % and 3e-3.
+_DEVIATIONS = (-1.5, -1.0, 0.0, 1.0, 2.0)
+STARTS = (*(f"typical times {sigma:+g} σ" for sigma in _DEVIATIONS), "harmonic", "single level")
 # Values remembered by the line search, which may rise for a while; its slope; bounds of the step size.
 _MEMORY, _SUFFICIENT, _SHORTEST, _LONGEST = 10, 1e-4, 1e-8, 1e4
 
@@ -48,6 +46,7 @@ class CompletionResult(NamedTuple):
     num_steps: Array
 
 
+@functools.partial(jax.jit, static_argnames="max_steps")
 def completion_partition(
     problem: Problem, deadline: ArrayLike, *, tolerance: ArrayLike = 1e-6, max_steps: int = 2000
 ) -> CompletionResult:
@@ -62,32 +61,14 @@ def completion_partition(
     >>> bool(result.probability >= result.probabilities.max()), int(result.status)
     (True, 0)
     """
-    # Programs that other methods have too.
-    planned = (
-        time_partition(problem),
-        frequency_partition(problem),
-        optimal_partition(problem, np.ones(problem.max_workers, bool), tolerance=1e-4).partition,
-    )
-    return _ascend(problem, planned, deadline, tolerance, max_steps=max_steps)
-
-
-@functools.partial(jax.jit, static_argnames="max_steps")
-def _ascend(
-    problem: Problem,
-    planned: tuple[Array, ...],
-    deadline: ArrayLike,
-    tolerance: ArrayLike,
-    *,
-    max_steps: int,
-) -> CompletionResult:
-    law, workers, total = problem.cycle_time, problem.num_workers, problem.total
+    iteration, workers, total = problem.iteration, problem.num_workers, problem.total
     t = jnp.asarray(deadline, problem.dtype) / (problem.scale * total)
 
     def late(share: Array) -> Array:
-        return exceedance(law, cumulative_load(share), workers, t)
+        return iteration.exceedance(cumulative_load(share), t)
 
     def log_odds(share: Array, spread: Array) -> Array:
-        q = _late_smoothly(law, cumulative_load(share), workers, t, spread)
+        q = iteration.smoothed_exceedance(cumulative_load(share), t, spread)
         # 1 - q is rounded where completion is improbable, but then it is the larger that counts.
         return jnp.log(jnp.maximum(q, _tiny(q))) - jnp.log(jnp.maximum(1 - q, _tiny(q)))
 
@@ -101,21 +82,14 @@ def _ascend(
             )
             return found.point, (found.value, found.residual, found.num_steps)
 
-        spreads = jnp.asarray(_SPREADS if law.atomic() else (0.0,), problem.dtype)
+        spreads = jnp.asarray(_SPREADS if iteration.polyhedral else (0.0,), problem.dtype)
         share, (values, residuals, steps) = jax.lax.scan(stage, share, spreads)
         return share, values[-1], residuals[-1], jnp.sum(steps)
 
-    level = np.arange(problem.max_workers)
-    harmonic = jnp.where(problem.exists, jnp.asarray(1 / (level + 1.0), problem.dtype), 0)
-    replicated = jnp.where(level == jnp.asarray(workers) - 1, 1.0, 0.0)
-    # The best single level too: with workers that never answer P is flat until a level is empty.
-    late_at = jnp.where(problem.exists, _late_at_single_levels(law, workers, level.size, t), jnp.inf)
-    single = (level == jnp.argmin(late_at)).astype(problem.dtype)
-    starts = (*(x / total for x in planned), harmonic / jnp.sum(harmonic), replicated, single)
-    found = jax.vmap(stages)(jnp.stack([x.astype(problem.dtype) for x in starts]))
+    found = jax.vmap(stages)(_starts(problem, t))
     shares, log_odds_late, residuals, steps = found
     # With atoms, what was minimised is spread.
-    on_time = 1 - jax.lax.map(late, shares) if law.atomic() else jax.nn.sigmoid(-log_odds_late)
+    on_time = 1 - jax.lax.map(late, shares) if iteration.polyhedral else jax.nn.sigmoid(-log_odds_late)
     probabilities = jnp.clip(on_time, 0, 1)
     best = jnp.argmax(probabilities)
     status = jnp.where(residuals[best] <= tolerance, int(Status.CONVERGED), int(Status.STEP_LIMIT))
@@ -124,36 +98,24 @@ def _ascend(
     )
 
 
-def _late_at_single_levels(law: Law, num_workers: ArrayLike, size: int, t: Array) -> Array:
-    """P((n+1) T_(N-n) > t), `[size]`: more than n of N workers are later than t / (n+1)."""
-    n, m = np.arange(size), np.arange(size + 1)
-    rows = all_rows(law, num_workers, size)
-    if rows is not None:
-        return jnp.mean((n + 1) * rows > t, axis=0).astype(t.dtype)
-    hazard = law.cumulative_hazard(t / (n + 1.0))[:, None]
-    early = jnp.log(jnp.maximum(-jnp.expm1(-hazard), _tiny(t)))
-    some = jnp.maximum(m, 1) * hazard  # m > n ≥ 0
-    log_term = log_choices(hazard[:, 0], num_workers) - some + jnp.maximum(num_workers - m, 0) * early
-    return jnp.sum(jnp.where(m > n[:, None], jnp.exp(log_term), 0), axis=1)
+def _starts(problem: Problem, t: Array) -> Array:
+    """Shares to begin with, `[len(STARTS), max_workers]`."""
+    iteration, level = problem.iteration, np.arange(problem.max_workers)
+    times = iteration.typical_times(_DEVIATIONS)
+    planned = jax.vmap(partition_for_times, (None, 0))(problem, times) / problem.total
+    harmonic = jnp.where(problem.exists, jnp.asarray(1 / (level + 1.0), problem.dtype), 0)
+    # The best single level too: with workers that never answer P is flat until a level is empty.
+    late = jnp.where(problem.exists, iteration.order_survival(t / (level + 1.0)), jnp.inf)
+    single = level == jnp.argmin(late)
+    harmonic = harmonic / jnp.sum(harmonic)
+    # No level is ever finished at times that are infinite.
+    planned = jnp.where(jnp.isfinite(planned), planned, harmonic)
+    others = jnp.stack([harmonic, single])
+    return jnp.concatenate([planned, others]).astype(problem.dtype)
 
 
 def _tiny(q: Array) -> float:
     return float(jnp.finfo(q.dtype).tiny)
-
-
-def _late_smoothly(law: Law, load: Array, num_workers: ArrayLike, t: Array, spread: Array) -> Array:
-    """P(max > t), with a law's atoms spread by e^±`spread`."""
-    if not law.atomic():
-        return exceedance(law, load, num_workers, t)
-    rows = all_rows(law, num_workers, load.size)
-    if rows is not None:
-        log_finish = jnp.log(max_finish_time(load, rows.astype(load.dtype)))
-        return jnp.mean(jax.nn.sigmoid((log_finish - jnp.log(t)) / spread))
-    atoms, mass = atoms_of(law)
-    log_threshold = jnp.log(t) - jnp.log(jnp.where(load > 0, load, 1))
-    slow = mass * jax.nn.sigmoid((jnp.log(atoms) - log_threshold[:, None]) / spread)
-    survival = jnp.where(load > 0, jnp.maximum(jnp.sum(slow, axis=1), _tiny(load)), _tiny(load))
-    return crossing_probability(-jnp.log(survival), num_workers)
 
 
 class SpectralResult(NamedTuple):

@@ -22,11 +22,11 @@ from jax.typing import ArrayLike
 from bcgc_jax.expectation import (
     Expectation,
     Marks,
-    expected_max,
     marks,
     with_rounding,
 )
-from bcgc_jax.laws import Law
+from bcgc_jax.iterations import Independent, Iteration
+from bcgc_jax.laws import Law, Smooth
 from bcgc_jax.linear_algebra import solve_positive
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solvers.cutting_plane import cutting_plane
@@ -71,8 +71,18 @@ class OptimalResult(NamedTuple):
 _START, _STEP, _CHECK, _DONE = range(4)
 
 
+class _Shares(NamedTuple):
+    """What a problem is on the unit simplex of the levels: load = loads @ x."""
+
+    workers: Array
+    levels: Array
+    num_levels: Array
+    loads: Array
+    tolerance: Array
+
+
 class _Given(NamedTuple):
-    """What a problem is for Newton's method; load = loads @ x on the unit simplex of the levels."""
+    """The same for Newton's method."""
 
     law: Law
     marks: Marks
@@ -150,28 +160,16 @@ def optimal_partition(
     (0, 100.0, 0.0)
     """
     levels = problem.exists & jnp.asarray(levels)
-    given, start = _prepare(problem, levels, jnp.asarray(tolerance, problem.dtype))
-    total = problem.total
-    unit = problem.scale * total
-    if given.law.atomic():
-
-        def evaluate(share: Array) -> tuple[Array, Array]:
-            return jax.value_and_grad(
-                lambda u: expected_max(given.law, given.loads @ u, given.workers).value
-            )(share)
-
-        resolved = _POLYHEDRAL if problem.dtype == jnp.float64 else _POLYHEDRAL_SINGLE
-        tolerance = jnp.maximum(given.tolerance, resolved)
-        found = cutting_plane(evaluate, start, given.levels, tolerance=tolerance, max_cuts=_MAX_CUTS)
-        met = found.value - found.lower_bound <= tolerance * found.value
-        return OptimalResult(
-            found.share * total,
-            unit * found.value,
-            0 * found.value,
-            unit * found.lower_bound,
-            jnp.where(met, int(Status.CONVERGED), int(Status.STEP_LIMIT)),
-            found.num_cuts,
-        )
+    tolerance = jnp.asarray(tolerance, problem.dtype)
+    iteration = problem.iteration
+    if iteration.polyhedral:
+        return _by_cuts(problem, iteration, levels, tolerance)
+    assert isinstance(iteration, Independent)
+    law = iteration.law.with_fast_inverse()
+    known = marks(law, jnp.ones(levels.size, problem.dtype), jnp.asarray(problem.num_workers))
+    given = _Given(law, known, *_in_unit_shares(problem, levels, tolerance))
+    start = _start(given, known.times[2])
+    unit = problem.scale * problem.total
     finite = jnp.isfinite(given.law.mean())
     first = _Evaluating(_first(given, start, finite), jnp.asarray(0), no_sums(start))
     done, steps, x, numbers = loop(
@@ -187,34 +185,53 @@ def optimal_partition(
     value, error, bound = unit * numbers
     value, error = with_rounding(x, Expectation(value, error))
     value = jnp.where(finite, value, jnp.inf)
-    return OptimalResult(x * total, value, error, bound, status, steps)
+    return OptimalResult(x * problem.total, value, error, bound, status, steps)
 
 
-def _prepare(problem: Problem, levels: Array, tolerance: Array) -> tuple[_Given, Array]:
-    """What Newton's method or the cutting planes work with, and where on the unit simplex they start.
+def _by_cuts(problem: Problem, iteration: Iteration, levels: Array, tolerance: Array) -> OptimalResult:
+    """The least of a polyhedral f, by cutting planes."""
+    share = _in_unit_shares(problem, levels, tolerance)
+    start = _start(share, iteration.typical_times((0.0,))[0].astype(problem.dtype))
+    total, unit = problem.total, problem.scale * problem.total
 
-    The start is the closed form for the typical times of the levels (Theorem 2, without its limits), moved
-    inside.
-    """
-    law, dtype, size = problem.cycle_time.with_fast_inverse(), problem.dtype, levels.size
-    workers, level = jnp.asarray(problem.num_workers), np.arange(size)
-    count = jnp.sum(levels).astype(dtype)
+    def evaluate(u: Array) -> tuple[Array, Array]:
+        return jax.value_and_grad(lambda u: iteration.expected_max(share.loads @ u).value)(u)
+
+    resolved = _POLYHEDRAL if problem.dtype == jnp.float64 else _POLYHEDRAL_SINGLE
+    tolerance = jnp.maximum(share.tolerance, resolved)
+    found = cutting_plane(evaluate, start, levels, tolerance=tolerance, max_cuts=_MAX_CUTS)
+    met = found.value - found.lower_bound <= tolerance * found.value
+    return OptimalResult(
+        found.share * total,
+        unit * found.value,
+        0 * found.value,
+        unit * found.lower_bound,
+        jnp.where(met, int(Status.CONVERGED), int(Status.STEP_LIMIT)),
+        found.num_cuts,
+    )
+
+
+def _in_unit_shares(problem: Problem, levels: Array, tolerance: Array) -> _Shares:
+    dtype, size = problem.dtype, levels.size
+    level = np.arange(size)
     # Steps beyond the working precision only wander.
     tolerance = jnp.maximum(tolerance, (64 + 8 * size) * jnp.finfo(dtype).eps)
     loads = np.tri(size) * jnp.where(levels, level + 1, 0)
     if problem.setup_cycles is not None:  # the highest level in use pays setup for each of its subsets
         highest = jax.lax.cummax(jnp.where(levels, level + 1, 0))
         loads = loads + (problem.setup_load / problem.total * highest)[:, None]
-    one = jnp.ones(size, dtype)
-    # Measured rows have cutting planes alone, which start anywhere.
-    anything = Marks(jnp.tile(one, (4, 1)), one[0], one)
-    known = marks(law, one, workers) if law.rows() is None else anything
-    share = jnp.diff(1 / known.times[2], prepend=np.zeros(1, dtype)) / (level + 1).astype(dtype)
+    count = jnp.sum(levels).astype(dtype)
+    return _Shares(jnp.asarray(problem.num_workers), levels, count, jnp.asarray(loads, dtype), tolerance)
+
+
+def _start(given: "_Given | _Shares", times: Array) -> Array:
+    """The closed form for the typical `times` of the levels (Theorem 2, without its limits), moved inside."""
+    dtype, levels = times.dtype, given.levels
+    share = jnp.diff(1 / times, prepend=np.zeros(1, dtype)) / np.arange(1, times.size + 1).astype(dtype)
     share = jnp.where(levels & (share > 0) & (share < jnp.inf), share, 0)
-    start = 0.9 * share / jnp.maximum(jnp.sum(share), jnp.finfo(dtype).tiny) + 0.1 / count
+    start = 0.9 * share / jnp.maximum(jnp.sum(share), jnp.finfo(dtype).tiny) + 0.1 / given.num_levels
     start = jnp.where(levels, start, 0)
-    given = _Given(law, known, workers, levels, count, jnp.asarray(loads, dtype), tolerance)
-    return given, start / jnp.sum(start)
+    return start / jnp.sum(start)
 
 
 def _first(given: _Given, start: Array, finite_mean: Array) -> _Iterate:
@@ -310,7 +327,7 @@ def _decide(given: _Given, s: _Iterate, f: Expansion) -> _Iterate:
         z, barrier = _multipliers(given, s, x)
         dx, descent, length = _direction(given, x, z, barrier, f.slope / unit, f.hessian / unit)
         step = after == _STEP
-        finer = _FINER_WITH_KINKS if given.law.kinks().size else _FINER
+        finer = _FINER_WITH_KINKS if not isinstance(given.law.pieces(), Smooth) else _FINER
         refine = jnp.where(after == _CHECK, finer * count.refine, count.refine)
         counts = _Counts(after, count.steps + (count.round == _STEP), refine, jnp.zeros_like(refine))
         length, descent = jnp.where(step, length, 1), jnp.where(step, descent, 0)
@@ -324,7 +341,7 @@ def _verdict(given: _Given, count: _Counts, at: _Numbers, total: Array, at_x: Ar
     """What the next round does, and whether it rather is this step again, shorter."""
     value, error, least, objective, logs, _ = at_x
     met = least * total >= (1 - given.tolerance) * value
-    if given.law.kinks().size:  # a rule that only confirms another
+    if not isinstance(given.law.pieces(), Smooth):  # a rule that only confirms another
         sure = met & (count.round == _CHECK)
     else:  # the gap with its error
         sure = (count.refine > 1) & (least * total - error >= (1 - given.tolerance) * value)

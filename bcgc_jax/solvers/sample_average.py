@@ -15,6 +15,7 @@ Both rest on the central limit theorem: laws whose variance is infinite need mor
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -23,13 +24,12 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import check
-from bcgc_jax.expectation import Expectation
-from bcgc_jax.laws import Rows
+from bcgc_jax.iterations import Sampled
+from bcgc_jax.laws import JointLaw, Rows
 from bcgc_jax.order_statistics import max_finish_time
 from bcgc_jax.problem import Problem
 from bcgc_jax.runtime import Certificate, as_partition, load_of
 from bcgc_jax.solvers.optimal import optimal_partition
-from bcgc_jax.solvers.schemes import Scheme
 
 # S and K, and the fresh draws they make.
 NUM_DRAWS, NUM_REPLICATIONS = 4096, 16
@@ -56,6 +56,7 @@ def draw_problems(
 @functools.partial(jax.jit, static_argnames="sizes")
 def _draw(key: Array, problem: Problem, sizes: tuple[int, ...]) -> list[Rows]:
     law = problem.cycle_time
+    assert isinstance(law, JointLaw)
     shapes = [(size, problem.max_workers) for size in sizes]
     return [Rows(law.sample(k, s)) for k, s in zip(jax.random.split(key, len(sizes)), shapes, strict=True)]
 
@@ -67,8 +68,7 @@ def judge(fresh: Problem, partition: ArrayLike, levels: ArrayLike) -> Certificat
     The draws must be independent of x.
     """
     x = as_partition(fresh, partition)
-    rows = fresh.cycle_time.rows()
-    assert rows is not None
+    rows = _times(fresh)
 
     def runtime(x: Array, row: Array) -> Array:
         return fresh.scale * max_finish_time(load_of(fresh, x), row)
@@ -87,8 +87,7 @@ def judge_optimum(
 ) -> Certificate:
     r"""The same for an optimum over the `levels`, by the optima of K equal parts of the fresh draws."""
     x = as_partition(fresh, partition)
-    rows = fresh.cycle_time.rows()
-    assert rows is not None
+    rows = _times(fresh)
     mean, error = _mean(fresh.scale * max_finish_time(load_of(fresh, x), rows.astype(x.dtype)))
 
     def bound(rows: Array) -> Array:
@@ -100,20 +99,20 @@ def judge_optimum(
     return _certificate(mean, error, below - student_quantile(num_replications - 1) * deviation)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def judge_scheme(fresh: Problem, scheme: Scheme, num_replications: int, **options: ArrayLike) -> Expectation:
-    """The mean of a scheme that is no partition, and its standard error from K parts of the fresh draws."""
-    assert scheme.expectation is not None
-    expectation = functools.partial(scheme.expectation, key=None, **options)
-    rows = fresh.cycle_time.rows()
-    assert rows is not None
+def error_of_parts(fresh: Problem, num_replications: int, value: Callable[[Problem], Array]) -> Array:
+    """The standard error of the mean of `value` over K equal parts of the fresh draws."""
+    rows = _times(fresh)
 
-    def value(rows: Array) -> Array:
-        part = dataclasses.replace(fresh, cycle_time=Rows(rows))  # type: ignore[type-var]
-        return expectation(part).value
+    def one(rows: Array) -> Array:
+        return value(dataclasses.replace(fresh, cycle_time=Rows(rows)))  # type: ignore[type-var]
 
-    parts = jax.lax.map(value, rows.reshape(num_replications, -1, rows.shape[-1]))
-    return Expectation(expectation(fresh).value, _mean(parts)[1])
+    return _mean(jax.lax.map(one, rows.reshape(num_replications, -1, rows.shape[-1])))[1]
+
+
+def _times(fresh: Problem) -> Array:
+    iteration = fresh.iteration
+    assert isinstance(iteration, Sampled)
+    return iteration.times
 
 
 def student_quantile(degrees: int) -> float:

@@ -1,23 +1,25 @@
-r"""The schemes that `solve` knows by name, and how to add one.
+r"""Schemes: rules that need no search, the package's own and a user's.
 
-A scheme is a rule that needs no search: a function from a problem to a partition or to the levels of the
-coordinates, or, where it is no partition, a function from sorted cycle times to a runtime.
+A scheme is a function from a problem to a partition or to the levels of the coordinates, or, where it is no
+partition, a function from sorted cycle times to a runtime.
 """
 
 import dataclasses
 import inspect
+import os
 import re
+import runpy
 import types
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from bcgc_jax.expectation import Expectation
-from bcgc_jax.order_statistics import sorted_cycle_times
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers import baselines, closed_form
 
@@ -25,25 +27,153 @@ from bcgc_jax.solvers import baselines, closed_form
 NUM_DRAWS, _BATCH = 2**17, 2**12
 
 
-@dataclasses.dataclass(frozen=True)
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True, eq=False)
 class Scheme:
-    """A named rule; either `partition` or `expectation` is there. Hashable: static under `jit`.
+    r"""A rule of one's own, for `solve`, `Sweep`, the command line, the figures and the benchmarks.
 
-    Attributes:
-      name: what `solve` and the command line call it.
-      label: what figures call it.
-      partition: (problem, **options) to x, `[max_workers]`; NaN where the scheme does not exist.
-      expectation: (problem, key, **options) to the expected runtime and its error; NaN likewise.
-      baseline: whether it counts where a plan is compared with the best scheme known before the paper.
-      code: what the function that was added does, so that a sweep does not go on with another one.
+    Args:
+      name: letters, digits and underscores.
+      function: of JAX arrays; it is traced, and under a sweep `problem.num_workers` is too, below the static
+        `problem.max_workers`. By `gives`:
+        "partition": problem to x, `[max_workers]`, Σ x = `problem.total`, 0 for n ≥ N;
+        "levels": (problem, l) to the redundancy levels of the coordinates (or units) l, an array of some of
+        0…L-1;
+        "runtime": (problem, T) to the runtime of one iteration, `[...]`, for cycle times T sorted slowest
+        first, `[..., max_workers]` (beyond N they repeat the law's infimum). Its expectation is that of 2^17
+        draws (`key` of `solve`), `Solution.runtime_error` their standard error;
+        "expectation": (problem, key) to the expected runtime and its error.
+        NaN says that the scheme does not exist for this problem.
+      gives: which of the four.
+      label: for figures; `name` by default.
+      baseline: whether "against the best baseline" may mean this scheme.
+
+    Static under `jit`, by identity: make one and use it again. Raises ValueError for a name that cannot be
+    typed or that is a method of the package.
+
+    >>> def two_blocks(problem):  # half of the coordinates uncoded, half with one straggler to spare
+    ...     level = jnp.arange(problem.max_workers)
+    ...     return jnp.where(level < 2, problem.total / jnp.minimum(problem.num_workers, 2), 0)
+    >>> from bcgc_jax import ShiftedExponential, solve
+    >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=3, num_coordinates=100)
+    >>> solve(problem, Scheme("two_blocks", two_blocks)).rounded.tolist()
+    [50, 50, 0]
     """
 
     name: str
-    label: str
-    partition: Callable[..., Array] | None = None
-    expectation: Callable[..., Expectation] | None = None
+    function: Callable[..., Any]
+    gives: str = "partition"
+    label: str = ""
     baseline: bool = False
-    code: str = ""
+
+    _taken: ClassVar[tuple[str, ...]] = (
+        *("optimal", "deadline", "subgradient", "time", "frequency", "uncoded", "single_block", "tandon"),
+        *("tandon_partial", "ferdinand", "ferdinand_full", "ferdinand_half", "limit"),
+    )
+
+    def __post_init__(self) -> None:
+        if self.gives not in _READINGS:
+            raise ValueError(f'gives must be one of {", ".join(_READINGS)}, got "{self.gives}"')
+        taken = self.name in self._taken
+        if not self.name.isidentifier() or taken:
+            why = "is a method of the package" if taken else "must be letters, digits and underscores"
+            raise ValueError(f'the name of a scheme, "{self.name}", {why}: choose another')
+        object.__setattr__(self, "label", self.label or self.name)
+
+    @property
+    def is_partition(self) -> bool:
+        """Whether it gives a partition, in one way or another."""
+        return self.gives in ("partition", "levels")
+
+    @property
+    def code(self) -> str:
+        """What the function does, so that a sweep does not go on with another one."""
+        return describe_function(self.function)
+
+    def partition(self, problem: Problem) -> Array:
+        """x, `[max_workers]`; NaN where the scheme does not exist."""
+        return _READINGS[self.gives](self, problem)
+
+    def expectation(self, problem: Problem, key: Array | None) -> Expectation:
+        """The expected runtime and its error; NaN likewise."""
+        return _READINGS[self.gives](self, problem, key)
+
+
+def _reading_partition(scheme: Scheme, problem: Problem) -> Array:
+    x = jnp.asarray(scheme.function(problem), problem.dtype)
+    if x.shape != (problem.max_workers,):
+        raise ValueError(
+            f'scheme "{scheme.name}" must give a partition of shape ({problem.max_workers},), one entry for '
+            f"each redundancy level of max_workers, got {x.shape}"
+        )
+    return x
+
+
+def _reading_levels(scheme: Scheme, problem: Problem) -> Array:
+    # A piece at a time, so that L may be traced. Their order is no matter: ascending is best (Lemma 1).
+    def add(i: Array, x: Array) -> Array:
+        unit = i * _BATCH + jnp.arange(_BATCH)
+        levels = jnp.asarray(scheme.function(problem, unit))
+        if levels.shape != unit.shape:
+            raise ValueError(f'scheme "{scheme.name}" must give one level a coordinate, got {levels.shape}')
+        cost = jnp.ones(_BATCH, int)
+        if problem.unit_costs is not None:
+            cost = jnp.asarray(problem.unit_costs, x.dtype).at[unit].get(mode="clip")
+        whole = jnp.where((levels >= 0) & (levels == jnp.floor(levels)), levels, x.size).astype(int)
+        return x.at[whole].add(jnp.where(unit < problem.num_coordinates, cost, 0), mode="drop")
+
+    counts = jnp.zeros(problem.max_workers, int if problem.unit_costs is None else problem.dtype)
+    pieces = (jnp.asarray(problem.num_coordinates, int) + _BATCH - 1) // _BATCH
+    return jax.lax.fori_loop(0, pieces, add, counts).astype(problem.dtype)
+
+
+def _reading_runtime(scheme: Scheme, problem: Problem, key: Array | None) -> Expectation:
+    if key is None:
+        raise ValueError(f'scheme "{scheme.name}" is averaged over draws: pass key=jax.random.key(seed)')
+
+    def batch(key: Array) -> Array:
+        times = problem.iteration.sorted_draws(key, _BATCH, problem.dtype)
+        draws = jnp.asarray(scheme.function(problem, times), problem.dtype)
+        if draws.shape != (_BATCH,):
+            raise ValueError(
+                f'scheme "{scheme.name}" must turn cycle times [..., N] into runtimes [...]: of times '
+                f"{times.shape} it made {draws.shape}"
+            )
+        return jnp.stack([jnp.mean(draws), jnp.var(draws)])
+
+    mean, variance = jax.lax.map(batch, jax.random.split(key, NUM_DRAWS // _BATCH)).T
+    spread = jnp.mean(variance) + jnp.var(mean)
+    return Expectation(jnp.mean(mean), jnp.sqrt(spread / NUM_DRAWS))
+
+
+def _reading_expectation(scheme: Scheme, problem: Problem, key: Array | None) -> Expectation:
+    return scheme.function(problem, key)
+
+
+_READINGS: dict[str, Callable[..., Any]] = {
+    "partition": _reading_partition,
+    "levels": _reading_levels,
+    "runtime": _reading_runtime,
+    "expectation": _reading_expectation,
+}
+
+
+def describe_function(value: Any) -> str:
+    """What a function does, as far as its own code, defaults and closure say; no addresses, no file names."""
+    value = inspect.unwrap(value) if callable(value) else value
+    if isinstance(value, types.FunctionType):
+        closure = [cell.cell_contents for cell in value.__closure__ or ()]
+        return "".join(
+            map(describe_function, (value.__code__, value.__defaults__, value.__kwdefaults__, closure))
+        )
+    if isinstance(value, types.CodeType):
+        return f"{value.co_code.hex()} {value.co_names} {describe_function(value.co_consts)}"
+    if isinstance(value, list | tuple):
+        return "".join(map(describe_function, value))
+    if isinstance(value, np.ndarray | jax.Array):  # of long ones `repr` shows the ends alone
+        array = np.asarray(value)
+        return f"{array.dtype} {array.shape} {array.tobytes().hex()}"
+    return re.sub(r"0x[0-9a-f]+", "", repr(value))
 
 
 def _ferdinand(layers: Callable[[Problem], Array]) -> Callable[..., Array]:
@@ -54,161 +184,50 @@ def _ferdinand(layers: Callable[[Problem], Array]) -> Callable[..., Array]:
     return partition
 
 
-def _tandon_partial(problem: Problem, key: Array | None, **options: Any) -> Expectation:
-    value, error = baselines.tandon_partial_runtime(problem, **options)[0]
-    # One worker has no level to code at.
-    return Expectation(jnp.where(jnp.asarray(problem.num_workers) == 1, jnp.nan, value), error)
-
-
 def _limit(problem: Problem, key: Array | None) -> Expectation:
     value = baselines.runtime_limit(problem)
     return Expectation(value, jnp.zeros_like(value))
 
 
+@jax.tree_util.register_static
+class BuiltIn(Scheme):
+    """One of the package's own."""
+
+    _taken = ()
+
+
 _BUILT_IN = (
-    Scheme("time", "x^(t)", closed_form.time_partition),
-    Scheme("frequency", "x^(f)", closed_form.frequency_partition),
-    Scheme("uncoded", "uncoded", lambda p: baselines.single_level_partition(p, 0), baseline=True),
-    Scheme("single_block", "single block", baselines.single_block_partition, baseline=True),
-    Scheme("tandon_partial", "Tandon et al., partial", expectation=_tandon_partial, baseline=True),
-    Scheme("ferdinand_full", "Ferdinand–Draper, r = L", _ferdinand(lambda p: p.total), baseline=True),
-    Scheme(
+    BuiltIn("time", closed_form.time_partition, label="x^(t)"),
+    BuiltIn("frequency", closed_form.frequency_partition, label="x^(f)"),
+    BuiltIn("uncoded", lambda p: baselines.single_level_partition(p, 0), baseline=True),
+    BuiltIn("single_block", baselines.single_block_partition, label="single block", baseline=True),
+    BuiltIn("ferdinand_full", _ferdinand(lambda p: p.total), label="Ferdinand–Draper, r = L", baseline=True),
+    BuiltIn(
         "ferdinand_half",
-        "Ferdinand–Draper, r = L/2",
         _ferdinand(lambda p: jnp.maximum(jnp.floor(p.total / 2), 1)),
+        label="Ferdinand–Draper, r = L/2",
         baseline=True,
     ),
-    Scheme("limit", "limit of any scheme", expectation=_limit),
+    BuiltIn("limit", _limit, gives="expectation", label="limit of any scheme"),
 )
-_schemes = {scheme.name: scheme for scheme in _BUILT_IN}
-SCHEMES: Mapping[str, Scheme] = MappingProxyType(_schemes)
+SCHEMES: Mapping[str, Scheme] = MappingProxyType({scheme.name: scheme for scheme in _BUILT_IN})
 
 
-def added_schemes() -> tuple[str, ...]:
-    """Names of the schemes that `register_scheme` has added, in order."""
-    return tuple(_schemes)[len(_BUILT_IN) :]
-
-
-def register_scheme(
-    name: str,
-    function: Callable[..., Any],
-    *,
-    gives: str = "partition",
-    label: str = "",
-    baseline: bool = False,
-) -> None:
-    r"""Add a scheme to `solve`, `sweep`, the command line, the figures and the benchmarks, as `name`.
-
-    Args:
-      name: letters, digits and underscores; a name that was added before is replaced.
-      function: of JAX arrays; it is traced, and under a sweep `problem.num_workers` is too, below the static
-        `problem.max_workers`. By `gives`:
-        "partition": problem to x, `[max_workers]`, Σ x = `problem.total`, 0 for n ≥ N;
-        "levels": (problem, l) to the redundancy levels of the coordinates (or units) l, an array of some of
-        0…L-1;
-        "runtime": (problem, T) to the runtime of one iteration, `[...]`, for cycle times T sorted slowest
-        first, `[..., max_workers]` (beyond N they repeat the law's infimum). Its expectation is that of 2^17
-        draws (`key` of `solve`), `Solution.runtime_error` their standard error.
-        NaN says that the scheme does not exist for this problem.
-      gives: "partition", "levels" or "runtime".
-      label: for figures; `name` by default.
-      baseline: whether "against the best baseline" may mean this scheme.
-
-    Raises ValueError for a name that is taken by the package or cannot be typed.
-
-    >>> def two_blocks(problem):  # half of the coordinates uncoded, half with one straggler to spare
-    ...     level = jnp.arange(problem.max_workers)
-    ...     return jnp.where(level < 2, problem.total / jnp.minimum(problem.num_workers, 2), 0)
-    >>> register_scheme("two_blocks", two_blocks)
-    >>> from bcgc_jax import ShiftedExponential, solve
-    >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=3, num_coordinates=100)
-    >>> solve(problem, "two_blocks").rounded.tolist()
-    [50, 50, 0]
-    """
-    taken = {scheme.name for scheme in _BUILT_IN} | {"optimal", "subgradient", "tandon", "ferdinand"}
-    if not name.isidentifier() or name in taken:
-        why = "is a method of the package" if name in taken else "must be letters, digits and underscores"
-        raise ValueError(f'the name of a scheme, "{name}", {why}: choose another')
-    if gives not in _READINGS:
-        raise ValueError(f'gives must be one of {", ".join(_READINGS)}, got "{gives}"')
-    reading = _READINGS[gives](name, function)
-    _schemes[name] = Scheme(name, label or name, **reading, baseline=baseline, code=_describe(function))
-
-
-def _describe(value: Any) -> str:
-    """What a function does, as far as its own code, defaults and closure say; no addresses, no file names."""
-    value = inspect.unwrap(value) if callable(value) else value
-    if isinstance(value, types.FunctionType):
-        closure = [cell.cell_contents for cell in value.__closure__ or ()]
-        return "".join(map(_describe, (value.__code__, value.__defaults__, value.__kwdefaults__, closure)))
-    if isinstance(value, types.CodeType):
-        return f"{value.co_code.hex()} {value.co_names} {_describe(value.co_consts)}"
-    if isinstance(value, list | tuple):
-        return "".join(map(_describe, value))
-    return re.sub(r"0x[0-9a-f]+", "", repr(value))
-
-
-def _reading_partition(name: str, function: Callable[..., Any]) -> dict[str, Any]:
-    def partition(problem: Problem) -> Array:
-        x = jnp.asarray(function(problem), problem.dtype)
-        if x.shape != (problem.max_workers,):
-            raise ValueError(
-                f'scheme "{name}" must give a partition of shape ({problem.max_workers},), one entry for '
-                f"each redundancy level of max_workers, got {x.shape}"
-            )
-        return x
-
-    return {"partition": partition}
-
-
-def _reading_levels(name: str, function: Callable[..., Any]) -> dict[str, Any]:
-    def partition(problem: Problem) -> Array:
-        # A piece at a time, so that L may be traced. Their order is no matter: ascending is best (Lemma 1).
-        def add(i: Array, x: Array) -> Array:
-            unit = i * _BATCH + jnp.arange(_BATCH)
-            levels = jnp.asarray(function(problem, unit))
-            if levels.shape != unit.shape:
-                raise ValueError(f'scheme "{name}" must give one level a coordinate, got {levels.shape}')
-            cost = jnp.ones(_BATCH, int)
-            if problem.unit_costs is not None:
-                cost = jnp.asarray(problem.unit_costs, x.dtype).at[unit].get(mode="clip")
-            whole = jnp.where((levels >= 0) & (levels == jnp.floor(levels)), levels, x.size).astype(int)
-            return x.at[whole].add(jnp.where(unit < problem.num_coordinates, cost, 0), mode="drop")
-
-        counts = jnp.zeros(problem.max_workers, int if problem.unit_costs is None else problem.dtype)
-        pieces = (jnp.asarray(problem.num_coordinates, int) + _BATCH - 1) // _BATCH
-        return jax.lax.fori_loop(0, pieces, add, counts).astype(problem.dtype)
-
-    return {"partition": partition}
-
-
-def _reading_runtime(name: str, function: Callable[..., Any]) -> dict[str, Any]:
-    def expectation(problem: Problem, key: Array | None) -> Expectation:
-        if key is None:
-            raise ValueError(f'scheme "{name}" is averaged over draws: pass key=jax.random.key(seed)')
-
-        def batch(key: Array) -> Array:
-            times = sorted_cycle_times(
-                key,
-                problem.cycle_time,
-                problem.num_workers,
-                _BATCH,
-                max_workers=problem.max_workers,
-                dtype=problem.dtype,
-            )
-            draws = jnp.asarray(function(problem, times), problem.dtype)
-            if draws.shape != (_BATCH,):
-                raise ValueError(
-                    f'scheme "{name}" must turn cycle times [..., N] into runtimes [...]: of times '
-                    f"{times.shape} it made {draws.shape}"
-                )
-            return jnp.stack([jnp.mean(draws), jnp.var(draws)])
-
-        mean, variance = jax.lax.map(batch, jax.random.split(key, NUM_DRAWS // _BATCH)).T
-        spread = jnp.mean(variance) + jnp.var(mean)
-        return Expectation(jnp.mean(mean), jnp.sqrt(spread / NUM_DRAWS))
-
-    return {"expectation": expectation}
-
-
-_READINGS = {"partition": _reading_partition, "levels": _reading_levels, "runtime": _reading_runtime}
+def load_schemes(path: str | os.PathLike[str]) -> list[Scheme]:
+    """The list `SCHEMES` of a Python file; ValueError, in one line, where there is none."""
+    try:
+        open(path, "rb").close()
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror or error}") from error
+    try:
+        found = runpy.run_path(str(path)).get("SCHEMES")
+    except (Exception, SystemExit) as error:
+        why = " ".join(str(error).split())
+        raise ValueError(f"{path}: {type(error).__name__}: {why}") from error
+    schemes = list(found) if isinstance(found, list | tuple) else []
+    if not schemes or not all(isinstance(scheme, Scheme) for scheme in schemes):
+        raise ValueError(f"{path} defines no list SCHEMES = [bcgc_jax.Scheme(name, function), ...]")
+    names = [scheme.name for scheme in schemes]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{path}: two schemes have one name: {', '.join(names)}")
+    return schemes

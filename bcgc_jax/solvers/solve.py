@@ -1,9 +1,8 @@
 """`solve`: one entry point for every scheme, with the exact runtime and the certificate of each."""
 
 import dataclasses
-import difflib
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,72 +11,79 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import check, concrete, is_traced
-from bcgc_jax.laws import Unlike
-from bcgc_jax.problem import Problem, Solution, Status
-from bcgc_jax.runtime import Certificate, certificate, completion_probability
+from bcgc_jax._pytree import concrete, is_traced
+from bcgc_jax.expectation import Expectation
+from bcgc_jax.laws import Atomic
+from bcgc_jax.problem import Problem, Status
+from bcgc_jax.runtime import Certificate, certificate, completion_probability, partition_of_units
+from bcgc_jax.solution import (
+    Parts,
+    Solution,
+    assess,
+    assess_shares,
+    is_partition,
+    solution_of,
+    with_whole_numbers,
+)
 from bcgc_jax.solvers import baselines, sample_average
-from bcgc_jax.solvers.assess import assess, assess_shares, is_partition, solution_of, with_whole_numbers
 from bcgc_jax.solvers.completion import completion_partition
 from bcgc_jax.solvers.level_sets import best_levels
+from bcgc_jax.solvers.methods import (
+    LIMIT,
+    Deadline,
+    Ferdinand,
+    Method,
+    Optimal,
+    Subgradient,
+    Tandon,
+    TandonPartial,
+    check_method,
+    method_of,
+)
 from bcgc_jax.solvers.optimal import optimal_partition
-from bcgc_jax.solvers.schemes import SCHEMES, Scheme, added_schemes
+from bcgc_jax.solvers.schemes import SCHEMES, BuiltIn, Scheme
 from bcgc_jax.solvers.subgradient import subgradient_partition
 from bcgc_jax.solvers.units import improve_units
 
-PROPOSED = ("optimal", "subgradient", "time", "frequency")
-BASELINES = ("uncoded", "single_block", "tandon_partial", "ferdinand_full", "ferdinand_half")
-LIMIT = "limit"
-# Methods that take a number, as in "tandon:3": a level, a number of layers.
-NUMBERED = ("tandon", "ferdinand")
-METHODS = ", ".join([*PROPOSED, *BASELINES, LIMIT, *(f"{name}:NUMBER" for name in NUMBERED)])
-
-OBJECTIVES = ("expected-runtime", "completion-probability")
-# Up to here the loss of rounding may show, and the search over whole units is worth its time; for laws of
-# atoms up to this product of the atoms and N⁵, for rows of the rows and N³, a few seconds.
-FEW_UNITS, _FEW_ATOMS = 1000, 1e9
+# Up to here the loss of rounding may show, and the search over whole units is worth its time; with measured
+# times up to so many operations for all N² moves of a unit, a few seconds.
+FEW_UNITS, _MOST_OPERATIONS = 1000, 1e9
 
 
 def solve(
     problem: Problem,
-    method: str = "optimal",
+    method: str | Method | Scheme = "optimal",
     *,
-    objective: str = "expected-runtime",
-    deadline: ArrayLike | None = None,
-    levels: Sequence[int] | None = None,
     key: Array | None = None,
+    num_draws: int = sample_average.NUM_DRAWS,
+    num_replications: int = sample_average.NUM_REPLICATIONS,
     written_out: bool = False,
-    **options: Any,
 ) -> Solution:
     r"""A scheme for `problem`, with its exact expected runtime and its distance from the best.
 
     Args:
       problem: what to solve; under `jax.vmap` a batch of them (`num_workers` included).
-      method: "optimal" (to a proven relative gap of `tolerance`, 1e-7; for laws of atoms 1e-6),
-        "subgradient", "time" (x^(t)), "frequency" (x^(f)); the baselines "uncoded", "single_block" (one
-        level, the best), "tandon:3" (one level, 3), "tandon_partial", "ferdinand_full", "ferdinand_half",
-        "ferdinand:100" (100 layers); "limit", the limit of any scheme; and those of `register_scheme`.
-      objective: "expected-runtime", or "completion-probability": the partition, local optimum from several
-        starts, that most probably ends by `deadline` (only "optimal").
-      levels: the redundancy levels that may be used (only "optimal"); the bound then is for these. With
-        setup cycles "optimal" also searches which of them to use, and the bound is for those in
-        `Solution.levels`.
-      key: randomness of "subgradient", of added schemes that give a runtime, and of all methods for `Unlike`
+      method: a method with its options, or the short name of its defaults: "optimal" (`Optimal`, to a proven
+        relative gap), "subgradient" (`Subgradient`), "time" (x^(t)), "frequency" (x^(f)); `Deadline(t)`, the
+        partition that most probably ends by t; the baselines "uncoded", "single_block" (one level, the best),
+        "tandon:3" (`Tandon`: one level, 3), "tandon_partial" (`TandonPartial`), "ferdinand_full",
+        "ferdinand_half", "ferdinand:100" (`Ferdinand`: 100 layers); "limit", the limit of any scheme; or a
+        `Scheme` of one's own.
+      key: randomness of "subgradient", of schemes that give a runtime, and of all methods for `Unlike`
         workers; others need none.
+      num_draws: S, of the sample that `Unlike` workers are planned for.
+      num_replications: K; plans for `Unlike` workers are judged by K S fresh draws.
       written_out: write the sums of up to 12 workers out term by term: twice as fast in a batch of many
         problems, and longer to compile; static. `Sweep` does it.
-      options: keywords of the method: those of `optimal_partition`, `completion_partition` and
-        `subgradient_partition`, `alpha` of "tandon_partial"; for `Unlike` workers also num_draws, S = 4096,
-        and num_replications, K = 16.
 
     "optimal" ends with a search over whole units where these are few (at most 1000, known before tracing, and
     not too many atoms); the other plans are rounded. Closed forms and baselines plan without setup and are
     evaluated with it.
 
-    Workers that are not alike: under `Rows` all of this is exact for the sample. `Unlike` ones are planned
-    for with S draws and judged by K S fresh ones, the same for all methods that get the same key:
-    `expected_runtime` is then a mean, `runtime_error` its standard error, and `lower_bound`, hence
-    `relative_gap`, a 97.5 % confidence limit and no certainty (`solvers.sample_average`).
+    Workers that are not alike: under `Rows` all of this is exact for the sample. Plans for `Unlike` ones are
+    judged by the same draws for all methods that get the same key: `expected_runtime` is then a mean,
+    `runtime_error` its standard error, and `lower_bound`, hence `relative_gap`, a 97.5 % confidence limit and
+    no certainty (`solvers.sample_average`).
 
     Raises ValueError for an unknown method, a missing key, a level or a number of layers out of range, what a
     method cannot do, and for a law whose mean is known to be infinite. What shows only in traced values is a
@@ -89,56 +95,101 @@ def solve(
     >>> solution.rounded[:3].tolist(), bool(solution.lower_bound < solution.expected_runtime)
     ([5697, 1076, 609], True)
     """
-    name, number = parse_method(problem, method)
-    _refuse(problem, name, objective, deadline, levels)
-    if name == "subgradient" and key is None:
+    method = method_of(method)
+    check_method(problem, method)
+    if isinstance(method, Subgradient) and key is None:
         raise ValueError('method="subgradient" draws cycle times: pass key=jax.random.key(seed)')
-    if isinstance(problem.cycle_time, Unlike):
-        asked = {"objective": objective, "deadline": deadline, "levels": levels}
-        return _solve_unlike(problem, method, name, key, asked, **options)
-    if objective == "completion-probability":
-        assert deadline is not None
-        found = completion_partition(jax.lax.stop_gradient(problem), deadline, **options)
-        solution = assess(problem, found.partition, found.status, found.num_steps)
-        solution = dataclasses.replace(  # type: ignore[type-var]
-            solution, completion_probability=found.probability, start=found.start, method=method
-        )
-        return solution
-    check_finite_mean(problem)
-    scheme = SCHEMES.get(name)
-    if scheme is not None and scheme.partition is None:
-        return _no_partition(problem, key, options, scheme=scheme)
-    history = None
-    if name == "optimal":
-        allowed = problem.exists if levels is None else level_mask(problem, levels)
-        solution = with_whole_numbers(problem, _optimum(problem, allowed, written_out, **options))
-        if _few_units(problem):
-            rounded = improve_units(problem, solution.rounded, solution.levels)
-            solution = dataclasses.replace(solution, rounded=rounded)  # type: ignore[type-var]
-        return dataclasses.replace(solution, method=method)  # type: ignore[type-var]
-    if name == "subgradient":
-        assert key is not None
-        partition, status, num_steps, history = subgradient_partition(problem, key, **options)
+    if not problem.iteration.exact:
+        solution = _solve_unlike(problem, method, key, num_draws, num_replications)
     else:
-        partition, status = _partition(problem, number, options, name=name, scheme=scheme)
-        num_steps = None
-    if name in added_schemes():
-        _refuse_partition(problem, name, partition)
+        solution = _solve_exactly(problem, method, key, written_out)
+    if solution.rounded is not None:
+        level = np.arange(problem.max_workers)
+        parts = Parts(level, np.ones(level.size), solution.rounded)
+        solution = dataclasses.replace(solution, parts=parts)  # type: ignore[type-var]
+    kind = "exact" if problem.iteration.exact and not _is_drawn(method) else "confidence"
+    return dataclasses.replace(  # type: ignore[type-var]
+        solution, method=method.name, kind=kind, problem=problem
+    )
+
+
+def _is_drawn(method: Method | Scheme) -> bool:
+    return isinstance(method, Scheme) and method.gives == "runtime"
+
+
+def _solve_exactly(
+    problem: Problem, method: Method | Scheme, key: Array | None, written_out: bool
+) -> Solution:
+    if not isinstance(method, Deadline):
+        check_finite_mean(problem)
+    match method:
+        case Optimal():
+            return _solve_optimal(problem, method, written_out)
+        case Deadline():
+            return _solve_deadline(problem, method)
+        case Subgradient():
+            assert key is not None
+            return _solve_subgradient(problem, method, key, written_out)
+        case TandonPartial(alpha=alpha):
+            return _solve_tandon_partial(problem, alpha)
+        case Scheme() if not method.is_partition:
+            return _solve_expectation(problem, key, scheme=method)
+    return _solve_rule(problem, method, written_out)
+
+
+def _solve_optimal(problem: Problem, method: Optimal, written_out: bool) -> Solution:
+    allowed = problem.exists if method.levels is None else level_mask(problem, method.levels)
+    found = _optimum(problem, allowed, written_out, tolerance=method.tolerance, max_steps=method.max_steps)
+    solution = with_whole_numbers(problem, found)
+    if _few_units(problem):
+        rounded = improve_units(problem, solution.rounded, solution.levels)
+        solution = dataclasses.replace(solution, rounded=rounded)  # type: ignore[type-var]
+    return solution
+
+
+def _solve_deadline(problem: Problem, method: Deadline) -> Solution:
+    if method.deadline is None:
+        raise ValueError("a deadline is missing: Deadline(t), with t in the unit of the runtime")
+    found = completion_partition(
+        jax.lax.stop_gradient(problem),
+        method.deadline,
+        tolerance=method.tolerance,
+        max_steps=method.max_steps,
+    )
+    solution = assess(problem, found.partition, found.status, found.num_steps)
+    return dataclasses.replace(  # type: ignore[type-var]
+        solution, completion_probability=found.probability, start=found.start
+    )
+
+
+def _solve_subgradient(problem: Problem, method: Subgradient, key: Array, written_out: bool) -> Solution:
+    found = subgradient_partition(
+        problem,
+        key,
+        batch_size=method.batch_size,
+        check_every=method.check_every,
+        max_steps=method.max_steps,
+        tolerance=method.tolerance,
+    )
+    solution = assess(problem, found.partition, found.status, found.num_steps, written_out=written_out)
+    return dataclasses.replace(solution, history=found.history)  # type: ignore[type-var]
+
+
+def _solve_rule(problem: Problem, method: Method | Scheme, written_out: bool) -> Solution:
+    """A partition that needs no search."""
+    match method:
+        case Tandon(level=number) | Ferdinand(num_layers=number):
+            partition, status = _partition(problem, number, rule=type(method))
+        case _:
+            partition, status = _partition(problem, None, rule=method)
+            if isinstance(method, Scheme) and not isinstance(method, BuiltIn):
+                _refuse_partition(problem, method.name, partition)
     # Compiled once for all methods.
-    solution = assess(problem, partition, status, num_steps, written_out=written_out)
-    return dataclasses.replace(solution, history=history, method=method)  # type: ignore[type-var]
+    return assess(problem, partition, status, written_out=written_out)
 
 
 def _solve_unlike(
-    problem: Problem,
-    method: str,
-    name: str,
-    key: Array | None,
-    asked: Mapping[str, Any],
-    *,
-    num_draws: int = sample_average.NUM_DRAWS,
-    num_replications: int = sample_average.NUM_REPLICATIONS,
-    **options: Any,
+    problem: Problem, method: Method | Scheme, key: Array | None, num_draws: int, num_replications: int
 ) -> Solution:
     """A plan for the mean over draws, judged by fresh ones."""
     if key is None:
@@ -146,90 +197,63 @@ def _solve_unlike(
             "workers that are not alike are planned for and judged by draws: pass key=jax.random.key(seed)"
         )
     check_finite_mean(problem)
-    sizes = {"num_draws": num_draws, "num_replications": num_replications}
-    plan, fresh = sample_average.draw_problems(key, problem, **sizes)
-    scheme = SCHEMES.get(name)
-    if scheme is not None and scheme.partition is None:
-        if name in added_schemes():  # draws for itself
-            return _no_partition(problem, key, options, scheme=scheme)
-        solution = solve(fresh, method, **options)
-        found = sample_average.judge_scheme(fresh, scheme, num_replications, **options)
-        return dataclasses.replace(solution, runtime_error=found.error)  # type: ignore[type-var]
-    solution = solve(plan, method, key=key, **asked, **options)
+    plan, fresh = sample_average.draw_problems(
+        key, problem, num_draws=num_draws, num_replications=num_replications
+    )
+    if isinstance(method, Scheme) and not method.is_partition and method is not SCHEMES[LIMIT]:
+        return _solve_expectation(problem, key, scheme=method)  # draws for itself
+    if isinstance(method, TandonPartial) or method is SCHEMES[LIMIT]:
+        solution = solve(fresh, method)
+        error = _error_of_parts(fresh, method, num_replications)
+        return dataclasses.replace(solution, runtime_error=error)  # type: ignore[type-var]
+    solution = solve(plan, method, key=key)
     assert solution.partition is not None
     assert solution.levels is not None
-    if name == "optimal" and asked["deadline"] is None:
-        found = sample_average.judge_optimum(fresh, solution.partition, solution.levels, num_replications)
+    if isinstance(method, Optimal):
+        judged = sample_average.judge_optimum(fresh, solution.partition, solution.levels, num_replications)
     else:
-        found = sample_average.judge(fresh, solution.partition, solution.levels)
+        judged = sample_average.judge(fresh, solution.partition, solution.levels)
     exists = solution.status != int(Status.INFEASIBLE)
     known: dict[str, Any] = {
-        name: jnp.where(exists, value, jnp.nan) for name, value in found._asdict().items()
+        name: jnp.where(exists, value, jnp.nan) for name, value in judged._asdict().items()
     }
-    if solution.completion_probability is not None:
+    assert solution.rounded is not None
+    counts = partition_of_units(problem, solution.rounded)
+    rounded = sample_average.judge(fresh, counts, solution.levels).expected_runtime
+    known["rounded_value"] = jnp.where(exists, rounded, jnp.nan)
+    if isinstance(method, Deadline):
         known["completion_probability"] = completion_probability(
-            fresh, solution.partition, jnp.asarray(asked["deadline"])
+            fresh, solution.partition, jnp.asarray(method.deadline)
         )
     return dataclasses.replace(solution, **known)  # type: ignore[type-var]
 
 
-def _refuse(
-    problem: Problem,
-    name: str,
-    objective: str,
-    deadline: ArrayLike | None,
-    levels: Sequence[int] | None,
-) -> None:
-    """ValueError for what a method cannot do."""
-    if objective not in OBJECTIVES:
-        raise ValueError(f'unknown objective "{objective}"; known: {", ".join(OBJECTIVES)}')
-    completion = objective == "completion-probability"
-    if completion != (deadline is not None):
-        raise ValueError(
-            'objective="completion-probability" needs a deadline, and only this objective takes one; for the '
-            "probability of another plan see completion_probability"
-        )
-    if completion:
-        check("deadline", deadline, "> 0")
-    if name != "optimal" and (completion or levels is not None):
-        raise ValueError(f'only method="optimal" can be restricted to levels or to a deadline, not "{name}"')
-    if completion and (problem.setup_cycles is not None or levels is not None):
-        raise ValueError("the completion probability is optimised without setup_cycles and over all levels")
-    if problem.setup_cycles is not None and name in ("subgradient", "tandon_partial", LIMIT):
-        raise ValueError(f'method="{name}" knows no setup_cycles: use "optimal"')
-    if problem.unit_costs is not None and name.startswith("ferdinand"):
-        raise ValueError(f'method="{name}" has layers of equal coordinates: it knows no unit_costs')
+@functools.partial(jax.jit, static_argnums=2)
+def _error_of_parts(fresh: Problem, method: Method | Scheme, num_replications: int) -> Array:
+    """Standard error of the value of a method that is no partition, from K parts of the fresh draws."""
+    return sample_average.error_of_parts(
+        fresh, num_replications, lambda part: solve(part, method).expected_runtime
+    )
 
 
 def level_mask(problem: Problem, levels: Sequence[int]) -> Array:
-    """Bool `[max_workers]`; ValueError for a level that some problem of a batch does not have."""
-    chosen = np.unique(np.asarray(levels))
-    workers = concrete(problem.num_workers)
-    top = (problem.max_workers if workers is None else int(workers.min())) - 1
-    if chosen.size == 0 or not np.issubdtype(chosen.dtype, np.integer) or chosen[0] < 0 or chosen[-1] > top:
-        raise ValueError(f"levels must be whole numbers from 0 to {top}, at least one, got {levels!r}")
-    return jnp.zeros(problem.max_workers, bool).at[chosen].set(True)
+    """Bool `[max_workers]`."""
+    return jnp.zeros(problem.max_workers, bool).at[np.asarray(levels)].set(True)
 
 
 def _few_units(problem: Problem) -> bool:
     count = concrete(problem.num_coordinates)
     if is_traced(problem) or count is None or count.ndim or count > FEW_UNITS:
         return False
-    law = problem.cycle_time
-    rows = law.rows()
-    if rows is not None:
-        return rows.size * problem.max_workers**2 <= _FEW_ATOMS
-    return not law.atomic() or law.kinks().size * problem.max_workers**5 <= _FEW_ATOMS
+    return problem.iteration.evaluation_cost() * problem.max_workers**2 <= _MOST_OPERATIONS
 
 
 def check_finite_mean(problem: Problem) -> None:
     """Raise ValueError where a concrete law has an infinite mean."""
     if is_traced(problem):
         return
-    law = problem.cycle_time
-    laws = law.laws if isinstance(law, Unlike) else (law,)
-    for one in laws:
-        batched = any(np.ndim(leaf) for leaf in jax.tree.leaves(one)) and not one.atomic()
+    for one in problem.iteration.laws():
+        batched = any(np.ndim(leaf) for leaf in jax.tree.leaves(one)) and not isinstance(one.pieces(), Atomic)
         if batched or np.all(np.isfinite(np.asarray(one.mean()))):
             continue
         raise ValueError(
@@ -237,38 +261,6 @@ def check_finite_mean(problem: Problem) -> None:
             "ever waits for the slowest worker: take a law with a lighter tail, or look at the probability "
             "of meeting a deadline (completion_probability) instead"
         )
-
-
-def parse_method(problem: Problem, method: str) -> tuple[str, int | None]:
-    """Name and number of a `method`; ValueError for one that does not exist for this problem."""
-    name, colon, text = method.partition(":")
-    if name in NUMBERED:
-        workers, coordinates = concrete(problem.num_workers), concrete(problem.num_coordinates)
-        low = 0 if name == "tandon" else 1
-        high = None
-        if workers is not None and name == "tandon":
-            high = int(workers.min()) - 1
-        if coordinates is not None and name == "ferdinand":
-            high = int(coordinates.min())
-        if not text.isdecimal() or int(text) < low or (high is not None and int(text) > high):
-            what = "a redundancy level" if name == "tandon" else "a number of layers"
-            until = "" if high is None else f" to {high}"
-            raise ValueError(
-                f'method "{method}": "{name}" takes {what} from {low}{until}, as in "{name}:{max(low, 1)}"'
-            )
-        return name, int(text)
-    known = (*PROPOSED, *BASELINES, LIMIT, *added_schemes())
-    if name not in known or colon:
-        near = difflib.get_close_matches(method, known, n=1)
-        hint = f' (did you mean "{near[0]}"?)' if near else ""
-        raise ValueError(f'unknown method "{method}"{hint}; known: {", ".join([METHODS, *added_schemes()])}')
-    return name, None
-
-
-def is_baseline(method: str) -> bool:
-    """Whether a method counts as a scheme known before the paper."""
-    name = method.partition(":")[0]
-    return name in NUMBERED or (name in SCHEMES and SCHEMES[name].baseline)
 
 
 @functools.partial(jax.jit, static_argnames=("written_out", "max_steps"))
@@ -282,8 +274,8 @@ def _optimum(problem: Problem, allowed: Array, written_out: bool, **options: Any
         used, rounds = best_levels(still, allowed)
     found = optimal_partition(still, used, written_out=written_out, **options)
     steps = rounds + found.num_steps
-    if problem.cycle_time.kinks().size or problem.cycle_time.atomic():
-        known = found.lower_bound if problem.cycle_time.atomic() else None
+    if not problem.iteration.smooth:
+        known = found.lower_bound if problem.iteration.polyhedral else None
         return assess_shares(
             problem, found.partition, found.status, steps, used, known, written_out=written_out
         )
@@ -308,22 +300,16 @@ def _differentiable_jvp(primals, tangents):
     return known, slope
 
 
-@functools.partial(jax.jit, static_argnames=("name", "scheme"))
-def _partition(
-    problem: Problem, number: int | None, options: Mapping[str, Any], *, name: str, scheme: Scheme | None
-) -> tuple[Array, Array]:
+@functools.partial(jax.jit, static_argnames="rule")
+def _partition(problem: Problem, number: int | None, *, rule: Scheme | type[Method]) -> tuple[Array, Array]:
     """Partition and status of a rule that needs no search."""
-    match name:
-        case "tandon":
-            assert number is not None
-            x = baselines.single_level_partition(problem, number)
-        case "ferdinand":
-            x, feasible = baselines.ferdinand_partition(problem, jnp.asarray(number))
-            x = jnp.where(feasible, x, jnp.nan)
-        case _:
-            assert scheme is not None
-            assert scheme.partition is not None
-            x = scheme.partition(problem, **options)
+    if isinstance(rule, Scheme):
+        x = rule.partition(problem)
+    elif rule is Tandon:
+        x = baselines.single_level_partition(problem, jnp.asarray(number))
+    else:
+        x, feasible = baselines.ferdinand_partition(problem, jnp.asarray(number))
+        x = jnp.where(feasible, x, jnp.nan)
     converged = jnp.asarray(int(Status.CONVERGED))
     return x, jnp.where(is_partition(problem, x), converged, int(Status.INFEASIBLE))
 
@@ -340,14 +326,28 @@ def _refuse_partition(problem: Problem, name: str, partition: Array) -> None:
 
 
 @functools.partial(jax.jit, static_argnames="scheme")
-def _no_partition(
-    problem: Problem, key: Array | None, options: Mapping[str, Any], *, scheme: Scheme
-) -> Solution:
-    assert scheme.expectation is not None
-    value, error = scheme.expectation(problem, key, **options)
+def _solve_expectation(problem: Problem, key: Array | None, *, scheme: Scheme) -> Solution:
+    return _no_partition(scheme.expectation(problem, key))
+
+
+@jax.jit
+def _solve_tandon_partial(problem: Problem, alpha: ArrayLike | None) -> Solution:
+    alpha = baselines.straggler_ratio(problem.iteration.pooled()) if alpha is None else alpha
+    found, level = baselines.tandon_partial_runtime(problem, alpha)
+    # One worker has no level to code at.
+    value = jnp.where(jnp.asarray(problem.num_workers) == 1, jnp.nan, found.value)
+    uncoded = (level + 1) / (level + jnp.asarray(alpha, problem.dtype))
+    count = jnp.asarray(problem.num_coordinates)
+    parts = Parts(jnp.stack([0 * level, level]), jnp.stack([uncoded, 1 - uncoded]), jnp.stack([count, count]))
+    solution = _no_partition(Expectation(value, found.error))
+    return dataclasses.replace(solution, parts=parts)  # type: ignore[type-var]
+
+
+def _no_partition(found: Expectation) -> Solution:
+    value, error = found
     status = jnp.where(jnp.isfinite(value), int(Status.CONVERGED), int(Status.INFINITE))
     status = jnp.where(jnp.isnan(value), int(Status.INFEASIBLE), status)
     # No partition, so no subgradient: 0 is all that this scheme tells about the best partition.
     nothing, zero = jnp.zeros_like(value), jnp.asarray(0)
     gap = 1 - nothing / value
-    return Solution(None, None, value, error, nothing, gap, status, zero, None, scheme.name)
+    return Solution(None, None, value, error, nothing, gap, status, zero, None)

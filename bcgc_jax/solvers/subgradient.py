@@ -19,8 +19,7 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax.expectation import expected_max
-from bcgc_jax.order_statistics import max_finish_time, sorted_cycle_times
+from bcgc_jax.order_statistics import max_finish_time
 from bcgc_jax.partitions import cumulative_load, project_partition
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solvers.closed_form import time_partition
@@ -81,16 +80,19 @@ def subgradient_partition(
     >>> result.partition.shape, result.history.shape
     ((3,), (3,))
     """
-    law = problem.cycle_time.with_fast_inverse()
+    iteration = problem.iteration
     levels, total = problem.exists, problem.total
     start = time_partition(problem) / total
     workers = problem.num_workers
 
     def exact(share: Array) -> Array:
-        return expected_max(problem.cycle_time, cumulative_load(share), workers).value
+        return iteration.expected_max(cumulative_load(share)).value
 
     # Any unit near the objective will do: steps do not depend on it, but squares of slopes may underflow.
-    unit = jnp.sum(start) * law.inverse_cumulative_hazard(jnp.log(2.0).astype(problem.dtype))
+    median = (
+        iteration.pooled().with_fast_inverse().inverse_cumulative_hazard(jnp.log(2.0).astype(problem.dtype))
+    )
+    unit = jnp.sum(start) * median
 
     def batch_loss(share: Array, times: Array) -> Array:
         return jnp.mean(max_finish_time(cumulative_load(share), times)) / unit
@@ -100,14 +102,7 @@ def subgradient_partition(
 
     def step(i: Array, carry):
         share, average, state = carry
-        times = sorted_cycle_times(
-            jax.random.fold_in(key, i),
-            law,
-            workers,
-            batch_size,
-            max_workers=problem.max_workers,
-            dtype=problem.dtype,
-        )
+        times = iteration.sorted_draws(jax.random.fold_in(key, i), batch_size, problem.dtype)
         slope = jax.grad(batch_loss)(share, times)
         mean = jnp.sum(jnp.where(levels, slope, 0)) / workers
         slope = jnp.where(levels, slope - mean, 0)

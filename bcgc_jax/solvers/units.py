@@ -4,24 +4,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from bcgc_jax.partitions import cost_of_units
 from bcgc_jax.problem import Problem
-from bcgc_jax.runtime import expected_runtime
+from bcgc_jax.runtime import unit_runtime
 
 # Moves that are evaluated together.
 _BATCH = 64
-
-
-def unit_runtime(problem: Problem, counts: Array) -> Array:
-    """Exact expected runtime of `counts` units at each level."""
-    return expected_runtime(problem, partition_of_units(problem, counts))
-
-
-def partition_of_units(problem: Problem, counts: Array) -> Array:
-    """The partition that `counts` units at each level are."""
-    if problem.unit_costs is None:
-        return counts.astype(problem.dtype)
-    return cost_of_units(counts, jnp.asarray(problem.unit_costs, problem.dtype))
 
 
 @jax.jit

@@ -224,10 +224,7 @@ def test_a_scheme_that_does_not_exist_or_does_not_fit_is_refused(model):
     alone = bcgc.Problem(LAW, 1, 58)
     with pytest.raises(ValueError, match='"tandon_partial": the scheme does not exist'):
         bcgc.training_scheme(KEY, alone, bcgc.solve(alone, "tandon_partial"), params)
-    solution = solved("tandon_partial", alpha=3.0)
-    with pytest.raises(ValueError, match="pass the alpha it was solved with"):
-        bcgc.training_scheme(KEY, PROBLEM, solution, params)
-    scheme = bcgc.training_scheme(KEY, PROBLEM, solution, params, alpha=3.0)
+    scheme = bcgc.training_scheme(KEY, PROBLEM, solved(bcgc.TandonPartial(alpha=3.0)), params)
     assert float(scheme.load[1] / scheme.load[0]) == pytest.approx(3.0)
     for wrong, units in ((bcgc.Problem(LAW, 6, 57), "coordinates"), (bcgc.Problem(LAW, 6, 4), "leaves")):
         with pytest.raises(ValueError, match="not those of the parameters"):

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.solvers.completion import STARTS, _late_at_single_levels, completion_partition
+from bcgc_jax.order_statistics import order_survival
+from bcgc_jax.solvers.completion import STARTS, completion_partition
 
 
 def _solve(problem, deadline):
-    return bcgc.solve(problem, objective="completion-probability", deadline=deadline)
+    return bcgc.solve(problem, bcgc.Deadline(deadline))
 
 
 @pytest.mark.parametrize(
@@ -38,7 +39,7 @@ def test_the_published_probability_is_beaten_and_every_start_ends_at_one_optimum
 
 def test_a_single_level_is_late_as_often_as_a_binomial_says(x64):
     workers, size, t = 5, 7, 1.3
-    found = jax.jit(_late_at_single_levels, static_argnums=2)(bcgc.Uniform(0.0, 1.0), workers, size, t)
+    found = jax.jit(order_survival)(bcgc.Uniform(0.0, 1.0), workers, t / np.arange(1.0, size + 1))
     for n in range(workers):
         slow = max(1 - t / (n + 1), 0)
         terms = [
@@ -89,19 +90,20 @@ def test_a_level_that_waits_for_workers_who_never_come_stays_empty(x64):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("method", "message"),
     [
-        ({"objective": "completion-probability"}, "needs a deadline"),
-        ({"deadline": 3.0}, "only this objective"),
-        ({"objective": "speed"}, "unknown objective"),
-        ({"objective": "completion-probability", "deadline": -1.0}, "deadline"),
-        ({"objective": "completion-probability", "deadline": 5.0, "method": "time"}, 'not "time"'),
-        ({"levels": [0], "method": "uncoded"}, "restricted"),
-        ({"levels": []}, "levels"),
-        ({"levels": [0, 4]}, "levels must be whole numbers from 0 to 3"),
-        ({"levels": [0.5]}, "levels"),
+        (bcgc.Deadline, "a deadline is missing"),
+        (lambda: bcgc.Deadline(-1.0), "deadline"),
+        (lambda: bcgc.Deadline(3.0, tolerance=0.0), "tolerance must be"),
+        (lambda: bcgc.Optimal(tolerance=-1e-3), "tolerance must be"),
+        (lambda: bcgc.Optimal(max_steps=0), "max_steps must be"),
+        (lambda: bcgc.TandonPartial(alpha=0.5), "alpha must be"),
+        (lambda: bcgc.Subgradient(batch_size=0), "batch_size must be"),
+        (lambda: bcgc.Optimal(levels=[]), "levels"),
+        (lambda: bcgc.Optimal(levels=[0, 4]), "levels must be whole numbers from 0 to 3"),
+        (lambda: bcgc.Optimal(levels=[0.5]), "levels"),  # type: ignore[list-item]
     ],
 )
-def test_what_makes_no_sense_is_refused(options, message):
+def test_what_makes_no_sense_is_refused(method, message):
     with pytest.raises(ValueError, match=message):
-        bcgc.solve(bcgc.Problem(bcgc.Uniform(0.4, 2.6), 4, 30), **options)
+        bcgc.solve(bcgc.Problem(bcgc.Uniform(0.4, 2.6), 4, 30), method())

@@ -9,10 +9,9 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.partitions import cost_of_units, round_to_units
-from bcgc_jax.runtime import certificate
+from bcgc_jax.runtime import certificate, unit_runtime
 from bcgc_jax.solvers.level_sets import best_levels
 from bcgc_jax.solvers.optimal import optimal_partition
-from bcgc_jax.solvers.units import unit_runtime
 
 EXPONENTIAL, UNIFORM = bcgc.ShiftedExponential(0.4, 0.9), bcgc.Uniform(0.4, 2.6)
 

@@ -113,7 +113,7 @@ def test_one_worker_and_one_coordinate_are_solved(x64):
 def test_the_slope_of_the_optimum_in_the_law_is_that_of_central_differences(x64):
     def runtime(rate):
         problem = bcgc.Problem(bcgc.ShiftedExponential(rate, 0.2), 5, 100, 3)
-        return bcgc.solve(problem, "optimal", tolerance=1e-10).expected_runtime
+        return bcgc.solve(problem, bcgc.Optimal(tolerance=1e-10)).expected_runtime
 
     best = jax.jit(jax.value_and_grad(runtime))
     slope, step = float(best(0.8)[1]), 1e-4
@@ -173,7 +173,7 @@ def test_the_optimum_of_measured_times_is_certified(x64):
 def test_levels_that_may_be_used_are_the_only_ones_and_cost_what_a_restricted_search_finds(x64):
     problem = padded(bcgc.ShiftedExponential(0.4, 0.9), 6, 5_000, 3)
     levels = [0, 2, 5]
-    solution, free = bcgc.solve(problem, levels=levels), bcgc.solve(problem)
+    solution, free = bcgc.solve(problem, bcgc.Optimal(levels=levels)), bcgc.solve(problem)
     assert np.flatnonzero(solution.levels).tolist() == levels
     others = np.setdiff1d(np.arange(SIZE), levels)
     assert np.all(np.asarray(solution.partition)[others] == 0)

@@ -65,7 +65,7 @@ def test_the_optimum_of_rows_is_that_of_the_linear_programme():
         solution.expected_runtime, _runtimes(np.asarray(solution.partition), SORTED).mean(), rtol=1e-12
     )
     assert solution.relative_gap <= 2e-6
-    restricted = bcgc.solve(_problem(bcgc.Rows(TIMES)), levels=(0, 2))
+    restricted = bcgc.solve(_problem(bcgc.Rows(TIMES)), bcgc.Optimal(levels=(0, 2)))
     np.testing.assert_allclose(restricted.expected_runtime, _best_of_rows(SORTED, (0, 2)), rtol=2e-6)
     stochastic = bcgc.solve(_problem(bcgc.Rows(TIMES)), "subgradient", key=jax.random.key(1))
     assert best < stochastic.expected_runtime < 1.005 * best
@@ -92,7 +92,7 @@ def test_a_deadline_is_met_by_as_many_rows_as_can_be_found():
     problem = _problem(bcgc.Rows(TIMES))
     optimal = bcgc.solve(problem)
     deadline = 0.8 * float(optimal.expected_runtime)
-    solution = bcgc.solve(problem, objective="completion-probability", deadline=deadline)
+    solution = bcgc.solve(problem, bcgc.Deadline(deadline))
     met = (_runtimes(np.asarray(solution.partition), SORTED) <= deadline).mean()
     np.testing.assert_allclose(solution.completion_probability, met, atol=1e-12)
     shares = np.random.default_rng(0).dirichlet(np.full(N, 0.6), 5000)
@@ -202,7 +202,7 @@ def test_slow_and_fast_workers_get_a_plan_that_beats_those_for_workers_alike():
 
 def test_every_method_is_judged_by_the_same_draws():
     problem, key = _problem(TWO_GROUPS), jax.random.key(5)
-    fresh = np.asarray(draw_problems(key, problem, **SIZES)[1].cycle_time.rows())
+    fresh = np.asarray(draw_problems(key, problem, **SIZES)[1].cycle_time.times)
     assert fresh.shape == (FRESH, N)
     for method in ("time", "uncoded", "tandon:2"):
         solution = bcgc.solve(problem, method, key=key, **SIZES)
@@ -213,7 +213,7 @@ def test_every_method_is_judged_by_the_same_draws():
     each = L * M * B / np.sum(1 / fresh, axis=1)
     np.testing.assert_allclose(limit.expected_runtime, each.mean(), rtol=1e-12)
     np.testing.assert_allclose(limit.runtime_error, each.std() / np.sqrt(FRESH), rtol=0.8)
-    partial = bcgc.solve(problem, "tandon_partial", key=key, alpha=3.5, **SIZES)
+    partial = bcgc.solve(problem, bcgc.TandonPartial(alpha=3.5), key=key, **SIZES)
     s = np.arange(1, N)
     costs = (s + 1) / (s + 3.5) * np.maximum(3.5 * fresh[:, 1:], fresh[:, :1]).mean(axis=0)
     np.testing.assert_allclose(partial.expected_runtime, SCALE * L * costs.min(), rtol=1e-12)
@@ -238,15 +238,14 @@ def test_unlike_workers_go_under_vmap():
 def test_a_deadline_and_an_added_scheme_work_for_unlike_workers():
     problem, key = _problem(TWO_GROUPS), jax.random.key(5)
     deadline = 2.2e4
-    goal = {"objective": "completion-probability", "deadline": deadline}
-    solution = bcgc.solve(problem, key=key, **goal, **SIZES)
+    solution = bcgc.solve(problem, bcgc.Deadline(deadline), key=key, **SIZES)
     rows = _two_groups(np.random.default_rng(4), 50_000)
     probability = (_runtimes(np.asarray(solution.partition), rows) <= deadline).mean()
     assert 0.1 < probability < 0.95
     error = np.sqrt(probability * (1 - probability) / FRESH)
     assert abs(solution.completion_probability - probability) < 4 * error
-    bcgc.register_scheme("slowest", lambda problem, times: times[..., 0], gives="runtime")
-    slowest = bcgc.solve(problem, "slowest", key=key, **SIZES)
+    scheme = bcgc.Scheme("slowest", lambda problem, times: times[..., 0], gives="runtime")
+    slowest = bcgc.solve(problem, scheme, key=key, **SIZES)
     assert abs(slowest.expected_runtime - rows[:, 0].mean()) < 5 * rows[:, 0].std() / np.sqrt(50_000)
 
 

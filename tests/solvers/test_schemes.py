@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.solvers.solve import is_baseline
+from bcgc_jax.solvers.methods import is_baseline, method_of
 from tests.problems import SIZE, padded
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("x64")
 PROBLEM = padded(bcgc.ShiftedExponential(1e-3, 50.0), 6, 5_000, 50)
 
 
-def _rounded(method: str) -> list[int]:
+def _rounded(method: bcgc.Scheme) -> list[int]:
     rounded = bcgc.solve(PROBLEM, method).rounded
     assert rounded is not None
     counts = rounded.tolist()
@@ -27,8 +27,9 @@ def test_a_partition_is_rounded_evaluated_and_certified():
         level = jnp.arange(problem.max_workers)
         return jnp.where((level == 0) | (level == problem.num_workers - 1), problem.total / 2, 0)
 
-    bcgc.register_scheme("halves", halves, label="half and half")
-    solution = bcgc.solve(PROBLEM, "halves")
+    scheme = bcgc.Scheme("halves", halves, label="half and half")
+    solution = bcgc.solve(PROBLEM, scheme)
+    assert solution.method == "halves"
     assert solution.rounded.tolist() == [2500, 0, 0, 0, 0, 2500] + [0] * (SIZE - 6)
     # By hand: all of T_(6) before half of the work, T_(1) for the rest: simulated over NumPy draws.
     times = np.sort(50 + 1000 * np.random.default_rng(0).standard_exponential((200_000, 6)), axis=1)
@@ -37,17 +38,17 @@ def test_a_partition_is_rounded_evaluated_and_certified():
     assert abs(float(solution.expected_runtime) - draws.mean()) < 4 * error
     assert float(solution.lower_bound) <= float(bcgc.solve(PROBLEM).expected_runtime)
     # In a batch, the number of workers traced.
-    of_sizes = jax.vmap(lambda n: bcgc.solve(padded(PROBLEM.cycle_time, n, 5_000, 50), "halves"))
+    of_sizes = jax.vmap(lambda n: bcgc.solve(padded(PROBLEM.cycle_time, n, 5_000, 50), scheme))
     batch = jax.jit(of_sizes)(np.array([6, 8]))
     np.testing.assert_allclose(batch.expected_runtime[0], solution.expected_runtime, rtol=1e-12)
     assert batch.rounded[1].tolist() == [2500, 0, 0, 0, 0, 0, 0, 2500] + [0] * (SIZE - 8)
 
 
 def test_levels_are_counted_also_for_units_of_unequal_cost():
-    bcgc.register_scheme("comb", lambda problem, unit: unit % 3, gives="levels")
-    assert _rounded("comb") == [1667, 1667, 1666, 0, 0, 0]
+    comb = bcgc.Scheme("comb", lambda problem, unit: unit % 3, gives="levels")
+    assert _rounded(comb) == [1667, 1667, 1666, 0, 0, 0]
     units = bcgc.Problem(PROBLEM.cycle_time, 4, 5, unit_costs=np.array([5.0, 1.0, 2.0, 4.0, 8.0]))
-    np.testing.assert_allclose(bcgc.solve(units, "comb").partition, [9.0, 9.0, 2.0, 0.0])
+    np.testing.assert_allclose(bcgc.solve(units, comb).partition, [9.0, 9.0, 2.0, 0.0])
 
 
 def test_a_runtime_is_averaged_with_its_standard_error():
@@ -56,11 +57,11 @@ def test_a_runtime_is_averaged_with_its_standard_error():
         speed = jnp.sum(jnp.where(exists, 1 / times, 0), axis=-1)
         return problem.total * problem.num_samples * problem.cycles / speed
 
-    bcgc.register_scheme("limit_by_draws", limit, gives="runtime")
+    scheme = bcgc.Scheme("limit_by_draws", limit, gives="runtime")
     with pytest.raises(ValueError, match=r"pass key=jax.random.key"):
-        bcgc.solve(PROBLEM, "limit_by_draws")
+        bcgc.solve(PROBLEM, scheme)
     exact = float(bcgc.solve(PROBLEM, "limit").expected_runtime)
-    found = [bcgc.solve(PROBLEM, "limit_by_draws", key=jax.random.key(seed)) for seed in range(8)]
+    found = [bcgc.solve(PROBLEM, scheme, key=jax.random.key(seed)) for seed in range(8)]
     errors = np.array([float(s.expected_runtime) - exact for s in found])
     reported = np.array([float(s.runtime_error) for s in found])
     assert np.all(np.abs(errors) < 4 * reported)
@@ -73,8 +74,8 @@ def test_a_scheme_may_not_exist_and_says_so_with_nan():
         x = jnp.zeros(problem.max_workers).at[0].set(problem.total)
         return jnp.where(problem.num_workers % 2 == 1, x, jnp.nan)
 
-    bcgc.register_scheme("odd_only", odd_only)
-    statuses = [int(bcgc.solve(padded(PROBLEM.cycle_time, n, 10), "odd_only").status) for n in (5, 6)]
+    scheme = bcgc.Scheme("odd_only", odd_only)
+    statuses = [int(bcgc.solve(padded(PROBLEM.cycle_time, n, 10), scheme).status) for n in (5, 6)]
     assert statuses == [bcgc.Status.CONVERGED, bcgc.Status.INFEASIBLE]
 
 
@@ -90,9 +91,9 @@ def test_a_scheme_may_not_exist_and_says_so_with_nan():
     ],
 )
 def test_what_is_no_scheme_is_refused_in_words(function, gives, words):
-    bcgc.register_scheme("wrong", function, gives=gives)
+    scheme = bcgc.Scheme("wrong", function, gives=gives)
     with pytest.raises(ValueError, match=words):
-        bcgc.solve(PROBLEM, "wrong", key=jax.random.key(0))
+        bcgc.solve(PROBLEM, scheme, key=jax.random.key(0))
 
 
 @pytest.mark.parametrize(
@@ -106,19 +107,30 @@ def test_what_is_no_scheme_is_refused_in_words(function, gives, words):
 )
 def test_names_that_cannot_be_are_refused(name, gives, words):
     with pytest.raises(ValueError, match=words):
-        bcgc.register_scheme(name, lambda p: p, gives=gives)
+        bcgc.Scheme(name, lambda p: p, gives=gives)
 
 
-def test_a_scheme_that_is_added_again_is_the_new_one():
+def test_schemes_of_one_name_are_kept_apart():
     for level in (0, 2):
-        bcgc.register_scheme(
+        mine = bcgc.Scheme(
             "mine",
             lambda p, level=level: jnp.where(jnp.arange(p.max_workers) == level, p.total, 0),
             baseline=level == 2,
         )
-        assert int(jnp.argmax(bcgc.solve(PROBLEM, "mine").rounded)) == level
-        assert is_baseline("mine") == (level == 2)
-    with pytest.raises(ValueError, match="mine"):
-        bcgc.solve(PROBLEM, "unknown")  # it is among the known ones
-    assert is_baseline("tandon:3")
-    assert not is_baseline("limit")
+        assert int(jnp.argmax(bcgc.solve(PROBLEM, mine).rounded)) == level
+        assert is_baseline(mine) == (level == 2)
+    with pytest.raises(ValueError, match=r'unknown method "myne" \(did you mean "mine"\?\).*, mine'):
+        method_of("myne", [mine])
+    assert method_of("mine", [mine]) is mine
+    assert is_baseline(method_of("tandon:3"))
+    assert not is_baseline(method_of("limit"))
+
+
+def test_what_a_scheme_does_is_told_apart_to_the_last_entry_of_an_array():
+    def scheme(weights):
+        return bcgc.Scheme("weighted", lambda p: p.total * weights[: p.max_workers])
+
+    weights = np.linspace(0.0, 1.0, 2_000)
+    other = weights.copy()
+    other[1_000] += 1e-9
+    assert scheme(weights).code == scheme(weights.copy()).code != scheme(other).code

@@ -64,8 +64,10 @@ def test_a_level_must_exist_in_every_problem_of_a_batch():
 
 
 def test_an_option_that_the_method_does_not_know_is_refused():
+    with pytest.raises(TypeError, match=r'Optimal has no "tolerence" \(did you mean "tolerance"\?\)'):
+        bcgc.Optimal(tolerence=1e-3)
     with pytest.raises(TypeError, match="alpha"):
-        bcgc.solve(_problem(), "time", alpha=3.0)
+        bcgc.solve(_problem(), "time", alpha=3.0)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("law", [bcgc.Pareto(2.0, 0.9), bcgc.TwoSpeed(1.5, np.inf, 0.2)])
@@ -195,7 +197,9 @@ def test_the_status_says_what_came_of_it():
     assert np.isnan(sparse.expected_runtime)
     assert np.isnan(sparse.relative_gap)
     short = bcgc.solve(
-        _problem(), "subgradient", key=jax.random.key(0), max_steps=10, check_every=5, tolerance=-1.0
+        _problem(),
+        bcgc.Subgradient(max_steps=10, check_every=5, tolerance=-1.0),
+        key=jax.random.key(0),
     )
     assert (int(short.status), int(short.num_steps), short.history.size) == (bcgc.Status.STEP_LIMIT, 10, 3)
     assert short.rounded.sum() == L
@@ -217,7 +221,7 @@ def test_one_worker_alone_has_no_partial_stragglers():
 def test_an_option_may_be_a_number_or_an_array():
     problem = _problem()
     number, array, other = (
-        bcgc.solve(problem, "tandon_partial", alpha=alpha).expected_runtime
+        bcgc.solve(problem, bcgc.TandonPartial(alpha=alpha)).expected_runtime
         for alpha in (4.0, jnp.array(4.0), jnp.array(7.0))
     )
     np.testing.assert_allclose(number, array, rtol=1e-13)

@@ -1,0 +1,261 @@
+"""What is answered, `Solution`, and how a partition becomes one: rounded, evaluated exactly, certified."""
+
+import dataclasses
+import functools
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from bcgc_jax._pytree import pytree_dataclass, static_field
+from bcgc_jax.citations import bibliography
+from bcgc_jax.partitions import round_partition, round_to_units
+from bcgc_jax.problem import Problem, Status
+from bcgc_jax.runtime import Certificate, certificate, levels_of_bound, partition_of_units
+
+_FORMAT = "bcgc_jax.Solution"
+_VERSION = 1
+
+
+class Parts(NamedTuple):
+    """What is coded together, in the order in which it is computed, `[K]` each.
+
+    `level`: redundancy; `share`: of each subset's samples; `counts`: coordinates or units. A partition has
+    one part for each level and all samples in it; partial stragglers have the coordinates twice, with an
+    uncoded share of the samples and a coded one.
+    """
+
+    level: ArrayLike
+    share: ArrayLike
+    counts: ArrayLike
+
+
+@pytree_dataclass
+class Solution:
+    """A scheme and what is known about it; every array gains the leading axes of a batch.
+
+    Attributes:
+      partition: float x, `[max_workers]`; None for a scheme that is no partition.
+      rounded: integers that sum to L, `[max_workers]`, or None.
+      expected_runtime: E τ̂ of the continuous `partition`.
+      runtime_error: of `expected_runtime`, absolute; see `kind`.
+      lower_bound: no partition of the `levels` has an expected runtime below it; see `kind`.
+      relative_gap: 1 - lower_bound / expected_runtime, the certificate.
+      status: integer value of a `Status`; `message` says it in words.
+      num_steps: steps of an iterative method, 0 for a closed form.
+      history: expected runtime at each check of an iterative method, NaN after the last; or None.
+      method: the name it was asked by.
+      kind: "exact", where `runtime_error` bounds the error of a quadrature and `lower_bound` is a theorem; or
+        "confidence", for `Unlike` workers and schemes that are averaged over draws: a standard error, and a
+        97.5 % limit.
+      levels: bool, `[max_workers]`, the levels that the bound is for: all, those that were allowed, or, with
+        setup cycles, those in use.
+      completion_probability: P(τ̂ ≤ deadline) of `partition`, where that was maximised.
+      start: where the best search began, an index of `solvers.completion.STARTS`.
+      parts: what is coded together, for training.
+      problem: what it answers.
+      rounded_value: `rounded_runtime` where it is known already.
+    """
+
+    partition: Array | None
+    rounded: Array | None
+    expected_runtime: Array
+    runtime_error: Array
+    lower_bound: Array
+    relative_gap: Array
+    status: Array
+    num_steps: Array
+    history: Array | None = None
+    method: str = static_field(default="")
+    kind: str = static_field(default="exact")
+    levels: Array | None = None
+    completion_probability: Array | None = None
+    start: Array | None = None
+    parts: Parts | None = None
+    problem: Problem | None = None
+    rounded_value: Array | None = None
+
+    @property
+    def rounded_runtime(self) -> Array:
+        """E τ̂ of the `rounded` integers, evaluated when it is asked for; that of `partition` without them."""
+        if self.rounded_value is not None:
+            return self.rounded_value
+        if self.rounded is None or self.problem is None:
+            return self.expected_runtime
+        evaluate = _rounded_runtime
+        for _ in range(jnp.ndim(self.expected_runtime)):
+            evaluate = jax.vmap(evaluate)
+        exists = self.status != int(Status.INFEASIBLE)
+        return jnp.where(exists, evaluate(self.problem, self.rounded), jnp.nan)
+
+    @property
+    def message(self) -> Any:
+        """The `status` in words; of a batch an array of them."""
+        said = np.vectorize(lambda code: Status(code).message, otypes=[object])(np.asarray(self.status))
+        return said.item() if said.ndim == 0 else said
+
+    def citation(self) -> str:
+        """BibTeX of the works behind the method.
+
+        >>> from bcgc_jax import Problem, Uniform, solve
+        >>> solve(Problem(Uniform(1.0, 2.0), 3, 10), "uncoded").citation().count("@")
+        2
+        """
+        return bibliography(self.method, self.kind)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write it to a JSON file, but for the problem; with `rounded_runtime`."""
+        path = Path(path)
+        arrays: dict[str, Any] = {
+            name: None if value is None else _plain(value)
+            for name, value in vars(self).items()
+            if name not in ("problem", "method", "kind", "rounded_value", "parts")
+        }
+        parts = self.parts
+        arrays["parts"] = parts and {name: _plain(value) for name, value in parts._asdict().items()}
+        known = {"method": self.method, "kind": self.kind, "rounded_value": _plain(self.rounded_runtime)}
+        text = json.dumps({"format": _FORMAT, "version": _VERSION, **known, **arrays}, indent=1)
+        path.write_text(text + "\n", encoding="utf-8")
+        return path
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Solution":
+        """What `save` wrote. Raises ValueError for a file of anything else."""
+        try:
+            found = json.loads(Path(path).read_text(encoding="utf-8"))
+            assert found.pop("format") == _FORMAT
+            version = found.pop("version")
+        except (AssertionError, AttributeError, KeyError, TypeError, UnicodeDecodeError, ValueError) as error:
+            raise ValueError(f"{path} holds no solution that Solution.save wrote") from error
+        if version != _VERSION:
+            raise ValueError(f"{path} is of version {version} of the format; this package reads {_VERSION}")
+        parts = found.pop("parts")
+        fields: dict[str, Any] = {
+            name: value if value is None or isinstance(value, str) else _array(value)
+            for name, value in found.items()
+        }
+        if parts is not None:
+            fields["parts"] = Parts(**{name: _array(value) for name, value in parts.items()})
+        return cls(**fields)
+
+    def __repr__(self) -> str:
+        shape = jnp.shape(self.expected_runtime)
+        if shape or isinstance(self.expected_runtime, jax.core.Tracer):
+            return f"Solution({self.method}, {f'a batch of {shape}' if shape else 'traced'})"
+        value, gap = float(self.expected_runtime), float(self.relative_gap)
+        error = "±" if self.kind == "confidence" else "error"
+        lines = [
+            f"Solution({self.method}): {self.message}",
+            f"  expected runtime {value:.6g} ({error} {float(self.runtime_error):.1g})",
+        ]
+        if gap < 1:
+            sure = "proven" if self.kind == "exact" else "with 97.5 % confidence"
+            lines.append(f"  at most {100 * gap / (1 - gap):.3g} % above the best, {sure}")
+        if self.completion_probability is not None:
+            lines.append(f"  in time with probability {float(self.completion_probability):.6g}")
+        if self.rounded is not None:
+            used = np.flatnonzero(np.asarray(self.rounded))
+            counts = ", ".join(f"{n}: {int(self.rounded[n])}" for n in used[:6])
+            lines.append(f"  coordinates by level {counts}{', …' if used.size > 6 else ''}")
+        return "\n".join(lines)
+
+
+def assess(
+    problem: Problem,
+    partition: Array,
+    status: Array | None = None,
+    num_steps: Array | None = None,
+    *,
+    written_out: bool = False,
+    whole_numbers: bool = True,
+) -> Solution:
+    """The `Solution` that a partition is: rounded, evaluated exactly, certified."""
+    # The same shapes and dtypes whatever is known: compiled once for all methods.
+    solution = assess_shares(
+        problem,
+        jnp.asarray(partition, problem.dtype),
+        Status.CONVERGED.value if status is None else status,
+        0 if num_steps is None else num_steps,
+        np.ones(problem.max_workers, bool),
+        written_out=written_out,
+    )
+    return with_whole_numbers(problem, solution) if whole_numbers else solution
+
+
+def _rounded_runtime(problem: Problem, counts: Array) -> Array:
+    """By the program that partitions are assessed with."""
+    return assess(problem, partition_of_units(problem, counts), whole_numbers=False).expected_runtime
+
+
+def with_whole_numbers(problem: Problem, solution: Solution) -> Solution:
+    """`solution` with the whole numbers, which are sorted for."""
+    assert solution.partition is not None
+    if problem.unit_costs is None:
+        rounded = round_partition(solution.partition, problem.num_coordinates)
+    else:
+        rounded = round_to_units(solution.partition, jnp.asarray(problem.unit_costs, problem.dtype))
+    return dataclasses.replace(solution, rounded=rounded)  # type: ignore[type-var]
+
+
+@functools.partial(jax.jit, static_argnames="written_out")
+def assess_shares(
+    problem: Problem,
+    partition: Array,
+    status: ArrayLike,
+    num_steps: ArrayLike,
+    levels: ArrayLike,
+    lower_bound: Array | None = None,
+    *,
+    written_out: bool,
+) -> Solution:
+    """All of the solution but the whole numbers; `lower_bound` is one that the solver knows."""
+    partition = jnp.where(jnp.asarray(status) != int(Status.INFEASIBLE), partition, 0)
+    found = certificate(problem, partition, levels, written_out=written_out)
+    if lower_bound is not None:
+        known = lower_bound - found.runtime_error  # NaN where there is no error to speak of
+        lower = jnp.where(known > found.lower_bound, known, found.lower_bound)
+        found = found._replace(lower_bound=lower, relative_gap=1 - lower / found.expected_runtime)
+    return solution_of(problem, partition, status, num_steps, levels, found)
+
+
+def solution_of(
+    problem: Problem,
+    partition: Array,
+    status: ArrayLike,
+    num_steps: ArrayLike,
+    levels: ArrayLike,
+    found: Certificate,
+) -> Solution:
+    """What is known of a partition, and the status that it has by its value."""
+    status, num_steps = jnp.asarray(status, int), jnp.asarray(num_steps, int)
+    feasible = status != int(Status.INFEASIBLE)
+    value, error, lower, gap = found
+    value = jnp.where(feasible, value, jnp.nan)
+    status = jnp.where(jnp.isinf(value), int(Status.INFINITE), status)
+    status = jnp.where(jnp.isnan(value) & feasible, int(Status.INVALID), status)
+    gap = jnp.where(jnp.isfinite(value), gap, jnp.where(jnp.isinf(value), 1, jnp.nan))
+    used = levels_of_bound(problem, partition) & jnp.asarray(levels)
+    return Solution(partition, None, value, error, lower, gap, status, num_steps, levels=used)
+
+
+def is_partition(problem: Problem, x: Array) -> Array:
+    """Whether x ≥ 0, Σ x = L to rounding, and x_n = 0 for n ≥ N; False where anything is NaN."""
+    share = x / problem.total
+    slack = 1e3 * jnp.finfo(x.dtype).eps
+    inside = jnp.all(share >= -slack) & jnp.all(problem.exists | (share <= slack))
+    return inside & (jnp.abs(jnp.sum(share) - 1) <= slack * max(x.size, 10))
+
+
+def _plain(value: Any) -> Any:
+    array = np.asarray(value)
+    return {"dtype": array.dtype.name, "values": array.tolist()}
+
+
+def _array(value: dict[str, Any]) -> Array:
+    return jnp.asarray(np.array(value["values"], value["dtype"]))

@@ -1,0 +1,232 @@
+r"""What `solve` can be asked for: methods with their options, and the short names of their defaults.
+
+A method's numbers are leaves, traced and batched like those of a problem; what decides a shape or a program
+is static. A rule that needs no search is a `Scheme`, the package's own (`schemes.SCHEMES`) or a user's.
+"""
+
+import difflib
+from collections.abc import Sequence
+
+import numpy as np
+from jax.typing import ArrayLike
+
+from bcgc_jax._pytree import check, concrete, pytree_dataclass, static_field
+from bcgc_jax.problem import Problem
+from bcgc_jax.solvers.schemes import SCHEMES, Scheme
+
+
+class Method:
+    """A way to a scheme; `name` is what the command line and `Solution.method` call it."""
+
+    @property
+    def name(self) -> str:
+        raise NotImplementedError
+
+
+@pytree_dataclass
+class Optimal(Method):
+    r"""The partition of least expected runtime, to a proven relative gap of `tolerance`.
+
+    Args:
+      tolerance: of the gap; for laws of atoms and for `Rows` not below 1e-6.
+      levels: the redundancy levels that may be used, all by default; static. With setup cycles it is also
+        searched which of them to use, and the bound is for those in `Solution.levels`.
+      max_steps: of Newton's method; static.
+
+    >>> Optimal(levels=[0, 2]).levels
+    (0, 2)
+    """
+
+    tolerance: ArrayLike = 1e-7
+    levels: Sequence[int] | None = static_field(default=None)
+    max_steps: int = static_field(default=60)
+
+    def __post_init__(self) -> None:
+        check("tolerance", self.tolerance, "> 0")
+        check("max_steps", self.max_steps, ">= 1")
+        if self.levels is not None:
+            chosen = np.unique(np.asarray(self.levels))
+            if not chosen.size or not np.issubdtype(chosen.dtype, np.integer) or chosen[0] < 0:
+                raise ValueError(
+                    f"levels must be whole numbers from 0 on, at least one of them, got {self.levels!r}"
+                )
+            object.__setattr__(self, "levels", tuple(chosen.tolist()))
+
+    @property
+    def name(self) -> str:
+        return "optimal"
+
+
+@pytree_dataclass
+class Deadline(Method):
+    r"""The partition, a local optimum from several starts, that most probably ends by `deadline`.
+
+    Args:
+      deadline: a time; in a `Sweep` None, and then that of the cell.
+      tolerance: of a share of the coordinates that a last step would move.
+      max_steps: from each start; static.
+    """
+
+    deadline: ArrayLike | None = None
+    tolerance: ArrayLike = 1e-6
+    max_steps: int = static_field(default=2000)
+
+    def __post_init__(self) -> None:
+        if self.deadline is not None:
+            check("deadline", self.deadline, "> 0")
+        check("tolerance", self.tolerance, "> 0")
+        check("max_steps", self.max_steps, ">= 1")
+
+    @property
+    def name(self) -> str:
+        return "deadline"
+
+
+@pytree_dataclass
+class Subgradient(Method):
+    r"""The paper's stochastic projected subgradient method; needs a key.
+
+    Args:
+      tolerance: stops when the best value has improved by less, relatively, since the check before last; a
+        negative one never stops.
+      batch_size: draws a step; static, as are the next two.
+      check_every: steps between exact evaluations.
+      max_steps: in all.
+    """
+
+    tolerance: ArrayLike = 1e-4
+    batch_size: int = static_field(default=512)
+    check_every: int = static_field(default=100)
+    max_steps: int = static_field(default=2000)
+
+    def __post_init__(self) -> None:
+        check("tolerance", self.tolerance, "")
+        for name in ("batch_size", "check_every", "max_steps"):
+            check(name, getattr(self, name), ">= 1")
+
+    @property
+    def name(self) -> str:
+        return "subgradient"
+
+
+@pytree_dataclass
+class TandonPartial(Method):
+    r"""Partial stragglers of Tandon et al. 2017; `alpha` is the law's `straggler_ratio` by default."""
+
+    alpha: ArrayLike | None = None
+
+    def __post_init__(self) -> None:
+        if self.alpha is not None:
+            check("alpha", self.alpha, ">= 1")
+
+    @property
+    def name(self) -> str:
+        return "tandon_partial"
+
+
+@pytree_dataclass
+class Tandon(Method):
+    """Gradient coding of Tandon et al. 2017: all coordinates at one redundancy `level`."""
+
+    level: int = static_field()
+
+    def __post_init__(self) -> None:
+        check("level", self.level, ">= 0")
+
+    @property
+    def name(self) -> str:
+        return f"tandon:{self.level}"
+
+
+@pytree_dataclass
+class Ferdinand(Method):
+    """Hierarchical coded computation of Ferdinand & Draper 2018 with `num_layers` layers."""
+
+    num_layers: int = static_field()
+
+    def __post_init__(self) -> None:
+        check("num_layers", self.num_layers, ">= 1")
+
+    @property
+    def name(self) -> str:
+        return f"ferdinand:{self.num_layers}"
+
+
+PROPOSED = ("optimal", "subgradient", "time", "frequency")
+BASELINES = ("uncoded", "single_block", "tandon_partial", "ferdinand_full", "ferdinand_half")
+LIMIT = "limit"
+_SEARCHED: dict[str, type[Method]] = {
+    "optimal": Optimal,
+    "deadline": Deadline,
+    "subgradient": Subgradient,
+    "tandon_partial": TandonPartial,
+}
+# Methods that take a number, as in "tandon:3": a level, a number of layers.
+_NUMBERED: dict[str, type[Method]] = {"tandon": Tandon, "ferdinand": Ferdinand}
+_NAMES = (*PROPOSED, "deadline", *BASELINES, LIMIT)
+METHODS = ", ".join([*_NAMES, *(f"{name}:NUMBER" for name in _NUMBERED)])
+
+
+def method_of(method: "str | Method | Scheme", own: Sequence[Scheme] = ()) -> "Method | Scheme":
+    """The object that a short name stands for, among the package's methods and schemes of one's `own`.
+
+    Raises ValueError for a name that is none, with the nearest that is one.
+
+    >>> method_of("tandon:3").level, method_of("optimal").tolerance
+    (3, 1e-07)
+    """
+    if not isinstance(method, str):
+        return method
+    mine = {scheme.name: scheme for scheme in own}
+    name, colon, text = method.partition(":")
+    if name in _NUMBERED:
+        if not text.isdecimal():
+            what = "a redundancy level" if name == "tandon" else "a number of layers"
+            raise ValueError(f'method "{method}": "{name}" takes {what}, as in "{name}:1"')
+        return _NUMBERED[name](int(text))  # type: ignore[call-arg]
+    if not colon and method in _SEARCHED:
+        return _SEARCHED[method]()
+    if not colon and (method in mine or method in SCHEMES):
+        return mine.get(method) or SCHEMES[method]
+    near = difflib.get_close_matches(method, (*_NAMES, *mine), n=1)
+    hint = f' (did you mean "{near[0]}"?)' if near else ""
+    raise ValueError(f'unknown method "{method}"{hint}; known: {", ".join([METHODS, *mine])}')
+
+
+def is_baseline(method: "Method | Scheme") -> bool:
+    """Whether a method counts as a scheme known before the paper."""
+    return (
+        method.baseline
+        if isinstance(method, Scheme)
+        else isinstance(method, Tandon | Ferdinand | TandonPartial)
+    )
+
+
+def check_method(problem: Problem, method: "Method | Scheme") -> None:
+    """ValueError for what a method cannot do for this problem, as far as that is known before tracing."""
+    name = method.name
+    match method:
+        case Tandon(level=number):
+            _check_number(problem.num_workers, number, name, "a redundancy level", 0, -1)
+        case Ferdinand(num_layers=number):
+            _check_number(problem.num_coordinates, number, name, "a number of layers", 1, 0)
+        case Optimal(levels=levels) if levels is not None:
+            workers = concrete(problem.num_workers)
+            top = (problem.max_workers if workers is None else int(workers.min())) - 1
+            if levels[-1] > top:
+                raise ValueError(f"levels must be whole numbers from 0 to {top}, got {list(levels)}")
+        case Deadline() if problem.setup_cycles is not None:
+            raise ValueError("the completion probability is optimised without setup_cycles")
+    if problem.setup_cycles is not None and name in ("subgradient", "tandon_partial", LIMIT):
+        raise ValueError(f'method="{name}" knows no setup_cycles: use "optimal"')
+    if problem.unit_costs is not None and name.startswith("ferdinand"):
+        raise ValueError(f'method="{name}" has layers of equal coordinates: it knows no unit_costs')
+
+
+def _check_number(limit: ArrayLike, number: int, name: str, what: str, low: int, offset: int) -> None:
+    known = concrete(limit)
+    if known is not None and not low <= number <= int(known.min()) + offset:
+        kind = name.partition(":")[0]
+        high = int(known.min()) + offset
+        example = f"{kind}:{max(low, min(1, high))}"
+        raise ValueError(f'method "{name}": "{kind}" takes {what} from {low} to {high}, as in "{example}"')

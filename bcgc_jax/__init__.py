@@ -1,5 +1,7 @@
 """Optimization-based block coordinate gradient coding in JAX."""
 
+from importlib.metadata import PackageNotFoundError, version
+
 from bcgc_jax.coding.codes import (
     GradientCode,
     allocate,
@@ -73,6 +75,11 @@ from bcgc_jax.solvers import (
 )
 from bcgc_jax.sweep_files import write_sweep
 from bcgc_jax.sweeps import Sweep, grid, sweep
+
+try:
+    __version__ = version("bcgc-jax")
+except PackageNotFoundError:  # a source tree on the path
+    __version__ = "unknown"
 
 __all__ = [
     "CodingPlan",

@@ -6,6 +6,7 @@ import functools
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 T = TypeVar("T")
@@ -62,6 +63,23 @@ def _name_misspelt_fields(cls: type, names: list[str]) -> None:
         build(self, *args, **keywords)
 
     cls.__init__ = init  # type: ignore[misc]
+
+
+def replace(tree: T, **changes: Any) -> T:
+    """`tree`, a `pytree_dataclass`, with other values in the fields named."""
+    return dataclasses.replace(tree, **changes)  # type: ignore[type-var]
+
+
+def working_dtype(*trees: Any) -> np.dtype:
+    """The dtype of results: float32 or float64, the widest of the floating arrays among the leaves.
+
+    Python numbers and whole numbers follow these; alone, they have JAX's default. Half precision is too
+    short for what is computed here.
+    """
+    arrays = [a for a in jax.tree.leaves(trees) if hasattr(a, "dtype") and not getattr(a, "weak_type", False)]
+    floating = [a.dtype for a in arrays if jnp.issubdtype(a.dtype, jnp.floating)]
+    default = jnp.result_type(float)
+    return default if not floating or np.float64 in floating else np.dtype(np.float32)
 
 
 def concrete(value: Any) -> np.ndarray | None:

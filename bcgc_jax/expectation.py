@@ -369,7 +369,10 @@ def _panels(law: Law, pieces: Kinked, known: Marks, load: Array) -> tuple[Array,
     if not pieces.ends:
         centre = jnp.maximum(middle - start, jnp.finfo(start.dtype).tiny)
         # Denser near the middle, where the levels still differ.
-        reach = _reach(law, known, load, start, centre) * jnp.linspace(0.0, 1.0, _TAIL_PANELS) ** 3
+        reach = (
+            _reach(law, known, load, start, centre)
+            * jnp.linspace(0.0, 1.0, _TAIL_PANELS, dtype=load.dtype) ** 3
+        )
         beyond = jax.lax.stop_gradient(start + centre * jnp.exp(reach))
         last = beyond[-1]
     spread = jnp.array([0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0], load.dtype)

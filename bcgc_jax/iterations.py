@@ -14,7 +14,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax import expectation, order_statistics
-from bcgc_jax._pytree import pytree_dataclass, static_field
+from bcgc_jax._pytree import pytree_dataclass, static_field, working_dtype
 from bcgc_jax.crossing import crossing_probability
 from bcgc_jax.expectation import NUM_NODES, Expectation, with_rounding
 from bcgc_jax.laws import Atomic, JointLaw, Law, Rows, Smooth
@@ -139,7 +139,8 @@ class Independent(Iteration):
         return order_statistics.simulate_max(key, self.law, load, self.num_workers, num_draws)
 
     def typical_times(self, deviations):
-        one, sigma = jnp.ones(self.max_workers), np.asarray(deviations, float)[:, None]
+        one = jnp.ones(self.max_workers, working_dtype(self.law))
+        sigma = np.asarray(deviations, one.dtype)[:, None]
         mean, above = order_statistics.typical_hazards(one, self.num_workers, (0.0, 1.0))
         spread = above - mean
         # In the logarithm below: a time is positive.
@@ -213,7 +214,7 @@ class Sampled(Iteration):
 
     def typical_times(self, deviations):
         log_times = jnp.log(self.times)
-        spread = jnp.std(log_times, axis=0) * np.asarray(deviations)[:, None]
+        spread = jnp.std(log_times, axis=0) * np.asarray(deviations, log_times.dtype)[:, None]
         return jnp.exp(jnp.mean(log_times, axis=0) + spread)
 
     def expected_order_statistics(self, function=None):
@@ -294,12 +295,12 @@ def sorted_cycle_times(
     num_draws: int,
     *,
     max_workers: int | None = None,
-    dtype=float,
+    dtype: Any = None,
 ) -> Array:
     """Draws of the sorted cycle times, slowest first, `[num_draws, max_workers]`.
 
     `num_workers` may be traced where the static `max_workers` is given; columns from num_workers on
-    hold the law's infimum.
+    hold the law's infimum. `dtype` is that of the law's parameters by default.
 
     >>> from bcgc_jax.laws import Uniform
     >>> t = sorted_cycle_times(jax.random.key(0), Uniform(1.0, 2.0), 3, 5)
@@ -307,7 +308,8 @@ def sorted_cycle_times(
     ((5, 3), True)
     """
     max_workers = static_workers(num_workers, max_workers)
-    return iteration_of(law, num_workers, max_workers).sorted_draws(key, num_draws, jnp.result_type(dtype))
+    dtype = working_dtype(law) if dtype is None else jnp.result_type(dtype)
+    return iteration_of(law, num_workers, max_workers).sorted_draws(key, num_draws, dtype)
 
 
 def expected_order_statistics(

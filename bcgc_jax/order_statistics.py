@@ -17,6 +17,7 @@ from jax import Array
 from jax.scipy import special
 from jax.typing import ArrayLike
 
+from bcgc_jax._pytree import working_dtype
 from bcgc_jax.laws import Atomic, Law
 from bcgc_jax.laws.atoms import mass_of
 
@@ -144,7 +145,7 @@ def moments(
         if closed is not None:
             return closed
         function = lambda t: t  # noqa: E731
-    k = k.astype(float)
+    k = k.astype(working_dtype(law))
     above = jnp.asarray(num_workers, k.dtype) - k + 1
     pieces = law.pieces()
     if isinstance(pieces, Atomic):
@@ -157,7 +158,7 @@ def moments(
     width = jnp.sqrt(1 / k + 1 / above)[:, None]
     reach = 400.0 if k.dtype == jnp.float64 else 70.0
     end = jnp.arcsinh(reach / width)
-    v = end * jnp.linspace(-1.0, 1.0, num_nodes)
+    v = end * jnp.linspace(-1.0, 1.0, num_nodes, dtype=k.dtype)
     z = mode + width * jnp.sinh(v)
     log_weight = (
         -k[:, None] * jax.nn.softplus(-z) - above[:, None] * jax.nn.softplus(z) + jnp.log(jnp.cosh(v))
@@ -205,15 +206,16 @@ def expected_shared_time(law: Law, num_workers: ArrayLike, dtype: Any) -> Array:
     if isinstance(pieces, Atomic):
         times, mass = pieces.times, mass_of(law, pieces.times)
     else:
-        z = jnp.linspace(-36.0, 36.0, 769) if dtype == jnp.float64 else jnp.linspace(-16.0, 60.0, 769)
+        ends = (-36.0, 36.0) if dtype == jnp.float64 else (-16.0, 60.0)
+        z = jnp.linspace(*ends, 769, dtype=dtype)
         mass = jax.nn.softmax(-jax.nn.softplus(z) - jax.nn.softplus(-z))  # density of logit U
         times = law.inverse_cumulative_hazard(jax.nn.softplus(z))
     speed = jnp.where(jnp.isinf(times), 0, 1 / times)
-    median = law.inverse_cumulative_hazard(jnp.log(2.0))
+    median = law.inverse_cumulative_hazard(math.log(2.0))
     typical = jnp.where(jnp.isinf(median), law.infimum(), median)
     pace = jnp.sum(mass * jnp.minimum(speed, 1e3 / typical))
     panels, low, high = 520, -40.0, 12.0
-    u = jnp.exp(jnp.linspace(low, high, panels + 1)) / (pace * num_workers)
+    u = jnp.exp(jnp.linspace(low, high, panels + 1, dtype=dtype)) / (pace * num_workers)
     term = u * jnp.exp(num_workers * jnp.log(jnp.exp(-u[:, None] * speed) @ mass))
     # Beyond the far end a power of u is left for a heavy tail, a geometric series here. Where that does
     # not decay, the mean is infinite, or the gradient is never finished with positive probability.

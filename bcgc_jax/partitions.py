@@ -91,7 +91,8 @@ def project_partition(values: Array, total: ArrayLike, num_workers: ArrayLike) -
     # A padded value this low stays below λ; -inf would spoil the running sum of the sort.
     lowest = jnp.min(values) - 2 * jnp.abs(jnp.asarray(total, values.dtype))
     values = jnp.where(jnp.arange(values.size) < num_workers, values, lowest)
-    return optax.projections.projection_simplex(values, jnp.asarray(total, values.dtype))
+    projected = optax.projections.projection_simplex(values, jnp.asarray(total, values.dtype))
+    return projected.astype(values.dtype)  # optax divides whole numbers, in 64 bit where it may
 
 
 def round_partition(partition: Array, total: ArrayLike) -> Array:

@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import check, concrete, pytree_dataclass, static_field
+from bcgc_jax._pytree import check, concrete, pytree_dataclass, static_field, working_dtype
 from bcgc_jax.iterations import Iteration, iteration_of
 from bcgc_jax.laws import JointLaw, Law, Unlike
 
@@ -92,7 +92,7 @@ class Problem:
     def _check_unit_costs(self) -> None:
         check("unit_costs", self.unit_costs, "> 0")
         if not isinstance(self.unit_costs, jax.Array):  # a list would be many leaves
-            object.__setattr__(self, "unit_costs", jnp.asarray(self.unit_costs, float))
+            object.__setattr__(self, "unit_costs", jnp.asarray(self.unit_costs, working_dtype(self)))
         shape, count = jnp.asarray(self.unit_costs).shape, concrete(self.num_coordinates)
         if not shape or (count is not None and np.any(count != shape[-1])):
             raise ValueError(
@@ -108,7 +108,7 @@ class Problem:
     @property
     def dtype(self) -> Any:
         """float32 or float64, as the leaves and the caller's jax configuration have it."""
-        return jnp.result_type(1.0, *jax.tree.leaves(self))
+        return working_dtype(self)
 
     @property
     def scale(self) -> Array:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from bcgc_jax._pytree import working_dtype
 from bcgc_jax.expectation import (
     NUM_NODES,
     Expectation,
@@ -55,10 +56,11 @@ def block_runtime(
     >>> float(block_runtime([0.0, 2.0, 2.0, 0.0], [0.1, 0.1, 0.25, 1.0], num_samples=4.0))
     1.0
     """
-    t = jnp.sort(jnp.asarray(cycle_times, float), axis=-1)[..., ::-1]
-    scale = jnp.asarray(num_samples) * cycles / t.shape[-1]
-    x = jnp.asarray(partition, float)
-    return scale * max_finish_time(finish_load(x, x > 0, jnp.asarray(setup_cycles) / cycles), t)
+    dtype = working_dtype(partition, cycle_times, num_samples, cycles, setup_cycles)
+    t = jnp.sort(jnp.asarray(cycle_times, dtype), axis=-1)[..., ::-1]
+    scale = jnp.asarray(num_samples, dtype) * cycles / t.shape[-1]
+    x = jnp.asarray(partition, dtype)
+    return scale * max_finish_time(finish_load(x, x > 0, jnp.asarray(setup_cycles, dtype) / cycles), t)
 
 
 def coordinate_runtime(
@@ -78,12 +80,14 @@ def coordinate_runtime(
     1.0
     """
     s = jnp.asarray(levels)
-    t = jnp.sort(jnp.asarray(cycle_times, float), axis=-1)[..., ::-1]
-    scale = jnp.asarray(num_samples) * cycles / t.shape[-1]
+    dtype = working_dtype(cycle_times, num_samples, cycles, unit_costs)
+    t = jnp.sort(jnp.asarray(cycle_times, dtype), axis=-1)[..., ::-1]
+    scale = jnp.asarray(num_samples, dtype) * cycles / t.shape[-1]
     batch = jnp.broadcast_shapes(s.shape[:-1], t.shape[:-1])
     s, t = jnp.broadcast_to(s, batch + s.shape[-1:]), jnp.broadcast_to(t, batch + t.shape[-1:])
     return scale * jnp.max(
-        jnp.take_along_axis(t, s, axis=-1) * jnp.cumsum((s + 1) * jnp.asarray(unit_costs), axis=-1), axis=-1
+        jnp.take_along_axis(t, s, axis=-1) * jnp.cumsum((s + 1) * jnp.asarray(unit_costs, dtype), axis=-1),
+        axis=-1,
     )
 
 
@@ -98,7 +102,7 @@ def simulate_runtime(key: Array, problem: Problem, partition: ArrayLike, num_dra
     True
     """
     x = as_partition(problem, partition)
-    draws = problem.scale * problem.iteration.simulate_max(key, load_of(problem, x), num_draws)
+    draws = _scale(problem, x) * problem.iteration.simulate_max(key, load_of(problem, x), num_draws)
     return RuntimeEstimate(jnp.mean(draws), jnp.std(draws) / jnp.sqrt(max(num_draws - 1, 1)))
 
 
@@ -114,7 +118,8 @@ def integrate_runtime(problem: Problem, partition: ArrayLike, *, num_nodes: int 
     """
     x = as_partition(problem, partition)
     result = problem.iteration.expected_max(load_of(problem, x), num_nodes=num_nodes)
-    return Expectation(problem.scale * result.value, problem.scale * result.error)
+    scale = _scale(problem, x)
+    return Expectation(scale * result.value, scale * result.error)
 
 
 @jax.jit
@@ -155,7 +160,7 @@ def completion_probability(problem: Problem, partition: ArrayLike, deadline: Arr
     0.125
     """
     x = as_partition(problem, partition)
-    t = jnp.asarray(deadline, x.dtype) / problem.scale
+    t = jnp.asarray(deadline, x.dtype) / _scale(problem, x)
     late = problem.iteration.exceedance(load_of(problem, x), t)
     return jnp.clip(1 - late, 0, 1)
 
@@ -187,16 +192,22 @@ def certificate(
     found, slope = problem.iteration.expected_max_and_slope(
         load, num_nodes=num_nodes, written_out=written_out
     )
-    value, error = problem.scale * found.value, problem.scale * found.error
-    slope = problem.scale * pull_back(slope)[0]
+    scale = _scale(problem, x)
+    value, error = scale * found.value, scale * found.error
+    slope = scale * pull_back(slope)[0]
     allowed = levels_of_bound(problem, x) & (True if levels is None else jnp.asarray(levels))
     # 0 where nothing is paid for setup, up to rounding.
     constant = 0 if problem.setup_cycles is None else value - jnp.sum(slope * x)
-    lower = constant + problem.total * jnp.min(jnp.where(allowed, slope, jnp.inf))
+    lower = constant + problem.total.astype(x.dtype) * jnp.min(jnp.where(allowed, slope, jnp.inf))
     # The slopes share the error of the value. 0 is a bound of any runtime; the cycle times are positive.
     lower = lower - error
     lower = jnp.where(jnp.isfinite(lower), jnp.maximum(lower, 0), 0)
     return Certificate(value, error, lower, 1 - lower / value)
+
+
+def _scale(problem: Problem, x: Array) -> Array:
+    """M b / N in the dtype of x, which is wider where `problem` has but Python numbers."""
+    return problem.scale.astype(x.dtype)
 
 
 def levels_of_bound(problem: Problem, partition: Array) -> Array:
@@ -208,12 +219,12 @@ def load_of(problem: Problem, x: Array) -> Array:
     """Cycles, in units of a coordinate's, that a worker has spent when each level is finished."""
     if problem.setup_cycles is None:
         return cumulative_load(x)
-    return finish_load(x, x > 0, problem.setup_load)
+    return finish_load(x, x > 0, problem.setup_load.astype(x.dtype))
 
 
 def as_partition(problem: Problem, partition: ArrayLike) -> Array:
-    x = jnp.asarray(partition)
-    x = x.astype(problem.dtype) if not jnp.issubdtype(x.dtype, jnp.floating) else x
+    """x in the dtype of the results, that of problem and partition."""
+    x = jnp.asarray(partition, working_dtype(problem, partition))
     if x.shape != (problem.max_workers,):
         raise ValueError(
             f"partition must have shape ({problem.max_workers},), one entry for each redundancy level "

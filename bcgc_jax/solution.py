@@ -1,6 +1,5 @@
 """What is answered, `Solution`, and how a partition becomes one: rounded, evaluated exactly, certified."""
 
-import dataclasses
 import functools
 import json
 import os
@@ -13,7 +12,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import pytree_dataclass, static_field
+from bcgc_jax._pytree import pytree_dataclass, replace, static_field
 from bcgc_jax.citations import bibliography
 from bcgc_jax.partitions import round_partition, round_to_units
 from bcgc_jax.problem import Problem, Status
@@ -200,7 +199,7 @@ def with_whole_numbers(problem: Problem, solution: Solution) -> Solution:
         rounded = round_partition(solution.partition, problem.num_coordinates)
     else:
         rounded = round_to_units(solution.partition, jnp.asarray(problem.unit_costs, problem.dtype))
-    return dataclasses.replace(solution, rounded=rounded)  # type: ignore[type-var]
+    return replace(solution, rounded=rounded)
 
 
 @functools.partial(jax.jit, static_argnames="written_out")

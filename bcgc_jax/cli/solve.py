@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn
 from rich.table import Column
 
+from bcgc_jax._pytree import replace
 from bcgc_jax.cli.arguments import (
     OBJECTIVES,
     SEED,
@@ -308,7 +309,7 @@ def _solve_all(
                 finally:
                     bar.advance(task)
                 # What is exact for unlike workers is so for the draws that it is judged by.
-                solution = dataclasses.replace(solution, problem=judged)  # type: ignore[type-var]
+                solution = replace(solution, problem=judged)
                 return {"method": name} | _row(judged, solution, seconds(), question.deadline)
 
         with Stopwatch(told) as watch:

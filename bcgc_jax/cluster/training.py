@@ -19,6 +19,7 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
+from bcgc_jax._pytree import replace
 from bcgc_jax.cluster.checkpoints import Checkpoints
 from bcgc_jax.cluster.collection import ClusterGradient, Work
 from bcgc_jax.cluster.master import Cluster
@@ -273,9 +274,7 @@ def _scheme(
     if left < workers:
         law = problem.cycle_time.of_workers(members)
         samples = np.asarray(problem.num_samples) * (1 if batch_size is None else left / workers)
-        problem = dataclasses.replace(  # type: ignore[type-var]
-            problem, cycle_time=law, num_workers=left, max_workers=left, num_samples=samples
-        )
+        problem = replace(problem, cycle_time=law, num_workers=left, max_workers=left, num_samples=samples)
     solve_key, code_key = jax.random.split(jax.random.fold_in(key, left))
     try:
         return training_scheme(code_key, problem, solve(problem, method, key=solve_key), params, **options)

@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import check, pytree_dataclass
+from bcgc_jax._pytree import check, pytree_dataclass, working_dtype
 from bcgc_jax.laws.base import Atomic, Law, check_order, excess_above
 
 
@@ -76,8 +76,8 @@ class Empirical(Law):
         if np.size(self.times) == 0:
             raise ValueError("times is empty: an empirical law needs at least one measured time")
         check("times", self.times, "> 0")
-        times = self.times if isinstance(self.times, jax.Array) else np.asarray(self.times, float)
-        times = jnp.asarray(times, jnp.result_type(times, float))
+        times = self.times if isinstance(self.times, jax.Array) else np.asarray(self.times)
+        times = jnp.asarray(times, working_dtype(times))
         object.__setattr__(self, "times", jnp.sort(jnp.ravel(times)))
 
     def cumulative_hazard(self, t):
@@ -85,7 +85,7 @@ class Empirical(Law):
         t = jnp.asarray(t)
         count = jnp.searchsorted(times, t, side="right", method="sort" if t.size > 64 else "scan")
         # Counts alone would give float32. log1p in the lower half, or the first times lose their digits.
-        count = count.astype(jnp.result_type(times, float))
+        count = count.astype(working_dtype(times))
         left = times.size - count
         lower = -jnp.log1p(-jnp.minimum(count / times.size, 0.5))
         upper = -jnp.log(jnp.maximum(left, 1) / times.size)

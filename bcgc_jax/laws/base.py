@@ -5,7 +5,8 @@ r"""What a law of the cycle time T of a worker is: a pytree that knows its cumul
 `vmap` and `grad` go through the parameters.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import concrete
+from bcgc_jax._pytree import concrete, working_dtype
 
 
 class Smooth(NamedTuple):
@@ -53,6 +54,16 @@ _COMPILED: dict[str, tuple[str, ...]] = {
 
 
 _DERIVED = {"cdf", "survival", "log_density", "sample"}
+_ELEMENTWISE = {"cumulative_hazard", "inverse_cumulative_hazard", "log_density"}
+
+
+def _in_working_dtype(method: Callable[[Any, Array], Array]) -> Callable[[Any, ArrayLike], Array]:
+    @functools.wraps(method)
+    def elementwise(law: Any, value: ArrayLike) -> Array:
+        dtype = working_dtype(law, value)
+        return jnp.asarray(method(law, jnp.asarray(value, dtype)), dtype)
+
+    return elementwise
 
 
 class Law:
@@ -60,7 +71,7 @@ class Law:
 
     A subclass is a `pytree_dataclass` with `cumulative_hazard`, `inverse_cumulative_hazard`,
     `mean` and `infimum`. For a law with no closed forms, see `FromHazard`. The methods of a subclass are
-    compiled as a whole, once for each shape.
+    compiled as a whole, once for each shape; times and hazards come to them in `working_dtype`.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -68,6 +79,7 @@ class Law:
         for name, static in _COMPILED.items():
             method = getattr(cls, name)
             if name in cls.__dict__ or (method is getattr(Law, name) and name in _DERIVED):
+                method = _in_working_dtype(method) if name in _ELEMENTWISE else method
                 setattr(cls, name, jax.jit(method, static_argnames=static))
 
     def cumulative_hazard(self, t: ArrayLike) -> Array:
@@ -117,7 +129,7 @@ class Law:
 
     def log_density(self, t: ArrayLike) -> Array:
         """log of the density of T, elementwise; -inf where there is none. For laws without atoms."""
-        t = jnp.asarray(t, float)
+        t = jnp.asarray(t)
         hazard, rate = jax.jvp(self.cumulative_hazard, (t,), (jnp.ones_like(t),))
         possible = jnp.isfinite(hazard) & (rate > 0)
         return jnp.where(possible, jnp.log(jnp.where(possible, rate, 1)) - hazard, -jnp.inf)
@@ -126,8 +138,9 @@ class Law:
         """The same law; where Λ⁻¹ is slow to run and to compile, it comes from a table instead."""
         return self
 
-    def sample(self, key: Array, shape: tuple[int, ...] = (), dtype: Any = float) -> Array:
-        """Independent cycle times of the given `shape`."""
+    def sample(self, key: Array, shape: tuple[int, ...] = (), dtype: Any = None) -> Array:
+        """Independent cycle times of the given `shape`; by default in the law's `working_dtype`."""
+        dtype = working_dtype(self) if dtype is None else dtype
         a = jax.random.exponential(key, shape, dtype)
         return self.with_fast_inverse().inverse_cumulative_hazard(a).astype(dtype)
 
@@ -143,9 +156,9 @@ def excess_above(t: ArrayLike, start: ArrayLike) -> tuple[Array, Array]:
     return inside, jnp.where(inside, excess, 1)
 
 
-def inverse_ranks(num_workers: ArrayLike, max_workers: int) -> tuple[Array, Array]:
+def inverse_ranks(num_workers: ArrayLike, max_workers: int, dtype: Any) -> tuple[Array, Array]:
     """1/j for j = n+1, and the rank N - n from the fastest; both 0 for padded levels n ≥ N."""
-    j = jnp.arange(1, max_workers + 1, dtype=float)
+    j = jnp.arange(1, max_workers + 1, dtype=dtype)
     exists = j <= num_workers
     return jnp.where(exists, 1 / j, 0), jnp.where(exists, num_workers - j + 1, 0)
 

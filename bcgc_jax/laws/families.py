@@ -10,7 +10,7 @@ from jax import Array
 from jax.scipy import special
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import check, pytree_dataclass, static_field
+from bcgc_jax._pytree import check, pytree_dataclass, static_field, working_dtype
 from bcgc_jax.laws.base import Kinked, Law, check_order, excess_above, inverse_ranks, suffix_sum
 from bcgc_jax.laws.special_functions import (
     gamma_hazard,
@@ -53,7 +53,7 @@ class ShiftedExponential(Law):
 
     def expected_order_statistics(self, num_workers, max_workers):
         # Eq. (11): shift + (H_N - H_n) / rate.
-        inverse, _ = inverse_ranks(num_workers, max_workers)
+        inverse, _ = inverse_ranks(num_workers, max_workers, working_dtype(self))
         return self.shift + suffix_sum(inverse) / self.rate
 
 
@@ -128,7 +128,7 @@ class Pareto(Law):
 
     def expected_order_statistics(self, num_workers, max_workers):
         # E exp(A_(N-n) / shape) = Π_{j=n+1}^{N} 1 / (1 - 1 / (j shape)), a product of N - n means.
-        inverse, _ = inverse_ranks(num_workers, max_workers)
+        inverse, _ = inverse_ranks(num_workers, max_workers, working_dtype(self))
         share = inverse / self.shape
         finite = share < 1
         factor = jnp.where(finite, -jnp.log1p(-jnp.where(finite, share, 0)), jnp.inf)
@@ -175,7 +175,7 @@ class Uniform(Law):
         return jnp.asarray(self.low)
 
     def expected_order_statistics(self, num_workers, max_workers):
-        _, rank = inverse_ranks(num_workers, max_workers)
+        _, rank = inverse_ranks(num_workers, max_workers, working_dtype(self))
         return self.low + jnp.subtract(self.high, self.low) * rank / (num_workers + 1.0)
 
     def pieces(self):
@@ -268,7 +268,7 @@ class Gamma(Law):
 
     def with_fast_inverse(self):
         # Of T - shift: a difference would round to 0 near the shift.
-        a = jnp.exp(_Tabulated.log_hazards())
+        a = jnp.exp(_Tabulated.log_hazards(working_dtype(self)))
         log_x, slope = log_inverse_gamma_hazard(self.shape, a)
         return _Tabulated(self, self.infimum(), log_x - jnp.log(self.rate), slope)
 
@@ -292,7 +292,7 @@ class FromHazard(Law):
 
     def cumulative_hazard(self, t):
         t = jnp.asarray(t)
-        start = jax.lax.stop_gradient(self.infimum()).astype(jnp.result_type(t, float))
+        start = jax.lax.stop_gradient(self.infimum()).astype(t.dtype)
         inside = t > start
         # Above the support's start the user's Λ is asked; below it, only at a point it knows.
         safe = jnp.where(inside, t, start + jnp.maximum(jnp.abs(start), 1))
@@ -306,20 +306,20 @@ class FromHazard(Law):
     def mean(self):
         # a = exp(v - e^{-v}): exponential decay at both ends, so the trapezoid rule is spectral.
         low, high, panels = -4.2, 6.0, 400
-        v = jnp.linspace(low, high, panels + 1)
+        v = jnp.linspace(low, high, panels + 1, dtype=working_dtype(self))
         a = jnp.exp(v - jnp.exp(-v))
         weight = jnp.exp(-a)
         # Where the weight is 0, T may overflow.
         integrand = self.inverse_cumulative_hazard(jnp.where(weight > 0, a, 0)) * weight
         largest = 0.9 * -math.log(jnp.finfo(a.dtype).tiny)
-        tail = jnp.log(self.inverse_cumulative_hazard(jnp.array([largest / 2, largest])))
+        tail = jnp.log(self.inverse_cumulative_hazard(jnp.array([largest / 2, largest], a.dtype)))
         growth = (tail[1] - tail[0]) / (largest / 2)  # of log T per unit of hazard; 1 is the limit
         total = jnp.sum(integrand * a * (1 + jnp.exp(-v))) * ((high - low) / panels)
         return jnp.where(growth < 1, total, jnp.inf)
 
     def infimum(self):
         # The value of Λ⁻¹ at 0 with the slopes just above it: a power of a has none at 0.
-        dtype = jnp.result_type(float)
+        dtype = working_dtype(self)
         near = jnp.asarray(
             self.inverse_hazard(self.parameters, jnp.asarray(jnp.finfo(dtype).eps ** 2, dtype))
         )
@@ -340,8 +340,8 @@ class _Tabulated(Law):
     _low, _high, _size = math.log(1e-20), math.log(800.0), 513
 
     @classmethod
-    def log_hazards(cls) -> Array:
-        return jnp.linspace(cls._low, cls._high, cls._size)
+    def log_hazards(cls, dtype: Any) -> Array:
+        return jnp.linspace(cls._low, cls._high, cls._size, dtype=dtype)
 
     def inverse_cumulative_hazard(self, a):
         step = (self._high - self._low) / (self._size - 1)

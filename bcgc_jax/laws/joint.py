@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import check, pytree_dataclass
+from bcgc_jax._pytree import check, pytree_dataclass, working_dtype
 from bcgc_jax.laws.atoms import Empirical
 from bcgc_jax.laws.base import Law
 
@@ -44,8 +44,8 @@ class JointLaw:
         """Draws of an iteration's times, slowest first, `[num_draws, N]`."""
         raise NotImplementedError
 
-    def sample(self, key: Array, shape: tuple[int, ...], dtype: Any = float) -> Array:
-        """Cycle times of iterations; `shape` ends with N."""
+    def sample(self, key: Array, shape: tuple[int, ...], dtype: Any = None) -> Array:
+        """Cycle times of iterations; `shape` ends with N, `dtype` is that of the law by default."""
         raise NotImplementedError
 
     def pooled(self) -> Law:
@@ -85,14 +85,14 @@ class Rows(JointLaw):
     times: ArrayLike | Sequence[Sequence[float]]
 
     def __post_init__(self) -> None:
-        times = self.times if isinstance(self.times, jax.Array) else np.asarray(self.times, float)
+        times = self.times if isinstance(self.times, jax.Array) else np.asarray(self.times)
         if times.ndim < 2 or not times.size:
             raise ValueError(
                 "times must have one row for each iteration and one column for each worker, at least one of "
                 f"both, got shape {times.shape}"
             )
         check("times", times, "> 0")
-        times = jnp.asarray(times, jnp.result_type(times, float))
+        times = jnp.asarray(times, working_dtype(times))
         object.__setattr__(self, "times", jnp.sort(times, axis=-1)[..., ::-1])
 
     def width(self):
@@ -102,9 +102,10 @@ class Rows(JointLaw):
         times = jnp.asarray(self.times)
         return times[jax.random.randint(key, (num_draws,), 0, len(times))]
 
-    def sample(self, key: Array, shape: tuple[int, ...] = (), dtype: Any = float) -> Array:
+    def sample(self, key: Array, shape: tuple[int, ...] = (), dtype: Any = None) -> Array:
         """Whole rows, slowest first: `shape` ends with N."""
         _check_shape(shape, self.width())
+        dtype = working_dtype(self) if dtype is None else dtype
         return self.draw_rows(key, int(np.prod(shape[:-1]))).reshape(shape).astype(dtype)
 
     def of_workers(self, members):
@@ -164,9 +165,10 @@ class Unlike(JointLaw):
         times = self.sample(key, (num_draws, len(self.laws)))
         return jnp.sort(times, axis=-1)[:, ::-1]
 
-    def sample(self, key: Array, shape: tuple[int, ...] = (), dtype: Any = float) -> Array:
+    def sample(self, key: Array, shape: tuple[int, ...] = (), dtype: Any = None) -> Array:
         """Independent cycle times, worker by worker along the last axis: `shape` ends with N."""
         _check_shape(shape, len(self.laws))
+        dtype = working_dtype(self) if dtype is None else dtype
         a = jax.random.exponential(key, shape, dtype)
         a = jnp.maximum(a, jnp.finfo(a.dtype).eps / 4)  # half of what it is a multiple of: no time is 0
         groups: dict[Any, list[int]] = {}

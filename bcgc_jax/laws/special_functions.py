@@ -101,7 +101,7 @@ def _mills(z: Array) -> Array:
     z = jnp.minimum(z, 1e-3 * jnp.sqrt(jnp.finfo(z.dtype).max))
     share = (z - 4) / (z + 4)
     value = jnp.zeros_like(z)
-    for c in _mills_polynomial(22 if z.dtype == jnp.float64 else 10):
+    for c in _mills_polynomial(22 if z.dtype == jnp.float64 else 10).tolist():
         value = value * share + c
     return value / (z + 1.25)
 

@@ -5,7 +5,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import pytree_dataclass
+from bcgc_jax._pytree import pytree_dataclass, working_dtype
 from bcgc_jax.laws.base import Kinked, Law
 
 
@@ -24,7 +24,7 @@ class HazardSpline(Law):
     tail_index: ArrayLike = 0.0
 
     def cumulative_hazard(self, t):
-        (low, high), (t0, t1), (d0, d1) = self._piece(jnp.asarray(t, float), self.times)
+        (low, high), (t0, t1), (d0, d1) = self._piece(jnp.asarray(t), self.times)
         step, rise = high - low, t1 - t0
         # Shares of the piece, not times: fourth powers of short ones are 0 in float32.
         y, d0, d1 = jnp.clip((t - t0) / rise, 0, 1), d0 * step / rise, d1 * step / rise
@@ -42,7 +42,7 @@ class HazardSpline(Law):
         return jnp.where(jnp.greater(t, self.times[-1]), tail, inside)
 
     def inverse_cumulative_hazard(self, a):
-        (low, high), (t0, t1), (d0, d1) = self._piece(jnp.asarray(a, float), self.hazards)
+        (low, high), (t0, t1), (d0, d1) = self._piece(jnp.asarray(a), self.hazards)
         step, rise = high - low, t1 - t0
         share = jnp.clip((a - low) / step, 0, 1)
         mean, cross = rise / step, share * (1 - share)
@@ -60,7 +60,7 @@ class HazardSpline(Law):
         return tuple((x[i], x[i + 1]) for x in (self.hazards, self.times, self.slopes))
 
     def mean(self):
-        points, weights = np.polynomial.legendre.leggauss(8)
+        points, weights = np.array(np.polynomial.legendre.leggauss(8), working_dtype(self))
         step = jnp.diff(self.hazards)[:, None]
         a = self.hazards[:-1, None] + step * (points + 1) / 2
         body = jnp.sum(self.inverse_cumulative_hazard(a) * jnp.exp(-a) * step * weights / 2)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from bcgc_jax._pytree import working_dtype
 from bcgc_jax.laws.spline import HazardSpline
 from bcgc_jax.measured.likelihood import Sample, fit_tail, sorted_times, spread_ties
 
@@ -73,7 +74,7 @@ def smooth_law_and_tail(
     groups = np.array_split(np.arange(body - 1), min(count, body - 1))
     knots = np.array([(whole_hazard[g].mean(), whole_t[g].mean()) for g in groups] + [(base, threshold)])
     # Where the clock is coarse, neighbouring groups may have one time.
-    dtype = jnp.result_type(float)
+    dtype = working_dtype(times)
     apart = np.r_[True, np.diff(knots[:, 1]) > 64 * jnp.finfo(dtype).eps * threshold]
     a, y = knots[apart].T
     if a.size < 4 or scale <= 64 * jnp.finfo(dtype).eps * threshold:

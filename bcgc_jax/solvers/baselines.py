@@ -1,6 +1,8 @@
 r"""The schemes that block coordinate coding is compared with, each as its authors define it."""
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from bcgc_jax._pytree import working_dtype
 from bcgc_jax.expectation import Expectation
 from bcgc_jax.laws import Atomic, JointLaw, Law
 from bcgc_jax.laws.atoms import mass_of
@@ -90,17 +93,17 @@ def straggler_ratio(law: Law | JointLaw) -> Array:
         low = jnp.sum(jnp.where(share > 0, atoms * jnp.where(share > 0, share, 1), 0))
         return (law.mean() - low) / low
     # ∫ Λ⁻¹(-log(1-u)) over either half, u = 1/2 ± e^{-w}: both ends are exponentially resolved.
-    w, weight = _half_line()
+    w, weight = _half_line(working_dtype(law))
     low = jnp.sum(weight * law.inverse_cumulative_hazard(-jnp.log1p(-0.5 * jnp.exp(-w))))
-    slow = law.inverse_cumulative_hazard(w + jnp.log(2.0))
+    slow = law.inverse_cumulative_hazard(w + math.log(2.0))
     high = jnp.sum(weight * jnp.where(weight > 0, slow, 0))  # a heavy tail overflows where the weight is 0
     return jnp.where(jnp.isfinite(law.mean()), high, jnp.inf) / low
 
 
-def _half_line() -> tuple[Array, Array]:
+def _half_line(dtype: Any) -> tuple[Array, Array]:
     """Nodes and weights for ∫₀^∞ f(w) e^{-w} dw with w = exp(v - e^{-v})."""
     panels, low, high = 400, -4.0, 6.0
-    v = jnp.linspace(low, high, panels + 1)
+    v = jnp.linspace(low, high, panels + 1, dtype=dtype)
     w = jnp.exp(v - jnp.exp(-v))
     return w, jnp.exp(-w) * w * (1 + jnp.exp(-v)) * ((high - low) / panels)
 

@@ -13,7 +13,6 @@ bound the best from below, with 97.5 % confidence, in one of two ways:
 Both rest on the central limit theorem: laws whose variance is infinite need more draws than anyone has.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -23,7 +22,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import check
+from bcgc_jax._pytree import check, replace
 from bcgc_jax.iterations import Sampled
 from bcgc_jax.laws import JointLaw, Rows
 from bcgc_jax.order_statistics import max_finish_time
@@ -49,7 +48,7 @@ def draw_problems(
     check("num_replications", num_replications, ">= 4")
     sizes = (num_draws, num_draws * num_replications)
     laws = _draw(key, problem, sizes)
-    plan, fresh = (dataclasses.replace(problem, cycle_time=law) for law in laws)  # type: ignore[type-var]
+    plan, fresh = (replace(problem, cycle_time=law) for law in laws)
     return plan, fresh
 
 
@@ -91,7 +90,7 @@ def judge_optimum(
     mean, error = _mean(fresh.scale * max_finish_time(load_of(fresh, x), rows.astype(x.dtype)))
 
     def bound(rows: Array) -> Array:
-        part = dataclasses.replace(fresh, cycle_time=Rows(rows))  # type: ignore[type-var]
+        part = replace(fresh, cycle_time=Rows(rows))
         return optimal_partition(part, levels, tolerance=_TOLERANCE).lower_bound
 
     bounds = jax.lax.map(bound, rows.reshape(num_replications, -1, rows.shape[-1]))
@@ -104,7 +103,7 @@ def error_of_parts(fresh: Problem, num_replications: int, value: Callable[[Probl
     rows = _times(fresh)
 
     def one(rows: Array) -> Array:
-        return value(dataclasses.replace(fresh, cycle_time=Rows(rows)))  # type: ignore[type-var]
+        return value(replace(fresh, cycle_time=Rows(rows)))
 
     return _mean(jax.lax.map(one, rows.reshape(num_replications, -1, rows.shape[-1])))[1]
 

@@ -1,6 +1,5 @@
 """`solve`: one entry point for every scheme, with the exact runtime and the certificate of each."""
 
-import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import concrete, is_traced
+from bcgc_jax._pytree import concrete, is_traced, replace
 from bcgc_jax.expectation import Expectation
 from bcgc_jax.laws import Atomic
 from bcgc_jax.problem import Problem, Status
@@ -106,11 +105,9 @@ def solve(
     if solution.rounded is not None:
         level = np.arange(problem.max_workers)
         parts = Parts(level, np.ones(level.size), solution.rounded)
-        solution = dataclasses.replace(solution, parts=parts)  # type: ignore[type-var]
+        solution = replace(solution, parts=parts)
     kind = "exact" if problem.iteration.exact and not _is_drawn(method) else "confidence"
-    return dataclasses.replace(  # type: ignore[type-var]
-        solution, method=method.name, kind=kind, problem=problem
-    )
+    return replace(solution, method=method.name, kind=kind, problem=problem)
 
 
 def _is_drawn(method: Method | Scheme) -> bool:
@@ -143,7 +140,7 @@ def _solve_optimal(problem: Problem, method: Optimal, written_out: bool) -> Solu
     solution = with_whole_numbers(problem, found)
     if _few_units(problem):
         rounded = improve_units(problem, solution.rounded, solution.levels)
-        solution = dataclasses.replace(solution, rounded=rounded)  # type: ignore[type-var]
+        solution = replace(solution, rounded=rounded)
     return solution
 
 
@@ -157,9 +154,7 @@ def _solve_deadline(problem: Problem, method: Deadline) -> Solution:
         max_steps=method.max_steps,
     )
     solution = assess(problem, found.partition, found.status, found.num_steps)
-    return dataclasses.replace(  # type: ignore[type-var]
-        solution, completion_probability=found.probability, start=found.start
-    )
+    return replace(solution, completion_probability=found.probability, start=found.start)
 
 
 def _solve_subgradient(problem: Problem, method: Subgradient, key: Array, written_out: bool) -> Solution:
@@ -172,7 +167,7 @@ def _solve_subgradient(problem: Problem, method: Subgradient, key: Array, writte
         tolerance=method.tolerance,
     )
     solution = assess(problem, found.partition, found.status, found.num_steps, written_out=written_out)
-    return dataclasses.replace(solution, history=found.history)  # type: ignore[type-var]
+    return replace(solution, history=found.history)
 
 
 def _solve_rule(problem: Problem, method: Method | Scheme, written_out: bool) -> Solution:
@@ -205,7 +200,7 @@ def _solve_unlike(
     if isinstance(method, TandonPartial) or method is SCHEMES[LIMIT]:
         solution = solve(fresh, method)
         error = _error_of_parts(fresh, method, num_replications)
-        return dataclasses.replace(solution, runtime_error=error)  # type: ignore[type-var]
+        return replace(solution, runtime_error=error)
     solution = solve(plan, method, key=key)
     assert solution.partition is not None
     assert solution.levels is not None
@@ -225,7 +220,7 @@ def _solve_unlike(
         known["completion_probability"] = completion_probability(
             fresh, solution.partition, jnp.asarray(method.deadline)
         )
-    return dataclasses.replace(solution, **known)  # type: ignore[type-var]
+    return replace(solution, **known)
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -340,7 +335,7 @@ def _solve_tandon_partial(problem: Problem, alpha: ArrayLike | None) -> Solution
     count = jnp.asarray(problem.num_coordinates)
     parts = Parts(jnp.stack([0 * level, level]), jnp.stack([uncoded, 1 - uncoded]), jnp.stack([count, count]))
     solution = _no_partition(Expectation(value, found.error))
-    return dataclasses.replace(solution, parts=parts)  # type: ignore[type-var]
+    return replace(solution, parts=parts)
 
 
 def _no_partition(found: Expectation) -> Solution:

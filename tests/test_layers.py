@@ -1,0 +1,88 @@
+"""Imports point down: which file may use which is read from the source, so that it stays one glance."""
+
+import ast
+import graphlib
+from pathlib import Path
+
+import pytest
+
+import bcgc_jax
+
+ROOT = Path(bcgc_jax.__file__).parent
+# From the ground up. A file uses those on lower floors, and its neighbours in the same folder.
+FLOORS = (
+    ("_pytree", "linear_algebra", "citations"),
+    ("laws", "crossing"),
+    ("partitions", "order_statistics"),
+    ("expectation",),
+    ("iterations",),
+    ("problem",),
+    ("runtime",),
+    ("solution",),
+    ("measured",),
+    ("solvers",),
+    ("coding", "sweeps"),
+    ("sweep_files",),
+    ("__init__",),
+    ("plotting", "cluster"),
+    ("cli",),
+)
+# What nobody below may import: a figure, processes and a terminal are for those who ask for them.
+LEAVES = ("plotting", "cluster", "cli")
+
+# Dotted names within the package, of files and of folders; the package itself is `__init__`.
+FILES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in ROOT.rglob("*.py")
+}
+
+
+def _imported(path: Path) -> set[str]:
+    """The files of the package that one of them imports anywhere, also within a function."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: a relative import"
+            files = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if name.removeprefix("bcgc_jax.") in FILES else str(node.module) for name in files]
+        inside = [name for name in names if name.partition(".")[0] == "bcgc_jax"]
+        found |= {name.removeprefix("bcgc_jax").removeprefix(".") or "__init__" for name in inside}
+    return found
+
+
+GRAPH = {name: _imported(path) for name, path in FILES.items()}
+
+
+def _top(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _floor(name: str) -> int:
+    floors = [number for number, names in enumerate(FLOORS) if _top(name) in names]
+    assert len(floors) == 1, f"{name} has {len(floors)} places in FLOORS"
+    return floors[0]
+
+
+def test_every_file_has_a_floor_and_every_floor_a_file():
+    assert sorted({_top(name) for name in FILES}) == sorted(name for floor in FLOORS for name in floor)
+
+
+@pytest.mark.parametrize("name", sorted(GRAPH))
+def test_imports_point_down(name):
+    for used in GRAPH[name]:
+        within = _top(used) == _top(name) != "__init__"
+        assert within or _floor(used) < _floor(name), f"{name} imports {used}"
+
+
+def test_imports_make_no_circle():
+    order = list(graphlib.TopologicalSorter(GRAPH).static_order())
+    assert set(order) == set(FILES)
+
+
+@pytest.mark.parametrize("leaf", LEAVES)
+def test_figures_processes_and_the_terminal_are_imported_from_above_only(leaf):
+    users = {_top(name) for name, used in GRAPH.items() if leaf in map(_top, used)} - {leaf}
+    assert users <= {"cli"}

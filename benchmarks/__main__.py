@@ -71,12 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error(f'argument --only: there is no measure "{name}"; there are {", ".join(MEASURES)}')
     measures = dict(MEASURES)
     if args.schemes is not None:
-        try:
-            measures["schemes"] = functools.wraps(schemes)(
-                functools.partial(schemes, load_schemes(args.schemes))
-            )
-        except ValueError as error:
-            parser.error(f"argument --schemes: {error}")
+        measures["schemes"] = _measure_of(parser, args.schemes)
         # First, so that a scheme that fails does not cost the other measures.
         chosen = ["schemes", *(name for name in chosen if name != "schemes")]
     # One device for each core, as `bcgc sweep` has them; too late in a process that has computed already.
@@ -146,6 +141,15 @@ def _parser() -> _Parser:
         help="a file with a list SCHEMES, to be measured beside the baselines",
     )
     return parser
+
+
+def _measure_of(parser: _Parser, file: Path) -> Callable[[], list[dict[str, Any]]]:
+    """The measure of the schemes in a file."""
+    try:
+        own = load_schemes(file)
+    except ValueError as error:
+        parser.error(f"argument --schemes: {error}")
+    return functools.wraps(schemes)(functools.partial(schemes, own))
 
 
 def _summary(measure: Callable[..., Any]) -> str:

@@ -20,7 +20,6 @@ import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax.measured.description import Interval
 from bcgc_jax.measured.resampling import resampled_means
-from bcgc_jax.solvers.baselines import tandon_partial_runtime
 from experiments.report import print_table, progress, run_command, write_csv
 
 # The share of the steps that plans are made on: 30 of 43.
@@ -91,16 +90,16 @@ def _replay(partition: Any) -> Replay:
 
 
 def _tandon_partial(question: bcgc.Problem) -> tuple[float, Replay]:
-    """τ(s) = (M b L / N) (s+1)/(s+α) max{α T_(N-s), T_(N)} at the s and α of the plan."""
-    found, level = tandon_partial_runtime(question)
-    alpha, s = float(bcgc.straggler_ratio(question.cycle_time)), int(level)
-    workers = question.max_workers
+    """(M b L / N) max of the uncoded part's end at the slowest worker and the coded one's at T_(N-s)."""
+    solution = bcgc.solve(question, "tandon_partial")
+    assert solution.parts is not None
+    level, share, counts = (np.asarray(part) for part in solution.parts)
+    loads = np.cumsum((level + 1) * share * counts) / question.max_workers
 
     def replay(rows: np.ndarray) -> np.ndarray:
-        times = -np.sort(-rows, axis=1)
-        return COORDINATES / workers * (s + 1) / (s + alpha) * np.maximum(alpha * times[:, s], times[:, 0])
+        return np.max(loads * -np.sort(-rows, axis=1)[:, level], axis=1)
 
-    return float(found.value), replay
+    return float(solution.expected_runtime), replay
 
 
 def plans(past: bcgc.Trace, seed: int, *, rules: Sequence[str] = RULES) -> dict[str, tuple[float, Replay]]:

@@ -336,6 +336,7 @@ def _row(problem: Problem, solution: Solution, seconds: float, deadline: float |
         "runtime_error": finite(solution.runtime_error),
         "lower_bound": finite(solution.lower_bound),
         "relative_gap": finite(solution.relative_gap),
+        "kind": solution.kind,
         "partition": None,
         "partition_runtime": None,
         "seconds": round(seconds, 4),

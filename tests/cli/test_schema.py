@@ -139,6 +139,7 @@ def test_the_validator_sees_what_is_wrong(spoil, message):
     row |= {
         "method": "time",
         "status": "converged",
+        "kind": "exact",
         "partition": [3],
         "partition_runtime": None,
         "seconds": 1,

@@ -1,0 +1,136 @@
+"""Solutions: what they say, against what other functions say of the same partition."""
+
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bcgc_jax as bcgc
+from bcgc_jax._pytree import replace
+from bcgc_jax.solvers.schemes import SCHEMES
+from tests.problems import padded
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+LAW = bcgc.ShiftedExponential(1e-3, 50.0)
+PROBLEM = padded(LAW, 6, 5_000, 50)
+
+
+def test_the_runtime_of_the_whole_numbers_is_that_of_this_partition():
+    for method in ("optimal", "time"):
+        solution = bcgc.solve(PROBLEM, method)
+        counts = np.asarray(solution.rounded, float)
+        exact = float(bcgc.expected_runtime(PROBLEM, counts))
+        assert float(solution.rounded_runtime) == pytest.approx(exact, rel=1e-9)
+        assert float(solution.rounded_runtime) != float(solution.expected_runtime)
+    assert float(bcgc.solve(PROBLEM, "limit").rounded_runtime) == float(bcgc.runtime_limit(PROBLEM))
+    missing = bcgc.solve(padded(LAW, 6, 90), "ferdinand:17")
+    assert np.isnan(missing.rounded_runtime)
+
+
+def test_a_batch_has_the_runtimes_and_the_words_of_each():
+    workers = np.array([6, 3])
+    batch = jax.jit(jax.vmap(lambda n: bcgc.solve(padded(LAW, n, 5_000, 50), "ferdinand:1650")))(workers)
+    single = bcgc.solve(padded(LAW, 6, 5_000, 50), "ferdinand:1650")
+    assert float(batch.rounded_runtime[0]) == pytest.approx(float(single.rounded_runtime), rel=1e-9)
+    assert np.isnan(batch.rounded_runtime[1])
+    assert batch.message.tolist() == ["converged", bcgc.Status.INFEASIBLE.message]
+    assert repr(batch) == "Solution(ferdinand:1650, a batch of (2,))"
+
+
+def test_the_parts_are_all_of_the_work():
+    partition = bcgc.solve(PROBLEM, "time")
+    parts = partition.parts
+    assert np.asarray(parts.level).tolist() == list(range(PROBLEM.max_workers))
+    assert np.all(np.asarray(parts.share) == 1)
+    assert np.asarray(parts.counts).tolist() == partition.rounded.tolist()
+    # τ(s) = (M b L / N) (s+1)/(s+α) max{α T_(N-s), T_(N)}: an uncoded share, then a coded one.
+    level, share, counts = (np.asarray(a) for a in bcgc.solve(PROBLEM, bcgc.TandonPartial(3.0)).parts)
+    assert level[0] == 0
+    s = level[1]
+    assert 1 <= s <= 5
+    np.testing.assert_allclose(share, [(s + 1) / (s + 3.0), 2.0 / (s + 3.0)], rtol=1e-12)
+    assert counts.tolist() == [5_000, 5_000]
+    assert bcgc.solve(PROBLEM, "limit").parts is None
+
+
+def test_what_is_exact_and_what_has_confidence_says_so():
+    assert bcgc.solve(PROBLEM, "time").kind == "exact"
+    unlike = bcgc.Problem([bcgc.Uniform(1.0, 2.0 + i) for i in range(3)], 3, 2_000)
+    sizes = {"num_draws": 64, "num_replications": 4}
+    solution = bcgc.solve(unlike, "time", key=jax.random.key(1), **sizes)
+    assert solution.kind == "confidence"
+    assert "with 97.5 % confidence" in repr(solution)
+    # Of the same draws as the continuous partition, which differs by rounding alone.
+    assert float(solution.rounded_runtime) == pytest.approx(float(solution.expected_runtime), rel=1e-2)
+    assert float(solution.rounded_runtime) != float(solution.expected_runtime)
+    slowest = bcgc.Scheme("slowest", lambda problem, times: times[..., 0], gives="runtime")
+    assert bcgc.solve(PROBLEM, slowest, key=jax.random.key(0)).kind == "confidence"
+
+
+def test_a_person_reads_what_came_of_it():
+    said = repr(bcgc.solve(PROBLEM))
+    assert said.startswith("Solution(optimal): converged\n  expected runtime ")
+    assert re.search(r"at most \S+ % above the best, proven", said)
+    assert "coordinates by level 0: " in said
+    at_deadline = bcgc.solve(PROBLEM, bcgc.Deadline(1e8))
+    probability = float(at_deadline.completion_probability)
+    assert f"in time with probability {probability:.6g}" in repr(at_deadline)
+    assert "above the best" not in repr(bcgc.solve(PROBLEM, "limit"))
+
+
+@pytest.mark.parametrize("method", ["optimal", "tandon_partial", "limit"])
+def test_a_saved_solution_is_read_again(method, tmp_path):
+    solution = bcgc.solve(PROBLEM, method)
+    again = bcgc.Solution.load(solution.save(tmp_path / "solution.json"))
+    assert json.loads((tmp_path / "solution.json").read_text())["version"] == 1
+    assert (again.method, again.kind) == (solution.method, solution.kind)
+    assert float(again.rounded_runtime) == float(solution.rounded_runtime)
+    for name in ("partition", "rounded", "expected_runtime", "lower_bound", "status", "levels", "parts"):
+        for mine, theirs in zip(
+            jax.tree.leaves(getattr(solution, name)), jax.tree.leaves(getattr(again, name)), strict=True
+        ):
+            assert jnp.result_type(mine) == jnp.result_type(theirs)
+            np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"format": "bcgc_jax.Solution", "version": 99}', "\x80"])
+def test_a_file_of_something_else_is_refused(text, tmp_path):
+    path = tmp_path / "other.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"holds no solution|version 99"):
+        bcgc.Solution.load(path)
+
+
+def test_every_method_cites_the_paper_and_its_own_works():
+    keys = {}
+    searched = ("optimal", "deadline", "subgradient", "tandon:2", "tandon_partial", "ferdinand:7")
+    for method in (*searched, *SCHEMES):
+        solution = bcgc.solve(PROBLEM, "time")
+        entries = replace(solution, method=method).citation()
+        keys[method] = re.findall(r"^@\w+\{(\w+),$", entries, flags=re.M)
+        assert keys[method][0] == "wang2021"
+        assert entries.count("{") == entries.count("}")
+    assert keys["optimal"] == ["wang2021"]
+    assert keys["tandon:2"] == keys["uncoded"] == ["wang2021", "tandon2017"]
+    assert keys["ferdinand:7"] == ["wang2021", "ferdinand2018"]
+
+
+def test_a_comparison_is_the_commands_table():
+    found = bcgc.compare(PROBLEM, key=jax.random.key(0))
+    values = [float(solution.expected_runtime) for solution in found.values()]
+    assert values == sorted(values)
+    assert list(found)[:2] == ["limit", "optimal"]
+    assert {"subgradient", "tandon_partial", "uncoded"} <= set(found)
+    lines = repr(found).splitlines()
+    assert len(lines) == len(found) + 1
+    assert all(len(line) <= 100 for line in lines)
+    optimum = found["optimal"]
+    above = 100 * (float(found["uncoded"].expected_runtime) / float(optimum.lower_bound) - 1)
+    assert f"{above:.3g} %" in next(line for line in lines if line.startswith("uncoded"))
+    assert "subgradient" not in bcgc.compare(PROBLEM, ["time", "uncoded"])
+    with pytest.raises(ValueError, match="pass key"):
+        bcgc.compare(PROBLEM, ["subgradient"])

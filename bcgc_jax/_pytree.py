@@ -3,13 +3,20 @@
 import dataclasses
 import difflib
 import functools
+import operator
+from collections.abc import Sequence
+from types import EllipsisType
 from typing import Any, TypeVar, dataclass_transform
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 T = TypeVar("T")
+# What `jnp.asarray` makes a row of.
+Numbers = ArrayLike | Sequence[float]
 
 
 def static_field(**kwargs: Any) -> Any:
@@ -94,6 +101,19 @@ def is_traced(tree: Any) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
+_COMPARISONS = {">": operator.gt, ">=": operator.ge, "<=": operator.le, "<": operator.lt}
+
+
+def meets(value: Any, condition: str, finite: bool = True) -> Any:
+    """Whether each entry meets a condition of `check`, for arrays of NumPy and of JAX; NaN meets none."""
+    xp = np if isinstance(value, np.ndarray) else jnp
+    good = xp.isfinite(value) if finite else ~xp.isnan(value)
+    if condition:
+        comparison, bound = condition.split()
+        good &= _COMPARISONS[comparison](value, float(bound))
+    return good
+
+
 def check(name: str, value: Any, condition: str, *, finite: bool = True) -> None:
     """Raise ValueError unless every entry of a concrete `value` meets `condition` ("> 0", ">= 0", "")."""
     array = concrete(value)
@@ -101,15 +121,18 @@ def check(name: str, value: Any, condition: str, *, finite: bool = True) -> None
         return
     if not any(jax.dtypes.issubdtype(array.dtype, kind) for kind in (np.integer, np.floating)):
         raise ValueError(f"{name} must be a number, got {value!r}")
-    bad = np.isnan(array)
-    if finite:
-        bad |= np.isinf(array)
-    if condition:
-        operator, bound = condition.split()
-        bad |= ~{">": np.greater, ">=": np.greater_equal, "<=": np.less_equal, "<": np.less}[operator](
-            array, float(bound)
-        )
+    bad = ~meets(array, condition, finite)
     if bad.any():
         kind = "finite and " if finite and condition else "finite" if finite else ""
         first = array[bad].flat[0] if array.ndim else array.item()
         raise ValueError(f"{name} must be {kind}{condition}, got {first!s}")
+
+
+def check_shape(name: str, value: Any, shape: Sequence[int | EllipsisType | None], advice: str) -> None:
+    """Raise ValueError unless `value`, also a traced one, has the `shape`; None and ... leave it open."""
+    try:
+        chex.assert_shape(value, shape)
+    except AssertionError:
+        wanted = ", ".join("..." if n is ... else "*" if n is None else str(n) for n in shape)
+        wanted = f"({wanted},)" if len(shape) == 1 else f"({wanted})"
+        raise ValueError(f"{name} must have shape {wanted}, got {np.shape(value)}: {advice}") from None

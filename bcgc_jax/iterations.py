@@ -14,13 +14,13 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax import expectation, order_statistics
-from bcgc_jax._pytree import pytree_dataclass, static_field, working_dtype
+from bcgc_jax._pytree import is_traced, pytree_dataclass, static_field, working_dtype
 from bcgc_jax.crossing import crossing_probability
 from bcgc_jax.expectation import NUM_NODES, Expectation, with_rounding
 from bcgc_jax.laws import Atomic, JointLaw, Law, Rows, Smooth
 from bcgc_jax.laws.atoms import mass_of
 from bcgc_jax.laws.joint import NO_EXACT_ANSWER
-from bcgc_jax.order_statistics import max_finish_time, static_workers
+from bcgc_jax.order_statistics import is_count, max_finish_time, static_workers
 
 
 class Iteration:
@@ -269,6 +269,7 @@ class Drawn(Iteration):
 def iteration_of(law: Law | JointLaw, num_workers: ArrayLike, max_workers: int | None = None) -> Iteration:
     """The iteration of N workers; NaN where a traced `num_workers` is not that of a joint law."""
     max_workers = static_workers(num_workers, max_workers)
+    law.check_single()
     match law:
         case Law():
             return Independent(law, num_workers, max_workers)
@@ -309,7 +310,8 @@ def sorted_cycle_times(
     """
     max_workers = static_workers(num_workers, max_workers)
     dtype = working_dtype(law) if dtype is None else jnp.result_type(dtype)
-    return iteration_of(law, num_workers, max_workers).sorted_draws(key, num_draws, dtype)
+    draws = iteration_of(law, num_workers, max_workers).sorted_draws(key, num_draws, dtype)
+    return _if_valid(draws, law, num_workers, max_workers)
 
 
 def expected_order_statistics(
@@ -329,4 +331,12 @@ def expected_order_statistics(
     Array([1.8333, 0.8333, 0.3333], dtype=float32)
     """
     max_workers = static_workers(num_workers, max_workers)
-    return iteration_of(law, num_workers, max_workers).expected_order_statistics(function)
+    found = iteration_of(law, num_workers, max_workers).expected_order_statistics(function)
+    return _if_valid(found, law, num_workers, max_workers)
+
+
+def _if_valid(value: Array, law: Law | JointLaw, num_workers: ArrayLike, max_workers: int) -> Array:
+    """NaN where numbers that are traced make no law, or no number of workers below `max_workers`."""
+    if not is_traced((law, num_workers)):
+        return value
+    return jnp.where(law.valid() & is_count(num_workers, max_workers), value, jnp.nan)

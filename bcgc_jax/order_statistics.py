@@ -77,7 +77,15 @@ def static_workers(num_workers: ArrayLike, max_workers: int | None) -> int:
         if isinstance(num_workers, jax.core.Tracer):
             raise ValueError("num_workers is traced: give the static max_workers that bounds it")
         max_workers = int(np.max(np.asarray(num_workers)))
+    elif not isinstance(num_workers, jax.core.Tracer) and np.max(num_workers) > max_workers:
+        raise ValueError(f"num_workers {np.max(num_workers)} exceeds max_workers {max_workers}")
     return max_workers
+
+
+def is_count(num_workers: ArrayLike, max_workers: int) -> Array:
+    """Whether N is a whole number from 1 to `max_workers`."""
+    workers = jnp.asarray(num_workers)
+    return (workers >= 1) & (workers <= max_workers) & (workers == jnp.floor(workers))
 
 
 def max_finish_time(load: Array, sorted_times: Array) -> Array:

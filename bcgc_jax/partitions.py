@@ -9,10 +9,10 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import is_traced
+from bcgc_jax._pytree import Numbers, check, is_traced
 
 
-def levels_from_partition(partition: ArrayLike, num_coordinates: int | None = None) -> Array:
+def levels_from_partition(partition: Numbers, num_coordinates: int | None = None) -> Array:
     r"""s_l = min{i : Σ_{n≤i} x_n ≥ l}, l = 1…L, `[num_coordinates]` (Theorem 1 of the paper).
 
     `num_coordinates` is static; it defaults to the sum of a concrete integer partition.
@@ -21,8 +21,10 @@ def levels_from_partition(partition: ArrayLike, num_coordinates: int | None = No
     [0, 2, 2]
     """
     x = jnp.asarray(partition)
+    if not is_traced(x):
+        check("partition", x, ">= 0")
     if num_coordinates is None:
-        if isinstance(x, jax.core.Tracer):
+        if is_traced(x):
             raise ValueError("partition is traced: give the static num_coordinates")
         num_coordinates = int(np.asarray(x).sum())
     return _levels(x, num_coordinates)
@@ -36,7 +38,7 @@ def _levels(x: Array, num_coordinates: int) -> Array:
     return jnp.minimum(jnp.searchsorted(reached, rank, side="left"), jnp.argmax(reached))
 
 
-def partition_from_levels(levels: ArrayLike, num_workers: int | None = None) -> Array:
+def partition_from_levels(levels: Numbers, num_workers: int | None = None) -> Array:
     r"""x_n = #{l : s_l = n}, n = 0…N-1, `[num_workers]` (Theorem 1 of the paper).
 
     `num_workers` is static; it defaults to one more than the highest of concrete levels.
@@ -49,6 +51,13 @@ def partition_from_levels(levels: ArrayLike, num_workers: int | None = None) -> 
         if isinstance(s, jax.core.Tracer):
             raise ValueError("levels is traced: give the static num_workers")
         num_workers = int(np.asarray(s).max()) + 1
+    if not is_traced(s):
+        known = np.asarray(s)
+        if known.size and not 0 <= known.min() <= known.max() < num_workers:
+            raise ValueError(
+                f"levels must be from 0 to {num_workers - 1}, of {num_workers} workers, got {known.min()} "
+                f"to {known.max()}"
+            )
     return _counts(s, num_workers)
 
 

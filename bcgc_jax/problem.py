@@ -9,9 +9,29 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import check, concrete, pytree_dataclass, static_field, working_dtype
+from bcgc_jax._pytree import (
+    Numbers,
+    check,
+    check_shape,
+    concrete,
+    is_traced,
+    meets,
+    pytree_dataclass,
+    static_field,
+    working_dtype,
+)
 from bcgc_jax.iterations import Iteration, iteration_of
 from bcgc_jax.laws import JointLaw, Law, Unlike
+from bcgc_jax.laws.base import ONE_BY_ONE
+from bcgc_jax.order_statistics import is_count
+
+_CONDITIONS = {
+    "num_coordinates": ">= 1",
+    "num_samples": "> 0",
+    "cycles": "> 0",
+    "setup_cycles": ">= 0",
+    "unit_costs": "> 0",
+}
 
 
 @pytree_dataclass
@@ -46,19 +66,30 @@ class Problem:
     cycles: ArrayLike = 1.0
     max_workers: int = static_field(default=0)
     setup_cycles: ArrayLike | None = None
-    unit_costs: ArrayLike | None = None
+    unit_costs: Numbers | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.cycle_time, list | tuple):
             object.__setattr__(self, "cycle_time", Unlike(self.cycle_time))
         if not isinstance(self.cycle_time, Law | JointLaw):
             raise ValueError(f"cycle_time must be a law such as ShiftedExponential, got {self.cycle_time!r}")
+        self._check_numbers()
+        workers = concrete(self.num_workers)
+        if not self.max_workers:
+            if workers is None:
+                raise ValueError("num_workers is traced: give the static max_workers that bounds it")
+            object.__setattr__(self, "max_workers", int(workers.max()))
+        elif workers is not None and workers.max() > self.max_workers:
+            raise ValueError(f"num_workers {workers.max()} exceeds max_workers {self.max_workers}")
+        if isinstance(self.cycle_time, JointLaw):
+            self._check_width(self.cycle_time.width(), workers)
+
+    def _check_numbers(self) -> None:
         _check_count("num_workers", self.num_workers)
         _check_count("num_coordinates", self.num_coordinates)
-        check("num_samples", self.num_samples, "> 0")
-        check("cycles", self.cycles, "> 0")
-        if self.setup_cycles is not None:
-            check("setup_cycles", self.setup_cycles, ">= 0")
+        for name in ("num_samples", "cycles", "setup_cycles"):
+            if getattr(self, name) is not None:
+                check(name, getattr(self, name), _CONDITIONS[name])
         for name in ("num_samples", "cycles", "setup_cycles"):  # 50 is no other program than 50.0
             value = getattr(self, name)
             if isinstance(value, int | np.integer):
@@ -72,15 +103,6 @@ class Problem:
                 f"num_coordinates above {limit} needs 64-bit integers: "
                 "call jax.config.update('jax_enable_x64', True) first"
             )
-        workers = concrete(self.num_workers)
-        if not self.max_workers:
-            if workers is None:
-                raise ValueError("num_workers is traced: give the static max_workers that bounds it")
-            object.__setattr__(self, "max_workers", int(workers.max()))
-        elif workers is not None and workers.max() > self.max_workers:
-            raise ValueError(f"num_workers {workers.max()} exceeds max_workers {self.max_workers}")
-        if isinstance(self.cycle_time, JointLaw):
-            self._check_width(self.cycle_time.width(), workers)
 
     def _check_width(self, width: int, workers: np.ndarray | None) -> None:
         if width != self.max_workers or (workers is not None and np.any(workers != width)):
@@ -90,7 +112,7 @@ class Problem:
             )
 
     def _check_unit_costs(self) -> None:
-        check("unit_costs", self.unit_costs, "> 0")
+        check("unit_costs", self.unit_costs, _CONDITIONS["unit_costs"])
         if not isinstance(self.unit_costs, jax.Array):  # a list would be many leaves
             object.__setattr__(self, "unit_costs", jnp.asarray(self.unit_costs, working_dtype(self)))
         shape, count = jnp.asarray(self.unit_costs).shape, concrete(self.num_coordinates)
@@ -100,9 +122,32 @@ class Problem:
                 f"got shape {shape}"
             )
 
+    def check_single(self) -> None:
+        """Raise ValueError where shapes say that this is a batch of problems, which only `jax.vmap` takes."""
+        if all(getattr(leaf, "ndim", 0) == 0 for leaf in jax.tree.leaves(self)):
+            return
+        for name in ("num_workers", "num_coordinates", "num_samples", "cycles", "setup_cycles"):
+            value = getattr(self, name)
+            if value is not None:
+                check_shape(name, value, (), ONE_BY_ONE)
+        if self.unit_costs is not None:
+            check_shape("unit_costs", self.unit_costs, (None,), ONE_BY_ONE)
+        self.cycle_time.check_single()
+
+    @property
+    def valid(self) -> Array:
+        """Whether the numbers make a problem, which nobody has checked where they are traced."""
+        found = self.cycle_time.valid() & is_count(self.num_workers, self.max_workers)
+        for name, condition in _CONDITIONS.items():
+            value = getattr(self, name)
+            if value is not None:
+                found &= jnp.all(meets(value, condition))
+        return found
+
     @property
     def iteration(self) -> Iteration:
         """All N cycle times of an iteration, for whatever is asked about them."""
+        self.check_single()
         return iteration_of(self.cycle_time, self.num_workers, self.max_workers)
 
     @property
@@ -112,9 +157,10 @@ class Problem:
 
     @property
     def scale(self) -> Array:
-        """M b / N: time per cycle of a coordinate's load, eq. (5)."""
+        """M b / N: time per cycle of a coordinate's load, eq. (5); NaN if traced numbers make no problem."""
         dtype = self.dtype
-        return jnp.asarray(self.num_samples, dtype) * self.cycles / self.num_workers
+        scale = jnp.asarray(self.num_samples, dtype) * self.cycles / self.num_workers
+        return jnp.where(self.valid, scale, jnp.nan) if is_traced(self) else scale
 
     @property
     def total(self) -> Array:

@@ -1,17 +1,23 @@
 r"""The runtime of an iteration: of one draw, on average, by simulation; and how good it can get.
 
 All times carry the unit of the law's cycle time, multiplied by cycles.
+
+What is known of a partition is checked: one entry for each level, none negative, none beyond N, and a sum of
+`problem.total` to a part in a thousand, which leaves room for numbers typed by hand and for the steps of
+differences. Where x is traced the sum is free: E τ̂ is homogeneous in x, and its derivatives leave the
+simplex. Traced numbers that make no problem, or an x with negative entries, give NaN.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import working_dtype
+from bcgc_jax._pytree import Numbers, check, check_shape, is_traced, working_dtype
 from bcgc_jax.expectation import (
     NUM_NODES,
     Expectation,
@@ -22,6 +28,8 @@ from bcgc_jax.problem import Problem
 
 # Finer than `NUM_NODES`: where nearly everything sits at one level, the slopes of the others need it.
 _CERTIFYING_NODES = 192
+# How far the sum of a known partition may be from the total, relatively.
+_SUM_SLACK = 1e-3
 
 
 class RuntimeEstimate(NamedTuple):
@@ -41,8 +49,8 @@ class Certificate(NamedTuple):
 
 
 def block_runtime(
-    partition: ArrayLike,
-    cycle_times: ArrayLike,
+    partition: Numbers,
+    cycle_times: Numbers,
     *,
     num_samples: ArrayLike = 1.0,
     cycles: ArrayLike = 1.0,
@@ -53,46 +61,87 @@ def block_runtime(
     `cycle_times` are sorted here, so any order will do; leading axes broadcast. `setup_cycles` are spent on
     every subset of the levels in use before its first coordinate.
 
+    Raises ValueError for a partition with another number of levels than there are workers, or with negative
+    entries; NaN where these are traced.
+
     >>> float(block_runtime([0.0, 2.0, 2.0, 0.0], [0.1, 0.1, 0.25, 1.0], num_samples=4.0))
     1.0
     """
     dtype = working_dtype(partition, cycle_times, num_samples, cycles, setup_cycles)
-    t = jnp.sort(jnp.asarray(cycle_times, dtype), axis=-1)[..., ::-1]
-    scale = jnp.asarray(num_samples, dtype) * cycles / t.shape[-1]
-    x = jnp.asarray(partition, dtype)
+    if not is_traced(partition):
+        check("partition", partition, ">= 0")
+    x, times = jnp.asarray(partition, dtype), _of_workers(cycle_times, dtype)
+    workers = times.shape[-1]
+    check_shape("partition", x, (..., workers), f"one level for each of the {workers} workers in cycle_times")
+    _broadcast("partition", x, times)
+    t = jnp.sort(times, axis=-1)[..., ::-1]
+    scale = jnp.asarray(num_samples, dtype) * cycles / workers
+    scale = jnp.where(jnp.all(x >= 0, axis=-1), scale, jnp.nan)
     return scale * max_finish_time(finish_load(x, x > 0, jnp.asarray(setup_cycles, dtype) / cycles), t)
 
 
 def coordinate_runtime(
-    levels: ArrayLike,
-    cycle_times: ArrayLike,
+    levels: Numbers,
+    cycle_times: Numbers,
     *,
     num_samples: ArrayLike = 1.0,
     cycles: ArrayLike = 1.0,
-    unit_costs: ArrayLike = 1.0,
+    unit_costs: Numbers = 1.0,
 ) -> Array:
     r"""τ(s,T) = (M b / N) max_l T_(N-s_l) Σ_{i≤l} (s_i+1), eq. (2): `[..., L]` and `[..., N]` to `[...]`.
 
     The levels may come in any order (Lemma 1: ascending is best). `cycle_times` are sorted here. Units of
     unequal cost, `[L]`, count (s_i+1) times theirs (footnotes 2-4).
 
+    Raises ValueError for levels that are not whole numbers from 0 to N-1; NaN where these are traced.
+
     >>> float(coordinate_runtime([1, 1, 2, 2], [0.1, 0.1, 0.25, 1.0], num_samples=4.0))
     1.0
     """
     s = jnp.asarray(levels)
     dtype = working_dtype(cycle_times, num_samples, cycles, unit_costs)
-    t = jnp.sort(jnp.asarray(cycle_times, dtype), axis=-1)[..., ::-1]
-    scale = jnp.asarray(num_samples, dtype) * cycles / t.shape[-1]
-    batch = jnp.broadcast_shapes(s.shape[:-1], t.shape[:-1])
+    times, costs = _of_workers(cycle_times, dtype), jnp.asarray(unit_costs, dtype)
+    workers = times.shape[-1]
+    if not (s.ndim and jnp.issubdtype(s.dtype, jnp.integer)):
+        raise ValueError(f"levels must be whole numbers, a row of them, got {s.dtype}{list(s.shape)}")
+    if not is_traced(levels):
+        given = np.asarray(levels)
+        if given.size and not 0 <= given.min() <= given.max() < workers:
+            raise ValueError(
+                f"levels must be from 0 to {workers - 1}, as cycle_times are of {workers} workers, got "
+                f"{given.min()} to {given.max()}"
+            )
+    if costs.ndim:
+        check_shape("unit_costs", costs, (..., s.shape[-1]), "one cost for each of the levels")
+    batch = _broadcast("levels", s, times)
+    t = jnp.sort(times, axis=-1)[..., ::-1]
+    scale = jnp.asarray(num_samples, dtype) * cycles / workers
     s, t = jnp.broadcast_to(s, batch + s.shape[-1:]), jnp.broadcast_to(t, batch + t.shape[-1:])
-    return scale * jnp.max(
-        jnp.take_along_axis(t, s, axis=-1) * jnp.cumsum((s + 1) * jnp.asarray(unit_costs, dtype), axis=-1),
-        axis=-1,
-    )
+    known = jnp.where(s < 0, workers, s)  # beyond the last there is NaN
+    finish = jnp.take_along_axis(t, known, axis=-1, mode="fill") * jnp.cumsum((s + 1) * costs, axis=-1)
+    return scale * jnp.max(finish, axis=-1)
 
 
-@functools.partial(jax.jit, static_argnames="num_draws")
-def simulate_runtime(key: Array, problem: Problem, partition: ArrayLike, num_draws: int) -> RuntimeEstimate:
+def _of_workers(cycle_times: Numbers, dtype: Any) -> Array:
+    times = jnp.asarray(cycle_times, dtype)
+    if not times.ndim or not times.shape[-1]:
+        raise ValueError(f"cycle_times must have one entry for each worker, got shape {times.shape}")
+    return times
+
+
+def _broadcast(name: str, value: Array, times: Array) -> tuple[int, ...]:
+    """The leading axes of both."""
+    axes, of_times = value.shape[:-1], times.shape[:-1]
+    try:
+        return jnp.broadcast_shapes(axes, of_times)
+    except ValueError:
+        raise ValueError(
+            f"the leading axes of {name}, {axes}, and of cycle_times, {of_times}, do not broadcast: add axes "
+            f"of length 1, as in {name}[:, None]"
+        ) from None
+
+
+def simulate_runtime(key: Array, problem: Problem, partition: Numbers, num_draws: int) -> RuntimeEstimate:
     r"""Monte Carlo estimate of E τ̂(x,T) from `num_draws` (static) draws, with its standard error.
 
     >>> from bcgc_jax.laws import Uniform
@@ -101,13 +150,18 @@ def simulate_runtime(key: Array, problem: Problem, partition: ArrayLike, num_dra
     >>> bool(abs(estimate.mean - 5 / 3) < 4 * estimate.standard_error)  # E max of two uniforms
     True
     """
+    check_partition(problem, partition)
+    return _simulate(key, problem, partition, num_draws)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _simulate(key: Array, problem: Problem, partition: Numbers, num_draws: int) -> RuntimeEstimate:
     x = as_partition(problem, partition)
-    draws = _scale(problem, x) * problem.iteration.simulate_max(key, load_of(problem, x), num_draws)
+    draws = scale_of(problem, x) * problem.iteration.simulate_max(key, load_of(problem, x), num_draws)
     return RuntimeEstimate(jnp.mean(draws), jnp.std(draws) / jnp.sqrt(max(num_draws - 1, 1)))
 
 
-@functools.partial(jax.jit, static_argnames="num_nodes")
-def integrate_runtime(problem: Problem, partition: ArrayLike, *, num_nodes: int = NUM_NODES) -> Expectation:
+def integrate_runtime(problem: Problem, partition: Numbers, *, num_nodes: int = NUM_NODES) -> Expectation:
     r"""Exact E τ̂(x,T) with an estimate of its quadrature error, `(value, error)`, both absolute.
 
     >>> from bcgc_jax.laws import ShiftedExponential
@@ -116,14 +170,19 @@ def integrate_runtime(problem: Problem, partition: ArrayLike, *, num_nodes: int 
     >>> round(float(integrate_runtime(problem, x).value), 4)  # E T_(3) = 1/3 + 1/2 + 1
     1.8333
     """
+    check_partition(problem, partition)
+    return _integrate(problem, partition, num_nodes)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _integrate(problem: Problem, partition: Numbers, num_nodes: int) -> Expectation:
     x = as_partition(problem, partition)
     result = problem.iteration.expected_max(load_of(problem, x), num_nodes=num_nodes)
-    scale = _scale(problem, x)
+    scale = scale_of(problem, x)
     return Expectation(scale * result.value, scale * result.error)
 
 
-@jax.jit
-def expected_runtime(problem: Problem, partition: ArrayLike) -> Array:
+def expected_runtime(problem: Problem, partition: Numbers) -> Array:
     r"""Exact E τ̂(x,T), eq. (5), a scalar; differentiable in `partition` and in the problem's leaves.
 
     The law's moments must exist: an infinite expectation comes out as inf where the law's mean says so.
@@ -149,8 +208,7 @@ def partition_of_units(problem: Problem, counts: Array) -> Array:
     return cost_of_units(counts, jnp.asarray(problem.unit_costs, problem.dtype))
 
 
-@jax.jit
-def completion_probability(problem: Problem, partition: ArrayLike, deadline: ArrayLike) -> Array:
+def completion_probability(problem: Problem, partition: Numbers, deadline: Numbers) -> Array:
     r"""P(τ̂(x,T) ≤ deadline), exact; `deadline` of any shape gives that shape.
 
     >>> from bcgc_jax.laws import ShiftedExponential
@@ -159,16 +217,21 @@ def completion_probability(problem: Problem, partition: ArrayLike, deadline: Arr
     >>> round(float(completion_probability(problem, x, deadline)), 5)  # all three below the median
     0.125
     """
+    check_partition(problem, partition)
+    return _completion_probability(problem, partition, deadline)
+
+
+@jax.jit
+def _completion_probability(problem: Problem, partition: Numbers, deadline: Numbers) -> Array:
     x = as_partition(problem, partition)
-    t = jnp.asarray(deadline, x.dtype) / _scale(problem, x)
+    t = jnp.asarray(deadline, x.dtype) / scale_of(problem, x)
     late = problem.iteration.exceedance(load_of(problem, x), t)
-    return jnp.clip(1 - late, 0, 1)
+    return jnp.where(jnp.isnan(t), jnp.nan, jnp.clip(1 - late, 0, 1))
 
 
-@functools.partial(jax.jit, static_argnames=("num_nodes", "written_out"))
 def certificate(
     problem: Problem,
-    partition: ArrayLike,
+    partition: Numbers,
     levels: ArrayLike | None = None,
     *,
     num_nodes: int = _CERTIFYING_NODES,
@@ -187,12 +250,20 @@ def certificate(
     >>> bool(c.lower_bound <= c.expected_runtime)
     True
     """
+    check_partition(problem, partition)
+    return _certify(problem, partition, levels, num_nodes, written_out)
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def _certify(
+    problem: Problem, partition: Numbers, levels: ArrayLike | None, num_nodes: int, written_out: bool
+) -> Certificate:
     x = as_partition(problem, partition)
     load, pull_back = jax.vjp(lambda x: load_of(problem, x), x)
     found, slope = problem.iteration.expected_max_and_slope(
         load, num_nodes=num_nodes, written_out=written_out
     )
-    scale = _scale(problem, x)
+    scale = scale_of(problem, x)
     value, error = scale * found.value, scale * found.error
     slope = scale * pull_back(slope)[0]
     allowed = levels_of_bound(problem, x) & (True if levels is None else jnp.asarray(levels))
@@ -205,9 +276,14 @@ def certificate(
     return Certificate(value, error, lower, 1 - lower / value)
 
 
-def _scale(problem: Problem, x: Array) -> Array:
-    """M b / N in the dtype of x, which is wider where `problem` has but Python numbers."""
-    return problem.scale.astype(x.dtype)
+def scale_of(problem: Problem, x: Array) -> Array:
+    """M b / N in the dtype of x, which is narrower where `problem` has but Python numbers.
+
+    NaN where traced numbers make no problem, and where x has, beyond rounding, entries that no partition has.
+    """
+    slack = 1e3 * jnp.finfo(x.dtype).eps * problem.total.astype(x.dtype)
+    possible = jnp.all(x >= -slack) & jnp.all(problem.exists | (x <= slack))
+    return jnp.where(possible, problem.scale, jnp.nan).astype(x.dtype)
 
 
 def levels_of_bound(problem: Problem, partition: Array) -> Array:
@@ -222,8 +298,43 @@ def load_of(problem: Problem, x: Array) -> Array:
     return finish_load(x, x > 0, problem.setup_load.astype(x.dtype))
 
 
-def as_partition(problem: Problem, partition: ArrayLike) -> Array:
+def check_partition(problem: Problem, partition: Numbers) -> None:
+    """Raise ValueError for what is known to be no partition; its shape is checked where it is traced."""
+    workers, count, costs = problem.num_workers, problem.num_coordinates, problem.unit_costs
+    tracer = jax.core.Tracer
+    if isinstance(partition, tracer) or isinstance(workers, tracer) or isinstance(count, tracer):
+        return
+    if isinstance(costs, tracer) or (isinstance(partition, list | tuple) and is_traced(partition)):
+        return
+    x = np.asarray(partition)
+    if x.shape != (problem.max_workers,) or np.ndim(workers) or np.ndim(count):
+        return
+    if costs is not None and np.ndim(costs) != 1:
+        return
+    total = float(count if costs is None else np.sum(costs))  # type: ignore[arg-type]
+    low, found = x.min(), x.sum()
+    right_sum = abs(found - total) <= _SUM_SLACK * total  # False with NaN
+    if low >= 0 and right_sum and workers == x.size:
+        return
+    check("partition", x, "")
+    rounding = 1e3 * np.finfo(x.dtype).eps * total if x.dtype.kind == "f" else 0.0
+    if low < -rounding:
+        raise ValueError(f"partition must be >= 0, for it says how much is at each level, got {low}")
+    if np.any(x[int(workers) :] > rounding):  # type: ignore[arg-type]
+        raise ValueError(
+            f"partition must be 0 from level {workers} on, which {workers} workers do not have, got {x}"
+        )
+    if not right_sum:
+        what = "num_coordinates" if costs is None else "the sum of unit_costs"
+        raise ValueError(
+            f"partition must sum to {total:g}, {what}, got {found:g}: multiply shares by problem.total, "
+            "whole units by their costs"
+        )
+
+
+def as_partition(problem: Problem, partition: Numbers) -> Array:
     """x in the dtype of the results, that of problem and partition."""
+    problem.check_single()
     x = jnp.asarray(partition, working_dtype(problem, partition))
     if x.shape != (problem.max_workers,):
         raise ValueError(

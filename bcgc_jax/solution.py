@@ -235,9 +235,9 @@ def solution_of(
     status, num_steps = jnp.asarray(status, int), jnp.asarray(num_steps, int)
     feasible = status != int(Status.INFEASIBLE)
     value, error, lower, gap = found
-    value = jnp.where(feasible, value, jnp.nan)
+    value = jnp.where(feasible & problem.valid, value, jnp.nan)
     status = jnp.where(jnp.isinf(value), int(Status.INFINITE), status)
-    status = jnp.where(jnp.isnan(value) & feasible, int(Status.INVALID), status)
+    status = jnp.where(jnp.isnan(value) & feasible | ~problem.valid, int(Status.INVALID), status)
     gap = jnp.where(jnp.isfinite(value), gap, jnp.where(jnp.isinf(value), 1, jnp.nan))
     used = levels_of_bound(problem, partition) & jnp.asarray(levels)
     return Solution(partition, None, value, error, lower, gap, status, num_steps, levels=used)

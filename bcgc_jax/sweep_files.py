@@ -58,34 +58,13 @@ def write_sweep(
     2,uncoded,converged,8
     """
     path = Path(path)
-    form = path.suffix.lower()
-    if form not in FORMATS:
-        raise ValueError(f"a sweep is written to a file named *{' or *'.join(FORMATS)}, got {path.name}")
-    if form == ".parquet":
-        _pyarrow()
-    if not path.absolute().parent.is_dir():
-        raise FileNotFoundError(2, "no such folder", str(path.absolute().parent))
+    form = _format_of(path)
     parts = path.with_name(path.name + ".parts")
     first, several = jax.process_index() == 0, jax.process_count() > 1
     mark = fingerprint(sweep)
     if several:
         _compare_processes(mark)
-    complete = False
-    trouble: Exception | None = None
-    if first:  # before anyone solves or writes
-        try:
-            complete = _prepare(sweep, path, parts, mark, resume)
-        except (OSError, ValueError) as error:
-            trouble = error
-    if several:
-        code = 2 if trouble else int(complete)
-        code = int(multihost_utils.broadcast_one_to_all(np.int32(code)))
-        complete = code == 1
-        if code == 2 and trouble is None:
-            trouble = ValueError("the first process could not start the sweep: see its message")
-    if trouble is not None:
-        raise trouble
-    if not complete:
+    if not _start(sweep, path, parts, mark, resume, several):
         try:
             _solve_parts(sweep, parts, form, progress)
         except ValueError:
@@ -102,6 +81,38 @@ def write_sweep(
     if several:
         multihost_utils.sync_global_devices("sweep written")
     return path
+
+
+def _format_of(path: Path) -> str:
+    """The suffix; an error for what cannot be written there."""
+    form = path.suffix.lower()
+    if form not in FORMATS:
+        raise ValueError(f"a sweep is written to a file named *{' or *'.join(FORMATS)}, got {path.name}")
+    if form == ".parquet":
+        _pyarrow()
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(2, "no such folder", str(path.absolute().parent))
+    return form
+
+
+def _start(sweep: Sweep, path: Path, parts: Path, mark: str, resume: bool, several: bool) -> bool:
+    """`_prepare` in the first process, before anyone solves or writes; all get its answer or its failure."""
+    complete = False
+    trouble: Exception | None = None
+    if jax.process_index() == 0:
+        try:
+            complete = _prepare(sweep, path, parts, mark, resume)
+        except (OSError, ValueError) as error:
+            trouble = error
+    if several:
+        code = 2 if trouble else int(complete)
+        code = int(multihost_utils.broadcast_one_to_all(np.int32(code)))
+        complete = code == 1
+        if code == 2 and trouble is None:
+            trouble = ValueError("the first process could not start the sweep: see its message")
+    if trouble is not None:
+        raise trouble
+    return complete
 
 
 def fingerprint(sweep: Sweep) -> str:

@@ -1,6 +1,10 @@
 """Problems of one shape for all tests, so that they share what is compiled for them."""
 
+from typing import TypeVar
+
 import bcgc_jax as bcgc
+
+T = TypeVar("T")
 
 # What all are padded to: programs differ in the kind of law and the precision alone.
 SIZE = 12
@@ -11,3 +15,9 @@ def padded(
 ) -> bcgc.Problem:
     """Too many coordinates for the search over whole units, which is a program of its own."""
     return bcgc.Problem(law, num_workers, coordinates, float(samples), float(cycles), max_workers=SIZE)
+
+
+def known(value: T | None) -> T:
+    """`value`, where a solution may have None."""
+    assert value is not None
+    return value

@@ -95,7 +95,12 @@ def test_no_partition_is_better_than_that_of_the_linear_programme_on_its_sample(
 
 def test_compare_reports_what_was_returned_and_how_long_it_took():
     calls = []
-    found = timing.compare({"package": lambda: calls.append("a") or 3, "peer": lambda: calls.append("b")}, 4)
+
+    def package():
+        calls.append("a")
+        return 3
+
+    found = timing.compare({"package": package, "peer": lambda: calls.append("b")}, 4)
     assert calls == ["a", "b"] * 5  # interleaved
     assert found["package"].value == 3
     seconds = found["package"].seconds
@@ -199,9 +204,12 @@ def test_a_run_prints_its_table_and_writes_json_and_figure(tmp_path, capsys, sma
 
 def test_a_figure_has_a_panel_for_sweeps_only_if_there_are_any(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(
-        scaling.plotting, "save_figure", lambda figure, *_: drawn.append(figure) or (tmp_path, tmp_path)
-    )
+
+    def save(figure, *_):
+        drawn.append(figure)
+        return tmp_path, tmp_path
+
+    monkeypatch.setattr(scaling.plotting, "save_figure", save)
     point = {"curve": "optimum", "x_name": "workers", "seconds": 1.0, "gap": 1.2e-7}
     points = [point | {"x": x} for x in (10, 100)]
     sweep = {"curve": "sweep", "x_name": "cells", "x": 64, "seconds": 1.0, "gap": None}

@@ -4,6 +4,7 @@ import functools
 import itertools
 import math
 from fractions import Fraction
+from typing import Any
 
 import jax
 import jax.extend
@@ -225,7 +226,7 @@ def test_the_oracle_for_many_workers_agrees_with_the_exact_one():
 
 
 def test_crossing_probability_takes_any_leading_axes_also_outside_of_a_compiled_function(x64):
-    hazard = -np.sort(-np.random.default_rng(79).exponential(1.0, (2, 3, 4)), axis=-1)
+    hazard: Any = -np.sort(-np.random.default_rng(79).exponential(1.0, (2, 3, 4)), axis=-1)
     result = crossing_probability(hazard, 4)
     assert result.shape == (2, 3)
     for index in np.ndindex(2, 3):
@@ -235,7 +236,7 @@ def test_crossing_probability_takes_any_leading_axes_also_outside_of_a_compiled_
 
 
 def test_what_follows_a_failure_is_the_same_written_out_and_by_columns(x64):
-    hazard = -np.sort(-np.random.default_rng(3).exponential(size=(4, 7)), axis=1)
+    hazard: Any = -np.sort(-np.random.default_rng(3).exponential(size=(4, 7)), axis=1)
 
     def renewals(num_workers, written_out):
         return Crossing(hazard, num_workers, written_out).renewals()

@@ -1,5 +1,6 @@
 """Results have the dtype of what they were computed from, whatever JAX takes by default."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -39,7 +40,10 @@ LAWS: dict[str, Callable[[Number], Law | JointLaw]] = {
     "TwoSpeed": lambda number: bcgc.TwoSpeed(number(1.0), number(5.0), number(0.2)),
     "Empirical": lambda number: bcgc.Empirical(number([1.0, 2.0, 5.0])),
     "HazardSpline": lambda number: bcgc.HazardSpline(
-        *(jnp.asarray(number(v)) for v in ([0.0, 0.5, 1.0], [1.0, 2.0, 3.0], [2.0, 2.0, 2.0])), number(0.1)
+        jnp.asarray(number([0.0, 0.5, 1.0])),
+        jnp.asarray(number([1.0, 2.0, 3.0])),
+        jnp.asarray(number([2.0, 2.0, 2.0])),
+        number(0.1),
     ),
     "Rows": lambda number: bcgc.Rows(number([[1.0, 2.0, 4.0], [3.0, 4.0, 2.0]])),
     "Unlike": lambda number: bcgc.Unlike(
@@ -102,6 +106,17 @@ CALLS: dict[str, Callable[[Number], Any]] = {
     for name, method in methods.items()
     if not (name == "log_density" and law in ("TwoSpeed", "Empirical"))
 }
+METHODS_OF_SOLVE = (
+    *("optimal", "subgradient", "time", "frequency", "uncoded", "single_block", "tandon:1"),
+    *("tandon_partial", "ferdinand_full", "ferdinand_half", "ferdinand:4", "limit"),
+)
+
+
+def _solved(method: str, number: Number) -> bcgc.Solution:
+    options: dict[str, Any] = {"max_steps": 100} if method == "subgradient" else {}
+    return bcgc.solve(_exponential(number), method, key=KEY, **options)
+
+
 CALLS |= {
     "block_runtime": lambda number: bcgc.block_runtime(
         number([3.0, 2.0, 5.0]), number([1.0, 4.0, 2.0]), num_samples=2, setup_cycles=number(0.5)
@@ -139,17 +154,7 @@ CALLS |= {
     "bootstrap_interval": lambda number: bootstrap_interval(
         KEY, _problem(LAWS["Rows"](number), number), [1, 2, 7], num_replicates=20
     ),
-    **{
-        f"solve {method}": lambda number, method=method: bcgc.solve(
-            _exponential(number),
-            bcgc.Subgradient(max_steps=100) if method == "subgradient" else method,
-            key=KEY,
-        )
-        for method in (
-            *("optimal", "subgradient", "time", "frequency", "uncoded", "single_block", "tandon:1"),
-            *("tandon_partial", "ferdinand_full", "ferdinand_half", "ferdinand:4", "limit"),
-        )
-    },
+    **{f"solve {method}": functools.partial(_solved, method) for method in METHODS_OF_SOLVE},
     "solve to a deadline": lambda number: bcgc.solve(_exponential(number), bcgc.Deadline(number(20.0))),
     "solve for unlike workers": lambda number: bcgc.solve(
         _problem(LAWS["Unlike"](number), number), "time", key=KEY, num_draws=8, num_replications=4

@@ -33,7 +33,8 @@ def _rule(name: str) -> str:
 @functools.partial(jax.jit, static_argnames="num_nodes")
 def _value(law: bcgc.Law, x: Array, workers: Any, *, num_nodes: int = NUM_NODES) -> tuple[Array, Array]:
     problem = bcgc.Problem(law, workers, 1000, SAMPLES, CYCLES, max_workers=x.size)
-    return tuple(bcgc.integrate_runtime(problem, x, num_nodes=num_nodes))
+    value, error = bcgc.integrate_runtime(problem, x, num_nodes=num_nodes)
+    return value, error
 
 
 @jax.jit
@@ -42,7 +43,7 @@ def _everything(law: bcgc.Law, x: Array, workers: Any) -> tuple[tuple[Array, Arr
     return jax.value_and_grad(lambda law, x: _value(law, x, workers), (0, 1), has_aux=True)(law, x)
 
 
-def _padded(x: Sequence[float], size: int = SIZE) -> Array:
+def _padded(x: Sequence[float] | np.ndarray, size: int = SIZE) -> Array:
     return jnp.asarray(np.pad(np.asarray(x, float), (0, size - len(x))))
 
 
@@ -50,7 +51,7 @@ def _scale(workers: int) -> float:
     return SAMPLES * CYCLES / workers
 
 
-def _exact(case: Case, rows: Sequence[Sequence[float]]) -> np.ndarray:
+def _exact(case: Case, rows: Sequence[Sequence[float] | np.ndarray] | np.ndarray) -> np.ndarray:
     """Expected runtimes of partitions `rows`, by the recursion."""
     loads = np.array([oracles.load_of(row) for row in rows])
     return _scale(loads.shape[1]) * oracles.expected_maxima(case, loads)
@@ -110,10 +111,11 @@ def test_laws_with_atoms_are_the_sum_over_all_draws(name):
 @pytest.mark.usefixtures("x64")
 def test_two_speeds_are_the_sum_over_the_number_of_slow_workers():
     case, rng = CASES["two_speed"], np.random.default_rng(1)
+    fast, slow, probability = case.parameters
     for workers in (2, 9, 50):
         for partition in _partitions(rng, workers, 2):
             load = oracles.load_of(partition)
-            exact = _scale(workers) * oracles.expected_max_two_speed(*case.parameters, load=load)
+            exact = _scale(workers) * oracles.expected_max_two_speed(fast, slow, probability, load)
             (value, _), _ = _everything(case.law(), _padded(partition), workers)
             np.testing.assert_allclose(value, exact, rtol=VALUE_ERROR["atoms"])  # worst measured 1e-13
 

@@ -1,6 +1,7 @@
 """The experiments on a few points each: what they compute, what they write, and how they refuse."""
 
 import csv
+from typing import Any
 
 import jax
 import numpy as np
@@ -174,7 +175,7 @@ def test_paper_without_published_values(tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_sweep_is_every_cell_solved_alone(tmp_path, capsys, monkeypatch):
-    grids = {"workers_grid": (2, 3, 4), "rate_grid": (1e-3, 1e-2, 1e-1)}
+    grids: dict[str, Any] = {"workers_grid": (2, 3, 4), "rate_grid": (1e-3, 1e-2, 1e-1)}
     methods = ("optimal", "uncoded", "single_block")
     file = tmp_path / "sweep.csv"
     file.write_text("of an earlier run")
@@ -187,7 +188,12 @@ def test_sweep_is_every_cell_solved_alone(tmp_path, capsys, monkeypatch):
         sweep.compute(file, **grids, methods=methods, progress=cut_off)
     assert not file.exists()
     solve, solved = bcgc.Sweep.solve, []
-    monkeypatch.setattr(bcgc.Sweep, "solve", lambda self, chunk: solved.append(chunk) or solve(self, chunk))
+
+    def noted(self, chunk):
+        solved.append(chunk)
+        return solve(self, chunk)
+
+    monkeypatch.setattr(bcgc.Sweep, "solve", noted)
     sweep.run(tmp_path, **grids, methods=methods)
     assert not solved  # the only chunk was on disk
     rows = read_csv(file)
@@ -318,7 +324,7 @@ def test_a_scheme_that_fails_when_solved_is_one_line_and_status_2(tmp_path, caps
     def run(out, schemes=()):
         raise ValueError('scheme "mine" gave\nno partition')
 
-    before = jax.config.jax_enable_x64
+    before = jax.config.read("jax_enable_x64")
     try:
         with pytest.raises(SystemExit) as stop:
             report.run_command("name", "text", run, ["--out", str(tmp_path)], seeded=False, schemes=True)
@@ -420,7 +426,7 @@ def test_command_makes_the_folder_and_computes_in_float64(tmp_path):
         assert out.is_dir()
         seen.append((seed, jax.numpy.ones(()).dtype))
 
-    before = jax.config.jax_enable_x64
+    before = jax.config.read("jax_enable_x64")
     try:
         assert (
             report.run_command("name", "text", run, ["--out", str(tmp_path / "a" / "b"), "--seed", "3"]) == 0
@@ -484,7 +490,7 @@ def test_a_trace_is_planned_on_and_replayed(tmp_path, capsys, monkeypatch):
 
 
 def test_a_trace_that_is_not_there_is_one_line_and_status_2(tmp_path, capsys):
-    before = jax.config.jax_enable_x64
+    before = jax.config.read("jax_enable_x64")
     try:
         with pytest.raises(SystemExit) as stop:
             trace.main(["--out", str(tmp_path), "--trace", str(tmp_path / "absent.csv")])

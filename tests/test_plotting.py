@@ -89,7 +89,7 @@ def test_a_timeline_counts_what_each_worker_had_done_when_the_iteration_ended():
     assert found.runtime == pytest.approx(1.0)
     assert found.levels.tolist() == [1, 2]
     assert found.used.tolist() == [[True, False], [True, True], [False, False], [True, True]]
-    np.testing.assert_allclose(found.computed, [[1, 0], [1, 1], [0.25, 0], [1, 1]], atol=1e-9)
+    np.testing.assert_allclose(found.computed, np.array([[1, 0], [1, 1], [0.25, 0], [1, 1]]), atol=1e-9)
     rng = np.random.default_rng(0)
     for _ in range(20):
         x, times = rng.multinomial(50, np.full(7, 1 / 7)), rng.gamma(2.0, 1.0, 7)

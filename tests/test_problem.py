@@ -1,6 +1,7 @@
 """What a problem accepts and refuses, what it derives, and how it behaves as a tree."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,13 @@ import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
 
 LAW = bcgc.ShiftedExponential(rate=0.02, shift=5.0)
-SENSIBLE = {"cycle_time": LAW, "num_workers": 4, "num_coordinates": 30, "num_samples": 5, "cycles": 1.5}
+SENSIBLE: dict[str, Any] = {
+    "cycle_time": LAW,
+    "num_workers": 4,
+    "num_coordinates": 30,
+    "num_samples": 5,
+    "cycles": 1.5,
+}
 
 
 @pytest.mark.parametrize(
@@ -90,10 +97,11 @@ def test_float32_leaves_stay_float32_where_64_bits_are_enabled():
 def test_a_problem_is_a_tree_whose_static_part_is_max_workers():
     problem = bcgc.Problem(LAW, 6, 90, 14.0, 1.3, max_workers=8)
     leaves, tree = jax.tree.flatten(problem)
+    other: Any = jax.tree.structure(bcgc.Problem(LAW, 6, 90, 14.0, 1.3, max_workers=9))
     assert leaves == [0.02, 5.0, 6, 90, 14.0, 1.3]
     again = jax.tree.unflatten(tree, leaves)
     assert (again.max_workers, again.num_workers, again.cycle_time.shift) == (8, 6, 5.0)
-    assert tree != jax.tree.structure(bcgc.Problem(LAW, 6, 90, 14.0, 1.3, max_workers=9))
+    assert tree != other
     # Whatever JAX puts into a tree passes: the checks are for what a person passes.
     assert jax.tree.map(lambda leaf: -leaf, problem).num_workers == -6
 

@@ -3,6 +3,7 @@
 import csv
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -53,10 +54,9 @@ def test_every_reliable_runtime_of_fig_4_is_reproduced(x64, published, scheme):
     workers, rates, known = published[scheme]
     assert known.size == 10
     if scheme == "tandon_partial":
-        solve = jax.vmap(
-            lambda n, r: bcgc.solve(_problem(n, r), bcgc.TandonPartial(alpha=6.0)).expected_runtime
-        )
-        found = jax.jit(solve)(workers, rates)
+        method = bcgc.TandonPartial(alpha=6.0)
+        runtime = jax.vmap(lambda n, r: bcgc.solve(_problem(n, r), method).expected_runtime)
+        found = jax.jit(runtime)(workers, rates)
     else:
         solve = jax.vmap(lambda n, r: bcgc.solve(_problem(n, r), scheme).partition)
         found = _evaluate(workers, rates, jax.jit(solve)(workers, rates))
@@ -66,7 +66,7 @@ def test_every_reliable_runtime_of_fig_4_is_reproduced(x64, published, scheme):
 def test_the_published_optimum_is_beaten_everywhere(x64, published):
     workers, rates, known = published["optimal"]
     # A few hundred steps are enough to be below it.
-    few = {"max_steps": 300, "batch_size": 256, "key": jax.random.key(0)}
+    few: dict[str, Any] = {"max_steps": 300, "batch_size": 256, "key": jax.random.key(0)}
     solve = jax.vmap(lambda n, r: bcgc.solve(_problem(n, r), "subgradient", **few).partition)
     found = np.asarray(_evaluate(workers, rates, jax.jit(solve)(workers, rates)))
     assert np.all(found < known)  # measured 0.948 … 0.992 of it

@@ -121,6 +121,10 @@ def _problem(i: int) -> bcgc.Problem:
     return bcgc.Problem(bcgc.ShiftedExponential(1.0 + i, 0.5), 3, 2000 + i, 2.0 + i, 1.0 + i)
 
 
+def _partition(i: int) -> np.ndarray:
+    return X * np.float32(200 + i / 10)
+
+
 def _made(law: str, i: int) -> Any:
     return LAWS[law](1.25 + i / 2)
 
@@ -214,11 +218,11 @@ CALLS |= {
     "Status": lambda i: bcgc.Status(i),
     "block_runtime": lambda i: bcgc.block_runtime(X + i, X[::-1], num_samples=1.0 + i, setup_cycles=i),
     "coordinate_runtime": lambda i: bcgc.coordinate_runtime(np.array([0, i, 2]), X, num_samples=1.0 + i),
-    "simulate_runtime": lambda i: bcgc.simulate_runtime(jax.random.key(i), _problem(i), X, 8),
-    "expected_runtime": lambda i: bcgc.expected_runtime(_problem(i), X + i),
-    "integrate_runtime": lambda i: bcgc.integrate_runtime(_problem(i), X + i),
-    "completion_probability": lambda i: bcgc.completion_probability(_problem(i), X, 10.0 + i),
-    "certificate": lambda i: bcgc.certificate(_problem(i), X + i),
+    "simulate_runtime": lambda i: bcgc.simulate_runtime(jax.random.key(i), _problem(i), _partition(i), 8),
+    "expected_runtime": lambda i: bcgc.expected_runtime(_problem(i), _partition(i)),
+    "integrate_runtime": lambda i: bcgc.integrate_runtime(_problem(i), _partition(i)),
+    "completion_probability": lambda i: bcgc.completion_probability(_problem(i), _partition(i), 10.0 + i),
+    "certificate": lambda i: bcgc.certificate(_problem(i), _partition(i)),
     "expected_order_statistics": lambda i: bcgc.expected_order_statistics(LAWS["Weibull"](1.0 + i), 3),
     "sorted_cycle_times": lambda i: bcgc.sorted_cycle_times(
         jax.random.key(i), LAWS["Weibull"](1.0 + i), 3, 4

@@ -8,8 +8,8 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import check, pytree_dataclass, working_dtype
-from bcgc_jax.laws.base import Atomic, Law, check_order, excess_above
+from bcgc_jax._pytree import pytree_dataclass, working_dtype
+from bcgc_jax.laws.base import Atomic, Law, excess_above
 
 
 @pytree_dataclass
@@ -27,12 +27,8 @@ class TwoSpeed(Law):
     slow: ArrayLike
     probability: ArrayLike
 
-    def __post_init__(self) -> None:
-        check("fast", self.fast, "> 0")
-        check("slow", self.slow, "> 0", finite=False)
-        check("probability", self.probability, ">= 0")
-        check("probability", self.probability, "<= 1")
-        check_order("fast", self.fast, "slow", self.slow)
+    conditions = (("fast", "> 0"), ("slow", "> 0 or inf"), ("probability", ">= 0, <= 1"))
+    below = ("fast", "slow")
 
     def cumulative_hazard(self, t):
         possible, probability = excess_above(self.probability, 0.0)
@@ -72,10 +68,13 @@ class Empirical(Law):
 
     times: ArrayLike | Sequence[float]
 
+    conditions = (("times", "> 0"),)
+    ranks = (("times", 1),)
+
     def __post_init__(self) -> None:
         if np.size(self.times) == 0:
             raise ValueError("times is empty: an empirical law needs at least one measured time")
-        check("times", self.times, "> 0")
+        super().__post_init__()
         times = self.times if isinstance(self.times, jax.Array) else np.asarray(self.times)
         times = jnp.asarray(times, working_dtype(times))
         object.__setattr__(self, "times", jnp.sort(jnp.ravel(times)))

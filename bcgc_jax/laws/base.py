@@ -5,9 +5,10 @@ r"""What a law of the cycle time T of a worker is: a pytree that knows its cumul
 `vmap` and `grad` go through the parameters.
 """
 
+import dataclasses
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import concrete, working_dtype
+from bcgc_jax._pytree import check, concrete, meets, working_dtype
 
 
 class Smooth(NamedTuple):
@@ -66,13 +67,24 @@ def _in_working_dtype(method: Callable[[Any, Array], Array]) -> Callable[[Any, A
     return elementwise
 
 
+ONE_BY_ONE = "a batch goes through jax.vmap, as in jax.vmap(solve)(problems)"
+
+
 class Law:
     """What every law of the cycle time offers; times carry the unit of the law's parameters.
 
     A subclass is a `pytree_dataclass` with `cumulative_hazard`, `inverse_cumulative_hazard`,
     `mean` and `infimum`. For a law with no closed forms, see `FromHazard`. The methods of a subclass are
     compiled as a whole, once for each shape; times and hazards come to them in `working_dtype`.
+
+    `conditions` are what the parameters must meet, `below` two of them in order: what a person passes is
+    refused otherwise, and with what is traced every runtime is NaN. `ranks` are those of parameters that are
+    arrays.
     """
+
+    conditions: ClassVar[Sequence[tuple[str, str]]] = ()
+    below: ClassVar[tuple[str, str] | None] = None
+    ranks: ClassVar[Sequence[tuple[str, int]]] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -81,6 +93,52 @@ class Law:
             if name in cls.__dict__ or (method is getattr(Law, name) and name in _DERIVED):
                 method = _in_working_dtype(method) if name in _ELEMENTWISE else method
                 setattr(cls, name, jax.jit(method, static_argnames=static))
+
+    def __post_init__(self) -> None:
+        for name, value, condition, finite in self._conditions():
+            check(name, value, condition, finite=finite)
+        if self.below is not None:
+            low, high = self.below
+            check_order(low, getattr(self, low), high, getattr(self, high))
+
+    def _conditions(self) -> Iterator[tuple[str, Any, str, bool]]:
+        for name, text in self.conditions:
+            for condition in text.split(", "):
+                finite = condition.removesuffix(" or inf")
+                yield name, getattr(self, name), finite, finite == condition
+
+    def valid(self) -> Array:
+        """Whether the parameters are those of a law, which nobody has checked where they are traced."""
+        found = [
+            jnp.all(meets(value, condition, finite)) for _, value, condition, finite in self._conditions()
+        ]
+        if self.below is not None:
+            found.append(jnp.all(jnp.less(*(getattr(self, name) for name in self.below))))
+        return functools.reduce(jnp.logical_and, found, jnp.asarray(True))
+
+    def check_single(self) -> None:
+        """Raise ValueError where shapes say that this is a batch of laws, which only `jax.vmap` takes."""
+        if all(getattr(leaf, "ndim", 0) == 0 for leaf in jax.tree.leaves(self)):
+            return
+        ranks = dict(self.ranks)
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            leaves = () if field.metadata.get("static") else jax.tree.leaves(getattr(self, field.name))
+            rank = ranks.get(field.name, 0)
+            if all(np.ndim(leaf) == rank for leaf in leaves) or (field.name not in ranks and self._is_one()):
+                continue
+            shapes = ", ".join(str(np.shape(leaf)) for leaf in leaves)
+            what = f"an array of rank {rank}" if rank else "one number"
+            raise ValueError(
+                f"{field.name} of {type(self).__name__} must be {what}, got shape {shapes}: {ONE_BY_ONE}"
+            )
+
+    def _is_one(self) -> bool:
+        """Whether a law whose parameters have shapes of their own has one mean and one infimum."""
+        try:
+            shapes = jax.eval_shape(lambda law: (law.mean(), law.infimum()), self)
+        except (TypeError, ValueError):
+            return False
+        return all(value.shape == () for value in shapes)
 
     def cumulative_hazard(self, t: ArrayLike) -> Array:
         """Λ(t) = -log P(T > t), elementwise: 0 below the support, inf above it."""

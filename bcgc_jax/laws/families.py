@@ -10,8 +10,8 @@ from jax import Array
 from jax.scipy import special
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import check, pytree_dataclass, static_field, working_dtype
-from bcgc_jax.laws.base import Kinked, Law, check_order, excess_above, inverse_ranks, suffix_sum
+from bcgc_jax._pytree import pytree_dataclass, static_field, working_dtype
+from bcgc_jax.laws.base import Kinked, Law, excess_above, inverse_ranks, suffix_sum
 from bcgc_jax.laws.special_functions import (
     gamma_hazard,
     inverse_gamma_hazard,
@@ -35,9 +35,7 @@ class ShiftedExponential(Law):
     rate: ArrayLike
     shift: ArrayLike = 0.0
 
-    def __post_init__(self) -> None:
-        check("rate", self.rate, "> 0")
-        check("shift", self.shift, ">= 0")
+    conditions = (("rate", "> 0"), ("shift", ">= 0"))
 
     def cumulative_hazard(self, t):
         return self.rate * jnp.maximum(jnp.subtract(t, self.shift), 0)
@@ -71,10 +69,7 @@ class Weibull(Law):
     concentration: ArrayLike
     shift: ArrayLike = 0.0
 
-    def __post_init__(self) -> None:
-        check("scale", self.scale, "> 0")
-        check("concentration", self.concentration, "> 0")
-        check("shift", self.shift, ">= 0")
+    conditions = (("scale", "> 0"), ("concentration", "> 0"), ("shift", ">= 0"))
 
     def cumulative_hazard(self, t):
         inside, excess = excess_above(t, self.shift)
@@ -104,9 +99,7 @@ class Pareto(Law):
     scale: ArrayLike
     shape: ArrayLike
 
-    def __post_init__(self) -> None:
-        check("scale", self.scale, "> 0")
-        check("shape", self.shape, "> 0")
+    conditions = (("scale", "> 0"), ("shape", "> 0"))
 
     def cumulative_hazard(self, t):
         # log1p of the excess, not log of t / scale: the excess is exact near the scale.
@@ -146,10 +139,8 @@ class Uniform(Law):
     low: ArrayLike
     high: ArrayLike
 
-    def __post_init__(self) -> None:
-        check("low", self.low, ">= 0")
-        check("high", self.high, "> 0")
-        check_order("low", self.low, "high", self.high)
+    conditions = (("low", ">= 0"), ("high", "> 0"))
+    below = ("low", "high")
 
     def cumulative_hazard(self, t):
         # log of the remaining share, not log1p of the used one: (high - t) is exact near high.
@@ -197,10 +188,7 @@ class Lognormal(Law):
     scale: ArrayLike
     shift: ArrayLike = 0.0
 
-    def __post_init__(self) -> None:
-        check("location", self.location, "")
-        check("scale", self.scale, "> 0")
-        check("shift", self.shift, ">= 0")
+    conditions = (("location", ""), ("scale", "> 0"), ("shift", ">= 0"))
 
     def cumulative_hazard(self, t):
         inside, excess = excess_above(t, self.shift)
@@ -240,14 +228,11 @@ class Gamma(Law):
     rate: ArrayLike
     shift: ArrayLike = 0.0
 
-    def __post_init__(self) -> None:
-        check("shape", self.shape, "> 0")
-        check("rate", self.rate, "> 0")
-        check("shift", self.shift, ">= 0")
+    conditions = (("shape", "> 0"), ("rate", "> 0"), ("shift", ">= 0"))
 
     def cumulative_hazard(self, t):
         inside, excess = excess_above(t, self.shift)
-        return jnp.where(inside, gamma_hazard(self.shape, self.rate * excess), 0)
+        return jnp.where(inside, gamma_hazard(self.shape, jnp.multiply(self.rate, excess)), 0)
 
     def inverse_cumulative_hazard(self, a):
         inside, a = excess_above(a, 0.0)

@@ -15,9 +15,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import check, pytree_dataclass, working_dtype
+from bcgc_jax._pytree import check, check_shape, meets, pytree_dataclass, working_dtype
 from bcgc_jax.laws.atoms import Empirical
-from bcgc_jax.laws.base import Law
+from bcgc_jax.laws.base import ONE_BY_ONE, Law
 
 NO_EXACT_ANSWER = (
     "independent workers that are not alike have no exact expectation: use solve or simulate_runtime "
@@ -35,6 +35,13 @@ class JointLaw:
         super().__init_subclass__(**kwargs)
         for name, static in {"draw_rows": ("num_draws",), "sample": ("shape", "dtype")}.items():
             setattr(cls, name, jax.jit(getattr(cls, name), static_argnames=static))
+
+    def valid(self) -> Array:
+        """Whether the numbers are those of a law, which nobody has checked where they are traced."""
+        return jnp.asarray(True)
+
+    def check_single(self) -> None:
+        """Raise ValueError where shapes say that this is a batch of laws, which only `jax.vmap` takes."""
 
     def width(self) -> int:
         """N."""
@@ -95,8 +102,14 @@ class Rows(JointLaw):
         times = jnp.asarray(times, working_dtype(times))
         object.__setattr__(self, "times", jnp.sort(times, axis=-1)[..., ::-1])
 
+    def valid(self):
+        return jnp.all(meets(self.times, "> 0"))
+
+    def check_single(self):
+        check_shape("times", self.times, (None, None), ONE_BY_ONE)
+
     def width(self):
-        return jnp.shape(self.times)[-1]
+        return np.shape(self.times)[-1]
 
     def draw_rows(self, key, num_draws):
         times = jnp.asarray(self.times)
@@ -148,6 +161,13 @@ class Unlike(JointLaw):
                     f"each worker needs a law of its own, such as ShiftedExponential, got {law!r}"
                 )
         object.__setattr__(self, "laws", laws)
+
+    def valid(self):
+        return jnp.all(jnp.stack([law.valid() for law in self.laws]))
+
+    def check_single(self):
+        for law in self.laws:
+            law.check_single()
 
     def width(self):
         return len(self.laws)

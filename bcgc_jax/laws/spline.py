@@ -23,6 +23,8 @@ class HazardSpline(Law):
     slopes: Array
     tail_index: ArrayLike = 0.0
 
+    ranks = (("hazards", 1), ("times", 1), ("slopes", 1))
+
     def cumulative_hazard(self, t):
         (low, high), (t0, t1), (d0, d1) = self._piece(jnp.asarray(t), self.times)
         step, rise = high - low, t1 - t0

@@ -8,18 +8,18 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import check
+from bcgc_jax._pytree import Numbers, check
 from bcgc_jax.iterations import Sampled
 from bcgc_jax.laws import Rows
 from bcgc_jax.order_statistics import max_finish_time
 from bcgc_jax.problem import Problem
-from bcgc_jax.runtime import as_partition, load_of
+from bcgc_jax.runtime import as_partition, check_partition, load_of, scale_of
 
 
 def bootstrap_interval(
     key: Array,
     problem: Problem,
-    partition: ArrayLike,
+    partition: Numbers,
     *,
     num_replicates: int = 2000,
     block: int | None = None,
@@ -41,6 +41,7 @@ def bootstrap_interval(
         raise ValueError("only measured rows are resampled: the problem's cycle_time must be Rows")
     check("confidence", confidence, "> 0")
     check("confidence", confidence, "< 1")
+    check_partition(problem, partition)
     return _interval(key, problem, partition, confidence, num_replicates, block)
 
 
@@ -48,14 +49,15 @@ def bootstrap_interval(
 def _interval(
     key: Array,
     problem: Problem,
-    partition: ArrayLike,
+    partition: Numbers,
     confidence: ArrayLike,
     num_replicates: int,
     block: int | None,
 ) -> tuple[Array, Array]:
     assert isinstance(problem.iteration, Sampled)
     x = as_partition(problem, partition)
-    runtimes = problem.scale * max_finish_time(load_of(problem, x), problem.iteration.times.astype(x.dtype))
+    finish = max_finish_time(load_of(problem, x), problem.iteration.times.astype(x.dtype))
+    runtimes = scale_of(problem, x) * finish
     means = resampled_means(key, runtimes, num_replicates=num_replicates, block=block)
     low, high = jnp.quantile(means, jnp.stack([(1 - confidence) / 2, (1 + confidence) / 2]))
     return low, high

@@ -342,6 +342,12 @@ def _flag(text: str, name: str) -> bool:
     return flag
 
 
+def _num_fields(line: str, separator: str) -> int:
+    with contextlib.suppress(csv.Error):
+        return len(next(csv.reader([line], delimiter=separator)))
+    return 0
+
+
 def _csv(file: Any, path: str, progress: Callable[[float], None]) -> _Table:
     text = io.TextIOWrapper(file, "utf-8-sig", newline="")
     head, blank = "\n", -1
@@ -355,11 +361,6 @@ def _csv(file: Any, path: str, progress: Callable[[float], None]) -> _Table:
         except csv.Error as error:
             raise ValueError(f"{path}, line {blank + reader.line_num}: not a CSV file: {error}") from None
 
-    def fields(separator: str) -> int:
-        with contextlib.suppress(csv.Error):
-            return len(next(csv.reader([head], delimiter=separator)))
-        return 0
-
     with reading():
         while head.isspace():
             head, blank = text.readline(_LONGEST_HEADER), blank + 1
@@ -367,7 +368,7 @@ def _csv(file: Any, path: str, progress: Callable[[float], None]) -> _Table:
         raise ValueError(f"{path} is empty: a trace has a header and rows of measured times")
     if len(head) == _LONGEST_HEADER or "\0" in head:
         raise ValueError(f"{path} is not a text file (UTF-8): its first line is no header")
-    separator = max(",;\t|", key=fields)
+    separator = max(",;\t|", key=lambda separator: _num_fields(head, separator))
     reader = csv.reader(
         itertools.chain([head], text), delimiter=separator, skipinitialspace=True, strict=True
     )

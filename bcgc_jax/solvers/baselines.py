@@ -136,4 +136,5 @@ def tandon_partial_runtime(problem: Problem, alpha: ArrayLike | None = None) -> 
 def runtime_limit(problem: Problem) -> Array:
     r"""E[M b L / Σ_n 1/T_n]: perfectly divisible work of which every cycle counts; no scheme beats it."""
     unit = problem.total * problem.num_samples * problem.cycles
-    return unit * problem.iteration.expected_shared_time(problem.dtype)
+    value = unit * problem.iteration.expected_shared_time(problem.dtype)
+    return jnp.where(problem.valid, value, jnp.nan)

@@ -322,7 +322,7 @@ def _refuse_partition(problem: Problem, name: str, partition: Array) -> None:
 
 @functools.partial(jax.jit, static_argnames="scheme")
 def _solve_expectation(problem: Problem, key: Array | None, *, scheme: Scheme) -> Solution:
-    return _no_partition(scheme.expectation(problem, key))
+    return _no_partition(problem, scheme.expectation(problem, key))
 
 
 @jax.jit
@@ -334,14 +334,15 @@ def _solve_tandon_partial(problem: Problem, alpha: ArrayLike | None) -> Solution
     uncoded = (level + 1) / (level + jnp.asarray(alpha, problem.dtype))
     count = jnp.asarray(problem.num_coordinates)
     parts = Parts(jnp.stack([0 * level, level]), jnp.stack([uncoded, 1 - uncoded]), jnp.stack([count, count]))
-    solution = _no_partition(Expectation(value, found.error))
+    solution = _no_partition(problem, Expectation(value, found.error))
     return replace(solution, parts=parts)
 
 
-def _no_partition(found: Expectation) -> Solution:
+def _no_partition(problem: Problem, found: Expectation) -> Solution:
     value, error = found
     status = jnp.where(jnp.isfinite(value), int(Status.CONVERGED), int(Status.INFINITE))
     status = jnp.where(jnp.isnan(value), int(Status.INFEASIBLE), status)
+    status = jnp.where(problem.valid, status, int(Status.INVALID))
     # No partition, so no subgradient: 0 is all that this scheme tells about the best partition.
     nothing, zero = jnp.zeros_like(value), jnp.asarray(0)
     gap = 1 - nothing / value

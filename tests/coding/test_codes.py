@@ -234,7 +234,8 @@ def test_messages_may_be_rows_of_an_array_and_small_floats_do_not_overflow():
     gradients = jnp.arange(10.0).reshape(5, 2)
     everyone = np.ones((1, 5), bool)
     weights = weights_of(code.encoding, everyone).weights[0]
-    for messages in (bcgc.encode(code, gradients), np.stack(bcgc.encode(code, gradients))):
+    given: list[Any] = [bcgc.encode(code, gradients), np.stack(bcgc.encode(code, gradients))]
+    for messages in given:
         np.testing.assert_allclose(bcgc.decode(weights, messages), [20, 25], rtol=1e-6)
     whole = bcgc.gradient_code(KEY, 5, 4)
     half = jnp.full((5, 3), 3e4, jnp.float16)  # their sum is beyond float16
@@ -293,7 +294,8 @@ def test_codes_of_a_plan_may_share_a_key_and_keep_float64_in_numpy():
     assert other.coefficients.dtype == other.encoding.dtype == np.float64
     # In a program, as an argument, and with NumPy's numbers the code is the same to the last digit.
     np.testing.assert_array_equal(jax.jit(lambda c: c.encoding)(other), other.encoding)
-    host = dataclasses.replace(other, coefficients=np.asarray(other.coefficients), wide=True)
+    coefficients: Any = np.asarray(other.coefficients)
+    host = dataclasses.replace(other, coefficients=coefficients, wide=True)
     gradients = np.eye(6, dtype=np.float32)
     np.testing.assert_array_equal(np.stack(bcgc.encode(host, gradients)), other.encoding)
     with compilations() as found:
@@ -313,8 +315,9 @@ def test_second_calls_compile_nothing():
         found = bcgc.decoding_weights(code.encoding, rng.permutation(6) > 1)
         for size in (3, 5000):
             messages = bcgc.encode(code, rng.standard_normal((6, size)).astype(np.float32))
+            rows: Any = np.stack(messages)
             bcgc.decode(found.weights, messages)
-            bcgc.decode(found.weights, np.stack(messages))
+            bcgc.decode(found.weights, rows)
             codes.encode_one(code, 0, messages[:3])
 
     calls(0)

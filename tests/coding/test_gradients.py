@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -269,7 +270,7 @@ def test_a_plan_in_numpy_keeps_float64():
 
 def test_a_loss_need_not_be_hashable():
     class Loss:
-        __hash__ = None
+        __hash__: Any = None
 
         def __call__(self, w, batch):
             return jnp.mean((batch @ w) ** 2)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -78,12 +79,18 @@ def test_the_event_order_ends_at_equation_5_draw_for_draw(precision):
             assert np.array_equal(arrived, rank[:, None] < (n - used)[:, None])
 
 
+def _collect(finish_times: Any, levels: Any) -> Any:
+    """`collect` of arrays of NumPy."""
+    finish_times, levels = np.asarray(finish_times), np.asarray(levels)
+    return collect(finish_times, levels)
+
+
 def test_ties_and_workers_that_never_answer():
     # Two equal times: one of the two is enough.
-    tie = jax.device_get(collect(np.array([[2.0, 1.0, 2.0]]), np.array([1])))
+    tie = jax.device_get(_collect([[2.0, 1.0, 2.0]], [1]))
     assert (float(tie.completed[0]), np.sum(tie.arrived)) == (2.0, 2)
     # One worker of three never answers: level 1 ends, level 0 does not.
-    lost = jax.device_get(collect(np.array([[1.0, np.inf, 3.0], [2.0, np.inf, 6.0]]), np.array([0, 1])))
+    lost = jax.device_get(_collect([[1.0, np.inf, 3.0], [2.0, np.inf, 6.0]], [0, 1]))
     assert lost.completed.tolist() == [np.inf, 6.0]
     assert not lost.arrived[:, 1].any()
     assert float(lost.runtime) == np.inf
@@ -268,7 +275,7 @@ def test_second_calls_compile_nothing(model):
             bcgc.training_scheme(
                 key, problem, dataclasses.replace(solution, expected_runtime=runtime), params
             )
-        collect(np.full((2, 6), rate, np.float32), np.array([0, seed]))
+        _collect(np.full((2, 6), rate, np.float32), [0, seed])
         bcgc.train(
             key, network, scheme_of("time"), bcgc.ShiftedExponential(rate, 0.3), params, subsets,
             optimizer, 2, batch_size=2,

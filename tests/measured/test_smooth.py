@@ -104,6 +104,7 @@ def test_expectation_and_optimum_are_exact_and_certified(x64):
     atoms = bcgc.Problem(bcgc.Empirical(_times(200)), 5, 10_000)
     smooth = bcgc.solve(bcgc.Problem(smooth_empirical(_times(200)), 5, 10_000)).partition
     best = bcgc.solve(atoms).expected_runtime
+    assert smooth is not None
     assert float(bcgc.expected_runtime(atoms, smooth)) < 1.005 * float(best)
 
 

@@ -3,6 +3,7 @@
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -393,7 +394,7 @@ def test_large_files_are_read_right(tmp_path):
     path = _write(
         tmp_path, _LONG + "".join(f"{i},rank {j},{t!r}\n" for i, j, t in zip(*columns, strict=True))
     )
-    shares = []
+    shares: list[Any] = []
     start = time.perf_counter()
     trace = load_trace(path, progress=shares.append)
     assert time.perf_counter() - start < 10

@@ -53,7 +53,8 @@ def _optimum_of_two_speeds(fast: float, slow: float, probability: float, workers
 def test_the_answer_is_within_one_per_cent_of_the_optimum(name):
     case, workers = CASES[name], 8
     if name == "two_speed":
-        best = _optimum_of_two_speeds(*case.parameters, workers=workers)
+        fast, slow, probability = case.parameters
+        best = _optimum_of_two_speeds(fast, slow, probability, workers)
     else:
         _, best = oracles.optimal_share(name, workers)
     problem = bcgc.Problem(case.law(), workers, TOTAL, SAMPLES, CYCLES)

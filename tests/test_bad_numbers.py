@@ -70,8 +70,10 @@ def test_measured_rows_are_resampled_for_a_partition_only():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_rounding_of_a_sum_is_no_fault(dtype, precision):
     # A thousandth, for numbers typed by hand and steps of differences; and what a projection leaves behind.
-    for x in (X * (1 + 9e-4), np.round(X / 7, 2) * 7, X + np.array([0.1, -0.1, -0.2]), [0.0, -1e-13, 300.0]):
+    for x in (X * (1 + 9e-4), np.round(X / 7, 2) * 7, X + np.array([0.1, -0.1, -0.2]), [0.0, -1e-3, 300.0]):
         assert np.isfinite(bcgc.expected_runtime(PROBLEM, np.asarray(x, dtype)))
+    with pytest.raises(ValueError, match="must be >= 0"):
+        bcgc.expected_runtime(PROBLEM, np.asarray([0.0, -1e-2, 300.0], dtype))
     with pytest.raises(ValueError, match="must sum"):
         bcgc.expected_runtime(PROBLEM, np.asarray(X * (1 + 2e-3), dtype))
 

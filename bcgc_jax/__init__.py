@@ -1,26 +1,14 @@
-"""Optimization-based block coordinate gradient coding in JAX."""
+"""Optimization-based block coordinate gradient coding in JAX.
+
+Here: laws of the workers' times, problems and their solutions, methods, runtimes, sweeps. By subject:
+`bcgc_jax.partitions`; `bcgc_jax.coding`, gradient codes and training with them; `bcgc_jax.measured`, from a
+file of measured times to a law; `bcgc_jax.cluster`, worker processes, imported on demand.
+"""
 
 from importlib.metadata import PackageNotFoundError, version
 
-from bcgc_jax.coding.codes import (
-    GradientCode,
-    allocate,
-    conditioning,
-    decode,
-    decoding_weights,
-    encode,
-    gradient_code,
-)
-from bcgc_jax.coding.gradients import (
-    CodingPlan,
-    backward_order,
-    coded_value_and_grad,
-    coding_plan,
-    shard_subsets,
-    split_batch,
-    unit_sizes,
-)
-from bcgc_jax.coding.training import TrainingScheme, train, training_scheme
+from bcgc_jax import coding, measured, partitions
+from bcgc_jax.expectation import Expectation
 from bcgc_jax.iterations import expected_order_statistics, sorted_cycle_times
 from bcgc_jax.laws import (
     Empirical,
@@ -37,19 +25,11 @@ from bcgc_jax.laws import (
     Unlike,
     Weibull,
 )
-from bcgc_jax.measured.description import Description, describe
-from bcgc_jax.measured.fits import Fit, fit_laws
-from bcgc_jax.measured.smooth import smooth_empirical
-from bcgc_jax.measured.traces import Trace, load_trace
-from bcgc_jax.partitions import (
-    cumulative_load,
-    levels_from_partition,
-    partition_from_levels,
-    project_partition,
-    round_partition,
-)
+from bcgc_jax.partitions import levels_from_partition, partition_from_levels
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.runtime import (
+    Certificate,
+    RuntimeEstimate,
     block_runtime,
     certificate,
     completion_probability,
@@ -58,7 +38,7 @@ from bcgc_jax.runtime import (
     integrate_runtime,
     simulate_runtime,
 )
-from bcgc_jax.solution import Solution
+from bcgc_jax.solution import Parts, Solution
 from bcgc_jax.solvers import (
     Comparison,
     Deadline,
@@ -82,23 +62,23 @@ except PackageNotFoundError:  # a source tree on the path
     __version__ = "unknown"
 
 __all__ = [
-    "CodingPlan",
+    "Certificate",
     "Comparison",
     "Deadline",
-    "Description",
     "Empirical",
+    "Expectation",
     "Ferdinand",
-    "Fit",
     "FromHazard",
     "Gamma",
-    "GradientCode",
     "HazardSpline",
     "Law",
     "Lognormal",
     "Optimal",
     "Pareto",
+    "Parts",
     "Problem",
     "Rows",
+    "RuntimeEstimate",
     "Scheme",
     "ShiftedExponential",
     "Solution",
@@ -107,49 +87,29 @@ __all__ = [
     "Sweep",
     "Tandon",
     "TandonPartial",
-    "Trace",
-    "TrainingScheme",
     "TwoSpeed",
     "Uniform",
     "Unlike",
     "Weibull",
-    "allocate",
-    "backward_order",
     "block_runtime",
     "certificate",
-    "coded_value_and_grad",
-    "coding_plan",
+    "coding",
     "compare",
     "completion_probability",
-    "conditioning",
     "coordinate_runtime",
-    "cumulative_load",
-    "decode",
-    "decoding_weights",
-    "describe",
-    "encode",
     "expected_order_statistics",
     "expected_runtime",
-    "fit_laws",
-    "gradient_code",
     "grid",
     "integrate_runtime",
     "levels_from_partition",
-    "load_trace",
+    "measured",
     "partition_from_levels",
-    "project_partition",
-    "round_partition",
+    "partitions",
     "runtime_limit",
-    "shard_subsets",
     "simulate_runtime",
-    "smooth_empirical",
     "solve",
     "sorted_cycle_times",
-    "split_batch",
     "straggler_ratio",
     "sweep",
-    "train",
-    "training_scheme",
-    "unit_sizes",
     "write_sweep",
 ]

@@ -26,7 +26,7 @@ from benchmarks.timing import compare, result_row
 _WORKERS = 20
 
 
-def _arrived(plan: bcgc.CodingPlan) -> np.ndarray:
+def _arrived(plan: bcgc.coding.CodingPlan) -> np.ndarray:
     """Exactly as many workers as each block needs, at random."""
     rank = np.argsort(np.random.default_rng(0).random((len(plan.blocks), plan.num_workers)), axis=1)
     return rank >= np.array([block.level for block in plan.blocks])[:, None]

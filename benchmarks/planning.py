@@ -34,7 +34,7 @@ def _unscaled_problem(num_workers: int) -> tuple[bcgc.Problem, jax.Array, np.nda
     """A problem with M b / N = 1, as the peers have it, the partition x^(t) and its cumulative load."""
     problem = bcgc.Problem(LAW, num_workers, num_workers * 100, num_samples=num_workers)
     x = time_partition(problem)
-    return problem, x, np.asarray(bcgc.cumulative_load(x))
+    return problem, x, np.asarray(bcgc.partitions.cumulative_load(x))
 
 
 def simulation() -> list[Row]:

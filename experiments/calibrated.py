@@ -67,13 +67,13 @@ def run(
     data = jax.tree.map(np.asarray, load_digits(workers).train)
     samples = len(data[1])
     params = _params(jax.random.key(seed), widths)
-    order = bcgc.backward_order(cross_entropy, params, jax.tree.map(lambda x: x[:2], data))
-    sizes = bcgc.unit_sizes(params, "layers", order)
+    order = bcgc.coding.backward_order(cross_entropy, params, jax.tree.map(lambda x: x[:2], data))
+    sizes = bcgc.coding.unit_sizes(params, "layers", order)
     rows: list[dict[str, Any]] = []
     with Cluster(workers) as cluster, _rivals(cores, seed):
         costs = found = _measure(cluster, cores, params, data, order, len(sizes), steps, seed)
         for number_ in progress(range(rounds), "rounds"):
-            law = bcgc.smooth_empirical(*found.times())
+            law = bcgc.measured.smooth_empirical(*found.times())
             problem = bcgc.Problem(
                 law,
                 num_workers=workers,
@@ -206,7 +206,7 @@ def _print(costs: Calibration, rows: Sequence[dict[str, Any]], samples: int) -> 
 
 def _draw(costs: Calibration, rows: Sequence[dict[str, Any]]) -> "Figure":
     figure, (left, right) = plotting.new_figure(1, 2, size=(9.2, 3.8))
-    law = bcgc.smooth_empirical(*costs.times())
+    law = bcgc.measured.smooth_empirical(*costs.times())
     times = np.sort(costs.cycle_times[~costs.censored])
     left.step(1e9 * times, 1 - np.arange(len(times)) / len(times), where="pre", color="0.5", label="measured")
     grid = np.geomspace(times[0], 1.5 * times[-1], 300)

@@ -29,7 +29,7 @@ LOOKS = {
 }
 
 _weights = jax.jit(
-    lambda encoding, masks: jax.lax.map(lambda mask: bcgc.decoding_weights(encoding, mask), masks)
+    lambda encoding, masks: jax.lax.map(lambda mask: bcgc.coding.decoding_weights(encoding, mask), masks)
 )
 
 
@@ -44,10 +44,10 @@ def run(out: Path, seed: int = 0, *, sizes: Sequence[int] = SIZES) -> None:
     tasks = [(n, s) for n in sizes for s in levels_of(n)]
     rows = []
     for n, level in progress(tasks, "codes"):
-        chosen = bcgc.gradient_code(jax.random.key(seed), n, level, top_level=n - 1)
+        chosen = bcgc.coding.gradient_code(jax.random.key(seed), n, level, top_level=n - 1)
         for construction in CONSTRUCTIONS:
             try:
-                code = bcgc.gradient_code(jax.random.key(seed), n, level, construction)
+                code = bcgc.coding.gradient_code(jax.random.key(seed), n, level, construction)
             except ValueError:
                 continue
             row = {"workers": n, "level": level, "construction": construction}
@@ -79,7 +79,7 @@ def measure(code: GradientCode, seed: int) -> dict[str, Any]:
     exact = gradients.astype(float).sum(axis=0)
     found = _weights(code.encoding, masks)
     weights, decodable = np.asarray(found.weights), np.asarray(found.decodable)
-    messages = np.array([np.asarray(m) for m in bcgc.encode(code, gradients)])
+    messages = np.array([np.asarray(m) for m in bcgc.coding.encode(code, gradients)])
     share = np.abs(weights) @ np.abs(np.asarray(code.encoding))
 
     def error(sent: np.ndarray) -> float:

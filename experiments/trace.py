@@ -102,11 +102,13 @@ def _tandon_partial(question: bcgc.Problem) -> tuple[float, Replay]:
     return float(solution.expected_runtime), replay
 
 
-def plans(past: bcgc.Trace, seed: int, *, rules: Sequence[str] = RULES) -> dict[str, tuple[float, Replay]]:
+def plans(
+    past: bcgc.measured.Trace, seed: int, *, rules: Sequence[str] = RULES
+) -> dict[str, tuple[float, Replay]]:
     """What each scheme promises after the steps of `past`, and how long it takes in others."""
     workers = past.num_workers
-    smooth = problem(bcgc.smooth_empirical(past.seconds), workers)
-    fits = bcgc.fit_laws(jax.random.key(seed), past.seconds, laws=CANDIDATES, num_replicates=20)
+    smooth = problem(bcgc.measured.smooth_empirical(past.seconds), workers)
+    fits = bcgc.measured.fit_laws(jax.random.key(seed), past.seconds, laws=CANDIDATES, num_replicates=20)
     found: dict[str, tuple[float, Replay]] = {}
     questions = {
         SMOOTH: smooth,
@@ -125,13 +127,13 @@ def plans(past: bcgc.Trace, seed: int, *, rules: Sequence[str] = RULES) -> dict[
     return found
 
 
-def replanned(past: bcgc.Trace, rest: bcgc.Trace) -> np.ndarray:
+def replanned(past: bcgc.measured.Trace, rest: bcgc.measured.Trace) -> np.ndarray:
     """Runtime of each step of the `rest` under the optimum for as many steps as `past` has, up to it."""
     rows = np.concatenate([past.rows(), rest.rows()])
     window = past.num_steps
     steps = []
     for i in progress(range(rest.num_steps), "re-planning"):
-        law = bcgc.smooth_empirical(rows[i : i + window].ravel())
+        law = bcgc.measured.smooth_empirical(rows[i : i + window].ravel())
         partition = bcgc.solve(problem(law, rows.shape[1])).partition
         steps.append(_replay(partition)(rows[window + i : window + i + 1])[0])
     return np.array(steps)
@@ -158,7 +160,7 @@ def _saved(means: np.ndarray) -> np.ndarray:
     return 100 * (1 - means[..., 0] / means[..., 1])
 
 
-def compute(trace: bcgc.Trace, seed: int = 0, *, first: float = FIRST, folds: int = FOLDS) -> Study:
+def compute(trace: bcgc.measured.Trace, seed: int = 0, *, first: float = FIRST, folds: int = FOLDS) -> Study:
     """Plans on the `first` share of the steps, and every one of `folds` parts under plans for the others."""
     num_planned = round(first * trace.num_steps)
     past, rest = trace.split(num_planned)
@@ -169,7 +171,9 @@ def compute(trace: bcgc.Trace, seed: int = 0, *, first: float = FIRST, folds: in
     promised = {name: value for name, (value, _) in made.items()}
     steps[AGAIN], seen[AGAIN], promised[AGAIN] = replanned(past, rest), seen[SMOOTH], promised[SMOOTH]
     steps["limit"], seen["limit"] = (COORDINATES / np.sum(1 / r, axis=1) for r in (rows, before))
-    promised["limit"] = float(bcgc.runtime_limit(problem(bcgc.smooth_empirical(past.seconds), workers)))
+    promised["limit"] = float(
+        bcgc.runtime_limit(problem(bcgc.measured.smooth_empirical(past.seconds), workers))
+    )
     hindsight = bcgc.solve(problem(bcgc.Rows(rows), workers))
     best = _replay(hindsight.partition)(rows)
     key = jax.random.key(seed)
@@ -203,14 +207,14 @@ def _change(key: jax.Array, after: np.ndarray, before: np.ndarray) -> Interval:
     return Interval(float(100 * (after.mean() / before.mean() - 1)), float(low), float(high))
 
 
-def _held_out(trace: bcgc.Trace, folds: int, seed: int) -> list[Held]:
+def _held_out(trace: bcgc.measured.Trace, folds: int, seed: int) -> list[Held]:
     parts = np.array_split(np.arange(trace.num_steps), folds)
     rows = trace.rows()
     kept: dict[str, list[np.ndarray]] = {}
     for part in progress(parts, "holding out"):
         seen = ~np.isin(trace.step, part)
         names = np.delete(trace.step_names, part)
-        past = bcgc.Trace(
+        past = bcgc.measured.Trace(
             names,
             trace.worker_names,
             np.unique(trace.step[seen], return_inverse=True)[1],
@@ -342,7 +346,7 @@ def _flat(row: Row | Held) -> dict[str, Any]:
 def run(out: Path, *, seed: int, trace: Path) -> None:
     if not trace.exists():
         raise ValueError(f"there is no trace {trace}: give one with --trace FILE")
-    measured = bcgc.load_trace(trace)
+    measured = bcgc.measured.load_trace(trace)
     if measured.num_workers < 2:
         raise ValueError(f"{trace} has one worker only: coding needs the times of at least two")
     study = compute(measured, seed)

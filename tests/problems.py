@@ -21,3 +21,7 @@ def known(value: T | None) -> T:
     """`value`, where a solution may have None."""
     assert value is not None
     return value
+
+
+# All public names, those of the subjects too.
+NAMES = {*bcgc.__all__, *bcgc.coding.__all__, *bcgc.measured.__all__} - {"coding", "measured", "partitions"}

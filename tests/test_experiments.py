@@ -465,14 +465,14 @@ def test_a_trace_is_planned_on_and_replayed(tmp_path, capsys, monkeypatch):
     times = np.random.default_rng(6).gamma(2.0, 0.7, (40, 4)) + 0.6
     lines = [f"{s},{w},{times[s, w]:.17g}" for s in range(40) for w in range(4)]
     (tmp_path / "steps.csv").write_text("\n".join(["step,worker,seconds", *lines]))
-    measured = bcgc.load_trace(tmp_path / "steps.csv")
+    measured = bcgc.measured.load_trace(tmp_path / "steps.csv")
     study = trace.compute(measured, 3, first=0.5, folds=2)
     rows = {row.scheme: row for row in study.rows}
     assert study.num_planned == 20
     # Replayed by NumPy: uncoded waits for the slowest; x^(t) as `solve` gives it for the first half.
     uncoded = trace.COORDINATES / 4 * times[20:].max(axis=1)
     assert rows["uncoded"].realised.value == pytest.approx(uncoded.mean(), rel=1e-12)
-    past = bcgc.Problem(bcgc.smooth_empirical(times[:20].ravel()), 4, trace.COORDINATES)
+    past = bcgc.Problem(bcgc.measured.smooth_empirical(times[:20].ravel()), 4, trace.COORDINATES)
     load = np.cumsum(np.arange(1, 5) * np.asarray(bcgc.solve(past, "time").partition)) / 4
     by_hand = (load * -np.sort(-times[20:], axis=1)).max(axis=1)
     assert rows["time"].realised.value == pytest.approx(by_hand.mean(), rel=1e-9)

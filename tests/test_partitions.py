@@ -90,12 +90,12 @@ def test_cumulative_load_is_the_sum_over_coordinates_of_their_redundancy(precisi
         x = np.bincount(levels, minlength=4)
         # After level n a worker has spent s_l + 1 cycles on every coordinate up to that level.
         expected = [sum(s + 1 for s in levels if s <= n) for n in range(4)]
-        np.testing.assert_array_equal(bcgc.cumulative_load(x), expected)
+        np.testing.assert_array_equal(bcgc.partitions.cumulative_load(x), expected)
 
 
 def test_cumulative_load_runs_along_the_last_axis_in_the_dtype_of_its_argument(precision):
     x = np.random.default_rng(3).gamma(0.6, 1e4, (2, 3, 7)).astype(precision)
-    result = jax.jit(bcgc.cumulative_load)(x)
+    result = jax.jit(bcgc.partitions.cumulative_load)(x)
     expected = np.cumsum(x.astype(float) * np.arange(1, 8), axis=-1)
     assert result.dtype == precision
     np.testing.assert_allclose(result, expected, rtol=8 * np.finfo(precision).eps)  # worst measured 1 ulp
@@ -106,7 +106,7 @@ def test_cumulative_load_runs_along_the_last_axis_in_the_dtype_of_its_argument(p
 
 def test_projection_is_the_best_over_all_active_sets(x64):
     rng = np.random.default_rng(11)
-    project = jax.jit(jax.vmap(bcgc.project_partition, (0, 0, 0)))
+    project = jax.jit(jax.vmap(bcgc.partitions.project_partition, (0, 0, 0)))
     for scale in (0.01, 1.0, 30.0):
         values, total = rng.normal(0, scale, (60, 5)), rng.uniform(0.3, 7.0, 60)
         num_workers = rng.integers(1, 6, 60)
@@ -130,7 +130,7 @@ def test_projection_agrees_with_a_quadratic_programme(x64):
     )
     assert reference.success
     # worst measured 8e-16
-    np.testing.assert_allclose(bcgc.project_partition(values, total, 6), reference.x, atol=1e-9)
+    np.testing.assert_allclose(bcgc.partitions.project_partition(values, total, 6), reference.x, atol=1e-9)
 
 
 @pytest.mark.parametrize("num_workers", [1, 2, 193, 300])
@@ -139,7 +139,7 @@ def test_projection_meets_the_optimality_conditions_in_high_dimension(num_worker
     total = 2e4
     values = rng.normal(70.0, 250.0, 300).astype(precision)
     values[num_workers:] += 1e6  # what lies in the padding must not matter
-    x = np.asarray(jax.jit(bcgc.project_partition)(values, total, num_workers), float)
+    x = np.asarray(jax.jit(bcgc.partitions.project_partition)(values, total, num_workers), float)
     eps = np.finfo(precision).eps
     assert (x >= 0).all()
     np.testing.assert_array_equal(x[num_workers:], 0)
@@ -155,12 +155,12 @@ def test_projection_meets_the_optimality_conditions_in_high_dimension(num_worker
 def test_projection_leaves_a_partition_as_it_is(precision):
     x = np.asarray([3.7, 0.0, 2.2, 0.4, 0.0, 0.0], precision)
     atol = 8 * np.finfo(precision).eps  # worst measured 2 eps
-    np.testing.assert_allclose(bcgc.project_partition(x, x.sum(), 4), x, rtol=0, atol=atol)
+    np.testing.assert_allclose(bcgc.partitions.project_partition(x, x.sum(), 4), x, rtol=0, atol=atol)
 
 
 def test_slopes_of_the_projection_are_those_of_finite_differences(x64):
     values, total, num_workers = np.array([1.7, -0.4, 0.9, 3.3, 0.8, 9.0]), 2.3, 5
-    slopes = jax.jacobian(bcgc.project_partition)(values, total, num_workers)
+    slopes = jax.jacobian(bcgc.partitions.project_partition)(values, total, num_workers)
     h = 1e-6
     for i in range(6):
         moved = [values + np.eye(6)[i] * step for step in (h, -h)]
@@ -185,7 +185,7 @@ def random_partitions(rng: np.random.Generator, num_draws: int, total: float) ->
 @pytest.mark.parametrize("total", [7, 531, 20_000])
 def test_rounded_partition_sums_exactly_and_stays_within_one(total, precision):
     x = random_partitions(np.random.default_rng(total), 200, total).astype(precision)
-    result = np.asarray(jax.jit(jax.vmap(bcgc.round_partition, (0, None)))(x, total))
+    result = np.asarray(jax.jit(jax.vmap(bcgc.partitions.round_partition, (0, None)))(x, total))
     assert np.issubdtype(result.dtype, np.integer)
     np.testing.assert_array_equal(result.sum(axis=1), total)
     assert np.abs(result - x.astype(float)).max() < 1
@@ -201,7 +201,9 @@ def test_rounded_partition_sums_exactly_and_stays_within_one(total, precision):
 @pytest.mark.parametrize("total", [100_000_007, 1_000_000_000])
 def test_rounded_partition_sums_exactly_also_where_float32_has_no_fractions(total):
     x = random_partitions(np.random.default_rng(5), 300, total).astype(np.float32)
-    result = np.asarray(jax.jit(jax.vmap(bcgc.round_partition, (0, None)))(x, total)).astype(np.int64)
+    result = np.asarray(jax.jit(jax.vmap(bcgc.partitions.round_partition, (0, None)))(x, total)).astype(
+        np.int64
+    )
     np.testing.assert_array_equal(result.sum(axis=1), total)
     # Half of a float32 spacing for each of the 20 levels.
     assert np.abs(result - x.astype(float)).max() < 10 * np.spacing(np.float32(total))
@@ -211,7 +213,7 @@ def test_rounded_partition_sums_exactly_also_where_float32_has_no_fractions(tota
 
 def test_rounding_leaves_integers_as_they_are(precision):
     x = np.array([4, 0, 17, 1, 0, 3, 0])
-    result = bcgc.round_partition(jnp.asarray(x, precision), 25)
+    result = bcgc.partitions.round_partition(jnp.asarray(x, precision), 25)
     np.testing.assert_array_equal(result, x)
     assert result.dtype == jnp.result_type(int)
 
@@ -220,4 +222,4 @@ def test_rounding_repairs_a_sum_that_is_off_by_rounding(precision):
     x = np.asarray([2.0, 0.0, 3.0, 5.0], precision)
     below, above = (np.nextafter(x, precision.type(v)) for v in (-1, 100))
     for near in (np.where(x > 0, below, 0), np.where(x > 0, above, 0)):
-        np.testing.assert_array_equal(bcgc.round_partition(jnp.asarray(near, precision), 10), x)
+        np.testing.assert_array_equal(bcgc.partitions.round_partition(jnp.asarray(near, precision), 10), x)

@@ -1,1 +1,18 @@
-"""From a file of measured times to a law."""
+"""From a file of measured times to a law: traces, what they look like, fits, resampling."""
+
+from bcgc_jax.measured.description import Description, describe
+from bcgc_jax.measured.fits import Fit, fit_laws
+from bcgc_jax.measured.resampling import bootstrap_interval
+from bcgc_jax.measured.smooth import smooth_empirical
+from bcgc_jax.measured.traces import Trace, load_trace
+
+__all__ = [
+    "Description",
+    "Fit",
+    "Trace",
+    "bootstrap_interval",
+    "describe",
+    "fit_laws",
+    "load_trace",
+    "smooth_empirical",
+]

@@ -104,7 +104,7 @@ def solve(
         solution = _solve_exactly(problem, method, key, written_out)
     if solution.rounded is not None:
         level = np.arange(problem.max_workers)
-        parts = Parts(level, np.ones(level.size), solution.rounded)
+        parts = Parts(level, np.ones(level.size, problem.dtype), solution.rounded)
         solution = replace(solution, parts=parts)
     kind = "exact" if problem.iteration.exact and not _is_drawn(method) else "confidence"
     return replace(solution, method=method.name, kind=kind, problem=problem)

@@ -113,7 +113,7 @@ def test_solve_reads_named_columns_and_takes_a_smooth_law(command, path):
     assert answer["problem"]["cycle_time"]["law"] == "smooth"
     # L / N times the mean of the slowest of three, ∫ P(T_(3) > t) dt.
     t = np.linspace(0.0, 60.0, 600_001)
-    late = 1 - (1 - np.asarray(bcgc.smooth_empirical(np.round(TIMES, 9)).survival(t), float)) ** 3
+    late = 1 - (1 - np.asarray(bcgc.measured.smooth_empirical(np.round(TIMES, 9)).survival(t), float)) ** 3
     found = answer["solutions"][0]["expected_runtime"]
     assert found == pytest.approx(10_000 / 3 * np.trapezoid(late, t), rel=1e-5)
     status, _, err = command("solve", "--trace", path, *COLUMNS, "--workers", "20000", *arguments)

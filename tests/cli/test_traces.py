@@ -32,8 +32,10 @@ def test_each_kind_of_law_is_the_librarys():
     atoms, smooth, heavy = (traces.law_of_trace(trace, kind, 3) for kind in traces.TRACE_LAWS)
     assert np.array_equal(np.sort(np.asarray(atoms.times)), np.sort(TIMES.ravel()).astype(atoms.times.dtype))
     t = np.linspace(0.5, 6, 30)
-    assert np.array_equal(smooth.survival(t), bcgc.smooth_empirical(TIMES).survival(t))
-    assert np.array_equal(heavy.survival(t), bcgc.smooth_empirical(TIMES, pareto_tail=True).survival(t))
+    assert np.array_equal(smooth.survival(t), bcgc.measured.smooth_empirical(TIMES).survival(t))
+    assert np.array_equal(
+        heavy.survival(t), bcgc.measured.smooth_empirical(TIMES, pareto_tail=True).survival(t)
+    )
 
 
 def test_the_limit_on_atoms_is_one_of_operations(monkeypatch):
@@ -93,7 +95,7 @@ def test_flags_are_named_by_the_commands_and_not_by_the_library(command, tmp_pat
     path = tmp_path / "log.csv"
     path.write_text("iteration,rank,time_s\n1,a,2\n")
     with pytest.raises(ValueError, match="has no column") as found:
-        bcgc.load_trace(path)
+        bcgc.measured.load_trace(path)
     assert "--" not in str(found.value)
     for name in ("solve", "sweep", "train"):
         arguments = [] if name == "train" else ["--coordinates", "60"]
@@ -101,7 +103,7 @@ def test_flags_are_named_by_the_commands_and_not_by_the_library(command, tmp_pat
         assert (status, err.count("\n")) == (2, 1)
         assert "has no column step, worker, seconds" in err
         assert err.strip().endswith("--step-column, --worker-column, --seconds-column, --layout wide")
-    description = bcgc.describe(_trace(TIMES))
+    description = bcgc.measured.describe(_trace(TIMES))
     assert description.unlike_workers
     assert "--" not in " ".join(description.remarks())
     assert "`Rows`" in description.remarks()[0]
@@ -110,9 +112,9 @@ def test_flags_are_named_by_the_commands_and_not_by_the_library(command, tmp_pat
 def test_workers_that_are_together_slow_are_told_from_workers_that_differ():
     together = np.random.default_rng(1).gamma(3.0, 1.0, (60, 1)) + np.full((60, 4), 1.0)
     together = together + 0.05 * np.random.default_rng(2).random((60, 4))
-    found = bcgc.describe(_trace(together))
+    found = bcgc.measured.describe(_trace(together))
     assert (found.unlike_workers, found.slow_together) == (False, True)
-    alike = bcgc.describe(_trace(np.random.default_rng(3).gamma(3.0, 1.0, (60, 4))))
+    alike = bcgc.measured.describe(_trace(np.random.default_rng(3).gamma(3.0, 1.0, (60, 4))))
     assert (alike.unlike_workers, alike.slow_together) == (False, False)
 
 

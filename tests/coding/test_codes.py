@@ -18,9 +18,9 @@ KEY = jax.random.key(5)
 
 # Programs are shared: up to N = 7 a code stands beside an uncoded rest, masks are repeated to a batch.
 SIZE, BATCH = 7, {7: 64, 9: 84, 20: 1020}
-at_once = jax.jit(jax.vmap(bcgc.decoding_weights, (None, 0)))
-one_by_one = jax.jit(lambda b, masks: jax.lax.map(lambda m: bcgc.decoding_weights(b, m), masks))
-decode_all = jax.jit(jax.vmap(bcgc.decode, (0, None)))
+at_once = jax.jit(jax.vmap(bcgc.coding.decoding_weights, (None, 0)))
+one_by_one = jax.jit(lambda b, masks: jax.lax.map(lambda m: bcgc.coding.decoding_weights(b, m), masks))
+decode_all = jax.jit(jax.vmap(bcgc.coding.decode, (0, None)))
 message = jax.jit(codes.message, static_argnums=2)
 
 
@@ -57,7 +57,7 @@ def every_code(sizes):
         for level in range(n):
             for construction in CONSTRUCTIONS:
                 try:
-                    yield bcgc.gradient_code(KEY, n, level, construction)
+                    yield bcgc.coding.gradient_code(KEY, n, level, construction)
                 except ValueError:
                     continue
 
@@ -86,7 +86,7 @@ def relative_error(code: GradientCode, masks: np.ndarray, rng: np.random.Generat
     assert np.all(found.decodable)
     # Weights are those of workers that arrived.
     assert np.all(found.weights[~masks] == 0)
-    decoded = decoded_sums(found.weights, bcgc.encode(code, gradients))
+    decoded = decoded_sums(found.weights, bcgc.coding.encode(code, gradients))
     return float((np.linalg.norm(decoded - exact, axis=1) / np.linalg.norm(exact)).max())
 
 
@@ -116,7 +116,7 @@ def test_every_construction_decodes_every_set_of_stragglers(n):
 def test_the_chosen_code_is_exact_to_float32_at_many_workers(n, levels):
     rng = np.random.default_rng(n)
     for level in levels:
-        code = bcgc.gradient_code(KEY, n, level)
+        code = bcgc.coding.gradient_code(KEY, n, level)
         masks = some_masks(n, level, 1000 if n < 100 else 300, rng)
         # Asked for: 1e-6. Worst measured 5e-8, by hand over 1000 sets at every level of N = 100.
         assert relative_error(code, masks, rng) < 2e-7
@@ -125,15 +125,15 @@ def test_the_chosen_code_is_exact_to_float32_at_many_workers(n, levels):
 @pytest.mark.parametrize("level", [1, 2, 4])
 def test_more_workers_than_needed_decode_and_one_too_few_does_not(level):
     n, rng = 7, np.random.default_rng(3)
-    code = bcgc.gradient_code(KEY, n, level, "random_cyclic")
+    code = bcgc.coding.gradient_code(KEY, n, level, "random_cyclic")
     assert relative_error(code, all_masks(n, level - 1), rng) < 2e-7
     assert relative_error(code, np.ones((1, n), bool), rng) < 2e-7
     found = weights_of(code.encoding, np.concatenate([all_masks(n, level + 1), np.zeros((1, n), bool)]))
     assert not np.any(found.decodable)
     assert np.all(np.isnan(found.weights))
     # The sum of too few is NaN, not wrong.
-    messages = bcgc.encode(code, jnp.ones((n, 3)))
-    assert np.all(np.isnan(bcgc.decode(found.weights[0], messages)))
+    messages = bcgc.coding.encode(code, jnp.ones((n, 3)))
+    assert np.all(np.isnan(bcgc.coding.decode(found.weights[0], messages)))
 
 
 def test_decodable_is_what_least_squares_says_for_every_subset_of_workers():
@@ -149,7 +149,7 @@ def test_decodable_is_what_least_squares_says_for_every_subset_of_workers():
 
 
 def test_weights_are_those_of_an_independent_solver(x64):
-    code = bcgc.gradient_code(KEY, 9, 3, "random_cyclic")
+    code = bcgc.coding.gradient_code(KEY, 9, 3, "random_cyclic")
     masks = all_masks(9, 3)
     for mask, weights in zip(masks, weights_of(code.encoding, masks).weights, strict=True):
         expected = np.linalg.solve(  # exactly N - s arrived: the weights are unique
@@ -160,12 +160,12 @@ def test_weights_are_those_of_an_independent_solver(x64):
 
 
 def test_jit_eager_and_both_precisions_give_the_same_weights():
-    code = bcgc.gradient_code(KEY, 6, 2, "random_cyclic")
+    code = bcgc.coding.gradient_code(KEY, 6, 2, "random_cyclic")
     mask = np.array([True, False, True, True, False, True])
-    eager = bcgc.decoding_weights(code.encoding, mask)
-    compiled = jax.jit(bcgc.decoding_weights)(code.encoding, mask)
+    eager = bcgc.coding.decoding_weights(code.encoding, mask)
+    compiled = jax.jit(bcgc.coding.decoding_weights)(code.encoding, mask)
     with jax.enable_x64(True):
-        wide = bcgc.decoding_weights(code.encoding, mask)
+        wide = bcgc.coding.decoding_weights(code.encoding, mask)
     for found in (compiled, wide):
         assert found.weights.dtype == np.float64
         np.testing.assert_allclose(found.weights, eager.weights, rtol=1e-12)
@@ -173,7 +173,7 @@ def test_jit_eager_and_both_precisions_give_the_same_weights():
 
 def test_codes_of_roots_of_unity_have_their_roots():
     for n, level in [(6, 3), (7, 4), (20, 5), (21, 2)]:
-        code = bcgc.gradient_code(KEY, n, level, "cyclic_mds")
+        code = bcgc.coding.gradient_code(KEY, n, level, "cyclic_mds")
         roots = np.roots(np.asarray(code.coefficients)[0][::-1])
         np.testing.assert_allclose(roots**n, 1, atol=1e-9)  # worst measured 8e-13
         assert np.abs(roots - 1).min() > 0.1  # (1, …, 1) stays in the span
@@ -181,69 +181,72 @@ def test_codes_of_roots_of_unity_have_their_roots():
 
 
 def test_the_chooser_takes_the_best_that_the_held_subsets_permit():
-    chosen = [bcgc.gradient_code(KEY, 12, level, top_level=11).construction for level in range(12)]
+    chosen = [bcgc.coding.gradient_code(KEY, 12, level, top_level=11).construction for level in range(12)]
     assert [chosen[s] for s in (0, 1, 2, 3, 5, 11)] == [
         "uncoded", *["fractional_repetition"] * 4, "replication"
     ]  # fmt: skip
     # Under a plan that ends at level 5 the workers hold 6 subsets: enough for groups of 3, not of 4 or 6.
-    assert bcgc.gradient_code(KEY, 12, 2, top_level=5).construction == "fractional_repetition"
+    assert bcgc.coding.gradient_code(KEY, 12, 2, top_level=5).construction == "fractional_repetition"
     for level in (3, 5):
-        assert bcgc.gradient_code(KEY, 12, level, top_level=5).construction in ("cyclic_mds", "random_cyclic")
+        assert bcgc.coding.gradient_code(KEY, 12, level, top_level=5).construction in (
+            "cyclic_mds",
+            "random_cyclic",
+        )
     for top in range(12):
-        held = [set(row) for row in bcgc.allocate(12, top).tolist()]
+        held = [set(row) for row in bcgc.coding.allocate(12, top).tolist()]
         for level in range(top + 1):
-            code = bcgc.gradient_code(KEY, 12, level, top_level=top)
+            code = bcgc.coding.gradient_code(KEY, 12, level, top_level=top)
             assert all(set(s) <= h for s, h in zip(code.subsets, held, strict=True))
     # Among the others the better conditioned one.
-    both = [bcgc.gradient_code(KEY, 20, 3, c) for c in ("cyclic_mds", "random_cyclic")]
-    worst = [bcgc.conditioning(KEY, code, 200).worst for code in both]
-    assert bcgc.gradient_code(KEY, 20, 3).construction == both[int(np.argmin(worst))].construction
+    both = [bcgc.coding.gradient_code(KEY, 20, 3, c) for c in ("cyclic_mds", "random_cyclic")]
+    worst = [bcgc.coding.conditioning(KEY, code, 200).worst for code in both]
+    assert bcgc.coding.gradient_code(KEY, 20, 3).construction == both[int(np.argmin(worst))].construction
 
 
 def test_conditioning_is_the_worst_over_the_sets_by_brute_force(x64):
     for construction in ("cyclic_mds", "random_cyclic"):
-        code = bcgc.gradient_code(KEY, 6, 3, construction)
+        code = bcgc.coding.gradient_code(KEY, 6, 3, construction)
         encoding = np.asarray(code.encoding)
         worst = 0.0
         for mask in all_masks(6, 3):
             weights = np.linalg.lstsq(encoding[mask].T, np.ones(6), rcond=None)[0]
             worst = max(worst, float((np.abs(weights) @ np.abs(encoding[mask])).max()))
         # 1000 draws see all 20 sets.
-        assert bcgc.conditioning(KEY, code).worst == pytest.approx(worst, rel=1e-9)
+        assert bcgc.coding.conditioning(KEY, code).worst == pytest.approx(worst, rel=1e-9)
 
 
 def test_float32_messages_are_kept_for_codes_that_bear_them():
-    narrow = bcgc.gradient_code(KEY, 6, 1, "cyclic_mds")
-    wide = bcgc.gradient_code(KEY, 20, 9, "cyclic_mds")
+    narrow = bcgc.coding.gradient_code(KEY, 6, 1, "cyclic_mds")
+    wide = bcgc.coding.gradient_code(KEY, 20, 9, "cyclic_mds")
     assert not narrow.wide
     assert wide.wide
-    dtypes = [bcgc.encode(code, jnp.ones((len(code.subsets), 2)))[0].dtype for code in (narrow, wide)]
+    dtypes = [bcgc.coding.encode(code, jnp.ones((len(code.subsets), 2)))[0].dtype for code in (narrow, wide)]
     assert dtypes == [np.float32, np.float64]
     # Without float64 messages the wide code would lose three digits.
     rng = np.random.default_rng(0)
     gradients = rng.standard_normal((20, 50)).astype(np.float32)
     exact = gradients.astype(float).sum(axis=0)
     found = weights_of(wide.encoding, some_masks(20, 9, 200, rng))
-    rounded = [np.asarray(m, np.float32) for m in bcgc.encode(wide, gradients)]
+    rounded = [np.asarray(m, np.float32) for m in bcgc.coding.encode(wide, gradients)]
     decoded = decoded_sums(found.weights, rounded)
     error = np.linalg.norm(decoded - exact, axis=1) / np.linalg.norm(exact)
     assert error.max() > 1e-5  # measured 6e-5
 
 
 def test_messages_may_be_rows_of_an_array_and_small_floats_do_not_overflow():
-    code = bcgc.gradient_code(KEY, 5, 2, "cyclic_mds")
+    code = bcgc.coding.gradient_code(KEY, 5, 2, "cyclic_mds")
     gradients = jnp.arange(10.0).reshape(5, 2)
     everyone = np.ones((1, 5), bool)
     weights = weights_of(code.encoding, everyone).weights[0]
-    given: list[Any] = [bcgc.encode(code, gradients), np.stack(bcgc.encode(code, gradients))]
+    given: list[Any] = [bcgc.coding.encode(code, gradients), np.stack(bcgc.coding.encode(code, gradients))]
     for messages in given:
-        np.testing.assert_allclose(bcgc.decode(weights, messages), [20, 25], rtol=1e-6)
-    whole = bcgc.gradient_code(KEY, 5, 4)
+        np.testing.assert_allclose(bcgc.coding.decode(weights, messages), [20, 25], rtol=1e-6)
+    whole = bcgc.coding.gradient_code(KEY, 5, 4)
     half = jnp.full((5, 3), 3e4, jnp.float16)  # their sum is beyond float16
     weights = weights_of(whole.encoding, everyone).weights[0]
-    np.testing.assert_allclose(bcgc.decode(weights, bcgc.encode(whole, half)), 1.5e5, rtol=1e-3)
+    np.testing.assert_allclose(bcgc.coding.decode(weights, bcgc.coding.encode(whole, half)), 1.5e5, rtol=1e-3)
     with pytest.raises(ValueError, match="must be 5 subset gradients"):
-        bcgc.encode(code, gradients[:4])
+        bcgc.coding.encode(code, gradients[:4])
 
 
 def test_the_example_of_figure_1_decodes_by_hand_and_is_faster_than_one_level():
@@ -272,9 +275,9 @@ def test_the_example_of_figure_1_decodes_by_hand_and_is_faster_than_one_level():
 @pytest.mark.parametrize("construction", CONSTRUCTIONS)
 def test_long_messages_are_those_of_short_ones(construction):
     n, level = 4, {"uncoded": 0, "replication": 3}.get(construction, 1)
-    code = bcgc.gradient_code(KEY, n, level, construction)
+    code = bcgc.coding.gradient_code(KEY, n, level, construction)
     gradients = np.random.default_rng(4).standard_normal((n, 5000)).astype(np.float32)
-    found = bcgc.encode(code, gradients)
+    found = bcgc.coding.encode(code, gradients)
     expected = np.asarray(code.encoding) @ gradients
     rtol = 1e-12 if code.wide else 1e-6
     np.testing.assert_allclose(found, expected, rtol=rtol, atol=rtol)
@@ -282,15 +285,15 @@ def test_long_messages_are_those_of_short_ones(construction):
     assert len(set(map(id, found))) == len(set(code.subsets))  # one array for a group
     # Another worker's weight: of each of the group once, all of them together.
     weights = np.array([0.5, -1.0, 2.0, 0.0])
-    np.testing.assert_allclose(bcgc.decode(weights, found), weights @ expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(bcgc.coding.decode(weights, found), weights @ expected, rtol=1e-6, atol=1e-6)
     own = message(codes.row_of(code, 2), [gradients[j] for j in code.subsets[2]], code.wide)
     np.testing.assert_allclose(own, expected[2], rtol=rtol, atol=rtol)
 
 
 def test_codes_of_a_plan_may_share_a_key_and_keep_float64_in_numpy():
-    one, other = (bcgc.gradient_code(KEY, 6, level, "random_cyclic") for level in (1, 2))
+    one, other = (bcgc.coding.gradient_code(KEY, 6, level, "random_cyclic") for level in (1, 2))
     assert not np.allclose(np.asarray(one.coefficients), np.asarray(other.coefficients)[:, :2])
-    again = bcgc.gradient_code(KEY, 6, 2, "random_cyclic")
+    again = bcgc.coding.gradient_code(KEY, 6, 2, "random_cyclic")
     np.testing.assert_array_equal(other.coefficients, again.coefficients)
     assert other.coefficients.dtype == other.encoding.dtype == np.float64
     # In a program, as an argument, and with NumPy's numbers the code is the same to the last digit.
@@ -298,9 +301,9 @@ def test_codes_of_a_plan_may_share_a_key_and_keep_float64_in_numpy():
     coefficients: Any = np.asarray(other.coefficients)
     host = dataclasses.replace(other, coefficients=coefficients, wide=True)
     gradients = np.eye(6, dtype=np.float32)
-    np.testing.assert_array_equal(np.stack(bcgc.encode(host, gradients)), other.encoding)
+    np.testing.assert_array_equal(np.stack(bcgc.coding.encode(host, gradients)), other.encoding)
     with compilations() as found:
-        weights = bcgc.decoding_weights(np.asarray(other.encoding), np.ones(6, bool)).weights
+        weights = bcgc.coding.decoding_weights(np.asarray(other.encoding), np.ones(6, bool)).weights
     assert np.abs(np.asarray(weights) @ np.asarray(other.encoding) - 1).max() < 1e-13
     assert found.count("jit(_weights)") <= 1
 
@@ -309,16 +312,16 @@ def test_second_calls_compile_nothing():
     def calls(seed):
         key = jax.random.key(seed)
         rng = np.random.default_rng(seed)
-        code = bcgc.gradient_code(key, 6, 2, "random_cyclic")
-        bcgc.gradient_code(key, 6, 3)
-        bcgc.conditioning(key, code, 20)
-        bcgc.allocate(6, 2)
-        found = bcgc.decoding_weights(code.encoding, rng.permutation(6) > 1)
+        code = bcgc.coding.gradient_code(key, 6, 2, "random_cyclic")
+        bcgc.coding.gradient_code(key, 6, 3)
+        bcgc.coding.conditioning(key, code, 20)
+        bcgc.coding.allocate(6, 2)
+        found = bcgc.coding.decoding_weights(code.encoding, rng.permutation(6) > 1)
         for size in (3, 5000):
-            messages = bcgc.encode(code, rng.standard_normal((6, size)).astype(np.float32))
+            messages = bcgc.coding.encode(code, rng.standard_normal((6, size)).astype(np.float32))
             rows: Any = np.stack(messages)
-            bcgc.decode(found.weights, messages)
-            bcgc.decode(found.weights, rows)
+            bcgc.coding.decode(found.weights, messages)
+            bcgc.coding.decode(found.weights, rows)
             message(codes.row_of(code, 0), messages[:3], code.wide)
 
     calls(0)
@@ -328,18 +331,18 @@ def test_second_calls_compile_nothing():
     with compilations() as compiled:  # whatever the level, construction and key
         for level in range(6):
             for construction in (None, "random_cyclic"):
-                bcgc.gradient_code(jax.random.key(level), 6, level, construction)
+                bcgc.coding.gradient_code(jax.random.key(level), 6, level, construction)
     assert compiled == []
 
 
 def test_what_does_not_exist_is_refused_in_words():
     with pytest.raises(ValueError, match=r"level must be from 0 to 3"):
-        bcgc.gradient_code(KEY, 4, 4)
+        bcgc.coding.gradient_code(KEY, 4, 4)
     with pytest.raises(ValueError, match=r'no "fractional_repetition" code for 5 workers at level 1'):
-        bcgc.gradient_code(KEY, 5, 1, "fractional_repetition")
+        bcgc.coding.gradient_code(KEY, 5, 1, "fractional_repetition")
     with pytest.raises(ValueError, match=r'no "cyclic_mds" code'):
-        bcgc.gradient_code(KEY, 6, 2, "cyclic_mds")
+        bcgc.coding.gradient_code(KEY, 6, 2, "cyclic_mds")
     with pytest.raises(ValueError, match="unknown construction"):
-        bcgc.gradient_code(KEY, 6, 2, "magic")
+        bcgc.coding.gradient_code(KEY, 6, 2, "magic")
     with pytest.raises(ValueError, match="top_level"):
-        bcgc.gradient_code(KEY, 6, 2, top_level=1)
+        bcgc.coding.gradient_code(KEY, 6, 2, top_level=1)

@@ -71,7 +71,7 @@ exact_gradient = jax.jit(jax.grad(network))
 def plan_of(construction=None, mean=True):
     """One for most tests, which then share a program: 58 coordinates, 24 samples."""
     params = make_params(np.random.default_rng(0))
-    return bcgc.coding_plan(KEY, params, PARTITION, construction=construction, mean=mean)
+    return bcgc.coding.coding_plan(KEY, params, PARTITION, construction=construction, mean=mean)
 
 
 @pytest.mark.parametrize("mean", [True, False])
@@ -80,10 +80,10 @@ def test_the_coded_gradient_is_that_of_the_full_loss(mean, precision):
     params, batch = make_params(rng), make_batch(rng, 24)
     loss = network if mean else total
     plan = plan_of(mean=mean)
-    coded = bcgc.coded_value_and_grad(loss, plan)
+    coded = bcgc.coding.coded_value_and_grad(loss, plan)
     value, exact = jax.jit(jax.value_and_grad(loss))(params, batch)
     for extra in (0, 0, 0, 2, 6):
-        found = coded(params, bcgc.split_batch(batch, 6), masks(plan, rng, extra))
+        found = coded(params, bcgc.coding.split_batch(batch, 6), masks(plan, rng, extra))
         assert np.all(found.decodable)
         # Worst measured 1.2e-7 and 4e-16.
         assert (
@@ -102,7 +102,9 @@ def test_one_message_too_few_gives_no_gradient_in_place_of_a_wrong_one():
     # Nobody who holds the first subset: one message fewer than always suffices.
     arrived[1] = np.asarray(plan.codes[1].encoding)[:, 0] == 0
     assert arrived[1].sum() == 6 - plan.blocks[1].level - 1
-    found = bcgc.coded_value_and_grad(network, plan)(params, bcgc.split_batch(batch, 6), arrived)
+    found = bcgc.coding.coded_value_and_grad(network, plan)(
+        params, bcgc.coding.split_batch(batch, 6), arrived
+    )
     assert found.decodable.tolist() == [True, False, True, True]
     flat = np.concatenate([np.ravel(x) for x in reversed(jax.tree.leaves(found.gradient))])
     assert np.isnan(flat).sum() == PARTITION[2]
@@ -112,37 +114,43 @@ def test_one_message_too_few_gives_no_gradient_in_place_of_a_wrong_one():
 def test_whole_leaves_and_layers_are_units_in_the_order_of_backpropagation(units):
     rng = np.random.default_rng(2)
     params, batch = make_params(rng), make_batch(rng, 12)
-    order = bcgc.backward_order(network, params, batch)
+    order = bcgc.coding.backward_order(network, params, batch)
     names = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(params)]
     ordered = [names[i] for i in order]
     assert [name.split("'")[1] for name in ordered] == ["out", "out", "hidden", "hidden"]
-    sizes = bcgc.unit_sizes(params, units, order)
+    sizes = bcgc.coding.unit_sizes(params, units, order)
     assert sorted(sizes.tolist()) == ([3, 5, 15, 35] if units == "leaves" else [18, 40])
     counts = [1, 0, 2, 1] if units == "leaves" else [0, 1, 1, 0]
-    plan = bcgc.coding_plan(KEY, params, jnp.array(counts), units=units, order=order)
+    plan = bcgc.coding.coding_plan(KEY, params, jnp.array(counts), units=units, order=order)
     # No unit is cut, and the first block is the first in the order.
     assert all(
         (p.start, p.stop) == (0, jax.tree.leaves(params)[p.leaf].size) for b in plan.blocks for p in b.pieces
     )
     assert [p.leaf for b in plan.blocks for p in b.pieces] == list(order)
-    found = bcgc.coded_value_and_grad(network, plan)(params, bcgc.split_batch(batch, 4), masks(plan, rng))
+    found = bcgc.coding.coded_value_and_grad(network, plan)(
+        params, bcgc.coding.split_batch(batch, 4), masks(plan, rng)
+    )
     assert relative_difference(found.gradient, exact_gradient(params, batch)) < 1e-6
 
 
 def test_the_backward_order_is_seen_through_jit_and_shared_or_unused_leaves():
     params = {"a": jnp.ones((3, 3)), "b": jnp.ones((3, 3)), "unused": jnp.ones(2)}
     inner = jax.jit(lambda p, x: jnp.sum(jnp.tanh(jnp.tanh(x @ p["b"]) @ p["a"]) ** 2))
-    order = bcgc.backward_order(inner, params, jnp.ones((4, 3)))
+    order = bcgc.coding.backward_order(inner, params, jnp.ones((4, 3)))
     assert [o for o in order if o != 2] == [0, 1]  # b comes first in the net, so its gradient comes last
     # Slopes that are constants come all at the same time: from the end.
-    assert bcgc.backward_order(lambda p, x: p[0] + p[1] + p[2], [1.0, 2.0, 3.0], jnp.ones(2)) == (2, 1, 0)
+    assert bcgc.coding.backward_order(lambda p, x: p[0] + p[1] + p[2], [1.0, 2.0, 3.0], jnp.ones(2)) == (
+        2,
+        1,
+        0,
+    )
 
 
 def test_what_a_worker_computes_by_itself_is_what_the_simulation_sends_for_it():
     rng = np.random.default_rng(4)
     params, batch = make_params(rng), make_batch(rng, 24)
     plan = plan_of()
-    subsets = bcgc.split_batch(batch, 6)
+    subsets = bcgc.coding.split_batch(batch, 6)
     messages = jax.jit(
         lambda p, s: encode_gradients(plan, subset_gradients(network, plan, p, s)[1]),
     )(params, subsets)
@@ -160,8 +168,8 @@ def test_what_a_worker_computes_by_itself_is_what_the_simulation_sends_for_it():
 
 def test_workers_hold_a_cyclic_run_of_subsets():
     params = {"w": jnp.ones(10)}
-    plan = bcgc.coding_plan(KEY, params, [4, 0, 0, 6, 0, 0, 0, 0])
-    for worker, row in enumerate(bcgc.allocate(8, 3).tolist()):
+    plan = bcgc.coding.coding_plan(KEY, params, [4, 0, 0, 6, 0, 0, 0, 0])
+    for worker, row in enumerate(bcgc.coding.allocate(8, 3).tolist()):
         assert set(plan.held(worker)) <= set(row)
     assert plan.message_bytes == sum(
         (8 if c.wide else 4) * b.size for c, b in zip(plan.codes, plan.blocks, strict=True)
@@ -171,7 +179,7 @@ def test_workers_hold_a_cyclic_run_of_subsets():
 def test_blocks_are_cut_as_the_levels_of_the_coordinates_say():
     params = [np.ones((2, 3)), np.ones(4), np.ones(())]
     counts = np.array([2, 0, 6, 3])
-    plan = bcgc.coding_plan(KEY, params, counts, order=(1, 0, 2))
+    plan = bcgc.coding.coding_plan(KEY, params, counts, order=(1, 0, 2))
     levels = {}
     for block in plan.blocks:
         for piece in block.pieces:
@@ -182,13 +190,13 @@ def test_blocks_are_cut_as_the_levels_of_the_coordinates_say():
     assert plan.blocks[0] == Block(0, (Piece(1, 0, 2),))
     # Without an order the last leaf comes first.
     pieces = (Piece(2, 0, 1), Piece(1, 0, 1))
-    assert bcgc.coding_plan(KEY, params, counts).blocks[0] == Block(0, pieces)
+    assert bcgc.coding.coding_plan(KEY, params, counts).blocks[0] == Block(0, pieces)
 
 
 def test_mini_batches_and_an_optimiser_of_optax_go_the_way_of_uncoded_training():
     rng = np.random.default_rng(5)
     params, (x, label) = make_params(rng), make_batch(rng, 60)
-    coded = bcgc.coded_value_and_grad(network, plan_of())
+    coded = bcgc.coding.coded_value_and_grad(network, plan_of())
     optimizer = optax.adam(0.02)
     plain, state, plain_state = params, optimizer.init(params), optimizer.init(params)
 
@@ -200,7 +208,7 @@ def test_mini_batches_and_an_optimiser_of_optax_go_the_way_of_uncoded_training()
     for step in range(5):
         rows = rng.permutation(60)[:24]
         batch = x[rows], label[rows]
-        gradient = coded(params, bcgc.split_batch(batch, 6), masks(plan_of(), rng)).gradient
+        gradient = coded(params, bcgc.coding.split_batch(batch, 6), masks(plan_of(), rng)).gradient
         params, state = step_of(params, state, gradient)
         plain, plain_state = step_of(plain, plain_state, exact_gradient(plain, batch))
         assert relative_difference(params, plain) < 1e-5, step  # worst measured 3e-8
@@ -212,13 +220,13 @@ import bcgc_jax as bcgc
 from tests.coding.test_gradients import *
 rng = np.random.default_rng(0)
 params, batch = make_params(rng), make_batch(rng, 32)
-plan = bcgc.coding_plan(KEY, params, np.array([11, 0, 22, 4, 0, 0, 6, 15]))
-subsets = bcgc.shard_subsets(bcgc.split_batch(batch, 8))
+plan = bcgc.coding.coding_plan(KEY, params, np.array([11, 0, 22, 4, 0, 0, 6, 15]))
+subsets = bcgc.coding.shard_subsets(bcgc.coding.split_batch(batch, 8))
 assert len(jax.tree.leaves(subsets)[0].sharding.device_set) == 4
 _, gradients = jax.jit(lambda p, s: subset_gradients(network, plan, p, s))(params, subsets)
 spread = gradients[0.0, 1.0]["hidden"]["w"]
 assert len(spread.sharding.device_set) == 4 and spread.addressable_shards[0].data.shape[0] == 2
-found = jax.jit(bcgc.coded_value_and_grad(network, plan))(params, subsets, masks(plan, rng))
+found = jax.jit(bcgc.coding.coded_value_and_grad(network, plan))(params, subsets, masks(plan, rng))
 assert bool(found.decodable.all())
 print(relative_difference(found.gradient, jax.grad(network)(params, batch)))
 """
@@ -244,19 +252,21 @@ def test_second_calls_compile_nothing():
         rng = np.random.default_rng(seed)
         params = jax.tree.map(np.float32, make_params(rng))
         x, label = (np.asarray(a) for a in make_batch(rng, 24))
-        subsets = bcgc.split_batch((jnp.asarray(x), jnp.asarray(label)), 6)
-        bcgc.shard_subsets(subsets)
-        order = bcgc.backward_order(network, params, (x, label))
-        plan = bcgc.coding_plan(jax.random.key(seed), params, PARTITION, order=order)
-        bcgc.unit_sizes(params, "layers", order)
-        bcgc.coded_value_and_grad(network, plan)(params, subsets, masks(plan, rng))
+        subsets = bcgc.coding.split_batch((jnp.asarray(x), jnp.asarray(label)), 6)
+        bcgc.coding.shard_subsets(subsets)
+        order = bcgc.coding.backward_order(network, params, (x, label))
+        plan = bcgc.coding.coding_plan(jax.random.key(seed), params, PARTITION, order=order)
+        bcgc.coding.unit_sizes(params, "layers", order)
+        bcgc.coding.coded_value_and_grad(network, plan)(params, subsets, masks(plan, rng))
 
     calls(0)
     with compilations() as compiled:
         calls(1)
     assert compiled == []
     with compilations() as compiled:  # plans are made on the host
-        bcgc.coding_plan(jax.random.key(2), {"w": np.ones(9)}, [4, 3, 1, 1], construction="random_cyclic")
+        bcgc.coding.coding_plan(
+            jax.random.key(2), {"w": np.ones(9)}, [4, 3, 1, 1], construction="random_cyclic"
+        )
     assert compiled == []
 
 
@@ -264,7 +274,9 @@ def test_a_plan_in_numpy_keeps_float64():
     rng = np.random.default_rng(6)
     params, batch = make_params(rng), make_batch(rng, 24)
     plan = jax.tree.map(np.asarray, plan_of("random_cyclic"))
-    found = bcgc.coded_value_and_grad(network, plan)(params, bcgc.split_batch(batch, 6), masks(plan, rng))
+    found = bcgc.coding.coded_value_and_grad(network, plan)(
+        params, bcgc.coding.split_batch(batch, 6), masks(plan, rng)
+    )
     assert relative_difference(found.gradient, exact_gradient(params, batch)) < 1e-6
 
 
@@ -277,28 +289,30 @@ def test_a_loss_need_not_be_hashable():
 
     # Operation by operation, each a program: a small one.
     w, batch = np.array([1.0, -2.0, 0.5], np.float32), np.random.default_rng(7).normal(size=(4, 3))
-    plan = jax.tree.map(np.asarray, bcgc.coding_plan(KEY, w, [1, 2], construction="random_cyclic"))
-    found = bcgc.coded_value_and_grad(Loss(), plan)(w, bcgc.split_batch(batch, 2), np.ones((2, 2)))
+    plan = jax.tree.map(np.asarray, bcgc.coding.coding_plan(KEY, w, [1, 2], construction="random_cyclic"))
+    found = bcgc.coding.coded_value_and_grad(Loss(), plan)(
+        w, bcgc.coding.split_batch(batch, 2), np.ones((2, 2))
+    )
     assert relative_difference(found.gradient, 2 / 4 * batch.T @ (batch @ w)) < 1e-6
 
 
 def test_bad_plans_are_refused_in_words():
     params = {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}
     with pytest.raises(ValueError, match="has 8 units, the parameters have 9 coordinates"):
-        bcgc.coding_plan(KEY, params, [4, 4])
+        bcgc.coding.coding_plan(KEY, params, [4, 4])
     with pytest.raises(ValueError, match="whole numbers"):
-        bcgc.coding_plan(KEY, params, [4.5, 4.5])
+        bcgc.coding.coding_plan(KEY, params, [4.5, 4.5])
     with pytest.raises(ValueError, match="name each of the 2 leaves once"):
-        bcgc.coding_plan(KEY, params, [4, 5], order=(0, 0))
+        bcgc.coding.coding_plan(KEY, params, [4, 5], order=(0, 0))
     with pytest.raises(ValueError, match="unknown units"):
-        bcgc.unit_sizes(params, "rows")
+        bcgc.coding.unit_sizes(params, "rows")
     with pytest.raises(ValueError, match="7 samples cannot be split into 2"):
-        bcgc.split_batch(jnp.ones((7, 2)), 2)
+        bcgc.coding.split_batch(jnp.ones((7, 2)), 2)
     with pytest.raises(ValueError, match="along the first axis"):
-        bcgc.split_batch((jnp.ones((8, 2)), jnp.ones(())), 2)
-    plan = bcgc.coding_plan(KEY, params, [4, 5])
+        bcgc.coding.split_batch((jnp.ones((8, 2)), jnp.ones(())), 2)
+    plan = bcgc.coding.coding_plan(KEY, params, [4, 5])
     with pytest.raises(ValueError, match="not that of 2 subsets"):
-        bcgc.coded_value_and_grad(lambda p, b: jnp.sum(p["w"]), plan)(
+        bcgc.coding.coded_value_and_grad(lambda p, b: jnp.sum(p["w"]), plan)(
             params, jnp.ones((3, 4)), np.ones((2, 2))
         )
 
@@ -316,8 +330,10 @@ def test_leaves_of_any_shape_and_dtype_keep_theirs():
         return jnp.mean(x) * p["scalar"] ** 2 + half * p["scalar"] + jnp.mean(x @ p["w"]) ** 2
 
     batch = jnp.arange(8.0).reshape(4, 2)
-    plan = bcgc.coding_plan(KEY, params, [2, 4])
-    found = bcgc.coded_value_and_grad(loss, plan)(params, bcgc.split_batch(batch, 2), np.ones((2, 2)))
+    plan = bcgc.coding.coding_plan(KEY, params, [2, 4])
+    found = bcgc.coding.coded_value_and_grad(loss, plan)(
+        params, bcgc.coding.split_batch(batch, 2), np.ones((2, 2))
+    )
     # The last term is no mean over samples: the mean of the subsets' losses is what is differentiated.
     parts = [jax.jit(jax.grad(loss))(params, part) for part in np.split(np.asarray(batch), 2)]
     exact = jax.tree.map(lambda a, b: (a.astype(jnp.float32) + b.astype(jnp.float32)) / 2, *parts)

@@ -41,7 +41,7 @@ def solved(method, **options):
 @functools.cache
 def scheme_of(method):
     params = make_params(np.random.default_rng(0))
-    return bcgc.training_scheme(KEY, PROBLEM, solved(method), params)
+    return bcgc.coding.training_scheme(KEY, PROBLEM, solved(method), params)
 
 
 def clock_only(params, batch):
@@ -101,8 +101,8 @@ def test_training_with_a_code_is_training_without_but_for_the_clock(model, metho
     params, batch = model
     scheme, optimizer = scheme_of(method), optax.adam(0.05)
     evaluate = lambda p: network(p, batch)  # noqa: E731
-    subsets = bcgc.split_batch(batch, 6)
-    training = bcgc.train(
+    subsets = bcgc.coding.split_batch(batch, 6)
+    training = bcgc.coding.train(
         jax.random.key(1), network, scheme, LAW, params, subsets, optimizer, 12, evaluate=evaluate
     )
     plain, state = params, optimizer.init(params)
@@ -152,12 +152,12 @@ def test_measured_rows_are_replayed_in_their_order(model):
     params, batch = model
     scheme = scheme_of("time")
     rows = np.random.default_rng(3).gamma(2.0, 1.0, (4, 6))
-    subsets, optimizer = bcgc.split_batch(batch, 6), optax.sgd(0.1)
-    training = bcgc.train(KEY, clock_only, scheme, rows, params, subsets, optimizer, 6)
+    subsets, optimizer = bcgc.coding.split_batch(batch, 6), optax.sgd(0.1)
+    training = bcgc.coding.train(KEY, clock_only, scheme, rows, params, subsets, optimizer, 6)
     expected = bcgc.block_runtime(solved("time").rounded, rows[[0, 1, 2, 3, 0, 1]], num_samples=36)
     np.testing.assert_allclose(np.diff(training.clock, prepend=0), expected, rtol=2e-5)
     with pytest.raises(ValueError, match=r"shape \[steps, 6\]"):
-        bcgc.train(KEY, clock_only, scheme, rows[:, :5], params, subsets, optimizer, 2)
+        bcgc.coding.train(KEY, clock_only, scheme, rows[:, :5], params, subsets, optimizer, 2)
 
 
 def test_mini_batches_are_drawn_from_each_subset_without_replacement(model, x64):
@@ -169,8 +169,8 @@ def test_mini_batches_are_drawn_from_each_subset_without_replacement(model, x64)
     def loss(params, batch):
         return jnp.sum(batch) + 0.0 * sum(jnp.sum(leaf) for leaf in jax.tree.leaves(params))
 
-    subsets, optimizer = bcgc.split_batch(jnp.asarray(code), 6), optax.sgd(0.1)
-    training = bcgc.train(KEY, loss, scheme, LAW, params, subsets, optimizer, 30, batch_size=2)
+    subsets, optimizer = bcgc.coding.split_batch(jnp.asarray(code), 6), optax.sgd(0.1)
+    training = bcgc.coding.train(KEY, loss, scheme, LAW, params, subsets, optimizer, 30, batch_size=2)
     seen = np.round(np.asarray(training.loss) * 6).astype(np.int64)
     drawn = (seen[:, None] >> np.arange(36) & 1).reshape(30, 6, 6)
     assert np.all(drawn.sum(axis=2) == 2)  # two different samples of each subset
@@ -180,15 +180,17 @@ def test_mini_batches_are_drawn_from_each_subset_without_replacement(model, x64)
     assert np.all([len(np.unique(column)) > 5 for column in pairs.T])
     assert len(np.unique(pairs)) == 15
     with pytest.raises(ValueError, match="from 1 to 6"):
-        bcgc.train(KEY, loss, scheme, LAW, params, bcgc.split_batch(code, 6), optax.sgd(0.1), 2, batch_size=7)
+        bcgc.coding.train(
+            KEY, loss, scheme, LAW, params, bcgc.coding.split_batch(code, 6), optax.sgd(0.1), 2, batch_size=7
+        )
 
 
 def test_an_iteration_that_never_ends_leaves_the_parameters_and_says_so(model):
     params, batch = model
     law = bcgc.TwoSpeed(1.0, np.inf, 0.3)
     scheme = scheme_of("uncoded")
-    training = bcgc.train(
-        jax.random.key(4), network, scheme, law, params, bcgc.split_batch(batch, 6), optax.sgd(0.1), 1
+    training = bcgc.coding.train(
+        jax.random.key(4), network, scheme, law, params, bcgc.coding.split_batch(batch, 6), optax.sgd(0.1), 1
     )
     assert not training.stepped[0]
     assert training.clock[0] == np.inf
@@ -200,10 +202,10 @@ def test_a_batch_of_seeds_is_the_loop_over_them(model):
     params, batch = model
     scheme = scheme_of("time")
 
-    optimizer, subsets = optax.sgd(0.1), bcgc.split_batch(batch, 6)
+    optimizer, subsets = optax.sgd(0.1), bcgc.coding.split_batch(batch, 6)
 
     def run(key):
-        return bcgc.train(key, network, scheme, LAW, params, subsets, optimizer, 5, batch_size=3)
+        return bcgc.coding.train(key, network, scheme, LAW, params, subsets, optimizer, 5, batch_size=3)
 
     keys = jax.random.split(KEY, 3)
     together = jax.jit(jax.vmap(run))(keys)
@@ -217,9 +219,9 @@ def test_a_batch_of_seeds_is_the_loop_over_them(model):
 
 def test_whole_layers_and_setup_cycles_pace_the_messages(model):
     params, _ = model
-    sizes = bcgc.unit_sizes(params, "leaves")
+    sizes = bcgc.coding.unit_sizes(params, "leaves")
     problem = bcgc.Problem(LAW, 6, sizes.size, 36, unit_costs=sizes, setup_cycles=3.0)
-    scheme = bcgc.training_scheme(KEY, problem, bcgc.solve(problem, "time"), params, units="leaves")
+    scheme = bcgc.coding.training_scheme(KEY, problem, bcgc.solve(problem, "time"), params, units="leaves")
     done = 0.0
     for block, load in zip(scheme.plan.blocks, np.asarray(scheme.load), strict=True):
         done += (block.level + 1) * block.size
@@ -230,20 +232,22 @@ def test_a_scheme_that_does_not_exist_or_does_not_fit_is_refused(model):
     params, _ = model
     alone = bcgc.Problem(LAW, 1, 58)
     with pytest.raises(ValueError, match='"tandon_partial": the scheme does not exist'):
-        bcgc.training_scheme(KEY, alone, bcgc.solve(alone, "tandon_partial"), params)
-    scheme = bcgc.training_scheme(KEY, PROBLEM, solved(bcgc.TandonPartial(alpha=3.0)), params)
+        bcgc.coding.training_scheme(KEY, alone, bcgc.solve(alone, "tandon_partial"), params)
+    scheme = bcgc.coding.training_scheme(KEY, PROBLEM, solved(bcgc.TandonPartial(alpha=3.0)), params)
     assert float(scheme.load[1] / scheme.load[0]) == pytest.approx(3.0)
     for wrong, units in ((bcgc.Problem(LAW, 6, 57), "coordinates"), (bcgc.Problem(LAW, 6, 4), "leaves")):
         with pytest.raises(ValueError, match="not those of the parameters"):
-            bcgc.training_scheme(KEY, wrong, solved("time"), params, units=units)
+            bcgc.coding.training_scheme(KEY, wrong, solved("time"), params, units=units)
 
 
 def test_one_sample_for_two_parts_is_one_part(model):
     params, batch = model
     few = jax.tree.map(lambda x: x[:6], batch)
     problem = bcgc.Problem(LAW, 6, 58, 6)
-    scheme = bcgc.training_scheme(KEY, problem, bcgc.solve(problem, "tandon_partial"), params)
-    training = bcgc.train(KEY, network, scheme, LAW, params, bcgc.split_batch(few, 6), optax.sgd(0.1), 1)
+    scheme = bcgc.coding.training_scheme(KEY, problem, bcgc.solve(problem, "tandon_partial"), params)
+    training = bcgc.coding.train(
+        KEY, network, scheme, LAW, params, bcgc.coding.split_batch(few, 6), optax.sgd(0.1), 1
+    )
     assert float(training.loss[0]) == pytest.approx(float(network(params, few)), rel=1e-5)
     step = jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.jit(jax.grad(network))(params, few))
     assert relative_difference(training.params, step) < 1e-6
@@ -257,14 +261,14 @@ def test_the_clock_of_many_iterations_keeps_its_digits(model):
         "out": {"w": jnp.zeros((5, 3)), "b": jnp.zeros(3)},
     }
     loss, optimizer = lambda p, b: jnp.sum(b), optax.sgd(0.0)
-    clock = bcgc.train(KEY, loss, scheme, rows, tiny, jnp.ones((6, 1)), optimizer, 100_000).clock
+    clock = bcgc.coding.train(KEY, loss, scheme, rows, tiny, jnp.ones((6, 1)), optimizer, 100_000).clock
     # A running float32 sum ends 9e-4 off.
     assert float(clock[-1]) == pytest.approx(30_000, rel=1e-6)
 
 
 def test_second_calls_compile_nothing(model):
     params, batch = model
-    subsets, optimizer = bcgc.split_batch(batch, 6), optax.sgd(0.1)
+    subsets, optimizer = bcgc.coding.split_batch(batch, 6), optax.sgd(0.1)
     solutions = [solved(method) for method in ("time", "tandon_partial")]
 
     def calls(rate, seed):
@@ -272,11 +276,11 @@ def test_second_calls_compile_nothing(model):
         problem = bcgc.Problem(LAW, 6, 58, 36, float(seed + 1))
         for solution in solutions:
             runtime = np.float32(solution.expected_runtime) * np.float32(seed + 1)
-            bcgc.training_scheme(
+            bcgc.coding.training_scheme(
                 key, problem, dataclasses.replace(solution, expected_runtime=runtime), params
             )
         _collect(np.full((2, 6), rate, np.float32), [0, seed])
-        bcgc.train(
+        bcgc.coding.train(
             key, network, scheme_of("time"), bcgc.ShiftedExponential(rate, 0.3), params, subsets,
             optimizer, 2, batch_size=2,
         )  # fmt: skip

@@ -114,8 +114,8 @@ METHODS_OF_SOLVE = (
 
 
 def _solved(method: str, number: Number) -> bcgc.Solution:
-    options: dict[str, Any] = {"max_steps": 100} if method == "subgradient" else {}
-    return bcgc.solve(_exponential(number), method, key=KEY, **options)
+    asked = bcgc.Subgradient(max_steps=100) if method == "subgradient" else method
+    return bcgc.solve(_exponential(number), asked, key=KEY)
 
 
 CALLS |= {
@@ -190,7 +190,7 @@ WITHOUT_NUMBERS = {
         "Ferdinand",
         "levels_from_partition",
     ),
-    *("partition_from_levels", "round_partition", "allocate", "gradient_code", "GradientCode"),
+    *("partition_from_levels", "allocate", "gradient_code", "GradientCode"),
     *("conditioning", "decoding_weights", "encode", "decode", "CodingPlan", "coding_plan"),
     *("coded_value_and_grad", "backward_order", "unit_sizes", "split_batch", "shard_subsets"),
     *("TrainingScheme", "training_scheme", "train"),
@@ -211,7 +211,9 @@ def _found(name: str, number: Number) -> set[str]:
     else:
         leaves = jax.tree.leaves(jax.eval_shape(lambda: call(number)))
     return {
-        str(a.dtype) for a in leaves if not isinstance(a, float) and jnp.issubdtype(a.dtype, jnp.floating)
+        str(a.dtype)
+        for a in leaves
+        if not isinstance(a, float | int) and jnp.issubdtype(a.dtype, jnp.floating)
     }
 
 

@@ -3,7 +3,6 @@
 import csv
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -66,8 +65,8 @@ def test_every_reliable_runtime_of_fig_4_is_reproduced(x64, published, scheme):
 def test_the_published_optimum_is_beaten_everywhere(x64, published):
     workers, rates, known = published["optimal"]
     # A few hundred steps are enough to be below it.
-    few: dict[str, Any] = {"max_steps": 300, "batch_size": 256, "key": jax.random.key(0)}
-    solve = jax.vmap(lambda n, r: bcgc.solve(_problem(n, r), "subgradient", **few).partition)
+    few, key = bcgc.Subgradient(max_steps=300, batch_size=256), jax.random.key(0)
+    solve = jax.vmap(lambda n, r: bcgc.solve(_problem(n, r), few, key=key).partition)
     found = np.asarray(_evaluate(workers, rates, jax.jit(solve)(workers, rates)))
     assert np.all(found < known)  # measured 0.948 … 0.992 of it
     (at_paper,) = np.flatnonzero((workers == 20) & (rates == 1e-3))[:1]

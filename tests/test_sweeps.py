@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -108,7 +109,7 @@ def test_a_bad_cell_has_its_status_and_stops_no_other(x64):
         return bcgc.Problem(bcgc.Pareto(1.0, shape), num_workers, 100, max_workers=max_workers)
 
     shapes = [2.5, 0.8, -1.0, np.nan, 1.5]
-    methods = [bcgc.Optimal(max_steps=3), "uncoded"]
+    methods: list[Any] = [bcgc.Optimal(max_steps=3), "uncoded"]
     rows = bcgc.sweep(heavy, bcgc.grid(num_workers=[4], shape=shapes), methods)
     by_method = {m: rows["status"][rows["method"] == m].tolist() for m in ("optimal", "uncoded")}
     assert by_method["optimal"] == ["step_limit", "infinite", "invalid", "invalid", "step_limit"]
@@ -424,7 +425,8 @@ def test_memory_does_not_grow_with_the_cells():
 
 def test_levels_may_be_an_array_in_a_sweep_too(x64):
     cells = bcgc.grid(num_workers=[3], rate=[1e-3])
-    ways = [bcgc.Sweep(paper, cells, [bcgc.Optimal(levels=v)]) for v in (np.array([0, 2]), [0, 2])]
+    levels: list[Any] = [np.array([0, 2]), [0, 2]]
+    ways = [bcgc.Sweep(paper, cells, [bcgc.Optimal(levels=v)]) for v in levels]
     first, second = (plan.program(3) for plan in ways)
     assert first == second
     assert hash(first) == hash(second)

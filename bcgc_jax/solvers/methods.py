@@ -167,10 +167,13 @@ _NAMES = (*PROPOSED, "deadline", *BASELINES, LIMIT)
 METHODS = ", ".join([*_NAMES, *(f"{name}:NUMBER" for name in _NUMBERED)])
 
 
-def method_of(method: "str | Method | Scheme", own: Sequence[Scheme] = ()) -> "Method | Scheme":
+def method_of(
+    method: "str | Method | Scheme", own: Sequence[Scheme] = (), *, problem: Problem | None = None
+) -> "Method | Scheme":
     """The object that a short name stands for, among the package's methods and schemes of one's `own`.
 
-    Raises ValueError for a name that is none, with the nearest that is one.
+    Raises ValueError for a name that is none, with the nearest that is one; what is possible for a `problem`
+    is then said too.
 
     >>> method_of("tandon:3").level, method_of("optimal").tolerance
     (3, 1e-07)
@@ -180,9 +183,9 @@ def method_of(method: "str | Method | Scheme", own: Sequence[Scheme] = ()) -> "M
     mine = {scheme.name: scheme for scheme in own}
     name, colon, text = method.partition(":")
     if name in _NUMBERED:
-        if not text.isdecimal():
-            what = "a redundancy level" if name == "tandon" else "a number of layers"
-            raise ValueError(f'method "{method}": "{name}" takes {what}, as in "{name}:1"')
+        low, high = _range(name, problem)
+        if not text.isdecimal() or int(text) < low:
+            raise ValueError(_wrong_number(method, low, high))
         return _NUMBERED[name](int(text))  # type: ignore[call-arg]
     if not colon and method in _SEARCHED:
         return _SEARCHED[method]()
@@ -191,6 +194,22 @@ def method_of(method: "str | Method | Scheme", own: Sequence[Scheme] = ()) -> "M
     near = difflib.get_close_matches(method, (*_NAMES, *mine), n=1)
     hint = f' (did you mean "{near[0]}"?)' if near else ""
     raise ValueError(f'unknown method "{method}"{hint}; known: {", ".join([METHODS, *mine])}')
+
+
+def _range(name: str, problem: Problem | None) -> tuple[int, int | None]:
+    """The numbers that "tandon" or "ferdinand" may have, as far as it is known before tracing."""
+    low = 0 if name == "tandon" else 1
+    if problem is None:
+        return low, None
+    limit = concrete(problem.num_workers if name == "tandon" else problem.num_coordinates)
+    return low, None if limit is None else int(limit.min()) - (1 - low)
+
+
+def _wrong_number(method: str, low: int, high: int | None) -> str:
+    name = method.partition(":")[0]
+    what = "a redundancy level" if name == "tandon" else "a number of layers"
+    until = "" if high is None else f" to {high}"
+    return f'method "{method}": "{name}" takes {what} from {low}{until}, as in "{name}:{max(low, 1)}"'
 
 
 def is_baseline(method: "Method | Scheme") -> bool:
@@ -206,10 +225,10 @@ def check_method(problem: Problem, method: "Method | Scheme") -> None:
     """ValueError for what a method cannot do for this problem, as far as that is known before tracing."""
     name = method.name
     match method:
-        case Tandon(level=number):
-            _check_number(problem.num_workers, number, name, "a redundancy level", 0, -1)
-        case Ferdinand(num_layers=number):
-            _check_number(problem.num_coordinates, number, name, "a number of layers", 1, 0)
+        case Tandon(level=number) | Ferdinand(num_layers=number):
+            low, high = _range(name.partition(":")[0], problem)
+            if number < low or (high is not None and number > high):
+                raise ValueError(_wrong_number(name, low, high))
         case Optimal(levels=levels) if levels is not None:
             workers = concrete(problem.num_workers)
             top = (problem.max_workers if workers is None else int(workers.min())) - 1
@@ -221,12 +240,3 @@ def check_method(problem: Problem, method: "Method | Scheme") -> None:
         raise ValueError(f'method="{name}" knows no setup_cycles: use "optimal"')
     if problem.unit_costs is not None and name.startswith("ferdinand"):
         raise ValueError(f'method="{name}" has layers of equal coordinates: it knows no unit_costs')
-
-
-def _check_number(limit: ArrayLike, number: int, name: str, what: str, low: int, offset: int) -> None:
-    known = concrete(limit)
-    if known is not None and not low <= number <= int(known.min()) + offset:
-        kind = name.partition(":")[0]
-        high = int(known.min()) + offset
-        example = f"{kind}:{max(low, min(1, high))}"
-        raise ValueError(f'method "{name}": "{kind}" takes {what} from {low} to {high}, as in "{example}"')

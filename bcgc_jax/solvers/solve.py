@@ -94,7 +94,7 @@ def solve(
     >>> solution.rounded[:3].tolist(), bool(solution.lower_bound < solution.expected_runtime)
     ([5697, 1076, 609], True)
     """
-    method = method_of(method)
+    method = method_of(method, problem=problem)
     check_method(problem, method)
     if isinstance(method, Subgradient) and key is None:
         raise ValueError('method="subgradient" draws cycle times: pass key=jax.random.key(seed)')

@@ -135,7 +135,9 @@ def test_the_schema_names_what_there_is():
     ],
 )
 def test_the_validator_sees_what_is_wrong(spoil, message):
-    row = dict.fromkeys(("expected_runtime", "runtime_error", "lower_bound", "relative_gap"), 0.5)
+    row: dict[str, Any] = dict.fromkeys(
+        ("expected_runtime", "runtime_error", "lower_bound", "relative_gap"), 0.5
+    )
     row |= {
         "method": "time",
         "status": "converged",

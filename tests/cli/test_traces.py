@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,8 @@ def _write(path: Path, times: np.ndarray = TIMES) -> str:
 
 def test_each_kind_of_law_is_the_librarys():
     trace = _trace(TIMES)
-    atoms, smooth, heavy = (traces.law_of_trace(trace, kind, 3) for kind in traces.TRACE_LAWS)
+    laws: Any = (traces.law_of_trace(trace, kind, 3) for kind in traces.TRACE_LAWS)
+    atoms, smooth, heavy = laws
     assert np.array_equal(np.sort(np.asarray(atoms.times)), np.sort(TIMES.ravel()).astype(atoms.times.dtype))
     t = np.linspace(0.5, 6, 30)
     assert np.array_equal(smooth.survival(t), bcgc.measured.smooth_empirical(TIMES).survival(t))
@@ -41,7 +43,8 @@ def test_each_kind_of_law_is_the_librarys():
 def test_the_limit_on_atoms_is_one_of_operations(monkeypatch):
     monkeypatch.setattr(traces, "_MOST_OPERATIONS", 90 * 4**3)
     trace = _trace(TIMES)  # 90 times
-    assert np.size(traces.law_of_trace(trace, "atoms", 4).times) == 90
+    law: Any = traces.law_of_trace(trace, "atoms", 4)
+    assert np.size(law.times) == 90
     with pytest.raises(ValueError, match=r"90 measured times are too many atoms for 5 workers: .*smooth"):
         traces.law_of_trace(trace, "atoms", 5)
     traces.law_of_trace(trace, "smooth", 5)  # has no atoms
@@ -51,7 +54,7 @@ def test_where_many_evaluations_are_ahead_neighbours_become_one_atom(x64, monkey
     times = np.sort(np.random.default_rng(0).gamma(2.0, 1.0, 1200))
     trace = _trace(times.reshape(-1, 4))
     monkeypatch.setattr(traces, "_MOST_OPERATIONS", 300 * 10 * 2**3)
-    law = traces.law_of_trace(trace, "atoms", 2, num_evaluations=10)
+    law: Any = traces.law_of_trace(trace, "atoms", 2, num_evaluations=10)
     # Four neighbours each, and their mean.
     assert np.allclose(np.sort(np.asarray(law.times)), times.reshape(300, 4).mean(axis=1), rtol=1e-12)
     monkeypatch.setattr(traces, "_MOST_OPERATIONS", 700 * 10 * 2**3)

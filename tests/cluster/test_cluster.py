@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +67,8 @@ def descended(params, data, optimizer, steps):
 def descendants(pid):
     """All processes that this one has started, and those that these have."""
     listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
-    parents = dict(map(int, line.split()) for line in listed.splitlines())
+    lines: Any = (map(int, line.split()) for line in listed.splitlines())
+    parents: dict[int, int] = dict(lines)
     found = {pid}
     while len(found) < len(found := found | {p for p, parent in parents.items() if parent in found}):
         pass
@@ -341,10 +343,11 @@ def test_without_replacement_the_workers_left_plan_anew(cluster):
 
 def test_the_plan_for_the_workers_left_is_that_of_their_own_laws():
     params, data = case()
-    laws = [bcgc.Uniform(1.0, high) for high in (2.0, 3.0, 40.0, 5.0)]
+    laws: Any = [bcgc.Uniform(1.0, high) for high in (2.0, 3.0, 40.0, 5.0)]
     problem = bcgc.Problem(laws, N, COUNT, len(data["y"]))
     scheme = _scheme(jax.random.key(0), problem, [0, 1, 3], "uncoded", params, None, {})
-    without = bcgc.Problem([laws[0], laws[1], laws[3]], 3, COUNT, len(data["y"]))
+    left: Any = [laws[0], laws[1], laws[3]]
+    without = bcgc.Problem(left, 3, COUNT, len(data["y"]))
     # Each sends the whole gradient of a third of the samples.
     np.testing.assert_allclose(scheme.load, [float(without.scale) * COUNT])
     assert scheme.plan.num_workers == 3
@@ -356,7 +359,7 @@ def test_the_plan_for_the_workers_left_is_that_of_their_own_laws():
 
 def test_a_plan_for_the_workers_left_is_found_whatever_the_scheme_and_the_law():
     params, data = case()
-    arguments = ([0, 2], "tandon:2", params, None, {})
+    arguments: Any = ([0, 2], "tandon:2", params, None, {})
     law = bcgc.ShiftedExponential(1.0, 0.3)
     with pytest.warns(UserWarning, match='"tandon:2" is no scheme for the workers left'):
         found = _scheme(jax.random.key(0), bcgc.Problem(law, 3, COUNT, len(data["y"])), *arguments)

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,7 +79,7 @@ def test_what_fails_while_processes_run_is_one_line(command, monkeypatch, error)
 
 def test_the_experiment_compares_measured_with_predicted_through_faults(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(experiment, "_EVEN", 3)
-    methods = {"methods": ("uncoded", "optimal"), "disturbed": ("optimal",)}
+    methods: dict[str, Any] = {"methods": ("uncoded", "optimal"), "disturbed": ("optimal",)}
     experiment.run(tmp_path, workers=2, steps=6, seconds=0.05, patience=1.0, **methods)
     with open(tmp_path / "cluster.csv", newline="") as file:
         rows = list(csv.DictReader(file))

@@ -301,7 +301,7 @@ def test_bad_plans_are_refused_in_words():
     with pytest.raises(ValueError, match="has 8 units, the parameters have 9 coordinates"):
         bcgc.coding.coding_plan(KEY, params, [4, 4])
     with pytest.raises(ValueError, match="whole numbers"):
-        bcgc.coding.coding_plan(KEY, params, [4.5, 4.5])
+        bcgc.coding.coding_plan(KEY, params, [4.5, 4.5])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="name each of the 2 leaves once"):
         bcgc.coding.coding_plan(KEY, params, [4, 5], order=(0, 0))
     with pytest.raises(ValueError, match="unknown units"):

@@ -283,7 +283,13 @@ def _check_statuses(solution: bcgc.Solution, refused: set[bcgc.Status]) -> None:
     assert np.isnan(solution.expected_runtime[1:]).all()
 
 
-@pytest.mark.parametrize("method", METHODS)
+# One of each way to a solution; the others are slow for what they add.
+QUICK = ("optimal", "time", "tandon_partial", "limit")
+
+
+@pytest.mark.parametrize(
+    "method", [m if m in QUICK else pytest.param(m, marks=pytest.mark.slow) for m in METHODS]
+)
 def test_no_method_solves_what_traced_numbers_make_no_problem_of(method):
     solution = jax.jit(jax.vmap(lambda n: bcgc.solve(_made(n), METHODS[method], key=KEY)))(COLUMNS)
     _check_statuses(solution, {bcgc.Status.INVALID})

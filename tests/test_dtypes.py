@@ -206,7 +206,7 @@ def test_every_public_name_is_called_or_has_no_numbers_of_its_own():
 def _found(name: str, number: Number) -> set[str]:
     """The dtypes of the floating results; nothing is compiled where nothing needs to be."""
     call = CALLS[name]
-    if name.startswith(("smooth_empirical", "bootstrap_interval", "solve", "block", "coordinate")):
+    if name.startswith(("smooth_empirical", "bootstrap_interval", "block", "coordinate")):
         leaves = jax.tree.leaves(call(number))
     else:
         leaves = jax.tree.leaves(jax.eval_shape(lambda: call(number)))

@@ -18,6 +18,7 @@ _GROUPS = {
     "tests/measured/test_fits.py": "fits",
     "tests/solvers/": "solvers",
     "tests/test_sweeps.py": "solvers",
+    "tests/test_solution.py": "solvers",
     "bcgc_jax/": "examples",
 }
 

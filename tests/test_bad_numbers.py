@@ -313,7 +313,13 @@ LAWS: dict[str, tuple[Callable[..., bcgc.Law], list[tuple[float, ...]]]] = {
 }
 
 
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("Weibull", "Uniform", "TwoSpeed") else pytest.param(name, marks=pytest.mark.slow)
+        for name in LAWS
+    ],
+)
 def test_no_law_of_traced_numbers_out_of_range_has_a_runtime(name):
     law, rows = LAWS[name]
     columns = np.array(rows).T

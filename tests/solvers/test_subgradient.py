@@ -48,7 +48,14 @@ def _optimum_of_two_speeds(fast: float, slow: float, probability: float, workers
     return best.fun
 
 
-@pytest.mark.parametrize("name", ["shifted_exponential", "weibull_3", "pareto_12", "two_speed"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "shifted_exponential",
+        "two_speed",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("weibull_3", "pareto_12")),
+    ],
+)
 @pytest.mark.usefixtures("x64")
 def test_the_answer_is_within_one_per_cent_of_the_optimum(name):
     case, workers = CASES[name], 8

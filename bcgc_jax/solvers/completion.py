@@ -119,7 +119,7 @@ def _tiny(q: Array) -> float:
 
 
 class SpectralResult(NamedTuple):
-    """The last point, its value, how far a projected gradient step would move it, and the steps taken."""
+    """The best point and its value; how far a projected gradient step would move the last; the steps taken."""
 
     point: Array
     value: Array
@@ -128,7 +128,10 @@ class SpectralResult(NamedTuple):
 
 
 class _Search(NamedTuple):
-    """Before an evaluation at point + scale · direction; the rest is what is known at the point."""
+    """Before an evaluation at point + scale · direction; the rest is what is known at the point.
+
+    `best` is the best point so far: the value may rise for a while, and at a cliff of the function for good.
+    """
 
     num_steps: Array
     point: Array
@@ -139,6 +142,8 @@ class _Search(NamedTuple):
     descent: Array
     residual: Array
     memory: Array
+    best: Array
+    least: Array
 
 
 def spectral_projected_gradient(
@@ -175,6 +180,7 @@ def spectral_projected_gradient(
             jnp.stack([length, jnp.ones((), dtype)])
         )
         memory = jnp.where(first, value, s.memory.at[s.num_steps % _MEMORY].set(value))
+        better = value < s.least
         taken = _Search(
             s.num_steps + 1,
             point,
@@ -185,6 +191,8 @@ def spectral_projected_gradient(
             jnp.sum(slope * steps[0]),
             jnp.max(jnp.abs(steps[1])),
             memory,
+            jnp.where(better, point, s.best),
+            jnp.where(better, value, s.least),
         )
         return jax.tree.map(lambda a, b: jnp.where(cut, a, b), s._replace(scale=s.scale / 2), taken)
 
@@ -199,6 +207,8 @@ def spectral_projected_gradient(
         zero,
         zero + jnp.inf,
         jnp.zeros(_MEMORY, dtype),
+        start,
+        zero + jnp.inf,
     )
     last = jax.lax.while_loop(go_on, round_, first)
-    return SpectralResult(last.point, last.value, last.residual, last.num_steps - 1)
+    return SpectralResult(last.best, last.least, last.residual, last.num_steps - 1)

@@ -9,7 +9,8 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.order_statistics import order_survival
-from bcgc_jax.solvers.completion import STARTS, completion_partition
+from bcgc_jax.partitions import project_partition
+from bcgc_jax.solvers.completion import STARTS, completion_partition, spectral_projected_gradient
 
 
 def _solve(problem, deadline):
@@ -46,6 +47,31 @@ def test_a_single_level_is_late_as_often_as_a_binomial_says(x64):
             math.comb(workers, m) * slow**m * (1 - slow) ** (workers - m) for m in range(n + 1, workers + 1)
         ]
         assert float(found[n]) == pytest.approx(sum(terms), rel=1e-12)
+
+
+def test_a_search_ends_where_a_quadratic_is_least_and_never_above_its_start(x64):
+    weights, middle = np.array([1.0, 30.0, 4.0, 0.2]), np.array([0.9, 0.4, -0.3, 0.1])
+
+    def project(x):
+        return project_partition(x, 1.0, 4)
+
+    def search(function, start):
+        return spectral_projected_gradient(function, project, start, tolerance=1e-9, max_steps=200)
+
+    start = jnp.full(4, 0.25)
+    found = search(lambda x: jnp.sum(weights * (x - middle) ** 2), start)
+    # x_i = max(0, c_i - λ / 2 w_i), Σ x = 1, by bisection in λ.
+    low, high = -100.0, 100.0
+    for _ in range(200):
+        trial = (low + high) / 2
+        x = np.maximum(0, middle - trial / (2 * weights))
+        low, high = (trial, high) if x.sum() > 1 else (low, trial)
+    np.testing.assert_allclose(found.point, x, atol=1e-8)
+    assert float(found.residual) <= 1e-9
+    # A cliff in the direction of descent: what lies beyond it is worse.
+    cliff = search(lambda x: jnp.where(x[0] > 0.2501, 5.0, 0.0) - x[0], start)
+    assert float(cliff.value) <= -0.25
+    assert float(cliff.point[0]) >= 0.25
 
 
 def _random_probabilities(problem, partition, deadline, count):

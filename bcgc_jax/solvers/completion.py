@@ -119,7 +119,7 @@ def _tiny(q: Array) -> float:
 
 
 class SpectralResult(NamedTuple):
-    """The best point and its value; how far a projected gradient step would move the last; the steps taken."""
+    """The best point, its value, how far a projected step would move the last one, and the steps taken."""
 
     point: Array
     value: Array

@@ -97,9 +97,12 @@ def project_partition(values: Array, total: ArrayLike, num_workers: ArrayLike) -
     >>> project_partition(jnp.array([3.0, 1.0, 9.0]), 2.0, 2).tolist()
     [2.0, 0.0, 0.0]
     """
+    # A shift changes no projection; far from the simplex the sum would be lost in rounding.
+    exists = jnp.arange(values.size) < num_workers
+    values = values - jnp.max(jnp.where(exists, values, -jnp.inf))
     # A padded value this low stays below λ; -inf would spoil the running sum of the sort.
     lowest = jnp.min(values) - 2 * jnp.abs(jnp.asarray(total, values.dtype))
-    values = jnp.where(jnp.arange(values.size) < num_workers, values, lowest)
+    values = jnp.where(exists, values, lowest)
     projected = optax.projections.projection_simplex(values, jnp.asarray(total, values.dtype))
     return projected.astype(values.dtype)  # optax divides whole numbers, in 64 bit where it may
 

@@ -144,14 +144,18 @@ class Solution:
         return cls(**fields)
 
     def __repr__(self) -> str:
-        shape = jnp.shape(self.expected_runtime)
-        if shape or isinstance(self.expected_runtime, jax.core.Tracer):
-            return f"Solution({self.method}, {f'a batch of {shape}' if shape else 'traced'})"
-        value, gap = float(self.expected_runtime), float(self.relative_gap)
+        value = self.expected_runtime
+        if not hasattr(value, "shape") or isinstance(value, jax.core.Tracer | jax.ShapeDtypeStruct):
+            return f"Solution({self.method})"
+        if value.shape:
+            return f"Solution({self.method}, a batch of {value.shape})"
+        if int(self.status) in (Status.INFEASIBLE, Status.INVALID):
+            return f"Solution({self.method}): {self.message}"
+        runtime, gap = float(value), float(self.relative_gap)
         error = "±" if self.kind == "confidence" else "error"
         lines = [
             f"Solution({self.method}): {self.message}",
-            f"  expected runtime {value:.6g} ({error} {float(self.runtime_error):.1g})",
+            f"  expected runtime {runtime:.6g} ({error} {float(self.runtime_error):.1g})",
         ]
         if gap < 1:
             sure = "proven" if self.kind == "exact" else "with 97.5 % confidence"
@@ -257,4 +261,10 @@ def _plain(value: Any) -> Any:
 
 
 def _array(value: dict[str, Any]) -> Array:
-    return jnp.asarray(np.array(value["values"], value["dtype"]))
+    array = np.array(value["values"], value["dtype"])
+    if np.issubdtype(array.dtype, np.integer) and np.any(array != array.astype(jnp.result_type(int))):
+        raise ValueError(
+            "the solution has whole numbers of more than 32 bits: call "
+            "jax.config.update('jax_enable_x64', True) before it is read"
+        )
+    return jnp.asarray(array)

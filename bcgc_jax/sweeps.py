@@ -139,6 +139,7 @@ class Sweep:
                 raise ValueError(f"the columns of the cells must have one length, got {shapes}")
             cells = Cells(_checked(columns), False)
         self.problem, self.cells, self.key, self.partitions = problem, cells, key, partitions
+        methods = (methods,) if isinstance(methods, str) else methods
         asked = [method_of(method) for method in dict.fromkeys(methods)]
         self.methods = {method.name: method for method in asked}
         self.has_deadline = "deadline" in cells.columns

@@ -223,3 +223,13 @@ def test_rounding_repairs_a_sum_that_is_off_by_rounding(precision):
     below, above = (np.nextafter(x, precision.type(v)) for v in (-1, 100))
     for near in (np.where(x > 0, below, 0), np.where(x > 0, above, 0)):
         np.testing.assert_array_equal(bcgc.partitions.round_partition(jnp.asarray(near, precision), 10), x)
+
+
+@pytest.mark.parametrize("far", [0.0, 1e2, 1e5])
+def test_a_projection_from_far_away_is_on_the_simplex_in_single_precision(far):
+    values = np.array([0.5, 0.3, 0.2, 0.0], np.float32) * 2 - np.float32(far)
+    found = np.asarray(bcgc.partitions.project_partition(values, 1.0, 3))
+    assert found.sum() == pytest.approx(1.0, abs=1e-6)
+    # c - λ on the support, by hand; a value as far as 1e5 has lost its digits, but not the others' sum.
+    if far < 1e3:
+        np.testing.assert_allclose(found, [0.666667, 0.266667, 0.066667, 0.0], atol=3e-5)

@@ -136,3 +136,40 @@ def test_a_comparison_is_the_commands_table():
     assert "subgradient" not in bcgc.compare(PROBLEM, ["time", "uncoded"])
     with pytest.raises(ValueError, match="pass key"):
         bcgc.compare(PROBLEM, ["subgradient"])
+
+
+def test_a_plan_that_does_not_exist_is_not_shown_and_not_trained():
+    solution = jax.jit(lambda n: bcgc.solve(padded(LAW, n), bcgc.Tandon(5)))(3)
+    assert repr(solution) == f"Solution(tandon:5): {bcgc.Status.INFEASIBLE.message}"
+    shapes = jax.eval_shape(lambda n: bcgc.solve(padded(LAW, n), "time"), 3)
+    assert repr(shapes) == "Solution(time)"
+    wrong = jax.jit(lambda rate: bcgc.solve(padded(bcgc.ShiftedExponential(rate), 3), "time"))(-1.0)
+    with pytest.raises(ValueError, match="the numbers make no problem"):
+        bcgc.coding.training_scheme(jax.random.key(0), bcgc.Problem(LAW, 3, 4), wrong, np.ones(4, np.float32))
+
+
+def test_whole_numbers_beyond_32_bits_are_not_cut(tmp_path):
+    solution = bcgc.solve(padded(LAW, 6, 10**10), "time")
+    path = solution.save(tmp_path / "large.json")
+    with jax.enable_x64(False), pytest.raises(ValueError, match="jax_enable_x64"):
+        bcgc.Solution.load(path)
+    assert int(known(bcgc.Solution.load(path).rounded).sum()) == 10**10
+
+
+def test_methods_that_are_none_or_are_two_of_a_name_are_refused():
+    with pytest.raises(ValueError, match='two methods are named "optimal"'):
+        bcgc.compare(PROBLEM, ["optimal", bcgc.Optimal(levels=[0, 1])])
+    assert list(bcgc.compare(PROBLEM, "time")) == ["time"]
+    nothing: Any
+    for nothing in (bcgc.Optimal, 3, None):
+        with pytest.raises(TypeError, match="a method is a name"):
+            bcgc.solve(PROBLEM, nothing)
+    with pytest.raises(ValueError, match="level must be a whole number from 0 on"):
+        bcgc.Tandon(1.5)  # type: ignore[arg-type]
+
+
+def test_traced_numbers_of_a_method_that_make_no_sense_are_invalid():
+    for method, numbers in ((bcgc.TandonPartial, [3.0, 0.5]), (bcgc.Optimal, [1e-3, -1.0])):
+        found = jax.vmap(lambda x, method=method: bcgc.solve(PROBLEM, method(x)))(np.array(numbers))
+        assert found.status.tolist() == [bcgc.Status.CONVERGED, bcgc.Status.INVALID]
+        assert np.isnan(found.expected_runtime).tolist() == [False, True]

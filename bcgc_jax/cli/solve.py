@@ -51,6 +51,7 @@ from bcgc_jax.solvers import runtime_limit, solve
 from bcgc_jax.solvers.completion import STARTS
 from bcgc_jax.solvers.methods import (
     BASELINES,
+    LIMIT,
     METHODS,
     PROPOSED,
     Deadline,
@@ -96,7 +97,10 @@ class Question:
         if (self.coordinates is None) == (self.unit_costs is None):
             raise click.UsageError("give the length of the gradient: either --coordinates or --unit-costs")
         if self.for_deadline and self.deadline is None:
-            raise click.UsageError("--objective completion-probability needs a --deadline")
+            raise click.UsageError(
+                "the most probable plan, --method deadline or --objective completion-probability, needs a "
+                "--deadline"
+            )
 
     @property
     def for_deadline(self) -> bool:
@@ -115,7 +119,8 @@ class Question:
             found[f"optimal, levels {','.join(map(str, self.levels))}"] = Optimal(levels=self.levels)
         own = [scheme.name for scheme in self.schemes]
         for name in self.methods or (*PROPOSED, *BASELINES, *own):
-            found.setdefault(name, method_of(name, self.schemes))
+            method = method_of(name, self.schemes)
+            found.setdefault(method.name, method)
         return found
 
 
@@ -366,11 +371,13 @@ def _print(question: Question, problem: Problem, answer: Answer) -> None:
     else:
         screen.print("\nThe expected runtime is infinite under every scheme, even with all work divisible.")
     _print_remarks(screen, rows, problem, [scheme.name for scheme in question.schemes])
-    fastest = min(rows, key=_runtime)
+    schemes = [row for row in rows if row["method"] != LIMIT]
+    fastest = min(schemes, key=_runtime, default=None)
     uncoded = next((row for row in rows if row["method"] == "uncoded"), None)
-    if uncoded is not None and fastest is not uncoded and np.isfinite(_runtime(uncoded)):
+    if fastest and uncoded and fastest is not uncoded and np.isfinite(_runtime(uncoded)):
         saved = 100 * (1 - _runtime(fastest) / _runtime(uncoded))
-        screen.print(f"{fastest['method']} takes {saved:.1f} % less time than the uncoded scheme.")
+        if saved >= 0.05:
+            screen.print(f"{fastest['method']} takes {saved:.1f} % less time than the uncoded scheme.")
     _print_law(screen, answer, problem.cycle_time)
 
 
@@ -412,6 +419,8 @@ def _compared(row: Row, best: float, bound: float) -> list[str]:
     value = _runtime(row)
     if not np.isfinite(value):
         return [row["status"], "–", "–"]
+    if row["method"] == LIMIT:  # no scheme
+        return [f"{value:.4g}", "–", "–"]
     above = 100 * (value / bound - 1) if bound > 0 else np.inf
     return [
         f"{value:.4g}",
@@ -436,9 +445,10 @@ def _print_remarks(screen: Console, rows: list[Row], problem: Problem, own: list
         if row["method"] in own and row["partition"] is None and np.isfinite(_runtime(row)):
             error = 100 * row["runtime_error"] / _runtime(row)
             screen.print(f"{row['method']}: a mean of {NUM_DRAWS} draws, standard error {error:.1g} %.")
-    if problem.setup_cycles is not None:
-        levels = ", ".join(map(str, rows[0]["levels"]))
-        screen.print(f"{rows[0]['method']} uses the levels {levels}; its bound is for these.")
+    planned = next((row for row in rows if "levels" in row), None)
+    if planned is not None:
+        levels = ", ".join(map(str, planned["levels"]))
+        screen.print(f"{planned['method']} uses the levels {levels}; its bound is for these.")
 
 
 def _print_law(screen: Console, answer: Answer, law: Law | JointLaw) -> None:

@@ -97,9 +97,18 @@ class Question:
     def tasks(self) -> list[Method | Scheme]:
         """What every cell is solved by."""
         for_deadline = self.objective == OBJECTIVES[1]
-        names = self.methods or (() if for_deadline else ("optimal",))
-        found = [method_of(name, self.schemes) for name in ("deadline", *names)[not for_deadline :]]
-        return [Optimal(self.tolerance) if isinstance(method, Optimal) else method for method in found]
+        own = [scheme.name for scheme in self.schemes]
+        names = self.methods or (*(() if for_deadline else ("optimal",)), *own)
+        asked = dict.fromkeys(("deadline", *names) if for_deadline else names)
+        if "deadline" in asked and self.deadline is None:
+            raise click.UsageError(
+                "the most probable plan, --method deadline or --objective completion-probability, needs a "
+                "--deadline"
+            )
+        found = {method.name: method for method in (method_of(name, self.schemes) for name in asked)}
+        return [
+            Optimal(self.tolerance) if isinstance(method, Optimal) else method for method in found.values()
+        ]
 
     def _check_processes(self) -> None:
         coordinator, processes, process = self.coordinator, self.processes, self.process

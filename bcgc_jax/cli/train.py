@@ -94,7 +94,10 @@ class Question:
     @property
     def shown_methods(self) -> list[Method | Scheme]:
         names = self.methods or (*METHODS, *(scheme.name for scheme in self.schemes))
-        return [method_of(name, self.schemes) for name in names]
+        for name in ("deadline", "limit"):
+            if name in names:
+                raise click.UsageError(f'"{name}" is no scheme to train with')
+        return [method_of(name, self.schemes) for name in dict.fromkeys(names)]
 
     @property
     def training(self) -> dict[str, Any]:

@@ -131,8 +131,8 @@ def training_scheme(
     Raises ValueError for a solution that does not exist, and where problem and parameters do not match.
     """
     workers = int(np.asarray(problem.num_workers))
-    if int(solution.status) == Status.INFEASIBLE:
-        raise ValueError(f'"{solution.method}": {Status.INFEASIBLE.message}')
+    if int(solution.status) in (Status.INFEASIBLE, Status.INVALID):
+        raise ValueError(f'"{solution.method}": {solution.message}')
     units = plan_options.get("units", "coordinates")
     costs = problem.unit_costs
     costs = np.ones(int(np.asarray(problem.num_coordinates))) if costs is None else np.asarray(costs)

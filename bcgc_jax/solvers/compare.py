@@ -46,8 +46,8 @@ def compare(
     >>> list(found), bool(found["time"].expected_runtime < found["uncoded"].expected_runtime)
     (['optimal', 'time', 'uncoded'], True)
     """
-    found = {}
-    for asked in methods:
+    found: dict[str, Solution] = {}
+    for asked in (methods,) if isinstance(methods, str) else methods:
         if methods is EVERY and asked == "subgradient" and key is None:
             continue
         try:
@@ -56,6 +56,8 @@ def compare(
             if methods is EVERY and asked != "optimal":
                 continue
             raise
+        if solution.method in found:
+            raise ValueError(f'two methods are named "{solution.method}": compare their solutions one by one')
         found[solution.method] = solution
     return Comparison(sorted(found.items(), key=lambda item: _rank(item[1])))
 

@@ -7,12 +7,20 @@ is static. A rule that needs no search is a `Scheme`, the package's own (`scheme
 import difflib
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import check, concrete, pytree_dataclass, static_field
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.schemes import SCHEMES, Scheme
+
+
+def _check_whole(name: str, value: int, low: int) -> None:
+    """Static whole numbers: known, and no fraction."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
+        raise ValueError(f"{name} must be a whole number from {low} on, known before tracing, got {value!r}")
 
 
 class Method:
@@ -21,6 +29,10 @@ class Method:
     @property
     def name(self) -> str:
         raise NotImplementedError
+
+    def valid(self) -> Array:
+        """Whether its numbers make sense, also where they are traced."""
+        return jnp.asarray(True)
 
 
 @pytree_dataclass
@@ -43,7 +55,7 @@ class Optimal(Method):
 
     def __post_init__(self) -> None:
         check("tolerance", self.tolerance, "> 0")
-        check("max_steps", self.max_steps, ">= 1")
+        _check_whole("max_steps", self.max_steps, 1)
         if self.levels is not None:
             chosen = np.unique(np.asarray(self.levels))
             if not chosen.size or not np.issubdtype(chosen.dtype, np.integer) or chosen[0] < 0:
@@ -55,6 +67,9 @@ class Optimal(Method):
     @property
     def name(self) -> str:
         return "optimal"
+
+    def valid(self) -> Array:
+        return jnp.asarray(self.tolerance) > 0
 
 
 @pytree_dataclass
@@ -75,11 +90,14 @@ class Deadline(Method):
         if self.deadline is not None:
             check("deadline", self.deadline, "> 0")
         check("tolerance", self.tolerance, "> 0")
-        check("max_steps", self.max_steps, ">= 1")
+        _check_whole("max_steps", self.max_steps, 1)
 
     @property
     def name(self) -> str:
         return "deadline"
+
+    def valid(self) -> Array:
+        return jnp.asarray(1.0 if self.deadline is None else self.deadline) > 0
 
 
 @pytree_dataclass
@@ -102,7 +120,7 @@ class Subgradient(Method):
     def __post_init__(self) -> None:
         check("tolerance", self.tolerance, "")
         for name in ("batch_size", "check_every", "max_steps"):
-            check(name, getattr(self, name), ">= 1")
+            _check_whole(name, getattr(self, name), 1)
 
     @property
     def name(self) -> str:
@@ -123,6 +141,9 @@ class TandonPartial(Method):
     def name(self) -> str:
         return "tandon_partial"
 
+    def valid(self) -> Array:
+        return jnp.asarray(1.0 if self.alpha is None else self.alpha) >= 1
+
 
 @pytree_dataclass
 class Tandon(Method):
@@ -131,7 +152,7 @@ class Tandon(Method):
     level: int = static_field()
 
     def __post_init__(self) -> None:
-        check("level", self.level, ">= 0")
+        _check_whole("level", self.level, 0)
 
     @property
     def name(self) -> str:
@@ -145,7 +166,7 @@ class Ferdinand(Method):
     num_layers: int = static_field()
 
     def __post_init__(self) -> None:
-        check("num_layers", self.num_layers, ">= 1")
+        _check_whole("num_layers", self.num_layers, 1)
 
     @property
     def name(self) -> str:
@@ -178,8 +199,12 @@ def method_of(
     >>> method_of("tandon:3").level, method_of("optimal").tolerance
     (3, 1e-07)
     """
-    if not isinstance(method, str):
+    if isinstance(method, Method | Scheme):
         return method
+    if not isinstance(method, str):
+        raise TypeError(
+            f"a method is a name such as 'optimal', an object such as Optimal() or a Scheme, got {method!r}"
+        )
     mine = {scheme.name: scheme for scheme in own}
     name, colon, text = method.partition(":")
     if name in _NUMBERED:

@@ -87,8 +87,8 @@ class Scheme:
 
     @property
     def code(self) -> str:
-        """What the function does, so that a sweep does not go on with another one."""
-        return describe_function(self.function)
+        """What it gives and what the function does, so that a sweep does not go on with another one."""
+        return f"{self.gives} {describe_function(self.function)}"
 
     def partition(self, problem: Problem) -> Array:
         """x, `[max_workers]`; NaN where the scheme does not exist."""
@@ -158,21 +158,33 @@ _READINGS: dict[str, Callable[..., Any]] = {
 }
 
 
-def describe_function(value: Any) -> str:
-    """What a function does, as far as its own code, defaults and closure say; no addresses, no file names."""
+def describe_function(value: Any, seen: frozenset[int] = frozenset()) -> str:
+    """What a function does, as far as its own code, defaults, closure and globals say; no addresses, no file
+    names.
+    """
     value = inspect.unwrap(value) if callable(value) else value
+    if id(value) in seen:  # a function that calls itself
+        return ""
+
+    def parts(*values: Any) -> str:
+        return "".join(describe_function(one, seen | {id(value)}) for one in values)
+
     if isinstance(value, types.FunctionType):
+        code = value.__code__
         closure = [cell.cell_contents for cell in value.__closure__ or ()]
-        return "".join(
-            map(describe_function, (value.__code__, value.__defaults__, value.__kwdefaults__, closure))
-        )
+        used = [value.__globals__[name] for name in code.co_names if name in value.__globals__]
+        own = [one for one in used if not isinstance(one, types.ModuleType | type)]
+        return parts(code, value.__defaults__, value.__kwdefaults__, closure, own)
     if isinstance(value, types.CodeType):
-        return f"{value.co_code.hex()} {value.co_names} {describe_function(value.co_consts)}"
+        return f"{value.co_code.hex()} {value.co_names} {parts(value.co_consts)}"
     if isinstance(value, list | tuple):
-        return "".join(map(describe_function, value))
+        return parts(*value)
     if isinstance(value, np.ndarray | jax.Array):  # of long ones `repr` shows the ends alone
         array = np.asarray(value)
         return f"{array.dtype} {array.shape} {array.tobytes().hex()}"
+    leaves, tree = jax.tree.flatten(value)
+    if leaves and leaves[0] is not value:  # a law, a dictionary
+        return f"{tree} {parts(*leaves)}"
     return re.sub(r"0x[0-9a-f]+", "", repr(value))
 
 

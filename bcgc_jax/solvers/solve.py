@@ -106,6 +106,11 @@ def solve(
         level = np.arange(problem.max_workers)
         parts = Parts(level, np.ones(level.size, problem.dtype), solution.rounded)
         solution = replace(solution, parts=parts)
+    if isinstance(method, Method) and is_traced(method):  # what could not be checked when it was made
+        makes_sense = method.valid()
+        status = jnp.where(makes_sense, solution.status, int(Status.INVALID))
+        value = jnp.where(makes_sense, solution.expected_runtime, jnp.nan)
+        solution = replace(solution, status=status, expected_runtime=value)
     kind = "exact" if problem.iteration.exact and not _is_drawn(method) else "confidence"
     return replace(solution, method=method.name, kind=kind, problem=problem)
 
@@ -136,7 +141,13 @@ def _solve_exactly(
 
 def _solve_optimal(problem: Problem, method: Optimal, written_out: bool) -> Solution:
     allowed = problem.exists if method.levels is None else level_mask(problem, method.levels)
-    found = _optimum(problem, allowed, written_out, tolerance=method.tolerance, max_steps=method.max_steps)
+    found = _optimum(
+        problem,
+        allowed,
+        written_out,
+        tolerance=jax.lax.stop_gradient(method.tolerance),
+        max_steps=method.max_steps,
+    )
     solution = with_whole_numbers(problem, found)
     if _few_units(problem):
         rounded = improve_units(problem, solution.rounded, solution.levels)
@@ -149,12 +160,31 @@ def _solve_deadline(problem: Problem, method: Deadline) -> Solution:
         raise ValueError("a deadline is missing: Deadline(t), with t in the unit of the runtime")
     found = completion_partition(
         jax.lax.stop_gradient(problem),
-        method.deadline,
+        jax.lax.stop_gradient(jnp.asarray(method.deadline, problem.dtype)),
         tolerance=method.tolerance,
         max_steps=method.max_steps,
     )
     solution = assess(problem, found.partition, found.status, found.num_steps)
-    return replace(solution, completion_probability=found.probability, start=found.start)
+    probability = _differentiable_probability(found.probability, problem, found.partition, method.deadline)
+    return replace(solution, completion_probability=probability, start=found.start)
+
+
+@jax.custom_jvp
+def _differentiable_probability(
+    known: Array, problem: Problem, partition: Array, deadline: ArrayLike
+) -> Array:
+    """`known`, with the slopes that `completion_probability` has at a fixed partition."""
+    del problem, partition, deadline
+    return known
+
+
+@_differentiable_probability.defjvp
+def _differentiable_probability_jvp(primals, tangents):
+    known, problem, partition, deadline = primals
+    _, slope = jax.jvp(
+        lambda p, t: completion_probability(p, partition, t), (problem, deadline), (tangents[1], tangents[3])
+    )
+    return known, slope
 
 
 def _solve_subgradient(problem: Problem, method: Subgradient, key: Array, written_out: bool) -> Solution:
@@ -249,12 +279,13 @@ def check_finite_mean(problem: Problem) -> None:
         return
     for one in problem.iteration.laws():
         batched = any(np.ndim(leaf) for leaf in jax.tree.leaves(one)) and not isinstance(one.pieces(), Atomic)
-        if batched or np.all(np.isfinite(np.asarray(one.mean()))):
+        mean = concrete(one.mean())  # traced within a caller's jit
+        if batched or mean is None or np.all(np.isfinite(mean)):
             continue
         raise ValueError(
             f"the mean of {type(one).__name__} is infinite, and so is the expected runtime of a scheme that "
             "ever waits for the slowest worker: take a law with a lighter tail, or look at the probability "
-            "of meeting a deadline (completion_probability) instead"
+            "of meeting a deadline (completion_probability, Deadline) instead"
         )
 
 

@@ -390,3 +390,24 @@ def test_a_bar_is_drawn_for_each_level_or_group_of_levels():
     assert _commands._draw([0, 4, 0]) == "·█·"
     assert len(_commands._draw(list(range(100)))) == 24
     assert _commands._draw(None) == "no partition"
+
+
+def test_a_limit_is_no_scheme_and_a_fast_scheme_has_no_levels(bcgc, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import bcgc_jax\nSCHEMES = [bcgc_jax.Scheme('quick', lambda p, t: t[..., -1], gives='runtime')]\n"
+    )
+    args = ["--workers", "3", *_UNIFORM, "--coordinates", "2000"]
+    status, out, err = bcgc("solve", *args, "--method", "limit", "--method", "uncoded")
+    assert status == 0, err
+    assert "less time than the uncoded" not in out
+    status, out, err = bcgc(
+        "solve", *args, "--schemes", str(file), "--method", "quick", "--method", "time", "--setup-cycles", "5"
+    )
+    assert status == 0, err
+    assert "time uses the levels" in out
+    status, _, err = bcgc("sweep", *args, "--method", "deadline")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "needs a --deadline" in err
+    status, out, err = bcgc("sweep", *args, "--method", "time", "--method", "time", "--format", "csv")
+    assert (status, out.count("\n")) == (0, 2), err

@@ -1,6 +1,7 @@
 """The most probable completion, against other optimisers and the journal version's values."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import bcgc_jax as bcgc
 from bcgc_jax.order_statistics import order_survival
 from bcgc_jax.partitions import project_partition
 from bcgc_jax.solvers.completion import STARTS, completion_partition, spectral_projected_gradient
+from tests.problems import known
 
 
 def _solve(problem, deadline):
@@ -133,3 +135,27 @@ def test_a_level_that_waits_for_workers_who_never_come_stays_empty(x64):
 def test_what_makes_no_sense_is_refused(method, message):
     with pytest.raises(ValueError, match=message):
         bcgc.solve(bcgc.Problem(bcgc.Uniform(0.4, 2.6), 4, 30), method())
+
+
+def test_the_partition_to_a_deadline_is_all_of_the_gradient_in_single_precision():
+    problem = bcgc.Problem(bcgc.Weibull(1.0, 2.0, 1.0), 3, 1000)
+    for deadline in (600.0, 1e3):
+        solution = _solve(problem, deadline)
+        assert float(np.sum(solution.partition)) == pytest.approx(1000.0, rel=1e-6)
+        found = bcgc.completion_probability(problem, solution.partition, deadline)
+        assert float(solution.completion_probability) == pytest.approx(float(found), abs=1e-5)
+
+
+def test_the_probability_has_the_slopes_of_a_fixed_partition(x64):
+    def problem(rate):
+        return bcgc.Problem(bcgc.ShiftedExponential(rate, 50.0), 4, 5_000, 10.0, max_workers=4)
+
+    def best(rate, deadline):
+        return bcgc.solve(problem(rate), bcgc.Deadline(deadline)).completion_probability
+
+    partition = bcgc.solve(problem(1e-3), bcgc.Deadline(1.5e7)).partition
+    for argument, step in ((0, 1e-7), (1, 1e2)):
+        slope = jax.grad(best, argument)(1e-3, 1.5e7)
+        near: Any = [np.array([1e-3, 1.5e7]) + sign * step * np.eye(2)[argument] for sign in (1, -1)]
+        above, below = (bcgc.completion_probability(problem(r), known(partition), d) for r, d in near)
+        assert float(slope) == pytest.approx(float((above - below) / (2 * step)), rel=1e-5)

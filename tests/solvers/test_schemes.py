@@ -135,3 +135,34 @@ def test_what_a_scheme_does_is_told_apart_to_the_last_entry_of_an_array():
     other = weights.copy()
     other[1_000] += 1e-9
     assert scheme(weights).code == scheme(weights.copy()).code != scheme(other).code
+
+
+LEVEL = 0
+
+
+def test_what_a_scheme_refers_to_is_part_of_what_it_does(monkeypatch):
+    def at_level(problem, unit):
+        return 0 * unit + LEVEL
+
+    def code(gives="levels", function=at_level):
+        return bcgc.Scheme("mine", function, gives=gives).code
+
+    first = code()
+    assert code() == first
+    assert code("runtime") != first
+    monkeypatch.setitem(globals(), "LEVEL", 1)
+    assert code() != first
+
+    def of_times(times):
+        law = bcgc.Empirical(times)
+        return code(function=lambda problem, unit: 0 * unit + law.mean())
+
+    times = np.linspace(1.0, 2.0, 3_000)
+    other = times.copy()
+    other[1_500] += 1e-4
+    assert of_times(times) == of_times(times.copy()) != of_times(other)
+
+    def again(problem, unit):
+        return unit if problem is None else again(None, unit)
+
+    assert code(function=again)

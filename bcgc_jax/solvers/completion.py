@@ -180,7 +180,7 @@ def spectral_projected_gradient(
             jnp.stack([length, jnp.ones((), dtype)])
         )
         memory = jnp.where(first, value, s.memory.at[s.num_steps % _MEMORY].set(value))
-        better = value < s.least
+        better = first | (value < s.least)  # NaN from the start on is the answer
         taken = _Search(
             s.num_steps + 1,
             point,

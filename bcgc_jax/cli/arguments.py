@@ -17,6 +17,9 @@ from bcgc_jax.laws import HazardSpline, JointLaw, Law, Rows, Unlike
 from bcgc_jax.solvers.schemes import Scheme, load_schemes
 
 OBJECTIVES = ("expected-runtime", "completion-probability")
+NO_DEADLINE = (
+    "the most probable plan, --method deadline or --objective completion-probability, needs a --deadline"
+)
 
 # shifted-exponential: ShiftedExponential, and so on: the same names in CamelCase.
 LAWS = {

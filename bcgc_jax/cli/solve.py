@@ -16,6 +16,7 @@ from rich.table import Column
 
 from bcgc_jax._pytree import replace
 from bcgc_jax.cli.arguments import (
+    NO_DEADLINE,
     OBJECTIVES,
     SEED,
     Levels,
@@ -97,10 +98,7 @@ class Question:
         if (self.coordinates is None) == (self.unit_costs is None):
             raise click.UsageError("give the length of the gradient: either --coordinates or --unit-costs")
         if self.for_deadline and self.deadline is None:
-            raise click.UsageError(
-                "the most probable plan, --method deadline or --objective completion-probability, needs a "
-                "--deadline"
-            )
+            raise click.UsageError(NO_DEADLINE)
 
     @property
     def for_deadline(self) -> bool:

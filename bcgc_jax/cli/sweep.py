@@ -20,6 +20,7 @@ from rich.progress import TextColumn, TimeRemainingColumn
 from rich.table import Column
 
 from bcgc_jax.cli.arguments import (
+    NO_DEADLINE,
     OBJECTIVES,
     SEED,
     Axis,
@@ -101,10 +102,7 @@ class Question:
         names = self.methods or (*(() if for_deadline else ("optimal",)), *own)
         asked = dict.fromkeys(("deadline", *names) if for_deadline else names)
         if "deadline" in asked and self.deadline is None:
-            raise click.UsageError(
-                "the most probable plan, --method deadline or --objective completion-probability, needs a "
-                "--deadline"
-            )
+            raise click.UsageError(NO_DEADLINE)
         found = {method.name: method for method in (method_of(name, self.schemes) for name in asked)}
         return [
             Optimal(self.tolerance) if isinstance(method, Optimal) else method for method in found.values()

@@ -225,9 +225,11 @@ class Sampled(Iteration):
         return with_rounding(load, Expectation(value, jnp.zeros_like(value)))
 
     def expected_max_and_slope(self, load, *, num_nodes=NUM_NODES, written_out=False):
-        slope, found = jax.grad(lambda y: (self.expected_max(y).value, self.expected_max(y)), has_aux=True)(
-            load
-        )
+        def value_of(load: Array) -> tuple[Array, Expectation]:
+            found = self.expected_max(load)
+            return found.value, found
+
+        slope, found = jax.grad(value_of, has_aux=True)(load)
         return found, slope
 
     def exceedance(self, load, t):

@@ -128,6 +128,24 @@ def check(name: str, value: Any, condition: str, *, finite: bool = True) -> None
         raise ValueError(f"{name} must be {kind}{condition}, got {first!s}")
 
 
+def check_whole(name: str, value: Any, low: int) -> None:
+    """Raise ValueError unless a static `value` is a whole number from `low` on."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
+        raise ValueError(f"{name} must be a whole number from {low} on, known before tracing, got {value!r}")
+
+
+def check_key(key: Any) -> None:
+    """Raise ValueError unless `key`, also a traced one, is one key of JAX, of the new kind or the old."""
+    dtype, shape = getattr(key, "dtype", None), np.shape(key) if hasattr(key, "shape") else None
+    if dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+        if shape == ():
+            return
+        raise ValueError(f"key must be one key, got {shape} of them: use jax.vmap for a batch")
+    if dtype != np.uint32 or len(shape or ()) != 1:
+        got = repr(key) if dtype is None else f"{dtype}{list(shape or ())}"
+        raise ValueError(f"key must be a key of JAX, such as jax.random.key(0), got {got}")
+
+
 def check_shape(name: str, value: Any, shape: Sequence[int | EllipsisType | None], advice: str) -> None:
     """Raise ValueError unless `value`, also a traced one, has the `shape`; None and ... leave it open."""
     try:

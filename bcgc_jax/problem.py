@@ -25,7 +25,8 @@ from bcgc_jax.laws import JointLaw, Law, Unlike
 from bcgc_jax.laws.base import ONE_BY_ONE
 from bcgc_jax.order_statistics import is_count
 
-_CONDITIONS = {
+# What the numbers of a problem must meet.
+CONDITIONS = {
     "num_coordinates": ">= 1",
     "num_samples": "> 0",
     "cycles": "> 0",
@@ -89,7 +90,7 @@ class Problem:
         _check_count("num_coordinates", self.num_coordinates)
         for name in ("num_samples", "cycles", "setup_cycles"):
             if getattr(self, name) is not None:
-                check(name, getattr(self, name), _CONDITIONS[name])
+                check(name, getattr(self, name), CONDITIONS[name])
         for name in ("num_samples", "cycles", "setup_cycles"):  # 50 is no other program than 50.0
             value = getattr(self, name)
             if isinstance(value, int | np.integer):
@@ -112,7 +113,7 @@ class Problem:
             )
 
     def _check_unit_costs(self) -> None:
-        check("unit_costs", self.unit_costs, _CONDITIONS["unit_costs"])
+        check("unit_costs", self.unit_costs, CONDITIONS["unit_costs"])
         if not isinstance(self.unit_costs, jax.Array):  # a list would be many leaves
             object.__setattr__(self, "unit_costs", jnp.asarray(self.unit_costs, working_dtype(self)))
         shape, count = jnp.asarray(self.unit_costs).shape, concrete(self.num_coordinates)
@@ -138,11 +139,13 @@ class Problem:
     def valid(self) -> Array:
         """Whether the numbers make a problem, which nobody has checked where they are traced."""
         found = self.cycle_time.valid() & is_count(self.num_workers, self.max_workers)
-        for name, condition in _CONDITIONS.items():
+        if isinstance(self.cycle_time, JointLaw):
+            found &= jnp.asarray(self.num_workers) == self.cycle_time.width()
+        for name, condition in CONDITIONS.items():
             value = getattr(self, name)
             if value is not None:
                 found &= jnp.all(meets(value, condition))
-        return found
+        return found & jnp.all(jnp.asarray(self.num_coordinates) == jnp.floor(self.num_coordinates))
 
     @property
     def iteration(self) -> Iteration:

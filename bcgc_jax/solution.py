@@ -90,7 +90,7 @@ class Solution:
         evaluate = _rounded_runtime
         for _ in range(jnp.ndim(self.expected_runtime)):
             evaluate = jax.vmap(evaluate)
-        exists = self.status != int(Status.INFEASIBLE)
+        exists = (self.status != int(Status.INFEASIBLE)) & (self.status != int(Status.INVALID))
         return jnp.where(exists, evaluate(self.problem, self.rounded), jnp.nan)
 
     @property

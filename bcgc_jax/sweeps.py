@@ -20,10 +20,11 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
+from bcgc_jax._pytree import check_key
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.runtime import completion_probability
 from bcgc_jax.solution import Solution
-from bcgc_jax.solvers.methods import Deadline, Method, check_method, method_of
+from bcgc_jax.solvers.methods import Deadline, Method, Methods, check_method, each_method, method_of
 from bcgc_jax.solvers.schemes import Scheme
 from bcgc_jax.solvers.solve import solve
 
@@ -127,7 +128,7 @@ class Sweep:
         self,
         problem: ProblemOf,
         cells: Cells | Mapping[str, ArrayLike],
-        methods: Sequence[str | Method | Scheme] = ("optimal",),
+        methods: Methods = "optimal",
         *,
         key: Array | None = None,
         partitions: bool = False,
@@ -138,9 +139,10 @@ class Sweep:
                 shapes = {name: values.shape for name, values in columns.items()}
                 raise ValueError(f"the columns of the cells must have one length, got {shapes}")
             cells = Cells(_checked(columns), False)
+        if key is not None:
+            check_key(key)
         self.problem, self.cells, self.key, self.partitions = problem, cells, key, partitions
-        methods = (methods,) if isinstance(methods, str) else methods
-        asked = [method_of(method) for method in dict.fromkeys(methods)]
+        asked = [method_of(method) for method in dict.fromkeys(each_method(methods))]
         self.methods = {method.name: method for method in asked}
         self.has_deadline = "deadline" in cells.columns
         if not asked or len(self.methods) < len(asked):
@@ -439,7 +441,7 @@ def _groups(cells: Cells) -> list[_Group]:
 def sweep(
     problem: ProblemOf,
     cells: Cells | Mapping[str, ArrayLike],
-    methods: Sequence[str | Method | Scheme] = ("optimal",),
+    methods: Methods = "optimal",
     **keywords: Any,
 ) -> Table:
     r"""Solve many problems together; the columns of the rows (cell, method), see `Sweep`.

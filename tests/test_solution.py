@@ -164,8 +164,21 @@ def test_methods_that_are_none_or_are_two_of_a_name_are_refused():
     for nothing in (bcgc.Optimal, 3, None):
         with pytest.raises(TypeError, match="a method is a name"):
             bcgc.solve(PROBLEM, nothing)
+        with pytest.raises(TypeError, match="a method is a name"):
+            bcgc.compare(PROBLEM, nothing)
+    nothing = LAW
+    with pytest.raises(TypeError, match="problem must be a Problem, got ShiftedExponential"):
+        bcgc.solve(nothing)
     with pytest.raises(ValueError, match="level must be a whole number from 0 on"):
         bcgc.Tandon(1.5)  # type: ignore[arg-type]
+
+
+def test_an_option_of_a_method_that_is_given_to_solve_is_told_where_it_belongs():
+    wrong: Any = {"tolerance": 1e-3}
+    with pytest.raises(TypeError, match=r"option of the method, as in solve\(problem, Optimal\(tolerance="):
+        bcgc.solve(PROBLEM, "uncoded", **wrong)
+    with pytest.raises(TypeError, match=r'solve has no "seed"; it has problem, method, key'):
+        bcgc.solve(PROBLEM, **{"seed": wrong})
 
 
 def test_traced_numbers_of_a_method_that_make_no_sense_are_invalid():

@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import concrete, pytree_dataclass, static_field
+from bcgc_jax._pytree import check_key, concrete, pytree_dataclass, static_field
 from bcgc_jax.coding.codes import (
     Decoding,
     GradientCode,
@@ -182,6 +182,7 @@ def coding_plan(
     >>> [(block.level, block.size) for block in plan.blocks]
     [(1, 4), (2, 5)]
     """
+    check_key(key)
     counts = concrete(partition)
     if counts is None or counts.ndim != 1 or not np.issubdtype(counts.dtype, np.integer) or counts.min() < 0:
         raise ValueError("partition must be known whole numbers, one for each level: take Solution.rounded")

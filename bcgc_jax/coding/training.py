@@ -17,7 +17,7 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import pytree_dataclass, static_field
+from bcgc_jax._pytree import check_key, pytree_dataclass, static_field
 from bcgc_jax.coding.codes import GradientCode
 from bcgc_jax.coding.gradients import (
     Block,
@@ -207,6 +207,7 @@ def train(
     An iteration that never ends, a worker too many not answering, leaves the clock at inf and the parameters
     as they are.
     """
+    check_key(key)
     scheme = dataclasses.replace(scheme, plan=in_jax(scheme.plan))
     times = cycle_times if isinstance(cycle_times, Law | JointLaw) else jnp.asarray(cycle_times)
     args = (key, loss, scheme, times, params, subsets, optimizer, num_steps, batch_size, evaluate)

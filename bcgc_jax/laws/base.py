@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import check, concrete, meets, working_dtype
+from bcgc_jax._pytree import check, check_key, concrete, meets, working_dtype
 
 
 class Smooth(NamedTuple):
@@ -198,6 +198,7 @@ class Law:
 
     def sample(self, key: Array, shape: tuple[int, ...] = (), dtype: Any = None) -> Array:
         """Independent cycle times of the given `shape`; by default in the law's `working_dtype`."""
+        check_key(key)
         dtype = working_dtype(self) if dtype is None else dtype
         a = jax.random.exponential(key, shape, dtype)
         return self.with_fast_inverse().inverse_cumulative_hazard(a).astype(dtype)

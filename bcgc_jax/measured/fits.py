@@ -18,6 +18,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from bcgc_jax._pytree import check_key
 from bcgc_jax.laws import Law, TwoSpeed
 from bcgc_jax.measured.likelihood import FAMILIES, Sample, sorted_times, spread_ties
 
@@ -90,6 +91,7 @@ def fit_laws(
     >>> fits[0].name, round(fits[0].parameters["shape"], 1)
     ('gamma', 2.6)
     """
+    check_key(key)
     t, cut = _checked(times, censored)
     names = [*FAMILIES, TWO_SPEED] if laws is None else list(laws)
     unknown = [name for name in names if name not in FAMILIES and name != TWO_SPEED]

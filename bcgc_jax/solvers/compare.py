@@ -1,14 +1,11 @@
 """Every method for one problem, side by side: the command's table in Python."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from jax import Array
 
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution
-from bcgc_jax.solvers.methods import BASELINES, LIMIT, PROPOSED, Method, method_of
-from bcgc_jax.solvers.schemes import Scheme
+from bcgc_jax.solvers.methods import BASELINES, LIMIT, PROPOSED, Methods, each_method, method_of
 from bcgc_jax.solvers.solve import solve
 
 EVERY = (*PROPOSED, *BASELINES, LIMIT)
@@ -31,7 +28,7 @@ class Comparison(dict[str, Solution]):
 
 def compare(
     problem: Problem,
-    methods: Sequence[str | Method | Scheme] = EVERY,
+    methods: Methods = EVERY,
     *,
     key: Array | None = None,
 ) -> Comparison:
@@ -47,7 +44,7 @@ def compare(
     (['optimal', 'time', 'uncoded'], True)
     """
     found: dict[str, Solution] = {}
-    for asked in (methods,) if isinstance(methods, str) else methods:
+    for asked in each_method(methods):
         if methods is EVERY and asked == "subgradient" and key is None:
             continue
         try:

@@ -19,6 +19,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from bcgc_jax.solvers.identity import describe
 from bcgc_jax.solvers.schemes import Scheme
 from bcgc_jax.sweeps import Chunk, Sweep, Table
 
@@ -128,6 +129,7 @@ def fingerprint(sweep: Sweep) -> str:
             sweep.names,
             len(sweep),
             sweep.mesh.size,
+            describe(sweep.problem),
         )
     )
     for method in sweep.methods.values():

@@ -240,8 +240,8 @@ KEYED: dict[str, Callable[[Any], Any]] = {
     "rows": lambda key: bcgc.Rows([[1.0, 2.0]]).draw_rows(key, 3),
     "unlike": lambda key: bcgc.Unlike([LAW]).sample(key, (1,)),
     "Sweep": lambda key: bcgc.Sweep(lambda **numbers: PROBLEM, bcgc.grid(num_workers=[3]), "time", key=key),
-    "fit_laws": lambda key: bcgc.measured.fit_laws(key, [1.0, 2.0]),
-    "bootstrap_interval": lambda key: bootstrap_interval(key, bcgc.Problem(bcgc.Rows([X]), 3, 300), X),
+    "fit_laws": lambda key: bcgc.measured.fit_laws(key, X),
+    "bootstrap_interval": lambda key: bootstrap_interval(key, bcgc.Problem(bcgc.Rows(X[None]), 3, 300), X),
     "gradient_code": lambda key: bcgc.coding.gradient_code(key, 4, 1),
     "coding_plan": lambda key: bcgc.coding.coding_plan(key, X, [1, 2, 0]),
 }
@@ -271,7 +271,7 @@ def test_how_many_draws_is_a_whole_number_that_is_known():
 
 def test_the_levels_of_a_bound_are_marked_one_by_one():
     with pytest.raises(ValueError, match=r"levels must have shape \(3,\), got \(2,\): True for each"):
-        bcgc.certificate(PROBLEM, X, [0, 1])
+        bcgc.certificate(PROBLEM, X, np.array([0, 1]))
 
 
 # Traced numbers

@@ -281,6 +281,19 @@ def test_another_scheme_of_the_same_name_is_another_sweep():
     assert marks[0] == marks[2] != marks[1]
 
 
+def test_another_problem_is_another_sweep_also_where_the_first_cells_are_alike():
+    def mark(late):
+        def problem(num_workers, rate, max_workers):
+            shift = jnp.where(jnp.asarray(rate) > 1e-3, late, 50.0)
+            return bcgc.Problem(
+                bcgc.ShiftedExponential(rate, shift), num_workers, 2_000, max_workers=max_workers
+            )
+
+        return fingerprint(bcgc.Sweep(problem, bcgc.grid(num_workers=[3], rate=[1e-3, 1e-2]), ["time"]))
+
+    assert mark(50.0) == mark(50.0) != mark(60.0)
+
+
 def test_small_cells_come_before_large_ones_whatever_their_order(monkeypatch):
     monkeypatch.setattr(sweeps, "_COMPILATION", 1e5)
     workers = np.r_[np.full(20, 40), np.full(20, 2)]

@@ -198,7 +198,7 @@ class Status(enum.IntEnum):
         return {
             Status.CONVERGED: "converged",
             Status.STEP_LIMIT: "stopped at the step limit before the stopping rule was met: raise "
-            "max_steps, or accept the reported relative_gap",
+            "max_steps, or take what was found",
             Status.INFINITE: "the expected runtime is infinite: the law's tail is too heavy for this "
             "scheme; look at the probability of meeting a deadline instead",
             Status.INFEASIBLE: "the scheme does not exist for this number of workers and coordinates",

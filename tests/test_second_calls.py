@@ -200,8 +200,7 @@ def _scheme(i: int) -> bcgc.coding.TrainingScheme:
     problem = bcgc.Problem(bcgc.ShiftedExponential(1.0 + i), 3, 4)
     # The same blocks: another number of levels in use is another program.
     solution = bcgc.solve(problem, "uncoded")
-    assert solution.parts is not None
-    solution = dataclasses.replace(solution, parts=solution.parts._replace(counts=np.array([1, 3, 0])))
+    solution = dataclasses.replace(solution, rounded=jnp.array([1, 3, 0]))
     return bcgc.coding.training_scheme(jax.random.key(i), problem, solution, np.ones(4, np.float32))
 
 

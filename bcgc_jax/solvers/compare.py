@@ -3,6 +3,7 @@
 import numpy as np
 from jax import Array
 
+from bcgc_jax._pytree import is_traced
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution
 from bcgc_jax.solvers.methods import BASELINES, LIMIT, PROPOSED, Methods, each_method, method_of
@@ -43,6 +44,10 @@ def compare(
     >>> list(found), bool(found["time"].expected_runtime < found["uncoded"].expected_runtime)
     (['optimal', 'time', 'uncoded'], True)
     """
+    if is_traced(problem):
+        raise ValueError(
+            "solutions are ranked by numbers that are known: under jit and vmap, call solve for each method"
+        )
     found: dict[str, Solution] = {}
     for asked in each_method(methods):
         if methods is EVERY and asked == "subgradient" and key is None:

@@ -132,10 +132,6 @@ def solve(
         solution = _solve_unlike(problem, method, key, num_draws, num_replications)
     else:
         solution = _solve_exactly(problem, method, key, written_out)
-    if solution.rounded is not None:
-        level = np.arange(problem.max_workers)
-        parts = Parts(level, np.ones(level.size, problem.dtype), solution.rounded)
-        solution = replace(solution, parts=parts)
     if is_traced((problem, method)):  # what could not be checked when it was made
         solution = _invalid_without(_makes_sense(problem, method), solution)
     kind = "exact" if problem.iteration.exact and not _is_drawn(method) else "confidence"

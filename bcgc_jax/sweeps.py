@@ -20,7 +20,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import check_key
+from bcgc_jax._pytree import check_key, show
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.runtime import completion_probability
 from bcgc_jax.solution import Solution
@@ -47,7 +47,7 @@ _NUMBERS = ("status", "expected_runtime", "runtime_error", "lower_bound", "relat
 _RESERVED = (*_NUMBERS, "method", "completion_probability", "partition", "max_workers")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Cells:
     """Named numbers of C problems: `columns` of one entry a cell, or of one an axis for all combinations."""
 
@@ -57,6 +57,10 @@ class Cells:
     def __len__(self) -> int:
         sizes = [len(values) for values in self.columns.values()]
         return math.prod(sizes) if self.product else sizes[0]
+
+    def __repr__(self) -> str:
+        columns = ", ".join(f"{name}={show(values)}" for name, values in self.columns.items())
+        return f"Cells({len(self)} {'combinations' if self.product else 'rows'} of {columns})"
 
     def take(self, index: np.ndarray) -> Table:
         """The numbers of some cells, a column each."""
@@ -160,6 +164,9 @@ class Sweep:
         names += ["relative_gap", "num_steps"]
         names += ["completion_probability"] if self.has_deadline else []
         return (*names, "partition") if self.partitions else tuple(names)
+
+    def __repr__(self) -> str:
+        return f"Sweep({self.cells!r}, {list(self.methods)}, in {len(self)} chunks)"
 
     def __len__(self) -> int:
         """The number of chunks."""

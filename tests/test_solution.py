@@ -60,7 +60,7 @@ def test_the_parts_are_all_of_the_work():
 
 def test_what_is_exact_and_what_has_confidence_says_so():
     assert bcgc.solve(PROBLEM, "time").kind == "exact"
-    laws: Any = [bcgc.Uniform(1.0, 2.0 + i) for i in range(3)]
+    laws = [bcgc.Uniform(1.0, 2.0 + i) for i in range(3)]
     unlike = bcgc.Problem(laws, 3, 2_000)
     sizes: dict[str, Any] = {"num_draws": 64, "num_replications": 4}
     solution = bcgc.solve(unlike, "time", key=jax.random.key(1), **sizes)

@@ -87,11 +87,6 @@ class CodingPlan:
             return slice(0), 0.0
         return slice(first, last), (last - first) / num_samples if self.mean else 1.0
 
-    @property
-    def message_bytes(self) -> int:
-        """Bytes that a worker sends in an iteration, if it finishes all blocks of float32 gradients."""
-        return sum((8 if c.wide else 4) * b.size for c, b in zip(self.codes, self.blocks, strict=True))
-
 
 class CodedGradient(NamedTuple):
     """Loss, gradient (NaN where it is not decodable) and whether each block is `decodable`, bool `[B]`."""

@@ -97,6 +97,8 @@ class Law:
     def __post_init__(self) -> None:
         for name, value, condition, finite in self._conditions():
             check(name, value, condition, finite=finite)
+            if isinstance(value, int | np.integer):  # 1 is no other program than 1.0
+                object.__setattr__(self, name, float(value))
         if self.below is not None:
             low, high = self.below
             check_order(low, getattr(self, low), high, getattr(self, high))

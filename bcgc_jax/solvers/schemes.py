@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from bcgc_jax._pytree import show
 from bcgc_jax.expectation import Expectation
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers import baselines, closed_form
@@ -25,7 +26,7 @@ NUM_DRAWS, _BATCH = 2**17, 2**12
 
 
 @jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Scheme:
     r"""A rule of one's own, for `solve`, `Sweep`, the command line, the figures and the benchmarks.
 
@@ -76,6 +77,10 @@ class Scheme:
             why = "is a method of the package" if taken else "must be letters, digits and underscores"
             raise ValueError(f'the name of a scheme, "{self.name}", {why}: choose another')
         object.__setattr__(self, "label", self.label or self.name)
+
+    def __repr__(self) -> str:
+        baseline = ", baseline=True" if self.baseline else ""
+        return f"Scheme({self.name!r}, {show(self.function)}, gives={self.gives!r}{baseline})"
 
     @property
     def is_partition(self) -> bool:

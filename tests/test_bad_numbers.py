@@ -431,6 +431,8 @@ def test_what_a_method_refuses_it_does_not_take_traced(method, good, bad):
 
 
 LAWS: dict[str, tuple[Callable[..., bcgc.Law], list[tuple[float, ...]]]] = {
+    "Exponential": (bcgc.Exponential, [(2.0,), (-2.0,), (0.0,), (np.nan,)]),
+    "Deterministic": (bcgc.Deterministic, [(2.0,), (-2.0,), (0.0,), (np.inf,)]),
     "Weibull": (bcgc.Weibull, [(2.0, 1.5, 0.5), (-2.0, 1.5, 0.5), (2.0, -1.5, 0.5), (2.0, 1.5, -0.5)]),
     "Pareto": (bcgc.Pareto, [(1.0, 3.0), (-1.0, 3.0), (1.0, -3.0)]),
     "Uniform": (bcgc.Uniform, [(1.0, 3.0), (-1.0, 3.0), (3.0, 1.0), (2.0, 2.0)]),

@@ -25,6 +25,8 @@ def unscaled(p, a):
 LAWS = [
     bcgc.ShiftedExponential(rate=0.37, shift=2.5),
     bcgc.Weibull(scale=2.3, concentration=0.6, shift=0.9),
+    bcgc.Exponential(rate=0.37),
+    bcgc.Deterministic(value=2.5),
     bcgc.Pareto(scale=2.3, shape=1.7),
     bcgc.Uniform(low=1.7, high=3.1),
     bcgc.TwoSpeed(fast=1.3, slow=5.7, probability=0.27),

@@ -41,6 +41,8 @@ def nothing_compiled() -> None:
 # From a number to a law: the second call has another one.
 LAWS: dict[str, Callable[[float], Law | JointLaw]] = {
     "ShiftedExponential": lambda v: bcgc.ShiftedExponential(v, 0.1 * v),
+    "Exponential": lambda v: bcgc.Exponential(v),
+    "Deterministic": lambda v: bcgc.Deterministic(v),
     "Weibull": lambda v: bcgc.Weibull(v, 1.0 + v, 0.3),
     "Pareto": lambda v: bcgc.Pareto(v, 1.5 + v),
     "Uniform": lambda v: bcgc.Uniform(v, 1.0 + 2 * v),

@@ -127,7 +127,8 @@ def _checked(times: ArrayLike, censored: ArrayLike | None) -> tuple[np.ndarray, 
     if np.sum(~cut) < _FEWEST:
         raise ValueError(f"a fit needs at least {_FEWEST} times that are not cut off, got {np.sum(~cut)}")
     if np.ptp(t[~cut]) == 0:
-        raise ValueError(f"all times are {t[~cut][0]:g}: a worker that is never slow needs no law")
+        time = f"{t[~cut][0]:g}"
+        raise ValueError(f"all times are {time}: there is nothing to fit, the law is Deterministic({time})")
     return t, cut
 
 

@@ -223,6 +223,7 @@ def assess_shares(
     if lower_bound is not None:
         known = lower_bound - found.runtime_error  # NaN where there is no error to speak of
         lower = jnp.where(known > found.lower_bound, known, found.lower_bound)
+        lower = jnp.minimum(lower, found.expected_runtime)
         found = found._replace(lower_bound=lower, relative_gap=1 - lower / found.expected_runtime)
     return solution_of(problem, partition, status, num_steps, levels, found)
 

@@ -1,4 +1,4 @@
-"""Extreme laws, in both precisions: the reported error bounds the true one, no bound lies above a known plan."""
+"""Extreme laws, in both precisions: errors are bounded, and no bound lies above a known plan."""
 
 import functools
 from collections.abc import Iterator
@@ -53,7 +53,7 @@ def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
 def _extreme(rng: np.random.Generator, family: str, single: bool) -> Extreme:
     """Shapes from 0.02 to 500, shifts from 0 to a million scales.
 
-    Single precision has no room for the longest tails, and says so by a `runtime_error` as large as the value.
+    Single precision has no room for the longest tails: its `runtime_error` is as large as the value.
     """
     shift = 0.0 if rng.random() < 0.25 else _log_uniform(rng, 1e-3, 1e6)
     match family:

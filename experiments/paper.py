@@ -37,7 +37,7 @@ IN_FIG3 = tuple(m for m, theirs in METHODS.items() if theirs in ("optimal", "tim
 NUM_WORKERS, RATE = 20, 1e-3  # where the other one varies, and in Fig. 3
 WORKERS_GRID = (2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 35, 40, 45, 50)
 RATE_GRID = tuple(10 ** (e / 10) for e in range(-34, -25))
-REFERENCE = Path(__file__).resolve().parent / "published"
+REFERENCE = Path(__file__).resolve().parent / "data"
 
 WORKERS_LABEL = r"number of workers $N$"
 RATE_LABEL = r"rate $\mu$ of the cycle time (1 / unit of cycle time)"

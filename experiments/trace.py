@@ -22,7 +22,7 @@ from bcgc_jax.measured.description import Interval
 from bcgc_jax.measured.resampling import resampled_means
 from experiments.report import print_table, progress, run_command, write_csv
 
-# The share of the steps that plans are made on: 30 of 43.
+# The share of the steps that plans are made on: 84 of 120.
 FIRST = 0.7
 FOLDS = 4
 COORDINATES = 1_000_000

@@ -12,13 +12,16 @@ import math
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from experiments.report import number, print_table, progress, run_command, write_csv
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 SCHEMES = ("time", "frequency")
 SHIFT = 50.0
@@ -73,8 +76,8 @@ def reference(problem: bcgc.Problem, seed: int) -> Reference:
     if problem.max_workers <= LARGEST_OPTIMAL:
         solution = bcgc.solve(problem, bcgc.Optimal(tolerance=1e-5))
         return Reference(float(solution.expected_runtime), float(solution.lower_bound))
-    quick: dict[str, Any] = {"batch_size": 64, "check_every": 250, "max_steps": 500}
-    solution = bcgc.solve(problem, "subgradient", key=jax.random.key(seed), **quick)
+    quick = bcgc.Subgradient(batch_size=64, check_every=250, max_steps=500)
+    solution = bcgc.solve(problem, quick, key=jax.random.key(seed))
     lower = max(float(solution.lower_bound), float(_limit(problem)))
     return Reference(float(solution.expected_runtime), lower)
 
@@ -120,6 +123,9 @@ def compute(
     return rows
 
 
+_TOP = 1.3  # of the enlarged ratios
+
+
 def draw(rows: Sequence[Row]):
     """A column for each μ t0: bounds and ratios on a logarithmic axis, and under it the ratios enlarged."""
     from matplotlib.lines import Line2D
@@ -136,13 +142,11 @@ def draw(rows: Sequence[Row]):
             for axes in (above[i], below[i]):
                 axes.plot(workers, ratio, **plotting.curve(scheme))
                 axes.plot(workers, ratio, **plotting.points(scheme))
-            # One scheme a little to the side, so that both bars are seen.
-            aside = [n * (1.04 if scheme == "time" else 0.96) for n in workers]
-            below[i].vlines(aside, ratio, [r.ratio_at_most for r in mine], color=look.color, linewidth=1)
+            _bars(below[i], mine)
         title = rf"({'ab'[i % 2]})  $\mu t_0 = {product:g}$"
         plotting.label_axes(above[i], "", "ratio to the best known\n(logarithmic)", title=title, log="xy")
         plotting.label_axes(below[i], "number of workers $N$", "ratio to the best known\n(enlarged)", log="x")
-        below[i].set_ylim(0.98, 1.3)
+        below[i].set_ylim(0.98, _TOP)
     for axes in (*above[1:], *below[1:]):
         axes.set_ylabel("")
     handles = [plotting.legend_handle(scheme) for scheme in SCHEMES]
@@ -150,9 +154,24 @@ def draw(rows: Sequence[Row]):
         look = plotting.style(scheme)
         label = f"bound of Theorem 4 on {look.label}"
         handles.append(Line2D([], [], color=look.color, linestyle="--", label=label))
-    title = "vertical bars: up to the ratio to a proven lower bound of the optimum"
+    title = "bars: up to the ratio to a proven lower bound of the optimum (arrow: to the number beside it)"
     plotting.legend_outside(canvas, handles, place="lower", columns=2, title=title)
     return canvas
+
+
+def _bars(axes: "Axes", rows: Sequence[Row]) -> None:
+    """Where the ratio of a scheme may be; what leaves the axes ends in an arrow with its value."""
+    first = rows[0].scheme == "time"
+    color = plotting.style(rows[0].scheme).color
+    for row in rows:
+        x = row.num_workers * (1.04 if first else 0.96)  # aside, so that both bars are seen
+        high = min(row.ratio_at_most, _TOP - 0.02)
+        axes.vlines(x, row.ratio_to_best_known, high, color=color, linewidth=1)
+        if high < row.ratio_at_most:
+            axes.plot(x, high, "^", color=color, markersize=4)
+            place: Any = {"xytext": (-5, 0 if first else -9), "textcoords": "offset points", "ha": "right"}
+            text = f"{row.ratio_at_most:.2f}"
+            axes.annotate(text, (x, high), va="center", fontsize="x-small", color=color, **place)
 
 
 def print_bounds(rows: Sequence[Row]) -> None:

@@ -46,7 +46,7 @@ STYLES: Mapping[str, Style] = MappingProxyType(
         "ferdinand_full": Style(r"Ferdinand–Draper, $r = L$", "#56B4E9", "P", _DOTTED),
         "ferdinand_half": Style(r"Ferdinand–Draper, $r = L/2$", "#7F7F7F", "X", (0, (6, 2, 1, 2, 1, 2))),
         "uncoded": Style("uncoded", "#999933", "h", (0, (8, 3))),
-        "limit": Style("limit of any scheme", "#000000", "None", _DOTTED),
+        "limit": Style("limit of any scheme", "#7B4B2A", "None", _DOTTED),
     }
 )
 # Schemes that were added, by their order: other colours, markers and lines than those above, and cycles of

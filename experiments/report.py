@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 # Seconds without a word before progress is shown, and between two lines of it.
 _PATIENCE = 2.0
-SHARED_TRACE = Path(__file__).parents[2] / "shared/traces/llm_training_32_workers.csv"
+SAMPLE_TRACE = Path(__file__).resolve().parent / "data/steps.csv"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -112,9 +112,9 @@ def _parser(command: str, description: str, *, seeded: bool, schemes: bool, trac
         parser.add_argument(
             "--trace",
             type=Path,
-            default=SHARED_TRACE,
+            default=SAMPLE_TRACE,
             metavar="FILE",
-            help="measured times, CSV or Parquet (default: that of 32 workers laid out beside the project)",
+            help="measured times, CSV or Parquet (default: the project's own, experiments/data/steps.csv)",
         )
     return parser
 

@@ -1,9 +1,21 @@
-"""What the installed package says of itself."""
+"""What the package says of itself, installed and in its source tree."""
 
+import re
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
+import pytest
+
 import bcgc_jax as bcgc
+from bcgc_jax.citations import bibliography
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def project():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def test_the_version_is_that_of_the_metadata():
@@ -12,3 +24,27 @@ def test_the_version_is_that_of_the_metadata():
 
 def test_the_package_is_marked_as_typed():
     assert (Path(bcgc.__file__).parent / "py.typed").is_file()
+
+
+def test_one_version_everywhere(project):
+    (cited,) = re.findall(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    newest, *_ = re.findall(r"^## \[(.+)\] - ", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert project["version"] == bcgc.__version__ == cited == newest
+
+
+def test_the_licence_is_the_one_that_is_named(project):
+    text = (ROOT / "LICENSE").read_text()
+    assert "Apache License\n                           Version 2.0" in text
+    assert "Copyright 2026 the bcgc_jax authors" in text
+    (cited,) = re.findall(r"^license: (.+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    assert project["license"] == cited == "Apache-2.0"
+
+
+def test_the_paper_is_cited_alike():
+    paper, file = bibliography("optimal", "exact"), (ROOT / "CITATION.cff").read_text()
+    authors = zip(
+        re.findall(r"family-names: (.+)", file), re.findall(r"given-names: (.+)", file), strict=True
+    )
+    (title,) = re.findall(r"^  title: (.+)$", file, re.MULTILINE)
+    assert f"author = {{{' and '.join(', '.join(name) for name in authors)}}}" in paper
+    assert f"title = {{{title}}}" in paper

@@ -19,6 +19,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from bcgc_jax._extras import to_install
 from bcgc_jax.solvers.schemes import Scheme
 from bcgc_jax.sweeps import Chunk, Sweep, Table
 
@@ -237,7 +238,7 @@ def _pyarrow() -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise ImportError("Parquet files need pyarrow: pip install 'bcgc-jax[parquet]'") from error
+        raise ImportError(f"Parquet files need pyarrow: {to_install('parquet')}") from error
     return pyarrow
 
 

@@ -3,6 +3,8 @@
 import os
 import sys
 
+from bcgc_jax._extras import to_install
+
 
 def main() -> None:
     """Run `bcgc`; bad input ends with one line and exit status 2."""
@@ -11,7 +13,7 @@ def main() -> None:
 
         from bcgc_jax.cli.group import cli
     except ModuleNotFoundError as error:
-        print(f"bcgc: {error.name} is missing: pip install 'bcgc-jax[cli]'", file=sys.stderr)
+        print(f"bcgc: {error.name} is missing: {to_install('cli')}", file=sys.stderr)
         sys.exit(2)
     try:
         sys.exit(cli.main(prog_name="bcgc", standalone_mode=False) or 0)

@@ -382,7 +382,7 @@ def test_without_the_extra_the_command_says_what_to_install():
     code = "import sys; sys.modules['click'] = None; from bcgc_jax import cli; cli.main()"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 2
-    assert "bcgc-jax[cli]" in result.stderr
+    assert "in a clone of the project, pip install '.[cli]'" in result.stderr
     assert "Traceback" not in result.stderr
 
 

@@ -127,6 +127,7 @@ def fingerprint(sweep: Sweep) -> str:
         (
             tuple(sweep.methods),
             sweep.names,
+            tuple(sweep.labels.values()),
             len(sweep),
             sweep.mesh.size,
         )

@@ -31,7 +31,8 @@ METHODS: Mapping[str, str] = {
     "ferdinand_half": "ferdinand_half",
 }
 # Five digits of the optimum are enough for a figure; 6 is the paper's α of partial stragglers.
-OPTIONS = {"optimal": bcgc.Optimal(tolerance=1e-5), "tandon_partial": bcgc.TandonPartial(alpha=6.0)}
+ALPHA = 6.0
+OPTIONS = {"optimal": bcgc.Optimal(tolerance=1e-5), "tandon_partial": bcgc.TandonPartial(alpha=ALPHA)}
 IN_FIG3 = tuple(m for m, theirs in METHODS.items() if theirs in ("optimal", "time", "frequency"))
 
 NUM_WORKERS, RATE = 20, 1e-3  # where the other one varies, and in Fig. 3
@@ -146,6 +147,7 @@ def draw(rows: Sequence[Row], figure: str, schemes: Sequence[bcgc.Scheme] = ()):
             axes.plot(*zip(*points, strict=True), **plotting.points(method, schemes, filled=True))
         theirs = [row for row in mine if row.published and name not in drawn]
         label = plotting.style(method, schemes).label
+        label += rf", $\alpha = {ALPHA:g}$" if method == "tandon_partial" else ""
         if theirs:
             axes.plot(
                 [r.x for r in theirs], [r.published or np.nan for r in theirs], **plotting.points(method)
@@ -199,7 +201,8 @@ def print_runtimes(rows: Sequence[Row], figure: str, title: str) -> None:
         mine = [by_place[method, x] for x in shown if (method, x) in by_place]
         if not mine:
             continue
-        lines.append([method, "computed", *(number(r.computed) for r in mine)])
+        label = f"{method} α {ALPHA:g}" if method == "tandon_partial" else method
+        lines.append([label, "computed", *(number(r.computed) for r in mine)])
         if any(r.published for r in mine):
             lines.append(["", "published", *(number(r.published) for r in mine)])
             lines.append(["", "ratio", *(number(r.ratio) for r in mine)])

@@ -10,6 +10,7 @@ from typing import Any
 import click
 import jax.numpy as jnp
 import numpy as np
+from click.core import ParameterSource
 
 from bcgc_jax import laws
 from bcgc_jax.cli.output import finite
@@ -47,6 +48,7 @@ def _signature(law: type) -> list[str]:
 
 
 SEED = click.IntRange(0, 2**63 - 1)  # what a key is made of
+_LARGEST = 2**53  # whole number
 _LONGEST = 1_000_000  # numbers on an axis
 _MOST_LAWS = 10_000  # of unlike workers
 
@@ -69,6 +71,8 @@ class Number(click.ParamType):
         good = math.isfinite(number) and (number > self.low or (self.include and number == self.low))
         if not good or (self.whole and number != int(number)):
             self.fail(f"must be {what} {bound}".rstrip() + f", got {value!r}", param, ctx)
+        if self.whole and number > _LARGEST:  # beyond it not all of them are numbers
+            self.fail(f"must be at most {_LARGEST} (2^53), got {value!r}", param, ctx)
         return int(number) if self.whole else number
 
 
@@ -152,7 +156,7 @@ class Axis(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> np.ndarray:
         if isinstance(value, np.ndarray | int | float):
-            return np.atleast_1d(np.asarray(value))
+            return np.atleast_1d(np.asarray(value, int if self.number.whole else float))
 
         def number(text: str) -> float:
             return self.number.convert(text, param, ctx)
@@ -174,10 +178,8 @@ class Axis(click.ParamType):
         if logarithmic and first <= 0:
             self.fail(f"a logarithmic axis starts above 0, got {value!r}", param, ctx)
         count = Number(1, include=True, whole=True).convert(rest[0], param, ctx) if rest else last - first + 1
-        if count > _LONGEST or (whole and last >= 2**53):
-            self.fail(
-                f"an axis has at most {_LONGEST:,} numbers, whole ones below 2^53: {value!r}", param, ctx
-            )
+        if count > _LONGEST:
+            self.fail(f"an axis has at most {_LONGEST:,} numbers, got {value!r}", param, ctx)
         count = int(count)
         values = np.geomspace(first, last, count) if logarithmic else np.linspace(first, last, count)
         return np.unique(np.round(values).astype(int)) if whole else values
@@ -195,6 +197,31 @@ class NamedAxis(click.ParamType):
         if not equals:
             self.fail(f"must be PARAMETER=NUMBERS such as rate=1e-4:1e-1:33:log, got {value!r}", param, ctx)
         return name.strip(), Axis(Number(-math.inf)).convert(text, param, ctx)
+
+
+def ranges(levels: Sequence[int]) -> str:
+    """Ascending whole numbers as `Levels` reads them, three and more in a row as a range.
+
+    >>> ranges([0, 1, 4, 5, 6])
+    '0,1,4-6'
+    """
+    runs: list[list[int]] = []
+    for level in levels:
+        if runs and level == runs[-1][-1] + 1:
+            runs[-1].append(level)
+        else:
+            runs.append([level])
+    texts = (f"{run[0]}-{run[-1]}" if len(run) > 2 else ",".join(map(str, run)) for run in runs)
+    return ",".join(texts)
+
+
+def refuse_without_effect(reason: str, *names: str) -> None:
+    """UsageError for the first of these parameters that was typed: here it would change nothing."""
+    context = click.get_current_context()
+    for param in context.command.params:
+        typed = context.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE
+        if param.name in names and typed:
+            raise click.UsageError(f"{param.opts[0]} has no effect {reason}")
 
 
 class Levels(click.ParamType):

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
-from rich.progress import MofNCompleteColumn
 from rich.table import Column
 
 from bcgc_jax._pytree import replace
@@ -37,12 +36,12 @@ from bcgc_jax.cli.output import (
     finite,
     names,
     one_line_errors,
-    progress,
     table,
     write_json,
     write_rows,
 )
 from bcgc_jax.cli.traces import TraceFile, need_one_law, trace_options
+from bcgc_jax.cli.waiting import progress
 from bcgc_jax.laws import JointLaw, Law, Rows, Unlike
 from bcgc_jax.measured.resampling import bootstrap_interval
 from bcgc_jax.problem import Problem, Status
@@ -269,8 +268,16 @@ def _answer(question: Question, problem: Problem) -> Answer:
     # Unlike workers: what is exact is so for the draws that `solve` judges by.
     alike = not isinstance(problem.cycle_time, Unlike)
     judged = problem if alike else draw_problems(question.key, problem)[1]
+    _try_schemes(question, judged)
     rows = _solve_all(question, problem, judged, tasks)
     return Answer(rows, float(runtime_limit(judged)), _interval(question, problem, rows))
+
+
+def _try_schemes(question: Question, problem: Problem) -> None:
+    """A scheme of the user's own that fails does so before all others are solved."""
+    for scheme in set(question.schemes) & set(question.tasks().values()):
+        read = scheme.partition if scheme.is_partition else lambda p: scheme.expectation(p, question.key)  # noqa: B023
+        jax.eval_shape(read, problem)
 
 
 def _interval(question: Question, problem: Problem, rows: list[Row]) -> tuple[float, float] | None:
@@ -293,7 +300,7 @@ def _solve_all(
     threads = ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1))
     # Long, as the optimum is: not both at first.
     tasks = sorted(asked.items(), key=lambda one: isinstance(one[1], Subgradient))
-    with progress(MofNCompleteColumn()) as bar:
+    with progress() as bar:
         task = bar.add_task("compiling", total=len(tasks))
 
         def told(compiling: bool) -> None:
@@ -306,7 +313,8 @@ def _solve_all(
                         solution = solve(problem, method, key=question.key)
                         jax.block_until_ready(solution)
                 except ValueError:
-                    if question.methods or name == "deadline" or "," in name:
+                    asked = question.methods or name == "deadline" or "," in name
+                    if asked or method in question.schemes:
                         raise
                     return None
                 finally:

@@ -16,7 +16,8 @@ import numpy as np
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
-from experiments.report import number, print_table, progress, run_command, write_csv
+from bcgc_jax.cli.waiting import each
+from experiments.report import number, print_table, run_command, write_csv
 
 # Each method, and the published scheme it stands beside; added schemes have none. The published "optimal"
 # comes from the paper's own stochastic subgradients, and is not the optimum.
@@ -103,7 +104,7 @@ def compute(
         rows.append(Row(figure, axis, x, method, computed, known))
 
     points = [(method, point) for method in asked for point in grid]
-    for method, (figure, axis, num_workers, rate) in progress(points, "solving"):
+    for method, (figure, axis, num_workers, rate) in each(points, "solving"):
         problem = bcgc.Problem(
             bcgc.ShiftedExponential(rate, 50.0),
             num_workers,
@@ -219,12 +220,9 @@ def run(
     schemes: Sequence[bcgc.Scheme] = (),
     reference: Path = REFERENCE,
 ) -> None:
-    """Compute, write paper.csv and the figures fig3, fig4a and fig4b to `out`, print the tables."""
+    """Compute, print the tables, write paper.csv and the figures fig3, fig4a and fig4b to `out`."""
     published = read_published(reference)
     rows = compute(workers_grid, rate_grid, methods=methods, schemes=schemes, published=published, seed=seed)
-    write_numbers(out / "paper.csv", rows)
-    for figure in sorted({row.figure for row in rows}):
-        plotting.save_figure(draw(rows, figure, schemes), out, f"fig{figure}")
     print_partitions(rows)
     print_runtimes(rows, "4a", f"Fig. 4(a): expected runtime against the number of workers, rate {RATE:g}")
     print_runtimes(rows, "4b", f"Fig. 4(b): expected runtime against the rate, N = {NUM_WORKERS}")
@@ -234,6 +232,9 @@ def run(
         print(
             '\nThe published scheme beside "subgradient" is the paper\'s "optimal", which is not the optimum.'
         )
+    write_numbers(out / "paper.csv", rows)
+    for figure in sorted({row.figure for row in rows}):
+        plotting.save_figure(draw(rows, figure, schemes), out, f"fig{figure}")
     print(f"\nWritten to {out}: paper.csv and fig3, fig4a, fig4b as .png and .svg")
 
 

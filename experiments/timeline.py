@@ -132,7 +132,6 @@ def run(out: Path, seed: int = 0) -> None:
                 "wasted": float(((one.computed * ~one.used) * cost).sum() / done),
             }
         )
-    write_csv(out / "timeline.csv", rows)
     print_table(
         "one iteration: runtime, and the share of the computed work whose result was used",
         ["scheme", "workers", "runtime", "used", "not used"],
@@ -142,6 +141,7 @@ def run(out: Path, seed: int = 0) -> None:
             for r in rows
         ],
     )
+    write_csv(out / "timeline.csv", rows)
     figure, axes = plotting.new_figure(2, 3, size=(10.5, 6.4), height_ratios=[1, 2.2])
     for panel, (name, _, times, _), result in zip(axes, cases, found, strict=True):
         draw_timeline(panel, result, times, title=f"{name}: runtime {number(result.runtime, 3)}")

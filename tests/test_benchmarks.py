@@ -136,7 +136,7 @@ def test_bad_input_is_one_line_and_status_2(arguments, message, capsys):
         ("import bcgc_jax\nSCHEMES = [bcgc_jax.Scheme('time', lambda p: p)]", "is a method of the package"),
         (
             "import bcgc_jax\nSCHEMES = [bcgc_jax.Scheme('broken', lambda p: p.nothing)]",
-            'scheme "broken" at N = 3',
+            "mine.py, line 2: AttributeError: 'Problem' object has no attribute 'nothing' (N = 3)",
         ),
     ],
 )

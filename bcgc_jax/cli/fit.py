@@ -9,32 +9,32 @@ import click
 import jax
 import numpy as np
 from rich.console import Console
-from rich.progress import Progress, TaskID
 from rich.table import Column
 
 from bcgc_jax.cli.arguments import SEED, Number, format_option
 from bcgc_jax.cli.compilation import padded_workers
-from bcgc_jax.cli.destinations import check_file
+from bcgc_jax.cli.destinations import PICTURES, check_file
+from bcgc_jax.cli.ending import interruptible
 from bcgc_jax.cli.output import (
-    access,
     beside_the_answer,
     console,
     finite,
     names,
     one_line_errors,
     print_table,
-    progress,
     table,
     write_json,
     write_rows,
 )
 from bcgc_jax.cli.plans import plan_option, save_plan
 from bcgc_jax.cli.traces import TraceFile, law_of_trace, layout_options
+from bcgc_jax.cli.waiting import progress
 from bcgc_jax.laws import HazardSpline, Law
 from bcgc_jax.measured.description import Description, describe
 from bcgc_jax.measured.fits import MAX_TIMES, Fit, fit_laws
 from bcgc_jax.measured.likelihood import FAMILIES
 from bcgc_jax.measured.traces import Trace
+from bcgc_jax.plotting import require_matplotlib
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.runtime import block_runtime, expected_runtime
 from bcgc_jax.solution import Solution
@@ -65,6 +65,9 @@ class Question:
     def __post_init__(self) -> None:
         if self.out is not None:
             check_file("--out", self.out)
+        if self.figure is not None:
+            check_file("--figure", self.figure, PICTURES)
+            require_matplotlib()
 
 
 class Answer(NamedTuple):
@@ -125,13 +128,9 @@ def fit_command(**options: Any) -> None:
     worker, in seconds. Parameters and runtimes are in seconds, or in whatever unit the file has.
     """
     question = Question(**options)
-    if question.figure is not None:
-        _check_figure(question.figure)
-    with jax.enable_x64(True):
-        with progress() as bar:
-            answer = _answer(question, bar, bar.add_task("reading", total=1.0))
-        if question.figure is not None:
-            _draw(question.figure, answer)
+    with jax.enable_x64(True), progress(counted=False) as bar:
+        task = bar.add_task("reading", total=1.0)
+        answer = interruptible(lambda: _answer(question, bar, task))
     if question.output == "json":
         write_json(
             {
@@ -145,7 +144,10 @@ def fit_command(**options: Any) -> None:
         write_rows(_fit_row(fit) for fit in answer.fits)
     else:
         _print(question.file, answer)
-        if question.figure is not None:
+    if question.figure is not None:
+        with beside_the_answer(question.figure), jax.enable_x64(True):
+            _draw(question.figure, answer)
+        if question.output == "table":
             click.echo(f"\nFigure: {question.figure}")
     if question.out is not None:
         with beside_the_answer(question.out), jax.enable_x64(True):
@@ -154,7 +156,7 @@ def fit_command(**options: Any) -> None:
             click.echo(f"\nThe plan for {answer.plans[0]['law']}: {question.out}")
 
 
-def _answer(question: Question, bar: Progress, task: TaskID) -> Answer:
+def _answer(question: Question, bar: Any, task: Any) -> Answer:
     file = TraceFile(question.file, question.columns)
     trace = file.read(lambda share: bar.update(task, completed=share))
     workers = file.num_workers(trace, question.workers)
@@ -195,16 +197,6 @@ def _remarks(description: Description) -> list[str]:
 def _whole_steps(trace: Trace) -> np.ndarray:
     times = trace.table()
     return times[np.isfinite(times).all(axis=1)]
-
-
-def _check_figure(path: str) -> None:
-    from bcgc_jax.plotting import require_matplotlib
-
-    if Path(path).suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise click.UsageError(f"--figure must end in .png, .svg or .pdf, got {path!r}")
-    if not Path(path).absolute().parent.is_dir():
-        raise click.UsageError(f"--figure: there is no folder {Path(path).absolute().parent}")
-    require_matplotlib()
 
 
 def _laws(trace: Trace, fits: list[Fit], workers: int) -> dict[str, Law]:
@@ -271,8 +263,7 @@ def _draw(path: str, answer: Answer) -> None:
     laws = {fit.name: fit.law for fit in answer.fits[:_SHOWN]}
     laws |= {name: law for name, law in answer.laws.items() if name.startswith("smooth")}
     figure = draw_fit(answer.trace.seconds, laws, answer.trace.censored)
-    with access(path, "write"):
-        figure.savefig(path, dpi=200)
+    figure.savefig(path, dpi=200)
 
 
 def _fit_row(fit: Fit) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a command says: tables, JSON, CSV, bars for a person who waits, and errors of one line."""
+"""What a command says: tables, JSON, CSV, and errors of one line."""
 
 import csv
 import functools
@@ -12,8 +12,9 @@ from typing import Any, TextIO
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
+
+from bcgc_jax.solvers.schemes import SchemeError
 
 # Of the objects that `--format json` prints (output.schema.json): the next one where a field changes its
 # meaning or goes, not where one is added.
@@ -94,17 +95,6 @@ def _field(value: Any) -> Any:
     return finite(value) if isinstance(value, float) else value
 
 
-def progress(*columns: ProgressColumn, last: ProgressColumn | None = None) -> Progress:
-    """A bar on stderr that leaves nothing behind; nothing at all where that is no terminal.
-
-    `columns` stand between the bar and the time that has passed, `last` behind that.
-    """
-    screen = Console(stderr=True)
-    shown = [TextColumn("{task.description}"), BarColumn(), *columns, TimeElapsedColumn()]
-    shown += [] if last is None else [last]
-    return Progress(*shown, console=screen, transient=True, disable=not screen.is_terminal)
-
-
 @contextmanager
 def access(path: str, verb: str = "read") -> Iterator[None]:
     """Says which file could not be read, or written."""
@@ -153,10 +143,12 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
             command(*args, **given)
         except BrokenPipeError:  # the reader has enough: no error
             raise
+        except KeyboardInterrupt:
+            raise click.Abort from None
         except OSError as error:
             named = f"{error.filename}: " if error.filename else ""
             raise click.UsageError(f"{named}{error.strerror or error}") from None
-        except (ValueError, ImportError) as error:
+        except (ValueError, ImportError, SchemeError) as error:
             raise click.UsageError(_as_typed(str(error))) from None
 
     return told

@@ -10,7 +10,6 @@ import click
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.progress import MofNCompleteColumn
 
 from bcgc_jax._pytree import replace
 from bcgc_jax.cli.arguments import (
@@ -37,13 +36,13 @@ from bcgc_jax.cli.output import (
     beside_the_answer,
     finite,
     one_line_errors,
-    progress,
     write_json,
     write_rows,
 )
 from bcgc_jax.cli.plans import plan_option, save_plan
 from bcgc_jax.cli.solve_table import OVERFLOW, Answer, fastest_plan, print_answer, runtime_of
 from bcgc_jax.cli.traces import TraceFile, need_one_law, trace_options
+from bcgc_jax.cli.waiting import progress
 from bcgc_jax.laws import Law, Rows, Unlike
 from bcgc_jax.measured.resampling import bootstrap_interval
 from bcgc_jax.problem import Problem, Status
@@ -302,6 +301,7 @@ def _answer(question: Question, problem: Problem) -> tuple[list[Found], Answer]:
     # Unlike workers: what is exact is so for the draws that `solve` judges by.
     alike = not isinstance(problem.cycle_time, Unlike)
     judged = problem if alike else draw_problems(question.key, problem)[1]
+    _try_schemes(question, judged)
     everything = _solve_all(question, problem, judged, tasks, others)
     found = [one for one in everything if one.row["method"] in tasks]
     rows = [one.row for one in found]
@@ -313,6 +313,13 @@ def _answer(question: Question, problem: Problem) -> tuple[list[Found], Answer]:
     interval = _interval(question, problem, rows)
     answer = Answer(rows, float(runtime_limit(judged)), best, interval, _largest_setup(judged, rows))
     return found, answer
+
+
+def _try_schemes(question: Question, problem: Problem) -> None:
+    """A scheme of the user's own that fails does so before all others are solved."""
+    for scheme in set(question.schemes) & set(question.tasks().values()):
+        read = scheme.partition if scheme.is_partition else lambda p: scheme.expectation(p, question.key)  # noqa: B023
+        jax.eval_shape(read, problem)
 
 
 def _interval(question: Question, problem: Problem, rows: list[Row]) -> tuple[float, float] | None:
@@ -346,7 +353,7 @@ def _solve_all(
     threads = ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1))
     # Long, as the optimum is: not both at first.
     tasks = sorted({**asked, **others}.items(), key=lambda one: isinstance(one[1], Subgradient))
-    with progress(MofNCompleteColumn()) as bar:
+    with progress() as bar:
         task = bar.add_task("compiling", total=len(tasks))
 
         def told(compiling: bool) -> None:
@@ -359,7 +366,8 @@ def _solve_all(
                         solution = solve(problem, method, key=question.key)
                         jax.block_until_ready(solution)
                 except ValueError:
-                    if name in asked and (question.methods or name == "deadline" or "," in name):
+                    named = question.methods or name == "deadline" or "," in name
+                    if name in asked and (named or method in question.schemes):
                         raise
                     return None
                 finally:

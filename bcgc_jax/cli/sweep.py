@@ -16,7 +16,6 @@ from typing import Any
 import click
 import jax
 import numpy as np
-from rich.progress import TextColumn, TimeRemainingColumn
 from rich.table import Column
 
 from bcgc_jax.cli.arguments import (
@@ -36,27 +35,27 @@ from bcgc_jax.cli.arguments import (
     refuse_without_effect,
     schemes_option,
 )
+from bcgc_jax.cli.destinations import check_file
 from bcgc_jax.cli.output import (
     console,
     finite,
     names,
     one_line_errors,
     print_table,
-    progress,
     table,
     write_json,
     write_rows,
 )
 from bcgc_jax.cli.traces import TraceFile, need_one_law, trace_options
+from bcgc_jax.cli.waiting import Report, cells
 from bcgc_jax.laws import JointLaw, Law
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solvers.methods import METHODS, Method, Optimal, method_of
 from bcgc_jax.solvers.schemes import Scheme
-from bcgc_jax.sweep_files import read_rows, write_sweep
+from bcgc_jax.sweep_files import FORMATS, read_rows, write_sweep
 from bcgc_jax.sweeps import Sweep, grid
 
 Row = dict[str, Any]
-Report = Callable[[int, int], None]
 
 _GAP = "largest_relative_gap"
 _MOST_CHECKED = 10**6  # laws, before the sweep begins
@@ -93,6 +92,8 @@ class Question:
         need_one_law(self.cycle_time, self.trace)
         if self.resume and self.out is None:
             raise click.UsageError("--resume goes on with a file: give it with --out")
+        if self.out is not None:
+            check_file("--out", self.out, FORMATS)
         if len(dict(self.axes)) < len(self.axes):
             raise click.UsageError("a parameter has two axes: give each --axis once")
         if self.trace is not None and self.axes:
@@ -201,13 +202,13 @@ def sweep_command(**options: Any) -> None:
             labels={"law": law},
         )
         if question.out is None:
-            with _progress() as report:
+            with cells("solving") as report:
                 rows = _collect(sweep, report)
             _print_rows(rows, [name for name, values in axes.items() if len(values) > 1], question.output)
             _end(Counter(row["status"] for row in rows))
             return
         start = time.perf_counter()
-        with _progress() as report, _quiet_stdout(question.coordinator is not None):
+        with cells("solving") as report, _quiet_stdout(question.coordinator is not None):
             path = write_sweep(sweep, question.out, resume=question.resume, progress=report)
         if jax.process_index() == 0:
             lines = _summary(sweep, path)
@@ -320,22 +321,6 @@ def _problem(law: Any, parameters: tuple[str, ...], max_workers: int, **numbers:
         law if isinstance(law, Law | JointLaw) else law(**{name: numbers.pop(name) for name in parameters})
     )
     return Problem(cycle_time, max_workers=max_workers, **numbers)
-
-
-@contextmanager
-def _progress() -> Iterator[Report]:
-    done_of_all = TextColumn("{task.completed:,}/{task.total:,} cells")
-    with progress(done_of_all, TextColumn("{task.fields[speed]}"), last=TimeRemainingColumn()) as bar:
-        task = bar.add_task("solving", total=0, speed="")
-        first: list[tuple[float, int]] = []
-
-        def report(done: int, total: int) -> None:
-            first.append((time.perf_counter(), done)) if not first else None
-            (began, before), now = first[0], time.perf_counter()
-            speed = f"{(done - before) / (now - began):.3g} cells/s" if done > before else ""
-            bar.update(task, completed=done, total=total, speed=speed)
-
-        yield report
 
 
 def _collect(sweep: Sweep, report: Report) -> list[Row]:

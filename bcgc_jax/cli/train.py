@@ -4,13 +4,11 @@ import contextlib
 import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import click
 import jax
 import numpy as np
-from rich.progress import MofNCompleteColumn
 
 from bcgc_jax.cli.arguments import (
     SEED,
@@ -22,20 +20,21 @@ from bcgc_jax.cli.arguments import (
     refuse_without_effect,
     schemes_option,
 )
+from bcgc_jax.cli.destinations import check_file
 from bcgc_jax.cli.output import (
-    access,
+    beside_the_answer,
     console,
     finite,
     names,
     one_line_errors,
     print_table,
-    progress,
     row_label,
     table,
     write_json,
     write_rows,
 )
 from bcgc_jax.cli.traces import TraceFile, need_one_law, trace_options
+from bcgc_jax.cli.waiting import progress
 from bcgc_jax.coding.digits import MODELS, DigitsRun, digits_problem, train_on_digits
 from bcgc_jax.coding.gradients import UNITS
 from bcgc_jax.laws import JointLaw, Law
@@ -84,8 +83,8 @@ class Question:
             refuse_without_effect("unless a --method is one of these", "schemes")
         if self.target > 1:
             raise click.UsageError("--target is an accuracy, from 0 to 1")
-        if self.curves is not None and not Path(self.curves).absolute().parent.is_dir():
-            raise click.UsageError(f"--curves: there is no folder {Path(self.curves).absolute().parent}")
+        if self.curves is not None:
+            check_file("--curves", self.curves)
 
     @property
     def simulated(self) -> bool:
@@ -196,14 +195,15 @@ def train_command(**options: Any) -> None:
         with _worker_errors(question):
             runs = _train_all_on_cluster(question, problem, steps)
     rows = [_summary(run, problem, question.target) for run in runs]
-    if question.curves is not None:
-        _write_curves(question.curves, runs)
     if question.output == "json":
         write_json({"problem": described, "runs": rows})
     elif question.output == "csv":
         write_rows(rows)
     else:
         _print_table(rows, question)
+    if question.curves is not None:
+        with beside_the_answer(question.curves):
+            _write_curves(question.curves, runs)
 
 
 def _problem(question: Question) -> tuple[Problem, np.ndarray | None]:
@@ -287,7 +287,7 @@ def _train_all_on_cluster(question: Question, problem: Problem, steps: np.ndarra
     # What Ray prints goes to the screen, not into a table or a file.
     with (
         contextlib.redirect_stdout(sys.stderr),
-        progress(MofNCompleteColumn()) as bar,
+        progress() as bar,
         jax.enable_x64(True),  # for the plan; the model is float32
     ):
         task = bar.add_task(f"starting {workers} processes", total=len(expected) * seeds)
@@ -311,7 +311,7 @@ def _train_all(question: Question, problem: Problem, steps: np.ndarray | None) -
     """One run for each method, shortest iteration first. Methods nobody asked for may be impossible."""
     runs, refused = [], ValueError("no scheme was asked for")
     options = {"cycle_times": steps, "num_seeds": question.num_seeds, **question.training}
-    with progress(MofNCompleteColumn()) as bar:
+    with progress() as bar:
         task = bar.add_task("training", total=len(question.shown_methods))
         for method in question.shown_methods:
             bar.update(task, description=f"training with {method.name}")
@@ -347,7 +347,7 @@ def _summary(run: DigitsRun, problem: Problem, target: float) -> Row:
 
 
 def _write_curves(path: str, runs: Sequence[DigitsRun]) -> None:
-    with access(path, "write"), open(path, "w", newline="", encoding="utf-8") as file:
+    with open(path, "w", newline="", encoding="utf-8") as file:
         columns = ("method", "seed", "iteration", "time", "loss", "accuracy")
         write_rows(_iterations(runs), columns, file=file)
 

@@ -126,10 +126,6 @@ def test_a_file_is_named_by_what_could_not_be_done_with_it(tmp_path):
         path.read_text(encoding="utf-8")
 
 
-def test_there_is_no_bar_where_nobody_sees_it():
-    assert output.progress().disable
-
-
 @pytest.mark.parametrize("module", ["bcgc_jax", "bcgc_jax.cli"])
 def test_the_package_is_the_command(module):
     run = subprocess.run(

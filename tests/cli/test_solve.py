@@ -379,8 +379,8 @@ _PARETO = ["--cycle-time", "pareto:scale=1"]
         (["sweep", "--workers", "5:2", "--coordinates", "9", *_PARETO], "LOW:HIGH"),
         ([*_SWEEP, *_PARETO, "--axis", "shape=2", "--method", "optimle"], 'did you mean "optimal"'),
         ([*_SWEEP, *_PARETO, "--axis", "shape=2", "--resume"], "give it with --out"),
-        ([*_SWEEP, *_PARETO, "--axis", "shape=2", "--out", "sweep.txt"], "named *.csv or *.parquet"),
-        ([*_SWEEP, *_PARETO, "--axis", "shape=2", "--out", "no/such/sweep.csv"], "no such folder"),
+        ([*_SWEEP, *_PARETO, "--axis", "shape=2", "--out", "sweep.txt"], "must end in .csv or .parquet"),
+        ([*_SWEEP, *_PARETO, "--axis", "shape=2", "--out", "no/such/sweep.csv"], "there is no folder"),
         ([*_SWEEP, *_PARETO, "--axis", "shape=2", "--processes", "2"], "need --coordinator"),
         ([*_SWEEP, *_PARETO, "--axis", "shape=2", "--objective", "completion-probability"], "deadline"),
         ([*_SMALL, *_UNIFORM, "--schemes", "no-such-file.py"], "cannot read no-such-file.py"),
@@ -566,6 +566,25 @@ def test_a_file_of_schemes_puts_them_into_every_command(bcgc, tmp_path):
     status, out, err = bcgc("solve", "--workers", "3", *args)
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert "ZeroDivisionError" in err
+
+
+@pytest.mark.parametrize(("name", "size"), [("solve", "3"), ("sweep", "3,4")])
+def test_a_scheme_that_fails_is_one_line_before_any_work(bcgc, tmp_path, monkeypatch, name, size):
+    def work(*_):
+        raise AssertionError("the work has begun")
+
+    monkeypatch.setattr("bcgc_jax.cli.solve._solve_all", work)
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import bcgc_jax, jax.numpy as jnp\n"
+        "def traced(problem):\n"
+        "    return jnp.ones(problem.max_workers) if problem.num_workers > 2 else None\n"
+        "SCHEMES = [bcgc_jax.Scheme('traced', traced)]\n"
+    )
+    arguments = ["--workers", size, *_UNIFORM, "--coordinates", "60", "--schemes", str(file)]
+    status, out, err = bcgc(name, *arguments)
+    assert (status, out, err.count("\n")) == (2, "", 1), err
+    assert f'scheme "traced": {file}, line 3: TracerBoolConversionError' in err
 
 
 def test_without_the_extra_the_command_says_what_to_install():

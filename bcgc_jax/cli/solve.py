@@ -338,7 +338,7 @@ def _largest_setup(problem: Problem, rows: list[Row]) -> float | None:
         return None
     counts = np.zeros(problem.max_workers, int)
     counts[: len(best["partition"])] = best["partition"]
-    return float(largest_setup(problem, partition_of_units(problem, jnp.asarray(counts))))
+    return largest_setup(problem, partition_of_units(problem, jnp.asarray(counts)))
 
 
 def _solve_all(

@@ -23,6 +23,7 @@ from bcgc_jax.cli.arguments import (
     format_option,
     law_help,
     law_of_workers,
+    method_help,
     objective_option,
     ranges,
     read_unit_costs,
@@ -55,7 +56,6 @@ from bcgc_jax.solvers.forward_pass import largest_setup
 from bcgc_jax.solvers.methods import (
     BASELINES,
     LIMIT,
-    METHODS,
     PROPOSED,
     Deadline,
     Method,
@@ -169,7 +169,7 @@ Examples:
 
 Laws: {law_help()}
 
-Methods: {METHODS}""",
+Methods: {method_help()}""",
 )
 @click.option(
     "--workers",
@@ -207,7 +207,8 @@ def solve_command(**options: Any) -> None:
     """Which redundancy should each block of coordinates get, how long does an iteration take, and how
     does that compare with every known scheme?
 
-    Runtimes carry the unit of the cycle time. The runtime of a scheme is exact, not simulated; only for laws
+    The table is followed by the best plan, level: coordinates, and by what it needs. Runtimes carry the unit
+    of the cycle time. That of a scheme is exact, not simulated; only for laws
     of workers that are not alike it is a mean of draws.
     """
     question = Question(**options)

@@ -30,6 +30,7 @@ from bcgc_jax.cli.arguments import (
     format_option,
     law_help,
     law_name,
+    method_help,
     missing_parameters,
     objective_option,
     refuse_without_effect,
@@ -50,7 +51,7 @@ from bcgc_jax.cli.traces import TraceFile, need_one_law, trace_options
 from bcgc_jax.cli.waiting import Report, cells
 from bcgc_jax.laws import JointLaw, Law
 from bcgc_jax.problem import Problem, Status
-from bcgc_jax.solvers.methods import METHODS, Method, Optimal, method_of
+from bcgc_jax.solvers.methods import Method, Optimal, method_of
 from bcgc_jax.solvers.schemes import Scheme
 from bcgc_jax.sweep_files import FORMATS, read_rows, write_sweep
 from bcgc_jax.sweeps import Sweep, grid
@@ -150,7 +151,7 @@ Several processes share the work and write one file, each started with the same 
 
 Laws: {law_help()}
 
-Methods: {METHODS}""",
+Methods: {method_help()}""",
 )
 @click.option("--workers", type=_WHOLE, help="N: an axis; by default the workers of the trace.")
 @click.option("--coordinates", type=_WHOLE, required=True, help="L, the gradient's length: an axis.")

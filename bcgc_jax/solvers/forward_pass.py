@@ -1,5 +1,6 @@
 """How large a forward pass may be until a plan that was made without one is worth nothing."""
 
+import jax.numpy as jnp
 import numpy as np
 
 from bcgc_jax._pytree import Numbers
@@ -37,7 +38,8 @@ def largest_setup(problem: Problem, partition: Numbers) -> float:
     def excess(u: float) -> float:
         blocks = np.diff((1 - u) * work + u * setup, prepend=0) / subsets
         size = float(blocks.sum()) / total
-        return float(assess(problem, blocks / size, whole_numbers=False).expected_runtime) * size / block - 1
+        found = assess(problem, jnp.asarray(blocks / size), whole_numbers=False)
+        return float(found.expected_runtime) * size / block - 1
 
     low, high = 0.0, 1.0
     below, above = excess(low), excess(high)

@@ -208,8 +208,8 @@ def solve_command(**options: Any) -> None:
     does that compare with every known scheme?
 
     The table is followed by the best plan, level: coordinates, and by what it needs. Runtimes carry the unit
-    of the cycle time. That of a scheme is exact, not simulated; only for laws
-    of workers that are not alike it is a mean of draws.
+    of the cycle time. That of a scheme is exact, not simulated; only for laws of workers that are not alike
+    it is a mean of draws.
     """
     question = Question(**options)
     with jax.enable_x64(True):

@@ -15,9 +15,11 @@ from rich.table import Column
 
 from bcgc_jax._pytree import replace
 from bcgc_jax.cli.arguments import (
+    AT_MOST,
     NO_DEADLINE,
     OBJECTIVES,
     SEED,
+    WORKERS,
     Levels,
     Number,
     WorkersCycleTime,
@@ -30,6 +32,7 @@ from bcgc_jax.cli.arguments import (
     schemes_option,
 )
 from bcgc_jax.cli.compilation import Stopwatch, padded_workers
+from bcgc_jax.cli.estimates import announce, cost_of_all
 from bcgc_jax.cli.output import (
     access,
     console,
@@ -155,8 +158,8 @@ Methods: {METHODS}""",
 )
 @click.option(
     "--workers",
-    type=Number(1, include=True, whole=True),
-    help="N; by default those of the trace, or of COUNT* laws.",
+    type=WORKERS,
+    help=f"N, {AT_MOST}; by default those of the trace, or of COUNT* laws.",
 )
 @click.option("--coordinates", type=Number(1, include=True, whole=True), help="L, the gradient's length.")
 @click.option("--samples", type=Number(), default=1, show_default=True, help="M, samples over all workers.")
@@ -269,8 +272,18 @@ def _answer(question: Question, problem: Problem) -> Answer:
     alike = not isinstance(problem.cycle_time, Unlike)
     judged = problem if alike else draw_problems(question.key, problem)[1]
     _try_schemes(question, judged)
+    _announce(question, problem, tasks)
     rows = _solve_all(question, problem, judged, tasks)
     return Answer(rows, float(runtime_limit(judged)), _interval(question, problem, rows))
+
+
+def _announce(question: Question, problem: Problem, tasks: Mapping[str, Method | Scheme]) -> None:
+    """How long it will take, and what is quicker, where that is long."""
+    cost, dearest = cost_of_all(problem, tasks.values())
+    quicker = [f"most of it for {dearest}; quicker: some --method alone"] * (len(tasks) > 1)
+    if question.trace is not None and not question.trace.keep_workers:
+        quicker += ["--keep-workers"] if quicker else ["quicker: --keep-workers"]
+    announce(cost, ", ".join(quicker))
 
 
 def _try_schemes(question: Question, problem: Problem) -> None:

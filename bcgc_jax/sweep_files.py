@@ -60,7 +60,7 @@ def write_sweep(
     """
     path = Path(path)
     form = _format_of(path)
-    parts = path.with_name(path.name + ".parts")
+    parts = parts_of(path)
     first, several = jax.process_index() == 0, jax.process_count() > 1
     mark = fingerprint(sweep)
     if several:
@@ -82,6 +82,11 @@ def write_sweep(
     if several:
         multihost_utils.sync_global_devices("sweep written")
     return path
+
+
+def parts_of(path: Path) -> Path:
+    """The folder of what is solved, until it is joined."""
+    return path.with_name(path.name + ".parts")
 
 
 def _format_of(path: Path) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from click.core import ParameterSource
 
 from bcgc_jax import laws
+from bcgc_jax.cli.estimates import MOST_WORKERS
 from bcgc_jax.cli.output import finite
 from bcgc_jax.laws import HazardSpline, JointLaw, Law, Rows, Unlike
 from bcgc_jax.solvers.methods import METHODS
@@ -55,18 +56,20 @@ def _signature(law: type) -> list[str]:
 
 
 SEED = click.IntRange(0, 2**63 - 1)  # what a key is made of
-_LARGEST = 2**53  # whole number
+_LARGEST = 2**53  # beyond it not all whole numbers are numbers
 _LONGEST = 1_000_000  # numbers on an axis
-_MOST_LAWS = 10_000  # of unlike workers
 
 
 class Number(click.ParamType):
-    """A finite number above (or from) a bound; whole numbers may be typed as 1e6."""
+    """A finite number above (or from) a bound, perhaps up to another; whole ones may be typed as 1e6."""
 
     name = "number"
 
-    def __init__(self, low: float = 0, *, include: bool = False, whole: bool = False) -> None:
+    def __init__(
+        self, low: float = 0, high: float = math.inf, *, include: bool = False, whole: bool = False
+    ) -> None:
         self.low, self.include, self.whole = low, include, whole
+        self.high = min(high, _LARGEST) if whole else high
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | int:
         what = "a whole number" if self.whole else "a finite number"
@@ -78,9 +81,13 @@ class Number(click.ParamType):
         good = math.isfinite(number) and (number > self.low or (self.include and number == self.low))
         if not good or (self.whole and number != int(number)):
             self.fail(f"must be {what} {bound}".rstrip() + f", got {value!r}", param, ctx)
-        if self.whole and number > _LARGEST:  # beyond it not all of them are numbers
-            self.fail(f"must be at most {_LARGEST} (2^53), got {value!r}", param, ctx)
+        if number > self.high:
+            self.fail(f"must be at most {self.high:,}, got {value!r}", param, ctx)
         return int(number) if self.whole else number
+
+
+WORKERS = Number(1, MOST_WORKERS, include=True, whole=True)
+AT_MOST = f"at most {MOST_WORKERS:,}"
 
 
 class CycleTime(click.ParamType):
@@ -244,6 +251,8 @@ class Levels(click.ParamType):
             low, dash, high = part.strip().partition("-")
             if not low.isdecimal() or (dash and not high.isdecimal()) or (dash and int(high) < int(low)):
                 self.fail(f"must be levels and ranges such as 0,3,7-9, got {value!r}", param, ctx)
+            if int(high or low) >= MOST_WORKERS:
+                self.fail(f"levels are below N, and N is at most {MOST_WORKERS:,}: got {value!r}", param, ctx)
             levels.update(range(int(low), int(high or low) + 1))
         return tuple(sorted(levels))
 
@@ -313,12 +322,12 @@ def law_of_workers(
         return given[0][1], workers
     counts = [count or 1 for count, _ in given]
     total = sum(counts)
+    if total > MOST_WORKERS:
+        raise click.UsageError(f"there may be at most {MOST_WORKERS:,} workers, not {total:,}")
     if workers not in (None, total):
         raise click.UsageError(f"--cycle-time is given for {total} workers, but --workers is {workers}")
     if len(given) == 1:
         return given[0][1], total
-    if total > _MOST_LAWS:
-        raise click.UsageError(f"at most {_MOST_LAWS:,} workers may each have a law, not {total:,}")
     return Unlike([law for count, (_, law) in zip(counts, given, strict=True) for _ in range(count)]), total
 
 

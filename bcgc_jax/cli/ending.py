@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
 T = TypeVar("T")
 
@@ -62,13 +62,18 @@ def flush() -> str:
 
 
 def interrupted(command: str, hint: str = "") -> NoReturn:
-    """Leave at once: threads that compile cannot be stopped, and jaxlib may crash where it is torn down."""
+    """Say so and leave."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one would only cut this short
     say(f"{command}: interrupted" + (f": {hint}" if hint else ""))
+    leave(130)
+
+
+def leave(status: int) -> NoReturn:
+    """Exit at once: threads that compile cannot be stopped, and jaxlib may crash where it is torn down."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):
             stream.flush()
-    os._exit(130)
+    os._exit(status)
 
 
 def say(line: str) -> None:
@@ -78,16 +83,22 @@ def say(line: str) -> None:
 
 
 def interruptible(work: Callable[[], T]) -> T:
-    """`work` done in a thread, in the caller's precision, so that Ctrl-C is heard meanwhile: what compiles,
-    computes or waits for others holds signals back.
+    """`work` done in a thread, so that Ctrl-C is heard meanwhile.
 
     >>> interruptible(lambda: 6 * 7)
     42
     """
+    return begin(work).result()
+
+
+def begin(work: Callable[[], T]) -> "Future[T]":
+    """`work` begun in a thread, in the caller's precision: what compiles, computes or waits for others holds
+    signals back, and who waits for the result does not.
+    """
     import jax
 
     x64 = bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
-    done: Future[Any] = Future()
+    done: Future[T] = Future()
 
     def run() -> None:
         try:
@@ -97,4 +108,4 @@ def interruptible(work: Callable[[], T]) -> T:
             done.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
-    return done.result()
+    return done

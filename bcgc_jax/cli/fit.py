@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Column
 
-from bcgc_jax.cli.arguments import SEED, Number, format_option
+from bcgc_jax.cli.arguments import AT_MOST, SEED, WORKERS, Number, format_option
 from bcgc_jax.cli.compilation import padded_workers
 from bcgc_jax.cli.destinations import PICTURES, check_file
 from bcgc_jax.cli.ending import interruptible
@@ -95,9 +95,7 @@ Examples:
 @click.argument("file", type=click.Path())
 @layout_options
 @click.option("--law", "laws", multiple=True, help="Law to fit; repeat it; all by default.")
-@click.option(
-    "--workers", type=Number(1, include=True, whole=True), help="N of the plans; those of the trace."
-)
+@click.option("--workers", type=WORKERS, help=f"N of the plans, {AT_MOST}; those of the trace.")
 @click.option(
     "--coordinates",
     type=Number(1, include=True, whole=True),

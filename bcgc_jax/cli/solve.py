@@ -13,9 +13,11 @@ import numpy as np
 
 from bcgc_jax._pytree import replace
 from bcgc_jax.cli.arguments import (
+    AT_MOST,
     NO_DEADLINE,
     OBJECTIVES,
     SEED,
+    WORKERS,
     Levels,
     Number,
     WorkersCycleTime,
@@ -32,6 +34,7 @@ from bcgc_jax.cli.arguments import (
 )
 from bcgc_jax.cli.compilation import Stopwatch, padded_workers
 from bcgc_jax.cli.destinations import check_file
+from bcgc_jax.cli.estimates import announce, cost_of_all
 from bcgc_jax.cli.output import (
     access,
     beside_the_answer,
@@ -173,8 +176,8 @@ Methods: {method_help()}""",
 )
 @click.option(
     "--workers",
-    type=Number(1, include=True, whole=True),
-    help="N; by default those of the trace, or of COUNT* laws.",
+    type=WORKERS,
+    help=f"N, {AT_MOST}; by default those of the trace, or of COUNT* laws.",
 )
 @click.option("--coordinates", type=Number(1, include=True, whole=True), help="L, the gradient's length.")
 @click.option("--samples", type=Number(), default=1, show_default=True, help="M, samples over all workers.")
@@ -303,6 +306,7 @@ def _answer(question: Question, problem: Problem) -> tuple[list[Found], Answer]:
     alike = not isinstance(problem.cycle_time, Unlike)
     judged = problem if alike else draw_problems(question.key, problem)[1]
     _try_schemes(question, judged)
+    _announce(question, problem, {**tasks, **others})
     everything = _solve_all(question, problem, judged, tasks, others)
     found = [one for one in everything if one.row["method"] in tasks]
     rows = [one.row for one in found]
@@ -314,6 +318,15 @@ def _answer(question: Question, problem: Problem) -> tuple[list[Found], Answer]:
     interval = _interval(question, problem, rows)
     answer = Answer(rows, float(runtime_limit(judged)), best, interval, _largest_setup(judged, rows))
     return found, answer
+
+
+def _announce(question: Question, problem: Problem, tasks: Mapping[str, Method | Scheme]) -> None:
+    """How long it will take, and what is quicker, where that is long."""
+    cost, dearest = cost_of_all(problem, tasks.values())
+    quicker = [f"most of it for {dearest}; quicker: some --method alone"] * (len(tasks) > 1)
+    if question.trace is not None and not question.trace.keep_workers:
+        quicker += ["--keep-workers"] if quicker else ["quicker: --keep-workers"]
+    announce(cost, ", ".join(quicker))
 
 
 def _try_schemes(question: Question, problem: Problem) -> None:

@@ -19,9 +19,11 @@ import numpy as np
 from rich.table import Column
 
 from bcgc_jax.cli.arguments import (
+    AT_MOST,
     NO_DEADLINE,
     OBJECTIVES,
     SEED,
+    WORKERS,
     Axis,
     NamedAxis,
     Number,
@@ -37,6 +39,8 @@ from bcgc_jax.cli.arguments import (
     schemes_option,
 )
 from bcgc_jax.cli.destinations import check_file
+from bcgc_jax.cli.ending import begin, interruptible, leave, say
+from bcgc_jax.cli.estimates import Cost, announce, cost_of_all
 from bcgc_jax.cli.output import (
     console,
     finite,
@@ -53,13 +57,15 @@ from bcgc_jax.laws import JointLaw, Law
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solvers.methods import Method, Optimal, method_of
 from bcgc_jax.solvers.schemes import Scheme
-from bcgc_jax.sweep_files import FORMATS, read_rows, write_sweep
+from bcgc_jax.sweep_files import FORMATS, parts_of, read_rows, write_sweep
 from bcgc_jax.sweeps import Sweep, grid
 
 Row = dict[str, Any]
 
 _GAP = "largest_relative_gap"
 _MOST_CHECKED = 10**6  # laws, before the sweep begins
+_COMPILING = 6.0  # seconds of a size
+_PATIENCE = 60  # seconds that processes wait for each other
 _WHOLE, _POSITIVE = Axis(Number(1, include=True, whole=True)), Axis(Number())
 
 
@@ -153,7 +159,9 @@ Laws: {law_help()}
 
 Methods: {method_help()}""",
 )
-@click.option("--workers", type=_WHOLE, help="N: an axis; by default the workers of the trace.")
+@click.option(
+    "--workers", type=Axis(WORKERS), help=f"N, {AT_MOST}: an axis; by default the workers of the trace."
+)
 @click.option("--coordinates", type=_WHOLE, required=True, help="L, the gradient's length: an axis.")
 @click.option("--samples", type=_POSITIVE, default=1, show_default=True, help="M, over all workers: an axis.")
 @click.option("--cycles", type=_POSITIVE, default=1, show_default=True, help="b, CPU cycles: an axis.")
@@ -202,15 +210,20 @@ def sweep_command(**options: Any) -> None:
             partitions=question.partitions,
             labels={"law": law},
         )
+        _announce(sweep)
         if question.out is None:
             with cells("solving") as report:
-                rows = _collect(sweep, report)
+                rows = interruptible(lambda: _collect(sweep, report))
             _print_rows(rows, [name for name, values in axes.items() if len(values) > 1], question.output)
             _end(Counter(row["status"] for row in rows))
             return
         start = time.perf_counter()
-        with cells("solving") as report, _quiet_stdout(question.coordinator is not None):
-            path = write_sweep(sweep, question.out, resume=question.resume, progress=report)
+        with (
+            _resumable(question.out),
+            cells("solving") as report,
+            _quiet_stdout(question.coordinator is not None),
+        ):
+            path = interruptible(lambda: _written(sweep, question, report))
         if jax.process_index() == 0:
             lines = _summary(sweep, path)
             _print_summary(lines, path, len(sweep.cells), time.perf_counter() - start, question.output)
@@ -264,6 +277,39 @@ def _refuse_no_law(law: type[Law], parameters: dict[str, np.ndarray]) -> None:
             law(**{name: float(values[0]) for name, values in grid.items()})
 
 
+def _written(sweep: Sweep, question: Question, report: Report) -> Path:
+    assert question.out is not None
+    return write_sweep(sweep, question.out, resume=question.resume, progress=report)
+
+
+@contextmanager
+def _resumable(out: str | None) -> Iterator[None]:
+    """An interruption says how to go on, where something is left to go on with."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = out is not None and parts_of(Path(out)).exists()
+        raise click.Abort(*["what is solved is kept; go on with --resume"] * kept) from None
+
+
+def _announce(sweep: Sweep) -> None:
+    """How long it will take, where that is long: the first cell of a size stands for all of them."""
+    total = Cost()
+    for group in sweep.groups:
+        cell = {name: values[0] for name, values in sweep.cells.take(group.take(0, 1)).items()}
+        cell = {name: value for name, value in cell.items() if name != "deadline"}
+        try:
+            problem = sweep.problem(
+                max_workers=group.max_workers, **cell | {"num_workers": group.max_workers}
+            )
+        except ValueError:  # a cell that makes no sense
+            continue
+        one, _ = cost_of_all(problem, sweep.methods.values())
+        share = group.size / sweep.mesh.size / jax.process_count()
+        total = total.after(Cost(_COMPILING + one.seconds * share, one.bytes))
+    announce(total)
+
+
 def _use_all_cores() -> None:
     """One device for each core, before the first computation; afterwards it is too late, and no harm."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -277,8 +323,18 @@ def _join_processes(question: Question) -> None:
     """Of several processes, meet the others."""
     if question.coordinator is None:
         return
+    where = (question.coordinator, question.processes, question.process)
+    say(f"waiting up to {_PATIENCE} s for all {question.processes} processes at {question.coordinator}")
+    # Where jaxlib's own time is up it aborts the process, stack and all.
+    longer = 10 * _PATIENCE
     try:
-        jax.distributed.initialize(question.coordinator, question.processes, question.process)
+        begin(lambda: jax.distributed.initialize(*where, initialization_timeout=longer)).result(_PATIENCE)
+    except TimeoutError:
+        say(
+            f"bcgc: the processes at {question.coordinator} did not meet within {_PATIENCE} s: is each "
+            "started, with the same --coordinator and --processes?"
+        )
+        leave(2)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise click.UsageError(f"the processes at {question.coordinator} did not meet: {reason}") from None

@@ -82,9 +82,10 @@ def law_of_trace(trace: Trace, kind: str, num_workers: int, *, num_evaluations: 
         return trace.law()
     if num_evaluations > 1 and most >= _FEWEST_ATOMS:
         return Empirical(_means_of_neighbours(trace.seconds, most))
+    whole = "--keep-workers or " if num_workers == trace.num_workers else ""
     raise ValueError(
         f"{trace.seconds.size} measured times are too many atoms for {num_workers} workers: "
-        "take --trace-law smooth, or see bcgc fit"
+        f"take {whole}--trace-law smooth, or see bcgc fit"
     )
 
 

@@ -11,7 +11,9 @@ import jax
 import numpy as np
 
 from bcgc_jax.cli.arguments import (
+    AT_MOST,
     SEED,
+    WORKERS,
     CycleTime,
     Number,
     describe_law,
@@ -130,9 +132,7 @@ Examples:
 
 Laws: {law_help()}""",
 )
-@click.option(
-    "--workers", type=Number(1, include=True, whole=True), help="N; with --trace that of the trace."
-)
+@click.option("--workers", type=WORKERS, help=f"N, {AT_MOST}; with --trace that of the trace.")
 @click.option("--cycle-time", type=CycleTime(), help="Law of a worker's cycle time, NAME:PARAMETER=VALUE,…")
 @trace_options(", replayed step by step.")
 @click.option("--model", type=click.Choice(list(MODELS)), default="softmax", show_default=True)

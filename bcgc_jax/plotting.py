@@ -1,6 +1,6 @@
 """How figures look: one colour, marker and label per scheme; axes with units; PNG and deterministic SVG.
 
-Needs matplotlib, which `pip install 'bcgc-jax[plot]'` brings. Figures are made with
+Needs matplotlib, which the extra `plot` brings. Figures are made with
 `matplotlib.figure.Figure`: no pyplot, no window, no global setting is changed.
 """
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bcgc_jax._extras import to_install
 from bcgc_jax.solvers.schemes import Scheme
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def require_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise ImportError("figures need matplotlib: pip install 'bcgc-jax[plot]'") from error
+        raise ImportError(f"figures need matplotlib: {to_install('plot')}") from error
 
 
 def new_figure(

@@ -25,6 +25,7 @@ from bcgc_jax.laws import JointLaw, Law, Unlike
 from bcgc_jax.laws.base import ONE_BY_ONE
 from bcgc_jax.order_statistics import is_count
 
+_MOST_WORKERS = 2**16
 _CONDITIONS = {
     "num_coordinates": ">= 1",
     "num_samples": "> 0",
@@ -78,9 +79,11 @@ class Problem:
         if not self.max_workers:
             if workers is None:
                 raise ValueError("num_workers is traced: give the static max_workers that bounds it")
+            self._check_size(float(workers.max()))
             object.__setattr__(self, "max_workers", int(workers.max()))
         elif workers is not None and workers.max() > self.max_workers:
             raise ValueError(f"num_workers {workers.max()} exceeds max_workers {self.max_workers}")
+        self._check_size(self.max_workers)
         if isinstance(self.cycle_time, JointLaw):
             self._check_width(self.cycle_time.width(), workers)
 
@@ -102,6 +105,13 @@ class Problem:
             raise ValueError(
                 f"num_coordinates above {limit} needs 64-bit integers: "
                 "call jax.config.update('jax_enable_x64', True) first"
+            )
+
+    @staticmethod
+    def _check_size(size: float) -> None:
+        if size > _MOST_WORKERS:
+            raise ValueError(
+                f"{size:.6g} workers are more than {_MOST_WORKERS:,}: exact answers take arrays of N² numbers"
             )
 
     def _check_width(self, width: int, workers: np.ndarray | None) -> None:

@@ -22,10 +22,11 @@ import optax
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
+from bcgc_jax.cli.waiting import each
 from bcgc_jax.cluster import Calibration, Cluster, ClusterTraining, calibrate, train_on_cluster
 from bcgc_jax.coding.digits import cross_entropy, load_digits
 from bcgc_jax.coding.gradients import coding_plan, split_unevenly
-from experiments.report import number, print_table, progress, run_command, write_csv
+from experiments.report import number, print_table, run_command, write_csv
 from experiments.rivals import rivals
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def run(
     rows: list[dict[str, Any]] = []
     with Cluster(workers) as cluster, rivals(cores, seed, busy=_BUSY, idle=_IDLE):
         costs = found = _measure(cluster, cores, params, data, order, len(sizes), steps, seed)
-        for number_ in progress(range(rounds), "rounds"):
+        for number_ in each(range(rounds), "rounds"):
             law = bcgc.measured.smooth_empirical(*found.times())
             problem = bcgc.Problem(
                 law,

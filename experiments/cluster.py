@@ -18,10 +18,11 @@ import numpy as np
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
+from bcgc_jax.cli.waiting import each
 from bcgc_jax.cluster import Cluster, Pace
 from bcgc_jax.cluster.digits import ClusterDigitsRun, train_digits_on_cluster
 from bcgc_jax.coding.digits import digits_problem
-from experiments.report import number, print_table, progress, run_command, write_csv
+from experiments.report import number, print_table, run_command, write_csv
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,7 +64,7 @@ def run(
 
         tasks = [(method, kind) for kind in ("even", "plain") for method in methods]
         tasks += [(method, "faults") for method in methods if method in disturbed]
-        for method, kind in progress(tasks, "training"):
+        for method, kind in each(tasks, "training"):
             found = train_digits_on_cluster(
                 key=jax.random.key(seed),
                 cluster=cluster,

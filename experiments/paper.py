@@ -16,7 +16,8 @@ import numpy as np
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
-from experiments.report import number, print_table, progress, run_command, write_csv
+from bcgc_jax.cli.waiting import each
+from experiments.report import number, print_table, run_command, write_csv
 
 # Each method, and the published scheme it stands beside; added schemes have none. The published "optimal"
 # comes from the paper's own stochastic subgradients, and is not the optimum.
@@ -31,7 +32,8 @@ METHODS: Mapping[str, str] = {
     "ferdinand_half": "ferdinand_half",
 }
 # Five digits of the optimum are enough for a figure; 6 is the paper's α of partial stragglers.
-OPTIONS = {"optimal": bcgc.Optimal(tolerance=1e-5), "tandon_partial": bcgc.TandonPartial(alpha=6.0)}
+ALPHA = 6.0
+OPTIONS = {"optimal": bcgc.Optimal(tolerance=1e-5), "tandon_partial": bcgc.TandonPartial(alpha=ALPHA)}
 # Why published values are not on the line of the computed ones.
 NOTES = {
     "optimal": "published: above the optimum",
@@ -107,7 +109,7 @@ def compute(
         rows.append(Row(figure, axis, x, method, computed, known))
 
     points = [(method, point) for method in asked for point in grid]
-    for method, (figure, axis, num_workers, rate) in progress(points, "solving"):
+    for method, (figure, axis, num_workers, rate) in each(points, "solving"):
         problem = bcgc.Problem(
             bcgc.ShiftedExponential(rate, 50.0),
             num_workers,
@@ -151,6 +153,7 @@ def draw(rows: Sequence[Row], figure: str, schemes: Sequence[bcgc.Scheme] = ()):
             axes.plot(*zip(*points, strict=True), **plotting.points(method, schemes, filled=True))
         theirs = [row for row in mine if row.published and name not in drawn]
         label = plotting.style(method, schemes).label
+        label += rf", $\alpha = {ALPHA:g}$" if method == "tandon_partial" else ""
         if theirs:
             axes.plot(
                 [r.x for r in theirs], [r.published or np.nan for r in theirs], **plotting.points(method)
@@ -207,7 +210,8 @@ def print_runtimes(rows: Sequence[Row], figure: str, title: str) -> None:
         mine = [by_place[method, x] for x in shown if (method, x) in by_place]
         if not mine:
             continue
-        lines.append([method, "computed", *(number(r.computed) for r in mine)])
+        label = f"{method} α {ALPHA:g}" if method == "tandon_partial" else method
+        lines.append([label, "computed", *(number(r.computed) for r in mine)])
         if any(r.published for r in mine):
             lines.append(["", "published", *(number(r.published) for r in mine)])
             lines.append(["", "ratio", *(number(r.ratio) for r in mine)])
@@ -224,12 +228,9 @@ def run(
     schemes: Sequence[bcgc.Scheme] = (),
     reference: Path = REFERENCE,
 ) -> None:
-    """Compute, write paper.csv and the figures fig3, fig4a and fig4b to `out`, print the tables."""
+    """Compute, print the tables, write paper.csv and the figures fig3, fig4a and fig4b to `out`."""
     published = read_published(reference)
     rows = compute(workers_grid, rate_grid, methods=methods, schemes=schemes, published=published, seed=seed)
-    write_numbers(out / "paper.csv", rows)
-    for figure in sorted({row.figure for row in rows}):
-        plotting.save_figure(draw(rows, figure, schemes), out, f"fig{figure}")
     print_partitions(rows)
     print_runtimes(rows, "4a", f"Fig. 4(a): expected runtime against the number of workers, rate {RATE:g}")
     print_runtimes(rows, "4b", f"Fig. 4(b): expected runtime against the rate, N = {NUM_WORKERS}")
@@ -239,6 +240,9 @@ def run(
         print(
             '\nThe published scheme beside "subgradient" is the paper\'s "optimal", which is not the optimum.'
         )
+    write_numbers(out / "paper.csv", rows)
+    for figure in sorted({row.figure for row in rows}):
+        plotting.save_figure(draw(rows, figure, schemes), out, f"fig{figure}")
     print(f"\nWritten to {out}: paper.csv and fig3, fig4a, fig4b as .png and .svg")
 
 

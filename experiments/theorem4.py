@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
-from experiments.report import number, print_table, progress, run_command, write_csv
+from bcgc_jax.cli.waiting import each
+from experiments.report import number, print_table, run_command, write_csv
 
 SCHEMES = ("time", "frequency")
 SHIFT = 50.0
@@ -62,7 +63,7 @@ def compute(
     """Bounds and ratios of both closed forms for every N and every μ t0."""
     rows = []
     points = [(product, n) for product in products for n in workers_grid]
-    for product, num_workers in progress(points, "theorem 4"):
+    for product, num_workers in each(points, "theorem 4"):
         problem = bcgc.Problem(
             bcgc.ShiftedExponential(product / SHIFT, SHIFT),
             num_workers,
@@ -144,11 +145,11 @@ def run(
     products: Iterable[float] = PRODUCTS,
     sizes: Sequence[int] = SIZES,
 ) -> None:
-    """Compute, write theorem4.csv, .png and .svg to `out`, print the tables."""
+    """Compute, print the tables, write theorem4.csv, .png and .svg to `out`."""
     rows = compute(workers_grid, products, sizes=sizes)
+    print_bounds(rows)
     write_csv(out / "theorem4.csv", (row._asdict() for row in rows))
     plotting.save_figure(draw(rows), out, "theorem4")
-    print_bounds(rows)
     print(f"\nWritten to {out}: theorem4.csv, theorem4.png, theorem4.svg")
 
 

@@ -146,7 +146,6 @@ def run(out: Path, seed: int = 0) -> None:
                 "wasted": float(((one.computed * ~one.used) * cost).sum() / done),
             }
         )
-    write_csv(out / "timeline.csv", rows)
     print_table(
         "one iteration: runtime, and the share of the computed work whose result was used",
         ["scheme", "workers", "runtime", "used", "not used"],
@@ -156,6 +155,7 @@ def run(out: Path, seed: int = 0) -> None:
             for r in rows
         ],
     )
+    write_csv(out / "timeline.csv", rows)
     panels = [(name, one, times) for (name, _, times, _), one in zip(cases, found, strict=True)]
     paths = plotting.save_figure(draw(panels), out, "timeline")
     print(f"\nWritten to {out}: timeline.csv, {paths[0].name}, {paths[1].name}")

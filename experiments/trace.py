@@ -18,9 +18,10 @@ import numpy as np
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
+from bcgc_jax.cli.waiting import each
 from bcgc_jax.measured.description import Interval
 from bcgc_jax.measured.resampling import resampled_means
-from experiments.report import print_table, progress, run_command, write_csv
+from experiments.report import print_table, run_command, write_csv
 
 # The share of the steps that plans are made on: 84 of 120.
 FIRST = 0.7
@@ -132,7 +133,7 @@ def replanned(past: bcgc.measured.Trace, rest: bcgc.measured.Trace) -> np.ndarra
     rows = np.concatenate([past.rows(), rest.rows()])
     window = past.num_steps
     steps = []
-    for i in progress(range(rest.num_steps), "re-planning"):
+    for i in each(range(rest.num_steps), "re-planning"):
         law = bcgc.measured.smooth_empirical(rows[i : i + window].ravel())
         partition = bcgc.solve(problem(law, rows.shape[1])).partition
         steps.append(_replay(partition)(rows[window + i : window + i + 1])[0])
@@ -211,7 +212,7 @@ def _held_out(trace: bcgc.measured.Trace, folds: int, seed: int) -> list[Held]:
     parts = np.array_split(np.arange(trace.num_steps), folds)
     rows = trace.rows()
     kept: dict[str, list[np.ndarray]] = {}
-    for part in progress(parts, "holding out"):
+    for part in each(parts, "holding out"):
         seen = ~np.isin(trace.step, part)
         names = np.delete(trace.step_names, part)
         past = bcgc.measured.Trace(

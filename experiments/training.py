@@ -15,8 +15,9 @@ import numpy as np
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
+from bcgc_jax.cli.waiting import each
 from bcgc_jax.coding.digits import DigitsRun, digits_problem, train_on_digits
-from experiments.report import number, print_table, progress, run_command, write_csv
+from experiments.report import number, print_table, run_command, write_csv
 
 METHODS = ("uncoded", "tandon_partial", "single_block", "frequency", "time", "optimal")
 LAW = bcgc.ShiftedExponential(rate=1e-3, shift=50.0)
@@ -37,7 +38,7 @@ def run(
 ) -> None:
     runs: dict[str, list[DigitsRun]] = {}
     tasks = [(model, method) for model in TITLES for method in methods]
-    for model, method in progress(tasks, "training"):
+    for model, method in each(tasks, "training"):
         problem = digits_problem(LAW, workers, model)
         key = jax.random.key(seed)
         found = train_on_digits(key, problem, model, method, num_seeds=seeds, num_steps=steps)

@@ -438,28 +438,6 @@ def test_command_makes_the_folder_and_computes_in_float64(tmp_path):
     assert seen == [(3, np.dtype("float64"))]
 
 
-def test_progress_tells_after_a_while(monkeypatch, capsys):
-    monkeypatch.setattr(report, "_PATIENCE", -1.0)
-    assert list(report.progress([1, 2, 3], "counting")) == [1, 2, 3]
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert "counting: 2 of 3" in said.err
-    monkeypatch.setattr(report, "_PATIENCE", 60.0)
-    assert list(report.progress([1, 2, 3], "counting")) == [1, 2, 3]
-    assert capsys.readouterr().err == ""
-
-
-def test_progress_of_cells_tells_speed_after_a_while(monkeypatch, capsys):
-    for patience, said in ((-1.0, "solving: 3 of 9 cells, "), (60.0, "")):
-        monkeypatch.setattr(report, "_PATIENCE", patience)
-        with report.cells_progress("solving") as progress:
-            progress(3, 9)
-        heard = capsys.readouterr()
-        assert heard.out == ""
-        assert said in heard.err
-        assert bool(said) == heard.err.endswith(" cells/s\n")
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_a_trace_is_planned_on_and_replayed(tmp_path, capsys, monkeypatch):

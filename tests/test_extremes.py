@@ -101,7 +101,7 @@ def _partition(rng: np.random.Generator, law: bcgc.Law, workers: int, size: int)
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def _closed_form(law: bcgc.Law, workers: Any, size: int, method: str) -> Array:
     problem = bcgc.Problem(law, workers, 1.0, workers, max_workers=size)
-    return bcgc.solve(problem, method).partition
+    return known(bcgc.solve(problem, method).partition)
 
 
 @jax.jit

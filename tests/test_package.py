@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from importlib.metadata import version
+from importlib.metadata import metadata, version
 from pathlib import Path
 
 import pytest
@@ -48,3 +48,14 @@ def test_the_paper_is_cited_alike():
     (title,) = re.findall(r"^  title: (.+)$", file, re.MULTILINE)
     assert f"author = {{{' and '.join(', '.join(name) for name in authors)}}}" in paper
     assert f"title = {{{title}}}" in paper
+
+
+def test_what_is_to_be_installed_can_be():
+    root = Path(bcgc.__file__).parents[1]
+    folders = (root / name for name in ("bcgc_jax", "experiments", "benchmarks"))
+    texts = [path.read_text("utf-8") for folder in folders for path in folder.rglob("*.py")]
+    # The package is on no index: what works is said in one place.
+    assert not [text for text in texts if "bcgc-jax[" in text]
+    named = {extra for text in texts for extra in re.findall(r"to_install\([\"'](\w+)[\"']\)", text)}
+    known = set(metadata("bcgc-jax").get_all("Provides-Extra") or ())
+    assert {"cli", "cluster", "parquet", "plot", "train"} <= named <= known

@@ -27,6 +27,7 @@ from bcgc_jax.solution import (
     assess,
     assess_shares,
     is_partition,
+    overflows,
     solution_of,
     with_whole_numbers,
 )
@@ -289,9 +290,10 @@ def check_finite_mean(problem: Problem) -> None:
         if batched or mean is None or np.all(np.isfinite(mean)):
             continue
         raise ValueError(
-            f"the mean of {type(one).__name__} is infinite, and so is the expected runtime of a scheme that "
-            "ever waits for the slowest worker: take a law with a lighter tail, or look at the probability "
-            "of meeting a deadline (completion_probability, Deadline) instead"
+            f"the mean of {type(one).__name__} is infinite, or above the largest number, "
+            f"{jnp.finfo(problem.dtype).max:.1e}, and so is the expected runtime of a scheme that ever waits "
+            "for the slowest worker: take a law with a lighter tail, or plan for a deadline (Deadline; in a "
+            "shell --objective completion-probability)"
         )
 
 
@@ -390,7 +392,9 @@ def _no_partition(problem: Problem, found: Expectation) -> Solution:
     value, error = found
     status = jnp.where(jnp.isfinite(value), int(Status.CONVERGED), int(Status.INFINITE))
     status = jnp.where(jnp.isnan(value), int(Status.INFEASIBLE), status)
-    status = jnp.where(problem.valid, status, int(Status.INVALID))
+    too_large = overflows(problem, value)
+    value = jnp.where(too_large, jnp.nan, value)
+    status = jnp.where(problem.valid & ~too_large, status, int(Status.INVALID))
     # No partition, so no subgradient: 0 is all that this scheme tells about the best partition.
     nothing, zero = jnp.zeros_like(value), jnp.asarray(0)
     gap = 1 - nothing / value

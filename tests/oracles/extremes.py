@@ -73,7 +73,7 @@ def _centre(excess: Any, load: np.ndarray) -> float:
 
 def _integral(late: Callable[[np.ndarray], np.ndarray], centre: float, breaks: list[float]) -> float:
     """∫ P(w) dw in v = log w."""
-    grid = centre + np.arange(-120.0, 640.0)
+    grid = np.arange(centre - 120, min(centre + 640, 700.0))
     size = np.exp(grid) * late(grid)
     kept = np.flatnonzero(size > 1e-19 * size.max())
     edges = np.union1d(grid[max(kept[0] - 1, 0) : kept[-1] + 2], breaks)

@@ -11,9 +11,7 @@ import jax
 import numpy as np
 
 from bcgc_jax.cli.arguments import (
-    AT_MOST,
     SEED,
-    WORKERS,
     CycleTime,
     Number,
     describe_law,
@@ -22,6 +20,7 @@ from bcgc_jax.cli.arguments import (
     schemes_option,
 )
 from bcgc_jax.cli.destinations import check_file
+from bcgc_jax.cli.estimates import Cost, announce, cost_of_all
 from bcgc_jax.cli.output import (
     beside_the_answer,
     console,
@@ -46,6 +45,11 @@ ENGINES = ("simulated", "ray")
 METHODS = ("uncoded", "single_block", "tandon_partial", "time", "frequency", "optimal")
 
 Row = dict[str, Any]
+
+_IMAGES = 1500  # to train with, one a worker at least
+# Seconds of a method, compiling above all, and of a step on the simulated clock, which grow with N^2.5 or so
+# (measured at N = 20, and beyond 120 s at 100); how much slower than the fastest scheme the others are.
+_COMPILING, _SECONDS_A_STEP, _SLOWER = 4.0, 8e-7, 1.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +128,11 @@ Examples:
 
 Laws: {law_help()}""",
 )
-@click.option("--workers", type=WORKERS, help=f"N, {AT_MOST}; with --trace that of the trace.")
+@click.option(
+    "--workers",
+    type=Number(1, _IMAGES, include=True, whole=True),
+    help=f"N, at most {_IMAGES:,}; with --trace that of the trace.",
+)
 @click.option("--cycle-time", type=CycleTime(), help="Law of a worker's cycle time, NAME:PARAMETER=VALUE,…")
 @trace_options(", replayed step by step.")
 @click.option("--model", type=click.Choice(list(MODELS)), default="softmax", show_default=True)
@@ -181,6 +189,7 @@ def train_command(**options: Any) -> None:
         described = _described(question, problem)
     for method in question.shown_methods if question.methods else []:
         check_method(problem, method)
+    _announce(question, problem)
     if question.simulated:
         runs = _train_all(question, problem, steps)
     else:
@@ -222,11 +231,24 @@ def _problem(question: Question) -> tuple[Problem, np.ndarray | None]:
     return problem, steps
 
 
+def _announce(question: Question, problem: Problem) -> None:
+    """How long it will take, where that is long."""
+    methods = question.shown_methods
+    plans, _ = cost_of_all(problem, methods)
+    steps = question.num_seeds * question.steps
+    one = _SECONDS_A_STEP * _workers(problem) ** 2.5 if question.simulated else _SLOWER * question.pace
+    announce(plans.after(Cost(len(methods) * (_COMPILING + steps * one))))
+
+
+def _workers(problem: Problem) -> int:
+    return int(np.asarray(problem.num_workers))
+
+
 def _described(question: Question, problem: Problem) -> dict[str, Any]:
     """The problem in JSON's own values."""
     return {
         "model": question.model,
-        "num_workers": int(np.asarray(problem.num_workers)),
+        "num_workers": _workers(problem),
         "cycle_time": describe_law(problem.cycle_time),
         "num_coordinates": int(np.asarray(problem.num_coordinates)),
         "num_samples": int(np.asarray(problem.num_samples)),
@@ -274,7 +296,7 @@ def _train_all_on_cluster(question: Question, problem: Problem, steps: np.ndarra
         expected = _expected_runtimes(question, problem)
     times = problem.cycle_time if steps is None else steps
     slowness = Pace(times, question.pace / min(expected.values())) if question.pace else None
-    workers, seeds = int(np.asarray(problem.num_workers)), question.num_seeds
+    workers, seeds = _workers(problem), question.num_seeds
     runs = []
     # What Ray prints goes to the screen, not into a table or a file.
     with (

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from bcgc_jax.cli.arguments import (
     schemes_option,
 )
 from bcgc_jax.cli.destinations import check_file
+from bcgc_jax.cli.ending import interruptible
 from bcgc_jax.cli.estimates import Cost, announce, cost_of_all
 from bcgc_jax.cli.output import (
     beside_the_answer,
@@ -331,7 +333,8 @@ def _train_all(question: Question, problem: Problem, steps: np.ndarray | None) -
             bar.update(task, description=f"training with {method.name}")
             try:
                 with jax.enable_x64(True):  # for the plan and the clock; the model is float32
-                    runs.append(train_on_digits(question.key, problem, question.model, method, **options))
+                    train = functools.partial(train_on_digits, question.key, problem, question.model, method)
+                    runs.append(interruptible(functools.partial(train, **options)))
             except ValueError as error:
                 if question.methods:
                     raise

@@ -199,6 +199,7 @@ class Status(enum.IntEnum):
     INFINITE = 2
     INFEASIBLE = 3
     INVALID = 4
+    PRECISION = 5
 
     @property
     def message(self) -> str:
@@ -211,6 +212,8 @@ class Status(enum.IntEnum):
             Status.INFEASIBLE: "the scheme does not exist for this number of workers and coordinates",
             Status.INVALID: "the numbers make no problem (negative, NaN, out of order), or are too large or "
             "small for the working precision",
+            Status.PRECISION: "the tolerance is finer than the working precision and the finest rule of "
+            "integration resolve here: accept the reported relative_gap, or enable float64",
         }[self]
 
 

@@ -21,12 +21,13 @@ from experiments.report import number, print_table, run_command, write_csv
 
 SIZES = (10, 20, 50, 100)
 SETS, LENGTH = 200, 32
+# Codes are no schemes: other colours than theirs, but for the uncoded one.
 LOOKS = {
-    "uncoded": ("#999933", "h"),
-    "replication": ("#CC79A7", "D"),
-    "fractional_repetition": ("#009E73", "^"),
-    "cyclic_mds": ("#D55E00", "s"),
-    "random_cyclic": ("#0072B2", "o"),
+    "uncoded": (plotting.style("uncoded").color, "h"),
+    "replication": ("#882255", "D"),
+    "fractional_repetition": ("#44AA99", "^"),
+    "cyclic_mds": ("#661100", "s"),
+    "random_cyclic": ("#332288", "o"),
 }
 
 _weights = jax.jit(

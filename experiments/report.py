@@ -14,7 +14,7 @@ from bcgc_jax.cli.destinations import check_folder
 from bcgc_jax.cli.ending import flush, interrupted, take_any_sign
 from bcgc_jax.solvers.schemes import SchemeError, load_schemes
 
-SHARED_TRACE = Path(__file__).parents[2] / "shared/traces/llm_training_32_workers.csv"
+SAMPLE_TRACE = Path(__file__).resolve().parent / "data/steps.csv"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -107,9 +107,9 @@ def _parser(command: str, description: str, *, seeded: bool, schemes: bool, trac
         parser.add_argument(
             "--trace",
             type=Path,
-            default=SHARED_TRACE,
+            default=SAMPLE_TRACE,
             metavar="FILE",
-            help="measured times, CSV or Parquet (default: that of 32 workers laid out beside the project)",
+            help="measured times, CSV or Parquet (default: the project's own, experiments/data/steps.csv)",
         )
     return parser
 

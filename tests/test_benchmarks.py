@@ -225,7 +225,7 @@ def test_a_missing_scipy_skips_the_measure_and_says_what_to_install(capsys, monk
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "scipy" else find(name))
     assert benchmark.main(["--only", "completion"]) == 1
     assert "skipped completion: " in (said := capsys.readouterr().err)
-    assert "pip install 'bcgc-jax[benchmarks]'" in said
+    assert "pip install '.[benchmarks]'" in said
 
 
 def test_times_and_ratios_are_printed_with_three_digits():

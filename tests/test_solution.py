@@ -133,6 +133,7 @@ def test_a_comparison_is_the_commands_table():
     optimum = found["optimal"]
     above = 100 * (float(found["uncoded"].expected_runtime) / float(optimum.lower_bound) - 1)
     assert f"{above:.3g} %" in next(line for line in lines if line.startswith("uncoded"))
+    assert any(line.startswith("tandon_partial α ") for line in lines)  # on which its runtime depends
     assert "subgradient" not in bcgc.compare(PROBLEM, ["time", "uncoded"])
     with pytest.raises(ValueError, match="pass key"):
         bcgc.compare(PROBLEM, ["subgradient"])

@@ -2,6 +2,7 @@
 
 from typing import NoReturn
 
+from bcgc_jax._extras import to_install
 from bcgc_jax.cli.ending import finish, interrupted, say, take_any_sign
 
 
@@ -21,7 +22,7 @@ def _run() -> int:
 
         from bcgc_jax.cli.group import cli
     except ModuleNotFoundError as error:
-        say(f"bcgc: {error.name} is missing: pip install 'bcgc-jax[cli]'")
+        say(f"bcgc: {error.name} is missing: {to_install('cli')}")
         return 2
     try:
         return cli.main(prog_name="bcgc", standalone_mode=False) or 0

@@ -10,11 +10,13 @@ from typing import Any
 import click
 import jax.numpy as jnp
 import numpy as np
+from click.core import ParameterSource
 
 from bcgc_jax import laws
 from bcgc_jax.cli.estimates import MOST_WORKERS
 from bcgc_jax.cli.output import finite
 from bcgc_jax.laws import HazardSpline, JointLaw, Law, Rows, Unlike
+from bcgc_jax.solvers.methods import METHODS
 from bcgc_jax.solvers.schemes import Scheme, load_schemes
 
 OBJECTIVES = ("expected-runtime", "completion-probability")
@@ -37,6 +39,12 @@ LAWS = {
 }
 
 
+def method_help() -> str:
+    """The methods, and what is not in their names."""
+    alpha = "the law's E[T | T > median] / E[T | T ≤ median]; the paper's figures take 6"
+    return f"{METHODS}\n\ntandon_partial has α, {alpha}."
+
+
 def law_help() -> str:
     """Each law with its parameters, those with a default in brackets."""
     return ", ".join(f"{name}:{','.join(_signature(law))}" for name, law in LAWS.items())
@@ -48,6 +56,7 @@ def _signature(law: type) -> list[str]:
 
 
 SEED = click.IntRange(0, 2**63 - 1)  # what a key is made of
+_LARGEST = 2**53  # beyond it not all whole numbers are numbers
 _LONGEST = 1_000_000  # numbers on an axis
 
 
@@ -59,7 +68,8 @@ class Number(click.ParamType):
     def __init__(
         self, low: float = 0, high: float = math.inf, *, include: bool = False, whole: bool = False
     ) -> None:
-        self.low, self.high, self.include, self.whole = low, high, include, whole
+        self.low, self.include, self.whole = low, include, whole
+        self.high = min(high, _LARGEST) if whole else high
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | int:
         what = "a whole number" if self.whole else "a finite number"
@@ -160,7 +170,7 @@ class Axis(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> np.ndarray:
         if isinstance(value, np.ndarray | int | float):
-            return np.atleast_1d(np.asarray(value))
+            return np.atleast_1d(np.asarray(value, int if self.number.whole else float))
 
         def number(text: str) -> float:
             return self.number.convert(text, param, ctx)
@@ -182,10 +192,8 @@ class Axis(click.ParamType):
         if logarithmic and first <= 0:
             self.fail(f"a logarithmic axis starts above 0, got {value!r}", param, ctx)
         count = Number(1, include=True, whole=True).convert(rest[0], param, ctx) if rest else last - first + 1
-        if count > _LONGEST or (whole and last >= 2**53):
-            self.fail(
-                f"an axis has at most {_LONGEST:,} numbers, whole ones below 2^53: {value!r}", param, ctx
-            )
+        if count > _LONGEST:
+            self.fail(f"an axis has at most {_LONGEST:,} numbers, got {value!r}", param, ctx)
         count = int(count)
         values = np.geomspace(first, last, count) if logarithmic else np.linspace(first, last, count)
         return np.unique(np.round(values).astype(int)) if whole else values
@@ -203,6 +211,31 @@ class NamedAxis(click.ParamType):
         if not equals:
             self.fail(f"must be PARAMETER=NUMBERS such as rate=1e-4:1e-1:33:log, got {value!r}", param, ctx)
         return name.strip(), Axis(Number(-math.inf)).convert(text, param, ctx)
+
+
+def ranges(levels: Sequence[int]) -> str:
+    """Ascending whole numbers as `Levels` reads them, three and more in a row as a range.
+
+    >>> ranges([0, 1, 4, 5, 6])
+    '0,1,4-6'
+    """
+    runs: list[list[int]] = []
+    for level in levels:
+        if runs and level == runs[-1][-1] + 1:
+            runs[-1].append(level)
+        else:
+            runs.append([level])
+    texts = (f"{run[0]}-{run[-1]}" if len(run) > 2 else ",".join(map(str, run)) for run in runs)
+    return ",".join(texts)
+
+
+def refuse_without_effect(reason: str, *names: str) -> None:
+    """UsageError for the first of these parameters that was typed: here it would change nothing."""
+    context = click.get_current_context()
+    for param in context.command.params:
+        typed = context.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE
+        if param.name in names and typed:
+            raise click.UsageError(f"{param.opts[0]} has no effect {reason}")
 
 
 class Levels(click.ParamType):

@@ -22,10 +22,12 @@ from bcgc_jax.cli.output import (
     finite,
     names,
     one_line_errors,
+    print_table,
     table,
     write_json,
     write_rows,
 )
+from bcgc_jax.cli.plans import plan_option, save_plan
 from bcgc_jax.cli.traces import TraceFile, law_of_trace, layout_options
 from bcgc_jax.cli.waiting import progress
 from bcgc_jax.laws import HazardSpline, Law
@@ -36,6 +38,7 @@ from bcgc_jax.measured.traces import Trace
 from bcgc_jax.plotting import require_matplotlib
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.runtime import block_runtime, expected_runtime
+from bcgc_jax.solution import Solution
 from bcgc_jax.solvers.methods import Optimal
 from bcgc_jax.solvers.solve import FEW_UNITS, solve
 
@@ -60,9 +63,12 @@ class Question:
     replicates: int
     seed: int
     figure: str | None
+    out: str | None
     output: str
 
     def __post_init__(self) -> None:
+        if self.out is not None:
+            check_file("--out", self.out)
         if self.figure is not None:
             check_file("--figure", self.figure, PICTURES)
             require_matplotlib()
@@ -77,6 +83,7 @@ class Answer(NamedTuple):
     fits: list[Fit]
     laws: dict[str, Law]
     plans: list[dict[str, Any]]
+    best: Solution
 
 
 @click.command(
@@ -119,13 +126,14 @@ Examples:
 )
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of these samples.")
 @click.option("--figure", type=click.Path(), help="Also draw quantiles and survival: .png, .svg or .pdf.")
+@plan_option("the plan for the best law")
 @format_option
 @one_line_errors
 def fit_command(**options: Any) -> None:
     """Which law describes the cycle times in FILE, how sure is that, and how much does the plan depend on it?
 
     FILE is CSV or Parquet: a row for each step and worker, or a row for each step and a column for each
-    worker. Times, and the parameters that are times, carry the unit of the file.
+    worker, in seconds. Parameters and runtimes are in seconds, or in whatever unit the file has.
     """
     question = Question(**options)
     with jax.enable_x64(True), progress(counted=False) as bar:
@@ -149,6 +157,11 @@ def fit_command(**options: Any) -> None:
             _draw(question.figure, answer)
         if question.output == "table":
             click.echo(f"\nFigure: {question.figure}")
+    if question.out is not None:
+        with beside_the_answer(question.out), jax.enable_x64(True):
+            save_plan(answer.best, len(answer.plans[0]["partition"]), question.out)
+        if question.output == "table":
+            click.echo(f"\nThe plan for {answer.plans[0]['law']}: {question.out}")
 
 
 def _answer(question: Question, bar: Any, task: Any) -> Answer:
@@ -179,7 +192,8 @@ def _answer(question: Question, bar: Any, task: Any) -> Answer:
         bar.update(task, description=f"planning for {name}")
         plans.append(_plan(name, laws, steps, workers, question))
         bar.advance(task)
-    return Answer(trace, description, _remarks(description), fits, laws, plans)
+    rows = [row for row, _ in plans]
+    return Answer(trace, description, _remarks(description), fits, laws, rows, plans[0][1])
 
 
 def _announce(question: Question, trace: Trace, workers: int) -> None:
@@ -237,7 +251,7 @@ def _laws(trace: Trace, fits: list[Fit], workers: int) -> dict[str, Law]:
 
 def _plan(
     name: str, laws: dict[str, Law], steps: np.ndarray, workers: int, question: Question
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Solution]:
     """The optimum under a law, and how long it takes under every law, and in the whole `steps` of a trace."""
     samples, cycles = question.samples, question.cycles
 
@@ -263,7 +277,7 @@ def _plan(
         replayed = np.asarray(block_runtime(counts, steps, num_samples=samples, cycles=cycles))
         row["replayed_runtime"] = float(replayed.mean())
         row["replayed_error"] = float(replayed.std(ddof=1) / np.sqrt(len(replayed)))
-    return row
+    return row, solution
 
 
 def _draw(path: str, answer: Answer) -> None:
@@ -310,7 +324,7 @@ def _print(file: str, answer: Answer) -> None:
         markup=False,
     )
     screen.print(
-        f"mean {d.mean:.4g}, standard deviation {d.deviation:.3g}, median {d.median:.4g}, "
+        f"seconds: mean {d.mean:.4g}, standard deviation {d.deviation:.3g}, median {d.median:.4g}, "
         f"99 % {d.high:.4g}, largest {d.largest:.4g}"
     )
     screen.print(
@@ -345,7 +359,7 @@ def _print_fits(screen: Console, fits: list[Fit]) -> None:
             f"{fit.anderson_darling:.3g}",
             _pvalue(fit.anderson_darling_pvalue),
         )
-    screen.print(ranked)
+    print_table(ranked)
 
 
 def _pvalue(value: float) -> str:
@@ -376,7 +390,8 @@ def _print_plans(screen: Console, plans: list[dict[str, Any]]) -> None:
         if replayed:
             cells.append(f"{plan['replayed_runtime']:.5g} ± {plan['replayed_error']:.2g}")
         compared.add_row(plan["law"], *cells)
-    screen.print(compared)
+    print_table(compared)
+    screen.print("Of whole coordinates, in seconds.")
     worst = 0.0
     for law in [law for law in laws if law == "measured times"] or laws:
         values = [plan["runtime_under"][law] for plan in plans]

@@ -4,6 +4,7 @@ import csv
 import functools
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,8 +18,9 @@ from bcgc_jax.solvers.schemes import SchemeError
 
 # Of the objects that `--format json` prints (output.schema.json): the next one where a field changes its
 # meaning or goes, not where one is added.
-VERSION = 1
+VERSION = 2
 _WIDTH = 100
+_NAME_WIDTH = 22
 
 
 def console(*, wrap: bool = True) -> Console:
@@ -27,14 +29,30 @@ def console(*, wrap: bool = True) -> Console:
 
 
 def table(*columns: str | Column, title: str | None = None) -> Table:
-    """Columns by their heads; those that are strings hold numbers and stand on the right."""
-    heads = [Column(head, justify="right") if isinstance(head, str) else head for head in columns]
+    """Columns by their heads; those that are strings hold numbers: on the right, and never cut."""
+    heads = [
+        Column(head, justify="right", no_wrap=True) if isinstance(head, str) else head for head in columns
+    ]
     return Table(*heads, box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
 
 
 def names(head: str) -> Column:
-    """A column of names, which are not broken."""
-    return Column(head, no_wrap=True)
+    """A column of names, which are not broken; a long one is cut, for the numbers come first."""
+    return Column(head, no_wrap=True, max_width=_NAME_WIDTH)
+
+
+def row_label(row: Mapping[str, Any]) -> str:
+    """What a row is called in a table: its method, and the α that partial stragglers depend on."""
+    alpha = row.get("alpha")
+    return row["method"] if alpha is None else f"{row['method']} α {alpha:.3g}"
+
+
+def print_table(shown: Table) -> None:
+    """As wide as others, wider where a column of numbers would be lost; text that may be wrapped is."""
+    width = _WIDTH
+    if all(column.no_wrap for column in shown.columns):
+        width = max(width, Console(width=100 * _WIDTH).measure(shown).maximum)
+    Console(width=width, highlight=False, file=sys.stdout).print(shown)
 
 
 def finite(value: Any) -> float | None:
@@ -88,6 +106,23 @@ def access(path: str, verb: str = "read") -> Iterator[None]:
         raise ValueError(f"cannot {verb} {path}: it is not a text file") from None
 
 
+# What the library calls a thing, and what is typed for it.
+_TYPED = {
+    "num_workers": "--workers",
+    "num_coordinates": "--coordinates",
+    "num_samples": "--samples",
+    "setup_cycles": "--setup-cycles",
+    "unit_costs": "--unit-costs",
+    "batch_size": "--batch-size",
+}
+
+
+def _as_typed(text: str) -> str:
+    """What the library says of its arguments, of the options that they came from."""
+    text = re.sub(r'\bmethod="(.*?)"', r"--method \1", text)
+    return re.sub(rf"(?<![\w./-])({'|'.join(_TYPED)})\b", lambda found: _TYPED[found[1]], text)
+
+
 @contextmanager
 def beside_the_answer(path: str) -> Iterator[None]:
     """What is written to `path` once the answer is printed: what fails is one line, and the answer stands."""
@@ -114,6 +149,6 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
             named = f"{error.filename}: " if error.filename else ""
             raise click.UsageError(f"{named}{error.strerror or error}") from None
         except (ValueError, ImportError, SchemeError) as error:
-            raise click.UsageError(str(error)) from None
+            raise click.UsageError(_as_typed(str(error))) from None
 
     return told

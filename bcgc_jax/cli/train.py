@@ -18,6 +18,7 @@ from bcgc_jax.cli.arguments import (
     describe_law,
     format_option,
     law_help,
+    refuse_without_effect,
     schemes_option,
 )
 from bcgc_jax.cli.destinations import check_file
@@ -29,6 +30,8 @@ from bcgc_jax.cli.output import (
     finite,
     names,
     one_line_errors,
+    print_table,
+    row_label,
     table,
     write_json,
     write_rows,
@@ -39,6 +42,7 @@ from bcgc_jax.coding.digits import MODELS, DigitsRun, digits_problem, train_on_d
 from bcgc_jax.coding.gradients import UNITS
 from bcgc_jax.laws import JointLaw, Law
 from bcgc_jax.problem import Problem, Status
+from bcgc_jax.solvers.baselines import straggler_ratio
 from bcgc_jax.solvers.methods import Method, check_method, method_of
 from bcgc_jax.solvers.schemes import Scheme
 from bcgc_jax.solvers.solve import check_finite_mean, solve
@@ -81,6 +85,10 @@ class Question:
 
     def __post_init__(self) -> None:
         need_one_law(self.cycle_time is not None, self.trace)
+        if self.simulated:
+            refuse_without_effect("without --engine ray", "pace", "address")
+        if self.methods and not {scheme.name for scheme in self.schemes} & {*self.methods}:
+            refuse_without_effect("unless a --method is one of these", "schemes")
         if self.target > 1:
             raise click.UsageError("--target is an accuracy, from 0 to 1")
         if self.curves is not None:
@@ -197,7 +205,7 @@ def train_command(**options: Any) -> None:
     else:
         with _worker_errors(question):
             runs = _train_all_on_cluster(question, problem, steps)
-    rows = [_summary(run, question.target) for run in runs]
+    rows = [_summary(run, problem, question.target) for run in runs]
     if question.output == "json":
         write_json({"problem": described, "runs": rows})
     elif question.output == "csv":
@@ -345,11 +353,14 @@ def _train_all(question: Question, problem: Problem, steps: np.ndarray | None) -
     return sorted(runs, key=lambda run: run.expected_runtime)
 
 
-def _summary(run: DigitsRun, target: float) -> Row:
+def _summary(run: DigitsRun, problem: Problem, target: float) -> Row:
     steps = run.clock.shape[1]
     time = run.time_to(target)
-    return {
-        "method": run.method,
+    row: Row = {"method": run.method}
+    if run.method == "tandon_partial":
+        with jax.enable_x64(True):
+            row["alpha"] = finite(straggler_ratio(problem.iteration.pooled()))
+    return row | {
         "expected_runtime": finite(run.expected_runtime),
         "mean_runtime": finite(run.clock[:, -1].mean() / steps),
         "time_to_target": finite(np.median(time)),
@@ -405,11 +416,12 @@ def _print_table(rows: Sequence[Row], question: Question) -> None:
     )
     for row in rows:
         ends = ["–" if row[k] is None else f"{row[k]:.4f}" for k in ("loss", "accuracy")]
-        compared.add_row(row["method"], *(number(k, row[k]) for k in shown), *ends)
+        compared.add_row(row_label(row), *(number(k, row[k]) for k in shown), *ends)
     screen = console()
-    screen.print(compared)
+    print_table(compared)
     of = f"the median of {seeds} seeds" if seeds > 1 else "of one run"
-    screen.print(f"\nTime to the target: {of}; all steps alike, only the clocks differ.")
+    unit = "seconds" if real or question.trace is not None else "the cycle time's unit"
+    screen.print(f"\nTimes in {unit}; to the target {of}. All steps are alike, only the clocks differ.")
     if real:
         screen.print("Measured: mean seconds of an iteration, the messages and the computation included.")
     times = {row["method"]: row["time_to_target"] for row in rows}

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bcgc_jax._extras import to_install
 from bcgc_jax.laws import Empirical
 
 LAYOUTS = ("auto", "long", "wide")
@@ -400,7 +401,7 @@ def _parquet(file: Any, path: str, progress: Callable[[float], None]) -> _Table:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise ImportError("Parquet files need pyarrow: pip install 'bcgc-jax[parquet]'") from error
+        raise ImportError(f"Parquet files need pyarrow: {to_install('parquet')}") from error
 
     @contextlib.contextmanager
     def reading() -> Iterator[None]:

@@ -7,6 +7,7 @@ from jax import Array
 
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution
+from bcgc_jax.solvers.baselines import alpha_of
 from bcgc_jax.solvers.methods import BASELINES, LIMIT, PROPOSED, Method, method_of
 from bcgc_jax.solvers.schemes import Scheme
 from bcgc_jax.solvers.solve import solve
@@ -19,13 +20,14 @@ class Comparison(dict[str, Solution]):
 
     def __repr__(self) -> str:
         optimum = self.get("optimal")
-        lines = [f"{'method':<16} {'expected runtime':>16} {'above the bound':>16}  status"]
+        lines = [f"{'method':<22} {'expected runtime':>16} {'above the bound':>16}  status"]
         for name, solution in self.items():
             value = float(solution.expected_runtime)
             bound = np.nan if optimum is None or name == LIMIT else float(optimum.lower_bound)
             above = f"{100 * (value / bound - 1):.3g} %" if np.isfinite(value / bound) else ""
             status = Status(int(solution.status)).name.lower()
-            lines.append(f"{name:<16} {value:>16.5g} {above:>16}  {status}")
+            label = f"{name} α {alpha_of(solution):.3g}" if name == "tandon_partial" else name
+            lines.append(f"{label:<22} {value:>16.5g} {above:>16}  {status}")
         return "\n".join(lines)
 
 

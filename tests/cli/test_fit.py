@@ -26,7 +26,9 @@ COLUMNS = ("--step-column", "iteration", "--worker-column", "rank", "--seconds-c
 @pytest.mark.slow
 def test_a_fit_is_that_of_the_library_and_its_plans_are_evaluated_under_every_law(command, path, tmp_path):
     picture = tmp_path / "fit.png"
-    arguments = ("--law", "weibull", "--law", "pareto", "--replicates", "20", "--figure", str(picture))
+    plan_file = tmp_path / "plan.json"
+    files = ("--figure", str(picture), "--out", str(plan_file))
+    arguments = ("--law", "weibull", "--law", "pareto", "--replicates", "20", *files)
     status, out, err = command(
         "fit", path, *COLUMNS, *arguments, "--coordinates", "10000", "--format", "json"
     )
@@ -55,6 +57,7 @@ def test_a_fit_is_that_of_the_library_and_its_plans_are_evaluated_under_every_la
     exact = plans["weibull"]["runtime_under"]["measured times"]
     assert abs(exact - runtimes.mean()) < 4 * runtimes.std() / np.sqrt(200_000)
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert np.asarray(bcgc.Solution.load(plan_file).rounded).tolist() == plans["weibull"]["partition"]
 
 
 @pytest.mark.slow
@@ -105,6 +108,16 @@ def test_a_broken_file_is_one_line_and_status_2(command, tmp_path, text, argumen
     assert "cannot read" in err
 
 
+def test_a_trace_of_one_worker_is_refused_before_the_work(command, tmp_path, monkeypatch):
+    for name in ("describe", "fit_laws"):
+        monkeypatch.setattr(f"bcgc_jax.cli.fit.{name}", lambda *_, **__: pytest.fail("the work began"))
+    file = tmp_path / "trace.csv"
+    file.write_text("step,worker,seconds\n" + "".join(f"{i},a,{i + 1}\n" for i in range(30)))
+    status, out, err = command("fit", str(file))
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "has one worker only: coding needs the times of at least two, or give --workers" in err
+
+
 def test_solve_reads_named_columns_and_takes_a_smooth_law(command, path):
     arguments = ("--coordinates", "10000", "--method", "uncoded", "--format", "json")
     status, out, err = command("solve", "--trace", path, *COLUMNS, "--trace-law", "smooth", *arguments)
@@ -116,23 +129,9 @@ def test_solve_reads_named_columns_and_takes_a_smooth_law(command, path):
     late = 1 - (1 - np.asarray(bcgc.measured.smooth_empirical(np.round(TIMES, 9)).survival(t), float)) ** 3
     found = answer["solutions"][0]["expected_runtime"]
     assert found == pytest.approx(10_000 / 3 * np.trapezoid(late, t), rel=1e-5)
-    status, _, err = command("solve", "--trace", path, *COLUMNS, "--workers", "2000", *arguments)
+    status, _, err = command("solve", "--trace", path, *COLUMNS, "--workers", "10000", *arguments)
     assert status == 2
     assert "--trace-law smooth" in err
-
-
-def test_a_trace_of_one_worker_is_refused_before_the_work(command, tmp_path, monkeypatch):
-    def work(*_, **__):
-        raise AssertionError("the work has begun")
-
-    monkeypatch.setattr(fit, "describe", work)
-    monkeypatch.setattr(fit, "fit_laws", work)
-    file = tmp_path / "one.csv"
-    file.write_text("step,worker,seconds\n" + "".join(f"{i},a,{i + 1}\n" for i in range(30)))
-    status, out, err = command("fit", str(file))
-    assert (status, out, err.count("\n")) == (2, "", 1)
-    assert "one worker only" in err
-    assert "give --workers" in err
 
 
 def test_a_fit_tells_how_long_it_will_take(command, path, monkeypatch):

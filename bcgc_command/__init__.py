@@ -7,6 +7,8 @@ from typing import Any
 
 def main() -> None:
     """Run `bcgc`."""
+    # XLA's own log, such as what it thinks of constants, is not for the screen; it is read by the imports.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     heard = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if heard:
         signal.signal(signal.SIGINT, _leave)

@@ -59,7 +59,8 @@ def run_command(
         flush()
     except OSError as error:
         flush()
-        parser.error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        named = f"{error.filename}: " if error.filename else ""
+        parser.error(f"{named}{error.strerror or error}")
     except ImportError as error:
         parser.error(str(error))
     except SchemeError as error:

@@ -60,7 +60,7 @@ def _atoms(law: Law) -> int:
 def _nodes(law: Law) -> int:
     """Of the quadrature: each kink of the law has its own panels."""
     pieces = law.pieces()
-    return _NODES + (600 * int(np.size(pieces.times)) if isinstance(pieces, Kinked) else 0)
+    return _NODES + (450 * int(np.size(pieces.times)) if isinstance(pieces, Kinked) else 0)
 
 
 def cost_of(problem: Problem, method: Method | Scheme) -> Cost:

@@ -15,6 +15,7 @@ from bcgc_jax.cli.arguments import AT_MOST, SEED, WORKERS, Number, format_option
 from bcgc_jax.cli.compilation import padded_workers
 from bcgc_jax.cli.destinations import PICTURES, check_file
 from bcgc_jax.cli.ending import interruptible
+from bcgc_jax.cli.estimates import Cost, announce, cost_of
 from bcgc_jax.cli.output import (
     beside_the_answer,
     console,
@@ -31,17 +32,20 @@ from bcgc_jax.cli.traces import TraceFile, law_of_trace, layout_options
 from bcgc_jax.cli.waiting import progress
 from bcgc_jax.laws import HazardSpline, Law
 from bcgc_jax.measured.description import Description, describe
-from bcgc_jax.measured.fits import MAX_TIMES, Fit, fit_laws
+from bcgc_jax.measured.fits import MAX_TIMES, TWO_SPEED, Fit, fit_laws
 from bcgc_jax.measured.likelihood import FAMILIES
 from bcgc_jax.measured.traces import Trace
 from bcgc_jax.plotting import require_matplotlib
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.runtime import block_runtime, expected_runtime
 from bcgc_jax.solution import Solution
+from bcgc_jax.solvers.methods import Optimal
 from bcgc_jax.solvers.solve import FEW_UNITS, solve
 
 # Expectations that an optimum takes, some: their time is what a plan here may take.
 _EVALUATIONS = 250
+# Seconds of a law, compiling above all, and of a time of a replicate.
+_COMPILING, _SECONDS_A_DRAW = 5.0, 5e-7
 _SHOWN = 3  # laws in the picture, beside the smooth one
 
 
@@ -94,7 +98,13 @@ Examples:
 )
 @click.argument("file", type=click.Path())
 @layout_options
-@click.option("--law", "laws", multiple=True, help="Law to fit; repeat it; all by default.")
+@click.option(
+    "--law",
+    "laws",
+    multiple=True,
+    type=click.Choice([*FAMILIES, TWO_SPEED]),
+    help="Law to fit; repeat it; all by default.",
+)
 @click.option("--workers", type=WORKERS, help=f"N of the plans, {AT_MOST}; those of the trace.")
 @click.option(
     "--coordinates",
@@ -158,6 +168,7 @@ def _answer(question: Question, bar: Any, task: Any) -> Answer:
     file = TraceFile(question.file, question.columns)
     trace = file.read(lambda share: bar.update(task, completed=share))
     workers = file.num_workers(trace, question.workers)
+    _announce(question, trace, workers)
     bar.update(task, description="describing", completed=0)
     description = describe(trace)
     bar.update(task, total=len(question.laws) or len(FAMILIES))
@@ -183,6 +194,25 @@ def _answer(question: Question, bar: Any, task: Any) -> Answer:
         bar.advance(task)
     rows = [row for row, _ in plans]
     return Answer(trace, description, _remarks(description), fits, laws, rows, plans[0][1])
+
+
+def _announce(question: Question, trace: Trace, workers: int) -> None:
+    """How long it will take, where that is long; the plans for the best fit are the quickest of all."""
+    draws = question.replicates * min(trace.seconds.size, MAX_TIMES)
+    fits = Cost((len(question.laws) or len(FAMILIES)) * (_COMPILING + _SECONDS_A_DRAW * draws))
+    plans = Cost()
+    for kind in ("smooth", "pareto-tail", "atoms"):
+        with contextlib.suppress(ValueError):  # as when it comes to them
+            law = law_of_trace(trace, kind, workers, num_evaluations=_EVALUATIONS)
+            plans = plans.after(cost_of(_problem(law, workers, question), Optimal()))
+    remark = "most of it for plans: quicker with fewer --workers" if plans.seconds > fits.seconds else ""
+    announce(fits.after(plans), remark)
+
+
+def _problem(law: Law, workers: int, question: Question) -> Problem:
+    # A search over whole units takes N² trials: padding would be felt.
+    size = workers if question.coordinates <= FEW_UNITS else padded_workers(workers, law)
+    return Problem(law, workers, question.coordinates, question.samples, question.cycles, max_workers=size)
 
 
 def _remarks(description: Description) -> list[str]:
@@ -223,21 +253,16 @@ def _plan(
     name: str, laws: dict[str, Law], steps: np.ndarray, workers: int, question: Question
 ) -> tuple[dict[str, Any], Solution]:
     """The optimum under a law, and how long it takes under every law, and in the whole `steps` of a trace."""
-    coordinates, samples, cycles = question.coordinates, question.samples, question.cycles
-
-    def problem(law: Law) -> Problem:
-        # A search over whole units takes N² trials: padding would be felt.
-        size = workers if coordinates <= FEW_UNITS else padded_workers(workers, law)
-        return Problem(law, workers, coordinates, samples, cycles, max_workers=size)
+    samples, cycles = question.samples, question.cycles
 
     def runtime(problem: Problem) -> float | None:
         padded = np.zeros(problem.max_workers, counts.dtype)
         padded[:workers] = counts
         return finite(expected_runtime(problem, padded))
 
-    solution = solve(problem(laws[name]))
+    solution = solve(_problem(laws[name], workers, question))
     counts = np.asarray(solution.rounded)[:workers]
-    runtimes = {other: runtime(problem(law)) for other, law in laws.items()}
+    runtimes = {other: runtime(_problem(law, workers, question)) for other, law in laws.items()}
     row: dict[str, Any] = {
         "law": name,
         "expected_runtime": finite(solution.expected_runtime),

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,9 +12,7 @@ import jax
 import numpy as np
 
 from bcgc_jax.cli.arguments import (
-    AT_MOST,
     SEED,
-    WORKERS,
     CycleTime,
     Number,
     describe_law,
@@ -23,6 +22,8 @@ from bcgc_jax.cli.arguments import (
     schemes_option,
 )
 from bcgc_jax.cli.destinations import check_file
+from bcgc_jax.cli.ending import interruptible
+from bcgc_jax.cli.estimates import Cost, announce, cost_of_all
 from bcgc_jax.cli.output import (
     beside_the_answer,
     console,
@@ -50,6 +51,11 @@ ENGINES = ("simulated", "ray")
 METHODS = ("uncoded", "single_block", "tandon_partial", "time", "frequency", "optimal")
 
 Row = dict[str, Any]
+
+_IMAGES = 1500  # to train with, one a worker at least
+# Seconds of a method, compiling above all, and of a step on the simulated clock, which grow with N^2.5 or so
+# (measured at N = 20, and beyond 120 s at 100); how much slower than the fastest scheme the others are.
+_COMPILING, _SECONDS_A_STEP, _SLOWER = 4.0, 8e-7, 1.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +138,11 @@ Examples:
 
 Laws: {law_help()}""",
 )
-@click.option("--workers", type=WORKERS, help=f"N, {AT_MOST}; with --trace that of the trace.")
+@click.option(
+    "--workers",
+    type=Number(1, _IMAGES, include=True, whole=True),
+    help=f"N, at most {_IMAGES:,}; with --trace that of the trace.",
+)
 @click.option("--cycle-time", type=CycleTime(), help="Law of a worker's cycle time, NAME:PARAMETER=VALUE,…")
 @trace_options(", replayed step by step.")
 @click.option("--model", type=click.Choice(list(MODELS)), default="softmax", show_default=True)
@@ -189,6 +199,7 @@ def train_command(**options: Any) -> None:
         described = _described(question, problem)
     for method in question.shown_methods if question.methods else []:
         check_method(problem, method)
+    _announce(question, problem)
     if question.simulated:
         runs = _train_all(question, problem, steps)
     else:
@@ -230,11 +241,24 @@ def _problem(question: Question) -> tuple[Problem, np.ndarray | None]:
     return problem, steps
 
 
+def _announce(question: Question, problem: Problem) -> None:
+    """How long it will take, where that is long."""
+    methods = question.shown_methods
+    plans, _ = cost_of_all(problem, methods)
+    steps = question.num_seeds * question.steps
+    one = _SECONDS_A_STEP * _workers(problem) ** 2.5 if question.simulated else _SLOWER * question.pace
+    announce(plans.after(Cost(len(methods) * (_COMPILING + steps * one))))
+
+
+def _workers(problem: Problem) -> int:
+    return int(np.asarray(problem.num_workers))
+
+
 def _described(question: Question, problem: Problem) -> dict[str, Any]:
     """The problem in JSON's own values."""
     return {
         "model": question.model,
-        "num_workers": int(np.asarray(problem.num_workers)),
+        "num_workers": _workers(problem),
         "cycle_time": describe_law(problem.cycle_time),
         "num_coordinates": int(np.asarray(problem.num_coordinates)),
         "num_samples": int(np.asarray(problem.num_samples)),
@@ -282,7 +306,7 @@ def _train_all_on_cluster(question: Question, problem: Problem, steps: np.ndarra
         expected = _expected_runtimes(question, problem)
     times = problem.cycle_time if steps is None else steps
     slowness = Pace(times, question.pace / min(expected.values())) if question.pace else None
-    workers, seeds = int(np.asarray(problem.num_workers)), question.num_seeds
+    workers, seeds = _workers(problem), question.num_seeds
     runs = []
     # What Ray prints goes to the screen, not into a table or a file.
     with (
@@ -317,7 +341,8 @@ def _train_all(question: Question, problem: Problem, steps: np.ndarray | None) -
             bar.update(task, description=f"training with {method.name}")
             try:
                 with jax.enable_x64(True):  # for the plan and the clock; the model is float32
-                    runs.append(train_on_digits(question.key, problem, question.model, method, **options))
+                    train = functools.partial(train_on_digits, question.key, problem, question.model, method)
+                    runs.append(interruptible(functools.partial(train, **options)))
             except ValueError as error:
                 if question.methods:
                     raise

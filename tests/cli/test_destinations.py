@@ -103,6 +103,7 @@ def test_the_answer_is_printed_whatever_becomes_of_the_curves(command, tmp_path,
     monkeypatch.setattr(bcgc_jax.cli.train, "_train_all", lambda *_: [])
     monkeypatch.setattr(bcgc_jax.cli.train, "_write_curves", fail)
     arguments = ["--workers", "4", "--curves", str(tmp_path / "x.csv"), "--format", "json"]
+    arguments += ["--method", "uncoded", "--steps", "2"]
     status, out, err = command("train", *LAW, *arguments)
     assert (status, err.count("\n")) == (2, 1)
     assert json.loads(out)["runs"] == []

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.cli import estimates, solve, sweep
+from bcgc_jax.cli import estimates, solve, sweep, train
 from bcgc_jax.cli.estimates import Cost, announce, cost_of, cost_of_all, duration
 from bcgc_jax.solvers.methods import method_of
 
@@ -14,24 +14,27 @@ EXPONENTIAL = bcgc.ShiftedExponential(1e-3, 50.0)
 ATOMS = bcgc.Empirical(np.random.default_rng(0).gamma(2.0, 1.0, 500) + 0.5)
 LAW = ["--cycle-time", "shifted-exponential:rate=1e-3,shift=50"]
 LIMITED = {
-    "solve": ["--coordinates", "60"],
-    "sweep": ["--coordinates", "60"],
-    "train": [],
+    "solve": ("10,000", ["--coordinates", "60"]),
+    "sweep": ("10,000", ["--coordinates", "60"]),
+    "train": ("1,500", []),
+    "fit": ("10,000", []),
 }
 
 
 @pytest.mark.parametrize("size", ["10001", "1e6", "1e9", "1e15", "1e300"])
 @pytest.mark.parametrize("name", LIMITED)
 def test_the_number_of_workers_has_a_stated_limit(command, name, size):
-    status, out, err = command(name, *LIMITED[name], *LAW, "--workers", size)
+    most, more = LIMITED[name]
+    law = ["steps.csv"] if name == "fit" else LAW
+    status, out, err = command(name, *more, *law, "--workers", size)
     assert (status, out, err.count("\n")) == (2, "", 1)
-    assert f"must be at most 10,000, got '{size}'" in err
+    assert f"must be at most {most}, got '{size}'" in err
 
 
-@pytest.mark.parametrize("name", ["solve", "sweep", "train", "fit"])
+@pytest.mark.parametrize("name", LIMITED)
 def test_the_limit_is_in_the_help(command, name):
     _, out, _ = command(name, "--help")
-    assert "at most 10,000" in " ".join(out.split())
+    assert f"at most {LIMITED[name][0]}" in " ".join(out.split())
 
 
 @pytest.mark.parametrize(
@@ -42,7 +45,6 @@ def test_the_limit_is_in_the_help(command, name):
             "at most 10,000",
         ),
         (["sweep", *LAW, "--workers", "2:1e15", "--coordinates", "60"], "must be at most 10,000"),
-        (["fit", "steps.csv", "--workers", "1e5"], "must be at most 10,000"),
     ],
 )
 def test_no_range_is_without_end(command, arguments, words):
@@ -114,18 +116,23 @@ def test_a_machine_has_memory():
     assert estimates._memory() == 0 or estimates._memory() > 2**26
 
 
-def test_solve_and_sweep_tell_before_they_start(command, monkeypatch):
+def test_commands_tell_before_they_start(command, monkeypatch):
     def work(*_, **__):
         raise ValueError("the work has begun")
 
     monkeypatch.setattr(solve, "_solve_all", work)
     monkeypatch.setattr(sweep, "_collect", work)
+    monkeypatch.setattr(train, "_train_all", work)
     arguments = [*LAW, "--coordinates", "1e6"]
     _, _, err = command("solve", "--workers", "1000", *arguments)
     told, begun = err.splitlines()
     assert re.match(r"bcgc: this takes about \d+ (s|min); most of it for \w+; quicker: some --method", told)
     assert begun == "bcgc: the work has begun"
     _, _, err = command("sweep", "--workers", "300", "--samples", "1:9:50", *arguments)
+    told, begun = err.splitlines()
+    assert re.match(r"bcgc: this takes about \d+ (s|min)", told)
+    assert begun == "bcgc: the work has begun"
+    _, _, err = command("train", "--workers", "50", *LAW)
     told, begun = err.splitlines()
     assert re.match(r"bcgc: this takes about \d+ (s|min)", told)
     assert begun == "bcgc: the work has begun"

@@ -1,11 +1,13 @@
 """`bcgc fit`, and traces on the command line: what is printed, what is drawn, and what is refused."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
+from bcgc_jax.cli import fit
 
 TIMES = np.random.default_rng(4).gamma(2.5, 0.6, (60, 3)) + 0.8
 
@@ -88,7 +90,7 @@ def test_the_table_reads_well_and_names_the_best(command, path):
         ("step,worker,seconds\n1,a,1\n1,b,2\n", (), "at least 10 times"),
         ("step,worker,seconds\n" + "".join(f"{i},a,2\n{i},b,2\n" for i in range(9)), (), "all times are 2"),
         ("", (), "empty"),
-        ("step,worker,seconds\n1,a,1\n", ("--law", "cauchy"), "unknown law"),
+        ("step,worker,seconds\n1,a,1\n", ("--law", "cauchy"), "'cauchy' is not one of"),
         ("step,worker,seconds\n1,a,1\n", ("--figure", "fit.gif"), "must end in"),
         ("step,worker,seconds\n1,a,1\n", ("--seconds-column", "time"), "time"),
     ],
@@ -96,8 +98,6 @@ def test_the_table_reads_well_and_names_the_best(command, path):
 def test_a_broken_file_is_one_line_and_status_2(command, tmp_path, text, arguments, message):
     file = tmp_path / "broken.csv"
     file.write_text(text)
-    if "unknown law" in message:
-        file.write_text("step,worker,seconds\n" + "".join(f"{i},a,{i + 1}\n{i},b,3\n" for i in range(9)))
     status, out, err = command("fit", str(file), "--law", "uniform", *arguments)
     assert (status, out) == (2, "")
     assert err.startswith("bcgc: ")
@@ -132,3 +132,16 @@ def test_solve_reads_named_columns_and_takes_a_smooth_law(command, path):
     status, _, err = command("solve", "--trace", path, *COLUMNS, "--workers", "10000", *arguments)
     assert status == 2
     assert "--trace-law smooth" in err
+
+
+def test_a_fit_tells_how_long_it_will_take(command, path, monkeypatch):
+    def work(*_, **__):
+        raise ValueError("the work has begun")
+
+    monkeypatch.setattr(fit, "describe", work)
+    _, _, err = command("fit", path, *COLUMNS)
+    assert re.fullmatch(r"bcgc: this takes about \d0 s\nbcgc: the work has begun\n", err)
+    _, _, err = command("fit", path, *COLUMNS, "--law", "gamma")
+    assert err == "bcgc: the work has begun\n"
+    _, _, err = command("fit", path, *COLUMNS, "--workers", "200")
+    assert re.match(r"bcgc: this takes about \d+ (min|hours); most of it for plans: quicker with fewer", err)

@@ -6,6 +6,7 @@ _WORKS = {
   title = {Optimization-based Block Coordinate Gradient Coding},
   booktitle = {IEEE Global Communications Conference (GLOBECOM)},
   year = {2021},
+  doi = {10.1109/GLOBECOM46510.2021.9685858},
 }""",
     "tandon2017": """@inproceedings{tandon2017,
   author = {Tandon, Rashish and Lei, Qi and Dimakis, Alexandros G. and Karampatziakis, Nikos},

@@ -33,6 +33,11 @@ _ROUNDING = 8.0
 _KINKED_LEVELS = 12
 # Panels from the middle of the maximum to the end of a tail beyond the last kink, which may be e^640 away.
 _TAIL_PANELS = 24
+# An excess over the start counts from this share of an eps on; the centre moves if most of the mean lies so
+# many widths away: up to there the rule's nodes are dense enough.
+_LEAST_EXCESS, _FAR = 1e-3, 2.0
+# A Gauss rule of n nodes that converges like 1/n is off by so many times what it differs from one of 4 n / 5.
+_SLOWLY = 4.0
 # Levels of partial stragglers at a time.
 _BATCH = 32
 
@@ -103,7 +108,7 @@ def expected_max_and_slope(
     hazard, rate = threshold_hazard(law, load, nodes.times, known.largest)
     late, slope = crossing_slopes(hazard, num_workers, written_out)
     found = integrate(nodes, late)
-    weight = nodes.weights[0][:, None]
+    weight = nodes.weights[:, None]
     slope = -jnp.sum(jnp.where(slope < 0, weight * jnp.where(slope < 0, slope * rate, 0), 0), axis=0)
     found = _finite_and_rounded(law, load, num_workers, found)
     return found, jax.lax.stop_gradient(slope_of_homogeneous(found.value, slope, load, num_workers))
@@ -120,7 +125,7 @@ def _finite_and_rounded(law: Law, load: Array, num_workers: ArrayLike, found: Ex
     """inf where the expectation of the first load's time is, and an error that counts rounding."""
     value, error = with_rounding(load, found)
     finite = law.has_mean(jnp.argmax(load > 0), num_workers)
-    return Expectation(jnp.where(finite, value, jnp.inf), error)
+    return Expectation(jnp.where(finite, value, jnp.inf), jnp.where(finite, error, 0))
 
 
 def with_rounding(load: Array, found: Expectation) -> Expectation:
@@ -221,33 +226,35 @@ def _thresholds(law: Law, load: Array, t: Array, largest: Array) -> tuple[Array,
 
 
 class Quadrature(NamedTuple):
-    """∫₀^∞ P(max > t) dt ≈ start + Σ_k weights_k P(max > times_k), by three rules over the same times.
+    """∫₀^∞ P(max > t) dt ≈ start + Σ_k weights_k P(max > times_k), and what tells its error; `[K]`.
 
-    `times` is `[K]`, `weights` `[3, K]`, each rule with half of the nodes of the one before. `cut` says that
-    there is something, if hardly anything, beyond the first and the last of the times.
+    `coarser`, `[2, K]`, are the weights of two rules over every second and every fourth of the times; or,
+    where there are panels of Gauss's nodes, of another such rule over times of its own, `[1, K]`, with the
+    numbers of nodes in `panels` of the two. `beyond` bounds what is left out after the last of the times.
     """
 
     start: Array
     times: Array
     weights: Array
-    cut: bool
+    coarser: Array
+    panels: tuple[int, ...] = ()
+    beyond: ArrayLike = 0.0
 
 
 def quadrature(law: Law, known: Marks, load: Array, num_nodes: int) -> Quadrature:
-    """The rule of `num_nodes` intervals and two coarser ones."""
+    """The rule of `num_nodes` intervals, and coarser ones."""
     pieces = law.pieces()
     if not isinstance(pieces, Smooth):
         # Between the atoms of an atomic law the probability is constant.
-        orders = (num_nodes // 12, num_nodes // 16, num_nodes // 24)
+        orders = (num_nodes // 12, num_nodes // 16)
         if isinstance(pieces, Atomic):
-            pieces, orders = Kinked(pieces.times[1:], ends=True), (2, 1, 1)
+            pieces, orders = Kinked(pieces.times[1:], ends=True), (2, 1)
         start, left, size = _panels(law, pieces, known, load)
         times, weights = zip(*(_gauss(pieces, start, left, size, k) for k in orders), strict=True)
-        own = np.repeat(np.eye(3), [weight.size for weight in weights], axis=1)
-        return Quadrature(
-            start, jnp.concatenate(times), jnp.concatenate(weights) * own.astype(load.dtype), False
-        )
-    start, centre, width, low, high = _line(law, known, load)
+        none = [jnp.zeros_like(weight) for weight in weights]
+        fine, coarse = jnp.concatenate([weights[0], none[1]]), jnp.concatenate([none[0], weights[1]])
+        return Quadrature(start, jnp.concatenate(times), fine, coarse[None], orders)
+    start, centre, width, low, high, beyond = _line(law, known, load)
     v = low + (high - low) * np.linspace(0.0, 1.0, num_nodes + 1).astype(load.dtype)
     excess, slope = _on_line(centre, width, v)
     weight = slope * ((high - low) / num_nodes)
@@ -257,8 +264,8 @@ def quadrature(law: Law, known: Marks, load: Array, num_nodes: int) -> Quadratur
     start, t = (last * (infimum + jax.lax.stop_gradient(t / last - infimum)) for t in (start, start + excess))
     weight = last * jax.lax.stop_gradient(weight / last)
     node = np.arange(num_nodes + 1)
-    coarser = np.stack([(node % step == 0) * step for step in (1, 2, 4)]).astype(load.dtype)
-    return Quadrature(start, t, weight * coarser, True)
+    coarser = np.stack([(node % step == 0) * step for step in (2, 4)]).astype(load.dtype)
+    return Quadrature(start, t, weight, weight * coarser, beyond=beyond)
 
 
 def _on_line(centre: Array, width: Array, v: Array) -> tuple[Array, Array]:
@@ -271,11 +278,20 @@ def _on_line(centre: Array, width: Array, v: Array) -> tuple[Array, Array]:
 
 def integrate(nodes: Quadrature, late: Array) -> Expectation:
     """start + Σ weight · late and an estimate of its error, from probabilities at the times, `[K]`."""
-    term = jnp.where(late > 0, nodes.weights * jnp.where(late > 0, late, 0), 0)
-    fine, coarse, coarsest = jnp.sum(term, axis=1)
-    error = rule_error(fine, coarse, coarsest)
-    # What is left out at either end is of the size of the last term there.
-    return Expectation(nodes.start + fine, error + term[0, 0] + term[0, -1] if nodes.cut else error)
+    weights = jnp.concatenate([nodes.weights[None], nodes.coarser])
+    term = jnp.where(late > 0, weights * jnp.where(late > 0, late, 0), 0)
+    if nodes.panels:
+        fine, coarse = nodes.panels
+        count = late.size // (fine + coarse)
+        each = term[0, : count * fine].reshape(count, fine).sum(1)
+        # In each panel, for what two rules are off by may cancel between panels.
+        other = term[1, count * fine :].reshape(count, coarse).sum(1)
+        return Expectation(nodes.start + jnp.sum(each), _SLOWLY * jnp.sum(jnp.abs(each - other)))
+    value, *others = jnp.sum(term, axis=1)
+    # What is left out before the first and after the last time is of the size of the term there.
+    return Expectation(
+        nodes.start + value, rule_error(value, *others) + term[0, 0] + term[0, -1] + nodes.beyond
+    )
 
 
 class Rule(NamedTuple):
@@ -283,9 +299,11 @@ class Rule(NamedTuple):
 
     `nodes(index, refine)` gives (t, weight) for index = 0 … size · refine - 1; `size` is static, `refine` and
     `index` may be traced, and a larger `refine` gives a finer rule. Beyond the last index weights are 0.
+    `beyond` bounds what no rule reaches.
     """
 
     start: Array
+    beyond: Array
     size: int
     nodes: Callable[[Array, ArrayLike], tuple[Array, Array]]
 
@@ -308,18 +326,18 @@ def rule(law: Law, known: Marks, load: Array, num_nodes: int) -> Rule:
             t, slope = _in_panel(pieces, start, left[panel], size_of[panel], share)
             return t, jnp.where(inside, slope / refine * weights[node], 0)
 
-        return Rule(start, left.size * order, in_panels)
+        return Rule(start, jnp.zeros_like(start), left.size * order, in_panels)
     line = _line(law, known, load)
 
     def on_line(index: Array, refine: ArrayLike) -> tuple[Array, Array]:
-        start, centre, width, low, high = line
+        start, centre, width, low, high, _ = line
         # Half a step from either end, where there is nothing to add: a node more would spoil the size.
         step = (high - low) / (num_nodes * refine)
         inside = index < num_nodes * refine
         excess, slope = _on_line(centre, width, low + step * (jnp.where(inside, index, 0) + 0.5))
         return start + excess, jnp.where(inside, slope * step, 0)
 
-    return Rule(line[0], num_nodes, on_line)
+    return Rule(line[0], line[5], num_nodes, on_line)
 
 
 def _peaks(known: Marks, load: Array) -> Array:
@@ -327,36 +345,58 @@ def _peaks(known: Marks, load: Array) -> Array:
     return jnp.max(jnp.where(load > 0, load * known.times, 0), axis=-1)
 
 
-def _reach(law: Law, known: Marks, load: Array, start: Array, centre: Array) -> Array:
-    """log((t - start) / centre) beyond which ∫ P(max > t) dt is nothing.
+class _Reach(NamedTuple):
+    """What an upper bound on P(max > t) says of times beyond the centre, in u = log((t - start) / centre).
 
-    From P(max > t) ≤ Σ_n C(N, n+1) P(T > t / y_n)^{n+1}.
+    Where e^u P is largest, where the rest is nothing, and the integral of P beyond that, over the centre.
     """
+
+    heaviest: Array
+    end: Array
+    beyond: Array
+
+
+def _reach(law: Law, known: Marks, load: Array, start: Array, centre: Array) -> _Reach:
+    """From P(max > t) ≤ Σ_n C(N, n+1) P(T > t / y_n)^{n+1}."""
     # The last one is for tails like t^{-1.05}; single precision has no room for more.
     longest = 640.0 if load.dtype == jnp.float64 else 64.0
-    reach = longest * 1.35 ** np.arange(-22.0, 1.0).astype(load.dtype)
+    reach = np.append(0.0, longest * 1.35 ** np.arange(-22.0, 1.0)).astype(load.dtype)
     hazard = _hazard_at(law, load, start + centre * np.exp(reach), known.largest)
     log_tail = known.log_choices[1:] - np.arange(1, load.size + 1, dtype=load.dtype) * hazard
-    open_ = reach + jnp.max(log_tail, axis=-1) > np.log(jnp.finfo(load.dtype).eps / 8)
+    log_mass = reach + jnp.minimum(jnp.max(log_tail, axis=-1), 0)
+    open_ = log_mass > np.log(jnp.finfo(load.dtype).eps / 8)
     # The first reach from which on all are closed, or the longest.
-    following = np.append(reach[1:], reach[-1])
-    return jnp.max(jnp.where(open_, following, reach[0]))
+    end = jnp.max(jnp.where(open_, np.append(reach[1:], reach[-1]), reach[1]))
+    # A power law from there on, which has no end where it does not fall.
+    falling = (log_mass[-2] - log_mass[-1]) / (reach[-1] - reach[-2])
+    beyond = jnp.where(falling > 0, jnp.exp(log_mass[-1]) / jnp.where(falling > 0, falling, 1), jnp.inf)
+    return _Reach(jnp.asarray(reach)[jnp.argmax(log_mass)], end, jnp.where(open_[-1], beyond, 0))
 
 
 def _line(law: Law, known: Marks, load: Array) -> Array:
-    """start, centre, width and the ends of v in t = start + centre · exp(width · sinh v); `[5]`."""
+    """start, centre, width and the ends of v in t = start + centre · exp(width · sinh v), and what is beyond.
+
+    `[6]`. The centre is the typical maximum, unless its mean lies in times far beyond it, as where few
+    workers are late at all: typical times of a gamma law of shape 0.05 with a shift round to the shift.
+    """
     # The nodes need not follow the load: the integral does not depend on them.
     law, load = jax.lax.stop_gradient((law, load))
     start, *typical = _peaks(known, load)
-    low, centre, high = (jnp.maximum(t - start, 1e3 * jnp.finfo(t.dtype).tiny) for t in typical)
+    # An excess below the rounding of the start is none.
+    least = jnp.maximum(_LEAST_EXCESS * jnp.finfo(load.dtype).eps * start, 1e3 * jnp.finfo(load.dtype).tiny)
+    low, centre, high = (jnp.maximum(t - start, least) for t in typical)
     width = jnp.clip(jnp.log(high / low) / 2, 0.05, 4.0)
-    # In log t. e^-reach is what is left out at the left end.
-    left = -np.log(jnp.finfo(load.dtype).eps / 8).astype(load.dtype)
-    right = _reach(law, known, load, start, centre)
+    reach = _reach(law, known, load, start, centre)
+    far = reach.heaviest > _FAR * width
+    moved = jnp.where(far, reach.heaviest, 0)
+    width = jnp.where(far, jnp.maximum(width, 1), width)
+    # In log t. e^-reach is what is left out at the left end; where the centre moved, the bound was looked at for
+    # every third only of the distances.
+    left = moved / 3 - np.log(jnp.finfo(load.dtype).eps / 8).astype(load.dtype)
+    ends = jnp.stack([left, reach.end - moved]) / width
     # The inverse of sinh, of what is not small.
-    ends = (jnp.log(end + jnp.sqrt(end**2 + 1)) for end in (left / width, right / width))
-    left, right = ends
-    return jnp.stack([start, centre, width, -left, right])
+    left, right = jnp.log(ends + jnp.sqrt(ends**2 + 1))
+    return jnp.stack([start, centre * jnp.exp(moved), width, -left, right, centre * reach.beyond])
 
 
 def _panels(law: Law, pieces: Kinked, known: Marks, load: Array) -> tuple[Array, Array, Array]:
@@ -370,7 +410,7 @@ def _panels(law: Law, pieces: Kinked, known: Marks, load: Array) -> tuple[Array,
         centre = jnp.maximum(middle - start, jnp.finfo(start.dtype).tiny)
         # Denser near the middle, where the levels still differ.
         reach = (
-            _reach(law, known, load, start, centre)
+            _reach(law, known, load, start, centre).end
             * jnp.linspace(0.0, 1.0, _TAIL_PANELS, dtype=load.dtype) ** 3
         )
         beyond = jax.lax.stop_gradient(start + centre * jnp.exp(reach))

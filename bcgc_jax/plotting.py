@@ -1,6 +1,6 @@
 """How figures look: one colour, marker and label per scheme; axes with units; PNG and deterministic SVG.
 
-Needs matplotlib, which `pip install 'bcgc-jax[plot]'` brings. Figures are made with
+Needs matplotlib, which the extra `plot` brings. Figures are made with
 `matplotlib.figure.Figure`: no pyplot, no window, no global setting is changed.
 """
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bcgc_jax._extras import to_install
 from bcgc_jax.solvers.schemes import Scheme
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ STYLES: Mapping[str, Style] = MappingProxyType(
         "ferdinand_full": Style(r"Ferdinand–Draper, $r = L$", "#56B4E9", "P", _DOTTED),
         "ferdinand_half": Style(r"Ferdinand–Draper, $r = L/2$", "#7F7F7F", "X", (0, (6, 2, 1, 2, 1, 2))),
         "uncoded": Style("uncoded", "#999933", "h", (0, (8, 3))),
-        "limit": Style("limit of any scheme", "#000000", "None", _DOTTED),
+        "limit": Style("limit of any scheme", "#7B4B2A", "None", _DOTTED),
     }
 )
 # Schemes that were added, by their order: other colours, markers and lines than those above, and cycles of
@@ -127,7 +128,7 @@ def require_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise ImportError("figures need matplotlib: pip install 'bcgc-jax[plot]'") from error
+        raise ImportError(f"figures need matplotlib: {to_install('plot')}") from error
 
 
 def new_figure(

@@ -27,6 +27,7 @@ from bcgc_jax.laws import JointLaw, Law, Unlike
 from bcgc_jax.laws.base import ONE_BY_ONE
 from bcgc_jax.order_statistics import is_count
 
+_MOST_WORKERS = 2**16
 # What the numbers of a problem must meet.
 CONDITIONS = {
     "num_coordinates": ">= 1",
@@ -99,11 +100,13 @@ class Problem:
         workers = concrete(self.num_workers)
         by_default = not self.max_workers or isinstance(self.max_workers, _Largest)
         if by_default and workers is not None:
+            self._check_size(float(workers.max()))
             object.__setattr__(self, "max_workers", _Largest(max(self.max_workers, workers.max())))
         elif not self.max_workers:
             raise ValueError("num_workers is traced: give the static max_workers that bounds it")
         elif workers is not None and workers.max() > self.max_workers:
             raise ValueError(f"num_workers {workers.max()} exceeds max_workers {self.max_workers}")
+        self._check_size(self.max_workers)
         if isinstance(self.cycle_time, JointLaw):
             self._check_width(self.cycle_time.width(), workers)
 
@@ -134,6 +137,13 @@ class Problem:
             raise ValueError(
                 f"num_coordinates above {limit} needs 64-bit integers: "
                 "call jax.config.update('jax_enable_x64', True) first"
+            )
+
+    @staticmethod
+    def _check_size(size: float) -> None:
+        if size > _MOST_WORKERS:
+            raise ValueError(
+                f"{size:.6g} workers are more than {_MOST_WORKERS:,}: exact answers take arrays of N² numbers"
             )
 
     def _check_width(self, width: int, workers: np.ndarray | None) -> None:
@@ -223,6 +233,7 @@ class Status(enum.IntEnum):
     INFINITE = 2
     INFEASIBLE = 3
     INVALID = 4
+    PRECISION = 5
 
     @property
     def message(self) -> str:
@@ -235,6 +246,8 @@ class Status(enum.IntEnum):
             Status.INFEASIBLE: "the scheme does not exist for this number of workers and coordinates",
             Status.INVALID: "the numbers make no problem (negative, NaN, out of order), or are too large or "
             "small for the working precision",
+            Status.PRECISION: "the tolerance is finer than the working precision and the finest rule of "
+            "integration resolve here: accept the reported relative_gap, or enable float64",
         }[self]
 
 

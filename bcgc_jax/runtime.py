@@ -310,10 +310,13 @@ def _certify(
     # 0 where nothing is paid for setup, up to rounding.
     constant = 0 if problem.setup_cycles is None else value - jnp.sum(slope * x)
     lower = constant + problem.total.astype(x.dtype) * jnp.min(jnp.where(allowed, slope, jnp.inf))
-    # The slopes share the error of the value. 0 is a bound of any runtime; the cycle times are positive.
-    lower = lower - error
-    lower = jnp.where(jnp.isfinite(lower), jnp.maximum(lower, 0), 0)
+    lower = lower_bound_of(lower - error, value)  # the slopes share the error of the value
     return Certificate(value, error, lower, 1 - lower / value)
+
+
+def lower_bound_of(found: Array, value: Array) -> Array:
+    """A bound that is no worse than those which always hold: the best runtime is from 0 to any known one."""
+    return jnp.where(jnp.isfinite(found), jnp.clip(found, 0, value), 0)
 
 
 def scale_of(problem: Problem, x: Array) -> Array:

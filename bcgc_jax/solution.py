@@ -237,6 +237,7 @@ def assess_shares(
     if lower_bound is not None:
         known = lower_bound - found.runtime_error  # NaN where there is no error to speak of
         lower = jnp.where(known > found.lower_bound, known, found.lower_bound)
+        lower = jnp.minimum(lower, found.expected_runtime)
         found = found._replace(lower_bound=lower, relative_gap=1 - lower / found.expected_runtime)
     return solution_of(problem, partition, status, num_steps, levels, found)
 
@@ -253,12 +254,17 @@ def solution_of(
     status, num_steps = jnp.asarray(status, int), jnp.asarray(num_steps, int)
     feasible = status != int(Status.INFEASIBLE)
     value, error, lower, gap = found
-    value = jnp.where(feasible & problem.valid, value, jnp.nan)
+    value = jnp.where(feasible & problem.valid & ~overflows(problem, value), value, jnp.nan)
     status = jnp.where(jnp.isinf(value), int(Status.INFINITE), status)
     status = jnp.where(jnp.isnan(value) & feasible | ~problem.valid, int(Status.INVALID), status)
     gap = jnp.where(jnp.isfinite(value), gap, jnp.where(jnp.isinf(value), 1, jnp.nan))
     used = levels_of_bound(problem, partition) & jnp.asarray(levels)
     return Solution(partition, None, value, error, lower, gap, status, num_steps, levels=used)
+
+
+def overflows(problem: Problem, value: Array) -> Array:
+    """Whether an infinite runtime is one of numbers that are too large: the mean of the law is finite."""
+    return jnp.isinf(value) & jnp.isfinite(problem.iteration.pooled().mean())
 
 
 def is_partition(problem: Problem, x: Array) -> Array:

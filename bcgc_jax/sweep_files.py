@@ -19,6 +19,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from bcgc_jax._extras import to_install
 from bcgc_jax.solvers.identity import describe
 from bcgc_jax.solvers.schemes import Scheme
 from bcgc_jax.sweeps import Chunk, Sweep, Table
@@ -55,12 +56,12 @@ def write_sweep(
     ...     return Problem(Uniform(1.0, 2.0), num_workers, 100, max_workers=max_workers)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     done = write_sweep(Sweep(problem, grid(num_workers=[2, 3]), ["uncoded"]), f"{folder}/sweep.csv")
-    ...     print(done.read_text().splitlines()[1].rpartition(",0.0,")[0][:21])
+    ...     print(done.read_text().splitlines()[1][:21])
     2,uncoded,converged,8
     """
     path = Path(path)
     form = _format_of(path)
-    parts = path.with_name(path.name + ".parts")
+    parts = parts_of(path)
     first, several = jax.process_index() == 0, jax.process_count() > 1
     mark = fingerprint(sweep)
     if several:
@@ -82,6 +83,11 @@ def write_sweep(
     if several:
         multihost_utils.sync_global_devices("sweep written")
     return path
+
+
+def parts_of(path: Path) -> Path:
+    """The folder of what is solved, until it is joined."""
+    return path.with_name(path.name + ".parts")
 
 
 def _format_of(path: Path) -> str:
@@ -127,6 +133,7 @@ def fingerprint(sweep: Sweep) -> str:
         (
             tuple(sweep.methods),
             sweep.names,
+            tuple(sweep.labels.values()),
             len(sweep),
             sweep.mesh.size,
             describe(sweep.problem),
@@ -239,7 +246,7 @@ def _pyarrow() -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise ImportError("Parquet files need pyarrow: pip install 'bcgc-jax[parquet]'") from error
+        raise ImportError(f"Parquet files need pyarrow: {to_install('parquet')}") from error
     return pyarrow
 
 

@@ -118,10 +118,12 @@ class Sweep:
       methods: for `solve`, by name or with options; "deadline" takes the cells' own.
       key: for methods that draw; cell i draws with `fold_in(key, i)`.
       partitions: also give the rounded partitions.
+      labels: columns of one text, first in every row, such as the name of the law.
 
     Chunks come by size, and within a size in the order of the cells: for a `grid` in its own order. Rows have
     the numbers of the cell, `method`, `status` and what `solve` says of the continuous partition, which is
-    also what a `completion_probability` is of.
+    also what a `completion_probability` is of; `lower_bound` and `relative_gap` are NaN where there is no
+    certificate.
 
     Raises ValueError for an unknown method and for cells that are none. A cell whose numbers make no
     sense has the status "invalid"; an expected runtime that is infinite and a search that stops early are a
@@ -136,6 +138,7 @@ class Sweep:
         *,
         key: Array | None = None,
         partitions: bool = False,
+        labels: Mapping[str, str] | None = None,
     ) -> None:
         if not isinstance(cells, Cells):
             columns = {name: np.asarray(values) for name, values in cells.items()}
@@ -146,6 +149,7 @@ class Sweep:
         if key is not None:
             check_key(key)
         self.problem, self.cells, self.key, self.partitions = problem, cells, key, partitions
+        self.labels = labels or {}
         asked = [method_of(method) for method in dict.fromkeys(each_method(methods))]
         self.methods = {method.name: method for method in asked}
         self.has_deadline = "deadline" in cells.columns
@@ -160,7 +164,15 @@ class Sweep:
     @property
     def names(self) -> tuple[str, ...]:
         """The columns of a row."""
-        names = [*self.cells.columns, "method", "status", "expected_runtime", "runtime_error", "lower_bound"]
+        names = [
+            *self.labels,
+            *self.cells.columns,
+            "method",
+            "status",
+            "expected_runtime",
+            "runtime_error",
+            "lower_bound",
+        ]
         names += ["relative_gap", "num_steps"]
         names += ["completion_probability"] if self.has_deadline else []
         return (*names, "partition") if self.partitions else tuple(names)
@@ -197,6 +209,7 @@ class Sweep:
             inputs, index = jax.device_put((inputs, chunk.cells[padded]), spread)
             host = jax.device_get(self._compiled(chunk)(inputs, index, *self._given()))
         rows: Table = {name: np.repeat(values, len(self.methods)) for name, values in cells.items()}
+        rows |= {name: np.full(count * len(self.methods), text, object) for name, text in self.labels.items()}
         rows["method"] = np.tile(np.array(list(self.methods), object), count)
 
         def column(name: str) -> np.ndarray:
@@ -215,6 +228,9 @@ class Sweep:
             elif name not in rows:
                 rows[name] = column(name).ravel()
         rows["num_steps"] = np.nan_to_num(rows["num_steps"]).astype(int)
+        certified = rows["lower_bound"] > 0  # 0 bounds any runtime: it is no certificate
+        for name in ("lower_bound", "relative_gap"):
+            rows[name] = np.where(certified, rows[name], np.nan)
         return {name: rows[name] for name in self.names}
 
     def _partitions(

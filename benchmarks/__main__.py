@@ -14,12 +14,13 @@ from typing import Any, NoReturn
 
 import jax
 
-from bcgc_jax.solvers.schemes import load_schemes
+from bcgc_jax.cli.destinations import check_file
+from bcgc_jax.cli.ending import interrupted, take_any_sign
+from bcgc_jax.solvers.schemes import SchemeError, load_schemes
 from benchmarks.cluster import cluster, cluster_faults
 from benchmarks.coding import traffic, training
 from benchmarks.first_answer import first_answer
 from benchmarks.planning import (
-    SchemeError,
     completion,
     evaluation,
     optima,
@@ -62,6 +63,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, write; the exit status: 1 where a measure was skipped, 2 for bad input."""
+    take_any_sign()
     parser = _parser()
     args = parser.parse_args(argv)
     _check_output(parser, args.out)
@@ -83,14 +85,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             rows = measures[name]()
         except SchemeError as error:
-            parser.error(f"{args.schemes}: {error}")
+            parser.error(str(error))
         except ImportError as error:
             print(f"{parser.prog}: skipped {name}: {error}", file=sys.stderr)
             skipped = True
             continue
         except KeyboardInterrupt:
-            print(f"{parser.prog}: interrupted", file=sys.stderr)
-            return 130
+            interrupted(parser.prog)
         results += [row for row in rows if "curve" not in row]
         points += [row for row in rows if "curve" in row]
     facts = environment()
@@ -157,16 +158,11 @@ def _summary(measure: Callable[..., Any]) -> str:
 
 
 def _check_output(parser: _Parser, out: Path | None) -> None:
-    if out is None:
-        return
-    if out.suffix != ".json":
-        parser.error(f"argument --out: {out} must end in .json")
-    if not out.parent.is_dir():
-        parser.error(f"argument --out: there is no folder {out.parent}")
-    if out.is_dir():
-        parser.error(f"argument --out: {out} is a folder")
-    if not os.access(out if out.exists() else out.parent, os.W_OK):
-        parser.error(f"argument --out: no permission to write {out}")
+    try:
+        if out is not None:
+            check_file("argument --out", out, (".json",))
+    except ValueError as error:
+        parser.error(str(error))
 
 
 def seconds_text(seconds: float) -> str:

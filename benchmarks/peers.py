@@ -8,11 +8,13 @@ import math
 
 import numpy as np
 
+from bcgc_jax._extras import to_install
+
 
 def require_scipy() -> None:
     """Raise ImportError, saying what to install, where SciPy is missing."""
     if importlib.util.find_spec("scipy") is None:
-        raise ImportError("a peer of this measure needs SciPy: pip install 'bcgc-jax[benchmarks]'")
+        raise ImportError(f"a peer of this measure needs SciPy: {to_install('benchmarks')}")
 
 
 def sorted_times(

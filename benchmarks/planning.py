@@ -11,6 +11,7 @@ import numpy as np
 import bcgc_jax as bcgc
 from bcgc_jax.solvers.closed_form import time_partition
 from bcgc_jax.solvers.methods import BASELINES
+from bcgc_jax.solvers.schemes import SchemeError
 from benchmarks import peers
 from benchmarks.timing import compare, result_row
 
@@ -19,10 +20,6 @@ LAW = bcgc.ShiftedExponential(rate=1e-3, shift=50.0)
 SIZES = (20, 50)
 
 Row = dict[str, Any]
-
-
-class SchemeError(Exception):
-    """A scheme of the user's own failed."""
 
 
 def paper_problem(num_workers: int) -> bcgc.Problem:
@@ -266,9 +263,7 @@ def schemes(own: Sequence[bcgc.Scheme] = ()) -> list[Row]:
                         raise
                     # Somebody else's function: what it raised is what its author wants to read.
                     why = str(error).partition("\n")[0]
-                    raise SchemeError(
-                        f'scheme "{name}" at N = {num_workers}: {type(error).__name__}: {why}'
-                    ) from error
+                    raise SchemeError(f"{why} (N = {num_workers})") from error
                 if math.isnan(bound):
                     bound = float(bcgc.solve(problem, "optimal").lower_bound)
                 value, deviation = (

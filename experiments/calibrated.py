@@ -9,12 +9,9 @@ to machine, and what the master and the messages cost is in what is measured, no
 Linux, to keep processes on their cores; six minutes.
 """
 
-import contextlib
 import os
-import subprocess
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,31 +22,20 @@ import optax
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
+from bcgc_jax.cli.waiting import each
 from bcgc_jax.cluster import Calibration, Cluster, ClusterTraining, calibrate, train_on_cluster
 from bcgc_jax.coding.digits import cross_entropy, load_digits
 from bcgc_jax.coding.gradients import coding_plan, split_unevenly
-from experiments.report import number, print_table, progress, run_command, write_csv
+from experiments.report import number, print_table, run_command, write_csv
+from experiments.rivals import rivals
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Processes on each core that compute at the same time, and the mean seconds for which they do and do not.
-_RIVALS, _BUSY, _IDLE = 5, 0.2, 0.4
+# Mean seconds for which the rivals compute and do not.
+_BUSY, _IDLE = 0.2, 0.4
 # Of consecutive iterations, each longer than the rivals are busy.
 _BATCHES = 20
-_RIVAL = """
-import os, random, sys, time
-core, seed, end, busy, idle = int(sys.argv[1]), int(sys.argv[2]), *map(float, sys.argv[3:])
-os.sched_setaffinity(0, [core])
-parent = os.getppid()
-draw = random.Random(seed)  # the same for all on this core
-while os.getppid() == parent:
-    end += draw.expovariate(1 / idle)
-    time.sleep(max(end - time.time(), 0))
-    end += draw.expovariate(1 / busy)
-    while time.time() < end:
-        pass
-"""
 
 
 def run(
@@ -70,9 +56,9 @@ def run(
     order = bcgc.coding.backward_order(cross_entropy, params, jax.tree.map(lambda x: x[:2], data))
     sizes = bcgc.coding.unit_sizes(params, "layers", order)
     rows: list[dict[str, Any]] = []
-    with Cluster(workers) as cluster, _rivals(cores, seed):
+    with Cluster(workers) as cluster, rivals(cores, seed, busy=_BUSY, idle=_IDLE):
         costs = found = _measure(cluster, cores, params, data, order, len(sizes), steps, seed)
-        for number_ in progress(range(rounds), "rounds"):
+        for number_ in each(range(rounds), "rounds"):
             law = bcgc.measured.smooth_empirical(*found.times())
             problem = bcgc.Problem(
                 law,
@@ -119,25 +105,6 @@ def _params(key: jax.Array, widths: Sequence[int]) -> list[dict[str, jax.Array]]
         }
         for k, a, b in zip(keys, widths[:-1], widths[1:], strict=True)
     ]
-
-
-@contextlib.contextmanager
-def _rivals(cores: Sequence[int], seed: int) -> Iterator[None]:
-    """Processes on every core that compute now and then."""
-    start = str(time.time() + 2)
-    rivals = [
-        subprocess.Popen(
-            [sys.executable, "-c", _RIVAL, str(core), str(seed + core), start, str(_BUSY), str(_IDLE)]
-        )
-        for core in cores
-        for _ in range(_RIVALS)
-    ]
-    try:
-        yield
-    finally:
-        for rival in rivals:
-            rival.kill()
-            rival.wait()
 
 
 def _measure(

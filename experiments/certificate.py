@@ -14,7 +14,8 @@ import numpy as np
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
-from experiments.report import number, print_table, progress, run_command, write_csv
+from bcgc_jax.cli.waiting import each
+from experiments.report import number, print_table, run_command, write_csv
 
 LAWS: Mapping[str, bcgc.Law] = {
     "shifted exponential, rate 0.001, shift 50": bcgc.ShiftedExponential(1e-3, 50.0),
@@ -38,7 +39,7 @@ class Row(NamedTuple):
 def compute(workers: Sequence[int] = WORKERS, *, steps: int = STEPS, seed: int = 0) -> list[Row]:
     """The record of one run for every law and every number of workers."""
     rows = []
-    for name, count in progress([(name, n) for name in LAWS for n in workers], "certificate"):
+    for name, count in each([(name, n) for name in LAWS for n in workers], "certificate"):
         problem = bcgc.Problem(LAWS[name], count, 20_000, 50)
         best = bcgc.solve(problem)
         # No stopping rule: a negative improvement never comes.
@@ -70,10 +71,8 @@ def draw(rows: Sequence[Row]):
 
 
 def run(out: Path, *, workers: Sequence[int] = WORKERS, steps: int = STEPS, seed: int = 0) -> None:
-    """Compute, write certificate.csv, .png and .svg to `out`, print the table."""
+    """Compute, print the table, write certificate.csv, .png and .svg to `out`."""
     rows = compute(workers, steps=steps, seed=seed)
-    write_csv(out / "certificate.csv", (row._asdict() for row in rows))
-    plotting.save_figure(draw(rows), out, "certificate")
     shown = [s for s in (0, 100, 200, 500, 1_000, 2_000) if s <= steps]
     for count in workers:
         lines = []
@@ -83,6 +82,8 @@ def run(out: Path, *, workers: Sequence[int] = WORKERS, steps: int = STEPS, seed
             lines.append([law.partition(",")[0], *(number(100 * mine[s].excess, 3) for s in shown), gap])
         header = ["law", *(f"{s} steps" for s in shown), "gap"]
         print_table(f"N = {count}: % above the certified bound; gap of the optimum itself", header, lines)
+    write_csv(out / "certificate.csv", (row._asdict() for row in rows))
+    plotting.save_figure(draw(rows), out, "certificate")
     print(f"\nWritten to {out}: certificate.csv, certificate.png, certificate.svg")
 
 

@@ -18,10 +18,11 @@ import numpy as np
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
+from bcgc_jax.cli.waiting import each
 from bcgc_jax.cluster import Cluster, Pace
 from bcgc_jax.cluster.digits import ClusterDigitsRun, train_digits_on_cluster
 from bcgc_jax.coding.digits import digits_problem
-from experiments.report import number, print_table, progress, run_command, write_csv
+from experiments.report import number, print_table, run_command, write_csv
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,6 +33,7 @@ MODEL = "softmax"
 # Iterations in which all workers keep the same pace: what they take beyond it is the overhead.
 _EVEN = 30
 KILLED, STOPPED = 2, 5
+LOSS_TICKS = (0.4, 0.6, 1.0, 2.0)
 
 
 def run(
@@ -62,7 +64,7 @@ def run(
 
         tasks = [(method, kind) for kind in ("even", "plain") for method in methods]
         tasks += [(method, "faults") for method in methods if method in disturbed]
-        for method, kind in progress(tasks, "training"):
+        for method, kind in each(tasks, "training"):
             found = train_digits_on_cluster(
                 key=jax.random.key(seed),
                 cluster=cluster,
@@ -99,6 +101,7 @@ def _row(method: str, faults: bool, found: ClusterDigitsRun, overhead: float) ->
         "predicted_seconds": found.run.expected_runtime,
         "drawn_seconds": float(training.paced.mean()),
         "measured_seconds": float(training.seconds.mean()),
+        "standard_error": float(training.seconds.std(ddof=1) / np.sqrt(training.seconds.size)),
         "overhead_seconds": overhead,
         "longest_seconds": float(training.seconds.max()),
         "total_seconds": float(training.seconds.sum()),
@@ -122,11 +125,13 @@ def _print(rows: Sequence[dict[str, Any]], steps: int) -> None:
     plain = sorted((r for r in rows if not r["faults"]), key=lambda r: r["predicted_seconds"])
     print_table(
         f"Seconds of an iteration, means of {steps}; overhead: time beyond the pace, if all keep the same",
-        ["scheme", "predicted", "by the draws", "measured", "overhead", "measured / (predicted + overhead)"],
+        ["scheme", "predicted", "by the draws", "measured", "± s.e.", "overhead", "measured / (p. + o.)"],
         [
             [
                 row["method"],
-                *(number(row[f"{k}_seconds"], 3) for k in ("predicted", "drawn", "measured", "overhead")),
+                *(number(row[f"{k}_seconds"], 3) for k in ("predicted", "drawn", "measured")),
+                number(row["standard_error"], 2),
+                number(row["overhead_seconds"], 3),
                 f"{row['measured_seconds'] / (row['predicted_seconds'] + row['overhead_seconds']):.3f}",
             ]
             for row in plain
@@ -159,14 +164,15 @@ def _draw(
     plain = {row["method"]: row for row in rows if not row["faults"]}
     for place, method in enumerate(reversed(methods)):
         row, look = plain[method], plotting.style(method)
-        axes[0].barh(place, row["measured_seconds"], color=look.color, alpha=0.45, height=0.6)
+        error: Any = {"xerr": 2 * row["standard_error"], "capsize": 3, "ecolor": look.color}
+        axes[0].barh(place, row["measured_seconds"], color=look.color, alpha=0.45, height=0.6, **error)
         low = row["predicted_seconds"]
         axes[0].plot([low, low], [place - 0.38, place + 0.38], color="black", linewidth=1.6)
         high = low + row["overhead_seconds"]
         axes[0].plot([high, high], [place - 0.38, place + 0.38], color="black", linewidth=1, linestyle=":")
     axes[0].set_yticks(range(len(methods)), [plotting.style(m).label for m in reversed(methods)])
-    title = "measured; line: predicted,\ndotted: predicted + overhead"
-    plotting.label_axes(axes[0], "mean seconds of an iteration", "", title=title)
+    title = "measured, ± 2 standard errors\n(line: predicted, dotted: + overhead)"
+    plotting.label_axes(axes[0], "mean time of an iteration (s)", "", title=title)
     for axis, faults in zip(axes[1:], (False, True), strict=True):
         for method in (m for m in methods if (m, faults) in runs):
             look, found = plotting.style(method), runs[method, faults].run
@@ -177,8 +183,10 @@ def _draw(
                 linestyle=look.line,
                 linewidth=look.width,
             )
-        title = "one worker killed,\nlater one stopped" if faults else "all workers\nthere"
-        plotting.label_axes(axis, "wall clock (s)", "training loss (nats)", title=title, log="y")
+        title = "one worker killed,\nlater one stopped" if faults else "one run, all workers\nthere"
+        plotting.label_axes(
+            axis, "wall clock (s)", "training loss (nats)", title=title, log="y", y_ticks=LOSS_TICKS
+        )
         axis.set_xlim(0, 1.02 * max(one.run.clock[0, -1] for one in runs.values()))
     plotting.legend_outside(
         figure, [plotting.legend_handle(m, marker=False) for m in methods], place="lower", columns=5

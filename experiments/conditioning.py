@@ -15,17 +15,19 @@ import numpy as np
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
+from bcgc_jax.cli.waiting import each
 from bcgc_jax.coding.codes import CONSTRUCTIONS, GradientCode
-from experiments.report import number, print_table, progress, run_command, write_csv
+from experiments.report import number, print_table, run_command, write_csv
 
 SIZES = (10, 20, 50, 100)
 SETS, LENGTH = 200, 32
+# Codes are no schemes: other colours than theirs, but for the uncoded one.
 LOOKS = {
-    "uncoded": ("#999933", "h"),
-    "replication": ("#CC79A7", "D"),
-    "fractional_repetition": ("#009E73", "^"),
-    "cyclic_mds": ("#D55E00", "s"),
-    "random_cyclic": ("#0072B2", "o"),
+    "uncoded": (plotting.style("uncoded").color, "h"),
+    "replication": ("#882255", "D"),
+    "fractional_repetition": ("#44AA99", "^"),
+    "cyclic_mds": ("#661100", "s"),
+    "random_cyclic": ("#332288", "o"),
 }
 
 _weights = jax.jit(
@@ -43,7 +45,7 @@ def levels_of(num_workers: int) -> list[int]:
 def run(out: Path, seed: int = 0, *, sizes: Sequence[int] = SIZES) -> None:
     tasks = [(n, s) for n in sizes for s in levels_of(n)]
     rows = []
-    for n, level in progress(tasks, "codes"):
+    for n, level in each(tasks, "codes"):
         chosen = bcgc.coding.gradient_code(jax.random.key(seed), n, level, top_level=n - 1)
         for construction in CONSTRUCTIONS:
             try:
@@ -53,7 +55,6 @@ def run(out: Path, seed: int = 0, *, sizes: Sequence[int] = SIZES) -> None:
             row = {"workers": n, "level": level, "construction": construction}
             row["chosen"] = int(construction == chosen.construction)
             rows.append(row | measure(code, seed))
-    write_csv(out / "conditioning.csv", rows)
     best = [row for row in rows if row["chosen"]]
     print_table(
         "worst over all levels: what the chooser takes, and each construction",
@@ -64,6 +65,7 @@ def run(out: Path, seed: int = 0, *, sizes: Sequence[int] = SIZES) -> None:
             for name in ("chosen", *CONSTRUCTIONS)
         ],
     )
+    write_csv(out / "conditioning.csv", rows)
     paths = plotting.save_figure(_draw(rows), out, "conditioning")
     print(f"\nWritten to {out}: conditioning.csv, {paths[0].name}, {paths[1].name}")
 

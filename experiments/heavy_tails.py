@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
-from experiments.report import number, print_table, progress, run_command, write_csv
+from bcgc_jax.cli.waiting import each
+from experiments.report import number, print_table, run_command, write_csv
 
 SCHEMES = ("time", "frequency", "single_block")
 CONCENTRATION = 0.7
@@ -83,7 +84,7 @@ def compute(points: Sequence[Point]) -> list[Row]:
     """Every scheme on every point, beside the certified optimum."""
     largest = max(point.num_workers for point in points)
     rows = []
-    for point in progress(points, "heavy tails"):
+    for point in each(points, "heavy tails"):
         problem = point.problem(largest)
         best = bcgc.solve(problem, bcgc.Optimal(tolerance=1e-5))
         optimum, gap = float(best.expected_runtime), float(best.relative_gap)
@@ -132,11 +133,11 @@ def print_ratios(rows: Sequence[Row]) -> None:
 
 
 def run(out: Path, *, points: Sequence[Point] | None = None) -> None:
-    """Compute, write heavy_tails.csv, .png and .svg to `out`, print the tables."""
+    """Compute, print the tables, write heavy_tails.csv, .png and .svg to `out`."""
     rows = compute(grid() if points is None else points)
+    print_ratios(rows)
     write_csv(out / "heavy_tails.csv", (row._asdict() for row in rows))
     plotting.save_figure(draw(rows), out, "heavy_tails")
-    print_ratios(rows)
     print(f"\nWritten to {out}: heavy_tails.csv, heavy_tails.png, heavy_tails.svg")
 
 

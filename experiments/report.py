@@ -2,25 +2,19 @@
 
 import argparse
 import csv
-import os
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
 import jax
 
-import bcgc_jax as bcgc
 from bcgc_jax import plotting
-from bcgc_jax.solvers.schemes import load_schemes
+from bcgc_jax.cli.destinations import check_folder
+from bcgc_jax.cli.ending import flush, interrupted, take_any_sign
+from bcgc_jax.solvers.schemes import SchemeError, load_schemes
 
-T = TypeVar("T")
-
-# Seconds without a word before progress is shown, and between two lines of it.
-_PATIENCE = 2.0
-SHARED_TRACE = Path(__file__).parents[2] / "shared/traces/llm_training_32_workers.csv"
+SAMPLE_TRACE = Path(__file__).resolve().parent / "data/steps.csv"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -46,36 +40,37 @@ def run_command(
     the arguments, the schemes, the trace or the disk is one line and status 2.
     """
     command = f"python -m experiments.{name}"
+    take_any_sign()
     parser = _parser(command, description, seeded=seeded, schemes=schemes, traced=traced)
     args = parser.parse_args(argv)
-    if args.out.exists() and not args.out.is_dir():
-        parser.error(f"argument --out: {args.out} is a file, not a folder")
-    own: list[bcgc.Scheme] = []
-    if schemes and args.schemes is not None:
-        try:
-            own = load_schemes(args.schemes)
-        except ValueError as error:
-            parser.error(f"argument --schemes: {error}")
     try:
-        args.out.mkdir(parents=True, exist_ok=True)
-        if not os.access(args.out, os.W_OK):
-            parser.error(f"argument --out: no permission to write to {args.out}")
+        own = load_schemes(args.schemes) if schemes and args.schemes is not None else []
         plotting.require_matplotlib()
-        jax.config.update("jax_enable_x64", True)
-        options = ({"seed": args.seed} if seeded else {}) | ({"trace": args.trace} if traced else {})
-        options |= {"schemes": own} if schemes else {}
+        check_folder("argument --out", args.out)
+    except (ValueError, ImportError) as error:
+        parser.error(str(error))
+    options = ({"seed": args.seed} if seeded else {}) | ({"trace": args.trace} if traced else {})
+    options |= {"schemes": own} if schemes else {}
+    jax.config.update("jax_enable_x64", True)
+    try:
         run(args.out, **options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        flush()
     except OSError as error:
-        parser.error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        flush()
+        named = f"{error.filename}: " if error.filename else ""
+        parser.error(f"{named}{error.strerror or error}")
     except ImportError as error:
         parser.error(str(error))
+    except SchemeError as error:
+        parser.error(_one_line(error))
     except ValueError as error:
         if not (schemes or traced):
             raise
         parser.error(_one_line(error))  # what `solve` finds wrong with a scheme, or a reader with a trace
     except KeyboardInterrupt:
-        print(f"{command}: interrupted", file=sys.stderr)
-        return 130
+        interrupted(command)
     return 0
 
 
@@ -112,74 +107,15 @@ def _parser(command: str, description: str, *, seeded: bool, schemes: bool, trac
         parser.add_argument(
             "--trace",
             type=Path,
-            default=SHARED_TRACE,
+            default=SAMPLE_TRACE,
             metavar="FILE",
-            help="measured times, CSV or Parquet (default: that of 32 workers laid out beside the project)",
+            help="measured times, CSV or Parquet (default: the project's own, experiments/data/steps.csv)",
         )
     return parser
 
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
-
-
-def progress(items: Sequence[T], what: str) -> Iterator[T]:
-    """`items`, with their progress on stderr where they take more than two seconds."""
-    if sys.stderr.isatty():
-        try:
-            from rich.console import Console
-            from rich.progress import track
-        except ImportError:
-            pass
-        else:
-            yield from track(items, what, console=Console(stderr=True), transient=True)
-            return
-    said = time.monotonic()
-    for done, item in enumerate(items):
-        if time.monotonic() - said > _PATIENCE:
-            print(f"{what}: {done} of {len(items)}", file=sys.stderr, flush=True)
-            said = time.monotonic()
-        yield item
-
-
-@contextmanager
-def cells_progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A function of (cells done, all cells) that tells progress and speed on stderr, for `write_sweep`."""
-    begun = said = time.monotonic()
-    before = 0
-    if sys.stderr.isatty():
-        try:
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-        except ImportError:
-            pass
-        else:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("cells {task.fields[speed]}"),
-                TimeRemainingColumn(),
-            )
-            with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-                task = bar.add_task(what, total=None, speed="")
-
-                def show(done: int, total: int) -> None:
-                    speed = done / (time.monotonic() - begun)
-                    bar.update(task, completed=done, total=total, speed=f"({speed:.3g}/s)")
-
-                yield show
-            return
-
-    def tell(done: int, total: int) -> None:
-        nonlocal said, before
-        now = time.monotonic()
-        if now - said > _PATIENCE:
-            speed = (done - before) / (now - said)
-            print(f"{what}: {done} of {total} cells, {speed:.3g} cells/s", file=sys.stderr, flush=True)
-            said, before = now, done
-
-    yield tell
 
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, object]]) -> None:

@@ -16,10 +16,11 @@ import numpy as np
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
+from bcgc_jax.cli import waiting
 from bcgc_jax.solvers.methods import BASELINES
 from bcgc_jax.sweep_files import read_rows
 from experiments.paper import WORKERS_LABEL
-from experiments.report import cells_progress, number, print_table, run_command
+from experiments.report import number, print_table, run_command
 
 METHODS = ("optimal", "time", "frequency", *BASELINES)
 WORKERS_GRID = tuple(range(2, 51))
@@ -285,8 +286,8 @@ def run(
     methods: Sequence[str] = METHODS,
     schemes: Sequence[bcgc.Scheme] = (),
 ) -> None:
-    """Compute into sweep.csv, write the figures sweep and sweep_curves to `out`, print the table."""
-    with cells_progress("sweep") as progress:
+    """Compute into sweep.csv, print the table, write the figures sweep and sweep_curves to `out`."""
+    with waiting.cells("sweep") as progress:
         rows = compute(
             out / "sweep.csv",
             workers_grid,
@@ -297,9 +298,9 @@ def run(
             progress=progress,
         )
     cells = compare(rows, schemes)
+    print_numbers(rows, cells)
     plotting.save_figure(draw(cells, schemes), out, "sweep")
     plotting.save_figure(draw_curves(rows, cells, schemes), out, "sweep_curves")
-    print_numbers(rows, cells)
     print(f"\nWritten to {out}: sweep.csv, and sweep, sweep_curves as .png and .svg")
 
 

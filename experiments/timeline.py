@@ -18,6 +18,7 @@ from experiments.report import number, print_table, run_command, write_csv
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 FIGURE_1 = np.array([0.1, 0.1, 0.25, 1.0])
 
@@ -75,6 +76,7 @@ def draw_timeline(axes: "Axes", found: Timeline, cycle_times: Any, *, title: str
     A block is as wide as its coordinates; above it stands its redundancy level, beside a row its cycle time.
     """
     from matplotlib.patches import Rectangle
+    from matplotlib.ticker import MaxNLocator
 
     starts = np.concatenate([[0], np.cumsum(found.sizes)])
     for worker in range(len(found.computed)):
@@ -92,10 +94,12 @@ def draw_timeline(axes: "Axes", found: Timeline, cycle_times: Any, *, title: str
     axes.grid(False)
     axes.set_xlim(0, starts[-1])
     axes.set_ylim(len(found.computed) - 0.5, -1.0 - 0.04 * len(found.computed))
+    digits = 0 if np.min(cycle_times) > 10 else 2
     axes.set_yticks(
-        range(len(found.computed)), [f"{t:.3g}" for t in np.asarray(cycle_times)], fontsize="x-small"
+        range(len(found.computed)), [f"{t:.{digits}f}" for t in np.asarray(cycle_times)], fontsize="x-small"
     )
-    plotting.label_axes(axes, "coordinate", "cycle time of the worker", title=title)
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    plotting.label_axes(axes, "coordinate", "cycle time", title=title)
 
 
 def timeline_handles() -> "list[Any]":
@@ -103,6 +107,16 @@ def timeline_handles() -> "list[Any]":
     from matplotlib.patches import Patch
 
     return [Patch(facecolor=color, edgecolor="0.6", label=name) for name, color in _KEY.items()]
+
+
+def draw(panels: Sequence[tuple[str, Timeline, Any]]) -> "Figure":
+    """Two rows of three panels: the title, the timeline and the cycle times of each."""
+    figure, axes = plotting.new_figure(2, 3, size=(9.6, 6.8), height_ratios=[1, 2.2])
+    for panel, (name, one, times) in zip(axes, panels, strict=True):
+        draw_timeline(panel, one, times, title=f"{name}\nruntime {number(one.runtime, 3)}")
+    title = "above a block: its redundancy level; runtimes in cycles × unit of the cycle time"
+    plotting.legend_outside(figure, timeline_handles(), place="lower", columns=3, title=title)
+    return figure
 
 
 def run(out: Path, seed: int = 0) -> None:
@@ -132,7 +146,6 @@ def run(out: Path, seed: int = 0) -> None:
                 "wasted": float(((one.computed * ~one.used) * cost).sum() / done),
             }
         )
-    write_csv(out / "timeline.csv", rows)
     print_table(
         "one iteration: runtime, and the share of the computed work whose result was used",
         ["scheme", "workers", "runtime", "used", "not used"],
@@ -142,11 +155,9 @@ def run(out: Path, seed: int = 0) -> None:
             for r in rows
         ],
     )
-    figure, axes = plotting.new_figure(2, 3, size=(10.5, 6.4), height_ratios=[1, 2.2])
-    for panel, (name, _, times, _), result in zip(axes, cases, found, strict=True):
-        draw_timeline(panel, result, times, title=f"{name}: runtime {number(result.runtime, 3)}")
-    plotting.legend_outside(figure, timeline_handles(), place="lower", columns=3)
-    paths = plotting.save_figure(figure, out, "timeline")
+    write_csv(out / "timeline.csv", rows)
+    panels = [(name, one, times) for (name, _, times, _), one in zip(cases, found, strict=True)]
+    paths = plotting.save_figure(draw(panels), out, "timeline")
     print(f"\nWritten to {out}: timeline.csv, {paths[0].name}, {paths[1].name}")
 
 

@@ -15,8 +15,9 @@ import numpy as np
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
+from bcgc_jax.cli.waiting import each
 from bcgc_jax.coding.digits import DigitsRun, digits_problem, train_on_digits
-from experiments.report import number, print_table, progress, run_command, write_csv
+from experiments.report import number, print_table, run_command, write_csv
 
 METHODS = ("uncoded", "tandon_partial", "single_block", "frequency", "time", "optimal")
 LAW = bcgc.ShiftedExponential(rate=1e-3, shift=50.0)
@@ -37,7 +38,7 @@ def run(
 ) -> None:
     runs: dict[str, list[DigitsRun]] = {}
     tasks = [(model, method) for model in TITLES for method in methods]
-    for model, method in progress(tasks, "training"):
+    for model, method in each(tasks, "training"):
         problem = digits_problem(LAW, workers, model)
         key = jax.random.key(seed)
         found = train_on_digits(key, problem, model, method, num_seeds=seeds, num_steps=steps)
@@ -121,7 +122,12 @@ def _curves(model: str, runs: Sequence[DigitsRun]) -> list[dict[str, Any]]:
     return rows
 
 
+_TARGET_LINE: Any = {"color": "0.4", "linewidth": 0.8}
+
+
 def _draw(runs: dict[str, list[DigitsRun]]):
+    from matplotlib.lines import Line2D
+
     figure, axes = plotting.new_figure(2, len(runs), size=(9.2, 6.4))
     for column, (model, found) in enumerate(runs.items()):
         grid = _grid(found)
@@ -142,14 +148,16 @@ def _draw(runs: dict[str, list[DigitsRun]]):
                 one.set_ylim(0.9 * lowest, 2.6)
             else:
                 plotting.label_axes(one, x, "test accuracy")
-                one.axhline(TARGET, color="0.4", linewidth=0.8)
+                one.axhline(TARGET, **_TARGET_LINE)
                 one.set_ylim(0.75, 1.0)
     handles = [
         plotting.legend_handle(method, marker=False)
         for method in METHODS
         if any(method == r.method for r in runs["softmax"])
     ]
-    plotting.legend_outside(figure, handles, place="lower", columns=3)
+    handles.append(Line2D([], [], label=f"target accuracy {TARGET:g}", **_TARGET_LINE))
+    title = f"medians of {len(runs['softmax'][0].clock)} seeds, bands: their range"
+    plotting.legend_outside(figure, handles, place="lower", columns=4, title=title)
     return figure
 
 

@@ -136,7 +136,7 @@ def test_bad_input_is_one_line_and_status_2(arguments, message, capsys):
         ("import bcgc_jax\nSCHEMES = [bcgc_jax.Scheme('time', lambda p: p)]", "is a method of the package"),
         (
             "import bcgc_jax\nSCHEMES = [bcgc_jax.Scheme('broken', lambda p: p.nothing)]",
-            'scheme "broken" at N = 3',
+            "mine.py, line 2: AttributeError: 'Problem' object has no attribute 'nothing' (N = 3)",
         ),
     ],
 )
@@ -225,7 +225,7 @@ def test_a_missing_scipy_skips_the_measure_and_says_what_to_install(capsys, monk
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "scipy" else find(name))
     assert benchmark.main(["--only", "completion"]) == 1
     assert "skipped completion: " in (said := capsys.readouterr().err)
-    assert "pip install 'bcgc-jax[benchmarks]'" in said
+    assert "pip install '.[benchmarks]'" in said
 
 
 def test_times_and_ratios_are_printed_with_three_digits():

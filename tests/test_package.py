@@ -1,9 +1,21 @@
-"""What the installed package says of itself."""
+"""What the package says of itself, installed and in its source tree."""
 
-from importlib.metadata import version
+import re
+import tomllib
+from importlib.metadata import metadata, version
 from pathlib import Path
 
+import pytest
+
 import bcgc_jax as bcgc
+from bcgc_jax.citations import bibliography
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def project():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def test_the_version_is_that_of_the_metadata():
@@ -12,3 +24,38 @@ def test_the_version_is_that_of_the_metadata():
 
 def test_the_package_is_marked_as_typed():
     assert (Path(bcgc.__file__).parent / "py.typed").is_file()
+
+
+def test_one_version_everywhere(project):
+    (cited,) = re.findall(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    newest, *_ = re.findall(r"^## \[(.+)\] - ", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert project["version"] == bcgc.__version__ == cited == newest
+
+
+def test_the_licence_is_the_one_that_is_named(project):
+    text = (ROOT / "LICENSE").read_text()
+    assert "Apache License\n                           Version 2.0" in text
+    assert "Copyright 2026 the bcgc_jax authors" in text
+    (cited,) = re.findall(r"^license: (.+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    assert project["license"] == cited == "Apache-2.0"
+
+
+def test_the_paper_is_cited_alike():
+    paper, file = bibliography("optimal", sampled_bound=False), (ROOT / "CITATION.cff").read_text()
+    authors = zip(
+        re.findall(r"family-names: (.+)", file), re.findall(r"given-names: (.+)", file), strict=True
+    )
+    (title,) = re.findall(r"^  title: (.+)$", file, re.MULTILINE)
+    assert f"author = {{{' and '.join(', '.join(name) for name in authors)}}}" in paper
+    assert f"title = {{{title}}}" in paper
+
+
+def test_what_is_to_be_installed_can_be():
+    root = Path(bcgc.__file__).parents[1]
+    folders = (root / name for name in ("bcgc_jax", "experiments", "benchmarks"))
+    texts = [path.read_text("utf-8") for folder in folders for path in folder.rglob("*.py")]
+    # The package is on no index: what works is said in one place.
+    assert not [text for text in texts if "bcgc-jax[" in text]
+    named = {extra for text in texts for extra in re.findall(r"to_install\([\"'](\w+)[\"']\)", text)}
+    known = set(metadata("bcgc-jax").get_all("Provides-Extra") or ())
+    assert {"cli", "cluster", "parquet", "plot", "train"} <= named <= known

@@ -16,7 +16,7 @@ from experiments.timeline import timeline
 def test_every_method_has_a_look_of_its_own():
     assert {*PROPOSED, *BASELINES} <= set(plotting.STYLES)
     looks = plotting.STYLES.values()
-    for property_of in (lambda s: s.label, lambda s: (s.color, s.line), lambda s: s.marker):
+    for property_of in (lambda s: s.label, lambda s: s.color, lambda s: s.marker):
         values = [property_of(s) for s in looks]
         assert len(set(values)) == len(values)
 

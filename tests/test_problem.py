@@ -154,7 +154,7 @@ def test_whole_numbers_of_another_kind_are_no_other_program():
 
 def test_every_status_says_in_words_what_happened():
     messages = [status.message for status in bcgc.Status]
-    assert len(set(messages)) == len(messages) == 5
+    assert len(set(messages)) == len(messages) == 6
     assert "max_steps" in bcgc.Status.STEP_LIMIT.message
     assert "deadline" in bcgc.Status.INFINITE.message
     assert "NaN" in bcgc.Status.INVALID.message

@@ -10,7 +10,7 @@ import pytest
 
 import bcgc_jax as bcgc
 
-_PUBLISHED = Path(__file__).parents[1] / "experiments/published"
+_PUBLISHED = Path(__file__).parents[1] / "experiments/data"
 
 
 def _rows(name: str) -> list[dict[str, str]]:

@@ -11,6 +11,7 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
+from bcgc_jax.solvers.compare import _is_known_before
 from bcgc_jax.solvers.schemes import SCHEMES
 from tests.problems import known, padded
 
@@ -216,7 +217,13 @@ def test_a_comparison_is_the_commands_table():
     assert all(len(line) <= 100 for line in lines)
     optimum = found["optimal"]
     above = 100 * (float(found["uncoded"].expected_runtime) / float(optimum.lower_bound) - 1)
-    assert f"{above:.3g} %" in next(line for line in lines if line.startswith("uncoded"))
+    uncoded = next(line for line in lines if line.startswith("uncoded"))
+    assert f"{above:.3g} %" in uncoded
+    best = min(found[name].expected_runtime for name in found if _is_known_before(name))
+    assert f"{100 * (float(found['uncoded'].expected_runtime / best) - 1):+.1f} %" in uncoded
+    assert "█·····" in uncoded
+    assert sum(" +0.0 %" in line for line in lines) >= 1  # that is the best baseline
+    assert any(line.startswith("tandon_partial α ") for line in lines)  # on which its runtime depends
     assert "subgradient" not in bcgc.compare(PROBLEM, ["time", "uncoded"])
     with pytest.raises(ValueError, match="pass key"):
         bcgc.compare(PROBLEM, ["subgradient"])

@@ -1,33 +1,41 @@
 """The command `bcgc`."""
 
-import os
-import sys
+from typing import NoReturn
+
+from bcgc_jax._extras import to_install
+from bcgc_jax.cli.ending import finish, interrupted, say, take_any_sign
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Run `bcgc`; bad input ends with one line and exit status 2."""
+    try:
+        take_any_sign()
+        status = _run()
+    except KeyboardInterrupt:  # during the imports
+        interrupted("bcgc")
+    finish("bcgc", status)
+
+
+def _run() -> int:
     try:
         import click
 
         from bcgc_jax.cli.group import cli
     except ModuleNotFoundError as error:
-        print(f"bcgc: {error.name} is missing: pip install 'bcgc-jax[cli]'", file=sys.stderr)
-        sys.exit(2)
+        say(f"bcgc: {error.name} is missing: {to_install('cli')}")
+        return 2
     try:
-        sys.exit(cli.main(prog_name="bcgc", standalone_mode=False) or 0)
+        return cli.main(prog_name="bcgc", standalone_mode=False) or 0
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
-        sys.exit(0)
+        return 0
     except click.ClickException as error:
-        print(f"bcgc: {' '.join(error.format_message().split())}", file=sys.stderr)
-        sys.exit(2)
-    except (click.Abort, KeyboardInterrupt):
-        print("bcgc: interrupted", file=sys.stderr)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        # Threads that compile cannot be stopped, and the interpreter would wait for them.
-        os._exit(130)
-    except BrokenPipeError:
-        # The reader (`| head`) has what it wanted; nothing more can be written.
-        sys.stderr.close()
-        sys.exit(0)
+        say(f"bcgc: {' '.join(error.format_message().split())}")
+        return 2
+    except click.Abort as stop:
+        interrupted("bcgc", *stop.args)
+    except BrokenPipeError:  # the reader (`| head`) has what it wanted
+        return 0
+    except OSError as error:  # no command's: of a help text
+        say(f"bcgc: cannot write the answer: {error.strerror or error}")
+        return 2

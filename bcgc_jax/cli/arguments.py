@@ -10,10 +10,13 @@ from typing import Any
 import click
 import jax.numpy as jnp
 import numpy as np
+from click.core import ParameterSource
 
 from bcgc_jax import laws
+from bcgc_jax.cli.estimates import MOST_WORKERS
 from bcgc_jax.cli.output import finite
 from bcgc_jax.laws import HazardSpline, JointLaw, Law, Rows, Unlike
+from bcgc_jax.solvers.methods import METHODS
 from bcgc_jax.solvers.schemes import Scheme, load_schemes
 
 OBJECTIVES = ("expected-runtime", "completion-probability")
@@ -38,6 +41,12 @@ LAWS = {
 }
 
 
+def method_help() -> str:
+    """The methods, and what is not in their names."""
+    alpha = "the law's E[T | T > median] / E[T | T ≤ median]; the paper's figures take 6"
+    return f"{METHODS}\n\ntandon_partial has α, {alpha}."
+
+
 def law_help() -> str:
     """Each law with its parameters, those with a default in brackets."""
     return ", ".join(f"{name}:{','.join(_signature(law))}" for name, law in LAWS.items())
@@ -49,17 +58,20 @@ def _signature(law: type) -> list[str]:
 
 
 SEED = click.IntRange(0, 2**63 - 1)  # what a key is made of
+_LARGEST = 2**53  # beyond it not all whole numbers are numbers
 _LONGEST = 1_000_000  # numbers on an axis
-_MOST_LAWS = 10_000  # of unlike workers
 
 
 class Number(click.ParamType):
-    """A finite number above (or from) a bound; whole numbers may be typed as 1e6."""
+    """A finite number above (or from) a bound, perhaps up to another; whole ones may be typed as 1e6."""
 
     name = "number"
 
-    def __init__(self, low: float = 0, *, include: bool = False, whole: bool = False) -> None:
+    def __init__(
+        self, low: float = 0, high: float = math.inf, *, include: bool = False, whole: bool = False
+    ) -> None:
         self.low, self.include, self.whole = low, include, whole
+        self.high = min(high, _LARGEST) if whole else high
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | int:
         what = "a whole number" if self.whole else "a finite number"
@@ -71,7 +83,13 @@ class Number(click.ParamType):
         good = math.isfinite(number) and (number > self.low or (self.include and number == self.low))
         if not good or (self.whole and number != int(number)):
             self.fail(f"must be {what} {bound}".rstrip() + f", got {value!r}", param, ctx)
+        if number > self.high:
+            self.fail(f"must be at most {self.high:,}, got {value!r}", param, ctx)
         return int(number) if self.whole else number
+
+
+WORKERS = Number(1, MOST_WORKERS, include=True, whole=True)
+AT_MOST = f"at most {MOST_WORKERS:,}"
 
 
 class CycleTime(click.ParamType):
@@ -154,7 +172,7 @@ class Axis(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> np.ndarray:
         if isinstance(value, np.ndarray | int | float):
-            return np.atleast_1d(np.asarray(value))
+            return np.atleast_1d(np.asarray(value, int if self.number.whole else float))
 
         def number(text: str) -> float:
             return self.number.convert(text, param, ctx)
@@ -176,10 +194,8 @@ class Axis(click.ParamType):
         if logarithmic and first <= 0:
             self.fail(f"a logarithmic axis starts above 0, got {value!r}", param, ctx)
         count = Number(1, include=True, whole=True).convert(rest[0], param, ctx) if rest else last - first + 1
-        if count > _LONGEST or (whole and last >= 2**53):
-            self.fail(
-                f"an axis has at most {_LONGEST:,} numbers, whole ones below 2^53: {value!r}", param, ctx
-            )
+        if count > _LONGEST:
+            self.fail(f"an axis has at most {_LONGEST:,} numbers, got {value!r}", param, ctx)
         count = int(count)
         values = np.geomspace(first, last, count) if logarithmic else np.linspace(first, last, count)
         return np.unique(np.round(values).astype(int)) if whole else values
@@ -199,6 +215,31 @@ class NamedAxis(click.ParamType):
         return name.strip(), Axis(Number(-math.inf)).convert(text, param, ctx)
 
 
+def ranges(levels: Sequence[int]) -> str:
+    """Ascending whole numbers as `Levels` reads them, three and more in a row as a range.
+
+    >>> ranges([0, 1, 4, 5, 6])
+    '0,1,4-6'
+    """
+    runs: list[list[int]] = []
+    for level in levels:
+        if runs and level == runs[-1][-1] + 1:
+            runs[-1].append(level)
+        else:
+            runs.append([level])
+    texts = (f"{run[0]}-{run[-1]}" if len(run) > 2 else ",".join(map(str, run)) for run in runs)
+    return ",".join(texts)
+
+
+def refuse_without_effect(reason: str, *names: str) -> None:
+    """UsageError for the first of these parameters that was typed: here it would change nothing."""
+    context = click.get_current_context()
+    for param in context.command.params:
+        typed = context.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE
+        if param.name in names and typed:
+            raise click.UsageError(f"{param.opts[0]} has no effect {reason}")
+
+
 class Levels(click.ParamType):
     """Whole numbers and ranges: 0,3,7-9."""
 
@@ -212,6 +253,8 @@ class Levels(click.ParamType):
             low, dash, high = part.strip().partition("-")
             if not low.isdecimal() or (dash and not high.isdecimal()) or (dash and int(high) < int(low)):
                 self.fail(f"must be levels and ranges such as 0,3,7-9, got {value!r}", param, ctx)
+            if int(high or low) >= MOST_WORKERS:
+                self.fail(f"levels are below N, and N is at most {MOST_WORKERS:,}: got {value!r}", param, ctx)
             levels.update(range(int(low), int(high or low) + 1))
         return tuple(sorted(levels))
 
@@ -281,12 +324,12 @@ def law_of_workers(
         return given[0][1], workers
     counts = [count or 1 for count, _ in given]
     total = sum(counts)
+    if total > MOST_WORKERS:
+        raise click.UsageError(f"there may be at most {MOST_WORKERS:,} workers, not {total:,}")
     if workers not in (None, total):
         raise click.UsageError(f"--cycle-time is given for {total} workers, but --workers is {workers}")
     if len(given) == 1:
         return given[0][1], total
-    if total > _MOST_LAWS:
-        raise click.UsageError(f"at most {_MOST_LAWS:,} workers may each have a law, not {total:,}")
     return Unlike([law for count, (_, law) in zip(counts, given, strict=True) for _ in range(count)]), total
 
 

@@ -9,34 +9,43 @@ import click
 import jax
 import numpy as np
 from rich.console import Console
-from rich.progress import Progress, TaskID
 from rich.table import Column
 
-from bcgc_jax.cli.arguments import SEED, Number, format_option
+from bcgc_jax.cli.arguments import AT_MOST, SEED, WORKERS, Number, format_option
 from bcgc_jax.cli.compilation import padded_workers
+from bcgc_jax.cli.destinations import PICTURES, check_file
+from bcgc_jax.cli.ending import interruptible
+from bcgc_jax.cli.estimates import Cost, announce, cost_of
 from bcgc_jax.cli.output import (
-    access,
+    beside_the_answer,
     console,
     finite,
     names,
     one_line_errors,
-    progress,
+    print_table,
     table,
     write_json,
     write_rows,
 )
+from bcgc_jax.cli.plans import plan_option, save_plan
 from bcgc_jax.cli.traces import TraceFile, law_of_trace, layout_options
+from bcgc_jax.cli.waiting import progress
 from bcgc_jax.laws import HazardSpline, Law
 from bcgc_jax.measured.description import Description, describe
-from bcgc_jax.measured.fits import MAX_TIMES, Fit, fit_laws
+from bcgc_jax.measured.fits import MAX_TIMES, TWO_SPEED, Fit, fit_laws
 from bcgc_jax.measured.likelihood import FAMILIES
 from bcgc_jax.measured.traces import Trace
+from bcgc_jax.plotting import require_matplotlib
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.runtime import block_runtime, expected_runtime
+from bcgc_jax.solution import Solution
+from bcgc_jax.solvers.methods import Optimal
 from bcgc_jax.solvers.solve import FEW_UNITS, solve
 
 # Expectations that an optimum takes, some: their time is what a plan here may take.
 _EVALUATIONS = 250
+# Seconds of a law, compiling above all, and of a time of a replicate.
+_COMPILING, _SECONDS_A_DRAW = 5.0, 5e-7
 _SHOWN = 3  # laws in the picture, beside the smooth one
 
 
@@ -54,7 +63,15 @@ class Question:
     replicates: int
     seed: int
     figure: str | None
+    out: str | None
     output: str
+
+    def __post_init__(self) -> None:
+        if self.out is not None:
+            check_file("--out", self.out)
+        if self.figure is not None:
+            check_file("--figure", self.figure, PICTURES)
+            require_matplotlib()
 
 
 class Answer(NamedTuple):
@@ -66,6 +83,7 @@ class Answer(NamedTuple):
     fits: list[Fit]
     laws: dict[str, Law]
     plans: list[dict[str, Any]]
+    best: Solution
 
 
 @click.command(
@@ -81,10 +99,14 @@ Examples:
 )
 @click.argument("file", type=click.Path(allow_dash=True))
 @layout_options
-@click.option("--law", "laws", multiple=True, help="Law to fit; repeat it; all by default.")
 @click.option(
-    "--workers", type=Number(1, include=True, whole=True), help="N of the plans; those of the trace."
+    "--law",
+    "laws",
+    multiple=True,
+    type=click.Choice([*FAMILIES, TWO_SPEED]),
+    help="Law to fit; repeat it; all by default.",
 )
+@click.option("--workers", type=WORKERS, help=f"N of the plans, {AT_MOST}; those of the trace.")
 @click.option(
     "--coordinates",
     type=Number(1, include=True, whole=True),
@@ -105,23 +127,20 @@ Examples:
 )
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of these samples.")
 @click.option("--figure", type=click.Path(), help="Also draw quantiles and survival: .png, .svg or .pdf.")
+@plan_option("the plan for the best law")
 @format_option
 @one_line_errors
 def fit_command(**options: Any) -> None:
     """Which law describes the cycle times in FILE, how sure is that, and how much does the plan depend on it?
 
     FILE is CSV (also .csv.gz) or Parquet, - is standard input: a row for each step and worker, or a row for
-    each step and a column for each worker. Times, and the parameters that are times, carry the unit of the
-    file.
+    each step and a column for each worker, in seconds. Parameters and runtimes are in seconds, or in whatever
+    unit the file has.
     """
     question = Question(**options)
-    if question.figure is not None:
-        _check_figure(question.figure)
-    with jax.enable_x64(True):
-        with progress() as bar:
-            answer = _answer(question, bar, bar.add_task("reading", total=1.0))
-        if question.figure is not None:
-            _draw(question.figure, answer)
+    with jax.enable_x64(True), progress(counted=False) as bar:
+        task = bar.add_task("reading", total=1.0)
+        answer = interruptible(lambda: _answer(question, bar, task))
     if question.output == "json":
         write_json(
             {
@@ -135,14 +154,23 @@ def fit_command(**options: Any) -> None:
         write_rows(_fit_row(fit) for fit in answer.fits)
     else:
         _print(Path(TraceFile(question.file, {}).name).name, answer)
-        if question.figure is not None:
+    if question.figure is not None:
+        with beside_the_answer(question.figure), jax.enable_x64(True):
+            _draw(question.figure, answer)
+        if question.output == "table":
             click.echo(f"\nFigure: {question.figure}")
+    if question.out is not None:
+        with beside_the_answer(question.out), jax.enable_x64(True):
+            save_plan(answer.best, len(answer.plans[0]["partition"]), question.out)
+        if question.output == "table":
+            click.echo(f"\nThe plan for {answer.plans[0]['law']}: {question.out}")
 
 
-def _answer(question: Question, bar: Progress, task: TaskID) -> Answer:
+def _answer(question: Question, bar: Any, task: Any) -> Answer:
     file = TraceFile(question.file, question.columns)
     trace = file.read(lambda share: bar.update(task, completed=share))
     workers = file.num_workers(trace, question.workers)
+    _announce(question, trace, workers)
     bar.update(task, description="describing", completed=0)
     description = describe(trace)
     bar.update(task, total=len(question.laws) or len(FAMILIES))
@@ -166,7 +194,27 @@ def _answer(question: Question, bar: Progress, task: TaskID) -> Answer:
         bar.update(task, description=f"planning for {name}")
         plans.append(_plan(name, laws, steps, workers, question))
         bar.advance(task)
-    return Answer(trace, description, _remarks(description), fits, laws, plans)
+    rows = [row for row, _ in plans]
+    return Answer(trace, description, _remarks(description), fits, laws, rows, plans[0][1])
+
+
+def _announce(question: Question, trace: Trace, workers: int) -> None:
+    """How long it will take, where that is long; the plans for the best fit are the quickest of all."""
+    draws = question.replicates * min(trace.seconds.size, MAX_TIMES)
+    fits = Cost((len(question.laws) or len(FAMILIES)) * (_COMPILING + _SECONDS_A_DRAW * draws))
+    plans = Cost()
+    for kind in ("smooth", "pareto-tail", "atoms"):
+        with contextlib.suppress(ValueError):  # as when it comes to them
+            law = law_of_trace(trace, kind, workers, num_evaluations=_EVALUATIONS)
+            plans = plans.after(cost_of(_problem(law, workers, question), Optimal()))
+    remark = "most of it for plans: quicker with fewer --workers" if plans.seconds > fits.seconds else ""
+    announce(fits.after(plans), remark)
+
+
+def _problem(law: Law, workers: int, question: Question) -> Problem:
+    # A search over whole units takes N² trials: padding would be felt.
+    size = workers if question.coordinates <= FEW_UNITS else padded_workers(workers, law)
+    return Problem(law, workers, question.coordinates, question.samples, question.cycles, max_workers=size)
 
 
 def _remarks(description: Description) -> list[str]:
@@ -179,16 +227,6 @@ def _remarks(description: Description) -> list[str]:
 def _whole_steps(trace: Trace) -> np.ndarray:
     times = trace.table()
     return times[np.isfinite(times).all(axis=1)]
-
-
-def _check_figure(path: str) -> None:
-    from bcgc_jax.plotting import require_matplotlib
-
-    if Path(path).suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise click.UsageError(f"--figure must end in .png, .svg or .pdf, got {path!r}")
-    if not Path(path).absolute().parent.is_dir():
-        raise click.UsageError(f"--figure: there is no folder {Path(path).absolute().parent}")
-    require_matplotlib()
 
 
 def _laws(trace: Trace, fits: list[Fit], workers: int) -> dict[str, Law]:
@@ -215,23 +253,18 @@ def _laws(trace: Trace, fits: list[Fit], workers: int) -> dict[str, Law]:
 
 def _plan(
     name: str, laws: dict[str, Law], steps: np.ndarray, workers: int, question: Question
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Solution]:
     """The optimum under a law, and how long it takes under every law, and in the whole `steps` of a trace."""
-    coordinates, samples, cycles = question.coordinates, question.samples, question.cycles
-
-    def problem(law: Law) -> Problem:
-        # A search over whole units takes N² trials: padding would be felt.
-        size = workers if coordinates <= FEW_UNITS else padded_workers(workers, law)
-        return Problem(law, workers, coordinates, samples, cycles, max_workers=size)
+    samples, cycles = question.samples, question.cycles
 
     def runtime(problem: Problem) -> float | None:
         padded = np.zeros(problem.max_workers, counts.dtype)
         padded[:workers] = counts
         return finite(expected_runtime(problem, padded))
 
-    solution = solve(problem(laws[name]))
+    solution = solve(_problem(laws[name], workers, question))
     counts = np.asarray(solution.rounded)[:workers]
-    runtimes = {other: runtime(problem(law)) for other, law in laws.items()}
+    runtimes = {other: runtime(_problem(law, workers, question)) for other, law in laws.items()}
     row: dict[str, Any] = {
         "law": name,
         "expected_runtime": finite(solution.expected_runtime),
@@ -246,7 +279,7 @@ def _plan(
         replayed = np.asarray(block_runtime(counts, steps, num_samples=samples, cycles=cycles))
         row["replayed_runtime"] = float(replayed.mean())
         row["replayed_error"] = float(replayed.std(ddof=1) / np.sqrt(len(replayed)))
-    return row
+    return row, solution
 
 
 def _draw(path: str, answer: Answer) -> None:
@@ -255,8 +288,7 @@ def _draw(path: str, answer: Answer) -> None:
     laws = {fit.name: fit.law for fit in answer.fits[:_SHOWN]}
     laws |= {name: law for name, law in answer.laws.items() if name.startswith("smooth")}
     figure = draw_fit(answer.trace.seconds, laws, answer.trace.censored)
-    with access(path, "write"):
-        figure.savefig(path, dpi=200)
+    figure.savefig(path, dpi=200)
 
 
 def _fit_row(fit: Fit) -> dict[str, Any]:
@@ -294,7 +326,7 @@ def _print(file: str, answer: Answer) -> None:
         markup=False,
     )
     screen.print(
-        f"mean {d.mean:.4g}, standard deviation {d.deviation:.3g}, median {d.median:.4g}, "
+        f"seconds: mean {d.mean:.4g}, standard deviation {d.deviation:.3g}, median {d.median:.4g}, "
         f"99 % {d.high:.4g}, largest {d.largest:.4g}"
     )
     screen.print(
@@ -329,7 +361,7 @@ def _print_fits(screen: Console, fits: list[Fit]) -> None:
             f"{fit.anderson_darling:.3g}",
             _pvalue(fit.anderson_darling_pvalue),
         )
-    screen.print(ranked)
+    print_table(ranked)
 
 
 def _pvalue(value: float) -> str:
@@ -360,7 +392,8 @@ def _print_plans(screen: Console, plans: list[dict[str, Any]]) -> None:
         if replayed:
             cells.append(f"{plan['replayed_runtime']:.5g} ± {plan['replayed_error']:.2g}")
         compared.add_row(plan["law"], *cells)
-    screen.print(compared)
+    print_table(compared)
+    screen.print("Of whole coordinates, in seconds.")
     worst = 0.0
     for law in [law for law in laws if law == "measured times"] or laws:
         values = [plan["runtime_under"][law] for plan in plans]

@@ -1,9 +1,10 @@
-"""What a command says: tables, JSON, CSV, bars for a person who waits, and errors of one line."""
+"""What a command says: tables, JSON, CSV, and errors of one line."""
 
 import csv
 import functools
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,13 +12,15 @@ from typing import Any, TextIO
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
+
+from bcgc_jax.solvers.schemes import SchemeError
 
 # Of the objects that `--format json` prints (output.schema.json): the next one where a field changes its
 # meaning or goes, not where one is added.
-VERSION = 1
+VERSION = 2
 _WIDTH = 100
+_NAME_WIDTH = 22
 
 
 def console(*, wrap: bool = True) -> Console:
@@ -26,14 +29,30 @@ def console(*, wrap: bool = True) -> Console:
 
 
 def table(*columns: str | Column, title: str | None = None) -> Table:
-    """Columns by their heads; those that are strings hold numbers and stand on the right."""
-    heads = [Column(head, justify="right") if isinstance(head, str) else head for head in columns]
+    """Columns by their heads; those that are strings hold numbers: on the right, and never cut."""
+    heads = [
+        Column(head, justify="right", no_wrap=True) if isinstance(head, str) else head for head in columns
+    ]
     return Table(*heads, box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
 
 
 def names(head: str) -> Column:
-    """A column of names, which are not broken."""
-    return Column(head, no_wrap=True)
+    """A column of names, which are not broken; a long one is cut, for the numbers come first."""
+    return Column(head, no_wrap=True, max_width=_NAME_WIDTH)
+
+
+def row_label(row: Mapping[str, Any]) -> str:
+    """What a row is called in a table: its method, and the α that partial stragglers depend on."""
+    alpha = row.get("alpha")
+    return row["method"] if alpha is None else f"{row['method']} α {alpha:.3g}"
+
+
+def print_table(shown: Table) -> None:
+    """As wide as others, wider where a column of numbers would be lost; text that may be wrapped is."""
+    width = _WIDTH
+    if all(column.no_wrap for column in shown.columns):
+        width = max(width, Console(width=100 * _WIDTH).measure(shown).maximum)
+    Console(width=width, highlight=False, file=sys.stdout).print(shown)
 
 
 def finite(value: Any) -> float | None:
@@ -76,17 +95,6 @@ def _field(value: Any) -> Any:
     return finite(value) if isinstance(value, float) else value
 
 
-def progress(*columns: ProgressColumn, last: ProgressColumn | None = None) -> Progress:
-    """A bar on stderr that leaves nothing behind; nothing at all where that is no terminal.
-
-    `columns` stand between the bar and the time that has passed, `last` behind that.
-    """
-    screen = Console(stderr=True)
-    shown = [TextColumn("{task.description}"), BarColumn(), *columns, TimeElapsedColumn()]
-    shown += [] if last is None else [last]
-    return Progress(*shown, console=screen, transient=True, disable=not screen.is_terminal)
-
-
 @contextmanager
 def access(path: str, verb: str = "read") -> Iterator[None]:
     """Says which file could not be read, or written."""
@@ -98,6 +106,34 @@ def access(path: str, verb: str = "read") -> Iterator[None]:
         raise ValueError(f"cannot {verb} {path}: it is not a text file") from None
 
 
+# What the library calls a thing, and what is typed for it.
+_TYPED = {
+    "num_workers": "--workers",
+    "num_coordinates": "--coordinates",
+    "num_samples": "--samples",
+    "setup_cycles": "--setup-cycles",
+    "unit_costs": "--unit-costs",
+    "batch_size": "--batch-size",
+}
+
+
+def _as_typed(text: str) -> str:
+    """What the library says of its arguments, of the options that they came from."""
+    text = re.sub(r'\bmethod="(.*?)"', r"--method \1", text)
+    return re.sub(rf"(?<![\w./-])({'|'.join(_TYPED)})\b", lambda found: _TYPED[found[1]], text)
+
+
+@contextmanager
+def beside_the_answer(path: str) -> Iterator[None]:
+    """What is written to `path` once the answer is printed: what fails is one line, and the answer stands."""
+    try:
+        yield
+    except Exception as error:  # of a disk, or of a library that draws
+        why = error.strerror if isinstance(error, OSError) else None
+        why = why or f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise click.ClickException(f"cannot write {path}: {why}") from None
+
+
 def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
     """What is wrong with the input, or with its files, is told in one line and ends with status 2."""
 
@@ -107,10 +143,12 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
             command(*args, **given)
         except BrokenPipeError:  # the reader has enough: no error
             raise
+        except KeyboardInterrupt:
+            raise click.Abort from None
         except OSError as error:
             named = f"{error.filename}: " if error.filename else ""
             raise click.UsageError(f"{named}{error.strerror or error}") from None
-        except (ValueError, ImportError) as error:
-            raise click.UsageError(str(error)) from None
+        except (ValueError, ImportError, SchemeError) as error:
+            raise click.UsageError(_as_typed(str(error))) from None
 
     return told

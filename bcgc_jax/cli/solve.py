@@ -10,15 +10,14 @@ import click
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
-from rich.progress import MofNCompleteColumn
-from rich.table import Column
 
 from bcgc_jax._pytree import replace
 from bcgc_jax.cli.arguments import (
+    AT_MOST,
     NO_DEADLINE,
     OBJECTIVES,
     SEED,
+    WORKERS,
     Levels,
     Number,
     WorkersCycleTime,
@@ -26,34 +25,40 @@ from bcgc_jax.cli.arguments import (
     format_option,
     law_help,
     law_of_workers,
+    method_help,
     objective_option,
+    ranges,
     read_unit_costs,
+    refuse_without_effect,
     schemes_option,
 )
 from bcgc_jax.cli.compilation import Stopwatch, padded_workers
+from bcgc_jax.cli.destinations import check_file
+from bcgc_jax.cli.estimates import announce, cost_of_all
 from bcgc_jax.cli.output import (
     access,
-    console,
+    beside_the_answer,
     finite,
-    names,
     one_line_errors,
-    progress,
-    table,
     write_json,
     write_rows,
 )
+from bcgc_jax.cli.plans import plan_option, save_plan
+from bcgc_jax.cli.solve_table import OVERFLOW, Answer, fastest_plan, print_answer, runtime_of
 from bcgc_jax.cli.traces import TraceFile, need_one_law, trace_options
-from bcgc_jax.laws import JointLaw, Law, Rows, Unlike
+from bcgc_jax.cli.waiting import progress
+from bcgc_jax.laws import Law, Rows, Unlike
 from bcgc_jax.measured.resampling import bootstrap_interval
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.runtime import completion_probability, partition_of_units
 from bcgc_jax.solution import Solution
 from bcgc_jax.solvers import runtime_limit, solve
+from bcgc_jax.solvers.baselines import alpha_of
 from bcgc_jax.solvers.completion import STARTS
+from bcgc_jax.solvers.forward_pass import largest_setup
 from bcgc_jax.solvers.methods import (
     BASELINES,
     LIMIT,
-    METHODS,
     PROPOSED,
     Deadline,
     Method,
@@ -64,11 +69,16 @@ from bcgc_jax.solvers.methods import (
     method_of,
 )
 from bcgc_jax.solvers.sample_average import NUM_FRESH_DRAWS, draw_problems
-from bcgc_jax.solvers.schemes import NUM_DRAWS, Scheme
+from bcgc_jax.solvers.schemes import Scheme
 from bcgc_jax.solvers.solve import FEW_UNITS, check_finite_mean
 
 # While one compiles the optimum, the other compiles what all methods share and goes on with the rest.
 _THREADS = 2
+# Operations of one expectation under measured times up to which ten more are not felt.
+_CHEAP = 1e8
+
+_INVALID = Status.INVALID.name.lower()
+_PLANNED = [status.name.lower() for status in (Status.CONVERGED, Status.STEP_LIMIT, Status.INFINITE)]
 
 Row = dict[str, Any]
 
@@ -91,6 +101,7 @@ class Question:
     unit_costs: str | None
     seed: int
     schemes: list[Scheme]
+    out: str | None
     output: str
 
     def __post_init__(self) -> None:
@@ -99,6 +110,10 @@ class Question:
             raise click.UsageError("give the length of the gradient: either --coordinates or --unit-costs")
         if self.for_deadline and self.deadline is None:
             raise click.UsageError(NO_DEADLINE)
+        if self.methods and not {scheme.name for scheme in self.schemes} & {*self.methods}:
+            refuse_without_effect("unless a --method is one of these", "schemes")
+        if self.out is not None:
+            check_file("--out", self.out)
 
     @property
     def for_deadline(self) -> bool:
@@ -114,22 +129,27 @@ class Question:
         if self.for_deadline:
             found["deadline"] = Deadline(self.deadline)
         if self.levels is not None:
-            found[f"optimal, levels {','.join(map(str, self.levels))}"] = Optimal(levels=self.levels)
+            found[f"optimal, levels {ranges(self.levels)}"] = Optimal(levels=self.levels)
         own = [scheme.name for scheme in self.schemes]
         for name in self.methods or (*PROPOSED, *BASELINES, *own):
             method = method_of(name, self.schemes)
             found.setdefault(method.name, method)
         return found
 
+    def compared_with(self) -> dict[str, Method | Scheme]:
+        """The other baselines, where a person reads how the best of them compares."""
+        if self.output != "table":
+            return {}
+        known = [method_of(name) for name in BASELINES] + [s for s in self.schemes if s.baseline]
+        asked = self.tasks()
+        return {method.name: method for method in known if method.name not in asked}
 
-class Answer(NamedTuple):
-    """A row for each method, best first; the limit of any scheme; where workers are the rows of a trace, an
-    interval of the best plan's runtime.
-    """
 
-    rows: list[Row]
-    limit: float
-    interval: tuple[float, float] | None
+class Found(NamedTuple):
+    """What a method found, as the command says it and as it is."""
+
+    row: Row
+    solution: Solution
 
 
 @click.command(
@@ -141,8 +161,8 @@ Examples:
              --cycle-time shifted-exponential:rate=1e-3,shift=50
   bcgc solve --trace steps.csv --coordinates 1e6 --format json
   bcgc solve --trace steps.csv --keep-workers --coordinates 1e6
-  bcgc solve --coordinates 1e6 --cycle-time 6*weibull:scale=1,concentration=2,shift=1 \\
-             --cycle-time 2*shifted-exponential:rate=0.2,shift=2
+  bcgc solve --coordinates 1e6 --cycle-time '6*weibull:scale=1,concentration=2,shift=1' \\
+             --cycle-time '2*shifted-exponential:rate=0.2,shift=2' --out plan.json
   bcgc solve --workers 8 --coordinates 1e6 --cycle-time pareto:scale=1,shape=2.5 \\
              --method subgradient --method tandon:3 --deadline 2e6
   bcgc solve --workers 20 --coordinates 40000 --samples 50 --objective completion-probability \\
@@ -152,12 +172,12 @@ Examples:
 
 Laws: {law_help()}
 
-Methods: {METHODS}""",
+Methods: {method_help()}""",
 )
 @click.option(
     "--workers",
-    type=Number(1, include=True, whole=True),
-    help="N; by default those of the trace, or of COUNT* laws.",
+    type=WORKERS,
+    help=f"N, {AT_MOST}; by default those of the trace, or of COUNT* laws.",
 )
 @click.option("--coordinates", type=Number(1, include=True, whole=True), help="L, the gradient's length.")
 @click.option("--samples", type=Number(), default=1, show_default=True, help="M, samples over all workers.")
@@ -170,7 +190,7 @@ Methods: {METHODS}""",
     type=WorkersCycleTime(),
     multiple=True,
     help="Law of a worker's cycle time, NAME:PARAMETER=VALUE,…; where workers are not alike, repeat it: one "
-    "for each, COUNT*NAME:… for several.",
+    "for each, 'COUNT*NAME:…' for several.",
 )
 @trace_options(": the law.")
 @click.option("--method", "methods", multiple=True, help="Scheme to solve for; repeat it; all by default.")
@@ -183,26 +203,42 @@ Methods: {METHODS}""",
 @click.option("--unit-costs", type=click.Path(), help="File, one cost a line: units in place of coordinates.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the subgradient method.")
 @schemes_option
+@plan_option("the best plan")
 @format_option
 @one_line_errors
 def solve_command(**options: Any) -> None:
     """Which redundancy should each block of coordinates get, how long does an iteration take, and how
     does that compare with every known scheme?
 
-    Runtimes carry the unit of the cycle time. The runtime of a scheme is exact, not simulated; only for laws
-    of workers that are not alike it is a mean of draws.
+    The table is followed by the best plan, level: coordinates, and by what it needs. Runtimes carry the unit
+    of the cycle time. That of a scheme is exact, not simulated; only for laws of workers that are not alike
+    it is a mean of draws.
     """
     question = Question(**options)
     with jax.enable_x64(True):
         problem = _problem(question)
-        answer = _answer(question, problem)
+        found, answer = _answer(question, problem)
+        if all(row["status"] == _INVALID for row in answer.rows):
+            raise ValueError(f"no runtime is known: {OVERFLOW}")
         if question.output == "json":
             described = _described(question, problem)
             write_json({"problem": described, "limit": finite(answer.limit), "solutions": answer.rows})
-    if question.output == "csv":
-        write_rows(answer.rows)
-    elif question.output == "table":
-        _print(question, problem, answer)
+        elif question.output == "csv":
+            write_rows(answer.rows)
+        else:
+            unit = "the cycle time's unit" if question.trace is None else "seconds"
+            own = [scheme.name for scheme in question.schemes]
+            print_answer(answer, problem, deadline=question.deadline, unit=unit, own=own)
+        if question.out is not None:
+            best = next(
+                (one for one in found if one.row["status"] in _PLANNED and one.row["method"] != LIMIT), None
+            )
+            if best is None:
+                raise ValueError("--out: there is no plan to write, for no method found one")
+            with beside_the_answer(question.out):
+                save_plan(best.solution, _count(problem.num_workers), question.out)
+            if question.output == "table":
+                click.echo(f"\nThe plan of {best.row['method']}: {question.out}")
 
 
 def _problem(question: Question) -> Problem:
@@ -259,86 +295,122 @@ def _count(value: Any) -> int:
     return int(np.asarray(value))
 
 
-def _answer(question: Question, problem: Problem) -> Answer:
+def _answer(question: Question, problem: Problem) -> tuple[list[Found], Answer]:
     if not question.for_deadline:
         check_finite_mean(problem)
-    tasks = question.tasks()
+    tasks, others = question.tasks(), question.compared_with()
     for name, method in tasks.items():  # refuse the last one before the first one takes time
         if question.methods or "," in name:
             check_method(problem, method)
     # Unlike workers: what is exact is so for the draws that `solve` judges by.
     alike = not isinstance(problem.cycle_time, Unlike)
     judged = problem if alike else draw_problems(question.key, problem)[1]
-    rows = _solve_all(question, problem, judged, tasks)
-    return Answer(rows, float(runtime_limit(judged)), _interval(question, problem, rows))
+    _try_schemes(question, judged)
+    _announce(question, problem, {**tasks, **others})
+    everything = _solve_all(question, problem, judged, tasks, others)
+    found = [one for one in everything if one.row["method"] in tasks]
+    rows = [one.row for one in found]
+    if question.output != "table":
+        return found, Answer(rows, float(runtime_limit(judged)))
+    baselines = {name for name, method in (tasks | others).items() if is_baseline(method)}
+    known = [row for row, _ in everything if row["method"] in baselines and np.isfinite(runtime_of(row))]
+    best = min(known, key=runtime_of, default=None)
+    interval = _interval(question, problem, rows)
+    answer = Answer(rows, float(runtime_limit(judged)), best, interval, _largest_setup(judged, rows))
+    return found, answer
+
+
+def _announce(question: Question, problem: Problem, tasks: Mapping[str, Method | Scheme]) -> None:
+    """How long it will take, and what is quicker, where that is long."""
+    cost, dearest = cost_of_all(problem, tasks.values())
+    quicker = [f"most of it for {dearest}; quicker: some --method alone"] * (len(tasks) > 1)
+    if question.trace is not None and not question.trace.keep_workers:
+        quicker += ["--keep-workers"] if quicker else ["quicker: --keep-workers"]
+    announce(cost, ", ".join(quicker))
+
+
+def _try_schemes(question: Question, problem: Problem) -> None:
+    """A scheme of the user's own that fails does so before all others are solved."""
+    for scheme in set(question.schemes) & set(question.tasks().values()):
+        read = scheme.partition if scheme.is_partition else lambda p: scheme.expectation(p, question.key)  # noqa: B023
+        jax.eval_shape(read, problem)
 
 
 def _interval(question: Question, problem: Problem, rows: list[Row]) -> tuple[float, float] | None:
-    """What the steps of a trace leave open of the best plan, where a person reads it."""
-    if question.output != "table" or not isinstance(problem.cycle_time, Rows):
+    """What the steps of a trace leave open of the best plan."""
+    if not isinstance(problem.cycle_time, Rows) or rows[0]["partition"] is None:
         return None
-    best = rows[0]
-    if best["partition"] is None:
-        return None
-    counts = partition_of_units(problem, jnp.asarray(best["partition"]))
+    counts = partition_of_units(problem, jnp.asarray(rows[0]["partition"]))
     low, high = bootstrap_interval(question.key, problem, counts)
     return float(low), float(high)
 
 
+def _largest_setup(problem: Problem, rows: list[Row]) -> float | None:
+    """Of the fastest plan, where it was made without setup and the answer takes no time."""
+    best = fastest_plan(rows)
+    if problem.setup_cycles is not None or best is None or problem.iteration.evaluation_cost() > _CHEAP:
+        return None
+    counts = np.zeros(problem.max_workers, int)
+    counts[: len(best["partition"])] = best["partition"]
+    return largest_setup(problem, partition_of_units(problem, jnp.asarray(counts)))
+
+
 def _solve_all(
-    question: Question, problem: Problem, judged: Problem, asked: Mapping[str, Method | Scheme]
-) -> list[Row]:
-    """One row for each method, best first. Methods that nobody asked for may be impossible here."""
+    question: Question,
+    problem: Problem,
+    judged: Problem,
+    asked: Mapping[str, Method | Scheme],
+    others: Mapping[str, Method | Scheme],
+) -> list[Found]:
+    """All methods, best first. Those that nobody asked for may be impossible here."""
     # Compiling lets go of the interpreter's lock: the methods' programs are compiled side by side.
     threads = ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1))
     # Long, as the optimum is: not both at first.
-    tasks = sorted(asked.items(), key=lambda one: isinstance(one[1], Subgradient))
-    with progress(MofNCompleteColumn()) as bar:
+    tasks = sorted({**asked, **others}.items(), key=lambda one: isinstance(one[1], Subgradient))
+    with progress() as bar:
         task = bar.add_task("compiling", total=len(tasks))
 
         def told(compiling: bool) -> None:
             bar.update(task, description="compiling" if compiling else "solving")
 
-        def solve_one(name: str, method: Method | Scheme) -> Row | None:
+        def solve_one(name: str, method: Method | Scheme) -> Found | None:
             with jax.enable_x64(True):  # a setting of each thread
                 try:
                     with watch.lap() as seconds:
                         solution = solve(problem, method, key=question.key)
                         jax.block_until_ready(solution)
                 except ValueError:
-                    if question.methods or name == "deadline" or "," in name:
+                    named = question.methods or name == "deadline" or "," in name
+                    if name in asked and (named or method in question.schemes):
                         raise
                     return None
                 finally:
                     bar.advance(task)
                 # What is exact for unlike workers is so for the draws that it is judged by.
                 solution = replace(solution, problem=judged)
-                return {"method": name} | _row(judged, solution, seconds(), question.deadline)
+                row = {"method": name} | _row(judged, solution, seconds(), question.deadline)
+                return Found(row, solution)
 
         with Stopwatch(told) as watch:
             try:
                 found = list(threads.map(solve_one, *zip(*tasks, strict=True)))
             finally:
                 threads.shutdown(wait=False, cancel_futures=True)
-    rows = [row for row in found if row is not None]
+    known = [one for one in found if one is not None]
     if question.for_deadline:
-        return sorted(rows, key=lambda row: -(row["completion_probability"] or 0))
-    return sorted(rows, key=_runtime)
-
-
-def _runtime(row: Row) -> float:
-    """Of the whole numbers, where there are some."""
-    return row["partition_runtime"] or row["expected_runtime"] or np.inf
+        return sorted(known, key=lambda one: -(one.row["completion_probability"] or 0))
+    return sorted(known, key=lambda one: runtime_of(one.row))
 
 
 def _row(problem: Problem, solution: Solution, seconds: float, deadline: float | None) -> Row:
     status = Status(int(solution.status))
+    certified = float(solution.lower_bound) > 0  # 0 bounds any runtime, and says nothing
     row: Row = {
         "status": status.name.lower(),
         "expected_runtime": finite(solution.expected_runtime),
         "runtime_error": finite(solution.runtime_error),
-        "lower_bound": finite(solution.lower_bound),
-        "relative_gap": finite(solution.relative_gap),
+        "lower_bound": finite(solution.lower_bound) if certified else None,
+        "relative_gap": finite(solution.relative_gap) if certified else None,
         "kind": solution.kind,
         "partition": None,
         "partition_runtime": None,
@@ -353,130 +425,10 @@ def _row(problem: Problem, solution: Solution, seconds: float, deadline: float |
         if deadline is not None:
             probability = completion_probability(problem, counts, jnp.asarray(deadline))
             row["completion_probability"] = finite(probability)
+    if solution.method == "tandon_partial":
+        row["alpha"] = finite(alpha_of(solution))
     if solution.start is not None:
         row["start"] = STARTS[int(solution.start)]
     if solution.levels is not None and problem.setup_cycles is not None:
         row["levels"] = np.flatnonzero(solution.levels).tolist()
     return row
-
-
-def _print(question: Question, problem: Problem, answer: Answer) -> None:
-    rows, screen = answer.rows, console()
-    _print_rows(screen, rows, problem, question)
-    if np.isfinite(answer.limit):
-        limit = f"faster than {answer.limit:.4g}: all work divisible, every cycle used."
-        screen.print(f"\nNo scheme of any kind can be {limit}")
-    else:
-        screen.print("\nThe expected runtime is infinite under every scheme, even with all work divisible.")
-    _print_remarks(screen, rows, problem, [scheme.name for scheme in question.schemes])
-    schemes = [row for row in rows if row["method"] != LIMIT]
-    fastest = min(schemes, key=_runtime, default=None)
-    uncoded = next((row for row in rows if row["method"] == "uncoded"), None)
-    if fastest and uncoded and fastest is not uncoded and np.isfinite(_runtime(uncoded)):
-        saved = 100 * (1 - _runtime(fastest) / _runtime(uncoded))
-        if saved >= 0.05:
-            screen.print(f"{fastest['method']} takes {saved:.1f} % less time than the uncoded scheme.")
-    _print_law(screen, answer, problem.cycle_time)
-
-
-def _print_rows(screen: Console, rows: list[Row], problem: Problem, question: Question) -> None:
-    deadline = question.deadline
-    bound = _best_bound(rows, problem)
-    baselines = [name for name, method in question.tasks().items() if is_baseline(method)]
-    best = min((_runtime(row) for row in rows if row["method"] in baselines), default=np.inf)
-    chance = [] if deadline is None else [f"P(runtime ≤\n{deadline:.4g})"]
-    share = f"share of coordinates\nat level 0…{_count(problem.num_workers) - 1}"
-    shown = table(
-        names("scheme"),
-        "expected\nruntime",
-        "against best\nbaseline",
-        "above\noptimum ≤",
-        *chance,
-        Column(share, no_wrap=True, min_width=24),
-        "seconds",
-    )
-    for row in rows:
-        plan = _draw(row["partition"])
-        shown.add_row(
-            row["method"], *_compared(row, best, bound), *_chance(row), plan, f"{row['seconds']:.2f}"
-        )
-    screen.print(shown)
-
-
-def _best_bound(rows: list[Row], problem: Problem) -> float:
-    """Certificates for all levels bound the same optimum, so the best of them serves all. With setup cycles
-    each is for the levels in use: the best plan's serves, and says how far below it these could get.
-    """
-    if problem.setup_cycles is not None:
-        return min(rows, key=_runtime)["lower_bound"] or 0
-    return max((row["lower_bound"] or 0 for row in rows if "levels" not in row["method"]), default=0)
-
-
-def _compared(row: Row, best: float, bound: float) -> list[str]:
-    """Its runtime, against that of the best baseline, and above the bound of the optimum."""
-    value = _runtime(row)
-    if not np.isfinite(value):
-        return [row["status"], "–", "–"]
-    if row["method"] == LIMIT:  # no scheme
-        return [f"{value:.4g}", "–", "–"]
-    above = 100 * (value / bound - 1) if bound > 0 else np.inf
-    return [
-        f"{value:.4g}",
-        f"{100 * (value / best - 1):+.1f} %" if np.isfinite(best) else "–",
-        f"{above:.2g} %" if above < 10 else f"{above:.0f} %" if above < 1000 else "–",
-    ]
-
-
-def _chance(row: Row) -> list[str]:
-    if "completion_probability" not in row:
-        return []
-    probability = row["completion_probability"]
-    return ["–" if probability is None else f"{probability:.4f}"]
-
-
-def _print_remarks(screen: Console, rows: list[Row], problem: Problem, own: list[str]) -> None:
-    """Where single figures come from."""
-    for row in rows:
-        if "start" in row:
-            screen.print(f"{row['method']}: the best of {len(STARTS)} starts was from {row['start']}.")
-    for row in rows:
-        if row["method"] in own and row["partition"] is None and np.isfinite(_runtime(row)):
-            error = 100 * row["runtime_error"] / _runtime(row)
-            screen.print(f"{row['method']}: a mean of {NUM_DRAWS} draws, standard error {error:.1g} %.")
-    planned = next((row for row in rows if "levels" in row), None)
-    if planned is not None:
-        levels = ", ".join(map(str, planned["levels"]))
-        screen.print(f"{planned['method']} uses the levels {levels}; its bound is for these.")
-
-
-def _print_law(screen: Console, answer: Answer, law: Law | JointLaw) -> None:
-    """What stands for the expectation, where workers are not alike."""
-    if isinstance(law, Unlike):
-        known = [row for row in answer.rows if row["expected_runtime"] and row["runtime_error"] is not None]
-        error = 100 * max((row["runtime_error"] / row["expected_runtime"] for row in known), default=np.nan)
-        screen.print(
-            f"Means of {NUM_FRESH_DRAWS} draws, standard error up to {error:.1g} %; "
-            "the optimum's bound has 97.5 % confidence."
-        )
-    if isinstance(law, Rows):
-        steps = np.asarray(law.times).shape[0]
-        screen.print(
-            f"Means over the trace's {steps} steps; plans made for these fit the next ones less well."
-        )
-    if answer.interval is not None:
-        low, high = answer.interval
-        screen.print(
-            f"{answer.rows[0]['method']}: {low:.4g} to {high:.4g} with 95 % confidence, blocks of steps "
-            "resampled."
-        )
-
-
-def _draw(counts: list[int] | None, width: int = 24) -> str:
-    """A bar for each level, or for each group of levels where there are more than `width`."""
-    if counts is None:
-        return "no partition"
-    groups = np.array_split(np.asarray(counts, float), min(width, len(counts)))
-    share = np.array([g.sum() for g in groups]) / max(sum(counts), 1)
-    # The square root keeps the small blocks visible; an empty group is a dot.
-    bars = " ▁▂▃▄▅▆▇█"
-    return "".join("·" if s == 0 else bars[max(1, round(8 * float(np.sqrt(s))))] for s in share)

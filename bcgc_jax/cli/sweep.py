@@ -16,46 +16,56 @@ from typing import Any
 import click
 import jax
 import numpy as np
-from rich.progress import TextColumn, TimeRemainingColumn
 from rich.table import Column
 
 from bcgc_jax.cli.arguments import (
+    AT_MOST,
     NO_DEADLINE,
     OBJECTIVES,
     SEED,
+    WORKERS,
     Axis,
     NamedAxis,
     Number,
     OpenCycleTime,
+    describe_law,
     format_option,
     law_help,
     law_name,
+    method_help,
     missing_parameters,
     objective_option,
+    refuse_without_effect,
     schemes_option,
 )
+from bcgc_jax.cli.destinations import check_file
+from bcgc_jax.cli.ending import begin, interruptible, leave, say
+from bcgc_jax.cli.estimates import Cost, announce, cost_of_all
 from bcgc_jax.cli.output import (
     console,
     finite,
     names,
     one_line_errors,
-    progress,
+    print_table,
     table,
     write_json,
     write_rows,
 )
 from bcgc_jax.cli.traces import TraceFile, need_one_law, trace_options
+from bcgc_jax.cli.waiting import Report, cells
 from bcgc_jax.laws import JointLaw, Law
-from bcgc_jax.problem import Problem
-from bcgc_jax.solvers.methods import METHODS, Method, Optimal, method_of
+from bcgc_jax.problem import Problem, Status
+from bcgc_jax.solvers.methods import Method, Optimal, method_of
 from bcgc_jax.solvers.schemes import Scheme
-from bcgc_jax.sweep_files import read_rows, write_sweep
+from bcgc_jax.sweep_files import FORMATS, parts_of, read_rows, write_sweep
 from bcgc_jax.sweeps import Sweep, grid
 
 Row = dict[str, Any]
-Report = Callable[[int, int], None]
 
 _GAP = "largest_relative_gap"
+_MOST_CHECKED = 10**6  # laws, before the sweep begins
+_COMPILING = 6.0  # seconds of a size
+_PATIENCE = 60  # seconds that processes wait for each other
 _WHOLE, _POSITIVE = Axis(Number(1, include=True, whole=True)), Axis(Number())
 
 
@@ -89,11 +99,17 @@ class Question:
         need_one_law(self.cycle_time, self.trace)
         if self.resume and self.out is None:
             raise click.UsageError("--resume goes on with a file: give it with --out")
+        if self.out is not None:
+            check_file("--out", self.out, FORMATS)
         if len(dict(self.axes)) < len(self.axes):
             raise click.UsageError("a parameter has two axes: give each --axis once")
         if self.trace is not None and self.axes:
             raise click.UsageError("the law of a --trace has no parameters: drop --axis")
         self._check_processes()
+        if self.methods and "optimal" not in self.methods:
+            refuse_without_effect("without --method optimal", "tolerance")
+        if self.methods and not {scheme.name for scheme in self.schemes} & {*self.methods}:
+            refuse_without_effect("unless a --method is one of these", "schemes")
 
     def tasks(self) -> list[Method | Scheme]:
         """What every cell is solved by."""
@@ -141,9 +157,11 @@ Several processes share the work and write one file, each started with the same 
 
 Laws: {law_help()}
 
-Methods: {METHODS}""",
+Methods: {method_help()}""",
 )
-@click.option("--workers", type=_WHOLE, help="N: an axis; by default the workers of the trace.")
+@click.option(
+    "--workers", type=Axis(WORKERS), help=f"N, {AT_MOST}: an axis; by default the workers of the trace."
+)
 @click.option("--coordinates", type=_WHOLE, required=True, help="L, the gradient's length: an axis.")
 @click.option("--samples", type=_POSITIVE, default=1, show_default=True, help="M, over all workers: an axis.")
 @click.option("--cycles", type=_POSITIVE, default=1, show_default=True, help="b, CPU cycles: an axis.")
@@ -183,39 +201,51 @@ def sweep_command(**options: Any) -> None:
     _use_all_cores()
     with jax.enable_x64(True):
         _join_processes(question)
-        axes, problem = _axes(question)
+        axes, law, problem = _axes(question)
         sweep = Sweep(
             problem,
             grid(**axes),
             question.tasks(),
             key=jax.random.key(question.seed),
             partitions=question.partitions,
+            labels={"law": law},
         )
+        _announce(sweep)
         if question.out is None:
-            with _progress() as report:
-                rows = _collect(sweep, report)
+            with cells("solving") as report:
+                rows = interruptible(lambda: _collect(sweep, report))
             _print_rows(rows, [name for name, values in axes.items() if len(values) > 1], question.output)
+            _end(Counter(row["status"] for row in rows))
             return
         start = time.perf_counter()
-        with _progress() as report, _quiet_stdout(question.coordinator is not None):
-            path = write_sweep(sweep, question.out, resume=question.resume, progress=report)
+        with (
+            _resumable(question.out),
+            cells("solving") as report,
+            _quiet_stdout(question.coordinator is not None),
+        ):
+            path = interruptible(lambda: _written(sweep, question, report))
         if jax.process_index() == 0:
-            _print_summary(sweep, path, time.perf_counter() - start, question.output)
+            lines = _summary(sweep, path)
+            _print_summary(lines, path, len(sweep.cells), time.perf_counter() - start, question.output)
+            _end(Counter({status.name.lower(): _of_all(lines, status) for status in Status}))
 
 
-def _axes(question: Question) -> tuple[dict[str, np.ndarray], Callable[..., Problem]]:
-    """The numbers of the grid by their names, and the problem that a cell of them is."""
+def _axes(question: Question) -> tuple[dict[str, np.ndarray], str, Callable[..., Problem]]:
+    """The numbers of the grid by their names, the name of the law, and the problem that a cell of them is."""
     workers, parameters = question.workers, dict(question.axes)
     law: Law | JointLaw | type[Law]
     if question.trace is not None:
         trace = question.trace.read()
-        if workers is None:
-            workers = np.array([question.trace.num_workers(trace, None)])
+        asked: list[int | None] = [None] if workers is None else workers.tolist()
+        workers = np.array([question.trace.num_workers(trace, one) for one in asked])
         law = question.trace.law(trace, int(workers.max()))
+        name = describe_law(law)["law"]
     else:
         assert question.cycle_time is not None
         parameters = _parameters(question.cycle_time, parameters)
         law = question.cycle_time[0]
+        _refuse_no_law(law, parameters)
+        name = law_name(law)
     if workers is None:
         raise click.UsageError("give the numbers of workers with --workers")
     axes = {
@@ -227,7 +257,57 @@ def _axes(question: Question) -> tuple[dict[str, np.ndarray], Callable[..., Prob
     }
     optional = {"setup_cycles": question.setup_cycles, "deadline": question.deadline}
     axes |= {name: values for name, values in optional.items() if values is not None}
-    return axes, functools.partial(_problem, law, tuple(parameters))
+    return axes, name, functools.partial(_problem, law, tuple(parameters))
+
+
+def _refuse_no_law(law: type[Law], parameters: dict[str, np.ndarray]) -> None:
+    """ValueError, of the first of them, where no combination of the parameters makes a law."""
+    if math.prod(map(len, parameters.values())) > _MOST_CHECKED:
+        return
+    axes = np.meshgrid(*parameters.values(), indexing="ij")
+    grid = {name: values.ravel() for name, values in zip(parameters, axes, strict=True)}
+
+    def valid(parameters: dict[str, jax.Array]) -> jax.Array:
+        return law(**parameters).valid()
+
+    try:
+        law(**grid)
+    except ValueError:
+        if not np.asarray(jax.jit(jax.vmap(valid))(grid)).any():
+            law(**{name: float(values[0]) for name, values in grid.items()})
+
+
+def _written(sweep: Sweep, question: Question, report: Report) -> Path:
+    assert question.out is not None
+    return write_sweep(sweep, question.out, resume=question.resume, progress=report)
+
+
+@contextmanager
+def _resumable(out: str | None) -> Iterator[None]:
+    """An interruption says how to go on, where something is left to go on with."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = out is not None and parts_of(Path(out)).exists()
+        raise click.Abort(*["what is solved is kept; go on with --resume"] * kept) from None
+
+
+def _announce(sweep: Sweep) -> None:
+    """How long it will take, where that is long: the first cell of a size stands for all of them."""
+    total = Cost()
+    for group in sweep.groups:
+        cell = {name: values[0] for name, values in sweep.cells.take(group.take(0, 1)).items()}
+        cell = {name: value for name, value in cell.items() if name != "deadline"}
+        try:
+            problem = sweep.problem(
+                max_workers=group.max_workers, **cell | {"num_workers": group.max_workers}
+            )
+        except ValueError:  # a cell that makes no sense
+            continue
+        one, _ = cost_of_all(problem, sweep.methods.values())
+        share = group.size / sweep.mesh.size / jax.process_count()
+        total = total.after(Cost(_COMPILING + one.seconds * share, one.bytes))
+    announce(total)
 
 
 def _use_all_cores() -> None:
@@ -243,8 +323,18 @@ def _join_processes(question: Question) -> None:
     """Of several processes, meet the others."""
     if question.coordinator is None:
         return
+    where = (question.coordinator, question.processes, question.process)
+    say(f"waiting up to {_PATIENCE} s for all {question.processes} processes at {question.coordinator}")
+    # Where jaxlib's own time is up it aborts the process, stack and all.
+    longer = 10 * _PATIENCE
     try:
-        jax.distributed.initialize(question.coordinator, question.processes, question.process)
+        begin(lambda: jax.distributed.initialize(*where, initialization_timeout=longer)).result(_PATIENCE)
+    except TimeoutError:
+        say(
+            f"bcgc: the processes at {question.coordinator} did not meet within {_PATIENCE} s: is each "
+            "started, with the same --coordinator and --processes?"
+        )
+        leave(2)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise click.UsageError(f"the processes at {question.coordinator} did not meet: {reason}") from None
@@ -290,22 +380,6 @@ def _problem(law: Any, parameters: tuple[str, ...], max_workers: int, **numbers:
     return Problem(cycle_time, max_workers=max_workers, **numbers)
 
 
-@contextmanager
-def _progress() -> Iterator[Report]:
-    done_of_all = TextColumn("{task.completed:,}/{task.total:,} cells")
-    with progress(done_of_all, TextColumn("{task.fields[speed]}"), last=TimeRemainingColumn()) as bar:
-        task = bar.add_task("solving", total=0, speed="")
-        first: list[tuple[float, int]] = []
-
-        def report(done: int, total: int) -> None:
-            first.append((time.perf_counter(), done)) if not first else None
-            (began, before), now = first[0], time.perf_counter()
-            speed = f"{(done - before) / (now - began):.3g} cells/s" if done > before else ""
-            bar.update(task, completed=done, total=total, speed=speed)
-
-        yield report
-
-
 def _collect(sweep: Sweep, report: Report) -> list[Row]:
     rows: list[Row] = []
     total, done = len(sweep.cells), 0
@@ -336,25 +410,40 @@ def _print_rows(rows: list[Row], axes: list[str], output: str) -> None:
         "expected\nruntime",
         "relative\ngap ≤",
         *chance,
-        Column("status"),
+        Column("status", no_wrap=True),
     )
     shown = table(*heads)
     for row in rows:
         cells = [f"{row[name]:.4g}" if isinstance(row[name], float) else str(row[name]) for name in axes]
         cells += [row["method"], _number(row["expected_runtime"], ".4g")]
-        # A scheme that is no partition has no certificate.
-        cells += [f"{row['relative_gap']:.1e}" if 0 <= row["relative_gap"] < 1 else "–"]
+        cells += [_number(row["relative_gap"], ".1e")]  # a scheme that is no partition has no certificate
         cells += [_number(row["completion_probability"], ".4f")] if chance else []
         shown.add_row(*cells, row["status"])
-    console().print(shown)
+    print_table(shown)
 
 
 def _number(value: float, digits: str) -> str:
     return format(value, digits) if math.isfinite(value) else "–"
 
 
-def _print_summary(sweep: Sweep, path: Path, seconds: float, output: str) -> None:
-    lines = _summary(sweep, path)
+def _end(statuses: Counter[str]) -> None:
+    """Say how many rows are no answer; status 1 where none is one."""
+    invalid, infeasible = (statuses[status.name.lower()] for status in (Status.INVALID, Status.INFEASIBLE))
+    if invalid:
+        click.echo(
+            f"bcgc: {invalid} of {statuses.total()} rows are invalid: their numbers make no problem, or are "
+            "too large or small for float64",
+            err=True,
+        )
+    if invalid + infeasible == statuses.total():
+        raise click.exceptions.Exit(1)
+
+
+def _of_all(lines: list[Row], status: Status) -> int:
+    return sum(line.get(status.name.lower(), 0) for line in lines)
+
+
+def _print_summary(lines: list[Row], path: Path, cells: int, seconds: float, output: str) -> None:
     if output == "json":
         write_json({"file": str(path), "seconds": round(seconds, 2), "methods": lines})
         return
@@ -364,22 +453,22 @@ def _print_summary(sweep: Sweep, path: Path, seconds: float, output: str) -> Non
     counts = [name for name in dict.fromkeys(name for line in lines for name in line) if name != _GAP]
     shown = table(Column("scheme"), *counts[1:], "largest gap")
     for line in lines:
-        cells = [str(line.get(name, 0)) for name in counts]
-        shown.add_row(*cells, f"{line[_GAP]:.1e}" if line[_GAP] < 1 else "–")
+        figures = [str(line.get(name, 0)) for name in counts]
+        shown.add_row(*figures, "–" if line[_GAP] is None else f"{line[_GAP]:.1e}")
     screen = console(wrap=False)
-    screen.print(shown)
-    screen.print(f"\n{path}: {len(sweep.cells):,} cells, {seconds:.1f} s, compilation included.")
+    print_table(shown)
+    screen.print(f"\n{path}: {cells:,} cells, {seconds:.1f} s, compilation included.")
 
 
 def _summary(sweep: Sweep, path: Path) -> list[Row]:
     """How each method came out, from the file itself."""
     statuses: dict[str, Counter[str]] = {method: Counter() for method in sweep.methods}
-    gaps = dict.fromkeys(sweep.methods, 0.0)
+    gaps: dict[str, float | None] = dict.fromkeys(sweep.methods)
     for row in read_rows(path, ("method", "status", "relative_gap")):
         statuses[row["method"]][row["status"]] += 1
-        if row["status"] == "converged":
-            gap = float(row["relative_gap"] or "nan")
-            gaps[row["method"]] = max(gaps[row["method"]], 0.0 if math.isnan(gap) else gap)
+        gap = float(row["relative_gap"] or "nan")
+        if row["status"] == "converged" and not math.isnan(gap):
+            gaps[row["method"]] = max(gaps[row["method"]] or 0.0, gap)
     return [
         {"method": method, "cells": len(sweep.cells), **statuses[method], _GAP: gaps[method]}
         for method in sweep.methods

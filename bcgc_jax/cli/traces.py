@@ -9,6 +9,7 @@ from typing import Any
 import click
 import numpy as np
 
+from bcgc_jax.cli.arguments import refuse_without_effect
 from bcgc_jax.cli.output import access
 from bcgc_jax.laws import Empirical, JointLaw, Law, Rows
 from bcgc_jax.measured.smooth import smooth_empirical
@@ -20,6 +21,8 @@ TRACE_LAWS = ("atoms", "smooth", "pareto-tail")
 _MOST_OPERATIONS = 5e9
 # Below this, atoms that stand for several times each say too little about them.
 _FEWEST_ATOMS = 100
+# Options that say how a file is laid out.
+_LAYOUT = ("layout", "step_column", "worker_column", "seconds_column", "censored_column")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +52,12 @@ class TraceFile:
 
     def num_workers(self, trace: Trace, asked: int | None, *, replayed: bool = False) -> int:
         """How many there are to be: those `asked` for, or those of the trace, which a replay needs."""
+        if self.keep_workers and asked not in (None, trace.num_workers):
+            raise ValueError(
+                f"--keep-workers makes a law of {trace.num_workers} workers, not of {asked}: drop --workers"
+            )
         if replayed and asked not in (None, trace.num_workers):
-            raise ValueError(f"the trace has {trace.num_workers} workers, not {asked}")
+            raise ValueError(f"the trace has {trace.num_workers} workers, not {asked}: leave --workers out")
         if asked is None and trace.num_workers < 2:
             raise ValueError(
                 f"{self.name} has one worker only: coding needs the times of at least two"
@@ -83,9 +90,10 @@ def law_of_trace(trace: Trace, kind: str, num_workers: int, *, num_evaluations: 
         return trace.law()
     if num_evaluations > 1 and most >= _FEWEST_ATOMS:
         return Empirical(_means_of_neighbours(trace.seconds, most))
+    whole = "--keep-workers or " if num_workers == trace.num_workers else ""
     raise ValueError(
         f"{trace.seconds.size} measured times are too many atoms for {num_workers} workers: "
-        "take --trace-law smooth, or see bcgc fit"
+        f"take {whole}--trace-law smooth, or see bcgc fit"
     )
 
 
@@ -104,6 +112,8 @@ def layout_options(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def with_columns(*args: Any, **given: Any) -> None:
         columns = {name: given.pop(f"{name}_column") for name in ("step", "worker", "seconds", "censored")}
+        if given["layout"] == "wide":
+            refuse_without_effect("in the wide layout", "worker_column", "seconds_column")
         return command(*args, columns=columns | {"layout": given.pop("layout")}, **given)
 
     return _with_options(
@@ -137,8 +147,10 @@ def trace_options(use: str) -> Callable[[Callable[..., None]], Callable[..., Non
             columns: dict[str, Any],
             **given: Any,
         ) -> None:
-            if trace is None and keep_workers:
-                raise click.UsageError("--keep-workers keeps those of a trace: give it with --trace")
+            if trace is None:
+                refuse_without_effect("without --trace", "keep_workers", "trace_law", *_LAYOUT)
+            if keep_workers:
+                refuse_without_effect("with --keep-workers, for which steps are whole", "trace_law")
             file = None if trace is None else TraceFile(trace, columns, trace_law, keep_workers)
             return command(*args, trace=file, **given)
 

@@ -2,15 +2,14 @@
 
 import contextlib
 import dataclasses
+import functools
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import click
 import jax
 import numpy as np
-from rich.progress import MofNCompleteColumn
 
 from bcgc_jax.cli.arguments import (
     SEED,
@@ -19,24 +18,31 @@ from bcgc_jax.cli.arguments import (
     describe_law,
     format_option,
     law_help,
+    refuse_without_effect,
     schemes_option,
 )
+from bcgc_jax.cli.destinations import check_file
+from bcgc_jax.cli.ending import interruptible
+from bcgc_jax.cli.estimates import Cost, announce, cost_of_all
 from bcgc_jax.cli.output import (
-    access,
+    beside_the_answer,
     console,
     finite,
     names,
     one_line_errors,
-    progress,
+    print_table,
+    row_label,
     table,
     write_json,
     write_rows,
 )
 from bcgc_jax.cli.traces import TraceFile, need_one_law, trace_options
+from bcgc_jax.cli.waiting import progress
 from bcgc_jax.coding.digits import MODELS, DigitsRun, digits_problem, train_on_digits
 from bcgc_jax.coding.gradients import UNITS
 from bcgc_jax.laws import JointLaw, Law
 from bcgc_jax.problem import Problem, Status
+from bcgc_jax.solvers.baselines import straggler_ratio
 from bcgc_jax.solvers.methods import Method, check_method, method_of
 from bcgc_jax.solvers.schemes import Scheme
 from bcgc_jax.solvers.solve import check_finite_mean, solve
@@ -45,6 +51,11 @@ ENGINES = ("simulated", "ray")
 METHODS = ("uncoded", "single_block", "tandon_partial", "time", "frequency", "optimal")
 
 Row = dict[str, Any]
+
+_IMAGES = 1500  # to train with, one a worker at least
+# Seconds of a method, compiling above all, and of a step on the simulated clock, which grow with N^2.5 or so
+# (measured at N = 20, and beyond 120 s at 100); how much slower than the fastest scheme the others are.
+_COMPILING, _SECONDS_A_STEP, _SLOWER = 4.0, 8e-7, 1.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,10 +85,14 @@ class Question:
 
     def __post_init__(self) -> None:
         need_one_law(self.cycle_time is not None, self.trace)
+        if self.simulated:
+            refuse_without_effect("without --engine ray", "pace", "address")
+        if self.methods and not {scheme.name for scheme in self.schemes} & {*self.methods}:
+            refuse_without_effect("unless a --method is one of these", "schemes")
         if self.target > 1:
             raise click.UsageError("--target is an accuracy, from 0 to 1")
-        if self.curves is not None and not Path(self.curves).absolute().parent.is_dir():
-            raise click.UsageError(f"--curves: there is no folder {Path(self.curves).absolute().parent}")
+        if self.curves is not None:
+            check_file("--curves", self.curves)
 
     @property
     def simulated(self) -> bool:
@@ -124,7 +139,9 @@ Examples:
 Laws: {law_help()}""",
 )
 @click.option(
-    "--workers", type=Number(1, include=True, whole=True), help="N; with --trace that of the trace."
+    "--workers",
+    type=Number(1, _IMAGES, include=True, whole=True),
+    help=f"N, at most {_IMAGES:,}; with --trace that of the trace.",
 )
 @click.option("--cycle-time", type=CycleTime(), help="Law of a worker's cycle time, NAME:PARAMETER=VALUE,…")
 @trace_options(", replayed step by step.")
@@ -182,20 +199,22 @@ def train_command(**options: Any) -> None:
         described = _described(question, problem)
     for method in question.shown_methods if question.methods else []:
         check_method(problem, method)
+    _announce(question, problem)
     if question.simulated:
         runs = _train_all(question, problem, steps)
     else:
         with _worker_errors(question):
             runs = _train_all_on_cluster(question, problem, steps)
-    rows = [_summary(run, question.target) for run in runs]
-    if question.curves is not None:
-        _write_curves(question.curves, runs)
+    rows = [_summary(run, problem, question.target) for run in runs]
     if question.output == "json":
         write_json({"problem": described, "runs": rows})
     elif question.output == "csv":
         write_rows(rows)
     else:
         _print_table(rows, question)
+    if question.curves is not None:
+        with beside_the_answer(question.curves):
+            _write_curves(question.curves, runs)
 
 
 def _problem(question: Question) -> tuple[Problem, np.ndarray | None]:
@@ -222,11 +241,24 @@ def _problem(question: Question) -> tuple[Problem, np.ndarray | None]:
     return problem, steps
 
 
+def _announce(question: Question, problem: Problem) -> None:
+    """How long it will take, where that is long."""
+    methods = question.shown_methods
+    plans, _ = cost_of_all(problem, methods)
+    steps = question.num_seeds * question.steps
+    one = _SECONDS_A_STEP * _workers(problem) ** 2.5 if question.simulated else _SLOWER * question.pace
+    announce(plans.after(Cost(len(methods) * (_COMPILING + steps * one))))
+
+
+def _workers(problem: Problem) -> int:
+    return int(np.asarray(problem.num_workers))
+
+
 def _described(question: Question, problem: Problem) -> dict[str, Any]:
     """The problem in JSON's own values."""
     return {
         "model": question.model,
-        "num_workers": int(np.asarray(problem.num_workers)),
+        "num_workers": _workers(problem),
         "cycle_time": describe_law(problem.cycle_time),
         "num_coordinates": int(np.asarray(problem.num_coordinates)),
         "num_samples": int(np.asarray(problem.num_samples)),
@@ -274,12 +306,12 @@ def _train_all_on_cluster(question: Question, problem: Problem, steps: np.ndarra
         expected = _expected_runtimes(question, problem)
     times = problem.cycle_time if steps is None else steps
     slowness = Pace(times, question.pace / min(expected.values())) if question.pace else None
-    workers, seeds = int(np.asarray(problem.num_workers)), question.num_seeds
+    workers, seeds = _workers(problem), question.num_seeds
     runs = []
     # What Ray prints goes to the screen, not into a table or a file.
     with (
         contextlib.redirect_stdout(sys.stderr),
-        progress(MofNCompleteColumn()) as bar,
+        progress() as bar,
         jax.enable_x64(True),  # for the plan; the model is float32
     ):
         task = bar.add_task(f"starting {workers} processes", total=len(expected) * seeds)
@@ -303,13 +335,14 @@ def _train_all(question: Question, problem: Problem, steps: np.ndarray | None) -
     """One run for each method, shortest iteration first. Methods nobody asked for may be impossible."""
     runs, refused = [], ValueError("no scheme was asked for")
     options = {"cycle_times": steps, "num_seeds": question.num_seeds, **question.training}
-    with progress(MofNCompleteColumn()) as bar:
+    with progress() as bar:
         task = bar.add_task("training", total=len(question.shown_methods))
         for method in question.shown_methods:
             bar.update(task, description=f"training with {method.name}")
             try:
                 with jax.enable_x64(True):  # for the plan and the clock; the model is float32
-                    runs.append(train_on_digits(question.key, problem, question.model, method, **options))
+                    train = functools.partial(train_on_digits, question.key, problem, question.model, method)
+                    runs.append(interruptible(functools.partial(train, **options)))
             except ValueError as error:
                 if question.methods:
                     raise
@@ -320,11 +353,14 @@ def _train_all(question: Question, problem: Problem, steps: np.ndarray | None) -
     return sorted(runs, key=lambda run: run.expected_runtime)
 
 
-def _summary(run: DigitsRun, target: float) -> Row:
+def _summary(run: DigitsRun, problem: Problem, target: float) -> Row:
     steps = run.clock.shape[1]
     time = run.time_to(target)
-    return {
-        "method": run.method,
+    row: Row = {"method": run.method}
+    if run.method == "tandon_partial":
+        with jax.enable_x64(True):
+            row["alpha"] = finite(straggler_ratio(problem.iteration.pooled()))
+    return row | {
         "expected_runtime": finite(run.expected_runtime),
         "mean_runtime": finite(run.clock[:, -1].mean() / steps),
         "time_to_target": finite(np.median(time)),
@@ -336,7 +372,7 @@ def _summary(run: DigitsRun, target: float) -> Row:
 
 
 def _write_curves(path: str, runs: Sequence[DigitsRun]) -> None:
-    with access(path, "write"), open(path, "w", newline="", encoding="utf-8") as file:
+    with open(path, "w", newline="", encoding="utf-8") as file:
         columns = ("method", "seed", "iteration", "time", "loss", "accuracy")
         write_rows(_iterations(runs), columns, file=file)
 
@@ -380,11 +416,12 @@ def _print_table(rows: Sequence[Row], question: Question) -> None:
     )
     for row in rows:
         ends = ["–" if row[k] is None else f"{row[k]:.4f}" for k in ("loss", "accuracy")]
-        compared.add_row(row["method"], *(number(k, row[k]) for k in shown), *ends)
+        compared.add_row(row_label(row), *(number(k, row[k]) for k in shown), *ends)
     screen = console()
-    screen.print(compared)
+    print_table(compared)
     of = f"the median of {seeds} seeds" if seeds > 1 else "of one run"
-    screen.print(f"\nTime to the target: {of}; all steps alike, only the clocks differ.")
+    unit = "seconds" if real or question.trace is not None else "the cycle time's unit"
+    screen.print(f"\nTimes in {unit}; to the target {of}. All steps are alike, only the clocks differ.")
     if real:
         screen.print("Measured: mean seconds of an iteration, the messages and the computation included.")
     times = {row["method"]: row["time_to_target"] for row in rows}

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from bcgc_jax._extras import to_install
 from bcgc_jax.coding.gradients import PyTree
 
 
@@ -21,7 +22,7 @@ class Checkpoints:
             import orbax.checkpoint as ocp
         except ImportError as error:
             raise ImportError(
-                "checkpoints are kept by Orbax, which is not installed: pip install 'bcgc-jax[cluster]'"
+                f"checkpoints are kept by Orbax, which is not installed: {to_install('cluster')}"
             ) from error
         logging.getLogger("absl").setLevel(logging.ERROR)
         self._ocp = ocp

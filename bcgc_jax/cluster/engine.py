@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from bcgc_jax._extras import to_install
 from bcgc_jax.cluster.worker import Duty, Message, Worker
 
 
@@ -55,7 +56,7 @@ def load_ray(*, local: bool = True) -> Any:
         import ray
     except ImportError as error:
         raise ImportError(
-            "training on real processes runs on Ray, which is not installed: pip install 'bcgc-jax[cluster]'"
+            f"training on real processes runs on Ray, which is not installed: {to_install('cluster')}"
         ) from error
     return ray
 

@@ -1,6 +1,6 @@
 """Schemes side by side on a real task: the handwritten digits of scikit-learn, two models of them.
 
-Needs scikit-learn, which `pip install 'bcgc-jax[train]'` brings.
+Needs scikit-learn, which the extra `train` brings.
 """
 
 import functools
@@ -17,6 +17,7 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
+from bcgc_jax._extras import to_install
 from bcgc_jax.coding.gradients import PyTree, backward_order, split_batch, unit_sizes
 from bcgc_jax.coding.training import TrainingScheme, train, training_scheme
 from bcgc_jax.laws import JointLaw, Law
@@ -77,7 +78,7 @@ def _images() -> tuple[np.ndarray, np.ndarray]:
     try:
         from sklearn import datasets
     except ImportError as error:
-        raise ImportError("the digits come with scikit-learn: pip install 'bcgc-jax[train]'") from error
+        raise ImportError(f"the digits come with scikit-learn: {to_install('train')}") from error
     images, labels = datasets.load_digits(return_X_y=True)
     order = np.random.default_rng(_SHUFFLE).permutation(len(labels))
     return (images[order] / 16).astype(np.float32), labels[order]

@@ -8,6 +8,9 @@ from jax.typing import ArrayLike
 from bcgc_jax._pytree import pytree_dataclass, working_dtype
 from bcgc_jax.laws.base import Kinked, Law
 
+# In scales of the tail, where it is cut for integration.
+_TAIL_PIECES = 2.0 ** np.arange(-1, 6)
+
 
 @pytree_dataclass
 class HazardSpline(Law):
@@ -75,5 +78,6 @@ class HazardSpline(Law):
         return self.times[0]
 
     def pieces(self):
-        # Once differentiable only.
-        return Kinked(self.times[1:], ends=False)
+        # Once differentiable only; and the tail may be of another scale than all that is before.
+        tail = self.times[-1] + self.slopes[-1] * _TAIL_PIECES.astype(self.times.dtype)
+        return Kinked(jnp.concatenate([self.times[1:], tail]), ends=False)

@@ -15,6 +15,8 @@ from bcgc_jax.measured.traces import Trace
 
 # Below this a share of the variance or a correlation is of no consequence for a plan.
 _SMALL = 0.05
+# Workers whose times of a step differ by less than this share of them were waiting for each other.
+_ALIKE = 0.01
 # Times that an estimate of a tail needs.
 _TAIL_TIMES = 100
 
@@ -41,6 +43,7 @@ class Description(NamedTuple):
       between_workers: share of the variance between workers; 0 where they are alike.
       between_steps: share that the workers of a step have in common; 0 where they are slow one by one.
       autocorrelation: of a worker's time with its next one.
+      spread: from the fastest to the slowest worker of a step, as a share of its mean; the median of all steps.
     """
 
     num_workers: int
@@ -57,6 +60,7 @@ class Description(NamedTuple):
     between_workers: Interval
     between_steps: Interval
     autocorrelation: Interval
+    spread: float
 
     @property
     def unlike_workers(self) -> bool:
@@ -71,6 +75,12 @@ class Description(NamedTuple):
     def remarks(self) -> list[str]:
         """In words: where the trace is not what the paper assumes, and what that means for a plan."""
         found = []
+        if self.spread < _ALIKE:
+            found.append(
+                f"The workers of a step take the same time, to {100 * self.spread:.1g} %: were they timed behind "
+                "a collective (an all-reduce, a barrier), where each has waited for the slowest? Then nothing "
+                "can be learnt here: time each worker's own computation, up to the collective."
+            )
         if self.unlike_workers:
             found.append(
                 f"The workers are not alike: {100 * self.between_workers.value:.0f} % of the variance is "
@@ -153,7 +163,16 @@ def describe(trace: Trace) -> Description:
         variance_between(table.T, np.clip(np.nan_to_num(persistence.value), 0, 0.99)),
         variance_between(table),
         persistence,
+        _spread(table),
     )
+
+
+def _spread(table: np.ndarray) -> float:
+    """The median of (largest - smallest) / mean over the steps of two workers or more."""
+    steps = table[np.isfinite(table).sum(axis=1) > 1]
+    if not steps.size:
+        return math.nan
+    return float(np.median((np.nanmax(steps, axis=1) - np.nanmin(steps, axis=1)) / np.nanmean(steps, axis=1)))
 
 
 def variance_between(groups: np.ndarray, persistence: float = 0.0) -> Interval:

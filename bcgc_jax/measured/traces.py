@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from bcgc_jax._extras import to_install
 from bcgc_jax.laws import Empirical
 
 LAYOUTS = ("auto", "long", "wide")
@@ -442,7 +443,7 @@ def _parquet(file: Any, path: str, progress: Callable[[float], None]) -> _Table:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise ImportError("Parquet files need pyarrow: pip install 'bcgc-jax[parquet]'") from error
+        raise ImportError(f"Parquet files need pyarrow: {to_install('parquet')}") from error
 
     @contextlib.contextmanager
     def reading() -> Iterator[None]:

@@ -15,6 +15,7 @@ from bcgc_jax.expectation import Expectation
 from bcgc_jax.laws import Atomic, JointLaw, Law
 from bcgc_jax.laws.atoms import mass_of
 from bcgc_jax.problem import Problem
+from bcgc_jax.solution import Solution
 
 # Levels of partial stragglers at a time.
 _BATCH = 32
@@ -103,6 +104,13 @@ def _straggler_ratio(law: Law) -> Array:
     slow = law.inverse_cumulative_hazard(w + math.log(2.0))
     high = jnp.sum(weight * jnp.where(weight > 0, slow, 0))  # a heavy tail overflows where the weight is 0
     return jnp.where(jnp.isfinite(law.mean()), high, jnp.inf) / low
+
+
+def alpha_of(solution: Solution) -> float:
+    """The α that a solution for partial stragglers was found with: (s+1)/(s+α) of the samples are uncoded."""
+    assert solution.parts is not None
+    level, uncoded = np.asarray(solution.parts.level)[1], np.asarray(solution.parts.share)[0]
+    return float((level + 1) / uncoded - level)
 
 
 def _half_line(dtype: Any) -> tuple[Array, Array]:

@@ -11,7 +11,7 @@ each step is Newton's, and five to fifteen of them do. The stopping rule is the 
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -181,10 +181,11 @@ def optimal_partition(
         first,
         lanes=_num_lanes(start.size),
     )
-    status = jnp.where(done, int(Status.CONVERGED), int(Status.STEP_LIMIT))
+    missed = jnp.where(steps < max_steps, int(Status.PRECISION), int(Status.STEP_LIMIT))
+    status = jnp.where(done, int(Status.CONVERGED), missed)
     value, error, bound = unit * numbers
     value, error = with_rounding(x, Expectation(value, error))
-    value = jnp.where(finite, value, jnp.inf)
+    value, error = jnp.where(finite, value, jnp.inf), jnp.where(finite, error, 0)
     return OptimalResult(x * problem.total, value, error, bound, status, steps)
 
 
@@ -197,8 +198,7 @@ def _by_cuts(problem: Problem, iteration: Iteration, levels: Array, tolerance: A
     def evaluate(u: Array) -> tuple[Array, Array]:
         return jax.value_and_grad(lambda u: iteration.expected_max(share.loads @ u).value)(u)
 
-    resolved = _POLYHEDRAL if problem.dtype == jnp.float64 else _POLYHEDRAL_SINGLE
-    tolerance = jnp.maximum(share.tolerance, resolved)
+    tolerance = jnp.maximum(share.tolerance, least_gap(problem))
     found = cutting_plane(evaluate, start, levels, tolerance=tolerance, max_cuts=_MAX_CUTS)
     met = found.value - found.lower_bound <= tolerance * found.value
     return OptimalResult(
@@ -211,11 +211,22 @@ def _by_cuts(problem: Problem, iteration: Iteration, levels: Array, tolerance: A
     )
 
 
+def least_gap(problem: Problem) -> float:
+    """The smallest gap that is looked for in the working precision."""
+    if problem.iteration.polyhedral:
+        return _POLYHEDRAL if problem.dtype == jnp.float64 else _POLYHEDRAL_SINGLE
+    return _least_gap(problem.max_workers, problem.dtype)
+
+
+def _least_gap(size: int, dtype: Any) -> float:
+    return (64 + 8 * size) * float(jnp.finfo(dtype).eps)
+
+
 def _in_unit_shares(problem: Problem, levels: Array, tolerance: Array) -> _Shares:
     dtype, size = problem.dtype, levels.size
     level = np.arange(size)
     # Steps beyond the working precision only wander.
-    tolerance = jnp.maximum(tolerance, (64 + 8 * size) * jnp.finfo(dtype).eps)
+    tolerance = jnp.maximum(tolerance, _least_gap(size, dtype))
     loads = np.tri(size) * jnp.where(levels, level + 1, 0)
     if problem.setup_cycles is not None:  # the highest level in use pays setup for each of its subsets
         highest = jax.lax.cummax(jnp.where(levels, level + 1, 0))

@@ -5,8 +5,11 @@ partition, a function from sorted cycle times to a runtime.
 """
 
 import dataclasses
+import functools
 import os
 import runpy
+import textwrap
+import traceback
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -23,6 +26,11 @@ from bcgc_jax.solvers.identity import describe
 
 # Draws of the runtime of a scheme that is no partition, and how many of them at a time.
 NUM_DRAWS, _BATCH = 2**17, 2**12
+_LONGEST = 240  # characters of an error that are told
+
+
+class SchemeError(Exception):
+    """The function of a scheme that came from a file has failed: where and why, in one line."""
 
 
 @jax.tree_util.register_static
@@ -198,7 +206,10 @@ SCHEMES: Mapping[str, Scheme] = MappingProxyType({scheme.name: scheme for scheme
 
 
 def load_schemes(path: str | os.PathLike[str]) -> list[Scheme]:
-    """The list `SCHEMES` of a Python file; ValueError, in one line, where there is none."""
+    """The list `SCHEMES` of a Python file; ValueError, in one line, where there is none.
+
+    A function of them that fails raises `SchemeError`, with its line in the file, whoever traces it.
+    """
     try:
         open(path, "rb").close()
     except OSError as error:
@@ -206,12 +217,38 @@ def load_schemes(path: str | os.PathLike[str]) -> list[Scheme]:
     try:
         found = runpy.run_path(str(path)).get("SCHEMES")
     except (Exception, SystemExit) as error:
-        why = " ".join(str(error).split())
-        raise ValueError(f"{path}: {type(error).__name__}: {why}") from error
+        raise ValueError(_where(error, path)) from error
     schemes = list(found) if isinstance(found, list | tuple) else []
     if not schemes or not all(isinstance(scheme, Scheme) for scheme in schemes):
         raise ValueError(f"{path} defines no list SCHEMES = [bcgc_jax.Scheme(name, function), ...]")
     names = [scheme.name for scheme in schemes]
     if len(set(names)) < len(names):
         raise ValueError(f"{path}: two schemes have one name: {', '.join(names)}")
-    return schemes
+    return [_telling_where(scheme, path) for scheme in schemes]
+
+
+def _telling_where(scheme: Scheme, path: str | os.PathLike[str]) -> Scheme:
+    """The same scheme; what its function raises is a `SchemeError`."""
+    function = scheme.function
+
+    @functools.wraps(function)
+    def told(*args: Any) -> Any:
+        try:
+            found = function(*args)
+            if found is None:
+                raise TypeError("it returns nothing")
+            return Expectation(*found) if scheme.gives == "expectation" else jnp.asarray(found)
+        except Exception as error:
+            raise SchemeError(f'scheme "{scheme.name}": {_where(error, path)}') from error
+
+    return dataclasses.replace(scheme, function=told)
+
+
+def _where(error: BaseException, path: str | os.PathLike[str]) -> str:
+    """The last line of the file `path` on the way to an error, and the beginning of what it says."""
+    lines = [
+        frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)
+    ]
+    place = f"{path}, line {lines[-1]}" if lines else str(path)
+    text = textwrap.shorten(str(error), _LONGEST, placeholder=" …")
+    return f"{place}: {type(error).__name__}: {text}".rstrip(": ")

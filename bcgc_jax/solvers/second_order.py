@@ -28,7 +28,7 @@ _CHUNK = 2**18
 class Sums(NamedTuple):
     """Of values, slope and the upper half of the Hessian in the load, over the nodes so far.
 
-    The values are those of the rule, of its every second and fourth node, and of the ends alone, `[4]`.
+    The values are those of the rule, of its every second and fourth node, and of what is left out, `[4]`.
     """
 
     value: Array
@@ -70,7 +70,7 @@ def rule_in_pieces(
 
     where G_jk is the probability that the first failure after C(b_j) = j is at k. All terms are positive.
     """
-    start, size, nodes = rule(law, known, load, NUM_NODES)
+    start, beyond, size, nodes = rule(law, known, load, NUM_NODES)
     # As many nodes at a time as fit a few MB.
     chunk = max(1, min(size, _CHUNK // load.size**2))
 
@@ -84,6 +84,7 @@ def rule_in_pieces(
         ends = (index == 0) | (index == size * refine - 1)
         rules = jnp.stack([1 + 0 * index, 2 * (index % 2 == 0), 4 * (index % 4 == 0), ends])
         value = jnp.sum(rules * weight * crossing.probability(first), axis=1)
+        value = value + jnp.where(piece == 0, beyond, 0) * np.array([0, 0, 0, 1], load.dtype)
         arrive = first / crossing.total * crossing.unit * density * weight
         leave = success * density
         slope = jnp.sum(arrive * success, axis=-1)
@@ -98,8 +99,8 @@ def derivatives(law: Law, start: Array, load: Array, num_workers: ArrayLike, sum
 
     F is homogeneous of degree 1, so Σ_k y_k ∂²F/∂y_j∂y_k = 0 gives the diagonal.
     """
-    fine, coarse, coarsest, ends = sums.value
-    value, error = start + fine, rule_error(fine, coarse, coarsest) + ends
+    fine, coarse, coarsest, left_out = sums.value
+    value, error = start + fine, rule_error(fine, coarse, coarsest) + left_out
     if not isinstance(law.pieces(), Smooth):  # Gauss's rules do not nest
         error = jnp.zeros_like(error)
     hessian = jnp.minimum(sums.upper + sums.upper.T, 0)[::-1, ::-1]

@@ -15,13 +15,20 @@ from bcgc_jax._pytree import check_key, check_whole, concrete, is_traced, replac
 from bcgc_jax.expectation import Expectation
 from bcgc_jax.laws import Atomic
 from bcgc_jax.problem import Problem, Status
-from bcgc_jax.runtime import Certificate, certificate, completion_probability, partition_of_units
+from bcgc_jax.runtime import (
+    Certificate,
+    certificate,
+    completion_probability,
+    lower_bound_of,
+    partition_of_units,
+)
 from bcgc_jax.solution import (
     Parts,
     Solution,
     assess,
     assess_shares,
     is_partition,
+    overflows,
     solution_of,
     with_whole_numbers,
 )
@@ -41,7 +48,7 @@ from bcgc_jax.solvers.methods import (
     method_of,
     owners_of,
 )
-from bcgc_jax.solvers.optimal import optimal_partition
+from bcgc_jax.solvers.optimal import least_gap, optimal_partition
 from bcgc_jax.solvers.schemes import SCHEMES, BuiltIn, Scheme
 from bcgc_jax.solvers.subgradient import subgradient_partition
 from bcgc_jax.solvers.units import improve_units
@@ -321,15 +328,28 @@ def check_finite_mean(problem: Problem) -> None:
         if batched or mean is None or np.all(np.isfinite(mean)):
             continue
         raise ValueError(
-            f"the mean of {type(one).__name__} is infinite, and so is the expected runtime of a scheme that "
-            "ever waits for the slowest worker: take a law with a lighter tail, or look at the probability "
-            "of meeting a deadline (completion_probability, Deadline) instead"
+            f"the mean of {type(one).__name__} is infinite, or above the largest number, "
+            f"{jnp.finfo(problem.dtype).max:.1e}, and so is the expected runtime of a scheme that ever waits "
+            "for the slowest worker: take a law with a lighter tail, or plan for a deadline (Deadline; in a "
+            "shell --objective completion-probability)"
         )
 
 
 @functools.partial(jax.jit, static_argnames=("written_out", "max_steps"))
 def _optimum(problem: Problem, allowed: Array, written_out: bool, **options: Any) -> Solution:
-    """The optimum, but for the whole numbers; certified by the last round of its search where that can be."""
+    """The optimum, but for the whole numbers; converged if its certificate meets the tolerance."""
+    solution = _certified_optimum(problem, allowed, written_out, **options)
+    least = least_gap(problem)
+    # Where the answer was judged by another rule than the last of the search, by the rounding of both.
+    resolved = (
+        jnp.maximum(options["tolerance"], least) + least + solution.runtime_error / solution.expected_runtime
+    )
+    loose = (solution.status == int(Status.CONVERGED)) & (solution.relative_gap > resolved)
+    return replace(solution, status=jnp.where(loose, int(Status.PRECISION), solution.status))
+
+
+def _certified_optimum(problem: Problem, allowed: Array, written_out: bool, **options: Any) -> Solution:
+    """Certified by the last round of the search where that can be."""
     # The steps are not differentiated: by the envelope theorem the value's slope is that of the exact
     # runtime at a fixed partition.
     still = jax.lax.stop_gradient(problem)
@@ -344,8 +364,7 @@ def _optimum(problem: Problem, allowed: Array, written_out: bool, **options: Any
     if not problem.iteration.smooth:
         known = found.lower_bound if problem.iteration.polyhedral else None
         return assess_shares(problem, found.partition, status, steps, used, known, written_out=written_out)
-    lower = found.lower_bound - found.error
-    lower = jnp.where(jnp.isfinite(lower), jnp.maximum(lower, 0), 0)
+    lower = lower_bound_of(found.lower_bound - found.error, found.value)
     certified = Certificate(found.value, found.error, lower, 1 - lower / found.value)
     certified = _differentiable(certified, problem, found.partition, used)
     return solution_of(problem, found.partition, status, steps, used, certified)
@@ -412,7 +431,9 @@ def _no_partition(problem: Problem, found: Expectation) -> Solution:
     value, error = found
     status = jnp.where(jnp.isfinite(value), int(Status.CONVERGED), int(Status.INFINITE))
     status = jnp.where(jnp.isnan(value), int(Status.INFEASIBLE), status)
-    status = jnp.where(problem.valid, status, int(Status.INVALID))
+    too_large = overflows(problem, value)
+    value = jnp.where(too_large, jnp.nan, value)
+    status = jnp.where(problem.valid & ~too_large, status, int(Status.INVALID))
     # No partition, so no subgradient: 0 is all that this scheme tells about the best partition.
     nothing, zero = jnp.zeros_like(value), jnp.asarray(0)
     gap = 1 - nothing / value

@@ -1,11 +1,13 @@
 """`bcgc fit`, and traces on the command line: what is printed, what is drawn, and what is refused."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
+from bcgc_jax.cli import fit
 
 TIMES = np.random.default_rng(4).gamma(2.5, 0.6, (60, 3)) + 0.8
 
@@ -24,7 +26,9 @@ COLUMNS = ("--step-column", "iteration", "--worker-column", "rank", "--seconds-c
 @pytest.mark.slow
 def test_a_fit_is_that_of_the_library_and_its_plans_are_evaluated_under_every_law(command, path, tmp_path):
     picture = tmp_path / "fit.png"
-    arguments = ("--law", "weibull", "--law", "pareto", "--replicates", "20", "--figure", str(picture))
+    plan_file = tmp_path / "plan.json"
+    files = ("--figure", str(picture), "--out", str(plan_file))
+    arguments = ("--law", "weibull", "--law", "pareto", "--replicates", "20", *files)
     status, out, err = command(
         "fit", path, *COLUMNS, *arguments, "--coordinates", "10000", "--format", "json"
     )
@@ -53,6 +57,7 @@ def test_a_fit_is_that_of_the_library_and_its_plans_are_evaluated_under_every_la
     exact = plans["weibull"]["runtime_under"]["measured times"]
     assert abs(exact - runtimes.mean()) < 4 * runtimes.std() / np.sqrt(200_000)
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert np.asarray(bcgc.Solution.load(plan_file).rounded).tolist() == plans["weibull"]["partition"]
 
 
 @pytest.mark.slow
@@ -85,7 +90,7 @@ def test_the_table_reads_well_and_names_the_best(command, path):
         ("step,worker,seconds\n1,a,1\n1,b,2\n", (), "at least 10 times"),
         ("step,worker,seconds\n" + "".join(f"{i},a,2\n{i},b,2\n" for i in range(9)), (), "all times are 2"),
         ("", (), "empty"),
-        ("step,worker,seconds\n1,a,1\n", ("--law", "cauchy"), "unknown law"),
+        ("step,worker,seconds\n1,a,1\n", ("--law", "cauchy"), "'cauchy' is not one of"),
         ("step,worker,seconds\n1,a,1\n", ("--figure", "fit.gif"), "must end in"),
         ("step,worker,seconds\n1,a,1\n", ("--seconds-column", "time"), "time"),
     ],
@@ -93,8 +98,6 @@ def test_the_table_reads_well_and_names_the_best(command, path):
 def test_a_broken_file_is_one_line_and_status_2(command, tmp_path, text, arguments, message):
     file = tmp_path / "broken.csv"
     file.write_text(text)
-    if "unknown law" in message:
-        file.write_text("step,worker,seconds\n" + "".join(f"{i},a,{i + 1}\n{i},b,3\n" for i in range(9)))
     status, out, err = command("fit", str(file), "--law", "uniform", *arguments)
     assert (status, out) == (2, "")
     assert err.startswith("bcgc: ")
@@ -103,6 +106,16 @@ def test_a_broken_file_is_one_line_and_status_2(command, tmp_path, text, argumen
     status, _, err = command("fit", str(tmp_path / "absent.csv"))
     assert status == 2
     assert "cannot read" in err
+
+
+def test_a_trace_of_one_worker_is_refused_before_the_work(command, tmp_path, monkeypatch):
+    for name in ("describe", "fit_laws"):
+        monkeypatch.setattr(f"bcgc_jax.cli.fit.{name}", lambda *_, **__: pytest.fail("the work began"))
+    file = tmp_path / "trace.csv"
+    file.write_text("step,worker,seconds\n" + "".join(f"{i},a,{i + 1}\n" for i in range(30)))
+    status, out, err = command("fit", str(file))
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "has one worker only: coding needs the times of at least two, or give --workers" in err
 
 
 def test_solve_reads_named_columns_and_takes_a_smooth_law(command, path):
@@ -116,6 +129,19 @@ def test_solve_reads_named_columns_and_takes_a_smooth_law(command, path):
     late = 1 - (1 - np.asarray(bcgc.measured.smooth_empirical(np.round(TIMES, 9)).survival(t), float)) ** 3
     found = answer["solutions"][0]["expected_runtime"]
     assert found == pytest.approx(10_000 / 3 * np.trapezoid(late, t), rel=1e-5)
-    status, _, err = command("solve", "--trace", path, *COLUMNS, "--workers", "20000", *arguments)
+    status, _, err = command("solve", "--trace", path, *COLUMNS, "--workers", "10000", *arguments)
     assert status == 2
     assert "--trace-law smooth" in err
+
+
+def test_a_fit_tells_how_long_it_will_take(command, path, monkeypatch):
+    def work(*_, **__):
+        raise ValueError("the work has begun")
+
+    monkeypatch.setattr(fit, "describe", work)
+    _, _, err = command("fit", path, *COLUMNS)
+    assert re.fullmatch(r"bcgc: this takes about \d0 s\nbcgc: the work has begun\n", err)
+    _, _, err = command("fit", path, *COLUMNS, "--law", "gamma")
+    assert err == "bcgc: the work has begun\n"
+    _, _, err = command("fit", path, *COLUMNS, "--workers", "200")
+    assert re.match(r"bcgc: this takes about \d+ (min|hours); most of it for plans: quicker with fewer", err)

@@ -37,7 +37,7 @@ def test_rows_go_to_a_file_as_they_come():
 
 def test_json_has_its_version_first_and_nothing_that_is_no_json(capsys):
     output.write_json({"limit": 1.0})
-    assert capsys.readouterr().out == '{\n  "version": 1,\n  "limit": 1.0\n}\n'
+    assert capsys.readouterr().out == '{\n  "version": 2,\n  "limit": 1.0\n}\n'
     output.write_json([{"limit": None}])
     assert capsys.readouterr().out == '[\n {\n  "limit": null\n }\n]\n'
     with pytest.raises(ValueError, match="JSON"):
@@ -55,6 +55,35 @@ def test_a_table_is_100_columns_wide_whatever_the_screen(capsys, monkeypatch):
     assert max(map(len, capsys.readouterr().out.splitlines())) in range(95, 101)
     output.console(wrap=False).print("word " * 30)
     assert len(capsys.readouterr().out) == 151
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_numbers_are_never_cut(capsys, rows):
+    """A long name is, and a table with more columns than there is room for is wider."""
+    shown = output.table(output.names("scheme"), *(f"column\n{i}" for i in range(9 * rows)))
+    shown.add_row("optimal, levels 0,1,2,3,4,5,6,7,8,9", *(f"{i}.234e+99" for i in range(9 * rows)))
+    output.print_table(shown)
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.split("…")[0] == "optimal, levels 0,1,2"
+    assert line.split("…")[1].split() == [f"{i}.234e+99" for i in range(9 * rows)]
+
+
+@pytest.mark.parametrize(
+    ("text", "typed"),
+    [
+        ("num_workers must be finite and >= 1, got 0", "--workers must be finite and >= 1, got 0"),
+        ('method="subgradient" knows no setup_cycles', "--method subgradient knows no --setup-cycles"),
+        ("cannot read my/num_workers.csv", "cannot read my/num_workers.csv"),
+    ],
+)
+def test_what_the_library_says_is_told_in_the_words_of_the_shell(text, typed):
+    @output.one_line_errors
+    def command() -> None:
+        raise ValueError(text)
+
+    with pytest.raises(click.UsageError) as found:
+        command()
+    assert found.value.format_message() == typed
 
 
 @pytest.mark.parametrize(
@@ -95,10 +124,6 @@ def test_a_file_is_named_by_what_could_not_be_done_with_it(tmp_path):
     path.write_bytes(b"\xff")
     with pytest.raises(ValueError, match=r"cannot read .*not a text file"), output.access(str(path)):
         path.read_text(encoding="utf-8")
-
-
-def test_there_is_no_bar_where_nobody_sees_it():
-    assert output.progress().disable
 
 
 @pytest.mark.parametrize("module", ["bcgc_jax", "bcgc_jax.cli"])

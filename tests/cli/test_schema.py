@@ -91,11 +91,13 @@ def test_of_fit(answer, trace):
 
 @pytest.mark.slow
 def test_of_train(answer, trace):
-    asked = ["train", "--steps", "3", "--seeds", "1", "--method", "uncoded"]
+    asked = ["train", "--steps", "3", "--seeds", "1", *QUICK]
     found = answer("train", *asked, "--trace", trace)
     assert found["version"] == VERSION
     assert found["runs"][0]["time_to_target"] is None
-    answer("train", *asked, "--workers", "4", *LAW)
+    found = answer("train", *asked, "--workers", "4", *LAW)
+    partial = next(run for run in found["runs"] if run["method"] == "tandon_partial")
+    assert partial["alpha"] == pytest.approx(4.88, abs=0.005)
 
 
 def _parts(schema: Any) -> Iterator[dict[str, Any]]:
@@ -124,7 +126,7 @@ def test_the_schema_names_what_there_is():
     ("spoil", "message"),
     [
         (lambda x: x.pop("version"), "solve: version is missing"),
-        (lambda x: x.update(version=2), "solve.version: 2 is not 1"),
+        (lambda x: x.update(version=1), "solve.version: 1 is not 2"),
         (lambda x: x.update(more=1), "solve.more is not in the schema"),
         (lambda x: x["solutions"][0].update(status="fine"), "'fine' is none of"),
         (lambda x: x["solutions"][0].update(partition=[1.5]), "1.5 is no"),
@@ -148,7 +150,7 @@ def test_the_validator_sees_what_is_wrong(spoil, message):
     }
     law = {"law": "shifted-exponential", "rate": 1.0, "shift": 0.0}
     numbers = dict.fromkeys(("num_workers", "num_coordinates", "num_samples", "cycles"), 1)
-    good = {"version": 1, "problem": {"cycle_time": law, **numbers}, "limit": None, "solutions": [row]}
+    good = {"version": 2, "problem": {"cycle_time": law, **numbers}, "limit": None, "solutions": [row]}
     assert problems("solve", good) == []
     bad = copy.deepcopy(good)
     spoil(bad)

@@ -129,7 +129,7 @@ def test_keep_workers_needs_a_trace(command, name):
     workers = ["--workers", "4", "--cycle-time", "uniform:low=1,high=2", "--keep-workers"]
     status, _, err = command(name, *workers, *([] if name == "train" else ["--coordinates", "9"]))
     assert (status, err.count("\n")) == (2, 1)
-    assert "give it with --trace" in err
+    assert "--keep-workers has no effect without --trace" in err
 
 
 def test_a_sweep_keeps_the_workers_as_solve_does(command, tmp_path):

@@ -543,4 +543,4 @@ except ImportError as error:
 
 def test_without_ray_everything_else_works_and_the_error_says_what_to_install():
     done = subprocess.run([sys.executable, "-c", _WITHOUT], capture_output=True, text=True, check=True)
-    assert "pip install 'bcgc-jax[cluster]'" in done.stdout
+    assert "pip install '.[cluster]'" in done.stdout

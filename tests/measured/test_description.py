@@ -34,6 +34,7 @@ def test_a_trace_as_the_paper_has_it_is_not_complained_about():
         (lambda t: t * np.random.default_rng(1).uniform(0.5, 1.6, (120, 1)), "slow together"),
         (lambda t: t + np.where(np.arange(120)[:, None] // 20 % 2 == np.arange(8) % 2, 1.5, 0), "stays slow"),
         (lambda t: 1 + np.random.default_rng(3).pareto(0.6, t.shape), "tail is heavy"),
+        (lambda t: t[:, :1] * np.random.default_rng(4).uniform(1, 1.008, t.shape), "the same time, to 0.6 %"),
         (lambda t: t[:1], "one step"),
         (lambda t: t[:, :1], "one worker"),
     ],

@@ -13,7 +13,7 @@ import pytest
 
 from bcgc_jax.measured.traces import Trace, load_trace
 
-_SHARED = Path(__file__).parents[3] / "shared/traces/llm_training_32_workers.csv"
+_SAMPLE = Path(__file__).parents[2] / "experiments/data/steps.csv"
 _LONG = "step,worker,seconds\n"
 
 
@@ -336,7 +336,7 @@ def test_parquet_without_rows_or_names(tmp_path):
 
 def test_parquet_without_its_reader(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    with pytest.raises(ImportError, match=r"pip install 'bcgc-jax\[parquet\]'"):
+    with pytest.raises(ImportError, match=r"pip install '.\[parquet\]'"):
         load_trace(_write(tmp_path, "", "trace.parquet"))
 
 
@@ -441,13 +441,11 @@ def test_large_files_are_read_right(tmp_path):
     np.testing.assert_array_equal(trace.rows()[:, order], times)
 
 
-def test_the_shared_trace_is_that_of_a_plain_reading():
-    if not _SHARED.exists():
-        pytest.skip("the shared trace is not laid out beside the project")
-    trace = load_trace(_SHARED)
-    lines = [line.split(",") for line in _SHARED.read_text().split("\n")[1:] if line]
+def test_the_sample_trace_is_that_of_a_plain_reading():
+    trace = load_trace(_SAMPLE)
+    lines = [line.split(",") for line in _SAMPLE.read_text().split("\n")[1:] if line]
     assert _cells(trace) == {(step, worker): (float(text), False) for step, worker, text in lines}
-    assert (trace.num_workers, trace.num_steps, trace.seconds.size) == (32, 43, len(lines))
+    assert (trace.num_workers, trace.num_steps, trace.seconds.size) == (8, 120, len(lines))
     steps = sorted({int(step) for step, _, _ in lines})
     assert trace.step_names.tolist() == [str(step) for step in steps]
     total = sum(float(text) for _, _, text in lines)

@@ -1,5 +1,7 @@
 """Schemes that a user adds, against the built-in ones that they imitate."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.solvers.methods import is_baseline, method_of
+from bcgc_jax.solvers.schemes import SchemeError, load_schemes
 from tests.problems import SIZE, known, padded
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -156,3 +159,36 @@ def test_what_a_scheme_refers_to_is_part_of_what_it_does(monkeypatch):
         return unit if problem is None else again(None, unit)
 
     assert code(function=again)
+
+
+@pytest.mark.parametrize(
+    ("text", "gives", "why"),
+    [
+        ("    return jnp.zeros(int(p.num_workers))", "partition", "line 3: ConcretizationTypeError: "),
+        ("    return p.nothing", "partition", "line 3: AttributeError: "),
+        (
+            "    return helper(*rest)\ndef helper(l):\n    raise OSError(5, 'gone')",
+            "levels",
+            "line 5: OSError: ",
+        ),
+        ("    pass", "partition", "TypeError: it returns nothing"),
+        ("    return 'text'", "partition", "TypeError: "),
+        ("    return p.total", "expectation", "TypeError: "),
+        ("    raise ValueError('many\\n\\n  words ' * 99)", "runtime", "line 3: ValueError: many words many"),
+    ],
+)
+def test_what_a_function_of_a_file_raises_is_told_with_its_line(tmp_path, text, gives, why):
+    file = tmp_path / "mine.py"
+    begin = "import bcgc_jax, jax.numpy as jnp\ndef f(p, *rest):\n"
+    file.write_text(f"{begin}{text}\nSCHEMES = [bcgc_jax.Scheme('mine', f, gives={gives!r})]\n")
+    (scheme,) = load_schemes(file)
+    read = scheme.partition if scheme.is_partition else lambda p: scheme.expectation(p, jax.random.key(0))
+    with pytest.raises(SchemeError) as stop:
+        jax.eval_shape(read, PROBLEM)
+    said = str(stop.value)
+    assert said.startswith(f'scheme "mine": {file}')
+    assert why in said
+    assert "\n" not in said
+    assert len(said) < 500
+    # The sweep's mark is that of the function, not of what tells about it.
+    assert scheme.code == bcgc.Scheme("mine", inspect.unwrap(scheme.function), gives=gives).code

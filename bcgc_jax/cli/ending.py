@@ -1,0 +1,111 @@
+"""How a command begins and ends: streams that take any sign, Ctrl-C, pipes that are closed, full disks.
+
+Needs nothing but Python and, to wait, JAX's setting of the precision: the experiments use it too.
+"""
+
+import codecs
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import NoReturn, TypeVar
+
+T = TypeVar("T")
+
+# What the commands print beyond ASCII, for a terminal that has no more. A bar keeps its height.
+_PLAIN = dict(zip("▁▂▃▄▅▆▇█", "12345678", strict=True)) | {
+    "≤": "<=", "≥": ">=", "±": "+-", "·": ".", "–": "-", "—": "-", "…": "...", "×": "x", "→": "->",
+    "τ": "tau", "μ": "mu", "α": "alpha", "Σ": "sum", "²": "^2", "³": "^3", "“": '"', "”": '"', "’": "'",
+    "\u00a0": " ", "─": "-", "━": "-",
+}  # fmt: skip
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    signs = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(sign, "?") for sign in signs), error.end
+
+
+codecs.register_error("bcgc_plain", _plain)
+
+
+def take_any_sign() -> None:
+    """Signs that the terminal's encoding does not have are printed as others, not refused after the work."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError):  # a stream of somebody's own, or none
+            stream.reconfigure(errors="bcgc_plain")  # type: ignore[union-attr]
+
+
+def finish(command: str, status: int) -> NoReturn:
+    """Exit with `status` once all is written, or with 2 and a line where it cannot be."""
+    trouble = flush()
+    if trouble:
+        say(f"{command}: {trouble}")
+    sys.exit(2 if trouble else status)
+
+
+def flush() -> str:
+    """Write what was printed; what hindered it, if anything did. A reader who has enough is no hindrance."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        # What is left goes nowhere: Python would try once more at its end, and complain.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            return f"cannot write the answer: {error.strerror or error}"
+    return ""
+
+
+def interrupted(command: str, hint: str = "") -> NoReturn:
+    """Say so and leave."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one would only cut this short
+    say(f"{command}: interrupted" + (f": {hint}" if hint else ""))
+    leave(130)
+
+
+def leave(status: int) -> NoReturn:
+    """Exit at once: threads that compile cannot be stopped, and jaxlib may crash where it is torn down."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(status)
+
+
+def say(line: str) -> None:
+    """A line on stderr, if anybody hears it."""
+    with suppress(OSError, ValueError):
+        print(line, file=sys.stderr, flush=True)
+
+
+def interruptible(work: Callable[[], T]) -> T:
+    """`work` done in a thread, so that Ctrl-C is heard meanwhile.
+
+    >>> interruptible(lambda: 6 * 7)
+    42
+    """
+    return begin(work).result()
+
+
+def begin(work: Callable[[], T]) -> "Future[T]":
+    """`work` begun in a thread, in the caller's precision: what compiles, computes or waits for others holds
+    signals back, and who waits for the result does not.
+    """
+    import jax
+
+    x64 = bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
+    done: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            with jax.enable_x64(x64):  # a setting of each thread
+                done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return done

@@ -1,0 +1,157 @@
+"""What a command will take, in seconds and bytes, said before it starts; and what it refuses.
+
+The constants were measured in single runs of `solve`, on one core of a two-core server, float64, N from 10 to
+5000, laws of all kinds, 100 to 1000 atoms. Estimates are right within a factor of three, on such a machine;
+compiling comes on top, some seconds.
+"""
+
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from bcgc_jax.cli.ending import say
+from bcgc_jax.laws import Atomic, JointLaw, Law, Rows, Smooth, Unlike
+from bcgc_jax.laws.base import Kinked
+from bcgc_jax.problem import Problem
+from bcgc_jax.solvers.methods import LIMIT, Deadline, Method, Optimal, Subgradient, TandonPartial
+from bcgc_jax.solvers.sample_average import NUM_DRAWS, NUM_FRESH_DRAWS
+from bcgc_jax.solvers.schemes import NUM_DRAWS as SCHEME_DRAWS
+from bcgc_jax.solvers.schemes import Scheme
+from bcgc_jax.solvers.solve import FEW_UNITS
+
+MOST_WORKERS = 10_000  # a plan that needs no search then takes minutes, an optimum hours
+_LONG = 10.0  # seconds that nobody needs to be told about
+_ROWS_OPTIMUM = 1.8e-5  # cutting planes, N^2.6
+_NODES = 129  # of the quadrature for a smooth law
+
+
+class Cost(NamedTuple):
+    """What something takes; two of them `after` each other take the time of both and the memory of one."""
+
+    seconds: float = 0.0
+    bytes: float = 0.0
+
+    def after(self, other: "Cost") -> "Cost":
+        return Cost(self.seconds + other.seconds, max(self.bytes, other.bytes))
+
+
+def evaluation(law: Law | JointLaw, num_workers: int) -> Cost:
+    """One exact expected runtime and its slope."""
+    n = float(num_workers)
+    if isinstance(law, JointLaw):
+        draws = len(np.asarray(law.times)) if isinstance(law, Rows) else NUM_FRESH_DRAWS
+        return Cost(2e-8 * draws * n, 40 * draws * n)
+    atoms = _atoms(law)
+    if atoms:
+        return Cost(4.5e-9 * (atoms + 2) * n**3, 60 * n * n + 200 * atoms * n)
+    nodes = _nodes(law)
+    return Cost(2e-8 * nodes * n**2, 60 * n * n + 200 * nodes * n)
+
+
+def _atoms(law: Law) -> int:
+    pieces = law.pieces()
+    return int(np.size(pieces.times)) if isinstance(pieces, Atomic) else 0
+
+
+def _nodes(law: Law) -> int:
+    """Of the quadrature: each kink of the law has its own panels."""
+    pieces = law.pieces()
+    return _NODES + (450 * int(np.size(pieces.times)) if isinstance(pieces, Kinked) else 0)
+
+
+def cost_of(problem: Problem, method: Method | Scheme) -> Cost:
+    """`solve` for one concrete problem, the whole numbers included."""
+    law, n = problem.cycle_time, float(np.asarray(problem.num_workers))
+    one = evaluation(law, int(n))
+    match method:
+        case Optimal():
+            found = _search(problem, one)
+        case Deadline():
+            smooth = not isinstance(law, JointLaw) and not _atoms(law)
+            found = Cost((2e-4 if smooth else 8e-4) * n**2).after(one)
+        case Subgradient():
+            found = Cost(1.5e-2 * n + 20 * one.seconds, one.bytes)
+        case TandonPartial():
+            atoms = 0 if isinstance(law, JointLaw) else _atoms(law)
+            pairs = float(atoms) ** 2 * n
+            return Cost(1.6e-7 * pairs, 50 * pairs) if atoms else Cost(one.seconds / 5, one.bytes)
+        case Scheme(name=name) if name == LIMIT:
+            return Cost()
+        case Scheme(gives="runtime"):
+            return Cost(1e-7 * SCHEME_DRAWS * n)
+        case _:
+            found = one
+    return found.after(one)  # of the whole numbers
+
+
+def _search(problem: Problem, one: Cost) -> Cost:
+    """The optimum alone."""
+    law, n = problem.cycle_time, float(np.asarray(problem.num_workers))
+    more = 0.0
+    if problem.setup_cycles is not None:
+        more += 12 * n**2
+    if float(np.asarray(problem.num_coordinates)) <= FEW_UNITS:
+        more += n**2 / 2
+    if isinstance(law, JointLaw):
+        draws = NUM_DRAWS if isinstance(law, Unlike) else 0
+        return Cost(_ROWS_OPTIMUM * n**2.6 + more * one.seconds, one.bytes + 40 * draws * n)
+    if _atoms(law):
+        return Cost((200 + more) * one.seconds, one.bytes)
+    slower = _nodes(law) / _NODES * (1 if isinstance(law.pieces(), Smooth) else 1 + n / 50)
+    return Cost(9e-7 * slower * n**2.5 + more * one.seconds, one.bytes + 260 * n * n)
+
+
+def cost_of_all(problem: Problem, methods: Iterable[Method | Scheme]) -> tuple[Cost, str]:
+    """What all `methods` take together, and the name of the one that takes most of the time."""
+    total, slowest, name = Cost(), -1.0, ""
+    for method in methods:
+        cost = cost_of(problem, method)
+        total = total.after(cost)
+        if cost.seconds > slowest:
+            slowest, name = cost.seconds, method.name
+    return total, name
+
+
+def announce(cost: Cost, remark: str = "") -> None:
+    """Say what is long or large before it starts; ValueError for what the machine has no memory for."""
+    memory = _memory()
+    if memory and cost.bytes > memory:
+        raise ValueError(
+            f"this takes about {_size(cost.bytes)} of memory, and the machine has {_size(memory)}"
+            + (f": {remark}" if remark else "")
+        )
+    told = [f"about {duration(cost.seconds)}"] * (cost.seconds > _LONG)
+    told += [f"about {_size(cost.bytes)} of memory"] * bool(memory and cost.bytes > memory / 4)
+    if told:
+        say(f"bcgc: this takes {' and '.join(told)}" + (f"; {remark}" if remark else ""))
+
+
+def _memory() -> float:
+    """Bytes that this process may have, 0 where nobody says."""
+    found = []
+    with suppress(AttributeError, OSError, ValueError):
+        found.append(float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")))
+    with suppress(OSError, ValueError):  # of a container; "max" is no number
+        found.append(float(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(found, default=0.0)
+
+
+def duration(seconds: float) -> str:
+    """One digit, or two.
+
+    >>> [duration(s) for s in (42.0, 800.0, 20_000.0, 4e6)]
+    ['40 s', '13 min', '6 hours', '46 days']
+    """
+    for unit, size, until in (("s", 1, 100), ("min", 60, 100), ("hours", 3600, 48)):
+        if seconds < until * size:
+            value = seconds / size
+            return f"{round(value, -1) if unit == 's' else round(value):.0f} {unit}"
+    return f"{seconds / 86400:.0f} days"
+
+
+def _size(number: float) -> str:
+    return f"{number / 2**30:.2g} GB" if number < 99 * 2**30 else f"{number / 2**30:,.0f} GB"

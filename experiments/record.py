@@ -1,0 +1,121 @@
+"""Record a trace of measured times: processes that compute in step with each other beside a competing load.
+
+Every worker is a process and computes the gradient of a perceptron on its own samples, on a core of this
+machine that is lent to one worker at a time, as if it had a machine of its own; now and then rivals take most
+of a core away. A worker notes how long its own gradient took before it waits for the others at the end of the
+step: compute time before the collective. `experiments/data/steps.csv` was made by this command; no two runs
+are alike. Needs Linux.
+"""
+
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.synchronize import Barrier, Lock
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from experiments.report import run_command, write_csv
+from experiments.rivals import rivals
+
+WIDTHS, SAMPLES = (64, 256, 256, 10), 2000
+# Mean seconds for which the rivals compute and do not: not longer than a step, so that the next is another.
+_BUSY, _IDLE = 0.03, 0.06
+# Until the rivals have begun.
+_WARM_UP = 3.0
+_PATIENCE = 120.0  # seconds for the slowest worker, to begin and at each step
+
+
+def record(workers: int, steps: int, seed: int) -> list[tuple[float, ...]]:
+    """Seconds that each worker's gradient took, a row for each step and a column for each worker."""
+    cores = sorted(os.sched_getaffinity(0))
+    context = multiprocessing.get_context("spawn")
+    meeting = Meeting(
+        context.Barrier(workers + 1), context.Barrier(workers), {c: context.Lock() for c in cores}
+    )
+    with ProcessPoolExecutor(workers, context, _meet, (meeting,)) as pool:
+        # Each waits for all others, so that no process takes two.
+        found = [
+            pool.submit(_measure, worker, cores[worker % len(cores)], steps, seed)
+            for worker in range(workers)
+        ]
+        meeting.ready.wait(_PATIENCE)
+        with rivals(cores, seed, busy=_BUSY, idle=_IDLE):
+            time.sleep(_WARM_UP)
+            meeting.ready.wait(_PATIENCE)
+            return list(zip(*(one.result() for one in found), strict=True))
+
+
+class Meeting(NamedTuple):
+    """How the processes wait for each other: before the first step, after each, and for a core."""
+
+    ready: Barrier
+    step: Barrier
+    cores: dict[int, Lock]
+
+
+_meeting: Meeting
+
+
+def _meet(meeting: Meeting) -> None:
+    global _meeting
+    os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"  # read when JAX is first used
+    _meeting = meeting
+
+
+def _measure(worker: int, core: int, steps: int, seed: int) -> list[float]:
+    """A worker's own seconds of each step."""
+    os.sched_setaffinity(0, [core])
+    params, samples = _start(jax.random.fold_in(jax.random.key(seed), worker))
+    jax.block_until_ready(_gradient(params, samples))  # compiled
+    _meeting.ready.wait(_PATIENCE)
+    _meeting.ready.wait(_PATIENCE)
+    seconds = []
+    for _ in range(steps):
+        with _meeting.cores[core]:
+            begun = time.perf_counter()
+            jax.block_until_ready(_gradient(params, samples))
+            seconds.append(time.perf_counter() - begun)
+        _meeting.step.wait(_PATIENCE)
+    return seconds
+
+
+def _start(key: jax.Array) -> tuple[list[jax.Array], jax.Array]:
+    *keys, last = jax.random.split(key, len(WIDTHS))
+    sizes = zip(keys, WIDTHS[:-1], WIDTHS[1:], strict=True)
+    params = [jax.random.normal(k, (a, b)) * a**-0.5 for k, a, b in sizes]
+    return params, jax.random.normal(last, (SAMPLES, WIDTHS[0]))
+
+
+def _loss(params: list[jax.Array], samples: jax.Array) -> Any:
+    x = samples
+    for weights in params[:-1]:
+        x = jnp.tanh(x @ weights)
+    return jnp.mean(jax.nn.logsumexp(x @ params[-1], axis=1))
+
+
+_gradient = jax.jit(jax.grad(_loss))
+
+
+def run(out: Path, seed: int = 0, *, workers: int = 8, steps: int = 120) -> None:
+    rows = record(workers, steps, seed)
+    cells = [
+        {"step": step, "worker": worker, "seconds": f"{seconds:.5f}"}
+        for step, row in enumerate(rows)
+        for worker, seconds in enumerate(row)
+    ]
+    write_csv(out / "steps.csv", cells)
+    print(f"Written to {out}: steps.csv, {steps} steps of {workers} workers")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_command("record", __doc__ or "", run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

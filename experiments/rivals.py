@@ -1,0 +1,45 @@
+"""A competing load: processes that compute now and then, and make workers on the same cores slow."""
+
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+
+# Processes on each core that compute at the same time.
+_RIVALS = 5
+_RIVAL = """
+import os, random, sys, time
+core, seed, end, busy, idle = int(sys.argv[1]), int(sys.argv[2]), *map(float, sys.argv[3:])
+os.sched_setaffinity(0, [core])
+parent = os.getppid()
+draw = random.Random(seed)  # the same for all on this core
+while os.getppid() == parent:
+    end += draw.expovariate(1 / idle)
+    time.sleep(max(end - time.time(), 0))
+    end += draw.expovariate(1 / busy)
+    while time.time() < end:
+        pass
+"""
+
+
+@contextlib.contextmanager
+def rivals(cores: Sequence[int], seed: int, *, busy: float, idle: float) -> Iterator[None]:
+    """Five processes on each of `cores`, all `busy`, then all `idle`, for so many seconds on average.
+
+    Needs Linux, to keep them there.
+    """
+    start = str(time.time() + 2)
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", _RIVAL, str(core), str(seed + core), start, str(busy), str(idle)]
+        )
+        for core in cores
+        for _ in range(_RIVALS)
+    ]
+    try:
+        yield
+    finally:
+        for rival in running:
+            rival.kill()
+            rival.wait()

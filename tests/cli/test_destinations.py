@@ -1,0 +1,144 @@
+"""Where answers go is refused before the work, and what was computed is printed if it fails after all."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import bcgc_jax.cli.fit
+import bcgc_jax.cli.train
+from bcgc_jax.cli.destinations import check_file, check_folder
+
+LAW = ["--cycle-time", "shifted-exponential:rate=1e-3,shift=50"]
+
+
+def work(*_, **__):
+    raise AssertionError("the work has begun")
+
+
+@pytest.fixture
+def idle(monkeypatch):
+    """No command may compute."""
+    monkeypatch.setattr(bcgc_jax.cli.fit, "_answer", work)
+    monkeypatch.setattr(bcgc_jax.cli.train, "_train_all", work)
+    monkeypatch.setattr("bcgc_jax.cli.sweep.write_sweep", work)
+
+
+COMMANDS = {
+    "--figure": ("fit", "steps.csv", "png"),
+    "--curves": ("train", *LAW, "--workers", "4", "csv"),
+    "--out": ("sweep", *LAW, "--workers", "4", "--coordinates", "60", "parquet"),
+}
+
+
+@pytest.mark.usefixtures("idle")
+@pytest.mark.parametrize("option", COMMANDS)
+def test_every_command_refuses_before_the_work_what_it_could_not_write(command, tmp_path, option):
+    *arguments, suffix = COMMANDS[option]
+    (tmp_path / f"folder.{suffix}").mkdir()
+    (tmp_path / "file").touch()
+    for name, words in [
+        (f"folder.{suffix}", "is a folder"),
+        (f"missing/x.{suffix}", "there is no folder"),
+        (f"file/x.{suffix}", "there is no folder"),
+        (f"{'x' * 300}.{suffix}", "File name too long"),
+        ("x.gif", "must end in"),
+    ]:
+        if option == "--curves" and name == "x.gif":
+            continue  # rows are CSV whatever the name
+        status, out, err = command(*arguments, option, str(tmp_path / name))
+        assert (status, out, err.count("\n")) == (2, "", 1), err
+        assert words in err
+        assert option in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", f"folder.{suffix}"]
+
+
+def test_a_check_leaves_files_and_folders_as_they_are(tmp_path):
+    path = tmp_path / "there.png"
+    path.write_text("kept")
+    check_file("--figure", path, (".png",))
+    check_file("--figure", tmp_path / "new.png")
+    check_file("--figure", "/dev/null")
+    assert [p.name for p in tmp_path.iterdir()] == ["there.png"]
+    assert path.read_text() == "kept"
+    check_folder("--out", tmp_path / "a" / "b")
+    assert not list((tmp_path / "a" / "b").iterdir())
+    with pytest.raises(ValueError, match="is a file, not a folder"):
+        check_folder("--out", path)
+
+
+def test_what_may_not_be_written_is_found_by_trying(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    with pytest.raises(ValueError, match=r"--figure: cannot write .*fit.png: Read-only"):
+        check_file("--figure", tmp_path / "fit.png")
+    with pytest.raises(ValueError, match=r"--out: cannot write to .*: Read-only"):
+        check_folder("--out", tmp_path)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("no font,\nat all")])
+def test_the_answer_is_printed_whatever_becomes_of_the_picture(command, tmp_path, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(bcgc_jax.cli.fit, "_answer", lambda *_: None)
+    monkeypatch.setattr(bcgc_jax.cli.fit, "_print", lambda *_: print("the table"))
+    monkeypatch.setattr(bcgc_jax.cli.fit, "_draw", fail)
+    picture = str(tmp_path / "fit.png")
+    status, out, err = command("fit", "steps.csv", "--figure", picture)
+    assert (status, out, err.count("\n")) == (2, "the table\n", 1)
+    assert err.startswith(f"bcgc: cannot write {picture}: ")
+    assert ("No space left" in err) or ("RuntimeError: no font, at all" in err)
+
+
+def test_the_answer_is_printed_whatever_becomes_of_the_curves(command, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(bcgc_jax.cli.train, "_train_all", lambda *_: [])
+    monkeypatch.setattr(bcgc_jax.cli.train, "_write_curves", fail)
+    arguments = ["--workers", "4", "--curves", str(tmp_path / "x.csv"), "--format", "json"]
+    arguments += ["--method", "uncoded", "--steps", "2"]
+    status, out, err = command("train", *LAW, *arguments)
+    assert (status, err.count("\n")) == (2, 1)
+    assert json.loads(out)["runs"] == []
+    assert "No space left" in err
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Start a script that prints and ends as a command does; without the package, for speed."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    monkeypatch.setenv("PYTHONPATH", str(Path(bcgc_jax.cli.fit.__file__).parent))
+
+    def start(script, stdout):
+        script = f"from ending import *\ntake_any_sign()\n{script}\nfinish('bcgc', 0)"
+        return subprocess.Popen([sys.executable, "-c", script], stdout=stdout, stderr=-1, text=True)
+
+    return start
+
+
+def test_a_terminal_without_the_signs_gets_others(run):
+    with run("print('above ≤ ▁▄█· ± 3 × 東')", subprocess.PIPE) as process:
+        out, err = process.communicate()
+    assert (process.returncode, out, err) == (0, "above <= 148. +- 3 x ?\n", "")
+
+
+def test_a_full_disk_is_one_line(run):
+    with open("/dev/full", "w") as full, run("print('x')", full) as process:
+        err = process.communicate()[1]
+    assert (process.returncode, err) == (2, "bcgc: cannot write the answer: No space left on device\n")
+
+
+def test_a_reader_that_has_gone_is_no_word(run):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed, run("print('x')", closed) as process:
+        err = process.communicate()[1]
+    assert (process.returncode, err) == (0, "")

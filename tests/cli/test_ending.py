@@ -1,0 +1,163 @@
+"""Ctrl-C: heard whatever goes on, one line, no traceback and no crash; and processes that do not meet."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import jax
+import pytest
+
+import bcgc_command
+import bcgc_jax.cli
+from bcgc_jax.cli import ending, sweep
+
+ROOT = Path(bcgc_command.__file__).parents[1]
+LAW = ["--cycle-time", "shifted-exponential:rate=1e-3,shift=50"]
+
+
+class Left(Exception):
+    """In place of the end of this process."""
+
+
+@pytest.fixture
+def left(monkeypatch):
+    """Statuses that the process would have ended with."""
+    statuses: list[int] = []
+
+    def leave(status):
+        statuses.append(status)
+        raise Left
+
+    monkeypatch.setattr(os, "_exit", leave)
+    handler = signal.getsignal(signal.SIGINT)
+    yield statuses
+    signal.signal(signal.SIGINT, handler)
+
+
+def test_ctrl_c_is_heard_while_a_thread_works(monkeypatch):
+    def work():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(30)
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        ending.interruptible(work)
+    assert time.monotonic() - began < 10
+
+
+def test_work_in_a_thread_has_the_callers_precision_and_errors():
+    for x64 in (True, False):
+        with jax.enable_x64(x64):
+            assert ending.interruptible(lambda: jax.numpy.ones(()).dtype) == ("float64" if x64 else "float32")
+
+    def fail():
+        raise ValueError("no such number")
+
+    with pytest.raises(ValueError, match="no such number"):
+        ending.interruptible(fail)
+
+
+@pytest.mark.parametrize("parts", [True, False])
+def test_an_interrupted_sweep_says_how_to_go_on(command, tmp_path, monkeypatch, capsys, left, parts):
+    out = tmp_path / "sweep.csv"
+
+    def interrupt(*_, **__):
+        if parts:
+            (tmp_path / "sweep.csv.parts").mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep, "write_sweep", interrupt)
+    with pytest.raises(Left):
+        command("sweep", *LAW, "--workers", "4", "--coordinates", "60", "--out", str(out))
+    hint = ": what is solved is kept; go on with --resume" if parts else ""
+    assert capsys.readouterr().err == f"bcgc: interrupted{hint}\n"
+    assert left == [130]
+
+
+def test_every_command_says_so_and_leaves_at_once(command, monkeypatch, capsys, left):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bcgc_jax.cli.solve._solve_all", interrupt)
+    with pytest.raises(Left):
+        command("solve", *LAW, "--workers", "4", "--coordinates", "60")
+    assert capsys.readouterr().err == "bcgc: interrupted\n"
+    assert left == [130]
+
+
+def test_the_imports_may_be_interrupted(tmp_path):
+    package = tmp_path / "bcgc_jax"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "import os, signal, time\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGINT); time.sleep(5)\n"
+        "except BaseException: print('somebody swallowed it')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", "import bcgc_command; bcgc_command.main()"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "bcgc: interrupted\n")
+
+
+def test_the_script_runs_the_command(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bcgc", "--version"])
+    with pytest.raises(SystemExit) as stop:
+        bcgc_command.main()
+    assert not stop.value.code
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert capsys.readouterr().out.startswith("bcgc, version")
+
+
+def test_processes_that_do_not_meet_are_given_up(command, tmp_path, monkeypatch, capsys, left):
+    monkeypatch.setattr(sweep, "_PATIENCE", 0.05)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: time.sleep(5))
+    arguments = ["--workers", "4", "--coordinates", "60", "--out", str(tmp_path / "sweep.csv")]
+    several = ["--coordinator", "127.0.0.1:1", "--processes", "2", "--process", "1"]
+    with pytest.raises(Left):
+        command("sweep", *LAW, *arguments, *several)
+    waiting, given_up = capsys.readouterr().err.splitlines()
+    assert waiting == "waiting up to 0.05 s for all 2 processes at 127.0.0.1:1"
+    assert given_up.startswith("bcgc: the processes at 127.0.0.1:1 did not meet within 0.05 s")
+    assert left == [2]
+
+
+def test_what_keeps_processes_from_meeting_is_one_line(command, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("address in use\nand more")
+
+    monkeypatch.setattr(jax.distributed, "initialize", fail)
+    arguments = ["--workers", "4", "--coordinates", "60", "--out", str(tmp_path / "sweep.csv")]
+    several = ["--coordinator", "127.0.0.1:1", "--processes", "2", "--process", "1"]
+    status, out, err = command("sweep", *LAW, *arguments, *several)
+    assert (status, out) == (2, "")
+    assert err.splitlines()[-1] == "bcgc: the processes at 127.0.0.1:1 did not meet: address in use"
+
+
+def test_a_second_ctrl_c_does_not_cut_the_end_short(left, capsys):
+    with pytest.raises(Left):
+        ending.interrupted("bcgc", "a hint")
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    assert capsys.readouterr().err == "bcgc: interrupted: a hint\n"
+
+
+@pytest.mark.parametrize("error", [click.Abort(), KeyboardInterrupt()])
+def test_an_interruption_of_the_options_is_no_traceback_either(monkeypatch, capsys, left, error):
+    def fail():
+        raise error
+
+    monkeypatch.setattr(bcgc_jax.cli, "_run", fail) if isinstance(error, KeyboardInterrupt) else (
+        monkeypatch.setattr("bcgc_jax.cli.group.cli.main", lambda **_: fail())
+    )
+    with pytest.raises(Left):
+        bcgc_jax.cli.main()
+    assert left == [130]
+    assert capsys.readouterr().err == "bcgc: interrupted\n"

@@ -1,0 +1,53 @@
+"""What is shown while one waits: nothing in a log but a line each half minute, whatever is computed."""
+
+import re
+import time
+
+import pytest
+
+from bcgc_jax.cli import waiting
+
+
+@pytest.fixture
+def hurried(monkeypatch):
+    monkeypatch.setattr(waiting, "_EVERY", 0.01)
+
+
+@pytest.mark.usefixtures("hurried")
+def test_lines_tell_how_far_it_is_where_there_is_no_terminal(capsys):
+    seen = []
+    for item in waiting.each([1, 2, 3, 4], "counting"):
+        seen.append(item)
+        time.sleep(0.04)
+    out, err = capsys.readouterr()
+    assert (seen, out) == ([1, 2, 3, 4], "")
+    assert re.match(r"counting, 0 %, 0 s\n", err)
+    assert "counting, 75 %" in err
+    time.sleep(0.04)
+    assert capsys.readouterr().err == ""  # it is over
+
+
+@pytest.mark.usefixtures("hurried")
+def test_cells_and_a_task_without_an_end_are_told_likewise(capsys):
+    with waiting.cells("solving") as report:
+        report(0, 0)
+        report(3, 9)
+        time.sleep(0.04)
+    assert "solving, 33 %" in capsys.readouterr().err
+    with waiting.progress() as bar:
+        bar.add_task("compiling")
+        time.sleep(0.04)
+    assert capsys.readouterr().err.startswith("compiling, 0 s")
+
+
+def test_what_is_quick_says_nothing(capsys):
+    assert list(waiting.each([1, 2], "counting")) == [1, 2]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_terminal_has_a_bar(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with waiting.cells("solving") as report:
+        report(0, 20)
+        report(10, 20)
+    assert "10/20" in capsys.readouterr().err

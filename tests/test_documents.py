@@ -1,0 +1,80 @@
+"""README and docs: what stands there runs, in the order in which it stands, in a clone and nothing else."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+# Environments are made by .ci/run, the whole suite is this one.
+_ELSEWHERE = ("python3 -m venv", ".venv/bin/python -m pytest")
+# Whole studies and worker processes have tests of their own.
+_OWN_TESTS = ("bcgc train --engine ray",)
+
+
+def _blocks(path: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", path.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def _name(path: Path) -> str:
+    return path.stem
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """A folder that has what a clone has, but may be written to."""
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 150
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=_name)
+def test_links_lead_somewhere(path):
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text("utf-8"))
+    assert [link for link in links if "://" not in link and not (path.parent / link).exists()] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [path for path in DOCUMENTS if _blocks(path, "python")], ids=_name)
+def test_the_python_of_a_document_runs(path, clone):
+    names = {"__name__": "a_document"}
+    for block in _blocks(path, "python"):
+        exec(compile(block, str(path), "exec"), names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [path for path in DOCUMENTS if _blocks(path, "sh")], ids=_name)
+def test_the_commands_of_a_document_run(path, clone):
+    # What the text supposes that its reader has.
+    (clone / "steps.csv").write_bytes((ROOT / "experiments/data/steps.csv").read_bytes())
+    (clone / "worker-0.csv").write_text(
+        "".join(f"{step},0,{0.1 + 0.01 * (step % 7)}\n" for step in range(40))
+    )
+    (clone / "worker-1.csv").write_text(
+        "".join(f"{step},1,{0.1 + 0.01 * (step % 5)}\n" for step in range(40))
+    )
+    path_of = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    # Each command is a process of its own, as its reader's is; they share what they compile.
+    environment = os.environ | {"PATH": path_of, "BCGC_COMPILATION_CACHE": str(clone / "compiled")}
+    commands = [line for block in _blocks(path, "sh") for line in _lines(block)]
+    assert commands
+    for command in commands:
+        if command.startswith((*_ELSEWHERE, *_OWN_TESTS)):
+            continue
+        done = subprocess.run(
+            command, shell=True, env=environment, capture_output=True, text=True, timeout=600
+        )
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+
+
+def _lines(block: str) -> list[str]:
+    """Commands, those over several lines in one."""
+    return [line for line in block.replace("\\\n", " ").splitlines() if line.strip()]

@@ -7,6 +7,7 @@ file of measured times to a law; `bcgc_jax.cluster`, worker processes, imported 
 
 from importlib.metadata import PackageNotFoundError, version
 
+from bcgc_jax import _command as _command  # before JAX
 from bcgc_jax import coding, measured, partitions
 from bcgc_jax.expectation import Expectation
 from bcgc_jax.iterations import expected_order_statistics, sorted_cycle_times

@@ -390,8 +390,8 @@ def _line(law: Law, known: Marks, load: Array) -> Array:
     far = reach.heaviest > _FAR * width
     moved = jnp.where(far, reach.heaviest, 0)
     width = jnp.where(far, jnp.maximum(width, 1), width)
-    # In log t. e^-reach is what is left out at the left end; where the centre moved, the bound was looked at for
-    # every third only of the distances.
+    # In log t. e^-reach is what is left out at the left end; where the centre moved, it may lie too far by a
+    # third, for the bound was looked at in such steps.
     left = moved / 3 - np.log(jnp.finfo(load.dtype).eps / 8).astype(load.dtype)
     ends = jnp.stack([left, reach.end - moved]) / width
     # The inverse of sinh, of what is not small.

@@ -2,12 +2,14 @@
 
 from typing import NoReturn
 
+from bcgc_jax import _command
 from bcgc_jax._extras import to_install
 from bcgc_jax.cli.ending import finish, interrupted, say, take_any_sign
 
 
 def main() -> NoReturn:
     """Run `bcgc`; bad input ends with one line and exit status 2."""
+    _command.imported()
     try:
         take_any_sign()
         status = _run()

@@ -43,7 +43,7 @@ class Description(NamedTuple):
       between_workers: share of the variance between workers; 0 where they are alike.
       between_steps: share that the workers of a step have in common; 0 where they are slow one by one.
       autocorrelation: of a worker's time with its next one.
-      spread: from the fastest to the slowest worker of a step, as a share of its mean; the median of all steps.
+      spread: from the fastest to the slowest worker of a step, as a share of their mean; a median.
     """
 
     num_workers: int
@@ -77,9 +77,9 @@ class Description(NamedTuple):
         found = []
         if self.spread < _ALIKE:
             found.append(
-                f"The workers of a step take the same time, to {100 * self.spread:.1g} %: were they timed behind "
-                "a collective (an all-reduce, a barrier), where each has waited for the slowest? Then nothing "
-                "can be learnt here: time each worker's own computation, up to the collective."
+                f"The workers of a step take the same time, to {100 * self.spread:.1g} %: were they timed "
+                "behind a collective (an all-reduce, a barrier), where each has waited for the slowest? Then "
+                "nothing can be learnt here: time each worker's own computation, up to the collective."
             )
         if self.unlike_workers:
             found.append(

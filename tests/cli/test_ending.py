@@ -11,11 +11,10 @@ import click
 import jax
 import pytest
 
-import bcgc_command
 import bcgc_jax.cli
 from bcgc_jax.cli import ending, sweep
 
-ROOT = Path(bcgc_command.__file__).parents[1]
+ROOT = Path(bcgc_jax.__file__).parents[1]
 LAW = ["--cycle-time", "shifted-exponential:rate=1e-3,shift=50"]
 
 
@@ -89,32 +88,26 @@ def test_every_command_says_so_and_leaves_at_once(command, monkeypatch, capsys, 
     assert left == [130]
 
 
-def test_the_imports_may_be_interrupted(tmp_path):
-    package = tmp_path / "bcgc_jax"
-    package.mkdir()
-    (package / "__init__.py").write_text(
+@pytest.mark.parametrize(
+    ("start", "status", "words"),
+    [(["-m", "bcgc_jax"], 130, ""), (["-c", "import bcgc_jax"], 1, "not ours\n")],
+)
+def test_the_commands_imports_may_be_interrupted_and_nobody_elses(start, status, words, tmp_path):
+    (tmp_path / "jax.py").write_text(
         "import os, signal, time\n"
         "try:\n    os.kill(os.getpid(), signal.SIGINT); time.sleep(5)\n"
-        "except BaseException: print('somebody swallowed it')\n"
+        "except BaseException: print('not ours')\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", "import bcgc_command; bcgc_command.main()"],
+        [sys.executable, *start],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "bcgc: interrupted\n")
-
-
-def test_the_script_runs_the_command(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["bcgc", "--version"])
-    with pytest.raises(SystemExit) as stop:
-        bcgc_command.main()
-    assert not stop.value.code
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert capsys.readouterr().out.startswith("bcgc, version")
+    assert (done.returncode, done.stdout) == (status, words)
+    assert (done.stderr == "bcgc: interrupted\n") == (status == 130)
 
 
 def test_processes_that_do_not_meet_are_given_up(command, tmp_path, monkeypatch, capsys, left):

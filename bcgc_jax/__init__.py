@@ -12,7 +12,9 @@ from bcgc_jax import coding, measured, partitions
 from bcgc_jax.expectation import Expectation
 from bcgc_jax.iterations import expected_order_statistics, sorted_cycle_times
 from bcgc_jax.laws import (
+    Deterministic,
     Empirical,
+    Exponential,
     FromHazard,
     Gamma,
     HazardSpline,
@@ -66,8 +68,10 @@ __all__ = [
     "Certificate",
     "Comparison",
     "Deadline",
+    "Deterministic",
     "Empirical",
     "Expectation",
+    "Exponential",
     "Ferdinand",
     "FromHazard",
     "Gamma",

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import functools
+import itertools
 import operator
 from collections.abc import Sequence
 from types import EllipsisType
@@ -31,7 +32,9 @@ def pytree_dataclass(cls: type[T]) -> type[T]:
     Unflattening bypasses `__init__`, so the checks of `__post_init__` run once, on what a caller
     passes, and never on the tracers or placeholders that JAX puts into a tree.
     """
-    cls = dataclasses.dataclass(frozen=True, eq=False)(cls)
+    cls = dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
+    if cls.__repr__ is object.__repr__:
+        cls.__repr__ = represent  # type: ignore[method-assign]
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
     _name_misspelt_fields(cls, [f.name for f in fields])
     static = tuple(f.name for f in fields if f.metadata.get("static"))
@@ -70,6 +73,60 @@ def _name_misspelt_fields(cls: type, names: list[str]) -> None:
         build(self, *args, **keywords)
 
     cls.__init__ = init  # type: ignore[misc]
+
+
+# Entries that are written out: of an array, of a sequence.
+_MOST_SHOWN = 8
+
+
+def represent(tree: Any, leave_out: Sequence[str] = ()) -> str:
+    """`repr` of a dataclass: what is not by default, long arrays by their size and range."""
+    shown = [
+        f"{field.name}={show(value)}"
+        for field in dataclasses.fields(tree)
+        if field.name not in leave_out and not _is_default(value := getattr(tree, field.name), field.default)
+    ]
+    return f"{type(tree).__name__}({', '.join(shown)})"
+
+
+def _is_default(value: Any, default: Any) -> bool:
+    return value is default or (
+        type(value) is type(default) and not hasattr(value, "shape") and value == default
+    )
+
+
+def show(value: Any) -> str:
+    """`repr` that a person reads, also of what is traced."""
+    if isinstance(value, tuple | list) and not hasattr(value, "_fields"):
+        return _show_sequence(value)
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key!r}: {show(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, np.ndarray | np.generic | jax.Array | jax.ShapeDtypeStruct):
+        return _show_array(value)
+    if callable(value) and hasattr(value, "__qualname__"):
+        return value.__qualname__.rpartition(".<locals>.")[2]
+    return repr(value)
+
+
+def _show_sequence(values: Sequence[Any]) -> str:
+    """Neighbours that look alike are counted."""
+    runs = [(text, len(list(same))) for text, same in itertools.groupby(map(show, values))]
+    texts = [text if count == 1 else f"{count} × {text}" for text, count in runs]
+    more = len(texts) - _MOST_SHOWN
+    return "[" + ", ".join(texts[:_MOST_SHOWN] + ([f"… {more} more"] if more > 0 else [])) + "]"
+
+
+def _show_array(value: Any) -> str:
+    kind = f"{value.dtype}[{','.join(map(str, value.shape))}]"
+    known = not isinstance(value, jax.core.Tracer | jax.ShapeDtypeStruct)
+    if not known or not any(np.issubdtype(value.dtype, of) for of in (np.number, np.bool_)):
+        return kind
+    array = np.asarray(value)
+    if array.ndim == 0:
+        return str(array)
+    if array.ndim == 1 and array.size <= _MOST_SHOWN:
+        return "[" + ", ".join(str(one) for one in array) + "]"
+    return f"{kind} from {array.min():.4g} to {array.max():.4g}" if array.size else kind
 
 
 def replace(tree: T, **changes: Any) -> T:
@@ -126,6 +183,24 @@ def check(name: str, value: Any, condition: str, *, finite: bool = True) -> None
         kind = "finite and " if finite and condition else "finite" if finite else ""
         first = array[bad].flat[0] if array.ndim else array.item()
         raise ValueError(f"{name} must be {kind}{condition}, got {first!s}")
+
+
+def check_whole(name: str, value: Any, low: int) -> None:
+    """Raise ValueError unless a static `value` is a whole number from `low` on."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
+        raise ValueError(f"{name} must be a whole number from {low} on, known before tracing, got {value!r}")
+
+
+def check_key(key: Any) -> None:
+    """Raise ValueError unless `key`, also a traced one, is one key of JAX, of the new kind or the old."""
+    dtype, shape = getattr(key, "dtype", None), np.shape(key) if hasattr(key, "shape") else None
+    if dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+        if shape == ():
+            return
+        raise ValueError(f"key must be one key, got {shape} of them: use jax.vmap for a batch")
+    if dtype != np.uint32 or len(shape or ()) != 1:
+        got = repr(key) if dtype is None else f"{dtype}{list(shape or ())}"
+        raise ValueError(f"key must be a key of JAX, such as jax.random.key(0), got {got}")
 
 
 def check_shape(name: str, value: Any, shape: Sequence[int | EllipsisType | None], advice: str) -> None:

@@ -57,9 +57,9 @@ _BEHIND = {
 }
 
 
-def bibliography(method: str, kind: str) -> str:
-    """BibTeX of what `method` rests on, and of what bounds its distance from the best."""
+def bibliography(method: str, *, sampled_bound: bool) -> str:
+    """BibTeX of what `method` rests on, and, for a bound by draws, of that."""
     keys = ["wang2021", *_BEHIND.get(method.partition(":")[0], ())]
-    if kind == "confidence":
+    if sampled_bound:
         keys.append("mak1999")
     return "\n\n".join(_WORKS[key] for key in keys)

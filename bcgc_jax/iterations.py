@@ -14,7 +14,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax import expectation, order_statistics
-from bcgc_jax._pytree import is_traced, pytree_dataclass, static_field, working_dtype
+from bcgc_jax._pytree import check_key, check_whole, is_traced, pytree_dataclass, static_field, working_dtype
 from bcgc_jax.crossing import crossing_probability
 from bcgc_jax.expectation import NUM_NODES, Expectation, with_rounding
 from bcgc_jax.laws import Atomic, JointLaw, Law, Rows, Smooth
@@ -310,6 +310,8 @@ def sorted_cycle_times(
     >>> t.shape, bool((t[:, :-1] >= t[:, 1:]).all())
     ((5, 3), True)
     """
+    check_key(key)
+    check_whole("num_draws", num_draws, 1)
     max_workers = static_workers(num_workers, max_workers)
     dtype = working_dtype(law) if dtype is None else jnp.result_type(dtype)
     draws = iteration_of(law, num_workers, max_workers).sorted_draws(key, num_draws, dtype)

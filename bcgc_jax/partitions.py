@@ -11,11 +11,23 @@ from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import Numbers, check, is_traced
 
+__all__ = [
+    "cost_of_units",
+    "cumulative_load",
+    "finish_load",
+    "levels_from_partition",
+    "partition_from_levels",
+    "project_partition",
+    "round_partition",
+    "round_to_units",
+]
+
 
 def levels_from_partition(partition: Numbers, num_coordinates: int | None = None) -> Array:
     r"""s_l = min{i : Σ_{n≤i} x_n ≥ l}, l = 1…L, `[num_coordinates]` (Theorem 1 of the paper).
 
-    `num_coordinates` is static; it defaults to the sum of a concrete integer partition.
+    `num_coordinates` is static; it defaults to the sum of a concrete integer partition. Where x is traced and
+    has entries that no partition has, all levels are -1, which no function takes for a level.
 
     >>> levels_from_partition([1, 0, 2]).tolist()
     [0, 2, 2]
@@ -35,13 +47,15 @@ def _levels(x: Array, num_coordinates: int) -> Array:
     rank = jnp.arange(1, num_coordinates + 1)
     reached = jnp.cumsum(x)
     # A sum that rounding left below L ends on the last level in use.
-    return jnp.minimum(jnp.searchsorted(reached, rank, side="left"), jnp.argmax(reached))
+    levels = jnp.minimum(jnp.searchsorted(reached, rank, side="left"), jnp.argmax(reached))
+    return jnp.where(jnp.all(x >= 0), levels, -1)
 
 
 def partition_from_levels(levels: Numbers, num_workers: int | None = None) -> Array:
     r"""x_n = #{l : s_l = n}, n = 0…N-1, `[num_workers]` (Theorem 1 of the paper).
 
-    `num_workers` is static; it defaults to one more than the highest of concrete levels.
+    `num_workers` is static; it defaults to one more than the highest of concrete levels. Where s is traced
+    and has levels that these workers do not have, all entries are -1.
 
     >>> partition_from_levels([0, 2, 2]).tolist()
     [1, 0, 2]
@@ -63,7 +77,8 @@ def partition_from_levels(levels: Numbers, num_workers: int | None = None) -> Ar
 
 @functools.partial(jax.jit, static_argnums=1)
 def _counts(levels: Array, num_workers: int) -> Array:
-    return jnp.bincount(levels, length=num_workers)
+    exist = jnp.all((levels >= 0) & (levels < num_workers))
+    return jnp.where(exist, jnp.bincount(levels, length=num_workers), -1)
 
 
 @jax.jit

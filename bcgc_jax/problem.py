@@ -1,7 +1,8 @@
 """What is asked, `Problem`, and how it came out, `Status`."""
 
 import enum
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from bcgc_jax._pytree import (
     is_traced,
     meets,
     pytree_dataclass,
+    represent,
     static_field,
     working_dtype,
 )
@@ -26,13 +28,18 @@ from bcgc_jax.laws.base import ONE_BY_ONE
 from bcgc_jax.order_statistics import is_count
 
 _MOST_WORKERS = 2**16
-_CONDITIONS = {
+# What the numbers of a problem must meet.
+CONDITIONS = {
     "num_coordinates": ">= 1",
     "num_samples": "> 0",
     "cycles": "> 0",
     "setup_cycles": ">= 0",
     "unit_costs": "> 0",
 }
+
+
+class _Largest(int):
+    """`max_workers` by default, the largest `num_workers`: it grows where `replace` gives more of them."""
 
 
 @pytree_dataclass
@@ -46,7 +53,8 @@ class Problem:
       num_coordinates: L, the length of the gradient.
       num_samples: M, over all workers.
       cycles: b, CPU cycles for one coordinate and one sample.
-      max_workers: the static length of every partition; by default the largest `num_workers`.
+      max_workers: the static length of every partition; by default the largest `num_workers`, and more where
+        `dataclasses.replace` gives more.
       setup_cycles: f, CPU cycles for one sample of a subset before its first coordinate (a forward pass). The
         levels in use are then ready at y_n + (n+1) f / b; None, the paper, is no setup.
       unit_costs: `[num_coordinates]`, for units of unequal cost in a fixed order (layers; footnotes 2-4): a
@@ -69,6 +77,20 @@ class Problem:
     setup_cycles: ArrayLike | None = None
     unit_costs: Numbers | None = None
 
+    if TYPE_CHECKING:  # a list of laws is no field, but it is taken
+
+        def __init__(
+            self,
+            cycle_time: Law | JointLaw | Sequence[Law],
+            num_workers: ArrayLike,
+            num_coordinates: ArrayLike,
+            num_samples: ArrayLike = 1.0,
+            cycles: ArrayLike = 1.0,
+            max_workers: int = 0,
+            setup_cycles: ArrayLike | None = None,
+            unit_costs: Numbers | None = None,
+        ) -> None: ...
+
     def __post_init__(self) -> None:
         if isinstance(self.cycle_time, list | tuple):
             object.__setattr__(self, "cycle_time", Unlike(self.cycle_time))
@@ -76,27 +98,37 @@ class Problem:
             raise ValueError(f"cycle_time must be a law such as ShiftedExponential, got {self.cycle_time!r}")
         self._check_numbers()
         workers = concrete(self.num_workers)
-        if not self.max_workers:
-            if workers is None:
-                raise ValueError("num_workers is traced: give the static max_workers that bounds it")
+        by_default = not self.max_workers or isinstance(self.max_workers, _Largest)
+        if by_default and workers is not None:
             self._check_size(float(workers.max()))
-            object.__setattr__(self, "max_workers", int(workers.max()))
+            object.__setattr__(self, "max_workers", _Largest(max(self.max_workers, workers.max())))
+        elif not self.max_workers:
+            raise ValueError("num_workers is traced: give the static max_workers that bounds it")
         elif workers is not None and workers.max() > self.max_workers:
             raise ValueError(f"num_workers {workers.max()} exceeds max_workers {self.max_workers}")
         self._check_size(self.max_workers)
         if isinstance(self.cycle_time, JointLaw):
             self._check_width(self.cycle_time.width(), workers)
 
+    def __repr__(self) -> str:
+        workers = concrete(self.num_workers)
+        padded = workers is None or workers.max() != self.max_workers
+        return represent(self, leave_out=[] if padded else ["max_workers"])
+
     def _check_numbers(self) -> None:
         _check_count("num_workers", self.num_workers)
         _check_count("num_coordinates", self.num_coordinates)
         for name in ("num_samples", "cycles", "setup_cycles"):
             if getattr(self, name) is not None:
-                check(name, getattr(self, name), _CONDITIONS[name])
+                check(name, getattr(self, name), CONDITIONS[name])
         for name in ("num_samples", "cycles", "setup_cycles"):  # 50 is no other program than 50.0
             value = getattr(self, name)
             if isinstance(value, int | np.integer):
                 object.__setattr__(self, name, float(value))
+        for name in ("num_workers", "num_coordinates"):  # nor 2e4 than 20_000
+            value = getattr(self, name)
+            if isinstance(value, float | np.integer):
+                object.__setattr__(self, name, int(value))
         if self.unit_costs is not None:
             self._check_unit_costs()
         limit = jnp.iinfo(jnp.result_type(int)).max
@@ -122,7 +154,7 @@ class Problem:
             )
 
     def _check_unit_costs(self) -> None:
-        check("unit_costs", self.unit_costs, _CONDITIONS["unit_costs"])
+        check("unit_costs", self.unit_costs, CONDITIONS["unit_costs"])
         if not isinstance(self.unit_costs, jax.Array):  # a list would be many leaves
             object.__setattr__(self, "unit_costs", jnp.asarray(self.unit_costs, working_dtype(self)))
         shape, count = jnp.asarray(self.unit_costs).shape, concrete(self.num_coordinates)
@@ -148,11 +180,13 @@ class Problem:
     def valid(self) -> Array:
         """Whether the numbers make a problem, which nobody has checked where they are traced."""
         found = self.cycle_time.valid() & is_count(self.num_workers, self.max_workers)
-        for name, condition in _CONDITIONS.items():
+        if isinstance(self.cycle_time, JointLaw):
+            found &= jnp.asarray(self.num_workers) == self.cycle_time.width()
+        for name, condition in CONDITIONS.items():
             value = getattr(self, name)
             if value is not None:
                 found &= jnp.all(meets(value, condition))
-        return found
+        return found & jnp.all(jnp.asarray(self.num_coordinates) == jnp.floor(self.num_coordinates))
 
     @property
     def iteration(self) -> Iteration:
@@ -206,7 +240,7 @@ class Status(enum.IntEnum):
         return {
             Status.CONVERGED: "converged",
             Status.STEP_LIMIT: "stopped at the step limit before the stopping rule was met: raise "
-            "max_steps, or accept the reported relative_gap",
+            "max_steps, or take what was found",
             Status.INFINITE: "the expected runtime is infinite: the law's tail is too heavy for this "
             "scheme; look at the probability of meeting a deadline instead",
             Status.INFEASIBLE: "the scheme does not exist for this number of workers and coordinates",

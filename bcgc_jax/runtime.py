@@ -17,14 +17,23 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import Numbers, check, check_shape, is_traced, working_dtype
+from bcgc_jax._pytree import (
+    Numbers,
+    check,
+    check_key,
+    check_shape,
+    check_whole,
+    is_traced,
+    meets,
+    working_dtype,
+)
 from bcgc_jax.expectation import (
     NUM_NODES,
     Expectation,
 )
 from bcgc_jax.order_statistics import max_finish_time
 from bcgc_jax.partitions import cost_of_units, cumulative_load, finish_load
-from bcgc_jax.problem import Problem
+from bcgc_jax.problem import CONDITIONS, Problem
 
 # Finer than `NUM_NODES`: where nearly everything sits at one level, the slopes of the others need it.
 _CERTIFYING_NODES = 192
@@ -62,22 +71,21 @@ def block_runtime(
     `cycle_times` are sorted here, so any order will do; leading axes broadcast. `setup_cycles` are spent on
     every subset of the levels in use before its first coordinate.
 
-    Raises ValueError for a partition with another number of levels than there are workers, or with negative
-    entries; NaN where these are traced.
+    Raises ValueError for a partition with another number of levels than there are workers, and for numbers
+    that make no sense, such as negative entries and times; NaN where these are traced.
 
     >>> float(block_runtime([0.0, 2.0, 2.0, 0.0], [0.1, 0.1, 0.25, 1.0], num_samples=4.0))
     1.0
     """
     dtype = working_dtype(partition, cycle_times, num_samples, cycles, setup_cycles)
-    if not is_traced(partition):
-        check("partition", partition, ">= 0")
+    sense = _make_sense(num_samples=num_samples, cycles=cycles, setup_cycles=setup_cycles)
+    sense &= _makes_sense("partition", partition, ">= 0") & _are_times(cycle_times)
     x, times = jnp.asarray(partition, dtype), _of_workers(cycle_times, dtype)
     workers = times.shape[-1]
     check_shape("partition", x, (..., workers), f"one level for each of the {workers} workers in cycle_times")
     _broadcast("partition", x, times)
     t = jnp.sort(times, axis=-1)[..., ::-1]
-    scale = jnp.asarray(num_samples, dtype) * cycles / workers
-    scale = jnp.where(jnp.all(x >= 0, axis=-1), scale, jnp.nan)
+    scale = jnp.where(sense, jnp.asarray(num_samples, dtype) * cycles / workers, jnp.nan)
     return scale * max_finish_time(finish_load(x, x > 0, jnp.asarray(setup_cycles, dtype) / cycles), t)
 
 
@@ -94,13 +102,16 @@ def coordinate_runtime(
     The levels may come in any order (Lemma 1: ascending is best). `cycle_times` are sorted here. Units of
     unequal cost, `[L]`, count (s_i+1) times theirs (footnotes 2-4).
 
-    Raises ValueError for levels that are not whole numbers from 0 to N-1; NaN where these are traced.
+    Raises ValueError for levels that are not whole numbers from 0 to N-1, and for other numbers that make no
+    sense; NaN where these are traced.
 
     >>> float(coordinate_runtime([1, 1, 2, 2], [0.1, 0.1, 0.25, 1.0], num_samples=4.0))
     1.0
     """
     s = jnp.asarray(levels)
     dtype = working_dtype(cycle_times, num_samples, cycles, unit_costs)
+    sense = _make_sense(num_samples=num_samples, cycles=cycles, unit_costs=unit_costs)
+    sense &= _are_times(cycle_times)
     times, costs = _of_workers(cycle_times, dtype), jnp.asarray(unit_costs, dtype)
     workers = times.shape[-1]
     if not (s.ndim and jnp.issubdtype(s.dtype, jnp.integer)):
@@ -116,11 +127,33 @@ def coordinate_runtime(
         check_shape("unit_costs", costs, (..., s.shape[-1]), "one cost for each of the levels")
     batch = _broadcast("levels", s, times)
     t = jnp.sort(times, axis=-1)[..., ::-1]
-    scale = jnp.asarray(num_samples, dtype) * cycles / workers
+    scale = jnp.where(sense, jnp.asarray(num_samples, dtype) * cycles / workers, jnp.nan)
     s, t = jnp.broadcast_to(s, batch + s.shape[-1:]), jnp.broadcast_to(t, batch + t.shape[-1:])
     known = jnp.where(s < 0, workers, s)  # beyond the last there is NaN
     finish = jnp.take_along_axis(t, known, axis=-1, mode="fill") * jnp.cumsum((s + 1) * costs, axis=-1)
     return scale * jnp.max(finish, axis=-1)
+
+
+def _make_sense(**numbers: Numbers) -> Array | bool:
+    """Whether numbers of a problem are such; those that are known are, or ValueError."""
+    found: Array | bool = True
+    for name, value in numbers.items():
+        found &= _makes_sense(name, value, CONDITIONS[name])
+    return found
+
+
+def _are_times(cycle_times: Numbers) -> Array | bool:
+    # A worker may never answer: inf.
+    return _makes_sense("cycle_times", cycle_times, ">= 0", finite=False)
+
+
+def _makes_sense(name: str, value: Numbers, condition: str, *, finite: bool = True) -> Array | bool:
+    """Of numbers that are traced, along the last axis if there is one; what is known is refused instead."""
+    if not is_traced(value):
+        check(name, value, condition, finite=finite)
+        return True
+    good = meets(jnp.asarray(value), condition, finite)
+    return jnp.all(good, axis=-1) if good.ndim else good
 
 
 def _of_workers(cycle_times: Numbers, dtype: Any) -> Array:
@@ -151,6 +184,8 @@ def simulate_runtime(key: Array, problem: Problem, partition: Numbers, num_draws
     >>> bool(abs(estimate.mean - 5 / 3) < 4 * estimate.standard_error)  # E max of two uniforms
     True
     """
+    check_key(key)
+    check_whole("num_draws", num_draws, 1)
     check_partition(problem, partition)
     return _simulate(key, problem, partition, num_draws)
 
@@ -252,6 +287,10 @@ def certificate(
     True
     """
     check_partition(problem, partition)
+    if levels is not None:
+        check_shape(
+            "levels", jnp.asarray(levels), (problem.max_workers,), "True for each level that may be used"
+        )
     return _certify(problem, partition, levels, num_nodes, written_out)
 
 

@@ -1,5 +1,6 @@
 """What is answered, `Solution`, and how a partition becomes one: rounded, evaluated exactly, certified."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -12,7 +13,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import pytree_dataclass, replace, static_field
+from bcgc_jax._pytree import is_traced, pytree_dataclass, replace, static_field
 from bcgc_jax.citations import bibliography
 from bcgc_jax.partitions import round_partition, round_to_units
 from bcgc_jax.problem import Problem, Status
@@ -57,9 +58,9 @@ class Solution:
         setup cycles, those in use.
       completion_probability: P(τ̂ ≤ deadline) of `partition`, where that was maximised.
       start: where the best search began, an index of `solvers.completion.STARTS`.
-      parts: what is coded together, for training.
+      parts: what is coded together, for training: of `rounded` each level, where there is such.
       problem: what it answers.
-      rounded_value: `rounded_runtime` where it is known already.
+      rounded_value: `rounded_runtime` of these `rounded` where it is known already; None with other ones.
     """
 
     partition: Array | None
@@ -80,6 +81,12 @@ class Solution:
     problem: Problem | None = None
     rounded_value: Array | None = None
 
+    def __post_init__(self) -> None:
+        if self.rounded is not None and self.partition is not None:
+            shape = np.shape(self.rounded)
+            level, share = np.arange(shape[-1]), np.ones(shape, self.partition.dtype)
+            object.__setattr__(self, "parts", Parts(np.broadcast_to(level, shape), share, self.rounded))
+
     @property
     def rounded_runtime(self) -> Array:
         """E τ̂ of the `rounded` integers, evaluated when it is asked for; that of `partition` without them."""
@@ -90,7 +97,7 @@ class Solution:
         evaluate = _rounded_runtime
         for _ in range(jnp.ndim(self.expected_runtime)):
             evaluate = jax.vmap(evaluate)
-        exists = self.status != int(Status.INFEASIBLE)
+        exists = (self.status != int(Status.INFEASIBLE)) & (self.status != int(Status.INVALID))
         return jnp.where(exists, evaluate(self.problem, self.rounded), jnp.nan)
 
     @property
@@ -106,10 +113,15 @@ class Solution:
         >>> solve(Problem(Uniform(1.0, 2.0), 3, 10), "uncoded").citation().count("@")
         2
         """
-        return bibliography(self.method, self.kind)
+        bounded = self.partition is not None  # a scheme that is no partition bounds nothing
+        return bibliography(self.method, sampled_bound=bounded and self.kind == "confidence")
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write it to a JSON file, but for the problem; with `rounded_runtime`."""
+        """Write it to a JSON file, but for the problem; with `rounded_runtime`. Not under `jit`."""
+        if is_traced(self):
+            raise ValueError(
+                "the numbers of a traced solution are not known: save it outside of jit and vmap"
+            )
         path = Path(path)
         arrays: dict[str, Any] = {
             name: None if value is None else _plain(value)
@@ -125,23 +137,25 @@ class Solution:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Solution":
-        """What `save` wrote. Raises ValueError for a file of anything else."""
+        """What `save` wrote, but for the problem. Raises ValueError for a file of anything else, one that is
+        damaged, and one of a later format.
+        """
         try:
             found = json.loads(Path(path).read_text(encoding="utf-8"))
-            assert found.pop("format") == _FORMAT
-            version = found.pop("version")
-        except (AssertionError, AttributeError, KeyError, TypeError, UnicodeDecodeError, ValueError) as error:
+            form, version = found.pop("format"), found.pop("version")
+        except (AttributeError, KeyError, TypeError, UnicodeDecodeError, ValueError) as error:
             raise ValueError(f"{path} holds no solution that Solution.save wrote") from error
+        if form != _FORMAT:
+            raise ValueError(f"{path} holds no solution that Solution.save wrote, but {form!r}")
         if version != _VERSION:
-            raise ValueError(f"{path} is of version {version} of the format; this package reads {_VERSION}")
-        parts = found.pop("parts")
-        fields: dict[str, Any] = {
-            name: value if value is None or isinstance(value, str) else _array(value)
-            for name, value in found.items()
-        }
-        if parts is not None:
-            fields["parts"] = Parts(**{name: _array(value) for name, value in parts.items()})
-        return cls(**fields)
+            raise ValueError(
+                f"{path} is of version {version} of the format, and this package reads {_VERSION}: read it "
+                "with the version of the package that wrote it"
+            )
+        try:
+            return _read(found)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is no whole solution, has it been changed by hand? {error}") from error
 
     def __repr__(self) -> str:
         value = self.expected_runtime
@@ -261,13 +275,43 @@ def is_partition(problem: Problem, x: Array) -> Array:
     return inside & (jnp.abs(jnp.sum(share) - 1) <= slack * max(x.size, 10))
 
 
+def _read(found: dict[str, Any]) -> Solution:
+    """The solution of a file's fields; each is looked at, for `repr` and training rely on them."""
+    wanted = {field.name for field in dataclasses.fields(Solution)} - {"problem"}  # type: ignore[arg-type]
+    if found.keys() != wanted:
+        raise ValueError(f"it lacks, or has too much: {', '.join(sorted(found.keys() ^ wanted))}")
+    parts = found.pop("parts")
+    texts = {name: found.pop(name) for name in ("method", "kind")}
+    if not isinstance(texts["method"], str) or texts["kind"] not in ("exact", "confidence"):
+        raise ValueError(f"no method and kind: {texts}")
+    arrays = {name: None if value is None else _array(name, value) for name, value in found.items()}
+    known = {name: value.shape for name, value in arrays.items() if value is not None}
+    batch, size = known["status"], known.get("partition", (0,))[-1]
+    for name in (*_OF_ALL, *_OF_LEVELS):
+        shape = batch if name in _OF_ALL else (*batch, size)
+        if known.get(name, shape) != shape or (name in _NEEDED and name not in known):
+            raise ValueError(f"{name} must have shape {shape}, got {known.get(name)}")
+    for code in np.asarray(arrays["status"]).ravel():
+        Status(int(code))
+    if parts is not None:
+        parts = Parts(**{name: _array(name, value) for name, value in parts.items()})
+    return Solution(**arrays, **texts, parts=parts)  # type: ignore[arg-type]
+
+
+_NEEDED = ("expected_runtime", "runtime_error", "lower_bound", "relative_gap", "status", "num_steps")
+_OF_ALL = (*_NEEDED, "completion_probability", "start", "rounded_value")
+_OF_LEVELS = ("partition", "rounded", "levels")
+
+
 def _plain(value: Any) -> Any:
     array = np.asarray(value)
     return {"dtype": array.dtype.name, "values": array.tolist()}
 
 
-def _array(value: dict[str, Any]) -> Array:
+def _array(name: str, value: dict[str, Any]) -> Array:
     array = np.array(value["values"], value["dtype"])
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name} must be numbers, got {array.dtype}")
     if np.issubdtype(array.dtype, np.integer) and np.any(array != array.astype(jnp.result_type(int))):
         raise ValueError(
             "the solution has whole numbers of more than 32 bits: call "

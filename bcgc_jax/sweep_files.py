@@ -20,6 +20,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from bcgc_jax._extras import to_install
+from bcgc_jax.solvers.identity import describe
 from bcgc_jax.solvers.schemes import Scheme
 from bcgc_jax.sweeps import Chunk, Sweep, Table
 
@@ -135,6 +136,7 @@ def fingerprint(sweep: Sweep) -> str:
             tuple(sweep.labels.values()),
             len(sweep),
             sweep.mesh.size,
+            describe(sweep.problem),
         )
     )
     for method in sweep.methods.values():

@@ -20,10 +20,11 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
+from bcgc_jax._pytree import check_key, show
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.runtime import completion_probability
 from bcgc_jax.solution import Solution
-from bcgc_jax.solvers.methods import Deadline, Method, check_method, method_of
+from bcgc_jax.solvers.methods import Deadline, Method, Methods, check_method, each_method, method_of
 from bcgc_jax.solvers.schemes import Scheme
 from bcgc_jax.solvers.solve import solve
 
@@ -46,7 +47,7 @@ _NUMBERS = ("status", "expected_runtime", "runtime_error", "lower_bound", "relat
 _RESERVED = (*_NUMBERS, "method", "completion_probability", "partition", "max_workers")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Cells:
     """Named numbers of C problems: `columns` of one entry a cell, or of one an axis for all combinations."""
 
@@ -56,6 +57,10 @@ class Cells:
     def __len__(self) -> int:
         sizes = [len(values) for values in self.columns.values()]
         return math.prod(sizes) if self.product else sizes[0]
+
+    def __repr__(self) -> str:
+        columns = ", ".join(f"{name}={show(values)}" for name, values in self.columns.items())
+        return f"Cells({len(self)} {'combinations' if self.product else 'rows'} of {columns})"
 
     def take(self, index: np.ndarray) -> Table:
         """The numbers of some cells, a column each."""
@@ -129,7 +134,7 @@ class Sweep:
         self,
         problem: ProblemOf,
         cells: Cells | Mapping[str, ArrayLike],
-        methods: Sequence[str | Method | Scheme] = ("optimal",),
+        methods: Methods = "optimal",
         *,
         key: Array | None = None,
         partitions: bool = False,
@@ -141,10 +146,11 @@ class Sweep:
                 shapes = {name: values.shape for name, values in columns.items()}
                 raise ValueError(f"the columns of the cells must have one length, got {shapes}")
             cells = Cells(_checked(columns), False)
+        if key is not None:
+            check_key(key)
         self.problem, self.cells, self.key, self.partitions = problem, cells, key, partitions
         self.labels = labels or {}
-        methods = (methods,) if isinstance(methods, str) else methods
-        asked = [method_of(method) for method in dict.fromkeys(methods)]
+        asked = [method_of(method) for method in dict.fromkeys(each_method(methods))]
         self.methods = {method.name: method for method in asked}
         self.has_deadline = "deadline" in cells.columns
         if not asked or len(self.methods) < len(asked):
@@ -170,6 +176,9 @@ class Sweep:
         names += ["relative_gap", "num_steps"]
         names += ["completion_probability"] if self.has_deadline else []
         return (*names, "partition") if self.partitions else tuple(names)
+
+    def __repr__(self) -> str:
+        return f"Sweep({self.cells!r}, {list(self.methods)}, in {len(self)} chunks)"
 
     def __len__(self) -> int:
         """The number of chunks."""
@@ -455,7 +464,7 @@ def _groups(cells: Cells) -> list[_Group]:
 def sweep(
     problem: ProblemOf,
     cells: Cells | Mapping[str, ArrayLike],
-    methods: Sequence[str | Method | Scheme] = ("optimal",),
+    methods: Methods = "optimal",
     **keywords: Any,
 ) -> Table:
     r"""Solve many problems together; the columns of the rows (cell, method), see `Sweep`.

@@ -1,5 +1,6 @@
 """What makes no problem: refused by name where it is known, INVALID and NaN where it is traced."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -98,6 +99,8 @@ def test_a_traced_partition_may_leave_the_simplex_for_the_runtime_is_homogeneous
         ([1, 1, 1], [0.3], r"partition must have shape \(\.\.\., 1\), got \(3,\)"),
         ([1, -1, 1], [0.3, 0.2, 0.5], "partition must be finite and >= 0, got -1"),
         (1.0, [0.3], r"partition must have shape"),
+        ([1.0, 2.0], [0.3, -0.1], "cycle_times must be >= 0, got -0.1"),
+        ([1.0, 2.0], [0.3, np.nan], "cycle_times must be >= 0, got nan"),
         ([1.0], 0.3, r"cycle_times must have one entry for each worker, got shape \(\)"),
         (
             np.ones((2, 3)),
@@ -114,6 +117,7 @@ def test_a_partition_and_the_times_of_other_workers_are_refused(partition, times
 @pytest.mark.parametrize(
     ("levels", "costs", "message"),
     [
+        ([0, 1], [1.0, -2.0], "unit_costs must be finite and > 0, got -2"),
         ([-1, 0], 1.0, "levels must be from 0 to 2, .* got -1 to 0"),
         ([0, 3], 1.0, "levels must be from 0 to 2, .* got 0 to 3"),
         ([0.0, 1.0], 1.0, "levels must be whole numbers"),
@@ -125,6 +129,21 @@ def test_a_partition_and_the_times_of_other_workers_are_refused(partition, times
 def test_levels_that_no_worker_has_are_refused(levels, costs, message):
     with pytest.raises(ValueError, match=message):
         bcgc.coordinate_runtime(levels, np.ones((3, 3)), unit_costs=costs)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("num_samples", 0.0), ("cycles", -1.0), ("setup_cycles", np.nan)]
+)
+def test_numbers_that_make_no_runtime_are_refused_or_give_nan(name, value):
+    times = np.array([0.3, np.inf, 0.5])  # a worker that never answers
+    runtimes = [lambda v: bcgc.block_runtime([0.0, 1.0, 2.0], times, **{name: v})]
+    if name != "setup_cycles":
+        runtimes.append(lambda v: bcgc.coordinate_runtime([1, 1, 2], times, **{name: v}))
+    for runtime in runtimes:
+        with pytest.raises(ValueError, match=f"{name} must be finite and >"):
+            runtime(value)
+        assert np.isnan(jax.jit(runtime)(value))
+        assert np.isfinite(jax.jit(runtime)(1.0))
 
 
 def test_partitions_and_levels_are_turned_into_each_other_only_where_they_are_such():
@@ -144,6 +163,12 @@ def test_what_is_traced_and_no_level_or_no_partition_has_no_runtime():
     assert np.isnan(runtimes).tolist() == [True, True, False]
     runtimes = jax.jit(bcgc.block_runtime)(np.array([[1.0, -1, 1], [np.nan, 1, 1], [1, 0, 1]]), times)
     assert np.isnan(runtimes).tolist() == [True, True, False]
+    assert np.isnan(jax.jit(lambda t: bcgc.block_runtime([1.0, 1.0, 1.0], t))(-times))
+    assert np.isnan(jax.jit(lambda c: bcgc.coordinate_runtime([0, 1], times, unit_costs=c))(-times[:2]))
+    # Whole numbers have no NaN: -1, which is no level and no part of a partition.
+    levels = jax.jit(lambda x: bcgc.levels_from_partition(x, 4))(np.array([2, -1, 3]))
+    counts = jax.jit(lambda s: bcgc.partition_from_levels(s, 3))(np.array([0, -1, 2, 3]))
+    assert {*levels.tolist(), *counts.tolist()} == {-1}
 
 
 BATCHES: dict[str, Callable[[], bcgc.Problem]] = {
@@ -203,6 +228,52 @@ def test_a_shape_is_refused_in_words(shape, text):
     jax.eval_shape(lambda: check_shape("depth", jnp.ones((2, 3)), (2, ...), "turn it"))
 
 
+# Keys and counts
+
+
+KEYED: dict[str, Callable[[Any], Any]] = {
+    "solve": lambda key: bcgc.solve(PROBLEM, "time", key=key),
+    "compare": lambda key: bcgc.compare(PROBLEM, "time", key=key),
+    "simulate_runtime": lambda key: bcgc.simulate_runtime(key, PROBLEM, X, 10),
+    "sorted_cycle_times": lambda key: bcgc.sorted_cycle_times(key, LAW, 3, 10),
+    "sample": lambda key: LAW.sample(key, (2,)),
+    "rows": lambda key: bcgc.Rows([[1.0, 2.0]]).draw_rows(key, 3),
+    "unlike": lambda key: bcgc.Unlike([LAW]).sample(key, (1,)),
+    "Sweep": lambda key: bcgc.Sweep(lambda **numbers: PROBLEM, bcgc.grid(num_workers=[3]), "time", key=key),
+    "fit_laws": lambda key: bcgc.measured.fit_laws(key, X),
+    "bootstrap_interval": lambda key: bootstrap_interval(key, bcgc.Problem(bcgc.Rows(X[None]), 3, 300), X),
+    "gradient_code": lambda key: bcgc.coding.gradient_code(key, 4, 1),
+    "coding_plan": lambda key: bcgc.coding.coding_plan(key, X, [1, 2, 0]),
+}
+
+
+@pytest.mark.parametrize("name", KEYED)
+def test_what_is_no_key_is_refused_by_name(name):
+    for key in (0, np.arange(2)):
+        with pytest.raises(ValueError, match=r"key must be a key of JAX, such as jax.random.key\(0\), got"):
+            KEYED[name](key)
+    with pytest.raises(ValueError, match=r"key must be one key, got \(2,\) of them: use jax.vmap"):
+        KEYED[name](jax.random.split(KEY))
+
+
+def test_how_many_draws_is_a_whole_number_that_is_known():
+    for count in (0, -1, 1e4, True):
+        wrong: Any = count
+        for call in (
+            lambda n: bcgc.simulate_runtime(KEY, PROBLEM, X, n),
+            lambda n: bcgc.sorted_cycle_times(KEY, LAW, 3, n),
+            lambda n: bcgc.solve(PROBLEM, "time", num_draws=n),
+            lambda n: bcgc.solve(PROBLEM, "time", num_replications=n),
+        ):
+            with pytest.raises(ValueError, match="must be a whole number from 1 on"):
+                call(wrong)
+
+
+def test_the_levels_of_a_bound_are_marked_one_by_one():
+    with pytest.raises(ValueError, match=r"levels must have shape \(3,\), got \(2,\): True for each"):
+        bcgc.certificate(PROBLEM, X, np.array([0, 1]))
+
+
 # Traced numbers
 
 
@@ -213,6 +284,7 @@ TRACED: dict[str, dict[str, float]] = {
     "no rate": {"rate": np.nan},
     "a negative shift": {"shift": -1.5},
     "no coordinates": {"num_coordinates": 0},
+    "half a coordinate": {"num_coordinates": 0.5},
     "negative samples": {"num_samples": -2.0},
     "infinite cycles": {"cycles": np.inf},
 }
@@ -262,14 +334,28 @@ def test_limits_times_and_moments_of_traced_numbers_that_make_no_law_are_nan():
 
     _only_the_first_is_finite(jax.jit(jax.vmap(times))(law_columns))
     _only_the_first_is_finite(jax.jit(jax.vmap(lambda n: bcgc.runtime_limit(_made(n))))(COLUMNS))
+    ratio = jax.jit(jax.vmap(lambda rate: bcgc.straggler_ratio(bcgc.ShiftedExponential(rate))))
+    assert np.isnan(ratio(np.array([0.5, -0.5, 0.0, np.nan]))).tolist() == [False, True, True, True]
+
+
+def _no_scale(problem, times):
+    return times[..., 0]
+
+
+def _constant(problem, key):
+    return bcgc.Expectation(jnp.ones((), problem.dtype), jnp.zeros((), problem.dtype))
 
 
 METHODS: dict[str, Any] = {
+    # Of one's own, which know nothing of what makes sense.
+    "a runtime": bcgc.Scheme("no_scale", _no_scale, gives="runtime"),
+    "an expectation": bcgc.Scheme("constant", _constant, gives="expectation"),
+    "optimal": bcgc.Optimal(levels=[0, 2]),
     "subgradient": bcgc.Subgradient(max_steps=100),
     **{
         name: name
         for name in (
-            *("optimal", "time", "frequency", "uncoded", "single_block", "tandon:1", "ferdinand:200"),
+            *("time", "frequency", "uncoded", "single_block", "tandon:2", "ferdinand:200"),
             *("tandon_partial", "ferdinand_full", "ferdinand_half", "limit"),
         )
     },
@@ -281,18 +367,23 @@ def _check_statuses(solution: bcgc.Solution, refused: set[bcgc.Status]) -> None:
     assert np.isfinite(solution.expected_runtime[0])
     assert {bcgc.Status(int(s)) for s in solution.status[1:]} <= refused
     assert np.isnan(solution.expected_runtime[1:]).all()
+    assert np.isnan(solution.relative_gap[1:]).all()
+
+
+@functools.cache
+def _solver(method: str) -> Callable[[Any], bcgc.Solution]:
+    return jax.jit(jax.vmap(lambda n: bcgc.solve(_made(n), METHODS[method], key=KEY)))
 
 
 # One of each way to a solution; the others are slow for what they add.
-QUICK = ("optimal", "time", "tandon_partial", "limit")
+QUICK = ("optimal", "time", "tandon_partial", "limit", "an expectation")
 
 
 @pytest.mark.parametrize(
     "method", [m if m in QUICK else pytest.param(m, marks=pytest.mark.slow) for m in METHODS]
 )
 def test_no_method_solves_what_traced_numbers_make_no_problem_of(method):
-    solution = jax.jit(jax.vmap(lambda n: bcgc.solve(_made(n), METHODS[method], key=KEY)))(COLUMNS)
-    _check_statuses(solution, {bcgc.Status.INVALID})
+    _check_statuses(_solver(method)(COLUMNS), {bcgc.Status.INVALID})
 
 
 def test_nor_does_the_search_for_a_deadline():
@@ -303,7 +394,45 @@ def test_nor_does_the_search_for_a_deadline():
     assert np.isnan(solution.completion_probability[1:]).all()
 
 
+@pytest.mark.parametrize("method", ["optimal", pytest.param("tandon:2", marks=pytest.mark.slow)])
+def test_a_level_that_a_traced_number_of_workers_lacks_is_infeasible(method):
+    columns = {name: np.full_like(column, GOOD[name]) for name, column in COLUMNS.items()}
+    columns["num_workers"][1:] = 2
+    _check_statuses(_solver(method)(columns), {bcgc.Status.INFEASIBLE})
+
+
+def test_rows_of_other_workers_than_a_traced_number_says_are_no_problem():
+    rows = bcgc.Rows([[1.0, 2.0, 4.0], [3.0, 4.0, 2.0]])
+    valid = jax.jit(jax.vmap(lambda n: bcgc.Problem(rows, n, 300, max_workers=3).valid))(np.arange(5))
+    assert valid.tolist() == [False, False, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("method", "good", "bad"),
+    [
+        (bcgc.Optimal, 1e-3, (-1.0, 0.0, np.nan, np.inf)),
+        (bcgc.Deadline, 1e3, (-1.0, 0.0, np.nan, np.inf)),
+        (bcgc.Subgradient, -1.0, (np.nan, np.inf)),
+        (bcgc.TandonPartial, 1.0, (0.5, np.nan, np.inf)),
+    ],
+)
+def test_what_a_method_refuses_it_does_not_take_traced(method, good, bad):
+    valid = jax.jit(jax.vmap(lambda number: method(number).valid()))
+    assert valid(np.array([good, *bad])).tolist() == [True] + [False] * len(bad)
+    for number in bad:
+        with pytest.raises(ValueError, match="must be"):
+            method(number)
+    name = {"Optimal": "tolerance", "Deadline": "deadline", "TandonPartial": "alpha"}.get(method.__name__, "")
+    with pytest.raises(
+        ValueError, match=rf"{name} of {method.__name__}|tolerance of Subgradient.*\(2,\).*vmap"
+    ):
+        bcgc.solve(PROBLEM, method(np.full(2, good)), key=KEY)
+    assert method(np.asarray(good)).valid()  # an array of one number is one
+
+
 LAWS: dict[str, tuple[Callable[..., bcgc.Law], list[tuple[float, ...]]]] = {
+    "Exponential": (bcgc.Exponential, [(2.0,), (-2.0,), (0.0,), (np.nan,)]),
+    "Deterministic": (bcgc.Deterministic, [(2.0,), (-2.0,), (0.0,), (np.inf,)]),
     "Weibull": (bcgc.Weibull, [(2.0, 1.5, 0.5), (-2.0, 1.5, 0.5), (2.0, -1.5, 0.5), (2.0, 1.5, -0.5)]),
     "Pareto": (bcgc.Pareto, [(1.0, 3.0), (-1.0, 3.0), (1.0, -3.0)]),
     "Uniform": (bcgc.Uniform, [(1.0, 3.0), (-1.0, 3.0), (3.0, 1.0), (2.0, 2.0)]),

@@ -125,9 +125,36 @@ def test_a_problem_cannot_be_changed_but_replaced():
         replace(problem, num_samples=-3.0)
 
 
+def test_more_workers_in_a_copy_have_room():
+    problem = bcgc.Problem(LAW, 4, 90)
+    assert dataclasses.replace(problem, num_workers=6).max_workers == 6
+    # Fewer keep the shape of the partitions, as another problem does that is made with the same room.
+    for smaller in (
+        replace(problem, num_workers=2),
+        bcgc.Problem(LAW, 2, 90, max_workers=problem.max_workers),
+    ):
+        assert smaller.max_workers == 4
+    with pytest.raises(ValueError, match="num_workers 9 exceeds max_workers 8"):
+        replace(bcgc.Problem(LAW, 4, 90, max_workers=8), num_workers=9)
+    laws = [bcgc.Uniform(1.0, 2.0)] * 3
+    grown = replace(bcgc.Problem(laws[:2], 2, 90), cycle_time=bcgc.Unlike(laws), num_workers=3)
+    assert grown.max_workers == 3
+    given = bcgc.Problem(LAW, 4, 90, max_workers=4)
+    assert len({jax.tree.structure(problem), jax.tree.structure(given)}) == 1
+
+
+def test_whole_numbers_of_another_kind_are_no_other_program():
+    problems = (
+        bcgc.Problem(LAW, 4, 90),
+        bcgc.Problem(LAW, 4.0, 9e1),
+        bcgc.Problem(LAW, np.int64(4), np.int32(90)),
+    )
+    assert len({str(jax.tree.leaves(problem)) for problem in problems}) == 1
+
+
 def test_every_status_says_in_words_what_happened():
     messages = [status.message for status in bcgc.Status]
-    assert len(set(messages)) == len(messages) == 5
+    assert len(set(messages)) == len(messages) == 6
     assert "max_steps" in bcgc.Status.STEP_LIMIT.message
     assert "deadline" in bcgc.Status.INFINITE.message
     assert "NaN" in bcgc.Status.INVALID.message

@@ -25,6 +25,8 @@ def unscaled(p, a):
 LAWS = [
     bcgc.ShiftedExponential(rate=0.37, shift=2.5),
     bcgc.Weibull(scale=2.3, concentration=0.6, shift=0.9),
+    bcgc.Exponential(rate=0.37),
+    bcgc.Deterministic(value=2.5),
     bcgc.Pareto(scale=2.3, shape=1.7),
     bcgc.Uniform(low=1.7, high=3.1),
     bcgc.TwoSpeed(fast=1.3, slow=5.7, probability=0.27),
@@ -250,3 +252,84 @@ def test_numbers_of_every_kind_are_numbers(kind):
     np.testing.assert_allclose(
         float(law.mean()), 2 + 1 / 3, rtol=1e-2 if jnp.dtype(kind).itemsize < 4 else 1e-6
     )
+
+
+# What a person reads
+
+
+TIMES = np.linspace(0.5, 2.0, 4_000)
+REPRESENTED: list[tuple[Any, str]] = [
+    (bcgc.ShiftedExponential(1e-3), "ShiftedExponential(rate=0.001)"),
+    (
+        bcgc.ShiftedExponential(np.float32(1e-3), jnp.asarray(50.0)),
+        "ShiftedExponential(rate=0.001, shift=50.0)",
+    ),
+    (bcgc.TwoSpeed(1, np.inf, 0.5), "TwoSpeed(fast=1.0, slow=inf, probability=0.5)"),
+    (bcgc.Empirical([3.0, 1.0]), "Empirical(times=[1.0, 3.0])"),
+    (bcgc.Empirical(TIMES.astype(np.float32)), "Empirical(times=float32[4000] from 0.5 to 2)"),
+    (bcgc.Rows(TIMES.astype(np.float32).reshape(-1, 4)), "Rows(times=float32[1000,4] from 0.5 to 2)"),
+    (
+        bcgc.Unlike([bcgc.Uniform(1.0, 2.0)] * 3 + [bcgc.Pareto(1.0, 3.0)]),
+        "Unlike(laws=[3 × Uniform(low=1.0, high=2.0), Pareto(scale=1.0, shape=3.0)])",
+    ),
+    (
+        bcgc.FromHazard(scaled, lambda p, a: a / p, {"rate": 3.0}),
+        "FromHazard(hazard=scaled, inverse_hazard=<lambda>, parameters={'rate': 3.0})",
+    ),
+    (
+        bcgc.Problem(bcgc.Uniform(1.0, 2.0), 3, 300, 2),
+        "Problem(cycle_time=Uniform(low=1.0, high=2.0), num_workers=3, num_coordinates=300, num_samples=2.0)",
+    ),
+    (
+        bcgc.Problem(bcgc.Uniform(1.0, 2.0), 3, 300, max_workers=8, setup_cycles=1.5),
+        "Problem(cycle_time=Uniform(low=1.0, high=2.0), num_workers=3, num_coordinates=300, max_workers=8, "
+        "setup_cycles=1.5)",
+    ),
+    (bcgc.Optimal(levels=[2, 0]), "Optimal(levels=[0, 2])"),
+    (bcgc.Deadline(np.float64(3e6)), "Deadline(deadline=3000000.0)"),
+    (bcgc.Scheme("mine", scaled, gives="levels"), "Scheme('mine', scaled, gives='levels')"),
+    (
+        bcgc.grid(num_workers=[2, 3], rate=TIMES),
+        "Cells(8000 combinations of num_workers=[2, 3], rate=float64[4000] from 0.5 to 2)",
+    ),
+]
+
+
+@pytest.mark.parametrize(("tree", "text"), REPRESENTED, ids=lambda value: str(value)[:30])
+def test_a_tree_is_shown_by_what_is_not_by_default_and_long_arrays_by_their_range(tree, text):
+    assert repr(tree) == text
+
+
+def test_what_is_traced_or_batched_is_shown_by_its_shape():
+    shown = []
+
+    @jax.jit
+    def show(rate, times):
+        shown.append(repr(bcgc.Problem(bcgc.ShiftedExponential(rate), 3, 300)))
+        shown.append(repr(bcgc.Empirical(times)))
+        return rate
+
+    shapes = jax.eval_shape(lambda rate: bcgc.ShiftedExponential(rate), np.float32(1.0))
+    show(np.float32(1.0), TIMES.astype(np.float32))
+    assert shown == [
+        "Problem(cycle_time=ShiftedExponential(rate=float32[]), num_workers=3, num_coordinates=300)",
+        "Empirical(times=float32[4000])",
+    ]
+    assert repr(shapes) == "ShiftedExponential(rate=float32[], shift=float32[])"
+    batch = jax.vmap(bcgc.ShiftedExponential)(np.array([1.0, 2.0], np.float32))
+    assert repr(batch) == "ShiftedExponential(rate=[1.0, 2.0], shift=[0.0, 0.0])"
+
+
+def test_many_workers_and_blocks_are_shown_by_the_first_of_them():
+    laws = [bcgc.Uniform(1.0, 2.0 + worker) for worker in range(20)]
+    assert repr(bcgc.Unlike(laws)).endswith("Uniform(low=1.0, high=9.0), … 12 more])")
+
+
+def test_whole_parameters_of_a_law_are_no_other_program():
+    structures = {
+        str(jax.tree.map(jnp.result_type, bcgc.Gamma(*numbers)))
+        for numbers in ((2, 1, 3), (2.0, 1.0, 3.0), (np.int64(2), 1.0, 3))
+    }
+    assert len(structures) == 1
+    methods = {str(jax.tree.map(jnp.result_type, bcgc.TandonPartial(alpha))) for alpha in (4, 4.0)}
+    assert len(methods) == 1

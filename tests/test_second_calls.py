@@ -41,6 +41,8 @@ def nothing_compiled() -> None:
 # From a number to a law: the second call has another one.
 LAWS: dict[str, Callable[[float], Law | JointLaw]] = {
     "ShiftedExponential": lambda v: bcgc.ShiftedExponential(v, 0.1 * v),
+    "Exponential": lambda v: bcgc.Exponential(v),
+    "Deterministic": lambda v: bcgc.Deterministic(v),
     "Weibull": lambda v: bcgc.Weibull(v, 1.0 + v, 0.3),
     "Pareto": lambda v: bcgc.Pareto(v, 1.5 + v),
     "Uniform": lambda v: bcgc.Uniform(v, 1.0 + 2 * v),
@@ -200,8 +202,7 @@ def _scheme(i: int) -> bcgc.coding.TrainingScheme:
     problem = bcgc.Problem(bcgc.ShiftedExponential(1.0 + i), 3, 4)
     # The same blocks: another number of levels in use is another program.
     solution = bcgc.solve(problem, "uncoded")
-    assert solution.parts is not None
-    solution = dataclasses.replace(solution, parts=solution.parts._replace(counts=np.array([1, 3, 0])))
+    solution = dataclasses.replace(solution, rounded=jnp.array([1, 3, 0]))
     return bcgc.coding.training_scheme(jax.random.key(i), problem, solution, np.ones(4, np.float32))
 
 

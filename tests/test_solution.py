@@ -11,6 +11,7 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
+from bcgc_jax.solvers.compare import _is_known_before
 from bcgc_jax.solvers.schemes import SCHEMES
 from tests.problems import known, padded
 
@@ -60,7 +61,7 @@ def test_the_parts_are_all_of_the_work():
 
 def test_what_is_exact_and_what_has_confidence_says_so():
     assert bcgc.solve(PROBLEM, "time").kind == "exact"
-    laws: Any = [bcgc.Uniform(1.0, 2.0 + i) for i in range(3)]
+    laws = [bcgc.Uniform(1.0, 2.0 + i) for i in range(3)]
     unlike = bcgc.Problem(laws, 3, 2_000)
     sizes: dict[str, Any] = {"num_draws": 64, "num_replications": 4}
     solution = bcgc.solve(unlike, "time", key=jax.random.key(1), **sizes)
@@ -84,27 +85,107 @@ def test_a_person_reads_what_came_of_it():
     assert "above the best" not in repr(bcgc.solve(PROBLEM, "limit"))
 
 
-@pytest.mark.parametrize("method", ["optimal", "tandon_partial", "limit"])
-def test_a_saved_solution_is_read_again(method, tmp_path):
-    solution = bcgc.solve(PROBLEM, method)
-    again = bcgc.Solution.load(solution.save(tmp_path / "solution.json"))
-    assert json.loads((tmp_path / "solution.json").read_text())["version"] == 1
-    assert (again.method, again.kind) == (solution.method, solution.kind)
-    assert float(again.rounded_runtime) == float(solution.rounded_runtime)
-    for name in ("partition", "rounded", "expected_runtime", "lower_bound", "status", "levels", "parts"):
-        for mine, theirs in zip(
-            jax.tree.leaves(getattr(solution, name)), jax.tree.leaves(getattr(again, name)), strict=True
-        ):
-            assert jnp.result_type(mine) == jnp.result_type(theirs)
-            np.testing.assert_array_equal(mine, theirs)
+def _all_solutions() -> list[bcgc.Solution]:
+    """By every method, what does not exist, and a batch."""
+    found = list(bcgc.compare(PROBLEM, key=jax.random.key(0)).values())
+    found.append(bcgc.solve(PROBLEM, bcgc.Deadline(1e8)))
+    found.append(bcgc.solve(padded(LAW, 6, 90), "ferdinand:17"))
+    rates = jax.vmap(lambda rate: bcgc.solve(padded(bcgc.ShiftedExponential(rate), 6, 5_000), "time"))
+    return [*found, rates(np.array([1.0, 2.0, -1.0]))]
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"format": "bcgc_jax.Solution", "version": 99}', "\x80"])
-def test_a_file_of_something_else_is_refused(text, tmp_path):
+def test_a_saved_solution_is_read_again(tmp_path):
+    for solution in _all_solutions():
+        again = bcgc.Solution.load(solution.save(tmp_path / "solution.json"))
+        assert json.loads((tmp_path / "solution.json").read_text())["version"] == 1
+        assert (again.method, again.kind, repr(again)) == (solution.method, solution.kind, repr(solution))
+        assert again.citation() == solution.citation()
+        np.testing.assert_array_equal(again.rounded_runtime, solution.rounded_runtime)
+        for name in vars(solution).keys() - {"method", "kind", "problem", "rounded_value"}:
+            for mine, theirs in zip(
+                jax.tree.leaves(getattr(solution, name)), jax.tree.leaves(getattr(again, name)), strict=True
+            ):
+                assert jnp.result_type(mine) == jnp.result_type(theirs)
+                np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "holds no solution"),
+        ("{}", "holds no solution"),
+        ("[1]", "holds no solution"),
+        ("\x80", "holds no solution"),
+        ('{"format": "another", "version": 1}', "holds no solution that Solution.save wrote, but 'another'"),
+        ('{"format": "bcgc_jax.Solution", "version": 99}', "version 99 of the format.*package that wrote it"),
+    ],
+)
+def test_a_file_of_something_else_is_refused(text, said, tmp_path):
     path = tmp_path / "other.json"
     path.write_bytes(text.encode("latin-1"))
-    with pytest.raises(ValueError, match=r"holds no solution|version 99"):
+    with pytest.raises(ValueError, match=said):
         bcgc.Solution.load(path)
+
+
+def _changed(place, value):
+    def change(fields):
+        at = fields
+        for name in place[:-1]:
+            at = at[name]
+        at[place[-1]] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda fields: fields.pop("status"), "too much: status"),
+        (lambda fields: fields.pop("parts"), "too much: parts"),
+        (_changed(["note"], "mine"), "too much: note"),
+        (_changed(["partition", "dtype"], "foo"), "'foo'"),
+        (_changed(["partition", "dtype"], "object"), "partition must be numbers"),
+        (_changed(["partition", "values"], [1, [2]]), "inhomogeneous"),
+        (_changed(["partition"], [1, 2]), "list"),
+        (_changed(["rounded", "values"], [1, 2]), r"rounded must have shape \(12,\), got \(2,\)"),
+        (_changed(["status", "values"], 77), "77 is not a valid Status"),
+        (_changed(["expected_runtime"], None), "expected_runtime must have shape"),
+        (_changed(["method"], 3), "no method and kind"),
+        (_changed(["kind"], "certain"), "no method and kind"),
+        (_changed(["parts", "note"], 3), "int"),
+    ],
+)
+def test_a_file_that_was_changed_by_hand_is_refused(change, said, tmp_path):
+    path = bcgc.solve(PROBLEM, "time").save(tmp_path / "solution.json")
+    fields = json.loads(path.read_text())
+    change(fields)
+    path.write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match=f"is no whole solution, has it been changed by hand\\? .*{said}"):
+        bcgc.Solution.load(path)
+
+
+def test_other_whole_numbers_have_their_own_parts():
+    solution = bcgc.solve(PROBLEM, "time")
+    counts = jnp.asarray([5_000] + 11 * [0])
+    other = replace(solution, rounded=counts)
+    assert np.asarray(known(other.parts).counts).tolist() == counts.tolist()
+    assert float(other.rounded_runtime) == pytest.approx(
+        float(bcgc.solve(PROBLEM, "uncoded").rounded_runtime), rel=1e-9
+    )
+    # Partial stragglers have none, and keep theirs.
+    partial = bcgc.solve(PROBLEM, bcgc.TandonPartial(3.0))
+    assert replace(partial, method="mine").parts == partial.parts
+
+
+def test_what_is_traced_is_neither_saved_nor_ranked(tmp_path):
+    def asked(rate):
+        problem = padded(bcgc.ShiftedExponential(rate), 3)
+        with pytest.raises(ValueError, match="save it outside of jit"):
+            bcgc.solve(problem, "time").save(tmp_path / "solution.json")
+        with pytest.raises(ValueError, match="under jit and vmap, call solve"):
+            bcgc.compare(problem)
+
+    jax.eval_shape(asked, 1.0)
 
 
 def test_every_method_cites_the_paper_and_its_own_works():
@@ -119,6 +200,10 @@ def test_every_method_cites_the_paper_and_its_own_works():
     assert keys["optimal"] == ["wang2021"]
     assert keys["tandon:2"] == keys["uncoded"] == ["wang2021", "tandon2017"]
     assert keys["ferdinand:7"] == ["wang2021", "ferdinand2018"]
+    # A bound by draws has its own source; what is averaged over draws and bounds nothing has not.
+    sampled = replace(bcgc.solve(PROBLEM, "time"), kind="confidence")
+    assert "mak1999" in sampled.citation()
+    assert "mak1999" not in replace(sampled, partition=None, rounded=None).citation()
 
 
 def test_a_comparison_is_the_commands_table():
@@ -132,7 +217,12 @@ def test_a_comparison_is_the_commands_table():
     assert all(len(line) <= 100 for line in lines)
     optimum = found["optimal"]
     above = 100 * (float(found["uncoded"].expected_runtime) / float(optimum.lower_bound) - 1)
-    assert f"{above:.3g} %" in next(line for line in lines if line.startswith("uncoded"))
+    uncoded = next(line for line in lines if line.startswith("uncoded"))
+    assert f"{above:.3g} %" in uncoded
+    best = min(found[name].expected_runtime for name in found if _is_known_before(name))
+    assert f"{100 * (float(found['uncoded'].expected_runtime / best) - 1):+.1f} %" in uncoded
+    assert "█·····" in uncoded
+    assert sum(" +0.0 %" in line for line in lines) >= 1  # that is the best baseline
     assert any(line.startswith("tandon_partial α ") for line in lines)  # on which its runtime depends
     assert "subgradient" not in bcgc.compare(PROBLEM, ["time", "uncoded"])
     with pytest.raises(ValueError, match="pass key"):
@@ -165,8 +255,21 @@ def test_methods_that_are_none_or_are_two_of_a_name_are_refused():
     for nothing in (bcgc.Optimal, 3, None):
         with pytest.raises(TypeError, match="a method is a name"):
             bcgc.solve(PROBLEM, nothing)
+        with pytest.raises(TypeError, match="a method is a name"):
+            bcgc.compare(PROBLEM, nothing)
+    nothing = LAW
+    with pytest.raises(TypeError, match="problem must be a Problem, got ShiftedExponential"):
+        bcgc.solve(nothing)
     with pytest.raises(ValueError, match="level must be a whole number from 0 on"):
         bcgc.Tandon(1.5)  # type: ignore[arg-type]
+
+
+def test_an_option_of_a_method_that_is_given_to_solve_is_told_where_it_belongs():
+    wrong: Any = {"tolerance": 1e-3}
+    with pytest.raises(TypeError, match=r"option of the method, as in solve\(problem, Optimal\(tolerance="):
+        bcgc.solve(PROBLEM, "uncoded", **wrong)
+    with pytest.raises(TypeError, match=r'solve has no "seed"; it has problem, method, key'):
+        bcgc.solve(PROBLEM, **{"seed": wrong})
 
 
 def test_traced_numbers_of_a_method_that_make_no_sense_are_invalid():

@@ -189,6 +189,30 @@ def test_unknown_methods_are_refused_before_anything_is_solved():
         bcgc.Sweep(paper, {"num_workers": np.array([5, 6]), "rate": np.array([1e-3])})
 
 
+def test_one_method_needs_no_list():
+    cells = bcgc.grid(num_workers=[5], rate=[1e-3])
+    for method in (
+        "uncoded",
+        bcgc.Tandon(1),
+        bcgc.Scheme("mine", lambda p: p.total * jnp.eye(p.max_workers)[0]),
+    ):
+        assert len(bcgc.Sweep(paper, cells, method).methods) == 1
+    wrong: Any = None
+    with pytest.raises(TypeError, match="a method is a name"):
+        bcgc.Sweep(paper, cells, wrong)
+
+
+def test_what_a_problem_raises_is_told_unless_it_is_that_numbers_make_none():
+    def problem(num_workers, rate, max_workers):
+        if not isinstance(rate, jax.core.Tracer) and np.any(np.asarray(rate) > 1):
+            raise KeyError("no such rate")
+        return paper(num_workers=num_workers, rate=rate, max_workers=max_workers)
+
+    plan = bcgc.Sweep(problem, bcgc.grid(num_workers=[3], rate=[-1.0, 2.0]), ["time"])
+    with pytest.raises(KeyError, match="no such rate"):
+        plan.solve(next(plan.chunks()))
+
+
 def _small(monkeypatch, largest_rate: float = 1e-2) -> bcgc.Sweep:
     """Closed forms in chunks of a few cells."""
     monkeypatch.setattr(sweeps, "_CHUNK", 9 * 12)
@@ -279,6 +303,19 @@ def test_another_scheme_of_the_same_name_is_another_sweep():
 
     marks = [plan(0), plan(1), plan(0)]
     assert marks[0] == marks[2] != marks[1]
+
+
+def test_another_problem_is_another_sweep_also_where_the_first_cells_are_alike():
+    def mark(late):
+        def problem(num_workers, rate, max_workers):
+            shift = jnp.where(jnp.asarray(rate) > 1e-3, late, 50.0)
+            return bcgc.Problem(
+                bcgc.ShiftedExponential(rate, shift), num_workers, 2_000, max_workers=max_workers
+            )
+
+        return fingerprint(bcgc.Sweep(problem, bcgc.grid(num_workers=[3], rate=[1e-3, 1e-2]), ["time"]))
+
+    assert mark(50.0) == mark(50.0) != mark(60.0)
 
 
 def test_small_cells_come_before_large_ones_whatever_their_order(monkeypatch):

@@ -29,12 +29,14 @@ LAWS = {
     re.sub(r"(?<=[a-z])(?=[A-Z])", "-", law.__name__).lower(): law
     for law in (
         laws.ShiftedExponential,
+        laws.Exponential,
         laws.Weibull,
         laws.Pareto,
         laws.Lognormal,
         laws.Gamma,
         laws.Uniform,
         laws.TwoSpeed,
+        laws.Deterministic,
     )
 }
 

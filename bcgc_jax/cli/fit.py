@@ -94,9 +94,10 @@ Examples:
   bcgc fit steps.csv
   bcgc fit steps.csv --figure fit.png --law gamma --law lognormal
   bcgc fit log.parquet --worker-column rank --seconds-column time_s --coordinates 1e6 --format json
-  bcgc fit cut.csv --censored-column cut""",
+  bcgc fit cut.csv --censored-column cut
+  ssh NODE cat steps.csv | bcgc fit -""",
 )
-@click.argument("file", type=click.Path())
+@click.argument("file", type=click.Path(allow_dash=True))
 @layout_options
 @click.option(
     "--law",
@@ -132,8 +133,9 @@ Examples:
 def fit_command(**options: Any) -> None:
     """Which law describes the cycle times in FILE, how sure is that, and how much does the plan depend on it?
 
-    FILE is CSV or Parquet: a row for each step and worker, or a row for each step and a column for each
-    worker, in seconds. Parameters and runtimes are in seconds, or in whatever unit the file has.
+    FILE is CSV (also .csv.gz) or Parquet, - is standard input: a row for each step and worker, or a row for
+    each step and a column for each worker, in seconds. Parameters and runtimes are in seconds, or in whatever
+    unit the file has.
     """
     question = Question(**options)
     with jax.enable_x64(True), progress(counted=False) as bar:
@@ -151,7 +153,7 @@ def fit_command(**options: Any) -> None:
     elif question.output == "csv":
         write_rows(_fit_row(fit) for fit in answer.fits)
     else:
-        _print(question.file, answer)
+        _print(Path(TraceFile(question.file, {}).name).name, answer)
     if question.figure is not None:
         with beside_the_answer(question.figure), jax.enable_x64(True):
             _draw(question.figure, answer)
@@ -318,7 +320,7 @@ def _print(file: str, answer: Answer) -> None:
     screen = console()
     d, fits = answer.description, answer.fits
     screen.print(
-        f"{Path(file).name}: {d.num_times} times of {d.num_workers} workers over {d.num_steps} steps"
+        f"{file}: {d.num_times} times of {d.num_workers} workers over {d.num_steps} steps"
         + (f", {d.num_missing} cells missing" if d.num_missing else "")
         + (f", {d.num_censored} cut off" if d.num_censored else ""),
         markup=False,

@@ -10,6 +10,7 @@ from rich.table import Column
 from bcgc_jax.cli.output import console, names, print_table, row_label, table
 from bcgc_jax.laws import JointLaw, Law, Rows, Unlike
 from bcgc_jax.problem import Problem
+from bcgc_jax.solvers.compare import BARS, draw
 from bcgc_jax.solvers.completion import STARTS
 from bcgc_jax.solvers.methods import LIMIT
 from bcgc_jax.solvers.sample_average import NUM_FRESH_DRAWS
@@ -22,7 +23,6 @@ OVERFLOW = (
     "another unit, or a less extreme law"
 )
 
-_BARS = 20
 _MOST_BLOCKS = 60  # printed; the file has them all
 
 
@@ -80,7 +80,7 @@ def _compared(answer: Answer, problem: Problem, deadline: float | None) -> Any:
         "vs best\nbaseline",
         "above\noptimum ≤",
         *chance,
-        Column(f"share of {units}\nat level 0…{_num_workers(problem) - 1}", no_wrap=True, min_width=_BARS),
+        Column(f"share of {units}\nat level 0…{_num_workers(problem) - 1}", no_wrap=True, min_width=BARS),
         "solved\nin (s)",
     )
     for row in answer.rows:
@@ -237,14 +237,3 @@ def _needs(answer: Answer, problem: Problem) -> list[str]:
 
 def _plain(number: float) -> str:
     return f"{number:.0f}" if 100 <= number < 1e7 else f"{number:.3g}"
-
-
-def draw(counts: Sequence[int] | None, width: int = _BARS) -> str:
-    """A bar for each level, or for each group of levels where there are more than `width`."""
-    if counts is None:
-        return "no partition"
-    groups = np.array_split(np.asarray(counts, float), min(width, len(counts)))
-    share = np.array([g.sum() for g in groups]) / max(sum(counts), 1)
-    # The square root keeps the small blocks visible; an empty group is a dot.
-    bars = " ▁▂▃▄▅▆▇█"
-    return "".join("·" if s == 0 else bars[max(1, round(8 * float(np.sqrt(s))))] for s in share)

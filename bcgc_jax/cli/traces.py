@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from bcgc_jax.laws import Empirical, JointLaw, Law, Rows
 from bcgc_jax.measured.smooth import smooth_empirical
 from bcgc_jax.measured.traces import LAYOUTS, ColumnError, Trace, load_trace
 
+STANDARD_INPUT = "-"
 TRACE_LAWS = ("atoms", "smooth", "pareto-tail")
 # An exact expectation under a law of K atoms takes some K N³ operations: this many are about ten seconds.
 _MOST_OPERATIONS = 5e9
@@ -35,12 +37,18 @@ class TraceFile:
     def read(self, progress: Callable[[float], None] | None = None) -> Trace:
         """ValueError for a file that cannot be read or is no trace."""
         try:
-            with access(self.path):
-                return load_trace(self.path, **self.columns, progress=progress)
+            with access(self.name):
+                source = sys.stdin.buffer if self.path == STANDARD_INPUT else self.path
+                return load_trace(source, **self.columns, progress=progress)
         except ColumnError as error:
             raise ValueError(
                 f"{error}. Here: --step-column, --worker-column, --seconds-column, --layout wide"
             ) from None
+
+    @property
+    def name(self) -> str:
+        """What a person calls it."""
+        return "standard input" if self.path == STANDARD_INPUT else self.path
 
     def num_workers(self, trace: Trace, asked: int | None, *, replayed: bool = False) -> int:
         """How many there are to be: those `asked` for, or those of the trace, which a replay needs."""
@@ -52,7 +60,7 @@ class TraceFile:
             raise ValueError(f"the trace has {trace.num_workers} workers, not {asked}: leave --workers out")
         if asked is None and trace.num_workers < 2:
             raise ValueError(
-                f"{self.path} has one worker only: coding needs the times of at least two"
+                f"{self.name} has one worker only: coding needs the times of at least two"
                 + ("" if replayed else ", or give --workers")
             )
         return asked or trace.num_workers
@@ -153,7 +161,11 @@ def trace_options(use: str) -> Callable[[Callable[..., None]], Callable[..., Non
         )
         return _with_options(
             layout_options(kept(with_trace)),
-            click.option("--trace", type=click.Path(), help=f"CSV or Parquet of measured times{use}"),
+            click.option(
+                "--trace",
+                type=click.Path(allow_dash=True),
+                help=f"CSV (also .csv.gz) or Parquet of measured times; - is standard input{use}",
+            ),
             click.option(
                 "--trace-law",
                 type=click.Choice(TRACE_LAWS),

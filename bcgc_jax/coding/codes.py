@@ -21,7 +21,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import concrete, pytree_dataclass, static_field
+from bcgc_jax._pytree import check_key, concrete, pytree_dataclass, static_field
 
 # Coefficients 1 within groups of workers that all send the same: nothing is amplified.
 REPEATED = ("uncoded", "replication", "fractional_repetition")
@@ -128,6 +128,7 @@ def gradient_code(
     >>> code.encoding.round(3).tolist()[0], code.wide
     ([1.0, 1.0, 0.0, 0.0], False)
     """
+    check_key(key)
     _check_level(num_workers, level)
     top = level if top_level is None else top_level
     if not level <= top < num_workers:
@@ -450,6 +451,7 @@ def conditioning(key: Array, code: GradientCode, num_sets: int = 1000) -> Condit
     >>> conditioning(jax.random.key(0), gradient_code(jax.random.key(0), 6, 5)).worst
     1.0
     """
+    check_key(key)
     if code.construction in REPEATED:
         return Conditioning(1.0, 1.0)  # one worker of each group, with weight 1
     b = np.asarray(code.encoding)

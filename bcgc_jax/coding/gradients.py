@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import concrete, pytree_dataclass, static_field
+from bcgc_jax._pytree import check_key, concrete, pytree_dataclass, static_field
 from bcgc_jax.coding.codes import (
     Decoding,
     GradientCode,
@@ -86,11 +86,6 @@ class CodingPlan:
         if first == last:
             return slice(0), 0.0
         return slice(first, last), (last - first) / num_samples if self.mean else 1.0
-
-    @property
-    def message_bytes(self) -> int:
-        """Bytes that a worker sends in an iteration, if it finishes all blocks of float32 gradients."""
-        return sum((8 if c.wide else 4) * b.size for c, b in zip(self.codes, self.blocks, strict=True))
 
 
 class CodedGradient(NamedTuple):
@@ -182,6 +177,7 @@ def coding_plan(
     >>> [(block.level, block.size) for block in plan.blocks]
     [(1, 4), (2, 5)]
     """
+    check_key(key)
     counts = concrete(partition)
     if counts is None or counts.ndim != 1 or not np.issubdtype(counts.dtype, np.integer) or counts.min() < 0:
         raise ValueError("partition must be known whole numbers, one for each level: take Solution.rounded")

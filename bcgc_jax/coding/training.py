@@ -17,7 +17,7 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import pytree_dataclass, static_field
+from bcgc_jax._pytree import check_key, pytree_dataclass, static_field
 from bcgc_jax.coding.codes import GradientCode
 from bcgc_jax.coding.gradients import (
     Block,
@@ -46,7 +46,7 @@ class TrainingScheme:
     method: str = static_field(default="")
 
 
-class Collection(NamedTuple):
+class Collected(NamedTuple):
     """Whose message of each block the master used, bool `[B, N]`; when each block was complete, `[B]`."""
 
     arrived: Array
@@ -77,7 +77,7 @@ class Training(NamedTuple):
     metrics: PyTree
 
 
-def collect(finish_times: ArrayLike, levels: ArrayLike) -> Collection:
+def collect(finish_times: ArrayLike, levels: ArrayLike) -> Collected:
     r"""The master's side of one iteration, event by event: from `finish_times`, `[B, N]`, of the messages.
 
     A block at level n is complete when N-n of its messages have arrived; later ones are not used. With
@@ -91,21 +91,21 @@ def collect(finish_times: ArrayLike, levels: ArrayLike) -> Collection:
 
 
 @jax.jit
-def _collect(finish_times: Array, levels: Array) -> Collection:
+def _collect(finish_times: Array, levels: Array) -> Collected:
     num_blocks, num_workers = finish_times.shape
     needed = num_workers - levels
     order = jnp.argsort(finish_times.ravel(), stable=True)
 
-    def event(state: Collection, index: Array) -> tuple[Collection, None]:
+    def event(state: Collected, index: Array) -> tuple[Collected, None]:
         block, worker = index // num_workers, index % num_workers
         time = finish_times[block, worker]
         wanted = (state.completed[block] == jnp.inf) & jnp.isfinite(time)
         arrived = state.arrived.at[block, worker].max(wanted)
         full = wanted & (jnp.sum(arrived[block]) >= needed[block])
         completed = state.completed.at[block].set(jnp.where(full, time, state.completed[block]))
-        return Collection(arrived, completed), None
+        return Collected(arrived, completed), None
 
-    nothing = Collection(
+    nothing = Collected(
         jnp.zeros(finish_times.shape, bool), jnp.full(num_blocks, jnp.inf, finish_times.dtype)
     )
     return jax.lax.scan(event, nothing, order)[0]
@@ -207,6 +207,7 @@ def train(
     An iteration that never ends, a worker too many not answering, leaves the clock at inf and the parameters
     as they are.
     """
+    check_key(key)
     scheme = dataclasses.replace(scheme, plan=in_jax(scheme.plan))
     times = cycle_times if isinstance(cycle_times, Law | JointLaw) else jnp.asarray(cycle_times)
     args = (key, loss, scheme, times, params, subsets, optimizer, num_steps, batch_size, evaluate)

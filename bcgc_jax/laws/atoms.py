@@ -1,4 +1,4 @@
-"""Laws of finitely many times: two speeds, and measured times as they are."""
+"""Laws of finitely many times: one, two speeds, and measured times as they are."""
 
 from collections.abc import Sequence
 
@@ -10,6 +10,40 @@ from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import pytree_dataclass, working_dtype
 from bcgc_jax.laws.base import Atomic, Law, excess_above
+
+
+@pytree_dataclass
+class Deterministic(Law):
+    r"""T = value, always: workers that are never slow, for which nothing is coded.
+
+    `value` is a time. Raises ValueError for value ≤ 0.
+
+    >>> law = Deterministic(2.0)
+    >>> float(law.mean()), law.cdf(jnp.array([1.9, 2.0])).tolist()
+    (2.0, [0.0, 1.0])
+    """
+
+    value: ArrayLike
+
+    conditions = (("value", "> 0"),)
+
+    def cumulative_hazard(self, t):
+        return jnp.where(jnp.less(t, self.value), 0, jnp.inf)
+
+    def inverse_cumulative_hazard(self, a):
+        return jnp.broadcast_to(
+            jnp.asarray(self.value), jnp.broadcast_shapes(jnp.shape(a), jnp.shape(self.value))
+        )
+
+    def mean(self):
+        return jnp.asarray(self.value)
+
+    def infimum(self):
+        return jnp.asarray(self.value)
+
+    def pieces(self):
+        # Twice: an expectation is a sum over the gaps between atoms, and one worker has no other.
+        return Atomic(jnp.stack([jnp.asarray(self.value)] * 2))
 
 
 @pytree_dataclass

@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import check, concrete, meets, working_dtype
+from bcgc_jax._pytree import check, check_key, concrete, meets, working_dtype
 
 
 class Smooth(NamedTuple):
@@ -97,6 +97,8 @@ class Law:
     def __post_init__(self) -> None:
         for name, value, condition, finite in self._conditions():
             check(name, value, condition, finite=finite)
+            if isinstance(value, int | np.integer):  # 1 is no other program than 1.0
+                object.__setattr__(self, name, float(value))
         if self.below is not None:
             low, high = self.below
             check_order(low, getattr(self, low), high, getattr(self, high))
@@ -198,6 +200,7 @@ class Law:
 
     def sample(self, key: Array, shape: tuple[int, ...] = (), dtype: Any = None) -> Array:
         """Independent cycle times of the given `shape`; by default in the law's `working_dtype`."""
+        check_key(key)
         dtype = working_dtype(self) if dtype is None else dtype
         a = jax.random.exponential(key, shape, dtype)
         return self.with_fast_inverse().inverse_cumulative_hazard(a).astype(dtype)

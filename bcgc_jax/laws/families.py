@@ -56,6 +56,38 @@ class ShiftedExponential(Law):
 
 
 @pytree_dataclass
+class Exponential(Law):
+    r"""P(T > t) = exp(-rate t) for t ≥ 0: `ShiftedExponential` without a shift.
+
+    `rate` is one over a time. Raises ValueError for rate ≤ 0.
+
+    >>> float(Exponential(rate=4.0).mean())
+    0.25
+    """
+
+    rate: ArrayLike
+
+    conditions = (("rate", "> 0"),)
+
+    def cumulative_hazard(self, t):
+        return self.rate * jnp.maximum(t, 0)
+
+    def inverse_cumulative_hazard(self, a):
+        return jnp.divide(a, self.rate)
+
+    def mean(self):
+        return jnp.asarray(1 / self.rate)
+
+    def infimum(self):
+        return jnp.zeros_like(jnp.asarray(self.rate))
+
+    def expected_order_statistics(self, num_workers, max_workers):
+        # (H_N - H_n) / rate.
+        inverse, _ = inverse_ranks(num_workers, max_workers, working_dtype(self))
+        return suffix_sum(inverse) / self.rate
+
+
+@pytree_dataclass
 class Weibull(Law):
     r"""P(T > t) = exp(-((t - shift)/scale)^concentration) for t ≥ shift.
 

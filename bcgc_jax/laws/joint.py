@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import check, check_shape, meets, pytree_dataclass, working_dtype
+from bcgc_jax._pytree import check, check_key, check_shape, meets, pytree_dataclass, working_dtype
 from bcgc_jax.laws.atoms import Empirical
 from bcgc_jax.laws.base import ONE_BY_ONE, Law
 
@@ -112,6 +112,7 @@ class Rows(JointLaw):
         return np.shape(self.times)[-1]
 
     def draw_rows(self, key, num_draws):
+        check_key(key)
         times = jnp.asarray(self.times)
         return times[jax.random.randint(key, (num_draws,), 0, len(times))]
 
@@ -187,6 +188,7 @@ class Unlike(JointLaw):
 
     def sample(self, key: Array, shape: tuple[int, ...] = (), dtype: Any = None) -> Array:
         """Independent cycle times, worker by worker along the last axis: `shape` ends with N."""
+        check_key(key)
         _check_shape(shape, len(self.laws))
         dtype = working_dtype(self) if dtype is None else dtype
         a = jax.random.exponential(key, shape, dtype)

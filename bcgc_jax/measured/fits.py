@@ -18,6 +18,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from bcgc_jax._pytree import check_key
 from bcgc_jax.laws import Law, TwoSpeed
 from bcgc_jax.measured.likelihood import FAMILIES, Sample, sorted_times, spread_ties
 
@@ -90,6 +91,7 @@ def fit_laws(
     >>> fits[0].name, round(fits[0].parameters["shape"], 1)
     ('gamma', 2.6)
     """
+    check_key(key)
     t, cut = _checked(times, censored)
     names = [*FAMILIES, TWO_SPEED] if laws is None else list(laws)
     unknown = [name for name in names if name not in FAMILIES and name != TWO_SPEED]
@@ -125,7 +127,8 @@ def _checked(times: ArrayLike, censored: ArrayLike | None) -> tuple[np.ndarray, 
     if np.sum(~cut) < _FEWEST:
         raise ValueError(f"a fit needs at least {_FEWEST} times that are not cut off, got {np.sum(~cut)}")
     if np.ptp(t[~cut]) == 0:
-        raise ValueError(f"all times are {t[~cut][0]:g}: a worker that is never slow needs no law")
+        time = f"{t[~cut][0]:g}"
+        raise ValueError(f"all times are {time}: there is nothing to fit, the law is Deterministic({time})")
     return t, cut
 
 

@@ -98,7 +98,7 @@ class Family:
     Attributes:
       law: its class.
       positive: for each parameter, whether it is a positive number that varies by ratios.
-      start: which parameter is the infimum of the times.
+      start: which parameter is the infimum of the times, if one is.
       end: which parameter is their supremum, if one is.
       closed: sample to the parameters of the largest likelihood, `[P]`, where there is a closed form.
       moments: mean and variance of log(T - shift) to guesses of the other parameters, where there is none.
@@ -106,7 +106,7 @@ class Family:
 
     law: type[Law]
     positive: tuple[bool, ...]
-    start: int
+    start: int | None = None
     end: int | None = None
     closed: Callable[[Sample], Array] | None = None
     moments: Callable[[Array, Array], tuple[Array, Array]] | None = None
@@ -140,21 +140,22 @@ class Family:
         if self.closed is not None:
             found = self.closed(sample)
             return found, log_likelihood(self.at(found), sample)
-        first, positive = sample.first, jnp.array(self.positive)
+        assert self.start is not None
+        start, first, positive = self.start, sample.first, jnp.array(self.positive)
 
         def natural(point: Array) -> Array:
             """Logarithms, and for the shift the logit of its distance to the smallest time."""
-            away = first * jax.nn.sigmoid(jnp.clip(point[self.start], _NEAREST, _FARTHEST))
+            away = first * jax.nn.sigmoid(jnp.clip(point[start], _NEAREST, _FARTHEST))
             values = jnp.where(positive, jnp.exp(jnp.where(positive, point, 0)), point)
-            return values.at[self.start].set(first - away)
+            return values.at[start].set(first - away)
 
         def objective(point: Array) -> Array:
             value = -log_likelihood(self.at(natural(point)), sample) / sample.times.size
             return jnp.where(jnp.isfinite(value), value, jnp.inf)
 
-        away = jnp.clip(1 - guess[self.start] / first, 1e-9, 1 - 1e-6)
+        away = jnp.clip(1 - guess[start] / first, 1e-9, 1 - 1e-6)
         point = jnp.where(positive, jnp.log(jnp.where(positive, guess, 1)), guess)
-        found, value = minimise(objective, point.at[self.start].set(jnp.log(away) - jnp.log1p(-away)))
+        found, value = minimise(objective, point.at[start].set(jnp.log(away) - jnp.log1p(-away)))
         return natural(found), -value * sample.times.size
 
     def shifted(self, parameters: Array, by: Array, sample: Sample) -> Array:
@@ -162,6 +163,8 @@ class Family:
 
         Extremes of a sample are off by about a spacing, so no end moves by more than two.
         """
+        if self.start is None:
+            return parameters
         ends = jnp.arange(parameters.size) == self.start
         if self.end is not None:
             ends |= jnp.arange(parameters.size) == self.end
@@ -261,6 +264,10 @@ def _gamma_moments(mean: Array, variance: Array) -> tuple[Array, Array]:
 
 
 def _exponential(sample: Sample) -> Array:
+    return jnp.array([sample.num_whole / jnp.sum(sample.times)])
+
+
+def _shifted_exponential(sample: Sample) -> Array:
     shift = sample.first
     return jnp.array([sample.num_whole / jnp.sum(jnp.maximum(sample.times - shift, 0)), shift])
 
@@ -291,7 +298,10 @@ def _uniform(sample: Sample) -> Array:
 
 
 FAMILIES = {
-    "shifted-exponential": Family(laws.ShiftedExponential, (True, False), start=1, closed=_exponential),
+    "shifted-exponential": Family(
+        laws.ShiftedExponential, (True, False), start=1, closed=_shifted_exponential
+    ),
+    "exponential": Family(laws.Exponential, (True,), closed=_exponential),
     "weibull": Family(laws.Weibull, (True, True, False), start=2, moments=_weibull_moments),
     "pareto": Family(laws.Pareto, (True, True), start=0, closed=_pareto),
     "lognormal": Family(laws.Lognormal, (False, True, False), start=2, moments=_lognormal_moments),

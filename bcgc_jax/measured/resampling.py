@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import Numbers, check
+from bcgc_jax._pytree import Numbers, check, check_key
 from bcgc_jax.iterations import Sampled
 from bcgc_jax.laws import Rows
 from bcgc_jax.order_statistics import max_finish_time
@@ -39,6 +39,7 @@ def bootstrap_interval(
     """
     if not isinstance(problem.cycle_time, Rows):
         raise ValueError("only measured rows are resampled: the problem's cycle_time must be Rows")
+    check_key(key)
     check("confidence", confidence, "> 0")
     check("confidence", confidence, "< 1")
     check_partition(problem, partition)
@@ -67,6 +68,7 @@ def resampled_means(
     key: Array, values: Array, *, num_replicates: int = 2000, block: int | None = None
 ) -> Array:
     """Means over the steps of `values`, `[S, ...]`, resampled in blocks as above: `[num_replicates, ...]`."""
+    check_key(key)
     size = len(values)
     block = math.ceil(size ** (1 / 3)) if block is None else block
     if not 1 <= block <= size:

@@ -3,17 +3,19 @@
 import contextlib
 import csv
 import difflib
+import gzip
 import io
 import itertools
 import math
 import operator
 import os
 import re
+import zlib
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -23,6 +25,7 @@ from bcgc_jax.laws import Empirical
 LAYOUTS = ("auto", "long", "wide")
 
 _FLAGS = {"0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
+_GZIP = b"\x1f\x8b"
 _NO_TIME = {"nan", "na", "n/a", "null", "none", "-"}
 _LONGEST_LABEL, _LONGEST_HEADER, _BATCH = 200, 1 << 20, 1 << 16
 # Types of Parquet columns, as Arrow writes them.
@@ -116,7 +119,7 @@ class Trace(NamedTuple):
 
 
 def load_trace(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | BinaryIO,
     *,
     step: str = "step",
     worker: str = "worker",
@@ -125,11 +128,12 @@ def load_trace(
     layout: str = "auto",
     progress: Callable[[float], None] | None = None,
 ) -> Trace:
-    """Read measured times from CSV (separated by comma, semicolon, tab or |) or Parquet.
+    """Read measured times from CSV (separated by comma, semicolon, tab or |), also by gzip, or Parquet.
 
     An empty cell (Parquet: null) is a time that was not measured.
 
     Args:
+      path: of a file; or an open one of bytes, such as `sys.stdin.buffer` (Parquet: one that can be sought).
       step, worker, seconds: the names of the columns; others are ignored in the long layout.
       censored: the column that says, by 0/1, false/true or no/yes, whether the worker was cut off.
       layout: "long", a row for each step and worker; "wide", a row for each step and a column for each
@@ -155,10 +159,33 @@ def load_trace(
         raise ValueError(
             f"step, worker, seconds and censored must be different columns, got {', '.join(names)}"
         )
+    report = progress or (lambda share: None)
+    if not isinstance(path, str | os.PathLike):
+        return _load(_peekable(path), _name_of(path), names, layout, report)
     with open(path, "rb") as file:
-        parquet = Path(path).suffix.lower() in (".parquet", ".pq") or file.peek(4)[:4] == b"PAR1"
-        table = (_parquet if parquet else _csv)(file, str(path), progress or (lambda share: None))
-        return _read(table, str(path), *_columns(str(path), table.header, names, layout))
+        return _load(file, str(path), names, layout, report)
+
+
+def _load(
+    file: io.BufferedReader, path: str, names: list[str], layout: str, progress: Callable[[float], None]
+) -> Trace:
+    begin = file.peek(4)[:4]
+    if begin == b"PAR1" or Path(path).suffix.lower() in (".parquet", ".pq"):
+        if not file.seekable():
+            raise ValueError(f"{path} is Parquet, which is read from its end: give the path of a file")
+        table = _parquet(file, path, progress)
+    else:
+        table = _csv(file, path, begin[:2] == _GZIP, progress)
+    return _read(table, path, *_columns(path, table.header, names, layout))
+
+
+def _peekable(file: Any) -> io.BufferedReader:
+    return file if hasattr(file, "peek") else io.BufferedReader(file)
+
+
+def _name_of(file: Any) -> str:
+    name = getattr(file, "name", "")
+    return "standard input" if name == "<stdin>" else name if isinstance(name, str) and name else "the stream"
 
 
 class _Table(NamedTuple):
@@ -349,18 +376,33 @@ def _num_fields(line: str, separator: str) -> int:
     return 0
 
 
-def _csv(file: Any, path: str, progress: Callable[[float], None]) -> _Table:
-    text = io.TextIOWrapper(file, "utf-8-sig", newline="")
+def _size(file: Any) -> int:
+    """Bytes of an open file; 0 of a pipe."""
+    with contextlib.suppress(OSError):
+        return os.fstat(file.fileno()).st_size if file.seekable() else 0
+    return 0
+
+
+@contextlib.contextmanager
+def _reading_csv(path: str, line: Callable[[], int]) -> Iterator[None]:
+    """Errors of the readers below, in words; `line` is the one that is read."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text file (UTF-8): {error.reason}") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path} is not a whole gzip file: {error}") from None
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {line()}: not a CSV file: {error}") from None
+
+
+def _csv(file: Any, path: str, compressed: bool, progress: Callable[[float], None]) -> _Table:
+    content = gzip.GzipFile(fileobj=file) if compressed else file
+    text = io.TextIOWrapper(content, "utf-8-sig", newline="")
     head, blank = "\n", -1
 
-    @contextlib.contextmanager
-    def reading() -> Iterator[None]:
-        try:
-            yield
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is not a text file (UTF-8): {error.reason}") from None
-        except csv.Error as error:
-            raise ValueError(f"{path}, line {blank + reader.line_num}: not a CSV file: {error}") from None
+    def reading() -> contextlib.AbstractContextManager[None]:
+        return _reading_csv(path, lambda: blank + reader.line_num)
 
     with reading():
         while head.isspace():
@@ -377,7 +419,7 @@ def _csv(file: Any, path: str, progress: Callable[[float], None]) -> _Table:
         header = [name.strip() for name in next(reader)]
 
     def rows(labels: int, places: Sequence[int]) -> Iterator[tuple[int, Sequence[str]]]:
-        size, width = os.fstat(file.fileno()).st_size, len(header)  # a pipe has no size
+        size, width = _size(file), len(header)
         pick: Callable[[list[str]], Sequence[str]] = operator.itemgetter(*places) if width > 1 else list
         with reading():
             for count, row in enumerate(reader, 1):

@@ -84,9 +84,14 @@ def ferdinand_partition(problem: Problem, num_layers: ArrayLike) -> tuple[Array,
 def straggler_ratio(law: Law | JointLaw) -> Array:
     r"""E[T | T > median] / E[T | T ≤ median], the α of partial stragglers in Tandon et al. 2017.
 
-    (1 + ln 2)/(1 - ln 2) = 5.52 for an exponential. An atom at the median counts in both halves.
+    (1 + ln 2)/(1 - ln 2) = 5.52 for an exponential. An atom at the median counts in both halves. NaN for
+    traced numbers that make no law.
     """
     law = law.pooled()
+    return jnp.where(law.valid(), _straggler_ratio(law), jnp.nan)
+
+
+def _straggler_ratio(law: Law) -> Array:
     pieces = law.pieces()
     if isinstance(pieces, Atomic):
         atoms, mass = pieces.times, mass_of(law, pieces.times)

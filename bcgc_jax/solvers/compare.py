@@ -5,13 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 from jax import Array
 
+from bcgc_jax._pytree import is_traced
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution
 from bcgc_jax.solvers.baselines import alpha_of
-from bcgc_jax.solvers.methods import BASELINES, LIMIT, PROPOSED, Method, method_of
-from bcgc_jax.solvers.schemes import Scheme
+from bcgc_jax.solvers.methods import BASELINES, LIMIT, PROPOSED, Methods, each_method, method_of
 from bcgc_jax.solvers.solve import solve
 
+BARS = 20
 EVERY = (*PROPOSED, *BASELINES, LIMIT)
 
 
@@ -19,21 +20,57 @@ class Comparison(dict[str, Solution]):
     """Solutions by the name of their method, the fastest first; its `repr` is a table."""
 
     def __repr__(self) -> str:
+        head = ("expected runtime", "vs baseline", "above bound", "share of coordinates")
+        lines = ["{:<22} {:>16} {:>11} {:>11}  {:<20}  status".format("method", *head)]
+        known = [float(s.expected_runtime) for name, s in self.items() if _is_known_before(name)]
+        baseline = min((value for value in known if np.isfinite(value)), default=np.nan)
         optimum = self.get("optimal")
-        lines = [f"{'method':<22} {'expected runtime':>16} {'above the bound':>16}  status"]
         for name, solution in self.items():
-            value = float(solution.expected_runtime)
-            bound = np.nan if optimum is None or name == LIMIT else float(optimum.lower_bound)
-            above = f"{100 * (value / bound - 1):.3g} %" if np.isfinite(value / bound) else ""
+            value, bound = float(solution.expected_runtime), np.nan
+            if optimum is not None and name != LIMIT:
+                bound = float(optimum.lower_bound)
+            than = "" if name == LIMIT else _percent(value / baseline - 1, "+.1f")
+            figures = f"{value:>16.5g} {than:>11} {_percent(value / bound - 1, '.3g'):>11}"
             status = Status(int(solution.status)).name.lower()
             label = f"{name} α {alpha_of(solution):.3g}" if name == "tandon_partial" else name
-            lines.append(f"{label:<22} {value:>16.5g} {above:>16}  {status}")
+            lines.append(f"{label:<22} {figures}  {_plan(solution):<20}  {status}")
         return "\n".join(lines)
+
+
+def _is_known_before(name: str) -> bool:
+    return name.partition(":")[0] in (*BASELINES, "tandon", "ferdinand")
+
+
+def _percent(share: float, form: str) -> str:
+    return f"{100 * share:{form}} %" if np.isfinite(share) else ""
+
+
+def _plan(solution: Solution) -> str:
+    """Of the levels that there are."""
+    missing = int(solution.status) in (Status.INFEASIBLE, Status.INVALID)
+    if missing or solution.rounded is None or solution.problem is None:
+        return "" if missing else draw(None)
+    return draw(np.asarray(solution.rounded)[: int(np.asarray(solution.problem.num_workers))].tolist())
+
+
+def draw(counts: Sequence[int] | None, width: int = BARS) -> str:
+    """A bar for each level, or for each group of levels where there are more than `width`.
+
+    >>> draw([0, 4, 0])
+    '·█·'
+    """
+    if counts is None:
+        return "no partition"
+    groups = np.array_split(np.asarray(counts, float), min(width, len(counts)))
+    share = np.array([g.sum() for g in groups]) / max(sum(counts), 1)
+    # The square root keeps the small blocks visible; an empty group is a dot.
+    bars = " ▁▂▃▄▅▆▇█"
+    return "".join("·" if s == 0 else bars[max(1, round(8 * float(np.sqrt(s))))] for s in share)
 
 
 def compare(
     problem: Problem,
-    methods: Sequence[str | Method | Scheme] = EVERY,
+    methods: Methods = EVERY,
     *,
     key: Array | None = None,
 ) -> Comparison:
@@ -48,8 +85,12 @@ def compare(
     >>> list(found), bool(found["time"].expected_runtime < found["uncoded"].expected_runtime)
     (['optimal', 'time', 'uncoded'], True)
     """
+    if is_traced(problem):
+        raise ValueError(
+            "solutions are ranked by numbers that are known: under jit and vmap, call solve for each method"
+        )
     found: dict[str, Solution] = {}
-    for asked in (methods,) if isinstance(methods, str) else methods:
+    for asked in each_method(methods):
         if methods is EVERY and asked == "subgradient" and key is None:
             continue
         try:

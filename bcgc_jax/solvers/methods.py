@@ -5,26 +5,42 @@ is static. A rule that needs no search is a `Scheme`, the package's own (`scheme
 """
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import check, concrete, pytree_dataclass, static_field
+from bcgc_jax._pytree import check, check_whole, concrete, meets, pytree_dataclass, static_field
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.schemes import SCHEMES, Scheme
 
 
-def _check_whole(name: str, value: int, low: int) -> None:
-    """Static whole numbers: known, and no fraction."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
-        raise ValueError(f"{name} must be a whole number from {low} on, known before tracing, got {value!r}")
-
-
 class Method:
-    """A way to a scheme; `name` is what the command line and `Solution.method` call it."""
+    """A way to a scheme; `name` is what the command line and `Solution.method` call it.
+
+    `conditions` are what its numbers must meet, where they are given: what a person passes is refused
+    otherwise, and with what is traced the solution is INVALID. `counts` are static whole numbers, and what
+    they begin with.
+    """
+
+    conditions: ClassVar[Sequence[tuple[str, str]]] = ()
+    counts: ClassVar[Sequence[tuple[str, int]]] = ()
+
+    def __post_init__(self) -> None:
+        for name, value, condition in self._numbers():
+            check(name, value, condition)
+            if isinstance(value, int | np.integer):  # 4 is no other program than 4.0
+                object.__setattr__(self, name, float(value))
+        for name, low in self.counts:
+            check_whole(name, getattr(self, name), low)
+
+    def _numbers(self) -> Iterator[tuple[str, Any, str]]:
+        for name, condition in self.conditions:
+            if getattr(self, name) is not None:
+                yield name, getattr(self, name), condition
 
     @property
     def name(self) -> str:
@@ -32,7 +48,17 @@ class Method:
 
     def valid(self) -> Array:
         """Whether its numbers make sense, also where they are traced."""
-        return jnp.asarray(True)
+        good = [jnp.all(meets(value, condition)) for _, value, condition in self._numbers()]
+        return jnp.all(jnp.asarray([True, *good]))
+
+    def check_single(self) -> None:
+        """Raise ValueError where shapes say that this is a batch of methods, which only `jax.vmap` takes."""
+        for name, value, _ in self._numbers():
+            if np.shape(value):
+                raise ValueError(
+                    f"{name} of {type(self).__name__} must be one number, got shape {np.shape(value)}: a "
+                    "batch goes through jax.vmap, as in jax.vmap(lambda m: solve(problem, m))(methods)"
+                )
 
 
 @pytree_dataclass
@@ -43,7 +69,8 @@ class Optimal(Method):
       tolerance: of the gap; not below what the precision resolves, (64 + 8 N) eps: 3e-5 in float32 at N = 20;
         for laws of atoms and for `Rows` not below 1e-6, in float32 3e-4.
       levels: the redundancy levels that may be used, all by default; static. With setup cycles it is also
-        searched which of them to use, and the bound is for those in `Solution.levels`.
+        searched which of them to use, and the bound is for those in `Solution.levels`. Where the number of
+        workers is traced and lacks one of them, the solution is INFEASIBLE.
       max_steps: of Newton's method; static.
 
     >>> Optimal(levels=[0, 2]).levels
@@ -54,9 +81,11 @@ class Optimal(Method):
     levels: Sequence[int] | None = static_field(default=None)
     max_steps: int = static_field(default=60)
 
+    conditions = (("tolerance", "> 0"),)
+    counts = (("max_steps", 1),)
+
     def __post_init__(self) -> None:
-        check("tolerance", self.tolerance, "> 0")
-        _check_whole("max_steps", self.max_steps, 1)
+        super().__post_init__()
         if self.levels is not None:
             chosen = np.unique(np.asarray(self.levels))
             if not chosen.size or not np.issubdtype(chosen.dtype, np.integer) or chosen[0] < 0:
@@ -68,9 +97,6 @@ class Optimal(Method):
     @property
     def name(self) -> str:
         return "optimal"
-
-    def valid(self) -> Array:
-        return jnp.asarray(self.tolerance) > 0
 
 
 @pytree_dataclass
@@ -87,18 +113,12 @@ class Deadline(Method):
     tolerance: ArrayLike = 1e-6
     max_steps: int = static_field(default=2000)
 
-    def __post_init__(self) -> None:
-        if self.deadline is not None:
-            check("deadline", self.deadline, "> 0")
-        check("tolerance", self.tolerance, "> 0")
-        _check_whole("max_steps", self.max_steps, 1)
+    conditions = (("deadline", "> 0"), ("tolerance", "> 0"))
+    counts = (("max_steps", 1),)
 
     @property
     def name(self) -> str:
         return "deadline"
-
-    def valid(self) -> Array:
-        return jnp.asarray(1.0 if self.deadline is None else self.deadline) > 0
 
 
 @pytree_dataclass
@@ -118,10 +138,8 @@ class Subgradient(Method):
     check_every: int = static_field(default=100)
     max_steps: int = static_field(default=2000)
 
-    def __post_init__(self) -> None:
-        check("tolerance", self.tolerance, "")
-        for name in ("batch_size", "check_every", "max_steps"):
-            _check_whole(name, getattr(self, name), 1)
+    conditions = (("tolerance", ""),)
+    counts = (("batch_size", 1), ("check_every", 1), ("max_steps", 1))
 
     @property
     def name(self) -> str:
@@ -134,26 +152,23 @@ class TandonPartial(Method):
 
     alpha: ArrayLike | None = None
 
-    def __post_init__(self) -> None:
-        if self.alpha is not None:
-            check("alpha", self.alpha, ">= 1")
+    conditions = (("alpha", ">= 1"),)
 
     @property
     def name(self) -> str:
         return "tandon_partial"
 
-    def valid(self) -> Array:
-        return jnp.asarray(1.0 if self.alpha is None else self.alpha) >= 1
-
 
 @pytree_dataclass
 class Tandon(Method):
-    """Gradient coding of Tandon et al. 2017: all coordinates at one redundancy `level`."""
+    """Gradient coding of Tandon et al. 2017: all coordinates at one redundancy `level`.
+
+    INFEASIBLE where the number of workers is traced and has no such level.
+    """
 
     level: int = static_field()
 
-    def __post_init__(self) -> None:
-        _check_whole("level", self.level, 0)
+    counts = (("level", 0),)
 
     @property
     def name(self) -> str:
@@ -166,13 +181,14 @@ class Ferdinand(Method):
 
     num_layers: int = static_field()
 
-    def __post_init__(self) -> None:
-        _check_whole("num_layers", self.num_layers, 1)
+    counts = (("num_layers", 1),)
 
     @property
     def name(self) -> str:
         return f"ferdinand:{self.num_layers}"
 
+
+Methods = str | Method | Scheme | Sequence[str | Method | Scheme]
 
 PROPOSED = ("optimal", "subgradient", "time", "frequency")
 BASELINES = ("uncoded", "single_block", "tandon_partial", "ferdinand_full", "ferdinand_half")
@@ -222,6 +238,17 @@ def method_of(
     raise ValueError(f'unknown method "{method}"{hint}; known: {", ".join([METHODS, *mine])}')
 
 
+def each_method(methods: "Methods") -> "Iterable[str | Method | Scheme]":
+    """One method, or what is none and `method_of` refuses, as a row of one."""
+    return (methods,) if isinstance(methods, str) or not isinstance(methods, Iterable) else methods
+
+
+def owners_of(option: str) -> list[str]:
+    """The classes of the methods that have this option."""
+    kinds = dict.fromkeys([*_SEARCHED.values(), *_NUMBERED.values()])
+    return [kind.__name__ for kind in kinds if option in kind.__dataclass_fields__]  # type: ignore[attr-defined]
+
+
 def _range(name: str, problem: Problem | None) -> tuple[int, int | None]:
     """The numbers that "tandon" or "ferdinand" may have, as far as it is known before tracing."""
     low = 0 if name == "tandon" else 1
@@ -250,6 +277,8 @@ def is_baseline(method: "Method | Scheme") -> bool:
 def check_method(problem: Problem, method: "Method | Scheme") -> None:
     """ValueError for what a method cannot do for this problem, as far as that is known before tracing."""
     name = method.name
+    if isinstance(method, Method):
+        method.check_single()
     match method:
         case Tandon(level=number) | Ferdinand(num_layers=number):
             low, high = _range(name.partition(":")[0], problem)

@@ -6,25 +6,23 @@ partition, a function from sorted cycle times to a runtime.
 
 import dataclasses
 import functools
-import inspect
 import os
-import re
 import runpy
 import textwrap
 import traceback
-import types
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
+from bcgc_jax._pytree import show
 from bcgc_jax.expectation import Expectation
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers import baselines, closed_form
+from bcgc_jax.solvers.identity import describe
 
 # Draws of the runtime of a scheme that is no partition, and how many of them at a time.
 NUM_DRAWS, _BATCH = 2**17, 2**12
@@ -36,7 +34,7 @@ class SchemeError(Exception):
 
 
 @jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Scheme:
     r"""A rule of one's own, for `solve`, `Sweep`, the command line, the figures and the benchmarks.
 
@@ -88,6 +86,10 @@ class Scheme:
             raise ValueError(f'the name of a scheme, "{self.name}", {why}: choose another')
         object.__setattr__(self, "label", self.label or self.name)
 
+    def __repr__(self) -> str:
+        baseline = ", baseline=True" if self.baseline else ""
+        return f"Scheme({self.name!r}, {show(self.function)}, gives={self.gives!r}{baseline})"
+
     @property
     def is_partition(self) -> bool:
         """Whether it gives a partition, in one way or another."""
@@ -96,7 +98,7 @@ class Scheme:
     @property
     def code(self) -> str:
         """What it gives and what the function does, so that a sweep does not go on with another one."""
-        return f"{self.gives} {describe_function(self.function)}"
+        return f"{self.gives} {describe(self.function)}"
 
     def partition(self, problem: Problem) -> Array:
         """x, `[max_workers]`; NaN where the scheme does not exist."""
@@ -164,36 +166,6 @@ _READINGS: dict[str, Callable[..., Any]] = {
     "runtime": _reading_runtime,
     "expectation": _reading_expectation,
 }
-
-
-def describe_function(value: Any, seen: frozenset[int] = frozenset()) -> str:
-    """What a function does, as far as its own code, defaults, closure and globals say; no addresses, no file
-    names.
-    """
-    value = inspect.unwrap(value) if callable(value) else value
-    if id(value) in seen:  # a function that calls itself
-        return ""
-
-    def parts(*values: Any) -> str:
-        return "".join(describe_function(one, seen | {id(value)}) for one in values)
-
-    if isinstance(value, types.FunctionType):
-        code = value.__code__
-        closure = [cell.cell_contents for cell in value.__closure__ or ()]
-        used = [value.__globals__[name] for name in code.co_names if name in value.__globals__]
-        own = [one for one in used if not isinstance(one, types.ModuleType | type)]
-        return parts(code, value.__defaults__, value.__kwdefaults__, closure, own)
-    if isinstance(value, types.CodeType):
-        return f"{value.co_code.hex()} {value.co_names} {parts(value.co_consts)}"
-    if isinstance(value, list | tuple):
-        return parts(*value)
-    if isinstance(value, np.ndarray | jax.Array):  # of long ones `repr` shows the ends alone
-        array = np.asarray(value)
-        return f"{array.dtype} {array.shape} {array.tobytes().hex()}"
-    leaves, tree = jax.tree.flatten(value)
-    if leaves and leaves[0] is not value:  # a law, a dictionary
-        return f"{tree} {parts(*leaves)}"
-    return re.sub(r"0x[0-9a-f]+", "", repr(value))
 
 
 def _ferdinand(layers: Callable[[Problem], Array]) -> Callable[..., Array]:

@@ -1,8 +1,9 @@
 """`solve`: one entry point for every scheme, with the exact runtime and the certificate of each."""
 
 import functools
-from collections.abc import Sequence
-from typing import Any
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import concrete, is_traced, replace
+from bcgc_jax._pytree import check_key, check_whole, concrete, is_traced, replace
 from bcgc_jax.expectation import Expectation
 from bcgc_jax.laws import Atomic
 from bcgc_jax.problem import Problem, Status
@@ -45,6 +46,7 @@ from bcgc_jax.solvers.methods import (
     TandonPartial,
     check_method,
     method_of,
+    owners_of,
 )
 from bcgc_jax.solvers.optimal import least_gap, optimal_partition
 from bcgc_jax.solvers.schemes import SCHEMES, BuiltIn, Scheme
@@ -56,6 +58,27 @@ from bcgc_jax.solvers.units import improve_units
 FEW_UNITS, _MOST_OPERATIONS = 1000, 1e9
 
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _with_its_own_options(function: F) -> F:
+    """`function`; an option that is a method's is refused with the method's name."""
+    known = inspect.signature(function).parameters
+
+    @functools.wraps(function)
+    def checked(*args: Any, **keywords: Any) -> Any:
+        for name in keywords.keys() - known.keys():
+            owners = owners_of(name)
+            hint = f"; it has {', '.join(known)}"
+            if owners:
+                hint = f": it is an option of the method, as in solve(problem, {owners[0]}({name}=…))"
+            raise TypeError(f'solve has no "{name}"{hint}')
+        return function(*args, **keywords)
+
+    return checked  # type: ignore[return-value]
+
+
+@_with_its_own_options
 def solve(
     problem: Problem,
     method: str | Method | Scheme = "optimal",
@@ -93,7 +116,8 @@ def solve(
 
     Raises ValueError for an unknown method, a missing key, a level or a number of layers out of range, what a
     method cannot do, and for a law whose mean is known to be infinite. What shows only in traced values is a
-    `Status`.
+    `Status`: INVALID for numbers that make no problem, with NaN for the runtime, INFEASIBLE for a scheme that
+    a problem does not have, such as a level that a traced number of workers lacks.
 
     >>> from bcgc_jax.laws import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=20, num_coordinates=20_000)
@@ -101,25 +125,39 @@ def solve(
     >>> solution.rounded[:3].tolist(), bool(solution.lower_bound < solution.expected_runtime)
     ([5697, 1076, 609], True)
     """
+    if not isinstance(problem, Problem):
+        raise TypeError(f"problem must be a Problem, got {problem!r}")
     method = method_of(method, problem=problem)
     check_method(problem, method)
+    check_whole("num_draws", num_draws, 1)
+    check_whole("num_replications", num_replications, 1)
+    if key is not None:
+        check_key(key)
     if isinstance(method, Subgradient) and key is None:
         raise ValueError('method="subgradient" draws cycle times: pass key=jax.random.key(seed)')
     if not problem.iteration.exact:
         solution = _solve_unlike(problem, method, key, num_draws, num_replications)
     else:
         solution = _solve_exactly(problem, method, key, written_out)
-    if solution.rounded is not None:
-        level = np.arange(problem.max_workers)
-        parts = Parts(level, np.ones(level.size, problem.dtype), solution.rounded)
-        solution = replace(solution, parts=parts)
-    if isinstance(method, Method) and is_traced(method):  # what could not be checked when it was made
-        makes_sense = method.valid()
-        status = jnp.where(makes_sense, solution.status, int(Status.INVALID))
-        value = jnp.where(makes_sense, solution.expected_runtime, jnp.nan)
-        solution = replace(solution, status=status, expected_runtime=value)
+    if is_traced((problem, method)):  # what could not be checked when it was made
+        solution = _invalid_without(_makes_sense(problem, method), solution)
     kind = "exact" if problem.iteration.exact and not _is_drawn(method) else "confidence"
     return replace(solution, method=method.name, kind=kind, problem=problem)
+
+
+def _makes_sense(problem: Problem, method: Method | Scheme) -> Array:
+    return problem.valid & method.valid() if isinstance(method, Method) else problem.valid
+
+
+def _invalid_without(sense: Array, solution: Solution) -> Solution:
+    """`solution`, or one that says nothing."""
+    names = (
+        *("expected_runtime", "runtime_error", "relative_gap", "completion_probability", "rounded_value"),
+    )
+    values = {name: getattr(solution, name) for name in names}
+    known = {name: jnp.where(sense, v, jnp.nan) for name, v in values.items() if v is not None}
+    status = jnp.where(sense, solution.status, int(Status.INVALID))
+    return replace(solution, status=status, **known)
 
 
 def _is_drawn(method: Method | Scheme) -> bool:
@@ -320,15 +358,16 @@ def _certified_optimum(problem: Problem, allowed: Array, written_out: bool, **op
         used, rounds = best_levels(still, allowed)
     found = optimal_partition(still, used, written_out=written_out, **options)
     steps = rounds + found.num_steps
+    # Of the levels that were asked for, a traced number of workers may lack some.
+    lacks = jnp.any(allowed & ~problem.exists)
+    status = jnp.where(lacks, int(Status.INFEASIBLE), found.status)
     if not problem.iteration.smooth:
         known = found.lower_bound if problem.iteration.polyhedral else None
-        return assess_shares(
-            problem, found.partition, found.status, steps, used, known, written_out=written_out
-        )
+        return assess_shares(problem, found.partition, status, steps, used, known, written_out=written_out)
     lower = lower_bound_of(found.lower_bound - found.error, found.value)
     certified = Certificate(found.value, found.error, lower, 1 - lower / found.value)
     certified = _differentiable(certified, problem, found.partition, used)
-    return solution_of(problem, found.partition, found.status, steps, used, certified)
+    return solution_of(problem, found.partition, status, steps, used, certified)
 
 
 @jax.custom_jvp

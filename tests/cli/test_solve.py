@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from bcgc_jax import Problem, ShiftedExponential, Solution, expected_runtime
-from bcgc_jax.cli.solve_table import blocks, draw
+from bcgc_jax.cli.solve_table import blocks
+from bcgc_jax.solvers.compare import draw
 from bcgc_jax.solvers.completion import STARTS
 from bcgc_jax.sweep_files import read_rows
 

@@ -1,6 +1,9 @@
 """A trace on the command line: one law for all commands, one limit, and flags that only the commands know."""
 
+import gzip
+import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -156,3 +159,42 @@ def test_train_plans_for_the_law_of_the_trace_that_it_replays(command, tmp_path,
         assert run["expected_runtime"] == pytest.approx(replayed, rel=1e-8)
     else:  # planned as if any worker could be the slow one
         assert run["expected_runtime"] != pytest.approx(replayed, rel=1e-2)
+
+
+class _Bytes(io.BytesIO):
+    name = "<stdin>"
+
+
+def _stdin(content: bytes) -> io.TextIOWrapper:
+    """Standard input of a process that is given `content`."""
+    return io.TextIOWrapper(io.BufferedReader(_Bytes(content)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_trace_comes_from_standard_input_too(command, monkeypatch, tmp_path, packed):
+    path = Path(_write(tmp_path / "steps.csv"))
+    content = gzip.compress(path.read_bytes()) if packed else path.read_bytes()
+    asked = ("--coordinates", "3000", "--method", "uncoded", "--format", "json")
+    _, expected, _ = command("solve", "--trace", str(path), *asked)
+    monkeypatch.setattr(sys, "stdin", _stdin(content))
+    status, out, err = command("solve", "--trace", "-", *asked)
+    assert (status, err) == (0, "")
+    mine, its = (json.loads(text) for text in (out, expected))
+    assert mine["problem"] == its["problem"]
+    assert mine["solutions"][0]["expected_runtime"] == its["solutions"][0]["expected_runtime"]
+
+
+def test_what_is_wrong_with_standard_input_is_told_by_its_name(command, monkeypatch):
+    for content, message in (
+        (b"", "standard input is empty"),
+        (b"step,worker,seconds\n1,a,fast\n", "standard input, line 2: seconds must be a positive number"),
+        (b"step,worker,seconds\n1,a,2\n", "standard input has one worker only"),
+    ):
+        monkeypatch.setattr(sys, "stdin", _stdin(content))
+        status, _, err = command("solve", "--trace", "-", "--coordinates", "30")
+        assert status == 2
+        assert message in err
+    _, out, _ = command("fit", "--help")
+    assert "standard input" in " ".join(out.split())
+    _, out, _ = command("solve", "--help")
+    assert "standard input" in " ".join(out.split())

@@ -343,10 +343,10 @@ def test_without_replacement_the_workers_left_plan_anew(cluster):
 
 def test_the_plan_for_the_workers_left_is_that_of_their_own_laws():
     params, data = case()
-    laws: Any = [bcgc.Uniform(1.0, high) for high in (2.0, 3.0, 40.0, 5.0)]
+    laws = [bcgc.Uniform(1.0, high) for high in (2.0, 3.0, 40.0, 5.0)]
     problem = bcgc.Problem(laws, N, COUNT, len(data["y"]))
     scheme = _scheme(jax.random.key(0), problem, [0, 1, 3], "uncoded", params, None, {})
-    left: Any = [laws[0], laws[1], laws[3]]
+    left = [laws[0], laws[1], laws[3]]
     without = bcgc.Problem(left, 3, COUNT, len(data["y"]))
     # Each sends the whole gradient of a third of the samples.
     np.testing.assert_allclose(scheme.load, [float(without.scale) * COUNT])

@@ -10,8 +10,28 @@ import pytest
 import scipy.stats
 
 import bcgc_jax as bcgc
-from tests.oracles.laws import EMPIRICAL, TWO_SPEED
+from tests.oracles.laws import DETERMINISTIC, EMPIRICAL, TWO_SPEED
 from tests.tolerances import few_ulp
+
+# One time
+
+
+@pytest.mark.parametrize("value", [2.5, 1e-30, 3e8])
+def test_one_time_is_counted(value, precision):
+    case = DETERMINISTIC.at(value)
+    law, near = case.law(), few_ulp(precision)
+    t = np.asarray([0.0, 0.9 * value, 1.1 * value], precision)
+    np.testing.assert_array_equal(law.cumulative_hazard(t), [0, 0, np.inf])
+    np.testing.assert_array_equal(law.cdf(t), case.frozen.cdf(t))
+    np.testing.assert_array_equal(law.survival(law.infimum()), 0)  # P(T > value)
+    np.testing.assert_allclose([law.mean(), law.infimum()], [case.frozen.mean(), case.infimum], rtol=near)
+    np.testing.assert_allclose(
+        law.inverse_cumulative_hazard(np.array([0.0, 0.3, 80.0])), 3 * [value], rtol=near
+    )
+    np.testing.assert_allclose(law.sample(jax.random.key(0), (2,)), 2 * [value], rtol=near)
+    assert isinstance(law.pieces(), bcgc.laws.Atomic)
+    assert bcgc.straggler_ratio(law) == 1
+
 
 # Two speeds
 

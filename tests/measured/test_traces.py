@@ -1,5 +1,8 @@
 """Reading of measured times."""
 
+import gzip
+import io
+import os
 import random
 import time
 from pathlib import Path
@@ -333,7 +336,7 @@ def test_parquet_without_rows_or_names(tmp_path):
 
 def test_parquet_without_its_reader(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    with pytest.raises(ImportError, match=r"pip install 'bcgc-jax\[parquet\]'"):
+    with pytest.raises(ImportError, match=r"pip install '.\[parquet\]'"):
         load_trace(_write(tmp_path, "", "trace.parquet"))
 
 
@@ -384,6 +387,39 @@ def test_corrupted_parquet_files_are_read_or_refused(tmp_path):
             messages.append(str(error))
     assert messages
     assert all(str(path) in message for message in messages)
+
+
+def test_compressed_files_and_streams_are_read_like_files(tmp_path):
+    text = _LONG + "".join(f"{i},{name},{i + 1.25}\n" for i in range(20) for name in "ab")
+    plain, packed = load_trace(_write(tmp_path, text)), gzip.compress(text.encode())
+    shares: list[float] = []
+    _same(load_trace(_write(tmp_path, packed, "trace.csv.gz"), progress=shares.append), plain)
+    assert shares == [1.0]
+    _same(load_trace(_write(tmp_path, packed, "trace.csv")), plain)  # by what it is, not by its name
+    _same(load_trace(io.BytesIO(text.encode())), plain)
+    _same(load_trace(io.BytesIO(packed)), plain)
+    for content in (text.encode(), packed):
+        pipe, other = os.pipe()
+        with open(pipe, "rb") as reader:
+            with open(other, "wb") as writer:
+                writer.write(content)
+            _same(load_trace(reader), plain)
+
+
+def test_what_is_no_whole_stream_is_refused(tmp_path):
+    packed = gzip.compress((_LONG + "".join(f"{i},a,{i + 1.25}\n" for i in range(5_000))).encode())
+    damaged = packed[:200] + b"\x00" * 200 + packed[400:]
+    for content in (packed[:-20], packed[:12], damaged):
+        with pytest.raises(ValueError, match=r"cut.csv.gz is not a whole gzip file: "):
+            load_trace(_write(tmp_path, content, "cut.csv.gz"))
+    with pytest.raises(ValueError, match="the stream, line 2: seconds must be a positive number"):
+        load_trace(io.BytesIO(f"{_LONG}1,a,fast\n".encode()))
+    pipe, other = os.pipe()
+    with open(pipe, "rb") as reader:
+        with open(other, "wb") as writer:
+            writer.write(b"PAR1" + bytes(20))
+        with pytest.raises(ValueError, match="Parquet, which is read from its end: give the path of a file"):
+            load_trace(reader)
 
 
 def test_large_files_are_read_right(tmp_path):

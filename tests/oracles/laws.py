@@ -308,6 +308,16 @@ SHIFTED_EXPONENTIAL = Family(
     mean=lambda p: p[1] + 1 / p[0],
     typical=lambda p: 1 / p[0],
 )
+EXPONENTIAL = Family(
+    build=bcgc.Exponential,
+    frozen=lambda rate: stats.expon(0, 1 / rate),
+    sampler=lambda rng, size, rate: rng.exponential(1 / rate, size),
+    survival=lambda p, t: mp.exp(-p[0] * t),
+    density=lambda p, t: p[0] * mp.exp(-p[0] * t),
+    infimum=lambda p: mp.mpf(0),
+    mean=lambda p: 1 / p[0],
+    typical=lambda p: 1 / p[0],
+)
 WEIBULL = Family(
     build=bcgc.Weibull,
     frozen=lambda scale, concentration, shift: stats.weibull_min(concentration, shift, scale),
@@ -387,6 +397,7 @@ LINEAR_HAZARD = Family(
     ),
     typical=lambda p: 1 / p[0],
 )
+DETERMINISTIC = Family(build=bcgc.Deterministic, frozen=lambda value: Atoms([value], [1.0]))
 TWO_SPEED = Family(
     build=bcgc.TwoSpeed,
     frozen=lambda fast, slow, probability: Atoms([fast, slow], [1 - probability, probability]),
@@ -399,7 +410,7 @@ EMPIRICAL = Family(
 
 CASES = {
     "shifted_exponential": SHIFTED_EXPONENTIAL.at(1e-3, 50.0),
-    "exponential": SHIFTED_EXPONENTIAL.at(0.4, 0.0),
+    "exponential": EXPONENTIAL.at(0.4),
     "weibull_3": WEIBULL.at(3.0, 3.0, 0.0),
     "weibull_07": WEIBULL.at(2.0, 0.7, 0.5),
     "pareto_12": PARETO.at(2.0, 1.2),
@@ -408,6 +419,7 @@ CASES = {
     "lognormal": LOGNORMAL.at(0.3, 0.8, 0.4),
     "gamma": GAMMA.at(2.5, 0.7, 0.3),
     "from_hazard": LINEAR_HAZARD.at(0.3, 0.15),
+    "deterministic": DETERMINISTIC.at(2.5),
     "two_speed": TWO_SPEED.at(1.5, 7.5, 0.2),
     "empirical": EMPIRICAL.at(2.0, 1.25, 3.5, 2.0, 9.0),
 }

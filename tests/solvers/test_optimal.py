@@ -157,6 +157,19 @@ def test_the_optimum_of_two_speeds_is_that_of_a_linear_programme(x64, fast, slow
         assert exact * (1 - 1e-10) <= solution.expected_runtime <= exact * (1 + 1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 6])
+def test_workers_that_are_never_slow_need_no_redundancy(x64, workers):
+    problem = padded(bcgc.Deterministic(2.5), workers, 6_000, 5)
+    for method, slack in (("optimal", 2e-6), ("time", 1e-14), ("frequency", 1e-14)):
+        solution = bcgc.solve(problem, method)
+        exact = 5 / workers * 6_000 * 2.5  # Theorem 2: all at level 0
+        assert int(solution.status) == bcgc.Status.CONVERGED
+        assert exact * (1 - 1e-12) <= solution.expected_runtime <= exact * (1 + slack)
+        assert solution.lower_bound <= exact
+        assert known(solution.rounded)[0] == 6_000
+
+
 def test_the_optimum_of_measured_times_is_certified(x64):
     rng = np.random.default_rng(3)
     law, workers = bcgc.Empirical(0.3 + rng.gamma(1.4, 0.8, 25)), 7

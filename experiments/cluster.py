@@ -125,7 +125,15 @@ def _print(rows: Sequence[dict[str, Any]], steps: int) -> None:
     plain = sorted((r for r in rows if not r["faults"]), key=lambda r: r["predicted_seconds"])
     print_table(
         f"Seconds of an iteration, means of {steps}; overhead: time beyond the pace, if all keep the same",
-        ["scheme", "predicted", "by the draws", "measured", "± s.e.", "overhead", "measured / (p. + o.)"],
+        [
+            "scheme",
+            "predicted",
+            "drawn",
+            "measured",
+            "± s.e.",
+            "overhead",
+            "measured / (predicted + overhead)",
+        ],
         [
             [
                 row["method"],
@@ -183,7 +191,7 @@ def _draw(
                 linestyle=look.line,
                 linewidth=look.width,
             )
-        title = "one worker killed,\nlater one stopped" if faults else "one run, all workers\nthere"
+        title = "one worker killed,\nlater one stopped" if faults else "one run,\nall workers there"
         plotting.label_axes(
             axis, "wall clock (s)", "training loss (nats)", title=title, log="y", y_ticks=LOSS_TICKS
         )

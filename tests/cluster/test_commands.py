@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bcgc_jax.cluster import WorkersLost
-from experiments import calibrated
+from experiments import calibrated, rivals
 from experiments import cluster as experiment
 
 pytestmark = pytest.mark.slow
@@ -103,7 +103,7 @@ def test_the_experiment_compares_measured_with_predicted_through_faults(tmp_path
     not hasattr(os, "sched_setaffinity"), reason="processes cannot be kept on their cores here"
 )
 def test_the_experiment_with_a_real_load_measures_plans_and_runs(tmp_path, capsys, monkeypatch, x64):
-    monkeypatch.setattr(calibrated, "_RIVALS", 1)
+    monkeypatch.setattr(rivals, "_RIVALS", 1)
     monkeypatch.setattr(calibrated, "_IDLE", 2.0)  # for the test's own sake
     calibrated.run(tmp_path, workers=2, widths=(64, 16, 10), steps=30, rounds=1)
     with open(tmp_path / "calibrated.csv", newline="") as file:

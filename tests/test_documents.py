@@ -53,8 +53,7 @@ def test_the_python_of_a_document_runs(path, clone):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", [path for path in DOCUMENTS if _blocks(path, "sh")], ids=_name)
 def test_the_commands_of_a_document_run(path, clone):
-    # What the text supposes that its reader has.
-    (clone / "steps.csv").write_bytes((ROOT / "experiments/data/steps.csv").read_bytes())
+    # What the text supposes that its reader has: files of a recorder.
     (clone / "worker-0.csv").write_text(
         "".join(f"{step},0,{0.1 + 0.01 * (step % 7)}\n" for step in range(40))
     )

@@ -264,7 +264,7 @@ def solution_of(
 
 def overflows(problem: Problem, value: Array) -> Array:
     """Whether an infinite runtime is one of numbers that are too large: the mean of the law is finite."""
-    return jnp.isinf(value) & jnp.isfinite(problem.iteration.pooled().mean())
+    return jnp.isinf(value) & jnp.isfinite(problem.cycle_time.mean())
 
 
 def is_partition(problem: Problem, x: Array) -> Array:

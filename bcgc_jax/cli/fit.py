@@ -28,7 +28,15 @@ from bcgc_jax.cli.output import (
     write_rows,
 )
 from bcgc_jax.cli.plans import plan_option, save_plan
-from bcgc_jax.cli.traces import TraceFile, law_of_trace, layout_options
+from bcgc_jax.cli.traces import (
+    TraceFile,
+    cycles_of_a_step,
+    later_than_promised,
+    law_of_trace,
+    layout_options,
+    whole_steps,
+    with_options,
+)
 from bcgc_jax.cli.waiting import progress
 from bcgc_jax.laws import HazardSpline, Law
 from bcgc_jax.measured.description import Description, describe
@@ -74,6 +82,9 @@ class Question:
             require_matplotlib()
 
 
+MEASURED = "measured times"  # as a law to plan for
+
+
 class Answer(NamedTuple):
     """The trace, what describes it, and a plan for each law."""
 
@@ -84,6 +95,7 @@ class Answer(NamedTuple):
     laws: dict[str, Law]
     plans: list[dict[str, Any]]
     best: Solution
+    cycles: str
 
 
 @click.command(
@@ -189,13 +201,15 @@ def _answer(question: Question, bar: Any, task: Any) -> Answer:
     )
     laws = _laws(trace, fits, workers)
     bar.update(task, total=len(laws), completed=0)
-    plans, steps = [], _whole_steps(trace)
+    plans, steps = [], whole_steps(trace)
     for name in laws:
         bar.update(task, description=f"planning for {name}")
         plans.append(_plan(name, laws, steps, workers, question))
         bar.advance(task)
     rows = [row for row, _ in plans]
-    return Answer(trace, description, _remarks(description), fits, laws, rows, plans[0][1])
+    cycles = cycles_of_a_step(_problem(laws[rows[0]["law"]], workers, question))
+    remarks = _remarks(description, rows)
+    return Answer(trace, description, remarks, fits, laws, rows, plans[0][1], cycles)
 
 
 def _announce(question: Question, trace: Trace, workers: int) -> None:
@@ -217,16 +231,16 @@ def _problem(law: Law, workers: int, question: Question) -> Problem:
     return Problem(law, workers, question.coordinates, question.samples, question.cycles, max_workers=size)
 
 
-def _remarks(description: Description) -> list[str]:
-    remarks = description.remarks()
+def _remarks(description: Description, plans: list[dict[str, Any]]) -> list[str]:
+    remarks = [with_options(remark) for remark in description.remarks()]
+    for plan in plans:
+        promised, taken = plan["runtime_under"].get(MEASURED), plan["replayed_runtime"]
+        if plan["law"] == MEASURED and promised is not None and taken is not None:
+            name = "the plan for the measured times"
+            remarks += later_than_promised(name, promised, taken, plan["replayed_error"])
     if description.unlike_workers or description.slow_together:
         remarks.append("bcgc solve --trace FILE --keep-workers plans on whole steps.")
     return remarks
-
-
-def _whole_steps(trace: Trace) -> np.ndarray:
-    times = trace.table()
-    return times[np.isfinite(times).all(axis=1)]
 
 
 def _laws(trace: Trace, fits: list[Fit], workers: int) -> dict[str, Law]:
@@ -243,7 +257,7 @@ def _laws(trace: Trace, fits: list[Fit], workers: int) -> dict[str, Law]:
             known["smooth"] = heavy
     # Times that are cut off, or too many workers for atoms that say something.
     with contextlib.suppress(ValueError):
-        known["measured times"] = law_of_trace(trace, "atoms", workers, num_evaluations=_EVALUATIONS)
+        known[MEASURED] = law_of_trace(trace, "atoms", workers, num_evaluations=_EVALUATIONS)
     # No plan has a finite runtime under a law without a mean; the others have theirs.
     finite_mean = {name: law for name, law in known.items() if np.isfinite(float(law.mean()))}
     if not finite_mean:
@@ -343,6 +357,7 @@ def _print(file: str, answer: Answer) -> None:
     if times > MAX_TIMES:
         screen.print(f"Fitted to {MAX_TIMES} of the {times} times, drawn at random.")
     _print_plans(screen, answer.plans)
+    screen.print(f"\n{answer.cycles}")
 
 
 def _print_fits(screen: Console, fits: list[Fit]) -> None:
@@ -393,9 +408,9 @@ def _print_plans(screen: Console, plans: list[dict[str, Any]]) -> None:
             cells.append(f"{plan['replayed_runtime']:.5g} ± {plan['replayed_error']:.2g}")
         compared.add_row(plan["law"], *cells)
     print_table(compared)
-    screen.print("Of whole coordinates, in seconds.")
+    screen.print("Of whole coordinates, in seconds times cycles.")
     worst = 0.0
-    for law in [law for law in laws if law == "measured times"] or laws:
+    for law in [law for law in laws if law == MEASURED] or laws:
         values = [plan["runtime_under"][law] for plan in plans]
         if all(v is not None for v in values):
             worst = max(worst, max(values) / min(values) - 1)

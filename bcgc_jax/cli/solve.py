@@ -45,10 +45,11 @@ from bcgc_jax.cli.output import (
 )
 from bcgc_jax.cli.plans import plan_option, save_plan
 from bcgc_jax.cli.solve_table import OVERFLOW, Answer, fastest_plan, print_answer, runtime_of
-from bcgc_jax.cli.traces import TraceFile, need_one_law, trace_options
+from bcgc_jax.cli.traces import TraceFile, cycles_of_a_step, late, need_one_law, trace_options
 from bcgc_jax.cli.waiting import progress
 from bcgc_jax.laws import Law, Rows, Unlike
 from bcgc_jax.measured.resampling import bootstrap_interval
+from bcgc_jax.measured.traces import Trace
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.runtime import completion_probability, partition_of_units
 from bcgc_jax.solution import Solution
@@ -216,7 +217,8 @@ def solve_command(**options: Any) -> None:
     """
     question = Question(**options)
     with jax.enable_x64(True):
-        problem = _problem(question)
+        trace = None if question.trace is None else question.trace.read()
+        problem = _problem(question, trace)
         found, answer = _answer(question, problem)
         if all(row["status"] == _INVALID for row in answer.rows):
             raise ValueError(f"no runtime is known: {OVERFLOW}")
@@ -228,7 +230,8 @@ def solve_command(**options: Any) -> None:
         else:
             unit = "the cycle time's unit" if question.trace is None else "seconds"
             own = [scheme.name for scheme in question.schemes]
-            print_answer(answer, problem, deadline=question.deadline, unit=unit, own=own)
+            remarks = _of_trace(question, trace, problem, answer)
+            print_answer(answer, problem, deadline=question.deadline, unit=unit, own=own, remarks=remarks)
         if question.out is not None:
             best = next(
                 (one for one in found if one.row["status"] in _PLANNED and one.row["method"] != LIMIT), None
@@ -241,10 +244,27 @@ def solve_command(**options: Any) -> None:
                 click.echo(f"\nThe plan of {best.row['method']}: {question.out}")
 
 
-def _problem(question: Question) -> Problem:
+def _of_trace(question: Question, trace: Trace | None, problem: Problem, answer: Answer) -> list[str]:
+    """What is to be said of the trace that the problem was made from."""
+    if question.trace is None or trace is None:
+        return []
+    plan = fastest_plan(answer.rows)
+    plain = question.setup_cycles is None and question.unit_costs is None
+    return [
+        cycles_of_a_step(problem),
+        *question.trace.remarks(trace),
+        *(
+            late(trace, problem, plan)
+            if plan is not None and plain and not question.trace.keep_workers
+            else ()
+        ),
+    ]
+
+
+def _problem(question: Question, trace: Trace | None) -> Problem:
     workers, coordinates, costs = question.workers, question.coordinates, None
     if question.trace is not None:
-        trace = question.trace.read()
+        assert trace is not None
         workers = question.trace.num_workers(trace, workers)
         law = question.trace.law(trace, workers)
     else:

@@ -53,14 +53,20 @@ def fastest_plan(rows: Sequence[Row]) -> Row | None:
 
 
 def print_answer(
-    answer: Answer, problem: Problem, *, deadline: float | None, unit: str, own: list[str]
+    answer: Answer,
+    problem: Problem,
+    *,
+    deadline: float | None,
+    unit: str,
+    own: list[str],
+    remarks: Sequence[str] = (),
 ) -> None:
-    """All of it; `own` are the user's schemes, `unit` that of the cycle time."""
+    """All of it; `own` are the user's schemes, `unit` that of the cycle time, `remarks` are on the trace."""
     screen = console()
     print_table(_compared(answer, problem, deadline))
     what = "coordinates" if problem.unit_costs is None else "units"
     baseline = "none" if answer.baseline is None else row_label(answer.baseline)
-    text = [f"\nRuntime: expected, of whole {what}, in {unit}. Best baseline: {baseline}."]
+    text = [f"\nRuntime: expected, of whole {what}, in {unit}. Best baseline: {baseline}.", *remarks]
     text += [_limit(answer, problem), *_remarks(answer.rows, problem, own), *_saved(answer.rows)]
     text += _law(answer, problem.cycle_time)
     text += _plan(answer.rows, problem)
@@ -229,9 +235,9 @@ def _needs(answer: Answer, problem: Problem) -> list[str]:
         return []
     backward, share = float(problem.total * problem.cycles), f"{100 * answer.setup:.2g} %"
     return [
-        f"The gain needs a cheap forward pass: {row['method']} is slower than single_block from "
-        f"{_plain(answer.setup * backward)} setup cycles a sample and subset on, {share} of a backward pass "
-        f"(L b = {_plain(backward)}). --setup-cycles plans with them."
+        f"The gain needs a cheap forward pass: from {_plain(answer.setup * backward)} setup cycles a sample "
+        f"and subset on, {share} of a backward pass (L b = {_plain(backward)}), this plan is slower than "
+        "single_block. --setup-cycles F plans for F of them."
     ]
 
 

@@ -12,8 +12,10 @@ import numpy as np
 from bcgc_jax.cli.arguments import refuse_without_effect
 from bcgc_jax.cli.output import access
 from bcgc_jax.laws import Empirical, JointLaw, Law, Rows
+from bcgc_jax.measured.description import NOTHING, describe
 from bcgc_jax.measured.smooth import smooth_empirical
 from bcgc_jax.measured.traces import LAYOUTS, ColumnError, Trace, load_trace
+from bcgc_jax.problem import Problem
 
 STANDARD_INPUT = "-"
 TRACE_LAWS = ("atoms", "smooth", "pareto-tail")
@@ -70,6 +72,57 @@ class TraceFile:
         if self.keep_workers:
             return Rows(trace.rows())
         return law_of_trace(trace, self.kind, num_workers)
+
+    def remarks(self, trace: Trace) -> list[str]:
+        """Where it is not what a plan supposes; of whole steps, only where nothing can be learnt from it."""
+        found = describe(trace, with_tail=False)
+        said = found.remarks()
+        if self.keep_workers:
+            return said[:1] if found.alike else []
+        if said == [NOTHING]:
+            return []
+        return [*map(with_options, said), "bcgc fit says more; --keep-workers plans on whole steps."]
+
+
+def late(trace: Trace, problem: Problem, plan: dict[str, Any]) -> list[str]:
+    """What the steps of the trace take beyond what the `plan` expects of independent workers."""
+    times, counts = whole_steps(trace), np.asarray(plan["partition"], float)
+    if times.shape[1] != counts.size or len(times) < 2:
+        return []
+    load = np.cumsum(counts * np.arange(1, counts.size + 1))
+    taken = float(problem.scale) * np.max(-np.sort(-times, axis=1) * load, axis=1)
+    error = taken.std(ddof=1) / np.sqrt(len(taken))
+    return later_than_promised(plan["method"], plan["partition_runtime"], float(taken.mean()), float(error))
+
+
+def later_than_promised(plan: str, promised: float, taken: float, error: float) -> list[str]:
+    """In words, where it is more than chance."""
+    if taken - promised < 2 * error:
+        return []
+    return [
+        f"In the steps of the trace {plan} takes {100 * (taken / promised - 1):.2g} % longer than expected: "
+        "the workers of a step are not as independent as it supposes. --keep-workers plans on whole steps."
+    ]
+
+
+def whole_steps(trace: Trace) -> np.ndarray:
+    """The steps of which every worker's time is known, `[S, N]`."""
+    times = trace.table()
+    return times[np.isfinite(times).all(axis=1)]
+
+
+def with_options(remark: str) -> str:
+    """A remark of the library, with the command's name for whole steps."""
+    return remark.replace("`Rows`", "--keep-workers")
+
+
+def cycles_of_a_step(problem: Problem) -> str:
+    """How runtimes, of cycles that take the times of a trace, compare with its steps."""
+    cycles = float(problem.scale * problem.total)
+    return (
+        f"Each cycle takes a time of the trace, and a worker has M b L / N = {cycles:g} of them without "
+        f"redundancy: divided by {cycles:g}, runtimes are in steps as they were recorded."
+    )
 
 
 def law_of_trace(trace: Trace, kind: str, num_workers: int, *, num_evaluations: int = 1) -> Law:

@@ -20,6 +20,8 @@ _ALIKE = 0.01
 # Times that an estimate of a tail needs.
 _TAIL_TIMES = 100
 
+NOTHING = "Nothing here speaks against independent workers of one law."
+
 
 class Interval(NamedTuple):
     """An estimate and its confidence interval of 95 %; NaN where there is nothing to tell it from."""
@@ -63,6 +65,11 @@ class Description(NamedTuple):
     spread: float
 
     @property
+    def alike(self) -> bool:
+        """Whether all workers of a step take one time, as those do that have waited for each other."""
+        return self.spread < _ALIKE
+
+    @property
     def unlike_workers(self) -> bool:
         """Whether workers differ by more than chance and by more than a plan can overlook."""
         return self.between_workers.low > 0 and self.between_workers.value > _SMALL
@@ -75,7 +82,7 @@ class Description(NamedTuple):
     def remarks(self) -> list[str]:
         """In words: where the trace is not what the paper assumes, and what that means for a plan."""
         found = []
-        if self.spread < _ALIKE:
+        if self.alike:
             found.append(
                 f"The workers of a step take the same time, to {100 * self.spread:.1g} %: were they timed "
                 "behind a collective (an all-reduce, a barrier), where each has waited for the slowest? Then "
@@ -105,8 +112,9 @@ class Description(NamedTuple):
             )
         if self.tail_index.low > 0.5:
             found.append(
-                f"The tail is heavy (index {self.tail_index.value:.2f}): the variance may be infinite, and a "
-                "sample says little about the slowest steps to come; compare with a Pareto tail."
+                f"The tail is heavy (index {self.tail_index.value:.2f}, where 0 is exponential): the "
+                f"{'mean' if self.tail_index.high > 1 else 'variance'} may be infinite, and a sample says "
+                "little about the slowest steps to come; compare with a Pareto tail."
             )
         if self.num_censored:
             found.append(
@@ -124,11 +132,11 @@ class Description(NamedTuple):
             found.append(
                 f"There is {few}: nothing can be said about how alike or how independent workers are."
             )
-        return found or ["Nothing here speaks against independent workers of one law."]
+        return found or [NOTHING]
 
 
-def describe(trace: Trace) -> Description:
-    """`trace` in numbers, times that are cut off left out of all but the tail.
+def describe(trace: Trace, *, with_tail: bool = True) -> Description:
+    """`trace` in numbers, times that are cut off left out of all but the tail, of which a law is fitted.
 
     >>> times = np.random.default_rng(0).gamma(2.0, 1.0, (50, 4))
     >>> step, worker = np.indices(times.shape).reshape(2, -1)
@@ -141,7 +149,7 @@ def describe(trace: Trace) -> Description:
     persistence = autocorrelation(table)
     whole = table[np.isfinite(table)]
     tail = Interval(math.nan, math.nan, math.nan)
-    if whole.size >= _TAIL_TIMES and np.unique(whole).size >= _TAIL_TIMES / 2:
+    if with_tail and whole.size >= _TAIL_TIMES and np.unique(whole).size >= _TAIL_TIMES / 2:
         _, fit = smooth_law_and_tail(trace.seconds, trace.censored, pareto_tail=True)
         tail = Interval(
             fit.tail_index,

@@ -42,8 +42,7 @@ class Deterministic(Law):
         return jnp.asarray(self.value)
 
     def pieces(self):
-        # Twice: an expectation is a sum over the gaps between atoms, and one worker has no other.
-        return Atomic(jnp.stack([jnp.asarray(self.value)] * 2))
+        return Atomic(jnp.asarray(self.value)[None])
 
 
 @pytree_dataclass

@@ -102,7 +102,7 @@ def test_train_replays_a_trace(command, tmp_path):
         (["train"], "either --cycle-time or --trace"),
         ([*TRAIN, "--method", "magic"], "unknown method"),
         ([*TRAIN, "--target", "2"], "from 0 to 1"),
-        ([*TRAIN, "--batch-size", "10000"], "batch_size must be from 1 to 375"),
+        ([*TRAIN, "--batch-size", "10000"], "--batch-size must be from 1 to 375"),
         ([*TRAIN, "--curves", "/no/such/folder/x.csv"], "no folder"),
         (["train", "--trace", "/no/such/file"], "cannot read /no/such/file"),
         (["train", "--workers", "4", "--cycle-time", "pareto:scale=1,shape=0.9"], "infinite"),

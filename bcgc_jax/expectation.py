@@ -252,8 +252,8 @@ def quadrature(law: Law, known: Marks, load: Array, num_nodes: int) -> Quadratur
         start, left, size = _panels(law, pieces, known, load)
         times, weights = zip(*(_gauss(pieces, start, left, size, k) for k in orders), strict=True)
         own = np.repeat(np.eye(3), [weight.size for weight in weights], axis=1)
-        weights = jnp.concatenate(weights) * own.astype(load.dtype)
-        return Quadrature(start, jnp.concatenate(times), weights, orders)
+        weight = jnp.concatenate(weights) * own.astype(load.dtype)
+        return Quadrature(start, jnp.concatenate(times), weight, orders)
     start, centre, width, low, high, beyond = _line(law, known, load)
     v = low + (high - low) * np.linspace(0.0, 1.0, num_nodes + 1).astype(load.dtype)
     excess, slope = _on_line(centre, width, v)
@@ -283,12 +283,12 @@ def integrate(nodes: Quadrature, late: Array) -> Expectation:
     if nodes.panels:
         count = late.size // sum(nodes.panels)
         ends = np.cumsum([0, *nodes.panels]) * count
-        each = [
-            jnp.sum(term[i, ends[i] : ends[i + 1]].reshape(count, -1), axis=1)
-            for i in range(len(nodes.panels))
-        ]
+        fine, coarse, coarsest = (
+            jnp.sum(term[i, ends[i] : ends[i + 1]].reshape(count, -1), axis=1) for i in range(3)
+        )
         # In each panel, for what two rules are off by may cancel between panels.
-        return Expectation(nodes.start + value, jnp.sum(rule_error(*each, value, *_IN_PANELS)))
+        error = rule_error(fine, coarse, coarsest, value, *_IN_PANELS)
+        return Expectation(nodes.start + value, jnp.sum(error))
     # What is left out before the first and after the last time is of the size of the term there.
     error = rule_error(value, coarse, coarsest, value) + term[0, 0] + term[0, -1] + nodes.beyond
     return Expectation(nodes.start + value, error)

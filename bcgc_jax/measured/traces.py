@@ -218,6 +218,11 @@ def _columns(path: str, header: Sequence[str], names: list[str], layout: str) ->
     if not set(names[1:]) & set(missing):
         raise ValueError(f"{path} has the columns {names[1]} and {names[2]}: it is long, not wide")
     # A step's column of another name must not pass for a worker.
+    if others and all(_is_number(name) and not name.isdigit() for name in others):
+        raise ColumnError(
+            f"{path}: the first line holds numbers ({', '.join(others[:3])}, …) and no names of workers: put a "
+            "header before it, or the first step is lost"
+        )
     odd = len(header) > 2 and _alike(header[1:]) and not _alike(header)
     if names[0] in missing and (names[0] != "step" or odd or _near("step", header)):
         raise ColumnError(_no_column(path, header, names[:1]))

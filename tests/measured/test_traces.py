@@ -130,6 +130,7 @@ def test_columns_of_other_names(tmp_path):
         ("iteration,w1,w2", {"layout": "wide"}, "no column step: it has iteration"),
         ("w1,w2,w3", {"layout": "wide", "step": "time"}, "no column time"),
         ("step", {"layout": "wide"}, "no column of a worker"),
+        ("0.2077,0.31,0.18", {"layout": "wide"}, "first line holds numbers .* header before it"),
         ("step,worker,worker", {}, "two columns 'worker'"),
         ("step,worker,seconds", {"layout": "tall"}, "layout must be one of auto, long, wide, got 'tall'"),
         ("step,worker,seconds", {"step": "worker"}, "must be different columns"),

@@ -220,8 +220,8 @@ def _columns(path: str, header: Sequence[str], names: list[str], layout: str) ->
     # A step's column of another name must not pass for a worker.
     if others and all(_is_number(name) and not name.isdigit() for name in others):
         raise ColumnError(
-            f"{path}: the first line holds numbers ({', '.join(others[:3])}, …) and no names of workers: put a "
-            "header before it, or the first step is lost"
+            f"{path}: the first line holds numbers ({', '.join(others[:3])}, …) and no names of workers: put "
+            "a header before it, or the first step is lost"
         )
     odd = len(header) > 2 and _alike(header[1:]) and not _alike(header)
     if names[0] in missing and (names[0] != "step" or odd or _near("step", header)):

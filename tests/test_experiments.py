@@ -207,7 +207,8 @@ def test_sweep_is_every_cell_solved_alone(tmp_path, capsys, monkeypatch):
         problem = bcgc.Problem(law, int(row["num_workers"]), 20_000, 50.0, max_workers=4)
         alone = bcgc.solve(problem, row["method"])
         assert float(row["expected_runtime"]) == pytest.approx(float(alone.expected_runtime), rel=1e-6)
-        assert float(row["lower_bound"]) <= float(alone.expected_runtime) * (1 + 1e-9)
+        # A scheme far from the optimum may have no certificate.
+        assert float(row["lower_bound"] or 0) <= float(alone.expected_runtime) * (1 + 1e-9)
     cells = sweep.compare(sweep.read(file))
     for cell in cells:
         here = [r for r in rows if (int(r["num_workers"]), float(r["rate"])) == (cell.num_workers, cell.rate)]

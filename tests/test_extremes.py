@@ -220,3 +220,24 @@ def test_certificates_of_nearly_deterministic_laws_in_single_precision(family):
     rng = np.random.default_rng(2)
     for _ in range(40):
         _check_optimum(_nearly_deterministic(rng, family), int(rng.integers(2, 13)))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("x64")
+def test_the_error_of_splines_through_times_that_lie_decades_apart_is_bounded():
+    # One worker waits for itself: E T = ∫ Λ⁻¹(a) e^-a da, by Gauss's rule in panels that crowd at the knots.
+    points, weights = np.polynomial.legendre.leggauss(40)
+    crowd = np.concatenate([[0], np.geomspace(1e-9, 0.5, 40)])
+    crowd = np.concatenate([crowd, 1 - crowd[:-1][::-1]])
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        times = np.where(rng.random(60) < 0.1, 1000, 1) * rng.uniform(1, 1.01, 60)
+        law = bcgc.measured.smooth_empirical(times)
+        knots = np.append(np.asarray(law.hazards), float(law.hazards[-1]) + np.array([5.0, 15.0, 40.0]))
+        knots = np.unique((knots[:-1, None] + np.diff(knots)[:, None] * crowd).ravel())
+        half = np.diff(knots)[:, None] / 2
+        a = knots[:-1, None] + half * (1 + points)
+        exact = float(np.sum(np.asarray(law.inverse_cumulative_hazard(a)) * np.exp(-a) * half * weights))
+        (value, error), certificate = _found(law, 1, jnp.ones(1))
+        assert abs(float(value) - exact) <= float(error) + 1e-12 * exact, (seed, value, error, exact)
+        assert float(certificate.lower_bound) <= exact * (1 + 1e-12)

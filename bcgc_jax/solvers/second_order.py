@@ -100,7 +100,7 @@ def derivatives(law: Law, start: Array, load: Array, num_workers: ArrayLike, sum
     F is homogeneous of degree 1, so Σ_k y_k ∂²F/∂y_j∂y_k = 0 gives the diagonal.
     """
     fine, coarse, coarsest, left_out = sums.value
-    value, error = start + fine, rule_error(fine, coarse, coarsest, fine) + left_out
+    value, error = start + fine, rule_error(fine, coarse, coarsest) + left_out
     if not isinstance(law.pieces(), Smooth):  # Gauss's rules do not nest
         error = jnp.zeros_like(error)
     hessian = jnp.minimum(sums.upper + sums.upper.T, 0)[::-1, ::-1]

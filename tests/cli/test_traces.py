@@ -198,3 +198,29 @@ def test_what_is_wrong_with_standard_input_is_told_by_its_name(command, monkeypa
     assert "standard input" in " ".join(out.split())
     _, out, _ = command("solve", "--help")
     assert "standard input" in " ".join(out.split())
+
+
+def test_steps_that_take_longer_than_a_plan_expects_are_told():
+    rng = np.random.default_rng(0)
+    times = rng.gamma(4.0, 0.5, (200, 4)) * rng.uniform(0.5, 2.0, (200, 1))
+    problem = bcgc.Problem(bcgc.Empirical(times.ravel()), 4, 60, 3.0)
+    counts = [10, 20, 30, 0]
+    # By hand: a worker's cycles up to the end of each level are 10, 50, 140, 140, of M / N = 3 / 4 samples.
+    taken = np.mean([max(10 * t[3], 50 * t[2], 140 * t[1]) for t in np.sort(times, axis=1)]) * 3 / 4
+    plan = {"method": "mine", "partition": counts, "partition_runtime": taken / 1.25}
+    (line,) = traces.late(_trace(times), problem, plan)
+    assert "mine takes 25 % longer than expected" in line
+    assert traces.late(_trace(times), problem, plan | {"partition_runtime": taken}) == []
+    assert "M b L / N = 45 of them" in traces.cycles_of_a_step(problem)
+
+
+def test_what_a_plan_does_not_suppose_is_said_of_its_trace():
+    rng = np.random.default_rng(1)
+    together = _trace(rng.gamma(4.0, 0.5, (200, 4)) * rng.uniform(0.5, 2.0, (200, 1)))
+    behind = _trace(rng.gamma(4.0, 0.5, (200, 1)) * rng.uniform(1.0, 1.005, (200, 4)))
+    apart, whole = traces.TraceFile("steps.csv", {}), traces.TraceFile("steps.csv", {}, keep_workers=True)
+    assert any("slow together" in line and "`" not in line for line in apart.remarks(together))
+    assert whole.remarks(together) == []
+    for file in (apart, whole):
+        assert "behind a collective" in file.remarks(behind)[0]
+    assert apart.remarks(_trace(rng.gamma(4.0, 0.5, (200, 4)))) == []

@@ -259,23 +259,33 @@ def quadrature(law: Law, known: Marks, load: Array, num_nodes: int) -> Quadratur
         orders = (num_nodes // 12, num_nodes // 16, num_nodes // 24)
         if isinstance(pieces, Atomic):
             pieces, orders = Kinked(pieces.times[1:], ends=True), (2, 1, 1)
-        start, left, size = _panels(law, pieces, known, load)
-        times, weights = zip(*(_gauss(pieces, start, left, size, k) for k in orders), strict=True)
-        own = np.repeat(np.eye(3), [weight.size for weight in weights], axis=1)
-        weight = jnp.concatenate(weights) * own.astype(load.dtype)
-        return Quadrature(start, jnp.concatenate(times), weight, orders)
-    start, centre, width, low, high, beyond = _line(law, known, load)
-    v = low + (high - low) * np.linspace(0.0, 1.0, num_nodes + 1).astype(load.dtype)
-    excess, slope = _on_line(centre, width, v)
-    weight = slope * ((high - low) / num_nodes)
+        return gauss_rules(_panels(law, pieces, known, load), orders, pieces.ends)
+    nodes = line_rule(_line(law, known, load), num_nodes)
     # The integral does not depend on the nodes, its slope at the infimum does: there that of P in the last
     # load may be infinite. Nodes that move with this load, start + excess = load · τ, see none of it.
     infimum, last = law.infimum().astype(load.dtype), load[-1]
-    start, t = (last * (infimum + jax.lax.stop_gradient(t / last - infimum)) for t in (start, start + excess))
-    weight = last * jax.lax.stop_gradient(weight / last)
+    start, t = (last * (infimum + jax.lax.stop_gradient(t / last - infimum)) for t in nodes[:2])
+    return nodes._replace(start=start, times=t, weights=last * jax.lax.stop_gradient(nodes.weights / last))
+
+
+def line_rule(on_line: Array, num_nodes: int) -> Quadrature:
+    """The trapezoid rule of `num_nodes` intervals in v, from `line`."""
+    start, centre, width, low, high, beyond = on_line
+    v = low + (high - low) * np.linspace(0.0, 1.0, num_nodes + 1).astype(start.dtype)
+    excess, slope = _on_line(centre, width, v)
+    weight = slope * ((high - low) / num_nodes)
     node = np.arange(num_nodes + 1)
-    coarser = np.stack([(node % step == 0) * step for step in (1, 2, 4)]).astype(load.dtype)
-    return Quadrature(start, t, weight * coarser, beyond=beyond)
+    coarser = np.stack([(node % step == 0) * step for step in (1, 2, 4)]).astype(start.dtype)
+    return Quadrature(start, start + excess, weight * coarser, beyond=beyond)
+
+
+def gauss_rules(of_panels: tuple[Array, Array, Array], orders: tuple[int, ...], ends: bool) -> Quadrature:
+    """Three of Gauss's rules in the panels of `panels`, of so many nodes each."""
+    start, left, size = of_panels
+    times, weights = zip(*(_gauss(ends, start, left, size, k) for k in orders), strict=True)
+    own = np.repeat(np.eye(3), [weight.size for weight in weights], axis=1)
+    weight = jnp.concatenate(weights) * own.astype(start.dtype)
+    return Quadrature(start, jnp.concatenate(times), weight, orders)
 
 
 def _on_line(centre: Array, width: Array, v: Array) -> tuple[Array, Array]:
@@ -333,7 +343,7 @@ def rule(law: Law, known: Marks, load: Array, num_nodes: int) -> Rule:
             inside = panel < left.size
             panel = jnp.where(inside, panel, 0)
             share = (part % refine + points[node]) / refine
-            t, slope = _in_panel(pieces, start, left[panel], size_of[panel], share)
+            t, slope = _in_panel(pieces.ends, start, left[panel], size_of[panel], share)
             return t, jnp.where(inside, slope / refine * weights[node], 0)
 
         return Rule(start, jnp.zeros_like(start), left.size * order, in_panels)
@@ -422,9 +432,7 @@ def _panels(law: Law, pieces: Kinked, known: Marks, load: Array) -> tuple[Array,
     peaks = jax.lax.stop_gradient(_peaks(known, load))
     images = (load[kinked_levels(load.size)][:, None] * kinks).ravel()
     last = load[-1] * kinks[-1] if pieces.ends else None
-    return panels(
-        peaks, images, last, lambda t: _hazard_at(law, load, t, known.largest), known.log_choices
-    )
+    return panels(peaks, images, last, lambda t: _hazard_at(law, load, t, known.largest), known.log_choices)
 
 
 def kinked_levels(size: int) -> np.ndarray:
@@ -436,7 +444,7 @@ def kinked_levels(size: int) -> np.ndarray:
 def panels(
     peaks: Array, images: Array, last: Array | None, hazard_at: HazardAt, choices: Array
 ) -> tuple[Array, Array, Array]:
-    """The same from the `peaks` of `line`, the kinks' `images`, `[K]`, and the `last` time, if there is one."""
+    """The same from the `peaks` of `line`, the kinks' `images`, `[K]`, and the `last` time, or none."""
     (start, low, middle, high), dtype = peaks, peaks.dtype
     beyond = jnp.zeros(0, dtype)
     if last is None:
@@ -455,17 +463,17 @@ def panels(
     return start, edges[:-1], jnp.diff(edges)
 
 
-def _gauss(pieces: Kinked, start: Array, left: Array, size: Array, order: int) -> tuple[Array, Array]:
+def _gauss(ends: bool, start: Array, left: Array, size: Array, order: int) -> tuple[Array, Array]:
     """Nodes and weights of Gauss and Legendre's rule in each panel, all in one row."""
     points, weights = _legendre(order)
-    t, slope = _in_panel(pieces, start, left[:, None], size[:, None], jnp.asarray(points, left.dtype))
+    t, slope = _in_panel(ends, start, left[:, None], size[:, None], jnp.asarray(points, left.dtype))
     return t.ravel(), (slope * jnp.asarray(weights, left.dtype)).ravel()
 
 
-def _in_panel(pieces: Kinked, start: Array, left: Array, size: Array, share: Array) -> tuple[Array, Array]:
+def _in_panel(ends: bool, start: Array, left: Array, size: Array, share: Array) -> tuple[Array, Array]:
     """The time at a share of the way through a panel, and its slope; logarithmic in a tail's wide ones."""
     t, slope = left + size * share, jnp.broadcast_to(size, jnp.broadcast_shapes(size.shape, share.shape))
-    if pieces.ends:
+    if ends:
         return t, slope
     away = left - start
     wide = (away > 0) & (size > away)

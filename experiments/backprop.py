@@ -6,7 +6,7 @@ meets first. Costs are the least squares of the blocks of some partitions, and a
 b a coordinate, f a forward pass, h the chain, that is, to carry the cotangent past a coordinate. Last, the
 plans that these costs make, and what they are worth to the worker as it is.
 
-Operations are the compiler's; times are CPU seconds, which a busy machine disturbs least. A minute or two.
+Operations are the compiler's; times are CPU seconds, which a busy machine disturbs least. Two minutes.
 """
 
 import functools
@@ -49,18 +49,20 @@ class Study(NamedTuple):
 
 
 WORKERS = 4
-# Of 128 samples a subset: what grows with coordinates alone, such as a message, is a percent of the products.
+_EIGHT = (
+    [(8, 0, 0, 0), (0, 0, 0, 8), (4, 0, 0, 4), (5, 1, 1, 1), (0, 4, 4, 0)],
+    [(2, 2, 2, 2), (1, 3, 0, 4), (3, 3, 2, 0)],
+)
+_SIX = (
+    [(6, 0, 0, 0), (0, 0, 0, 6), (3, 0, 0, 3), (3, 1, 1, 1), (0, 3, 3, 0)],
+    [(2, 2, 1, 1), (1, 2, 0, 3), (2, 2, 2, 0)],
+)
+_SMALL = {"width": 128, "heads": 4, "length": 32, "vocabulary": 256}
+# With 128 samples a subset products of matrices are nearly all of the work; with 32 the messages count too.
 STUDIES = (
-    Study(
-        functools.partial(perceptron, (512,) * 9, WORKERS * 128),
-        [(8, 0, 0, 0), (0, 0, 0, 8), (4, 0, 0, 4), (5, 1, 1, 1), (0, 4, 4, 0)],
-        [(2, 2, 2, 2), (1, 3, 0, 4), (3, 3, 2, 0)],
-    ),
-    Study(
-        functools.partial(transformer, 2, WORKERS * 16, width=128, heads=4, length=32, vocabulary=256),
-        [(6, 0, 0, 0), (0, 0, 0, 6), (3, 0, 0, 3), (3, 1, 1, 1), (0, 3, 3, 0)],
-        [(2, 2, 1, 1), (1, 2, 0, 3), (2, 2, 2, 0)],
-    ),
+    Study(functools.partial(perceptron, (512,) * 9, WORKERS * 128), *_EIGHT),
+    Study(functools.partial(perceptron, (512,) * 9, WORKERS * 32), *_EIGHT),
+    Study(functools.partial(transformer, 2, WORKERS * 16, **_SMALL), *_SIX),
 )
 LAWS: Mapping[str, bcgc.Law] = {
     "shift 50, rate 0.001": bcgc.ShiftedExponential(1e-3, 50.0),
@@ -141,6 +143,10 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), "jax": jax.__version__, "bcgc_jax": bcgc.__version__}
 
 
+def _title(found: Measured) -> str:
+    return f"{found.title}, {found.samples} samples"
+
+
 def calibrate(found: Measured, calibrated: int) -> tuple[list[Calibrated], list[Block]]:
     """Each model of costs, fitted to the first `calibrated` partitions; and all blocks, with predictions."""
     gradient = float(np.median(found.cpu))
@@ -189,7 +195,7 @@ def _blocks(
         for b, level in enumerate(np.flatnonzero(mine.partition).tolist()):
             blocks.append(
                 Block(
-                    model=found.title,
+                    model=_title(found),
                     partition=mine.partition,
                     held_out=k >= calibrated,
                     level=level,
@@ -215,7 +221,7 @@ def plan(found: Measured, costs: Costs, laws: Mapping[str, bcgc.Law], workers: S
         for name in _PLANS:
             best = int(np.argmin(runtimes[name]))
             share, kept = (float(runtimes[k][best] / runtimes[k][uncoded]) for k in (TRUE, "f, h"))
-            plans.append(Plan(found.title, law, count, name, tuple(partitions[best].tolist()), share, kept))
+            plans.append(Plan(_title(found), law, count, name, tuple(partitions[best].tolist()), share, kept))
     return plans
 
 
@@ -226,10 +232,11 @@ def _spaced(partition: Sequence[int]) -> str:
 def _print(
     found: Measured, blocks: Sequence[Block], costs: Sequence[Calibrated], plans: Sequence[Plan]
 ) -> None:
-    title = found.title[0].upper() + found.title[1:]
+    title = _title(found)
+    title = title[0].upper() + title[1:]
     print(
         f"\n{title}: {found.sizes.sum():,} coordinates. Level 0 has the layers "
-        f"next to the output.\nThe unit is the gradient on the {found.samples} samples of a subset: "
+        f"next to the output.\nThe unit is the gradient on the samples of a subset: "
         f"{1e3 * np.median(found.cpu):.3g} ms and {found.operations.gradient:.3g} operations."
     )
     _print_totals(found, blocks)
@@ -317,7 +324,7 @@ def _record(
 ) -> dict[str, Any]:
     operations = {name: np.asarray(x).tolist() for name, x in found.operations._asdict().items()}
     return {
-        "model": found.title,
+        "model": _title(found),
         "samples": found.samples,
         "sizes": found.sizes.tolist(),
         "operations": operations,
@@ -339,7 +346,7 @@ _LOOK = {
 def draw(blocks: Sequence[Block]) -> "Figure":
     """Predicted against measured time of the blocks that no model was fitted to, a panel for each model."""
     titles = list(dict.fromkeys(block.model for block in blocks))
-    figure, panels = plotting.new_figure(1, len(titles), size=(4.4 * len(titles), 4.0))
+    figure, panels = plotting.new_figure(1, len(titles), size=(1.2 + 3.3 * len(titles), 3.8))
     for axes, title in zip(panels, titles, strict=True):
         mine = [block for block in blocks if block.model == title and block.held_out]
         cpu = np.array([block.cpu for block in mine])
@@ -352,8 +359,8 @@ def draw(blocks: Sequence[Block]) -> "Figure":
                 cpu, predicted, xerr=spread, fmt=marker, color=color, markersize=5, alpha=0.85, label=name
             )
         first = title == titles[0]
-        label = "predicted" if first else ""
-        plotting.label_axes(axes, "CPU time of a block (gradients of a subset)", label, title=title)
+        label = "predicted, a block" if first else ""
+        plotting.label_axes(axes, "CPU time (gradients of a subset)", label, title=title)
         if first:
             axes.legend(frameon=False)
     return figure

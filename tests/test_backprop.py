@@ -207,7 +207,10 @@ def test_a_worker_is_measured_alone_and_its_blocks_are_predicted(tmp_path, capsy
         rows = list(csv.DictReader(file))
     assert len(rows) == (1 + 2 + 2 + 3) + (2 + 1 + 2)
     held_out = {(row["model"], row["partition"]) for row in rows if row["held_out"] == "1"}
-    assert held_out == {("perceptron of 3 layers", "1 1 1"), ("transformer of 1 layer", "1 3 0")}
+    assert held_out == {
+        ("perceptron of 3 layers, 64 samples", "1 1 1"),
+        ("transformer of 1 layer, 3 samples", "1 3 0"),
+    }
     for row in rows:
         assert 0 < float(row["low"]) <= float(row["cpu"]) <= float(row["high"])
         assert float(row["kept"]) <= float(row["operations"]) * 1.001

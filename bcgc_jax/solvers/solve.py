@@ -330,9 +330,10 @@ def check_finite_mean(problem: Problem) -> None:
         mean = concrete(one.mean())  # traced within a caller's jit
         if batched or mean is None or np.all(np.isfinite(mean)):
             continue
+        named = f"{'the start-up, ' * (one is problem.start_up)}{type(one).__name__}"
         raise ValueError(
-            f"the mean of {'the start-up, ' * (one is problem.start_up)}{type(one).__name__}, is infinite, "
-            f"or above the largest number, {jnp.finfo(problem.dtype).max:.1e}, and so is the expected runtime of a scheme that ever waits "
+            f"the mean of {named} is infinite, or above the largest number, "
+            f"{jnp.finfo(problem.dtype).max:.1e}, and so is the expected runtime of a scheme that ever waits "
             "for the slowest worker: take a law with a lighter tail, or plan for a deadline (Deadline; in a "
             "shell --objective completion-probability)"
         )

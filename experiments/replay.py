@@ -107,8 +107,15 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "shares 20/1": Rule(_by_speed, uneven, 20, 1),
     }
 )
-# What only those who know the future could do: the best fixed partition, the best of each step, any scheme.
-KNOWING = ("hindsight", "each step's best", "limit")
+# What only those who know a step's times could do, with a partition and with any scheme.
+_IDEAL: Mapping[str, Callable[[np.ndarray], np.ndarray]] = MappingProxyType(
+    {
+        "each step's best": lambda rows: coded(best_partitions(rows), rows),
+        "limit": lambda rows: rows.shape[1] / np.sum(1 / rows, axis=1),
+    }
+)
+# Those who know the future, the best fixed partition of all the steps replayed among them.
+KNOWING = ("hindsight", *_IDEAL)
 
 
 def replay(
@@ -119,23 +126,17 @@ def replay(
     A window longer than the first part is cut to it: all windows of a rule are equally long.
     """
     past, rest = rows[:num_planned], rows[num_planned:]
+    rules = {**rules, "hindsight": Rule(lambda _: _WHOLE(rest), coded)}
     size = len(rest)
-    starts = {key: range(0, size, rule.every or size) for key, rule in rules.items()}
-    to_do = [(key, start) for key in rules for start in starts[key]]
+    to_do = [(key, start) for key, rule in rules.items() for start in range(0, size, rule.every or size)]
     promised = {key: np.empty(size) for key in rules}
     plans = {key: np.empty(rest.shape) for key in rules}
     for key, start in each(to_do, f"plans for {name}"):
         rule = rules[key]
-        now = num_planned + start
-        window = min(rule.window or num_planned, num_planned)
+        now, window = num_planned + start, min(rule.window or num_planned, num_planned)
         held = slice(start, start + (rule.every or size))
         promised[key][held], plans[key][held] = rule.plan(rows[now - window : now])
     found = {key: Replayed(promised[key], rule.runtime(plans[key], rest)) for key, rule in rules.items()}
-    best = {
-        "hindsight": lambda rows: coded(np.broadcast_to(_WHOLE(rest)[1], rows.shape), rows),
-        "each step's best": lambda rows: coded(best_partitions(rows), rows),
-        "limit": lambda rows: rows.shape[1] / np.sum(1 / rows, axis=1),
-    }
-    for key, runtime in best.items():
+    for key, runtime in _IDEAL.items():
         found[key] = Replayed(np.full(size, runtime(past).mean()), runtime(rest))
     return found

@@ -249,8 +249,9 @@ def show(studies: Sequence[Study]) -> None:
     print(
         "\n50/10: made anew every 10 steps from the last 50 (fewer where the first half is shorter); others\n"
         "once, from the first half. Shares: uneven ones of the data, by speed, without a code.\n"
-        "* Needs to know the future; hindsight is the best fixed partition. Below, the largest saving is that of\n"
-        "the best of several plans, chosen afterwards; blocks are the steps that were resampled together."
+        "* Needs to know the future; hindsight is the best fixed partition.\n"
+        "Below, the largest saving is that of the best of several plans, chosen afterwards; a block is the\n"
+        "steps that are resampled together."
     )
     print_table(
         "Variance between workers and common to a step, correlation to the next; largest saving, %",

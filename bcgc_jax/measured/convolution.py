@@ -22,7 +22,7 @@ from jax.scipy import special
 
 from bcgc_jax.laws import Exponential, Gamma, Law, Lognormal, Pareto, Weibull
 
-# From parameters `[2]` and the infimum: the law of T - infimum, or of T itself for Pareto's, whose scale it is.
+# From parameters `[2]` and the infimum: the law of T - infimum; of T itself for Pareto's, whose scale it is.
 FAMILIES: dict[str, Callable[[Array, Array], Law]] = {
     "exponential": lambda p, start: Exponential(p[0]),
     "weibull": lambda p, start: Weibull(p[0], p[1]),
@@ -31,8 +31,8 @@ FAMILIES: dict[str, Callable[[Array, Array], Law]] = {
     "pareto": lambda p, start: Pareto(start, p[1]),
 }
 
-# Levels of the quantiles, shares of the room, and nodes of a part. Of 1,800 densities of all pairs of families,
-# narrow and wide, within 3e-3, half of them within 1e-6; the worst where both are infinite at their infimum.
+# Levels of the quantiles, shares of the room, and nodes of a part. 1,800 densities of all pairs of families,
+# narrow and wide, were within 2.6e-3, half of them within 2e-7; worst where densities begin at infinity.
 LEVELS = np.array([1e-6, 1e-4, 3e-3, 0.03, 0.12, 0.3, 0.55, 0.8, 0.94, 0.99, 0.999, 1 - 1e-5])
 _SHARES = np.array([0.01, 0.08, 0.25, 0.5, 0.75, 0.92, 0.99])
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(4)

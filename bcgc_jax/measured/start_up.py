@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 
 from bcgc_jax._pytree import check_key
-from bcgc_jax.laws import Deterministic, Law
+from bcgc_jax.laws import Deterministic, Law, Pairs
 from bcgc_jax.measured.description import Interval
 from bcgc_jax.measured.fits import Fit, fit_laws
 from bcgc_jax.measured.start_up_likelihood import (
@@ -94,6 +94,14 @@ class StartUpFit(NamedTuple):
     def dependent(self) -> bool:
         """Whether S and T of an iteration depend on each other by more than chance."""
         return self.rank_correlation.low * self.rank_correlation.high > 0
+
+    @property
+    def laws(self) -> dict[str, Law]:
+        """Keywords of a `Problem`: `cycle_time`, and `start_up` if there is one; pairs are both."""
+        if self.dependent and self.pairs is not None:
+            return {"cycle_time": Pairs(self.pairs[:, 0], self.pairs[:, 1])}
+        found = {"cycle_time": self.cycle_time}
+        return found if self.start_up is None else found | {"start_up": self.start_up}
 
     def share(self, load: float) -> Estimate:
         """Which share of the mean time does not grow with the load: E S / (E S + load E T)."""
@@ -204,7 +212,7 @@ def fit_start_up(
         # Iterations with several loads are rather all or none.
         if len(cells.start_up) >= max(_FEWEST, np.unique(trace.cell).size / 2):
             return _from_cells(key, trace, cells, names, num_replicates, report)
-        return _from_sums(key, _last_of_each(trace), names, num_replicates, report)
+        return _from_sums(key, trace.largest_loads(), names, num_replicates, report)
 
 
 def _families(name: str, given: Sequence[str] | None, known: dict) -> list[str]:
@@ -214,6 +222,14 @@ def _families(name: str, given: Sequence[str] | None, known: dict) -> list[str]:
         what = f"unknown family {unknown[0]!r}" if unknown else "no family"
         raise ValueError(f"{name}: {what}; known: {', '.join(known)}")
     return chosen
+
+
+def one_load(trace: Trace) -> bool:
+    """Whether the loads of a trace are alike, or there are none: then S and T cannot be told apart."""
+    if trace.load is None:
+        return True
+    load = trace.load[~trace.censored]
+    return load.size == 0 or bool(load.max() < load.min() * (1 + _ALIKE))
 
 
 def _check(trace: Trace) -> None:
@@ -226,8 +242,8 @@ def _check(trace: Trace) -> None:
     whole = ~trace.censored
     if np.sum(whole) < _FEWEST:
         raise ValueError(f"a fit needs at least {_FEWEST} times that are not cut off, got {np.sum(whole)}")
-    low, high = trace.load[whole].min(), trace.load[whole].max()
-    if high < low * (1 + _ALIKE):
+    if one_load(trace):
+        low, high = trace.load[whole].min(), trace.load[whole].max()
         alike = f"all loads are {low:g}" if low == high else f"all loads are alike, from {low:g} to {high:g}"
         raise ValueError(f"{alike}: {ONE_LOAD}")
     y = trace.load[whole]
@@ -238,17 +254,6 @@ def _check(trace: Trace) -> None:
             f"all times are {start:g} + {cycle:g} · load: nothing is random, start-up and cycle time are "
             "constants"
         )
-
-
-def _last_of_each(trace: Trace) -> Trace:
-    """Of each cell the time of the largest load."""
-    assert trace.load is not None
-    order = np.lexsort((trace.load, trace.cell))
-    last = np.sort(order[np.append(np.diff(trace.cell[order]) > 0, True)])
-    step, worker, seconds, censored, load = (
-        x[last] for x in (trace.step, trace.worker, trace.seconds, trace.censored, trace.load)
-    )
-    return Trace(trace.step_names, trace.worker_names, step, worker, seconds, censored, load)
 
 
 def _loads(load: np.ndarray) -> tuple[float, float, float]:
@@ -273,8 +278,8 @@ def _from_sums(
     level = seconds[whole].mean()
     least = np.array([0.05 * level, 0.2 * level / load.mean()])
     means = np.maximum(found.means, least)
-    deviations = np.sqrt(np.maximum(found.variances[[0, 2]], (0.1 * means) ** 2))
-    moments = Moments((means[0], deviations[0]), (means[1], deviations[1]))
+    squares = (seconds[whole] - found.means[0] - found.means[1] * load[whole]) ** 2
+    moments = Moments(means, math.sqrt(squares.mean()), load.mean())
     part = rng.permutation(rows.size)[:CHUNK]
     part = part if np.sum(~cut[part]) >= _FEWEST else np.arange(rows.size)
     candidates = search(times, part, moments, *names, report)

@@ -30,6 +30,8 @@ from bcgc_jax.measured.convolution import (
 # Times that are evaluated together, and are enough to compare families by.
 CHUNK = 512
 _MAX_CLIMBS = 80
+# Shares of the variance that may be that of S; how many of them are climbed from.
+_SPLITS, _STARTS = (0.2, 0.5, 0.8), 2
 # Times of a sample behind standard errors.
 _SAMPLE = 2 * CHUNK
 # Where an infimum may be, as logit of its share of what the smallest times leave.
@@ -97,10 +99,11 @@ class Times(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """Means and standard deviations of S and T, roughly: where a search begins."""
+    """Means of S and T, and the standard deviation of S + T y at the mean load y: where a search begins."""
 
-    start_up: tuple[float, float]
-    cycle: tuple[float, float]
+    means: np.ndarray
+    deviation: float
+    load: float
 
 
 class Candidate(NamedTuple):
@@ -250,22 +253,33 @@ class Model:
                 found[i] = np.asarray(law.inverse_cumulative_hazard(hazards)) - float(law.infimum())
         return np.nan_to_num(found, posinf=1e300)
 
-    def start(self, moments: Moments) -> np.ndarray:
-        """The likeliest of a few points with these moments, at several infima."""
+    def top(self, moments: Moments) -> Candidate:
+        """The highest of the tops above the likeliest points with these moments.
+
+        Not how much of the variance is that of S: each split has its point, at the likeliest infima.
+        """
+        starts = sorted(
+            (self._start(moments, split) for split in _SPLITS), key=lambda start: start[0], reverse=True
+        )
+        tops = [self.climb(point) for value, point in starts[:_STARTS] if np.isfinite(value)]
+        return min(tops, key=lambda found: found.aic)
+
+    def _start(self, moments: Moments, split: float) -> tuple[float, np.ndarray]:
         least = np.min(self.bounds[0] / self.bounds[1])
+        deviation = moments.deviation * np.sqrt([split, 1 - split]) / [1, moments.load]
         best, found = -np.inf, np.zeros(6)
         for share in (0.9, 0.5, 0.05) if self.used[5] else (0.0,):
             cycle = share * least
             rest = np.min(self.bounds[0] - self.bounds[1] * cycle)
             for other in (0.8, 0.2) if self.used[2] else (0.0,):
                 point = np.r_[
-                    _numbers(self.kinds[0], *moments.start_up, other * rest, other),
-                    _numbers(self.kinds[1], *moments.cycle, cycle, share),
+                    _numbers(self.kinds[0], moments.means[0], deviation[0], other * rest, other),
+                    _numbers(self.kinds[1], moments.means[1], deviation[1], cycle, share),
                 ]
                 value = self.scores(point)[0]
                 if value > best:
                     best, found = value, point
-        return found
+        return best, found
 
     def climb(self, point: np.ndarray, tolerance: float = 1e-5) -> Candidate:
         """To the top near a point: Newton's method with the squares of the scores for the Hessian, damped.
@@ -348,7 +362,7 @@ def search(
         if pair not in known:
             progress(f"{pair[0]} + {pair[1]}")
             model = Model(*pair, few)
-            known[pair] = model.climb(model.start(moments))
+            known[pair] = model.top(moments)
         return known[pair]
 
     def best(pairs: list[tuple[str, str]]) -> tuple[str, str]:
@@ -397,8 +411,8 @@ def estimates(rng: np.random.Generator, candidate: Candidate, times: Times, num_
     errors = np.std(drawn, axis=0, ddof=1) * np.sqrt(ratio)
     start_up, cycle = model.laws_of(corrected)
     first, second = (
-        {name: float(errors[i, place]) for name, place in _places(law).items()}
-        for i, law in enumerate((start_up, cycle))
+        {name: float(errors[i, place]) for name, place in _places(law).items() if kind.used[place]}
+        for i, (law, kind) in enumerate(zip((start_up, cycle), model.kinds, strict=True))
     )
     values = np.array([_mean(start_up), _mean(cycle)])
     return Estimates(start_up, cycle, first, second, values, np.cov(means, rowvar=False) * ratio)

@@ -75,18 +75,22 @@ class Trace(NamedTuple):
         """`[R]`, int: which step and worker, in one number."""
         return self.step.astype(np.int64) * self.num_workers + self.worker
 
+    def largest_loads(self) -> "Trace":
+        """Of each cell the time of its largest load alone; a trace without loads is returned as it is."""
+        if self.load is None:
+            return self
+        order = np.lexsort((self.load, self.cell))
+        last = np.zeros(order.size, bool)
+        last[order] = np.append(np.diff(self.cell[order]) > 0, True)
+        return self._part(slice(None), last)
+
     def per_cycle(self) -> "Trace":
         """Seconds over load, of each cell at its largest load: cycle times, as if all time grew with it.
 
         A trace without loads is returned as it is.
         """
-        if self.load is None:
-            return self
-        order = np.lexsort((self.load, self.cell))
-        last = order[np.append(np.diff(self.cell[order]) > 0, True)]
-        step, worker, cut = (x[last] for x in (self.step, self.worker, self.censored))
-        times = self.seconds[last] / self.load[last]
-        return Trace(self.step_names, self.worker_names, step, worker, times, cut)
+        last = self.largest_loads()
+        return self if last.load is None else last._replace(seconds=last.seconds / last.load, load=None)
 
     def law(self) -> Empirical:
         """The law of all measured times together, workers taken as alike.

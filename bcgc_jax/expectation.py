@@ -43,6 +43,10 @@ _IN_PANELS = 100.0, 16.0
 _BATCH = 32
 
 
+# Of times, Λ at the thresholds of all levels, `[..., N]`.
+HazardAt = Callable[[Array], Array]
+
+
 class Expectation(NamedTuple):
     """`value` of an expectation and an estimate of the absolute `error` of its quadrature."""
 
@@ -187,6 +191,14 @@ class Marks(NamedTuple):
 
 def marks(law: Law, load: Array, num_workers: ArrayLike) -> Marks:
     """Of N workers, for loads of this shape; constants to a derivative."""
+    marked, choices = marked_hazards(load, num_workers)
+    hazard = jnp.append(marked.ravel(), _unreached(load))
+    times = law.inverse_cumulative_hazard(hazard).astype(load.dtype)
+    return jax.lax.stop_gradient(Marks(times[:-1].reshape(4, -1), times[-1], choices))
+
+
+def marked_hazards(load: Array, num_workers: ArrayLike) -> tuple[Array, Array]:
+    """Λ at the `times` of `Marks`, `[4, max_workers]`, and its `log_choices`."""
     typical = typical_hazards(load, num_workers)
     choices = log_choices(load, num_workers)
     # From P(max ≤ y_n q) ≤ P(T_(N-n) ≤ q) ≤ C(N, n) F(q)^{N-n} at the best n: nearly deterministic laws whose
@@ -194,9 +206,7 @@ def marks(law: Law, load: Array, num_workers: ArrayLike) -> Marks:
     below = jnp.asarray(num_workers, load.dtype) - np.arange(load.size, dtype=load.dtype)
     log_cdf = (np.log(jnp.finfo(load.dtype).eps / 8) - choices[:-1]) / jnp.maximum(below, 1)
     earliest = jnp.where(below > 0, -jnp.log1p(-jnp.exp(log_cdf)), 0)
-    hazard = jnp.concatenate([earliest, typical.ravel(), _unreached(load)[None]])
-    times = law.inverse_cumulative_hazard(hazard).astype(load.dtype)
-    return jax.lax.stop_gradient(Marks(times[:-1].reshape(4, -1), times[-1], choices))
+    return jnp.concatenate([earliest[None], typical]), choices
 
 
 def _unreached(load: Array) -> Array:
@@ -249,23 +259,33 @@ def quadrature(law: Law, known: Marks, load: Array, num_nodes: int) -> Quadratur
         orders = (num_nodes // 12, num_nodes // 16, num_nodes // 24)
         if isinstance(pieces, Atomic):
             pieces, orders = Kinked(pieces.times[1:], ends=True), (2, 1, 1)
-        start, left, size = _panels(law, pieces, known, load)
-        times, weights = zip(*(_gauss(pieces, start, left, size, k) for k in orders), strict=True)
-        own = np.repeat(np.eye(3), [weight.size for weight in weights], axis=1)
-        weight = jnp.concatenate(weights) * own.astype(load.dtype)
-        return Quadrature(start, jnp.concatenate(times), weight, orders)
-    start, centre, width, low, high, beyond = _line(law, known, load)
-    v = low + (high - low) * np.linspace(0.0, 1.0, num_nodes + 1).astype(load.dtype)
-    excess, slope = _on_line(centre, width, v)
-    weight = slope * ((high - low) / num_nodes)
+        return gauss_rules(_panels(law, pieces, known, load), orders, pieces.ends)
+    nodes = line_rule(_line(law, known, load), num_nodes)
     # The integral does not depend on the nodes, its slope at the infimum does: there that of P in the last
     # load may be infinite. Nodes that move with this load, start + excess = load · τ, see none of it.
     infimum, last = law.infimum().astype(load.dtype), load[-1]
-    start, t = (last * (infimum + jax.lax.stop_gradient(t / last - infimum)) for t in (start, start + excess))
-    weight = last * jax.lax.stop_gradient(weight / last)
+    start, t = (last * (infimum + jax.lax.stop_gradient(t / last - infimum)) for t in nodes[:2])
+    return nodes._replace(start=start, times=t, weights=last * jax.lax.stop_gradient(nodes.weights / last))
+
+
+def line_rule(on_line: Array, num_nodes: int) -> Quadrature:
+    """The trapezoid rule of `num_nodes` intervals in v, from `line`."""
+    start, centre, width, low, high, beyond = on_line
+    v = low + (high - low) * np.linspace(0.0, 1.0, num_nodes + 1).astype(start.dtype)
+    excess, slope = _on_line(centre, width, v)
+    weight = slope * ((high - low) / num_nodes)
     node = np.arange(num_nodes + 1)
-    coarser = np.stack([(node % step == 0) * step for step in (1, 2, 4)]).astype(load.dtype)
-    return Quadrature(start, t, weight * coarser, beyond=beyond)
+    coarser = np.stack([(node % step == 0) * step for step in (1, 2, 4)]).astype(start.dtype)
+    return Quadrature(start, start + excess, weight * coarser, beyond=beyond)
+
+
+def gauss_rules(of_panels: tuple[Array, Array, Array], orders: tuple[int, ...], ends: bool) -> Quadrature:
+    """Three of Gauss's rules in the panels of `panels`, of so many nodes each."""
+    start, left, size = of_panels
+    times, weights = zip(*(_gauss(ends, start, left, size, k) for k in orders), strict=True)
+    own = np.repeat(np.eye(3), [weight.size for weight in weights], axis=1)
+    weight = jnp.concatenate(weights) * own.astype(start.dtype)
+    return Quadrature(start, jnp.concatenate(times), weight, orders)
 
 
 def _on_line(centre: Array, width: Array, v: Array) -> tuple[Array, Array]:
@@ -323,7 +343,7 @@ def rule(law: Law, known: Marks, load: Array, num_nodes: int) -> Rule:
             inside = panel < left.size
             panel = jnp.where(inside, panel, 0)
             share = (part % refine + points[node]) / refine
-            t, slope = _in_panel(pieces, start, left[panel], size_of[panel], share)
+            t, slope = _in_panel(pieces.ends, start, left[panel], size_of[panel], share)
             return t, jnp.where(inside, slope / refine * weights[node], 0)
 
         return Rule(start, jnp.zeros_like(start), left.size * order, in_panels)
@@ -356,15 +376,16 @@ class _Reach(NamedTuple):
     beyond: Array
 
 
-def _reach(law: Law, known: Marks, load: Array, start: Array, centre: Array) -> _Reach:
-    """From P(max > t) ≤ Σ_n C(N, n+1) P(T > t / y_n)^{n+1}."""
+def _reach(hazard_at: HazardAt, choices: Array, start: Array, centre: Array) -> _Reach:
+    """From P(max > t) ≤ Σ_n C(N, n+1) P(level n is late for one worker)^{n+1}."""
+    dtype, size = start.dtype, choices.size - 1
     # The last one is for tails like t^{-1.05}; single precision has no room for more.
-    longest = 640.0 if load.dtype == jnp.float64 else 64.0
-    reach = np.append(0.0, longest * 1.35 ** np.arange(-22.0, 1.0)).astype(load.dtype)
-    hazard = _hazard_at(law, load, start + centre * np.exp(reach), known.largest)
-    log_tail = known.log_choices[1:] - np.arange(1, load.size + 1, dtype=load.dtype) * hazard
+    longest = 640.0 if dtype == jnp.float64 else 64.0
+    reach = np.append(0.0, longest * 1.35 ** np.arange(-22.0, 1.0)).astype(dtype)
+    hazard = hazard_at(start + centre * np.exp(reach))
+    log_tail = choices[1:] - np.arange(1, size + 1, dtype=dtype) * hazard
     log_mass = reach + jnp.minimum(jnp.max(log_tail, axis=-1), 0)
-    open_ = log_mass > np.log(jnp.finfo(load.dtype).eps / 8)
+    open_ = log_mass > np.log(jnp.finfo(dtype).eps / 8)
     # The first reach from which on all are closed, or the longest.
     end = jnp.max(jnp.where(open_, np.append(reach[1:], reach[-1]), reach[1]))
     # A power law from there on, which has no end where it does not fall.
@@ -373,68 +394,86 @@ def _reach(law: Law, known: Marks, load: Array, start: Array, centre: Array) -> 
     return _Reach(jnp.asarray(reach)[jnp.argmax(log_mass)], end, jnp.where(open_[-1], beyond, 0))
 
 
-def _line(law: Law, known: Marks, load: Array) -> Array:
+def line(peaks: Array, hazard_at: HazardAt, choices: Array) -> Array:
     """start, centre, width and the ends of v in t = start + centre · exp(width · sinh v), and what is beyond.
 
-    `[6]`. The centre is the typical maximum, unless its mean lies in times far beyond it, as where few
+    `[6]`. `peaks`, `[4]`, are where the maximum begins to be possible, and a low, a typical and a high one.
+    The centre is the typical maximum, unless its mean lies in times far beyond it, as where few
     workers are late at all: typical times of a gamma law of shape 0.05 with a shift round to the shift.
     """
-    # The nodes need not follow the load: the integral does not depend on them.
-    law, load = jax.lax.stop_gradient((law, load))
-    start, *typical = _peaks(known, load)
+    start, *typical = peaks
+    finfo = jnp.finfo(start.dtype)
     # An excess below the rounding of the start is none.
-    least = jnp.maximum(_LEAST_EXCESS * jnp.finfo(load.dtype).eps * start, 1e3 * jnp.finfo(load.dtype).tiny)
+    least = jnp.maximum(_LEAST_EXCESS * finfo.eps * start, 1e3 * finfo.tiny)
     low, centre, high = (jnp.maximum(t - start, least) for t in typical)
     width = jnp.clip(jnp.log(high / low) / 2, 0.05, 4.0)
-    reach = _reach(law, known, load, start, centre)
+    reach = _reach(hazard_at, choices, start, centre)
     far = reach.heaviest > _FAR * width
     moved = jnp.where(far, reach.heaviest, 0)
     width = jnp.where(far, jnp.maximum(width, 1), width)
     # In log t. e^-reach is what is left out at the left end; where the centre moved, it may lie too far by a
     # third, for the bound was looked at in such steps.
-    left = moved / 3 - np.log(jnp.finfo(load.dtype).eps / 8).astype(load.dtype)
+    left = moved / 3 - np.log(finfo.eps / 8).astype(start.dtype)
     ends = jnp.stack([left, reach.end - moved]) / width
     # The inverse of sinh, of what is not small.
     left, right = jnp.log(ends + jnp.sqrt(ends**2 + 1))
     return jnp.stack([start, centre * jnp.exp(moved), width, -left, right, centre * reach.beyond])
 
 
+def _line(law: Law, known: Marks, load: Array) -> Array:
+    # The nodes need not follow the load: the integral does not depend on them.
+    law, load = jax.lax.stop_gradient((law, load))
+    return line(_peaks(known, load), lambda t: _hazard_at(law, load, t, known.largest), known.log_choices)
+
+
 def _panels(law: Law, pieces: Kinked, known: Marks, load: Array) -> tuple[Array, Array, Array]:
     """Start, left ends and sizes of panels between the images of the kinks and around the typical values."""
     kinks = pieces.times.astype(load.dtype)
-    start, low, middle, high = jax.lax.stop_gradient(_peaks(known, load))
-    first = min(_KINKED_LEVELS, load.size)
-    kinked = load[np.unique(np.r_[:first, np.geomspace(first, load.size, _KINKED_LEVELS).astype(int) - 1])]
-    last, beyond = load[-1] * kinks[-1], jnp.zeros(0, load.dtype)
-    if not pieces.ends:
-        centre = jnp.maximum(middle - start, jnp.finfo(start.dtype).tiny)
+    peaks = jax.lax.stop_gradient(_peaks(known, load))
+    images = (load[kinked_levels(load.size)][:, None] * kinks).ravel()
+    last = load[-1] * kinks[-1] if pieces.ends else None
+    return panels(peaks, images, last, lambda t: _hazard_at(law, load, t, known.largest), known.log_choices)
+
+
+def kinked_levels(size: int) -> np.ndarray:
+    """The levels at the images of whose kinks panels end."""
+    first = min(_KINKED_LEVELS, size)
+    return np.unique(np.r_[:first, np.geomspace(first, size, _KINKED_LEVELS).astype(int) - 1])
+
+
+def panels(
+    peaks: Array, images: Array, last: Array | None, hazard_at: HazardAt, choices: Array
+) -> tuple[Array, Array, Array]:
+    """The same from the `peaks` of `line`, the kinks' `images`, `[K]`, and the `last` time, or none."""
+    (start, low, middle, high), dtype = peaks, peaks.dtype
+    beyond = jnp.zeros(0, dtype)
+    if last is None:
+        centre = jnp.maximum(middle - start, jnp.finfo(dtype).tiny)
         # Denser near the middle, where the levels still differ.
-        reach = (
-            _reach(law, known, load, start, centre).end
-            * jnp.linspace(0.0, 1.0, _TAIL_PANELS, dtype=load.dtype) ** 3
-        )
+        end = _reach(hazard_at, choices, start, centre).end
+        reach = end * jnp.linspace(0.0, 1.0, _TAIL_PANELS, dtype=dtype) ** 3
         beyond = jax.lax.stop_gradient(start + centre * jnp.exp(reach))
         last = beyond[-1]
-    spread = jnp.array([0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0], load.dtype)
+    spread = jnp.array([0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0], dtype)
     around = jnp.concatenate(
         [middle + (low - middle) * spread[:4], middle[None], middle + (high - middle) * spread]
     )
-    breaks = jnp.concatenate([(kinked[:, None] * kinks).ravel(), around, beyond, last[None]])
+    breaks = jnp.concatenate([images, around, beyond, last[None]])
     edges = jnp.concatenate([start[None], jnp.sort(jnp.clip(breaks, start, last))])
     return start, edges[:-1], jnp.diff(edges)
 
 
-def _gauss(pieces: Kinked, start: Array, left: Array, size: Array, order: int) -> tuple[Array, Array]:
+def _gauss(ends: bool, start: Array, left: Array, size: Array, order: int) -> tuple[Array, Array]:
     """Nodes and weights of Gauss and Legendre's rule in each panel, all in one row."""
     points, weights = _legendre(order)
-    t, slope = _in_panel(pieces, start, left[:, None], size[:, None], jnp.asarray(points, left.dtype))
+    t, slope = _in_panel(ends, start, left[:, None], size[:, None], jnp.asarray(points, left.dtype))
     return t.ravel(), (slope * jnp.asarray(weights, left.dtype)).ravel()
 
 
-def _in_panel(pieces: Kinked, start: Array, left: Array, size: Array, share: Array) -> tuple[Array, Array]:
+def _in_panel(ends: bool, start: Array, left: Array, size: Array, share: Array) -> tuple[Array, Array]:
     """The time at a share of the way through a panel, and its slope; logarithmic in a tail's wide ones."""
     t, slope = left + size * share, jnp.broadcast_to(size, jnp.broadcast_shapes(size.shape, share.shape))
-    if pieces.ends:
+    if ends:
         return t, slope
     away = left - start
     wide = (away > 0) & (size > away)

@@ -25,12 +25,11 @@ from bcgc_jax._pytree import (
     check_whole,
     is_traced,
     meets,
+    replace,
     working_dtype,
 )
-from bcgc_jax.expectation import (
-    NUM_NODES,
-    Expectation,
-)
+from bcgc_jax.deliveries import Load
+from bcgc_jax.expectation import NUM_NODES, Expectation
 from bcgc_jax.order_statistics import max_finish_time
 from bcgc_jax.partitions import cost_of_units, cumulative_load, finish_load
 from bcgc_jax.problem import CONDITIONS, Problem
@@ -193,7 +192,7 @@ def simulate_runtime(key: Array, problem: Problem, partition: Numbers, num_draws
 @functools.partial(jax.jit, static_argnums=3)
 def _simulate(key: Array, problem: Problem, partition: Numbers, num_draws: int) -> RuntimeEstimate:
     x = as_partition(problem, partition)
-    draws = scale_of(problem, x) * problem.iteration.simulate_max(key, load_of(problem, x), num_draws)
+    draws = scale_of(problem, x) * problem.delivery.simulate_max(key, load_of(problem, x), num_draws)
     return RuntimeEstimate(jnp.mean(draws), jnp.std(draws) / jnp.sqrt(max(num_draws - 1, 1)))
 
 
@@ -213,7 +212,7 @@ def integrate_runtime(problem: Problem, partition: Numbers, *, num_nodes: int = 
 @functools.partial(jax.jit, static_argnums=2)
 def _integrate(problem: Problem, partition: Numbers, num_nodes: int) -> Expectation:
     x = as_partition(problem, partition)
-    result = problem.iteration.expected_max(load_of(problem, x), num_nodes=num_nodes)
+    result = problem.delivery.expected_max(load_of(problem, x), num_nodes=num_nodes)
     scale = scale_of(problem, x)
     return Expectation(scale * result.value, scale * result.error)
 
@@ -261,7 +260,7 @@ def completion_probability(problem: Problem, partition: Numbers, deadline: Numbe
 def _completion_probability(problem: Problem, partition: Numbers, deadline: Numbers) -> Array:
     x = as_partition(problem, partition)
     t = jnp.asarray(deadline, x.dtype) / scale_of(problem, x)
-    late = problem.iteration.exceedance(load_of(problem, x), t)
+    late = problem.delivery.exceedance(load_of(problem, x), t)
     return jnp.where(jnp.isnan(t), jnp.nan, jnp.clip(1 - late, 0, 1))
 
 
@@ -299,19 +298,42 @@ def _certify(
     problem: Problem, partition: Numbers, levels: ArrayLike | None, num_nodes: int, written_out: bool
 ) -> Certificate:
     x = as_partition(problem, partition)
-    load, pull_back = jax.vjp(lambda x: load_of(problem, x), x)
-    found, slope = problem.iteration.expected_max_and_slope(
-        load, num_nodes=num_nodes, written_out=written_out
-    )
     scale = scale_of(problem, x)
-    value, error = scale * found.value, scale * found.error
-    slope = scale * pull_back(slope)[0]
+    if problem.convex:
+        value, error, slope = _value_and_slope(problem, x, num_nodes, written_out)
+        at_x = value
+    else:  # not convex: the bound is that of start-ups that are all as short as the shortest of them
+        found = problem.delivery.expected_max(load_of(problem, x), num_nodes=num_nodes)
+        value = scale * found.value
+        at_x, error, slope = _value_and_slope(with_least_start_up(problem), x, num_nodes, written_out)
+        error = error + scale * found.error
     allowed = levels_of_bound(problem, x) & (True if levels is None else jnp.asarray(levels))
     # 0 where nothing is paid for setup, up to rounding.
-    constant = 0 if problem.setup_cycles is None else value - jnp.sum(slope * x)
+    constant = at_x - jnp.sum(slope * x) if problem.has_setup or problem.delivers else 0
     lower = constant + problem.total.astype(x.dtype) * jnp.min(jnp.where(allowed, slope, jnp.inf))
     lower = lower_bound_of(lower - error, value)  # the slopes share the error of the value
     return Certificate(value, error, lower, 1 - lower / value)
+
+
+def _value_and_slope(
+    problem: Problem, x: Array, num_nodes: int, written_out: bool
+) -> tuple[Array, Array, Array]:
+    """f(x), its error and its slope."""
+    load, pull_back = jax.vjp(lambda x: load_of(problem, x), x)
+    found, slope = problem.delivery.expected_max_and_slope(load, num_nodes=num_nodes, written_out=written_out)
+    scale = scale_of(problem, x)
+    return scale * found.value, scale * found.error, scale * pull_back(slope)[0]
+
+
+def with_least_start_up(problem: Problem) -> Problem:
+    """The problem with E S_(1) for every start-up: f is convex, and below that of random ones.
+
+    F_n ≥ S_(1) + T κ y_n + c X_n for every worker, so τ̂ ≥ S_(1) + τ̂ without start-ups.
+    """
+    least = problem.delivery.least_start_up()
+    return replace(
+        problem.without_delivery, start_up=least, send_time=problem.send_time, overlap=problem.overlap
+    )
 
 
 def lower_bound_of(found: Array, value: Array) -> Array:
@@ -331,14 +353,25 @@ def scale_of(problem: Problem, x: Array) -> Array:
 
 def levels_of_bound(problem: Problem, partition: Array) -> Array:
     """The levels that the bound of `certificate` allows, `[max_workers]`."""
-    return problem.exists if problem.setup_cycles is None else problem.exists & (partition > 0)
+    return problem.exists & (partition > 0) if problem.has_setup else problem.exists
 
 
-def load_of(problem: Problem, x: Array) -> Array:
-    """Cycles, in units of a coordinate's, that a worker has spent when each level is finished."""
-    if problem.setup_cycles is None:
-        return cumulative_load(x)
-    return finish_load(x, x > 0, problem.setup_load.astype(x.dtype))
+def load_of(problem: Problem, x: Array) -> Any:
+    """Cycles, in units of a coordinate's, that a worker has spent when each level is finished.
+
+    `[max_workers]`; where there is a start-up or a link a `Load`, with what has been sent.
+    """
+    if problem.has_setup:
+        setup, chain = (a.astype(x.dtype) for a in (problem.setup_load, problem.chain_load))
+        work = finish_load(x, x > 0, setup, chain)
+    else:
+        work = cumulative_load(x)
+    return Load(work, sent_load(problem, x)) if problem.delivers else work
+
+
+def sent_load(problem: Problem, x: Array) -> Array:
+    """c X_n / κ, in cycle times, `[max_workers]`."""
+    return (problem.send_load / problem.scale * jnp.cumsum(x)).astype(x.dtype)
 
 
 def check_partition(problem: Problem, partition: Numbers) -> None:

@@ -11,6 +11,7 @@ import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax.solvers.schemes import load_schemes
 from experiments import (
+    backprop,
     calibrated,
     certificate,
     cluster,
@@ -27,6 +28,7 @@ from experiments import (
 )
 
 COMMANDS = {
+    "backprop": backprop.main,
     "calibrated": calibrated.main,
     "certificate": certificate.main,
     "cluster": cluster.main,

@@ -15,6 +15,8 @@ FLOORS = (
     ("laws", "crossing"),
     ("partitions", "order_statistics"),
     ("expectation",),
+    ("deliveries",),
+    ("last_delivery",),
     ("iterations",),
     ("problem",),
     ("runtime",),

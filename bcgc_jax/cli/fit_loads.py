@@ -16,7 +16,7 @@ from bcgc_jax.cli.traces import with_options
 from bcgc_jax.laws import Law
 from bcgc_jax.measured.description import NOTHING, Description, describe
 from bcgc_jax.measured.smooth import smooth_empirical
-from bcgc_jax.measured.start_up import StartUpFit, fit_start_up
+from bcgc_jax.measured.start_up import StartUpFit, check_loads, fit_start_up
 from bcgc_jax.measured.start_up_likelihood import CYCLE_TIMES, START_UPS
 from bcgc_jax.measured.start_up_moments import Estimate
 from bcgc_jax.measured.traces import Trace
@@ -47,6 +47,7 @@ class LoadAnswer(NamedTuple):
 
 
 def answer_of_loads(question: Question, trace: Trace, workers: int, bar: Any, task: Any) -> LoadAnswer:
+    check_loads(trace)
     chosen = list(question.laws) or list(CYCLE_TIMES)
     pairs = len(START_UPS) + 2 * len(chosen)
     replicates = question.replicates or _REPLICATES

@@ -12,7 +12,7 @@ Which family a law is of may be traced: one program serves all pairs.
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from jax.scipy import special
 from bcgc_jax.laws import Exponential, Gamma, Law, Lognormal, Pareto, Weibull
 
 # From parameters `[2]` and the infimum: the law of T - infimum; of T itself for Pareto's, whose scale it is.
-FAMILIES: dict[str, Callable[[Array, Array], Law]] = {
+FAMILIES: dict[str, Callable[[Any, Any], Law]] = {
     "exponential": lambda p, start: Exponential(p[0]),
     "weibull": lambda p, start: Weibull(p[0], p[1]),
     "gamma": lambda p, start: Gamma(p[0], p[1]),
@@ -45,10 +45,10 @@ class Part(NamedTuple):
     outside, for those of a gamma law would take longer to compile than all the rest.
     """
 
-    family: Array
-    parameters: Array
-    infimum: Array
-    quantiles: Array
+    family: Array | np.ndarray
+    parameters: Array | np.ndarray
+    infimum: Array | np.ndarray
+    quantiles: Array | np.ndarray
 
     def hazard(self, x: Array) -> Array:
         """Of T - infimum."""
@@ -107,7 +107,9 @@ def _coefficients(**given: Array | float) -> Array:
 _COEFFICIENTS = (_exponential, _weibull, _gamma, _lognormal, _pareto)
 
 
-def log_density_of_sum(start_up: Part, cycle: Part, load: Array, room: Array) -> Array:
+def log_density_of_sum(
+    start_up: Part, cycle: Part, load: Array | np.ndarray, room: Array | np.ndarray
+) -> Array:
     """log f at inf S + y inf T + room, `[K]`, for loads y, `[K]`; -inf where there is no room."""
     x, rest, width = _rule(start_up, cycle, load, room)
     inside = jnp.where(room > 0, room, 1)
@@ -119,7 +121,9 @@ def log_density_of_sum(start_up: Part, cycle: Part, load: Array, room: Array) ->
     return jnp.where(room > 0, total, -jnp.inf)
 
 
-def log_survival_of_sum(start_up: Part, cycle: Part, load: Array, room: Array) -> Array:
+def log_survival_of_sum(
+    start_up: Part, cycle: Part, load: Array | np.ndarray, room: Array | np.ndarray
+) -> Array:
     """log P(S + T y > t) at t = inf S + y inf T + room, `[K]`; 0 where there is no room."""
     x, rest, width = _rule(start_up, cycle, load, room)
     inside = jnp.where(room > 0, room, 1)
@@ -130,7 +134,9 @@ def log_survival_of_sum(start_up: Part, cycle: Part, load: Array, room: Array) -
     return jnp.where(room > 0, jnp.minimum(jnp.logaddexp(both, alone), 0), 0)
 
 
-def _rule(start_up: Part, cycle: Part, load: Array, room: Array) -> tuple[Array, Array, Array]:
+def _rule(
+    start_up: Part, cycle: Part, load: Array | np.ndarray, room: Array | np.ndarray
+) -> tuple[Array, Array, Array]:
     """Nodes x, 1 - x and weights on (0, 1), each `[K, J]`."""
     start_up, cycle, load, room = jax.lax.stop_gradient((start_up, cycle, load, room))
     room = jnp.where(room > 0, room, 1)[:, None]

@@ -200,8 +200,8 @@ def fit_start_up(
     True
     """
     check_key(key)
+    check_loads(trace)
     names = _families("start_ups", start_ups, START_UPS), _families("cycle_times", cycle_times, CYCLE_TIMES)
-    _check(trace)
     if num_replicates < 10:
         raise ValueError(f"num_replicates must be at least 10, got {num_replicates}")
     report = progress or (lambda name: None)
@@ -232,7 +232,8 @@ def one_load(trace: Trace) -> bool:
     return load.size == 0 or bool(load.max() < load.min() * (1 + _ALIKE))
 
 
-def _check(trace: Trace) -> None:
+def check_loads(trace: Trace) -> None:
+    """ValueError for a trace that cannot tell S and T apart."""
     if trace.load is None:
         raise ValueError(f"the trace has no loads: {ONE_LOAD}")
     for name, values in (("seconds", trace.seconds), ("loads", trace.load)):

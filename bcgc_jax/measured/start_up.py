@@ -195,7 +195,7 @@ def fit_start_up(
     >>> names = np.arange(60).astype(str), np.arange(5).astype(str)
     >>> trace = Trace(*names, step, worker, seconds, np.zeros(300, bool), load)
     >>> families = {"start_ups": ["gamma"], "cycle_times": ["shifted-exponential"]}
-    >>> fit = fit_start_up(jax.random.key(0), trace, **families)
+    >>> fit = fit_start_up(jax.random.key(0), trace, **families, num_replicates=10)
     >>> abs(fit.mean_start_up.value - 2) < 2 * fit.mean_start_up.error
     True
     """

@@ -151,6 +151,18 @@ def _trace(i: int) -> bcgc.measured.Trace:
     return bcgc.measured.Trace(*names, step, worker, seconds, np.zeros(120, bool))
 
 
+def _fit_of_loads(i: int) -> Any:
+    draws, load = np.random.default_rng(i), np.array([1.0, 2.0, 4.0])[np.arange(120) % 3]
+    seconds = draws.gamma(4.0, 0.5, 120) + load * (1 + draws.exponential(1.0, 120))
+    return bcgc.measured.fit_start_up(
+        jax.random.key(i),
+        _trace(i)._replace(seconds=seconds, load=load),
+        start_ups=["gamma"],
+        cycle_times=["shifted-exponential"],
+        num_replicates=10,
+    )
+
+
 def _cells(i: int) -> bcgc.sweeps.Cells:
     return bcgc.grid(num_workers=[2, 3], rate=[1.0 + i, 2.0])
 
@@ -272,6 +284,8 @@ CALLS |= {
     "Description": lambda i: bcgc.measured.describe(_trace(i)).remarks(),
     "describe": lambda i: bcgc.measured.describe(_trace(i)),
     "Fit": lambda i: None,
+    "StartUpFit": lambda i: None,
+    "fit_start_up": _fit_of_loads,
     "grid": _cells,
     "allocate": lambda i: bcgc.coding.allocate(4, 1 + i),
     "gradient_code": lambda i: bcgc.coding.gradient_code(jax.random.key(i), 4 + i, 1 + i),

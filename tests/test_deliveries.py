@@ -98,7 +98,9 @@ def test_measured_steps_with_one_start_up_and_a_link() -> None:
         assert float(found) == pytest.approx(late, abs=1e-12)
 
 
-@pytest.mark.parametrize("time", TIMES)
+@pytest.mark.parametrize(
+    "time", ["shifted exponential", "atoms", pytest.param("uniform", marks=pytest.mark.slow)]
+)
 def test_without_a_start_up_link_and_chain_all_is_as_it_was(time: str) -> None:
     """Worst relative difference measured: 6e-15, of quadratures with other nodes."""
     plain = _problem(TIMES[time], setup_cycles=0.0)
@@ -159,7 +161,11 @@ def test_the_reported_error_bounds_the_difference_to_a_finer_rule(
 
 @pytest.mark.parametrize(
     ("start", "time"),
-    [("weibull", "shifted exponential"), ("two-point", "shifted exponential"), ("weibull", "atoms")],
+    [
+        ("weibull", "shifted exponential"),
+        pytest.param("two-point", "shifted exponential", marks=pytest.mark.slow),
+        pytest.param("weibull", "atoms", marks=pytest.mark.slow),
+    ],
 )
 def test_slopes_are_those_of_differences(start: str, time: str) -> None:
     problem = _problem(TIMES[time], start_up=STARTS[start], send_time=0.7)

@@ -25,7 +25,7 @@ VALUES, PLANS, DRAWS = 500, 200, 1_000_000
 # Draws at a time.
 _CHUNK = 100_000
 # Of differential evolution: candidates, generations, weight of a difference, share of it that is taken over.
-_POPULATION, _GENERATIONS, _WEIGHT, _TAKEN = 48, 150, 0.7, 0.8
+_POPULATION, _GENERATIONS, _WEIGHT, _TAKEN = 48, 80, 0.7, 0.8
 _COORDINATES = 2000
 
 
@@ -321,7 +321,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     description = (
         "Checks the model of workers that start up and send: exact expected runtimes and completion\n"
         f"probabilities of {VALUES} random problems against {DRAWS:,} draws each, and the plans of {PLANS}\n"
-        "problems of at most 8 workers against differential evolution. Takes some twenty minutes; writes\n"
+        "problems of at most 8 workers against differential evolution. Takes half an hour; writes\n"
         "PNG, SVG and CSV."
     )
     return run_command("start_ups", description, run, argv)

@@ -17,7 +17,7 @@ from bcgc_jax import expectation, order_statistics
 from bcgc_jax._pytree import check_key, check_whole, is_traced, pytree_dataclass, static_field, working_dtype
 from bcgc_jax.crossing import crossing_probability
 from bcgc_jax.deliveries import Load, Worker, delivered, last_of_draws
-from bcgc_jax.expectation import NUM_NODES, Expectation, with_rounding
+from bcgc_jax.expectation import NUM_NODES, with_rounding
 from bcgc_jax.last_delivery import (
     evaluation_cost,
     exceedance,
@@ -28,6 +28,7 @@ from bcgc_jax.laws import Atomic, JointLaw, Law, Pairs, Rows, Smooth
 from bcgc_jax.laws.atoms import mass_of
 from bcgc_jax.laws.joint import NO_EXACT_ANSWER
 from bcgc_jax.order_statistics import is_count, max_finish_time, static_workers
+from bcgc_jax.quadrature import Expectation
 
 
 class Iteration:

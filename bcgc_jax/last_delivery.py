@@ -17,8 +17,11 @@ from bcgc_jax.deliveries import (
     is_atomic,
     late_hazard,
 )
-from bcgc_jax.expectation import (
-    NUM_NODES,
+from bcgc_jax.expectation import NUM_NODES, marked_hazards, with_rounding
+from bcgc_jax.laws import Atomic, Kinked, Law, Smooth
+from bcgc_jax.laws.atoms import mass_of
+from bcgc_jax.laws.pairs import Pairs
+from bcgc_jax.quadrature import (
     Expectation,
     Quadrature,
     gauss_rules,
@@ -26,13 +29,8 @@ from bcgc_jax.expectation import (
     kinked_levels,
     line,
     line_rule,
-    marked_hazards,
     panels,
-    with_rounding,
 )
-from bcgc_jax.laws import Atomic, Kinked, Law, Smooth
-from bcgc_jax.laws.atoms import mass_of
-from bcgc_jax.laws.pairs import Pairs
 
 # Intervals for the start-up, at least; for a layout of nodes.
 _FEWEST_INNER, _LAYOUT_INNER = 24, 16

@@ -29,10 +29,11 @@ from bcgc_jax._pytree import (
     working_dtype,
 )
 from bcgc_jax.deliveries import Load
-from bcgc_jax.expectation import NUM_NODES, Expectation
+from bcgc_jax.expectation import NUM_NODES
 from bcgc_jax.order_statistics import max_finish_time
 from bcgc_jax.partitions import cost_of_units, cumulative_load, finish_load
 from bcgc_jax.problem import CONDITIONS, Problem
+from bcgc_jax.quadrature import Expectation
 
 # Finer than `NUM_NODES`: where nearly everything sits at one level, the slopes of the others need it.
 _CERTIFYING_NODES = 192

@@ -12,10 +12,10 @@ from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import working_dtype
 from bcgc_jax.deliveries import Load
-from bcgc_jax.expectation import Expectation
 from bcgc_jax.laws import Atomic, JointLaw, Law
 from bcgc_jax.laws.atoms import mass_of
 from bcgc_jax.problem import Problem
+from bcgc_jax.quadrature import Expectation
 from bcgc_jax.solution import Solution
 
 # Levels of partial stragglers at a time.

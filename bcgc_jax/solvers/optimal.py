@@ -21,16 +21,12 @@ from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import replace
 from bcgc_jax.deliveries import Load
-from bcgc_jax.expectation import (
-    Expectation,
-    Marks,
-    marks,
-    with_rounding,
-)
+from bcgc_jax.expectation import Marks, marks, with_rounding
 from bcgc_jax.iterations import Independent
 from bcgc_jax.laws import Law, Smooth
 from bcgc_jax.linear_algebra import solve_positive
 from bcgc_jax.problem import Problem, Status
+from bcgc_jax.quadrature import Expectation
 from bcgc_jax.runtime import sent_load
 from bcgc_jax.solvers.cutting_plane import cutting_plane
 from bcgc_jax.solvers.lanes import loop

@@ -12,9 +12,9 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import check_key, check_whole, concrete, is_traced, replace
-from bcgc_jax.expectation import Expectation
 from bcgc_jax.laws import Atomic
 from bcgc_jax.problem import Problem, Status
+from bcgc_jax.quadrature import Expectation
 from bcgc_jax.runtime import (
     Certificate,
     certificate,

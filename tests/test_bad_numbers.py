@@ -132,15 +132,23 @@ def test_levels_that_no_worker_has_are_refused(levels, costs, message):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("num_samples", 0.0), ("cycles", -1.0), ("setup_cycles", np.nan)]
+    ("name", "value"),
+    [
+        ("num_samples", 0.0),
+        ("cycles", -1.0),
+        ("setup_cycles", np.nan),
+        ("chain_cycles", -0.5),
+        ("send_time", -0.1),
+        ("start_ups", -2.0),
+    ],
 )
 def test_numbers_that_make_no_runtime_are_refused_or_give_nan(name, value):
     times = np.array([0.3, np.inf, 0.5])  # a worker that never answers
     runtimes = [lambda v: bcgc.block_runtime([0.0, 1.0, 2.0], times, **{name: v})]
-    if name != "setup_cycles":
+    if name in ("num_samples", "cycles"):
         runtimes.append(lambda v: bcgc.coordinate_runtime([1, 1, 2], times, **{name: v}))
     for runtime in runtimes:
-        with pytest.raises(ValueError, match=f"{name} must be finite and >"):
+        with pytest.raises(ValueError, match=f"{name} must be (finite and )?>"):
             runtime(value)
         assert np.isnan(jax.jit(runtime)(value))
         assert np.isfinite(jax.jit(runtime)(1.0))

@@ -221,6 +221,9 @@ CALLS |= {
     "Solution": lambda i: bcgc.solve(_problem(i), "time"),
     "Status": lambda i: bcgc.Status(i),
     "block_runtime": lambda i: bcgc.block_runtime(X + i, X[::-1], num_samples=1.0 + i, setup_cycles=i),
+    "block_runtime of workers that start up and send": lambda i: bcgc.block_runtime(
+        X + i, X[::-1], start_ups=X - i, send_time=1.0 + i, chain_cycles=i
+    ),
     "coordinate_runtime": lambda i: bcgc.coordinate_runtime(np.array([0, i, 2]), X, num_samples=1.0 + i),
     "simulate_runtime": lambda i: bcgc.simulate_runtime(jax.random.key(i), _problem(i), _partition(i), 8),
     "expected_runtime": lambda i: bcgc.expected_runtime(_problem(i), _partition(i)),

@@ -86,7 +86,10 @@ def _case(rng: np.random.Generator, start: int, time: int) -> Case:
     starts = (
         (bcgc.Weibull(unit, k), lambda r, s: unit * r.weibull(k, s)),
         (bcgc.Exponential(1 / unit), lambda r, s: r.exponential(unit, s)),
-        (bcgc.TwoSpeed(0.1 * unit, 3 * unit, p), lambda r, s: np.where(r.random(s) < p, 3 * unit, 0.1 * unit)),
+        (
+            bcgc.TwoSpeed(0.1 * unit, 3 * unit, p),
+            lambda r, s: np.where(r.random(s) < p, 3 * unit, 0.1 * unit),
+        ),
     )
     start_up, draw_start = starts[start]
     problem = bcgc.Problem(
@@ -223,3 +226,105 @@ def compute_plans(seed: int, count: int = PLANS, generations: int = _GENERATIONS
         best = global_search(problem, rng, generations)
         rows.append(Plan(*_names(problem), int(problem.num_workers), found, best, found / best - 1, bound))
     return rows
+
+
+def print_values(rows: Sequence[Value]) -> None:
+    """How many standard errors away the draws are, family by family."""
+    lines = []
+    for names in sorted({(row.start_up, row.cycle_time) for row in rows}):
+        mine = [row for row in rows if (row.start_up, row.cycle_time) == names]
+        lines.append([*names, str(len(mine)), *_spread([row.runtime_z for row in mine])])
+        lines[-1] += _spread([row.probability_z for row in mine])
+    lines.append(["all", "", str(len(rows)), *_spread([row.runtime_z for row in rows])])
+    lines[-1] += _spread([row.probability_z for row in rows])
+    header = ["start-up", "cycle time", "problems", "E: worst", "within 1", "P: worst", "within 1"]
+    print_table("Exact values less draws' means, in standard errors of these", header, lines)
+    worst = max(row.runtime_error / row.expected_runtime for row in rows)
+    print(
+        f"\nE: expected runtime, P: completion probability. Reported errors of E: at most {worst:.1e} of it."
+    )
+
+
+def _spread(z: Sequence[float]) -> list[str]:
+    size = np.abs(z)
+    return [f"{size.max():.2f}", f"{100 * np.mean(size <= 1):.0f} %"]
+
+
+def print_plans(rows: Sequence[Plan]) -> None:
+    """How far the plan that is found is from a global search's best."""
+    lines = []
+    for name in [*sorted({row.start_up for row in rows}), "all"]:
+        mine = [row for row in rows if name in ("all", row.start_up)]
+        excess = np.array([row.excess for row in mine])
+        beaten = f"{np.count_nonzero(excess > 1e-3)}"
+        gaps = [row.found / row.lower_bound for row in mine]
+        lines.append(
+            [name, str(len(mine)), f"{100 * excess.max():.4f} %", f"{100 * excess.min():.2f} %", beaten]
+        )
+        lines[-1].append(number(float(np.median(gaps))))
+    header = ["start-up", "problems", "largest", "smallest", "over 0.1 %", "found / bound, median"]
+    print_table("Runtime of the plan that is found, above the best of a global search", header, lines)
+
+
+def draw(values: Sequence[Value], plans: Sequence[Plan]):
+    """Ordered distances beside a normal law's; excess over the global search."""
+    from matplotlib.ticker import PercentFormatter
+
+    canvas, (left, right) = plotting.new_figure(1, 2, size=(7.2, 3.2))
+    rng = np.random.default_rng(0)
+    normal = np.sort(rng.standard_normal((999, len(values))), axis=1)
+    expected = normal.mean(axis=0)
+    low, high = np.quantile(normal, (0.025, 0.975), axis=0)
+    left.fill_between(expected, low, high, color="0.85", linewidth=0, label="95 % of normal samples")
+    for name, marker, z in (
+        ("expected runtime", "o", [row.runtime_z for row in values]),
+        ("completion probability", "x", [row.probability_z for row in values]),
+    ):
+        left.plot(expected, np.sort(z), marker, markersize=3, label=name)
+    plotting.label_axes(
+        left, "quantile of the normal law", "exact less draws\n(standard errors)", title="(a)  values"
+    )
+    left.legend(frameon=False, fontsize="small")
+    excess = np.sort([row.excess for row in plans])
+    right.plot(excess, (np.arange(excess.size) + 1) / excess.size, drawstyle="steps-post")
+    right.axvline(1e-3, color="0.5", linestyle="--", label="0.1 %")
+    right.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=2))
+    plotting.label_axes(
+        right, "runtime found above a global search's", "share of problems", title="(b)  plans"
+    )
+    right.legend(frameon=False, fontsize="small")
+    return canvas
+
+
+def run(
+    out: Path,
+    *,
+    seed: int,
+    count: int = VALUES,
+    draws: int = DRAWS,
+    plans: int = PLANS,
+    generations: int = _GENERATIONS,
+) -> None:
+    """Compute, print the tables, write start_ups.csv, start_ups_plans.csv, .png and .svg to `out`."""
+    values = compute_values(seed, count, draws)
+    print_values(values)
+    found = compute_plans(seed + 1, plans, generations)
+    print_plans(found)
+    write_csv(out / "start_ups.csv", (row._asdict() for row in values))
+    write_csv(out / "start_ups_plans.csv", (row._asdict() for row in found))
+    plotting.save_figure(draw(values, found), out, "start_ups")
+    print(f"\nWritten to {out}: start_ups.csv, start_ups_plans.csv, start_ups.png, start_ups.svg")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    description = (
+        "Checks the model of workers that start up and send: exact expected runtimes and completion\n"
+        f"probabilities of {VALUES} random problems against {DRAWS:,} draws each, and the plans of {PLANS} problems\n"
+        "of at most 8 workers against differential evolution. Takes some ten minutes; writes PNG, SVG and CSV."
+    )
+    return run_command("start_ups", description, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -70,8 +70,8 @@ def _delivery(problem: Problem, one: Cost) -> Cost:
     if not problem.delivers or isinstance(problem.cycle_time, JointLaw):
         return one
     n, random = float(problem.max_workers), not problem.convex
-    # Where sending overlaps computing, a level looks at all before it, and a constant start-up smooths no kink.
-    more = 1.0 if not problem.overlap else n if random else n**2
+    # Where sending overlaps computing, a level looks at all before it; a constant start-up smooths no kink.
+    more = 1.0 if not problem.overlap else 1 + n / 8 if random else n**2
     operations = problem.delivery.evaluation_cost() * more
     together = _SEARCHES * min(_PIECE, operations) if random else min(_PIECE, operations)
     return one.after(Cost(_SECONDS * operations, 80 * together))
@@ -106,12 +106,13 @@ def _search(problem: Problem, one: Cost) -> Cost:
     """The optimum alone."""
     law, n = problem.cycle_time, float(np.asarray(problem.num_workers))
     more = 0.0
-    if problem.has_setup:
+    if problem.has_setup and problem.convex:
         more += 12 * n**2
     if float(np.asarray(problem.num_coordinates)) <= FEW_UNITS:
         more += n**2 / 2
     if not problem.convex:  # the slowest of the searches takes from 20 to 300 steps
-        return Cost((150 * _SEARCHES + more) * one.seconds, one.bytes)
+        levels = 12 * n**2 * evaluation(law, int(n)).seconds if problem.has_setup else 0.0
+        return Cost((150 * _SEARCHES + more) * one.seconds + levels, one.bytes)
     if isinstance(law, JointLaw):
         draws = NUM_DRAWS if isinstance(law, Unlike) else 0
         return Cost(_ROWS_OPTIMUM * n**2.6 + more * one.seconds, one.bytes + 40 * draws * n)

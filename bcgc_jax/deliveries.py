@@ -195,10 +195,8 @@ def _integrated(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple[A
     room = t[..., None, :] - (start.inverse_cumulative_hazard(a) / worker.unit).astype(dtype)
     hazard = _law_hazard(law, latest_cycle_time(load, room, worker.overlap))
     density = still(jnp.exp(-a) * size)
-    rules = jnp.asarray(weight)[:, :, None]
-    late = jnp.sum(rules * (density * jnp.exp(-hazard))[..., None, :, :], axis=-2)
-    early = jnp.sum(weight[0][:, None] * (density * -jnp.expm1(-hazard)), axis=-2)
-    # Where sending overlaps computing, the integrand has kinks.
+    late = jnp.einsum("rq,...qn->...rn", weight, density * jnp.exp(-hazard))
+    early = jnp.einsum("q,...qn->...n", weight[0], density * -jnp.expm1(-hazard))
     fine, coarse, coarsest = jnp.moveaxis(late, -2, 0) + rest
     error = rule_error(fine, coarse, coarsest, _INNER_SAFETY, 16.0 if worker.overlap else 1.0)
     late = fine

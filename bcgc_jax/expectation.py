@@ -279,10 +279,15 @@ def line_rule(on_line: Array, num_nodes: int) -> Quadrature:
     return Quadrature(start, start + excess, weight * coarser, beyond=beyond)
 
 
-def gauss_rules(of_panels: tuple[Array, Array, Array], orders: tuple[int, ...], ends: bool) -> Quadrature:
-    """Three of Gauss's rules in the panels of `panels`, of so many nodes each."""
+def gauss_rules(
+    of_panels: tuple[Array, Array, Array], orders: tuple[int, ...], ends: bool, power: int = 1
+) -> Quadrature:
+    """Three of Gauss's rules in the panels of `panels`, of so many nodes each.
+
+    A `power` of 3 makes densities like excess^-0.3 at the left end smooth.
+    """
     start, left, size = of_panels
-    times, weights = zip(*(_gauss(ends, start, left, size, k) for k in orders), strict=True)
+    times, weights = zip(*(_gauss(ends, start, left, size, k, power) for k in orders), strict=True)
     own = np.repeat(np.eye(3), [weight.size for weight in weights], axis=1)
     weight = jnp.concatenate(weights) * own.astype(start.dtype)
     return Quadrature(start, jnp.concatenate(times), weight, orders)
@@ -463,9 +468,10 @@ def panels(
     return start, edges[:-1], jnp.diff(edges)
 
 
-def _gauss(ends: bool, start: Array, left: Array, size: Array, order: int) -> tuple[Array, Array]:
+def _gauss(ends: bool, start: Array, left: Array, size: Array, order: int, power: int) -> tuple[Array, Array]:
     """Nodes and weights of Gauss and Legendre's rule in each panel, all in one row."""
     points, weights = _legendre(order)
+    points, weights = points**power, weights * power * points ** (power - 1)
     t, slope = _in_panel(ends, start, left[:, None], size[:, None], jnp.asarray(points, left.dtype))
     return t.ravel(), (slope * jnp.asarray(weights, left.dtype)).ravel()
 

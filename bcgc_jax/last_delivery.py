@@ -34,14 +34,16 @@ from bcgc_jax.laws import Atomic, Kinked, Law, Smooth
 from bcgc_jax.laws.atoms import mass_of
 from bcgc_jax.laws.pairs import Pairs
 
-# Intervals for the start-up, at least.
-_FEWEST_INNER = 32
+# Intervals for the start-up, at least; for a layout of nodes.
+_FEWEST_INNER, _LAYOUT_INNER = 24, 16
 # Numbers at a time: times, start-ups and levels.
 _CHUNK = 2**21
 # Up to so many panels each has the nodes of a law with kinks; of more, each is small.
 _FEW_PANELS = 400
+# Panels begin at kinks, where densities may be powers.
+_POWER = 3
 # Halvings of a bracket, for a layout of nodes.
-_HALVINGS = 40
+_HALVINGS = 20
 
 
 def expected_last(
@@ -57,7 +59,7 @@ def expected_last(
     worker = _fast(worker)
     inner = max(_FEWEST_INNER, num_nodes // 2)
     still = jax.lax.stop_gradient((worker, load))
-    nodes = _quadrature(*still, num_workers, num_nodes, inner)
+    nodes = _quadrature(*still, num_workers, num_nodes)
     hazard, unsure = _late_hazards(worker, load, nodes.times, inner)
     late, slope = crossing_slopes(hazard, num_workers)
     found = integrate(nodes, late)
@@ -117,12 +119,12 @@ def _late_hazards(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple
     return tuple(a.reshape(-1, size)[: t.size] for a in found)  # type: ignore[return-value]
 
 
-def _quadrature(worker: Worker, load: Load, num_workers: ArrayLike, num_nodes: int, inner: int) -> Quadrature:
+def _quadrature(worker: Worker, load: Load, num_workers: ArrayLike, num_nodes: int) -> Quadrature:
     marked, choices = marked_hazards(load.work, num_workers)
-    peaks = jnp.max(_times_of(worker, load, marked, inner), axis=-1)
+    peaks = jnp.max(_times_of(worker, load, marked), axis=-1)
 
     def hazard_at(t: Array) -> Array:
-        return late_hazard(worker, load, t[:, None], inner)[0]
+        return late_hazard(worker, load, t[:, None], _LAYOUT_INNER)[0]
 
     kinks = _kinks(worker, load)
     if kinks is None:
@@ -130,11 +132,11 @@ def _quadrature(worker: Worker, load: Load, num_workers: ArrayLike, num_nodes: i
     images, last = kinks
     found = panels(peaks, images, last, hazard_at, choices)
     few = found[1].size <= _FEW_PANELS
-    orders = (num_nodes // 12, num_nodes // 16, num_nodes // 24) if few else (4, 3, 2)
-    return gauss_rules(found, orders, last is not None)
+    orders = (num_nodes * 3 // 32, num_nodes // 16, num_nodes // 32) if few else (5, 3, 2)
+    return gauss_rules(found, orders, last is not None, _POWER)
 
 
-def _times_of(worker: Worker, load: Load, hazard: Array, inner: int) -> Array:
+def _times_of(worker: Worker, load: Load, hazard: Array) -> Array:
     """The times at which levels have these hazards, from below, `[..., N]`; 0 for levels without work."""
     dtype, starts = load.work.dtype, worker.start_up
     law = worker.cycle_time
@@ -151,7 +153,7 @@ def _times_of(worker: Worker, load: Load, hazard: Array, inner: int) -> Array:
 
     def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         middle = (ends[0] + ends[1]) / 2
-        later = late_hazard(worker, load, middle, inner)[0] < hazard
+        later = late_hazard(worker, load, middle, _LAYOUT_INNER)[0] < hazard
         return jnp.where(later, middle, ends[0]), jnp.where(later, ends[1], middle)
 
     found = jax.lax.fori_loop(0, _HALVINGS, halve, (low, high))[0]

@@ -1,7 +1,7 @@
 """Workers that start up and send: exact values against draws, the plan that is found against a global search.
 
-Random problems of Weibull, exponential and two-point start-ups. Values: E τ̂ and P(τ̂ ≤ t) against NumPy's own draws,
-in standard errors of these. Plans: the runtime of `solve` over the best that differential evolution finds.
+Random problems of Weibull, exponential and two-point start-ups. Values: E τ̂ and P(τ̂ ≤ t) against NumPy's own
+draws, in standard errors of these. Plans: the runtime of `solve` over the best that differential evolution finds.
 """
 
 import functools
@@ -320,8 +320,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     description = (
         "Checks the model of workers that start up and send: exact expected runtimes and completion\n"
-        f"probabilities of {VALUES} random problems against {DRAWS:,} draws each, and the plans of {PLANS} problems\n"
-        "of at most 8 workers against differential evolution. Takes some ten minutes; writes PNG, SVG and CSV."
+        f"probabilities of {VALUES} random problems against {DRAWS:,} draws each, and the plans of {PLANS}\n"
+        "problems of at most 8 workers against differential evolution. Takes some twenty minutes; writes\n"
+        "PNG, SVG and CSV."
     )
     return run_command("start_ups", description, run, argv)
 

@@ -38,6 +38,7 @@ class _Search(NamedTuple):
     memory: Array
     best: Array
     least: Array
+    before: Array
 
 
 def spectral_projected_gradient(
@@ -47,16 +48,20 @@ def spectral_projected_gradient(
     *,
     tolerance: ArrayLike,
     max_steps: int,
+    least_gain: float = 0.0,
 ) -> SpectralResult:
-    """A local minimum of `function` over the set that `project` projects on (Birgin, Martínez & Raydan 2000).
+    """A local minimum of `function` over the set that `project` projects on.
 
-    Stops where a projected gradient step moves no entry by more than `tolerance`. One evaluation a round,
+    Stops where a projected gradient step moves no entry by more than `tolerance`, and where the best of a
+    positive function fell by no more than a share `least_gain` in the last ten steps. One evaluation a round,
     which a step is taken or cut after: under `vmap` no search waits for the line search of another.
     """
     dtype = start.dtype
 
     def go_on(s: _Search) -> Array:
-        return (s.num_steps <= max_steps) & (s.residual > tolerance)
+        early = (s.num_steps <= _MEMORY) | (s.num_steps % _MEMORY != 0)
+        falls = early | (s.least < (1 - least_gain) * s.before)
+        return (s.num_steps <= max_steps) & (s.residual > tolerance) & (falls if least_gain else True)
 
     def round_(s: _Search) -> _Search:
         point = s.point + s.scale * s.direction
@@ -87,6 +92,7 @@ def spectral_projected_gradient(
             memory,
             jnp.where(better, point, s.best),
             jnp.where(better, value, s.least),
+            jnp.where(s.num_steps % _MEMORY == 0, s.least, s.before),
         )
         return jax.tree.map(lambda a, b: jnp.where(cut, a, b), s._replace(scale=s.scale / 2), taken)
 
@@ -102,6 +108,7 @@ def spectral_projected_gradient(
         zero + jnp.inf,
         jnp.zeros(_MEMORY, dtype),
         start,
+        zero + jnp.inf,
         zero + jnp.inf,
     )
     last = jax.lax.while_loop(go_on, round_, first)

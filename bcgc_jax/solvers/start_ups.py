@@ -25,7 +25,9 @@ from bcgc_jax.solvers.optimal import OptimalResult, optimal_partition
 from bcgc_jax.solvers.spectral import spectral_projected_gradient
 
 # Searches side by side; their steps, and what a last one moves, in shares; intervals of their rule.
-_MOST_STARTS, _MOST_STEPS, _TOLERANCE, _NUM_NODES = 12, 300, 1e-5, 64
+_MOST_STARTS, _MOST_STEPS, _TOLERANCE, _NUM_NODES = 6, 300, 1e-5, 48
+# A search ends whose best value fell by less than this share in its last ten steps.
+_LEAST_GAIN = 1e-6
 # Starts that are evaluated together.
 _BATCH = 8
 # Halvings of the time by which all coordinates are done.
@@ -74,12 +76,14 @@ def best_found(
             share,
             tolerance=_TOLERANCE,
             max_steps=_MOST_STEPS,
+            least_gain=_LEAST_GAIN,
         )
         return found.point, found.value * unit, found.residual, found.num_steps
 
     shares, values, residuals, steps = jax.vmap(search)(starts[chosen])
     best = jnp.nanargmin(values)
-    status = jnp.where(residuals[best] <= _TOLERANCE, int(Status.CONVERGED), int(Status.STEP_LIMIT))
+    ended = (residuals[best] <= _TOLERANCE) | (steps[best] < _MOST_STEPS)
+    status = jnp.where(ended, int(Status.CONVERGED), int(Status.STEP_LIMIT))
     return OptimalResult(
         shares[best] * total, values[best], 0 * unit, relaxed.lower_bound, status, jnp.sum(steps)
     )

@@ -354,7 +354,9 @@ def _announce(question: Question, problem: Problem, tasks: Mapping[str, Method |
     cost, dearest = cost_of_all(problem, tasks.values())
     quicker = [f"most of it for {dearest}; quicker: some --method alone"] * (len(tasks) > 1)
     if question.trace is not None and not question.trace.keep_workers:
-        quicker += ["--keep-workers"] if quicker else ["quicker: --keep-workers"]
+        # Whole steps have no law of start-ups, and beside one atoms take the longest.
+        other = "--trace-law smooth" if isinstance(problem.start_up, Law) else "--keep-workers"
+        quicker += [other] if quicker else [f"quicker: {other}"]
     announce(cost, ", ".join(quicker))
 
 

@@ -470,10 +470,19 @@ def panels(
 
 def _gauss(ends: bool, start: Array, left: Array, size: Array, order: int, power: int) -> tuple[Array, Array]:
     """Nodes and weights of Gauss and Legendre's rule in each panel, all in one row."""
-    points, weights = _legendre(order)
-    points, weights = points**power, weights * power * points ** (power - 1)
-    t, slope = _in_panel(ends, start, left[:, None], size[:, None], jnp.asarray(points, left.dtype))
-    return t.ravel(), (slope * jnp.asarray(weights, left.dtype)).ravel()
+    points, weights = (jnp.asarray(a, left.dtype) for a in _legendre(order))
+    left, size = left[:, None], size[:, None]
+    if power > 1:
+        wide = _is_wide(ends, start, left, size)
+        weights = jnp.where(wide, weights, weights * power * points ** (power - 1))
+        points = jnp.where(wide, points, points**power)
+    t, slope = _in_panel(ends, start, left, size, points)
+    return t.ravel(), (slope * weights).ravel()
+
+
+def _is_wide(ends: bool, start: Array, left: Array, size: Array) -> Array:
+    """Whether a panel of a law without an end is longer than its way from the start."""
+    return (left > start) & (size > left - start) & (not ends)
 
 
 def _in_panel(ends: bool, start: Array, left: Array, size: Array, share: Array) -> tuple[Array, Array]:
@@ -481,8 +490,7 @@ def _in_panel(ends: bool, start: Array, left: Array, size: Array, share: Array) 
     t, slope = left + size * share, jnp.broadcast_to(size, jnp.broadcast_shapes(size.shape, share.shape))
     if ends:
         return t, slope
-    away = left - start
-    wide = (away > 0) & (size > away)
+    wide, away = _is_wide(ends, start, left, size), left - start
     rate = jnp.log1p(size / jnp.where(wide, away, 1))
     grown = away * jnp.exp(jnp.where(wide, rate, 0) * share)
     return jnp.where(wide, start + grown, t), jnp.where(wide, grown * rate, slope)

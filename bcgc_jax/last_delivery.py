@@ -39,7 +39,9 @@ _FEWEST_INNER, _LAYOUT_INNER = 24, 16
 # Numbers at a time: times, start-ups and levels.
 _CHUNK = 2**21
 # Up to so many panels each has the nodes of a law with kinks; of more, each is small.
-_FEW_PANELS = 400
+_FEW_PANELS = 4000
+# A kink so near to the start, as a share of the way to the typical time, is at the start.
+_NO_PANEL = 1e-6
 # Panels begin at kinks, where densities may be powers.
 _POWER = 3
 # Halvings of a bracket, for a layout of nodes.
@@ -130,6 +132,8 @@ def _quadrature(worker: Worker, load: Load, num_workers: ArrayLike, num_nodes: i
     if kinks is None:
         return line_rule(line(peaks, hazard_at, choices), num_nodes)
     images, last = kinks
+    # What rounding sets apart from the start would make a panel of its own, and the next one a wide one.
+    images = jnp.where(images - peaks[0] < _NO_PANEL * (peaks[2] - peaks[0]), peaks[0], images)
     found = panels(peaks, images, last, hazard_at, choices)
     few = found[1].size <= _FEW_PANELS
     orders = (num_nodes * 3 // 32, num_nodes // 16, num_nodes // 32) if few else (5, 3, 2)

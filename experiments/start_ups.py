@@ -1,7 +1,7 @@
 """Workers that start up and send: exact values against draws, the plan that is found against a global search.
 
 Random problems of Weibull, exponential and two-point start-ups. Values: E τ̂ and P(τ̂ ≤ t) against NumPy's own
-draws, in standard errors of these. Plans: the runtime of `solve` over the best that differential evolution finds.
+draws, in standard errors of these. Plans: the runtime of `solve` over the best of differential evolution.
 """
 
 import functools

@@ -232,7 +232,7 @@ def _by_cuts(problem: Problem, levels: Array, tolerance: Array) -> OptimalResult
 
 def least_gap(problem: Problem) -> float:
     """The smallest gap that is looked for in the working precision."""
-    if problem.iteration.polyhedral or problem.send_time is not None:
+    if problem.iteration.polyhedral:
         return _POLYHEDRAL if problem.dtype == jnp.float64 else _POLYHEDRAL_SINGLE
     return _least_gap(problem.max_workers, problem.dtype)
 

@@ -106,8 +106,8 @@ def _search(problem: Problem, one: Cost) -> Cost:
     """The optimum alone."""
     law, n = problem.cycle_time, float(np.asarray(problem.num_workers))
     more = 0.0
-    if problem.has_setup and problem.convex:
-        more += 12 * n**2
+    if problem.has_setup and problem.convex:  # with a link by cutting planes
+        more += 12 * n**2 * (1 if problem.send_time is None else n)
     if float(np.asarray(problem.num_coordinates)) <= FEW_UNITS:
         more += n**2 / 2
     if not problem.convex:  # the slowest of the searches takes from 20 to 300 steps

@@ -92,6 +92,7 @@ def test_estimates_are_what_was_measured_within_a_factor_of_three(law, workers, 
         (32, {"start_up": 4000.0}, 0.01),
         (16, {"send_time": 0.02}, 0.05),
         (8, {"send_time": 0.02, "overlap": True}, 0.19),
+        (8, {"start_up": 4000.0, "send_time": 0.02, "overlap": True, "chain_cycles": 0.1}, 45),
     ],
 )
 def test_so_are_those_of_workers_that_start_up_and_send(workers, more, seconds):

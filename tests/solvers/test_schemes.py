@@ -103,8 +103,7 @@ def test_what_is_no_scheme_is_refused_in_words(function, gives, words):
 
 def test_runtimes_of_cycle_times_alone_know_no_start_ups():
     scheme = bcgc.Scheme("mine", lambda p, times: times[..., 0], gives="runtime")
-    for more in ({"start_up": 3.0}, {"send_time": 0.1}):
-        problem = dataclasses.replace(PROBLEM, **more)
+    for problem in (dataclasses.replace(PROBLEM, start_up=3.0), dataclasses.replace(PROBLEM, send_time=0.1)):
         with pytest.raises(
             ValueError, match='"mine" makes runtimes of cycle times alone: it knows no start_up'
         ):

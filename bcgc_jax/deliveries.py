@@ -61,9 +61,8 @@ class Worker:
     def draw(self, key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> tuple[Array, Array]:
         """Start-ups, in units of κ, and cycle times."""
         if isinstance(self.cycle_time, Pairs):
-            starts, times = self.cycle_time.arrays()
-            chosen = jax.random.randint(key, shape, 0, times.size)
-            return (starts[chosen] / self.unit).astype(dtype), times[chosen].astype(dtype)
+            starts, times = self.cycle_time.sample_pairs(key, shape, dtype)
+            return (starts / self.unit).astype(dtype), times
         assert isinstance(self.start_up, Law)
         one, other = jax.random.split(key)
         starts = self.start_up.sample(one, shape, dtype) / self.unit

@@ -28,7 +28,7 @@ from bcgc_jax._pytree import (
     replace,
     working_dtype,
 )
-from bcgc_jax.deliveries import Load
+from bcgc_jax.deliveries import Load, delivered
 from bcgc_jax.expectation import NUM_NODES
 from bcgc_jax.order_statistics import max_finish_time
 from bcgc_jax.partitions import cost_of_units, cumulative_load, finish_load
@@ -65,28 +65,66 @@ def block_runtime(
     num_samples: ArrayLike = 1.0,
     cycles: ArrayLike = 1.0,
     setup_cycles: ArrayLike = 0.0,
+    chain_cycles: ArrayLike = 0.0,
+    start_ups: Numbers = 0.0,
+    send_time: ArrayLike = 0.0,
+    overlap: bool = False,
 ) -> Array:
     r"""τ̂(x,T) = (M b / N) max_n T_(N-n) Σ_{i≤n} (i+1) x_i, eq. (5): `[..., N]` and `[..., N]` to `[...]`.
 
     `cycle_times` are sorted here, so any order will do; leading axes broadcast. `setup_cycles` are spent on
-    every subset of the levels in use before its first coordinate.
+    every subset of the levels in use before its first coordinate, `chain_cycles` on each coordinate that a
+    cotangent is carried past. With `start_ups`, a number or `[..., N]`, each of the worker whose cycle time
+    has its place, and with a `send_time`, `overlap`ping (static) the computing or not, the levels' (N-n)-th
+    deliveries are waited for as in `Problem`.
 
     Raises ValueError for a partition with another number of levels than there are workers, and for numbers
     that make no sense, such as negative entries and times; NaN where these are traced.
 
     >>> float(block_runtime([0.0, 2.0, 2.0, 0.0], [0.1, 0.1, 0.25, 1.0], num_samples=4.0))
     1.0
+    >>> float(block_runtime([1.0, 1.0], [1.0, 2.0], num_samples=2.0, start_ups=[4.0, 0.0], send_time=0.5))
+    7.0
     """
-    dtype = working_dtype(partition, cycle_times, num_samples, cycles, setup_cycles)
-    sense = _make_sense(num_samples=num_samples, cycles=cycles, setup_cycles=setup_cycles)
-    sense &= _makes_sense("partition", partition, ">= 0") & _are_times(cycle_times)
+    numbers = {"num_samples": num_samples, "cycles": cycles, "setup_cycles": setup_cycles}
+    numbers |= {"chain_cycles": chain_cycles, "send_time": send_time}
+    dtype = working_dtype(partition, cycle_times, start_ups, *numbers.values())
+    sense = _make_sense(**numbers) & _are_times(cycle_times) & _are_times(start_ups, "start_ups")
+    sense &= _makes_sense("partition", partition, ">= 0")
     x, times = jnp.asarray(partition, dtype), _of_workers(cycle_times, dtype)
     workers = times.shape[-1]
     check_shape("partition", x, (..., workers), f"one level for each of the {workers} workers in cycle_times")
     _broadcast("partition", x, times)
-    t = jnp.sort(times, axis=-1)[..., ::-1]
     scale = jnp.where(sense, jnp.asarray(num_samples, dtype) * cycles / workers, jnp.nan)
-    return scale * max_finish_time(finish_load(x, x > 0, jnp.asarray(setup_cycles, dtype) / cycles), t)
+    setup, chain = (jnp.asarray(value, dtype) / cycles for value in (setup_cycles, chain_cycles))
+    load = finish_load(x, x > 0, setup, chain)
+    if not overlap and all(_is_zero(value) for value in (start_ups, send_time)):
+        return scale * max_finish_time(load, jnp.sort(times, axis=-1)[..., ::-1])
+    starts = jnp.asarray(start_ups, dtype)
+    starts = starts if starts.ndim else jnp.full(workers, starts)
+    check_shape("start_ups", starts, (..., workers), "one for each of cycle_times, or a number for all")
+    _broadcast("start_ups", starts, times)
+    sent = jnp.asarray(send_time, dtype) * jnp.cumsum(x, axis=-1)
+    runtime = _last_delivery(load, sent, starts, scale[..., None] * times, bool(overlap))
+    return jnp.where(jnp.isnan(scale), scale, runtime)
+
+
+def _is_zero(value: Numbers) -> bool:
+    """Whether it is known to be the number 0."""
+    return isinstance(value, int | float) and value == 0
+
+
+@functools.partial(jax.jit, static_argnums=4)
+def _last_delivery(work: Array, sent: Array, starts: Array, times: Array, overlap: bool) -> Array:
+    """When the last block is complete, of all workers' start-ups and cycle times, `[..., N]` each."""
+
+    def one(work: Array, sent: Array, starts: Array, times: Array) -> Array:
+        ready = starts[:, None] + delivered(Load(work, sent), times[:, None], overlap)
+        # Of level n the (N-n)-th delivery.
+        complete = jnp.diagonal(jnp.sort(ready, axis=0)[::-1])
+        return jnp.max(jnp.where(work > 0, complete, 0))
+
+    return jnp.vectorize(one, signature="(n),(n),(n),(n)->()")(work, sent, starts, times)
 
 
 def coordinate_runtime(
@@ -142,9 +180,9 @@ def _make_sense(**numbers: Numbers) -> Array | bool:
     return found
 
 
-def _are_times(cycle_times: Numbers) -> Array | bool:
+def _are_times(times: Numbers, name: str = "cycle_times") -> Array | bool:
     # A worker may never answer: inf.
-    return _makes_sense("cycle_times", cycle_times, ">= 0", finite=False)
+    return _makes_sense(name, times, ">= 0", finite=False)
 
 
 def _makes_sense(name: str, value: Numbers, condition: str, *, finite: bool = True) -> Array | bool:

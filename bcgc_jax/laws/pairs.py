@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from bcgc_jax._pytree import check, meets, pytree_dataclass, working_dtype
 from bcgc_jax.laws.atoms import Empirical
@@ -55,6 +55,12 @@ class Pairs(Law):
     def alone(self) -> Empirical:
         """The law of the cycle time."""
         return Empirical(jnp.asarray(self.cycle_times))
+
+    def sample_pairs(self, key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> tuple[Array, Array]:
+        """Draws of start-ups and the cycle times that go with them."""
+        starts, times = self.arrays()
+        chosen = jax.random.randint(key, shape, 0, times.size)
+        return starts[chosen].astype(dtype), times[chosen].astype(dtype)
 
     def cumulative_hazard(self, t):
         return self.alone().cumulative_hazard(t)

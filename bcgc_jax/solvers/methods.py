@@ -291,6 +291,10 @@ def check_method(problem: Problem, method: "Method | Scheme") -> None:
                 raise ValueError(f"levels must be whole numbers from 0 to {top}, got {list(levels)}")
         case Deadline() if problem.has_setup:
             raise ValueError("the completion probability is optimised without setup_cycles and chain_cycles")
+    if problem.delivers and isinstance(method, Scheme) and method.gives == "runtime":
+        raise ValueError(
+            f'method="{name}" makes runtimes of cycle times alone: it knows no start_up and no send_time'
+        )
     if problem.has_setup and name in ("subgradient", "tandon_partial", LIMIT):
         raise ValueError(f'method="{name}" knows no setup_cycles and no chain_cycles: use "optimal"')
     if problem.unit_costs is not None and name.startswith("ferdinand"):

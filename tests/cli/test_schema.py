@@ -111,7 +111,9 @@ def test_of_train(answer, trace):
     found = answer("train", *asked, "--trace", trace)
     assert found["version"] == VERSION
     assert found["runs"][0]["time_to_target"] is None
-    found = answer("train", *asked, "--workers", "4", *LAW)
+    found = answer(
+        "train", *asked, "--workers", "4", *LAW, "--start-up", "90", "--send-time", "2", "--overlap"
+    )
     partial = next(run for run in found["runs"] if run["method"] == "tandon_partial")
     assert partial["alpha"] == pytest.approx(4.88, abs=0.005)
 

@@ -113,9 +113,9 @@ def _case(rng: np.random.Generator, start: int, time: int) -> Case:
 def runtimes(case: Case, starts: np.ndarray, times: np.ndarray) -> np.ndarray:
     """τ̂ of draws, `[D]`, level by level as the definition has it."""
     problem, x = case.problem, case.partition
-    workers, c = starts.shape[1], float(problem.send_time)
-    kappa = float(problem.num_samples) * float(problem.cycles) / workers
-    f, h = float(problem.setup_cycles), float(problem.chain_cycles)
+    workers, c = starts.shape[1], float(np.asarray(problem.send_time))
+    kappa = 1 / workers  # one sample, one cycle
+    f, h = (float(np.asarray(a)) for a in (problem.setup_cycles, problem.chain_cycles))
     last, work, sent, before = np.zeros(len(starts)), 0.0, 0.0, []
     for n in range(workers):
         if x[n] == 0:
@@ -224,7 +224,9 @@ def compute_plans(seed: int, count: int = PLANS, generations: int = _GENERATIONS
         solution = bcgc.solve(problem)
         found, bound = float(solution.expected_runtime), float(solution.lower_bound)
         best = global_search(problem, rng, generations)
-        rows.append(Plan(*_names(problem), int(problem.num_workers), found, best, found / best - 1, bound))
+        rows.append(
+            Plan(*_names(problem), int(np.asarray(problem.num_workers)), found, best, found / best - 1, bound)
+        )
     return rows
 
 

@@ -129,18 +129,17 @@ def _rows(name: str, found: Mapping[str, Replayed], block: int, key: jax.Array) 
         return Interval(float(value(means)), float(low), float(high))
 
     uncoded, hindsight = names.index("uncoded"), names.index("hindsight")
-    return [
-        Row(
-            name,
-            scheme,
-            float(promised[:, i].mean()),
-            interval(lambda m, i=i: m[..., i]),
-            interval(lambda m, i=i: 100 * (1 - m[..., i] / m[..., uncoded])),
-            interval(lambda m, i=i: 100 * (m[..., i] / m[..., hindsight] - 1)),
-            interval(lambda m, i=i: 100 * (m[..., i] / m[..., i + len(names)] - 1)),
-        )
-        for i, scheme in enumerate(names)
-    ]
+
+    def of_scheme(i: int) -> list[Interval]:
+        own, at_once = (lambda m: m[..., i]), (lambda m: m[..., i + len(names)])
+        return [
+            interval(own),
+            interval(lambda m: 100 * (1 - own(m) / m[..., uncoded])),
+            interval(lambda m: 100 * (own(m) / m[..., hindsight] - 1)),
+            interval(lambda m: 100 * (own(m) / at_once(m) - 1)),
+        ]
+
+    return [Row(name, scheme, float(promised[:, i].mean()), *of_scheme(i)) for i, scheme in enumerate(names)]
 
 
 # How a scheme is drawn: one colour for the partitions that are optimal for something, told apart by line and

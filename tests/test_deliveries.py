@@ -12,7 +12,7 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
-from bcgc_jax.laws import Deterministic, Pairs
+from bcgc_jax.laws import Deterministic, JointLaw, Pairs
 from experiments import start_ups
 from experiments.start_ups import SIZE
 
@@ -35,7 +35,7 @@ def _x64() -> Iterator[None]:
         yield
 
 
-def _problem(time: bcgc.Law | Pairs, workers: int = 5, **more: object) -> bcgc.Problem:
+def _problem(time: bcgc.Law | JointLaw, workers: int = 5, **more: object) -> bcgc.Problem:
     return bcgc.Problem(time, workers, 100, num_samples=3.0, **more)  # type: ignore[arg-type]
 
 
@@ -57,7 +57,7 @@ def _last(problem: bcgc.Problem, x: np.ndarray, starts: np.ndarray, times: np.nd
 
 def _enumerated(problem: bcgc.Problem, pairs: list[tuple[float, float, float]], x: np.ndarray) -> tuple:
     """Every combination of the workers' (start-up, time, probability): runtimes and probabilities."""
-    workers = int(problem.num_workers)
+    workers = int(np.asarray(problem.num_workers))
     found = list(itertools.product(pairs, repeat=workers))
     starts, times = (np.array([[p[i] for p in one] for one in found]) for i in (0, 1))
     mass = np.array([math.prod(p[2] for p in one) for one in found])

@@ -38,6 +38,7 @@ from bcgc_jax.solvers.second_order import (
     Expansion,
     Sums,
     derivatives,
+    first_fineness,
     no_sums,
     rule_in_pieces,
     sums_of_many,
@@ -261,7 +262,7 @@ def _first(given: _Given, start: Array, finite_mean: Array) -> _Iterate:
     zero, one = jnp.zeros_like(barrier), jnp.ones_like(barrier)
     numbers = _Numbers(one, barrier, one, zero, zero, one, one, descent=zero, unit=one)
     # No step helps an infinite mean.
-    counts = _Counts(jnp.where(finite_mean, _START, _DONE), *map(jnp.asarray, (0, 1, 0)))
+    counts = _Counts(jnp.where(finite_mean, _START, _DONE), *map(jnp.asarray, (0, first_fineness(start.size), 0)))
     return _Iterate(jnp.stack(counts), jnp.stack(numbers), jnp.stack([start, z, 0 * start]))
 
 
@@ -296,7 +297,8 @@ def _whole_round(given: _Given, s: _Evaluating) -> _Evaluating:
     load = given.loads @ _trial(given, s.iterate)
     refine = _Counts(*s.iterate.counts).refine
     if load.size > LARGE and isinstance(given.law.pieces(), Smooth):
-        fresh = _Counts(*s.iterate.counts).round == _CHECK
+        # Where steps have to be cut, the Hessian is none of here.
+        fresh = (_Counts(*s.iterate.counts).round == _CHECK) | (_Numbers(*s.iterate.numbers).length < 1)
         start, sums = sums_of_many(given.law, given.marks, load, given.workers, refine, s.sums, fresh)
     else:
         start, sums = sums_over_nodes(given.law, given.marks, load, given.workers, refine)
@@ -387,7 +389,7 @@ def _verdict(
     if not isinstance(given.law.pieces(), Smooth):  # a rule that only confirms another
         sure = met & (count.round == _CHECK)
     else:  # the gap with its error
-        sure = (count.refine > 1) & (least * total - error >= (1 - given.tolerance) * value)
+        sure = (count.refine > first_fineness(given.levels.size)) & (least * total - error >= (1 - given.tolerance) * value)
     # All that steps by this rule can do: its bound is met, or a merit that does not fall contradicts
     # its slope. The certificate is then that of the next rule.
     tries = count.tries + 1

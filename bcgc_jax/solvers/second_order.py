@@ -68,15 +68,20 @@ def sums_of_many(
     law: Law, known: Marks, load: Array, num_workers: ArrayLike, refine: Array, last: Sums, fresh: Array
 ) -> tuple[Array, Sums]:
     """The same for many levels: the Hessian is that of a coarse rule, or of the `last` sums unless `fresh`."""
-    none, one = no_sums(load), jnp.ones_like(refine)
-    start, count, add = rule_in_pieces(law, known, load, num_workers, jnp.minimum(refine, 2 * one), False)
-    first = (refine == 1) | fresh
-    coarse = jax.lax.fori_loop(0, jnp.where(first, count, 0), add, none)
+    none, first = no_sums(load), first_fineness(load.size)
+    again = (refine == first) | fresh
+    start, count, add = rule_in_pieces(law, known, load, num_workers, jnp.asarray(first), False)
+    coarse = jax.lax.fori_loop(0, jnp.where(again, count, 0), add, none)
     _, count, add = rule_in_pieces(law, known, load, num_workers, refine, False, with_hessian=False)
     # As fine as the first rule, it has nothing to add.
-    fine = jax.lax.fori_loop(0, jnp.where(refine > 1, count, 0), add, none)
-    found = jax.tree.map(lambda a, b: jnp.where(refine > 1, a, b), fine, coarse)
-    return start, found._replace(upper=jnp.where(first, coarse.upper, last.upper))
+    fine = jax.lax.fori_loop(0, jnp.where(refine > first, count, 0), add, none)
+    found = jax.tree.map(lambda a, b: jnp.where(refine > first, a, b), fine, coarse)
+    return start, found._replace(upper=jnp.where(again, coarse.upper, last.upper))
+
+
+def first_fineness(size: int) -> int:
+    """Of the first rule: what a level adds to the runtime is in a range of times that goes with 1/√N."""
+    return 1 if size <= LARGE else max(1, round((size / 256) ** 0.5))
 
 
 def rule_in_pieces(

@@ -218,7 +218,9 @@ class Crossing:
 
             def take_out(i: Array, first: Array, begin: int = begin) -> Array:
                 lag = self.index[begin:] - i
-                weight = self._weight(self._column(jnp.maximum(lag, 1)), *self._between(i, slice(begin, None)))
+                weight = self._weight(
+                    self._column(jnp.maximum(lag, 1)), *self._between(i, slice(begin, None))
+                )
                 left = first[begin:] - jnp.where(self._column(lag > 0), weight * first[i], 0)
                 return jax.lax.dynamic_update_slice_in_dim(first, left, begin, 0)
 

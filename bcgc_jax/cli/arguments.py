@@ -344,7 +344,12 @@ def describe_law(law: Law | JointLaw) -> Any:
         described = {"law": "smooth", "knots": int(jnp.size(law.times)), "mean": finite(law.mean())}
         return described | {"tail_index": finite(np.asarray(law.tail_index))}
     if isinstance(law, HazardCurve):
-        return {"law": "smooth", "knots": int(jnp.size(law.knots)), "mean": finite(law.mean()), "tail_index": 0.0}
+        return {
+            "law": "smooth",
+            "knots": int(jnp.size(law.knots)),
+            "mean": finite(law.mean()),
+            "tail_index": 0.0,
+        }
     assert isinstance(law, Law)
     if isinstance(law, laws.Empirical):
         size = int(jnp.asarray(law.times).size)

@@ -45,6 +45,7 @@ from bcgc_jax.cli.output import (
 )
 from bcgc_jax.cli.plans import plan_option, save_plan
 from bcgc_jax.cli.solve_table import OVERFLOW, Answer, fastest_plan, print_answer, runtime_of
+from bcgc_jax.cli.trace_law import which_law
 from bcgc_jax.cli.traces import TraceFile, cycles_of_a_step, late, need_one_law, trace_options
 from bcgc_jax.cli.waiting import progress
 from bcgc_jax.laws import Law, Rows, Unlike
@@ -251,6 +252,7 @@ def _of_trace(question: Question, trace: Trace | None, problem: Problem, answer:
     plan = fastest_plan(answer.rows)
     plain = question.setup_cycles is None and question.unit_costs is None
     return [
+        *(which_law(problem.cycle_time, trace, plan and plan["partition"]) if plain else ()),
         cycles_of_a_step(problem),
         *question.trace.remarks(trace),
         *(

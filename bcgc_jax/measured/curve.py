@@ -7,10 +7,9 @@ spline (de Boor 1978) of log(T - start) against the logarithm of the mean hazard
 make an exponential tail of their own mean.
 """
 
-import numpy as np
-
 import jax.numpy as jnp
-from numpy.typing import ArrayLike
+import numpy as np
+from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import working_dtype
 from bcgc_jax.laws.curve import HazardCurve
@@ -18,7 +17,7 @@ from bcgc_jax.measured.likelihood import sorted_times, spread_ties
 
 _DEGREE = 5
 # Times at least that a curve needs, and in the first piece; of the tail.
-_FEWEST, _FIRST, TAIL = 200, 8, 50
+_FEWEST, _FIRST, _TAIL = 40, 8, 50
 # The hazard of the last knot: beyond, there is no time in any sample.
 _LAST_HAZARD = 60.0
 # Weight of the curve's second differences, in shares of the times of a piece; the least slope, in that of
@@ -26,20 +25,23 @@ _LAST_HAZARD = 60.0
 _STIFFNESS, _LEAST_SLOPE = 1e-3, 1e-3
 
 
-def hazard_curve(times: ArrayLike, num_knots: int = 50, *, num_tail: int = TAIL) -> HazardCurve:
+def hazard_curve(times: ArrayLike, num_knots: int = 50, *, num_tail: int | None = None) -> HazardCurve:
     r"""The smooth law of measured `times`, `[K]`, with `num_knots` in the bulk and some for the tail.
 
-    The `num_tail` largest are one exponential tail, with the mean that they have.
+    The `num_tail` largest are one exponential tail, with the mean that they have. There are no more knots than
+    an eighth of the times.
 
-    Raises ValueError for fewer than 200 times, times that are not positive, or too few different ones.
+    Raises ValueError for fewer than 40 times, fewer than twice those of the tail, times that are not positive, or too few different ones.
 
     >>> law = hazard_curve(np.random.default_rng(0).gamma(3.0, 2.0, 4000))
     >>> abs(float(law.mean()) - 6.0) < 0.1
     True
     """
     t, _ = sorted_times(times, None)
+    num_tail = min(_TAIL, t.size // 10) if num_tail is None else num_tail
     if t.size < max(_FEWEST, 2 * num_tail):
         raise ValueError(f"a smooth curve needs at least {max(_FEWEST, 2 * num_tail)} times, got {t.size}")
+    num_knots = max(4, min(num_knots, t.size // _FIRST))
     if np.unique(t).size < 2 * _FIRST:
         raise ValueError("the times take too few different values for a smooth curve: use Empirical")
     t = spread_ties(t)

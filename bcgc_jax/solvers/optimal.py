@@ -26,12 +26,13 @@ from bcgc_jax.expectation import (
     rule_error,
     with_rounding,
 )
-from bcgc_jax.iterations import Independent, Iteration
+from bcgc_jax.iterations import Independent, Iteration, Sampled
 from bcgc_jax.laws import Law, Smooth
 from bcgc_jax.linear_algebra import solve_positive
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solvers.cutting_plane import cutting_plane
 from bcgc_jax.solvers.lanes import loop
+from bcgc_jax.solvers.row_program import row_program
 from bcgc_jax.solvers.second_order import (
     LARGE,
     NUM_NODES,
@@ -205,7 +206,10 @@ def _by_cuts(problem: Problem, iteration: Iteration, levels: Array, tolerance: A
         return jax.value_and_grad(lambda u: iteration.expected_max(share.loads @ u).value)(u)
 
     tolerance = jnp.maximum(share.tolerance, least_gap(problem))
-    found = cutting_plane(evaluate, start, levels, tolerance=tolerance, max_cuts=_MAX_CUTS)
+    if isinstance(iteration, Sampled):
+        found = row_program(iteration.times, share.loads, start, levels, tolerance)
+    else:
+        found = cutting_plane(evaluate, start, levels, tolerance=tolerance, max_cuts=_MAX_CUTS)
     met = found.value - found.lower_bound <= tolerance * found.value
     return OptimalResult(
         found.share * total,
@@ -262,7 +266,9 @@ def _first(given: _Given, start: Array, finite_mean: Array) -> _Iterate:
     zero, one = jnp.zeros_like(barrier), jnp.ones_like(barrier)
     numbers = _Numbers(one, barrier, one, zero, zero, one, one, descent=zero, unit=one)
     # No step helps an infinite mean.
-    counts = _Counts(jnp.where(finite_mean, _START, _DONE), *map(jnp.asarray, (0, first_fineness(start.size), 0)))
+    counts = _Counts(
+        jnp.where(finite_mean, _START, _DONE), *map(jnp.asarray, (0, first_fineness(start.size), 0))
+    )
     return _Iterate(jnp.stack(counts), jnp.stack(numbers), jnp.stack([start, z, 0 * start]))
 
 
@@ -389,7 +395,9 @@ def _verdict(
     if not isinstance(given.law.pieces(), Smooth):  # a rule that only confirms another
         sure = met & (count.round == _CHECK)
     else:  # the gap with its error
-        sure = (count.refine > first_fineness(given.levels.size)) & (least * total - error >= (1 - given.tolerance) * value)
+        sure = (count.refine > first_fineness(given.levels.size)) & (
+            least * total - error >= (1 - given.tolerance) * value
+        )
     # All that steps by this rule can do: its bound is met, or a merit that does not fall contradicts
     # its slope. The certificate is then that of the next rule.
     tries = count.tries + 1

@@ -5,6 +5,7 @@ total; the first failure, what follows one and its slopes are triangular systems
 """
 
 import functools
+import itertools
 import math
 from typing import Any
 
@@ -18,8 +19,8 @@ from bcgc_jax.linear_algebra import solve_by_halves, solve_unit_upper
 
 # Sums that are written out, if they are asked for, are so up to this size: at N = 12 half of a batch's time.
 _WRITTEN_OUT = 12
-# From this size on half of the zeros above the diagonal are left out: a row's loop is compiled once for each
-# of these parts of the rows. At N = 1000 2.9 ms a node on a core, 4.6 with one part, 11.7 with sums over rows.
+# From this size on half of the zeros above the diagonal are left out: a row's loop is compiled once for
+# each of these parts of the rows. At N = 1000 2.9 ms a node on a core, 4.6 with one part.
 _LARGE, _PARTS = 150, 4
 
 
@@ -191,7 +192,7 @@ class Crossing:
     def _parts(self) -> list[tuple[int, int]]:
         """Of the rows of a large matrix, from and to."""
         ends = [self.size * part // _PARTS for part in range(_PARTS + 1)]
-        return list(zip(ends[:-1], ends[1:], strict=True))
+        return list(itertools.pairwise(ends))
 
     def first_failures(self) -> Array:
         """V_k."""

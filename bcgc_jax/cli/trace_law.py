@@ -1,4 +1,4 @@
-"""Which law stands for a trace: its times as they are where that is quick, else a smooth law close to them."""
+"""Which law stands for a trace: its times as they are where that is quick, else a smooth law."""
 
 from typing import NamedTuple
 
@@ -50,8 +50,8 @@ def choose_law(trace: Trace, num_workers: int) -> Law:
     if best is None:  # nothing smooth is near them
         return atoms
     say(
-        f"bcgc: a smooth law of {best.law.knots.size} knots stands for {trace.seconds.size:,} measured times, "
-        f"which as atoms would take about {duration(cost.seconds)}"
+        f"bcgc: a smooth law of {best.law.knots.size} knots stands for {trace.seconds.size:,} measured "
+        f"times, which as atoms would take about {duration(cost.seconds)}"
     )
     return best.law
 
@@ -79,9 +79,9 @@ def which_law(law: Law | JointLaw, trace: Trace, partition: list[int] | None) ->
         return []
     found = compare(law, trace, np.asarray(partition, float), len(partition))
     text = (
-        f"Law: smooth, of {law.knots.size} knots, in place of {trace.seconds.size:,} atoms. The runtime of this "
-        f"plan differs by {100 * found.difference:.2g} % from that under all atoms, which the trace leaves open "
-        f"to a standard error of {100 * found.uncertainty:.2g} %"
+        f"Law: smooth, of {law.knots.size} knots, in place of {trace.seconds.size:,} atoms. The runtime of "
+        f"this plan differs by {100 * found.difference:.2g} % from that under all atoms, which the trace "
+        f"leaves open to a standard error of {100 * found.uncertainty:.2g} %"
     )
     near = found.difference < found.uncertainty
     return [text + ("." if near else ": that is more, so take fewer --workers and --trace-law atoms.")]

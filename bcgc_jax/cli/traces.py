@@ -227,8 +227,8 @@ def trace_options(use: str) -> Callable[[Callable[..., None]], Callable[..., Non
                 type=click.Choice(TRACE_LAWS),
                 default=TRACE_LAWS[0],
                 show_default=True,
-                help="Each measured time an atom, or a smooth law, perhaps with a Pareto tail fitted to it; auto "
-                "takes atoms where that is quick, else a smooth law as near to them as the trace can tell.",
+                help="Each measured time an atom, or a smooth law, perhaps with a Pareto tail fitted to it; "
+                "auto: atoms where that is quick, else a smooth law as near to them as the trace can tell.",
             ),
         )
 

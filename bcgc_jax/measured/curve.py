@@ -3,8 +3,8 @@ r"""The smooth law of many measured times for many workers: a curve that rules o
 What an iteration of N workers sees of a law are its order statistics. The hazard of rank k is known to
 a standard deviation of 1/√N in the variable 2 arcsin √F, so that knots which are equally far apart there are
 equally fine for all ranks, and finer ones are not seen. Through the measured quantiles goes a quintic
-spline (de Boor 1978) of log(T - start) against the logarithm of the mean hazards, in least squares; the largest times
-make an exponential tail of their own mean.
+spline (de Boor 1978) of log(T - start) against the logarithm of the mean hazards, in least squares; the
+largest times make an exponential tail of their own mean.
 """
 
 import jax.numpy as jnp
@@ -28,10 +28,11 @@ _STIFFNESS, _LEAST_SLOPE = 1e-3, 1e-3
 def hazard_curve(times: ArrayLike, num_knots: int = 50, *, num_tail: int | None = None) -> HazardCurve:
     r"""The smooth law of measured `times`, `[K]`, with `num_knots` in the bulk and some for the tail.
 
-    The `num_tail` largest are one exponential tail, with the mean that they have. There are no more knots than
-    an eighth of the times.
+    The `num_tail` largest are one exponential tail, with the mean that they have. There are no more
+    knots than an eighth of the times.
 
-    Raises ValueError for fewer than 40 times, fewer than twice those of the tail, times that are not positive, or too few different ones.
+    Raises ValueError for fewer than 40 times, fewer than twice those of the tail, times that are not
+    positive, or too few different ones.
 
     >>> law = hazard_curve(np.random.default_rng(0).gamma(3.0, 2.0, 4000))
     >>> abs(float(law.mean()) - 6.0) < 0.1

@@ -4,9 +4,9 @@ With S equally likely rows T_s of times, slowest first, f(x) = Σ_s max_n T_sn y
 
     minimise Σ_s θ_s / S   over Σu = 1, u ≥ 0, θ_s ≥ T_sn y_n(u).
 
-Newton's steps along its central path (Wright 1997) cost O(S N² + N³), for the θ_s are eliminated one by one, and
-some twenty do, however many the corners are. Multipliers λ_sn ≥ 0 of any sums Σ_n λ_sn = 1/S bound f from
-below, f(z) ≥ Σ λ_sn T_sn y_n(z) ≥ min_n ∂/∂z_n: the certificate, whatever their rounding.
+Newton's steps along its central path (Wright 1997) cost O(S N² + N³), for the θ_s are eliminated one by one,
+and some twenty to ninety do, however many corners there are. Multipliers λ_sn ≥ 0 of sums Σ_n λ_sn = 1/S
+bound f from below, f(z) ≥ Σ λ_sn T_sn y_n(z) ≥ min_n ∂/∂z_n: the certificate, whatever their rounding.
 """
 
 from typing import NamedTuple
@@ -19,13 +19,13 @@ from bcgc_jax.linear_algebra import solve_positive
 from bcgc_jax.solvers.cutting_plane import CuttingPlaneResult
 
 # Steps keep this share of the way to the boundary; the most of them. The next barrier, as a share of the
-# present products, is what the last step left of the way, within these ends: 22 steps at N = 20, 54 at N = 256,
+# present products, is what the last step left of the way, within these ends: 22 steps at N = 20, 54 at N = 256
 # where a barrier of 0.3 of them all the way has not ended after 80, and Mehrotra's predictor has not either.
 _TO_BOUNDARY, _LEAST_CENTRING, _MOST_CENTRING, MAX_STEPS = 0.995, 0.1, 0.8, 200
 
 
 class _State(NamedTuple):
-    """u, θ and multipliers of the rows and of u ≥ 0; the best point and bound; steps; centring."""
+    """u, θ, multipliers of the rows and of u ≥ 0; the best point and bound; steps; centring."""
 
     share: Array
     theta: Array
@@ -43,7 +43,7 @@ def row_program(
 ) -> CuttingPlaneResult:
     """The least mean of max_n times_sn (loads @ u)_n over the unit simplex on `levels`; `times` `[S, N]`.
 
-    `start` must be positive on `levels`. Stops at a relative gap of `tolerance`, or where steps no longer help.
+    `start` must be positive on `levels`. Stops at a relative gap of `tolerance`, or once steps help no more.
     """
     dtype, count = start.dtype, jnp.sum(levels).astype(start.dtype)
     rows = len(times)

@@ -23,8 +23,8 @@ from bcgc_jax.laws import Law, Smooth
 NUM_NODES = 32
 # Entries of a matrix over levels and nodes at a time.
 _CHUNK = 2**18
-# From so many levels on the Hessian, O(N³) a node, is that of a coarse rule or of an earlier step, while value
-# and slope, O(N²), are those of a fine one: it only says where to go. So many nodes at a time then.
+# From so many levels on the Hessian, O(N³) a node, is that of a coarse rule or of an earlier step, while
+# value and slope, O(N²), are those of a fine one: it only says where to go. So many nodes at a time then.
 LARGE, _NODES_AT_A_TIME = 150, 32
 
 
@@ -41,7 +41,7 @@ class Sums(NamedTuple):
 
 
 class Expansion(NamedTuple):
-    """Value, its error, slope and Hessian in x, or in the load; slopes by coarser rules, `[0, N]` or `[2, N]`."""
+    """Value, its error, slope and Hessian in x, or in the load; for many levels slopes by coarser rules too."""
 
     value: Array
     error: Array
@@ -67,7 +67,7 @@ def sums_over_nodes(
 def sums_of_many(
     law: Law, known: Marks, load: Array, num_workers: ArrayLike, refine: Array, last: Sums, fresh: Array
 ) -> tuple[Array, Sums]:
-    """The same for many levels: the Hessian is that of a coarse rule, or of the `last` sums unless `fresh`."""
+    """The same for many levels: the Hessian is of a coarse rule, or of the `last` sums unless `fresh`."""
     none, first = no_sums(load), first_fineness(load.size)
     again = (refine == first) | fresh
     start, count, add = rule_in_pieces(law, known, load, num_workers, jnp.asarray(first), False)
@@ -151,4 +151,4 @@ def derivatives(law: Law, start: Array, load: Array, num_workers: ArrayLike, sum
         slope_of_homogeneous(value, sum_[::-1], load, num_workers)
         for value, sum_ in zip(values, sums.slope, strict=True)
     )
-    return Expansion(value, error, slope, hessian, jnp.reshape(jnp.asarray(coarser), (-1, load.size)))
+    return Expansion(value, error, slope, hessian, jnp.asarray(coarser, load.dtype).reshape(-1, load.size))

@@ -26,7 +26,7 @@ from bcgc_jax.solvers.solve import FEW_UNITS
 MOST_WORKERS = 10_000  # a plan that needs no search then takes minutes, an optimum hours
 _LONG = 10.0  # seconds that nobody needs to be told about
 # Of the linear program of whole steps: its steps, and what one takes for each S N² and N³.
-_ROWS_STEPS, _ROWS_EACH, _ROWS_SYSTEM = 60, 3e-10, 2e-10
+_ROWS_STEPS, _ROWS_EACH, _ROWS_SYSTEM = 100, 3e-10, 2e-10
 # Seconds of a node's evaluation for each N², of few workers and of many.
 _A_PAIR, _A_PAIR_OF_MANY, _MANY = 2e-8, 8e-9, 150
 _NODES = 129  # of the quadrature for a smooth law

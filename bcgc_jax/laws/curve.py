@@ -16,11 +16,11 @@ _STEPS = 6
 class HazardCurve(Law):
     r"""T = start + exp z(log A), A ~ Exp(1), with z a polynomial between neighbouring `knots`, linear beyond.
 
-    On piece i z is Σ_k coefficients_ik y^k, y the share of the way from knots_i to knots_{i+1}:
-    `coefficients` is `[K - 1, 6]` for `knots` `[K]`, which ascend. z ascends, and is four times differentiable where the
-    pieces are those of a quintic spline, so that rules for smooth laws converge fast at all knots together.
-    Below the first knot T - `start` is a power of the hazard, above the last one too. Built by
-    `hazard_curve`.
+    On piece i z is Σ_k coefficients_ik y^k, y the share of the way from knots_i to knots_{i+1};
+    `coefficients` is `[K - 1, 6]` for `knots` `[K]`, which ascend. z ascends, and is four times
+    differentiable where the pieces are those of a quintic spline, so that rules for smooth laws converge
+    fast at all knots together. T - `start` is a power of the hazard below the first knot, and above the last.
+    Built by `hazard_curve`.
     """
 
     start: Array

@@ -41,7 +41,7 @@ class Sums(NamedTuple):
 
 
 class Expansion(NamedTuple):
-    """Value, its error, slope and Hessian in x, or in the load; for many levels slopes by coarser rules too."""
+    """Value, its error, slope and Hessian in x, or in the load; of many levels slopes by coarser rules."""
 
     value: Array
     error: Array

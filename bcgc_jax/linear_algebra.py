@@ -15,6 +15,8 @@ _COLUMNS, _LARGEST_IN_COLUMNS, _WRITTEN_OUT_COLUMNS, _UNROLLED = 5, 150, 8, 4
 # Rows at a time, and up to where one by one: at N = 20 0.02 ms against 0.05, at N = 50 0.25 against 0.10, and
 # 0.37 with 32; at N = 300 3.9 ms, 5.0 with 16 and 8.0 with 32.
 _ROWS, _LARGEST_BY_ROW = 8, 30
+# Blocks of columns of a large triangular system, and the width of those that go column by column.
+_BLOCKS, _WIDTH = 8, 32
 
 
 def solve_positive(matrix: Array, rhs: Array) -> Array:
@@ -127,31 +129,50 @@ def _product(left: Array, right: Array) -> Array:
     return jax.lax.fori_loop(0, whole, add, start) if whole else start
 
 
-def _solve_in_blocks(rhs: Array, strict: Array, width: int = 32) -> Array:
+def _solve_in_blocks(rhs: Array, strict: Array) -> Array:
     """X with X (I + strict) = rhs, `[..., M, N]`, for a strictly upper triangular matrix `[..., N, N]`.
 
-    Forward substitution by blocks of `width` columns, most of it in matrix products.
+    Forward substitution by blocks of columns, in matrix products. The first N rows of `rhs` are upper
+    triangular too, and so are those of X: a block's rows end at its last column, but for those after N.
     """
-    size = strict.shape[-1]
+    size, last = strict.shape[-1], rhs.shape[-2] - strict.shape[-1]
+    width = -(-size // (_BLOCKS * _WIDTH)) * _WIDTH
     short = -size % width
-    rhs = jnp.pad(rhs, [(0, 0)] * (rhs.ndim - 1) + [(0, short)])
-    strict = jnp.pad(strict, [(0, 0)] * (strict.ndim - 2) + [(0, short)] * 2)
+    none = [(0, 0)] * (strict.ndim - 2)
+    strict = jnp.pad(strict, [*none, (0, short), (0, short)])
+    above = jnp.pad(rhs[..., :size, :], [*none, (0, short), (0, short)])
+    # What is after N goes first: it belongs to every block.
+    rhs = jnp.concatenate([jnp.pad(rhs[..., size:, :], [*none, (0, 0), (0, short)]), above], axis=-2)
+    starts = range(0, size + short, width)
+    own = jnp.stack([strict[..., i : i + width, i : i + width] for i in starts])
+    inverses = _inverses(own)
+    solved = rhs[..., :last, :0]
+    for number, start in enumerate(starts):
+        rows = last + start + width
+        left = rhs[..., :rows, start : start + width]
+        solved = jnp.pad(solved, [*none, (0, rows - solved.shape[-2]), (0, 0)])
+        if start:
+            left = left - solved @ strict[..., :start, start : start + width]
+        solved = jnp.concatenate([solved, left @ inverses[number]], axis=-1)
+    solved = solved[..., :size]
+    return jnp.concatenate([solved[..., last : last + size, :], solved[..., :last, :]], axis=-2)
 
-    def invert(block: Array) -> Array:
-        """(I + block)⁻¹, column by column."""
+
+def _inverses(strict: Array) -> Array:
+    """(I + block)⁻¹ of strictly upper triangular blocks, `[..., W, W]`, by doubling: W a multiple of 32."""
+    width = strict.shape[-1]
+    if width <= _WIDTH:
 
         def column(k: Array, inverse: Array) -> Array:
-            entry = jax.lax.dynamic_index_in_dim(block, k, -1, keepdims=False)
+            entry = jax.lax.dynamic_index_in_dim(strict, k, -1, keepdims=False)
             return inverse.at[..., k].add(-jnp.sum(inverse * entry[..., None, :], axis=-1))
 
-        identity = jnp.broadcast_to(jnp.eye(width, dtype=block.dtype), block.shape)
+        identity = jnp.broadcast_to(jnp.eye(width, dtype=strict.dtype), strict.shape)
         return jax.lax.fori_loop(1, width, column, identity)
-
-    def block_of_columns(i: Array, solved: Array) -> Array:
-        start = i * width
-        columns = jax.lax.dynamic_slice_in_dim(strict, start, width, -1)
-        block = jax.lax.dynamic_slice_in_dim(columns, start, width, -2)
-        left = jax.lax.dynamic_slice_in_dim(rhs, start, width, -1) - solved @ columns
-        return jax.lax.dynamic_update_slice_in_dim(solved, left @ invert(block), start, -1)
-
-    return jax.lax.fori_loop(0, (size + short) // width, block_of_columns, jnp.zeros_like(rhs))[..., :size]
+    half = -(-width // (2 * _WIDTH)) * _WIDTH
+    first, rest = _inverses(strict[..., :half, :half]), _inverses(strict[..., half:, half:])
+    corner = -first @ strict[..., :half, half:] @ rest
+    below = jnp.zeros_like(jnp.swapaxes(corner, -1, -2))
+    return jnp.concatenate(
+        [jnp.concatenate([first, corner], axis=-1), jnp.concatenate([below, rest], axis=-1)], axis=-2
+    )

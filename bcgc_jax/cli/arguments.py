@@ -15,7 +15,7 @@ from click.core import ParameterSource
 from bcgc_jax import laws
 from bcgc_jax.cli.estimates import MOST_WORKERS
 from bcgc_jax.cli.output import finite
-from bcgc_jax.laws import HazardSpline, JointLaw, Law, Rows, Unlike
+from bcgc_jax.laws import HazardCurve, HazardSpline, JointLaw, Law, Rows, Unlike
 from bcgc_jax.solvers.methods import METHODS
 from bcgc_jax.solvers.schemes import Scheme, load_schemes
 
@@ -343,6 +343,13 @@ def describe_law(law: Law | JointLaw) -> Any:
     if isinstance(law, HazardSpline):
         described = {"law": "smooth", "knots": int(jnp.size(law.times)), "mean": finite(law.mean())}
         return described | {"tail_index": finite(np.asarray(law.tail_index))}
+    if isinstance(law, HazardCurve):
+        return {
+            "law": "smooth",
+            "knots": int(jnp.size(law.knots)),
+            "mean": finite(law.mean()),
+            "tail_index": 0.0,
+        }
     assert isinstance(law, Law)
     if isinstance(law, laws.Empirical):
         size = int(jnp.asarray(law.times).size)

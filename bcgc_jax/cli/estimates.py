@@ -25,7 +25,11 @@ from bcgc_jax.solvers.solve import FEW_UNITS
 
 MOST_WORKERS = 10_000  # a plan that needs no search then takes minutes, an optimum hours
 _LONG = 10.0  # seconds that nobody needs to be told about
-_ROWS_OPTIMUM = 1.8e-5  # cutting planes, N^2.6
+# Of the linear program of whole steps: its steps, and what one takes for each S N² and N³.
+_ROWS_STEPS, _ROWS_EACH, _ROWS_SYSTEM = 100, 3e-10, 2e-10
+_CUTS = 1.8e-5  # cutting planes, N^2.6
+# Seconds of a node's evaluation for each N², of few workers and of many.
+_A_PAIR, _A_PAIR_OF_MANY, _MANY = 2e-8, 8e-9, 150
 _NODES = 129  # of the quadrature for a smooth law
 # Of workers that start up and send: seconds of an operation; numbers at a time; local searches side by side.
 _SECONDS, _PIECE, _SEARCHES = 3e-9, 2**21, 12
@@ -51,7 +55,8 @@ def evaluation(law: Law | JointLaw, num_workers: int) -> Cost:
     if atoms:
         return Cost(4.5e-9 * (atoms + 2) * n**3, 60 * n * n + 200 * atoms * n)
     nodes = _nodes(law)
-    return Cost(2e-8 * nodes * n**2, 60 * n * n + 200 * nodes * n)
+    pair = _A_PAIR if n <= _MANY else _A_PAIR_OF_MANY
+    return Cost(pair * nodes * n**2, 60 * n * n + 200 * nodes * n)
 
 
 def _atoms(law: Law) -> int:
@@ -87,8 +92,8 @@ def cost_of(problem: Problem, method: Method | Scheme) -> Cost:
         case Deadline():
             smooth = not isinstance(law, JointLaw) and not _atoms(law)
             found = Cost((2e-4 if smooth else 8e-4) * n**2).after(one)
-        case Subgradient():
-            found = Cost(1.5e-2 * n + 20 * one.seconds, one.bytes)
+        case Subgradient() as method:
+            found = Cost(3e-5 * method.batch_size * n + 20 * one.seconds, one.bytes)
         case TandonPartial():
             atoms = 0 if isinstance(law, JointLaw) else _atoms(law)
             pairs = float(atoms) ** 2 * n
@@ -115,11 +120,13 @@ def _search(problem: Problem, one: Cost) -> Cost:
         return Cost((150 * _SEARCHES + more) * one.seconds + levels, one.bytes)
     if isinstance(law, JointLaw):
         draws = NUM_DRAWS if isinstance(law, Unlike) else 0
-        return Cost(_ROWS_OPTIMUM * n**2.6 + more * one.seconds, one.bytes + 40 * draws * n)
+        rows = len(np.asarray(law.times)) if isinstance(law, Rows) else NUM_DRAWS
+        program = _ROWS_STEPS * (_ROWS_EACH * rows * n**2 + _ROWS_SYSTEM * n**3)
+        return Cost(program + more * one.seconds, one.bytes + 40 * draws * n)
     if _atoms(law):
         return Cost((200 + more) * one.seconds, one.bytes)
     if problem.send_time is not None:
-        return Cost(_ROWS_OPTIMUM * n**2.6 + (6 * n + more) * one.seconds, one.bytes)
+        return Cost(_CUTS * n**2.6 + (6 * n + more) * one.seconds, one.bytes)
     slower = _nodes(law) / _NODES * (1 if isinstance(law.pieces(), Smooth) else 1 + n / 50)
     return Cost(9e-7 * slower * n**2.5 + more * one.seconds, one.bytes + 260 * n * n)
 

@@ -46,6 +46,7 @@ from bcgc_jax.cli.output import (
 )
 from bcgc_jax.cli.plans import plan_option, save_plan
 from bcgc_jax.cli.solve_table import OVERFLOW, Answer, fastest_plan, print_answer, runtime_of
+from bcgc_jax.cli.trace_law import which_law
 from bcgc_jax.cli.traces import TraceFile, cycles_of_a_step, late, need_one_law, trace_options
 from bcgc_jax.cli.waiting import progress
 from bcgc_jax.laws import Law, Rows, Unlike
@@ -76,6 +77,8 @@ from bcgc_jax.solvers.solve import FEW_UNITS, check_finite_mean
 
 # While one compiles the optimum, the other compiles what all methods share and goes on with the rest.
 _THREADS = 2
+# Times that a step of the subgradient method draws, and its fewest iterations.
+_DRAWN, _FEWEST_DRAWS = 2**17, 64
 # Operations of one expectation under measured times up to which ten more are not felt.
 _CHEAP = 1e8
 
@@ -257,6 +260,7 @@ def _of_trace(question: Question, trace: Trace | None, problem: Problem, answer:
     plan = fastest_plan(answer.rows)
     plain = not (problem.has_setup or problem.delivers or question.unit_costs)
     return [
+        *(which_law(problem.cycle_time, trace, None if plan is None else plan["partition"]) if plain else ()),
         cycles_of_a_step(problem),
         *question.trace.remarks(trace),
         *(
@@ -328,6 +332,7 @@ def _answer(question: Question, problem: Problem) -> tuple[list[Found], Answer]:
     if not question.for_deadline:
         check_finite_mean(problem)
     tasks, others = question.tasks(), question.compared_with()
+    tasks = {name: _affordable(method, problem) for name, method in tasks.items()}
     for name, method in tasks.items():  # refuse the last one before the first one takes time
         if question.methods or "," in name:
             check_method(problem, method)
@@ -347,6 +352,15 @@ def _answer(question: Question, problem: Problem) -> tuple[list[Found], Answer]:
     interval = _interval(question, problem, rows)
     answer = Answer(rows, float(runtime_limit(judged)), best, interval, _largest_setup(judged, rows))
     return found, answer
+
+
+def _affordable(method: Method | Scheme, problem: Problem) -> Method | Scheme:
+    """With fewer draws a step where each is of many workers: a minute's work at most for up to a thousand."""
+    if not isinstance(method, Subgradient):
+        return method
+    return replace(
+        method, batch_size=min(method.batch_size, max(_DRAWN // problem.max_workers, _FEWEST_DRAWS))
+    )
 
 
 def _announce(question: Question, problem: Problem, tasks: Mapping[str, Method | Scheme]) -> None:

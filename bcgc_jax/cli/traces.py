@@ -12,6 +12,7 @@ import numpy as np
 from bcgc_jax.cli.arguments import refuse_without_effect
 from bcgc_jax.cli.ending import say
 from bcgc_jax.cli.output import access
+from bcgc_jax.cli.trace_law import choose_law
 from bcgc_jax.laws import Empirical, JointLaw, Law, Rows
 from bcgc_jax.measured.description import NOTHING, describe
 from bcgc_jax.measured.smooth import smooth_empirical
@@ -19,7 +20,7 @@ from bcgc_jax.measured.traces import LAYOUTS, ColumnError, Trace, load_trace
 from bcgc_jax.problem import Problem
 
 STANDARD_INPUT = "-"
-TRACE_LAWS = ("atoms", "smooth", "pareto-tail")
+TRACE_LAWS = ("auto", "atoms", "smooth", "pareto-tail")
 # An exact expectation under a law of K atoms takes some K N³ operations: this many are about ten seconds.
 _MOST_OPERATIONS = 5e9
 # Below this, atoms that stand for several times each say too little about them.
@@ -84,6 +85,8 @@ class TraceFile:
         """That of all times together, or with `keep_workers` of whole steps."""
         if self.keep_workers:
             return Rows(trace.rows())
+        if self.kind == "auto":
+            return choose_law(trace, num_workers)
         return law_of_trace(trace, self.kind, num_workers)
 
     def remarks(self, trace: Trace) -> list[str]:
@@ -241,7 +244,8 @@ def trace_options(use: str) -> Callable[[Callable[..., None]], Callable[..., Non
                 type=click.Choice(TRACE_LAWS),
                 default=TRACE_LAWS[0],
                 show_default=True,
-                help="Each measured time an atom, or a smooth law, perhaps with a Pareto tail fitted to it.",
+                help="Each measured time an atom, or a smooth law, perhaps with a Pareto tail fitted to it; "
+                "auto: atoms where that is quick, else a smooth law as near to them as the trace can tell.",
             ),
         )
 

@@ -2,6 +2,7 @@
 
 from bcgc_jax.laws.atoms import Deterministic, Empirical, TwoSpeed
 from bcgc_jax.laws.base import Atomic, Kinked, Law, Smooth
+from bcgc_jax.laws.curve import HazardCurve
 from bcgc_jax.laws.families import (
     Exponential,
     FromHazard,
@@ -23,6 +24,7 @@ __all__ = [
     "Exponential",
     "FromHazard",
     "Gamma",
+    "HazardCurve",
     "HazardSpline",
     "JointLaw",
     "Kinked",

@@ -22,27 +22,33 @@ from jax.typing import ArrayLike
 from bcgc_jax._pytree import replace
 from bcgc_jax.deliveries import Load
 from bcgc_jax.expectation import Marks, marks, with_rounding
-from bcgc_jax.iterations import Independent
+from bcgc_jax.iterations import Independent, Sampled
 from bcgc_jax.laws import Law, Smooth
 from bcgc_jax.linear_algebra import solve_positive
 from bcgc_jax.problem import Problem, Status
-from bcgc_jax.quadrature import Expectation
+from bcgc_jax.quadrature import Expectation, rule_error
 from bcgc_jax.runtime import sent_load
 from bcgc_jax.solvers.cutting_plane import cutting_plane
 from bcgc_jax.solvers.lanes import loop
+from bcgc_jax.solvers.row_program import row_program
 from bcgc_jax.solvers.second_order import (
+    LARGE,
     NUM_NODES,
     Expansion,
     Sums,
     derivatives,
+    first_fineness,
     no_sums,
     rule_in_pieces,
+    sums_of_many,
     sums_over_nodes,
 )
 
 # An answer counts once a rule so many times as fine agrees; else that one goes on. Four times as fine, it
 # also tells its own error; Gauss's rules for laws with kinks do not nest, and cannot.
 _FINER, _FINER_WITH_KINKS, _FINEST = 4, 2, 64
+# The largest gap, for many levels, that the optimum of a coarse rule may be left with.
+_ROUGH = 1e-3
 # What the path's normal equations resolve in float64 and in float32; the room for cuts.
 _POLYHEDRAL, _POLYHEDRAL_SINGLE, _MAX_CUTS = 1e-6, 3e-4, 500
 # Entries, in problems · N², that a batch works on at a time on a CPU.
@@ -214,7 +220,10 @@ def _by_cuts(problem: Problem, levels: Array, tolerance: Array) -> OptimalResult
         return jax.value_and_grad(value_of)(u)
 
     tolerance = jnp.maximum(share.tolerance, least_gap(problem))
-    found = cutting_plane(evaluate, start, levels, tolerance=tolerance, max_cuts=_MAX_CUTS)
+    if isinstance(iteration, Sampled) and not problem.delivers:
+        found = row_program(iteration.times, share.loads, start, levels, tolerance)
+    else:
+        found = cutting_plane(evaluate, start, levels, tolerance=tolerance, max_cuts=_MAX_CUTS)
     met = found.value - found.lower_bound <= tolerance * found.value
     return OptimalResult(
         found.share * total,
@@ -258,7 +267,11 @@ def _start(given: "_Given | _Shares", times: Array) -> Array:
     dtype, levels = times.dtype, given.levels
     share = jnp.diff(1 / times, prepend=np.zeros(1, dtype)) / np.arange(1, times.size + 1).astype(dtype)
     share = jnp.where(levels & (share > 0) & (share < jnp.inf), share, 0)
-    start = 0.9 * share / jnp.maximum(jnp.sum(share), jnp.finfo(dtype).tiny) + 0.1 / given.num_levels
+    inside = jnp.where(levels, 1 / given.num_levels, 0)
+    if times.size > LARGE:  # equal shares of the highest levels would be most of the load
+        inside = jnp.where(levels, 1 / np.arange(1, times.size + 1).astype(dtype) ** 2, 0)
+        inside = inside / jnp.sum(inside)
+    start = 0.9 * share / jnp.maximum(jnp.sum(share), jnp.finfo(dtype).tiny) + 0.1 * inside
     start = jnp.where(levels, start, 0)
     return start / jnp.sum(start)
 
@@ -270,7 +283,9 @@ def _first(given: _Given, start: Array, finite_mean: Array) -> _Iterate:
     zero, one = jnp.zeros_like(barrier), jnp.ones_like(barrier)
     numbers = _Numbers(one, barrier, one, zero, zero, one, one, descent=zero, unit=one)
     # No step helps an infinite mean.
-    counts = _Counts(jnp.where(finite_mean, _START, _DONE), *map(jnp.asarray, (0, 1, 0)))
+    counts = _Counts(
+        jnp.where(finite_mean, _START, _DONE), *map(jnp.asarray, (0, first_fineness(start.size), 0))
+    )
     return _Iterate(jnp.stack(counts), jnp.stack(numbers), jnp.stack([start, z, 0 * start]))
 
 
@@ -304,9 +319,14 @@ def _whole_round(given: _Given, s: _Evaluating) -> _Evaluating:
     """Evaluate at all nodes, and go on from there."""
     load = given.loads @ _trial(given, s.iterate)
     refine = _Counts(*s.iterate.counts).refine
-    start, sums = sums_over_nodes(given.law, given.marks, load, given.workers, refine)
+    if load.size > LARGE and isinstance(given.law.pieces(), Smooth):
+        # Where steps have to be cut, the Hessian is none of here.
+        fresh = (_Counts(*s.iterate.counts).round == _CHECK) | (_Numbers(*s.iterate.numbers).length < 1)
+        start, sums = sums_of_many(given.law, given.marks, load, given.workers, refine, s.sums, fresh)
+    else:
+        start, sums = sums_over_nodes(given.law, given.marks, load, given.workers, refine)
     f = derivatives(given.law, start, load, given.workers, sums)
-    return s._replace(iterate=_decide(given, s.iterate, _in_shares(given.loads, f)))
+    return s._replace(iterate=_decide(given, s.iterate, _in_shares(given.loads, f)), sums=sums)
 
 
 def _one_piece(given: _Given, s: _Evaluating, *, written_out: bool) -> _Evaluating:
@@ -339,11 +359,13 @@ def _decide(given: _Given, s: _Iterate, f: Expansion) -> _Iterate:
     count, at, x = _Counts(*s.counts), _Numbers(*s.numbers), _trial(given, s)
     # f₀ is the value at the start, known after the first round.
     unit = jnp.where(count.round == _START, f.value, at.unit)
-    least = jnp.min(jnp.where(given.levels, f.slope, jnp.inf))
+    least, doubt = _least_slope(given, f)
     total, logs = jnp.sum(jnp.stack([x, jnp.log(jnp.where(given.levels, x, 1))]), axis=1)
     objective = f.value / unit - jnp.log(total)
-    at_x = jnp.stack([f.value / unit, f.error / unit, least / unit, objective, logs, unit])
-    after, again = _verdict(given, count, at, total, at_x)
+    # The bound is to have the error of the value, and what its own is beyond it.
+    more = jnp.maximum(doubt - f.error / total, 0)
+    at_x = jnp.stack([f.value / unit, f.error / unit, (least - more) / unit, objective, logs, unit])
+    after, again = _verdict(given, count, at, total, at_x, more / unit)
 
     def shorter() -> _Iterate:
         cut, one_more = np.ones(len(_Numbers._fields)), np.zeros(len(_Counts._fields), int)
@@ -366,14 +388,33 @@ def _decide(given: _Given, s: _Iterate, f: Expansion) -> _Iterate:
     return jax.lax.cond(again, shorter, onward)
 
 
-def _verdict(given: _Given, count: _Counts, at: _Numbers, total: Array, at_x: Array) -> tuple[Array, Array]:
-    """What the next round does, and whether it rather is this step again, shorter."""
+def _least_slope(given: _Given, f: Expansion) -> tuple[Array, Array]:
+    """min_n ∂f/∂x_n, and its error by coarser rules, where there are some."""
+    least = jnp.min(jnp.where(given.levels, f.slope, jnp.inf))
+    if not len(f.coarser):
+        return least, jnp.zeros_like(least)
+    coarse, coarsest = jnp.min(jnp.where(given.levels, f.coarser, jnp.inf), axis=1)
+    return least, rule_error(least, coarse, coarsest)
+
+
+def _verdict(
+    given: _Given, count: _Counts, at: _Numbers, total: Array, at_x: Array, more: Array
+) -> tuple[Array, Array]:
+    """What the next round does, and whether it rather is this step again, shorter.
+
+    `more` has been taken off the least slope for its error; nothing where there are few levels.
+    """
     value, error, least, objective, logs, _ = at_x
-    met = least * total >= (1 - given.tolerance) * value
+    enough = given.tolerance
+    if given.levels.size > LARGE:  # beyond its own error, a rule's optimum is not looked for
+        enough = jnp.maximum(enough, jnp.minimum(error / value, _ROUGH))
+    met = (least + more) * total >= (1 - enough) * value
     if not isinstance(given.law.pieces(), Smooth):  # a rule that only confirms another
         sure = met & (count.round == _CHECK)
     else:  # the gap with its error
-        sure = (count.refine > 1) & (least * total - error >= (1 - given.tolerance) * value)
+        sure = (count.refine > first_fineness(given.levels.size)) & (
+            least * total - error >= (1 - given.tolerance) * value
+        )
     # All that steps by this rule can do: its bound is met, or a merit that does not fall contradicts
     # its slope. The certificate is then that of the next rule.
     tries = count.tries + 1
@@ -424,5 +465,7 @@ def _direction(
 
 def _in_shares(loads: Array, f: Expansion) -> Expansion:
     """Of f in x, from that of F in the load."""
-    both = loads.T @ jnp.concatenate([f.hessian @ loads, f.slope[:, None]], axis=1)
-    return Expansion(f.value, f.error, both[:, -1], both[:, :-1])
+    slopes = jnp.concatenate([f.slope[None], f.coarser]).T
+    both = loads.T @ jnp.concatenate([f.hessian @ loads, slopes], axis=1)
+    size = loads.shape[1]
+    return Expansion(f.value, f.error, both[:, size], both[:, :size], both[:, size + 1 :].T)

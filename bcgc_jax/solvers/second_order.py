@@ -18,12 +18,16 @@ from bcgc_jax.quadrature import rule_error
 NUM_NODES = 32
 # Entries of a matrix over levels and nodes at a time.
 _CHUNK = 2**18
+# From so many levels on the Hessian, O(N³) a node, is that of a coarse rule or of an earlier step, while
+# value and slope, O(N²), are those of a fine one: it only says where to go. So many nodes at a time then.
+LARGE, _NODES_AT_A_TIME = 150, 32
 
 
 class Sums(NamedTuple):
-    """Of values, slope and the upper half of the Hessian in the load, over the nodes so far.
+    """Of values, slopes and the upper half of the Hessian in the load, over the nodes so far.
 
-    The values are those of the rule, of its every second and fourth node, and of what is left out, `[4]`.
+    The values are those of the rule, of its every second and fourth node, and of what is left out, `[4]`; the
+    slopes are those of the first, `[1, N]`, of many levels of the first three.
     """
 
     value: Array
@@ -32,17 +36,19 @@ class Sums(NamedTuple):
 
 
 class Expansion(NamedTuple):
-    """Value, its error, slope and Hessian in x, or in the load."""
+    """Value, its error, slope and Hessian in x, or in the load; of many levels slopes by coarser rules."""
 
     value: Array
     error: Array
     slope: Array
     hessian: Array
+    coarser: Array
 
 
 def no_sums(load: Array) -> Sums:
     zero = jnp.zeros((load.size, load.size), load.dtype)
-    return Sums(jnp.zeros(4, load.dtype), zero[0], zero)
+    rules = 3 if load.size > LARGE else 1
+    return Sums(jnp.zeros(4, load.dtype), jnp.zeros((rules, load.size), load.dtype), zero)
 
 
 def sums_over_nodes(
@@ -53,8 +59,35 @@ def sums_over_nodes(
     return start, jax.lax.fori_loop(0, count, add, no_sums(load))
 
 
+def sums_of_many(
+    law: Law, known: Marks, load: Array, num_workers: ArrayLike, refine: Array, last: Sums, fresh: Array
+) -> tuple[Array, Sums]:
+    """The same for many levels: the Hessian is of a coarse rule, or of the `last` sums unless `fresh`."""
+    none, first = no_sums(load), first_fineness(load.size)
+    again = (refine == first) | fresh
+    start, count, add = rule_in_pieces(law, known, load, num_workers, jnp.asarray(first), False)
+    coarse = jax.lax.fori_loop(0, jnp.where(again, count, 0), add, none)
+    _, count, add = rule_in_pieces(law, known, load, num_workers, refine, False, with_hessian=False)
+    # As fine as the first rule, it has nothing to add.
+    fine = jax.lax.fori_loop(0, jnp.where(refine > first, count, 0), add, none)
+    found = jax.tree.map(lambda a, b: jnp.where(refine > first, a, b), fine, coarse)
+    return start, found._replace(upper=jnp.where(again, coarse.upper, last.upper))
+
+
+def first_fineness(size: int) -> int:
+    """Of the first rule: what a level adds to the runtime is in a range of times that goes with 1/√N."""
+    return 1 if size <= LARGE else max(1, round((size / 256) ** 0.5))
+
+
 def rule_in_pieces(
-    law: Law, known: Marks, load: Array, num_workers: ArrayLike, refine: Array, written_out: bool
+    law: Law,
+    known: Marks,
+    load: Array,
+    num_workers: ArrayLike,
+    refine: Array,
+    written_out: bool,
+    *,
+    with_hessian: bool = True,
 ) -> tuple[Array, Array, Callable[[Array, Sums], Sums]]:
     r"""The rule for F(y) = E max_n y_n T_(N-n), `refine` times as fine: its start, its pieces, their sums.
 
@@ -67,7 +100,7 @@ def rule_in_pieces(
     """
     start, beyond, size, nodes = rule(law, known, load, NUM_NODES)
     # As many nodes at a time as fit a few MB.
-    chunk = max(1, min(size, _CHUNK // load.size**2))
+    chunk = max(1, min(size, _CHUNK // load.size**2)) if with_hessian else min(size, _NODES_AT_A_TIME)
 
     def add(piece: Array, sums: Sums) -> Sums:
         index = piece * chunk + jnp.arange(chunk)
@@ -75,16 +108,23 @@ def rule_in_pieces(
         hazard, rate = threshold_hazard(law, load, t, known.largest)
         crossing = Crossing(hazard, num_workers, written_out)
         density = crossing.above * jnp.moveaxis(rate, -1, 0)[::-1]  # c, on the axes of `Crossing`
-        first, success, following = crossing.renewals()
+        if with_hessian:
+            first, success, following = crossing.renewals()
+        else:
+            first, success = crossing.first_failures(), crossing.successes()
         ends = (index == 0) | (index == size * refine - 1)
         rules = jnp.stack([1 + 0 * index, 2 * (index % 2 == 0), 4 * (index % 4 == 0), ends])
         value = jnp.sum(rules * weight * crossing.probability(first), axis=1)
         value = value + jnp.where(piece == 0, beyond, 0) * np.array([0, 0, 0, 1], load.dtype)
         arrive = first / crossing.total * crossing.unit * density * weight
         leave = success * density
-        slope = jnp.sum(arrive * success, axis=-1)
+        leaving = arrive * success
+        slope = rules[:3] @ leaving.T if load.size > LARGE else jnp.sum(leaving, axis=-1)
+        found = Sums(sums.value + value, sums.slope + slope, sums.upper)
+        if not with_hessian:
+            return found
         upper = -crossing.unit * jnp.sum(arrive[:, None] * following * leave[None], axis=-1)
-        return Sums(sums.value + value, sums.slope + slope, sums.upper + upper)
+        return found._replace(upper=sums.upper + upper)
 
     return start, jax.lax.div(size * refine + chunk - 1, jnp.asarray(chunk, refine.dtype)), add
 
@@ -100,5 +140,10 @@ def derivatives(law: Law, start: Array, load: Array, num_workers: ArrayLike, sum
         error = jnp.zeros_like(error)
     hessian = jnp.minimum(sums.upper + sums.upper.T, 0)[::-1, ::-1]
     diagonal = -(hessian @ load) / jnp.where(load > 0, load, 1)
-    slope = slope_of_homogeneous(value, sums.slope[::-1], load, num_workers)
-    return Expansion(value, error, slope, hessian + jnp.where(np.eye(load.size, dtype=bool), diagonal, 0))
+    hessian = hessian + jnp.where(np.eye(load.size, dtype=bool), diagonal, 0)
+    values = (start + sums.value)[: len(sums.slope)]
+    slope, *coarser = (
+        slope_of_homogeneous(value, sum_[::-1], load, num_workers)
+        for value, sum_ in zip(values, sums.slope, strict=True)
+    )
+    return Expansion(value, error, slope, hessian, jnp.asarray(coarser, load.dtype).reshape(-1, load.size))

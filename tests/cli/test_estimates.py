@@ -66,10 +66,10 @@ def test_python_refuses_what_no_machine_holds(size):
     ("law", "workers", "method", "seconds"),
     [
         (EXPONENTIAL, 50, "optimal", 0.013),
-        (EXPONENTIAL, 500, "optimal", 5.7),
-        (EXPONENTIAL, 1000, "optimal", 38),
-        (EXPONENTIAL, 500, "time", 0.77),
-        (EXPONENTIAL, 5000, "time", 96),
+        (EXPONENTIAL, 500, "optimal", 3.9),
+        (EXPONENTIAL, 1000, "optimal", 40),
+        (EXPONENTIAL, 500, "time", 0.30),
+        (EXPONENTIAL, 256, "optimal", 0.48),
         (EXPONENTIAL, 1000, "subgradient", 43),
         (EXPONENTIAL, 1000, "tandon_partial", 0.23),
         (bcgc.Uniform(1.0, 2.0), 500, "time", 6.4),
@@ -77,7 +77,7 @@ def test_python_refuses_what_no_machine_holds(size):
         (ATOMS, 200, "single_block", 30),
         (ATOMS, 200, "tandon_partial", 8.4),
         (bcgc.Empirical(np.arange(1.0, 101.0)), 32, "optimal", 2.4),
-        (bcgc.Rows(np.ones((100, 256))), 256, "optimal", 33),
+        (bcgc.Rows(np.ones((100, 256))), 256, "optimal", 1.2),
     ],
 )
 def test_estimates_are_what_was_measured_within_a_factor_of_three(law, workers, method, seconds):

@@ -21,7 +21,7 @@ from tests.oracles import exact as oracles
 
 @pytest.mark.parametrize("size", [60, 300, 1100])
 def test_weights_of_many_workers_are_those_of_scipy(precision, size):
-    crossing = Crossing(np.zeros(size, precision), size)
+    crossing = Crossing(jnp.zeros(size, precision), size)
     m = np.array([0, 1, 2, 7, size // 3, size // 2, size])
     share = np.array([0.0, 1e-12, 0.013, 0.34, 0.52, 0.97, 1.0], precision)
     found = np.asarray(crossing._weight(m[:, None], jnp.asarray(share)[None]), float)

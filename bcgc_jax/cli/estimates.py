@@ -31,8 +31,9 @@ _CUTS = 1.8e-5  # cutting planes, N^2.6
 # Seconds of a node's evaluation for each N², of few workers and of many.
 _A_PAIR, _A_PAIR_OF_MANY, _MANY = 2e-8, 8e-9, 150
 _NODES = 129  # of the quadrature for a smooth law
-# Of workers that start up and send: seconds of an operation; numbers at a time; local searches side by side.
-_SECONDS, _PIECE, _SEARCHES = 3e-9, 2**21, 12
+# Of workers that start up and send: seconds of an operation; numbers at a time; evaluations that all local
+# searches take the time of, 65 to 360 from 8 workers on.
+_SECONDS, _PIECE, _SEARCHES = 3e-9, 2**21, 110
 
 
 class Cost(NamedTuple):
@@ -115,9 +116,9 @@ def _search(problem: Problem, one: Cost) -> Cost:
         more += 12 * n**2 * (1 if problem.send_time is None else n)
     if float(np.asarray(problem.num_coordinates)) <= FEW_UNITS:
         more += n**2 / 2
-    if not problem.convex:  # the slowest of the searches takes from 20 to 300 steps
+    if not problem.convex:
         levels = 12 * n**2 * evaluation(law, int(n)).seconds if problem.has_setup else 0.0
-        return Cost((150 * _SEARCHES + more) * one.seconds + levels, one.bytes)
+        return Cost((_SEARCHES + more) * one.seconds + levels, one.bytes)
     if isinstance(law, JointLaw):
         draws = NUM_DRAWS if isinstance(law, Unlike) else 0
         rows = len(np.asarray(law.times)) if isinstance(law, Rows) else NUM_DRAWS

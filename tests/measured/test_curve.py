@@ -8,9 +8,9 @@ from scipy import integrate
 import bcgc_jax as bcgc
 from bcgc_jax.measured.curve import hazard_curve
 from bcgc_jax.measured.standing_in import stand_in
+from tests.problems import known
 
 LOAD = np.cumsum(np.array([5.0, 1.5, 0.6, 0.0, 0.9, 0.2, 0.1, 0.3]) * np.arange(1, 9))
-from tests.problems import known
 
 
 def _times(kind: str, size: int = 1600) -> np.ndarray:

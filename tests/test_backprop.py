@@ -176,17 +176,19 @@ def next_token_losses(params, tokens, heads):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
-def test_the_best_of_all_partitions_is_what_is_solved_for():
+@pytest.mark.parametrize(("model", "chain"), [("f", None), ("f, h", 0.6)])
+def test_the_best_of_all_partitions_is_what_is_solved_for(model, chain):
     sizes = np.array([3.0, 1.0, 2.0, 4.0])
     law = bcgc.ShiftedExponential(1e-3, 300.0)
     partitions = block_costs.all_partitions(4, 3)
-    runtimes = block_costs.expected_runtimes(law, "f", Costs(2.0, 7.0), partitions, sizes)
+    runtimes = block_costs.expected_runtimes(law, model, Costs(2.0, 7.0, chain or 0.0), partitions, sizes)
     # As many samples as workers: a subset has one.
-    solution = bcgc.solve(bcgc.Problem(law, 3, 4, 3.0, 2.0, unit_costs=sizes, setup_cycles=7.0))
+    problem = bcgc.Problem(law, 3, 4, 3.0, 2.0, unit_costs=sizes, setup_cycles=7.0, chain_cycles=chain)
+    solution = bcgc.solve(problem)
     assert runtimes.min() == pytest.approx(float(solution.rounded_runtime), rel=1e-9)
     best = partitions[np.argmin(runtimes)].tolist()
     assert best == np.asarray(solution.rounded).tolist()
-    assert np.count_nonzero(best) > 1
+    assert np.count_nonzero(best) > 1 or chain
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ _A_PAIR, _A_PAIR_OF_MANY, _MANY = 2e-8, 8e-9, 150
 _NODES = 129  # of the quadrature for a smooth law
 # Of workers that start up and send: seconds of an operation; numbers at a time; evaluations that all local
 # searches take the time of, 65 to 360 from 8 workers on.
-_SECONDS, _PIECE, _SEARCHES = 3e-9, 2**21, 110
+_SECONDS, _PIECE, _SEARCHES, _SIDE_BY_SIDE = 3e-9, 2**21, 110, 6
 
 
 class Cost(NamedTuple):
@@ -79,7 +79,7 @@ def _delivery(problem: Problem, one: Cost) -> Cost:
     # Where sending overlaps computing, a level looks at all before it; a constant start-up smooths no kink.
     more = 1.0 if not problem.overlap else 1 + n / 8 if random else n**2
     operations = problem.delivery.evaluation_cost() * more
-    together = _SEARCHES * min(_PIECE, operations) if random else min(_PIECE, operations)
+    together = (_SIDE_BY_SIDE if random else 1) * min(_PIECE, operations)
     return one.after(Cost(_SECONDS * operations, 80 * together))
 
 

@@ -261,7 +261,7 @@ def _of_trace(question: Question, trace: Trace | None, problem: Problem, answer:
     plain = not (problem.has_setup or problem.delivers or question.unit_costs)
     return [
         *(which_law(problem.cycle_time, trace, None if plan is None else plan["partition"]) if plain else ()),
-        cycles_of_a_step(problem),
+        *([] if trace.of_cycles else [cycles_of_a_step(problem)]),
         *question.trace.remarks(trace),
         *(
             late(trace, problem, plan)

@@ -39,6 +39,7 @@ class Trace(NamedTuple):
       censored: `[R]`, bool: the worker was cut off, its time is longer than that.
       load: `[R]`, float64, positive, in cycles or whatever work is counted in: what the worker had done by
         then. None where it is not known, and taken to be always the same.
+      of_cycles: whether the seconds are those of a cycle, as `per_cycle` makes them, not of an iteration.
 
     >>> names, twice = np.array(["a", "b"]), np.array([0, 0, 1])
     >>> trace = Trace(names, names, twice, np.array([0, 1, 0]), np.array([3.0, 1.0, 2.0]), twice > 0)
@@ -55,6 +56,7 @@ class Trace(NamedTuple):
     seconds: np.ndarray
     censored: np.ndarray
     load: np.ndarray | None = None
+    of_cycles: bool = False
 
     @property
     def num_workers(self) -> int:
@@ -90,7 +92,11 @@ class Trace(NamedTuple):
         A trace without loads is returned as it is.
         """
         last = self.largest_loads()
-        return self if last.load is None else last._replace(seconds=last.seconds / last.load, load=None)
+        return (
+            self
+            if last.load is None
+            else last._replace(seconds=last.seconds / last.load, load=None, of_cycles=True)
+        )
 
     def law(self) -> Empirical:
         """The law of all measured times together, workers taken as alike.

@@ -24,7 +24,7 @@ from bcgc_jax.last_delivery import (
     expected_last,
     smoothed_exceedance,
 )
-from bcgc_jax.laws import Atomic, JointLaw, Law, Pairs, Rows, Smooth
+from bcgc_jax.laws import Atomic, Empirical, JointLaw, Law, Pairs, Rows, Smooth
 from bcgc_jax.laws.atoms import mass_of
 from bcgc_jax.laws.joint import NO_EXACT_ANSWER
 from bcgc_jax.order_statistics import is_count, max_finish_time, static_workers
@@ -327,18 +327,21 @@ class Delivering(Iteration):
         return jnp.where(jnp.isfinite(mean), mean, median)
 
     def least_start_up(self):
-        worker = self.worker
-        if worker.constant:
-            return jnp.asarray(worker.start_up)
+        if self.worker.constant:
+            return jnp.asarray(self.worker.start_up)
         assert isinstance(self.of, Independent)
-        workers, size = self.of.num_workers, self.of.max_workers
+        return jnp.take(self.expected_start_ups(), jnp.asarray(self.of.num_workers, int) - 1)
+
+    def expected_start_ups(self) -> Array:
+        """E S_(N-n) of random start-ups, slowest first, `[max_workers]`."""
+        worker = self.worker
+        assert isinstance(self.of, Independent)
+        law = worker.start_up
         if isinstance(worker.cycle_time, Pairs):
-            starts = jnp.sort(worker.cycle_time.arrays()[0])
-            later = (1 - np.arange(starts.size + 1) / starts.size) ** jnp.asarray(workers, starts.dtype)
-            return jnp.sum(starts * -jnp.diff(later)).astype(starts.dtype)
-        assert isinstance(worker.start_up, Law)
-        ordered = order_statistics.moments(worker.start_up, workers, None, size)
-        return jnp.take(ordered, jnp.asarray(workers, int) - 1)
+            starts = worker.cycle_time.arrays()[0]
+            law = Empirical(jnp.maximum(starts, jnp.finfo(starts.dtype).tiny))  # 0 is no time
+        assert isinstance(law, Law)
+        return order_statistics.moments(law, self.of.num_workers, None, self.of.max_workers)
 
     def laws(self):
         start = self.worker.start_up

@@ -40,9 +40,9 @@ def best_found(
 ) -> OptimalResult:
     r"""The least E τ̂(x,T) of several local searches over `levels`, bool `[max_workers]`.
 
-    `lower_bound` is the certified optimum of the convex relaxation, with E S_(1) for every start-up;
-    `tolerance` and `max_steps` are those of its search. CONVERGED says that the best search ended at a local
-    optimum.
+    `lower_bound` is the larger of two: the certified optimum of the convex relaxation, with E S_(1) for every
+    start-up (`tolerance` and `max_steps` are those of its search), and `ordered_bound`. CONVERGED says that
+    the best search ended at a local optimum.
 
     >>> from bcgc_jax.laws import Exponential, ShiftedExponential
     >>> problem = Problem(ShiftedExponential(1e-3, 50.0), 4, 100, start_up=Exponential(1e-4))
@@ -84,13 +84,51 @@ def best_found(
     best = jnp.nanargmin(values)
     ended = (residuals[best] <= _TOLERANCE) | (steps[best] < _MOST_STEPS)
     status = jnp.where(ended, int(Status.CONVERGED), int(Status.STEP_LIMIT))
-    return OptimalResult(
-        shares[best] * total, values[best], 0 * unit, relaxed.lower_bound, status, jnp.sum(steps)
-    )
+    bound = jnp.maximum(relaxed.lower_bound, ordered_bound(problem, levels))
+    return OptimalResult(shares[best] * total, values[best], 0 * unit, bound, status, jnp.sum(steps))
+
+
+def ordered_bound(problem: Problem, levels: Array) -> Array:
+    r"""A lower bound on E τ̂ of all partitions of these levels, from means of order statistics alone.
+
+    Of sums a_w + b_w the (i+j-1)-th is at least a_(i) + b_(j), so a partition whose lowest level is m takes
+    E τ̂ ≥ E S_(i) + κ y_n E T_(N-n+1-i) for all n ≥ m and i ≤ N - n. By a time t it gets no further than
+    y_n = min_i (t - E S_(i)) / (κ E T_(N-n+1-i)), ascending; the bound is the least t by which, from the best m,
+    these are L coordinates.
+    """
+    delivery, size = problem.delivery, problem.max_workers
+    assert isinstance(delivery, Delivering)
+    starts = delivery.expected_start_ups()
+    times = delivery.of.expected_order_statistics()
+    n, p = np.arange(size)[:, None], np.arange(size)
+    q = jnp.asarray(problem.num_workers) - 1 - (p - n)  # slowest first, as p
+    both = (p >= n) & (p < problem.num_workers)
+    time = times[jnp.clip(q, 0, size - 1)]
+    subsets = (np.arange(size) + 1).astype(starts.dtype)
+
+    def coordinates(t: Array) -> Array:
+        """Of the best lowest level."""
+        ends = (t - starts) / (problem.scale * time)
+        work = jnp.min(jnp.where(both, ends, jnp.inf), axis=1)
+        work = jnp.where(problem.exists, jnp.maximum(work, 0), jnp.inf)
+        work = jax.lax.cummin(work, reverse=True)
+        work = jnp.where(jnp.isfinite(work), work, 0)
+        # Level m and all above: Σ_{k>m} (y_k - y_{k-1}) / (k+1) + y_m / (m+1).
+        more = jnp.where(problem.exists, jnp.diff(work, prepend=np.zeros(1, work.dtype)), 0) / subsets
+        above = jnp.cumsum(more[::-1])[::-1] - more
+        return jnp.max(jnp.where(levels, work / subsets + above, 0))
+
+    def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        middle = (ends[0] + ends[1]) / 2
+        enough = coordinates(middle) >= problem.total
+        return jnp.where(enough, ends[0], middle), jnp.where(enough, middle, ends[1])
+
+    longest = jnp.max(starts) + problem.scale * problem.total * size * jnp.max(times)
+    return jax.lax.fori_loop(0, _HALVINGS, halve, (0 * longest, longest))[0]
 
 
 def _starts(problem: Problem, levels: Array, relaxed: Array) -> Array:
-    """Shares to begin with, `[2 max_workers, max_workers]`; relaxed ones where there is no such level."""
+    """Shares to begin with, `[2 max_workers, max_workers]`; relaxed where there is no such level."""
     lowest = np.arange(levels.size)
     level = np.arange(levels.size)
     starts, times = _typical(problem)

@@ -10,6 +10,8 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
 from bcgc_jax.problem import Status
+from bcgc_jax.runtime import with_least_start_up
+from bcgc_jax.solvers.start_ups import ordered_bound
 from experiments import start_ups
 from tests.problems import known
 
@@ -36,6 +38,39 @@ def _at_most_a_thousandth_above(rows: list[start_ups.Plan]) -> None:
 @pytest.mark.slow
 def test_a_global_search_finds_nothing_better_in_any_family() -> None:
     _at_most_a_thousandth_above(start_ups.compute_plans(1, 18, 100))
+
+
+def test_no_plan_is_below_the_bound_of_ordered_times() -> None:
+    """Of long start-ups, for which the relaxation says little; every single level, and random plans."""
+    problem = _problem(start_up=bcgc.Weibull(3000.0, 0.7))
+    levels = jnp.arange(8) < 5
+    bound = float(ordered_bound(problem, levels))
+    solution = bcgc.solve(problem)
+    relaxed = bcgc.certificate(with_least_start_up(problem), known(solution.partition)).lower_bound
+    assert bound > 1.2 * float(relaxed)
+    rng = np.random.default_rng(0)
+    others = np.zeros((64, 8))
+    others[:, :5] = rng.dirichlet(0.3 * np.ones(5), 64) * 2000
+    others[:5, :5] = 2000 * np.eye(5)
+    assert bound <= np.asarray(start_ups._runtimes_of(problem, jnp.asarray(others))).min()
+    assert float(solution.lower_bound) >= bound * (1 - 1e-6)
+    # By enumeration of what the inequality says: the least t by which the best lowest level has all done.
+    starts, times = (
+        np.asarray(bcgc.expected_order_statistics(law, 5)) for law in (bcgc.Weibull(3000.0, 0.7), LAW)
+    )
+
+    def done(t: float) -> float:
+        work = [
+            min((t - starts[5 - i]) / (times[5 - (5 - n + 1 - i)] / 5) for i in range(1, 6 - n))
+            for n in range(5)
+        ]
+        work = [max(min(work[n:]), 0.0) for n in range(5)]
+        return max(
+            work[m] / (m + 1) + sum((work[k] - work[k - 1]) / (k + 1) for k in range(m + 1, 5))
+            for m in range(5)
+        )
+
+    assert done(bound * (1 - 1e-9)) <= 2000 <= done(bound * (1 + 1e-9))
 
 
 def test_a_constant_start_up_is_added_to_the_certified_optimum() -> None:

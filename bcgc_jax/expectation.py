@@ -24,6 +24,27 @@ from jax.typing import ArrayLike
 from bcgc_jax.crossing import crossing_probability, crossing_slopes
 from bcgc_jax.laws import Atomic, Kinked, Law, Smooth
 from bcgc_jax.order_statistics import log_choices, typical_hazards
+from bcgc_jax.quadrature import (
+    Expectation,
+    Quadrature,
+    gauss_rules,
+    in_panel,
+    integrate,
+    kinked_levels,
+    legendre,
+    line,
+    line_rule,
+    on_line,
+    panels,
+)
+
+# Intervals of the trapezoid rule, a multiple of 4: two halvings give the error estimate.
+NUM_NODES = 128
+# Rounding of the triangular systems, in units of eps N, worst of all laws up to N = 50.
+_ROUNDING = 8.0
+# Levels of partial stragglers at a time.
+_BATCH = 32
+
 
 # Intervals of the trapezoid rule, a multiple of 4: two halvings give the error estimate.
 NUM_NODES = 128
@@ -41,13 +62,6 @@ _LEAST_EXCESS, _FAR = 1e-3, 2.0
 _IN_PANELS = 100.0, 16.0
 # Levels of partial stragglers at a time.
 _BATCH = 32
-
-
-class Expectation(NamedTuple):
-    """`value` of an expectation and an estimate of the absolute `error` of its quadrature."""
-
-    value: Array
-    error: Array
 
 
 def expected_max(
@@ -187,6 +201,14 @@ class Marks(NamedTuple):
 
 def marks(law: Law, load: Array, num_workers: ArrayLike) -> Marks:
     """Of N workers, for loads of this shape; constants to a derivative."""
+    marked, choices = marked_hazards(load, num_workers)
+    hazard = jnp.append(marked.ravel(), _unreached(load))
+    times = law.inverse_cumulative_hazard(hazard).astype(load.dtype)
+    return jax.lax.stop_gradient(Marks(times[:-1].reshape(4, -1), times[-1], choices))
+
+
+def marked_hazards(load: Array, num_workers: ArrayLike) -> tuple[Array, Array]:
+    """Λ at the `times` of `Marks`, `[4, max_workers]`, and its `log_choices`."""
     typical = typical_hazards(load, num_workers)
     choices = log_choices(load, num_workers)
     # From P(max ≤ y_n q) ≤ P(T_(N-n) ≤ q) ≤ C(N, n) F(q)^{N-n} at the best n: nearly deterministic laws whose
@@ -194,9 +216,7 @@ def marks(law: Law, load: Array, num_workers: ArrayLike) -> Marks:
     below = jnp.asarray(num_workers, load.dtype) - np.arange(load.size, dtype=load.dtype)
     log_cdf = (np.log(jnp.finfo(load.dtype).eps / 8) - choices[:-1]) / jnp.maximum(below, 1)
     earliest = jnp.where(below > 0, -jnp.log1p(-jnp.exp(log_cdf)), 0)
-    hazard = jnp.concatenate([earliest, typical.ravel(), _unreached(load)[None]])
-    times = law.inverse_cumulative_hazard(hazard).astype(load.dtype)
-    return jax.lax.stop_gradient(Marks(times[:-1].reshape(4, -1), times[-1], choices))
+    return jnp.concatenate([earliest[None], typical]), choices
 
 
 def _unreached(load: Array) -> Array:
@@ -226,21 +246,6 @@ def _thresholds(law: Law, load: Array, t: Array, largest: Array) -> tuple[Array,
     return jnp.where(reachable, threshold, law.infimum().astype(t.dtype)), reachable
 
 
-class Quadrature(NamedTuple):
-    """∫₀^∞ P(max > t) dt ≈ start + Σ_k weights_k P(max > times_k), by three rules over the same times.
-
-    `times` is `[K]`, `weights` `[3, K]`: those of all, of every second and of every fourth of the times; or,
-    where there are panels of Gauss's nodes, of three such rules one behind the other, of so many nodes a
-    panel as `panels` says. `beyond` bounds what is left out after the last of the times.
-    """
-
-    start: Array
-    times: Array
-    weights: Array
-    panels: tuple[int, ...] = ()
-    beyond: ArrayLike = 0.0
-
-
 def quadrature(law: Law, known: Marks, load: Array, num_nodes: int) -> Quadrature:
     """The rule of `num_nodes` intervals, and coarser ones."""
     pieces = law.pieces()
@@ -249,49 +254,13 @@ def quadrature(law: Law, known: Marks, load: Array, num_nodes: int) -> Quadratur
         orders = (num_nodes // 12, num_nodes // 16, num_nodes // 24)
         if isinstance(pieces, Atomic):
             pieces, orders = Kinked(pieces.times[1:], ends=True), (2, 1, 1)
-        start, left, size = _panels(law, pieces, known, load)
-        times, weights = zip(*(_gauss(pieces, start, left, size, k) for k in orders), strict=True)
-        own = np.repeat(np.eye(3), [weight.size for weight in weights], axis=1)
-        weight = jnp.concatenate(weights) * own.astype(load.dtype)
-        return Quadrature(start, jnp.concatenate(times), weight, orders)
-    start, centre, width, low, high, beyond = _line(law, known, load)
-    v = low + (high - low) * np.linspace(0.0, 1.0, num_nodes + 1).astype(load.dtype)
-    excess, slope = _on_line(centre, width, v)
-    weight = slope * ((high - low) / num_nodes)
+        return gauss_rules(_panels(law, pieces, known, load), orders, pieces.ends)
+    nodes = line_rule(_line(law, known, load), num_nodes)
     # The integral does not depend on the nodes, its slope at the infimum does: there that of P in the last
     # load may be infinite. Nodes that move with this load, start + excess = load · τ, see none of it.
     infimum, last = law.infimum().astype(load.dtype), load[-1]
-    start, t = (last * (infimum + jax.lax.stop_gradient(t / last - infimum)) for t in (start, start + excess))
-    weight = last * jax.lax.stop_gradient(weight / last)
-    node = np.arange(num_nodes + 1)
-    coarser = np.stack([(node % step == 0) * step for step in (1, 2, 4)]).astype(load.dtype)
-    return Quadrature(start, t, weight * coarser, beyond=beyond)
-
-
-def _on_line(centre: Array, width: Array, v: Array) -> tuple[Array, Array]:
-    """centre · exp(width · sinh v) and its slope in v."""
-    up = jnp.exp(v)
-    down = 1 / up
-    excess = centre * jnp.exp(width / 2 * (up - down))
-    return excess, excess * width / 2 * (up + down)
-
-
-def integrate(nodes: Quadrature, late: Array) -> Expectation:
-    """start + Σ weight · late and an estimate of its error, from probabilities at the times, `[K]`."""
-    term = jnp.where(late > 0, nodes.weights * jnp.where(late > 0, late, 0), 0)
-    value, coarse, coarsest = jnp.sum(term, axis=1)
-    if nodes.panels:
-        count = late.size // sum(nodes.panels)
-        ends = np.cumsum([0, *nodes.panels]) * count
-        fine, coarse, coarsest = (
-            jnp.sum(term[i, ends[i] : ends[i + 1]].reshape(count, -1), axis=1) for i in range(3)
-        )
-        # In each panel, for what two rules are off by may cancel between panels.
-        error = rule_error(fine, coarse, coarsest, *_IN_PANELS)
-        return Expectation(nodes.start + value, jnp.sum(error))
-    # What is left out before the first and after the last time is of the size of the term there.
-    error = rule_error(value, coarse, coarsest) + term[0, 0] + term[0, -1] + nodes.beyond
-    return Expectation(nodes.start + value, error)
+    start, t = (last * (infimum + jax.lax.stop_gradient(t / last - infimum)) for t in nodes[:2])
+    return nodes._replace(start=start, times=t, weights=last * jax.lax.stop_gradient(nodes.weights / last))
 
 
 class Rule(NamedTuple):
@@ -315,7 +284,7 @@ def rule(law: Law, known: Marks, load: Array, num_nodes: int) -> Rule:
     if isinstance(pieces, Kinked):
         start, left, size_of = _panels(law, pieces, known, load)
         order = num_nodes // 8
-        points, weights = (jnp.asarray(a, load.dtype) for a in _legendre(order))
+        points, weights = (jnp.asarray(a, load.dtype) for a in legendre(order))
 
         def in_panels(index: Array, refine: ArrayLike) -> tuple[Array, Array]:
             part, node = index // order, index % order
@@ -323,21 +292,21 @@ def rule(law: Law, known: Marks, load: Array, num_nodes: int) -> Rule:
             inside = panel < left.size
             panel = jnp.where(inside, panel, 0)
             share = (part % refine + points[node]) / refine
-            t, slope = _in_panel(pieces, start, left[panel], size_of[panel], share)
+            t, slope = in_panel(pieces.ends, start, left[panel], size_of[panel], share)
             return t, jnp.where(inside, slope / refine * weights[node], 0)
 
         return Rule(start, jnp.zeros_like(start), left.size * order, in_panels)
     line = _line(law, known, load)
 
-    def on_line(index: Array, refine: ArrayLike) -> tuple[Array, Array]:
+    def along(index: Array, refine: ArrayLike) -> tuple[Array, Array]:
         start, centre, width, low, high, _ = line
         # Half a step from either end, where there is nothing to add: a node more would spoil the size.
         step = (high - low) / (num_nodes * refine)
         inside = index < num_nodes * refine
-        excess, slope = _on_line(centre, width, low + step * (jnp.where(inside, index, 0) + 0.5))
+        excess, slope = on_line(centre, width, low + step * (jnp.where(inside, index, 0) + 0.5))
         return start + excess, jnp.where(inside, slope * step, 0)
 
-    return Rule(line[0], line[5], num_nodes, on_line)
+    return Rule(line[0], line[5], num_nodes, along)
 
 
 def _peaks(known: Marks, load: Array) -> Array:
@@ -345,121 +314,19 @@ def _peaks(known: Marks, load: Array) -> Array:
     return jnp.max(jnp.where(load > 0, load * known.times, 0), axis=-1)
 
 
-class _Reach(NamedTuple):
-    """What an upper bound on P(max > t) says of times beyond the centre, in u = log((t - start) / centre).
-
-    Where e^u P is largest, where the rest is nothing, and the integral of P beyond that, over the centre.
-    """
-
-    heaviest: Array
-    end: Array
-    beyond: Array
-
-
-def _reach(law: Law, known: Marks, load: Array, start: Array, centre: Array) -> _Reach:
-    """From P(max > t) ≤ Σ_n C(N, n+1) P(T > t / y_n)^{n+1}."""
-    # The last one is for tails like t^{-1.05}; single precision has no room for more.
-    longest = 640.0 if load.dtype == jnp.float64 else 64.0
-    reach = np.append(0.0, longest * 1.35 ** np.arange(-22.0, 1.0)).astype(load.dtype)
-    hazard = _hazard_at(law, load, start + centre * np.exp(reach), known.largest)
-    log_tail = known.log_choices[1:] - np.arange(1, load.size + 1, dtype=load.dtype) * hazard
-    log_mass = reach + jnp.minimum(jnp.max(log_tail, axis=-1), 0)
-    open_ = log_mass > np.log(jnp.finfo(load.dtype).eps / 8)
-    # The first reach from which on all are closed, or the longest.
-    end = jnp.max(jnp.where(open_, np.append(reach[1:], reach[-1]), reach[1]))
-    # A power law from there on, which has no end where it does not fall.
-    falling = (log_mass[-2] - log_mass[-1]) / (reach[-1] - reach[-2])
-    beyond = jnp.where(falling > 0, jnp.exp(log_mass[-1]) / jnp.where(falling > 0, falling, 1), jnp.inf)
-    return _Reach(jnp.asarray(reach)[jnp.argmax(log_mass)], end, jnp.where(open_[-1], beyond, 0))
-
-
 def _line(law: Law, known: Marks, load: Array) -> Array:
-    """start, centre, width and the ends of v in t = start + centre · exp(width · sinh v), and what is beyond.
-
-    `[6]`. The centre is the typical maximum, unless its mean lies in times far beyond it, as where few
-    workers are late at all: typical times of a gamma law of shape 0.05 with a shift round to the shift.
-    """
     # The nodes need not follow the load: the integral does not depend on them.
     law, load = jax.lax.stop_gradient((law, load))
-    start, *typical = _peaks(known, load)
-    # An excess below the rounding of the start is none.
-    least = jnp.maximum(_LEAST_EXCESS * jnp.finfo(load.dtype).eps * start, 1e3 * jnp.finfo(load.dtype).tiny)
-    low, centre, high = (jnp.maximum(t - start, least) for t in typical)
-    width = jnp.clip(jnp.log(high / low) / 2, 0.05, 4.0)
-    reach = _reach(law, known, load, start, centre)
-    far = reach.heaviest > _FAR * width
-    moved = jnp.where(far, reach.heaviest, 0)
-    width = jnp.where(far, jnp.maximum(width, 1), width)
-    # In log t. e^-reach is what is left out at the left end; where the centre moved, it may lie too far by a
-    # third, for the bound was looked at in such steps.
-    left = moved / 3 - np.log(jnp.finfo(load.dtype).eps / 8).astype(load.dtype)
-    ends = jnp.stack([left, reach.end - moved]) / width
-    # The inverse of sinh, of what is not small.
-    left, right = jnp.log(ends + jnp.sqrt(ends**2 + 1))
-    return jnp.stack([start, centre * jnp.exp(moved), width, -left, right, centre * reach.beyond])
+    return line(_peaks(known, load), lambda t: _hazard_at(law, load, t, known.largest), known.log_choices)
 
 
 def _panels(law: Law, pieces: Kinked, known: Marks, load: Array) -> tuple[Array, Array, Array]:
     """Start, left ends and sizes of panels between the images of the kinks and around the typical values."""
     kinks = pieces.times.astype(load.dtype)
-    start, low, middle, high = jax.lax.stop_gradient(_peaks(known, load))
-    first = min(_KINKED_LEVELS, load.size)
-    kinked = load[np.unique(np.r_[:first, np.geomspace(first, load.size, _KINKED_LEVELS).astype(int) - 1])]
-    last, beyond = load[-1] * kinks[-1], jnp.zeros(0, load.dtype)
-    if not pieces.ends:
-        centre = jnp.maximum(middle - start, jnp.finfo(start.dtype).tiny)
-        # Denser near the middle, where the levels still differ.
-        reach = (
-            _reach(law, known, load, start, centre).end
-            * jnp.linspace(0.0, 1.0, _TAIL_PANELS, dtype=load.dtype) ** 3
-        )
-        beyond = jax.lax.stop_gradient(start + centre * jnp.exp(reach))
-        last = beyond[-1]
-    spread = jnp.array([0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0], load.dtype)
-    around = jnp.concatenate(
-        [middle + (low - middle) * spread[:4], middle[None], middle + (high - middle) * spread]
-    )
-    breaks = jnp.concatenate([(kinked[:, None] * kinks).ravel(), around, beyond, last[None]])
-    edges = jnp.concatenate([start[None], jnp.sort(jnp.clip(breaks, start, last))])
-    return start, edges[:-1], jnp.diff(edges)
-
-
-def _gauss(pieces: Kinked, start: Array, left: Array, size: Array, order: int) -> tuple[Array, Array]:
-    """Nodes and weights of Gauss and Legendre's rule in each panel, all in one row."""
-    points, weights = _legendre(order)
-    t, slope = _in_panel(pieces, start, left[:, None], size[:, None], jnp.asarray(points, left.dtype))
-    return t.ravel(), (slope * jnp.asarray(weights, left.dtype)).ravel()
-
-
-def _in_panel(pieces: Kinked, start: Array, left: Array, size: Array, share: Array) -> tuple[Array, Array]:
-    """The time at a share of the way through a panel, and its slope; logarithmic in a tail's wide ones."""
-    t, slope = left + size * share, jnp.broadcast_to(size, jnp.broadcast_shapes(size.shape, share.shape))
-    if pieces.ends:
-        return t, slope
-    away = left - start
-    wide = (away > 0) & (size > away)
-    rate = jnp.log1p(size / jnp.where(wide, away, 1))
-    grown = away * jnp.exp(jnp.where(wide, rate, 0) * share)
-    return jnp.where(wide, start + grown, t), jnp.where(wide, grown * rate, slope)
-
-
-def _legendre(order: int) -> tuple[np.ndarray, np.ndarray]:
-    """Gauss and Legendre's rule on [0, 1]."""
-    points, weights = np.polynomial.legendre.leggauss(order)
-    return (points + 1) / 2, weights / 2
-
-
-def rule_error(fine: Array, coarse: Array, coarsest: Array, safety: float = 30.0, most: float = 1.0) -> Array:
-    """A bound on the error of `fine`, from the differences e₁, e₂ of three rules, each of half the step.
-
-    They extrapolate to e₁²/e₂, times `safety`, and not above `most` e₁. Where e₁ is small by chance, the
-    second difference says how far that may be trusted: e₂² / 10, relative to `fine`. The
-    constants are our own: with 40 intervals the true error came to at most 0.2 of the bound.
-    """
-    last, previous = jnp.abs(fine - coarse), jnp.abs(coarse - coarsest)
-    ratio = last / jnp.where(previous > last, previous, jnp.where(last > 0, last, 1))
-    doubt = previous * (previous / jnp.where(fine > 0, fine, 1)) / 10
-    return jnp.maximum(last * jnp.minimum(safety * ratio, most), doubt)
+    peaks = jax.lax.stop_gradient(_peaks(known, load))
+    images = (load[kinked_levels(load.size)][:, None] * kinks).ravel()
+    last = load[-1] * kinks[-1] if pieces.ends else None
+    return panels(peaks, images, last, lambda t: _hazard_at(law, load, t, known.largest), known.log_choices)
 
 
 def _over_atoms(law: Law, atoms: Array, load: Array, num_workers: ArrayLike) -> Expectation:

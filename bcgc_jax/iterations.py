@@ -16,15 +16,23 @@ from jax.typing import ArrayLike
 from bcgc_jax import expectation, order_statistics
 from bcgc_jax._pytree import check_key, check_whole, is_traced, pytree_dataclass, static_field, working_dtype
 from bcgc_jax.crossing import crossing_probability
-from bcgc_jax.expectation import NUM_NODES, Expectation, with_rounding
-from bcgc_jax.laws import Atomic, JointLaw, Law, Rows, Smooth
+from bcgc_jax.deliveries import Load, Worker, delivered, last_of_draws
+from bcgc_jax.expectation import NUM_NODES, with_rounding
+from bcgc_jax.last_delivery import (
+    evaluation_cost,
+    exceedance,
+    expected_last,
+    smoothed_exceedance,
+)
+from bcgc_jax.laws import Atomic, JointLaw, Law, Pairs, Rows, Smooth
 from bcgc_jax.laws.atoms import mass_of
 from bcgc_jax.laws.joint import NO_EXACT_ANSWER
 from bcgc_jax.order_statistics import is_count, max_finish_time, static_workers
+from bcgc_jax.quadrature import Expectation
 
 
 class Iteration:
-    """What is asked about an iteration's times; `load` is `[max_workers]` and ascends.
+    """What is asked about an iteration's times; `load` is `[max_workers]` and ascends, or a `Load` of such.
 
     A new dependence of the workers is a subclass with `sorted_draws` and `laws`; one with `exact` answers has
     all of it. `polyhedral` says whether E max_n load_n T_(N-n) is so in the load; `smooth`, whether it is an
@@ -41,6 +49,19 @@ class Iteration:
     def smooth(self) -> bool:
         raise ValueError(NO_EXACT_ANSWER)
 
+    @property
+    def stepped(self) -> bool:
+        """Whether P(max > t) is a step function of the load."""
+        return self.polyhedral
+
+    def least_start_up(self) -> Array:
+        """E S_(1), of the shortest start-up of the N workers, in the unit of runtimes."""
+        return jnp.zeros(())
+
+    def typical_start_up(self) -> Array:
+        """The mean start-up, in the unit of runtimes; the median where that is infinite."""
+        return jnp.zeros(())
+
     def laws(self) -> Sequence[Law]:
         """The laws whose means must be finite."""
         return ()
@@ -49,9 +70,13 @@ class Iteration:
         """Draws of the times, `[num_draws, max_workers]`."""
         raise NotImplementedError
 
-    def simulate_max(self, key: Array, load: Array, num_draws: int) -> Array:
+    def simulate_max(self, key: Array, load: Any, num_draws: int) -> Array:
         """Draws of max_n load_n T_(N-n), `[num_draws]`."""
         return max_finish_time(load, self.sorted_draws(key, num_draws, load.dtype))
+
+    def max_of_sorted(self, load: Any, times: Array) -> Array:
+        """max_n load_n T_(N-n) for times that are sorted already, slowest first, `[..., N]` to `[...]`."""
+        return max_finish_time(load, times)
 
     def pooled(self) -> Law:
         """The law of one worker's time."""
@@ -70,22 +95,22 @@ class Iteration:
         raise ValueError(NO_EXACT_ANSWER)
 
     def expected_max(
-        self, load: Array, *, num_nodes: int = NUM_NODES, written_out: bool = False
+        self, load: Any, *, num_nodes: int = NUM_NODES, written_out: bool = False
     ) -> Expectation:
         """E max_n load_n T_(N-n)."""
         raise ValueError(NO_EXACT_ANSWER)
 
     def expected_max_and_slope(
-        self, load: Array, *, num_nodes: int = NUM_NODES, written_out: bool = False
+        self, load: Any, *, num_nodes: int = NUM_NODES, written_out: bool = False
     ) -> tuple[Expectation, Array]:
         """The same with its slope in the load; only the value can be differentiated."""
         raise ValueError(NO_EXACT_ANSWER)
 
-    def exceedance(self, load: Array, t: Array) -> Array:
+    def exceedance(self, load: Any, t: Array) -> Array:
         """P(max_n load_n T_(N-n) > t), for t of any shape."""
         raise ValueError(NO_EXACT_ANSWER)
 
-    def smoothed_exceedance(self, load: Array, t: Array, spread: Array) -> Array:
+    def smoothed_exceedance(self, load: Any, t: Array, spread: Array) -> Array:
         """The same for one t, with the steps of a `polyhedral` iteration spread by a factor e^±`spread`."""
         raise ValueError(NO_EXACT_ANSWER)
 
@@ -266,6 +291,113 @@ class Drawn(Iteration):
     def sorted_draws(self, key, num_draws, dtype):
         times = self.law.draw_rows(key, num_draws)
         return _of_all_workers(times, self.num_workers, self.max_workers).astype(dtype)
+
+
+@pytree_dataclass
+class Delivering(Iteration):
+    """The same workers, `of`, with start-ups and a link: the loads are `Load`s, times in units of κ."""
+
+    of: Iteration
+    worker: Worker
+
+    @property
+    def exact(self) -> bool:  # type: ignore[override]
+        return self.of.exact
+
+    @property
+    def polyhedral(self) -> bool:
+        """Whether E max is so in the load; with random start-ups it is not even convex."""
+        return self.worker.constant and self.of.polyhedral
+
+    @property
+    def smooth(self) -> bool:
+        return False
+
+    @property
+    def stepped(self) -> bool:
+        return self.of.polyhedral and self.worker.stepwise
+
+    def typical_start_up(self):
+        start = self.worker.start_up
+        if isinstance(self.worker.cycle_time, Pairs):
+            return jnp.mean(self.worker.cycle_time.arrays()[0])
+        if not isinstance(start, Law):
+            return jnp.asarray(start)
+        median, mean = start.inverse_cumulative_hazard(jnp.log(2.0)), start.mean()
+        return jnp.where(jnp.isfinite(mean), mean, median)
+
+    def least_start_up(self):
+        worker = self.worker
+        if worker.constant:
+            return jnp.asarray(worker.start_up)
+        assert isinstance(self.of, Independent)
+        workers, size = self.of.num_workers, self.of.max_workers
+        if isinstance(worker.cycle_time, Pairs):
+            starts = jnp.sort(worker.cycle_time.arrays()[0])
+            later = (1 - np.arange(starts.size + 1) / starts.size) ** jnp.asarray(workers, starts.dtype)
+            return jnp.sum(starts * -jnp.diff(later)).astype(starts.dtype)
+        assert isinstance(worker.start_up, Law)
+        ordered = order_statistics.moments(worker.start_up, workers, None, size)
+        return jnp.take(ordered, jnp.asarray(workers, int) - 1)
+
+    def laws(self):
+        start = self.worker.start_up
+        return (*self.of.laws(), *([start] if isinstance(start, Law) else []))
+
+    def evaluation_cost(self):
+        if isinstance(self.of, Sampled):
+            return self.of.evaluation_cost()
+        return evaluation_cost(self.worker, self.of.max_workers)  # type: ignore[attr-defined]
+
+    def max_of_sorted(self, load, times):
+        """When all is delivered, where all have one start-up."""
+        ready = delivered(load, times.astype(load.work.dtype), self.worker.overlap)
+        return self.worker.infimum().astype(load.work.dtype) + jnp.max(ready, axis=-1)
+
+    def simulate_max(self, key, load, num_draws):
+        if self.worker.constant:
+            return self.max_of_sorted(load, self.of.sorted_draws(key, num_draws, load.work.dtype))
+        assert isinstance(self.of, Independent)
+        starts, times = self.worker.draw(key, (num_draws, self.of.max_workers), load.work.dtype)
+        return last_of_draws(self.worker, load, starts, times, self.of.num_workers)
+
+    def expected_max(self, load, *, num_nodes=NUM_NODES, written_out=False):
+        del written_out
+        match self.of:
+            case Independent(num_workers=workers):
+                return expected_last(self.worker, load, workers, num_nodes=num_nodes)
+            case Sampled(times=times):
+                value = jnp.mean(self.max_of_sorted(load, times))
+                return with_rounding(load.work, Expectation(value, jnp.zeros_like(value)))
+        raise ValueError(NO_EXACT_ANSWER)
+
+    def expected_max_and_slope(self, load, *, num_nodes=NUM_NODES, written_out=False):
+        def value_of(load: Load) -> tuple[Array, Expectation]:
+            found = self.expected_max(load, num_nodes=num_nodes)
+            return found.value, found
+
+        slope, found = jax.grad(value_of, has_aux=True)(load)
+        return found, jax.lax.stop_gradient(slope)
+
+    def exceedance(self, load, t):
+        match self.of:
+            case Independent(num_workers=workers):
+                return exceedance(self.worker, load, workers, t)
+            case Sampled(times=times):
+                finish = jnp.sort(self.max_of_sorted(load, times))
+                return 1 - jnp.searchsorted(finish, t, side="right") / jnp.asarray(finish.size, finish.dtype)
+        raise ValueError(NO_EXACT_ANSWER)
+
+    def smoothed_exceedance(self, load, t, spread):
+        match self.of:
+            case Independent(num_workers=workers):
+                if not self.stepped:
+                    return self.exceedance(load, t)
+                return smoothed_exceedance(self.worker, load, workers, t, spread)
+            case Sampled(times=times):
+                log_finish = jnp.log(self.max_of_sorted(load, times))
+                return jnp.mean(jax.nn.sigmoid((log_finish - jnp.log(t)) / spread))
+        raise ValueError(NO_EXACT_ANSWER)
 
 
 def iteration_of(law: Law | JointLaw, num_workers: ArrayLike, max_workers: int | None = None) -> Iteration:

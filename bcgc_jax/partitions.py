@@ -93,14 +93,15 @@ def cumulative_load(partition: ArrayLike) -> Array:
 
 
 @jax.jit
-def finish_load(partition: Array, used: Array, setup: ArrayLike) -> Array:
-    r"""y_n + (n+1) · setup for the levels in use, the value of the last one in use for the others.
+def finish_load(partition: Array, used: Array, setup: ArrayLike, chain: ArrayLike = 0.0) -> Array:
+    r"""y_n + (n+1) (setup + chain Σ_{i≤n} x_i) for the levels in use, for others that of the last one in use.
 
     >>> finish_load(jnp.array([2.0, 0.0, 1.0]), jnp.array([True, False, True]), 0.5).tolist()
     [2.5, 2.5, 6.5]
     """
     count = jnp.where(used, jnp.arange(1, used.shape[-1] + 1), 0)
-    return cumulative_load(jnp.where(used, partition, 0)) + setup * jax.lax.cummax(count, axis=count.ndim - 1)
+    subsets, x = jax.lax.cummax(count, axis=count.ndim - 1), jnp.where(used, partition, 0)
+    return cumulative_load(x) + subsets * (setup + chain * jnp.cumsum(x, axis=-1))
 
 
 @jax.jit
@@ -112,8 +113,12 @@ def project_partition(values: Array, total: ArrayLike, num_workers: ArrayLike) -
     >>> project_partition(jnp.array([3.0, 1.0, 9.0]), 2.0, 2).tolist()
     [2.0, 0.0, 0.0]
     """
+    return project_on_levels(values, total, jnp.arange(values.size) < num_workers)
+
+
+def project_on_levels(values: Array, total: ArrayLike, exists: Array) -> Array:
+    """The same over the levels that are True in `exists`, 0 elsewhere."""
     # A shift changes no projection; far from the simplex the sum would be lost in rounding.
-    exists = jnp.arange(values.size) < num_workers
     values = values - jnp.max(jnp.where(exists, values, -jnp.inf))
     # A padded value this low stays below λ; -inf would spoil the running sum of the sort.
     lowest = jnp.min(values) - 2 * jnp.abs(jnp.asarray(total, values.dtype))

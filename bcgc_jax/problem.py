@@ -18,12 +18,14 @@ from bcgc_jax._pytree import (
     is_traced,
     meets,
     pytree_dataclass,
+    replace,
     represent,
     static_field,
     working_dtype,
 )
-from bcgc_jax.iterations import Iteration, iteration_of
-from bcgc_jax.laws import JointLaw, Law, Unlike
+from bcgc_jax.deliveries import Worker
+from bcgc_jax.iterations import Delivering, Iteration, iteration_of
+from bcgc_jax.laws import Deterministic, JointLaw, Law, Pairs, Unlike
 from bcgc_jax.laws.base import ONE_BY_ONE
 from bcgc_jax.order_statistics import is_count
 
@@ -34,8 +36,13 @@ CONDITIONS = {
     "num_samples": "> 0",
     "cycles": "> 0",
     "setup_cycles": ">= 0",
+    "chain_cycles": ">= 0",
+    "send_time": ">= 0",
     "unit_costs": "> 0",
 }
+
+_NUMBERS = ("num_samples", "cycles", "setup_cycles", "send_time", "chain_cycles")
+_NO_LAW = Deterministic(1.0)
 
 
 class _Largest(int):
@@ -59,6 +66,16 @@ class Problem:
         levels in use are then ready at y_n + (n+1) f / b; None, the paper, is no setup.
       unit_costs: `[num_coordinates]`, for units of unequal cost in a fixed order (layers; footnotes 2-4): a
         unit takes `cycles` times its cost. A partition then shares out their sum.
+      start_up: S, the time from the start of an iteration to a worker's first cycle: a number, or a law, of
+        which each worker has its own draw in every iteration. In the unit of runtimes.
+      send_time: c, the time a worker's link takes for one coordinate (or unit of cost). With it worker w
+        delivers level n at F_n = S_w + T_w M b y_n / N + c Σ_{i≤n} x_i.
+      overlap: static; the link sends while the worker goes on computing, and
+        F_n = max_{j≤n} (S_w + T_w M b y_j / N + c Σ_{j≤i≤n} x_i).
+      chain_cycles: h, CPU cycles for one coordinate and sample that a cotangent is carried past: as setup,
+        but for Σ_{i≤n} x_i coordinates, (n+1) (f + h Σ_{i≤n} x_i) / b in all.
+
+    With these τ̂ = max_n of the (N-n)-th of the F_n. For start-ups that depend on the cycle time, `Pairs`.
 
     Raises ValueError for numbers that make no sense and are known before tracing.
 
@@ -76,6 +93,10 @@ class Problem:
     max_workers: int = static_field(default=0)
     setup_cycles: ArrayLike | None = None
     unit_costs: Numbers | None = None
+    start_up: Law | ArrayLike | None = None
+    send_time: ArrayLike | None = None
+    overlap: bool = static_field(default=False)
+    chain_cycles: ArrayLike | None = None
 
     if TYPE_CHECKING:  # a list of laws is no field, but it is taken
 
@@ -89,6 +110,10 @@ class Problem:
             max_workers: int = 0,
             setup_cycles: ArrayLike | None = None,
             unit_costs: Numbers | None = None,
+            start_up: Law | ArrayLike | None = None,
+            send_time: ArrayLike | None = None,
+            overlap: bool = False,
+            chain_cycles: ArrayLike | None = None,
         ) -> None: ...
 
     def __post_init__(self) -> None:
@@ -118,10 +143,11 @@ class Problem:
     def _check_numbers(self) -> None:
         _check_count("num_workers", self.num_workers)
         _check_count("num_coordinates", self.num_coordinates)
-        for name in ("num_samples", "cycles", "setup_cycles"):
+        for name in _NUMBERS:
             if getattr(self, name) is not None:
                 check(name, getattr(self, name), CONDITIONS[name])
-        for name in ("num_samples", "cycles", "setup_cycles"):  # 50 is no other program than 50.0
+        self._check_start_up()
+        for name in (*_NUMBERS, "start_up"):  # 50 is no other program than 50.0
             value = getattr(self, name)
             if isinstance(value, int | np.integer):
                 object.__setattr__(self, name, float(value))
@@ -138,6 +164,22 @@ class Problem:
                 f"num_coordinates above {limit} needs 64-bit integers: "
                 "call jax.config.update('jax_enable_x64', True) first"
             )
+
+    def _check_start_up(self) -> None:
+        start = self.start_up
+        if isinstance(start, JointLaw | Pairs):
+            raise ValueError(f"start_up must be the law of one worker's, or a number, got {start!r}")
+        if start is not None and not isinstance(start, Law):
+            check("start_up", start, ">= 0")
+        if start is not None and isinstance(self.cycle_time, Pairs):
+            raise ValueError("Pairs have their own start-ups: leave start_up out")
+        if isinstance(start, Law) and isinstance(self.cycle_time, JointLaw):
+            raise ValueError(
+                f"start_up may be a law where all workers have one law of the cycle time, not with "
+                f"{type(self.cycle_time).__name__}: give a number, or pool the times"
+            )
+        if not isinstance(self.overlap, bool | np.bool_):
+            raise ValueError(f"overlap must be True or False, known before tracing, got {self.overlap!r}")
 
     @staticmethod
     def _check_size(size: float) -> None:
@@ -168,9 +210,11 @@ class Problem:
         """Raise ValueError where shapes say that this is a batch of problems, which only `jax.vmap` takes."""
         if all(getattr(leaf, "ndim", 0) == 0 for leaf in jax.tree.leaves(self)):
             return
-        for name in ("num_workers", "num_coordinates", "num_samples", "cycles", "setup_cycles"):
+        for name in ("num_workers", "num_coordinates", *_NUMBERS, "start_up"):
             value = getattr(self, name)
-            if value is not None:
+            if isinstance(value, Law):
+                value.check_single()
+            elif value is not None:
                 check_shape(name, value, (), ONE_BY_ONE)
         if self.unit_costs is not None:
             check_shape("unit_costs", self.unit_costs, (None,), ONE_BY_ONE)
@@ -186,6 +230,9 @@ class Problem:
             value = getattr(self, name)
             if value is not None:
                 found &= jnp.all(meets(value, condition))
+        if self.start_up is not None:
+            start = self.start_up
+            found &= start.valid() if isinstance(start, Law) else jnp.all(meets(start, ">= 0"))
         return found & jnp.all(jnp.asarray(self.num_coordinates) == jnp.floor(self.num_coordinates))
 
     @property
@@ -193,6 +240,39 @@ class Problem:
         """All N cycle times of an iteration, for whatever is asked about them."""
         self.check_single()
         return iteration_of(self.cycle_time, self.num_workers, self.max_workers)
+
+    @property
+    def delivers(self) -> bool:
+        """Whether there is more to a delivery than cycles: a start-up or a link."""
+        return self.start_up is not None or self.send_time is not None or isinstance(self.cycle_time, Pairs)
+
+    @property
+    def delivery(self) -> Iteration:
+        """The same with start-ups and the link, for which `runtime.load_of` is a `Load`."""
+        if not self.delivers:
+            return self.iteration
+        start = 0.0 if self.start_up is None else self.start_up
+        start = start if isinstance(start, Law) else jnp.asarray(start, self.dtype)
+        law = self.cycle_time
+        # Of a joint law the iteration has the times.
+        worker = Worker(law if isinstance(law, Law) else _NO_LAW, start, self.scale, bool(self.overlap))
+        return Delivering(self.iteration, worker)
+
+    @property
+    def convex(self) -> bool:
+        """Whether the expected runtime is convex in the partition: with random start-ups it is not."""
+        return not isinstance(self.cycle_time, Pairs) and not isinstance(self.start_up, Law)
+
+    @property
+    def without_delivery(self) -> "Problem":
+        """The same workers that start at once and send in no time: what plans without are made for."""
+        law = self.cycle_time.alone() if isinstance(self.cycle_time, Pairs) else self.cycle_time
+        return replace(self, cycle_time=law, start_up=None, send_time=None, overlap=False)
+
+    @property
+    def has_setup(self) -> bool:
+        """Whether each level in use costs cycles of its own."""
+        return self.setup_cycles is not None or self.chain_cycles is not None
 
     @property
     def dtype(self) -> Any:
@@ -218,6 +298,17 @@ class Problem:
         """f / b: the setup of one subset, in coordinates."""
         setup = 0 if self.setup_cycles is None else self.setup_cycles
         return jnp.asarray(setup, self.dtype) / self.cycles
+
+    @property
+    def chain_load(self) -> Array:
+        """h / b: what it takes to carry a subset's cotangent past a coordinate, in coordinates."""
+        chain = 0 if self.chain_cycles is None else self.chain_cycles
+        return jnp.asarray(chain, self.dtype) / self.cycles
+
+    @property
+    def send_load(self) -> Array:
+        """c, in the unit of runtimes."""
+        return jnp.asarray(0 if self.send_time is None else self.send_time, self.dtype)
 
     @property
     def exists(self) -> Array:

@@ -25,15 +25,15 @@ from bcgc_jax._pytree import (
     check_whole,
     is_traced,
     meets,
+    replace,
     working_dtype,
 )
-from bcgc_jax.expectation import (
-    NUM_NODES,
-    Expectation,
-)
+from bcgc_jax.deliveries import Load, delivered
+from bcgc_jax.expectation import NUM_NODES
 from bcgc_jax.order_statistics import max_finish_time
 from bcgc_jax.partitions import cost_of_units, cumulative_load, finish_load
 from bcgc_jax.problem import CONDITIONS, Problem
+from bcgc_jax.quadrature import Expectation
 
 # Finer than `NUM_NODES`: where nearly everything sits at one level, the slopes of the others need it.
 _CERTIFYING_NODES = 192
@@ -65,28 +65,66 @@ def block_runtime(
     num_samples: ArrayLike = 1.0,
     cycles: ArrayLike = 1.0,
     setup_cycles: ArrayLike = 0.0,
+    chain_cycles: ArrayLike = 0.0,
+    start_ups: Numbers = 0.0,
+    send_time: ArrayLike = 0.0,
+    overlap: bool = False,
 ) -> Array:
     r"""τ̂(x,T) = (M b / N) max_n T_(N-n) Σ_{i≤n} (i+1) x_i, eq. (5): `[..., N]` and `[..., N]` to `[...]`.
 
     `cycle_times` are sorted here, so any order will do; leading axes broadcast. `setup_cycles` are spent on
-    every subset of the levels in use before its first coordinate.
+    every subset of the levels in use before its first coordinate, `chain_cycles` on each coordinate that a
+    cotangent is carried past. With `start_ups`, a number or `[..., N]`, each of the worker whose cycle time
+    has its place, and with a `send_time`, `overlap`ping (static) the computing or not, the levels' (N-n)-th
+    deliveries are waited for as in `Problem`.
 
     Raises ValueError for a partition with another number of levels than there are workers, and for numbers
     that make no sense, such as negative entries and times; NaN where these are traced.
 
     >>> float(block_runtime([0.0, 2.0, 2.0, 0.0], [0.1, 0.1, 0.25, 1.0], num_samples=4.0))
     1.0
+    >>> float(block_runtime([1.0, 1.0], [1.0, 2.0], num_samples=2.0, start_ups=[4.0, 0.0], send_time=0.5))
+    7.0
     """
-    dtype = working_dtype(partition, cycle_times, num_samples, cycles, setup_cycles)
-    sense = _make_sense(num_samples=num_samples, cycles=cycles, setup_cycles=setup_cycles)
-    sense &= _makes_sense("partition", partition, ">= 0") & _are_times(cycle_times)
+    numbers = {"num_samples": num_samples, "cycles": cycles, "setup_cycles": setup_cycles}
+    numbers |= {"chain_cycles": chain_cycles, "send_time": send_time}
+    dtype = working_dtype(partition, cycle_times, start_ups, *numbers.values())
+    sense = _make_sense(**numbers) & _are_times(cycle_times) & _are_times(start_ups, "start_ups")
+    sense &= _makes_sense("partition", partition, ">= 0")
     x, times = jnp.asarray(partition, dtype), _of_workers(cycle_times, dtype)
     workers = times.shape[-1]
     check_shape("partition", x, (..., workers), f"one level for each of the {workers} workers in cycle_times")
     _broadcast("partition", x, times)
-    t = jnp.sort(times, axis=-1)[..., ::-1]
     scale = jnp.where(sense, jnp.asarray(num_samples, dtype) * cycles / workers, jnp.nan)
-    return scale * max_finish_time(finish_load(x, x > 0, jnp.asarray(setup_cycles, dtype) / cycles), t)
+    setup, chain = (jnp.asarray(value, dtype) / cycles for value in (setup_cycles, chain_cycles))
+    load = finish_load(x, x > 0, setup, chain)
+    if not overlap and all(_is_zero(value) for value in (start_ups, send_time)):
+        return scale * max_finish_time(load, jnp.sort(times, axis=-1)[..., ::-1])
+    starts = jnp.asarray(start_ups, dtype)
+    starts = starts if starts.ndim else jnp.full(workers, starts)
+    check_shape("start_ups", starts, (..., workers), "one for each of cycle_times, or a number for all")
+    _broadcast("start_ups", starts, times)
+    sent = jnp.asarray(send_time, dtype) * jnp.cumsum(x, axis=-1)
+    runtime = _last_delivery(load, sent, starts, scale[..., None] * times, bool(overlap))
+    return jnp.where(jnp.isnan(scale), scale, runtime)
+
+
+def _is_zero(value: Numbers) -> bool:
+    """Whether it is known to be the number 0."""
+    return isinstance(value, int | float) and value == 0
+
+
+@functools.partial(jax.jit, static_argnums=4)
+def _last_delivery(work: Array, sent: Array, starts: Array, times: Array, overlap: bool) -> Array:
+    """When the last block is complete, of all workers' start-ups and cycle times, `[..., N]` each."""
+
+    def one(work: Array, sent: Array, starts: Array, times: Array) -> Array:
+        ready = starts[:, None] + delivered(Load(work, sent), times[:, None], overlap)
+        # Of level n the (N-n)-th delivery.
+        complete = jnp.diagonal(jnp.sort(ready, axis=0)[::-1])
+        return jnp.max(jnp.where(work > 0, complete, 0))
+
+    return jnp.vectorize(one, signature="(n),(n),(n),(n)->()")(work, sent, starts, times)
 
 
 def coordinate_runtime(
@@ -142,9 +180,9 @@ def _make_sense(**numbers: Numbers) -> Array | bool:
     return found
 
 
-def _are_times(cycle_times: Numbers) -> Array | bool:
+def _are_times(times: Numbers, name: str = "cycle_times") -> Array | bool:
     # A worker may never answer: inf.
-    return _makes_sense("cycle_times", cycle_times, ">= 0", finite=False)
+    return _makes_sense(name, times, ">= 0", finite=False)
 
 
 def _makes_sense(name: str, value: Numbers, condition: str, *, finite: bool = True) -> Array | bool:
@@ -193,7 +231,7 @@ def simulate_runtime(key: Array, problem: Problem, partition: Numbers, num_draws
 @functools.partial(jax.jit, static_argnums=3)
 def _simulate(key: Array, problem: Problem, partition: Numbers, num_draws: int) -> RuntimeEstimate:
     x = as_partition(problem, partition)
-    draws = scale_of(problem, x) * problem.iteration.simulate_max(key, load_of(problem, x), num_draws)
+    draws = scale_of(problem, x) * problem.delivery.simulate_max(key, load_of(problem, x), num_draws)
     return RuntimeEstimate(jnp.mean(draws), jnp.std(draws) / jnp.sqrt(max(num_draws - 1, 1)))
 
 
@@ -213,7 +251,7 @@ def integrate_runtime(problem: Problem, partition: Numbers, *, num_nodes: int = 
 @functools.partial(jax.jit, static_argnums=2)
 def _integrate(problem: Problem, partition: Numbers, num_nodes: int) -> Expectation:
     x = as_partition(problem, partition)
-    result = problem.iteration.expected_max(load_of(problem, x), num_nodes=num_nodes)
+    result = problem.delivery.expected_max(load_of(problem, x), num_nodes=num_nodes)
     scale = scale_of(problem, x)
     return Expectation(scale * result.value, scale * result.error)
 
@@ -261,7 +299,7 @@ def completion_probability(problem: Problem, partition: Numbers, deadline: Numbe
 def _completion_probability(problem: Problem, partition: Numbers, deadline: Numbers) -> Array:
     x = as_partition(problem, partition)
     t = jnp.asarray(deadline, x.dtype) / scale_of(problem, x)
-    late = problem.iteration.exceedance(load_of(problem, x), t)
+    late = problem.delivery.exceedance(load_of(problem, x), t)
     return jnp.where(jnp.isnan(t), jnp.nan, jnp.clip(1 - late, 0, 1))
 
 
@@ -299,19 +337,42 @@ def _certify(
     problem: Problem, partition: Numbers, levels: ArrayLike | None, num_nodes: int, written_out: bool
 ) -> Certificate:
     x = as_partition(problem, partition)
-    load, pull_back = jax.vjp(lambda x: load_of(problem, x), x)
-    found, slope = problem.iteration.expected_max_and_slope(
-        load, num_nodes=num_nodes, written_out=written_out
-    )
     scale = scale_of(problem, x)
-    value, error = scale * found.value, scale * found.error
-    slope = scale * pull_back(slope)[0]
+    if problem.convex:
+        value, error, slope = _value_and_slope(problem, x, num_nodes, written_out)
+        at_x = value
+    else:  # not convex: the bound is that of start-ups that are all as short as the shortest of them
+        found = problem.delivery.expected_max(load_of(problem, x), num_nodes=num_nodes)
+        value = scale * found.value
+        at_x, error, slope = _value_and_slope(with_least_start_up(problem), x, num_nodes, written_out)
+        error = error + scale * found.error
     allowed = levels_of_bound(problem, x) & (True if levels is None else jnp.asarray(levels))
     # 0 where nothing is paid for setup, up to rounding.
-    constant = 0 if problem.setup_cycles is None else value - jnp.sum(slope * x)
+    constant = at_x - jnp.sum(slope * x) if problem.has_setup or problem.delivers else 0
     lower = constant + problem.total.astype(x.dtype) * jnp.min(jnp.where(allowed, slope, jnp.inf))
     lower = lower_bound_of(lower - error, value)  # the slopes share the error of the value
     return Certificate(value, error, lower, 1 - lower / value)
+
+
+def _value_and_slope(
+    problem: Problem, x: Array, num_nodes: int, written_out: bool
+) -> tuple[Array, Array, Array]:
+    """f(x), its error and its slope."""
+    load, pull_back = jax.vjp(lambda x: load_of(problem, x), x)
+    found, slope = problem.delivery.expected_max_and_slope(load, num_nodes=num_nodes, written_out=written_out)
+    scale = scale_of(problem, x)
+    return scale * found.value, scale * found.error, scale * pull_back(slope)[0]
+
+
+def with_least_start_up(problem: Problem) -> Problem:
+    """The problem with E S_(1) for every start-up: f is convex, and below that of random ones.
+
+    F_n ≥ S_(1) + T κ y_n + c X_n for every worker, so τ̂ ≥ S_(1) + τ̂ without start-ups.
+    """
+    least = problem.delivery.least_start_up()
+    return replace(
+        problem.without_delivery, start_up=least, send_time=problem.send_time, overlap=problem.overlap
+    )
 
 
 def lower_bound_of(found: Array, value: Array) -> Array:
@@ -331,14 +392,25 @@ def scale_of(problem: Problem, x: Array) -> Array:
 
 def levels_of_bound(problem: Problem, partition: Array) -> Array:
     """The levels that the bound of `certificate` allows, `[max_workers]`."""
-    return problem.exists if problem.setup_cycles is None else problem.exists & (partition > 0)
+    return problem.exists & (partition > 0) if problem.has_setup else problem.exists
 
 
-def load_of(problem: Problem, x: Array) -> Array:
-    """Cycles, in units of a coordinate's, that a worker has spent when each level is finished."""
-    if problem.setup_cycles is None:
-        return cumulative_load(x)
-    return finish_load(x, x > 0, problem.setup_load.astype(x.dtype))
+def load_of(problem: Problem, x: Array) -> Any:
+    """Cycles, in units of a coordinate's, that a worker has spent when each level is finished.
+
+    `[max_workers]`; where there is a start-up or a link a `Load`, with what has been sent.
+    """
+    if problem.has_setup:
+        setup, chain = (a.astype(x.dtype) for a in (problem.setup_load, problem.chain_load))
+        work = finish_load(x, x > 0, setup, chain)
+    else:
+        work = cumulative_load(x)
+    return Load(work, sent_load(problem, x)) if problem.delivers else work
+
+
+def sent_load(problem: Problem, x: Array) -> Array:
+    """c X_n / κ, in cycle times, `[max_workers]`."""
+    return (problem.send_load / problem.scale * jnp.cumsum(x)).astype(x.dtype)
 
 
 def check_partition(problem: Problem, partition: Numbers) -> None:

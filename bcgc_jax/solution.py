@@ -52,8 +52,9 @@ class Solution:
       history: expected runtime at each check of an iterative method, NaN after the last; or None.
       method: the name it was asked by.
       kind: "exact", where `runtime_error` bounds the error of a quadrature and `lower_bound` is a theorem; or
-        "confidence", for `Unlike` workers and schemes that are averaged over draws: a standard error, and a
-        97.5 % limit.
+        "local", the same of the best of several local searches, where start-ups are random and the expected
+        runtime is not convex; or "confidence", for `Unlike` workers and schemes that are averaged over
+        draws: a standard error, and a 97.5 % limit.
       levels: bool, `[max_workers]`, the levels that the bound is for: all, those that were allowed, or, with
         setup cycles, those in use.
       completion_probability: P(τ̂ ≤ deadline) of `partition`, where that was maximised.
@@ -172,8 +173,9 @@ class Solution:
             f"  expected runtime {runtime:.6g} ({error} {float(self.runtime_error):.1g})",
         ]
         if gap < 1:
-            sure = "proven" if self.kind == "exact" else "with 97.5 % confidence"
-            lines.append(f"  at most {100 * gap / (1 - gap):.3g} % above the best, {sure}")
+            sure = "with 97.5 % confidence" if self.kind == "confidence" else "proven"
+            found = "best of several local searches; " * (self.kind == "local")
+            lines.append(f"  {found}at most {100 * gap / (1 - gap):.3g} % above the best, {sure}")
         if self.completion_probability is not None:
             lines.append(f"  in time with probability {float(self.completion_probability):.6g}")
         if self.rounded is not None:
@@ -282,7 +284,7 @@ def _read(found: dict[str, Any]) -> Solution:
         raise ValueError(f"it lacks, or has too much: {', '.join(sorted(found.keys() ^ wanted))}")
     parts = found.pop("parts")
     texts = {name: found.pop(name) for name in ("method", "kind")}
-    if not isinstance(texts["method"], str) or texts["kind"] not in ("exact", "confidence"):
+    if not isinstance(texts["method"], str) or texts["kind"] not in ("exact", "local", "confidence"):
         raise ValueError(f"no method and kind: {texts}")
     arrays = {name: None if value is None else _array(name, value) for name, value in found.items()}
     known = {name: value.shape for name, value in arrays.items() if value is not None}

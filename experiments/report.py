@@ -14,7 +14,7 @@ from bcgc_jax.cli.destinations import check_folder
 from bcgc_jax.cli.ending import flush, interrupted, take_any_sign
 from bcgc_jax.solvers.schemes import SchemeError, load_schemes
 
-SAMPLE_TRACE = Path(__file__).resolve().parent / "data/steps.csv"
+TRACES = Path(__file__).resolve().parents[2] / "shared/traces"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -36,7 +36,7 @@ def run_command(
 
     A `seeded` experiment has an option for it and is called as `run(out, seed=...)`; one that takes other
     people's `schemes` has an option for a file of them and gets `schemes=...`; a `traced` one has an option
-    for a file of measured times and gets `trace=...`. Switches this process to float64. What is wrong with
+    for files of measured times and gets `traces=...`. Switches this process to float64. What is wrong with
     the arguments, the schemes, the trace or the disk is one line and status 2.
     """
     command = f"python -m experiments.{name}"
@@ -49,7 +49,7 @@ def run_command(
         check_folder("argument --out", args.out)
     except (ValueError, ImportError) as error:
         parser.error(str(error))
-    options = ({"seed": args.seed} if seeded else {}) | ({"trace": args.trace} if traced else {})
+    options = ({"seed": args.seed} if seeded else {}) | ({"traces": args.traces} if traced else {})
     options |= {"schemes": own} if schemes else {}
     jax.config.update("jax_enable_x64", True)
     try:
@@ -78,7 +78,8 @@ def _parser(command: str, description: str, *, seeded: bool, schemes: bool, trac
     parser = _Parser(
         prog=command,
         description=description,
-        epilog=f"example: {command} --out /tmp/figures",
+        epilog=f"example: {command} --out /tmp/figures"
+        + f"\n         {command} --traces experiments/data/steps.csv" * traced,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -105,11 +106,11 @@ def _parser(command: str, description: str, *, seeded: bool, schemes: bool, trac
         )
     if traced:
         parser.add_argument(
-            "--trace",
+            "--traces",
             type=Path,
-            default=SAMPLE_TRACE,
-            metavar="FILE",
-            help="measured times, CSV or Parquet (default: the project's own, experiments/data/steps.csv)",
+            default=TRACES,
+            metavar="PATH",
+            help="a folder of measured times, CSV, or one file (default: ../shared/traces of the project)",
         )
     return parser
 

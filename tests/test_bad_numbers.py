@@ -132,15 +132,23 @@ def test_levels_that_no_worker_has_are_refused(levels, costs, message):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("num_samples", 0.0), ("cycles", -1.0), ("setup_cycles", np.nan)]
+    ("name", "value"),
+    [
+        ("num_samples", 0.0),
+        ("cycles", -1.0),
+        ("setup_cycles", np.nan),
+        ("chain_cycles", -0.5),
+        ("send_time", -0.1),
+        ("start_ups", -2.0),
+    ],
 )
 def test_numbers_that_make_no_runtime_are_refused_or_give_nan(name, value):
     times = np.array([0.3, np.inf, 0.5])  # a worker that never answers
     runtimes = [lambda v: bcgc.block_runtime([0.0, 1.0, 2.0], times, **{name: v})]
-    if name != "setup_cycles":
+    if name in ("num_samples", "cycles"):
         runtimes.append(lambda v: bcgc.coordinate_runtime([1, 1, 2], times, **{name: v}))
     for runtime in runtimes:
-        with pytest.raises(ValueError, match=f"{name} must be finite and >"):
+        with pytest.raises(ValueError, match=f"{name} must be (finite and )?>"):
             runtime(value)
         assert np.isnan(jax.jit(runtime)(value))
         assert np.isfinite(jax.jit(runtime)(1.0))
@@ -336,6 +344,38 @@ def test_limits_times_and_moments_of_traced_numbers_that_make_no_law_are_nan():
     _only_the_first_is_finite(jax.jit(jax.vmap(lambda n: bcgc.runtime_limit(_made(n))))(COLUMNS))
     ratio = jax.jit(jax.vmap(lambda rate: bcgc.straggler_ratio(bcgc.ShiftedExponential(rate))))
     assert np.isnan(ratio(np.array([0.5, -0.5, 0.0, np.nan]))).tolist() == [False, True, True, True]
+
+
+STARTING: dict[str, dict[str, float]] = {
+    "negative start-ups": {"scale": -3.0},
+    "no start-ups": {"scale": np.nan},
+    "a negative link": {"send_time": -0.1},
+    "an infinite link": {"send_time": np.inf},
+    "a negative chain": {"chain_cycles": -0.2},
+    "no chain": {"chain_cycles": np.nan},
+}
+
+
+@pytest.mark.parametrize("law", [True, False])
+def test_workers_of_traced_numbers_that_are_none_have_no_runtime(law):
+    good = {"scale": 40.0, "send_time": 0.1, "chain_cycles": 0.2}
+    rows = [{**good, **change} for change in ({}, *STARTING.values())]
+    columns = {name: np.array([row[name] for row in rows]) for name in good}
+
+    def found(numbers):
+        scale = numbers.pop("scale")
+        start = bcgc.Exponential(1 / scale) if law else scale
+        problem = bcgc.Problem(bcgc.Exponential(0.5), 3, 300, start_up=start, **numbers)
+        solution = bcgc.solve(problem, "uncoded")
+        return solution.status, (
+            solution.expected_runtime,
+            bcgc.completion_probability(problem, X, 900.0),
+            bcgc.simulate_runtime(KEY, problem, X, 8),
+        )
+
+    status, runtimes = jax.jit(jax.vmap(found))(columns)
+    assert status.tolist() == [int(bcgc.Status.CONVERGED)] + [int(bcgc.Status.INVALID)] * len(STARTING)
+    _only_the_first_is_finite(runtimes)
 
 
 def _no_scale(problem, times):

@@ -42,6 +42,7 @@ LAWS: dict[str, Callable[[Number], Law | JointLaw]] = {
     "FromHazard": lambda number: bcgc.FromHazard(_power_hazard, _power_inverse, number(2.0)),
     "TwoSpeed": lambda number: bcgc.TwoSpeed(number(1.0), number(5.0), number(0.2)),
     "Empirical": lambda number: bcgc.Empirical(number([1.0, 2.0, 5.0])),
+    "Pairs": lambda number: bcgc.Pairs(number([3.0, 0.0, 7.0]), number([1.0, 2.0, 5.0])),
     "HazardSpline": lambda number: bcgc.HazardSpline(
         jnp.asarray(number([0.0, 0.5, 1.0])),
         jnp.asarray(number([1.0, 2.0, 3.0])),
@@ -53,7 +54,7 @@ LAWS: dict[str, Callable[[Number], Law | JointLaw]] = {
         [bcgc.Uniform(number(1.0), number(4.0))] * 2 + [bcgc.Pareto(number(1.0), number(3.0))]
     ),
 }
-JOINT, ATOMIC = ("Rows", "Unlike"), ("Deterministic", "TwoSpeed", "Empirical")
+JOINT, ATOMIC = ("Rows", "Unlike"), ("Deterministic", "TwoSpeed", "Empirical", "Pairs")
 
 
 def _of_one(method: Callable[[Any, Any], Any]) -> Callable[[str], Callable[[Number], Any]]:
@@ -127,6 +128,9 @@ CALLS |= {
     "block_runtime of whole numbers": lambda number: bcgc.block_runtime(
         [3, 2, 5], number([1.0, 4.0, 2.0]), cycles=2.0
     ),
+    "block_runtime of workers that start up and send": lambda number: bcgc.block_runtime(
+        [3, 2, 5], [1, 4, 2], start_ups=number([2.0, 0.0, 3.0]), send_time=0.5, overlap=True
+    ),
     "coordinate_runtime": lambda number: bcgc.coordinate_runtime(
         np.array([0, 1, 2]), number([1.0, 4.0, 2.0]), unit_costs=number([1.0, 2.0, 0.5])
     ),
@@ -134,6 +138,26 @@ CALLS |= {
     "expected_runtime with setup": lambda number: bcgc.expected_runtime(
         _exponential(number, setup_cycles=1.0), number([3.0, 2.0, 5.0])
     ),
+    **{
+        f"{name} of workers that start up and send": functools.partial(
+            lambda of, number: of(
+                _exponential(
+                    number,
+                    start_up=bcgc.Weibull(number(3.0), number(0.7), number(0.4)),
+                    send_time=number(0.5),
+                    chain_cycles=number(0.2),
+                ),
+                number([3.0, 2.0, 5.0]),
+            ),
+            of,
+        )
+        for name, of in {
+            "certificate": bcgc.certificate,
+            "completion_probability": lambda p, x: bcgc.completion_probability(p, x, 9.0),
+            "simulate_runtime": lambda p, x: bcgc.simulate_runtime(KEY, p, x, 8),
+            "solve": lambda p, x: bcgc.solve(p),
+        }.items()
+    },
     "expected_runtime of units": lambda number: bcgc.expected_runtime(
         bcgc.Problem(LAWS["Weibull"](number), 3, 3, unit_costs=[2.0, 1.0, 0.5]), [2.0, 1.0, 0.5]
     ),
@@ -260,7 +284,9 @@ def test_the_numbers_of_a_problem_are_weak_beside_a_partition(x64):
     chex.assert_type(bcgc.expected_runtime(wide, x), jnp.float64)
 
 
-@pytest.mark.parametrize("name", [name for name in LAWS if name not in ("HazardSpline", *JOINT, "Empirical")])
+@pytest.mark.parametrize(
+    "name", [name for name in LAWS if name not in ("HazardSpline", *JOINT, "Empirical", "Pairs")]
+)
 def test_the_numbers_of_a_law_are_weak_beside_a_time(name, x64):
     law = LAWS[name](_python)
     t = jnp.float32(1.5)

@@ -11,6 +11,7 @@ import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax.solvers.schemes import load_schemes
 from experiments import (
+    backprop,
     calibrated,
     certificate,
     cluster,
@@ -22,11 +23,12 @@ from experiments import (
     sweep,
     theorem4,
     timeline,
-    trace,
+    traces,
     training,
 )
 
 COMMANDS = {
+    "backprop": backprop.main,
     "calibrated": calibrated.main,
     "certificate": certificate.main,
     "cluster": cluster.main,
@@ -37,7 +39,7 @@ COMMANDS = {
     "sweep": sweep.main,
     "theorem4": theorem4.main,
     "timeline": timeline.main,
-    "trace": trace.main,
+    "traces": traces.main,
     "training": training.main,
 }
 # Published values that a correct computation meets; "optimal" is not the optimum, and
@@ -442,66 +444,9 @@ def test_command_makes_the_folder_and_computes_in_float64(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("x64")
-def test_a_trace_is_planned_on_and_replayed(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(trace, "CANDIDATES", ("shifted-exponential",))
-    times = np.random.default_rng(6).gamma(2.0, 0.7, (40, 4)) + 0.6
-    lines = [f"{s},{w},{times[s, w]:.17g}" for s in range(40) for w in range(4)]
-    (tmp_path / "steps.csv").write_text("\n".join(["step,worker,seconds", *lines]))
-    measured = bcgc.measured.load_trace(tmp_path / "steps.csv")
-    study = trace.compute(measured, 3, first=0.5, folds=2)
-    rows = {row.scheme: row for row in study.rows}
-    assert study.num_planned == 20
-    # Replayed by NumPy: uncoded waits for the slowest; x^(t) as `solve` gives it for the first half.
-    uncoded = trace.COORDINATES / 4 * times[20:].max(axis=1)
-    assert rows["uncoded"].realised.value == pytest.approx(uncoded.mean(), rel=1e-12)
-    past = bcgc.Problem(bcgc.measured.smooth_empirical(times[:20].ravel()), 4, trace.COORDINATES)
-    load = np.cumsum(np.arange(1, 5) * np.asarray(bcgc.solve(past, "time").partition)) / 4
-    by_hand = (load * -np.sort(-times[20:], axis=1)).max(axis=1)
-    assert rows["time"].realised.value == pytest.approx(by_hand.mean(), rel=1e-9)
-    assert rows["time"].saved.value == pytest.approx(100 * (1 - by_hand.mean() / uncoded.mean()), rel=1e-6)
-    # Nobody does better than hindsight, up to its gap; the limit is no partition.
-    assert min(row.regret.value for row in study.rows if row.scheme != "limit") > -1e-3
-    assert rows["limit"].realised.value < rows["optimal"].realised.value
-    for row in study.rows:
-        assert row.realised.low <= row.realised.value <= row.realised.high
-    assert {row.scheme for row in study.held_out} >= {"optimal", "time", "frequency"}
-    trace._print(study)
-    assert_tables_fit(capsys.readouterr().out)
-    trace.draw(study, tmp_path)
-    assert_figure(tmp_path, "trace")
-
-
-@pytest.mark.slow
-def test_without_a_trace_the_sample_is_planned_on(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(trace, "CANDIDATES", ("shifted-exponential",))
-    monkeypatch.setattr(trace, "replanned", lambda past, rest: rest.rows().max(axis=1))  # 36 plans
-    before = jax.config.read("jax_enable_x64")
-    try:
-        assert trace.main(["--out", str(tmp_path)]) == 0
-    finally:
-        jax.config.update("jax_enable_x64", before)
-    assert "Planned on 84 steps, replayed in the next 36" in capsys.readouterr().out
-    held_out = {row["scheme"]: float(row["saved_low"]) for row in read_csv(tmp_path / "trace_held_out.csv")}
-    assert held_out["optimal"] > 0  # what the example is to show: the plan holds
-    assert_figure(tmp_path, "trace")
-
-
-@pytest.mark.slow
 def test_a_recorded_trace_can_be_read(tmp_path, monkeypatch):
     monkeypatch.setattr(record, "_WARM_UP", 0.0)
     record.run(tmp_path, workers=3, steps=5)
     measured = bcgc.measured.load_trace(tmp_path / "steps.csv")
     assert measured.rows().shape == (5, 3)
     assert np.all(measured.seconds > 0)
-
-
-def test_a_trace_that_is_not_there_is_one_line_and_status_2(tmp_path, capsys):
-    before = jax.config.read("jax_enable_x64")
-    try:
-        with pytest.raises(SystemExit) as stop:
-            trace.main(["--out", str(tmp_path), "--trace", str(tmp_path / "absent.csv")])
-    finally:
-        jax.config.update("jax_enable_x64", before)
-    assert stop.value.code == 2
-    assert "give one with --trace FILE" in capsys.readouterr().err

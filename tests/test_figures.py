@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bcgc_jax import plotting
 from bcgc_jax.coding.digits import DigitsRun
-from experiments import cluster, paper, theorem4, timeline, trace, training
+from experiments import cluster, paper, replay, theorem4, timeline, traces, training
 
 
 def texts(legend):
@@ -37,11 +38,15 @@ def test_the_figures_of_the_paper_say_why_published_values_are_off_the_line():
     assert "published" not in texts(paper.draw(rows, "4a").legends[0])[0]
 
 
-def test_a_trace_has_a_colour_for_each_scheme():
-    schemes = ["optimal", "limit", "tandon_partial", *trace.RULES]
-    assert len({trace._color(name) for name in schemes}) == len(schemes)
-    assert {trace._color(name) for name in trace._PLANS} == {trace._color("optimal")}
-    assert len(set(trace._PLANS.values())) == len(trace._PLANS)
+def test_traces_have_a_colour_for_each_scheme_and_a_marker_for_each_of_its_plans():
+    schemes = [*replay.RULES, *replay.KNOWING]
+    looks = [traces.look_of(name) for name in schemes]
+    assert len({(look.color, look.marker) for look in looks}) == len(schemes)
+    of_one = [name for name in schemes if traces.look_of(name).color == plotting.style("optimal").color]
+    assert set(of_one) == set(traces._LOOKS)
+    assert {traces.look_of(name).color for name in traces._SHARE_LOOKS} == {traces._SHARES.color}
+    courses = [traces.look_of(name) for name in traces._COURSES]
+    assert len({(look.color, str(look.line)) for look in courses}) == len(courses)
 
 
 def test_the_target_of_a_training_has_a_name():

@@ -12,9 +12,11 @@ ROOT = Path(bcgc_jax.__file__).parent
 # From the ground up. A file uses those on lower floors, and its neighbours in the same folder.
 FLOORS = (
     ("_command", "_extras", "_pytree", "linear_algebra", "citations"),
-    ("laws", "crossing"),
+    ("laws", "crossing", "quadrature"),
     ("partitions", "order_statistics"),
     ("expectation",),
+    ("deliveries",),
+    ("last_delivery",),
     ("iterations",),
     ("problem",),
     ("runtime",),

@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +46,43 @@ def test_block_runtime_is_equation_5(precision):
         assert actual.dtype == precision
         # Worst measured 4e-16, 2e-7.
         np.testing.assert_allclose(actual, expected, rtol=10 * np.finfo(precision).eps)
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_block_runtime_waits_for_workers_that_start_up_and_send(precision, overlap):
+    rng = np.random.default_rng(7)
+    times, starts = _draws(rng, 6, 5), rng.weibull(0.7, (6, 5)) * 30
+    starts[2] = 0
+    times[3, 1], starts[4, 2] = np.inf, np.inf  # one never computes, one never starts
+    x = rng.dirichlet(np.full(5, 0.7), 6) * 40
+    x[x < 1] = 0
+    x[3:5, 0] = 0
+    given: dict[str, Any] = {"setup_cycles": 1.3, "chain_cycles": 0.4, "send_time": 0.9, "overlap": overlap}
+    loop = [
+        oracles.delivered_runtime(a, s, t, SAMPLES, CYCLES, **given)
+        for a, s, t in zip(x, starts, times, strict=True)
+    ]
+    found = bcgc.block_runtime(x, times, start_ups=starts, num_samples=SAMPLES, cycles=CYCLES, **given)
+    assert found.dtype == precision
+    # Worst measured 2e-16, 1e-7.
+    np.testing.assert_allclose(found, loop, rtol=10 * np.finfo(precision).eps)
+
+
+@pytest.mark.usefixtures("x64")
+def test_block_runtime_with_start_ups_broadcasts_too():
+    rng = np.random.default_rng(8)
+    x, times, starts = rng.dirichlet(np.full(4, 0.8), 3) * 20, _draws(rng, 5, 4), rng.gamma(1.0, 9.0, (5, 4))
+    expected = [
+        [oracles.delivered_runtime(a, s, t, 1, 1) for s, t in zip(starts, times, strict=True)] for a in x
+    ]
+    found = bcgc.block_runtime(x[:, None], times, start_ups=starts)
+    np.testing.assert_allclose(found, expected, rtol=1e-14)
+    # A start-up that all have is added; one that is sent in no time is that of eq. (5).
+    plain = bcgc.block_runtime(x[:, None], times)
+    np.testing.assert_allclose(bcgc.block_runtime(x[:, None], times, start_ups=7.5), plain + 7.5, rtol=1e-14)
+    np.testing.assert_allclose(
+        bcgc.block_runtime(x[:, None], times, start_ups=0.0, overlap=True), plain, rtol=1e-14
+    )
 
 
 def test_coordinate_runtime_is_equation_2_in_any_order_of_the_levels(precision):

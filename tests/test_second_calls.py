@@ -50,6 +50,7 @@ LAWS: dict[str, Callable[[float], Law | JointLaw]] = {
     "Lognormal": lambda v: bcgc.Lognormal(v, 0.5 * v, 0.2),
     "Gamma": lambda v: bcgc.Gamma(1.0 + v, v, 0.4),
     "Empirical": lambda v: bcgc.Empirical([v, 2.0, 3.0 * v]),
+    "Pairs": lambda v: bcgc.Pairs([v, 0.0, 3.0], [v, 2.0, 3.0 * v]),
     "FromHazard": lambda v: bcgc.FromHazard(_power_hazard, _power_inverse, v),
     "HazardSpline": lambda v: bcgc.HazardSpline(
         jnp.array([0.0, 0.5, 1.0]), v * jnp.array([1.0, 2.0, 3.0]), jnp.full(3, 2 * v), 0.1
@@ -151,6 +152,18 @@ def _trace(i: int) -> bcgc.measured.Trace:
     return bcgc.measured.Trace(*names, step, worker, seconds, np.zeros(120, bool))
 
 
+def _fit_of_loads(i: int) -> Any:
+    draws, load = np.random.default_rng(i), np.array([1.0, 2.0, 4.0])[np.arange(120) % 3]
+    seconds = draws.gamma(4.0, 0.5, 120) + load * (1 + draws.exponential(1.0, 120))
+    return bcgc.measured.fit_start_up(
+        jax.random.key(i),
+        _trace(i)._replace(seconds=seconds, load=load),
+        start_ups=["gamma"],
+        cycle_times=["shifted-exponential"],
+        num_replicates=10,
+    )
+
+
 def _cells(i: int) -> bcgc.sweeps.Cells:
     return bcgc.grid(num_workers=[2, 3], rate=[1.0 + i, 2.0])
 
@@ -214,6 +227,11 @@ def _coded(i: int) -> Any:
     )
 
 
+def _starting(i: int, start_up: Any) -> bcgc.Problem:
+    law = LAWS["Exponential"](1.0 + i)
+    return bcgc.Problem(law, 3, 10, start_up=start_up, send_time=0.5 + i, chain_cycles=(0.2, 1)[i])
+
+
 CALLS |= {
     "Problem": _problem,
     "Law": lambda i: bcgc.ShiftedExponential(1.0 + i).mean(),
@@ -221,6 +239,9 @@ CALLS |= {
     "Solution": lambda i: bcgc.solve(_problem(i), "time"),
     "Status": lambda i: bcgc.Status(i),
     "block_runtime": lambda i: bcgc.block_runtime(X + i, X[::-1], num_samples=1.0 + i, setup_cycles=i),
+    "block_runtime of workers that start up and send": lambda i: bcgc.block_runtime(
+        X + i, X[::-1], start_ups=X - i, send_time=1.0 + i, chain_cycles=i
+    ),
     "coordinate_runtime": lambda i: bcgc.coordinate_runtime(np.array([0, i, 2]), X, num_samples=1.0 + i),
     "simulate_runtime": lambda i: bcgc.simulate_runtime(jax.random.key(i), _problem(i), _partition(i), 8),
     "expected_runtime": lambda i: bcgc.expected_runtime(_problem(i), _partition(i)),
@@ -231,6 +252,16 @@ CALLS |= {
     "sorted_cycle_times": lambda i: bcgc.sorted_cycle_times(
         jax.random.key(i), LAWS["Weibull"](1.0 + i), 3, 4
     ),
+    "expected_runtime of workers that start up": lambda i: bcgc.expected_runtime(
+        _starting(i, bcgc.Exponential(1.0 + i)), X
+    ),
+    "simulate_runtime of workers that start up": lambda i: bcgc.simulate_runtime(
+        jax.random.key(i), _starting(i, bcgc.Exponential(1.0 + i)), X, 8
+    ),
+    "completion_probability of workers that send": lambda i: bcgc.completion_probability(
+        _starting(i, 5 + i), X, 30.0 + i
+    ),
+    "solve for workers that send": lambda i: bcgc.solve(_starting(i, (5, 6.5)[i]), "time"),
     "solve": lambda i: bcgc.solve(_problem(i), bcgc.Optimal(tolerance=1e-5 + i * 1e-5)),
     "solve to a deadline": lambda i: bcgc.solve(
         _problem(i), bcgc.Deadline(8e3 + i, tolerance=1e-4 + i * 1e-5)
@@ -272,6 +303,8 @@ CALLS |= {
     "Description": lambda i: bcgc.measured.describe(_trace(i)).remarks(),
     "describe": lambda i: bcgc.measured.describe(_trace(i)),
     "Fit": lambda i: None,
+    "StartUpFit": lambda i: None,
+    "fit_start_up": _fit_of_loads,
     "grid": _cells,
     "allocate": lambda i: bcgc.coding.allocate(4, 1 + i),
     "gradient_code": lambda i: bcgc.coding.gradient_code(jax.random.key(i), 4 + i, 1 + i),

@@ -318,6 +318,41 @@ def test_another_problem_is_another_sweep_also_where_the_first_cells_are_alike()
     assert mark(50.0) == mark(50.0) != mark(60.0)
 
 
+def test_whether_the_link_overlaps_and_what_starts_up_make_another_sweep():
+    def mark(start_up, overlap):
+        def problem(num_workers, rate, max_workers):
+            start = start_up(rate)
+            law = bcgc.Uniform(1.0, 2.0)
+            return bcgc.Problem(
+                law, num_workers, 60, max_workers=max_workers, start_up=start, send_time=0.1, overlap=overlap
+            )
+
+        return fingerprint(bcgc.Sweep(problem, bcgc.grid(num_workers=[3], rate=[1e-3, 1e-2]), ["time"]))
+
+    marks = [mark(bcgc.Exponential, False), mark(bcgc.Exponential, True), mark(bcgc.Deterministic, False)]
+    assert len(set(marks)) == 3
+    assert mark(bcgc.Exponential, False) == marks[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("law", [True, False])
+def test_cells_of_workers_that_start_up_and_send_are_what_solve_says(x64, law):
+    def starting(num_workers, scale, send_time, max_workers):
+        start = bcgc.Weibull(scale, 0.7) if law else scale
+        more = {"start_up": start, "send_time": send_time, "max_workers": max_workers}
+        return bcgc.Problem(bcgc.ShiftedExponential(1.0, 0.5), num_workers, 60, **more)
+
+    cells = bcgc.grid(num_workers=[2, 3], scale=[10.0, 60.0], send_time=[0.1, 0.4])
+    rows = bcgc.sweep(starting, cells, ["optimal", "single_block"])
+    for i in range(len(rows["status"])):
+        problem = starting(int(rows["num_workers"][i]), rows["scale"][i], rows["send_time"][i], 3)
+        alone = bcgc.solve(problem, rows["method"][i])
+        # Both within their gaps of 1e-6, or at the same local optimum.
+        np.testing.assert_allclose(rows["expected_runtime"][i], alone.expected_runtime, rtol=2e-6)
+        np.testing.assert_allclose(rows["lower_bound"][i], alone.lower_bound, rtol=2e-6)
+        assert rows["status"][i] == bcgc.Status(int(alone.status)).name.lower()
+
+
 def test_small_cells_come_before_large_ones_whatever_their_order(monkeypatch):
     monkeypatch.setattr(sweeps, "_COMPILATION", 1e5)
     workers = np.r_[np.full(20, 40), np.full(20, 2)]

@@ -25,11 +25,14 @@ from bcgc_jax.solvers.solve import FEW_UNITS
 
 MOST_WORKERS = 10_000  # a plan that needs no search then takes minutes, an optimum hours
 _LONG = 10.0  # seconds that nobody needs to be told about
+_CUTS = 1.8e-5  # cutting planes, N^2.6
 # Of the linear program of whole steps: its steps, and what one takes for each S N² and N³.
 _ROWS_STEPS, _ROWS_EACH, _ROWS_SYSTEM = 100, 3e-10, 2e-10
 # Seconds of a node's evaluation for each N², of few workers and of many.
 _A_PAIR, _A_PAIR_OF_MANY, _MANY = 2e-8, 8e-9, 150
 _NODES = 129  # of the quadrature for a smooth law
+# Of workers that start up and send: seconds of an operation; numbers at a time; local searches side by side.
+_SECONDS, _PIECE, _SEARCHES = 3e-9, 2**21, 12
 
 
 class Cost(NamedTuple):
@@ -67,10 +70,22 @@ def _nodes(law: Law) -> int:
     return _NODES + (450 * int(np.size(pieces.times)) if isinstance(pieces, Kinked) else 0)
 
 
+def _delivery(problem: Problem, one: Cost) -> Cost:
+    """The same of workers that start up and send."""
+    if not problem.delivers or isinstance(problem.cycle_time, JointLaw):
+        return one
+    n, random = float(problem.max_workers), not problem.convex
+    # Where sending overlaps computing, a level looks at all before it; a constant start-up smooths no kink.
+    more = 1.0 if not problem.overlap else 1 + n / 8 if random else n**2
+    operations = problem.delivery.evaluation_cost() * more
+    together = _SEARCHES * min(_PIECE, operations) if random else min(_PIECE, operations)
+    return one.after(Cost(_SECONDS * operations, 80 * together))
+
+
 def cost_of(problem: Problem, method: Method | Scheme) -> Cost:
     """`solve` for one concrete problem, the whole numbers included."""
     law, n = problem.cycle_time, float(np.asarray(problem.num_workers))
-    one = evaluation(law, int(n))
+    one = _delivery(problem, evaluation(law, int(n)))
     match method:
         case Optimal():
             found = _search(problem, one)
@@ -96,10 +111,13 @@ def _search(problem: Problem, one: Cost) -> Cost:
     """The optimum alone."""
     law, n = problem.cycle_time, float(np.asarray(problem.num_workers))
     more = 0.0
-    if problem.setup_cycles is not None:
-        more += 12 * n**2
+    if problem.has_setup and problem.convex:  # with a link by cutting planes
+        more += 12 * n**2 * (1 if problem.send_time is None else n)
     if float(np.asarray(problem.num_coordinates)) <= FEW_UNITS:
         more += n**2 / 2
+    if not problem.convex:  # the slowest of the searches takes from 20 to 300 steps
+        levels = 12 * n**2 * evaluation(law, int(n)).seconds if problem.has_setup else 0.0
+        return Cost((150 * _SEARCHES + more) * one.seconds + levels, one.bytes)
     if isinstance(law, JointLaw):
         draws = NUM_DRAWS if isinstance(law, Unlike) else 0
         rows = len(np.asarray(law.times)) if isinstance(law, Rows) else NUM_DRAWS
@@ -107,6 +125,8 @@ def _search(problem: Problem, one: Cost) -> Cost:
         return Cost(program + more * one.seconds, one.bytes + 40 * draws * n)
     if _atoms(law):
         return Cost((200 + more) * one.seconds, one.bytes)
+    if problem.send_time is not None:
+        return Cost(_CUTS * n**2.6 + (6 * n + more) * one.seconds, one.bytes)
     slower = _nodes(law) / _NODES * (1 if isinstance(law.pieces(), Smooth) else 1 + n / 50)
     return Cost(9e-7 * slower * n**2.5 + more * one.seconds, one.bytes + 260 * n * n)
 

@@ -1,7 +1,6 @@
 """`bcgc fit`: from a log of measured times to a law, and to the plans that this and other laws lead to."""
 
 import contextlib
-import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,9 +12,10 @@ from rich.table import Column
 
 from bcgc_jax.cli.arguments import AT_MOST, SEED, WORKERS, Number, format_option
 from bcgc_jax.cli.compilation import padded_workers
-from bcgc_jax.cli.destinations import PICTURES, check_file
 from bcgc_jax.cli.ending import interruptible
 from bcgc_jax.cli.estimates import Cost, announce, cost_of
+from bcgc_jax.cli.fit_loads import LoadAnswer, answer_of_loads, draw_answer, load_rows, print_loads
+from bcgc_jax.cli.fit_question import Question
 from bcgc_jax.cli.output import (
     beside_the_answer,
     console,
@@ -42,8 +42,8 @@ from bcgc_jax.laws import HazardSpline, Law
 from bcgc_jax.measured.description import Description, describe
 from bcgc_jax.measured.fits import MAX_TIMES, TWO_SPEED, Fit, fit_laws
 from bcgc_jax.measured.likelihood import FAMILIES
+from bcgc_jax.measured.start_up import one_load
 from bcgc_jax.measured.traces import Trace
-from bcgc_jax.plotting import require_matplotlib
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.runtime import block_runtime, expected_runtime
 from bcgc_jax.solution import Solution
@@ -55,31 +55,12 @@ _EVALUATIONS = 250
 # Seconds of a law, compiling above all, and of a time of a replicate.
 _COMPILING, _SECONDS_A_DRAW = 5.0, 5e-7
 _SHOWN = 3  # laws in the picture, beside the smooth one
+_REPLICATES = 200
 
-
-@dataclasses.dataclass(frozen=True)
-class Question:
-    """What `bcgc fit` was asked: its options."""
-
-    file: str
-    columns: dict[str, Any]
-    laws: tuple[str, ...]
-    workers: int | None
-    coordinates: int
-    samples: float
-    cycles: float
-    replicates: int
-    seed: int
-    figure: str | None
-    out: str | None
-    output: str
-
-    def __post_init__(self) -> None:
-        if self.out is not None:
-            check_file("--out", self.out)
-        if self.figure is not None:
-            check_file("--figure", self.figure, PICTURES)
-            require_matplotlib()
+NO_LOADS = (
+    "Which share of the time does not grow with the work (a start-up, a queue) cannot be known from {loads}: "
+    "time at least two, better three, and say which in a column `load`."
+)
 
 
 MEASURED = "measured times"  # as a law to plan for
@@ -107,6 +88,7 @@ Examples:
   bcgc fit steps.csv --figure fit.png --law gamma --law lognormal
   bcgc fit log.parquet --worker-column rank --seconds-column time_s --coordinates 1e6 --format json
   bcgc fit cut.csv --censored-column cut
+  bcgc fit loads.csv --load-column samples --figure loads.png
   ssh NODE cat steps.csv | bcgc fit -""",
 )
 @click.argument("file", type=click.Path(allow_dash=True))
@@ -128,17 +110,22 @@ Examples:
 )
 @click.option("--samples", type=Number(), default=1, show_default=True, help="M, samples over all workers.")
 @click.option(
-    "--cycles", type=Number(), default=1, show_default=True, help="b, CPU cycles per coordinate and sample."
+    "--cycles",
+    type=Number(),
+    help="b, CPU cycles per coordinate and sample: 1, or with a column of loads as many as make the work of "
+    "a worker without redundancy the mean load.",
 )
 @click.option(
     "--replicates",
     type=Number(20, include=True, whole=True),
-    default=200,
-    show_default=True,
-    help="Samples behind each standard error and p-value.",
+    help=f"Samples behind each standard error and p-value: {_REPLICATES}, or with a column of loads 40.",
 )
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of these samples.")
-@click.option("--figure", type=click.Path(), help="Also draw quantiles and survival: .png, .svg or .pdf.")
+@click.option(
+    "--figure",
+    type=click.Path(),
+    help="Also draw quantiles and survival, or time against load: .png, .svg or .pdf.",
+)
 @plan_option("the plan for the best law")
 @format_option
 @one_line_errors
@@ -147,12 +134,15 @@ def fit_command(**options: Any) -> None:
 
     FILE is CSV (also .csv.gz) or Parquet, - is standard input: a row for each step and worker, or a row for
     each step and a column for each worker, in seconds. Parameters and runtimes are in seconds, or in whatever
-    unit the file has.
+    unit the file has. With a column of loads, in cycles, the time before the first cycle is told apart.
     """
     question = Question(**options)
     with jax.enable_x64(True), progress(counted=False) as bar:
         task = bar.add_task("reading", total=1.0)
         answer = interruptible(lambda: _answer(question, bar, task))
+    if isinstance(answer, LoadAnswer):
+        _tell_of_loads(question, answer)
+        return
     if question.output == "json":
         write_json(
             {
@@ -178,10 +168,33 @@ def fit_command(**options: Any) -> None:
             click.echo(f"\nThe plan for {answer.plans[0]['law']}: {question.out}")
 
 
-def _answer(question: Question, bar: Any, task: Any) -> Answer:
+def _tell_of_loads(question: Question, answer: LoadAnswer) -> None:
+    if question.output == "json":
+        write_json(load_rows(answer) | {"trace": _description_row(answer.description)})
+    elif question.output == "csv":
+        write_rows(load_rows(answer)["start_up"]["candidates"])
+    else:
+        print_loads(Path(TraceFile(question.file, {}).name).name, answer)
+    if question.figure is not None:
+        with beside_the_answer(question.figure), jax.enable_x64(True):
+            draw_answer(question.figure, answer)
+        if question.output == "table":
+            click.echo(f"\nFigure: {question.figure}")
+    if question.out is not None:
+        with beside_the_answer(question.out), jax.enable_x64(True):
+            save_plan(answer.best, len(answer.plans[0]["partition"]), question.out)
+        if question.output == "table":
+            click.echo(f"\nThe plan for {answer.plans[0]['law']}: {question.out}")
+
+
+def _answer(question: Question, bar: Any, task: Any) -> Answer | LoadAnswer:
     file = TraceFile(question.file, question.columns)
-    trace = file.read(lambda share: bar.update(task, completed=share))
+    trace = file.read_loads(lambda share: bar.update(task, completed=share))
     workers = file.num_workers(trace, question.workers)
+    if trace.load is not None and not one_load(trace):
+        return answer_of_loads(question, trace, workers, bar, task)
+    unknown = NO_LOADS.format(loads="one load" if trace.load is None else f"one load, {trace.load[0]:g}")
+    trace = trace.per_cycle()
     _announce(question, trace, workers)
     bar.update(task, description="describing", completed=0)
     description = describe(trace)
@@ -196,7 +209,7 @@ def _answer(question: Question, bar: Any, task: Any) -> Answer:
         trace.seconds,
         trace.censored,
         laws=list(question.laws) or None,
-        num_replicates=question.replicates,
+        num_replicates=question.replicates or _REPLICATES,
         progress=advance,
     )
     laws = _laws(trace, fits, workers)
@@ -208,13 +221,13 @@ def _answer(question: Question, bar: Any, task: Any) -> Answer:
         bar.advance(task)
     rows = [row for row, _ in plans]
     cycles = cycles_of_a_step(_problem(laws[rows[0]["law"]], workers, question))
-    remarks = _remarks(description, rows)
+    remarks = [*_remarks(description, rows), unknown]
     return Answer(trace, description, remarks, fits, laws, rows, plans[0][1], cycles)
 
 
 def _announce(question: Question, trace: Trace, workers: int) -> None:
     """How long it will take, where that is long; the plans for the best fit are the quickest of all."""
-    draws = question.replicates * min(trace.seconds.size, MAX_TIMES)
+    draws = (question.replicates or _REPLICATES) * min(trace.seconds.size, MAX_TIMES)
     fits = Cost((len(question.laws) or len(FAMILIES)) * (_COMPILING + _SECONDS_A_DRAW * draws))
     plans = Cost()
     for kind in ("smooth", "pareto-tail", "atoms"):
@@ -228,7 +241,9 @@ def _announce(question: Question, trace: Trace, workers: int) -> None:
 def _problem(law: Law, workers: int, question: Question) -> Problem:
     # A search over whole units takes N² trials: padding would be felt.
     size = workers if question.coordinates <= FEW_UNITS else padded_workers(workers, law)
-    return Problem(law, workers, question.coordinates, question.samples, question.cycles, max_workers=size)
+    return Problem(
+        law, workers, question.coordinates, question.samples, question.cycles_or_one, max_workers=size
+    )
 
 
 def _remarks(description: Description, plans: list[dict[str, Any]]) -> list[str]:
@@ -269,7 +284,7 @@ def _plan(
     name: str, laws: dict[str, Law], steps: np.ndarray, workers: int, question: Question
 ) -> tuple[dict[str, Any], Solution]:
     """The optimum under a law, and how long it takes under every law, and in the whole `steps` of a trace."""
-    samples, cycles = question.samples, question.cycles
+    samples, cycles = question.samples, question.cycles_or_one
 
     def runtime(problem: Problem) -> float | None:
         padded = np.zeros(problem.max_workers, counts.dtype)

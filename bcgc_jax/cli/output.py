@@ -112,6 +112,9 @@ _TYPED = {
     "num_coordinates": "--coordinates",
     "num_samples": "--samples",
     "setup_cycles": "--setup-cycles",
+    "start_up": "--start-up",
+    "send_time": "--send-time",
+    "chain_cycles": "--chain-cycles",
     "unit_costs": "--unit-costs",
     "batch_size": "--batch-size",
 }

@@ -33,6 +33,7 @@ from bcgc_jax.cli.arguments import (
     schemes_option,
 )
 from bcgc_jax.cli.compilation import Stopwatch, padded_workers
+from bcgc_jax.cli.deliveries import Delivery, delivery_options
 from bcgc_jax.cli.destinations import check_file
 from bcgc_jax.cli.estimates import announce, cost_of_all
 from bcgc_jax.cli.output import (
@@ -102,6 +103,7 @@ class Question:
     objective: str
     levels: tuple[int, ...] | None
     setup_cycles: float | None
+    delivery: Delivery
     unit_costs: str | None
     seed: int
     schemes: list[Scheme]
@@ -110,6 +112,7 @@ class Question:
 
     def __post_init__(self) -> None:
         need_one_law(self.cycle_times, self.trace)
+        self.delivery.refuse_unlike(self.cycle_times, self.trace is not None and self.trace.keep_workers)
         if (self.coordinates is None) == (self.unit_costs is None):
             raise click.UsageError("give the length of the gradient: either --coordinates or --unit-costs")
         if self.for_deadline and self.deadline is None:
@@ -173,6 +176,8 @@ Examples:
              --deadline 3.16e6 --cycle-time shifted-exponential:rate=0.1,shift=1
   bcgc solve --workers 12 --unit-costs layers.txt --setup-cycles 2e5 --levels 0,1,2,3,5,11 \\
              --cycle-time weibull:scale=1,concentration=0.8,shift=0.5
+  bcgc solve --workers 20 --coordinates 20000 --cycle-time gamma:shape=4,rate=4 \\
+             --start-up weibull:scale=4000,concentration=0.7 --send-time 0.02 --chain-cycles 0.1
 
 Laws: {law_help()}
 
@@ -204,6 +209,7 @@ Methods: {method_help()}""",
 @click.option(
     "--setup-cycles", type=Number(include=True), help="f, cycles per sample and subset before the first."
 )
+@delivery_options
 @click.option("--unit-costs", type=click.Path(), help="File, one cost a line: units in place of coordinates.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the subgradient method.")
 @schemes_option
@@ -252,7 +258,7 @@ def _of_trace(question: Question, trace: Trace | None, problem: Problem, answer:
     if question.trace is None or trace is None:
         return []
     plan = fastest_plan(answer.rows)
-    plain = question.setup_cycles is None and question.unit_costs is None
+    plain = not (problem.has_setup or problem.delivers or question.unit_costs)
     return [
         *(which_law(problem.cycle_time, trace, None if plan is None else plan["partition"]) if plain else ()),
         cycles_of_a_step(problem),
@@ -280,18 +286,20 @@ def _problem(question: Question, trace: Trace | None) -> Problem:
             costs = read_unit_costs(question.unit_costs)
         coordinates = costs.size
     assert coordinates is not None
-    # Searches over levels and over whole units take N² trials: padding would be felt.
-    searched = question.setup_cycles is not None or coordinates <= FEW_UNITS
-    return Problem(
+    problem = Problem(
         law,
         workers,
         coordinates,
         question.samples,
         question.cycles,
-        max_workers=workers if searched else padded_workers(workers, law, own_schemes=bool(question.schemes)),
         setup_cycles=question.setup_cycles,
         unit_costs=None if costs is None else jnp.asarray(costs),
+        **question.delivery.keywords(),
     )
+    # Searches over levels, over whole units and from many starts take N² trials: padding would be felt.
+    if problem.has_setup or problem.delivers or coordinates <= FEW_UNITS:
+        return problem
+    return replace(problem, max_workers=padded_workers(workers, law, own_schemes=bool(question.schemes)))
 
 
 def _described(question: Question, problem: Problem) -> dict[str, Any]:
@@ -310,6 +318,7 @@ def _described(question: Question, problem: Problem) -> dict[str, Any]:
         "objective": question.objective if question.for_deadline else None,
         "levels": question.levels,
         "setup_cycles": question.setup_cycles,
+        **question.delivery.described(),
         "unit_costs": None if costs is None else np.asarray(costs).tolist(),
     }
     return described | {name: value for name, value in optional.items() if value is not None}
@@ -359,7 +368,9 @@ def _announce(question: Question, problem: Problem, tasks: Mapping[str, Method |
     cost, dearest = cost_of_all(problem, tasks.values())
     quicker = [f"most of it for {dearest}; quicker: some --method alone"] * (len(tasks) > 1)
     if question.trace is not None and not question.trace.keep_workers:
-        quicker += ["--keep-workers"] if quicker else ["quicker: --keep-workers"]
+        # Whole steps have no law of start-ups, and beside one atoms take the longest.
+        other = "--trace-law smooth" if isinstance(problem.start_up, Law) else "--keep-workers"
+        quicker += [other] if quicker else [f"quicker: {other}"]
     announce(cost, ", ".join(quicker))
 
 
@@ -382,7 +393,9 @@ def _interval(question: Question, problem: Problem, rows: list[Row]) -> tuple[fl
 def _largest_setup(problem: Problem, rows: list[Row]) -> float | None:
     """Of the fastest plan, where it was made without setup and the answer takes no time."""
     best = fastest_plan(rows)
-    if problem.setup_cycles is not None or best is None or problem.iteration.evaluation_cost() > _CHEAP:
+    if problem.has_setup or problem.delivers or best is None:  # a single block pays for these too
+        return None
+    if problem.iteration.evaluation_cost() > _CHEAP:
         return None
     counts = np.zeros(problem.max_workers, int)
     counts[: len(best["partition"])] = best["partition"]
@@ -463,6 +476,6 @@ def _row(problem: Problem, solution: Solution, seconds: float, deadline: float |
         row["alpha"] = finite(alpha_of(solution))
     if solution.start is not None:
         row["start"] = STARTS[int(solution.start)]
-    if solution.levels is not None and problem.setup_cycles is not None:
+    if solution.levels is not None and problem.has_setup:
         row["levels"] = np.flatnonzero(solution.levels).tolist()
     return row

@@ -100,10 +100,10 @@ def _num_workers(problem: Problem) -> int:
 
 
 def _best_bound(rows: list[Row], problem: Problem) -> float:
-    """Certificates for all levels bound the same optimum, so the best of them serves all. With setup cycles
-    each is for the levels in use: the best plan's serves, and says how far below it these could get.
+    """Certificates for all levels bound the same optimum, so the best of them serves all. With setup or chain
+    cycles each is for the levels in use: the best plan's serves, and says how far below it these could get.
     """
-    if problem.setup_cycles is not None:
+    if problem.has_setup:
         return min(rows, key=runtime_of)["lower_bound"] or 0
     return max((row["lower_bound"] or 0 for row in rows if "levels" not in row["method"]), default=0)
 
@@ -116,10 +116,11 @@ def _figures(row: Row, best: float, bound: float) -> list[str]:
     if row["method"] == LIMIT:  # no scheme
         return [f"{value:.4g}", "–", "–"]
     above = 100 * (value / bound - 1) if bound > 0 else np.inf
+    gap = f"{above:.2g} %" if above < 10 else f"{above:.0f} %" if above < 1000 else "–"
     return [
         f"{value:.4g}",
         _against(value / best) if np.isfinite(best) else "–",
-        f"{above:.2g} %" if above < 10 else f"{above:.0f} %" if above < 1000 else "–",
+        "best found" if row["kind"] == "local" else gap,
     ]
 
 
@@ -137,7 +138,8 @@ def _chance(row: Row) -> list[str]:
 def _limit(answer: Answer, problem: Problem) -> str:
     if np.isfinite(answer.limit):
         limit = f"{answer.limit:.4g}"
-        return f"No scheme of any kind is faster than {limit}: all work divisible, every cycle used."
+        begun = ", after the first start-up, nothing sent" if problem.delivers else ""
+        return f"No scheme of any kind is faster than {limit}: all work divisible, every cycle used{begun}."
     if not np.isfinite(problem.cycle_time.mean()):
         return "The expected runtime is infinite under every scheme, even with all work divisible."
     return f"The limit of any scheme is not known: {OVERFLOW}."
@@ -154,11 +156,28 @@ def _remarks(rows: list[Row], problem: Problem, own: list[str]) -> list[str]:
         if row["method"] in own and row["partition"] is None and np.isfinite(runtime_of(row)):
             error = 100 * row["runtime_error"] / runtime_of(row)
             found.append(f"{row['method']}: a mean of {NUM_DRAWS} draws, standard error {error:.1g} %.")
+    found += _local(rows)
     planned = next((row for row in rows if "levels" in row), None)
     if planned is not None:
         levels = ", ".join(map(str, planned["levels"]))
         found.append(f"{planned['method']} uses the levels {levels}; its bound is for these.")
     return found
+
+
+def _local(rows: list[Row]) -> list[str]:
+    """What "best found" means, and what is proven."""
+    row = next((row for row in rows if row["kind"] == "local"), None)
+    if row is None:
+        return []
+    text = (
+        f"{row['method']}: the best found by several local searches, for with random start-ups the expected "
+        "runtime has many valleys."
+    )
+    value, bound = runtime_of(row), row["lower_bound"]
+    if bound and np.isfinite(value):
+        those = " of its levels" if "levels" in row else ""
+        text += f" No plan{those} is faster than {bound:.4g}, {100 * (1 - bound / value):.2g} % less."
+    return [text]
 
 
 def _saved(rows: list[Row]) -> list[str]:

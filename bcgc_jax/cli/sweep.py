@@ -33,11 +33,11 @@ from bcgc_jax.cli.arguments import (
     law_help,
     law_name,
     method_help,
-    missing_parameters,
     objective_option,
     refuse_without_effect,
     schemes_option,
 )
+from bcgc_jax.cli.deliveries import START_UP, DeliveryAxes, delivery_axes, refuse_law_of_unlike
 from bcgc_jax.cli.destinations import check_file
 from bcgc_jax.cli.ending import begin, interruptible, leave, say
 from bcgc_jax.cli.estimates import Cost, announce, cost_of_all
@@ -51,6 +51,7 @@ from bcgc_jax.cli.output import (
     write_json,
     write_rows,
 )
+from bcgc_jax.cli.sweep_cells import all_parameters, problem_of_cell, refuse_no_law
 from bcgc_jax.cli.traces import TraceFile, need_one_law, trace_options
 from bcgc_jax.cli.waiting import Report, cells
 from bcgc_jax.laws import JointLaw, Law
@@ -63,7 +64,6 @@ from bcgc_jax.sweeps import Sweep, grid
 Row = dict[str, Any]
 
 _GAP = "largest_relative_gap"
-_MOST_CHECKED = 10**6  # laws, before the sweep begins
 _COMPILING = 6.0  # seconds of a size
 _PATIENCE = 60  # seconds that processes wait for each other
 _WHOLE, _POSITIVE = Axis(Number(1, include=True, whole=True)), Axis(Number())
@@ -78,6 +78,7 @@ class Question:
     samples: np.ndarray
     cycles: np.ndarray
     setup_cycles: np.ndarray | None
+    delivery: DeliveryAxes
     cycle_time: tuple[type[Law], dict[str, float]] | None
     trace: TraceFile | None
     axes: tuple[tuple[str, np.ndarray], ...]
@@ -103,8 +104,10 @@ class Question:
             check_file("--out", self.out, FORMATS)
         if len(dict(self.axes)) < len(self.axes):
             raise click.UsageError("a parameter has two axes: give each --axis once")
-        if self.trace is not None and self.axes:
+        if self.trace is not None and not all(name.startswith(START_UP) for name, _ in self.axes):
             raise click.UsageError("the law of a --trace has no parameters: drop --axis")
+        if self.delivery.law is not None:
+            refuse_law_of_unlike((), self.trace is not None and self.trace.keep_workers)
         self._check_processes()
         if self.methods and "optimal" not in self.methods:
             refuse_without_effect("without --method optimal", "tolerance")
@@ -147,6 +150,8 @@ Examples:
              --axis concentration=0.5,1,2
   bcgc sweep --workers 10 --coordinates 40000 --cycle-time shifted-exponential:rate=0.1,shift=1 \\
              --deadline 1e6:8e6:29 --objective completion-probability --format csv
+  bcgc sweep --workers 10 --coordinates 2000 --cycle-time gamma:shape=4,rate=4 --start-up exponential \\
+             --axis start_up.rate=1e-3,1e-2 --send-time 0,0.1
   bcgc sweep … --out sweep.csv --resume       goes on where it was cut off
 
 An axis: 3, or 1,2,5, or LOW:HIGH:COUNT in equal steps, LOW:HIGH:COUNT:log in equal ratios; of whole
@@ -166,12 +171,17 @@ Methods: {method_help()}""",
 @click.option("--samples", type=_POSITIVE, default=1, show_default=True, help="M, over all workers: an axis.")
 @click.option("--cycles", type=_POSITIVE, default=1, show_default=True, help="b, CPU cycles: an axis.")
 @click.option("--setup-cycles", type=Axis(Number(include=True)), help="f, before the first: an axis.")
+@delivery_axes
 @click.option(
     "--cycle-time", type=OpenCycleTime(), help="Law, NAME:PARAMETER=VALUE,…; an --axis may give more."
 )
 @trace_options(": the law.")
 @click.option(
-    "--axis", "axes", type=NamedAxis(), multiple=True, help="A parameter of the law: an axis; repeat it."
+    "--axis",
+    "axes",
+    type=NamedAxis(),
+    multiple=True,
+    help="A parameter of the law, or start_up.PARAMETER: an axis; repeat it.",
 )
 @click.option("--deadline", type=_POSITIVE, help="Also P(runtime ≤ deadline): an axis.")
 @objective_option
@@ -208,7 +218,7 @@ def sweep_command(**options: Any) -> None:
             question.tasks(),
             key=jax.random.key(question.seed),
             partitions=question.partitions,
-            labels={"law": law},
+            labels={"law": law, **question.delivery.labels()},
         )
         _announce(sweep)
         if question.out is None:
@@ -232,7 +242,14 @@ def sweep_command(**options: Any) -> None:
 
 def _axes(question: Question) -> tuple[dict[str, np.ndarray], str, Callable[..., Problem]]:
     """The numbers of the grid by their names, the name of the law, and the problem that a cell of them is."""
-    workers, parameters = question.workers, dict(question.axes)
+    workers, start = question.workers, question.delivery.law
+    parameters = {name: a for name, a in question.axes if not name.startswith(START_UP)}
+    of_start = {name: a for name, a in question.axes if name.startswith(START_UP)}
+    if start is not None:
+        of_start = all_parameters(start, of_start, "--start-up", START_UP)
+        refuse_no_law(start[0], {name.removeprefix(START_UP): a for name, a in of_start.items()})
+    elif of_start:
+        raise click.UsageError(f"--axis {next(iter(of_start))} needs a --start-up LAW")
     law: Law | JointLaw | type[Law]
     if question.trace is not None:
         trace = question.trace.read()
@@ -242,9 +259,9 @@ def _axes(question: Question) -> tuple[dict[str, np.ndarray], str, Callable[...,
         name = describe_law(law)["law"]
     else:
         assert question.cycle_time is not None
-        parameters = _parameters(question.cycle_time, parameters)
+        parameters = all_parameters(question.cycle_time, parameters, "--cycle-time")
         law = question.cycle_time[0]
-        _refuse_no_law(law, parameters)
+        refuse_no_law(law, parameters)
         name = law_name(law)
     if workers is None:
         raise click.UsageError("give the numbers of workers with --workers")
@@ -254,27 +271,14 @@ def _axes(question: Question) -> tuple[dict[str, np.ndarray], str, Callable[...,
         "num_samples": question.samples,
         "cycles": question.cycles,
         **parameters,
+        **of_start,
+        **question.delivery.axes(),
     }
     optional = {"setup_cycles": question.setup_cycles, "deadline": question.deadline}
     axes |= {name: values for name, values in optional.items() if values is not None}
-    return axes, name, functools.partial(_problem, law, tuple(parameters))
-
-
-def _refuse_no_law(law: type[Law], parameters: dict[str, np.ndarray]) -> None:
-    """ValueError, of the first of them, where no combination of the parameters makes a law."""
-    if math.prod(map(len, parameters.values())) > _MOST_CHECKED:
-        return
-    axes = np.meshgrid(*parameters.values(), indexing="ij")
-    grid = {name: values.ravel() for name, values in zip(parameters, axes, strict=True)}
-
-    def valid(parameters: dict[str, jax.Array]) -> jax.Array:
-        return law(**parameters).valid()
-
-    try:
-        law(**grid)
-    except ValueError:
-        if not np.asarray(jax.jit(jax.vmap(valid))(grid)).any():
-            law(**{name: float(values[0]) for name, values in grid.items()})
+    starting = None if start is None else start[0]
+    made = functools.partial(problem_of_cell, law, tuple(parameters), starting, question.delivery.overlap)
+    return axes, name, made
 
 
 def _written(sweep: Sweep, question: Question, report: Report) -> Path:
@@ -354,30 +358,6 @@ def _quiet_stdout(several: bool) -> Iterator[None]:
     finally:
         os.dup2(kept, 1)
         os.close(kept)
-
-
-def _parameters(
-    cycle_time: tuple[type[Law], dict[str, float]], axes: dict[str, np.ndarray]
-) -> dict[str, np.ndarray]:
-    """All parameters of the law, those of --cycle-time as axes of one number."""
-    law, given = cycle_time
-    known = list(law.__dataclass_fields__)  # type: ignore[attr-defined]
-    for name in axes:
-        if name not in known:
-            raise click.UsageError(f"--axis {name}: {law_name(law)} has the parameters {', '.join(known)}")
-        if name in given:
-            raise click.UsageError(f"{name} is given twice: in --cycle-time and as an --axis")
-    missing = missing_parameters(law, {*given, *axes})
-    if missing:
-        raise click.UsageError(f"{law_name(law)} needs {', '.join(missing)}: in --cycle-time or as an --axis")
-    return {**{name: np.array([value]) for name, value in given.items()}, **axes}
-
-
-def _problem(law: Any, parameters: tuple[str, ...], max_workers: int, **numbers: Any) -> Problem:
-    cycle_time = (
-        law if isinstance(law, Law | JointLaw) else law(**{name: numbers.pop(name) for name in parameters})
-    )
-    return Problem(cycle_time, max_workers=max_workers, **numbers)
 
 
 def _collect(sweep: Sweep, report: Report) -> list[Row]:

@@ -10,6 +10,7 @@ import click
 import numpy as np
 
 from bcgc_jax.cli.arguments import refuse_without_effect
+from bcgc_jax.cli.ending import say
 from bcgc_jax.cli.output import access
 from bcgc_jax.cli.trace_law import choose_law
 from bcgc_jax.laws import Empirical, JointLaw, Law, Rows
@@ -25,7 +26,8 @@ _MOST_OPERATIONS = 5e9
 # Below this, atoms that stand for several times each say too little about them.
 _FEWEST_ATOMS = 100
 # Options that say how a file is laid out.
-_LAYOUT = ("layout", "step_column", "worker_column", "seconds_column", "censored_column")
+_COLUMNS = ("step", "worker", "seconds", "censored", "load")
+_LAYOUT = ("layout", *(f"{name}_column" for name in _COLUMNS))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,15 +39,26 @@ class TraceFile:
     kind: str = TRACE_LAWS[0]
     keep_workers: bool = False
 
-    def read(self, progress: Callable[[float], None] | None = None) -> Trace:
-        """ValueError for a file that cannot be read or is no trace."""
+    def read(self) -> Trace:
+        """Cycle times: seconds, or where there are loads seconds over load, which is said."""
+        trace = self.read_loads()
+        if trace.load is not None:
+            say(
+                "bcgc: seconds are divided by their loads, as if all time grew with them; bcgc fit tells a "
+                "start-up apart"
+            )
+        return trace.per_cycle()
+
+    def read_loads(self, progress: Callable[[float], None] | None = None) -> Trace:
+        """As the file has it; ValueError for one that cannot be read or is no trace."""
         try:
             with access(self.name):
                 source = sys.stdin.buffer if self.path == STANDARD_INPUT else self.path
                 return load_trace(source, **self.columns, progress=progress)
         except ColumnError as error:
             raise ValueError(
-                f"{error}. Here: --step-column, --worker-column, --seconds-column, --layout wide"
+                f"{error}. Here: --step-column, --worker-column, --seconds-column, --load-column, --layout "
+                "wide"
             ) from None
 
     @property
@@ -167,9 +180,9 @@ def layout_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def with_columns(*args: Any, **given: Any) -> None:
-        columns = {name: given.pop(f"{name}_column") for name in ("step", "worker", "seconds", "censored")}
+        columns = {name: given.pop(f"{name}_column") for name in _COLUMNS}
         if given["layout"] == "wide":
-            refuse_without_effect("in the wide layout", "worker_column", "seconds_column")
+            refuse_without_effect("in the wide layout", "worker_column", "seconds_column", "load_column")
         return command(*args, columns=columns | {"layout": given.pop("layout")}, **given)
 
     return _with_options(
@@ -179,6 +192,10 @@ def layout_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--seconds-column", default="seconds", show_default=True, help="Column of the times."),
         click.option(
             "--censored-column", help="Column of 0 or 1: the worker was cut off, the time a lower bound."
+        ),
+        click.option(
+            "--load-column",
+            help="Column of what a worker had done by then, in cycles; `load` where there is one.",
         ),
         click.option(
             "--layout",

@@ -21,6 +21,7 @@ from bcgc_jax.cli.arguments import (
     refuse_without_effect,
     schemes_option,
 )
+from bcgc_jax.cli.deliveries import Delivery, delivery_options
 from bcgc_jax.cli.destinations import check_file
 from bcgc_jax.cli.ending import interruptible
 from bcgc_jax.cli.estimates import Cost, announce, cost_of_all
@@ -70,6 +71,7 @@ class Question:
     units: str
     cycles: float
     setup_cycles: float | None
+    delivery: Delivery
     steps: int
     seeds: int | None
     learning_rate: float
@@ -85,6 +87,7 @@ class Question:
 
     def __post_init__(self) -> None:
         need_one_law(self.cycle_time is not None, self.trace)
+        self.delivery.refuse_unlike([], self.trace is not None and self.trace.keep_workers)
         if self.simulated:
             refuse_without_effect("without --engine ray", "pace", "address")
         if self.methods and not {scheme.name for scheme in self.schemes} & {*self.methods}:
@@ -158,6 +161,7 @@ Laws: {law_help()}""",
     "--cycles", type=Number(), default=1, show_default=True, help="b, cycles per coordinate, sample."
 )
 @click.option("--setup-cycles", type=Number(include=True), help="f, cycles per sample and subset at first.")
+@delivery_options
 @click.option("--steps", type=Number(1, include=True, whole=True), default=200, show_default=True)
 @click.option("--seeds", type=Number(1, include=True, whole=True), help="Runs of each scheme; 8, with ray 1.")
 @click.option("--learning-rate", type=Number(), default=0.5, show_default=True)
@@ -236,6 +240,7 @@ def _problem(question: Question) -> tuple[Problem, np.ndarray | None]:
         batch_size=question.batch_size,
         cycles=question.cycles,
         setup_cycles=question.setup_cycles,
+        **question.delivery.keywords(),
     )
     check_finite_mean(problem)
     return problem, steps
@@ -262,6 +267,7 @@ def _described(question: Question, problem: Problem) -> dict[str, Any]:
         "cycle_time": describe_law(problem.cycle_time),
         "num_coordinates": int(np.asarray(problem.num_coordinates)),
         "num_samples": int(np.asarray(problem.num_samples)),
+        **question.delivery.described(),
         "target": question.target,
     }
 

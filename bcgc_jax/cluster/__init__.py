@@ -1,6 +1,6 @@
 """Coded gradient descent on real processes: Ray, partial stragglers, dead workers (the extra `cluster`)."""
 
-from bcgc_jax.cluster.calibration import Calibration, calibrate
+from bcgc_jax.cluster.calibration import Calibration, calibrate, work_trace
 from bcgc_jax.cluster.checkpoints import Checkpoints
 from bcgc_jax.cluster.collection import ClusterGradient, Work
 from bcgc_jax.cluster.master import Cluster
@@ -19,4 +19,5 @@ __all__ = [
     "WorkersLost",
     "calibrate",
     "train_on_cluster",
+    "work_trace",
 ]

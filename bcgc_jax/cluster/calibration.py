@@ -15,6 +15,7 @@ import numpy as np
 
 from bcgc_jax.cluster.collection import Work
 from bcgc_jax.coding.gradients import CodingPlan
+from bcgc_jax.measured.traces import Trace
 
 
 class Calibration(NamedTuple):
@@ -60,28 +61,8 @@ def calibrate(
     >>> found.cycle_times.round(9).tolist(), round(found.setup_cycles)
     ([[2e-06, 2e-06], [2e-06, 2e-06]], 0)
     """
-    if not work:
-        raise ValueError("no work was measured: take the `work` of a training or of gradients")
-    workers = plan.num_workers
-    if any(item.worker >= workers or item.block >= len(plan.blocks) for item in work):
-        raise ValueError(
-            f"there is work of more than the {workers} workers and {len(plan.blocks)} blocks of this plan: "
-            "take that under one plan"
-        )
-    coordinates, setup = np.zeros((2, len(plan.blocks), workers))
-    for w in range(workers):
-        known: set[tuple[int, tuple[float, float]]] = set()
-        for b, (code, block) in enumerate(zip(plan.codes, plan.blocks, strict=True)):
-            portion = (block.share[1] - block.share[0]) * num_samples / workers
-            subsets = {(j, block.share) for j in code.subsets[w]}
-            coordinates[b, w] = portion * len(subsets) * block.size
-            setup[b, w] = portion * len(subsets - known)
-            known |= subsets
-    iterations = sorted({item.iteration for item in work})
-    place = {iteration: k for k, iteration in enumerate(iterations)}
-    seconds = np.full((len(iterations), len(plan.blocks), workers), np.nan)
-    for item in work:
-        seconds[place[item.iteration], item.block, item.worker] = item.seconds
+    _, seconds = _seconds(work, plan)
+    coordinates, setup = _cycles(plan, num_samples)
     done = np.isfinite(seconds)
     if costs is None:
         some = done.any(axis=0)
@@ -102,6 +83,69 @@ def calibrate(
     # A message that took less than messages do says that the cycle time is short, but not how short.
     shortest = np.min(times[times > 0]) if np.any(times > 0) else 1.0
     return Calibration(np.maximum(times, shortest), silent, setup_cycles, message)
+
+
+def work_trace(
+    work: Sequence[Work], plan: CodingPlan, num_samples: float, *, setup_cycles: float = 0.0
+) -> Trace:
+    """What each worker had done by when in each iteration: the trace that `fit_start_up` takes.
+
+    Loads are cycles, f = `setup_cycles` for each sample of a subset that a block is the first to need
+    included, and seconds those that were computed, block after block. So S is what an iteration costs a
+    worker beyond that, whatever its blocks; how long it waited before its first one is not in them. Blocks
+    after one that did not come are left out. Errors as in `calibrate`.
+
+    >>> import jax
+    >>> from bcgc_jax.coding.gradients import coding_plan
+    >>> plan = coding_plan(jax.random.key(0), {"w": np.zeros(300)}, [200, 100])
+    >>> work = [Work(iteration=7, worker=1, block=b, seconds=s) for b, s in ((0, 0.02), (1, 0.03))]
+    >>> trace = work_trace(work, plan, num_samples=100)
+    >>> trace.load.tolist(), trace.seconds.round(3).tolist()
+    ([10000.0, 20000.0], [0.02, 0.05])
+    """
+    iterations, seconds = _seconds(work, plan)
+    coordinates, setup = _cycles(plan, num_samples)
+    load = np.broadcast_to(np.cumsum(coordinates + setup_cycles * setup, axis=0), seconds.shape)
+    spent = np.cumsum(seconds, axis=1)
+    # A block without samples or coordinates is no load of its own.
+    grows = np.diff(load, axis=1, prepend=0) > 0
+    step, block, worker = np.nonzero(np.isfinite(spent) & grows)
+    names = np.array([str(k) for k in iterations]), np.arange(plan.num_workers).astype(str)
+    times = spent[step, block, worker]
+    return Trace(*names, step, worker, times, np.zeros(times.size, bool), load[step, block, worker])
+
+
+def _seconds(work: Sequence[Work], plan: CodingPlan) -> tuple[list[int], np.ndarray]:
+    """Iterations, and the seconds of each block in them, `[K, B, N]`, NaN for those that did not come."""
+    if not work:
+        raise ValueError("no work was measured: take the `work` of a training or of gradients")
+    workers = plan.num_workers
+    if any(item.worker >= workers or item.block >= len(plan.blocks) for item in work):
+        raise ValueError(
+            f"there is work of more than the {workers} workers and {len(plan.blocks)} blocks of this plan: "
+            "take that under one plan"
+        )
+    iterations = sorted({item.iteration for item in work})
+    place = {iteration: k for k, iteration in enumerate(iterations)}
+    seconds = np.full((len(iterations), len(plan.blocks), workers), np.nan)
+    for item in work:
+        seconds[place[item.iteration], item.block, item.worker] = item.seconds
+    return iterations, seconds
+
+
+def _cycles(plan: CodingPlan, num_samples: float) -> tuple[np.ndarray, np.ndarray]:
+    """Of each block and worker, `[B, N]`: cycles for coordinates, and samples of subsets new to it."""
+    workers = plan.num_workers
+    coordinates, setup = np.zeros((2, len(plan.blocks), workers))
+    for w in range(workers):
+        known: set[tuple[int, tuple[float, float]]] = set()
+        for b, (code, block) in enumerate(zip(plan.codes, plan.blocks, strict=True)):
+            portion = (block.share[1] - block.share[0]) * num_samples / workers
+            subsets = {(j, block.share) for j in code.subsets[w]}
+            coordinates[b, w] = portion * len(subsets) * block.size
+            setup[b, w] = portion * len(subsets - known)
+            known |= subsets
+    return coordinates, setup
 
 
 def _nonnegative(columns: Sequence[np.ndarray], values: np.ndarray) -> tuple[float, float, float]:

@@ -25,7 +25,7 @@ from bcgc_jax.cluster.collection import ClusterGradient, Work
 from bcgc_jax.cluster.master import Cluster
 from bcgc_jax.cluster.processes import Fault, WorkersLost
 from bcgc_jax.coding.gradients import Loss, PyTree, split_unevenly
-from bcgc_jax.coding.training import TrainingScheme, collect, cycle_times_of, training_scheme
+from bcgc_jax.coding.training import TrainingScheme, collect, draws_of, training_scheme
 from bcgc_jax.laws import JointLaw, Law
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.methods import Method, method_of
@@ -67,13 +67,17 @@ class ClusterTraining(NamedTuple):
 class Pace:
     """Slowness on purpose: worker w sends block b no earlier than `seconds` · T_w (M b/N) y_b from its start.
 
+    With start-ups and a link, no earlier than `seconds` times when the problem's model delivers the block.
+
     Attributes:
       cycle_times: a law, drawn anew for each iteration, or measured rows `[K, N]`, replayed over and over.
       seconds: wall-clock seconds in the unit of the cycle time.
+      start_ups: a law, a number, or rows beside those of the cycle times; by default the problem's.
     """
 
     cycle_times: Law | JointLaw | ArrayLike
     seconds: float = 1.0
+    start_ups: Law | ArrayLike | None = None
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.seconds) and self.seconds > 0):
@@ -85,10 +89,22 @@ class Pace:
         >>> Pace([[1.0, 2.0], [3.0, 5.0]], seconds=0.5).draw(jax.random.key(0), 3, num_workers=2).tolist()
         [1.5, 2.5]
         """
-        times = self.cycle_times
-        given = times if isinstance(times, Law | JointLaw) else np.asarray(times, float)
-        draw = cycle_times_of(given, num_workers)
-        return self.seconds * np.asarray(draw(step, jax.random.fold_in(key, step)), float)
+        return self._draw(key, step, num_workers)[1]
+
+    def draw_start_ups(self, key: Array, step: int, num_workers: int) -> np.ndarray:
+        """The start-ups that go with `draw`, in seconds, `[N]`.
+
+        >>> Pace([[1.0, 2.0]], 0.5, start_ups=3.0).draw_start_ups(jax.random.key(0), 0, 2).tolist()
+        [1.5, 1.5]
+        """
+        return self._draw(key, step, num_workers)[0]
+
+    def _draw(self, key: Array, step: int, num_workers: int) -> list[np.ndarray]:
+        times, starts = self.cycle_times, self.start_ups
+        times = times if isinstance(times, Law | JointLaw) else np.asarray(times, float)
+        starts = starts if starts is None or isinstance(starts, Law) else np.asarray(starts, float)
+        drawn = draws_of(times, starts, num_workers)(step, jax.random.fold_in(key, step))
+        return [self.seconds * np.broadcast_to(np.asarray(a, float), num_workers) for a in drawn]
 
 
 def train_on_cluster(
@@ -149,6 +165,8 @@ def train_on_cluster(
         raise ValueError(f"the problem has {workers} workers, the cluster {cluster.num_workers}")
     plan_key, pace_key, batch_key = jax.random.split(key, 3)
     seed = int(jax.random.randint(batch_key, (), 0, 2**31 - 1))
+    if pace is not None and pace.start_ups is None:
+        pace = dataclasses.replace(pace, start_ups=problem.start_up)
     state = (params, optimizer.init(params))
     first, first_fault = 0, len(cluster.faults)
 
@@ -235,8 +253,11 @@ class _Course:
                 scheme = self._give_work(self.members)
             except WorkersLost:
                 continue
-            self.load = np.asarray(scheme.load, float)  # seconds of each message, over T, [B]
             self.levels = np.array([block.level for block in scheme.plan.blocks])
+            if self._pace is not None:  # the link in seconds too
+                sent = self._pace.seconds * np.asarray(scheme.sent, float)
+                load = np.asarray(scheme.load, float)
+                self._scheme = replace(scheme, load=load, sent=sent)
             return
 
     def gradient(self, params: PyTree, step: int) -> tuple[ClusterGradient, np.ndarray | None]:
@@ -246,8 +267,9 @@ class _Course:
                 self.replan()
             finish = None
             if self._pace is not None:
-                times = self._pace.draw(self._pace_key, step, self._all)
-                finish = self.load[:, None] * times[self.members]
+                given = self._pace_key, step, self._all
+                starts, times = self._pace.draw_start_ups(*given), self._pace.draw(*given)
+                finish = self._scheme.finish_times(starts[self.members], times[self.members])
             try:
                 return self._cluster.gradient(params, finish, iteration=step), finish
             except WorkersLost:

@@ -129,9 +129,12 @@ def digits_problem(
     units: str = "coordinates",
     batch_size: int | None = None,
     cycles: float = 1.0,
-    setup_cycles: float | None = None,
+    **options: Any,
 ) -> Problem:
-    """The `Problem` of training `model`, in `units`, with `batch_size` samples of each subset (all)."""
+    """The `Problem` of training `model`, in `units`, with `batch_size` samples of each subset (all).
+
+    `options` are those of `Problem`: `setup_cycles`, `start_up` and so on.
+    """
     sizes = unit_sizes(_shapes(model), units, digits_order(model))
     samples = len(load_digits(num_workers).train[1])
     if batch_size is not None:
@@ -142,9 +145,7 @@ def digits_problem(
             )
         samples = batch_size * num_workers
     costs = None if units == "coordinates" else jnp.asarray(sizes)
-    return Problem(
-        cycle_time, num_workers, sizes.size, samples, cycles, setup_cycles=setup_cycles, unit_costs=costs
-    )
+    return Problem(cycle_time, num_workers, sizes.size, samples, cycles, unit_costs=costs, **options)
 
 
 def digits_order(model: str) -> tuple[int, ...]:
@@ -169,7 +170,8 @@ def train_on_digits(
     """Train `model` with one scheme of `solve`, `num_seeds` times: other parameters, cycle times, batches.
 
     Gradient descent with a fixed step. `problem` is that of `digits_problem`; `cycle_times`, by default its
-    law, may be measured rows `[K, N]`. The same key gives every scheme the same draws.
+    law, may be measured rows `[K, N]`; start-ups are the problem's. The same key gives every scheme the same
+    draws.
     """
     workers = int(np.asarray(problem.num_workers))
     data = load_digits(workers)

@@ -30,7 +30,7 @@ from bcgc_jax.coding.gradients import (
     in_jax,
     unit_sizes,
 )
-from bcgc_jax.laws import JointLaw, Law
+from bcgc_jax.laws import JointLaw, Law, Pairs
 from bcgc_jax.partitions import finish_load
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.runtime import partition_of_units
@@ -39,11 +39,28 @@ from bcgc_jax.solution import Parts, Solution
 
 @pytree_dataclass
 class TrainingScheme:
-    """A coding plan and its pace: worker w sends block b at T_w · `load[b]`, `[B]`."""
+    """A coding plan and its pace: worker w delivers block b at S_w + T_w · `load[b]` + `sent[b]`, `[B]` each.
+
+    Where sending `overlap`s computing, at S_w + max_{j≤b} (T_w load[j] + sent[b] - sent[j-1]). `start_up` is
+    the problem's S, None where there is none, or where it comes with the cycle time.
+    """
 
     plan: CodingPlan
     load: Array
+    sent: Array
+    start_up: Law | ArrayLike | None = None
+    overlap: bool = static_field(default=False)
     method: str = static_field(default="")
+
+    def finish_times(self, starts: ArrayLike, times: Array | np.ndarray) -> Any:
+        """When each worker has delivered each block, `[B, N]`, for start-ups and cycle times `[N]`."""
+        known = isinstance(times, np.ndarray)  # in NumPy: nothing is compiled
+        xp = np if known else jnp
+        load, sent = xp.asarray(self.load)[:, None], xp.asarray(self.sent)[:, None]
+        if not self.overlap:
+            return starts + times * load + sent
+        waited = times * load - xp.concatenate([0 * sent[:1], sent[:-1]])
+        return starts + (np.maximum.accumulate(waited) if known else jax.lax.cummax(waited)) + sent
 
 
 class Collected(NamedTuple):
@@ -147,17 +164,22 @@ def training_scheme(
     codes: list[GradientCode] = []
     blocks: list[Block] = []
     loads: list[np.ndarray] = []
-    done, before = 0.0, 0.0  # samples of each subset, and cycles, of the earlier passes
+    sends: list[np.ndarray] = []
+    # Samples of each subset, time over T, and time of the link, of the earlier passes.
+    done, before, sent_before = 0.0, 0.0, 0.0
     for share, counts in _passes(solution.parts, sizes.size, problem.max_workers):
         plan = coding_plan(key, params, counts[:workers], **plan_options)
-        load = before + share * np.asarray(_loads(problem, jnp.asarray(counts)))
+        work, sent = (np.asarray(a) for a in _pace(problem, jnp.asarray(counts)))
+        used = [block.level for block in plan.blocks]
         codes += plan.codes
         blocks += [Block(block.level, block.pieces, (done, done + share)) for block in plan.blocks]
-        loads.append(load[[block.level for block in plan.blocks]])
-        done, before = done + share, load[-1]
+        loads.append(before + share * work[used])
+        sends.append(sent_before + sent[used])
+        done, before, sent_before = done + share, loads[-1][-1], sends[-1][-1]
     blocks[-1] = blocks[-1]._replace(share=(blocks[-1].share[0], 1.0))  # not a rounding less
     plan = CodingPlan(tuple(codes), tuple(blocks), plan.mean)
-    return TrainingScheme(plan, jax.device_put(np.concatenate(loads)), solution.method)
+    load, sent = (jax.device_put(np.concatenate(a)) for a in (loads, sends))
+    return TrainingScheme(plan, load, sent, problem.start_up, problem.overlap, solution.method)
 
 
 def _passes(parts: Parts, num_units: int, size: int) -> list[tuple[float, np.ndarray]]:
@@ -173,9 +195,11 @@ def _passes(parts: Parts, num_units: int, size: int) -> list[tuple[float, np.nda
 
 
 @jax.jit
-def _loads(problem: Problem, rounded: Array) -> Array:
+def _pace(problem: Problem, rounded: Array) -> tuple[Array, Array]:
+    """Until each level, `[max_workers]`: the time of the work over T, and that of the link."""
     x = partition_of_units(problem, rounded)
-    return problem.scale * finish_load(x, x > 0, problem.setup_load)
+    work = finish_load(x, x > 0, problem.setup_load, problem.chain_load)
+    return problem.scale * work, problem.send_load * jnp.cumsum(x)
 
 
 def train(
@@ -188,16 +212,19 @@ def train(
     optimizer: optax.GradientTransformation,
     num_steps: int,
     *,
+    start_ups: Law | ArrayLike | None = None,
     batch_size: int | None = None,
     evaluate: Callable[[PyTree], PyTree] = lambda params: None,
 ) -> Training:
     r"""`num_steps` (static) iterations of coded gradient descent. Pure: works under `jit` and `vmap`.
 
     Args:
-      key: draws of the cycle times and of the mini-batches.
+      key: draws of the cycle times, of the start-ups and of the mini-batches.
       loss: (params, batch) to a scalar, a mean or a sum over samples, as the scheme's plan was told.
       scheme: of `training_scheme`.
       cycle_times: a law, or measured rows `[K, N]`, replayed from the first on and over again.
+      start_ups: a law, a number, or measured rows `[K, N]` beside those of the cycle times; by default the
+        scheme's, and with `Pairs` for cycle times those that come with them.
       subsets: the data of `split_batch`, leaves `[N, m, …]`.
       batch_size: samples of each subset that an iteration draws, without replacement; all by default. The
         scheme's problem should have N times as many samples: its pace follows from these.
@@ -209,7 +236,9 @@ def train(
     """
     check_key(key)
     scheme = dataclasses.replace(scheme, plan=in_jax(scheme.plan))
-    times = cycle_times if isinstance(cycle_times, Law | JointLaw) else jnp.asarray(cycle_times)
+    starts = scheme.start_up if start_ups is None else start_ups
+    scheme = dataclasses.replace(scheme, start_up=_law_or_array(starts))
+    times = _law_or_array(cycle_times)
     args = (key, loss, scheme, times, params, subsets, optimizer, num_steps, batch_size, evaluate)
     return (_compiled if hashable(loss, optimizer, evaluate) else _train)(*args)
 
@@ -229,8 +258,7 @@ def _train(
     plan = scheme.plan
     coded = coded_value_and_grad(loss, plan)
     levels = jnp.array([block.level for block in plan.blocks])
-    source = cycle_times if isinstance(cycle_times, Law) else jnp.asarray(cycle_times, scheme.load.dtype)
-    draw = cycle_times_of(source, plan.num_workers, scheme.load.dtype)
+    draw = draws_of(cycle_times, scheme.start_up, plan.num_workers, scheme.load.dtype)
     size = len(jax.tree.leaves(subsets)[0][0])
     if batch_size is not None and not 1 <= batch_size <= size:
         raise ValueError(f"batch_size must be from 1 to {size}, the samples of a subset, got {batch_size}")
@@ -239,14 +267,14 @@ def _train(
         params, opt_state, clock, lost = state
         index, step_key = at
         time_key, batch_key = jax.random.split(step_key)
-        times = draw(index, time_key)
+        starts, times = draw(index, time_key)
         batch = subsets
         if batch_size is not None:
             chosen = jax.vmap(lambda k: jax.random.permutation(k, size)[:batch_size])(
                 jax.random.split(batch_key, plan.num_workers)
             )
             batch = jax.tree.map(lambda x: jax.vmap(lambda s, i: s[i])(x, chosen), subsets)
-        collected = collect(times * scheme.load[:, None], levels)
+        collected = collect(scheme.finish_times(starts, times), levels)
         value, gradient, decodable = coded(params, batch, collected.arrived)
         good = jnp.all(decodable) & jnp.isfinite(collected.runtime)
         updates, new_state = optimizer.update(gradient, opt_state, params)
@@ -268,12 +296,42 @@ def _train(
 _compiled = jax.jit(_train, static_argnames=("loss", "optimizer", "num_steps", "batch_size", "evaluate"))
 
 
-def cycle_times_of(
-    source: Law | JointLaw | Array | np.ndarray, num_workers: int, dtype: Any = float
-) -> Callable[[Any, Array], Array | np.ndarray]:
-    """(iteration, key) to the workers' cycle times, `[N]`: drawn from a law, or the next measured row."""
+def _law_or_array(value: Any) -> Any:
+    return value if value is None or isinstance(value, Law | JointLaw) else jnp.asarray(value)
+
+
+def draws_of(
+    cycle_times: Law | JointLaw | ArrayLike,
+    start_ups: Law | ArrayLike | None,
+    num_workers: int,
+    dtype: Any = float,
+) -> Callable[[Any, Array], tuple[Any, Any]]:
+    """(iteration, key) to the workers' start-ups, `[N]` or a number, and cycle times, `[N]`.
+
+    Drawn from a law, or the next measured row.
+    """
+    if isinstance(cycle_times, Pairs):
+        if start_ups is not None:
+            raise ValueError("Pairs have their own start-ups: leave start_ups out")
+        return lambda _, key: cycle_times.sample_pairs(key, (num_workers,), dtype)
+    next_times = _source("cycle_times", cycle_times, num_workers, dtype)
+    if start_ups is None or (not isinstance(start_ups, Law) and not np.ndim(start_ups)):
+        start = 0.0 if start_ups is None else start_ups
+        return lambda index, key: (start, next_times(index, key))
+    next_starts = _source("start_ups", start_ups, num_workers, dtype)
+
+    def draw(index: Any, key: Array) -> tuple[Any, Any]:
+        start_key, time_key = jax.random.split(key)
+        return next_starts(index, start_key), next_times(index, time_key)
+
+    return draw
+
+
+def _source(name: str, source: Any, num_workers: int, dtype: Any) -> Callable[[Any, Array], Any]:
+    """(iteration, key) to a number for each worker, `[N]`."""
     if isinstance(source, Law | JointLaw):
         return lambda _, key: source.sample(key, (num_workers,), dtype)
     if source.ndim != 2 or source.shape[1] != num_workers or not len(source):
-        raise ValueError(f"measured cycle times must have shape [steps, {num_workers}], got {source.shape}")
-    return lambda index, _: source[index % len(source)]
+        raise ValueError(f"measured {name} must have shape [steps, {num_workers}], got {source.shape}")
+    rows = source.astype(dtype)
+    return lambda index, _: rows[index % len(rows)]

@@ -14,6 +14,7 @@ from bcgc_jax.laws.families import (
     Weibull,
 )
 from bcgc_jax.laws.joint import JointLaw, Rows, Unlike
+from bcgc_jax.laws.pairs import Pairs
 from bcgc_jax.laws.spline import HazardSpline
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Kinked",
     "Law",
     "Lognormal",
+    "Pairs",
     "Pareto",
     "Rows",
     "ShiftedExponential",

@@ -4,15 +4,18 @@ from bcgc_jax.measured.description import Description, describe
 from bcgc_jax.measured.fits import Fit, fit_laws
 from bcgc_jax.measured.resampling import bootstrap_interval
 from bcgc_jax.measured.smooth import smooth_empirical
+from bcgc_jax.measured.start_up import StartUpFit, fit_start_up
 from bcgc_jax.measured.traces import Trace, load_trace
 
 __all__ = [
     "Description",
     "Fit",
+    "StartUpFit",
     "Trace",
     "bootstrap_interval",
     "describe",
     "fit_laws",
+    "fit_start_up",
     "load_trace",
     "smooth_empirical",
 ]

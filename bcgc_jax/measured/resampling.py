@@ -11,7 +11,6 @@ from jax.typing import ArrayLike
 from bcgc_jax._pytree import Numbers, check, check_key
 from bcgc_jax.iterations import Sampled
 from bcgc_jax.laws import Rows
-from bcgc_jax.order_statistics import max_finish_time
 from bcgc_jax.problem import Problem
 from bcgc_jax.runtime import as_partition, check_partition, load_of, scale_of
 
@@ -57,7 +56,7 @@ def _interval(
 ) -> tuple[Array, Array]:
     assert isinstance(problem.iteration, Sampled)
     x = as_partition(problem, partition)
-    finish = max_finish_time(load_of(problem, x), problem.iteration.times.astype(x.dtype))
+    finish = problem.delivery.max_of_sorted(load_of(problem, x), problem.iteration.times.astype(x.dtype))
     runtimes = scale_of(problem, x) * finish
     means = resampled_means(key, runtimes, num_replicates=num_replicates, block=block)
     low, high = jnp.quantile(means, jnp.stack([(1 - confidence) / 2, (1 + confidence) / 2]))

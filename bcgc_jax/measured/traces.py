@@ -1,35 +1,27 @@
 """Measured cycle times: the seconds of each step and worker, read from CSV or Parquet."""
 
-import contextlib
-import csv
 import difflib
-import gzip
 import io
-import itertools
 import math
-import operator
 import os
 import re
-import zlib
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from bcgc_jax._extras import to_install
 from bcgc_jax.laws import Empirical
+from bcgc_jax.measured.tables import Table, name_of, open_table, peekable
 
 LAYOUTS = ("auto", "long", "wide")
+# The column of the loads, where none is named.
+LOAD = "load"
 
 _FLAGS = {"0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
-_GZIP = b"\x1f\x8b"
 _NO_TIME = {"nan", "na", "n/a", "null", "none", "-"}
-_LONGEST_LABEL, _LONGEST_HEADER, _BATCH = 200, 1 << 20, 1 << 16
-# Types of Parquet columns, as Arrow writes them.
-_LABEL, _NUMBER = r"(large_)?string|u?int\d+", r"u?int\d+|halffloat|float|double|null"
+_LONGEST_LABEL = 200
 
 
 class ColumnError(ValueError):
@@ -37,19 +29,23 @@ class ColumnError(ValueError):
 
 
 class Trace(NamedTuple):
-    """The times of S steps and W workers, one of R for each cell that was measured.
+    """R times of S steps and W workers: one of each cell, or where there are loads one of each load of it.
 
     Args:
       step_names: `[S]`, str, in the order of their numbers, or of first mention where one is no number.
       worker_names: `[W]`, str, in the order of first mention.
       step, worker: `[R]`, int, places in the two.
-      seconds: `[R]`, float64, positive.
+      seconds: `[R]`, float64, positive; from the beginning of the iteration.
       censored: `[R]`, bool: the worker was cut off, its time is longer than that.
+      load: `[R]`, float64, positive, in cycles or whatever work is counted in: what the worker had done by
+        then. None where it is not known, and taken to be always the same.
 
     >>> names, twice = np.array(["a", "b"]), np.array([0, 0, 1])
     >>> trace = Trace(names, names, twice, np.array([0, 1, 0]), np.array([3.0, 1.0, 2.0]), twice > 0)
     >>> trace.num_missing, trace.table().tolist()
     (1, [[3.0, 1.0], [nan, nan]])
+    >>> trace._replace(load=np.array([2.0, 1.0, 4.0])).per_cycle().table().tolist()
+    [[1.5, 1.0], [nan, nan]]
     """
 
     step_names: np.ndarray
@@ -58,6 +54,7 @@ class Trace(NamedTuple):
     worker: np.ndarray
     seconds: np.ndarray
     censored: np.ndarray
+    load: np.ndarray | None = None
 
     @property
     def num_workers(self) -> int:
@@ -70,13 +67,37 @@ class Trace(NamedTuple):
     @property
     def num_missing(self) -> int:
         """How many of the S·W cells have no time, not even a censored one."""
-        return self.num_steps * self.num_workers - len(self.seconds)
+        cells = self.seconds.size if self.load is None else np.unique(self.cell).size
+        return self.num_steps * self.num_workers - cells
+
+    @property
+    def cell(self) -> np.ndarray:
+        """`[R]`, int: which step and worker, in one number."""
+        return self.step.astype(np.int64) * self.num_workers + self.worker
+
+    def largest_loads(self) -> "Trace":
+        """Of each cell the time of its largest load alone; a trace without loads is returned as it is."""
+        if self.load is None:
+            return self
+        order = np.lexsort((self.load, self.cell))
+        last = np.zeros(order.size, bool)
+        last[order] = np.append(np.diff(self.cell[order]) > 0, True)
+        return self._part(slice(None), last)
+
+    def per_cycle(self) -> "Trace":
+        """Seconds over load, of each cell at its largest load: cycle times, as if all time grew with it.
+
+        A trace without loads is returned as it is.
+        """
+        last = self.largest_loads()
+        return self if last.load is None else last._replace(seconds=last.seconds / last.load, load=None)
 
     def law(self) -> Empirical:
         """The law of all measured times together, workers taken as alike.
 
-        Raises ValueError where times are censored.
+        Raises ValueError where times are censored, and where they are of `load`s.
         """
+        self._refuse_loads()
         if self.censored.any():
             raise ValueError(
                 f"{np.count_nonzero(self.censored)} of {len(self.censored)} times are censored: an atomic "
@@ -85,13 +106,14 @@ class Trace(NamedTuple):
         return Empirical(self.seconds)
 
     def table(self) -> np.ndarray:
-        """The times as `[S, W]`, NaN where there is none or only a censored one."""
+        """The times as `[S, W]`, NaN where there is none or only a censored one; ValueError with `load`s."""
+        self._refuse_loads()
         times = np.full((self.num_steps, self.num_workers), np.nan)
         times[self.step, self.worker] = np.where(self.censored, np.nan, self.seconds)
         return times
 
     def rows(self) -> np.ndarray:
-        """The times of each step, `[S, W]`; ValueError where one is missing or censored."""
+        """The times of each step, `[S, W]`; ValueError where one is missing or censored, and with `load`s."""
         times = self.table()
         lacks = np.isnan(times)
         if lacks.any():
@@ -114,8 +136,17 @@ class Trace(NamedTuple):
         return self._part(slice(num_steps), first), self._part(slice(num_steps, None), ~first)
 
     def _part(self, steps: slice, rows: np.ndarray) -> "Trace":
-        step, *rest = (x[rows] for x in (self.step, self.worker, self.seconds, self.censored))
-        return Trace(self.step_names[steps], self.worker_names, step - (steps.start or 0), *rest)
+        names, step = self.step_names[steps], self.step[rows] - (steps.start or 0)
+        worker, seconds, censored = (x[rows] for x in (self.worker, self.seconds, self.censored))
+        load = None if self.load is None else self.load[rows]
+        return Trace(names, self.worker_names, step, worker, seconds, censored, load)
+
+    def _refuse_loads(self) -> None:
+        if self.load is not None:
+            raise ValueError(
+                "these are times of loads, no cycle times: take fit_start_up, or per_cycle() if all time "
+                "grows with the load"
+            )
 
 
 def load_trace(
@@ -125,6 +156,7 @@ def load_trace(
     worker: str = "worker",
     seconds: str = "seconds",
     censored: str | None = None,
+    load: str | None = None,
     layout: str = "auto",
     progress: Callable[[float], None] | None = None,
 ) -> Trace:
@@ -136,17 +168,20 @@ def load_trace(
       path: of a file; or an open one of bytes, such as `sys.stdin.buffer` (Parquet: one that can be sought).
       step, worker, seconds: the names of the columns; others are ignored in the long layout.
       censored: the column that says, by 0/1, false/true or no/yes, whether the worker was cut off.
+      load: the column of how much the worker had done when the seconds were over, in any unit; by default the
+        column `load`, where there is one. A step and worker may then have several rows, one for each load.
       layout: "long", a row for each step and worker; "wide", a row for each step and a column for each
         worker, named after it, the step column optional; "auto", wide only where there is neither a worker
         nor a seconds column and the columns are numbered alike, like w0, w1.
       progress: called now and then with the share that has been read.
 
-    Raises ValueError, with the line (Parquet: the row), for what is no trace, two times of one cell included;
-    OSError for a file that cannot be opened, ImportError where Parquet's reader is missing.
+    Raises ValueError, with the line (Parquet: the row), for what is no trace, two times of one cell (or of a
+    load of it) and times of a cell that fall while its load grows included; OSError for a file that cannot be
+    opened, ImportError where Parquet's reader is missing.
 
-    >>> import tempfile
+    >>> import pathlib, tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = Path(folder, "steps.csv")
+    ...     path = pathlib.Path(folder, "steps.csv")
     ...     _ = path.write_text("step,w0,w1\\n10,1.5,2.5\\n9,,1.25\\n")
     ...     trace = load_trace(path)
     >>> trace.step_names.tolist(), trace.worker_names.tolist(), trace.table().tolist()
@@ -154,69 +189,70 @@ def load_trace(
     """
     if layout not in LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
-    names = [step, worker, seconds] + ([] if censored is None else [censored])
-    if len(set(names)) < len(names):
+    columns = _Columns(step, worker, seconds, censored, load)
+    given = [name for name in columns if name is not None]
+    if len(set(given)) < len(given):
         raise ValueError(
-            f"step, worker, seconds and censored must be different columns, got {', '.join(names)}"
+            "step, worker, seconds, censored and load must be different columns, got " + ", ".join(given)
         )
     report = progress or (lambda share: None)
     if not isinstance(path, str | os.PathLike):
-        return _load(_peekable(path), _name_of(path), names, layout, report)
+        return _load(peekable(path), name_of(path), columns, layout, report)
     with open(path, "rb") as file:
-        return _load(file, str(path), names, layout, report)
+        return _load(file, str(path), columns, layout, report)
+
+
+class _Columns(NamedTuple):
+    """Their names; None for those that were not asked for."""
+
+    step: str
+    worker: str
+    seconds: str
+    censored: str | None
+    load: str | None
 
 
 def _load(
-    file: io.BufferedReader, path: str, names: list[str], layout: str, progress: Callable[[float], None]
+    file: io.BufferedReader, path: str, columns: _Columns, layout: str, progress: Callable[[float], None]
 ) -> Trace:
-    begin = file.peek(4)[:4]
-    if begin == b"PAR1" or Path(path).suffix.lower() in (".parquet", ".pq"):
-        if not file.seekable():
-            raise ValueError(f"{path} is Parquet, which is read from its end: give the path of a file")
-        table = _parquet(file, path, progress)
-    else:
-        table = _csv(file, path, begin[:2] == _GZIP, progress)
-    return _read(table, path, *_columns(path, table.header, names, layout))
+    table = open_table(file, path, progress)
+    return _read(table, path, *_places(path, table.header, columns, layout))
 
 
-def _peekable(file: Any) -> io.BufferedReader:
-    return file if hasattr(file, "peek") else io.BufferedReader(file)
-
-
-def _name_of(file: Any) -> str:
-    name = getattr(file, "name", "")
-    return "standard input" if name == "<stdin>" else name if isinstance(name, str) and name else "the stream"
-
-
-class _Table(NamedTuple):
-    """An open file: `rows(labels, places)` gives each row's number and its texts at these places."""
-
-    unit: str
-    header: Sequence[str]
-    rows: Callable[[int, Sequence[int]], Iterator[tuple[int, Sequence[str]]]]
-
-
-def _columns(path: str, header: Sequence[str], names: list[str], layout: str) -> tuple[int, list[int]]:
-    """How many columns are labels (2: long, 1 or 0: wide) and the places of all to read, labels first."""
+def _places(path: str, header: Sequence[str], columns: _Columns, layout: str) -> tuple[list[int], list[str]]:
+    """The places of all columns to read, and what kind each is: labels first, then times (long: one)."""
     twice = [name for name, count in Counter(header).items() if name and count > 1]
     if twice:
         raise ValueError(f"{path} has two columns {twice[0]!r}: rename one")
-    others = [name for name in header if name != names[0]]
+    names = [name for name in columns if name is not None]
+    kinds = ["label", "label", "number"] + ["flag"] * (columns.censored is not None)
+    if columns.load is None and LOAD in header and LOAD not in names:
+        names.append(LOAD)
+    kinds += ["load"] * (len(names) > len(kinds))
     missing = [name for name in names if name not in header]
     if layout == "auto":
         # A long file whose columns have other names must not pass for a wide one, nor a row of numbers for a
         # header.
+        others = [name for name in header if name != names[0]]
         wide = names[1:] == ["worker", "seconds"] and missing[-2:] == names[1:] and len(others) > 1
         wide = wide and _alike(others) and (names[0] in header or not _is_number(others[0]))
         layout = "wide" if wide else "long"
-    if layout == "long":
-        if missing:
-            raise ColumnError(_no_column(path, header, missing))
-        return 2, [header.index(name) for name in names]
+    if layout == "wide":
+        return _wide_places(path, header, names, kinds)
+    if missing:
+        raise ColumnError(_no_column(path, header, missing))
+    return [header.index(name) for name in names], kinds
+
+
+def _wide_places(
+    path: str, header: Sequence[str], names: list[str], kinds: list[str]
+) -> tuple[list[int], list[str]]:
     if len(names) > 3:
-        raise ValueError(f"{path}: the wide layout has no place for censored times, use the long one")
-    if not set(names[1:]) & set(missing):
+        what = "loads" if "load" in kinds else "censored times"
+        raise ValueError(f"{path}: the wide layout has no place for {what}, use the long one")
+    if not set(names[1:]) - set(header):
         raise ValueError(f"{path} has the columns {names[1]} and {names[2]}: it is long, not wide")
+    others = [name for name in header if name != names[0]]
     # A step's column of another name must not pass for a worker.
     if others and all(_is_number(name) and not name.isdigit() for name in others):
         raise ColumnError(
@@ -224,7 +260,7 @@ def _columns(path: str, header: Sequence[str], names: list[str], layout: str) ->
             "a header before it, or the first step is lost"
         )
     odd = len(header) > 2 and _alike(header[1:]) and not _alike(header)
-    if names[0] in missing and (names[0] != "step" or odd or _near("step", header)):
+    if names[0] not in header and (names[0] != "step" or odd or _near("step", header)):
         raise ColumnError(_no_column(path, header, names[:1]))
     if not others:
         raise ValueError(f"{path} has no column of a worker")
@@ -234,7 +270,8 @@ def _columns(path: str, header: Sequence[str], names: list[str], layout: str) ->
             "index=False)"
         )
     # The step's column first: sorting keeps the order of the others.
-    return len(header) - len(others), sorted(range(len(header)), key=lambda k: header[k] != names[0])
+    places = sorted(range(len(header)), key=lambda k: header[k] != names[0])
+    return places, ["label"] * (len(header) - len(others)) + ["number"] * len(others)
 
 
 def _no_column(path: str, header: Sequence[str], missing: Sequence[str]) -> str:
@@ -281,36 +318,69 @@ class _Codes(dict[str, int]):
         return code
 
 
-def _read(table: _Table, path: str, labels: int, places: list[int]) -> Trace:
+# What a row says of one cell: step, worker, seconds, whether they are a lower bound, load.
+_Cell = tuple[int, int, float, bool, float]
+
+
+def _long_cells(
+    header: list[str], kinds: list[str], steps: _Codes, workers: _Codes
+) -> Callable[[int, Sequence[str]], Iterable[_Cell]]:
+    flag = kinds.index("flag") if "flag" in kinds else None
+    load = kinds.index("load") if "load" in kinds else None
+
+    def cells(number: int, row: Sequence[str]) -> Iterable[_Cell]:
+        i, j, time = steps[row[0]], workers[row[1]], _positive(row[2], header[2])
+        if not time:
+            return ()
+        cut = flag is not None and _flag(row[flag], header[flag])
+        work = math.nan if load is None else _positive(row[load], header[load])
+        if not work:
+            raise ValueError(
+                f"{header[load or 0]} is empty, and {header[2]} is not: how much was done by then?"
+            )
+        return ((i, j, time, cut, work),)
+
+    return cells
+
+
+def _wide_cells(
+    header: list[str], labels: int, steps: _Codes, workers: _Codes
+) -> Callable[[int, Sequence[str]], Iterable[_Cell]]:
+    codes = [workers[name] for name in header[labels:]]
+    names = [f"seconds of worker {name}" for name in header[labels:]]
+
+    def cells(number: int, row: Sequence[str]) -> Iterable[_Cell]:
+        i = steps[row[0] if labels else str(number)]
+        for j, name, text in zip(codes, names, row[labels:], strict=True):
+            if time := _positive(text, name):
+                yield i, j, time, False, math.nan
+
+    return cells
+
+
+def _read(table: Table, path: str, places: list[int], kinds: list[str]) -> Trace:
     # Arrays: lists of numbers would take five times their memory.
     step, worker, line = array("i"), array("i"), array("q")
-    seconds, censored = array("d"), array("b")
+    seconds, censored, load = array("d"), array("b"), array("d")
     steps, workers = _Codes(), _Codes()
-    header = [table.header[k] for k in places]
-    long, flagged, cut = labels == 2, labels == 2 and len(header) == 4, False
+    header, labels = [table.header[k] for k in places], kinds.count("label")
     try:
-        codes = [] if long else [workers[name] for name in header[labels:]]
+        cells_of = (
+            _long_cells(header, kinds, steps, workers)
+            if labels == 2
+            else _wide_cells(header, labels, steps, workers)
+        )
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    names = [f"seconds of worker {name}" for name in header[labels:]]
-    for number, (at, row) in enumerate(table.rows(labels, places), 1):
+    for number, (at, row) in enumerate(table.rows(places, kinds), 1):
         try:
-            i = steps[row[0] if labels else str(number)]
-            cells: Iterable[tuple[int, str, str]] = (
-                ((workers[row[1]], header[2], row[2]),)
-                if long
-                else zip(codes, names, row[labels:], strict=True)
-            )
-            for j, name, text in cells:
-                time = _seconds(text, name)
-                if time:
-                    if flagged:
-                        cut = _flag(row[3], header[3])
-                    step.append(i)
-                    worker.append(j)
-                    seconds.append(time)
-                    censored.append(cut)
-                    line.append(at)
+            for i, j, time, cut, work in cells_of(number, row):
+                step.append(i)
+                worker.append(j)
+                seconds.append(time)
+                censored.append(cut)
+                load.append(work)
+                line.append(at)
         except ValueError as error:
             raise ValueError(f"{path}, {table.unit} {at}: {error}") from None
     if not steps:
@@ -319,39 +389,57 @@ def _read(table: _Table, path: str, labels: int, places: list[int]) -> Trace:
         raise ValueError(f"{path} has no measured time: its cells are empty")
     step_names, worker_names = np.array(list(steps)), np.array(list(workers))
     steps.clear()
-    step_of, worker_of = np.frombuffer(step, np.int32), np.frombuffer(worker, np.int32)
-    cell = step_of.astype(np.int64) * len(worker_names) + worker_of
-    ordered = np.sort(cell)
-    if np.any(ordered[1:] == ordered[:-1]):
-        rows = np.argsort(cell, kind="stable")
-        rows, again = rows[:-1], rows[1:]
-        same = np.flatnonzero(cell[rows] == cell[again])
-        k = same[np.argmin(again[same])]
-        twice = step_names[step_of[rows[k]]], worker_names[worker_of[rows[k]]]
-        raise ValueError(
-            f"{path}, {table.unit}s {line[rows[k]]} and {line[again[k]]}: step {twice[0]} has two times of "
-            f"worker {twice[1]}"
-        )
     order = _time_order(step_names)
     rank = np.empty(len(order), np.int32)
     rank[order] = np.arange(len(order))
-    times, cuts = np.frombuffer(seconds), np.frombuffer(censored, bool)
-    return Trace(step_names[order], worker_names, rank[step_of], worker_of, times, cuts)
+    trace = Trace(
+        step_names[order],
+        worker_names,
+        rank[np.frombuffer(step, np.int32)],
+        np.frombuffer(worker, np.int32),
+        np.frombuffer(seconds),
+        np.frombuffer(censored, bool),
+        np.frombuffer(load) if "load" in kinds else None,
+    )
+    fault = _first_fault(trace)
+    if fault is not None:
+        a, b, what = fault
+        raise ValueError(f"{path}, {table.unit}s {line[a]} and {line[b]}: {what}")
+    return trace
 
 
-def _time_order(names: np.ndarray) -> np.ndarray:
-    for dtype in (np.int64, np.float64):
-        try:
-            numbers = names.astype(dtype)
-        except (ValueError, OverflowError):
-            continue
-        if np.isfinite(numbers).all():
-            return np.argsort(numbers, kind="stable")
-    return np.arange(len(names))
+def _first_fault(trace: Trace) -> tuple[int, int, str] | None:
+    """Two rows of a cell that cannot both be: their places, and in words why."""
+    load = np.zeros(trace.seconds.size) if trace.load is None else trace.load
+    cell = trace.cell
+    if trace.load is None:  # most files; a sort by one key takes half the time of one by two
+        ordered = np.sort(cell)
+        if not np.any(ordered[1:] == ordered[:-1]):
+            return None
+    rows = np.lexsort((load, cell))
+    before, after = rows[:-1], rows[1:]
+    same = cell[before] == cell[after]
+    again = same & (load[before] == load[after])
+    falls = same & (trace.seconds[before] > trace.seconds[after])
+    found = np.flatnonzero(again | falls)
+    if not found.size:
+        return None
+    k = found[np.argmin(np.maximum(before, after)[found])]
+    a, b = before[k], after[k]
+    who = f"step {trace.step_names[trace.step[a]]}", f"worker {trace.worker_names[trace.worker[a]]}"
+    if again[k]:
+        at = "" if trace.load is None else f" at load {load[a]:g}"
+        return a, b, f"{who[0]} has two times of {who[1]}{at}"
+    return (
+        min(a, b),
+        max(a, b),
+        f"{who[0]}, {who[1]} had done {load[b]:g} after {trace.seconds[b]:g}, and less ({load[a]:g}) only "
+        f"after {trace.seconds[a]:g}: seconds count from the beginning of the iteration and grow with load",
+    )
 
 
-def _seconds(text: str, name: str) -> float:
-    """A positive time, or 0 for an empty cell."""
+def _positive(text: str, name: str) -> float:
+    """A positive number, or 0 for an empty cell."""
     try:
         value = float(text)
     except ValueError:
@@ -368,120 +456,19 @@ def _seconds(text: str, name: str) -> float:
     raise ValueError(f"{name} must be a positive number, got {text[:40]!r}{advice}")
 
 
+def _time_order(names: np.ndarray) -> np.ndarray:
+    for dtype in (np.int64, np.float64):
+        try:
+            numbers = names.astype(dtype)
+        except (ValueError, OverflowError):
+            continue
+        if np.isfinite(numbers).all():
+            return np.argsort(numbers, kind="stable")
+    return np.arange(len(names))
+
+
 def _flag(text: str, name: str) -> bool:
     flag = _FLAGS.get(text.strip().lower())
     if flag is None:
         raise ValueError(f"{name} must be one of {', '.join(_FLAGS)}, got {text[:40]!r}")
     return flag
-
-
-def _num_fields(line: str, separator: str) -> int:
-    with contextlib.suppress(csv.Error):
-        return len(next(csv.reader([line], delimiter=separator)))
-    return 0
-
-
-def _size(file: Any) -> int:
-    """Bytes of an open file; 0 of a pipe."""
-    with contextlib.suppress(OSError):
-        return os.fstat(file.fileno()).st_size if file.seekable() else 0
-    return 0
-
-
-@contextlib.contextmanager
-def _reading_csv(path: str, line: Callable[[], int]) -> Iterator[None]:
-    """Errors of the readers below, in words; `line` is the one that is read."""
-    try:
-        yield
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text file (UTF-8): {error.reason}") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path} is not a whole gzip file: {error}") from None
-    except csv.Error as error:
-        raise ValueError(f"{path}, line {line()}: not a CSV file: {error}") from None
-
-
-def _csv(file: Any, path: str, compressed: bool, progress: Callable[[float], None]) -> _Table:
-    content = gzip.GzipFile(fileobj=file) if compressed else file
-    text = io.TextIOWrapper(content, "utf-8-sig", newline="")
-    head, blank = "\n", -1
-
-    def reading() -> contextlib.AbstractContextManager[None]:
-        return _reading_csv(path, lambda: blank + reader.line_num)
-
-    with reading():
-        while head.isspace():
-            head, blank = text.readline(_LONGEST_HEADER), blank + 1
-    if not head:
-        raise ValueError(f"{path} is empty: a trace has a header and rows of measured times")
-    if len(head) == _LONGEST_HEADER or "\0" in head:
-        raise ValueError(f"{path} is not a text file (UTF-8): its first line is no header")
-    separator = max(",;\t|", key=lambda separator: _num_fields(head, separator))
-    reader = csv.reader(
-        itertools.chain([head], text), delimiter=separator, skipinitialspace=True, strict=True
-    )
-    with reading():
-        header = [name.strip() for name in next(reader)]
-
-    def rows(labels: int, places: Sequence[int]) -> Iterator[tuple[int, Sequence[str]]]:
-        size, width = _size(file), len(header)
-        pick: Callable[[list[str]], Sequence[str]] = operator.itemgetter(*places) if width > 1 else list
-        with reading():
-            for count, row in enumerate(reader, 1):
-                if row:
-                    if len(row) != width:
-                        raise ValueError(
-                            f"{path}, line {blank + reader.line_num}: {len(row)} fields, the header has "
-                            f"{width} (separated by {separator!r}): is the line cut off, or has it another "
-                            "separator or a decimal comma?"
-                        )
-                    yield blank + reader.line_num, pick(row)
-                if size and count % 4096 == 0:
-                    progress(min(file.tell() / size, 1.0))
-        progress(1.0)
-
-    return _Table("line", header, rows)
-
-
-def _parquet(file: Any, path: str, progress: Callable[[float], None]) -> _Table:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise ImportError(f"Parquet files need pyarrow: {to_install('parquet')}") from error
-
-    @contextlib.contextmanager
-    def reading() -> Iterator[None]:
-        try:
-            yield
-        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is not a Parquet file that can be read: {error}") from None
-
-    with reading():
-        table = pyarrow.parquet.ParquetFile(file)
-        schema = table.schema_arrow
-
-    def rows(labels: int, places: Sequence[int]) -> Iterator[tuple[int, Sequence[str]]]:
-        for i, k in enumerate(places):
-            kinds, expected = (_LABEL, "text or whole numbers") if i < labels else (_NUMBER, "numbers")
-            if labels == 2 and i == 3:
-                kinds, expected = f"bool|{_LABEL}", "booleans"
-            kind = str(schema.field(k).type)
-            if not re.fullmatch(kinds, re.sub(r"^dictionary<values=(\w+),.*", r"\1", kind)):
-                raise ValueError(f"{path}: the column {schema.names[k]} holds {kind}, expected {expected}")
-        row = 0
-        with reading():
-            for batch in table.iter_batches(_BATCH, columns=[schema.names[k] for k in places]):
-                texts = []
-                for k in places:
-                    values = batch.column(schema.names[k])
-                    if hasattr(values, "dictionary_decode"):
-                        values = values.dictionary_decode()
-                    if re.fullmatch("halffloat|float", str(values.type)):
-                        values = values.cast("double")
-                    texts.append(values.cast("string").fill_null("").to_pylist())
-                yield from enumerate(zip(*texts, strict=True), row + 1)
-                row += len(batch)
-                progress(row / table.metadata.num_rows)
-
-    return _Table("row", [name.strip() for name in schema.names], rows)

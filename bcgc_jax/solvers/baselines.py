@@ -11,10 +11,11 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import working_dtype
-from bcgc_jax.expectation import Expectation
+from bcgc_jax.deliveries import Load
 from bcgc_jax.laws import Atomic, JointLaw, Law
 from bcgc_jax.laws.atoms import mass_of
 from bcgc_jax.problem import Problem
+from bcgc_jax.quadrature import Expectation
 from bcgc_jax.solution import Solution
 
 # Levels of partial stragglers at a time.
@@ -126,7 +127,8 @@ def tandon_partial_runtime(problem: Problem, alpha: ArrayLike | None = None) -> 
     r"""Partial stragglers (Tandon et al. 2017): expected runtime at the best s, and that s.
 
     τ(s) = (M b L / N) (s+1)/(s+α) max{α T_(N-s), T_(N)}, s = 1…N-1: an uncoded part and a part coded at
-    level s. `alpha` is the law's `straggler_ratio` by default; the paper's figures use 6.
+    level s. `alpha` is the law's `straggler_ratio` by default; the paper's figures use 6. The best s is that
+    without start-ups and links, which are then waited for too.
     """
     law, workers = problem.iteration.pooled(), problem.num_workers
     alpha = jnp.asarray(straggler_ratio(law) if alpha is None else alpha, problem.dtype)
@@ -142,12 +144,29 @@ def tandon_partial_runtime(problem: Problem, alpha: ArrayLike | None = None) -> 
     unit = problem.scale * problem.total
     # T_(N) is waited for at every s.
     value = jnp.where(jnp.isfinite(law.mean()), value[best], jnp.inf)
+    if problem.delivers:
+        uncoded = (best + 2) / (best + 1 + alpha)
+        found = problem.delivery.expected_max(_partial_load(problem, best + 1, uncoded))
+        return Expectation(problem.scale * found.value, problem.scale * found.error), best + 1
     return Expectation(unit * value, unit * result.error[best]), best + 1
+
+
+def _partial_load(problem: Problem, level: Array, uncoded: Array) -> Load:
+    """Two messages of all coordinates: of the uncoded share of the samples, then of the rest at `level`."""
+    second = np.arange(problem.max_workers) >= level
+    work = problem.total * jnp.where(second, uncoded + (1 - uncoded) * (level + 1), uncoded)
+    sent = problem.send_load / problem.scale * problem.total * jnp.where(second, 2, 1)
+    return Load(work.astype(problem.dtype), sent.astype(problem.dtype))
 
 
 @jax.jit
 def runtime_limit(problem: Problem) -> Array:
-    r"""E[M b L / Σ_n 1/T_n]: perfectly divisible work of which every cycle counts; no scheme beats it."""
+    r"""E[M b L / Σ_n 1/T_n]: perfectly divisible work of which every cycle counts; no scheme beats it.
+
+    With start-ups E S_(1) comes before it, which no scheme beats either; with a link no scheme comes near.
+    """
     unit = problem.total * problem.num_samples * problem.cycles
     value = unit * problem.iteration.expected_shared_time(problem.dtype)
+    if problem.delivers:
+        value = value + problem.delivery.least_start_up()
     return jnp.where(problem.valid, value, jnp.nan)

@@ -7,8 +7,7 @@ e^±h, h → 0, and the answers are judged by the true P.
 """
 
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,17 +15,17 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax.partitions import cumulative_load, project_partition
+from bcgc_jax.partitions import project_partition
 from bcgc_jax.problem import Problem, Status
+from bcgc_jax.runtime import load_of
 from bcgc_jax.solvers.closed_form import partition_for_times
+from bcgc_jax.solvers.spectral import spectral_projected_gradient
 
 # Of 600 problems (five families, N = 3 … 24, deadlines of 0.45 to 3 expected runtimes) these reach the best
 # of eleven starts in 98 %, at worst 4e-4 below; with x^(t), x^(f) and the optimum in place of the first five,
 # two seconds more to compile, it is 98 % and 3e-3.
 _DEVIATIONS = (-1.5, -1.0, 0.0, 1.0, 2.0)
 STARTS = (*(f"typical times {sigma:+g} σ" for sigma in _DEVIATIONS), "harmonic", "single level")
-# Values remembered by the line search, which may rise for a while; its slope; bounds of the step size.
-_MEMORY, _SUFFICIENT, _SHORTEST, _LONGEST = 10, 1e-4, 1e-8, 1e4
 
 # h of the spread atoms, one stage after the other.
 _SPREADS = (0.1, 0.03, 0.01, 0.003)
@@ -61,14 +60,19 @@ def completion_partition(
     >>> bool(result.probability >= result.probabilities.max()), int(result.status)
     (True, 0)
     """
-    iteration, workers, total = problem.iteration, problem.num_workers, problem.total
-    t = jnp.asarray(deadline, problem.dtype) / (problem.scale * total)
+    delivery, workers, total = problem.delivery, problem.num_workers, problem.total
+    # Of shares without a start-up or a link, and of coordinates with them.
+    unit = jnp.ones_like(total) if problem.delivers else total
+    t = jnp.asarray(deadline, problem.dtype) / (problem.scale * unit)
+
+    def load(share: Array) -> Any:
+        return load_of(problem, share * total / unit)
 
     def late(share: Array) -> Array:
-        return iteration.exceedance(cumulative_load(share), t)
+        return delivery.exceedance(load(share), t)
 
     def log_odds(share: Array, spread: Array) -> Array:
-        q = iteration.smoothed_exceedance(cumulative_load(share), t, spread)
+        q = delivery.smoothed_exceedance(load(share), t, spread)
         # 1 - q is rounded where completion is improbable, but then it is the larger that counts.
         return jnp.log(jnp.maximum(q, _tiny(q))) - jnp.log(jnp.maximum(1 - q, _tiny(q)))
 
@@ -82,20 +86,29 @@ def completion_partition(
             )
             return found.point, (found.value, found.residual, found.num_steps)
 
-        spreads = jnp.asarray(_SPREADS if iteration.polyhedral else (0.0,), problem.dtype)
+        spreads = jnp.asarray(_SPREADS if delivery.stepped else (0.0,), problem.dtype)
         share, (values, residuals, steps) = jax.lax.scan(stage, share, spreads)
         return share, values[-1], residuals[-1], jnp.sum(steps)
 
-    found = jax.vmap(stages)(_starts(problem, t))
+    found = jax.vmap(stages)(_starts(problem, _left_for_work(problem, deadline)))
     shares, log_odds_late, residuals, steps = found
     # With atoms, what was minimised is spread.
-    on_time = 1 - jax.lax.map(late, shares) if iteration.polyhedral else jax.nn.sigmoid(-log_odds_late)
+    on_time = 1 - jax.lax.map(late, shares) if delivery.stepped else jax.nn.sigmoid(-log_odds_late)
     probabilities = jnp.clip(on_time, 0, 1)
     best = jnp.argmax(probabilities)
     status = jnp.where(residuals[best] <= tolerance, int(Status.CONVERGED), int(Status.STEP_LIMIT))
     return CompletionResult(
         shares[best] * total, probabilities[best], best, probabilities, status, jnp.max(steps)
     )
+
+
+def _left_for_work(problem: Problem, deadline: ArrayLike) -> Array:
+    """The deadline without start-up and link, per cycle of all coordinates' load."""
+    t = jnp.asarray(deadline, problem.dtype)
+    if problem.delivers:
+        start = problem.delivery.typical_start_up().astype(t.dtype)
+        t = jnp.maximum(t - start - problem.send_load * problem.total, 1e-3 * t)
+    return t / (problem.scale * problem.total)
 
 
 def _starts(problem: Problem, t: Array) -> Array:
@@ -116,99 +129,3 @@ def _starts(problem: Problem, t: Array) -> Array:
 
 def _tiny(q: Array) -> float:
     return float(jnp.finfo(q.dtype).tiny)
-
-
-class SpectralResult(NamedTuple):
-    """The best point, its value, how far a projected step would move the last one, and the steps taken."""
-
-    point: Array
-    value: Array
-    residual: Array
-    num_steps: Array
-
-
-class _Search(NamedTuple):
-    """Before an evaluation at point + scale · direction; the rest is what is known at the point.
-
-    `best` is the best point so far: the value may rise for a while, and at a cliff of the function for good.
-    """
-
-    num_steps: Array
-    point: Array
-    direction: Array
-    scale: Array
-    value: Array
-    slope: Array
-    descent: Array
-    residual: Array
-    memory: Array
-    best: Array
-    least: Array
-
-
-def spectral_projected_gradient(
-    function: Callable[[Array], Array],
-    project: Callable[[Array], Array],
-    start: Array,
-    *,
-    tolerance: ArrayLike,
-    max_steps: int,
-) -> SpectralResult:
-    """A local minimum of `function` over the set that `project` projects on (Birgin, Martínez & Raydan 2000).
-
-    Stops where a projected gradient step moves no entry by more than `tolerance`. One evaluation a round,
-    which a step is taken or cut after: under `vmap` no search waits for the line search of another.
-    """
-    dtype = start.dtype
-
-    def go_on(s: _Search) -> Array:
-        return (s.num_steps <= max_steps) & (s.residual > tolerance)
-
-    def round_(s: _Search) -> _Search:
-        point = s.point + s.scale * s.direction
-        value, slope = jax.value_and_grad(function)(point)
-        first = s.num_steps == 0
-        highest = jnp.max(s.memory) + _SUFFICIENT * s.scale * s.descent
-        cut = ~first & (value > highest) & (s.scale > 1e-10)
-        moved, change = point - s.point, slope - s.slope
-        curvature = jnp.sum(moved * change)
-        spectral = jnp.sum(moved**2) / jnp.where(curvature > 0, curvature, 1)
-        length = jnp.where(curvature > 0, jnp.clip(spectral, _SHORTEST, _LONGEST), _LONGEST)
-        steepest = jnp.maximum(jnp.max(jnp.abs(slope)), _tiny(start))
-        length = jnp.where(first, jnp.minimum(1 / steepest, _LONGEST), length)
-        steps = jax.vmap(lambda a: project(point - a * slope) - point)(
-            jnp.stack([length, jnp.ones((), dtype)])
-        )
-        memory = jnp.where(first, value, s.memory.at[s.num_steps % _MEMORY].set(value))
-        better = first | (value < s.least)  # NaN from the start on is the answer
-        taken = _Search(
-            s.num_steps + 1,
-            point,
-            steps[0],
-            jnp.ones((), dtype),
-            value,
-            slope,
-            jnp.sum(slope * steps[0]),
-            jnp.max(jnp.abs(steps[1])),
-            memory,
-            jnp.where(better, point, s.best),
-            jnp.where(better, value, s.least),
-        )
-        return jax.tree.map(lambda a, b: jnp.where(cut, a, b), s._replace(scale=s.scale / 2), taken)
-
-    zero = jnp.zeros((), dtype)
-    first = _Search(
-        jnp.asarray(0),
-        start,
-        0 * start,
-        zero,
-        zero,
-        0 * start,
-        zero,
-        zero + jnp.inf,
-        jnp.zeros(_MEMORY, dtype),
-        start,
-        zero + jnp.inf,
-    )
-    last = jax.lax.while_loop(go_on, round_, first)
-    return SpectralResult(last.best, last.least, last.residual, last.num_steps - 1)

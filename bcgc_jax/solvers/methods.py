@@ -289,9 +289,13 @@ def check_method(problem: Problem, method: "Method | Scheme") -> None:
             top = (problem.max_workers if workers is None else int(workers.min())) - 1
             if levels[-1] > top:
                 raise ValueError(f"levels must be whole numbers from 0 to {top}, got {list(levels)}")
-        case Deadline() if problem.setup_cycles is not None:
-            raise ValueError("the completion probability is optimised without setup_cycles")
-    if problem.setup_cycles is not None and name in ("subgradient", "tandon_partial", LIMIT):
-        raise ValueError(f'method="{name}" knows no setup_cycles: use "optimal"')
+        case Deadline() if problem.has_setup:
+            raise ValueError("the completion probability is optimised without setup_cycles and chain_cycles")
+    if problem.delivers and isinstance(method, Scheme) and method.gives == "runtime":
+        raise ValueError(
+            f'method="{name}" makes runtimes of cycle times alone: it knows no start_up and no send_time'
+        )
+    if problem.has_setup and name in ("subgradient", "tandon_partial", LIMIT):
+        raise ValueError(f'method="{name}" knows no setup_cycles and no chain_cycles: use "optimal"')
     if problem.unit_costs is not None and name.startswith("ferdinand"):
         raise ValueError(f'method="{name}" has layers of equal coordinates: it knows no unit_costs')

@@ -19,17 +19,15 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax.expectation import (
-    Expectation,
-    Marks,
-    marks,
-    rule_error,
-    with_rounding,
-)
-from bcgc_jax.iterations import Independent, Iteration, Sampled
+from bcgc_jax._pytree import replace
+from bcgc_jax.deliveries import Load
+from bcgc_jax.expectation import Marks, marks, with_rounding
+from bcgc_jax.iterations import Independent, Sampled
 from bcgc_jax.laws import Law, Smooth
 from bcgc_jax.linear_algebra import solve_positive
 from bcgc_jax.problem import Problem, Status
+from bcgc_jax.quadrature import Expectation, rule_error
+from bcgc_jax.runtime import sent_load
 from bcgc_jax.solvers.cutting_plane import cutting_plane
 from bcgc_jax.solvers.lanes import loop
 from bcgc_jax.solvers.row_program import row_program
@@ -169,8 +167,15 @@ def optimal_partition(
     levels = problem.exists & jnp.asarray(levels)
     tolerance = jnp.asarray(tolerance, problem.dtype)
     iteration = problem.iteration
-    if iteration.polyhedral:
-        return _by_cuts(problem, iteration, levels, tolerance)
+    if problem.start_up is not None:  # the same for all, and for every partition
+        alike = replace(problem, start_up=None)
+        found = optimal_partition(
+            alike, levels, tolerance=tolerance, max_steps=max_steps, written_out=written_out
+        )
+        start = jnp.asarray(problem.start_up, problem.dtype)
+        return found._replace(value=found.value + start, lower_bound=found.lower_bound + start)
+    if iteration.polyhedral or problem.delivers:
+        return _by_cuts(problem, levels, tolerance)
     assert isinstance(iteration, Independent)
     law = iteration.law.with_fast_inverse()
     known = marks(law, jnp.ones(levels.size, problem.dtype), jnp.asarray(problem.num_workers))
@@ -196,17 +201,26 @@ def optimal_partition(
     return OptimalResult(x * problem.total, value, error, bound, status, steps)
 
 
-def _by_cuts(problem: Problem, iteration: Iteration, levels: Array, tolerance: Array) -> OptimalResult:
-    """The least of a polyhedral f, by cutting planes."""
+def _by_cuts(problem: Problem, levels: Array, tolerance: Array) -> OptimalResult:
+    """The least of an f that is polyhedral, or whose Hessian is not known, by cutting planes."""
+    iteration = problem.iteration
     share = _in_unit_shares(problem, levels, tolerance)
     start = _start(share, iteration.typical_times((0.0,))[0].astype(problem.dtype))
     total, unit = problem.total, problem.scale * problem.total
 
+    def value_of(u: Array) -> Array:
+        work = share.loads @ u
+        if not problem.delivers:
+            return iteration.expected_max(work).value
+        # In coordinates, as the link takes them.
+        load = Load(total * work, sent_load(problem, total * jnp.where(levels, u, 0)))
+        return problem.delivery.expected_max(load).value / total
+
     def evaluate(u: Array) -> tuple[Array, Array]:
-        return jax.value_and_grad(lambda u: iteration.expected_max(share.loads @ u).value)(u)
+        return jax.value_and_grad(value_of)(u)
 
     tolerance = jnp.maximum(share.tolerance, least_gap(problem))
-    if isinstance(iteration, Sampled):
+    if isinstance(iteration, Sampled) and not problem.delivers:
         found = row_program(iteration.times, share.loads, start, levels, tolerance)
     else:
         found = cutting_plane(evaluate, start, levels, tolerance=tolerance, max_cuts=_MAX_CUTS)
@@ -238,9 +252,12 @@ def _in_unit_shares(problem: Problem, levels: Array, tolerance: Array) -> _Share
     # Steps beyond the working precision only wander.
     tolerance = jnp.maximum(tolerance, _least_gap(size, dtype))
     loads = np.tri(size) * jnp.where(levels, level + 1, 0)
-    if problem.setup_cycles is not None:  # the highest level in use pays setup for each of its subsets
-        highest = jax.lax.cummax(jnp.where(levels, level + 1, 0))
-        loads = loads + (problem.setup_load / problem.total * highest)[:, None]
+    if (
+        problem.has_setup
+    ):  # the highest level in use pays setup, and the chain so far, for each of its subsets
+        highest = jax.lax.cummax(jnp.where(levels, level + 1, 0))[:, None]
+        loads = loads + highest * (problem.setup_load / problem.total)
+        loads = loads + highest * problem.chain_load * jnp.where(levels, np.tri(size), 0)
     count = jnp.sum(levels).astype(dtype)
     return _Shares(jnp.asarray(problem.num_workers), levels, count, jnp.asarray(loads, dtype), tolerance)
 

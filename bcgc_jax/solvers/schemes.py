@@ -19,8 +19,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from bcgc_jax._pytree import show
-from bcgc_jax.expectation import Expectation
 from bcgc_jax.problem import Problem
+from bcgc_jax.quadrature import Expectation
 from bcgc_jax.solvers import baselines, closed_form
 from bcgc_jax.solvers.identity import describe
 

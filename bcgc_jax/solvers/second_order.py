@@ -10,14 +10,9 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax.crossing import Crossing
-from bcgc_jax.expectation import (
-    Marks,
-    rule,
-    rule_error,
-    slope_of_homogeneous,
-    threshold_hazard,
-)
+from bcgc_jax.expectation import Marks, rule, slope_of_homogeneous, threshold_hazard
 from bcgc_jax.laws import Law, Smooth
+from bcgc_jax.quadrature import rule_error
 
 # Intervals of the first rule.
 NUM_NODES = 32

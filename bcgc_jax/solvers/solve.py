@@ -12,15 +12,16 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import check_key, check_whole, concrete, is_traced, replace
-from bcgc_jax.expectation import Expectation
 from bcgc_jax.laws import Atomic
 from bcgc_jax.problem import Problem, Status
+from bcgc_jax.quadrature import Expectation
 from bcgc_jax.runtime import (
     Certificate,
     certificate,
     completion_probability,
     lower_bound_of,
     partition_of_units,
+    with_least_start_up,
 )
 from bcgc_jax.solution import (
     Parts,
@@ -50,6 +51,7 @@ from bcgc_jax.solvers.methods import (
 )
 from bcgc_jax.solvers.optimal import least_gap, optimal_partition
 from bcgc_jax.solvers.schemes import SCHEMES, BuiltIn, Scheme
+from bcgc_jax.solvers.start_ups import best_found
 from bcgc_jax.solvers.subgradient import subgradient_partition
 from bcgc_jax.solvers.units import improve_units
 
@@ -141,8 +143,9 @@ def solve(
         solution = _solve_exactly(problem, method, key, written_out)
     if is_traced((problem, method)):  # what could not be checked when it was made
         solution = _invalid_without(_makes_sense(problem, method), solution)
-    kind = "exact" if problem.iteration.exact and not _is_drawn(method) else "confidence"
-    return replace(solution, method=method.name, kind=kind, problem=problem)
+    if not problem.iteration.exact or _is_drawn(method):
+        solution = replace(solution, kind="confidence")
+    return replace(solution, method=method.name, problem=problem)
 
 
 def _makes_sense(problem: Problem, method: Method | Scheme) -> Array:
@@ -234,7 +237,7 @@ def _differentiable_probability_jvp(primals, tangents):
 
 def _solve_subgradient(problem: Problem, method: Subgradient, key: Array, written_out: bool) -> Solution:
     found = subgradient_partition(
-        problem,
+        problem.without_delivery,
         key,
         batch_size=method.batch_size,
         check_every=method.check_every,
@@ -242,7 +245,7 @@ def _solve_subgradient(problem: Problem, method: Subgradient, key: Array, writte
         tolerance=method.tolerance,
     )
     solution = assess(problem, found.partition, found.status, found.num_steps, written_out=written_out)
-    return replace(solution, history=found.history)
+    return solution if problem.delivers else replace(solution, history=found.history)
 
 
 def _solve_rule(problem: Problem, method: Method | Scheme, written_out: bool) -> Solution:
@@ -315,20 +318,21 @@ def _few_units(problem: Problem) -> bool:
     count = concrete(problem.num_coordinates)
     if is_traced(problem) or count is None or count.ndim or count > FEW_UNITS:
         return False
-    return problem.iteration.evaluation_cost() * problem.max_workers**2 <= _MOST_OPERATIONS
+    return problem.delivery.evaluation_cost() * problem.max_workers**2 <= _MOST_OPERATIONS
 
 
 def check_finite_mean(problem: Problem) -> None:
     """Raise ValueError where a concrete law has an infinite mean."""
     if is_traced(problem):
         return
-    for one in problem.iteration.laws():
+    for one in problem.delivery.laws():
         batched = any(np.ndim(leaf) for leaf in jax.tree.leaves(one)) and not isinstance(one.pieces(), Atomic)
         mean = concrete(one.mean())  # traced within a caller's jit
         if batched or mean is None or np.all(np.isfinite(mean)):
             continue
+        named = f"{'the start-up, ' * (one is problem.start_up)}{type(one).__name__}"
         raise ValueError(
-            f"the mean of {type(one).__name__} is infinite, or above the largest number, "
+            f"the mean of {named} is infinite, or above the largest number, "
             f"{jnp.finfo(problem.dtype).max:.1e}, and so is the expected runtime of a scheme that ever waits "
             "for the slowest worker: take a law with a lighter tail, or plan for a deadline (Deadline; in a "
             "shell --objective completion-probability)"
@@ -339,6 +343,8 @@ def check_finite_mean(problem: Problem) -> None:
 def _optimum(problem: Problem, allowed: Array, written_out: bool, **options: Any) -> Solution:
     """The optimum, but for the whole numbers; converged if its certificate meets the tolerance."""
     solution = _certified_optimum(problem, allowed, written_out, **options)
+    if not problem.convex:
+        return replace(solution, kind="local")
     least = least_gap(problem)
     # Where the answer was judged by another rule than the last of the search, by the rounding of both.
     resolved = (
@@ -354,15 +360,18 @@ def _certified_optimum(problem: Problem, allowed: Array, written_out: bool, **op
     # runtime at a fixed partition.
     still = jax.lax.stop_gradient(problem)
     used, rounds = allowed, 0
-    if problem.setup_cycles is not None:
-        used, rounds = best_levels(still, allowed)
-    found = optimal_partition(still, used, written_out=written_out, **options)
+    if problem.has_setup:
+        used, rounds = best_levels(still if problem.convex else with_least_start_up(still), allowed)
+    if problem.convex:
+        found = optimal_partition(still, used, written_out=written_out, **options)
+    else:
+        found = best_found(still, used, **options)
     steps = rounds + found.num_steps
     # Of the levels that were asked for, a traced number of workers may lack some.
     lacks = jnp.any(allowed & ~problem.exists)
     status = jnp.where(lacks, int(Status.INFEASIBLE), found.status)
-    if not problem.iteration.smooth:
-        known = found.lower_bound if problem.iteration.polyhedral else None
+    if problem.delivers or not problem.iteration.smooth:
+        known = found.lower_bound if problem.delivers or problem.iteration.polyhedral else None
         return assess_shares(problem, found.partition, status, steps, used, known, written_out=written_out)
     lower = lower_bound_of(found.lower_bound - found.error, found.value)
     certified = Certificate(found.value, found.error, lower, 1 - lower / found.value)

@@ -85,6 +85,21 @@ def test_estimates_are_what_was_measured_within_a_factor_of_three(law, workers, 
     assert 1 / 3 < cost_of(problem, method_of(method)).seconds / seconds < 3
 
 
+@pytest.mark.parametrize(
+    ("workers", "more", "seconds"),
+    [
+        (16, {"start_up": bcgc.Weibull(4000.0, 0.7)}, 33),
+        (32, {"start_up": 4000.0}, 0.01),
+        (16, {"send_time": 0.02}, 0.05),
+        (8, {"send_time": 0.02, "overlap": True}, 0.19),
+        (8, {"start_up": 4000.0, "send_time": 0.02, "overlap": True, "chain_cycles": 0.1}, 45),
+    ],
+)
+def test_so_are_those_of_workers_that_start_up_and_send(workers, more, seconds):
+    problem = bcgc.Problem(bcgc.ShiftedExponential(1.0, 0.5), workers, 20_000, **more)
+    assert 1 / 3 < cost_of(problem, bcgc.Optimal()).seconds / seconds < 3
+
+
 def test_what_is_searched_for_takes_longer():
     plain = cost_of(bcgc.Problem(EXPONENTIAL, 20, 1_000_000), bcgc.Optimal()).seconds
     setup = cost_of(bcgc.Problem(EXPONENTIAL, 20, 1_000_000, setup_cycles=1.0), bcgc.Optimal()).seconds

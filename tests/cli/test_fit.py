@@ -90,6 +90,21 @@ def test_the_table_reads_well_and_names_the_best(command, path):
         ("step,worker,seconds\n1,a,1\n1,b,2\n", (), "at least 10 times"),
         ("step,worker,seconds\n" + "".join(f"{i},a,2\n{i},b,2\n" for i in range(9)), (), "all times are 2"),
         ("", (), "empty"),
+        ("step,worker,load,seconds\n1,a,0,1\n", (), "line 2: load must be a positive number, got '0'"),
+        ("step,worker,load,seconds\n1,a,-2,1\n", (), "line 2: load must be a positive number"),
+        ("step,worker,load,seconds\n1,a,3,1\n2,a,,1\n", (), "line 3: load is empty, and seconds is not"),
+        ("step,worker,load,seconds\n1,a,3,2\n1,a,4,1\n", (), "lines 2 and 3: step 1, worker a had done 4"),
+        (
+            "step,worker,load,seconds\n" + "".join(f"{i},a,{i + 1},1\n{i},b,2,1\n" for i in range(3)),
+            (),
+            "at least 10 times",
+        ),
+        (
+            "step,worker,load,seconds\n" + "".join(f"{i},a,{i + 1},{i + 3}\n{i},b,2,4\n" for i in range(9)),
+            (),
+            "all times are 2 + 1 · load: nothing is random",
+        ),
+        ("step,worker,load,seconds\n1,a,3,1\n", ("--load-column", "work"), "no column work"),
         ("step,worker,seconds\n1,a,1\n", ("--law", "cauchy"), "'cauchy' is not one of"),
         ("step,worker,seconds\n1,a,1\n", ("--figure", "fit.gif"), "must end in"),
         ("step,worker,seconds\n1,a,1\n", ("--seconds-column", "time"), "time"),
@@ -145,3 +160,70 @@ def test_a_fit_tells_how_long_it_will_take(command, path, monkeypatch):
     assert err == "bcgc: the work has begun\n"
     _, _, err = command("fit", path, *COLUMNS, "--workers", "200")
     assert re.match(r"bcgc: this takes about \d+ (min|hours); most of it for plans: quicker with fewer", err)
+
+
+def _of_loads(tmp_path, loads, steps=40, workers=4):
+    rng, rows = np.random.default_rng(0), ["step,worker,samples,seconds"]
+    for i in range(steps * workers):
+        load = loads[i // workers % len(loads)]
+        time = rng.gamma(4.0, 0.5) + load * (0.01 + rng.exponential(0.01))
+        rows.append(f"{i // workers},{i % workers},{load},{time:.9f}")
+    path = tmp_path / "loads.csv"
+    path.write_text("\n".join(rows))
+    return str(path)
+
+
+@pytest.mark.slow
+def test_a_trace_of_loads_tells_the_start_up_apart_and_what_that_means(command, tmp_path):
+    path, picture = _of_loads(tmp_path, (100, 200, 400)), tmp_path / "loads.png"
+    asked = ("fit", path, "--load-column", "samples", "--law", "shifted-exponential", "--replicates", "20")
+    status, out, err = command(*asked, "--coordinates", "1000", "--figure", str(picture))
+    assert status == 0, err
+    assert max(map(len, out.splitlines())) <= 100
+    assert "160 times of 4 workers over 40 steps, at 3 loads from 100 to 400" in out
+    assert "of the time does not grow with the load at a load of 100" in out
+    assert "Planned as if all time grew with the load, it takes" in " ".join(out.split())
+    assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    status, out, _ = command(*asked, "--coordinates", "1000", "--format", "json")
+    answer = json.loads(out)
+    start, cycle = (answer["start_up"][name] for name in ("mean_start_up", "mean_cycle_time"))
+    assert abs(start["value"] - 2) < 3 * start["error"]
+    assert abs(cycle["value"] - 0.02) < 3 * cycle["error"]
+    plans = {plan["law"]: plan["runtime_under"] for plan in answer["plans"]}
+    for under in plans["uncoded"]:
+        assert min(plans.values(), key=lambda plan: plan[under])[under] == plans[under][under]
+    # Uncoded: the last of four workers, each with a quarter of the work, by draws of the fitted laws.
+    rng, work = np.random.default_rng(1), answer["start_up"]["cycles"] * 1000 / 4
+    law = answer["start_up"]["cycle_time"]["law"]
+    fitted = answer["start_up"]["start_up"]
+    cycles = law["shift"] + rng.exponential(1 / law["rate"], (200_000, 4))
+    assert fitted["law"]["law"] in ("gamma", "weibull", "lognormal")
+    values = fitted["law"]
+    starts = {
+        "gamma": lambda: rng.gamma(values["shape"], 1 / values["rate"], cycles.shape),
+        "weibull": lambda: values["scale"] * rng.weibull(values["concentration"], cycles.shape),
+        "lognormal": lambda: rng.lognormal(values["location"], values["scale"], cycles.shape),
+    }[values["law"]]()
+    last = (starts + work * cycles).max(axis=1)
+    error = last.std() / np.sqrt(last.size)
+    assert abs(plans["uncoded"]["with start-up"] - last.mean()) < 4 * error
+
+
+def test_solve_divides_seconds_by_their_loads_and_says_so(command, tmp_path):
+    path = _of_loads(tmp_path, (100, 200), steps=6)
+    asked = ("solve", "--trace", path, "--coordinates", "100", "--method", "uncoded", "--format", "json")
+    status, out, err = command(*asked, "--load-column", "samples")
+    assert status == 0
+    assert "seconds are divided by their loads" in err
+    rows = np.loadtxt(path, delimiter=",", skiprows=1)
+    mean = json.loads(out)["problem"]["cycle_time"]["mean"]
+    assert mean == pytest.approx(np.mean(rows[:, 3] / rows[:, 2]), rel=1e-6)
+
+
+@pytest.mark.slow
+def test_one_load_says_that_it_cannot_know(command, path, tmp_path):
+    told = "does not grow with the work (a start-up, a queue) cannot be known from one load"
+    for asked in ((path, *COLUMNS), (_of_loads(tmp_path, (100,)), "--load-column", "samples")):
+        found = command("fit", *asked, "--law", "uniform", "--replicates", "20", "--coordinates", "100")
+        assert found[0] == 0
+        assert told in " ".join(found[1].split())

@@ -90,12 +90,30 @@ def test_of_fit(answer, trace):
 
 
 @pytest.mark.slow
+def test_of_fit_to_several_loads(answer, tmp_path):
+    rng, rows = np.random.default_rng(0), ["step,worker,load,seconds"]
+    for i in range(120):
+        load = (100, 200, 400)[i // 4 % 3]
+        rows.append(
+            f"{i // 4},{i % 4},{load},{rng.exponential(2) + load * (0.01 + rng.exponential(0.01)):.6f}"
+        )
+    path = tmp_path / "loads.csv"
+    path.write_text("\n".join(rows))
+    asked = ["fit", str(path), "--law", "shifted-exponential", "--replicates", "20", "--coordinates", "2000"]
+    found = answer("fit", *asked)
+    assert found["fits"] == []
+    assert [plan["law"] for plan in found["plans"]] == ["with start-up", "without start-up", "uncoded"]
+
+
+@pytest.mark.slow
 def test_of_train(answer, trace):
     asked = ["train", "--steps", "3", "--seeds", "1", *QUICK]
     found = answer("train", *asked, "--trace", trace)
     assert found["version"] == VERSION
     assert found["runs"][0]["time_to_target"] is None
-    found = answer("train", *asked, "--workers", "4", *LAW)
+    found = answer(
+        "train", *asked, "--workers", "4", *LAW, "--start-up", "90", "--send-time", "2", "--overlap"
+    )
     partial = next(run for run in found["runs"] if run["method"] == "tandon_partial")
     assert partial["alpha"] == pytest.approx(4.88, abs=0.005)
 

@@ -108,7 +108,7 @@ def test_flags_are_named_by_the_commands_and_not_by_the_library(command, tmp_pat
         status, _, err = command(name, "--trace", str(path), *arguments)
         assert (status, err.count("\n")) == (2, 1)
         assert "has no column step, worker, seconds" in err
-        assert err.strip().endswith("--step-column, --worker-column, --seconds-column, --layout wide")
+        assert err.strip().endswith("--seconds-column, --load-column, --layout wide")
     description = bcgc.measured.describe(_trace(TIMES))
     assert description.unlike_workers
     assert "--" not in " ".join(description.remarks())

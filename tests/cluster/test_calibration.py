@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from bcgc_jax.cluster import Work, calibrate
+from bcgc_jax.cluster import Work, calibrate, work_trace
 from bcgc_jax.coding.gradients import coding_plan
 
 N, M = 4, 120.0
@@ -89,3 +89,22 @@ def test_one_block_has_no_setup_to_tell_and_no_work_no_answer():
     np.testing.assert_allclose(known.cycle_times, times, rtol=1e-9)
     with pytest.raises(ValueError, match="no work was measured"):
         calibrate([], plan, M)
+
+
+def test_the_work_is_a_trace_of_loads(plan):
+    rng = np.random.default_rng(3)
+    times = SECONDS * rng.lognormal(0, 0.3, (30, N))
+    items = work(plan, times, skip=lambda k, w, b: (k, w, b) == (4, 2, 1))
+    trace = work_trace(items, plan, M, setup_cycles=SETUP)
+    assert trace.load is not None
+    assert (trace.num_steps, trace.num_workers, trace.num_missing) == (30, N, 0)
+    assert trace.step_names.tolist() == [str(k + 1) for k in range(30)]
+    # Three blocks have coordinates; after one that did not come nothing is known.
+    assert np.bincount(trace.cell).tolist() == [1 if k == 4 * N + 2 else 3 for k in range(30 * N)]
+    # Every message costs as much: the k-th one k of them, whatever the load.
+    count = np.concatenate([[1] if k == 4 * N + 2 else [1, 2, 3] for k in range(30 * N)])
+    order = np.lexsort((trace.load, trace.cell))
+    expected = times[trace.step, trace.worker] * trace.load
+    np.testing.assert_allclose(trace.seconds[order], (expected[order] + count * MESSAGE), rtol=1e-9)
+    with pytest.raises(ValueError, match="no work was measured"):
+        work_trace([], plan, M)

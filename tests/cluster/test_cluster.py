@@ -23,6 +23,7 @@ import bcgc_jax as bcgc
 from bcgc_jax.cluster import Checkpoints, Cluster, Pace, WorkersLost, train_on_cluster
 from bcgc_jax.cluster.training import _scheme
 from bcgc_jax.coding.gradients import coding_plan, split_unevenly
+from tests.oracles.runtimes import delivered_runtime
 
 pytestmark = pytest.mark.slow
 
@@ -317,6 +318,23 @@ def test_batches_and_paces_are_drawn_for_each_step_and_the_same_after_a_resumpti
     assert len(chosen) == 6
 
 
+def test_a_pace_has_the_start_ups_and_the_link_of_the_problem(cluster):
+    params, data = case(16)
+    law, start = bcgc.ShiftedExponential(1.0, 0.3), bcgc.Weibull(9.0, 0.7)
+    problem = bcgc.Problem(law, N, COUNT, 16, start_up=start, send_time=0.4, chain_cycles=0.1)
+    key, pace = jax.random.key(6), Pace(law, 2e-3)
+    arguments = (cluster, loss, problem, params, data, optax.sgd(0.1), 3)
+    found = train_on_cluster(key, *arguments, method="time", pace=pace)
+    x, pace_key = np.asarray(bcgc.solve(problem, "time").rounded), jax.random.split(key, 3)[1]
+    pace = dataclasses.replace(pace, start_ups=start)
+    for step in range(3):
+        times, starts = (draw(pace_key, step, N) for draw in (pace.draw, pace.draw_start_ups))
+        given: dict[str, Any] = {"send_time": 0.4 * 2e-3, "chain_cycles": 0.1}
+        expected = delivered_runtime(x, starts, times, 16, 1, **given)
+        assert found.paced[step] == pytest.approx(expected, rel=1e-5)
+        assert found.seconds[step] > found.paced[step]
+
+
 def test_without_replacement_the_workers_left_plan_anew(cluster):
     params, data = case()
     cluster.replace = False
@@ -452,6 +470,7 @@ import sys, jax
 sys.path.insert(0, {root!r})
 from bcgc_jax.cluster import Cluster
 from bcgc_jax.coding.gradients import coding_plan, split_unevenly
+from tests.oracles.runtimes import delivered_runtime
 from tests.cluster.test_cluster import COUNT, assert_exact, case, loss
 params, data = case()
 with Cluster(2, address={address!r}) as cluster:

@@ -14,6 +14,7 @@ import bcgc_jax as bcgc
 from bcgc_jax.coding.training import collect
 from tests.coding.test_gradients import KEY, make_batch, make_params, network, relative_difference
 from tests.compilations import compilations
+from tests.oracles.runtimes import delivered_runtime
 
 LAW = bcgc.ShiftedExponential(0.8, 0.3)
 # The others differ from these in their numbers only.
@@ -226,6 +227,71 @@ def test_whole_layers_and_setup_cycles_pace_the_messages(model):
     for block, load in zip(scheme.plan.blocks, np.asarray(scheme.load), strict=True):
         done += (block.level + 1) * block.size
         assert load == pytest.approx(36 / 6 * (done + 3.0 * (block.level + 1)))
+
+
+# Half of the runtime is not computing.
+DELIVERING = bcgc.Problem(
+    LAW, 6, 58, 36, start_up=bcgc.Weibull(300.0, 0.8), send_time=4.0, overlap=True, chain_cycles=0.05
+)
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_workers_that_start_up_and_send_are_paced_draw_for_draw(model, x64, overlap):
+    params, batch = model
+    problem = dataclasses.replace(DELIVERING, overlap=overlap)
+    solution = solved("time")
+    scheme = bcgc.coding.training_scheme(KEY, problem, solution, params)
+    rng = np.random.default_rng(5)
+    starts, rows = rng.weibull(0.8, (4, 6)) * 300, rng.gamma(2.0, 1.0, (4, 6))
+    subsets, optimizer = bcgc.coding.split_batch(batch, 6), optax.sgd(0.1)
+    training = bcgc.coding.train(
+        KEY, clock_only, scheme, rows, params, subsets, optimizer, 6, start_ups=starts
+    )
+    x = np.asarray(solution.rounded)
+    loop = [
+        delivered_runtime(x, s, t, 36, 1, chain_cycles=0.05, send_time=4.0, overlap=overlap)
+        for s, t in zip(starts, rows, strict=True)
+    ]
+    taken = np.diff(np.asarray(training.clock), prepend=0)
+    np.testing.assert_allclose(taken, np.array(loop)[[0, 1, 2, 3, 0, 1]], rtol=1e-12)
+    # The same in NumPy, for processes that are slowed on purpose.
+    finish = scheme.finish_times(starts[0], rows[0])
+    levels = [block.level for block in scheme.plan.blocks]
+    assert float(_collect(finish, levels).runtime) == pytest.approx(loop[0], rel=1e-12)
+
+
+@pytest.mark.parametrize("method", ["time", "tandon_partial"])
+def test_the_mean_iteration_takes_the_expected_runtime_with_start_ups_too(method, model, x64):
+    params, batch = model
+    # Partial stragglers know no chain.
+    problem = dataclasses.replace(DELIVERING, chain_cycles=None if method == "tandon_partial" else 0.05)
+    solution = bcgc.solve(problem, method)
+    scheme = bcgc.coding.training_scheme(KEY, problem, solution, params)
+    subsets, optimizer = bcgc.coding.split_batch(batch, 6), optax.sgd(0.1)
+    training = bcgc.coding.train(KEY, clock_only, scheme, LAW, params, subsets, optimizer, 4000)
+    taken = np.diff(np.asarray(training.clock), prepend=0)
+    expected = float(solution.rounded_runtime)
+    assert abs(taken.mean() - expected) < 4 * taken.std() / np.sqrt(taken.size)
+
+
+def test_start_ups_come_with_their_cycle_times(model):
+    params, batch = model
+    scheme = scheme_of("uncoded")
+    pairs = bcgc.Pairs([0.0, 500.0], [1.0, 3.0])
+    subsets, optimizer = bcgc.coding.split_batch(batch, 6), optax.sgd(0.1)
+    training = bcgc.coding.train(KEY, clock_only, scheme, pairs, params, subsets, optimizer, 8)
+    load = float(scheme.load[0])
+    slow = np.isclose(np.diff(training.clock, prepend=0), 500 + 3 * load)
+    fast = np.isclose(np.diff(training.clock, prepend=0), load)
+    assert np.all(slow | fast)
+    assert slow.any()  # but for one draw in 64 all six are fast
+    for wrong, message in ((3.0, "Pairs have their own"), (np.ones((2, 5)), "Pairs have their own")):
+        with pytest.raises(ValueError, match=message):
+            bcgc.coding.train(KEY, clock_only, scheme, pairs, params, subsets, optimizer, 8, start_ups=wrong)
+    with pytest.raises(ValueError, match=r"measured start_ups must have shape \[steps, 6\]"):
+        bcgc.coding.train(
+            KEY, clock_only, scheme, LAW, params, subsets, optimizer, 8, start_ups=np.ones((2, 5))
+        )
 
 
 def test_a_scheme_that_does_not_exist_or_does_not_fit_is_refused(model):

@@ -454,3 +454,88 @@ def test_the_sample_trace_is_that_of_a_plain_reading():
     table = {(step, worker): float(text) for step, worker, text in lines}
     expected = [[table.get((str(step), name), np.nan) for name in trace.worker_names] for step in steps]
     np.testing.assert_array_equal(trace.table(), expected)
+
+
+_LOADS = "step,worker,load,seconds\n"
+
+
+def test_times_of_loads_one_or_several_of_a_cell(tmp_path):
+    text = _LOADS + "2,a,100,1.5\n1,a,400,3.5\n1,b,200,2.5\n2,b,,\n"
+    trace = load_trace(_write(tmp_path, text))
+    assert trace.load is not None
+    assert trace.load.tolist() == [100.0, 400.0, 200.0]
+    assert trace.step_names[trace.step].tolist() == ["2", "1", "1"]
+    assert (trace.num_workers, trace.num_steps, trace.num_missing) == (2, 2, 1)
+    np.testing.assert_array_equal(trace.per_cycle().table(), [[3.5 / 400, 2.5 / 200], [0.015, np.nan]])
+    for refused in (trace.law, trace.table, trace.rows):
+        with pytest.raises(ValueError, match="these are times of loads, no cycle times: take fit_start_up"):
+            refused()
+    # Block by block, in any order: what counts is the largest load of each cell.
+    blocks = "seconds,work,worker,step,cut\n5,30,a,1,1\n2,10,a,1,0\n4,20,a,1,0\n1,10,a,2,0\n1,20,a,2,0\n"
+    names: dict[str, Any] = {"load": "work", "censored": "cut"}
+    trace = load_trace(_write(tmp_path, blocks), **names)
+    assert trace.num_missing == 0
+    assert trace.seconds.size == 5
+    rates = trace.per_cycle()
+    assert rates.load is None
+    assert list(zip(rates.seconds.tolist(), rates.censored.tolist(), strict=True)) == [
+        (5 / 30, True),
+        (1 / 20, False),
+    ]
+    first, rest = trace.split(1)
+    assert first.load is not None
+    assert rest.load is not None
+    assert (first.load.tolist(), rest.load.tolist()) == ([30.0, 10.0, 20.0], [10.0, 20.0])
+    # Without its name it is a column like others; a trace without loads is its own cycle times.
+    plain = load_trace(_write(tmp_path, "step,worker,seconds,work\n1,a,2,3\n"))
+    assert plain.load is None
+    assert plain.per_cycle() is plain
+
+
+def test_loads_in_parquet(tmp_path):
+    table = _table(step=[1, 1, 2], worker=["a", "a", "a"], seconds=[1.5, 2.5, None], load=[10, 20, None])
+    trace = load_trace(_save(table, tmp_path))
+    assert trace.load is not None
+    assert (trace.load.tolist(), trace.num_missing) == ([10.0, 20.0], 1)
+    with pytest.raises(ValueError, match="the column load holds string, expected numbers"):
+        load_trace(_save(_table(step=[1], worker=["a"], seconds=[1.5], load=["10"]), tmp_path))
+    table = _table(step=[1, 2, 1], worker=["a", "a", "a"], seconds=[1.5, 1.0, 2.5], load=[20, 5, 10])
+    path = _save(table, tmp_path)
+    with pytest.raises(ValueError, match="rows 1 and 3: step 1, worker a had done 20 after"):
+        load_trace(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (_LOADS + "1,a,10,1\n1,b,0,1\n", "line 3: load must be a positive number, got '0'"),
+        (_LOADS + "1,a,-10,1\n", "line 2: load must be a positive number, got '-10'"),
+        (_LOADS + "1,a,inf,1\n", "line 2: load must be a positive number"),
+        (_LOADS + "1,a,many,1\n", "line 2: load must be a positive number, got 'many'"),
+        (_LOADS + "1,a,10,1\n2,a,,1\n", "line 3: load is empty, and seconds is not: how much was done"),
+        (
+            _LOADS + "1,a,10,1\n2,a,10,1\n1,a,10,3\n",
+            "lines 2 and 4: step 1 has two times of worker a at load",
+        ),
+        (
+            _LOADS + "1,b,20,5\n1,a,20,2\n2,a,5,9\n1,a,10,2.5\n",
+            "lines 3 and 5: step 1, worker a had done 20 after 2, and less (10) only after 2.5",
+        ),
+    ],
+)
+def test_loads_that_cannot_be_are_refused_with_their_line(tmp_path, text, message):
+    with pytest.raises(ValueError, match=r"trace\.csv") as caught:
+        load_trace(_write(tmp_path, text))
+    assert message in str(caught.value)
+
+
+def test_a_column_of_loads_that_is_not_there_or_has_no_place(tmp_path):
+    path = _write(tmp_path, _LONG + "1,a,2\n")
+    with pytest.raises(ValueError, match="no column work: it has step, worker, seconds"):
+        load_trace(path, load="work")
+    with pytest.raises(ValueError, match="must be different columns"):
+        load_trace(path, load="seconds")
+    path = _write(tmp_path, "step,load,w1\n1,2,3\n")
+    for name in (None, "w1"):
+        with pytest.raises(ValueError, match="the wide layout has no place for loads"):
+            load_trace(path, layout="wide", load=name)

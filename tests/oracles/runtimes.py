@@ -35,6 +35,38 @@ def block_runtime(x: Sequence[float], times: Sequence[float], samples: float, cy
     return samples * cycles / workers * max(finish)
 
 
+def delivered_runtime(
+    x: Any,
+    starts: Any,
+    times: Any,
+    samples: float,
+    cycles: float,
+    *,
+    setup_cycles: float = 0.0,
+    chain_cycles: float = 0.0,
+    send_time: float = 0.0,
+    overlap: bool = False,
+) -> float:
+    """When the last block is there, of workers that do their blocks one after the other and send each."""
+    workers = len(times)
+    arrivals: list[list[float]] = [[] for _ in x]
+    for start, time in zip(starts, times, strict=True):
+        cycle, done, before = time * samples / workers, 0.0, 0.0
+        work, link = start, start  # when the processor is through, and the link
+        for n, size in enumerate(x):
+            if size > 0:
+                before += size
+                done += (n + 1) * size * cycles
+                total = done + (n + 1) * (
+                    setup_cycles + chain_cycles * before
+                )  # all subsets of level n, up to here
+                work = start + cycle * total
+                # Without overlap the processor waits while the link sends, all that was sent so far.
+                link = max(work, link) + send_time * size if overlap else work + send_time * before
+                arrivals[n].append(link)
+    return max(sorted(a)[workers - n - 1] for n, a in enumerate(arrivals) if a)
+
+
 def coordinate_runtime(s: Sequence[int], times: Sequence[float], samples: float, cycles: float) -> float:
     """Eq. (2)."""
     ordered, workers = sorted(float(t) for t in times), len(times)

@@ -17,6 +17,7 @@ from bcgc_jax.solvers.sample_average import (
     judge,
     student_quantile,
 )
+from tests.oracles.runtimes import delivered_runtime
 from tests.problems import known
 
 S, N, L, M, B = 60, 4, 2500, 14.0, 1.3
@@ -273,13 +274,17 @@ def test_student_quantile(degrees):
 # Resampled rows
 
 
-def test_single_rows_are_resampled_as_by_numpy():
+@pytest.mark.parametrize("start", [None, 70_000.0])
+def test_single_rows_are_resampled_as_by_numpy(start):
     x = np.array([900.0, 700.0, 0.0, 900.0])
-    problem = _problem(bcgc.Rows(TIMES))
+    send = None if start is None else 12.0
+    problem = _problem(bcgc.Rows(TIMES), start_up=start, send_time=send)
     low, high = bootstrap_interval(
         jax.random.key(0), problem, x, num_replicates=20_000, block=1, confidence=0.9
     )
     runtimes = _runtimes(x, SORTED)
+    if start is not None:
+        runtimes = np.array([delivered_runtime(x, [start] * N, t, M, B, send_time=12.0) for t in TIMES])
     means = np.random.default_rng(0).choice(runtimes, (20_000, S)).mean(axis=1)
     np.testing.assert_allclose([low, high], np.quantile(means, [0.05, 0.95]), rtol=3e-3)
 

@@ -1,5 +1,6 @@
 """Schemes that a user adds, against the built-in ones that they imitate."""
 
+import dataclasses
 import inspect
 
 import jax
@@ -98,6 +99,15 @@ def test_what_is_no_scheme_is_refused_in_words(function, gives, words):
     scheme = bcgc.Scheme("wrong", function, gives=gives)
     with pytest.raises(ValueError, match=words):
         bcgc.solve(PROBLEM, scheme, key=jax.random.key(0))
+
+
+def test_runtimes_of_cycle_times_alone_know_no_start_ups():
+    scheme = bcgc.Scheme("mine", lambda p, times: times[..., 0], gives="runtime")
+    for problem in (dataclasses.replace(PROBLEM, start_up=3.0), dataclasses.replace(PROBLEM, send_time=0.1)):
+        with pytest.raises(
+            ValueError, match='"mine" makes runtimes of cycle times alone: it knows no start_up'
+        ):
+            bcgc.solve(problem, scheme, key=jax.random.key(0))
 
 
 @pytest.mark.parametrize(

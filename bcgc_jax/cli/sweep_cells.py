@@ -1,0 +1,67 @@
+"""The cells of `bcgc sweep`: parameters of laws that are axes, and the problem that a cell's numbers are."""
+
+import math
+from typing import Any
+
+import click
+import jax
+import numpy as np
+
+from bcgc_jax.cli.arguments import law_name, missing_parameters
+from bcgc_jax.cli.deliveries import START_UP
+from bcgc_jax.laws import JointLaw, Law
+from bcgc_jax.problem import Problem
+
+_MOST_CHECKED = 10**6  # laws, before the sweep begins
+
+
+def all_parameters(
+    typed: tuple[type[Law], dict[str, float]], axes: dict[str, np.ndarray], option: str, prefix: str = ""
+) -> dict[str, np.ndarray]:
+    """All parameters of a law, those of its `option` as axes of one number; named with the `prefix`."""
+    law, given = typed
+    known = [prefix + name for name in law.__dataclass_fields__]  # type: ignore[attr-defined]
+    fixed = {prefix + name: np.array([value]) for name, value in given.items()}
+    for name in axes:
+        if name not in known:
+            raise click.UsageError(f"--axis {name}: {law_name(law)} has the parameters {', '.join(known)}")
+        if name in fixed:
+            raise click.UsageError(f"{name} is given twice: in {option} and as an --axis")
+    missing = missing_parameters(law, {name.removeprefix(prefix) for name in (*fixed, *axes)})
+    if missing:
+        raise click.UsageError(f"{law_name(law)} needs {', '.join(missing)}: in {option} or as an --axis")
+    return {**fixed, **axes}
+
+
+def problem_of_cell(
+    law: Any,
+    parameters: tuple[str, ...],
+    start_up: type[Law] | None,
+    overlap: bool,
+    max_workers: int,
+    **numbers: Any,
+) -> Problem:
+    """Of laws, or of their classes and parameters by name."""
+    if not isinstance(law, Law | JointLaw):
+        law = law(**{name: numbers.pop(name) for name in parameters})
+    if start_up is not None:
+        given = [name for name in numbers if name.startswith(START_UP)]
+        numbers["start_up"] = start_up(**{name.removeprefix(START_UP): numbers.pop(name) for name in given})
+    return Problem(law, max_workers=max_workers, overlap=overlap, **numbers)
+
+
+def refuse_no_law(law: type[Law], parameters: dict[str, np.ndarray]) -> None:
+    """ValueError, of the first of them, where no combination of the parameters makes a law."""
+    if math.prod(map(len, parameters.values())) > _MOST_CHECKED:
+        return
+    axes = np.meshgrid(*parameters.values(), indexing="ij")
+    grid = {name: values.ravel() for name, values in zip(parameters, axes, strict=True)}
+
+    def valid(parameters: dict[str, jax.Array]) -> jax.Array:
+        return law(**parameters).valid()
+
+    try:
+        law(**grid)
+    except ValueError:
+        if not np.asarray(jax.jit(jax.vmap(valid))(grid)).any():
+            law(**{name: float(values[0]) for name, values in grid.items()})

@@ -1,0 +1,241 @@
+r"""When blocks are delivered by workers that start up, compute and send, and when the last one is.
+
+Worker w delivers block n at F_n = S_w + T_w κ y_n + c X_n, or, where sending overlaps computing, at
+max_{j≤n} (S_w + T_w κ y_j + c (X_n - X_{j-1})): S is its start-up, c X_n the time its link takes. At any
+t each worker has delivered its blocks up to some level, so their levels are independent and only
+P(F_n > t) = E exp(-Λ(latest T)) counts: the crossing probability stays exact (design, section 3).
+
+All times here are in units of κ = M b / N, so that a load is one of cycles.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike, DTypeLike
+
+from bcgc_jax._pytree import pytree_dataclass, static_field
+from bcgc_jax.laws import Atomic, Kinked, Law
+from bcgc_jax.laws.atoms import mass_of
+from bcgc_jax.laws.pairs import Pairs
+from bcgc_jax.quadrature import rule_error
+
+# Beyond this hazard, and before its inverse, a start-up has no probability to speak of.
+_LONGEST_START = {8: 40.0, 4: 18.0}
+# Of the double exponential rule for the start-up: ends of v, intervals, and of `rule_error` the safety: what
+# different times are off by cancels (true errors below 1e-3 of the bound).
+_ENDS, NUM_INNER, _INNER_SAFETY = 3.2, 64, 3.0
+
+
+class Load(NamedTuple):
+    """What a worker has done when each level is finished, `[max_workers]` each, ascending.
+
+    `work` y_n, in cycles of a coordinate; `sent` c X_n / κ, in cycle times.
+    """
+
+    work: Array
+    sent: Array
+
+
+@pytree_dataclass
+class Worker:
+    """A worker's cycle time, its start-up in the unit of runtimes (a law or a number), and `unit`, κ."""
+
+    cycle_time: Law
+    start_up: Law | Array
+    unit: Array
+    overlap: bool = static_field(default=False)
+
+    @property
+    def constant(self) -> bool:
+        """Whether every start-up takes the same time."""
+        return not isinstance(self.start_up, Law) and not isinstance(self.cycle_time, Pairs)
+
+    @property
+    def stepwise(self) -> bool:
+        """Whether P(F_n ≤ t) is a step function of t."""
+        return isinstance(self.cycle_time.pieces(), Atomic) and is_atomic(self.start_up)
+
+    def draw(self, key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> tuple[Array, Array]:
+        """Start-ups, in units of κ, and cycle times."""
+        if isinstance(self.cycle_time, Pairs):
+            starts, times = self.cycle_time.sample_pairs(key, shape, dtype)
+            return (starts / self.unit).astype(dtype), times
+        assert isinstance(self.start_up, Law)
+        one, other = jax.random.split(key)
+        starts = self.start_up.sample(one, shape, dtype) / self.unit
+        return starts.astype(dtype), self.cycle_time.sample(other, shape, dtype)
+
+    def infimum(self) -> Array:
+        """Of the start-up, in units of κ."""
+        start = self.start_up.infimum() if isinstance(self.start_up, Law) else self.start_up
+        return jnp.asarray(start) / self.unit
+
+
+def is_atomic(start_up: Law | Array) -> bool:
+    return not isinstance(start_up, Law) or isinstance(start_up.pieces(), Atomic)
+
+
+def atoms_of(start_up: Law | Array) -> tuple[Array, Array]:
+    """Times and probabilities."""
+    if not isinstance(start_up, Law):
+        times = jnp.asarray(start_up)[None]
+        return times, jnp.ones_like(times)
+    pieces = start_up.pieces()
+    assert isinstance(pieces, Atomic)
+    return pieces.times, mass_of(start_up, pieces.times)
+
+
+def delivered(load: Load, time: Array, overlap: bool) -> Array:
+    """F_n - S for a cycle time, `[..., N]` or `[..., 1]` to `[..., N]`; 0 for levels without."""
+    used = load.work > 0
+    if not overlap:
+        return jnp.where(used, jnp.where(used, time, 0) * load.work + load.sent, 0)
+    before = jnp.concatenate([jnp.zeros_like(load.sent[:1]), load.sent[:-1]])
+    earlier = np.tri(load.work.size, dtype=bool) & used
+    computed = jnp.where(used, time[..., None], 0) * load.work
+    ready = jnp.where(earlier, computed + load.sent[:, None] - before, 0)
+    return jnp.where(used, jnp.max(ready, axis=-1), 0)
+
+
+def latest_cycle_time(load: Load, room: Array, overlap: bool) -> Array:
+    """The largest cycle time with F_n - S ≤ room, `[..., N]`; negative where there is none."""
+    used = load.work > 0
+    if not overlap:
+        return (room - load.sent) / jnp.where(used, load.work, 1)
+    before = jnp.concatenate([jnp.zeros_like(load.sent[:1]), load.sent[:-1]])
+    earlier = np.tri(load.work.size, dtype=bool) & used
+    left = (room - load.sent)[..., None] + before
+    return jnp.min(jnp.where(earlier, left / jnp.where(used, load.work, 1), jnp.inf), axis=-1)
+
+
+def late_hazard(worker: Worker, load: Load, t: Array, num_inner: int = NUM_INNER) -> tuple[Array, Array]:
+    """-log P(F_n > t) and the error of that probability; `[..., N]` each, of t `[..., N]` or `[..., 1]`."""
+    used, dtype = load.work > 0, load.work.dtype
+    if isinstance(worker.cycle_time, Pairs):
+        starts, times = worker.cycle_time.arrays()
+        on_time = (
+            starts[:, None] / worker.unit + delivered(load, times[:, None], worker.overlap)
+            <= (t[..., None, :])
+        )
+        share = jnp.mean(on_time.astype(dtype), axis=-2)
+        hazard = hazard_of(share, 1 - share)
+        error = jnp.zeros_like(hazard)
+    elif is_atomic(worker.start_up):
+        starts, mass = atoms_of(worker.start_up)
+        room = t[..., None, :] - (starts / worker.unit)[:, None].astype(dtype)
+        each = _law_hazard(worker.cycle_time, latest_cycle_time(load, room, worker.overlap))
+        hazard = _mixture(mass.astype(dtype)[:, None], each)
+        error = jnp.zeros_like(hazard)
+    elif isinstance(pieces := worker.cycle_time.pieces(), Atomic):
+        assert isinstance(worker.start_up, Law)
+        mass = mass_of(worker.cycle_time, pieces.times).astype(dtype)
+        ready = delivered(load, pieces.times[:, None].astype(dtype), worker.overlap)
+        each = _law_hazard(worker.start_up, (t[..., None, :] - ready) * worker.unit)
+        hazard = _mixture(mass[:, None], each)
+        error = jnp.zeros_like(hazard)
+    else:
+        hazard, error = _integrated(worker, load, t, num_inner)
+    return jnp.where(used, hazard, jnp.inf), jnp.where(used, error, 0)
+
+
+def _law_hazard(law: Law, t: Array) -> Array:
+    """Λ, for times of which some are negative or beyond all that matters."""
+    possible = t > 0
+    return jnp.where(possible, law.cumulative_hazard(jnp.where(possible, t, 1)), 0).astype(t.dtype)
+
+
+def _mixture(mass: Array, hazard: Array) -> Array:
+    """-log Σ_q mass_q e^{-hazard_q} along the last but one axis."""
+    if hazard.shape[-2] == 1:
+        return hazard[..., 0, :]
+    early = jnp.sum(mass * -jnp.expm1(-hazard), axis=-2)
+    # Of the least hazard, for a tail that underflows otherwise.
+    least = jax.lax.stop_gradient(jnp.min(hazard, axis=-2, keepdims=True))
+    least = jnp.where(jnp.isfinite(least), least, 0)
+    rest = jnp.sum(mass * jnp.exp(least - hazard), axis=-2)
+    return hazard_of(early, rest, least[..., 0, :])
+
+
+def hazard_of(early: Array, rest: Array, shift: ArrayLike = 0.0) -> Array:
+    """-log P from 1 - P and P e^shift, from the side where it does not cancel."""
+    low = -jnp.log1p(-jnp.where(early < 0.5, early, 0))
+    high = shift - jnp.log(jnp.where(rest > 0, rest, 1))
+    return jnp.where(early < 0.5, low, jnp.where(rest > 0, high, jnp.inf))
+
+
+def _integrated(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple[Array, Array]:
+    r"""P(F_n > t) = e^{-a*} + ∫_0^{a*} e^{-a} e^{-Λ(latest T after S(a))} da, both laws without atoms.
+
+    a is the hazard of the start-up, a* that of the latest one with which the block may still be delivered by
+    t. Double exponential nodes, for S(a) at 0 and Λ at a* may be powers; they are constants to a derivative,
+    which is right, as the integrand is continuous at a*.
+    """
+    law, start, dtype = worker.cycle_time, worker.start_up, load.work.dtype
+    assert isinstance(start, Law)
+    still, longest = jax.lax.stop_gradient, _LONGEST_START[dtype.itemsize]
+
+    def hazard_left(cycle_time: Array) -> Array:
+        """Of the latest start-up with which a worker of this cycle time delivers by t."""
+        room = (t - delivered(load, cycle_time, worker.overlap)) * worker.unit
+        return still(_law_hazard(start, room))
+
+    highest = hazard_left(law.infimum().astype(dtype)[None])
+    pieces = law.pieces()
+    lowest = jnp.zeros_like(highest)
+    if isinstance(pieces, Kinked) and pieces.ends:
+        lowest = hazard_left(pieces.times[-1:].astype(dtype))
+    rest, highest = jnp.exp(-highest), jnp.minimum(highest, longest)
+    lowest = jnp.minimum(lowest, highest)
+    share, weight = _double_exponential(num_inner, dtype)
+    size = (highest - lowest)[..., None, :]
+    a = lowest[..., None, :] + size * share[:, None]
+    room = t[..., None, :] - (start.inverse_cumulative_hazard(a) / worker.unit).astype(dtype)
+    hazard = _law_hazard(law, latest_cycle_time(load, room, worker.overlap))
+    density = still(jnp.exp(-a) * size)
+    late = jnp.einsum("rq,...qn->...rn", weight, density * jnp.exp(-hazard))
+    early = jnp.einsum("q,...qn->...n", weight[0], density * -jnp.expm1(-hazard))
+    fine, coarse, coarsest = jnp.moveaxis(late, -2, 0) + rest
+    error = rule_error(fine, coarse, coarsest, _INNER_SAFETY, 16.0 if worker.overlap else 1.0)
+    late = fine
+    return hazard_of(early - jnp.expm1(-lowest), late), still(jnp.minimum(error, late))
+
+
+def _double_exponential(num: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes on [0, 1], `[num + 1]`, and the weights of three rules that nest, `[3, num + 1]`."""
+    v = np.linspace(-_ENDS, _ENDS, num + 1)
+    share = 1 / (1 + np.exp(-np.pi * np.sinh(v)))
+    weight = np.pi * np.cosh(v) * share / (1 + np.exp(np.pi * np.sinh(v))) * (2 * _ENDS / num)
+    node = np.arange(num + 1)
+    return share.astype(dtype), np.stack([weight * (node % k == 0) * k for k in (1, 2, 4)]).astype(dtype)
+
+
+def last_of_draws(worker: Worker, load: Load, starts: Array, times: Array, num_workers: ArrayLike) -> Array:
+    """When the last block is complete, for draws of all workers' start-ups and cycle times, `[D, N]` each.
+
+    Level after level, so that no array over draws, workers and levels is formed. Start-ups are in units of
+    κ; workers from `num_workers` on do not count.
+    """
+    exists = np.arange(times.shape[-1]) < jnp.asarray(num_workers)
+
+    def level(last: Array, n: Array) -> tuple[Array, None]:
+        here = jax.tree.map(lambda a: jnp.where(np.arange(a.size) <= n, a, a[n]), load)
+        ready = starts + _at_level(here, times, n, worker.overlap)
+        ranked = jnp.sort(jnp.where(exists, ready, jnp.inf), axis=-1)
+        wanted = jnp.clip(jnp.asarray(num_workers) - 1 - n, 0, times.shape[-1] - 1)
+        counts = (load.work[n] > 0) & (n < jnp.asarray(num_workers))
+        return jnp.maximum(last, jnp.where(counts, jnp.take(ranked, wanted, axis=-1), 0)), None
+
+    return jax.lax.scan(level, jnp.zeros(times.shape[:-1], times.dtype), jnp.arange(load.work.size))[0]
+
+
+def _at_level(load: Load, times: Array, n: Array, overlap: bool) -> Array:
+    """F_n - S of level n alone, for cycle times of any shape."""
+    if not overlap:
+        return times * load.work[n] + load.sent[n]
+    before = jnp.concatenate([jnp.zeros_like(load.sent[:1]), load.sent[:-1]])
+    earlier = (np.arange(load.work.size) <= n) & (load.work > 0)
+    ready = times[..., None] * load.work + load.sent[n] - before
+    return jnp.max(jnp.where(earlier, ready, 0), axis=-1)

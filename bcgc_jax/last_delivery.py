@@ -1,0 +1,262 @@
+"""The expectation of the last delivery, and the probability that it is late."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from bcgc_jax.crossing import crossing_slopes
+from bcgc_jax.deliveries import (
+    NUM_INNER,
+    Load,
+    Worker,
+    atoms_of,
+    delivered,
+    hazard_of,
+    is_atomic,
+    late_hazard,
+)
+from bcgc_jax.expectation import NUM_NODES, marked_hazards, with_rounding
+from bcgc_jax.laws import Atomic, Kinked, Law, Smooth
+from bcgc_jax.laws.atoms import mass_of
+from bcgc_jax.laws.pairs import Pairs
+from bcgc_jax.quadrature import (
+    Expectation,
+    Quadrature,
+    gauss_rules,
+    integrate,
+    kinked_levels,
+    line,
+    line_rule,
+    panels,
+)
+
+# Intervals for the start-up, at least; for a layout of nodes.
+_FEWEST_INNER, _LAYOUT_INNER = 24, 16
+# Numbers at a time: times, start-ups and levels.
+_CHUNK = 2**21
+# Up to so many panels each has the nodes of a law with kinks; of more, each is small.
+_FEW_PANELS = 4000
+# A kink so near to the start, as a share of the way to the typical time, is at the start.
+_NO_PANEL = 1e-6
+# Panels begin at kinks, where densities may be powers.
+_POWER = 3
+# Halvings of a bracket, for a layout of nodes.
+_HALVINGS = 20
+
+
+def expected_last(
+    worker: Worker, load: Load, num_workers: ArrayLike, *, num_nodes: int = NUM_NODES
+) -> Expectation:
+    r"""E of when the last block is complete, level n with its (N-n)-th delivery; differentiable.
+
+    Exact sums where start-up and cycle time are both atomic; else the rules of `expectation.expected_max`.
+    The error counts that of the probabilities: Σ weight Σ_n |∂P/∂Λ_n| (error of P(F_n > t)) / P(F_n > t).
+    """
+    if worker.stepwise:
+        return with_rounding(load.work, _over_steps(worker, load, num_workers))
+    worker = _fast(worker)
+    inner = max(_FEWEST_INNER, num_nodes // 2)
+    still = jax.lax.stop_gradient((worker, load))
+    nodes = _quadrature(*still, num_workers, num_nodes)
+    hazard, unsure = _late_hazards(worker, load, nodes.times, inner)
+    late, slope = crossing_slopes(hazard, num_workers)
+    found = integrate(nodes, late)
+    doubt = jnp.sum(
+        jnp.where(unsure > 0, jnp.abs(slope) * unsure * jnp.exp(jnp.minimum(hazard, 700)), 0), axis=1
+    )
+    error = found.error + jnp.sum(nodes.weights[0] * doubt)
+    value, error = with_rounding(load.work, Expectation(found.value, error))
+    first = jnp.argmax(load.work > 0)
+    laws = (law for law in (worker.cycle_time, worker.start_up) if isinstance(law, Law))
+    finite = jnp.all(jnp.stack([law.has_mean(first, num_workers) for law in laws]))
+    return Expectation(jnp.where(finite, value, jnp.inf), jax.lax.stop_gradient(jnp.where(finite, error, 0)))
+
+
+def evaluation_cost(worker: Worker, size: int) -> float:
+    """Operations of one expectation, roughly."""
+    if worker.stepwise:
+        pairs = worker.cycle_time.pieces().times.size * _size_of(worker.start_up)  # type: ignore[union-attr]
+        return float(pairs * size**3)
+    inner = max(_size_of(worker.start_up), _size_of(worker.cycle_time))
+    both = _size_of(worker.start_up) * _size_of(worker.cycle_time)
+    nodes = NUM_NODES if both == 1 else 9 * min(size, 24) * both
+    return 20.0 * nodes * size * (inner if inner > 1 or worker.constant else NUM_INNER)
+
+
+def _size_of(law: Law | Array) -> int:
+    """Atoms or kinks."""
+    pieces = law.pieces() if isinstance(law, Law) else Smooth()
+    return 1 if isinstance(pieces, Smooth) else int(pieces.times.size)
+
+
+def exceedance(worker: Worker, load: Load, num_workers: ArrayLike, t: Array) -> Array:
+    """P(the last block is complete after t) for every entry of `t`."""
+    shape = t.shape
+    hazard, _ = _late_hazards(_fast(worker), load, t.ravel(), NUM_INNER)
+    late, _ = crossing_slopes(hazard, num_workers)
+    return late.reshape(shape)
+
+
+def _fast(worker: Worker) -> Worker:
+    start = worker.start_up
+    start = start.with_fast_inverse() if isinstance(start, Law) else start
+    return Worker(worker.cycle_time.with_fast_inverse(), start, worker.unit, worker.overlap)
+
+
+def _late_hazards(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple[Array, Array]:
+    """`late_hazard` at many times, `[K]` to `[K, N]`, as many of them at a time as memory is good for."""
+    size = load.work.size
+    pieces = [law.pieces() for law in (worker.start_up, worker.cycle_time) if isinstance(law, Law)]
+    parts = max([num_inner, *(piece.times.size for piece in pieces if isinstance(piece, Atomic))])
+    chunk = max(_CHUNK // (size * parts * (size if worker.overlap else 1)), 1)
+    if t.size <= chunk:
+        return late_hazard(worker, load, t[:, None], num_inner)
+    rows = jnp.pad(t, (0, -t.size % chunk), mode="edge").reshape(-1, chunk)
+    at = jax.checkpoint(lambda row: late_hazard(worker, load, row[:, None], num_inner))
+    found = jax.lax.map(at, rows)
+    return tuple(a.reshape(-1, size)[: t.size] for a in found)  # type: ignore[return-value]
+
+
+def _quadrature(worker: Worker, load: Load, num_workers: ArrayLike, num_nodes: int) -> Quadrature:
+    marked, choices = marked_hazards(load.work, num_workers)
+    peaks = jnp.max(_times_of(worker, load, marked), axis=-1)
+
+    def hazard_at(t: Array) -> Array:
+        return late_hazard(worker, load, t[:, None], _LAYOUT_INNER)[0]
+
+    kinks = _kinks(worker, load)
+    if kinks is None:
+        return line_rule(line(peaks, hazard_at, choices), num_nodes)
+    images, last = kinks
+    # What rounding sets apart from the start would make a panel of its own, and the next one a wide one.
+    images = jnp.where(images - peaks[0] < _NO_PANEL * (peaks[2] - peaks[0]), peaks[0], images)
+    found = panels(peaks, images, last, hazard_at, choices)
+    few = found[1].size <= _FEW_PANELS
+    orders = (num_nodes * 3 // 32, num_nodes // 16, num_nodes // 32) if few else (5, 3, 2)
+    return gauss_rules(found, orders, last is not None, _POWER)
+
+
+def _times_of(worker: Worker, load: Load, hazard: Array) -> Array:
+    """The times at which levels have these hazards, from below, `[..., N]`; 0 for levels without work."""
+    dtype, starts = load.work.dtype, worker.start_up
+    law = worker.cycle_time
+    longest = law.inverse_cumulative_hazard(hazard + np.log(2.0).astype(dtype)).astype(dtype)
+    low = delivered(load, law.infimum().astype(dtype)[None], worker.overlap)
+    high = delivered(load, longest, worker.overlap)
+    first = worker.infimum().astype(dtype)
+    last = first
+    if isinstance(starts, Law):
+        last = (
+            starts.inverse_cumulative_hazard(hazard + np.log(2.0).astype(dtype)).astype(dtype) / worker.unit
+        )
+    low, high = jnp.broadcast_arrays(low + first, high + last)
+
+    def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        middle = (ends[0] + ends[1]) / 2
+        later = late_hazard(worker, load, middle, _LAYOUT_INNER)[0] < hazard
+        return jnp.where(later, middle, ends[0]), jnp.where(later, ends[1], middle)
+
+    found = jax.lax.fori_loop(0, _HALVINGS, halve, (low, high))[0]
+    return jnp.where(load.work > 0, found, 0)
+
+
+def _kinks(worker: Worker, load: Load) -> tuple[Array, Array | None] | None:
+    """Where P(F_n > t) may have kinks, for some levels, and when all is delivered for sure; None if smooth.
+
+    Where both laws have densities, kinks within either are smoothed by the other.
+    """
+    dtype, starts, law = load.work.dtype, worker.start_up, worker.cycle_time
+    pieces, of_start = law.pieces(), starts.pieces() if isinstance(starts, Law) else None
+    one_start = not isinstance(starts, Law) or (isinstance(of_start, Atomic) and of_start.times.size == 1)
+    dense = not isinstance(pieces, Atomic) and not is_atomic(starts)
+    overtaken = worker.overlap and not dense
+    if isinstance(pieces, Smooth) and ((one_start and not overtaken) or isinstance(of_start, Smooth)):
+        return None
+
+    def marks(law: Law | Array, of_law: object) -> tuple[Array, bool]:
+        if not isinstance(law, Law):
+            return jnp.asarray(law)[None], True
+        if isinstance(of_law, Atomic):
+            return of_law.times, True
+        times, ends = law.infimum()[None], False
+        if isinstance(of_law, Kinked):
+            times, ends = jnp.concatenate([times, of_law.times]), of_law.ends
+            times = times[np.r_[0, -1]] if dense and ends else times[:1] if dense else times
+        return times, ends
+
+    start_marks, start_ends = marks(starts, of_start)
+    time_marks, time_ends = marks(law, pieces)
+    start_marks, time_marks = (start_marks / worker.unit).astype(dtype), time_marks.astype(dtype)
+    if overtaken:
+        time_marks = jnp.concatenate([_overtaking(load), time_marks])
+    ready = delivered(load, time_marks[:, None], worker.overlap)
+    images = (start_marks[:, None, None] + ready[:, kinked_levels(load.work.size)]).ravel()
+    last = start_marks[-1] + jnp.max(ready) if start_ends and time_ends else None
+    return images, last
+
+
+def _overtaking(load: Load) -> Array:
+    """The cycle time from which on a level's work, not the link, decides when it is delivered, `[N]`."""
+    before = jnp.concatenate([jnp.zeros_like(load.sent[:1]), load.sent[:-1]])
+    more = load.work[:, None] - load.work
+    earlier = (more > 0) & (load.work > 0)
+    times = (before[:, None] - before) / jnp.where(earlier, more, 1)
+    return jnp.max(jnp.where(earlier, times, 0), axis=1)
+
+
+def _over_steps(worker: Worker, load: Load, num_workers: ArrayLike) -> Expectation:
+    """The exact sum between the times at which some P(F_n ≤ t) steps up."""
+    dtype, size = load.work.dtype, load.work.size
+    starts, times, mass = (a.astype(dtype) for a in _steps(worker))
+    used = load.work > 0
+    edges = jnp.where(used, starts[:, None] + delivered(load, times[:, None], worker.overlap), 0).T.ravel()
+    # A stable order: ties resolve as if a higher level came later, and the slope is a true one there.
+    order = jnp.argsort(edges, stable=True)
+    edges = edges[order]
+    gap = jnp.diff(edges)
+    chunk = max(min(gap.size, 256), 1)
+    short = -gap.size % chunk
+    level = jnp.pad(order[:-1] // mass.size, (0, short)).reshape(-1, chunk)
+    step = jnp.pad(mass[order[:-1] % mass.size], (0, short)).reshape(-1, chunk)
+    gap = jnp.pad(gap, (0, short)).reshape(-1, chunk)
+    rounding = 8 * mass.size * jnp.finfo(dtype).eps
+
+    @jax.checkpoint
+    def body(carry: tuple[Array, Array], piece: tuple[Array, ...]) -> tuple[tuple[Array, Array], None]:
+        passed, total = carry
+        level, step, gap = piece
+        done = passed + jnp.cumsum(jax.nn.one_hot(level, size, dtype=dtype) * step[:, None], axis=0)
+        left = 1 - done
+        hazard = hazard_of(done, jnp.where(left > rounding, left, 0))
+        late, _ = crossing_slopes(jnp.where(used, hazard, jnp.inf), num_workers)
+        # An empty gap counts too: it has a slope. Between two infinite edges it is NaN.
+        return (done[-1], total + jnp.sum(jnp.where(gap >= 0, late * gap, 0))), None
+
+    begin = (jnp.zeros(size, dtype), edges[0])
+    (_, total), _ = jax.lax.scan(body, begin, (level, step, gap))
+    return Expectation(total, jnp.zeros_like(total))
+
+
+def smoothed_exceedance(worker: Worker, load: Load, num_workers: ArrayLike, t: Array, spread: Array) -> Array:
+    """`exceedance` for one t, with the steps of a `stepwise` worker spread by a factor e^±`spread`."""
+    dtype, used = load.work.dtype, load.work > 0
+    starts, times, mass = (a.astype(dtype) for a in _steps(worker))
+    ready = starts[:, None] + delivered(load, times[:, None], worker.overlap)
+    slow = jax.nn.sigmoid((jnp.log(jnp.where(used, ready, 1)) - jnp.log(t)) / spread)
+    survival = jnp.maximum(mass @ slow, jnp.finfo(dtype).tiny)
+    return crossing_slopes(jnp.where(used, -jnp.log(survival), jnp.inf), num_workers)[0]
+
+
+def _steps(worker: Worker) -> tuple[Array, Array, Array]:
+    """Start-ups in units of κ, cycle times and probabilities of all pairs of them, `[K]`."""
+    if isinstance(worker.cycle_time, Pairs):
+        starts, times = worker.cycle_time.arrays()
+        return starts / worker.unit, times, jnp.full(times.shape, 1 / times.size)
+    starts, share = atoms_of(worker.start_up)
+    pieces = worker.cycle_time.pieces()
+    assert isinstance(pieces, Atomic)
+    mass = mass_of(worker.cycle_time, pieces.times)
+    pairs = jnp.meshgrid(starts / worker.unit, pieces.times, indexing="ij")
+    return pairs[0].ravel(), pairs[1].ravel(), (share[:, None] * mass).ravel()

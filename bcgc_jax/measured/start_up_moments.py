@@ -1,0 +1,186 @@
+r"""What means, variances and regressions say of S and T in seconds S + T y, without any family.
+
+With one load y in an iteration S and T are not both seen, but E = E S + y E T and
+Var = Var S + 2 y Cov(S, T) + y² Var T are lines and parabolas in the load. With several loads in an iteration
+each iteration of a worker has a line of its own, and with it S and T themselves, up to the noise around it.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from bcgc_jax.measured.description import Interval
+
+# Groups of steps that are left out one after another, for standard errors.
+_GROUPS = 40
+
+
+class Estimate(NamedTuple):
+    """A number and its standard error; NaN where it is not known."""
+
+    value: float
+    error: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.4g} ± {self.error:.2g}" if math.isfinite(self.error) else f"{self.value:.4g}"
+
+
+class Lines(NamedTuple):
+    """E S, E T, and Var S, Cov(S, T), Var T; the covariance is 0, and unknown, below three loads."""
+
+    means: np.ndarray
+    variances: np.ndarray
+
+
+def lines(seconds: np.ndarray, load: np.ndarray) -> Lines:
+    """Weighted least squares of the seconds, and of their squared distances to the line, in turn; `[K]`."""
+    y = load / load.mean()
+    with_covariance = np.unique(load).size > 2
+    line = np.stack([np.ones_like(y), y], axis=1)
+    parabola = np.stack([np.ones_like(y), 2 * y, y**2], axis=1)[:, [0, 1, 2] if with_covariance else [0, 2]]
+    variance = np.full(y.size, 1.0)
+    for _ in range(4):
+        means = _least_squares(line, seconds, variance)
+        squares = (seconds - line @ means) ** 2
+        found = _least_squares(parabola, squares, variance**2)
+        variance = np.maximum(parabola @ found, 0.05 * squares.mean() + 1e-300)
+    variances = found if with_covariance else np.array([found[0], 0.0, found[1]])
+    unit = load.mean()
+    return Lines(means / [1, unit], variances / [1, unit, unit**2])
+
+
+def _least_squares(columns: np.ndarray, values: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    weight = 1 / np.sqrt(variance)
+    return np.linalg.lstsq(columns * weight[:, None], values * weight, rcond=None)[0]
+
+
+def covariance_by_load(seconds: np.ndarray, load: np.ndarray, step: np.ndarray) -> Estimate:
+    """Cov(S, T) from how the variance grows with the load, with a jackknife over steps; NaN below 3 loads."""
+    if np.unique(load).size < 3:
+        return Estimate(math.nan, math.nan)
+    group = groups(step)
+    parts = [lines(seconds[group != g], load[group != g]).variances[1] for g in range(group.max() + 1)]
+    return Estimate(float(lines(seconds, load).variances[1]), jackknife_error(np.array(parts)))
+
+
+def groups(step: np.ndarray) -> np.ndarray:
+    """`[K]`, from 0: neighbouring steps together; single times where there are too few steps."""
+    _, place = np.unique(step, return_inverse=True)
+    if place.max() < 4:
+        place = np.arange(step.size)
+    return place * min(_GROUPS, place.max() + 1) // (place.max() + 1)
+
+
+def jackknife_error(parts: np.ndarray) -> float:
+    return float(np.sqrt((parts.size - 1) / parts.size * np.sum((parts - parts.mean()) ** 2)))
+
+
+class Cells(NamedTuple):
+    """S and T of C iterations of workers: each a line through its loads, and what noise does to it.
+
+    Attributes:
+      start_up, cycle: `[C]`.
+      step: `[C]`, int.
+      noise: `[2, 2]`, mean covariance of their errors; 0 where no iteration has three loads to tell it from.
+    """
+
+    start_up: np.ndarray
+    cycle: np.ndarray
+    step: np.ndarray
+    noise: np.ndarray
+
+    @property
+    def pairs(self) -> np.ndarray:
+        return np.stack([self.start_up, self.cycle], axis=1)
+
+    def covariance(self) -> np.ndarray:
+        """Of S and T, `[2, 2]`, that of the errors taken out."""
+        return np.cov(self.pairs, rowvar=False) - self.noise
+
+    def means(self) -> tuple[np.ndarray, np.ndarray]:
+        """E S and E T, and their covariance, `[2, 2]`; workers of a step may depend on each other."""
+        pairs = self.pairs
+        off = pairs - pairs.mean(axis=0)
+        steps, place = np.unique(self.step, return_inverse=True)
+        if steps.size < 2:
+            return pairs.mean(axis=0), np.cov(pairs, rowvar=False) / len(pairs)
+        sums = np.zeros((steps.size, 2))
+        np.add.at(sums, place, off)
+        return pairs.mean(axis=0), sums.T @ sums / len(pairs) ** 2 * steps.size / (steps.size - 1)
+
+    def without_noise(self) -> np.ndarray:
+        """The pairs, `[C, 2]`, drawn towards their mean until their covariance is that of S and T."""
+        pairs = self.pairs
+        scale = pairs.std(axis=0)
+        scale = np.where(scale > 0, scale, 1)
+        seen = np.cov(pairs / scale, rowvar=False) + 1e-12 * np.eye(2)
+        values, axes = np.linalg.eigh(self.covariance() / np.outer(scale, scale))
+        wanted = axes * np.sqrt(np.maximum(values, 0)) @ axes.T
+        values, axes = np.linalg.eigh(seen)
+        whitened = (pairs - pairs.mean(axis=0)) / scale @ (axes / np.sqrt(values) @ axes.T)
+        return pairs.mean(axis=0) + whitened @ wanted * scale
+
+
+def lines_of_cells(seconds: np.ndarray, load: np.ndarray, cell: np.ndarray, step: np.ndarray) -> Cells:
+    """Of each cell of two loads or more the line of least squares; `[R]` each, `cell` says whose they are."""
+    _, place, count = np.unique(cell, return_inverse=True, return_counts=True)
+
+    def total(values: np.ndarray) -> np.ndarray:
+        return np.bincount(place, values)
+
+    unit = load.mean()
+    y = load / unit
+    middle, level = total(y) / count, total(seconds) / count
+    off = y - middle[place]
+    square = total(off**2)
+    several = (count > 1) & (square > 1e-12 * middle**2)
+    slope = total(off * (seconds - level[place])) / np.where(several, square, 1)
+    start = level - slope * middle
+    rest = total((seconds - start[place] - slope[place] * y) ** 2)
+    if not several.any():
+        return Cells(np.zeros(0), np.zeros(0), np.zeros(0, int), np.zeros((2, 2)))
+    spare = np.sum(count[several] - 2)
+    noise = np.sum(rest[several]) / spare if spare else 0.0
+    m, s = middle[several], square[several]
+    errors = np.array(
+        [[np.mean(m**2 / s + 1 / count[several]), -np.mean(m / s)], [-np.mean(m / s), np.mean(1 / s)]]
+    )
+    first = np.zeros(count.size, step.dtype)
+    first[place] = step
+    units = np.array([1, unit])
+    return Cells(
+        start[several], slope[several] / unit, first[several], noise * errors / np.outer(units, units)
+    )
+
+
+def rank_correlation(cells: Cells) -> Interval:
+    """Spearman's, of S and T, with an interval of 95 % by a jackknife over steps (Fisher's z).
+
+    Errors of a line's two ends are opposite, which looks like dependence: as much is taken out as they make
+    in normal pairs, (6/π) asin(r/2).
+    """
+    group, count = groups(cells.step), len(cells.start_up)
+    seen = np.cov(cells.pairs, rowvar=False)
+    by_noise = cells.noise[0, 1] / math.sqrt(max(seen[0, 0] * seen[1, 1], 1e-300))
+    by_noise = 6 / math.pi * math.asin(min(max(by_noise, -1.0), 1.0) / 2)
+
+    def z(rows: np.ndarray) -> float:
+        ranks = [_ranks(x[rows]) for x in (cells.start_up, cells.cycle)]
+        if min(np.ptp(r) for r in ranks) == 0:
+            return math.nan
+        value = np.corrcoef(ranks)[0, 1] - by_noise
+        return math.atanh(min(max(value, -0.9999), 0.9999))
+
+    middle = z(np.ones(count, bool))
+    if math.isnan(middle) or count < 10:
+        return Interval(math.nan, math.nan, math.nan)
+    parts = np.array([z(group != g) for g in range(group.max() + 1)])
+    # Not below what independent normal pairs have.
+    error = max(jackknife_error(parts), 1.03 / math.sqrt(count - 3))
+    return Interval(*(math.tanh(middle + k * error) for k in (0, -1.96, 1.96)))
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(count) - (count - 1) / 2)[place]

@@ -1,0 +1,115 @@
+"""A local minimum over a convex set, by spectral projected gradients (Birgin, Martínez & Raydan 2000)."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+# Values remembered by the line search, which may rise for a while; its slope; bounds of the step size.
+_MEMORY, _SUFFICIENT, _SHORTEST, _LONGEST = 10, 1e-4, 1e-8, 1e4
+
+
+class SpectralResult(NamedTuple):
+    """The best point, its value, how far a projected step would move the last one, and the steps taken."""
+
+    point: Array
+    value: Array
+    residual: Array
+    num_steps: Array
+
+
+class _Search(NamedTuple):
+    """Before an evaluation at point + scale · direction; the rest is what is known at the point.
+
+    `best` is the best point so far: the value may rise for a while, and at a cliff of the function for good.
+    """
+
+    num_steps: Array
+    point: Array
+    direction: Array
+    scale: Array
+    value: Array
+    slope: Array
+    descent: Array
+    residual: Array
+    memory: Array
+    best: Array
+    least: Array
+    before: Array
+
+
+def spectral_projected_gradient(
+    function: Callable[[Array], Array],
+    project: Callable[[Array], Array],
+    start: Array,
+    *,
+    tolerance: ArrayLike,
+    max_steps: int,
+    least_gain: float = 0.0,
+) -> SpectralResult:
+    """A local minimum of `function` over the set that `project` projects on.
+
+    Stops where a projected gradient step moves no entry by more than `tolerance`, and where the best of a
+    positive function fell by no more than a share `least_gain` in the last ten steps. One evaluation a round,
+    which a step is taken or cut after: under `vmap` no search waits for the line search of another.
+    """
+    dtype = start.dtype
+
+    def go_on(s: _Search) -> Array:
+        early = (s.num_steps <= _MEMORY) | (s.num_steps % _MEMORY != 0)
+        falls = early | (s.least < (1 - least_gain) * s.before)
+        return (s.num_steps <= max_steps) & (s.residual > tolerance) & (falls if least_gain else True)
+
+    def round_(s: _Search) -> _Search:
+        point = s.point + s.scale * s.direction
+        value, slope = jax.value_and_grad(function)(point)
+        first = s.num_steps == 0
+        highest = jnp.max(s.memory) + _SUFFICIENT * s.scale * s.descent
+        cut = ~first & (value > highest) & (s.scale > 1e-10)
+        moved, change = point - s.point, slope - s.slope
+        curvature = jnp.sum(moved * change)
+        spectral = jnp.sum(moved**2) / jnp.where(curvature > 0, curvature, 1)
+        length = jnp.where(curvature > 0, jnp.clip(spectral, _SHORTEST, _LONGEST), _LONGEST)
+        steepest = jnp.maximum(jnp.max(jnp.abs(slope)), float(jnp.finfo(dtype).tiny))
+        length = jnp.where(first, jnp.minimum(1 / steepest, _LONGEST), length)
+        steps = jax.vmap(lambda a: project(point - a * slope) - point)(
+            jnp.stack([length, jnp.ones((), dtype)])
+        )
+        memory = jnp.where(first, value, s.memory.at[s.num_steps % _MEMORY].set(value))
+        better = first | (value < s.least)  # NaN from the start on is the answer
+        taken = _Search(
+            s.num_steps + 1,
+            point,
+            steps[0],
+            jnp.ones((), dtype),
+            value,
+            slope,
+            jnp.sum(slope * steps[0]),
+            jnp.max(jnp.abs(steps[1])),
+            memory,
+            jnp.where(better, point, s.best),
+            jnp.where(better, value, s.least),
+            jnp.where(s.num_steps % _MEMORY == 0, s.least, s.before),
+        )
+        return jax.tree.map(lambda a, b: jnp.where(cut, a, b), s._replace(scale=s.scale / 2), taken)
+
+    zero = jnp.zeros((), dtype)
+    first = _Search(
+        jnp.asarray(0),
+        start,
+        0 * start,
+        zero,
+        zero,
+        0 * start,
+        zero,
+        zero + jnp.inf,
+        jnp.zeros(_MEMORY, dtype),
+        start,
+        zero + jnp.inf,
+        zero + jnp.inf,
+    )
+    last = jax.lax.while_loop(go_on, round_, first)
+    return SpectralResult(last.best, last.least, last.residual, last.num_steps - 1)

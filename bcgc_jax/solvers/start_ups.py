@@ -1,0 +1,148 @@
+r"""The best partition that is found where start-ups are random: the expected runtime is then not convex.
+
+It jumps where a level comes into use below all others: from then on N - n workers are waited for, however
+little is at that level. So from each lowest level there are two starts: the closed form for typical times,
+where level n ends at s_n + t_n κ y_n, and the optimum of the convex relaxation (`with_least_start_up`) with
+what lies below moved up. The best of them by their exact runtime go through a local search.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from bcgc_jax import order_statistics
+from bcgc_jax.iterations import Delivering, Independent
+from bcgc_jax.laws import Law
+from bcgc_jax.laws.pairs import Pairs
+from bcgc_jax.partitions import project_on_levels
+from bcgc_jax.problem import Problem, Status
+from bcgc_jax.runtime import load_of, with_least_start_up
+from bcgc_jax.solvers.optimal import OptimalResult, optimal_partition
+from bcgc_jax.solvers.spectral import spectral_projected_gradient
+
+# Searches side by side; their steps, and what a last one moves, in shares; intervals of their rule.
+_MOST_STARTS, _MOST_STEPS, _TOLERANCE, _NUM_NODES = 6, 300, 1e-5, 48
+# A search ends whose best value fell by less than this share in its last ten steps.
+_LEAST_GAIN = 1e-6
+# Starts that are evaluated together.
+_BATCH = 8
+# Halvings of the time by which all coordinates are done.
+_HALVINGS = 60
+
+
+@functools.partial(jax.jit, static_argnames="max_steps")
+def best_found(
+    problem: Problem, levels: ArrayLike = True, *, tolerance: ArrayLike = 1e-7, max_steps: int = 60
+) -> OptimalResult:
+    r"""The least E τ̂(x,T) of several local searches over `levels`, bool `[max_workers]`.
+
+    `lower_bound` is the certified optimum of the convex relaxation, with E S_(1) for every start-up;
+    `tolerance` and `max_steps` are those of its search. CONVERGED says that the best search ended at a local
+    optimum.
+
+    >>> from bcgc_jax.laws import Exponential, ShiftedExponential
+    >>> problem = Problem(ShiftedExponential(1e-3, 50.0), 4, 100, start_up=Exponential(1e-4))
+    >>> found = best_found(problem)
+    >>> bool(found.lower_bound < found.value), round(float(found.partition.sum()), 2)
+    (True, 100.0)
+    """
+    levels = problem.exists & jnp.asarray(levels)
+    relaxed = optimal_partition(
+        with_least_start_up(problem), levels, tolerance=tolerance, max_steps=max_steps
+    )
+    total = problem.total
+    starts = _starts(problem, levels, relaxed.partition / total)
+
+    def value_of(share: Array) -> Array:
+        load = load_of(problem, share * total)
+        return problem.scale * problem.delivery.expected_max(load, num_nodes=_NUM_NODES).value
+
+    # Whole batches: the rest of a map would be compiled once more.
+    padded = jnp.concatenate([starts, jnp.tile(starts[:1], (-len(starts) % _BATCH, 1))])
+    values = jax.lax.map(value_of, padded, batch_size=_BATCH)[: len(starts)]
+    chosen = jnp.argsort(values)[: min(len(starts), _MOST_STARTS)]
+    unit = values[chosen[0]]
+
+    def search(share: Array) -> tuple[Array, Array, Array, Array]:
+        # What starts without a level may take it up, but for those below its lowest.
+        open_ = levels & (jnp.cumsum(share) > 0)
+        found = spectral_projected_gradient(
+            lambda u: value_of(u) / unit,
+            lambda u: project_on_levels(u, 1.0, open_),
+            share,
+            tolerance=_TOLERANCE,
+            max_steps=_MOST_STEPS,
+            least_gain=_LEAST_GAIN,
+        )
+        return found.point, found.value * unit, found.residual, found.num_steps
+
+    shares, values, residuals, steps = jax.vmap(search)(starts[chosen])
+    best = jnp.nanargmin(values)
+    ended = (residuals[best] <= _TOLERANCE) | (steps[best] < _MOST_STEPS)
+    status = jnp.where(ended, int(Status.CONVERGED), int(Status.STEP_LIMIT))
+    return OptimalResult(
+        shares[best] * total, values[best], 0 * unit, relaxed.lower_bound, status, jnp.sum(steps)
+    )
+
+
+def _starts(problem: Problem, levels: Array, relaxed: Array) -> Array:
+    """Shares to begin with, `[2 max_workers, max_workers]`; relaxed ones where there is no such level."""
+    lowest = np.arange(levels.size)
+    level = np.arange(levels.size)
+    starts, times = _typical(problem)
+
+    def from_level(m: Array) -> tuple[Array, Array]:
+        open_ = levels & (level >= m)
+        first = jnp.argmax(open_)
+        moved = jnp.where(open_, relaxed, 0)
+        moved = moved.at[first].add(1 - jnp.sum(moved))
+        planned = _closed_form(problem, open_, starts, times)
+        good = jnp.any(open_) & jnp.all(jnp.isfinite(planned))
+        return jnp.where(jnp.any(open_), moved, relaxed), jnp.where(good, planned, relaxed)
+
+    return jnp.concatenate(jax.vmap(from_level)(jnp.asarray(lowest)))
+
+
+def _typical(problem: Problem) -> tuple[Array, Array]:
+    """Typical start-ups and cycle times of the N - n fastest workers, `[max_workers]` each, slowest first."""
+    delivery = problem.delivery
+    assert isinstance(delivery, Delivering)
+    assert isinstance(delivery.of, Independent)
+    one = jnp.ones(problem.max_workers, problem.dtype)
+    (hazard,) = order_statistics.typical_hazards(one, problem.num_workers, (0.0,))
+    times = delivery.of.law.inverse_cumulative_hazard(hazard)
+    start = delivery.worker.start_up
+    if isinstance(delivery.worker.cycle_time, Pairs):
+        starts = jnp.quantile(delivery.worker.cycle_time.arrays()[0], -jnp.expm1(-hazard))
+    else:
+        assert isinstance(start, Law)
+        starts = start.inverse_cumulative_hazard(hazard)
+    # Few workers are slow in both: half of each one's spread, with the other typical.
+    middle = (starts + starts[problem.max_workers // 2]) / 2
+    return middle.astype(one.dtype), ((times + times[problem.max_workers // 2]) / 2).astype(one.dtype)
+
+
+def _closed_form(problem: Problem, open_: Array, starts: Array, times: Array) -> Array:
+    """Shares for which all levels in `open_` end together at s_n + t_n κ y_n, as Theorem 2 for s = 0."""
+    level = np.arange(open_.size)
+    most = jnp.max(jnp.where(open_, starts, 0))
+    kappa = problem.scale
+
+    def shares(t: Array) -> Array:
+        work = jnp.where(open_, jnp.maximum(t - starts, 0) / (kappa * times), 0)
+        work = jax.lax.cummax(work)
+        return jnp.diff(work, prepend=jnp.zeros(1, work.dtype)) / (level + 1).astype(work.dtype)
+
+    def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        middle = (ends[0] + ends[1]) / 2
+        enough = jnp.sum(shares(middle)) >= problem.total
+        return jnp.where(enough, ends[0], middle), jnp.where(enough, middle, ends[1])
+
+    longest = most + kappa * problem.total * open_.size * jnp.max(times)
+    t = jax.lax.fori_loop(0, _HALVINGS, halve, (0 * longest, longest))[1]
+    found = shares(t)
+    return found / jnp.sum(found)

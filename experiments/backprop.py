@@ -1,0 +1,374 @@
+"""What a worker takes for each block of a model's gradient, against models of it: paper, forward pass, chain.
+
+Worker 0 of 4 computes the blocks of a perceptron of 8 layers and of a small transformer, alone on one core,
+for several partitions of their layers; level 0 has the layers next to the output, which the backward pass
+meets first. Costs are the least squares of the blocks of some partitions, and are held against the others:
+b a coordinate, f a forward pass, h the chain, that is, to carry the cotangent past a coordinate. Last, the
+plans that these costs make, and what they are worth to the worker as it is.
+
+Operations are the compiler's; times are CPU seconds, which a busy machine disturbs least. Two minutes.
+"""
+
+import functools
+import json
+import platform
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import numpy as np
+
+import bcgc_jax as bcgc
+from bcgc_jax import plotting
+from bcgc_jax.cli.waiting import each
+from experiments.block_costs import (
+    MODELS,
+    Costs,
+    all_partitions,
+    expected_runtimes,
+    fit,
+    kept_operations,
+    predict,
+)
+from experiments.block_times import Measured, measure_alone
+from experiments.models import Model, perceptron, transformer
+from experiments.report import number, print_table, run_command, write_csv
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Study(NamedTuple):
+    """A model, made where it is measured; units at each level, to calibrate on and to predict."""
+
+    make: Callable[..., Model]
+    calibrated: Sequence[Sequence[int]]
+    held_out: Sequence[Sequence[int]]
+
+
+WORKERS = 4
+_EIGHT = (
+    [(8, 0, 0, 0), (0, 0, 0, 8), (4, 0, 0, 4), (5, 1, 1, 1), (0, 4, 4, 0)],
+    [(2, 2, 2, 2), (1, 3, 0, 4), (3, 3, 2, 0)],
+)
+_SIX = (
+    [(6, 0, 0, 0), (0, 0, 0, 6), (3, 0, 0, 3), (3, 1, 1, 1), (0, 3, 3, 0)],
+    [(2, 2, 1, 1), (1, 2, 0, 3), (2, 2, 2, 0)],
+)
+_SMALL = {"width": 128, "heads": 4, "length": 32, "vocabulary": 256}
+# With 128 samples a subset products of matrices are nearly all of the work; with 32 the messages count too.
+STUDIES = (
+    Study(functools.partial(perceptron, (512,) * 9, WORKERS * 128), *_EIGHT),
+    Study(functools.partial(perceptron, (512,) * 9, WORKERS * 32), *_EIGHT),
+    Study(functools.partial(transformer, 2, WORKERS * 16, **_SMALL), *_SIX),
+)
+LAWS: Mapping[str, bcgc.Law] = {
+    "shift 50, rate 0.001": bcgc.ShiftedExponential(1e-3, 50.0),
+    "shift 300, rate 0.001": bcgc.ShiftedExponential(1e-3, 300.0),
+    "Pareto, shape 1.5": bcgc.Pareto(1.0, 1.5),
+}
+# Whose chain the worker pays for: costs of plans are from here, and plans are judged with it.
+TRUE = "f, h again"
+_PLANS = ("h = f = 0", "f", "f, h", TRUE)
+
+
+class Block(NamedTuple):
+    """In gradients of a subset: `kept` are the fewest operations; `low`, `high` quartiles of `cpu`."""
+
+    model: str
+    partition: tuple[int, ...]
+    held_out: bool
+    level: int
+    operations: float
+    kept: float
+    cpu: float
+    low: float
+    high: float
+    wall: float
+    predicted: dict[str, float]
+
+
+class Calibrated(NamedTuple):
+    """Costs by a model of them, in gradients of a subset, and its relative errors where it was not fitted."""
+
+    name: str
+    costs: Costs
+    block_error: float
+    worst_error: float
+    end_error: float
+    operations_error: float
+
+
+class Plan(NamedTuple):
+    """The best partition of all by a model of costs, and what share of uncoded's E τ̂ the worker takes."""
+
+    model: str
+    law: str
+    workers: int
+    costs: str
+    partition: tuple[int, ...]
+    share: float
+    share_kept: float
+
+
+def run(
+    out: Path,
+    seed: int = 0,
+    *,
+    studies: Sequence[Study] = STUDIES,
+    repeats: int = 7,
+    laws: Mapping[str, bcgc.Law] = LAWS,
+    workers: Sequence[int] = (4, 8),
+) -> None:
+    """Measure `repeats` times, print the tables, write backprop.csv, .json, .png and .svg to `out`."""
+    blocks: list[Block] = []
+    record: dict[str, Any] = {"versions": _versions(), "models": []}
+    for study in each(studies, "models"):
+        make = functools.partial(study.make, seed=seed)
+        found = measure_alone(make, [*study.calibrated, *study.held_out], repeats)
+        costs, mine = calibrate(found, len(study.calibrated))
+        plans = plan(found, next(one.costs for one in costs if one.name == TRUE), laws, workers)
+        blocks += mine
+        _print(found, mine, costs, plans)
+        record["models"].append(_record(found, mine, costs, plans))
+    write_csv(out / "backprop.csv", [_row(block) for block in blocks])
+    (out / "backprop.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    paths = plotting.save_figure(draw(blocks), out, "backprop")
+    print(f"\nWritten to {out}: backprop.csv, backprop.json, {paths[0].name}, {paths[1].name}")
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version(), "jax": jax.__version__, "bcgc_jax": bcgc.__version__}
+
+
+def _title(found: Measured) -> str:
+    return f"{found.title}, {found.samples} samples"
+
+
+def calibrate(found: Measured, calibrated: int) -> tuple[list[Calibrated], list[Block]]:
+    """Each model of costs, fitted to the first `calibrated` partitions; and all blocks, with predictions."""
+    gradient = float(np.median(found.cpu))
+    partitions = [blocks.partition for blocks in found.blocks]
+    cpu = _by_level(partitions, [np.median(blocks.cpu, axis=0) / gradient for blocks in found.blocks])
+    counted = [blocks.operations / found.operations.gradient for blocks in found.blocks]
+    operations = _by_level(partitions, counted)
+    shares = found.sizes / found.sizes.sum()
+    costs, predicted = [], {}
+    for name in MODELS:
+        mine = fit(name, partitions[:calibrated], shares, cpu[:calibrated])
+        predicted[name] = predict(name, mine, partitions, shares)
+        by_count = fit(name, partitions[:calibrated], shares, operations[:calibrated])
+        block = _errors(predicted[name][calibrated:], cpu[calibrated:])
+        ends = _errors(predicted[name][calibrated:].sum(axis=1), cpu[calibrated:].sum(axis=1))
+        counts = _errors(predict(name, by_count, partitions, shares)[calibrated:], operations[calibrated:])
+        costs.append(
+            Calibrated(name, mine, _rms(block), float(np.abs(block).max()), _rms(ends), _rms(counts))
+        )
+    return costs, _blocks(found, calibrated, gradient, predicted)
+
+
+def _by_level(partitions: Sequence[Sequence[int]], values: Sequence[np.ndarray]) -> np.ndarray:
+    """Values of blocks as those of levels, `[K, N]`."""
+    found = np.zeros(np.shape(partitions))
+    found[np.asarray(partitions) > 0] = np.concatenate(values)
+    return found
+
+
+def _errors(predicted: np.ndarray, actual: np.ndarray) -> np.ndarray:
+    return predicted[actual > 0] / actual[actual > 0] - 1
+
+
+def _rms(errors: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(errors**2)))
+
+
+def _blocks(
+    found: Measured, calibrated: int, gradient: float, predicted: Mapping[str, np.ndarray]
+) -> list[Block]:
+    blocks = []
+    for k, mine in enumerate(found.blocks):
+        kept = kept_operations(found.operations, mine.partition)
+        low, cpu, high = np.quantile(mine.cpu, (0.25, 0.5, 0.75), axis=0) / gradient
+        wall = np.median(mine.wall, axis=0) / gradient
+        for b, level in enumerate(np.flatnonzero(mine.partition).tolist()):
+            blocks.append(
+                Block(
+                    model=_title(found),
+                    partition=mine.partition,
+                    held_out=k >= calibrated,
+                    level=level,
+                    operations=float(mine.operations[b] / found.operations.gradient),
+                    kept=float(kept[level] / found.operations.gradient),
+                    cpu=float(cpu[b]),
+                    low=float(low[b]),
+                    high=float(high[b]),
+                    wall=float(wall[b]),
+                    predicted={name: float(values[k, level]) for name, values in predicted.items()},
+                )
+            )
+    return blocks
+
+
+def plan(found: Measured, costs: Costs, laws: Mapping[str, bcgc.Law], workers: Sequence[int]) -> list[Plan]:
+    """The best of all partitions for each law, number of workers and model of costs."""
+    shares, plans = found.sizes / found.sizes.sum(), []
+    for law, count in ((law, count) for law in laws for count in workers):
+        partitions = all_partitions(len(shares), count)
+        uncoded = int(np.argmax(partitions[:, 0]))
+        runtimes = {name: expected_runtimes(laws[law], name, costs, partitions, shares) for name in _PLANS}
+        for name in _PLANS:
+            best = int(np.argmin(runtimes[name]))
+            share, kept = (float(runtimes[k][best] / runtimes[k][uncoded]) for k in (TRUE, "f, h"))
+            plans.append(Plan(_title(found), law, count, name, tuple(partitions[best].tolist()), share, kept))
+    return plans
+
+
+def _spaced(partition: Sequence[int]) -> str:
+    return " ".join(map(str, partition))
+
+
+def _print(
+    found: Measured, blocks: Sequence[Block], costs: Sequence[Calibrated], plans: Sequence[Plan]
+) -> None:
+    title = _title(found)
+    title = title[0].upper() + title[1:]
+    print(
+        f"\n{title}: {found.sizes.sum():,} coordinates. Level 0 has the layers "
+        f"next to the output.\nThe unit is the gradient on the samples of a subset: "
+        f"{1e3 * np.median(found.cpu):.3g} ms and {found.operations.gradient:.3g} operations."
+    )
+    _print_totals(found, blocks)
+    _print_blocks(blocks)
+    print_table(
+        "Costs of all coordinates (b, h) and of a forward pass (f), and errors where they were not fitted",
+        ["model", "b", "f", "h", "blocks", "worst block", "whole", "blocks, by operations"],
+        [
+            [
+                one.name,
+                *(number(x, 3) if x else "–" for x in one.costs),
+                *(f"{100 * x:.1f} %" for x in one[2:]),
+            ]
+            for one in costs
+        ],
+    )
+    print(
+        "\nagain: each block begins at the output; again*: and does not go past the block's last layer.\n"
+        "Errors are relative, root mean squares; whole: of the end of the iteration."
+    )
+    _print_plans(plans)
+
+
+def _print_totals(found: Measured, blocks: Sequence[Block]) -> None:
+    rows = []
+    shares = found.sizes / found.sizes.sum()
+    for partition in dict.fromkeys(block.partition for block in blocks):
+        mine = [block for block in blocks if block.partition == partition]
+        totals = [
+            sum(getattr(block, name) for block in mine) for name in ("kept", "operations", "cpu", "wall")
+        ]
+        own = predict("h = f = 0", Costs(1.0), partition, shares).sum()
+        rows.append([_spaced(partition), *(f"{x:.2f}" for x in (own, *totals))])
+    print_table(
+        "All blocks of a worker: by the paper, by the fewest operations, and as they are",
+        ["layers at levels", "y / L", "fewest", "operations", "CPU time", "on the clock"],
+        rows,
+    )
+
+
+def _print_blocks(blocks: Sequence[Block]) -> None:
+    shown = [name for name in MODELS if not name.endswith("*")]
+    rows, partition = [], None
+    for block in blocks:
+        if not block.held_out:
+            continue
+        cells = ["" if block.partition == partition else _spaced(block.partition), str(block.level)]
+        cells += [f"{block.operations:.2f}", f"{block.cpu:.2f} ± {(block.high - block.low) / 2:.2f}"]
+        for name in shown:
+            predicted = block.predicted[name]
+            cells.append(f"{predicted:.2f} {100 * (predicted / block.cpu - 1):+4.0f} %")
+        rows.append(cells)
+        partition = block.partition
+    print_table(
+        "Blocks that the costs were not fitted to: operations, CPU time, and what each model predicts",
+        ["layers", "level", "operations", "CPU time", *shown],
+        rows,
+    )
+
+
+def _print_plans(plans: Sequence[Plan]) -> None:
+    rows = []
+    for law, count in dict.fromkeys((one.law, one.workers) for one in plans):
+        mine = [one for one in plans if (one.law, one.workers) == (law, count)]
+        cells = []
+        for one in mine:
+            cells += ["".join(map(str, one.partition)), f"{100 * (1 - one.share):.0f} %"]
+        rows.append([law, str(count), *cells])
+    header = [cell for name in _PLANS for cell in (name, "saves")]
+    print_table(
+        "Best plans (layers at levels 0, 1, …), and what they save against uncoded as the worker is",
+        ["cycle times", "N", *header],
+        rows,
+    )
+
+
+def _row(block: Block) -> dict[str, Any]:
+    row = block._asdict()
+    predicted = {f"predicted, {name}": value for name, value in row.pop("predicted").items()}
+    return row | {"partition": _spaced(block.partition), "held_out": int(block.held_out)} | predicted
+
+
+def _record(
+    found: Measured, blocks: Sequence[Block], costs: Sequence[Calibrated], plans: Sequence[Plan]
+) -> dict[str, Any]:
+    operations = {name: np.asarray(x).tolist() for name, x in found.operations._asdict().items()}
+    return {
+        "model": _title(found),
+        "samples": found.samples,
+        "sizes": found.sizes.tolist(),
+        "operations": operations,
+        "gradient_seconds": {"wall": float(np.median(found.wall)), "cpu": float(np.median(found.cpu))},
+        "blocks": [block._asdict() for block in blocks],
+        "costs": [one._asdict() | {"costs": one.costs._asdict()} for one in costs],
+        "plans": [one._asdict() for one in plans],
+    }
+
+
+_LOOK = {
+    "h = f = 0": ("o", "#D55E00"),
+    "f": ("s", "#E69F00"),
+    "f, h": ("^", "#009E73"),
+    TRUE: ("D", "#0072B2"),
+}
+
+
+def draw(blocks: Sequence[Block]) -> "Figure":
+    """Predicted against measured time of the blocks that no model was fitted to, a panel for each model."""
+    titles = list(dict.fromkeys(block.model for block in blocks))
+    figure, panels = plotting.new_figure(1, len(titles), size=(1.2 + 3.3 * len(titles), 3.8))
+    for axes, title in zip(panels, titles, strict=True):
+        mine = [block for block in blocks if block.model == title and block.held_out]
+        cpu = np.array([block.cpu for block in mine])
+        spread = [cpu - [block.low for block in mine], [block.high for block in mine] - cpu]
+        ends = np.array([0.8 * cpu.min(), 1.25 * cpu.max()])
+        axes.plot(ends, ends, color="0.6", linewidth=0.8, zorder=0)
+        for name, (marker, color) in _LOOK.items():
+            predicted = [block.predicted[name] for block in mine]
+            axes.errorbar(
+                cpu, predicted, xerr=spread, fmt=marker, color=color, markersize=5, alpha=0.85, label=name
+            )
+        first = title == titles[0]
+        label = "predicted, a block" if first else ""
+        plotting.label_axes(axes, "CPU time (gradients of a subset)", label, title=title)
+        if first:
+            axes.legend(frameon=False)
+    return figure
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_command("backprop", __doc__ or "", run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

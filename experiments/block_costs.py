@@ -1,0 +1,137 @@
+r"""Models of what a worker takes for each block, and the plans that they make.
+
+Of a sample, for level n in use, where p is the one in use before (p = -1, X_p = 0 for the first), x_n are the
+coordinates at a level and X_n those up to it:
+
+    b (n+1) x_n + f (n-p) + h C_n,    C_n = (n+1) X_n - (p+1) X_p  if cotangents are kept from block to block,
+                                      C_n = (n+1) X_n              if each block begins again at the output.
+
+The first sum up to b y_n = b Σ_{i≤n} (i+1) x_i + (n+1) (f + h X_n), which is `Problem(chain_cycles=h)`.
+"""
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike
+
+import bcgc_jax as bcgc
+from experiments.block_times import Operations
+
+# What is counted of a block, and what each model pays for.
+_COLUMNS = ("own", "setup", "kept", "again", "again to the last")
+MODELS = {
+    "h = f = 0": ("own",),
+    "f": ("own", "setup"),
+    "f, h": ("own", "setup", "kept"),
+    "f, h again": ("own", "setup", "again"),
+    "f, h again*": ("own", "setup", "again to the last"),
+}
+
+
+class Costs(NamedTuple):
+    """b and h, time a coordinate and sample, and f, time a sample."""
+
+    own: float
+    setup: float = 0.0
+    chain: float = 0.0
+
+
+def counts(partition: ArrayLike, sizes: ArrayLike) -> np.ndarray:
+    """What is done at each level for a sample, `[..., N, 5]`: own coordinates, forward passes, and three C_n.
+
+    `partition` is of units, `[..., N]`, and `sizes` are their coordinates, `[U]`. The last C_n is that of a
+    cotangent that begins again and is not carried past the last unit of the block.
+
+    >>> counts([2, 0, 1], [5, 3, 4])[:, :4].tolist()
+    [[8.0, 1.0, 8.0, 8.0], [0.0, 0.0, 0.0, 0.0], [12.0, 2.0, 28.0, 36.0]]
+    """
+    x = np.asarray(partition, int)
+    sizes = np.asarray(sizes, float)
+    up_to = np.cumsum(x, axis=-1)
+    end = np.append(0.0, np.cumsum(sizes))[up_to]
+    begin, subsets = np.append(0.0, np.cumsum(sizes))[up_to - x], np.arange(1, x.shape[-1] + 1)
+    held = np.maximum.accumulate(np.where(x > 0, subsets, 0), axis=-1)
+    before = np.concatenate([np.zeros_like(held[..., :1]), held[..., :-1]], axis=-1)
+    columns = [
+        subsets * (end - begin),
+        subsets - before,
+        subsets * end - before * begin,
+        subsets * end,
+        subsets * (end - sizes[up_to - 1]),
+    ]
+    return np.where(x > 0, columns, 0.0).transpose(*range(1, x.ndim + 1), 0)
+
+
+def _paid(model: str, partition: ArrayLike, sizes: ArrayLike) -> np.ndarray:
+    return counts(partition, sizes)[..., [_COLUMNS.index(name) for name in MODELS[model]]]
+
+
+def fit(model: str, partitions: ArrayLike, sizes: ArrayLike, times: ArrayLike) -> Costs:
+    """Least squares of the `times` of a sample, `[K, N]`, zero at levels not in use; no cost is negative."""
+    paid = _paid(model, partitions, sizes)
+    return Costs(*nonnegative(paid.reshape(-1, paid.shape[-1]), np.ravel(times)).tolist())
+
+
+def predict(model: str, costs: Costs, partition: ArrayLike, sizes: ArrayLike) -> np.ndarray:
+    """Time of a sample at each level, `[..., N]`."""
+    return _paid(model, partition, sizes) @ np.array(costs[: len(MODELS[model])])
+
+
+def nonnegative(matrix: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """argmin ‖matrix c - values‖₂ over c ≥ 0: the best of all choices of columns whose solution is one."""
+    scale = np.abs(matrix).max(axis=0)
+    best, found = np.inf, np.zeros(len(scale))
+    for many in range(1, len(scale) + 1):
+        for chosen in map(list, combinations(range(len(scale)), many)):
+            part = matrix[:, chosen] / scale[chosen]
+            solution = np.linalg.lstsq(part, values, rcond=None)[0]
+            error = float(np.sum((part @ solution - values) ** 2))
+            if solution.min() >= 0 and error < best:
+                best, found = error, np.zeros(len(scale))
+                found[chosen] = solution / scale[chosen]
+    return found
+
+
+def kept_operations(operations: Operations, partition: Sequence[int]) -> np.ndarray:
+    """Of a worker that keeps its cotangents from block to block, at each level, `[N]`: the fewest possible.
+
+    A cotangent stays at the last unit that was differentiated, and goes on from there.
+    """
+    found, units, before, reached = np.zeros(len(partition)), 0, 0, 0.0
+    for n in np.flatnonzero(partition).tolist():
+        last = units + partition[n] - 1
+        whole = operations.own[units : last + 1].sum() + operations.reach[last]
+        found[n] = (n + 1) * whole - before * reached + (n + 1 - before) * operations.forward
+        units, before, reached = last + 1, n + 1, operations.reach[last]
+    return found
+
+
+def all_partitions(units: int, workers: int) -> np.ndarray:
+    """Every way to put units at levels, `[K, N]`.
+
+    >>> all_partitions(2, 2).tolist()
+    [[0, 2], [1, 1], [2, 0]]
+    """
+    places = units + workers - 1
+    bars = np.array(list(combinations(range(places), workers - 1)), int)
+    edges = np.pad(bars, ((0, 0), (1, 1)), constant_values=((0, 0), (-1, places)))
+    return np.diff(edges, axis=1) - 1
+
+
+def expected_runtimes(
+    law: bcgc.Law, model: str, costs: Costs, partitions: ArrayLike, sizes: ArrayLike
+) -> np.ndarray:
+    """E max_n T_(N-n) y_n of a sample for each of `partitions`, `[K, N]`: exact, whatever y is of x."""
+    ends = np.cumsum(predict(model, costs, partitions, sizes), axis=-1)
+    scale = ends.max() or 1.0  # all costs were 0
+    return scale * np.asarray(_expected_max(law, jnp.asarray(ends / scale)))
+
+
+@jax.jit
+def _expected_max(law: bcgc.Law, ends: jax.Array) -> jax.Array:
+    iteration = bcgc.Problem(law, ends.shape[-1], 1).iteration
+    return jax.lax.map(lambda load: iteration.expected_max(load).value, ends, batch_size=256)

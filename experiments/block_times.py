@@ -1,0 +1,199 @@
+"""What a worker takes for each block of a gradient: operations by the compiler, and seconds on one core.
+
+The worker is the package's (`bcgc_jax.cluster.worker`), in a process of its own that has one core.
+"""
+
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import chain
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from bcgc_jax.cluster.worker import Duty, Worker
+from bcgc_jax.coding.gradients import backward_order, coding_plan, split_batch, unit_sizes
+from experiments.models import Model, PyTree
+
+
+class Blocks(NamedTuple):
+    """One partition, units at each level: `operations` `[B]`; `wall`, `cpu` seconds `[repeats, B]`."""
+
+    partition: tuple[int, ...]
+    operations: np.ndarray
+    wall: np.ndarray
+    cpu: np.ndarray
+
+
+class Operations(NamedTuple):
+    """By the compiler's count, on the samples of a subset; units in the order of the backward pass.
+
+    Attributes:
+      gradient: of the loss and its whole gradient, in one program.
+      forward: of the forward pass that keeps what the backward pass needs.
+      own: of a unit's own gradient, once the cotangent has come to it, `[U]`.
+      reach: to carry the cotangent from the loss to a unit, `[U]`. That past the last unit but one is counted
+        with the last unit's own: no gradient tells them apart, and whoever wants the one needs the other.
+    """
+
+    gradient: float
+    forward: float
+    own: np.ndarray
+    reach: np.ndarray
+
+
+class Measured(NamedTuple):
+    """A model's work, and that of a worker for each partition.
+
+    Attributes:
+      title: of the model.
+      samples: of a subset.
+      sizes: coordinates of each unit, `[U]`, in the order of the backward pass: the last layer first.
+      operations: of the units, whoever computes them.
+      wall, cpu: seconds of the loss and its whole gradient in one program, `[repeats]`.
+      blocks: what the worker takes, for each partition.
+    """
+
+    title: str
+    samples: int
+    sizes: np.ndarray
+    operations: Operations
+    wall: np.ndarray
+    cpu: np.ndarray
+    blocks: list[Blocks]
+
+
+def measure_alone(make: Callable[[], Model], partitions: Sequence[Sequence[int]], repeats: int) -> Measured:
+    """`measure` in a new process that has one core; `make` is called there."""
+    context = multiprocessing.get_context("spawn")
+    with (
+        tempfile.TemporaryDirectory(prefix="bcgc-") as folder,
+        ProcessPoolExecutor(1, context, _stay_on_one_core, (folder,)) as pool,
+    ):
+        return pool.submit(_make_and_measure, make, partitions, repeats).result()
+
+
+def _stay_on_one_core(programs: str) -> None:
+    os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"  # read when JAX is first used
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_enable_x64", False)
+    # Many programs are needed twice: run, and counted.
+    jax.config.update("jax_compilation_cache_dir", programs)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    if hasattr(os, "sched_setaffinity"):  # Linux
+        os.sched_setaffinity(0, [max(os.sched_getaffinity(0))])
+
+
+def _make_and_measure(make: Callable[[], Model], partitions: Any, repeats: int) -> Measured:
+    return measure(make(), partitions, repeats)
+
+
+def measure(model: Model, partitions: Sequence[Sequence[int]], repeats: int) -> Measured:
+    """The work of worker 0 for partitions of the layers, each of as many levels as there are workers.
+
+    In each repeat every partition has its turn: a machine that is busy for a while is so for all.
+    """
+    workers = len(partitions[0])
+    data = jax.tree.map(np.asarray, split_batch(model.batch, workers))
+    subsets = [jax.tree.map(lambda x, j=j: x[j], data) for j in range(workers)]
+    order = backward_order(model.loss, model.params, subsets[0])
+    ready = []
+    for counts in partitions:
+        plan = coding_plan(jax.random.key(0), model.params, np.array(counts), units="layers", order=order)
+        duty = Duty(model.loss, plan, model.params, np.ones(workers), None, 0, False)
+        ready.append(Worker(duty, 0, {j: subsets[j] for j in plan.held(0)}))
+        ready[-1].warm_up()
+    whole, leaves = jax.jit(jax.value_and_grad(model.loss)), jax.tree.leaves(model.params)
+    jax.block_until_ready(whole(model.params, subsets[0]))
+    alone, times = [], [[] for _ in ready]  # type: ignore[var-annotated]
+    for _ in range(repeats):
+        begun = _clocks()
+        jax.block_until_ready(whole(model.params, subsets[0]))
+        alone.append(_clocks() - begun)
+        for worker, found in zip(ready, times, strict=True):
+            found.append(_seconds(worker, leaves))
+    wall, cpu = np.transpose(alone)
+    return Measured(
+        model.title,
+        len(jax.tree.leaves(subsets[0])[0]),
+        unit_sizes(model.params, "layers", order),
+        operations_of_units(model, subsets[0], order),
+        wall,
+        cpu,
+        [
+            Blocks(tuple(counts), operations_of_worker(worker, subsets[0]), *np.transpose(found, (2, 0, 1)))
+            for counts, worker, found in zip(partitions, ready, times, strict=True)
+        ],
+    )
+
+
+def _clocks() -> np.ndarray:
+    """Seconds on the wall, and those that this process computed."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+def _seconds(worker: Worker, leaves: list[np.ndarray]) -> np.ndarray:
+    """Of each block of an iteration, `[B, 2]`; a message is on the host when it is given."""
+    clocks = [_clocks()]
+    for _ in worker.compute(1, 1, leaves):
+        clocks.append(_clocks())
+    return np.diff(clocks, axis=0)
+
+
+def operations_of_worker(worker: Worker, samples: PyTree) -> np.ndarray:
+    """Operations of each block, `[B]`: of the programs that the worker runs, on `samples` of each subset."""
+    # The programs are the worker's own affair; what they cost is not to be found in any copy of them.
+    forward = _count(worker._forward, worker.duty.params, samples)
+    found = jax.eval_shape(worker._forward, worker.duty.params, samples)
+    known: set[int] = set()
+    counts = []
+    for block, code in enumerate(worker.duty.plan.codes):
+        held = code.subsets[worker.index]
+        weights, passes = np.ones(len(held)), [found] * len(held)
+        backward = _count(worker._encode, block, worker._rows[block], weights, passes)
+        counts.append(backward + len(set(held) - known) * forward)
+        known |= set(held)
+    return np.array(counts)
+
+
+def operations_of_units(model: Model, samples: PyTree, order: Sequence[int]) -> Operations:
+    """From the programs for each unit's gradient alone, and for those of all units up to it."""
+    forward = jax.jit(lambda params, batch: jax.vjp(lambda p: model.loss(p, batch), params))
+    value, pull = jax.eval_shape(forward, model.params, samples)
+
+    def backward(leaves: Sequence[int]) -> float:
+        def gradients(pull: Any) -> list[jax.Array]:
+            found = jax.tree.leaves(pull(np.ones(value.shape, value.dtype))[0])
+            return [found[leaf] for leaf in leaves]
+
+        return _count(jax.jit(gradients), pull)
+
+    units = _leaves_of_units(model.params, order)
+    alone = np.array([backward(unit) for unit in units])
+    together = np.array([backward(list(chain(*units[: k + 1]))) for k in range(len(units))])
+    # The cotangent takes the same way for a unit alone as for all up to it.
+    own = np.append(np.diff(together - alone), 0.0)
+    reach = alone - own
+    if len(units) > 1:
+        reach[-1] = reach[-2]
+    own[-1] = alone[-1] - reach[-1]
+    whole = jax.jit(jax.value_and_grad(model.loss))
+    return Operations(
+        _count(whole, model.params, samples), _count(forward, model.params, samples), own, reach
+    )
+
+
+def _leaves_of_units(params: PyTree, order: Sequence[int]) -> list[list[int]]:
+    """The leaves, as numbers, of each layer: `unit_sizes` of (params, "layers", order) are their sizes."""
+    leaves = jax.tree.leaves(params)
+    ends = np.cumsum(unit_sizes(params, "layers", order))
+    of = np.searchsorted(ends, np.cumsum([np.size(leaves[leaf]) for leaf in order]))
+    return [[leaf for leaf, k in zip(order, of, strict=True) if k == unit] for unit in range(len(ends))]
+
+
+def _count(program: Any, *args: Any) -> float:
+    return float(program.lower(*args).compile().cost_analysis()["flops"])

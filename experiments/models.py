@@ -1,0 +1,108 @@
+"""Models for studies of what workers take: a perceptron and a small transformer, in float32.
+
+Of each the loss is a mean over samples, and parameters and samples are drawn; what is learned is no matter.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+PyTree = Any
+
+
+class Model(NamedTuple):
+    """A `loss` of (params, batch), and `batch`, whose arrays have the samples along the first axis."""
+
+    title: str
+    loss: Callable[[PyTree, PyTree], jax.Array]
+    params: PyTree
+    batch: PyTree
+
+
+def perceptron(widths: Sequence[int], samples: int, seed: int = 0) -> Model:
+    """Layers from width to width, hyperbolic tangents between, the mean square of the error."""
+    draw = np.random.default_rng(seed)
+    params = [{"w": _normal(draw, (a, b)), "b": np.zeros(b, np.float32)} for a, b in pairwise(widths)]
+    batch = tuple(_normal(draw, (samples, width), 1.0) for width in (widths[0], widths[-1]))
+    return Model(f"perceptron of {len(params)} layers", _square_error, params, batch)
+
+
+def transformer(
+    layers: int, samples: int, seed: int = 0, *, width: int, heads: int, length: int, vocabulary: int
+) -> Model:
+    """Embeddings, `layers` of causal attention and a perceptron, and a head that tells the next token.
+
+    Units of `unit_sizes(params, "layers", order)` are the head, then of each layer, the last first, the
+    perceptron and the attention, then the embeddings: 2 `layers` + 2.
+    """
+    draw = np.random.default_rng(seed)
+    one = np.ones(width, np.float32)
+    params = {
+        "embedding": {
+            "tokens": _normal(draw, (vocabulary, width), 1.0),
+            "places": _normal(draw, (length, width), 1.0),
+        },
+        "layers": [
+            {
+                # A head's width is read from the shape.
+                "attention": {
+                    "norm": one,
+                    "qkv": _normal(draw, (width, 3 * width)).reshape(width, 3, heads, -1),
+                    "out": _normal(draw, (width, width)),
+                },
+                "mlp": {
+                    "norm": one,
+                    "up": _normal(draw, (width, 4 * width)),
+                    "down": _normal(draw, (4 * width, width)),
+                },
+            }
+            for _ in range(layers)
+        ],
+        "head": {"norm": one, "w": _normal(draw, (width, vocabulary))},
+    }
+    tokens = draw.integers(0, vocabulary, (samples, length + 1), np.int32)
+    return Model(f"transformer of {layers} layer{'s' * (layers != 1)}", _next_token, params, tokens)
+
+
+def _normal(draw: np.random.Generator, shape: tuple[int, ...], scale: float | None = None) -> np.ndarray:
+    """Normal draws; for weights of such a size that what they give is of the size of what they take."""
+    scale = shape[0] ** -0.5 if scale is None else scale
+    return np.float32(scale) * draw.standard_normal(shape, np.float32)
+
+
+def _square_error(params: PyTree, batch: PyTree) -> jax.Array:
+    x, y = batch
+    for layer in params[:-1]:
+        x = jnp.tanh(x @ layer["w"] + layer["b"])
+    return jnp.mean((x @ params[-1]["w"] + params[-1]["b"] - y) ** 2)
+
+
+def _next_token(params: PyTree, tokens: jax.Array) -> jax.Array:
+    before, after = tokens[:, :-1], tokens[:, 1:]
+    x = params["embedding"]["tokens"][before] + params["embedding"]["places"]
+    for layer in params["layers"]:
+        x = x + _attention(layer["attention"], x)
+        x = x + _mlp(layer["mlp"], x)
+    scores = _normed(x, params["head"]["norm"]) @ params["head"]["w"]
+    found = jnp.take_along_axis(jax.nn.log_softmax(scores), after[..., None], axis=-1)
+    return -jnp.mean(found)
+
+
+def _normed(x: jax.Array, scale: jax.Array) -> jax.Array:
+    return x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + 1e-6) * scale
+
+
+def _attention(params: PyTree, x: jax.Array) -> jax.Array:
+    q, k, v = jnp.einsum("mtd,dchw->cmhtw", _normed(x, params["norm"]), params["qkv"])
+    scores = jnp.einsum("mhtw,mhsw->mhts", q, k) * q.shape[-1] ** -0.5
+    past = jnp.tril(jnp.ones(scores.shape[-2:], bool))
+    weights = jax.nn.softmax(jnp.where(past, scores, -jnp.inf))
+    return jnp.einsum("mhts,mhsw->mthw", weights, v).reshape(x.shape) @ params["out"]
+
+
+def _mlp(params: PyTree, x: jax.Array) -> jax.Array:
+    return jax.nn.gelu(_normed(x, params["norm"]) @ params["up"]) @ params["down"]

@@ -1,0 +1,333 @@
+"""Workers that start up and send: exact values against draws, the plan that is found against a global search.
+
+Random problems of Weibull, exponential and two-point start-ups. Values: E τ̂ and P(τ̂ ≤ t) against NumPy's own
+draws, in standard errors of these. Plans: the runtime of `solve` over the best of differential evolution.
+"""
+
+import functools
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import bcgc_jax as bcgc
+from bcgc_jax import plotting
+from bcgc_jax.cli.waiting import each
+from experiments.report import number, print_table, run_command, write_csv
+
+# What all problems are padded to, so that each pair of families compiles once.
+SIZE = 8
+VALUES, PLANS, DRAWS = 500, 200, 1_000_000
+# Draws at a time.
+_CHUNK = 100_000
+# Of differential evolution: candidates, generations, weight of a difference, share of it that is taken over.
+_POPULATION, _GENERATIONS, _WEIGHT, _TAKEN = 48, 80, 0.7, 0.8
+_COORDINATES = 2000
+
+
+class Case(NamedTuple):
+    """A problem, a partition of it, and NumPy's draws of start-ups and cycle times, `[D, N]` each."""
+
+    problem: bcgc.Problem
+    partition: np.ndarray
+    draw: Any
+
+
+class Value(NamedTuple):
+    """An exact value and its distance from the mean of draws, in standard errors of these."""
+
+    start_up: str
+    cycle_time: str
+    overlap: bool
+    num_workers: int
+    expected_runtime: float
+    runtime_error: float
+    runtime_z: float
+    deadline: float
+    probability: float
+    probability_z: float
+
+
+class Plan(NamedTuple):
+    """What `solve` found, the best of a global search, and the bound."""
+
+    start_up: str
+    cycle_time: str
+    num_workers: int
+    found: float
+    global_search: float
+    excess: float
+    lower_bound: float
+
+
+def cases(rng: np.random.Generator, count: int) -> Iterator[Case]:
+    """Random problems, family by family, so that few programs are compiled at a time."""
+    kinds = [(start, time) for start in range(3) for time in range(3)]
+    for start, time in (kinds[i * len(kinds) // count] for i in range(count)):
+        yield _case(rng, start, time)
+
+
+def _case(rng: np.random.Generator, start: int, time: int) -> Case:
+    workers = int(rng.integers(2, SIZE + 1))
+    a, b, c = rng.uniform(0.2, 2.0, 3)
+    laws = (
+        (bcgc.ShiftedExponential(1 / a, b), lambda r, s: b + a * r.exponential(size=s)),
+        (bcgc.Weibull(a, 0.6 + c, 0.2), lambda r, s: 0.2 + a * r.weibull(0.6 + c, s)),
+        (bcgc.Empirical([a, 2 * b, 3 * c]), lambda r, s: r.choice([a, 2 * b, 3 * c], s)),
+    )
+    law, draw_time = laws[time]
+    # From a tenth of the work to ten times as long.
+    unit = _COORDINATES / workers * float(rng.uniform(0.5, 2)) * 10 ** rng.uniform(-1, 1)
+    k, p = rng.uniform(0.5, 2.5), rng.uniform(0.05, 0.95)
+    starts = (
+        (bcgc.Weibull(unit, k), lambda r, s: unit * r.weibull(k, s)),
+        (bcgc.Exponential(1 / unit), lambda r, s: r.exponential(unit, s)),
+        (
+            bcgc.TwoSpeed(0.1 * unit, 3 * unit, p),
+            lambda r, s: np.where(r.random(s) < p, 3 * unit, 0.1 * unit),
+        ),
+    )
+    start_up, draw_start = starts[start]
+    problem = bcgc.Problem(
+        law,
+        workers,
+        _COORDINATES,
+        max_workers=SIZE,
+        start_up=start_up,
+        send_time=float(rng.uniform(0, 1) / workers),
+        overlap=time == 0,
+        setup_cycles=float(rng.uniform(0, 50)),
+        chain_cycles=float(rng.uniform(0, 0.3)),
+    )
+    share = rng.dirichlet(np.ones(workers)) * (rng.random(workers) < 0.7)
+    share[rng.integers(workers)] += 0.2
+    partition = np.zeros(SIZE)
+    partition[:workers] = _COORDINATES * share / share.sum()
+    return Case(problem, partition, lambda r, shape: (draw_start(r, shape), draw_time(r, shape)))
+
+
+def runtimes(case: Case, starts: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """τ̂ of draws, `[D]`, level by level as the definition has it."""
+    problem, x = case.problem, case.partition
+    workers, c = starts.shape[1], float(np.asarray(problem.send_time))
+    kappa = 1 / workers  # one sample, one cycle
+    f, h = (float(np.asarray(a)) for a in (problem.setup_cycles, problem.chain_cycles))
+    last, work, sent, before = np.zeros(len(starts)), 0.0, 0.0, []
+    for n in range(workers):
+        if x[n] == 0:
+            continue
+        work, sent_before, sent = work + (n + 1) * x[n], sent, sent + x[n]
+        cycles = work + (n + 1) * (f + h * sent)
+        before.append((cycles, sent_before))
+        if problem.overlap:
+            ready = np.max([starts + times * kappa * y + c * (sent - s) for y, s in before], axis=0)
+        else:
+            ready = starts + times * kappa * cycles + c * sent
+        needed = workers - n
+        last = np.maximum(last, np.partition(ready, needed - 1, axis=1)[:, needed - 1])
+    return last
+
+
+@jax.jit
+def _exact(problem: bcgc.Problem, x: jax.Array, t: jax.Array) -> tuple[jax.Array, ...]:
+    value, error = bcgc.integrate_runtime(problem, x)
+    return value, error, bcgc.completion_probability(problem, x, t * value)
+
+
+def compute_values(seed: int, count: int = VALUES, draws: int = DRAWS) -> list[Value]:
+    """Exact values of random problems, and how far draws are from them."""
+    rng, rows = np.random.default_rng(seed), []
+    for case in each(list(cases(rng, count)), "values"):
+        ratio = rng.uniform(0.5, 1.8)
+        value, error, probability = map(float, _exact(case.problem, jnp.asarray(case.partition), ratio))
+        workers = int(np.asarray(case.problem.num_workers))
+        chunks = [min(_CHUNK, draws - done) for done in range(0, draws, _CHUNK)]
+        drawn = np.concatenate([runtimes(case, *case.draw(rng, (size, workers))) for size in chunks])
+        spread = drawn.std() / np.sqrt(draws)
+        share = np.mean(drawn <= ratio * value)
+        # Of the exact probability, so that a share of 0 or 1 has one too; at least half a draw.
+        chance = max(np.sqrt(probability * (1 - probability) / draws), 0.5 / draws)
+        rows.append(
+            Value(
+                *_names(case.problem),
+                bool(case.problem.overlap),
+                workers,
+                value,
+                error,
+                (value - drawn.mean()) / spread,
+                ratio * value,
+                probability,
+                (probability - share) / chance,
+            )
+        )
+    return rows
+
+
+def _names(problem: bcgc.Problem) -> tuple[str, str]:
+    return type(problem.start_up).__name__, type(problem.cycle_time).__name__
+
+
+@jax.jit
+def _runtimes_of(problem: bcgc.Problem, partitions: jax.Array) -> jax.Array:
+    return jax.vmap(functools.partial(bcgc.expected_runtime, problem))(partitions)
+
+
+def global_search(problem: bcgc.Problem, rng: np.random.Generator, generations: int = _GENERATIONS) -> float:
+    """The least exact runtime that differential evolution (Storn & Price 1997) finds over partitions.
+
+    Candidates are vectors whose positive parts are the shares, so that levels fall out of use.
+    """
+    workers = int(np.asarray(problem.num_workers))
+
+    def value(candidates: np.ndarray) -> np.ndarray:
+        shares = np.maximum(candidates, 0)
+        shares = shares / np.maximum(shares.sum(axis=1, keepdims=True), 1e-300)
+        x = np.zeros((len(shares), problem.max_workers))
+        x[:, :workers] = _COORDINATES * shares
+        found = np.asarray(_runtimes_of(problem, jnp.asarray(x)))
+        return np.where(np.isfinite(found) & (shares.sum(axis=1) > 0.5), found, np.inf)
+
+    people = rng.dirichlet(np.ones(workers), _POPULATION) - rng.uniform(0, 0.3, (_POPULATION, 1)) / workers
+    people[: 2 * workers : 2] = np.eye(workers)
+    people[np.argmax(people, axis=1) < 0] = 1 / workers
+    values = value(people)
+    for _ in range(generations):
+        a, b, c = (people[rng.permutation(_POPULATION)] for _ in range(3))
+        best = people[np.argmin(values)]
+        base = np.where(rng.random((_POPULATION, 1)) < 0.5, best, a)
+        taken = rng.random(people.shape) < _TAKEN
+        trial = np.where(taken, base + _WEIGHT * rng.uniform(0.5, 1, (_POPULATION, 1)) * (b - c), people)
+        trial = trial / np.maximum(np.maximum(trial, 0).sum(axis=1, keepdims=True), 1e-3)
+        tried = value(trial)
+        better = tried < values
+        people, values = np.where(better[:, None], trial, people), np.where(better, tried, values)
+    return float(values.min())
+
+
+def compute_plans(seed: int, count: int = PLANS, generations: int = _GENERATIONS) -> list[Plan]:
+    """Plans of random problems, and what a global search finds."""
+    rng, rows = np.random.default_rng(seed), []
+    for case in each(list(cases(rng, count)), "plans"):
+        # Setup is a search of its own, over levels.
+        problem = bcgc.Problem(
+            case.problem.cycle_time,
+            case.problem.num_workers,
+            _COORDINATES,
+            max_workers=SIZE,
+            start_up=case.problem.start_up,
+            send_time=case.problem.send_time,
+        )
+        solution = bcgc.solve(problem)
+        found, bound = float(solution.expected_runtime), float(solution.lower_bound)
+        best = global_search(problem, rng, generations)
+        rows.append(
+            Plan(*_names(problem), int(np.asarray(problem.num_workers)), found, best, found / best - 1, bound)
+        )
+    return rows
+
+
+def print_values(rows: Sequence[Value]) -> None:
+    """How many standard errors away the draws are, family by family."""
+    lines = []
+    for names in sorted({(row.start_up, row.cycle_time) for row in rows}):
+        mine = [row for row in rows if (row.start_up, row.cycle_time) == names]
+        lines.append([*names, str(len(mine)), *_spread([row.runtime_z for row in mine])])
+        lines[-1] += _spread([row.probability_z for row in mine])
+    lines.append(["all", "", str(len(rows)), *_spread([row.runtime_z for row in rows])])
+    lines[-1] += _spread([row.probability_z for row in rows])
+    header = ["start-up", "cycle time", "problems", "E: worst", "within 1", "P: worst", "within 1"]
+    print_table("Exact values less draws' means, in standard errors of these", header, lines)
+    worst = max(row.runtime_error / row.expected_runtime for row in rows)
+    print(
+        f"\nE: expected runtime, P: completion probability. Reported errors of E: at most {worst:.1e} of it."
+    )
+
+
+def _spread(z: Sequence[float]) -> list[str]:
+    size = np.abs(z)
+    return [f"{size.max():.2f}", f"{100 * np.mean(size <= 1):.0f} %"]
+
+
+def print_plans(rows: Sequence[Plan]) -> None:
+    """How far the plan that is found is from a global search's best."""
+    lines = []
+    for name in [*sorted({row.start_up for row in rows}), "all"]:
+        mine = [row for row in rows if name in ("all", row.start_up)]
+        excess = np.array([row.excess for row in mine])
+        beaten = f"{np.count_nonzero(excess > 1e-3)}"
+        gaps = [row.found / row.lower_bound for row in mine]
+        lines.append(
+            [name, str(len(mine)), f"{100 * excess.max():.4f} %", f"{100 * excess.min():.2f} %", beaten]
+        )
+        lines[-1].append(number(float(np.median(gaps))))
+    header = ["start-up", "problems", "largest", "smallest", "over 0.1 %", "found / bound, median"]
+    print_table("Runtime of the plan that is found, above the best of a global search", header, lines)
+
+
+def draw(values: Sequence[Value], plans: Sequence[Plan]):
+    """Ordered distances beside a normal law's; excess over the global search."""
+    from matplotlib.ticker import PercentFormatter
+
+    canvas, (left, right) = plotting.new_figure(1, 2, size=(7.2, 3.2))
+    rng = np.random.default_rng(0)
+    normal = np.sort(rng.standard_normal((999, len(values))), axis=1)
+    expected = normal.mean(axis=0)
+    low, high = np.quantile(normal, (0.025, 0.975), axis=0)
+    left.fill_between(expected, low, high, color="0.85", linewidth=0, label="95 % of normal samples")
+    for name, marker, z in (
+        ("expected runtime", "o", [row.runtime_z for row in values]),
+        ("completion probability", "x", [row.probability_z for row in values]),
+    ):
+        left.plot(expected, np.sort(z), marker, markersize=3, label=name)
+    plotting.label_axes(
+        left, "quantile of the normal law", "exact less draws\n(standard errors)", title="(a)  values"
+    )
+    left.legend(frameon=False, fontsize="small")
+    excess = np.sort([row.excess for row in plans])
+    right.plot(excess, (np.arange(excess.size) + 1) / excess.size, drawstyle="steps-post")
+    right.axvline(1e-3, color="0.5", linestyle="--", label="0.1 %")
+    right.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=2))
+    plotting.label_axes(
+        right, "runtime found above a global search's", "share of problems", title="(b)  plans"
+    )
+    right.legend(frameon=False, fontsize="small")
+    return canvas
+
+
+def run(
+    out: Path,
+    *,
+    seed: int,
+    count: int = VALUES,
+    draws: int = DRAWS,
+    plans: int = PLANS,
+    generations: int = _GENERATIONS,
+) -> None:
+    """Compute, print the tables, write start_ups.csv, start_ups_plans.csv, .png and .svg to `out`."""
+    values = compute_values(seed, count, draws)
+    print_values(values)
+    found = compute_plans(seed + 1, plans, generations)
+    print_plans(found)
+    write_csv(out / "start_ups.csv", (row._asdict() for row in values))
+    write_csv(out / "start_ups_plans.csv", (row._asdict() for row in found))
+    plotting.save_figure(draw(values, found), out, "start_ups")
+    print(f"\nWritten to {out}: start_ups.csv, start_ups_plans.csv, start_ups.png, start_ups.svg")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    description = (
+        "Checks the model of workers that start up and send: exact expected runtimes and completion\n"
+        f"probabilities of {VALUES} random problems against {DRAWS:,} draws each, and the plans of {PLANS}\n"
+        "problems of at most 8 workers against differential evolution. Takes half an hour; writes\n"
+        "PNG, SVG and CSV."
+    )
+    return run_command("start_ups", description, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,332 @@
+"""Does coding pay on measured times? Plan on the first half of each trace, replay the rest step by step.
+
+Partitions from all times pooled, from whole steps, and made anew every few steps from a window of the last
+ones, beside the uncoded scheme, a single block, the best fixed partition in hindsight, and shares of the data
+by speed, without a code. Intervals of 95 % are those of blocks of neighbouring steps, resampled; a block is
+as long as what ties a step to the next asks for.
+"""
+
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import bcgc_jax as bcgc
+from bcgc_jax import plotting
+from bcgc_jax.measured.description import Description, Interval
+from bcgc_jax.measured.resampling import resampled_means
+from experiments.replay import KNOWING, RULES, Replayed, Rule, replay
+from experiments.report import number, print_table, run_command, write_csv
+
+# The share of the steps that plans are made on.
+FIRST = 0.5
+_FEWEST_STEPS = 8
+_SUFFIXES = (".csv", ".csv.gz")
+
+
+class Row(NamedTuple):
+    """A scheme on a trace: mean time of a step, promised and taken, in the unit of the trace.
+
+    In percent: `saved` against uncoded, `regret` against the best fixed partition in hindsight, `late` by how
+    much it took longer than promised.
+    """
+
+    trace: str
+    scheme: str
+    promised: float
+    taken: Interval
+    saved: Interval
+    regret: Interval
+    late: Interval
+
+
+class Study(NamedTuple):
+    """One trace: its rows, the time of each replayed step by scheme, and how intervals were made."""
+
+    trace: str
+    rows: list[Row]
+    taken: dict[str, np.ndarray]
+    num_planned: int
+    block: int
+    description: Description
+
+    def best(self, kind: Callable[[str], bool]) -> Row:
+        """The row that took least, of those of a kind that can be planned."""
+        rows = [row for row in self.rows if row.scheme not in KNOWING and kind(row.scheme)]
+        return min(rows, key=lambda row: row.taken.value)
+
+
+def is_shares(scheme: str) -> bool:
+    return scheme.startswith("shares")
+
+
+def is_coded(scheme: str) -> bool:
+    return not is_shares(scheme) and scheme != "uncoded"
+
+
+def block_length(series: np.ndarray) -> int:
+    r"""Steps that a block of a circular bootstrap needs: (2 G² / D)^{1/3} S^{1/3}; `[S]`.
+
+    G = Σ λ |k| R(k), D = 4/3 (Σ λ R(k))², R the autocovariances, λ a flat-top window as wide as twice the lag
+    from which on they are noise (Politis & White 2004); at most min(3 √S, S/3), and that where they are not
+    yet noise at lag √S.
+    """
+    size = len(series)
+    centred = series - series.mean()
+    covariance = np.array([centred[: size - k] @ centred[k:] for k in range(size)]) / size
+    if covariance[0] <= 1e-24 * np.mean(series**2):
+        return 1
+    quiet = max(5, math.ceil(math.sqrt(math.log10(size))))
+    widest = min(math.ceil(math.sqrt(size)) + quiet, size - 1)
+    loud = np.abs(covariance[1:] / covariance[0]) >= 2 * math.sqrt(math.log10(size) / size)
+    longest = math.ceil(min(3 * math.sqrt(size), size / 3))
+    last = next((m for m in range(widest) if not loud[m : m + quiet].any()), None)
+    if last is None:
+        return longest
+    width = min(2 * max(last, 1), widest)
+    lag = np.arange(1, width + 1)
+    weighted = 2 * np.clip(2 * (1 - lag / width), 0, 1) * covariance[1 : width + 1]
+    ratio = (lag @ weighted) / (covariance[0] + weighted.sum())
+    return max(math.ceil(min((1.5 * ratio**2 * size) ** (1 / 3), longest)), 1)
+
+
+def compute(
+    name: str, trace: bcgc.measured.Trace, seed: int = 0, *, rules: Mapping[str, Rule] = RULES
+) -> Study:
+    """Plans and replays of one trace; steps in which a worker has no time are left out."""
+    table = trace.table()
+    rows = table[np.isfinite(table).all(axis=1)]
+    if len(rows) < _FEWEST_STEPS or trace.num_workers < 2:
+        raise ValueError(
+            f"{name} has {len(rows)} steps with a time of each of {trace.num_workers} workers: a plan and "
+            f"its replay need at least {_FEWEST_STEPS} steps of 2 workers"
+        )
+    num_planned = round(FIRST * len(rows))
+    found = replay(rows, num_planned, rules=rules, name=name)
+    uncoded = found["uncoded"].taken
+    block = max(block_length(series) for r in found.values() for series in (r.taken, uncoded - r.taken))
+    description = bcgc.measured.describe(trace)
+    intervals = _rows(name, found, block, jax.random.key(seed))
+    return Study(name, intervals, {k: r.taken for k, r in found.items()}, num_planned, block, description)
+
+
+def _rows(name: str, found: Mapping[str, Replayed], block: int, key: jax.Array) -> list[Row]:
+    """All schemes in the same resampled steps."""
+    names = list(found)
+    taken = np.stack([found[k].taken for k in names], axis=1)
+    promised = np.stack([found[k].promised for k in names], axis=1)
+    both = jnp.asarray(np.concatenate([taken, promised], axis=1))
+    drawn = np.asarray(resampled_means(key, both, block=block))
+    means = np.asarray(both.mean(axis=0))
+
+    def interval(value: Callable[[np.ndarray], Any]) -> Interval:
+        low, high = np.quantile(value(drawn), [0.025, 0.975])
+        return Interval(float(value(means)), float(low), float(high))
+
+    uncoded, hindsight = names.index("uncoded"), names.index("hindsight")
+
+    def of_scheme(i: int) -> list[Interval]:
+        own, at_once = (lambda m: m[..., i]), (lambda m: m[..., i + len(names)])
+        return [
+            interval(own),
+            interval(lambda m: 100 * (1 - own(m) / m[..., uncoded])),
+            interval(lambda m: 100 * (own(m) / m[..., hindsight] - 1)),
+            interval(lambda m: 100 * (own(m) / at_once(m) - 1)),
+        ]
+
+    return [Row(name, scheme, float(promised[:, i].mean()), *of_scheme(i)) for i, scheme in enumerate(names)]
+
+
+# How a scheme is drawn: one colour for the partitions that are optimal for something, told apart by line and
+# marker; one for shares.
+_SHARES = plotting.Style("shares by speed, no code", "#332288", "p")
+_LOOKS: Mapping[str, tuple[Any, str]] = {
+    "pooled": ("-", "o"),
+    "pooled 50/10": ("--", "^"),
+    "whole steps": ((0, (1.5, 1.5)), "s"),
+    "whole steps 50/10": ("-.", "D"),
+    "whole steps 20/1": ((0, (4, 1, 1, 1, 1, 1)), "v"),
+    "last step": ((0, (8, 3)), "X"),
+    "hindsight": (":", "*"),
+    "each step's best": (":", "P"),
+}
+_SHARE_LOOKS: Mapping[str, tuple[Any, str]] = {
+    "shares": ("-", "p"),
+    "shares 50/10": ("--", "H"),
+    "shares 20/1": ("-.", "8"),
+}
+_COURSES = ("time", "pooled", "whole steps", "whole steps 50/10", "shares", "shares 50/10")
+
+
+def look_of(scheme: str) -> plotting.Style:
+    if scheme in _SHARE_LOOKS:
+        line, marker = _SHARE_LOOKS[scheme]
+        return plotting.Style(scheme, _SHARES.color, marker, line)
+    if scheme in _LOOKS:
+        line, marker = _LOOKS[scheme]
+        label = scheme if scheme in KNOWING else f"optimal, {scheme}"
+        return plotting.Style(label, plotting.style("optimal").color, marker, line)
+    return plotting.style(scheme)
+
+
+def draw(studies: Sequence[Study]) -> Any:
+    """Above, what each scheme saved against uncoded; below, how that came about."""
+    count = len(studies)
+    figure, axes = plotting.new_figure(2, count, size=(1.8 + 2.6 * max(count, 2), 6.6))
+    for i, study in enumerate(studies):
+        _draw_saved(axes[i], study, labelled=i == 0)
+        _draw_course(axes[count + i], study, labelled=i == 0)
+    handles = axes[count].get_legend_handles_labels()[0]
+    plotting.legend_outside(figure, handles, place="lower", columns=3)
+    return figure
+
+
+def _draw_saved(axes: Any, study: Study, *, labelled: bool) -> None:
+    rows = [row for row in study.rows if row.scheme != "uncoded"][::-1]
+    for place, row in enumerate(rows):
+        look = look_of(row.scheme)
+        axes.plot([row.saved.low, row.saved.high], [place] * 2, color=look.color, linewidth=1.3)
+        filled = "none" if row.scheme in KNOWING else look.color
+        marker = "|" if look.marker == "None" else look.marker
+        axes.plot(row.saved.value, place, marker, color=look.color, markersize=5, markerfacecolor=filled)
+    axes.axvline(0, color=plotting.style("uncoded").color, linewidth=1.3)
+    labels = [look_of(row.scheme).label for row in rows] if labelled else []
+    axes.set_yticks(range(len(rows)), labels or [""] * len(rows), fontsize="small")
+    title = f"{_short(study.trace)}, {len(study.taken['uncoded'])} steps"
+    plotting.label_axes(axes, "time saved (%), 95 %", "", title=title)
+
+
+def _draw_course(axes: Any, study: Study, *, labelled: bool) -> None:
+    reference = np.cumsum(study.taken["uncoded"])
+    step = study.num_planned + 1 + np.arange(reference.size)
+    for name in (name for name in _COURSES if name in study.taken):
+        look = look_of(name)
+        axes.plot(
+            step,
+            100 * (1 - np.cumsum(study.taken[name]) / reference),
+            color=look.color,
+            linestyle=look.line,
+            linewidth=1.3,
+            marker=look.marker,
+            markersize=4,
+            markerfacecolor="none",
+            markevery=max(1, reference.size // 5),
+            label=look.label,
+        )
+    look = plotting.style("uncoded")
+    axes.axhline(0, color=look.color, linewidth=1.3, label=look.label)
+    y = "time saved so far\nagainst uncoded (%)" if labelled else ""
+    plotting.label_axes(axes, "step of the trace", y)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 16 else name[:15] + "…"
+
+
+def _percent(x: Interval) -> str:
+    return f"{x.value:.1f} ({x.low:.1f} … {x.high:.1f})"
+
+
+def show(studies: Sequence[Study]) -> None:
+    lines = []
+    for study in studies:
+        lines.append([f"{study.trace}:", "", "", "", ""])
+        for row in study.rows:
+            mark = "*" if row.scheme in KNOWING else ""
+            times = [number(row.promised), number(row.taken.value)]
+            lines.append([f"  {row.scheme}{mark}", *times, _percent(row.saved), _percent(row.regret)])
+    print_table(
+        "Time of a step, promised and taken; saved against uncoded, regret against hindsight, % (95 %)",
+        ["scheme", "promised", "taken", "saved", "regret"],
+        lines,
+    )
+    print(
+        "\n50/10: made anew every 10 steps from the last 50 (fewer where the first half is shorter); others\n"
+        "once, from the first half. Shares: uneven ones of the data, by speed, without a code.\n"
+        "* Needs to know the future; hindsight is the best fixed partition.\n"
+        "Below, the largest saving is that of the best of several plans, chosen afterwards; a block is the\n"
+        "steps that are resampled together."
+    )
+    print_table(
+        "Variance between workers and common to a step, correlation to the next; largest saving, %",
+        ["trace", "steps", "block", "workers", "common", "next", "a code", "shares"],
+        [
+            [
+                _short(study.trace),
+                f"{study.num_planned}+{len(study.taken['uncoded'])}",
+                str(study.block),
+                *(f"{100 * max(share.value, 0):.0f} %" for share in _shares_of_variance(study)),
+                f"{study.description.autocorrelation.value:.2f}",
+                *(_percent(study.best(kind).saved) for kind in (is_coded, is_shares)),
+            ]
+            for study in studies
+        ],
+    )
+    print()
+    for study in studies:
+        print(verdict(study))
+
+
+def _shares_of_variance(study: Study) -> tuple[Interval, Interval]:
+    return study.description.between_workers, study.description.between_steps
+
+
+def verdict(study: Study) -> str:
+    """The best that could be planned, and whether it is faster than uncoded beyond doubt."""
+    best = study.best(lambda _: True)
+    if best.saved.low <= 0:
+        return f"{study.trace}: uncoded; nothing that could be planned is faster beyond doubt"
+    line = f"{study.trace}: {best.scheme}, {best.saved.value:.1f} % less time than uncoded"
+    coded = study.best(is_coded)
+    if coded is best:
+        return line
+    doubt = "" if coded.saved.low > 0 else ", not beyond doubt"
+    return f"{line}; with a code {coded.scheme}, {coded.saved.value:.1f} %{doubt}"
+
+
+def _flat(row: Row) -> dict[str, Any]:
+    """A column for each number."""
+    flat: dict[str, Any] = {}
+    for name, value in row._asdict().items():
+        if isinstance(value, Interval):
+            flat |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
+        else:
+            flat[name] = value
+    return flat
+
+
+def files_of(path: Path) -> list[Path]:
+    """A file itself, or those of a folder that may be traces; ValueError where there is none."""
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        found = sorted(file for file in path.iterdir() if file.name.endswith(_SUFFIXES))
+        if found:
+            return found
+    what = "has no CSV files" if path.is_dir() else "does not exist"
+    raise ValueError(
+        f"{path} {what}: give a folder of traces, or one of them, with --traces PATH; one that comes along "
+        "is experiments/data/steps.csv"
+    )
+
+
+def run(out: Path, *, seed: int, traces: Path) -> None:
+    measured = [(file.name.split(".")[0], bcgc.measured.load_trace(file)) for file in files_of(traces)]
+    studies = [compute(name, trace, seed) for name, trace in measured]
+    show(studies)
+    write_csv(out / "traces.csv", (_flat(row) for study in studies for row in study.rows))
+    png, svg = plotting.save_figure(draw(studies), out, "traces")
+    print(f"\nWritten to {out / 'traces.csv'}, {png}, {svg}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_command("traces", __doc__ or "", run, argv, traced=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,223 @@
+"""What blocks cost: counted step by step, by the compiler, and as the models of it have it."""
+
+import csv
+import functools
+import itertools
+import json
+
+import jax
+import numpy as np
+import pytest
+import scipy.optimize
+
+import bcgc_jax as bcgc
+from bcgc_jax.coding.gradients import backward_order, unit_sizes
+from bcgc_jax.partitions import finish_load
+from experiments import backprop, block_costs, block_times
+from experiments.block_costs import Costs
+from experiments.models import perceptron, transformer
+
+RANDOM = np.random.default_rng(17)
+TINY_TRANSFORMER = functools.partial(transformer, 2, 3 * 3, width=8, heads=2, length=5, vocabulary=11)
+
+
+def steps(partition, sizes):
+    """What a worker does, step by step: `[N, 5]` as `counts`, with a place for each subset's cotangent."""
+    found = np.zeros((len(partition), 5))
+    places: dict[int, int] = {}  # units that a subset's cotangent has gone past
+    units = iter(range(len(sizes)))
+    for level, count in enumerate(partition):
+        mine = list(itertools.islice(units, count))
+        for subset in range(level + 1) if mine else ():
+            if subset not in places:
+                places[subset] = 0
+                found[level, 1] += 1
+            for unit in mine:
+                found[level, 0] += sizes[unit]
+            while places[subset] <= mine[-1]:
+                found[level, 2] += sizes[places[subset]]
+                places[subset] += 1
+            for unit in range(mine[-1] + 1):
+                found[level, 3] += sizes[unit]
+                found[level, 4] += sizes[unit] if unit < mine[-1] else 0
+    return found
+
+
+def random_partitions(units, workers, number):
+    return np.array(
+        [np.bincount(RANDOM.integers(0, workers, units), minlength=workers) for _ in range(number)]
+    )
+
+
+def test_counts_are_those_of_every_step():
+    partitions = random_partitions(6, 5, 40)
+    sizes = RANDOM.integers(1, 50, 6)
+    found = block_costs.counts(partitions, sizes)
+    for partition, one in zip(partitions, found, strict=True):
+        np.testing.assert_array_equal(one, steps(partition, sizes), str(partition))
+
+
+def test_two_layers_at_each_level_take_what_products_of_matrices_say():
+    # Of 8 equal layers, forward, own gradient and chain are a product each: 24 in a gradient.
+    third = Costs(1 / 3, 1 / 3, 1 / 3)
+    total = {
+        name: block_costs.predict(name, third, [2, 2, 2, 2], np.full(8, 1 / 8)).sum()
+        for name in block_costs.MODELS
+    }
+    assert 3 * total["h = f = 0"] == pytest.approx(2.5)
+    assert total["f, h"] == pytest.approx((32 + 20 + 32) / 24)  # 3.5
+    assert total["f, h again"] == pytest.approx((32 + 20 + 60) / 24)  # 4.67
+    assert total["f, h again*"] == pytest.approx((32 + 20 + 50) / 24)
+
+
+@pytest.mark.usefixtures("x64")
+def test_ends_of_levels_are_those_of_the_package():
+    for counts in random_partitions(7, 6, 10):
+        sizes = RANDOM.uniform(0.5, 3.0, 7)
+        x = np.diff(np.append(0.0, np.cumsum(sizes))[np.append(0, np.cumsum(counts))])
+        ends = np.cumsum(block_costs.predict("f", Costs(2.0, 5.0), counts, sizes))
+        expected = 2.0 * np.asarray(finish_load(jax.numpy.asarray(x), counts > 0, 2.5))
+        np.testing.assert_allclose(ends, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", block_costs.MODELS)
+def test_costs_are_found_again(name):
+    sizes = np.array([0.1, 0.2, 0.15, 0.3, 0.05, 0.2])
+    costs = Costs(*(0.7, 1.9, 0.4)[: len(block_costs.MODELS[name])])
+    partitions = random_partitions(6, 4, 6)
+    times = block_costs.predict(name, costs, partitions, sizes)
+    np.testing.assert_allclose(block_costs.fit(name, partitions, sizes, times), costs, rtol=1e-9)
+
+
+def test_least_squares_without_negative_costs():
+    for _ in range(50):
+        matrix = RANDOM.uniform(0, 1, (9, 3)) * [1.0, 1e6, 1e-3]
+        values = matrix @ (RANDOM.normal(0.5, 1.5, 3) / [1.0, 1e6, 1e-3]) + RANDOM.normal(0, 0.1, 9)
+        expected, _ = scipy.optimize.nnls(matrix / matrix.max(axis=0), values)
+        np.testing.assert_allclose(
+            block_costs.nonnegative(matrix, values) * matrix.max(axis=0), expected, atol=1e-9
+        )
+
+
+def test_all_partitions():
+    every = [x for x in itertools.product(range(4), repeat=3) if sum(x) == 3]
+    assert sorted(map(tuple, block_costs.all_partitions(3, 3).tolist())) == sorted(every)
+
+
+# By the compiler
+
+
+def test_operations_are_the_products_of_matrices():
+    # Width 64 and 32 samples: what is no product is 2/64 of one a layer, and a message (n+1)/32.
+    model = perceptron((64,) * 4, 3 * 32)
+    found = block_times.measure(model, [(1, 1, 1), (0, 3, 0)], repeats=2)
+    product = 2 * 64 * 64 * 32
+    assert found.sizes.tolist() == [64 * 65] * 3
+    assert found.operations.gradient / product == pytest.approx(3 + 3 + 2, rel=0.05)
+    assert found.operations.forward / product == pytest.approx(3, rel=0.05)
+    each, one = found.blocks
+    # Forward, own, and from the output: levels take 3 + 1 + 0, 3 + 2 (1 + 1), 3 + 3 (1 + 2).
+    np.testing.assert_allclose(each.operations / product, [4, 7, 12], rtol=0.06)
+    np.testing.assert_allclose(one.operations / product, [6 + 2 * (3 + 2)], rtol=0.06)
+    # The fewest: two cotangents go on from the first unit, one begins; then three.
+    kept = block_costs.kept_operations(found.operations, each.partition) / product
+    np.testing.assert_allclose(kept, [4, 3 + 2 * 2 - 0, 3 + 3 + 3 * 2 - 2], rtol=0.06)
+    for blocks in found.blocks:
+        assert blocks.cpu.shape == blocks.wall.shape == (2, len(blocks.operations))
+        assert np.all(blocks.wall > 0)
+
+
+def test_layers_of_the_transformer_are_its_units():
+    model = TINY_TRANSFORMER()
+    order = backward_order(model.loss, model.params, model.batch)
+    attention, mlp = 8 + 4 * 64, 8 + 8 * 64
+    sizes = unit_sizes(model.params, "layers", order).tolist()
+    assert sizes == [8 + 88, mlp, attention, mlp, attention, (11 + 5) * 8]
+
+
+def test_the_transformer_is_one():
+    model = TINY_TRANSFORMER()
+    losses = [next_token_losses(model.params, tokens, heads=2) for tokens in model.batch]
+    # Measured: 6e-8; and not far above a guess, log 11.
+    assert float(jax.jit(model.loss)(model.params, model.batch)) == pytest.approx(np.mean(losses), rel=1e-5)
+    assert 1 < np.mean(losses) / np.log(11) < 2
+
+
+def next_token_losses(params, tokens, heads):
+    """A sequence's losses, place after place: each looks at itself and at those before."""
+    params = jax.tree.map(np.float64, params)
+    width = params["head"]["w"].shape[0]
+    states = params["embedding"]["tokens"][tokens[:-1]] + params["embedding"]["places"]
+
+    def normed(x, scale):
+        return x / np.sqrt(np.mean(x**2) + 1e-6) * scale
+
+    for layer in params["layers"]:
+        mine, qkv = layer["attention"], layer["attention"]["qkv"].reshape(width, 3, -1)
+        parts = np.array([[normed(x, mine["norm"]) @ qkv[:, k] for x in states] for k in range(3)])
+        heard = np.zeros_like(states)
+        for place, head in itertools.product(range(len(states)), range(heads)):
+            own = slice(head * width // heads, (head + 1) * width // heads)
+            q, k, v = parts[0, place, own], parts[1, : place + 1, own], parts[2, : place + 1, own]
+            weights = np.exp(k @ q / np.sqrt(len(q)))
+            heard[place, own] = weights @ v / weights.sum()
+        states = states + heard @ mine["out"]
+        mine = layer["mlp"]
+        for place, x in enumerate(states):
+            up = normed(x, mine["norm"]) @ mine["up"]
+            gelu = up * (1 + np.tanh(np.sqrt(2 / np.pi) * (up + 0.044715 * up**3))) / 2
+            states[place] = x + gelu @ mine["down"]
+    scores = np.array([normed(x, params["head"]["norm"]) for x in states]) @ params["head"]["w"]
+    return np.log(np.exp(scores).sum(axis=1)) - scores[np.arange(len(states)), tokens[1:]]
+
+
+# Plans
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("x64")
+def test_the_best_of_all_partitions_is_what_is_solved_for():
+    sizes = np.array([3.0, 1.0, 2.0, 4.0])
+    law = bcgc.ShiftedExponential(1e-3, 300.0)
+    partitions = block_costs.all_partitions(4, 3)
+    runtimes = block_costs.expected_runtimes(law, "f", Costs(2.0, 7.0), partitions, sizes)
+    # As many samples as workers: a subset has one.
+    solution = bcgc.solve(bcgc.Problem(law, 3, 4, 3.0, 2.0, unit_costs=sizes, setup_cycles=7.0))
+    assert runtimes.min() == pytest.approx(float(solution.rounded_runtime), rel=1e-9)
+    best = partitions[np.argmin(runtimes)].tolist()
+    assert best == np.asarray(solution.rounded).tolist()
+    assert np.count_nonzero(best) > 1
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("x64")
+def test_a_worker_is_measured_alone_and_its_blocks_are_predicted(tmp_path, capsys):
+    one_layer = functools.partial(transformer, 1, 3 * 3, width=8, heads=2, length=5, vocabulary=11)
+    studies = [
+        backprop.Study(
+            functools.partial(perceptron, (64,) * 4, 3 * 64), [(3, 0, 0), (0, 1, 2), (1, 2, 0)], [(1, 1, 1)]
+        ),
+        backprop.Study(one_layer, [(2, 0, 2), (0, 4, 0)], [(1, 3, 0)]),
+    ]
+    laws = {"heavy": bcgc.Pareto(1.0, 1.5)}
+    backprop.run(tmp_path, studies=studies, repeats=3, laws=laws, workers=(4,))
+    printed = capsys.readouterr().out
+    assert max(len(line) for line in printed.splitlines() if not line.startswith("Written to")) <= 100
+    with (tmp_path / "backprop.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == (1 + 2 + 2 + 3) + (2 + 1 + 2)
+    held_out = {(row["model"], row["partition"]) for row in rows if row["held_out"] == "1"}
+    assert held_out == {
+        ("perceptron of 3 layers, 64 samples", "1 1 1"),
+        ("transformer of 1 layer, 3 samples", "1 3 0"),
+    }
+    for row in rows:
+        assert 0 < float(row["low"]) <= float(row["cpu"]) <= float(row["high"])
+        assert float(row["kept"]) <= float(row["operations"]) * 1.001
+    record = json.loads((tmp_path / "backprop.json").read_text())
+    assert len(record["models"]) == 2
+    for model in record["models"]:
+        assert [one["name"] for one in model["costs"]] == list(block_costs.MODELS)
+        share = {one["costs"]: one["share"] for one in model["plans"]}
+        assert share[backprop.TRUE] == min(*share.values(), 1.0)
+    assert (tmp_path / "backprop.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,259 @@
+"""Plans on measured times, replayed: against NumPy and a linear programme, and what a study says of them."""
+
+import csv
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from scipy.optimize import linprog
+
+import bcgc_jax as bcgc
+from experiments import replay, traces
+
+REAL = Path(__file__).resolve().parents[2] / "shared/traces"
+# Those that compile little: all windows and all that is replayed have one shape.
+FEW = {name: replay.RULES[name] for name in ("uncoded", "last step", "shares")} | {
+    "whole steps 12/5": replay.RULES["whole steps"]._replace(window=12, every=5),
+    "shares 6/5": replay.RULES["shares"]._replace(window=6, every=5),
+}
+
+
+def times_of(steps=24, workers=4, seed=5):
+    """Times that stay: a worker's speed drifts, and one is slow for a while."""
+    rng = np.random.default_rng(seed)
+    drift = 1 + 0.2 * np.cumsum(rng.normal(size=(steps, workers)), axis=0) / np.sqrt(steps)
+    times = np.abs(drift) + rng.gamma(2.0, 0.2, (steps, workers)) + 0.3
+    times[steps // 2 :, -1] *= 1.7
+    return times
+
+
+def write(folder, name, times):
+    lines = [f"{s},w{w},{x:.17g}" for (s, w), x in np.ndenumerate(times) if np.isfinite(x)]
+    (folder / name).write_text("\n".join(["step,worker,seconds", *lines]))
+
+
+def runtime(x, times):
+    """max_n T_(N-n) Σ_{i≤n} (i+1) x_i for a partition with Σ x = 1: N times a worker's share of the work."""
+    loads = [sum((i + 1) * x[i] for i in range(n + 1)) for n in range(len(x))]
+    return max(t * y for t, y in zip(sorted(times, reverse=True), loads, strict=True))
+
+
+def least(rows):
+    """min_x of the mean runtime of `rows`, by a linear programme: τ_s ≥ T_(N-n) y_n."""
+    steps, workers = rows.shape
+    lines = []
+    for s, row in enumerate(-np.sort(-rows, axis=1)):
+        for n in range(workers):
+            x = [row[n] * (i + 1) if i <= n else 0.0 for i in range(workers)]
+            lines.append([*x, *(-1.0 if other == s else 0.0 for other in range(steps))])
+    cost, total = (
+        np.r_[np.zeros(workers), np.full(steps, 1 / steps)],
+        np.r_[np.ones(workers), np.zeros(steps)],
+    )
+    return linprog(cost, lines, np.zeros(len(lines)), total[None], [1.0])
+
+
+# Replay
+
+
+@pytest.mark.usefixtures("x64")
+def test_plans_see_their_window_only_and_are_replayed_as_numpy_does():
+    rows, planned = times_of(), 12
+    found = replay.replay(rows, planned, rules=FEW)
+    for i in range(12):
+        now = planned + i
+        made = planned + i // 5 * 5
+        want = {
+            "uncoded": (rows[:planned].max(axis=1).mean(), rows[now].max()),
+            "limit": (np.mean([4 / sum(1 / t for t in row) for row in rows[:planned]]), None),
+        }
+        for name, seen in (("shares", rows[:planned]), ("shares 6/5", rows[made - 6 : made])):
+            speed = 1 / seen.mean(axis=0)
+            share = 4 * speed / speed.sum()
+            want[name] = (share * seen).max(axis=1).mean(), (share * rows[now]).max()
+        previous = linprog_partition(rows[now - 1 : now])
+        want["last step"] = runtime(previous, rows[now - 1]), runtime(previous, rows[now])
+        programme = least(rows[made - 12 : made])
+        want["whole steps 12/5"] = programme.fun, None
+        for name, (promised, taken) in want.items():
+            # Measured: 7e-7, the tolerance of cutting planes.
+            assert found[name].promised[i] == pytest.approx(promised, rel=3e-6), name
+            if taken is not None:
+                assert found[name].taken[i] == pytest.approx(taken, rel=1e-9), name
+    best = least(rows[planned:])
+    assert found["hindsight"].taken.mean() == pytest.approx(best.fun, rel=3e-6)
+    each = [runtime(linprog_partition(row[None]), row) for row in rows[planned:]]
+    assert found["each step's best"].taken == pytest.approx(each, rel=1e-9)
+    assert np.all(found["limit"].taken <= found["each step's best"].taken)
+
+
+def linprog_partition(rows):
+    return least(rows).x[: rows.shape[1]]
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_window_longer_than_the_first_part_is_cut():
+    rows = times_of()
+    long = {"shares 50/3": FEW["shares"]._replace(window=50, every=3), "uncoded": FEW["uncoded"]}
+    seen = []
+
+    def noted(window):
+        seen.append(window)
+        return FEW["shares"].plan(window)
+
+    long["shares 50/3"] = long["shares 50/3"]._replace(plan=noted)
+    replay.replay(rows, 12, rules=long)
+    assert {len(window) for window in seen} == {12}  # one shape, one program
+    assert [float(window[-1, 0]) for window in seen] == list(rows[11:23:3, 0])
+
+
+def test_times_too_few_for_a_curve_are_atoms():
+    assert isinstance(replay.pooled(np.array([[1.0, 2.0]] * 30)), bcgc.Empirical)
+    assert not isinstance(replay.pooled(times_of()), bcgc.Empirical)
+
+
+# Intervals
+
+
+def autoregressive(correlation, size, seed=0):
+    rng, x = np.random.default_rng(seed), [0.0]
+    for noise in rng.normal(size=size - 1):
+        x.append(correlation * x[-1] + noise)
+    return np.array(x)
+
+
+@pytest.mark.parametrize("correlation", [0.4, 0.8])
+def test_blocks_are_as_long_as_those_of_an_autoregression_must_be(correlation):
+    # (6 (ρ / (1 - ρ²))² S)^{1/3}, with R(k) ∝ ρ^k in the formula.
+    size = 4000
+    want = (6 * (correlation / (1 - correlation**2)) ** 2 * size) ** (1 / 3)
+    found = [traces.block_length(autoregressive(correlation, size, seed)) for seed in range(20)]
+    # Measured: 0.99 and 1.01 times.
+    assert np.median(found) == pytest.approx(want, rel=0.15)
+
+
+def test_blocks_of_noise_are_short_and_those_of_a_walk_as_long_as_may_be():
+    noise = np.random.default_rng(1).normal(size=900)
+    assert traces.block_length(noise) <= 6
+    assert traces.block_length(np.cumsum(noise)) == 90
+    assert traces.block_length(np.full(50, 3.0)) == traces.block_length(np.zeros(4)) == 1
+
+
+@pytest.mark.usefixtures("x64")
+def test_intervals_are_those_of_blocks_resampled_by_numpy():
+    rng = np.random.default_rng(3)
+    common = np.exp(0.3 * autoregressive(0.6, 150, 4))
+    names = ("uncoded", "shares", "hindsight")
+    taken = {name: common * (1 - 0.1 * i) + 0.3 * rng.gamma(2.0, size=150) for i, name in enumerate(names)}
+    promised = {name: np.repeat(rng.gamma(9.0, 0.2, 15), 10) for name in names}
+    found = {name: replay.Replayed(promised[name], taken[name]) for name in names}
+    rows = {row.scheme: row for row in traces._rows("x", found, 7, jax.random.key(0))}
+    draws = []
+    for _ in range(4000):
+        starts = rng.integers(0, 150, 22)
+        chosen = [(start + j) % 150 for start in starts for j in range(7)]
+        mean = {name: taken[name][chosen].mean() for name in names}
+        draws.append(
+            (
+                mean["shares"],
+                100 * (1 - mean["shares"] / mean["uncoded"]),
+                100 * (mean["shares"] / mean["hindsight"] - 1),
+                100 * (mean["shares"] / promised["shares"][chosen].mean() - 1),
+            )
+        )
+    low, high = np.quantile(draws, [0.025, 0.975], axis=0)
+    row = rows["shares"]
+    for i, interval in enumerate((row.taken, row.saved, row.regret, row.late)):
+        # Measured: 0.04 of the width, of 2000 and 4000 draws.
+        assert [interval.low, interval.high] == pytest.approx(
+            [low[i], high[i]], abs=0.12 * (high[i] - low[i])
+        )
+    assert row.saved.value == pytest.approx(100 * (1 - taken["shares"].mean() / taken["uncoded"].mean()))
+    assert row.late.value == pytest.approx(100 * (taken["shares"].mean() / promised["shares"].mean() - 1))
+    assert rows["uncoded"].saved == (0, 0, 0)
+
+
+# The command
+
+
+def test_a_folder_of_traces_is_one_table_and_one_figure(tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "measured"
+    folder.mkdir()
+    write(folder, "one.csv", times_of())
+    lacking = times_of(26, seed=6)
+    lacking[[3, 9], [0, 2]] = np.nan
+    write(folder, "two.csv", lacking)
+    (folder / "README.md").write_text("no trace")
+    few = {name: FEW[name] for name in ("uncoded", "last step", "shares 6/5", "whole steps 12/5")}
+    monkeypatch.setattr(traces.compute, "__kwdefaults__", {"rules": few})
+    before = jax.config.read("jax_enable_x64")
+    try:
+        assert traces.main(["--out", str(tmp_path), "--traces", str(folder)]) == 0
+    finally:
+        jax.config.update("jax_enable_x64", before)
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.split("Written to")[0].splitlines())) <= 100
+    assert all(f"{name}: " in printed for name in ("one", "two"))
+    with (tmp_path / "traces.csv").open(newline="") as file:
+        rows = {(row["trace"], row["scheme"]): row for row in csv.DictReader(file)}
+    assert len(rows) == 2 * (len(few) + len(replay.KNOWING))
+    whole = np.delete(lacking, [3, 9], axis=0)
+    uncoded = float(rows["two", "uncoded"]["taken"])
+    assert uncoded == pytest.approx(whole[12:].max(axis=1).mean())
+    for row in rows.values():
+        assert float(row["saved_low"]) <= float(row["saved"]) <= float(row["saved_high"])
+        # The best fixed partition is beaten by those that are not fixed only.
+        assert float(row["regret"]) > -1e-3 or row["scheme"] not in ("uncoded", "hindsight")
+    assert (tmp_path / "traces.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (tmp_path / "traces.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("files", "why"),
+    [
+        (None, "does not exist"),
+        ({}, "has no CSV files"),
+        ({"a.csv": times_of(7, 3)}, "has 7 steps with a time of each of 3 workers"),
+        ({"a.csv": times_of(30, 1)}, "at least 8 steps of 2 workers"),
+        ({"a.csv": "neither,nor\n1,2\n"}, "a.csv"),
+    ],
+)
+def test_a_folder_without_traces_is_one_line_and_status_2(files, why, tmp_path, capsys):
+    folder = tmp_path / "measured"
+    if files is not None:
+        folder.mkdir()
+    for name, content in (files or {}).items():
+        if isinstance(content, str):
+            (folder / name).write_text(content)
+        else:
+            write(folder, name, content)
+    before = jax.config.read("jax_enable_x64")
+    try:
+        with pytest.raises(SystemExit) as stop:
+            traces.main(["--out", str(tmp_path), "--traces", str(folder)])
+    finally:
+        jax.config.update("jax_enable_x64", before)
+    said = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert len(said.splitlines()) == 1
+    assert why in said
+
+
+# Traces of real clusters
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"there are no measured traces in {REAL}")
+@pytest.mark.usefixtures("x64")
+def test_what_the_documents_say_of_measured_traces():
+    rules = {name: replay.RULES[name] for name in ("uncoded", "whole steps", "shares", "shares 50/10")}
+    files = {file.stem: file for file in traces.files_of(REAL)}
+    for name, coding_wins in (("llm_training_32_workers", True), ("pai_job_2_10_workers", False)):
+        trace = bcgc.measured.load_trace(files[name])
+        study = traces.compute(name, trace, rules=rules)
+        coded, shares = study.best(traces.is_coded), study.best(traces.is_shares)
+        assert coded.saved.low > 0
+        assert (coded.taken.value < shares.taken.value) == coding_wins
+        rest = trace.rows()[study.num_planned :]
+        assert study.best(lambda key: key == "uncoded").taken.value == pytest.approx(rest.max(axis=1).mean())

@@ -19,8 +19,8 @@ from bcgc_jax.linear_algebra import solve_positive
 from bcgc_jax.solvers.cutting_plane import CuttingPlaneResult
 
 # Steps keep this share of the way to the boundary; the next barrier, as a share of the present products, is
-# what the last step left of the way, within these ends, and no less than a share of the tolerance; the most
-# steps: measured are 9 to 50, and 84 for 100 rows of 256 workers.
+# what the last step left of the way, within these ends, and no less than this share of the tolerance; the
+# most steps: measured are 9 to 50, and 84 for 100 rows of 256 workers.
 _TO_BOUNDARY, _LEAST_CENTRING, _MOST_CENTRING, _ENOUGH, MAX_STEPS = 0.995, 0.1, 0.8, 0.3, 200
 
 

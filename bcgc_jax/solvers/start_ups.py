@@ -93,8 +93,8 @@ def ordered_bound(problem: Problem, levels: Array) -> Array:
 
     Of sums a_w + b_w the (i+j-1)-th is at least a_(i) + b_(j), so a partition whose lowest level is m takes
     E τ̂ ≥ E S_(i) + κ y_n E T_(N-n+1-i) for all n ≥ m and i ≤ N - n. By a time t it gets no further than
-    y_n = min_i (t - E S_(i)) / (κ E T_(N-n+1-i)), ascending; the bound is the least t by which, from the best m,
-    these are L coordinates.
+    y_n = min_i (t - E S_(i)) / (κ E T_(N-n+1-i)), ascending; the bound is the least t by which, from the
+    best m, these are L coordinates.
     """
     delivery, size = problem.delivery, problem.max_workers
     assert isinstance(delivery, Delivering)

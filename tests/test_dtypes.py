@@ -193,6 +193,7 @@ CALLS |= {
 # Measured on the host or in text, of whole numbers, of the dtype of the gradients: nothing to follow.
 WITHOUT_NUMBERS = {
     *("Law", "Problem", "Solution", "Status", "Trace", "load_trace", "Description", "describe", "Fit"),
+    *("fit_start_up", "StartUpFit"),
     *(
         "fit_laws",
         "grid",

@@ -8,7 +8,7 @@ import pytest
 
 from bcgc_jax import plotting
 from bcgc_jax.coding.digits import DigitsRun
-from experiments import cluster, paper, replay, theorem4, timeline, traces, training
+from experiments import cluster, paper, replay, start_ups, theorem4, timeline, traces, training
 
 
 def texts(legend):
@@ -47,6 +47,19 @@ def test_traces_have_a_colour_for_each_scheme_and_a_marker_for_each_of_its_plans
     assert {traces.look_of(name).color for name in traces._SHARE_LOOKS} == {traces._SHARES.color}
     courses = [traces.look_of(name) for name in traces._COURSES]
     assert len({(look.color, str(look.line)) for look in courses}) == len(courses)
+
+
+def test_the_panels_of_start_ups_have_units_and_names():
+    rng = np.random.default_rng(0)
+    values = [
+        start_ups.Value("Weibull", "Uniform", False, 3, 1.0, 1e-9, *z, 1.0, 0.5, rng.normal())
+        for z in rng.normal(size=(20, 1))
+    ]
+    plans = [start_ups.Plan("Weibull", "Uniform", 3, 1.0, 1.0, excess, 0.5) for excess in (-1e-5, 0.0, 2e-4)]
+    figure = start_ups.draw(values, plans)
+    assert [len(texts(axes.get_legend())) for axes in figure.axes] == [3, 1]
+    assert "standard errors" in figure.axes[0].get_ylabel()
+    assert_text_fits(figure)
 
 
 def test_the_target_of_a_training_has_a_name():

@@ -35,7 +35,7 @@ from bcgc_jax.cli.arguments import (
 from bcgc_jax.cli.compilation import Stopwatch, padded_workers
 from bcgc_jax.cli.deliveries import Delivery, delivery_options
 from bcgc_jax.cli.destinations import check_file
-from bcgc_jax.cli.estimates import announce, cost_of_all
+from bcgc_jax.cli.estimates import announce, cost_of, cost_of_all
 from bcgc_jax.cli.output import (
     access,
     beside_the_answer,
@@ -48,7 +48,7 @@ from bcgc_jax.cli.plans import plan_option, save_plan
 from bcgc_jax.cli.solve_table import OVERFLOW, Answer, fastest_plan, print_answer, runtime_of
 from bcgc_jax.cli.trace_law import which_law
 from bcgc_jax.cli.traces import TraceFile, cycles_of_a_step, late, need_one_law, trace_options
-from bcgc_jax.cli.waiting import progress
+from bcgc_jax.cli.waiting import Parts, progress
 from bcgc_jax.laws import Law, Rows, Unlike
 from bcgc_jax.measured.resampling import bootstrap_interval
 from bcgc_jax.measured.traces import Trace
@@ -79,6 +79,8 @@ from bcgc_jax.solvers.solve import FEW_UNITS, check_finite_mean
 _THREADS = 2
 # Times that a step of the subgradient method draws, and its fewest iterations.
 _DRAWN, _FEWEST_DRAWS = 2**17, 64
+# Seconds to compile a method, for the bar.
+_COMPILING = 1.0
 # Operations of one expectation under measured times up to which ten more are not felt.
 _CHEAP = 1e8
 
@@ -414,16 +416,13 @@ def _solve_all(
     threads = ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1))
     # Long, as the optimum is: not both at first.
     tasks = sorted({**asked, **others}.items(), key=lambda one: isinstance(one[1], Subgradient))
-    with progress() as bar:
-        task = bar.add_task("compiling", total=len(tasks))
-
-        def told(compiling: bool) -> None:
-            bar.update(task, description="compiling" if compiling else "solving")
+    estimates = {name: _COMPILING + cost_of(problem, method).seconds for name, method in tasks}
+    with progress(counted=False) as bar, Parts(bar, estimates) as parts:
 
         def solve_one(name: str, method: Method | Scheme) -> Found | None:
             with jax.enable_x64(True):  # a setting of each thread
                 try:
-                    with watch.lap() as seconds:
+                    with parts.part(name), watch.lap() as seconds:
                         solution = solve(problem, method, key=question.key)
                         jax.block_until_ready(solution)
                 except ValueError:
@@ -431,14 +430,12 @@ def _solve_all(
                     if name in asked and (named or method in question.schemes):
                         raise
                     return None
-                finally:
-                    bar.advance(task)
                 # What is exact for unlike workers is so for the draws that it is judged by.
                 solution = replace(solution, problem=judged)
                 row = {"method": name} | _row(judged, solution, seconds(), question.deadline)
                 return Found(row, solution)
 
-        with Stopwatch(told) as watch:
+        with Stopwatch(parts.compiling) as watch:
             try:
                 found = list(threads.map(solve_one, *zip(*tasks, strict=True)))
             finally:

@@ -3,9 +3,10 @@
 One rule for all commands, experiments and benchmarks; where rich is missing, lines do on a terminal too.
 """
 
+import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,6 +19,7 @@ T = TypeVar("T")
 Report = Callable[[int, int], None]
 
 _EVERY = 30.0  # seconds between two lines
+_TICK = 0.2  # seconds between two moves of a bar
 
 
 def progress(*, counted: bool = True, speed: bool = False) -> "Progress | Lines":
@@ -105,3 +107,52 @@ def cells(what: str) -> Iterator[Report]:
             bar.update(task, completed=done, total=total, speed=speed)
 
         yield report
+
+
+class Parts:
+    """A bar over parts of known estimates, which moves within each of those that run.
+
+    Nobody sees into a compiled loop: one that runs has done 1 - e^(-elapsed / estimate) of its share, which
+    slows down where the estimate was short and never claims the end. Several may run side by side.
+    """
+
+    def __init__(self, bar: "Progress | Lines", estimates: Mapping[str, float]) -> None:
+        self._bar, self._estimates = bar, dict(estimates)
+        self._began: dict[str, float] = {}
+        self._done, self._compiling = set[str](), True
+        self._ended = threading.Event()
+        self._task = bar.add_task("compiling", total=1.0)
+
+    def __enter__(self) -> "Parts":
+        threading.Thread(target=self._move, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+
+    def compiling(self, whether: bool) -> None:
+        self._compiling = whether
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Around what a part does."""
+        self._began[name] = time.monotonic()
+        try:
+            yield
+        finally:
+            del self._began[name]
+            self._done.add(name)
+
+    def share(self) -> float:
+        """Of all that is done, by the estimates."""
+        now, running = time.monotonic(), dict(self._began)
+        done = sum(self._estimates[name] for name in self._done)
+        for name, began in running.items():
+            done -= self._estimates[name] * math.expm1((began - now) / self._estimates[name])
+        return done / sum(self._estimates.values())
+
+    def _move(self) -> None:
+        while not self._ended.wait(_TICK):
+            names = ", ".join(dict(self._began))
+            what = f"{'compiling' if self._compiling else 'solving'} {names}".rstrip()
+            self._bar.update(self._task, description=what, completed=self.share())

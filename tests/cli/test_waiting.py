@@ -51,3 +51,25 @@ def test_a_terminal_has_a_bar(monkeypatch, capsys):
         report(0, 20)
         report(10, 20)
     assert "10/20" in capsys.readouterr().err
+
+
+def test_a_bar_moves_within_a_part_and_ends_with_the_last(monkeypatch):
+    """By estimates of 3 s and 1 s: what runs for its estimate has done 63 % of its share."""
+    clock = [100.0]
+    monkeypatch.setattr(waiting.time, "monotonic", lambda: clock[0])
+    parts = waiting.Parts(waiting.Lines(), {"long": 3.0, "short": 1.0})
+    assert parts.share() == 0
+    with parts.part("long"):
+        clock[0] += 3.0
+        assert parts.share() == pytest.approx(0.75 * 0.6321, abs=1e-4)
+        with parts.part("short"):
+            clock[0] += 30.0
+            assert 0.99 < parts.share() < 1
+    assert parts.share() == 1
+
+
+def test_a_part_that_fails_is_over_too():
+    parts = waiting.Parts(waiting.Lines(), {"one": 1.0})
+    with pytest.raises(ValueError, match="no plan"), parts.part("one"):
+        raise ValueError("no plan")
+    assert parts.share() == 1

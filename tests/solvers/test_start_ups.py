@@ -42,7 +42,7 @@ def test_a_global_search_finds_nothing_better_in_any_family() -> None:
 
 def test_no_plan_is_below_the_bound_of_ordered_times() -> None:
     """Of long start-ups, for which the relaxation says little; every single level, and random plans."""
-    problem = _problem(start_up=bcgc.Weibull(3000.0, 0.7))
+    problem = _problem(start_up=bcgc.Exponential(1 / 3000), send_time=0.0)
     levels = jnp.arange(8) < 5
     bound = float(ordered_bound(problem, levels))
     solution = bcgc.solve(problem)
@@ -56,7 +56,7 @@ def test_no_plan_is_below_the_bound_of_ordered_times() -> None:
     assert float(solution.lower_bound) >= bound * (1 - 1e-6)
     # By enumeration of what the inequality says: the least t by which the best lowest level has all done.
     starts, times = (
-        np.asarray(bcgc.expected_order_statistics(law, 5)) for law in (bcgc.Weibull(3000.0, 0.7), LAW)
+        np.asarray(bcgc.expected_order_statistics(law, 5)) for law in (bcgc.Exponential(1 / 3000), LAW)
     )
 
     def done(t: float) -> float:

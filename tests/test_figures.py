@@ -52,8 +52,8 @@ def test_traces_have_a_colour_for_each_scheme_and_a_marker_for_each_of_its_plans
 def test_the_panels_of_start_ups_have_units_and_names():
     rng = np.random.default_rng(0)
     values = [
-        start_ups.Value("Weibull", "Uniform", False, 3, 1.0, 1e-9, *z, 1.0, 0.5, rng.normal())
-        for z in rng.normal(size=(20, 1))
+        start_ups.Value("Weibull", "Uniform", False, 3, 1.0, 1e-9, of_mean, 1.0, 0.5, of_share)
+        for of_mean, of_share in rng.normal(size=(20, 2))
     ]
     plans = [start_ups.Plan("Weibull", "Uniform", 3, 1.0, 1.0, excess, 0.5) for excess in (-1e-5, 0.0, 2e-4)]
     figure = start_ups.draw(values, plans)

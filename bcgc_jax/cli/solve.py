@@ -80,7 +80,7 @@ _THREADS = 2
 # Times that a step of the subgradient method draws, and its fewest iterations.
 _DRAWN, _FEWEST_DRAWS = 2**17, 64
 # Seconds to compile a method, for the bar.
-_COMPILING = 1.0
+_COMPILING = 5.0
 # Operations of one expectation under measured times up to which ten more are not felt.
 _CHEAP = 1e8
 

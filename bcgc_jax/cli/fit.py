@@ -1,6 +1,7 @@
 """`bcgc fit`: from a log of measured times to a law, and to the plans that this and other laws lead to."""
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -156,16 +157,7 @@ def fit_command(**options: Any) -> None:
         write_rows(_fit_row(fit) for fit in answer.fits)
     else:
         _print(Path(TraceFile(question.file, {}).name).name, answer)
-    if question.figure is not None:
-        with beside_the_answer(question.figure), jax.enable_x64(True):
-            _draw(question.figure, answer)
-        if question.output == "table":
-            click.echo(f"\nFigure: {question.figure}")
-    if question.out is not None:
-        with beside_the_answer(question.out), jax.enable_x64(True):
-            save_plan(answer.best, len(answer.plans[0]["partition"]), question.out)
-        if question.output == "table":
-            click.echo(f"\nThe plan for {answer.plans[0]['law']}: {question.out}")
+    _write_files(question, answer, _draw)
 
 
 def _tell_of_loads(question: Question, answer: LoadAnswer) -> None:
@@ -175,9 +167,14 @@ def _tell_of_loads(question: Question, answer: LoadAnswer) -> None:
         write_rows(load_rows(answer)["start_up"]["candidates"])
     else:
         print_loads(Path(TraceFile(question.file, {}).name).name, answer)
+    _write_files(question, answer, draw_answer)
+
+
+def _write_files(question: Question, answer: Any, draw: Callable[[str, Any], None]) -> None:
+    """The figure and the plan that were asked for beside the answer."""
     if question.figure is not None:
         with beside_the_answer(question.figure), jax.enable_x64(True):
-            draw_answer(question.figure, answer)
+            draw(question.figure, answer)
         if question.output == "table":
             click.echo(f"\nFigure: {question.figure}")
     if question.out is not None:

@@ -45,15 +45,16 @@ def largest_setup(problem: Problem, partition: Numbers) -> float:
     below, above = excess(low), excess(high)
     if not below < 0:
         return 0.0
-    u = 0.0
+    u, side = 0.0, 0
     for _ in range(_MOST):
         u = (low * above - high * below) / (above - below)
         found = excess(u)
         if abs(found) < _CLOSE:
             break
-        # The end that stays counts half: it would stay for ever.
+        # An end that stays twice counts half: it would stay for ever.
         if found < 0:
-            low, below, above = u, found, above / 2
+            low, below, above = u, found, above / 2 if side < 0 else above
         else:
-            high, above, below = u, found, below / 2
+            high, above, below = u, found, below / 2 if side > 0 else below
+        side = -1 if found < 0 else 1
     return u / (1 - u)

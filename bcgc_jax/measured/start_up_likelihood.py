@@ -3,9 +3,6 @@ r"""Maximum likelihood of a start-up time S and a cycle time T from seconds S + 
 The sum's density is in `convolution`. Which pair of families it is follows from Akaike's criterion, searched
 for one family after the other: the best T for a middling S, the best S for that T, and T again. All pairs
 are compared on a part of the times, the best of them then on all.
-
-Standard errors come from samples of the fitted laws, as in `fits`: laws begin at an unknown time, where the
-observed information says too little (at 600 times, intervals from it held E S in 79 to 90 % for 95 %).
 """
 
 import functools
@@ -32,8 +29,8 @@ CHUNK = 512
 _MAX_CLIMBS = 80
 # Shares of the variance that may be that of S; how many of them are climbed from.
 _SPLITS, _STARTS = (0.2, 0.5, 0.8), 2
-# Times of a sample behind standard errors.
-_SAMPLE = 2 * CHUNK
+# Where S is constant, all its values are looked through: so many times around the best of so many.
+_ZOOMS, _IN_A_ZOOM = 5, 9
 # Where an infimum may be, as logit of its share of what the smallest times leave.
 _NEAREST = 14.0
 
@@ -120,17 +117,6 @@ class Candidate(NamedTuple):
     log_likelihood: float
     aic: float
     point: np.ndarray
-
-
-class Estimates(NamedTuple):
-    """Laws of a candidate, standard errors of their parameters; both means, `[2]`, and their covariance."""
-
-    start_up: Law | None
-    cycle_time: Law
-    start_up_errors: dict[str, float]
-    cycle_time_errors: dict[str, float]
-    means: np.ndarray
-    covariance: np.ndarray
 
 
 class _Pair(NamedTuple):
@@ -258,9 +244,10 @@ class Model:
 
         Not how much of the variance is that of S: each split has its point, at the likeliest infima.
         """
-        starts = sorted(
-            (self._start(moments, split) for split in _SPLITS), key=lambda start: start[0], reverse=True
-        )
+        found = [self._start(moments, split) for split in _SPLITS]
+        if self.case == _FIXED_START and self.used[2]:
+            found.append(self._constant_start())
+        starts = sorted(found, key=lambda start: start[0], reverse=True)
         tops = [self.climb(point) for value, point in starts[:_STARTS] if np.isfinite(value)]
         return min(tops, key=lambda found: found.aic)
 
@@ -279,6 +266,27 @@ class Model:
                 value = self.scores(point)[0]
                 if value > best:
                     best, found = value, point
+        return best, found
+
+    def _constant_start(self) -> tuple[float, np.ndarray]:
+        """For a constant S, of which T follows: where infima touch the times the likelihood has corners."""
+        seconds, load = self.bounds
+        low, high = 0.0, float(np.min(seconds))
+        best, found = -np.inf, np.zeros(6)
+        for _ in range(_ZOOMS):
+            tried = np.linspace(low, high, _IN_A_ZOOM + 2)[1:-1]
+            for start in tried:
+                cycle = (seconds - start) / load
+                least = cycle.min() / np.min(seconds / load)
+                point = np.r_[
+                    [0.0, 0.0, _NEAREST],
+                    _numbers(self.kinds[1], cycle.mean(), cycle.std(), cycle.min(), least),
+                ]
+                value = self.scores(point)[0]
+                if value > best:
+                    best, found, middle = value, point, start
+            width = (high - low) / (_IN_A_ZOOM + 1)
+            low, high = max(middle - width, 0.0), min(middle + width, float(np.min(seconds)))
         return best, found
 
     def climb(self, point: np.ndarray, tolerance: float = 1e-5) -> Candidate:
@@ -388,74 +396,3 @@ def search(
     progress("the best on all times")
     final = [Model(c.start_up, c.cycle_time, times).climb(c.point) for c in finalists]
     return sorted(final, key=lambda found: found.aic)
-
-
-def estimates(rng: np.random.Generator, candidate: Candidate, times: Times, num_replicates: int) -> Estimates:
-    """Laws of a pair of families at its top, corrected for their bias, and standard errors.
-
-    Both from as many samples of the fitted law, with a search in each: an infimum is estimated too late, and
-    what the two laws share between them too. A sample has at most so many times, and its errors are scaled.
-    """
-    model = Model(candidate.start_up, candidate.cycle_time, times)
-    best = model.numbers(candidate.point)
-    size = min(times.seconds.size, _SAMPLE)
-    replicates = []
-    for _ in range(num_replicates):
-        sample = Model(*model.names, _sample(rng, model.laws_of(best), times, size))
-        found = sample.numbers(sample.climb(candidate.point, 1e-3).point)
-        if np.isfinite(found).all():
-            replicates.append(found)
-    drawn, ratio = np.array(replicates), size / times.seconds.size
-    corrected = _corrected(best, drawn, ratio)
-    means = np.array([[_mean(law) for law in model.laws_of(numbers)] for numbers in drawn])
-    errors = np.std(drawn, axis=0, ddof=1) * np.sqrt(ratio)
-    start_up, cycle = model.laws_of(corrected)
-    first, second = (
-        {name: float(errors[i, place]) for name, place in _places(law).items() if kind.used[place]}
-        for i, (law, kind) in enumerate(zip((start_up, cycle), model.kinds, strict=True))
-    )
-    values = np.array([_mean(start_up), _mean(cycle)])
-    return Estimates(start_up, cycle, first, second, values, np.cov(means, rowvar=False) * ratio)
-
-
-def _sample(rng: np.random.Generator, pair: tuple[Law | None, Law], times: Times, size: int) -> Times:
-    """Times of the fitted law at loads as they are, and cut off where they are."""
-    some = times.take(rng.permutation(times.seconds.size)[:size])
-    hazards = rng.exponential(size=(2, size))
-    start, cycle = (
-        0.0 if law is None else np.asarray(law.with_fast_inverse().inverse_cumulative_hazard(a))
-        for law, a in zip(pair, hazards, strict=True)
-    )
-    return some._replace(seconds=np.where(some.censored, some.seconds, start + cycle * some.load))
-
-
-def _corrected(best: np.ndarray, drawn: np.ndarray, ratio: float) -> np.ndarray:
-    """Parameters by ratios and infima by differences moved as far as the median of the samples is off."""
-    middle = np.median(drawn, axis=0)
-    found = best.copy()
-    positive = (best[:, :2] > 0) & (middle[:, :2] > 0)
-    quotient = np.where(positive, best[:, :2] / np.where(positive, middle[:, :2], 1), 1)
-    shifted = best[:, :2] + ratio * (best[:, :2] - middle[:, :2])
-    found[:, :2] = np.where(positive, best[:, :2] * np.clip(quotient, 0.5, 2) ** ratio, shifted)
-    # Never later than the times allow.
-    found[:, 2] = np.clip(best[:, 2] + ratio * (best[:, 2] - middle[:, 2]), 0, best[:, 2])
-    return found
-
-
-def _mean(law: Law | None) -> float:
-    return 0.0 if law is None else float(law.mean())
-
-
-def _places(law: Law | None) -> dict[str, int]:
-    """Where each parameter is among two parameters and the infimum."""
-    if law is None:
-        return {}
-    return {
-        laws.Deterministic: {"value": 2},
-        laws.Exponential: {"rate": 0},
-        laws.ShiftedExponential: {"rate": 0, "shift": 2},
-        laws.Weibull: {"scale": 0, "concentration": 1, "shift": 2},
-        laws.Gamma: {"shape": 0, "rate": 1, "shift": 2},
-        laws.Lognormal: {"location": 0, "scale": 1, "shift": 2},
-        laws.Pareto: {"scale": 2, "shape": 1},
-    }[type(law)]

@@ -21,7 +21,7 @@ _CHUNK = 2**18
 # From so many levels on the Hessian, O(N³) a node, is that of a coarse rule or of an earlier step, while
 # value and slope, O(N²), are those of a fine one: it only says where to go. So many nodes at a time then.
 LARGE, _NODES_AT_A_TIME = 150, 32
-# A node with so little of the slope's sum is none of the Hessian's: all of them together are below a thousandth.
+# A node with so little of the slope's sum is none of the Hessian's; all of them are below a thousandth.
 _NO_SHARE = 1e-5
 
 

@@ -89,9 +89,10 @@ def test_known_laws_are_found_within_their_errors():
 
 
 @pytest.mark.slow
-def test_intervals_of_95_percent_hold_the_truth_as_often():
-    """Three parameters in all. With more of them fewer hold: see `fit_start_up`."""
-    off = np.array([_fitted("exponential", seed, 480, 30)[1] for seed in range(40)])
+@pytest.mark.parametrize("name", ["weibull", "constant"])
+def test_intervals_of_95_percent_hold_the_truth_as_often(name):
+    """So they do for the other two families, which take as long."""
+    off = np.array([_fitted(name, seed, 480, 40)[1] for seed in range(40)])
     held = np.mean(np.abs(off) < 1.96, axis=0)
     # Two standard errors of a share of 95 % below 95 %, of 40.
     assert np.all(held >= 0.875), held

@@ -20,8 +20,8 @@ from bcgc_jax.solvers.methods import Optimal, TandonPartial
 # Seconds of all methods up to which atoms are taken.
 _CHEAP = 10.0
 # Knots and times of the tail, one after the other, until the difference is this share of what the times leave
-# open anyway.
-_TRIED, _CLOSE = ((50, 50), (50, 20), (100, 20)), 0.25
+# open anyway. Each comparison takes seconds where there are many workers, and the first one nearly always does.
+_TRIED, _CLOSE = ((100, 20), (50, 20), (50, 50)), 0.25
 
 
 class _Found(NamedTuple):

@@ -272,7 +272,7 @@ def print_plans(rows: Sequence[Plan]) -> None:
 
 def draw(values: Sequence[Value], plans: Sequence[Plan]):
     """Ordered distances beside a normal law's; excess over the global search."""
-    from matplotlib.ticker import PercentFormatter
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     canvas, (left, right) = plotting.new_figure(1, 2, size=(7.2, 3.2))
     rng = np.random.default_rng(0)
@@ -293,6 +293,7 @@ def draw(values: Sequence[Value], plans: Sequence[Plan]):
     right.plot(excess, (np.arange(excess.size) + 1) / excess.size, drawstyle="steps-post")
     right.axvline(1e-3, color="0.5", linestyle="--", label="0.1 %")
     right.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=2))
+    right.xaxis.set_major_locator(MaxNLocator(5))
     plotting.label_axes(
         right, "runtime found above a global search's", "share of problems", title="(b)  plans"
     )
@@ -325,7 +326,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     description = (
         "Checks the model of workers that start up and send: exact expected runtimes and completion\n"
         f"probabilities of {VALUES} random problems against {DRAWS:,} draws each, and the plans of {PLANS}\n"
-        "problems of at most 8 workers against differential evolution. Takes half an hour; writes\n"
+        "problems of at most 8 workers against differential evolution. Takes twenty minutes; writes\n"
         "PNG, SVG and CSV."
     )
     return run_command("start_ups", description, run, argv)

@@ -1,5 +1,7 @@
 """The expectation of the last delivery, and the probability that it is late."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,6 +25,7 @@ from bcgc_jax.laws.atoms import mass_of
 from bcgc_jax.laws.pairs import Pairs
 from bcgc_jax.quadrature import (
     Expectation,
+    HazardAt,
     Quadrature,
     gauss_rules,
     integrate,
@@ -55,12 +58,14 @@ def expected_last(
     The error counts that of the probabilities: Σ weight Σ_n |∂P/∂Λ_n| (error of P(F_n > t)) / P(F_n > t).
     """
     if worker.stepwise:
-        return with_rounding(load.work, _over_steps(worker, load, num_workers))
-    worker = _fast(worker)
+        return with_rounding(
+            load.work, over_steps(worker, load, lambda h: crossing_slopes(h, num_workers)[0])
+        )
+    worker = fast_inverses(worker)
     inner = max(_FEWEST_INNER, num_nodes // 2)
     still = jax.lax.stop_gradient((worker, load))
     nodes = _quadrature(*still, num_workers, num_nodes)
-    hazard, unsure = _late_hazards(worker, load, nodes.times, inner)
+    hazard, unsure = late_hazards(worker, load, nodes.times, inner)
     late, slope = crossing_slopes(hazard, num_workers)
     found = integrate(nodes, late)
     doubt = jnp.sum(
@@ -94,18 +99,18 @@ def _size_of(law: Law | Array) -> int:
 def exceedance(worker: Worker, load: Load, num_workers: ArrayLike, t: Array) -> Array:
     """P(the last block is complete after t) for every entry of `t`."""
     shape = t.shape
-    hazard, _ = _late_hazards(_fast(worker), load, t.ravel(), NUM_INNER)
+    hazard, _ = late_hazards(fast_inverses(worker), load, t.ravel(), NUM_INNER)
     late, _ = crossing_slopes(hazard, num_workers)
     return late.reshape(shape)
 
 
-def _fast(worker: Worker) -> Worker:
+def fast_inverses(worker: Worker) -> Worker:
     start = worker.start_up
     start = start.with_fast_inverse() if isinstance(start, Law) else start
     return Worker(worker.cycle_time.with_fast_inverse(), start, worker.unit, worker.overlap)
 
 
-def _late_hazards(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple[Array, Array]:
+def late_hazards(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple[Array, Array]:
     """`late_hazard` at many times, `[K]` to `[K, N]`, as many of them at a time as memory is good for."""
     size = load.work.size
     pieces = [law.pieces() for law in (worker.start_up, worker.cycle_time) if isinstance(law, Law)]
@@ -126,9 +131,16 @@ def _quadrature(worker: Worker, load: Load, num_workers: ArrayLike, num_nodes: i
     def hazard_at(t: Array) -> Array:
         return late_hazard(worker, load, t[:, None], _LAYOUT_INNER)[0]
 
-    kinks = _kinks(worker, load)
+    kinks = kinks_of(worker, load)
     if kinks is None:
         return line_rule(line(peaks, hazard_at, choices), num_nodes)
+    return rule_between(peaks, kinks, hazard_at, choices, num_nodes)
+
+
+def rule_between(
+    peaks: Array, kinks: tuple[Array, Array | None], hazard_at: HazardAt, choices: Array, num_nodes: int
+) -> Quadrature:
+    """Gauss's rules in panels between the `kinks_of` a worker."""
     images, last = kinks
     # What rounding sets apart from the start would make a panel of its own, and the next one a wide one.
     images = jnp.where(images - peaks[0] < _NO_PANEL * (peaks[2] - peaks[0]), peaks[0], images)
@@ -162,7 +174,7 @@ def _times_of(worker: Worker, load: Load, hazard: Array) -> Array:
     return jnp.where(load.work > 0, found, 0)
 
 
-def _kinks(worker: Worker, load: Load) -> tuple[Array, Array | None] | None:
+def kinks_of(worker: Worker, load: Load) -> tuple[Array, Array | None] | None:
     """Where P(F_n > t) may have kinks, for some levels, and when all is delivered for sure; None if smooth.
 
     Where both laws have densities, kinks within either are smoothed by the other.
@@ -206,8 +218,8 @@ def _overtaking(load: Load) -> Array:
     return jnp.max(jnp.where(earlier, times, 0), axis=1)
 
 
-def _over_steps(worker: Worker, load: Load, num_workers: ArrayLike) -> Expectation:
-    """The exact sum between the times at which some P(F_n ≤ t) steps up."""
+def over_steps(worker: Worker, load: Load, late_of: Callable[[Array], Array]) -> Expectation:
+    """The exact sum between the times at which some P(F_n ≤ t) steps up, of P(late) by the hazards."""
     dtype, size = load.work.dtype, load.work.size
     starts, times, mass = (a.astype(dtype) for a in _steps(worker))
     used = load.work > 0
@@ -230,7 +242,7 @@ def _over_steps(worker: Worker, load: Load, num_workers: ArrayLike) -> Expectati
         done = passed + jnp.cumsum(jax.nn.one_hot(level, size, dtype=dtype) * step[:, None], axis=0)
         left = 1 - done
         hazard = hazard_of(done, jnp.where(left > rounding, left, 0))
-        late, _ = crossing_slopes(jnp.where(used, hazard, jnp.inf), num_workers)
+        late = late_of(jnp.where(used, hazard, jnp.inf))
         # An empty gap counts too: it has a slope. Between two infinite edges it is NaN.
         return (done[-1], total + jnp.sum(jnp.where(gap >= 0, late * gap, 0))), None
 

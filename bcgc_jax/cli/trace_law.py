@@ -20,7 +20,7 @@ from bcgc_jax.solvers.methods import Optimal, TandonPartial
 # Seconds of all methods up to which atoms are taken.
 _CHEAP = 10.0
 # Knots and times of the tail, one after the other, until the difference is this share of what the times leave
-# open anyway. Each comparison takes seconds where there are many workers, and the first one nearly always does.
+# open anyway. A comparison takes seconds where there are many workers, and one is nearly always enough.
 _TRIED, _CLOSE = ((100, 20), (50, 20), (50, 50)), 0.25
 
 

@@ -1,0 +1,162 @@
+r"""When N workers on a circle have covered all subsets: worker w does subsets w, w+1, …, w+D-1, one by one.
+
+With r_w = the number that w has done by t, P(r ≤ δ) = P(F_{δ+1} > t), subset j is done when some worker
+j-δ has r > δ. Around the circle the cover s that is carried over is a chain: after a worker that did r it is
+max(s, r) - 1, and a subset is missed where both are 0 (design, section 3, *schedules*). The trace formula
+P(τ ≤ t) = tr(A^N) loses a late τ to rounding; here P(τ > t) is a sum of positive terms. A miss leaves the
+chain at 0, so with f_l = P(the first miss after one is l workers on), u_m = P(a miss m workers on) and the
+arc of l workers between two misses around the circle's cut,
+
+    P(τ > t) = Σ_l l f_l u_{N-l}.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from bcgc_jax.deliveries import Load, Worker, delivered, late_hazard
+from bcgc_jax.expectation import NUM_NODES, with_rounding
+from bcgc_jax.last_delivery import fast_inverses, kinks_of, late_hazards, over_steps, rule_between
+from bcgc_jax.laws import Law
+from bcgc_jax.quadrature import Expectation, Quadrature, integrate, line, line_rule
+
+# Start-ups at each of the times.
+_INNER = 64
+# Halvings of a bracket, in the logarithm of the time that is left, and where it begins.
+_HALVINGS, _LEAST = 40, 1e-12
+# Expected numbers of missed subsets that mark where all are covered: low, typical, high.
+_MISSED = 8.0, 0.7, 0.02
+
+
+def uncovered(late: Array, num_workers: ArrayLike, size: int) -> Array:
+    """P(some subset is done by nobody), `[...]`, from P(r ≤ δ) for δ = 0…D-1, `[..., D]`.
+
+    `num_workers` may be traced, up to the static `size`; D is at most that number.
+    """
+    done = jnp.diff(late, axis=-1, prepend=jnp.zeros_like(late[..., :1]))  # P(r = δ)
+    all_done = 1 - late[..., -1:]
+    first = jnp.zeros_like(late).at[..., 0].set(1)
+
+    def past(cover: Array) -> tuple[Array, Array]:
+        """Past one worker: the cover then, and the chance of a miss."""
+        before = jnp.cumsum(cover, axis=-1) - cover
+        reached = cover * late + before * done  # the larger of both is 0…D-1
+        whole = jnp.sum(cover, axis=-1, keepdims=True) * all_done
+        return jnp.concatenate([reached[..., 1:], whole], axis=-1), reached[..., 0]
+
+    def step(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        without, with_misses = carry
+        without, first_miss = past(without)
+        with_misses, miss = past(with_misses)
+        return (without, with_misses.at[..., 0].add(miss)), (first_miss, miss)
+
+    _, (first_miss, miss) = jax.lax.scan(step, (first, first), None, length=size)
+    length, workers = np.arange(1, size + 1), jnp.asarray(num_workers, int)
+    again = jnp.concatenate([jnp.ones_like(miss[:1]), miss])  # u_0 = 1
+    again = jnp.take(again, jnp.clip(workers - length, 0, size), axis=0)
+    shape = (size,) + (1,) * (late.ndim - 1)
+    weight = jnp.where(length <= workers, length, 0).astype(late.dtype).reshape(shape)
+    return jnp.sum(weight * first_miss * again, axis=0)
+
+
+def uncovered_in_groups(late: Array, num_workers: ArrayLike) -> Array:
+    """The same of N / D groups of D workers, each of which has its own D subsets."""
+    depth = late.shape[-1]
+    missed = uncovered(late, depth, depth)
+    groups = jnp.asarray(num_workers, late.dtype) / depth
+    return -jnp.expm1(groups * jnp.log1p(-jnp.minimum(missed, 1)))
+
+
+def expected_cover(
+    worker: Worker,
+    work: Array,
+    num_workers: ArrayLike,
+    size: int,
+    groups: bool,
+    num_nodes: int = NUM_NODES,
+) -> Expectation:
+    """E of when all subsets are covered, in units of κ, for the `work` at the end of D subsets, `[D]`.
+
+    Differentiable; exact for times and start-ups that are atoms. D must not be above N, and for `groups`
+    divide it. inf exactly where E of the D-th fastest time is.
+    """
+    load, miss = Load(work, jnp.zeros_like(work)), _miss(num_workers, size, groups)
+    if worker.stepwise:
+        return with_rounding(work, over_steps(worker, load, miss))
+    worker = fast_inverses(worker)
+    nodes = _quadrature(*jax.lax.stop_gradient((worker, load)), num_workers, num_nodes)
+    hazard, unsure = late_hazards(worker, load, nodes.times, _INNER)
+    late, slope = jax.vjp(miss, hazard)
+    found = integrate(nodes, late)
+    doubt = jnp.abs(slope(jnp.ones_like(late))[0]) * unsure * jnp.exp(jnp.minimum(hazard, 700))
+    doubt = jnp.sum(jnp.where(unsure > 0, doubt, 0), axis=1)
+    error = found.error + jnp.sum(nodes.weights[0] * doubt)
+    value, error = with_rounding(work, Expectation(found.value, error))
+    # D neighbours that are slow together hold up a subset.
+    laws = (law for law in (worker.cycle_time, worker.start_up) if isinstance(law, Law))
+    finite = jnp.all(jnp.stack([law.has_mean(work.size - 1, num_workers) for law in laws]))
+    return Expectation(jnp.where(finite, value, jnp.inf), jax.lax.stop_gradient(jnp.where(finite, error, 0)))
+
+
+def late_cover(
+    worker: Worker, work: Array, num_workers: ArrayLike, size: int, groups: bool, t: Array
+) -> Array:
+    """P(not all subsets are covered by t), for every entry of `t`, in units of κ."""
+    load = Load(work, jnp.zeros_like(work))
+    hazard, _ = late_hazards(fast_inverses(worker), load, t.ravel(), _INNER)
+    return _miss(num_workers, size, groups)(hazard).reshape(t.shape)
+
+
+def _miss(num_workers: ArrayLike, size: int, groups: bool) -> Callable[[Array], Array]:
+    def of_hazard(hazard: Array) -> Array:
+        late = jnp.exp(-hazard)
+        return uncovered_in_groups(late, num_workers) if groups else uncovered(late, num_workers, size)
+
+    return of_hazard
+
+
+def _quadrature(worker: Worker, load: Load, num_workers: ArrayLike, num_nodes: int) -> Quadrature:
+    """Nodes for a P(τ > t) of at most N e^{-H}, H the sum of the hazards: neighbours that are all late."""
+    dtype = load.work.dtype
+    log_workers = jnp.log(jnp.asarray(num_workers, dtype))
+    choices = jnp.stack([jnp.zeros_like(log_workers), log_workers])
+
+    def all_late(t: Array) -> Array:
+        return jnp.sum(late_hazard(worker, load, t[:, None], _INNER // 4)[0], axis=-1, keepdims=True)
+
+    one = Load(load.work[:1], load.sent[:1])
+    start = (
+        worker.infimum().astype(dtype)
+        + delivered(one, worker.cycle_time.infimum().astype(dtype)[None], False)[0]
+    )
+    wanted = jnp.maximum(log_workers - np.log(_MISSED).astype(dtype), 0.02)
+    peaks = jnp.concatenate([start[None], _times_at(worker, one, all_late, start, wanted)])
+    kinks = kinks_of(worker, load)
+    if kinks is None:
+        return line_rule(line(peaks, all_late, choices), num_nodes)
+    return rule_between(peaks, kinks, all_late, choices, num_nodes)
+
+
+def _times_at(
+    worker: Worker, one: Load, all_late: Callable[[Array], Array], start: Array, wanted: Array
+) -> Array:
+    """Where the sum of the hazards is as `wanted`, `[3]`: not after one subset's own is."""
+    dtype = wanted.dtype
+    hazard = jnp.max(wanted) + np.log(2.0).astype(dtype)
+    longest = worker.cycle_time.inverse_cumulative_hazard(hazard[None]).astype(dtype)
+    last = delivered(one, longest, False)[0] + worker.infimum().astype(dtype)
+    if isinstance(worker.start_up, Law):
+        last += worker.start_up.inverse_cumulative_hazard(hazard).astype(dtype) / worker.unit
+    room = jnp.maximum(last - start, jnp.finfo(dtype).tiny)
+
+    def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        middle = (ends[0] + ends[1]) / 2
+        early = all_late(start + room * jnp.exp(middle))[:, 0] < wanted
+        return jnp.where(early, middle, ends[0]), jnp.where(early, ends[1], middle)
+
+    ends = jnp.full_like(wanted, np.log(_LEAST)), jnp.zeros_like(wanted)
+    return start + room * jnp.exp(jax.lax.fori_loop(0, _HALVINGS, halve, ends)[1])

@@ -1,0 +1,186 @@
+r"""Schedules: credit for every subset that a worker has finished, without a code.
+
+Worker w of N on a circle holds the subsets w, w+1, …, w+D-1 and does its tasks in one order, the same for
+all but for the turn of the circle. A task is a block of the gradient of a subset. When each of the N subsets
+of a block has been finished by somebody, the block is done, so with C[δ, b] the cycles at the end of a
+worker's task on its δ-th subset and block b (design, section 3),
+
+    τ = max_b max_j min_{δ<D} S_(j-δ) + T_(j-δ) (M b / N) C[δ, b].
+
+The order within a group of blocks is subset after subset, every second one backwards, so that two
+neighbours meet in the middle of a subset. One group of one block is the cyclic schedule (Amiri & Gündüz
+2019), groups of depths 1, 2, … the paper's order of work with credit for finished subsets.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from bcgc_jax._pytree import check_key, check_whole, pytree_dataclass, static_field
+from bcgc_jax.iterations import Delivering
+from bcgc_jax.problem import Problem
+from bcgc_jax.quadrature import Expectation
+
+# Numbers at a time: draws, workers and blocks.
+_CHUNK = 2**20
+
+
+class Group(NamedTuple):
+    """Blocks that are done together, on so many subsets, before the next group begins."""
+
+    depth: int
+    num_blocks: int
+
+
+@pytree_dataclass
+class Schedule:
+    """What each worker does, task after task; worker w's subset δ is subset w + δ.
+
+    Attributes:
+      sizes: coordinates of each block, `[B]`, those next to the output first.
+      subset, block: int, `[K]`: task k computes block `block[k]` of subset `subset[k]`; beyond the last -1.
+      stored: D, the subsets that a worker stores; static.
+
+    >>> alternating = schedule_of([Group(2, 2)], [60.0, 40.0])
+    >>> list(zip(alternating.subset.tolist(), alternating.block.tolist()))
+    [(0, 0), (0, 1), (1, 1), (1, 0)]
+    """
+
+    sizes: Array
+    subset: Array
+    block: Array
+    stored: int = static_field()
+
+
+def schedule_of(groups: Sequence[Group], sizes: ArrayLike) -> Schedule:
+    """The groups one after the other, for as many sizes as they have blocks."""
+    subset, block = tasks_of(groups)
+    return Schedule(jnp.asarray(sizes), jnp.asarray(subset), jnp.asarray(block), int(subset.max()) + 1)
+
+
+def tasks_of(groups: Sequence[Group]) -> tuple[np.ndarray, np.ndarray]:
+    """Subset and block of each task, `[K]` each."""
+    tasks: list[tuple[int, int]] = []
+    first = 0
+    for depth, num_blocks in groups:
+        check_whole("depth", depth, 1)
+        check_whole("num_blocks", num_blocks, 1)
+        there = list(range(first, first + num_blocks))
+        for subset in range(depth):
+            tasks += [(subset, block) for block in (there if subset % 2 == 0 else there[::-1])]
+        first += num_blocks
+    subset, block = np.array(tasks).T
+    return subset, block
+
+
+def cycles_of(schedule: Schedule, setup: ArrayLike = 0.0, chain: ArrayLike = 0.0) -> Array:
+    """C, cycles at the end of each task in coordinates, `[D, B]`; inf for what is not done.
+
+    A subset pays its `setup` with its first task, and the `chain` for each coordinate that its cotangent is
+    carried past, once.
+    """
+    sizes, subset, block = schedule.sizes, schedule.subset, schedule.block
+    there = block >= 0
+    task = np.arange(block.size)
+    earlier = (task[:, None] > task) & (subset[:, None] == subset) & there
+    end = jnp.cumsum(sizes)[block]
+    carried = jnp.max(jnp.where(earlier, end, 0), axis=1)
+    first = ~jnp.any(earlier, axis=1)  # of its subset
+    cost = sizes[block] + jnp.where(first, setup, 0) + chain * jnp.maximum(end - carried, 0)
+    done = jnp.cumsum(jnp.where(there, cost, 0))
+    nothing = jnp.full((schedule.stored, sizes.size), jnp.inf, sizes.dtype)
+    return nothing.at[jnp.where(there, subset, schedule.stored), block].set(done, mode="drop")
+
+
+def schedule_runtime(
+    cycles: Array, times: Array, starts: Array | None = None, num_workers: ArrayLike | None = None
+) -> Array:
+    """τ in units of κ, `[K]`, of cycle times and start-ups (units of κ) around the circle, `[K, N]`.
+
+    From draws alone; differentiable in all but where tasks tie. Workers from `num_workers` on do not count.
+
+    >>> cycles = cycles_of(schedule_of([Group(2, 1)], [10.0]))
+    >>> schedule_runtime(cycles, jnp.array([[1.0, 5.0]])).tolist()  # the fast one does both
+    [20.0]
+    """
+    workers = jnp.asarray(times.shape[1] if num_workers is None else num_workers)
+    starts = jnp.zeros_like(times) if starts is None else starts
+    worker, last = _critical(*jax.lax.stop_gradient((cycles, times, starts)), workers)
+    row = np.arange(len(times))
+    subset, block = last
+    return starts[row, worker] + times[row, worker] * cycles[subset, block]
+
+
+def _critical(
+    cycles: Array, times: Array, starts: Array, workers: Array
+) -> tuple[Array, tuple[Array, Array]]:
+    """Who finishes last what is needed: worker, and subset and block of the task; `[K]` each."""
+    depth, num_blocks = cycles.shape
+    place = np.arange(times.shape[1])
+
+    def sooner(best: Array, subset: Array) -> tuple[Array, None]:
+        worker = (place - subset) % workers
+        done = starts[:, worker, None] + times[:, worker, None] * cycles[subset]
+        return jnp.minimum(best, done), None
+
+    never = jnp.full((*times.shape, num_blocks), jnp.inf, times.dtype)
+    best, _ = jax.lax.scan(sooner, never, jnp.arange(depth))
+    # A block without tasks is none.
+    counts = (place < workers)[:, None] & jnp.isfinite(jnp.min(cycles, axis=0))
+    flat = jnp.where(counts, best, -jnp.inf).reshape(len(times), -1)
+    last = jnp.argmax(flat, axis=1)
+    which, block = last // num_blocks, last % num_blocks
+    worker = (which[:, None] - np.arange(depth)) % workers
+    done = jnp.take_along_axis(starts, worker, 1) + jnp.take_along_axis(times, worker, 1) * cycles[:, block].T
+    subset = jnp.argmin(done, axis=1)
+    return worker[np.arange(len(times)), subset], (subset, block)
+
+
+def draw_circle(key: Array, problem: Problem, num_draws: int) -> tuple[Array, Array]:
+    """Start-ups, in units of κ, and cycle times of workers in a random order, `[K, max_workers]` each."""
+    one, other = jax.random.split(key)
+    delivery, dtype = problem.delivery, problem.dtype
+    random = isinstance(delivery, Delivering) and not delivery.worker.constant
+    shape = num_draws, problem.max_workers
+    if random:  # alike, so that any order is a random one
+        starts, times = delivery.worker.draw(one, shape, dtype)  # type: ignore[attr-defined]
+        return starts, times
+    times = problem.iteration.sorted_draws(one, num_draws, dtype)
+    exists = np.arange(shape[1]) < jnp.asarray(problem.num_workers)
+    order = jnp.argsort(jnp.where(exists, jax.random.uniform(other, shape), 2.0), axis=1)
+    start = delivery.worker.infimum() if isinstance(delivery, Delivering) else 0.0
+    return jnp.full(shape, start, dtype), jnp.take_along_axis(times, order, axis=1)
+
+
+def simulate_schedule(key: Array, problem: Problem, schedule: Schedule, num_draws: int) -> Array:
+    """Draws of τ, in the unit of the cycle time, `[num_draws]`.
+
+    The link (`send_time`) is left out: who sends what is the others' affair too.
+
+    >>> from bcgc_jax.laws import ShiftedExponential
+    >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=4, num_coordinates=100)
+    >>> schedule = schedule_of([Group(4, 1)], [100.0])
+    >>> simulate_schedule(jax.random.key(0), problem, schedule, 3).shape
+    (3,)
+    """
+    check_key(key)
+    check_whole("num_draws", num_draws, 1)
+    cycles = cycles_of(schedule, problem.setup_load, problem.chain_load).astype(problem.dtype)
+    chunk = max(min(num_draws, _CHUNK // (problem.max_workers * schedule.sizes.size)), 1)
+
+    def some(key: Array) -> Array:
+        starts, times = draw_circle(key, problem, chunk)
+        return schedule_runtime(cycles, times, starts, problem.num_workers)
+
+    keys = jax.random.split(key, -(-num_draws // chunk))
+    return problem.scale * jax.lax.map(some, keys).ravel()[:num_draws]
+
+
+def mean_of(draws: Array) -> Expectation:
+    """Their mean and its standard error."""
+    return Expectation(jnp.mean(draws), jnp.std(draws) / np.sqrt(draws.size))

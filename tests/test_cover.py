@@ -1,0 +1,187 @@
+"""Subsets covered by workers on a circle: exact values against enumeration, the trace formula and draws."""
+
+import itertools
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bcgc_jax as bcgc
+from bcgc_jax import cover
+from bcgc_jax.deliveries import Worker
+
+
+@pytest.fixture(autouse=True)
+def _x64() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+# One program for each number of subsets: N is padded.
+SIZE = 24
+
+
+def _worker(law, start_up=0.0):
+    start = start_up if isinstance(start_up, bcgc.Law) else jnp.asarray(start_up)
+    return Worker(law, start, jnp.asarray(1.0))
+
+
+def _work(depth):
+    return jnp.arange(1.0, depth + 1)
+
+
+@jax.jit
+def _expected(worker, work, workers):
+    return cover.expected_cover(worker, work, workers, SIZE, False)
+
+
+@jax.jit
+def _late(worker, work, workers, t):
+    return cover.late_cover(worker, work, workers, SIZE, False, t)
+
+
+def _tau(ready, depth):
+    """When all is covered, worker by worker and subset by subset; `ready` is `[K, N, D]`."""
+    workers = ready.shape[1]
+    each = [
+        np.min([ready[:, (j - d) % workers, d] for d in range(min(depth, workers))], axis=0)
+        for j in range(workers)
+    ]
+    return np.max(each, axis=0)
+
+
+@pytest.mark.parametrize(("workers", "depth"), [(n, d) for n in range(1, 5) for d in range(1, n + 1)])
+def test_a_missed_subset_is_as_probable_as_by_enumeration(workers, depth):
+    p = np.random.default_rng(7 * workers + depth).dirichlet(np.ones(depth + 1))
+    missed: float = sum(
+        np.prod(p[list(done)])
+        for done in itertools.product(range(depth + 1), repeat=workers)
+        if not all(any(done[(j - d) % workers] > d for d in range(depth)) for j in range(workers))
+    )
+    late = jnp.asarray(np.cumsum(p)[:-1])
+    # Worst of all 1.2e-16.
+    assert abs(float(cover.uncovered(late, workers, SIZE)) - missed) < 1e-15
+
+
+@pytest.mark.parametrize("depth", [2, 5])
+def test_it_is_the_trace_of_a_power(depth):
+    """Positive terms against the difference from 1 that design.md has."""
+    p = np.random.default_rng(depth).dirichlet(np.ones(depth + 1))
+    matrix = np.zeros((depth, depth))
+    for s, r in itertools.product(range(depth), range(depth + 1)):
+        if max(s, r) >= 1:
+            matrix[s, max(s, r) - 1] += p[r]
+    late = jnp.asarray(np.cumsum(p)[:-1])
+    for workers in (depth, 11, SIZE):
+        exact = 1 - np.trace(np.linalg.matrix_power(matrix, workers))
+        assert float(cover.uncovered(late, workers, SIZE)) == pytest.approx(exact, abs=1e-13)
+
+
+def test_a_late_cover_keeps_its_digits():
+    """Three neighbours that have each done nothing, then at most one, then two: the leading terms."""
+    late = jnp.array([1e-8, 2e-8, 3e-8])
+    alone = 1e-8 * 2e-8 * 3e-8
+    assert float(cover.uncovered(late, 9, SIZE)) == pytest.approx(9 * alone, rel=1e-6)
+
+
+def test_the_published_setting():
+    """design.md, section 3: N = 20, L = 20,000, 50 samples."""
+    law = bcgc.ShiftedExponential(1e-3, 50.0)
+    for depth, value in ((20, 5.46934e7), (6, 7.24622e7)):
+        found = _expected(_worker(law), 20_000 * _work(depth), 20)
+        assert float(found.value) * 50 / 20 == pytest.approx(value, rel=1e-6)
+        assert float(found.error) < 1e-6 * float(found.value)
+
+
+LAWS = {
+    "shifted exponential": (
+        lambda a, b: bcgc.ShiftedExponential(1 / a, b),
+        lambda rng, s, a, b: b + a * rng.exponential(size=s),
+    ),
+    "weibull": (
+        lambda a, b: bcgc.Weibull(a, 0.6 + b),
+        lambda rng, s, a, b: a * rng.weibull(0.6 + b, s),
+    ),
+    "uniform": (
+        lambda a, b: bcgc.Uniform(b, a + b),
+        lambda rng, s, a, b: rng.uniform(b, a + b, s),
+    ),
+    "atoms": (
+        lambda a, b: bcgc.Empirical([a, 2 * b, 3 * (a + b)]),
+        lambda rng, s, a, b: rng.choice([a, 2 * b, 3 * (a + b)], s),
+    ),
+}
+
+
+def _against_draws(name, start_up, seeds, draws):
+    """How many standard errors the exact values are off, and whether each is near enough."""
+    make, draw = LAWS[name]
+    off = []
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        a, b = rng.uniform(0.2, 2, 2)
+        depth = int(rng.integers(1, 7))
+        workers = int(rng.integers(depth, SIZE + 1))
+        mean = 10 ** rng.uniform(-1, 1)
+        start = bcgc.Exponential(1 / mean) if start_up else 0.0
+        found = _expected(_worker(make(a, b), start), _work(depth), workers)
+        parts = []
+        for _ in range(draws // 10_000):
+            times = draw(rng, (10_000, workers), a, b)
+            begin = rng.exponential(mean, times.shape) if start_up else np.zeros(times.shape)
+            parts.append(_tau(begin[..., None] + times[..., None] * np.arange(1, depth + 1), depth))
+        tau = np.concatenate(parts)
+        spread = tau.std() / np.sqrt(draws)
+        off.append((float(found.value) - tau.mean()) / np.hypot(spread, float(found.error)))
+        t = float(np.quantile(tau, 0.7))
+        late = float(_late(_worker(make(a, b), start), _work(depth), workers, jnp.asarray(t)))
+        share = np.mean(tau > t)
+        assert abs(late - share) < 4.5 * max(np.sqrt(late * (1 - late) / draws), 1 / draws)
+    return np.abs(off)
+
+
+@pytest.mark.parametrize("start_up", [False, True])
+@pytest.mark.parametrize("name", LAWS)
+def test_exact_values_are_those_of_draws(name, start_up):
+    assert np.all(_against_draws(name, start_up, range(3), 20_000) < 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LAWS)
+def test_exact_values_of_200_problems_are_those_of_a_million_draws(name):
+    off = np.concatenate([_against_draws(name, start, range(25), 1_000_000) for start in (False, True)])
+    assert off.max() < 4.5
+    assert np.mean(off < 1) > 0.5
+
+
+def test_groups_are_independent_circles():
+    rng = np.random.default_rng(3)
+    law = bcgc.ShiftedExponential(0.5, 1.0)
+    found = cover.expected_cover(_worker(law), _work(3), 12, 12, True)
+    times = 1 + 2 * rng.exponential(size=(200_000, 4, 3))
+    tau = np.max([_tau(times[:, g, :, None] * np.arange(1, 4), 3) for g in range(4)], axis=0)
+    assert float(found.value) == pytest.approx(tau.mean(), abs=4 * tau.std() / np.sqrt(tau.size))
+
+
+def test_slopes_are_those_of_differences():
+    def value(rate, mean, work):
+        worker = _worker(bcgc.ShiftedExponential(rate, 0.3), bcgc.Exponential(1 / mean))
+        return _expected(worker, work, 9).value
+
+    at = (jnp.asarray(0.7), jnp.asarray(0.5), _work(3))
+    slopes = jax.grad(value, argnums=(0, 1, 2))(*at)
+    for i, step in ((0, 1e-5), (1, 1e-5)):
+        low, high = ([a + s * step if j == i else a for j, a in enumerate(at)] for s in (-1, 1))
+        assert float(slopes[i]) == pytest.approx(float(value(*high) - value(*low)) / 2e-5, rel=2e-6)
+    move = jnp.array([0.3, 0.2, 0.5])
+    low, high = (value(at[0], at[1], at[2] + s * 1e-5 * move) for s in (-1, 1))
+    assert float(slopes[2] @ move) == pytest.approx(float(high - low) / 2e-5, rel=2e-6)
+
+
+def test_an_infinite_mean_is_one_of_the_fastest_of_d():
+    """D workers must be slow together: Pareto of shape 0.6 has a mean with two, not with one."""
+    law = bcgc.Pareto(1.0, 0.6)
+    assert np.isinf(float(_expected(_worker(law), _work(1), 5).value))
+    assert np.isfinite(float(_expected(_worker(law), _work(2), 5).value))

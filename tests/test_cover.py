@@ -55,8 +55,8 @@ def _tau(ready, depth):
 @pytest.mark.parametrize(("workers", "depth"), [(n, d) for n in range(1, 5) for d in range(1, n + 1)])
 def test_a_missed_subset_is_as_probable_as_by_enumeration(workers, depth):
     p = np.random.default_rng(7 * workers + depth).dirichlet(np.ones(depth + 1))
-    missed: float = sum(
-        np.prod(p[list(done)])
+    missed = sum(
+        float(np.prod(p[list(done)]))
         for done in itertools.product(range(depth + 1), repeat=workers)
         if not all(any(done[(j - d) % workers] > d for d in range(depth)) for j in range(workers))
     )

@@ -152,7 +152,7 @@ def draw_circle(key: Array, problem: Problem, num_draws: int) -> tuple[Array, Ar
         return starts, times
     times = problem.iteration.sorted_draws(one, num_draws, dtype)
     exists = np.arange(shape[1]) < jnp.asarray(problem.num_workers)
-    order = jnp.argsort(jnp.where(exists, jax.random.uniform(other, shape), 2.0), axis=1)
+    order = jnp.argsort(jnp.where(exists, jax.random.uniform(other, shape, dtype), 2.0), axis=1)
     start = delivery.worker.infimum() if isinstance(delivery, Delivering) else 0.0
     return jnp.full(shape, start, dtype), jnp.take_along_axis(times, order, axis=1)
 

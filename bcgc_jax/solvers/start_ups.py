@@ -177,7 +177,8 @@ def _trial(key: Array, known: _Found) -> Array:
     keys = jax.random.split(key, 5)
     size, points = len(known.point), known.point
     a, b, c = (points[jax.random.permutation(k, size)] for k in keys[:3])
-    to_best, taken = jax.random.uniform(keys[3], (2, size, 1)), jax.random.uniform(keys[4], points.shape)
+    to_best = jax.random.uniform(keys[3], (2, size, 1), points.dtype)
+    taken = jax.random.uniform(keys[4], points.shape, points.dtype)
     base = jnp.where(to_best[0] < 0.5, points[jnp.nanargmin(known.value)], a)
     trial = jnp.where(taken < _TAKEN, base + _WEIGHT * (1 + to_best[1]) / 2 * (b - c), points)
     # Negative parts are levels out of use; without a limit they would never come back.

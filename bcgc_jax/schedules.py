@@ -12,8 +12,8 @@ neighbours meet in the middle of a subset. One group of one block is the cyclic 
 2019), groups of depths 1, 2, … the paper's order of work with credit for finished subsets.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import check_key, check_whole, pytree_dataclass, static_field
+from bcgc_jax._pytree import check_key, check_whole, pytree_dataclass, replace, static_field
 from bcgc_jax.iterations import Delivering
 from bcgc_jax.problem import Problem
 from bcgc_jax.quadrature import Expectation
@@ -55,6 +55,9 @@ class Schedule:
     subset: Array
     block: Array
     stored: int = static_field()
+
+    def with_sizes(self, sizes: Array) -> "Schedule":
+        return replace(self, sizes=sizes)
 
 
 def schedule_of(groups: Sequence[Group], sizes: ArrayLike) -> Schedule:
@@ -98,11 +101,17 @@ def cycles_of(schedule: Schedule, setup: ArrayLike = 0.0, chain: ArrayLike = 0.0
 
 
 def schedule_runtime(
-    cycles: Array, times: Array, starts: Array | None = None, num_workers: ArrayLike | None = None
+    cycles: Array,
+    times: Array,
+    starts: Array | None = None,
+    num_workers: ArrayLike | None = None,
+    *,
+    circle: int | None = None,
 ) -> Array:
     """τ in units of κ, `[K]`, of cycle times and start-ups (units of κ) around the circle, `[K, N]`.
 
     From draws alone; differentiable in all but where tasks tie. Workers from `num_workers` on do not count.
+    `circle` (static): so many neighbours are a circle of their own, with subsets of their own.
 
     >>> cycles = cycles_of(schedule_of([Group(2, 1)], [10.0]))
     >>> schedule_runtime(cycles, jnp.array([[1.0, 5.0]])).tolist()  # the fast one does both
@@ -110,35 +119,81 @@ def schedule_runtime(
     """
     workers = jnp.asarray(times.shape[1] if num_workers is None else num_workers)
     starts = jnp.zeros_like(times) if starts is None else starts
-    worker, last = _critical(*jax.lax.stop_gradient((cycles, times, starts)), workers)
+    along = _along(workers, circle)
+    worker, subset, block = _critical(*jax.lax.stop_gradient((cycles, times, starts)), workers, along)
     row = np.arange(len(times))
-    subset, block = last
     return starts[row, worker] + times[row, worker] * cycles[subset, block]
 
 
+# Who is so many places on around the circle: of a place and a number.
+_Along = Callable[[Any, Any], Array]
+
+
+def _along(workers: Array, circle: int | None) -> _Along:
+    if circle is None:
+        return lambda place, steps: (place + steps) % workers
+    return lambda place, steps: place // circle * circle + (place + steps) % circle
+
+
 def _critical(
-    cycles: Array, times: Array, starts: Array, workers: Array
-) -> tuple[Array, tuple[Array, Array]]:
+    cycles: Array, times: Array, starts: Array, workers: Array, along: _Along
+) -> tuple[Array, Array, Array]:
     """Who finishes last what is needed: worker, and subset and block of the task; `[K]` each."""
     depth, num_blocks = cycles.shape
-    place = np.arange(times.shape[1])
-
-    def sooner(best: Array, subset: Array) -> tuple[Array, None]:
-        worker = (place - subset) % workers
-        done = starts[:, worker, None] + times[:, worker, None] * cycles[subset]
-        return jnp.minimum(best, done), None
-
-    never = jnp.full((*times.shape, num_blocks), jnp.inf, times.dtype)
-    best, _ = jax.lax.scan(sooner, never, jnp.arange(depth))
+    place, row = np.arange(times.shape[1]), np.arange(len(times))
+    best = _soonest(cycles, times, starts, along)
     # A block without tasks is none.
     counts = (place < workers)[:, None] & jnp.isfinite(jnp.min(cycles, axis=0))
     flat = jnp.where(counts, best, -jnp.inf).reshape(len(times), -1)
     last = jnp.argmax(flat, axis=1)
     which, block = last // num_blocks, last % num_blocks
-    worker = (which[:, None] - np.arange(depth)) % workers
+    worker = along(which[:, None], -np.arange(depth))
     done = jnp.take_along_axis(starts, worker, 1) + jnp.take_along_axis(times, worker, 1) * cycles[:, block].T
     subset = jnp.argmin(done, axis=1)
-    return worker[np.arange(len(times)), subset], (subset, block)
+    return worker[row, subset], subset, block
+
+
+def _soonest(cycles: Array, times: Array, starts: Array, along: _Along) -> Array:
+    """When each subset of each block has first been finished, `[K, N, B]`."""
+    place = np.arange(times.shape[1])
+
+    def sooner(best: Array, delta: Array) -> tuple[Array, None]:
+        worker = along(place, -delta)
+        done = starts[:, worker, None] + times[:, worker, None] * cycles[delta]
+        return jnp.minimum(best, done), None
+
+    never = jnp.full((*times.shape, cycles.shape[1]), jnp.inf, times.dtype)
+    return jax.lax.scan(sooner, never, jnp.arange(len(cycles)))[0]
+
+
+def sent_of(
+    schedule: Schedule,
+    cycles: Array,
+    times: Array,
+    starts: Array,
+    num_workers: ArrayLike,
+    *,
+    circle: int | None = None,
+) -> Array:
+    """Coordinates that a worker sends where each block's subsets are asked of who had them first, `[K]`.
+
+    On average over workers, in L: a worker sends one sum for a block, however many of its subsets are in it.
+    """
+    workers, size = jnp.asarray(num_workers), times.shape[1]
+    along, place = _along(workers, circle), np.arange(size)
+    best = _soonest(cycles, times, starts, along)
+
+    def asks(asked: Array, delta: Array) -> tuple[Array, None]:
+        """Of worker w's subsets the δ-th: whether it was the first with it."""
+        subset = along(place, delta)
+        mine = starts[..., None] + times[..., None] * cycles[delta]
+        return asked | (mine <= best[:, subset]), None
+
+    nobody = jnp.zeros((*times.shape, cycles.shape[1]), bool)
+    asked, _ = jax.lax.scan(asks, nobody, jnp.arange(len(cycles)))
+    share = schedule.sizes / jnp.sum(schedule.sizes)
+    each = jnp.sum(jnp.where(asked, share, 0), axis=2)
+    return jnp.sum(jnp.where(place < workers, each, 0), axis=1) / workers
 
 
 def draw_circle(key: Array, problem: Problem, num_draws: int) -> tuple[Array, Array]:
@@ -157,7 +212,9 @@ def draw_circle(key: Array, problem: Problem, num_draws: int) -> tuple[Array, Ar
     return jnp.full(shape, start, dtype), jnp.take_along_axis(times, order, axis=1)
 
 
-def simulate_schedule(key: Array, problem: Problem, schedule: Schedule, num_draws: int) -> Array:
+def simulate_schedule(
+    key: Array, problem: Problem, schedule: Schedule, num_draws: int, *, circle: int | None = None
+) -> Array:
     """Draws of τ, in the unit of the cycle time, `[num_draws]`.
 
     The link (`send_time`) is left out: who sends what is the others' affair too.
@@ -170,15 +227,37 @@ def simulate_schedule(key: Array, problem: Problem, schedule: Schedule, num_draw
     """
     check_key(key)
     check_whole("num_draws", num_draws, 1)
-    cycles = cycles_of(schedule, problem.setup_load, problem.chain_load).astype(problem.dtype)
-    chunk = max(min(num_draws, _CHUNK // (problem.max_workers * schedule.sizes.size)), 1)
+    cycles = cycles_of_problem(problem, schedule)
+
+    def some(starts: Array, times: Array) -> Array:
+        return schedule_runtime(cycles, times, starts, problem.num_workers, circle=circle)
+
+    return problem.scale * over_draws(key, problem, some, num_draws, schedule.sizes.size)
+
+
+def cycles_of_problem(problem: Problem, schedule: Schedule) -> Array:
+    """`cycles_of` with the setup and the chain of a problem."""
+    return cycles_of(schedule, problem.setup_load, problem.chain_load).astype(problem.dtype)
+
+
+def over_draws(
+    key: Array,
+    problem: Problem,
+    function: Callable[[Array, Array], Any],
+    num_draws: int,
+    width: int,
+) -> Any:
+    """A function of start-ups and cycle times, `[K, N]` each to `[K]`, for so many draws, some at a time.
+
+    `width`: how many numbers it has for each draw and worker.
+    """
+    chunk = max(min(num_draws, _CHUNK // (problem.max_workers * width)), 1)
 
     def some(key: Array) -> Array:
-        starts, times = draw_circle(key, problem, chunk)
-        return schedule_runtime(cycles, times, starts, problem.num_workers)
+        return function(*draw_circle(key, problem, chunk))
 
-    keys = jax.random.split(key, -(-num_draws // chunk))
-    return problem.scale * jax.lax.map(some, keys).ravel()[:num_draws]
+    found = jax.lax.map(some, jax.random.split(key, -(-num_draws // chunk)))
+    return jax.tree.map(lambda a: a.ravel()[:num_draws], found)
 
 
 def mean_of(draws: Array) -> Expectation:

@@ -18,6 +18,7 @@ from bcgc_jax.citations import bibliography
 from bcgc_jax.partitions import round_partition, round_to_units
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.runtime import Certificate, certificate, levels_of_bound, partition_of_units
+from bcgc_jax.schedules import Schedule
 
 _FORMAT = "bcgc_jax.Solution"
 _VERSION = 1
@@ -34,6 +35,31 @@ class Parts(NamedTuple):
     level: ArrayLike
     share: ArrayLike
     counts: ArrayLike
+
+
+class Needs(NamedTuple):
+    """What a scheme needs of workers and network.
+
+    Attributes:
+      stored_subsets: of the data, by each worker; they may be traced, as all of these.
+      sent: coordinates that a worker sends and the master waits for, on average, in L.
+      round_trips: questions of the master within an iteration.
+      exact_gradient: whether what it gets is the gradient of all data.
+    """
+
+    stored_subsets: Array
+    sent: Array
+    round_trips: Array
+    exact_gradient: Array
+
+    def within(self, other: "Needs") -> Array:
+        """Whether it needs no more than the other does."""
+        return (
+            (self.stored_subsets <= other.stored_subsets)
+            & (self.sent <= other.sent + 1e-9)
+            & (self.round_trips <= other.round_trips)
+            & (self.exact_gradient | ~jnp.asarray(other.exact_gradient))
+        )
 
 
 @pytree_dataclass
@@ -60,6 +86,8 @@ class Solution:
       completion_probability: P(τ̂ ≤ deadline) of `partition`, where that was maximised.
       start: where the best search began, an index of `solvers.completion.STARTS`.
       parts: what is coded together, for training: of `rounded` each level, where there is such.
+      schedule: what the workers do, of a scheme without a code.
+      known_needs: `needs` of a scheme that is no partition, where they are known.
       problem: what it answers.
       rounded_value: `rounded_runtime` of these `rounded` where it is known already; None with other ones.
     """
@@ -79,6 +107,8 @@ class Solution:
     completion_probability: Array | None = None
     start: Array | None = None
     parts: Parts | None = None
+    schedule: Schedule | None = None
+    known_needs: Needs | None = None
     problem: Problem | None = None
     rounded_value: Array | None = None
 
@@ -87,6 +117,19 @@ class Solution:
             shape = np.shape(self.rounded)
             level, share = np.arange(shape[-1]), np.ones(shape, self.partition.dtype)
             object.__setattr__(self, "parts", Parts(np.broadcast_to(level, shape), share, self.rounded))
+
+    @property
+    def needs(self) -> Needs | None:
+        """What the scheme needs, None for what is none; of a partition from its `parts`, no questions."""
+        if self.known_needs is not None or self.parts is None or self.problem is None:
+            return self.known_needs
+        level, share, counts = (jnp.asarray(a) for a in self.parts)
+        used = (counts > 0) & (share > 0)
+        stored = jnp.max(jnp.where(used, level + 1, 0), axis=-1)
+        workers = jnp.asarray(self.problem.num_workers)[..., None]
+        waited = jnp.where(used, counts * (workers - level) / workers, 0)
+        sent = jnp.sum(waited, axis=-1) / jnp.sum(counts * share, axis=-1)
+        return Needs(stored, sent, jnp.zeros_like(stored), jnp.ones_like(stored, bool))
 
     @property
     def rounded_runtime(self) -> Array:
@@ -127,10 +170,9 @@ class Solution:
         arrays: dict[str, Any] = {
             name: None if value is None else _plain(value)
             for name, value in vars(self).items()
-            if name not in ("problem", "method", "kind", "rounded_value", "parts")
+            if name not in ("problem", "method", "kind", "rounded_value", *_NESTED)
         }
-        parts = self.parts
-        arrays["parts"] = parts and {name: _plain(value) for name, value in parts._asdict().items()}
+        arrays |= {name: _nested(getattr(self, name)) for name in _NESTED}
         known = {"method": self.method, "kind": self.kind, "rounded_value": _plain(self.rounded_runtime)}
         text = json.dumps({"format": _FORMAT, "version": _VERSION, **known, **arrays}, indent=1)
         path.write_text(text + "\n", encoding="utf-8")
@@ -280,9 +322,10 @@ def is_partition(problem: Problem, x: Array) -> Array:
 def _read(found: dict[str, Any]) -> Solution:
     """The solution of a file's fields; each is looked at, for `repr` and training rely on them."""
     wanted = {field.name for field in dataclasses.fields(Solution)} - {"problem"}  # type: ignore[arg-type]
+    found = dict.fromkeys(_NEWER) | found
     if found.keys() != wanted:
         raise ValueError(f"it lacks, or has too much: {', '.join(sorted(found.keys() ^ wanted))}")
-    parts = found.pop("parts")
+    nested = {name: found.pop(name) for name in _NESTED}
     texts = {name: found.pop(name) for name in ("method", "kind")}
     if not isinstance(texts["method"], str) or texts["kind"] not in ("exact", "local", "confidence"):
         raise ValueError(f"no method and kind: {texts}")
@@ -295,9 +338,27 @@ def _read(found: dict[str, Any]) -> Solution:
             raise ValueError(f"{name} must have shape {shape}, got {known.get(name)}")
     for code in np.asarray(arrays["status"]).ravel():
         Status(int(code))
-    if parts is not None:
-        parts = Parts(**{name: _array(name, value) for name, value in parts.items()})
-    return Solution(**arrays, **texts, parts=parts)  # type: ignore[arg-type]
+    read = {
+        name: None if value is None else kind(**{key: _array(key, a) for key, a in value.items()})
+        for (name, kind), value in zip(_NESTED.items(), nested.values(), strict=True)
+    }
+    return Solution(**arrays, **texts, **read)  # type: ignore[arg-type]
+
+
+def _read_schedule(stored: Array, **arrays: Array) -> Schedule:
+    return Schedule(**arrays, stored=int(stored))
+
+
+_NESTED: dict[str, Any] = {"parts": Parts, "schedule": _read_schedule, "known_needs": Needs}
+# What a file may lack, which was written before there were schedules.
+_NEWER = ("schedule", "known_needs")
+
+
+def _nested(value: Any) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    fields = vars(value) if isinstance(value, Schedule) else value._asdict()
+    return {name: _plain(field) for name, field in fields.items()}
 
 
 _NEEDED = ("expected_runtime", "runtime_error", "lower_bound", "relative_gap", "status", "num_steps")

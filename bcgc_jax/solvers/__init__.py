@@ -2,16 +2,35 @@
 
 from bcgc_jax.solvers.baselines import runtime_limit, straggler_ratio
 from bcgc_jax.solvers.compare import Comparison, compare
-from bcgc_jax.solvers.methods import Deadline, Ferdinand, Optimal, Subgradient, Tandon, TandonPartial
+from bcgc_jax.solvers.methods import (
+    Alternating,
+    Backup,
+    Credit,
+    Cyclic,
+    Deadline,
+    Ferdinand,
+    Groups,
+    Optimal,
+    Sharing,
+    Subgradient,
+    Tandon,
+    TandonPartial,
+)
 from bcgc_jax.solvers.schemes import Scheme
 from bcgc_jax.solvers.solve import solve
 
 __all__ = [
+    "Alternating",
+    "Backup",
     "Comparison",
+    "Credit",
+    "Cyclic",
     "Deadline",
     "Ferdinand",
+    "Groups",
     "Optimal",
     "Scheme",
+    "Sharing",
     "Subgradient",
     "Tandon",
     "TandonPartial",

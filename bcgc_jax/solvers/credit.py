@@ -8,7 +8,6 @@ best by fresh draws counts as good, and of these the one with the fewest blocks 
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +19,8 @@ from bcgc_jax.problem import Problem
 from bcgc_jax.schedules import (
     Group,
     Schedule,
-    cycles_of,
+    cycles_of_problem,
     draw_circle,
-    mean_of,
-    schedule_of,
     schedule_runtime,
     simulate_schedule,
     tasks_of,
@@ -39,13 +36,6 @@ _COMPARED, _AS_GOOD = 2**14, 1e-3
 _MOST = 2**24
 
 
-class Found(NamedTuple):
-    """A schedule and the groups that it is made of."""
-
-    schedule: Schedule
-    groups: tuple[Group, ...]
-
-
 def orders(stored: int) -> list[tuple[Group, ...]]:
     """Orders of the tasks to search from, those with few blocks first, for so many stored subsets."""
     last = Group(stored, 1)
@@ -59,78 +49,52 @@ def orders(stored: int) -> list[tuple[Group, ...]]:
     return list(dict.fromkeys(found))
 
 
-def alternating_schedule(problem: Problem, stored: int, num_blocks: int) -> Schedule:
-    """One group of equal blocks."""
-    return schedule_of([Group(stored, num_blocks)], jnp.full(num_blocks, problem.total / num_blocks))
-
-
-def block_by_block(problem: Problem, partition: Array, stored: int) -> Schedule:
-    """The paper's order of a partition's blocks: level n on n + 1 subsets, or on all that are stored."""
-    depth = np.minimum(np.arange(1, problem.max_workers + 1), stored)
-    return schedule_of([Group(int(d), 1) for d in depth], partition)
-
-
-def optimise_credit(key: Array, problem: Problem, stored: int) -> Found:
-    """The best schedule that is found for workers with so many subsets."""
+@functools.partial(jax.jit, static_argnames="stored")
+def optimise_credit(key: Array, problem: Problem, stored: int) -> Schedule:
+    """The best schedule found for so many stored subsets, padded with empty tasks and blocks."""
     search, compare, last = jax.random.split(key, 3)
     tried = orders(stored)
-    subset, block, sizes = _padded(tried, float(problem.total))
-    found = _sizes_of_all(search, problem, subset, block, sizes, stored=stored)
-    schedules = [schedule_of(groups, x[: _count(groups)]) for x, groups in zip(found, tried, strict=True)]
-    # The same draws for all: their differences are known far better than they are.
-    means = np.array([float(_mean(compare, problem, one)) for one in _alike(found, subset, block, stored)])
-    chosen = int(np.flatnonzero(means <= (1 + _AS_GOOD) * np.nanmin(means))[0])
-    best = _polished(last, problem, schedules[chosen])
-    return Found(best, tried[chosen])
+    subset, block, sizes = (jnp.asarray(a) for a in _padded(tried))
+    sizes = (problem.total * sizes).astype(problem.dtype)
+
+    def found_from(given: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        """Sizes, and their mean by draws that are the same for all."""
+        subset, block, sizes = given
+        start = Schedule(sizes, subset, block, stored)
+        found = _search(search, problem, start, _STEPS, _DRAWS)
+        before, after = (_mean(compare, problem, start.with_sizes(x)) for x in (sizes, found))
+        return jnp.where(after < before, found, sizes), jnp.fmin(before, after)
+
+    found, means = jax.lax.map(found_from, (subset, block, sizes))
+    # Those with few blocks come first.
+    chosen = jnp.argmax(means <= (1 + _AS_GOOD) * jnp.nanmin(means))
+    best = Schedule(found[chosen], subset[chosen], block[chosen], stored)
+    polished = best.with_sizes(_search(last, problem, best, _LAST_STEPS, _LAST_DRAWS))
+    better = _mean(compare, problem, polished) < means[chosen]
+    return best.with_sizes(jnp.where(better, polished.sizes, best.sizes))
 
 
 def _count(groups: Sequence[Group]) -> int:
     return sum(group.num_blocks for group in groups)
 
 
-def _padded(tried: Sequence[Sequence[Group]], total: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tasks, `[G, K]` each, and sizes to begin with, `[G, B]`, 0 where there is no block."""
+def _padded(tried: Sequence[Sequence[Group]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tasks, `[G, K]` each, and shares to begin with, `[G, B]`, 0 where there is no block."""
     tasks = [tasks_of(groups) for groups in tried]
     longest, blocks = max(s.size for s, _ in tasks), max(map(_count, tried))
-    subset, block = (np.full((len(tried), longest), fill) for fill in (0, -1))
-    sizes = np.zeros((len(tried), blocks))
+    subset, block = np.zeros((len(tried), longest), int), np.full((len(tried), longest), -1)
+    shares = np.zeros((len(tried), blocks))
     for i, ((s, b), groups) in enumerate(zip(tasks, tried, strict=True)):
         subset[i, : s.size], block[i, : b.size] = s, b
-        # A sixth in each of the first groups, in the paper's setting at N = 20 what they get.
-        share = [1 / 6 / g.num_blocks for g in groups[:-1] for _ in range(g.num_blocks)]
+        # A seventh in each of the first groups: in the paper's setting at N = 20 a bit less than they get.
+        share = [1 / 7 / g.num_blocks for g in groups[:-1] for _ in range(g.num_blocks)]
         rest = groups[-1].num_blocks
-        sizes[i, : _count(groups)] = total * np.array(share + [(1 - sum(share)) / rest] * rest)
-    return subset, block, sizes
+        shares[i, : _count(groups)] = share + [(1 - sum(share)) / rest] * rest
+    return subset, block, shares
 
 
-def _alike(sizes: Array, subset: np.ndarray, block: np.ndarray, stored: int) -> list[Schedule]:
-    """Of one shape, so that they are evaluated by one program."""
-    return [
-        Schedule(x, jnp.asarray(s), jnp.asarray(b), stored)
-        for x, s, b in zip(sizes, subset, block, strict=True)
-    ]
-
-
-@jax.jit
 def _mean(key: Array, problem: Problem, schedule: Schedule) -> Array:
-    return mean_of(simulate_schedule(key, problem, schedule, _COMPARED)).value
-
-
-@functools.partial(jax.jit, static_argnames="stored")
-def _sizes_of_all(
-    key: Array, problem: Problem, subset: Array, block: Array, sizes: Array, *, stored: int
-) -> Array:
-    def one(given: tuple[Array, Array, Array]) -> Array:
-        subset, block, sizes = given
-        return _search(key, problem, Schedule(sizes, subset, block, stored), _STEPS, _DRAWS)
-
-    return jax.lax.map(one, (subset, block, jnp.asarray(sizes, problem.dtype)))
-
-
-@jax.jit
-def _polished(key: Array, problem: Problem, schedule: Schedule) -> Schedule:
-    sizes = _search(key, problem, schedule, _LAST_STEPS, _LAST_DRAWS)
-    return Schedule(sizes, schedule.subset, schedule.block, schedule.stored)
+    return jnp.mean(simulate_schedule(key, problem, schedule, _COMPARED))
 
 
 def _search(key: Array, problem: Problem, start: Schedule, steps: int, draws: int) -> Array:
@@ -138,17 +102,14 @@ def _search(key: Array, problem: Problem, start: Schedule, steps: int, draws: in
     used = start.sizes > 0
     entries = problem.max_workers * start.sizes.size * start.stored
     draws = max(min(draws, _MOST // entries), 32)
-    setup, chain = problem.setup_load, problem.chain_load
 
     def sizes_of(logits: Array) -> Array:
         return problem.total * jax.nn.softmax(jnp.where(used, logits, -jnp.inf))
 
     def loss(logits: Array, key: Array) -> Array:
-        schedule = Schedule(sizes_of(logits), start.subset, start.block, start.stored)
+        cycles = cycles_of_problem(problem, start.with_sizes(sizes_of(logits)))
         starts, times = draw_circle(key, problem, draws)
-        return jnp.mean(
-            schedule_runtime(cycles_of(schedule, setup, chain), times, starts, problem.num_workers)
-        )
+        return jnp.mean(schedule_runtime(cycles, times, starts, problem.num_workers))
 
     begin = jnp.log(jnp.where(used, start.sizes, 1))
     unit = loss(begin, key)

@@ -188,6 +188,107 @@ class Ferdinand(Method):
         return f"ferdinand:{self.num_layers}"
 
 
+class Scheduled(Method):
+    """A scheme without a code, in which every finished subset or chunk counts."""
+
+
+@pytree_dataclass
+class Cyclic(Scheduled):
+    """Workers store `stored` subsets each and go through them one by one, around the circle.
+
+    Amiri & Gündüz, Computation scheduling for distributed machine learning with straggling workers, 2019.
+    """
+
+    stored: int = static_field()
+
+    counts = (("stored", 1),)
+
+    @property
+    def name(self) -> str:
+        return f"cyclic:{self.stored}"
+
+
+@pytree_dataclass
+class Groups(Scheduled):
+    """N / `stored` groups of so many workers, each of which goes around a circle of its own."""
+
+    stored: int = static_field()
+
+    counts = (("stored", 1),)
+
+    @property
+    def name(self) -> str:
+        return f"groups:{self.stored}"
+
+
+@pytree_dataclass
+class Alternating(Scheduled):
+    """As `Cyclic`, in `num_blocks` equal blocks, every second subset backwards: two meet within a subset."""
+
+    stored: int = static_field()
+    num_blocks: int = static_field(default=10)
+
+    counts = (("stored", 1), ("num_blocks", 1))
+
+    @property
+    def name(self) -> str:
+        return f"alternating:{self.stored}:{self.num_blocks}"
+
+
+@pytree_dataclass
+class Backup(Scheduled):
+    """The fastest N - `spare` workers, uncoded: not the gradient of all data, but of a random part of it.
+
+    Chen et al., Revisiting distributed synchronous SGD, 2016.
+    """
+
+    spare: int = static_field()
+
+    counts = (("spare", 0),)
+
+    @property
+    def name(self) -> str:
+        return f"backup:{self.spare}"
+
+
+@pytree_dataclass
+class Sharing(Scheduled):
+    """The master hands chunks, `chunks` a worker, to whoever is free, and at the end second copies.
+
+    Each is asked for in `round_trip`, in the unit of runtimes. Every worker can read all data.
+    """
+
+    chunks: int = static_field()
+    round_trip: ArrayLike = 0.0
+
+    conditions = (("round_trip", ">= 0"),)
+    counts = (("chunks", 1),)
+
+    @property
+    def name(self) -> str:
+        return f"sharing:{self.chunks}"
+
+
+@pytree_dataclass
+class Credit(Scheduled):
+    """The schedule of least expected runtime that is found, with `max_subsets` stored (all by default).
+
+    Sizes of blocks, their depth and the order of tasks; a local search from cyclic, alternating and block by
+    block schedules, so never worse than these by more than its standard error. Needs a key.
+    """
+
+    max_subsets: int | None = static_field(default=None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_subsets is not None:
+            check_whole("max_subsets", self.max_subsets, 1)
+
+    @property
+    def name(self) -> str:
+        return "credit" if self.max_subsets is None else f"credit:{self.max_subsets}"
+
+
 Methods = str | Method | Scheme | Sequence[str | Method | Scheme]
 
 PROPOSED = ("optimal", "subgradient", "time", "frequency")
@@ -198,9 +299,19 @@ _SEARCHED: dict[str, type[Method]] = {
     "deadline": Deadline,
     "subgradient": Subgradient,
     "tandon_partial": TandonPartial,
+    "credit": Credit,
 }
-# Methods that take a number, as in "tandon:3": a level, a number of layers.
-_NUMBERED: dict[str, type[Method]] = {"tandon": Tandon, "ferdinand": Ferdinand}
+# Methods that take a number, as in "tandon:3", what that is, and its least value.
+_NUMBERED: dict[str, tuple[type[Method], str, int]] = {
+    "tandon": (Tandon, "a redundancy level", 0),
+    "ferdinand": (Ferdinand, "a number of layers", 1),
+    "cyclic": (Cyclic, "a number of stored subsets", 1),
+    "groups": (Groups, "a number of stored subsets", 1),
+    "alternating": (Alternating, "a number of stored subsets", 1),
+    "backup": (Backup, "a number of spare workers", 0),
+    "sharing": (Sharing, "a number of chunks a worker", 1),
+    "credit": (Credit, "a number of stored subsets", 1),
+}
 _NAMES = (*PROPOSED, "deadline", *BASELINES, LIMIT)
 METHODS = ", ".join([*_NAMES, *(f"{name}:NUMBER" for name in _NUMBERED)])
 
@@ -223,12 +334,9 @@ def method_of(
             f"a method is a name such as 'optimal', an object such as Optimal() or a Scheme, got {method!r}"
         )
     mine = {scheme.name: scheme for scheme in own}
-    name, colon, text = method.partition(":")
-    if name in _NUMBERED:
-        low, high = _range(name, problem)
-        if not text.isdecimal() or int(text) < low:
-            raise ValueError(_wrong_number(method, low, high))
-        return _NUMBERED[name](int(text))  # type: ignore[call-arg]
+    name, colon, _ = method.partition(":")
+    if name in _NUMBERED and (colon or name not in _SEARCHED):
+        return _numbered(method, problem)
     if not colon and method in _SEARCHED:
         return _SEARCHED[method]()
     if not colon and (method in mine or method in SCHEMES):
@@ -238,6 +346,17 @@ def method_of(
     raise ValueError(f'unknown method "{method}"{hint}; known: {", ".join([METHODS, *mine])}')
 
 
+def _numbered(method: str, problem: Problem | None) -> Method:
+    """Of a name and a number; of alternating schedules there may be a second one."""
+    name, *numbers = method.split(":")
+    low, high = _range(name, problem)
+    most = 2 if name == "alternating" else 1
+    good = 1 <= len(numbers) <= most and all(text.isdecimal() for text in numbers)
+    if not good or int(numbers[0]) < low or int(numbers[-1]) < min(low, 1):
+        raise ValueError(_wrong_number(method, low, high))
+    return _NUMBERED[name][0](*map(int, numbers))
+
+
 def each_method(methods: "Methods") -> "Iterable[str | Method | Scheme]":
     """One method, or what is none and `method_of` refuses, as a row of one."""
     return (methods,) if isinstance(methods, str) or not isinstance(methods, Iterable) else methods
@@ -245,22 +364,22 @@ def each_method(methods: "Methods") -> "Iterable[str | Method | Scheme]":
 
 def owners_of(option: str) -> list[str]:
     """The classes of the methods that have this option."""
-    kinds = dict.fromkeys([*_SEARCHED.values(), *_NUMBERED.values()])
+    kinds = dict.fromkeys([*_SEARCHED.values(), *(kind for kind, *_ in _NUMBERED.values())])
     return [kind.__name__ for kind in kinds if option in kind.__dataclass_fields__]  # type: ignore[attr-defined]
 
 
 def _range(name: str, problem: Problem | None) -> tuple[int, int | None]:
-    """The numbers that "tandon" or "ferdinand" may have, as far as it is known before tracing."""
-    low = 0 if name == "tandon" else 1
-    if problem is None:
+    """The numbers that a name may have, as far as it is known before tracing."""
+    low = _NUMBERED[name][2]
+    if problem is None or name == "sharing":
         return low, None
-    limit = concrete(problem.num_workers if name == "tandon" else problem.num_coordinates)
+    limit = concrete(problem.num_coordinates if name == "ferdinand" else problem.num_workers)
     return low, None if limit is None else int(limit.min()) - (1 - low)
 
 
 def _wrong_number(method: str, low: int, high: int | None) -> str:
     name = method.partition(":")[0]
-    what = "a redundancy level" if name == "tandon" else "a number of layers"
+    what = _NUMBERED[name][1]
     until = "" if high is None else f" to {high}"
     return f'method "{method}": "{name}" takes {what} from {low}{until}, as in "{name}:{max(low, 1)}"'
 
@@ -270,8 +389,27 @@ def is_baseline(method: "Method | Scheme") -> bool:
     return (
         method.baseline
         if isinstance(method, Scheme)
-        else isinstance(method, Tandon | Ferdinand | TandonPartial)
+        else isinstance(method, Scheduled | Tandon | Ferdinand | TandonPartial)
+        and not isinstance(method, Credit)
     )
+
+
+def _check_schedule(problem: Problem, method: Scheduled) -> None:
+    name, colon, number = method.name.partition(":")
+    if colon:
+        low, high = _range(name, problem)
+        first = int(number.partition(":")[0])
+        if first < low or (high is not None and first > high):
+            raise ValueError(_wrong_number(method.name, low, high))
+    if problem.send_time is not None and not isinstance(method, Backup):
+        raise ValueError(f'method="{method.name}" knows no send_time: who sends what is decided as they go')
+    if problem.unit_costs is not None and isinstance(method, Alternating | Credit):
+        raise ValueError(f'method="{method.name}" cuts between coordinates: it knows no unit_costs')
+    if problem.has_setup and isinstance(method, Sharing):
+        raise ValueError(f'method="{method.name}" knows no setup_cycles and no chain_cycles')
+    workers = concrete(problem.num_workers)
+    if isinstance(method, Groups) and workers is not None and np.any(workers % method.stored):
+        raise ValueError(f'method="{method.name}" needs a number of workers that {method.stored} divides')
 
 
 def check_method(problem: Problem, method: "Method | Scheme") -> None:
@@ -284,6 +422,8 @@ def check_method(problem: Problem, method: "Method | Scheme") -> None:
             low, high = _range(name.partition(":")[0], problem)
             if number < low or (high is not None and number > high):
                 raise ValueError(_wrong_number(name, low, high))
+        case Scheduled():
+            _check_schedule(problem, method)
         case Optimal(levels=levels) if levels is not None:
             workers = concrete(problem.num_workers)
             top = (problem.max_workers if workers is None else int(workers.min())) - 1

@@ -42,6 +42,7 @@ from bcgc_jax.solvers.methods import (
     Ferdinand,
     Method,
     Optimal,
+    Scheduled,
     Subgradient,
     Tandon,
     TandonPartial,
@@ -50,6 +51,7 @@ from bcgc_jax.solvers.methods import (
     owners_of,
 )
 from bcgc_jax.solvers.optimal import least_gap, optimal_partition
+from bcgc_jax.solvers.schedules import is_drawn, schedule_for, scheduled_runtime, without_padding
 from bcgc_jax.solvers.schemes import SCHEMES, BuiltIn, Scheme
 from bcgc_jax.solvers.start_ups import best_found
 from bcgc_jax.solvers.subgradient import subgradient_partition
@@ -135,15 +137,19 @@ def solve(
     check_whole("num_replications", num_replications, 1)
     if key is not None:
         check_key(key)
-    if isinstance(method, Subgradient) and key is None:
-        raise ValueError('method="subgradient" draws cycle times: pass key=jax.random.key(seed)')
-    if not problem.iteration.exact:
+    if key is None and _draws(problem, method):
+        raise ValueError(f'method="{method.name}" draws cycle times: pass key=jax.random.key(seed)')
+    if isinstance(method, Scheduled):
+        if _is_drawn(problem, method):
+            check_finite_mean(problem)
+        solution = _solve_scheduled(problem, method, key)
+    elif not problem.iteration.exact:
         solution = _solve_unlike(problem, method, key, num_draws, num_replications)
     else:
         solution = _solve_exactly(problem, method, key, written_out)
     if is_traced((problem, method)):  # what could not be checked when it was made
         solution = _invalid_without(_makes_sense(problem, method), solution)
-    if not problem.iteration.exact or _is_drawn(method):
+    if not problem.iteration.exact or _is_drawn(problem, method):
         solution = replace(solution, kind="confidence")
     return replace(solution, method=method.name, problem=problem)
 
@@ -163,7 +169,14 @@ def _invalid_without(sense: Array, solution: Solution) -> Solution:
     return replace(solution, status=status, **known)
 
 
-def _is_drawn(method: Method | Scheme) -> bool:
+def _draws(problem: Problem, method: Method | Scheme) -> bool:
+    """Whether a method draws, a search or what is judged by draws."""
+    return isinstance(method, Subgradient) or (isinstance(method, Scheduled) and _is_drawn(problem, method))
+
+
+def _is_drawn(problem: Problem, method: Method | Scheme) -> bool:
+    if isinstance(method, Scheduled):
+        return is_drawn(problem, method)
     return isinstance(method, Scheme) and method.gives == "runtime"
 
 
@@ -185,6 +198,15 @@ def _solve_exactly(
         case Scheme() if not method.is_partition:
             return _solve_expectation(problem, key, scheme=method)
     return _solve_rule(problem, method, written_out)
+
+
+def _solve_scheduled(problem: Problem, method: Scheduled, key: Array | None) -> Solution:
+    """A scheme without a code, the optimised one by draws that its search has not seen."""
+    search, judge = (None, None) if key is None else jax.random.split(key)
+    schedule = schedule_for(problem, method, search)
+    found, needs = scheduled_runtime(problem, schedule, judge, method)
+    schedule = None if schedule is None else without_padding(schedule)
+    return replace(_no_partition(problem, found), schedule=schedule, known_needs=needs)
 
 
 def _solve_optimal(problem: Problem, method: Optimal, written_out: bool) -> Solution:

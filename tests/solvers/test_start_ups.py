@@ -40,6 +40,7 @@ def test_a_global_search_finds_nothing_better_in_any_family() -> None:
     _at_most_a_thousandth_above(start_ups.compute_plans(1, 18, 60))
 
 
+@pytest.mark.slow
 def test_no_plan_is_below_the_bound_of_ordered_times() -> None:
     """Of long start-ups, for which the relaxation says little; every single level, and random plans."""
     problem = _problem(start_up=bcgc.Exponential(1 / 3000), send_time=0.0)

@@ -17,7 +17,17 @@ from bcgc_jax.cli.ending import say
 from bcgc_jax.laws import Atomic, JointLaw, Law, Rows, Smooth, Unlike
 from bcgc_jax.laws.base import Kinked
 from bcgc_jax.problem import Problem
-from bcgc_jax.solvers.methods import LIMIT, Deadline, Method, Optimal, Subgradient, TandonPartial
+from bcgc_jax.solvers.methods import (
+    LIMIT,
+    Alternating,
+    Credit,
+    Deadline,
+    Method,
+    Optimal,
+    Scheduled,
+    Subgradient,
+    TandonPartial,
+)
 from bcgc_jax.solvers.sample_average import NUM_DRAWS, NUM_FRESH_DRAWS
 from bcgc_jax.solvers.schemes import NUM_DRAWS as SCHEME_DRAWS
 from bcgc_jax.solvers.schemes import Scheme
@@ -102,11 +112,23 @@ def cost_of(problem: Problem, method: Method | Scheme) -> Cost:
             return Cost(1.6e-7 * pairs, 50 * pairs) if atoms else Cost(one.seconds / 5, one.bytes)
         case Scheme(name=name) if name == LIMIT:
             return Cost()
+        case Scheduled():
+            return Cost(_task(method) * n**2)
         case Scheme(gives="runtime"):
             return Cost(1e-7 * SCHEME_DRAWS * n)
         case _:
             found = one
     return found.after(one)  # of the whole numbers
+
+
+def _task(method: Scheduled) -> float:
+    """Seconds for each pair of a worker and a subset, by the draws and blocks of the method."""
+    match method:
+        case Credit():
+            return 2e-2
+        case Alternating(num_blocks=blocks):
+            return 2e-4 * blocks
+    return 2e-4
 
 
 def _search(problem: Problem, one: Cost) -> Cost:

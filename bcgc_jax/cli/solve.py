@@ -45,6 +45,7 @@ from bcgc_jax.cli.output import (
     write_rows,
 )
 from bcgc_jax.cli.plans import plan_option, save_plan
+from bcgc_jax.cli.solve_rows import row_of
 from bcgc_jax.cli.solve_table import OVERFLOW, Answer, fastest_plan, print_answer, runtime_of
 from bcgc_jax.cli.trace_law import which_law
 from bcgc_jax.cli.traces import TraceFile, cycles_of_a_step, late, need_one_law, trace_options
@@ -53,11 +54,9 @@ from bcgc_jax.laws import Law, Rows, Unlike
 from bcgc_jax.measured.resampling import bootstrap_interval
 from bcgc_jax.measured.traces import Trace
 from bcgc_jax.problem import Problem, Status
-from bcgc_jax.runtime import completion_probability, partition_of_units
+from bcgc_jax.runtime import partition_of_units
 from bcgc_jax.solution import Solution
 from bcgc_jax.solvers import runtime_limit, solve
-from bcgc_jax.solvers.baselines import alpha_of
-from bcgc_jax.solvers.completion import STARTS
 from bcgc_jax.solvers.forward_pass import largest_setup
 from bcgc_jax.solvers.methods import (
     BASELINES,
@@ -350,9 +349,8 @@ def _answer(question: Question, problem: Problem) -> tuple[list[Found], Answer]:
         return found, Answer(rows, float(runtime_limit(judged)))
     baselines = {name for name, method in (tasks | others).items() if is_baseline(method)}
     known = [row for row, _ in everything if row["method"] in baselines and np.isfinite(runtime_of(row))]
-    best = min(known, key=runtime_of, default=None)
     interval = _interval(question, problem, rows)
-    answer = Answer(rows, float(runtime_limit(judged)), best, interval, _largest_setup(judged, rows))
+    answer = Answer(rows, float(runtime_limit(judged)), known, interval, _largest_setup(judged, rows))
     return found, answer
 
 
@@ -432,7 +430,7 @@ def _solve_all(
                     return None
                 # What is exact for unlike workers is so for the draws that it is judged by.
                 solution = replace(solution, problem=judged)
-                row = {"method": name} | _row(judged, solution, seconds(), question.deadline)
+                row = {"method": name} | row_of(judged, solution, seconds(), question.deadline)
                 return Found(row, solution)
 
         with Stopwatch(parts.compiling) as watch:
@@ -444,35 +442,3 @@ def _solve_all(
     if question.for_deadline:
         return sorted(known, key=lambda one: -(one.row["completion_probability"] or 0))
     return sorted(known, key=lambda one: runtime_of(one.row))
-
-
-def _row(problem: Problem, solution: Solution, seconds: float, deadline: float | None) -> Row:
-    status = Status(int(solution.status))
-    certified = float(solution.lower_bound) > 0  # 0 bounds any runtime, and says nothing
-    row: Row = {
-        "status": status.name.lower(),
-        "expected_runtime": finite(solution.expected_runtime),
-        "runtime_error": finite(solution.runtime_error),
-        "lower_bound": finite(solution.lower_bound) if certified else None,
-        "relative_gap": finite(solution.relative_gap) if certified else None,
-        "kind": solution.kind,
-        "partition": None,
-        "partition_runtime": None,
-        "seconds": round(seconds, 4),
-    }
-    if deadline is not None:
-        row["completion_probability"] = None
-    if solution.rounded is not None and status is not Status.INFEASIBLE:
-        counts = partition_of_units(problem, solution.rounded)
-        row["partition"] = np.asarray(solution.rounded)[: _count(problem.num_workers)].tolist()
-        row["partition_runtime"] = finite(solution.rounded_runtime)
-        if deadline is not None:
-            probability = completion_probability(problem, counts, jnp.asarray(deadline))
-            row["completion_probability"] = finite(probability)
-    if solution.method == "tandon_partial":
-        row["alpha"] = finite(alpha_of(solution))
-    if solution.start is not None:
-        row["start"] = STARTS[int(solution.start)]
-    if solution.levels is not None and problem.has_setup:
-        row["levels"] = np.flatnonzero(solution.levels).tolist()
-    return row

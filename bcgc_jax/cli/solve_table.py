@@ -29,16 +29,33 @@ _MOST_BLOCKS = 60  # printed; the file has them all
 class Answer(NamedTuple):
     """What there is to say.
 
-    `rows`: one for each method, best first; `limit`: of any scheme; `baseline`: the row of the best one,
-    asked for or not; `interval`: of the best plan's runtime, where workers are the rows of a trace; `setup`:
-    `largest_setup` of the fastest plan.
+    `rows`: one for each method, best first; `limit`: of any scheme; `baselines`: the rows of those that
+    exist, asked for or not; `interval`: of the best plan's runtime, where workers are the rows of a trace;
+    `setup`: `largest_setup` of the fastest plan.
     """
 
     rows: list[Row]
     limit: float
-    baseline: Row | None = None
+    baselines: Sequence[Row] = ()
     interval: tuple[float, float] | None = None
     setup: float | None = None
+
+
+def best_baseline(row: Row, baselines: Sequence[Row]) -> Row | None:
+    """The fastest of those that need no more than the row does: subsets, round trips, an inexact gradient.
+
+    >>> rows = [{"stored_subsets": 3, "round_trips": 0, "exact_gradient": True}]
+    >>> best_baseline({"stored_subsets": 1, "round_trips": 0, "exact_gradient": True}, rows) is None
+    True
+    """
+
+    def within(one: Row) -> bool:
+        if None in (row["stored_subsets"], one["stored_subsets"]):  # not known of a scheme of one's own
+            return True
+        few = all(one[name] <= row[name] for name in ("stored_subsets", "round_trips"))
+        return few and one["exact_gradient"] >= row["exact_gradient"]
+
+    return min(filter(within, baselines), key=runtime_of, default=None)
 
 
 def runtime_of(row: Row) -> float:
@@ -65,19 +82,28 @@ def print_answer(
     screen = console()
     print_table(_compared(answer, problem, deadline))
     what = "coordinates" if problem.unit_costs is None else "units"
-    baseline = "none" if answer.baseline is None else row_label(answer.baseline)
-    text = [f"\nRuntime: expected, of whole {what}, in {unit}. Best baseline: {baseline}.", *remarks]
+    text = [f"\nRuntime: expected, of whole {what}, in {unit}. {_baselines(answer)}", *remarks]
     text += [_limit(answer, problem), *_remarks(answer.rows, problem, own), *_saved(answer.rows)]
     text += _law(answer, problem.cycle_time)
-    text += _plan(answer.rows, problem)
+    text += [*_plan(answer.rows, problem), *_schedules(answer.rows)]
     text += _needs(answer, problem)
     for line in filter(None, text):
         screen.print(line, markup=False)
 
 
+def _baselines(answer: Answer) -> str:
+    """Which ones the rows are compared with."""
+    found = (best_baseline(row, answer.baselines) for row in answer.rows if row["method"] != LIMIT)
+    named = list(dict.fromkeys(row_label(one) for one in found if one is not None))
+    if len(named) < 2:
+        return f"Best baseline: {named[0] if named else 'none'}."
+    return f"Best baseline of those that need no more than a row does: {', '.join(named)}."
+
+
 def _compared(answer: Answer, problem: Problem, deadline: float | None) -> Any:
     bound = _best_bound(answer.rows, problem)
-    best = np.inf if answer.baseline is None else runtime_of(answer.baseline)
+    scheduled = any(row["round_trips"] or row["exact_gradient"] is False for row in answer.rows)
+    needs = ["subsets\nstored", "sent\nin L", "round\ntrips"] if scheduled else []
     chance = [] if deadline is None else [f"P(runtime ≤\n{deadline:.4g})"]
     units = "coordinates" if problem.unit_costs is None else "units"
     shown = table(
@@ -86,13 +112,33 @@ def _compared(answer: Answer, problem: Problem, deadline: float | None) -> Any:
         "vs best\nbaseline",
         "above\noptimum ≤",
         *chance,
+        *needs,
         Column(f"share of {units}\nat level 0…{_num_workers(problem) - 1}", no_wrap=True, min_width=BARS),
         "solved\nin (s)",
     )
     for row in answer.rows:
-        figures = [*_figures(row, best, bound), *_chance(row)]
-        shown.add_row(row_label(row), *figures, draw(row["partition"]), f"{row['seconds']:.2f}")
+        baseline = best_baseline(row, answer.baselines)
+        best = np.inf if baseline is None else runtime_of(baseline)
+        figures = [*_figures(row, best, bound), *_chance(row), *(_needed(row) if scheduled else [])]
+        shown.add_row(_label(row), *figures, _blocks_of(row), f"{row['seconds']:.2f}")
     return shown
+
+
+def _label(row: Row) -> str:
+    return f"{row_label(row)} (inexact)" if row["exact_gradient"] is False else row_label(row)
+
+
+def _needed(row: Row) -> list[str]:
+    if row["stored_subsets"] is None:
+        return ["–"] * 3
+    return [f"{row['stored_subsets']}", f"{row['sent']:.2f}", f"{row['round_trips']}"]
+
+
+def _blocks_of(row: Row) -> str:
+    if row["schedule"] is None:
+        return draw(row["partition"])
+    count = len(row["schedule"]["sizes"])
+    return f"{count} block{'s' if count > 1 else ''}, no code"
 
 
 def _num_workers(problem: Problem) -> int:
@@ -115,7 +161,8 @@ def _figures(row: Row, best: float, bound: float) -> list[str]:
         return [row["status"], "–", "–"]
     if row["method"] == LIMIT:  # no scheme
         return [f"{value:.4g}", "–", "–"]
-    above = 100 * (value / bound - 1) if bound > 0 else np.inf
+    # The bound is one of coded schemes.
+    above = 100 * (value / bound - 1) if bound > 0 and not row["round_trips"] else np.inf
     gap = f"{above:.2g} %" if above < 10 else f"{above:.0f} %" if above < 1000 else "–"
     return [
         f"{value:.4g}",
@@ -181,14 +228,18 @@ def _local(rows: list[Row]) -> list[str]:
 
 
 def _saved(rows: list[Row]) -> list[str]:
-    schemes = [row for row in rows if row["method"] != LIMIT]
+    schemes = [row for row in rows if row["method"] != LIMIT and row["exact_gradient"] is not False]
     fastest = min(schemes, key=runtime_of, default=None)
     uncoded = next((row for row in rows if row["method"] == "uncoded"), None)
     if not (fastest and uncoded and fastest is not uncoded and np.isfinite(runtime_of(uncoded))):
         return []
     saved = 100 * (1 - runtime_of(fastest) / runtime_of(uncoded))
-    text = f"{fastest['method']} takes {saved:.1f} % less time than the uncoded scheme."
-    return [text] if saved >= 0.05 else []
+    text = f"{fastest['method']} takes {saved:.1f} % less time than the uncoded scheme"
+    coded = fastest_plan(schemes)
+    if fastest["round_trips"] and coded is not None:
+        less = 100 * (1 - runtime_of(fastest) / runtime_of(coded))
+        text += f", and {less:.1f} % less than the fastest plan with a code, {row_label(coded)}"
+    return [f"{text}."] if saved >= 0.05 else []
 
 
 def _law(answer: Answer, law: Law | JointLaw) -> list[str]:
@@ -224,6 +275,26 @@ def _plan(rows: list[Row], problem: Problem) -> list[str]:
         f"\nThe plan of {row['method']}, level: {what}, in the order in which they are computed:",
         blocks(row["partition"]),
         f"Level n is computed on n + 1 subsets of the data: each worker stores {level + 1} of the {workers}.",
+    ]
+
+
+def _schedules(rows: list[Row]) -> list[str]:
+    """The fastest schedule of several blocks."""
+    row = next((row for row in rows if row["schedule"] and len(row["schedule"]["sizes"]) > 1), None)
+    inexact = [_label(one) for one in rows if one["exact_gradient"] is False]
+    text = [f"Not the gradient of all data, but of a part of it: {', '.join(inexact)}."] if inexact else []
+    if row is None:
+        return text
+    depth = np.bincount(np.array(row["schedule"]["tasks"])[:, 1])
+    runs: dict[int, list[str]] = {}
+    for number, size in zip(depth, row["schedule"]["sizes"], strict=True):
+        runs.setdefault(int(number), []).append(str(size))
+    shown = ", then ".join(f"on {number}: {' '.join(sizes)}" for number, sizes in runs.items())
+    return [
+        f"\nThe schedule of {row['method']}, the number of a worker's subsets: coordinates of the blocks,",
+        *textwrap.wrap(shown, 100),
+        "Blocks on as many go subset by subset, every second subset backwards (--format json: all tasks).",
+        *text,
     ]
 
 

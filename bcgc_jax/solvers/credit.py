@@ -56,6 +56,7 @@ def optimise_credit(key: Array, problem: Problem, stored: int) -> Schedule:
     tried = orders(stored)
     subset, block, sizes = (jnp.asarray(a) for a in _padded(tried))
     sizes = (problem.total * sizes).astype(problem.dtype)
+    block = jnp.where(subset < jnp.asarray(problem.num_workers), block, -1)  # N may be below `stored`
 
     def found_from(given: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         """Sizes, and their mean by draws that are the same for all."""

@@ -80,7 +80,8 @@ def scheduled_runtime(
         found = _exact(problem, schedule, circle is not None)
     else:
         found = _by_draws(problem, schedule, key, circle)
-    exists = (schedule.stored <= workers) & ((circle is None) | (workers % schedule.stored == 0))
+    stored = _stored(schedule)
+    exists = (stored <= workers) & ((circle is None) | (workers % stored == 0))
     found = jax.tree.map(lambda a: jnp.where(exists, a, jnp.nan), found)
     return found, _needs_of(problem, schedule, circle)
 
@@ -146,7 +147,12 @@ def _needs_of(problem: Problem, schedule: Schedule, circle: int | None) -> Needs
     # The same draws always: of a figure with two digits.
     found = over_draws(jax.random.key(0), problem, sent, _SENT_DRAWS, 2 * schedule.sizes.size)
     blocks = jnp.sum(schedule.sizes > 0)
-    return Needs(jnp.asarray(schedule.stored), jnp.mean(found), blocks, jnp.asarray(True))
+    return Needs(_stored(schedule), jnp.mean(found), blocks, jnp.asarray(True))
+
+
+def _stored(schedule: Schedule) -> Array:
+    """Of the tasks that there are."""
+    return jnp.max(jnp.where(schedule.block >= 0, schedule.subset + 1, 0))
 
 
 def _backup(problem: Problem, spare: int) -> tuple[Expectation, Needs]:

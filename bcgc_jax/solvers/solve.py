@@ -203,6 +203,9 @@ def _solve_exactly(
 def _solve_scheduled(problem: Problem, method: Scheduled, key: Array | None) -> Solution:
     """A scheme without a code, the optimised one by draws that its search has not seen."""
     search, judge = (None, None) if key is None else jax.random.split(key)
+    workers = concrete(problem.num_workers)
+    if workers is not None and not workers.ndim and _is_drawn(problem, method):
+        problem = replace(problem, max_workers=int(workers))  # draws of workers that are none take as long
     schedule = schedule_for(problem, method, search)
     found, needs = scheduled_runtime(problem, schedule, judge, method)
     schedule = None if schedule is None else without_padding(schedule)

@@ -8,7 +8,7 @@ file of measured times to a law; `bcgc_jax.cluster`, worker processes, imported 
 from importlib.metadata import PackageNotFoundError, version
 
 from bcgc_jax import _command as _command  # before JAX
-from bcgc_jax import coding, measured, partitions
+from bcgc_jax import coding, measured, partitions, schedules
 from bcgc_jax.expectation import Expectation
 from bcgc_jax.iterations import expected_order_statistics, sorted_cycle_times
 from bcgc_jax.laws import (
@@ -42,13 +42,20 @@ from bcgc_jax.runtime import (
     integrate_runtime,
     simulate_runtime,
 )
-from bcgc_jax.solution import Parts, Solution
+from bcgc_jax.schedules import Schedule
+from bcgc_jax.solution import Needs, Parts, Solution
 from bcgc_jax.solvers import (
+    Alternating,
+    Backup,
     Comparison,
+    Credit,
+    Cyclic,
     Deadline,
     Ferdinand,
+    Groups,
     Optimal,
     Scheme,
+    Sharing,
     Subgradient,
     Tandon,
     TandonPartial,
@@ -66,8 +73,12 @@ except PackageNotFoundError:  # a source tree on the path
     __version__ = "unknown"
 
 __all__ = [
+    "Alternating",
+    "Backup",
     "Certificate",
     "Comparison",
+    "Credit",
+    "Cyclic",
     "Deadline",
     "Deterministic",
     "Empirical",
@@ -76,9 +87,11 @@ __all__ = [
     "Ferdinand",
     "FromHazard",
     "Gamma",
+    "Groups",
     "HazardSpline",
     "Law",
     "Lognormal",
+    "Needs",
     "Optimal",
     "Pairs",
     "Pareto",
@@ -86,7 +99,9 @@ __all__ = [
     "Problem",
     "Rows",
     "RuntimeEstimate",
+    "Schedule",
     "Scheme",
+    "Sharing",
     "ShiftedExponential",
     "Solution",
     "Status",
@@ -113,6 +128,7 @@ __all__ = [
     "partition_from_levels",
     "partitions",
     "runtime_limit",
+    "schedules",
     "simulate_runtime",
     "solve",
     "sorted_cycle_times",

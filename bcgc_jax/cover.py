@@ -19,13 +19,13 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax.deliveries import Load, Worker, delivered, late_hazard
-from bcgc_jax.expectation import NUM_NODES, with_rounding
+from bcgc_jax.expectation import with_rounding
 from bcgc_jax.last_delivery import fast_inverses, kinks_of, late_hazards, over_steps, rule_between
 from bcgc_jax.laws import Law
-from bcgc_jax.quadrature import Expectation, Quadrature, integrate, line, line_rule
+from bcgc_jax.quadrature import Expectation, Quadrature, integrate, kinked_levels, line, line_rule
 
-# Start-ups at each of the times.
-_INNER = 64
+# Intervals of the rule, start-ups at each of the times.
+_NUM_NODES, _INNER = 96, 64
 # Halvings of a bracket, in the logarithm of the time that is left, and where it begins.
 _HALVINGS, _LEAST = 40, 1e-12
 # Expected numbers of missed subsets that mark where all are covered: low, typical, high.
@@ -68,7 +68,8 @@ def uncovered_in_groups(late: Array, num_workers: ArrayLike) -> Array:
     depth = late.shape[-1]
     missed = uncovered(late, depth, depth)
     groups = jnp.asarray(num_workers, late.dtype) / depth
-    return -jnp.expm1(groups * jnp.log1p(-jnp.minimum(missed, 1)))
+    sure = missed >= 1  # beyond, no logarithm
+    return jnp.where(sure, 1, -jnp.expm1(groups * jnp.log1p(-jnp.where(sure, 0, missed))))
 
 
 def expected_cover(
@@ -77,7 +78,7 @@ def expected_cover(
     num_workers: ArrayLike,
     size: int,
     groups: bool,
-    num_nodes: int = NUM_NODES,
+    num_nodes: int = _NUM_NODES,
 ) -> Expectation:
     """E of when all subsets are covered, in units of κ, for the `work` at the end of D subsets, `[D]`.
 
@@ -128,14 +129,15 @@ def _quadrature(worker: Worker, load: Load, num_workers: ArrayLike, num_nodes: i
     def all_late(t: Array) -> Array:
         return jnp.sum(late_hazard(worker, load, t[:, None], _INNER // 4)[0], axis=-1, keepdims=True)
 
-    one = Load(load.work[:1], load.sent[:1])
-    start = (
-        worker.infimum().astype(dtype)
-        + delivered(one, worker.cycle_time.infimum().astype(dtype)[None], False)[0]
-    )
+    one, infimum = Load(load.work[:1], load.sent[:1]), worker.cycle_time.infimum().astype(dtype)[None]
+    start = worker.infimum().astype(dtype) + delivered(one, infimum, False)[0]
     wanted = jnp.maximum(log_workers - np.log(_MISSED).astype(dtype), 0.02)
     peaks = jnp.concatenate([start[None], _times_at(worker, one, all_late, start, wanted)])
     kinks = kinks_of(worker, load)
+    if kinks is None and not isinstance(worker.start_up, Law):
+        # Where a second subset becomes possible, at twice the infimum, P has a kink, and so on.
+        first = start - delivered(one, infimum, False)[0]
+        kinks = first + delivered(load, infimum, False)[kinked_levels(load.work.size)], None
     if kinks is None:
         return line_rule(line(peaks, all_late, choices), num_nodes)
     return rule_between(peaks, kinks, all_late, choices, num_nodes)

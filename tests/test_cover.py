@@ -163,6 +163,7 @@ def test_groups_are_independent_circles():
     times = 1 + 2 * rng.exponential(size=(200_000, 4, 3))
     tau = np.max([_tau(times[:, g, :, None] * np.arange(1, 4), 3) for g in range(4)], axis=0)
     assert float(found.value) == pytest.approx(tau.mean(), abs=4 * tau.std() / np.sqrt(tau.size))
+    assert float(found.error) < 1e-6 * float(found.value)  # 1.8e-7
 
 
 def test_slopes_are_those_of_differences():

@@ -1,0 +1,226 @@
+"""Schedules by draws against a simulation worker by worker, and the schemes of `solve` made of them."""
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bcgc_jax as bcgc
+from bcgc_jax.schedules import (
+    Group,
+    cycles_of,
+    draw_circle,
+    schedule_of,
+    schedule_runtime,
+    sent_of,
+    simulate_schedule,
+    tasks_of,
+)
+from bcgc_jax.solvers.schedules import share_out
+
+PAPER = bcgc.ShiftedExponential(1e-3, 50.0)
+
+
+@pytest.fixture(autouse=True)
+def _x64() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+def _simulated(schedule, times, starts, setup=0.0, chain=0.0):
+    """τ and who sends how much, task by task for one draw; `[N]` each."""
+    workers, sizes = len(times), np.asarray(schedule.sizes)
+    end = np.cumsum(sizes)
+    first: dict[tuple[int, int], tuple[float, int]] = {}
+    for w in range(workers):
+        clock, opened = starts[w], set()
+        carried: dict[int, float] = {}
+        for delta, block in zip(np.asarray(schedule.subset), np.asarray(schedule.block), strict=True):
+            cost = sizes[block] + (0 if delta in opened else setup)
+            cost += chain * max(end[block] - carried.get(delta, 0), 0)
+            opened.add(delta)
+            carried[delta] = max(carried.get(delta, 0), end[block])
+            clock += times[w] * cost
+            task = (int(block), int((w + delta) % workers))
+            first[task] = min(first.get(task, (np.inf, -1)), (clock, w))
+    tau = max(first[block, j][0] for block in range(sizes.size) for j in range(workers))
+    sent = np.zeros(workers)
+    for block in range(sizes.size):
+        for w in {first[block, j][1] for j in range(workers)}:
+            sent[w] += sizes[block]
+    return tau, sent.mean() / sizes.sum()
+
+
+@pytest.mark.parametrize("groups", [[(3, 1)], [(3, 2)], [(1, 1), (2, 2), (4, 3)], [(2, 1), (1, 2), (4, 1)]])
+@pytest.mark.parametrize(("setup", "chain"), [(0.0, 0.0), (3.0, 0.2)])
+def test_it_is_what_workers_do_one_by_one(groups, setup, chain):
+    rng = np.random.default_rng(len(groups))
+    groups = [Group(*group) for group in groups]
+    schedule = schedule_of(groups, rng.uniform(1, 5, sum(group.num_blocks for group in groups)))
+    times, starts = rng.exponential(size=(40, 5)), rng.exponential(size=(40, 5))
+    cycles = cycles_of(schedule, setup, chain)
+    found = schedule_runtime(cycles, jnp.asarray(times), jnp.asarray(starts))
+    sent = sent_of(schedule, cycles, jnp.asarray(times), jnp.asarray(starts), 5)
+    wanted = [_simulated(schedule, t, s, setup, chain) for t, s in zip(times, starts, strict=True)]
+    np.testing.assert_allclose(found, [tau for tau, _ in wanted], rtol=1e-12)
+    np.testing.assert_allclose(sent, [share for _, share in wanted], rtol=1e-12)
+    # Workers that do not count change nothing.
+    padded = [jnp.pad(jnp.asarray(a), ((0, 0), (0, 3)), constant_values=7.0) for a in (times, starts)]
+    np.testing.assert_allclose(schedule_runtime(cycles, padded[0], padded[1], 5), found, rtol=1e-12)
+
+
+def test_the_slope_in_the_sizes_is_that_of_differences():
+    subset, block = (jnp.asarray(a) for a in tasks_of([Group(1, 1), Group(3, 2)]))
+    times = jnp.asarray(np.random.default_rng(0).exponential(size=(500, 6)))
+
+    def mean(sizes):
+        schedule = bcgc.Schedule(sizes, subset, block, 3)
+        return jnp.mean(schedule_runtime(cycles_of(schedule, 2.0, 0.3), times))
+
+    at, move = jnp.array([2.0, 3.0, 4.0]), jnp.array([0.3, -0.5, 0.2])
+    slope = jax.grad(mean)(at) @ move
+    assert float(slope) == pytest.approx(
+        float(mean(at + 1e-6 * move) - mean(at - 1e-6 * move)) / 2e-6, rel=1e-6
+    )
+
+
+def test_one_block_is_the_exact_cover_and_groups_are_circles_of_their_own():
+    problem = bcgc.Problem(PAPER, 12, 600, 12, start_up=bcgc.Exponential(1e-5))
+    for method, circle in (("cyclic:4", None), ("groups:4", 4)):
+        solution = bcgc.solve(problem, method)
+        assert solution.kind == "exact"
+        schedule = schedule_of([Group(4, 1)], np.array([600.0]))
+        draws = simulate_schedule(jax.random.key(1), problem, schedule, 40_000, circle=circle)
+        error = float(jnp.std(draws)) / 200
+        assert abs(float(jnp.mean(draws)) - float(solution.expected_runtime)) < 4 * error
+
+
+def test_draws_of_rows_come_in_any_order():
+    rows = jnp.asarray(np.random.default_rng(0).exponential(size=(3, 4)))
+    problem = bcgc.Problem(bcgc.Rows(rows), 4, 100)
+    _, times = draw_circle(jax.random.key(0), problem, 400)
+    order = {tuple(np.argsort(row)) for row in np.asarray(times)}
+    assert len(order) == 24
+    np.testing.assert_allclose(
+        np.unique(np.sort(times, axis=1), axis=0), np.unique(np.sort(rows, axis=1), axis=0)
+    )
+
+
+def test_backup_workers_are_an_order_statistic():
+    problem = bcgc.Problem(PAPER, 9, 500, 9, setup_cycles=20.0, start_up=3e4)
+    solution = bcgc.solve(problem, "backup:2")
+    assert solution.needs is not None
+    assert not bool(solution.needs.exact_gradient)
+    time = float(bcgc.expected_order_statistics(PAPER, 9)[2])
+    assert float(solution.expected_runtime) == pytest.approx(3e4 + time * 520, rel=1e-9)
+
+
+def _shared(starts, seconds, chunks):
+    """Event by event: who is free takes the next chunk, then a second copy of the oldest that is not done."""
+    count = len(starts) * chunks
+    done, begun, copied, given = np.full(count, np.inf), np.full(count, np.inf), set(), 0
+    free = starts.copy()
+    while True:
+        w = int(np.argmin(free))
+        now = free[w]
+        if now >= done.max():
+            return done.max()
+        if given < count:
+            task, given = given, given + 1
+            begun[task] = now
+        else:
+            left = [i for i in range(count) if done[i] > now and i not in copied]
+            if not left:
+                free[w] = np.inf
+                continue
+            task = min(left, key=lambda i: begun[i])
+            copied.add(task)
+        done[task] = min(done[task], now + seconds[w])
+        free[w] = now + seconds[w]
+
+
+@pytest.mark.parametrize("chunks", [1, 3])
+def test_work_is_shared_as_event_by_event(chunks):
+    rng = np.random.default_rng(chunks)
+    found = jax.jit(lambda s, t: share_out(s, t, jnp.asarray(5), chunks))
+    for _ in range(60):
+        starts, seconds = rng.exponential(size=5), rng.exponential(size=5) + 0.1
+        padded = jnp.append(jnp.asarray(starts), 0.0), jnp.append(jnp.asarray(seconds), 0.01)
+        assert float(found(*padded)) == pytest.approx(_shared(starts, seconds, chunks), rel=1e-9)
+
+
+def test_the_search_is_never_above_its_starts():
+    """Another law than the paper's; cyclic and alternating schedules are among the starts."""
+    problem = bcgc.Problem(bcgc.Weibull(1.0, 0.8, 0.3), 6, 600)
+    found = bcgc.solve(problem, "credit", key=jax.random.key(2))
+    value, error = float(found.expected_runtime), float(found.runtime_error)
+    assert found.kind == "confidence"
+    assert found.schedule is not None
+    assert float(jnp.sum(found.schedule.sizes)) == pytest.approx(600)
+    for method in ("cyclic:6", "alternating:6:10"):
+        other = bcgc.solve(problem, method, key=jax.random.key(3))
+        assert value < float(other.expected_runtime) + 3 * np.hypot(error, float(other.runtime_error))
+    # The answer is that of its schedule, by draws of its own.
+    draws = simulate_schedule(jax.random.key(9), problem, found.schedule, 40_000)
+    assert abs(float(jnp.mean(draws)) - value) < 4 * np.hypot(error, float(jnp.std(draws)) / 200)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("workers", "most"), [(10, 8.22e7), (20, 4.62e7)])
+def test_the_papers_setting(workers, most):
+    problem = bcgc.Problem(PAPER, workers, 20_000, 50)
+    found = bcgc.solve(problem, "credit", key=jax.random.key(0))
+    assert float(found.expected_runtime) < most
+    assert float(found.runtime_error) < 1e-3 * float(found.expected_runtime)
+
+
+def test_what_schemes_need():
+    problem = bcgc.Problem(PAPER, 5, 100)
+    needs, cyclic = (bcgc.solve(problem, name).needs for name in ("tandon:2", "cyclic:3"))
+    assert needs is not None
+    assert cyclic is not None
+    assert [float(a) for a in needs] == [3, 0.6, 0, 1]
+    assert (int(cyclic.stored_subsets), int(cyclic.round_trips)) == (3, 1)
+    assert bool(needs.within(cyclic))
+    assert not bool(cyclic.within(needs))
+    assert bcgc.solve(problem, "limit").needs is None
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("cyclic:7", "a number of stored subsets from 1 to 5"),
+        ("cyclic", 'as in "cyclic:1"'),
+        ("groups:2", "a number of workers that 2 divides"),
+        ("backup:5", "a number of spare workers from 0 to 4"),
+        ("alternating:2:0", "takes a number of stored subsets"),
+        ("credit:9", "from 1 to 5"),
+        ("credit", "draws cycle times: pass key"),
+    ],
+)
+def test_what_does_not_exist_is_refused(method, words):
+    with pytest.raises(ValueError, match=words):
+        bcgc.solve(bcgc.Problem(PAPER, 5, 100), method)
+
+
+def test_a_schedule_is_read_again(tmp_path):
+    problem = bcgc.Problem(PAPER, 5, 100)
+    solution = bcgc.solve(problem, "alternating:3:2", key=jax.random.key(0))
+    read = bcgc.Solution.load(solution.save(tmp_path / "plan.json"))
+    assert read.schedule is not None
+    assert solution.schedule is not None
+    assert read.schedule.stored == 3
+    np.testing.assert_array_equal(read.schedule.block, solution.schedule.block)
+    assert read.needs == solution.needs
+
+
+def test_a_batch_over_workers_is_the_loop():
+    def value(workers):
+        return bcgc.solve(bcgc.Problem(PAPER, workers, 100, max_workers=6), "cyclic:3").expected_runtime
+
+    batch = jax.vmap(value)(jnp.array([2, 3, 6]))
+    assert np.isnan(float(batch[0]))
+    for found, workers in zip(batch[1:], (3, 6), strict=True):
+        assert float(found) == pytest.approx(float(value(workers)), rel=1e-12)

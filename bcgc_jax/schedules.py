@@ -45,6 +45,7 @@ class Schedule:
       sizes: coordinates of each block, `[B]`, those next to the output first.
       subset, block: int, `[K]`: task k computes block `block[k]` of subset `subset[k]`; beyond the last -1.
       stored: D, the subsets that a worker stores; static.
+      circle: so many neighbours are a circle of their own, with subsets of their own; static, None for all.
 
     >>> alternating = schedule_of([Group(2, 2)], [60.0, 40.0])
     >>> list(zip(alternating.subset.tolist(), alternating.block.tolist()))
@@ -55,15 +56,16 @@ class Schedule:
     subset: Array
     block: Array
     stored: int = static_field()
+    circle: int | None = static_field(default=None)
 
     def with_sizes(self, sizes: Array) -> "Schedule":
         return replace(self, sizes=sizes)
 
 
-def schedule_of(groups: Sequence[Group], sizes: ArrayLike) -> Schedule:
+def schedule_of(groups: Sequence[Group], sizes: ArrayLike, circle: int | None = None) -> Schedule:
     """The groups one after the other, for as many sizes as they have blocks."""
-    subset, block = tasks_of(groups)
-    return Schedule(jnp.asarray(sizes), jnp.asarray(subset), jnp.asarray(block), int(subset.max()) + 1)
+    subset, block = (jnp.asarray(a) for a in tasks_of(groups))
+    return Schedule(jnp.asarray(sizes), subset, block, max(group.depth for group in groups), circle)
 
 
 def tasks_of(groups: Sequence[Group]) -> tuple[np.ndarray, np.ndarray]:
@@ -153,8 +155,17 @@ def _critical(
     return worker[row, subset], subset, block
 
 
+def first_finished(cycles: Array, times: Array, starts: Array, circle: int | None = None) -> Array:
+    """When each subset of each block has first been finished, in units of κ, `[K, N, B]`.
+
+    >>> cycles = cycles_of(schedule_of([Group(2, 1)], [10.0]))
+    >>> first_finished(cycles, jnp.array([[1.0, 5.0]]), jnp.zeros((1, 2)))[0, :, 0].tolist()
+    [10.0, 20.0]
+    """
+    return _soonest(cycles, times, starts, _along(jnp.asarray(times.shape[1]), circle))
+
+
 def _soonest(cycles: Array, times: Array, starts: Array, along: _Along) -> Array:
-    """When each subset of each block has first been finished, `[K, N, B]`."""
     place = np.arange(times.shape[1])
 
     def sooner(best: Array, delta: Array) -> tuple[Array, None]:
@@ -172,15 +183,13 @@ def sent_of(
     times: Array,
     starts: Array,
     num_workers: ArrayLike,
-    *,
-    circle: int | None = None,
 ) -> Array:
     """Coordinates that a worker sends where each block's subsets are asked of who had them first, `[K]`.
 
     On average over workers, in L: a worker sends one sum for a block, however many of its subsets are in it.
     """
     workers, size = jnp.asarray(num_workers), times.shape[1]
-    along, place = _along(workers, circle), np.arange(size)
+    along, place = _along(workers, schedule.circle), np.arange(size)
     best = _soonest(cycles, times, starts, along)
 
     def asks(asked: Array, delta: Array) -> tuple[Array, None]:
@@ -212,9 +221,7 @@ def draw_circle(key: Array, problem: Problem, num_draws: int) -> tuple[Array, Ar
     return jnp.full(shape, start, dtype), jnp.take_along_axis(times, order, axis=1)
 
 
-def simulate_schedule(
-    key: Array, problem: Problem, schedule: Schedule, num_draws: int, *, circle: int | None = None
-) -> Array:
+def simulate_schedule(key: Array, problem: Problem, schedule: Schedule, num_draws: int) -> Array:
     """Draws of τ, in the unit of the cycle time, `[num_draws]`.
 
     The link (`send_time`) is left out: who sends what is the others' affair too.
@@ -230,7 +237,7 @@ def simulate_schedule(
     cycles = cycles_of_problem(problem, schedule)
 
     def some(starts: Array, times: Array) -> Array:
-        return schedule_runtime(cycles, times, starts, problem.num_workers, circle=circle)
+        return schedule_runtime(cycles, times, starts, problem.num_workers, circle=schedule.circle)
 
     return problem.scale * over_draws(key, problem, some, num_draws, schedule.sizes.size)
 

@@ -347,8 +347,8 @@ def _read(found: dict[str, Any]) -> Solution:
     return Solution(**arrays, **texts, **read)  # type: ignore[arg-type]
 
 
-def _read_schedule(stored: Array, **arrays: Array) -> Schedule:
-    return Schedule(**arrays, stored=int(stored))
+def _read_schedule(stored: Array, circle: Array, **arrays: Array) -> Schedule:
+    return Schedule(**arrays, stored=int(stored), circle=int(circle) or None)
 
 
 _NESTED: dict[str, Any] = {"parts": Parts, "schedule": _read_schedule, "known_needs": Needs}
@@ -360,7 +360,7 @@ def _nested(value: Any) -> dict[str, Any] | None:
     if value is None:
         return None
     fields = vars(value) if isinstance(value, Schedule) else value._asdict()
-    return {name: _plain(field) for name, field in fields.items()}
+    return {name: _plain(0 if field is None else field) for name, field in fields.items()}
 
 
 _NEEDED = ("expected_runtime", "runtime_error", "lower_bound", "relative_gap", "status", "num_steps")

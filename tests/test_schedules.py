@@ -19,6 +19,7 @@ from bcgc_jax.schedules import (
     tasks_of,
 )
 from bcgc_jax.solvers.schedules import share_out
+from tests.oracles.schedules import simulated
 
 PAPER = bcgc.ShiftedExponential(1e-3, 50.0)
 
@@ -27,30 +28,6 @@ PAPER = bcgc.ShiftedExponential(1e-3, 50.0)
 def _x64() -> Iterator[None]:
     with jax.enable_x64(True):
         yield
-
-
-def _simulated(schedule, times, starts, setup=0.0, chain=0.0):
-    """τ and who sends how much, task by task for one draw; `[N]` each."""
-    workers, sizes = len(times), np.asarray(schedule.sizes)
-    end = np.cumsum(sizes)
-    first: dict[tuple[int, int], tuple[float, int]] = {}
-    for w in range(workers):
-        clock, opened = starts[w], set()
-        carried: dict[int, float] = {}
-        for delta, block in zip(np.asarray(schedule.subset), np.asarray(schedule.block), strict=True):
-            cost = sizes[block] + (0 if delta in opened else setup)
-            cost += chain * max(end[block] - carried.get(delta, 0), 0)
-            opened.add(delta)
-            carried[delta] = max(carried.get(delta, 0), end[block])
-            clock += times[w] * cost
-            task = (int(block), int((w + delta) % workers))
-            first[task] = min(first.get(task, (np.inf, -1)), (clock, w))
-    tau = max(first[block, j][0] for block in range(sizes.size) for j in range(workers))
-    sent = np.zeros(workers)
-    for block in range(sizes.size):
-        for w in {first[block, j][1] for j in range(workers)}:
-            sent[w] += sizes[block]
-    return tau, sent.mean() / sizes.sum()
 
 
 @pytest.mark.parametrize("groups", [[(3, 1)], [(3, 2)], [(1, 1), (2, 2), (4, 3)], [(2, 1), (1, 2), (4, 1)]])
@@ -63,7 +40,7 @@ def test_it_is_what_workers_do_one_by_one(groups, setup, chain):
     cycles = cycles_of(schedule, setup, chain)
     found = schedule_runtime(cycles, jnp.asarray(times), jnp.asarray(starts))
     sent = sent_of(schedule, cycles, jnp.asarray(times), jnp.asarray(starts), 5)
-    wanted = [_simulated(schedule, t, s, setup, chain) for t, s in zip(times, starts, strict=True)]
+    wanted = [simulated(schedule, t, s, setup, chain) for t, s in zip(times, starts, strict=True)]
     np.testing.assert_allclose(found, [tau for tau, _ in wanted], rtol=1e-12)
     np.testing.assert_allclose(sent, [share for _, share in wanted], rtol=1e-12)
     # Workers that do not count change nothing.
@@ -91,8 +68,8 @@ def test_one_block_is_the_exact_cover_and_groups_are_circles_of_their_own():
     for method, circle in (("cyclic:4", None), ("groups:4", 4)):
         solution = bcgc.solve(problem, method)
         assert solution.kind == "exact"
-        schedule = schedule_of([Group(4, 1)], np.array([600.0]))
-        draws = simulate_schedule(jax.random.key(1), problem, schedule, 40_000, circle=circle)
+        schedule = schedule_of([Group(4, 1)], np.array([600.0]), circle)
+        draws = simulate_schedule(jax.random.key(1), problem, schedule, 40_000)
         error = float(jnp.std(draws)) / 200
         assert abs(float(jnp.mean(draws)) - float(solution.expected_runtime)) < 4 * error
 

@@ -196,6 +196,27 @@ def coding_plan(
     return CodingPlan(codes, blocks, mean)
 
 
+def plain_plan(
+    params: PyTree,
+    sizes: Sequence[int],
+    num_workers: int,
+    *,
+    order: Sequence[int] | None = None,
+    mean: bool = True,
+) -> CodingPlan:
+    """Blocks of so many coordinates without a code: message w of a block is subset w's gradient.
+
+    >>> plan = plain_plan({"w": jnp.ones((2, 3))}, [4, 2], 3)
+    >>> [(block.level, block.size) for block in plan.blocks]
+    [(0, 4), (0, 2)]
+    """
+    leaves = jax.tree.leaves(params)
+    ends = np.cumsum(sizes).tolist()
+    pieces = _cut(_complete(order, len(leaves)), [int(np.size(x)) for x in leaves], ends)
+    code = gradient_code(jax.random.key(0), num_workers, 0)  # of which nothing is random
+    return CodingPlan((code,) * len(pieces), tuple(Block(0, piece) for piece in pieces), mean)
+
+
 def _cut(order: Sequence[int], sizes: Sequence[int], ends: Sequence[int]) -> list[tuple[Piece, ...]]:
     """The pieces of leaves between the ends of neighbouring blocks, in the order of the leaves."""
     blocks: list[list[Piece]] = [[] for _ in ends]

@@ -7,7 +7,7 @@ runtime.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +17,7 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import check_key, pytree_dataclass, static_field
+from bcgc_jax._pytree import check_key, pytree_dataclass, replace, static_field
 from bcgc_jax.coding.codes import GradientCode
 from bcgc_jax.coding.gradients import (
     Block,
@@ -28,12 +28,14 @@ from bcgc_jax.coding.gradients import (
     coding_plan,
     hashable,
     in_jax,
+    plain_plan,
     unit_sizes,
 )
 from bcgc_jax.laws import JointLaw, Law, Pairs
-from bcgc_jax.partitions import finish_load
+from bcgc_jax.partitions import finish_load, round_partition
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.runtime import partition_of_units
+from bcgc_jax.schedules import cycles_of_problem, first_finished
 from bcgc_jax.solution import Parts, Solution
 
 
@@ -61,6 +63,23 @@ class TrainingScheme:
             return starts + times * load + sent
         waited = times * load - xp.concatenate([0 * sent[:1], sent[:-1]])
         return starts + (np.maximum.accumulate(waited) if known else jax.lax.cummax(waited)) + sent
+
+
+@pytree_dataclass
+class ScheduledTraining(TrainingScheme):
+    """The same without a code: message w of a block is subset w's gradient, from whoever has it first.
+
+    `load` is unused; `cycles` is C of `schedules.cycles_of`, `[D, B]`, in units of the time over T.
+    """
+
+    cycles: Array | None = None
+    circle: int | None = static_field(default=None)
+
+    def finish_times(self, starts: ArrayLike, times: Array | np.ndarray) -> Any:
+        assert self.cycles is not None
+        times = jnp.asarray(times)
+        start = jnp.broadcast_to(jnp.asarray(starts, times.dtype), times.shape)
+        return first_finished(self.cycles, times[None], start[None], self.circle)[0].T
 
 
 class Collected(NamedTuple):
@@ -142,7 +161,8 @@ def training_scheme(
       problem: with as many coordinates as the parameters (or `unit_costs` from `unit_sizes`), and as many
         samples as an iteration has.
       solution: of this problem; what is trained are its `parts`. Of "tandon_partial" a share of each subset's
-        samples, to the nearest sample, is left uncoded, and the rest is coded.
+        samples, to the nearest sample, is left uncoded, and the rest is coded. Of schemes without a code it
+        is the `schedule`; the sum is that of whose message of each subset came first.
       plan_options: `units`, `order`, `construction` and `mean` of `coding_plan`.
 
     Raises ValueError for a solution that does not exist, and where problem and parameters do not match.
@@ -159,6 +179,8 @@ def training_scheme(
             "the problem's coordinates are not those of the parameters: take num_coordinates="
             f"{sizes.sum()}, or for units of leaves or layers unit_costs=unit_sizes(params, units, order)"
         )
+    if solution.schedule is not None:
+        return _scheduled(problem, solution, params, units, **plan_options)
     if solution.parts is None:
         raise ValueError(f'"{solution.method}" is no partition: its training is not known')
     codes: list[GradientCode] = []
@@ -180,6 +202,31 @@ def training_scheme(
     plan = CodingPlan(tuple(codes), tuple(blocks), plan.mean)
     load, sent = (jax.device_put(np.concatenate(a)) for a in (loads, sends))
     return TrainingScheme(plan, load, sent, problem.start_up, problem.overlap, solution.method)
+
+
+def _scheduled(
+    problem: Problem,
+    solution: Solution,
+    params: PyTree,
+    units: str,
+    order: Sequence[int] | None = None,
+    mean: bool = True,
+    **others: Any,
+) -> ScheduledTraining:
+    schedule, workers = solution.schedule, int(np.asarray(problem.num_workers))
+    assert schedule is not None
+    if units != "coordinates" or "construction" in others:
+        raise ValueError(f'"{solution.method}" cuts between coordinates and has no code: leave out `units`')
+    counts = round_partition(schedule.sizes, int(np.asarray(problem.num_coordinates)))
+    whole = replace(schedule, sizes=counts.astype(problem.dtype))
+    used = np.asarray(counts) > 0
+    plan = plain_plan(params, np.asarray(counts)[used].tolist(), workers, order=order, mean=mean)
+    cycles = (problem.scale * cycles_of_problem(problem, whole))[:, used]
+    nothing = jnp.zeros(len(plan.blocks), cycles.dtype)
+    start = problem.start_up
+    return ScheduledTraining(
+        plan, nothing, nothing, start, False, solution.method, cycles=cycles, circle=schedule.circle
+    )
 
 
 def _passes(parts: Parts, num_units: int, size: int) -> list[tuple[float, np.ndarray]]:

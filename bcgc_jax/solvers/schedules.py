@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from bcgc_jax._pytree import concrete
+from bcgc_jax._pytree import concrete, replace
 from bcgc_jax.cover import expected_cover
 from bcgc_jax.deliveries import Load, Worker
 from bcgc_jax.iterations import Delivering, Independent
@@ -48,6 +48,8 @@ def schedule_for(problem: Problem, method: Scheduled, key: Array | None) -> Sche
             assert key is not None
             stored = problem.max_workers if most is None else most
             return optimise_credit(key, problem, min(stored, problem.max_workers))
+        case Groups(stored=stored):
+            return schedule_of([Group(stored, 1)], total[None], circle=stored)
     return schedule_of([Group(method.stored, 1)], total[None])  # type: ignore[attr-defined]
 
 
@@ -58,7 +60,7 @@ def without_padding(found: Schedule) -> Schedule:
         return found
     there = block >= 0
     sizes = found.sizes[: block.max() + 1]
-    return Schedule(sizes, found.subset[there], found.block[there], found.stored)
+    return replace(found, sizes=sizes, subset=found.subset[there], block=found.block[there])
 
 
 @jax.jit
@@ -75,15 +77,12 @@ def scheduled_runtime(
     if isinstance(method, Sharing):
         return _sharing(problem, method, key)
     assert schedule is not None
-    circle = schedule.stored if isinstance(method, Groups) else None
-    if not is_drawn(problem, method):
-        found = _exact(problem, schedule, circle is not None)
-    else:
-        found = _by_draws(problem, schedule, key, circle)
+    drawn = is_drawn(problem, method)
+    found = _by_draws(problem, schedule, key) if drawn else _exact(problem, schedule)
     stored = _stored(schedule)
-    exists = (stored <= workers) & ((circle is None) | (workers % stored == 0))
+    exists = (stored <= workers) & ((schedule.circle is None) | (workers % stored == 0))
     found = jax.tree.map(lambda a: jnp.where(exists, a, jnp.nan), found)
-    return found, _needs_of(problem, schedule, circle)
+    return found, _needs_of(problem, schedule)
 
 
 def is_drawn(problem: Problem, method: Scheduled) -> bool:
@@ -105,20 +104,20 @@ def _worker_of(problem: Problem) -> Worker:
     return Worker(problem.cycle_time, jnp.zeros((), problem.dtype), problem.scale)
 
 
-def _exact(problem: Problem, schedule: Schedule, groups: bool) -> Expectation:
-    work = cycles_of_problem(problem, schedule)[:, 0]
+def _exact(problem: Problem, schedule: Schedule) -> Expectation:
+    work, groups = cycles_of_problem(problem, schedule)[:, 0], schedule.circle is not None
     found = expected_cover(_worker_of(problem), work, problem.num_workers, problem.max_workers, groups)
     return Expectation(problem.scale * found.value, problem.scale * found.error)
 
 
-def _by_draws(problem: Problem, schedule: Schedule, key: Array | None, circle: int | None) -> Expectation:
+def _by_draws(problem: Problem, schedule: Schedule, key: Array | None) -> Expectation:
     assert key is not None
     known = schedule_of([Group(schedule.stored, 1)], problem.total[None])
     cycles, of_known = (cycles_of_problem(problem, one) for one in (schedule, known))
 
     def both(starts: Array, times: Array) -> tuple[Array, Array]:
         workers = problem.num_workers
-        tau = schedule_runtime(cycles, times, starts, workers, circle=circle)
+        tau = schedule_runtime(cycles, times, starts, workers, circle=schedule.circle)
         if not _alike(problem):
             return tau, jnp.zeros_like(tau)
         return tau, schedule_runtime(of_known, times, starts, workers)
@@ -128,7 +127,7 @@ def _by_draws(problem: Problem, schedule: Schedule, key: Array | None, circle: i
     mean, error = jnp.mean(tau), jnp.std(tau) / np.sqrt(NUM_DRAWS)
     if not _alike(problem):
         return Expectation(mean, error)
-    exact = _exact(problem, known, False)
+    exact = _exact(problem, known)
     off = beside - jnp.mean(beside)
     share = jnp.mean(off * tau) / jnp.maximum(jnp.mean(off**2), jnp.finfo(tau.dtype).tiny)
     rest = jnp.std(tau - share * beside) / np.sqrt(NUM_DRAWS)
@@ -138,11 +137,11 @@ def _by_draws(problem: Problem, schedule: Schedule, key: Array | None, circle: i
     return Expectation(value, jnp.where(better, rest + share * exact.error, error))
 
 
-def _needs_of(problem: Problem, schedule: Schedule, circle: int | None) -> Needs:
+def _needs_of(problem: Problem, schedule: Schedule) -> Needs:
     cycles = cycles_of_problem(problem, schedule)
 
     def sent(starts: Array, times: Array) -> Array:
-        return sent_of(schedule, cycles, times, starts, problem.num_workers, circle=circle)
+        return sent_of(schedule, cycles, times, starts, problem.num_workers)
 
     # The same draws always: of a figure with two digits.
     found = over_draws(jax.random.key(0), problem, sent, _SENT_DRAWS, 2 * schedule.sizes.size)

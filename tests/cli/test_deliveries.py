@@ -128,6 +128,7 @@ def test_bad_input_is_one_clear_line(command, monkeypatch, args, words):
 
 def test_the_table_says_best_found_where_nothing_is_proven(capsys):
     known: Any = {"status": "converged", "runtime_error": 0.0, "seconds": 1.0, "relative_gap": None}
+    known |= {"schedule": None, "sent": 1.0, "round_trips": 0, "exact_gradient": True, "stored_subsets": 1}
     found = {"method": "optimal", "partition": [40, 15, 5], "partition_runtime": 50.0, "lower_bound": 44.0}
     other = {"method": "uncoded", "partition": [60, 0, 0], "partition_runtime": 66.0, "lower_bound": 40.0}
     rows = [
@@ -135,7 +136,7 @@ def test_the_table_says_best_found_where_nothing_is_proven(capsys):
         known | other | {"expected_runtime": 66.0, "kind": "exact"},
     ]
     problem = Problem(Deterministic(2.0), 3, 60, start_up=Weibull(4000.0, 0.7))
-    print_answer(Answer(rows, 30.0, rows[1]), problem, deadline=None, unit="the cycle time's unit", own=[])
+    print_answer(Answer(rows, 30.0, rows[1:]), problem, deadline=None, unit="the cycle time's unit", own=[])
     out = capsys.readouterr().out
     lines = out.splitlines()
     assert lines[2].split()[:6] == ["optimal", "50", "-24.2", "%", "best", "found"]

@@ -38,6 +38,7 @@ def answer(command):
 
 
 QUICK = ["--method", "uncoded", "--method", "tandon_partial"]
+SCHEDULES = ["--method", "cyclic:2", "--method", "backup:1"]
 
 
 def test_of_solve(answer, trace):
@@ -49,6 +50,9 @@ def test_of_solve(answer, trace):
     asked = ["solve", "--trace", trace, "--coordinates", "2000", "--method", "uncoded"]
     for law in (["--keep-workers"], ["--trace-law", "atoms"], ["--trace-law", "pareto-tail"]):
         answer("solve", *asked, *law)
+    found = answer("solve", "solve", "--workers", "4", "--coordinates", "2000", *LAW, *SCHEDULES)
+    needs = [(row["stored_subsets"], row["round_trips"], row["exact_gradient"]) for row in found["solutions"]]
+    assert sorted(needs) == [(1, 0, False), (2, 1, True)]
 
 
 @pytest.mark.slow
@@ -165,6 +169,11 @@ def test_the_validator_sees_what_is_wrong(spoil, message):
         "kind": "exact",
         "partition": [3],
         "partition_runtime": None,
+        "schedule": {"sizes": [2, 1], "tasks": [[0, 0], [0, 1]]},
+        "stored_subsets": 1,
+        "sent": 0.5,
+        "round_trips": 2,
+        "exact_gradient": True,
         "seconds": 1,
     }
     law = {"law": "shifted-exponential", "rate": 1.0, "shift": 0.0}

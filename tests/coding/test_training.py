@@ -15,6 +15,7 @@ from bcgc_jax.coding.training import collect
 from tests.coding.test_gradients import KEY, make_batch, make_params, network, relative_difference
 from tests.compilations import compilations
 from tests.oracles.runtimes import delivered_runtime
+from tests.oracles.schedules import simulated
 
 LAW = bcgc.ShiftedExponential(0.8, 0.3)
 # The others differ from these in their numbers only.
@@ -24,6 +25,8 @@ SCHEMES = (
     pytest.param("optimal", marks=pytest.mark.slow),
     "tandon_partial",
     "time",
+    "alternating:4:3",
+    pytest.param("groups:3", marks=pytest.mark.slow),
 )
 PROBLEM = bcgc.Problem(LAW, 6, 58, 36)
 
@@ -36,7 +39,7 @@ def model():
 
 @functools.cache
 def solved(method, **options):
-    return bcgc.solve(PROBLEM, method, **options)
+    return bcgc.solve(PROBLEM, method, key=KEY, **options)
 
 
 @functools.cache
@@ -130,6 +133,12 @@ def test_training_with_a_code_is_training_without_but_for_the_clock(model, metho
         level = scheme.plan.blocks[1].level
         unit = 36 * 58 / 6 * (level + 1) / (level + alpha)
         expected = unit * np.maximum(alpha * slowest[:, level], slowest[:, 0])
+    elif (schedule := solved(method).schedule) is not None:
+        assert schedule.circle in (None, 3)
+        sizes = [block.size for block in scheme.plan.blocks]
+        whole = dataclasses.replace(schedule, sizes=np.array(sizes, float))
+        circles = np.split(np.asarray(times, float), 6 // (schedule.circle or 6), axis=1)
+        expected = np.max([[simulated(whole, t, 0 * t)[0] for t in circle] for circle in circles], axis=0) * 6
     else:
         expected = bcgc.block_runtime(solved(method).rounded, times, num_samples=36)
     np.testing.assert_allclose(np.diff(training.clock, prepend=0), expected, rtol=2e-5)

@@ -13,7 +13,7 @@ ROOT = Path(bcgc_jax.__file__).parent
 FLOORS = (
     ("_command", "_extras", "_pytree", "linear_algebra", "citations"),
     ("laws", "crossing", "quadrature"),
-    ("partitions", "order_statistics"),
+    ("partitions", "order_statistics", "message_codes"),
     ("expectation",),
     ("deliveries",),
     ("last_delivery",),

@@ -214,7 +214,7 @@ def _solve_scheduled(problem: Problem, method: Scheduled, key: Array | None) -> 
 
 def _solve_optimal(problem: Problem, method: Optimal, written_out: bool) -> Solution:
     allowed = problem.exists if method.levels is None else level_mask(problem, method.levels)
-    found = _optimum(
+    found = optimum(
         problem,
         allowed,
         written_out,
@@ -365,7 +365,7 @@ def check_finite_mean(problem: Problem) -> None:
 
 
 @functools.partial(jax.jit, static_argnames=("written_out", "max_steps"))
-def _optimum(problem: Problem, allowed: Array, written_out: bool, **options: Any) -> Solution:
+def optimum(problem: Problem, allowed: Array, written_out: bool, **options: Any) -> Solution:
     """The optimum, but for the whole numbers; converged if its certificate meets the tolerance."""
     solution = _certified_optimum(problem, allowed, written_out, **options)
     if not problem.convex:

@@ -47,6 +47,10 @@ STYLES: Mapping[str, Style] = MappingProxyType(
         "ferdinand_full": Style(r"Ferdinand–Draper, $r = L$", "#56B4E9", "P", _DOTTED),
         "ferdinand_half": Style(r"Ferdinand–Draper, $r = L/2$", "#7F7F7F", "X", (0, (6, 2, 1, 2, 1, 2))),
         "uncoded": Style("uncoded", "#999933", "h", (0, (8, 3))),
+        "credit": Style("credit, no code", "#882255", "d", "-", 2.2),
+        "cyclic": Style("cyclic, no code", "#44AA99", "<", "--"),
+        "sharing": Style("work sharing", "#332288", ">", (0, (4, 1, 1, 1, 1, 1))),
+        "backup": Style("backup workers (inexact)", "#661100", "p", (0, (10, 2))),
         "limit": Style("limit of any scheme", "#7B4B2A", "None", _DOTTED),
     }
 )
@@ -63,8 +67,9 @@ def style(method: str, own: Sequence[Scheme] = ()) -> Style:
     >>> style("time").marker, style("tandon:3").label
     ('s', 'tandon:3')
     """
-    if method in STYLES:
-        return STYLES[method]
+    kind = method.partition(":")[0]  # of cyclic:6
+    if kind in STYLES:
+        return STYLES[kind]
     names = [scheme.name for scheme in own]
     if method not in names:
         return Style(method, "#555555", "x", ":")

@@ -1,8 +1,8 @@
 """The frontier of schemes: runtime against subsets stored, coordinates sent, and the latency of a question.
 
-For the paper's setting and measured traces. A schedule asks once a block; all questions but the last are asked
-while workers go on, so it takes one round trip more than its runtime. Work sharing pays one for each chunk. A
-code asks nothing. The map says which scheme is best for workers that store so many subsets, by the latency.
+For the paper's setting and measured traces. A schedule asks once a block; all questions but the last are
+asked while workers go on, so it takes one round trip more than its runtime. Work sharing pays one for each
+chunk. A code asks nothing. The map says which scheme is best for so many stored subsets, by the latency.
 """
 
 import sys
@@ -164,8 +164,9 @@ def draw(rows: Sequence[Point], bests: Sequence[Best]) -> Any:
                 [row.stored_subsets for row in here], y, **look | {"linestyle": plotting.style(scheme).line}
             )
             middle.plot([row.sent for row in here], y, **plotting.points(scheme))
-        plotting.label_axes(left, "subsets stored by a worker", f"{name}\nruntime / optimum", log="xy")
-        plotting.label_axes(middle, r"sent by a worker (in $L$)", "", log="y")
+        ticks = {"log": "y", "y_ticks": (0.25, 0.5, 1, 2, 4)}
+        plotting.label_axes(left, "subsets stored by a worker", f"{name}\nruntime / optimum", **ticks)
+        plotting.label_axes(middle, r"sent by a worker (in $L$)", "", **ticks)
         cells = [row for row in bests if row.setting == name]
         stored = sorted({row.stored_subsets for row in cells})
         place = {(row.stored_subsets, row.latency): MAP.index(row.scheme) for row in cells}

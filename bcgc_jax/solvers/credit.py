@@ -26,8 +26,8 @@ from bcgc_jax.schedules import (
     tasks_of,
 )
 
-# Parts of a group whose subsets are done forwards and backwards. At N = 10 16 are 0.2 % better, at N = 50 24 no
-# more than 16.
+# Parts of a group whose subsets are done forwards and backwards. At N = 10 the second is 0.2 % better, at
+# N = 50 24 of them are no better than 16.
 _PARTS = (10, 16)
 # Steps and draws of the first searches and of the last one; Adam's largest step in log x.
 _STEPS, _DRAWS, _LAST_STEPS, _LAST_DRAWS, _LARGEST_STEP = 150, 256, 400, 1024, 0.15

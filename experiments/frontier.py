@@ -151,8 +151,8 @@ def draw(rows: Sequence[Point], bests: Sequence[Best]) -> Any:
     from matplotlib.patches import Patch
 
     names = list(dict.fromkeys(row.setting for row in rows))
-    canvas, axes = plotting.new_figure(len(names), 3, size=(9.6, 2.7 * len(names)))
-    grid = np.reshape(np.array(axes, dtype=object), (len(names), 3))
+    canvas, panels = plotting.new_figure(len(names), 3, size=(9.6, 2.7 * len(names)))
+    grid = np.reshape(np.array(panels, dtype=object), (len(names), 3))
     for name, (left, middle, right) in zip(names, grid, strict=True):
         mine = [row for row in rows if row.setting == name]
         unit = min(row.runtime for row in mine if row.scheme == "optimal")
@@ -164,9 +164,11 @@ def draw(rows: Sequence[Point], bests: Sequence[Best]) -> Any:
                 [row.stored_subsets for row in here], y, **look | {"linestyle": plotting.style(scheme).line}
             )
             middle.plot([row.sent for row in here], y, **plotting.points(scheme))
-        ticks = {"log": "y", "y_ticks": (0.25, 0.5, 1, 2, 4)}
-        plotting.label_axes(left, "subsets stored by a worker", f"{name}\nruntime / optimum", **ticks)
-        plotting.label_axes(middle, r"sent by a worker (in $L$)", "", **ticks)
+        for axes, x, y in (
+            (left, "subsets stored by a worker", f"{name}\nruntime / optimum"),
+            (middle, r"sent by a worker (in $L$)", ""),
+        ):
+            plotting.label_axes(axes, x, y, log="y", y_ticks=(0.25, 0.5, 1, 2, 4))
         cells = [row for row in bests if row.setting == name]
         stored = sorted({row.stored_subsets for row in cells})
         place = {(row.stored_subsets, row.latency): MAP.index(row.scheme) for row in cells}

@@ -164,11 +164,11 @@ def draw(rows: Sequence[Point], bests: Sequence[Best]) -> Any:
                 [row.stored_subsets for row in here], y, **look | {"linestyle": plotting.style(scheme).line}
             )
             middle.plot([row.sent for row in here], y, **plotting.points(scheme))
-        for axes, x, y in (
+        for axes, label, value in (
             (left, "subsets stored by a worker", f"{name}\nruntime / optimum"),
             (middle, r"sent by a worker (in $L$)", ""),
         ):
-            plotting.label_axes(axes, x, y, log="y", y_ticks=(0.25, 0.5, 1, 2, 4))
+            plotting.label_axes(axes, label, value, log="y", y_ticks=(0.25, 0.5, 1, 2, 4))
         cells = [row for row in bests if row.setting == name]
         stored = sorted({row.stored_subsets for row in cells})
         place = {(row.stored_subsets, row.latency): MAP.index(row.scheme) for row in cells}

@@ -180,7 +180,7 @@ def training_scheme(
             f"{sizes.sum()}, or for units of leaves or layers unit_costs=unit_sizes(params, units, order)"
         )
     if solution.schedule is not None:
-        return _scheduled(problem, solution, params, units, **plan_options)
+        return _scheduled(problem, solution, params, **plan_options)
     if solution.parts is None:
         raise ValueError(f'"{solution.method}" is no partition: its training is not known')
     codes: list[GradientCode] = []
@@ -208,15 +208,18 @@ def _scheduled(
     problem: Problem,
     solution: Solution,
     params: PyTree,
-    units: str,
+    *,
+    units: str = "coordinates",
     order: Sequence[int] | None = None,
+    construction: str | None = None,
     mean: bool = True,
-    **others: Any,
 ) -> ScheduledTraining:
     schedule, workers = solution.schedule, int(np.asarray(problem.num_workers))
     assert schedule is not None
-    if units != "coordinates" or "construction" in others:
-        raise ValueError(f'"{solution.method}" cuts between coordinates and has no code: leave out `units`')
+    if units != "coordinates" or construction is not None:
+        raise ValueError(
+            f'"{solution.method}" cuts between coordinates and has no code: leave out units and construction'
+        )
     counts = round_partition(schedule.sizes, int(np.asarray(problem.num_coordinates)))
     whole = replace(schedule, sizes=counts.astype(problem.dtype))
     used = np.asarray(counts) > 0

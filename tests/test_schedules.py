@@ -145,6 +145,21 @@ def test_the_search_is_never_above_its_starts():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("family", [bcgc.Weibull, bcgc.Gamma])
+def test_it_is_never_above_its_starts_for_random_laws(family):
+    """By the same draws and their control variate; 3 standard errors of a difference are room enough."""
+    rng = np.random.default_rng(4)
+    for _ in range(12):
+        law = family(*10 ** rng.uniform(-0.7, 0.7, 2), rng.uniform(0, 1))
+        problem = bcgc.Problem(law, 6, 600)
+        found = bcgc.solve(problem, "credit", key=jax.random.key(2))
+        for method in ("cyclic:6", "alternating:6:10"):
+            other = bcgc.solve(problem, method, key=jax.random.key(2))
+            room = 3 * np.hypot(float(found.runtime_error), float(other.runtime_error))
+            assert float(found.expected_runtime) < float(other.expected_runtime) + room
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("workers", "most"), [(10, 8.22e7), (20, 4.62e7)])
 def test_the_papers_setting(workers, most):
     problem = bcgc.Problem(PAPER, workers, 20_000, 50)

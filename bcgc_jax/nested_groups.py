@@ -65,9 +65,22 @@ def expected_in_groups(
     if worker.stepwise:
         return with_rounding(load.work, over_steps(worker, load, late_of))
     worker = fast_inverses(worker)
-    nodes = _quadrature(*jax.lax.stop_gradient((worker, load)), sizes, num_workers, num_nodes)
+    still = jax.lax.stop_gradient((worker, load))
+    nodes = _moving(_quadrature(*still, sizes, num_workers, num_nodes), worker, load)
     hazard, _ = late_hazards(worker, load, nodes.times, _INNER)
     return with_rounding(load.work, integrate(nodes, late_of(hazard)))
+
+
+def _moving(nodes: Quadrature, worker: Worker, load: Load) -> Quadrature:
+    """Nodes that follow the last block, whose chance may have an infinite slope where it begins.
+
+    The integral does not depend on them, and with them its slope sees none of that.
+    """
+    work, offset = load.work[-1], worker.infimum().astype(load.work.dtype) + load.sent[-1]
+    known_work, known_offset = jax.lax.stop_gradient((work, offset))
+    pace = work / known_work
+    start, times = (offset + pace * (t - known_offset) for t in (nodes.start, nodes.times))
+    return nodes._replace(start=start, times=times, weights=pace * nodes.weights)
 
 
 def _quadrature(

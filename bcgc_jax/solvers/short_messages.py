@@ -44,6 +44,8 @@ from bcgc_jax.solvers.solve import check_finite_mean
 
 # Intervals of the rule that the answer is judged by, finer than that of the cuts; the room for cuts.
 _JUDGING_NODES, _MAX_CUTS = 192, 500
+# What the path's normal equations resolve in float32.
+_SINGLE = 3e-4
 # Within it of the shortest message, a limit leaves but the codes that have it.
 _NO_ROOM = 1e-6
 # Of the way from the shortest messages to the limit, where the search begins.
@@ -83,7 +85,7 @@ def short_messages(
       limit: β, of what a worker may send, in shares of L; traced, `[K]` for a curve, one after the other by
         one program. From 1 on there is none; below the shortest message the plan is INFEASIBLE.
       codes: by default `message_codes(N)`.
-      tolerance: not below 1e-6 for laws of atoms, in float32 3e-4.
+      tolerance: not below 1e-6 for laws of atoms, and in float32 not below 3e-4.
 
     Ye & Abbe 2018 in the paper's scheme. Raises ValueError for what it cannot plan.
 
@@ -162,7 +164,8 @@ def within_limit(
     usable = jnp.where(tight, length <= cheapest, True)
     free = tight | (limit >= jnp.max(length))
     most = jnp.where(free, 2 * jnp.max(length), limit)
-    tolerance = jnp.maximum(tolerance, least_gap(problem))
+    single = 0.0 if length.dtype == jnp.float64 else _SINGLE
+    tolerance = jnp.maximum(tolerance, max(least_gap(problem), single))
 
     def value_and_slope(share: Array) -> tuple[Array, Array]:
         expected, slope = evaluate(share)

@@ -133,3 +133,9 @@ def test_sizes_that_are_not_nested_are_refused(sizes):
 def test_workers_that_are_not_independent_are_refused():
     with pytest.raises(ValueError, match="not for Rows"):
         repeated_messages(_problem(bcgc.Rows(jnp.ones((3, 4)))), (1, 2))
+
+
+def test_a_density_that_is_infinite_where_it_begins_spoils_no_slope():
+    found = repeated_messages(_problem(bcgc.Weibull(0.9, 0.35, 1.4)), (1, 2, 4))
+    assert int(found.status) == bcgc.Status.CONVERGED
+    assert float(found.relative_gap) < 1.1e-6

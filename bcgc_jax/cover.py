@@ -132,7 +132,7 @@ def _quadrature(worker: Worker, load: Load, num_workers: ArrayLike, num_nodes: i
     one, infimum = Load(load.work[:1], load.sent[:1]), worker.cycle_time.infimum().astype(dtype)[None]
     start = worker.infimum().astype(dtype) + delivered(one, infimum, False)[0]
     wanted = jnp.maximum(log_workers - np.log(_MISSED).astype(dtype), 0.02)
-    peaks = jnp.concatenate([start[None], _times_at(worker, one, all_late, start, wanted)])
+    peaks = jnp.concatenate([start[None], times_at(worker, one, all_late, start, wanted)])
     kinks = kinks_of(worker, load)
     if kinks is None and not isinstance(worker.start_up, Law):
         # Where a second subset becomes possible, at twice the infimum, P has a kink, and so on.
@@ -143,7 +143,7 @@ def _quadrature(worker: Worker, load: Load, num_workers: ArrayLike, num_nodes: i
     return rule_between(peaks, kinks, all_late, choices, num_nodes)
 
 
-def _times_at(
+def times_at(
     worker: Worker, one: Load, all_late: Callable[[Array], Array], start: Array, wanted: Array
 ) -> Array:
     """Where the sum of the hazards is as `wanted`, `[3]`: not after one subset's own is."""

@@ -11,7 +11,10 @@ with all m × m submatrices Vandermonde, and the worst of them that of m neighbo
 It is perfect for m = 1 (replication) and m = d (each sends a d-th), has condition √d for m = d - 1 and
 cot(π/2d) for m = 2, and is useless for m ≈ d/2 of many. In between, a group of d = q r workers is cut into q
 classes of r, of which each sends its own q-th of the block by a code of r workers for m/q parts: s = r - m/q,
-more work for the same tolerance, and better conditioned.
+more work for the same tolerance, and better conditioned. Or, `sharded`, not more work: a class needs no
+coordinates but those of its own q-th. In the paper's model of b cycles for a coordinate and sample a block is
+then r subsets' work and not d's, below Ye & Abbe's bound, for they count whole gradients of subsets; what a
+model takes for each subset before and between the coordinates, a forward pass, is paid for all d.
 """
 
 import functools
@@ -28,14 +31,16 @@ MAX_CONDITION = 16.0
 class MessageCodes(NamedTuple):
     """What a block can be coded with, `[P]` each, ascending in `tolerance`, then in `work`.
 
-    `tolerance`: stragglers it survives; `parts`: a message is 1/parts of the block's length; `work`: subsets
-    that each worker computes it on; `classes` of a group's workers that send different parts; `condition`:
-    of the worst set of messages, that of the gradient code not counted.
+    `tolerance`: stragglers it survives; `parts`: a message is 1/parts of the block's length; `work`: of each
+    worker, in subsets for all of the block; `stored`: subsets that it needs; `classes` of a group's workers
+    that send different parts; `condition`: of the worst set of messages, that of the gradient code not
+    counted.
     """
 
     tolerance: np.ndarray
     parts: np.ndarray
     work: np.ndarray
+    stored: np.ndarray
     classes: np.ndarray
     condition: np.ndarray
 
@@ -70,13 +75,18 @@ def worst_condition(workers: int, parts: int) -> float:
 
 
 def message_codes(
-    num_workers: int, max_condition: float = MAX_CONDITION, *, most_work: int | None = None
+    num_workers: int,
+    max_condition: float = MAX_CONDITION,
+    *,
+    most_stored: int | None = None,
+    sharded: bool = False,
 ) -> MessageCodes:
     r"""The codes of N workers that none other is as good as in tolerance, work and length at once.
 
     Messages of full length at every level (Tandon et al. 2017), shorter ones by fractional repetition, as far
-    as their condition is at most `max_condition`: with 1 such as need no arithmetic to decode. `most_work`
-    leaves out what takes more subsets than that, which workers may not store.
+    as their condition is at most `max_condition`: with 1 such as need no arithmetic to decode.
+    `most_stored` leaves out what needs more subsets. With `sharded`, workers compute of a block only what
+    they send parts of, else all of it.
 
     >>> codes = message_codes(4)
     >>> list(zip(codes.tolerance.tolist(), codes.parts.tolist(), codes.work.tolist()))
@@ -85,28 +95,39 @@ def message_codes(
     check_whole("num_workers", num_workers, 1)
     if not max_condition >= 1:
         raise ValueError(f"max_condition must be >= 1, got {max_condition}")
-    if most_work is None:
-        most_work = num_workers
-    check_whole("most_work", most_work, 1)
-    most_work = min(most_work, num_workers)
-    found = [(level, 1, level + 1, 1, 1.0) for level in range(most_work)]
-    for work in range(2, most_work + 1):
-        if num_workers % work:
+    if most_stored is None:
+        most_stored = num_workers
+    check_whole("most_stored", most_stored, 1)
+    most_stored = min(most_stored, num_workers)
+    found = [_Code(level, 1, level + 1, level + 1, 1, 1.0) for level in range(most_stored)]
+    for stored in range(2, most_stored + 1):
+        if num_workers % stored:
             continue
-        for size in (size for size in range(1, work + 1) if work % size == 0):
-            classes = work // size
+        for size in (size for size in range(1, stored + 1) if stored % size == 0):
+            classes = stored // size
             # One part of one class is sent whole: that is among the levels.
             for own in range(1 + (classes == 1), size + 1):
                 condition = worst_condition(size, own)
                 if condition <= max_condition * (1 + 1e-9):
-                    found.append((size - own, classes * own, work, classes, condition))
+                    work = size if sharded else stored
+                    found.append(_Code(size - own, classes * own, work, stored, classes, condition))
     # One that is as good as another comes before it.
-    found.sort(key=lambda code: (-code[0], code[2], -code[1], code[4]))
+    found.sort(key=lambda code: (-code.tolerance, code.work, -code.parts, code.condition))
     kept = [code for i, code in enumerate(found) if not any(_as_good(other, code) for other in found[:i])]
-    kept.sort(key=lambda code: (code[0], code[2]))
-    tolerance, parts, works, classes_of, conditions = (np.array(column) for column in zip(*kept, strict=True))
-    return MessageCodes(tolerance, parts, works, classes_of, conditions)
+    kept.sort(key=lambda code: (code.tolerance, code.work))
+    return MessageCodes(*(np.array(column) for column in zip(*kept, strict=True)))
 
 
-def _as_good(one: tuple[int, int, int, int, float], other: tuple[int, int, int, int, float]) -> bool:
-    return one[0] >= other[0] and one[1] >= other[1] and one[2] <= other[2]
+class _Code(NamedTuple):
+    """One of `MessageCodes`."""
+
+    tolerance: int
+    parts: int
+    work: int
+    stored: int
+    classes: int
+    condition: float
+
+
+def _as_good(one: _Code, other: _Code) -> bool:
+    return one.tolerance >= other.tolerance and one.parts >= other.parts and one.work <= other.work

@@ -18,6 +18,7 @@ FLOORS = (
     ("deliveries",),
     ("last_delivery",),
     ("cover",),
+    ("nested_groups",),
     ("iterations",),
     ("problem",),
     ("runtime", "schedules"),

@@ -26,7 +26,7 @@ def test_conditions_that_have_a_formula(workers):
     assert worst_condition(workers, workers) == 1
 
 
-def _by_hand(num_workers, max_condition):
+def _by_hand(num_workers, max_condition, sharded):
     """All codes, as (tolerance, parts, work)."""
     found = {(level, 1, level + 1) for level in range(num_workers)}
     for work in range(1, num_workers + 1):
@@ -36,18 +36,21 @@ def _by_hand(num_workers, max_condition):
             size = work // classes
             conditions = [np.linalg.cond(message_code(size, m)[:m]) for m in range(1, size + 1)]
             found |= {
-                (size - m, classes * m, work) for m in range(1, size + 1) if conditions[m - 1] < max_condition
+                (size - m, classes * m, size if sharded else work)
+                for m in range(1, size + 1)
+                if conditions[m - 1] < max_condition
             }
     return found
 
 
 @pytest.mark.parametrize("num_workers", [1, 4, 12, 20])
 @pytest.mark.parametrize("max_condition", [1.0001, MAX_CONDITION])
-def test_the_codes_are_those_that_none_is_as_good_as(num_workers, max_condition):
-    codes = message_codes(num_workers, max_condition)
+@pytest.mark.parametrize("sharded", [False, True])
+def test_the_codes_are_those_that_none_is_as_good_as(num_workers, max_condition, sharded):
+    codes = message_codes(num_workers, max_condition, sharded=sharded)
     kept = set(zip(codes.tolerance.tolist(), codes.parts.tolist(), codes.work.tolist(), strict=True))
     assert len(kept) == len(codes.work)
-    every = _by_hand(num_workers, max_condition)
+    every = _by_hand(num_workers, max_condition, sharded)
     assert kept <= every
 
     def as_good(one, other):
@@ -57,15 +60,16 @@ def test_the_codes_are_those_that_none_is_as_good_as(num_workers, max_condition)
         better = {one for one in every if as_good(one, code)}
         assert (code in kept) == (better == {code})
         assert any(as_good(one, code) for one in kept)
-    # Ye & Abbe's bound, met where there is one class.
-    assert all(s + m <= d for s, m, d in kept)
+    # Ye & Abbe's bound, met where there is one class; what is sharded is no whole gradient.
+    assert np.all(codes.tolerance + codes.parts <= codes.stored)
+    assert sharded or np.array_equal(codes.work, codes.stored)
     one_class = codes.classes == 1
-    assert np.all((codes.tolerance + codes.parts == codes.work)[one_class])
+    assert np.all((codes.tolerance + codes.parts == codes.stored)[one_class])
 
 
 def test_what_workers_do_not_store_is_left_out():
-    codes = message_codes(20, most_work=5)
-    assert codes.work.max() == 5
+    codes = message_codes(20, most_stored=5)
+    assert codes.stored.max() == 5
     assert codes.tolerance.max() == 4
 
 
@@ -73,7 +77,8 @@ def test_float32_messages_of_each_code_give_the_sum_back():
     """Workers' messages of a block, from the gradients of their subsets to the sum over all."""
     codes, rng = message_codes(20), np.random.default_rng(0)
     worst = 0.0
-    for s, m, d, q in zip(*(a.tolist() for a in codes[:4]), strict=True):
+    columns = (codes.tolerance, codes.parts, codes.stored, codes.classes)
+    for s, m, d, q in zip(*(a.tolist() for a in columns), strict=True):
         if m == 1:
             continue
         gradients = rng.normal(size=(20, m, 7)).astype(np.float32)  # subset, part, coordinate
@@ -96,5 +101,5 @@ def test_what_makes_no_code_is_refused():
         message_codes(4, 0.5)
     with pytest.raises(ValueError, match="workers must be a whole number from 3"):
         message_code(2, 3)
-    with pytest.raises(ValueError, match="most_work must be a whole number from 1"):
-        message_codes(4, most_work=0)
+    with pytest.raises(ValueError, match="most_stored must be a whole number from 1"):
+        message_codes(4, most_stored=0)

@@ -23,6 +23,7 @@ exact for messages of full length; the lower bound is for plans by that value.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -43,6 +44,8 @@ from bcgc_jax.solvers.solve import check_finite_mean
 
 # Intervals of the rule that the answer is judged by, finer than that of the cuts; the room for cuts.
 _JUDGING_NODES, _MAX_CUTS = 192, 500
+# What the path's normal equations resolve in float32.
+_SINGLE = 3e-4
 # Within it of the shortest message, a limit leaves but the codes that have it.
 _NO_ROOM = 1e-6
 # Of the way from the shortest messages to the limit, where the search begins.
@@ -82,7 +85,7 @@ def short_messages(
       limit: β, of what a worker may send, in shares of L; traced, `[K]` for a curve, one after the other by
         one program. From 1 on there is none; below the shortest message the plan is INFEASIBLE.
       codes: by default `message_codes(N)`.
-      tolerance: not below 1e-6 for laws of atoms, in float32 3e-4.
+      tolerance: not below 1e-6 for laws of atoms, and in float32 not below 3e-4.
 
     Ye & Abbe 2018 in the paper's scheme. Raises ValueError for what it cannot plan.
 
@@ -92,20 +95,26 @@ def short_messages(
     >>> found.sent.round(2).tolist(), bool(found.expected_runtime[0] < found.expected_runtime[1])
     ([1.0, 0.5], True)
     """
-    _check(problem)
+    check_plannable(problem)
+    limits, tolerance = checked(problem, limit, tolerance)
     if codes is None:
         codes = message_codes(int(np.asarray(problem.num_workers)))
+    columns = tuple(jnp.asarray(a, problem.dtype) for a in (codes.tolerance, 1 / codes.parts, codes.work))
+    return _search(problem, limits, columns, tolerance)
+
+
+def checked(problem: Problem, limit: Numbers, tolerance: ArrayLike) -> tuple[Array, Array]:
+    """Limits and tolerance, where they make sense; else ValueError."""
     check("tolerance", tolerance, "> 0")
     check("limit", limit, "> 0")
-    dtype = problem.dtype
-    columns = tuple(jnp.asarray(a, dtype) for a in (codes.tolerance, 1 / codes.parts, codes.work))
-    limits = jnp.asarray(limit, dtype)
+    limits = jnp.asarray(limit, problem.dtype)
     if limits.ndim > 1:
         raise ValueError(f"limit must be one number or a row of them, got shape {limits.shape}")
-    return _search(problem, limits, columns, jnp.asarray(tolerance, dtype))
+    return limits, jnp.asarray(tolerance, problem.dtype)
 
 
-def _check(problem: Problem) -> None:
+def check_plannable(problem: Problem) -> None:
+    """ValueError for problems that short messages are not planned for."""
     problem.check_single()
     if concrete(problem.num_workers) is None:
         raise ValueError(
@@ -130,8 +139,24 @@ def _search(problem: Problem, limits: Array, columns: tuple[Array, ...], toleran
 
 
 def _one_limit(problem: Problem, limit: Array, columns: tuple[Array, ...], tolerance: Array) -> ShortMessages:
-    _, length, _ = columns
     evaluate = functools.partial(_evaluate, replace(problem, start_up=None), columns)
+    _, length, work = columns
+    return within_limit(problem, evaluate, limit, length, work, tolerance)
+
+
+def within_limit(
+    problem: Problem,
+    evaluate: Callable[..., tuple[Expectation, Array]],
+    limit: Array,
+    length: Array,
+    work: Array,
+    tolerance: Array,
+) -> ShortMessages:
+    """The best shares of codes with messages of this `length` and so much `work`, `[P]` each.
+
+    `evaluate` gives, without start-ups and in the unit κ L, the expected runtime of shares and its slope, by
+    a rule of `num_nodes` intervals.
+    """
     cheapest = jnp.min(length)
     feasible = limit >= cheapest * (1 - _NO_ROOM)
     tight = limit <= cheapest * (1 + _NO_ROOM)
@@ -139,7 +164,8 @@ def _one_limit(problem: Problem, limit: Array, columns: tuple[Array, ...], toler
     usable = jnp.where(tight, length <= cheapest, True)
     free = tight | (limit >= jnp.max(length))
     most = jnp.where(free, 2 * jnp.max(length), limit)
-    tolerance = jnp.maximum(tolerance, least_gap(problem))
+    single = 0.0 if length.dtype == jnp.float64 else _SINGLE
+    tolerance = jnp.maximum(tolerance, max(least_gap(problem), single))
 
     def value_and_slope(share: Array) -> tuple[Array, Array]:
         expected, slope = evaluate(share)
@@ -147,7 +173,7 @@ def _one_limit(problem: Problem, limit: Array, columns: tuple[Array, ...], toler
 
     found = cutting_plane(
         value_and_slope,
-        _start(columns, usable, most),
+        _start(length, work, usable, most),
         usable,
         tolerance=tolerance,
         max_cuts=_MAX_CUTS,
@@ -170,9 +196,8 @@ def _one_limit(problem: Problem, limit: Array, columns: tuple[Array, ...], toler
     return jax.tree.map(lambda a: jnp.where(good, a, jnp.nan) if a.dtype == sent.dtype else a, answer)
 
 
-def _start(columns: tuple[Array, ...], usable: Array, most: Array) -> Array:
+def _start(length: Array, work: Array, usable: Array, most: Array) -> Array:
     """Positive shares within the limit, less of what takes more work."""
-    _, length, work = columns
     share = jnp.where(usable, 1 / work**2, 0)
     share = share / jnp.sum(share)
     sent = length @ share
@@ -205,12 +230,18 @@ def _evaluate(
 
 
 def grouped_runtime(
-    problem: Problem, codes: MessageCodes, partition: ArrayLike, cycle_times: ArrayLike
+    problem: Problem,
+    codes: MessageCodes,
+    partition: ArrayLike,
+    cycle_times: ArrayLike,
+    *,
+    repeated: bool = False,
 ) -> Array:
     r"""τ of drawn `cycle_times`, `[..., N]`, when as many messages have come as the codes need; `[...]`.
 
-    Of a whole block, m = 1, those of any N - s workers; of a shorter one r - s of each class of r neighbours.
-    A constant start-up and the link count, each block being sent once it is computed.
+    Of a whole block, m = 1, those of any N - s workers, or where these are `repeated` in groups too one of
+    each; of a shorter one r - s of each class of r neighbours. A constant start-up and the link count, each
+    block being sent once it is computed.
 
     >>> from bcgc_jax.laws import Uniform
     >>> problem = Problem(Uniform(1.0, 5.0), num_workers=4, num_coordinates=10, num_samples=4.0)
@@ -219,14 +250,12 @@ def grouped_runtime(
     >>> float(grouped_runtime(problem, codes, x, [1.0, 2.0, 3.0, 4.0]))
     80.0
     """
-    _check(problem)
-    return _grouped(problem, jnp.asarray(partition), jnp.asarray(cycle_times), _shapes_of(codes))
-
-
-def _shapes_of(codes: MessageCodes) -> tuple[tuple[int, int, int, int], ...]:
-    """Hashable, for the sizes of groups are shapes."""
-    columns = (codes.tolerance, codes.parts, codes.work, codes.classes)
-    return tuple(zip(*(column.tolist() for column in columns), strict=True))
+    check_plannable(problem)
+    # Hashable, for the sizes of groups are shapes.
+    size = np.where((codes.parts > 1) | repeated, codes.stored // codes.classes, problem.num_workers)
+    columns = (codes.tolerance, codes.parts, codes.work, size)
+    shapes = tuple(zip(*(column.tolist() for column in columns), strict=True))
+    return _grouped(problem, jnp.asarray(partition), jnp.asarray(cycle_times), shapes)
 
 
 @functools.partial(jax.jit, static_argnums=3)
@@ -236,13 +265,12 @@ def _grouped(problem: Problem, x: Array, times: Array, codes: tuple[tuple[int, i
     start = 0.0 if problem.start_up is None else jnp.asarray(problem.start_up)
     latest = jnp.zeros(times.shape[:-1], times.dtype)
     sent = jnp.zeros((), x.dtype)
-    for amount, (tolerance, parts, work, classes) in zip(x, codes, strict=True):
+    for amount, (tolerance, parts, work, size) in zip(x, codes, strict=True):
         done = done + work * amount
         sending = problem.send_load * amount / parts
         sent = sent + sending
         computed = problem.scale * done * times
         ready = jnp.maximum(ready, computed) + sending if problem.overlap else computed + sent
-        size = work // classes if parts > 1 else times.shape[-1]
         last = jnp.sort(ready.reshape(*times.shape[:-1], -1, size), axis=-1)[..., size - 1 - tolerance]
         latest = jnp.where(amount > 0, jnp.maximum(latest, jnp.max(last, axis=-1)), latest)
     return start + latest

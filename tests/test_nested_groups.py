@@ -1,0 +1,94 @@
+"""Blocks done by one worker of each of nested groups: exact values against enumeration and draws."""
+
+import itertools
+import math
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bcgc_jax as bcgc
+from bcgc_jax.deliveries import Load, Worker
+from bcgc_jax.nested_groups import expected_in_groups, late_in_groups
+
+
+@pytest.fixture(autouse=True)
+def _x64() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+def _all_done(done, sizes):
+    """Whether of each group somebody has done its block, from the number of blocks of each worker."""
+    groups = (done[i : i + size] for size in sizes for i in range(0, len(done), size))
+    blocks = (k for k, size in enumerate(sizes) for _ in range(0, len(done), size))
+    return all(max(group) > k for group, k in zip(groups, blocks, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("workers", "sizes"),
+    [(1, (1,)), (4, (1, 2, 4)), (4, (2,)), (4, (1, 4)), (4, (2, 4)), (6, (1, 3)), (6, (1, 2, 6))],
+)
+def test_late_groups_are_as_probable_as_by_enumeration(workers, sizes):
+    p = np.random.default_rng(workers + len(sizes)).dirichlet(np.ones(len(sizes) + 1))
+    late = math.fsum(
+        float(np.prod(p[list(done)]))
+        for done in itertools.product(range(len(sizes) + 1), repeat=workers)
+        if not _all_done(done, sizes)
+    )
+    found = late_in_groups(jnp.asarray(np.cumsum(p)[:-1]), sizes, workers)
+    assert float(found) == pytest.approx(late, abs=4e-15)
+
+
+def test_the_ends_and_a_late_tail_keep_their_digits():
+    assert float(late_in_groups(jnp.ones(3), (1, 2, 4), 4)) == 1
+    assert float(late_in_groups(jnp.zeros(3), (1, 2, 4), 4)) == 0
+    late = jnp.array([1e-12, 1e-6, 1e-3])
+    # One worker late for the first block, a pair for the second, all four for the third.
+    assert float(late_in_groups(late, (1, 2, 4), 4)) == pytest.approx(4e-12 + 2e-12 + 1e-12, rel=1e-5)
+    slope = jax.grad(lambda late: late_in_groups(late, (1, 2, 4), 4))(jnp.array([0.0, 0.5, 1.0]))
+    assert np.all(np.isfinite(slope))
+
+
+LAWS = {
+    "shifted exponential": (
+        bcgc.ShiftedExponential(1.0, 0.05),
+        lambda rng, s: 0.05 + rng.exponential(size=s),
+    ),
+    "weibull": (bcgc.Weibull(1.0, 0.6, 0.3), lambda rng, s: 0.3 + rng.weibull(0.6, s)),
+    "uniform": (bcgc.Uniform(1.0, 9.0), lambda rng, s: rng.uniform(1, 9, s)),
+    "atoms": (bcgc.Empirical([1.0, 2.0, 5.0]), lambda rng, s: rng.choice([1.0, 2.0, 5.0], s)),
+}
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_exact_values_are_those_of_draws_and_slopes_those_of_differences(name):
+    law, draw = LAWS[name]
+    sizes, workers, rng = (1, 3, 12), 12, np.random.default_rng(8)
+    times = draw(rng, (200_000, workers))
+
+    def found(work, sent, start):
+        worker = Worker(law, jnp.asarray(start), jnp.asarray(2.0))
+        return expected_in_groups(worker, Load(work, sent), sizes, workers)
+
+    value_and_slope = jax.jit(jax.value_and_grad(lambda *given: found(*given).value, argnums=(0, 1)))
+    for start in (0.0, 3.0):
+        work, sent = np.cumsum(rng.dirichlet(np.ones(3))), np.cumsum(rng.uniform(0, 0.3, 3))
+        tau = np.zeros(len(times))
+        for size, y, c in zip(sizes, work, sent, strict=True):
+            ready = (start / 2 + y * times + c).reshape(len(times), -1, size)
+            tau = np.maximum(tau, ready.min(axis=2).max(axis=1))
+        value, slopes = value_and_slope(work, sent, start)
+        assert float(value) == pytest.approx(tau.mean(), abs=4 * tau.std() / np.sqrt(tau.size))
+        error = float(found(work, sent, start).error)
+        assert error < 1e-6 * float(value)
+        # f is homogeneous, but for the start-up.
+        of_load = float(work @ slopes[0] + sent @ slopes[1])
+        assert of_load == pytest.approx(float(value) - start / 2, rel=1e-7)
+        if name == "atoms":
+            continue
+        move = rng.uniform(size=3)
+        low, high = (float(value_and_slope(work + s * 1e-5 * move, sent, start)[0]) for s in (-1, 1))
+        assert (high - low) / 2e-5 == pytest.approx(float(slopes[0] @ move), rel=1e-5)

@@ -21,7 +21,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import check_key, check_whole, pytree_dataclass, static_field
+from bcgc_jax._pytree import Numbers, check_key, check_whole, pytree_dataclass, static_field
 from bcgc_jax.iterations import Delivering
 from bcgc_jax.problem import Problem
 from bcgc_jax.quadrature import Expectation
@@ -57,7 +57,7 @@ class Schedule:
     stored: int = static_field()
 
 
-def schedule_of(groups: Sequence[Group], sizes: ArrayLike) -> Schedule:
+def schedule_of(groups: Sequence[Group], sizes: Numbers) -> Schedule:
     """The groups one after the other, for as many sizes as they have blocks."""
     subset, block = tasks_of(groups)
     return Schedule(jnp.asarray(sizes), jnp.asarray(subset), jnp.asarray(block), int(subset.max()) + 1)

@@ -66,10 +66,10 @@ class World:
         found = [("task", w) for w in moving if self.done[w] < tasks]
         found += [("answer", k) for k, (life, q) in enumerate(self.sent) if self._may_answer(life, q)]
         if self.deaths:
-            found += [("lose", w) for w in np.flatnonzero(self.alive)]
+            found += [("lose", w) for w in np.flatnonzero(self.alive).tolist()]
             found += [("hang", w) for w in moving]
         elif not found:  # silence: those who hang are found
-            found += [("lose", w) for w in np.flatnonzero(self.alive & self.hung)]
+            found += [("lose", w) for w in np.flatnonzero(self.alive & self.hung).tolist()]
         return found
 
     def _may_answer(self, life: int, question: Question) -> bool:
@@ -120,7 +120,12 @@ class World:
         """By the definition: each subset of a block has been had, is asked for, or has somebody left."""
         blocks = range(len(self.plan.blocks))
         left = [
-            {t.subsets[0] for w in np.flatnonzero(self.alive) for t in self.plan.tasks(w) if t.block == b}
+            {
+                t.subsets[0]
+                for w in np.flatnonzero(self.alive).tolist()
+                for t in self.plan.tasks(w)
+                if t.block == b
+            }
             for b in blocks
         ]
         had = [set(np.flatnonzero(self.sums[b]).tolist()) for b in blocks]

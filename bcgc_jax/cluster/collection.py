@@ -66,7 +66,7 @@ class Collection(abc.ABC):
         assert processes.duty is not None
         self.processes, self.blocks, self.ray = processes, processes.duty.plan.blocks, processes.ray
         self.params, self.finish, self.call, self.iteration = params, finish, call, iteration
-        self.begin = time.monotonic()
+        self.begin = self.looked = time.monotonic()
         self.arrived = np.zeros((len(self.blocks), len(processes)), bool)
         self.completed = np.full(len(self.blocks), np.inf)
         self.parts: list[Any] = [None] * len(self.blocks)
@@ -122,19 +122,20 @@ class Collection(abc.ABC):
 
     def _take(self) -> None:
         """Wait for whatever comes next, and take all that is there."""
-        waiting = list(self.waiting)
-        ready, _ = self.ray.wait(waiting, num_returns=1, timeout=self.processes.patience / 2)
-        if not ready:
-            for worker in list(dict.fromkeys(self.waiting.values())):
-                if self.processes.is_silent(worker):
-                    self._lose(worker, "hung")
-            self._check()
-            return
-        if len(waiting) > 1:
+        waiting, pause = list(self.waiting), self.processes.patience / 2
+        ready, _ = self.ray.wait(waiting, num_returns=1, timeout=pause)
+        if ready and len(waiting) > 1:
             ready, _ = self.ray.wait(waiting, num_returns=len(waiting), timeout=0)
         for item in ready:
             if item in self.waiting:  # else lost by an event before
                 self._event(item, self.waiting[item])
+        # Also while others speak: what a silent one was asked for may be there already.
+        if not ready or time.monotonic() - self.looked > pause:
+            self.looked = time.monotonic()
+            for worker in list(dict.fromkeys(self.waiting.values())):
+                if self.processes.is_silent(worker):
+                    self._lose(worker, "hung")
+            self._check()
 
     def _event(self, item: Any, worker: int) -> None:
         """A message, the end of a stream, a worker that started, or one that caught up."""

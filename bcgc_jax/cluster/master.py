@@ -5,8 +5,8 @@ new process with the same data, or the caller is told (`WorkersLost`) and plans 
 """
 
 import contextlib
-from collections.abc import Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +63,7 @@ class Cluster:
             raise ValueError("a cluster needs at least one worker, and patience of more than 0 seconds")
         self.iteration = 0
         self._calls = 0
-        self._decoder: Decoder | Divider | None = None
+        self._collection: Callable[..., Collection] | None = None
         with contextlib.ExitStack() as stack:
             programs = stack.enter_context(shared_programs())
             ray = stack.enter_context(session(address, num_workers, store_bytes))
@@ -171,8 +171,7 @@ class Cluster:
         host: tuple[CodingPlan | SchedulePlan, PyTree] = jax.tree.map(np.asarray, (plan, params))
         x64 = bool(jnp.result_type(float) == jnp.float64)
         self._processes.assign(Duty(loss, *host, weights, batch_size, seed, x64), subsets)
-        plan = host[0]
-        self._decoder = Decoder(plan, params) if isinstance(plan, CodingPlan) else Divider(plan, params)
+        self._collection = _collection_of(host[0], params)
         self._processes.wait_until_loaded(self.iteration)
         self._collect(params, None)  # Ray's first call of a method takes longer than the others
 
@@ -192,10 +191,15 @@ class Cluster:
         return self._collect(params, finish)
 
     def _collect(self, params: PyTree, finish: np.ndarray | None) -> ClusterGradient:
-        if self._decoder is None or self._processes.duty is None:
+        if self._collection is None or self._processes.duty is None:
             raise ValueError("the workers have no work yet: call assign first")
         self._calls += 1
-        given: Any = {"call": self._calls, "iteration": self.iteration}
-        kind: Any = Decoding if isinstance(self._decoder, Decoder) else Asking
-        collection: Collection = kind(self._decoder, self._processes, params, finish, **given)
-        return collection.run()
+        given = self._processes, params, finish
+        return self._collection(*given, call=self._calls, iteration=self.iteration).run()
+
+
+def _collection_of(plan: CodingPlan | SchedulePlan, params: PyTree) -> Callable[..., Collection]:
+    """What an iteration of the plan is; its arithmetic is compiled."""
+    if isinstance(plan, CodingPlan):
+        return functools.partial(Decoding, Decoder(plan, params))
+    return functools.partial(Asking, Divider(plan, params))

@@ -127,7 +127,7 @@ def train_on_cluster(
     before_step: Callable[[int, Cluster], None] = lambda step, cluster: None,
     **plan_options: Any,
 ) -> ClusterTraining:
-    r"""Coded gradient descent on the processes of `cluster`, up to iteration `num_steps`.
+    r"""Gradient descent on the processes of `cluster`, coded or by a schedule, up to iteration `num_steps`.
 
     Args:
       key: of the solution, the codes, the pace and the mini-batches; iteration k draws with k, so that a

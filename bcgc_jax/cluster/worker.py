@@ -166,10 +166,7 @@ class Worker:
         self, block: int, row: Array, weights: Array, passes: list[tuple[Array, Any] | None]
     ) -> Array:
         """Only the leaves of the block are differentiated; a subset without samples counts nothing."""
-        wide, pieces = (
-            self._codes is not None and self._codes[block].wide,
-            self.duty.plan.blocks[block].pieces,
-        )
+        wide = self._codes is not None and self._codes[block].wide
         params = jax.tree.leaves(self.duty.params)
         gradients = []
         for found in passes:
@@ -179,7 +176,7 @@ class Worker:
                 value, pull = found
                 gradients.append(jax.tree.leaves(pull(jnp.ones_like(value))[0]))
         sent = []
-        for leaf, start, stop in pieces:
+        for leaf, start, stop in self.duty.plan.blocks[block].pieces:
             parts = [g[leaf].ravel()[start:stop] for g in gradients]
             parts = [w.astype(g.dtype) * g for w, g in zip(weights, parts, strict=True)]
             sent.append(message(row, parts, wide))

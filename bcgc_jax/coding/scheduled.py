@@ -96,6 +96,8 @@ def schedule_plan(
 def _whole_units(schedule: Schedule, params: PyTree, units: str, order: Sequence[int] | None) -> np.ndarray:
     """Coordinates of each block, `[B]`, after each got whole units."""
     costs, sizes = unit_sizes(params, units, order), jnp.asarray(schedule.sizes, float)
+    if not np.all(np.asarray(sizes) >= 0):
+        raise ValueError(f"sizes of a schedule's blocks must be >= 0, got {np.asarray(sizes)}")
     total = float(np.sum(np.asarray(sizes, float)))
     if not abs(total - costs.sum()) <= _ROUNDING * costs.sum():
         raise ValueError(

@@ -84,6 +84,8 @@ def test_the_pace_of_leaves_is_that_of_whole_leaves():
 def test_refusals():
     with pytest.raises(ValueError, match="blocks have 10 coordinates, the parameters have 11"):
         schedule_plan(schedule_of([Group(1, 1)], [10.0]), PARAMS, 3)
+    with pytest.raises(ValueError, match="must be >= 0"):
+        schedule_plan(schedule_of([Group(1, 2)], [12.0, -1.0]), PARAMS, 3)
     nothing = Schedule(jnp.array([5.0, 6.0]), jnp.array([0]), jnp.array([0]), 1)
     with pytest.raises(ValueError, match="block 1 of the schedule has coordinates, but no task"):
         schedule_plan(nothing, PARAMS, 3)

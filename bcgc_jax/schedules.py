@@ -21,7 +21,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import check_key, check_whole, pytree_dataclass, replace, static_field
+from bcgc_jax._pytree import Numbers, check_key, check_whole, pytree_dataclass, replace, static_field
 from bcgc_jax.iterations import Delivering
 from bcgc_jax.problem import Problem
 from bcgc_jax.quadrature import Expectation
@@ -62,7 +62,7 @@ class Schedule:
         return replace(self, sizes=sizes)
 
 
-def schedule_of(groups: Sequence[Group], sizes: ArrayLike, circle: int | None = None) -> Schedule:
+def schedule_of(groups: Sequence[Group], sizes: Numbers, circle: int | None = None) -> Schedule:
     """The groups one after the other, for as many sizes as they have blocks."""
     subset, block = (jnp.asarray(a) for a in tasks_of(groups))
     return Schedule(jnp.asarray(sizes), subset, block, max(group.depth for group in groups), circle)

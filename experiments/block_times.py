@@ -151,8 +151,7 @@ def operations_of_worker(worker: Worker, samples: PyTree) -> np.ndarray:
     found = jax.eval_shape(worker._forward, worker.duty.params, samples)
     known: set[int] = set()
     counts = []
-    for block, code in enumerate(worker.duty.plan.codes):
-        held = code.subsets[worker.index]
+    for block, held in worker.duty.plan.tasks(worker.index):
         weights, passes = np.ones(len(held)), [found] * len(held)
         backward = _count(worker._encode, block, worker._rows[block], weights, passes)
         counts.append(backward + len(set(held) - known) * forward)

@@ -220,7 +220,7 @@ WITHOUT_NUMBERS = {
     *("partition_from_levels", "allocate", "gradient_code", "GradientCode"),
     *("conditioning", "decoding_weights", "encode", "decode", "CodingPlan", "coding_plan"),
     *("coded_value_and_grad", "backward_order", "unit_sizes", "split_batch", "shard_subsets"),
-    *("TrainingScheme", "training_scheme", "train"),
+    *("TrainingScheme", "training_scheme", "train", "SchedulePlan", "schedule_plan"),
 }
 
 

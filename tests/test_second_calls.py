@@ -20,6 +20,7 @@ from bcgc_jax.laws import Atomic, JointLaw, Law
 from bcgc_jax.measured.fits import fit_laws
 from bcgc_jax.measured.resampling import bootstrap_interval, resampled_means
 from bcgc_jax.order_statistics import simulate_max
+from bcgc_jax.schedules import Group, schedule_of
 from tests.compilations import compilations
 from tests.problems import NAMES
 
@@ -143,6 +144,11 @@ def _loss(params: Any, batch: Any) -> Any:
 
 def _plan(i: int) -> bcgc.coding.CodingPlan:
     return bcgc.coding.coding_plan(jax.random.key(i), np.ones(4, np.float32), np.array([1, 3, 0]))
+
+
+def _scheduled(i: int) -> bcgc.coding.SchedulePlan:
+    schedule = schedule_of([Group(1, 1), Group(2, 1)], [1.0 + i, 3.0 - i])
+    return bcgc.coding.schedule_plan(schedule, np.ones(4, np.float32), 3)
 
 
 def _trace(i: int) -> bcgc.measured.Trace:
@@ -321,6 +327,8 @@ CALLS |= {
     "decode": lambda i: bcgc.coding.decode(np.array([1.0 + i, 2.0]), [X, X + i]),
     "CodingPlan": lambda i: _plan(i).held(1),
     "coding_plan": _plan,
+    "SchedulePlan": lambda i: _scheduled(i).held(1),
+    "schedule_plan": _scheduled,
     "coded_value_and_grad": _coded,
     "backward_order": lambda i: bcgc.coding.backward_order(
         _loss, np.ones(4, np.float32), np.ones((2, 4), np.float32)

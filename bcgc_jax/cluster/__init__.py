@@ -1,4 +1,4 @@
-"""Coded gradient descent on real processes: Ray, partial stragglers, dead workers (the extra `cluster`)."""
+"""Gradient descent on real processes: Ray, partial stragglers, dead workers (the extra `cluster`)."""
 
 from bcgc_jax.cluster.calibration import Calibration, calibrate, work_trace
 from bcgc_jax.cluster.checkpoints import Checkpoints

@@ -4,8 +4,9 @@ A worker computes block b at level n on m samples of each subset in
 
     T · m ((n+1) size_b + f new_b) seconds,
 
-new_b the subsets that no block before has gone forward on. A cycle is what one coordinate of one sample
-takes, so T is in seconds; f, in the same cycles, is the forward pass of a sample.
+new_b the subsets that no task before has gone forward on; of a schedule, n = 0: a task is of one subset. A
+cycle is what one coordinate of one sample takes, so T is in seconds; f, in the same cycles, is the forward
+pass of a sample.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from bcgc_jax.cluster.collection import Work
-from bcgc_jax.coding.gradients import CodingPlan
+from bcgc_jax.coding.gradients import Plan
+from bcgc_jax.coding.scheduled import SchedulePlan
 from bcgc_jax.measured.traces import Trace
 
 
@@ -39,7 +41,7 @@ class Calibration(NamedTuple):
 
 
 def calibrate(
-    work: Sequence[Work], plan: CodingPlan, num_samples: float, *, costs: Calibration | None = None
+    work: Sequence[Work], plan: Plan, num_samples: float, *, costs: Calibration | None = None
 ) -> Calibration:
     """Cycle times, setup and cost of a message from `work` done under one `plan`; M samples an iteration.
 
@@ -69,7 +71,7 @@ def calibrate(
         typical = np.array([np.nanmedian(seconds[:, b, w]) for b, w in np.argwhere(some)])
         columns = [coordinates[some], setup[some], np.ones(len(typical))]
         per_cycle, per_setup, message = _nonnegative(
-            columns if len(plan.blocks) > 1 else columns[:1], typical
+            columns if len(plan.tasks(0)) > 1 else columns[:1], typical
         )
         setup_cycles = per_setup / per_cycle
     else:
@@ -85,9 +87,7 @@ def calibrate(
     return Calibration(np.maximum(times, shortest), silent, setup_cycles, message)
 
 
-def work_trace(
-    work: Sequence[Work], plan: CodingPlan, num_samples: float, *, setup_cycles: float = 0.0
-) -> Trace:
+def work_trace(work: Sequence[Work], plan: Plan, num_samples: float, *, setup_cycles: float = 0.0) -> Trace:
     """What each worker had done by when in each iteration: the trace that `fit_start_up` takes.
 
     Loads are cycles, f = `setup_cycles` for each sample of a subset that a block is the first to need
@@ -115,35 +115,42 @@ def work_trace(
     return Trace(*names, step, worker, times, np.zeros(times.size, bool), load[step, block, worker])
 
 
-def _seconds(work: Sequence[Work], plan: CodingPlan) -> tuple[list[int], np.ndarray]:
-    """Iterations, and the seconds of each block in them, `[K, B, N]`, NaN for those that did not come."""
+def _seconds(work: Sequence[Work], plan: Plan) -> tuple[list[int], np.ndarray]:
+    """Iterations, and the seconds of each task in them, `[K, tasks, N]`, NaN for those that did not come."""
     if not work:
         raise ValueError("no work was measured: take the `work` of a training or of gradients")
-    workers = plan.num_workers
-    if any(item.worker >= workers or item.block >= len(plan.blocks) for item in work):
+    workers, scheduled = plan.num_workers, isinstance(plan, SchedulePlan)
+    number = {
+        (w, task.block, task.subsets[0] if scheduled else None): k
+        for w in range(workers)
+        for k, task in enumerate(plan.tasks(w))
+    }
+    if any((item.worker, item.block, item.subset) not in number for item in work):
         raise ValueError(
             f"there is work of more than the {workers} workers and {len(plan.blocks)} blocks of this plan: "
             "take that under one plan"
         )
     iterations = sorted({item.iteration for item in work})
     place = {iteration: k for k, iteration in enumerate(iterations)}
-    seconds = np.full((len(iterations), len(plan.blocks), workers), np.nan)
+    seconds = np.full((len(iterations), len(plan.tasks(0)), workers), np.nan)
     for item in work:
-        seconds[place[item.iteration], item.block, item.worker] = item.seconds
+        task = number[item.worker, item.block, item.subset]
+        seconds[place[item.iteration], task, item.worker] = item.seconds
     return iterations, seconds
 
 
-def _cycles(plan: CodingPlan, num_samples: float) -> tuple[np.ndarray, np.ndarray]:
-    """Of each block and worker, `[B, N]`: cycles for coordinates, and samples of subsets new to it."""
+def _cycles(plan: Plan, num_samples: float) -> tuple[np.ndarray, np.ndarray]:
+    """Of each task and worker, `[tasks, N]`: cycles for coordinates, and samples of subsets new to it."""
     workers = plan.num_workers
-    coordinates, setup = np.zeros((2, len(plan.blocks), workers))
+    coordinates, setup = np.zeros((2, len(plan.tasks(0)), workers))
     for w in range(workers):
         known: set[tuple[int, tuple[float, float]]] = set()
-        for b, (code, block) in enumerate(zip(plan.codes, plan.blocks, strict=True)):
+        for k, task in enumerate(plan.tasks(w)):
+            block = plan.blocks[task.block]
             portion = (block.share[1] - block.share[0]) * num_samples / workers
-            subsets = {(j, block.share) for j in code.subsets[w]}
-            coordinates[b, w] = portion * len(subsets) * block.size
-            setup[b, w] = portion * len(subsets - known)
+            subsets = {(j, block.share) for j in task.subsets}
+            coordinates[k, w] = portion * len(subsets) * block.size
+            setup[k, w] = portion * len(subsets - known)
             known |= subsets
     return coordinates, setup
 

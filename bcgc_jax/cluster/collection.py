@@ -1,16 +1,20 @@
-"""One iteration on the master: the messages of all workers, the earliest first, until each block is complete.
+"""One iteration on the master: what the workers send, the earliest first, until each block is complete.
 
-A block at level n is decoded with its (N-n)-th message, and with the last block the workers are told to stop.
+With the last block the workers are told to stop. What is coded is taken here, a schedule in `asking`.
 """
 
+import abc
+import contextlib
 import time
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from bcgc_jax.cluster.decoder import Decoder
-from bcgc_jax.cluster.processes import Processes, WorkersLost
+from bcgc_jax.cluster.decoder import Decoder, gradient_of
+from bcgc_jax.cluster.processes import Process, Processes, WorkersLost
+from bcgc_jax.cluster.worker import Message
 from bcgc_jax.coding.gradients import PyTree
 
 # Larger arguments of a call are put into the store once, instead of being sent to each worker.
@@ -18,19 +22,23 @@ _INLINE = 2**16
 
 
 class Work(NamedTuple):
-    """What one message cost: `seconds` that a `worker` computed for a `block` of an `iteration`."""
+    """What one task cost: `seconds` that a `worker` computed for a `block` of an `iteration`.
+
+    `subset` is that of a schedule's task, None for all those that a coded block needs.
+    """
 
     iteration: int
     worker: int
     block: int
     seconds: float
+    subset: int | None = None
 
 
 class ClusterGradient(NamedTuple):
     """The full gradient of the loss, and how it came about.
 
     `seconds` from the call to the last block; `completed`, `[B]`, when each block was; `arrived`, bool
-    `[B, N]`, whose messages had come by then; `work` of every message that was taken.
+    `[B, N]`, whose messages or sums had come by then; `work` of every task that was heard of.
     """
 
     gradient: PyTree
@@ -40,7 +48,7 @@ class ClusterGradient(NamedTuple):
     work: tuple[Work, ...]
 
 
-class Collection:
+class Collection(abc.ABC):
     """One iteration of `processes`.
 
     `call` is new for each collection, and what its end stops; `iteration` is what samples are drawn for.
@@ -49,21 +57,19 @@ class Collection:
     def __init__(
         self,
         processes: Processes,
-        decoder: Decoder,
         params: PyTree,
         finish: np.ndarray | None,
         *,
         call: int,
         iteration: int,
     ) -> None:
-        self.processes, self.decoder, self.ray = processes, decoder, processes.ray
+        assert processes.duty is not None
+        self.processes, self.blocks, self.ray = processes, processes.duty.plan.blocks, processes.ray
         self.params, self.finish, self.call, self.iteration = params, finish, call, iteration
-        self.begin = time.monotonic()
-        blocks = len(decoder.needed)
-        self.arrived = np.zeros((blocks, len(processes)), bool)
-        self.completed = np.full(blocks, np.inf)
-        self.messages: list[np.ndarray | None] = [None] * blocks
-        self.parts: list[Any] = [None] * blocks
+        self.begin = self.looked = time.monotonic()
+        self.arrived = np.zeros((len(self.blocks), len(processes)), bool)
+        self.completed = np.full(len(self.blocks), np.inf)
+        self.parts: list[Any] = [None] * len(self.blocks)
         self.work: list[Work] = []
         # What may be ready next, and whose: a stream, the start of a worker, the end of an old iteration.
         self.waiting: dict[Any, int] = {}
@@ -84,9 +90,20 @@ class Collection:
             for worker in self.streams:  # also where it ends with an exception
                 if (process := self.processes[worker]) is not None:
                     process.stop(self.call)
-        gradient = jax.block_until_ready(self.decoder.gradient(self.parts, self.params))
+        gradient = jax.block_until_ready(gradient_of(self.blocks, self.parts, self.params))
         seconds = time.monotonic() - self.begin
         return ClusterGradient(gradient, seconds, self.completed, self.arrived, tuple(self.work))
+
+    @abc.abstractmethod
+    def _add(self, worker: int, message: Message) -> None:
+        """Take what a worker says of a task."""
+
+    @abc.abstractmethod
+    def _possible(self, coming: np.ndarray) -> np.ndarray:
+        """Whether what has come and what those may send who are `coming`, `[N]`, is enough, bool `[B]`."""
+
+    def _complete(self, block: int, part: Any) -> None:
+        self.parts[block], self.completed[block] = part, time.monotonic() - self.begin
 
     def _dispatch(self, worker: int) -> None:
         """Give a worker the iteration, or wait for the event after which it can have it."""
@@ -105,19 +122,20 @@ class Collection:
 
     def _take(self) -> None:
         """Wait for whatever comes next, and take all that is there."""
-        waiting = list(self.waiting)
-        ready, _ = self.ray.wait(waiting, num_returns=1, timeout=self.processes.patience / 2)
-        if not ready:
-            for worker in list(dict.fromkeys(self.waiting.values())):
-                if self.processes.is_silent(worker):
-                    self._lose(worker, "hung")
-            self._check()
-            return
-        if len(waiting) > 1:
+        waiting, pause = list(self.waiting), self.processes.patience / 2
+        ready, _ = self.ray.wait(waiting, num_returns=1, timeout=pause)
+        if ready and len(waiting) > 1:
             ready, _ = self.ray.wait(waiting, num_returns=len(waiting), timeout=0)
         for item in ready:
             if item in self.waiting:  # else lost by an event before
                 self._event(item, self.waiting[item])
+        # Also while others speak: what a silent one was asked for may be there already.
+        if not ready or time.monotonic() - self.looked > pause:
+            self.looked = time.monotonic()
+            for worker in list(dict.fromkeys(self.waiting.values())):
+                if self.processes.is_silent(worker):
+                    self._lose(worker, "hung")
+            self._check()
 
     def _event(self, item: Any, worker: int) -> None:
         """A message, the end of a stream, a worker that started, or one that caught up."""
@@ -130,11 +148,26 @@ class Collection:
             self._dispatch(worker)
             self._check()
             return
+        with self._hearing(worker, process):
+            try:
+                message = Message(*self.ray.get(next(self.streams[worker])))
+            except StopIteration:
+                del self.waiting[item], self.streams[worker]
+                self._check()
+                return
+            block, subsets = message.task
+            subset = subsets[0] if message.values is None else None
+            self.work.append(Work(self.iteration, worker, block, message.seconds, subset))
+            self._add(worker, message)
+
+    @contextlib.contextmanager
+    def _hearing(self, worker: int, process: Process) -> Iterator[None]:
+        """While something of a worker is taken: it is lost if its process has ended instead.
+
+        Raises what the loss raised.
+        """
         try:
-            message = self.ray.get(next(self.streams[worker]))
-        except StopIteration:
-            del self.waiting[item], self.streams[worker]
-            self._check()
+            yield
         except self.ray.exceptions.RayTaskError as error:
             raise error.as_instanceof_cause() from None
         except self.ray.exceptions.RayError as error:  # it died, or its messages are lost
@@ -142,7 +175,6 @@ class Collection:
             self._check()
         else:
             process.speaks()
-            self._add(worker, *message)
 
     def _lose(self, worker: int, what: str, error: Exception | None = None) -> None:
         """Forget what was expected of a worker; expect its successor."""
@@ -151,32 +183,43 @@ class Collection:
         self.processes.lose(worker, what, self.iteration, error)
         self._dispatch(worker)
 
-    def _add(self, worker: int, block: int, seconds: float, values: np.ndarray) -> None:
-        self.work.append(Work(self.iteration, worker, block, seconds))
-        if np.isfinite(self.completed[block]) or self.arrived[block, worker]:
-            return
-        messages = self.messages[block]
-        if messages is None:
-            messages = self.messages[block] = self.decoder.no_messages(block)
-        messages[worker] = values
-        self.arrived[block, worker] = True
-        if np.sum(self.arrived[block]) < self.decoder.needed[block]:
-            return
-        part = self.decoder.part(block, self.arrived[block], messages)
-        if part is not None:  # by construction of the codes; if ever not, one message more helps
-            self.parts[block], self.messages[block] = part, None
-            self.completed[block] = time.monotonic() - self.begin
-
     def _check(self) -> None:
         """WorkersLost where what has come and what may come is too little for a block."""
         coming = np.zeros(len(self.processes), bool)
         coming[list(self.waiting.values())] = True
-        possible = np.sum(self.arrived | coming, axis=1)
-        short = ~np.isfinite(self.completed) & (possible < self.decoder.needed)
+        short = ~np.isfinite(self.completed) & ~self._possible(coming)
         if short.any():
-            level = len(self.processes) - self.decoder.needed[short].max()
+            level = min(self.blocks[b].level for b in np.flatnonzero(short))
             raise WorkersLost(
                 self.processes.lost,
                 f"a block at level {level} survives no more than {level} of them{self.processes.why}; plan "
                 "for the workers left, as train_on_cluster does, or let lost ones be replaced",
             )
+
+
+class Decoding(Collection):
+    """Of a coding plan: a block at level n is decoded with its (N-n)-th message."""
+
+    def __init__(self, decoder: Decoder, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.decoder = decoder
+        self.messages: list[np.ndarray | None] = [None] * len(self.blocks)
+
+    def _add(self, worker: int, message: Message) -> None:
+        block = message.task.block
+        if np.isfinite(self.completed[block]) or self.arrived[block, worker]:
+            return
+        messages = self.messages[block]
+        if messages is None:
+            messages = self.messages[block] = self.decoder.no_messages(block)
+        messages[worker] = message.values
+        self.arrived[block, worker] = True
+        if np.sum(self.arrived[block]) < self.decoder.needed[block]:
+            return
+        part = self.decoder.part(block, self.arrived[block], messages)
+        if part is not None:  # by construction of the codes; if ever not, one message more helps
+            self.messages[block] = None
+            self._complete(block, part)
+
+    def _possible(self, coming: np.ndarray) -> np.ndarray:
+        return np.sum(self.arrived | coming, axis=1) >= self.decoder.needed

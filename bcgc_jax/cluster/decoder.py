@@ -11,6 +11,7 @@ from jax import Array
 
 from bcgc_jax.coding.codes import decoding_weights
 from bcgc_jax.coding.gradients import Block, CodingPlan, PyTree, assemble_gradient, decode_block
+from bcgc_jax.coding.scheduled import SchedulePlan
 
 
 class Decoder:
@@ -26,7 +27,7 @@ class Decoder:
         self._encodings = [np.asarray(code.encoding) for code in plan.codes]
         everyone = np.ones(plan.num_workers, bool)
         parts = [self.part(b, everyone, self.no_messages(b)) for b in range(len(plan.blocks))]
-        jax.block_until_ready(self.gradient(parts, params))
+        jax.block_until_ready(gradient_of(plan.blocks, parts, params))
 
     def no_messages(self, block: int) -> np.ndarray:
         """Room for the messages of a block, `[N, size]`."""
@@ -47,9 +48,22 @@ class Decoder:
             )
         return pieces if decodable else None
 
-    def gradient(self, parts: Sequence[Any], params: PyTree) -> PyTree:
-        """The full gradient, shaped as `params`, from the pieces of all blocks."""
-        return _gradient(self.plan.blocks, parts, params)
+
+class Divider:
+    """The pieces of a schedule's blocks from sums over all subsets; compiled when it is made."""
+
+    def __init__(self, plan: SchedulePlan, params: PyTree) -> None:
+        self.plan = plan
+        self._dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(params)]
+        parts = [self.part(b, np.zeros(block.size, np.float32)) for b, block in enumerate(plan.blocks)]
+        jax.block_until_ready(gradient_of(plan.blocks, parts, params))
+
+    def part(self, block: int, total: np.ndarray) -> list[np.ndarray]:
+        """The pieces of a block from the sum of its gradients of all subsets, `[size]`."""
+        pieces = self.plan.blocks[block].pieces
+        ends = np.cumsum([piece.stop - piece.start for piece in pieces])[:-1]
+        rows = np.split(total * total.dtype.type(self.plan.scaling), ends.tolist())
+        return [row.astype(self._dtypes[piece.leaf]) for piece, row in zip(pieces, rows, strict=True)]
 
 
 # Plans of the same blocks share these programs, whatever their codes.
@@ -64,4 +78,5 @@ def _part(
     return decodable, decode_block(block, scaling, weights, pieces, dtypes)
 
 
-_gradient = jax.jit(assemble_gradient, static_argnums=0)
+# (blocks, pieces of each, parameters) to the full gradient, shaped as the parameters.
+gradient_of = jax.jit(assemble_gradient, static_argnums=0)

@@ -145,6 +145,12 @@ def actor_class(ray: Any) -> Any:
             if self.worker is not None:
                 self.worker.stop(call)
 
+        # Beside what is being computed: a slow worker does not hold back what it has.
+        @ray.method(concurrency_group="control")
+        def deliver(self, call: int, block: int, subsets: tuple[int, ...]) -> Any:
+            assert self.worker is not None
+            return self.worker.deliver(call, block, subsets)
+
         @ray.method(concurrency_group="control")
         def answer(self) -> tuple[str, int]:
             """That the process runs at all: its node and its number."""

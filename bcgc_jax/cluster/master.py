@@ -1,22 +1,26 @@
-"""The master: coded gradients from worker processes, some of them slow, silent or dead.
+"""The master: gradients from worker processes, coded or by a schedule, some of them slow, silent or dead.
 
 The gradient is exact or there is none: a worker whose process died, or that does not answer, is replaced by a
 new process with the same data, or the caller is told (`WorkersLost`) and plans anew for those that are left.
 """
 
 import contextlib
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bcgc_jax.cluster.collection import ClusterGradient, Collection
-from bcgc_jax.cluster.decoder import Decoder
+from bcgc_jax.cluster.asking import Asking
+from bcgc_jax.cluster.collection import ClusterGradient, Collection, Decoding
+from bcgc_jax.cluster.decoder import Decoder, Divider
 from bcgc_jax.cluster.engine import session, shared_programs
 from bcgc_jax.cluster.processes import Fault, Processes
 from bcgc_jax.cluster.worker import Duty
 from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, num_samples
+from bcgc_jax.coding.scheduled import SchedulePlan, schedule_plan
+from bcgc_jax.schedules import Schedule
 
 
 class Cluster:
@@ -59,7 +63,7 @@ class Cluster:
             raise ValueError("a cluster needs at least one worker, and patience of more than 0 seconds")
         self.iteration = 0
         self._calls = 0
-        self._decoder: Decoder | None = None
+        self._collection: Callable[..., Collection] | None = None
         with contextlib.ExitStack() as stack:
             programs = stack.enter_context(shared_programs())
             ray = stack.enter_context(session(address, num_workers, store_bytes))
@@ -109,7 +113,7 @@ class Cluster:
         return self._processes.faults
 
     @property
-    def plan(self) -> CodingPlan:
+    def plan(self) -> CodingPlan | SchedulePlan:
         """That the workers have been given."""
         if self._processes.duty is None:
             raise ValueError("the workers have no work yet: call assign first")
@@ -137,19 +141,24 @@ class Cluster:
     def assign(
         self,
         loss: Loss,
-        plan: CodingPlan,
+        plan: CodingPlan | SchedulePlan | Schedule,
         params: PyTree,
         subsets: Sequence[PyTree],
         *,
         batch_size: int | None = None,
         seed: int = 0,
     ) -> None:
-        """Give the workers their codes and data, and wait until they have compiled what they need.
+        """Give the workers their plan and data, and wait until they have compiled what they need.
+
+        A schedule stands for `schedule_plan(schedule, params, len(subsets))`, which is to be called for other
+        units, another order of the leaves, and losses that are sums.
 
         `subsets` are N pytrees of arrays `[m_j, …]`, of sizes that may differ by a sample: a mean loss is
         that over all samples. If there are fewer than there were workers, lost ones are dropped, and those
         left are numbered anew.
         """
+        if isinstance(plan, Schedule):
+            plan = schedule_plan(plan, params, len(subsets))
         if len(subsets) != plan.num_workers:
             raise ValueError(f"there must be {plan.num_workers} subsets, one a worker, got {len(subsets)}")
         sizes = np.array([num_samples(data) for data in subsets], float)
@@ -159,10 +168,10 @@ class Cluster:
                 f"batch_size must be from 1 to {int(sizes.min())}, the samples of a subset, got {batch_size}"
             )
         self.resize(plan.num_workers)  # first: what it refuses leaves the workers with what they had
-        host: tuple[CodingPlan, PyTree] = jax.tree.map(np.asarray, (plan, params))
+        host: tuple[CodingPlan | SchedulePlan, PyTree] = jax.tree.map(np.asarray, (plan, params))
         x64 = bool(jnp.result_type(float) == jnp.float64)
         self._processes.assign(Duty(loss, *host, weights, batch_size, seed, x64), subsets)
-        self._decoder = Decoder(host[0], params)
+        self._collection = _collection_of(host[0], params)
         self._processes.wait_until_loaded(self.iteration)
         self._collect(params, None)  # Ray's first call of a method takes longer than the others
 
@@ -171,9 +180,10 @@ class Cluster:
     ) -> ClusterGradient:
         """The gradient of the loss at `params`.
 
-        With `finish`, `[B, N]`, worker w sends block b no earlier than that many seconds after it began:
-        slowness on purpose. The number of the `iteration`, by default one more than the last, is that of the
-        records, and mini-batches are drawn with it: the same number, the same samples.
+        With `finish`, `[tasks, N]`, worker w is done with a task (of a coding plan: a block) no earlier than
+        that many seconds after it began: slowness on purpose. The number of the `iteration`, by default one
+        more than the last, is that of the records, and mini-batches are drawn with it: the same number, the
+        same samples.
 
         Raises WorkersLost where a block cannot be completed any more, and what the loss raised.
         """
@@ -181,10 +191,15 @@ class Cluster:
         return self._collect(params, finish)
 
     def _collect(self, params: PyTree, finish: np.ndarray | None) -> ClusterGradient:
-        if self._decoder is None or self._processes.duty is None:
+        if self._collection is None or self._processes.duty is None:
             raise ValueError("the workers have no work yet: call assign first")
         self._calls += 1
-        collection = Collection(
-            self._processes, self._decoder, params, finish, call=self._calls, iteration=self.iteration
-        )
-        return collection.run()
+        given = self._processes, params, finish
+        return self._collection(*given, call=self._calls, iteration=self.iteration).run()
+
+
+def _collection_of(plan: CodingPlan | SchedulePlan, params: PyTree) -> Callable[..., Collection]:
+    """What an iteration of the plan is; its arithmetic is compiled."""
+    if isinstance(plan, CodingPlan):
+        return functools.partial(Decoding, Decoder(plan, params))
+    return functools.partial(Asking, Divider(plan, params))

@@ -111,6 +111,10 @@ class Process:
         self.unfinished.append(stream.completed())
         return stream
 
+    def deliver(self, call: int, block: int, subsets: tuple[int, ...]) -> Any:
+        """The reference of a sum that it is asked for."""
+        return self.actor.deliver.remote(call, block, subsets)
+
     def stop(self, call: int) -> None:
         self.actor.stop.remote(call)
 

@@ -1,4 +1,4 @@
-r"""Coded gradient descent on worker processes, through slow, dead and silent ones, and through its own end.
+r"""Gradient descent on worker processes, through slow, dead and silent ones, and through its own end.
 
 A step is taken with the exact gradient or not at all. What a fault costs is time: a lost worker is replaced,
 or the problem is solved again for those that are left, and the training goes on from its last parameters.
@@ -25,9 +25,11 @@ from bcgc_jax.cluster.collection import ClusterGradient, Work
 from bcgc_jax.cluster.master import Cluster
 from bcgc_jax.cluster.processes import Fault, WorkersLost
 from bcgc_jax.coding.gradients import Loss, PyTree, split_unevenly
-from bcgc_jax.coding.training import TrainingScheme, collect, draws_of, training_scheme
+from bcgc_jax.coding.training import TrainingScheme, draws_of, schedule_scheme, training_scheme
 from bcgc_jax.laws import JointLaw, Law
 from bcgc_jax.problem import Problem
+from bcgc_jax.schedules import Schedule
+from bcgc_jax.solution import Solution
 from bcgc_jax.solvers.methods import Method, method_of
 from bcgc_jax.solvers.schemes import Scheme
 from bcgc_jax.solvers.solve import solve
@@ -67,7 +69,8 @@ class ClusterTraining(NamedTuple):
 class Pace:
     """Slowness on purpose: worker w sends block b no earlier than `seconds` · T_w (M b/N) y_b from its start.
 
-    With start-ups and a link, no earlier than `seconds` times when the problem's model delivers the block.
+    With start-ups and a link, no earlier than `seconds` times when the problem's model delivers the block. Of
+    a schedule, a task is done no earlier than `seconds` times when the model has it done.
 
     Attributes:
       cycle_times: a law, drawn anew for each iteration, or measured rows `[K, N]`, replayed over and over.
@@ -117,7 +120,7 @@ def train_on_cluster(
     optimizer: optax.GradientTransformation,
     num_steps: int,
     *,
-    method: str | Method | Scheme = "optimal",
+    method: str | Method | Scheme | Schedule = "optimal",
     pace: Pace | None = None,
     batch_size: int | None = None,
     checkpoints: Checkpoints | str | Path | None = None,
@@ -125,21 +128,23 @@ def train_on_cluster(
     before_step: Callable[[int, Cluster], None] = lambda step, cluster: None,
     **plan_options: Any,
 ) -> ClusterTraining:
-    r"""Coded gradient descent on the processes of `cluster`, up to iteration `num_steps`.
+    r"""Gradient descent on the processes of `cluster`, coded or by a schedule, up to iteration `num_steps`.
 
     Args:
       key: of the solution, the codes, the pace and the mini-batches; iteration k draws with k, so that a
         training that goes on after a checkpoint draws what it would have drawn.
       loss: (params, batch) to a scalar, a function that can be pickled.
       problem: as many workers as the cluster has, coordinates as the parameters have (`unit_costs` for other
-        units), samples as an iteration has. It is solved by `method`, and again for the workers left.
+        units), samples as an iteration has. It is solved by `method`, and again for the workers left; a
+        `Schedule` in place of a method is done as it is, by those left as far as there are subsets.
       data: pytree of arrays `[M, …]`. The subsets differ in size by at most one sample.
       pace: slowness on purpose, for studies.
       batch_size: samples of each subset that an iteration draws; all by default.
       checkpoints: a folder, or `Checkpoints` of it: read first, then written as the training goes on.
       evaluate: called with the parameters after each iteration, off the clock.
       before_step: called with the number of the iteration and the cluster.
-      plan_options: `units`, `order`, `construction` and `mean` of `coding_plan`.
+      plan_options: `units`, `order`, `construction` and `mean` of `coding_plan`; of a schedule those of
+        `schedule_plan`.
 
     A lost worker is replaced if the cluster does so. Where it does not, or three successors end without an
     iteration done, the problem is solved for the workers left before the next step, or at once if a block
@@ -253,15 +258,15 @@ class _Course:
                 scheme = self._give_work(self.members)
             except WorkersLost:
                 continue
-            self.levels = np.array([block.level for block in scheme.plan.blocks])
             if self._pace is not None:  # the link in seconds too
                 sent = self._pace.seconds * np.asarray(scheme.sent, float)
                 load = np.asarray(scheme.load, float)
-                self._scheme = replace(scheme, load=load, sent=sent)
+                scheme = replace(scheme, load=load, sent=sent)
+            self._scheme = scheme
             return
 
     def gradient(self, params: PyTree, step: int) -> tuple[ClusterGradient, np.ndarray | None]:
-        """The gradient, whoever is lost meanwhile, and when the pace let the messages go, `[B, N]`."""
+        """The gradient, whoever is lost meanwhile, and when the pace let tasks be done, `[tasks, N]`."""
         while True:
             if self._cluster.lost:
                 self.replan()
@@ -277,7 +282,7 @@ class _Course:
 
     def record(self, seconds: float, finish: np.ndarray | None, work: tuple[Work, ...]) -> None:
         self.seconds.append(seconds)
-        self.paced.append(np.nan if finish is None else float(collect(finish, self.levels).runtime))
+        self.paced.append(np.nan if finish is None else float(self._scheme.plan.completed(finish).max()))
         self.counts.append(len(self.members))
         self.work.append(work)
 
@@ -286,7 +291,7 @@ def _scheme(
     key: Array,
     problem: Problem,
     members: Sequence[int],
-    method: str | Method | Scheme,
+    method: str | Method | Scheme | Schedule,
     params: PyTree,
     batch_size: int | None,
     options: dict[str, Any],
@@ -297,9 +302,11 @@ def _scheme(
         law = problem.cycle_time.of_workers(members)
         samples = np.asarray(problem.num_samples) * (1 if batch_size is None else left / workers)
         problem = replace(problem, cycle_time=law, num_workers=left, max_workers=left, num_samples=samples)
+    if isinstance(method, Schedule):
+        return schedule_scheme(problem, method, params, **options)
     solve_key, code_key = jax.random.split(jax.random.fold_in(key, left))
     try:
-        return training_scheme(code_key, problem, solve(problem, method, key=solve_key), params, **options)
+        return _planned(code_key, problem, solve(problem, method, key=solve_key), params, options)
     except ValueError as error:
         if left == workers:
             raise
@@ -308,3 +315,15 @@ def _scheme(
             stacklevel=2,
         )
         return training_scheme(code_key, problem, solve(problem, key=solve_key), params, **options)
+
+
+def _planned(
+    key: Array, problem: Problem, solution: Solution, params: PyTree, options: dict[str, Any]
+) -> TrainingScheme:
+    """The codes of a solution, or its schedule."""
+    if solution.schedule is None:
+        return training_scheme(key, problem, solution, params, **options)
+    if solution.schedule.circle is not None:
+        raise ValueError(f'"{solution.method}" has circles of their own: worker processes know only one')
+    found = schedule_scheme(problem, solution.schedule, params, **options)
+    return replace(found, method=solution.method)

@@ -19,12 +19,14 @@ from bcgc_jax.coding.gradients import (
     split_batch,
     unit_sizes,
 )
+from bcgc_jax.coding.scheduled import SchedulePlan, schedule_plan
 from bcgc_jax.coding.training import Training, TrainingScheme, train, training_scheme
 
 __all__ = [
     "CodedGradient",
     "CodingPlan",
     "GradientCode",
+    "SchedulePlan",
     "Training",
     "TrainingScheme",
     "allocate",
@@ -36,6 +38,7 @@ __all__ = [
     "decoding_weights",
     "encode",
     "gradient_code",
+    "schedule_plan",
     "shard_subsets",
     "split_batch",
     "train",

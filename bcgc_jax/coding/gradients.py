@@ -56,12 +56,54 @@ class Block(NamedTuple):
         return sum(p.stop - p.start for p in self.pieces)
 
 
-@pytree_dataclass
-class CodingPlan:
-    """The blocks of a gradient, in the order of computation, with a gradient code for each.
+class Task(NamedTuple):
+    """What a worker does in one go: a `block` of the gradients of some data `subsets`, by number."""
+
+    block: int
+    subsets: tuple[int, ...]
+
+
+class Plan:
+    """Who computes what: the `blocks` of a gradient, and the tasks of each worker.
 
     `mean` says whether the loss is a mean over samples, else it is their sum.
     """
+
+    blocks: tuple[Block, ...]
+    mean: bool
+
+    @property
+    def num_workers(self) -> int:
+        raise NotImplementedError
+
+    def tasks(self, worker: int) -> tuple[Task, ...]:
+        """Those of `worker`, in the order in which it does them; of all workers as many."""
+        raise NotImplementedError
+
+    def completed(self, finish: np.ndarray) -> np.ndarray:
+        """When the master can have each block, `[B]`, from when each task is done, `[tasks, N]`."""
+        raise NotImplementedError
+
+    @property
+    def scaling(self) -> float:
+        """What the sum of the subsets' gradients is multiplied by."""
+        return 1 / self.num_workers if self.mean else 1.0
+
+    def held(self, worker: int) -> tuple[int, ...]:
+        """The data subsets that `worker` needs, ascending."""
+        return tuple(sorted({j for task in self.tasks(worker) for j in task.subsets}))
+
+    def samples_of(self, share: tuple[float, float], num_samples: int) -> tuple[slice, float]:
+        """A `share` of a subset's samples, and what their loss counts: 0 if there are none."""
+        first, last = (round(x * num_samples) for x in share)
+        if first == last:
+            return slice(0), 0.0
+        return slice(first, last), (last - first) / num_samples if self.mean else 1.0
+
+
+@pytree_dataclass
+class CodingPlan(Plan):
+    """A gradient code for each block; a task is a block on all the subsets of its level."""
 
     codes: tuple[GradientCode, ...]
     blocks: tuple[Block, ...] = static_field()
@@ -71,21 +113,18 @@ class CodingPlan:
     def num_workers(self) -> int:
         return len(self.codes[0].subsets)
 
-    @property
-    def scaling(self) -> float:
-        """What the sum of the subsets' gradients is multiplied by."""
-        return 1 / self.num_workers if self.mean else 1.0
+    def tasks(self, worker: int) -> tuple[Task, ...]:
+        return tuple(Task(b, code.subsets[worker]) for b, code in enumerate(self.codes))
 
-    def held(self, worker: int) -> tuple[int, ...]:
-        """The data subsets that `worker` needs, ascending."""
-        return tuple(sorted({j for code in self.codes for j in code.subsets[worker]}))
+    def completed(self, finish: np.ndarray) -> np.ndarray:
+        """With its (N-n)-th message a block at level n is.
 
-    def samples_of(self, share: tuple[float, float], num_samples: int) -> tuple[slice, float]:
-        """A `share` of a subset's samples, and what their loss counts: 0 if there are none."""
-        first, last = (round(x * num_samples) for x in share)
-        if first == last:
-            return slice(0), 0.0
-        return slice(first, last), (last - first) / num_samples if self.mean else 1.0
+        >>> plan = coding_plan(jax.random.key(0), jnp.zeros(3), [1, 0, 2])
+        >>> plan.completed(np.array([[1.0, 2.0, 4.0], [2.0, 4.0, 8.0]])).tolist()
+        [4.0, 2.0]
+        """
+        last = [self.num_workers - 1 - block.level for block in self.blocks]
+        return np.sort(finish, axis=1)[np.arange(len(last)), last]
 
 
 class CodedGradient(NamedTuple):
@@ -136,14 +175,15 @@ def unit_sizes(params: PyTree, units: str = "leaves", order: Sequence[int] | Non
         raise ValueError(f'unknown units "{units}"; known: {", ".join(UNITS)}')
     leaves = jax.tree.leaves_with_path(params)
     paths, sizes = [path[:-1] for path, _ in leaves], [int(np.size(x)) for _, x in leaves]
-    order = _complete(order, len(sizes))
+    order = complete_order(order, len(sizes))
     if units == "coordinates":
         return np.ones(sum(sizes), int)
     first = [units == "leaves" or k == 0 or paths[i] != paths[order[k - 1]] for k, i in enumerate(order)]
     return np.bincount(np.cumsum(first) - 1, [sizes[i] for i in order]).astype(int)
 
 
-def _complete(order: Sequence[int] | None, count: int) -> tuple[int, ...]:
+def complete_order(order: Sequence[int] | None, count: int) -> tuple[int, ...]:
+    """The order of so many leaves, by default from the last to the first."""
     if order is None:
         return tuple(reversed(range(count)))
     if sorted(order) != list(range(count)):
@@ -189,7 +229,7 @@ def coding_plan(
         )
     leaves = jax.tree.leaves(params)
     ends = np.concatenate([[0], np.cumsum(sizes)])[np.cumsum(counts)]
-    pieces = _cut(_complete(order, len(leaves)), [int(np.size(x)) for x in leaves], ends.tolist())
+    pieces = cut(complete_order(order, len(leaves)), [int(np.size(x)) for x in leaves], ends.tolist())
     used = np.flatnonzero(counts).tolist()
     codes = tuple(gradient_code(key, counts.size, n, construction, top_level=used[-1]) for n in used)
     blocks = tuple(Block(n, pieces[n]) for n in used)
@@ -212,13 +252,19 @@ def plain_plan(
     """
     leaves = jax.tree.leaves(params)
     ends = np.cumsum(sizes).tolist()
-    pieces = _cut(_complete(order, len(leaves)), [int(np.size(x)) for x in leaves], ends)
+    pieces = cut(complete_order(order, len(leaves)), [int(np.size(x)) for x in leaves], ends)
     code = gradient_code(jax.random.key(0), num_workers, 0)  # of which nothing is random
     return CodingPlan((code,) * len(pieces), tuple(Block(0, piece) for piece in pieces), mean)
 
 
-def _cut(order: Sequence[int], sizes: Sequence[int], ends: Sequence[int]) -> list[tuple[Piece, ...]]:
-    """The pieces of leaves between the ends of neighbouring blocks, in the order of the leaves."""
+def cut(order: Sequence[int], sizes: Sequence[int], ends: Sequence[int]) -> list[tuple[Piece, ...]]:
+    """The pieces of leaves between the ends of neighbouring blocks, in the order of the leaves.
+
+    `sizes` are those of all leaves, `ends` of the blocks in coordinates.
+
+    >>> [[tuple(piece) for piece in block] for block in cut([1, 0], [2, 3], [4, 5])]
+    [[(1, 0, 3), (0, 0, 1)], [(0, 1, 2)]]
+    """
     blocks: list[list[Piece]] = [[] for _ in ends]
     done, level = 0, 0
     for leaf in order:

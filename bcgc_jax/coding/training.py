@@ -7,7 +7,7 @@ runtime.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -31,23 +31,25 @@ from bcgc_jax.coding.gradients import (
     plain_plan,
     unit_sizes,
 )
+from bcgc_jax.coding.scheduled import SchedulePlan, schedule_plan
 from bcgc_jax.laws import JointLaw, Law, Pairs
 from bcgc_jax.partitions import finish_load, round_partition
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.runtime import partition_of_units
-from bcgc_jax.schedules import cycles_of_problem, first_finished
+from bcgc_jax.schedules import Schedule, cycles_of, cycles_of_problem, first_finished
 from bcgc_jax.solution import Parts, Solution
 
 
 @pytree_dataclass
 class TrainingScheme:
-    """A coding plan and its pace: worker w delivers block b at S_w + T_w · `load[b]` + `sent[b]`, `[B]` each.
+    """A plan and its pace: worker w delivers block b at S_w + T_w · `load[b]` + `sent[b]`, `[B]` each.
 
     Where sending `overlap`s computing, at S_w + max_{j≤b} (T_w load[j] + sent[b] - sent[j-1]). `start_up` is
-    the problem's S, None where there is none, or where it comes with the cycle time.
+    the problem's S, None where there is none, or where it comes with the cycle time. Of a schedule, read task
+    for block.
     """
 
-    plan: CodingPlan
+    plan: CodingPlan | SchedulePlan
     load: Array
     sent: Array
     start_up: Law | ArrayLike | None = None
@@ -170,15 +172,7 @@ def training_scheme(
     workers = int(np.asarray(problem.num_workers))
     if int(solution.status) in (Status.INFEASIBLE, Status.INVALID):
         raise ValueError(f'"{solution.method}": {solution.message}')
-    units = plan_options.get("units", "coordinates")
-    costs = problem.unit_costs
-    costs = np.ones(int(np.asarray(problem.num_coordinates))) if costs is None else np.asarray(costs)
-    sizes = unit_sizes(params, units, plan_options.get("order"))
-    if not np.array_equal(costs, sizes):
-        raise ValueError(
-            "the problem's coordinates are not those of the parameters: take num_coordinates="
-            f"{sizes.sum()}, or for units of leaves or layers unit_costs=unit_sizes(params, units, order)"
-        )
+    sizes = _check_units(problem, params, plan_options)
     if solution.schedule is not None:
         return _scheduled(problem, solution, params, **plan_options)
     if solution.parts is None:
@@ -230,6 +224,37 @@ def _scheduled(
     return ScheduledTraining(
         plan, nothing, nothing, start, False, solution.method, cycles=cycles, circle=schedule.circle
     )
+
+
+def _check_units(problem: Problem, params: PyTree, plan_options: Mapping[str, Any]) -> np.ndarray:
+    """Coordinates of the units; ValueError where the problem does not have those of the parameters."""
+    costs = problem.unit_costs
+    costs = np.ones(int(np.asarray(problem.num_coordinates))) if costs is None else np.asarray(costs)
+    sizes = unit_sizes(params, plan_options.get("units", "coordinates"), plan_options.get("order"))
+    if not np.array_equal(costs, sizes):
+        raise ValueError(
+            "the problem's coordinates are not those of the parameters: take num_coordinates="
+            f"{sizes.sum()}, or for units of leaves or layers unit_costs=unit_sizes(params, units, order)"
+        )
+    return sizes
+
+
+def schedule_scheme(
+    problem: Problem, schedule: Schedule, params: PyTree, **plan_options: Any
+) -> TrainingScheme:
+    """The plan of a schedule, and its pace under `problem`: when each task is done.
+
+    `plan_options` are `units`, `order` and `mean` of `schedule_plan`. The problem's link is left out: what is
+    sent when a task is done are a few bytes. Raises ValueError where problem, schedule and parameters do not
+    match.
+    """
+    _check_units(problem, params, plan_options)
+    plan = schedule_plan(schedule, params, int(np.asarray(problem.num_workers)), **plan_options)
+    turn, block = np.array(plan.order).T
+    sizes = jnp.asarray([float(block.size) for block in plan.blocks], problem.dtype)
+    whole = Schedule(sizes, jnp.asarray(turn), jnp.asarray(block), int(turn.max()) + 1)
+    load = problem.scale * cycles_of(whole, problem.setup_load, problem.chain_load)[turn, block]
+    return TrainingScheme(plan, load, jnp.zeros_like(load), problem.start_up, method="schedule")
 
 
 def _passes(parts: Parts, num_units: int, size: int) -> list[tuple[float, np.ndarray]]:
@@ -285,6 +310,10 @@ def train(
     as they are.
     """
     check_key(key)
+    if not isinstance(scheme.plan, CodingPlan):
+        raise ValueError(
+            "schedules are trained with on worker processes (bcgc_jax.cluster), not on this clock"
+        )
     scheme = dataclasses.replace(scheme, plan=in_jax(scheme.plan))
     starts = scheme.start_up if start_ups is None else start_ups
     scheme = dataclasses.replace(scheme, start_up=_law_or_array(starts))
@@ -306,6 +335,7 @@ def _train(
     evaluate: Callable[[PyTree], PyTree],
 ) -> Training:
     plan = scheme.plan
+    assert isinstance(plan, CodingPlan)
     coded = coded_value_and_grad(loss, plan)
     levels = jnp.array([block.level for block in plan.blocks])
     draw = draws_of(cycle_times, scheme.start_up, plan.num_workers, scheme.load.dtype)

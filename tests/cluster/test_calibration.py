@@ -6,6 +6,8 @@ import pytest
 
 from bcgc_jax.cluster import Work, calibrate, work_trace
 from bcgc_jax.coding.gradients import coding_plan
+from bcgc_jax.coding.scheduled import schedule_plan
+from bcgc_jax.schedules import Group, schedule_of
 
 N, M = 4, 120.0
 SECONDS, SETUP, MESSAGE = 2e-7, 40.0, 3e-3
@@ -108,3 +110,31 @@ def test_the_work_is_a_trace_of_loads(plan):
     np.testing.assert_allclose(trace.seconds[order], (expected[order] + count * MESSAGE), rtol=1e-9)
     with pytest.raises(ValueError, match="no work was measured"):
         work_trace([], plan, M)
+
+
+def test_costs_and_cycle_times_are_found_from_the_tasks_of_a_schedule():
+    plan = schedule_plan(schedule_of([Group(1, 1), Group(3, 2)], [200, 400, 300]), {"w": np.zeros(900)}, N)
+    rng = np.random.default_rng(2)
+    times = SECONDS * rng.lognormal(0, 0.3, (30, N))
+    times *= SECONDS / np.median(times, axis=0)
+    items, total = [], np.zeros((30, N))
+    for k, w in np.ndindex(30, N):
+        # The first subset with all three blocks, the others with the last two, there and back.
+        for turn, block in [(0, 0), (0, 1), (0, 2), (1, 2), (1, 1), (2, 1), (2, 2)]:
+            new = (turn, block) in [(0, 0), (1, 2), (2, 1)]
+            cycles = M / N * ((200, 400, 300)[block] + new * SETUP)
+            total[k, w] += cycles * times[k, w]
+            seconds = float(times[k, w] * cycles + MESSAGE)
+            items.append(Work(k, w, block, seconds, subset=(w + turn) % N))
+    found = calibrate(items, plan, M)
+    assert found.setup_cycles == pytest.approx(SETUP, rel=1e-6)
+    assert found.message_seconds == pytest.approx(MESSAGE, rel=1e-6)
+    np.testing.assert_allclose(found.cycle_times, times, rtol=1e-6)
+    trace = work_trace(items, plan, M, setup_cycles=SETUP)
+    assert trace.load is not None
+    assert trace.load.size == 7 * 30 * N
+    last = M / N * (200 + 3 * 700 + 3 * SETUP)
+    assert trace.load.max() == pytest.approx(last)
+    assert trace.seconds.max() == pytest.approx(total.max() + 7 * MESSAGE)
+    with pytest.raises(ValueError, match="take that under one plan"):  # of a coded one
+        calibrate([Work(0, 0, 0, 1.0)], plan, M)

@@ -20,6 +20,8 @@ from bcgc_jax.coding.gradients import (
     subset_gradients,
     unit_sizes,
 )
+from bcgc_jax.coding.scheduled import schedule_plan
+from bcgc_jax.schedules import Group, schedule_of
 
 # Each worker compiles a program for each of its blocks.
 N = 3
@@ -73,9 +75,9 @@ def test_messages_are_those_of_the_simulation(precision):
     simulated = encode_gradients(plan, subset_gradients(loss, plan, params, subsets)[1])
     for w, worker in enumerate(workers(params, plan, parts, x64=precision == np.float64)):
         messages = list(worker.compute(1, 1, leaves))
-        assert [m.block for m in messages] == list(range(len(plan.blocks)))
+        assert [m.task.block for m in messages] == list(range(len(plan.blocks)))
         for m in messages:
-            want = np.concatenate([piece[w] for piece in simulated[m.block]])
+            want = np.concatenate([piece[w] for piece in simulated[m.task.block]])
             assert m.values.dtype == want.dtype
             assert m.seconds > 0
             # Measured: 3e-7 and 4e-16; gradients one by one against a batch of them.
@@ -172,3 +174,58 @@ def test_paced_blocks_are_not_sent_early():
     for _ in worker.compute(1, 0, jax.tree.leaves(params), finish):
         sent.append(time.perf_counter() - begin)
     assert np.all(np.array(sent) >= finish)
+
+
+def scheduled(params):
+    """Blocks of 9 and 16 coordinates, on one and on all three subsets of each worker."""
+    return schedule_plan(schedule_of([Group(1, 1), Group(3, 1)], [9, 16]), params, N)
+
+
+def test_sums_that_are_asked_for_are_plain_gradients(precision):
+    params, batch, _ = case(13, precision)
+    plan, parts = scheduled(params), split_unevenly(batch, N)
+    weights = np.array([len(part["y"]) for part in parts]) * N / 13
+    leaves = jax.tree.leaves(params)
+    for w, worker in enumerate(workers(params, plan, parts, weights, x64=precision == np.float64)):
+        said = list(worker.compute(5, 0, leaves))
+        assert [m.task for m in said] == list(plan.tasks(w))
+        assert all(m.values is None and m.seconds > 0 for m in said)
+        each = [weights[j] * raveled(gradient(params, parts[j])) for j in range(N)]
+        for block, subsets in [(0, [w]), *((1, s) for s in ([0], [2, 1], [1, 2, 0]))]:
+            want = np.sum([each[j] for j in subsets], axis=0)
+            pieces = [slice(*p) for p in cuts(plan.blocks[block], leaves)]
+            found = worker.deliver(5, block, subsets)
+            assert found.dtype == precision
+            # Measured: 5e-7 and 9e-16.
+            want = np.concatenate([want[piece] for piece in pieces])
+            np.testing.assert_allclose(found, want, atol=20 * np.finfo(precision).eps)
+        assert worker.deliver(4, 1, [w]) is None  # of another call
+
+
+def cuts(block, leaves):
+    """Where its pieces are in the raveled gradient."""
+    first = np.cumsum([0, *(leaf.size for leaf in leaves)])
+    return [(first[leaf] + start, first[leaf] + stop) for leaf, start, stop in block.pieces]
+
+
+def test_what_is_done_can_be_had_while_the_rest_is_computed_and_until_the_next_call():
+    params, batch, _ = case()
+    plan = scheduled(params)
+    worker = workers(params, plan, split_unevenly(batch, N))[1]
+    leaves = jax.tree.leaves(params)
+    worker.warm_up()
+    finish = np.array([0.0, 0.0, 3600.0, 3600.0])
+    said = worker.compute(1, 0, leaves, finish)
+    next(said), next(said)
+    first = worker.deliver(1, 1, [1])
+    rest = threading.Thread(target=list, args=(said,))
+    rest.start()
+    np.testing.assert_array_equal(worker.deliver(1, 1, [1]), first)
+    worker.stop(1)
+    rest.join(10)
+    assert not rest.is_alive()
+    np.testing.assert_array_equal(worker.deliver(1, 1, [1]), first)  # a sum is a copy
+    other = [2 * leaf for leaf in leaves]
+    assert len(list(worker.compute(2, 0, other))) == 4
+    assert worker.deliver(1, 1, [1]) is None
+    assert np.abs(worker.deliver(2, 1, [1]) - first).max() > 1e-3

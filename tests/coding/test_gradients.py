@@ -160,6 +160,7 @@ def test_what_a_worker_computes_by_itself_is_what_the_simulation_sends_for_it():
         held = {j: jax.tree.map(lambda x, j=j: x[j], data) for j in plan.held(worker)}
         own = Worker(duty, worker, held).compute(1, 1, jax.tree.leaves(params))
         for message, sent in zip(own, messages, strict=True):
+            assert message.values is not None
             ends = np.cumsum([piece[worker].size for piece in sent])[:-1]
             for part, piece in zip(np.split(message.values, ends), sent, strict=True):
                 np.testing.assert_allclose(part, piece[worker], rtol=1e-4, atol=1e-6)

@@ -1,0 +1,101 @@
+"""What a master knows of an iteration of a schedule: who has finished what, whom it asked, what it has.
+
+Each subset of a block is asked for once, as soon as all that nobody was asked for are finished by somebody.
+If one who was asked dies, what it was to send counts as not asked for. No line here knows of processes.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from bcgc_jax.coding.scheduled import SchedulePlan
+
+
+class Question(NamedTuple):
+    """For a sum over `subsets` of a `block` that a `worker` has finished; its `number` is used once."""
+
+    number: int
+    worker: int
+    block: int
+    subsets: tuple[int, ...]
+
+
+class Credit:
+    """One iteration of `plan`. What is returned are questions to ask now.
+
+    >>> from bcgc_jax.coding.gradients import Block
+    >>> order = ((0, 0), (1, 0))  # two workers, one block: each its own subset, then the other's
+    >>> credit = Credit(SchedulePlan(blocks=(Block(1, ()),), order=order, circle=2, mean=True))
+    >>> credit.report(worker=1, block=0, subset=1)
+    []
+    >>> [(q.worker, q.subsets) for q in credit.report(worker=1, block=0, subset=0)]  # it is the faster one
+    [(1, (0, 1))]
+    >>> credit.lose(1)  # and dies: nobody else has what it had
+    []
+    >>> credit.report(worker=0, block=0, subset=0), credit.possible(np.array([True, False])).tolist()
+    ([], [True])
+    >>> asked = credit.report(worker=0, block=0, subset=1)
+    >>> credit.answer(asked[0].number) == asked[0], credit.is_done(0)
+    (True, True)
+    """
+
+    def __init__(self, plan: SchedulePlan) -> None:
+        self.plan = plan
+        workers, blocks = plan.num_workers, len(plan.blocks)
+        # Whom: `[B, worker, subset]`. What: `[B, subset]`.
+        self._finished = np.zeros((blocks, workers, workers), bool)
+        self._unasked = np.ones((blocks, workers), bool)
+        self._counted = np.zeros((blocks, workers), bool)
+        self._open: dict[int, Question] = {}
+        self._asked = np.zeros(workers, int)
+        self._next = 0
+
+    def report(self, worker: int, block: int, subset: int) -> list[Question]:
+        """A worker has finished a block of a subset."""
+        self._finished[block, worker, subset] = True
+        return self._ask(block)
+
+    def answer(self, number: int) -> Question | None:
+        """A sum came: the question that it answers, None if it does not count any more."""
+        question = self._open.pop(number, None)
+        if question is not None:
+            self._counted[question.block, list(question.subsets)] = True
+        return question
+
+    def lose(self, worker: int) -> list[Question]:
+        """A worker is lost, and with it what it had finished and was asked for; a successor begins anew."""
+        self._finished[:, worker] = False
+        lost = [question for question in self._open.values() if question.worker == worker]
+        for question in lost:
+            del self._open[question.number]
+            self._unasked[question.block, list(question.subsets)] = True
+        return [new for block in {question.block for question in lost} for new in self._ask(block)]
+
+    def is_done(self, block: int) -> bool:
+        """Whether sums over all subsets have come."""
+        return bool(self._counted[block].all())
+
+    def possible(self, coming: np.ndarray) -> np.ndarray:
+        """Whether each block can be had, bool `[B]`, if all tasks of `coming`, bool `[N]`, will be done."""
+        may = ~self._unasked | self._finished.any(axis=1)
+        for turn, block in self.plan.order:
+            may[block] |= np.roll(coming, turn)
+        return np.all(may, axis=1)
+
+    def _ask(self, block: int) -> list[Question]:
+        """For all that nobody was asked for, if it is covered: few questions, and of those who had few."""
+        left, finished = self._unasked[block], self._finished[block]
+        if not left.any() or not finished[:, left].any(axis=0).all():
+            return []
+        questions = []
+        while left.any():
+            useful = np.sum(finished[:, left], axis=1)
+            worker = int(np.lexsort((self._asked, -useful))[0])
+            chosen = left & finished[worker]
+            subsets = tuple(np.flatnonzero(chosen).tolist())
+            questions.append(Question(self._next, worker, block, subsets))
+            left &= ~chosen
+            self._asked[worker] += 1
+            self._next += 1
+        self._open |= {question.number: question for question in questions}
+        return questions

@@ -1,0 +1,275 @@
+"""Schedules on real processes: gradients against the plain one, through slow, killed, stopped, late ones."""
+
+import os
+import signal
+import subprocess
+import time
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import bcgc_jax as bcgc
+from bcgc_jax.cluster import Cluster, Pace, WorkersLost, calibrate, train_on_cluster
+from bcgc_jax.coding import schedule_plan
+from bcgc_jax.coding.gradients import split_unevenly
+from bcgc_jax.schedules import Group, schedule_of
+from tests.cluster.test_cluster import COUNT, N, assert_exact, case, descended, gone, loss, raveled
+
+pytestmark = pytest.mark.slow
+
+# The first block needs every worker.
+MIXED = schedule_of([Group(1, 1), Group(N, 2)], [20, 24, 20])
+# Each block survives whoever is lost, as long as one is left.
+WHOLE = schedule_of([Group(N, 2)], [44, 20])
+# How many tasks a worker has.
+TASKS = {"mixed": 1 + N * 2, "whole": N * 2}
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with Cluster(N, patience=1.0) as running:
+        yield running
+
+
+@pytest.fixture
+def mixed(cluster):
+    params, data = case()
+    cluster.assign(loss, MIXED, params, split_unevenly(data, N))
+    return params, data
+
+
+@pytest.fixture
+def whole(cluster):
+    params, data = case()
+    cluster.assign(loss, WHOLE, params, split_unevenly(data, N))
+    return params, data
+
+
+def new_params(params, rng):
+    return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), params)
+
+
+def what_happened(cluster, since):
+    return [(fault.worker, fault.what) for fault in cluster.faults[since:]]
+
+
+def test_gradients_are_exact_whoever_is_late(cluster, mixed):
+    params, data = mixed
+    rng, plan = np.random.default_rng(0), cluster.plan
+    tasks = {(w, task.block, task.subsets[0]) for w in range(N) for task in plan.tasks(w)}
+    for _ in range(20):
+        params = new_params(params, rng)
+        finish = np.cumsum(np.ones((len(plan.order), N)), axis=0) * rng.exponential(0.01, N)
+        found = cluster.gradient(params, finish)
+        assert_exact(found.gradient, params, data)
+        assert found.arrived[0].all()
+        assert found.seconds >= found.completed.max()
+        # A block cannot be complete before the last of its subsets was to be done by the first who does it.
+        assert np.all(found.completed >= plan.completed(finish))
+        done = [(work.worker, work.block, work.subset) for work in found.work]
+        assert len(set(done)) == len(done)
+        assert set(done) <= tasks
+        assert {work.iteration for work in found.work} == {cluster.iteration}
+
+
+def test_one_who_has_all_is_asked_for_all(cluster, whole):
+    params, data = whole
+    finish = np.full((TASKS["whole"], N), 20.0)
+    finish[:, 2] = 0.0
+    found = cluster.gradient(params, finish)
+    assert_exact(found.gradient, params, data)
+    assert found.seconds < 10
+    assert found.arrived.sum(axis=0).tolist() == [0, 0, 2, 0]
+
+
+def test_what_a_killed_worker_has_finished_does_not_count(cluster, whole):
+    """Worker 1 is done with all but its last task, and killed."""
+    params, data = whole
+    finish = np.zeros((TASKS["whole"], N))
+    finish[-1, 1] = 30.0
+    finish[:, [0, 2, 3]] = np.linspace(1.5, 1.8, TASKS["whole"])[:, None]
+    since = len(cluster.faults)
+    killer = subprocess.Popen(["sh", "-c", f"sleep 0.5; kill -9 {cluster.pids[1]}"])
+    found = cluster.gradient(params, finish)
+    killer.wait()
+    assert_exact(found.gradient, params, data)
+    assert what_happened(cluster, since) == [(1, "died"), (1, "replaced")]
+    assert 1.5 < found.seconds < 25
+
+
+def test_what_a_stopped_worker_is_asked_for_is_asked_of_others_while_they_work_on(cluster):
+    """Workers 0 and 1 have two subsets each, worker 3 has two when 0 is stopped, and 2 is slow."""
+    params, data = case()
+    cluster.assign(loss, schedule_of([Group(N, 8)], [8] * 8), params, split_unevenly(data, N))
+    finish = np.full((32, N), 30.0)
+    finish[:16] = [0.0, 0.0, 30.0, 1.5]
+    finish[16:, 1], finish[16:, 3] = 2 + 0.5 * np.arange(16), 2.25 + 0.5 * np.arange(16)
+    since, pid = len(cluster.faults), cluster.pids[0]
+    stopper = subprocess.Popen(["sh", "-c", f"sleep 0.7; kill -STOP {pid}"])
+    found = cluster.gradient(params, finish)
+    stopper.wait()
+    assert_exact(found.gradient, params, data)
+    assert what_happened(cluster, since) == [(0, "hung"), (0, "replaced")]
+    assert found.arrived.tolist() == [[False, True, False, True]] * 8
+    assert found.seconds < 8  # and not only when nobody speaks any more
+    assert gone([pid])
+
+
+def test_a_worker_that_is_done_and_then_killed_is_noticed_when_it_is_asked(cluster, mixed):
+    params, data = mixed
+    finish = np.zeros((TASKS["mixed"], N))
+    finish[0, 3] = 1.5  # its own subset of the first block, which nobody else has
+    finish[1:, 3] = 30.0
+    since = len(cluster.faults)
+    killer = subprocess.Popen(["sh", "-c", f"sleep 0.7; kill -9 {cluster.pids[0]}"])
+    found = cluster.gradient(params, finish)
+    killer.wait()
+    assert_exact(found.gradient, params, data)
+    assert what_happened(cluster, since) == [(0, "died"), (0, "replaced")]
+    assert found.seconds < 25  # once its successor has its own subset of the first block
+    assert found.arrived[0].all()
+
+
+def test_a_stopped_worker_is_found_by_its_silence_when_it_is_asked(cluster, mixed):
+    params, data = mixed
+    finish = np.zeros((TASKS["mixed"], N))
+    finish[0, 3], finish[1:, 3] = 1.5, 30.0
+    since, pid = len(cluster.faults), cluster.pids[0]
+    stopper = subprocess.Popen(["sh", "-c", f"sleep 0.7; kill -STOP {pid}"])
+    found = cluster.gradient(params, finish)
+    stopper.wait()
+    assert_exact(found.gradient, params, data)
+    assert what_happened(cluster, since) == [(0, "hung"), (0, "replaced")]
+    assert gone([pid])
+
+
+def test_a_stopped_worker_is_covered_and_what_it_says_later_does_not_count(cluster, whole):
+    params, data = whole
+    rng = np.random.default_rng(1)
+    patience, cluster.patience = cluster.patience, 60.0
+    try:
+        since, pid = len(cluster.faults), cluster.pids[2]
+        os.kill(pid, signal.SIGSTOP)
+        for _ in range(5):
+            params = new_params(params, rng)
+            found = cluster.gradient(params)
+            assert_exact(found.gradient, params, data)
+            assert not found.arrived[:, 2].any()
+        os.kill(pid, signal.SIGCONT)  # it finds old iterations, and does them or is told not to
+        begin, back = time.monotonic(), False
+        while not back and time.monotonic() - begin < 60:
+            params = new_params(params, rng)
+            found = cluster.gradient(params, np.full((TASKS["whole"], N), 0.02))
+            assert_exact(found.gradient, params, data)
+            back = any(work.worker == 2 for work in found.work)
+        assert back
+        assert what_happened(cluster, since) == []
+    finally:
+        cluster.patience = patience
+
+
+def test_a_slow_worker_is_left_alone_and_answers_while_it_is_slow(cluster, mixed):
+    params, data = mixed
+    since = len(cluster.faults)
+    finish = np.zeros((TASKS["mixed"], N))
+    finish[1:, 0] = 60.0  # it waits as if it computed
+    finish[0, 1] = 2.5 * cluster.patience
+    finish[1:, 1] = 60.0
+    found = cluster.gradient(params, finish)
+    assert_exact(found.gradient, params, data)
+    assert what_happened(cluster, since) == []
+    assert found.arrived[0].all()
+    assert 2.5 * cluster.patience < found.seconds < 30
+
+
+def test_without_replacement_the_others_go_on_and_say_when_they_cannot(cluster, whole):
+    params, data = whole
+    cluster.replace = False
+    try:
+        os.kill(cluster.pids[1], signal.SIGKILL)
+        for _ in range(3):
+            found = cluster.gradient(params, np.full((TASKS["whole"], N), 0.3))
+            assert_exact(found.gradient, params, data)
+            assert not found.arrived[:, 1].any()
+        assert cluster.lost == (1,)
+        cluster.replace = True
+        cluster.resize(N)
+        cluster.assign(loss, MIXED, params, split_unevenly(data, N))
+        cluster.replace = False
+        os.kill(cluster.pids[1], signal.SIGKILL)
+        with pytest.raises(WorkersLost, match="worker 1 lost: a block at level 0 survives no more than 0"):
+            cluster.gradient(params)
+    finally:
+        cluster.replace = True
+        cluster.resize(N)
+
+
+def test_training_is_plain_gradient_descent_whoever_is_lost(cluster):
+    params, data = case()
+    optimizer = optax.adam(3e-2)
+    problem = bcgc.Problem(bcgc.ShiftedExponential(1.0, 0.3), N, COUNT, len(data["y"]))
+    pace = Pace(problem.cycle_time, 1e-4)
+
+    def harm(step, running):
+        if step == 4:
+            os.kill(running.pids[0], signal.SIGKILL)
+        if step == 8:
+            os.kill(running.pids[3], signal.SIGSTOP)
+
+    arguments = (cluster, loss, problem, params, data, optimizer, 12)
+    found = train_on_cluster(jax.random.key(5), *arguments, method=MIXED, pace=pace, before_step=harm)
+    want = raveled(descended(params, data, optimizer, 12))
+    # Measured: 3e-7 after 12 steps of Adam.
+    np.testing.assert_allclose(raveled(found.params), want, atol=3e-6)
+    assert [(f.iteration, f.worker, f.what) for f in found.faults] == [
+        *((4, 0, "died"), (4, 0, "replaced")),
+        *((8, 3, "hung"), (8, 3, "replaced")),
+    ]
+    assert np.all(found.seconds >= found.paced)
+    assert len({round(float(paced), 9) for paced in found.paced}) == 12
+    costs = calibrate(found.work, cluster.plan, len(data["y"]))
+    assert costs.cycle_times.shape == (12, N)
+
+
+def test_without_replacement_a_training_goes_on_with_the_subsets_of_those_left(cluster):
+    params, data = case()
+    cluster.replace = False
+    problem = bcgc.Problem(bcgc.ShiftedExponential(1.0, 0.3), N, COUNT, len(data["y"]))
+
+    def kill(step, running):
+        if step == 2:
+            os.kill(running.pids[1], signal.SIGKILL)
+
+    try:
+        found = train_on_cluster(
+            *(jax.random.key(5), cluster, loss, problem, params, data, optax.sgd(0.1), 5),
+            method=MIXED,
+            before_step=kill,
+        )
+        assert cluster.plan.num_workers == N - 1
+        assert [block.level for block in cluster.plan.blocks] == [0, 2, 2]
+    finally:
+        cluster.replace = True
+        cluster.resize(N)
+    assert found.num_workers.tolist() == [4, 4, 3, 3, 3]
+    want = raveled(descended(params, data, optax.sgd(0.1), 5))
+    np.testing.assert_allclose(raveled(found.params), want, atol=3e-6)  # measured 2e-7
+
+
+def test_sums_and_batches_and_leaves_as_units(cluster):
+    """A loss that is a sum, whole leaves, and samples drawn anew: the same for all who hold a subset."""
+    params, data = case(16)
+
+    def total(params, batch):
+        return len(batch["y"]) * loss(params, batch)
+
+    plan = schedule_plan(schedule_of([Group(N, 2)], [20, 44]), params, N, units="leaves", mean=False)
+    assert [block.size for block in plan.blocks] == [16, 48]
+    cluster.assign(total, plan, params, split_unevenly(data, N), batch_size=2, seed=3)
+    for iteration in (1, 2):
+        rows = [4 * j + np.random.default_rng([3, iteration, j]).permutation(4)[:2] for j in range(N)]
+        some = jax.tree.map(lambda x, r=rows: x[np.concatenate(r)], data)
+        found = cluster.gradient(params, iteration=iteration)
+        assert_exact(jax.tree.map(lambda x: x / 8, found.gradient), params, some)

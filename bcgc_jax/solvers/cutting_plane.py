@@ -171,7 +171,6 @@ def _centre(
     share = jnp.where(levels, share, 0) / jnp.sum(jnp.where(levels, share, 0))
     # So what rounding makes negative may go.
     weight = jnp.maximum(weight, 0)
-    of_cuts = weight[:num_cuts]
-    total = jnp.maximum(jnp.sum(of_cuts), jnp.finfo(share.dtype).tiny)
+    total = jnp.maximum(jnp.sum(weight[:num_cuts]), jnp.finfo(share.dtype).tiny)
     price = jnp.zeros_like(barrier) if limit is None else weight[-1] / total
-    return share, of_cuts @ cuts / total, price
+    return share, weight[:num_cuts] @ cuts / total, price

@@ -269,4 +269,4 @@ def over_draws(
 
 def mean_of(draws: Array) -> Expectation:
     """Their mean and its standard error."""
-    return Expectation(jnp.mean(draws), jnp.std(draws) / np.sqrt(draws.size))
+    return Expectation(jnp.mean(draws), jnp.std(draws) / draws.size**0.5)

@@ -24,4 +24,9 @@ def known(value: T | None) -> T:
 
 
 # All public names, those of the subjects too.
-NAMES = {*bcgc.__all__, *bcgc.coding.__all__, *bcgc.measured.__all__} - {"coding", "measured", "partitions"}
+NAMES = {*bcgc.__all__, *bcgc.coding.__all__, *bcgc.measured.__all__} - {
+    "coding",
+    "measured",
+    "partitions",
+    "schedules",
+}

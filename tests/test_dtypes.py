@@ -113,6 +113,7 @@ CALLS: dict[str, Callable[[Number], Any]] = {
 METHODS_OF_SOLVE = (
     *("optimal", "subgradient", "time", "frequency", "uncoded", "single_block", "tandon:1"),
     *("tandon_partial", "ferdinand_full", "ferdinand_half", "ferdinand:4", "limit"),
+    *("cyclic:2", "groups:3", "alternating:2:2", "backup:1", "sharing:2", "credit:2"),
 )
 
 
@@ -215,6 +216,14 @@ WITHOUT_NUMBERS = {
         "TandonPartial",
         "Tandon",
         "Ferdinand",
+        "Cyclic",
+        "Groups",
+        "Alternating",
+        "Backup",
+        "Sharing",
+        "Credit",
+        "Schedule",
+        "Needs",
         "levels_from_partition",
     ),
     *("partition_from_levels", "allocate", "gradient_code", "GradientCode"),

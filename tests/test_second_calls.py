@@ -204,6 +204,12 @@ METHODS: dict[str, Callable[[int], dict[str, Any]]] = {
     "TandonPartial": lambda i: {"alpha": 2 + i},
     "Tandon": lambda i: {"level": i},
     "Ferdinand": lambda i: {"num_layers": 1 + i},
+    "Cyclic": lambda i: {"stored": 1 + i},
+    "Groups": lambda i: {"stored": 1 + i},
+    "Alternating": lambda i: {"stored": 1 + i},
+    "Backup": lambda i: {"spare": i},
+    "Sharing": lambda i: {"chunks": 1 + i},
+    "Credit": lambda i: {"max_subsets": 1 + i},
 }
 
 
@@ -289,6 +295,9 @@ CALLS |= {
         bcgc.Problem(LAWS["Weibull"](1.0), 3, 2000, (2.0, 3)[i], (1.0, 2)[i]), "time"
     ),
     "solve with layers": lambda i: bcgc.solve(_problem(i), f"ferdinand:{700 + i}"),
+    "solve by a cyclic schedule": lambda i: bcgc.solve(_problem(i), "cyclic:2"),
+    "Schedule": lambda i: bcgc.solve(_problem(i), "alternating:2:3", key=jax.random.key(i)).schedule,
+    "Needs": lambda i: bcgc.solve(_problem(i), "backup:1").needs,
     "solve at a level": lambda i: bcgc.solve(_problem(i), f"tandon:{i}"),
     **{
         f"solve {name}": functools.partial(_solved, name)
@@ -297,7 +306,7 @@ CALLS |= {
     "Scheme": lambda i: bcgc.solve(_problem(i), OF_ITS_OWN),
     **{
         name: functools.partial(lambda name, i: getattr(bcgc, name)(**METHODS[name](i)).name, name)
-        for name in ("Optimal", "Deadline", "Subgradient", "TandonPartial", "Tandon", "Ferdinand")
+        for name in METHODS
     },
     "runtime_limit": lambda i: bcgc.runtime_limit(_problem(i)),
     "straggler_ratio": lambda i: bcgc.straggler_ratio(LAWS["Weibull"](1.0 + i)),

@@ -124,13 +124,13 @@ def _by_draws(problem: Problem, schedule: Schedule, key: Array | None) -> Expect
 
     width = schedule.sizes.size + 1
     tau, beside = (problem.scale * a for a in over_draws(key, problem, both, NUM_DRAWS, width))
-    mean, error = jnp.mean(tau), jnp.std(tau) / np.sqrt(NUM_DRAWS)
+    mean, error = jnp.mean(tau), jnp.std(tau) / NUM_DRAWS**0.5
     if not _alike(problem):
         return Expectation(mean, error)
     exact = _exact(problem, known)
     off = beside - jnp.mean(beside)
     share = jnp.mean(off * tau) / jnp.maximum(jnp.mean(off**2), jnp.finfo(tau.dtype).tiny)
-    rest = jnp.std(tau - share * beside) / np.sqrt(NUM_DRAWS)
+    rest = jnp.std(tau - share * beside) / NUM_DRAWS**0.5
     # Where the variance is infinite there is nothing to gain, and nothing known.
     better = jnp.isfinite(exact.value) & (rest < error)
     value = jnp.where(better, mean + share * (exact.value - jnp.mean(beside)), mean)
@@ -178,7 +178,7 @@ def _sharing(problem: Problem, method: Sharing, key: Array | None) -> tuple[Expe
 
     # A worker's last answer needs no further question.
     tau = problem.scale * over_draws(key, problem, shared, NUM_DRAWS // 8, problem.max_workers)
-    found = Expectation(jnp.mean(tau), jnp.std(tau) / np.sqrt(tau.size))
+    found = Expectation(jnp.mean(tau), jnp.std(tau) / tau.size**0.5)
     one = jnp.ones((), problem.dtype)
     return found, Needs(workers, one, jnp.asarray(method.chunks), jnp.asarray(True))
 

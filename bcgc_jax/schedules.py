@@ -83,23 +83,30 @@ def tasks_of(groups: Sequence[Group]) -> tuple[np.ndarray, np.ndarray]:
     return subset, block
 
 
-def cycles_of(schedule: Schedule, setup: ArrayLike = 0.0, chain: ArrayLike = 0.0) -> Array:
+def cycles_of(schedule: Schedule, setup: ArrayLike | None = None, chain: ArrayLike | None = None) -> Array:
     """C, cycles at the end of each task in coordinates, `[D, B]`; inf for what is not done.
 
     A subset pays its `setup` with its first task, and the `chain` for each coordinate that its cotangent is
     carried past, once.
     """
     sizes, subset, block = schedule.sizes, schedule.subset, schedule.block
-    there = block >= 0
-    task = np.arange(block.size)
-    earlier = (task[:, None] > task) & (subset[:, None] == subset) & there
-    end = jnp.cumsum(sizes)[block]
-    carried = jnp.max(jnp.where(earlier, end, 0), axis=1)
-    first = ~jnp.any(earlier, axis=1)  # of its subset
-    cost = sizes[block] + jnp.where(first, setup, 0) + chain * jnp.maximum(end - carried, 0)
+    there, cost = block >= 0, sizes[block]
+    if setup is not None or chain is not None:
+        cost = cost + _of_subsets(schedule, *(0.0 if a is None else a for a in (setup, chain)))
     done = jnp.cumsum(jnp.where(there, cost, 0))
     nothing = jnp.full((schedule.stored, sizes.size), jnp.inf, sizes.dtype)
     return nothing.at[jnp.where(there, subset, schedule.stored), block].set(done, mode="drop")
+
+
+def _of_subsets(schedule: Schedule, setup: ArrayLike, chain: ArrayLike) -> Array:
+    """What each task pays for its subset, `[K]`: setup if it is the first, the chain from where it is."""
+    subset, block = schedule.subset, schedule.block
+    task = np.arange(block.size)
+    earlier = (task[:, None] > task) & (subset[:, None] == subset) & (block >= 0)
+    end = jnp.cumsum(schedule.sizes)[block]
+    carried = jnp.max(jnp.where(earlier, end, 0), axis=1)
+    first = ~jnp.any(earlier, axis=1)
+    return jnp.where(first, setup, 0) + chain * jnp.maximum(end - carried, 0)
 
 
 def schedule_runtime(
@@ -244,7 +251,8 @@ def simulate_schedule(key: Array, problem: Problem, schedule: Schedule, num_draw
 
 def cycles_of_problem(problem: Problem, schedule: Schedule) -> Array:
     """`cycles_of` with the setup and the chain of a problem."""
-    return cycles_of(schedule, problem.setup_load, problem.chain_load).astype(problem.dtype)
+    both = (problem.setup_load, problem.chain_load) if problem.has_setup else ()
+    return cycles_of(schedule, *both).astype(problem.dtype)
 
 
 def over_draws(

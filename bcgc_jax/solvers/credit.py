@@ -31,7 +31,7 @@ from bcgc_jax.schedules import (
 _PARTS = (10, 16)
 # Steps and draws of the first searches and of the last one; Adam's largest step in log x.
 _STEPS, _DRAWS, _LAST_STEPS, _LAST_DRAWS, _LARGEST_STEP = 150, 256, 400, 1024, 0.15
-# Draws that orders are compared by. The best is within 0.3 % of them, in steps of a thousandth.
+# Draws that orders are compared by, the same for all, and by which share a mean may be above the best one.
 _COMPARED, _AS_GOOD = 2**14, 1e-3
 # Numbers of a batch: draws times workers times blocks times subsets.
 _MOST = 2**24

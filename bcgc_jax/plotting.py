@@ -47,10 +47,10 @@ STYLES: Mapping[str, Style] = MappingProxyType(
         "ferdinand_full": Style(r"Ferdinand–Draper, $r = L$", "#56B4E9", "P", _DOTTED),
         "ferdinand_half": Style(r"Ferdinand–Draper, $r = L/2$", "#7F7F7F", "X", (0, (6, 2, 1, 2, 1, 2))),
         "uncoded": Style("uncoded", "#999933", "h", (0, (8, 3))),
-        "credit": Style("credit, no code", "#882255", "d", "-", 2.2),
-        "cyclic": Style("cyclic, no code", "#44AA99", "<", "--"),
-        "sharing": Style("work sharing", "#332288", ">", (0, (4, 1, 1, 1, 1, 1))),
-        "backup": Style("backup workers (inexact)", "#661100", "p", (0, (10, 2))),
+        "credit": Style("credit, no code", "#AA3377", "4", "-", 2.2),
+        "cyclic": Style("cyclic, no code", "#228833", "+", (0, (7, 1.5))),
+        "sharing": Style("work sharing", "#4477AA", "2", (0, (3, 1, 1, 1))),
+        "backup": Style("backup workers (inexact)", "#BBBBBB", "3", (0, (5, 5))),
         "limit": Style("limit of any scheme", "#7B4B2A", "None", _DOTTED),
     }
 )

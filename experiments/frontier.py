@@ -205,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     description = (
         "Runtime against subsets stored, coordinates sent and the latency of a question, of the paper's\n"
         "optimum, cyclic and optimised schedules and work sharing, in the paper's setting and on the traces\n"
-        "that are there; which scheme is best where. Takes a quarter of an hour; writes PNG, SVG and CSV."
+        "that are there; which scheme is best where. Takes half an hour; writes PNG, SVG and CSV."
     )
     return run_command("frontier", description, run, argv)
 

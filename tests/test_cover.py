@@ -120,7 +120,7 @@ def _against_draws(name, start_up, seeds, draws):
     make, draw = LAWS[name]
     off = []
     for seed in seeds:
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng([seed, list(LAWS).index(name), start_up])
         a, b = rng.uniform(0.2, 2, 2)
         depth = int(rng.integers(1, 7))
         workers = int(rng.integers(depth, SIZE + 1))
@@ -154,7 +154,7 @@ def test_exact_values_are_those_of_a_million_draws(name):
     """40 problems in all; 200, with 25 seeds, take ten minutes."""
     off = np.concatenate([_against_draws(name, start, range(5), 1_000_000) for start in (False, True)])
     assert off.max() < 4.5
-    assert np.mean(off < 1) > 0.4
+    assert np.mean(off**2) < 2.96  # of ten squares of normal numbers in 999 of 1000
 
 
 def test_groups_are_independent_circles():

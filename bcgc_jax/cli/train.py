@@ -289,7 +289,8 @@ def _expected_runtimes(question: Question, problem: Problem) -> dict[Method | Sc
     for method in question.shown_methods:
         try:
             solution = solve(problem, method, key=question.key)
-            if solution.status == Status.INFEASIBLE or solution.parts is None:
+            nothing = solution.parts is None and solution.schedule is None
+            if solution.status == Status.INFEASIBLE or nothing:
                 raise ValueError(
                     f'"{method.name}" is no scheme that {question.model} can be trained with here'
                 )

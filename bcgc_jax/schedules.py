@@ -24,7 +24,6 @@ from jax.typing import ArrayLike
 from bcgc_jax._pytree import Numbers, check_key, check_whole, pytree_dataclass, replace, static_field
 from bcgc_jax.iterations import Delivering
 from bcgc_jax.problem import Problem
-from bcgc_jax.quadrature import Expectation
 
 # Numbers at a time: draws, workers and blocks.
 _CHUNK = 2**20
@@ -273,8 +272,3 @@ def over_draws(
 
     found = jax.lax.map(some, jax.random.split(key, -(-num_draws // chunk)))
     return jax.tree.map(lambda a: a.ravel()[:num_draws], found)
-
-
-def mean_of(draws: Array) -> Expectation:
-    """Their mean and its standard error."""
-    return Expectation(jnp.mean(draws), jnp.std(draws) / draws.size**0.5)

@@ -312,7 +312,8 @@ def train(
     check_key(key)
     if not isinstance(scheme.plan, CodingPlan):
         raise ValueError(
-            "schedules are trained with on worker processes (bcgc_jax.cluster), not on this clock"
+            "this scheme runs on worker processes (bcgc_jax.cluster): for this clock make one "
+            "by training_scheme, of a solution such as solve(problem, 'cyclic:3')"
         )
     scheme = dataclasses.replace(scheme, plan=in_jax(scheme.plan))
     starts = scheme.start_up if start_ups is None else start_ups

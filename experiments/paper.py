@@ -200,6 +200,7 @@ def draw(rows: Sequence[Row], figure: str, schemes: Sequence[bcgc.Scheme] = ()):
     for panel in second:
         handles += _draw_beyond(panel, beyond)
     title = "lines: computed exactly\nopen markers: published" if drawn else "computed exactly"
+    title += "\n(credit: means of draws)" if beyond else ""
     plotting.legend_outside(canvas, handles, title=title)
     return canvas
 

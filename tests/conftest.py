@@ -1,8 +1,10 @@
 """Precision for the tests: the package follows the caller's dtype and never sets a global option."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,6 +12,14 @@ import numpy as np
 import pytest
 
 from bcgc_jax import cli
+from bcgc_jax.cli import compilation
+
+# Programs are kept as `bcgc` keeps them, for worker processes too: most of the tests' time is compiling, and
+# a second run, or one with another interpreter, takes a third of it. All together they are some 400 MB.
+compilation._MOST_BYTES = 2**31
+if _kept := compilation.keep_programs(str(Path(__file__).parents[1] / ".pytest_cache" / "programs")):
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_kept)
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 # Files that share programs go to one process, in this order, and the rest behind them, a file at a time.
 _GROUPS = {

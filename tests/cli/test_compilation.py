@@ -63,7 +63,8 @@ def test_another_process_finds_its_programs_for_another_n_rate_and_method(tmp_pa
     place = {"XDG_CACHE_HOME": str(tmp_path), "LOCALAPPDATA": str(tmp_path), "HOME": str(tmp_path)}
     first, _, compiled = _bcgc(*_solve(20, "1e-3"), **place)
     assert compiled > 3
-    assert len(_entries(tmp_path)) == compiled
+    # Two threads may ask for one program at the same time.
+    assert compiled - 3 <= len(_entries(tmp_path)) <= compiled
     other, hits, compiled = _bcgc(*_solve(24, "2", *_ARGS[:4]), **place)
     assert (compiled, hits > 3) == (0, True)
     (row,) = other["solutions"]

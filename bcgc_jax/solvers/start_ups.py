@@ -141,7 +141,9 @@ def _search_from_best(
         kept = worse.reshape(-1, *[1] * (old.ndim - 1))
         return old.at[chosen].set(jnp.where(kept, old[chosen], new))
 
-    return jax.tree.map(put, found, known)
+    # A start that a search does not better, to rounding, is where that search ended.
+    ended = known.ended.at[chosen].set(found.ended)
+    return jax.tree.map(put, found, known)._replace(ended=ended)
 
 
 def _shares(points: Array, levels: Array) -> Array:

@@ -3,7 +3,8 @@ r"""The optimised schedule: sizes of blocks and their order, with credit for eve
 min over sizes x ≥ 0, Σ x = L, of E τ (see `schedules`) is not convex: a max of mins of linear functions.
 From each of a few orders of the tasks, among them one block, one alternating group and the paper's order,
 stochastic subgradient steps on log x (Adam; Kingma & Ba 2015) find sizes. What is within a thousandth of the
-best by fresh draws counts as good, and of these the one with the fewest blocks is taken and goes on.
+best by fresh draws, and not above the best start, counts as good; of these the one with the fewest blocks is
+taken and goes on.
 """
 
 import functools
@@ -60,17 +61,17 @@ def optimise_credit(key: Array, problem: Problem, stored: int) -> Schedule:
     sizes = (problem.total * sizes).astype(problem.dtype)
     block = jnp.where(subset < jnp.asarray(problem.num_workers), block, -1)  # N may be below `stored`
 
-    def found_from(given: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-        """Sizes, and their mean by draws that are the same for all."""
+    def found_from(given: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        """Sizes, their mean by draws that are the same for all, and that of the start."""
         subset, block, sizes = given
         start = Schedule(sizes, subset, block, stored)
         found = _search(search, problem, start, _STEPS, _DRAWS)
         before, after = (_mean(compare, problem, start.with_sizes(x)) for x in (sizes, found))
-        return jnp.where(after < before, found, sizes), jnp.fmin(before, after)
+        return jnp.where(after < before, found, sizes), jnp.fmin(before, after), before
 
-    found, means = jax.lax.map(found_from, (subset, block, sizes))
+    found, means, starts = jax.lax.map(found_from, (subset, block, sizes))
     # Those with few blocks come first.
-    chosen = jnp.argmax(means <= (1 + _AS_GOOD) * jnp.nanmin(means))
+    chosen = jnp.argmax(means <= jnp.fmin((1 + _AS_GOOD) * jnp.nanmin(means), jnp.nanmin(starts)))
     best = Schedule(found[chosen], subset[chosen], block[chosen], stored)
     polished = best.with_sizes(_search(last, problem, best, _LAST_STEPS, _LAST_DRAWS))
     better = _mean(compare, problem, polished) < means[chosen]

@@ -256,6 +256,7 @@ def _write_parquet(path: Path, table: Table) -> None:
         "partition": pyarrow.list_(pyarrow.int64()),
         "method": pyarrow.string(),
         "status": pyarrow.string(),
+        "exact_gradient": pyarrow.bool_(),
     }
     columns = {name: pyarrow.array(values.tolist(), types.get(name)) for name, values in table.items()}
     pyarrow.parquet.write_table(pyarrow.table(columns), path)

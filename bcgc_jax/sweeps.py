@@ -23,7 +23,7 @@ from jax.typing import ArrayLike
 from bcgc_jax._pytree import check_key, show
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.runtime import completion_probability
-from bcgc_jax.solution import Solution
+from bcgc_jax.solution import Needs, Solution
 from bcgc_jax.solvers.methods import Deadline, Method, Methods, check_method, each_method, method_of
 from bcgc_jax.solvers.schemes import Scheme
 from bcgc_jax.solvers.solve import solve
@@ -44,7 +44,9 @@ _CACHED, _BYTES = 2**16, 4096
 
 
 _NUMBERS = ("status", "expected_runtime", "runtime_error", "lower_bound", "relative_gap", "num_steps")
-_RESERVED = (*_NUMBERS, "method", "completion_probability", "partition", "max_workers")
+# What a scheme needs, the last of them yes or no; NaN and None where that is not known.
+_NEEDS = Needs._fields
+_RESERVED = (*_NUMBERS, *_NEEDS, "method", "completion_probability", "partition", "max_workers")
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -123,7 +125,7 @@ class Sweep:
     Chunks come by size, and within a size in the order of the cells: for a `grid` in its own order. Rows have
     the numbers of the cell, `method`, `status` and what `solve` says of the continuous partition, which is
     also what a `completion_probability` is of; `lower_bound` and `relative_gap` are NaN where there is no
-    certificate.
+    certificate. `stored_subsets`, `sent`, `round_trips` and `exact_gradient` are what the scheme `needs`.
 
     Raises ValueError for an unknown method and for cells that are none. A cell whose numbers make no
     sense has the status "invalid"; an expected runtime that is infinite and a search that stops early are a
@@ -173,7 +175,7 @@ class Sweep:
             "runtime_error",
             "lower_bound",
         ]
-        names += ["relative_gap", "num_steps"]
+        names += ["relative_gap", "num_steps", *_NEEDS]
         names += ["completion_probability"] if self.has_deadline else []
         return (*names, "partition") if self.partitions else tuple(names)
 
@@ -231,6 +233,8 @@ class Sweep:
         certified = rows["lower_bound"] > 0  # 0 bounds any runtime: it is no certificate
         for name in ("lower_bound", "relative_gap"):
             rows[name] = np.where(certified, rows[name], np.nan)
+        exact = rows["exact_gradient"].tolist()
+        rows["exact_gradient"] = np.array([None if x != x else x == 1 for x in exact], object)
         return {name: rows[name] for name in self.names}
 
     def _partitions(
@@ -382,7 +386,7 @@ class Program:
         if isinstance(method, Deadline) and method.deadline is None:
             method = dataclasses.replace(method, deadline=deadline)
         solution: Solution = solve(problem, method, key=key, written_out=True)
-        columns = {name: getattr(solution, name) for name in _NUMBERS}
+        columns = {name: getattr(solution, name) for name in _NUMBERS} | _needs_of(solution)
         if self.has_deadline:
             assert deadline is not None
             late = jnp.full_like(solution.expected_runtime, jnp.nan)
@@ -393,6 +397,14 @@ class Program:
         if self.partitions and solution.rounded is not None:
             columns["partition"] = solution.rounded
         return columns
+
+
+def _needs_of(solution: Solution) -> dict[str, Array]:
+    known, unknown = solution.needs, jnp.full_like(solution.expected_runtime, jnp.nan)
+    if known is None:
+        return dict.fromkeys(_NEEDS, unknown)
+    exists = (solution.status != int(Status.INFEASIBLE)) & (solution.status != int(Status.INVALID))
+    return {name: jnp.where(exists, value, unknown) for name, value in known._asdict().items()}
 
 
 @functools.lru_cache(maxsize=64)

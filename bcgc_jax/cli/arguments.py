@@ -16,7 +16,7 @@ from bcgc_jax import laws
 from bcgc_jax.cli.estimates import MOST_WORKERS
 from bcgc_jax.cli.output import finite
 from bcgc_jax.laws import HazardCurve, HazardSpline, JointLaw, Law, Rows, Unlike
-from bcgc_jax.solvers.methods import METHODS
+from bcgc_jax.solvers.methods import METHODS, Method, Sharing
 from bcgc_jax.solvers.schemes import Scheme, load_schemes
 
 OBJECTIVES = ("expected-runtime", "completion-probability")
@@ -238,6 +238,25 @@ def refuse_without_effect(reason: str, *names: str) -> None:
         typed = context.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE
         if param.name in names and typed:
             raise click.UsageError(f"{param.opts[0]} has no effect {reason}")
+
+
+round_trip_option = click.option(
+    "--round-trip",
+    type=Number(include=True),
+    default=0.0,
+    show_default=True,
+    help="What a question of the master takes, in the unit of runtimes: of sharing:CHUNKS.",
+)
+
+
+def with_round_trip(method: Method | Scheme, round_trip: float) -> Method | Scheme:
+    return dataclasses.replace(method, round_trip=round_trip) if isinstance(method, Sharing) else method
+
+
+def refuse_round_trip_of_none(methods: Sequence[str]) -> None:
+    """UsageError for --round-trip where no method asks for chunks."""
+    if not any(name.partition(":")[0] == "sharing" for name in methods):
+        refuse_without_effect("without a --method sharing:CHUNKS", "round_trip")
 
 
 class Levels(click.ParamType):

@@ -29,8 +29,11 @@ from bcgc_jax.cli.arguments import (
     objective_option,
     ranges,
     read_unit_costs,
+    refuse_round_trip_of_none,
     refuse_without_effect,
+    round_trip_option,
     schemes_option,
+    with_round_trip,
 )
 from bcgc_jax.cli.compilation import Stopwatch, padded_workers
 from bcgc_jax.cli.deliveries import Delivery, delivery_options
@@ -106,6 +109,7 @@ class Question:
     setup_cycles: float | None
     delivery: Delivery
     unit_costs: str | None
+    round_trip: float
     seed: int
     schemes: list[Scheme]
     out: str | None
@@ -113,6 +117,7 @@ class Question:
 
     def __post_init__(self) -> None:
         need_one_law(self.cycle_times, self.trace)
+        refuse_round_trip_of_none(self.methods)
         self.delivery.refuse_unlike(self.cycle_times, self.trace is not None and self.trace.keep_workers)
         if (self.coordinates is None) == (self.unit_costs is None):
             raise click.UsageError("give the length of the gradient: either --coordinates or --unit-costs")
@@ -140,7 +145,7 @@ class Question:
             found[f"optimal, levels {ranges(self.levels)}"] = Optimal(levels=self.levels)
         own = [scheme.name for scheme in self.schemes]
         for name in self.methods or (*PROPOSED, *BASELINES, *own):
-            method = method_of(name, self.schemes)
+            method = with_round_trip(method_of(name, self.schemes), self.round_trip)
             found.setdefault(method.name, method)
         return found
 
@@ -212,6 +217,7 @@ Methods: {method_help()}""",
 )
 @delivery_options
 @click.option("--unit-costs", type=click.Path(), help="File, one cost a line: units in place of coordinates.")
+@round_trip_option
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the subgradient method.")
 @schemes_option
 @plan_option("the best plan")

@@ -34,8 +34,11 @@ from bcgc_jax.cli.arguments import (
     law_name,
     method_help,
     objective_option,
+    refuse_round_trip_of_none,
     refuse_without_effect,
+    round_trip_option,
     schemes_option,
+    with_round_trip,
 )
 from bcgc_jax.cli.deliveries import START_UP, DeliveryAxes, delivery_axes, refuse_law_of_unlike
 from bcgc_jax.cli.destinations import check_file
@@ -87,6 +90,7 @@ class Question:
     methods: tuple[str, ...]
     tolerance: float
     partitions: bool
+    round_trip: float
     seed: int
     schemes: list[Scheme]
     out: str | None
@@ -98,6 +102,7 @@ class Question:
 
     def __post_init__(self) -> None:
         need_one_law(self.cycle_time, self.trace)
+        refuse_round_trip_of_none(self.methods)
         if self.resume and self.out is None:
             raise click.UsageError("--resume goes on with a file: give it with --out")
         if self.out is not None:
@@ -124,7 +129,10 @@ class Question:
             raise click.UsageError(NO_DEADLINE)
         found = {method.name: method for method in (method_of(name, self.schemes) for name in asked)}
         return [
-            Optimal(self.tolerance) if isinstance(method, Optimal) else method for method in found.values()
+            Optimal(self.tolerance)
+            if isinstance(method, Optimal)
+            else with_round_trip(method, self.round_trip)
+            for method in found.values()
         ]
 
     def _check_processes(self) -> None:
@@ -192,6 +200,7 @@ Methods: {method_help()}""",
     "--tolerance", type=Number(), default=1e-7, show_default=True, help="Relative gap of `optimal`."
 )
 @click.option("--partitions", is_flag=True, help="Also give the partitions, rounded.")
+@round_trip_option
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of methods that draw.")
 @click.option("--out", type=click.Path(), help="Write to FILE.csv or FILE.parquet, chunk by chunk.")
 @click.option("--resume", is_flag=True, help="Go on with --out where an earlier call was cut off.")
@@ -384,20 +393,27 @@ def _print_rows(rows: list[Row], axes: list[str], output: str) -> None:
         write_rows(rows)
         return
     chance = ["P(runtime ≤\ndeadline)"] * ("completion_probability" in rows[0])
+    scheduled = any(row["round_trips"] > 0 or row["exact_gradient"] is False for row in rows)
+    needs = ["subsets\nstored", "sent\nin L", "round\ntrips"] if scheduled else []
     heads: tuple[str | Column, ...] = (
         *axes,
         names("scheme"),
         "expected\nruntime",
         "relative\ngap ≤",
         *chance,
+        *needs,
         Column("status", no_wrap=True),
     )
     shown = table(*heads)
     for row in rows:
         cells = [f"{row[name]:.4g}" if isinstance(row[name], float) else str(row[name]) for name in axes]
-        cells += [row["method"], _number(row["expected_runtime"], ".4g")]
+        inexact = " (inexact)" if row["exact_gradient"] is False else ""
+        cells += [row["method"] + inexact, _number(row["expected_runtime"], ".4g")]
         cells += [_number(row["relative_gap"], ".1e")]  # a scheme that is no partition has no certificate
         cells += [_number(row["completion_probability"], ".4f")] if chance else []
+        if scheduled:
+            digits = (("stored_subsets", ".0f"), ("sent", ".2f"), ("round_trips", ".0f"))
+            cells += [_number(row[name], form) for name, form in digits]
         shown.add_row(*cells, row["status"])
     print_table(shown)
 

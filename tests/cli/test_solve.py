@@ -359,6 +359,11 @@ _PARETO = ["--cycle-time", "pareto:scale=1"]
         ([*_SMALL, *_UNIFORM, "--method", "tandon"], "as in"),
         ([*_SMALL, *_UNIFORM, "--method", "ferdinand:11"], "from 1 to 10"),
         ([*_SMALL, *_UNIFORM, "--format", "xml"], "xml"),
+        ([*_SMALL, *_UNIFORM, "--round-trip", "2"], "no effect without a --method sharing:CHUNKS"),
+        (
+            [*_SWEEP, *_PARETO, "--axis", "shape=2", "--method", "sharing:2", "--round-trip", "-1"],
+            "at least 0",
+        ),
         ([*_SMALL, "--cycle-time", "unifrm:low=1,high=2"], "did you mean uniform"),
         ([*_SMALL, "--cycle-time", "uniform:low=1"], "high missing"),
         ([*_SMALL, "--cycle-time", "uniform:low=1,high"], "cannot read 'high'"),
@@ -506,6 +511,23 @@ def test_a_sweep_prints_every_cell_and_its_axes(bcgc):
     assert max(map(len, lines)) <= 100
     assert lines[1].split()[:3] == ["num_workers", "high", "scheme"]  # what does not vary is no column
     assert len(lines) == 2 + 12
+
+
+def test_a_round_trip_is_paid_for_each_chunk_and_rows_say_what_they_need(bcgc):
+    """Workers of one speed, in turn: each chunk takes a cycle, and a question before it."""
+    args = ["--workers", "3", "--coordinates", "6", "--cycle-time", "deterministic:value=1"]
+    args += ["--method", "sharing:2", "--method", "uncoded", "--round-trip", "0.5", "--format", "json"]
+    for name in ("solve", "sweep"):
+        status, out, _ = bcgc(name, *args)
+        assert status == 0
+        found = json.loads(out)
+        rows = {row["method"]: row for row in (found["solutions"] if name == "solve" else found)}
+        sharing, uncoded = rows["sharing:2"], rows["uncoded"]
+        assert sharing["expected_runtime"] == pytest.approx(2 * (1 + 0.5), rel=1e-6)
+        assert uncoded["expected_runtime"] == pytest.approx(2, rel=1e-6)
+        needs = ("stored_subsets", "sent", "round_trips", "exact_gradient")
+        assert [sharing[name] for name in needs] == [3, pytest.approx(1), 2, True]
+        assert [uncoded[name] for name in needs] == [1, 1, 0, True]
 
 
 def test_a_sweep_to_a_file_ends_with_a_summary(bcgc, tmp_path):

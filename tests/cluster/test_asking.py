@@ -99,6 +99,23 @@ def test_what_a_killed_worker_has_finished_does_not_count(cluster, whole):
     assert 1.5 < found.seconds < 25
 
 
+def test_gradients_are_exact_though_every_20th_iteration_a_worker_is_killed(cluster):
+    """In the middle of it, each worker in turn; the schedule is that of `credit`."""
+    params, data = case()
+    found = bcgc.solve(bcgc.Problem(bcgc.Exponential(1.0), N, COUNT), "credit", key=jax.random.key(0))
+    cluster.assign(loss, found.schedule, params, split_unevenly(data, N))
+    rng, tasks, since = np.random.default_rng(3), len(cluster.plan.order), len(cluster.faults)
+    for step in range(80):
+        params = new_params(params, rng)
+        finish = np.cumsum(np.full((tasks, N), 0.03 / tasks), axis=0) * (1 + rng.exponential(1, N))
+        victim = step // 20 if step % 20 == 10 else None
+        if victim is not None:
+            subprocess.Popen(["sh", "-c", f"sleep 0.01; kill -9 {cluster.pids[victim]}"])
+        assert_exact(cluster.gradient(params, finish).gradient, params, data)
+    happened = what_happened(cluster, since)
+    assert [w for w, what in happened if what == "died"] == [0, 1, 2, 3]
+
+
 def test_what_a_stopped_worker_is_asked_for_is_asked_of_others_while_they_work_on(cluster):
     """Workers 0 and 1 have two subsets each, worker 3 has two when 0 is stopped, and 2 is slow."""
     params, data = case()

@@ -3,11 +3,13 @@ r"""When N workers on a circle have covered all subsets: worker w does subsets w
 With r_w = the number that w has done by t, P(r ≤ δ) = P(F_{δ+1} > t), subset j is done when some worker
 j-δ has r > δ. Around the circle the cover s that is carried over is a chain: after a worker that did r it is
 max(s, r) - 1, and a subset is missed where both are 0 (design, section 3, *schedules*). The trace formula
-P(τ ≤ t) = tr(A^N) loses a late τ to rounding; here P(τ > t) is a sum of positive terms. A miss leaves the
-chain at 0, so with f_l = P(the first miss after one is l workers on), u_m = P(a miss m workers on) and the
-arc of l workers between two misses around the circle's cut,
+P(τ ≤ t) = tr(A^N) loses a late τ to rounding. A miss leaves the chain at 0, so with f_l = P(the first miss
+after one is l workers on), u_m = P(a miss m workers on) = Π_{δ<min(m,D)} P(r ≤ δ), and the arc of l workers
+between two misses around the circle's cut, in positive terms,
 
     P(τ > t) = Σ_l l f_l u_{N-l}.
+
+f_l is that of a chain of distributions: P(max(s, r) ≤ k) = P(s ≤ k) P(r ≤ k), less those with a miss.
 """
 
 from collections.abc import Callable
@@ -37,27 +39,20 @@ def uncovered(late: Array, num_workers: ArrayLike, size: int) -> Array:
 
     `num_workers` may be traced, up to the static `size`; D is at most that number.
     """
-    done = jnp.diff(late, axis=-1, prepend=jnp.zeros_like(late[..., :1]))  # P(r = δ)
-    all_done = 1 - late[..., -1:]
-    first = jnp.zeros_like(late).at[..., 0].set(1)
+    depth = late.shape[-1]
+    one = jnp.ones_like(late[..., :1])
 
-    def past(cover: Array) -> tuple[Array, Array]:
-        """Past one worker: the cover then, and the chance of a miss."""
-        before = jnp.cumsum(cover, axis=-1) - cover
-        reached = cover * late + before * done  # the larger of both is 0…D-1
-        whole = jnp.sum(cover, axis=-1, keepdims=True) * all_done
-        return jnp.concatenate([reached[..., 1:], whole], axis=-1), reached[..., 0]
+    def past(cover: Array, _: None) -> tuple[Array, Array]:
+        """P(no miss, and the cover is at most 0…D-1) past one worker, and the chance of the first miss."""
+        reached = cover * late
+        miss = reached[..., 0]
+        reached = jnp.concatenate([reached[..., 1:], cover[..., -1:]], axis=-1)
+        return jnp.maximum(reached - miss[..., None], 0), miss
 
-    def step(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-        without, with_misses = carry
-        without, first_miss = past(without)
-        with_misses, miss = past(with_misses)
-        return (without, with_misses.at[..., 0].add(miss)), (first_miss, miss)
-
-    _, (first_miss, miss) = jax.lax.scan(step, (first, first), None, length=size)
+    _, first_miss = jax.lax.scan(past, jnp.ones_like(late), None, length=size)
+    missed = jnp.concatenate([one, jnp.cumprod(late, axis=-1)], axis=-1)
     length, workers = np.arange(1, size + 1), jnp.asarray(num_workers, int)
-    again = jnp.concatenate([jnp.ones_like(miss[:1]), miss])  # u_0 = 1
-    again = jnp.take(again, jnp.clip(workers - length, 0, size), axis=0)
+    again = jnp.moveaxis(jnp.take(missed, jnp.clip(workers - length, 0, depth), axis=-1), -1, 0)
     shape = (size,) + (1,) * (late.ndim - 1)
     weight = jnp.where(length <= workers, length, 0).astype(late.dtype).reshape(shape)
     return jnp.sum(weight * first_miss * again, axis=0)
@@ -91,10 +86,13 @@ def expected_cover(
     worker = fast_inverses(worker)
     nodes = _quadrature(*jax.lax.stop_gradient((worker, load)), num_workers, num_nodes)
     hazard, unsure = late_hazards(worker, load, nodes.times, _INNER)
-    late, slope = jax.vjp(miss, hazard)
+    if isinstance(worker.start_up, Law):
+        late, slope = jax.vjp(miss, hazard)
+        doubt = jnp.abs(slope(jnp.ones_like(late))[0]) * unsure * jnp.exp(jnp.minimum(hazard, 700))
+        doubt = jnp.sum(jnp.where(unsure > 0, doubt, 0), axis=1)
+    else:
+        late, doubt = miss(hazard), jnp.zeros(len(hazard), hazard.dtype)
     found = integrate(nodes, late)
-    doubt = jnp.abs(slope(jnp.ones_like(late))[0]) * unsure * jnp.exp(jnp.minimum(hazard, 700))
-    doubt = jnp.sum(jnp.where(unsure > 0, doubt, 0), axis=1)
     error = found.error + jnp.sum(nodes.weights[0] * doubt)
     value, error = with_rounding(work, Expectation(found.value, error))
     # D neighbours that are slow together hold up a subset.

@@ -48,10 +48,12 @@ class Process:
 
     ray: Any
     actor: Any
-    attempts: int  # processes before it that did not finish an iteration
+    here: str  # the master's node
+    attempts: int = 0  # processes before it that did not finish an iteration
     starting: Any = None  # the reference that is ready once it has loaded, None from then on
     pid: int | None = None
     node: str | None = None
+    handle: int | None = None  # of the process itself, whoever has its number later; on Linux, on this node
     unfinished: list[Any] = dataclasses.field(default_factory=list)  # references of its iterations
     heard: float = 0.0  # when it last gave a sign of life
     asked: Any = None  # the reference of a question whether it lives
@@ -66,20 +68,40 @@ class Process:
 
     def has_loaded(self) -> None:
         """Take note that it has loaded; raises Ray's error if it has not."""
+        self.has_answered(wait=0)
         self.ray.get(self.starting)
         if self.pid is None:
-            self.node, self.pid = self.ray.get(self.asked)
+            self.has_answered(wait=None)
         self.starting = None
         self.speaks()
+
+    def has_answered(self, wait: float | None) -> bool:
+        """Whether it answers what it was asked within so many seconds, which says who it is."""
+        answered, _ = self.ray.wait([] if self.asked is None else [self.asked], timeout=wait)
+        if answered:
+            with contextlib.suppress(self.ray.exceptions.RayError):  # a dead one shows elsewhere
+                node, pid = self.ray.get(self.asked)
+                if self.pid is None and node == self.here:
+                    self.handle = _handle_of(pid)
+                self.node, self.pid = node, pid
+        return bool(answered)
+
+    def end(self, *, dead: bool) -> None:
+        """No signal is sent to the number of a `dead` process: it may be another's by now."""
+        self.ray.kill(self.actor, no_restart=True)
+        with contextlib.suppress(ProcessLookupError):  # a stopped process hears no one else
+            if self.handle is not None:
+                signal.pidfd_send_signal(self.handle, signal.SIGKILL)
+            elif self.pid is not None and self.node == self.here and not dead:
+                os.kill(self.pid, signal.SIGKILL)
+        if self.handle is not None:
+            os.close(self.handle)
 
     def is_silent(self, patience: float) -> bool:
         """Whether it is to be counted as hung: silent, asked, and still silent."""
         now = time.monotonic()
         if self.asked is not None:
-            answered, _ = self.ray.wait([self.asked], timeout=0)
-            if answered:
-                with contextlib.suppress(self.ray.exceptions.RayError):  # a dead one shows elsewhere
-                    self.node, self.pid = self.ray.get(self.asked)
+            if self.has_answered(wait=0):
                 self.speaks()
         elif now - self.heard > patience:
             self.ask()
@@ -117,6 +139,13 @@ class Process:
 
     def stop(self, call: int) -> None:
         self.actor.stop.remote(call)
+
+
+def _handle_of(pid: int) -> int | None:
+    """None where the system has no such handles, and of a process that is gone."""
+    with contextlib.suppress(AttributeError, OSError):
+        return os.pidfd_open(pid)
+    return None
 
 
 class Processes:
@@ -167,7 +196,7 @@ class Processes:
         living = [process for process in self._all if process is not None]
         self._check_room(num_workers - len(living))
         for process in living[num_workers:]:
-            self._end(process)
+            process.end(dead=False)
         self._all = [*living[:num_workers], *[None] * (num_workers - len(living))]
         self.duty = None
 
@@ -237,7 +266,7 @@ class Processes:
         assert process is not None
         self.faults.append(Fault(iteration, worker, what))
         self.why = "" if error is None else f" ({str(error).splitlines()[0]})"
-        self._end(process)
+        process.end(dead=what == "died")
         self._all[worker] = None
         if self.replace and process.attempts < _ATTEMPTS:
             self._spawn(worker, process.attempts + 1)
@@ -246,7 +275,7 @@ class Processes:
     def end(self) -> None:
         for process in self._all:
             if process is not None:
-                self._end(process)
+                process.end(dead=False)
         self._all = []
 
     def _spawn(self, worker: int, attempts: int = 0) -> None:
@@ -256,7 +285,7 @@ class Processes:
                 "num_gpus": self._num_gpus,
                 "runtime_env": {"env_vars": {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}},
             }
-        process = Process(self.ray, self._actor.options(**options).remote(), attempts)
+        process = Process(self.ray, self._actor.options(**options).remote(), self._here, attempts)
         process.ask()
         self._all[worker] = process
         self._load(worker, process)
@@ -265,9 +294,3 @@ class Processes:
         assert self.duty is not None
         held = {j: self._subsets[j] for j in self.duty.plan.held(worker)}
         process.starting = process.actor.load.remote(self._duty_ref, worker, held, self._programs)
-
-    def _end(self, process: Process) -> None:
-        self.ray.kill(process.actor, no_restart=True)
-        if process.pid is not None and process.node == self._here:
-            with contextlib.suppress(ProcessLookupError):  # a stopped process hears no one else
-                os.kill(process.pid, signal.SIGKILL)

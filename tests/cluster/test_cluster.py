@@ -156,6 +156,25 @@ def test_a_stopped_worker_is_found_by_its_silence(cluster, uncoded_and_coded):
     assert gone([pid])  # not only forgotten
 
 
+@pytest.mark.parametrize("handles", [True, False])
+def test_a_process_that_has_taken_over_a_dead_workers_number_is_left_alone(
+    cluster, uncoded_and_coded, monkeypatch, handles
+):
+    params, data = uncoded_and_coded
+    process = cluster._processes[1]
+    if not handles:  # as on other systems than Linux
+        os.close(process.handle)
+        process.handle = None
+        monkeypatch.delattr(os, "pidfd_open")
+    with subprocess.Popen(["sleep", "60"]) as innocent:
+        os.kill(process.pid, signal.SIGKILL)
+        process.pid = innocent.pid
+        assert_exact(cluster.gradient(params).gradient, params, data)
+        assert [(f.worker, f.what) for f in cluster.faults[-2:]] == [(1, "died"), (1, "replaced")]
+        assert innocent.poll() is None
+        innocent.kill()
+
+
 def test_a_slow_worker_is_left_alone(cluster, uncoded_and_coded):
     params, data = uncoded_and_coded
     faults = len(cluster.faults)

@@ -143,9 +143,11 @@ class Collection(abc.ABC):
         assert process is not None
         if item is not self.streams.get(worker):
             del self.waiting[item]
-            if process.starting is not None:
-                self.processes.has_loaded(worker, self.iteration)
-            self._dispatch(worker)
+            error = None if process.starting is None else self.processes.has_loaded(worker)
+            if error is None:
+                self._dispatch(worker)
+            else:
+                self._lose_by(error, worker)
             self._check()
             return
         with self._hearing(worker, process):
@@ -162,19 +164,24 @@ class Collection(abc.ABC):
 
     @contextlib.contextmanager
     def _hearing(self, worker: int, process: Process) -> Iterator[None]:
-        """While something of a worker is taken: it is lost if its process has ended instead.
+        """While something of a worker is taken: it is lost if it raised something or has ended instead.
 
-        Raises what the loss raised.
+        Raises what all workers raise.
         """
         try:
             yield
-        except self.ray.exceptions.RayTaskError as error:
-            raise error.as_instanceof_cause() from None
-        except self.ray.exceptions.RayError as error:  # it died, or its messages are lost
-            self._lose(worker, "died", error)
+        except self.ray.exceptions.RayError as error:  # that too if messages are lost
+            self._lose_by(error, worker)
             self._check()
         else:
             process.speaks()
+
+    def _lose_by(self, error: Exception, worker: int) -> None:
+        """Raises what all workers raise."""
+        failed = isinstance(error, self.ray.exceptions.RayTaskError)
+        if failed:
+            self.processes.check_raised({worker: error})
+        self._lose(worker, "failed" if failed else "died", error)
 
     def _lose(self, worker: int, what: str, error: Exception | None = None) -> None:
         """Forget what was expected of a worker; expect its successor."""
@@ -190,11 +197,12 @@ class Collection(abc.ABC):
         short = ~np.isfinite(self.completed) & ~self._possible(coming)
         if short.any():
             level = min(self.blocks[b].level for b in np.flatnonzero(short))
+            self.processes.lose_gone(self.iteration)
             raise WorkersLost(
                 self.processes.lost,
                 f"a block at level {level} survives no more than {level} of them{self.processes.why}; plan "
                 "for the workers left, as train_on_cluster does, or let lost ones be replaced",
-            )
+            ) from self.processes.error
 
 
 class Decoding(Collection):

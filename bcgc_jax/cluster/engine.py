@@ -1,6 +1,7 @@
 """Ray, as an optional extra: found, started on this machine or joined, and the worker as an actor of it."""
 
 import os
+import re
 import socket
 import tempfile
 import warnings
@@ -118,6 +119,37 @@ def _check_answers(address: str) -> None:
             f"no Ray cluster answers at {address}: start one with `ray start --head`, or give no address to "
             f"run on this machine alone ({error})"
         ) from error
+
+
+def preferably_not_on(node: str) -> Any:
+    """Where a worker is to be: on any node with room but this one, if there is another."""
+    from ray.util.scheduling_strategies import NodeLabelSchedulingStrategy, NotIn
+
+    return NodeLabelSchedulingStrategy({}, soft={"ray.io/node-id": NotIn(node)})
+
+
+def cause_of(error: Exception) -> Exception:
+    """What was raised in another process, without the traceback there, of which Ray makes its text."""
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, Exception) else RuntimeError(reason_of(error))
+
+
+def reason_of(error: Exception) -> str:
+    """One line of Ray's many: what was raised in the process, or how it ended.
+
+    >>> reason_of(RuntimeError("Died.\\nIt is dead because it was ended. Some common causes: 1"))
+    'it was ended'
+    """
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, Exception):
+        error = cause
+    lines = [line.strip() for line in re.sub(r"\x1b\[\d*m", "", str(error)).splitlines() if line.strip()]
+    if error is cause:
+        return f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__
+    ended = [line.partition("dead because ")[2] for line in lines if "dead because " in line]
+    raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
+    chosen = (ended or raised[-1:] or lines or [type(error).__name__])[0]
+    return chosen.partition(". Some common causes")[0].removesuffix(".")
 
 
 def actor_class(ray: Any) -> Any:

@@ -6,6 +6,7 @@ new process with the same data, or the caller is told (`WorkersLost`) and plans 
 
 import contextlib
 import functools
+import warnings
 from collections.abc import Callable, Sequence
 
 import jax
@@ -35,7 +36,8 @@ class Cluster:
       store_bytes: of the data and the parameters, for the size of Ray's store.
       num_gpus: of each worker, a share if less than 1; workers without one compute on the CPU.
 
-    A context manager: at its end all processes are gone. `faults` are those of all iterations.
+    A context manager: at its end all processes are gone. `faults` are those of all iterations; `size` is how
+    many workers were asked for, whoever was given up since.
 
     Raises ImportError without Ray, ConnectionError where there is no cluster at the address, ValueError where
     it has too few free CPUs: each worker takes one, and on this machine alone they share what there is.
@@ -61,8 +63,10 @@ class Cluster:
     ) -> None:
         if num_workers < 1 or not patience > 0:
             raise ValueError("a cluster needs at least one worker, and patience of more than 0 seconds")
+        self.size = num_workers
         self.iteration = 0
         self._calls = 0
+        self._closed = False
         self._collection: Callable[..., Collection] | None = None
         with contextlib.ExitStack() as stack:
             programs = stack.enter_context(shared_programs())
@@ -85,7 +89,8 @@ class Cluster:
         self.close()
 
     def close(self) -> None:
-        """End all processes."""
+        """End all processes. What another `Cluster` of this process has is left to it."""
+        self._closed = True
         self._stack.close()
 
     @property
@@ -136,7 +141,26 @@ class Cluster:
         """
         if num_workers < 1:
             raise ValueError(f"a cluster needs at least one worker, got {num_workers}")
+        self._check_open()
         self._processes.resize(num_workers)
+        self.size = num_workers
+
+    def restore(self) -> None:
+        """Have `size` workers again from the next `assign` on, in place of those given up too.
+
+        Where the Ray cluster has no room for them, those left, with a warning; ValueError if none are.
+        """
+        self._check_open()
+        left = self.num_workers - len(self.lost)
+        if left == self.size:
+            return
+        try:
+            self._processes.resize(self.size)
+        except ValueError as error:
+            if not left:
+                raise
+            self._processes.resize(left)
+            warnings.warn(f"it goes on with {left} of {self.size} workers: {error}", stacklevel=3)
 
     def assign(
         self,
@@ -157,6 +181,7 @@ class Cluster:
         that over all samples. If there are fewer than there were workers, lost ones are dropped, and those
         left are numbered anew.
         """
+        self._check_open()
         if isinstance(plan, Schedule):
             plan = schedule_plan(plan, params, len(subsets))
         if len(subsets) != plan.num_workers:
@@ -167,7 +192,9 @@ class Cluster:
             raise ValueError(
                 f"batch_size must be from 1 to {int(sizes.min())}, the samples of a subset, got {batch_size}"
             )
-        self.resize(plan.num_workers)  # first: what it refuses leaves the workers with what they had
+        self._processes.resize(
+            plan.num_workers
+        )  # first: what it refuses leaves the workers with what they had
         host: tuple[CodingPlan | SchedulePlan, PyTree] = jax.tree.map(np.asarray, (plan, params))
         x64 = bool(jnp.result_type(float) == jnp.float64)
         self._processes.assign(Duty(loss, *host, weights, batch_size, seed, x64), subsets)
@@ -190,7 +217,14 @@ class Cluster:
         self.iteration = self.iteration + 1 if iteration is None else iteration
         return self._collect(params, finish)
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError(
+                "the cluster is closed, its processes are gone: make another, and use it in its `with`"
+            )
+
     def _collect(self, params: PyTree, finish: np.ndarray | None) -> ClusterGradient:
+        self._check_open()
         if self._collection is None or self._processes.duty is None:
             raise ValueError("the workers have no work yet: call assign first")
         self._calls += 1

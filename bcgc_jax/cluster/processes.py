@@ -5,30 +5,36 @@ import dataclasses
 import os
 import signal
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from bcgc_jax.cluster.engine import Programs, actor_class
+from bcgc_jax.cluster.engine import Programs, actor_class, cause_of, preferably_not_on, reason_of
 from bcgc_jax.cluster.worker import Duty
 from bcgc_jax.coding.gradients import PyTree
 
 # Unfinished iterations a worker may be behind before it gets no more; its next one then comes when it is
 # done with these. Processes that end one after another, none of them with an iteration done, before a worker
-# is given up. Seconds for a new process to be there, for one that compiles to answer (which may hold Python
-# for long), and for the CPUs of old ones to be free.
+# is given up. Seconds for a new process to be there (else there is no other), for one that compiles to answer
+# (which may hold Python for long), and for the CPUs of old ones to be free.
 _BEHIND, _ATTEMPTS = 2, 3
 _STARTING, _LOADING, _FREEING = 120.0, 30.0, 10.0
 
 
 class Fault(NamedTuple):
-    """What happened to a `worker` in an `iteration`, or after it: "died", "hung", "replaced"."""
+    """What happened to a `worker` in an `iteration`, or after it, and the `reason`, as far as it is known.
+
+    "died": its process ended; "hung": it is silent; "failed": it raised what not all workers raise;
+    "replaced": by another process.
+    """
 
     iteration: int
     worker: int
     what: str
+    reason: str = ""
 
 
 class WorkersLost(RuntimeError):
@@ -105,9 +111,13 @@ class Process:
                 self.speaks()
         elif now - self.heard > patience:
             self.ask()
-        if self.starting is not None:
-            patience = max(patience, _STARTING if self.pid is None else _LOADING)
-        return self.asked is not None and now - self.asked_at > patience
+        return self.asked is not None and now - self.asked_at > self.patience(patience)
+
+    def patience(self, least: float) -> float:
+        """Seconds that it has for an answer."""
+        if self.starting is None:
+            return least
+        return max(least, _STARTING if self.pid is None else _LOADING)
 
     def awaited(self) -> Any:
         """What must end before it takes an iteration: its start, or an old iteration; None if nothing."""
@@ -151,7 +161,7 @@ def _handle_of(pid: int) -> int | None:
 class Processes:
     """N processes, by the number of the worker; None for one that is lost, or not yet started.
 
-    `faults` are all that happened; `why` is what Ray says of the worker lost last.
+    `faults` are all that happened; `why` and `error` are what is known of the worker lost last.
     """
 
     def __init__(
@@ -167,10 +177,14 @@ class Processes:
         self.ray, self.replace, self.patience = ray, replace, patience
         self.faults: list[Fault] = []
         self.why = ""
+        self.error: Exception | None = None
+        self._raised: set[int] = set()  # workers, in their last iteration
+        self._crowded = False  # there was no room for the last successor
         self.duty: Duty | None = None
         self._duty_ref: Any = None
         self._subsets: list[Any] = []
         self._num_gpus, self._programs = num_gpus, programs
+        self._needs = {"CPU": 1.0} | ({"GPU": num_gpus} if num_gpus else {})
         self._actor = actor_class(ray)
         self._here = ray.get_runtime_context().get_node_id()
         self._all: list[Process | None] = [None] * num_workers
@@ -198,30 +212,44 @@ class Processes:
         for process in living[num_workers:]:
             process.end(dead=False)
         self._all = [*living[:num_workers], *[None] * (num_workers - len(living))]
-        self.duty = None
+        self.duty, self._crowded = None, False
 
     def _check_room(self, more: int) -> None:
-        """ValueError where Ray would wait for free CPUs or GPUs without a word."""
-        needs = {"CPU": float(more), "GPU": more * self._num_gpus}
+        if short := self._shortage(more, _FREEING):
+            raise ValueError(f"the Ray cluster has {short}: take fewer, or add machines to it")
+
+    def _shortage(self, more: int, seconds: float) -> str:
+        """What Ray lacks for more workers; it would wait for that without a word.
+
+        CPUs of workers that have just ended come back within some seconds, if there are as many at all.
+        """
         begin = time.monotonic()
         while more > 0:
             free = self.ray.available_resources()
-            short = [name for name, needed in needs.items() if free.get(name, 0.0) < needed]
+            short = [name for name, need in self._needs.items() if free.get(name, 0.0) < more * need]
             if not short:
-                return
-            if time.monotonic() - begin > _FREEING:  # those of workers that have just ended come back
+                break
+            if not self._can_hold(more) or time.monotonic() - begin > seconds:
                 name = short[0]
-                raise ValueError(
-                    f"the Ray cluster has {free.get(name, 0.0):g} free {name}s, too few for {more} more "
-                    f"workers, who need {needs[name]:g}: take fewer, or add machines to it"
+                return (
+                    f"{free.get(name, 0.0):g} free {name}s, too few for {more} more worker"
+                    f"{'s, who need' if more > 1 else ', who needs'} {more * self._needs[name]:g}"
                 )
             time.sleep(0.1)
+        return ""
+
+    def _can_hold(self, more: int) -> bool:
+        """Whether the nodes that are left are large enough for all, were they free."""
+        count = more + sum(process is not None for process in self._all)
+        there = self.ray.cluster_resources()
+        return all(there.get(name, 0.0) >= count * need for name, need in self._needs.items())
 
     def assign(self, duty: Duty, subsets: Sequence[PyTree]) -> None:
         """Give all their duty and data, and start those that are not there; they load meanwhile."""
         self._duty_ref = self.ray.put(duty)
         self._subsets = [self.ray.put(jax.tree.map(np.asarray, data)) for data in subsets]
         self.duty = duty
+        self._raised.clear()
         for worker, process in enumerate(self._all):
             if process is None:
                 self._spawn(worker)
@@ -229,48 +257,103 @@ class Processes:
                 self._load(worker, process)
 
     def wait_until_loaded(self, iteration: int) -> None:
-        """Until nobody starts any more; WorkersLost if some cannot."""
-        while starting := {
-            p.starting: w for w, p in enumerate(self._all) if p is not None and p.starting is not None
-        }:
+        """Until nobody starts any more; WorkersLost if some cannot, and what the loss raises in all."""
+        raised: dict[int, Exception] = {}
+        while starting := self._starting(but=raised):
             ready, _ = self.ray.wait(list(starting), num_returns=1, timeout=self.patience / 2)
-            for ref in ready:
-                self.has_loaded(starting[ref], iteration)
+            for worker in (starting[ref] for ref in ready):
+                if (error := self.has_loaded(worker)) is None:
+                    continue
+                if isinstance(error, self.ray.exceptions.RayTaskError):
+                    raised[worker] = error
+                else:
+                    self.lose(worker, "died", iteration, error)
             for worker in () if ready else starting.values():
                 if self.is_silent(worker):
                     self.lose(worker, "hung", iteration)
+            if raised and not self._starting(but=raised):  # all have answered: is it the loss?
+                self.check_raised(raised)
+                for worker, error in raised.items():
+                    self.lose(worker, "failed", iteration, error)
+                raised = {}
         if self.lost:
-            raise WorkersLost(self.lost, f"their processes end, or are silent, while they start{self.why}")
+            self.lose_gone(iteration)
+            reason = f"their processes end, fail, or are silent, while they start{self.why}"
+            raise WorkersLost(self.lost, reason) from self.error
 
-    def has_loaded(self, worker: int, iteration: int) -> None:
-        """Take note that a worker has loaded; if its process ended instead, it is lost.
+    def _starting(self, but: Collection[int]) -> dict[Any, int]:
+        """Whose start each reference is."""
+        starting = {w: p.starting for w, p in enumerate(self._all) if p is not None and w not in but}
+        return {ref: worker for worker, ref in starting.items() if ref is not None}
 
-        Raises what the loss raised.
-        """
+    def has_loaded(self, worker: int) -> Exception | None:
+        """Take note that a worker has loaded; if it has not, Ray's error."""
         process = self._all[worker]
         assert process is not None
         try:
             process.has_loaded()
-        except self.ray.exceptions.RayTaskError as error:
-            raise error.as_instanceof_cause() from None
         except self.ray.exceptions.RayError as error:
-            self.lose(worker, "died", iteration, error)
+            return error
+        return None
+
+    def check_raised(self, errors: Mapping[int, Exception]) -> None:
+        """Raises what these workers raised if all others did too: then it is the loss, not their machines."""
+        self._raised |= errors.keys()
+        for worker, process in enumerate(self._all):
+            if process is not None and not process.attempts and worker not in errors:
+                self._raised.discard(worker)  # it has done an iteration since
+        if len(self._raised) == len(self._all):
+            error = next(iter(errors.values()))
+            raise cause_of(error) from error
 
     def is_silent(self, worker: int) -> bool:
         process = self._all[worker]
-        return process is not None and process.is_silent(self.patience)
+        if process is None:
+            return False
+        return process.is_silent(self.patience) or (process.pid is None and not self._can_hold(0))
 
     def lose(self, worker: int, what: str, iteration: int, error: Exception | None = None) -> None:
-        """End what is left of a worker, and start another in its place if that is wanted."""
+        """End what is left of a worker, and start another in its place if that is wanted.
+
+        Without room for another, or after some tries, it is given up, with a warning.
+        """
         process = self._all[worker]
         assert process is not None
-        self.faults.append(Fault(iteration, worker, what))
-        self.why = "" if error is None else f" ({str(error).splitlines()[0]})"
+        reason = f"no answer within {process.patience(self.patience):g} s"
+        if error is not None:
+            reason = reason_of(error)
+        elif not self._can_hold(0):
+            reason = "the nodes that are left have no room for it"
+        self.faults.append(Fault(iteration, worker, what, reason))
+        self.why, self.error = f" ({reason})", error
+        started = process.has_answered(wait=0) or process.pid is not None
         process.end(dead=what == "died")
         self._all[worker] = None
-        if self.replace and process.attempts < _ATTEMPTS:
-            self._spawn(worker, process.attempts + 1)
-            self.faults.append(Fault(iteration, worker, "replaced"))
+        if not self.replace:
+            return
+        refused = ""
+        attempts = process.attempts + (not self._is_gone(process.node))
+        if attempts > _ATTEMPTS:
+            refused = f"{_ATTEMPTS} successors ended without an iteration done"
+        elif what == "hung" and not started:
+            refused = "it never started"
+        elif short := self._shortage(1, 0.0 if self._crowded else _FREEING):
+            self._crowded, refused = True, f"there is no room for another: {short}"
+        if refused:
+            warnings.warn(f"worker {worker} {what} ({reason}) and is given up: {refused}", stacklevel=2)
+            return
+        self._spawn(worker, attempts, process.node)
+        self.faults.append(Fault(iteration, worker, "replaced"))
+
+    def lose_gone(self, iteration: int) -> None:
+        """Those too whose nodes have ended, though nobody has heard of it: one plan for all that is left."""
+        for worker, process in enumerate(self._all):
+            if process is not None and self._is_gone(process.node):
+                self.lose(worker, "died", iteration, RuntimeError("its node has ended"))
+
+    def _is_gone(self, node: str | None) -> bool:
+        """Whether the node itself has ended, which says nothing against the worker."""
+        return any(each["NodeID"] == node and not each["Alive"] for each in self.ray.nodes())
 
     def end(self) -> None:
         for process in self._all:
@@ -278,8 +361,10 @@ class Processes:
                 process.end(dead=False)
         self._all = []
 
-    def _spawn(self, worker: int, attempts: int = 0) -> None:
-        options: dict[str, Any] = {"num_cpus": 1, "max_restarts": 0, "scheduling_strategy": "SPREAD"}
+    def _spawn(self, worker: int, attempts: int = 0, failed: str | None = None) -> None:
+        """Where `failed` is the node of its predecessor, on another if that has room."""
+        place = "SPREAD" if failed is None else preferably_not_on(failed)
+        options: dict[str, Any] = {"num_cpus": 1, "max_restarts": 0, "scheduling_strategy": place}
         if self._num_gpus:  # JAX would take three quarters of the memory for each
             options |= {
                 "num_gpus": self._num_gpus,

@@ -149,7 +149,9 @@ def train_on_cluster(
     A lost worker is replaced if the cluster does so. Where it does not, or three successors end without an
     iteration done, the problem is solved for the workers left before the next step, or at once if a block
     needs the lost one; with a warning by the optimal method if the other has no scheme for so few, and for
-    the times of `Rows`, which do not know one worker from another, as if they were independent.
+    the times of `Rows`, which do not know one worker from another, as if they were independent. Workers that
+    were given up are there again at the start of the next training, as far as there is room for them; where
+    there is none, it warns and goes on with as many as are left, the first ones of the problem.
 
     Raises ValueError where problem, data and cluster do not match, WorkersLost where none are left.
 
@@ -166,7 +168,9 @@ def train_on_cluster(
     ((5,), True)
     """
     workers = int(np.asarray(problem.num_workers))
-    if workers != cluster.num_workers:
+    if workers == cluster.size:
+        cluster.restore()
+    elif workers != cluster.num_workers:
         raise ValueError(f"the problem has {workers} workers, the cluster {cluster.num_workers}")
     plan_key, pace_key, batch_key = jax.random.split(key, 3)
     seed = int(jax.random.randint(batch_key, (), 0, 2**31 - 1))
@@ -188,7 +192,7 @@ def train_on_cluster(
             first, state = last
         advance = _advance(optimizer)
         jax.block_until_ready(advance(state, state[0]))  # compiled before the clock runs
-        course = _Course(cluster, give_work, pace, pace_key)
+        course = _Course(cluster, workers, give_work, pace, pace_key)
         metrics = []
         for step in range(first, num_steps):
             before_step(step, cluster)
@@ -233,14 +237,15 @@ class _Course:
     def __init__(
         self,
         cluster: Cluster,
+        num_workers: int,
         give_work: Callable[[Sequence[int]], TrainingScheme],
         pace: Pace | None,
         pace_key: Array,
     ) -> None:
         self._cluster, self._give_work = cluster, give_work
         self._pace, self._pace_key = pace, pace_key
-        self._all = cluster.num_workers
-        self.members = list(range(self._all))
+        self._all = num_workers
+        self.members = list(range(cluster.num_workers))
         self.seconds: list[float] = []
         self.paced: list[float] = []
         self.counts: list[int] = []

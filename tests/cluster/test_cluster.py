@@ -239,10 +239,14 @@ def test_a_worker_is_given_up_when_its_successors_end_too(cluster):
     plan = coding_plan(jax.random.key(1), params, [COUNT, 0, 0, 0])
     cluster.assign(fatal, plan, zeros, split_unevenly(data, N))
     before = len(cluster.faults)
-    with pytest.raises(WorkersLost, match=r"worker 0 lost.*plan for the workers left"):
+    with (
+        pytest.warns(UserWarning, match=r"worker 0 died .* is given up: 3 successors ended without"),
+        pytest.raises(WorkersLost, match=r"worker 0 lost.*plan for the workers left"),
+    ):
         cluster.gradient(params)
     assert {f.worker for f in cluster.faults[before:]} == {0}
     assert [f.what for f in cluster.faults[before:]] == ["died", "replaced"] * 3 + ["died"]
+    assert all("process has died" in f.reason for f in cluster.faults[before::2])
     cluster.assign(loss, plan, params, split_unevenly(data, N))
     assert_exact(cluster.gradient(params).gradient, params, data)
 
@@ -254,11 +258,16 @@ def failing(params, batch):
     return loss(params, batch)
 
 
-def test_what_the_loss_raises_reaches_the_caller(cluster):
+def test_what_the_loss_raises_for_some_data_loses_who_has_them(cluster, monkeypatch):
+    monkeypatch.setattr("bcgc_jax.cluster.processes._ATTEMPTS", 1)
     params, data = case()
     plan = coding_plan(jax.random.key(1), params, [COUNT, 0, 0, 0])
-    with pytest.raises(KeyError, match="no such column"):
+    with (
+        pytest.warns(UserWarning, match="worker 0 failed .*no such column.* is given up: 1 successors ended"),
+        pytest.raises(WorkersLost, match=r"worker 0, 1 lost: .*\(KeyError: 'no such column'\)$") as lost,
+    ):
         cluster.assign(failing, plan, params, split_unevenly(data, N))
+    assert isinstance(lost.value.__cause__, KeyError)
     cluster.assign(loss, plan, params, split_unevenly(data, N))  # and the cluster is as good as before
     assert_exact(cluster.gradient(params).gradient, params, data)
 

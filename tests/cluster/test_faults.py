@@ -1,0 +1,146 @@
+"""Machines that raise, nodes that end, paces of infinity, damaged checkpoints, clusters that are closed."""
+
+import warnings
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import bcgc_jax as bcgc
+from bcgc_jax.cluster import Cluster, train_on_cluster
+from bcgc_jax.cluster.engine import cause_of, reason_of
+from bcgc_jax.coding.gradients import coding_plan, split_unevenly
+from tests.cluster.test_cluster import COUNT, assert_exact, case, descended, gone, loss, raveled
+
+slow = pytest.mark.slow
+
+
+class Told(RuntimeError):
+    """As Ray tells of what a task raised."""
+
+    def __init__(self, text, cause=None):
+        super().__init__(text)
+        self.cause = cause
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (
+            Told("\x1b[36mray::A.f()\x1b[39m\n  File\nOSError: x", OSError("disk full\nsay all")),
+            "OSError: disk full",
+        ),
+        (Told("ray::A.f()", KeyError()), "KeyError"),
+        (Told("It died.\n\tpid: 7\nThe actor is dead because it was killed by `x`."), "it was killed by `x`"),
+        (
+            Told("died because of an error, \x1b[36mA.__init__()\x1b[39m\nModuleNotFoundError: no 'b'"),
+            "ModuleNotFoundError: no 'b'",
+        ),
+        (Told(""), "Told"),
+    ],
+)
+def test_a_reason_is_one_line_of_what_ray_says(error, reason):
+    assert reason_of(error) == reason
+    found = cause_of(error)
+    assert found is error.cause or str(found) == reason
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    """Two nodes, with room for three workers on the first and two on the second."""
+    from ray.cluster_utils import Cluster as Nodes
+
+    store: Any = {"object_store_memory": 100 * 2**20}
+    head = {"num_cpus": 3, "include_dashboard": False, **store}
+    found = Nodes(initialize_head=True, head_node_args=head)
+    second = found.add_node(num_cpus=2, **store)
+    yield found, second
+    found.shutdown()
+
+
+@pytest.fixture(scope="module")
+def spread(nodes):
+    with Cluster(4, address=nodes[0].address, patience=2.0) as running:
+        yield running
+
+
+def on_node(node, raise_):
+    """The loss, with a machine that raises something when it compiles."""
+
+    def found(params, batch):
+        import ray
+
+        if node in (None, ray.get_runtime_context().get_node_id()):
+            raise_()
+        return loss(params, batch)
+
+    return found
+
+
+def no_disk():
+    raise OSError("no space left on device")
+
+
+@slow
+def test_a_machine_that_raises_loses_its_workers_and_a_loss_that_raises_is_told(spread, nodes):
+    cluster, (_, second) = spread, nodes
+    params, data = case()
+    plan = coding_plan(jax.random.key(0), params, [COUNT, 0, 0])
+    cluster.assign(on_node(second.node_id, no_disk), plan, params, split_unevenly(data, 3))
+    # There is room for all three on the first node, and successors go there.
+    assert {f.what for f in cluster.faults} == {"failed", "replaced"}
+    assert {f.reason for f in cluster.faults if f.what == "failed"} == {"OSError: no space left on device"}
+    assert len(cluster.faults) <= 4
+    assert_exact(cluster.gradient(params).gradient, params, data)
+    faults = len(cluster.faults)
+    with pytest.raises(OSError, match="no space left") as raised:
+        cluster.assign(on_node(None, no_disk), plan, params, split_unevenly(data, 3))
+    assert str(raised.value) == "no space left on device"
+    assert "no_disk" in str(raised.value.__cause__)  # where it was raised
+    assert len(cluster.faults) == faults  # no process was ended for it
+    cluster.assign(loss, plan, params, split_unevenly(data, 3))
+    assert_exact(cluster.gradient(params).gradient, params, data)
+
+
+@slow
+def test_workers_of_a_node_that_ended_are_given_up_at_once_where_there_is_no_room(spread, nodes):
+    cluster, (all_nodes, second) = spread, nodes
+    params, data = case()
+    problem = bcgc.Problem(bcgc.ShiftedExponential(1.0, 0.3), 4, COUNT, len(data["y"]))
+    arguments = (loss, problem, params, data, optax.sgd(0.1))
+    faults, planned = len(cluster.faults), []
+
+    def end(step, running):
+        planned.append((step, running.num_workers))
+        if step == 2:
+            processes = [running._processes[w] for w in range(running.num_workers)]
+            all_nodes.remove_node(second, allow_graceful=False)
+            assert gone([p.pid for p in processes if p.node == second.node_id])
+
+    with pytest.warns(UserWarning, match=r"worker \d .* is given up: ") as told:
+        found = train_on_cluster(jax.random.key(5), cluster, *arguments, 5, method="uncoded", before_step=end)
+    # One of them has room beside the others.
+    assert planned == [(0, 4), (1, 4), (2, 4), (3, 3), (4, 3)]
+    assert any("no room" in str(warning.message) for warning in told)
+    # Both died; a successor that was sent to the node, before Ray knew of its end, has never started.
+    lost = [f for f in cluster.faults[faults:] if f.what != "replaced"]
+    assert [f.what for f in lost].count("died") >= 2
+    assert len(lost) <= 4
+    assert all(f.reason for f in lost)
+    # No try counts, and nobody waits for what cannot come: measured 3 s, planning anew included.
+    assert found.seconds.max() < 60
+    want = raveled(descended(params, data, optax.sgd(0.1), 5))
+    np.testing.assert_allclose(raveled(found.params), want, atol=3e-6)
+    # The next training goes on with those left, and with all as soon as there is room again.
+    with pytest.warns(UserWarning, match="goes on with 3 of 4 workers: "):
+        again = train_on_cluster(jax.random.key(5), cluster, *arguments, 2, method="uncoded")
+    assert again.num_workers.tolist() == [3, 3]
+    all_nodes.add_node(num_cpus=2, object_store_memory=100 * 2**20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = train_on_cluster(jax.random.key(5), cluster, *arguments, 2, method="uncoded")
+    assert again.num_workers.tolist() == [4, 4]
+    want = raveled(descended(params, data, optax.sgd(0.1), 2))
+    np.testing.assert_allclose(raveled(again.params), want, atol=3e-6)

@@ -2,11 +2,15 @@
 
 import os
 import re
+import shutil
+import signal
 import socket
 import tempfile
+import threading
+import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -37,8 +41,8 @@ def shared_programs() -> Iterator[Programs]:
         yield Programs(folder, 0.0)
 
 
-# Seconds until a cluster must have taken a connection.
-_PATIENCE = 5.0
+# Seconds until a cluster must have taken a connection. Letters of a folder that leave room for a socket's.
+_PATIENCE, _PLACE = 5.0, 20
 
 
 def load_ray(*, local: bool = True) -> Any:
@@ -62,23 +66,51 @@ def load_ray(*, local: bool = True) -> Any:
     return ray
 
 
+class _Started:
+    """Ray as a cluster of this process has started or joined it; the last of its `users` ends it."""
+
+    def __init__(self, ending: ExitStack) -> None:
+        self.ending, self.users = ending, 0
+
+
+_started: _Started | None = None
+
+
 @contextmanager
 def session(address: str | None, num_workers: int, store_bytes: int) -> Iterator[Any]:
-    """Ray, on this machine alone, or joined at `address`; one that runs already is used and left running.
+    """Ray, on this machine alone, or joined at `address`; one that runs already is used.
 
-    Locally a worker counts as one CPU however many there are: they may share them.
+    It ends with the last session that uses it, unless the caller has started it. Locally a worker counts as
+    one CPU however many there are: they may share them.
     """
-    ray = load_ray(local=address is None)
-    if ray.is_initialized():
-        if address is not None:
+    global _started
+    with ExitStack() as ending:
+        ending.enter_context(_settings_restored())
+        ray = load_ray(local=address is None)
+        if not ray.is_initialized():
+            _start(ray, ending, address, num_workers, store_bytes)
+            _started = _Started(ending.pop_all())
+        elif address is not None:
             raise ConnectionError(
-                f"this process is connected to a Ray cluster already: end that (ray.shutdown()) before it "
-                f"joins {address}, or give no address to use the one it has"
+                f"this process is connected to a Ray cluster already: end that (ray.shutdown(), and each "
+                f"`Cluster`) before it joins {address}, or give no address to use the one it has"
             )
+    started = _started
+    if started is not None:
+        started.users += 1
+    try:
         yield ray
-        return
-    if address is not None:
-        _check_answers(address)
+    finally:
+        if started is not None:
+            started.users -= 1
+            if not started.users:
+                _started = None
+                started.ending.close()
+
+
+def _start(ray: Any, ending: ExitStack, address: str | None, num_workers: int, store_bytes: int) -> None:
+    """What undoes it is put on the stack `ending`."""
+    answer = signal.getsignal(signal.SIGTERM)
     options: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
     if address is None:
         # With room for the workers that replace others; a store smaller than 80 MB is refused.
@@ -86,11 +118,15 @@ def session(address: str | None, num_workers: int, store_bytes: int) -> Iterator
             "num_cpus": 2 * num_workers,
             "object_store_memory": max(2 * store_bytes, 100 * 2**20),
             "include_dashboard": False,
+            "_temp_dir": ending.enter_context(_private_folder()),
         }
+    else:
+        _check_answers(address)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         # Ray's children are new programs: they do not run on in a copy of this one.
         warnings.filterwarnings("ignore", "os.fork.. was called", RuntimeWarning)
+        ending.callback(ray.shutdown)
         try:
             ray.init(address=address or "local", **options)
         except ConnectionError as error:
@@ -101,10 +137,50 @@ def session(address: str | None, num_workers: int, store_bytes: int) -> Iterator
                 "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what `ray get-auth-token` says on its head, if "
                 "that is another machine; else it may be of another version of Ray"
             ) from error
+    if answer is not None and threading.current_thread() is threading.main_thread():
+        # Ray's answer to SIGTERM prints its stack and may abort: contexts are to end in order instead.
+        signal.signal(signal.SIGTERM, _leave if answer is signal.SIG_DFL else answer)
+
+
+def _leave(number: int, frame: Any) -> None:
+    raise SystemExit(128 + number)
+
+
+@contextmanager
+def _settings_restored() -> Iterator[None]:
+    """What Ray, or what is said to it, leaves in the environment, and its answer to SIGTERM, do not stay."""
+
+    def settings() -> dict[str, str]:
+        return {k: v for k, v in os.environ.items() if k.startswith("RAY_") or k == "PYTHONBREAKPOINT"}
+
+    before, answer = settings(), signal.getsignal(signal.SIGTERM)
     try:
-        yield ray
+        yield
     finally:
-        ray.shutdown()
+        for name in settings().keys() - before.keys():
+            del os.environ[name]
+        os.environ |= before
+        if answer is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, answer)
+
+
+@contextmanager
+def _private_folder() -> Iterator[str]:
+    """In one of mode 700, for as long as Ray runs, which lets everybody write in its own, the sockets' too.
+
+    A socket's path has 103 letters at most, on Linux 107, and Ray adds some 70 to the folder's.
+    """
+    places = os.environ.get("RAY_TMPDIR", ""), tempfile.gettempdir(), "/tmp"
+    short = [place for place in places if 0 < len(place) <= _PLACE]
+    folder = tempfile.mkdtemp(prefix="bcgc-", dir=short[0] if short else None)
+    try:
+        yield os.path.join(folder, "ray")
+    finally:
+        for _ in range(10):  # its last processes write while they end
+            shutil.rmtree(folder, ignore_errors=True)
+            if not os.path.exists(folder):
+                break
+            time.sleep(0.1)
 
 
 def _check_answers(address: str) -> None:

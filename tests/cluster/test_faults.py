@@ -1,5 +1,11 @@
 """Machines that raise, nodes that end, paces of infinity, damaged checkpoints, clusters that are closed."""
 
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
 import warnings
 from typing import Any
 
@@ -12,7 +18,17 @@ import bcgc_jax as bcgc
 from bcgc_jax.cluster import Cluster, train_on_cluster
 from bcgc_jax.cluster.engine import cause_of, reason_of
 from bcgc_jax.coding.gradients import coding_plan, split_unevenly
-from tests.cluster.test_cluster import COUNT, assert_exact, case, descended, gone, loss, raveled
+from tests.cluster.test_cluster import (
+    COUNT,
+    ROOT,
+    assert_exact,
+    case,
+    descendants,
+    descended,
+    gone,
+    loss,
+    raveled,
+)
 
 slow = pytest.mark.slow
 
@@ -144,3 +160,56 @@ def test_workers_of_a_node_that_ended_are_given_up_at_once_where_there_is_no_roo
     assert again.num_workers.tolist() == [4, 4]
     want = raveled(descended(params, data, optax.sgd(0.1), 2))
     np.testing.assert_allclose(raveled(again.params), want, atol=3e-6)
+
+
+_LEFT = """
+import os, signal, stat, sys, time, jax
+sys.path.insert(0, {root!r})
+from bcgc_jax.cluster import Cluster
+from bcgc_jax.coding.gradients import coding_plan, split_unevenly
+from tests.cluster.test_cluster import COUNT, assert_exact, case, loss
+settings, (params, data) = dict(os.environ), case()
+given = loss, coding_plan(jax.random.key(0), params, [COUNT, 0]), params, split_unevenly(data, 2)
+with Cluster(2) as second:
+    with Cluster(2) as first:
+        import ray
+        its = ray._private.worker._global_node.temp_dir
+        mine = [folder for folder in os.scandir({place!r}) if its.startswith(folder.path)]
+        print(*(stat.S_IMODE(folder.stat().st_mode) == 0o700 for folder in mine))
+        first.assign(*given)
+    second.assign(*given)
+    assert_exact(second.gradient(params).gradient, params, data)
+    try:
+        first.gradient(params)
+    except ValueError as error:
+        print(error)
+print(ray.is_initialized(), os.listdir({place!r}), dict(os.environ) == settings, flush=True)
+with Cluster(2) as third:
+    third.assign(*given)
+    print("ready", *third.pids, flush=True)
+    while True:
+        third.gradient(params)
+"""
+
+
+@slow
+def test_a_cluster_leaves_others_their_ray_and_nothing_behind_also_after_sigterm():
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="t") as place:  # a short name
+        command = [sys.executable, "-c", _LEFT.format(root=ROOT, place=place)]
+        pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        running: Any = subprocess.Popen(command, env=os.environ | {"TMPDIR": place}, **pipes)
+        try:
+            lines = [running.stdout.readline().strip() for _ in range(4)]
+            pids = descendants(running.pid)
+            time.sleep(0.5)
+            running.terminate()
+            _, err = running.communicate(timeout=60)
+        finally:
+            running.kill()
+        assert lines[0] == "True"
+        assert lines[1].startswith("the cluster is closed")
+        assert lines[2] == "False [] True"
+        assert {int(pid) for pid in lines[3].split()[1:]} <= set(pids)
+        assert (running.returncode, err) == (128 + signal.SIGTERM, "")
+        assert gone(pids)
+        assert os.listdir(place) == []

@@ -122,7 +122,7 @@ class Collection(abc.ABC):
 
     def _take(self) -> None:
         """Wait for whatever comes next, and take all that is there."""
-        waiting, pause = list(self.waiting), self.processes.patience / 2
+        waiting, pause = list(self.waiting), self.processes.pause
         ready, _ = self.ray.wait(waiting, num_returns=1, timeout=pause)
         if ready and len(waiting) > 1:
             ready, _ = self.ray.wait(waiting, num_returns=len(waiting), timeout=0)

@@ -23,6 +23,9 @@ from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, num_samples
 from bcgc_jax.coding.scheduled import SchedulePlan, schedule_plan
 from bcgc_jax.schedules import Schedule
 
+# Seconds, more than threads can wait for: a task that is done no earlier is not done in the iteration.
+_NEVER = 1e9
+
 
 class Cluster:
     r"""N worker processes, and the gradients that they compute together.
@@ -208,12 +211,15 @@ class Cluster:
         """The gradient of the loss at `params`.
 
         With `finish`, `[tasks, N]`, worker w is done with a task (of a coding plan: a block) no earlier than
-        that many seconds after it began: slowness on purpose. The number of the `iteration`, by default one
-        more than the last, is that of the records, and mini-batches are drawn with it: the same number, the
-        same samples.
+        that many seconds after it began: slowness on purpose, infinity included. The number of the
+        `iteration`, by default one more than the last, is that of the records, and mini-batches are drawn
+        with it: the same number, the same samples.
 
-        Raises WorkersLost where a block cannot be completed any more, and what the loss raised.
+        Raises WorkersLost where a block cannot be completed any more, ValueError where too few are ever to be
+        done, and what the loss raises in all workers.
         """
+        if finish is not None:
+            finish = np.minimum(_checked(finish, self.plan), _NEVER)
         self.iteration = self.iteration + 1 if iteration is None else iteration
         return self._collect(params, finish)
 
@@ -230,6 +236,19 @@ class Cluster:
         self._calls += 1
         given = self._processes, params, finish
         return self._collection(*given, call=self._calls, iteration=self.iteration).run()
+
+
+def _checked(finish: np.ndarray, plan: CodingPlan | SchedulePlan) -> np.ndarray:
+    """Times of slowness with which the iteration ends."""
+    finish, shape = np.asarray(finish, float), (len(plan.tasks(0)), plan.num_workers)
+    if finish.shape != shape or not np.all(finish >= 0):
+        raise ValueError(f"finish must be 0 or more seconds, of shape {shape}, got {finish.tolist()}")
+    if finish.max(initial=0) >= _NEVER and plan.completed(finish).max() >= _NEVER:
+        raise ValueError(
+            "by their pace so many workers are never done that the iteration would not end: give times below "
+            f"{_NEVER:g} s to more of them, or train with more redundancy"
+        )
+    return finish
 
 
 def _collection_of(plan: CodingPlan | SchedulePlan, params: PyTree) -> Callable[..., Collection]:

@@ -22,6 +22,7 @@ from bcgc_jax.coding.gradients import PyTree
 # (which may hold Python for long), and for the CPUs of old ones to be free.
 _BEHIND, _ATTEMPTS = 2, 3
 _STARTING, _LOADING, _FREEING = 120.0, 30.0, 10.0
+_LOOKING = 60.0  # seconds at most between looks at who is silent, however long the patience
 
 
 class Fault(NamedTuple):
@@ -190,6 +191,11 @@ class Processes:
         self._all: list[Process | None] = [None] * num_workers
         self._check_room(num_workers)
 
+    @property
+    def pause(self) -> float:
+        """Seconds between looks at who is silent."""
+        return min(self.patience / 2, _LOOKING)
+
     def __len__(self) -> int:
         return len(self._all)
 
@@ -260,7 +266,7 @@ class Processes:
         """Until nobody starts any more; WorkersLost if some cannot, and what the loss raises in all."""
         raised: dict[int, Exception] = {}
         while starting := self._starting(but=raised):
-            ready, _ = self.ray.wait(list(starting), num_returns=1, timeout=self.patience / 2)
+            ready, _ = self.ray.wait(list(starting), num_returns=1, timeout=self.pause)
             for worker in (starting[ref] for ref in ready):
                 if (error := self.has_loaded(worker)) is None:
                     continue

@@ -36,6 +36,8 @@ from bcgc_jax.solvers.solve import solve
 
 # Iterations whose work is kept: an iteration of many workers and blocks is thousands of records.
 _KEPT = 1000
+# Seconds in the place of infinity, which times a load of 0 is nothing.
+_ENDLESS = 1e30
 _State = tuple[PyTree, PyTree]  # parameters, and the optimiser's
 
 
@@ -73,7 +75,8 @@ class Pace:
     a schedule, a task is done no earlier than `seconds` times when the model has it done.
 
     Attributes:
-      cycle_times: a law, drawn anew for each iteration, or measured rows `[K, N]`, replayed over and over.
+      cycle_times: a law, drawn anew for each iteration, or measured rows `[K, N]`, replayed over and over;
+        infinity for a worker that does not answer in that iteration.
       seconds: wall-clock seconds in the unit of the cycle time.
       start_ups: a law, a number, or rows beside those of the cycle times; by default the problem's.
     """
@@ -107,6 +110,10 @@ class Pace:
         times = times if isinstance(times, Law | JointLaw) else np.asarray(times, float)
         starts = starts if starts is None or isinstance(starts, Law) else np.asarray(starts, float)
         drawn = draws_of(times, starts, num_workers)(step, jax.random.fold_in(key, step))
+        if not all(np.all(np.asarray(values, float) >= 0) for values in drawn):
+            raise ValueError(
+                "times of a pace are 0 or more, infinity included: there are negative ones or NaN"
+            )
         return [self.seconds * np.broadcast_to(np.asarray(a, float), num_workers) for a in drawn]
 
 
@@ -278,7 +285,8 @@ class _Course:
             finish = None
             if self._pace is not None:
                 given = self._pace_key, step, self._all
-                starts, times = self._pace.draw_start_ups(*given), self._pace.draw(*given)
+                drawn = self._pace.draw_start_ups(*given), self._pace.draw(*given)
+                starts, times = (np.minimum(seconds, _ENDLESS) for seconds in drawn)
                 finish = self._scheme.finish_times(starts[self.members], times[self.members])
             try:
                 return self._cluster.gradient(params, finish, iteration=step), finish

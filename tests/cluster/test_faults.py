@@ -15,7 +15,7 @@ import optax
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.cluster import Cluster, train_on_cluster
+from bcgc_jax.cluster import Cluster, Pace, train_on_cluster
 from bcgc_jax.cluster.engine import cause_of, reason_of
 from bcgc_jax.coding.gradients import coding_plan, split_unevenly
 from tests.cluster.test_cluster import (
@@ -160,6 +160,53 @@ def test_workers_of_a_node_that_ended_are_given_up_at_once_where_there_is_no_roo
     assert again.num_workers.tolist() == [4, 4]
     want = raveled(descended(params, data, optax.sgd(0.1), 2))
     np.testing.assert_allclose(raveled(again.params), want, atol=3e-6)
+
+
+@slow
+def test_a_worker_that_never_answers_is_covered_or_refused_whatever_the_patience(spread):
+    params, data = case()
+    plan = coding_plan(jax.random.key(0), params, [0, COUNT, 0])
+    spread.assign(loss, plan, params, split_unevenly(data, 3))
+    patience, spread.patience = spread.patience, np.inf
+    problem = bcgc.Problem(bcgc.ShiftedExponential(1.0, 0.3), 3, COUNT, len(data["y"]))
+    try:
+        for late in (np.inf, 1e300, 1e10):
+            found = spread.gradient(params, np.array([[0.0, late, 0.1]]))
+            assert_exact(found.gradient, params, data)
+            assert found.arrived[0].tolist() == [True, False, True]
+        for finish, message in (
+            ([[0.0, np.inf, np.inf]], "would not end"),
+            ([[0.0, np.nan, 0.0]], "0 or more seconds"),
+            ([[0.0, -1.0, 0.0]], "0 or more seconds"),
+            ([[0.0, 0.0]], r"of shape \(1, 3\)"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                spread.gradient(params, np.array(finish))
+
+        def run(times):
+            return train_on_cluster(
+                *(jax.random.key(5), spread, loss, problem, params, data, optax.sgd(0.1), 3),
+                method="tandon:1",
+                pace=Pace(times, 1e-4),
+            )
+
+        times = np.ones((3, 3))
+        times[1, 2] = np.inf
+        found = run(times)
+        assert np.all(np.isfinite(found.paced))
+        want = raveled(descended(params, data, optax.sgd(0.1), 3))
+        np.testing.assert_allclose(raveled(found.params), want, atol=3e-6)
+        with pytest.raises(ValueError, match="would not end"):
+            run(np.where(times == 1, np.inf, 1))
+    finally:
+        spread.patience = patience
+
+
+@pytest.mark.parametrize("times", [np.array([[1.0, np.nan]]), np.array([[1.0, -1.0]])])
+def test_times_that_are_none_are_refused_in_one_line(times):
+    for pace in (Pace(times), Pace(np.ones((1, 2)), start_ups=times)):
+        with pytest.raises(ValueError, match=r"^times of a pace are 0 or more.*NaN$"):
+            pace.draw(jax.random.key(0), 0, 2)
 
 
 _LEFT = """

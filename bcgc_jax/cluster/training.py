@@ -20,7 +20,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import replace
-from bcgc_jax.cluster.checkpoints import Checkpoints
+from bcgc_jax.cluster.checkpoints import Checkpoints, made_with
 from bcgc_jax.cluster.collection import ClusterGradient, Work
 from bcgc_jax.cluster.master import Cluster
 from bcgc_jax.cluster.processes import Fault, WorkersLost
@@ -147,7 +147,9 @@ def train_on_cluster(
       data: pytree of arrays `[M, …]`. The subsets differ in size by at most one sample.
       pace: slowness on purpose, for studies.
       batch_size: samples of each subset that an iteration draws; all by default.
-      checkpoints: a folder, or `Checkpoints` of it: read first, then written as the training goes on.
+      checkpoints: a folder, or `Checkpoints` of it: read first, then written as the training goes on. Refused
+        if made with another key, data, model, optimiser or learning rate, batch size, scheme or name of the
+        loss; what the loss of that name does, the pace and the law of the problem are not compared.
       evaluate: called with the parameters after each iteration, off the clock.
       before_step: called with the number of the iteration and the cluster.
       plan_options: `units`, `order`, `construction` and `mean` of `coding_plan`; of a schedule those of
@@ -160,7 +162,8 @@ def train_on_cluster(
     were given up are there again at the start of the next training, as far as there is room for them; where
     there is none, it warns and goes on with as many as are left, the first ones of the problem.
 
-    Raises ValueError where problem, data and cluster do not match, WorkersLost where none are left.
+    Raises ValueError where problem, data, checkpoint and cluster do not match, or more iterations are done
+    than asked for, WorkersLost where no workers are left.
 
     >>> import jax.numpy as jnp
     >>> from bcgc_jax import ShiftedExponential
@@ -195,8 +198,16 @@ def train_on_cluster(
     with contextlib.ExitStack() as stack:
         if isinstance(checkpoints, str | Path):
             checkpoints = stack.enter_context(Checkpoints(checkpoints))
-        if checkpoints is not None and (last := checkpoints.last(state)) is not None:
-            first, state = last
+        if checkpoints is not None:
+            described = _described(
+                key, loss, problem, params, data, optimizer, method, batch_size, plan_options
+            )
+            first, state = checkpoints.last(state, described) or (first, state)
+            if first > num_steps:
+                raise ValueError(
+                    f"the checkpoint is of {first} iterations, more than the {num_steps} asked for: ask for "
+                    "as many at least, or take an empty folder"
+                )
         advance = _advance(optimizer)
         jax.block_until_ready(advance(state, state[0]))  # compiled before the clock runs
         course = _Course(cluster, workers, give_work, pace, pace_key)
@@ -221,6 +232,25 @@ def train_on_cluster(
         faults=tuple(cluster.faults[first_fault:]),
         work=tuple(item for one in course.work for item in one),
     )
+
+
+def _described(
+    key: Array,
+    loss: Loss,
+    problem: Problem,
+    params: PyTree,
+    data: PyTree,
+    optimizer: optax.GradientTransformation,
+    method: str | Method | Scheme | Schedule,
+    batch_size: int | None,
+    options: dict[str, Any],
+) -> dict[str, Any]:
+    """What a training that goes on from a checkpoint must share with the one before."""
+    scheme = method if isinstance(method, Schedule) else method_of(method).name
+    settings = {"scheme": f"{scheme} {sorted(options.items())}", "batch size": batch_size}
+    if batch_size is not None:  # what is drawn depends on how many subsets there are
+        settings["number of workers"] = int(np.asarray(problem.num_workers))
+    return made_with(key, loss, data, params, optimizer, **settings)
 
 
 def _advance(optimizer: optax.GradientTransformation) -> Callable[[_State, PyTree], _State]:

@@ -298,6 +298,11 @@ def test_training_is_plain_gradient_descent_and_goes_on_from_a_checkpoint(cluste
     want = raveled(descended(params, data, optimizer, 12))
     # Measured: 2e-7 after 12 steps of Adam.
     np.testing.assert_allclose(raveled(rest.params), want, atol=3e-6)
+    with pytest.raises(ValueError, match="of 12 iterations, more than the 11 asked for"):
+        run(11, tmp_path / "one")
+    optimizer = optax.adam(1e-2)
+    with pytest.raises(ValueError, match="made with another learning rate or optimiser"):
+        run(13, tmp_path / "one")
     with (
         pytest.raises(ValueError, match="another model or optimiser"),
         Checkpoints(tmp_path / "one") as checkpoints,

@@ -1,0 +1,162 @@
+"""Checkpoints that are damaged, of another training, or cannot be written."""
+
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from bcgc_jax.cluster import Checkpoints
+from bcgc_jax.cluster.checkpoints import made_with
+from tests.cluster.test_cluster import ROOT, case, loss
+
+
+def states(count, dtype=np.float32):
+    rng = np.random.default_rng(0)
+    return [{"a": rng.normal(size=(30, 40)).astype(dtype), "b": np.full(3, k, dtype)} for k in range(count)]
+
+
+def assert_same(found, want):
+    jax.tree.map(np.testing.assert_array_equal, found, want)
+
+
+def written(folder, count=4):
+    with Checkpoints(folder) as checkpoints:
+        for k, state in enumerate(states(count)):
+            checkpoints.save(k, state, wait=True)
+    return states(count)
+
+
+def cut(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize("damage", ["data", "metadata", "part", "nothing left"])
+def test_the_intact_one_before_a_damaged_checkpoint_is_taken(tmp_path, damage):
+    want = written(tmp_path)
+    last = tmp_path / "3"
+    if damage == "data":
+        cut(max((path for path in last.rglob("d/*") if path.is_file()), key=lambda p: p.stat().st_size))
+    elif damage == "metadata":
+        cut(next(last.rglob("_METADATA")))
+    elif damage == "part":
+        shutil.rmtree(next(path.parent for path in last.rglob("_METADATA")))
+    else:
+        shutil.rmtree(last)
+        last.mkdir()
+    with Checkpoints(tmp_path) as checkpoints:
+        with pytest.warns(
+            UserWarning, match=r"iteration 3 in .* is damaged \(.*\): that of iteration 2 is taken"
+        ):
+            steps, found = checkpoints.last(want[0]) or (0, None)
+        assert steps == 2
+        assert_same(found, want[2])
+        checkpoints.save(3, want[3], wait=True)  # in its place
+    with Checkpoints(tmp_path) as checkpoints, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        steps, found = checkpoints.last(want[0]) or (0, None)
+    assert steps == 3
+    assert_same(found, want[3])
+
+
+def test_where_all_are_damaged_it_is_said(tmp_path):
+    want = written(tmp_path)
+    for path in tmp_path.rglob("_METADATA"):
+        cut(path)
+    with (
+        pytest.raises(ValueError, match=r"no checkpoint in .* can be read: they are damaged"),
+        Checkpoints(tmp_path) as checkpoints,
+    ):
+        checkpoints.last(want[0])
+
+
+def test_what_is_half_written_is_removed(tmp_path):
+    written(tmp_path)
+    (tmp_path / "4.orbax-checkpoint-tmp").mkdir()
+    with Checkpoints(tmp_path) as checkpoints:
+        assert (checkpoints.last(states(1)[0]) or [0])[0] == 3
+    assert sorted(os.listdir(tmp_path)) == ["2", "3", "training.json"]
+
+
+def test_parameters_of_another_precision_or_shape_are_refused(tmp_path):
+    written(tmp_path)
+    for other in (states(1, np.float16)[0], {"a": np.zeros((30, 40), np.float32)}, {"a": 1}):
+        with (
+            pytest.raises(
+                ValueError, match=r"holds the checkpoint of another.*another model or optimiser. Take an"
+            ),
+            Checkpoints(tmp_path) as checkpoints,
+        ):
+            checkpoints.last(other)
+
+
+def test_another_training_is_refused_by_what_differs(tmp_path):
+    params, data = case()
+    given: dict[str, Any] = {"key": jax.random.key(0), "loss": loss, "data": data, "params": params}
+    given |= {"optimizer": optax.adam(1e-2), "scheme": "optimal"}
+
+    def last(**changed):
+        with Checkpoints(tmp_path) as checkpoints:
+            found = checkpoints.last(states(1)[0], made_with(**given | changed))
+            if found is None:
+                checkpoints.save(1, states(1)[0])
+        return found
+
+    assert last() is None
+    assert last()[0] == 1
+    # The parameters that it begins with count for nothing, but for their shapes: the checkpoint has others.
+    assert last(params=jax.tree.map(np.zeros_like, params))[0] == 1
+    other = {"x": data["x"].copy(), "y": data["y"]}
+    other["x"][7, 2] += 1e-3
+    for name, changed in (
+        ("key", {"key": jax.random.key(1)}),
+        (r"loss \(by its name\)", {"loss": lambda p, x: jnp.sum(p["a"])}),
+        ("data", {"data": other}),
+        ("learning rate or optimiser", {"optimizer": optax.adam(1.01e-2)}),
+        ("learning rate or optimiser", {"optimizer": optax.sgd(1e-2)}),
+        ("learning rate or optimiser", {"optimizer": optax.adam(optax.linear_schedule(1e-2, 0.0, 10))}),
+        ("key, scheme", {"key": jax.random.key(1), "scheme": "time"}),
+    ):
+        with pytest.raises(ValueError, match=f"made with another {name}. Take an empty folder, or what it"):
+            last(**changed)
+
+
+_FULL = """
+import os, resource, signal, sys, warnings
+sys.path.insert(0, {root!r})
+from bcgc_jax.cluster import Checkpoints
+from tests.cluster.test_checkpoints import states
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+with warnings.catch_warnings(record=True) as told, Checkpoints({folder!r}) as checkpoints:
+    warnings.simplefilter("always")
+    for k, state in enumerate(states(7)):
+        full = k in (2, 3, 6)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100 if full else limit[0], limit[1]))
+        checkpoints.save(k, state)
+        checkpoints._settle()
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        print(sorted(os.listdir({folder!r})))
+for warning in told:
+    print(warning.message)
+"""
+
+
+@pytest.mark.slow
+def test_after_a_write_that_failed_it_goes_on_tries_again_and_ends(tmp_path):
+    script = _FULL.format(root=ROOT, folder=str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    *folders, first, second = done.stdout.splitlines()
+    kept = [["0"], ["0", "1"], ["0", "1"], ["0", "1"], ["1", "4"], ["4", "5"], ["4", "5"]]
+    assert folders == [str([*steps, "training.json"]) for steps in kept]
+    assert first.startswith("the checkpoint of iteration 2 could not be written to")
+    assert second.startswith("the checkpoint of iteration 6 could not be written to")
+    assert "([Errno 27] File too large): the training goes on" in first

@@ -343,8 +343,10 @@ def _scheme(
     workers, left = int(np.asarray(problem.num_workers)), len(members)
     if left < workers:
         law = problem.cycle_time.of_workers(members)
-        samples = np.asarray(problem.num_samples) * (1 if batch_size is None else left / workers)
-        problem = replace(problem, cycle_time=law, num_workers=left, max_workers=left, num_samples=samples)
+        samples = problem.num_samples * (1 if batch_size is None else left / workers)
+        # The program that solved it for all workers then solves it for those left, unless each has a law.
+        most = left if isinstance(law, JointLaw) else problem.max_workers
+        problem = replace(problem, cycle_time=law, num_workers=left, max_workers=most, num_samples=samples)
     if isinstance(method, Schedule):
         return schedule_scheme(problem, method, params, **options)
     solve_key, code_key = jax.random.split(jax.random.fold_in(key, left))

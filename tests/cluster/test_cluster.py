@@ -23,6 +23,7 @@ import bcgc_jax as bcgc
 from bcgc_jax.cluster import Checkpoints, Cluster, Pace, WorkersLost, train_on_cluster
 from bcgc_jax.cluster.training import _scheme
 from bcgc_jax.coding.gradients import coding_plan, split_unevenly
+from tests.compilations import compilations
 from tests.oracles.runtimes import delivered_runtime
 
 pytestmark = pytest.mark.slow
@@ -406,6 +407,22 @@ def test_the_plan_for_the_workers_left_is_that_of_their_own_laws():
         jax.random.key(0), dataclasses.replace(problem, num_samples=8), [0, 1, 3], "uncoded", params, 2, {}
     )
     np.testing.assert_allclose(batch.load, [2 * COUNT])  # two samples of each subset, whoever is left
+
+
+def test_planning_for_fewer_workers_compiles_no_solver_again():
+    params, data = case()
+    problem = bcgc.Problem(bcgc.ShiftedExponential(1.0, 0.3), N, COUNT, len(data["y"]))
+    with compilations() as first:
+        _scheme(jax.random.key(0), problem, range(N), "optimal", params, None, {})
+    with compilations() as again:
+        found = _scheme(jax.random.key(0), problem, [0, 2, 3], "optimal", params, None, {})
+        batches = dataclasses.replace(problem, num_samples=8)
+        _scheme(jax.random.key(0), batches, [1, 2], "optimal", params, 2, {})
+    best = bcgc.solve(bcgc.Problem(problem.cycle_time, 3, COUNT, len(data["y"])))
+    sizes = {block.level: block.size for block in found.plan.blocks}
+    assert [sizes.get(n, 0) for n in range(3)] == np.asarray(best.rounded).tolist()
+    assert {"jit(optimum)", "jit(improve_units)"} <= set(first)
+    assert not again
 
 
 def test_a_plan_for_the_workers_left_is_found_whatever_the_scheme_and_the_law():

@@ -143,7 +143,7 @@ class Collection(abc.ABC):
         assert process is not None
         if item is not self.streams.get(worker):
             del self.waiting[item]
-            error = None if process.starting is None else self.processes.has_loaded(worker)
+            error = None if process.starting is None else self._error_of_start(worker)
             if error is None:
                 self._dispatch(worker)
             else:
@@ -176,12 +176,20 @@ class Collection(abc.ABC):
         else:
             process.speaks()
 
+    def _error_of_start(self, worker: int) -> Exception | None:
+        error = self.processes.has_loaded(worker)
+        if error is None and (why := self.processes.unlike()):  # a successor; the others have been compared
+            return RuntimeError(why)
+        return error
+
     def _lose_by(self, error: Exception, worker: int) -> None:
         """Raises what all workers raise."""
-        failed = isinstance(error, self.ray.exceptions.RayTaskError)
-        if failed:
+        if isinstance(error, self.ray.exceptions.RayTaskError):
             self.processes.check_raised({worker: error})
-        self._lose(worker, "failed" if failed else "died", error)
+            what = "failed"
+        else:
+            what = "died" if isinstance(error, self.ray.exceptions.RayError) else "failed"
+        self._lose(worker, what, error)
 
     def _lose(self, worker: int, what: str, error: Exception | None = None) -> None:
         """Forget what was expected of a worker; expect its successor."""

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 
 from bcgc_jax._extras import to_install
+from bcgc_jax.cluster.alike import Machine, machine
 from bcgc_jax.cluster.worker import Duty, Message, Worker
 
 
@@ -148,10 +149,16 @@ def _leave(number: int, frame: Any) -> None:
 
 @contextmanager
 def _settings_restored() -> Iterator[None]:
-    """What Ray, or what is said to it, leaves in the environment, and its answer to SIGTERM, do not stay."""
+    """What Ray, or what is said to it, leaves in the environment, and its answer to SIGTERM, do not stay.
+
+    But for the mode that it has chosen to authenticate with: it keeps that in its memory too, and processes
+    that are started in another one later would be refused.
+    """
+    kept = "RAY_AUTH_MODE"
 
     def settings() -> dict[str, str]:
-        return {k: v for k, v in os.environ.items() if k.startswith("RAY_") or k == "PYTHONBREAKPOINT"}
+        chosen = (k for k in os.environ if (k.startswith("RAY_") and k != kept) or k == "PYTHONBREAKPOINT")
+        return {name: os.environ[name] for name in chosen}
 
     before, answer = settings(), signal.getsignal(signal.SIGTERM)
     try:
@@ -234,13 +241,14 @@ def actor_class(ray: Any) -> Any:
     class Actor:
         worker: Worker | None = None
 
-        def load(self, duty: Duty, index: int, subsets: dict[int, Any], programs: Programs) -> None:
-            """Take up a duty, `subsets` by reference; ends once all is compiled."""
+        def load(self, duty: Duty, index: int, subsets: dict[int, Any], programs: Programs) -> Machine:
+            """Take up a duty, `subsets` by reference; ends once all is compiled. What computes here."""
             if os.access(programs.folder, os.W_OK):  # else this is another machine
                 jax.config.update("jax_compilation_cache_dir", programs.folder)
                 jax.config.update("jax_persistent_cache_min_compile_time_secs", programs.seconds)
             self.worker = Worker(duty, index, {j: ray.get(data) for j, data in subsets.items()})
             self.worker.warm_up()
+            return machine()
 
         def compute(self, call: int, iteration: int, leaves: Any, finish: Any) -> Iterator[tuple]:
             assert self.worker is not None

@@ -183,6 +183,9 @@ class Cluster:
         `subsets` are N pytrees of arrays `[m_j, …]`, of sizes that may differ by a sample: a mean loss is
         that over all samples. If there are fewer than there were workers, lost ones are dropped, and those
         left are numbered anew.
+
+        Raises ValueError where a code of the plan amplifies (more than 4 times) what the workers round
+        differently, for they are on machines of several types; WorkersLost where some do not start.
         """
         self._check_open()
         if isinstance(plan, Schedule):
@@ -201,8 +204,11 @@ class Cluster:
         host: tuple[CodingPlan | SchedulePlan, PyTree] = jax.tree.map(np.asarray, (plan, params))
         x64 = bool(jnp.result_type(float) == jnp.float64)
         self._processes.assign(Duty(loss, *host, weights, batch_size, seed, x64), subsets)
-        self._collection = _collection_of(host[0], params)
+        self._collection, collection = None, _collection_of(host[0], params)
         self._processes.wait_until_loaded(self.iteration)
+        if why := self._processes.unlike():
+            raise ValueError(why)
+        self._collection = collection
         self._collect(params, None)  # Ray's first call of a method takes longer than the others
 
     def gradient(

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from bcgc_jax.cluster.alike import Machine, unlike
 from bcgc_jax.cluster.engine import Programs, actor_class, cause_of, preferably_not_on, reason_of
 from bcgc_jax.cluster.worker import Duty
 from bcgc_jax.coding.gradients import PyTree
@@ -62,6 +63,7 @@ class Process:
     node: str | None = None
     handle: int | None = None  # of the process itself, whoever has its number later; on Linux, on this node
     unfinished: list[Any] = dataclasses.field(default_factory=list)  # references of its iterations
+    machine: Machine | None = None  # what computes in it, once it has loaded
     heard: float = 0.0  # when it last gave a sign of life
     asked: Any = None  # the reference of a question whether it lives
     asked_at: float = 0.0
@@ -76,7 +78,7 @@ class Process:
     def has_loaded(self) -> None:
         """Take note that it has loaded; raises Ray's error if it has not."""
         self.has_answered(wait=0)
-        self.ray.get(self.starting)
+        self.machine = self.ray.get(self.starting)
         if self.pid is None:
             self.has_answered(wait=None)
         self.starting = None
@@ -301,6 +303,11 @@ class Processes:
         except self.ray.exceptions.RayError as error:
             return error
         return None
+
+    def unlike(self) -> str:
+        """Why those who have loaded cannot work together, "" if they can."""
+        assert self.duty is not None
+        return unlike(self.duty.plan, [None if p is None else p.machine for p in self._all])
 
     def check_raised(self, errors: Mapping[int, Exception]) -> None:
         """Raises what these workers raised if all others did too: then it is the loss, not their machines."""

@@ -335,7 +335,7 @@ class Processes:
         reason = f"no answer within {process.patience(self.patience):g} s"
         if error is not None:
             reason = reason_of(error)
-        elif not self._can_hold(0):
+        elif process.pid is None and not self._can_hold(0):
             reason = "the nodes that are left have no room for it"
         self.faults.append(Fault(iteration, worker, what, reason))
         self.why, self.error = f" ({reason})", error

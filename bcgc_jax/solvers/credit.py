@@ -64,7 +64,7 @@ def optimise_credit(key: Array, problem: Problem, stored: int) -> Schedule:
         """Sizes, their mean by draws that are the same for all, and that of the start."""
         subset, block, sizes = given
         start = Schedule(sizes, subset, block, stored)
-        found = _search(search, problem, start, _STEPS, _DRAWS)
+        found = search_sizes(search, problem, start, _STEPS, _DRAWS)
         before, after = (_mean(compare, problem, start.with_sizes(x)) for x in (sizes, found))
         return jnp.where(after < before, found, sizes), jnp.fmin(before, after), before
 
@@ -72,7 +72,7 @@ def optimise_credit(key: Array, problem: Problem, stored: int) -> Schedule:
     # Those with few blocks come first.
     chosen = jnp.argmax(means <= jnp.fmin((1 + _AS_GOOD) * jnp.nanmin(means), jnp.nanmin(starts)))
     best = Schedule(found[chosen], subset[chosen], block[chosen], stored)
-    polished = best.with_sizes(_search(last, problem, best, _LAST_STEPS, _LAST_DRAWS))
+    polished = best.with_sizes(search_sizes(last, problem, best, _LAST_STEPS, _LAST_DRAWS))
     better = _mean(compare, problem, polished) < means[chosen]
     return best.with_sizes(jnp.where(better, polished.sizes, best.sizes))
 
@@ -100,8 +100,9 @@ def _mean(key: Array, problem: Problem, schedule: Schedule) -> Array:
     return jnp.mean(simulate_schedule(key, problem, schedule, _COMPARED))
 
 
-def _search(key: Array, problem: Problem, start: Schedule, steps: int, draws: int) -> Array:
-    """Sizes after so many steps, each of fresh draws; the mean of those of the last third."""
+@functools.partial(jax.jit, static_argnames=("steps", "draws"))
+def search_sizes(key: Array, problem: Problem, start: Schedule, steps: int, draws: int) -> Array:
+    """Sizes after so many subgradient steps, each of fresh draws; the mean of those of the last third."""
     used = start.sizes > 0
     entries = problem.max_workers * start.sizes.size * start.stored
     draws = max(min(draws, _MOST // entries), 32)

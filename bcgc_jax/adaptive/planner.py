@@ -66,6 +66,7 @@ class Planner:
       num_workers, num_steps: N, and how many iterations there will be.
       max_stored: subsets of the data that a worker may hold; 20 by default, and never more than N.
       change_seconds, move_seconds: what a change of the plan takes, and what it takes to send all data once.
+      message_seconds: what the master takes for a worker's message, until it is measured: one for each task.
       rules: how plans are made, by name; "uncoded" among them.
       key: of the rules that search.
 
@@ -85,11 +86,13 @@ class Planner:
         max_stored: int = MOST_STORED,
         change_seconds: float = 0.0,
         move_seconds: float = 0.0,
+        message_seconds: float = 0.0,
         rules: Mapping[str, Rule] = RULES,
     ) -> None:
         self._rules, self._key = dict(rules), key
         self._max_stored = min(max_stored, num_workers)
         self.change_seconds, self.move_seconds = change_seconds, move_seconds
+        self.message_seconds = message_seconds
         self.num_steps, self.step = num_steps, 0
         self._times = np.zeros((0, num_workers))
         self._unseen = np.zeros(num_workers, int)
@@ -106,20 +109,24 @@ class Planner:
         self._saved = self._spent = 0.0
         self.decisions: list[Decision] = []
 
-    def observe(self, times: np.ndarray, known: np.ndarray, taken: float) -> None:
-        """After an iteration with `plan`, which may be another one then.
+    def observe(
+        self, times: np.ndarray, known: np.ndarray, taken: float, ran: WorkPlan | None = None
+    ) -> None:
+        """After an iteration, with `plan` or with the one that `ran`; the plan may be another one then.
 
         `times`, `[N]`: what each worker takes for 1/N of all work; where not `known` at least that: it was
         stopped before it had done a task. `taken`: what the iteration took.
         """
+        ran = self.plan if ran is None else ran
         times = self._filled(times, known)
         self._times = np.concatenate([self._times, times[None]])[-WINDOW:]
         for name, record in self._losses.items():
             made = self._plans.get(name)
             record.append(math.nan if made is None else float(made.runtimes(times[None])[0]))
             del record[:-WINDOW]
-        self._since.append((taken, float(self.plan.runtimes(times[None])[0])))
-        self._learn_extra(taken)
+        said = float(ran.runtimes(times[None])[0])
+        self._since.append((taken, said))
+        self._learn_extra(ran.name, taken - said)
         self._saved += self._losses["uncoded"][-1] + self._more("uncoded") - taken
         self.step += 1
         if self._probing is not None:
@@ -144,16 +151,18 @@ class Planner:
             found[w] = longer.mean() if longer.size else found[w]
         return found
 
-    def _learn_extra(self, taken: float) -> None:
-        mean, count = self._extra.get(self.plan.name, (0.0, 0))
+    def _learn_extra(self, name: str, more: float) -> None:
+        mean, count = self._extra.get(name, (0.0, 0))
         count = min(count + 1, WINDOW)
-        more = taken - self._since[-1][1]
-        self._extra[self.plan.name] = mean + (more - mean) / count, count
+        self._extra[name] = mean + (more - mean) / count, count
 
     def _more(self, name: str) -> float:
-        """What a rule's iterations take beyond their times: its own, or that of the plan that is run."""
-        known = self._extra.get(name) or self._extra[self.plan.name]
-        return known[0]
+        """What a rule's iterations take beyond their times: measured, or by the messages of its tasks."""
+        if name in self._extra:
+            return self._extra[name][0]
+        known = next(reversed(self._extra))
+        more = self._plans[name].num_tasks - self._plans[known].num_tasks
+        return self._extra[known][0] + self.message_seconds * more
 
     def _forget(self) -> None:
         """What was before the last few iterations."""

@@ -36,6 +36,11 @@ class WorkPlan:
     def num_workers(self) -> int:
         return len(self.shares)
 
+    @property
+    def num_tasks(self) -> int:
+        """Of all workers together."""
+        return self.num_workers * self.loads().shape[1]
+
     def loads(self) -> np.ndarray:
         """C at the end of each task that a worker has, `[N, K]`.
 

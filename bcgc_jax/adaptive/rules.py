@@ -1,8 +1,9 @@
 """How plans are made from the cycle times of the last iterations: each rule one plan, in one go.
 
 Shares are even, or by speed: in proportion to 1 / a worker's mean time. On them there is nothing more, or two
-subsets each in blocks that neighbours do from both ends, or `credit`: as many subsets as fit, a front block,
-and sizes by stochastic subgradients on the iterations themselves, workers in random order.
+subsets each in blocks that neighbours do from both ends, or `credit`: a first block, some on two subsets and
+some on as many as fit, with sizes by stochastic subgradients on the iterations themselves, workers in random
+order. Or they are coded, by the certified optimum for the law of all times.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,14 +23,12 @@ from bcgc_jax.solvers.credit import search_sizes
 from bcgc_jax.solvers.methods import Optimal
 from bcgc_jax.solvers.solve import solve
 
-# Blocks of two subsets each; in the paper's setting more of them gain little.
-_PARTS = 8
 # Subsets that a worker stores at most where it is not said otherwise.
 MOST_STORED = 20
 # Iterations that sizes are searched on, drawn from those known; steps, and draws of a step.
 _ROWS, _STEPS, _DRAWS = 64, 150, 64
-# The front block's share to begin with, and what comes after it.
-_FRONT, _SECOND = 1 / 7, 8
+# Shares to begin with of the first block and of those on two subsets.
+_FRONT = 1 / 7
 # So many whole coordinates that nothing is lost by rounding.
 _COORDINATES = 1_000_000
 
@@ -62,23 +61,21 @@ def _uncoded(name: str, shares: Callable[[Window], np.ndarray]) -> Rule:
     return rule
 
 
-def _alternating(name: str, shares: Callable[[Window], np.ndarray]) -> Rule:
+def _alternating(name: str, shares: Callable[[Window], np.ndarray], parts: int) -> Rule:
     def rule(window: Window) -> WorkPlan:
         depth = min(2, window.max_stored, window.times.shape[1])
-        return WorkPlan(
-            name, shares(window), schedule_of([Group(depth, _PARTS)], np.full(_PARTS, 1 / _PARTS))
-        )
+        return WorkPlan(name, shares(window), schedule_of([Group(depth, parts)], np.full(parts, 1 / parts)))
 
     return rule
 
 
-def _credit(name: str, shares: Callable[[Window], np.ndarray]) -> Rule:
+def _credit(name: str, shares: Callable[[Window], np.ndarray], parts: int) -> Rule:
     def rule(window: Window) -> WorkPlan:
         workers = window.times.shape[1]
         depth = min(window.max_stored, workers)
-        groups = [Group(1, 1), Group(min(2, depth), _SECOND), Group(depth, 2 * _SECOND)]
-        rest = (1 - 2 * _FRONT) / (2 * _SECOND)
-        sizes = np.r_[_FRONT, np.full(_SECOND, _FRONT / _SECOND), np.full(2 * _SECOND, rest)]
+        groups = [Group(1, 1), Group(min(2, depth), parts), Group(depth, 2 * parts)]
+        rest = (1 - 2 * _FRONT) / (2 * parts)
+        sizes = np.r_[_FRONT, np.full(parts, _FRONT / parts), np.full(2 * parts, rest)]
         share = shares(window)
         draw, search = jax.random.split(window.key)
         row = np.asarray(jax.random.randint(draw, (_ROWS,), 0, len(window.times)))
@@ -106,14 +103,17 @@ def _coded(window: Window) -> WorkPlan:
     return WorkPlan("coded", even(window), partition=partition / partition.sum())
 
 
-RULES: Mapping[str, Rule] = MappingProxyType(
-    {
+def rules(parts: int) -> dict[str, Rule]:
+    """All of them, with so many blocks of two subsets: more gain a little, and each is a message a subset."""
+    return {
         "uncoded": _uncoded("uncoded", even),
         "shares": _uncoded("shares", by_speed),
-        "alternating": _alternating("alternating", even),
-        "shares, alternating": _alternating("shares, alternating", by_speed),
-        "credit": _credit("credit", even),
-        "shares, credit": _credit("shares, credit", by_speed),
+        "alternating": _alternating("alternating", even, parts),
+        "shares, alternating": _alternating("shares, alternating", by_speed, parts),
+        "credit": _credit("credit", even, parts),
+        "shares, credit": _credit("shares, credit", by_speed, parts),
         "coded": _coded,
     }
-)
+
+
+RULES: Mapping[str, Rule] = MappingProxyType(rules(8))

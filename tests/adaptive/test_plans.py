@@ -16,7 +16,8 @@ def _one_by_one(plan, times):
     """Each worker goes through its tasks; the block's subset is there when somebody has done it."""
     workers = plan.num_workers
     subset, block = np.asarray(plan.schedule.subset), np.asarray(plan.schedule.block)
-    sizes, done = np.asarray(plan.schedule.sizes), {}
+    sizes = np.asarray(plan.schedule.sizes)
+    done: dict[tuple[int, int], float] = {}
     for w in range(workers):
         now = 0.0
         for turn, b in zip(subset, block, strict=True):

@@ -41,12 +41,13 @@ class Duty(NamedTuple):
 class Message(NamedTuple):
     """One task of one worker: the `seconds` it took, and the pieces of its block in a row, `[size]`.
 
-    Of a schedule without `values`: they are kept.
+    Of a schedule without `values`: they are kept. `done`: seconds since the worker began the iteration.
     """
 
     task: Task
     seconds: float
     values: np.ndarray | None
+    done: float = np.nan
 
 
 class Worker:
@@ -113,7 +114,8 @@ class Worker:
                 return
             if self._codes is None:
                 kept[task.block, task.subsets[0]] = values
-            yield Message(task, seconds, None if self._codes is None else values)
+            done = time.perf_counter() - begin
+            yield Message(task, seconds, None if self._codes is None else values, done)
 
     def deliver(self, call: int, block: int, subsets: Sequence[int]) -> np.ndarray | None:
         """The sum over `subsets` of what was computed of a block, `[size]`; None if for another call.

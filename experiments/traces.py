@@ -4,7 +4,8 @@ Partitions from all times pooled, from whole steps, and made anew every few step
 ones, beside the uncoded scheme, a single block and the best fixed partition in hindsight. Without a code:
 schedules, in which every finished subset counts (workers on the circle as they are numbered in the trace, in
 every step), work that is shared out chunk by chunk, and shares of the data by speed. Intervals of 95 % are
-those of blocks of neighbouring steps, resampled; a block is as long as what ties a step to the next asks for. Five minutes of CPU time for four traces.
+those of blocks of neighbouring steps, resampled; a block is as long as what ties a step to the next asks
+for. Five minutes of CPU time for four traces.
 """
 
 import math

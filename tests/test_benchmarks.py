@@ -7,8 +7,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from benchmarks import __main__ as benchmark
 from bcgc_jax.schedules import Group, cycles_of, schedule_of
+from benchmarks import __main__ as benchmark
 from benchmarks import peers, planning, scaling, scheduling, timing
 from tests.oracles.exact import crossing_probability
 from tests.oracles.schedules import simulated

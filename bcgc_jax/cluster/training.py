@@ -24,6 +24,7 @@ from bcgc_jax.adaptive import Decision
 from bcgc_jax.cluster.checkpoints import Checkpoints
 from bcgc_jax.cluster.closed_loop import ClosedLoop
 from bcgc_jax.cluster.collection import ClusterGradient, Work
+from bcgc_jax.cluster.logs import Step, Watch
 from bcgc_jax.cluster.master import Cluster
 from bcgc_jax.cluster.processes import Fault, WorkersLost
 from bcgc_jax.coding.gradients import Loss, PyTree, split_unevenly
@@ -51,7 +52,7 @@ class ClusterTraining(NamedTuple):
         recovery from faults included.
       paced: what the drawn cycle times alone would have taken, `[K]`; NaN without them.
       num_workers: at the end of each iteration, `[K]`.
-      metrics: what `evaluate` said after each iteration; not on the clock.
+      metrics: what `evaluate` said after each iteration.
       faults: what happened, by the number of the iteration from 0.
       work: what each message cost, of the last 1000 iterations and of the last plan only.
       decisions: why the plan was changed, where the training found its plans itself.
@@ -132,6 +133,7 @@ def train_on_cluster(
     checkpoints: Checkpoints | str | Path | None = None,
     evaluate: Callable[[PyTree], Any] = lambda params: None,
     before_step: Callable[[int, Cluster], None] = lambda step, cluster: None,
+    after_step: Callable[[Step], None] | None = None,
     **plan_options: Any,
 ) -> ClusterTraining:
     r"""Gradient descent on the processes of `cluster`, coded or by a schedule, up to iteration `num_steps`.
@@ -153,8 +155,10 @@ def train_on_cluster(
       pace: slowness on purpose, for studies.
       batch_size: samples of each subset that an iteration draws; all by default.
       checkpoints: a folder, or `Checkpoints` of it: read first, then written as the training goes on.
-      evaluate: called with the parameters after each iteration, off the clock.
+      evaluate: called with the parameters after each iteration, in a thread beside the training.
       before_step: called with the number of the iteration and the cluster.
+      after_step: called with a `Step` in that thread: `cluster.json_lines(path)`, or
+        `cluster.tensorboard(folder)`, or what shows a person how it goes.
       plan_options: `units`, `order`, `construction` and `mean` of `coding_plan`; of a schedule those of
         `schedule_plan`.
 
@@ -211,7 +215,7 @@ def train_on_cluster(
             return scheme
 
         course = _Course(cluster, give_work, pace, pace_key)
-        metrics = []
+        watch = stack.enter_context(Watch(evaluate, after_step))
         for step in range(first, num_steps):
             before_step(step, cluster)
             begin = time.perf_counter()
@@ -224,7 +228,7 @@ def train_on_cluster(
                 loop.hear(found)
             if checkpoints is not None:
                 checkpoints.save(step + 1, state, wait=step + 1 == num_steps)
-            metrics.append(evaluate(state[0]))
+            watch.add(course.last(step), state[0])
     return ClusterTraining(
         params=state[0],
         opt_state=state[1],
@@ -232,7 +236,7 @@ def train_on_cluster(
         seconds=np.array(course.seconds),
         paced=np.array(course.paced),
         num_workers=np.array(course.counts, int),
-        metrics=metrics,
+        metrics=watch.metrics,
         faults=tuple(cluster.faults[first_fault:]),
         work=tuple(item for one in course.work for item in one),
         decisions=() if loop is None else loop.decisions,
@@ -314,6 +318,10 @@ class _Course:
                 return self._cluster.gradient(params, finish, iteration=step), finish
             except WorkersLost:
                 continue
+
+    def last(self, step: int) -> Step:
+        """What was recorded last."""
+        return Step(step, self.seconds[-1], self._scheme.method, self.counts[-1], None)
 
     def record(self, seconds: float, finish: np.ndarray | None, work: tuple[Work, ...]) -> None:
         self.seconds.append(seconds)

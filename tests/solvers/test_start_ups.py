@@ -37,7 +37,7 @@ def _at_most_a_thousandth_above(rows: list[start_ups.Plan]) -> None:
 
 @pytest.mark.slow
 def test_a_global_search_finds_nothing_better_in_any_family() -> None:
-    _at_most_a_thousandth_above(start_ups.compute_plans(1, 18, 60))
+    _at_most_a_thousandth_above(start_ups.compute_plans(1, 9, 60))
 
 
 @pytest.mark.slow

@@ -117,6 +117,7 @@ def test_a_chain_asks_for_fewer_levels() -> None:
     )
 
 
+@pytest.mark.slow
 def test_other_methods_plan_without_and_are_judged_with() -> None:
     problem = _problem(start_up=bcgc.Exponential(1 / 300), send_time=0.3)
     for method in ("time", "single_block", "uncoded", "tandon_partial"):

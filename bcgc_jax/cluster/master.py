@@ -20,6 +20,7 @@ from bcgc_jax.cluster.processes import Fault, Processes
 from bcgc_jax.cluster.worker import Duty
 from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, num_samples
 from bcgc_jax.coding.scheduled import SchedulePlan, schedule_plan
+from bcgc_jax.coding.stages import tell_of_loops
 from bcgc_jax.schedules import Schedule
 
 
@@ -155,7 +156,7 @@ class Cluster:
 
         `subsets` are N pytrees of arrays `[m_j, …]`, of sizes that may differ by a sample: a mean loss is
         that over all samples. If there are fewer than there were workers, lost ones are dropped, and those
-        left are numbered anew.
+        left are numbered anew. Warns of blocks that a loop of the loss computes all at once.
         """
         if isinstance(plan, Schedule):
             plan = schedule_plan(plan, params, len(subsets))
@@ -167,6 +168,7 @@ class Cluster:
             raise ValueError(
                 f"batch_size must be from 1 to {int(sizes.min())}, the samples of a subset, got {batch_size}"
             )
+        tell_of_loops(loss, plan, params, subsets[0])
         self.resize(plan.num_workers)  # first: what it refuses leaves the workers with what they had
         host: tuple[CodingPlan | SchedulePlan, PyTree] = jax.tree.map(np.asarray, (plan, params))
         x64 = bool(jnp.result_type(float) == jnp.float64)

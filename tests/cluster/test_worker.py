@@ -133,16 +133,19 @@ def test_all_holders_of_a_subset_draw_the_same_samples(x64):
 
 def test_all_workers_compile_the_same_programs():
     params, batch, plan = case()
-    sent = []
-    for worker in workers(params, plan, split_unevenly(batch, N)):
-        share, pulled = plan.blocks[1].share, []
-        for j in plan.codes[1].subsets[worker.index]:
-            part, weight = worker._batch(j, 0, share)
-            pulled.append((worker._forward(params, part), weight))
-        weights = np.array([weight for _, weight in pulled])
-        rows = worker._rows[1]
-        sent.append(worker._encode.lower(1, rows, weights, [found for found, _ in pulled]).as_text())
-    assert len(set(sent)) == 1
+    group = workers(params, plan, split_unevenly(batch, N))
+    for worker in group:
+        worker.warm_up()
+    cuts = [cut for worker in group for cut in worker._stages.values()]
+    assert len(cuts) == N  # all subsets are of the same shape
+    for block in range(len(plan.blocks)):
+        for programs in zip(*(cut.due(block, block) for cut in cuts), strict=True):
+            assert len({p.run.lower(*(v.aval for v in p.takes)).as_text() for p in programs}) == 1
+    found = [np.zeros_like(params[name]) for name in params]
+    count = len(plan.codes[1].subsets[0])
+    pieces = [[found[piece.leaf] for piece in plan.blocks[1].pieces]] * count
+    given = [(1, worker._rows[1], np.ones(count), pieces) for worker in group]
+    assert len({worker._encode.lower(*g).as_text() for worker, g in zip(group, given, strict=True)}) == 1
     assert len({tuple(row) for row in plan.codes[1].coefficients.tolist()}) == N  # whose codes differ
 
 

@@ -5,8 +5,8 @@ coordinates at a level and X_n those up to it:
 
     b (n+1) x_n + f (n-p) + h ((n+1) X_n - (p+1) X_p),
 
-for cotangents go on from where the block before left them. They sum up to b Σ_{i≤n} (i+1) x_i + (n+1) (f + h X_n),
-which is `Problem(setup_cycles=f, chain_cycles=h)`.
+for cotangents go on from where the block before left them. These sum up to b Σ_{i≤n} (i+1) x_i + (n+1) (f + h
+X_n), which is `Problem(setup_cycles=f, chain_cycles=h)`.
 """
 
 from collections.abc import Sequence

@@ -111,7 +111,7 @@ def test_operations_are_the_products_of_matrices():
     assert found.operations.gradient / product == pytest.approx(3 + 3 + 2, rel=0.05)
     assert found.operations.forward / product == pytest.approx(3, rel=0.05)
     each, one = found.blocks
-    # Forward, own, and the chain: one cotangent begins; one goes on from the first unit, one begins; and so on.
+    # Forward, own, and the chain: a cotangent begins, goes on from the first unit and a second begins, …
     fewest = [3 + 1, 3 + 2 + 2, 3 + 3 + 3 * 2 - 2]
     np.testing.assert_allclose(each.operations / product, fewest, rtol=0.06)
     np.testing.assert_allclose(one.operations / product, [6 + 2 * (3 + 2)], rtol=0.06)

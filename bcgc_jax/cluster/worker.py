@@ -112,7 +112,7 @@ class Worker:
         begin = time.perf_counter()
         with jax.enable_x64(self.duty.x64):  # a setting of each thread
             tree = jax.tree.structure(self.duty.params)
-            params = jax.tree.unflatten(tree, [jnp.asarray(leaf) for leaf in leaves])
+            params = jax.tree.unflatten(tree, jax.device_put(leaves))  # once for all programs
             # One backward pass for each part: it begins when a task first asks for it, and goes on.
             passes: dict[_Part, _Passing] = {}
         kept: dict[tuple[int, int], np.ndarray] = {}
@@ -170,7 +170,7 @@ class Worker:
         batch, weight = self._batch(subset, iteration, share)
         if batch is None:
             return _Passing(None, Pass(0, {}), 0.0)
-        batch = jax.tree.map(jnp.asarray, batch)
+        batch = jax.device_put(batch)
         key = (share, *((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(batch)))
         if key not in self._stages:
             blocks = leaves_of_blocks(self.duty.plan, share)

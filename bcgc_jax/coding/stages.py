@@ -45,7 +45,7 @@ _LAYOUT = {
 class Program(NamedTuple):
     """`equations`, compiled: what it `takes` and `gives` are variables of the whole gradient's program."""
 
-    run: Callable[..., list[Array]]
+    run: jax.stages.Wrapped
     takes: tuple[core.Var, ...]
     gives: tuple[core.Var, ...]
     equations: tuple[Any, ...]
@@ -141,7 +141,7 @@ def stages(loss: Loss, params: PyTree, batch: PyTree, blocks: Sequence[Sequence[
     place = _places(len(equations), needed)
     uses: dict[core.Var, set[Any]] = {}
     for equation, own in zip(equations, place, strict=True):
-        for v in _variables(equation.invars):
+        for v in _variables(equation.invars) if own else ():
             uses.setdefault(v, set()).add(own)
     for v in (v for block in results for v in _variables(block)):
         uses.setdefault(v, set()).add("results")

@@ -22,8 +22,9 @@ from bcgc_jax.coding.gradients import (
 )
 from bcgc_jax.coding.scheduled import schedule_plan
 from bcgc_jax.schedules import Group, schedule_of
+from tests.compilations import compilations
 
-# Each worker compiles a program for each of its blocks.
+# Each worker compiles some programs for each of its blocks.
 N = 3
 
 
@@ -203,6 +204,39 @@ def test_sums_that_are_asked_for_are_plain_gradients(precision):
             want = np.concatenate([want[piece] for piece in pieces])
             np.testing.assert_allclose(found, want, atol=20 * np.finfo(precision).eps)
         assert worker.deliver(4, 1, [w]) is None  # of another call
+
+
+def test_a_subset_s_gradient_is_the_same_to_the_bit_whoever_computes_it():
+    """Whichever block a worker begins a subset with: a code would magnify the difference."""
+    params, batch, _ = case(15)
+    parts = split_unevenly(batch, N)
+    # Subsets are met with the blocks in order, backwards, and the last alone.
+    plan = schedule_plan(schedule_of([Group(2, 2), Group(3, 1)], [7, 9, 9]), params, N)
+    group = workers(params, plan, parts)
+    for worker in group:
+        for _ in worker.compute(1, 0, jax.tree.leaves(params)):
+            pass
+    for block in range(len(plan.blocks)):
+        for j in range(N):
+            holders = [w for w in range(N) if any(t == (block, (j,)) for t in plan.tasks(w))]
+            found = [group[w].deliver(1, block, [j]) for w in holders]
+            assert len(found) == plan.blocks[block].level + 1
+            for one in found[1:]:
+                np.testing.assert_array_equal(one, found[0])
+    begins = [
+        {j: next(t.block for t in plan.tasks(w) if t.subsets == (j,)) for j in range(N)} for w in range(N)
+    ]
+    assert {tuple(sorted(one.values())) for one in begins} == {(0, 1, 2)}  # where each begins its subsets
+
+
+def test_nothing_is_compiled_after_the_warm_up():
+    params, batch, plan = case(13)  # subsets of two shapes
+    for one in (plan, scheduled(params)):
+        worker = workers(params, one, split_unevenly(batch, N))[0]
+        worker.warm_up()
+        with compilations() as compiled:
+            assert len(list(worker.compute(1, 0, jax.tree.leaves(params)))) == len(one.tasks(0))
+        assert compiled == []
 
 
 def cuts(block, leaves):

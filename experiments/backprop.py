@@ -273,6 +273,7 @@ def _print_totals(found: Measured, blocks: Sequence[Block]) -> None:
         ["layers at levels", "y / L", "fewest", "operations", "CPU time", "on the clock", TRUE, "CPU / that"],
         rows,
     )
+    print("\n* the costs were fitted to its blocks")
 
 
 def _print_blocks(blocks: Sequence[Block]) -> None:

@@ -202,6 +202,26 @@ def test_a_worker_stopped_meanwhile_is_found_while_work_is_given_out(cluster, mo
     assert_exact(cluster.gradient(params).gradient, params, data)
 
 
+def scanned(params, batch):
+    """The layers of a stack in a loop."""
+    x = jax.lax.scan(lambda x, one: (jnp.tanh(x @ one["w"] + one["b"]), None), batch["x"], params)[0]
+    return jnp.mean((x - 1) ** 2)
+
+
+def test_who_scans_over_layers_is_told_once(cluster):
+    _, data = case()
+    rng, width = np.random.default_rng(2), data["x"].shape[1]
+    shapes = {"w": (3, width, width), "b": (3, width)}
+    params = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    count = 3 * width * (width + 1)
+    plan = coding_plan(jax.random.key(1), params, [count - 20, 0, 20, 0])
+    with pytest.warns(UserWarning, match="blocks 0, 1 of the gradient come out of one loop") as told:
+        cluster.assign(scanned, plan, params, split_unevenly(data, N))
+    assert [one.filename for one in told] == [__file__]
+    want = raveled(jax.grad(scanned)(params, data))
+    np.testing.assert_allclose(raveled(cluster.gradient(params).gradient), want, atol=1e-6)  # measured 1e-7
+
+
 def fatal(params, batch):
     """Ends the process that computes it for some data, but not at the zeros with which it is tried out."""
 

@@ -219,7 +219,7 @@ def test_who_scans_over_layers_is_told_once(cluster):
         cluster.assign(scanned, plan, params, split_unevenly(data, N))
     assert [one.filename for one in told] == [__file__]
     want = raveled(jax.grad(scanned)(params, data))
-    np.testing.assert_allclose(raveled(cluster.gradient(params).gradient), want, atol=1e-6)  # measured 1e-7
+    np.testing.assert_allclose(raveled(cluster.gradient(params).gradient), want, atol=1e-6)  # measured 7e-8
 
 
 def fatal(params, batch):

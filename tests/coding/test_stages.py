@@ -121,8 +121,8 @@ def test_gradients_are_those_of_jax_wherever_a_subset_begins(name):
         for leaf, mine in zip(block, leaves, strict=True):
             assert mine.dtype == want[leaf].dtype
             scale = np.abs(want[leaf]).max() * np.finfo(mine.dtype).eps
-            # Measured: 12 of these units; with float16 0.
-            np.testing.assert_allclose(mine, want[leaf], atol=float(40 * scale), rtol=0)
+            # Measured: 0.4 of these units, for the transformer; for the others nothing.
+            np.testing.assert_allclose(mine, want[leaf], atol=float(8 * scale), rtol=0)
     for first in (1, 2):
         later = leaves_from(found, params, batch, first)
         jax.tree.map(np.testing.assert_array_equal, later, whole[first:])  # bit for bit
@@ -166,10 +166,9 @@ def test_operations_are_those_of_one_gradient():
 
     found = stages(loss, shapes, batch, [[5, 4], [3, 2], [1, 0]])
     whole = operations(jax.jit(jax.grad(loss)), shapes, batch)
-    assert (
-        of_programs(found.due(0, 0) + found.due(1, 1) + found.due(2, 2)) < 1.001 * whole
-    )  # measured: 1.0000
-    assert of_programs(found.due(0, 2) + found.due(3, 1) + found.due(3, 0)) < 1.001 * whole  # backwards
+    # Measured: 1.000 of it, forwards, backwards and in one.
+    assert of_programs(found.due(0, 0) + found.due(1, 1) + found.due(2, 2)) < 1.001 * whole
+    assert of_programs(found.due(0, 2) + found.due(3, 1) + found.due(3, 0)) < 1.001 * whole
     # Forward six layers, back past five, and two gradients: 13 products of matrices of the 17.
     assert of_programs(found.due(0, 2)) / whole == pytest.approx(13 / 17, rel=0.01)
     (one,) = stages(loss, shapes, batch, [range(6)]).due(0, 0)  # nothing but a gradient

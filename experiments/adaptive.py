@@ -197,7 +197,7 @@ def early(name: str, workers: int, seed: int) -> Early:
 def show(rows: Sequence[Row], earlies: Sequence[Early]) -> None:
     print_table(
         "All iterations: time saved against uncoded, %",
-        ["times", "workers", "iterations", "adaptive", "best fixed", "which", "changes", "last plan"],
+        ["times", "workers", "iterations", "adaptive", "best fixed", "which", "changes"],
         [
             [
                 row.times,
@@ -207,7 +207,6 @@ def show(rows: Sequence[Row], earlies: Sequence[Early]) -> None:
                 f"{row.fixed:.1f}",
                 row.fixed_plan,
                 str(row.changes),
-                row.last_plan,
             ]
             for row in rows
         ],

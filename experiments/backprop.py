@@ -57,7 +57,7 @@ _SIX = (
     [(6, 0, 0, 0), (0, 0, 0, 6), (3, 0, 0, 3), (3, 1, 1, 1), (0, 3, 3, 0)],
     [(2, 2, 1, 1), (1, 2, 0, 3), (2, 2, 2, 0)],
 )
-_SMALL = {"width": 128, "heads": 4, "length": 32, "vocabulary": 256}
+_SMALL: Mapping[str, Any] = {"width": 128, "heads": 4, "length": 32, "vocabulary": 256}
 # With 128 samples a subset products of matrices are nearly all of the work; with 32 the messages count too.
 STUDIES = (
     Study(functools.partial(perceptron, (512,) * 9, WORKERS * 128), *_EIGHT),

@@ -25,8 +25,8 @@ _LAST = 10
 _ERRORS, _LEAST = 1.0, 0.005
 # Iterations that a gain is expected to last, at most; and as many as the last few plans lasted, times two.
 _HORIZON, _LAST_PLANS = 100, 3
-# Changes may cost so much of all the training's time without redundancy, and of what has been saved; the
-# first one more, where it is to save so many times what it costs.
+# Changes may cost so much of all the training's time without redundancy, and of what has been saved; more
+# where one is to save so many times what it costs.
 _STAKE, _REINVESTED, _CLEARLY = 0.015, 0.5, 2.0
 # Plans are made anew so often where that is cheap; where it is a search, at these iterations of a window.
 _EVERY, _SEARCHED_AT = 5, (FIRST, 2 * FIRST, 4 * FIRST, 8 * FIRST)
@@ -190,7 +190,7 @@ class Planner:
                 continue
             gain, error = self._gain(name)
             cost = self._cost(made)
-            clear = not self.decisions and gain > 2 * error and gain * horizon > _CLEARLY * cost
+            clear = gain > 2 * error and gain * horizon > _CLEARLY * cost
             affordable = name == "uncoded" or clear or cost <= self._affordable()
             if gain > _ERRORS * error and affordable and gain - cost / horizon > best[0]:
                 best = gain - cost / horizon, name

@@ -30,6 +30,7 @@ from benchmarks.planning import (
     solutions,
 )
 from benchmarks.scaling import draw_curves, scaling
+from benchmarks.scheduling import schedules
 from benchmarks.sweeping import memory, sweep, sweep_scaling
 from benchmarks.timing import environment
 
@@ -43,6 +44,7 @@ MEASURES: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "programme": programme,
     "optima": optima,
     "schemes": schemes,
+    "schedules": schedules,
     "traffic": traffic,
     "training": training,
     "cluster": cluster,

@@ -70,6 +70,35 @@ def boundary_probability(boundary: np.ndarray) -> np.ndarray:
     return np.clip(alive[..., 0] * np.exp(-size * (1 - boundary[..., -1]) - log_all), 0, 1)
 
 
+def cyclic_runtime(num_workers: int, depth: int, num_nodes: int = 96) -> float:
+    """E of when workers on a circle have each of N subsets done by somebody, each `depth` at most.
+
+    P(τ ≤ t) = tr(A^N) with A[s, s'] = Σ_r P(r subsets done by t) 1{max(s, r) - 1 = s', max(s, r) ≥ 1}, and
+    Gauss-Legendre nodes u of t = 50 + c u / (1 - u), c the mean of a cycle time.
+    """
+    u, weight = np.polynomial.legendre.leggauss(num_nodes)
+    u, weight = (1 + u) / 2, weight / 2
+    t = 50 + 1050 * u / (1 - u)
+    by = -np.expm1(-np.maximum(t[:, None] / np.arange(1, depth + 1) - 50, 0) / 1e3)  # P(r ≥ 1…D)
+    done = -np.diff(by, prepend=1, append=0)
+    step = np.zeros((num_nodes, depth, depth))
+    for cover in range(depth):
+        for r in range(depth + 1):
+            if max(cover, r) > 0:
+                step[:, cover, max(cover, r) - 1] += done[:, r]
+    late = 1 - np.trace(np.linalg.matrix_power(step, num_workers), axis1=1, axis2=2)
+    return 50 + float(np.sum(weight * 1050 / (1 - u) ** 2 * late))
+
+
+def mean_schedule(rng: np.random.Generator, cycles: np.ndarray, num_workers: int, num_draws: int) -> float:
+    """Mean of max_b max_j min_δ T_(j-δ) C[δ, b] for tasks that are done after C cycles, `[D, B]`."""
+    times = 50 + 1e3 * rng.standard_exponential((num_draws, num_workers))
+    first = times[:, :, None] * cycles[0]
+    for delta in range(1, len(cycles)):
+        np.minimum(first, np.roll(times, delta, axis=1)[:, :, None] * cycles[delta], out=first)
+    return float(first.max(axis=(1, 2)).mean())
+
+
 def sample_average_partition(times: np.ndarray, num_coordinates: float) -> np.ndarray:
     """The best partition for given draws `[S, N]`, slowest first: a linear programme solved by HiGHS.
 

@@ -3,10 +3,10 @@ r"""Models of what a worker takes for each block, and the plans that they make.
 Of a sample, for level n in use, where p is the one in use before (p = -1, X_p = 0 for the first), x_n are the
 coordinates at a level and X_n those up to it:
 
-    b (n+1) x_n + f (n-p) + h C_n,    C_n = (n+1) X_n - (p+1) X_p  if cotangents are kept from block to block,
-                                      C_n = (n+1) X_n              if each block begins again at the output.
+    b (n+1) x_n + f (n-p) + h ((n+1) X_n - (p+1) X_p),
 
-The first sum up to b y_n = b Σ_{i≤n} (i+1) x_i + (n+1) (f + h X_n), which is `Problem(chain_cycles=h)`.
+for cotangents go on from where the block before left them. These sum up to b Σ_{i≤n} (i+1) x_i + (n+1) (f + h
+X_n), which is `Problem(setup_cycles=f, chain_cycles=h)`.
 """
 
 from collections.abc import Sequence
@@ -21,15 +21,8 @@ from numpy.typing import ArrayLike
 import bcgc_jax as bcgc
 from experiments.block_times import Operations
 
-# What is counted of a block, and what each model pays for.
-_COLUMNS = ("own", "setup", "kept", "again", "again to the last")
-MODELS = {
-    "h = f = 0": ("own",),
-    "f": ("own", "setup"),
-    "f, h": ("own", "setup", "kept"),
-    "f, h again": ("own", "setup", "again"),
-    "f, h again*": ("own", "setup", "again to the last"),
-}
+# How many of the costs each model pays, of those in `Costs`.
+MODELS = {"h = f = 0": 1, "f": 2, "f, h": 3}
 
 
 class Costs(NamedTuple):
@@ -41,13 +34,12 @@ class Costs(NamedTuple):
 
 
 def counts(partition: ArrayLike, sizes: ArrayLike) -> np.ndarray:
-    """What is done at each level for a sample, `[..., N, 5]`: own coordinates, forward passes, and three C_n.
+    """What is done at each level for a sample, `[..., N, 3]`: own coordinates, forward passes, the chain.
 
-    `partition` is of units, `[..., N]`, and `sizes` are their coordinates, `[U]`. The last C_n is that of a
-    cotangent that begins again and is not carried past the last unit of the block.
+    `partition` is of units, `[..., N]`, and `sizes` are their coordinates, `[U]`.
 
-    >>> counts([2, 0, 1], [5, 3, 4])[:, :4].tolist()
-    [[8.0, 1.0, 8.0, 8.0], [0.0, 0.0, 0.0, 0.0], [12.0, 2.0, 28.0, 36.0]]
+    >>> counts([2, 0, 1], [5, 3, 4]).tolist()
+    [[8.0, 1.0, 8.0], [0.0, 0.0, 0.0], [12.0, 2.0, 28.0]]
     """
     x = np.asarray(partition, int)
     sizes = np.asarray(sizes, float)
@@ -56,18 +48,12 @@ def counts(partition: ArrayLike, sizes: ArrayLike) -> np.ndarray:
     begin, subsets = np.append(0.0, np.cumsum(sizes))[up_to - x], np.arange(1, x.shape[-1] + 1)
     held = np.maximum.accumulate(np.where(x > 0, subsets, 0), axis=-1)
     before = np.concatenate([np.zeros_like(held[..., :1]), held[..., :-1]], axis=-1)
-    columns = [
-        subsets * (end - begin),
-        subsets - before,
-        subsets * end - before * begin,
-        subsets * end,
-        subsets * (end - sizes[up_to - 1]),
-    ]
+    columns = [subsets * (end - begin), subsets - before, subsets * end - before * begin]
     return np.where(x > 0, columns, 0.0).transpose(*range(1, x.ndim + 1), 0)
 
 
 def _paid(model: str, partition: ArrayLike, sizes: ArrayLike) -> np.ndarray:
-    return counts(partition, sizes)[..., [_COLUMNS.index(name) for name in MODELS[model]]]
+    return counts(partition, sizes)[..., : MODELS[model]]
 
 
 def fit(model: str, partitions: ArrayLike, sizes: ArrayLike, times: ArrayLike) -> Costs:
@@ -78,7 +64,7 @@ def fit(model: str, partitions: ArrayLike, sizes: ArrayLike, times: ArrayLike) -
 
 def predict(model: str, costs: Costs, partition: ArrayLike, sizes: ArrayLike) -> np.ndarray:
     """Time of a sample at each level, `[..., N]`."""
-    return _paid(model, partition, sizes) @ np.array(costs[: len(MODELS[model])])
+    return _paid(model, partition, sizes) @ np.array(costs[: MODELS[model]])
 
 
 def nonnegative(matrix: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 The worker is the package's (`bcgc_jax.cluster.worker`), in a process of its own that has one core.
 """
 
+import functools
 import multiprocessing
 import os
 import tempfile
@@ -125,7 +126,7 @@ def measure(model: Model, partitions: Sequence[Sequence[int]], repeats: int) -> 
         wall,
         cpu,
         [
-            Blocks(tuple(counts), operations_of_worker(worker, subsets[0]), *np.transpose(found, (2, 0, 1)))
+            Blocks(tuple(counts), operations_of_worker(worker), *np.transpose(found, (2, 0, 1)))
             for counts, worker, found in zip(partitions, ready, times, strict=True)
         ],
     )
@@ -144,18 +145,21 @@ def _seconds(worker: Worker, leaves: list[np.ndarray]) -> np.ndarray:
     return np.diff(clocks, axis=0)
 
 
-def operations_of_worker(worker: Worker, samples: PyTree) -> np.ndarray:
-    """Operations of each block, `[B]`: of the programs that the worker runs, on `samples` of each subset."""
+def operations_of_worker(worker: Worker) -> np.ndarray:
+    """Operations of each task, `[tasks]`: of the programs that the worker runs, after its `warm_up`."""
     # The programs are the worker's own affair; what they cost is not to be found in any copy of them.
-    forward = _count(worker._forward, worker.duty.params, samples)
-    found = jax.eval_shape(worker._forward, worker.duty.params, samples)
-    known: set[int] = set()
+    (cut,) = worker._stages.values()  # of all subsets, which have the same shape
+    plan, params = worker.duty.plan, jax.tree.leaves(worker.duty.params)
+    known: dict[int, int] = {}  # how far the passes of the subsets are
+    counted = functools.cache(lambda program: _count(program.run, *(v.aval for v in program.takes)))
     counts = []
-    for block, held in worker.duty.plan.tasks(worker.index):
-        weights, passes = np.ones(len(held)), [found] * len(held)
-        backward = _count(worker._encode, block, worker._rows[block], weights, passes)
-        counts.append(backward + len(set(held) - known) * forward)
-        known |= set(held)
+    for block, held in plan.tasks(worker.index):
+        leaves = [params[piece.leaf] for piece in plan.blocks[block].pieces]
+        weights, gradients = np.ones(len(held)), [leaves] * len(held)
+        counts.append(_count(worker._encode, block, worker._rows[block], weights, gradients))
+        for subset in held:
+            counts[-1] += sum(counted(program) for program in cut.due(known.get(subset, 0), block))
+            known[subset] = max(known.get(subset, 0), block + 1)
     return np.array(counts)
 
 
@@ -195,4 +199,5 @@ def _leaves_of_units(params: PyTree, order: Sequence[int]) -> list[list[int]]:
 
 
 def _count(program: Any, *args: Any) -> float:
-    return float(program.lower(*args).compile().cost_analysis()["flops"])
+    """A program that only moves numbers has none to count."""
+    return float(program.lower(*args).compile().cost_analysis().get("flops", 0.0))

@@ -1,4 +1,4 @@
-"""Models for studies of what workers take: a perceptron and a small transformer, in float32.
+"""Models for studies of workers: a perceptron, a convolutional net and a small transformer, in float32.
 
 Of each the loss is a mean over samples, and parameters and samples are drawn; what is learned is no matter.
 """
@@ -31,10 +31,39 @@ def perceptron(widths: Sequence[int], samples: int, seed: int = 0) -> Model:
     return Model(f"perceptron of {len(params)} layers", _square_error, params, batch)
 
 
+def convolutional(
+    samples: int, seed: int = 0, *, channels: Sequence[int] = (8, 16), classes: int = 10
+) -> Model:
+    """Two convolutions of 3 × 3 with strides of 2 and a head, on noisy copies of a few images of 8 × 8."""
+    draw = np.random.default_rng(seed)
+    sizes = (1, *channels)
+    params = {
+        "convolutions": [
+            {"w": _normal(draw, (3, 3, a, b), (9 * a) ** -0.5), "b": np.zeros(b, np.float32)}
+            for a, b in pairwise(sizes)
+        ],
+        "head": {"w": _normal(draw, (4 * channels[-1], classes)), "b": np.zeros(classes, np.float32)},
+    }
+    kinds = _normal(draw, (classes, 8, 8, 1), 1.0)
+    label = draw.integers(0, classes, samples, np.int32)
+    images = kinds[label] + _normal(draw, (samples, 8, 8, 1), 1.0)
+    return Model("convolutional net", _cross_entropy_of_images, params, (images, label))
+
+
 def transformer(
-    layers: int, samples: int, seed: int = 0, *, width: int, heads: int, length: int, vocabulary: int
+    layers: int,
+    samples: int,
+    seed: int = 0,
+    *,
+    width: int,
+    heads: int,
+    length: int,
+    vocabulary: int,
+    chain: bool = False,
 ) -> Model:
     """Embeddings, `layers` of causal attention and a perceptron, and a head that tells the next token.
+
+    With `chain` there is something to learn: tokens are those of a Markov chain, else any.
 
     Units of `unit_sizes(params, "layers", order)` are the head, then of each layer, the last first, the
     perceptron and the attention, then the embeddings: 2 `layers` + 2.
@@ -65,6 +94,10 @@ def transformer(
         "head": {"norm": one, "w": _normal(draw, (width, vocabulary))},
     }
     tokens = draw.integers(0, vocabulary, (samples, length + 1), np.int32)
+    if chain:
+        follows = draw.integers(0, vocabulary, (vocabulary, 2), np.int32)
+        for k in range(length):
+            tokens[:, k + 1] = follows[tokens[:, k], draw.integers(0, 2, samples)]
     return Model(f"transformer of {layers} layer{'s' * (layers != 1)}", _next_token, params, tokens)
 
 
@@ -79,6 +112,16 @@ def _square_error(params: PyTree, batch: PyTree) -> jax.Array:
     for layer in params[:-1]:
         x = jnp.tanh(x @ layer["w"] + layer["b"])
     return jnp.mean((x @ params[-1]["w"] + params[-1]["b"] - y) ** 2)
+
+
+def _cross_entropy_of_images(params: PyTree, batch: PyTree) -> jax.Array:
+    x, label = batch
+    for layer in params["convolutions"]:
+        layout = ("NHWC", "HWIO", "NHWC")
+        x = jax.lax.conv_general_dilated(x, layer["w"], (2, 2), "SAME", dimension_numbers=layout)
+        x = jax.nn.relu(x + layer["b"])
+    scores = x.reshape(len(x), -1) @ params["head"]["w"] + params["head"]["b"]
+    return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(scores), label[:, None], axis=1))
 
 
 def _next_token(params: PyTree, tokens: jax.Array) -> jax.Array:

@@ -2,8 +2,9 @@
 
 A plan is made once, from the first part, or anew every few steps, from a window of the last ones. Times are
 of whole steps as they were recorded: M b L / N = 1, so that the uncoded scheme takes a step's longest time,
-and a worker's time is proportional to its work. Beside the plans of the package there is one without a code:
-each worker gets a share of the data in proportion to its speed, 1 / its mean time so far.
+and a worker's time is proportional to its work. Beside the plans with a code there are three kinds without:
+schedules, in which every finished subset counts (see `scheduling`), work that a master shares out chunk by
+chunk, and shares of the data in proportion to each worker's speed, 1 / its mean time so far.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,10 +15,11 @@ import numpy as np
 
 import bcgc_jax as bcgc
 from bcgc_jax.cli.waiting import each
+from experiments import scheduling
 
 # So many that whole numbers of them need no search.
 COORDINATES = 1_000_000
-# Numbers of a plan, `[N]`, and the time of a step that it promises, made from times, `[steps, N]`.
+# The time of a step that a plan promises, and its numbers, of a rule's one shape, from times, `[steps, N]`.
 Plan = Callable[[np.ndarray], tuple[float, np.ndarray]]
 Runtime = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -25,13 +27,14 @@ Runtime = Callable[[np.ndarray, np.ndarray], np.ndarray]
 class Rule(NamedTuple):
     """How a plan is made, from how many of the last steps, every how many; 0 for once, from all before.
 
-    `runtime` of plans, `[R, N]`, in as many steps, `[R, N]`, is `[R]`.
+    `runtime` of plans, `[R, ...]`, in as many steps, `[R, N]`, is `[R]`. Left out where N is no `multiple`.
     """
 
     plan: Plan
     runtime: Runtime
     window: int = 0
     every: int = 0
+    multiple: int = 1
 
 
 class Replayed(NamedTuple):
@@ -89,6 +92,10 @@ def uneven(shares: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return np.max(rows.shape[1] * shares * rows, axis=1)
 
 
+def _alike(rows: np.ndarray) -> bcgc.Problem:
+    return problem(pooled(rows), rows.shape[1])
+
+
 _POOLED, _WHOLE = _solved(pooled, "optimal"), _solved(bcgc.Rows, "optimal")
 # "50/10" is for a plan from the last 50 steps, made anew every 10.
 RULES: Mapping[str, Rule] = MappingProxyType(
@@ -102,6 +109,15 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "whole steps 50/10": Rule(_WHOLE, coded, 50, 10),
         "whole steps 20/1": Rule(_WHOLE, coded, 20, 1),
         "last step": Rule(_last_step, coded, 1, 1),
+        "cyclic": Rule(scheduling.cyclic(), scheduling.scheduled),
+        "cyclic:2": Rule(scheduling.cyclic(2), scheduling.scheduled),
+        "groups:2": Rule(scheduling.pairs(), scheduling.in_pairs, multiple=2),
+        "alternating": Rule(scheduling.alternating(), scheduling.scheduled),
+        "credit pooled": Rule(scheduling.credit_alike(_alike), scheduling.scheduled),
+        "credit": Rule(scheduling.credit_of_steps(), scheduling.scheduled),
+        "credit 50/10": Rule(scheduling.credit_of_steps(), scheduling.scheduled, 50, 10),
+        "credit:2 50/10": Rule(scheduling.credit_of_steps(2), scheduling.scheduled, 50, 10),
+        "sharing:5": Rule(scheduling.shared, scheduling.shared_out),
         "shares": Rule(_by_speed, uneven),
         "shares 50/10": Rule(_by_speed, uneven, 50, 10),
         "shares 20/1": Rule(_by_speed, uneven, 20, 1),
@@ -126,17 +142,21 @@ def replay(
     A window longer than the first part is cut to it: all windows of a rule are equally long.
     """
     past, rest = rows[:num_planned], rows[num_planned:]
-    rules = {**rules, "hindsight": Rule(lambda _: _WHOLE(rest), coded)}
+    rules = {key: rule for key, rule in rules.items() if rows.shape[1] % rule.multiple == 0}
+    rules["hindsight"] = Rule(lambda _: _WHOLE(rest), coded)
     size = len(rest)
     to_do = [(key, start) for key, rule in rules.items() for start in range(0, size, rule.every or size)]
     promised = {key: np.empty(size) for key in rules}
-    plans = {key: np.empty(rest.shape) for key in rules}
+    plans: dict[str, list[np.ndarray]] = {key: [] for key in rules}
     for key, start in each(to_do, f"plans for {name}"):
         rule = rules[key]
         now, window = num_planned + start, min(rule.window or num_planned, num_planned)
         held = slice(start, start + (rule.every or size))
-        promised[key][held], plans[key][held] = rule.plan(rows[now - window : now])
-    found = {key: Replayed(promised[key], rule.runtime(plans[key], rest)) for key, rule in rules.items()}
+        promised[key][held], plan = rule.plan(rows[now - window : now])
+        plans[key] += [plan] * len(rest[held])
+    found = {
+        key: Replayed(promised[key], rule.runtime(np.stack(plans[key]), rest)) for key, rule in rules.items()
+    }
     for key, runtime in _IDEAL.items():
         found[key] = Replayed(np.full(size, runtime(past).mean()), runtime(rest))
     return found

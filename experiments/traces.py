@@ -1,13 +1,16 @@
 """Does coding pay on measured times? Plan on the first half of each trace, replay the rest step by step.
 
 Partitions from all times pooled, from whole steps, and made anew every few steps from a window of the last
-ones, beside the uncoded scheme, a single block, the best fixed partition in hindsight, and shares of the data
-by speed, without a code. Intervals of 95 % are those of blocks of neighbouring steps, resampled; a block is
-as long as what ties a step to the next asks for.
+ones, beside the uncoded scheme, a single block and the best fixed partition in hindsight. Without a code:
+schedules, in which every finished subset counts (workers on the circle as they are numbered in the trace, in
+every step), work that is shared out chunk by chunk, and shares of the data by speed. Intervals of 95 % are
+those of blocks of neighbouring steps, resampled; a block is as long as what ties a step to the next asks
+for. Five minutes of CPU time for four traces.
 """
 
 import math
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +30,7 @@ from experiments.report import number, print_table, run_command, write_csv
 FIRST = 0.5
 _FEWEST_STEPS = 8
 _SUFFIXES = (".csv", ".csv.gz")
+_WIDTH = 100
 
 
 class Row(NamedTuple):
@@ -38,6 +42,7 @@ class Row(NamedTuple):
 
     trace: str
     scheme: str
+    kind: str
     promised: float
     taken: Interval
     saved: Interval
@@ -55,18 +60,28 @@ class Study(NamedTuple):
     block: int
     description: Description
 
-    def best(self, kind: Callable[[str], bool]) -> Row:
-        """The row that took least, of those of a kind that can be planned."""
-        rows = [row for row in self.rows if row.scheme not in KNOWING and kind(row.scheme)]
-        return min(rows, key=lambda row: row.taken.value)
+    def best(self, *kinds: str) -> Row | None:
+        """The row that took least, of those of some kinds."""
+        rows = [row for row in self.rows if row.kind in kinds]
+        return min(rows, key=lambda row: row.taken.value, default=None)
 
 
-def is_shares(scheme: str) -> bool:
-    return scheme.startswith("shares")
+# What can be planned, by whether and how the data's gradient comes together.
+UNCODED, CODE, SCHEDULE, SHARING, SHARES = "none", "code", "schedule", "sharing", "shares"
+_KINDS = {"uncoded": UNCODED, "sharing": SHARING, "shares": SHARES} | dict.fromkeys(
+    ("cyclic", "groups", "alternating", "credit"), SCHEDULE
+)
 
 
-def is_coded(scheme: str) -> bool:
-    return not is_shares(scheme) and scheme != "uncoded"
+def kind_of(scheme: str) -> str:
+    """Empty for those who know the future.
+
+    >>> kind_of("credit:2 50/10"), kind_of("whole steps"), kind_of("shares 20/1"), kind_of("limit")
+    ('schedule', 'code', 'shares', '')
+    """
+    if scheme in KNOWING:
+        return ""
+    return _KINDS.get(scheme.partition(" ")[0].partition(":")[0], CODE)
 
 
 def block_length(series: np.ndarray) -> int:
@@ -139,11 +154,14 @@ def _rows(name: str, found: Mapping[str, Replayed], block: int, key: jax.Array) 
             interval(lambda m: 100 * (own(m) / at_once(m) - 1)),
         ]
 
-    return [Row(name, scheme, float(promised[:, i].mean()), *of_scheme(i)) for i, scheme in enumerate(names)]
+    return [
+        Row(name, scheme, kind_of(scheme), float(promised[:, i].mean()), *of_scheme(i))
+        for i, scheme in enumerate(names)
+    ]
 
 
 # How a scheme is drawn: one colour for the partitions that are optimal for something, told apart by line and
-# marker; one for shares.
+# marker; one for schedules, and one for shares.
 _SHARES = plotting.Style("shares by speed, no code", "#332288", "p")
 _LOOKS: Mapping[str, tuple[Any, str]] = {
     "pooled": ("-", "o"),
@@ -160,13 +178,29 @@ _SHARE_LOOKS: Mapping[str, tuple[Any, str]] = {
     "shares 50/10": ("--", "H"),
     "shares 20/1": ("-.", "8"),
 }
-_COURSES = ("time", "pooled", "whole steps", "whole steps 50/10", "shares", "shares 50/10")
+_SCHEDULE_LOOKS: Mapping[str, tuple[Any, str]] = {
+    "cyclic": (":", "+"),
+    "cyclic:2": (":", "x"),
+    "groups:2": (":", "1"),
+    "alternating": ((0, (1.5, 1.5)), "d"),
+    "credit pooled": ("-", "<"),
+    "credit": ("-.", ">"),
+    "credit 50/10": ("--", "h"),
+    "credit:2 50/10": (":", "*"),
+}
+_COURSES = (
+    *("time", "pooled", "whole steps", "whole steps 50/10"),
+    *("alternating", "credit", "credit 50/10", "shares", "shares 50/10"),
+)
 
 
 def look_of(scheme: str) -> plotting.Style:
     if scheme in _SHARE_LOOKS:
         line, marker = _SHARE_LOOKS[scheme]
         return plotting.Style(scheme, _SHARES.color, marker, line)
+    if scheme in _SCHEDULE_LOOKS:
+        line, marker = _SCHEDULE_LOOKS[scheme]
+        return plotting.Style(f"{scheme}, no code", plotting.style("cyclic").color, marker, line)
     if scheme in _LOOKS:
         line, marker = _LOOKS[scheme]
         label = scheme if scheme in KNOWING else f"optimal, {scheme}"
@@ -177,7 +211,9 @@ def look_of(scheme: str) -> plotting.Style:
 def draw(studies: Sequence[Study]) -> Any:
     """Above, what each scheme saved against uncoded; below, how that came about."""
     count = len(studies)
-    figure, axes = plotting.new_figure(2, count, size=(1.8 + 2.6 * max(count, 2), 6.6))
+    figure, axes = plotting.new_figure(
+        2, count, size=(1.8 + 2.6 * max(count, 2), 8.4), height_ratios=(1.5, 1)
+    )
     for i, study in enumerate(studies):
         _draw_saved(axes[i], study, labelled=i == 0)
         _draw_course(axes[count + i], study, labelled=i == 0)
@@ -235,26 +271,30 @@ def _percent(x: Interval) -> str:
 def show(studies: Sequence[Study]) -> None:
     lines = []
     for study in studies:
-        lines.append([f"{study.trace}:", "", "", "", ""])
+        lines.append([f"{study.trace}:", *[""] * 5])
         for row in study.rows:
             mark = "*" if row.scheme in KNOWING else ""
             times = [number(row.promised), number(row.taken.value)]
-            lines.append([f"  {row.scheme}{mark}", *times, _percent(row.saved), _percent(row.regret)])
+            savings = [_percent(row.saved), _percent(row.regret)]
+            lines.append([f"  {row.scheme}{mark}", row.kind, *times, *savings])
     print_table(
         "Time of a step, promised and taken; saved against uncoded, regret against hindsight, % (95 %)",
-        ["scheme", "promised", "taken", "saved", "regret"],
+        ["scheme", "kind", "promised", "taken", "saved", "regret"],
         lines,
     )
     print(
-        "\n50/10: made anew every 10 steps from the last 50 (fewer where the first half is shorter); others\n"
-        "once, from the first half. Shares: uneven ones of the data, by speed, without a code.\n"
+        "\n50/10: made anew every 10 steps from the last 50 (fewer where the first half is shorter);\n"
+        "others once, from the first half. Schedules: no code, every finished subset counts; all subsets\n"
+        "stored, or two (:2); credit pooled is for workers that are alike, credit for whole steps. They ask\n"
+        "once a block, sharing for every chunk; what questions take is left out. Shares: uneven ones of the\n"
+        "data, by speed, no code.\n"
         "* Needs to know the future; hindsight is the best fixed partition.\n"
         "Below, the largest saving is that of the best of several plans, chosen afterwards; a block is the\n"
         "steps that are resampled together."
     )
     print_table(
-        "Variance between workers and common to a step, correlation to the next; largest saving, %",
-        ["trace", "steps", "block", "workers", "common", "next", "a code", "shares"],
+        "Variance between workers and common to a step, correlation to the next",
+        ["trace", "steps", "block", "workers", "common", "next"],
         [
             [
                 _short(study.trace),
@@ -262,14 +302,23 @@ def show(studies: Sequence[Study]) -> None:
                 str(study.block),
                 *(f"{100 * max(share.value, 0):.0f} %" for share in _shares_of_variance(study)),
                 f"{study.description.autocorrelation.value:.2f}",
-                *(_percent(study.best(kind).saved) for kind in (is_coded, is_shares)),
             ]
             for study in studies
         ],
     )
+    kinds = (CODE, SCHEDULE, SHARING, SHARES)
+    print_table(
+        "Largest saving of each kind, %",
+        ["trace", *kinds],
+        [[_short(study.trace), *(_saved(study.best(kind)) for kind in kinds)] for study in studies],
+    )
     print()
     for study in studies:
-        print(verdict(study))
+        print(textwrap.fill(verdict(study), _WIDTH, subsequent_indent="    "))
+
+
+def _saved(row: Row | None) -> str:
+    return "–" if row is None else _percent(row.saved)
 
 
 def _shares_of_variance(study: Study) -> tuple[Interval, Interval]:
@@ -277,16 +326,18 @@ def _shares_of_variance(study: Study) -> tuple[Interval, Interval]:
 
 
 def verdict(study: Study) -> str:
-    """The best that could be planned, and whether it is faster than uncoded beyond doubt."""
-    best = study.best(lambda _: True)
+    """The best that could be planned, and the best schedule and code, and what is not beyond doubt."""
+    best = study.best(UNCODED, CODE, SCHEDULE, SHARING, SHARES)
+    assert best is not None
     if best.saved.low <= 0:
         return f"{study.trace}: uncoded; nothing that could be planned is faster beyond doubt"
     line = f"{study.trace}: {best.scheme}, {best.saved.value:.1f} % less time than uncoded"
-    coded = study.best(is_coded)
-    if coded is best:
-        return line
-    doubt = "" if coded.saved.low > 0 else ", not beyond doubt"
-    return f"{line}; with a code {coded.scheme}, {coded.saved.value:.1f} %{doubt}"
+    for what, kind in (("with a schedule", SCHEDULE), ("with a code", CODE)):
+        row = study.best(kind)
+        if row is not None and row is not best:
+            doubt = "" if row.saved.low > 0 else ", not beyond doubt"
+            line += f"; {what} {row.scheme}, {row.saved.value:.1f} %{doubt}"
+    return line.replace(" %", "\u00a0%")  # no line starts with the sign
 
 
 def _flat(row: Row) -> dict[str, Any]:

@@ -11,8 +11,11 @@ import pytest
 import scipy.optimize
 
 import bcgc_jax as bcgc
-from bcgc_jax.coding.gradients import backward_order, unit_sizes
+from bcgc_jax.cluster.worker import Duty, Worker
+from bcgc_jax.coding.gradients import backward_order, split_batch, unit_sizes
+from bcgc_jax.coding.scheduled import schedule_plan
 from bcgc_jax.partitions import finish_load
+from bcgc_jax.schedules import Group, schedule_of
 from experiments import backprop, block_costs, block_times
 from experiments.block_costs import Costs
 from experiments.models import perceptron, transformer
@@ -22,8 +25,8 @@ TINY_TRANSFORMER = functools.partial(transformer, 2, 3 * 3, width=8, heads=2, le
 
 
 def steps(partition, sizes):
-    """What a worker does, step by step: `[N, 5]` as `counts`, with a place for each subset's cotangent."""
-    found = np.zeros((len(partition), 5))
+    """What a worker does, step by step: `[N, 3]` as `counts`, with a place for each subset's cotangent."""
+    found = np.zeros((len(partition), 3))
     places: dict[int, int] = {}  # units that a subset's cotangent has gone past
     units = iter(range(len(sizes)))
     for level, count in enumerate(partition):
@@ -37,9 +40,6 @@ def steps(partition, sizes):
             while places[subset] <= mine[-1]:
                 found[level, 2] += sizes[places[subset]]
                 places[subset] += 1
-            for unit in range(mine[-1] + 1):
-                found[level, 3] += sizes[unit]
-                found[level, 4] += sizes[unit] if unit < mine[-1] else 0
     return found
 
 
@@ -66,8 +66,6 @@ def test_two_layers_at_each_level_take_what_products_of_matrices_say():
     }
     assert 3 * total["h = f = 0"] == pytest.approx(2.5)
     assert total["f, h"] == pytest.approx((32 + 20 + 32) / 24)  # 3.5
-    assert total["f, h again"] == pytest.approx((32 + 20 + 60) / 24)  # 4.67
-    assert total["f, h again*"] == pytest.approx((32 + 20 + 50) / 24)
 
 
 @pytest.mark.usefixtures("x64")
@@ -83,7 +81,7 @@ def test_ends_of_levels_are_those_of_the_package():
 @pytest.mark.parametrize("name", block_costs.MODELS)
 def test_costs_are_found_again(name):
     sizes = np.array([0.1, 0.2, 0.15, 0.3, 0.05, 0.2])
-    costs = Costs(*(0.7, 1.9, 0.4)[: len(block_costs.MODELS[name])])
+    costs = Costs(*(0.7, 1.9, 0.4)[: block_costs.MODELS[name]])
     partitions = random_partitions(6, 4, 6)
     times = block_costs.predict(name, costs, partitions, sizes)
     np.testing.assert_allclose(block_costs.fit(name, partitions, sizes, times), costs, rtol=1e-9)
@@ -116,15 +114,31 @@ def test_operations_are_the_products_of_matrices():
     assert found.operations.gradient / product == pytest.approx(3 + 3 + 2, rel=0.05)
     assert found.operations.forward / product == pytest.approx(3, rel=0.05)
     each, one = found.blocks
-    # Forward, own, and from the output: levels take 3 + 1 + 0, 3 + 2 (1 + 1), 3 + 3 (1 + 2).
-    np.testing.assert_allclose(each.operations / product, [4, 7, 12], rtol=0.06)
+    # Forward, own, and the chain: a cotangent begins, goes on from the first unit and a second begins, …
+    fewest = [3 + 1, 3 + 2 + 2, 3 + 3 + 3 * 2 - 2]
+    np.testing.assert_allclose(each.operations / product, fewest, rtol=0.06)
     np.testing.assert_allclose(one.operations / product, [6 + 2 * (3 + 2)], rtol=0.06)
-    # The fewest: two cotangents go on from the first unit, one begins; then three.
     kept = block_costs.kept_operations(found.operations, each.partition) / product
-    np.testing.assert_allclose(kept, [4, 3 + 2 * 2 - 0, 3 + 3 + 3 * 2 - 2], rtol=0.06)
+    np.testing.assert_allclose(kept, fewest, rtol=0.06)
     for blocks in found.blocks:
         assert blocks.cpu.shape == blocks.wall.shape == (2, len(blocks.operations))
         assert np.all(blocks.wall > 0)
+
+
+def test_a_schedule_s_pass_over_a_subset_is_one_gradient():
+    """Forwards on the first subset, backwards on the second."""
+    model = perceptron((64,) * 4, 3 * 32)
+    samples = jax.tree.map(np.asarray, split_batch(model.batch, 3))
+    subsets = {j: jax.tree.map(lambda x, j=j: x[j], samples) for j in range(3)}
+    plan = schedule_plan(schedule_of([Group(2, 3)], [64 * 65] * 3), model.params, 3, units="layers")
+    worker = Worker(Duty(model.loss, plan, model.params, np.ones(3), None, 0, False), 0, subsets)
+    worker.warm_up()
+    found = block_times.operations_of_worker(worker)
+    tasks = [(task.subsets[0], task.block) for task in plan.tasks(0)]
+    assert tasks == [(0, 0), (0, 1), (0, 2), (1, 2), (1, 1), (1, 0)]
+    one = block_times._count(jax.jit(jax.grad(model.loss)), model.params, subsets[0])
+    # Measured: 0.3 % more, for each number is multiplied by the weight of the subset.
+    np.testing.assert_allclose([found[:3].sum() / one, found[3:].sum() / one], 1, atol=5e-3)
 
 
 def test_layers_of_the_transformer_are_its_units():
@@ -215,7 +229,8 @@ def test_a_worker_is_measured_alone_and_its_blocks_are_predicted(tmp_path, capsy
     }
     for row in rows:
         assert 0 < float(row["low"]) <= float(row["cpu"]) <= float(row["high"])
-        assert float(row["kept"]) <= float(row["operations"]) * 1.001
+        # In layers this small what is no product counts too: 7 % less and 6 % more were measured.
+        assert float(row["operations"]) == pytest.approx(float(row["kept"]), rel=0.1)
     record = json.loads((tmp_path / "backprop.json").read_text())
     assert len(record["models"]) == 2
     for model in record["models"]:

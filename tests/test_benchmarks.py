@@ -7,9 +7,11 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from bcgc_jax.schedules import Group, cycles_of, schedule_of
 from benchmarks import __main__ as benchmark
-from benchmarks import peers, planning, scaling, timing
+from benchmarks import peers, planning, scaling, scheduling, timing
 from tests.oracles.exact import crossing_probability
+from tests.oracles.schedules import simulated
 
 
 def test_the_peers_projection_meets_the_optimality_conditions():
@@ -62,6 +64,25 @@ def test_the_monte_carlo_peers_error_covers_a_known_mean():
     assert abs(mean - exact) < 4 * deviation
     # Var T_(2) = (1/16 + 1/9) / μ² by Rényi.
     assert deviation == pytest.approx(3e3 * np.sqrt((1 / 16 + 1 / 9) / 40_000), rel=0.05)
+
+
+def test_the_peers_of_schedules_do_a_task_after_the_other():
+    schedule, workers, draws = schedule_of([Group(2, 3)], np.array([0.2, 0.5, 0.3])), 4, 300
+    mean = peers.mean_schedule(np.random.default_rng(6), np.asarray(cycles_of(schedule)), workers, draws)
+    times = 50 + 1e3 * np.random.default_rng(6).standard_exponential((draws, workers))
+    each = [simulated(schedule, row, np.zeros(workers))[0] for row in times]
+    assert mean == pytest.approx(np.mean(each), rel=1e-6)
+
+
+@pytest.mark.parametrize(("workers", "depth"), [(1, 1), (3, 2), (5, 5)])
+def test_the_trace_formula_is_the_mean_of_draws(workers, depth):
+    exact = peers.cyclic_runtime(workers, depth)
+    if depth == 1:
+        # The largest of N: H_N / μ + t_0.
+        assert exact == pytest.approx(1050, rel=1e-9)
+    mean = peers.mean_schedule(np.random.default_rng(7), np.arange(1.0, depth + 1)[:, None], workers, 200_000)
+    # A runtime's standard deviation is at most its mean.
+    assert mean == pytest.approx(exact, rel=4 / 200_000**0.5)
 
 
 def _sample_average(x, times):
@@ -158,6 +179,24 @@ def small(monkeypatch):
     monkeypatch.setattr(scaling, "SIZES", (3,))
     monkeypatch.setattr(planning, "BASELINES", ())
     monkeypatch.setattr(timing.jax, "clear_caches", lambda: None)
+
+
+@pytest.mark.slow
+def test_schedules_are_measured_with_their_errors(monkeypatch, small):
+    monkeypatch.setattr(scheduling, "SIZES", (3,))
+    monkeypatch.setattr(scheduling, "COVERS", ((3, 2),))
+    monkeypatch.setattr(scheduling, "METHODS", ("cyclic:{}", "alternating:{}"))
+    cover, drawn, cyclic, alternating = scheduling.schedules()
+    # The bound. Measured: 4e-8.
+    assert 0 <= cover["error"] < 1e-6
+    assert cover["peer_error"] < 1e-5
+    # Two means of as many draws.
+    away = float(drawn["accuracy"].split(" of them")[0].split()[-1])
+    assert away < 4 * 2**0.5
+    assert 0 < drawn["error"] < 0.02
+    assert cyclic["expected_runtime"] == pytest.approx(50 / 3 * 2e4 * peers.cyclic_runtime(3, 3), rel=1e-5)
+    assert cyclic["error"] < 1e-6 < alternating["error"] < 1e-2
+    assert alternating["expected_runtime"] < cyclic["expected_runtime"]
 
 
 @pytest.mark.slow

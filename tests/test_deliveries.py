@@ -172,6 +172,7 @@ def test_slopes_are_those_of_differences(start: str, time: str) -> None:
     _check_slopes(lambda x: bcgc.expected_runtime(problem, x), jnp.asarray(X), 2e-5)
 
 
+@pytest.mark.slow
 def test_slopes_in_the_parameters_are_those_of_differences() -> None:
     """Of the start-up's law, the cycle time's and the link."""
 

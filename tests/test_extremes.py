@@ -136,6 +136,7 @@ def _check(case: Extreme, workers: int, x: np.ndarray) -> float:
     return abs(float(value) - exact) / (float(error) + rounding)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_the_error_of_some_extreme_laws_is_bounded():
     for case, workers, x in _extremes(0, ("gamma", "uniform"), 60, SMALL, False):

@@ -45,6 +45,9 @@ def test_traces_have_a_colour_for_each_scheme_and_a_marker_for_each_of_its_plans
     of_one = [name for name in schemes if traces.look_of(name).color == plotting.style("optimal").color]
     assert set(of_one) == set(traces._LOOKS)
     assert {traces.look_of(name).color for name in traces._SHARE_LOOKS} == {traces._SHARES.color}
+    scheduled = {name for name in schemes if traces.kind_of(name) == traces.SCHEDULE}
+    assert scheduled == set(traces._SCHEDULE_LOOKS)
+    assert {traces.look_of(name).color for name in scheduled} == {plotting.style("cyclic").color}
     courses = [traces.look_of(name) for name in traces._COURSES]
     assert len({(look.color, str(look.line)) for look in courses}) == len(courses)
 

@@ -25,7 +25,7 @@ FLOORS = (
     ("solution",),
     ("measured",),
     ("solvers",),
-    ("coding", "sweeps"),
+    ("coding", "sweeps", "adaptive"),
     ("sweep_files",),
     ("__init__",),
     ("plotting", "cluster"),

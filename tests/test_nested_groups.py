@@ -63,6 +63,7 @@ LAWS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAWS)
 def test_exact_values_are_those_of_draws_and_slopes_those_of_differences(name):
     law, draw = LAWS[name]

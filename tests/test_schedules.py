@@ -128,6 +128,7 @@ def test_work_is_shared_as_event_by_event(chunks):
         assert float(found(*padded)) == pytest.approx(_shared(starts, seconds, chunks), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_the_search_is_never_above_its_starts():
     """Another law than the paper's; cyclic and alternating schedules are among the starts."""
     problem = bcgc.Problem(bcgc.Weibull(1.0, 0.8, 0.3), 6, 600)

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -81,6 +82,8 @@ class Question:
     engine: str
     pace: float
     address: str | None
+    checkpoints: str | None
+    resume: bool
     curves: str | None
     schemes: list[Scheme]
     output: str
@@ -89,13 +92,31 @@ class Question:
         need_one_law(self.cycle_time is not None, self.trace)
         self.delivery.refuse_unlike([], self.trace is not None and self.trace.keep_workers)
         if self.simulated:
-            refuse_without_effect("without --engine ray", "pace", "address")
+            refuse_without_effect("without --engine ray", "pace", "address", "checkpoints", "resume")
+        self._check_checkpoints()
         if self.methods and not {scheme.name for scheme in self.schemes} & {*self.methods}:
             refuse_without_effect("unless a --method is one of these", "schemes")
         if self.target > 1:
             raise click.UsageError("--target is an accuracy, from 0 to 1")
         if self.curves is not None:
             check_file("--curves", self.curves)
+
+    def _check_checkpoints(self) -> None:
+        if self.checkpoints is None:
+            if self.resume:
+                raise click.UsageError("--resume goes on with what --checkpoints DIR holds: give that too")
+            return
+        folder = Path(self.checkpoints)
+        if folder.exists() and not folder.is_dir():
+            raise click.UsageError(f"--checkpoints: {folder} is no folder")
+        filled = folder.is_dir() and any(folder.iterdir())
+        if filled and not self.resume:
+            raise click.UsageError(
+                f"--checkpoints: {folder} holds a training already: go on with it (--resume), or take "
+                "another folder"
+            )
+        if self.resume and not filled:
+            raise click.UsageError(f"--resume: {folder} holds no training to go on with")
 
     @property
     def simulated(self) -> bool:
@@ -138,6 +159,7 @@ Examples:
              --cycle-time pareto:scale=1,shape=2.5 --curves curves.csv
   bcgc train --trace steps.csv --units layers --setup-cycles 500 --format json
   bcgc train --engine ray --workers 8 --steps 50 --cycle-time shifted-exponential:rate=1e-3,shift=50
+  bcgc train --engine ray … --checkpoints state --resume      goes on where it was cut off
 
 Laws: {law_help()}""",
 )
@@ -186,6 +208,8 @@ Laws: {law_help()}""",
     "purpose; 0 for workers as they are.",
 )
 @click.option("--address", help="With ray: a running cluster to join; by default one on this machine.")
+@click.option("--checkpoints", type=click.Path(), help="With ray: keep states and logs in this folder.")
+@click.option("--resume", is_flag=True, help="Go on with --checkpoints where an earlier call was cut off.")
 @click.option("--curves", type=click.Path(), help="Also write every iteration to this CSV file.")
 @schemes_option
 @format_option
@@ -306,7 +330,7 @@ def _expected_runtimes(question: Question, problem: Problem) -> dict[Method | Sc
 
 def _train_all_on_cluster(question: Question, problem: Problem, steps: np.ndarray | None) -> list[DigitsRun]:
     """As `_train_all`, on processes: all schemes use the same ones, in turn."""
-    from bcgc_jax.cluster import Cluster, Pace
+    from bcgc_jax.cluster import Cluster, Pace, Step
     from bcgc_jax.cluster.digits import train_digits_on_cluster
 
     with jax.enable_x64(True):
@@ -321,18 +345,23 @@ def _train_all_on_cluster(question: Question, problem: Problem, steps: np.ndarra
         progress() as bar,
         jax.enable_x64(True),  # for the plan; the model is float32
     ):
-        task = bar.add_task(f"starting {workers} processes", total=len(expected) * seeds)
+        task = bar.add_task(f"starting {workers} processes", total=len(expected) * seeds * question.steps)
         with Cluster(workers, address=question.address) as cluster:
             for method in expected:
                 found = []
-                for key in jax.random.split(question.key, seeds):
+                for number, key in enumerate(jax.random.split(question.key, seeds)):
+                    named = f"{method.name.replace(':', '-')}-{number}"
+                    keep = None if question.checkpoints is None else Path(question.checkpoints) / named
+                    given = key, cluster, problem, question.model, method
+                    more = {**question.training, "pace": slowness, "folder": keep}
                     bar.update(task, description=f"training with {method.name}")
-                    found.append(
-                        train_digits_on_cluster(
-                            key, cluster, problem, question.model, method, pace=slowness, **question.training
-                        ).run
-                    )
-                    bar.advance(task)
+
+                    def told(step: Step, name: str = method.name) -> None:
+                        loss = f"loss {float(step.metrics['loss']):.3f}, {step.seconds:.2g} s an iteration"
+                        bar.update(task, description=f"{name}: {loss}")
+                        bar.advance(task)
+
+                    found.append(train_digits_on_cluster(*given, **more, after_step=told).run)
                 rows = (np.concatenate([getattr(f, n) for f in found]) for n in ("clock", "loss", "accuracy"))
                 runs.append(DigitsRun(method.name, found[0].expected_runtime, *rows))
     return sorted(runs, key=lambda run: run.expected_runtime)

@@ -3,6 +3,7 @@
 from bcgc_jax.cluster.calibration import Calibration, calibrate, work_trace
 from bcgc_jax.cluster.checkpoints import Checkpoints
 from bcgc_jax.cluster.collection import ClusterGradient, Work
+from bcgc_jax.cluster.logs import Step, json_lines, tensorboard
 from bcgc_jax.cluster.master import Cluster
 from bcgc_jax.cluster.processes import Fault, WorkersLost
 from bcgc_jax.cluster.training import ClusterTraining, Pace, train_on_cluster
@@ -15,9 +16,12 @@ __all__ = [
     "ClusterTraining",
     "Fault",
     "Pace",
+    "Step",
     "Work",
     "WorkersLost",
     "calibrate",
+    "json_lines",
+    "tensorboard",
     "train_on_cluster",
     "work_trace",
 ]

@@ -24,7 +24,8 @@ _INLINE = 2**16
 class Work(NamedTuple):
     """What one task cost: `seconds` that a `worker` computed for a `block` of an `iteration`.
 
-    `subset` is that of a schedule's task, None for all those that a coded block needs.
+    `subset` is that of a schedule's task, None for all those that a coded block needs. `done`: seconds from
+    when the worker began the iteration until the task was done, waiting and slowness on purpose included.
     """
 
     iteration: int
@@ -32,6 +33,7 @@ class Work(NamedTuple):
     block: int
     seconds: float
     subset: int | None = None
+    done: float = np.nan
 
 
 class ClusterGradient(NamedTuple):
@@ -159,7 +161,7 @@ class Collection(abc.ABC):
                 return
             block, subsets = message.task
             subset = subsets[0] if message.values is None else None
-            self.work.append(Work(self.iteration, worker, block, message.seconds, subset))
+            self.work.append(Work(self.iteration, worker, block, message.seconds, subset, message.done))
             self._add(worker, message)
 
     @contextlib.contextmanager

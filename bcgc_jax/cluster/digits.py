@@ -1,6 +1,8 @@
 """Schemes side by side on the handwritten digits, on worker processes and the wall clock."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +10,7 @@ import numpy as np
 import optax
 from jax import Array
 
+from bcgc_jax.cluster.logs import Step, json_lines
 from bcgc_jax.cluster.master import Cluster
 from bcgc_jax.cluster.training import ClusterTraining, Pace, train_on_cluster
 from bcgc_jax.coding.digits import (
@@ -22,6 +25,9 @@ from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.methods import Method, method_of
 from bcgc_jax.solvers.schemes import Scheme
 from bcgc_jax.solvers.solve import solve
+
+# Beside the checkpoints: what iterations took and came to.
+_LOG = "log.jsonl"
 
 
 class ClusterDigitsRun(NamedTuple):
@@ -47,18 +53,30 @@ def train_digits_on_cluster(
     learning_rate: float = 0.5,
     batch_size: int | None = None,
     before_step: Callable[[int, Cluster], None] = lambda step, cluster: None,
+    after_step: Callable[[Step], None] = lambda step: None,
+    folder: Path | None = None,
 ) -> ClusterDigitsRun:
     """`train_on_digits` on the processes of `cluster`; `problem` is that of `digits_problem`.
 
-    The same key gives every scheme the same start and the same draws of the pace.
+    The same key gives every scheme the same start and the same draws of the pace. With a `folder` the state
+    is kept there, and what each iteration took, and a training that was cut off goes on.
     """
     workers = int(np.asarray(problem.num_workers))
     data = jax.tree.map(np.asarray, load_digits(workers))
     start_key, train_key = jax.random.split(key)
 
     @jax.jit
-    def evaluate(params: Any) -> tuple[Array, Array]:
-        return cross_entropy(params, data.train), accuracy(params, data.test)
+    def evaluate(params: Any) -> dict[str, Array]:
+        return {"loss": cross_entropy(params, data.train), "accuracy": accuracy(params, data.test)}
+
+    log: dict[int, dict[str, Any]] = {} if folder is None else _logged(folder)
+    written = None if folder is None else json_lines(folder / _LOG)
+
+    def told(step: Step) -> None:
+        log[step.step] = {"seconds": step.seconds, **step.metrics}
+        if written is not None:
+            written(step)
+        after_step(step)
 
     training = train_on_cluster(
         key=train_key,
@@ -74,13 +92,24 @@ def train_digits_on_cluster(
         batch_size=batch_size,
         evaluate=evaluate,
         before_step=before_step,
+        after_step=told,
+        checkpoints=None if folder is None else folder / "state",
         units=units,
         order=digits_order(model),
     )
     expected = np.nan
     if pace is not None:
         expected = pace.seconds * float(solve(problem, method, key=train_key).rounded_runtime)
-    loss, correct = np.asarray(jax.device_get(training.metrics), float).T
-    clock = np.cumsum(training.seconds)
+    seconds, loss, correct = (
+        np.array([float(log[k][name]) for k in range(num_steps)]) for name in ("seconds", "loss", "accuracy")
+    )
+    clock = np.cumsum(seconds)
     name = method_of(method).name
     return ClusterDigitsRun(DigitsRun(name, expected, clock[None], loss[None], correct[None]), training)
+
+
+def _logged(folder: Path) -> dict[int, dict[str, Any]]:
+    """Earlier iterations, by number; of those that were done twice the last."""
+    path = folder / _LOG
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return {line["step"]: line for line in map(json.loads, lines)}

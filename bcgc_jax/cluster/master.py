@@ -21,6 +21,7 @@ from bcgc_jax.cluster.processes import Fault, Processes
 from bcgc_jax.cluster.worker import Duty
 from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, num_samples
 from bcgc_jax.coding.scheduled import SchedulePlan, schedule_plan
+from bcgc_jax.coding.stages import tell_of_loops
 from bcgc_jax.schedules import Schedule
 
 # Seconds, more than threads can wait for: a task that is done no earlier is not done in the iteration.
@@ -182,7 +183,7 @@ class Cluster:
 
         `subsets` are N pytrees of arrays `[m_j, …]`, of sizes that may differ by a sample: a mean loss is
         that over all samples. If there are fewer than there were workers, lost ones are dropped, and those
-        left are numbered anew.
+        left are numbered anew. Warns of blocks that a loop of the loss computes all at once.
 
         Raises ValueError where a code of the plan amplifies (more than 4 times) what the workers round
         differently, for they are on machines of several types; WorkersLost where some do not start.
@@ -198,9 +199,9 @@ class Cluster:
             raise ValueError(
                 f"batch_size must be from 1 to {int(sizes.min())}, the samples of a subset, got {batch_size}"
             )
-        self._processes.resize(
-            plan.num_workers
-        )  # first: what it refuses leaves the workers with what they had
+        tell_of_loops(loss, plan, params, subsets[0])
+        # Before all else: what it refuses leaves the workers with what they had.
+        self._processes.resize(plan.num_workers)
         host: tuple[CodingPlan | SchedulePlan, PyTree] = jax.tree.map(np.asarray, (plan, params))
         x64 = bool(jnp.result_type(float) == jnp.float64)
         self._processes.assign(Duty(loss, *host, weights, batch_size, seed, x64), subsets)

@@ -20,8 +20,11 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import replace
+from bcgc_jax.adaptive import Decision
 from bcgc_jax.cluster.checkpoints import Checkpoints, made_with
+from bcgc_jax.cluster.closed_loop import ClosedLoop
 from bcgc_jax.cluster.collection import ClusterGradient, Work
+from bcgc_jax.cluster.logs import Step, Watch
 from bcgc_jax.cluster.master import Cluster
 from bcgc_jax.cluster.processes import Fault, WorkersLost
 from bcgc_jax.coding.gradients import Loss, PyTree, split_unevenly
@@ -51,9 +54,10 @@ class ClusterTraining(NamedTuple):
         recovery from faults included.
       paced: what the drawn cycle times alone would have taken, `[K]`; NaN without them.
       num_workers: at the end of each iteration, `[K]`.
-      metrics: what `evaluate` said after each iteration; not on the clock.
+      metrics: what `evaluate` said after each iteration.
       faults: what happened, by the number of the iteration from 0.
       work: what each message cost, of the last 1000 iterations and of the last plan only.
+      decisions: why the plan was changed, where the training found its plans itself.
     """
 
     params: PyTree
@@ -65,6 +69,7 @@ class ClusterTraining(NamedTuple):
     metrics: list[Any]
     faults: tuple[Fault, ...]
     work: tuple[Work, ...]
+    decisions: tuple[Decision, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +77,8 @@ class Pace:
     """Slowness on purpose: worker w sends block b no earlier than `seconds` · T_w (M b/N) y_b from its start.
 
     With start-ups and a link, no earlier than `seconds` times when the problem's model delivers the block. Of
-    a schedule, a task is done no earlier than `seconds` times when the model has it done.
+    a schedule, a task is done no earlier than `seconds` times when the model has it done. Without a problem
+    T is the time of 1/N of all work.
 
     Attributes:
       cycle_times: a law, drawn anew for each iteration, or measured rows `[K, N]`, replayed over and over;
@@ -121,37 +127,47 @@ def train_on_cluster(
     key: Array,
     cluster: Cluster,
     loss: Loss,
-    problem: Problem,
     params: PyTree,
     data: PyTree,
     optimizer: optax.GradientTransformation,
     num_steps: int,
     *,
-    method: str | Method | Scheme | Schedule = "optimal",
+    problem: Problem | None = None,
+    method: str | Method | Scheme | Schedule | None = None,
+    max_stored: int | None = None,
     pace: Pace | None = None,
     batch_size: int | None = None,
     checkpoints: Checkpoints | str | Path | None = None,
     evaluate: Callable[[PyTree], Any] = lambda params: None,
     before_step: Callable[[int, Cluster], None] = lambda step, cluster: None,
+    after_step: Callable[[Step], None] | None = None,
     **plan_options: Any,
 ) -> ClusterTraining:
     r"""Gradient descent on the processes of `cluster`, coded or by a schedule, up to iteration `num_steps`.
+
+    Without a `problem` the training begins uncoded, measures what its workers take, and changes its plan
+    where that pays (`adaptive.Planner`); `decisions` of the result say why.
 
     Args:
       key: of the solution, the codes, the pace and the mini-batches; iteration k draws with k, so that a
         training that goes on after a checkpoint draws what it would have drawn.
       loss: (params, batch) to a scalar, a function that can be pickled.
+      data: pytree of arrays `[M, …]`. The subsets differ in size by at most one sample; where speeds do, and
+        there is neither a problem nor a `batch_size`, they are as unequal as the workers.
       problem: as many workers as the cluster has, coordinates as the parameters have (`unit_costs` for other
-        units), samples as an iteration has. It is solved by `method`, and again for the workers left; a
-        `Schedule` in place of a method is done as it is, by those left as far as there are subsets.
-      data: pytree of arrays `[M, …]`. The subsets differ in size by at most one sample.
+        units), samples as an iteration has. It is solved by `method`, "optimal" by default, and again for the
+        workers left; a `Schedule` in place of a method is done as it is, by those left as far as there are
+        subsets.
+      max_stored: subsets of the data that a worker holds at most where plans are found; 20 by default.
       pace: slowness on purpose, for studies.
       batch_size: samples of each subset that an iteration draws; all by default.
       checkpoints: a folder, or `Checkpoints` of it: read first, then written as the training goes on. Refused
         if made with another key, data, model, optimiser or learning rate, batch size, scheme or name of the
         loss; what the loss of that name does, the pace and the law of the problem are not compared.
-      evaluate: called with the parameters after each iteration, off the clock.
+      evaluate: called with the parameters after each iteration, in a thread beside the training.
       before_step: called with the number of the iteration and the cluster.
+      after_step: called with a `Step` in that thread: `cluster.json_lines(path)`, or
+        `cluster.tensorboard(folder)`, or what shows a person how it goes.
       plan_options: `units`, `order`, `construction` and `mean` of `coding_plan`; of a schedule those of
         `schedule_plan`.
 
@@ -166,41 +182,27 @@ def train_on_cluster(
     than asked for, WorkersLost where no workers are left.
 
     >>> import jax.numpy as jnp
-    >>> from bcgc_jax import ShiftedExponential
     >>> data, loss = np.arange(12.0, dtype=np.float32).reshape(4, 3), lambda p, x: jnp.mean((x @ p - 1) ** 2)
-    >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=2, num_coordinates=3, num_samples=4)
     >>> with Cluster(2) as cluster:
     ...     start, optimizer = jnp.zeros(3), optax.sgd(1e-3)
-    ...     found = train_on_cluster(
-    ...         jax.random.key(0), cluster, loss, problem, start, data, optimizer, num_steps=5, method="time"
-    ...     )
+    ...     found = train_on_cluster(jax.random.key(0), cluster, loss, start, data, optimizer, num_steps=5)
     >>> found.seconds.shape, bool(loss(found.params, data) < 1)
     ((5,), True)
     """
-    workers = int(np.asarray(problem.num_workers))
-    if workers == cluster.size:
-        cluster.restore()
-    elif workers != cluster.num_workers:
-        raise ValueError(f"the problem has {workers} workers, the cluster {cluster.num_workers}")
+    workers = _workers(problem, method, cluster)
     plan_key, pace_key, batch_key = jax.random.split(key, 3)
     seed = int(jax.random.randint(batch_key, (), 0, 2**31 - 1))
-    if pace is not None and pace.start_ups is None:
+    if pace is not None and pace.start_ups is None and problem is not None:
         pace = dataclasses.replace(pace, start_ups=problem.start_up)
     state = (params, optimizer.init(params))
     first, first_fault = 0, len(cluster.faults)
-
-    def give_work(members: Sequence[int]) -> TrainingScheme:
-        scheme = _scheme(plan_key, problem, members, method, params, batch_size, plan_options)
-        parts = split_unevenly(data, len(members))
-        cluster.assign(loss, scheme.plan, params, parts, batch_size=batch_size, seed=seed)
-        return scheme
 
     with contextlib.ExitStack() as stack:
         if isinstance(checkpoints, str | Path):
             checkpoints = stack.enter_context(Checkpoints(checkpoints))
         if checkpoints is not None:
             described = _described(
-                key, loss, problem, params, data, optimizer, method, batch_size, plan_options
+                key, loss, workers, problem, params, data, optimizer, method, batch_size, plan_options
             )
             first, state = checkpoints.last(state, described) or (first, state)
             if first > num_steps:
@@ -210,17 +212,43 @@ def train_on_cluster(
                 )
         advance = _advance(optimizer)
         jax.block_until_ready(advance(state, state[0]))  # compiled before the clock runs
+        loop = None
+        if problem is None:
+            loop = ClosedLoop(
+                *(cluster, loss, params, data, num_steps - first),
+                key=plan_key,
+                batch_size=batch_size,
+                seed=seed,
+                max_stored=max_stored,
+                options=plan_options,
+            )
+            stack.callback(loop.close)
+
+        def give_work(members: Sequence[int]) -> TrainingScheme:
+            if problem is None:
+                assert loop is not None
+                return loop.give_work(members)
+            planned = (plan_key, problem, members, method or "optimal", params, batch_size, plan_options)
+            scheme = _scheme(*planned)
+            parts = split_unevenly(data, len(members))
+            cluster.assign(loss, scheme.plan, params, parts, batch_size=batch_size, seed=seed)
+            return scheme
+
         course = _Course(cluster, workers, give_work, pace, pace_key)
-        metrics = []
+        watch = stack.enter_context(Watch(evaluate, after_step))
         for step in range(first, num_steps):
             before_step(step, cluster)
             begin = time.perf_counter()
+            if loop is not None and loop.wants_another:
+                course.replan()
             found, finish = course.gradient(state[0], step)
             state = jax.block_until_ready(advance(state, found.gradient))
             course.record(time.perf_counter() - begin, finish, found.work)
+            if loop is not None:
+                loop.hear(found)
             if checkpoints is not None:
                 checkpoints.save(step + 1, state, wait=step + 1 == num_steps)
-            metrics.append(evaluate(state[0]))
+            watch.add(course.last(step), state[0])
     return ClusterTraining(
         params=state[0],
         opt_state=state[1],
@@ -228,29 +256,47 @@ def train_on_cluster(
         seconds=np.array(course.seconds),
         paced=np.array(course.paced),
         num_workers=np.array(course.counts, int),
-        metrics=metrics,
+        metrics=watch.metrics,
         faults=tuple(cluster.faults[first_fault:]),
         work=tuple(item for one in course.work for item in one),
+        decisions=() if loop is None else loop.decisions,
     )
 
 
 def _described(
     key: Array,
     loss: Loss,
-    problem: Problem,
+    workers: int,
+    problem: Problem | None,
     params: PyTree,
     data: PyTree,
     optimizer: optax.GradientTransformation,
-    method: str | Method | Scheme | Schedule,
+    method: str | Method | Scheme | Schedule | None,
     batch_size: int | None,
     options: dict[str, Any],
 ) -> dict[str, Any]:
     """What a training that goes on from a checkpoint must share with the one before."""
-    scheme = method if isinstance(method, Schedule) else method_of(method).name
+    scheme: object = method
+    if problem is None:
+        scheme = "found while it trains"
+    elif not isinstance(method, Schedule):
+        scheme = method_of(method or "optimal").name
     settings = {"scheme": f"{scheme} {sorted(options.items())}", "batch size": batch_size}
     if batch_size is not None:  # what is drawn depends on how many subsets there are
-        settings["number of workers"] = int(np.asarray(problem.num_workers))
+        settings["number of workers"] = workers
     return made_with(key, loss, data, params, optimizer, **settings)
+
+
+def _workers(problem: Problem | None, method: Any, cluster: Cluster) -> int:
+    """How many there are to be, those that were given up before included."""
+    if problem is None and method is not None:
+        raise ValueError("a method needs the problem that it is to be planned for: pass problem=Problem(…)")
+    workers = cluster.size if problem is None else int(np.asarray(problem.num_workers))
+    if workers == cluster.size:
+        cluster.restore()
+    elif workers != cluster.num_workers:
+        raise ValueError(f"the problem has {workers} workers, the cluster {cluster.num_workers}")
+    return workers
 
 
 def _advance(optimizer: optax.GradientTransformation) -> Callable[[_State, PyTree], _State]:
@@ -322,6 +368,10 @@ class _Course:
                 return self._cluster.gradient(params, finish, iteration=step), finish
             except WorkersLost:
                 continue
+
+    def last(self, step: int) -> Step:
+        """What was recorded last."""
+        return Step(step, self.seconds[-1], self._scheme.method, self.counts[-1], None)
 
     def record(self, seconds: float, finish: np.ndarray | None, work: tuple[Work, ...]) -> None:
         self.seconds.append(seconds)

@@ -17,8 +17,9 @@ import numpy as np
 from jax import Array
 
 from bcgc_jax.coding.codes import message, row_of
-from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, Task
+from bcgc_jax.coding.gradients import CodingPlan, Loss, Plan, PyTree, Task
 from bcgc_jax.coding.scheduled import SchedulePlan
+from bcgc_jax.coding.stages import Pass, Stages, leaves_of_blocks, stages
 
 
 class Duty(NamedTuple):
@@ -41,12 +42,24 @@ class Duty(NamedTuple):
 class Message(NamedTuple):
     """One task of one worker: the `seconds` it took, and the pieces of its block in a row, `[size]`.
 
-    Of a schedule without `values`: they are kept.
+    Of a schedule without `values`: they are kept. `done`: seconds since the worker began the iteration.
     """
 
     task: Task
     seconds: float
     values: np.ndarray | None
+    done: float = np.nan
+
+
+_Part = tuple[int, tuple[float, float]]  # a subset, and the share of its samples
+
+
+class _Passing(NamedTuple):
+    """The pass of a part, None where that has no samples, and what its gradient counts."""
+
+    cut: Stages | None
+    at: Pass
+    weight: float
 
 
 class Worker:
@@ -67,7 +80,8 @@ class Worker:
             self._rows: list[Any] = [np.ones(1)] * len(duty.plan.blocks)
         else:
             self._rows = [row_of(code, index) for code in self._codes]
-        self._forward = jax.jit(self._pull)
+        self._later = _later(duty.plan, self._tasks)
+        self._stages: dict[Any, Stages] = {}  # by the share of the samples and their shapes
         self._encode = jax.jit(self._message, static_argnums=0)
         self._stopped = -1
         # A call of the master, and what was computed for it, by block and subset.
@@ -97,9 +111,10 @@ class Worker:
         """
         begin = time.perf_counter()
         with jax.enable_x64(self.duty.x64):  # a setting of each thread
-            params = jax.tree.unflatten(jax.tree.structure(self.duty.params), leaves)
-            # One forward pass for each subset, when a level first asks for it.
-            passes: dict[tuple[int, tuple[float, float]], tuple[Any, float]] = {}
+            tree = jax.tree.structure(self.duty.params)
+            params = jax.tree.unflatten(tree, jax.device_put(leaves))  # once for all programs
+            # One backward pass for each part: it begins when a task first asks for it, and goes on.
+            passes: dict[_Part, _Passing] = {}
         kept: dict[tuple[int, int], np.ndarray] = {}
         self._kept = (call, kept)
         for number, task in enumerate(self._tasks):
@@ -107,13 +122,14 @@ class Worker:
                 return
             start = time.perf_counter()
             with jax.enable_x64(self.duty.x64):
-                values = np.asarray(self._values(task, iteration, params, passes))
+                values = np.asarray(self._values(number, iteration, params, passes))
             seconds = time.perf_counter() - start
             if finish is not None and self._wait(call, begin + finish[number]):
                 return
             if self._codes is None:
                 kept[task.block, task.subsets[0]] = values
-            yield Message(task, seconds, None if self._codes is None else values)
+            done = time.perf_counter() - begin
+            yield Message(task, seconds, None if self._codes is None else values, done)
 
     def deliver(self, call: int, block: int, subsets: Sequence[int]) -> np.ndarray | None:
         """The sum over `subsets` of what was computed of a block, `[size]`; None if for another call.
@@ -134,16 +150,32 @@ class Worker:
             left = until - time.perf_counter()
             return self._changed.wait_for(lambda: self._stopped >= call, timeout=max(left, 0))
 
-    def _values(self, task: Task, iteration: int, params: PyTree, passes: dict[Any, Any]) -> Array:
-        block, subsets = task
+    def _values(self, number: int, iteration: int, params: PyTree, passes: dict[_Part, _Passing]) -> Array:
+        block, subsets = self._tasks[number]
         share = self.duty.plan.blocks[block].share
-        for j in subsets:
+        weights = np.zeros(len(subsets))
+        gradients: list[list[Array] | None] = []
+        for k, j in enumerate(subsets):
             if (j, share) not in passes:
-                batch, portion = self._batch(j, iteration, share)
-                passes[j, share] = (None if batch is None else self._forward(params, batch), portion)
-        chosen = [passes[j, share] for j in subsets]
-        weights = np.array([portion for _, portion in chosen])
-        return self._encode(block, self._rows[block], weights, [found for found, _ in chosen])
+                passes[j, share] = self._begin(j, iteration, share, params)
+            cut, at, weights[k] = passes[j, share]
+            found = None
+            if cut is not None:
+                found, at = cut.gradients(at, block, self._later[number][j])
+                passes[j, share] = _Passing(cut, at, weights[k])
+            gradients.append(found)
+        return self._encode(block, self._rows[block], weights, gradients)
+
+    def _begin(self, subset: int, iteration: int, share: tuple[float, float], params: PyTree) -> _Passing:
+        batch, weight = self._batch(subset, iteration, share)
+        if batch is None:
+            return _Passing(None, Pass(0, {}), 0.0)
+        batch = jax.device_put(batch)
+        key = (share, *((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(batch)))
+        if key not in self._stages:
+            blocks = leaves_of_blocks(self.duty.plan, share)
+            self._stages[key] = stages(self.duty.loss, params, batch, blocks)
+        return _Passing(self._stages[key], self._stages[key].begin(params, batch), weight)
 
     def _batch(self, subset: int, iteration: int, share: tuple[float, float]) -> tuple[PyTree, float]:
         """The samples of a subset that count for a block, None if there are none, and their weight."""
@@ -159,26 +191,25 @@ class Worker:
             return None, 0.0
         return jax.tree.map(lambda x: x[part], data), portion * float(self.duty.weights[subset])
 
-    def _pull(self, params: PyTree, batch: PyTree) -> tuple[Array, Any]:
-        return jax.vjp(lambda p: self.duty.loss(p, batch), params)
-
-    def _message(
-        self, block: int, row: Array, weights: Array, passes: list[tuple[Array, Any] | None]
-    ) -> Array:
-        """Only the leaves of the block are differentiated; a subset without samples counts nothing."""
+    def _message(self, block: int, row: Array, weights: Array, gradients: list[list[Array] | None]) -> Array:
+        """From the subsets' gradients of the leaves of its pieces; one without samples counts nothing."""
         wide = self._codes is not None and self._codes[block].wide
-        params = jax.tree.leaves(self.duty.params)
-        gradients = []
-        for found in passes:
-            if found is None:
-                gradients.append([jnp.zeros(leaf.shape, leaf.dtype) for leaf in params])
-            else:
-                value, pull = found
-                gradients.append(jax.tree.leaves(pull(jnp.ones_like(value))[0]))
-        sent = []
-        for leaf, start, stop in self.duty.plan.blocks[block].pieces:
-            parts = [g[leaf].ravel()[start:stop] for g in gradients]
+        params, sent = jax.tree.leaves(self.duty.params), []
+        for k, (leaf, start, stop) in enumerate(self.duty.plan.blocks[block].pieces):
+            zero = jnp.zeros(params[leaf].shape, params[leaf].dtype)
+            parts = [(zero if found is None else found[k]).ravel()[start:stop] for found in gradients]
             parts = [w.astype(g.dtype) * g for w, g in zip(weights, parts, strict=True)]
             sent.append(message(row, parts, wide))
         with jax.enable_x64(True):  # a code may need float64
             return jnp.concatenate(sent)
+
+
+def _later(plan: Plan, tasks: Sequence[Task]) -> list[dict[int, tuple[int, ...]]]:
+    """For each task and each of its subsets, the blocks that tasks after it need of the same samples."""
+    found: list[dict[int, tuple[int, ...]]] = []
+    known: dict[_Part, tuple[int, ...]] = {}
+    for block, subsets in reversed(tasks):
+        share = plan.blocks[block].share
+        found.append({j: known.get((j, share), ()) for j in subsets})
+        known.update({(j, share): (block, *found[-1][j]) for j in subsets})
+    return found[::-1]

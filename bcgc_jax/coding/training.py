@@ -46,7 +46,7 @@ class TrainingScheme:
 
     Where sending `overlap`s computing, at S_w + max_{j≤b} (T_w load[j] + sent[b] - sent[j-1]). `start_up` is
     the problem's S, None where there is none, or where it comes with the cycle time. Of a schedule, read task
-    for block.
+    for block. Where workers do not do alike much `load` is `[B, N]`.
     """
 
     plan: CodingPlan | SchedulePlan
@@ -60,7 +60,8 @@ class TrainingScheme:
         """When each worker has delivered each block, `[B, N]`, for start-ups and cycle times `[N]`."""
         known = isinstance(times, np.ndarray)  # in NumPy: nothing is compiled
         xp = np if known else jnp
-        load, sent = xp.asarray(self.load)[:, None], xp.asarray(self.sent)[:, None]
+        load, sent = xp.asarray(self.load), xp.asarray(self.sent)[:, None]
+        load = load if load.ndim == 2 else load[:, None]
         if not self.overlap:
             return starts + times * load + sent
         waited = times * load - xp.concatenate([0 * sent[:1], sent[:-1]])

@@ -27,9 +27,9 @@ from bcgc_jax.schedules import (
     tasks_of,
 )
 
-# Parts of a group whose subsets are done forwards and backwards. At N = 10 the second is 0.2 % better, at
-# N = 50 24 of them are no better than 16.
-_PARTS = (10, 16)
+# Parts of groups whose subsets are done forwards and backwards. Of a group of two subsets and the last one 8
+# and 16 are 0.5 % better than 2 and 16 at N = 20 and 50 of the paper; 32 in place of 16 no better at N = 50.
+_PARTS, _FRONT_PARTS, _MORE_PARTS = 10, 8, 16
 # Steps and draws of the first searches and of the last one; Adam's largest step in log x.
 _STEPS, _DRAWS, _LAST_STEPS, _LAST_DRAWS, _LARGEST_STEP = 150, 256, 400, 1024, 0.15
 # Draws that orders are compared by, the same for all, and by which share a mean may be above the best one.
@@ -43,12 +43,11 @@ def orders(stored: int) -> list[tuple[Group, ...]]:
     last = Group(stored, 1)
     depths = range(1, min(stored, 4 + 1))
     fronts: list[tuple[Group, ...]] = [tuple(Group(depth, 1) for depth in depths[:n]) for n in (1, 2, 3, 4)]
-    halves: tuple[Group, ...] = tuple(Group(depth, depth) for depth in depths[:2])
     found: list[tuple[Group, ...]] = [(last,), *((*front, last) for front in fronts)]
     if stored > 1:
         found += [(*front, Group(stored, 4)) for front in fronts[:2]]
-        found += [(*front, Group(stored, _PARTS[0])) for front in ((), fronts[0], fronts[1], halves)]
-        found.append((*halves, Group(stored, _PARTS[1])))
+        found += [(*front, Group(stored, _PARTS)) for front in ((), fronts[0], fronts[1])]
+        found.append((*fronts[0], Group(2, _FRONT_PARTS), Group(stored, _MORE_PARTS)))
     return list(dict.fromkeys(found))
 
 
@@ -65,7 +64,7 @@ def optimise_credit(key: Array, problem: Problem, stored: int) -> Schedule:
         """Sizes, their mean by draws that are the same for all, and that of the start."""
         subset, block, sizes = given
         start = Schedule(sizes, subset, block, stored)
-        found = _search(search, problem, start, _STEPS, _DRAWS)
+        found = search_sizes(search, problem, start, _STEPS, _DRAWS)
         before, after = (_mean(compare, problem, start.with_sizes(x)) for x in (sizes, found))
         return jnp.where(after < before, found, sizes), jnp.fmin(before, after), before
 
@@ -73,7 +72,7 @@ def optimise_credit(key: Array, problem: Problem, stored: int) -> Schedule:
     # Those with few blocks come first.
     chosen = jnp.argmax(means <= jnp.fmin((1 + _AS_GOOD) * jnp.nanmin(means), jnp.nanmin(starts)))
     best = Schedule(found[chosen], subset[chosen], block[chosen], stored)
-    polished = best.with_sizes(_search(last, problem, best, _LAST_STEPS, _LAST_DRAWS))
+    polished = best.with_sizes(search_sizes(last, problem, best, _LAST_STEPS, _LAST_DRAWS))
     better = _mean(compare, problem, polished) < means[chosen]
     return best.with_sizes(jnp.where(better, polished.sizes, best.sizes))
 
@@ -101,8 +100,9 @@ def _mean(key: Array, problem: Problem, schedule: Schedule) -> Array:
     return jnp.mean(simulate_schedule(key, problem, schedule, _COMPARED))
 
 
-def _search(key: Array, problem: Problem, start: Schedule, steps: int, draws: int) -> Array:
-    """Sizes after so many steps, each of fresh draws; the mean of those of the last third."""
+@functools.partial(jax.jit, static_argnames=("steps", "draws"))
+def search_sizes(key: Array, problem: Problem, start: Schedule, steps: int, draws: int) -> Array:
+    """Sizes after so many subgradient steps, each of fresh draws; the mean of those of the last third."""
     used = start.sizes > 0
     entries = problem.max_workers * start.sizes.size * start.stored
     draws = max(min(draws, _MOST // entries), 32)

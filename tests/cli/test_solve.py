@@ -425,6 +425,7 @@ _PARETO = ["--cycle-time", "pareto:scale=1"]
             "--censored-column has no effect without",
         ),
         (["train", "--workers", "4", *LAW, "--pace", "0.2"], "--pace has no effect without --engine ray"),
+        (["train", "--workers", "4", *LAW, "--resume"], "--resume has no effect without --engine ray"),
         (
             ["train", "--workers", "4", *LAW, "--address", "a:1"],
             "--address has no effect without --engine ray",

@@ -235,8 +235,10 @@ def test_training_is_plain_gradient_descent_whoever_is_lost(cluster):
         if step == 8:
             os.kill(running.pids[3], signal.SIGSTOP)
 
-    arguments = (cluster, loss, problem, params, data, optimizer, 12)
-    found = train_on_cluster(jax.random.key(5), *arguments, method=MIXED, pace=pace, before_step=harm)
+    arguments = (cluster, loss, params, data, optimizer, 12)
+    found = train_on_cluster(
+        *(jax.random.key(5), *arguments), problem=problem, method=MIXED, pace=pace, before_step=harm
+    )
     want = raveled(descended(params, data, optimizer, 12))
     # Measured: 3e-7 after 12 steps of Adam.
     np.testing.assert_allclose(raveled(found.params), want, atol=3e-6)
@@ -261,7 +263,8 @@ def test_without_replacement_a_training_goes_on_with_the_subsets_of_those_left(c
 
     try:
         found = train_on_cluster(
-            *(jax.random.key(5), cluster, loss, problem, params, data, optax.sgd(0.1), 5),
+            *(jax.random.key(5), cluster, loss, params, data, optax.sgd(0.1), 5),
+            problem=problem,
             method=MIXED,
             before_step=kill,
         )

@@ -222,6 +222,26 @@ def test_a_worker_stopped_meanwhile_is_found_while_work_is_given_out(cluster, mo
     assert_exact(cluster.gradient(params).gradient, params, data)
 
 
+def scanned(params, batch):
+    """The layers of a stack in a loop."""
+    x = jax.lax.scan(lambda x, one: (jnp.tanh(x @ one["w"] + one["b"]), None), batch["x"], params)[0]
+    return jnp.mean((x - 1) ** 2)
+
+
+def test_who_scans_over_layers_is_told_once(cluster):
+    _, data = case()
+    rng, width = np.random.default_rng(2), data["x"].shape[1]
+    shapes = {"w": (3, width, width), "b": (3, width)}
+    params = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    count = 3 * width * (width + 1)
+    plan = coding_plan(jax.random.key(1), params, [count - 20, 0, 20, 0])
+    with pytest.warns(UserWarning, match="blocks 0, 1 of the gradient come out of one loop") as told:
+        cluster.assign(scanned, plan, params, split_unevenly(data, N))
+    assert [one.filename for one in told] == [__file__]
+    want = raveled(jax.grad(scanned)(params, data))
+    np.testing.assert_allclose(raveled(cluster.gradient(params).gradient), want, atol=1e-6)  # measured 7e-8
+
+
 def fatal(params, batch):
     """Ends the process that computes it for some data, but not at the zeros with which it is tried out."""
 
@@ -281,10 +301,11 @@ def test_training_is_plain_gradient_descent_and_goes_on_from_a_checkpoint(cluste
     seen = []
 
     def run(steps, folder):
-        arguments = (cluster, loss, problem, params, data, optimizer, steps)
+        arguments = (cluster, loss, params, data, optimizer, steps)
         return train_on_cluster(
             jax.random.key(5),
             *arguments,
+            problem=problem,
             pace=pace,
             checkpoints=folder,
             before_step=lambda k, _: seen.append(k),
@@ -317,9 +338,10 @@ def test_batches_and_paces_are_drawn_for_each_step_and_the_same_after_a_resumpti
 
     def run(steps, folder=None):
         visited = [params]
-        arguments = (cluster, loss, problem, params, data, optax.sgd(0.1), steps)
+        arguments = (cluster, loss, params, data, optax.sgd(0.1), steps)
         found = train_on_cluster(
             *(jax.random.key(5), *arguments),
+            problem=problem,
             method="time",
             pace=Pace(problem.cycle_time, 1e-4),
             batch_size=1,
@@ -357,8 +379,8 @@ def test_a_pace_has_the_start_ups_and_the_link_of_the_problem(cluster):
     law, start = bcgc.ShiftedExponential(1.0, 0.3), bcgc.Weibull(9.0, 0.7)
     problem = bcgc.Problem(law, N, COUNT, 16, start_up=start, send_time=0.4, chain_cycles=0.1)
     key, pace = jax.random.key(6), Pace(law, 2e-3)
-    arguments = (cluster, loss, problem, params, data, optax.sgd(0.1), 3)
-    found = train_on_cluster(key, *arguments, method="time", pace=pace)
+    arguments = (cluster, loss, params, data, optax.sgd(0.1), 3)
+    found = train_on_cluster(key, *arguments, problem=problem, method="time", pace=pace)
     x, pace_key = np.asarray(bcgc.solve(problem, "time").rounded), jax.random.split(key, 3)[1]
     pace = dataclasses.replace(pace, start_ups=start)
     for step in range(3):
@@ -380,7 +402,8 @@ def test_without_replacement_the_workers_left_plan_anew(cluster):
 
     try:
         found = train_on_cluster(
-            *(jax.random.key(5), cluster, loss, problem, params, data, optax.sgd(0.1), 5),
+            *(jax.random.key(5), cluster, loss, params, data, optax.sgd(0.1), 5),
+            problem=problem,
             method="time",
             before_step=kill,
         )
@@ -470,8 +493,11 @@ def test_refusals(cluster, monkeypatch):
     with pytest.raises(ValueError, match="batch_size must be from 1 to 4"):
         cluster.assign(loss, plan, params, split_unevenly(data, N), batch_size=5)
     problem = bcgc.Problem(bcgc.ShiftedExponential(1.0, 0.3), 3, COUNT)
+    given = jax.random.key(0), cluster, loss, params, data, optax.sgd(0.1), 1
     with pytest.raises(ValueError, match="3 workers, the cluster 4"):
-        train_on_cluster(*(jax.random.key(0), cluster, loss, problem, params, data, optax.sgd(0.1), 1))
+        train_on_cluster(*given, problem=problem)
+    with pytest.raises(ValueError, match=r"pass problem=Problem"):
+        train_on_cluster(*given, method="time")
     with pytest.raises(ValueError, match="patience"):
         Cluster(2, patience=0)
     with pytest.raises(ValueError, match="free CPUs, too few for 96 more workers"):
@@ -508,8 +534,10 @@ with Cluster(1) as cluster:  # the first one ends in order
     pids = descendants(os.getpid())
 print(*pids, flush=True)
 with Cluster(2) as cluster:
-    arguments = (cluster, loss, problem, params, data, optax.adam(3e-2), 9)
-    train_on_cluster(jax.random.key(5), *arguments, checkpoints={folder!r}, before_step=end)
+    arguments = (cluster, loss, params, data, optax.adam(3e-2), 9)
+    train_on_cluster(
+        jax.random.key(5), *arguments, problem=problem, checkpoints={folder!r}, before_step=end
+    )
 """
 
 

@@ -40,9 +40,33 @@ def test_train_on_processes_prints_the_same_steps_at_measured_times(command):
         assert row["loss"] == pytest.approx(best["loss"], rel=1e-5)
 
 
+def test_a_training_that_was_cut_off_goes_on_with_all_that_it_had(command, tmp_path):
+    law = "shifted-exponential:rate=1e-3,shift=50"
+    base = ["train", "--engine", "ray", "--workers", "2", "--pace", "0", "--cycle-time", law]
+    base += ["--method", "uncoded", "--format", "json"]
+    kept = ["--checkpoints", str(tmp_path / "state")]
+    _, whole, _ = command(*base, "--steps", "6")
+    status, _, err = command(*base, "--steps", "4", *kept)
+    assert status == 0, err
+    status, _, err = command(*base, "--steps", "6", *kept)
+    assert (status, "go on with it (--resume)" in err) == (2, True)
+    curves = tmp_path / "curves.csv"
+    status, out, err = command(*base, "--steps", "6", *kept, "--resume", "--curves", str(curves))
+    assert status == 0, err
+    assert json.loads(out)["runs"][0]["loss"] == pytest.approx(json.loads(whole)["runs"][0]["loss"], rel=1e-6)
+    with curves.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["iteration"]) for row in rows] == list(range(1, 7))
+    assert np.all(np.diff([float(row["time"]) for row in rows]) > 0)
+    lines = (tmp_path / "state" / "uncoded-0" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(6))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--resume"], "--resume goes on with what --checkpoints DIR holds"),
+        (["--checkpoints", "no-such-folder", "--resume"], "holds no training to go on with"),
         (["--method", "limit"], '"limit" is no scheme'),
         (["--method", "nothing"], "unknown method"),
         (["--address", "127.0.0.1:1", "--method", "uncoded"], "--address: no Ray cluster answers"),

@@ -126,7 +126,7 @@ def test_workers_of_a_node_that_ended_are_given_up_at_once_where_there_is_no_roo
     cluster, (all_nodes, second) = spread, nodes
     params, data = case()
     problem = bcgc.Problem(bcgc.ShiftedExponential(1.0, 0.3), 4, COUNT, len(data["y"]))
-    arguments = (loss, problem, params, data, optax.sgd(0.1))
+    arguments = (loss, params, data, optax.sgd(0.1))
     faults, planned = len(cluster.faults), []
 
     def end(step, running):
@@ -137,7 +137,9 @@ def test_workers_of_a_node_that_ended_are_given_up_at_once_where_there_is_no_roo
             assert gone([p.pid for p in processes if p.node == second.node_id])
 
     with pytest.warns(UserWarning, match=r"worker \d .* is given up: ") as told:
-        found = train_on_cluster(jax.random.key(5), cluster, *arguments, 5, method="uncoded", before_step=end)
+        found = train_on_cluster(
+            jax.random.key(5), cluster, *arguments, 5, problem=problem, method="uncoded", before_step=end
+        )
     # One of them has room beside the others.
     assert planned == [(0, 4), (1, 4), (2, 4), (3, 3), (4, 3)]
     assert any("no room" in str(warning.message) for warning in told)
@@ -152,13 +154,13 @@ def test_workers_of_a_node_that_ended_are_given_up_at_once_where_there_is_no_roo
     np.testing.assert_allclose(raveled(found.params), want, atol=3e-6)
     # The next training goes on with those left, and with all as soon as there is room again.
     with pytest.warns(UserWarning, match="goes on with 3 of 4 workers: "):
-        again = train_on_cluster(jax.random.key(5), cluster, *arguments, 2, method="uncoded")
+        again = train_on_cluster(jax.random.key(5), cluster, *arguments, 2, problem=problem, method="uncoded")
     assert again.num_workers.tolist() == [3, 3]
     other = {"XLA_FLAGS": "--xla_cpu_max_isa=SSE4_2"}  # it rounds otherwise than the first
     all_nodes.add_node(num_cpus=2, object_store_memory=100 * 2**20, env_vars=other)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        again = train_on_cluster(jax.random.key(5), cluster, *arguments, 2, method="uncoded")
+        again = train_on_cluster(jax.random.key(5), cluster, *arguments, 2, problem=problem, method="uncoded")
     assert again.num_workers.tolist() == [4, 4]
     want = raveled(descended(params, data, optax.sgd(0.1), 2))
     np.testing.assert_allclose(raveled(again.params), want, atol=3e-6)
@@ -198,7 +200,8 @@ def test_a_worker_that_never_answers_is_covered_or_refused_whatever_the_patience
 
         def run(times):
             return train_on_cluster(
-                *(jax.random.key(5), spread, loss, problem, params, data, optax.sgd(0.1), 3),
+                *(jax.random.key(5), spread, loss, params, data, optax.sgd(0.1), 3),
+                problem=problem,
                 method="tandon:1",
                 pace=Pace(times, 1e-4),
             )

@@ -22,8 +22,9 @@ from bcgc_jax.coding.gradients import (
 )
 from bcgc_jax.coding.scheduled import schedule_plan
 from bcgc_jax.schedules import Group, schedule_of
+from tests.compilations import compilations
 
-# Each worker compiles a program for each of its blocks.
+# Each worker compiles some programs for each of its blocks.
 N = 3
 
 
@@ -133,16 +134,19 @@ def test_all_holders_of_a_subset_draw_the_same_samples(x64):
 
 def test_all_workers_compile_the_same_programs():
     params, batch, plan = case()
-    sent = []
-    for worker in workers(params, plan, split_unevenly(batch, N)):
-        share, pulled = plan.blocks[1].share, []
-        for j in plan.codes[1].subsets[worker.index]:
-            part, weight = worker._batch(j, 0, share)
-            pulled.append((worker._forward(params, part), weight))
-        weights = np.array([weight for _, weight in pulled])
-        rows = worker._rows[1]
-        sent.append(worker._encode.lower(1, rows, weights, [found for found, _ in pulled]).as_text())
-    assert len(set(sent)) == 1
+    group = workers(params, plan, split_unevenly(batch, N))
+    for worker in group:
+        worker.warm_up()
+    cuts = [cut for worker in group for cut in worker._stages.values()]
+    assert len(cuts) == N  # all subsets are of the same shape
+    for block in range(len(plan.blocks)):
+        for programs in zip(*(cut.due(block, block) for cut in cuts), strict=True):
+            assert len({p.run.lower(*(v.aval for v in p.takes)).as_text() for p in programs}) == 1
+    found = [np.zeros_like(params[name]) for name in params]
+    count = len(plan.codes[1].subsets[0])
+    pieces = [[found[piece.leaf] for piece in plan.blocks[1].pieces]] * count
+    given = [(1, worker._rows[1], np.ones(count), pieces) for worker in group]
+    assert len({worker._encode.lower(*g).as_text() for worker, g in zip(group, given, strict=True)}) == 1
     assert len({tuple(row) for row in plan.codes[1].coefficients.tolist()}) == N  # whose codes differ
 
 
@@ -200,6 +204,39 @@ def test_sums_that_are_asked_for_are_plain_gradients(precision):
             want = np.concatenate([want[piece] for piece in pieces])
             np.testing.assert_allclose(found, want, atol=20 * np.finfo(precision).eps)
         assert worker.deliver(4, 1, [w]) is None  # of another call
+
+
+def test_a_subset_s_gradient_is_the_same_to_the_bit_whoever_computes_it():
+    """Whichever block a worker begins a subset with: a code would magnify the difference."""
+    params, batch, _ = case(15)
+    parts = split_unevenly(batch, N)
+    # Subsets are met with the blocks in order, backwards, and the last alone.
+    plan = schedule_plan(schedule_of([Group(2, 2), Group(3, 1)], [7, 9, 9]), params, N)
+    group = workers(params, plan, parts)
+    for worker in group:
+        for _ in worker.compute(1, 0, jax.tree.leaves(params)):
+            pass
+    for block in range(len(plan.blocks)):
+        for j in range(N):
+            holders = [w for w in range(N) if any(t == (block, (j,)) for t in plan.tasks(w))]
+            found = [group[w].deliver(1, block, [j]) for w in holders]
+            assert len(found) == plan.blocks[block].level + 1
+            for one in found[1:]:
+                np.testing.assert_array_equal(one, found[0])
+    begins = [
+        {j: next(t.block for t in plan.tasks(w) if t.subsets == (j,)) for j in range(N)} for w in range(N)
+    ]
+    assert {tuple(sorted(one.values())) for one in begins} == {(0, 1, 2)}  # where each begins its subsets
+
+
+def test_nothing_is_compiled_after_the_warm_up():
+    params, batch, plan = case(13)  # subsets of two shapes
+    for one in (plan, scheduled(params)):
+        worker = workers(params, one, split_unevenly(batch, N))[0]
+        worker.warm_up()
+        with compilations() as compiled:
+            assert len(list(worker.compute(1, 0, jax.tree.leaves(params)))) == len(one.tasks(0))
+        assert compiled == []
 
 
 def cuts(block, leaves):

@@ -269,6 +269,7 @@ def test_workers_that_start_up_and_send_are_paced_draw_for_draw(model, x64, over
     assert float(_collect(finish, levels).runtime) == pytest.approx(loop[0], rel=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["time", "tandon_partial"])
 def test_the_mean_iteration_takes_the_expected_runtime_with_start_ups_too(method, model, x64):
     params, batch = model

@@ -59,6 +59,7 @@ def _both(start_up, cycle, load, room):
     return log_density_of_sum(start_up, cycle, load, room), log_survival_of_sum(start_up, cycle, load, room)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::scipy.integrate.IntegrationWarning", "ignore:divide by zero")
 @pytest.mark.parametrize("first", range(len(LAWS)))
 def test_the_sum_of_all_pairs_of_families(first):

@@ -66,6 +66,7 @@ def test_parameters_lie_within_their_errors_and_pvalues_are_uniform():
     assert np.all(np.abs(np.mean(np.array(pvalues) < 0.2, axis=0) - 0.2) < 4 * np.sqrt(0.16 / 175))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "cut"),
     [
@@ -172,6 +173,7 @@ def test_two_values_are_two_speeds():
     assert fit.standard_errors["probability"] == pytest.approx(np.sqrt(share * (1 - share) / 200))
 
 
+@pytest.mark.slow
 def test_the_unit_of_time_and_coarse_clocks_change_nothing_that_matters():
     times = np.random.default_rng(13).gamma(2.4, 0.8, 200) + 0.4
     (plain,) = fit_laws(jax.random.key(0), times, laws=["gamma"], num_replicates=60)
@@ -203,6 +205,7 @@ def test_the_rate_of_an_exponential_is_that_of_the_whole_times_in_all_time():
     assert min(fit.kolmogorov_smirnov_pvalue, fit.anderson_darling_pvalue) > 0.02
 
 
+@pytest.mark.slow
 def test_the_correction_of_the_ends_costs_no_likelihood_where_most_times_are_cut_off():
     rng = np.random.default_rng(0)
     whole = rng.gamma(2.5, 0.6, 240) + 0.8

@@ -138,6 +138,7 @@ def test_what_makes_no_sense_is_refused(method, message):
         bcgc.solve(bcgc.Problem(bcgc.Uniform(0.4, 2.6), 4, 30), method())
 
 
+@pytest.mark.slow
 def test_the_partition_to_a_deadline_is_all_of_the_gradient_in_single_precision():
     problem = bcgc.Problem(bcgc.Weibull(1.0, 2.0, 1.0), 3, 1000)
     for deadline in (600.0, 1e3):
@@ -147,6 +148,7 @@ def test_the_partition_to_a_deadline_is_all_of_the_gradient_in_single_precision(
         assert float(solution.completion_probability) == pytest.approx(float(found), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_probability_has_the_slopes_of_a_fixed_partition(x64):
     def problem(rate):
         return bcgc.Problem(bcgc.ShiftedExponential(rate, 50.0), 4, 5_000, 10.0, max_workers=4)

@@ -107,6 +107,7 @@ def _slow(name):
     return pytest.param(name, marks=pytest.mark.slow)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", [_slow("equal"), "costs", _slow("one unit of nearly all the cost"), _slow("setup")]
 )

@@ -112,6 +112,7 @@ def test_one_worker_and_one_coordinate_are_solved(x64):
     assert float(single.relative_gap) < 1e-6
 
 
+@pytest.mark.slow
 def test_the_slope_of_the_optimum_in_the_law_is_that_of_central_differences(x64):
     def runtime(rate):
         problem = bcgc.Problem(bcgc.ShiftedExponential(rate, 0.2), 5, 100, 3)

@@ -85,6 +85,7 @@ def test_the_value_is_that_of_draws_and_no_random_plan_is_below_the_bound(change
             assert more.mean() > -4 * more.std() / np.sqrt(more.size) - 1e-6 * drawn.mean()
 
 
+@pytest.mark.slow
 def test_the_published_setting():
     """15 % below the certified optimum that waits for any N - s; half of the storage is as good as that."""
     problem = bcgc.Problem(PAPER, 20, 20_000, 50.0, 1.0)

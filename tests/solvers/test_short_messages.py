@@ -161,6 +161,7 @@ def test_the_shortest_messages_alone_and_less():
     assert np.isnan(found.price).all()
 
 
+@pytest.mark.slow
 def test_a_start_up_is_added_and_a_link_is_paid_for_what_is_sent():
     alike = short_messages(_problem(PAPER), 0.7)
     later = short_messages(_problem(PAPER, start_up=500.0), 0.7)

@@ -1,0 +1,245 @@
+r"""The closed loop: what was measured decides which plan the next iteration has.
+
+Every rule of `rules` has a plan, made from the iterations before, and after each iteration it is known what
+each of these plans would have taken in it: a worker's time is proportional to what it does. So rules are
+compared by what they would have done, each by plans that had not seen the iteration, and nothing need be
+tried out. A change has to pay: by more than the comparison's own error, and than what the change costs.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from bcgc_jax.adaptive.drift import has_drifted
+from bcgc_jax.adaptive.plans import WorkPlan
+from bcgc_jax.adaptive.rules import MOST_STORED, RULES, Rule, Window
+
+# Iterations without redundancy at the beginning; those that plans are made from and compared by, at most.
+FIRST, WINDOW = 4, 40
+# Of shares by speed; speeds change soon.
+_LAST = 10
+# A gain is believed that is so many of its standard errors, and this share of the time.
+_ERRORS, _LEAST = 1.0, 0.005
+# Iterations that a gain is expected to last, at most; and as many as the last few plans lasted, times two.
+_HORIZON, _LAST_PLANS = 100, 3
+# Changes may cost so much of all the training's time without redundancy, and of what has been saved; more
+# where one is to save so many times what it costs.
+_STAKE, _REINVESTED, _CLEARLY = 0.015, 0.5, 2.0
+# Plans are made anew so often where that is cheap; where it is a search, at these iterations of a window.
+_EVERY, _SEARCHED_AT = 5, (FIRST, 2 * FIRST, 4 * FIRST, 8 * FIRST)
+_SEARCHED = ("credit", "shares, credit", "coded")
+# The chance that what has not changed is taken for a drift, at each test, one in so many iterations.
+FALSE_ALARMS, _TESTED_EVERY = 1e-3, 3
+# Where a worker was stopped before its first task was done in so many iterations, one goes uncoded.
+_UNSEEN = 10
+
+
+class Decision(NamedTuple):
+    """Why a plan was changed.
+
+    Attributes:
+      step: the first iteration with the new plan.
+      before, after: names of rules; the same where a plan was made anew.
+      reason: in words.
+      mean_time: of the iterations since the last decision, as measured.
+      promised: what it was expected to be, by the plan they had.
+      expected: of the new plan, from the iterations that it is judged by.
+      gain: what the change is expected to save an iteration.
+    """
+
+    step: int
+    before: str
+    after: str
+    reason: str
+    mean_time: float
+    promised: float
+    expected: float
+    gain: float
+
+
+class Planner:
+    """Observes iterations, and has the `plan` of the next one; `decisions` says why.
+
+    Args:
+      num_workers, num_steps: N, and how many iterations there will be.
+      max_stored: subsets of the data that a worker may hold; 20 by default, and never more than N.
+      change_seconds, move_seconds: what a change of the plan takes, and what it takes to send all data once.
+      message_seconds: what the master takes for a worker's message, until it is measured: one for each task.
+      rules: how plans are made, by name; "uncoded" among them.
+      key: of the rules that search.
+
+    >>> planner = Planner(4, 30, key=jax.random.key(0))
+    >>> for times in np.random.default_rng(0).exponential(1.0, (20, 4)):
+    ...     planner.observe(times, np.ones(4, bool), float(planner.plan.runtimes(times[None])[0]))
+    >>> planner.decisions[0].before, len(planner.decisions) > 0
+    ('uncoded', True)
+    """
+
+    def __init__(
+        self,
+        num_workers: int,
+        num_steps: int,
+        *,
+        key: jax.Array,
+        max_stored: int = MOST_STORED,
+        change_seconds: float = 0.0,
+        move_seconds: float = 0.0,
+        message_seconds: float = 0.0,
+        rules: Mapping[str, Rule] = RULES,
+    ) -> None:
+        self._rules, self._key = dict(rules), key
+        self._max_stored = min(max_stored, num_workers)
+        self.change_seconds, self.move_seconds = change_seconds, move_seconds
+        self.message_seconds = message_seconds
+        self.num_steps, self.step = num_steps, 0
+        self._times = np.zeros((0, num_workers))
+        self._unseen = np.zeros(num_workers, int)
+        start = rules["uncoded"](Window(np.ones((1, num_workers)), self._max_stored, key))
+        self._plans: dict[str, WorkPlan] = {"uncoded": start}
+        self.plan = start
+        # What each rule's plan would have taken in each iteration of the window; NaN before it had one.
+        self._losses: dict[str, list[float]] = {name: [] for name in rules}
+        # What iterations took beyond what their times say, by rule: means, and of how many.
+        self._extra: dict[str, tuple[float, int]] = {}
+        self._since: list[tuple[float, float]] = []
+        self._probing: WorkPlan | None = None
+        # Seconds saved against no redundancy, and spent on changes.
+        self._saved = self._spent = 0.0
+        self.decisions: list[Decision] = []
+
+    def observe(
+        self, times: np.ndarray, known: np.ndarray, taken: float, ran: WorkPlan | None = None
+    ) -> None:
+        """After an iteration, with `plan` or with the one that `ran`; the plan may be another one then.
+
+        `times`, `[N]`: what each worker takes for 1/N of all work; where not `known` at least that: it was
+        stopped before it had done a task. `taken`: what the iteration took.
+        """
+        ran = self.plan if ran is None else ran
+        times = self._filled(times, known)
+        self._times = np.concatenate([self._times, times[None]])[-WINDOW:]
+        for name, record in self._losses.items():
+            made = self._plans.get(name)
+            record.append(math.nan if made is None else float(made.runtimes(times[None])[0]))
+            del record[:-WINDOW]
+        said = float(ran.runtimes(times[None])[0])
+        self._since.append((taken, said))
+        self._learn_extra(ran.name, taken - said)
+        self._saved += self._losses["uncoded"][-1] + self._more("uncoded") - taken
+        self.step += 1
+        if self._probing is not None:
+            self.plan, self._probing = self._probing, None
+        if self.step >= self.num_steps or len(self._times) < FIRST:
+            return
+        drifted = self.step % _TESTED_EVERY == 0 and has_drifted(self._times, FALSE_ALARMS)
+        if drifted:
+            self._forget()
+        self._make_plans(drifted)
+        self._choose(drifted)
+        if np.any(self._unseen >= _UNSEEN) and self.plan.name != "uncoded":
+            self._probing, self.plan = self.plan, self._plans["uncoded"]
+            self._unseen[:] = 0
+
+    def _filled(self, times: np.ndarray, known: np.ndarray) -> np.ndarray:
+        """With a guess for those who were stopped: the mean of what the worker took that was longer."""
+        self._unseen = np.where(known, 0, self._unseen + 1)
+        found = np.array(times, float)
+        for w in np.flatnonzero(~known):
+            longer = self._times[self._times[:, w] > found[w], w] if len(self._times) else np.zeros(0)
+            found[w] = longer.mean() if longer.size else found[w]
+        return found
+
+    def _learn_extra(self, name: str, more: float) -> None:
+        mean, count = self._extra.get(name, (0.0, 0))
+        count = min(count + 1, WINDOW)
+        self._extra[name] = mean + (more - mean) / count, count
+
+    def _more(self, name: str) -> float:
+        """What a rule's iterations take beyond their times: measured, or by the messages of its tasks."""
+        if name in self._extra:
+            return self._extra[name][0]
+        known = next(reversed(self._extra))
+        more = self._plans[name].num_tasks - self._plans[known].num_tasks
+        return self._extra[known][0] + self.message_seconds * more
+
+    def _forget(self) -> None:
+        """What was before the last few iterations."""
+        self._times = self._times[-_LAST:]
+        for record in self._losses.values():
+            del record[:-_LAST]
+
+    def _make_plans(self, drifted: bool) -> None:
+        size = len(self._times)
+        for name, rule in self._rules.items():
+            due = self.step % _EVERY == 0
+            if name in _SEARCHED:
+                due = size in _SEARCHED_AT and not (size == WINDOW and self.step % WINDOW)
+            if drifted or due or name not in self._plans:
+                times = self._times[-_LAST:] if name in ("shares", "shares, alternating") else self._times
+                key = jax.random.fold_in(self._key, self.step)
+                self._plans[name] = rule(Window(times, self._max_stored, key))
+
+    def _choose(self, drifted: bool) -> None:
+        best: tuple[float, str] = (0.0, "")
+        horizon = self._horizon()
+        for name, made in self._plans.items():
+            if made is self.plan:
+                continue
+            gain, error = self._gain(name)
+            cost = self._cost(made)
+            clear = gain > 2 * error and gain * horizon > _CLEARLY * cost
+            affordable = name == "uncoded" or clear or cost <= self._affordable()
+            if gain > _ERRORS * error and affordable and gain - cost / horizon > best[0]:
+                best = gain - cost / horizon, name
+        if best[1]:
+            self._change(best[1], best[0], drifted)
+
+    def _cost(self, made: WorkPlan) -> float:
+        return self.change_seconds + self.move_seconds * made.moved(self.plan)
+
+    def _horizon(self) -> float:
+        changes = [d.step for d in self.decisions[-_LAST_PLANS:]]
+        lasted = 2 * (self.step - changes[0]) / len(changes) if len(changes) == _LAST_PLANS else math.inf
+        return max(min(self.num_steps - self.step, _HORIZON, lasted), 1)
+
+    def _affordable(self) -> float:
+        """So that a training that gains nothing by it loses little."""
+        uncoded = float(np.mean(self._times.max(axis=1))) + self._more("uncoded")
+        return _STAKE * self.num_steps * uncoded + _REINVESTED * self._saved - self._spent
+
+    def _gain(self, name: str) -> tuple[float, float]:
+        """What a rule would save an iteration, and the standard error of that."""
+        if name == self.plan.name:  # its plan of now against the one that is run
+            times = self._times[-_LAST:]
+            saved = self.plan.runtimes(times) - self._plans[name].runtimes(times)
+        else:
+            saved = np.array(self._losses[self.plan.name]) - np.array(self._losses[name])
+            saved = saved[np.isfinite(saved)] + self._more(self.plan.name) - self._more(name)
+        if len(saved) < FIRST:
+            return 0.0, math.inf
+        mean = float(saved.mean())
+        if mean < _LEAST * float(np.mean(self._times.max(axis=1))):
+            return 0.0, math.inf
+        centred = saved - mean
+        variance = float(centred @ centred)
+        tied = float(centred[1:] @ centred[:-1]) / variance if variance > 0 else 0.0
+        tied = min(max(tied, 0.0), 0.9)
+        error = math.sqrt(variance * (1 + tied) / (1 - tied) / len(saved) / (len(saved) - 1))
+        return mean, error
+
+    def _change(self, name: str, gain: float, drifted: bool) -> None:
+        after = self._plans[name]
+        took, said = np.mean(self._since, axis=0) if self._since else (math.nan, math.nan)
+        reason = "times have changed" if drifted else "it would have been faster"
+        if name == self.plan.name:
+            reason = f"{reason}: made anew from the last iterations"
+        expected = float(np.mean(after.runtimes(self._times))) + self._more(name)
+        promised = float(said) + self._more(self.plan.name)
+        self.decisions.append(
+            Decision(self.step, self.plan.name, name, reason, float(took), promised, expected, gain)
+        )
+        self._spent += self._cost(after)
+        self.plan, self._since = after, []

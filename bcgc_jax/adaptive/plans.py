@@ -1,0 +1,103 @@
+r"""What workers do until the plan is changed, and what that takes in iterations whose cycle times are known.
+
+Subsets may be of unequal size: worker w is the first to do subset w, a share p_w of the data, so that with
+the tasks of a schedule in its order it has done task k, on block b and subset w + δ, at
+
+    F_w(k) = T_w C_w(k),   C_w(k) = Σ_{i≤k} N p_{w+δ_i} x_{b_i},   Σ x = 1.
+
+Loads are in units of 1/N of all work, and T is the time of that: uncoded and with even shares a worker's
+iteration takes T. Coded plans have even shares, and their level n ends at T_(N-n) Σ_{i≤n} (i+1) x_i.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from bcgc_jax.schedules import Schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class WorkPlan:
+    """A schedule on subsets of unequal size, or a coded partition.
+
+    Attributes:
+      name: of the rule that made it.
+      shares: p, of the data in each subset, `[N]`, summing to 1.
+      schedule: whose sizes sum to 1; None for a code.
+      partition: x, of the coordinates at each level, `[N]`, summing to 1; None for a schedule.
+    """
+
+    name: str
+    shares: np.ndarray
+    schedule: Schedule | None = None
+    partition: np.ndarray | None = None
+
+    @property
+    def num_workers(self) -> int:
+        return len(self.shares)
+
+    @property
+    def num_tasks(self) -> int:
+        """Of all workers together."""
+        return self.num_workers * self.loads().shape[1]
+
+    def loads(self) -> np.ndarray:
+        """C at the end of each task that a worker has, `[N, K]`.
+
+        >>> from bcgc_jax.schedules import Group, schedule_of
+        >>> WorkPlan("uneven", np.array([0.25, 0.75]), schedule_of([Group(2, 1)], [1.0])).loads().tolist()
+        [[0.5, 2.0], [1.5, 2.0]]
+        """
+        if self.schedule is None:
+            assert self.partition is not None
+            used = np.flatnonzero(self.partition)
+            done = np.cumsum((used + 1) * self.partition[used])
+            return np.broadcast_to(done, (self.num_workers, used.size))
+        subset, block = np.asarray(self.schedule.subset), np.asarray(self.schedule.block)
+        of_worker = (np.arange(self.num_workers)[:, None] + subset) % self.num_workers
+        sizes = np.asarray(self.schedule.sizes, float)
+        return np.cumsum(self.num_workers * self.shares[of_worker] * sizes[block], axis=1)
+
+    def runtimes(self, times: np.ndarray) -> np.ndarray:
+        """τ of iterations with these cycle times, `[R, N]` to `[R]`.
+
+        >>> coded = WorkPlan("coded", np.full(2, 0.5), partition=np.array([0.5, 0.5]))
+        >>> coded.runtimes(np.array([[1.0, 4.0]]))
+        array([2.])
+        """
+        loads = self.loads()
+        if self.schedule is None:
+            assert self.partition is not None
+            level = np.flatnonzero(self.partition)
+            slowest = np.sort(times, axis=1)[:, self.num_workers - 1 - level]
+            return np.max(slowest * loads[0], axis=1)
+        subset, block = np.asarray(self.schedule.subset), np.asarray(self.schedule.block)
+        place = np.arange(self.num_workers)
+        soonest = np.full((len(self.schedule.sizes), *times.shape), np.inf)
+        for turn, own, load in zip(subset, block, loads.T, strict=True):
+            # Subset w + turn is done by worker w then.
+            done = np.take(times * load, (place - turn) % self.num_workers, axis=1)
+            np.minimum(soonest[own], done, out=soonest[own])
+        return np.max(soonest, axis=(0, 2))
+
+    def finished(self, times: np.ndarray, until: float) -> np.ndarray:
+        """Of one iteration who has done a task by then, bool `[N]`: their cycle times can be told."""
+        return times * self.loads()[:, 0] <= until * (1 + 1e-12)
+
+    def moved(self, before: "WorkPlan | None") -> float:
+        """The share of the data that some worker has to get that it had not before."""
+        held = np.zeros((self.num_workers, 2)) if before is None else before._held()
+        start, end = self._held().T
+        new = end - start - np.maximum(np.minimum(end, held[:, 1]) - np.maximum(start, held[:, 0]), 0)
+        return float(np.sum(new))
+
+    def _held(self) -> np.ndarray:
+        """From where to where on the circle of the data each worker's subsets lie, `[N, 2]`."""
+        if self.schedule is None:
+            assert self.partition is not None
+            depth = int(np.flatnonzero(self.partition)[-1]) + 1
+        else:
+            depth = int(np.max(self.schedule.subset)) + 1
+        around = np.concatenate([[0.0], np.cumsum(np.tile(self.shares, 2))])
+        first = np.arange(self.num_workers)
+        return np.stack([around[first], around[first + depth]], axis=1)

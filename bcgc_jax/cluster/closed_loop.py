@@ -1,0 +1,177 @@
+"""What workers are given where nobody has told a law: plans from their records, changed when that pays."""
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bcgc_jax.adaptive import Decision, Planner, WorkPlan
+from bcgc_jax.adaptive.rules import MOST_STORED, rules
+from bcgc_jax.cluster.collection import ClusterGradient
+from bcgc_jax.cluster.master import Cluster
+from bcgc_jax.coding.gradients import CodingPlan, Loss, Plan, PyTree, coding_plan, num_samples, unit_sizes
+from bcgc_jax.coding.scheduled import SchedulePlan, schedule_plan
+from bcgc_jax.coding.training import TrainingScheme
+from bcgc_jax.partitions import round_partition
+
+# Blocks of two subsets each: on processes every task is a message. What the master takes for one, measured
+# with eight workers and 40 to 80 tasks each on two cores.
+_PARTS, _MESSAGE_SECONDS = 2, 2.5e-4
+
+
+class ClosedLoop:
+    """Gives the workers of `cluster` their work, hears what it took, and plans in a thread meanwhile.
+
+    Args:
+      num_steps: iterations of the training, from the first to its end.
+      max_stored: subsets of the data that a worker holds at most.
+      options: `units`, `order`, `mean` and `construction` of the plans.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        loss: Loss,
+        params: PyTree,
+        data: PyTree,
+        num_steps: int,
+        *,
+        key: jax.Array,
+        batch_size: int | None,
+        seed: int,
+        max_stored: int | None,
+        options: dict[str, Any],
+    ) -> None:
+        self._cluster, self._loss, self._params, self._data = cluster, loss, params, data
+        self._num_steps, self._key, self._options = num_steps, key, options
+        self._batch_size, self._seed = batch_size, seed
+        self._max_stored = MOST_STORED if max_stored is None else max_stored
+        # Where each subset gives as many samples, no worker can have more than another.
+        wanted = rules(_PARTS)
+        self._rules = {k: r for k, r in wanted.items() if batch_size is None or "shares" not in k}
+        self._planner: Planner | None = None
+        self._decided: list[Decision] = []
+        self._thread = ThreadPoolExecutor(1)
+        self._planning: list[Future[None]] = []
+        self._given: WorkPlan | None = None
+        self._loads = np.zeros((0, 0))
+
+    def close(self) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        own = [] if self._planner is None else self._planner.decisions
+        return (*self._decided, *own)
+
+    @property
+    def wants_another(self) -> bool:
+        """Whether the next iteration is to have another plan."""
+        return self._planner is not None and self._planner.plan is not self._given
+
+    def give_work(self, members: Sequence[int]) -> TrainingScheme:
+        """The plan of now to so many workers; with fewer than before the planning begins anew."""
+        count = len(members)
+        if self._planner is None or self._planner.plan.num_workers != count:
+            self._decided = list(self.decisions)
+            step = 0 if self._planner is None else self._planner.step
+            self._planner = Planner(
+                count,
+                self._num_steps - step,
+                key=self._key,
+                max_stored=self._max_stored,
+                message_seconds=_MESSAGE_SECONDS,
+                rules=self._rules,
+            )
+        given = self._planner.plan
+        parts = split_by(self._data, given.shares)
+        begin = time.perf_counter()
+        plan = plan_of(given, self._params, self._key, self._options)
+        self._cluster.assign(
+            self._loss, plan, self._params, parts, batch_size=self._batch_size, seed=self._seed
+        )
+        self._planner.change_seconds = time.perf_counter() - begin
+        sizes = np.array([num_samples(part) for part in parts], float)
+        shares = np.full(count, 1 / count) if self._batch_size else sizes / sizes.sum()
+        self._given, self._loads = given, loads_of(plan, shares)
+        loads, nothing = jnp.asarray(self._loads), jnp.zeros(len(self._loads))
+        return TrainingScheme(plan, loads, nothing, method=given.name)
+
+    def hear(self, found: ClusterGradient) -> None:
+        """What an iteration took, of all and of each."""
+        assert self._planner is not None
+        assert self._given is not None
+        times, known = cycle_times(found, self._cluster.plan, self._loads)
+        for done in [future for future in self._planning if future.done()]:
+            self._planning.remove(done)
+            done.result()  # what went wrong is told
+        work = self._thread.submit(self._planner.observe, times, known, found.seconds, self._given)
+        self._planning.append(work)
+
+
+def plan_of(
+    given: WorkPlan, params: PyTree, key: jax.Array, options: dict[str, Any]
+) -> CodingPlan | SchedulePlan:
+    """For the units of these parameters."""
+    units = {"units": options.get("units", "coordinates"), "order": options.get("order")}
+    if given.partition is not None:
+        sizes = unit_sizes(params, **units)
+        counts = np.asarray(round_partition(jnp.asarray(given.partition * sizes.size), sizes.size))
+        return coding_plan(key, params, counts, **options)
+    assert given.schedule is not None
+    total = sum(np.size(leaf) for leaf in jax.tree.leaves(params))
+    sizes = np.asarray(given.schedule.sizes, float)
+    scaled = given.schedule.with_sizes(jnp.asarray(sizes / sizes.sum() * total))
+    mean = {"mean": options["mean"]} if "mean" in options else {}
+    return schedule_plan(scaled, params, given.num_workers, **units, **mean)
+
+
+def split_by(data: PyTree, shares: np.ndarray) -> list[PyTree]:
+    """Samples `[M, …]` in subsets of these shares, at least one sample in each.
+
+    >>> [part.tolist() for part in split_by(np.arange(6), np.array([0.1, 0.6, 0.3]))]
+    [[0], [1, 2, 3], [4, 5]]
+    """
+    size, workers = num_samples(data), len(shares)
+    if size < workers:
+        raise ValueError(f"data of {size} samples is too little for {workers} workers")
+    counts = 1 + np.asarray(round_partition(jnp.asarray(shares * (size - workers)), size - workers))
+    if np.ptp(shares) < 1e-9:  # as even as can be
+        counts = np.array([len(part) for part in np.array_split(np.arange(size), workers)])
+    ends = np.concatenate([[0], np.cumsum(counts)])
+    return [jax.tree.map(lambda x, k=k: x[ends[k] : ends[k + 1]], data) for k in range(workers)]
+
+
+def loads_of(plan: Plan, shares: np.ndarray) -> np.ndarray:
+    """What each worker has done at the end of each task, in 1/N of all work, `[tasks, N]`."""
+    workers, total = plan.num_workers, sum(block.size for block in plan.blocks)
+    loads = np.zeros((len(plan.tasks(0)), workers))
+    for w in range(workers):
+        for k, task in enumerate(plan.tasks(w)):
+            loads[k, w] = workers * shares[list(task.subsets)].sum() * plan.blocks[task.block].size / total
+    return np.cumsum(loads, axis=0)
+
+
+def cycle_times(found: ClusterGradient, plan: Plan, loads: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What each worker takes for 1/N of all work, by its last task; and whether there is one, `[N]` each.
+
+    Of who was stopped before its first one it is at least what is returned.
+    """
+    scheduled = isinstance(plan, SchedulePlan)
+    times, known = found.seconds / loads[0], np.zeros(plan.num_workers, bool)
+    number = {
+        (w, task.block, task.subsets[0] if scheduled else None): k
+        for w in range(plan.num_workers)
+        for k, task in enumerate(plan.tasks(w))
+    }
+    last = np.full(plan.num_workers, -1)
+    for item in found.work:
+        k = number[item.worker, item.block, item.subset]
+        if k > last[item.worker]:
+            last[item.worker], known[item.worker] = k, True
+            times[item.worker] = item.done / loads[k, item.worker]
+    return np.maximum(times, 1e-9), known

@@ -1,0 +1,281 @@
+"""A training that is told nothing measures, plans, and changes its plan: what that is worth, simulated.
+
+On traces and where times drift, jump or are tied together: all the time taken, against none of it coded and
+the best plan that is never changed, made in hindsight. On independent times: the plan after 30 iterations
+against the best plan that knows the law. A change takes an iteration's mean time, and so does to send all the
+data once.
+"""
+
+import functools
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+import bcgc_jax as bcgc
+from bcgc_jax import plotting
+from bcgc_jax.adaptive import RULES, Decision, Planner, WorkPlan
+from bcgc_jax.adaptive.rules import MOST_STORED, Window
+from bcgc_jax.cli.waiting import each
+from experiments.report import number, print_table, run_command, write_csv
+from experiments.traces import files_of
+
+# Iterations of a training, of its first part, and workers of the drifts.
+STEPS, EARLY, WORKERS = 500, 30, 10
+SIZES = (8, 20, 100)
+# Iterations that who knows a law plans with, and that plans are judged by.
+_KNOWN, _JUDGED = 512, 4000
+
+LAWS: Mapping[str, bcgc.Law] = {
+    "shifted exponential": bcgc.ShiftedExponential(1e-3, 50.0),
+    "exponential": bcgc.Exponential(1.0),
+    "weibull": bcgc.Weibull(1.0, 0.7, 0.2),
+    "pareto": bcgc.Pareto(1.0, 2.2),
+    "uniform": bcgc.Uniform(1.0, 3.0),
+    "lognormal": bcgc.Lognormal(0.0, 0.8, 0.3),
+    "gamma": bcgc.Gamma(3.0, 2.0, 0.5),
+    "two speeds": bcgc.TwoSpeed(1.0, 4.0, 0.1),
+    "deterministic": bcgc.Deterministic(2.0),
+}
+
+
+def _steady(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    return 0.5 + rng.exponential(0.5, shape)
+
+
+def _jump(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    """In the middle three workers become three times slower."""
+    slow = np.ones(shape)
+    slow[shape[0] // 2 :, :3] = 3
+    return slow * _steady(rng, shape)
+
+
+def _other_law(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    """In the middle times that hardly differ become those of a heavy tail."""
+    half = shape[0] // 2
+    return np.r_[rng.uniform(1, 1.2, (half, shape[1])), rng.pareto(2, (shape[0] - half, shape[1])) + 1]
+
+
+def _walk(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    """Speeds that wander off, each on its own."""
+    return np.exp(np.cumsum(rng.normal(0, 0.05, shape), axis=0)) * _steady(rng, shape)
+
+
+def _turns(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    """Every 50 iterations another worker is four times slower."""
+    slow = np.ones(shape)
+    slow[np.arange(shape[0]), np.arange(shape[0]) // 50 % shape[1]] = 4
+    return slow * _steady(rng, shape)
+
+
+def _tied(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    """All workers of an iteration are slow together; hardly one is slower than the others."""
+    return rng.lognormal(0, 1, (shape[0], 1)) * rng.uniform(1, 1.1, shape)
+
+
+def _alike(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    """Nothing to be gained."""
+    return rng.uniform(1, 1.02, shape)
+
+
+DRIFTS: Mapping[str, Callable[[np.random.Generator, tuple[int, int]], np.ndarray]] = {
+    "workers jump": _jump,
+    "law jumps": _other_law,
+    "speeds wander": _walk,
+    "slow one changes": _turns,
+    "steps tied": _tied,
+    "all alike": _alike,
+}
+
+
+class Course(NamedTuple):
+    """A training: the time of each iteration, `[K]`, changes before it included; and what was decided."""
+
+    taken: np.ndarray
+    decisions: tuple[Decision, ...]
+    plan: WorkPlan
+
+
+class Row(NamedTuple):
+    """All iterations: seconds in the unit of the trace; `saved` in percent, against uncoded.
+
+    `fixed`: of the best plan that is never changed, made and chosen in hindsight; costs nothing.
+    """
+
+    times: str
+    workers: int
+    steps: int
+    uncoded: float
+    adaptive: float
+    saved: float
+    fixed: float
+    fixed_plan: str
+    changes: int
+    last_plan: str
+
+
+class Early(NamedTuple):
+    """Expected runtime of the plan after `EARLY` iterations; `excess` over that which knows the law, in %."""
+
+    law: str
+    workers: int
+    uncoded: float
+    planned: float
+    known: float
+    excess: float
+    plan: str
+    known_plan: str
+
+
+def train(times: np.ndarray, key: jax.Array, num_steps: int | None = None, cost: float = 0.0) -> Course:
+    """A planner meets these cycle times, `[K, N]`, one iteration after the other.
+
+    It is shown what a master sees: of who has done a task his time, of the others that they took longer.
+    """
+    planner = Planner(
+        times.shape[1], num_steps or len(times), key=key, change_seconds=cost, move_seconds=cost
+    )
+    taken = np.zeros(len(times))
+    for k, row in enumerate(times):
+        plan = planner.plan
+        taken[k] += (runtime := float(plan.runtimes(row[None])[0]))
+        seen = plan.finished(row, runtime)
+        planner.observe(np.where(seen, row, runtime / plan.loads()[:, 0]), seen, runtime)
+        if planner.plan is not plan and k + 1 < len(times):
+            taken[k + 1] += cost * (1 + planner.plan.moved(plan))
+    return Course(taken, tuple(planner.decisions), planner.plan)
+
+
+def best_plan(times: np.ndarray, key: jax.Array, judged: np.ndarray | None = None) -> tuple[str, float]:
+    """The rule whose plan, made from all these times, takes least on average, and that mean."""
+    window = Window(times, min(MOST_STORED, times.shape[1]), key)
+    judged = times if judged is None else judged
+    found = {name: float(rule(window).runtimes(judged).mean()) for name, rule in RULES.items()}
+    name = min(found, key=lambda name: found[name])
+    return name, found[name]
+
+
+def course(name: str, times: np.ndarray, seed: int) -> tuple[Row, np.ndarray]:
+    """A row of the table, and what was saved so far, `[K]`, in percent."""
+    train_key, fixed_key = jax.random.split(jax.random.key(seed))
+    uncoded = times.max(axis=1)
+    found = train(times, train_key, cost=float(uncoded.mean()))
+    fixed_plan, fixed = best_plan(times, fixed_key)
+    total, plain = float(found.taken.sum()), float(uncoded.sum())
+    row = Row(
+        times=name,
+        workers=times.shape[1],
+        steps=len(times),
+        uncoded=plain,
+        adaptive=total,
+        saved=100 * (1 - total / plain),
+        fixed=100 * (1 - fixed * len(times) / plain),
+        fixed_plan=fixed_plan,
+        changes=len(found.decisions),
+        last_plan=found.plan.name,
+    )
+    return row, 100 * (1 - np.cumsum(found.taken) / np.cumsum(uncoded))
+
+
+def early(name: str, workers: int, seed: int) -> Early:
+    """What is planned after a few iterations with independent times, and what who knows the law would."""
+    law = LAWS[name]
+    draw, judge, learn, know, known = jax.random.split(jax.random.key(seed), 5)
+    sample = functools.partial(lambda key, rows: np.asarray(law.sample(key, (rows, workers)), float))
+    judged = sample(judge, _JUDGED)
+    found = train(sample(draw, EARLY), learn, num_steps=STEPS)
+    best, value = best_plan(sample(know, _KNOWN), known, judged)
+    planned = float(found.plan.runtimes(judged).mean())
+    excess = 100 * (planned / value - 1)
+    uncoded = float(judged.max(axis=1).mean())
+    return Early(name, workers, uncoded, planned, value, excess, found.plan.name, best)
+
+
+def show(rows: Sequence[Row], earlies: Sequence[Early]) -> None:
+    print_table(
+        "All iterations: time saved against uncoded, %",
+        ["times", "workers", "iterations", "adaptive", "best fixed", "which", "changes"],
+        [
+            [
+                row.times,
+                str(row.workers),
+                str(row.steps),
+                f"{row.saved:.1f}",
+                f"{row.fixed:.1f}",
+                row.fixed_plan,
+                str(row.changes),
+            ]
+            for row in rows
+        ],
+    )
+    print_table(
+        f"Plan after {EARLY} iterations, expected runtime; excess over the one that knows the law, %",
+        ["law", "workers", "uncoded", "planned", "known", "excess", "planned as", "known as"],
+        [
+            [
+                one.law,
+                str(one.workers),
+                *(number(x) for x in (one.uncoded, one.planned, one.known)),
+                f"{one.excess:.1f}",
+                one.plan,
+                one.known_plan,
+            ]
+            for one in earlies
+        ],
+    )
+
+
+def draw(courses: Mapping[str, np.ndarray], count: int) -> Any:
+    """What was saved so far, traces on the left, drifts on the right."""
+    figure, axes = plotting.new_figure(1, 2, size=(9.6, 4.0))
+    names = list(courses)
+    colours = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
+    lines: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)), (0, (8, 3)))
+    for panel, chosen in zip(axes, (names[:count], names[count:]), strict=True):
+        for i, name in enumerate(chosen):
+            saved = courses[name]
+            look: dict[str, Any] = {
+                "color": colours[i % len(colours)],
+                "linestyle": lines[i % len(lines)],
+                "linewidth": 1.5,
+            }
+            panel.plot(np.linspace(0, 100, len(saved)), saved, label=name.replace("_", " "), **look)
+        panel.axhline(0, color="#7F7F7F", linewidth=0.8)
+        panel.legend(fontsize="x-small", loc="best")
+        title = "traces" if panel is axes[0] else f"drifts, {WORKERS} workers"
+        plotting.label_axes(
+            panel, "iterations done (%)", "time saved so far\nagainst uncoded (%)", title=title
+        )
+    return figure
+
+
+def run(out: Path, *, seed: int, traces: Path) -> None:
+    """Print both tables; write adaptive.csv, adaptive_early.csv and the figure to `out`."""
+    measured: dict[str, np.ndarray] = {}
+    for file in files_of(traces):
+        table = bcgc.measured.load_trace(file).table()
+        measured[file.name.split(".")[0]] = table[np.isfinite(table).all(axis=1)]
+    rng = np.random.default_rng(seed)
+    drifts = {name: make(rng, (STEPS, WORKERS)) for name, make in DRIFTS.items()}
+    found = {k: course(k, t, seed) for k, t in each(list({**measured, **drifts}.items()), "trainings")}
+    rows = [row for row, _ in found.values()]
+    cases = [(name, workers) for workers in SIZES for name in LAWS]
+    earlies = [early(name, workers, seed) for name, workers in each(cases, "laws")]
+    show(rows, earlies)
+    write_csv(out / "adaptive.csv", (row._asdict() for row in rows))
+    write_csv(out / "adaptive_early.csv", (one._asdict() for one in earlies))
+    png, svg = plotting.save_figure(
+        draw({k: s for k, (_, s) in found.items()}, len(measured)), out, "adaptive"
+    )
+    print(f"\nWritten to {out / 'adaptive.csv'}, {out / 'adaptive_early.csv'}, {png}, {svg}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_command("adaptive", __doc__ or "", run, argv, traced=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,214 @@
+"""Real models on worker processes: what uncoded, the paper's optimum, credit and plans that nobody told take.
+
+A small convolutional net (noisy images of ten kinds) and a small transformer (tokens of a Markov chain) on
+eight processes of this machine, slowed on purpose: cycle times of the paper's law, and in the middle
+two workers become three times slower. `told` has at both times the best plan that knows the law and the
+workers; `adaptive` is told nothing and measures. Wall clock against prediction, loss against wall clock; the
+first plan is given before the clock runs, the second one on it. Twenty minutes.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from bcgc_jax import plotting
+from bcgc_jax.adaptive import WorkPlan
+from bcgc_jax.adaptive.rules import Rule, Window, rules
+from bcgc_jax.cli.waiting import each
+from bcgc_jax.cluster import Cluster, Pace, train_on_cluster
+from bcgc_jax.cluster.closed_loop import loads_of, plan_of, split_by
+from experiments.models import Model, convolutional, transformer
+from experiments.report import number, print_table, run_command, write_csv
+
+WORKERS, STEPS, SLOWER, SLOW = 8, 120, 3.0, 2
+RATE, SHIFT = 1e-3, 50.0  # the paper's law
+# Seconds that an uncoded iteration takes before the jump, on average.
+SECONDS = 0.5
+# Blocks of two subsets: few, for each task is a message.
+_PARTS = 2
+_KNOWN = 512
+SCHEMES = ("uncoded", "optimum", "credit", "told", "adaptive")
+_LOOKS = dict(zip(SCHEMES, ("uncoded", "optimal", "credit", "limit", "time"), strict=True))
+
+
+class Trained(NamedTuple):
+    """A training: seconds of each iteration, `[K]`, what the paces alone take, and the loss after it."""
+
+    model: str
+    scheme: str
+    seconds: np.ndarray
+    paced: np.ndarray
+    loss: np.ndarray
+    predicted: float
+    plans: str
+
+
+def times_of(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Cycle times, `[count, N]`, in units of 1/N of all work; the second half with slow workers."""
+    found = SHIFT + rng.exponential(1 / RATE, (count, WORKERS))
+    found[count // 2 :, :SLOW] *= SLOWER
+    return found
+
+
+def plans(rng: np.random.Generator) -> Mapping[str, Sequence[WorkPlan]]:
+    """For each scheme that is told the law, its plan in either half."""
+    halves = np.split(times_of(rng, 2 * _KNOWN), 2)
+    windows = [Window(half, WORKERS, jax.random.key(0)) for half in halves]
+    all_rules = rules(_PARTS)
+
+    def best(window: Window) -> WorkPlan:
+        return min(
+            (rule(window) for rule in all_rules.values()), key=lambda p: p.runtimes(window.times).mean()
+        )
+
+    def once(rule: Rule) -> list[WorkPlan]:
+        return [rule(windows[0])] * 2
+
+    return {
+        "uncoded": once(all_rules["uncoded"]),
+        "optimum": once(all_rules["coded"]),
+        "credit": once(all_rules["credit"]),
+        "told": [best(window) for window in windows],
+    }
+
+
+def train_as_told(
+    cluster: Cluster, model: Model, given: Sequence[WorkPlan], times: np.ndarray, loss: Callable[[Any], Any]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Seconds, paces and losses of a training that changes its plan in the middle, if it is another one."""
+    optimizer, params = optax.adam(3e-3), model.params
+    state = optimizer.init(params)
+    seconds, paced, losses = np.zeros((3, len(times)))
+    before: WorkPlan | None = None
+    for step, row in enumerate(times):
+        begin = time.perf_counter()
+        plan = given[step >= len(times) // 2]
+        if plan is not before:
+            work = plan_of(plan, params, jax.random.key(0), {})
+            parts = split_by(model.batch, plan.shares)
+            cluster.assign(model.loss, work, params, parts)
+            loads, first = loads_of(work, plan.shares), before is None
+            before, begin = plan, time.perf_counter() if first else begin
+        found = cluster.gradient(params, row * loads)
+        updates, state = optimizer.update(found.gradient, state, params)
+        params = jax.block_until_ready(optax.apply_updates(params, updates))
+        seconds[step] = time.perf_counter() - begin
+        paced[step] = work.completed(row * loads).max()
+        losses[step] = loss(params)
+    return seconds, paced, losses
+
+
+def _models() -> list[Model]:
+    return [
+        convolutional(512),
+        transformer(2, 256, width=32, heads=2, length=16, vocabulary=16, chain=True),
+    ]
+
+
+def run(out: Path, *, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    given, times = plans(rng), times_of(rng, STEPS)
+    pace = SECONDS / float(times[: STEPS // 2].max(axis=1).mean())
+    trained = []
+    with Cluster(WORKERS) as cluster:
+        for model in _models():
+            loss = jax.jit(lambda params, model=model: model.loss(params, model.batch))
+            for scheme in each(SCHEMES, f"training of the {model.title}"):
+                if scheme == "adaptive":
+                    trained.append(_adaptive(cluster, model, times, pace, loss))
+                    continue
+                found = train_as_told(cluster, model, given[scheme], pace * times, loss)
+                predicted = sum(
+                    p.runtimes(h).sum() for p, h in zip(given[scheme], np.split(times, 2), strict=True)
+                )
+                names = " → ".join(dict.fromkeys(plan.name for plan in given[scheme]))
+                trained.append(Trained(model.title, scheme, *found, pace * predicted / STEPS, names))
+    show(trained)
+    write_csv(out / "real_models.csv", (row for one in trained for row in _rows(one)))
+    png, svg = plotting.save_figure(draw(trained), out, "real_models")
+    print(f"\nWritten to {out / 'real_models.csv'}, {png}, {svg}")
+
+
+def _adaptive(
+    cluster: Cluster, model: Model, times: np.ndarray, pace: float, loss: Callable[[Any], Any]
+) -> Trained:
+    found = train_on_cluster(
+        *(jax.random.key(0), cluster, model.loss, model.params, model.batch, optax.adam(3e-3), len(times)),
+        pace=Pace(times, pace),
+        evaluate=loss,
+    )
+    names = " → ".join(["uncoded", *(decision.after for decision in found.decisions)])
+    for decision in found.decisions:
+        print(
+            f"{model.title}: from iteration {decision.step} on {decision.after}, {decision.reason}: measured "
+            f"{decision.mean_time:.3f} s, promised {decision.promised:.3f}; now {decision.expected:.3f}",
+            file=sys.stderr,
+        )
+    losses = np.array([float(x) for x in found.metrics])
+    return Trained(model.title, "adaptive", found.seconds, found.paced, losses, np.nan, names)
+
+
+def _rows(one: Trained) -> list[dict[str, Any]]:
+    clock = np.cumsum(one.seconds)
+    columns = zip(one.seconds, one.paced, clock, one.loss, strict=True)
+    return [
+        {"model": one.model, "scheme": one.scheme, "iteration": k}
+        | dict(zip(("seconds", "paced", "clock", "loss"), map(float, values), strict=True))
+        for k, values in enumerate(columns, 1)
+    ]
+
+
+def show(trained: Sequence[Trained]) -> None:
+    for model in dict.fromkeys(one.model for one in trained):
+        mine = [one for one in trained if one.model == model]
+        told = next(one for one in mine if one.scheme == "told").seconds.sum()
+        print_table(
+            f"{model}: seconds of an iteration, means; all of it against the plan that is told, %",
+            ["scheme", "predicted", "paces alone", "measured", "against told", "last loss", "plans"],
+            [
+                [
+                    one.scheme,
+                    number(one.predicted, 3),
+                    number(float(one.paced.mean()), 3),
+                    number(float(one.seconds.mean()), 3),
+                    f"{100 * (one.seconds.sum() / told - 1):+.1f}",
+                    number(float(one.loss[-1]), 3),
+                    one.plans if len(one.plans) < 40 else f"{one.plans.count('→')} changes",
+                ]
+                for one in mine
+            ],
+        )
+
+
+def draw(trained: Sequence[Trained]) -> Any:
+    """Loss against the wall clock."""
+    models = list(dict.fromkeys(one.model for one in trained))
+    figure, axes = plotting.new_figure(1, len(models), size=(9.0, 3.4))
+    for panel, model in zip(axes, models, strict=True):
+        for one in (one for one in trained if one.model == model):
+            look = plotting.style(_LOOKS[one.scheme])
+            panel.plot(
+                np.cumsum(one.seconds),
+                one.loss,
+                color=look.color,
+                linestyle=look.line,
+                linewidth=1.5,
+                label=one.scheme,
+            )
+        plotting.label_axes(panel, "wall clock (s)", "loss", title=model, log="y")
+    plotting.legend_outside(figure, axes[0].get_legend_handles_labels()[0])
+    return figure
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_command("real_models", __doc__ or "", run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

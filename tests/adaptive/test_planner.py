@@ -1,0 +1,124 @@
+"""The closed loop on cycle times that it is not told, against plans that know them."""
+
+import jax
+import numpy as np
+import pytest
+
+from bcgc_jax.adaptive import RULES, Planner
+from bcgc_jax.adaptive.drift import BEFORE, RECENT, has_drifted
+
+# Without what compiles a search.
+CHEAP = {name: RULES[name] for name in ("uncoded", "shares", "alternating", "shares, alternating")}
+
+
+def run(times, cost=0.0, rules=CHEAP, seen=None):
+    """All that it took, changes included, and the planner at the end."""
+    planner = Planner(
+        times.shape[1],
+        len(times),
+        key=jax.random.key(0),
+        change_seconds=cost,
+        move_seconds=cost,
+        rules=rules,
+    )
+    total = 0.0
+    for row in times:
+        plan = planner.plan
+        taken = float(plan.runtimes(row[None])[0])
+        known = plan.finished(row, taken)
+        planner.observe(np.where(known, row, taken / plan.loads()[:, 0]), known, taken)
+        total += taken + (planner.plan is not plan) * cost * (1 + planner.plan.moved(plan))
+    return total, planner
+
+
+def test_workers_of_different_speeds_get_shares_of_them():
+    rng = np.random.default_rng(0)
+    speed = np.array([1.0, 1.0, 2.0, 4.0])
+    times = rng.uniform(0.98, 1.02, (60, 4)) / speed
+    total, planner = run(times)
+    # With shares by speed all end at once: N / Σ speed = 0.5 of the slowest one's time.
+    assert planner.plan.name.startswith("shares")
+    np.testing.assert_allclose(planner.plan.shares, speed / speed.sum(), rtol=0.02)  # worst 0.7 %
+    assert total < 0.62 * times.max(axis=1).sum()  # 0.556: the first iterations are uncoded
+
+
+def test_alike_workers_get_alternating_subsets_and_every_change_says_why():
+    times = 0.3 + np.random.default_rng(1).exponential(0.7, (80, 6))
+    total, planner = run(times)
+    assert "alternating" in planner.plan.name
+    assert total < 0.85 * times.max(axis=1).sum()  # 0.789
+    first = planner.decisions[0]
+    assert (first.before, first.reason) == ("uncoded", "it would have been faster")
+    assert first.mean_time == pytest.approx(times[: first.step].max(axis=1).mean())
+    assert first.promised == pytest.approx(first.mean_time)
+    assert first.gain > 0
+
+
+@pytest.mark.parametrize("cost", [0.0, 1.0])
+def test_where_nothing_is_to_be_gained_nothing_is_changed(cost):
+    times = np.random.default_rng(2).uniform(1.0, 1.004, (200, 6))
+    total, planner = run(times, cost)
+    assert planner.decisions == []
+    assert total == pytest.approx(times.max(axis=1).sum())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_changes_that_cost_much_cost_no_more_than_what_may_be_lost(seed):
+    """Speeds that change as fast as they are learned: hysteresis and the stake."""
+    rng = np.random.default_rng(seed)
+    slow = np.ones((300, 5))
+    slow[np.arange(300), np.arange(300) // 7 % 5] = 2.5
+    times = slow * rng.uniform(0.9, 1.1, slow.shape)
+    total, _ = run(times, cost=float(times.max(axis=1).mean()))
+    assert total < 1.03 * times.max(axis=1).sum()  # worst 0.99
+
+
+def test_a_jump_is_noticed_and_the_plan_follows():
+    rng = np.random.default_rng(3)
+    slow = np.ones((200, 5))
+    slow[100:, 0] = 4
+    times = slow * rng.uniform(0.8, 1.2, slow.shape)
+    _, planner = run(times)
+    after = [d for d in planner.decisions if d.step >= 100]
+    assert 100 + RECENT // 2 <= after[0].step <= 100 + RECENT + 6
+    late = planner.plan.runtimes(times[150:]).mean()
+    assert late < 1.2 * np.mean(5 / np.sum(1 / times[150:], axis=1))  # of what is possible at all; 1.10
+
+
+def test_a_worker_that_is_never_done_is_asked_for_its_time():
+    """With replication alone nobody but the fastest is heard of."""
+
+    def replicated(window):
+        workers = window.times.shape[1]
+        from bcgc_jax.adaptive import WorkPlan
+
+        return WorkPlan("coded", np.full(workers, 1 / workers), partition=np.eye(workers)[-1])
+
+    times = np.tile([[0.1, 1.0, 1.0]], (40, 1)) * np.random.default_rng(4).uniform(0.9, 1.1, (40, 3))
+    planner = Planner(3, 40, key=jax.random.key(0), rules={"uncoded": RULES["uncoded"], "coded": replicated})
+    names = []
+    for row in times:
+        plan = planner.plan
+        names.append(plan.name)
+        taken = float(plan.runtimes(row[None])[0])
+        known = plan.finished(row, taken)
+        planner.observe(np.where(known, row, taken / plan.loads()[:, 0]), known, taken)
+    begin = names.index("coded")
+    assert begin <= 8
+    gaps = np.diff([k for k in range(begin, 40) if names[k] == "uncoded"])
+    assert len(gaps) >= 1
+    assert set(gaps.tolist()) == {11}
+
+
+def test_false_alarms_are_as_rare_as_is_said():
+    rng = np.random.default_rng(5)
+    alarms = sum(has_drifted(rng.pareto(1.5, (40, 8)) + 1, 0.05) for _ in range(1000))
+    assert alarms < 65  # of 50 at most, and two standard deviations; 33 found
+
+
+def test_a_worker_four_times_slower_is_a_drift_soon():
+    rng = np.random.default_rng(6)
+    times = rng.exponential(1.0, (BEFORE + 28 + RECENT, 20)) + 0.5
+    times[-RECENT:, 7] *= 4
+    assert has_drifted(times, 1e-3)
+    assert not has_drifted(times[: BEFORE + RECENT - 1], 1e-3)

@@ -1,0 +1,107 @@
+"""A training that is told no law: exact gradients whatever the plan, and plans that follow the workers."""
+
+import os
+import signal
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from bcgc_jax.adaptive import WorkPlan
+from bcgc_jax.adaptive.rules import Window, rules
+from bcgc_jax.cluster import Cluster, Pace, train_on_cluster
+from bcgc_jax.cluster.closed_loop import cycle_times, loads_of, plan_of, split_by
+from bcgc_jax.cluster.collection import ClusterGradient, Work
+from bcgc_jax.coding.gradients import split_unevenly
+from tests.cluster.test_cluster import N, assert_exact, case, descended, loss, raveled
+
+
+def _window(times):
+    return Window(times, 3, jax.random.key(0))
+
+
+def test_loads_and_cycle_times_are_those_of_the_work_plan():
+    """Of uneven subsets, from the records of workers of known speeds, one of whom has done nothing."""
+    params, _ = case()
+    rng = np.random.default_rng(0)
+    times = rng.exponential(1.0, (20, N)) + np.array([0.5, 0.5, 1.0, 2.0])
+    given = rules(2)["shares, alternating"](_window(times))
+    plan = plan_of(given, params, jax.random.key(0), {})
+    loads = loads_of(plan, given.shares)
+    np.testing.assert_allclose(loads, given.loads().T, atol=0.04)  # whole coordinates: worst 0.02
+    done = times[0] * loads
+    work = tuple(
+        Work(1, w, task.block, 0.1, task.subsets[0], float(done[k, w]))
+        for w in range(N - 1)
+        for k, task in enumerate(plan.tasks(w)[:3])
+    )
+    found = ClusterGradient(None, 7.0, np.zeros(1), np.zeros((1, N), bool), work)
+    seen, known = cycle_times(found, plan, loads)
+    assert known.tolist() == [True, True, True, False]
+    np.testing.assert_allclose(seen[:3], times[0, :3], rtol=1e-12)
+    assert seen[3] == pytest.approx(7.0 / loads[0, 3])
+
+
+def test_subsets_have_the_samples_of_their_shares():
+    shares = np.array([0.5, 0.05, 0.25, 0.2])
+    parts = split_by({"x": np.arange(40)}, shares)
+    assert np.concatenate([part["x"] for part in parts]).tolist() == list(range(40))
+    assert np.abs([len(part["x"]) - 40 * p for part, p in zip(parts, shares, strict=True)]).max() <= 1
+    even = split_by(np.arange(10), np.full(4, 0.25))
+    assert [p.tolist() for p in even] == [p.tolist() for p in split_unevenly(np.arange(10), 4)]
+    with pytest.raises(ValueError, match="too little for 4 workers"):
+        split_by(np.arange(3), shares)
+
+
+def test_a_coded_plan_is_one_of_as_many_units():
+    params, _ = case()
+    given = WorkPlan("coded", np.full(N, 0.25), partition=np.array([0.5, 0.0, 0.3, 0.2]))
+    plan = plan_of(given, params, jax.random.key(0), {})
+    total = sum(np.size(leaf) for leaf in jax.tree.leaves(params))
+    sizes = [block.size for block in plan.blocks]
+    assert sum(sizes) == total
+    np.testing.assert_allclose(np.array(sizes) / total, [0.5, 0.3, 0.2], atol=1 / total)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with Cluster(N) as running:
+        yield running
+
+
+@pytest.mark.slow
+def test_every_plan_gives_the_exact_gradient(cluster):
+    params, data = case(41)
+    times = np.random.default_rng(1).exponential(1.0, (20, N)) + np.array([0.5, 0.5, 1.0, 2.0])
+    for rule in rules(2).values():
+        given = rule(_window(times))
+        plan = plan_of(given, params, jax.random.key(0), {})
+        cluster.assign(loss, plan, params, split_by(data, given.shares))
+        assert_exact(cluster.gradient(params).gradient, params, data)
+
+
+@pytest.mark.slow
+def test_it_finds_out_who_is_slow_and_trains_as_plain_descent_does(cluster):
+    """Worker 3 takes five times as long, and in the middle worker 0 in its place; another is killed."""
+    params, data = case(40)
+    slow = np.ones((80, N))
+    slow[:40, 3], slow[40:, 0] = 5, 5
+    pace = Pace(slow * np.random.default_rng(2).uniform(0.95, 1.05, slow.shape), 0.05)
+    optimizer = optax.adam(3e-2)
+
+    def kill(step, running):
+        if step == 30:
+            os.kill(running.pids[1], signal.SIGKILL)
+
+    found = train_on_cluster(
+        *(jax.random.key(5), cluster, loss, params, data, optimizer, 80), pace=pace, before_step=kill
+    )
+    np.testing.assert_allclose(
+        raveled(found.params), raveled(descended(params, data, optimizer, 80)), atol=3e-6
+    )
+    assert found.decisions[0].before == "uncoded"
+    assert found.decisions[0].step < 40
+    # Uncoded 0.25 s an iteration; with shares by speed 4 / 3.2 · 0.05 = 0.0625 s.
+    assert np.median(found.paced[30:40]) < 0.13
+    assert np.median(found.paced[70:]) < 0.13

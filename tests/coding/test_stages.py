@@ -1,0 +1,277 @@
+"""Gradients in stages against `jax.grad`: each equation at most once, and from the same programs."""
+
+import functools
+import itertools
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bcgc_jax.coding.gradients import Block, Piece, Plan, backward_order, coding_plan
+from bcgc_jax.coding.stages import leaves_of_blocks, stages, tell_of_loops
+from experiments.models import transformer
+from tests.compilations import compilations
+
+WIDTH, SAMPLES = 8, 6
+RNG = np.random.default_rng(3)
+
+
+def normal(*shape):
+    return RNG.normal(0, shape[0] ** -0.5, shape).astype(np.float32)
+
+
+LAYERS = [{"b": normal(WIDTH), "w": normal(WIDTH, WIDTH)} for _ in range(4)]
+BATCH = {"x": normal(SAMPLES, WIDTH), "y": RNG.integers(0, WIDTH, SAMPLES)}
+MASK = RNG.integers(0, 2, WIDTH).astype(np.float32)
+
+
+def layer(params, x):
+    return jnp.tanh(x @ params["w"] + params["b"])
+
+
+def perceptron(params, batch, layer=layer):
+    x = batch["x"]
+    for one in params:
+        x = layer(one, x)
+    return jnp.mean((x - jax.nn.one_hot(batch["y"], WIDTH)) ** 2)
+
+
+@jax.custom_jvp
+def bent(x):
+    return jnp.where(x > 0, x, 0.1 * x)
+
+
+@bent.defjvp
+def bent_jvp(primals, tangents):
+    return bent(*primals), jnp.where(primals[0] > 0, 1.0, 0.1) * tangents[0]
+
+
+@jax.custom_vjp
+def halved(x):
+    """Whose cotangent is halved."""
+    return x
+
+
+halved.defvjp(lambda x: (x, None), lambda _, ct: (ct / 2,))
+
+
+def custom(params, batch):
+    """Derivatives of its own, classes, a constant of the loss, and inner programs that are used twice."""
+    x = batch["x"] * bent(MASK)
+    x = bent(x @ params[0]["w"]) + jax.nn.relu(x @ params[0]["w"] + params[0]["b"])
+    x = jax.nn.softmax(halved(x) @ params[1]["w"]) + jax.nn.softmax(x @ params[2]["w"])
+    scores = jax.nn.log_softmax(x @ params[3]["w"] + params[1]["b"])
+    return -jnp.mean(scores[jnp.arange(SAMPLES), batch["y"]]) + jnp.sum(MASK * params[2]["b"])
+
+
+def convolutions(params, batch):
+    x = batch["x"].reshape(SAMPLES, WIDTH, 1, 1)
+    for kernel in params["kernels"]:
+        x = jax.nn.relu(jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=_LETTERS))
+    return jnp.mean((x.mean(axis=(1, 2)) @ params["head"] - 1) ** 2)
+
+
+_LETTERS = ("NHWC", "HWIO", "NHWC")
+KERNELS = {"kernels": [normal(3, 1, 1, 4), normal(3, 1, 4, 4)], "head": normal(4)}
+TRANSFORMER = transformer(1, SAMPLES, width=8, heads=2, length=5, vocabulary=11)
+
+MODELS: dict[str, tuple[Any, Any, Any]] = {
+    "perceptron": (perceptron, LAYERS, BATCH),
+    "jit": (jax.jit(perceptron), LAYERS, BATCH),
+    "inner jit": (functools.partial(perceptron, layer=jax.jit(layer)), LAYERS, BATCH),
+    "remat": (functools.partial(perceptron, layer=jax.checkpoint(layer)), LAYERS, BATCH),
+    "all remat": (jax.checkpoint(perceptron), LAYERS, BATCH),
+    "custom derivatives": (custom, LAYERS, BATCH),
+    "convolutions": (convolutions, KERNELS, BATCH),
+    "transformer": (TRANSFORMER.loss, TRANSFORMER.params, TRANSFORMER.batch),
+    "float16": (perceptron, jax.tree.map(np.float16, LAYERS), BATCH),
+}
+
+
+def cut(loss, params, batch, count=3):
+    """In blocks of about as many leaves; neighbours share one."""
+    order = np.array(backward_order(loss, params, batch))
+    ends = np.linspace(0, len(order), count + 1).astype(int)
+    blocks = [order[max(a - 1, 0) : b].tolist() for a, b in itertools.pairwise(ends)]
+    return blocks, stages(loss, params, batch, blocks)
+
+
+def leaves_from(found, params, batch, first):
+    """Of the blocks from `first` on, one after another."""
+    at, leaves = found.begin(params, batch), []
+    for block in range(first, len(found.own)):
+        mine, at = found.gradients(at, block, range(block + 1, len(found.own)))
+        leaves.append(mine)
+    assert not at.known  # nothing is kept for nobody
+    return leaves
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "transformer")) for name in MODELS]
+)
+def test_gradients_are_those_of_jax_wherever_a_subset_begins(name):
+    loss, params, batch = MODELS[name]
+    blocks, found = cut(loss, params, batch)
+    want = jax.tree.leaves(jax.jit(jax.grad(loss))(params, batch))
+    whole = leaves_from(found, params, batch, 0)
+    for block, leaves in zip(blocks, whole, strict=True):
+        for leaf, mine in zip(block, leaves, strict=True):
+            assert mine.dtype == want[leaf].dtype
+            scale = np.abs(want[leaf]).max() * np.finfo(mine.dtype).eps
+            # Measured: 0.4 of these units, for the transformer; for the others nothing.
+            np.testing.assert_allclose(mine, want[leaf], atol=float(8 * scale), rtol=0)
+    for first in (1, 2):
+        later = leaves_from(found, params, batch, first)
+        jax.tree.map(np.testing.assert_array_equal, later, whole[first:])  # bit for bit
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_each_equation_is_computed_once(name):
+    loss, params, batch = MODELS[name]
+    _, found = cut(loss, params, batch)
+    programs = [program for program in (*found.carry, *found.own) if program is not None]
+    made = [v for program in programs for equation in program.equations for v in equation.outvars]
+    assert len(set(made)) == len(made)
+    for order in [(0, 1, 2), (2, 1, 0), (1, 2), (2,)]:
+        done, run = 0, []
+        for block in order:
+            run += found.due(done, block)
+            done = max(done, block + 1)
+        assert len({id(program) for program in run}) == len(run)
+        known = {*found.inputs, *found.constants}
+        for program in run:
+            assert known.issuperset(program.takes)
+            known.update(program.gives)
+
+
+def operations(program, *args):
+    return program.lower(*args).compile().cost_analysis()["flops"]
+
+
+def of_programs(programs):
+    return sum(operations(program.run, *(v.aval for v in program.takes)) for program in programs)
+
+
+def test_operations_are_those_of_one_gradient():
+    shapes = [jax.ShapeDtypeStruct((64, 64), np.float32)] * 6
+    batch = jax.ShapeDtypeStruct((32, 64), np.float32)
+
+    def loss(params, x):
+        for w in params:
+            x = jnp.tanh(x @ w)
+        return jnp.mean(x**2)
+
+    found = stages(loss, shapes, batch, [[5, 4], [3, 2], [1, 0]])
+    whole = operations(jax.jit(jax.grad(loss)), shapes, batch)
+    # Measured: 1.000 of it, forwards, backwards and in one.
+    assert of_programs(found.due(0, 0) + found.due(1, 1) + found.due(2, 2)) < 1.001 * whole
+    assert of_programs(found.due(0, 2) + found.due(3, 1) + found.due(3, 0)) < 1.001 * whole
+    # Forward six layers, back past five, and two gradients: 13 products of matrices of the 17.
+    assert of_programs(found.due(0, 2)) / whole == pytest.approx(13 / 17, rel=0.01)
+    (one,) = stages(loss, shapes, batch, [range(6)]).due(0, 0)  # nothing but a gradient
+    assert of_programs([one]) < 1.001 * whole
+
+
+def test_programs_are_compiled_once():
+    _, found = cut(*MODELS["perceptron"])
+    leaves_from(found, LAYERS, BATCH, 0)
+    with compilations() as compiled:
+        leaves_from(found, LAYERS, BATCH, 0)
+        leaves_from(found, LAYERS, BATCH, 1)
+    assert compiled == []
+
+
+def deep(params, x):
+    return jnp.tanh(jnp.sin(x @ params["w"]) ** 3 + params["b"])
+
+
+def test_what_is_to_be_computed_again_is():
+    """A layer that is not to be kept is computed again from what goes into it."""
+    kept, fences = [], []
+    for mine in (deep, jax.checkpoint(deep)):
+        loss = functools.partial(perceptron, layer=mine)
+        first = stages(loss, LAYERS, BATCH, [[7, 6], [5, 4], [3, 2], [1, 0]]).due(0, 0)[0]
+        kept.append(sum(equation.outvars[0] in first.gives for equation in first.equations))
+        (whole,) = stages(loss, LAYERS, BATCH, [range(8)]).due(0, 0)
+        lowered = (
+            whole.run.lower(*(v.aval for v in whole.takes)),
+            jax.jit(jax.grad(loss)).lower(LAYERS, BATCH),
+        )
+        fences.append([one.as_text().count("optimization_barrier") for one in lowered])
+    assert kept[1] < kept[0]
+    assert fences == [[0, 0], [4, 4]]  # or the compiler might find that all is known
+
+
+def test_effects_happen_once():
+    seen = []
+
+    def loss(params, batch):
+        jax.debug.callback(lambda x: seen.append(float(x)), params[1]["b"][0])
+        return perceptron(params, batch)
+
+    for first in range(3):
+        _, found = cut(loss, LAYERS, BATCH)
+        leaves_from(found, LAYERS, BATCH, first)
+        jax.effects_barrier()
+        assert seen == [float(LAYERS[1]["b"][0])] * (first + 1)
+
+
+def test_constants_and_leaves_that_do_not_count():
+    def loss(params, batch):
+        return 2 * params["scalar"] + jnp.sum(batch)
+
+    params = {"scalar": np.float32(3), "unused": np.ones(2, np.float32)}
+    found = stages(loss, params, np.ones(3, np.float32), [[0], [1]])
+    (scalar,), (unused,) = leaves_from(found, params, np.ones(3, np.float32), 0)
+    assert (float(scalar), unused.tolist(), scalar.dtype, unused.dtype) == (2, [0, 0], "float32", "float32")
+
+
+STACKED = jax.tree.map(lambda *one: np.stack(one), *LAYERS)
+
+
+def scanned(params, batch):
+    x = jax.lax.scan(lambda x, one: (layer(one, x), None), batch["x"], params["layers"])[0]
+    return jnp.mean((x @ params["head"] - 1) ** 2)
+
+
+def plan_of(params, counts, order):
+    return coding_plan(jax.random.key(0), params, counts, units="leaves", order=order)
+
+
+def test_a_loop_over_layers_is_one_stage_and_is_told():
+    params = {"layers": STACKED, "head": normal(WIDTH)}
+    order = backward_order(scanned, params, BATCH)
+    assert order[0] == 0  # the head, before the loop
+    found = stages(scanned, params, BATCH, [[leaf] for leaf in order])
+    assert found.together == ((1, 2),)
+    assert found.carry[2] is None  # the loop is the first's
+    with pytest.warns(
+        UserWarning, match=r"blocks 1, 2 of the gradient come out of one loop.*write it out"
+    ) as told:
+        tell_of_loops(scanned, plan_of(params, [1, 1, 1], order), params, BATCH)
+    assert len(told) == 1
+    assert told[0].filename != __file__  # the caller's caller is told
+
+
+def test_who_has_no_loop_over_blocks_is_not_told():
+    params = {"layers": STACKED, "head": normal(WIDTH)}
+    order = backward_order(scanned, params, BATCH)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tell_of_loops(scanned, plan_of(params, [1, 0, 2], order), params, BATCH)  # the loop is one block
+        tell_of_loops(scanned, plan_of(params, [0, 0, 3], order), params, BATCH)
+        tell_of_loops(perceptron, plan_of(LAYERS, [2, 4, 2], None), LAYERS, BATCH)
+
+
+def test_blocks_of_a_share_of_the_samples_are_cut_apart():
+    class Shares(Plan):
+        blocks = tuple(
+            Block(0, (Piece(leaf, 0, 2), Piece(leaf + 1, 0, 1)), share)
+            for share, leaf in [((0.0, 0.5), 0), ((0.5, 1.0), 2), ((0.0, 0.5), 4)]
+        )
+
+    assert leaves_of_blocks(Shares(), (0.0, 0.5)) == [[0, 1], [], [4, 5]]
+    assert leaves_of_blocks(Shares(), (0.5, 1.0)) == [[], [2, 3], []]

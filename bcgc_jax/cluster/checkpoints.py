@@ -163,8 +163,9 @@ def made_with(
 ) -> dict[str, Any]:
     """What a training that goes on must share with the one before, as far as it can be compared.
 
-    The key; the loss by its name alone, whatever it does; each byte of the data; what the optimiser makes of
-    two gradients of twos at parameters of ones; and the `settings`, as they are printed.
+    The key; the loss, and data that is a function, by its name alone, whatever it does; each byte of other
+    data; what the optimiser makes of two gradients of twos at parameters of ones; and the `settings`, as they
+    are printed.
     """
     ones = jax.tree.map(jnp.ones_like, params)
     twos, state, moved = jax.tree.map(lambda x: 2 * x, ones), optimizer.init(ones), []
@@ -173,11 +174,15 @@ def made_with(
         moved += [float(np.linalg.norm(np.ravel(np.asarray(u, float)))) for u in jax.tree.leaves(updates)]
     return {
         "key": np.asarray(jax.random.key_data(key)).ravel().tolist(),
-        "loss (by its name)": getattr(loss, "__qualname__", type(loss).__qualname__),
-        "data": _checksum(data),
+        "loss (by its name)": _name_of(loss),
+        "data": _name_of(data) if callable(data) else _checksum(data),
         "learning rate or optimiser": moved,
         **{name: str(value) for name, value in settings.items()},
     }
+
+
+def _name_of(function: Any) -> str:
+    return getattr(function, "__qualname__", type(function).__qualname__)
 
 
 def _checksum(tree: PyTree) -> list[Any]:

@@ -50,9 +50,10 @@ class ClosedLoop:
         self._num_steps, self._key, self._options = num_steps, key, options
         self._batch_size, self._seed = batch_size, seed
         self._max_stored = MOST_STORED if max_stored is None else max_stored
-        # Where each subset gives as many samples, no worker can have more than another.
+        # Where each subset gives as many samples, no worker can have more than another to do.
         wanted = rules(_PARTS)
-        self._rules = {k: r for k, r in wanted.items() if batch_size is None or "shares" not in k}
+        alike = batch_size is not None or callable(data)
+        self._rules = {name: rule for name, rule in wanted.items() if not (alike and "shares" in name)}
         self._planner: Planner | None = None
         self._decided: list[Decision] = []
         self._thread = ThreadPoolExecutor(1)
@@ -88,15 +89,17 @@ class ClosedLoop:
                 rules=self._rules,
             )
         given = self._planner.plan
-        parts = split_by(self._data, given.shares)
+        parts = self._data if callable(self._data) else split_by(self._data, given.shares)
         begin = time.perf_counter()
         plan = plan_of(given, self._params, self._key, self._options)
         self._cluster.assign(
             self._loss, plan, self._params, parts, batch_size=self._batch_size, seed=self._seed
         )
         self._planner.change_seconds = time.perf_counter() - begin
-        sizes = np.array([num_samples(part) for part in parts], float)
-        shares = np.full(count, 1 / count) if self._batch_size else sizes / sizes.sum()
+        shares = np.full(count, 1 / count)
+        if not (callable(parts) or self._batch_size):
+            sizes = np.array([num_samples(part) for part in parts], float)
+            shares = sizes / sizes.sum()
         self._given, self._loads = given, loads_of(plan, shares)
         loads, nothing = jnp.asarray(self._loads), jnp.zeros(len(self._loads))
         return TrainingScheme(plan, loads, nothing, method=given.name)

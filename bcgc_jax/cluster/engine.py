@@ -17,6 +17,7 @@ import jax
 
 from bcgc_jax._extras import to_install
 from bcgc_jax.cluster.alike import Machine, machine
+from bcgc_jax.cluster.sources import Shelf
 from bcgc_jax.cluster.worker import Duty, Message, Worker
 
 
@@ -240,13 +241,14 @@ def actor_class(ray: Any) -> Any:
 
     class Actor:
         worker: Worker | None = None
+        shelf = Shelf()
 
         def load(self, duty: Duty, index: int, subsets: dict[int, Any], programs: Programs) -> Machine:
             """Take up a duty, `subsets` by reference; ends once all is compiled. What computes here."""
             if os.access(programs.folder, os.W_OK):  # else this is another machine
                 jax.config.update("jax_compilation_cache_dir", programs.folder)
                 jax.config.update("jax_persistent_cache_min_compile_time_secs", programs.seconds)
-            self.worker = Worker(duty, index, {j: ray.get(data) for j, data in subsets.items()})
+            self.worker = Worker(duty, index, self.shelf.take(subsets, ray.get))
             self.worker.warm_up()
             return machine()
 

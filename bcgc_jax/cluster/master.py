@@ -18,6 +18,7 @@ from bcgc_jax.cluster.collection import ClusterGradient, Collection, Decoding
 from bcgc_jax.cluster.decoder import Decoder, Divider
 from bcgc_jax.cluster.engine import session, shared_programs
 from bcgc_jax.cluster.processes import Fault, Processes
+from bcgc_jax.cluster.sources import Source, Sources
 from bcgc_jax.cluster.worker import Duty
 from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, num_samples
 from bcgc_jax.coding.scheduled import SchedulePlan, schedule_plan
@@ -72,6 +73,7 @@ class Cluster:
         self._calls = 0
         self._closed = False
         self._collection: Callable[..., Collection] | None = None
+        self._sources = Sources()
         with contextlib.ExitStack() as stack:
             programs = stack.enter_context(shared_programs())
             ray = stack.enter_context(session(address, num_workers, store_bytes))
@@ -171,7 +173,7 @@ class Cluster:
         loss: Loss,
         plan: CodingPlan | SchedulePlan | Schedule,
         params: PyTree,
-        subsets: Sequence[PyTree],
+        subsets: Source | Sequence[PyTree],
         *,
         batch_size: int | None = None,
         seed: int = 0,
@@ -181,30 +183,29 @@ class Cluster:
         A schedule stands for `schedule_plan(schedule, params, len(subsets))`, which is to be called for other
         units, another order of the leaves, and losses that are sums.
 
-        `subsets` are N pytrees of arrays `[m_j, …]`, of sizes that may differ by a sample: a mean loss is
-        that over all samples. If there are fewer than there were workers, lost ones are dropped, and those
-        left are numbered anew. Warns of blocks that a loop of the loss computes all at once.
+        `subsets` are N pytrees of arrays `[m_j, …]`, of sizes that may differ: a mean loss is that over all
+        samples. Or a function (j, N) to subset j of N, all of one size, which each worker calls for what it
+        holds: nothing passes through the master, and what a worker has made it keeps for the next plan. If
+        there are fewer than there were workers, lost ones are dropped, and those left are numbered anew.
+        Warns of blocks that a loop of the loss computes all at once (not where a function makes the subsets).
 
         Raises ValueError where a code of the plan amplifies (more than 4 times) what the workers round
         differently, for they are on machines of several types; WorkersLost where some do not start.
         """
         self._check_open()
         if isinstance(plan, Schedule):
-            plan = schedule_plan(plan, params, len(subsets))
-        if len(subsets) != plan.num_workers:
-            raise ValueError(f"there must be {plan.num_workers} subsets, one a worker, got {len(subsets)}")
-        sizes = np.array([num_samples(data) for data in subsets], float)
-        weights = sizes / sizes.mean() if plan.mean else np.ones(len(sizes))
-        if batch_size is not None and not 1 <= batch_size <= sizes.min():
-            raise ValueError(
-                f"batch_size must be from 1 to {int(sizes.min())}, the samples of a subset, got {batch_size}"
-            )
-        tell_of_loops(loss, plan, params, subsets[0])
+            plan = schedule_plan(plan, params, self.num_workers if callable(subsets) else len(subsets))
+        given = self._sources.subsets(subsets, plan.num_workers)
+        if len(given) != plan.num_workers:
+            raise ValueError(f"there must be {plan.num_workers} subsets, one a worker, got {len(given)}")
+        weights = np.ones(len(given)) if callable(subsets) else _weights(plan.mean, subsets, batch_size)
+        if not callable(subsets):
+            tell_of_loops(loss, plan, params, subsets[0])
         # Before all else: what it refuses leaves the workers with what they had.
         self._processes.resize(plan.num_workers)
         host: tuple[CodingPlan | SchedulePlan, PyTree] = jax.tree.map(np.asarray, (plan, params))
         x64 = bool(jnp.result_type(float) == jnp.float64)
-        self._processes.assign(Duty(loss, *host, weights, batch_size, seed, x64), subsets)
+        self._processes.assign(Duty(loss, *host, weights, batch_size, seed, x64), given)
         self._collection, collection = None, _collection_of(host[0], params)
         self._processes.wait_until_loaded(self.iteration)
         if why := self._processes.unlike():
@@ -256,6 +257,16 @@ def _checked(finish: np.ndarray, plan: CodingPlan | SchedulePlan) -> np.ndarray:
             f"{_NEVER:g} s to more of them, or train with more redundancy"
         )
     return finish
+
+
+def _weights(mean: bool, subsets: Sequence[PyTree], batch_size: int | None) -> np.ndarray:
+    """What each subset's loss counts; ValueError for more samples than a subset has."""
+    sizes = np.array([num_samples(data) for data in subsets], float)
+    if batch_size is not None and not 1 <= batch_size <= sizes.min():
+        raise ValueError(
+            f"batch_size must be from 1 to {int(sizes.min())}, the samples of a subset, got {batch_size}"
+        )
+    return sizes / sizes.mean() if mean else np.ones(len(sizes))
 
 
 def _collection_of(plan: CodingPlan | SchedulePlan, params: PyTree) -> Callable[..., Collection]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from bcgc_jax.cluster.alike import Machine, unlike
 from bcgc_jax.cluster.engine import Programs, actor_class, cause_of, preferably_not_on, reason_of
+from bcgc_jax.cluster.sources import Made
 from bcgc_jax.cluster.worker import Duty
 from bcgc_jax.coding.gradients import PyTree
 
@@ -255,7 +256,10 @@ class Processes:
     def assign(self, duty: Duty, subsets: Sequence[PyTree]) -> None:
         """Give all their duty and data, and start those that are not there; they load meanwhile."""
         self._duty_ref = self.ray.put(duty)
-        self._subsets = [self.ray.put(jax.tree.map(np.asarray, data)) for data in subsets]
+        self._subsets = [
+            data if isinstance(data, Made) else self.ray.put(jax.tree.map(np.asarray, data))
+            for data in subsets
+        ]
         self.duty = duty
         self._raised.clear()
         for worker, process in enumerate(self._all):

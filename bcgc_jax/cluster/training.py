@@ -27,6 +27,7 @@ from bcgc_jax.cluster.collection import ClusterGradient, Work
 from bcgc_jax.cluster.logs import Step, Watch
 from bcgc_jax.cluster.master import Cluster
 from bcgc_jax.cluster.processes import Fault, WorkersLost
+from bcgc_jax.cluster.sources import Source
 from bcgc_jax.coding.gradients import Loss, PyTree, split_unevenly
 from bcgc_jax.coding.training import TrainingScheme, draws_of, schedule_scheme, training_scheme
 from bcgc_jax.laws import JointLaw, Law
@@ -128,7 +129,7 @@ def train_on_cluster(
     cluster: Cluster,
     loss: Loss,
     params: PyTree,
-    data: PyTree,
+    data: PyTree | Source,
     optimizer: optax.GradientTransformation,
     num_steps: int,
     *,
@@ -153,7 +154,8 @@ def train_on_cluster(
         training that goes on after a checkpoint draws what it would have drawn.
       loss: (params, batch) to a scalar, a function that can be pickled.
       data: pytree of arrays `[M, …]`. The subsets differ in size by at most one sample; where speeds do, and
-        there is neither a problem nor a `batch_size`, they are as unequal as the workers.
+        there is neither a problem nor a `batch_size`, they are as unequal as the workers. Or a function
+        (j, N) to subset j of N, all of one size, which the workers call: nothing passes through the master.
       problem: as many workers as the cluster has, coordinates as the parameters have (`unit_costs` for other
         units), samples as an iteration has. It is solved by `method`, "optimal" by default, and again for the
         workers left; a `Schedule` in place of a method is done as it is, by those left as far as there are
@@ -230,7 +232,7 @@ def train_on_cluster(
                 return loop.give_work(members)
             planned = (plan_key, problem, members, method or "optimal", params, batch_size, plan_options)
             scheme = _scheme(*planned)
-            parts = split_unevenly(data, len(members))
+            parts = data if callable(data) else split_unevenly(data, len(members))
             cluster.assign(loss, scheme.plan, params, parts, batch_size=batch_size, seed=seed)
             return scheme
 

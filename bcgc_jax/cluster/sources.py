@@ -1,0 +1,67 @@
+"""Data that never passes through the master: a function of a subset's number, called where the subset is."""
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from bcgc_jax.coding.gradients import PyTree, num_samples
+
+# (j, N) to subset j of N, a pytree of arrays `[m, …]`: from a file, a database, a generator.
+Source = Callable[[int, int], PyTree]
+
+
+class Made(NamedTuple):
+    """Subset `number` of `total`, to be made by `source` on the worker; `name` is the source's own."""
+
+    source: Source
+    name: str
+    number: int
+    total: int
+
+
+class Shelf:
+    """What a worker has made, kept for its next plan as far as that needs it."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, int, int], PyTree] = {}
+
+    def take(self, wanted: Mapping[int, Any], fetched: Callable[[Any], PyTree]) -> dict[int, PyTree]:
+        """The subsets by number: those to be made are, once, others are `fetched`; the rest is forgotten.
+
+        Raises ValueError where those that are made differ in size.
+        """
+        found, kept = {}, {}
+        for j, data in wanted.items():
+            if not isinstance(data, Made):
+                found[j] = fetched(data)
+                continue
+            key = data.name, data.number, data.total
+            if key not in self._kept:
+                self._kept[key] = jax.tree.map(np.asarray, data.source(data.number, data.total))
+            found[j] = kept[key] = self._kept[key]
+        self._kept = kept
+        sizes = {j: num_samples(found[j]) for j, data in wanted.items() if isinstance(data, Made)}
+        if len(set(sizes.values())) > 1:
+            raise ValueError(
+                f"subsets that are made on the workers must have one size, got samples {sizes} by number: "
+                "leave out the few that are too many"
+            )
+        return found
+
+
+class Sources:
+    """Names for the functions that the master was given."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Source | None, str] = (None, "")
+
+    def subsets(self, data: Source | Sequence[PyTree], count: int) -> Sequence[Any]:
+        """As they are, or to be made on the workers; the same function has the same name."""
+        if not callable(data):
+            return data
+        if self._last[0] is not data:
+            self._last = data, uuid.uuid4().hex
+        return [Made(data, self._last[1], j, count) for j in range(count)]

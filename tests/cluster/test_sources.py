@@ -1,0 +1,72 @@
+"""Data that is made on the workers: once, only what a plan needs, and never by the master."""
+
+import os
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import bcgc_jax as bcgc
+from bcgc_jax.cluster import Cluster, train_on_cluster
+from bcgc_jax.cluster.sources import Made, Shelf, Sources
+from tests.cluster.test_cluster import COUNT, N, assert_exact, case, descended, loss, raveled
+
+
+def test_a_worker_makes_each_subset_once_and_forgets_what_no_plan_needs():
+    asked = []
+
+    def source(number, count):
+        asked.append((number, count))
+        return {"x": np.full(3, number)}
+
+    sources, shelf = Sources(), Shelf()
+    subsets = sources.subsets(source, 4)
+    found = shelf.take({1: subsets[1], 2: subsets[2]}, fetched=lambda _: None)
+    assert [found[j]["x"].tolist() for j in (1, 2)] == [[1, 1, 1], [2, 2, 2]]
+    again = sources.subsets(source, 4)
+    assert again == subsets
+    shelf.take({2: again[2], 3: again[3]}, fetched=lambda _: None)
+    assert asked == [(1, 4), (2, 4), (3, 4)]
+    shelf.take({1: again[1]}, fetched=lambda _: None)
+    assert asked[3:] == [(1, 4)]
+    assert sources.subsets(lambda number, count: None, 4)[0].name != subsets[0].name
+    assert shelf.take({0: "a reference"}, fetched=str.upper) == {0: "A REFERENCE"}
+
+
+def test_subsets_of_several_sizes_are_refused():
+    made = [Made(lambda number, _: np.zeros(3 + number), "a", j, 2) for j in range(2)]
+    with pytest.raises(ValueError, match=r"one size, got samples \{0: 3, 1: 4\} by number"):
+        Shelf().take(dict(enumerate(made)), fetched=lambda _: None)
+
+
+@pytest.mark.slow
+def test_data_is_made_where_it_is_and_gradients_are_those_of_all_of_it(tmp_path, monkeypatch):
+    params, data = case(40)
+    np.savez(tmp_path / "data.npz", **data)
+    place = str(tmp_path)
+
+    def source(number, count):
+        with open(os.path.join(place, f"{os.getpid()}-{number}-{count}"), "a") as file:
+            file.write("made\n")
+        whole = np.load(os.path.join(place, "data.npz"))
+        return {name: np.array_split(whole[name], count)[number] for name in whole.files}
+
+    with Cluster(N) as cluster:
+        given = jax.random.key(5), cluster, loss, params
+        problem = bcgc.Problem(bcgc.ShiftedExponential(1.0, 0.3), N, COUNT, 40)
+        found = train_on_cluster(*given, source, optax.adam(3e-2), 8, problem=problem, method="tandon:1")
+        want = raveled(descended(params, data, optax.adam(3e-2), 8))
+        np.testing.assert_allclose(raveled(found.params), want, atol=3e-6)  # measured 2e-7
+        made = [name.split("-") for name in os.listdir(tmp_path) if "-" in name]
+        held = {(int(pid), int(number)) for pid, number, _ in made}
+        pids = cluster.pids
+        assert held == {(pids[w], j) for w in range(N) for j in (w, (w + 1) % N)}
+        assert str(os.getpid()) not in {pid for pid, *_ in made}
+        # A plan of fewer subsets makes nothing anew.
+        cluster.assign(loss, cluster.plan, params, source)
+        assert all((tmp_path / name).read_text() == "made\n" for name in os.listdir(tmp_path) if "-" in name)
+        assert_exact(cluster.gradient(params).gradient, params, data)
+        told = train_on_cluster(*given, source, optax.sgd(0.1), 8)  # without a problem too
+        want = raveled(descended(params, data, optax.sgd(0.1), 8))
+        np.testing.assert_allclose(raveled(told.params), want, atol=3e-6)

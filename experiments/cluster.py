@@ -27,7 +27,7 @@ from experiments.report import number, print_table, run_command, write_csv
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-METHODS = ("uncoded", "single_block", "tandon_partial", "time", "optimal")
+METHODS = ("uncoded", "single_block", "tandon_partial", "time", "optimal", "cyclic:8", "credit")
 LAW = bcgc.ShiftedExponential(rate=1e-3, shift=50.0)
 MODEL = "softmax"
 # Iterations in which all workers keep the same pace: what they take beyond it is the overhead.

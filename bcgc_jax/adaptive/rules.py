@@ -29,6 +29,8 @@ MOST_STORED = 20
 _ROWS, _STEPS, _DRAWS = 64, 150, 64
 # Shares to begin with of the first block and of those on two subsets.
 _FRONT = 1 / 7
+# Workers up to which a law of few different times is searched for a code.
+_MOST_OF_ATOMS = 32
 # So many whole coordinates that nothing is lost by rounding.
 _COORDINATES = 1_000_000
 
@@ -97,7 +99,10 @@ def _pooled(times: np.ndarray) -> Law:
 def _coded(window: Window) -> WorkPlan:
     """The certified optimum of codes for the law of all times, workers alike."""
     workers = window.times.shape[1]
-    problem = Problem(_pooled(window.times.ravel()), workers, _COORDINATES, cycles=workers / _COORDINATES)
+    law = _pooled(window.times.ravel())
+    if isinstance(law, Empirical) and workers > _MOST_OF_ATOMS:
+        return WorkPlan("coded", even(window), partition=np.eye(workers)[0])  # a search takes minutes
+    problem = Problem(law, workers, _COORDINATES, cycles=workers / _COORDINATES)
     levels = None if window.max_stored >= workers else range(window.max_stored)
     partition = np.asarray(solve(problem, Optimal(levels=levels)).rounded, float)
     return WorkPlan("coded", even(window), partition=partition / partition.sum())

@@ -22,7 +22,7 @@ from bcgc_jax.adaptive import WorkPlan
 from bcgc_jax.adaptive.rules import Rule, Window, rules
 from bcgc_jax.cli.waiting import each
 from bcgc_jax.cluster import Cluster, Pace, train_on_cluster
-from bcgc_jax.cluster.closed_loop import loads_of, plan_of, split_by
+from bcgc_jax.cluster.closed_loop import PARTS, loads_of, plan_of, split_by
 from experiments.models import Model, convolutional, transformer
 from experiments.report import number, print_table, run_command, write_csv
 
@@ -30,8 +30,6 @@ WORKERS, STEPS, SLOWER, SLOW = 8, 120, 3.0, 2
 RATE, SHIFT = 1e-3, 50.0  # the paper's law
 # Seconds that an uncoded iteration takes before the jump, on average.
 SECONDS = 0.5
-# Blocks of two subsets: few, for each task is a message.
-_PARTS = 2
 _KNOWN = 512
 SCHEMES = ("uncoded", "optimum", "credit", "told", "adaptive")
 _LOOKS = dict(zip(SCHEMES, ("uncoded", "optimal", "credit", "limit", "time"), strict=True))
@@ -60,7 +58,7 @@ def plans(rng: np.random.Generator) -> Mapping[str, Sequence[WorkPlan]]:
     """For each scheme that is told the law, its plan in either half."""
     halves = np.split(times_of(rng, 2 * _KNOWN), 2)
     windows = [Window(half, WORKERS, jax.random.key(0)) for half in halves]
-    all_rules = rules(_PARTS)
+    all_rules = rules(PARTS)
 
     def best(window: Window) -> WorkPlan:
         return min(
@@ -84,6 +82,13 @@ def train_as_told(
     """Seconds, paces and losses of a training that changes its plan in the middle, if it is another one."""
     optimizer, params = optax.adam(3e-3), model.params
     state = optimizer.init(params)
+
+    @jax.jit
+    def advance(params: Any, state: Any, gradient: Any) -> tuple[Any, Any]:
+        updates, state = optimizer.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state
+
+    jax.block_until_ready(advance(params, state, params))  # compiled before the clock runs
     seconds, paced, losses = np.zeros((3, len(times)))
     before: WorkPlan | None = None
     for step, row in enumerate(times):
@@ -96,8 +101,7 @@ def train_as_told(
             loads, first = loads_of(work, plan.shares), before is None
             before, begin = plan, time.perf_counter() if first else begin
         found = cluster.gradient(params, row * loads)
-        updates, state = optimizer.update(found.gradient, state, params)
-        params = jax.block_until_ready(optax.apply_updates(params, updates))
+        params, state = jax.block_until_ready(advance(params, state, found.gradient))
         seconds[step] = time.perf_counter() - begin
         paced[step] = work.completed(row * loads).max()
         losses[step] = loss(params)

@@ -23,10 +23,15 @@ def has_drifted(times: np.ndarray, false_alarms: float) -> bool:
     if len(times) < BEFORE + RECENT:
         return False
     series = np.column_stack([times, np.mean(np.log(times), axis=1)])
-    rank = np.argsort(np.argsort(series, axis=0, kind="stable"), axis=0)
     old, size = len(series) - RECENT, len(series)
-    # The sum of the last ones' ranks, from 0, and what it is by chance.
-    found = np.sum(rank[old:], axis=0)
-    mean, deviation = RECENT * (size - 1) / 2, math.sqrt(RECENT * old * (size + 1) / 12)
-    farthest = float(np.max(np.abs(found - mean))) / deviation
+    ordered = np.sort(series, axis=0)
+    farthest = 0.0
+    for one, all_ in zip(series.T, ordered.T, strict=True):
+        # The sum of the last ones' mean ranks, from 0, and what it is by chance; equal times are ties.
+        first, last = (np.searchsorted(all_, one, side=side) for side in ("left", "right"))
+        ties = float(np.sum((last - first) ** 2 - 1)) / (size * (size - 1))
+        variance = RECENT * old / 12 * (size + 1 - ties)
+        found = float(np.sum((first + last - 1)[old:])) / 2
+        if variance > 1e-9:
+            farthest = max(farthest, abs(found - RECENT * (size - 1) / 2) / math.sqrt(variance))
     return math.erfc(farthest / math.sqrt(2)) < false_alarms / series.shape[1]

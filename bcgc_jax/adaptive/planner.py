@@ -2,8 +2,9 @@ r"""The closed loop: what was measured decides which plan the next iteration has
 
 Every rule of `rules` has a plan, made from the iterations before, and after each iteration it is known what
 each of these plans would have taken in it: a worker's time is proportional to what it does. So rules are
-compared by what they would have done, each by plans that had not seen the iteration, and nothing need be
-tried out. A change has to pay: by more than the comparison's own error, and than what the change costs.
+compared by what they would have done, each by plans that had not seen the iteration (a plan and the same
+rule's newer one by the last iterations), and nothing need be tried out. A change has to pay: by more than
+the comparison's own error, and than what the change costs.
 """
 
 import math
@@ -130,7 +131,7 @@ class Planner:
         self._learn_extra(ran.name, taken - said)
         self._saved += self._losses["uncoded"][-1] + self._more("uncoded") - taken
         self.step += 1
-        if self._probing is not None:
+        if self._probing is not None and ran.name == "uncoded":
             self.plan, self._probing = self._probing, None
         if self.step >= self.num_steps or len(self._times) < FIRST:
             return
@@ -138,10 +139,22 @@ class Planner:
         if drifted:
             self._forget()
         self._make_plans(drifted)
-        self._choose(drifted)
-        if np.any(self._unseen >= _UNSEEN) and self.plan.name != "uncoded":
+        if self._probing is None:
+            self._choose(drifted)
+        self._probe()
+
+    def leave_out(self, rule: str) -> None:
+        """Make no plan by this rule; to be said before anything is observed."""
+        self._rules.pop(rule)
+        self._losses.pop(rule)
+
+    def _probe(self) -> None:
+        """An iteration without redundancy, where somebody's times are not seen and that can be afforded."""
+        cost = 2 * self.change_seconds
+        if np.any(self._unseen >= _UNSEEN) and self.plan.name != "uncoded" and cost <= self._affordable():
             self._probing, self.plan = self.plan, self._plans["uncoded"]
             self._unseen[:] = 0
+            self._spent += cost
 
     def _filled(self, times: np.ndarray, known: np.ndarray) -> np.ndarray:
         """With a guess for those who were stopped: the mean of what the worker took that was longer."""
@@ -176,7 +189,7 @@ class Planner:
         for name, rule in self._rules.items():
             due = self.step % _EVERY == 0
             if name in _SEARCHED:
-                due = size in _SEARCHED_AT and not (size == WINDOW and self.step % WINDOW)
+                due = size in _SEARCHED_AT or (size == WINDOW and self.step % WINDOW == 0)
             if drifted or due or name not in self._plans:
                 times = self._times[-_LAST:] if name in ("shares", "shares, alternating") else self._times
                 key = jax.random.fold_in(self._key, self.step)

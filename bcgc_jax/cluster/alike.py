@@ -42,6 +42,14 @@ def _cpu() -> str:
     return f"{facts.get('model name', platform.processor())} {zlib.crc32(instructions.encode()):08x}"
 
 
+def differences(machines: Sequence[Machine | None]) -> str:
+    """What these machines do not have in common, "" if all is; None for one not known."""
+    known = [each for each in machines if each is not None]
+    names = sorted({name for each in known for name in each})
+    values = {name: sorted({each.get(name, "") for each in known}) for name in names}
+    return ", ".join(f"{name} {' / '.join(map(repr, v))}" for name, v in values.items() if len(v) > 1)
+
+
 def unlike(plan: CodingPlan | SchedulePlan, machines: Sequence[Machine | None]) -> str:
     """Why these machines cannot work under this plan together, "" if they can; None for one not known.
 
@@ -53,14 +61,11 @@ def unlike(plan: CodingPlan | SchedulePlan, machines: Sequence[Machine | None]) 
     """
     if isinstance(plan, SchedulePlan) or not any(code.wide for code in plan.codes):
         return ""
-    known = [each for each in machines if each is not None]
-    names = sorted({name for each in known for name in each})
-    values = {name: sorted({each.get(name, "") for each in known}) for name in names}
-    differ = [f"{name} {' / '.join(map(repr, found))}" for name, found in values.items() if len(found) > 1]
+    differ = differences(machines)
     if not differ:
         return ""
     return (
-        f"the workers differ in {', '.join(differ)}, and so do the last bits of what they compute, which a "
+        f"the workers differ in {differ}, and so do the last bits of what they compute, which a "
         'code of this plan amplifies. Take a scheme without a code, as "credit", codes of repetition '
         '(construction="fractional_repetition"), or machines alike'
     )

@@ -81,6 +81,7 @@ class Checkpoints:
         Raises ValueError where the folder holds checkpoints of another model or optimiser, made with
         something else, or none that can be read.
         """
+        self._settle()
         self._made_with = made_with or {}
         found = sorted(self._manager.all_steps(), reverse=True)
         if found:

@@ -1,6 +1,7 @@
 """What workers are given where nobody has told a law: plans from their records, changed when that pays."""
 
 import time
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -13,21 +14,30 @@ from bcgc_jax.adaptive import Decision, Planner, WorkPlan
 from bcgc_jax.adaptive.rules import MOST_STORED, rules
 from bcgc_jax.cluster.collection import ClusterGradient
 from bcgc_jax.cluster.master import Cluster
-from bcgc_jax.coding.gradients import CodingPlan, Loss, Plan, PyTree, coding_plan, num_samples, unit_sizes
+from bcgc_jax.coding.gradients import (
+    CodingPlan,
+    Loss,
+    Plan,
+    PyTree,
+    coding_plan,
+    num_samples,
+    split_unevenly,
+    unit_sizes,
+)
 from bcgc_jax.coding.scheduled import SchedulePlan, schedule_plan
 from bcgc_jax.coding.training import TrainingScheme
 from bcgc_jax.partitions import round_partition
 
 # Blocks of two subsets each: on processes every task is a message. What the master takes for one, measured
 # with eight workers and 40 to 80 tasks each on two cores.
-_PARTS, _MESSAGE_SECONDS = 2, 2.5e-4
+PARTS, _MESSAGE_SECONDS = 2, 2.5e-4
 
 
 class ClosedLoop:
     """Gives the workers of `cluster` their work, hears what it took, and plans in a thread meanwhile.
 
     Args:
-      num_steps: iterations of the training, from the first to its end.
+      first, num_steps: iterations that are done already, and all of the training.
       max_stored: subsets of the data that a worker holds at most.
       options: `units`, `order`, `mean` and `construction` of the plans.
     """
@@ -38,6 +48,7 @@ class ClosedLoop:
         loss: Loss,
         params: PyTree,
         data: PyTree,
+        first: int,
         num_steps: int,
         *,
         key: jax.Array,
@@ -46,12 +57,18 @@ class ClosedLoop:
         max_stored: int | None,
         options: dict[str, Any],
     ) -> None:
+        unknown = sorted(options.keys() - {"units", "order", "mean", "construction"})
+        if unknown or (max_stored is not None and max_stored < 1):
+            what = (
+                f"no option {unknown[0]!r} of plans" if unknown else f"max_stored from 1 on, got {max_stored}"
+            )
+            raise ValueError(f"a training that plans for itself takes {what}")
         self._cluster, self._loss, self._params, self._data = cluster, loss, params, data
-        self._num_steps, self._key, self._options = num_steps, key, options
+        self._begun, self._num_steps, self._key, self._options = first, num_steps, key, options
         self._batch_size, self._seed = batch_size, seed
         self._max_stored = MOST_STORED if max_stored is None else max_stored
         # Where each subset gives as many samples, no worker can have more than another to do.
-        wanted = rules(_PARTS)
+        wanted = rules(PARTS)
         alike = batch_size is not None or callable(data)
         self._rules = {name: rule for name, rule in wanted.items() if not (alike and "shares" in name)}
         self._planner: Planner | None = None
@@ -62,12 +79,16 @@ class ClosedLoop:
         self._loads = np.zeros((0, 0))
 
     def close(self) -> None:
+        """What is not planned yet is not; what went wrong is told."""
         self._thread.shutdown(cancel_futures=True)
+        for future in self._planning:
+            if not future.cancelled() and (error := future.exception()) is not None:
+                warnings.warn(f"planning ended with an error: {error}", stacklevel=2)
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
         own = [] if self._planner is None else self._planner.decisions
-        return (*self._decided, *own)
+        return (*self._decided, *(d._replace(step=d.step + self._begun) for d in own))
 
     @property
     def wants_another(self) -> bool:
@@ -79,10 +100,10 @@ class ClosedLoop:
         count = len(members)
         if self._planner is None or self._planner.plan.num_workers != count:
             self._decided = list(self.decisions)
-            step = 0 if self._planner is None else self._planner.step
+            self._begun += 0 if self._planner is None else self._planner.step
             self._planner = Planner(
                 count,
-                self._num_steps - step,
+                self._num_steps - self._begun,
                 key=self._key,
                 max_stored=self._max_stored,
                 message_seconds=_MESSAGE_SECONDS,
@@ -90,12 +111,17 @@ class ClosedLoop:
             )
         given = self._planner.plan
         parts = self._data if callable(self._data) else split_by(self._data, given.shares)
-        begin = time.perf_counter()
         plan = plan_of(given, self._params, self._key, self._options)
-        self._cluster.assign(
-            self._loss, plan, self._params, parts, batch_size=self._batch_size, seed=self._seed
-        )
+        # To start processes is no part of what a change takes: with them the same is given again.
+        starting = None in self._cluster.pids
+        for _ in range(1 + starting):
+            begin = time.perf_counter()
+            self._cluster.assign(
+                self._loss, plan, self._params, parts, batch_size=self._batch_size, seed=self._seed
+            )
         self._planner.change_seconds = time.perf_counter() - begin
+        if self._cluster.differs and self._given is None:  # a code would amplify that
+            self._planner.leave_out("coded")
         shares = np.full(count, 1 / count)
         if not (callable(parts) or self._batch_size):
             sizes = np.array([num_samples(part) for part in parts], float)
@@ -140,11 +166,9 @@ def split_by(data: PyTree, shares: np.ndarray) -> list[PyTree]:
     [[0], [1, 2, 3], [4, 5]]
     """
     size, workers = num_samples(data), len(shares)
-    if size < workers:
-        raise ValueError(f"data of {size} samples is too little for {workers} workers")
+    if size < workers or np.ptp(shares) < 1e-9:
+        return split_unevenly(data, workers)
     counts = 1 + np.asarray(round_partition(jnp.asarray(shares * (size - workers)), size - workers))
-    if np.ptp(shares) < 1e-9:  # as even as can be
-        counts = np.array([len(part) for part in np.array_split(np.arange(size), workers)])
     ends = np.concatenate([[0], np.cumsum(counts)])
     return [jax.tree.map(lambda x, k=k: x[ends[k] : ends[k + 1]], data) for k in range(workers)]
 

@@ -1,5 +1,6 @@
 """Schemes side by side on the handwritten digits, on worker processes and the wall clock."""
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -101,9 +102,11 @@ def train_digits_on_cluster(
     if pace is not None:
         expected = pace.seconds * float(solve(problem, method, key=train_key).rounded_runtime)
     seconds, loss, correct = (
-        np.array([float(log[k][name]) for k in range(num_steps)]) for name in ("seconds", "loss", "accuracy")
+        # NaN where a process was killed between an iteration and its line.
+        np.array([float(log[k][name]) if k in log else np.nan for k in range(num_steps)])
+        for name in ("seconds", "loss", "accuracy")
     )
-    clock = np.cumsum(seconds)
+    clock = np.nancumsum(seconds)
     name = method_of(method).name
     return ClusterDigitsRun(DigitsRun(name, expected, clock[None], loss[None], correct[None]), training)
 
@@ -112,4 +115,9 @@ def _logged(folder: Path) -> dict[int, dict[str, Any]]:
     """Earlier iterations, by number; of those that were done twice the last."""
     path = folder / _LOG
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return {line["step"]: line for line in map(json.loads, lines)}
+    found = {}
+    for text in lines:
+        with contextlib.suppress(ValueError):  # half a line, of a process that was killed
+            line = json.loads(text)
+            found[line["step"]] = line
+    return found

@@ -19,6 +19,7 @@ from bcgc_jax._extras import to_install
 from bcgc_jax.cluster.alike import Machine, machine
 from bcgc_jax.cluster.sources import Shelf
 from bcgc_jax.cluster.worker import Duty, Message, Worker
+from bcgc_jax.coding.gradients import num_samples
 
 
 class Programs(NamedTuple):
@@ -243,14 +244,20 @@ def actor_class(ray: Any) -> Any:
         worker: Worker | None = None
         shelf = Shelf()
 
-        def load(self, duty: Duty, index: int, subsets: dict[int, Any], programs: Programs) -> Machine:
-            """Take up a duty, `subsets` by reference; ends once all is compiled. What computes here."""
+        def load(
+            self, duty: Duty, index: int, subsets: dict[int, Any], programs: Programs
+        ) -> tuple[Machine, tuple[int, ...]]:
+            """Take up a duty, `subsets` by reference; ends once all is compiled.
+
+            What computes here, and how many samples the subsets have.
+            """
             if os.access(programs.folder, os.W_OK):  # else this is another machine
                 jax.config.update("jax_compilation_cache_dir", programs.folder)
                 jax.config.update("jax_persistent_cache_min_compile_time_secs", programs.seconds)
-            self.worker = Worker(duty, index, self.shelf.take(subsets, ray.get))
+            held = self.shelf.take(subsets, ray.get)
+            self.worker = Worker(duty, index, held)
             self.worker.warm_up()
-            return machine()
+            return machine(), tuple({num_samples(data) for data in held.values()})
 
         def compute(self, call: int, iteration: int, leaves: Any, finish: Any) -> Iterator[tuple]:
             assert self.worker is not None

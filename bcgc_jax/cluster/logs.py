@@ -34,7 +34,7 @@ class Step(NamedTuple):
 class Watch:
     """Evaluates parameters and tells listeners beside the training, one iteration after the other.
 
-    A context manager; at its end all is told. What was raised there the next `add` raises, or the end.
+    A context manager; at its end all is told. What was raised there a later `add` raises, or the end.
     """
 
     def __init__(self, evaluate: Callable[[PyTree], Any], told: Callable[[Step], None] | None) -> None:
@@ -48,7 +48,7 @@ class Watch:
         return self
 
     def __exit__(self, kind: Any, *_: object) -> None:
-        self._thread.shutdown(cancel_futures=kind is not None)
+        self._thread.shutdown()  # also after an error: what is done is to be on record
         if kind is None:
             self._take(0)
 
@@ -73,7 +73,7 @@ def _numbers(step: Step) -> dict[str, float]:
     """The metrics that are numbers, by their path in the pytree."""
     found = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(step.metrics):
-        if np.ndim(leaf) == 0:
+        if np.ndim(leaf) == 0 and np.asarray(leaf).dtype.kind in "biuf":
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             found[name or "metric"] = float(leaf)
     return found

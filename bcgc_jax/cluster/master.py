@@ -210,8 +210,25 @@ class Cluster:
         self._processes.wait_until_loaded(self.iteration)
         if why := self._processes.unlike():
             raise ValueError(why)
+        if callable(subsets):
+            self._check_samples(batch_size)
         self._collection = collection
         self._collect(params, None)  # Ray's first call of a method takes longer than the others
+
+    def _check_samples(self, batch_size: int | None) -> None:
+        """ValueError where subsets that were made on the workers are not of one size, or too small."""
+        counts = sorted(self._processes.sample_counts())
+        if len(counts) > 1 or (batch_size is not None and counts[0] < batch_size):
+            needed = "" if batch_size is None else f", and of {batch_size} samples at least"
+            raise ValueError(
+                f"subsets that are made on the workers must have one size{needed}; there are some of "
+                f"{' and '.join(map(str, counts))} samples: leave out the few that are too many"
+            )
+
+    @property
+    def differs(self) -> bool:
+        """Whether workers that have loaded are on machines of several types, which round differently."""
+        return bool(self._processes.differences())
 
     def gradient(
         self, params: PyTree, finish: np.ndarray | None = None, *, iteration: int | None = None

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from bcgc_jax.cluster.alike import Machine, unlike
+from bcgc_jax.cluster.alike import Machine, differences, unlike
 from bcgc_jax.cluster.engine import Programs, actor_class, cause_of, preferably_not_on, reason_of
 from bcgc_jax.cluster.sources import Made
 from bcgc_jax.cluster.worker import Duty
@@ -65,6 +65,7 @@ class Process:
     handle: int | None = None  # of the process itself, whoever has its number later; on Linux, on this node
     unfinished: list[Any] = dataclasses.field(default_factory=list)  # references of its iterations
     machine: Machine | None = None  # what computes in it, once it has loaded
+    samples: tuple[int, ...] = ()  # of the subsets that it has loaded, each number once
     heard: float = 0.0  # when it last gave a sign of life
     asked: Any = None  # the reference of a question whether it lives
     asked_at: float = 0.0
@@ -79,7 +80,7 @@ class Process:
     def has_loaded(self) -> None:
         """Take note that it has loaded; raises Ray's error if it has not."""
         self.has_answered(wait=0)
-        self.machine = self.ray.get(self.starting)
+        self.machine, self.samples = self.ray.get(self.starting)
         if self.pid is None:
             self.has_answered(wait=None)
         self.starting = None
@@ -307,6 +308,14 @@ class Processes:
         except self.ray.exceptions.RayError as error:
             return error
         return None
+
+    def differences(self) -> str:
+        """What the machines of those who have loaded do not have in common, "" if all is."""
+        return differences([None if p is None else p.machine for p in self._all])
+
+    def sample_counts(self) -> set[int]:
+        """Of the subsets of those who have loaded."""
+        return {count for p in self._all if p is not None for count in p.samples}
 
     def unlike(self) -> str:
         """Why those who have loaded cannot work together, "" if they can."""

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from bcgc_jax.coding.gradients import PyTree, num_samples
+from bcgc_jax.coding.gradients import PyTree
 
 # (j, N) to subset j of N, a pytree of arrays `[m, …]`: from a file, a database, a generator.
 Source = Callable[[int, int], PyTree]
@@ -29,10 +29,7 @@ class Shelf:
         self._kept: dict[tuple[str, int, int], PyTree] = {}
 
     def take(self, wanted: Mapping[int, Any], fetched: Callable[[Any], PyTree]) -> dict[int, PyTree]:
-        """The subsets by number: those to be made are, once, others are `fetched`; the rest is forgotten.
-
-        Raises ValueError where those that are made differ in size.
-        """
+        """The subsets by number: those to be made are, once, others are `fetched`; the rest is forgotten."""
         found, kept = {}, {}
         for j, data in wanted.items():
             if not isinstance(data, Made):
@@ -43,12 +40,6 @@ class Shelf:
                 self._kept[key] = jax.tree.map(np.asarray, data.source(data.number, data.total))
             found[j] = kept[key] = self._kept[key]
         self._kept = kept
-        sizes = {j: num_samples(found[j]) for j, data in wanted.items() if isinstance(data, Made)}
-        if len(set(sizes.values())) > 1:
-            raise ValueError(
-                f"subsets that are made on the workers must have one size, got samples {sizes} by number: "
-                "leave out the few that are too many"
-            )
         return found
 
 

@@ -191,7 +191,7 @@ def train_on_cluster(
     >>> found.seconds.shape, bool(loss(found.params, data) < 1)
     ((5,), True)
     """
-    workers = _workers(problem, method, cluster)
+    workers = _workers(problem, method, max_stored, cluster)
     plan_key, pace_key, batch_key = jax.random.split(key, 3)
     seed = int(jax.random.randint(batch_key, (), 0, 2**31 - 1))
     if pace is not None and pace.start_ups is None and problem is not None:
@@ -217,7 +217,7 @@ def train_on_cluster(
         loop = None
         if problem is None:
             loop = ClosedLoop(
-                *(cluster, loss, params, data, num_steps - first),
+                *(cluster, loss, params, data, first, num_steps),
                 key=plan_key,
                 batch_size=batch_size,
                 seed=seed,
@@ -246,10 +246,10 @@ def train_on_cluster(
             found, finish = course.gradient(state[0], step)
             state = jax.block_until_ready(advance(state, found.gradient))
             course.record(time.perf_counter() - begin, finish, found.work)
-            if loop is not None:
-                loop.hear(found)
             if checkpoints is not None:
                 checkpoints.save(step + 1, state, wait=step + 1 == num_steps)
+            if loop is not None:
+                loop.hear(found)
             watch.add(course.last(step), state[0])
     return ClusterTraining(
         params=state[0],
@@ -289,10 +289,12 @@ def _described(
     return made_with(key, loss, data, params, optimizer, **settings)
 
 
-def _workers(problem: Problem | None, method: Any, cluster: Cluster) -> int:
+def _workers(problem: Problem | None, method: Any, max_stored: int | None, cluster: Cluster) -> int:
     """How many there are to be, those that were given up before included."""
     if problem is None and method is not None:
         raise ValueError("a method needs the problem that it is to be planned for: pass problem=Problem(…)")
+    if problem is not None and max_stored is not None:
+        raise ValueError("max_stored is for plans that the training finds: with a problem its method says it")
     workers = cluster.size if problem is None else int(np.asarray(problem.num_workers))
     if workers == cluster.size:
         cluster.restore()

@@ -116,6 +116,14 @@ def test_false_alarms_are_as_rare_as_is_said():
     assert alarms < 65  # of 50 at most, and two standard deviations; 33 found
 
 
+def test_ties_are_no_drift():
+    """Times that are all alike, and of two speeds, at a level that chance alone hardly reaches."""
+    assert not has_drifted(np.full((40, 8), 2.0), 0.05)
+    rng = np.random.default_rng(7)
+    alarms = sum(has_drifted(rng.choice([1.0, 4.0], (30, 8), p=[0.9, 0.1]), 0.05) for _ in range(400))
+    assert alarms < 32  # of 20 at most, and three standard deviations
+
+
 def test_a_worker_four_times_slower_is_a_drift_soon():
     rng = np.random.default_rng(6)
     times = rng.exponential(1.0, (BEFORE + 28 + RECENT, 20)) + 0.5

@@ -15,17 +15,18 @@ def test_the_study_prints_and_writes_what_trainings_took(tmp_path, capsys, monke
     monkeypatch.setattr(study, "LAWS", {"gamma": study.LAWS["gamma"]})
     monkeypatch.setattr(study, "DRIFTS", {"workers jump": study.DRIFTS["workers jump"]})
     monkeypatch.setattr(study, "STEPS", 60)
+    monkeypatch.setattr(study, "WORKERS", 8)
     rng = np.random.default_rng(0)
-    times = rng.uniform(1.0, 1.1, (40, 4)) * np.array([1.0, 1.0, 1.0, 3.0])
+    times = rng.uniform(1.0, 1.1, (40, 8)) * np.r_[np.ones(7), 3]
     lines = [f"{k},{w},{t}" for k, row in enumerate(times) for w, t in enumerate(row)]
     (tmp_path / "trace.csv").write_text("\n".join(["step,worker,seconds", *lines]))
     study.run(tmp_path, seed=0, traces=tmp_path / "trace.csv")
     with (tmp_path / "adaptive.csv").open(newline="") as file:
         trace, drift = csv.DictReader(file)
     assert float(trace["uncoded"]) == pytest.approx(times.max(axis=1).sum(), rel=1e-6)
-    # A third of the speed: shares by speed take 4 / (3 + 1/3) in place of 3, but for the first iterations.
-    assert 30 < float(trace["saved"]) < 60
-    assert float(trace["fixed"]) == pytest.approx(100 * (1 - 0.4), abs=4)
+    # A third of the speed: shares by speed take 8 / (7 + 1/3) in place of 3, but for the first iterations.
+    assert 30 < float(trace["saved"]) < 64
+    assert float(trace["fixed"]) == pytest.approx(100 * (1 - 8 / 22), abs=4)
     assert int(drift["changes"]) >= 1
     with (tmp_path / "adaptive_early.csv").open(newline="") as file:
         (early,) = csv.DictReader(file)

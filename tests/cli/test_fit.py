@@ -178,7 +178,7 @@ def _of_loads(tmp_path, loads, steps=40, workers=4):
 @pytest.mark.slow
 def test_a_trace_of_loads_tells_the_start_up_apart_and_what_that_means(command, tmp_path):
     path, picture = _of_loads(tmp_path, (100, 200, 400)), tmp_path / "loads.png"
-    asked = ("fit", path, "--load-column", "samples", "--law", "shifted-exponential", "--replicates", "8")
+    asked = ("fit", path, "--load-column", "samples", "--law", "shifted-exponential", "--replicates", "20")
     status, out, err = command(*asked, "--coordinates", "1000", "--figure", str(picture))
     assert status == 0, err
     assert max(map(len, out.splitlines())) <= 100

@@ -50,7 +50,7 @@ def test_subsets_have_the_samples_of_their_shares():
     assert np.abs([len(part["x"]) - 40 * p for part, p in zip(parts, shares, strict=True)]).max() <= 1
     even = split_by(np.arange(10), np.full(4, 0.25))
     assert [p.tolist() for p in even] == [p.tolist() for p in split_unevenly(np.arange(10), 4)]
-    with pytest.raises(ValueError, match="too little for 4 workers"):
+    with pytest.raises(ValueError, match="too small for 4 workers"):
         split_by(np.arange(3), shares)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.cluster import Cluster, train_on_cluster
-from bcgc_jax.cluster.sources import Made, Shelf, Sources
+from bcgc_jax.cluster.sources import Shelf, Sources
 from tests.cluster.test_cluster import COUNT, N, assert_exact, case, descended, loss, raveled
 
 
@@ -32,12 +32,6 @@ def test_a_worker_makes_each_subset_once_and_forgets_what_no_plan_needs():
     assert asked[3:] == [(1, 4)]
     assert sources.subsets(lambda number, count: None, 4)[0].name != subsets[0].name
     assert shelf.take({0: "a reference"}, fetched=str.upper) == {0: "A REFERENCE"}
-
-
-def test_subsets_of_several_sizes_are_refused():
-    made = [Made(lambda number, _: np.zeros(3 + number), "a", j, 2) for j in range(2)]
-    with pytest.raises(ValueError, match=r"one size, got samples \{0: 3, 1: 4\} by number"):
-        Shelf().take(dict(enumerate(made)), fetched=lambda _: None)
 
 
 @pytest.mark.slow
@@ -67,6 +61,10 @@ def test_data_is_made_where_it_is_and_gradients_are_those_of_all_of_it(tmp_path,
         cluster.assign(loss, cluster.plan, params, source)
         assert all((tmp_path / name).read_text() == "made\n" for name in os.listdir(tmp_path) if "-" in name)
         assert_exact(cluster.gradient(params).gradient, params, data)
+        with pytest.raises(ValueError, match=r"one size; there are some of 13 and 14 samples"):
+            cluster.assign(loss, cluster.plan, params, lambda j, _: np.array_split(np.arange(55), 4)[j])
+        with pytest.raises(ValueError, match=r"of 11 samples at least; there are some of 10"):
+            cluster.assign(loss, cluster.plan, params, source, batch_size=11)
         told = train_on_cluster(*given, source, optax.sgd(0.1), 8)  # without a problem too
         want = raveled(descended(params, data, optax.sgd(0.1), 8))
         np.testing.assert_allclose(raveled(told.params), want, atol=3e-6)

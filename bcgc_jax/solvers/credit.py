@@ -31,7 +31,7 @@ from bcgc_jax.schedules import (
 # and 16 are 0.5 % better than 2 and 16 at N = 20 and 50 of the paper; 32 in place of 16 no better at N = 50.
 _PARTS, _FRONT_PARTS, _MORE_PARTS = 10, 8, 16
 # Steps and draws of the first searches and of the last one; Adam's largest step in log x.
-_STEPS, _DRAWS, _LAST_STEPS, _LAST_DRAWS, _LARGEST_STEP = 150, 256, 400, 1024, 0.15
+_STEPS, _DRAWS, _LAST_STEPS, _LAST_DRAWS, _LARGEST_STEP = 150, 256, 400, 512, 0.15
 # Draws that orders are compared by, the same for all, and by which share a mean may be above the best one.
 _COMPARED, _AS_GOOD = 2**14, 1e-3
 # Numbers of a batch: draws times workers times blocks times subsets.

@@ -88,6 +88,11 @@ DRIFTS: Mapping[str, Callable[[np.random.Generator, tuple[int, int]], np.ndarray
     "slow one changes": _turns,
     "steps tied": _tied,
     "all alike": _alike,
+    "late to begin": lambda rng, shape: rng.uniform(0.2, 0.24, shape),
+}
+# What passes before a worker begins, where that is something.
+START_UPS: Mapping[str, Callable[[np.random.Generator, tuple[int, int]], np.ndarray]] = {
+    "late to begin": lambda rng, shape: rng.exponential(1.0, shape),
 }
 
 
@@ -130,40 +135,56 @@ class Early(NamedTuple):
     known_plan: str
 
 
-def train(times: np.ndarray, key: jax.Array, num_steps: int | None = None, cost: float = 0.0) -> Course:
-    """A planner meets these cycle times, `[K, N]`, one iteration after the other.
+def train(
+    times: np.ndarray,
+    key: jax.Array,
+    num_steps: int | None = None,
+    cost: float = 0.0,
+    start_ups: np.ndarray | None = None,
+) -> Course:
+    """A planner meets these cycle times and start-ups, `[K, N]` each, one iteration after the other.
 
-    It is shown what a master sees: of who has done a task his time, of the others that they took longer.
+    It is shown what a master sees: of who has done a task his times, of the others that they took longer.
     """
+    start_ups = np.zeros_like(times) if start_ups is None else start_ups
     planner = Planner(
         times.shape[1], num_steps or len(times), key=key, change_seconds=cost, move_seconds=cost
     )
     taken = np.zeros(len(times))
-    for k, row in enumerate(times):
+    for k, (row, start) in enumerate(zip(times, start_ups, strict=True)):
         plan = planner.plan
-        taken[k] += (runtime := float(plan.runtimes(row[None])[0]))
-        seen = plan.finished(row, runtime)
-        planner.observe(np.where(seen, row, runtime / plan.loads()[:, 0]), seen, runtime)
+        taken[k] += (runtime := float(plan.runtimes(row[None], start[None])[0]))
+        seen = plan.finished(row, runtime, start)
+        at_least = np.where(seen, row, runtime / plan.loads()[:, 0])
+        planner.observe(at_least, seen, runtime, start_ups=np.where(seen, start, 0))
         if planner.plan is not plan and k + 1 < len(times):
             taken[k + 1] += cost * (1 + planner.plan.moved(plan))
     return Course(taken, tuple(planner.decisions), planner.plan)
 
 
-def best_plan(times: np.ndarray, key: jax.Array, judged: np.ndarray | None = None) -> tuple[str, float]:
+def best_plan(
+    times: np.ndarray,
+    key: jax.Array,
+    judged: np.ndarray | None = None,
+    start_ups: np.ndarray | float = 0.0,
+) -> tuple[str, float]:
     """The rule whose plan, made from all these times, takes least on average, and that mean."""
-    window = Window(times, min(MOST_STORED, times.shape[1]), key)
+    window = Window(times, min(MOST_STORED, times.shape[1]), key, start_ups)
     judged = times if judged is None else judged
-    found = {name: float(rule(window).runtimes(judged).mean()) for name, rule in RULES.items()}
+    found = {name: float(rule(window).runtimes(judged, start_ups).mean()) for name, rule in RULES.items()}
     name = min(found, key=lambda name: found[name])
     return name, found[name]
 
 
-def course(name: str, times: np.ndarray, seed: int) -> tuple[Row, np.ndarray]:
+def course(
+    name: str, times: np.ndarray, seed: int, start_ups: np.ndarray | None = None
+) -> tuple[Row, np.ndarray]:
     """A row of the table, and what was saved so far, `[K]`, in percent."""
     train_key, fixed_key = jax.random.split(jax.random.key(seed))
-    uncoded = times.max(axis=1)
-    found = train(times, train_key, cost=float(uncoded.mean()))
-    fixed_plan, fixed = best_plan(times, fixed_key)
+    start_ups = np.zeros_like(times) if start_ups is None else start_ups
+    uncoded = np.max(start_ups + times, axis=1)
+    found = train(times, train_key, cost=float(uncoded.mean()), start_ups=start_ups)
+    fixed_plan, fixed = best_plan(times, fixed_key, start_ups=start_ups)
     total, plain = float(found.taken.sum()), float(uncoded.sum())
     row = Row(
         times=name,
@@ -260,7 +281,9 @@ def run(out: Path, *, seed: int, traces: Path) -> None:
         measured[file.name.split(".")[0]] = table[np.isfinite(table).all(axis=1)]
     rng = np.random.default_rng(seed)
     drifts = {name: make(rng, (STEPS, WORKERS)) for name, make in DRIFTS.items()}
-    found = {k: course(k, t, seed) for k, t in each(list({**measured, **drifts}.items()), "trainings")}
+    starts = {name: make(rng, (STEPS, WORKERS)) for name, make in START_UPS.items()}
+    given = list({**measured, **drifts}.items())
+    found = {name: course(name, t, seed, starts.get(name)) for name, t in each(given, "trainings")}
     rows = [row for row, _ in found.values()]
     cases = [(name, workers) for workers in SIZES for name in LAWS]
     earlies = [early(name, workers, seed) for name, workers in each(cases, "laws")]

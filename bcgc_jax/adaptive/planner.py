@@ -1,7 +1,7 @@
 r"""The closed loop: what was measured decides which plan the next iteration has.
 
 Every rule of `rules` has a plan, made from the iterations before, and after each iteration it is known what
-each of these plans would have taken in it: a worker's time is proportional to what it does. So rules are
+each of these plans would have taken in it: a worker's time is its start-up and its load's. So rules are
 compared by what they would have done, each by plans that had not seen the iteration (a plan and the same
 rule's newer one by the last iterations), and nothing need be tried out. A change has to pay: by more than
 the comparison's own error, and than what the change costs.
@@ -96,7 +96,7 @@ class Planner:
         self.change_seconds, self.move_seconds = change_seconds, move_seconds
         self.message_seconds = message_seconds
         self.num_steps, self.step = num_steps, 0
-        self._times = np.zeros((0, num_workers))
+        self._times = self._starts = np.zeros((0, num_workers))
         self._unseen = np.zeros(num_workers, int)
         start = rules["uncoded"](Window(np.ones((1, num_workers)), self._max_stored, key))
         self._plans: dict[str, WorkPlan] = {"uncoded": start}
@@ -112,21 +112,27 @@ class Planner:
         self.decisions: list[Decision] = []
 
     def observe(
-        self, times: np.ndarray, known: np.ndarray, taken: float, ran: WorkPlan | None = None
+        self,
+        times: np.ndarray,
+        known: np.ndarray,
+        taken: float,
+        ran: WorkPlan | None = None,
+        start_ups: np.ndarray | float = 0.0,
     ) -> None:
         """After an iteration, with `plan` or with the one that `ran`; the plan may be another one then.
 
-        `times`, `[N]`: what each worker takes for 1/N of all work; where not `known` at least that: it was
-        stopped before it had done a task. `taken`: what the iteration took.
+        `times`, `[N]`: what each worker takes for 1/N of all work, `start_ups` what passes before, whatever
+        it does. Where not `known` it was stopped before it had done a task, and `times` is what it takes at
+        least if it had no start-up. `taken`: what the iteration took.
         """
         ran = self.plan if ran is None else ran
-        times = self._filled(times, known)
-        self._times = np.concatenate([self._times, times[None]])[-WINDOW:]
+        starts = np.broadcast_to(np.asarray(start_ups, float), times.shape)
+        self._add(times, known, starts, ran.loads()[:, 0])
         for name, record in self._losses.items():
             made = self._plans.get(name)
-            record.append(math.nan if made is None else float(made.runtimes(times[None])[0]))
+            record.append(math.nan if made is None else float(self._runtimes(made, 1)[0]))
             del record[:-WINDOW]
-        said = float(ran.runtimes(times[None])[0])
+        said = float(self._runtimes(ran, 1)[0])
         self._since.append((taken, said))
         self._learn_extra(ran.name, taken - said)
         self._saved += self._losses["uncoded"][-1] + self._more("uncoded") - taken
@@ -135,7 +141,7 @@ class Planner:
             self.plan, self._probing = self._probing, None
         if self.step >= self.num_steps or len(self._times) < FIRST:
             return
-        drifted = self.step % _TESTED_EVERY == 0 and has_drifted(self._times, FALSE_ALARMS)
+        drifted = self.step % _TESTED_EVERY == 0 and has_drifted(self._starts + self._times, FALSE_ALARMS)
         if drifted:
             self._forget()
         self._make_plans(drifted)
@@ -156,14 +162,25 @@ class Planner:
             self._unseen[:] = 0
             self._spent += cost
 
-    def _filled(self, times: np.ndarray, known: np.ndarray) -> np.ndarray:
+    def _add(
+        self, times: np.ndarray, known: np.ndarray, start_ups: np.ndarray, first_load: np.ndarray
+    ) -> None:
         """With a guess for those who were stopped: the mean of what the worker took that was longer."""
         self._unseen = np.where(known, 0, self._unseen + 1)
-        found = np.array(times, float)
+        times, starts = np.array(times, float), np.array(start_ups, float)
         for w in np.flatnonzero(~known):
-            longer = self._times[self._times[:, w] > found[w], w] if len(self._times) else np.zeros(0)
-            found[w] = longer.mean() if longer.size else found[w]
-        return found
+            longer = self._starts[:, w] + self._times[:, w] * first_load[w] > times[w] * first_load[w]
+            starts[w] = self._starts[longer, w].mean() if longer.any() else 0.0
+            times[w] = self._times[longer, w].mean() if longer.any() else times[w]
+        self._times = np.concatenate([self._times, times[None]])[-WINDOW:]
+        self._starts = np.concatenate([self._starts, starts[None]])[-WINDOW:]
+
+    def _runtimes(self, made: WorkPlan, last: int = WINDOW) -> np.ndarray:
+        """What a plan would have taken in the last iterations."""
+        return made.runtimes(self._times[-last:], self._starts[-last:])
+
+    def _uncoded(self) -> float:
+        return float(np.mean(np.max(self._starts + self._times, axis=1)))
 
     def _learn_extra(self, name: str, more: float) -> None:
         mean, count = self._extra.get(name, (0.0, 0))
@@ -180,7 +197,7 @@ class Planner:
 
     def _forget(self) -> None:
         """What was before the last few iterations."""
-        self._times = self._times[-_LAST:]
+        self._times, self._starts = self._times[-_LAST:], self._starts[-_LAST:]
         for record in self._losses.values():
             del record[:-_LAST]
 
@@ -191,9 +208,10 @@ class Planner:
             if name in _SEARCHED:
                 due = size in _SEARCHED_AT or (size == WINDOW and self.step % WINDOW == 0)
             if drifted or due or name not in self._plans:
-                times = self._times[-_LAST:] if name in ("shares", "shares, alternating") else self._times
+                last = _LAST if name in ("shares", "shares, alternating") else WINDOW
                 key = jax.random.fold_in(self._key, self.step)
-                self._plans[name] = rule(Window(times, self._max_stored, key))
+                window = Window(self._times[-last:], self._max_stored, key, self._starts[-last:])
+                self._plans[name] = rule(window)
 
     def _choose(self, drifted: bool) -> None:
         best: tuple[float, str] = (0.0, "")
@@ -220,21 +238,20 @@ class Planner:
 
     def _affordable(self) -> float:
         """So that a training that gains nothing by it loses little."""
-        uncoded = float(np.mean(self._times.max(axis=1))) + self._more("uncoded")
+        uncoded = self._uncoded() + self._more("uncoded")
         return _STAKE * self.num_steps * uncoded + _REINVESTED * self._saved - self._spent
 
     def _gain(self, name: str) -> tuple[float, float]:
         """What a rule would save an iteration, and the standard error of that."""
         if name == self.plan.name:  # its plan of now against the one that is run
-            times = self._times[-_LAST:]
-            saved = self.plan.runtimes(times) - self._plans[name].runtimes(times)
+            saved = self._runtimes(self.plan, _LAST) - self._runtimes(self._plans[name], _LAST)
         else:
             saved = np.array(self._losses[self.plan.name]) - np.array(self._losses[name])
             saved = saved[np.isfinite(saved)] + self._more(self.plan.name) - self._more(name)
         if len(saved) < FIRST:
             return 0.0, math.inf
         mean = float(saved.mean())
-        if mean < _LEAST * float(np.mean(self._times.max(axis=1))):
+        if mean < _LEAST * self._uncoded():
             return 0.0, math.inf
         centred = saved - mean
         variance = float(centred @ centred)
@@ -249,7 +266,7 @@ class Planner:
         reason = "times have changed" if drifted else "it would have been faster"
         if name == self.plan.name:
             reason = f"{reason}: made anew from the last iterations"
-        expected = float(np.mean(after.runtimes(self._times))) + self._more(name)
+        expected = float(np.mean(self._runtimes(after))) + self._more(name)
         promised = float(said) + self._more(self.plan.name)
         self.decisions.append(
             Decision(self.step, self.plan.name, name, reason, float(took), promised, expected, gain)

@@ -3,10 +3,11 @@ r"""What workers do until the plan is changed, and what that takes in iterations
 Subsets may be of unequal size: worker w is the first to do subset w, a share p_w of the data, so that with
 the tasks of a schedule in its order it has done task k, on block b and subset w + δ, at
 
-    F_w(k) = T_w C_w(k),   C_w(k) = Σ_{i≤k} N p_{w+δ_i} x_{b_i},   Σ x = 1.
+    F_w(k) = S_w + T_w C_w(k),   C_w(k) = Σ_{i≤k} N p_{w+δ_i} x_{b_i},   Σ x = 1.
 
-Loads are in units of 1/N of all work, and T is the time of that: uncoded and with even shares a worker's
-iteration takes T. Coded plans have even shares, and their level n ends at T_(N-n) Σ_{i≤n} (i+1) x_i.
+S is the start-up, which no load changes. Loads are in units of 1/N of all work, and T is the time of that:
+uncoded and with even shares a worker's iteration takes S + T. Coded plans have even shares, and level n ends
+with the (N-n)-th worker that has done Σ_{i≤n} (i+1) x_i.
 """
 
 import dataclasses
@@ -58,31 +59,33 @@ class WorkPlan:
         sizes = np.asarray(self.schedule.sizes, float)
         return np.cumsum(self.num_workers * self.shares[of_worker] * sizes[block], axis=1)
 
-    def runtimes(self, times: np.ndarray) -> np.ndarray:
-        """τ of iterations with these cycle times, `[R, N]` to `[R]`.
+    def runtimes(self, times: np.ndarray, start_ups: np.ndarray | float = 0.0) -> np.ndarray:
+        """τ of iterations with these cycle times and start-ups, `[R, N]` each to `[R]`.
 
         >>> coded = WorkPlan("coded", np.full(2, 0.5), partition=np.array([0.5, 0.5]))
-        >>> coded.runtimes(np.array([[1.0, 4.0]]))
-        array([2.])
+        >>> coded.runtimes(np.array([[1.0, 4.0]])), coded.runtimes(np.array([[1.0, 4.0]]), 3.0)
+        (array([2.]), array([5.]))
         """
         loads = self.loads()
         if self.schedule is None:
             assert self.partition is not None
-            level = np.flatnonzero(self.partition)
-            slowest = np.sort(times, axis=1)[:, self.num_workers - 1 - level]
-            return np.max(slowest * loads[0], axis=1)
+            done = np.zeros(len(times))
+            for level, load in zip(np.flatnonzero(self.partition), loads[0], strict=True):
+                last = self.num_workers - 1 - level
+                done = np.maximum(done, np.partition(start_ups + times * load, last, axis=1)[:, last])
+            return done
         subset, block = np.asarray(self.schedule.subset), np.asarray(self.schedule.block)
         place = np.arange(self.num_workers)
         soonest = np.full((len(self.schedule.sizes), *times.shape), np.inf)
         for turn, own, load in zip(subset, block, loads.T, strict=True):
             # Subset w + turn is done by worker w then.
-            done = np.take(times * load, (place - turn) % self.num_workers, axis=1)
+            done = np.take(start_ups + times * load, (place - turn) % self.num_workers, axis=1)
             np.minimum(soonest[own], done, out=soonest[own])
         return np.max(soonest, axis=(0, 2))
 
-    def finished(self, times: np.ndarray, until: float) -> np.ndarray:
+    def finished(self, times: np.ndarray, until: float, start_ups: np.ndarray | float = 0.0) -> np.ndarray:
         """Of one iteration who has done a task by then, bool `[N]`: their cycle times can be told."""
-        return times * self.loads()[:, 0] <= until * (1 + 1e-12)
+        return start_ups + times * self.loads()[:, 0] <= until * (1 + 1e-12)
 
     def moved(self, before: "WorkPlan | None") -> float:
         """The share of the data that some worker has to get that it had not before."""

@@ -1,9 +1,11 @@
-"""How plans are made from the cycle times of the last iterations: each rule one plan, in one go.
+"""How plans are made from the start-ups and cycle times of the last iterations: each rule one plan, in one go.
 
-Shares are even, or by speed: in proportion to 1 / a worker's mean time. On them there is nothing more, or two
-subsets each in blocks that neighbours do from both ends, or `credit`: a first block, some on two subsets and
-some on as many as fit, with sizes by stochastic subgradients on the iterations themselves, workers in random
-order. Or they are coded, by the certified optimum for the law of all times.
+Shares are even, or by speed: so that by their means all workers are done at once. On them there is nothing
+more, or two subsets each in blocks that neighbours do from both ends, or `credit`: a first block, some on two
+subsets and some on as many as fit, with sizes by stochastic subgradients on the iterations themselves,
+workers in random order; where there are start-ups, on independent ones and times of their laws. Or they are
+coded, by the certified optimum for the law of all times and the mean start-up, with which it is one, or by
+the best single level where that is better.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,16 +33,27 @@ _ROWS, _STEPS, _DRAWS = 64, 150, 64
 _FRONT = 1 / 7
 # Workers up to which a law of few different times is searched for a code.
 _MOST_OF_ATOMS = 32
+# Of the mean share, what a worker has at least: a subset without samples is none.
+_LEAST_SHARE = 1e-3
+# In the place of 0, which is no time of a law.
+_TINY = 1e-12
+# Start-ups below this share of a cycle time are none.
+_NO_START_UP = 0.01
 # So many whole coordinates that nothing is lost by rounding.
 _COORDINATES = 1_000_000
 
 
 class Window(NamedTuple):
-    """Cycle times of the last iterations, `[R, N]`, a worker's last ones at the end."""
+    """Cycle times and start-ups of the last iterations, `[R, N]`, a worker's last ones at the end."""
 
     times: np.ndarray
     max_stored: int
     key: jax.Array
+    start_ups: np.ndarray | float = 0.0
+
+    @property
+    def starts_late(self) -> bool:
+        return float(np.mean(self.start_ups)) > _NO_START_UP * float(np.mean(self.times))
 
 
 Rule = Callable[[Window], WorkPlan]
@@ -52,8 +65,40 @@ def even(window: Window) -> np.ndarray:
 
 
 def by_speed(window: Window) -> np.ndarray:
-    speed = 1 / window.times.mean(axis=0)
-    return speed / speed.sum()
+    """p with S_w + N p_w T_w the same for all workers, by their means; who starts too late has hardly any.
+
+    Workers whose means differ by no more than their errors count as alike: chance is not followed, and
+    subsets of few different sizes are few different programs.
+
+    >>> by_speed(Window(np.array([[1.0, 2.0, 2.0]]), 3, jax.random.key(0), np.array([[0.0, 0.0, 0.9]])))
+    array([0.575 , 0.2875, 0.1375])
+    """
+    workers = window.times.shape[1]
+    starts = np.broadcast_to(window.start_ups, window.times.shape)
+    speed, start = 1 / _alike_together(window.times), _alike_together(starts)
+    order = np.argsort(start)
+    # All that begin before the end share what there is: Σ (end - S_w) / T_w = N over the first k of them.
+    ends = (workers + np.cumsum((speed * start)[order])) / np.cumsum(speed[order])
+    share = np.maximum((float(np.min(ends)) - start) * speed, _LEAST_SHARE)
+    return share / share.sum()
+
+
+def _alike_together(values: np.ndarray) -> np.ndarray:
+    """Means of the columns of `[R, N]`, one for neighbours in order that differ by less than their errors.
+
+    >>> slow = np.array([[1.0, 3.0, 1.2], [1.2, 3.1, 1.1]])
+    >>> _alike_together(slow)
+    array([1.125, 3.05 , 1.125])
+    """
+    found = np.mean(values, axis=0)
+    if len(values) < 2:
+        return found
+    error = np.std(values, axis=0, ddof=1) / np.sqrt(len(values))
+    order = np.argsort(found)
+    apart = np.diff(found[order]) > np.hypot(error[order][1:], error[order][:-1])
+    for group in np.split(order, np.flatnonzero(apart) + 1):
+        found[group] = np.mean(found[group])
+    return found
 
 
 def _uncoded(name: str, shares: Callable[[Window], np.ndarray]) -> Rule:
@@ -73,20 +118,41 @@ def _alternating(name: str, shares: Callable[[Window], np.ndarray], parts: int) 
 
 def _credit(name: str, shares: Callable[[Window], np.ndarray], parts: int) -> Rule:
     def rule(window: Window) -> WorkPlan:
-        workers = window.times.shape[1]
+        workers, share = window.times.shape[1], shares(window)
         depth = min(window.max_stored, workers)
-        groups = [Group(1, 1), Group(min(2, depth), parts), Group(depth, 2 * parts)]
-        rest = (1 - 2 * _FRONT) / (2 * parts)
-        sizes = np.r_[_FRONT, np.full(parts, _FRONT / parts), np.full(2 * parts, rest)]
-        share = shares(window)
+        last = Group(depth, 2 * parts)
+        front = [Group(1, 1), Group(min(2, depth), parts), last]
+        sizes = np.r_[
+            _FRONT, np.full(parts, _FRONT / parts), np.full(2 * parts, (1 - 2 * _FRONT) / 2 / parts)
+        ]
+        starts = [schedule_of(front, jnp.asarray(sizes, jnp.float32))]
+        if window.starts_late:  # a block on one subset waits for the last one to begin
+            starts.append(schedule_of([last], jnp.full(2 * parts, 0.5 / parts, jnp.float32)))
         draw, search = jax.random.split(window.key)
-        row = np.asarray(jax.random.randint(draw, (_ROWS,), 0, len(window.times)))
-        law = Rows(jnp.asarray((workers * share * window.times)[row], jnp.float32))
-        schedule = schedule_of(groups, jnp.asarray(sizes, jnp.float32))
-        found = search_sizes(search, Problem(law, workers, 1), schedule, _STEPS, _DRAWS)
-        return WorkPlan(name, share, schedule.with_sizes(found))
+        problem = _alike(draw, workers * share * window.times, window)
+        found = [
+            WorkPlan(name, share, start.with_sizes(search_sizes(search, problem, start, _STEPS, _DRAWS)))
+            for start in starts
+        ]
+        return min(found, key=lambda plan: float(np.mean(plan.runtimes(window.times, window.start_ups))))
 
     return rule
+
+
+def _alike(key: jax.Array, times: np.ndarray, window: Window) -> Problem:
+    """Of workers in random order: some of the iterations, or independent times and start-ups of their laws."""
+    workers = times.shape[1]
+    if window.starts_late:
+        start = _quantiles(window.start_ups)
+        return Problem(_quantiles(times), workers, 1, cycles=workers, start_up=start)
+    row = np.asarray(jax.random.randint(key, (_ROWS,), 0, len(times)))
+    return Problem(Rows(jnp.asarray(times[row], jnp.float32)), workers, 1, cycles=workers)
+
+
+def _quantiles(times: np.ndarray | float) -> Law:
+    """Of all times, so many whatever the window: the search is one program."""
+    middle = (np.arange(_ROWS) + 0.5) / _ROWS
+    return Empirical(jnp.asarray(np.maximum(np.quantile(times, middle), _TINY), jnp.float32))
 
 
 def _pooled(times: np.ndarray) -> Law:
@@ -101,10 +167,19 @@ def _coded(window: Window) -> WorkPlan:
     workers = window.times.shape[1]
     law = _pooled(window.times.ravel())
     if isinstance(law, Empirical) and workers > _MOST_OF_ATOMS:
-        return WorkPlan("coded", even(window), partition=np.eye(workers)[0])  # a search takes minutes
-    problem = Problem(law, workers, _COORDINATES, cycles=workers / _COORDINATES)
+        return _coded_as(window, np.eye(workers)[0])  # a search takes minutes
+    cycles = workers / _COORDINATES
+    start = float(np.mean(window.start_ups)) if window.starts_late else None
+    problem = Problem(law, workers, _COORDINATES, cycles=cycles, start_up=start)
     levels = None if window.max_stored >= workers else range(window.max_stored)
-    partition = np.asarray(solve(problem, Optimal(levels=levels)).rounded, float)
+    found = [np.asarray(solve(problem, Optimal(levels=levels)).rounded, float)]
+    if window.starts_late:  # a certificate is no more than that for means
+        found += list(np.eye(workers)[: window.max_stored])
+    plans = [_coded_as(window, partition) for partition in found]
+    return min(plans, key=lambda plan: float(np.mean(plan.runtimes(window.times, window.start_ups))))
+
+
+def _coded_as(window: Window, partition: np.ndarray) -> WorkPlan:
     return WorkPlan("coded", even(window), partition=partition / partition.sum())
 
 

@@ -78,3 +78,23 @@ def test_shares_that_shift_a_little_move_a_little():
 def test_who_has_done_a_task_by_then():
     plan = WorkPlan("a", np.array([0.5, 0.25, 0.25]), schedule_of([Group(1, 1)], [1.0]))
     assert plan.finished(np.array([2.0, 4.0, 4.1]), 3.0).tolist() == [True, True, False]
+
+
+def test_a_level_waits_for_those_who_began_late():
+    """Start-ups of a code and of a schedule, one worker after the other."""
+    rng = np.random.default_rng(3)
+    times, starts = rng.exponential(1.0, (40, 4)), rng.exponential(0.7, (40, 4))
+    coded = WorkPlan("coded", np.full(4, 0.25), partition=np.array([0.3, 0.0, 0.5, 0.2]))
+    for row, start, found in zip(times, starts, coded.runtimes(times, starts), strict=True):
+        ends = [(3, 0.3), (1, 0.3 + 3 * 0.5), (0, 0.3 + 3 * 0.5 + 4 * 0.2)]
+        assert found == pytest.approx(max(sorted(start + row * load)[place] for place, load in ends))
+    shares = np.array([0.1, 0.4, 0.3, 0.2])
+    plan = WorkPlan("scheduled", shares, schedule_of(GROUPS, SIZES))
+    for row, start, found in zip(times, starts, plan.runtimes(times, starts), strict=True):
+        done = start[:, None] + row[:, None] * plan.loads()
+        soonest = {}
+        for w in range(4):
+            for k, (turn, block) in enumerate(zip(plan.schedule.subset, plan.schedule.block, strict=True)):
+                place = (w + int(turn)) % 4, int(block)
+                soonest[place] = min(soonest.get(place, np.inf), done[w, k])
+        assert found == pytest.approx(max(soonest.values()))

@@ -41,15 +41,8 @@ def threefry(key_data: Array, x0: Array, x1: Array) -> tuple[Array, Array]:
     return x0, x1
 
 
-def _exponential_pairs(key: Array, size: int, num_draws: int, dtype: Any) -> Array:
-    """`[size, num_draws]` complex numbers whose parts are independent Exp(1) variables, never 0.
-
-    Both words of a block go into one array: as two arrays, each fused loop would run the whole cipher
-    for its own half.
-    """
-    seed = jax.random.bits(key, (2,), jnp.uint32)
-    draw = jnp.arange(num_draws, dtype=jnp.uint32)[None, :]
-    row = jnp.arange(size, dtype=jnp.uint32)[:, None]
+def _exponential_pair(seed: Array, row: Array, draw: Array, dtype: Any) -> tuple[Array, Array]:
+    """Independent Exp(1) variables, never 0, for levels 2 `row` and 2 `row` + 1 of each draw: both words."""
     if jnp.dtype(dtype) == jnp.float64:
         words = (threefry(seed, draw, 2 * row), threefry(seed, draw, 2 * row + 1))
         # 52 bits and a half: exact in float64, inside (0, 1).
@@ -57,18 +50,38 @@ def _exponential_pairs(key: Array, size: int, num_draws: int, dtype: Any) -> Arr
     else:
         # 23 bits and a half: exact in float32, inside (0, 1).
         u = [((a >> 9).astype(dtype) + 0.5) * 2.0**-23 for a in threefry(seed, draw, row)]
-    return jax.lax.complex(-jnp.log(u[0]), -jnp.log(u[1]))
+    return -jnp.log(u[0]), -jnp.log(u[1])
 
 
-def _spacings(key: Array, num_workers: ArrayLike, max_workers: int, num_draws: int, dtype) -> Array:
-    """A_(N-n) - A_(N-n-1) = E_(n+1)/(n+1), 0 for n ≥ N: `[⌈max_workers/2⌉, num_draws]`, two n to a row.
+def _over_levels(
+    step: Callable[[Any, Array, Array], tuple[Any, Any]],
+    carry: Any,
+    key: Array,
+    num_workers: ArrayLike,
+    num_draws: int,
+    loads: Array,
+) -> tuple[Any, Any]:
+    """`step(carry, A_(N-n) - A_(N-n-1), load)` from the last level down to 0.
 
-    The real part of row i is n = 2i, the imaginary part n = 2i + 1.
+    The results of levels 2i and 2i + 1 are row i, `[rows, 2, …]`. The steps of the hazard, E_(n+1)/(n+1), and
+    0 for n ≥ N, are drawn where they are used: `sorted_draws` from an array of them, and a cumulative sum of
+    it, took six times as long.
     """
-    pairs = _exponential_pairs(key, (max_workers + 1) // 2, num_draws, dtype)
-    j = jnp.arange(1, 2 * pairs.shape[0] + 1, dtype=dtype)
-    weight = jnp.where(j <= num_workers, 1 / j, 0).reshape(-1, 2, 1)
-    return jax.lax.complex(pairs.real * weight[:, 0], pairs.imag * weight[:, 1])
+    rows = (loads.size + 1) // 2
+    seed = jax.random.bits(key, (2,), jnp.uint32)
+    draw = jnp.arange(num_draws, dtype=jnp.uint32)
+    j = jnp.arange(1, 2 * rows + 1, dtype=loads.dtype)
+    weight = jnp.where(j <= num_workers, 1 / j, 0).reshape(-1, 2)
+
+    def both(carry: Any, given: tuple[Array, Array, Array]) -> tuple[Any, Any]:
+        row, weights, load = given
+        first, second = _exponential_pair(seed, jnp.broadcast_to(row, draw.shape), draw, loads.dtype)
+        carry, b = step(carry, second * weights[1], load[1])
+        carry, a = step(carry, first * weights[0], load[0])
+        return carry, jax.tree.map(lambda x, y: jnp.stack([x, y]), a, b)
+
+    given = jnp.arange(rows, dtype=jnp.uint32), weight, jnp.pad(loads, (0, loads.size % 2)).reshape(-1, 2)
+    return jax.lax.scan(both, carry, given, reverse=True)
 
 
 def static_workers(num_workers: ArrayLike, max_workers: int | None) -> int:
@@ -98,9 +111,13 @@ def sorted_draws(
     key: Array, law: Law, num_workers: ArrayLike, num_draws: int, max_workers: int, dtype: Any
 ) -> Array:
     """Draws of the sorted cycle times, slowest first, `[num_draws, max_workers]`."""
-    pairs = _spacings(key, num_workers, max_workers, num_draws, dtype)
-    steps = jnp.stack([pairs.real, pairs.imag], axis=1).reshape(-1, num_draws)[:max_workers]
-    hazard = jnp.cumsum(steps[::-1], axis=0)[::-1].T
+
+    def add(hazard: Array, step: Array, _: Array) -> tuple[Array, Array]:
+        return hazard + step, hazard + step
+
+    zero, none = jnp.zeros(num_draws, dtype), jnp.zeros(max_workers, dtype)
+    _, hazard = _over_levels(add, zero, key, num_workers, num_draws, none)
+    hazard = hazard.reshape(-1, num_draws)[:max_workers].T
     return law.with_fast_inverse().inverse_cumulative_hazard(hazard).astype(dtype)
 
 
@@ -111,21 +128,15 @@ def simulate_max(key: Array, law: Law, load: Array, num_workers: ArrayLike, num_
     The running sum and the running maximum are carried over n: no sorted `[S, N]` array is formed.
     """
     law = law.with_fast_inverse()
-    pairs = _spacings(key, num_workers, load.size, num_draws, load.dtype)
 
-    def body(carry, rows):
-        hazard, largest = carry
-        pair, loads = rows
-        for step, y in ((pair.imag, loads[1]), (pair.real, loads[0])):
-            hazard = hazard + step
-            # A level without load never counts, also where T is infinite.
-            time = jnp.where(y > 0, y * law.inverse_cumulative_hazard(hazard), 0)
-            largest = jnp.maximum(largest, time.astype(largest.dtype))
-        return (hazard, largest), None
+    def finish(carry: tuple[Array, Array], step: Array, y: Array) -> tuple[tuple[Array, Array], None]:
+        hazard = carry[0] + step
+        # A level without load never counts, also where T is infinite.
+        time = jnp.where(y > 0, y * law.inverse_cumulative_hazard(hazard), 0)
+        return (hazard, jnp.maximum(carry[1], time.astype(load.dtype))), None
 
     zero = jnp.zeros(num_draws, load.dtype)
-    loads = jnp.pad(load, (0, load.size % 2)).reshape(-1, 2)
-    (_, largest), _ = jax.lax.scan(body, (zero, zero), (pairs, loads), reverse=True)
+    (_, largest), _ = _over_levels(finish, (zero, zero), key, num_workers, num_draws, load)
     return largest
 
 

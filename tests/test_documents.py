@@ -61,8 +61,8 @@ def test_the_commands_of_a_document_run(path, clone):
         "".join(f"{step},1,{0.1 + 0.01 * (step % 5)}\n" for step in range(40))
     )
     path_of = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    # Each command is a process of its own, as its reader's is; they share what they compile.
-    environment = os.environ | {"PATH": path_of, "BCGC_COMPILATION_CACHE": str(clone / "compiled")}
+    # Each command is a process of its own, as its reader's is; it shares the tests' programs.
+    environment = os.environ | {"PATH": path_of}
     commands = [line for block in _blocks(path, "sh") for line in _lines(block)]
     assert commands
     for command in commands:

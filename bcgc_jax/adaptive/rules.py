@@ -1,6 +1,6 @@
-"""How plans are made from the start-ups and cycle times of the last iterations: each rule one plan, in one go.
+"""How plans are made from what the last iterations have shown: each rule one plan, in one go.
 
-Shares are even, or by speed: so that by their means all workers are done at once. On them there is nothing
+Shares are even, or by speed: by their mean start-ups and cycle times all workers are done at once. On them there is nothing
 more, or two subsets each in blocks that neighbours do from both ends, or `credit`: a first block, some on two
 subsets and some on as many as fit, with sizes by stochastic subgradients on the iterations themselves,
 workers in random order; where there are start-ups, on independent ones and times of their laws. Or they are
@@ -140,7 +140,7 @@ def _credit(name: str, shares: Callable[[Window], np.ndarray], parts: int) -> Ru
 
 
 def _alike(key: jax.Array, times: np.ndarray, window: Window) -> Problem:
-    """Of workers in random order: some of the iterations, or independent times and start-ups of their laws."""
+    """Workers in random order: in some of the iterations, or with independent start-ups and times."""
     workers = times.shape[1]
     if window.starts_late:
         start = _quantiles(window.start_ups)

@@ -1,10 +1,13 @@
-"""What workers are given where nobody has told a law: plans from their records, changed when that pays."""
+"""What workers are given where nobody has told a law: plans from their records, changed when that pays.
+
+Plans are made in a thread, and the workers compile them beside what they do: until all have, they go on.
+"""
 
 import time
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +17,7 @@ from bcgc_jax.adaptive import Decision, Planner, WorkPlan
 from bcgc_jax.adaptive.rules import MOST_STORED, rules
 from bcgc_jax.cluster.collection import ClusterGradient
 from bcgc_jax.cluster.master import Cluster
+from bcgc_jax.cluster.processes import Assignment
 from bcgc_jax.coding.gradients import (
     CodingPlan,
     Loss,
@@ -31,6 +35,14 @@ from bcgc_jax.partitions import round_partition
 # Blocks of two subsets each: on processes every task is a message. What the master takes for one, measured
 # with eight workers and 40 to 80 tasks each on two cores.
 PARTS, _MESSAGE_SECONDS = 2, 2.5e-4
+
+
+class _Given(NamedTuple):
+    """A plan, what of it each worker has done by its tasks, `[tasks, N]`, and where the workers find it."""
+
+    made: WorkPlan
+    loads: np.ndarray
+    work: Assignment
 
 
 class ClosedLoop:
@@ -75,8 +87,10 @@ class ClosedLoop:
         self._decided: list[Decision] = []
         self._thread = ThreadPoolExecutor(1)
         self._planning: list[Future[None]] = []
-        self._given: WorkPlan | None = None
-        self._loads = np.zeros((0, 0))
+        # What the workers have; the first of it, without redundancy, ready again at any time; the next.
+        self._now: _Given | None = None
+        self._first: _Given | None = None
+        self._next: _Given | None = None
 
     def close(self) -> None:
         """What is not planned yet is not; what went wrong is told."""
@@ -90,56 +104,85 @@ class ClosedLoop:
         own = [] if self._planner is None else self._planner.decisions
         return (*self._decided, *(d._replace(step=d.step + self._begun) for d in own))
 
-    @property
-    def wants_another(self) -> bool:
-        """Whether the next iteration is to have another plan."""
-        return self._planner is not None and self._planner.plan is not self._given
+    def is_ready(self) -> bool:
+        """Whether there is another plan, and the workers are ready for it."""
+        return self._next is not None and self._cluster.is_ready(self._next.work)
 
     def give_work(self, members: Sequence[int]) -> TrainingScheme:
-        """The plan of now to so many workers; with fewer than before the planning begins anew."""
+        """The next plan to so many workers; with fewer than before the planning begins anew."""
         count = len(members)
         if self._planner is None or self._planner.plan.num_workers != count:
-            self._decided = list(self.decisions)
-            self._begun += 0 if self._planner is None else self._planner.step
-            self._planner = Planner(
-                count,
-                self._num_steps - self._begun,
-                key=self._key,
-                max_stored=self._max_stored,
-                message_seconds=_MESSAGE_SECONDS,
-                rules=self._rules,
-            )
-        given = self._planner.plan
-        parts = self._data if callable(self._data) else split_by(self._data, given.shares)
-        plan = plan_of(given, self._params, self._key, self._options)
-        # To start processes is no part of what a change takes: with them the same is given again.
-        starting = None in self._cluster.pids
-        for _ in range(1 + starting):
+            self._begin(count)
+        self._now, self._next = self._next or self._now, None
+        given = self._now
+        assert given is not None
+        assert self._planner is not None
+        first = self._planner.step == 0
+        # To start processes and to compile is no part of what a change takes: the same is given again.
+        for _ in range(1 + first):
             begin = time.perf_counter()
-            self._cluster.assign(
-                self._loss, plan, self._params, parts, batch_size=self._batch_size, seed=self._seed
-            )
+            self._cluster.take_up(given.work)
         self._planner.change_seconds = time.perf_counter() - begin
-        if self._cluster.differs and self._given is None:  # a code would amplify that
+        if first and self._cluster.differs:  # a code would amplify that
             self._planner.leave_out("coded")
+        nothing = jnp.zeros(len(given.loads))
+        return TrainingScheme(given.work.duty.plan, jnp.asarray(given.loads), nothing, method=given.made.name)
+
+    def _begin(self, count: int) -> None:
+        self._finish_planning()
+        self._decided = list(self.decisions)
+        self._begun += 0 if self._planner is None else self._planner.step
+        self._planner = Planner(
+            count,
+            self._num_steps - self._begun,
+            key=self._key,
+            max_stored=self._max_stored,
+            message_seconds=_MESSAGE_SECONDS,
+            rules=self._rules,
+        )
+        self._first = None
+        self._first = self._next = self._put(self._planner.plan)
+
+    def _put(self, made: WorkPlan) -> _Given:
+        """Where the workers find it."""
+        if self._first is not None and made.name == self._first.made.name:
+            return self._first
+        count = made.num_workers
+        parts = self._data if callable(self._data) else split_by(self._data, made.shares)
+        plan = plan_of(made, self._params, self._key, self._options)
+        work = self._cluster.prepare(
+            self._loss, plan, self._params, parts, batch_size=self._batch_size, seed=self._seed
+        )
+        if self._first is not None:
+            work.kept = (self._first.work.number,)
         shares = np.full(count, 1 / count)
         if not (callable(parts) or self._batch_size):
             sizes = np.array([num_samples(part) for part in parts], float)
             shares = sizes / sizes.sum()
-        self._given, self._loads = given, loads_of(plan, shares)
-        loads, nothing = jnp.asarray(self._loads), jnp.zeros(len(self._loads))
-        return TrainingScheme(plan, loads, nothing, method=given.name)
+        return _Given(made, loads_of(plan, shares), work)
 
     def hear(self, found: ClusterGradient) -> None:
         """What an iteration took, of all and of each."""
-        assert self._planner is not None
-        assert self._given is not None
-        times, known = cycle_times(found, self._cluster.plan, self._loads)
+        assert self._now is not None
+        times, known = cycle_times(found, self._cluster.plan, self._now.loads)
         for done in [future for future in self._planning if future.done()]:
             self._planning.remove(done)
             done.result()  # what went wrong is told
-        work = self._thread.submit(self._planner.observe, times, known, found.seconds, self._given)
-        self._planning.append(work)
+        self._planning.append(self._thread.submit(self._plan, times, known, found.seconds, self._now))
+
+    def _plan(self, times: np.ndarray, known: np.ndarray, seconds: float, ran: _Given) -> None:
+        """In the thread: one plan after the other, so that no worker prepares two."""
+        planner = self._planner
+        assert planner is not None
+        planner.observe(times, known, seconds, ran.made)
+        if self._next is None and ran is self._now and planner.plan is not ran.made:
+            given = self._put(planner.plan)
+            self._next = None if given is ran else given
+
+    def _finish_planning(self) -> None:
+        for future in self._planning:
+            future.result()
+        self._planning.clear()
 
 
 def plan_of(

@@ -18,8 +18,19 @@ import jax
 from bcgc_jax._extras import to_install
 from bcgc_jax.cluster.alike import Machine, machine
 from bcgc_jax.cluster.sources import Shelf
-from bcgc_jax.cluster.worker import Duty, Message, Worker
+from bcgc_jax.cluster.worker import Message, Worker
 from bcgc_jax.coding.gradients import num_samples
+
+
+class Order(NamedTuple):
+    """What a worker is to do: the `number` of the plan, by reference what all are told, whose row it has and
+    its data; and the numbers of other plans that are to be kept ready."""
+
+    number: int
+    duty: Any
+    worker: int
+    subsets: dict[int, Any]
+    kept: tuple[int, ...]
 
 
 class Programs(NamedTuple):
@@ -238,26 +249,40 @@ def reason_of(error: Exception) -> str:
 
 
 def actor_class(ray: Any) -> Any:
-    """The worker as an actor: one thread computes, one listens."""
+    """The worker as an actor: one thread computes, one listens, one compiles what is to be done next."""
 
     class Actor:
         worker: Worker | None = None
         shelf = Shelf()
 
-        def load(
-            self, duty: Duty, index: int, subsets: dict[int, Any], programs: Programs
-        ) -> tuple[Machine, tuple[int, ...]]:
-            """Take up a duty, `subsets` by reference; ends once all is compiled.
+        def __init__(self) -> None:
+            self._made: dict[tuple[int, int], Worker] = {}
+
+        def load(self, order: Order, programs: Programs) -> tuple[Machine, tuple[int, ...]]:
+            """Do from now on as ordered; ends once all is compiled.
 
             What computes here, and how many samples the subsets have.
             """
+            self.worker = self._make(order, programs)
+            return machine(), tuple({num_samples(data) for data in self.worker.subsets.values()})
+
+        @ray.method(concurrency_group="beside")
+        def prepare(self, order: Order, programs: Programs) -> None:
+            """Compile what will be ordered, beside what is being computed."""
+            self._make(order, programs)
+
+        def _make(self, order: Order, programs: Programs) -> Worker:
             if os.access(programs.folder, os.W_OK):  # else this is another machine
                 jax.config.update("jax_compilation_cache_dir", programs.folder)
                 jax.config.update("jax_persistent_cache_min_compile_time_secs", programs.seconds)
-            held = self.shelf.take(subsets, ray.get)
-            self.worker = Worker(duty, index, held)
-            self.worker.warm_up()
-            return machine(), tuple({num_samples(data) for data in held.values()})
+            name = order.number, order.worker
+            made = self._made.get(name)
+            if made is None:
+                made = Worker(ray.get(order.duty), order.worker, self.shelf.take(order.subsets, ray.get))
+                made.warm_up()
+            kept = {key: worker for key, worker in self._made.items() if key[0] in order.kept}
+            self._made = {**kept, name: made}
+            return made
 
         def compute(self, call: int, iteration: int, leaves: Any, finish: Any) -> Iterator[tuple]:
             assert self.worker is not None
@@ -281,4 +306,4 @@ def actor_class(ray: Any) -> Any:
             """That the process runs at all: its node and its number."""
             return ray.get_runtime_context().get_node_id(), os.getpid()
 
-    return ray.remote(concurrency_groups={"control": 1})(Actor)
+    return ray.remote(concurrency_groups={"control": 1, "beside": 1})(Actor)

@@ -17,8 +17,8 @@ from bcgc_jax.cluster.asking import Asking
 from bcgc_jax.cluster.collection import ClusterGradient, Collection, Decoding
 from bcgc_jax.cluster.decoder import Decoder, Divider
 from bcgc_jax.cluster.engine import session, shared_programs
-from bcgc_jax.cluster.processes import Fault, Processes
-from bcgc_jax.cluster.sources import Source, Sources
+from bcgc_jax.cluster.processes import Assignment, Fault, Processes
+from bcgc_jax.cluster.sources import Made, Source, Sources
 from bcgc_jax.cluster.worker import Duty
 from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, num_samples
 from bcgc_jax.coding.scheduled import SchedulePlan, schedule_plan
@@ -180,6 +180,8 @@ class Cluster:
     ) -> None:
         """Give the workers their plan and data, and wait until they have compiled what they need.
 
+        The same as `take_up(prepare(…))`.
+
         A schedule stands for `schedule_plan(schedule, params, len(subsets))`, which is to be called for other
         units, another order of the leaves, and losses that are sums.
 
@@ -192,6 +194,34 @@ class Cluster:
         Raises ValueError where a code of the plan amplifies (more than 4 times) what the workers round
         differently, for they are on machines of several types; WorkersLost where some do not start.
         """
+        self.take_up(self._put(loss, plan, params, subsets, batch_size, seed))
+
+    def prepare(
+        self,
+        loss: Loss,
+        plan: CodingPlan | SchedulePlan | Schedule,
+        params: PyTree,
+        subsets: Source | Sequence[PyTree],
+        *,
+        batch_size: int | None = None,
+        seed: int = 0,
+    ) -> Assignment:
+        """Put the plan and the data of `assign` where the workers find them, and change nothing for them.
+
+        Until `is_ready`, which is to be asked now and then, they compile what they need beside what they do,
+        one after the other; `take_up` is a matter of milliseconds then.
+        """
+        return self._put(loss, plan, params, subsets, batch_size, seed)
+
+    def _put(
+        self,
+        loss: Loss,
+        plan: CodingPlan | SchedulePlan | Schedule,
+        params: PyTree,
+        subsets: Source | Sequence[PyTree],
+        batch_size: int | None,
+        seed: int,
+    ) -> Assignment:
         self._check_open()
         if isinstance(plan, Schedule):
             plan = schedule_plan(plan, params, self.num_workers if callable(subsets) else len(subsets))
@@ -201,16 +231,26 @@ class Cluster:
         weights = np.ones(len(given)) if callable(subsets) else _weights(plan.mean, subsets, batch_size)
         if not callable(subsets):
             tell_of_loops(loss, plan, params, subsets[0])
-        # Before all else: what it refuses leaves the workers with what they had.
-        self._processes.resize(plan.num_workers)
         host: tuple[CodingPlan | SchedulePlan, PyTree] = jax.tree.map(np.asarray, (plan, params))
         x64 = bool(jnp.result_type(float) == jnp.float64)
-        self._processes.assign(Duty(loss, *host, weights, batch_size, seed, x64), given)
-        self._collection, collection = None, _collection_of(host[0], params)
+        return self._processes.put(Duty(loss, *host, weights, batch_size, seed, x64), given)
+
+    def is_ready(self, work: Assignment) -> bool:
+        """Whether all workers have compiled what they need for it, as far as they are there."""
+        return self._processes.prepare(work)
+
+    def take_up(self, work: Assignment) -> None:
+        """Have the workers do that from now on, compiled or not; raises what `assign` does."""
+        self._check_open()
+        plan, params, batch_size = work.duty.plan, work.duty.params, work.duty.batch_size
+        # Before all else: what it refuses leaves the workers with what they had.
+        self._processes.resize(plan.num_workers)
+        self._processes.assign(work)
+        self._collection, collection = None, _collection_of(plan, params)
         self._processes.wait_until_loaded(self.iteration)
         if why := self._processes.unlike():
             raise ValueError(why)
-        if callable(subsets):
+        if any(isinstance(data, Made) for data in work.subsets):
             self._check_samples(batch_size)
         self._collection = collection
         self._collect(params, None)  # Ray's first call of a method takes longer than the others

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from bcgc_jax.cluster.alike import Machine, differences, unlike
-from bcgc_jax.cluster.engine import Programs, actor_class, cause_of, preferably_not_on, reason_of
+from bcgc_jax.cluster.engine import Order, Programs, actor_class, cause_of, preferably_not_on, reason_of
 from bcgc_jax.cluster.sources import Made
 from bcgc_jax.cluster.worker import Duty
 from bcgc_jax.coding.gradients import PyTree
@@ -49,6 +49,19 @@ class WorkersLost(RuntimeError):
     def __init__(self, workers: Sequence[int], reason: str) -> None:
         self.workers = tuple(workers)
         super().__init__(f"worker {', '.join(map(str, workers))} lost: {reason}")
+
+
+@dataclasses.dataclass
+class Assignment:
+    """A duty and where it lies; who is `pending` prepares for it, the workers before are `ready`."""
+
+    number: int
+    duty: Duty
+    reference: Any
+    subsets: Sequence[Any]
+    kept: tuple[int, ...] = ()
+    ready: int = 0
+    pending: Any = None
 
 
 @dataclasses.dataclass
@@ -185,15 +198,18 @@ class Processes:
         self.error: Exception | None = None
         self._raised: set[int] = set()  # workers, in their last iteration
         self._crowded = False  # there was no room for the last successor
-        self.duty: Duty | None = None
-        self._duty_ref: Any = None
-        self._subsets: list[Any] = []
+        self._number = 0
+        self._given: Assignment | None = None
         self._num_gpus, self._programs = num_gpus, programs
         self._needs = {"CPU": 1.0} | ({"GPU": num_gpus} if num_gpus else {})
         self._actor = actor_class(ray)
         self._here = ray.get_runtime_context().get_node_id()
         self._all: list[Process | None] = [None] * num_workers
         self._check_room(num_workers)
+
+    @property
+    def duty(self) -> Duty | None:
+        return None if self._given is None else self._given.duty
 
     @property
     def pause(self) -> float:
@@ -222,7 +238,7 @@ class Processes:
         for process in living[num_workers:]:
             process.end(dead=False)
         self._all = [*living[:num_workers], *[None] * (num_workers - len(living))]
-        self.duty, self._crowded = None, False
+        self._given, self._crowded = None, False
 
     def _check_room(self, more: int) -> None:
         if short := self._shortage(more, _FREEING):
@@ -254,14 +270,35 @@ class Processes:
         there = self.ray.cluster_resources()
         return all(there.get(name, 0.0) >= count * need for name, need in self._needs.items())
 
-    def assign(self, duty: Duty, subsets: Sequence[PyTree]) -> None:
-        """Give all their duty and data, and start those that are not there; they load meanwhile."""
-        self._duty_ref = self.ray.put(duty)
-        self._subsets = [
+    def put(self, duty: Duty, subsets: Sequence[PyTree]) -> Assignment:
+        """Where all workers find their duty and data."""
+        self._number += 1
+        put = [
             data if isinstance(data, Made) else self.ray.put(jax.tree.map(np.asarray, data))
             for data in subsets
         ]
-        self.duty = duty
+        return Assignment(self._number, duty, self.ray.put(duty), put)
+
+    def prepare(self, work: Assignment) -> bool:
+        """Have the workers compile it beside what they do, one after the other; whether all have.
+
+        The first one takes longest: the others find its programs. Who fails, or is not there, does not count:
+        that shows when the work is given.
+        """
+        while work.ready < len(self):
+            process = self._all[work.ready]
+            if work.pending is None and process is not None and process.starting is None:
+                work.pending = process.actor.prepare.remote(self._order(work, work.ready), self._programs)
+            if work.pending is not None:
+                if not self.ray.wait([work.pending], timeout=0)[0]:
+                    return False
+                work.pending = None
+            work.ready += 1
+        return True
+
+    def assign(self, work: Assignment) -> None:
+        """Give all their duty and data, and start those that are not there; they load meanwhile."""
+        self._given = work
         self._raised.clear()
         for worker, process in enumerate(self._all):
             if process is None:
@@ -402,6 +439,10 @@ class Processes:
         self._load(worker, process)
 
     def _load(self, worker: int, process: Process) -> None:
-        assert self.duty is not None
-        held = {j: self._subsets[j] for j in self.duty.plan.held(worker)}
-        process.starting = process.actor.load.remote(self._duty_ref, worker, held, self._programs)
+        assert self._given is not None
+        process.starting = process.actor.load.remote(self._order(self._given, worker), self._programs)
+
+    def _order(self, work: Assignment, worker: int) -> Order:
+        held = {j: work.subsets[j] for j in work.duty.plan.held(worker)}
+        given = () if self._given is None else (self._given.number,)
+        return Order(work.number, work.reference, worker, held, (*work.kept, *given))

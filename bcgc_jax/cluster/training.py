@@ -241,7 +241,7 @@ def train_on_cluster(
         for step in range(first, num_steps):
             before_step(step, cluster)
             begin = time.perf_counter()
-            if loop is not None and loop.wants_another:
+            if loop is not None and loop.is_ready():
                 course.replan()
             found, finish = course.gradient(state[0], step)
             state = jax.block_until_ready(advance(state, found.gradient))

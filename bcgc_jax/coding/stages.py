@@ -176,7 +176,7 @@ def tell_of_loops(loss: Loss, plan: Plan, params: PyTree, batch: PyTree) -> None
                 "(lax.scan or while_loop), all at once: a worker has none of them before it has computed "
                 "all, so they are worth no more than one block. If the loop is over layers, write it out: a "
                 "list with the parameters of each layer, and a Python loop over it",
-                stacklevel=3,
+                stacklevel=4,  # of `assign` and `prepare` of a cluster
             )
 
 

@@ -1,7 +1,8 @@
 """A loop that many problems run through together, each for as many rounds as it needs."""
 
+import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,13 @@ State = TypeVar("State")
 Answer = TypeVar("Answer")
 
 
+class Lanes(NamedTuple):
+    """Problems that run at a time: what a CPU's caches hold, and an accelerator's memory."""
+
+    cpu: int
+    accelerator: int
+
+
 def loop(
     go_on: Callable[[Constants, State], Array],
     step: Callable[[Constants, State], State],
@@ -20,7 +28,7 @@ def loop(
     constants: Constants,
     state: State,
     *,
-    lanes: int,
+    lanes: Lanes,
 ) -> Answer:
     """`answer` of the state after `step` for as long as `go_on`: `jax.lax.while_loop`, but for `jax.vmap`.
 
@@ -43,7 +51,13 @@ def loop(
             (constants, state),
             tuple(batched),
         )
-        answers = _run_lanes(go_on, lane_step, answer, cells, size, min(lanes, size))
+        on_cpu, elsewhere = (
+            functools.partial(_run_lanes, go_on, lane_step, answer, size=size, lanes=min(count, size))
+            for count in lanes
+        )
+        # Known where it is compiled, not where it is traced: programs are exported for other platforms.
+        few = size <= min(lanes)
+        answers = on_cpu(*cells) if few else jax.lax.platform_dependent(*cells, cpu=on_cpu, default=elsewhere)
         return answers, jax.tree.map(lambda _: True, answers)
 
     return run(constants, state)
@@ -53,11 +67,14 @@ def _run_lanes(
     go_on: Callable[..., Array],
     step: Callable[..., Any],
     answer: Callable[..., Any],
-    cells: tuple[Any, Any],
+    constants: Any,
+    state: Any,
+    *,
     size: int,
     lanes: int,
 ) -> Any:
-    """The answers of all cells, (constants, state) with a leading axis of `size`."""
+    """The answers of all cells, `constants` and `state` with a leading axis of `size`."""
+    cells = constants, state
 
     def take(index: Array) -> tuple[Any, Any]:
         return jax.tree.map(lambda a: a.at[index].get(mode="clip"), cells)

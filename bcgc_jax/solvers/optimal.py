@@ -29,7 +29,7 @@ from bcgc_jax.problem import Problem, Status
 from bcgc_jax.quadrature import Expectation, rule_error
 from bcgc_jax.runtime import sent_load
 from bcgc_jax.solvers.cutting_plane import cutting_plane
-from bcgc_jax.solvers.lanes import loop
+from bcgc_jax.solvers.lanes import Lanes, loop
 from bcgc_jax.solvers.row_program import row_program
 from bcgc_jax.solvers.second_order import (
     LARGE,
@@ -191,7 +191,7 @@ def optimal_partition(
         lambda _, s: _answer(s.iterate),
         given,
         first,
-        lanes=_num_lanes(start.size),
+        lanes=_lanes(start.size),
     )
     missed = jnp.where(steps < max_steps, int(Status.PRECISION), int(Status.STEP_LIMIT))
     status = jnp.where(done, int(Status.CONVERGED), missed)
@@ -289,12 +289,11 @@ def _first(given: _Given, start: Array, finite_mean: Array) -> _Iterate:
     return _Iterate(jnp.stack(counts), jnp.stack(numbers), jnp.stack([start, z, 0 * start]))
 
 
-def _num_lanes(size: int) -> int:
-    """Problems at a time: as many as a CPU's cache holds, on an accelerator as 4 GB of its memory."""
-    if jax.default_backend() == "cpu":
-        return min(max(_CACHED // size**2, 1), 32)
+def _lanes(size: int) -> Lanes:
+    """As many as a CPU's cache holds, on an accelerator as 4 GB of its memory."""
     # Six arrays over levels, levels and nodes.
-    return min(max(2**32 // (6 * 8 * NUM_NODES * size**2), 1), 2**13)
+    room = 2**32 // (6 * 8 * NUM_NODES)
+    return Lanes(min(max(_CACHED // size**2, 1), 32), min(max(room // size**2, 1), 2**13))
 
 
 def _go_on(given: _Given, s: _Evaluating, *, max_steps: int) -> Array:

@@ -105,3 +105,29 @@ def test_it_finds_out_who_is_slow_and_trains_as_plain_descent_does(cluster):
     # Uncoded 0.75 s an iteration; with shares by speed 4 / 3.2 · 0.15 = 0.19 s.
     assert np.median(found.paced[30:40]) < 0.4
     assert np.median(found.paced[70:]) < 0.4
+
+
+@pytest.mark.slow
+def test_workers_compile_the_next_plan_beside_their_work(cluster):
+    """They go on with the one they have, and then take the other, also one who was killed meanwhile."""
+    params, data = case(41)
+    plans = [rules(2)[name](_window(np.ones((8, N)))) for name in ("uncoded", "alternating")]
+    work = [plan_of(given, params, jax.random.key(0), {}) for given in plans]
+    parts = split_unevenly(data, N)
+    cluster.assign(loss, work[0], params, parts)
+    then = cluster.prepare(loss, work[1], params, parts)
+    for _ in range(1000):
+        assert cluster.plan.blocks == work[0].blocks
+        assert_exact(cluster.gradient(params).gradient, params, data)
+        if cluster.is_ready(then):
+            break
+    else:
+        pytest.fail("they are not ready after 1000 iterations")
+    os.kill(cluster.pids[2], signal.SIGKILL)
+    cluster.take_up(then)
+    assert cluster.plan.blocks == work[1].blocks
+    found = cluster.gradient(params)
+    assert_exact(found.gradient, params, data)
+    assert {item.subset for item in found.work} == set(range(N))
+    cluster.take_up(then)  # the same again: nothing is compiled
+    assert_exact(cluster.gradient(params).gradient, params, data)

@@ -1,11 +1,11 @@
 """How plans are made from what the last iterations have shown: each rule one plan, in one go.
 
-Shares are even, or by speed: by their mean start-ups and cycle times all workers are done at once. On them there is nothing
-more, or two subsets each in blocks that neighbours do from both ends, or `credit`: a first block, some on two
-subsets and some on as many as fit, with sizes by stochastic subgradients on the iterations themselves,
-workers in random order; where there are start-ups, on independent ones and times of their laws. Or they are
-coded, by the certified optimum for the law of all times and the mean start-up, with which it is one, or by
-the best single level where that is better.
+Shares are even, or by speed: by their mean start-ups and cycle times all workers are done at once. On them
+there is nothing more, or two subsets each in blocks that neighbours do from both ends, or `credit`: a first
+block, some on two subsets and some on as many as fit, with sizes by stochastic subgradients on the iterations
+themselves, workers in random order; where there are start-ups, on independent ones and times of their laws.
+Or they are coded, by the certified optimum for the law of all times and the mean start-up, with which it is
+one, or by the best single level where that is better.
 """
 
 from collections.abc import Callable, Mapping

@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -248,41 +248,49 @@ def reason_of(error: Exception) -> str:
     return chosen.partition(". Some common causes")[0].removesuffix(".")
 
 
+class _Bench:
+    """Workers that a process has compiled, by the number of the plan and whose row they have."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[int, int], Worker] = {}
+        self._shelf = Shelf()
+
+    def make(self, order: Order, programs: Programs, fetched: Callable[[Any], Any]) -> Worker:
+        """As ordered, once; what is not to be kept is forgotten."""
+        if os.access(programs.folder, os.W_OK):  # else this is another machine
+            jax.config.update("jax_compilation_cache_dir", programs.folder)
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", programs.seconds)
+        name = order.number, order.worker
+        made = self._made.get(name)
+        if made is None:
+            made = Worker(fetched(order.duty), order.worker, self._shelf.take(order.subsets, fetched))
+            made.warm_up()
+        kept = {key: worker for key, worker in self._made.items() if key[0] in order.kept}
+        self._made = {**kept, name: made}
+        return made
+
+
 def actor_class(ray: Any) -> Any:
     """The worker as an actor: one thread computes, one listens, one compiles what is to be done next."""
 
     class Actor:
         worker: Worker | None = None
-        shelf = Shelf()
 
         def __init__(self) -> None:
-            self._made: dict[tuple[int, int], Worker] = {}
+            self._bench = _Bench()
 
         def load(self, order: Order, programs: Programs) -> tuple[Machine, tuple[int, ...]]:
             """Do from now on as ordered; ends once all is compiled.
 
             What computes here, and how many samples the subsets have.
             """
-            self.worker = self._make(order, programs)
+            self.worker = self._bench.make(order, programs, ray.get)
             return machine(), tuple({num_samples(data) for data in self.worker.subsets.values()})
 
         @ray.method(concurrency_group="beside")
         def prepare(self, order: Order, programs: Programs) -> None:
             """Compile what will be ordered, beside what is being computed."""
-            self._make(order, programs)
-
-        def _make(self, order: Order, programs: Programs) -> Worker:
-            if os.access(programs.folder, os.W_OK):  # else this is another machine
-                jax.config.update("jax_compilation_cache_dir", programs.folder)
-                jax.config.update("jax_persistent_cache_min_compile_time_secs", programs.seconds)
-            name = order.number, order.worker
-            made = self._made.get(name)
-            if made is None:
-                made = Worker(ray.get(order.duty), order.worker, self.shelf.take(order.subsets, ray.get))
-                made.warm_up()
-            kept = {key: worker for key, worker in self._made.items() if key[0] in order.kept}
-            self._made = {**kept, name: made}
-            return made
+            self._bench.make(order, programs, ray.get)
 
         def compute(self, call: int, iteration: int, leaves: Any, finish: Any) -> Iterator[tuple]:
             assert self.worker is not None

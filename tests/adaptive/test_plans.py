@@ -89,12 +89,13 @@ def test_a_level_waits_for_those_who_began_late():
         ends = [(3, 0.3), (1, 0.3 + 3 * 0.5), (0, 0.3 + 3 * 0.5 + 4 * 0.2)]
         assert found == pytest.approx(max(sorted(start + row * load)[place] for place, load in ends))
     shares = np.array([0.1, 0.4, 0.3, 0.2])
-    plan = WorkPlan("scheduled", shares, schedule_of(GROUPS, SIZES))
+    schedule = schedule_of(GROUPS, SIZES)
+    plan = WorkPlan("scheduled", shares, schedule)
     for row, start, found in zip(times, starts, plan.runtimes(times, starts), strict=True):
         done = start[:, None] + row[:, None] * plan.loads()
-        soonest = {}
+        soonest: dict[tuple[int, int], float] = {}
         for w in range(4):
-            for k, (turn, block) in enumerate(zip(plan.schedule.subset, plan.schedule.block, strict=True)):
+            for k, (turn, block) in enumerate(zip(schedule.subset, schedule.block, strict=True)):
                 place = (w + int(turn)) % 4, int(block)
                 soonest[place] = min(soonest.get(place, np.inf), done[w, k])
         assert found == pytest.approx(max(soonest.values()))

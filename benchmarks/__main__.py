@@ -20,6 +20,7 @@ from bcgc_jax.solvers.schemes import SchemeError, load_schemes
 from benchmarks.cluster import cluster, cluster_faults
 from benchmarks.coding import traffic, training
 from benchmarks.first_answer import first_answer
+from benchmarks.large_model import cluster_large
 from benchmarks.planning import (
     completion,
     evaluation,
@@ -48,6 +49,7 @@ MEASURES: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "traffic": traffic,
     "training": training,
     "cluster": cluster,
+    "cluster_large": cluster_large,
     "cluster_faults": cluster_faults,
     "sweep": sweep,
     "memory": memory,

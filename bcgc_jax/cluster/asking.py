@@ -17,42 +17,34 @@ class Asking(Collection):
     def __init__(self, divider: Divider, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.divider, self.credit = divider, Credit(divider.plan)
-        self.totals: list[Any] = [0] * len(self.blocks)
-        # The references of answers, and the numbers of their questions.
-        self.asked: dict[Any, int] = {}
+        self.totals: list[Any] = [None] * len(self.blocks)
 
     def _add(self, worker: int, message: Message) -> None:
         block, subsets = message.task
-        self._ask(self.credit.report(worker, block, subsets[0]))
+        self._ask_all(self.credit.report(worker, block, subsets[0]))
 
     def _possible(self, coming: np.ndarray) -> np.ndarray:
         return self.credit.possible(coming)
 
-    def _ask(self, questions: Sequence[Question]) -> None:
-        for number, worker, block, subsets in questions:
-            process = self.processes[worker]
-            assert process is not None  # of a lost one nothing counts as finished
-            answer = process.deliver(self.call, block, subsets)
-            self.asked[answer], self.waiting[answer] = number, worker
+    def _ask_all(self, questions: Sequence[Question]) -> None:
+        for question in questions:
+            self._ask(question.number, question.worker, question.block, question.subsets)
 
-    def _event(self, item: Any, worker: int) -> None:
-        if item not in self.asked:
-            super()._event(item, worker)
+    def _answer(self, worker: int, question: int, values: np.ndarray) -> None:
+        if (answered := self.credit.answer(question)) is None:
             return
-        process, number = self.processes[worker], self.asked.pop(item)
-        assert process is not None
-        del self.waiting[item]
-        with self._hearing(worker, process):
-            values = self.ray.get(item)
-            if (question := self.credit.answer(number)) is None:
-                return
-            block = question.block
-            self.totals[block] = self.totals[block] + values
-            self.arrived[block, worker] = True
-            if self.credit.is_done(block):
-                self._complete(block, self.divider.part(block, self.totals[block]))
-                self.totals[block] = 0
+        block, total = answered.block, self.totals[answered.block]
+        if total is None:
+            self.totals[block] = values
+        elif total.flags.writeable:
+            total += values
+        else:  # the first one, which is Ray's own
+            self.totals[block] = total + values
+        self.arrived[block, worker] = True
+        if self.credit.is_done(block):
+            self._complete(block, self.divider.part(block, self.totals[block]))
+            self.totals[block] = None
 
     def _lose(self, worker: int, what: str, error: Exception | None = None) -> None:
         super()._lose(worker, what, error)
-        self._ask(self.credit.lose(worker))
+        self._ask_all(self.credit.lose(worker))

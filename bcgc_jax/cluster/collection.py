@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from bcgc_jax.cluster.decoder import Decoder, gradient_of
+from bcgc_jax.cluster.decoder import Decoder
 from bcgc_jax.cluster.processes import Process, Processes, WorkersLost
 from bcgc_jax.cluster.worker import Message
-from bcgc_jax.coding.gradients import PyTree
+from bcgc_jax.coding.gradients import PyTree, assemble_gradient
+from bcgc_jax.coding.scheduled import SchedulePlan
 
 # Larger arguments of a call are put into the store once, instead of being sent to each worker.
 _INLINE = 2**16
@@ -66,16 +67,19 @@ class Collection(abc.ABC):
         iteration: int,
     ) -> None:
         assert processes.duty is not None
-        self.processes, self.blocks, self.ray = processes, processes.duty.plan.blocks, processes.ray
-        self.params, self.finish, self.call, self.iteration = params, finish, call, iteration
+        self.processes, self.plan, self.ray = processes, processes.duty.plan, processes.ray
+        self.blocks, self.params, self.finish = self.plan.blocks, params, finish
+        self.call, self.iteration = call, iteration
         self.begin = self.looked = time.monotonic()
         self.arrived = np.zeros((len(self.blocks), len(processes)), bool)
         self.completed = np.full(len(self.blocks), np.inf)
         self.parts: list[Any] = [None] * len(self.blocks)
         self.work: list[Work] = []
-        # What may be ready next, and whose: a stream, the start of a worker, the end of an old iteration.
+        # What may be ready next, and whose: a stream, an answer, the start of a worker, the end of an old
+        # iteration.
         self.waiting: dict[Any, int] = {}
         self.streams: dict[int, Any] = {}
+        self.asked: dict[Any, Any] = {}  # by the references of answers, what they answer
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
         large = sum(leaf.nbytes for leaf in leaves) > _INLINE
         self.leaves = self.ray.put(leaves) if large else leaves
@@ -92,7 +96,7 @@ class Collection(abc.ABC):
             for worker in self.streams:  # also where it ends with an exception
                 if (process := self.processes[worker]) is not None:
                     process.stop(self.call)
-        gradient = jax.block_until_ready(gradient_of(self.blocks, self.parts, self.params))
+        gradient = jax.block_until_ready(assemble_gradient(self.blocks, self.parts, self.params))
         seconds = time.monotonic() - self.begin
         return ClusterGradient(gradient, seconds, self.completed, self.arrived, tuple(self.work))
 
@@ -101,11 +105,21 @@ class Collection(abc.ABC):
         """Take what a worker says of a task."""
 
     @abc.abstractmethod
+    def _answer(self, worker: int, question: Any, values: np.ndarray) -> None:
+        """Take what a worker was asked for."""
+
+    @abc.abstractmethod
     def _possible(self, coming: np.ndarray) -> np.ndarray:
         """Whether what has come and what those may send who are `coming`, `[N]`, is enough, bool `[B]`."""
 
     def _complete(self, block: int, part: Any) -> None:
         self.parts[block], self.completed[block] = part, time.monotonic() - self.begin
+
+    def _ask(self, question: Any, worker: int, block: int, subsets: tuple[int, ...]) -> None:
+        process = self.processes[worker]
+        assert process is not None  # of a lost one nothing counts as done
+        answer = process.deliver(self.call, block, subsets)
+        self.asked[answer], self.waiting[answer] = question, worker
 
     def _dispatch(self, worker: int) -> None:
         """Give a worker the iteration, or wait for the event after which it can have it."""
@@ -143,6 +157,12 @@ class Collection(abc.ABC):
         """A message, the end of a stream, a worker that started, or one that caught up."""
         process = self.processes[worker]
         assert process is not None
+        if item in self.asked:
+            question = self.asked.pop(item)
+            del self.waiting[item]
+            with self._hearing(worker, process):
+                self._answer(worker, question, self.ray.get(item))
+            return
         if item is not self.streams.get(worker):
             del self.waiting[item]
             error = None if process.starting is None else self._error_of_start(worker)
@@ -155,14 +175,20 @@ class Collection(abc.ABC):
         with self._hearing(worker, process):
             try:
                 message = Message(*self.ray.get(next(self.streams[worker])))
-            except StopIteration:
-                del self.waiting[item], self.streams[worker]
-                self._check()
+            except StopIteration:  # it was told to stop before
+                self._end(worker)
                 return
             block, subsets = message.task
-            subset = subsets[0] if message.values is None else None
+            subset = subsets[0] if isinstance(self.plan, SchedulePlan) else None
             self.work.append(Work(self.iteration, worker, block, message.seconds, subset, message.done))
             self._add(worker, message)
+            if message.task == self.plan.tasks(worker)[-1]:
+                self._end(worker)
+
+    def _end(self, worker: int) -> None:
+        """Nothing more comes from a worker of itself."""
+        del self.waiting[self.streams.pop(worker)]
+        self._check()
 
     @contextlib.contextmanager
     def _hearing(self, worker: int, process: Process) -> Iterator[None]:
@@ -196,6 +222,7 @@ class Collection(abc.ABC):
     def _lose(self, worker: int, what: str, error: Exception | None = None) -> None:
         """Forget what was expected of a worker; expect its successor."""
         self.waiting = {item: w for item, w in self.waiting.items() if w != worker}
+        self.asked = {item: question for item, question in self.asked.items() if item in self.waiting}
         self.streams.pop(worker, None)
         self.processes.lose(worker, what, self.iteration, error)
         self._dispatch(worker)
@@ -216,28 +243,65 @@ class Collection(abc.ABC):
 
 
 class Decoding(Collection):
-    """Of a coding plan: a block at level n is decoded with its (N-n)-th message."""
+    """Of a coding plan: a block at level n is decoded with its (N-n)-th message.
+
+    A large message is announced, and asked for if it is one of these: no other is moved.
+    """
 
     def __init__(self, decoder: Decoder, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.decoder = decoder
-        self.messages: list[np.ndarray | None] = [None] * len(self.blocks)
+        self.wanted = decoder.needed.copy()
+        # Of each block: what came, by worker; who was asked; who has announced it and was not asked.
+        self.messages: list[dict[int, np.ndarray]] = [{} for _ in self.blocks]
+        self.coming: list[set[int]] = [set() for _ in self.blocks]
+        self.ready: list[dict[int, tuple[int, ...]]] = [{} for _ in self.blocks]
 
     def _add(self, worker: int, message: Message) -> None:
-        block = message.task.block
+        block, subsets = message.task
+        if message.values is not None:
+            self._answer(worker, block, message.values)
+        elif not self.arrived[block, worker]:
+            self.ready[block][worker] = subsets
+            self._ask_for(block)
+
+    def _ask_for(self, block: int) -> None:
+        """As many of those who have announced a block as are wanted."""
+        ready, coming = self.ready[block], self.coming[block]
+        if np.isfinite(self.completed[block]):
+            return
+        while ready and len(self.messages[block]) + len(coming) < self.wanted[block]:
+            worker = next(iter(ready))
+            coming.add(worker)
+            self._ask(block, worker, block, ready.pop(worker))
+
+    def _answer(self, worker: int, question: int, values: np.ndarray) -> None:
+        block, messages = question, self.messages[question]
+        self.coming[block].discard(worker)
         if np.isfinite(self.completed[block]) or self.arrived[block, worker]:
             return
-        messages = self.messages[block]
-        if messages is None:
-            messages = self.messages[block] = self.decoder.no_messages(block)
-        messages[worker] = message.values
+        messages[worker] = values
         self.arrived[block, worker] = True
-        if np.sum(self.arrived[block]) < self.decoder.needed[block]:
+        if len(messages) < self.wanted[block]:
             return
-        part = self.decoder.part(block, self.arrived[block], messages)
-        if part is not None:  # by construction of the codes; if ever not, one message more helps
-            self.messages[block] = None
-            self._complete(block, part)
+        part = self.decoder.part(block, messages)
+        if part is None:  # by construction of the codes not; if ever, one message more helps
+            self.wanted[block] += 1
+            self._ask_for(block)
+            return
+        self._complete(block, part)
+        messages.clear()
+
+    def _lose(self, worker: int, what: str, error: Exception | None = None) -> None:
+        for ready, coming in zip(self.ready, self.coming, strict=True):
+            ready.pop(worker, None)
+            coming.discard(worker)
+        super()._lose(worker, what, error)
+        for block in range(len(self.blocks)):
+            self._ask_for(block)
 
     def _possible(self, coming: np.ndarray) -> np.ndarray:
-        return np.sum(self.arrived | coming, axis=1) >= self.decoder.needed
+        there = self.arrived | coming
+        for block, ready in enumerate(self.ready):
+            there[block, list(ready)] = True
+        return np.sum(there, axis=1) >= self.decoder.needed

@@ -1,7 +1,11 @@
-"""The master's arithmetic: a block of the gradient from its messages, and the gradient from its blocks."""
+"""The master's arithmetic: a block of the gradient from its messages, and the gradient from its blocks.
+
+Messages are read where they are, in Ray's store, in one pass that writes the gradients of the leaves.
+"""
 
 import functools
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from bcgc_jax.coding.codes import decoding_weights
-from bcgc_jax.coding.gradients import Block, CodingPlan, PyTree, assemble_gradient, decode_block
+from bcgc_jax.coding.codes import REPEATED, decoding_weights
+from bcgc_jax.coding.gradients import Block, CodingPlan, Plan, PyTree, assemble_gradient, decode_block
 from bcgc_jax.coding.scheduled import SchedulePlan
 
 
@@ -21,62 +25,92 @@ class Decoder:
     """
 
     def __init__(self, plan: CodingPlan, params: PyTree) -> None:
-        self.plan = plan
+        self.plan, self._leaves = plan, _Leaves(params)
         self.needed = plan.num_workers - np.array([block.level for block in plan.blocks])
-        self._dtypes = tuple(jnp.result_type(leaf) for leaf in jax.tree.leaves(params))
         self._encodings = [np.asarray(code.encoding) for code in plan.codes]
-        everyone = np.ones(plan.num_workers, bool)
-        parts = [self.part(b, everyone, self.no_messages(b)) for b in range(len(plan.blocks))]
-        jax.block_until_ready(gradient_of(plan.blocks, parts, params))
+        # Messages that count: where the workers of a group send the same, one of each group.
+        self._used = [
+            len(set(code.subsets)) if code.construction in REPEATED else needed
+            for code, needed in zip(plan.codes, self.needed.tolist(), strict=True)
+        ]
+        dtypes = [np.dtype(float) if code.wide else self._leaves.narrow for code in plan.codes]
+        zeros = [np.zeros(block.size, dtype) for block, dtype in zip(plan.blocks, dtypes, strict=True)]
+        parts = []
+        for block, zero in enumerate(zeros):
+            part = self.part(block, dict.fromkeys(range(plan.num_workers), zero))
+            assert part is not None  # from everyone's messages
+            parts.append(part)
+        jax.block_until_ready(assemble_gradient(plan.blocks, parts, params))
 
-    def no_messages(self, block: int) -> np.ndarray:
-        """Room for the messages of a block, `[N, size]`."""
-        wide = self.plan.codes[block].wide
-        dtype = np.float64 if wide else np.result_type(np.float32, *self._dtypes)
-        return np.zeros((self.plan.num_workers, self.plan.blocks[block].size), dtype)
-
-    def part(self, block: int, arrived: np.ndarray, messages: np.ndarray) -> list[Array] | None:
-        """The pieces of a block from `messages`, `[N, size]`, that `arrived`; None if they are too few."""
-        with jax.enable_x64(True):  # else messages of float64 would be cut on their way into `jit`
-            decodable, pieces = _part(
-                self._encodings[block],
-                arrived,
-                messages,
-                block=self.plan.blocks[block],
-                scaling=self.plan.scaling,
-                dtypes=self._dtypes,
-            )
-        return pieces if decodable else None
+    def part(self, block: int, messages: Mapping[int, np.ndarray]) -> list[Array] | None:
+        """The pieces of a block from the `messages`, `[size]`, of some workers; None if they are too few."""
+        arrived = np.isin(np.arange(self.plan.num_workers), list(messages))
+        found = decoding_weights(self._encodings[block], arrived)
+        if not found.decodable:
+            return None
+        weights = np.asarray(found.weights)
+        chosen = sorted(messages, key=lambda worker: weights[worker] == 0)[: self._used[block]]
+        return self._leaves.sum(self.plan, block, weights[chosen], [messages[worker] for worker in chosen])
 
 
 class Divider:
     """The pieces of a schedule's blocks from sums over all subsets; compiled when it is made."""
 
     def __init__(self, plan: SchedulePlan, params: PyTree) -> None:
-        self.plan = plan
-        self._dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(params)]
-        parts = [self.part(b, np.zeros(block.size, np.float32)) for b, block in enumerate(plan.blocks)]
-        jax.block_until_ready(gradient_of(plan.blocks, parts, params))
+        self.plan, self._leaves = plan, _Leaves(params)
+        zeros = [np.zeros(block.size, self._leaves.narrow) for block in plan.blocks]
+        parts = [self.part(b, zero) for b, zero in enumerate(zeros)]
+        jax.block_until_ready(assemble_gradient(plan.blocks, parts, params))
 
-    def part(self, block: int, total: np.ndarray) -> list[np.ndarray]:
+    def part(self, block: int, total: np.ndarray) -> list[Array]:
         """The pieces of a block from the sum of its gradients of all subsets, `[size]`."""
-        pieces = self.plan.blocks[block].pieces
-        ends = np.cumsum([piece.stop - piece.start for piece in pieces])[:-1]
-        rows = np.split(total * total.dtype.type(self.plan.scaling), ends.tolist())
-        return [row.astype(self._dtypes[piece.leaf]) for piece, row in zip(pieces, rows, strict=True)]
+        return self._leaves.sum(self.plan, block, np.ones(1), [total])
+
+
+class _Leaves:
+    """Shapes and dtypes of parameters; `narrow` is the dtype of messages that no code amplifies."""
+
+    def __init__(self, params: PyTree) -> None:
+        leaves = jax.tree.leaves(params)
+        self.shapes = tuple(np.shape(leaf) for leaf in leaves)
+        self.dtypes = tuple(jnp.result_type(leaf) for leaf in leaves)
+        self.narrow = np.result_type(np.float32, *self.dtypes)
+
+    def sum(self, plan: Plan, block: int, weights: np.ndarray, messages: Sequence[np.ndarray]) -> list[Array]:
+        """The pieces of a block from weighted messages."""
+        with jax.enable_x64(True):  # else messages of float64 would be cut on their way into `jit`
+            # Memory at a multiple of 64 bytes, as that of Ray's store, is taken as it is.
+            return _part(
+                weights,
+                list(messages),
+                block=plan.blocks[block],
+                scaling=plan.scaling,
+                shapes=self.shapes,
+                dtypes=self.dtypes,
+            )
 
 
 # Plans of the same blocks share these programs, whatever their codes.
-@functools.partial(jax.jit, static_argnames=("block", "scaling", "dtypes"))
+@functools.partial(jax.jit, static_argnames=("block", "scaling", "shapes", "dtypes"))
 def _part(
-    encoding: Array, arrived: Array, messages: Array, *, block: Block, scaling: float, dtypes: Sequence[Any]
-) -> tuple[Array, list[Array]]:
-    weights, decodable = decoding_weights(encoding, arrived)
-    ends = np.cumsum([piece.stop - piece.start for piece in block.pieces])[:-1]
+    weights: Array,
+    messages: Sequence[Array],
+    *,
+    block: Block,
+    scaling: float,
+    shapes: Sequence[tuple[int, ...]],
+    dtypes: Sequence[Any],
+) -> list[Array]:
+    ends = np.cumsum([piece.stop - piece.start for piece in block.pieces])
     with jax.enable_x64(True):
-        pieces = [list(rows) for rows in jnp.split(messages, ends.tolist(), axis=1)]
-    return decodable, decode_block(block, scaling, weights, pieces, dtypes)
-
-
-# (blocks, pieces of each, parameters) to the full gradient, shaped as the parameters.
-gradient_of = jax.jit(assemble_gradient, static_argnums=0)
+        begins = [0, *ends[:-1]]
+        pieces = [[m[a:b] for m in messages] for a, b in zip(begins, ends, strict=True)]
+    found = decode_block(block, scaling, weights, pieces, dtypes)
+    # A leaf that is whole has its shape from here on: nothing is left to be done with it.
+    whole = [
+        part.size == math.prod(shapes[piece.leaf]) for piece, part in zip(block.pieces, found, strict=True)
+    ]
+    return [
+        part.reshape(shapes[piece.leaf]) if all_of_it else part
+        for piece, part, all_of_it in zip(block.pieces, found, whole, strict=True)
+    ]

@@ -1,7 +1,8 @@
 """What a worker process does: it holds data subsets, and computes task after task of an iteration.
 
-A coded task is sent when it is done. Of a schedule's task, a block of the gradient of a subset, the worker
-says that it is done and keeps the piece, until the master asks for the sum of some.
+A coded task is sent when it is done; where that is much, the worker says that it is done and keeps it, until
+the master asks for it. So it does with a schedule's tasks, each a block of the gradient of a subset, of which
+the master asks for the sum of some.
 
 No line here knows of Ray: the master's side (`cluster.master`) puts a `Worker` into a process of its own.
 """
@@ -42,7 +43,8 @@ class Duty(NamedTuple):
 class Message(NamedTuple):
     """One task of one worker: the `seconds` it took, and the pieces of its block in a row, `[size]`.
 
-    Of a schedule without `values`: they are kept. `done`: seconds since the worker began the iteration.
+    Without `values` they are kept: of a schedule, and where they are many. `done`: seconds since the worker
+    began the iteration.
     """
 
     task: Task
@@ -50,6 +52,9 @@ class Message(NamedTuple):
     values: np.ndarray | None
     done: float = np.nan
 
+
+# Bytes of a message that is not sent before the master wants it: its question takes half a millisecond.
+_MUCH = 2**20
 
 _Part = tuple[int, tuple[float, float]]  # a subset, and the share of its samples
 
@@ -122,27 +127,35 @@ class Worker:
                 return
             start = time.perf_counter()
             with jax.enable_x64(self.duty.x64):
-                values = np.asarray(self._values(number, iteration, params, passes))
+                values = self._values(number, iteration, params, passes)
             seconds = time.perf_counter() - start
             if finish is not None and self._wait(call, begin + finish[number]):
                 return
-            if self._codes is None:
+            if keep := self._keeps(task.block, values):
                 kept[task.block, task.subsets[0]] = values
             done = time.perf_counter() - begin
-            yield Message(task, seconds, None if self._codes is None else values, done)
+            yield Message(task, seconds, None if keep else values, done)
 
     def deliver(self, call: int, block: int, subsets: Sequence[int]) -> np.ndarray | None:
-        """The sum over `subsets` of what was computed of a block, `[size]`; None if for another call.
+        """The sum over `subsets` of what was computed of a block, `[size]`, or its message if that was kept.
 
-        In the gradients' own dtype, at least float32. To be asked for what was said to be done.
+        In the gradients' own dtype, at least float32, to be read only; None if for another call. To be asked
+        for what was said to be done.
         """
         of, kept = self._kept
         if of != call:
             return None
-        total = kept[block, subsets[0]].copy()
-        for subset in subsets[1:]:
+        if self._codes is not None or len(subsets) == 1:
+            return kept[block, subsets[0]]
+        total = kept[block, subsets[0]] + kept[block, subsets[1]]
+        for subset in subsets[2:]:
             total += kept[block, subset]
         return total
+
+    def _keeps(self, block: int, values: np.ndarray) -> bool:
+        """Whether a block's message is kept until the master asks for it: not where it needs everyone's."""
+        everyone = self.duty.plan.blocks[block].level == 0
+        return self._codes is None or (values.nbytes >= _MUCH and not everyone)
 
     def _wait(self, call: int, until: float) -> bool:
         """Until a time, or until told to stop: whether it was."""
@@ -150,7 +163,9 @@ class Worker:
             left = until - time.perf_counter()
             return self._changed.wait_for(lambda: self._stopped >= call, timeout=max(left, 0))
 
-    def _values(self, number: int, iteration: int, params: PyTree, passes: dict[_Part, _Passing]) -> Array:
+    def _values(
+        self, number: int, iteration: int, params: PyTree, passes: dict[_Part, _Passing]
+    ) -> np.ndarray:
         block, subsets = self._tasks[number]
         share = self.duty.plan.blocks[block].share
         weights = np.zeros(len(subsets))
@@ -164,7 +179,9 @@ class Worker:
                 found, at = cut.gradients(at, block, self._later[number][j])
                 passes[j, share] = _Passing(cut, at, weights[k])
             gradients.append(found)
-        return self._encode(block, self._rows[block], weights, gradients)
+        pieces = [np.asarray(piece) for piece in self._encode(block, self._rows[block], weights, gradients)]
+        # Not by XLA, which asks of each number anew which piece it is of: nine times slower.
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
     def _begin(self, subset: int, iteration: int, share: tuple[float, float], params: PyTree) -> _Passing:
         batch, weight = self._batch(subset, iteration, share)
@@ -191,8 +208,10 @@ class Worker:
             return None, 0.0
         return jax.tree.map(lambda x: x[part], data), portion * float(self.duty.weights[subset])
 
-    def _message(self, block: int, row: Array, weights: Array, gradients: list[list[Array] | None]) -> Array:
-        """From the subsets' gradients of the leaves of its pieces; one without samples counts nothing."""
+    def _message(
+        self, block: int, row: Array, weights: Array, gradients: list[list[Array] | None]
+    ) -> list[Array]:
+        """Piece by piece, from the subsets' gradients of the leaves; one without samples counts nothing."""
         wide = self._codes is not None and self._codes[block].wide
         params, sent = jax.tree.leaves(self.duty.params), []
         for k, (leaf, start, stop) in enumerate(self.duty.plan.blocks[block].pieces):
@@ -200,8 +219,7 @@ class Worker:
             parts = [(zero if found is None else found[k]).ravel()[start:stop] for found in gradients]
             parts = [w.astype(g.dtype) * g for w, g in zip(weights, parts, strict=True)]
             sent.append(message(row, parts, wide))
-        with jax.enable_x64(True):  # a code may need float64
-            return jnp.concatenate(sent)
+        return sent
 
 
 def _later(plan: Plan, tasks: Sequence[Task]) -> list[dict[int, tuple[int, ...]]]:

@@ -7,6 +7,7 @@ gradient.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -451,13 +452,21 @@ def assemble_gradient(blocks: Sequence[Block], parts: Sequence[Sequence[Array]],
         for piece, part in zip(block.pieces, pieces, strict=True):
             known = found[piece.leaf]
             known[piece.start] = known[piece.start] + part if piece.start in known else part
-    whole = [
-        jnp.concatenate([known[k] for k in sorted(known)]).reshape(np.shape(leaf))
-        if known
-        else jnp.zeros(np.shape(leaf), jnp.result_type(leaf))
-        for known, leaf in zip(found, leaves, strict=True)
-    ]
+    whole = [_joined(known, leaf) for known, leaf in zip(found, leaves, strict=True)]
     return jax.tree.unflatten(tree, whole)
+
+
+def _joined(pieces: dict[int, Array], leaf: Any) -> Array:
+    """A leaf from its pieces by where they start; one that is all of it already stays as it is."""
+    if not pieces:
+        return jnp.zeros(np.shape(leaf), jnp.result_type(leaf))
+    rows = [pieces[start] for start in sorted(pieces)]
+    return rows[0] if rows[0].shape == np.shape(leaf) else _concatenated(rows, np.shape(leaf))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _concatenated(rows: Sequence[Array], shape: tuple[int, ...]) -> Array:
+    return jnp.concatenate(rows).reshape(shape)
 
 
 def _raveled(gradients: Array) -> Array:

@@ -266,3 +266,22 @@ def test_what_is_done_can_be_had_while_the_rest_is_computed_and_until_the_next_c
     assert len(list(worker.compute(2, 0, other))) == 4
     assert worker.deliver(1, 1, [1]) is None
     assert np.abs(worker.deliver(2, 1, [1]) - first).max() > 1e-3
+
+
+def test_large_messages_are_kept_until_asked_for_but_not_where_everyones_are_needed(monkeypatch):
+    params, batch, plan = case()
+    parts, leaves = split_unevenly(batch, N), jax.tree.leaves(params)
+    worker = workers(params, plan, parts)[1]
+    sent = [message.values for message in worker.compute(1, 0, leaves)]
+    monkeypatch.setattr("bcgc_jax.cluster.worker._MUCH", 4 * 10)  # ten coordinates of float32
+    said = list(worker.compute(2, 0, leaves))
+    levels = [block.level for block in plan.blocks]
+    assert [message.values is None for message in said] == [
+        level > 0 and values.nbytes >= 40 for level, values in zip(levels, sent, strict=True)
+    ]
+    kept = [message for message in said if message.values is None]
+    assert kept
+    for message in kept:
+        block, subsets = message.task
+        np.testing.assert_array_equal(worker.deliver(2, block, subsets), sent[block])
+        assert worker.deliver(1, block, subsets) is None

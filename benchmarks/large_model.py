@@ -1,0 +1,187 @@
+"""Gradients of millions of parameters on worker processes: time, the master's share of it, bytes moved."""
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bcgc_jax.cluster import Cluster
+from bcgc_jax.cluster.engine import load_ray
+from bcgc_jax.coding.gradients import CodingPlan, coding_plan, split_unevenly
+from benchmarks.timing import Measured, result_row
+
+_WORKERS, _SAMPLES, _WIDTHS = 4, 64, (784, 1800, 1800, 194)
+_ROUNDS, _ITERATIONS = 5, 10
+
+
+def perceptron(params: Any, batch: Any) -> Any:
+    """Layers without biases, mean over the samples."""
+    for layer in params[:-1]:
+        batch = jnp.tanh(batch @ layer)
+    return jnp.mean((batch @ params[-1]) ** 2)
+
+
+def cluster_large() -> list[dict[str, Any]]:
+    """5·10⁶ parameters on 4 processes: milliseconds, CPU of the master, bytes, beside plain loops on Ray."""
+    rng = np.random.default_rng(0)
+    shapes = itertools.pairwise(_WIDTHS)
+    params = [jnp.asarray(rng.normal(size=s).astype(np.float32) / np.sqrt(s[0])) for s in shapes]
+    data = rng.normal(size=(_SAMPLES, _WIDTHS[0])).astype(np.float32)
+    size = sum(leaf.size for leaf in params)
+    exact = jax.jit(jax.grad(perceptron))(params, data)
+    rows = []
+    with Cluster(_WORKERS, store_bytes=2**29) as running:
+        ray = load_ray()
+        counted = running._processes.ray = _Counted(ray)
+        subsets = split_unevenly(data, _WORKERS)
+        plain, bare = _plain_loop(ray, subsets, params), _bare_loop(ray, size, params)
+        for name, partition in (
+            ("uncoded", [size, 0, 0, 0]),
+            ("coded", [size // 2, size // 4, 0, size - size // 2 - size // 4]),
+            ("replicated", [0, 0, 0, size]),
+        ):
+            plan = coding_plan(jax.random.key(0), params, np.array(partition))
+            running.assign(perceptron, plan, params, subsets)
+            before = counted.bytes
+            running.gradient(params)
+            moved = (counted.bytes - before) / _bytes_needed(plan, params)
+            found = _measured(
+                {
+                    "package": lambda: running.gradient(params).gradient,
+                    "parameter server": plain,
+                    "bare": bare,
+                }
+            )
+            error = _error(found["package"].value, exact)
+            rows += [_row(name, size, found, other, moved, error) for other in ("parameter server", "bare")]
+    return rows
+
+
+def _row(
+    name: str, size: int, found: dict[str, Measured], other: str, moved: float, error: float
+) -> dict[str, Any]:
+    mine, peer = found["package"].seconds, found[other].seconds
+    against = {
+        "parameter server": "actors that return jax.grad, summed by NumPy (uncoded)",
+        "bare": "actors that return zeros of that size, not looked at",
+    }[other]
+    busy = mine["cpu"] / mine["median"]
+    return result_row(
+        "cluster_large",
+        f"an iteration, N={_WORKERS}, {size:,} parameters, {name}",
+        found["package"],
+        f"the master computes {1e3 * mine['cpu']:.3g} ms of it ({100 * busy:.0f} %), the peer's "
+        f"{1e3 * peer['cpu']:.3g} ms ({100 * peer['cpu'] / peer['median']:.0f} %); {moved:.3f} of the bytes "
+        f"that the scheme must move; relative error of the gradient {error:.0e}",
+        peer=found[other],
+        against=against,
+        dtype="float32",
+        repeats=_ROUNDS * _ITERATIONS,
+        error=error,
+        busy=busy,
+        moved=moved,
+    )
+
+
+def _error(found: Any, exact: Any) -> float:
+    pairs = zip(jax.tree.leaves(found), jax.tree.leaves(exact), strict=True)
+    return max(float(jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(b))) for a, b in pairs)
+
+
+def _bytes_needed(plan: CodingPlan, params: Any) -> int:
+    """The parameters once, all workers being on one node, and of each block N-n messages."""
+    messages = sum(
+        (plan.num_workers - block.level) * block.size * (8 if code.wide else 4)
+        for block, code in zip(plan.blocks, plan.codes, strict=True)
+    )
+    return messages + sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+
+
+def _measured(functions: dict[str, Callable[[], Any]]) -> dict[str, Measured]:
+    """Seconds and seconds of this process's CPU of an iteration, in rounds by turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    cpu: dict[str, list[float]] = {name: [] for name in functions}
+    first, values = {}, {}
+    for name, function in functions.items():
+        begin = time.perf_counter()
+        function()
+        first[name] = time.perf_counter() - begin
+    for _ in range(_ROUNDS):
+        for name, function in functions.items():
+            function()  # who ran before is done
+            begin, spent = time.perf_counter(), time.process_time()
+            for _ in range(_ITERATIONS):
+                values[name] = function()
+            seconds[name].append((time.perf_counter() - begin) / _ITERATIONS)
+            cpu[name].append((time.process_time() - spent) / _ITERATIONS)
+    found = {}
+    for name, each in seconds.items():
+        middle = {"median": statistics.median(each), "best": min(each), "cpu": statistics.median(cpu[name])}
+        found[name] = Measured({"first_call": first[name], **middle}, values[name])
+    return found
+
+
+class _Counted:
+    """Ray, and the bytes of the arrays that its caller has put into its store and got from there."""
+
+    def __init__(self, ray: Any) -> None:
+        self._ray, self.bytes = ray, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ray, name)
+
+    def put(self, value: Any) -> Any:
+        self._count(value)
+        return self._ray.put(value)
+
+    def get(self, references: Any) -> Any:
+        found = self._ray.get(references)
+        self._count(found)
+        return found
+
+    def _count(self, value: Any) -> None:
+        self.bytes += sum(leaf.nbytes for leaf in jax.tree.leaves(value) if isinstance(leaf, np.ndarray))
+
+
+def _plain_loop(ray: Any, subsets: Sequence[Any], params: Any) -> Callable[[], Any]:
+    """A parameter server as one writes it: each worker's gradient, and their mean."""
+
+    class Server:
+        def __init__(self, batch: Any) -> None:
+            self._batch, self._gradient = batch, jax.jit(jax.grad(perceptron))
+
+        def gradient(self, params: Any) -> Any:
+            return [np.asarray(leaf) for leaf in self._gradient(params, self._batch)]
+
+    actors = [ray.remote(Server).options(num_cpus=0).remote(subset) for subset in subsets]
+
+    def loop() -> Any:
+        given = ray.put([np.asarray(leaf) for leaf in params])
+        found = ray.get([actor.gradient.remote(given) for actor in actors])
+        return [sum(leaves) / np.float32(len(actors)) for leaves in zip(*found, strict=True)]
+
+    return loop
+
+
+def _bare_loop(ray: Any, size: int, params: Any) -> Callable[[], Any]:
+    """The same messages, and nothing done with them."""
+
+    class Sender:
+        def __init__(self) -> None:
+            self._values = np.zeros(size, np.float32)
+
+        def send(self, params: Any) -> Any:
+            return self._values
+
+    actors = [ray.remote(Sender).options(num_cpus=0).remote() for _ in range(_WORKERS)]
+
+    def loop() -> Any:
+        given = ray.put([np.asarray(leaf) for leaf in params])
+        return ray.get([actor.send.remote(given) for actor in actors])
+
+    return loop

@@ -1,0 +1,116 @@
+"""Which large messages the master asks for, without any process: workers do what the tests say."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from bcgc_jax.cluster.collection import Decoding
+from bcgc_jax.cluster.decoder import Decoder
+from bcgc_jax.cluster.processes import WorkersLost
+from bcgc_jax.cluster.worker import Message
+from bcgc_jax.coding.gradients import Task, coding_plan
+from bcgc_jax.coding.scheduled import SchedulePlan
+
+N, SIZE = 4, 10
+
+
+class Group(list):
+    """As `Processes`: workers that note what they are asked for."""
+
+    def __init__(self, plan: Any) -> None:
+        self.asked: list[tuple[int, int]] = []
+        super().__init__(self._process(w) for w in range(N))
+        self.duty, self.ray, self.lost, self.why, self.error = SimpleNamespace(plan=plan), None, (), "", None
+
+    def _process(self, worker: int) -> Any:
+        def deliver(call: int, block: int, subsets: tuple[int, ...]) -> Any:
+            self.asked.append((worker, block))
+            return ("answer", worker, block)
+
+        return SimpleNamespace(deliver=deliver)
+
+    def lose(self, worker: int, *_: Any) -> None:
+        self[worker] = None
+
+    def lose_gone(self, iteration: int) -> None:
+        pass
+
+
+@pytest.fixture
+def case():
+    params = np.zeros(SIZE, np.float32)
+    plan = jax.tree.map(np.asarray, coding_plan(jax.random.key(0), params, [4, 6, 0, 0]))
+    assert not isinstance(plan, SchedulePlan)
+    group = Group(plan)
+    collection = Decoding(Decoder(plan, params), group, params, None, call=1, iteration=0)
+    gradients = np.random.default_rng(0).normal(size=(N, SIZE)).astype(np.float32)
+    ends = [(0, 4), (4, SIZE)]
+    sent = [
+        (np.asarray(code.encoding) @ gradients[:, a:b]).astype(np.float64 if code.wide else np.float32)
+        for code, (a, b) in zip(plan.codes, ends, strict=True)
+    ]
+
+    def announce(worker: int) -> None:
+        collection._add(worker, Message(Task(1, plan.codes[1].subsets[worker]), 0.0, None))
+
+    def answer(worker: int) -> None:
+        collection.waiting.pop(("answer", worker, 1))
+        collection._answer(worker, collection.asked.pop(("answer", worker, 1)), sent[1][worker])
+
+    return SimpleNamespace(
+        group=group,
+        collection=collection,
+        announce=announce,
+        answer=answer,
+        want=gradients.mean(axis=0)[4:],
+        sent=sent,
+    )
+
+
+def test_no_more_are_asked_than_are_needed(case):
+    for worker in (2, 0, 3, 1):
+        case.announce(worker)
+    assert case.group.asked == [(2, 1), (0, 1), (3, 1)]
+    for worker in (0, 3, 2):
+        assert not np.isfinite(case.collection.completed[1])
+        case.answer(worker)
+    assert case.collection.arrived[1].tolist() == [True, False, True, True]
+    np.testing.assert_allclose(case.collection.parts[1][0], case.want, atol=1e-6)  # measured 6e-8
+    case.announce(1)  # a block that is complete is not asked for again
+    assert len(case.group.asked) == 3
+
+
+def test_what_a_lost_worker_was_asked_for_is_asked_of_another(case):
+    for worker in (2, 0, 3, 1):
+        case.announce(worker)
+    case.answer(2)
+    case.collection._lose(0, "died")
+    assert case.group.asked[3:] == [(1, 1)]
+    assert ("answer", 0, 1) not in case.collection.asked
+    for worker in (1, 3):
+        case.answer(worker)
+    assert case.collection.arrived[1].tolist() == [False, True, True, True]
+    np.testing.assert_allclose(case.collection.parts[1][0], case.want, atol=1e-6)
+
+
+def test_those_who_have_announced_count_as_coming(case):
+    collection = case.collection
+    for worker in (1, 2, 3):
+        case.announce(worker)
+    nobody = np.zeros(N, bool)
+    assert collection._possible(nobody | (np.arange(N) > 0)).tolist() == [False, True]
+    for worker in (1, 2):
+        collection._lose(worker, "died")
+    assert collection._possible(np.array([False, False, False, True])).tolist() == [False, False]
+    with pytest.raises(WorkersLost, match="a block at level 0 survives no more than 0"):
+        collection._check()
+
+
+def test_small_messages_come_unasked(case):
+    for worker in (3, 1, 0, 2):
+        case.collection._add(worker, Message(Task(0, (worker,)), 0.0, case.sent[0][worker]))
+    assert case.group.asked == []
+    assert np.isfinite(case.collection.completed[0])

@@ -161,20 +161,22 @@ class ClosedLoop:
             shares = sizes / sizes.sum()
         return _Given(made, loads_of(plan, shares), work)
 
-    def hear(self, found: ClusterGradient) -> None:
-        """What an iteration took, of all and of each."""
+    def hear(self, found: ClusterGradient, start_ups: np.ndarray | float = 0.0) -> None:
+        """What an iteration took, of all and of each; `start_ups`, `[N]`, are slowness on purpose."""
         assert self._now is not None
-        times, known = cycle_times(found, self._cluster.plan, self._now.loads)
+        seen = times_of(found, self._cluster.plan, self._now.loads, start_ups)
         for done in [future for future in self._planning if future.done()]:
             self._planning.remove(done)
             done.result()  # what went wrong is told
-        self._planning.append(self._thread.submit(self._plan, times, known, found.seconds, self._now))
+        self._planning.append(self._thread.submit(self._plan, *seen, found.seconds, self._now))
 
-    def _plan(self, times: np.ndarray, known: np.ndarray, seconds: float, ran: _Given) -> None:
+    def _plan(
+        self, times: np.ndarray, starts: np.ndarray, known: np.ndarray, seconds: float, ran: _Given
+    ) -> None:
         """In the thread: one plan after the other, so that no worker prepares two."""
         planner = self._planner
         assert planner is not None
-        planner.observe(times, known, seconds, ran.made)
+        planner.observe(times, known, seconds, ran.made, starts)
         if self._next is None and ran is self._now and planner.plan is not ran.made:
             given = self._put(planner.plan)
             self._next = None if given is ran else given
@@ -226,22 +228,29 @@ def loads_of(plan: Plan, shares: np.ndarray) -> np.ndarray:
     return np.cumsum(loads, axis=0)
 
 
-def cycle_times(found: ClusterGradient, plan: Plan, loads: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What each worker takes for 1/N of all work, by its last task; and whether there is one, `[N]` each.
+def times_of(
+    found: ClusterGradient, plan: Plan, loads: np.ndarray, start_ups: np.ndarray | float = 0.0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What each worker takes for 1/N of all work, by its last task; its start-up; whether they are known.
 
-    Of who was stopped before its first one it is at least what is returned.
+    The start-up is what passes between the master's call and its hearing of a task in which the worker does
+    not work: the least of its tasks, for later ones may wait until the master has time. Slowness on purpose,
+    `start_ups`, is counted as if the worker had begun that much later. Of who was stopped before its first
+    task the time is at least what is returned. `[N]` each.
     """
     scheduled = isinstance(plan, SchedulePlan)
+    late = np.broadcast_to(np.asarray(start_ups, float), plan.num_workers)
     times, known = found.seconds / loads[0], np.zeros(plan.num_workers, bool)
     number = {
         (w, task.block, task.subsets[0] if scheduled else None): k
         for w in range(plan.num_workers)
         for k, task in enumerate(plan.tasks(w))
     }
-    last = np.full(plan.num_workers, -1)
+    last, starts = np.full(plan.num_workers, -1), np.full(plan.num_workers, np.inf)
     for item in found.work:
-        k = number[item.worker, item.block, item.subset]
-        if k > last[item.worker]:
-            last[item.worker], known[item.worker] = k, True
-            times[item.worker] = item.done / loads[k, item.worker]
-    return np.maximum(times, 1e-9), known
+        k, w = number[item.worker, item.block, item.subset], item.worker
+        starts[w] = min(starts[w], item.heard - item.done + late[w])
+        if k > last[w]:
+            last[w], known[w] = k, True
+            times[w] = (item.done - late[w]) / loads[k, w]
+    return np.maximum(times, 1e-9), np.where(known, np.maximum(starts, 0), 0), known

@@ -26,7 +26,8 @@ class Work(NamedTuple):
     """What one task cost: `seconds` that a `worker` computed for a `block` of an `iteration`.
 
     `subset` is that of a schedule's task, None for all those that a coded block needs. `done`: seconds from
-    when the worker began the iteration until the task was done, waiting and slowness on purpose included.
+    when the worker began the iteration until the task was done, waiting and slowness on purpose included;
+    `heard`: from when the master began it until it heard of that. What lies between is no worker's work.
     """
 
     iteration: int
@@ -35,6 +36,7 @@ class Work(NamedTuple):
     seconds: float
     subset: int | None = None
     done: float = np.nan
+    heard: float = np.nan
 
 
 class ClusterGradient(NamedTuple):
@@ -180,7 +182,9 @@ class Collection(abc.ABC):
                 return
             block, subsets = message.task
             subset = subsets[0] if isinstance(self.plan, SchedulePlan) else None
-            self.work.append(Work(self.iteration, worker, block, message.seconds, subset, message.done))
+            heard = time.monotonic() - self.begin
+            task = self.iteration, worker, block
+            self.work.append(Work(*task, message.seconds, subset, message.done, heard))
             self._add(worker, message)
             if message.task == self.plan.tasks(worker)[-1]:
                 self._end(worker)

@@ -249,7 +249,7 @@ def train_on_cluster(
             if checkpoints is not None:
                 checkpoints.save(step + 1, state, wait=step + 1 == num_steps)
             if loop is not None:
-                loop.hear(found)
+                loop.hear(found, course.start_ups)
             watch.add(course.last(step), state[0])
     return ClusterTraining(
         params=state[0],
@@ -332,6 +332,7 @@ class _Course:
         self._cluster, self._give_work = cluster, give_work
         self._pace, self._pace_key = pace, pace_key
         self._all = num_workers
+        self.start_ups: np.ndarray | float = 0.0  # of the pace, in the last iteration
         self.members = list(range(cluster.num_workers))
         self.seconds: list[float] = []
         self.paced: list[float] = []
@@ -367,6 +368,7 @@ class _Course:
                 given = self._pace_key, step, self._all
                 drawn = self._pace.draw_start_ups(*given), self._pace.draw(*given)
                 starts, times = (np.minimum(seconds, _ENDLESS) for seconds in drawn)
+                self.start_ups = starts[self.members]
                 finish = self._scheme.finish_times(starts[self.members], times[self.members])
             try:
                 return self._cluster.gradient(params, finish, iteration=step), finish

@@ -11,7 +11,7 @@ import pytest
 from bcgc_jax.adaptive import WorkPlan
 from bcgc_jax.adaptive.rules import Window, rules
 from bcgc_jax.cluster import Cluster, Pace, train_on_cluster
-from bcgc_jax.cluster.closed_loop import cycle_times, loads_of, plan_of, split_by
+from bcgc_jax.cluster.closed_loop import loads_of, plan_of, split_by, times_of
 from bcgc_jax.cluster.collection import ClusterGradient, Work
 from bcgc_jax.coding.gradients import split_unevenly
 from tests.cluster.test_cluster import N, assert_exact, case, descended, loss, raveled
@@ -32,14 +32,24 @@ def test_loads_and_cycle_times_are_those_of_the_work_plan():
     np.testing.assert_allclose(loads, given.loads().T, atol=0.04)  # whole coordinates: worst 0.02
     done = times[0] * loads
     work = tuple(
-        Work(1, w, task.block, 0.1, task.subsets[0], float(done[k, w]))
+        Work(
+            1,
+            w,
+            task.block,
+            0.1,
+            task.subsets[0],
+            0.4 + done[k, w],
+            0.4 + done[k, w] + 0.1 * (w + 1) + 0.01 * k,
+        )
         for w in range(N - 1)
         for k, task in enumerate(plan.tasks(w)[:3])
     )
     found = ClusterGradient(None, 7.0, np.zeros(1), np.zeros((1, N), bool), work)
-    seen, known = cycle_times(found, plan, loads)
+    seen, starts, known = times_of(found, plan, loads, 0.4)
     assert known.tolist() == [True, True, True, False]
     np.testing.assert_allclose(seen[:3], times[0, :3], rtol=1e-12)
+    # A worker begins a tenth of a second later than the one before, and 0.4 s on purpose.
+    np.testing.assert_allclose(starts, [0.5, 0.6, 0.7, 0.0], rtol=1e-12)
     assert seen[3] == pytest.approx(7.0 / loads[0, 3])
 
 

@@ -188,11 +188,14 @@ class Planner:
         self._extra[name] = mean + (more - mean) / count, count
 
     def _more(self, name: str) -> float:
-        """What a rule's iterations take beyond their times: measured, or by the messages of its tasks."""
+        """What a rule's iterations take beyond their times: measured, or by how many messages come."""
         if name in self._extra:
             return self._extra[name][0]
         known = next(reversed(self._extra))
-        more = self._plans[name].num_tasks - self._plans[known].num_tasks
+        if not self.message_seconds:
+            return self._extra[known][0]
+        seen = self._times[-_LAST:], self._starts[-_LAST:]
+        more = self._plans[name].messages(*seen) - self._plans[known].messages(*seen)
         return self._extra[known][0] + self.message_seconds * more
 
     def _forget(self) -> None:

@@ -37,11 +37,6 @@ class WorkPlan:
     def num_workers(self) -> int:
         return len(self.shares)
 
-    @property
-    def num_tasks(self) -> int:
-        """Of all workers together."""
-        return self.num_workers * self.loads().shape[1]
-
     def loads(self) -> np.ndarray:
         """C at the end of each task that a worker has, `[N, K]`.
 
@@ -86,6 +81,16 @@ class WorkPlan:
     def finished(self, times: np.ndarray, until: float, start_ups: np.ndarray | float = 0.0) -> np.ndarray:
         """Of one iteration who has done a task by then, bool `[N]`: their cycle times can be told."""
         return start_ups + times * self.loads()[:, 0] <= until * (1 + 1e-12)
+
+    def messages(self, times: np.ndarray, start_ups: np.ndarray | float = 0.0) -> float:
+        """How many tasks all workers together have done at the end of an iteration, the mean.
+
+        >>> WorkPlan("coded", np.full(2, 0.5), partition=np.array([0.5, 0.5])).messages(np.array([[1.0, 4.0]]))
+        3.0
+        """
+        ends = self.runtimes(times, start_ups) * (1 + 1e-12)
+        done = sum(np.sum(start_ups + times * load <= ends[:, None]) for load in self.loads().T)
+        return float(done) / len(times)
 
     def moved(self, before: "WorkPlan | None") -> float:
         """The share of the data that some worker has to get that it had not before."""

@@ -18,8 +18,10 @@ from bcgc_jax.adaptive.drift import has_drifted
 from bcgc_jax.adaptive.plans import WorkPlan
 from bcgc_jax.adaptive.rules import MOST_STORED, RULES, Rule, Window
 
-# Iterations without redundancy at the beginning; those that plans are made from and compared by, at most.
+# Iterations before a plan is made; those that plans are made from and compared by, at most.
 FIRST, WINDOW = 4, 40
+# Made before anything is known, of even shares; the training begins with the last one.
+_CAUTIOUS = ("uncoded", "alternating")
 # Of shares by speed; speeds change soon.
 _LAST = 10
 # A gain is believed that is so many of its standard errors, and this share of the time.
@@ -29,8 +31,9 @@ _HORIZON, _LAST_PLANS = 100, 3
 # Changes may cost so much of all the training's time without redundancy, and of what has been saved; more
 # where one is to save so many times what it costs.
 _STAKE, _REINVESTED, _CLEARLY = 0.015, 0.5, 2.0
-# Plans are made anew so often where that is cheap; where it is a search, at these iterations of a window.
-_EVERY, _SEARCHED_AT = 5, (FIRST, 2 * FIRST, 4 * FIRST, 8 * FIRST)
+# Plans are made anew so often where that is cheap; where it is a search, at these iterations of a window, and
+# then so often.
+_EVERY, _SEARCHED_AT, _SEARCHED_EVERY = 5, (FIRST, 2 * FIRST, 4 * FIRST, 8 * FIRST), 20
 _SEARCHED = ("credit", "shares, credit", "coded")
 # The chance that what has not changed is taken for a drift, at each test, one in so many iterations.
 FALSE_ALARMS, _TESTED_EVERY = 1e-3, 3
@@ -75,8 +78,8 @@ class Planner:
     >>> planner = Planner(4, 30, key=jax.random.key(0))
     >>> for times in np.random.default_rng(0).exponential(1.0, (20, 4)):
     ...     planner.observe(times, np.ones(4, bool), float(planner.plan.runtimes(times[None])[0]))
-    >>> planner.decisions[0].before, len(planner.decisions) > 0
-    ('uncoded', True)
+    >>> planner.decisions[0].before
+    'alternating'
     """
 
     def __init__(
@@ -98,14 +101,19 @@ class Planner:
         self.num_steps, self.step = num_steps, 0
         self._times = self._starts = np.zeros((0, num_workers))
         self._unseen = np.zeros(num_workers, int)
-        start = rules["uncoded"](Window(np.ones((1, num_workers)), self._max_stored, key))
-        self._plans: dict[str, WorkPlan] = {"uncoded": start}
-        self.plan = start
+        nothing = Window(np.ones((1, num_workers)), self._max_stored, key)
+        self._plans = {name: rules[name](nothing) for name in _CAUTIOUS if name in rules}
+        # Its own subset first: no worker is later with it than without redundancy.
+        cautious = self._max_stored > 1 and _CAUTIOUS[-1] in rules
+        self.plan = self._plans[_CAUTIOUS[cautious]]
         # What each rule's plan would have taken in each iteration of the window; NaN before it had one.
         self._losses: dict[str, list[float]] = {name: [] for name in rules}
+        # The same of the plan that is run.
+        self._own: list[float] = []
         # What iterations took beyond what their times say, by rule: means, and of how many.
         self._extra: dict[str, tuple[float, int]] = {}
         self._since: list[tuple[float, float]] = []
+        self._drifted = -WINDOW
         self._probing: WorkPlan | None = None
         # Seconds saved against no redundancy, and spent on changes.
         self._saved = self._spent = 0.0
@@ -132,6 +140,7 @@ class Planner:
             made = self._plans.get(name)
             record.append(math.nan if made is None else float(self._runtimes(made, 1)[0]))
             del record[:-WINDOW]
+        self._own = [*self._own, float(self._runtimes(self.plan, 1)[0])][-WINDOW:]
         said = float(self._runtimes(ran, 1)[0])
         self._since.append((taken, said))
         self._learn_extra(ran.name, taken - said)
@@ -146,7 +155,7 @@ class Planner:
             self._forget()
         self._make_plans(drifted)
         if self._probing is None:
-            self._choose(drifted)
+            self._choose()
         self._probe()
 
     def leave_out(self, rule: str) -> None:
@@ -199,24 +208,26 @@ class Planner:
         return self._extra[known][0] + self.message_seconds * more
 
     def _forget(self) -> None:
-        """What was before the last few iterations."""
+        """What was before the last few iterations, of these what other plans would have taken."""
         self._times, self._starts = self._times[-_LAST:], self._starts[-_LAST:]
-        for record in self._losses.values():
-            del record[:-_LAST]
+        self._own = self._own[-_LAST:]
+        for name, record in self._losses.items():
+            record[:] = record[-_LAST:] if name in _CAUTIOUS else []
+        self._drifted = self.step
 
     def _make_plans(self, drifted: bool) -> None:
         size = len(self._times)
         for name, rule in self._rules.items():
             due = self.step % _EVERY == 0
             if name in _SEARCHED:
-                due = size in _SEARCHED_AT or (size == WINDOW and self.step % WINDOW == 0)
+                due = size in _SEARCHED_AT or (size == WINDOW and self.step % _SEARCHED_EVERY == 0)
             if drifted or due or name not in self._plans:
                 last = _LAST if name in ("shares", "shares, alternating") else WINDOW
                 key = jax.random.fold_in(self._key, self.step)
                 window = Window(self._times[-last:], self._max_stored, key, self._starts[-last:])
                 self._plans[name] = rule(window)
 
-    def _choose(self, drifted: bool) -> None:
+    def _choose(self) -> None:
         best: tuple[float, str] = (0.0, "")
         horizon = self._horizon()
         for name, made in self._plans.items():
@@ -229,7 +240,7 @@ class Planner:
             if gain > _ERRORS * error and affordable and gain - cost / horizon > best[0]:
                 best = gain - cost / horizon, name
         if best[1]:
-            self._change(best[1], best[0], drifted)
+            self._change(best[1], best[0])
 
     def _cost(self, made: WorkPlan) -> float:
         return self.change_seconds + self.move_seconds * made.moved(self.plan)
@@ -249,7 +260,8 @@ class Planner:
         if name == self.plan.name:  # its plan of now against the one that is run
             saved = self._runtimes(self.plan, _LAST) - self._runtimes(self._plans[name], _LAST)
         else:
-            saved = np.array(self._losses[self.plan.name]) - np.array(self._losses[name])
+            both = zip(reversed(self._own), reversed(self._losses[name]), strict=False)
+            saved = np.array([own - other for own, other in both])[::-1]
             saved = saved[np.isfinite(saved)] + self._more(self.plan.name) - self._more(name)
         if len(saved) < FIRST:
             return 0.0, math.inf
@@ -263,9 +275,10 @@ class Planner:
         error = math.sqrt(variance * (1 + tied) / (1 - tied) / len(saved) / (len(saved) - 1))
         return mean, error
 
-    def _change(self, name: str, gain: float, drifted: bool) -> None:
+    def _change(self, name: str, gain: float) -> None:
         after = self._plans[name]
         took, said = np.mean(self._since, axis=0) if self._since else (math.nan, math.nan)
+        drifted = self.step - self._drifted <= FIRST
         reason = "times have changed" if drifted else "it would have been faster"
         if name == self.plan.name:
             reason = f"{reason}: made anew from the last iterations"
@@ -275,4 +288,4 @@ class Planner:
             Decision(self.step, self.plan.name, name, reason, float(took), promised, expected, gain)
         )
         self._spent += self._cost(after)
-        self.plan, self._since = after, []
+        self.plan, self._since, self._own = after, [], list(self._losses[name])

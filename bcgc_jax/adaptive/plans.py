@@ -85,7 +85,8 @@ class WorkPlan:
     def messages(self, times: np.ndarray, start_ups: np.ndarray | float = 0.0) -> float:
         """How many tasks all workers together have done at the end of an iteration, the mean.
 
-        >>> WorkPlan("coded", np.full(2, 0.5), partition=np.array([0.5, 0.5])).messages(np.array([[1.0, 4.0]]))
+        >>> coded = WorkPlan("coded", np.full(2, 0.5), partition=np.array([0.5, 0.5]))
+        >>> coded.messages(np.array([[1.0, 4.0]]))
         3.0
         """
         ends = self.runtimes(times, start_ups) * (1 + 1e-12)

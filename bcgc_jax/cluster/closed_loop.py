@@ -35,6 +35,8 @@ from bcgc_jax.partitions import round_partition
 # Blocks of two subsets each: on processes every task is a message. What the master takes for one, measured
 # with eight workers and 40 to 80 tasks each on two cores.
 PARTS, _MESSAGE_SECONDS = 2, 2.5e-4
+# Rules whose plan is always the same.
+_EVEN = ("uncoded", "alternating")
 
 
 class _Given(NamedTuple):
@@ -87,9 +89,10 @@ class ClosedLoop:
         self._decided: list[Decision] = []
         self._thread = ThreadPoolExecutor(1)
         self._planning: list[Future[None]] = []
-        # What the workers have; the first of it, without redundancy, ready again at any time; the next.
+        # What the workers have, and have had; what is made of even shares alone, by rule; the next.
         self._now: _Given | None = None
-        self._first: _Given | None = None
+        self._before: _Given | None = None
+        self._even: dict[str, _Given] = {}
         self._next: _Given | None = None
 
     def close(self) -> None:
@@ -113,9 +116,11 @@ class ClosedLoop:
         count = len(members)
         if self._planner is None or self._planner.plan.num_workers != count:
             self._begin(count)
-        self._now, self._next = self._next or self._now, None
-        given = self._now
+        given = self._next or self._now
         assert given is not None
+        known = [*self._even.values(), *filter(None, (self._before, self._now))]
+        given.work.kept = tuple({one.work.number for one in known})
+        self._before, self._now, self._next = self._now, given, None
         assert self._planner is not None
         first = self._planner.step == 0
         # To start processes and to compile is no part of what a change takes: the same is given again.
@@ -140,26 +145,29 @@ class ClosedLoop:
             message_seconds=_MESSAGE_SECONDS,
             rules=self._rules,
         )
-        self._first = None
-        self._first = self._next = self._put(self._planner.plan)
+        self._even, self._before = {}, None
+        self._next = self._put(self._planner.plan)
 
     def _put(self, made: WorkPlan) -> _Given:
         """Where the workers find it."""
-        if self._first is not None and made.name == self._first.made.name:
-            return self._first
+        if made.name in self._even:
+            return self._even[made.name]
+        if self._before is not None and made is self._before.made:
+            return self._before
         count = made.num_workers
         parts = self._data if callable(self._data) else split_by(self._data, made.shares)
         plan = plan_of(made, self._params, self._key, self._options)
         work = self._cluster.prepare(
             self._loss, plan, self._params, parts, batch_size=self._batch_size, seed=self._seed
         )
-        if self._first is not None:
-            work.kept = (self._first.work.number,)
         shares = np.full(count, 1 / count)
         if not (callable(parts) or self._batch_size):
             sizes = np.array([num_samples(part) for part in parts], float)
             shares = sizes / sizes.sum()
-        return _Given(made, loads_of(plan, shares), work)
+        given = _Given(made, loads_of(plan, shares), work)
+        if made.name in _EVEN:
+            self._even[made.name] = given
+        return given
 
     def hear(self, found: ClusterGradient, start_ups: np.ndarray | float = 0.0) -> None:
         """What an iteration took, of all and of each; `start_ups`, `[N]`, are slowness on purpose."""

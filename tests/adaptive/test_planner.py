@@ -6,6 +6,7 @@ import pytest
 
 from bcgc_jax.adaptive import RULES, Planner
 from bcgc_jax.adaptive.drift import BEFORE, RECENT, has_drifted
+from bcgc_jax.adaptive.rules import Window
 
 # Without what compiles a search.
 CHEAP = {name: RULES[name] for name in ("uncoded", "shares", "alternating", "shares, alternating")}
@@ -39,19 +40,20 @@ def test_workers_of_different_speeds_get_shares_of_them():
     # With shares by speed all end at once: N / Σ speed = 0.5 of the slowest one's time.
     assert planner.plan.name.startswith("shares")
     np.testing.assert_allclose(planner.plan.shares, speed / speed.sum(), rtol=0.02)  # worst 0.7 %
-    assert total < 0.62 * times.max(axis=1).sum()  # 0.556: the first iterations are uncoded
+    assert total < 0.62 * times.max(axis=1).sum()  # 0.556
+    first = planner.decisions[0]
+    assert (first.before, first.reason) == ("alternating", "it would have been faster")
+    begun = RULES["alternating"](Window(times, 4, jax.random.key(0))).runtimes(times[: first.step])
+    assert first.mean_time == pytest.approx(begun.mean())
+    assert first.promised == pytest.approx(first.mean_time)
+    assert first.gain > 0
 
 
-def test_alike_workers_get_alternating_subsets_and_every_change_says_why():
+def test_alike_workers_begin_with_alternating_subsets_and_keep_them():
     times = 0.3 + np.random.default_rng(1).exponential(0.7, (80, 6))
     total, planner = run(times)
     assert "alternating" in planner.plan.name
-    assert total < 0.85 * times.max(axis=1).sum()  # 0.789
-    first = planner.decisions[0]
-    assert (first.before, first.reason) == ("uncoded", "it would have been faster")
-    assert first.mean_time == pytest.approx(times[: first.step].max(axis=1).mean())
-    assert first.promised == pytest.approx(first.mean_time)
-    assert first.gain > 0
+    assert total < 0.85 * times.max(axis=1).sum()  # 0.763
 
 
 @pytest.mark.parametrize("cost", [0.0, 1.0])
@@ -59,7 +61,7 @@ def test_where_nothing_is_to_be_gained_nothing_is_changed(cost):
     times = np.random.default_rng(2).uniform(1.0, 1.004, (200, 6))
     total, planner = run(times, cost)
     assert planner.decisions == []
-    assert total == pytest.approx(times.max(axis=1).sum())
+    assert times.mean(axis=1).sum() < total < times.max(axis=1).sum()
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -123,8 +125,6 @@ def test_where_beginning_takes_longest_more_is_done_by_each():
         at_least = np.where(known, row, taken / plan.loads()[:, 0])
         planner.observe(at_least, known, taken, start_ups=np.where(known, start, 0))
     assert "alternating" in planner.plan.name
-    expected = planner.decisions[0].expected
-    assert expected == pytest.approx(planner.plan.runtimes(times, starts).mean(), rel=0.05)  # 0.4 %
     assert total < 0.6 * (starts + times).max(axis=1).sum()  # 0.50
 
 

@@ -110,7 +110,7 @@ def test_it_finds_out_who_is_slow_and_trains_as_plain_descent_does(cluster):
     np.testing.assert_allclose(
         raveled(found.params), raveled(descended(params, data, optimizer, 80)), atol=3e-6
     )
-    assert found.decisions[0].before == "uncoded"
+    assert found.decisions[0].before == "alternating"
     assert found.decisions[0].step < 40
     # Uncoded 0.75 s an iteration; with shares by speed 4 / 3.2 · 0.15 = 0.19 s.
     assert np.median(found.paced[30:40]) < 0.4

@@ -96,9 +96,10 @@ class ClosedLoop:
         return self._planner is not None and self._planner.plan is not self._given
 
     def give_work(self, members: Sequence[int]) -> TrainingScheme:
-        """The plan of now to so many workers; with fewer than before the planning begins anew."""
+        """The plan of now to so many workers; with fewer or more than before the planning begins anew."""
         count = len(members)
-        if self._planner is None or self._planner.plan.num_workers != count:
+        anew = self._planner is None or self._planner.plan.num_workers != count
+        if anew:
             self._decided = list(self.decisions)
             self._begun += 0 if self._planner is None else self._planner.step
             self._planner = Planner(
@@ -109,6 +110,7 @@ class ClosedLoop:
                 message_seconds=_MESSAGE_SECONDS,
                 rules=self._rules,
             )
+        assert self._planner is not None
         given = self._planner.plan
         parts = self._data if callable(self._data) else split_by(self._data, given.shares)
         plan = plan_of(given, self._params, self._key, self._options)
@@ -120,7 +122,7 @@ class ClosedLoop:
                 self._loss, plan, self._params, parts, batch_size=self._batch_size, seed=self._seed
             )
         self._planner.change_seconds = time.perf_counter() - begin
-        if self._cluster.differs and self._given is None:  # a code would amplify that
+        if self._cluster.differs and anew:  # a code would amplify that
             self._planner.leave_out("coded")
         shares = np.full(count, 1 / count)
         if not (callable(parts) or self._batch_size):

@@ -144,6 +144,7 @@ def test_the_experiment_compares_measured_with_predicted_through_faults(tmp_path
 def test_the_experiment_with_a_real_load_measures_plans_and_runs(tmp_path, capsys, monkeypatch, x64):
     monkeypatch.setattr(rivals, "_RIVALS", 1)
     monkeypatch.setattr(calibrated, "_IDLE", 2.0)  # for the test's own sake
+    monkeypatch.setattr(calibrated, "_TURNS", 2)
     calibrated.run(tmp_path, workers=2, widths=(64, 16, 10), steps=30, rounds=1)
     with open(tmp_path / "calibrated.csv", newline="") as file:
         rows = list(csv.DictReader(file))

@@ -6,7 +6,7 @@ import functools
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import jax
@@ -48,6 +48,9 @@ from bcgc_jax.solvers.baselines import straggler_ratio
 from bcgc_jax.solvers.methods import Method, check_method, method_of
 from bcgc_jax.solvers.schemes import Scheme
 from bcgc_jax.solvers.solve import check_finite_mean, solve
+
+if TYPE_CHECKING:
+    from bcgc_jax.cluster import Step
 
 ENGINES = ("simulated", "ray")
 METHODS = ("uncoded", "single_block", "tandon_partial", "time", "frequency", "optimal")
@@ -357,14 +360,20 @@ def _train_all_on_cluster(question: Question, problem: Problem, steps: np.ndarra
                     bar.update(task, description=f"training with {method.name}")
 
                     def told(step: Step, name: str = method.name) -> None:
-                        loss = f"loss {float(step.metrics['loss']):.3f}, {step.seconds:.2g} s an iteration"
-                        bar.update(task, description=f"{name}: {loss}")
+                        bar.update(task, description=_course(step, name, workers))
                         bar.advance(task)
 
                     found.append(train_digits_on_cluster(*given, **more, after_step=told).run)
                 rows = (np.concatenate([getattr(f, n) for f in found]) for n in ("clock", "loss", "accuracy"))
                 runs.append(DigitsRun(method.name, found[0].expected_runtime, *rows))
     return sorted(runs, key=lambda run: run.expected_runtime)
+
+
+def _course(step: "Step", method: str, workers: int) -> str:
+    """What a bar says of an iteration: the scheme of now too, if it is another, and how many are left."""
+    scheme = method if step.scheme == method else f"{method}, now {step.scheme}"
+    left = "" if step.num_workers == workers else f", {step.num_workers} of {workers} workers"
+    return f"{scheme}{left}: loss {float(step.metrics['loss']):.3f}, {step.seconds:.2g} s an iteration"
 
 
 def _train_all(question: Question, problem: Problem, steps: np.ndarray | None) -> list[DigitsRun]:

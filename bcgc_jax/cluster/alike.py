@@ -20,6 +20,10 @@ from bcgc_jax.coding.scheduled import SchedulePlan
 Machine = dict[str, str]
 
 
+class MachinesDiffer(ValueError):
+    """A code of the plan would amplify what the workers' machines round differently."""
+
+
 def machine() -> Machine:
     """What decides on the last bits that this process computes, as far as it can say."""
     device = jax.devices()[0]

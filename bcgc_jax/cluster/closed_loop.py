@@ -112,7 +112,7 @@ class ClosedLoop:
         return self._next is not None and self._cluster.is_ready(self._next.work)
 
     def give_work(self, members: Sequence[int]) -> TrainingScheme:
-        """The next plan to so many workers; with fewer than before the planning begins anew."""
+        """The next plan to so many workers; with fewer or more than before the planning begins anew."""
         count = len(members)
         if self._planner is None or self._planner.plan.num_workers != count:
             self._begin(count)

@@ -17,6 +17,7 @@ import jax
 
 from bcgc_jax._extras import to_install
 from bcgc_jax.cluster.alike import Machine, machine
+from bcgc_jax.cluster.leftovers import end_all, interrupts_held_back
 from bcgc_jax.cluster.sources import Shelf
 from bcgc_jax.cluster.worker import Message, Worker
 from bcgc_jax.coding.gradients import num_samples
@@ -132,17 +133,19 @@ def _start(ray: Any, ending: ExitStack, address: str | None, num_workers: int, s
             "num_cpus": 2 * num_workers,
             "object_store_memory": max(2 * store_bytes, 100 * 2**20),
             "include_dashboard": False,
-            "_temp_dir": ending.enter_context(_private_folder()),
+            "_temp_dir": (folder := ending.enter_context(_private_folder())),
         }
+        ending.callback(end_all, ray.shutdown, folder)
     else:
         _check_answers(address)
+        ending.callback(ray.shutdown)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         # Ray's children are new programs: they do not run on in a copy of this one.
         warnings.filterwarnings("ignore", "os.fork.. was called", RuntimeWarning)
-        ending.callback(ray.shutdown)
         try:
-            ray.init(address=address or "local", **options)
+            with interrupts_held_back():
+                ray.init(address=address or "local", **options)
         except ConnectionError as error:
             if address is None:
                 raise

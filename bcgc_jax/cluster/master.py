@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bcgc_jax.cluster.alike import MachinesDiffer
 from bcgc_jax.cluster.asking import Asking
 from bcgc_jax.cluster.collection import ClusterGradient, Collection, Decoding
 from bcgc_jax.cluster.decoder import Decoder, Divider
@@ -151,6 +152,20 @@ class Cluster:
         self._processes.resize(num_workers)
         self.size = num_workers
 
+    @property
+    def assigned(self) -> bool:
+        """Whether the workers have work: not before the first `assign`, nor between `resize` and the next."""
+        return self._processes.duty is not None
+
+    def recruit(self) -> int:
+        """Look whether room has returned for workers that were given up for want of it, at most each second.
+
+        Where it has, processes are started, and nobody waits for them. Returns how many more workers the next
+        `assign` may have by that: 0 until those processes run.
+        """
+        self._check_open()
+        return self._processes.recruit(self.size - self.num_workers)
+
     def restore(self) -> None:
         """Have `size` workers again from the next `assign` on, in place of those given up too.
 
@@ -249,7 +264,7 @@ class Cluster:
         self._collection, collection = None, _collection_of(plan, params)
         self._processes.wait_until_loaded(self.iteration)
         if why := self._processes.unlike():
-            raise ValueError(why)
+            raise MachinesDiffer(why)
         if any(isinstance(data, Made) for data in work.subsets):
             self._check_samples(batch_size)
         self._collection = collection

@@ -24,6 +24,7 @@ from bcgc_jax.coding.gradients import PyTree
 # (which may hold Python for long), and for the CPUs of old ones to be free.
 _BEHIND, _ATTEMPTS = 2, 3
 _STARTING, _LOADING, _FREEING = 120.0, 30.0, 10.0
+_SEEKING = 1.0  # seconds between looks for room that has returned
 _LOOKING = 60.0  # seconds at most between looks at who is silent, however long the patience
 
 
@@ -198,6 +199,8 @@ class Processes:
         self.error: Exception | None = None
         self._raised: set[int] = set()  # workers, in their last iteration
         self._crowded = False  # there was no room for the last successor
+        # How many were given up for want of room, who is to take their place, when room was last looked for.
+        self._missing, self._recruits, self._looked = 0, list[Process](), 0.0
         self._number = 0
         self._given: Assignment | None = None
         self._num_gpus, self._programs = num_gpus, programs
@@ -234,11 +237,34 @@ class Processes:
     def resize(self, num_workers: int) -> None:
         """This many from the next `assign` on; ValueError where there is no room for them."""
         living = [process for process in self._all if process is not None]
+        if num_workers > len(living):
+            self._missing -= len(self._recruits)
+            living, self._recruits = living + self._recruits, []
         self._check_room(num_workers - len(living))
         for process in living[num_workers:]:
             process.end(dead=False)
         self._all = [*living[:num_workers], *[None] * (num_workers - len(living))]
         self._given, self._crowded = None, False
+
+    def recruit(self, most: int) -> int:
+        """How many more workers `resize` can have at once: processes where there was no room for a successor.
+
+        Where there is some again they are started, `most` of them; until all have answered there are none.
+        """
+        for process in list(self._recruits):
+            if process.pid is not None:
+                continue
+            late = time.monotonic() - process.asked_at > _STARTING
+            if (process.has_answered(wait=0) or late) and process.pid is None:  # it died, or never started
+                process.end(dead=True)
+                self._recruits.remove(process)
+                self._missing -= 1  # nobody tries again
+        wanted = min(self._missing, most) - len(self._recruits)
+        if wanted > 0 and self.replace and time.monotonic() - self._looked > _SEEKING:
+            self._looked, free = time.monotonic(), self.ray.available_resources()
+            room = min(int(free.get(name, 0.0) / need) for name, need in self._needs.items())
+            self._recruits += [self._begin("SPREAD") for _ in range(min(wanted, room))]
+        return len(self._recruits) if all(p.pid is not None for p in self._recruits) else 0
 
     def _check_room(self, more: int) -> None:
         if short := self._shortage(more, _FREEING):
@@ -387,6 +413,7 @@ class Processes:
             reason = reason_of(error)
         elif process.pid is None and not self._can_hold(0):
             reason = "the nodes that are left have no room for it"
+        crowded = error is None and process.pid is None and not self._can_hold(0)
         self.faults.append(Fault(iteration, worker, what, reason))
         self.why, self.error = f" ({reason})", error
         started = process.has_answered(wait=0) or process.pid is not None
@@ -401,8 +428,10 @@ class Processes:
         elif what == "hung" and not started:
             refused = "it never started"
         elif short := self._shortage(1, 0.0 if self._crowded else _FREEING):
-            self._crowded, refused = True, f"there is no room for another: {short}"
+            crowded, refused = True, f"there is no room for another: {short}"
+            self._crowded = True
         if refused:
+            self._missing += crowded
             warnings.warn(f"worker {worker} {what} ({reason}) and is given up: {refused}", stacklevel=2)
             return
         self._spawn(worker, attempts, process.node)
@@ -419,14 +448,20 @@ class Processes:
         return any(each["NodeID"] == node and not each["Alive"] for each in self.ray.nodes())
 
     def end(self) -> None:
-        for process in self._all:
+        for process in (*self._all, *self._recruits):
             if process is not None:
                 process.end(dead=False)
-        self._all = []
+        self._all, self._recruits = [], []
 
     def _spawn(self, worker: int, attempts: int = 0, failed: str | None = None) -> None:
         """Where `failed` is the node of its predecessor, on another if that has room."""
-        place = "SPREAD" if failed is None else preferably_not_on(failed)
+        self._all[worker] = process = self._begin(
+            "SPREAD" if failed is None else preferably_not_on(failed), attempts
+        )
+        self._load(worker, process)
+
+    def _begin(self, place: Any, attempts: int = 0) -> Process:
+        """A process without a duty, on a node of that choice."""
         options: dict[str, Any] = {"num_cpus": 1, "max_restarts": 0, "scheduling_strategy": place}
         if self._num_gpus:  # JAX would take three quarters of the memory for each
             options |= {
@@ -435,8 +470,7 @@ class Processes:
             }
         process = Process(self.ray, self._actor.options(**options).remote(), self._here, attempts)
         process.ask()
-        self._all[worker] = process
-        self._load(worker, process)
+        return process
 
     def _load(self, worker: int, process: Process) -> None:
         assert self._given is not None

@@ -7,6 +7,7 @@ or the problem is solved again for those that are left, and the training goes on
 import collections
 import contextlib
 import dataclasses
+import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import replace
 from bcgc_jax.adaptive import Decision
+from bcgc_jax.cluster.alike import MachinesDiffer
 from bcgc_jax.cluster.checkpoints import Checkpoints, made_with
 from bcgc_jax.cluster.closed_loop import ClosedLoop
 from bcgc_jax.cluster.collection import ClusterGradient, Work
@@ -176,9 +178,12 @@ def train_on_cluster(
     A lost worker is replaced if the cluster does so. Where it does not, or three successors end without an
     iteration done, the problem is solved for the workers left before the next step, or at once if a block
     needs the lost one; with a warning by the optimal method if the other has no scheme for so few, and for
-    the times of `Rows`, which do not know one worker from another, as if they were independent. Workers that
-    were given up are there again at the start of the next training, as far as there is room for them; where
-    there is none, it warns and goes on with as many as are left, the first ones of the problem.
+    the times of `Rows`, which do not know one worker from another, as if they were independent. Where workers
+    were given up for want of room and room returns (a node has joined), processes are started beside the
+    training, and once they run there is a plan for all of them before the next step. So there is after
+    `before_step` has resized the cluster, to no more workers than the problem has. Others that were given up
+    are there again at the start of the next training, as far as there is room for them; where there is none,
+    it warns and goes on with as many as are left, the first ones of the problem.
 
     Raises ValueError where problem, data, checkpoint and cluster do not match, or more iterations are done
     than asked for, WorkersLost where no workers are left.
@@ -236,12 +241,13 @@ def train_on_cluster(
             cluster.assign(loss, scheme.plan, params, parts, batch_size=batch_size, seed=seed)
             return scheme
 
-        course = _Course(cluster, workers, give_work, pace, pace_key)
+        most = sys.maxsize if problem is None else workers
+        course = _Course(cluster, workers, most, give_work, pace, pace_key)
         watch = stack.enter_context(Watch(evaluate, after_step))
         for step in range(first, num_steps):
             before_step(step, cluster)
             begin = time.perf_counter()
-            if loop is not None and loop.is_ready():
+            if course.follow() or (loop is not None and loop.is_ready()):
                 course.replan()
             found, finish = course.gradient(state[0], step)
             state = jax.block_until_ready(advance(state, found.gradient))
@@ -325,20 +331,40 @@ class _Course:
         self,
         cluster: Cluster,
         num_workers: int,
+        most: int,
         give_work: Callable[[Sequence[int]], TrainingScheme],
         pace: Pace | None,
         pace_key: Array,
     ) -> None:
         self._cluster, self._give_work = cluster, give_work
         self._pace, self._pace_key = pace, pace_key
-        self._all = num_workers
+        self._all, self._most = num_workers, most
         self.start_ups: np.ndarray | float = 0.0  # of the pace, in the last iteration
         self.members = list(range(cluster.num_workers))
+        self._joined: list[int] = []  # members that the plan is not yet for
         self.seconds: list[float] = []
         self.paced: list[float] = []
         self.counts: list[int] = []
         self.work: collections.deque[tuple[Work, ...]] = collections.deque(maxlen=_KEPT)
         self.replan()
+
+    def follow(self) -> bool:
+        """Count those whose room has returned, and as many as `before_step` has resized the cluster to.
+
+        Whether they are others than the plan is for.
+        """
+        cluster, left = self._cluster, len(self.members)
+        resized = not cluster.assigned
+        count = cluster.num_workers if resized else left + cluster.recruit()
+        if resized and count > self._most:
+            raise ValueError(
+                f"the problem has {self._most} workers: resize the cluster to no more, not {count}"
+            )
+        self._all = max(self._all, min(count, self._most))
+        absent = [w for w in range(self._all) if w not in self.members]
+        self.members = [*self.members, *absent][:count]
+        self._joined = [] if resized else self.members[left:]
+        return resized or bool(self._joined)
 
     def replan(self) -> None:
         """Plan anew for as long as workers are lost while they take up their work."""
@@ -351,11 +377,17 @@ class _Course:
                 scheme = self._give_work(self.members)
             except WorkersLost:
                 continue
+            except MachinesDiffer as error:
+                if not self._joined:
+                    raise
+                warnings.warn(f"workers that could be there again are left out: {error}", stacklevel=3)
+                self.members = [w for w in self.members if w not in self._joined]
+                continue
             if self._pace is not None:  # the link in seconds too
                 sent = self._pace.seconds * np.asarray(scheme.sent, float)
                 load = np.asarray(scheme.load, float)
                 scheme = replace(scheme, load=load, sent=sent)
-            self._scheme = scheme
+            self._scheme, self._joined = scheme, []
             return
 
     def gradient(self, params: PyTree, step: int) -> tuple[ClusterGradient, np.ndarray | None]:

@@ -10,7 +10,7 @@ import pytest
 
 from bcgc_jax.adaptive import WorkPlan
 from bcgc_jax.adaptive.rules import Window, rules
-from bcgc_jax.cluster import Cluster, Pace, train_on_cluster
+from bcgc_jax.cluster import Cluster, Pace, Step, train_on_cluster
 from bcgc_jax.cluster.closed_loop import loads_of, plan_of, split_by, times_of
 from bcgc_jax.cluster.collection import ClusterGradient, Work
 from bcgc_jax.coding.gradients import split_unevenly
@@ -104,13 +104,21 @@ def test_it_finds_out_who_is_slow_and_trains_as_plain_descent_does(cluster):
         if step == 30:
             os.kill(running.pids[1], signal.SIGKILL)
 
+    told: list[Step] = []
     found = train_on_cluster(
-        *(jax.random.key(5), cluster, loss, params, data, optimizer, 80), pace=pace, before_step=kill
+        *(jax.random.key(5), cluster, loss, params, data, optimizer, 80),
+        pace=pace,
+        before_step=kill,
+        after_step=told.append,
     )
     np.testing.assert_allclose(
         raveled(found.params), raveled(descended(params, data, optimizer, 80)), atol=3e-6
     )
-    assert found.decisions[0].before == "alternating"
+    # Records have the name of the plan that ran.
+    first = found.decisions[0]
+    assert [step.scheme for step in told[: first.step]] == ["alternating"] * first.step
+    assert told[-1].scheme in {decision.after for decision in found.decisions}
+    assert first.before == "alternating"
     assert found.decisions[0].step < 40
     # Uncoded 0.75 s an iteration; with shares by speed 4 / 3.2 · 0.15 = 0.19 s.
     assert np.median(found.paced[30:40]) < 0.4

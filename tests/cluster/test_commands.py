@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bcgc_jax.cluster import WorkersLost
+from bcgc_jax.cli.train import _course
+from bcgc_jax.cluster import Step, WorkersLost
 from experiments import calibrated, rivals
 from experiments import cluster as experiment
 
@@ -58,8 +59,22 @@ def test_a_training_that_was_cut_off_goes_on_with_all_that_it_had(command, tmp_p
         rows = list(csv.DictReader(file))
     assert [int(row["iteration"]) for row in rows] == list(range(1, 7))
     assert np.all(np.diff([float(row["time"]) for row in rows]) > 0)
-    lines = (tmp_path / "state" / "uncoded-0" / "log.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == list(range(6))
+    text = (tmp_path / "state" / "uncoded-0" / "log.jsonl").read_text().splitlines()
+    lines = [json.loads(line) for line in text]
+    assert [line["step"] for line in lines] == list(range(6))
+    for line in lines:
+        assert (line["scheme"], line["num_workers"]) == ("uncoded", 2)
+        assert line["seconds"] > 0
+        assert line["loss"] > 0
+
+
+def test_a_bar_says_which_scheme_runs_now_and_who_is_left():
+    step = Step(3, 0.1234, "optimal", 4, {"loss": np.float32(0.51249)})
+    assert _course(step, "optimal", 4) == "optimal: loss 0.512, 0.12 s an iteration"
+    left = step._replace(num_workers=3)
+    assert _course(left, "tandon:3", 4) == (
+        "tandon:3, now optimal, 3 of 4 workers: loss 0.512, 0.12 s an iteration"
+    )
 
 
 @pytest.mark.parametrize(
@@ -129,6 +144,7 @@ def test_the_experiment_compares_measured_with_predicted_through_faults(tmp_path
 def test_the_experiment_with_a_real_load_measures_plans_and_runs(tmp_path, capsys, monkeypatch, x64):
     monkeypatch.setattr(rivals, "_RIVALS", 1)
     monkeypatch.setattr(calibrated, "_IDLE", 2.0)  # for the test's own sake
+    monkeypatch.setattr(calibrated, "_TURNS", 2)
     calibrated.run(tmp_path, workers=2, widths=(64, 16, 10), steps=30, rounds=1)
     with open(tmp_path / "calibrated.csv", newline="") as file:
         rows = list(csv.DictReader(file))

@@ -1,5 +1,6 @@
 """Machines that raise, nodes that end, paces of infinity, damaged checkpoints, clusters that are closed."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -178,6 +179,52 @@ def test_workers_of_a_node_that_ended_are_given_up_at_once_where_there_is_no_roo
 
 
 @slow
+def test_a_training_grows_back_when_a_node_joins_and_not_onto_machines_that_round_otherwise(nodes, spread):
+    cluster, (all_nodes, _) = spread, nodes
+    params, data = case()
+    problem = bcgc.Problem(bcgc.ShiftedExponential(1.0, 0.3), 4, COUNT, len(data["y"]))
+    store: Any = {"num_cpus": 2, "object_store_memory": 100 * 2**20}
+    all_nodes.remove_node(all_nodes.list_all_nodes()[-1], allow_graceful=False)
+    added, counts = [all_nodes.add_node(**store)], []
+    cluster.resize(4)
+
+    def change(step, running):
+        counts.append(running.num_workers)
+        if step == 2:  # none of them has room elsewhere but one
+            processes = [running._processes[w] for w in range(running.num_workers)]
+            all_nodes.remove_node(added[-1], allow_graceful=False)
+            assert gone([p.pid for p in processes if p.node == added[-1].node_id])
+        if counts[-1] == 3 < counts[-2]:
+            added.append(all_nodes.add_node(**store, **more))
+        # Until Ray has noticed the end, and until the new node is there, but not for ever.
+        waits = 3 not in counts or (counts[-1] == 3 and counts.count(3) < 150)
+        time.sleep(0.1 if step > 2 and waits else 0)
+
+    def run(method, steps):
+        counts.clear()
+        with pytest.warns(UserWarning, match="there is no room for another|have no room for it") as told:
+            found = train_on_cluster(
+                *(jax.random.key(5), cluster, loss, params, data, optax.sgd(0.1), steps),
+                problem=problem,
+                method=method,
+                before_step=change,
+            )
+        want = raveled(descended(params, data, optax.sgd(0.1), steps))
+        np.testing.assert_allclose(raveled(found.params), want, atol=2e-5)
+        return found.num_workers, [str(warning.message) for warning in told]
+
+    more: dict[str, Any] = {}
+    numbers, told = run("time", 500)
+    assert [int(n) for n, _ in itertools.groupby(numbers)] == [4, 3, 4]
+    assert not any("left out" in text for text in told)
+    more = {"env_vars": {"XLA_FLAGS": "--xla_cpu_max_isa=SSE4_2"}}
+    numbers, told = run("tandon:2", 500)
+    assert [int(n) for n, _ in itertools.groupby(numbers)] == [4, 3]
+    assert sum("left out: the workers differ in XLA_FLAGS" in text for text in told) == 1
+    cluster.resize(3)
+
+
+@slow
 def test_a_worker_that_never_answers_is_covered_or_refused_whatever_the_patience(spread):
     params, data = case()
     plan = coding_plan(jax.random.key(0), params, [0, COUNT, 0])
@@ -276,4 +323,39 @@ def test_a_cluster_leaves_others_their_ray_and_nothing_behind_also_after_sigterm
         assert {int(pid) for pid in lines[3].split()[1:]} <= set(pids)
         assert (running.returncode, err) == (128 + signal.SIGTERM, "")
         assert gone(pids)
+        assert os.listdir(place) == []
+
+
+_INTERRUPTED = """
+import sys
+sys.path.insert(0, {root!r})
+from bcgc_jax.cluster import Cluster
+with Cluster(2):
+    print("started", flush=True)
+"""
+
+
+@slow
+@pytest.mark.parametrize("wanted", [2, 5])  # processes there when Ctrl-C is pressed: Ray's server; its agents
+def test_ctrl_c_while_processes_start_leaves_none(wanted):
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="t") as place:
+        command = [sys.executable, "-c", _INTERRUPTED.format(root=ROOT)]
+        pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        running: Any = subprocess.Popen(
+            command, env=os.environ | {"TMPDIR": place}, start_new_session=True, **pipes
+        )
+        seen: set[int] = set()
+        try:
+            while len(seen) < wanted and running.poll() is None:
+                seen |= set(descendants(running.pid))
+            os.killpg(running.pid, signal.SIGINT)  # as a terminal does
+            while running.poll() is None:
+                seen |= set(descendants(running.pid))
+                time.sleep(0.02)
+            out, err = running.communicate(timeout=60)
+        finally:
+            running.kill()
+        assert (running.returncode, out) == (-signal.SIGINT, ""), err
+        assert len(seen) >= wanted
+        assert gone(seen, seconds=2)
         assert os.listdir(place) == []

@@ -1,0 +1,81 @@
+"""Who takes part in a training where workers are lost and return, without any process."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import pytest
+
+from bcgc_jax.cluster.alike import MachinesDiffer
+from bcgc_jax.cluster.training import _Course
+
+
+class Workers(SimpleNamespace):
+    """A cluster of so many, of whom `lost` are, and `more` could be there again."""
+
+    num_workers: int
+    lost: tuple[int, ...] = ()
+    more: int = 0
+    assigned: bool = True
+
+    def recruit(self) -> int:
+        return self.more
+
+
+def made(workers: Workers, count: int, most: int, refused: int = 99) -> tuple[_Course, list[list[int]]]:
+    """A training of `most` workers at most, and for whom plans are made; not for `refused` or more."""
+    planned: list[list[int]] = []
+
+    def give_work(members: Any) -> Any:
+        planned.append(list(members))
+        if len(members) >= refused:
+            raise MachinesDiffer("the workers differ in CPU")
+        workers.num_workers, workers.lost, workers.assigned = len(members), (), True
+        return None
+
+    cluster: Any = workers
+    return _Course(cluster, count, most, give_work, None, jax.random.key(0)), planned
+
+
+def test_lost_workers_return_with_their_numbers() -> None:
+    workers = Workers(num_workers=4)
+    course, planned = made(workers, 4, 4)
+    assert not course.follow()
+    workers.lost = (1, 2)
+    course.replan()
+    assert planned[-1] == [0, 3]
+    workers.more = 1
+    assert course.follow()
+    course.replan()
+    assert planned[-1] == [0, 3, 1]  # processes are in this order
+    assert course.follow()
+    course.replan()
+    assert planned[-1] == [0, 3, 1, 2]
+    assert not course.follow()  # the problem has no more
+    workers.lost, workers.more = (0,), 0
+    course.replan()
+    assert planned[-1] == [3, 1, 2]
+
+
+def test_those_who_round_otherwise_are_left_out() -> None:
+    course, planned = made(Workers(num_workers=2, more=1), 3, 3, refused=3)
+    assert course.follow()
+    with pytest.warns(UserWarning, match="left out: the workers differ in CPU"):
+        course.replan()
+    assert planned == [[0, 1], [0, 1, 2], [0, 1]]
+    with pytest.raises(MachinesDiffer):  # who was there from the start is not left out
+        made(Workers(num_workers=3), 3, 3, refused=3)
+
+
+def test_the_size_that_the_cluster_was_given_is_followed() -> None:
+    workers = Workers(num_workers=2)
+    course, planned = made(workers, 2, 99)
+    for count in (5, 3):
+        workers.num_workers, workers.assigned = count, False
+        assert course.follow()
+        course.replan()
+        assert planned[-1] == list(range(count))
+    course, planned = made(workers, 3, 3)
+    workers.num_workers, workers.assigned = 4, False
+    with pytest.raises(ValueError, match="the problem has 3 workers: resize the cluster to no more, not 4"):
+        course.follow()

@@ -48,7 +48,6 @@ from bcgc_jax.solvers import (
     Alternating,
     Backup,
     Comparison,
-    CompletionBound,
     Credit,
     Cyclic,
     Deadline,
@@ -61,11 +60,11 @@ from bcgc_jax.solvers import (
     Tandon,
     TandonPartial,
     compare,
-    completion_bound,
     runtime_limit,
     solve,
     straggler_ratio,
 )
+from bcgc_jax.solvers.completion_bound import CompletionBound, completion_bound
 from bcgc_jax.sweep_files import write_sweep
 from bcgc_jax.sweeps import Sweep, grid, sweep
 

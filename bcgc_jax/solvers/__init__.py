@@ -2,7 +2,6 @@
 
 from bcgc_jax.solvers.baselines import runtime_limit, straggler_ratio
 from bcgc_jax.solvers.compare import Comparison, compare
-from bcgc_jax.solvers.completion_bound import CompletionBound, completion_bound
 from bcgc_jax.solvers.methods import (
     Alternating,
     Backup,
@@ -24,7 +23,6 @@ __all__ = [
     "Alternating",
     "Backup",
     "Comparison",
-    "CompletionBound",
     "Credit",
     "Cyclic",
     "Deadline",
@@ -37,7 +35,6 @@ __all__ = [
     "Tandon",
     "TandonPartial",
     "compare",
-    "completion_bound",
     "runtime_limit",
     "solve",
     "straggler_ratio",

@@ -104,7 +104,9 @@ def completion_bound(problem: Problem, deadline: float, *, rounds: int = 3) -> C
 def _double(problem: Problem, deadline: float) -> Problem:
     """The problem in float64, without padding."""
     if is_traced((problem, deadline)):
-        raise ValueError("the bound of the completion probability is of one known problem: leave jit and vmap")
+        raise ValueError(
+            "the bound of the completion probability is of one known problem: leave jit and vmap"
+        )
     check("deadline", deadline, "> 0")
     plain = not (problem.delivers or problem.has_setup)
     if not plain or not isinstance(problem.iteration, Independent):
@@ -175,9 +177,7 @@ def _upper_bound(
     return float(jnp.where(jnp.isnan(bound), 1, jnp.exp(bound))), cut.share[0], cut.slopes[0]
 
 
-def _closer(
-    law: Law, limits: _Limits, total: Array, reached: float, share: Array, slopes: Array
-) -> _Limits:
+def _closer(law: Law, limits: _Limits, total: Array, reached: float, share: Array, slopes: Array) -> _Limits:
     """Limits of all plans whose P is at least `reached`: log reached + λ r_n ≤ max (log P + λ r_n)."""
     size = share.size
     tilts = jnp.concatenate([factor * jnp.diag(slopes) for factor in _TILTS])
@@ -230,9 +230,7 @@ def _faster(law: Law, minorant: _Minorant, r: Array) -> Array:
 
 
 @jax.jit
-def _search(
-    law: Law, minorant: _Minorant, total: Array, reached: float, share: Array, tilts: Array
-) -> _Cut:
+def _search(law: Law, minorant: _Minorant, total: Array, reached: float, share: Array, tilts: Array) -> _Cut:
     """The most of log P + Σ tilt_n r_n of the faster workers, and the cut that touches there; `[K, N]`."""
     unit = -jnp.log(reached)
 

@@ -6,6 +6,7 @@ towards the latter as far as P ≥ p takes.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +19,10 @@ from bcgc_jax.runtime import expected_runtime, load_of
 from bcgc_jax.solvers.completion import CompletionResult
 from bcgc_jax.solvers.spectral import spectral_projected_gradient
 
-# Minima of the Lagrangian, one after the other; the weight of the square in it, and its first multiplier,
-# both in shares of E τ̂ for one unit of log P(τ̂ > t); halvings of what is between two plans.
-_ROUNDS, _WEIGHT, _MULTIPLIER, _HALVINGS = 8, 2.0, 0.1, 50
+# Minima of the Lagrangian, one after the other; the weight of the square in it, in shares of E τ̂ for one unit
+# of log P(τ̂ > t), with 2 and a multiplier that is too large at first 7e-5 of E τ̂ were lost; halvings of what
+# is between two plans.
+_ROUNDS, _WEIGHT, _HALVINGS = 8, 20.0, 50
 
 
 @functools.partial(jax.jit, static_argnames="max_steps")
@@ -69,7 +71,7 @@ def fastest_in_time(
         multiplier = jnp.maximum(multiplier + _WEIGHT * excess(found.point), 0)
         return (found.point, multiplier), (found.residual, found.num_steps)
 
-    begin = (first, jnp.asarray(_MULTIPLIER, first.dtype))
+    begin = (first, jnp.zeros((), first.dtype))
     (share, _), (residuals, steps) = jax.lax.scan(round_, begin, None, length=_ROUNDS)
     share = _towards(lambda share: late(share) <= most, share, sure)
     in_time = late(fast) <= most
@@ -82,7 +84,7 @@ def fastest_in_time(
     )
 
 
-def _towards(good, begin: Array, end: Array) -> Array:
+def _towards(good: Callable[[Array], Array], begin: Array, end: Array) -> Array:
     """The point nearest to `begin`, on the way to `end`, that is `good`; `end` if none is."""
 
     def half(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:

@@ -36,12 +36,17 @@ def _most(total, workers, deadline, scale, cdf):
 
     def late(points):
         shares = np.exp(8 * (points.T - 1))
-        return 1 - _in_time(
-            shares / shares.sum(axis=1, keepdims=True), total, workers, deadline, scale, cdf
-        )
+        return 1 - _in_time(shares / shares.sum(axis=1, keepdims=True), total, workers, deadline, scale, cdf)
 
     found = optimize.differential_evolution(
-        late, [(0, 1)] * workers, rng=1, vectorized=True, updating="deferred", popsize=12, maxiter=250, tol=1e-10
+        late,
+        [(0, 1)] * workers,
+        rng=1,
+        vectorized=True,
+        updating="deferred",
+        popsize=12,
+        maxiter=250,
+        tol=1e-10,
     )
     return 1 - found.fun
 
@@ -54,13 +59,20 @@ _CASES = {
     "journal, N = 4": (_journal(4), 10**6.5, stats.expon(1, 10).cdf, 1e-4),
     "journal, N = 6": (_journal(6), 10**6.5, stats.expon(1, 10).cdf, 1e-4),
     "exponential": (bcgc.Problem(bcgc.Exponential(1.0), 5, 100), 30.0, stats.expon().cdf, 1e-3),
-    "Weibull": (bcgc.Problem(bcgc.Weibull(1.0, 0.6, 0.2), 4, 100), 60.0, stats.weibull_min(0.6, 0.2).cdf, 1e-3),
+    "Weibull": (
+        bcgc.Problem(bcgc.Weibull(1.0, 0.6, 0.2), 4, 100),
+        60.0,
+        stats.weibull_min(0.6, 0.2).cdf,
+        1e-3,
+    ),
     "Pareto": (bcgc.Problem(bcgc.Pareto(1.0, 0.9), 5, 100), 60.0, stats.pareto(0.9).cdf, 1e-3),
     "lognormal": (bcgc.Problem(bcgc.Lognormal(0.0, 1.0), 4, 100), 50.0, stats.lognorm(1.0).cdf, 1e-3),
 }
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n == "journal, N = 4" else pytest.mark.slow) for n in _CASES])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n == "journal, N = 4" else pytest.mark.slow) for n in _CASES]
+)
 def test_a_global_search_ends_below_the_bound_and_at_the_plan_that_was_found(x64, name):
     problem, deadline, cdf, slack = _CASES[name]
     workers = problem.max_workers

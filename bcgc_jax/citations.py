@@ -10,8 +10,8 @@ _WORKS = {
 }""",
     "wang2023": """@article{wang2023,
   author = {Wang, Qi and Cui, Ying and Li, Chenglin and Zou, Junni and Xiong, Hongkai},
-  title = {Optimization-Based Block Coordinate Gradient Coding for Mitigating Partial Stragglers in Distributed
-           Learning},
+  title = {Optimization-Based Block Coordinate Gradient Coding for Mitigating Partial Stragglers in
+           Distributed Learning},
   journal = {IEEE Transactions on Signal Processing},
   year = {2023},
 }""",

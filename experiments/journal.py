@@ -360,8 +360,8 @@ def run(
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     description = (
-        "Completion probabilities of the journal version (Wang et al., IEEE TSP 2023) beside the exact ones,\n"
-        "the best found and a bound that none exceeds; against N, the rate, L and the deadline; expected\n"
+        "Completion probabilities of the journal version (Wang et al., IEEE TSP 2023) beside exact ones, the\n"
+        "best found and a bound that none exceeds; against N, the rate, L and the deadline; expected\n"
         "runtime against L; convergence; plans between the fastest and the most probable one. Takes some\n"
         "minutes; writes PNG, SVG and CSV."
     )

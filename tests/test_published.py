@@ -99,7 +99,7 @@ def test_completion_probabilities_of_the_journal_version(x64):
             for name in ("single_block", "large_deadline")
         }
         assert found["single_block"] == pytest.approx(row["single_block"], abs=1.5e-3)  # measured 1.3e-3
-        # The closed form's for N = 10 and 20 at rate 0.1 and L = 40000, 0.51 and 0.76, are not 0.289 and 0.712.
+        # At rate 0.1 and L = 40000 those of N = 10 and 20, 0.51 and 0.76, are not 0.289 and 0.712.
         if row["large_deadline"] > 0.8:
             assert found["large_deadline"] == pytest.approx(row["large_deadline"], abs=0.012)  # 0.0113
         else:

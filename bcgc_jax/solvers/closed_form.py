@@ -1,4 +1,4 @@
-r"""Closed forms: the optimum for a deterministic t, at two choices of t (Theorems 2 and 3), and for deadlines.
+r"""Closed forms: the optimum for a deterministic t, at two t (Theorems 2 and 3), and two for deadlines.
 
 Those for deadlines: level n is late if n+1 workers are, T > θ_n = t/(κ y_n), κ = M b/N, so
 

@@ -111,8 +111,8 @@ def _double(problem: Problem, deadline: float) -> Problem:
     plain = not (problem.delivers or problem.has_setup)
     if not plain or not isinstance(problem.iteration, Independent):
         raise ValueError(
-            "the completion probability is bounded for independent workers of one law, without start-up, link "
-            "and setup"
+            "the completion probability is bounded for independent workers of one law, without start-up, "
+            "link and setup"
         )
     wide = jax.tree.map(lambda leaf: jnp.asarray(leaf, float) if _is_floating(leaf) else leaf, problem)
     return replace(wide, max_workers=int(np.asarray(problem.num_workers)))
@@ -170,7 +170,7 @@ def _halve(good: Callable[[Array], Array], low: Array, high: Array) -> tuple[Arr
 def _upper_bound(
     law: Law, limits: _Limits, total: Array, reached: float, share: Array
 ) -> tuple[float, Array, Array]:
-    """A bound of P, and of the plan that is best for the faster workers its shares and the slopes of log P."""
+    """A bound of P; of the plan that is best for the faster workers the shares and the slopes of log P."""
     minorant = _minorant(law, limits)
     cut = _search(law, minorant, total, reached, share, jnp.zeros((1, share.size)))
     bound = _bounds(law, limits, total, cut, jnp.zeros((1, share.size)))[0]

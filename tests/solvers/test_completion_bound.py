@@ -2,13 +2,11 @@
 
 import math
 
-import jax
 import numpy as np
 import pytest
 from scipy import optimize, stats
 
 import bcgc_jax as bcgc
-from bcgc_jax import measured
 from bcgc_jax.solvers.completion_bound import completion_bound
 
 

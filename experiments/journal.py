@@ -37,8 +37,12 @@ WORKERS_GRID = (5, 10, 15, 20, 25, 30, 40, 50)
 RATE_GRID = tuple(10 ** (e / 20) for e in range(-24, -13, 2))
 COORDINATES_GRID = (20_000, 25_000, 30_000, 35_000, 40_000, 50_000, 60_000, 80_000)
 DEADLINE_GRID = tuple(10 ** (e / 20) for e in range(122, 135, 2))
+RATE_TICKS = (0.06, 0.08, 0.1, 0.13, 0.16, 0.2)
 STEPS = (0, 1, 2, 3, 5, 8, 12, 20, 30, 50, 80, 120, 200)
 NUM_PLANS = 9
+TITLE = (
+    "lines: exact; markers of their own: published (most probably in time: the journal's iterative method)"
+)
 # Rounds of the bound, and above 30 workers.
 ROUNDS, FEWER_ROUNDS = 3, 1
 
@@ -67,7 +71,7 @@ AXES: Mapping[str, tuple[str, str, str]] = {
     "a": ("num_workers", "number of workers $N$", ""),
     "b": ("rate", r"rate $\mu$ (1 / unit of cycle time)", "x"),
     "c": ("num_coordinates", "number of coordinates $L$", ""),
-    "d": ("deadline", "deadline $t$", "x"),
+    "d": ("deadline", "deadline (cycles × unit of cycle time)", ""),
 }
 
 
@@ -298,12 +302,15 @@ def draw_completion(rows: Sequence[Row]) -> Any:
             )
         axes.set_ylim(1e-7, 1.5)
         plotting.label_axes(
-            axes, label, "probability to be late" if panel in "ac" else "", title=f"({panel})", log="y" + log
+            axes,
+            label,
+            "probability to be late" if panel in "ac" else "",
+            title=f"({panel})",
+            log="y" + log,
+            x_ticks=RATE_TICKS if log else (),
         )
     handles = [plotting.legend_handle(scheme, marker=scheme in PUBLISHED) for scheme in SCHEMES]
-    plotting.legend_outside(
-        canvas, handles, place="lower", columns=4, title="lines: exact; open markers: published"
-    )
+    plotting.legend_outside(canvas, handles, place="lower", columns=4, title=TITLE)
     return canvas
 
 
@@ -324,13 +331,16 @@ def draw_plans(rows: Sequence[Row], steps: Sequence[Step], plans: Sequence[Plan]
     plotting.label_axes(middle, "steps", "late / least, minus 1", title="(b)", log="y")
     ends = [plan for plan in plans if plan.scheme in ("between", "optimal", "deadline")]
     ends.sort(key=lambda plan: plan.completion)
-    right.plot([1 - plan.completion for plan in ends], [plan.expected_runtime for plan in ends], "k.-")
+    late = [100 * (1 - plan.completion) for plan in ends]
+    right.plot(late, [plan.expected_runtime for plan in ends], "k.-")
     for plan in plans:
         if plan.scheme not in ("between", "single_block", "large_deadline"):
             right.plot(
-                [1 - plan.completion], [plan.expected_runtime], **plotting.points(plan.scheme, filled=True)
+                [100 * (1 - plan.completion)],
+                [plan.expected_runtime],
+                **plotting.points(plan.scheme, filled=True),
             )
-    plotting.label_axes(right, "probability to be late", "", title="(c)", log="x")
+    plotting.label_axes(right, "probability to be late (%)", "", title="(c)")
     handles = [plotting.legend_handle(scheme, filled=True) for scheme in SCHEMES]
     plotting.legend_outside(canvas, handles, place="lower", columns=4)
     return canvas
@@ -360,8 +370,8 @@ def run(
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     description = (
-        "Completion probabilities of the journal version (Wang et al., IEEE TSP 2023) beside exact ones, the\n"
-        "best found and a bound that none exceeds; against N, the rate, L and the deadline; expected\n"
+        "Completion probabilities of the journal version (Wang et al., IEEE TSP 2023) beside exact ones,\n"
+        "the best found and a bound that none exceeds; against N, the rate, L and the deadline; expected\n"
         "runtime against L; convergence; plans between the fastest and the most probable one. Takes some\n"
         "minutes; writes PNG, SVG and CSV."
     )

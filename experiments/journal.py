@@ -178,14 +178,21 @@ def compute_bounds(published: Published, rounds: int = ROUNDS) -> list[Bound]:
         bound = bcgc.completion_bound(
             problem, DEADLINE, rounds=rounds if workers <= 30 else min(rounds, FEWER_ROUNDS)
         )
-        closed = [
+        equal_risk, large = (
             float(bcgc.completion_probability(problem, partition_of(scheme, problem, DEADLINE), DEADLINE))
             for scheme in ("equal_risk", "large_deadline")
-        ]
+        )
         found.append(
             Bound(
-                *(workers, float(rate), count, bound.reached, bound.upper_bound, *closed),
-                *(theirs["stationary_point"], theirs["large_deadline"]),
+                num_workers=workers,
+                rate=float(rate),
+                num_coordinates=count,
+                found=bound.reached,
+                upper_bound=bound.upper_bound,
+                equal_risk=equal_risk,
+                large_deadline=large,
+                published_point=theirs["stationary_point"],
+                published_closed_form=theirs["large_deadline"],
             )
         )
     return found
@@ -202,13 +209,13 @@ def compute_plans(workers: int = NUM_WORKERS, count: int = NUM_PLANS) -> list[Pl
             bcgc.expected_runtime(problem, x),
         )
         plans.append(Plan(scheme, None, float(in_time), float(runtime)))
-    ends = [next(plan.completion for plan in plans if plan.scheme == s) for s in ("optimal", "deadline")]
-    late = 1 - np.array(ends)
-    for asked in each(1 - np.geomspace(*late, count + 2)[1:-1], "plans between"):
-        found = bcgc.solve(problem, bcgc.Deadline(DEADLINE, min_completion=float(asked)))
+    late = {plan.scheme: 1 - plan.completion for plan in plans}
+    between = 1 - np.geomspace(late["optimal"], late["deadline"], count + 2)[1:-1]
+    for asked in each(between.tolist(), "plans between"):
+        found = bcgc.solve(problem, bcgc.Deadline(DEADLINE, min_completion=asked))
         assert found.completion_probability is not None
         plans.append(
-            Plan("between", float(asked), float(found.completion_probability), float(found.expected_runtime))
+            Plan("between", asked, float(found.completion_probability), float(found.expected_runtime))
         )
     return plans
 

@@ -91,7 +91,7 @@ def completion_bound(problem: Problem, deadline: float, *, rounds: int = 3) -> C
         reached, share = float(found.probability), found.partition / problem.total
         if not 0 < reached < 1:
             return CompletionBound(reached, 1.0)
-        law, total = problem.cycle_time, _total(problem, deadline)
+        law, total = problem.iteration.pooled(), _total(problem, deadline)
         limits = _first_limits(law, problem.max_workers, reached)
         upper, share, slopes = _upper_bound(law, limits, total, reached, share)
         for _ in range(rounds):

@@ -43,7 +43,8 @@ def fastest_in_time(
     workers, total, delivery = problem.num_workers, problem.total, problem.delivery
     t = jnp.asarray(deadline, problem.dtype) / problem.scale
     most = 1 - jnp.asarray(min_completion, problem.dtype)
-    tiny = float(jnp.finfo(problem.dtype).tiny)
+    tiny, least_gain = (float(a) for a in (jnp.finfo(problem.dtype).tiny, 8 * jnp.finfo(problem.dtype).eps))
+    steps_a_round = max(max_steps // _ROUNDS, 1)
 
     def late(share: Array) -> Array:
         return delivery.exceedance(load_of(problem, share * total), t)
@@ -66,7 +67,7 @@ def fastest_in_time(
             return expected_runtime(problem, share * total) / unit + pressed**2 / (2 * _WEIGHT)
 
         found = spectral_projected_gradient(
-            lagrangian, project, share, tolerance=tolerance, max_steps=max_steps // _ROUNDS
+            lagrangian, project, share, tolerance=tolerance, max_steps=steps_a_round, least_gain=least_gain
         )
         multiplier = jnp.maximum(multiplier + _WEIGHT * excess(found.point), 0)
         return (found.point, multiplier), (found.residual, found.num_steps)
@@ -76,7 +77,8 @@ def fastest_in_time(
     share = _towards(lambda share: late(share) <= most, share, sure)
     in_time = late(fast) <= most
     share = jnp.where(in_time, fast, share)
-    status = jnp.where(in_time | (residuals[-1] <= tolerance), int(Status.CONVERGED), int(Status.STEP_LIMIT))
+    ended = (residuals[-1] <= tolerance) | (steps[-1] < steps_a_round)  # or all that rounding leaves
+    status = jnp.where(in_time | ended, int(Status.CONVERGED), int(Status.STEP_LIMIT))
     status = jnp.where(late(sure) <= most, status, int(Status.INFEASIBLE))
     probability = jnp.clip(1 - late(share), 0, 1)
     return surest._replace(

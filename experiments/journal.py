@@ -327,7 +327,8 @@ def draw_plans(rows: Sequence[Row], steps: Sequence[Step], plans: Sequence[Plan]
     for scheme in SCHEMES:
         mine = [row for row in rows if row.panel == "c" and row.scheme == scheme]
         left.plot([row.x for row in mine], [row.expected_runtime for row in mine], **_look(scheme))
-    plotting.label_axes(left, AXES["c"][1], plotting.RUNTIME_LABEL, title="(a)")
+    ticks = (20_000, 40_000, 60_000, 80_000)
+    plotting.label_axes(left, AXES["c"][1], plotting.RUNTIME_LABEL, title="(a)", x_ticks=ticks)
     best = max(step.completion for step in steps)
     for start in dict.fromkeys(step.start for step in steps):
         mine_ = [step for step in steps if step.start == start]

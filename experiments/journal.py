@@ -332,7 +332,7 @@ def draw_plans(rows: Sequence[Row], steps: Sequence[Step], plans: Sequence[Plan]
     best = max(step.completion for step in steps)
     for start in dict.fromkeys(step.start for step in steps):
         mine_ = [step for step in steps if step.start == start]
-        above = [max((1 - step.completion) / (1 - best) - 1, 1e-10) for step in mine_]
+        above = [max((1 - step.completion) / (1 - best) - 1, 1e-8) for step in mine_]
         middle.plot([step.steps for step in mine_], above, ".-", markersize=4, linewidth=1.2, label=start)
     middle.set_xscale("symlog", linthresh=1)
     middle.legend(fontsize=6.5, title="start", title_fontsize=7)

@@ -64,6 +64,7 @@ from bcgc_jax.solvers import (
     solve,
     straggler_ratio,
 )
+from bcgc_jax.solvers.completion_bound import CompletionBound, completion_bound
 from bcgc_jax.sweep_files import write_sweep
 from bcgc_jax.sweeps import Sweep, grid, sweep
 
@@ -77,6 +78,7 @@ __all__ = [
     "Backup",
     "Certificate",
     "Comparison",
+    "CompletionBound",
     "Credit",
     "Cyclic",
     "Deadline",
@@ -117,6 +119,7 @@ __all__ = [
     "certificate",
     "coding",
     "compare",
+    "completion_bound",
     "completion_probability",
     "coordinate_runtime",
     "expected_order_statistics",

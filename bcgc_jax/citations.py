@@ -8,6 +8,13 @@ _WORKS = {
   year = {2021},
   doi = {10.1109/GLOBECOM46510.2021.9685858},
 }""",
+    "wang2023": """@article{wang2023,
+  author = {Wang, Qi and Cui, Ying and Li, Chenglin and Zou, Junni and Xiong, Hongkai},
+  title = {Optimization-Based Block Coordinate Gradient Coding for Mitigating Partial Stragglers in
+           Distributed Learning},
+  journal = {IEEE Transactions on Signal Processing},
+  year = {2023},
+}""",
     "tandon2017": """@inproceedings{tandon2017,
   author = {Tandon, Rashish and Lei, Qi and Dimakis, Alexandros G. and Karampatziakis, Nikos},
   title = {Gradient Coding: Avoiding Stragglers in Distributed Learning},
@@ -46,6 +53,7 @@ _WORKS = {
 # Beside the paper itself, which all methods rest on.
 _BEHIND = {
     "deadline": ("birgin2000",),
+    "large_deadline": ("wang2023",),
     "subgradient": ("shamir2013",),
     "uncoded": ("tandon2017",),
     "single_block": ("tandon2017",),

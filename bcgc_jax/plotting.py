@@ -27,7 +27,7 @@ class Style(NamedTuple):
 
     label: str
     color: str
-    marker: str
+    marker: Any
     line: Any = "-"
     width: float = 1.5
 
@@ -51,6 +51,9 @@ STYLES: Mapping[str, Style] = MappingProxyType(
         "cyclic": Style("cyclic, no code", "#228833", "+", (0, (7, 1.5))),
         "sharing": Style("work sharing", "#4477AA", "2", (0, (3, 1, 1, 1))),
         "backup": Style("backup workers (inexact)", "#BBBBBB", "3", (0, (5, 5))),
+        "deadline": Style("most probably in time", "#DDAA33", (6, 2, 0), "-", 2.6),
+        "equal_risk": Style("equal risk (closed form)", "#CC3311", (4, 1, 45), (0, (5, 1, 1, 1, 1, 1))),
+        "large_deadline": Style("large deadline (journal)", "#0099AA", (5, 1, 36), (0, (4, 2))),
         "limit": Style("limit of any scheme", "#7B4B2A", "None", _DOTTED),
     }
 )

@@ -210,6 +210,8 @@ WITHOUT_NUMBERS = {
         "Training",
         "compare",
         "Comparison",
+        "CompletionBound",
+        "completion_bound",
         "Optimal",
         "Deadline",
         "Subgradient",

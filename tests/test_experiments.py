@@ -17,6 +17,7 @@ from experiments import (
     cluster,
     conditioning,
     heavy_tails,
+    journal,
     paper,
     record,
     report,
@@ -35,6 +36,7 @@ COMMANDS = {
     "cluster": cluster.main,
     "conditioning": conditioning.main,
     "heavy_tails": heavy_tails.main,
+    "journal": journal.main,
     "paper": paper.main,
     "record": record.main,
     "start_ups": start_ups.main,
@@ -62,6 +64,31 @@ def assert_figure(folder, name):
 def assert_tables_fit(printed):
     lines = [line for line in printed.splitlines() if not line.startswith("Written to")]
     assert max(map(len, lines)) <= 100
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("x64")
+def test_the_journal_version_has_its_values_beside_exact_ones_and_bounds(tmp_path, capsys, monkeypatch):
+    known = {place: found for place, found in journal.read_published().items() if place[0] == 10}
+    monkeypatch.setattr(journal, "read_published", lambda: known)
+    monkeypatch.setattr(journal, "NUM_WORKERS", 10)
+    monkeypatch.setattr(journal, "STEPS", (0, 100))
+    points = [journal.Point("a", 10), journal.Point("d", 10, deadline=5e6)]
+    journal.run(tmp_path, points=points, rounds=1, plans=1)
+    assert_figure(tmp_path, "journal")
+    assert_figure(tmp_path, "journal_plans")
+    assert_tables_fit(capsys.readouterr().out)
+    rows = {(row["panel"], row["scheme"]): row for row in read_csv(tmp_path / "journal.csv")}
+    assert float(rows["a", "single_block"]["completion"]) == pytest.approx(0.4407, abs=1e-4)
+    assert rows["a", "deadline"]["published"] == "0.628"
+    assert rows["d", "deadline"]["published"] == ""
+    (bound,) = read_csv(tmp_path / "journal_bounds.csv")
+    assert 0.7455 < float(bound["found"]) < float(bound["upper_bound"]) < 0.749  # measured 0.74560, 0.74807
+    plans = {row["scheme"]: row for row in read_csv(tmp_path / "journal_plans.csv")}
+    runtimes = [float(plans[name]["expected_runtime"]) for name in ("optimal", "between", "deadline")]
+    assert runtimes == sorted(runtimes)
+    last = [float(r["completion"]) for r in read_csv(tmp_path / "journal_steps.csv") if r["steps"] == "100"]
+    np.testing.assert_allclose(last, float(bound["found"]), rtol=1e-5)
 
 
 @pytest.mark.slow

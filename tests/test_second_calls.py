@@ -275,6 +275,8 @@ CALLS |= {
     ),
     "solve for workers that send": lambda i: bcgc.solve(_starting(i, (5, 6.5)[i]), "time"),
     "solve": lambda i: bcgc.solve(_problem(i), bcgc.Optimal(tolerance=1e-5 + i * 1e-5)),
+    "CompletionBound": lambda i: bcgc.completion_bound(_problem(i), 8e3 + i, rounds=0).upper_bound,
+    "completion_bound": lambda i: bcgc.completion_bound(_problem(i), 8e3 + i, rounds=1),
     "solve to a deadline": lambda i: bcgc.solve(
         _problem(i), bcgc.Deadline(8e3 + i, tolerance=1e-4 + i * 1e-5)
     ),

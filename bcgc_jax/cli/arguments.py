@@ -21,7 +21,8 @@ from bcgc_jax.solvers.schemes import Scheme, load_schemes
 
 OBJECTIVES = ("expected-runtime", "completion-probability")
 NO_DEADLINE = (
-    "the most probable plan, --method deadline or --objective completion-probability, needs a --deadline"
+    "the most probable plan, --method deadline, --objective completion-probability or --min-completion, "
+    "needs a --deadline"
 )
 
 # shifted-exponential: ShiftedExponential, and so on: the same names in CamelCase.

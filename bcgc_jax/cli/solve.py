@@ -104,6 +104,7 @@ class Question:
     trace: TraceFile | None
     methods: tuple[str, ...]
     deadline: float | None
+    min_completion: float | None
     objective: str
     levels: tuple[int, ...] | None
     setup_cycles: float | None
@@ -130,7 +131,9 @@ class Question:
 
     @property
     def for_deadline(self) -> bool:
-        return self.objective == OBJECTIVES[1] or "deadline" in self.methods
+        return (
+            self.objective == OBJECTIVES[1] or "deadline" in self.methods or self.min_completion is not None
+        )
 
     @property
     def key(self) -> jax.Array:
@@ -140,7 +143,7 @@ class Question:
         """What is solved, by the names of the rows."""
         found: dict[str, Method | Scheme] = {}
         if self.for_deadline:
-            found["deadline"] = Deadline(self.deadline)
+            found["deadline"] = Deadline(self.deadline, min_completion=self.min_completion)
         if self.levels is not None:
             found[f"optimal, levels {ranges(self.levels)}"] = Optimal(levels=self.levels)
         own = [scheme.name for scheme in self.schemes]
@@ -210,6 +213,11 @@ Methods: {method_help()}""",
 @trace_options(": the law.")
 @click.option("--method", "methods", multiple=True, help="Scheme to solve for; repeat it; all by default.")
 @click.option("--deadline", type=Number(), help="Also print P(runtime ≤ deadline).")
+@click.option(
+    "--min-completion",
+    type=Number(0, 1),
+    help="The fastest plan with P(runtime ≤ deadline) at least this; needs --deadline.",
+)
 @objective_option
 @click.option("--levels", type=Levels(), help="Also the best plan of these levels alone, such as 0,3,7-9.")
 @click.option(
@@ -322,6 +330,7 @@ def _described(question: Question, problem: Problem) -> dict[str, Any]:
     optional = {
         "num_draws": NUM_FRESH_DRAWS if isinstance(problem.cycle_time, Unlike) else None,
         "deadline": question.deadline,
+        "min_completion": question.min_completion,
         "objective": question.objective if question.for_deadline else None,
         "levels": question.levels,
         "setup_cycles": question.setup_cycles,
@@ -446,5 +455,12 @@ def _solve_all(
                 threads.shutdown(wait=False, cancel_futures=True)
     known = [one for one in found if one is not None]
     if question.for_deadline:
-        return sorted(known, key=lambda one: -(one.row["completion_probability"] or 0))
+        # Those that are in time often enough, but for whole numbers, are told apart by runtime.
+        least = 2.0 if question.min_completion is None else question.min_completion - 1e-5
+
+        def place(one: Found) -> tuple[float, float]:
+            chance = one.row["completion_probability"] or 0.0
+            return (-2.0, runtime_of(one.row)) if chance >= least else (-chance, 0.0)
+
+        return sorted(known, key=place)
     return sorted(known, key=lambda one: runtime_of(one.row))

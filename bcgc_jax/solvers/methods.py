@@ -103,17 +103,28 @@ class Optimal(Method):
 class Deadline(Method):
     r"""The partition, a local optimum from several starts, that most probably ends by `deadline`.
 
+    With `min_completion` the fastest one that does so often enough: min E τ̂(x,T) over P(τ̂(x,T) ≤ deadline) ≥
+    min_completion, a local optimum; INFEASIBLE where no partition that is found does.
+
     Args:
       deadline: a time; in a `Sweep` None, and then that of the cell.
       tolerance: of a share of the coordinates that a last step would move.
       max_steps: from each start; static.
+      min_completion: a probability; the law's mean must be finite, and it must not be one of atoms.
+
+    >>> Deadline(8e7, min_completion=0.99).name
+    'deadline'
     """
 
     deadline: ArrayLike | None = None
     tolerance: ArrayLike = 1e-6
     max_steps: int = static_field(default=2000)
+    min_completion: ArrayLike | None = None
 
-    conditions = (("deadline", "> 0"), ("tolerance", "> 0"))
+    conditions = (
+        *(("deadline", "> 0"), ("tolerance", "> 0")),
+        *(("min_completion", "> 0"), ("min_completion", "< 1")),
+    )
     counts = (("max_steps", 1),)
 
     @property
@@ -312,7 +323,7 @@ _NUMBERED: dict[str, tuple[type[Method], str, int]] = {
     "sharing": (Sharing, "a number of chunks a worker", 1),
     "credit": (Credit, "a number of stored subsets", 1),
 }
-_NAMES = (*PROPOSED, "deadline", *BASELINES, LIMIT)
+_NAMES = (*PROPOSED, "deadline", "large_deadline", *BASELINES, LIMIT)
 METHODS = ", ".join([*_NAMES, *(f"{name}:NUMBER" for name in _NUMBERED)])
 
 
@@ -431,6 +442,11 @@ def check_method(problem: Problem, method: "Method | Scheme") -> None:
                 raise ValueError(f"levels must be whole numbers from 0 to {top}, got {list(levels)}")
         case Deadline() if problem.has_setup:
             raise ValueError("the completion probability is optimised without setup_cycles and chain_cycles")
+        case Deadline(min_completion=least) if least is not None and problem.delivery.stepped:
+            raise ValueError(
+                "min_completion needs a law without atoms: of a trace its smooth law "
+                "(bcgc_jax.measured.smooth_empirical; in a shell --trace-law smooth)"
+            )
     if problem.delivers and isinstance(method, Scheme) and method.gives == "runtime":
         raise ValueError(
             f'method="{name}" makes runtimes of cycle times alone: it knows no start_up and no send_time'

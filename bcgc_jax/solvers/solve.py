@@ -35,6 +35,7 @@ from bcgc_jax.solution import (
 )
 from bcgc_jax.solvers import baselines, sample_average
 from bcgc_jax.solvers.completion import completion_partition
+from bcgc_jax.solvers.in_time import fastest_in_time
 from bcgc_jax.solvers.level_sets import best_levels
 from bcgc_jax.solvers.methods import (
     LIMIT,
@@ -98,7 +99,9 @@ def solve(
       problem: what to solve; under `jax.vmap` a batch of them (`num_workers` included).
       method: a method with its options, or the short name of its defaults: "optimal" (`Optimal`, to a proven
         relative gap), "subgradient" (`Subgradient`), "time" (x^(t)), "frequency" (x^(f)); `Deadline(t)`, the
-        partition that most probably ends by t; the baselines "uncoded", "single_block" (one level, the best),
+        partition that most probably ends by t, or with `min_completion` the fastest that does so often
+        enough; "large_deadline", its limit for large t; the baselines "uncoded", "single_block" (one level,
+        the best),
         "tandon:3" (`Tandon`: one level, 3), "tandon_partial" (`TandonPartial`), "ferdinand_full",
         "ferdinand_half", "ferdinand:100" (`Ferdinand`: 100 layers); "limit", the limit of any scheme; or a
         `Scheme` of one's own.
@@ -183,7 +186,7 @@ def _is_drawn(problem: Problem, method: Method | Scheme) -> bool:
 def _solve_exactly(
     problem: Problem, method: Method | Scheme, key: Array | None, written_out: bool
 ) -> Solution:
-    if not isinstance(method, Deadline):
+    if not isinstance(method, Deadline) or method.min_completion is not None:
         check_finite_mean(problem)
     match method:
         case Optimal():
@@ -231,13 +234,21 @@ def _solve_optimal(problem: Problem, method: Optimal, written_out: bool) -> Solu
 def _solve_deadline(problem: Problem, method: Deadline) -> Solution:
     if method.deadline is None:
         raise ValueError("a deadline is missing: Deadline(t), with t in the unit of the runtime")
-    found = completion_partition(
-        jax.lax.stop_gradient(problem),
-        jax.lax.stop_gradient(jnp.asarray(method.deadline, problem.dtype)),
-        tolerance=method.tolerance,
-        max_steps=method.max_steps,
-    )
+    still = jax.lax.stop_gradient(problem)
+    deadline = jax.lax.stop_gradient(jnp.asarray(method.deadline, problem.dtype))
+    options: dict[str, Any] = {"tolerance": method.tolerance, "max_steps": method.max_steps}
+    found = completion_partition(still, deadline, **options)
+    lower = jnp.zeros((), problem.dtype)
+    if method.min_completion is not None:
+        least = jax.lax.stop_gradient(jnp.asarray(method.min_completion, problem.dtype))
+        fastest = optimum(still, still.exists, False, tolerance=1e-6, max_steps=Optimal.max_steps)
+        assert fastest.partition is not None
+        found = fastest_in_time(still, deadline, least, fastest.partition, found, **options)
+        lower = fastest.lower_bound
     solution = assess(problem, found.partition, found.status, found.num_steps)
+    if method.min_completion is not None:  # no plan is faster than one that need not end in time
+        lower = jnp.minimum(jnp.maximum(solution.lower_bound, lower), solution.expected_runtime)
+        solution = replace(solution, lower_bound=lower, relative_gap=1 - lower / solution.expected_runtime)
     probability = _differentiable_probability(found.probability, problem, found.partition, method.deadline)
     return replace(solution, completion_probability=probability, start=found.start)
 

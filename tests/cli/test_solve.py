@@ -280,6 +280,16 @@ def test_a_deadline_leads_with_the_plan_that_meets_it_most_often(bcgc):
     assert rows[0]["start"] in STARTS
     fastest = min(rows, key=lambda row: row["expected_runtime"])
     assert fastest["method"] == "optimal"
+    # The fastest of those that are in time nearly as often.
+    goal = ["--min-completion", "0.744", "--deadline", "3162278", "--format", "json"]
+    status, out, _ = bcgc("solve", *args, *goal)
+    assert status == 0
+    answer = json.loads(out)
+    assert answer["problem"]["min_completion"] == 0.744
+    between = answer["solutions"][0]
+    assert between["method"] == "deadline"
+    assert between["completion_probability"] == pytest.approx(0.744, abs=1e-5)
+    assert fastest["expected_runtime"] < between["expected_runtime"] < rows[0]["expected_runtime"]
 
 
 @pytest.mark.slow
@@ -339,6 +349,8 @@ _PARETO = ["--cycle-time", "pareto:scale=1"]
         ([*_SMALL, *_UNIFORM, "--levels", "0,4", "--method", "limit"], "from 0 to 3"),
         ([*_SMALL, *_UNIFORM, "--objective", "completion-probability"], "needs a --deadline"),
         ([*_SMALL, *_UNIFORM, "--objective", "speed"], "completion-probability"),
+        ([*_SMALL, *_UNIFORM, "--min-completion", "0.9"], "needs a --deadline"),
+        ([*_SMALL, *_UNIFORM, "--min-completion", "1.5", "--deadline", "9"], "at most 1"),
         ([*_SMALL, *LAW, "--trace", "x.csv"], "either --cycle-time or --trace"),
         ([*_SMALL, *LAW, "--keep-workers"], "--keep-workers has no effect without --trace"),
         ([*_SMALL, *LAW, *_UNIFORM], "for 2 workers, but --workers is 4"),

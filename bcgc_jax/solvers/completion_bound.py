@@ -1,0 +1,276 @@
+r"""How probable can completion be at most? A proof, where the search for a deadline is a local one.
+
+With r_n = y_n κ/t, κ = M b/N, a worker has level n in time if T ≤ 1/r_n, with probability exp(-u(r_n)),
+u(r) = -log P(T ≤ 1/r). By the quantile transform P(τ̂ ≤ t) is the probability that the order statistics of N
+independent Exp(1) variables lie above the u(r_n), whatever the law. Their density is log-concave, hence
+(Prékopa 1971) log P is concave in the u(r_n), and it falls in each of them.
+
+Where u is convex, log P is concave in x, and every local maximum is the greatest: a shifted exponential is
+such a law from rate · shift = 1 - log 2 on. Elsewhere a convex function below u takes its place. That makes
+the workers faster and the problem concave; its maximum is a bound. It need lie below u only between the
+limits that r_n has in a plan no worse than a known one: alone each level must be in time as often. Bounds of
+log P ± λ r_n draw these limits closer.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.scipy.special import betainc
+
+from bcgc_jax._pytree import check, check_whole, is_traced, replace
+from bcgc_jax.crossing import crossing_slopes
+from bcgc_jax.iterations import Independent
+from bcgc_jax.laws import Law
+from bcgc_jax.partitions import cumulative_load, project_partition
+from bcgc_jax.problem import Problem
+from bcgc_jax.solvers.completion import completion_partition
+from bcgc_jax.solvers.spectral import spectral_projected_gradient
+
+# Cells between the limits of a level: of the convex functions, and of the proof.
+_CELLS, _PROOF = 1024, 2**15
+_STEPS, _HALVINGS = 400, 100
+# λ, in slopes of log P, and what rounding may do to a sum of logarithms of probabilities.
+_TILTS, _ROUNDING = (-3.0, -1.0, 1.0, 3.0), 1e-11
+
+
+class CompletionBound(NamedTuple):
+    """P of the best partition that was found, and what no partition exceeds."""
+
+    reached: float
+    upper_bound: float
+
+
+class _Limits(NamedTuple):
+    """From and to, of each r_n, `[N]`."""
+
+    low: Array
+    high: Array
+
+
+class _Minorant(NamedTuple):
+    """A convex function below u for each level: u itself but in cells that are `straight`, `[N, cells]`."""
+
+    limits: _Limits
+    values: Array
+    straight: Array
+
+
+class _Cut(NamedTuple):
+    """log P(x) ≤ constant + Σ_n sup_r (fall_n u(r) + slopes_n r) - Σ_n slopes_n r_n(x)."""
+
+    constant: Array
+    fall: Array
+    slopes: Array
+    share: Array
+
+
+def completion_bound(problem: Problem, deadline: float, *, rounds: int = 3) -> CompletionBound:
+    r"""max_x P(τ̂(x,T) ≤ deadline), from below by the best partition that was found and from above by a proof.
+
+    Each of `rounds` draws the limits of the levels closer, and takes as long as 4 N searches. In float64,
+    whatever the caller's precision. For independent workers of one law without start-up, link and setup; laws
+    of atoms too, though their bound is not tight.
+
+    Raises ValueError for other problems, and for traced ones.
+
+    >>> from bcgc_jax.laws import ShiftedExponential
+    >>> problem = Problem(ShiftedExponential(0.1, 4.0), num_workers=3, num_coordinates=100)
+    >>> found = completion_bound(problem, 900.0, rounds=0)
+    >>> bool(found.reached <= found.upper_bound < found.reached + 1e-4)  # 0.4 ≥ 1 - log 2: no local optima
+    True
+    """
+    check_whole("rounds", rounds, 0)
+    with jax.enable_x64(True):
+        problem = _double(problem, deadline)
+        found = completion_partition(problem, deadline)
+        reached, share = float(found.probability), found.partition / problem.total
+        if not 0 < reached < 1:
+            return CompletionBound(reached, 1.0)
+        law, total = problem.iteration.pooled(), _total(problem, deadline)
+        limits = _first_limits(law, problem.max_workers, reached)
+        upper, share, slopes = _upper_bound(law, limits, total, reached, share)
+        for _ in range(rounds):
+            limits = _closer(law, limits, total, reached, share, slopes)
+            bound, share, slopes = _upper_bound(law, limits, total, reached, share)
+            upper = min(upper, bound)
+        return CompletionBound(reached, max(reached, min(upper, 1.0)))
+
+
+def _double(problem: Problem, deadline: float) -> Problem:
+    """The problem in float64, without padding."""
+    if is_traced((problem, deadline)):
+        raise ValueError(
+            "the bound of the completion probability is of one known problem: leave jit and vmap"
+        )
+    check("deadline", deadline, "> 0")
+    plain = not (problem.delivers or problem.has_setup)
+    if not plain or not isinstance(problem.iteration, Independent):
+        raise ValueError(
+            "the completion probability is bounded for independent workers of one law, without start-up, "
+            "link and setup"
+        )
+    wide = jax.tree.map(lambda leaf: jnp.asarray(leaf, float) if _is_floating(leaf) else leaf, problem)
+    return replace(wide, max_workers=int(np.asarray(problem.num_workers)))
+
+
+def _is_floating(leaf: object) -> bool:
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+
+
+def _total(problem: Problem, deadline: float) -> Array:
+    """What the loads r_n of all coordinates at level 0 are."""
+    return problem.total * problem.scale / deadline
+
+
+def _lateness(law: Law, r: Array) -> Array:
+    """u(r) = -log P(T ≤ 1/r); 0 at r = 0."""
+    hazard = law.cumulative_hazard(1 / jnp.where(r > 0, r, 1))
+    return jnp.where(r > 0, -jnp.log(-jnp.expm1(-hazard)), 0)
+
+
+@jax.jit
+def _log_in_time(lateness: Array) -> Array:
+    """log P of the levels' u, `[N]`, slowest worker first."""
+    u = jnp.maximum(lateness, float(jnp.finfo(lateness.dtype).tiny))
+    late, _ = crossing_slopes(-jnp.log(-jnp.expm1(-u)), u.size)
+    return jnp.log1p(-late)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _first_limits(law: Law, workers: int, reached: float) -> _Limits:
+    """Of each level alone: P(N - n of the workers are in time) ≥ `reached`."""
+    level = jnp.arange(workers, dtype=float)
+
+    def alone(r: Array) -> Array:
+        return betainc(workers - level, level + 1, jnp.exp(-_lateness(law, r))) >= reached
+
+    zero = jnp.zeros(workers)
+    high = jax.lax.fori_loop(
+        0, _HALVINGS, lambda _, high: jnp.where(alone(high), 2 * high, high), zero + 2.0**-40
+    )
+    return _Limits(zero, _halve(alone, zero, high)[1])
+
+
+def _halve(good: Callable[[Array], Array], low: Array, high: Array) -> tuple[Array, Array]:
+    """What is good from `low` up to somewhere before `high`: from and to of the last good one."""
+
+    def half(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        middle = (ends[0] + ends[1]) / 2
+        ok = good(middle)
+        return jnp.where(ok, middle, ends[0]), jnp.where(ok, ends[1], middle)
+
+    return jax.lax.fori_loop(0, _HALVINGS, half, (low, high))
+
+
+def _upper_bound(
+    law: Law, limits: _Limits, total: Array, reached: float, share: Array
+) -> tuple[float, Array, Array]:
+    """A bound of P; of the plan that is best for the faster workers the shares and the slopes of log P."""
+    minorant = _minorant(law, limits)
+    cut = _search(law, minorant, total, reached, share, jnp.zeros((1, share.size)))
+    bound = _bounds(law, limits, total, cut, jnp.zeros((1, share.size)))[0]
+    return float(jnp.where(jnp.isnan(bound), 1, jnp.exp(bound))), cut.share[0], cut.slopes[0]
+
+
+def _closer(law: Law, limits: _Limits, total: Array, reached: float, share: Array, slopes: Array) -> _Limits:
+    """Limits of all plans whose P is at least `reached`: log reached + λ r_n ≤ max (log P + λ r_n)."""
+    size = share.size
+    tilts = jnp.concatenate([factor * jnp.diag(slopes) for factor in _TILTS])
+    cut = _search(law, _minorant(law, limits), total, reached, share, tilts)
+    room = _bounds(law, limits, total, cut, tilts) - np.log(reached)
+    limit = (room / jnp.sum(tilts, axis=1)).reshape(len(_TILTS), size)
+    below = jnp.asarray(_TILTS)[:, None] < 0
+    low = jnp.max(jnp.where(below & jnp.isfinite(limit), limit, 0), axis=0)
+    high = jnp.min(jnp.where(~below & jnp.isfinite(limit), limit, jnp.inf), axis=0)
+    low, high = jnp.maximum(limits.low, low), jnp.minimum(limits.high, high)
+    good = low < high  # all but for rounding, where there is hardly any room
+    return _Limits(jnp.where(good, low, limits.low), jnp.where(good, high, limits.high))
+
+
+def _minorant(law: Law, limits: _Limits) -> _Minorant:
+    """The greatest convex functions of the cells' ends that are below u there."""
+    nodes = limits.low[:, None] + (limits.high - limits.low)[:, None] * jnp.linspace(0, 1, _CELLS + 1)
+    r, u = np.asarray(nodes), np.asarray(_lateness(law, nodes))
+    values, straight = np.empty_like(u), np.empty((len(u), _CELLS), bool)
+    for level, (x, y) in enumerate(zip(r, u, strict=True)):
+        corners = _lower_corners(x, y)
+        values[level] = np.interp(x, x[corners], y[corners])
+        straight[level] = np.repeat(np.diff(corners) > 1, np.diff(corners))
+    return _Minorant(limits, jnp.asarray(values), jnp.asarray(straight))
+
+
+def _lower_corners(x: np.ndarray, y: np.ndarray) -> list[int]:
+    """Of the convex hull of points from left to right, those that it rests on (Andrew 1979)."""
+    corners = [0]
+    for i in range(1, x.size):
+        while len(corners) > 1:
+            a, b = corners[-2:]
+            if (y[b] - y[a]) * (x[i] - x[a]) < (y[i] - y[a]) * (x[b] - x[a]):
+                break
+            corners.pop()
+        corners.append(i)
+    return corners
+
+
+def _faster(law: Law, minorant: _Minorant, r: Array) -> Array:
+    """The convex functions at r, `[N]`; beyond their limits they go on straight, from 0 on."""
+    low, high = minorant.limits
+    place = (r - low) / (high - low) * _CELLS
+    cell = jnp.clip(jnp.floor(jax.lax.stop_gradient(place)), 0, _CELLS - 1).astype(int)
+    level = np.arange(r.size)
+    left, right = (minorant.values[level, cell + i] for i in (0, 1))
+    line = jnp.maximum(left + (place - cell) * (right - left), 0)
+    inside = (r > low) & (r < high) & ~minorant.straight[level, cell]
+    return jnp.where(inside, _lateness(law, jnp.where(inside, r, high)), line)
+
+
+@jax.jit
+def _search(law: Law, minorant: _Minorant, total: Array, reached: float, share: Array, tilts: Array) -> _Cut:
+    """The most of log P + Σ tilt_n r_n of the faster workers, and the cut that touches there; `[K, N]`."""
+    unit = -jnp.log(reached)
+
+    def loads(share: Array) -> Array:
+        return total * cumulative_load(share)
+
+    def one(tilt: Array) -> _Cut:
+        def value(share: Array) -> Array:
+            r = loads(share)
+            return -(_log_in_time(_faster(law, minorant, r)) + jnp.sum(tilt * r)) / unit
+
+        found = spectral_projected_gradient(
+            value, lambda s: project_partition(s, 1.0, s.size), share, tolerance=1e-7, max_steps=_STEPS
+        )
+        r = loads(found.point)
+        u = _faster(law, minorant, r)
+        log_p, fall = jax.value_and_grad(_log_in_time)(u)
+        slopes = -jax.grad(lambda r: _log_in_time(_faster(law, minorant, r)))(r)
+        # Of any numbers of these signs the cut holds.
+        fall, slopes = jnp.minimum(fall, 0), jnp.maximum(slopes, 0)
+        return _Cut(log_p - jnp.sum(fall * u), fall, slopes, found.point)
+
+    return jax.vmap(one)(tilts)
+
+
+@jax.jit
+def _bounds(law: Law, limits: _Limits, total: Array, cut: _Cut, tilts: Array) -> Array:
+    """Of log P + Σ tilt_n r_n, `[K]`: Σ_n a_n r_n(x) ≥ total · min_i (i+1) Σ_{n≥i} a_n for every a."""
+    most = cut.constant + _suprema(law, limits, cut)
+    rest = jnp.cumsum((cut.slopes - tilts)[:, ::-1], axis=1)[:, ::-1]
+    return most - total * jnp.min(rest * jnp.arange(1, rest.shape[1] + 1), axis=1) + _ROUNDING
+
+
+def _suprema(law: Law, limits: _Limits, cut: _Cut) -> Array:
+    """Σ_n sup_r (fall_n u(r) + slopes_n r) between the limits, `[K]`; u is monotone in each cell."""
+    nodes = limits.low[:, None] + (limits.high - limits.low)[:, None] * jnp.linspace(0, 1, _PROOF + 1)
+    u = _lateness(law, nodes)
+
+    def one(of: tuple[Array, Array]) -> Array:
+        fall, slopes = of
+        return jnp.sum(jnp.max(fall[:, None] * u[:, :-1] + slopes[:, None] * nodes[:, 1:], axis=1))
+
+    return jax.lax.map(one, (cut.fall, cut.slopes))

@@ -1,0 +1,390 @@
+r"""The journal version: completion probabilities beside its published ones, and how good they can be.
+
+Wang, Cui, Li, Zou and Xiong, Optimization-based block coordinate gradient coding for mitigating partial
+stragglers in distributed learning, IEEE Transactions on Signal Processing, 2023. Shifted exponential cycle
+times of shift 1, M = 50, b = 1, deadline 10^6.5.
+"""
+
+import csv
+import functools
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import bcgc_jax as bcgc
+from bcgc_jax import plotting
+from bcgc_jax.cli.waiting import each
+from bcgc_jax.solvers.closed_form import equal_risk_partition
+from bcgc_jax.solvers.completion import STARTS, completion_partition
+from experiments.report import number, print_table, run_command, write_csv
+
+SCHEMES = ("deadline", "equal_risk", "large_deadline", "time", "frequency", "optimal", "single_block")
+# What the journal calls them.
+PUBLISHED = {
+    "deadline": "stationary_point",
+    "large_deadline": "large_deadline",
+    "single_block": "single_block",
+}
+REFERENCE = Path(__file__).resolve().parent / "data" / "published_completion.csv"
+
+NUM_WORKERS, RATE, COORDINATES, DEADLINE = 20, 0.1, 40_000, 10**6.5
+WORKERS_GRID = (5, 10, 15, 20, 25, 30, 40, 50)
+RATE_GRID = tuple(10 ** (e / 20) for e in range(-24, -13, 2))
+COORDINATES_GRID = (20_000, 25_000, 30_000, 35_000, 40_000, 50_000, 60_000, 80_000)
+DEADLINE_GRID = tuple(10 ** (e / 20) for e in range(122, 135, 2))
+RATE_TICKS = (0.06, 0.08, 0.1, 0.13, 0.16, 0.2)
+STEPS = (0, 1, 2, 3, 5, 8, 12, 20, 30, 50, 80, 120, 200)
+NUM_PLANS = 9
+TITLE = (
+    "lines: exact; markers of their own: published (most probably in time: the journal's iterative method)"
+)
+# Rounds of the bound, and above 30 workers.
+ROUNDS, FEWER_ROUNDS = 3, 1
+
+
+class Point(NamedTuple):
+    """A problem and its deadline, on the axis of a panel."""
+
+    panel: str
+    num_workers: int = NUM_WORKERS
+    rate: float = RATE
+    num_coordinates: int = COORDINATES
+    deadline: float = DEADLINE
+
+    @property
+    def x(self) -> float:
+        return float(getattr(self, AXES[self.panel][0]))
+
+    def problem(self, max_workers: int = 0) -> bcgc.Problem:
+        law = bcgc.ShiftedExponential(self.rate, 1.0)
+        return bcgc.Problem(
+            law, self.num_workers, self.num_coordinates, 50.0, max_workers=max_workers or self.num_workers
+        )
+
+
+AXES: Mapping[str, tuple[str, str, str]] = {
+    "a": ("num_workers", "number of workers $N$", ""),
+    "b": ("rate", r"rate $\mu$ (1 / unit of cycle time)", "x"),
+    "c": ("num_coordinates", "number of coordinates $L$", ""),
+    "d": ("deadline", "deadline (cycles × unit of cycle time)", ""),
+}
+
+
+class Row(NamedTuple):
+    """One scheme at one point; `published` is the journal's."""
+
+    panel: str
+    x: float
+    scheme: str
+    completion: float
+    expected_runtime: float
+    published: float | None
+
+
+class Bound(NamedTuple):
+    """The best completion probability found, what none exceeds, and the published ones."""
+
+    num_workers: int
+    rate: float
+    num_coordinates: int
+    found: float
+    upper_bound: float
+    equal_risk: float
+    large_deadline: float
+    published_point: float
+    published_closed_form: float
+
+
+class Plan(NamedTuple):
+    """A plan of N = 20: a scheme's, or the fastest with a completion probability of at least `asked`."""
+
+    scheme: str
+    asked: float | None
+    completion: float
+    expected_runtime: float
+
+
+class Step(NamedTuple):
+    """The completion probability from a start after so many steps."""
+
+    start: str
+    steps: int
+    completion: float
+
+
+Published = Mapping[tuple[int, str, int], Mapping[str, float]]
+
+
+def read_published(path: Path = REFERENCE) -> Published:
+    """The published values by (N, rate to six digits, L)."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    places = ("num_workers", "rate", "num_coordinates")
+    return {
+        (int(r["num_workers"]), f"{float(r['rate']):.6g}", int(r["num_coordinates"])): {
+            name: float(value) for name, value in r.items() if name not in places
+        }
+        for r in rows
+    }
+
+
+def grid() -> list[Point]:
+    """The points of the four panels."""
+    return (
+        [Point("a", num_workers=n) for n in WORKERS_GRID]
+        + [Point("b", rate=rate) for rate in RATE_GRID]
+        + [Point("c", num_coordinates=count) for count in COORDINATES_GRID]
+        + [Point("d", deadline=t) for t in DEADLINE_GRID]
+    )
+
+
+def partition_of(scheme: str, problem: bcgc.Problem, deadline: float) -> jax.Array:
+    """The plan of a scheme."""
+    if scheme == "equal_risk":
+        return equal_risk_partition(problem, deadline)
+    method: Any = bcgc.Deadline(deadline) if scheme == "deadline" else scheme
+    found = bcgc.solve(problem, bcgc.Optimal(tolerance=1e-5) if scheme == "optimal" else method)
+    assert found.partition is not None
+    return found.partition
+
+
+def compute(points: Sequence[Point], published: Published) -> list[Row]:
+    """Every scheme at every point; of one panel one program."""
+    rows = []
+    for point in each(points, "completion"):
+        largest = max(p.num_workers for p in points if p.panel == point.panel)
+        problem = point.problem(largest)
+        known = published.get((point.num_workers, f"{point.rate:.6g}", point.num_coordinates), {})
+        known = known if point.deadline == DEADLINE else {}
+        for scheme in SCHEMES:
+            x = partition_of(scheme, problem, point.deadline)
+            in_time = float(bcgc.completion_probability(problem, x, point.deadline))
+            runtime = float(bcgc.expected_runtime(problem, x))
+            theirs = known.get(PUBLISHED.get(scheme, ""))
+            rows.append(Row(point.panel, point.x, scheme, in_time, runtime, theirs))
+    return rows
+
+
+def compute_bounds(published: Published, rounds: int = ROUNDS) -> list[Bound]:
+    """Each published setting: what was found, and how far from the best it can be."""
+    found = []
+    for (workers, rate, count), theirs in each(list(published.items()), "bounds"):
+        problem = Point("a", workers, float(rate), count).problem()
+        bound = bcgc.completion_bound(
+            problem, DEADLINE, rounds=rounds if workers <= 30 else min(rounds, FEWER_ROUNDS)
+        )
+        equal_risk, large = (
+            float(bcgc.completion_probability(problem, partition_of(scheme, problem, DEADLINE), DEADLINE))
+            for scheme in ("equal_risk", "large_deadline")
+        )
+        found.append(
+            Bound(
+                num_workers=workers,
+                rate=float(rate),
+                num_coordinates=count,
+                found=bound.reached,
+                upper_bound=bound.upper_bound,
+                equal_risk=equal_risk,
+                large_deadline=large,
+                published_point=theirs["stationary_point"],
+                published_closed_form=theirs["large_deadline"],
+            )
+        )
+    return found
+
+
+def compute_plans(workers: int = NUM_WORKERS, count: int = NUM_PLANS) -> list[Plan]:
+    """The schemes, and the plans between the fastest and the most probable one."""
+    problem = Point("a", workers).problem()
+    plans = []
+    for scheme in SCHEMES:
+        x = partition_of(scheme, problem, DEADLINE)
+        in_time, runtime = (
+            bcgc.completion_probability(problem, x, DEADLINE),
+            bcgc.expected_runtime(problem, x),
+        )
+        plans.append(Plan(scheme, None, float(in_time), float(runtime)))
+    late = {plan.scheme: 1 - plan.completion for plan in plans}
+    between = 1 - np.geomspace(late["optimal"], late["deadline"], count + 2)[1:-1]
+    for asked in each(between.tolist(), "plans between"):
+        found = bcgc.solve(problem, bcgc.Deadline(DEADLINE, min_completion=asked))
+        assert found.completion_probability is not None
+        plans.append(
+            Plan("between", asked, float(found.completion_probability), float(found.expected_runtime))
+        )
+    return plans
+
+
+def compute_convergence(workers: int = NUM_WORKERS) -> list[Step]:
+    """The search of `deadline` from its starts, stopped after so many steps; one program for all."""
+    problem = Point("a", workers).problem()
+
+    @functools.partial(jax.jit)
+    def after(steps: jax.Array) -> jax.Array:
+        search: Callable[..., Any] = completion_partition.__wrapped__  # type: ignore[attr-defined]
+        return search(problem, DEADLINE, max_steps=steps).probabilities
+
+    rows = []
+    for steps in each(STEPS, "convergence"):
+        found = after(jnp.asarray(steps))
+        rows += [Step(start, steps, float(p)) for start, p in zip(STARTS, found, strict=True)]
+    return rows
+
+
+def print_bounds(bounds: Sequence[Bound]) -> None:
+    """Published and exact values of the same solutions, the best found and the bound."""
+    header = ["N", "rate", "L", "closed form", "published", "equal risk", "iterative", "found", "at most"]
+    lines = [
+        [
+            *(str(b.num_workers), f"{b.rate:.4g}", str(b.num_coordinates)),
+            *(f"{b.large_deadline:.4f}", f"{b.published_closed_form:.3f}", f"{b.equal_risk:.6f}"),
+            *(f"{b.published_point:.3f}", f"{b.found:.8f}", f"{b.upper_bound:.8f}"),
+        ]
+        for b in bounds
+    ]
+    print_table("Completion probability by 10^6.5: published, exact, and what no plan exceeds", header, lines)
+    lines = [
+        [
+            *(str(b.num_workers), f"{b.rate:.4g}", str(b.num_coordinates), f"{1 - b.published_point:.3g}"),
+            *(f"{1 - b.found:.4g}", f"{1 - b.upper_bound:.4g}"),
+            f"{100 * ((1 - b.found) / (1 - b.upper_bound) - 1):.2g} %",
+        ]
+        for b in bounds
+    ]
+    header = ["N", "rate", "L", "published", "found", "no plan below", "found may be above the best by"]
+    print_table("Late: 1 - P", header, lines)
+
+
+def print_rows(rows: Sequence[Row]) -> None:
+    """Late, of every scheme, a table for each panel."""
+    for panel, (name, *_) in AXES.items():
+        mine = [row for row in rows if row.panel == panel]
+        places = sorted({row.x for row in mine})
+        lines = []
+        for scheme in SCHEMES:
+            late = [1 - row.completion for row in mine if row.scheme == scheme]
+            lines.append([scheme, *(f"{max(p, 0):.2g}" for p in late)])
+        if lines and places:
+            print_table(f"Late, by {name}", ["scheme", *(f"{x:.4g}" for x in places)], lines)
+
+
+def print_plans(plans: Sequence[Plan]) -> None:
+    """Runtime and completion probability of the schemes and of the plans between two of them."""
+    least = min(plan.expected_runtime for plan in plans)
+    lines = [
+        [
+            plan.scheme if plan.asked is None else f"at least {plan.asked:.5f}",
+            *(number(plan.expected_runtime, 5), f"{100 * (plan.expected_runtime / least - 1):.2f} %"),
+            *(f"{plan.completion:.5f}", f"{1 - plan.completion:.4g}"),
+        ]
+        for plan in sorted(plans, key=lambda plan: plan.expected_runtime)
+    ]
+    header = ["plan", "expected runtime", "above the least", "in time", "late"]
+    print_table(f"Both at once, N = {NUM_WORKERS}", header, lines)
+
+
+def _look(scheme: str) -> dict[str, Any]:
+    return plotting.curve(scheme)
+
+
+def draw_completion(rows: Sequence[Row]) -> Any:
+    """Four panels of the probability to be late."""
+    canvas, panels = plotting.new_figure(2, 2, size=(8.4, 6.4))
+    for axes, (panel, (_, label, log)) in zip(panels, AXES.items(), strict=True):
+        for scheme in SCHEMES:
+            mine = [row for row in rows if row.panel == panel and row.scheme == scheme]
+            # Below this 1 - P is rounding.
+            late = [1 - row.completion if 1 - row.completion > 1e-14 else np.nan for row in mine]
+            axes.plot([row.x for row in mine], late, **_look(scheme))
+            theirs = [row for row in mine if row.published is not None]
+            axes.plot(
+                [row.x for row in theirs],
+                [1 - (row.published or 0) for row in theirs],
+                **plotting.points(scheme),
+            )
+        axes.set_ylim(1e-7, 1.5)
+        plotting.label_axes(
+            axes,
+            label,
+            "probability to be late" if panel in "ac" else "",
+            title=f"({panel})",
+            log="y" + log,
+            x_ticks=RATE_TICKS if log else (),
+        )
+    handles = [plotting.legend_handle(scheme, marker=scheme in PUBLISHED) for scheme in SCHEMES]
+    plotting.legend_outside(canvas, handles, place="lower", columns=4, title=TITLE)
+    return canvas
+
+
+def draw_plans(rows: Sequence[Row], steps: Sequence[Step], plans: Sequence[Plan]) -> Any:
+    """Runtime against L; the search, step by step; plans between the fastest and the most probable one."""
+    canvas, (left, middle, right) = plotting.new_figure(1, 3, size=(10.8, 3.7))
+    for scheme in SCHEMES:
+        mine = [row for row in rows if row.panel == "c" and row.scheme == scheme]
+        left.plot([row.x for row in mine], [row.expected_runtime for row in mine], **_look(scheme))
+    ticks = (20_000, 40_000, 60_000, 80_000)
+    plotting.label_axes(left, AXES["c"][1], plotting.RUNTIME_LABEL, title="(a)", x_ticks=ticks)
+    best = max(step.completion for step in steps)
+    for start in dict.fromkeys(step.start for step in steps):
+        mine_ = [step for step in steps if step.start == start]
+        above = [max((1 - step.completion) / (1 - best) - 1, 1e-8) for step in mine_]
+        middle.plot([step.steps for step in mine_], above, ".-", markersize=4, linewidth=1.2, label=start)
+    middle.set_xscale("symlog", linthresh=1)
+    middle.legend(fontsize=6.5, title="start", title_fontsize=7)
+    plotting.label_axes(middle, "steps", "late / least, minus 1", title="(b)", log="y")
+    ends = [plan for plan in plans if plan.scheme in ("between", "optimal", "deadline")]
+    ends.sort(key=lambda plan: plan.completion)
+    late = [100 * (1 - plan.completion) for plan in ends]
+    right.plot(late, [plan.expected_runtime for plan in ends], "k.-")
+    for plan in plans:
+        if plan.scheme not in ("between", "single_block", "large_deadline"):
+            right.plot(
+                [100 * (1 - plan.completion)],
+                [plan.expected_runtime],
+                **plotting.points(plan.scheme, filled=True),
+            )
+    plotting.label_axes(right, "probability to be late (%)", "", title="(c)")
+    handles = [plotting.legend_handle(scheme, filled=True) for scheme in SCHEMES]
+    plotting.legend_outside(canvas, handles, place="lower", columns=4)
+    return canvas
+
+
+def run(
+    out: Path, *, points: Iterable[Point] | None = None, rounds: int = ROUNDS, plans: int = NUM_PLANS
+) -> None:
+    """Compute, print the tables, write journal.csv and three more, and two figures to `out`."""
+    published = read_published()
+    rows = compute(list(grid() if points is None else points), published)
+    bounds = compute_bounds(published, rounds)
+    between, steps = compute_plans(count=plans), compute_convergence()
+    print_bounds(bounds)
+    print_rows(rows)
+    print_plans(between)
+    for name, found in (("", rows), ("_bounds", bounds), ("_plans", between), ("_steps", steps)):
+        write_csv(out / f"journal{name}.csv", (row._asdict() for row in found))
+    plotting.save_figure(draw_completion(rows), out, "journal")
+    plotting.save_figure(draw_plans(rows, steps, between), out, "journal_plans")
+    print(
+        f"\nWritten to {out}: journal.csv, journal_bounds.csv, journal_plans.csv, journal_steps.csv,\n"
+        "journal and journal_plans as .png and .svg"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    description = (
+        "Completion probabilities of the journal version (Wang et al., IEEE TSP 2023) beside exact ones,\n"
+        "the best found and a bound that none exceeds; against N, the rate, L and the deadline; expected\n"
+        "runtime against L; convergence; plans between the fastest and the most probable one. Takes some\n"
+        "minutes; writes PNG, SVG and CSV."
+    )
+    return run_command("journal", description, run, argv, seeded=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""The fastest plan that ends in time often enough, against SciPy's optimisers and the ends of the curve."""
+
+import jax
+import numpy as np
+import pytest
+from scipy import optimize
+
+import bcgc_jax as bcgc
+from tests.problems import known
+
+
+def _fastest(problem, deadline, least, starts):
+    """Least E τ̂ by sequential quadratic programming, from several starts."""
+    runtime = jax.jit(jax.value_and_grad(lambda x: bcgc.expected_runtime(problem, x)))
+    in_time = jax.jit(jax.value_and_grad(lambda x: bcgc.completion_probability(problem, x, deadline)))
+    total, size = float(problem.total), problem.max_workers
+    unit = float(runtime(starts[0])[0])
+    values = []
+    for start in starts:
+        found = optimize.minimize(
+            lambda s: float(runtime(s * total)[0]) / unit,
+            start / total,
+            jac=lambda s: np.asarray(runtime(s * total)[1]) * total / unit,
+            bounds=[(0, 1)] * size,
+            constraints=[
+                {"type": "eq", "fun": lambda s: s.sum() - 1, "jac": lambda s: np.ones(size)},
+                {
+                    "type": "ineq",
+                    "fun": lambda s: float(in_time(s * total)[0]) - least,
+                    "jac": lambda s: np.asarray(in_time(s * total)[1]) * total,
+                },
+            ],
+            method="SLSQP",
+            options={"ftol": 1e-12, "maxiter": 300},
+        )
+        if float(in_time(found.x * total)[0]) > least - 1e-8:
+            values.append(found.fun * unit)
+    return min(values)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("law", "workers", "deadline"),
+    [(bcgc.ShiftedExponential(0.1, 1.0), 8, 300.0), (bcgc.Weibull(10.0, 0.8, 1.0), 6, 300.0)],
+    ids=str,
+)
+def test_no_optimiser_finds_a_faster_plan_that_is_in_time_as_often(x64, law, workers, deadline):
+    problem = bcgc.Problem(law, workers, 100)
+    fast, sure = bcgc.solve(problem), bcgc.solve(problem, bcgc.Deadline(deadline))
+    low = float(bcgc.completion_probability(problem, known(fast.partition), deadline))
+    high = float(known(sure.completion_probability))
+    assert low < high - 1e-3
+    rng = np.random.default_rng(0)
+    ends = [np.asarray(s.partition) for s in (fast, sure)]
+    starts = [*ends, np.mean(ends, axis=0), *(100 * rng.dirichlet(np.ones(workers), 3))]
+    last = float(fast.expected_runtime)
+    for share in (0.3, 0.8):
+        least = low + share * (high - low)
+        found = bcgc.solve(problem, bcgc.Deadline(deadline, min_completion=least))
+        assert int(found.status) == bcgc.Status.CONVERGED
+        assert float(known(found.completion_probability)) >= least - 1e-12
+        theirs = _fastest(problem, deadline, least, starts)
+        assert float(found.expected_runtime) <= theirs * (1 + 1e-6)
+        assert last < float(found.expected_runtime) < float(sure.expected_runtime)
+        assert float(found.lower_bound) <= theirs
+        last = float(found.expected_runtime)
+
+
+def test_the_ends_are_the_optimum_and_nothing(x64):
+    problem = bcgc.Problem(bcgc.ShiftedExponential(0.1, 1.0), 4, 100)
+
+    def solve(least):
+        return bcgc.solve(problem, bcgc.Deadline(400.0, min_completion=least))
+
+    fast, sure = bcgc.solve(problem), bcgc.solve(problem, bcgc.Deadline(400.0))
+    low = float(bcgc.completion_probability(problem, known(fast.partition), 400.0))
+    free = solve(low - 1e-3)
+    assert float(free.expected_runtime) == pytest.approx(float(fast.expected_runtime), rel=1e-6)
+    assert float(free.relative_gap) < 1e-5
+    between = solve(float(known(sure.completion_probability)) - 1e-7)
+    np.testing.assert_allclose(known(between.partition), known(sure.partition), atol=0.2)
+    assert int(solve(float(known(sure.completion_probability)) + 1e-4).status) == bcgc.Status.INFEASIBLE
+    with pytest.raises(ValueError, match="min_completion must be"):
+        bcgc.Deadline(400.0, min_completion=1.0)
+    with pytest.raises(ValueError, match="without atoms"):
+        bcgc.solve(
+            bcgc.Problem(bcgc.TwoSpeed(1.0, 2.0, 0.1), 4, 100), bcgc.Deadline(400.0, min_completion=0.5)
+        )

@@ -19,9 +19,10 @@ from bcgc_jax.linear_algebra import solve_by_halves, solve_unit_upper
 
 # Sums that are written out, if they are asked for, are so up to this size: at N = 12 half of a batch's time.
 _WRITTEN_OUT = 12
-# From this size on half of the zeros above the diagonal are left out: a row's loop is compiled once for
-# each of these parts of the rows. At N = 1000 2.9 ms a node on a core, 4.6 with one part.
-_LARGE, _PARTS = 150, 4
+# From these sizes on half of the zeros above the diagonal are left out: a row's loop is compiled once for
+# each of these parts of the rows. At N = 1000 2.9 ms a node on a core, 4.6 with one part; in a batch 4.5 µs a
+# problem at N = 100, 7.0 with one. A problem alone is slower for it: 4.3 ms at N = 1000, 3.2 with one.
+_LARGE, _LARGE_IN_BATCHES, _PARTS = 150, 50, 4
 
 
 def crossing_probability(hazard: Array, num_workers: ArrayLike, *, written_out: bool = False) -> Array:
@@ -129,21 +130,11 @@ class Crossing:
     def _column(self, values: Array | np.ndarray) -> Any:
         return values.reshape((-1,) + (1,) * (self.below.ndim - 1))
 
-    def _counts(self, m: Array | np.ndarray, share: Array) -> Array:
-        """The weight of m, whole numbers that run along axis 0; 0 for m < 0."""
-        if isinstance(m, np.ndarray) and m.min() >= 0:
-            return self._weight(self._column(m), share)
-        weight = self._weight(self._column(jnp.maximum(m, 0)), share)
-        return jnp.where(self._column(m >= 0), weight, 0)
-
     def _share(self, low: tuple[Array, Array], high: tuple[Array, Array]) -> Array:
         """b_high - b_low from (below, above) pairs, from the side where it does not cancel."""
         gap = jnp.where(high[0] > 0.5, low[1] - high[1], high[0] - low[0])
         # Not `maximum`: at 0, where levels tie, it would pass on half the slope.
         return jnp.where(gap < 0, 0, gap)
-
-    def _at(self, i: Array) -> tuple[Array, Array]:
-        return self.below[i][None], self.above[i][None]
 
     @functools.cached_property
     def last(self) -> Array:
@@ -190,30 +181,19 @@ class Crossing:
         return share, (later[high] * earlier[low])
 
     def _parts(self) -> list[tuple[int, int]]:
-        """Of the rows of a large matrix, from and to."""
-        ends = [self.size * part // _PARTS for part in range(_PARTS + 1)]
+        """From and to, of the rows of a matrix."""
+        large = self.size > (_LARGE_IN_BATCHES if self.batched else _LARGE)
+        parts = _PARTS if large and (self.batched or self.below.ndim > 1) else 1
+        ends = [self.size * part // parts for part in range(parts + 1)]
         return list(itertools.pairwise(ends))
 
     def first_failures(self) -> Array:
-        """V_k."""
-        if self.size > _LARGE:
-            return self._first_failures_of_many()
+        """V_k: each is taken out of all later ones."""
         if self.written_out:
-            first = list(self._start)
+            found = list(self._start)
             for k in range(1, self.size):
-                first[k] = first[k] - sum(first[j] * self._pairs[j, k][1] for j in range(k))
-            return jnp.stack(first)
-
-        def row(i: Array, first: Array) -> Array:
-            share = self._share((self.below, self.above), self._at(i))
-            lag = i - self.index
-            weight = jnp.where(self._column(lag > 0), self._counts(jnp.maximum(lag, 1), share), 0)
-            return _set_row(first, i, first[i] - jnp.sum(weight * first, axis=0))
-
-        return jax.lax.fori_loop(0, self.size, row, self._start)
-
-    def _first_failures_of_many(self) -> Array:
-        """Each V_k is taken out of all later ones."""
+                found[k] = found[k] - sum(found[j] * self._pairs[j, k][1] for j in range(k))
+            return jnp.stack(found)
         first = self._start
         for begin, end in self._parts():
 
@@ -228,9 +208,16 @@ class Crossing:
             first = jax.lax.fori_loop(begin, end, take_out, first)
         return first
 
-    def _successes_of_many(self) -> Array:
-        """The same from the last level on."""
-        later_sum, success = self.last, self._end
+    def successes(self) -> Array:
+        """R_k, the probability that no later threshold fails and all N arrive, given C(b_k) = k."""
+        if self.written_out:
+            later, found = list(self.last), list(self._end)
+            for j in reversed(range(self.size)):
+                following = range(j + 1, self.size)
+                found[j] = found[j] - sum(self._pairs[j, k][0] * later[k] for k in following)
+                later[j] = later[j] - sum(self._pairs[j, k][1] * later[k] for k in following)
+            return jnp.stack(found)
+        later_sum, success = self.last, self._end  # `last` less its renewals becomes the adjoint of V
         for begin, end in reversed(self._parts()):
 
             def take_out(step: Array, carry: tuple[Array, Array], end: int = end) -> tuple[Array, Array]:
@@ -247,33 +234,6 @@ class Crossing:
                 )
 
             later_sum, success = jax.lax.fori_loop(0, end - begin, take_out, (later_sum, success))
-        return success
-
-    def successes(self) -> Array:
-        """R_k, the probability that no later threshold fails and all N arrive, given C(b_k) = k."""
-        if self.size > _LARGE:
-            return self._successes_of_many()
-        if self.written_out:
-            later, success = list(self.last), list(self._end)
-            for j in reversed(range(self.size)):
-                following = range(j + 1, self.size)
-                success[j] = success[j] - sum(self._pairs[j, k][0] * later[k] for k in following)
-                later[j] = later[j] - sum(self._pairs[j, k][1] * later[k] for k in following)
-            return jnp.stack(success)
-
-        def row(step: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-            later_sum, success = carry  # later_sum: `last` less its renewals, the adjoint of V
-            i = self.size - 1 - step
-            share = self._share(self._at(i), (self.below, self.above))
-            ahead = self.index - i
-            later, lag = self._column(ahead > 0), jnp.maximum(ahead, 1)
-            weight_below = jnp.where(later, self._counts(lag - 1, share), 0)
-            weight = weight_below * self.unit * share / self._column(lag)  # of lag
-            success = _set_row(success, i, success[i] - jnp.sum(weight_below * later_sum, axis=0))
-            later_sum = _set_row(later_sum, i, later_sum[i] - jnp.sum(weight * later_sum, axis=0))
-            return later_sum, success
-
-        _, success = jax.lax.fori_loop(0, self.size, row, (self.last, self._end))
         return success
 
     def renewals(self) -> tuple[Array, Array, Array]:
@@ -314,11 +274,6 @@ class Crossing:
     def probability(self, first: Array | None = None) -> Array:
         first = self.first_failures() if first is None else first
         return jnp.sum(first * self.last, axis=0) / self.total
-
-
-def _set_row(rows: Array, i: Array, row: Array) -> Array:
-    """`rows.at[i].set(row)` for an index that is in range: half of the kernels."""
-    return jax.lax.dynamic_update_index_in_dim(rows, row, i, 0)
 
 
 def _whole_power(base: Array, exponent: int) -> Array:

@@ -19,6 +19,7 @@ from bcgc_jax.cli.ending import interrupted, take_any_sign
 from bcgc_jax.solvers.schemes import SchemeError, load_schemes
 from benchmarks.cluster import cluster, cluster_faults
 from benchmarks.coding import traffic, training
+from benchmarks.crossing import crossing
 from benchmarks.first_answer import first_answer
 from benchmarks.large_model import cluster_large
 from benchmarks.planning import (
@@ -41,6 +42,7 @@ MEASURES: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "simulation": simulation,
     "evaluation": evaluation,
     "completion": completion,
+    "crossing": crossing,
     "solutions": solutions,
     "programme": programme,
     "optima": optima,

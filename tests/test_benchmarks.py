@@ -9,7 +9,7 @@ import pytest
 
 from bcgc_jax.schedules import Group, cycles_of, schedule_of
 from benchmarks import __main__ as benchmark
-from benchmarks import peers, planning, scaling, scheduling, timing
+from benchmarks import crossing, installed, peers, planning, scaling, scheduling, timing
 from tests.oracles.exact import crossing_probability
 from tests.oracles.schedules import simulated
 
@@ -44,6 +44,36 @@ def test_the_fft_recursion_gives_the_exact_crossing_probability(size):
     np.testing.assert_allclose(peers.boundary_probability(boundary), exact, rtol=0, atol=3e-14)
     assert max(exact) > 0.5
     assert min(exact) < 0.1
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 12])
+def test_the_judge_of_crossing_probabilities_is_the_exact_count(size):
+    whole = np.sort(np.random.default_rng(size).integers(1, 2**20, size))
+    exact = 1 - crossing_probability([Fraction(int(b), 2**20) for b in whole])
+    assert crossing.exact_probability(whole / 2**20, 20) == exact
+    assert crossing.exact_probability(whole / 2**20) == exact
+
+
+def stand_in(boundaries: np.ndarray) -> np.ndarray:
+    """A peer that errs by a hundredth."""
+    return np.array([float(crossing.exact_probability(row, 30)) + 0.01 for row in boundaries])
+
+
+def test_programs_for_crossing_probabilities_are_measured_where_they_are_installed(monkeypatch, small):
+    monkeypatch.setattr(crossing, "CASES", (crossing.Case("one boundary", 3, repeats=2),))
+    monkeypatch.setattr(installed, "crossprob", lambda: stand_in)
+    monkeypatch.setattr(installed.shutil, "which", lambda name: None)
+    measured, *missing = crossing.crossing()
+    assert measured["against"] == "crossprob"
+    assert measured["error"] < 1e-13
+    # In units of the smaller of P and 1 - P.
+    assert 0.01 < measured["peer_error"] < 1
+    assert measured["ratio"] > 0
+    assert [row["accuracy"].split("; ")[1] for row in missing] == [
+        "qqconf is not installed",
+        "mutoss is not installed",
+    ]
+    assert not any("peer" in row for row in missing)
 
 
 def test_completion_by_fft_of_two_workers_has_its_closed_form():

@@ -1,0 +1,140 @@
+"""Crossing probabilities of given boundaries, beside programs for them, with exact rationals as judge."""
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from bcgc_jax.crossing import crossing_probability
+from benchmarks import installed, peers
+from benchmarks.timing import Measured, compare, result_row
+
+# Rows that a device takes at a time: what they need stays in its cache.
+_BATCH = 512
+# Rows of a batch that are judged.
+_JUDGED = 32
+
+
+class Case(NamedTuple):
+    """Rows b_1…b_N with P(U_(k) > b_k) the same for every k, from a range, and of so many binary digits."""
+
+    what: str
+    num_workers: int
+    rows: int = 1
+    late: tuple[float, float] = (1e-3, 0.1)
+    bits: int = 30
+    repeats: int = 101
+
+
+CASES = (
+    Case("one boundary", 20),
+    Case("one boundary", 100),
+    Case("one boundary", 1000, bits=24, repeats=15),
+    Case("4096 boundaries", 20, rows=4096, repeats=7),
+    Case("4096 boundaries", 100, rows=4096, repeats=7),
+    Case("hardly ever crossed", 100, late=(1e-12, 1e-11), bits=53),
+    Case("nearly always crossed", 100, late=(0.9, 0.95), bits=53),
+)
+
+
+def crossing() -> list[dict[str, Any]]:
+    """Crossing probabilities, one and 4096 of them, against crossprob, and qqconf and mutoss in R."""
+    peers.require_scipy()
+    with jax.enable_x64(True):
+        return [row for case in CASES for row in _rows(case)]
+
+
+def _rows(case: Case) -> Iterator[dict[str, Any]]:
+    boundaries = _boundaries(case)
+    judged = slice(None, None, max(1, case.rows // _JUDGED))
+    exact = [exact_probability(row, case.bits) for row in boundaries[judged]]
+    functions: dict[str, Callable[[], np.ndarray]] = {"package": _package(boundaries)}
+    moscovich = installed.crossprob()
+    if moscovich is not None:
+        functions["crossprob"] = functools.partial(moscovich, boundaries)
+    timed: dict[str, Measured | None] = {"crossprob": None, **compare(functions, case.repeats)}
+    for name in installed.R_PACKAGES:
+        # Thousands of calls are repeated enough.
+        timed[name] = installed.in_r(name, boundaries, 1 if case.rows > 1 else case.repeats)
+    package = timed.pop("package")
+    assert package is not None
+    error = _error([1 - Fraction(p) for p in package.value.ravel()[judged].tolist()], exact)
+    for name, peer in timed.items():
+        if peer is None:
+            peer_error, accuracy = None, f"error {error:.1e}; {name} is not installed"
+        else:
+            peer_error = _error(peer.value[judged].tolist(), exact)
+            accuracy = f"error {error:.1e}, the peer's {peer_error:.1e}"
+        yield result_row(
+            "crossing",
+            f"{case.what}, N={case.num_workers}",
+            package,
+            accuracy,
+            peer=peer,
+            against=name,
+            repeats=case.repeats,
+            error=error,
+            peer_error=peer_error,
+        )
+
+
+def _boundaries(case: Case) -> np.ndarray:
+    """`[rows, N]`: quantiles of the order statistics, rounded so that rational arithmetic is cheap."""
+    from scipy.special import betaincinv
+
+    k = np.arange(1, case.num_workers + 1)
+    low, high = np.log(case.late)
+    late = np.exp(np.random.default_rng(0).uniform(low, high, (case.rows, 1)))
+    quantiles = 1 - betaincinv(case.num_workers - k + 1, k, late)
+    return np.round(quantiles * 2.0**case.bits) / 2.0**case.bits
+
+
+def _package(boundaries: np.ndarray) -> Callable[[], np.ndarray]:
+    """The package on an array of NumPy, back to NumPy; many rows are spread over the local devices."""
+    num_workers = boundaries.shape[-1]
+
+    def late(boundary: jax.Array, many: bool = False) -> jax.Array:
+        return crossing_probability(-jnp.log1p(-boundary[..., ::-1]), num_workers, written_out=many)
+
+    if len(boundaries) == 1:
+        one = jax.jit(late)
+        return lambda: np.asarray(one(boundaries[0]))
+    pieces = boundaries.reshape(-1, _BATCH, num_workers)
+    rows = PartitionSpec("rows")
+    devices = jax.local_devices()[: math.gcd(len(pieces), jax.local_device_count())]
+    local = functools.partial(jax.lax.map, functools.partial(late, many=True))
+    spread = jax.jit(
+        jax.shard_map(local, mesh=Mesh(np.array(devices), ("rows",)), in_specs=rows, out_specs=rows)
+    )
+    return lambda: np.asarray(spread(pieces))
+
+
+def exact_probability(boundary: np.ndarray, bits: int = 53) -> Fraction:
+    """P(U_(k) ≤ b_k for every k) of N uniform variables, for ascending multiples of 2^-bits.
+
+    P_k = 1 - Σ_{j<k} C(k, j) P_j (1 - b_{j+1})^{k-j} (Bolshev), P_j that of the first j of j variables: a sum
+    that cancels, in whole numbers of units 2^{-bits k}.
+
+    >>> exact_probability(np.array([0.5, 0.75]))
+    Fraction(1, 2)
+    """
+    above = [2**bits - int(b * 2.0**bits) for b in boundary.tolist()]
+    whole, terms = 1, list[int]()
+    for k, last in enumerate(above, start=1):
+        terms = [term * (k * gap) // (k - j) for j, (term, gap) in enumerate(zip(terms, above, strict=False))]
+        terms.append(whole * k * last)
+        whole = (1 << bits * k) - sum(terms)
+    return Fraction(whole, 1 << bits * len(above))
+
+
+def _error(found: list[Any], exact: list[Fraction]) -> float:
+    """The largest error of P, in units of the smaller of P and 1 - P."""
+    if any(isinstance(p, float) and not math.isfinite(p) for p in found):
+        return math.nan
+    return max(float(abs(Fraction(p) - q) / min(q, 1 - q)) for p, q in zip(found, exact, strict=True))

@@ -76,7 +76,6 @@ def test_a_global_search_ends_below_the_bound_and_at_the_plan_that_was_found(x64
     workers = problem.max_workers
     found = completion_bound(problem, deadline)
     best = _most(float(problem.total), workers, deadline, float(problem.scale), cdf)
-    print(name, best, found)
     assert best == pytest.approx(found.reached, abs=1e-4)
     assert best <= found.upper_bound + 1e-9
     assert found.reached <= found.upper_bound < found.reached + slack

@@ -66,6 +66,7 @@ def test_no_optimiser_finds_a_faster_plan_that_is_in_time_as_often(x64, law, wor
         last = float(found.expected_runtime)
 
 
+@pytest.mark.slow
 def test_the_ends_are_the_optimum_and_nothing(x64):
     problem = bcgc.Problem(bcgc.ShiftedExponential(0.1, 1.0), 4, 100)
 

@@ -102,8 +102,13 @@ def _pieces(size: int) -> tuple[tuple[int, int, int], ...]:
     return tuple(pieces)
 
 
+@functools.cache
+def _table(size: int) -> np.ndarray:
+    return np.array([math.lgamma(k + 1) for k in range(size)])
+
+
 def _log_factorials(size: int, dtype: Any) -> Array:
-    return jnp.asarray(np.array([math.lgamma(k + 1) for k in range(size)]), dtype)
+    return jnp.asarray(_table(size), dtype)
 
 
 def _poisson(count: Array, rate: Array, size: int) -> Array:

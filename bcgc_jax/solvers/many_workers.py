@@ -33,24 +33,25 @@ from bcgc_jax.order_statistics import typical_hazards
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.quadrature import rule_error
 from bcgc_jax.solvers.optimal import OptimalResult, least_gap
-from bcgc_jax.solvers.second_order import NUM_NODES, first_fineness
+from bcgc_jax.solvers.second_order import NUM_NODES
 from bcgc_jax.windows import windowed_paths
 
 # Nodes at a time, for each of the machine's cores.
 _NODES_AT_A_TIME = 16
-# A finer rule judges the answer of a coarse one.
-_FINER = 4
+# A finer rule judges the answer of a coarse one; with its own halves and quarters it tells its error.
+_FINER = 2
 # Deviations of the times from the mean at which all levels take equally long in the first plan.
 _FIRST = 1.5
 # What is left out of windows, relative to the value; ten times the worst that was measured.
 _WINDOWS = 1e-9
 # Levels at both ends with columns of their own, spacing of the splines' knots, and that of the model's levels.
-_ENDS, _SPACING, _SAMPLES = 12, 0.2, 0.1
+_ENDS, _SPACING, _SAMPLES = 20, 0.12, 0.06
 _END_COORDINATE = 4.0
 # The second cumulant of an excursion's area over the first, squared: 0.061 / 2 for a parabola. The cases that were
 # tried converge fastest with two thirds of it.
 _SECOND_CUMULANT = 0.02
-_LONGEST, _SHRINK, _LEAST_LENGTH = 1.0, 0.4, 1e-3
+_SHRINK, _LEAST_LENGTH = 0.4, 1e-3
+_FINEST = 64
 
 
 class _Basis(NamedTuple):
@@ -101,26 +102,23 @@ def optimum_of_many(problem: Problem, *, tolerance: float, max_steps: int) -> Op
     one = jnp.ones(size, dtype)
     evaluate = functools.partial(_evaluate, law, marks(law, one, size), basis)
     tolerance = max(tolerance, least_gap(problem))
-    x = np.asarray(_first(law, one), float)
-    refine, steps, status = first_fineness(size), 0, Status.STEP_LIMIT
-    at = evaluate(x, refine)
-    path = _Path(basis, at, x)
+    refine, steps = max(2, round((size / 640) ** 0.5)), 0
+    best = np.asarray(_first(law, one), float)
+    at = evaluate(best, refine)
     while True:
+        path = _Path(basis, at, best)
         enough = max(tolerance, min(at.error / at.value, 1e-4))
-        if at.gap <= enough or path.stalled or steps >= max_steps:
-            best, refine = path.best, refine * _FINER
-            at = evaluate(best, refine)
-            sure = 1 - (at.least * best.sum() - at.error) / at.value
-            if sure <= tolerance or steps >= max_steps or at.gap <= 2 * path.gap or refine > 64:
-                status = Status.CONVERGED if sure <= tolerance else status
-                break
-            path = _Path(basis, at, best)
-        steps += 1
-        x = path.trial()
-        at = evaluate(x, refine)
-        path.take(at, x)
-    if status != Status.CONVERGED and steps < max_steps:
-        status = Status.PRECISION
+        while path.gap > enough and not path.stalled and steps < max_steps:
+            x = path.trial()
+            path.take(evaluate(x, refine), x)
+            steps += 1
+        best, refine = path.best, refine * _FINER
+        at = evaluate(best, refine)
+        sure = 1 - (at.least * best.sum() - at.error) / at.value
+        if sure <= tolerance or steps >= max_steps or at.gap <= 2 * path.gap or refine > _FINEST:
+            break
+    status = Status.CONVERGED if sure <= tolerance else Status.PRECISION
+    status = Status.STEP_LIMIT if status == Status.PRECISION and steps >= max_steps else status
     total, unit = best.sum(), float(problem.scale * problem.total)
     value, error, bound = (unit * v / total for v in (at.value, at.error, at.least * total))
     return OptimalResult(
@@ -142,7 +140,7 @@ class _Path:
 
     @property
     def stalled(self) -> bool:
-        return self.since >= 5
+        return self.since >= 3
 
     def _merit(self, at: _Point, x: np.ndarray) -> float:
         mass = self.basis.columns.T @ x
@@ -157,7 +155,7 @@ class _Path:
             self.barrier, self.unit, at.rows,
         )
         self.ratio, self.descent = np.asarray(found[0]), float(found[1])
-        self.length = min(_LONGEST, 0.995 / max(-self.ratio.min(), 0.995), 1 / max(self.ratio.max(), 1.0))
+        self.length = min(1.0, 0.995 / max(-self.ratio.min(), 0.995), 1 / max(self.ratio.max(), 1.0))
         self.x, self.merit, self.at_gap = x, self._merit(at, x), at.gap
 
     def trial(self) -> np.ndarray:
@@ -201,7 +199,7 @@ def _basis(size: int) -> _Basis:
     columns[level[:_ENDS], level[:_ENDS]] = 1
     columns[level[size - _ENDS :], np.arange(_ENDS) - _ENDS] = 1
     sampled = np.flatnonzero(np.diff(np.round((place - place[0]) / _SAMPLES))) + 1
-    return _Basis(columns, np.unique(np.r_[0, sampled, size - 1]))
+    return _Basis(columns, np.unique(np.r_[level[: 3 * _ENDS], sampled, level[size - 3 * _ENDS :]]))
 
 
 def _coordinate(size: int) -> np.ndarray:
@@ -224,7 +222,7 @@ def _evaluate(law: Law, known: Marks, basis: _Basis, x: np.ndarray, refine: int)
     size = x.size
     dtype = known.times.dtype
     load = jnp.asarray(np.cumsum(np.arange(1, size + 1) * x), dtype)
-    kind = isinstance(law.pieces(), Smooth)
+    nested = isinstance(law.pieces(), Smooth)
     samples = jnp.asarray(basis.samples)
     start, count = (int(v) if v.dtype.kind == "i" else float(v) for v in map(np.asarray, _about(law, known, load)))
     pieces = range(-(-count * refine // _NODES_AT_A_TIME))
@@ -238,21 +236,19 @@ def _evaluate(law: Law, known: Marks, basis: _Basis, x: np.ndarray, refine: int)
     value = start + sum(one.value for one in found)
     slope = sum(one.slope for one in found)
     rows = tuple(np.concatenate([getattr(one, name) for one in found]) for name in ("hazard", "arrive", "leave"))
-    fine, coarse, coarsest = (float(v) for v in value[:3])
-    left_out = float(value[3]) - start
-    error = float(rule_error(jnp.asarray(fine), jnp.asarray(coarse), jnp.asarray(coarsest))) if kind else 0.0
-    error = error + left_out + _WINDOWS * fine
     level = np.arange(1, size + 1)
     slopes = [
         level * np.cumsum(np.asarray(slope_of_homogeneous(v, jnp.asarray(s), load, size), float)[::-1])[::-1]
         for v, s in zip(value[:3], slope, strict=True)
     ]
-    least, *coarser = (float(s.min()) for s in slopes)
-    doubt = float(rule_error(*(jnp.asarray(v) for v in (least, *coarser)))) if kind else 0.0
+    least = [float(s.min()) for s in slopes]
+    error, doubt = (float(rule_error(*map(jnp.asarray, three))) if nested else 0.0 for three in (value[:3], least))
+    error += float(value[3]) - start + _WINDOWS * float(value[0])
     total = float(x.sum())
     # The bound is to have the error of the value, and what its own is beyond it.
     more = max(doubt - error / total, 0.0)
-    return _Point(fine, error, slopes[0], least - more, 1 - least * total / fine, rows)  # type: ignore[arg-type]
+    gap = 1 - least[0] * total / float(value[0])
+    return _Point(float(value[0]), error, slopes[0], least[0] - more, gap, rows)  # type: ignore[arg-type]
 
 
 @jax.jit

@@ -36,6 +36,7 @@ from bcgc_jax.solution import (
 from bcgc_jax.solvers import baselines, sample_average
 from bcgc_jax.solvers.completion import completion_partition
 from bcgc_jax.solvers.level_sets import best_levels
+from bcgc_jax.solvers.many_workers import is_of_many, optimum_of_many
 from bcgc_jax.solvers.methods import (
     LIMIT,
     Deadline,
@@ -213,19 +214,29 @@ def _solve_scheduled(problem: Problem, method: Scheduled, key: Array | None) -> 
 
 
 def _solve_optimal(problem: Problem, method: Optimal, written_out: bool) -> Solution:
-    allowed = problem.exists if method.levels is None else level_mask(problem, method.levels)
-    found = optimum(
-        problem,
-        allowed,
-        written_out,
-        tolerance=jax.lax.stop_gradient(method.tolerance),
-        max_steps=method.max_steps,
-    )
+    if method.levels is None and is_of_many(problem) and not is_traced(method):
+        found = _optimum_of_many(problem, method)
+    else:
+        allowed = problem.exists if method.levels is None else level_mask(problem, method.levels)
+        found = optimum(
+            problem,
+            allowed,
+            written_out,
+            tolerance=jax.lax.stop_gradient(method.tolerance),
+            max_steps=method.max_steps,
+        )
     solution = with_whole_numbers(problem, found)
     if _few_units(problem):
         rounded = improve_units(problem, solution.rounded, solution.levels)
         solution = replace(solution, rounded=rounded)
     return solution
+
+
+def _optimum_of_many(problem: Problem, method: Optimal) -> Solution:
+    found = optimum_of_many(problem, tolerance=float(method.tolerance), max_steps=method.max_steps)
+    lower = lower_bound_of(found.lower_bound - found.error, found.value)
+    certified = Certificate(found.value, found.error, lower, 1 - lower / found.value)
+    return solution_of(problem, found.partition, found.status, found.num_steps, problem.exists, certified)
 
 
 def _solve_deadline(problem: Problem, method: Deadline) -> Solution:

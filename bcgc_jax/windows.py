@@ -92,7 +92,9 @@ def _pieces(size: int) -> tuple[tuple[int, int, int], ...]:
     high = size - 1
     for end in ends:
         low, most = end + 1, int(width[high])
-        short = min(high - low + 1, pieces[-1][0] - pieces[-1][1] + 1) < _LEAST_SHARE * size if pieces else False
+        short = (
+            min(high - low + 1, pieces[-1][0] - pieces[-1][1] + 1) < _LEAST_SHARE * size if pieces else False
+        )
         if short:
             before = pieces.pop()
             pieces.append((before[0], low, max(before[2], most)))
@@ -164,7 +166,12 @@ def _resized(row: Array, width: int) -> Array:
 
 
 def _forward(
-    pieces: tuple[tuple[int, int, int], ...], way: _Way, terms: Array, below: Array, above: Array, workers: Array
+    pieces: tuple[tuple[int, int, int], ...],
+    way: _Way,
+    terms: Array,
+    below: Array,
+    above: Array,
+    workers: Array,
 ) -> tuple[Array, Array]:
     """By level the paths one short of it, and all that fail, as weights of the Poisson process."""
     size, dtype = below.size, below.dtype

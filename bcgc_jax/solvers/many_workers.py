@@ -7,7 +7,7 @@ column of its own for each level there: some 100 unknowns for any N. The value a
 
 Only the Hessian, which says where to go, is a model. Of v_n = δy_n / y_n it is Σ_{j<k} K_jk (v_j - v_k)², where
 K_jk has the probability G_jk that a path on level j first fails at level k. To a straight boundary that is the
-ballot theorem's, Pois(k-j-1; λ_jk) / (k-j); for its curvature, as a boundary c of a Brownian motion in time
+ballot theorem's, Pois(k-j-1; λ_jk) / (k-j), at both ends what the renewals give; for its curvature, as a boundary c of a Brownian motion in time
 τ = N b, the excursion e above it counts exp(-½ ∫(c' - mean c')² dτ + ∫ c'' E e dτ + …) times as much (Girsanov).
 Sums over levels are taken at some of them. Close pairs, which make the Hessian stiff, come out exact, and each step
 leaves a tenth of the error.
@@ -28,7 +28,7 @@ from bcgc_jax.crossing import MANY
 from bcgc_jax.expectation import Marks, marks, rule, slope_of_homogeneous, threshold_hazard
 from bcgc_jax.iterations import Independent
 from bcgc_jax.laws import Atomic, Law, Smooth
-from bcgc_jax.linear_algebra import solve_positive
+from bcgc_jax.linear_algebra import solve_positive, solve_unit_upper
 from bcgc_jax.order_statistics import typical_hazards
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.quadrature import rule_error
@@ -46,12 +46,16 @@ _FIRST = 1.5
 _WINDOWS = 1e-9
 # Levels at both ends with columns of their own, spacing of the splines' knots, and that of the model's levels.
 _ENDS, _SPACING, _SAMPLES = 20, 0.12, 0.06
+# The model has all levels up to so many times as far in.
+_ALL = 3
 _END_COORDINATE = 4.0
 # The second cumulant of an excursion's area over the first, squared: 0.061 / 2 for a parabola. The cases that were
 # tried converge fastest with two thirds of it.
 _SECOND_CUMULANT = 0.02
 _SHRINK, _LEAST_LENGTH = 0.4, 1e-3
 _FINEST = 64
+# Below this gap the steps are Newton's, and what stays above the goal is what the splines cannot tell.
+_CLOSE = 1e-4
 
 
 class _Basis(NamedTuple):
@@ -62,8 +66,11 @@ class _Basis(NamedTuple):
 
 
 class _Sums(NamedTuple):
-    """Over nodes: values of three rules and of what is left out, `[4]`, and slopes, `[3, N]`; of each node Λ at
-    the model's levels, and what arrives at them and leaves, with its density in the logarithm of the load."""
+    """Over nodes: values of three rules and of what is left out, `[4]`, and slopes, `[3, N]`.
+
+    Of each node Λ at the model's levels, and what arrives at them and leaves, with the density in the logarithm
+    of the load.
+    """
 
     value: Array
     slope: Array
@@ -84,7 +91,7 @@ class _Point(NamedTuple):
 
 
 def is_of_many(problem: Problem) -> bool:
-    """Whether this way is there: many workers, known before tracing, of one law without atoms, cycles alone."""
+    """Whether this way is there: many workers, known before tracing, of one law without atoms."""
     if problem.max_workers <= MANY or is_traced(problem) or problem.has_setup or problem.delivers:
         return False
     iteration, workers = problem.iteration, concrete(problem.num_workers)
@@ -130,7 +137,7 @@ def optimum_of_many(problem: Problem, *, tolerance: float, max_steps: int) -> Op
 
 
 class _Path:
-    """Steps of Newton's method from a point, with the multipliers z of x ≥ 0 and the barrier μ (`optimal`)."""
+    """Steps of Newton's method, with the multipliers z of x ≥ 0 and the barrier μ, as in `optimal`."""
 
     def __init__(self, basis: _Basis, at: _Point, x: np.ndarray) -> None:
         self.basis, self.unit, self.z = basis, at.value, None
@@ -140,7 +147,7 @@ class _Path:
 
     @property
     def stalled(self) -> bool:
-        return self.since >= 3
+        return self.since >= (3 if self.gap < _CLOSE else 12)
 
     def _merit(self, at: _Point, x: np.ndarray) -> float:
         mass = self.basis.columns.T @ x
@@ -151,8 +158,14 @@ class _Path:
         self.mass = self.basis.columns.T @ x
         self.z = self.barrier / self.mass if self.z is None else self.z
         found = _direction(
-            jnp.asarray(self.basis.columns), jnp.asarray(self.basis.samples), x, at.slope / self.unit, self.z,
-            self.barrier, self.unit, at.rows,
+            jnp.asarray(self.basis.columns),
+            jnp.asarray(self.basis.samples),
+            x,
+            at.slope / self.unit,
+            self.z,
+            self.barrier,
+            self.unit,
+            at.rows,
         )
         self.ratio, self.descent = np.asarray(found[0]), float(found[1])
         self.length = min(1.0, 0.995 / max(-self.ratio.min(), 0.995), 1 / max(self.ratio.max(), 1.0))
@@ -199,7 +212,7 @@ def _basis(size: int) -> _Basis:
     columns[level[:_ENDS], level[:_ENDS]] = 1
     columns[level[size - _ENDS :], np.arange(_ENDS) - _ENDS] = 1
     sampled = np.flatnonzero(np.diff(np.round((place - place[0]) / _SAMPLES))) + 1
-    return _Basis(columns, np.unique(np.r_[level[: 3 * _ENDS], sampled, level[size - 3 * _ENDS :]]))
+    return _Basis(columns, np.unique(np.r_[level[: _ALL * _ENDS], sampled, level[size - _ALL * _ENDS :]]))
 
 
 def _coordinate(size: int) -> np.ndarray:
@@ -224,26 +237,35 @@ def _evaluate(law: Law, known: Marks, basis: _Basis, x: np.ndarray, refine: int)
     load = jnp.asarray(np.cumsum(np.arange(1, size + 1) * x), dtype)
     nested = isinstance(law.pieces(), Smooth)
     samples = jnp.asarray(basis.samples)
-    start, count = (int(v) if v.dtype.kind == "i" else float(v) for v in map(np.asarray, _about(law, known, load)))
+    start, count = (
+        int(v) if v.dtype.kind == "i" else float(v) for v in map(np.asarray, _about(law, known, load))
+    )
     pieces = range(-(-count * refine // _NODES_AT_A_TIME))
 
+    wide = dtype == jnp.float64
+
     def piece(number: int) -> Any:
-        found = _sums(law, known, load, samples, refine, number)
-        return jax.tree.map(np.asarray, jax.block_until_ready(found))
+        with jax.enable_x64(wide):  # a thread does not know what its caller has set for its own
+            found = _sums(law, known, load, samples, refine, number)
+            return jax.tree.map(np.asarray, jax.block_until_ready(found))
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         found = list(pool.map(piece, pieces))
     value = start + sum(one.value for one in found)
     slope = sum(one.slope for one in found)
-    rows = tuple(np.concatenate([getattr(one, name) for one in found]) for name in ("hazard", "arrive", "leave"))
+    rows = tuple(
+        np.concatenate([getattr(one, name) for one in found]) for name in ("hazard", "arrive", "leave")
+    )
     level = np.arange(1, size + 1)
     slopes = [
         level * np.cumsum(np.asarray(slope_of_homogeneous(v, jnp.asarray(s), load, size), float)[::-1])[::-1]
         for v, s in zip(value[:3], slope, strict=True)
     ]
     least = [float(s.min()) for s in slopes]
-    error, doubt = (float(rule_error(*map(jnp.asarray, three))) if nested else 0.0 for three in (value[:3], least))
-    error += float(value[3]) - start + _WINDOWS * float(value[0])
+    error, doubt = (
+        float(rule_error(*map(jnp.asarray, three))) if nested else 0.0 for three in (value[:3], least)
+    )
+    error += (float(value[3]) - start if nested else 0.0) + _WINDOWS * float(value[0])
     total = float(x.sum())
     # The bound is to have the error of the value, and what its own is beyond it.
     more = max(doubt - error / total, 0.0)
@@ -276,7 +298,9 @@ def _sums(law: Law, known: Marks, load: Array, samples: Array, refine: Array, pi
     both = found.arrive * found.leave
     slope = rules[:3] @ jnp.where(both > 0, size * both * jnp.where(both > 0, density, 0), 0)
     local = size * density[:, samples] * load[samples]
-    arrive, leave = (jnp.where(a > 0, a * local, 0) for a in (found.arrive[:, samples], found.leave[:, samples]))
+    arrive, leave = (
+        jnp.where(a > 0, a * local, 0) for a in (found.arrive[:, samples], found.leave[:, samples])
+    )
     return _Sums(value, slope, hazard[:, samples], arrive * weight[:, None], leave)
 
 
@@ -303,6 +327,7 @@ def _direction(
 def _laplacian(samples: Array, size: int, hazard: Array, arrive: Array, leave: Array) -> Array:
     """Of the sum of K_jk (v_j - v_k)² over pairs of levels, each for the levels next to it."""
     middles = (samples[1:] + samples[:-1]) / 2
+    consecutive = _ALL * _ENDS
     cells = jnp.diff(jnp.concatenate([jnp.array([-0.5]), middles, jnp.array([size - 0.5])]))
     lag = samples[:, None] - samples[None, :]  # the earlier level, a higher one, first
     later, lag = lag > 0, jnp.maximum(lag, 1)
@@ -315,12 +340,22 @@ def _laplacian(samples: Array, size: int, hazard: Array, arrive: Array, leave: A
         rate = size * jnp.maximum(share, 1e-30)
         log_first = (lag - 1) * jnp.log(rate) - rate - log_lag
         first = jnp.where(later, jnp.exp(jnp.minimum(log_first + _curved(samples, size * below), 0)), 0)
+        for end in (slice(None, consecutive), slice(-consecutive, None)):
+            first = first.at[end, end].set(_first_failures(rate[end, end], lag[end, end], later[end, end]))
         return pairs + (arrive * cells)[:, None] * first * (leave * cells)[None], None
 
     zero = jnp.zeros(lag.shape, hazard.dtype)
     pairs, _ = jax.lax.scan(add, zero, (hazard, arrive, leave))
     pairs = pairs + pairs.T
     return jnp.diag(jnp.sum(pairs, axis=1)) - pairs
+
+
+def _first_failures(rate: Array, lag: Array, later: Array) -> Array:
+    """G of levels in a row, exact: G (I + A) = B, as in `Crossing.renewals`."""
+    log_before = (lag - 1) * jnp.log(rate) - rate - jax.scipy.special.gammaln(lag.astype(rate.dtype))
+    before = jnp.where(later, jnp.exp(log_before), 0)[::-1, ::-1]
+    hit = before * rate[::-1, ::-1] / lag[::-1, ::-1]
+    return solve_unit_upper(before, hit)[::-1, ::-1]
 
 
 def _curved(samples: Array, time: Array) -> Array:

@@ -61,6 +61,8 @@ from bcgc_jax.solvers.units import improve_units
 # Up to here the loss of rounding may show, and the search over whole units is worth its time; with measured
 # times up to so many operations for all N² moves of a unit, a few seconds.
 FEW_UNITS, _MOST_OPERATIONS = 1000, 1e9
+# Workers up to which dense steps take over from smooth ones that end above this gap.
+_DENSE, _SMOOTH_GAP = 1024, 1e-5
 
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -214,9 +216,13 @@ def _solve_scheduled(problem: Problem, method: Scheduled, key: Array | None) -> 
 
 
 def _solve_optimal(problem: Problem, method: Optimal, written_out: bool) -> Solution:
+    found = None
     if method.levels is None and is_of_many(problem) and not is_traced(method):
         found = _optimum_of_many(problem, method)
-    else:
+        # Where the model of the Hessian is poor, as for laws that begin at 0, dense Newton steps, O(N³) each.
+        if problem.max_workers <= _DENSE and found.relative_gap > max(float(method.tolerance), _SMOOTH_GAP):
+            found = None
+    if found is None:
         allowed = problem.exists if method.levels is None else level_mask(problem, method.levels)
         found = optimum(
             problem,
@@ -234,6 +240,12 @@ def _solve_optimal(problem: Problem, method: Optimal, written_out: bool) -> Solu
 
 def _optimum_of_many(problem: Problem, method: Optimal) -> Solution:
     found = optimum_of_many(problem, tolerance=float(method.tolerance), max_steps=method.max_steps)
+    if not problem.iteration.smooth:  # by the rules between kinks, which tell their error
+        solution = assess_shares(
+            problem, found.partition, found.status, found.num_steps, problem.exists, written_out=False
+        )
+        loose = solution.relative_gap > method.tolerance
+        return replace(solution, status=jnp.where(loose, int(Status.PRECISION), solution.status))
     lower = lower_bound_of(found.lower_bound - found.error, found.value)
     certified = Certificate(found.value, found.error, lower, 1 - lower / found.value)
     return solution_of(problem, found.partition, found.status, found.num_steps, problem.exists, certified)

@@ -220,7 +220,7 @@ def _solve_optimal(problem: Problem, method: Optimal, written_out: bool) -> Solu
     if method.levels is None and is_of_many(problem) and not is_traced(method):
         found = _optimum_of_many(problem, method)
         # Where the model of the Hessian is poor, as for laws that begin at 0, dense Newton steps, O(N³) each.
-        if problem.max_workers <= _DENSE and found.relative_gap > max(float(method.tolerance), _SMOOTH_GAP):
+        if problem.max_workers <= _DENSE and found.relative_gap > max(np.max(method.tolerance), _SMOOTH_GAP):
             found = None
     if found is None:
         allowed = problem.exists if method.levels is None else level_mask(problem, method.levels)
@@ -239,7 +239,7 @@ def _solve_optimal(problem: Problem, method: Optimal, written_out: bool) -> Solu
 
 
 def _optimum_of_many(problem: Problem, method: Optimal) -> Solution:
-    found = optimum_of_many(problem, tolerance=float(method.tolerance), max_steps=method.max_steps)
+    found = optimum_of_many(problem, tolerance=float(np.max(method.tolerance)), max_steps=method.max_steps)
     if not problem.iteration.smooth:  # by the rules between kinks, which tell their error
         solution = assess_shares(
             problem, found.partition, found.status, found.num_steps, problem.exists, written_out=False

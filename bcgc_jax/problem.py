@@ -29,7 +29,7 @@ from bcgc_jax.laws import Deterministic, JointLaw, Law, Pairs, Unlike
 from bcgc_jax.laws.base import ONE_BY_ONE
 from bcgc_jax.order_statistics import is_count
 
-_MOST_WORKERS = 2**16
+_MOST_WORKERS = 2**17
 # What the numbers of a problem must meet.
 CONDITIONS = {
     "num_coordinates": ">= 1",

@@ -31,7 +31,7 @@ from benchmarks.planning import (
     simulation,
     solutions,
 )
-from benchmarks.scaling import draw_curves, scaling
+from benchmarks.scaling import draw_curves, many_workers, scaling
 from benchmarks.scheduling import schedules
 from benchmarks.sweeping import memory, sweep, sweep_scaling
 from benchmarks.timing import environment
@@ -56,6 +56,7 @@ MEASURES: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "sweep": sweep,
     "memory": memory,
     "scaling": scaling,
+    "many_workers": many_workers,
     "sweep_scaling": sweep_scaling,
 }
 

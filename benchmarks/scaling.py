@@ -3,6 +3,8 @@
 import functools
 import math
 import os
+import resource
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,10 @@ import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax.solvers.closed_form import time_partition
 from benchmarks.planning import paper_problem
-from benchmarks.timing import compare, curve_point
+from benchmarks.timing import compare, curve_point, result_row
 
 SIZES = (10, 20, 50, 100, 200, 500, 1000)
+MANY_SIZES = (10, 100, 1000, 3162, 10_000)
 
 # Label, what `gap` is, and the method whose colour and marker the curve takes; in the legend's order.
 _CURVES = {
@@ -45,6 +48,39 @@ def scaling() -> list[dict[str, Any]]:
             result = compare({"package": solve}, repeats)["package"]
             gap = float(result.value.relative_gap)
             rows.append(curve_point("optimum", "workers", num_workers, result, gap, repeats=repeats))
+    return rows
+
+
+def many_workers() -> list[dict[str, Any]]:
+    """Optimum for N from 10 to 10,000: time, gap, peak memory, and the exponent of the time in N."""
+    rows, seconds = [], []
+    with jax.enable_x64(True):
+        for num_workers in MANY_SIZES:
+            problem = paper_problem(num_workers)
+            tolerance = 1e-4 if num_workers > 1000 else 1e-6
+            solve = functools.partial(bcgc.solve, problem, bcgc.Optimal(tolerance=tolerance))
+            start = time.process_time()
+            result = compare({"package": solve}, 1)["package"]
+            solved, median = result.value, result.seconds["median"]
+            gap = float(solved.relative_gap)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            seconds.append((num_workers, median))
+            text = f"gap {gap:.1e}, peak memory of the process so far {peak:.0f} MB"
+            if len(seconds) > 1:
+                (n, before), (m, now) = seconds[-2:]
+                text += f", exponent since N = {n} {math.log(now / before) / math.log(m / n):.2f}"
+            text += f", CPU seconds of both calls {time.process_time() - start:.3g}"
+            rows.append(
+                result_row(
+                    "many_workers",
+                    f"optimum, N = {num_workers}",
+                    result,
+                    text,
+                    repeats=1,
+                    gap=gap,
+                    peak_mb=peak,
+                )
+            )
     return rows
 
 

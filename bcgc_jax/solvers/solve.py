@@ -37,6 +37,7 @@ from bcgc_jax.solvers import baselines, sample_average
 from bcgc_jax.solvers.completion import completion_partition
 from bcgc_jax.solvers.in_time import fastest_in_time
 from bcgc_jax.solvers.level_sets import best_levels
+from bcgc_jax.solvers.many_workers import is_of_many, optimum_of_many
 from bcgc_jax.solvers.methods import (
     LIMIT,
     Deadline,
@@ -61,6 +62,8 @@ from bcgc_jax.solvers.units import improve_units
 # Up to here the loss of rounding may show, and the search over whole units is worth its time; with measured
 # times up to so many operations for all N² moves of a unit, a few seconds.
 FEW_UNITS, _MOST_OPERATIONS = 1000, 1e9
+# Workers up to which dense steps take over from smooth ones that end above this gap.
+_DENSE, _SMOOTH_GAP = 1024, 1e-5
 
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -216,19 +219,39 @@ def _solve_scheduled(problem: Problem, method: Scheduled, key: Array | None) -> 
 
 
 def _solve_optimal(problem: Problem, method: Optimal, written_out: bool) -> Solution:
-    allowed = problem.exists if method.levels is None else level_mask(problem, method.levels)
-    found = optimum(
-        problem,
-        allowed,
-        written_out,
-        tolerance=jax.lax.stop_gradient(method.tolerance),
-        max_steps=method.max_steps,
-    )
+    found = None
+    if method.levels is None and is_of_many(problem) and not is_traced(method):
+        found = _optimum_of_many(problem, method)
+        # Where the model of the Hessian is poor, as for laws that begin at 0, dense Newton steps, O(N³) each.
+        if problem.max_workers <= _DENSE and found.relative_gap > max(np.max(method.tolerance), _SMOOTH_GAP):
+            found = None
+    if found is None:
+        allowed = problem.exists if method.levels is None else level_mask(problem, method.levels)
+        found = optimum(
+            problem,
+            allowed,
+            written_out,
+            tolerance=jax.lax.stop_gradient(method.tolerance),
+            max_steps=method.max_steps,
+        )
     solution = with_whole_numbers(problem, found)
     if _few_units(problem):
         rounded = improve_units(problem, solution.rounded, solution.levels)
         solution = replace(solution, rounded=rounded)
     return solution
+
+
+def _optimum_of_many(problem: Problem, method: Optimal) -> Solution:
+    found = optimum_of_many(problem, tolerance=float(np.max(method.tolerance)), max_steps=method.max_steps)
+    if not problem.iteration.smooth:  # by the rules between kinks, which tell their error
+        solution = assess_shares(
+            problem, found.partition, found.status, found.num_steps, problem.exists, written_out=False
+        )
+        loose = solution.relative_gap > method.tolerance
+        return replace(solution, status=jnp.where(loose, int(Status.PRECISION), solution.status))
+    lower = lower_bound_of(found.lower_bound - found.error, found.value)
+    certified = Certificate(found.value, found.error, lower, 1 - lower / found.value)
+    return solution_of(problem, found.partition, found.status, found.num_steps, problem.exists, certified)
 
 
 def _solve_deadline(problem: Problem, method: Deadline) -> Solution:

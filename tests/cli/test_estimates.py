@@ -57,7 +57,7 @@ def test_no_range_is_without_end(command, arguments, words):
 def test_python_refuses_what_no_machine_holds(size):
     for given in ({"num_workers": size}, {"num_workers": 3, "max_workers": int(size)}):
         with pytest.raises(
-            ValueError, match=r"e\+\d\d workers are more than 65,536: .* arrays of N² numbers"
+            ValueError, match=r"e\+\d\d workers are more than 131,072: .* arrays of N² numbers"
         ):
             bcgc.Problem(EXPONENTIAL, num_coordinates=60, **given)
 

@@ -1,0 +1,378 @@
+r"""The optimal partition of many workers: Newton's method over smooth changes, certified over all levels.
+
+With many workers all levels are in use, and the optimal x_n is smooth in n but for both ends. A step thus
+multiplies x by 1 + Σ_a ρ_a β_a(n), with splines β_a in a coordinate that is logarithmic from either end, and
+a column of its own for each level there: some hundred unknowns for any N. The value and all N slopes are
+exact (`windows`), and so is the certificate 1 - Σx min_n g_n / f, over all levels.
+
+Only the Hessian, which says where to go, is a model. Of v_n = δy_n / y_n it is Σ_{j<k} K_jk (v_j - v_k)²,
+where K_jk has the probability G_jk that a path on level j first fails at level k. To a straight boundary that
+is the ballot theorem's, Pois(k-j-1; λ_jk) / (k-j); among the levels at an end it comes from the renewals. For
+the curvature of the boundary c, of a Brownian motion in time τ = N b, the excursion e above it counts
+exp(-½ ∫(c' - mean c')² dτ + ∫ c'' E e dτ + …) times as much (Girsanov). Sums over levels are taken at some of
+them. Close pairs, which make the Hessian stiff, come out exact, and a step leaves a tenth to a third of the
+error; for laws that begin at 0 the model is poor at the highest level, and steps have to be cut.
+"""
+
+import concurrent.futures
+import functools
+import os
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from bcgc_jax._pytree import concrete, is_traced
+from bcgc_jax.crossing import MANY
+from bcgc_jax.expectation import Marks, marks, rule, slope_of_homogeneous, threshold_hazard
+from bcgc_jax.iterations import Independent
+from bcgc_jax.laws import Atomic, Law, Smooth
+from bcgc_jax.linear_algebra import solve_positive, solve_unit_upper
+from bcgc_jax.order_statistics import typical_hazards
+from bcgc_jax.problem import Problem, Status
+from bcgc_jax.quadrature import rule_error
+from bcgc_jax.solvers.optimal import OptimalResult, least_gap
+from bcgc_jax.solvers.second_order import NUM_NODES
+from bcgc_jax.windows import windowed_paths
+
+# Nodes at a time, for each of the machine's cores.
+_NODES_AT_A_TIME = 16
+# A finer rule judges the answer of a coarse one; with its own halves and quarters it tells its error.
+_FINER = 2
+# Deviations of the times from the mean at which all levels take equally long in the first plan.
+_FIRST = 1.5
+# What is left out of windows, relative to the value; ten times the worst that was measured.
+_WINDOWS = 1e-9
+# Levels at both ends with columns of their own, spacing of the splines' knots, and of the model's levels.
+_ENDS, _SPACING, _SAMPLES = 20, 0.12, 0.06
+# The model has all levels up to so many times as far in.
+_ALL = 3
+_END_COORDINATE = 4.0
+# The second cumulant of an excursion's area over the first, squared: 0.061 / 2 for a parabola. Of 0, 0.01,
+# 0.02 and 0.03 this one converges fastest for a shifted exponential at N = 400.
+_SECOND_CUMULANT = 0.02
+_SHRINK, _LEAST_LENGTH = 0.4, 1e-3
+_FINEST = 64
+# Below this gap the steps are Newton's, and what stays above the goal is what the splines cannot tell.
+_CLOSE = 1e-4
+
+
+class _Basis(NamedTuple):
+    """`columns` `[N, m]` that sum to 1 at every level, and the levels of the model."""
+
+    columns: np.ndarray
+    samples: np.ndarray
+
+
+class _Sums(NamedTuple):
+    """Over nodes: values of three rules and of what is left out, `[4]`, and slopes, `[3, N]`.
+
+    Of each node Λ at the model's levels, and what arrives at them and leaves, with the density in the
+    logarithm of the load.
+    """
+
+    value: Array
+    slope: Array
+    hazard: Array
+    arrive: Array
+    leave: Array
+
+
+class _Point(NamedTuple):
+    """Value, its error, slopes in x, the least of them less its error, gap, and the model's rows."""
+
+    value: float
+    error: float
+    slope: np.ndarray
+    least: float
+    gap: float
+    rows: tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def is_of_many(problem: Problem) -> bool:
+    """Whether this way is there: many workers, known before tracing, of one law without atoms."""
+    if problem.max_workers <= MANY or is_traced(problem) or problem.has_setup or problem.delivers:
+        return False
+    iteration, workers = problem.iteration, concrete(problem.num_workers)
+    if not isinstance(iteration, Independent) or workers is None or workers != problem.max_workers:
+        return False
+    return not isinstance(iteration.law.pieces(), Atomic)
+
+
+def optimum_of_many(problem: Problem, *, tolerance: float, max_steps: int) -> OptimalResult:
+    """argmin E τ̂(x,T) over all levels, as `optimal_partition` has it; not under `jit`."""
+    iteration = problem.iteration
+    assert isinstance(iteration, Independent)
+    law, size, dtype = iteration.law.with_fast_inverse(), problem.max_workers, problem.dtype
+    basis = _basis(size)
+    one = jnp.ones(size, dtype)
+    evaluate = functools.partial(_evaluate, law, marks(law, one, size), basis)
+    tolerance = max(tolerance, least_gap(problem))
+    refine, steps = max(2, round((size / 640) ** 0.5)), 0
+    best = np.asarray(_first(law, one), float)
+    at = evaluate(best, refine)
+    while True:
+        path = _Path(basis, at, best)
+        enough = max(tolerance, min(at.error / at.value, 1e-4))
+        while path.gap > enough and not path.stalled and steps < max_steps:
+            x = path.trial()
+            path.take(evaluate(x, refine), x)
+            steps += 1
+        best, refine = path.best, refine * _FINER
+        at = evaluate(best, refine)
+        sure = 1 - (at.least * best.sum() - at.error) / at.value
+        if sure <= tolerance or steps >= max_steps or at.gap <= 2 * path.gap or refine > _FINEST:
+            break
+    status = Status.CONVERGED if sure <= tolerance else Status.PRECISION
+    status = Status.STEP_LIMIT if status == Status.PRECISION and steps >= max_steps else status
+    total, unit = best.sum(), float(problem.scale * problem.total)
+    value, error, bound = (unit * v / total for v in (at.value, at.error, at.least * total))
+    return OptimalResult(
+        jnp.asarray(best / total * float(problem.total), dtype),
+        jnp.asarray(value, dtype),
+        jnp.asarray(error, dtype),
+        jnp.asarray(bound, dtype),
+        jnp.asarray(int(status)),
+        jnp.asarray(steps),
+    )
+
+
+class _Path:
+    """Steps of Newton's method, with the multipliers z of x ≥ 0 and the barrier μ, as in `optimal`."""
+
+    def __init__(self, basis: _Basis, at: _Point, x: np.ndarray) -> None:
+        self.basis, self.unit = basis, at.value
+        self.barrier = 1e-4 / basis.columns.shape[1]
+        self.z = self.barrier / (basis.columns.T @ x)
+        self.gap, self.best, self.since = at.gap, x, 0
+        self._go(at, x)
+
+    @property
+    def stalled(self) -> bool:
+        return self.since >= (3 if self.gap < _CLOSE else 12)
+
+    def _merit(self, at: _Point, x: np.ndarray) -> float:
+        mass = self.basis.columns.T @ x
+        return float(at.value / self.unit - np.log(x.sum()) - self.barrier * np.log(mass).sum())
+
+    def _go(self, at: _Point, x: np.ndarray) -> None:
+        """The direction from x."""
+        self.mass = self.basis.columns.T @ x
+        found = _direction(
+            jnp.asarray(self.basis.columns),
+            jnp.asarray(self.basis.samples),
+            x,
+            at.slope / self.unit,
+            self.z,
+            self.barrier,
+            self.unit,
+            at.rows,
+        )
+        self.ratio, self.descent = np.asarray(found[0]), float(found[1])
+        self.length = min(1.0, 0.995 / max(-self.ratio.min(), 0.995), 1 / max(self.ratio.max(), 1.0))
+        self.x, self.merit, self.at_gap = x, self._merit(at, x), at.gap
+
+    def trial(self) -> np.ndarray:
+        """The next point."""
+        return self.x * (1 + self.basis.columns @ (self.length * self.ratio))
+
+    def take(self, at: _Point, x: np.ndarray) -> None:
+        """A shorter step where this one was too long, or on from x."""
+        self.since = 0 if at.gap < 0.7 * self.gap else self.since + 1
+        if at.gap < self.gap:
+            self.gap, self.best = at.gap, x
+        highest = self.merit + 1e-4 * self.length * self.descent + 1e-11
+        if at.gap > 0.5 * self.at_gap and self._merit(at, x) > highest and self.length > _LEAST_LENGTH:
+            self.length *= _SHRINK
+            return
+        change = self.barrier / self.mass - self.z - self.z * self.ratio
+        room = min(1.0, 0.995 / max((-change / self.z).max(), 1e-9))
+        self.z = np.maximum(self.z + room * change, 1e-4 * self.barrier / self.mass)
+        product = float(np.mean(self.z * (self.basis.columns.T @ x)))
+        if self.length > 0.5:
+            smaller = max(min(0.1 * product, 5 * product**1.5), 1e-10 / self.z.size)
+            self.barrier = min(self.barrier, smaller)
+        self._go(at, x)
+
+
+@functools.cache
+def _basis(size: int) -> _Basis:
+    """Each of the first and last levels, and cubic splines between."""
+    level = np.arange(size)
+    inside = level[_ENDS : size - _ENDS]
+    place = _coordinate(size)
+    start, length = place[inside[0]], place[inside[-1]] - place[inside[0]]
+    cells = int(np.ceil(length / _SPACING))
+    at = (place[inside] - start) / length * cells
+    cell = np.minimum(at.astype(int), cells - 1)
+    f = at - cell
+    columns = np.zeros((size, 2 * _ENDS + cells + 3))
+    parts = ((1 - f) ** 3, 3 * f**3 - 6 * f**2 + 4, -3 * f**3 + 3 * f**2 + 3 * f + 1, f**3)
+    for shift, part in enumerate(parts):
+        columns[inside, _ENDS + cell + shift] = part / 6
+    columns[level[:_ENDS], level[:_ENDS]] = 1
+    columns[level[size - _ENDS :], np.arange(_ENDS) - _ENDS] = 1
+    sampled = np.flatnonzero(np.diff(np.round((place - place[0]) / _SAMPLES))) + 1
+    return _Basis(columns, np.unique(np.r_[level[: _ALL * _ENDS], sampled, level[size - _ALL * _ENDS :]]))
+
+
+def _coordinate(size: int) -> np.ndarray:
+    """Of the levels: linear at both ends, logarithmic further in."""
+    level = np.arange(size)
+    return np.log1p(level / _END_COORDINATE) - np.log1p((size - 1 - level) / _END_COORDINATE)
+
+
+@jax.jit
+def _first(law: Law, one: Array) -> Array:
+    """Shares at which all levels take about equally long (Theorem 2), moved inside."""
+    times = law.inverse_cumulative_hazard(typical_hazards(one, one.size, (_FIRST,))[0])
+    level = np.arange(1, one.size + 1)
+    share = jnp.maximum(jnp.diff(1 / times, prepend=jnp.zeros(1, one.dtype)), 0) / level
+    inside = 1 / level.astype(float) ** 2
+    return 0.999 * share / jnp.sum(share) + 0.001 * inside / np.sum(inside)
+
+
+def _evaluate(law: Law, known: Marks, basis: _Basis, x: np.ndarray, refine: int) -> _Point:
+    size = x.size
+    dtype = known.times.dtype
+    load = jnp.asarray(np.cumsum(np.arange(1, size + 1) * x), dtype)
+    nested = isinstance(law.pieces(), Smooth)
+    samples = jnp.asarray(basis.samples)
+    begins, length = _about(law, known, load)
+    start, count = float(begins), int(length)
+    pieces = range(-(-count * refine // _NODES_AT_A_TIME))
+
+    wide = dtype == jnp.float64
+
+    def piece(number: int) -> Any:
+        with jax.enable_x64(wide):  # a thread does not know what its caller has set for its own
+            found = _sums(law, known, load, samples, refine, number)
+            return jax.tree.map(np.asarray, jax.block_until_ready(found))
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = list(pool.map(piece, pieces))
+    value = start + sum(one.value for one in found)
+    slope = sum(one.slope for one in found)
+    rows = tuple(
+        np.concatenate([getattr(one, name) for one in found]) for name in ("hazard", "arrive", "leave")
+    )
+    level = np.arange(1, size + 1)
+    slopes = [
+        level * np.cumsum(np.asarray(slope_of_homogeneous(v, jnp.asarray(s), load, size), float)[::-1])[::-1]
+        for v, s in zip(value[:3], slope, strict=True)
+    ]
+    least = [float(s.min()) for s in slopes]
+    error, doubt = (
+        float(rule_error(*(jnp.asarray(v) for v in three))) if nested else 0.0  # type: ignore[arg-type]
+        for three in (value[:3], least)
+    )
+    error += (float(value[3]) - start if nested else 0.0) + _WINDOWS * float(value[0])
+    total = float(x.sum())
+    # The bound is to have the error of the value, and what its own is beyond it.
+    more = max(doubt - error / total, 0.0)
+    gap = 1 - least[0] * total / float(value[0])
+    return _Point(float(value[0]), error, slopes[0], least[0] - more, gap, rows)  # type: ignore[arg-type]
+
+
+@jax.jit
+def _about(law: Law, known: Marks, load: Array) -> tuple[Array, Array]:
+    """Start and size of the rule."""
+    found = rule(law, known, load, NUM_NODES)
+    return found.start, jnp.asarray(found.size)
+
+
+@jax.jit
+def _sums(law: Law, known: Marks, load: Array, samples: Array, refine: Array, piece: Array) -> _Sums:
+    size = load.size
+    start, beyond, count, nodes = rule(law, known, load, NUM_NODES)
+    del start
+    index = piece * _NODES_AT_A_TIME + np.arange(_NODES_AT_A_TIME)
+    inside = index < count * refine
+    t, weight = nodes(jnp.where(inside, index, 0), refine)
+    weight = jnp.where(inside, weight, 0)
+    hazard, rate = threshold_hazard(law, load, t, known.largest)
+    found = windowed_paths(hazard, size)
+    ends = (index == 0) | (index == count * refine - 1)
+    rules = jnp.stack([1 + 0 * index, 2 * (index % 2 == 0), 4 * (index % 4 == 0), ends]) * weight
+    value = rules @ found.probability + jnp.where(piece == 0, beyond, 0) * np.array([0, 0, 0, 1], load.dtype)
+    density = jnp.where(jnp.isfinite(hazard), jnp.exp(-hazard) * rate, 0)
+    both = found.arrive * found.leave
+    slope = rules[:3] @ jnp.where(both > 0, size * both * jnp.where(both > 0, density, 0), 0)
+    local = size * density[:, samples] * load[samples]
+    arrive, leave = (
+        jnp.where(a > 0, a * local, 0) for a in (found.arrive[:, samples], found.leave[:, samples])
+    )
+    return _Sums(value, slope, hazard[:, samples], arrive * weight[:, None], leave)
+
+
+@jax.jit
+def _direction(
+    columns: Array, samples: Array, x: Array, slope: Array, z: Array, barrier: Array, unit: Array, rows: Any
+) -> tuple[Array, Array]:
+    """Newton's step ρ in the columns' logarithms, and the slope of the merit along it."""
+    size = x.size
+    level = np.arange(1, size + 1)
+    moved = columns * x[:, None]
+    load = jnp.cumsum(level * x)[samples]
+    response = jnp.cumsum(level[:, None] * moved, axis=0)[samples] / load[:, None]
+    laplacian = _laplacian(samples, size, *rows) / unit
+    mass, total = jnp.sum(moved, axis=0), jnp.sum(x)
+    gradient = moved.T @ slope - mass / total - barrier
+    hessian = response.T @ laplacian @ response + mass[:, None] * mass[None, :] / total**2
+    hessian = hessian + jnp.diag(z * mass)
+    scale = jnp.sqrt(jnp.diag(hessian))
+    step = -solve_positive(hessian / (scale[:, None] * scale[None, :]), gradient / scale) / scale
+    return step, jnp.sum(gradient * step)
+
+
+def _laplacian(samples: Array, size: int, hazard: Array, arrive: Array, leave: Array) -> Array:
+    """Of the sum of K_jk (v_j - v_k)² over pairs of levels, each for the levels next to it."""
+    middles = (samples[1:] + samples[:-1]) / 2
+    consecutive = _ALL * _ENDS
+    cells = jnp.diff(jnp.concatenate([jnp.array([-0.5]), middles, jnp.array([size - 0.5])]))
+    lag = samples[:, None] - samples[None, :]  # the earlier level, a higher one, first
+    later, lag = lag > 0, jnp.maximum(lag, 1)
+    log_lag = jax.scipy.special.gammaln(lag.astype(hazard.dtype)) + jnp.log(lag.astype(hazard.dtype))
+
+    def add(pairs: Array, node: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        hazard, arrive, leave = node
+        below, above = -jnp.expm1(-hazard), jnp.exp(-hazard)
+        share = jnp.where(below[None] > 0.5, above[:, None] - above[None], below[None] - below[:, None])
+        rate = size * jnp.maximum(share, 1e-30)
+        log_first = (lag - 1) * jnp.log(rate) - rate - log_lag
+        first = jnp.where(later, jnp.exp(jnp.minimum(log_first + _curved(samples, size * below), 0)), 0)
+        for end in (slice(None, consecutive), slice(-consecutive, None)):
+            first = first.at[end, end].set(_first_failures(rate[end, end], lag[end, end], later[end, end]))
+        return pairs + (arrive * cells)[:, None] * first * (leave * cells)[None], None
+
+    zero = jnp.zeros(lag.shape, hazard.dtype)
+    pairs, _ = jax.lax.scan(add, zero, (hazard, arrive, leave))
+    pairs = pairs + pairs.T
+    return jnp.diag(jnp.sum(pairs, axis=1)) - pairs
+
+
+def _first_failures(rate: Array, lag: Array, later: Array) -> Array:
+    """G of levels in a row, exact: G (I + A) = B, as in `Crossing.renewals`."""
+    log_before = (lag - 1) * jnp.log(rate) - rate - jax.scipy.special.gammaln(lag.astype(rate.dtype))
+    before = jnp.where(later, jnp.exp(log_before), 0)[::-1, ::-1]
+    hit = before * rate[::-1, ::-1] / lag[::-1, ::-1]
+    return solve_unit_upper(before, hit)[::-1, ::-1]
+
+
+def _curved(samples: Array, time: Array) -> Array:
+    """The logarithm of the ratio to a straight boundary's first failure, `[j, k]`, levels as in `samples`."""
+    time, count = time[::-1], -samples[::-1].astype(time.dtype)
+    step, rise = jnp.maximum(jnp.diff(time), 1e-12), jnp.diff(count)
+    pace = rise / step
+    energy = jnp.concatenate([jnp.zeros(1, time.dtype), jnp.cumsum(pace * rise)])
+    span = time[None] - time[:, None]
+    safe = jnp.where(span > 0, span, 1)
+    bent = -0.5 * (energy[None] - energy[:, None] - (count[None] - count[:, None]) ** 2 / safe)
+    turn = jnp.pad(jnp.diff(pace), 1)
+    root = jnp.sqrt(jnp.maximum(span, 0))
+    # E e = 4 / √(2π) √(u (1 - u)) of an excursion of unit length.
+    area = 4 / np.sqrt(2 * np.pi) * ((root * turn) @ root) / jnp.sqrt(safe)
+    ratio = jnp.where(span > 0, bent + area + _SECOND_CUMULANT * area**2, 0)
+    return jnp.clip(ratio[::-1, ::-1], -30, 30)

@@ -7,7 +7,7 @@ exact (`windows`), and so is the certificate 1 - Σx min_n g_n / f, over all lev
 
 Only the Hessian, which says where to go, is a model. Of v_n = δy_n / y_n it is Σ_{j<k} K_jk (v_j - v_k)²,
 where K_jk has the probability G_jk that a path on level j first fails at level k. To a straight boundary that
-is the ballot theorem's, Pois(k-j-1; λ_jk) / (k-j); among the levels at an end it comes from the renewals. For
+is the ballot theorem's, Pois(k-j-1; λ_jk) / (k-j). For
 the curvature of the boundary c, of a Brownian motion in time τ = N b, the excursion e above it counts
 exp(-½ ∫(c' - mean c')² dτ + ∫ c'' E e dτ + …) times as much (Girsanov). Sums over levels are taken at some of
 them. Close pairs, which make the Hessian stiff, come out exact, and a step leaves a tenth to a third of the
@@ -29,7 +29,7 @@ from bcgc_jax.crossing import MANY
 from bcgc_jax.expectation import Marks, marks, rule, slope_of_homogeneous, threshold_hazard
 from bcgc_jax.iterations import Independent
 from bcgc_jax.laws import Atomic, Law, Smooth
-from bcgc_jax.linear_algebra import solve_positive, solve_unit_upper
+from bcgc_jax.linear_algebra import solve_positive
 from bcgc_jax.order_statistics import typical_hazards
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.quadrature import rule_error
@@ -330,7 +330,6 @@ def _direction(
 def _laplacian(samples: Array, size: int, hazard: Array, arrive: Array, leave: Array) -> Array:
     """Of the sum of K_jk (v_j - v_k)² over pairs of levels, each for the levels next to it."""
     middles = (samples[1:] + samples[:-1]) / 2
-    consecutive = _ALL * _ENDS
     cells = jnp.diff(jnp.concatenate([jnp.array([-0.5]), middles, jnp.array([size - 0.5])]))
     lag = samples[:, None] - samples[None, :]  # the earlier level, a higher one, first
     later, lag = lag > 0, jnp.maximum(lag, 1)
@@ -343,22 +342,12 @@ def _laplacian(samples: Array, size: int, hazard: Array, arrive: Array, leave: A
         rate = size * jnp.maximum(share, 1e-30)
         log_first = (lag - 1) * jnp.log(rate) - rate - log_lag
         first = jnp.where(later, jnp.exp(jnp.minimum(log_first + _curved(samples, size * below), 0)), 0)
-        for end in (slice(None, consecutive), slice(-consecutive, None)):
-            first = first.at[end, end].set(_first_failures(rate[end, end], lag[end, end], later[end, end]))
         return pairs + (arrive * cells)[:, None] * first * (leave * cells)[None], None
 
     zero = jnp.zeros(lag.shape, hazard.dtype)
     pairs, _ = jax.lax.scan(add, zero, (hazard, arrive, leave))
     pairs = pairs + pairs.T
     return jnp.diag(jnp.sum(pairs, axis=1)) - pairs
-
-
-def _first_failures(rate: Array, lag: Array, later: Array) -> Array:
-    """G of levels in a row, exact: G (I + A) = B, as in `Crossing.renewals`."""
-    log_before = (lag - 1) * jnp.log(rate) - rate - jax.scipy.special.gammaln(lag.astype(rate.dtype))
-    before = jnp.where(later, jnp.exp(log_before), 0)[::-1, ::-1]
-    hit = before * rate[::-1, ::-1] / lag[::-1, ::-1]
-    return solve_unit_upper(before, hit)[::-1, ::-1]
 
 
 def _curved(samples: Array, time: Array) -> Array:

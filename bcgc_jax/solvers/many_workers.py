@@ -35,7 +35,7 @@ from bcgc_jax.problem import Problem, Status
 from bcgc_jax.quadrature import rule_error
 from bcgc_jax.solvers.optimal import OptimalResult, least_gap
 from bcgc_jax.solvers.second_order import NUM_NODES
-from bcgc_jax.windows import windowed_paths
+from bcgc_jax.windows import LEFT_OUT, windowed_paths
 
 # Nodes at a time, for each of the machine's cores.
 _NODES_AT_A_TIME = 16
@@ -43,8 +43,6 @@ _NODES_AT_A_TIME = 16
 _FINER = 2
 # Deviations of the times from the mean at which all levels take equally long in the first plan.
 _FIRST = 1.5
-# What is left out of windows, relative to the value; ten times the worst that was measured.
-_WINDOWS = 1e-9
 # Levels at both ends with columns of their own, spacing of the splines' knots, and of the model's levels.
 _ENDS, _SPACING, _SAMPLES = 20, 0.12, 0.06
 # The model has all levels up to so many times as far in.
@@ -268,7 +266,7 @@ def _evaluate(law: Law, known: Marks, basis: _Basis, x: np.ndarray, refine: int)
         float(rule_error(*(jnp.asarray(v) for v in three))) if nested else 0.0  # type: ignore[arg-type]
         for three in (value[:3], least)
     )
-    error += (float(value[3]) - start if nested else 0.0) + _WINDOWS * float(value[0])
+    error += (float(value[3]) - start if nested else 0.0) + LEFT_OUT * float(value[0])
     total = float(x.sum())
     # The bound is to have the error of the value, and what its own is beyond it.
     more = max(doubt - error / total, 0.0)

@@ -7,6 +7,9 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax.solvers.optimal import optimal_partition
 
+# Nearly all of it is compiling.
+pytestmark = pytest.mark.slow
+
 WORKERS = 401
 LAW = bcgc.ShiftedExponential(1e-3, 50.0)
 
@@ -44,7 +47,6 @@ def test_no_other_plan_is_below_the_bound(solved):
         assert value >= solution.lower_bound
 
 
-@pytest.mark.slow
 def test_dense_newton_steps_find_the_same(solved):
     problem, solution = solved
     dense = optimal_partition(problem, tolerance=1e-7)
@@ -53,7 +55,6 @@ def test_dense_newton_steps_find_the_same(solved):
     np.testing.assert_allclose(solution.expected_runtime, dense.value, rtol=1e-7)
 
 
-@pytest.mark.slow
 def test_laws_for_which_the_model_is_poor_are_solved_by_dense_steps():
     with jax.enable_x64(True):
         problem = bcgc.Problem(bcgc.Weibull(1.0, 2.0), num_workers=WORKERS, num_coordinates=20_000)

@@ -5,7 +5,6 @@ import contextlib
 import functools
 import inspect
 import json
-import os
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -34,7 +33,7 @@ from benchmarks.planning import (
 from benchmarks.scaling import draw_curves, many_workers, scaling
 from benchmarks.scheduling import schedules
 from benchmarks.sweeping import memory, sweep, sweep_scaling
-from benchmarks.timing import environment
+from benchmarks.timing import environment, usable_cores
 
 # Each gives rows of results, or points of scaling curves (those have a key "curve").
 MEASURES: dict[str, Callable[[], list[dict[str, Any]]]] = {
@@ -85,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         chosen = ["schemes", *(name for name in chosen if name != "schemes")]
     # One device for each core, as `bcgc sweep` has them; too late in a process that has computed already.
     with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+        jax.config.update("jax_num_cpu_devices", usable_cores())
     results, points, skipped = [], [], False
     for name in chosen:
         print(f"measuring {name}: {_summary(measures[name])}", file=sys.stderr, flush=True)

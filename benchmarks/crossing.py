@@ -13,7 +13,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from bcgc_jax.crossing import crossing_probability
 from benchmarks import installed, peers
-from benchmarks.timing import Measured, compare, result_row
+from benchmarks.timing import compare, result_row
 
 # Rows that a device takes at a time: what they need stays in its cache.
 _BATCH = 512
@@ -35,9 +35,9 @@ class Case(NamedTuple):
 CASES = (
     Case("one boundary", 20),
     Case("one boundary", 100),
-    Case("one boundary", 1000, bits=24, repeats=15),
-    Case("4096 boundaries", 20, rows=4096, repeats=7),
-    Case("4096 boundaries", 100, rows=4096, repeats=7),
+    Case("one boundary", 1000, bits=24),
+    Case("4096 boundaries", 20, rows=4096, repeats=15),
+    Case("4096 boundaries", 100, rows=4096, repeats=15),
     Case("hardly ever crossed", 100, late=(1e-12, 1e-11), bits=53),
     Case("nearly always crossed", 100, late=(0.9, 0.95), bits=53),
 )
@@ -54,23 +54,30 @@ def _rows(case: Case) -> Iterator[dict[str, Any]]:
     boundaries = _boundaries(case)
     judged = slice(None, None, max(1, case.rows // _JUDGED))
     exact = [exact_probability(row, case.bits) for row in boundaries[judged]]
-    functions: dict[str, Callable[[], np.ndarray]] = {"package": _package(boundaries)}
+    nothing = jax.jit(lambda boundary: boundary[0])
+    functions: dict[str, Callable[[], np.ndarray]] = {
+        "package": _package(boundaries),
+        "call": lambda: np.asarray(nothing(boundaries[0])),
+    }
     moscovich = installed.crossprob()
     if moscovich is not None:
         functions["crossprob"] = functools.partial(moscovich, boundaries)
-    timed: dict[str, Measured | None] = {"crossprob": None, **compare(functions, case.repeats)}
-    for name in installed.R_PACKAGES:
-        # Thousands of calls are repeated enough.
-        timed[name] = installed.in_r(name, boundaries, 1 if case.rows > 1 else case.repeats)
-    package = timed.pop("package")
-    assert package is not None
+    measured = compare(functions, case.repeats)
+    package = measured["package"]
+    repeats_in_r = max(1, min(case.repeats, 5000 // boundaries.size))  # mutoss takes minutes as it is
+    timed = {"crossprob": measured.get("crossprob")}
+    timed |= {name: installed.in_r(name, boundaries, repeats_in_r) for name in installed.R_PACKAGES}
     error = _error([1 - Fraction(p) for p in package.value.ravel()[judged].tolist()], exact)
+    start = f"error {error:.1e}"
+    if case.rows == 1:
+        empty = 1e6 * measured["call"].seconds["median"]
+        start = f"a call that computes nothing takes {empty:.2g} µs; {start}"
     for name, peer in timed.items():
         if peer is None:
-            peer_error, accuracy = None, f"error {error:.1e}; {name} is not installed"
+            peer_error, accuracy = None, f"{start}; {name} is not installed"
         else:
             peer_error = _error(peer.value[judged].tolist(), exact)
-            accuracy = f"error {error:.1e}, the peer's {peer_error:.1e}"
+            accuracy = f"{start}, the peer's {peer_error:.1e}"
         yield result_row(
             "crossing",
             f"{case.what}, N={case.num_workers}",
@@ -78,7 +85,7 @@ def _rows(case: Case) -> Iterator[dict[str, Any]]:
             accuracy,
             peer=peer,
             against=name,
-            repeats=case.repeats,
+            repeats=repeats_in_r if name in installed.R_PACKAGES else case.repeats,
             error=error,
             peer_error=peer_error,
         )

@@ -96,6 +96,11 @@ def _finite(figure: float | None) -> float | None:
     return figure if figure is not None and math.isfinite(figure) else None
 
 
+def usable_cores() -> int:
+    """Of this machine, those that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def environment() -> dict[str, Any]:
     """Device and versions, to be kept beside every figure."""
     device = jax.devices()[0]
@@ -103,7 +108,7 @@ def environment() -> dict[str, Any]:
         "device": f"{device.platform}: {device.device_kind}",
         "device_count": jax.device_count(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "cpu_count": os.cpu_count(),
+        "cpu_count": usable_cores(),
         "python": platform.python_version(),
         "numpy": np.__version__,
     }

@@ -155,6 +155,7 @@ def test_the_mean_may_lie_in_times_that_hardly_any_worker_takes():
                 _check(case, workers, np.asarray(partition))
 
 
+@pytest.mark.study
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["x64", "float32"])
 @pytest.mark.parametrize("family", FAMILIES)

@@ -88,6 +88,7 @@ def test_known_laws_are_found_within_their_errors():
     )
 
 
+@pytest.mark.study
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["weibull", "constant"])
 def test_intervals_of_95_percent_hold_the_truth_as_often(name):

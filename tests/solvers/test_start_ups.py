@@ -35,6 +35,7 @@ def _at_most_a_thousandth_above(rows: list[start_ups.Plan]) -> None:
     assert all(row.lower_bound <= min(row.found, row.global_search) for row in rows)
 
 
+@pytest.mark.study
 @pytest.mark.slow
 def test_a_global_search_finds_nothing_better_in_any_family() -> None:
     _at_most_a_thousandth_above(start_ups.compute_plans(1, 9, 60))

@@ -265,7 +265,7 @@ def draw(courses: Mapping[str, np.ndarray], count: int) -> Any:
             }
             panel.plot(np.linspace(0, 100, len(saved)), saved, label=name.replace("_", " "), **look)
         panel.axhline(0, color="#7F7F7F", linewidth=0.8)
-        panel.legend(fontsize="x-small", loc="best")
+        panel.legend(fontsize="x-small", loc="center right" if panel is axes[0] else "lower right")
         title = "traces" if panel is axes[0] else f"drifts, {WORKERS} workers"
         plotting.label_axes(
             panel, "iterations done (%)", "time saved so far\nagainst uncoded (%)", title=title

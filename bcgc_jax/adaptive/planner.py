@@ -4,7 +4,7 @@ Every rule of `rules` has a plan, made from the iterations before, and after eac
 each of these plans would have taken in it: a worker's time is its start-up and its load's. So rules are
 compared by what they would have done, each by plans that had not seen the iteration (a plan and the same
 rule's newer one by the last iterations), and nothing need be tried out. A change has to pay: by more than
-the comparison's own error, and than what the change costs.
+half the comparison's own error, and than what the change costs.
 """
 
 import math
@@ -25,7 +25,7 @@ _CAUTIOUS = ("uncoded", "alternating")
 # Of shares by speed; speeds change soon.
 _LAST = 10
 # A gain is believed that is so many of its standard errors, and this share of the time.
-_ERRORS, _LEAST = 1.0, 0.005
+_ERRORS, _LEAST = 0.5, 0.005
 # Iterations that a gain is expected to last, at most; and as many as the last few plans lasted, times two.
 _HORIZON, _LAST_PLANS = 100, 3
 # Changes may cost so much of all the training's time without redundancy, and of what has been saved; more
@@ -33,7 +33,7 @@ _HORIZON, _LAST_PLANS = 100, 3
 _STAKE, _REINVESTED, _CLEARLY = 0.015, 0.5, 2.0
 # Plans are made anew so often where that is cheap; where it is a search, at these iterations of a window, and
 # then so often.
-_EVERY, _SEARCHED_AT, _SEARCHED_EVERY = 5, (FIRST, 2 * FIRST, 4 * FIRST, 8 * FIRST), 20
+_EVERY, _SEARCHED_AT, _SEARCHED_EVERY = 5, (FIRST, 2 * FIRST, 4 * FIRST, 6 * FIRST, 8 * FIRST), 20
 _SEARCHED = ("credit", "shares, credit", "coded")
 # The chance that what has not changed is taken for a drift, at each test, one in so many iterations.
 FALSE_ALARMS, _TESTED_EVERY = 1e-3, 3

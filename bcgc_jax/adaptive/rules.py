@@ -33,6 +33,8 @@ _ROWS, _STEPS, _DRAWS = 64, 150, 64
 _FRONT = 1 / 7
 # Workers up to which a law of few different times is searched for a code.
 _MOST_OF_ATOMS = 32
+# Errors by which the means of neighbours differ that are not alike.
+_APART = 1.5
 # Of the mean share, what a worker has at least: a subset without samples is none.
 _LEAST_SHARE = 1e-3
 # In the place of 0, which is no time of a law.
@@ -95,7 +97,7 @@ def _alike_together(values: np.ndarray) -> np.ndarray:
         return found
     error = np.std(values, axis=0, ddof=1) / np.sqrt(len(values))
     order = np.argsort(found)
-    apart = np.diff(found[order]) > np.hypot(error[order][1:], error[order][:-1])
+    apart = np.diff(found[order]) > _APART * np.hypot(error[order][1:], error[order][:-1])
     for group in np.split(order, np.flatnonzero(apart) + 1):
         found[group] = np.mean(found[group])
     return found

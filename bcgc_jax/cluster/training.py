@@ -148,8 +148,9 @@ def train_on_cluster(
 ) -> ClusterTraining:
     r"""Gradient descent on the processes of `cluster`, coded or by a schedule, up to iteration `num_steps`.
 
-    Without a `problem` the training begins uncoded, measures what its workers take, and changes its plan
-    where that pays (`adaptive.Planner`); `decisions` of the result say why.
+    Without a `problem` the training begins with two subsets a worker from both ends, measures what its
+    workers take, and changes its plan where that pays (`adaptive.Planner`); `decisions` of the result say
+    why.
 
     Args:
       key: of the solution, the codes, the pace and the mini-batches; iteration k draws with k, so that a

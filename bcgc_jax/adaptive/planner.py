@@ -158,6 +158,14 @@ class Planner:
             self._choose()
         self._probe()
 
+    def warm_up(self) -> None:
+        """Compile the searches, on times of no meaning: that takes as long as many iterations."""
+        if self.num_steps < WINDOW:
+            return
+        times = np.random.default_rng(0).exponential(1.0, (FIRST, self.plan.num_workers))
+        for rule in list(self._rules.values()):
+            rule(Window(times + 0.5, self._max_stored, self._key))
+
     def leave_out(self, rule: str) -> None:
         """Make no plan by this rule; to be said before anything is observed."""
         self._rules.pop(rule)

@@ -145,6 +145,7 @@ class ClosedLoop:
             message_seconds=_MESSAGE_SECONDS,
             rules=self._rules,
         )
+        self._planning.append(self._thread.submit(self._planner.warm_up))  # while the processes start
         self._even, self._before = {}, None
         self._next = self._put(self._planner.plan)
 

@@ -226,7 +226,9 @@ class Cluster:
         Until `is_ready`, which is to be asked now and then, they compile what they need beside what they do,
         one after the other; `take_up` is a matter of milliseconds then.
         """
-        return self._put(loss, plan, params, subsets, batch_size, seed)
+        work = self._put(loss, plan, params, subsets, batch_size, seed)
+        work.collection = _collection_of(work.duty.plan, params)
+        return work
 
     def _put(
         self,
@@ -261,14 +263,15 @@ class Cluster:
         # Before all else: what it refuses leaves the workers with what they had.
         self._processes.resize(plan.num_workers)
         self._processes.assign(work)
-        self._collection, collection = None, _collection_of(plan, params)
+        self._collection, collection = None, work.collection or _collection_of(plan, params)
         self._processes.wait_until_loaded(self.iteration)
         if why := self._processes.unlike():
             raise MachinesDiffer(why)
         if any(isinstance(data, Made) for data in work.subsets):
             self._check_samples(batch_size)
         self._collection = collection
-        self._collect(params, None)  # Ray's first call of a method takes longer than the others
+        if work.ready < len(self._processes):  # Ray's first call of a method takes longer than the others
+            self._collect(params, None)
 
     def _check_samples(self, batch_size: int | None) -> None:
         """ValueError where subsets that were made on the workers are not of one size, or too small."""

@@ -54,7 +54,10 @@ class WorkersLost(RuntimeError):
 
 @dataclasses.dataclass
 class Assignment:
-    """A duty and where it lies; who is `pending` prepares for it, the workers before are `ready`."""
+    """A duty and where it lies; who is `pending` prepares for it, the workers before are `ready`.
+
+    `collection`: what an iteration is to the master, once its arithmetic is compiled.
+    """
 
     number: int
     duty: Duty
@@ -63,6 +66,7 @@ class Assignment:
     kept: tuple[int, ...] = ()
     ready: int = 0
     pending: Any = None
+    collection: Any = None
 
 
 @dataclasses.dataclass

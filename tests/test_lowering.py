@@ -14,6 +14,7 @@ from jax import Array, export
 import bcgc_jax as bcgc
 from bcgc_jax import partitions
 from bcgc_jax.schedules import Group, schedule_of, simulate_schedule
+from tests.test_second_calls import LAWS as OF_NUMBERS
 
 ELSEWHERE = ("cuda", "rocm", "tpu")
 # Three workers and six levels of load: the sizes change no operation.
@@ -26,16 +27,14 @@ def _unit(v: Any) -> Array:
     return v * jnp.array([1.0, 2.0, 3.0])
 
 
+# Those of numbers alone as they are; others of arrays, which may be traced.
 LAWS: dict[str, Callable[[Any], Any]] = {
-    "ShiftedExponential": lambda v: bcgc.ShiftedExponential(v, 0.1 * v),
-    "Exponential": lambda v: bcgc.Exponential(v),
-    "Deterministic": lambda v: bcgc.Deterministic(v),
-    "Weibull": lambda v: bcgc.Weibull(v, 1.0 + v, 0.3),
-    "Pareto": lambda v: bcgc.Pareto(v, 1.5 + v),
-    "Uniform": lambda v: bcgc.Uniform(v, 1.0 + 2 * v),
-    "TwoSpeed": lambda v: bcgc.TwoSpeed(v, 2.0 + 2 * v, 0.1 * v),
-    "Lognormal": lambda v: bcgc.Lognormal(v, 0.5 * v, 0.2),
-    "Gamma": lambda v: bcgc.Gamma(1.0 + v, v, 0.4),
+    name: OF_NUMBERS[name]
+    for name in (
+        *("ShiftedExponential", "Exponential", "Deterministic", "Weibull", "Pareto", "Uniform", "TwoSpeed"),
+        *("Lognormal", "Gamma"),
+    )
+} | {
     "Empirical": lambda v: bcgc.Empirical(_unit(v)),
     "Pairs": lambda v: bcgc.Pairs(_unit(v) - v, _unit(v)),
     "HazardSpline": lambda v: bcgc.HazardSpline(

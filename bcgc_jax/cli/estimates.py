@@ -33,7 +33,7 @@ from bcgc_jax.solvers.schemes import NUM_DRAWS as SCHEME_DRAWS
 from bcgc_jax.solvers.schemes import Scheme
 from bcgc_jax.solvers.solve import FEW_UNITS
 
-MOST_WORKERS = 10_000  # a plan that needs no search then takes minutes, an optimum hours
+MOST_WORKERS = 10_000  # a plan that needs no search then takes seconds, an optimum minutes
 _LONG = 10.0  # seconds that nobody needs to be told about
 _CUTS = 1.8e-5  # cutting planes, N^2.6
 # Of the linear program of whole steps: its steps, and what one takes for each S N² and N³.

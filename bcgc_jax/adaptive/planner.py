@@ -113,7 +113,7 @@ class Planner:
         # What iterations took beyond what their times say, by rule: means, and of how many.
         self._extra: dict[str, tuple[float, int]] = {}
         self._since: list[tuple[float, float]] = []
-        self._drifted = -WINDOW
+        self._drifted, self._disturbance = -WINDOW, 0.0
         self._probing: WorkPlan | None = None
         # Seconds saved against no redundancy, and spent on changes.
         self._saved = self._spent = 0.0
@@ -126,12 +126,14 @@ class Planner:
         taken: float,
         ran: WorkPlan | None = None,
         start_ups: np.ndarray | float = 0.0,
+        preparing: bool = False,
     ) -> None:
         """After an iteration, with `plan` or with the one that `ran`; the plan may be another one then.
 
         `times`, `[N]`: what each worker takes for 1/N of all work, `start_ups` what passes before, whatever
         it does. Where not `known` it was stopped before it had done a task, and `times` is what it takes at
-        least if it had no start-up. `taken`: what the iteration took.
+        least if it had no start-up. `taken`: what the iteration took, `preparing` of another plan beside it
+        included.
         """
         ran = self.plan if ran is None else ran
         starts = np.broadcast_to(np.asarray(start_ups, float), times.shape)
@@ -143,7 +145,10 @@ class Planner:
         self._own = [*self._own, float(self._runtimes(self.plan, 1)[0])][-WINDOW:]
         said = float(self._runtimes(ran, 1)[0])
         self._since.append((taken, said))
-        self._learn_extra(ran.name, taken - said)
+        if preparing and self._extra:
+            self._disturbance += taken - said - self._more(ran.name)
+        else:
+            self._learn_extra(ran.name, taken - said)
         self._saved += self._losses["uncoded"][-1] + self._more("uncoded") - taken
         self.step += 1
         if self._probing is not None and ran.name == "uncoded":
@@ -157,6 +162,11 @@ class Planner:
         if self._probing is None:
             self._choose()
         self._probe()
+
+    def taken_up(self, seconds: float) -> None:
+        """A change took so many, and what its preparation took of the iterations before: so may the next."""
+        self.change_seconds = seconds + max(self._disturbance, 0.0)
+        self._disturbance = 0.0
 
     def warm_up(self) -> None:
         """Compile the searches, on times of no meaning: that takes as long as many iterations."""

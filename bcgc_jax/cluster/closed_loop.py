@@ -127,7 +127,7 @@ class ClosedLoop:
         for _ in range(1 + first):
             begin = time.perf_counter()
             self._cluster.take_up(given.work)
-        self._planner.change_seconds = time.perf_counter() - begin
+        self._planner.taken_up(time.perf_counter() - begin)
         if first and self._cluster.differs:  # a code would amplify that
             self._planner.leave_out("coded")
         nothing = jnp.zeros(len(given.loads))
@@ -177,15 +177,23 @@ class ClosedLoop:
         for done in [future for future in self._planning if future.done()]:
             self._planning.remove(done)
             done.result()  # what went wrong is told
-        self._planning.append(self._thread.submit(self._plan, *seen, found.seconds, self._now))
+        preparing = self._next is not None
+        work = self._thread.submit(self._plan, *seen, found.seconds, self._now, preparing)
+        self._planning.append(work)
 
     def _plan(
-        self, times: np.ndarray, starts: np.ndarray, known: np.ndarray, seconds: float, ran: _Given
+        self,
+        times: np.ndarray,
+        starts: np.ndarray,
+        known: np.ndarray,
+        seconds: float,
+        ran: _Given,
+        preparing: bool,
     ) -> None:
         """In the thread: one plan after the other, so that no worker prepares two."""
         planner = self._planner
         assert planner is not None
-        planner.observe(times, known, seconds, ran.made, starts)
+        planner.observe(times, known, seconds, ran.made, starts, preparing)
         if self._next is None and ran is self._now and planner.plan is not ran.made:
             given = self._put(planner.plan)
             self._next = None if given is ran else given

@@ -128,6 +128,19 @@ def test_where_beginning_takes_longest_more_is_done_by_each():
     assert total < 0.6 * (starts + times).max(axis=1).sum()  # 0.50
 
 
+def test_what_preparing_takes_is_a_cost_of_the_change_and_none_of_the_rule():
+    times = np.full((12, 4), 1.0)
+    planner = Planner(4, 100, key=jax.random.key(0), rules=CHEAP)
+    for k, row in enumerate(times):
+        more = 0.1 + (0.4 if 5 <= k < 8 else 0.0)
+        planner.observe(row, np.ones(4, bool), 1.0 + more, preparing=5 <= k < 8)
+    planner.taken_up(0.2)
+    assert planner.change_seconds == pytest.approx(0.2 + 3 * 0.4)
+    assert planner._more("alternating") == pytest.approx(0.1)
+    planner.taken_up(0.2)
+    assert planner.change_seconds == pytest.approx(0.2)
+
+
 def test_false_alarms_are_as_rare_as_is_said():
     rng = np.random.default_rng(5)
     alarms = sum(has_drifted(rng.pareto(1.5, (40, 8)) + 1, 0.05) for _ in range(1000))

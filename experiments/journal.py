@@ -273,7 +273,7 @@ def print_rows(rows: Sequence[Row]) -> None:
             print_table(f"Late, by {name}", ["scheme", *(f"{x:.4g}" for x in places)], lines)
 
 
-def print_plans(plans: Sequence[Plan]) -> None:
+def print_plans(plans: Sequence[Plan], workers: int) -> None:
     """Runtime and completion probability of the schemes and of the plans between two of them."""
     least = min(plan.expected_runtime for plan in plans)
     lines = [
@@ -285,7 +285,7 @@ def print_plans(plans: Sequence[Plan]) -> None:
         for plan in sorted(plans, key=lambda plan: plan.expected_runtime)
     ]
     header = ["plan", "expected runtime", "above the least", "in time", "late"]
-    print_table(f"Both at once, N = {NUM_WORKERS}", header, lines)
+    print_table(f"Both at once, N = {workers}", header, lines)
 
 
 def _look(scheme: str) -> dict[str, Any]:
@@ -355,16 +355,21 @@ def draw_plans(rows: Sequence[Row], steps: Sequence[Step], plans: Sequence[Plan]
 
 
 def run(
-    out: Path, *, points: Iterable[Point] | None = None, rounds: int = ROUNDS, plans: int = NUM_PLANS
+    out: Path,
+    *,
+    points: Iterable[Point] | None = None,
+    workers: int = NUM_WORKERS,
+    rounds: int = ROUNDS,
+    plans: int = NUM_PLANS,
 ) -> None:
     """Compute, print the tables, write journal.csv and three more, and two figures to `out`."""
     published = read_published()
     rows = compute(list(grid() if points is None else points), published)
     bounds = compute_bounds(published, rounds)
-    between, steps = compute_plans(count=plans), compute_convergence()
+    between, steps = compute_plans(workers, plans), compute_convergence(workers)
     print_bounds(bounds)
     print_rows(rows)
-    print_plans(between)
+    print_plans(between, workers)
     for name, found in (("", rows), ("_bounds", bounds), ("_plans", between), ("_steps", steps)):
         write_csv(out / f"journal{name}.csv", (row._asdict() for row in found))
     plotting.save_figure(draw_completion(rows), out, "journal")

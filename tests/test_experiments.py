@@ -71,10 +71,9 @@ def assert_tables_fit(printed):
 def test_the_journal_version_has_its_values_beside_exact_ones_and_bounds(tmp_path, capsys, monkeypatch):
     known = {place: found for place, found in journal.read_published().items() if place[0] == 10}
     monkeypatch.setattr(journal, "read_published", lambda: known)
-    monkeypatch.setattr(journal, "NUM_WORKERS", 10)
     monkeypatch.setattr(journal, "STEPS", (0, 100))
     points = [journal.Point("a", 10), journal.Point("d", 10, deadline=5e6)]
-    journal.run(tmp_path, points=points, rounds=1, plans=1)
+    journal.run(tmp_path, points=points, workers=10, rounds=1, plans=1)
     assert_figure(tmp_path, "journal")
     assert_figure(tmp_path, "journal_plans")
     assert_tables_fit(capsys.readouterr().out)

@@ -343,6 +343,7 @@ class _Course:
         self.start_ups: np.ndarray | float = 0.0  # of the pace, in the last iteration
         self.members = list(range(cluster.num_workers))
         self._joined: list[int] = []  # members that the plan is not yet for
+        self._recruiting = True  # until the room that returns is on machines that cannot be used
         self.seconds: list[float] = []
         self.paced: list[float] = []
         self.counts: list[int] = []
@@ -356,7 +357,7 @@ class _Course:
         """
         cluster, left = self._cluster, len(self.members)
         resized = not cluster.assigned
-        count = cluster.num_workers if resized else left + cluster.recruit()
+        count = cluster.num_workers if resized else left + (cluster.recruit() if self._recruiting else 0)
         if resized and count > self._most:
             raise ValueError(
                 f"the problem has {self._most} workers: resize the cluster to no more, not {count}"
@@ -383,6 +384,7 @@ class _Course:
                     raise
                 warnings.warn(f"workers that could be there again are left out: {error}", stacklevel=3)
                 self.members = [w for w in self.members if w not in self._joined]
+                self._recruiting = False
                 continue
             if self._pace is not None:  # the link in seconds too
                 sent = self._pace.seconds * np.asarray(scheme.sent, float)

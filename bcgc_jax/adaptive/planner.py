@@ -21,7 +21,7 @@ from bcgc_jax.adaptive.rules import MOST_STORED, RULES, Rule, Window
 # Iterations before a plan is made; those that plans are made from and compared by, at most.
 FIRST, WINDOW = 4, 40
 # Made before anything is known, of even shares; the training begins with the last one.
-_CAUTIOUS = ("uncoded", "alternating")
+CAUTIOUS = ("uncoded", "alternating")
 # Of shares by speed; speeds change soon.
 _LAST = 10
 # A gain is believed that is so many of its standard errors, and this share of the time.
@@ -102,10 +102,10 @@ class Planner:
         self._times = self._starts = np.zeros((0, num_workers))
         self._unseen = np.zeros(num_workers, int)
         nothing = Window(np.ones((1, num_workers)), self._max_stored, key)
-        self._plans = {name: rules[name](nothing) for name in _CAUTIOUS if name in rules}
+        self._plans = {name: rules[name](nothing) for name in CAUTIOUS if name in rules}
         # Its own subset first: no worker is later with it than without redundancy.
-        cautious = self._max_stored > 1 and _CAUTIOUS[-1] in rules
-        self.plan = self._plans[_CAUTIOUS[cautious]]
+        cautious = self._max_stored > 1 and CAUTIOUS[-1] in rules
+        self.plan = self._plans[CAUTIOUS[cautious]]
         # What each rule's plan would have taken in each iteration of the window; NaN before it had one.
         self._losses: dict[str, list[float]] = {name: [] for name in rules}
         # The same of the plan that is run.
@@ -230,7 +230,7 @@ class Planner:
         self._times, self._starts = self._times[-_LAST:], self._starts[-_LAST:]
         self._own = self._own[-_LAST:]
         for name, record in self._losses.items():
-            record[:] = record[-_LAST:] if name in _CAUTIOUS else []
+            record[:] = record[-_LAST:] if name in CAUTIOUS else []
         self._drifted = self.step
 
     def _make_plans(self, drifted: bool) -> None:

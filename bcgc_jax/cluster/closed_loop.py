@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bcgc_jax.adaptive import Decision, Planner, WorkPlan
+from bcgc_jax.adaptive.planner import CAUTIOUS
 from bcgc_jax.adaptive.rules import MOST_STORED, rules
 from bcgc_jax.cluster.collection import ClusterGradient
 from bcgc_jax.cluster.master import Cluster
@@ -35,8 +36,6 @@ from bcgc_jax.partitions import round_partition
 # Blocks of two subsets each: on processes every task is a message. What the master takes for one, measured
 # with eight workers and 40 to 80 tasks each on two cores.
 PARTS, _MESSAGE_SECONDS = 2, 2.5e-4
-# Rules whose plan is always the same.
-_EVEN = ("uncoded", "alternating")
 
 
 class _Given(NamedTuple):
@@ -166,7 +165,7 @@ class ClosedLoop:
             sizes = np.array([num_samples(part) for part in parts], float)
             shares = sizes / sizes.sum()
         given = _Given(made, loads_of(plan, shares), work)
-        if made.name in _EVEN:
+        if made.name in CAUTIOUS:  # always the same plan
             self._even[made.name] = given
         return given
 

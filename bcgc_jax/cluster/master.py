@@ -224,7 +224,7 @@ class Cluster:
         """Put the plan and the data of `assign` where the workers find them, and change nothing for them.
 
         Until `is_ready`, which is to be asked now and then, they compile what they need beside what they do,
-        one after the other; `take_up` is a matter of milliseconds then.
+        one after the other; `take_up` compiles nothing then.
         """
         work = self._put(loss, plan, params, subsets, batch_size, seed)
         work.collection = _collection_of(work.duty.plan, params)

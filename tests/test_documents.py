@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Environments are made by .ci/run, the whole suite is this one.
 _ELSEWHERE = ("python3 -m venv", ".venv/bin/python -m pytest")
-# Whole studies and worker processes have tests of their own.
-_OWN_TESTS = ("bcgc train --engine ray",)
+# Whole studies and worker processes have tests of their own; a cluster of several machines is not here.
+_OWN_TESTS = ("bcgc train --engine ray", "ray start")
 
 
 def _blocks(path: Path, language: str) -> list[str]:

@@ -89,6 +89,7 @@ class _Started:
 
 
 _started: _Started | None = None
+_told_to_leave: int | None = None  # the number of the signal
 
 
 @contextmanager
@@ -115,6 +116,10 @@ def session(address: str | None, num_workers: int, store_bytes: int) -> Iterator
         started.users += 1
     try:
         yield ray
+    except SystemExit as error:
+        if _told_to_leave is not None:  # a call of Ray's that it interrupts passes on another code
+            error.code = 128 + _told_to_leave
+        raise
     finally:
         if started is not None:
             started.users -= 1
@@ -160,6 +165,8 @@ def _start(ray: Any, ending: ExitStack, address: str | None, num_workers: int, s
 
 
 def _leave(number: int, frame: Any) -> None:
+    global _told_to_leave
+    _told_to_leave = number
     raise SystemExit(128 + number)
 
 

@@ -8,6 +8,7 @@ import contextlib
 import functools
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -92,8 +93,9 @@ class Cluster:
     def __enter__(self) -> "Cluster":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, *raised: Any) -> None:
+        self._closed = True
+        self._stack.__exit__(*raised)
 
     def close(self) -> None:
         """End all processes. What another `Cluster` of this process has is left to it."""

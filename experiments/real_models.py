@@ -22,8 +22,9 @@ from bcgc_jax import plotting
 from bcgc_jax.adaptive import WorkPlan
 from bcgc_jax.adaptive.rules import Rule, Window, rules
 from bcgc_jax.cli.waiting import each
-from bcgc_jax.cluster import Cluster, Pace, train_on_cluster
+from bcgc_jax.cluster import Cluster, Pace, Step, train_on_cluster
 from bcgc_jax.cluster.closed_loop import PARTS, loads_of, plan_of, split_by
+from bcgc_jax.cluster.logs import Watch
 from experiments.models import Model, convolutional, transformer
 from experiments.report import number, print_table, run_command, write_csv
 
@@ -90,7 +91,7 @@ def train_as_told(
         return optax.apply_updates(params, updates), state
 
     jax.block_until_ready(advance(params, state, params))  # compiled before the clock runs
-    seconds, paced, losses = np.zeros((3, len(times)))
+    seconds, paced = np.zeros((2, len(times)))
     work = [plan_of(plan, params, jax.random.key(0), {}) for plan in given]
     loads = [loads_of(one, plan.shares) for one, plan in zip(work, given, strict=True)]
     parts = [split_by(model.batch, plan.shares) for plan in given]
@@ -98,19 +99,20 @@ def train_as_told(
         cluster.prepare(model.loss, one, params, part) for one, part in zip(work, parts, strict=True)
     )
     cluster.take_up(now)
-    for step, row in enumerate(times):
-        begin, late = time.perf_counter(), step >= len(times) // 2
-        if given[0] is not given[1]:
-            ready = cluster.is_ready(then)
-            if step == len(times) // 2:
-                print(f"{model.title}: told is {'ready' if ready else 'not ready'}", file=sys.stderr)
-                cluster.take_up(then)
-        found = cluster.gradient(params, row * loads[late])
-        params, state = jax.block_until_ready(advance(params, state, found.gradient))
-        seconds[step] = time.perf_counter() - begin
-        paced[step] = work[late].completed(row * loads[late]).max()
-        losses[step] = loss(params)
-    return seconds, paced, losses
+    with Watch(loss, None) as watch:  # beside the training, as where nobody is told
+        for step, row in enumerate(times):
+            begin, late = time.perf_counter(), step >= len(times) // 2
+            if given[0] is not given[1]:
+                ready = cluster.is_ready(then)
+                if step == len(times) // 2:
+                    print(f"{model.title}: told is {'ready' if ready else 'not ready'}", file=sys.stderr)
+                    cluster.take_up(then)
+            found = cluster.gradient(params, row * loads[late])
+            params, state = jax.block_until_ready(advance(params, state, found.gradient))
+            seconds[step] = time.perf_counter() - begin
+            paced[step] = work[late].completed(row * loads[late]).max()
+            watch.add(Step(step, seconds[step], given[late].name, WORKERS, None), params)
+    return seconds, paced, np.array([float(x) for x in watch.metrics])
 
 
 def _models() -> list[Model]:

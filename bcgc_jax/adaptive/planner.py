@@ -2,9 +2,11 @@ r"""The closed loop: what was measured decides which plan the next iteration has
 
 Every rule of `rules` has a plan, made from the iterations before, and after each iteration it is known what
 each of these plans would have taken in it: a worker's time is its start-up and its load's. So rules are
-compared by what they would have done, each by plans that had not seen the iteration (a plan and the same
-rule's newer one by the last iterations), and nothing need be tried out. A change has to pay: by more than
-half the comparison's own error, and than what the change costs.
+compared by what they would have done, each by plans that had not seen the iteration (but for plans that are
+hardly fitted to it, know much more than the one that is run, or follow a drift), and nothing need be tried
+out. A change has to pay: by more than half the comparison's own error, and than what the change costs.
+Workers that prepare another plan beside their work are slower than they are: such iterations count as a cost
+and tell nothing else.
 """
 
 import math
@@ -35,6 +37,8 @@ _STAKE, _REINVESTED, _CLEARLY = 0.015, 0.5, 2.0
 # then so often.
 _EVERY, _SEARCHED_AT, _SEARCHED_EVERY = 5, (FIRST, 2 * FIRST, 4 * FIRST, 6 * FIRST, 8 * FIRST), 20
 _SEARCHED = ("credit", "shares, credit", "coded")
+# A plan from so many times as many iterations is judged by those too: it is likely to be the better one.
+_MORE = 1.5
 # The chance that what has not changed is taken for a drift, at each test, one in so many iterations.
 FALSE_ALARMS, _TESTED_EVERY = 1e-3, 3
 # Where a worker was stopped before its first task was done in so many iterations, one goes uncoded.
@@ -106,12 +110,17 @@ class Planner:
         # Its own subset first: no worker is later with it than without redundancy.
         cautious = self._max_stored > 1 and CAUTIOUS[-1] in rules
         self.plan = self._plans[CAUTIOUS[cautious]]
-        # What each rule's plan would have taken in each iteration of the window; NaN before it had one.
+        # What each rule's plan would have taken in each iteration of the window; NaN before it had one. How
+        # many of these its newest plan has not been made from.
         self._losses: dict[str, list[float]] = {name: [] for name in rules}
+        self._unfitted = dict.fromkeys(rules, 0)
+        # From how many iterations the newest plans were made, and the one that is run.
+        self._made_from, self._own_made_from = dict.fromkeys(rules, 0), 0
         # The same of the plan that is run.
         self._own: list[float] = []
         # What iterations took beyond what their times say, by rule: means, and of how many.
         self._extra: dict[str, tuple[float, int]] = {}
+        self._counted: dict[str, float] = {}  # messages of rules' plans in the last iterations
         self._since: list[tuple[float, float]] = []
         self._drifted, self._disturbance = -WINDOW, 0.0
         self._probing: WorkPlan | None = None
@@ -136,25 +145,36 @@ class Planner:
         included.
         """
         ran = self.plan if ran is None else ran
-        starts = np.broadcast_to(np.asarray(start_ups, float), times.shape)
-        self._add(times, known, starts, ran.loads()[:, 0])
+        self._counted.clear()
+        if preparing and self._extra:
+            expected = float(np.mean(self._runtimes(ran)))
+            self._disturbance += taken - expected - self._more(ran.name)
+            uncoded = self._uncoded()
+        else:
+            starts = np.broadcast_to(np.asarray(start_ups, float), times.shape)
+            self._add(times, known, starts, ran.loads[:, 0])
+            self._record()
+            expected = float(self._runtimes(ran, 1)[0])
+            self._learn_extra(ran.name, taken - expected)
+            uncoded = self._losses["uncoded"][-1]
+        self._since.append((taken, expected))
+        self._saved += uncoded + self._more("uncoded") - taken
+        self.step += 1
+        if self._probing is not None and ran.name == "uncoded":
+            self.plan, self._probing = self._probing, None
+        if not preparing and self.step < self.num_steps and len(self._times) >= FIRST:
+            self._replan()
+
+    def _record(self) -> None:
+        """What each rule's plan would have taken in the last iteration."""
         for name, record in self._losses.items():
             made = self._plans.get(name)
             record.append(math.nan if made is None else float(self._runtimes(made, 1)[0]))
             del record[:-WINDOW]
+            self._unfitted[name] += 1
         self._own = [*self._own, float(self._runtimes(self.plan, 1)[0])][-WINDOW:]
-        said = float(self._runtimes(ran, 1)[0])
-        self._since.append((taken, said))
-        if preparing and self._extra:
-            self._disturbance += taken - said - self._more(ran.name)
-        else:
-            self._learn_extra(ran.name, taken - said)
-        self._saved += self._losses["uncoded"][-1] + self._more("uncoded") - taken
-        self.step += 1
-        if self._probing is not None and ran.name == "uncoded":
-            self.plan, self._probing = self._probing, None
-        if self.step >= self.num_steps or len(self._times) < FIRST:
-            return
+
+    def _replan(self) -> None:
         drifted = self.step % _TESTED_EVERY == 0 and has_drifted(self._starts + self._times, FALSE_ALARMS)
         if drifted:
             self._forget()
@@ -172,9 +192,10 @@ class Planner:
         """Compile the searches, on times of no meaning: that takes as long as many iterations."""
         if self.num_steps < WINDOW:
             return
-        times = np.random.default_rng(0).exponential(1.0, (FIRST, self.plan.num_workers))
-        for rule in list(self._rules.values()):
-            rule(Window(times + 0.5, self._max_stored, self._key))
+        times = np.random.default_rng(0).exponential(1.0, (FIRST, self.plan.num_workers)) + 0.5
+        for start_ups in (0.0, 0.1 * times[::-1]):
+            for rule in list(self._rules.values()):
+                rule(Window(times, self._max_stored, self._key, start_ups))
 
     def leave_out(self, rule: str) -> None:
         """Make no plan by this rule; to be said before anything is observed."""
@@ -222,7 +243,9 @@ class Planner:
         if not self.message_seconds:
             return self._extra[known][0]
         seen = self._times[-_LAST:], self._starts[-_LAST:]
-        more = self._plans[name].messages(*seen) - self._plans[known].messages(*seen)
+        for one in {name, known} - self._counted.keys():
+            self._counted[one] = self._plans[one].messages(*seen)
+        more = self._counted[name] - self._counted[known]
         return self._extra[known][0] + self.message_seconds * more
 
     def _forget(self) -> None:
@@ -244,17 +267,19 @@ class Planner:
                 key = jax.random.fold_in(self._key, self.step)
                 window = Window(self._times[-last:], self._max_stored, key, self._starts[-last:])
                 self._plans[name] = rule(window)
+                self._unfitted[name], self._made_from[name] = 0, size
+                self._counted.pop(name, None)
 
     def _choose(self) -> None:
         best: tuple[float, str] = (0.0, "")
-        horizon = self._horizon()
+        horizon, at_hand = self._horizon(), self._affordable()
         for name, made in self._plans.items():
             if made is self.plan:
                 continue
             gain, error = self._gain(name)
             cost = self._cost(made)
             clear = gain > 2 * error and gain * horizon > _CLEARLY * cost
-            affordable = name == "uncoded" or clear or cost <= self._affordable()
+            affordable = name == "uncoded" or clear or cost <= at_hand
             if gain > _ERRORS * error and affordable and gain - cost / horizon > best[0]:
                 best = gain - cost / horizon, name
         if best[1]:
@@ -275,10 +300,13 @@ class Planner:
 
     def _gain(self, name: str) -> tuple[float, float]:
         """What a rule would save an iteration, and the standard error of that."""
-        if name == self.plan.name:  # its plan of now against the one that is run
+        same = name == self.plan.name  # its plan of now against the one that is run
+        knows_more = self._made_from[name] >= _MORE * self._own_made_from
+        if same and (name not in _SEARCHED or knows_more or self.step == self._drifted):
             saved = self._runtimes(self.plan, _LAST) - self._runtimes(self._plans[name], _LAST)
         else:
-            both = zip(reversed(self._own), reversed(self._losses[name]), strict=False)
+            last = self._unfitted[name] if same else WINDOW
+            both = zip(self._own[::-1][:last], self._losses[name][::-1][:last], strict=False)
             saved = np.array([own - other for own, other in both])[::-1]
             saved = saved[np.isfinite(saved)] + self._more(self.plan.name) - self._more(name)
         if len(saved) < FIRST:
@@ -307,3 +335,4 @@ class Planner:
         )
         self._spent += self._cost(after)
         self.plan, self._since, self._own = after, [], list(self._losses[name])
+        self._own_made_from = self._made_from[name]

@@ -11,6 +11,7 @@ with the (N-n)-th worker that has done Σ_{i≤n} (i+1) x_i.
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -37,11 +38,12 @@ class WorkPlan:
     def num_workers(self) -> int:
         return len(self.shares)
 
+    @functools.cached_property
     def loads(self) -> np.ndarray:
         """C at the end of each task that a worker has, `[N, K]`.
 
         >>> from bcgc_jax.schedules import Group, schedule_of
-        >>> WorkPlan("uneven", np.array([0.25, 0.75]), schedule_of([Group(2, 1)], [1.0])).loads().tolist()
+        >>> WorkPlan("uneven", np.array([0.25, 0.75]), schedule_of([Group(2, 1)], [1.0])).loads.tolist()
         [[0.5, 2.0], [1.5, 2.0]]
         """
         if self.schedule is None:
@@ -61,7 +63,7 @@ class WorkPlan:
         >>> coded.runtimes(np.array([[1.0, 4.0]])), coded.runtimes(np.array([[1.0, 4.0]]), 3.0)
         (array([2.]), array([5.]))
         """
-        loads = self.loads()
+        loads = self.loads
         if self.schedule is None:
             assert self.partition is not None
             done = np.zeros(len(times))
@@ -80,7 +82,7 @@ class WorkPlan:
 
     def finished(self, times: np.ndarray, until: float, start_ups: np.ndarray | float = 0.0) -> np.ndarray:
         """Of one iteration who has done a task by then, bool `[N]`: their cycle times can be told."""
-        return start_ups + times * self.loads()[:, 0] <= until * (1 + 1e-12)
+        return start_ups + times * self.loads[:, 0] <= until * (1 + 1e-12)
 
     def messages(self, times: np.ndarray, start_ups: np.ndarray | float = 0.0) -> float:
         """How many tasks all workers together have done at the end of an iteration, the mean.
@@ -90,8 +92,9 @@ class WorkPlan:
         3.0
         """
         ends = self.runtimes(times, start_ups) * (1 + 1e-12)
-        done = sum(np.sum(start_ups + times * load <= ends[:, None]) for load in self.loads().T)
-        return float(done) / len(times)
+        starts = np.broadcast_to(start_ups, times.shape)[..., None]
+        done = starts + times[..., None] * self.loads <= ends[:, None, None]
+        return float(np.sum(done)) / len(times)
 
     def moved(self, before: "WorkPlan | None") -> float:
         """The share of the data that some worker has to get that it had not before."""

@@ -31,6 +31,8 @@ MOST_STORED = 20
 _ROWS, _STEPS, _DRAWS = 64, 150, 64
 # Shares to begin with of the first block and of those on two subsets.
 _FRONT = 1 / 7
+# Different times that make a curve, at least.
+_FEWEST_VALUES = 8
 # Workers up to which a law of few different times is searched for a code.
 _MOST_OF_ATOMS = 32
 # Errors by which the means of neighbours differ that are not alike.
@@ -158,16 +160,20 @@ def _quantiles(times: np.ndarray | float) -> Law:
 
 
 def _pooled(times: np.ndarray) -> Law:
+    """The smooth law of all times, with as many knots whatever the window: the search is one program."""
+    if np.unique(times).size < _FEWEST_VALUES:
+        return Empirical(times.ravel())
+    count = _ROWS // 2 * times.shape[1]
     try:
-        return smooth_empirical(times)
-    except ValueError:  # too few different times for a curve
-        return Empirical(times)
+        return smooth_empirical(np.quantile(times, (np.arange(count) + 0.5) / count))
+    except ValueError:  # too close to each other for a curve
+        return Empirical(times.ravel())
 
 
 def _coded(window: Window) -> WorkPlan:
     """The certified optimum of codes for the law of all times, workers alike."""
     workers = window.times.shape[1]
-    law = _pooled(window.times.ravel())
+    law = _pooled(window.times)
     if isinstance(law, Empirical) and workers > _MOST_OF_ATOMS:
         return _coded_as(window, np.eye(workers)[0])  # a search takes minutes
     cycles = workers / _COORDINATES

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
@@ -44,6 +45,20 @@ class _Given(NamedTuple):
     made: WorkPlan
     loads: np.ndarray
     work: Assignment
+
+
+@dataclass
+class _Round:
+    """Plans for so many workers: what they have, have had and will have; what is made of even shares alone.
+
+    With fewer or more workers there is another one; a thread that still plans for this one changes nothing.
+    """
+
+    planner: Planner
+    now: _Given | None = None
+    before: _Given | None = None
+    next: _Given | None = None
+    even: dict[str, _Given] = field(default_factory=dict)
 
 
 class ClosedLoop:
@@ -84,15 +99,10 @@ class ClosedLoop:
         wanted = rules(PARTS)
         alike = batch_size is not None or callable(data)
         self._rules = {name: rule for name, rule in wanted.items() if not (alike and "shares" in name)}
-        self._planner: Planner | None = None
+        self._round: _Round | None = None
         self._decided: list[Decision] = []
         self._thread = ThreadPoolExecutor(1)
         self._planning: list[Future[None]] = []
-        # What the workers have, and have had; what is made of even shares alone, by rule; the next.
-        self._now: _Given | None = None
-        self._before: _Given | None = None
-        self._even: dict[str, _Given] = {}
-        self._next: _Given | None = None
 
     def close(self) -> None:
         """What is not planned yet is not; what went wrong is told."""
@@ -103,40 +113,42 @@ class ClosedLoop:
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
-        own = [] if self._planner is None else self._planner.decisions
+        own = [] if self._round is None else self._round.planner.decisions
         return (*self._decided, *(d._replace(step=d.step + self._begun) for d in own))
 
     def is_ready(self) -> bool:
         """Whether there is another plan, and the workers are ready for it."""
-        return self._next is not None and self._cluster.is_ready(self._next.work)
+        given = None if self._round is None else self._round.next
+        return given is not None and self._cluster.is_ready(given.work)
 
     def give_work(self, members: Sequence[int]) -> TrainingScheme:
         """The next plan to so many workers; with fewer or more than before the planning begins anew."""
         count = len(members)
-        if self._planner is None or self._planner.plan.num_workers != count:
-            self._begin(count)
-        given = self._next or self._now
+        if self._round is None or self._round.planner.plan.num_workers != count:
+            self._round = self._begin(count)
+        now = self._round
+        given = now.next or now.now
         assert given is not None
-        known = [*self._even.values(), *filter(None, (self._before, self._now))]
+        known = [*now.even.values(), *filter(None, (now.before, now.now))]
         given.work.kept = tuple({one.work.number for one in known})
-        self._before, self._now, self._next = self._now, given, None
-        assert self._planner is not None
-        first = self._planner.step == 0
+        now.before, now.now, now.next = now.now, given, None
+        first = now.planner.step == 0
         # To start processes and to compile is no part of what a change takes: the same is given again.
         for _ in range(1 + first):
             begin = time.perf_counter()
             self._cluster.take_up(given.work)
-        self._planner.taken_up(time.perf_counter() - begin)
+        now.planner.taken_up(time.perf_counter() - begin)
         if first and self._cluster.differs:  # a code would amplify that
-            self._planner.leave_out("coded")
+            now.planner.leave_out("coded")
         nothing = jnp.zeros(len(given.loads))
         return TrainingScheme(given.work.duty.plan, jnp.asarray(given.loads), nothing, method=given.made.name)
 
-    def _begin(self, count: int) -> None:
-        self._finish_planning()
+    def _begin(self, count: int) -> _Round:
+        """Nobody waits for what is still planned for others: that may be compiling."""
         self._decided = list(self.decisions)
-        self._begun += 0 if self._planner is None else self._planner.step
-        self._planner = Planner(
+        self._begun += 0 if self._round is None else self._round.planner.step
+        self._planning = [future for future in self._planning if not future.cancel()]
+        planner = Planner(
             count,
             self._num_steps - self._begun,
             key=self._key,
@@ -144,16 +156,17 @@ class ClosedLoop:
             message_seconds=_MESSAGE_SECONDS,
             rules=self._rules,
         )
-        self._planning.append(self._thread.submit(self._planner.warm_up))  # while the processes start
-        self._even, self._before = {}, None
-        self._next = self._put(self._planner.plan)
+        self._planning.append(self._thread.submit(planner.warm_up))  # while the processes start
+        made = _Round(planner)
+        made.next = self._put(planner.plan, made)
+        return made
 
-    def _put(self, made: WorkPlan) -> _Given:
+    def _put(self, made: WorkPlan, ours: _Round) -> _Given:
         """Where the workers find it."""
-        if made.name in self._even:
-            return self._even[made.name]
-        if self._before is not None and made is self._before.made:
-            return self._before
+        if made.name in ours.even:
+            return ours.even[made.name]
+        if ours.before is not None and made is ours.before.made:
+            return ours.before
         count = made.num_workers
         parts = self._data if callable(self._data) else split_by(self._data, made.shares)
         plan = plan_of(made, self._params, self._key, self._options)
@@ -166,18 +179,20 @@ class ClosedLoop:
             shares = sizes / sizes.sum()
         given = _Given(made, loads_of(plan, shares), work)
         if made.name in CAUTIOUS:  # always the same plan
-            self._even[made.name] = given
+            ours.even[made.name] = given
         return given
 
     def hear(self, found: ClusterGradient, start_ups: np.ndarray | float = 0.0) -> None:
         """What an iteration took, of all and of each; `start_ups`, `[N]`, are slowness on purpose."""
-        assert self._now is not None
-        seen = times_of(found, self._cluster.plan, self._now.loads, start_ups)
+        now = self._round
+        assert now is not None
+        assert now.now is not None
+        seen = times_of(found, self._cluster.plan, now.now.loads, start_ups)
         for done in [future for future in self._planning if future.done()]:
             self._planning.remove(done)
             done.result()  # what went wrong is told
-        preparing = self._next is not None
-        work = self._thread.submit(self._plan, *seen, found.seconds, self._now, preparing)
+        preparing = now.next is not None
+        work = self._thread.submit(self._plan, *seen, found.seconds, now, now.now, preparing)
         self._planning.append(work)
 
     def _plan(
@@ -186,21 +201,15 @@ class ClosedLoop:
         starts: np.ndarray,
         known: np.ndarray,
         seconds: float,
+        now: _Round,
         ran: _Given,
         preparing: bool,
     ) -> None:
         """In the thread: one plan after the other, so that no worker prepares two."""
-        planner = self._planner
-        assert planner is not None
-        planner.observe(times, known, seconds, ran.made, starts, preparing)
-        if self._next is None and ran is self._now and planner.plan is not ran.made:
-            given = self._put(planner.plan)
-            self._next = None if given is ran else given
-
-    def _finish_planning(self) -> None:
-        for future in self._planning:
-            future.result()
-        self._planning.clear()
+        now.planner.observe(times, known, seconds, ran.made, starts, preparing)
+        if now is self._round and now.next is None and ran is now.now and now.planner.plan is not ran.made:
+            given = self._put(now.planner.plan, now)
+            now.next = None if given is ran else given
 
 
 def plan_of(

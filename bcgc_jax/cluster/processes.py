@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import signal
 import time
@@ -54,7 +55,7 @@ class WorkersLost(RuntimeError):
 
 @dataclasses.dataclass
 class Assignment:
-    """A duty and where it lies; who is `pending` prepares for it, the workers before are `ready`.
+    """A duty and where it lies; so many workers are `ready` for it, and calls that make others so `pending`.
 
     `collection`: what an iteration is to the master, once its arithmetic is compiled.
     """
@@ -65,7 +66,7 @@ class Assignment:
     subsets: Sequence[Any]
     kept: tuple[int, ...] = ()
     ready: int = 0
-    pending: Any = None
+    pending: list[Any] = dataclasses.field(default_factory=list)
     collection: Any = None
 
 
@@ -205,7 +206,7 @@ class Processes:
         self._crowded = False  # there was no room for the last successor
         # How many were given up for want of room, who is to take their place, when room was last looked for.
         self._missing, self._recruits, self._looked = 0, list[Process](), 0.0
-        self._number = 0
+        self._numbers = itertools.count(1)  # of what is put, from any thread
         self._given: Assignment | None = None
         self._num_gpus, self._programs = num_gpus, programs
         self._needs = {"CPU": 1.0} | ({"GPU": num_gpus} if num_gpus else {})
@@ -302,28 +303,31 @@ class Processes:
 
     def put(self, duty: Duty, subsets: Sequence[PyTree]) -> Assignment:
         """Where all workers find their duty and data."""
-        self._number += 1
         put = [
             data if isinstance(data, Made) else self.ray.put(jax.tree.map(np.asarray, data))
             for data in subsets
         ]
-        return Assignment(self._number, duty, self.ray.put(duty), put)
+        return Assignment(next(self._numbers), duty, self.ray.put(duty), put)
 
     def prepare(self, work: Assignment) -> bool:
-        """Have the workers compile it beside what they do, one after the other; whether all have.
+        """Have the workers compile it beside what they do; whether all have.
 
-        The first one takes longest: the others find its programs. Who fails, or is not there, does not count:
-        that shows when the work is given.
+        The first one alone, which takes longest, for the others find its programs. Who fails, or is not
+        there, does not count: that shows when the work is given.
         """
         while work.ready < len(self):
-            process = self._all[work.ready]
-            if work.pending is None and process is not None and process.starting is None:
-                work.pending = process.actor.prepare.remote(self._order(work, work.ready), self._programs)
-            if work.pending is not None:
-                if not self.ray.wait([work.pending], timeout=0)[0]:
-                    return False
-                work.pending = None
-            work.ready += 1
+            first = work.ready == 0
+            if not work.pending:
+                asked = range(work.ready, 1 if first else len(self))
+                there = [(w, p) for w in asked if (p := self._all[w]) is not None and p.starting is None]
+                work.pending = [
+                    p.actor.prepare.remote(self._order(work, w), self._programs) for w, p in there
+                ]
+            if work.pending:
+                _, work.pending = self.ray.wait(work.pending, num_returns=len(work.pending), timeout=0)
+            if work.pending:
+                return False
+            work.ready = 1 if first else len(self)
         return True
 
     def assign(self, work: Assignment) -> None:

@@ -44,7 +44,7 @@ _FINER = 2
 # Deviations of the times from the mean at which all levels take equally long in the first plan.
 _FIRST = 1.5
 # Levels at both ends with columns of their own, spacing of the splines' knots, and of the model's levels.
-_ENDS, _SPACING, _SAMPLES = 20, 0.12, 0.06
+_ENDS, _SPACING, _SAMPLES = 20, 0.06, 0.03
 # The model has all levels up to so many times as far in.
 _ALL = 3
 _END_COORDINATE = 4.0
@@ -253,9 +253,13 @@ def _evaluate(law: Law, known: Marks, basis: _Basis, x: np.ndarray, refine: int)
         found = list(pool.map(piece, pieces))
     value = start + sum(one.value for one in found)
     slope = sum(one.slope for one in found)
-    rows = tuple(
-        np.concatenate([getattr(one, name) for one in found]) for name in ("hazard", "arrive", "leave")
+    # The model makes do with the nodes of the coarsest rule; as many rows whatever the rule.
+    names = ("hazard", "arrive", "leave")
+    hazard, arrive, leave = (
+        np.concatenate([getattr(one, name) for one in found])[::refine] for name in names
     )
+    missing = -len(hazard) % _NODES_AT_A_TIME
+    rows = tuple(np.pad(a, ((0, missing), (0, 0))) for a in (hazard, refine * arrive, leave))
     level = np.arange(1, size + 1)
     slopes = [
         level * np.cumsum(np.asarray(slope_of_homogeneous(v, jnp.asarray(s), load, size), float)[::-1])[::-1]

@@ -6,13 +6,14 @@ import pytest
 
 from bcgc_jax.adaptive import RULES, Planner
 from bcgc_jax.adaptive.drift import BEFORE, RECENT, has_drifted
-from bcgc_jax.adaptive.rules import Window
+from bcgc_jax.adaptive.rules import Window, rules
+from tests.compilations import compilations
 
 # Without what compiles a search.
 CHEAP = {name: RULES[name] for name in ("uncoded", "shares", "alternating", "shares, alternating")}
 
 
-def run(times, cost=0.0, rules=CHEAP, seen=None):
+def run(times, cost=0.0, seen=None):
     """All that it took, changes included, and the planner at the end."""
     planner = Planner(
         times.shape[1],
@@ -20,14 +21,14 @@ def run(times, cost=0.0, rules=CHEAP, seen=None):
         key=jax.random.key(0),
         change_seconds=cost,
         move_seconds=cost,
-        rules=rules,
+        rules=CHEAP,
     )
     total = 0.0
     for row in times:
         plan = planner.plan
         taken = float(plan.runtimes(row[None])[0])
         known = plan.finished(row, taken)
-        planner.observe(np.where(known, row, taken / plan.loads()[:, 0]), known, taken)
+        planner.observe(np.where(known, row, taken / plan.loads[:, 0]), known, taken)
         total += taken + (planner.plan is not plan) * cost * (1 + planner.plan.moved(plan))
     return total, planner
 
@@ -104,7 +105,7 @@ def test_a_worker_that_is_never_done_is_asked_for_its_time():
         names.append(plan.name)
         taken = float(plan.runtimes(row[None])[0])
         known = plan.finished(row, taken)
-        planner.observe(np.where(known, row, taken / plan.loads()[:, 0]), known, taken)
+        planner.observe(np.where(known, row, taken / plan.loads[:, 0]), known, taken)
     begin = names.index("coded")
     assert begin <= 8
     gaps = np.diff([k for k in range(begin, 40) if names[k] == "uncoded"])
@@ -122,7 +123,7 @@ def test_where_beginning_takes_longest_more_is_done_by_each():
         plan = planner.plan
         total += (taken := float(plan.runtimes(row[None], start[None])[0]))
         known = plan.finished(row, taken, start)
-        at_least = np.where(known, row, taken / plan.loads()[:, 0])
+        at_least = np.where(known, row, taken / plan.loads[:, 0])
         planner.observe(at_least, known, taken, start_ups=np.where(known, start, 0))
     assert "alternating" in planner.plan.name
     assert total < 0.6 * (starts + times).max(axis=1).sum()  # 0.50
@@ -161,3 +162,36 @@ def test_a_worker_four_times_slower_is_a_drift_soon():
     times[-RECENT:, 7] *= 4
     assert has_drifted(times, 1e-3)
     assert not has_drifted(times[: BEFORE + RECENT - 1], 1e-3)
+
+
+def test_iterations_beside_which_workers_prepare_tell_nothing_of_their_times():
+    """Whoever compiles beside its work is slower than it is."""
+    rng = np.random.default_rng(6)
+    times = 0.5 + rng.exponential(0.5, (30, 4))
+    planners = [Planner(4, 100, key=jax.random.key(0), rules=CHEAP) for _ in range(2)]
+    for planner, slower in zip(planners, (1.0, 9.0), strict=True):
+        for k, row in enumerate(times):
+            seen = row * slower if 15 <= k < 25 else row
+            taken = float(planner.plan.runtimes(seen[None])[0])
+            planner.observe(seen, np.ones(4, bool), taken, preparing=15 <= k < 25)
+    calm, disturbed = planners
+    assert len(disturbed._times) == 20
+    np.testing.assert_array_equal(disturbed._times, calm._times)
+    assert not any("changed" in decision.reason for decision in disturbed.decisions)
+    assert disturbed._disturbance > 10 * abs(calm._disturbance)
+
+
+@pytest.mark.slow
+def test_what_is_warmed_up_is_compiled_once():
+    """With and without start-ups, whatever the length of the window; but for the least of programs."""
+    rng = np.random.default_rng(1)
+    planner = Planner(4, 200, key=jax.random.key(0), rules=rules(2))
+    planner.warm_up()
+    with compilations() as found:
+        for k in range(60):
+            times, starts = 0.5 + rng.exponential(1.0, 4), rng.exponential(0.1, 4) * (k % 30 > 10)
+            taken = float(planner.plan.runtimes(times[None], starts)[0])
+            planner.observe(times, np.ones(4, bool), taken, start_ups=starts)
+    assert planner.decisions
+    assert {"credit", "coded"} <= planner._plans.keys()
+    assert set(found) <= {"jit(convert_element_type)", "jit(_threefry_fold_in)", "jit(_reduce_max)"}

@@ -92,7 +92,7 @@ def test_a_level_waits_for_those_who_began_late():
     schedule = schedule_of(GROUPS, SIZES)
     plan = WorkPlan("scheduled", shares, schedule)
     for row, start, found in zip(times, starts, plan.runtimes(times, starts), strict=True):
-        done = start[:, None] + row[:, None] * plan.loads()
+        done = start[:, None] + row[:, None] * plan.loads
         soonest: dict[tuple[int, int], float] = {}
         for w in range(4):
             for k, (turn, block) in enumerate(zip(schedule.subset, schedule.block, strict=True)):

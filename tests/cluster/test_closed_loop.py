@@ -2,16 +2,18 @@
 
 import os
 import signal
+import threading
+from typing import Any
 
 import jax
 import numpy as np
 import optax
 import pytest
 
-from bcgc_jax.adaptive import WorkPlan
+from bcgc_jax.adaptive import Planner, WorkPlan
 from bcgc_jax.adaptive.rules import Window, rules
 from bcgc_jax.cluster import Cluster, Pace, Step, train_on_cluster
-from bcgc_jax.cluster.closed_loop import loads_of, plan_of, split_by, times_of
+from bcgc_jax.cluster.closed_loop import ClosedLoop, loads_of, plan_of, split_by, times_of
 from bcgc_jax.cluster.collection import ClusterGradient, Work
 from bcgc_jax.coding.gradients import split_unevenly
 from tests.cluster.test_cluster import N, assert_exact, case, descended, loss, raveled
@@ -29,7 +31,7 @@ def test_loads_and_cycle_times_are_those_of_the_work_plan():
     given = rules(2)["shares, alternating"](_window(times))
     plan = plan_of(given, params, jax.random.key(0), {})
     loads = loads_of(plan, given.shares)
-    np.testing.assert_allclose(loads, given.loads().T, atol=0.04)  # whole coordinates: worst 0.02
+    np.testing.assert_allclose(loads, given.loads.T, atol=0.04)  # whole coordinates: worst 0.02
     done = times[0] * loads
     work = tuple(
         Work(
@@ -148,4 +150,22 @@ def test_workers_compile_the_next_plan_beside_their_work(cluster):
     assert_exact(found.gradient, params, data)
     assert {item.subset for item in found.work} == set(range(N))
     cluster.take_up(then)  # the same again: nothing is compiled
+    assert_exact(cluster.gradient(params).gradient, params, data)
+
+
+def test_those_left_do_not_wait_for_what_is_planned_for_others(cluster, monkeypatch):
+    params, data = case()
+    going_on = threading.Event()
+
+    def compiling(planner):
+        assert going_on.wait(60)
+
+    monkeypatch.setattr(Planner, "warm_up", compiling)
+    given: Any = {"key": jax.random.key(0), "batch_size": None, "seed": 0, "max_stored": None, "options": {}}
+    loop = ClosedLoop(cluster, loss, params, data, 0, 100, **given)
+    all_of_them = loop.give_work(range(N))
+    left = loop.give_work(range(N - 1))
+    going_on.set()
+    loop.close()
+    assert [scheme.plan.num_workers for scheme in (all_of_them, left)] == [N, N - 1]
     assert_exact(cluster.gradient(params).gradient, params, data)

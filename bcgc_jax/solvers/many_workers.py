@@ -111,8 +111,9 @@ def optimum_of_many(problem: Problem, *, tolerance: float, max_steps: int) -> Op
     refine, steps = max(2, round((size / 640) ** 0.5)), 0
     best = np.asarray(_first(law, one), float)
     at = evaluate(best, refine)
+    path = None
     while True:
-        path = _Path(basis, at, best)
+        path = _Path(basis, at, best, path)
         enough = max(tolerance, min(at.error / at.value, 1e-4))
         while path.gap > enough and not path.stalled and steps < max_steps:
             x = path.trial()
@@ -140,9 +141,10 @@ def optimum_of_many(problem: Problem, *, tolerance: float, max_steps: int) -> Op
 class _Path:
     """Steps of Newton's method, with the multipliers z of x ≥ 0 and the barrier μ, as in `optimal`."""
 
-    def __init__(self, basis: _Basis, at: _Point, x: np.ndarray) -> None:
+    def __init__(self, basis: _Basis, at: _Point, x: np.ndarray, before: "_Path | None") -> None:
+        """From x, with the multipliers of a path `before` by a coarser rule."""
         self.basis, self.unit = basis, at.value
-        self.barrier = 1e-4 / basis.columns.shape[1]
+        self.barrier = 1e-4 / basis.columns.shape[1] if before is None else before.barrier
         self.z = self.barrier / (basis.columns.T @ x)
         self.gap, self.best, self.since = at.gap, x, 0
         self._go(at, x)

@@ -13,6 +13,7 @@ f_l is that of a chain of distributions: P(max(s, r) ≤ k) = P(s ≤ k) P(r ≤
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +33,8 @@ _NUM_NODES, _INNER = 96, 64
 _HALVINGS, _LEAST = 40, 1e-12
 # Expected numbers of missed subsets that mark where all are covered: low, typical, high.
 _MISSED = 8.0, 0.7, 0.02
+# Workers from which on powers of the chain's matrix cost less than its steps, if D² is no more; nodes at a time.
+_LONG, _ROWS = 1000, 32
 
 
 def uncovered(late: Array, num_workers: ArrayLike, size: int) -> Array:
@@ -39,23 +42,71 @@ def uncovered(late: Array, num_workers: ArrayLike, size: int) -> Array:
 
     `num_workers` may be traced, up to the static `size`; D is at most that number.
     """
-    depth = late.shape[-1]
-    one = jnp.ones_like(late[..., :1])
+    depth, workers = late.shape[-1], jnp.asarray(num_workers, int)
+    missed = jnp.concatenate([jnp.ones_like(late[..., :1]), jnp.cumprod(late, axis=-1)], axis=-1)
+    if size < max(depth**2, _LONG):
+        past = _Past(jnp.ones_like(late), jnp.zeros_like(late[..., 0]), jnp.zeros_like(workers))
+        return _last_arcs(late, missed, workers, past, size)
+    # Arcs up to N-D have one u: by doubling, and for nodes in turn, for a power of the chain is a matrix.
+    rows = late.reshape(-1, depth)
+    past = jax.lax.map(lambda row: _doubled(row, workers - depth, size), rows, batch_size=_ROWS)
+    past = jax.tree.map(lambda a: a.reshape(late.shape[:-1] + a.shape[1:]), past)
+    past = past._replace(miss=past.miss * missed[..., -1], workers=workers - depth)
+    return _last_arcs(late, missed, workers, past, depth)
 
-    def past(cover: Array, _: None) -> tuple[Array, Array]:
-        """P(no miss, and the cover is at most 0…D-1) past one worker, and the chance of the first miss."""
+
+class _Past(NamedTuple):
+    """After so many `workers` without a miss: P(that, and the cover is at most 0…D-1), `[..., D]`, and the
+    sum Σ l f_l of the arcs before, `[...]`."""
+
+    cover: Array
+    miss: Array
+    workers: Array
+
+
+def _last_arcs(late: Array, missed: Array, workers: Array, past: _Past, count: int) -> Array:
+    """Σ l f_l u_{N-l} over `count` arcs more than are past."""
+
+    def step(cover: Array, _: None) -> tuple[Array, Array]:
+        """One more worker, and the chance of the first miss."""
         reached = cover * late
         miss = reached[..., 0]
         reached = jnp.concatenate([reached[..., 1:], cover[..., -1:]], axis=-1)
         return jnp.maximum(reached - miss[..., None], 0), miss
 
-    _, first_miss = jax.lax.scan(past, jnp.ones_like(late), None, length=size)
-    missed = jnp.concatenate([one, jnp.cumprod(late, axis=-1)], axis=-1)
-    length, workers = np.arange(1, size + 1), jnp.asarray(num_workers, int)
-    again = jnp.moveaxis(jnp.take(missed, jnp.clip(workers - length, 0, depth), axis=-1), -1, 0)
-    shape = (size,) + (1,) * (late.ndim - 1)
-    weight = jnp.where(length <= workers, length, 0).astype(late.dtype).reshape(shape)
-    return jnp.sum(weight * first_miss * again, axis=0)
+    _, first_miss = jax.lax.scan(step, past.cover, None, length=count)
+    length = past.workers + np.arange(1, count + 1)
+    again = jnp.moveaxis(jnp.take(missed, jnp.clip(workers - length, 0, late.shape[-1]), axis=-1), -1, 0)
+    weight = jnp.where(length <= workers, length, 0).astype(late.dtype)
+    return past.miss + jnp.tensordot(weight, first_miss * again, 1)
+
+
+def _doubled(late: Array, count: Array, size: int) -> _Past:
+    """The chain past `count` workers from a miss on, by powers of two of its matrix, in positive terms.
+
+    `late`, `[D]`. From cover s to max(s, r) - 1, but for a miss; c and C are what the next L = 2^k workers
+    add from each cover on: Σ f and Σ l f, and of twice as many c + P c and C + P (C + L c).
+    """
+    depth, dtype = late.size, late.dtype
+    more = jnp.diff(late, append=1)  # P(r = 1…D)
+    cover, reached = np.arange(depth)[:, None], np.arange(1, depth + 1)
+    power = jnp.where(reached > cover, more, 0) + jnp.where(reached == cover, late[:, None], 0)
+    missing = jnp.zeros(depth, dtype).at[0].set(late[0])
+    later = jnp.zeros(depth, dtype)
+    at, total, done = jnp.zeros(depth, dtype).at[0].set(1), jnp.zeros((), dtype), jnp.zeros_like(count)
+
+    def double(k: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
+        power, missing, later, at, total, done = state
+        length = jnp.left_shift(jnp.ones_like(count), k)
+        used = (count & length) > 0
+        total += jnp.where(used, (done + 1).astype(dtype) * (at @ missing) + at @ later, 0)
+        at, done = jnp.where(used, at @ power, at), jnp.where(used, done + length, done)
+        later, missing = later + power @ (later + length.astype(dtype) * missing), missing + power @ missing
+        return power @ power, missing, later, at, total, done
+
+    state = power, missing, later, at, total, done
+    *_, at, total, _ = jax.lax.fori_loop(0, size.bit_length(), double, state)
+    return _Past(jnp.cumsum(at), total, count)
 
 
 def uncovered_in_groups(late: Array, num_workers: ArrayLike) -> Array:

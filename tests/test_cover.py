@@ -79,6 +79,29 @@ def test_it_is_the_trace_of_a_power(depth):
         assert float(cover.uncovered(late, workers, SIZE)) == pytest.approx(exact, abs=1e-13)
 
 
+@pytest.mark.parametrize("missing", [0.3, 1e-4, 1e-9])
+def test_many_workers_go_round_by_powers_of_two(missing):
+    """Against all arcs between two misses, one worker after the other, in extended precision."""
+    depth, size, workers = 4, 1200, 1003
+    p = np.r_[missing, (1 - missing) * np.random.default_rng(1).dirichlet(np.ones(depth))]
+    p = p.astype(np.longdouble)
+    until_miss = np.cumprod(np.cumsum(p)[:-1])
+    at, missed = np.zeros(depth, np.longdouble), np.longdouble(0)
+    at[0] = 1
+    for length in range(1, workers + 1):
+        left = workers - length
+        again = until_miss[min(left, depth) - 1] if left else np.longdouble(1)
+        missed += length * at[0] * p[0] * again
+        after = np.zeros(depth, np.longdouble)
+        for s, r in itertools.product(range(depth), range(depth + 1)):
+            if max(s, r) >= 1:
+                after[max(s, r) - 1] += at[s] * p[r]
+        at = after
+    late = jnp.asarray(np.cumsum(p)[:-1].astype(float))
+    found = float(cover.uncovered(late, workers, size))
+    assert found == pytest.approx(float(missed), rel=1e-12)  # worst
+
+
 def test_a_late_cover_keeps_its_digits():
     """Three neighbours that have each done nothing, then at most one, then two: the leading terms."""
     late = jnp.array([1e-8, 2e-8, 3e-8])

@@ -226,7 +226,7 @@ class Cluster:
         """Put the plan and the data of `assign` where the workers find them, and change nothing for them.
 
         Until `is_ready`, which is to be asked now and then, they compile what they need beside what they do,
-        one after the other; `take_up` compiles nothing then.
+        the first one alone, for the others find its programs; `take_up` compiles nothing then.
         """
         work = self._put(loss, plan, params, subsets, batch_size, seed)
         work.collection = _collection_of(work.duty.plan, params)

@@ -30,8 +30,8 @@ from bcgc_jax.solution import Needs
 from bcgc_jax.solvers.credit import optimise_credit
 from bcgc_jax.solvers.methods import Alternating, Backup, Credit, Groups, Scheduled, Sharing
 
-# Draws of a runtime, and of what is sent, of which two digits are enough.
-NUM_DRAWS, _SENT_DRAWS = 2**17, 2**12
+# Draws of a runtime, and of what is sent, of which two digits are enough: of many workers each draw has many.
+NUM_DRAWS, _SENT_DRAWS, _SENT_WORKERS, _FEWEST = 2**17, 2**12, 2**22, 32
 # Halvings of the time at which the last chunk is handed out.
 _HALVINGS = 60
 
@@ -144,7 +144,8 @@ def _needs_of(problem: Problem, schedule: Schedule) -> Needs:
         return sent_of(schedule, cycles, times, starts, problem.num_workers)
 
     # The same draws always: of a figure with two digits.
-    found = over_draws(jax.random.key(0), problem, sent, _SENT_DRAWS, 2 * schedule.sizes.size)
+    draws = min(_SENT_DRAWS, max(_SENT_WORKERS // problem.max_workers, _FEWEST))
+    found = over_draws(jax.random.key(0), problem, sent, draws, 2 * schedule.sizes.size)
     blocks = jnp.sum(schedule.sizes > 0)
     return Needs(_stored(schedule), jnp.mean(found), blocks, jnp.asarray(True))
 

@@ -2,7 +2,7 @@ r"""The optimal partition of many workers: Newton's method over smooth changes, 
 
 With many workers all levels are in use, and the optimal x_n is smooth in n but for both ends. A step thus
 multiplies x by 1 + Σ_a ρ_a β_a(n), with splines β_a in a coordinate that is logarithmic from either end, and
-a column of its own for each level there: some hundred unknowns for any N. The value and all N slopes are
+a column of its own for each level there: some two hundred unknowns for any N. The value and all N slopes are
 exact (`windows`), and so is the certificate 1 - Σx min_n g_n / f, over all levels.
 
 Only the Hessian, which says where to go, is a model. Of v_n = δy_n / y_n it is Σ_{j<k} K_jk (v_j - v_k)²,

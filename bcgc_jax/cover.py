@@ -33,7 +33,8 @@ _NUM_NODES, _INNER = 96, 64
 _HALVINGS, _LEAST = 40, 1e-12
 # Expected numbers of missed subsets that mark where all are covered: low, typical, high.
 _MISSED = 8.0, 0.7, 0.02
-# Workers from which on powers of the chain's matrix cost less than its steps, if D² is no more; nodes at a time.
+# Workers from which on powers of the chain's matrix cost less than its steps where D² is no more; nodes at a
+# time.
 _LONG, _ROWS = 1000, 32
 
 

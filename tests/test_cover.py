@@ -99,7 +99,7 @@ def test_many_workers_go_round_by_powers_of_two(missing):
         at = after
     late = jnp.asarray(np.cumsum(p)[:-1].astype(float))
     found = float(cover.uncovered(late, workers, size))
-    assert found == pytest.approx(float(missed), rel=1e-12)  # worst
+    assert found == pytest.approx(float(missed), rel=1e-12)  # worst 2.8e-13
 
 
 def test_a_late_cover_keeps_its_digits():

@@ -79,7 +79,7 @@ def _last_arcs(late: Array, missed: Array, workers: Array, past: _Past, count: i
     length = past.workers + np.arange(1, count + 1)
     again = jnp.moveaxis(jnp.take(missed, jnp.clip(workers - length, 0, late.shape[-1]), axis=-1), -1, 0)
     weight = jnp.where(length <= workers, length, 0).astype(late.dtype)
-    return past.miss + jnp.tensordot(weight, first_miss * again, 1)
+    return past.miss + jnp.sum(weight.reshape(-1, *(1,) * (late.ndim - 1)) * first_miss * again, axis=0)
 
 
 def _doubled(late: Array, count: Array, size: int) -> _Past:
@@ -106,7 +106,8 @@ def _doubled(late: Array, count: Array, size: int) -> _Past:
         return power @ power, missing, later, at, total, done
 
     state = power, missing, later, at, total, done
-    *_, at, total, _ = jax.lax.fori_loop(0, size.bit_length(), double, state)
+    with jax.default_matmul_precision("highest"):
+        *_, at, total, _ = jax.lax.fori_loop(0, size.bit_length(), double, state)
     return _Past(jnp.cumsum(at), total, count)
 
 

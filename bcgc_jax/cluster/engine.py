@@ -99,7 +99,7 @@ def session(address: str | None, num_workers: int, store_bytes: int) -> Iterator
     It ends with the last session that uses it, unless the caller has started it. Locally a worker counts as
     one CPU however many there are: they may share them.
     """
-    global _started
+    global _started, _told_to_leave
     with ExitStack() as ending:
         ending.enter_context(_settings_restored())
         ray = load_ray(local=address is None)
@@ -118,7 +118,7 @@ def session(address: str | None, num_workers: int, store_bytes: int) -> Iterator
         yield ray
     except SystemExit as error:
         if _told_to_leave is not None:  # a call of Ray's that it interrupts passes on another code
-            error.code = 128 + _told_to_leave
+            error.code, _told_to_leave = 128 + _told_to_leave, None
         raise
     finally:
         if started is not None:

@@ -111,7 +111,7 @@ def optimum_of_many(problem: Problem, *, tolerance: float, max_steps: int) -> Op
     refine, steps = max(2, round((size / 640) ** 0.5)), 0
     best = np.asarray(_first(law, one), float)
     at = evaluate(best, refine)
-    path = None
+    path: _Path | None = None
     while True:
         path = _Path(basis, at, best, path)
         enough = max(tolerance, min(at.error / at.value, 1e-4))
@@ -142,9 +142,9 @@ class _Path:
     """Steps of Newton's method, with the multipliers z of x ≥ 0 and the barrier μ, as in `optimal`."""
 
     def __init__(self, basis: _Basis, at: _Point, x: np.ndarray, before: "_Path | None") -> None:
-        """From x, with the multipliers of a path `before` by a coarser rule."""
+        """From x, with the barrier that a path `before` by a coarser rule has come to."""
         self.basis, self.unit = basis, at.value
-        self.barrier = 1e-4 / basis.columns.shape[1] if before is None else before.barrier
+        self.barrier: float = 1e-4 / basis.columns.shape[1] if before is None else before.barrier
         self.z = self.barrier / (basis.columns.T @ x)
         self.gap, self.best, self.since = at.gap, x, 0
         self._go(at, x)

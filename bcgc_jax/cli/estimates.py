@@ -21,7 +21,9 @@ from bcgc_jax.solvers.methods import (
     LIMIT,
     Alternating,
     Credit,
+    Cyclic,
     Deadline,
+    Groups,
     Method,
     Optimal,
     Scheduled,
@@ -35,12 +37,14 @@ from bcgc_jax.solvers.solve import FEW_UNITS
 
 MOST_WORKERS = 10_000  # a plan that needs no search then takes seconds, an optimum minutes
 _LONG = 10.0  # seconds that nobody needs to be told about
-_CUTS = 1.8e-5  # cutting planes, N^2.6
 # Of the linear program of whole steps: its steps, and what one takes for each S N² and N³.
 _ROWS_STEPS, _ROWS_EACH, _ROWS_SYSTEM = 100, 3e-10, 2e-10
 _CUTS = 1.8e-5  # cutting planes, N^2.6
 # Seconds of a node's evaluation for each N², of few workers and of many.
 _A_PAIR, _A_PAIR_OF_MANY, _MANY = 2e-8, 8e-9, 150
+# Of subsets in turn, seconds for each worker, and each that it stores: of so many workers, and hardly more of
+# more.
+_A_CHAIN, _A_SUBSET, _CHAINED = 5e-4, 2e-5, 1024
 _NODES = 129  # of the quadrature for a smooth law
 # Of workers that start up and send: seconds of an operation; numbers at a time; evaluations that all local
 # searches take the time of, 65 to 360 from 8 workers on.
@@ -112,6 +116,8 @@ def cost_of(problem: Problem, method: Method | Scheme) -> Cost:
             return Cost(1.6e-7 * pairs, 50 * pairs) if atoms else Cost(one.seconds / 5, one.bytes)
         case Scheme(name=name) if name == LIMIT:
             return Cost()
+        case Cyclic(stored=depth) | Groups(stored=depth):
+            return Cost((_A_CHAIN + _A_SUBSET * depth) * min(n, _CHAINED))
         case Scheduled():
             return Cost(_task(method) * n**2)
         case Scheme(gives="runtime"):

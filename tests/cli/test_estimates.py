@@ -78,6 +78,9 @@ def test_python_refuses_what_no_machine_holds(size):
         (ATOMS, 200, "tandon_partial", 8.4),
         (bcgc.Empirical(np.arange(1.0, 101.0)), 32, "optimal", 2.4),
         (bcgc.Rows(np.ones((100, 256))), 256, "optimal", 1.2),
+        (bcgc.ShiftedExponential(1e-3, 50.0), 50, "cyclic:50", 0.05),
+        (bcgc.ShiftedExponential(1e-3, 50.0), 4000, "cyclic:50", 1.2),
+        (bcgc.ShiftedExponential(1e-3, 50.0), 4000, "groups:50", 1.1),
     ],
 )
 def test_estimates_are_what_was_measured_within_a_factor_of_three(law, workers, method, seconds):

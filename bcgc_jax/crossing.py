@@ -7,6 +7,7 @@ total; the first failure, what follows one and its slopes are triangular systems
 import functools
 import itertools
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -24,9 +25,9 @@ MANY = 400
 # Sums that are written out, if they are asked for, are so up to this size: at N = 12 half of a batch's time.
 _WRITTEN_OUT = 12
 # From these sizes on half of the zeros above the diagonal are left out: a row's loop is compiled once for
-# each of these parts of the rows. At N = 1000 2.9 ms a node on a core, 4.6 with one part; in a batch 4.5 µs a
-# problem at N = 100, 7.0 with one. A problem alone is slower for it: 4.3 ms at N = 1000, 3.2 with one.
-_LARGE, _LARGE_IN_BATCHES, _PARTS = 150, 50, 4
+# each of these parts of the rows, more of them for values in batches. At N = 1000 2.9 ms a node on a core,
+# 4.6 with one part; in a batch 2.2 µs a problem at N = 100, 2.4 with four. One alone is slower for it.
+_LARGE, _LARGE_IN_BATCHES, _PARTS, _PARTS_IN_BATCHES = 150, 50, 4, 8
 
 
 def crossing_probability(hazard: Array, num_workers: ArrayLike, *, written_out: bool = False) -> Array:
@@ -65,7 +66,7 @@ def crossing_slopes(hazard: Array, num_workers: ArrayLike, written_out: bool = F
     if hazard.shape[-1] > MANY:
         found = windowed_paths(jnp.asarray(hazard), num_workers)
         return found.probability, -jnp.asarray(num_workers) * found.arrive * found.leave * jnp.exp(-hazard)
-    crossing = Crossing(hazard, num_workers, written_out)
+    crossing = Crossing(shares(hazard), num_workers, written_out)
     first = crossing.first_failures()
     paths = first * crossing.successes()
     # Probabilities: below 0 is rounding.
@@ -79,6 +80,30 @@ def _crossing_slopes_jvp(written_out, primals, tangents):
     return (probability, slope), (jnp.sum(slope * tangents[0], axis=-1), jnp.zeros_like(slope))
 
 
+def boundary_crossing_probability(boundary: ArrayLike) -> Array:
+    r"""P(some U_(k) > b_k) for the order statistics U of N uniform variables, `[..., N]` to `[...]`.
+
+    `boundary` holds b_1 ≤ … ≤ b_N in [0, 1], as tests of goodness of fit have them. In the terms of
+    `crossing_probability` b_k is P(T ≤ θ_{N-k}), from which Λ would take a logarithm and two exponentials:
+    half of the time of a batch at N = 20.
+
+    >>> round(float(boundary_crossing_probability(jnp.array([0.5, 0.75]))), 5)
+    0.5
+    """
+    below = jnp.moveaxis(jnp.asarray(boundary), -1, 0)
+    size = below.shape[0]
+    if size > MANY:
+        return crossing_probability(-jnp.log1p(-jnp.moveaxis(below[::-1], 0, -1)), size)
+    return Crossing((below, 1 - below), size, below.ndim > 1).probability()
+
+
+def shares(hazard: Array) -> tuple[Array, Array]:
+    """P(T ≤ θ) and P(T > θ), `[N, ...]`, the earliest threshold first, from Λ there, `[..., N]`."""
+    ascending = jnp.moveaxis(jnp.asarray(hazard), -1, 0)[::-1]
+    # Else XLA makes exponentials of their squares: six more for a power.
+    return jax.lax.optimization_barrier((-jnp.expm1(-ascending), jnp.exp(-ascending)))
+
+
 class Crossing:
     """The sums behind `crossing_probability`, on axis 0, ascending in k; index i is k = N - size + 1 + i.
 
@@ -88,12 +113,14 @@ class Crossing:
     probabilities up to factors that cancel in `unit` V R / `total` and `unit`² V G R / `total`.
     """
 
-    def __init__(self, hazard: Array, num_workers: ArrayLike, written_out: bool = False) -> None:
-        ascending = jnp.moveaxis(jnp.asarray(hazard), -1, 0)[::-1]
-        self.size, dtype = ascending.shape[0], ascending.dtype
+    def __init__(
+        self, levels: tuple[Array, Array], num_workers: ArrayLike, written_out: bool = False
+    ) -> None:
+        self.below, self.above = levels
+        self.size, dtype = self.below.shape[0], self.below.dtype
         self.workers = jnp.asarray(num_workers, dtype)
-        self.hazard = ascending
-        self.below, self.above = -jnp.expm1(-ascending), jnp.exp(-ascending)
+        # A number that is known stays one: powers by known exponents.
+        self.count = num_workers if isinstance(num_workers, int) else jnp.asarray(num_workers, int)
         self.index = np.arange(self.size)
         self.written_out = written_out and self.size <= _WRITTEN_OUT
         self.batched = written_out
@@ -119,17 +146,19 @@ class Crossing:
         The first as (N share (m!)^{-1/m})^m e^{-N share}, the exponential before the last squarings; `decay`
         is its factor there, where it is known.
         """
-        factor = self.table[m] if isinstance(m, np.ndarray) else jnp.asarray(self.table)[m]
+        known = isinstance(m, np.ndarray)
+        factor = self.table[m] if known else jnp.asarray(self.table)[m]
+        bits = max(1, int(m.max(initial=0) if known else self.size).bit_length())
         if self.powers:
             weight, power = factor, share
-            for bit in range(self.size.bit_length()):
+            for bit in range(bits):
                 weight = jnp.where((m >> bit) & 1 == 1, weight * power, weight)
                 power = power * power
             return weight
         rate = self.workers * share
         decay = jnp.exp(-rate / 2**self.late) if decay is None else decay
         power, weight = rate * factor, jnp.ones_like(rate * factor)
-        for bit in reversed(range(self.size.bit_length())):
+        for bit in reversed(range(max(bits, self.late + 1))):
             weight = weight * weight
             weight = jnp.where((m >> bit) & 1 == 1, weight * power, weight)
             weight = weight * decay if bit == self.late else weight
@@ -152,8 +181,8 @@ class Crossing:
     @functools.cached_property
     def _start(self) -> Array:
         """Pois(k-1; N b_k), a failure at k whatever was before; 0 for k < 1."""
-        before = self._column(self.index - self.size + jnp.asarray(self.workers, int))  # k - 1
-        m = jnp.maximum(before, 0)
+        before = self._column(self.index - self.size + self.count)  # k - 1
+        m = before.clip(0)
         if self.batched or not self.powers:
             weight = self._weight(m, self.below)
         else:  # a call for each: a third of the kernels, and in a batch half of the time
@@ -176,45 +205,43 @@ class Crossing:
                 pairs[j, k] = before, before * share * (self.size / (k - j))
         return pairs
 
-    def _between(self, low: Array | slice, high: Array | slice) -> tuple[Array, Array | None]:
-        """Shares between levels, one of them or the first or last ones, and the factors of `_weight`."""
-        pairs = [
-            tuple(a[i] if isinstance(i, slice) else a[i][None] for a in (self.below, self.above))
-            for i in (low, high)
-        ]
-        share = self._share(pairs[0], pairs[1])  # type: ignore[arg-type]
-        if self.decay is None:
-            return share, None
-        later, earlier = self.decay
-        return share, (later[high] * earlier[low])
+    def _between(self, low: tuple[Array, ...], high: tuple[Array, ...]) -> tuple[Array, Array | None]:
+        """Shares between levels, rows of `_levels`, and the factors of `_weight`."""
+        decay = high[2] * low[3] if len(low) > 2 else None
+        return self._share(low[:2], high[:2]), decay  # type: ignore[arg-type]
 
-    def _parts(self) -> list[tuple[int, int]]:
+    @functools.cached_property
+    def _levels(self) -> tuple[Array, ...]:
+        return self.below, self.above, *(self.decay or ())
+
+    def _parts(self, in_batches: int) -> list[tuple[int, int]]:
         """From and to, of the rows of a matrix."""
+        parts = in_batches if self.batched else _PARTS
         large = self.size > (_LARGE_IN_BATCHES if self.batched else _LARGE)
-        parts = _PARTS if large and (self.batched or self.below.ndim > 1) else 1
+        parts = parts if large and (self.batched or self.below.ndim > 1) else 1
         ends = [self.size * part // parts for part in range(parts + 1)]
         return list(itertools.pairwise(ends))
 
     def first_failures(self) -> Array:
-        """V_k: each is taken out of all later ones."""
+        """V_k: each is taken out of all later ones, with zeros behind the last: lags stay the same."""
         if self.written_out:
             found = list(self._start)
             for k in range(1, self.size):
                 found[k] = found[k] - sum(found[j] * self._pairs[j, k][1] for j in range(k))
             return jnp.stack(found)
-        first = self._start
-        for begin, end in self._parts():
+        first, *levels = (_padded(a, self.size - 1) for a in (self._start, *self._levels))
+        for begin, end in self._parts(_PARTS_IN_BATCHES):
+            lag = self._column(np.arange(1, self.size - begin))
 
-            def take_out(i: Array, first: Array, begin: int = begin) -> Array:
-                lag = self.index[begin:] - i
-                weight = self._weight(
-                    self._column(jnp.maximum(lag, 1)), *self._between(i, slice(begin, None))
-                )
-                left = first[begin:] - jnp.where(self._column(lag > 0), weight * first[i], 0)
-                return jax.lax.dynamic_update_slice_in_dim(first, left, begin, 0)
+            def take_out(i: Array, first: Array, lag: np.ndarray = lag) -> Array:
+                low, high = _rows(levels, i, 1), _rows(levels, i + 1, lag.size)
+                weight = self._weight(lag, *self._between(low, high))
+                (left,) = _rows([first], i + 1, lag.size)
+                left = left - weight * first[i]
+                return jax.lax.dynamic_update_slice_in_dim(first, left, i + 1, 0)
 
-            first = jax.lax.fori_loop(begin, end, take_out, first)
-        return first
+            first = jax.lax.fori_loop(begin, min(end, self.size - 1), take_out, first)
+        return first[: self.size]
 
     def successes(self) -> Array:
         """R_k, the probability that no later threshold fails and all N arrive, given C(b_k) = k."""
@@ -226,14 +253,14 @@ class Crossing:
                 later[j] = later[j] - sum(self._pairs[j, k][1] * later[k] for k in following)
             return jnp.stack(found)
         later_sum, success = self.last, self._end  # `last` less its renewals becomes the adjoint of V
-        for begin, end in reversed(self._parts()):
+        for begin, end in reversed(self._parts(_PARTS)):
 
             def take_out(step: Array, carry: tuple[Array, Array], end: int = end) -> tuple[Array, Array]:
                 later_sum, success = carry
                 i = end - 1 - step
                 lag = i - self.index[:end]
                 earlier, lag = self._column(lag > 0), self._column(jnp.maximum(lag, 1))
-                share, decay = self._between(slice(0, end), i)
+                share, decay = self._between(tuple(a[:end] for a in self._levels), _rows(self._levels, i, 1))
                 below = jnp.where(earlier, self._weight(lag - 1, share, decay), 0) * later_sum[i]
                 both = below * self.unit * share / lag, below
                 return tuple(  # type: ignore[return-value]
@@ -282,6 +309,14 @@ class Crossing:
     def probability(self, first: Array | None = None) -> Array:
         first = self.first_failures() if first is None else first
         return jnp.sum(first * self.last, axis=0) / self.total
+
+
+def _padded(rows: Array, behind: int) -> Array:
+    return jnp.pad(rows, [(0, behind)] + [(0, 0)] * (rows.ndim - 1))
+
+
+def _rows(arrays: Iterable[Array], start: Array, size: int) -> tuple[Array, ...]:
+    return tuple(jax.lax.dynamic_slice_in_dim(a, start, size, 0) for a in arrays)
 
 
 def _whole_power(base: Array, exponent: int) -> Array:

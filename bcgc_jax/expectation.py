@@ -43,26 +43,9 @@ from bcgc_jax.windows import LEFT_OUT
 NUM_NODES = 128
 # Rounding of the triangular systems, in units of eps N, worst of all laws up to N = 50.
 _ROUNDING = 8.0
-# Levels of partial stragglers at a time.
-_BATCH = 32
-
-
-# Intervals of the trapezoid rule, a multiple of 4: two halvings give the error estimate.
-NUM_NODES = 128
-# Rounding of the triangular systems, in units of eps N, worst of all laws up to N = 50.
-_ROUNDING = 8.0
-# A kink of Λ at level n is one of order n+1 in P: panels end at those of the first levels, then ever fewer.
-_KINKED_LEVELS = 12
-# Panels from the middle of the maximum to the end of a tail beyond the last kink, which may be e^640 away.
-_TAIL_PANELS = 24
-# An excess over the start counts from this share of an eps on; the centre moves if most of the mean lies so
-# many widths away: up to there the rule's nodes are dense enough.
-_LEAST_EXCESS, _FAR = 1e-3, 2.0
-# Of `rule_error` for Gauss's rules of n, 4 n / 5 and 2 n / 5 nodes in a panel. The second is for splines
-# through times decades apart, which converge like n^-0.6: 7 would do.
-_IN_PANELS = 100.0, 16.0
-# Levels of partial stragglers at a time.
-_BATCH = 32
+# Levels of partial stragglers at a time; a binomial law counts so many deviations and so much more to either
+# side of its mean, all but 1e-18 of it.
+_BATCH, _DEVIATIONS, _MARGIN = 32, 9.0, 20
 
 
 def expected_max(
@@ -157,22 +140,24 @@ def exceedance(law: Law, load: Array, num_workers: ArrayLike, t: Array) -> Array
     return crossing_probability(_hazard_at(law, load, t, largest), num_workers)
 
 
-def expected_larger(law: Law, alpha: Array, num_workers: ArrayLike, size: int, dtype: Any) -> Expectation:
-    """E max(α T_(N-s), T_(N)) for s = 1 … size - 1, α ≥ 1: O(N) a node, where `expected_max` takes O(N²)."""
+def expected_larger(
+    law: Law, alpha: Array, levels: Array, num_workers: ArrayLike, size: int, dtype: Any
+) -> Expectation:
+    """E max(α T_(N-s), T_(N)) for the `levels` s, α ≥ 1: O(√N) a node, where `expected_max` takes O(N²)."""
     law = law.with_fast_inverse()
-    s = np.arange(1, size)
     # Whole batches: a rest would be compiled once more.
-    batch = min(s.size, _BATCH)
-    levels = np.resize(s, (-(-s.size // batch), batch))
+    count = levels.shape[0]
+    batch = min(count, _BATCH)
+    levels = jnp.resize(jnp.asarray(levels), (-(-count // batch), batch))
     at = jax.vmap(lambda s: _expected_larger(law, alpha, s, num_workers, size, dtype))
-    return jax.tree.map(lambda a: a.ravel()[: s.size], jax.lax.map(at, jnp.asarray(levels)))
+    return jax.tree.map(lambda a: a.ravel()[:count], jax.lax.map(at, levels))
 
 
 def _expected_larger(
     law: Law, alpha: Array, s: Array, num_workers: ArrayLike, size: int, dtype: Any
 ) -> Expectation:
     """E max(α T_(N-s), T_(N))."""
-    workers, m = jnp.asarray(num_workers), np.arange(size + 1)
+    workers = jnp.asarray(num_workers)
     load = jnp.where(np.arange(size) < s, 1, alpha).astype(dtype)
     known = marks(law, load, workers)
     nodes = quadrature(law, known, load, NUM_NODES)
@@ -180,10 +165,13 @@ def _expected_larger(
     whole, part = law.cumulative_hazard(nodes.times), law.cumulative_hazard(nodes.times / alpha)
     late = jnp.clip((jnp.exp(-part) - jnp.exp(-whole)) / -jnp.expm1(-whole), 0, 1)
     late = jnp.where(whole > 0, late, 1)[:, None]
+    width = min(size + 1, int(_DEVIATIONS * size**0.5) + 2 * _MARGIN)
+    middle = jnp.floor(workers * late - width / 2).astype(int)
+    m = jnp.clip(middle, 0, size + 1 - width) + np.arange(width)
     log_all = workers * jnp.log(-jnp.expm1(-whole))
     tiny = jnp.finfo(dtype).tiny
     log_late, log_early = jnp.log(jnp.maximum(late, tiny)), jnp.log(jnp.maximum(1 - late, tiny))
-    log_term = known.log_choices + m * log_late + jnp.maximum(workers - m, 0) * log_early
+    log_term = known.log_choices[m] + m * log_late + jnp.maximum(workers - m, 0) * log_early
     more = jnp.sum(jnp.where(m > s, jnp.exp(log_term), 0), axis=1)
     return integrate(nodes, -jnp.expm1(log_all) + jnp.exp(log_all) * more)
 

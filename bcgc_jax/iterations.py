@@ -118,8 +118,8 @@ class Iteration:
         """P(T_(N-n) > t_n), `[max_workers]`."""
         raise ValueError(NO_EXACT_ANSWER)
 
-    def expected_larger(self, alpha: Array) -> Expectation:
-        """E max(α T_(N-s), T_(N)), α ≥ 1, for s = 1 … max_workers - 1."""
+    def expected_larger(self, alpha: Array, levels: Array) -> Expectation:
+        """E max(α T_(N-s), T_(N)), α ≥ 1, for the `levels` s."""
         raise ValueError(NO_EXACT_ANSWER)
 
     def expected_shared_time(self, dtype: Any) -> Array:
@@ -202,9 +202,9 @@ class Independent(Iteration):
     def order_survival(self, t):
         return order_statistics.order_survival(self.law, self.num_workers, t)
 
-    def expected_larger(self, alpha):
+    def expected_larger(self, alpha, levels):
         return expectation.expected_larger(
-            self.law, alpha, self.num_workers, self.max_workers, jnp.result_type(alpha)
+            self.law, alpha, levels, self.num_workers, self.max_workers, jnp.result_type(alpha)
         )
 
     def expected_shared_time(self, dtype):
@@ -268,9 +268,9 @@ class Sampled(Iteration):
     def order_survival(self, t):
         return jnp.mean(self.times > t, axis=0).astype(t.dtype)
 
-    def expected_larger(self, alpha):
-        larger = jnp.maximum(alpha * self.times, self.times[:, :1])
-        mean = jnp.mean(larger, axis=0)[1:].astype(jnp.result_type(alpha))
+    def expected_larger(self, alpha, levels):
+        larger = jnp.maximum(alpha * self.times[:, levels], self.times[:, :1])
+        mean = jnp.mean(larger, axis=0).astype(jnp.result_type(alpha))
         return Expectation(mean, jnp.zeros_like(mean))
 
     def expected_shared_time(self, dtype):

@@ -7,16 +7,15 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from bcgc_jax.crossing import crossing_probability
+from bcgc_jax.crossing import boundary_crossing_probability
 from benchmarks import installed, peers
 from benchmarks.timing import compare, result_row
 
 # Rows that a device takes at a time: what they need stays in its cache.
-_BATCH = 512
+_BATCH = 128
 # Rows of a batch that are judged.
 _JUDGED = 32
 
@@ -104,18 +103,13 @@ def _boundaries(case: Case) -> np.ndarray:
 
 def _package(boundaries: np.ndarray) -> Callable[[], np.ndarray]:
     """The package on an array of NumPy, back to NumPy; many rows are spread over the local devices."""
-    num_workers = boundaries.shape[-1]
-
-    def late(boundary: jax.Array, many: bool = False) -> jax.Array:
-        return crossing_probability(-jnp.log1p(-boundary[..., ::-1]), num_workers, written_out=many)
-
     if len(boundaries) == 1:
-        one = jax.jit(late)
+        one = jax.jit(boundary_crossing_probability)
         return lambda: np.asarray(one(boundaries[0]))
-    pieces = boundaries.reshape(-1, _BATCH, num_workers)
+    pieces = boundaries.reshape(-1, _BATCH, boundaries.shape[-1])
     rows = PartitionSpec("rows")
     devices = jax.local_devices()[: math.gcd(len(pieces), jax.local_device_count())]
-    local = functools.partial(jax.lax.map, functools.partial(late, many=True))
+    local = functools.partial(jax.lax.map, boundary_crossing_probability)
     spread = jax.jit(
         jax.shard_map(local, mesh=Mesh(np.array(devices), ("rows",)), in_specs=rows, out_specs=rows)
     )

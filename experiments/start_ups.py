@@ -21,7 +21,7 @@ from experiments.report import number, print_table, run_command, write_csv
 
 # What all problems are padded to, so that each pair of families compiles once.
 SIZE = 8
-VALUES, PLANS, DRAWS = 500, 200, 1_000_000
+VALUES, PLANS, DRAWS = 2000, 200, 1_000_000
 # Draws at a time.
 _CHUNK = 100_000
 # Of differential evolution: candidates, generations, weight of a difference, share of it that is taken over.
@@ -149,8 +149,6 @@ def compute_values(seed: int, count: int = VALUES, draws: int = DRAWS) -> list[V
         drawn = np.concatenate([runtimes(case, *case.draw(rng, (size, workers))) for size in chunks])
         spread = drawn.std() / np.sqrt(draws)
         share = np.mean(drawn <= ratio * value)
-        # Of the exact probability, so that a share of 0 or 1 has one too; at least half a draw.
-        chance = max(np.sqrt(probability * (1 - probability) / draws), 0.5 / draws)
         rows.append(
             Value(
                 *_names(case.problem),
@@ -161,7 +159,8 @@ def compute_values(seed: int, count: int = VALUES, draws: int = DRAWS) -> list[V
                 (value - drawn.mean()) / spread,
                 ratio * value,
                 probability,
-                (probability - share) / chance,
+                # In a scale whose error is the same for all shares, also where few draws are late.
+                2 * np.sqrt(draws) * (np.arcsin(np.sqrt(probability)) - np.arcsin(np.sqrt(share))),
             )
         )
     return rows
@@ -326,7 +325,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     description = (
         "Checks the model of workers that start up and send: exact expected runtimes and completion\n"
         f"probabilities of {VALUES} random problems against {DRAWS:,} draws each, and the plans of {PLANS}\n"
-        "problems of at most 8 workers against differential evolution. Takes twenty minutes; writes\n"
+        "problems of at most 8 workers against differential evolution. Takes half an hour; writes\n"
         "PNG, SVG and CSV."
     )
     return run_command("start_ups", description, run, argv)

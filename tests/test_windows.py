@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bcgc_jax.crossing import Crossing
+from bcgc_jax.crossing import Crossing, shares
 from bcgc_jax.windows import windowed_paths
 
 WORKERS = 401
@@ -34,7 +34,7 @@ def _hazards(kind: str) -> np.ndarray:
 
 @jax.jit
 def _by_renewals(hazard: jax.Array) -> tuple[jax.Array, jax.Array]:
-    crossing = Crossing(hazard, WORKERS)
+    crossing = Crossing(shares(hazard), WORKERS)
     first = crossing.first_failures()
     paths = jnp.maximum(first * crossing.successes(), 0) * crossing.above / crossing.total
     return crossing.probability(first), crossing.unit * jnp.moveaxis(paths[::-1], 0, -1)

@@ -18,8 +18,8 @@ from bcgc_jax.problem import Problem
 from bcgc_jax.quadrature import Expectation
 from bcgc_jax.solution import Solution
 
-# Levels of partial stragglers at a time.
-_BATCH = 32
+# Levels of partial stragglers that are tried, of up to so many workers all.
+_LEVELS = 256
 
 
 def single_level_partition(problem: Problem, level: ArrayLike) -> Array:
@@ -128,27 +128,44 @@ def tandon_partial_runtime(problem: Problem, alpha: ArrayLike | None = None) -> 
 
     τ(s) = (M b L / N) (s+1)/(s+α) max{α T_(N-s), T_(N)}, s = 1…N-1: an uncoded part and a part coded at
     level s. `alpha` is the law's `straggler_ratio` by default; the paper's figures use 6. The best s is that
-    without start-ups and links, which are then waited for too.
+    without start-ups and links, which are then waited for too; of more than 256 workers it is searched for.
     """
-    law, workers = problem.iteration.pooled(), problem.num_workers
+    law = problem.iteration.pooled()
     alpha = jnp.asarray(straggler_ratio(law) if alpha is None else alpha, problem.dtype)
     if problem.max_workers == 1:
         nothing = jnp.asarray(jnp.inf, problem.dtype)
         return Expectation(nothing, jnp.zeros_like(nothing)), jnp.asarray(0)
-    s = np.arange(1, problem.max_workers)
-    weight = jnp.asarray((s + 1) / (s + alpha), problem.dtype)
-    found = problem.iteration.expected_larger(alpha)
-    result = Expectation(weight * found.value, weight * found.error)
-    value = jnp.where(s < workers, result.value, jnp.inf)
-    best = jnp.argmin(value)
+    found, best = _best_level(problem, alpha)
     unit = problem.scale * problem.total
     # T_(N) is waited for at every s.
-    value = jnp.where(jnp.isfinite(law.mean()), value[best], jnp.inf)
+    value = jnp.where(jnp.isfinite(law.mean()), found.value, jnp.inf)
     if problem.delivers:
-        uncoded = (best + 2) / (best + 1 + alpha)
-        found = problem.delivery.expected_max(_partial_load(problem, best + 1, uncoded))
-        return Expectation(problem.scale * found.value, problem.scale * found.error), best + 1
-    return Expectation(unit * value, unit * result.error[best]), best + 1
+        uncoded = (best + 1) / (best + alpha)
+        found = problem.delivery.expected_max(_partial_load(problem, best, uncoded))
+        return Expectation(problem.scale * found.value, problem.scale * found.error), best
+    return Expectation(unit * value, unit * found.error), best
+
+
+def _best_level(problem: Problem, alpha: Array) -> tuple[Expectation, Array]:
+    """The s of the least (s+1)/(s+α) E max{α T_(N-s), T_(N)}, and that.
+
+    Of many workers, where it hardly changes from level to level: the best of some, closer together near
+    either end, then of as many between its neighbours, until they are all.
+    """
+    size = problem.max_workers
+    out = np.geomspace(1, size - 1, _LEVELS // 2)
+    some = np.arange(1, size) if size <= _LEVELS else np.unique(np.r_[out, size - out].astype(int))
+    gap, levels = int(np.diff(some).max(initial=1)), jnp.asarray(some)
+    while True:
+        found = problem.iteration.expected_larger(alpha, levels)
+        weight = ((levels + 1) / (levels + alpha)).astype(problem.dtype)
+        value = jnp.where(levels < problem.num_workers, weight * found.value, jnp.inf)
+        at = jnp.argmin(value)
+        best = levels[at]
+        if gap <= 1:
+            return Expectation(value[at], weight[at] * found.error[at]), best
+        inside = np.linspace(-1, 1, _LEVELS) * gap
+        levels, gap = jnp.clip(best + inside.astype(int), 1, size - 1), -(-2 * gap // (_LEVELS - 1))
 
 
 def _partial_load(problem: Problem, level: Array, uncoded: Array) -> Load:

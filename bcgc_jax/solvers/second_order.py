@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax.crossing import Crossing
+from bcgc_jax.crossing import Crossing, shares
 from bcgc_jax.expectation import Marks, rule, slope_of_homogeneous, threshold_hazard
 from bcgc_jax.laws import Law, Smooth
 from bcgc_jax.quadrature import rule_error
@@ -109,7 +109,7 @@ def _crossing(
 ) -> tuple[Crossing, Array]:
     """The crossing at times t, and c on its axes."""
     hazard, rate = threshold_hazard(law, load, t, known.largest)
-    crossing = Crossing(hazard, num_workers, written_out)
+    crossing = Crossing(shares(hazard), num_workers, written_out)
     return crossing, crossing.above * jnp.moveaxis(rate, -1, 0)[::-1]
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import integrate, optimize
+from scipy import integrate, optimize, stats
 
 import bcgc_jax as bcgc
 from bcgc_jax.solvers.baselines import ferdinand_partition, tandon_partial_runtime
@@ -74,6 +74,40 @@ def test_tandon_partial_is_the_minimum_over_s_of_its_runtime(x64, case):
         by_default, _ = tandon_partial_runtime(problem, default)
         np.testing.assert_allclose(solution.expected_runtime, by_default.value, rtol=1e-12)
         assert solution.partition is None
+
+
+def test_tandon_partial_of_many_workers_is_found_without_all_levels(x64):
+    workers, alpha, rate, shift = 700, 6.0, 1e-3, 50.0
+    problem = bcgc.Problem(bcgc.ShiftedExponential(rate, shift), workers, L, M, B)
+    (value, error), level = tandon_partial_runtime(problem, alpha)
+
+    def runtime(s: int) -> float:
+        """By SciPy's quadrature and binomial law."""
+
+        def later(t: float) -> float:
+            whole, part = (-np.expm1(-rate * max(u - shift, 0)) for u in (t, t / alpha))
+            if whole == 0:
+                return 1.0
+            return 1 - whole**workers * stats.binom.cdf(s, workers, 1 - min(part / whole, 1))
+
+        # Where all but one or all are early, and where enough are.
+        marks = [
+            shift,
+            *(shift - np.log1p(-((1 - a) ** (1 / workers))) / rate for a in (0.999, 0.5, 1e-3, 1e-9)),
+        ]
+        early = [
+            alpha * (shift + q / rate)
+            for q in -np.log((s + np.array([-60, -20, 0, 20, 60]).clip(1 - s)) / 701)
+        ]
+        ends = np.sort([*marks, *early, 1e5])
+        parts = [integrate.quad(later, a, b, limit=200, epsabs=1e-9)[0] for a, b in itertools.pairwise(ends)]
+        return float(M * B * L / workers * (s + 1) / (s + alpha) * (shift + sum(parts)))
+
+    best = runtime(int(level))
+    # worst measured 3e-13
+    assert float(value) == pytest.approx(best, rel=1e-10)
+    assert float(error) < 1e-9 * best
+    assert min(runtime(int(level) + step) for step in (-100, -30, -3, -1, 1, 3, 30, 100)) > best
 
 
 _layers = jax.jit(ferdinand_partition)

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from bcgc_jax.cli.ending import say
-from bcgc_jax.laws import Atomic, JointLaw, Law, Rows, Smooth, Unlike
+from bcgc_jax.crossing import MANY
+from bcgc_jax.laws import Atomic, HazardCurve, JointLaw, Law, Rows, Smooth, Unlike
 from bcgc_jax.laws.base import Kinked
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.methods import (
@@ -28,20 +29,24 @@ from bcgc_jax.solvers.methods import (
     Optimal,
     Scheduled,
     Subgradient,
+    Tandon,
     TandonPartial,
 )
 from bcgc_jax.solvers.sample_average import NUM_DRAWS, NUM_FRESH_DRAWS
 from bcgc_jax.solvers.schemes import NUM_DRAWS as SCHEME_DRAWS
 from bcgc_jax.solvers.schemes import Scheme
-from bcgc_jax.solvers.solve import FEW_UNITS
+from bcgc_jax.solvers.solve import DENSE, FEW_UNITS
 
-MOST_WORKERS = 10_000  # a plan that needs no search then takes seconds, an optimum minutes
+MOST_WORKERS = 2**17  # as in Python; a plan that needs no search then takes two minutes
 _LONG = 10.0  # seconds that nobody needs to be told about
 # Of the linear program of whole steps: its steps, and what one takes for each S N² and N³.
 _ROWS_STEPS, _ROWS_EACH, _ROWS_SYSTEM = 100, 3e-10, 2e-10
 _CUTS = 1.8e-5  # cutting planes, N^2.6
-# Seconds of a node's evaluation for each N², of few workers and of many.
-_A_PAIR, _A_PAIR_OF_MANY, _MANY = 2e-8, 8e-9, 150
+# Seconds of a node's evaluation for each N², of few workers and of some; of many, for each of them and N^1.5.
+_A_PAIR, _A_PAIR_OF_SOME, _SOME = 2e-8, 8e-9, 150
+_A_WORKER, _A_WINDOW = 1e-6, 1e-8
+# Of many workers: what a single level takes of an evaluation, and the optimum of smooth steps in evaluations.
+_A_LEVEL, _SMOOTH_STEPS = 1 / 40, 10
 # Of subsets in turn, seconds for each worker, and each that it stores: of so many workers, and hardly more of
 # more.
 _A_CHAIN, _A_SUBSET, _CHAINED = 5e-4, 2e-5, 1024
@@ -71,7 +76,9 @@ def evaluation(law: Law | JointLaw, num_workers: int) -> Cost:
     if atoms:
         return Cost(4.5e-9 * (atoms + 2) * n**3, 60 * n * n + 200 * atoms * n)
     nodes = _nodes(law)
-    pair = _A_PAIR if n <= _MANY else _A_PAIR_OF_MANY
+    if n > MANY:
+        return Cost(nodes * n * (_A_WORKER + _A_WINDOW * n**0.5), 200 * nodes * n)
+    pair = _A_PAIR if n <= _SOME else _A_PAIR_OF_SOME
     return Cost(pair * nodes * n**2, 60 * n * n + 200 * nodes * n)
 
 
@@ -122,6 +129,9 @@ def cost_of(problem: Problem, method: Method | Scheme) -> Cost:
             return Cost(_task(method) * n**2)
         case Scheme(gives="runtime"):
             return Cost(1e-7 * SCHEME_DRAWS * n)
+        case Tandon() | Scheme(name="uncoded" | "single_block") if n > MANY:
+            found = Cost(_A_LEVEL * one.seconds, one.bytes)
+            return found.after(found)
         case _:
             found = one
     return found.after(one)  # of the whole numbers
@@ -157,8 +167,17 @@ def _search(problem: Problem, one: Cost) -> Cost:
         return Cost((200 + more) * one.seconds, one.bytes)
     if problem.send_time is not None:
         return Cost(_CUTS * n**2.6 + (6 * n + more) * one.seconds, one.bytes)
+    if n > MANY and not more:
+        dense = 9e-7 * n**2.5 if n <= DENSE and _rough(law) else 0.0
+        return Cost(_SMOOTH_STEPS * one.seconds + dense, one.bytes + 260 * n * n * (dense > 0))
     slower = _nodes(law) / _NODES * (1 if isinstance(law.pieces(), Smooth) else 1 + n / 50)
     return Cost(9e-7 * slower * n**2.5 + more * one.seconds, one.bytes + 260 * n * n)
+
+
+def _rough(law: Law) -> bool:
+    """Whether dense steps have to end what smooth ones begin: density where T is 0, or lumps of a trace."""
+    early = 1e-6 * float(law.mean())
+    return isinstance(law, HazardCurve) or float(law.cumulative_hazard(np.asarray(early))) > 1e-8
 
 
 def cost_of_all(problem: Problem, methods: Iterable[Method | Scheme]) -> tuple[Cost, str]:

@@ -63,7 +63,7 @@ from bcgc_jax.solvers.units import improve_units
 # times up to so many operations for all N² moves of a unit, a few seconds.
 FEW_UNITS, _MOST_OPERATIONS = 1000, 1e9
 # Workers up to which dense steps take over from smooth ones that end above this gap.
-_DENSE, _SMOOTH_GAP = 1024, 1e-5
+DENSE, _SMOOTH_GAP = 1024, 1e-5
 
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -223,7 +223,7 @@ def _solve_optimal(problem: Problem, method: Optimal, written_out: bool) -> Solu
     if method.levels is None and is_of_many(problem) and not is_traced(method):
         found = _optimum_of_many(problem, method)
         # Where the model of the Hessian is poor, as for laws that begin at 0, dense Newton steps, O(N³) each.
-        if problem.max_workers <= _DENSE and found.relative_gap > max(np.max(method.tolerance), _SMOOTH_GAP):
+        if problem.max_workers <= DENSE and found.relative_gap > max(np.max(method.tolerance), _SMOOTH_GAP):
             found = None
     if found is None:
         allowed = problem.exists if method.levels is None else level_mask(problem, method.levels)

@@ -14,14 +14,14 @@ EXPONENTIAL = bcgc.ShiftedExponential(1e-3, 50.0)
 ATOMS = bcgc.Empirical(np.random.default_rng(0).gamma(2.0, 1.0, 500) + 0.5)
 LAW = ["--cycle-time", "shifted-exponential:rate=1e-3,shift=50"]
 LIMITED = {
-    "solve": ("10,000", ["--coordinates", "60"]),
-    "sweep": ("10,000", ["--coordinates", "60"]),
+    "solve": ("131,072", ["--coordinates", "60"]),
+    "sweep": ("131,072", ["--coordinates", "60"]),
     "train": ("1,500", []),
-    "fit": ("10,000", []),
+    "fit": ("131,072", []),
 }
 
 
-@pytest.mark.parametrize("size", ["10001", "1e6", "1e9", "1e15", "1e300"])
+@pytest.mark.parametrize("size", ["131073", "1e6", "1e9", "1e15", "1e300"])
 @pytest.mark.parametrize("name", LIMITED)
 def test_the_number_of_workers_has_a_stated_limit(command, name, size):
     most, more = LIMITED[name]
@@ -42,9 +42,9 @@ def test_the_limit_is_in_the_help(command, name):
     [
         (
             ["solve", *LAW, "--workers", "20", "--coordinates", "60", "--levels", "0-99999999999"],
-            "at most 10,000",
+            "at most 131,072",
         ),
-        (["sweep", *LAW, "--workers", "2:1e15", "--coordinates", "60"], "must be at most 10,000"),
+        (["sweep", *LAW, "--workers", "2:1e15", "--coordinates", "60"], "must be at most 131,072"),
     ],
 )
 def test_no_range_is_without_end(command, arguments, words):
@@ -66,13 +66,19 @@ def test_python_refuses_what_no_machine_holds(size):
     ("law", "workers", "method", "seconds"),
     [
         (EXPONENTIAL, 50, "optimal", 0.013),
-        (EXPONENTIAL, 500, "optimal", 3.9),
-        (EXPONENTIAL, 1000, "optimal", 40),
-        (EXPONENTIAL, 500, "time", 0.30),
+        (EXPONENTIAL, 500, "optimal", 0.83),
+        (EXPONENTIAL, 10_000, "optimal", 21),
+        (bcgc.Gamma(4.0, 4.0), 1000, "optimal", 1.4),
+        (bcgc.Exponential(1.0), 1000, "optimal", 26),
+        (EXPONENTIAL, 500, "time", 0.14),
+        (EXPONENTIAL, 10_000, "time", 4.4),
+        (EXPONENTIAL, 100_000, "time", 107),
+        (EXPONENTIAL, 10_000, "uncoded", 0.10),
         (EXPONENTIAL, 256, "optimal", 0.48),
-        (EXPONENTIAL, 1000, "subgradient", 43),
-        (EXPONENTIAL, 1000, "tandon_partial", 0.23),
-        (bcgc.Uniform(1.0, 2.0), 500, "time", 6.4),
+        (EXPONENTIAL, 1000, "subgradient", 17),
+        (EXPONENTIAL, 10_000, "tandon_partial", 0.22),
+        (bcgc.Uniform(1.0, 2.0), 500, "time", 0.70),
+        (bcgc.Uniform(1.0, 2.0), 500, "optimal", 5.9),
         (bcgc.Uniform(1.0, 2.0), 100, "optimal", 1.4),
         (ATOMS, 200, "single_block", 30),
         (ATOMS, 200, "tandon_partial", 8.4),

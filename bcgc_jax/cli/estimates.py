@@ -175,9 +175,9 @@ def _search(problem: Problem, one: Cost) -> Cost:
 
 
 def _rough(law: Law) -> bool:
-    """Whether dense steps have to end what smooth ones begin: density where T is 0, or lumps of a trace."""
-    early = 1e-6 * float(law.mean())
-    return isinstance(law, HazardCurve) or float(law.cumulative_hazard(np.asarray(early))) > 1e-8
+    """Whether dense steps have to end what smooth ones begin: density where T is near 0, or lumps of a trace."""
+    early = 1e-3 * float(law.mean())
+    return isinstance(law, HazardCurve) or float(law.cumulative_hazard(np.asarray(early))) > 1e-7
 
 
 def cost_of_all(problem: Problem, methods: Iterable[Method | Scheme]) -> tuple[Cost, str]:

@@ -16,8 +16,8 @@ where K_jk has the probability G_jk that a path on level j first fails at level 
 
 For laws of five kinds, N = 420, sums of K over blocks of levels are right within a tenth but for some of a
 few thousandths of all. Sums over levels are taken at some of them. Close pairs, which make the Hessian stiff,
-come out exact, and a step leaves a tenth to a third of the error. Laws that begin at 0 with a density, or
-have far lumps, still need steps that are cut, and may end with a gap that says so.
+come out exact, and a step leaves a tenth to a third of the error. Laws with density at 0 or near it, or with
+far lumps, still need steps that are cut, and may end with a gap that says so.
 """
 
 import concurrent.futures

@@ -70,6 +70,7 @@ def test_python_refuses_what_no_machine_holds(size):
         (EXPONENTIAL, 10_000, "optimal", 21),
         (bcgc.Gamma(4.0, 4.0), 1000, "optimal", 1.4),
         (bcgc.Exponential(1.0), 1000, "optimal", 26),
+        (bcgc.Weibull(1.0, 2.0), 1000, "optimal", 12),
         (EXPONENTIAL, 500, "time", 0.14),
         (EXPONENTIAL, 10_000, "time", 4.4),
         (EXPONENTIAL, 100_000, "time", 107),

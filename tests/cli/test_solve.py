@@ -356,7 +356,10 @@ _PARETO = ["--cycle-time", "pareto:scale=1"]
         ([*_SMALL, *LAW, *_UNIFORM], "for 2 workers, but --workers is 4"),
         ([*_SMALL, "--cycle-time", "3*uniform:low=1,high=2"], "for 3 workers, but --workers is 4"),
         ([*_SMALL, "--cycle-time", "x*uniform:low=1,high=2"], "whole number"),
-        (["solve", "--coordinates", "9", *LAW, "--cycle-time", "1e9*uniform:low=1,high=2"], "at most 10,000"),
+        (
+            ["solve", "--coordinates", "9", *LAW, "--cycle-time", "1e9*uniform:low=1,high=2"],
+            "at most 131,072",
+        ),
         (["solve", "--coordinates", "9", *LAW], "--workers"),
         (["solve", "--workers", "2.5", "--coordinates", "9", *LAW], "whole number"),
         (["solve", "--workers", "0", "--coordinates", "9", *LAW], "at least 1"),
@@ -408,7 +411,7 @@ _PARETO = ["--cycle-time", "pareto:scale=1"]
         # In the shell's words, and no longer than a line.
         (
             ["solve", "--workers", "1e300", "--coordinates", "9", *LAW],
-            "at most 10,000, got '1e300'",
+            "at most 131,072, got '1e300'",
         ),
         (
             ["solve", "--workers", "9", "--coordinates", "1e19", *LAW],

@@ -175,7 +175,7 @@ def _search(problem: Problem, one: Cost) -> Cost:
 
 
 def _rough(law: Law) -> bool:
-    """Whether dense steps have to end what smooth ones begin: density where T is near 0, or lumps of a trace."""
+    """Whether dense steps have to end what smooth ones begin: density near T = 0, or lumps of a trace."""
     early = 1e-3 * float(law.mean())
     return isinstance(law, HazardCurve) or float(law.cumulative_hazard(np.asarray(early))) > 1e-7
 

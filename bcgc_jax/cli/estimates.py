@@ -15,9 +15,10 @@ import numpy as np
 
 from bcgc_jax.cli.ending import say
 from bcgc_jax.crossing import MANY
-from bcgc_jax.laws import Atomic, HazardCurve, JointLaw, Law, Rows, Smooth, Unlike
+from bcgc_jax.laws import Atomic, JointLaw, Law, Rows, Smooth, Unlike
 from bcgc_jax.laws.base import Kinked
 from bcgc_jax.problem import Problem
+from bcgc_jax.solvers.many_workers import is_rough
 from bcgc_jax.solvers.methods import (
     LIMIT,
     Alternating,
@@ -168,16 +169,11 @@ def _search(problem: Problem, one: Cost) -> Cost:
     if problem.send_time is not None:
         return Cost(_CUTS * n**2.6 + (6 * n + more) * one.seconds, one.bytes)
     if n > MANY and not more:
-        dense = 9e-7 * n**2.5 if n <= DENSE and _rough(law) else 0.0
-        return Cost(_SMOOTH_STEPS * one.seconds + dense, one.bytes + 260 * n * n * (dense > 0))
+        if n <= DENSE and is_rough(law):
+            return Cost(9e-7 * n**2.5, one.bytes + 260 * n * n)
+        return Cost(_SMOOTH_STEPS * one.seconds, one.bytes)
     slower = _nodes(law) / _NODES * (1 if isinstance(law.pieces(), Smooth) else 1 + n / 50)
     return Cost(9e-7 * slower * n**2.5 + more * one.seconds, one.bytes + 260 * n * n)
-
-
-def _rough(law: Law) -> bool:
-    """Whether dense steps have to end what smooth ones begin: density near T = 0, or lumps of a trace."""
-    early = 1e-3 * float(law.mean())
-    return isinstance(law, HazardCurve) or float(law.cumulative_hazard(np.asarray(early))) > 1e-7
 
 
 def cost_of_all(problem: Problem, methods: Iterable[Method | Scheme]) -> tuple[Cost, str]:

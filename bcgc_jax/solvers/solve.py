@@ -37,7 +37,7 @@ from bcgc_jax.solvers import baselines, sample_average
 from bcgc_jax.solvers.completion import completion_partition
 from bcgc_jax.solvers.in_time import fastest_in_time
 from bcgc_jax.solvers.level_sets import best_levels
-from bcgc_jax.solvers.many_workers import is_of_many, optimum_of_many
+from bcgc_jax.solvers.many_workers import is_of_many, is_rough, optimum_of_many
 from bcgc_jax.solvers.methods import (
     LIMIT,
     Deadline,
@@ -220,10 +220,12 @@ def _solve_scheduled(problem: Problem, method: Scheduled, key: Array | None) -> 
 
 def _solve_optimal(problem: Problem, method: Optimal, written_out: bool) -> Solution:
     found = None
-    if method.levels is None and is_of_many(problem) and not is_traced(method):
+    # Where smooth steps do not get there, dense ones, O(N³) each.
+    dense = problem.max_workers <= DENSE
+    smooth = method.levels is None and is_of_many(problem) and not is_traced(method)
+    if smooth and not (dense and is_rough(problem.iteration.pooled())):
         found = _optimum_of_many(problem, method)
-        # Where the model of the Hessian is poor, as for laws that begin at 0, dense Newton steps, O(N³) each.
-        if problem.max_workers <= DENSE and found.relative_gap > max(np.max(method.tolerance), _SMOOTH_GAP):
+        if dense and found.relative_gap > max(np.max(method.tolerance), _SMOOTH_GAP):
             found = None
     if found is None:
         allowed = problem.exists if method.levels is None else level_mask(problem, method.levels)

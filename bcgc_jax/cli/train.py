@@ -276,7 +276,8 @@ def _problem(question: Question) -> tuple[Problem, np.ndarray | None]:
 def _announce(question: Question, problem: Problem) -> None:
     """How long it will take, where that is long."""
     methods = question.shown_methods
-    plans, _ = cost_of_all(problem, methods)
+    with jax.enable_x64(True):
+        plans, _ = cost_of_all(problem, methods)
     steps = question.num_seeds * question.steps
     one = _SECONDS_A_STEP * _workers(problem) ** 2.5 if question.simulated else _SLOWER * question.pace
     announce(plans.after(Cost(len(methods) * (_COMPILING + steps * one))))

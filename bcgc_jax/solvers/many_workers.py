@@ -57,6 +57,7 @@ _END_COORDINATE = 4.0
 # The second cumulant of an excursion's area over the first, squared: 0.061 / 2 for a parabola. Of 0, 0.01,
 # 0.02 and 0.03 this one converges fastest for a shifted exponential at N = 400.
 _SECOND_CUMULANT = 0.02
+# Of steps: what a length is cut by and down to, and how many times as large a column may become.
 _SHRINK, _LEAST_LENGTH, _FARTHEST = 0.4, 1e-3, 10.0
 _FINEST = 64
 # Below this gap the steps are Newton's, and what stays above the goal is what the splines cannot tell.
@@ -185,7 +186,7 @@ class _Path:
             at.rows,
         )
         self.ratio, self.descent = np.asarray(found[0]), float(found[1])
-        self.length = min(1.0, _FARTHEST / np.abs(self.ratio).max())
+        self.length = float(_FARTHEST / max(np.abs(self.ratio).max(), _FARTHEST))
         self.x, self.merit, self.at_gap = x, self._merit(at, x), at.gap
 
     def trial(self) -> np.ndarray:

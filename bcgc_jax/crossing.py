@@ -85,7 +85,7 @@ def boundary_crossing_probability(boundary: ArrayLike) -> Array:
 
     `boundary` holds b_1 ≤ … ≤ b_N in [0, 1], as tests of goodness of fit have them. In the terms of
     `crossing_probability` b_k is P(T ≤ θ_{N-k}), from which Λ would take a logarithm and two exponentials:
-    half of the time of a batch at N = 20.
+    more than half of the time of a batch at N = 20.
 
     >>> round(float(boundary_crossing_probability(jnp.array([0.5, 0.75]))), 5)
     0.5

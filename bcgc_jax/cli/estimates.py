@@ -168,10 +168,8 @@ def _search(problem: Problem, one: Cost) -> Cost:
         return Cost((200 + more) * one.seconds, one.bytes)
     if problem.send_time is not None:
         return Cost(_CUTS * n**2.6 + (6 * n + more) * one.seconds, one.bytes)
-    if n > MANY and not more:
-        if n <= DENSE and is_rough(law):
-            return Cost(9e-7 * n**2.5, one.bytes + 260 * n * n)
-        return Cost(_SMOOTH_STEPS * one.seconds, one.bytes)
+    if n > MANY and not problem.has_setup and not (n <= DENSE and is_rough(law)):
+        return Cost((_SMOOTH_STEPS + more) * one.seconds, one.bytes)
     slower = _nodes(law) / _NODES * (1 if isinstance(law.pieces(), Smooth) else 1 + n / 50)
     return Cost(9e-7 * slower * n**2.5 + more * one.seconds, one.bytes + 260 * n * n)
 

@@ -21,11 +21,11 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax.deliveries import Load, Worker, delivered, late_hazard
+from bcgc_jax.deliveries import Load, Worker, delivered, first_times, late_hazard
 from bcgc_jax.expectation import with_rounding
-from bcgc_jax.last_delivery import fast_inverses, kinks_of, late_hazards, over_steps, rule_between
+from bcgc_jax.last_delivery import fast_inverses, kinks_of, late_hazards, nodes_of, onsets_of, over_steps
 from bcgc_jax.laws import Law
-from bcgc_jax.quadrature import Expectation, Quadrature, integrate, kinked_levels, line, line_rule
+from bcgc_jax.quadrature import Expectation, Quadrature, follow, integrate, kinked_levels
 
 # Intervals of the rule, start-ups at each of the times.
 _NUM_NODES, _INNER = 96, 64
@@ -137,7 +137,7 @@ def expected_cover(
     if worker.stepwise:
         return with_rounding(work, over_steps(worker, load, miss))
     worker = fast_inverses(worker)
-    nodes = _quadrature(*jax.lax.stop_gradient((worker, load)), num_workers, num_nodes)
+    nodes = _quadrature(worker, load, num_workers, num_nodes)
     hazard, unsure = late_hazards(worker, load, nodes.times, _INNER)
     if isinstance(worker.start_up, Law):
         late, slope = jax.vjp(miss, hazard)
@@ -147,9 +147,10 @@ def expected_cover(
         late, doubt = miss(hazard), jnp.zeros(len(hazard), hazard.dtype)
     found = integrate(nodes, late)
     error = found.error + jnp.sum(nodes.weights[0] * doubt)
-    value, error = with_rounding(work, Expectation(found.value, error))
+    laws = [law for law in (worker.cycle_time, worker.start_up) if isinstance(law, Law)]
+    rounding = sum(law.rounding for law in laws)
+    value, error = with_rounding(work, Expectation(found.value, error), rounding)
     # D neighbours that are slow together hold up a subset.
-    laws = (law for law in (worker.cycle_time, worker.start_up) if isinstance(law, Law))
     finite = jnp.all(jnp.stack([law.has_mean(work.size - 1, num_workers) for law in laws]))
     return Expectation(jnp.where(finite, value, jnp.inf), jax.lax.stop_gradient(jnp.where(finite, error, 0)))
 
@@ -176,22 +177,23 @@ def _quadrature(worker: Worker, load: Load, num_workers: ArrayLike, num_nodes: i
     dtype = load.work.dtype
     log_workers = jnp.log(jnp.asarray(num_workers, dtype))
     choices = jnp.stack([jnp.zeros_like(log_workers), log_workers])
+    still, still_load = jax.lax.stop_gradient((worker, load))
 
     def all_late(t: Array) -> Array:
-        return jnp.sum(late_hazard(worker, load, t[:, None], _INNER // 4)[0], axis=-1, keepdims=True)
+        hazard, _ = late_hazard(still, still_load, t[:, None], _INNER // 4)
+        return jnp.sum(hazard, axis=-1, keepdims=True)
 
-    one, infimum = Load(load.work[:1], load.sent[:1]), worker.cycle_time.infimum().astype(dtype)[None]
-    start = worker.infimum().astype(dtype) + delivered(one, infimum, False)[0]
+    one = jax.tree.map(lambda a: a[:1], still_load)
+    firsts = first_times(worker, load)
+    known = jax.lax.stop_gradient(firsts)
     wanted = jnp.maximum(log_workers - np.log(_MISSED).astype(dtype), 0.02)
-    peaks = jnp.concatenate([start[None], times_at(worker, one, all_late, start, wanted)])
-    kinks = kinks_of(worker, load)
+    peaks = jnp.concatenate([known[:1], times_at(still, one, all_late, known[0], wanted)])
+    kinks = kinks_of(still, still_load)
     if kinks is None and not isinstance(worker.start_up, Law):
         # Where a second subset becomes possible, at twice the infimum, P has a kink, and so on.
-        first = start - delivered(one, infimum, False)[0]
-        kinks = first + delivered(load, infimum, False)[kinked_levels(load.work.size)], None
-    if kinks is None:
-        return line_rule(line(peaks, all_late, choices), num_nodes)
-    return rule_between(peaks, kinks, all_late, choices, num_nodes)
+        kinks = known[kinked_levels(load.work.size)], None
+    found = nodes_of(peaks, kinks, all_late, choices, num_nodes)
+    return follow(found, onsets_of(worker, load, firsts[0], turns=True))
 
 
 def times_at(

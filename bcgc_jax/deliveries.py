@@ -97,18 +97,37 @@ def delivered(load: Load, time: Array, overlap: bool) -> Array:
     earlier = np.tri(load.work.size, dtype=bool) & used
     computed = jnp.where(used, time[..., None], 0) * load.work
     ready = jnp.where(earlier, computed + load.sent[:, None] - before, 0)
-    return jnp.where(used, jnp.max(ready, axis=-1), 0)
+    return jnp.where(used, largest(ready), 0)
+
+
+def largest(values: Array) -> Array:
+    """The largest along the last axis, with the slope of one of them.
+
+    `jnp.max` looks for those equal to it, and where XLA computes them anew there may be none: 0 / 0.
+    """
+    place = jnp.argmax(values, axis=-1, keepdims=True)
+    return jnp.take_along_axis(values, place, axis=-1)[..., 0]
+
+
+def first_times(worker: Worker, load: Load) -> Array:
+    """The infimum of each level's time of delivery, `[N]`."""
+    first = worker.infimum() + delivered(load, worker.cycle_time.infimum()[None], worker.overlap)
+    return first.astype(load.work.dtype)
 
 
 def latest_cycle_time(load: Load, room: Array, overlap: bool) -> Array:
-    """The largest cycle time with F_n - S ≤ room, `[..., N]`; negative where there is none."""
+    """The largest cycle time with F_n - S ≤ room, `[..., N]`; negative where there is none.
+
+    Finite for levels without work, too: the slope of Λ at inf, times 0, would be NaN.
+    """
     used = load.work > 0
     if not overlap:
         return (room - load.sent) / jnp.where(used, load.work, 1)
     before = jnp.concatenate([jnp.zeros_like(load.sent[:1]), load.sent[:-1]])
     earlier = np.tri(load.work.size, dtype=bool) & used
     left = (room - load.sent)[..., None] + before
-    return jnp.min(jnp.where(earlier, left / jnp.where(used, load.work, 1), jnp.inf), axis=-1)
+    latest = jnp.where(earlier, left / jnp.where(used, load.work, 1), jnp.inf)
+    return jnp.where(used, -largest(-latest), 0)
 
 
 def late_hazard(worker: Worker, load: Load, t: Array, num_inner: int = NUM_INNER) -> tuple[Array, Array]:
@@ -170,17 +189,16 @@ def _integrated(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple[A
     r"""P(F_n > t) = e^{-a*} + ∫_0^{a*} e^{-a} e^{-Λ(latest T after S(a))} da, both laws without atoms.
 
     a is the hazard of the start-up, a* that of the latest one with which the block may still be delivered by
-    t. Double exponential nodes, for S(a) at 0 and Λ at a* may be powers; they are constants to a derivative,
-    which is right, as the integrand is continuous at a*.
+    t. Double exponential nodes, for S(a) at 0 and Λ at a* may be powers. They follow a*: the integral does
+    not depend on them, and the slope of a power at a*, of which no rule sees all, never enters.
     """
     law, start, dtype = worker.cycle_time, worker.start_up, load.work.dtype
     assert isinstance(start, Law)
-    still, longest = jax.lax.stop_gradient, _LONGEST_START[dtype.itemsize]
+    longest = _LONGEST_START[dtype.itemsize]
 
     def hazard_left(cycle_time: Array) -> Array:
         """Of the latest start-up with which a worker of this cycle time delivers by t."""
-        room = (t - delivered(load, cycle_time, worker.overlap)) * worker.unit
-        return still(_law_hazard(start, room))
+        return _law_hazard(start, (t - delivered(load, cycle_time, worker.overlap)) * worker.unit)
 
     highest = hazard_left(law.infimum().astype(dtype)[None])
     pieces = law.pieces()
@@ -194,13 +212,13 @@ def _integrated(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple[A
     a = lowest[..., None, :] + size * share[:, None]
     room = t[..., None, :] - (start.inverse_cumulative_hazard(a) / worker.unit).astype(dtype)
     hazard = _law_hazard(law, latest_cycle_time(load, room, worker.overlap))
-    density = still(jnp.exp(-a) * size)
+    density = jnp.exp(-a) * size
     late = jnp.einsum("rq,...qn->...rn", weight, density * jnp.exp(-hazard))
     early = jnp.einsum("q,...qn->...n", weight[0], density * -jnp.expm1(-hazard))
     fine, coarse, coarsest = jnp.moveaxis(late, -2, 0) + rest
     error = rule_error(fine, coarse, coarsest, _INNER_SAFETY, 16.0 if worker.overlap else 1.0)
     late = fine
-    return hazard_of(early - jnp.expm1(-lowest), late), still(jnp.minimum(error, late))
+    return hazard_of(early - jnp.expm1(-lowest), late), jax.lax.stop_gradient(jnp.minimum(error, late))
 
 
 def _double_exponential(num: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:

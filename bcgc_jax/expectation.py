@@ -36,6 +36,7 @@ from bcgc_jax.quadrature import (
     line_rule,
     on_line,
     panels,
+    raised,
 )
 from bcgc_jax.windows import LEFT_OUT
 
@@ -122,15 +123,15 @@ def slope_of_homogeneous(value: Array, slope: Array, load: Array, num_workers: A
 
 def _finite_and_rounded(law: Law, load: Array, num_workers: ArrayLike, found: Expectation) -> Expectation:
     """inf where the expectation of the first load's time is, and an error that counts rounding."""
-    value, error = with_rounding(load, found)
+    value, error = with_rounding(load, found, law.rounding)
     finite = law.has_mean(jnp.argmax(load > 0), num_workers)
     return Expectation(jnp.where(finite, value, jnp.inf), jnp.where(finite, error, 0))
 
 
-def with_rounding(load: Array, found: Expectation) -> Expectation:
-    """An error that counts the rounding of the triangular systems, and what is left out of windows."""
+def with_rounding(load: Array, found: Expectation, rounding: float = 0.0) -> Expectation:
+    """An error that counts the `rounding` of hazards, that of triangular systems, what windows leave out."""
     left_out = LEFT_OUT if load.size > MANY else 0.0
-    share = _ROUNDING * load.size * float(jnp.finfo(load.dtype).eps) + left_out
+    share = (_ROUNDING * load.size + rounding) * float(jnp.finfo(load.dtype).eps) + left_out
     return Expectation(found.value, found.error + share * found.value)
 
 
@@ -301,7 +302,8 @@ def rule(law: Law, known: Marks, load: Array, num_nodes: int) -> Rule:
 
 def _peaks(known: Marks, load: Array) -> Array:
     """max_n load_n times_n, `[4]`: where the maximum begins to be possible, and where it lies."""
-    return jnp.max(jnp.where(load > 0, load * known.times, 0), axis=-1)
+    peaks = jnp.max(jnp.where(load > 0, load * known.times, 0), axis=-1)
+    return raised(peaks, load[-1] * known.times[-1, 0])
 
 
 def _line(law: Law, known: Marks, load: Array) -> Array:

@@ -15,8 +15,10 @@ from bcgc_jax.deliveries import (
     Worker,
     atoms_of,
     delivered,
+    first_times,
     hazard_of,
     is_atomic,
+    largest,
     late_hazard,
 )
 from bcgc_jax.expectation import NUM_NODES, marked_hazards, with_rounding
@@ -24,15 +26,18 @@ from bcgc_jax.laws import Atomic, Kinked, Law, Smooth
 from bcgc_jax.laws.atoms import mass_of
 from bcgc_jax.laws.pairs import Pairs
 from bcgc_jax.quadrature import (
+    LONGEST,
     Expectation,
     HazardAt,
     Quadrature,
+    follow,
     gauss_rules,
     integrate,
     kinked_levels,
     line,
     line_rule,
     panels,
+    raised,
 )
 
 # Intervals for the start-up, at least; for a layout of nodes.
@@ -63,8 +68,7 @@ def expected_last(
         )
     worker = fast_inverses(worker)
     inner = max(_FEWEST_INNER, num_nodes // 2)
-    still = jax.lax.stop_gradient((worker, load))
-    nodes = _quadrature(*still, num_workers, num_nodes)
+    nodes = _quadrature(worker, load, num_workers, num_nodes)
     hazard, unsure = late_hazards(worker, load, nodes.times, inner)
     late, slope = crossing_slopes(hazard, num_workers)
     found = integrate(nodes, late)
@@ -72,9 +76,10 @@ def expected_last(
         jnp.where(unsure > 0, jnp.abs(slope) * unsure * jnp.exp(jnp.minimum(hazard, 700)), 0), axis=1
     )
     error = found.error + jnp.sum(nodes.weights[0] * doubt)
-    value, error = with_rounding(load.work, Expectation(found.value, error))
+    laws = [law for law in (worker.cycle_time, worker.start_up) if isinstance(law, Law)]
+    rounding = sum(law.rounding for law in laws)
+    value, error = with_rounding(load.work, Expectation(found.value, error), rounding)
     first = jnp.argmax(load.work > 0)
-    laws = (law for law in (worker.cycle_time, worker.start_up) if isinstance(law, Law))
     finite = jnp.all(jnp.stack([law.has_mean(first, num_workers) for law in laws]))
     return Expectation(jnp.where(finite, value, jnp.inf), jax.lax.stop_gradient(jnp.where(finite, error, 0)))
 
@@ -125,19 +130,48 @@ def late_hazards(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple[
 
 
 def _quadrature(worker: Worker, load: Load, num_workers: ArrayLike, num_nodes: int) -> Quadrature:
+    still = jax.lax.stop_gradient((worker, load))
     marked, choices = marked_hazards(load.work, num_workers)
-    peaks = jnp.max(_times_of(worker, load, marked), axis=-1)
+    times, scale = _marks(*still, marked)
+    peaks = raised(jnp.max(times, axis=-1), scale)
 
     def hazard_at(t: Array) -> Array:
-        return late_hazard(worker, load, t[:, None], _LAYOUT_INNER)[0]
+        return late_hazard(*still, t[:, None], _LAYOUT_INNER)[0]
 
-    kinks = kinks_of(worker, load)
+    found = nodes_of(peaks, kinks_of(*still), hazard_at, choices, num_nodes)
+    return follow(found, onsets_of(worker, load, largest(first_times(worker, load))))
+
+
+def nodes_of(
+    peaks: Array,
+    kinks: tuple[Array, Array | None] | None,
+    hazard_at: HazardAt,
+    choices: Array,
+    num_nodes: int,
+) -> Quadrature:
+    """The rule for `peaks` and kinks: along a line, or in panels between the kinks."""
     if kinks is None:
         return line_rule(line(peaks, hazard_at, choices), num_nodes)
-    return rule_between(peaks, kinks, hazard_at, choices, num_nodes)
+    return _rule_between(peaks, kinks, hazard_at, choices, num_nodes)
 
 
-def rule_between(
+def onsets_of(worker: Worker, load: Load, start: Array, turns: bool = False) -> Array:
+    """The `start` of all, and where P(F_n > t) begins to fall after it, `[K]`: for each pair of atoms.
+
+    Of one pair nothing is later, unless a level is there in `turns`, as subsets are covered.
+    """
+    pieces, starts = worker.cycle_time.pieces(), worker.infimum()[None]
+    if is_atomic(worker.start_up):
+        starts = atoms_of(worker.start_up)[0] / worker.unit
+    times = pieces.times if isinstance(pieces, Atomic) else worker.cycle_time.infimum()[None]
+    if starts.size * times.size == 1 and not turns:
+        return start[None]
+    found = starts[:, None, None] + delivered(load, times[:, None], worker.overlap)
+    later = jnp.where(load.work > 0, found, start).ravel().astype(start.dtype)
+    return jnp.append(start, jnp.where(later > start, later, start))
+
+
+def _rule_between(
     peaks: Array, kinks: tuple[Array, Array | None], hazard_at: HazardAt, choices: Array, num_nodes: int
 ) -> Quadrature:
     """Gauss's rules in panels between the `kinks_of` a worker."""
@@ -150,28 +184,31 @@ def rule_between(
     return gauss_rules(found, orders, last is not None, _POWER)
 
 
-def _times_of(worker: Worker, load: Load, hazard: Array) -> Array:
-    """The times at which levels have these hazards, from below, `[..., N]`; 0 for levels without work."""
-    dtype, starts = load.work.dtype, worker.start_up
-    law = worker.cycle_time
-    longest = law.inverse_cumulative_hazard(hazard + np.log(2.0).astype(dtype)).astype(dtype)
-    low = delivered(load, law.infimum().astype(dtype)[None], worker.overlap)
-    high = delivered(load, longest, worker.overlap)
-    first = worker.infimum().astype(dtype)
-    last = first
+def _marks(worker: Worker, load: Load, hazard: Array) -> tuple[Array, Array]:
+    """The times at which levels have these hazards, `[4, N]`, 0 for levels without work, and their scale.
+
+    Found in the logarithm of the time that is left. The scale is the time of a worker as slow as the slowest.
+    """
+    dtype, starts, law = load.work.dtype, worker.start_up, worker.cycle_time
+    beyond = hazard + np.log(2.0).astype(dtype)
+    longest = law.inverse_cumulative_hazard(beyond).astype(dtype)
+    first = last = jnp.broadcast_to(worker.infimum().astype(dtype), hazard.shape)
     if isinstance(starts, Law):
-        last = (
-            starts.inverse_cumulative_hazard(hazard + np.log(2.0).astype(dtype)).astype(dtype) / worker.unit
-        )
-    low, high = jnp.broadcast_arrays(low + first, high + last)
+        last = starts.inverse_cumulative_hazard(beyond).astype(dtype) / worker.unit
+    low = first + delivered(load, law.infimum().astype(dtype)[None], worker.overlap)
+    room = last + delivered(load, longest, worker.overlap) - low
+    furthest = LONGEST[dtype.itemsize]
 
     def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         middle = (ends[0] + ends[1]) / 2
-        later = late_hazard(worker, load, middle, _LAYOUT_INNER)[0] < hazard
+        later = late_hazard(worker, load, low + room * jnp.exp(middle), _LAYOUT_INNER)[0] < hazard
         return jnp.where(later, middle, ends[0]), jnp.where(later, ends[1], middle)
 
-    found = jax.lax.fori_loop(0, _HALVINGS, halve, (low, high))[0]
-    return jnp.where(load.work > 0, found, 0)
+    ends = jnp.full_like(hazard, -furthest), jnp.zeros_like(hazard)
+    share = jax.lax.fori_loop(0, _HALVINGS, halve, ends)[0]
+    found = low + jnp.where(share > -furthest, room * jnp.exp(share), 0)
+    scale = last[-1, 0] + jnp.max(delivered(load, longest[-1, :1], worker.overlap))
+    return jnp.where(load.work > 0, found, 0), scale
 
 
 def kinks_of(worker: Worker, load: Load) -> tuple[Array, Array | None] | None:
@@ -215,7 +252,7 @@ def _overtaking(load: Load) -> Array:
     more = load.work[:, None] - load.work
     earlier = (more > 0) & (load.work > 0)
     times = (before[:, None] - before) / jnp.where(earlier, more, 1)
-    return jnp.max(jnp.where(earlier, times, 0), axis=1)
+    return largest(jnp.where(earlier, times, 0))
 
 
 def over_steps(worker: Worker, load: Load, late_of: Callable[[Array], Array]) -> Expectation:

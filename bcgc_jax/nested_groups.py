@@ -18,10 +18,10 @@ import numpy as np
 from jax import Array
 
 from bcgc_jax.cover import times_at
-from bcgc_jax.deliveries import Load, Worker, delivered, late_hazard
+from bcgc_jax.deliveries import Load, Worker, first_times, largest, late_hazard
 from bcgc_jax.expectation import NUM_NODES, with_rounding
-from bcgc_jax.last_delivery import fast_inverses, kinks_of, late_hazards, over_steps, rule_between
-from bcgc_jax.quadrature import Expectation, Quadrature, integrate, line, line_rule
+from bcgc_jax.last_delivery import fast_inverses, kinks_of, late_hazards, nodes_of, onsets_of, over_steps
+from bcgc_jax.quadrature import Expectation, Quadrature, follow, integrate
 
 # Start-ups are constant: one at each of the times.
 _INNER = 1
@@ -65,22 +65,9 @@ def expected_in_groups(
     if worker.stepwise:
         return with_rounding(load.work, over_steps(worker, load, late_of))
     worker = fast_inverses(worker)
-    still = jax.lax.stop_gradient((worker, load))
-    nodes = _moving(_quadrature(*still, sizes, num_workers, num_nodes), worker, load)
+    nodes = _quadrature(worker, load, sizes, num_workers, num_nodes)
     hazard, _ = late_hazards(worker, load, nodes.times, _INNER)
-    return with_rounding(load.work, integrate(nodes, late_of(hazard)))
-
-
-def _moving(nodes: Quadrature, worker: Worker, load: Load) -> Quadrature:
-    """Nodes that follow the last block, whose chance may have an infinite slope where it begins.
-
-    The integral does not depend on them, and with them its slope sees none of that.
-    """
-    work, offset = load.work[-1], worker.infimum().astype(load.work.dtype) + load.sent[-1]
-    known_work, known_offset = jax.lax.stop_gradient((work, offset))
-    pace = work / known_work
-    start, times = (offset + pace * (t - known_offset) for t in (nodes.start, nodes.times))
-    return nodes._replace(start=start, times=times, weights=pace * nodes.weights)
+    return with_rounding(load.work, integrate(nodes, late_of(hazard)), worker.cycle_time.rounding)
 
 
 def _quadrature(
@@ -88,20 +75,19 @@ def _quadrature(
 ) -> Quadrature:
     """Nodes for P(τ > t) ≤ Σ_k N / g_k e^{-g_k Λ_k} ≤ K N e^{-h}, h = min_k (g_k Λ_k + log g_k)."""
     dtype = load.work.dtype
+    still, still_load = jax.lax.stop_gradient((worker, load))
     of_group = np.asarray(sizes, dtype)
     log_workers = jnp.asarray(np.log(num_workers), dtype)
     choices = jnp.stack([jnp.zeros_like(log_workers), log_workers])
 
     def all_late(t: Array) -> Array:
-        hazard = late_hazard(worker, load, t[:, None], _INNER)[0]
+        hazard = late_hazard(still, still_load, t[:, None], _INNER)[0]
         return jnp.min(of_group * hazard + np.log(of_group), axis=-1, keepdims=True)
 
-    last = Load(load.work[-1:], load.sent[-1:])
-    infimum = worker.cycle_time.infimum().astype(dtype)[None]
-    start = worker.infimum().astype(dtype) + jnp.max(delivered(load, infimum, worker.overlap))
+    last = jax.tree.map(lambda a: a[-1:], still_load)
+    start = largest(first_times(worker, load))
+    known = jax.lax.stop_gradient(start)
     wanted = jnp.maximum(log_workers - np.log(_LATE).astype(dtype), 0.02)
-    peaks = jnp.concatenate([start[None], times_at(worker, last, all_late, start, wanted)])
-    kinks = kinks_of(worker, load)
-    if kinks is None:
-        return line_rule(line(peaks, all_late, choices), num_nodes)
-    return rule_between(peaks, kinks, all_late, choices, num_nodes)
+    peaks = jnp.concatenate([known[None], times_at(still, last, all_late, known, wanted)])
+    found = nodes_of(peaks, kinks_of(still, still_load), all_late, choices, num_nodes)
+    return follow(found, onsets_of(worker, load, start))

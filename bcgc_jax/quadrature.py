@@ -20,6 +20,11 @@ _TAIL_PANELS = 24
 # An excess over the start counts from this share of an eps on; the centre moves if most of the mean lies so
 # many widths away: up to there the rule's nodes are dense enough.
 _LEAST_EXCESS, _FAR = 1e-3, 2.0
+# The share of a tail's panels before the place where most of the mean lies, if that is far from the centre.
+_ON_THE_WAY = 0.4
+# In log time, how far from the centre a bound is looked at: for tails like t^{-1.05}; single precision has no
+# room for more. The factor from one look to the next, and finer ones around the heaviest.
+LONGEST, _STEP, _FINER = {8: 640.0, 4: 64.0}, 1.35, 12
 # Of `rule_error` for Gauss's rules of n, 4 n / 5 and 2 n / 5 nodes in a panel. The second is for splines
 # through times decades apart, which converge like n^-0.6: 7 would do.
 _IN_PANELS = 100.0, 16.0
@@ -60,6 +65,23 @@ def line_rule(of_line: Array, num_nodes: int) -> Quadrature:
     node = np.arange(num_nodes + 1)
     coarser = np.stack([(node % step == 0) * step for step in (1, 2, 4)]).astype(start.dtype)
     return Quadrature(start, start + excess, weight * coarser, beyond=beyond)
+
+
+def follow(nodes: Quadrature, onsets: Array) -> Quadrature:
+    """The same rule, whose nodes move with the `onsets`, `[K]`, to a derivative; the first is the start.
+
+    Where P(late) begins to fall it may have a slope that no rule sees all of. An integral does not depend on
+    its nodes, and with nodes that move with these times the slope is not in it.
+    """
+    known = jax.lax.stop_gradient(onsets)
+    order = jnp.argsort(known)
+    onsets, known = onsets[order], known[order]
+    gap = jnp.diff(known)
+    pace = jnp.append(jnp.where(gap > 0, jnp.diff(onsets) / jnp.where(gap > 0, gap, 1), 1), 1)
+    k = jnp.maximum(jnp.searchsorted(known, nodes.times, side="right") - 1, 0)
+    start = nodes.start + onsets[0] - known[0]
+    times = onsets[k] + pace[k] * (nodes.times - known[k])
+    return nodes._replace(start=start, times=times, weights=nodes.weights * pace[k])
 
 
 def gauss_rules(
@@ -116,19 +138,24 @@ class _Reach(NamedTuple):
 def _reach(hazard_at: HazardAt, choices: Array, start: Array, centre: Array) -> _Reach:
     """From P(max > t) ≤ Σ_n C(N, n+1) P(level n is late for one worker)^{n+1}."""
     dtype, size = start.dtype, choices.size - 1
-    # The last one is for tails like t^{-1.05}; single precision has no room for more.
-    longest = 640.0 if dtype == jnp.float64 else 64.0
-    reach = np.append(0.0, longest * 1.35 ** np.arange(-22.0, 1.0)).astype(dtype)
-    hazard = hazard_at(start + centre * np.exp(reach))
-    log_tail = choices[1:] - np.arange(1, size + 1, dtype=dtype) * hazard
-    log_mass = reach + jnp.minimum(jnp.max(log_tail, axis=-1), 0)
+    reach = np.append(0.0, LONGEST[dtype.itemsize] * _STEP ** np.arange(-22.0, 1.0)).astype(dtype)
+
+    def log_mass_at(reach: Array) -> Array:
+        hazard = hazard_at(start + centre * jnp.exp(reach))
+        log_tail = choices[1:] - np.arange(1, size + 1, dtype=dtype) * hazard
+        return reach + jnp.minimum(jnp.max(log_tail, axis=-1), 0)
+
+    log_mass = log_mass_at(reach)
+    heaviest = jnp.asarray(reach)[jnp.argmax(log_mass)]
+    near = heaviest * np.linspace(1 / _STEP, _STEP, _FINER).astype(dtype)
+    heaviest = near[jnp.argmax(log_mass_at(near))]
     open_ = log_mass > np.log(jnp.finfo(dtype).eps / 8)
     # The first reach from which on all are closed, or the longest.
     end = jnp.max(jnp.where(open_, np.append(reach[1:], reach[-1]), reach[1]))
     # A power law from there on, which has no end where it does not fall.
     falling = (log_mass[-2] - log_mass[-1]) / (reach[-1] - reach[-2])
     beyond = jnp.where(falling > 0, jnp.exp(log_mass[-1]) / jnp.where(falling > 0, falling, 1), jnp.inf)
-    return _Reach(jnp.asarray(reach)[jnp.argmax(log_mass)], end, jnp.where(open_[-1], beyond, 0))
+    return _Reach(heaviest, end, jnp.where(open_[-1], beyond, 0))
 
 
 def line(peaks: Array, hazard_at: HazardAt, choices: Array) -> Array:
@@ -138,16 +165,9 @@ def line(peaks: Array, hazard_at: HazardAt, choices: Array) -> Array:
     The centre is the typical maximum, unless its mean lies in times far beyond it, as where few
     workers are late at all: typical times of a gamma law of shape 0.05 with a shift round to the shift.
     """
-    start, *typical = peaks
-    finfo = jnp.finfo(start.dtype)
-    # An excess below the rounding of the start is none.
-    least = jnp.maximum(_LEAST_EXCESS * finfo.eps * start, 1e3 * finfo.tiny)
-    low, centre, high = (jnp.maximum(t - start, least) for t in typical)
-    width = jnp.clip(jnp.log(high / low) / 2, 0.05, 4.0)
-    reach = _reach(hazard_at, choices, start, centre)
-    far = reach.heaviest > _FAR * width
-    moved = jnp.where(far, reach.heaviest, 0)
-    width = jnp.where(far, jnp.maximum(width, 1), width)
+    start, excesses, finfo = peaks[0], _excesses(peaks), jnp.finfo(peaks.dtype)
+    reach, moved, width = _centred(hazard_at, choices, start, excesses)
+    centre = excesses[1]
     # In log t. e^-reach is what is left out at the left end; where the centre moved, it may lie too far by a
     # third, for the bound was looked at in such steps.
     left = moved / 3 - np.log(finfo.eps / 8).astype(start.dtype)
@@ -155,6 +175,30 @@ def line(peaks: Array, hazard_at: HazardAt, choices: Array) -> Array:
     # The inverse of sinh, of what is not small.
     left, right = jnp.log(ends + jnp.sqrt(ends**2 + 1))
     return jnp.stack([start, centre * jnp.exp(moved), width, -left, right, centre * reach.beyond])
+
+
+def raised(peaks: Array, scale: Array) -> Array:
+    """`peaks` of which none is so near to the start that the `scale` of the times is out of reach."""
+    nearest = np.exp(-LONGEST[peaks.dtype.itemsize] / 2).astype(peaks.dtype)
+    return jnp.maximum(peaks, peaks[0] + jnp.where(np.arange(4) > 0, nearest * (scale - peaks[0]), 0))
+
+
+def _excesses(peaks: Array) -> Array:
+    """Of the low, typical and high time over the start: one below the rounding of the start is none."""
+    finfo = jnp.finfo(peaks.dtype)
+    least = jnp.maximum(_LEAST_EXCESS * finfo.eps * peaks[0], 1e3 * finfo.tiny)
+    return jnp.maximum(peaks[1:] - peaks[0], least)
+
+
+def _centred(
+    hazard_at: HazardAt, choices: Array, start: Array, excesses: Array
+) -> tuple[_Reach, Array, Array]:
+    """The reach, how far from the centre most of the mean lies, in log time, or 0, and the width."""
+    low, centre, high = excesses
+    width = jnp.clip(jnp.log(high / low) / 2, 0.05, 4.0)
+    reach = _reach(hazard_at, choices, start, centre)
+    far = reach.heaviest > _FAR * width
+    return reach, jnp.where(far, reach.heaviest, 0), jnp.where(far, jnp.maximum(width, 1), width)
 
 
 def kinked_levels(size: int) -> np.ndarray:
@@ -170,11 +214,9 @@ def panels(
     (start, low, middle, high), dtype = peaks, peaks.dtype
     beyond = jnp.zeros(0, dtype)
     if last is None:
-        centre = jnp.maximum(middle - start, jnp.finfo(dtype).tiny)
-        # Denser near the middle, where the levels still differ.
-        end = _reach(hazard_at, choices, start, centre).end
-        reach = end * jnp.linspace(0.0, 1.0, _TAIL_PANELS, dtype=dtype) ** 3
-        beyond = jax.lax.stop_gradient(start + centre * jnp.exp(reach))
+        excesses = _excesses(peaks)
+        reach, moved, _ = _centred(hazard_at, choices, start, excesses)
+        beyond = jax.lax.stop_gradient(start + excesses[1] * jnp.exp(_tail(moved, reach.end)))
         last = beyond[-1]
     spread = jnp.array([0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0], dtype)
     around = jnp.concatenate(
@@ -183,6 +225,15 @@ def panels(
     breaks = jnp.concatenate([images, around, beyond, last[None]])
     edges = jnp.concatenate([start[None], jnp.sort(jnp.clip(breaks, start, last))])
     return start, edges[:-1], jnp.diff(edges)
+
+
+def _tail(moved: Array, end: Array) -> Array:
+    """Ends of panels in log time, from the centre on: denser where most of the mean lies."""
+    share = np.linspace(0.0, 1.0, _TAIL_PANELS).astype(end.dtype)
+    before = share[share < _ON_THE_WAY] / _ON_THE_WAY
+    after = (share[share >= _ON_THE_WAY] - _ON_THE_WAY) / (1 - _ON_THE_WAY)
+    far = jnp.concatenate([moved * before, moved + (end - moved) * after**3])
+    return jnp.where(moved > 0, far, end * share**3)
 
 
 def _gauss(ends: bool, start: Array, left: Array, size: Array, order: int, power: int) -> tuple[Array, Array]:

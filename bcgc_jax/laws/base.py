@@ -79,10 +79,11 @@ class Law:
 
     `conditions` are what the parameters must meet, `below` two of them in order: what a person passes is
     refused otherwise, and with what is traced every runtime is NaN. `ranks` are those of parameters that are
-    arrays.
+    arrays. `rounding` is that of Λ beyond a few ulp, in units of eps.
     """
 
     conditions: ClassVar[Sequence[tuple[str, str]]] = ()
+    rounding: ClassVar[float] = 0.0
     below: ClassVar[tuple[str, str] | None] = None
     ranks: ClassVar[Sequence[tuple[str, int]]] = ()
 

@@ -260,6 +260,8 @@ class Gamma(Law):
     rate: ArrayLike
     shift: ArrayLike = 0.0
 
+    # Worst of expected runtimes for shapes from 0.003 on.
+    rounding = 250.0
     conditions = (("shape", "> 0"), ("rate", "> 0"), ("shift", ">= 0"))
 
     def cumulative_hazard(self, t):
@@ -353,6 +355,7 @@ class _Tabulated(Law):
     log_t: Array
     slope: Array
 
+    rounding = Gamma.rounding
     # Draws of a in float64 lie in [1e-16/N, 745]; below the table the power law goes on.
     _low, _high, _size = math.log(1e-20), math.log(800.0), 513
 

@@ -37,17 +37,21 @@ def expected_max(excess: Any, infimum: float, partition: np.ndarray, kinks: tupl
 
 
 def exceedance(excess: Any, workers: int, used: np.ndarray, room: np.ndarray) -> np.ndarray:
-    """P(some T_(N-n) has an excess over its room), `room` `[levels, Q]` for the levels `used`, ascending.
+    """P(some T_(N-n) has an excess over its room), `room` `[levels, Q]` for the levels `used`, ascending."""
+    return crossing(workers, used, excess.cdf(room), excess.sf(room))
+
+
+def crossing(workers: int, used: np.ndarray, below: np.ndarray, above: np.ndarray) -> np.ndarray:
+    """P(for some level n fewer than N-n workers are below), from P(below) and P(above), `[levels, Q]`.
 
     From the highest level down, the state is how many workers are below; those above come below the next
     room independently. A state short of N-n has failed. All terms are positive.
     """
-    below, above = excess.cdf(room), excess.sf(room)
     count = np.arange(workers + 1)
-    alive = np.zeros((room.shape[1], workers + 1))
+    alive = np.zeros((below.shape[1], workers + 1))
     alive[:, 0] = 1
-    failed = np.zeros(room.shape[1])
-    before = np.zeros(room.shape[1]), np.ones(room.shape[1])
+    failed = np.zeros(below.shape[1])
+    before = np.zeros(below.shape[1]), np.ones(below.shape[1])
     for level, low, high in zip(used[::-1], below[::-1], above[::-1], strict=True):
         # The share of those above that comes below, from the side where it does not cancel.
         moved = np.where(low < 0.5, low - before[0], before[1] - high)

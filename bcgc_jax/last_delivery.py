@@ -167,7 +167,8 @@ def onsets_of(worker: Worker, load: Load, start: Array, turns: bool = False) -> 
     if starts.size * times.size == 1 and not turns:
         return start[None]
     found = starts[:, None, None] + delivered(load, times[:, None], worker.overlap)
-    later = jnp.where(load.work > 0, found, start).ravel().astype(start.dtype)
+    later = jnp.where(load.work > 0, found, start)[..., kinked_levels(load.work.size)]
+    later = later.ravel().astype(start.dtype)
     return jnp.append(start, jnp.where(later > start, later, start))
 
 

@@ -71,8 +71,10 @@ def follow(nodes: Quadrature, onsets: Array) -> Quadrature:
     """The same rule, whose nodes move with the `onsets`, `[K]`, to a derivative; the first is the start.
 
     Where P(late) begins to fall it may have a slope that no rule sees all of. An integral does not depend on
-    its nodes, and with nodes that move with these times the slope is not in it.
+    its nodes, and with nodes that move with these times the slope is not in it. Panels end at the onsets; the
+    nodes of a line all move with the first.
     """
+    onsets = onsets if nodes.panels else onsets[:1]
     known = jax.lax.stop_gradient(onsets)
     order = jnp.argsort(known)
     onsets, known = onsets[order], known[order]

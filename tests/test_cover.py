@@ -205,6 +205,19 @@ def test_slopes_are_those_of_differences():
     assert float(slopes[2] @ move) == pytest.approx(float(high - low) / 2e-5, rel=2e-6)
 
 
+def test_nodes_follow_the_start_of_laws_with_mass_there():
+    """Slopes in a start-up and, of a shifted law, in its shift: all loads times it when all mass is there."""
+    found = jax.grad(lambda n: _expected(_worker(bcgc.Gamma(0.02, 1.0, n[0]), n[1]), _work(3), 7).value)
+    slopes = found(jnp.array([1.0, 0.5]))
+    assert float(slopes[1]) == pytest.approx(1, rel=1e-14)
+    step = jnp.array([1e-3, 0.0])
+    shifts = [
+        _expected(_worker(bcgc.Gamma(0.02, 1.0, n[0]), n[1]), _work(3), 7).value
+        for n in (jnp.array([1.0, 0.5]) - step, jnp.array([1.0, 0.5]) + step)
+    ]
+    assert float(slopes[0]) == pytest.approx(float(shifts[1] - shifts[0]) / 2e-3, rel=1e-5)
+
+
 def test_an_infinite_mean_is_one_of_the_fastest_of_d():
     """D workers must be slow together: Pareto of shape 0.6 has a mean with two, not with one."""
     law = bcgc.Pareto(1.0, 0.6)

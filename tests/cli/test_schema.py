@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bcgc_jax.cli.arguments import LAWS
+from bcgc_jax.cli.names import LAWS
 from bcgc_jax.cli.output import VERSION
 from bcgc_jax.problem import Status
 from tests.cli.schema import SCHEMA, problems, strict_json

@@ -158,12 +158,10 @@ def test_the_timeline_is_that_of_figure_1(tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_paper_stands_beside_the_published_values(tmp_path, capsys):
-    paper.run(tmp_path, workers_grid=(10, 20), rate_grid=(1e-3, 10**-2.6), beyond=(5,))
+    paper.run(tmp_path, workers_grid=(10, 20), rate_grid=(1e-3, 10**-2.6))
     rows = read_csv(tmp_path / "paper.csv")
     assert list(rows[0]) == ["figure", "axis", "x", "scheme", "computed", "published", "ratio"]
-    assert {row["figure"] for row in rows} == {"3", "4a", "4b", "beyond"}
-    beyond = {row["scheme"]: float(row["computed"]) for row in rows if row["figure"] == "beyond"}
-    assert sorted(beyond, key=beyond.__getitem__) == ["limit", "credit", "cyclic", "optimal"]
+    assert {row["figure"] for row in rows} == {"3", "4a", "4b"}
     runtimes = [row for row in rows if row["figure"] in ("4a", "4b")]
     assert len(runtimes) == 4 * len(paper.METHODS)
     for row in runtimes:
@@ -189,7 +187,6 @@ def test_paper_stands_beside_the_published_values(tmp_path, capsys):
 def test_paper_without_published_values(tmp_path, capsys):
     absent = tmp_path / "absent"
     arguments = {"workers_grid": (20,), "rate_grid": (2e-3,), "methods": ("time",), "reference": absent}
-    arguments |= {"beyond": ()}
     for folder in (tmp_path / "one", tmp_path / "two"):
         folder.mkdir()
         paper.run(folder, **arguments)
@@ -298,7 +295,6 @@ def test_added_schemes_stand_beside_the_others_in_the_paper_figures(added, tmp_p
         rate_grid=(1e-3,),
         methods=["time"],
         schemes=added,
-        beyond=(),
         reference=tmp_path / "absent",
     )
     rows = read_csv(tmp_path / "paper.csv")

@@ -15,9 +15,9 @@ from typing import Any
 
 import jax
 
+from bcgc_jax.cli.names import OFF, VARIABLE
 from bcgc_jax.laws import Atomic, JointLaw, Law
 
-VARIABLE, OFF = "BCGC_COMPILATION_CACHE", "off"
 # The README's `bcgc solve` leaves 1 MB. JAX's own bound needs a package that it does not bring.
 _MOST_BYTES = 2**28
 _MAX_WORKERS_STEP = 32

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.cli.arguments import LAWS, describe_law
+from bcgc_jax.cli.law_output import describe_law
+from bcgc_jax.cli.names import LAWS
 from bcgc_jax.cli.output import VERSION
 from bcgc_jax.problem import Status
 from tests.cli.schema import SCHEMA, problems, strict_json

@@ -556,10 +556,10 @@ print("joined")
 """
 
 
-def answers(address, seconds=60):
-    """Wait until someone listens."""
+def answers(address, head):
+    """Wait until someone listens, as long as the head runs."""
     host, _, port = address.rpartition(":")
-    for _ in range(10 * seconds):
+    while head.poll() is None:
         with contextlib.suppress(OSError):
             return socket.create_connection((host, int(port)), timeout=1).close()
         time.sleep(0.1)
@@ -579,24 +579,21 @@ def test_a_running_cluster_is_joined_and_left_running():
     start += [f"--temp-dir={folder}", "--disable-usage-stats"]
     head = subprocess.Popen(start, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        answers(address)
+        answers(address, head)
         script = _JOINS.format(root=ROOT, address=address)
-        done = subprocess.run(
-            [sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=120
-        )
+        done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
         assert done.stdout == "joined\n", done.stderr
         refused = subprocess.run(
             [sys.executable, "-c", script],
             env=env | {"RAY_AUTH_MODE": "disabled"},
             capture_output=True,
             text=True,
-            timeout=120,
         )
         assert "set RAY_AUTH_MODE=token" in refused.stderr
     finally:
         pids = descendants(head.pid)
         head.terminate()
-        head.wait(20)
+        head.wait()
         for pid in living(pids):
             os.kill(pid, signal.SIGKILL)
         shutil.rmtree(folder, ignore_errors=True)
@@ -604,7 +601,7 @@ def test_a_running_cluster_is_joined_and_left_running():
 
 def test_no_process_is_left_and_a_killed_master_goes_on_from_its_checkpoint(tmp_path):
     script = _KILLED.format(root=ROOT, folder=str(tmp_path / "state"))
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     closed, workers, killed = ([int(pid) for pid in line.split()] for line in done.stdout.splitlines())
     assert len(closed) >= 2  # Ray's own

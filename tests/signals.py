@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def ctrl_c() -> Iterator[None]:
-    """Ctrl-C does here, and in programs started here, what it does in a terminal, whatever our parent ignores."""
+    """Ctrl-C does, here and in programs started here, what it does in a terminal."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield

@@ -309,37 +309,6 @@ def test_a_folder_of_traces_is_one_table_and_one_figure(tmp_path, capsys, monkey
         assert float(row["regret"]) > -1e-3 or row["scheme"] not in ("uncoded", "hindsight")
 
 
-@pytest.mark.parametrize(
-    ("files", "why"),
-    [
-        (None, "does not exist"),
-        ({}, "has no CSV files"),
-        ({"a.csv": times_of(7, 3)}, "has 7 steps with a time of each of 3 workers"),
-        ({"a.csv": times_of(30, 1)}, "at least 8 steps of 2 workers"),
-        ({"a.csv": "neither,nor\n1,2\n"}, "a.csv"),
-    ],
-)
-def test_a_folder_without_traces_is_one_line_and_status_2(files, why, tmp_path, capsys):
-    folder = tmp_path / "measured"
-    if files is not None:
-        folder.mkdir()
-    for name, content in (files or {}).items():
-        if isinstance(content, str):
-            (folder / name).write_text(content)
-        else:
-            write(folder, name, content)
-    before = jax.config.read("jax_enable_x64")
-    try:
-        with pytest.raises(SystemExit) as stop:
-            traces.main(["--out", str(tmp_path), "--traces", str(folder)])
-    finally:
-        jax.config.update("jax_enable_x64", before)
-    said = capsys.readouterr().err
-    assert stop.value.code == 2
-    assert len(said.splitlines()) == 1
-    assert why in said
-
-
 # Traces of real clusters
 
 

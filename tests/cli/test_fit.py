@@ -46,6 +46,7 @@ def once(command, monkeypatch):
     return again
 
 
+@pytest.mark.smoke
 @pytest.mark.slow
 def test_a_fit_is_that_of_the_library_and_its_plans_are_evaluated_under_every_law(
     answer, once, path, tmp_path
@@ -140,16 +141,6 @@ def test_a_broken_file_is_one_line_and_status_2(command, tmp_path, text, argumen
     status, _, err = command("fit", str(tmp_path / "absent.csv"))
     assert status == 2
     assert "cannot read" in err
-
-
-def test_a_trace_of_one_worker_is_refused_before_the_work(command, tmp_path, monkeypatch):
-    for name in ("describe", "fit_laws"):
-        monkeypatch.setattr(f"bcgc_jax.cli.fit.{name}", lambda *_, **__: pytest.fail("the work began"))
-    file = tmp_path / "trace.csv"
-    file.write_text("step,worker,seconds\n" + "".join(f"{i},a,{i + 1}\n" for i in range(30)))
-    status, out, err = command("fit", str(file))
-    assert (status, out, err.count("\n")) == (2, "", 1)
-    assert "has one worker only: coding needs the times of at least two, or give --workers" in err
 
 
 @pytest.mark.slow

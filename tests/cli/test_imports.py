@@ -23,6 +23,7 @@ finally:
 """
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("arguments", "status", "line"),
     [

@@ -25,6 +25,7 @@ def of(*names):
     return [word for name in names for word in ("--method", name)]
 
 
+@pytest.mark.smoke
 def test_json_has_what_the_contract_says_and_the_exact_figures(answer):
     methods = of("time", "frequency", "tandon_partial", "uncoded")
     found = answer("solve", *PAPER, *LAW, *methods, "--deadline", "1e8")
@@ -107,18 +108,6 @@ def test_a_plan_is_written_where_it_is_asked_for(answer, tmp_path, x64):
     assert float(found.lower_bound) == best["lower_bound"]
     problem = Problem(ShiftedExponential(1e-3, 50.0), 20, 20_000, 50)
     assert float(expected_runtime(problem, found.partition)) == pytest.approx(best["expected_runtime"])
-
-
-@pytest.mark.parametrize("name", ["solve", "fit"])
-def test_where_a_plan_goes_is_looked_at_first(command, tmp_path, monkeypatch, name):
-    (tmp_path / "steps.csv").write_text("step,worker,seconds\n1,a,1\n1,b,2\n")
-    for module, work in (("solve", "_problem"), ("fit", "_answer")):
-        monkeypatch.setattr(f"bcgc_jax.cli.{module}.{work}", lambda *_: pytest.fail("the work began"))
-    asked = [str(tmp_path / "steps.csv")] if name == "fit" else [*PAPER, *LAW]
-    for path in (tmp_path, tmp_path / "nowhere" / "plan.json"):
-        status, out, err = command(name, *asked, "--out", str(path))
-        assert (status, out, err.count("\n")) == (2, "", 1)
-        assert "--out: " in err
 
 
 def test_an_overflow_is_not_infinity(command):
@@ -299,16 +288,6 @@ def test_a_scheme_that_fails_is_one_line_before_any_work(command, tmp_path, monk
     status, out, err = command(name, *arguments)
     assert (status, out, err.count("\n")) == (2, "", 1), err
     assert f'scheme "traced": {file}, line 3: TracerBoolConversionError' in err
-
-
-@pytest.mark.parametrize("name", ["solve", "sweep", "train"])
-def test_a_trace_of_one_worker_is_no_plan(command, tmp_path, name):
-    path = tmp_path / "trace.csv"
-    path.write_text("step,worker,seconds\n1,a,2.5\n2,a,1.5\n")
-    more = [] if name == "train" else ["--coordinates", "60"]
-    status, out, err = command(name, "--trace", str(path), *more)
-    assert (status, out, err.count("\n")) == (2, "", 1)
-    assert "has one worker only" in err
 
 
 @pytest.mark.parametrize("name", ["solve", "sweep", "train", "fit"])

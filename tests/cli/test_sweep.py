@@ -39,6 +39,7 @@ def test_a_sweep_prints_every_cell_and_its_axes(command, answer):
     assert len(lines) == 2 + 12
 
 
+@pytest.mark.smoke
 def test_a_sweep_to_a_file_ends_with_a_summary(command, answer, tmp_path):
     args = [*PARETO, "--axis", "shape=0.5,2", "--out", str(tmp_path / "s.csv")]
     (line,) = answer(*args)["methods"]

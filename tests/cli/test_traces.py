@@ -70,7 +70,9 @@ def test_times_that_were_cut_off_are_no_atoms():
     assert np.isfinite(traces.law_of_trace(trace, "smooth", 3).mean())
 
 
-def test_one_worker_only_is_one_text_for_all_commands(command, tmp_path):
+def test_one_worker_only_is_one_text_for_all_commands(command, tmp_path, monkeypatch):
+    for name in ("describe", "fit_laws"):
+        monkeypatch.setattr(f"bcgc_jax.cli.fit.{name}", lambda *_, **__: pytest.fail("the work began"))
     path = steps.written(tmp_path / "trace.csv", TIMES[:, :1])
     asked = {
         "solve": ["--trace", path, "--coordinates", "60"],
@@ -128,7 +130,11 @@ def test_a_sweep_keeps_the_workers_as_solve_does(answer, trace):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "law"),
-    [((), "empirical"), (("--trace-law", "smooth"), "smooth"), (("--keep-workers",), "rows")],
+    [
+        ((), "empirical"),
+        (("--trace-law", "smooth"), "smooth"),
+        pytest.param(("--keep-workers",), "rows", marks=pytest.mark.smoke),
+    ],
 )
 def test_train_plans_for_the_law_of_the_trace_that_it_replays(answer, trace, arguments, law):
     asked = ["train", "--trace", trace, *arguments, "--method", "uncoded", "--steps", "6", "--seeds", "1"]

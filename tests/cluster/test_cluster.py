@@ -23,6 +23,7 @@ import bcgc_jax as bcgc
 from bcgc_jax.cluster import Checkpoints, Cluster, Pace, WorkersLost, train_on_cluster
 from bcgc_jax.cluster.training import _scheme
 from bcgc_jax.coding.gradients import coding_plan, split_unevenly
+from bcgc_jax.schedules import Group, schedule_of
 from tests.compilations import compilations
 from tests.oracles.runtimes import delivered_runtime
 
@@ -391,7 +392,8 @@ def test_a_pace_has_the_start_ups_and_the_link_of_the_problem(cluster):
         assert found.seconds[step] > found.paced[step]
 
 
-def test_without_replacement_the_workers_left_plan_anew(cluster):
+@pytest.mark.parametrize("method", ["time", schedule_of([Group(1, 1), Group(N, 2)], [20, 24, 20])])
+def test_without_replacement_the_workers_left_plan_anew(cluster, method):
     params, data = case()
     cluster.replace = False
     problem = bcgc.Problem(bcgc.ShiftedExponential(1.0, 0.3), N, COUNT, len(data["y"]))
@@ -404,9 +406,11 @@ def test_without_replacement_the_workers_left_plan_anew(cluster):
         found = train_on_cluster(
             *(jax.random.key(5), cluster, loss, params, data, optax.sgd(0.1), 5),
             problem=problem,
-            method="time",
+            method=method,
             before_step=kill,
         )
+        if method != "time":
+            assert [block.level for block in cluster.plan.blocks] == [0, 2, 2]
     finally:
         cluster.replace = True
         assert cluster.num_workers == N - 1

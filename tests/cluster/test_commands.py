@@ -16,6 +16,7 @@ from experiments import cluster as experiment
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.smoke
 def test_train_on_processes_prints_the_same_steps_at_measured_times(command):
     arguments = ["--workers", "2", "--steps", "6", "--pace", "0.1", "--target", "0.3", "--format", "json"]
     law = "shifted-exponential:rate=1e-3,shift=50"

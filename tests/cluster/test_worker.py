@@ -68,6 +68,7 @@ def raveled(tree):
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
 
 
+@pytest.mark.smoke
 def test_messages_are_those_of_the_simulation():
     params, batch, plan = case()
     subsets = split_batch(batch, N)

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -162,7 +163,7 @@ def added(tmp_path):
 
 @pytest.mark.slow
 def test_paper_without_published_values_and_with_schemes_that_were_added(added, run, tmp_path):
-    grids = {"workers_grid": (20,), "rate_grid": (2e-3,), "methods": ("time",)}
+    grids: dict[str, Any] = {"workers_grid": (20,), "rate_grid": (2e-3,), "methods": ("time",)}
     found = run(paper, **grids, schemes=added, reference=tmp_path / "absent")
     assert "No published values" in found.printed
     rows = {(row["figure"], row["scheme"]): float(row["computed"]) for row in found.rows("paper")}
@@ -186,7 +187,7 @@ def test_paper_without_published_values_and_with_schemes_that_were_added(added, 
 
 @pytest.mark.slow
 def test_sweep_is_every_cell_solved_alone_and_goes_on_where_it_was_cut_off(added, run, tmp_path, monkeypatch):
-    grids = {"workers_grid": (2, 3, 4), "rate_grid": (1e-3, 1e-2, 1e-1)}
+    grids: dict[str, Any] = {"workers_grid": (2, 3, 4), "rate_grid": (1e-3, 1e-2, 1e-1)}
     methods = ("optimal", "uncoded", "single_block")
     file = tmp_path / "sweep.csv"
     file.write_text("of an earlier run")

@@ -195,6 +195,7 @@ def test_only_an_entry_that_cannot_be_read_is_removed(configuration, tmp_path):
     assert [path.name for path in folder.iterdir()] == ["jit_f_g-1-cache"]
 
 
+@pytest.mark.slow
 def test_the_library_leaves_the_configuration_alone():
     code = "import jax; jax.config.update = None; import bcgc_jax as b; "
     code += "print(b.solve(b.Problem(b.Uniform(1., 2.), 3, 9), 'uncoded').status)"

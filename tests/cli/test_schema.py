@@ -20,7 +20,7 @@ from tests.cli.test_solve_table import row
 
 def test_every_kind_of_law_is_in_it():
     """Answers of the commands are looked at where they are asked for (the fixture `answer`)."""
-    laws = [
+    laws: list[Any] = [
         bcgc.ShiftedExponential(1e-3, 50.0),
         bcgc.TwoSpeed(1.0, np.inf, 0.2),
         bcgc.Empirical(TIMES.ravel()),

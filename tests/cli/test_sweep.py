@@ -6,6 +6,7 @@ import io
 import pytest
 
 from bcgc_jax.sweep_files import read_rows
+from tests.cli.schema import problems, strict_json
 
 PARETO = ["sweep", "--workers", "2,3", "--coordinates", "60", "--cycle-time", "pareto:scale=1"]
 PARETO += ["--method", "uncoded"]
@@ -52,20 +53,19 @@ def test_a_sweep_to_a_file_ends_with_a_summary(command, answer, tmp_path):
     assert "4 cells" in out
 
 
-def test_a_sweep_says_which_rows_are_infinite_or_invalid(command, answer, tmp_path):
+def test_a_sweep_says_which_rows_are_infinite_or_invalid(command):
     """A method that is given twice has its rows once."""
-    args = [*PARETO, "--method", "uncoded", "--axis", "shape=-1,0.5,2"]
-    status, out, err = command(*args, "--format", "csv")
-    rows = list(csv.DictReader(io.StringIO(out)))
+    args = [*PARETO, "--method", "uncoded", "--partitions", "--deadline", "50", "--format", "json"]
+    status, out, err = command(*args, "--axis", "shape=-1,0.5,2")
+    rows = strict_json(out)
+    assert problems("sweep", rows) == []
     assert (status, [row["status"] for row in rows]) == (0, ["invalid", "infinite", "converged"] * 2)
+    assert [row["expected_runtime"] is None for row in rows] == [True, True, False] * 2
     said = "bcgc: 2 of 6 rows are invalid: their numbers make no problem"
     assert (err.startswith(said), err.count("\n")) == (True, 1)
-    found = answer(*args, "--partitions", "--deadline", "50")
-    assert [row["status"] for row in found] == [row["status"] for row in rows]
-    assert [row["expected_runtime"] is None for row in found] == [True, True, False] * 2
     huge = ["--samples", "1e308", "--cycles", "1e308"]
-    status, out, err = command(*args[:-1], "shape=1.5,2,3", *huge, "--format", "csv")
-    assert (status, out.count(",invalid,")) == (1, 6)
+    status, out, err = command(*args, "--axis", "shape=1.5,2,3", *huge)
+    assert (status, [row["status"] for row in strict_json(out)]) == (1, ["invalid"] * 6)
     assert "6 of 6 rows are invalid" in err
 
 

@@ -1,6 +1,5 @@
 """The peers of the benchmarks do the work they claim to do, and the command what its help says."""
 
-import importlib.util
 import json
 from fractions import Fraction
 
@@ -168,26 +167,6 @@ def test_bad_input_is_one_line_and_status_2(arguments, message, capsys):
     assert said.out == ""
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("1 / 0", "ZeroDivisionError"),
-        (
-            "import bcgc_jax\nSCHEMES = [bcgc_jax.Scheme('broken', lambda p: p.nothing)]",
-            "mine.py, line 2: AttributeError: 'Problem' object has no attribute 'nothing' (N = 3)",
-        ),
-    ],
-)
-def test_a_bad_scheme_file_is_one_line_and_status_2(text, message, tmp_path, capsys, small):
-    file = tmp_path / "mine.py"
-    file.write_text(text)
-    with pytest.raises(SystemExit) as stopped:
-        benchmark.main(["--schemes", str(file), "--only", "schemes"])
-    assert stopped.value.code == 2
-    (error,) = (line for line in capsys.readouterr().err.splitlines() if not line.startswith("measuring"))
-    assert message in error
-
-
 @pytest.fixture
 def small(monkeypatch):
     """Three workers, no built-in baselines, compiled programs kept."""
@@ -255,16 +234,3 @@ def test_a_run_prints_its_table_and_writes_json_and_figure(tmp_path, capsys, sma
     assert "% above the certified optimum" in " ".join(said.out.split())
     assert "ratio is the peer's median through the package's" in " ".join(said.out.split())
     assert said.err.count("measuring") == 3
-
-
-def test_a_missing_scipy_skips_the_measure_and_says_what_to_install(capsys, monkeypatch):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "scipy" else find(name))
-    assert benchmark.main(["--only", "completion"]) == 1
-    assert "skipped completion: " in (said := capsys.readouterr().err)
-    assert "pip install '.[benchmarks]'" in said
-
-
-def test_times_and_ratios_are_printed_with_three_digits():
-    assert [benchmark.seconds_text(s) for s in (1.23e-5, 0.0456, 31.27)] == ["12.3 µs", "45.6 ms", "31.3 s"]
-    assert [benchmark.ratio_text(r) for r in (0.1234, 91.26, 4321.7)] == ["0.123", "91.3", "4322"]

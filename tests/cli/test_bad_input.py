@@ -11,6 +11,7 @@ WORDS = {
     "LAW": "--cycle-time shifted-exponential:rate=1e-3,shift=50",
     "UNIFORM": "--cycle-time uniform:low=1,high=2",
     "PARETO": "--cycle-time pareto:scale=1",
+    "RAY": "--engine ray --workers 2 --steps 1",
     "WEIBULL": "--start-up weibull:scale=4000,concentration=0.7",
 }
 # What is typed, and a part of what is said.
@@ -119,6 +120,11 @@ sweep SMALL UNIFORM WEIBULL --axis start_up.rate=1 -> start_up.scale, start_up.c
 sweep SMALL UNIFORM --axis start_up.rate=1,2 -> --axis start_up.rate needs a --start-up LAW
 sweep SMALL UNIFORM --start-up 1,-2 -> at least 0, got '-2'
 sweep SMALL UNIFORM --start-up weibull:scale=-1,concentration=2 -> scale must be finite and > 0
+train RAY LAW --resume -> --resume goes on with what --checkpoints DIR holds
+train RAY LAW --checkpoints no-such-folder --resume -> holds no training to go on with
+train RAY LAW --method limit -> "limit" is no scheme
+train RAY LAW --method nothing -> unknown method
+train RAY LAW --method uncoded --address somewhere -> HOST:PORT, got somewhere
 """
 
 

@@ -28,3 +28,10 @@ def answer(command: Callable[..., tuple[int, str, str]]) -> Callable[..., Any]:
 def trace(tmp_path: Path) -> str:
     """Six steps of four workers that differ."""
     return written(tmp_path / "trace.csv")
+
+
+@pytest.fixture(autouse=True)
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the screen of those who run the tests is told."""
+    for name in ("COLUMNS", "FORCE_COLOR", "LINES", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)

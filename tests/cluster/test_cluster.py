@@ -576,16 +576,8 @@ def test_a_running_cluster_is_joined_and_left_running():
         address = f"127.0.0.1:{free.getsockname()[1]}"
     env = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": 32 * "b"}
     env |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # on the loopback address alone
-    start = [
-        sys.executable,
-        "-m",
-        "ray.scripts.scripts",
-        "start",
-        "--head",
-        "--block",
-        "--num-cpus=2",
-        "--include-dashboard=false",
-    ]
+    start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2"]
+    start += ["--include-dashboard=false"]
     start += ["--node-ip-address=127.0.0.1", f"--port={address.rpartition(':')[2]}"]
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # a socket in it has a name of 107 letters at most
     start += [f"--temp-dir={folder}", "--disable-usage-stats"]

@@ -41,6 +41,7 @@ QUICK = ["--method", "uncoded", "--method", "tandon_partial"]
 SCHEDULES = ["--method", "cyclic:2", "--method", "backup:1"]
 
 
+@pytest.mark.smoke
 def test_of_solve(answer, trace):
     found = answer(
         "solve", "solve", "--workers", "4", "--coordinates", "2000", *LAW, *QUICK, "--deadline", "1e7"
@@ -74,6 +75,7 @@ def test_of_solve_with_everything_that_may_be_asked(answer, tmp_path):
     assert found["problem"]["num_draws"] > 0
 
 
+@pytest.mark.smoke
 def test_of_sweep(answer, tmp_path):
     grid = ["sweep", "--workers", "2,3", "--coordinates", "60", "--cycle-time", "pareto:scale=1"]
     grid += ["--axis", "shape=0.5,2", *QUICK]
@@ -84,6 +86,7 @@ def test_of_sweep(answer, tmp_path):
     assert found["version"] == VERSION
 
 
+@pytest.mark.smoke
 @pytest.mark.slow
 def test_of_fit(answer, trace):
     asked = ["--law", "weibull", "--law", "uniform", "--replicates", "20", "--coordinates", "2000"]
@@ -110,6 +113,7 @@ def test_of_fit_to_several_loads(answer, tmp_path):
     assert [plan["law"] for plan in found["plans"]] == ["with start-up", "without start-up", "uncoded"]
 
 
+@pytest.mark.smoke
 @pytest.mark.slow
 def test_of_train(answer, trace):
     asked = ["train", "--steps", "3", "--seeds", "1", *QUICK]

@@ -74,6 +74,7 @@ def plan_of(construction=None, mean=True):
     return bcgc.coding.coding_plan(KEY, params, PARTITION, construction=construction, mean=mean)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("mean", [True, False])
 def test_the_coded_gradient_is_that_of_the_full_loss(mean, precision):
     rng = np.random.default_rng(0)

@@ -158,6 +158,7 @@ def test_the_mean_iteration_takes_the_expected_runtime(method):
     assert abs(runtime.mean() - expected) < 4 * runtime.std() / np.sqrt(runtime.size)
 
 
+@pytest.mark.smoke
 def test_measured_rows_are_replayed_in_their_order(model):
     params, batch = model
     scheme = scheme_of("time")

@@ -45,12 +45,11 @@ def _runtimes(problem, points):
 
 
 # The others differ in the law alone.
-_QUICK = ("paper", "uniform")
+_QUICK = (pytest.param("paper", marks=pytest.mark.smoke), "uniform")
+_SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in LAWS if name not in ("paper", "uniform")]
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in _QUICK else pytest.param(name, marks=pytest.mark.slow) for name in LAWS]
-)
+@pytest.mark.parametrize("name", [*_QUICK, *_SLOW])
 def test_the_gap_is_reached_and_no_random_partition_is_below_the_bound(x64, name):
     problem = padded(LAWS[name], 6, 3_000, 7, 1.3)
     solution = bcgc.solve(problem, "optimal")
@@ -145,6 +144,7 @@ def best_of_two_speeds(fast, slow, probability, workers):
     )
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("fast", "slow", "probability"), [(0.7, 3.2, 0.15), (1.0, 9.0, 0.01), (1.1, 1.6, 0.5)]
 )

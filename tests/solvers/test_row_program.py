@@ -26,6 +26,7 @@ def _by_scipy(times: np.ndarray) -> float:
     return float(found.fun)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(("steps", "size"), [(1, 4), (7, 4), pytest.param(40, 24, marks=pytest.mark.slow)])
 def test_the_optimum_of_rows_is_scipys(x64, steps, size):
     times = np.random.default_rng(steps).lognormal(0.0, 0.8, (steps, size)) + 0.2

@@ -35,6 +35,7 @@ each_function = pytest.mark.parametrize("name", OF_A_PARTITION)
         ([120, 80, 101], r"partition must sum to 300, num_coordinates, got 301"),
         (np.array([np.nan, 1.0, 2.0]), "partition must be finite, got nan"),
         (jnp.array([np.inf, 1.0, 2.0]), "partition must be finite, got inf"),
+        ([1.0, 2.0, 3.0, 4.0], r"partition must have shape \(3,\), .*got \(4,\).*vmap"),
         (np.full((2, 3), 100.0), r"partition must have shape \(3,\), .*got \(2, 3\).*vmap"),
     ],
 )

@@ -14,6 +14,7 @@ from jax import export
 
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import working_dtype
+from bcgc_jax.order_statistics import simulate_max
 from tests import registry
 from tests.compilations import compilations
 from tests.problems import NAMES
@@ -178,12 +179,19 @@ def test_the_numbers_of_a_law_are_weak_beside_a_time(name, x64):
     _check(found, name, "float32")
 
 
-def test_a_dtype_that_is_asked_for_is_given(x64):
-    law, rows = (LAWS[name](jnp.float32(1.25)) for name in ("ShiftedExponential", "Rows"))
+@pytest.mark.parametrize("name", LAWS)
+def test_a_dtype_that_is_asked_for_is_given(name, x64):
+    law = LAWS[name](jnp.float32(1.25))
     for dtype in (jnp.float32, jnp.float64):
-        chex.assert_type(law.sample(KEY, (3,), dtype), dtype)
-        chex.assert_type(rows.sample(KEY, (2, 3), dtype), dtype)
-        chex.assert_type(bcgc.sorted_cycle_times(KEY, law, 3, 2, dtype=dtype), dtype)
+        draws = (
+            jax.eval_shape(lambda dtype=dtype: law.sample(KEY, (5, 3), dtype)),
+            jax.eval_shape(lambda dtype=dtype: bcgc.sorted_cycle_times(KEY, law, 3, 5, dtype=dtype)),
+        )
+        assert [(one.shape, one.dtype) for one in draws] == [((5, 3), dtype)] * 2
+        if name not in JOINT:
+            load = jax.ShapeDtypeStruct((3,), dtype)
+            largest = jax.eval_shape(lambda load: simulate_max(KEY, law, load, 3, 5), load)
+            assert (largest.shape, largest.dtype) == ((5,), dtype)
 
 
 @pytest.mark.parametrize(

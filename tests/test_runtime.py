@@ -386,15 +386,3 @@ def test_the_expected_runtime_scales_with_samples_and_cycles_and_takes_integers(
         np.testing.assert_allclose(
             runtime(problem, np.array([3, 0, 4])), samples * cycles / 3 * exact, rtol=1e-10
         )
-
-
-def test_a_partition_of_the_wrong_length_is_refused_with_its_reason():
-    problem = _problem("uniform", 3)
-    for call in (
-        lambda x: bcgc.expected_runtime(problem, x),
-        lambda x: bcgc.certificate(problem, x),
-        lambda x: bcgc.completion_probability(problem, x, 1.0),
-        lambda x: bcgc.simulate_runtime(jax.random.key(0), problem, x, 10),
-    ):
-        with pytest.raises(ValueError, match=r"shape \(3,\).*got \(4,\).*vmap"):
-            call([1.0, 2.0, 3.0, 4.0])

@@ -407,13 +407,6 @@ def test_gamma_draws_survive_a_shift_that_swallows_the_small_ones(shift):
     assert np.max(np.abs(draws - (np.float32(shift) + excess))) <= np.spacing(np.float32(shift))
 
 
-@every_law
-def test_draws_keep_the_dtype_and_the_shape_that_were_asked_for(name, x64):
-    case = LAWS[name].family.at(*LAWS[name].parameters[1])
-    draws = jax.eval_shape(lambda key: case.law().sample(key, (3, 5), np.float32), jax.random.key(2))
-    assert (draws.shape, draws.dtype) == ((3, 5), np.float32)
-
-
 # Infinite means
 
 compiled_mean = jax.jit(lambda law: law.mean())

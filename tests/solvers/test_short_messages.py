@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import optimize
 
 import bcgc_jax as bcgc
 from bcgc_jax.message_codes import message_codes
 from bcgc_jax.solvers.short_messages import grouped_runtime, short_messages
 from tests.compilations import compilations
+from tests.oracles.programme import best_shares
 
 
 @pytest.fixture(autouse=True)
@@ -33,25 +33,10 @@ def _problem(law, workers=4, **changes):
 
 def _by_scipy(times, limit, send=0.0, order=FOUR):
     """The least mean over rows of when the last of the blocks is complete, in shares of all coordinates."""
-    steps = len(times)
-    slowest = -np.sort(-times, axis=1)
     tolerance, parts, work = np.array(order).T
-    before = np.tri(len(order))
-    rows = slowest[:, tolerance][:, :, None] * (before * work) + send * before / parts
-    found = optimize.linprog(
-        np.r_[np.zeros(len(order)), np.full(steps, 1 / steps)],
-        A_ub=np.vstack(
-            [
-                np.hstack([rows.reshape(-1, len(order)), -np.repeat(np.eye(steps), len(order), axis=0)]),
-                np.r_[1 / parts, np.zeros(steps)][None],
-            ]
-        ),
-        b_ub=np.r_[np.zeros(steps * len(order)), limit],
-        A_eq=np.r_[np.ones(len(order)), np.zeros(steps)][None],
-        b_eq=[1.0],
-        bounds=[(0, None)] * (len(order) + steps),
-    )
-    return float(found.fun)
+    before, slowest = np.tri(len(order)), -np.sort(-times, axis=1)
+    finish = slowest[:, tolerance][:, :, None] * (before * work) + send * before / parts
+    return best_shares(finish, limited=(1 / parts, limit))[0]
 
 
 LIMITS = np.array([1.0, 0.8, 0.5, 0.3])

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import optimize
 
 import bcgc_jax as bcgc
 from bcgc_jax.solvers.storage import storage_curve
 from tests.compilations import compilations
+from tests.oracles.programme import best_shares, level_times
 from tests.problems import padded
 
 
@@ -57,20 +57,8 @@ def test_each_point_is_that_of_solve(changes):
 
 def _by_scipy(times, stored):
     """The least mean of max_n T_n y_n over the levels below `stored`."""
-    steps, size = times.shape
-    ordered = -np.sort(-times, axis=1)
-    loads = np.tri(size) * np.arange(1, size + 1)
-    found = optimize.linprog(
-        np.r_[np.zeros(size), np.full(steps, 1 / steps)],
-        A_ub=np.hstack(
-            [(ordered[:, :, None] * loads).reshape(-1, size), -np.repeat(np.eye(steps), size, axis=0)]
-        ),
-        b_ub=np.zeros(steps * size),
-        A_eq=np.r_[np.ones(size), np.zeros(steps)][None],
-        b_eq=[1.0],
-        bounds=[(0, None if n < stored else 0) for n in range(size)] + [(0, None)] * steps,
-    )
-    return float(found.fun)
+    most = [None if n < stored else 0 for n in range(times.shape[1])]
+    return best_shares(level_times(times), most=most)[0]
 
 
 def test_each_point_of_measured_rows_is_scipys():

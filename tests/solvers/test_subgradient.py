@@ -1,19 +1,18 @@
 """Stochastic subgradients against optima found elsewhere, and the stopping rule against its description."""
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import optimize
 
 import bcgc_jax as bcgc
 from bcgc_jax.solvers.closed_form import time_partition
 from bcgc_jax.solvers.subgradient import scale_by_accumulated_norm, subgradient_partition
 from tests.oracles import runtimes as oracles
 from tests.oracles.laws import CASES
+from tests.oracles.programme import best_of_two_speeds
 
 TOTAL, SAMPLES, CYCLES = 700, 6.0, 0.7
 
@@ -21,31 +20,6 @@ TOTAL, SAMPLES, CYCLES = 700, 6.0, 0.7
 def _unit(workers: int) -> float:
     """Expected runtime of a problem over that of the partition of 1 in the oracles."""
     return TOTAL * SAMPLES * CYCLES / workers
-
-
-def _optimum_of_two_speeds(fast: float, slow: float, probability: float, workers: int) -> float:
-    """The optimum as a linear programme: E max is a sum over the number k of slow workers, one max each."""
-    chance = np.array(
-        [
-            math.comb(workers, k) * probability**k * (1 - probability) ** (workers - k)
-            for k in range(workers + 1)
-        ]
-    )
-    loads = np.tril(np.ones((workers, workers))) * np.arange(1, workers + 1)
-    rows = []
-    for k in range(workers + 1):
-        speed = np.where(np.arange(workers) < k, slow, fast)
-        bound = np.zeros((workers, workers + 1))
-        bound[:, k] = -1
-        rows.append(np.concatenate([speed[:, None] * loads, bound], axis=1))
-    best = optimize.linprog(
-        np.concatenate([np.zeros(workers), chance]),
-        A_ub=np.concatenate(rows),
-        b_ub=np.zeros(workers * (workers + 1)),
-        A_eq=[[1] * workers + [0] * (workers + 1)],
-        b_eq=[1.0],
-    )
-    return best.fun
 
 
 @pytest.mark.parametrize(
@@ -61,7 +35,7 @@ def test_the_answer_is_within_one_per_cent_of_the_optimum(name):
     case, workers = CASES[name], 8
     if name == "two_speed":
         fast, slow, probability = case.parameters
-        best = _optimum_of_two_speeds(fast, slow, probability, workers)
+        best = best_of_two_speeds(fast, slow, probability, workers)
     else:
         _, best = oracles.optimal_share(name, workers)
     problem = bcgc.Problem(case.law(), workers, TOTAL, SAMPLES, CYCLES)

@@ -421,6 +421,7 @@ def test_no_method_solves_what_traced_numbers_make_no_problem_of(method):
     _check_statuses(_solver(method)(COLUMNS), {bcgc.Status.INVALID})
 
 
+@pytest.mark.slow
 def test_nor_does_the_search_for_a_deadline():
     method = bcgc.Deadline(900.0, max_steps=50)
     solution = jax.jit(jax.vmap(lambda n: bcgc.solve(_made(n), method)))(COLUMNS)

@@ -165,8 +165,14 @@ def _against_draws(name, start_up, seeds, draws):
     return np.abs(off)
 
 
-@pytest.mark.parametrize("start_up", [False, True])
-@pytest.mark.parametrize("name", LAWS)
+# One of each rule with and without start-ups: smooth, with a kink, with atoms.
+_QUICK = (("shifted exponential", False), ("uniform", True), ("atoms", False))
+_SLOW = [(name, start_up) for name in LAWS for start_up in (False, True) if (name, start_up) not in _QUICK]
+
+
+@pytest.mark.parametrize(
+    ("name", "start_up"), [*_QUICK, *(pytest.param(*one, marks=pytest.mark.slow) for one in _SLOW)]
+)
 def test_exact_values_are_those_of_draws(name, start_up):
     assert np.all(_against_draws(name, start_up, range(3), 20_000) < 4)
 
@@ -180,6 +186,7 @@ def test_exact_values_are_those_of_a_million_draws(name):
     assert np.mean(off**2) < 2.96  # of ten squares of normal numbers in 999 of 1000
 
 
+@pytest.mark.slow
 def test_groups_are_independent_circles():
     rng = np.random.default_rng(3)
     law = bcgc.ShiftedExponential(0.5, 1.0)

@@ -64,7 +64,7 @@ def _enumerated(problem: bcgc.Problem, pairs: list[tuple[float, float, float]], 
     return _last(problem, x, starts, times), mass
 
 
-@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("overlap", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("dependent", [False, True])
 def test_atoms_are_summed_as_all_combinations_are(dependent: bool, overlap: bool) -> None:
     x = np.array([30.0, 50.0, 20.0])
@@ -99,7 +99,7 @@ def test_measured_steps_with_one_start_up_and_a_link() -> None:
 
 
 @pytest.mark.parametrize(
-    "time", ["shifted exponential", "atoms", pytest.param("uniform", marks=pytest.mark.slow)]
+    "time", ["shifted exponential", *(pytest.param(t, marks=pytest.mark.slow) for t in ("atoms", "uniform"))]
 )
 def test_without_a_start_up_link_and_chain_all_is_as_it_was(time: str) -> None:
     """Worst relative difference measured: 6e-15, of quadratures with other nodes."""

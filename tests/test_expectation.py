@@ -300,6 +300,7 @@ def test_a_batch_over_workers_and_parameters_is_the_loop():
         np.testing.assert_allclose(errors[i], error, rtol=1e-3)  # of differences of near equals
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["weibull_07", "pareto_12", "uniform", "empirical"])
 def test_single_precision_is_good_to_five_digits(name):
     case, rng = CASES[name], np.random.default_rng(11)

@@ -335,7 +335,7 @@ def reference_by_quadrature(name: str, num_workers: int, k: int, power: int) -> 
         pytest.param("Weibull", [(7, 3), (1000, 1000)], id="Weibull"),
         pytest.param("Lognormal", [(7, 7), (1000, 2)], id="Lognormal"),
         pytest.param("Uniform", [(1, 1), (1000, 999)], id="Uniform"),
-        pytest.param("Gamma", [(50, 50)], id="Gamma"),
+        pytest.param("Gamma", [(50, 50)], id="Gamma", marks=pytest.mark.slow),
     ],
 )
 def test_expectations_are_those_of_mpmath(name, chosen, x64):

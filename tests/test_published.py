@@ -49,7 +49,16 @@ _evaluate = jax.jit(
 )
 
 
-@pytest.mark.parametrize("scheme", ["time", "frequency", "single_block", "ferdinand_full", "tandon_partial"])
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        "time",
+        "frequency",
+        "single_block",
+        "ferdinand_full",
+        pytest.param("tandon_partial", marks=pytest.mark.slow),
+    ],
+)
 def test_every_reliable_runtime_of_fig_4_is_reproduced(x64, published, scheme):
     workers, rates, known = published[scheme]
     assert known.size == 10
@@ -93,6 +102,7 @@ def _completions() -> list[tuple[bcgc.Problem, dict[str, float]]]:
     ]
 
 
+@pytest.mark.slow
 def test_completion_probabilities_of_the_journal_version(x64):
     for problem, row in _completions():
         found = {

@@ -187,18 +187,26 @@ def _check_simulation(name):
     np.testing.assert_allclose(estimate.standard_error, expected, rtol=0.15)
 
 
-@pytest.mark.parametrize("name", ["weibull_07", "pareto_3", "gamma", "uniform", "two_speed"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "weibull_07",
+        "two_speed",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("pareto_3", "gamma", "uniform")),
+    ],
+)
 @pytest.mark.usefixtures("x64")
 def test_simulation_is_within_its_error_of_the_exact_value_and_of_sorted_draws(name):
     _check_simulation(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["weibull_07", "empirical"])
 def test_simulation_in_single_precision_is_too(name):
     _check_simulation(name)
 
 
-@pytest.mark.parametrize("name", ["shifted_exponential", "two_speed"])
+@pytest.mark.parametrize("name", ["two_speed", pytest.param("shifted_exponential", marks=pytest.mark.slow)])
 def test_the_standard_error_is_the_deviation_of_the_mean(name):
     partition, count = np.array([60.0, 20.0, 10.0, 0.0]), 800
     estimate = _simulate(jax.random.split(jax.random.key(5), count), _problem(name, 4), partition, 200)
@@ -292,6 +300,7 @@ def test_the_slope_of_the_completion_probability_is_that_of_central_differences(
     np.testing.assert_allclose(slope, exact, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_single_precision_keeps_both_tails_of_the_completion_probability():
     partition, workers = np.array([20.0, 0.0, 15.0, 30.0, 5.0, 30.0]), 6
     case, problem = CASES["shifted_exponential"], _problem("shifted_exponential", workers)
@@ -309,7 +318,14 @@ def _certify(law, partition, workers):
     return bcgc.certificate(problem, partition)
 
 
-@pytest.mark.parametrize("name", ["shifted_exponential", "weibull_3", "pareto_12", "two_speed"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "shifted_exponential",
+        "two_speed",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("weibull_3", "pareto_12")),
+    ],
+)
 @pytest.mark.usefixtures("x64")
 def test_no_feasible_point_beats_the_lower_bound(name):
     case, workers, rng = CASES[name], 8, np.random.default_rng(10)

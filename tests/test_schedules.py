@@ -30,7 +30,13 @@ def _x64() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("groups", [[(3, 1)], [(3, 2)], [(1, 1), (2, 2), (4, 3)], [(2, 1), (1, 2), (4, 1)]])
+@pytest.mark.parametrize(
+    "groups",
+    [
+        [(1, 1), (2, 2), (4, 3)],
+        *(pytest.param(g, marks=pytest.mark.slow) for g in ([(3, 1)], [(3, 2)], [(2, 1), (1, 2), (4, 1)])),
+    ],
+)
 @pytest.mark.parametrize(("setup", "chain"), [(0.0, 0.0), (3.0, 0.2)])
 def test_it_is_what_workers_do_one_by_one(groups, setup, chain):
     rng = np.random.default_rng(len(groups))
@@ -198,6 +204,7 @@ def test_what_does_not_exist_is_refused(method, words):
         bcgc.solve(bcgc.Problem(PAPER, 5, 100), method)
 
 
+@pytest.mark.slow
 def test_a_schedule_is_read_again(tmp_path):
     problem = bcgc.Problem(PAPER, 5, 100)
     solution = bcgc.solve(problem, "alternating:3:2", key=jax.random.key(0))
@@ -209,6 +216,7 @@ def test_a_schedule_is_read_again(tmp_path):
     assert read.needs == solution.needs
 
 
+@pytest.mark.slow
 def test_a_batch_over_workers_is_the_loop():
     def value(workers):
         return bcgc.solve(bcgc.Problem(PAPER, workers, 100, max_workers=6), "cyclic:3").expected_runtime

@@ -104,6 +104,7 @@ def test_float32_cells_are_certified_too_and_files_keep_them(tmp_path):
         assert [row["partition"] for row in read] == partitions
 
 
+@pytest.mark.slow
 def test_a_bad_cell_has_its_status_and_stops_no_other(x64):
     def heavy(num_workers, shape, max_workers):
         return bcgc.Problem(bcgc.Pareto(1.0, shape), num_workers, 100, max_workers=max_workers)

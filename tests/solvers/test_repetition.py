@@ -52,7 +52,9 @@ def test_the_optimum_is_that_of_a_linear_program_over_all_outcomes(limit, sharde
     assert 1000 * exact * (1 - 1e-9) <= float(found.expected_runtime) <= 1000 * exact * (1 + 1.1e-6)
 
 
-@pytest.mark.parametrize("changes", [{}, {"send_time": 900.0, "start_up": 5000.0}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [pytest.param({}, marks=pytest.mark.slow), {"send_time": 900.0, "start_up": 5000.0}], ids=str
+)
 def test_the_value_is_that_of_draws_and_no_random_plan_is_below_the_bound(changes):
     rng = np.random.default_rng(4)
     times = 50 + 1000 * rng.exponential(size=(20_000, 4))

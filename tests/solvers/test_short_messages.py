@@ -69,7 +69,7 @@ LAWS = {
 }
 
 
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", ["paper", pytest.param("uniform", marks=pytest.mark.slow)])
 def test_the_value_is_that_of_draws_and_no_random_plan_is_below_the_bound(name):
     law, draw = LAWS[name]
     rng = np.random.default_rng(3)
@@ -92,6 +92,7 @@ def test_the_value_is_that_of_draws_and_no_random_plan_is_below_the_bound(name):
             assert (other - drawn).mean() > -4 * spread - 1e-6 * drawn.mean()
 
 
+@pytest.mark.slow
 def test_the_published_setting():
     """Without a limit the paper's plan; the curve is convex, and its slope is the price."""
     problem = bcgc.Problem(PAPER, 20, 20_000, 50.0, 1.0)
@@ -163,7 +164,7 @@ def test_a_start_up_is_added_and_a_link_is_paid_for_what_is_sent():
             assert float(short.expected_runtime) == pytest.approx(float(whole.expected_runtime), rel=2e-6)
 
 
-@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("overlap", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_groups_are_done_no_later_than_the_order_statistics(overlap):
     rng = np.random.default_rng(5)
     codes = message_codes(4)
@@ -196,6 +197,7 @@ def test_other_numbers_compile_nothing():
     assert not found
 
 
+@pytest.mark.slow
 def test_single_precision_is_certified_to_what_it_resolves():
     with jax.enable_x64(False):
         found = short_messages(_problem(PAPER), LIMITS, tolerance=1e-3)

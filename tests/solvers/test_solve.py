@@ -135,7 +135,7 @@ def test_single_levels_are_where_they_say():
         np.testing.assert_allclose(known(partition), L * np.eye(SIZE)[level], rtol=1e-12)
 
 
-@pytest.mark.parametrize("method", ["time", "tandon_partial"])
+@pytest.mark.parametrize("method", ["time", pytest.param("tandon_partial", marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("x64")
 def test_a_batch_over_workers_and_rates_is_the_loop(method):
     def solve(workers, rate, max_workers=SIZE):
@@ -230,6 +230,7 @@ def test_an_option_may_be_a_number_or_an_array():
     assert abs(other / number - 1) > 1e-3
 
 
+@pytest.mark.slow
 def test_single_precision_finds_the_same_schemes():
     with jax.enable_x64(True):
         exact = {method: bcgc.solve(_problem(), method) for method in ("time", "frequency", "single_block")}

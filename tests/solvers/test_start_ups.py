@@ -139,6 +139,7 @@ def test_a_start_up_without_a_mean_is_refused() -> None:
         bcgc.solve(_problem(start_up=bcgc.Pareto(1.0, 0.9)))
 
 
+@pytest.mark.slow
 def test_a_deadline_is_met_with_start_ups_as_probably_as_by_any_plan_tried() -> None:
     problem = _problem(start_up=bcgc.Exponential(1 / 300), send_time=0.3)
     deadline = 1.1 * float(bcgc.solve(problem, "time").expected_runtime)

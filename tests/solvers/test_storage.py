@@ -24,6 +24,7 @@ def _paper(workers):
     return bcgc.Problem(bcgc.ShiftedExponential(1e-3, 50.0), workers, 20_000, 50.0, 1.0)
 
 
+@pytest.mark.slow
 def test_the_last_point_is_the_papers_and_the_first_has_no_redundancy():
     curve = storage_curve(_paper(20))
     solution = bcgc.solve(_paper(20))
@@ -42,7 +43,13 @@ def test_the_last_point_is_the_papers_and_the_first_has_no_redundancy():
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"setup_cycles": 200.0}, {"start_up": 3e6, "send_time": 100.0}], ids=str
+    "changes",
+    [
+        {},
+        pytest.param({"setup_cycles": 200.0}, marks=pytest.mark.slow),
+        pytest.param({"start_up": 3e6, "send_time": 100.0}, marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
 def test_each_point_is_that_of_solve(changes):
     problem = bcgc.Problem(bcgc.ShiftedExponential(1e-3, 50.0), 4, 20_000, 50.0, 1.0, **changes)
@@ -70,6 +77,7 @@ def test_each_point_of_measured_rows_is_scipys():
     np.testing.assert_allclose(curve.expected_runtime, exact, rtol=2e-6)
 
 
+@pytest.mark.slow
 def test_padding_repeats_the_last_point():
     curve = storage_curve(padded(bcgc.ShiftedExponential(1e-3, 50.0), 4))
     alone = storage_curve(bcgc.Problem(bcgc.ShiftedExponential(1e-3, 50.0), 4, 20_000))
@@ -79,6 +87,7 @@ def test_padding_repeats_the_last_point():
     np.testing.assert_allclose(curve.awaited[:4], alone.awaited, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_batch_is_its_members_and_other_numbers_compile_nothing():
     def curve(rate):
         return storage_curve(bcgc.Problem(bcgc.ShiftedExponential(rate, 1.0), 4, 20_000))

@@ -132,6 +132,7 @@ def test_a_batch_over_workers_rates_and_keys_is_the_loop_and_leaves_padding_empt
     assert len(set(batch.num_steps.tolist())) > 1
 
 
+@pytest.mark.slow
 def test_single_precision_reaches_the_same_quality():
     result = _run(jax.random.key(7), -1.0)
     assert result.partition.dtype == jnp.float32

@@ -1,7 +1,6 @@
 """Subsets covered by workers on a circle: exact values against enumeration, the trace formula and draws."""
 
 import itertools
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +11,7 @@ import bcgc_jax as bcgc
 from bcgc_jax import cover
 from bcgc_jax.deliveries import Worker
 
-
-@pytest.fixture(autouse=True)
-def _x64() -> Iterator[None]:
-    with jax.enable_x64(True):
-        yield
-
+pytestmark = pytest.mark.usefixtures("x64")
 
 # One program for each number of subsets: N is padded.
 SIZE = 24
@@ -123,14 +117,8 @@ LAWS = {
         lambda a, b: bcgc.ShiftedExponential(1 / a, b),
         lambda rng, s, a, b: b + a * rng.exponential(size=s),
     ),
-    "weibull": (
-        lambda a, b: bcgc.Weibull(a, 0.6 + b),
-        lambda rng, s, a, b: a * rng.weibull(0.6 + b, s),
-    ),
-    "uniform": (
-        lambda a, b: bcgc.Uniform(b, a + b),
-        lambda rng, s, a, b: rng.uniform(b, a + b, s),
-    ),
+    "weibull": (lambda a, b: bcgc.Weibull(a, 0.6 + b), lambda rng, s, a, b: a * rng.weibull(0.6 + b, s)),
+    "uniform": (lambda a, b: bcgc.Uniform(b, a + b), lambda rng, s, a, b: rng.uniform(b, a + b, s)),
     "atoms": (
         lambda a, b: bcgc.Empirical([a, 2 * b, 3 * (a + b)]),
         lambda rng, s, a, b: rng.choice([a, 2 * b, 3 * (a + b)], s),

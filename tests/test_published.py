@@ -44,9 +44,7 @@ def published() -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
 
 
 # One compilation for every scheme that is a partition.
-_evaluate = jax.jit(
-    jax.vmap(lambda workers, rate, x: bcgc.expected_runtime(_problem(workers, rate), x)),
-)
+_evaluate = jax.jit(jax.vmap(lambda workers, rate, x: bcgc.expected_runtime(_problem(workers, rate), x)))
 
 
 @pytest.mark.parametrize(

@@ -225,9 +225,7 @@ def _small(monkeypatch, largest_rate: float = 1e-2) -> bcgc.Sweep:
 def _small_plan(largest_rate: float, precision: np.dtype) -> bcgc.Sweep:
     """Compiled once for all that write it."""
     cells = bcgc.grid(
-        num_workers=np.array([2, 3]),
-        rate=np.geomspace(1e-3, largest_rate, 40),
-        deadline=np.array([2e8]),
+        num_workers=np.array([2, 3]), rate=np.geomspace(1e-3, largest_rate, 40), deadline=np.array([2e8])
     )
     return bcgc.Sweep(paper, cells, ["time", "ferdinand:2"], partitions=True)
 

@@ -65,10 +65,7 @@ LAWS = {
     "Exponential": Asked(
         laws.EXPONENTIAL,
         [(1.3e-3,), (0.37,), (12.5,)],
-        {
-            "float32": (2e-7, 2e-7, 2e-7, 2e-7),
-            "float64": (1e-15, 1e-15, 1e-15, 1e-15),
-        },
+        {"float32": (2e-7, 2e-7, 2e-7, 2e-7), "float64": (1e-15, 1e-15, 1e-15, 1e-15)},
     ),
     "Weibull": Asked(
         laws.WEIBULL,

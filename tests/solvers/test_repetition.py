@@ -1,7 +1,5 @@
 """The optimum by repetition in nested groups: against draws, a linear program, and the paper's scheme."""
 
-from collections.abc import Iterator
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,12 +11,7 @@ from bcgc_jax.solvers.short_messages import grouped_runtime
 from tests.compilations import compilations
 from tests.oracles.programme import best_shares
 
-
-@pytest.fixture(autouse=True)
-def _x64() -> Iterator[None]:
-    with jax.enable_x64(True):
-        yield
-
+pytestmark = pytest.mark.usefixtures("x64")
 
 PAPER = bcgc.ShiftedExponential(1e-3, 50.0)
 

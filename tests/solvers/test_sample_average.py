@@ -12,11 +12,7 @@ from scipy import stats
 import bcgc_jax as bcgc
 from bcgc_jax.measured.resampling import bootstrap_interval, resampled_means
 from bcgc_jax.solvers.closed_form import frequency_partition
-from bcgc_jax.solvers.sample_average import (
-    draw_problems,
-    judge,
-    student_quantile,
-)
+from bcgc_jax.solvers.sample_average import draw_problems, judge, student_quantile
 from tests.oracles.programme import best_shares, level_times
 from tests.oracles.runtimes import delivered_runtime
 from tests.problems import known

@@ -1,7 +1,6 @@
 """Short messages: plans against SciPy's linear program, random plans by draws, and the paper's scheme."""
 
 import itertools
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +13,7 @@ from bcgc_jax.solvers.short_messages import grouped_runtime, short_messages
 from tests.compilations import compilations
 from tests.oracles.programme import best_shares
 
-
-@pytest.fixture(autouse=True)
-def _x64() -> Iterator[None]:
-    with jax.enable_x64(True):
-        yield
-
+pytestmark = pytest.mark.usefixtures("x64")
 
 # Of four workers: stragglers, parts, subsets; in ascending order of stragglers, as blocks are computed.
 FOUR = ((0, 1, 1), (0, 2, 2), (0, 4, 4), (1, 1, 2), (1, 3, 4), (2, 1, 3), (2, 2, 4), (3, 1, 4))

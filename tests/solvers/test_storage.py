@@ -1,7 +1,5 @@
 """The optimum for each number of stored subsets, against `solve`, SciPy's linear program and closed forms."""
 
-from collections.abc import Iterator
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,11 +11,7 @@ from tests.compilations import compilations
 from tests.oracles.programme import best_shares, level_times
 from tests.problems import padded
 
-
-@pytest.fixture(autouse=True)
-def _x64() -> Iterator[None]:
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 def _paper(workers):

@@ -4,6 +4,7 @@ The number is Python's, an array, or traced; a result follows from it alone. Wha
 stands in test_registry.py; other tests take laws and calls from here.
 """
 
+import functools
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -138,15 +139,12 @@ OF_A_PARTITION: dict[str, Callable[[bcgc.Problem, Any], Any]] = {
     "completion_probability": lambda problem, x: bcgc.completion_probability(problem, x, 900.0),
     "simulate_runtime": lambda problem, x: bcgc.simulate_runtime(KEY, problem, x, 8),
 }
-# What a method takes is a number too, where it may be traced.
-METHODS: dict[str, Callable[[Number], Any]] = {
-    **{
-        name: lambda v, name=name: name
-        for name in (
-            *("time", "frequency", "uncoded", "single_block", "tandon_partial", "ferdinand_full"),
-            *("ferdinand_half", "limit", "cyclic:2", "groups:3", "backup:1", "credit:2"),
-        )
-    },
+_NAMED = (
+    *("time", "frequency", "uncoded", "single_block", "tandon_partial", "ferdinand_full", "ferdinand_half"),
+    *("limit", "cyclic:2", "groups:3", "alternating:2:2", "backup:1", "credit:2"),
+)
+# Names, and methods of a number.
+METHODS: dict[str, Any] = {name: name for name in _NAMED} | {
     "Optimal": lambda v: bcgc.Optimal(tolerance=1e-5 * v),
     "Optimal of some levels": lambda v: bcgc.Optimal(levels=[0, _whole(v)]),
     "Subgradient": lambda v: bcgc.Subgradient(max_steps=100, batch_size=64, tolerance=1e-3 * v),
@@ -154,18 +152,26 @@ METHODS: dict[str, Callable[[Number], Any]] = {
     "TandonPartial": lambda v: bcgc.TandonPartial(alpha=1.0 + v),
     "Tandon": lambda v: bcgc.Tandon(_whole(v)),
     "Ferdinand": lambda v: bcgc.Ferdinand(700 + _whole(v)),
-    "Alternating": lambda v: "alternating:2:2",
     "Sharing": lambda v: bcgc.Sharing(2),
-    "Scheme": lambda v: ALL_OF_IT,
+    "Scheme": bcgc.Scheme("all_of_it", lambda problem: problem.total * jnp.eye(3)[0]),
 }
-ALL_OF_IT = bcgc.Scheme("all_of_it", lambda problem: problem.total * jnp.eye(3)[0])
+
+
+def _solved(method: Any, v: Number) -> bcgc.Solution:
+    method = method(v) if callable(method) else method
+    return bcgc.solve(problem_of(v), method, key=KEY)
+
+
+def _of_partition(call: Callable[[bcgc.Problem, Any], Any], of: Callable[[Number], Any], v: Number) -> Any:
+    return call(of(v), _partition(v))
+
 
 _TIMES = (np.random.default_rng(0).gamma(2.0, 1.0, 100) + 1).tolist()
 
 # May be traced.
 CALLS: dict[str, Callable[[Number], Any]] = {
     **{
-        f"{name}{words}": lambda v, call=call, of=of: call(of(v), _partition(v))
+        f"{name}{words}": functools.partial(_of_partition, call, of)
         for words, of in (("", problem_of), (" of late workers", late_problem))
         for name, call in OF_A_PARTITION.items()
     },
@@ -212,11 +218,8 @@ CALLS: dict[str, Callable[[Number], Any]] = {
         num_draws=8,
         num_replications=4,
     ),
-    **{
-        f"solve {name}": lambda v, of=of: bcgc.solve(problem_of(v), of(v), key=KEY)
-        for name, of in METHODS.items()
-    },
-}  # fmt: skip
+    **{f"solve {name}": functools.partial(_solved, method) for name, method in METHODS.items()},
+}
 
 # The same functions for other laws, or as dear in their first call: these are traced only.
 ONLY_TRACED = {
@@ -225,7 +228,7 @@ ONLY_TRACED = {
     *("solve groups:3", "solve credit:2", "solve Sharing"),
 }
 SLOW_AT_FIRST = (
-    *("Gamma", "HazardSpline", "Lognormal", "solve Alternating", "completion_bound in parts"),
+    *("Gamma", "HazardSpline", "Lognormal", "solve alternating:2:2", "completion_bound in parts"),
     *("fit_laws", "fit_start_up"),
 )
 SLOW_TO_TRACE = ("solve of late workers", "solve credit:2")
@@ -291,7 +294,18 @@ ON_THE_HOST: dict[str, Callable[[float], Any]] = {
 # What the calls take and return.
 TAKEN_OR_RETURNED = {
     *("Law", "Problem", "Solution", "Status", "Certificate", "Expectation", "RuntimeEstimate", "Parts"),
-    *("Schedule", "Needs", "Comparison", "CompletionBound", "Cyclic", "Groups", "Backup", "Credit", "grid"),
+    *(
+        "Schedule",
+        "Needs",
+        "Comparison",
+        "CompletionBound",
+        "Cyclic",
+        "Groups",
+        "Alternating",
+        "Backup",
+        "Credit",
+        "grid",
+    ),
     *("Trace", "load_trace", "Description", "Fit", "StartUpFit"),
 }
 # Their second calls are those of tests/coding.

@@ -1,5 +1,6 @@
 """Every public name keeps its caller's dtype, compiles nothing in a second call, lowers for accelerators."""
 
+import functools
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -20,14 +21,12 @@ from tests.compilations import compilations
 from tests.problems import NAMES
 from tests.registry import CALLS, JOINT, KEY, LAWS, ON_THE_HOST, WHOLE_NUMBERS
 
-OF_LAWS: dict[str, Callable[[Any], Any]] = {
-    name: lambda v, name=name: registry.of_law(name, v) for name in LAWS
-}
-RUNTIMES: dict[str, Callable[[Any], Any]] = {
-    f"runtimes of {name}": lambda v, name=name: registry.runtimes_of_law(name, v) for name in LAWS
-}
-TRACED = OF_LAWS | RUNTIMES | CALLS
-EAGER = OF_LAWS | ON_THE_HOST | {n: call for n, call in CALLS.items() if n not in registry.ONLY_TRACED}
+OF_LAWS = {name: functools.partial(registry.of_law, name) for name in LAWS}
+RUNTIMES = {f"runtimes of {name}": functools.partial(registry.runtimes_of_law, name) for name in LAWS}
+TRACED: dict[str, Callable[[Any], Any]] = OF_LAWS | RUNTIMES | CALLS
+EAGER: dict[str, Callable[[Any], Any]] = (
+    OF_LAWS | ON_THE_HOST | {n: call for n, call in CALLS.items() if n not in registry.ONLY_TRACED}
+)
 
 
 @pytest.mark.smoke

@@ -62,6 +62,8 @@ from bcgc_jax.solvers.units import improve_units
 # Up to here the loss of rounding may show, and the search over whole units is worth its time; with measured
 # times up to so many operations for all N² moves of a unit, a few seconds.
 FEW_UNITS, _MOST_OPERATIONS = 1000, 1e9
+# The package's own rules that give a partition.
+RULES = tuple(scheme for scheme in SCHEMES.values() if scheme.is_partition)
 # Workers up to which dense steps take over from smooth ones that end above this gap.
 DENSE, _SMOOTH_GAP = 1024, 1e-5
 
@@ -454,8 +456,7 @@ def _differentiable_jvp(primals, tangents):
     return known, slope
 
 
-@functools.partial(jax.jit, static_argnames="rule")
-def _partition(problem: Problem, number: int | None, *, rule: Scheme | type[Method]) -> tuple[Array, Array]:
+def _by_rule(problem: Problem, number: int | None, *, rule: Scheme | type[Method]) -> tuple[Array, Array]:
     """Partition and status of a rule that needs no search."""
     if isinstance(rule, Scheme):
         x = rule.partition(problem)
@@ -466,6 +467,24 @@ def _partition(problem: Problem, number: int | None, *, rule: Scheme | type[Meth
         x = jnp.where(feasible, x, jnp.nan)
     converged = jnp.asarray(int(Status.CONVERGED))
     return x, jnp.where(is_partition(problem, x), converged, int(Status.INFEASIBLE))
+
+
+_partition = jax.jit(_by_rule, static_argnames="rule")
+
+
+@jax.jit
+def _by_number(problem: Problem, number: int) -> tuple[Array, Array]:
+    """The same of one of `RULES`."""
+    return jax.lax.switch(
+        number, [functools.partial(_by_rule, number=None, rule=one) for one in RULES], problem
+    )
+
+
+def solve_by_rule(problem: Problem, rule: Scheme) -> Solution:
+    """As `solve` for one of `RULES`, by a program that serves all of them: for those who ask for several."""
+    check_finite_mean(problem)
+    partition, status = _by_number(problem, RULES.index(rule))
+    return replace(assess(problem, partition, status), method=rule.name, problem=problem)
 
 
 def _refuse_partition(problem: Problem, name: str, partition: Array) -> None:

@@ -46,7 +46,7 @@ from bcgc_jax.measured.traces import Trace
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.runtime import partition_of_units
 from bcgc_jax.solution import Solution
-from bcgc_jax.solvers import runtime_limit, solve
+from bcgc_jax.solvers import runtime_limit
 from bcgc_jax.solvers.forward_pass import largest_setup
 from bcgc_jax.solvers.methods import (
     BASELINES,
@@ -62,7 +62,7 @@ from bcgc_jax.solvers.methods import (
 )
 from bcgc_jax.solvers.sample_average import NUM_FRESH_DRAWS, draw_problems
 from bcgc_jax.solvers.schemes import Scheme
-from bcgc_jax.solvers.solve import FEW_UNITS, RULES, check_finite_mean, solve_by_rule
+from bcgc_jax.solvers.solve import FEW_UNITS, check_finite_mean, solve_sharing
 
 # Methods side by side, where they take so many seconds together: one that compiles has all cores already.
 _THREADS, _LONG = 2, 5.0
@@ -395,10 +395,7 @@ def _solve_all(
             with jax.enable_x64(True):  # a setting of each thread
                 try:
                     with parts.part(name), watch.lap() as taken:
-                        if method in RULES and problem.iteration.exact:
-                            solution = solve_by_rule(problem, method)
-                        else:
-                            solution = solve(problem, method, key=question.key)
+                        solution = solve_sharing(problem, method, key=question.key)
                         jax.block_until_ready(solution)
                 except ValueError:
                     named = question.methods or name == "deadline" or "," in name

@@ -1,12 +1,12 @@
-"""The program that serves all rules gives each its own partition, here against formulas in NumPy."""
+"""Programs that several methods share answer as those of one method do."""
 
 import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.solvers.schemes import SCHEMES
-from bcgc_jax.solvers.solve import RULES, solve_by_rule
-from tests.problems import padded
+from bcgc_jax.solvers.solve import RULES, solve_sharing
+from tests.problems import known, padded
 
 RATE, SHIFT, TOTAL = 1e-3, 50.0, 20_000
 
@@ -29,7 +29,7 @@ def test_each_rule_has_its_own_partition():
         "large_deadline": TOTAL / np.arange(1, 4) / (11 / 6),
         "ferdinand_full": [0, 0, TOTAL],  # layers of one coordinate: every level is N - 1
     }
-    found = {rule.name: solve_by_rule(problem, rule) for rule in RULES}
+    found = {rule.name: solve_sharing(problem, rule) for rule in RULES}
     assert all(solution.method == name for name, solution in found.items())
     for name, partition in expected.items():
         np.testing.assert_allclose(
@@ -41,3 +41,13 @@ def test_each_rule_has_its_own_partition():
     }
     assert len(partitions) == len(found) - 1
     assert SCHEMES["limit"] not in RULES
+
+
+@pytest.mark.usefixtures("x64")
+def test_partial_stragglers_take_as_long_as_a_partition_does():
+    problem = padded(bcgc.ShiftedExponential(RATE, SHIFT), 3, TOTAL)
+    alone, shared = bcgc.solve(problem, "tandon_partial"), solve_sharing(problem, bcgc.TandonPartial())
+    np.testing.assert_allclose(shared.expected_runtime, alone.expected_runtime, rtol=1e-9)
+    for one, other in zip(known(shared.parts), known(alone.parts), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12)
+    assert (shared.method, int(shared.status)) == (alone.method, int(alone.status))

@@ -7,6 +7,7 @@ file of measured times to a law; `bcgc_jax.cluster`, worker processes, imported 
 
 import ast
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,12 @@ def __getattr__(name: str) -> Any:
     """Import what is used when it is first used: what prints a help text needs no JAX."""
     if name == "__version__":
         found: Any = _version()
-    elif name not in _PUBLIC:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    elif _PUBLIC[name] == __name__:  # a folder or file of the package
+    elif _PUBLIC.get(name, __name__) != __name__:
+        found = getattr(import_module(_PUBLIC[name]), name)
+    elif not name.startswith("_") and find_spec(f"{__name__}.{name}"):  # a file or folder of the package
         found = import_module(f"{__name__}.{name}")
     else:
-        found = getattr(import_module(_PUBLIC[name]), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = found
     return found
 

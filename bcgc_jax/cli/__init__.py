@@ -1,5 +1,6 @@
 """The command `bcgc`."""
 
+import gc
 import os
 from typing import NoReturn
 
@@ -11,6 +12,7 @@ def main() -> NoReturn:
     """Run `bcgc`; bad input ends with one line and exit status 2."""
     # What XLA thinks of constants, for example, is not for the screen; it is read when JAX is imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    gc.set_threshold(100_000)  # what JAX traces is many objects and few circles: a tenth of the time
     try:
         take_any_sign()
         status = _run()

@@ -46,7 +46,7 @@ from bcgc_jax.measured.traces import Trace
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.runtime import partition_of_units
 from bcgc_jax.solution import Solution
-from bcgc_jax.solvers import runtime_limit, solve
+from bcgc_jax.solvers import runtime_limit
 from bcgc_jax.solvers.forward_pass import largest_setup
 from bcgc_jax.solvers.methods import (
     BASELINES,
@@ -62,10 +62,10 @@ from bcgc_jax.solvers.methods import (
 )
 from bcgc_jax.solvers.sample_average import NUM_FRESH_DRAWS, draw_problems
 from bcgc_jax.solvers.schemes import Scheme
-from bcgc_jax.solvers.solve import FEW_UNITS, check_finite_mean
+from bcgc_jax.solvers.solve import FEW_UNITS, check_finite_mean, solve_sharing
 
-# While one compiles the optimum, the other compiles what all methods share and goes on with the rest.
-_THREADS = 2
+# Methods side by side, where they take so many seconds together: one that compiles has all cores already.
+_THREADS, _LONG = 2, 5.0
 # Times that a step of the subgradient method draws, and its fewest iterations.
 _DRAWN, _FEWEST_DRAWS = 2**17, 64
 # Seconds to compile a method, for the bar.
@@ -383,18 +383,19 @@ def _solve_all(
     others: Mapping[str, Method | Scheme],
 ) -> list[Found]:
     """All methods, best first. Those that nobody asked for may be impossible here."""
-    # Compiling lets go of the interpreter's lock: the methods' programs are compiled side by side.
-    threads = ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1))
     # Long, as the optimum is: not both at first.
     tasks = sorted({**asked, **others}.items(), key=lambda one: isinstance(one[1], Subgradient))
-    estimates = {name: _COMPILING + cost_of(problem, method).seconds for name, method in tasks}
+    seconds = {name: cost_of(problem, method).seconds for name, method in tasks}
+    estimates = {name: _COMPILING + takes for name, takes in seconds.items()}
+    long = sum(seconds.values()) > _LONG
+    threads = ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1) if long else 1)
     with progress(counted=False) as bar, Parts(bar, estimates) as parts:
 
         def solve_one(name: str, method: Method | Scheme) -> Found | None:
             with jax.enable_x64(True):  # a setting of each thread
                 try:
-                    with parts.part(name), watch.lap() as seconds:
-                        solution = solve(problem, method, key=question.key)
+                    with parts.part(name), watch.lap() as taken:
+                        solution = solve_sharing(problem, method, key=question.key)
                         jax.block_until_ready(solution)
                 except ValueError:
                     named = question.methods or name == "deadline" or "," in name
@@ -403,7 +404,7 @@ def _solve_all(
                     return None
                 # What is exact for unlike workers is so for the draws that it is judged by.
                 solution = replace(solution, problem=judged)
-                row = {"method": name} | row_of(judged, solution, seconds(), question.deadline)
+                row = {"method": name} | row_of(judged, solution, taken(), question.deadline)
                 return Found(row, solution)
 
         with Stopwatch(parts.compiling) as watch:

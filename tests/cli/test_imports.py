@@ -57,7 +57,8 @@ def test_a_law_has_the_parameters_that_it_is_typed_with(name):
     law = law_class(name)
     assert law_name(law) == name
     defaults = {
-        f.name: None if f.default is dataclasses.MISSING else f.default for f in dataclasses.fields(law)
+        f.name: None if f.default is dataclasses.MISSING else f.default
+        for f in dataclasses.fields(law)  # type: ignore[arg-type]
     }
     assert names.LAWS[name] == defaults
 

@@ -45,8 +45,8 @@ def refuse_complex(what: str, values: Any) -> None:
         if np.iscomplexobj(leaf):
             dtype = np.result_type(getattr(leaf, "dtype", leaf))
             raise ValueError(
-                f"{what}{jax.tree_util.keystr(path)} is {dtype}, and gradient codes are of real numbers: make "
-                "real and imaginary part two real leaves, and join them in the loss by jax.lax.complex"
+                f"{what}{jax.tree_util.keystr(path)} is {dtype}, and codes are of real numbers: take real "
+                "and imaginary part for two leaves, and join them in the loss by jax.lax.complex"
             )
 
 

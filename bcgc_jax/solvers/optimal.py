@@ -87,7 +87,7 @@ class _Shares(NamedTuple):
 
 
 class _Given(NamedTuple):
-    """The same for Newton's method."""
+    """The same for Newton's method, which ends early where its bound reaches `least`."""
 
     law: Law
     marks: Marks
@@ -96,6 +96,7 @@ class _Given(NamedTuple):
     num_levels: Array
     loads: Array
     tolerance: Array
+    least: Array
 
 
 class _Counts(NamedTuple):
@@ -149,6 +150,7 @@ def optimal_partition(
     tolerance: ArrayLike = 1e-7,
     max_steps: int = 60,
     written_out: bool = False,
+    least: ArrayLike = jnp.inf,
 ) -> OptimalResult:
     r"""argmin E τ̂(x,T), to a relative gap of `tolerance` between f(x) and its lower bound.
 
@@ -156,7 +158,8 @@ def optimal_partition(
     `[max_workers]`, are those that may be used, and for which setup cycles are paid. They enter as a load
     that is linear in x, as Σx = L: (n+1) f/b = (n+1) f/(b L) Σx. For laws of atoms or rows f is polyhedral,
     and cutting planes take the place of Newton's method, down to a gap of 1e-6. `written_out` (static) is
-    that of `crossing_probability`, for batches.
+    that of `crossing_probability`, for batches. Newton's method ends, and is content with what it has, once
+    no partition can be faster than `least`.
 
     >>> from bcgc_jax.laws import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=3, num_coordinates=100)
@@ -169,19 +172,19 @@ def optimal_partition(
     iteration = problem.iteration
     if problem.start_up is not None:  # the same for all, and for every partition
         alike = replace(problem, start_up=None)
-        found = optimal_partition(
-            alike, levels, tolerance=tolerance, max_steps=max_steps, written_out=written_out
-        )
         start = jnp.asarray(problem.start_up, problem.dtype)
+        options = {"tolerance": tolerance, "max_steps": max_steps, "written_out": written_out}
+        found = optimal_partition(alike, levels, least=least - start, **options)
         return found._replace(value=found.value + start, lower_bound=found.lower_bound + start)
     if iteration.polyhedral or problem.delivers:
         return _by_cuts(problem, levels, tolerance)
     assert isinstance(iteration, Independent)
     law = iteration.law.with_fast_inverse()
     known = marks(law, jnp.ones(levels.size, problem.dtype), jnp.asarray(problem.num_workers))
-    given = _Given(law, known, *_in_unit_shares(problem, levels, tolerance))
-    start = _start(given, known.times[2])
     unit = problem.scale * problem.total
+    least = jnp.asarray(least, problem.dtype) / unit
+    given = _Given(law, known, *_in_unit_shares(problem, levels, tolerance), least)
+    start = _start(given, known.times[2])
     finite = jnp.isfinite(given.law.mean())
     first = _Evaluating(_first(given, start, finite), jnp.asarray(0), no_sums(start))
     done, steps, x, numbers = loop(
@@ -403,7 +406,7 @@ def _verdict(
 
     `more` has been taken off the least slope for its error; nothing where there are few levels.
     """
-    value, error, least, objective, logs, _ = at_x
+    value, error, least, objective, logs, unit = at_x
     enough = given.tolerance
     if given.levels.size > LARGE:  # beyond its own error, a rule's optimum is not looked for
         enough = jnp.maximum(enough, jnp.minimum(error / value, _ROUGH))
@@ -417,7 +420,8 @@ def _verdict(
     # All that steps by this rule can do: its bound is met, or a merit that does not fall contradicts
     # its slope. The certificate is then that of the next rule.
     tries = count.tries + 1
-    ended = met | (tries >= _MAX_TRIES)
+    sure |= least * unit >= given.least
+    ended = met | sure | (tries >= _MAX_TRIES)
     after = jnp.where(ended, jnp.where(sure, _DONE, _CHECK), _STEP)
     rounding = 64 * jnp.finfo(value.dtype).eps
     highest = at.objective - at.barrier * at.logs + at.length * _SUFFICIENT * at.descent + rounding

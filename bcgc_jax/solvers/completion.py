@@ -27,6 +27,8 @@ from bcgc_jax.solvers.spectral import spectral_projected_gradient
 _DEVIATIONS = (-1.5, -1.0, 0.0, 1.0, 2.0)
 STARTS = (*(f"typical times {sigma:+g} σ" for sigma in _DEVIATIONS), "harmonic", "single level")
 
+# A load that is as good as none; its slope is a number in float32 too.
+_BESIDE = 1e-20
 # h of the spread atoms, one stage after the other.
 _SPREADS = (0.1, 0.03, 0.01, 0.003)
 
@@ -71,10 +73,18 @@ def completion_partition(
     def late(share: Array) -> Array:
         return delivery.exceedance(load(share), t)
 
-    def log_odds(share: Array, spread: Array) -> Array:
-        q = delivery.smoothed_exceedance(load(share), t, spread)
+    def log_odds_of(load: Any, spread: Array) -> Array:
+        q = delivery.smoothed_exceedance(load, t, spread)
         # 1 - q is rounded where completion is improbable, but then it is the larger that counts.
         return jnp.log(jnp.maximum(q, _tiny(q))) - jnp.log(jnp.maximum(1 - q, _tiny(q)))
+
+    def log_odds(share: Array, spread: Array) -> Array:
+        """With the slope beside a load of 0, where no level is in use: of a heavy tail it is infinite."""
+        at = load(share)
+        least = _BESIDE * jnp.cumsum(jnp.arange(1, share.size + 1, dtype=share.dtype))
+        beside = jax.tree.map(lambda y: y + jax.lax.stop_gradient(jnp.maximum(y, least) - y), at)
+        sloped = log_odds_of(beside, spread)
+        return jax.lax.stop_gradient(log_odds_of(at, spread) - sloped) + sloped
 
     def project(share: Array) -> Array:
         return project_partition(share, 1.0, workers)

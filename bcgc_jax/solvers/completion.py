@@ -79,12 +79,13 @@ def completion_partition(
         return jnp.log(jnp.maximum(q, _tiny(q))) - jnp.log(jnp.maximum(1 - q, _tiny(q)))
 
     def log_odds(share: Array, spread: Array) -> Array:
-        """With the slope beside a load of 0, where no level is in use: of a heavy tail it is infinite."""
-        at = load(share)
+        """With the slope beside loads of 0, where no level is in use: of heavy tails it is infinite there."""
+        still, at = jax.lax.stop_gradient, load(share)
         least = _BESIDE * jnp.cumsum(jnp.arange(1, share.size + 1, dtype=share.dtype))
-        beside = jax.tree.map(lambda y: y + jax.lax.stop_gradient(jnp.maximum(y, least) - y), at)
-        sloped = log_odds_of(beside, spread)
-        return jax.lax.stop_gradient(log_odds_of(at, spread) - sloped) + sloped
+        used = jax.tree.map(lambda y: jnp.where(y > 0, y, still(y)), at)
+        unused = jax.tree.map(lambda y: jnp.where(y > 0, still(y), least + y - still(y)), at)
+        beside = log_odds_of(unused, spread)
+        return log_odds_of(used, spread) + beside - still(beside)
 
     def project(share: Array) -> Array:
         return project_partition(share, 1.0, workers)

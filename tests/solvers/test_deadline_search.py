@@ -45,7 +45,8 @@ def best_of_all(size, times_below, deadline):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("shape", "deadline"), [(0.5, 4.8), (0.5, 10.0), (0.3, 8.0), (0.8, 3.0), (1.0, 6.0), (1.5, 4.0)]
+    ("shape", "deadline"),
+    [(0.5, 4.8), (0.5, 10.0), (0.3, 8.0), (0.8, 3.0), (1.0, 6.0), (1.1, 9.0), (1.5, 4.0)],
 )
 def test_the_plan_is_the_best_of_a_global_search_and_all_starts_lead_to_it(x64, shape, deadline):
     # M = N, L = b = 1: a load of 1 takes a worker T. P(T ≤ t) = 1 - t^-shape from t = 1 on.

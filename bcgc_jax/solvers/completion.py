@@ -28,8 +28,8 @@ _DEVIATIONS = (-1.5, -1.0, 0.0, 1.0, 2.0)
 STARTS = (*(f"typical times {sigma:+g} σ" for sigma in _DEVIATIONS), "harmonic", "single level")
 
 # Empty levels have the slope that they have at this share: at 0 that of heavy tails, or its own, is infinite.
-# Of 84 problems (Pareto, shapes 0.4 to 2.2, N = 3, 5, 8) one ends at the step limit, none more than 2e-6 below
-# the best found; with 1e-8 it is five and 1e-4, without it 39 and 2e-3.
+# Of 84 problems (Pareto, shapes 0.4 to 2.2, N = 3, 5, 8) one ends at the step limit, none more than 2e-6
+# below the best found; with 1e-8 it is five and 1e-4, without it 39 and 2e-3.
 _BESIDE = 1e-4
 # h of the spread atoms, one stage after the other.
 _SPREADS = (0.1, 0.03, 0.01, 0.003)

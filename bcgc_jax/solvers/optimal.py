@@ -49,6 +49,8 @@ from bcgc_jax.solvers.second_order import (
 _FINER, _FINER_WITH_KINKS, _FINEST = 4, 2, 64
 # The largest gap, for many levels, that the optimum of a coarse rule may be left with.
 _ROUGH = 1e-3
+# Steps by a rule that is off by more find nothing but what it is off by: it is refined at once.
+_BLIND = 1e-2
 # What the path's normal equations resolve in float64 and in float32; the room for cuts.
 _POLYHEDRAL, _POLYHEDRAL_SINGLE, _MAX_CUTS = 1e-6, 3e-4, 500
 # Entries, in problems · N², that a batch works on at a time on a CPU.
@@ -109,8 +111,8 @@ class _Counts(NamedTuple):
 
 
 class _Numbers(NamedTuple):
-    """Length of the step, barrier μ; at x: f / f₀, its error, the least slope, f / f₀ - log Σx, Σ log x; the
-    slope along the step; f₀."""
+    """Length of the step, barrier μ; at x: f / f₀, its error, the best least slope so far, f / f₀ - log Σx,
+    Σ log x; the slope along the step; f₀."""
 
     length: Array
     barrier: Array
@@ -367,13 +369,18 @@ def _decide(given: _Given, s: _Iterate, f: Expansion) -> _Iterate:
     # The bound is to have the error of the value, and what its own is beyond it.
     more = jnp.maximum(doubt - f.error / total, 0)
     at_x = jnp.stack([f.value / unit, f.error / unit, (least - more) / unit, objective, logs, unit])
-    after, again = _verdict(given, count, at, total, at_x, more / unit)
+    # Each point bounds f from below, and where f nearly has kinks the last one does not do so best.
+    off, off_before = at_x[1] / total, at.error / jnp.sum(s.path[0])
+    bound = jnp.maximum(at_x[2] - off, jnp.where(count.round == _STEP, at.least - off_before, -jnp.inf))
+    after, again = _verdict(given, count, at, total, at_x, more / unit, bound)
+    at_x = at_x.at[2].set(bound + off)
 
     def shorter() -> _Iterate:
         cut, one_more = np.ones(len(_Numbers._fields)), np.zeros(len(_Counts._fields), int)
         cut[_Numbers._fields.index("length")] = _BACKTRACK
         one_more[_Counts._fields.index("tries")] = 1
-        return _Iterate(s.counts + one_more, s.numbers * cut.astype(x.dtype), s.path)
+        found = _Numbers(*(s.numbers * cut.astype(x.dtype)))._replace(least=bound + off_before)
+        return _Iterate(s.counts + one_more, jnp.stack(found), s.path)
 
     def onward() -> _Iterate:
         count, (value, error, least, objective, logs, unit) = _Counts(*s.counts), at_x
@@ -400,11 +407,12 @@ def _least_slope(given: _Given, f: Expansion) -> tuple[Array, Array]:
 
 
 def _verdict(
-    given: _Given, count: _Counts, at: _Numbers, total: Array, at_x: Array, more: Array
+    given: _Given, count: _Counts, at: _Numbers, total: Array, at_x: Array, more: Array, bound: Array
 ) -> tuple[Array, Array]:
     """What the next round does, and whether it rather is this step again, shorter.
 
-    `more` has been taken off the least slope for its error; nothing where there are few levels.
+    `more` has been taken off the least slope for its error; nothing where there are few levels. `bound` is
+    the best one so far, less its error.
     """
     value, error, least, objective, logs, unit = at_x
     enough = given.tolerance
@@ -415,14 +423,15 @@ def _verdict(
         sure = met & (count.round == _CHECK)
     else:  # the gap with its error
         sure = (count.refine > first_fineness(given.levels.size)) & (
-            least * total - error >= (1 - given.tolerance) * value
+            bound * total >= (1 - given.tolerance) * value
         )
     # All that steps by this rule can do: its bound is met, or a merit that does not fall contradicts
     # its slope. The certificate is then that of the next rule.
     tries = count.tries + 1
-    sure |= least * unit >= given.least
+    sure |= bound * unit >= given.least
     ended = met | sure | (tries >= _MAX_TRIES)
-    after = jnp.where(ended, jnp.where(sure, _DONE, _CHECK), _STEP)
+    blind = (count.round != _STEP) & (error > _BLIND * value) & (_FINER * count.refine <= _FINEST)
+    after = jnp.where(ended | blind, jnp.where(sure, _DONE, _CHECK), _STEP)
     rounding = 64 * jnp.finfo(value.dtype).eps
     highest = at.objective - at.barrier * at.logs + at.length * _SUFFICIENT * at.descent + rounding
     falls = objective - at.barrier * logs <= highest

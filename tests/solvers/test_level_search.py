@@ -30,7 +30,7 @@ def test_sets_that_cannot_be_better_are_not_solved_in_full(monkeypatch):
 
     monkeypatch.setattr(level_sets, "optimal_partition", optimum)
     problem = bcgc.Problem(LAW, WORKERS, 20_000, setup_cycles=1e4)
-    levels, rounds = level_sets.best_levels.__wrapped__(problem, jnp.ones(WORKERS, bool))
+    levels, rounds = level_sets.best_levels.__wrapped__(problem, jnp.ones(WORKERS, bool))  # type: ignore[attr-defined]
     jax.effects_barrier()
     assert levels.tolist() == [False, True, True]
     assert 0 not in {number for number, _ in asked}

@@ -306,7 +306,9 @@ def solution_of(
     feasible = status != int(Status.INFEASIBLE)
     value, error, lower, gap = found
     value = jnp.where(feasible & problem.valid & ~overflows(problem, value), value, jnp.nan)
-    status = jnp.where(jnp.isinf(value), int(Status.INFINITE), status)
+    # A search that did not end says so, whatever its answer's mean.
+    met = status == int(Status.CONVERGED)
+    status = jnp.where(jnp.isinf(value) & met, int(Status.INFINITE), status)
     status = jnp.where(jnp.isnan(value) & feasible | ~problem.valid, int(Status.INVALID), status)
     gap = jnp.where(jnp.isfinite(value), gap, jnp.where(jnp.isinf(value), 1, jnp.nan))
     used = levels_of_bound(problem, partition) & jnp.asarray(levels)

@@ -64,9 +64,9 @@ def expected_max(
     `crossing_probability`.
 
     >>> from bcgc_jax.laws import ShiftedExponential
-    >>> result = jax.jit(expected_max)(ShiftedExponential(rate=1.0), jnp.array([1.0, 1.0]), 2)
-    >>> round(float(result.value), 5)  # E T_(2) = 1/2 + 1
-    1.5
+    >>> result = jax.jit(expected_max)(ShiftedExponential(rate=1.0), jnp.array([1.0, 1.0, 1.0]), 3)
+    >>> round(float(result.value), 5)  # E T_(3) = 1/3 + 1/2 + 1
+    1.83333
     """
     law = law.with_fast_inverse()  # for the nodes, which may lie anywhere
     pieces = law.pieces()

@@ -313,7 +313,7 @@ class Problem:
     @property
     def exists(self) -> Array:
         """`[max_workers]`: True for the levels n < N, False for padding."""
-        return jnp.arange(self.max_workers) < self.num_workers
+        return np.arange(self.max_workers) < self.num_workers  # type: ignore[return-value]
 
 
 class Status(enum.IntEnum):

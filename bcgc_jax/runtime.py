@@ -262,9 +262,9 @@ def expected_runtime(problem: Problem, partition: Numbers) -> Array:
     The law's moments must exist: an infinite expectation comes out as inf where the law's mean says so.
 
     >>> from bcgc_jax.laws import ShiftedExponential
-    >>> problem = Problem(ShiftedExponential(rate=1.0), num_workers=2, num_coordinates=1, num_samples=2.0)
-    >>> round(float(jax.grad(expected_runtime, 1)(problem, jnp.array([1.0, 0.0]))[0]), 4)
-    1.5
+    >>> problem = Problem(ShiftedExponential(rate=1.0), num_workers=3, num_coordinates=1, num_samples=3.0)
+    >>> round(float(jax.grad(expected_runtime, 1)(problem, jnp.array([1.0, 0.0, 0.0]))[0]), 4)
+    1.8333
     """
     return integrate_runtime(problem, partition).value
 

@@ -233,8 +233,8 @@ def simulate_schedule(key: Array, problem: Problem, schedule: Schedule, num_draw
     The link (`send_time`) is left out: who sends what is the others' affair too.
 
     >>> from bcgc_jax.laws import ShiftedExponential
-    >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=4, num_coordinates=100)
-    >>> schedule = schedule_of([Group(4, 1)], [100.0])
+    >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=3, num_coordinates=100)
+    >>> schedule = schedule_of([Group(3, 1)], [100.0])
     >>> simulate_schedule(jax.random.key(0), problem, schedule, 3).shape
     (3,)
     """

@@ -125,13 +125,16 @@ class Solution:
         """What the scheme needs, None for what is none; of a partition from its `parts`, no questions."""
         if self.known_needs is not None or self.parts is None or self.problem is None:
             return self.known_needs
-        level, share, counts = (jnp.asarray(a) for a in self.parts)
+        # Some ten operations: not worth as many compilations where the numbers are known.
+        workers = self.problem.num_workers
+        xp = jnp if is_traced((self.parts, workers)) else np
+        level, share, counts = (xp.asarray(a) for a in self.parts)
         used = (counts > 0) & (share > 0)
-        stored = jnp.max(jnp.where(used, level + 1, 0), axis=-1)
-        workers = jnp.asarray(self.problem.num_workers)[..., None]
-        waited = jnp.where(used, counts * (workers - level) / workers, 0)
-        sent = jnp.sum(waited, axis=-1) / jnp.sum(counts * share, axis=-1)
-        return Needs(stored, sent, jnp.zeros_like(stored), jnp.ones_like(stored, bool))
+        stored = xp.max(xp.where(used, level + 1, 0), axis=-1).astype(int)
+        workers = xp.asarray(workers)[..., None]
+        waited = xp.where(used, counts * (workers - level) / workers, 0)
+        sent = (xp.sum(waited, axis=-1) / xp.sum(counts * share, axis=-1)).astype(share.dtype)
+        return Needs(stored, sent, xp.zeros_like(stored), xp.ones_like(stored, bool))
 
     @property
     def rounded_runtime(self) -> Array:
@@ -143,8 +146,10 @@ class Solution:
         evaluate = _rounded_runtime
         for _ in range(jnp.ndim(self.expected_runtime)):
             evaluate = jax.vmap(evaluate)
-        exists = (self.status != int(Status.INFEASIBLE)) & (self.status != int(Status.INVALID))
-        return jnp.where(exists, evaluate(self.problem, self.rounded), jnp.nan)
+        xp = jnp if is_traced(self) else np
+        status = xp.asarray(self.status)
+        exists = (status != int(Status.INFEASIBLE)) & (status != int(Status.INVALID))
+        return jnp.asarray(xp.where(exists, evaluate(self.problem, self.rounded), xp.nan))
 
     @property
     def message(self) -> Any:
@@ -301,7 +306,9 @@ def solution_of(
     feasible = status != int(Status.INFEASIBLE)
     value, error, lower, gap = found
     value = jnp.where(feasible & problem.valid & ~overflows(problem, value), value, jnp.nan)
-    status = jnp.where(jnp.isinf(value), int(Status.INFINITE), status)
+    # A search that did not end says so, whatever its answer's mean.
+    met = status == int(Status.CONVERGED)
+    status = jnp.where(jnp.isinf(value) & met, int(Status.INFINITE), status)
     status = jnp.where(jnp.isnan(value) & feasible | ~problem.valid, int(Status.INVALID), status)
     gap = jnp.where(jnp.isfinite(value), gap, jnp.where(jnp.isinf(value), 1, jnp.nan))
     used = levels_of_bound(problem, partition) & jnp.asarray(levels)

@@ -41,10 +41,6 @@ NOTES = {
 }
 IN_FIG3 = tuple(m for m, theirs in METHODS.items() if theirs in ("optimal", "time", "frequency"))
 
-# Schemes that the paper does not have, which store as much and ask within an iteration; Fig. 4(a) once more.
-BEYOND = ("cyclic", "credit", "limit")
-BEYOND_GRID = (5, 10, 20, 50)
-
 NUM_WORKERS, RATE = 20, 1e-3  # where the other one varies, and in Fig. 3
 WORKERS_GRID = (2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 35, 40, 45, 50)
 RATE_GRID = tuple(10 ** (e / 10) for e in range(-34, -25))
@@ -134,34 +130,16 @@ def compute(
     return sorted(rows, key=lambda row: row.figure)
 
 
-def compute_beyond(workers_grid: Iterable[int] = BEYOND_GRID, *, seed: int = 0) -> list[Row]:
-    """Points of Fig. 4(a) for schemes without a code, all subsets stored, beside the paper's optimum."""
-    rows = []
-    for num_workers in each(sorted(set(workers_grid)), "beyond the paper"):
-        law = bcgc.ShiftedExponential(RATE, 50.0)
-        problem = bcgc.Problem(law, num_workers, num_coordinates=20_000, num_samples=50.0)
-        for scheme in ("optimal", *BEYOND):
-            method = f"cyclic:{num_workers}" if scheme == "cyclic" else scheme
-            runtime = float(bcgc.solve(problem, method, key=jax.random.key(seed)).expected_runtime)
-            rows.append(Row("beyond", "num_workers", num_workers, scheme, runtime, None))
-    return rows
-
-
 def write_numbers(path: Path, rows: Iterable[Row]) -> None:
     """CSV of every point, with the ratio computed / published."""
     write_csv(path, ({**row._asdict(), "ratio": row.ratio} for row in rows))
 
 
 def draw(rows: Sequence[Row], figure: str, schemes: Sequence[bcgc.Scheme] = ()):
-    """Curves of the computed values, open markers for the published ones, of "3", "4a" or "4b".
-
-    Beside "4a", where there are such, the schemes beyond the paper.
-    """
-    beyond = [row for row in rows if row.figure == "beyond" and figure == "4a"]
+    """Curves of the computed values, open markers for the published ones, of "3", "4a" or "4b"."""
     rows = [row for row in rows if row.figure == figure]
     methods = list(dict.fromkeys(row.scheme for row in rows))
-    size = {"size": (10.4, 3.9), "sharey": True} if beyond else {"size": (7.4, 3.9)}
-    canvas, (axes, *second) = plotting.new_figure(1, 2 if beyond else 1, **size)  # type: ignore[arg-type]
+    canvas, (axes,) = plotting.new_figure(size=(7.4, 3.9))
     handles, drawn = [], set()
     for method in methods:
         mine, name = [row for row in rows if row.scheme == method], METHODS.get(method)
@@ -197,34 +175,9 @@ def draw(rows: Sequence[Row], figure: str, schemes: Sequence[bcgc.Scheme] = ()):
         plotting.label_axes(axes, WORKERS_LABEL, plotting.RUNTIME_LABEL, log="y")
     else:
         plotting.label_axes(axes, RATE_LABEL, plotting.RUNTIME_LABEL, log="xy")
-    for panel in second:
-        handles += _draw_beyond(panel, beyond)
     title = "lines: computed exactly\nopen markers: published" if drawn else "computed exactly"
-    title += "\n(credit: means of draws)" if beyond else ""
     plotting.legend_outside(canvas, handles, title=title)
     return canvas
-
-
-def _draw_beyond(axes: Any, rows: Sequence[Row]) -> list[Any]:
-    """The panel, and its legend entries."""
-    for scheme in dict.fromkeys(row.scheme for row in rows):
-        mine = [row for row in rows if row.scheme == scheme]
-        axes.plot([row.x for row in mine], [row.computed for row in mine], **plotting.curve(scheme))
-    plotting.label_axes(axes, WORKERS_LABEL, "", log="y", title="questions within an iteration")
-    return [plotting.legend_handle(scheme, marker=False) for scheme in BEYOND]
-
-
-def print_beyond(rows: Sequence[Row]) -> None:
-    """Runtimes by the number of workers, and over the paper's optimum."""
-    by_place = {(row.scheme, row.x): row.computed for row in rows}
-    places = sorted({row.x for row in rows})
-    lines = []
-    for scheme in ("optimal", *BEYOND):
-        values = [by_place[scheme, x] for x in places]
-        ratios = [value / by_place["optimal", x] for value, x in zip(values, places, strict=True)]
-        lines.append([scheme, *(number(v) for v in values), *(f"{ratio:.3f}" for ratio in ratios)])
-    header = ["scheme", *(f"N = {x:g}" for x in places), *(f"/ optimum, {x:g}" for x in places)]
-    print_table("Beyond the paper: all subsets stored, questions within an iteration", header, lines)
 
 
 def print_partitions(rows: Sequence[Row]) -> None:
@@ -273,7 +226,6 @@ def run(
     rate_grid: Iterable[float] = RATE_GRID,
     methods: Sequence[str] = tuple(METHODS),
     schemes: Sequence[bcgc.Scheme] = (),
-    beyond: Iterable[int] = BEYOND_GRID,
     reference: Path = REFERENCE,
 ) -> None:
     """Compute, print the tables, write paper.csv and the figures fig3, fig4a and fig4b to `out`."""
@@ -288,12 +240,8 @@ def run(
         print(
             '\nThe published scheme beside "subgradient" is the paper\'s "optimal", which is not the optimum.'
         )
-    figures = sorted({row.figure for row in rows})
-    if others := compute_beyond(beyond, seed=seed):
-        print_beyond(others)
-        rows += others
     write_numbers(out / "paper.csv", rows)
-    for figure in figures:
+    for figure in sorted({row.figure for row in rows}):
         plotting.save_figure(draw(rows, figure, schemes), out, f"fig{figure}")
     print(f"\nWritten to {out}: paper.csv and fig3, fig4a, fig4b as .png and .svg")
 
@@ -304,7 +252,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Reproduces Fig. 3 (partitions), Fig. 4(a) (expected runtime against the number of workers) and\n"
         "Fig. 4(b) (against the rate) of Wang et al., GLOBECOM 2021: shifted exponential cycle times,\n"
         "shift 50, L = 20000, M = 50, b = 1. Writes PNG, SVG and CSV, prints computed / published ratios.\n"
-        "Beside Fig. 4(a) schemes that the paper does not have."
     )
     return run_command("paper", description, run, argv, schemes=True)
 

@@ -23,7 +23,7 @@ if _kept := compilation.keep_programs(str(Path(__file__).parents[1] / ".pytest_c
 
 # Files that share programs go to one process, in this order, and the rest behind them, a file at a time.
 _GROUPS = {
-    "tests/test_second_calls.py": "examples",
+    "tests/test_registry.py": "examples",
     "bcgc_jax/measured/fits.py": "fits",
     "tests/measured/test_fits.py": "fits",
     "tests/solvers/": "solvers",
@@ -33,9 +33,11 @@ _GROUPS = {
 }
 
 
-_PROCESSES = (
-    "bcgc_jax/cluster/master.py::",
+_SLOW_EXAMPLES = (
+    "bcgc_jax/cluster/master.py::",  # processes
     "bcgc_jax/cluster/training.py::bcgc_jax.cluster.training.train_on",
+    "bcgc_jax/adaptive/planner.py::",
+    "bcgc_jax/solvers/start_ups.py::bcgc_jax.solvers.start_ups.best_found",
 )
 
 
@@ -58,11 +60,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
-    """In the order of the groups; examples that start processes are of the tier `slow`, as such tests are."""
+    """In the order of the groups; examples as dear as slow tests are of their tier."""
     order = list(dict.fromkeys(_GROUPS.values()))
     items.sort(key=lambda item: order.index(name) if (name := _group(item.nodeid)) in order else len(order))
     for item in items:
-        if item.nodeid.startswith(_PROCESSES):
+        if item.nodeid.startswith(_SLOW_EXAMPLES):
             item.add_marker(pytest.mark.slow)
     return (yield)
 
@@ -87,9 +89,9 @@ def x64() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=["float32", "float64"])
+@pytest.fixture(params=[pytest.param("float32", marks=pytest.mark.slow), "float64"])
 def precision(request: pytest.FixtureRequest) -> Iterator[np.dtype]:
-    """Each precision in turn, as the dtype that JAX then uses by default."""
+    """Each precision in turn, as the dtype that JAX then uses by default; the default tier takes float64."""
     with jax.enable_x64(request.param == "float64"):
         yield np.dtype(request.param)
 

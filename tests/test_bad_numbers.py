@@ -13,19 +13,13 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import check_shape, replace
 from bcgc_jax.measured.resampling import bootstrap_interval
+from tests.registry import OF_A_PARTITION
 
 LAW = bcgc.ShiftedExponential(rate=0.5, shift=1.5)
 PROBLEM = bcgc.Problem(LAW, 3, 300, 2.0, 1.5)
 X = np.array([120.0, 80.0, 100.0])
 KEY = jax.random.key(5)
 
-OF_A_PARTITION: dict[str, Callable[[bcgc.Problem, Any], Any]] = {
-    "expected_runtime": bcgc.expected_runtime,
-    "integrate_runtime": bcgc.integrate_runtime,
-    "certificate": bcgc.certificate,
-    "completion_probability": lambda problem, x: bcgc.completion_probability(problem, x, 900.0),
-    "simulate_runtime": lambda problem, x: bcgc.simulate_runtime(KEY, problem, x, 10),
-}
 each_function = pytest.mark.parametrize("name", OF_A_PARTITION)
 
 
@@ -41,6 +35,7 @@ each_function = pytest.mark.parametrize("name", OF_A_PARTITION)
         ([120, 80, 101], r"partition must sum to 300, num_coordinates, got 301"),
         (np.array([np.nan, 1.0, 2.0]), "partition must be finite, got nan"),
         (jnp.array([np.inf, 1.0, 2.0]), "partition must be finite, got inf"),
+        ([1.0, 2.0, 3.0, 4.0], r"partition must have shape \(3,\), .*got \(4,\).*vmap"),
         (np.full((2, 3), 100.0), r"partition must have shape \(3,\), .*got \(2, 3\).*vmap"),
     ],
 )
@@ -356,7 +351,7 @@ STARTING: dict[str, dict[str, float]] = {
 }
 
 
-@pytest.mark.parametrize("law", [True, False])
+@pytest.mark.parametrize("law", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_workers_of_traced_numbers_that_are_none_have_no_runtime(law):
     good = {"scale": 40.0, "send_time": 0.1, "chain_cycles": 0.2}
     rows = [{**good, **change} for change in ({}, *STARTING.values())]
@@ -416,7 +411,7 @@ def _solver(method: str) -> Callable[[Any], bcgc.Solution]:
 
 
 # One of each way to a solution; the others are slow for what they add.
-QUICK = ("optimal", "time", "tandon_partial", "limit", "an expectation")
+QUICK = ("optimal", "tandon_partial", "limit", "an expectation")
 
 
 @pytest.mark.parametrize(
@@ -426,6 +421,7 @@ def test_no_method_solves_what_traced_numbers_make_no_problem_of(method):
     _check_statuses(_solver(method)(COLUMNS), {bcgc.Status.INVALID})
 
 
+@pytest.mark.slow
 def test_nor_does_the_search_for_a_deadline():
     method = bcgc.Deadline(900.0, max_steps=50)
     solution = jax.jit(jax.vmap(lambda n: bcgc.solve(_made(n), method)))(COLUMNS)
@@ -482,20 +478,20 @@ LAWS: dict[str, tuple[Callable[..., bcgc.Law], list[tuple[float, ...]]]] = {
 }
 
 
+@pytest.mark.parametrize("name", LAWS)
+def test_traced_numbers_out_of_range_make_no_law(name):
+    law, rows = LAWS[name]
+    valid = jax.vmap(lambda *numbers: law(*numbers).valid())(*np.array(rows).T)
+    assert valid.tolist() == [True] + [False] * (len(rows) - 1)
+
+
 @pytest.mark.parametrize(
-    "name",
-    [
-        name if name in ("Weibull", "Uniform", "TwoSpeed") else pytest.param(name, marks=pytest.mark.slow)
-        for name in LAWS
-    ],
+    "name", ["Uniform", *(pytest.param(name, marks=pytest.mark.slow) for name in LAWS if name != "Uniform")]
 )
 def test_no_law_of_traced_numbers_out_of_range_has_a_runtime(name):
     law, rows = LAWS[name]
-    columns = np.array(rows).T
-    valid = jax.vmap(lambda *numbers: law(*numbers).valid())(*columns)
-    assert valid.tolist() == [True] + [False] * (len(rows) - 1)
     solve = jax.jit(jax.vmap(lambda *numbers: bcgc.solve(bcgc.Problem(law(*numbers), 3, 300), "uncoded")))
-    _check_statuses(solve(*columns), {bcgc.Status.INVALID})
+    _check_statuses(solve(*np.array(rows).T), {bcgc.Status.INVALID})
 
 
 def test_a_straggler_that_never_answers_is_a_law():

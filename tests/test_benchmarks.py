@@ -1,6 +1,5 @@
 """The peers of the benchmarks do the work they claim to do, and the command what its help says."""
 
-import importlib.util
 import json
 from fractions import Fraction
 
@@ -121,16 +120,6 @@ def _sample_average(x, times):
     return (times * load[..., None, :]).max(axis=-1).mean(axis=-1)
 
 
-def test_the_linear_programme_of_two_workers_is_the_best_of_a_grid():
-    times = peers.sorted_times(np.random.default_rng(3), 12, 2)
-    assert np.all(times[:, 0] >= times[:, 1])
-    x = peers.sample_average_partition(times, 7.0)
-    first = np.linspace(0, 7, 200_001)
-    grid = _sample_average(np.stack([first, 7 - first], axis=-1), times)
-    assert x.sum() == pytest.approx(7)
-    assert grid.min() * (1 - 1e-5) <= _sample_average(x, times) <= grid.min() * (1 + 1e-9)
-
-
 def test_no_partition_is_better_than_that_of_the_linear_programme_on_its_sample():
     rng = np.random.default_rng(4)
     times = peers.sorted_times(rng, 300, 6)
@@ -176,30 +165,6 @@ def test_bad_input_is_one_line_and_status_2(arguments, message, capsys):
     assert message in said.err
     assert said.err.count("\n") == 1
     assert said.out == ""
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("1 / 0", "ZeroDivisionError"),
-        ("import sys; sys.exit(0)", "SystemExit"),
-        ("x = 1", "defines no list SCHEMES"),
-        ("import bcgc_jax\nSCHEMES = [bcgc_jax.Scheme('time', lambda p: p)]", "is a method of the package"),
-        (
-            "import bcgc_jax\nSCHEMES = [bcgc_jax.Scheme('broken', lambda p: p.nothing)]",
-            "mine.py, line 2: AttributeError: 'Problem' object has no attribute 'nothing' (N = 3)",
-        ),
-    ],
-)
-def test_a_bad_scheme_file_is_one_line_and_status_2(text, message, tmp_path, capsys, small):
-    file = tmp_path / "mine.py"
-    file.write_text(text)
-    with pytest.raises(SystemExit) as stopped:
-        benchmark.main(["--schemes", str(file), "--only", "schemes"])
-    assert stopped.value.code == 2
-    errors = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("measuring")]
-    assert len(errors) == 1
-    assert message in errors[0]
 
 
 @pytest.fixture
@@ -269,34 +234,3 @@ def test_a_run_prints_its_table_and_writes_json_and_figure(tmp_path, capsys, sma
     assert "% above the certified optimum" in " ".join(said.out.split())
     assert "ratio is the peer's median through the package's" in " ".join(said.out.split())
     assert said.err.count("measuring") == 3
-
-
-def test_a_figure_has_a_panel_for_sweeps_only_if_there_are_any(tmp_path, monkeypatch):
-    drawn = []
-
-    def save(figure, *_):
-        drawn.append(figure)
-        return tmp_path, tmp_path
-
-    monkeypatch.setattr(scaling.plotting, "save_figure", save)
-    point = {"curve": "optimum", "x_name": "workers", "seconds": 1.0, "gap": 1.2e-7}
-    points = [point | {"x": x} for x in (10, 100)]
-    sweep = {"curve": "sweep", "x_name": "cells", "x": 64, "seconds": 1.0, "gap": None}
-    scaling.draw_curves(points, tmp_path, "a")
-    scaling.draw_curves([*points, sweep], tmp_path, "a")
-    assert [len(figure.axes) for figure in drawn] == [1, 2]
-    (label,) = drawn[0].axes[0].get_legend().get_texts()
-    assert label.get_text() == "certified optimum, relative gap ≤ $2\\times 10^{-7}$"  # rounded up
-
-
-def test_a_missing_scipy_skips_the_measure_and_says_what_to_install(capsys, monkeypatch):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "scipy" else find(name))
-    assert benchmark.main(["--only", "completion"]) == 1
-    assert "skipped completion: " in (said := capsys.readouterr().err)
-    assert "pip install '.[benchmarks]'" in said
-
-
-def test_times_and_ratios_are_printed_with_three_digits():
-    assert [benchmark.seconds_text(s) for s in (1.23e-5, 0.0456, 31.27)] == ["12.3 µs", "45.6 ms", "31.3 s"]
-    assert [benchmark.ratio_text(r) for r in (0.1234, 91.26, 4321.7)] == ["0.123", "91.3", "4322"]

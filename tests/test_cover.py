@@ -1,7 +1,6 @@
 """Subsets covered by workers on a circle: exact values against enumeration, the trace formula and draws."""
 
 import itertools
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +11,7 @@ import bcgc_jax as bcgc
 from bcgc_jax import cover
 from bcgc_jax.deliveries import Worker
 
-
-@pytest.fixture(autouse=True)
-def _x64() -> Iterator[None]:
-    with jax.enable_x64(True):
-        yield
-
+pytestmark = pytest.mark.usefixtures("x64")
 
 # One program for each number of subsets: N is padded.
 SIZE = 24
@@ -123,14 +117,8 @@ LAWS = {
         lambda a, b: bcgc.ShiftedExponential(1 / a, b),
         lambda rng, s, a, b: b + a * rng.exponential(size=s),
     ),
-    "weibull": (
-        lambda a, b: bcgc.Weibull(a, 0.6 + b),
-        lambda rng, s, a, b: a * rng.weibull(0.6 + b, s),
-    ),
-    "uniform": (
-        lambda a, b: bcgc.Uniform(b, a + b),
-        lambda rng, s, a, b: rng.uniform(b, a + b, s),
-    ),
+    "weibull": (lambda a, b: bcgc.Weibull(a, 0.6 + b), lambda rng, s, a, b: a * rng.weibull(0.6 + b, s)),
+    "uniform": (lambda a, b: bcgc.Uniform(b, a + b), lambda rng, s, a, b: rng.uniform(b, a + b, s)),
     "atoms": (
         lambda a, b: bcgc.Empirical([a, 2 * b, 3 * (a + b)]),
         lambda rng, s, a, b: rng.choice([a, 2 * b, 3 * (a + b)], s),
@@ -165,8 +153,14 @@ def _against_draws(name, start_up, seeds, draws):
     return np.abs(off)
 
 
-@pytest.mark.parametrize("start_up", [False, True])
-@pytest.mark.parametrize("name", LAWS)
+# One of each rule with and without start-ups: smooth, with a kink, with atoms.
+_QUICK = (("shifted exponential", False), ("uniform", True), ("atoms", False))
+_SLOW = [(name, start_up) for name in LAWS for start_up in (False, True) if (name, start_up) not in _QUICK]
+
+
+@pytest.mark.parametrize(
+    ("name", "start_up"), [*_QUICK, *(pytest.param(*one, marks=pytest.mark.slow) for one in _SLOW)]
+)
 def test_exact_values_are_those_of_draws(name, start_up):
     assert np.all(_against_draws(name, start_up, range(3), 20_000) < 4)
 
@@ -180,6 +174,7 @@ def test_exact_values_are_those_of_a_million_draws(name):
     assert np.mean(off**2) < 2.96  # of ten squares of normal numbers in 999 of 1000
 
 
+@pytest.mark.slow
 def test_groups_are_independent_circles():
     rng = np.random.default_rng(3)
     law = bcgc.ShiftedExponential(0.5, 1.0)

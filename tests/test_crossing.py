@@ -176,7 +176,9 @@ def test_slopes_at_an_infinite_hazard_are_zero(precision):
     np.testing.assert_array_equal(slopes[infinite], 0)
 
 
-@pytest.mark.parametrize(("num_workers", "spread"), [(50, 1.0), (50, 3.0), (1000, 2.5)])
+@pytest.mark.parametrize(
+    ("num_workers", "spread"), [(50, 1.0), (50, 3.0), pytest.param(1000, 2.5, marks=pytest.mark.slow)]
+)
 def test_crossing_probability_of_many_workers_is_that_of_a_sum_of_positive_terms(
     num_workers, spread, precision
 ):

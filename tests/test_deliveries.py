@@ -3,7 +3,7 @@
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
-from bcgc_jax.laws import Deterministic, JointLaw, Pairs
+from bcgc_jax.laws import JointLaw, Pairs
 from experiments import start_ups
 from experiments.start_ups import SIZE
 
@@ -29,10 +29,7 @@ TIMES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _x64() -> Iterator[None]:
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 def _problem(time: bcgc.Law | JointLaw, workers: int = 5, **more: object) -> bcgc.Problem:
@@ -64,7 +61,7 @@ def _enumerated(problem: bcgc.Problem, pairs: list[tuple[float, float, float]], 
     return _last(problem, x, starts, times), mass
 
 
-@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("overlap", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("dependent", [False, True])
 def test_atoms_are_summed_as_all_combinations_are(dependent: bool, overlap: bool) -> None:
     x = np.array([30.0, 50.0, 20.0])
@@ -99,7 +96,7 @@ def test_measured_steps_with_one_start_up_and_a_link() -> None:
 
 
 @pytest.mark.parametrize(
-    "time", ["shifted exponential", "atoms", pytest.param("uniform", marks=pytest.mark.slow)]
+    "time", ["shifted exponential", *(pytest.param(t, marks=pytest.mark.slow) for t in ("atoms", "uniform"))]
 )
 def test_without_a_start_up_link_and_chain_all_is_as_it_was(time: str) -> None:
     """Worst relative difference measured: 6e-15, of quadratures with other nodes."""
@@ -222,29 +219,3 @@ def test_draws_of_a_problem_have_its_expected_runtime() -> None:
         problem = bcgc.Problem(TIMES["shifted exponential"], 5, 100, max_workers=SIZE, send_time=0.5, **more)
         found = bcgc.simulate_runtime(jax.random.key(0), problem, x, 40_000)
         assert abs(found.mean - bcgc.expected_runtime(problem, x)) < 4 * found.standard_error
-
-
-@pytest.mark.parametrize(
-    ("more", "words"),
-    [
-        ({"start_up": -1.0}, "start_up must be finite and >= 0"),
-        ({"send_time": -1.0}, "send_time must be finite and >= 0"),
-        ({"chain_cycles": float("nan")}, "chain_cycles must be finite and >= 0"),
-        ({"overlap": 1}, "overlap must be True or False"),
-        ({"start_up": bcgc.Unlike([Deterministic(1.0)] * 5)}, "law of one worker"),
-    ],
-)
-def test_what_makes_no_problem_is_refused(more: dict, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        _problem(TIMES["uniform"], **more)
-
-
-def test_start_ups_of_their_own_are_given_once() -> None:
-    with pytest.raises(ValueError, match="leave start_up out"):
-        _problem(Pairs([1.0], [2.0]), start_up=1.0)
-    with pytest.raises(ValueError, match="give a number"):
-        _problem(bcgc.Rows(np.ones((2, 5))), start_up=bcgc.Exponential(1.0))
-    with pytest.raises(ValueError, match="must be pairs"):
-        Pairs([1.0, 2.0], [1.0])
-    with pytest.raises(ValueError, match="start_ups must be finite and >= 0"):
-        Pairs([-1.0], [1.0])

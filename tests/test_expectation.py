@@ -16,6 +16,8 @@ from bcgc_jax.expectation import NUM_NODES, expected_max
 from tests.oracles import runtimes as oracles
 from tests.oracles.laws import ATOMIC, CASES, CONTINUOUS, EMPIRICAL, PARETO, Case
 
+pytestmark = pytest.mark.usefixtures("x64")
+
 SIZE = 50
 # κ = M b / N is not 1, and no two of its parts are equal.
 SAMPLES, CYCLES = 3.0, 0.7
@@ -87,7 +89,6 @@ def test_the_recursion_agrees_with_the_formulas_by_hand(name):
 
 
 @pytest.mark.parametrize("name", CONTINUOUS)
-@pytest.mark.usefixtures("x64")
 def test_one_two_and_three_workers_are_the_formulas_by_hand(name):
     for partition, exact in _by_hand(name).items():
         workers = len(partition)
@@ -96,7 +97,6 @@ def test_one_two_and_three_workers_are_the_formulas_by_hand(name):
 
 
 @pytest.mark.parametrize("name", ATOMIC)
-@pytest.mark.usefixtures("x64")
 def test_laws_with_atoms_are_the_sum_over_all_draws(name):
     case = CASES[name]
     law = case.law()
@@ -108,7 +108,6 @@ def test_laws_with_atoms_are_the_sum_over_all_draws(name):
         np.testing.assert_allclose(value, exact, rtol=VALUE_ERROR["atoms"])
 
 
-@pytest.mark.usefixtures("x64")
 def test_two_speeds_are_the_sum_over_the_number_of_slow_workers():
     case, rng = CASES["two_speed"], np.random.default_rng(1)
     fast, slow, probability = case.parameters
@@ -121,7 +120,6 @@ def test_two_speeds_are_the_sum_over_the_number_of_slow_workers():
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.usefixtures("x64")
 def test_twenty_and_fifty_workers_are_the_recursion(name):
     case, rng = CASES[name], np.random.default_rng(2)
     for workers, kept in ((20, 2), (50, 1)):
@@ -132,7 +130,6 @@ def test_twenty_and_fifty_workers_are_the_recursion(name):
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.usefixtures("x64")
 def test_the_reported_error_bounds_the_true_error(name):
     case, rng = CASES[name], np.random.default_rng(3)
     law = case.law()
@@ -145,7 +142,6 @@ def test_the_reported_error_bounds_the_true_error(name):
 
 
 @pytest.mark.parametrize("name", ["weibull_3", "pareto_12"])
-@pytest.mark.usefixtures("x64")
 def test_the_reported_error_bounds_the_true_error_of_a_coarser_rule(name):
     case, rng = CASES[name], np.random.default_rng(4)
     law, workers, far = case.law(), 6, 0.0
@@ -159,7 +155,6 @@ def test_the_reported_error_bounds_the_true_error_of_a_coarser_rule(name):
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.usefixtures("x64")
 def test_the_reported_error_is_no_empty_phrase(name):
     case, rng = CASES[name], np.random.default_rng(5)
     for partition in _partitions(rng, 12, 5)[-5:]:
@@ -168,7 +163,6 @@ def test_the_reported_error_is_no_empty_phrase(name):
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.usefixtures("x64")
 def test_a_single_level_costs_its_order_statistic(name):
     case, workers = CASES[name], 8
     for level in (0, 5):
@@ -185,7 +179,6 @@ def test_a_single_level_costs_its_order_statistic(name):
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.usefixtures("x64")
 def test_the_slope_in_the_interior_is_that_of_central_differences(name):
     case, workers, rng = CASES[name], 8, np.random.default_rng(6)
     partition = 100 * rng.dirichlet(np.full(workers, 1.0))
@@ -195,7 +188,6 @@ def test_the_slope_in_the_interior_is_that_of_central_differences(name):
 
 
 @pytest.mark.parametrize("name", CONTINUOUS)
-@pytest.mark.usefixtures("x64")
 def test_the_slope_at_an_empty_level_is_that_of_one_sided_differences(name):
     case, workers = CASES[name], 8
     partition = np.array([20.0, 0, 0, 35, 0, 0, 45, 0])
@@ -210,7 +202,6 @@ def test_the_slope_at_an_empty_level_is_that_of_one_sided_differences(name):
 
 
 @pytest.mark.parametrize("name", ATOMIC)
-@pytest.mark.usefixtures("x64")
 def test_the_slope_of_a_law_with_atoms_is_a_subgradient_where_levels_and_values_tie(name):
     case, workers, rng = CASES[name], 6, np.random.default_rng(7)
     others = np.concatenate([_partitions(rng, workers, 60), 100 * np.eye(workers)])
@@ -225,7 +216,6 @@ def test_the_slope_of_a_law_with_atoms_is_a_subgradient_where_levels_and_values_
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.usefixtures("x64")
 def test_the_expected_runtime_is_homogeneous(name):
     case, rng = CASES[name], np.random.default_rng(8)
     for workers in (8, 50):
@@ -238,7 +228,6 @@ def test_the_expected_runtime_is_homogeneous(name):
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.usefixtures("x64")
 def test_the_slope_in_the_laws_parameters_is_that_of_central_differences(name):
     case, rng = CASES[name], np.random.default_rng(9)
     partition = 100 * rng.dirichlet(np.full(6, 1.0))
@@ -258,7 +247,6 @@ def test_the_slope_in_the_laws_parameters_is_that_of_central_differences(name):
     np.testing.assert_allclose(slope, exact, rtol=SLOPE_ERROR[_rule(name)])
 
 
-@pytest.mark.usefixtures("x64")
 def test_tied_times_share_one_slope():
     case = CASES["empirical"]
     partition = [3.0, 0.0, 2.0, 6.0]
@@ -275,7 +263,6 @@ def test_tied_times_share_one_slope():
 
 
 @pytest.mark.parametrize("name", ["shifted_exponential", "two_speed"])
-@pytest.mark.usefixtures("x64")
 def test_padding_changes_nothing(name):
     case, rng = CASES[name], np.random.default_rng(10)
     for partition in _partitions(rng, 6, 1):
@@ -286,7 +273,6 @@ def test_padding_changes_nothing(name):
         assert plain_error < 1e-3 * plain
 
 
-@pytest.mark.usefixtures("x64")
 def test_a_batch_over_workers_and_parameters_is_the_loop():
     workers = jnp.array([2, 5, 9, 5])
     rates = jnp.array([1e-3, 2e-3, 1e-3, 7e-3])
@@ -300,19 +286,20 @@ def test_a_batch_over_workers_and_parameters_is_the_loop():
         np.testing.assert_allclose(errors[i], error, rtol=1e-3)  # of differences of near equals
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["weibull_07", "pareto_12", "uniform", "empirical"])
 def test_single_precision_is_good_to_five_digits(name):
-    case, rng = CASES[name], np.random.default_rng(11)
-    for workers in (2, 12):
-        partitions = _partitions(rng, workers, 3)
-        for partition, exact in zip(partitions, _exact(case, partitions), strict=True):
-            value, error = _value(case.law(), _padded(partition, 12).astype(jnp.float32), workers)
-            assert value.dtype == jnp.float32
-            np.testing.assert_allclose(value, exact, rtol=1e-5)  # worst measured 2e-6
-            assert abs(value - exact) <= error
+    with jax.enable_x64(False):
+        case, rng = CASES[name], np.random.default_rng(11)
+        for workers in (2, 12):
+            partitions = _partitions(rng, workers, 3)
+            for partition, exact in zip(partitions, _exact(case, partitions), strict=True):
+                value, error = _value(case.law(), _padded(partition, 12).astype(jnp.float32), workers)
+                assert value.dtype == jnp.float32
+                np.testing.assert_allclose(value, exact, rtol=1e-5)  # worst measured 2e-6
+                assert abs(value - exact) <= error
 
 
-@pytest.mark.usefixtures("x64")
 def test_the_expectation_is_infinite_where_the_slowest_order_statistic_in_use_is():
     case = PARETO.at(2.0, 0.9)
     law = case.law()
@@ -332,7 +319,6 @@ def test_the_expectation_is_infinite_where_the_slowest_order_statistic_in_use_is
     np.testing.assert_allclose(value, _scale(3) * 9 * 2.0 * 6, rtol=1e-10)  # E T_(1) = 2 / (1 - 1/1.2)
 
 
-@pytest.mark.usefixtures("x64")
 def test_a_slow_worker_that_never_comes_makes_the_expectation_infinite():
     law = bcgc.TwoSpeed(fast=1.5, slow=np.inf, probability=0.2)
     (value, _), _ = _everything(law, _padded([3.0, 2.0, 1.0]), 3)
@@ -342,7 +328,6 @@ def test_a_slow_worker_that_never_comes_makes_the_expectation_infinite():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("x64")
 def test_a_nearly_deterministic_law_with_a_far_infimum_is_as_exact():
     # T = e^{0.3 + 0.01 Z}: order statistics of Z by adaptive quadrature, and a million draws.
     law, workers = bcgc.Lognormal(0.3, 0.01), 20
@@ -364,7 +349,6 @@ def test_a_nearly_deterministic_law_with_a_far_infimum_is_as_exact():
     assert error < 1e-12 * value
 
 
-@pytest.mark.usefixtures("x64")
 def test_eager_and_compiled_agree():
     law, load = CASES["two_speed"].law(), jnp.asarray(oracles.load_of([2.0, 0.5]))
     eager, compiled = expected_max(law, load, 2), jax.jit(expected_max)(law, load, 2)
@@ -372,7 +356,6 @@ def test_eager_and_compiled_agree():
     np.testing.assert_allclose(eager.error, compiled.error, rtol=1e-12)
 
 
-@pytest.mark.usefixtures("x64")
 def test_one_time_of_one_worker_is_that_time():
     problem = bcgc.Problem(bcgc.Empirical([2.5]), 1, 4, 3.0)
     assert float(bcgc.expected_runtime(problem, [4.0])) == 30.0

@@ -7,26 +7,12 @@ import numpy as np
 import pytest
 
 from bcgc_jax import plotting
-from bcgc_jax.coding.digits import DigitsRun
-from experiments import cluster, paper, replay, start_ups, theorem4, timeline, traces, training
+from experiments import cluster, paper, replay, start_ups, traces
+from tests.studies import assert_text_fits
 
 
 def texts(legend):
     return [text.get_text() for text in legend.get_texts()]
-
-
-def assert_text_fits(figure):
-    """No title or label reaches into another panel or beyond the picture."""
-    figure.draw_without_rendering()
-    for axes in figure.axes:
-        room = axes.get_tightbbox()
-        for other in figure.axes:
-            assert other is axes or not room.overlaps(other.get_tightbbox())
-        assert axes.yaxis.label.get_window_extent().height <= axes.get_window_extent().height
-        assert room.x0 >= 0
-        assert room.y0 >= 0
-        assert room.x1 <= figure.bbox.x1
-        assert room.y1 <= figure.bbox.y1
 
 
 def test_the_figures_of_the_paper_say_why_published_values_are_off_the_line():
@@ -65,14 +51,6 @@ def test_the_panels_of_start_ups_have_units_and_names():
     assert_text_fits(figure)
 
 
-def test_the_target_of_a_training_has_a_name():
-    clock = np.arange(1.0, 11.0)[None].repeat(2, axis=0)
-    found = DigitsRun("time", 1.0, clock, 2 / clock, 1 - 0.2 / clock)
-    figure = training._draw({model: [found] for model in training.TITLES})
-    assert texts(figure.legends[0])[-1] == "target accuracy 0.93"
-    assert_text_fits(figure)
-
-
 def test_wall_clocks_have_error_bars():
     run = SimpleNamespace(clock=np.arange(1.0, 6.0)[None], loss=1 / np.arange(1.0, 6.0)[None])
     runs: Any = {("time", faults): SimpleNamespace(run=run) for faults in (False, True)}
@@ -82,27 +60,4 @@ def test_wall_clocks_have_error_bars():
     (bars,) = (c for c in figure.axes[0].containers if hasattr(c, "errorbar") and c.errorbar)
     (segment,) = bars.errorbar.lines[2][0].get_segments()
     assert segment[:, 0] == pytest.approx([0.26, 0.34])
-    assert_text_fits(figure)
-
-
-def test_timelines_keep_their_labels_within_their_panels():
-    small, large = np.array([0.1, 0.1, 0.25, 1.0]), np.geomspace(111, 5178, 20)
-    one = timeline.timeline([0, 2, 2, 0], small, num_samples=4)
-    other = timeline.timeline(np.full(20, 1000), large, num_samples=50)
-    panels = [("proposed, levels (1, 1, 2, 2)", one, small)] * 3 + [("optimal", other, large)] * 3
-    assert_text_fits(timeline.draw(panels))
-
-
-def test_all_of_theorem_4_is_within_the_axes():
-    rows = [
-        theorem4.Row(product, n, scheme, 9.0, ratio, ratio * (1 + 9e-6), 1.0, 1.0, 1.0)
-        for product in theorem4.PRODUCTS
-        for scheme in theorem4.SCHEMES
-        for n, ratio in ((20, 1.02), (1000, 2.4))
-    ]
-    figure = theorem4.draw(rows)
-    for axes in figure.axes:
-        low, high = axes.get_ylim()
-        assert all(low <= min(line.get_ydata()) <= max(line.get_ydata()) <= high for line in axes.get_lines())
-    assert "9e-06" in figure.legends[0].get_title().get_text()
     assert_text_fits(figure)

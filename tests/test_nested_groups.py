@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +12,7 @@ import bcgc_jax as bcgc
 from bcgc_jax.deliveries import Load, Worker
 from bcgc_jax.nested_groups import expected_in_groups, late_in_groups
 
-
-@pytest.fixture(autouse=True)
-def _x64() -> Iterator[None]:
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 def _all_done(done, sizes):

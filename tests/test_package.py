@@ -12,6 +12,8 @@ from bcgc_jax.citations import bibliography
 
 ROOT = Path(__file__).parents[1]
 
+pytestmark = pytest.mark.smoke
+
 
 @pytest.fixture(scope="module")
 def project():

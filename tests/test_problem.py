@@ -50,6 +50,8 @@ def test_a_number_that_makes_no_sense_is_refused_by_name_and_value(name, value):
             "start_up must be the law of one worker's, or a number, got",
         ),
         ({"start_up": bcgc.Rows([[1.0, 2.0, 3.0, 4.0]])}, "start_up must be the law of one worker's"),
+        ({"start_up": bcgc.Unlike([LAW] * 4)}, "start_up must be the law of one worker's"),
+        ({"start_up": LAW, "cycle_time": bcgc.Rows(np.ones((2, 4)))}, "give a number"),
         ({"start_up": 2.0, "cycle_time": bcgc.Pairs([1.0], [2.0])}, "Pairs have their own start-ups"),
         ({"start_up": LAW, "cycle_time": [LAW] * 4}, "not with Unlike: give a number, or pool the times"),
         ({"send_time": 1.0, "overlap": 2}, "overlap must be True or False, known before tracing, got 2"),

@@ -44,12 +44,19 @@ def published() -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
 
 
 # One compilation for every scheme that is a partition.
-_evaluate = jax.jit(
-    jax.vmap(lambda workers, rate, x: bcgc.expected_runtime(_problem(workers, rate), x)),
+_evaluate = jax.jit(jax.vmap(lambda workers, rate, x: bcgc.expected_runtime(_problem(workers, rate), x)))
+
+
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        "time",
+        "frequency",
+        "single_block",
+        "ferdinand_full",
+        pytest.param("tandon_partial", marks=pytest.mark.slow),
+    ],
 )
-
-
-@pytest.mark.parametrize("scheme", ["time", "frequency", "single_block", "ferdinand_full", "tandon_partial"])
 def test_every_reliable_runtime_of_fig_4_is_reproduced(x64, published, scheme):
     workers, rates, known = published[scheme]
     assert known.size == 10
@@ -93,6 +100,7 @@ def _completions() -> list[tuple[bcgc.Problem, dict[str, float]]]:
     ]
 
 
+@pytest.mark.slow
 def test_completion_probabilities_of_the_journal_version(x64):
     for problem, row in _completions():
         found = {

@@ -12,6 +12,9 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import check, pytree_dataclass, replace, static_field
+from tests import registry
+
+pytestmark = pytest.mark.smoke
 
 
 def scaled(p, t):
@@ -22,20 +25,7 @@ def unscaled(p, a):
     return a / p
 
 
-LAWS = [
-    bcgc.ShiftedExponential(rate=0.37, shift=2.5),
-    bcgc.Weibull(scale=2.3, concentration=0.6, shift=0.9),
-    bcgc.Exponential(rate=0.37),
-    bcgc.Deterministic(value=2.5),
-    bcgc.Pareto(scale=2.3, shape=1.7),
-    bcgc.Uniform(low=1.7, high=3.1),
-    bcgc.TwoSpeed(fast=1.3, slow=5.7, probability=0.27),
-    bcgc.Lognormal(location=-0.7, scale=0.45, shift=2.5),
-    bcgc.Gamma(shape=2.6, rate=0.013, shift=50.0),
-    bcgc.Empirical([7.5, 0.4, 3.25]),
-    bcgc.Pairs([2.5, 0.0, 9.5], [7.5, 0.4, 3.25]),
-    bcgc.FromHazard(scaled, unscaled, parameters=3.3),
-]
+LAWS = [make(1.3) for name, make in registry.LAWS.items() if name not in ("HazardSpline", *registry.JOINT)]
 every_law = pytest.mark.parametrize("law", LAWS, ids=lambda law: type(law).__name__)
 
 
@@ -105,7 +95,7 @@ def test_replacing_a_field_checks_it_again():
 
 
 def test_law_passes_through_compiled_functions():
-    doubled = jax.jit(lambda law: jax.tree.map(lambda leaf: 2 * leaf, law))(LAWS[1])
+    doubled = jax.jit(lambda law: jax.tree.map(lambda leaf: 2 * leaf, law))(bcgc.Weibull(2.3, 0.6, 0.9))
     assert isinstance(doubled, bcgc.Weibull)
     np.testing.assert_allclose(jax.tree.leaves(doubled), [4.6, 1.2, 1.8], rtol=1e-7)
 

@@ -1,12 +1,11 @@
 """What the study of accelerators counts, against programs whose operations and bytes are known by hand."""
 
-import csv
-
 import jax
 import jax.numpy as jnp
 import pytest
 
 from experiments import roofline
+from tests.studies import Ran
 
 
 def test_a_program_is_counted_as_by_hand():
@@ -26,12 +25,12 @@ def test_a_loop_is_not_counted_as_one_round():
         roofline.counted("loop", lambda x: jax.lax.fori_loop(0, 5, lambda i, y: jnp.sin(y), x), jnp.ones(9))
 
 
+@pytest.mark.slow
 def test_the_study_prints_its_programs(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(roofline, "PROBLEMS", 8)
     monkeypatch.setattr(roofline, "DRAWS", 64)
-    roofline.run(tmp_path)
-    assert "H100" in capsys.readouterr().out
-    with (tmp_path / "roofline.csv").open(newline="") as file:
-        table = list(csv.DictReader(file))
+    found = Ran(roofline, tmp_path, capsys)
+    assert "H100" in found.printed
+    table = found.rows("roofline")
     assert len(table) == 3
     assert all(float(row["operations"]) > 0 and float(row["H100"]) > 0 for row in table)

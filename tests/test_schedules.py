@@ -1,7 +1,5 @@
 """Schedules by draws against a simulation worker by worker, and the schemes of `solve` made of them."""
 
-from collections.abc import Iterator
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,13 +22,16 @@ from tests.oracles.schedules import simulated
 PAPER = bcgc.ShiftedExponential(1e-3, 50.0)
 
 
-@pytest.fixture(autouse=True)
-def _x64() -> Iterator[None]:
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("x64")
 
 
-@pytest.mark.parametrize("groups", [[(3, 1)], [(3, 2)], [(1, 1), (2, 2), (4, 3)], [(2, 1), (1, 2), (4, 1)]])
+@pytest.mark.parametrize(
+    "groups",
+    [
+        [(1, 1), (2, 2), (4, 3)],
+        *(pytest.param(g, marks=pytest.mark.slow) for g in ([(3, 1)], [(3, 2)], [(2, 1), (1, 2), (4, 1)])),
+    ],
+)
 @pytest.mark.parametrize(("setup", "chain"), [(0.0, 0.0), (3.0, 0.2)])
 def test_it_is_what_workers_do_one_by_one(groups, setup, chain):
     rng = np.random.default_rng(len(groups))
@@ -63,15 +64,17 @@ def test_the_slope_in_the_sizes_is_that_of_differences():
     )
 
 
-def test_one_block_is_the_exact_cover_and_groups_are_circles_of_their_own():
+@pytest.mark.parametrize(
+    ("method", "circle"), [("cyclic:4", None), pytest.param("groups:4", 4, marks=pytest.mark.slow)]
+)
+def test_one_block_is_the_exact_cover_and_groups_are_circles_of_their_own(method, circle):
     problem = bcgc.Problem(PAPER, 12, 600, 12, start_up=bcgc.Exponential(1e-5))
-    for method, circle in (("cyclic:4", None), ("groups:4", 4)):
-        solution = bcgc.solve(problem, method)
-        assert solution.kind == "exact"
-        schedule = schedule_of([Group(4, 1)], np.array([600.0]), circle)
-        draws = simulate_schedule(jax.random.key(1), problem, schedule, 40_000)
-        error = float(jnp.std(draws)) / 200
-        assert abs(float(jnp.mean(draws)) - float(solution.expected_runtime)) < 4 * error
+    solution = bcgc.solve(problem, method)
+    assert solution.kind == "exact"
+    schedule = schedule_of([Group(4, 1)], np.array([600.0]), circle)
+    draws = simulate_schedule(jax.random.key(1), problem, schedule, 40_000)
+    error = float(jnp.std(draws)) / 200
+    assert abs(float(jnp.mean(draws)) - float(solution.expected_runtime)) < 4 * error
 
 
 def test_draws_of_rows_come_in_any_order():
@@ -198,6 +201,7 @@ def test_what_does_not_exist_is_refused(method, words):
         bcgc.solve(bcgc.Problem(PAPER, 5, 100), method)
 
 
+@pytest.mark.slow
 def test_a_schedule_is_read_again(tmp_path):
     problem = bcgc.Problem(PAPER, 5, 100)
     solution = bcgc.solve(problem, "alternating:3:2", key=jax.random.key(0))
@@ -209,6 +213,7 @@ def test_a_schedule_is_read_again(tmp_path):
     assert read.needs == solution.needs
 
 
+@pytest.mark.slow
 def test_a_batch_over_workers_is_the_loop():
     def value(workers):
         return bcgc.solve(bcgc.Problem(PAPER, workers, 100, max_workers=6), "cyclic:3").expected_runtime

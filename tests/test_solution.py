@@ -272,6 +272,7 @@ def test_an_option_of_a_method_that_is_given_to_solve_is_told_where_it_belongs()
         bcgc.solve(PROBLEM, **{"seed": wrong})
 
 
+@pytest.mark.slow
 def test_traced_numbers_of_a_method_that_make_no_sense_are_invalid():
     for method, numbers in ((bcgc.TandonPartial, [3.0, 0.5]), (bcgc.Optimal, [1e-3, -1.0])):
         found = jax.vmap(lambda x, method=method: bcgc.solve(PROBLEM, method(x)))(np.array(numbers))

@@ -104,6 +104,7 @@ def test_float32_cells_are_certified_too_and_files_keep_them(tmp_path):
         assert [row["partition"] for row in read] == partitions
 
 
+@pytest.mark.slow
 def test_a_bad_cell_has_its_status_and_stops_no_other(x64):
     def heavy(num_workers, shape, max_workers):
         return bcgc.Problem(bcgc.Pareto(1.0, shape), num_workers, 100, max_workers=max_workers)
@@ -224,9 +225,7 @@ def _small(monkeypatch, largest_rate: float = 1e-2) -> bcgc.Sweep:
 def _small_plan(largest_rate: float, precision: np.dtype) -> bcgc.Sweep:
     """Compiled once for all that write it."""
     cells = bcgc.grid(
-        num_workers=np.array([2, 3]),
-        rate=np.geomspace(1e-3, largest_rate, 40),
-        deadline=np.array([2e8]),
+        num_workers=np.array([2, 3]), rate=np.geomspace(1e-3, largest_rate, 40), deadline=np.array([2e8])
     )
     return bcgc.Sweep(paper, cells, ["time", "ferdinand:2"], partitions=True)
 

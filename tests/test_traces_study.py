@@ -1,6 +1,5 @@
 """Plans on measured times, replayed: against NumPy and a linear programme, and what a study says of them."""
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,14 @@ from scipy.optimize import linprog
 import bcgc_jax as bcgc
 from experiments import replay, scheduling, traces
 from tests.oracles.schedules import simulated
+from tests.studies import Ran
 
 REAL = Path(__file__).resolve().parents[2] / "shared/traces"
 # Those that compile little: all windows and all that is replayed have one shape.
 FEW = {name: replay.RULES[name] for name in ("uncoded", "last step", "cyclic:2", "shares")} | {
     "whole steps 12/5": replay.RULES["whole steps"]._replace(window=12, every=5),
     "shares 6/5": replay.RULES["shares"]._replace(window=6, every=5),
+    "shares 50/3": replay.RULES["shares"]._replace(window=50, every=3),  # more than there is: it is cut
 }
 
 
@@ -59,6 +60,7 @@ def least(rows):
 # Replay
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_plans_see_their_window_only_and_are_replayed_as_numpy_does():
     rows, planned = times_of(), 12
@@ -70,7 +72,9 @@ def test_plans_see_their_window_only_and_are_replayed_as_numpy_does():
             "uncoded": (rows[:planned].max(axis=1).mean(), rows[now].max()),
             "limit": (np.mean([4 / sum(1 / t for t in row) for row in rows[:planned]]), None),
         }
-        for name, seen in (("shares", rows[:planned]), ("shares 6/5", rows[made - 6 : made])):
+        last = planned + i // 3 * 3
+        windows = {"shares": rows[:planned], "shares 6/5": rows[made - 6 : made]}
+        for name, seen in (windows | {"shares 50/3": rows[last - 12 : last]}).items():
             speed = 1 / seen.mean(axis=0)
             share = 4 * speed / speed.sum()
             want[name] = (share * seen).max(axis=1).mean(), (share * rows[now]).max()
@@ -92,22 +96,6 @@ def test_plans_see_their_window_only_and_are_replayed_as_numpy_does():
 
 def linprog_partition(rows):
     return least(rows).x[: rows.shape[1]]
-
-
-@pytest.mark.usefixtures("x64")
-def test_a_window_longer_than_the_first_part_is_cut():
-    rows = times_of()
-    long = {"shares 50/3": FEW["shares"]._replace(window=50, every=3), "uncoded": FEW["uncoded"]}
-    seen = []
-
-    def noted(window):
-        seen.append(window)
-        return FEW["shares"].plan(window)
-
-    long["shares 50/3"] = long["shares 50/3"]._replace(plan=noted)
-    replay.replay(rows, 12, rules=long)
-    assert {len(window) for window in seen} == {12}  # one shape, one program
-    assert [float(window[-1, 0]) for window in seen] == list(rows[11:23:3, 0])
 
 
 # Schedules
@@ -144,6 +132,7 @@ def _no_hindsight(monkeypatch):
     monkeypatch.setattr(replay, "_WHOLE", lambda rows: (1.0, np.eye(rows.shape[1])[0]))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64", "_no_hindsight")
 def test_schedules_are_replayed_task_by_task_with_workers_in_their_places():
     rows, planned = times_of(16), 8
@@ -158,14 +147,6 @@ def test_schedules_are_replayed_task_by_task_with_workers_in_their_places():
     pairs = [max(simulated(Tasks(2, 1), row[i : i + 2], none[:2])[0] for i in (0, 2)) for row in rows]
     assert found["groups:2"].taken == pytest.approx(pairs[planned:], rel=1e-12)
     assert found["groups:2"].promised == pytest.approx(np.mean(pairs[:planned]), rel=1e-12)
-
-
-@pytest.mark.usefixtures("_no_hindsight")
-def test_groups_of_two_are_left_out_for_an_odd_number_of_workers():
-    found = replay.replay(
-        times_of(8, 3), 4, rules={name: replay.RULES[name] for name in ("groups:2", "uncoded")}
-    )
-    assert set(found) == {"uncoded", *replay.KNOWING}
 
 
 @pytest.mark.slow
@@ -213,17 +194,6 @@ def test_shared_work_takes_as_long_as_the_free_workers_need():
     assert taken == pytest.approx([3.0, 1.4])
 
 
-def test_every_rule_is_of_a_kind():
-    kinds = {name: traces.kind_of(name) for name in (*replay.RULES, *replay.KNOWING)}
-    scheduled = {
-        name for name, rule in replay.RULES.items() if rule.runtime.__module__ == scheduling.__name__
-    }
-    assert {name for name, kind in kinds.items() if kind in (traces.SCHEDULE, traces.SHARING)} == scheduled
-    coded = {name for name, rule in replay.RULES.items() if rule.runtime is replay.coded} - {"uncoded"}
-    assert {name for name, kind in kinds.items() if kind == traces.CODE} == coded
-    assert {name for name, kind in kinds.items() if not kind} == set(replay.KNOWING)
-
-
 def study_of(**savings):
     """A study of schemes that save so much, certainly where positive."""
     uncoded = bcgc.measured.description.Interval(100.0, 99.0, 101.0)
@@ -236,24 +206,12 @@ def study_of(**savings):
     return traces.Study("x", rows, {}, 0, 1, described)
 
 
-@pytest.mark.parametrize(
-    ("savings", "said"),
-    [
-        ({"pooled": 0.5, "shares": -3.0}, "x: uncoded; nothing that could be planned is faster beyond doubt"),
-        ({"pooled": 5.0, "time": 4.0}, "x: pooled, 5.0 % less time than uncoded"),
-        (
-            {"pooled": 5.0, "credit": 9.0, "cyclic": 8.0, "limit": 30.0},
-            "x: credit, 9.0 % less time than uncoded; with a code pooled, 5.0 %",
-        ),
-        (
-            {"shares": 9.0, "pooled": 0.5, "credit": 4.0, "sharing:5": 8.0},
-            "x: shares, 9.0 % less time than uncoded; with a schedule credit, 4.0 %; with a code "
-            "pooled, 0.5 %, not beyond doubt",
-        ),
-    ],
-)
-def test_a_verdict_names_the_best_of_all_the_best_schedule_and_the_best_code(savings, said):
-    assert traces.verdict(study_of(**savings)).replace("\u00a0", " ") == said
+def test_a_verdict_names_the_best_of_all_the_best_schedule_and_the_best_code():
+    savings = {"shares": 9.0, "pooled": 0.5, "credit": 4.0, "sharing:5": 8.0, "limit": 30.0}
+    said = "x: shares, 9.0 % less time than uncoded; with a schedule credit, 4.0 %; with a code pooled, 0.5 %"
+    assert traces.verdict(study_of(**savings)).replace("\u00a0", " ") == f"{said}, not beyond doubt"
+    none = traces.verdict(study_of(pooled=0.5, shares=-3.0))
+    assert none == "x: uncoded; nothing that could be planned is faster beyond doubt"
 
 
 def test_times_too_few_for_a_curve_are_atoms():
@@ -325,6 +283,7 @@ def test_intervals_are_those_of_blocks_resampled_by_numpy():
 # The command
 
 
+@pytest.mark.slow
 def test_a_folder_of_traces_is_one_table_and_one_figure(tmp_path, capsys, monkeypatch):
     folder = tmp_path / "measured"
     folder.mkdir()
@@ -335,16 +294,10 @@ def test_a_folder_of_traces_is_one_table_and_one_figure(tmp_path, capsys, monkey
     (folder / "README.md").write_text("no trace")
     few = {name: FEW[name] for name in ("uncoded", "last step", "cyclic:2", "shares 6/5", "whole steps 12/5")}
     monkeypatch.setattr(traces.compute, "__kwdefaults__", {"rules": few})
-    before = jax.config.read("jax_enable_x64")
-    try:
-        assert traces.main(["--out", str(tmp_path), "--traces", str(folder)]) == 0
-    finally:
-        jax.config.update("jax_enable_x64", before)
-    printed = capsys.readouterr().out
-    assert max(map(len, printed.split("Written to")[0].splitlines())) <= 100
-    assert all(f"{name}: " in printed for name in ("one", "two"))
-    with (tmp_path / "traces.csv").open(newline="") as file:
-        rows = {(row["trace"], row["scheme"]): row for row in csv.DictReader(file)}
+    found = Ran(traces, tmp_path, capsys, seed=0, traces=folder)
+    assert all(f"{name}: " in found.printed for name in ("one", "two"))
+    assert found.drew("traces")
+    rows = {(row["trace"], row["scheme"]): row for row in found.rows("traces")}
     assert len(rows) == 2 * (len(few) + len(replay.KNOWING))
     assert rows["one", "cyclic:2"]["kind"] == traces.SCHEDULE
     whole = np.delete(lacking, [3, 9], axis=0)
@@ -354,39 +307,6 @@ def test_a_folder_of_traces_is_one_table_and_one_figure(tmp_path, capsys, monkey
         assert float(row["saved_low"]) <= float(row["saved"]) <= float(row["saved_high"])
         # The best fixed partition is beaten by those that are not fixed only.
         assert float(row["regret"]) > -1e-3 or row["scheme"] not in ("uncoded", "hindsight")
-    assert (tmp_path / "traces.png").read_bytes().startswith(b"\x89PNG")
-    assert "<svg" in (tmp_path / "traces.svg").read_text()
-
-
-@pytest.mark.parametrize(
-    ("files", "why"),
-    [
-        (None, "does not exist"),
-        ({}, "has no CSV files"),
-        ({"a.csv": times_of(7, 3)}, "has 7 steps with a time of each of 3 workers"),
-        ({"a.csv": times_of(30, 1)}, "at least 8 steps of 2 workers"),
-        ({"a.csv": "neither,nor\n1,2\n"}, "a.csv"),
-    ],
-)
-def test_a_folder_without_traces_is_one_line_and_status_2(files, why, tmp_path, capsys):
-    folder = tmp_path / "measured"
-    if files is not None:
-        folder.mkdir()
-    for name, content in (files or {}).items():
-        if isinstance(content, str):
-            (folder / name).write_text(content)
-        else:
-            write(folder, name, content)
-    before = jax.config.read("jax_enable_x64")
-    try:
-        with pytest.raises(SystemExit) as stop:
-            traces.main(["--out", str(tmp_path), "--traces", str(folder)])
-    finally:
-        jax.config.update("jax_enable_x64", before)
-    said = capsys.readouterr().err
-    assert stop.value.code == 2
-    assert len(said.splitlines()) == 1
-    assert why in said
 
 
 # Traces of real clusters

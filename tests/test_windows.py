@@ -56,7 +56,7 @@ def test_windows_give_what_the_renewals_give(precision, kind):
     np.testing.assert_allclose(mine, slope, rtol=0, atol=rtol * slope.max())
 
 
-def test_fewer_workers_than_levels_are_those_alone():
+def test_fewer_workers_than_levels_are_those_alone(x64):
     hazard = _hazards("all")
     shorter = hazard[:, :301]
     padded = np.concatenate([shorter, np.repeat(shorter[:, -1:], WORKERS - 301, axis=1)], axis=1)
@@ -65,7 +65,7 @@ def test_fewer_workers_than_levels_are_those_alone():
     np.testing.assert_allclose(among.leave[:, :301], alone.leave, rtol=1e-9, atol=1e-15)
 
 
-def test_a_level_that_nobody_can_reach_fails_surely():
+def test_a_level_that_nobody_can_reach_fails_surely(x64):
     hazard = _hazards("all")
     hazard[:, -1] = 0
     found = found_by_windows(hazard, WORKERS)

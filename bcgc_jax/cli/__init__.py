@@ -1,15 +1,18 @@
 """The command `bcgc`."""
 
+import gc
+import os
 from typing import NoReturn
 
-from bcgc_jax import _command
 from bcgc_jax._extras import to_install
 from bcgc_jax.cli.ending import finish, interrupted, say, take_any_sign
 
 
 def main() -> NoReturn:
     """Run `bcgc`; bad input ends with one line and exit status 2."""
-    _command.imported()
+    # What XLA thinks of constants, for example, is not for the screen; it is read when JAX is imported.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    gc.set_threshold(100_000)  # what JAX traces is many objects and few circles: a tenth of the time
     try:
         take_any_sign()
         status = _run()
@@ -20,12 +23,11 @@ def main() -> NoReturn:
 
 def _run() -> int:
     try:
-        import click
-
         from bcgc_jax.cli.group import cli
     except ModuleNotFoundError as error:
-        say(f"bcgc: {error.name} is missing: {to_install('cli')}")
-        return 2
+        return _missing(error)
+    import click
+
     try:
         return cli.main(prog_name="bcgc", standalone_mode=False) or 0
     except click.exceptions.NoArgsIsHelpError as error:
@@ -38,6 +40,13 @@ def _run() -> int:
         interrupted("bcgc", *stop.args)
     except BrokenPipeError:  # the reader (`| head`) has what it wanted
         return 0
+    except ModuleNotFoundError as error:
+        return _missing(error)
     except OSError as error:  # no command's: of a help text
         say(f"bcgc: cannot write the answer: {error.strerror or error}")
         return 2
+
+
+def _missing(error: ModuleNotFoundError) -> int:
+    say(f"bcgc: {error.name} is missing: {to_install('cli')}")
+    return 2

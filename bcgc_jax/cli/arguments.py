@@ -1,45 +1,34 @@
-"""What a person may type on the command line: numbers, laws; each refused in one clear line."""
+"""What a person may type on the command line: numbers, laws; each refused in one clear line.
+
+JAX comes with a law that is typed, and with nothing else here.
+"""
 
 import dataclasses
 import difflib
+import functools
+import importlib
 import math
 import re
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import click
-import jax.numpy as jnp
-import numpy as np
 from click.core import ParameterSource
 
-from bcgc_jax import laws
-from bcgc_jax.cli.estimates import MOST_WORKERS
-from bcgc_jax.cli.output import finite
-from bcgc_jax.laws import HazardCurve, HazardSpline, JointLaw, Law, Rows, Unlike
-from bcgc_jax.solvers.methods import METHODS, Method, Sharing
-from bcgc_jax.solvers.schemes import Scheme, load_schemes
+from bcgc_jax.cli.names import LAWS, METHODS, MOST_WORKERS, OBJECTIVES
 
-OBJECTIVES = ("expected-runtime", "completion-probability")
+if TYPE_CHECKING:
+    import numpy as np
+
+    from bcgc_jax.laws import Law
+    from bcgc_jax.solvers.methods import Method
+    from bcgc_jax.solvers.schemes import Scheme
+
 NO_DEADLINE = (
     "the most probable plan, --method deadline, --objective completion-probability or --min-completion, "
     "needs a --deadline"
 )
-
-# shifted-exponential: ShiftedExponential, and so on: the same names in CamelCase.
-LAWS = {
-    re.sub(r"(?<=[a-z])(?=[A-Z])", "-", law.__name__).lower(): law
-    for law in (
-        laws.ShiftedExponential,
-        laws.Exponential,
-        laws.Weibull,
-        laws.Pareto,
-        laws.Lognormal,
-        laws.Gamma,
-        laws.Uniform,
-        laws.TwoSpeed,
-        laws.Deterministic,
-    )
-}
 
 
 def method_help() -> str:
@@ -50,12 +39,21 @@ def method_help() -> str:
 
 def law_help() -> str:
     """Each law with its parameters, those with a default in brackets."""
-    return ", ".join(f"{name}:{','.join(_signature(law))}" for name, law in LAWS.items())
+    return ", ".join(map(_usage, LAWS))
 
 
-def _signature(law: type) -> list[str]:
-    fields = dataclasses.fields(law)
-    return [f"{f.name}=" if f.default is dataclasses.MISSING else f"[{f.name}={f.default:g}]" for f in fields]
+def _usage(law: str) -> str:
+    given = (f"{name}=" if value is None else f"[{name}={value:g}]" for name, value in LAWS[law].items())
+    return f"{law}:{','.join(given)}"
+
+
+@contextmanager
+def interrupted_at_once() -> Iterator[None]:
+    """Around what imports JAX: click would write a line of its own for Ctrl-C."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise click.Abort from None
 
 
 SEED = click.IntRange(0, 2**63 - 1)  # what a key is made of
@@ -99,28 +97,25 @@ class CycleTime(click.ParamType):
     name = "law"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        law, given = self.read(str(value), param, ctx)
-        missing = missing_parameters(law, given)
+        name, given = self.read(str(value), param, ctx)
+        missing = missing_parameters(name, given)
         if missing:
-            usage = f"{law_name(law)}:{','.join(_signature(law))}"
-            self.fail(f"{', '.join(missing)} missing in {value!r}; expected {usage}", param, ctx)
+            self.fail(f"{', '.join(missing)} missing in {value!r}; expected {_usage(name)}", param, ctx)
         try:
-            return law(**given)
+            return law_class(name)(**given)
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
     def read(
         self, value: str, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[type[Law], dict[str, float]]:
-        """The law's class and the parameters that were typed."""
+    ) -> tuple[str, dict[str, float]]:
+        """The law's name and the parameters that were typed."""
         name, _, text = value.partition(":")
         if name not in LAWS:
             near = difflib.get_close_matches(name, LAWS, n=1)
             hint = f" (did you mean {near[0]}?)" if near else ""
             self.fail(f"unknown law {name!r}{hint}; known: {', '.join(LAWS)}", param, ctx)
-        law = LAWS[name]
-        usage = f"{name}:{','.join(_signature(law))}"
-        known = [f.name for f in dataclasses.fields(law)]  # type: ignore[arg-type]
+        usage, known = _usage(name), LAWS[name]
         given: dict[str, float] = {}
         for part in filter(None, text.split(",")):
             key, equals, number = part.partition("=")
@@ -133,7 +128,7 @@ class CycleTime(click.ParamType):
                 given[key] = float(number)
             except ValueError:
                 self.fail(f"{key} must be a number, got {number!r}; expected {usage}", param, ctx)
-        return law, given
+        return name, given
 
 
 class WorkersCycleTime(CycleTime):
@@ -146,21 +141,28 @@ class WorkersCycleTime(CycleTime):
 
 
 class OpenCycleTime(CycleTime):
-    """NAME:PARAMETER=VALUE,… where parameters may be left to axes: (class, those that were typed)."""
+    """NAME:PARAMETER=VALUE,… where parameters may be left to axes: (name, those that were typed)."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return self.read(str(value), param, ctx)
 
 
-def missing_parameters(law: type[Law], given: Collection[str]) -> list[str]:
+def missing_parameters(law: str, given: Collection[str]) -> list[str]:
     """Parameters of a law that have no default and are not given."""
-    fields = dataclasses.fields(law)  # type: ignore[arg-type]
-    return [f.name for f in fields if f.default is dataclasses.MISSING and f.name not in given]
+    return [name for name, default in LAWS[law].items() if default is None and name not in given]
 
 
-def law_name(law: type[Law]) -> str:
+def law_class(law: str) -> type["Law"]:
+    """What a name stands for."""
+    with interrupted_at_once():
+        from bcgc_jax import laws
+    found: type[Law] = getattr(laws, "".join(part.capitalize() for part in law.split("-")))
+    return found
+
+
+def law_name(law: type["Law"]) -> str:
     """What a law is called on the command line."""
-    return next(name for name, known in LAWS.items() if law is known)
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", law.__name__).lower()
 
 
 class Axis(click.ParamType):
@@ -171,7 +173,9 @@ class Axis(click.ParamType):
     def __init__(self, number: Number) -> None:
         self.number = number
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> np.ndarray:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> "np.ndarray":
+        import numpy as np
+
         if isinstance(value, np.ndarray | int | float):
             return np.atleast_1d(np.asarray(value, int if self.number.whole else float))
 
@@ -209,7 +213,7 @@ class NamedAxis(click.ParamType):
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, np.ndarray]:
+    ) -> "tuple[str, np.ndarray]":
         name, equals, text = str(value).partition("=")
         if not equals:
             self.fail(f"must be PARAMETER=NUMBERS such as rate=1e-4:1e-1:33:log, got {value!r}", param, ctx)
@@ -250,7 +254,10 @@ round_trip_option = click.option(
 )
 
 
-def with_round_trip(method: Method | Scheme, round_trip: float) -> Method | Scheme:
+def with_round_trip(method: "Method | Scheme", round_trip: float) -> "Method | Scheme":
+    """`method`; one that asks for chunks does so in `round_trip`."""
+    from bcgc_jax.solvers.methods import Sharing
+
     return dataclasses.replace(method, round_trip=round_trip) if isinstance(method, Sharing) else method
 
 
@@ -297,9 +304,11 @@ format_option = click.option(
 )
 
 
-def _load_schemes(ctx: click.Context, param: click.Parameter, path: str | None) -> list[Scheme]:
+def _load_schemes(ctx: click.Context, param: click.Parameter, path: str | None) -> "list[Scheme]":
     if path is None:
         return []
+    with interrupted_at_once():
+        from bcgc_jax.solvers.schemes import load_schemes
     try:
         return load_schemes(path)
     except ValueError as error:
@@ -314,65 +323,32 @@ schemes_option = click.option(
 )
 
 
-def read_unit_costs(path: str) -> np.ndarray:
-    """Positive numbers, one a line; ValueError with the line that is none."""
-    costs = []
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            text = line.strip()
-            if not text:
-                continue
-            try:
-                cost = float(text)
-            except ValueError:
-                cost = math.nan
-            if not (math.isfinite(cost) and cost > 0):
-                raise ValueError(
-                    f"{path}, line {number}: a unit's cost must be a number above 0, got {text!r}"
-                )
-            costs.append(cost)
-    if not costs:
-        raise ValueError(f"{path} holds no unit costs: one positive number a line is expected")
-    return np.array(costs)
+def plan_option(which: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The option --out of a command whose plans are solutions."""
+    return click.option(
+        "--out",
+        type=click.Path(),
+        metavar="FILE.json",
+        help=f"Also write {which}, with its certificate, to a JSON file; in Python "
+        "bcgc_jax.Solution.load(FILE.json) reads it.",
+    )
 
 
-def law_of_workers(
-    given: Sequence[tuple[int | None, Law]], workers: int | None
-) -> tuple[Law | JointLaw, int | None]:
-    """What `WorkersCycleTime`s mean together, and for how many workers: several are those of unlike ones."""
-    if given[0][0] is None and len(given) == 1:
-        return given[0][1], workers
-    counts = [count or 1 for count, _ in given]
-    total = sum(counts)
-    if total > MOST_WORKERS:
-        raise click.UsageError(f"there may be at most {MOST_WORKERS:,} workers, not {total:,}")
-    if workers not in (None, total):
-        raise click.UsageError(f"--cycle-time is given for {total} workers, but --workers is {workers}")
-    if len(given) == 1:
-        return given[0][1], total
-    return Unlike([law for count, (_, law) in zip(counts, given, strict=True) for _ in range(count)]), total
+def answered_by(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The options of a command go to the function `answer` of a file beside this one.
 
+    It is imported now, and JAX with it: not for help, nor to refuse what was typed.
+    """
 
-def describe_law(law: Law | JointLaw) -> Any:
-    """The law as plain JSON values, null where a number is infinite; for unlike workers a list."""
-    if isinstance(law, Unlike):
-        return [describe_law(one) for one in law.laws]
-    if isinstance(law, Rows):
-        steps, workers = np.asarray(law.times).shape
-        return {"law": "rows", "steps": steps, "workers": workers, "mean": finite(law.mean())}
-    if isinstance(law, HazardSpline):
-        described = {"law": "smooth", "knots": int(jnp.size(law.times)), "mean": finite(law.mean())}
-        return described | {"tail_index": finite(np.asarray(law.tail_index))}
-    if isinstance(law, HazardCurve):
-        return {
-            "law": "smooth",
-            "knots": int(jnp.size(law.knots)),
-            "mean": finite(law.mean()),
-            "tail_index": 0.0,
-        }
-    assert isinstance(law, Law)
-    if isinstance(law, laws.Empirical):
-        size = int(jnp.asarray(law.times).size)
-        return {"law": "empirical", "measured_times": size, "mean": finite(law.mean())}
-    fields = dataclasses.fields(law)  # type: ignore[arg-type]
-    return {"law": law_name(type(law)), **{f.name: finite(getattr(law, f.name)) for f in fields}}
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def answer(**options: Any) -> None:
+            with interrupted_at_once():
+                module = importlib.import_module(f"bcgc_jax.cli.{name}")
+                compilation = importlib.import_module("bcgc_jax.cli.compilation")
+            compilation.keep_programs(click.get_current_context().find_root().params["compilation_cache"])
+            module.answer(**options)
+
+        return answer
+
+    return decorate

@@ -15,9 +15,10 @@ from typing import Any
 
 import jax
 
+from bcgc_jax.cli.names import OFF, VARIABLE
+from bcgc_jax.crossing import MANY
 from bcgc_jax.laws import Atomic, JointLaw, Law
 
-VARIABLE, OFF = "BCGC_COMPILATION_CACHE", "off"
 # The README's `bcgc solve` leaves 1 MB. JAX's own bound needs a package that it does not bring.
 _MOST_BYTES = 2**28
 _MAX_WORKERS_STEP = 32
@@ -129,11 +130,12 @@ def padded_workers(num_workers: int, law: Law | JointLaw, *, own_schemes: bool =
 
     The steps are what costs nothing that a person would notice: N = 20 solves as fast below 32 as below 20.
     Not for atoms and rows, which have a trace in their shape, nor for schemes of the user's own, which may
-    count on N levels.
+    count on N levels; nor for many workers, whose smooth steps need to know N.
     """
-    if isinstance(law, JointLaw) or isinstance(law.pieces(), Atomic) or own_schemes:
+    padded = -(-num_workers // _MAX_WORKERS_STEP) * _MAX_WORKERS_STEP
+    if isinstance(law, JointLaw) or isinstance(law.pieces(), Atomic) or own_schemes or padded > MANY:
         return num_workers
-    return -(-num_workers // _MAX_WORKERS_STEP) * _MAX_WORKERS_STEP
+    return padded
 
 
 class Stopwatch:

@@ -3,21 +3,22 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
 from bcgc_jax.cli.arguments import (
     Axis,
     CycleTime,
     Number,
     OpenCycleTime,
-    describe_law,
-    law_name,
     refuse_without_effect,
 )
-from bcgc_jax.laws import Law
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from bcgc_jax.laws import Law
 
 _NUMBER = Number(include=True)
 # Before the names of the parameters of a start-up's law, where they are columns.
@@ -45,49 +46,49 @@ class StartUp(click.ParamType):
 class Delivery:
     """What was asked of one problem."""
 
-    start_up: Law | float | None = None
+    start_up: "Law | float | None" = None
     send_time: float | None = None
     overlap: bool = False
     chain_cycles: float | None = None
+
+    @property
+    def random(self) -> bool:
+        """Whether the start-ups have a law."""
+        return not isinstance(self.start_up, float | None)
 
     def keywords(self) -> dict[str, Any]:
         """Those of `Problem` that were given."""
         return {name: value for name, value in vars(self).items() if value is not None and value is not False}
 
-    def described(self) -> dict[str, Any]:
-        """The same in JSON's own values."""
-        start = {"start_up": describe_law(self.start_up)} if isinstance(self.start_up, Law) else {}
-        return self.keywords() | start
-
     def refuse_unlike(self, cycle_times: Sequence[Any], keep_workers: bool) -> None:
         """UsageError for a law of start-ups beside workers that are not alike."""
-        if isinstance(self.start_up, Law):
+        if self.random:
             refuse_law_of_unlike(cycle_times, keep_workers)
 
 
 @dataclasses.dataclass(frozen=True)
 class DeliveryAxes:
-    """The same of a grid of problems: axes; of a law of start-ups the class, and its parameters that are not
+    """The same of a grid of problems: axes; of a law of start-ups the name, and its parameters that are not
     left to --axis.
     """
 
-    start_up: np.ndarray | tuple[type[Law], dict[str, float]] | None = None
-    send_time: np.ndarray | None = None
+    start_up: "np.ndarray | tuple[str, dict[str, float]] | None" = None
+    send_time: "np.ndarray | None" = None
     overlap: bool = False
-    chain_cycles: np.ndarray | None = None
+    chain_cycles: "np.ndarray | None" = None
 
     @property
-    def law(self) -> tuple[type[Law], dict[str, float]] | None:
+    def law(self) -> tuple[str, dict[str, float]] | None:
         """Of the start-ups, if they have one."""
         return self.start_up if isinstance(self.start_up, tuple) else None
 
-    def axes(self) -> dict[str, np.ndarray]:
+    def axes(self) -> "dict[str, np.ndarray]":
         """Those of one number each, by their names."""
-        return {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        return {name: value for name, value in vars(self).items() if hasattr(value, "shape")}
 
     def labels(self) -> dict[str, str]:
         """Columns of what is no number."""
-        found = {} if self.law is None else {"start_up_law": law_name(self.law[0])}
+        found = {} if self.law is None else {"start_up_law": self.law[0]}
         return found | ({"overlap": "true"} if self.overlap else {})
 
 

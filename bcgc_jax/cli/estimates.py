@@ -38,7 +38,6 @@ from bcgc_jax.solvers.schemes import NUM_DRAWS as SCHEME_DRAWS
 from bcgc_jax.solvers.schemes import Scheme
 from bcgc_jax.solvers.solve import DENSE, FEW_UNITS
 
-MOST_WORKERS = 2**17  # as in Python; a plan that needs no search then takes two minutes
 _LONG = 10.0  # seconds that nobody needs to be told about
 # Of the linear program of whole steps: its steps, and what one takes for each S N² and N³.
 _ROWS_STEPS, _ROWS_EACH, _ROWS_SYSTEM = 100, 3e-10, 2e-10

@@ -11,7 +11,6 @@ import numpy as np
 from rich.console import Console
 from rich.table import Column
 
-from bcgc_jax.cli.arguments import AT_MOST, SEED, WORKERS, Number, format_option
 from bcgc_jax.cli.compilation import padded_workers
 from bcgc_jax.cli.ending import interruptible
 from bcgc_jax.cli.estimates import Cost, announce, cost_of
@@ -28,20 +27,19 @@ from bcgc_jax.cli.output import (
     write_json,
     write_rows,
 )
-from bcgc_jax.cli.plans import plan_option, save_plan
+from bcgc_jax.cli.plans import save_plan
 from bcgc_jax.cli.traces import (
     TraceFile,
     cycles_of_a_step,
     later_than_promised,
     law_of_trace,
-    layout_options,
     whole_steps,
     with_options,
 )
 from bcgc_jax.cli.waiting import progress
 from bcgc_jax.laws import HazardSpline, Law
 from bcgc_jax.measured.description import Description, describe
-from bcgc_jax.measured.fits import MAX_TIMES, TWO_SPEED, Fit, fit_laws
+from bcgc_jax.measured.fits import MAX_TIMES, Fit, fit_laws
 from bcgc_jax.measured.likelihood import FAMILIES
 from bcgc_jax.measured.start_up import one_load
 from bcgc_jax.measured.traces import Trace
@@ -80,63 +78,9 @@ class Answer(NamedTuple):
     cycles: str
 
 
-@click.command(
-    name="fit",
-    short_help="Which law describes a trace, and what plan follows.",
-    epilog="""\b
-Examples:
-  bcgc fit steps.csv
-  bcgc fit steps.csv --figure fit.png --law gamma --law lognormal
-  bcgc fit log.parquet --worker-column rank --seconds-column time_s --coordinates 1e6 --format json
-  bcgc fit cut.csv --censored-column cut
-  bcgc fit loads.csv --load-column samples --figure loads.png
-  ssh NODE cat steps.csv | bcgc fit -""",
-)
-@click.argument("file", type=click.Path(allow_dash=True))
-@layout_options
-@click.option(
-    "--law",
-    "laws",
-    multiple=True,
-    type=click.Choice([*FAMILIES, TWO_SPEED]),
-    help="Law to fit; repeat it; all by default.",
-)
-@click.option("--workers", type=WORKERS, help=f"N of the plans, {AT_MOST}; those of the trace.")
-@click.option(
-    "--coordinates",
-    type=Number(1, include=True, whole=True),
-    default=1_000_000,
-    show_default=True,
-    help="L of the plans.",
-)
-@click.option("--samples", type=Number(), default=1, show_default=True, help="M, samples over all workers.")
-@click.option(
-    "--cycles",
-    type=Number(),
-    help="b, CPU cycles per coordinate and sample: 1, or with a column of loads as many as make the work of "
-    "a worker without redundancy the mean load.",
-)
-@click.option(
-    "--replicates",
-    type=Number(20, include=True, whole=True),
-    help=f"Samples behind each standard error and p-value: {_REPLICATES}, or with a column of loads 40.",
-)
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of these samples.")
-@click.option(
-    "--figure",
-    type=click.Path(),
-    help="Also draw quantiles and survival, or time against load: .png, .svg or .pdf.",
-)
-@plan_option("the plan for the best law")
-@format_option
 @one_line_errors
-def fit_command(**options: Any) -> None:
-    """Which law describes the cycle times in FILE, how sure is that, and how much does the plan depend on it?
-
-    FILE is CSV (also .csv.gz) or Parquet, - is standard input: a row for each step and worker, or a row for
-    each step and a column for each worker, in seconds. Parameters and runtimes are in seconds, or in whatever
-    unit the file has. With a column of loads, in cycles, the time before the first cycle is told apart.
-    """
+def answer(**options: Any) -> None:
+    """Of the options of the command."""
     question = Question(**options)
     with jax.enable_x64(True), progress(counted=False) as bar:
         task = bar.add_task("reading", total=1.0)

@@ -7,10 +7,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Column
 
-from bcgc_jax.cli.arguments import describe_law
 from bcgc_jax.cli.compilation import padded_workers
 from bcgc_jax.cli.estimates import Cost, announce
 from bcgc_jax.cli.fit_question import Question
+from bcgc_jax.cli.law_output import describe_law
 from bcgc_jax.cli.output import console, finite, names, print_table, table
 from bcgc_jax.cli.traces import with_options
 from bcgc_jax.laws import Law

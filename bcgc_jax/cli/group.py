@@ -2,11 +2,11 @@
 
 import click
 
-from bcgc_jax.cli.compilation import OFF, VARIABLE, keep_programs
-from bcgc_jax.cli.fit import fit_command
-from bcgc_jax.cli.solve import solve_command
-from bcgc_jax.cli.sweep import sweep_command
-from bcgc_jax.cli.train import train_command
+from bcgc_jax.cli.fit_command import fit_command
+from bcgc_jax.cli.names import OFF, VARIABLE
+from bcgc_jax.cli.solve_command import solve_command
+from bcgc_jax.cli.sweep_command import sweep_command
+from bcgc_jax.cli.train_command import train_command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -19,7 +19,7 @@ from bcgc_jax.cli.train import train_command
 )
 def cli(compilation_cache: str | None) -> None:
     """Block coordinate gradient coding: which redundancy should each block of a gradient get?"""
-    keep_programs(compilation_cache)
+    del compilation_cache  # of the command that answers
 
 
 for command in (solve_command, fit_command, sweep_command, train_command):

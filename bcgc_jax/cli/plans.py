@@ -1,23 +1,9 @@
 """A plan in a file: what `Solution.load` reads."""
 
-from collections.abc import Callable
 from typing import Any
-
-import click
 
 from bcgc_jax._pytree import replace
 from bcgc_jax.solution import Parts, Solution
-
-
-def plan_option(which: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """The option --out of a command whose plans are solutions."""
-    return click.option(
-        "--out",
-        type=click.Path(),
-        metavar="FILE.json",
-        help=f"Also write {which}, with its certificate, to a JSON file; in Python "
-        "bcgc_jax.Solution.load(FILE.json) reads it.",
-    )
 
 
 def save_plan(solution: Solution, num_workers: int, path: str) -> None:

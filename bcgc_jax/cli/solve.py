@@ -1,8 +1,9 @@
 """`bcgc solve`: plan the blocks, and compare with every known scheme."""
 
 import dataclasses
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -13,32 +14,18 @@ import numpy as np
 
 from bcgc_jax._pytree import replace
 from bcgc_jax.cli.arguments import (
-    AT_MOST,
     NO_DEADLINE,
-    OBJECTIVES,
-    SEED,
-    WORKERS,
-    Levels,
-    Number,
-    WorkersCycleTime,
-    describe_law,
-    format_option,
-    law_help,
-    law_of_workers,
-    method_help,
-    objective_option,
     ranges,
-    read_unit_costs,
     refuse_round_trip_of_none,
     refuse_without_effect,
-    round_trip_option,
-    schemes_option,
     with_round_trip,
 )
 from bcgc_jax.cli.compilation import Stopwatch, padded_workers
-from bcgc_jax.cli.deliveries import Delivery, delivery_options
+from bcgc_jax.cli.deliveries import Delivery
 from bcgc_jax.cli.destinations import check_file
 from bcgc_jax.cli.estimates import announce, cost_of, cost_of_all
+from bcgc_jax.cli.law_output import describe_delivery, describe_law
+from bcgc_jax.cli.names import MOST_WORKERS, OBJECTIVES
 from bcgc_jax.cli.output import (
     access,
     beside_the_answer,
@@ -47,19 +34,19 @@ from bcgc_jax.cli.output import (
     write_json,
     write_rows,
 )
-from bcgc_jax.cli.plans import plan_option, save_plan
+from bcgc_jax.cli.plans import save_plan
 from bcgc_jax.cli.solve_rows import row_of
 from bcgc_jax.cli.solve_table import OVERFLOW, Answer, fastest_plan, print_answer, runtime_of
 from bcgc_jax.cli.trace_law import which_law
-from bcgc_jax.cli.traces import TraceFile, cycles_of_a_step, late, need_one_law, trace_options
+from bcgc_jax.cli.traces import TraceFile, cycles_of_a_step, late, need_one_law
 from bcgc_jax.cli.waiting import Parts, progress
-from bcgc_jax.laws import Law, Rows, Unlike
+from bcgc_jax.laws import JointLaw, Law, Rows, Unlike
 from bcgc_jax.measured.resampling import bootstrap_interval
 from bcgc_jax.measured.traces import Trace
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.runtime import partition_of_units
 from bcgc_jax.solution import Solution
-from bcgc_jax.solvers import runtime_limit, solve
+from bcgc_jax.solvers import runtime_limit
 from bcgc_jax.solvers.forward_pass import largest_setup
 from bcgc_jax.solvers.methods import (
     BASELINES,
@@ -75,10 +62,10 @@ from bcgc_jax.solvers.methods import (
 )
 from bcgc_jax.solvers.sample_average import NUM_FRESH_DRAWS, draw_problems
 from bcgc_jax.solvers.schemes import Scheme
-from bcgc_jax.solvers.solve import FEW_UNITS, check_finite_mean
+from bcgc_jax.solvers.solve import FEW_UNITS, check_finite_mean, solve_sharing
 
-# While one compiles the optimum, the other compiles what all methods share and goes on with the rest.
-_THREADS = 2
+# Methods side by side, where they take so many seconds together: one that compiles has all cores already.
+_THREADS, _LONG = 2, 5.0
 # Times that a step of the subgradient method draws, and its fewest iterations.
 _DRAWN, _FEWEST_DRAWS = 2**17, 64
 # Seconds to compile a method, for the bar.
@@ -168,77 +155,9 @@ class Found(NamedTuple):
     solution: Solution
 
 
-@click.command(
-    name="solve",
-    short_help="Plan the blocks and compare with every known scheme.",
-    epilog=f"""\b
-Examples:
-  bcgc solve --workers 20 --coordinates 20000 --samples 50 \\
-             --cycle-time shifted-exponential:rate=1e-3,shift=50
-  bcgc solve --trace steps.csv --coordinates 1e6 --format json
-  bcgc solve --trace steps.csv --keep-workers --coordinates 1e6
-  bcgc solve --coordinates 1e6 --cycle-time '6*weibull:scale=1,concentration=2,shift=1' \\
-             --cycle-time '2*shifted-exponential:rate=0.2,shift=2' --out plan.json
-  bcgc solve --workers 8 --coordinates 1e6 --cycle-time pareto:scale=1,shape=2.5 \\
-             --method subgradient --method tandon:3 --deadline 2e6
-  bcgc solve --workers 20 --coordinates 40000 --samples 50 --objective completion-probability \\
-             --deadline 3.16e6 --cycle-time shifted-exponential:rate=0.1,shift=1
-  bcgc solve --workers 12 --unit-costs layers.txt --setup-cycles 2e5 --levels 0,1,2,3,5,11 \\
-             --cycle-time weibull:scale=1,concentration=0.8,shift=0.5
-  bcgc solve --workers 20 --coordinates 20000 --cycle-time gamma:shape=4,rate=4 \\
-             --start-up weibull:scale=4000,concentration=0.7 --send-time 0.02 --chain-cycles 0.1
-
-Laws: {law_help()}
-
-Methods: {method_help()}""",
-)
-@click.option(
-    "--workers",
-    type=WORKERS,
-    help=f"N, {AT_MOST}; by default those of the trace, or of COUNT* laws.",
-)
-@click.option("--coordinates", type=Number(1, include=True, whole=True), help="L, the gradient's length.")
-@click.option("--samples", type=Number(), default=1, show_default=True, help="M, samples over all workers.")
-@click.option(
-    "--cycles", type=Number(), default=1, show_default=True, help="b, CPU cycles per coordinate and sample."
-)
-@click.option(
-    "--cycle-time",
-    "cycle_times",
-    type=WorkersCycleTime(),
-    multiple=True,
-    help="Law of a worker's cycle time, NAME:PARAMETER=VALUE,…; where workers are not alike, repeat it: one "
-    "for each, 'COUNT*NAME:…' for several.",
-)
-@trace_options(": the law.")
-@click.option("--method", "methods", multiple=True, help="Scheme to solve for; repeat it; all by default.")
-@click.option("--deadline", type=Number(), help="Also print P(runtime ≤ deadline).")
-@click.option(
-    "--min-completion",
-    type=Number(0, 1),
-    help="The fastest plan with P(runtime ≤ deadline) at least this; needs --deadline.",
-)
-@objective_option
-@click.option("--levels", type=Levels(), help="Also the best plan of these levels alone, such as 0,3,7-9.")
-@click.option(
-    "--setup-cycles", type=Number(include=True), help="f, cycles per sample and subset before the first."
-)
-@delivery_options
-@click.option("--unit-costs", type=click.Path(), help="File, one cost a line: units in place of coordinates.")
-@round_trip_option
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the subgradient method.")
-@schemes_option
-@plan_option("the best plan")
-@format_option
 @one_line_errors
-def solve_command(**options: Any) -> None:
-    """Which redundancy should each block of coordinates get, how long does an iteration take, and how
-    does that compare with every known scheme?
-
-    The table is followed by the best plan, level: coordinates, and by what it needs. Runtimes carry the unit
-    of the cycle time. That of a scheme is exact, not simulated; only for laws of workers that are not alike
-    it is a mean of draws.
-    """
+def answer(**options: Any) -> None:
+    """Of the options of the command."""
     question = Question(**options)
     with jax.enable_x64(True):
         trace = None if question.trace is None else question.trace.read()
@@ -293,12 +212,12 @@ def _problem(question: Question, trace: Trace | None) -> Problem:
         workers = question.trace.num_workers(trace, workers)
         law = question.trace.law(trace, workers)
     else:
-        law, workers = law_of_workers(question.cycle_times, workers)
+        law, workers = _law_of_workers(question.cycle_times, workers)
     if workers is None:
         raise click.UsageError("give the number of workers with --workers")
     if question.unit_costs is not None:
         with access(question.unit_costs):
-            costs = read_unit_costs(question.unit_costs)
+            costs = _read_unit_costs(question.unit_costs)
         coordinates = costs.size
     assert coordinates is not None
     problem = Problem(
@@ -315,6 +234,45 @@ def _problem(question: Question, trace: Trace | None) -> Problem:
     if problem.has_setup or problem.delivers or coordinates <= FEW_UNITS:
         return problem
     return replace(problem, max_workers=padded_workers(workers, law, own_schemes=bool(question.schemes)))
+
+
+def _read_unit_costs(path: str) -> np.ndarray:
+    """Positive numbers, one a line; ValueError with the line that is none."""
+    costs = []
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            text = line.strip()
+            if not text:
+                continue
+            try:
+                cost = float(text)
+            except ValueError:
+                cost = math.nan
+            if not (math.isfinite(cost) and cost > 0):
+                raise ValueError(
+                    f"{path}, line {number}: a unit's cost must be a number above 0, got {text!r}"
+                )
+            costs.append(cost)
+    if not costs:
+        raise ValueError(f"{path} holds no unit costs: one positive number a line is expected")
+    return np.array(costs)
+
+
+def _law_of_workers(
+    given: Sequence[tuple[int | None, Law]], workers: int | None
+) -> tuple[Law | JointLaw, int | None]:
+    """What `WorkersCycleTime`s mean together, and for how many workers: several are those of unlike ones."""
+    if given[0][0] is None and len(given) == 1:
+        return given[0][1], workers
+    counts = [count or 1 for count, _ in given]
+    total = sum(counts)
+    if total > MOST_WORKERS:
+        raise click.UsageError(f"there may be at most {MOST_WORKERS:,} workers, not {total:,}")
+    if workers not in (None, total):
+        raise click.UsageError(f"--cycle-time is given for {total} workers, but --workers is {workers}")
+    if len(given) == 1:
+        return given[0][1], total
+    return Unlike([law for count, (_, law) in zip(counts, given, strict=True) for _ in range(count)]), total
 
 
 def _described(question: Question, problem: Problem) -> dict[str, Any]:
@@ -334,7 +292,7 @@ def _described(question: Question, problem: Problem) -> dict[str, Any]:
         "objective": question.objective if question.for_deadline else None,
         "levels": question.levels,
         "setup_cycles": question.setup_cycles,
-        **question.delivery.described(),
+        **describe_delivery(question.delivery),
         "unit_costs": None if costs is None else np.asarray(costs).tolist(),
     }
     return described | {name: value for name, value in optional.items() if value is not None}
@@ -425,18 +383,19 @@ def _solve_all(
     others: Mapping[str, Method | Scheme],
 ) -> list[Found]:
     """All methods, best first. Those that nobody asked for may be impossible here."""
-    # Compiling lets go of the interpreter's lock: the methods' programs are compiled side by side.
-    threads = ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1))
     # Long, as the optimum is: not both at first.
     tasks = sorted({**asked, **others}.items(), key=lambda one: isinstance(one[1], Subgradient))
-    estimates = {name: _COMPILING + cost_of(problem, method).seconds for name, method in tasks}
+    seconds = {name: cost_of(problem, method).seconds for name, method in tasks}
+    estimates = {name: _COMPILING + takes for name, takes in seconds.items()}
+    long = sum(seconds.values()) > _LONG
+    threads = ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1) if long else 1)
     with progress(counted=False) as bar, Parts(bar, estimates) as parts:
 
         def solve_one(name: str, method: Method | Scheme) -> Found | None:
             with jax.enable_x64(True):  # a setting of each thread
                 try:
-                    with parts.part(name), watch.lap() as seconds:
-                        solution = solve(problem, method, key=question.key)
+                    with parts.part(name), watch.lap() as taken:
+                        solution = solve_sharing(problem, method, key=question.key)
                         jax.block_until_ready(solution)
                 except ValueError:
                     named = question.methods or name == "deadline" or "," in name
@@ -445,7 +404,7 @@ def _solve_all(
                     return None
                 # What is exact for unlike workers is so for the draws that it is judged by.
                 solution = replace(solution, problem=judged)
-                row = {"method": name} | row_of(judged, solution, seconds(), question.deadline)
+                row = {"method": name} | row_of(judged, solution, taken(), question.deadline)
                 return Found(row, solution)
 
         with Stopwatch(parts.compiling) as watch:

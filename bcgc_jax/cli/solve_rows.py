@@ -57,10 +57,10 @@ def row_of(problem: Problem, solution: Solution, seconds: float, deadline: float
     if deadline is not None:
         row["completion_probability"] = None
     if solution.rounded is not None and status is not Status.INFEASIBLE:
-        counts = partition_of_units(problem, solution.rounded)
         row["partition"] = np.asarray(solution.rounded)[: int(np.asarray(problem.num_workers))].tolist()
         row["partition_runtime"] = finite(solution.rounded_runtime)
         if deadline is not None:
+            counts = partition_of_units(problem, solution.rounded)
             probability = completion_probability(problem, counts, jnp.asarray(deadline))
             row["completion_probability"] = finite(probability)
     if solution.method == "tandon_partial":

@@ -323,7 +323,7 @@ def _needs(answer: Answer, problem: Problem) -> list[str]:
     row = fastest_plan(answer.rows)
     if row is None or answer.setup is None or not 0 < answer.setup < np.inf:
         return []
-    backward, share = float(problem.total * problem.cycles), f"{100 * answer.setup:.2g} %"
+    backward, share = float(problem.total) * float(np.asarray(problem.cycles)), f"{100 * answer.setup:.2g} %"
     return [
         f"The gain needs a cheap forward pass: from {_plain(answer.setup * backward)} setup cycles a sample "
         f"and subset on, {share} of a backward pass (L b = {_plain(backward)}), this plan is slower than "

@@ -19,31 +19,18 @@ import numpy as np
 from rich.table import Column
 
 from bcgc_jax.cli.arguments import (
-    AT_MOST,
     NO_DEADLINE,
-    OBJECTIVES,
-    SEED,
-    WORKERS,
-    Axis,
-    NamedAxis,
-    Number,
-    OpenCycleTime,
-    describe_law,
-    format_option,
-    law_help,
-    law_name,
-    method_help,
-    objective_option,
+    law_class,
     refuse_round_trip_of_none,
     refuse_without_effect,
-    round_trip_option,
-    schemes_option,
     with_round_trip,
 )
-from bcgc_jax.cli.deliveries import START_UP, DeliveryAxes, delivery_axes, refuse_law_of_unlike
+from bcgc_jax.cli.deliveries import START_UP, DeliveryAxes, refuse_law_of_unlike
 from bcgc_jax.cli.destinations import check_file
 from bcgc_jax.cli.ending import begin, interruptible, leave, say
 from bcgc_jax.cli.estimates import Cost, announce, cost_of_all
+from bcgc_jax.cli.law_output import describe_law
+from bcgc_jax.cli.names import OBJECTIVES
 from bcgc_jax.cli.output import (
     console,
     finite,
@@ -55,7 +42,7 @@ from bcgc_jax.cli.output import (
     write_rows,
 )
 from bcgc_jax.cli.sweep_cells import all_parameters, problem_of_cell, refuse_no_law
-from bcgc_jax.cli.traces import TraceFile, need_one_law, trace_options
+from bcgc_jax.cli.traces import TraceFile, need_one_law
 from bcgc_jax.cli.waiting import Report, cells
 from bcgc_jax.laws import JointLaw, Law
 from bcgc_jax.problem import Problem, Status
@@ -69,7 +56,6 @@ Row = dict[str, Any]
 _GAP = "largest_relative_gap"
 _COMPILING = 6.0  # seconds of a size
 _PATIENCE = 60  # seconds that processes wait for each other
-_WHOLE, _POSITIVE = Axis(Number(1, include=True, whole=True)), Axis(Number())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +68,7 @@ class Question:
     cycles: np.ndarray
     setup_cycles: np.ndarray | None
     delivery: DeliveryAxes
-    cycle_time: tuple[type[Law], dict[str, float]] | None
+    cycle_time: tuple[str, dict[str, float]] | None
     trace: TraceFile | None
     axes: tuple[tuple[str, np.ndarray], ...]
     deadline: np.ndarray | None
@@ -147,75 +133,9 @@ class Question:
             raise click.UsageError(f"--process must be below --processes, {processes}, got {process}")
 
 
-@click.command(
-    name="sweep",
-    short_help="Solve a grid of problems over the number of workers and any other number.",
-    epilog=f"""\b
-Examples:
-  bcgc sweep --workers 2:50 --coordinates 20000 --samples 50 --cycle-time shifted-exponential:shift=50 \\
-             --axis rate=1e-4:1e-1:33:log --method optimal --method single_block --out sweep.parquet
-  bcgc sweep --workers 4,8,16 --coordinates 1e6 --cycle-time weibull:scale=1,shift=0.1 \\
-             --axis concentration=0.5,1,2
-  bcgc sweep --workers 10 --coordinates 40000 --cycle-time shifted-exponential:rate=0.1,shift=1 \\
-             --deadline 1e6:8e6:29 --objective completion-probability --format csv
-  bcgc sweep --workers 10 --coordinates 2000 --cycle-time gamma:shape=4,rate=4 --start-up exponential \\
-             --axis start_up.rate=1e-3,1e-2 --send-time 0,0.1
-  bcgc sweep … --out sweep.csv --resume       goes on where it was cut off
-
-An axis: 3, or 1,2,5, or LOW:HIGH:COUNT in equal steps, LOW:HIGH:COUNT:log in equal ratios; of whole
-numbers also LOW:HIGH, all of them.
-
-Several processes share the work and write one file, each started with the same command and
-  --coordinator HOST:PORT --processes K --process 0 … K-1
-
-Laws: {law_help()}
-
-Methods: {method_help()}""",
-)
-@click.option(
-    "--workers", type=Axis(WORKERS), help=f"N, {AT_MOST}: an axis; by default the workers of the trace."
-)
-@click.option("--coordinates", type=_WHOLE, required=True, help="L, the gradient's length: an axis.")
-@click.option("--samples", type=_POSITIVE, default=1, show_default=True, help="M, over all workers: an axis.")
-@click.option("--cycles", type=_POSITIVE, default=1, show_default=True, help="b, CPU cycles: an axis.")
-@click.option("--setup-cycles", type=Axis(Number(include=True)), help="f, before the first: an axis.")
-@delivery_axes
-@click.option(
-    "--cycle-time", type=OpenCycleTime(), help="Law, NAME:PARAMETER=VALUE,…; an --axis may give more."
-)
-@trace_options(": the law.")
-@click.option(
-    "--axis",
-    "axes",
-    type=NamedAxis(),
-    multiple=True,
-    help="A parameter of the law, or start_up.PARAMETER: an axis; repeat it.",
-)
-@click.option("--deadline", type=_POSITIVE, help="Also P(runtime ≤ deadline): an axis.")
-@objective_option
-@click.option(
-    "--method", "methods", multiple=True, help="Scheme to solve for; repeat it; optimal by default."
-)
-@click.option(
-    "--tolerance", type=Number(), default=1e-7, show_default=True, help="Relative gap of `optimal`."
-)
-@click.option("--partitions", is_flag=True, help="Also give the partitions, rounded.")
-@round_trip_option
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of methods that draw.")
-@click.option("--out", type=click.Path(), help="Write to FILE.csv or FILE.parquet, chunk by chunk.")
-@click.option("--resume", is_flag=True, help="Go on with --out where an earlier call was cut off.")
-@click.option("--coordinator", help="HOST:PORT of the first of several processes.")
-@click.option("--processes", type=Number(1, include=True, whole=True), help="How many there are.")
-@click.option("--process", type=Number(0, include=True, whole=True), help="Which one this is, from 0 on.")
-@schemes_option
-@format_option
 @one_line_errors
-def sweep_command(**options: Any) -> None:
-    """Solve all combinations of the axes, each with its certificate.
-
-    Without --out the rows are printed; with it they go to the file as they come, and a summary is printed.
-    A cell that cannot be solved has its status and stops no other.
-    """
+def answer(**options: Any) -> None:
+    """Of the options of the command."""
     question = Question(**options)
     _use_all_cores()
     with jax.enable_x64(True):
@@ -256,7 +176,7 @@ def _axes(question: Question) -> tuple[dict[str, np.ndarray], str, Callable[...,
     of_start = {name: a for name, a in question.axes if name.startswith(START_UP)}
     if start is not None:
         of_start = all_parameters(start, of_start, "--start-up", START_UP)
-        refuse_no_law(start[0], {name.removeprefix(START_UP): a for name, a in of_start.items()})
+        refuse_no_law(law_class(start[0]), {name.removeprefix(START_UP): a for name, a in of_start.items()})
     elif of_start:
         raise click.UsageError(f"--axis {next(iter(of_start))} needs a --start-up LAW")
     law: Law | JointLaw | type[Law]
@@ -269,9 +189,9 @@ def _axes(question: Question) -> tuple[dict[str, np.ndarray], str, Callable[...,
     else:
         assert question.cycle_time is not None
         parameters = all_parameters(question.cycle_time, parameters, "--cycle-time")
-        law = question.cycle_time[0]
+        name = question.cycle_time[0]
+        law = law_class(name)
         refuse_no_law(law, parameters)
-        name = law_name(law)
     if workers is None:
         raise click.UsageError("give the numbers of workers with --workers")
     axes = {
@@ -285,7 +205,7 @@ def _axes(question: Question) -> tuple[dict[str, np.ndarray], str, Callable[...,
     }
     optional = {"setup_cycles": question.setup_cycles, "deadline": question.deadline}
     axes |= {name: values for name, values in optional.items() if values is not None}
-    starting = None if start is None else start[0]
+    starting = None if start is None else law_class(start[0])
     made = functools.partial(problem_of_cell, law, tuple(parameters), starting, question.delivery.overlap)
     return axes, name, made
 

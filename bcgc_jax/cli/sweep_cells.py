@@ -7,8 +7,9 @@ import click
 import jax
 import numpy as np
 
-from bcgc_jax.cli.arguments import law_name, missing_parameters
+from bcgc_jax.cli.arguments import missing_parameters
 from bcgc_jax.cli.deliveries import START_UP
+from bcgc_jax.cli.names import LAWS
 from bcgc_jax.laws import JointLaw, Law
 from bcgc_jax.problem import Problem
 
@@ -16,20 +17,20 @@ _MOST_CHECKED = 10**6  # laws, before the sweep begins
 
 
 def all_parameters(
-    typed: tuple[type[Law], dict[str, float]], axes: dict[str, np.ndarray], option: str, prefix: str = ""
+    typed: tuple[str, dict[str, float]], axes: dict[str, np.ndarray], option: str, prefix: str = ""
 ) -> dict[str, np.ndarray]:
     """All parameters of a law, those of its `option` as axes of one number; named with the `prefix`."""
     law, given = typed
-    known = [prefix + name for name in law.__dataclass_fields__]  # type: ignore[attr-defined]
+    known = [prefix + name for name in LAWS[law]]
     fixed = {prefix + name: np.array([value]) for name, value in given.items()}
     for name in axes:
         if name not in known:
-            raise click.UsageError(f"--axis {name}: {law_name(law)} has the parameters {', '.join(known)}")
+            raise click.UsageError(f"--axis {name}: {law} has the parameters {', '.join(known)}")
         if name in fixed:
             raise click.UsageError(f"{name} is given twice: in {option} and as an --axis")
     missing = missing_parameters(law, {name.removeprefix(prefix) for name in (*fixed, *axes)})
     if missing:
-        raise click.UsageError(f"{law_name(law)} needs {', '.join(missing)}: in {option} or as an --axis")
+        raise click.UsageError(f"{law} needs {', '.join(missing)}: in {option} or as an --axis")
     return {**fixed, **axes}
 
 

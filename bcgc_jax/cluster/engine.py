@@ -2,6 +2,7 @@
 
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -11,6 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -54,6 +56,21 @@ def shared_programs() -> Iterator[Programs]:
         return
     with tempfile.TemporaryDirectory(prefix="bcgc-", ignore_cleanup_errors=True) as folder:
         yield Programs(folder, 0.0)
+
+
+_TOKEN = secrets.token_hex(32)  # Ray keeps the one that a process begins with
+
+
+def _have_token() -> None:
+    """Ray would write it to the home, for everybody to read, and fail where it cannot write."""
+    path = Path.home() / ".ray" / "auth_token"
+    try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+                file.write(_TOKEN)
+    except OSError:
+        os.environ.setdefault("RAY_AUTH_TOKEN", _TOKEN)
 
 
 # Seconds until a cluster must have taken a connection. Letters of a folder that leave room for a socket's.
@@ -133,6 +150,7 @@ def _start(ray: Any, ending: ExitStack, address: str | None, num_workers: int, s
     answer = signal.getsignal(signal.SIGTERM)
     options: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
     if address is None:
+        _have_token()
         # With room for the workers that replace others; a store smaller than 80 MB is refused.
         options |= {
             "num_cpus": 2 * num_workers,

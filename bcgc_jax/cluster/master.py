@@ -22,6 +22,7 @@ from bcgc_jax.cluster.engine import session, shared_programs
 from bcgc_jax.cluster.processes import Assignment, Fault, Processes
 from bcgc_jax.cluster.sources import Made, Source, Sources
 from bcgc_jax.cluster.worker import Duty
+from bcgc_jax.coding.codes import refuse_complex
 from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, num_samples
 from bcgc_jax.coding.scheduled import SchedulePlan, schedule_plan
 from bcgc_jax.coding.stages import tell_of_loops
@@ -242,6 +243,7 @@ class Cluster:
         seed: int,
     ) -> Assignment:
         self._check_open()
+        refuse_complex("params", params)
         if isinstance(plan, Schedule):
             plan = schedule_plan(plan, params, self.num_workers if callable(subsets) else len(subsets))
         given = self._sources.subsets(subsets, plan.num_workers)
@@ -303,6 +305,7 @@ class Cluster:
         Raises WorkersLost where a block cannot be completed any more, ValueError where too few are ever to be
         done, and what the loss raises in all workers.
         """
+        refuse_complex("params", params)
         if finish is not None:
             finish = np.minimum(_checked(finish, self.plan), _NEVER)
         self.iteration = self.iteration + 1 if iteration is None else iteration

@@ -30,6 +30,7 @@ from bcgc_jax.cluster.logs import Step, Watch
 from bcgc_jax.cluster.master import Cluster
 from bcgc_jax.cluster.processes import Fault, WorkersLost
 from bcgc_jax.cluster.sources import Source
+from bcgc_jax.coding.codes import refuse_complex
 from bcgc_jax.coding.gradients import Loss, PyTree, split_unevenly
 from bcgc_jax.coding.training import TrainingScheme, draws_of, schedule_scheme, training_scheme
 from bcgc_jax.laws import JointLaw, Law
@@ -197,6 +198,7 @@ def train_on_cluster(
     >>> found.seconds.shape, bool(loss(found.params, data) < 1)
     ((5,), True)
     """
+    refuse_complex("params", params)
     workers = _workers(problem, method, max_stored, cluster)
     plan_key, pace_key, batch_key = jax.random.split(key, 3)
     seed = int(jax.random.randint(batch_key, (), 0, 2**31 - 1))

@@ -39,6 +39,17 @@ _PIVOT = 1e-13
 _DECODABLE, _LARGEST = 5e-7, 1e9
 
 
+def refuse_complex(what: str, values: Any) -> None:
+    """ValueError for a pytree of `what` with a leaf that is complex: messages are sums of real numbers."""
+    for path, leaf in jax.tree.leaves_with_path(values):
+        if np.iscomplexobj(leaf):
+            dtype = np.result_type(getattr(leaf, "dtype", leaf))
+            raise ValueError(
+                f"{what}{jax.tree_util.keystr(path)} is {dtype}, and codes are of real numbers: take real "
+                "and imaginary part for two leaves, and join them in the loss by jax.lax.complex"
+            )
+
+
 @pytree_dataclass
 class GradientCode:
     """A code of N workers at one redundancy level.
@@ -349,6 +360,7 @@ def encode(code: GradientCode, gradients: ArrayLike) -> tuple[Array, ...]:
     >>> len(messages), messages[0].tolist()
     (4, [4.0, 4.0])
     """
+    refuse_complex("gradients", gradients)
     g = jnp.asarray(gradients)
     if g.ndim == 0 or len(g) != len(code.subsets):
         raise ValueError(
@@ -418,6 +430,7 @@ def decode(
     >>> decode(jnp.array([2.0, 0.0]), [jnp.array([1.5, 1.0]), jnp.array([jnp.nan, jnp.inf])]).tolist()
     [3.0, 2.0]
     """
+    refuse_complex("messages", messages)
     dtype = np.dtype(jnp.result_type(float) if dtype is None else dtype)
     whole = isinstance(messages, Array | np.ndarray)
     return _decode(_float64(weights), kept(messages) if whole else [kept(m) for m in messages], dtype)

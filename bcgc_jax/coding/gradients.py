@@ -27,6 +27,7 @@ from bcgc_jax.coding.codes import (
     gradient_code,
     in_float64,
     kept,
+    refuse_complex,
 )
 
 PyTree = Any
@@ -143,6 +144,7 @@ def backward_order(loss: Loss, params: PyTree, batch: PyTree) -> tuple[int, ...]
     >>> backward_order(lambda p, x: jnp.sum(jnp.tanh(x @ p["first"]) @ p["last"]), params, jnp.ones((5, 3)))
     (1, 0)
     """
+    refuse_complex("params", params)
     jaxpr = jax.make_jaxpr(jax.grad(loss))(params, batch).jaxpr
     positions = [_position(jaxpr, k) for k in range(len(jaxpr.outvars))]
     # What comes at the same time comes from the end, as the layers do.
@@ -172,6 +174,7 @@ def unit_sizes(params: PyTree, units: str = "leaves", order: Sequence[int] | Non
     >>> unit_sizes(layers, "layers").tolist(), unit_sizes(layers, "leaves").tolist()
     ([12, 8], [8, 4, 6, 2])
     """
+    refuse_complex("params", params)
     if units not in UNITS:
         raise ValueError(f'unknown units "{units}"; known: {", ".join(UNITS)}')
     leaves = jax.tree.leaves_with_path(params)
@@ -375,6 +378,7 @@ def subset_gradients(
     loss: Loss, plan: CodingPlan, params: PyTree, subsets: PyTree
 ) -> tuple[Array, dict[tuple[float, float], PyTree]]:
     """The full loss, and the gradients of each share of the samples that the plan knows: leaves `[N, …]`."""
+    refuse_complex("params", params)
     shapes = {np.shape(leaf)[:2] for leaf in jax.tree.leaves(subsets)}
     if len(shapes) != 1 or {len(s) and s[0] for s in shapes} != {plan.num_workers}:
         raise ValueError(

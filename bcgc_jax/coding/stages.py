@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.extend import core
 
+from bcgc_jax.coding.codes import refuse_complex
 from bcgc_jax.coding.gradients import Loss, Plan, PyTree
 
 # Calls, whose equations are put in their place, and by what name the parameters of a call have them. All
@@ -132,6 +133,7 @@ def stages(loss: Loss, params: PyTree, batch: PyTree, blocks: Sequence[Sequence[
     >>> [bool(jnp.allclose(g, w)) for g, w in zip([first, last], jax.grad(loss)(params, batch))]
     [True, True]
     """
+    refuse_complex("params", params)
     closed = jax.make_jaxpr(jax.grad(loss))(params, batch)
     body, constants, equations = closed.jaxpr, {}, []  # type: ignore[var-annotated]
     inputs = [core.Var(v.aval) for v in body.invars]

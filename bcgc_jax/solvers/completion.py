@@ -27,6 +27,10 @@ from bcgc_jax.solvers.spectral import spectral_projected_gradient
 _DEVIATIONS = (-1.5, -1.0, 0.0, 1.0, 2.0)
 STARTS = (*(f"typical times {sigma:+g} σ" for sigma in _DEVIATIONS), "harmonic", "single level")
 
+# Empty levels have the slope that they have at this share: at 0 that of heavy tails, or its own, is infinite.
+# Of 84 problems (Pareto, shapes 0.4 to 2.2, N = 3, 5, 8) one ends at the step limit, none more than 2e-6
+# below the best found; with 1e-8 it is five and 1e-4, without it 39 and 2e-3.
+_BESIDE = 1e-4
 # h of the spread atoms, one stage after the other.
 _SPREADS = (0.1, 0.03, 0.01, 0.003)
 
@@ -71,10 +75,19 @@ def completion_partition(
     def late(share: Array) -> Array:
         return delivery.exceedance(load(share), t)
 
-    def log_odds(share: Array, spread: Array) -> Array:
-        q = delivery.smoothed_exceedance(load(share), t, spread)
+    def log_odds_of(load: Any, spread: Array) -> Array:
+        q = delivery.smoothed_exceedance(load, t, spread)
         # 1 - q is rounded where completion is improbable, but then it is the larger that counts.
         return jnp.log(jnp.maximum(q, _tiny(q))) - jnp.log(jnp.maximum(1 - q, _tiny(q)))
+
+    def log_odds(share: Array, spread: Array) -> Array:
+        """With the slope beside loads of 0, where no level is in use."""
+        still, at = jax.lax.stop_gradient, load(share)
+        least = _BESIDE * total / unit * jnp.cumsum(jnp.arange(1, share.size + 1, dtype=share.dtype))
+        used = jax.tree.map(lambda y: jnp.where(y > 0, y, still(y)), at)
+        unused = jax.tree.map(lambda y: jnp.where(y > 0, still(y), least + y - still(y)), at)
+        beside = log_odds_of(unused, spread)
+        return log_odds_of(used, spread) + beside - still(beside)
 
     def project(share: Array) -> Array:
         return project_partition(share, 1.0, workers)

@@ -26,30 +26,34 @@ def best_levels(problem: Problem, allowed: Array) -> tuple[Array, Array]:
     allowed = problem.exists & allowed
     level = jnp.arange(allowed.size)
 
-    def value_of(levels: Array) -> Array:
-        value = optimal_partition(problem, levels, tolerance=_TOLERANCE).value
-        return jnp.where(jnp.any(levels), value, jnp.inf)
+    def value_of(levels: Array, least: Array) -> Array:
+        return optimal_partition(problem, levels, tolerance=_TOLERANCE, least=least).value
 
     def neighbours(levels: Array) -> Array:
         """The set itself and all that differ by one change."""
         here = level[:, None] == level[None, :]
-        flipped = levels ^ here
+        flipped = (levels ^ here) & allowed
+        flipped = jnp.where(jnp.any(flipped, axis=1)[:, None], flipped, levels)
 
         def moved(by: int) -> Array:
             there = level[:, None] + by == level[None, :]
             possible = levels & ~jnp.any(there & levels, axis=1) & jnp.any(there & allowed, axis=1)
             return jnp.where(possible[:, None], (levels & ~here) | there, levels)
 
-        sets = jnp.concatenate([levels[None], flipped & allowed, moved(-1), moved(1)])
+        sets = jnp.concatenate([levels[None], flipped, moved(-1), moved(1)])
         # Whole batches: the rest of a map would be compiled once more.
         return jnp.concatenate([sets, jnp.tile(sets[:1], (-len(sets) % _BATCH, 1))])
 
     def improve(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         levels, value, _, rounds = carry
         sets = neighbours(levels)
-        values = jax.lax.map(value_of, sets, batch_size=_BATCH)
+        enough = (1 - _GAIN) * value
+        # First the value of the set itself, then of those that may be better: what cannot be ends early.
+        first = jnp.arange(len(sets)) == 0
+        wanted = jnp.where(jnp.isinf(value), first, jnp.any(sets != levels, axis=1))
+        values = jax.lax.map(lambda s: value_of(*s), (sets, jnp.where(wanted, enough, 0)), batch_size=_BATCH)
         best = jnp.argmin(values)
-        better = values[best] < (1 - _GAIN) * value
+        better = values[best] < enough
         return (
             jnp.where(better, sets[best], levels),
             jnp.where(better, values[best], value),

@@ -49,6 +49,8 @@ from bcgc_jax.solvers.second_order import (
 _FINER, _FINER_WITH_KINKS, _FINEST = 4, 2, 64
 # The largest gap, for many levels, that the optimum of a coarse rule may be left with.
 _ROUGH = 1e-3
+# Steps by a rule that is off by more find nothing but what it is off by: it is refined at once.
+_BLIND = 1e-2
 # What the path's normal equations resolve in float64 and in float32; the room for cuts.
 _POLYHEDRAL, _POLYHEDRAL_SINGLE, _MAX_CUTS = 1e-6, 3e-4, 500
 # Entries, in problems · N², that a batch works on at a time on a CPU.
@@ -87,7 +89,7 @@ class _Shares(NamedTuple):
 
 
 class _Given(NamedTuple):
-    """The same for Newton's method."""
+    """The same for Newton's method, which ends early where its bound reaches `least`."""
 
     law: Law
     marks: Marks
@@ -96,6 +98,7 @@ class _Given(NamedTuple):
     num_levels: Array
     loads: Array
     tolerance: Array
+    least: Array
 
 
 class _Counts(NamedTuple):
@@ -108,8 +111,8 @@ class _Counts(NamedTuple):
 
 
 class _Numbers(NamedTuple):
-    """Length of the step, barrier μ; at x: f / f₀, its error, the least slope, f / f₀ - log Σx, Σ log x; the
-    slope along the step; f₀."""
+    """Length of the step, barrier μ; at x: f / f₀, its error, the best least slope so far, f / f₀ - log Σx,
+    Σ log x; the slope along the step; f₀."""
 
     length: Array
     barrier: Array
@@ -149,6 +152,7 @@ def optimal_partition(
     tolerance: ArrayLike = 1e-7,
     max_steps: int = 60,
     written_out: bool = False,
+    least: ArrayLike = jnp.inf,
 ) -> OptimalResult:
     r"""argmin E τ̂(x,T), to a relative gap of `tolerance` between f(x) and its lower bound.
 
@@ -156,7 +160,8 @@ def optimal_partition(
     `[max_workers]`, are those that may be used, and for which setup cycles are paid. They enter as a load
     that is linear in x, as Σx = L: (n+1) f/b = (n+1) f/(b L) Σx. For laws of atoms or rows f is polyhedral,
     and cutting planes take the place of Newton's method, down to a gap of 1e-6. `written_out` (static) is
-    that of `crossing_probability`, for batches.
+    that of `crossing_probability`, for batches. Newton's method ends, and is content with what it has, once
+    no partition can be faster than `least`.
 
     >>> from bcgc_jax.laws import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=3, num_coordinates=100)
@@ -169,19 +174,19 @@ def optimal_partition(
     iteration = problem.iteration
     if problem.start_up is not None:  # the same for all, and for every partition
         alike = replace(problem, start_up=None)
-        found = optimal_partition(
-            alike, levels, tolerance=tolerance, max_steps=max_steps, written_out=written_out
-        )
         start = jnp.asarray(problem.start_up, problem.dtype)
+        options = {"tolerance": tolerance, "max_steps": max_steps, "written_out": written_out}
+        found = optimal_partition(alike, levels, least=least - start, **options)
         return found._replace(value=found.value + start, lower_bound=found.lower_bound + start)
     if iteration.polyhedral or problem.delivers:
         return _by_cuts(problem, levels, tolerance)
     assert isinstance(iteration, Independent)
     law = iteration.law.with_fast_inverse()
     known = marks(law, jnp.ones(levels.size, problem.dtype), jnp.asarray(problem.num_workers))
-    given = _Given(law, known, *_in_unit_shares(problem, levels, tolerance))
-    start = _start(given, known.times[2])
     unit = problem.scale * problem.total
+    least = jnp.asarray(least, problem.dtype) / unit
+    given = _Given(law, known, *_in_unit_shares(problem, levels, tolerance), least)
+    start = _start(given, known.times[2])
     finite = jnp.isfinite(given.law.mean())
     first = _Evaluating(_first(given, start, finite), jnp.asarray(0), no_sums(start))
     done, steps, x, numbers = loop(
@@ -364,13 +369,18 @@ def _decide(given: _Given, s: _Iterate, f: Expansion) -> _Iterate:
     # The bound is to have the error of the value, and what its own is beyond it.
     more = jnp.maximum(doubt - f.error / total, 0)
     at_x = jnp.stack([f.value / unit, f.error / unit, (least - more) / unit, objective, logs, unit])
-    after, again = _verdict(given, count, at, total, at_x, more / unit)
+    # Each point bounds f from below, and where f nearly has kinks the last one does not do so best.
+    off, off_before = at_x[1] / total, at.error / jnp.sum(s.path[0])
+    bound = jnp.maximum(at_x[2] - off, jnp.where(count.round == _STEP, at.least - off_before, -jnp.inf))
+    after, again = _verdict(given, count, at, total, at_x, more / unit, bound)
+    at_x = at_x.at[2].set(bound + off)
 
     def shorter() -> _Iterate:
         cut, one_more = np.ones(len(_Numbers._fields)), np.zeros(len(_Counts._fields), int)
         cut[_Numbers._fields.index("length")] = _BACKTRACK
         one_more[_Counts._fields.index("tries")] = 1
-        return _Iterate(s.counts + one_more, s.numbers * cut.astype(x.dtype), s.path)
+        found = _Numbers(*(s.numbers * cut.astype(x.dtype)))._replace(least=bound + off_before)
+        return _Iterate(s.counts + one_more, jnp.stack(found), s.path)
 
     def onward() -> _Iterate:
         count, (value, error, least, objective, logs, unit) = _Counts(*s.counts), at_x
@@ -397,13 +407,14 @@ def _least_slope(given: _Given, f: Expansion) -> tuple[Array, Array]:
 
 
 def _verdict(
-    given: _Given, count: _Counts, at: _Numbers, total: Array, at_x: Array, more: Array
+    given: _Given, count: _Counts, at: _Numbers, total: Array, at_x: Array, more: Array, bound: Array
 ) -> tuple[Array, Array]:
     """What the next round does, and whether it rather is this step again, shorter.
 
-    `more` has been taken off the least slope for its error; nothing where there are few levels.
+    `more` has been taken off the least slope for its error; nothing where there are few levels. `bound` is
+    the best one so far, less its error.
     """
-    value, error, least, objective, logs, _ = at_x
+    value, error, least, objective, logs, unit = at_x
     enough = given.tolerance
     if given.levels.size > LARGE:  # beyond its own error, a rule's optimum is not looked for
         enough = jnp.maximum(enough, jnp.minimum(error / value, _ROUGH))
@@ -412,13 +423,15 @@ def _verdict(
         sure = met & (count.round == _CHECK)
     else:  # the gap with its error
         sure = (count.refine > first_fineness(given.levels.size)) & (
-            least * total - error >= (1 - given.tolerance) * value
+            bound * total >= (1 - given.tolerance) * value
         )
     # All that steps by this rule can do: its bound is met, or a merit that does not fall contradicts
     # its slope. The certificate is then that of the next rule.
     tries = count.tries + 1
-    ended = met | (tries >= _MAX_TRIES)
-    after = jnp.where(ended, jnp.where(sure, _DONE, _CHECK), _STEP)
+    sure |= bound * unit >= given.least
+    ended = met | sure | (tries >= _MAX_TRIES)
+    blind = (count.round != _STEP) & (error > _BLIND * value) & (_FINER * count.refine <= _FINEST)
+    after = jnp.where(ended | blind, jnp.where(sure, _DONE, _CHECK), _STEP)
     rounding = 64 * jnp.finfo(value.dtype).eps
     highest = at.objective - at.barrier * at.logs + at.length * _SUFFICIENT * at.descent + rounding
     falls = objective - at.barrier * logs <= highest

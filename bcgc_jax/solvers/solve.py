@@ -62,6 +62,10 @@ from bcgc_jax.solvers.units import improve_units
 # Up to here the loss of rounding may show, and the search over whole units is worth its time; with measured
 # times up to so many operations for all N² moves of a unit, a few seconds.
 FEW_UNITS, _MOST_OPERATIONS = 1000, 1e9
+# Of partial stragglers, those that are assessed one by one; operations of each under measured times.
+_FEW_LEVELS, _CHEAP = 64, 1e7
+# The package's own rules that give a partition.
+RULES = tuple(scheme for scheme in SCHEMES.values() if scheme.is_partition)
 # Workers up to which dense steps take over from smooth ones that end above this gap.
 DENSE, _SMOOTH_GAP = 1024, 1e-5
 
@@ -130,10 +134,10 @@ def solve(
     a problem does not have, such as a level that a traced number of workers lacks.
 
     >>> from bcgc_jax.laws import ShiftedExponential
-    >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=20, num_coordinates=20_000)
+    >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=3, num_coordinates=2_000)
     >>> solution = solve(problem, "time")
-    >>> solution.rounded[:3].tolist(), bool(solution.lower_bound < solution.expected_runtime)
-    ([5697, 1076, 609], True)
+    >>> solution.rounded.tolist(), bool(solution.lower_bound < solution.expected_runtime)
+    ([802, 454, 744], True)
     """
     if not isinstance(problem, Problem):
         raise TypeError(f"problem must be a Problem, got {problem!r}")
@@ -454,8 +458,7 @@ def _differentiable_jvp(primals, tangents):
     return known, slope
 
 
-@functools.partial(jax.jit, static_argnames="rule")
-def _partition(problem: Problem, number: int | None, *, rule: Scheme | type[Method]) -> tuple[Array, Array]:
+def _by_rule(problem: Problem, number: int | None, *, rule: Scheme | type[Method]) -> tuple[Array, Array]:
     """Partition and status of a rule that needs no search."""
     if isinstance(rule, Scheme):
         x = rule.partition(problem)
@@ -466,6 +469,52 @@ def _partition(problem: Problem, number: int | None, *, rule: Scheme | type[Meth
         x = jnp.where(feasible, x, jnp.nan)
     converged = jnp.asarray(int(Status.CONVERGED))
     return x, jnp.where(is_partition(problem, x), converged, int(Status.INFEASIBLE))
+
+
+_partition = jax.jit(_by_rule, static_argnames="rule")
+
+
+@jax.jit
+def _by_number(problem: Problem, number: int) -> tuple[Array, Array]:
+    """The same of one of `RULES`."""
+    return jax.lax.switch(
+        number, [functools.partial(_by_rule, number=None, rule=one) for one in RULES], problem
+    )
+
+
+def solve_sharing(problem: Problem, method: Method | Scheme, *, key: Array | None = None) -> Solution:
+    """As `solve`, with few programs that several methods share: for those who ask for many of them once."""
+    known = problem.iteration.exact and not is_traced((problem, method))
+    if known and method in RULES:
+        check_finite_mean(problem)
+        partition, status = _by_number(problem, RULES.index(method))
+        return replace(assess(problem, partition, status), method=method.name, problem=problem)
+    if known and isinstance(method, TandonPartial) and method.alpha is None and _has_few_levels(problem):
+        check_finite_mean(problem)
+        return replace(_partial_by_partitions(problem), method=method.name, problem=problem)
+    return solve(problem, method, key=key)
+
+
+def _has_few_levels(problem: Problem) -> bool:
+    several = 1 < int(np.max(problem.num_workers)) <= _FEW_LEVELS
+    return several and not problem.delivers and problem.iteration.evaluation_cost() <= _CHEAP
+
+
+def _partial_by_partitions(problem: Problem) -> Solution:
+    """Partial stragglers, by the program that partitions are assessed with.
+
+    An uncoded part, (s+1)/(s+α) of the samples, and the rest at level s take as long as the partition with
+    that share of the coordinates at level 0 and the others at level s.
+    """
+    alpha = baselines.straggler_ratio(problem.iteration.pooled())
+    levels = np.arange(1, int(np.asarray(problem.num_workers)))
+    total, uncoded = float(problem.total), (levels + 1) / (levels + float(alpha))
+    partitions = np.zeros((levels.size, problem.max_workers))
+    partitions[:, 0] = total * uncoded
+    partitions[np.arange(levels.size), levels] = total - partitions[:, 0]
+    found = [assess(problem, jnp.asarray(x), whole_numbers=False) for x in partitions]
+    best = int(np.argmin([float(one.expected_runtime) for one in found]))
+    return _of_parts(problem, alpha, found[best].expected_runtime, found[best].runtime_error, levels[best])
 
 
 def _refuse_partition(problem: Problem, name: str, partition: Array) -> None:
@@ -488,12 +537,18 @@ def _solve_expectation(problem: Problem, key: Array | None, *, scheme: Scheme) -
 def _solve_tandon_partial(problem: Problem, alpha: ArrayLike | None) -> Solution:
     alpha = baselines.straggler_ratio(problem.iteration.pooled()) if alpha is None else alpha
     found, level = baselines.tandon_partial_runtime(problem, alpha)
+    return _of_parts(problem, alpha, *found, level)
+
+
+@jax.jit
+def _of_parts(problem: Problem, alpha: ArrayLike, value: Array, error: Array, level: Array) -> Solution:
+    """An uncoded part, and one that is coded at a `level`."""
     # One worker has no level to code at.
-    value = jnp.where(jnp.asarray(problem.num_workers) == 1, jnp.nan, found.value)
+    value = jnp.where(jnp.asarray(problem.num_workers) == 1, jnp.nan, value)
     uncoded = (level + 1) / (level + jnp.asarray(alpha, problem.dtype))
     count = jnp.asarray(problem.num_coordinates)
     parts = Parts(jnp.stack([0 * level, level]), jnp.stack([uncoded, 1 - uncoded]), jnp.stack([count, count]))
-    solution = _no_partition(problem, Expectation(value, found.error))
+    solution = _no_partition(problem, Expectation(value, error))
     return replace(solution, parts=parts)
 
 

@@ -63,7 +63,7 @@ def best_found(
     the best search ended at a local optimum.
 
     >>> from bcgc_jax.laws import Exponential, ShiftedExponential
-    >>> problem = Problem(ShiftedExponential(1e-3, 50.0), 4, 100, start_up=Exponential(1e-4))
+    >>> problem = Problem(ShiftedExponential(1e-3, 50.0), 3, 100, start_up=Exponential(1e-4))
     >>> found = best_found(problem)
     >>> bool(found.lower_bound < found.value), round(float(found.partition.sum()), 2)
     (True, 100.0)

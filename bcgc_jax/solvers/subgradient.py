@@ -11,7 +11,7 @@ the iterates, weighted towards the last ones (Shamir & Zhang 2013).
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +19,12 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
+from bcgc_jax._pytree import is_traced
 from bcgc_jax.order_statistics import max_finish_time
 from bcgc_jax.partitions import cumulative_load, project_partition
 from bcgc_jax.problem import Problem, Status
+from bcgc_jax.runtime import expected_runtime
+from bcgc_jax.solution import assess
 from bcgc_jax.solvers.closed_form import time_partition
 
 # D, as a share of the simplex. Of 0.03, 0.1, 0.3 and 1 it is within 0.4 % of the best for nine laws, from
@@ -38,6 +41,20 @@ class SubgradientResult(NamedTuple):
     status: Array
     num_steps: Array
     history: Array
+
+
+class _Course(NamedTuple):
+    """The iterate, its average and the optimiser's state, of shares; the average as a partition.
+
+    The result so far, its value, how many checks there were, and whether another one follows.
+    """
+
+    iterate: tuple[Array, Array, Any]
+    average: Array
+    result: SubgradientResult
+    best_value: Array
+    check: Array
+    more: Array
 
 
 def scale_by_accumulated_norm(scale: float) -> optax.GradientTransformation:
@@ -58,7 +75,9 @@ def scale_by_accumulated_norm(scale: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-@functools.partial(jax.jit, static_argnames=("batch_size", "check_every", "max_steps"))
+_OPTIMISER = scale_by_accumulated_norm(_STEP)
+
+
 def subgradient_partition(
     problem: Problem,
     key: Array,
@@ -80,61 +99,83 @@ def subgradient_partition(
     >>> result.partition.shape, result.history.shape
     ((3,), (3,))
     """
-    iteration = problem.iteration
-    levels, total = problem.exists, problem.total
-    start = time_partition(problem) / total
-    workers = problem.num_workers
+    counts = {"batch_size": batch_size, "check_every": check_every, "max_steps": max_steps}
+    traced = is_traced((problem, key, tolerance))
 
-    def exact(share: Array) -> Array:
-        return iteration.expected_max(cumulative_load(share)).value
+    def check_and_go_on(course: _Course) -> _Course:
+        value = _value_of(problem, course.average, traced)
+        return _go_on(problem, key, course, value, tolerance, **counts)
 
+    course = _begin(problem, num_checks=-(-max_steps // check_every))
+    if traced:
+        return jax.lax.while_loop(lambda c: c.more, check_and_go_on, course).result
+    while course.more:
+        course = check_and_go_on(course)
+    return course.result
+
+
+def _value_of(problem: Problem, partition: Array, traced: bool) -> Array:
+    """Exact; where numbers are known by the program that all partitions are assessed with."""
+    if traced:
+        return expected_runtime(problem, partition)
+    return assess(problem, partition, whole_numbers=False).expected_runtime
+
+
+@functools.partial(jax.jit, static_argnames="num_checks")
+def _begin(problem: Problem, *, num_checks: int) -> _Course:
+    partition = time_partition(problem)
+    start, none = partition / problem.total, jnp.asarray(0)
+    history = jnp.full(num_checks + 1, jnp.nan, problem.dtype)
+    result = SubgradientResult(partition, none, none, history)
+    unknown = jnp.asarray(jnp.inf, problem.dtype)
+    return _Course(
+        (start, start, _OPTIMISER.init(start)), partition, result, unknown, none, jnp.asarray(True)
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("batch_size", "check_every", "max_steps"))
+def _go_on(
+    problem: Problem,
+    key: Array,
+    course: _Course,
+    value: Array,
+    tolerance: ArrayLike,
+    *,
+    batch_size: int,
+    check_every: int,
+    max_steps: int,
+) -> _Course:
+    """After the evaluation of the average: unless that was the last check the steps to the next one."""
+    iteration, levels, workers = problem.iteration, problem.exists, problem.num_workers
     # Any unit near the objective will do: steps do not depend on it, but squares of slopes may underflow.
     median = (
         iteration.pooled().with_fast_inverse().inverse_cumulative_hazard(jnp.log(2.0).astype(problem.dtype))
     )
-    unit = jnp.sum(start) * median
 
     def batch_loss(share: Array, times: Array) -> Array:
-        return jnp.mean(max_finish_time(cumulative_load(share), times)) / unit
+        return jnp.mean(max_finish_time(cumulative_load(share), times)) / median
 
-    optimiser = scale_by_accumulated_norm(_STEP)
-    num_checks = -(-max_steps // check_every)
-
-    def step(i: Array, carry):
-        share, average, state = carry
+    def step(i: Array, iterate: tuple[Array, Array, Any]) -> tuple[Array, Array, Any]:
+        share, average, state = iterate
         times = iteration.sorted_draws(jax.random.fold_in(key, i), batch_size, problem.dtype)
         slope = jax.grad(batch_loss)(share, times)
         mean = jnp.sum(jnp.where(levels, slope, 0)) / workers
         slope = jnp.where(levels, slope - mean, 0)
-        update, state = optimiser.update(slope, state)
+        update, state = _OPTIMISER.update(slope, state)
         share = project_partition(optax.apply_updates(share, update), 1.0, workers)
         return share, average + (share - average) * (1 + _AVERAGE) / (i + 1 + _AVERAGE), state
 
-    def improves(check: Array, history: Array) -> Array:
-        improvement = 1 - history[check] / history[jnp.maximum(check - 2, 0)]
-        return (check < num_checks) & ((check < 2) | (improvement > tolerance))
-
-    def check_and_go_on(carry):
-        """Evaluate the average, and unless that was the last check make the steps to the next one."""
-        check, _, inner, best, best_value, history = carry
-        value = exact(inner[1])
-        best = jnp.where(value < best_value, inner[1], best)
-        best_value = jnp.minimum(value, best_value)
-        history = history.at[check].set(best_value)
-        more = improves(check, history)
-        first = check * check_every
-        last = jnp.where(more, jnp.minimum(first + check_every, max_steps), first)
-        return check + more, more, jax.lax.fori_loop(first, last, step, inner), best, best_value, history
-
-    unknown = jnp.asarray(jnp.inf, problem.dtype)
-    history = jnp.full(num_checks + 1, jnp.nan, problem.dtype)
-    inner = (start, start, optimiser.init(start))
-    carry = (jnp.asarray(0), jnp.asarray(True), inner, start, unknown, history)
-    check, _, _, best, _, history = jax.lax.while_loop(lambda c: c[1], check_and_go_on, carry)
+    iterate, partition, result, best_value, check, _ = course
+    best = jnp.where(value < best_value, partition, result.partition)
+    best_value = jnp.minimum(value, best_value)
+    history = result.history.at[check].set(best_value)
     improvement = 1 - history[check] / history[jnp.maximum(check - 2, 0)]
-    met = (check >= 2) & (improvement <= tolerance)
-    status = jnp.where(
-        jnp.isfinite(history[0]), jnp.where(met, Status.CONVERGED, Status.STEP_LIMIT), Status.INFINITE
-    )
-    steps = jnp.minimum(check * check_every, max_steps)
-    return SubgradientResult(best * total, status, steps, history * problem.scale * total)
+    met = (check >= 2) & ~(improvement > tolerance)
+    more = (check < history.size - 1) & ~met
+    first = check * check_every
+    last = jnp.where(more, jnp.minimum(first + check_every, max_steps), first)
+    iterate = jax.lax.fori_loop(first, last, step, iterate)
+    status = jnp.where(met & (improvement <= tolerance), int(Status.CONVERGED), int(Status.STEP_LIMIT))
+    status = jnp.where(jnp.isfinite(history[0]), status, int(Status.INFINITE))
+    result = SubgradientResult(best, status, jnp.minimum(first, max_steps), history)
+    return _Course(iterate, iterate[1] * problem.total, result, best_value, check + more, more)

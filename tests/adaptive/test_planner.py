@@ -16,12 +16,7 @@ CHEAP = {name: RULES[name] for name in ("uncoded", "shares", "alternating", "sha
 def run(times, cost=0.0, seen=None):
     """All that it took, changes included, and the planner at the end."""
     planner = Planner(
-        times.shape[1],
-        len(times),
-        key=jax.random.key(0),
-        change_seconds=cost,
-        move_seconds=cost,
-        rules=CHEAP,
+        times.shape[1], len(times), key=jax.random.key(0), change_seconds=cost, move_seconds=cost, rules=CHEAP
     )
     total = 0.0
     for row in times:

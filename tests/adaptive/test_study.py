@@ -1,11 +1,10 @@
 """The study of the closed loop, small: what it prints and writes, against sums by hand."""
 
-import csv
-
 import numpy as np
 import pytest
 
 from experiments import adaptive as study
+from tests.studies import Ran
 
 pytestmark = pytest.mark.slow
 
@@ -20,17 +19,13 @@ def test_the_study_prints_and_writes_what_trainings_took(tmp_path, capsys, monke
     times = rng.uniform(1.0, 1.1, (40, 8)) * np.r_[np.ones(7), 3]
     lines = [f"{k},{w},{t}" for k, row in enumerate(times) for w, t in enumerate(row)]
     (tmp_path / "trace.csv").write_text("\n".join(["step,worker,seconds", *lines]))
-    study.run(tmp_path, seed=0, traces=tmp_path / "trace.csv")
-    with (tmp_path / "adaptive.csv").open(newline="") as file:
-        trace, drift = csv.DictReader(file)
+    found = Ran(study, tmp_path, capsys, seed=0, traces=tmp_path / "trace.csv")
+    trace, drift = found.rows("adaptive")
     assert float(trace["uncoded"]) == pytest.approx(times.max(axis=1).sum(), rel=1e-6)
     # A third of the speed: shares by speed take 8 / (7 + 1/3) in place of 3, but for the first iterations.
     assert 30 < float(trace["saved"]) < 64
     assert float(trace["fixed"]) == pytest.approx(100 * (1 - 8 / 22), abs=4)
     assert int(drift["changes"]) >= 1
-    with (tmp_path / "adaptive_early.csv").open(newline="") as file:
-        (early,) = csv.DictReader(file)
+    (early,) = found.rows("adaptive_early")
     assert abs(float(early["excess"])) < 5  # 0.9
-    out = capsys.readouterr().out
-    assert max(len(line) for line in out.splitlines() if "Written to" not in line) <= 100
-    assert (tmp_path / "adaptive.png").stat().st_size > 10_000
+    assert found.drew("adaptive")

@@ -25,31 +25,34 @@ def idle(monkeypatch):
     monkeypatch.setattr(bcgc_jax.cli.fit, "_answer", work)
     monkeypatch.setattr(bcgc_jax.cli.train, "_train_all", work)
     monkeypatch.setattr("bcgc_jax.cli.sweep.write_sweep", work)
+    monkeypatch.setattr("bcgc_jax.cli.solve._problem", work)
 
 
 COMMANDS = {
-    "--figure": ("fit", "steps.csv", "png"),
-    "--curves": ("train", *LAW, "--workers", "4", "csv"),
-    "--out": ("sweep", *LAW, "--workers", "4", "--coordinates", "60", "parquet"),
+    "--figure": ("fit", "steps.csv", "--figure", "png"),
+    "--curves": ("train", *LAW, "--workers", "4", "--curves", "csv"),
+    "--out": ("sweep", *LAW, "--workers", "4", "--coordinates", "60", "--out", "parquet"),
+    "--out of solve": ("solve", *LAW, "--workers", "4", "--coordinates", "60", "--out", "json"),
+    "--out of fit": ("fit", "steps.csv", "--out", "json"),
 }
 
 
 @pytest.mark.usefixtures("idle")
-@pytest.mark.parametrize("option", COMMANDS)
-def test_every_command_refuses_before_the_work_what_it_could_not_write(command, tmp_path, option):
-    *arguments, suffix = COMMANDS[option]
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_refuses_before_the_work_what_it_could_not_write(command, tmp_path, name):
+    *arguments, option, suffix = COMMANDS[name]
     (tmp_path / f"folder.{suffix}").mkdir()
     (tmp_path / "file").touch()
-    for name, words in [
+    for place, words in [
         (f"folder.{suffix}", "is a folder"),
         (f"missing/x.{suffix}", "there is no folder"),
         (f"file/x.{suffix}", "there is no folder"),
         (f"{'x' * 300}.{suffix}", "File name too long"),
         ("x.gif", "must end in"),
     ]:
-        if option == "--curves" and name == "x.gif":
-            continue  # rows are CSV whatever the name
-        status, out, err = command(*arguments, option, str(tmp_path / name))
+        if suffix in ("csv", "json") and place == "x.gif":
+            continue  # these are what they are whatever the name
+        status, out, err = command(*arguments, option, str(tmp_path / place))
         assert (status, out, err.count("\n")) == (2, "", 1), err
         assert words in err
         assert option in err

@@ -8,7 +8,9 @@ import click
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.cli.arguments import LAWS, CycleTime, describe_law, law_help
+from bcgc_jax.cli.arguments import CycleTime, law_help
+from bcgc_jax.cli.law_output import describe_law
+from bcgc_jax.cli.names import LAWS
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import gzip
 import io
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,9 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax.cli import traces
 from bcgc_jax.measured.traces import Trace
+from tests.cli import steps
 
-TIMES = np.random.default_rng(4).gamma(2.5, 0.6, (30, 3)) * [0.5, 1.0, 2.5] + 0.8
+TIMES = steps.TIMES
 
 
 def _trace(times: np.ndarray, censored: bool = False) -> Trace:
@@ -23,12 +23,6 @@ def _trace(times: np.ndarray, censored: bool = False) -> Trace:
     cut[0] = censored
     steps, workers = (np.arange(n).astype(str) for n in times.shape)
     return Trace(steps, workers, step, worker, times.ravel(), cut)
-
-
-def _write(path: Path, times: np.ndarray = TIMES) -> str:
-    rows = [f"{s},{w},{t:.9f}" for s, row in enumerate(times) for w, t in enumerate(row)]
-    path.write_text("\n".join(["step,worker,seconds", *rows]))
-    return str(path)
 
 
 def test_each_kind_of_law_is_the_librarys():
@@ -44,11 +38,11 @@ def test_each_kind_of_law_is_the_librarys():
 
 
 def test_the_limit_on_atoms_is_one_of_operations(monkeypatch):
-    monkeypatch.setattr(traces, "_MOST_OPERATIONS", 90 * 4**3)
-    trace = _trace(TIMES)  # 90 times
+    monkeypatch.setattr(traces, "_MOST_OPERATIONS", 24 * 4**3)
+    trace = _trace(TIMES)  # 24 times
     law: Any = traces.law_of_trace(trace, "atoms", 4)
-    assert np.size(law.times) == 90
-    with pytest.raises(ValueError, match=r"90 measured times are too many atoms for 5 workers: .*smooth"):
+    assert np.size(law.times) == 24
+    with pytest.raises(ValueError, match=r"24 measured times are too many atoms for 5 workers: .*smooth"):
         traces.law_of_trace(trace, "atoms", 5)
     traces.law_of_trace(trace, "smooth", 5)  # has no atoms
 
@@ -71,13 +65,15 @@ def test_where_many_evaluations_are_ahead_neighbours_become_one_atom(x64, monkey
 
 def test_times_that_were_cut_off_are_no_atoms():
     trace = _trace(TIMES, censored=True)
-    with pytest.raises(ValueError, match=r"1 of 90 times are censored.*--trace-law smooth"):
+    with pytest.raises(ValueError, match=r"1 of 24 times are censored.*--trace-law smooth"):
         traces.law_of_trace(trace, "atoms", 3)
     assert np.isfinite(traces.law_of_trace(trace, "smooth", 3).mean())
 
 
-def test_one_worker_only_is_one_text_for_all_commands(command, tmp_path):
-    path = _write(tmp_path / "trace.csv", TIMES[:, :1])
+def test_one_worker_only_is_one_text_for_all_commands(command, tmp_path, monkeypatch):
+    for name in ("describe", "fit_laws"):
+        monkeypatch.setattr(f"bcgc_jax.cli.fit.{name}", lambda *_, **__: pytest.fail("the work began"))
+    path = steps.written(tmp_path / "trace.csv", TIMES[:, :1])
     asked = {
         "solve": ["--trace", path, "--coordinates", "60"],
         "sweep": ["--trace", path, "--coordinates", "60"],
@@ -124,36 +120,29 @@ def test_workers_that_are_together_slow_are_told_from_workers_that_differ():
     assert (alike.unlike_workers, alike.slow_together) == (False, False)
 
 
-@pytest.mark.parametrize("name", ["solve", "sweep", "train"])
-def test_keep_workers_needs_a_trace(command, name):
-    workers = ["--workers", "4", "--cycle-time", "uniform:low=1,high=2", "--keep-workers"]
-    status, _, err = command(name, *workers, *([] if name == "train" else ["--coordinates", "9"]))
-    assert (status, err.count("\n")) == (2, 1)
-    assert "--keep-workers has no effect without --trace" in err
-
-
-def test_a_sweep_keeps_the_workers_as_solve_does(command, tmp_path):
-    asked = ["--trace", _write(tmp_path / "trace.csv"), "--keep-workers", "--method", "uncoded"]
-    status, out, err = command("sweep", *asked, "--coordinates", "2000,3000", "--format", "json")
-    assert status == 0, err
-    runtimes = [row["expected_runtime"] for row in json.loads(out)]
+def test_a_sweep_keeps_the_workers_as_solve_does(answer, trace):
+    asked = ["--trace", trace, "--keep-workers", "--method", "uncoded"]
+    runtimes = [row["expected_runtime"] for row in answer("sweep", *asked, "--coordinates", "2000,3000")]
     mean = TIMES.max(axis=1).mean()
-    assert runtimes == pytest.approx([mean * 2000 / 3, mean * 3000 / 3], rel=1e-8)
+    assert runtimes == pytest.approx([mean * 2000 / 4, mean * 3000 / 4], rel=1e-8)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "law"),
-    [((), "empirical"), (("--trace-law", "smooth"), "smooth"), (("--keep-workers",), "rows")],
+    [
+        ((), "empirical"),
+        (("--trace-law", "smooth"), "smooth"),
+        pytest.param(("--keep-workers",), "rows", marks=pytest.mark.smoke),
+    ],
 )
-def test_train_plans_for_the_law_of_the_trace_that_it_replays(command, tmp_path, arguments, law):
-    asked = ["--trace", _write(tmp_path / "trace.csv"), *arguments, "--method", "uncoded", "--format", "json"]
-    status, out, err = command("train", *asked, "--steps", "30", "--seeds", "1")
-    assert (status, err) == (0, "")
-    answer = json.loads(out)
-    assert answer["problem"]["cycle_time"]["law"] == law
-    (run,) = answer["runs"]
-    replayed = TIMES.max(axis=1).mean() * 1500 / 3 * 650
+def test_train_plans_for_the_law_of_the_trace_that_it_replays(answer, trace, arguments, law):
+    asked = ["train", "--trace", trace, *arguments, "--method", "uncoded", "--steps", "6", "--seeds", "1"]
+    found = answer(*asked)
+    assert found["problem"]["cycle_time"]["law"] == law
+    (run,) = found["runs"]
+    assert run["time_to_target"] is None
+    replayed = TIMES.max(axis=1).mean() * 1500 / 4 * 650
     assert run["mean_runtime"] == pytest.approx(replayed, rel=1e-4)
     if law == "rows":  # all of its steps were replayed
         assert run["expected_runtime"] == pytest.approx(replayed, rel=1e-8)
@@ -171,15 +160,12 @@ def _stdin(content: bytes) -> io.TextIOWrapper:
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_trace_comes_from_standard_input_too(command, monkeypatch, tmp_path, packed):
-    path = Path(_write(tmp_path / "steps.csv"))
-    content = gzip.compress(path.read_bytes()) if packed else path.read_bytes()
-    asked = ("--coordinates", "3000", "--method", "uncoded", "--format", "json")
-    _, expected, _ = command("solve", "--trace", str(path), *asked)
-    monkeypatch.setattr(sys, "stdin", _stdin(content))
-    status, out, err = command("solve", "--trace", "-", *asked)
-    assert (status, err) == (0, "")
-    mine, its = (json.loads(text) for text in (out, expected))
+def test_a_trace_comes_from_standard_input_too(answer, monkeypatch, trace, packed):
+    content = Path(trace).read_bytes()
+    asked = ("--coordinates", "100", "--method", "uncoded")
+    its = answer("solve", "--trace", trace, *asked)
+    monkeypatch.setattr(sys, "stdin", _stdin(gzip.compress(content) if packed else content))
+    mine = answer("solve", "--trace", "-", *asked)
     assert mine["problem"] == its["problem"]
     assert mine["solutions"][0]["expected_runtime"] == its["solutions"][0]["expected_runtime"]
 

@@ -252,32 +252,6 @@ def test_training_is_plain_gradient_descent_whoever_is_lost(cluster):
     assert costs.cycle_times.shape == (12, N)
 
 
-def test_without_replacement_a_training_goes_on_with_the_subsets_of_those_left(cluster):
-    params, data = case()
-    cluster.replace = False
-    problem = bcgc.Problem(bcgc.ShiftedExponential(1.0, 0.3), N, COUNT, len(data["y"]))
-
-    def kill(step, running):
-        if step == 2:
-            os.kill(running.pids[1], signal.SIGKILL)
-
-    try:
-        found = train_on_cluster(
-            *(jax.random.key(5), cluster, loss, params, data, optax.sgd(0.1), 5),
-            problem=problem,
-            method=MIXED,
-            before_step=kill,
-        )
-        assert cluster.plan.num_workers == N - 1
-        assert [block.level for block in cluster.plan.blocks] == [0, 2, 2]
-    finally:
-        cluster.replace = True
-        cluster.resize(N)
-    assert found.num_workers.tolist() == [4, 4, 3, 3, 3]
-    want = raveled(descended(params, data, optax.sgd(0.1), 5))
-    np.testing.assert_allclose(raveled(found.params), want, atol=3e-6)  # measured 2e-7
-
-
 def test_sums_and_batches_and_leaves_as_units(cluster):
     """A loss that is a sum, whole leaves, and samples drawn anew: the same for all who hold a subset."""
     params, data = case(16)

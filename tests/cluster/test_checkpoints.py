@@ -152,7 +152,7 @@ for warning in told:
 @pytest.mark.slow
 def test_after_a_write_that_failed_it_goes_on_tries_again_and_ends(tmp_path):
     script = _FULL.format(root=ROOT, folder=str(tmp_path))
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     *folders, first, second = done.stdout.splitlines()
     kept = [["0"], ["0", "1"], ["0", "1"], ["0", "1"], ["1", "4"], ["4", "5"], ["4", "5"]]

@@ -16,6 +16,7 @@ from experiments import cluster as experiment
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.smoke
 def test_train_on_processes_prints_the_same_steps_at_measured_times(command):
     arguments = ["--workers", "2", "--steps", "6", "--pace", "0.1", "--target", "0.3", "--format", "json"]
     law = "shifted-exponential:rate=1e-3,shift=50"
@@ -77,24 +78,13 @@ def test_a_bar_says_which_scheme_runs_now_and_who_is_left():
     )
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--resume"], "--resume goes on with what --checkpoints DIR holds"),
-        (["--checkpoints", "no-such-folder", "--resume"], "holds no training to go on with"),
-        (["--method", "limit"], '"limit" is no scheme'),
-        (["--method", "nothing"], "unknown method"),
-        (["--address", "127.0.0.1:1", "--method", "uncoded"], "--address: no Ray cluster answers"),
-        (["--address", "somewhere", "--method", "uncoded"], "HOST:PORT, got somewhere"),
-    ],
-)
-def test_bad_requests_are_refused_in_one_line(command, arguments, message):
-    law = "shifted-exponential:rate=1e-3,shift=50"
+def test_a_cluster_that_does_not_answer_is_one_line(command):
     status, out, err = command(
-        "train", "--engine", "ray", "--workers", "2", "--cycle-time", law, "--steps", "1", *arguments
+        *("train", "--engine", "ray", "--workers", "2", "--steps", "1", "--method", "uncoded"),
+        *("--cycle-time", "shifted-exponential:rate=1e-3,shift=50", "--address", "127.0.0.1:1"),
     )
     assert (status, out) == (2, "")
-    assert message in err
+    assert "--address: no Ray cluster answers" in err
     assert "Traceback" not in err
 
 

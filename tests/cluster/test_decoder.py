@@ -33,6 +33,7 @@ def sent(plan: CodingPlan, gradients: np.ndarray) -> list[np.ndarray]:
     ]
 
 
+@pytest.mark.smoke
 def test_the_mean_gradient_comes_back_from_as_many_messages_as_are_needed(x64: None) -> None:
     rng = np.random.default_rng(0)
     plan, params = made(1)

@@ -90,6 +90,7 @@ def relative_error(code: GradientCode, masks: np.ndarray, rng: np.random.Generat
     return float((np.linalg.norm(decoded - exact, axis=1) / np.linalg.norm(exact)).max())
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 6])
 def test_every_construction_decodes_every_set_of_stragglers(n):
     rng = np.random.default_rng(2)

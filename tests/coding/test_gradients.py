@@ -15,12 +15,7 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.cluster.worker import Duty, Worker
-from bcgc_jax.coding.gradients import (
-    Block,
-    Piece,
-    encode_gradients,
-    subset_gradients,
-)
+from bcgc_jax.coding.gradients import Block, Piece, encode_gradients, subset_gradients
 from tests.compilations import compilations
 
 KEY = jax.random.key(3)
@@ -74,6 +69,7 @@ def plan_of(construction=None, mean=True):
     return bcgc.coding.coding_plan(KEY, params, PARTITION, construction=construction, mean=mean)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("mean", [True, False])
 def test_the_coded_gradient_is_that_of_the_full_loss(mean, precision):
     rng = np.random.default_rng(0)
@@ -151,9 +147,9 @@ def test_what_a_worker_computes_by_itself_is_what_the_simulation_sends_for_it():
     params, batch = make_params(rng), make_batch(rng, 24)
     plan = plan_of()
     subsets = bcgc.coding.split_batch(batch, 6)
-    messages = jax.jit(
-        lambda p, s: encode_gradients(plan, subset_gradients(network, plan, p, s)[1]),
-    )(params, subsets)
+    messages = jax.jit(lambda p, s: encode_gradients(plan, subset_gradients(network, plan, p, s)[1]))(
+        params, subsets
+    )
     data, host = jax.tree.map(np.asarray, (subsets, plan))
     duty = Duty(network, host, params, np.ones(6), None, 0, False)
     for worker in range(6):

@@ -23,7 +23,7 @@ SCHEMES = (
     pytest.param("uncoded", marks=pytest.mark.slow),
     pytest.param("tandon:2", marks=pytest.mark.slow),
     pytest.param("optimal", marks=pytest.mark.slow),
-    "tandon_partial",
+    pytest.param("tandon_partial", marks=pytest.mark.slow),
     "time",
     "alternating:4:3",
     pytest.param("groups:3", marks=pytest.mark.slow),
@@ -144,7 +144,7 @@ def test_training_with_a_code_is_training_without_but_for_the_clock(model, metho
     np.testing.assert_allclose(np.diff(training.clock, prepend=0), expected, rtol=2e-5)
 
 
-@pytest.mark.parametrize("method", ["time", "tandon_partial"])
+@pytest.mark.parametrize("method", ["time", pytest.param("tandon_partial", marks=pytest.mark.slow)])
 def test_the_mean_iteration_takes_the_expected_runtime(method):
     scheme = scheme_of(method)
     levels = np.array([block.level for block in scheme.plan.blocks])
@@ -158,6 +158,7 @@ def test_the_mean_iteration_takes_the_expected_runtime(method):
     assert abs(runtime.mean() - expected) < 4 * runtime.std() / np.sqrt(runtime.size)
 
 
+@pytest.mark.smoke
 def test_measured_rows_are_replayed_in_their_order(model):
     params, batch = model
     scheme = scheme_of("time")
@@ -244,7 +245,7 @@ DELIVERING = bcgc.Problem(
 )
 
 
-@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("overlap", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_workers_that_start_up_and_send_are_paced_draw_for_draw(model, x64, overlap):
     params, batch = model
     problem = dataclasses.replace(DELIVERING, overlap=overlap)

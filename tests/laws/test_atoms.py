@@ -144,11 +144,7 @@ def test_empirical_law_sorts_what_it_is_given_also_under_a_trace(precision):
     expected = [0.0, 2 / 8, 5 / 8, 6 / 8, 1.0]
     t = np.asarray([0.3, 0.4, 3.3, 8.0, 1e5], precision)
     nested: Any = unsorted.tolist()
-    for law in (
-        bcgc.Empirical(unsorted),
-        bcgc.Empirical(jnp.asarray(unsorted)),
-        bcgc.Empirical(nested),
-    ):
+    for law in (bcgc.Empirical(unsorted), bcgc.Empirical(jnp.asarray(unsorted)), bcgc.Empirical(nested)):
         np.testing.assert_allclose(law.cdf(t), expected, rtol=few_ulp(precision))
     np.testing.assert_allclose(
         jax.jit(lambda times: bcgc.Empirical(times).cdf(t))(unsorted), expected, rtol=few_ulp(precision)

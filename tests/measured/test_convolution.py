@@ -7,13 +7,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from bcgc_jax.measured.convolution import (
-    FAMILIES,
-    LEVELS,
-    Part,
-    log_density_of_sum,
-    log_survival_of_sum,
-)
+from bcgc_jax.measured.convolution import FAMILIES, LEVELS, Part, log_density_of_sum, log_survival_of_sum
 
 # Of each family one that is wide and one that is narrow: parameters, infimum, and the same in SciPy.
 LAWS = [

@@ -170,6 +170,7 @@ def test_the_likelihood_is_that_of_its_terms():
         Model("none", "constant", Times(seconds, load, cut, 1e-9))
 
 
+@pytest.mark.slow
 def test_a_search_does_not_end_on_the_lower_of_two_tops():
     """Draws with which a search from estimated variances ended 117 and 338 below."""
     for seed in (7, 13):
@@ -203,6 +204,7 @@ def _blocks(seed, steps, dependence, noise=0.02):
 FAMILIES: Any = {"start_ups": ["lognormal"], "cycle_times": ["lognormal"], "num_replicates": 10}
 
 
+@pytest.mark.slow
 def test_several_loads_in_an_iteration_keep_what_s_and_t_have_to_do_with_each_other():
     trace, start, cycle = _blocks(0, 40, 0.6)
     fit = fit_start_up(jax.random.key(0), trace, **FAMILIES)

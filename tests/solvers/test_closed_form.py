@@ -44,10 +44,7 @@ def test_the_partition_for_given_times_solves_the_linear_programme(x64):
 
 @pytest.mark.parametrize(
     "case",
-    [
-        pytest.param(WEIBULL.at(2.0, 1.7, 0.3), id="Weibull"),
-        pytest.param(UNIFORM.at(0.4, 2.6), id="Uniform"),
-    ],
+    [pytest.param(WEIBULL.at(2.0, 1.7, 0.3), id="Weibull"), pytest.param(UNIFORM.at(0.4, 2.6), id="Uniform")],
 )
 def test_both_closed_forms_agree_with_independent_quadrature(x64, case):
     problem = padded(case.law(), 7)

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import optimize, stats
+from scipy import optimize
 
 import bcgc_jax as bcgc
+from tests.oracles.programme import best_of_two_speeds, best_shares, level_times
 from tests.problems import SIZE, known, padded
 
 LAWS = {
@@ -16,22 +17,6 @@ LAWS = {
     "uniform": bcgc.Uniform(1.1, 2.3),
     "weibull, infinite density at the shift": bcgc.Weibull(0.9, 0.35, 1.4),
 }
-
-
-def _sample_average_optimum(rng: np.random.Generator, times: np.ndarray) -> tuple[float, np.ndarray]:
-    """min over the simplex of mean max_n T_(N-n) y_n for given draws, as a linear programme (HiGHS)."""
-    draws, n = times.shape
-    loads = np.tril(np.ones((n, n))) * np.arange(1, n + 1)
-    rows = (times[:, :, None] * loads[None]).reshape(draws * n, n)
-    bound = np.repeat(-np.eye(draws), n, axis=0)
-    result = optimize.linprog(
-        np.concatenate([np.zeros(n), np.full(draws, 1 / draws)]),
-        A_ub=np.concatenate([rows, bound], axis=1),
-        b_ub=np.zeros(draws * n),
-        A_eq=np.concatenate([np.ones(n), np.zeros(draws)])[None],
-        b_eq=[1.0],
-    )
-    return result.fun, result.x[:n]
 
 
 @jax.jit
@@ -45,12 +30,11 @@ def _runtimes(problem, points):
 
 
 # The others differ in the law alone.
-_QUICK = ("paper", "uniform")
+_QUICK = (pytest.param("paper", marks=pytest.mark.smoke), "uniform")
+_SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in LAWS if name not in ("paper", "uniform")]
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in _QUICK else pytest.param(name, marks=pytest.mark.slow) for name in LAWS]
-)
+@pytest.mark.parametrize("name", [*_QUICK, *_SLOW])
 def test_the_gap_is_reached_and_no_random_partition_is_below_the_bound(x64, name):
     problem = padded(LAWS[name], 6, 3_000, 7, 1.3)
     solution = bcgc.solve(problem, "optimal")
@@ -72,7 +56,7 @@ def test_the_optimum_agrees_with_a_linear_programme_over_numpy_draws(x64):
     rng = np.random.default_rng(11)
     times = -np.sort(-(0.4 + rng.exponential(1.7, (3_000, 5))), axis=1)
     problem = bcgc.Problem(bcgc.ShiftedExponential(1 / 1.7, 0.4), 5, 1, 5)
-    value, share = _sample_average_optimum(rng, times)
+    value, share = best_shares(level_times(times))
     solution = bcgc.solve(problem, "optimal")
     runs = (times * np.cumsum(np.asarray(solution.partition) * np.arange(1, 6))).max(axis=1)
     error = runs.std() / np.sqrt(len(runs))
@@ -125,26 +109,7 @@ def test_the_slope_of_the_optimum_in_the_law_is_that_of_central_differences(x64)
     assert float(jax.grad(runtime)(0.8)) == pytest.approx(slope, rel=1e-9)
 
 
-def best_of_two_speeds(fast, slow, probability, workers):
-    """The optimum of one sample and coordinate by HiGHS: a sum over the number of slow workers."""
-    counts = np.arange(workers + 1)
-    chance = stats.binom(workers, probability).pmf(counts)
-    loads = np.tril(np.ones((workers, workers))) * np.arange(1, workers + 1)
-    speed = np.where(np.arange(workers)[None] < counts[:, None], slow, fast)  # slowest first
-    rows = (speed[:, :, None] * loads[None]).reshape(-1, workers)
-    bound = np.repeat(-np.eye(workers + 1), workers, axis=0)
-    return (
-        optimize.linprog(
-            np.r_[np.zeros(workers), chance],
-            A_ub=np.c_[rows, bound],
-            b_ub=np.zeros(len(rows)),
-            A_eq=np.r_[np.ones(workers), np.zeros(workers + 1)][None],
-            b_eq=[1.0],
-        ).fun
-        / workers
-    )
-
-
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("fast", "slow", "probability"), [(0.7, 3.2, 0.15), (1.0, 9.0, 0.01), (1.1, 1.6, 0.5)]
 )
@@ -152,7 +117,7 @@ def test_the_optimum_of_two_speeds_is_that_of_a_linear_programme(x64, fast, slow
     for workers in (4, 11):
         problem = padded(bcgc.TwoSpeed(fast, slow, probability), workers, 6_000, 5)
         solution = bcgc.solve(problem)
-        exact = 30_000 * best_of_two_speeds(fast, slow, probability, workers)
+        exact = 30_000 / workers * best_of_two_speeds(fast, slow, probability, workers)
         assert int(solution.status) == bcgc.Status.CONVERGED
         assert solution.lower_bound <= exact * (1 + 1e-10)
         assert exact * (1 - 1e-10) <= solution.expected_runtime <= exact * (1 + 1e-6)

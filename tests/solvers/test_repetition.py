@@ -1,24 +1,17 @@
 """The optimum by repetition in nested groups: against draws, a linear program, and the paper's scheme."""
 
-from collections.abc import Iterator
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import optimize
 
 import bcgc_jax as bcgc
 from bcgc_jax.solvers.repetition import group_sizes, repeated_codes, repeated_messages
 from bcgc_jax.solvers.short_messages import grouped_runtime
 from tests.compilations import compilations
+from tests.oracles.programme import best_shares
 
-
-@pytest.fixture(autouse=True)
-def _x64() -> Iterator[None]:
-    with jax.enable_x64(True):
-        yield
-
+pytestmark = pytest.mark.usefixtures("x64")
 
 PAPER = bcgc.ShiftedExponential(1e-3, 50.0)
 
@@ -45,26 +38,16 @@ def test_the_optimum_is_that_of_a_linear_program_over_all_outcomes(limit, sharde
     codes = np.array([(1, 1), (1, 2), (1, 4), (2, 1), (2, 2), (4, 1)])
     work = codes[:, 0] * (1 if sharded else codes[:, 1])
     factor = np.stack([_slowest(times, size) for size in codes[:, 0]], axis=1)
-    rows = factor[:, :, None] * (np.tri(6) * work)
-    exact = optimize.linprog(
-        np.r_[np.zeros(6), mass],
-        A_ub=np.vstack(
-            [
-                np.hstack([rows.reshape(-1, 6), -np.repeat(np.eye(16), 6, axis=0)]),
-                np.r_[1 / codes[:, 1], np.zeros(16)][None],
-            ]
-        ),
-        b_ub=np.r_[np.zeros(96), limit],
-        A_eq=np.r_[np.ones(6), np.zeros(16)][None],
-        b_eq=[1.0],
-        bounds=[(0, None)] * 22,
-    ).fun
+    finish = factor[:, :, None] * (np.tri(6) * work)
+    exact, _ = best_shares(finish, mass, limited=(1 / codes[:, 1], limit))
     assert int(found.status) == bcgc.Status.CONVERGED
     assert float(found.lower_bound) <= 1000 * exact * (1 + 1e-9)
     assert 1000 * exact * (1 - 1e-9) <= float(found.expected_runtime) <= 1000 * exact * (1 + 1.1e-6)
 
 
-@pytest.mark.parametrize("changes", [{}, {"send_time": 900.0, "start_up": 5000.0}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [pytest.param({}, marks=pytest.mark.slow), {"send_time": 900.0, "start_up": 5000.0}], ids=str
+)
 def test_the_value_is_that_of_draws_and_no_random_plan_is_below_the_bound(changes):
     rng = np.random.default_rng(4)
     times = 50 + 1000 * rng.exponential(size=(20_000, 4))

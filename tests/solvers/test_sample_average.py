@@ -7,16 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import optimize, stats
+from scipy import stats
 
 import bcgc_jax as bcgc
 from bcgc_jax.measured.resampling import bootstrap_interval, resampled_means
 from bcgc_jax.solvers.closed_form import frequency_partition
-from bcgc_jax.solvers.sample_average import (
-    draw_problems,
-    judge,
-    student_quantile,
-)
+from bcgc_jax.solvers.sample_average import draw_problems, judge, student_quantile
+from tests.oracles.programme import best_shares, level_times
 from tests.oracles.runtimes import delivered_runtime
 from tests.problems import known
 
@@ -36,20 +33,10 @@ def _problem(law, **changed) -> bcgc.Problem:
 
 def _best_of_rows(rows: np.ndarray, levels=range(N), setup: float = 0.0) -> float:
     """min mean_s θ_s over θ_s ≥ T_sn y_n, n in `levels`, which all pay for their setup."""
-    size, levels = len(rows), list(levels)
-    bounds, right = [], []
-    for s in range(size):
-        for n in levels:
-            line = np.zeros(len(levels) + size)
-            line[: len(levels)] = [(i + 1) * rows[s, n] * (i <= n) for i in levels]
-            line[len(levels) + s] = -1
-            bounds.append(line)
-            right.append(-(n + 1) * setup * rows[s, n])
-    cost = np.r_[np.zeros(len(levels)), np.full(size, 1 / size)]
-    total = np.r_[np.ones(len(levels)), np.zeros(size)][None]
-    found = optimize.linprog(cost, bounds, right, total, [L])
-    assert found.status == 0
-    return SCALE * found.fun
+    levels = list(levels)
+    finish = level_times(rows)[:, levels][:, :, levels]
+    later = setup / L * rows[:, levels] * (np.array(levels) + 1)
+    return SCALE * L * best_shares(finish, later=later)[0]
 
 
 def _runtimes(x: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -1,25 +1,19 @@
 """Short messages: plans against SciPy's linear program, random plans by draws, and the paper's scheme."""
 
 import itertools
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import optimize
 
 import bcgc_jax as bcgc
 from bcgc_jax.message_codes import message_codes
 from bcgc_jax.solvers.short_messages import grouped_runtime, short_messages
 from tests.compilations import compilations
+from tests.oracles.programme import best_shares
 
-
-@pytest.fixture(autouse=True)
-def _x64() -> Iterator[None]:
-    with jax.enable_x64(True):
-        yield
-
+pytestmark = pytest.mark.usefixtures("x64")
 
 # Of four workers: stragglers, parts, subsets; in ascending order of stragglers, as blocks are computed.
 FOUR = ((0, 1, 1), (0, 2, 2), (0, 4, 4), (1, 1, 2), (1, 3, 4), (2, 1, 3), (2, 2, 4), (3, 1, 4))
@@ -33,25 +27,10 @@ def _problem(law, workers=4, **changes):
 
 def _by_scipy(times, limit, send=0.0, order=FOUR):
     """The least mean over rows of when the last of the blocks is complete, in shares of all coordinates."""
-    steps = len(times)
-    slowest = -np.sort(-times, axis=1)
     tolerance, parts, work = np.array(order).T
-    before = np.tri(len(order))
-    rows = slowest[:, tolerance][:, :, None] * (before * work) + send * before / parts
-    found = optimize.linprog(
-        np.r_[np.zeros(len(order)), np.full(steps, 1 / steps)],
-        A_ub=np.vstack(
-            [
-                np.hstack([rows.reshape(-1, len(order)), -np.repeat(np.eye(steps), len(order), axis=0)]),
-                np.r_[1 / parts, np.zeros(steps)][None],
-            ]
-        ),
-        b_ub=np.r_[np.zeros(steps * len(order)), limit],
-        A_eq=np.r_[np.ones(len(order)), np.zeros(steps)][None],
-        b_eq=[1.0],
-        bounds=[(0, None)] * (len(order) + steps),
-    )
-    return float(found.fun)
+    before, slowest = np.tri(len(order)), -np.sort(-times, axis=1)
+    finish = slowest[:, tolerance][:, :, None] * (before * work) + send * before / parts
+    return best_shares(finish, limited=(1 / parts, limit))[0]
 
 
 LIMITS = np.array([1.0, 0.8, 0.5, 0.3])
@@ -84,7 +63,7 @@ LAWS = {
 }
 
 
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", ["paper", pytest.param("uniform", marks=pytest.mark.slow)])
 def test_the_value_is_that_of_draws_and_no_random_plan_is_below_the_bound(name):
     law, draw = LAWS[name]
     rng = np.random.default_rng(3)
@@ -107,6 +86,7 @@ def test_the_value_is_that_of_draws_and_no_random_plan_is_below_the_bound(name):
             assert (other - drawn).mean() > -4 * spread - 1e-6 * drawn.mean()
 
 
+@pytest.mark.slow
 def test_the_published_setting():
     """Without a limit the paper's plan; the curve is convex, and its slope is the price."""
     problem = bcgc.Problem(PAPER, 20, 20_000, 50.0, 1.0)
@@ -178,7 +158,7 @@ def test_a_start_up_is_added_and_a_link_is_paid_for_what_is_sent():
             assert float(short.expected_runtime) == pytest.approx(float(whole.expected_runtime), rel=2e-6)
 
 
-@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("overlap", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_groups_are_done_no_later_than_the_order_statistics(overlap):
     rng = np.random.default_rng(5)
     codes = message_codes(4)
@@ -211,6 +191,7 @@ def test_other_numbers_compile_nothing():
     assert not found
 
 
+@pytest.mark.slow
 def test_single_precision_is_certified_to_what_it_resolves():
     with jax.enable_x64(False):
         found = short_messages(_problem(PAPER), LIMITS, tolerance=1e-3)

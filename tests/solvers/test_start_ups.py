@@ -1,7 +1,5 @@
 """Plans for workers that start up and send: against a global search, random plans, and all sets of levels."""
 
-from collections.abc import Iterator
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,19 +11,16 @@ from bcgc_jax.problem import Status
 from bcgc_jax.runtime import with_least_start_up
 from bcgc_jax.solvers.start_ups import ordered_bound
 from experiments import start_ups
-from tests.problems import known
+from tests.problems import SIZE, known
 
 LAW = bcgc.ShiftedExponential(0.7, 1.0)
 
 
-@pytest.fixture(autouse=True)
-def _x64() -> Iterator[None]:
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 def _problem(workers: int = 5, coordinates: int = 2000, **more: object) -> bcgc.Problem:
-    return bcgc.Problem(LAW, workers, coordinates, max_workers=8, **more)  # type: ignore[arg-type]
+    return bcgc.Problem(LAW, workers, coordinates, max_workers=SIZE, **more)  # type: ignore[arg-type]
 
 
 def _at_most_a_thousandth_above(rows: list[start_ups.Plan]) -> None:
@@ -45,13 +40,13 @@ def test_a_global_search_finds_nothing_better_in_any_family() -> None:
 def test_no_plan_is_below_the_bound_of_ordered_times() -> None:
     """Of long start-ups, for which the relaxation says little; every single level, and random plans."""
     problem = _problem(start_up=bcgc.Exponential(1 / 3000), send_time=0.0)
-    levels = jnp.arange(8) < 5
+    levels = jnp.arange(SIZE) < 5
     bound = float(ordered_bound(problem, levels))
     solution = bcgc.solve(problem)
     relaxed = bcgc.certificate(with_least_start_up(problem), known(solution.partition)).lower_bound
     assert bound > 1.2 * float(relaxed)
     rng = np.random.default_rng(0)
-    others = np.zeros((64, 8))
+    others = np.zeros((64, SIZE))
     others[:, :5] = rng.dirichlet(0.3 * np.ones(5), 64) * 2000
     others[:5, :5] = 2000 * np.eye(5)
     assert bound <= np.asarray(start_ups._runtimes_of(problem, jnp.asarray(others))).min()
@@ -96,7 +91,7 @@ def test_a_link_has_a_certified_optimum_too(overlap: bool) -> None:
     rng = np.random.default_rng(0)
     best, value = known(solution.partition), float(solution.expected_runtime)
     for size in (1.0, 0.1, 0.01, 0.001):
-        others = np.zeros((64, 8))
+        others = np.zeros((64, SIZE))
         others[:, :5] = rng.dirichlet(np.ones(5), 64) * 2000
         near = (1 - size) * np.asarray(best) + size * others
         assert np.asarray(start_ups._runtimes_of(problem, jnp.asarray(near))).min() >= value * (1 - 1e-9)
@@ -139,12 +134,13 @@ def test_a_start_up_without_a_mean_is_refused() -> None:
         bcgc.solve(_problem(start_up=bcgc.Pareto(1.0, 0.9)))
 
 
+@pytest.mark.slow
 def test_a_deadline_is_met_with_start_ups_as_probably_as_by_any_plan_tried() -> None:
     problem = _problem(start_up=bcgc.Exponential(1 / 300), send_time=0.3)
     deadline = 1.1 * float(bcgc.solve(problem, "time").expected_runtime)
     found = bcgc.solve(problem, bcgc.Deadline(deadline))
     rng = np.random.default_rng(0)
-    others = np.zeros((64, 8))
+    others = np.zeros((64, SIZE))
     others[:, :5] = rng.dirichlet(np.ones(5), 64) * 2000
     tried = [float(bcgc.completion_probability(problem, x, deadline)) for x in others]
     assert float(known(found.completion_probability)) >= max(tried) - 1e-9

@@ -1,29 +1,24 @@
 """The optimum for each number of stored subsets, against `solve`, SciPy's linear program and closed forms."""
 
-from collections.abc import Iterator
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import optimize
 
 import bcgc_jax as bcgc
 from bcgc_jax.solvers.storage import storage_curve
 from tests.compilations import compilations
+from tests.oracles.programme import best_shares, level_times
 from tests.problems import padded
 
-
-@pytest.fixture(autouse=True)
-def _x64() -> Iterator[None]:
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 def _paper(workers):
     return bcgc.Problem(bcgc.ShiftedExponential(1e-3, 50.0), workers, 20_000, 50.0, 1.0)
 
 
+@pytest.mark.slow
 def test_the_last_point_is_the_papers_and_the_first_has_no_redundancy():
     curve = storage_curve(_paper(20))
     solution = bcgc.solve(_paper(20))
@@ -42,7 +37,13 @@ def test_the_last_point_is_the_papers_and_the_first_has_no_redundancy():
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"setup_cycles": 200.0}, {"start_up": 3e6, "send_time": 100.0}], ids=str
+    "changes",
+    [
+        {},
+        pytest.param({"setup_cycles": 200.0}, marks=pytest.mark.slow),
+        pytest.param({"start_up": 3e6, "send_time": 100.0}, marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
 def test_each_point_is_that_of_solve(changes):
     problem = bcgc.Problem(bcgc.ShiftedExponential(1e-3, 50.0), 4, 20_000, 50.0, 1.0, **changes)
@@ -57,20 +58,8 @@ def test_each_point_is_that_of_solve(changes):
 
 def _by_scipy(times, stored):
     """The least mean of max_n T_n y_n over the levels below `stored`."""
-    steps, size = times.shape
-    ordered = -np.sort(-times, axis=1)
-    loads = np.tri(size) * np.arange(1, size + 1)
-    found = optimize.linprog(
-        np.r_[np.zeros(size), np.full(steps, 1 / steps)],
-        A_ub=np.hstack(
-            [(ordered[:, :, None] * loads).reshape(-1, size), -np.repeat(np.eye(steps), size, axis=0)]
-        ),
-        b_ub=np.zeros(steps * size),
-        A_eq=np.r_[np.ones(size), np.zeros(steps)][None],
-        b_eq=[1.0],
-        bounds=[(0, None if n < stored else 0) for n in range(size)] + [(0, None)] * steps,
-    )
-    return float(found.fun)
+    most = [None if n < stored else 0 for n in range(times.shape[1])]
+    return best_shares(level_times(times), most=most)[0]
 
 
 def test_each_point_of_measured_rows_is_scipys():
@@ -82,6 +71,7 @@ def test_each_point_of_measured_rows_is_scipys():
     np.testing.assert_allclose(curve.expected_runtime, exact, rtol=2e-6)
 
 
+@pytest.mark.slow
 def test_padding_repeats_the_last_point():
     curve = storage_curve(padded(bcgc.ShiftedExponential(1e-3, 50.0), 4))
     alone = storage_curve(bcgc.Problem(bcgc.ShiftedExponential(1e-3, 50.0), 4, 20_000))
@@ -91,6 +81,7 @@ def test_padding_repeats_the_last_point():
     np.testing.assert_allclose(curve.awaited[:4], alone.awaited, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_batch_is_its_members_and_other_numbers_compile_nothing():
     def curve(rate):
         return storage_curve(bcgc.Problem(bcgc.ShiftedExponential(rate, 1.0), 4, 20_000))

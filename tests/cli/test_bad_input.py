@@ -1,0 +1,145 @@
+"""What cannot be meant is refused in one line, status 2, before any work."""
+
+import shlex
+
+import pytest
+
+# Words of the shell that many rows have.
+WORDS = {
+    "SMALL": "--workers 4 --coordinates 10",
+    "SIZES": "--workers 2,3 --coordinates 10",
+    "LAW": "--cycle-time shifted-exponential:rate=1e-3,shift=50",
+    "UNIFORM": "--cycle-time uniform:low=1,high=2",
+    "PARETO": "--cycle-time pareto:scale=1",
+    "RAY": "--engine ray --workers 2 --steps 1",
+    "WEIBULL": "--start-up weibull:scale=4000,concentration=0.7",
+}
+# What is typed, and a part of what is said.
+ROWS = r"""
+solve LAW --workers 4 -> --coordinates
+solve SMALL -> either --cycle-time or --trace
+solve SMALL UNIFORM --unit-costs x.txt -> either --coordinates or --unit-costs
+solve --workers 4 UNIFORM --unit-costs x.txt -> cannot read x.txt
+solve SMALL UNIFORM --setup-cycles -1 -> at least 0
+solve SMALL UNIFORM --setup-cycles 1 --method subgradient -> subgradient knows no --setup-cycles
+solve SMALL UNIFORM --levels 0,x -> levels and ranges
+solve SMALL UNIFORM --levels 3-1 -> levels and ranges
+solve SMALL UNIFORM --levels 0,4 --method limit -> from 0 to 3
+solve SMALL UNIFORM --objective completion-probability -> needs a --deadline
+solve SMALL UNIFORM --objective speed -> completion-probability
+solve SMALL UNIFORM --min-completion 0.9 -> needs a --deadline
+solve SMALL UNIFORM --min-completion 1.5 --deadline 9 -> at most 1
+solve SMALL LAW --trace x.csv -> either --cycle-time or --trace
+solve SMALL LAW --keep-workers -> --keep-workers has no effect without --trace
+sweep SIZES UNIFORM --keep-workers -> --keep-workers has no effect without --trace
+train --workers 4 UNIFORM --keep-workers -> --keep-workers has no effect without --trace
+solve SMALL LAW UNIFORM -> for 2 workers, but --workers is 4
+solve SMALL --cycle-time '3*uniform:low=1,high=2' -> for 3 workers, but --workers is 4
+solve SMALL --cycle-time 'x*uniform:low=1,high=2' -> whole number
+solve --coordinates 9 LAW --cycle-time '1e9*uniform:low=1,high=2' -> at most 131,072
+solve --coordinates 9 LAW -> --workers
+solve --workers 2.5 --coordinates 9 LAW -> whole number
+solve --workers 0 --coordinates 9 LAW -> at least 1
+solve --workers -3 --coordinates 9 LAW -> at least 1
+solve --workers nan --coordinates 9 LAW -> whole number
+solve --workers 3 --coordinates inf LAW -> whole number
+solve SMALL UNIFORM --samples -1 -> above 0
+solve SMALL UNIFORM --cycles nan -> finite number above 0
+solve SMALL UNIFORM --deadline 0 -> above 0
+solve SMALL UNIFORM --method tme -> did you mean "time"
+solve SMALL UNIFORM --method tandon:4 -> from 0 to 3
+solve SMALL UNIFORM --method tandon -> as in
+solve SMALL UNIFORM --method ferdinand:11 -> from 1 to 10
+solve SMALL UNIFORM --format xml -> xml
+solve SMALL UNIFORM --round-trip 2 -> no effect without a --method sharing:CHUNKS
+sweep SIZES PARETO --axis shape=2 --method sharing:2 --round-trip -1 -> at least 0
+solve SMALL --cycle-time unifrm:low=1,high=2 -> did you mean uniform
+solve SMALL --cycle-time uniform:low=1 -> high missing
+solve SMALL --cycle-time uniform:low=1,high -> cannot read 'high'
+solve SMALL --cycle-time uniform:low=1,high=x -> must be a number
+solve SMALL --cycle-time uniform:low=1,low=1,high=2 -> twice
+solve SMALL --cycle-time uniform:low=2,high=1 -> low must be below high
+solve SMALL --cycle-time weibull:scale=nan,concentration=2 -> scale must be finite
+solve SMALL --cycle-time pareto:scale=1,shape=0.9 -> mean of Pareto is infinite
+solve SMALL --cycle-time two-speed:fast=1,slow=inf,probability=0.2 -> deadline
+solve --trace no-such-file.csv --coordinates 9 -> no-such-file.csv
+solve --trace . --coordinates 9 -> cannot read
+slove -> slove
+sweep SIZES -> either --cycle-time or --trace
+sweep SIZES PARETO -> needs shape
+sweep SIZES PARETO --axis shap=1,2 -> has the parameters scale, shape
+sweep SIZES PARETO --axis scale=1,2 -> given twice
+sweep SIZES PARETO --axis shape=2 --axis shape=3 -> two axes
+sweep SIZES PARETO --axis shape=1:2 -> LOW:HIGH:COUNT
+sweep SIZES PARETO --axis shape=0:2:5:log -> starts above 0
+sweep SIZES PARETO --axis shape -> must be PARAMETER=NUMBERS
+sweep --workers 2:x --coordinates 9 PARETO -> whole number
+sweep --workers 5:2 --coordinates 9 PARETO -> LOW:HIGH
+sweep SIZES PARETO --axis shape=2 --method optimle -> did you mean "optimal"
+sweep SIZES PARETO --axis shape=2 --resume -> give it with --out
+sweep SIZES PARETO --axis shape=2 --out sweep.txt -> must end in .csv or .parquet
+sweep SIZES PARETO --axis shape=2 --out no/such/sweep.csv -> there is no folder
+sweep SIZES PARETO --axis shape=2 --processes 2 -> need --coordinator
+sweep SIZES PARETO --axis shape=2 --objective completion-probability -> deadline
+sweep SIZES UNIFORM --method deadline -> needs a --deadline
+solve SMALL UNIFORM --schemes no-such-file.py -> cannot read no-such-file.py
+solve --workers 1e300 --coordinates 9 LAW -> at most 131,072, got '1e300'
+solve --workers 9 --coordinates 1e19 LAW -> at most 9,007,199,254,740,992, got '1e19'
+sweep --workers 9 --coordinates 1,1e300 LAW -> at most 9,007,199,254,740,992, got '1e300'
+sweep SIZES --cycle-time pareto:scale=-1 --axis shape=2,3 -> scale must be finite and > 0, got -1
+sweep SIZES --cycle-time pareto:scale=1,shape=-1 -> shape must be finite and > 0, got -1
+sweep SIZES PARETO --axis shape=-2,-3,0 -> shape must be finite and > 0
+solve SMALL UNIFORM --layout wide -> --layout has no effect without --trace
+solve SMALL UNIFORM --worker-column rank -> --worker-column has no effect without --trace
+sweep SIZES PARETO --axis shape=2 --trace-law smooth -> --trace-law has no effect without
+train --workers 4 LAW --censored-column cut -> --censored-column has no effect without
+train --workers 4 LAW --pace 0.2 -> --pace has no effect without --engine ray
+train --workers 4 LAW --resume -> --resume has no effect without --engine ray
+train --workers 4 LAW --address a:1 -> --address has no effect without --engine ray
+solve --trace x --keep-workers --trace-law atoms -> --trace-law has no effect with
+solve --trace x --layout wide --worker-column a -> --worker-column has no effect in
+fit x --layout wide --seconds-column a -> --seconds-column has no effect in the wide
+sweep SIZES PARETO --axis shape=2 --method time --tolerance 1e-3
+    -> --tolerance has no effect without --method optimal
+solve SMALL UNIFORM --start-up pareto:scale=1,shape=0.9 -> the mean of the start-up, Pareto
+solve SMALL UNIFORM --start-up -3 -> at least 0, got '-3'
+solve SMALL UNIFORM --start-up nan -> at least 0, got 'nan'
+solve SMALL UNIFORM --start-up weibul:scale=3,concentration=1 -> did you mean weibull
+solve SMALL UNIFORM --start-up weibull:scale=3 -> concentration missing
+solve SMALL UNIFORM --send-time -1 -> at least 0
+solve SMALL UNIFORM --chain-cycles inf -> at least 0
+solve SMALL UNIFORM --overlap -> --overlap has no effect without --send-time
+solve SMALL UNIFORM --chain-cycles 1 --method subgradient -> no --chain-cycles
+solve --workers 3 --coordinates 60 --cycle-time '2*uniform:low=1,high=2' UNIFORM WEIBULL
+    -> --start-up may be a law only where all workers have one law of the cycle time, not with several
+solve SMALL --trace x.csv --keep-workers WEIBULL -> not with --keep-workers: give a number
+sweep SMALL --trace x.csv --keep-workers WEIBULL -> not with --keep-workers: give a number
+sweep SMALL UNIFORM --start-up weibull:scale=3 -> weibull needs concentration: in --start-up
+sweep SMALL UNIFORM WEIBULL --axis start_up.scale=1,2 -> start_up.scale is given twice
+sweep SMALL UNIFORM WEIBULL --axis start_up.rate=1 -> start_up.scale, start_up.concentration
+sweep SMALL UNIFORM --axis start_up.rate=1,2 -> --axis start_up.rate needs a --start-up LAW
+sweep SMALL UNIFORM --start-up 1,-2 -> at least 0, got '-2'
+sweep SMALL UNIFORM --start-up weibull:scale=-1,concentration=2 -> scale must be finite and > 0
+train RAY LAW --resume -> --resume goes on with what --checkpoints DIR holds
+train RAY LAW --checkpoints no-such-folder --resume -> holds no training to go on with
+train RAY LAW --method limit -> "limit" is no scheme
+train RAY LAW --method nothing -> unknown method
+train RAY LAW --method uncoded --address somewhere -> HOST:PORT, got somewhere
+"""
+
+
+def table():
+    for row in ROWS.replace("\n    ->", " ->").strip().splitlines():
+        typed, _, said = row.partition(" -> ")
+        words = [WORDS.get(word, shlex.quote(word)) for word in shlex.split(typed)]
+        yield pytest.param(shlex.split(" ".join(words)), said, id=row)
+
+
+@pytest.mark.parametrize(("typed", "said"), list(table()))
+def test_bad_input_ends_with_one_line_and_status_2(command, monkeypatch, typed, said):
+    for work in ("solve._solve_all", "sweep._collect"):
+        monkeypatch.setattr(f"bcgc_jax.cli.{work}", lambda *_: pytest.fail("the work began"))
+    status, out, err = command(*typed)
+    assert (status, out, err.count("\n")) == (2, "", 1), err
+    assert err.startswith("bcgc: ")
+    assert said in err

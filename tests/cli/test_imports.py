@@ -1,0 +1,71 @@
+"""JAX is imported when something is computed; what the command knows without it is what the library has."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+
+from bcgc_jax.cli import names
+from bcgc_jax.cli.arguments import law_class, law_name
+from bcgc_jax.coding import digits, gradients
+from bcgc_jax.measured import fits, likelihood, traces
+from bcgc_jax.solvers import methods
+
+_RUN = """
+import json, sys
+from bcgc_jax import cli
+try:
+    cli.main()
+finally:
+    print(json.dumps(sorted({"jax", "numpy"} & sys.modules.keys())), file=sys.stderr)
+"""
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(
+    ("arguments", "status", "line"),
+    [
+        (["--help"], 0, None),
+        (["solve", "--help"], 0, None),
+        (["fit", "--help"], 0, None),
+        (["sweep", "--help"], 0, None),
+        (["train", "--help"], 0, None),
+        (["slove"], 2, "bcgc: No such command 'slove'"),
+        (["solve", "--wrokers", "3"], 2, "bcgc: No such option '--wrokers'"),
+        (["solve", "--workers", "x"], 2, "bcgc: Invalid value for '--workers': must be a whole number"),
+        (["solve", "--cycle-time", "gama:rate=1"], 2, "bcgc: Invalid value for '--cycle-time': unknown law"),
+        (["solve", "--cycle-time", "gamma:rat=1"], 2, "bcgc: Invalid value for '--cycle-time': cannot read"),
+    ],
+)
+def test_help_and_refusals_need_no_jax(arguments, status, line):
+    found = subprocess.run(
+        [sys.executable, "-c", _RUN, *arguments], capture_output=True, text=True, check=False
+    )
+    *said, imported = found.stderr.splitlines()
+    assert (found.returncode, json.loads(imported)) == (status, [])
+    if line is None:
+        assert (found.stdout.startswith("Usage: bcgc"), said) == (True, [])
+    else:
+        assert (found.stdout, len(said)) == ("", 1)
+        assert said[0].startswith(line)
+
+
+@pytest.mark.parametrize("name", names.LAWS)
+def test_a_law_has_the_parameters_that_it_is_typed_with(name):
+    law = law_class(name)
+    assert law_name(law) == name
+    defaults = {
+        f.name: None if f.default is dataclasses.MISSING else f.default
+        for f in dataclasses.fields(law)  # type: ignore[arg-type]
+    }
+    assert names.LAWS[name] == defaults
+
+
+def test_the_names_are_the_librarys():
+    assert names.METHODS == methods.METHODS
+    assert (*likelihood.FAMILIES, fits.TWO_SPEED) == names.FITTED_LAWS
+    assert names.LAYOUTS == traces.LAYOUTS
+    assert tuple(digits.MODELS) == names.MODELS
+    assert names.UNITS == gradients.UNITS

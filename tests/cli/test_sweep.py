@@ -1,0 +1,85 @@
+"""The command `bcgc sweep`: rows, axes, files and what is said of rows that are no answer."""
+
+import csv
+import io
+
+import pytest
+
+from bcgc_jax.sweep_files import read_rows
+from tests.cli.schema import problems, strict_json
+
+PARETO = ["sweep", "--workers", "2,3", "--coordinates", "60", "--cycle-time", "pareto:scale=1"]
+PARETO += ["--method", "uncoded"]
+
+
+@pytest.mark.slow
+def test_a_sweep_prints_every_cell_and_its_axes(command, answer):
+    args = ["sweep", "--workers", "2:4", "--coordinates", "60", "--cycle-time", "uniform:low=1"]
+    args += ["--axis", "high=2:4:2", "--method", "uncoded", "--method", "single_block", "--partitions"]
+    rows = answer(*args)
+    assert [(r["num_workers"], r["high"], r["method"]) for r in rows[:3]] == [
+        (2, 2.0, "uncoded"),
+        (2, 2.0, "single_block"),
+        (2, 4.0, "uncoded"),
+    ]
+    assert len(rows) == 12
+    for row in rows:
+        n, high = row["num_workers"], row["high"]
+        single = [60 / n * (s + 1) * (1 + (high - 1) * (n - s) / (n + 1)) for s in range(n)]
+        expected = single[0] if row["method"] == "uncoded" else min(single)
+        assert row["expected_runtime"] == pytest.approx(expected, rel=1e-9)
+        assert sum(row["partition"]) == 60
+    status, text, _ = command(*args, "--format", "csv")
+    assert status == 0
+    table = list(csv.DictReader(io.StringIO(text)))
+    assert [float(r["expected_runtime"]) for r in table] == [r["expected_runtime"] for r in rows]
+    _, out, _ = command(*args)
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert lines[1].split()[:3] == ["num_workers", "high", "scheme"]  # what does not vary is no column
+    assert len(lines) == 2 + 12
+
+
+@pytest.mark.smoke
+def test_a_sweep_to_a_file_ends_with_a_summary(command, answer, tmp_path):
+    args = [*PARETO, "--axis", "shape=0.5,2", "--out", str(tmp_path / "s.csv")]
+    (line,) = answer(*args)["methods"]
+    assert (line["cells"], line["converged"], line["infinite"]) == (4, 2, 2)
+    status, out, err = command(*args)
+    assert (status, out) == (2, "")
+    assert "not overwritten" in err
+    status, out, _ = command(*args, "--resume")
+    assert status == 0
+    assert "4 cells" in out
+
+
+def test_a_sweep_says_which_rows_are_infinite_or_invalid(command):
+    """A method that is given twice has its rows once."""
+    args = [*PARETO, "--method", "uncoded", "--partitions", "--deadline", "50", "--format", "json"]
+    status, out, err = command(*args, "--axis", "shape=-1,0.5,2")
+    rows = strict_json(out)
+    assert problems("sweep", rows) == []
+    assert (status, [row["status"] for row in rows]) == (0, ["invalid", "infinite", "converged"] * 2)
+    assert [row["expected_runtime"] is None for row in rows] == [True, True, False] * 2
+    said = "bcgc: 2 of 6 rows are invalid: their numbers make no problem"
+    assert (err.startswith(said), err.count("\n")) == (True, 1)
+    huge = ["--samples", "1e308", "--cycles", "1e308"]
+    status, out, err = command(*args, "--axis", "shape=1.5,2,3", *huge)
+    assert (status, [row["status"] for row in strict_json(out)]) == (1, ["invalid"] * 6)
+    assert "6 of 6 rows are invalid" in err
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_the_file_of_a_sweep_says_which_law_and_has_one_type_a_column(command, tmp_path, form):
+    args = [*PARETO, "--axis", "shape=0.5,2"]
+    tables = []
+    for number, more in enumerate(([], ["--cycles", "1", "--samples", "1"])):
+        path = tmp_path / f"{number}.{form}"
+        status, _, err = command(*args, *more, "--out", str(path))
+        assert status == 0, err
+        tables.append(list(read_rows(path, ("law", "cycles", "num_samples"))))
+        # All at one level has no certificate.
+        assert {str(row["relative_gap"]) for row in read_rows(path, ("relative_gap",))} <= {"", "nan"}
+    assert tables[0] == tables[1]  # however they were given
+    for row in tables[0]:
+        assert (row["law"], str(row["cycles"]), str(row["num_samples"])) == ("pareto", "1.0", "1.0")

@@ -1,0 +1,100 @@
+"""Complex parameters: refused by their name, not stripped of their imaginary part."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from bcgc_jax import Problem, solve
+from bcgc_jax.cluster.master import Cluster
+from bcgc_jax.cluster.training import train_on_cluster
+from bcgc_jax.coding import (
+    backward_order,
+    coded_value_and_grad,
+    coding_plan,
+    decode,
+    encode,
+    gradient_code,
+    schedule_plan,
+    train,
+    training_scheme,
+    unit_sizes,
+)
+from bcgc_jax.coding.stages import stages
+from bcgc_jax.laws import ShiftedExponential
+from bcgc_jax.schedules import Group, schedule_of
+
+KEY, LAW = jax.random.key(0), ShiftedExponential(1.0, 1.0)
+REAL, COMPLEX = {"w": np.zeros(3, np.float32)}, {"w": np.full(3, 1j, np.complex64)}
+PROBLEM, SUBSETS, SCHEDULE = (
+    Problem(LAW, 3, 3),
+    np.zeros((3, 2, 3), np.float32),
+    schedule_of([Group(2, 1)], [3]),
+)
+
+
+def loss(params, batch):
+    return jnp.sum(jnp.abs(batch @ params["w"]) ** 2)
+
+
+@functools.cache
+def plan():
+    return coding_plan(KEY, REAL, [0, 3, 0])
+
+
+@functools.cache
+def scheme():
+    return training_scheme(KEY, PROBLEM, solve(PROBLEM, "tandon:1"), REAL)
+
+
+def of_cluster(call):
+    """`call` of a cluster as it is before anything was asked of its processes: none is started."""
+    cluster = object.__new__(Cluster)
+    cluster._closed = False
+    return call(cluster)
+
+
+ENTRANCES = {
+    "encode": lambda: encode(gradient_code(KEY, 3, 1), np.full((3, 2), 1j)),
+    "decode": lambda: decode(np.ones(2), [np.full(2, 1j), np.ones(2)]),
+    "unit_sizes": lambda: unit_sizes(COMPLEX),
+    "coding_plan": lambda: coding_plan(KEY, COMPLEX, [0, 3, 0]),
+    "schedule_plan": lambda: schedule_plan(SCHEDULE, COMPLEX, 3),
+    "training_scheme": lambda: training_scheme(KEY, PROBLEM, solve(PROBLEM, "tandon:1"), COMPLEX),
+    "backward_order": lambda: backward_order(loss, COMPLEX, SUBSETS[0]),
+    "stages": lambda: stages(loss, COMPLEX, SUBSETS[0], [[0]]),
+    "coded_value_and_grad": lambda: coded_value_and_grad(loss, plan())(COMPLEX, SUBSETS, np.ones((1, 3))),
+    "train": lambda: train(KEY, loss, scheme(), LAW, COMPLEX, SUBSETS, optax.sgd(0.1), 1),
+    "assign": lambda: of_cluster(lambda c: c.assign(loss, plan(), COMPLEX, list(SUBSETS))),
+    "prepare": lambda: of_cluster(lambda c: c.prepare(loss, plan(), COMPLEX, list(SUBSETS))),
+    "gradient": lambda: of_cluster(lambda c: c.gradient(COMPLEX)),
+    "train_on_cluster": lambda: of_cluster(
+        lambda c: train_on_cluster(KEY, c, loss, COMPLEX, SUBSETS[0], optax.sgd(0.1), 1)
+    ),
+}
+
+
+@pytest.mark.parametrize("entrance", ENTRANCES)
+def test_every_entrance_refuses_complex_numbers_by_their_name(entrance):
+    name = {"encode": "gradients", "decode": r"messages\[0\]"}.get(entrance, r"params\['w'\]")
+    with pytest.raises(ValueError, match=rf"^{name} is complex(64|128), and .*real and imaginary part"):
+        ENTRANCES[entrance]()
+
+
+def test_the_advice_gives_the_slopes_of_both_parts():
+    """f = Σ |b·w|² over real and imaginary part: 2 Σ_b b (b·w), worked out by NumPy."""
+    real, imaginary = np.array([1.0, -2.0, 0.5], np.float32), np.array([0.25, 1.0, -1.5], np.float32)
+    subsets = np.random.default_rng(0).normal(size=(3, 2, 3)).astype(np.float32)
+
+    def joined(params, batch):
+        return loss({"w": jax.lax.complex(params["re"], params["im"])}, batch)
+
+    params = {"re": real, "im": imaginary}
+    parts = coding_plan(KEY, params, [0, 6, 0], mean=False)
+    coded = coded_value_and_grad(joined, parts)(params, subsets, np.array([[1, 0, 1]]))
+    rows = subsets.reshape(6, 3)
+    for name, part in params.items():
+        np.testing.assert_allclose(coded.gradient[name], 2 * rows.T @ (rows @ part), rtol=1e-5)

@@ -1,0 +1,209 @@
+"""Every public name keeps its caller's dtype, compiles nothing in a second call, lowers for accelerators."""
+
+import functools
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+
+import bcgc_jax as bcgc
+from bcgc_jax._pytree import working_dtype
+from bcgc_jax.order_statistics import simulate_max
+from tests import registry
+from tests.compilations import compilations
+from tests.problems import NAMES
+from tests.registry import CALLS, JOINT, KEY, LAWS, ON_THE_HOST, WHOLE_NUMBERS
+
+OF_LAWS = {name: functools.partial(registry.of_law, name) for name in LAWS}
+RUNTIMES = {f"runtimes of {name}": functools.partial(registry.runtimes_of_law, name) for name in LAWS}
+TRACED: dict[str, Callable[[Any], Any]] = OF_LAWS | RUNTIMES | CALLS
+EAGER: dict[str, Callable[[Any], Any]] = (
+    OF_LAWS | ON_THE_HOST | {n: call for n, call in CALLS.items() if n not in registry.ONLY_TRACED}
+)
+
+
+@pytest.mark.smoke
+def test_every_public_name_is_called_here_or_in_the_tests_of_codes():
+    called = {name.split()[0] for name in (LAWS | registry.METHODS | CALLS | ON_THE_HOST)}
+    called |= registry.TAKEN_OR_RETURNED | registry.OF_CODES
+    for methods in (registry.of_law, registry.runtimes_of_law):
+        called |= set(jax.eval_shape(lambda methods=methods: methods("Exponential", 1.25)))
+    assert called >= NAMES
+
+
+def _dtypes(tree: Any) -> dict[str, str]:
+    """Of the floating results, by where they stand."""
+    named, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {
+        jax.tree_util.keystr(path): str(leaf.dtype)
+        for path, leaf in named
+        if hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
+    }
+
+
+def _check(tree: Any, name: str, dtype: str) -> None:
+    found = _dtypes(tree)
+    assert {path: one for path, one in found.items() if one != dtype} == {}
+    assert bool(found) != (name in WHOLE_NUMBERS)
+
+
+# One precision
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("name", TRACED)
+def test_single_precision_stays_single_where_64_bits_are_enabled(name, x64):
+    _check(jax.eval_shape(lambda: TRACED[name](jnp.float32(1.25))), name, "float32")
+
+
+@pytest.mark.parametrize("name", ["smooth_empirical", "bootstrap_interval"])
+def test_so_does_what_is_measured(name, x64):
+    _check(ON_THE_HOST[name](jnp.float32(1.25)), name, "float32")  # type: ignore[arg-type]
+
+
+@pytest.mark.slow  # that float64 stays float64 is seen wherever a result is compared with an oracle
+@pytest.mark.parametrize("name", TRACED)
+def test_numbers_of_python_have_the_default_precision(name, x64):
+    _check(jax.eval_shape(lambda: TRACED[name](1.25)), name, "float64")
+
+
+# One program
+
+
+# One law of each kind, a solve and a runtime, for other interpreters and versions.
+_SMOKE = ("ShiftedExponential", "Empirical", "Rows", "solve Optimal", "certificate")
+
+
+def _marked(names: Iterable[str], slow: tuple[str, ...], smoke: tuple[str, ...] = ()) -> list[Any]:
+    kinds = ((slow, pytest.mark.slow), (smoke, pytest.mark.smoke))
+    return [pytest.param(name, marks=[mark for chosen, mark in kinds if name in chosen]) for name in names]
+
+
+@pytest.mark.parametrize("name", _marked(EAGER, registry.SLOW_AT_FIRST, _SMOKE))
+def test_no_function_is_compiled_twice(name):
+    first = EAGER[name](1.25)
+    with compilations() as found:
+        EAGER[name](2.25)
+    assert not found
+    if name in TRACED:
+        _check(first, name, "float32")
+
+
+# Other machines
+
+# What a TPU has no arithmetic for; XLA writes float64 in software, far slower.
+_LACKING = re.compile(r"complex<|[<x]f64>")
+
+
+def _lowers(call: Callable[[Any], Any]) -> None:
+    with jax.enable_x64(False):
+        program = export.export(jax.jit(call), platforms=["cuda", "rocm", "tpu"])(jnp.float32(1.25))
+    text = program.mlir_module()
+    assert not _LACKING.search(text)
+    assert "callback" not in text
+
+
+@pytest.mark.parametrize("name", _marked(TRACED, registry.SLOW_TO_TRACE))
+def test_a_computation_lowers_for_accelerators(name):
+    _lowers(TRACED[name])
+
+
+def test_a_sweep_and_the_slope_of_an_optimum_lower_for_accelerators():
+    def optimum(v: Any) -> bcgc.Solution:
+        return bcgc.solve(registry.problem_of(v))
+
+    _lowers(lambda v: jax.vmap(lambda u: optimum(u).partition)(v * jnp.linspace(1, 2, 64)))
+    _lowers(jax.grad(lambda v: optimum(v).expected_runtime))
+
+
+def test_a_tpu_would_be_seen_to_lack_something():
+    with jax.enable_x64(True):
+        text = export.export(jax.jit(lambda v: jnp.sqrt(v)), platforms=["tpu"])(np.float64(2.0)).mlir_module()
+    assert _LACKING.search(text)
+    with pytest.raises(AssertionError):
+        _lowers(lambda v: jnp.abs(jax.lax.complex(v, v)))
+
+
+def test_no_program_depends_on_where_it_is_traced():
+    """Programs are exported for other machines than those that trace them."""
+    root = Path(bcgc.__file__).parent
+    asking = [path.name for path in root.rglob("*.py") if "default_backend" in path.read_text("utf-8")]
+    assert asking == []
+
+
+# Numbers of two kinds
+
+
+def test_arrays_of_numpy_count_like_those_of_jax(x64):
+    single = np.array([1.0, 2.0, 5.0], np.float32)
+    for law in (bcgc.Empirical(single), bcgc.Rows(single[None])):
+        chex.assert_type(law.times, jnp.float32)
+    problem = bcgc.Problem(bcgc.Uniform(1.0, 2.0), 3, 3, unit_costs=single)
+    assert problem.dtype == problem.total.dtype == jnp.float32
+
+
+def test_the_numbers_of_a_problem_are_weak_beside_a_partition(x64):
+    def results(law: Any, dtype: Any) -> Any:
+        problem, x = bcgc.Problem(law, 3, 10, 2.0), jnp.array([3.0, 2.0, 5.0], dtype)
+        return [of(problem, x) for of in registry.OF_A_PARTITION.values()]
+
+    weak, strong = bcgc.ShiftedExponential(2.0, 0.5), bcgc.ShiftedExponential(jnp.float64(2.0), 0.5)
+    for law, given, wanted in (
+        (weak, "float32", "float32"),
+        (weak, float, "float64"),
+        (strong, "float32", "float64"),
+    ):
+        assert set(_dtypes(jax.eval_shape(lambda law=law, given=given: results(law, given))).values()) == {
+            wanted
+        }
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in LAWS if name not in ("HazardSpline", *JOINT, "Empirical", "Pairs")]
+)
+def test_the_numbers_of_a_law_are_weak_beside_a_time(name, x64):
+    found = jax.eval_shape(lambda law: registry.of_time(name, law, jnp.float32(1.5)), LAWS[name](1.25))
+    if name != "Gamma":  # a table
+        fast = jax.eval_shape(
+            lambda law: law.with_fast_inverse().inverse_cumulative_hazard(jnp.float32(1.5)), LAWS[name](1.25)
+        )
+        _check(fast, name, "float32")
+    _check(found, name, "float32")
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_a_dtype_that_is_asked_for_is_given(name, x64):
+    law = LAWS[name](jnp.float32(1.25))
+    for dtype in (jnp.float32, jnp.float64):
+        draws = (
+            jax.eval_shape(lambda dtype=dtype: law.sample(KEY, (5, 3), dtype)),
+            jax.eval_shape(lambda dtype=dtype: bcgc.sorted_cycle_times(KEY, law, 3, 5, dtype=dtype)),
+        )
+        assert [(one.shape, one.dtype) for one in draws] == [((5, 3), dtype)] * 2
+        if name not in JOINT:
+            load = jax.ShapeDtypeStruct((3,), dtype)
+            largest = jax.eval_shape(lambda load: simulate_max(KEY, law, load, 3, 5), load)
+            assert (largest.shape, largest.dtype) == ((5,), dtype)
+
+
+@pytest.mark.parametrize(
+    ("trees", "wide"),
+    [
+        ((), True),
+        ((1.0, 2), True),
+        (([1.0, np.arange(3)],), True),
+        ((jnp.float32(1.0), 2.0, np.int64(3)), False),
+        ((np.ones(2, np.float32), [2.0, 3]), False),
+        ((np.float16(1.0), 2.0), False),
+        ((np.float32(1.0), np.float64(2.0)), True),
+    ],
+)
+def test_the_working_dtype_is_that_of_the_widest_array(trees, wide, precision):
+    assert working_dtype(*trees) == (precision if wide else np.float32)

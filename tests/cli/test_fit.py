@@ -1,7 +1,6 @@
 """`bcgc fit`, and traces on the command line: what is printed, what is drawn, and what is refused."""
 
 import json
-import re
 from typing import Any
 
 import numpy as np
@@ -158,17 +157,15 @@ def test_solve_reads_named_columns_and_takes_a_smooth_law(command, answer, path)
     assert "--trace-law smooth" in err
 
 
-def test_a_fit_tells_how_long_it_will_take(command, path, monkeypatch):
+def test_a_fit_tells_what_takes_long(command, path, monkeypatch):
     def work(*_, **__):
         raise ValueError("the work has begun")
 
     monkeypatch.setattr(fit, "describe", work)
-    _, _, err = command("fit", path, *COLUMNS)
-    assert re.fullmatch(r"bcgc: this takes about \d0 s\nbcgc: the work has begun\n", err)
     _, _, err = command("fit", path, *COLUMNS, "--law", "gamma")
     assert err == "bcgc: the work has begun\n"
     _, _, err = command("fit", path, *COLUMNS, "--workers", "200")
-    assert re.match(r"bcgc: this takes about \d+ (min|hours); most of it for plans: quicker with fewer", err)
+    assert err.startswith("bcgc: this takes long; most of it for plans: quicker with fewer --workers")
 
 
 def _of_loads(tmp_path, loads, steps=40, workers=4):

@@ -287,7 +287,7 @@ def _described(question: Question, problem: Problem) -> dict[str, Any]:
         "num_draws": NUM_FRESH_DRAWS if isinstance(problem.cycle_time, Unlike) else None,
         "deadline": question.deadline,
         "min_completion": question.min_completion,
-        "objective": question.objective if question.for_deadline else None,
+        "objective": question.objective if question.objective == OBJECTIVES[1] else None,
         "levels": question.levels,
         "setup_cycles": question.setup_cycles,
         **describe_delivery(question.delivery),

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import re
 import subprocess
 import sys
@@ -166,7 +165,7 @@ def test_a_trace_may_keep_its_workers(command, answer, trace):
 
 
 @pytest.mark.slow
-def test_a_deadline_leads_with_the_plan_that_meets_it_most_often(command, answer):
+def test_a_deadline_leads_with_the_plan_that_meets_it_most_often(answer):
     args = ["solve", "--workers", "10", "--coordinates", "40000", "--samples", "50", *of("time", "optimal")]
     args += ["--cycle-time", "shifted-exponential:rate=0.1,shift=1", "--deadline", "3162278"]
     rows = answer(*args, "--objective", "completion-probability")["solutions"]
@@ -176,8 +175,7 @@ def test_a_deadline_leads_with_the_plan_that_meets_it_most_often(command, answer
     fastest = min(rows, key=lambda row: row["expected_runtime"])
     assert fastest["method"] == "optimal"
     # The fastest of those that are in time nearly as often.
-    _, out, _ = command(*args, "--min-completion", "0.7453", "--format", "json")
-    found = json.loads(out)
+    found = answer(*args, "--min-completion", "0.7453")
     assert found["problem"]["min_completion"] == 0.7453
     between = found["solutions"][0]
     assert between["method"] == "deadline"

@@ -82,18 +82,6 @@ def test_another_process_finds_its_programs_for_another_n_rate_and_method(tmp_pa
     assert again == first
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("place", ["off", "below a file"])
-def test_a_folder_that_cannot_be_used_is_no_error(tmp_path, place):
-    (tmp_path / "file").write_text("")
-    asked = "off" if place == "off" else str(tmp_path / "file/x")
-    home = {"XDG_CACHE_HOME": str(tmp_path / "home"), "HOME": str(tmp_path)}
-    asked_for = _solve(9, "2", "--format", "json", "--method", "uncoded")
-    _, hits, _ = _bcgc("--compilation-cache", asked, *asked_for, **home)
-    assert hits == 0
-    assert not _entries(tmp_path)
-
-
 def _kept_in() -> str | None:
     """JAX's own setting, an attribute that its types do not have."""
     return jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]

@@ -296,19 +296,14 @@ def test_a_scheme_that_fails_is_one_line_before_any_work(command, tmp_path, monk
 
 
 @pytest.mark.parametrize("name", ["solve", "sweep", "train", "fit"])
-def test_examples_can_be_pasted_into_any_shell(command, name):
+def test_help_shows_examples_that_can_be_pasted_into_any_shell(command, name):
     _, out, _ = command(name, "--help")
+    if name == "solve":
+        for law in ("shifted-exponential", "two-speed", "lognormal", "ferdinand_half"):
+            assert law in out
     words = out.partition("Examples:")[2].partition("\n\n")[0].split()
     assert words.count("bcgc") > 2
     assert not [word for word in words if re.search(r"[*?\[]", word) and not word.startswith("'")]
-
-
-def test_help_shows_examples_and_every_law(command):
-    status, out, _ = command("solve", "--help")
-    assert status == 0
-    assert "Examples:" in out
-    for name in ("shifted-exponential", "two-speed", "lognormal", "ferdinand_half"):
-        assert name in out
 
 
 def test_without_the_extra_the_command_says_what_to_install():

@@ -103,6 +103,13 @@ solve SMALL UNIFORM --layout wide -> --layout has no effect without --trace
 solve SMALL UNIFORM --worker-column rank -> --worker-column has no effect without --trace
 sweep SIZES PARETO --axis shape=2 --trace-law smooth -> --trace-law has no effect without
 train --workers 4 LAW --censored-column cut -> --censored-column has no effect without
+train -> either --cycle-time or --trace
+train --trace no-such-file.csv -> cannot read no-such-file.csv
+train --workers 4 LAW --method magic -> unknown method
+train --workers 4 LAW --target 2 -> from 0 to 1
+train --workers 4 LAW --batch-size 10000 -> --batch-size must be from 1 to 375
+train --workers 4 LAW --curves no/such/folder/x.csv -> no folder
+train --workers 4 --cycle-time pareto:scale=1,shape=0.9 -> infinite
 train --workers 4 LAW --pace 0.2 -> --pace has no effect without --engine ray
 train --workers 4 LAW --resume -> --resume has no effect without --engine ray
 train --workers 4 LAW --address a:1 -> --address has no effect without --engine ray

@@ -15,7 +15,7 @@ from bcgc_jax.cli.names import OFF, VARIABLE
 from bcgc_jax.crossing import MANY
 from bcgc_jax.laws import Atomic, JointLaw, Law
 
-_MOST_BYTES = 2**28  # the README's `bcgc solve` leaves 1 MB
+_MOST_BYTES = 2**26  # the README's `bcgc solve` leaves 1 MB; JAX looks at all entries whenever it adds one
 _MAX_WORKERS_STEP = 32
 
 _TRACED, _LOWERED, _COMPILED = (

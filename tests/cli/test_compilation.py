@@ -110,7 +110,7 @@ def test_the_option_comes_before_the_variable_and_jax_before_the_default(
     assert option.parent == tmp_path / "option"
     assert variable.parent == tmp_path / "variable"
     assert _kept_in() == str(variable)
-    assert jax.config.jax_compilation_cache_max_size == 2**28  # type: ignore[attr-defined]
+    assert jax.config.jax_compilation_cache_max_size == 2**26  # type: ignore[attr-defined]
     assert variable.stat().st_mode & 0o077 == 0
     monkeypatch.setenv(_compilation.VARIABLE, "OFF")
     assert _compilation.keep_programs(None) is _kept_in() is None

@@ -282,12 +282,9 @@ def test_a_refused_sweep_leaves_no_parts_and_a_finished_one_none_either(x64, mon
     assert not (tmp_path / "s.csv.parts").exists()
 
 
-@pytest.mark.parametrize("changed", ["scheme", "law", "start-up", "overlap"])
-def test_another_scheme_or_problem_is_another_sweep_also_where_names_and_first_cells_are_alike(changed):
+@pytest.mark.parametrize("changed", ["name", "gives", "law", "start-up", "overlap"])
+def test_another_scheme_or_problem_is_another_sweep_also_where_the_first_cells_are_alike(changed):
     def mark(other):
-        def rule(problem):
-            return jnp.where(jnp.arange(problem.max_workers) == (other == "scheme"), problem.total, 0)
-
         def problem(num_workers, rate, max_workers):
             shift = jnp.where(jnp.asarray(rate) > 1e-3, 60.0 if other == "law" else 50.0, 50.0)
             law = bcgc.ShiftedExponential(rate, shift)
@@ -295,8 +292,9 @@ def test_another_scheme_or_problem_is_another_sweep_also_where_names_and_first_c
             more = {"start_up": start, "send_time": 0.1, "overlap": other == "overlap"}
             return bcgc.Problem(law, num_workers, 60, max_workers=max_workers, **more)
 
-        cells = bcgc.grid(num_workers=[3], rate=[1e-3, 1e-2])
-        return fingerprint(bcgc.Sweep(problem, cells, [bcgc.Scheme("mine", rule)]))
+        gives = "levels" if other == "gives" else "partition"
+        scheme = bcgc.Scheme("yours" if other == "name" else "mine", lambda p: p.total, gives=gives)
+        return fingerprint(bcgc.Sweep(problem, bcgc.grid(num_workers=[3], rate=[1e-3, 1e-2]), [scheme]))
 
     assert mark("none") == mark("none") != mark(changed)
 

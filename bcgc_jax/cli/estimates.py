@@ -22,7 +22,6 @@ from bcgc_jax.solvers.methods import (
     Credit,
     Cyclic,
     Deadline,
-    Groups,
     Method,
     Optimal,
     Scheduled,
@@ -73,7 +72,7 @@ def cost_of(problem: Problem, method: Method | Scheme) -> Cost:
     n = float(np.asarray(problem.num_workers))
     one, atoms = _evaluation(problem, n), _atoms(problem.cycle_time)
     match method:
-        case Cyclic() | Groups() | Scheme(name="limit"):
+        case Cyclic() | Scheme(name="limit"):
             return Cost()
         case Scheduled():
             blocks = method.num_blocks if isinstance(method, Alternating) else 1

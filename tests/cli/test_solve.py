@@ -221,13 +221,6 @@ def test_a_file_of_unit_costs_is_refused_by_line(command, tmp_path, text, words)
     assert words in err
 
 
-@pytest.mark.slow
-def test_schedules_say_what_they_need(answer):
-    found = answer("solve", "--workers", "4", "--coordinates", "2000", *LAW, *of("cyclic:2", "backup:1"))
-    needs = [(row["stored_subsets"], row["round_trips"], row["exact_gradient"]) for row in found["solutions"]]
-    assert sorted(needs) == [(1, 0, False), (2, 1, True)]
-
-
 @pytest.mark.parametrize("name", ["solve", pytest.param("sweep", marks=pytest.mark.slow)])
 def test_a_round_trip_is_paid_for_each_chunk_and_rows_say_what_they_need(answer, name):
     """Workers of one speed, in turn: each chunk takes a cycle, and a question before it."""

@@ -15,9 +15,9 @@ from bcgc_jax import cli
 from bcgc_jax.cli import compilation
 
 # Programs are kept as `bcgc` keeps them, for worker processes too: most of the tests' time is compiling, and
-# a second run, or one with another interpreter, takes a third of it. All together they are some 400 MB.
-compilation._MOST_BYTES = 2**31
+# a second run, or one with another interpreter, takes a third of it.
 if _kept := compilation.keep_programs(str(Path(__file__).parents[1] / ".pytest_cache" / "programs")):
+    jax.config.update("jax_compilation_cache_max_size", -1)  # no locks: all together they are some 400 MB
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_kept)
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 

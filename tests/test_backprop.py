@@ -11,7 +11,7 @@ import scipy.optimize
 
 import bcgc_jax as bcgc
 from bcgc_jax.cluster.worker import Duty, Worker
-from bcgc_jax.coding.gradients import backward_order, split_batch, unit_sizes
+from bcgc_jax.coding.gradients import split_batch
 from bcgc_jax.coding.scheduled import schedule_plan
 from bcgc_jax.partitions import finish_load
 from bcgc_jax.schedules import Group, schedule_of
@@ -21,7 +21,6 @@ from experiments.models import perceptron, transformer
 from tests.studies import Ran
 
 RANDOM = np.random.default_rng(17)
-TINY_TRANSFORMER = functools.partial(transformer, 2, 3 * 3, width=8, heads=2, length=5, vocabulary=11)
 
 
 def steps(partition, sizes):
@@ -55,17 +54,6 @@ def test_counts_are_those_of_every_step():
     found = block_costs.counts(partitions, sizes)
     for partition, one in zip(partitions, found, strict=True):
         np.testing.assert_array_equal(one, steps(partition, sizes), str(partition))
-
-
-def test_two_layers_at_each_level_take_what_products_of_matrices_say():
-    # Of 8 equal layers, forward, own gradient and chain are a product each: 24 in a gradient.
-    third = Costs(1 / 3, 1 / 3, 1 / 3)
-    total = {
-        name: block_costs.predict(name, third, [2, 2, 2, 2], np.full(8, 1 / 8)).sum()
-        for name in block_costs.MODELS
-    }
-    assert 3 * total["h = f = 0"] == pytest.approx(2.5)
-    assert total["f, h"] == pytest.approx((32 + 20 + 32) / 24)  # 3.5
 
 
 @pytest.mark.usefixtures("x64")
@@ -139,50 +127,6 @@ def test_a_schedule_s_pass_over_a_subset_is_one_gradient():
     one = block_times._count(jax.jit(jax.grad(model.loss)), model.params, subsets[0])
     # Measured: 0.3 % more, for each number is multiplied by the weight of the subset.
     np.testing.assert_allclose([found[:3].sum() / one, found[3:].sum() / one], 1, atol=5e-3)
-
-
-def test_layers_of_the_transformer_are_its_units():
-    model = TINY_TRANSFORMER()
-    order = backward_order(model.loss, model.params, model.batch)
-    attention, mlp = 8 + 4 * 64, 8 + 8 * 64
-    sizes = unit_sizes(model.params, "layers", order).tolist()
-    assert sizes == [8 + 88, mlp, attention, mlp, attention, (11 + 5) * 8]
-
-
-def test_the_transformer_is_one():
-    model = TINY_TRANSFORMER()
-    losses = [next_token_losses(model.params, tokens, heads=2) for tokens in model.batch]
-    # Measured: 6e-8; and not far above a guess, log 11.
-    assert float(jax.jit(model.loss)(model.params, model.batch)) == pytest.approx(np.mean(losses), rel=1e-5)
-    assert 1 < np.mean(losses) / np.log(11) < 2
-
-
-def next_token_losses(params, tokens, heads):
-    """A sequence's losses, place after place: each looks at itself and at those before."""
-    params = jax.tree.map(np.float64, params)
-    width = params["head"]["w"].shape[0]
-    states = params["embedding"]["tokens"][tokens[:-1]] + params["embedding"]["places"]
-
-    def normed(x, scale):
-        return x / np.sqrt(np.mean(x**2) + 1e-6) * scale
-
-    for layer in params["layers"]:
-        mine, qkv = layer["attention"], layer["attention"]["qkv"].reshape(width, 3, -1)
-        parts = np.array([[normed(x, mine["norm"]) @ qkv[:, k] for x in states] for k in range(3)])
-        heard = np.zeros_like(states)
-        for place, head in itertools.product(range(len(states)), range(heads)):
-            own = slice(head * width // heads, (head + 1) * width // heads)
-            q, k, v = parts[0, place, own], parts[1, : place + 1, own], parts[2, : place + 1, own]
-            weights = np.exp(k @ q / np.sqrt(len(q)))
-            heard[place, own] = weights @ v / weights.sum()
-        states = states + heard @ mine["out"]
-        mine = layer["mlp"]
-        for place, x in enumerate(states):
-            up = normed(x, mine["norm"]) @ mine["up"]
-            gelu = up * (1 + np.tanh(np.sqrt(2 / np.pi) * (up + 0.044715 * up**3))) / 2
-            states[place] = x + gelu @ mine["down"]
-    scores = np.array([normed(x, params["head"]["norm"]) for x in states]) @ params["head"]["w"]
-    return np.log(np.exp(scores).sum(axis=1)) - scores[np.arange(len(states)), tokens[1:]]
 
 
 # Plans

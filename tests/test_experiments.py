@@ -2,14 +2,12 @@
 
 import functools
 import importlib
-from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax import plotting
 from bcgc_jax.solvers.schemes import load_schemes
 from experiments import (
     certificate,
@@ -138,97 +136,40 @@ def test_paper_stands_beside_the_published_values(run):
 SCHEMES_FILE = """
 import jax.numpy as jnp
 import bcgc_jax
-
-def rule(problem):
-    level = jnp.arange(problem.max_workers)
-    return jnp.where(level < 2, problem.total / jnp.minimum(problem.num_workers, 2), 0)
-
-def runtime(problem, times):
-    return problem.total * times[..., 0]
-
-SCHEMES = [
-    bcgc_jax.Scheme("experiments_blocks", rule, label="two blocks"),
-    bcgc_jax.Scheme("experiments_draws", runtime, gives="runtime", label="all wait"),
-]
+rule = lambda p: jnp.where(jnp.arange(p.max_workers) < 2, p.total / 2, 0)
+SCHEMES = [bcgc_jax.Scheme("experiments_blocks", rule, label="two blocks")]
 """
 
 
-@pytest.fixture
-def added(tmp_path):
-    """Two schemes from a file: a partition, and a runtime that needs draws."""
-    file = tmp_path / "schemes.py"
-    file.write_text(SCHEMES_FILE)
-    return load_schemes(file)
-
-
 @pytest.mark.slow
-def test_paper_without_published_values_and_with_schemes_that_were_added(added, run, tmp_path):
-    grids: dict[str, Any] = {"workers_grid": (20,), "rate_grid": (2e-3,), "methods": ("time",)}
-    found = run(paper, **grids, schemes=added, reference=tmp_path / "absent")
-    assert "No published values" in found.printed
-    rows = {(row["figure"], row["scheme"]): float(row["computed"]) for row in found.rows("paper")}
-    assert all(row["published"] == row["ratio"] == "" for row in found.rows("paper"))
-    in_fig3 = [row for row in found.rows("paper") if row["figure"] == "3"]
-    counts = [float(row["computed"]) for row in in_fig3 if row["scheme"] == "experiments_blocks"]
-    assert counts == [10_000, 10_000, *[0] * 18]
-    assert sum(float(row["computed"]) for row in in_fig3 if row["scheme"] == "time") == 20_000
-    assert {row["scheme"] for row in in_fig3} == {"time", "experiments_blocks"}  # one has no partition
-    # Rates are compared with a problem made here.
-    with jax.enable_x64(True):
-        problem = bcgc.Problem(bcgc.ShiftedExponential(2e-3, 50.0), 20, 20_000, 50.0)
-        expected = bcgc.solve(problem, "time").expected_runtime
-        mean = bcgc.solve(problem, added[1], key=jax.random.key(0)).expected_runtime
-    assert rows["4b", "time"] == pytest.approx(float(expected), rel=1e-8)
-    assert rows["4b", "experiments_draws"] == pytest.approx(float(mean), rel=1e-6)
-    points = [paper.Row("4a", "num_workers", 20, scheme.name, 1.0, None) for scheme in added]
-    texts = paper.draw(points, "4a", added).legends[0].get_texts()
-    assert [text.get_text() for text in texts] == ["two blocks", "all wait"]
-
-
-@pytest.mark.slow
-def test_sweep_is_every_cell_solved_alone_and_goes_on_where_it_was_cut_off(added, run, tmp_path, monkeypatch):
-    grids: dict[str, Any] = {"workers_grid": (2, 3, 4), "rate_grid": (1e-3, 1e-2, 1e-1)}
-    methods = ("optimal", "uncoded", "single_block")
-    file = tmp_path / "sweep.csv"
-    file.write_text("of an earlier run")
-
-    def cut_off(done, total):
-        if done:
-            raise KeyboardInterrupt
-
-    with jax.enable_x64(True), pytest.raises(KeyboardInterrupt):
-        sweep.compute(file, **grids, methods=methods, schemes=added, progress=cut_off)
-    assert not file.exists()
-    with monkeypatch.context() as patched:  # the only chunk was on disk
-        patched.setattr(bcgc.Sweep, "solve", lambda *_: pytest.fail("solved again"))
-        found = run(sweep, **grids, methods=methods, schemes=added)
+def test_sweep_is_every_cell_solved_alone_and_has_schemes_that_were_added(run, tmp_path):
+    (tmp_path / "schemes.py").write_text(SCHEMES_FILE)
+    added, methods = load_schemes(tmp_path / "schemes.py"), ("optimal", "uncoded", "single_block")
+    found = run(sweep, workers_grid=(2, 3, 4), rate_grid=(1e-3, 1e-2, 1e-1), methods=methods, schemes=added)
     assert found.drew("sweep", "sweep_curves")
     assert "largest relative gap" in found.printed
     rows = found.rows("sweep")
-    assert len(rows) == 9 * 5
-    with jax.enable_x64(True):
-        for row in (row for row in rows if row["method"] in methods):
-            law = bcgc.ShiftedExponential(float(row["rate"]), 50.0)
-            problem = bcgc.Problem(law, int(row["num_workers"]), 20_000, 50.0, max_workers=4)
-            alone = float(bcgc.solve(problem, row["method"]).expected_runtime)
-            assert float(row["expected_runtime"]) == pytest.approx(alone, rel=1e-6)
-            # A scheme far from the optimum may have no certificate.
-            assert float(row["lower_bound"] or 0) <= alone * (1 + 1e-9)
-    assert all(np.isfinite(float(row["expected_runtime"])) for row in rows)
-    cells = sweep.compare(sweep.read(file), added)
+    assert len(rows) == 9 * 4
+    for row in rows:
+        law = bcgc.ShiftedExponential(float(row["rate"]), 50.0)
+        problem = bcgc.Problem(law, int(row["num_workers"]), 20_000, 50.0, max_workers=4)
+        with jax.enable_x64(True):
+            method = row["method"] if row["method"] in methods else added[0]
+            alone = float(bcgc.solve(problem, method).expected_runtime)
+        assert float(row["expected_runtime"]) == pytest.approx(alone, rel=1e-6)
+        # A scheme far from the optimum may have no certificate.
+        assert float(row["lower_bound"] or 0) <= alone * (1 + 1e-9)
+    cells = sweep.compare(sweep.read(tmp_path / "sweep.csv"), added)
     for cell in cells:
         here = [r for r in rows if (int(r["num_workers"]), float(r["rate"])) == (cell.num_workers, cell.rate)]
-        optimal, uncoded, block, *_ = (float(row["expected_runtime"]) for row in here)
+        optimal, uncoded, block, _ = (float(row["expected_runtime"]) for row in here)
         assert cell.reduction == pytest.approx(100 - 100 * optimal / min(uncoded, block))
         assert cell.reduction > -1e-4
         # The best single level is 0 where both are equal: then it is called uncoded. Added ones are none.
         assert cell.best == ("single_block" if block < uncoded * (1 - 1e-9) else "uncoded")
     assert {cell.best for cell in cells} == {"uncoded", "single_block"}
-    figure = sweep.draw_curves(sweep.read(file), cells, added)
-    texts = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert texts[-4:] == ["optimal", "best baseline", "two blocks", "all wait"]
-    look = plotting.style(added[0].name, added)
-    assert sum(line.get_marker() == look.marker for line in figure.axes[0].get_lines()) == 3
+    texts = [text.get_text() for text in found.figures["sweep_curves"].legends[0].get_texts()]
+    assert texts[-3:] == ["optimal", "best baseline", "two blocks"]
 
 
 @pytest.mark.parametrize("name", ["paper", "sweep"])
@@ -242,22 +183,6 @@ def test_schemes_that_cannot_be_had_are_one_line_and_status_2(name, tmp_path, ca
         assert file in said.err
         assert why in said.err
     assert not (tmp_path / "out").exists()
-
-
-def test_a_scheme_that_fails_when_solved_is_one_line_and_status_2(tmp_path, capsys):
-    def run(out, schemes=()):
-        raise ValueError('scheme "mine" gave\nno partition')
-
-    before = jax.config.read("jax_enable_x64")
-    try:
-        with pytest.raises(SystemExit) as stop:
-            report.run_command("name", "text", run, ["--out", str(tmp_path)], seeded=False, schemes=True)
-        with pytest.raises(ValueError, match="no partition"):
-            report.run_command("name", "text", run, ["--out", str(tmp_path)], seeded=False)
-    finally:
-        jax.config.update("jax_enable_x64", before)
-    assert stop.value.code == 2
-    assert capsys.readouterr().err.endswith('error: scheme "mine" gave no partition\n')
 
 
 @pytest.mark.parametrize("rate_times_shift", [0.05, 1.0])
@@ -303,16 +228,12 @@ def test_closed_forms_are_far_from_the_optimum_under_heavy_tails(run):
     assert max(ratio["time", "3", "20"], ratio["frequency", "3", "20"]) < 1.02
 
 
-def test_grid_of_heavy_tails_makes_its_laws():
-    for point in heavy_tails.grid():
-        problem = point.problem(50)
-        assert type(problem.cycle_time).__name__ == point.family
-        assert problem.num_workers == point.num_workers
-        assert np.isfinite(problem.cycle_time.mean())
-
-
 @pytest.mark.parametrize("name", COMMANDS)
-def test_bad_arguments_are_one_line_and_status_2(name, tmp_path, capsys):
+def test_bad_arguments_are_one_line_and_status_2_and_help_has_an_example(name, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        command(name)(["--help"])
+    assert stop.value.code == 0
+    assert f"example: python -m experiments.{name} --out" in capsys.readouterr().out
     file = tmp_path / "file"
     file.touch()
     bad = [["--out", str(file)], ["--out", str(file / "below")], ["--out"], ["--no-such-option"]]
@@ -327,29 +248,28 @@ def test_bad_arguments_are_one_line_and_status_2(name, tmp_path, capsys):
         assert name in said.err
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_help_has_an_example(name, capsys):
-    with pytest.raises(SystemExit) as stop:
-        command(name)(["--help"])
-    assert stop.value.code == 0
-    assert f"example: python -m experiments.{name} --out" in capsys.readouterr().out
-
-
-def test_command_makes_the_folder_and_computes_in_float64(tmp_path):
+def test_command_makes_the_folder_computes_in_float64_and_tells_in_one_line_what_fails(tmp_path, capsys):
     seen = []
 
     def run(out, seed):
         assert out.is_dir()
         seen.append((seed, jax.numpy.ones(()).dtype))
 
-    before = jax.config.read("jax_enable_x64")
+    def fail(out, schemes=()):
+        raise ValueError('scheme "mine" gave\nno partition')
+
+    before, out = jax.config.read("jax_enable_x64"), ["--out", str(tmp_path / "a" / "b")]
     try:
-        assert (
-            report.run_command("name", "text", run, ["--out", str(tmp_path / "a" / "b"), "--seed", "3"]) == 0
-        )
+        assert report.run_command("name", "text", run, [*out, "--seed", "3"]) == 0
+        with pytest.raises(SystemExit) as stop:
+            report.run_command("name", "text", fail, out, seeded=False, schemes=True)
+        with pytest.raises(ValueError, match="no partition"):
+            report.run_command("name", "text", fail, out, seeded=False)
     finally:
         jax.config.update("jax_enable_x64", before)
     assert seen == [(3, np.dtype("float64"))]
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.endswith('error: scheme "mine" gave no partition\n')
 
 
 @pytest.mark.slow

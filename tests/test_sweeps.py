@@ -2,8 +2,10 @@
 
 import csv
 import functools
+import itertools
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -87,21 +89,12 @@ def test_every_cell_is_what_solve_says_and_padding_and_company_change_nothing(x6
     assert np.isfinite(other).sum() == np.sum(workers > 2)
 
 
-def test_float32_cells_are_certified_too_and_files_keep_them(tmp_path):
+def test_float32_cells_are_certified_too():
     plan = bcgc.Sweep(paper, bcgc.grid(num_workers=[6], rate=np.geomspace(1e-3, 1e-1, 5)), partitions=True)
-    (chunk,) = plan.chunks()
-    rows = plan.solve(chunk)
+    rows = plan.solve(next(plan.chunks()))
     assert rows["expected_runtime"].dtype == np.float32
     assert rows["relative_gap"].max() < 1e-4  # measured 8e-6
     assert set(rows["status"]) == {"converged"}
-    for suffix in (".csv", ".parquet"):
-        file = bcgc.write_sweep(plan, tmp_path / f"s{suffix}")
-        read = list(read_rows(file, ("expected_runtime", "partition")))
-        assert [np.float32(row["expected_runtime"]) for row in read] == rows["expected_runtime"].tolist()
-        partitions = rows["partition"].tolist()
-        if suffix == ".csv":
-            partitions = [" ".join(map(str, counts)) for counts in partitions]
-        assert [row["partition"] for row in read] == partitions
 
 
 @pytest.mark.slow
@@ -176,27 +169,21 @@ def test_the_compiled_function_never_calls_back_to_the_host():
     chunk = next(plan.chunks())
     cells, methods = plan.cells.take(chunk.cells), plan.methods
     text = str(jax.make_jaxpr(plan.program(5).function())(cells, chunk.cells, plan.key, methods))
-    assert "while" in text
-    assert "callback" not in text
-    assert "infeed" not in text
+    assert ["while" in text, "callback" in text, "infeed" in text] == [True, False, False]
 
 
 def test_unknown_methods_are_refused_before_anything_is_solved():
-    with pytest.raises(ValueError, match='did you mean "optimal"'):
-        bcgc.Sweep(paper, bcgc.grid(num_workers=[5], rate=[1e-3]), ["optimle"])
-    with pytest.raises(ValueError, match="from 0 to 4"):
-        bcgc.Sweep(paper, bcgc.grid(num_workers=[5], rate=[1e-3]), ["tandon:5"])
+    for method, words in (("optimle", 'did you mean "optimal"'), ("tandon:5", "from 0 to 4")):
+        with pytest.raises(ValueError, match=words):
+            bcgc.Sweep(paper, bcgc.grid(num_workers=[5], rate=[1e-3]), [method])
     with pytest.raises(ValueError, match="one length"):
         bcgc.Sweep(paper, {"num_workers": np.array([5, 6]), "rate": np.array([1e-3])})
 
 
 def test_one_method_needs_no_list():
     cells = bcgc.grid(num_workers=[5], rate=[1e-3])
-    for method in (
-        "uncoded",
-        bcgc.Tandon(1),
-        bcgc.Scheme("mine", lambda p: p.total * jnp.eye(p.max_workers)[0]),
-    ):
+    mine = bcgc.Scheme("mine", lambda p: p.total * jnp.eye(p.max_workers)[0])
+    for method in ("uncoded", bcgc.Tandon(1), mine):
         assert len(bcgc.Sweep(paper, cells, method).methods) == 1
     wrong: Any = None
     with pytest.raises(TypeError, match="a method is a name"):
@@ -295,42 +282,21 @@ def test_a_refused_sweep_leaves_no_parts_and_a_finished_one_none_either(x64, mon
     assert not (tmp_path / "s.csv.parts").exists()
 
 
-def test_another_scheme_of_the_same_name_is_another_sweep():
-    def plan(level):
-        mine = bcgc.Scheme("mine", lambda p: jnp.where(jnp.arange(p.max_workers) == level, p.total, 0))
-        return fingerprint(bcgc.Sweep(paper, bcgc.grid(num_workers=[3], rate=[1e-3]), [mine]))
-
-    marks = [plan(0), plan(1), plan(0)]
-    assert marks[0] == marks[2] != marks[1]
-
-
-def test_another_problem_is_another_sweep_also_where_the_first_cells_are_alike():
-    def mark(late):
+@pytest.mark.parametrize("changed", ["name", "gives", "law", "start-up", "overlap"])
+def test_another_scheme_or_problem_is_another_sweep_also_where_the_first_cells_are_alike(changed):
+    def mark(other):
         def problem(num_workers, rate, max_workers):
-            shift = jnp.where(jnp.asarray(rate) > 1e-3, late, 50.0)
-            return bcgc.Problem(
-                bcgc.ShiftedExponential(rate, shift), num_workers, 2_000, max_workers=max_workers
-            )
+            shift = jnp.where(jnp.asarray(rate) > 1e-3, 60.0 if other == "law" else 50.0, 50.0)
+            law = bcgc.ShiftedExponential(rate, shift)
+            start = (bcgc.Deterministic if other == "start-up" else bcgc.Exponential)(rate)
+            more = {"start_up": start, "send_time": 0.1, "overlap": other == "overlap"}
+            return bcgc.Problem(law, num_workers, 60, max_workers=max_workers, **more)
 
-        return fingerprint(bcgc.Sweep(problem, bcgc.grid(num_workers=[3], rate=[1e-3, 1e-2]), ["time"]))
+        gives = "levels" if other == "gives" else "partition"
+        scheme = bcgc.Scheme("yours" if other == "name" else "mine", lambda p: p.total, gives=gives)
+        return fingerprint(bcgc.Sweep(problem, bcgc.grid(num_workers=[3], rate=[1e-3, 1e-2]), [scheme]))
 
-    assert mark(50.0) == mark(50.0) != mark(60.0)
-
-
-def test_whether_the_link_overlaps_and_what_starts_up_make_another_sweep():
-    def mark(start_up, overlap):
-        def problem(num_workers, rate, max_workers):
-            start = start_up(rate)
-            law = bcgc.Uniform(1.0, 2.0)
-            return bcgc.Problem(
-                law, num_workers, 60, max_workers=max_workers, start_up=start, send_time=0.1, overlap=overlap
-            )
-
-        return fingerprint(bcgc.Sweep(problem, bcgc.grid(num_workers=[3], rate=[1e-3, 1e-2]), ["time"]))
-
-    marks = [mark(bcgc.Exponential, False), mark(bcgc.Exponential, True), mark(bcgc.Deterministic, False)]
-    assert len(set(marks)) == 3
-    assert mark(bcgc.Exponential, False) == marks[0]
+    assert mark("none") == mark("none") != mark(changed)
 
 
 @pytest.mark.slow
@@ -382,14 +348,14 @@ def test_a_sweep_leaves_no_thread_behind(monkeypatch):
     plan = bcgc.Sweep(paper, bcgc.grid(num_workers=[2, 3], rate=[1e-3]), ["uncoded"])
     plan.solve(next(plan.chunks()))
     for thread in set(threading.enumerate()) - before:
-        thread.join(timeout=60)
+        thread.join()
     assert set(threading.enumerate()) <= before
 
 
-def test_files_hold_the_rows_in_full_precision(monkeypatch, tmp_path, x64):
-    plan = _small(monkeypatch)
+def test_files_hold_the_rows_in_full_precision(monkeypatch, tmp_path, precision):
+    plan, kind = _small(monkeypatch), precision.type
     tables = [plan.solve(chunk) for chunk in plan.chunks()]
-    rows = {name: np.concatenate([table[name] for table in tables]) for name in plan.names}
+    rows = {name: np.concatenate([table[name] for table in tables]).tolist() for name in plan.names}
     names = ("rate", "method", "status", "expected_runtime", "partition")
     parquet = list(read_rows(bcgc.write_sweep(plan, tmp_path / "s.parquet"), names))
     text = table_of(bcgc.write_sweep(plan, tmp_path / "s.csv"))
@@ -397,15 +363,13 @@ def test_files_hold_the_rows_in_full_precision(monkeypatch, tmp_path, x64):
     assert len(parquet) == len(text) == 2 * len(plan.cells)
     for i, (one, two) in enumerate(zip(parquet, text, strict=True)):
         assert one["rate"] == float(two["rate"]) == rows["rate"][i]
-        assert one["method"] == two["method"] == rows["method"][i]
-        assert one["status"] == two["status"] == rows["status"][i]
+        for name in ("method", "status"):
+            assert one[name] == two[name] == rows[name][i]
         assert one["partition"] == rows["partition"][i]
         if one["status"] == "infeasible":
-            assert two["expected_runtime"] == ""
-            assert two["partition"] == ""
+            assert two["expected_runtime"] == two["partition"] == ""
         else:
-            assert one["expected_runtime"] == rows["expected_runtime"][i]
-            assert float(two["expected_runtime"]) == one["expected_runtime"]
+            assert kind(two["expected_runtime"]) == one["expected_runtime"] == rows["expected_runtime"][i]
             assert [int(n) for n in two["partition"].split()] == one["partition"]
 
 
@@ -441,13 +405,14 @@ def test_two_processes_and_a_killed_one_write_the_file_of_one_process(tmp_path):
     one, two, killed = (tmp_path / f"{name}.csv" for name in ("one", "two", "killed"))
     cache = str(tmp_path / "compiled")
     alone = _start("--out", str(one), cache=cache)
-    out, err = alone.communicate(timeout=300)
+    out, err = alone.communicate()
     assert alone.returncode == 0, err
     assert "9000" in out
-    with _free_port() as port:
-        several = ["--coordinator", f"127.0.0.1:{port}", "--processes", "2"]
-        pair = [_start("--out", str(two), *several, "--process", str(i), cache=cache) for i in range(2)]
-        outputs = [process.communicate(timeout=300) for process in pair]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        several = ["--coordinator", f"127.0.0.1:{free.getsockname()[1]}", "--processes", "2"]
+    pair = [_start("--out", str(two), *several, "--process", str(i), cache=cache) for i in range(2)]
+    outputs = [process.communicate() for process in pair]
     assert [process.returncode for process in pair] == [0, 0], outputs
     assert outputs[1][0] == ""  # one of them speaks
     victim = _start("--out", str(killed))
@@ -456,40 +421,24 @@ def test_two_processes_and_a_killed_one_write_the_file_of_one_process(tmp_path):
         assert victim.poll() is None, victim.communicate()
         time.sleep(0.02)
     victim.send_signal(signal.SIGKILL)
-    victim.communicate(timeout=60)
+    victim.communicate()
     assert not killed.exists()
     assert 0 < len(list(parts.glob("0*.csv"))) < 3
     resumed = _start("--out", str(killed), "--resume", cache=cache)
-    _, err = resumed.communicate(timeout=300)
+    _, err = resumed.communicate()
     assert resumed.returncode == 0, err
     assert len(table_of(one)) == 2 * 9000
     assert two.read_bytes() == one.read_bytes()
     assert killed.read_bytes() == one.read_bytes()
 
 
-class _free_port:
-    def __enter__(self) -> int:
-        import socket
-
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            return probe.getsockname()[1]
-
-    def __exit__(self, *_: object) -> None:
-        return
-
-
 def test_memory_does_not_grow_with_the_cells():
     # The largest table of the work is a chunk; the cells themselves are never listed.
     plan = bcgc.Sweep(paper, bcgc.grid(num_workers=np.arange(2, 51), rate=np.geomspace(1e-4, 1e-1, 10**6)))
     assert len(plan.cells) == 49 * 10**6
-    last = None
-    for index, chunk in enumerate(plan.chunks()):
-        assert chunk.cells.size <= 4096
-        last = chunk
-        if index == 100:
-            break
-    assert last is not None
+    chunks = list(itertools.islice(plan.chunks(), 101))
+    assert max(chunk.cells.size for chunk in chunks) <= 4096
+    last = chunks[-1]
     assert plan.cells.take(last.cells)["num_workers"].shape == last.cells.shape
     assert jnp.ndim(last.index) == 0
 

@@ -1,19 +1,14 @@
 """Plans on measured times, replayed: against NumPy and a linear programme, and what a study says of them."""
 
-from pathlib import Path
-from typing import Any
-
 import jax
 import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-import bcgc_jax as bcgc
 from experiments import replay, scheduling, traces
 from tests.oracles.schedules import simulated
 from tests.studies import Ran
 
-REAL = Path(__file__).resolve().parents[2] / "shared/traces"
 # Those that compile little: all windows and all that is replayed have one shape.
 FEW = {name: replay.RULES[name] for name in ("uncoded", "last step", "cyclic:2", "shares")} | {
     "whole steps 12/5": replay.RULES["whole steps"]._replace(window=12, every=5),
@@ -101,18 +96,6 @@ def linprog_partition(rows):
 # Schedules
 
 
-def covered(table, times):
-    """max_b max_j min_δ T_(j-δ) C[δ, b] of one step."""
-    workers, (depth, blocks) = len(times), table.shape
-    ends = [
-        min(times[j - d] * table[d, b] for d in range(depth))
-        for j in range(workers)
-        for b in range(blocks)
-        if np.isfinite(table[:, b]).any()
-    ]
-    return max(ends)
-
-
 class Tasks:
     """What the oracle reads of a schedule of equal blocks."""
 
@@ -149,74 +132,12 @@ def test_schedules_are_replayed_task_by_task_with_workers_in_their_places():
     assert found["groups:2"].promised == pytest.approx(np.mean(pairs[:planned]), rel=1e-12)
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("x64")
-def test_credit_of_steps_is_a_schedule_no_slower_on_them_than_those_it_begins_from():
-    rows = times_of(12)
-    for stored, depth in ((None, 4), (2, 2), (1, 1)):
-        promised, table = scheduling.credit_of_steps(stored)(rows)
-        assert table.shape[0] == depth
-        assert promised == pytest.approx(np.mean([covered(table, row) for row in rows]), rel=1e-12)
-        ends = np.sort(table[np.isfinite(table)])
-        sizes = np.diff(ends, prepend=0)
-        assert np.all(sizes > 0)
-        # A worker's first pass over each block adds up to one subset, in whatever order it goes on.
-        first = sizes[
-            [np.flatnonzero(ends == column.min())[0] for column in table.T if column.min() < np.inf]
-        ]
-        assert first.sum() == pytest.approx(1, rel=1e-12)
-        if depth > 1:
-            groups = [scheduling.Group(depth, 10)]
-            fixed = {"cyclic": scheduling.cyclic(depth), "alternating": scheduling.fixed(lambda _: groups)}  # noqa: B023
-            for name, plan in fixed.items():
-                # Measured: 4 % below the better one.
-                assert promised < plan(rows)[0], (stored, name)
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("x64")
-def test_a_plan_for_workers_that_are_alike_promises_the_mean_of_reordered_times():
-    rows = times_of(8)
-    law = bcgc.Empirical(rows.ravel())
-    plan = scheduling.credit_alike(lambda seen: replay.problem(law, seen.shape[1]))
-    promised, table = plan(rows)
-    draws = np.random.default_rng(0).choice(rows.ravel(), (20_000, 4))
-    found = [covered(table, row) for row in draws]
-    error = np.std(found) * (1 / 20_000 + 1 / scheduling._DRAWS) ** 0.5
-    assert abs(np.mean(found) - promised) < 4 * error
-
-
 @pytest.mark.usefixtures("x64")
 def test_shared_work_takes_as_long_as_the_free_workers_need():
     same, halved = np.full(4, 3.0), np.array([1.0, 1.0, 1.0, 1e9])
     taken = scheduling.shared_out(np.empty(0), np.stack([same, halved]))
     # Three workers do 20 chunks of 0.2, seven each at most.
     assert taken == pytest.approx([3.0, 1.4])
-
-
-def study_of(**savings):
-    """A study of schemes that save so much, certainly where positive."""
-    uncoded = bcgc.measured.description.Interval(100.0, 99.0, 101.0)
-    rows = []
-    for scheme, saved in {"uncoded": 0.0, **savings}.items():
-        of = uncoded._replace(value=saved, low=saved - 1, high=saved + 1)
-        taken = uncoded._replace(value=100.0 - saved)
-        rows.append(traces.Row("x", scheme, traces.kind_of(scheme), 1.0, taken, of, of, of))
-    described: Any = None
-    return traces.Study("x", rows, {}, 0, 1, described)
-
-
-def test_a_verdict_names_the_best_of_all_the_best_schedule_and_the_best_code():
-    savings = {"shares": 9.0, "pooled": 0.5, "credit": 4.0, "sharing:5": 8.0, "limit": 30.0}
-    said = "x: shares, 9.0 % less time than uncoded; with a schedule credit, 4.0 %; with a code pooled, 0.5 %"
-    assert traces.verdict(study_of(**savings)).replace("\u00a0", " ") == f"{said}, not beyond doubt"
-    none = traces.verdict(study_of(pooled=0.5, shares=-3.0))
-    assert none == "x: uncoded; nothing that could be planned is faster beyond doubt"
-
-
-def test_times_too_few_for_a_curve_are_atoms():
-    assert isinstance(replay.pooled(np.array([[1.0, 2.0]] * 30)), bcgc.Empirical)
-    assert not isinstance(replay.pooled(times_of()), bcgc.Empirical)
 
 
 # Intervals
@@ -307,27 +228,3 @@ def test_a_folder_of_traces_is_one_table_and_one_figure(tmp_path, capsys, monkey
         assert float(row["saved_low"]) <= float(row["saved"]) <= float(row["saved_high"])
         # The best fixed partition is beaten by those that are not fixed only.
         assert float(row["regret"]) > -1e-3 or row["scheme"] not in ("uncoded", "hindsight")
-
-
-# Traces of real clusters
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not REAL.is_dir(), reason=f"there are no measured traces in {REAL}")
-@pytest.mark.usefixtures("x64")
-def test_what_the_documents_say_of_measured_traces():
-    names = ("uncoded", "whole steps", "alternating", "shares", "shares 50/10")
-    rules = {name: replay.RULES[name] for name in names}
-    files = {file.stem: file for file in traces.files_of(REAL)}
-    best_first = {
-        "llm_training_32_workers": (traces.SCHEDULE, traces.CODE, traces.SHARES),
-        "pai_job_2_10_workers": (traces.SHARES, traces.CODE, traces.SCHEDULE),
-    }
-    for name, order in best_first.items():
-        trace = bcgc.measured.load_trace(files[name])
-        study = traces.compute(name, trace, rules=rules)
-        bests = {row.kind: row for row in map(study.best, (*order, traces.UNCODED)) if row is not None}
-        assert sorted(order, key=lambda kind: bests[kind].taken.value) == list(order)
-        assert bests[traces.CODE].saved.low > 0
-        rest = trace.rows()[study.num_planned :]
-        assert bests[traces.UNCODED].taken.value == pytest.approx(rest.max(axis=1).mean())

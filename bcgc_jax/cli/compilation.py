@@ -1,17 +1,13 @@
 """What the command line does about compiling: programs are kept for the next call, and its time is told."""
 
 import contextlib
-import functools
-import hashlib
 import os
-import platform
 import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -19,8 +15,7 @@ from bcgc_jax.cli.names import OFF, VARIABLE
 from bcgc_jax.crossing import MANY
 from bcgc_jax.laws import Atomic, JointLaw, Law
 
-# The README's `bcgc solve` leaves 1 MB. JAX's own bound needs a package that it does not bring.
-_MOST_BYTES = 2**28
+_MOST_BYTES = 2**26  # the README's `bcgc solve` leaves 1 MB; JAX looks at all entries whenever it adds one
 _MAX_WORKERS_STEP = 32
 
 _TRACED, _LOWERED, _COMPILED = (
@@ -31,8 +26,8 @@ _TRACED, _LOWERED, _COMPILED = (
 
 
 def keep_programs(asked: str | None) -> Path | None:
-    """Keep compiled programs in a folder, which is returned: the one `asked` for, that of the environment, or
-    the user's cache. A folder that cannot be used is none; JAX's own setting is left alone where it is made.
+    """JAX keeps compiled programs in a folder, which is returned: below the one `asked` for, that of the
+    environment, or the user's cache. One that cannot be used is none; JAX's own setting is left alone.
     """
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
     asked = asked or os.environ.get(VARIABLE) or None
@@ -42,19 +37,17 @@ def keep_programs(asked: str | None) -> Path | None:
         jax.config.update("jax_compilation_cache_dir", None)
         return None
     try:
-        # A folder for each kind of processor: the programs are machine code, and homes may be shared.
-        folder = (Path(asked).expanduser() if asked else _user_cache()) / _processor()
+        folder = (Path(asked).expanduser() if asked else _user_cache()) / "programs"
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
         usable = os.access(folder, os.R_OK | os.W_OK | os.X_OK) and _private(folder)
-        _make_room(folder)
     except (OSError, RuntimeError):  # also where there is no home
         usable = False
     if not usable:
         return None
     jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_compilation_cache_max_size", _MOST_BYTES)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    _drop_broken_entries(folder)
     return folder
 
 
@@ -68,61 +61,12 @@ def _user_cache() -> Path:
     return Path(base) / "bcgc_jax"
 
 
-def _processor() -> str:
-    """A name for this kind of processor: JAX's keys do not tell one from another."""
-    facts = [platform.machine(), platform.processor()]
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
-        text = file.read().partition("\n\n")[0]  # the first of them
-        kinds = ("model name", "flags", "Features", "CPU part")
-        facts += [line for line in text.splitlines() if line.startswith(kinds)]
-    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
-
-
 def _private(folder: Path) -> bool:
     """Whether nobody else can put programs there, which this process would then run."""
     if not hasattr(os, "getuid"):
         return True
     found = folder.stat()
     return found.st_uid == os.getuid() and not found.st_mode & 0o022
-
-
-def _make_room(folder: Path) -> None:
-    """Half of the room is free again once all is taken: the oldest programs go."""
-    entries = []
-    with os.scandir(folder) as found:
-        for entry in found:
-            with contextlib.suppress(OSError):  # another process was faster
-                entries.append((entry.stat().st_mtime, entry.stat().st_size, entry.path))
-    size = sum(entry[1] for entry in entries)
-    if size <= _MOST_BYTES:
-        return
-    for _, length, path in sorted(entries):
-        if size <= _MOST_BYTES // 2:
-            return
-        with contextlib.suppress(OSError):
-            os.unlink(path)
-            size -= length
-
-
-def _drop_broken_entries(folder: Path) -> None:
-    """JAX warns of an entry that it cannot read, and never replaces it: remove it before it is written."""
-    start = "Error reading persistent compilation cache entry for '"
-    show = warnings.showwarning
-
-    @functools.wraps(show)
-    def drop(message: Warning | str, *args: Any, **kwargs: Any) -> None:
-        text = str(message)
-        if not text.startswith(start):
-            show(message, *args, **kwargs)
-            return
-        # The warning has the program's name, not the whole key.
-        name = text.removeprefix(start).partition("'")[0]
-        with contextlib.suppress(OSError):
-            for path in folder.glob(f"{name}-*"):
-                path.unlink(missing_ok=True)
-
-    warnings.filterwarnings("always", "Error reading persistent compilation cache")
-    warnings.showwarning = drop
 
 
 def padded_workers(num_workers: int, law: Law | JointLaw, *, own_schemes: bool = False) -> int:

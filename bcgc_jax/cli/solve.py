@@ -23,7 +23,7 @@ from bcgc_jax.cli.arguments import (
 from bcgc_jax.cli.compilation import Stopwatch, padded_workers
 from bcgc_jax.cli.deliveries import Delivery
 from bcgc_jax.cli.destinations import check_file
-from bcgc_jax.cli.estimates import announce, cost_of, cost_of_all
+from bcgc_jax.cli.estimates import announce, cost_of_all
 from bcgc_jax.cli.law_output import describe_delivery, describe_law
 from bcgc_jax.cli.names import MOST_WORKERS, OBJECTIVES
 from bcgc_jax.cli.output import (
@@ -64,12 +64,10 @@ from bcgc_jax.solvers.sample_average import NUM_FRESH_DRAWS, draw_problems
 from bcgc_jax.solvers.schemes import Scheme
 from bcgc_jax.solvers.solve import FEW_UNITS, check_finite_mean, solve_sharing
 
-# Methods side by side, where they take so many seconds together: one that compiles has all cores already.
-_THREADS, _LONG = 2, 5.0
+# Methods side by side, where they take some seconds together: one that compiles has all cores already.
+_THREADS, _SECONDS = 2, 5.0
 # Times that a step of the subgradient method draws, and its fewest iterations.
 _DRAWN, _FEWEST_DRAWS = 2**17, 64
-# Seconds to compile a method, for the bar.
-_COMPILING = 5.0
 # Operations of one expectation under measured times up to which ten more are not felt.
 _CHEAP = 1e8
 
@@ -289,7 +287,7 @@ def _described(question: Question, problem: Problem) -> dict[str, Any]:
         "num_draws": NUM_FRESH_DRAWS if isinstance(problem.cycle_time, Unlike) else None,
         "deadline": question.deadline,
         "min_completion": question.min_completion,
-        "objective": question.objective if question.for_deadline else None,
+        "objective": question.objective if question.objective == OBJECTIVES[1] else None,
         "levels": question.levels,
         "setup_cycles": question.setup_cycles,
         **describe_delivery(question.delivery),
@@ -337,14 +335,13 @@ def _affordable(method: Method | Scheme, problem: Problem) -> Method | Scheme:
 
 
 def _announce(question: Question, problem: Problem, tasks: Mapping[str, Method | Scheme]) -> None:
-    """How long it will take, and what is quicker, where that is long."""
+    """That it takes long, where it does, and what is quicker."""
     cost, dearest = cost_of_all(problem, tasks.values())
-    quicker = [f"most of it for {dearest}; quicker: some --method alone"] * (len(tasks) > 1)
+    quicker = ["fewer --workers" if len(question.methods) == 1 else "some --method alone"]
     if question.trace is not None and not question.trace.keep_workers:
         # Whole steps have no law of start-ups, and beside one atoms take the longest.
-        other = "--trace-law smooth" if isinstance(problem.start_up, Law) else "--keep-workers"
-        quicker += [other] if quicker else [f"quicker: {other}"]
-    announce(cost, ", ".join(quicker))
+        quicker.append("--trace-law smooth" if isinstance(problem.start_up, Law) else "--keep-workers")
+    announce(cost, f"most of it for {dearest}; quicker: {', '.join(quicker)}")
 
 
 def _try_schemes(question: Question, problem: Problem) -> None:
@@ -385,11 +382,9 @@ def _solve_all(
     """All methods, best first. Those that nobody asked for may be impossible here."""
     # Long, as the optimum is: not both at first.
     tasks = sorted({**asked, **others}.items(), key=lambda one: isinstance(one[1], Subgradient))
-    seconds = {name: cost_of(problem, method).seconds for name, method in tasks}
-    estimates = {name: _COMPILING + takes for name, takes in seconds.items()}
-    long = sum(seconds.values()) > _LONG
+    long = cost_of_all(problem, (method for _, method in tasks))[0].seconds > _SECONDS
     threads = ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1) if long else 1)
-    with progress(counted=False) as bar, Parts(bar, estimates) as parts:
+    with progress() as bar, Parts(bar, len(tasks)) as parts:
 
         def solve_one(name: str, method: Method | Scheme) -> Found | None:
             with jax.enable_x64(True):  # a setting of each thread

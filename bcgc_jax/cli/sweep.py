@@ -54,7 +54,6 @@ from bcgc_jax.sweeps import Sweep, grid
 Row = dict[str, Any]
 
 _GAP = "largest_relative_gap"
-_COMPILING = 6.0  # seconds of a size
 _PATIENCE = 60  # seconds that processes wait for each other
 
 
@@ -226,7 +225,7 @@ def _resumable(out: str | None) -> Iterator[None]:
 
 
 def _announce(sweep: Sweep) -> None:
-    """How long it will take, where that is long: the first cell of a size stands for all of them."""
+    """That it takes long, where it does: the first cell of a size stands for all of them."""
     total = Cost()
     for group in sweep.groups:
         cell = {name: values[0] for name, values in sweep.cells.take(group.take(0, 1)).items()}
@@ -239,8 +238,8 @@ def _announce(sweep: Sweep) -> None:
             continue
         one, _ = cost_of_all(problem, sweep.methods.values())
         share = group.size / sweep.mesh.size / jax.process_count()
-        total = total.after(Cost(_COMPILING + one.seconds * share, one.bytes))
-    announce(total)
+        total = total.after(Cost(one.seconds * share, one.bytes))
+    announce(total, "quicker: fewer cells or --workers")
 
 
 def _use_all_cores() -> None:

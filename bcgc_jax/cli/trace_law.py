@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from bcgc_jax.cli.ending import say
-from bcgc_jax.cli.estimates import Cost, cost_of, duration
 from bcgc_jax.laws import Empirical, HazardCurve, JointLaw, Law
 from bcgc_jax.measured.curve import hazard_curve
 from bcgc_jax.measured.smooth import smooth_empirical
@@ -15,10 +14,9 @@ from bcgc_jax.measured.traces import Trace
 from bcgc_jax.partitions import cumulative_load
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.closed_form import time_partition
-from bcgc_jax.solvers.methods import Optimal, TandonPartial
 
-# Seconds of all methods up to which atoms are taken.
-_CHEAP = 10.0
+# Operations of the optimum and of partial stragglers up to which atoms are taken: some ten seconds.
+_CHEAP = 1e7
 # Knots and times of the tail, one after the other, until the difference is this share of what the times leave
 # open anyway. A comparison takes seconds where there are many workers, and one is nearly always enough.
 _TRIED, _CLOSE = ((100, 20), (50, 20), (50, 50)), 0.25
@@ -34,8 +32,8 @@ def choose_law(trace: Trace, num_workers: int) -> Law:
     if trace.censored.any():
         say("bcgc: some times are censored, so a smooth law stands for all of them")
         return smooth_empirical(trace.seconds, trace.censored)
-    atoms, cost = trace.law(), _cost_of_atoms(trace, num_workers)
-    if cost.seconds <= _CHEAP:
+    atoms, times = trace.law(), trace.seconds.size
+    if times * num_workers * (num_workers**2 + times / 6) <= _CHEAP:
         return atoms
     found: list[_Found] = []
     for knots, tail in _TRIED:
@@ -50,15 +48,10 @@ def choose_law(trace: Trace, num_workers: int) -> Law:
     if best is None:  # nothing smooth is near them
         return atoms
     say(
-        f"bcgc: a smooth law of {best.law.knots.size} knots stands for {trace.seconds.size:,} measured "
-        f"times, which as atoms would take about {duration(cost.seconds)}"
+        f"bcgc: a smooth law of {best.law.knots.size} knots stands for {times:,} measured times, which as "
+        "atoms would take long"
     )
     return best.law
-
-
-def _cost_of_atoms(trace: Trace, num_workers: int) -> Cost:
-    problem = Problem(trace.law(), num_workers, 1e6)
-    return cost_of(problem, Optimal()).after(cost_of(problem, TandonPartial()))
 
 
 def _plan_of_time(law: Law, num_workers: int) -> np.ndarray:

@@ -3,10 +3,9 @@
 One rule for all commands, experiments and benchmarks; where rich is missing, lines do on a terminal too.
 """
 
-import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -110,18 +109,12 @@ def cells(what: str) -> Iterator[Report]:
 
 
 class Parts:
-    """A bar over parts of known estimates, which moves within each of those that run.
+    """A bar over `count` parts, several of which may run side by side; it names those that do."""
 
-    Nobody sees into a compiled loop: one that runs has done 1 - e^(-elapsed / estimate) of its share, which
-    slows down where the estimate was short and never claims the end. Several may run side by side.
-    """
-
-    def __init__(self, bar: "Progress | Lines", estimates: Mapping[str, float]) -> None:
-        self._bar, self._estimates = bar, dict(estimates)
-        self._began: dict[str, float] = {}
-        self._done, self._compiling = set[str](), True
+    def __init__(self, bar: "Progress | Lines", count: int) -> None:
+        self._bar, self._running, self._compiling = bar, dict[str, None](), True
         self._ended = threading.Event()
-        self._task = bar.add_task("compiling", total=1.0)
+        self._task = bar.add_task("compiling", total=count)
 
     def __enter__(self) -> "Parts":
         threading.Thread(target=self._move, daemon=True).start()
@@ -136,23 +129,15 @@ class Parts:
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         """Around what a part does."""
-        self._began[name] = time.monotonic()
+        self._running[name] = None
         try:
             yield
         finally:
-            del self._began[name]
-            self._done.add(name)
-
-    def share(self) -> float:
-        """Of all that is done, by the estimates."""
-        now, running = time.monotonic(), dict(self._began)
-        done = sum(self._estimates[name] for name in self._done)
-        for name, began in running.items():
-            done -= self._estimates[name] * math.expm1((began - now) / self._estimates[name])
-        return done / sum(self._estimates.values())
+            del self._running[name]
+            self._bar.advance(self._task)
 
     def _move(self) -> None:
         while not self._ended.wait(_TICK):
-            names = ", ".join(dict(self._began))
+            names = ", ".join(dict(self._running))
             what = f"{'compiling' if self._compiling else 'solving'} {names}".rstrip()
-            self._bar.update(self._task, description=what, completed=self.share())
+            self._bar.update(self._task, description=what)

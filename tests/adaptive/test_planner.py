@@ -13,18 +13,20 @@ from tests.compilations import compilations
 CHEAP = {name: RULES[name] for name in ("uncoded", "shares", "alternating", "shares, alternating")}
 
 
-def run(times, cost=0.0, seen=None):
-    """All that it took, changes included, and the planner at the end."""
-    planner = Planner(
-        times.shape[1], len(times), key=jax.random.key(0), change_seconds=cost, move_seconds=cost, rules=CHEAP
-    )
+def run(times, cost=0.0, starts=None, rules=CHEAP, seen=None):
+    """All that it took, changes included, and the planner at the end; `seen` gets the names of the plans."""
+    costs = {"change_seconds": cost, "move_seconds": cost}
+    planner = Planner(times.shape[1], len(times), key=jax.random.key(0), rules=rules, **costs)
     total = 0.0
-    for row in times:
+    for row, start in zip(times, np.zeros_like(times) if starts is None else starts, strict=True):
         plan = planner.plan
-        taken = float(plan.runtimes(row[None])[0])
-        known = plan.finished(row, taken)
-        planner.observe(np.where(known, row, taken / plan.loads[:, 0]), known, taken)
+        taken = float(plan.runtimes(row[None], start[None])[0])
+        known = plan.finished(row, taken, start)
+        at_least = np.where(known, row, taken / plan.loads[:, 0])
+        planner.observe(at_least, known, taken, start_ups=np.where(known, start, 0))
         total += taken + (planner.plan is not plan) * cost * (1 + planner.plan.moved(plan))
+        if seen is not None:
+            seen.append(plan.name)
     return total, planner
 
 
@@ -93,14 +95,8 @@ def test_a_worker_that_is_never_done_is_asked_for_its_time():
         return WorkPlan("coded", np.full(workers, 1 / workers), partition=np.eye(workers)[-1])
 
     times = np.tile([[0.1, 1.0, 1.0]], (40, 1)) * np.random.default_rng(4).uniform(0.9, 1.1, (40, 3))
-    planner = Planner(3, 40, key=jax.random.key(0), rules={"uncoded": RULES["uncoded"], "coded": replicated})
-    names = []
-    for row in times:
-        plan = planner.plan
-        names.append(plan.name)
-        taken = float(plan.runtimes(row[None])[0])
-        known = plan.finished(row, taken)
-        planner.observe(np.where(known, row, taken / plan.loads[:, 0]), known, taken)
+    names: list[str] = []
+    run(times, rules={"uncoded": RULES["uncoded"], "coded": replicated}, seen=names)
     begin = names.index("coded")
     assert begin <= 8
     gaps = np.diff([k for k in range(begin, 40) if names[k] == "uncoded"])
@@ -112,14 +108,7 @@ def test_where_beginning_takes_longest_more_is_done_by_each():
     """A load of all the data costs little more than that of one subset: whoever begins first does it."""
     rng = np.random.default_rng(8)
     starts, times = rng.exponential(1.0, (40, 6)), rng.uniform(0.05, 0.06, (40, 6))
-    planner = Planner(6, 40, key=jax.random.key(0), rules=CHEAP)
-    total = 0.0
-    for row, start in zip(times, starts, strict=True):
-        plan = planner.plan
-        total += (taken := float(plan.runtimes(row[None], start[None])[0]))
-        known = plan.finished(row, taken, start)
-        at_least = np.where(known, row, taken / plan.loads[:, 0])
-        planner.observe(at_least, known, taken, start_ups=np.where(known, start, 0))
+    total, planner = run(times, starts=starts)
     assert "alternating" in planner.plan.name
     assert total < 0.6 * (starts + times).max(axis=1).sum()  # 0.50
 

@@ -84,6 +84,16 @@ sweep SIZES PARETO --axis shape=2 --objective completion-probability -> deadline
 sweep SIZES UNIFORM --method deadline -> needs a --deadline
 solve SMALL UNIFORM --schemes no-such-file.py -> cannot read no-such-file.py
 solve --workers 1e300 --coordinates 9 LAW -> at most 131,072, got '1e300'
+solve --workers 131073 --coordinates 9 LAW -> at most 131,072, got '131073'
+solve SMALL UNIFORM --levels 0-99999999999 -> at most 131,072
+sweep --workers 131073 --coordinates 9 LAW -> at most 131,072, got '131073'
+sweep --workers 2:1e15 --coordinates 9 LAW -> must be at most 131,072
+train --workers 1501 LAW -> at most 1,500, got '1501'
+train --workers 1e9 LAW -> at most 1,500, got '1e9'
+fit steps.csv --workers 131073 -> at most 131,072, got '131073'
+fit steps.csv --workers 1e15 -> at most 131,072, got '1e15'
+solve SMALL --cycle-time deterministic:time=2 -> expected deterministic:value=
+solve SMALL --cycle-time exponential:rate=-1 -> rate must be finite and > 0, got -1
 solve --workers 9 --coordinates 1e19 LAW -> at most 9,007,199,254,740,992, got '1e19'
 sweep --workers 9 --coordinates 1,1e300 LAW -> at most 9,007,199,254,740,992, got '1e300'
 sweep SIZES --cycle-time pareto:scale=-1 --axis shape=2,3 -> scale must be finite and > 0, got -1
@@ -93,6 +103,13 @@ solve SMALL UNIFORM --layout wide -> --layout has no effect without --trace
 solve SMALL UNIFORM --worker-column rank -> --worker-column has no effect without --trace
 sweep SIZES PARETO --axis shape=2 --trace-law smooth -> --trace-law has no effect without
 train --workers 4 LAW --censored-column cut -> --censored-column has no effect without
+train -> either --cycle-time or --trace
+train --trace no-such-file.csv -> cannot read no-such-file.csv
+train --workers 4 LAW --method magic -> unknown method
+train --workers 4 LAW --target 2 -> from 0 to 1
+train --workers 4 LAW --batch-size 10000 -> --batch-size must be from 1 to 375
+train --workers 4 LAW --curves no/such/folder/x.csv -> no folder
+train --workers 4 --cycle-time pareto:scale=1,shape=0.9 -> infinite
 train --workers 4 LAW --pace 0.2 -> --pace has no effect without --engine ray
 train --workers 4 LAW --resume -> --resume has no effect without --engine ray
 train --workers 4 LAW --address a:1 -> --address has no effect without --engine ray

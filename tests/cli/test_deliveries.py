@@ -33,12 +33,8 @@ def test_a_parameter_of_the_start_up_is_an_axis(answer):
     axes = ["--axis", "start_up.slow=15,40", "--send-time", "0,0.5"]
     rows = answer("sweep", *ASKED, *law, *axes, *UNCODED)
     assert [row["start_up_law"] for row in rows] == ["two-speed"] * 4
-    assert [(row["start_up.slow"], row["send_time"]) for row in rows] == [
-        (15, 0),
-        (15, 0.5),
-        (40, 0),
-        (40, 0.5),
-    ]
+    cells = [(row["start_up.slow"], row["send_time"]) for row in rows]
+    assert cells == [(15, 0), (15, 0.5), (40, 0), (40, 0.5)]
     for row in rows:
         slow, fast = row["start_up.slow"], 0.8**3
         expected = 60 / 3 * 2 + 60 * row["send_time"] + 3 * fast + slow * (1 - fast)

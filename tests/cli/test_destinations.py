@@ -85,7 +85,7 @@ def test_what_may_not_be_written_is_found_by_trying(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("no font,\nat all")])
-def test_the_answer_is_printed_whatever_becomes_of_the_picture(command, tmp_path, monkeypatch, error):
+def test_the_answer_is_printed_whatever_becomes_of_picture_and_curves(command, tmp_path, monkeypatch, error):
     def fail(*_):
         raise error
 
@@ -97,20 +97,21 @@ def test_the_answer_is_printed_whatever_becomes_of_the_picture(command, tmp_path
     assert (status, out, err.count("\n")) == (2, "the table\n", 1)
     assert err.startswith(f"bcgc: cannot write {picture}: ")
     assert ("No space left" in err) or ("RuntimeError: no font, at all" in err)
-
-
-def test_the_answer_is_printed_whatever_becomes_of_the_curves(command, tmp_path, monkeypatch):
-    def fail(*_):
-        raise OSError(28, "No space left on device")
-
     monkeypatch.setattr(bcgc_jax.cli.train, "_train_all", lambda *_: [])
     monkeypatch.setattr(bcgc_jax.cli.train, "_write_curves", fail)
-    arguments = ["--workers", "4", "--curves", str(tmp_path / "x.csv"), "--format", "json"]
-    arguments += ["--method", "uncoded", "--steps", "2"]
-    status, out, err = command("train", *LAW, *arguments)
-    assert (status, err.count("\n")) == (2, 1)
-    assert json.loads(out)["runs"] == []
-    assert "No space left" in err
+    curves = [
+        "--workers",
+        "4",
+        "--method",
+        "uncoded",
+        "--curves",
+        str(tmp_path / "x.csv"),
+        "--format",
+        "json",
+    ]
+    status, out, err = command("train", *LAW, *curves)
+    assert (status, err.count("\n"), json.loads(out)["runs"]) == (2, 1, [])
+    assert err.startswith("bcgc: cannot write ")
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ from tests.signals import ctrl_c
 
 ROOT = Path(bcgc_jax.__file__).parents[1]
 LAW = ["--cycle-time", "shifted-exponential:rate=1e-3,shift=50"]
+SWEEP = ["sweep", *LAW, "--workers", "4", "--coordinates", "60", "--out"]
+SEVERAL = ["--coordinator", "127.0.0.1:1", "--processes", "2", "--process", "1"]
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +84,7 @@ def test_an_interrupted_sweep_says_how_to_go_on(command, tmp_path, monkeypatch, 
 
     monkeypatch.setattr(sweep, "write_sweep", interrupt)
     with pytest.raises(Left):
-        command("sweep", *LAW, "--workers", "4", "--coordinates", "60", "--out", str(out))
+        command(*SWEEP, str(out))
     hint = ": what is solved is kept; go on with --resume" if parts else ""
     assert capsys.readouterr().err == f"bcgc: interrupted{hint}\n"
     assert left == [130]
@@ -118,10 +120,8 @@ def test_the_imports_may_be_interrupted(given, tmp_path):
 def test_processes_that_do_not_meet_are_given_up(command, tmp_path, monkeypatch, capsys, left, endless):
     monkeypatch.setattr(sweep, "_PATIENCE", 0.05)
     monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: endless())
-    arguments = ["--workers", "4", "--coordinates", "60", "--out", str(tmp_path / "sweep.csv")]
-    several = ["--coordinator", "127.0.0.1:1", "--processes", "2", "--process", "1"]
     with pytest.raises(Left):
-        command("sweep", *LAW, *arguments, *several)
+        command(*SWEEP, str(tmp_path / "sweep.csv"), *SEVERAL)
     waiting, given_up = capsys.readouterr().err.splitlines()
     assert waiting == "waiting up to 0.05 s for all 2 processes at 127.0.0.1:1"
     assert given_up.startswith("bcgc: the processes at 127.0.0.1:1 did not meet within 0.05 s")
@@ -133,9 +133,7 @@ def test_what_keeps_processes_from_meeting_is_one_line(command, tmp_path, monkey
         raise RuntimeError("address in use\nand more")
 
     monkeypatch.setattr(jax.distributed, "initialize", fail)
-    arguments = ["--workers", "4", "--coordinates", "60", "--out", str(tmp_path / "sweep.csv")]
-    several = ["--coordinator", "127.0.0.1:1", "--processes", "2", "--process", "1"]
-    status, out, err = command("sweep", *LAW, *arguments, *several)
+    status, out, err = command(*SWEEP, str(tmp_path / "sweep.csv"), *SEVERAL)
     assert (status, out) == (2, "")
     assert err.splitlines()[-1] == "bcgc: the processes at 127.0.0.1:1 did not meet: address in use"
 

@@ -1,7 +1,6 @@
 """`bcgc fit`, and traces on the command line: what is printed, what is drawn, and what is refused."""
 
 import json
-import re
 from typing import Any
 
 import numpy as np
@@ -99,21 +98,11 @@ def test_a_fit_is_that_of_the_library_and_its_plans_are_evaluated_under_every_la
 @pytest.mark.parametrize(
     ("text", "arguments", "message"),
     [
-        ("a,b\n1,2\n", (), "column"),
         ("step,worker,seconds\n1,a,fast\n", (), "line 2"),
-        ("step,worker,seconds\n1,a,1\n1,a,2\n", (), "two times"),
-        (
-            "step,worker,seconds\n" + "".join(f"{i},a,{i + 1}\n" for i in range(30)),
-            ("--replicates", "20"),
-            "one worker",
-        ),
+        ("step,worker,seconds\n" + "".join(f"{i},a,{i + 1}\n" for i in range(30)), (), "one worker"),
         ("step,worker,seconds\n1,a,1\n1,b,2\n", (), "at least 10 times"),
         ("step,worker,seconds\n" + "".join(f"{i},a,2\n{i},b,2\n" for i in range(9)), (), "all times are 2"),
-        ("", (), "empty"),
         ("step,worker,load,seconds\n1,a,0,1\n", (), "line 2: load must be a positive number, got '0'"),
-        ("step,worker,load,seconds\n1,a,-2,1\n", (), "line 2: load must be a positive number"),
-        ("step,worker,load,seconds\n1,a,3,1\n2,a,,1\n", (), "line 3: load is empty, and seconds is not"),
-        ("step,worker,load,seconds\n1,a,3,2\n1,a,4,1\n", (), "lines 2 and 3: step 1, worker a had done 4"),
         (
             "step,worker,load,seconds\n" + "".join(f"{i},a,{i + 1},1\n{i},b,2,1\n" for i in range(3)),
             (),
@@ -158,17 +147,15 @@ def test_solve_reads_named_columns_and_takes_a_smooth_law(command, answer, path)
     assert "--trace-law smooth" in err
 
 
-def test_a_fit_tells_how_long_it_will_take(command, path, monkeypatch):
+def test_a_fit_tells_what_takes_long(command, path, monkeypatch):
     def work(*_, **__):
         raise ValueError("the work has begun")
 
     monkeypatch.setattr(fit, "describe", work)
-    _, _, err = command("fit", path, *COLUMNS)
-    assert re.fullmatch(r"bcgc: this takes about \d0 s\nbcgc: the work has begun\n", err)
     _, _, err = command("fit", path, *COLUMNS, "--law", "gamma")
     assert err == "bcgc: the work has begun\n"
     _, _, err = command("fit", path, *COLUMNS, "--workers", "200")
-    assert re.match(r"bcgc: this takes about \d+ (min|hours); most of it for plans: quicker with fewer", err)
+    assert err.startswith("bcgc: this takes long; most of it for plans: quicker with fewer --workers")
 
 
 def _of_loads(tmp_path, loads, steps=40, workers=4):

@@ -9,6 +9,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 import bcgc_jax as bcgc
+from bcgc_jax.cli.arguments import law_help
 from bcgc_jax.cli.law_output import describe_law
 from bcgc_jax.cli.names import LAWS
 from bcgc_jax.cli.output import VERSION
@@ -43,7 +44,7 @@ def _parts(schema: Any) -> Iterator[dict[str, Any]]:
 def test_the_schema_names_what_there_is():
     Draft202012Validator.check_schema(SCHEMA)
     laws = SCHEMA["$defs"]["law"]["anyOf"][0]["properties"]["law"]["enum"]
-    assert laws == list(LAWS)
+    assert laws == [text.partition(":")[0] for text in law_help().split(", ")] == list(LAWS)
     assert SCHEMA["$defs"]["status"]["enum"] == [status.name.lower() for status in Status]
     for name in ("solve", "sweep_summary", "fit", "train"):
         assert SCHEMA["$defs"][name]["properties"]["version"] == {"const": VERSION}

@@ -110,20 +110,7 @@ def test_schedules_say_what_they_need_and_what_they_leave_out(printed):
     ]
     lines, text = printed(Answer(rows, 1.0, rows[3:]), Problem(LAW, 3, 10), widest=102)  # no number is cut
     assert lines[2].split()[:11] == ["credit", "2", "-75.0", "%", "–", "2", "1.50", "1", "3", "blocks,", "no"]
-    assert lines[3].split()[:12] == [
-        "backup:1",
-        "(inexact)",
-        "3",
-        "-62.5",
-        "%",
-        "0",
-        "%",
-        "1",
-        "1.00",
-        "0",
-        "1",
-        "block,",
-    ]
+    assert " ".join(lines[3].split()).startswith("backup:1 (inexact) 3 -62.5 % 0 % 1 1.00 0 1 block,")
     assert "Not the gradient of all data, but of a part of it: backup:1 (inexact)." in text
     assert (
         "credit takes 75.0 % less time than the uncoded scheme, and 50.0 % less than the fastest plan" in text

@@ -1,5 +1,6 @@
 """What is shown while one waits: nothing in a log but a line each half minute, whatever is computed."""
 
+import contextlib
 import re
 import threading
 import time
@@ -63,23 +64,13 @@ def test_a_terminal_has_a_bar(monkeypatch, capsys):
     assert "10/20" in capsys.readouterr().err
 
 
-def test_a_bar_moves_within_a_part_and_ends_with_the_last(monkeypatch):
-    """By estimates of 3 s and 1 s: what runs for its estimate has done 63 % of its share."""
-    clock = [100.0]
-    monkeypatch.setattr(waiting.time, "monotonic", lambda: clock[0])
-    parts = waiting.Parts(waiting.Lines(), {"long": 3.0, "short": 1.0})
-    assert parts.share() == 0
-    with parts.part("long"):
-        clock[0] += 3.0
-        assert parts.share() == pytest.approx(0.75 * 0.6321, abs=1e-4)
-        with parts.part("short"):
-            clock[0] += 30.0
-            assert 0.99 < parts.share() < 1
-    assert parts.share() == 1
-
-
-def test_a_part_that_fails_is_over_too():
-    parts = waiting.Parts(waiting.Lines(), {"one": 1.0})
-    with pytest.raises(ValueError, match="no plan"), parts.part("one"):
-        raise ValueError("no plan")
-    assert parts.share() == 1
+@pytest.mark.usefixtures("hurried")
+def test_parts_count_and_are_named_while_they_run(told):
+    lines = waiting.Lines()
+    with lines, waiting.Parts(lines, 2) as parts:
+        parts.compiling(False)
+        with parts.part("long"):
+            with contextlib.suppress(ValueError), parts.part("short"):
+                assert told("solving long, short, 0 %")
+                raise ValueError("no plan")  # what fails is over too
+            assert told("solving long, 50 %")

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import time
 
 import jax
 import numpy as np
@@ -15,7 +14,19 @@ from bcgc_jax.cluster import Cluster, Pace, WorkersLost, calibrate, train_on_clu
 from bcgc_jax.coding import schedule_plan
 from bcgc_jax.coding.gradients import split_unevenly
 from bcgc_jax.schedules import Group, schedule_of
-from tests.cluster.test_cluster import COUNT, N, assert_exact, case, descended, gone, loss, raveled
+from tests.cluster.test_cluster import (
+    COUNT,
+    PROBLEM,
+    N,
+    assert_exact,
+    case,
+    descended,
+    gone,
+    happened,
+    harmed,
+    loss,
+    raveled,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -33,26 +44,24 @@ def cluster():
         yield running
 
 
+def assigned(cluster, schedule):
+    params, data = case()
+    cluster.assign(loss, schedule, params, split_unevenly(data, N))
+    return params, data
+
+
 @pytest.fixture
 def mixed(cluster):
-    params, data = case()
-    cluster.assign(loss, MIXED, params, split_unevenly(data, N))
-    return params, data
+    return assigned(cluster, MIXED)
 
 
 @pytest.fixture
 def whole(cluster):
-    params, data = case()
-    cluster.assign(loss, WHOLE, params, split_unevenly(data, N))
-    return params, data
+    return assigned(cluster, WHOLE)
 
 
 def new_params(params, rng):
     return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), params)
-
-
-def what_happened(cluster, since):
-    return [(fault.worker, fault.what) for fault in cluster.faults[since:]]
 
 
 def test_gradients_are_exact_whoever_is_late(cluster, mixed):
@@ -91,19 +100,16 @@ def test_what_a_killed_worker_has_finished_does_not_count(cluster, whole):
     finish[-1, 1] = 30.0
     finish[:, [0, 2, 3]] = np.linspace(1.5, 1.8, TASKS["whole"])[:, None]
     since = len(cluster.faults)
-    killer = subprocess.Popen(["sh", "-c", f"sleep 0.5; kill -9 {cluster.pids[1]}"])
-    found = cluster.gradient(params, finish)
-    killer.wait()
+    found = harmed(cluster, params, finish, "KILL", 1, 0.5)
     assert_exact(found.gradient, params, data)
-    assert what_happened(cluster, since) == [(1, "died"), (1, "replaced")]
+    assert happened(cluster, since) == [(1, "died"), (1, "replaced")]
     assert 1.5 < found.seconds < 25
 
 
 def test_gradients_are_exact_though_every_20th_iteration_a_worker_is_killed(cluster):
     """In the middle of it, each worker in turn; the schedule is that of `credit`."""
-    params, data = case()
     found = bcgc.solve(bcgc.Problem(bcgc.Exponential(1.0), N, COUNT), "credit", key=jax.random.key(0))
-    cluster.assign(loss, found.schedule, params, split_unevenly(data, N))
+    params, data = assigned(cluster, found.schedule)
     rng, tasks, since = np.random.default_rng(3), len(cluster.plan.order), len(cluster.faults)
     for step in range(80):
         params = new_params(params, rng)
@@ -112,53 +118,37 @@ def test_gradients_are_exact_though_every_20th_iteration_a_worker_is_killed(clus
         if victim is not None:
             subprocess.Popen(["sh", "-c", f"sleep 0.01; kill -9 {cluster.pids[victim]}"])
         assert_exact(cluster.gradient(params, finish).gradient, params, data)
-    happened = what_happened(cluster, since)
-    assert [w for w, what in happened if what == "died"] == [0, 1, 2, 3]
+    faults = happened(cluster, since)
+    assert [w for w, what in faults if what == "died"] == [0, 1, 2, 3]
 
 
 def test_what_a_stopped_worker_is_asked_for_is_asked_of_others_while_they_work_on(cluster):
     """Workers 0 and 1 have two subsets each, worker 3 has two when 0 is stopped, and 2 is slow."""
-    params, data = case()
-    cluster.assign(loss, schedule_of([Group(N, 8)], [8] * 8), params, split_unevenly(data, N))
+    params, data = assigned(cluster, schedule_of([Group(N, 8)], [8] * 8))
     finish = np.full((32, N), 30.0)
     finish[:16] = [0.0, 0.0, 30.0, 1.5]
     finish[16:, 1], finish[16:, 3] = 2 + 0.5 * np.arange(16), 2.25 + 0.5 * np.arange(16)
     since, pid = len(cluster.faults), cluster.pids[0]
-    stopper = subprocess.Popen(["sh", "-c", f"sleep 0.7; kill -STOP {pid}"])
-    found = cluster.gradient(params, finish)
-    stopper.wait()
+    found = harmed(cluster, params, finish, "STOP", 0, 0.7)
     assert_exact(found.gradient, params, data)
-    assert what_happened(cluster, since) == [(0, "hung"), (0, "replaced")]
+    assert happened(cluster, since) == [(0, "hung"), (0, "replaced")]
     assert found.arrived.tolist() == [[False, True, False, True]] * 8
     assert found.seconds < 8  # and not only when nobody speaks any more
     assert gone([pid])
 
 
-def test_a_worker_that_is_done_and_then_killed_is_noticed_when_it_is_asked(cluster, mixed):
+@pytest.mark.parametrize(("sign", "what"), [("KILL", "died"), ("STOP", "hung")])
+def test_a_worker_that_is_done_and_then_lost_is_noticed_when_it_is_asked(cluster, mixed, sign, what):
     params, data = mixed
     finish = np.zeros((TASKS["mixed"], N))
     finish[0, 3] = 1.5  # its own subset of the first block, which nobody else has
-    finish[1:, 3] = 30.0
-    since = len(cluster.faults)
-    killer = subprocess.Popen(["sh", "-c", f"sleep 0.7; kill -9 {cluster.pids[0]}"])
-    found = cluster.gradient(params, finish)
-    killer.wait()
-    assert_exact(found.gradient, params, data)
-    assert what_happened(cluster, since) == [(0, "died"), (0, "replaced")]
-    assert found.seconds < 25  # once its successor has its own subset of the first block
-    assert found.arrived[0].all()
-
-
-def test_a_stopped_worker_is_found_by_its_silence_when_it_is_asked(cluster, mixed):
-    params, data = mixed
-    finish = np.zeros((TASKS["mixed"], N))
-    finish[0, 3], finish[1:, 3] = 1.5, 30.0
+    finish[1:, 3] = 60.0
     since, pid = len(cluster.faults), cluster.pids[0]
-    stopper = subprocess.Popen(["sh", "-c", f"sleep 0.7; kill -STOP {pid}"])
-    found = cluster.gradient(params, finish)
-    stopper.wait()
+    found = harmed(cluster, params, finish, sign, 0, 0.7)
     assert_exact(found.gradient, params, data)
-    assert what_happened(cluster, since) == [(0, "hung"), (0, "replaced")]
+    assert happened(cluster, since) == [(0, what), (0, "replaced")]
+    assert found.seconds < 55  # once its successor has its own subset of the first block
+    assert found.arrived[0].all()
     assert gone([pid])
 
 
@@ -175,14 +165,13 @@ def test_a_stopped_worker_is_covered_and_what_it_says_later_does_not_count(clust
             assert_exact(found.gradient, params, data)
             assert not found.arrived[:, 2].any()
         os.kill(pid, signal.SIGCONT)  # it finds old iterations, and does them or is told not to
-        begin, back = time.monotonic(), False
-        while not back and time.monotonic() - begin < 60:
+        back = False
+        while not back:
             params = new_params(params, rng)
             found = cluster.gradient(params, np.full((TASKS["whole"], N), 0.02))
             assert_exact(found.gradient, params, data)
             back = any(work.worker == 2 for work in found.work)
-        assert back
-        assert what_happened(cluster, since) == []
+        assert happened(cluster, since) == []
     finally:
         cluster.patience = patience
 
@@ -196,7 +185,7 @@ def test_a_slow_worker_is_left_alone_and_answers_while_it_is_slow(cluster, mixed
     finish[1:, 1] = 60.0
     found = cluster.gradient(params, finish)
     assert_exact(found.gradient, params, data)
-    assert what_happened(cluster, since) == []
+    assert happened(cluster, since) == []
     assert found.arrived[0].all()
     assert 2.5 * cluster.patience < found.seconds < 30
 
@@ -226,8 +215,7 @@ def test_without_replacement_the_others_go_on_and_say_when_they_cannot(cluster, 
 def test_training_is_plain_gradient_descent_whoever_is_lost(cluster):
     params, data = case()
     optimizer = optax.adam(3e-2)
-    problem = bcgc.Problem(bcgc.ShiftedExponential(1.0, 0.3), N, COUNT, len(data["y"]))
-    pace = Pace(problem.cycle_time, 1e-4)
+    pace = Pace(PROBLEM.cycle_time, 1e-4)
 
     def harm(step, running):
         if step == 4:
@@ -235,10 +223,8 @@ def test_training_is_plain_gradient_descent_whoever_is_lost(cluster):
         if step == 8:
             os.kill(running.pids[3], signal.SIGSTOP)
 
-    arguments = (cluster, loss, params, data, optimizer, 12)
-    found = train_on_cluster(
-        *(jax.random.key(5), *arguments), problem=problem, method=MIXED, pace=pace, before_step=harm
-    )
+    arguments = jax.random.key(5), cluster, loss, params, data, optimizer, 12
+    found = train_on_cluster(*arguments, problem=PROBLEM, method=MIXED, pace=pace, before_step=harm)
     want = raveled(descended(params, data, optimizer, 12))
     # Measured: 3e-7 after 12 steps of Adam.
     np.testing.assert_allclose(raveled(found.params), want, atol=3e-6)

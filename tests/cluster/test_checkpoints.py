@@ -52,9 +52,8 @@ def test_the_intact_one_before_a_damaged_checkpoint_is_taken(tmp_path, damage):
         shutil.rmtree(last)
         last.mkdir()
     with Checkpoints(tmp_path) as checkpoints:
-        with pytest.warns(
-            UserWarning, match=r"iteration 3 in .* is damaged \(.*\): that of iteration 2 is taken"
-        ):
+        words = r"iteration 3 in .* is damaged \(.*\): that of iteration 2 is taken"
+        with pytest.warns(UserWarning, match=words):
             steps, found = checkpoints.last(want[0]) or (0, None)
         assert steps == 2
         assert_same(found, want[2])
@@ -70,10 +69,8 @@ def test_where_all_are_damaged_it_is_said(tmp_path):
     want = written(tmp_path)
     for path in tmp_path.rglob("_METADATA"):
         cut(path)
-    with (
-        pytest.raises(ValueError, match=r"no checkpoint in .* can be read: they are damaged"),
-        Checkpoints(tmp_path) as checkpoints,
-    ):
+    words = r"no checkpoint in .* can be read: they are damaged"
+    with pytest.raises(ValueError, match=words), Checkpoints(tmp_path) as checkpoints:
         checkpoints.last(want[0])
 
 
@@ -88,12 +85,8 @@ def test_what_is_half_written_is_removed(tmp_path):
 def test_parameters_of_another_precision_or_shape_are_refused(tmp_path):
     written(tmp_path)
     for other in (states(1, np.float16)[0], {"a": np.zeros((30, 40), np.float32)}, {"a": 1}):
-        with (
-            pytest.raises(
-                ValueError, match=r"holds the checkpoint of another.*another model or optimiser. Take an"
-            ),
-            Checkpoints(tmp_path) as checkpoints,
-        ):
+        words = r"holds the checkpoint of another.*another model or optimiser. Take an"
+        with pytest.raises(ValueError, match=words), Checkpoints(tmp_path) as checkpoints:
             checkpoints.last(other)
 
 

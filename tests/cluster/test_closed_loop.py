@@ -1,5 +1,6 @@
 """A training that is told no law: exact gradients whatever the plan, and plans that follow the workers."""
 
+import itertools
 import os
 import signal
 import threading
@@ -33,20 +34,11 @@ def test_loads_and_cycle_times_are_those_of_the_work_plan():
     loads = loads_of(plan, given.shares)
     np.testing.assert_allclose(loads, given.loads.T, atol=0.04)  # whole coordinates: worst 0.02
     done = times[0] * loads
-    work = tuple(
-        Work(
-            1,
-            w,
-            task.block,
-            0.1,
-            task.subsets[0],
-            0.4 + done[k, w],
-            0.4 + done[k, w] + 0.1 * (w + 1) + 0.01 * k,
-        )
-        for w in range(N - 1)
-        for k, task in enumerate(plan.tasks(w)[:3])
-    )
-    found = ClusterGradient(None, 7.0, np.zeros(1), np.zeros((1, N), bool), work)
+    work = []
+    for w, k in itertools.product(range(N - 1), range(3)):
+        task, end = plan.tasks(w)[k], 0.4 + done[k, w]
+        work.append(Work(1, w, task.block, 0.1, task.subsets[0], end, end + 0.1 * (w + 1) + 0.01 * k))
+    found = ClusterGradient(None, 7.0, np.zeros(1), np.zeros((1, N), bool), tuple(work))
     seen, starts, known = times_of(found, plan, loads, 0.4)
     assert known.tolist() == [True, True, True, False]
     np.testing.assert_allclose(seen[:3], times[0, :3], rtol=1e-12)

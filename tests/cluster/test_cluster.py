@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -33,6 +34,7 @@ N = 4
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 SHAPES = {"a": (6, 8), "b": (8,), "c": (8,)}
 COUNT = 6 * 8 + 8 + 8
+PROBLEM = bcgc.Problem(bcgc.ShiftedExponential(1.0, 0.3), N, COUNT, 18)
 
 
 def loss(params, batch):
@@ -101,13 +103,31 @@ def cluster():
         yield running
 
 
+def assigned(cluster, counts, loss=loss):
+    """Parameters and data, once the workers have the plan of so many coordinates at each level."""
+    params, data = case()
+    cluster.assign(loss, coding_plan(jax.random.key(1), params, counts), params, split_unevenly(data, N))
+    return params, data
+
+
+def harmed(cluster, params, finish, sign, worker, after):
+    """A gradient, so many seconds into which a worker gets a signal."""
+    pid = cluster.pids[worker]
+    if not after:
+        os.kill(pid, getattr(signal, f"SIG{sign}"))
+        return cluster.gradient(params, finish)
+    with subprocess.Popen(["sh", "-c", f"sleep {after}; kill -{sign} {pid}"]):
+        return cluster.gradient(params, finish)
+
+
+def happened(cluster, since):
+    return [(fault.worker, fault.what) for fault in cluster.faults[since:]]
+
+
 @pytest.fixture(scope="module")
 def uncoded_and_coded(cluster):
     """Blocks at levels 0 and 2: the first needs every worker."""
-    params, data = case()
-    plan = coding_plan(jax.random.key(0), params, [COUNT - 24, 0, 24, 0])
-    cluster.assign(loss, plan, params, split_unevenly(data, N))
-    return params, data
+    return assigned(cluster, [COUNT - 24, 0, 24, 0])
 
 
 def test_gradients_are_exact_whoever_is_late(cluster, uncoded_and_coded):
@@ -126,36 +146,21 @@ def test_gradients_are_exact_whoever_is_late(cluster, uncoded_and_coded):
         assert {(w.iteration, w.block) for w in found.work} == {(cluster.iteration, b) for b in (0, 1)}
 
 
-def test_a_killed_worker_is_replaced_within_the_iteration(cluster, uncoded_and_coded):
+@pytest.mark.parametrize(
+    ("sign", "after", "what"), [("KILL", 0, "died"), ("KILL", 0.5, "died"), ("STOP", 0, "hung")]
+)
+def test_a_worker_that_is_killed_or_stopped_is_replaced_within_the_iteration(
+    cluster, uncoded_and_coded, sign, after, what
+):
     params, data = uncoded_and_coded
-    before = cluster.pids
-    os.kill(before[1], signal.SIGKILL)
-    found = cluster.gradient(params)
+    before, since, finish = cluster.pids, len(cluster.faults), np.zeros((2, N))
+    finish[:, 2] = 4 * after
+    found = harmed(cluster, params, finish, sign, 2, after)
     assert_exact(found.gradient, params, data)
-    assert [(f.worker, f.what) for f in cluster.faults[-2:]] == [(1, "died"), (1, "replaced")]
-    assert [a == b for a, b in zip(before, cluster.pids, strict=True)] == [True, False, True, True]
-
-
-def test_a_worker_killed_while_it_computes_is_replaced(cluster, uncoded_and_coded):
-    params, data = uncoded_and_coded
-    finish = np.zeros((2, N))
-    finish[:, 2] = 2.0
-    killer = subprocess.Popen(["sh", "-c", f"sleep 0.5; kill -9 {cluster.pids[2]}"])
-    found = cluster.gradient(params, finish)
-    killer.wait()
-    assert_exact(found.gradient, params, data)
-    assert [(f.worker, f.what) for f in cluster.faults[-2:]] == [(2, "died"), (2, "replaced")]
-    assert found.seconds > 2.5  # its successor began anew
-
-
-def test_a_stopped_worker_is_found_by_its_silence(cluster, uncoded_and_coded):
-    params, data = uncoded_and_coded
-    pid = cluster.pids[3]
-    os.kill(pid, signal.SIGSTOP)
-    found = cluster.gradient(params)
-    assert_exact(found.gradient, params, data)
-    assert [(f.worker, f.what) for f in cluster.faults[-2:]] == [(3, "hung"), (3, "replaced")]
-    assert gone([pid])  # not only forgotten
+    assert happened(cluster, since) == [(2, what), (2, "replaced")]
+    assert [a == b for a, b in zip(before, cluster.pids, strict=True)] == [True, True, False, True]
+    assert found.seconds > 5 * after  # its successor began anew
+    assert gone([before[2]])  # not only forgotten
 
 
 @pytest.mark.parametrize("handles", [True, False])
@@ -189,36 +194,26 @@ def test_a_slow_worker_is_left_alone(cluster, uncoded_and_coded):
 
 
 def test_redundancy_covers_a_stopped_worker_until_it_is_replaced(cluster):
-    params, data = case()
-    cluster.assign(
-        loss,
-        coding_plan(jax.random.key(1), params, [0, COUNT - 20, 20, 0]),
-        params,
-        split_unevenly(data, N),
-    )
-    pid, faults = cluster.pids[0], len(cluster.faults)
-    os.kill(pid, signal.SIGSTOP)
-    begin = time.monotonic()
-    covered = 0
-    while len(cluster.faults) == faults and time.monotonic() - begin < 60:
+    params, data = assigned(cluster, [0, COUNT - 20, 20, 0])
+    faults, covered = len(cluster.faults), 0
+    os.kill(cluster.pids[0], signal.SIGSTOP)
+    while len(cluster.faults) == faults:
         found = cluster.gradient(params)
         assert_exact(found.gradient, params, data)
         covered += 1
         assert not found.arrived[:, 0].any()
         time.sleep(0.02)
     assert covered > 3  # iterations went on without it
-    assert [(f.worker, f.what) for f in cluster.faults[-2:]] == [(0, "hung"), (0, "replaced")]
+    assert happened(cluster, faults) == [(0, "hung"), (0, "replaced")]
     assert_exact(cluster.gradient(params).gradient, params, data)
 
 
 def test_a_worker_stopped_meanwhile_is_found_while_work_is_given_out(cluster, monkeypatch):
     monkeypatch.setattr("bcgc_jax.cluster.processes._LOADING", 8.0)  # as long again as a busy machine needs
-    params, data = case()
-    plan = coding_plan(jax.random.key(1), params, [0, COUNT - 20, 20, 0])
-    pid = cluster.pids[2]
+    pid, since = cluster.pids[2], len(cluster.faults)
     os.kill(pid, signal.SIGSTOP)
-    cluster.assign(loss, plan, params, split_unevenly(data, N))
-    assert [(f.worker, f.what) for f in cluster.faults[-2:]] == [(2, "hung"), (2, "replaced")]
+    params, data = assigned(cluster, [0, COUNT - 20, 20, 0])
+    assert happened(cluster, since) == [(2, "hung"), (2, "replaced")]
     assert gone([pid])
     assert_exact(cluster.gradient(params).gradient, params, data)
 
@@ -282,54 +277,41 @@ def failing(params, batch):
 
 def test_what_the_loss_raises_for_some_data_loses_who_has_them(cluster, monkeypatch):
     monkeypatch.setattr("bcgc_jax.cluster.processes._ATTEMPTS", 1)
-    params, data = case()
-    plan = coding_plan(jax.random.key(1), params, [COUNT, 0, 0, 0])
     with (
         pytest.warns(UserWarning, match="worker 0 failed .*no such column.* is given up: 1 successors ended"),
         pytest.raises(WorkersLost, match=r"worker 0, 1 lost: .*\(KeyError: 'no such column'\)$") as lost,
     ):
-        cluster.assign(failing, plan, params, split_unevenly(data, N))
+        assigned(cluster, [COUNT, 0, 0, 0], failing)
     assert isinstance(lost.value.__cause__, KeyError)
-    cluster.assign(loss, plan, params, split_unevenly(data, N))  # and the cluster is as good as before
+    params, data = assigned(cluster, [COUNT, 0, 0, 0])  # and the cluster is as good as before
     assert_exact(cluster.gradient(params).gradient, params, data)
 
 
 def test_training_is_plain_gradient_descent_and_goes_on_from_a_checkpoint(cluster, tmp_path):
     params, data = case()
     optimizer = optax.adam(3e-2)
-    problem = bcgc.Problem(bcgc.ShiftedExponential(1.0, 0.3), N, COUNT, len(data["y"]))
-    pace = Pace(problem.cycle_time, 1e-4)
-    seen = []
+    folder, seen = tmp_path / "one", []
+    more: Any = {"problem": PROBLEM, "pace": Pace(PROBLEM.cycle_time, 1e-4), "checkpoints": folder}
+    more["before_step"] = lambda step, _: seen.append(step)
 
-    def run(steps, folder):
-        arguments = (cluster, loss, params, data, optimizer, steps)
-        return train_on_cluster(
-            jax.random.key(5),
-            *arguments,
-            problem=problem,
-            pace=pace,
-            checkpoints=folder,
-            before_step=lambda k, _: seen.append(k),
-        )
+    def run(steps):
+        return train_on_cluster(jax.random.key(5), cluster, loss, params, data, optimizer, steps, **more)
 
-    half = run(6, tmp_path / "one")
+    half = run(6)
     assert half.seconds.shape == half.paced.shape == (6,)
     assert np.all(half.seconds >= half.paced)
-    rest = run(12, tmp_path / "one")
+    rest = run(12)
     assert seen == list(range(12))
     assert rest.first_step == 6
     want = raveled(descended(params, data, optimizer, 12))
     # Measured: 2e-7 after 12 steps of Adam.
     np.testing.assert_allclose(raveled(rest.params), want, atol=3e-6)
     with pytest.raises(ValueError, match="of 12 iterations, more than the 11 asked for"):
-        run(11, tmp_path / "one")
+        run(11)
     optimizer = optax.adam(1e-2)
     with pytest.raises(ValueError, match="made with another learning rate or optimiser"):
-        run(13, tmp_path / "one")
-    with (
-        pytest.raises(ValueError, match="another model or optimiser"),
-        Checkpoints(tmp_path / "one") as checkpoints,
-    ):
+        run(13)
+    with pytest.raises(ValueError, match="another model"), Checkpoints(folder) as checkpoints:
         checkpoints.last(({"other": np.zeros(3)}, None))
 
 
@@ -396,7 +378,6 @@ def test_a_pace_has_the_start_ups_and_the_link_of_the_problem(cluster):
 def test_without_replacement_the_workers_left_plan_anew(cluster, method):
     params, data = case()
     cluster.replace = False
-    problem = bcgc.Problem(bcgc.ShiftedExponential(1.0, 0.3), N, COUNT, len(data["y"]))
 
     def kill(step, running):
         if step == 2:
@@ -405,7 +386,7 @@ def test_without_replacement_the_workers_left_plan_anew(cluster, method):
     try:
         found = train_on_cluster(
             *(jax.random.key(5), cluster, loss, params, data, optax.sgd(0.1), 5),
-            problem=problem,
+            problem=PROBLEM,
             method=method,
             before_step=kill,
         )
@@ -468,54 +449,31 @@ def test_a_plan_for_the_workers_left_is_found_whatever_the_scheme_and_the_law():
     assert left.plan.num_workers == 2
 
 
-def test_lost_workers_without_a_plan_are_an_error(cluster):
-    params, data = case()
-    cluster.assign(
-        loss, coding_plan(jax.random.key(1), params, [COUNT, 0, 0, 0]), params, split_unevenly(data, N)
-    )
-    cluster.replace = False
-    try:
-        os.kill(cluster.pids[2], signal.SIGKILL)
-        with pytest.raises(WorkersLost, match="worker 2 lost: a block at level 0 survives no more than 0"):
-            cluster.gradient(params)
-        assert cluster.lost == (2,)
-    finally:
-        cluster.replace = True
-        cluster.resize(N)
-    cluster.assign(
-        loss, coding_plan(jax.random.key(1), params, [COUNT, 0, 0, 0]), params, split_unevenly(data, N)
-    )
-    assert_exact(cluster.gradient(params).gradient, params, data)
-
-
 def test_refusals(cluster, monkeypatch):
     monkeypatch.setattr("bcgc_jax.cluster.processes._FREEING", 0.1)
     params, data = case()
     plan = coding_plan(jax.random.key(0), params, [COUNT, 0, 0, 0])
-    with pytest.raises(ValueError, match="4 subsets"):
-        cluster.assign(loss, plan, params, split_unevenly(data, 3))
-    with pytest.raises(ValueError, match="batch_size must be from 1 to 4"):
-        cluster.assign(loss, plan, params, split_unevenly(data, N), batch_size=5)
-    problem = bcgc.Problem(bcgc.ShiftedExponential(1.0, 0.3), 3, COUNT)
+    problem = bcgc.Problem(PROBLEM.cycle_time, 3, COUNT)
     given = jax.random.key(0), cluster, loss, params, data, optax.sgd(0.1), 1
-    with pytest.raises(ValueError, match="3 workers, the cluster 4"):
-        train_on_cluster(*given, problem=problem)
-    with pytest.raises(ValueError, match=r"pass problem=Problem"):
-        train_on_cluster(*given, method="time")
-    with pytest.raises(ValueError, match="patience"):
-        Cluster(2, patience=0)
-    with pytest.raises(ValueError, match="free CPUs, too few for 96 more workers"):
-        cluster.resize(100)
-    with pytest.raises(ValueError, match=r"0 free GPUs, too few for 2 more workers, who need 0.5"):
-        Cluster(2, num_gpus=0.25)
-    with pytest.raises(ValueError, match="at least one worker"):
-        cluster.resize(0)
+    refused: dict[str, Callable[[], object]] = {
+        "4 subsets": lambda: cluster.assign(loss, plan, params, split_unevenly(data, 3)),
+        "batch_size must be from 1 to 4": lambda: cluster.assign(
+            loss, plan, params, split_unevenly(data, N), batch_size=5
+        ),
+        "3 workers, the cluster 4": lambda: train_on_cluster(*given, problem=problem),
+        "pass problem=Problem": lambda: train_on_cluster(*given, method="time"),
+        "patience": lambda: Cluster(2, patience=0),
+        "free CPUs, too few for 96 more workers": lambda: cluster.resize(100),
+        "0 free GPUs, too few for 2 more workers, who need 0.5": lambda: Cluster(2, num_gpus=0.25),
+        "at least one worker": lambda: cluster.resize(0),
+        "seconds of a pace": lambda: Pace(problem.cycle_time, 0.0),
+        r"shape \[steps, 4\]": lambda: Pace(np.ones((5, 3))).draw(jax.random.key(0), 0, N),
+    }
+    for words, call in refused.items():
+        with pytest.raises(ValueError, match=words):
+            call()
     with pytest.raises(ConnectionError, match=r"connected to a Ray cluster already.*ray.shutdown"):
         Cluster(2, address="127.0.0.1:1")
-    with pytest.raises(ValueError, match="seconds of a pace"):
-        Pace(problem.cycle_time, 0.0)
-    with pytest.raises(ValueError, match=r"shape \[steps, 4\]"):
-        Pace(np.ones((5, 3))).draw(jax.random.key(0), 0, N)
 
 
 _KILLED = """
@@ -550,7 +508,6 @@ import sys, jax
 sys.path.insert(0, {root!r})
 from bcgc_jax.cluster import Cluster
 from bcgc_jax.coding.gradients import coding_plan, split_unevenly
-from tests.oracles.runtimes import delivered_runtime
 from tests.cluster.test_cluster import COUNT, assert_exact, case, loss
 params, data = case()
 with Cluster(2, address={address!r}) as cluster:
@@ -587,12 +544,8 @@ def test_a_running_cluster_is_joined_and_left_running():
         script = _JOINS.format(root=ROOT, address=address)
         done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
         assert done.stdout == "joined\n", done.stderr
-        refused = subprocess.run(
-            [sys.executable, "-c", script],
-            env=env | {"RAY_AUTH_MODE": "disabled"},
-            capture_output=True,
-            text=True,
-        )
+        env["RAY_AUTH_MODE"] = "disabled"
+        refused = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
         assert "set RAY_AUTH_MODE=token" in refused.stderr
     finally:
         pids = descendants(head.pid)

@@ -14,24 +14,14 @@ from experiments import calibrated, rivals
 from experiments import cluster as experiment
 
 pytestmark = pytest.mark.slow
+TRAIN = ["train", "--engine", "ray", "--workers", "2", "--method", "uncoded"]
+TRAIN += ["--cycle-time", "shifted-exponential:rate=1e-3,shift=50"]
 
 
 @pytest.mark.smoke
 def test_train_on_processes_prints_the_same_steps_at_measured_times(command):
-    arguments = ["--workers", "2", "--steps", "6", "--pace", "0.1", "--target", "0.3", "--format", "json"]
-    law = "shifted-exponential:rate=1e-3,shift=50"
-    status, out, err = command(
-        "train",
-        "--engine",
-        "ray",
-        *arguments,
-        "--cycle-time",
-        law,
-        "--method",
-        "uncoded",
-        "--method",
-        "optimal",
-    )
+    arguments = ["--method", "optimal", "--steps", "6", "--pace", "0.1", "--target", "0.3"]
+    status, out, err = command(*TRAIN, *arguments, "--format", "json")
     assert status == 0, err
     best, uncoded = json.loads(out)["runs"]
     assert [best["method"], uncoded["method"]] == ["optimal", "uncoded"]
@@ -43,9 +33,7 @@ def test_train_on_processes_prints_the_same_steps_at_measured_times(command):
 
 
 def test_a_training_that_was_cut_off_goes_on_with_all_that_it_had(command, tmp_path):
-    law = "shifted-exponential:rate=1e-3,shift=50"
-    base = ["train", "--engine", "ray", "--workers", "2", "--pace", "0", "--cycle-time", law]
-    base += ["--method", "uncoded", "--format", "json"]
+    base = [*TRAIN, "--pace", "0", "--format", "json"]
     kept = ["--checkpoints", str(tmp_path / "state")]
     _, whole, _ = command(*base, "--steps", "6")
     status, _, err = command(*base, "--steps", "4", *kept)
@@ -79,10 +67,7 @@ def test_a_bar_says_which_scheme_runs_now_and_who_is_left():
 
 
 def test_a_cluster_that_does_not_answer_is_one_line(command):
-    status, out, err = command(
-        *("train", "--engine", "ray", "--workers", "2", "--steps", "1", "--method", "uncoded"),
-        *("--cycle-time", "shifted-exponential:rate=1e-3,shift=50", "--address", "127.0.0.1:1"),
-    )
+    status, out, err = command(*TRAIN, "--steps", "1", "--address", "127.0.0.1:1")
     assert (status, out) == (2, "")
     assert "--address: no Ray cluster answers" in err
     assert "Traceback" not in err
@@ -97,10 +82,7 @@ def test_what_fails_while_processes_run_is_one_line(command, monkeypatch, error)
         raise error
 
     monkeypatch.setattr("bcgc_jax.cluster.Cluster", fail)
-    law = "shifted-exponential:rate=1e-3,shift=50"
-    status, out, err = command(
-        *("train", "--engine", "ray", "--workers", "2", "--cycle-time", law, "--method", "uncoded")
-    )
+    status, out, err = command(*TRAIN)
     assert (status, out) == (2, "")
     assert err.splitlines()[-1] == f"bcgc: the worker processes failed: {error}"
     assert "Traceback" not in err

@@ -22,6 +22,7 @@ from bcgc_jax.coding.gradients import coding_plan, split_unevenly
 from bcgc_jax.schedules import Group, schedule_of
 from tests.cluster.test_cluster import (
     COUNT,
+    PROBLEM,
     ROOT,
     assert_exact,
     case,
@@ -127,8 +128,11 @@ def test_a_machine_that_raises_loses_its_workers_and_a_loss_that_raises_is_told(
 def test_workers_of_a_node_that_ended_are_given_up_at_once_where_there_is_no_room(spread, nodes):
     cluster, (all_nodes, second) = spread, nodes
     params, data = case()
-    problem = bcgc.Problem(bcgc.ShiftedExponential(1.0, 0.3), 4, COUNT, len(data["y"]))
-    arguments = (loss, params, data, optax.sgd(0.1))
+
+    def train(steps, **more):
+        given = jax.random.key(5), cluster, loss, params, data, optax.sgd(0.1), steps
+        return train_on_cluster(*given, problem=PROBLEM, method="uncoded", **more)
+
     faults, planned = len(cluster.faults), []
 
     def end(step, running):
@@ -139,9 +143,7 @@ def test_workers_of_a_node_that_ended_are_given_up_at_once_where_there_is_no_roo
             assert gone([p.pid for p in processes if p.node == second.node_id])
 
     with pytest.warns(UserWarning, match=r"worker \d .* is given up: ") as told:
-        found = train_on_cluster(
-            jax.random.key(5), cluster, *arguments, 5, problem=problem, method="uncoded", before_step=end
-        )
+        found = train(5, before_step=end)
     # One of them has room beside the others.
     assert planned == [(0, 4), (1, 4), (2, 4), (3, 3), (4, 3)]
     assert any("no room" in str(warning.message) for warning in told)
@@ -156,13 +158,13 @@ def test_workers_of_a_node_that_ended_are_given_up_at_once_where_there_is_no_roo
     np.testing.assert_allclose(raveled(found.params), want, atol=3e-6)
     # The next training goes on with those left, and with all as soon as there is room again.
     with pytest.warns(UserWarning, match="goes on with 3 of 4 workers: "):
-        again = train_on_cluster(jax.random.key(5), cluster, *arguments, 2, problem=problem, method="uncoded")
+        again = train(2)
     assert again.num_workers.tolist() == [3, 3]
     other = {"XLA_FLAGS": "--xla_cpu_max_isa=SSE4_2"}  # it rounds otherwise than the first
     all_nodes.add_node(num_cpus=2, object_store_memory=100 * 2**20, env_vars=other)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        again = train_on_cluster(jax.random.key(5), cluster, *arguments, 2, problem=problem, method="uncoded")
+        again = train(2)
     assert again.num_workers.tolist() == [4, 4]
     want = raveled(descended(params, data, optax.sgd(0.1), 2))
     np.testing.assert_allclose(raveled(again.params), want, atol=3e-6)
@@ -183,7 +185,6 @@ def test_workers_of_a_node_that_ended_are_given_up_at_once_where_there_is_no_roo
 def test_a_training_grows_back_when_a_node_joins_and_not_onto_machines_that_round_otherwise(nodes, spread):
     cluster, (all_nodes, _) = spread, nodes
     params, data = case()
-    problem = bcgc.Problem(bcgc.ShiftedExponential(1.0, 0.3), 4, COUNT, len(data["y"]))
     store: Any = {"num_cpus": 2, "object_store_memory": 100 * 2**20}
     all_nodes.remove_node(all_nodes.list_all_nodes()[-1], allow_graceful=False)
     added, counts = [all_nodes.add_node(**store)], []
@@ -206,7 +207,7 @@ def test_a_training_grows_back_when_a_node_joins_and_not_onto_machines_that_roun
         with pytest.warns(UserWarning, match="there is no room for another|have no room for it") as told:
             found = train_on_cluster(
                 *(jax.random.key(5), cluster, loss, params, data, optax.sgd(0.1), steps),
-                problem=problem,
+                problem=PROBLEM,
                 method=method,
                 before_step=change,
             )

@@ -1,7 +1,6 @@
 """Digits: the data, the two models, and the course of training on them."""
 
 import csv
-import json
 
 import jax
 import numpy as np
@@ -78,38 +77,3 @@ def test_train_prints_a_table_and_writes_the_curves(command, tmp_path):
     rows = list(csv.DictReader(path.open()))
     assert len(rows) == 2 * 2 * 30
     assert float(rows[29]["loss"]) < float(rows[0]["loss"])
-
-
-@pytest.mark.slow
-def test_train_replays_a_trace(command, tmp_path):
-    path = tmp_path / "trace.csv"
-    times = np.random.default_rng(0).gamma(3.0, 1.0, (7, 5))
-    body = "".join(f"{i},{j},{t}\n" for i, row in enumerate(times) for j, t in enumerate(row))
-    path.write_text("step,worker,seconds\n" + body)
-    arguments = ["--steps", "14", "--seeds", "1", "--method", "uncoded", "--format", "json"]
-    status, out, err = command("train", "--trace", str(path), *arguments)
-    assert status == 0, err
-    found = json.loads(out)
-    assert found["problem"]["num_workers"] == 5
-    # Uncoded: the slowest of each step, 300 samples and 650 coordinates.
-    expected = times.max(axis=1).mean() * 1500 / 5 * 650
-    assert found["runs"][0]["mean_runtime"] == pytest.approx(expected, rel=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["train"], "either --cycle-time or --trace"),
-        ([*TRAIN, "--method", "magic"], "unknown method"),
-        ([*TRAIN, "--target", "2"], "from 0 to 1"),
-        ([*TRAIN, "--batch-size", "10000"], "--batch-size must be from 1 to 375"),
-        ([*TRAIN, "--curves", "/no/such/folder/x.csv"], "no folder"),
-        (["train", "--trace", "/no/such/file"], "cannot read /no/such/file"),
-        (["train", "--workers", "4", "--cycle-time", "pareto:scale=1,shape=0.9"], "infinite"),
-    ],
-)
-def test_bad_requests_are_refused_in_one_line(command, arguments, message):
-    status, _, err = command(*arguments)
-    assert status == 2
-    assert len(err.strip().splitlines()) == 1
-    assert message in err

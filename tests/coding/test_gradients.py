@@ -62,6 +62,12 @@ PARTITION = np.array([11, 0, 22, 4, 0, 21])
 exact_gradient = jax.jit(jax.grad(network))
 
 
+def decoded(plan, params, batch, arrived, loss=network):
+    """The coded gradient where so many messages arrived."""
+    subsets = bcgc.coding.split_batch(batch, plan.num_workers)
+    return bcgc.coding.coded_value_and_grad(loss, plan)(params, subsets, arrived)
+
+
 @functools.cache
 def plan_of(construction=None, mean=True):
     """One for most tests, which then share a program: 58 coordinates, 24 samples."""
@@ -76,10 +82,9 @@ def test_the_coded_gradient_is_that_of_the_full_loss(mean, precision):
     params, batch = make_params(rng), make_batch(rng, 24)
     loss = network if mean else total
     plan = plan_of(mean=mean)
-    coded = bcgc.coding.coded_value_and_grad(loss, plan)
     value, exact = jax.jit(jax.value_and_grad(loss))(params, batch)
     for extra in (0, 0, 0, 2, 6):
-        found = coded(params, bcgc.coding.split_batch(batch, 6), masks(plan, rng, extra))
+        found = decoded(plan, params, batch, masks(plan, rng, extra), loss)
         assert np.all(found.decodable)
         # Worst measured 1.2e-7 and 4e-16.
         assert (
@@ -98,9 +103,7 @@ def test_one_message_too_few_gives_no_gradient_in_place_of_a_wrong_one():
     # Nobody who holds the first subset: one message fewer than always suffices.
     arrived[1] = np.asarray(plan.codes[1].encoding)[:, 0] == 0
     assert arrived[1].sum() == 6 - plan.blocks[1].level - 1
-    found = bcgc.coding.coded_value_and_grad(network, plan)(
-        params, bcgc.coding.split_batch(batch, 6), arrived
-    )
+    found = decoded(plan, params, batch, arrived)
     assert found.decodable.tolist() == [True, False, True, True]
     flat = np.concatenate([np.ravel(x) for x in reversed(jax.tree.leaves(found.gradient))])
     assert np.isnan(flat).sum() == PARTITION[2]
@@ -123,9 +126,7 @@ def test_whole_leaves_and_layers_are_units_in_the_order_of_backpropagation(units
         (p.start, p.stop) == (0, jax.tree.leaves(params)[p.leaf].size) for b in plan.blocks for p in b.pieces
     )
     assert [p.leaf for b in plan.blocks for p in b.pieces] == list(order)
-    found = bcgc.coding.coded_value_and_grad(network, plan)(
-        params, bcgc.coding.split_batch(batch, 4), masks(plan, rng)
-    )
+    found = decoded(plan, params, batch, masks(plan, rng))
     assert relative_difference(found.gradient, exact_gradient(params, batch)) < 1e-6
 
 
@@ -190,7 +191,6 @@ def test_blocks_are_cut_as_the_levels_of_the_coordinates_say():
 def test_mini_batches_and_an_optimiser_of_optax_go_the_way_of_uncoded_training():
     rng = np.random.default_rng(5)
     params, (x, label) = make_params(rng), make_batch(rng, 60)
-    coded = bcgc.coding.coded_value_and_grad(network, plan_of())
     optimizer = optax.adam(0.02)
     plain, state, plain_state = params, optimizer.init(params), optimizer.init(params)
 
@@ -202,7 +202,7 @@ def test_mini_batches_and_an_optimiser_of_optax_go_the_way_of_uncoded_training()
     for step in range(5):
         rows = rng.permutation(60)[:24]
         batch = x[rows], label[rows]
-        gradient = coded(params, bcgc.coding.split_batch(batch, 6), masks(plan_of(), rng)).gradient
+        gradient = decoded(plan_of(), params, batch, masks(plan_of(), rng)).gradient
         params, state = step_of(params, state, gradient)
         plain, plain_state = step_of(plain, plain_state, exact_gradient(plain, batch))
         assert relative_difference(params, plain) < 1e-5, step  # worst measured 3e-8
@@ -268,9 +268,7 @@ def test_a_plan_in_numpy_keeps_float64():
     rng = np.random.default_rng(6)
     params, batch = make_params(rng), make_batch(rng, 24)
     plan = jax.tree.map(np.asarray, plan_of("random_cyclic"))
-    found = bcgc.coding.coded_value_and_grad(network, plan)(
-        params, bcgc.coding.split_batch(batch, 6), masks(plan, rng)
-    )
+    found = decoded(plan, params, batch, masks(plan, rng))
     assert relative_difference(found.gradient, exact_gradient(params, batch)) < 1e-6
 
 
@@ -284,31 +282,27 @@ def test_a_loss_need_not_be_hashable():
     # Operation by operation, each a program: a small one.
     w, batch = np.array([1.0, -2.0, 0.5], np.float32), np.random.default_rng(7).normal(size=(4, 3))
     plan = jax.tree.map(np.asarray, bcgc.coding.coding_plan(KEY, w, [1, 2], construction="random_cyclic"))
-    found = bcgc.coding.coded_value_and_grad(Loss(), plan)(
-        w, bcgc.coding.split_batch(batch, 2), np.ones((2, 2))
-    )
+    found = decoded(plan, w, batch, np.ones((2, 2)), Loss())
     assert relative_difference(found.gradient, 2 / 4 * batch.T @ (batch @ w)) < 1e-6
 
 
 def test_bad_plans_are_refused_in_words():
     params = {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}
-    with pytest.raises(ValueError, match="has 8 units, the parameters have 9 coordinates"):
-        bcgc.coding.coding_plan(KEY, params, [4, 4])
-    with pytest.raises(ValueError, match="whole numbers"):
-        bcgc.coding.coding_plan(KEY, params, [4.5, 4.5])  # type: ignore[list-item]
-    with pytest.raises(ValueError, match="name each of the 2 leaves once"):
-        bcgc.coding.coding_plan(KEY, params, [4, 5], order=(0, 0))
-    with pytest.raises(ValueError, match="unknown units"):
-        bcgc.coding.unit_sizes(params, "rows")
-    with pytest.raises(ValueError, match="7 samples cannot be split into 2"):
-        bcgc.coding.split_batch(jnp.ones((7, 2)), 2)
-    with pytest.raises(ValueError, match="along the first axis"):
-        bcgc.coding.split_batch((jnp.ones((8, 2)), jnp.ones(())), 2)
-    plan = bcgc.coding.coding_plan(KEY, params, [4, 5])
-    with pytest.raises(ValueError, match="not that of 2 subsets"):
-        bcgc.coding.coded_value_and_grad(lambda p, b: jnp.sum(p["w"]), plan)(
-            params, jnp.ones((3, 4)), np.ones((2, 2))
-        )
+    plan = functools.partial(bcgc.coding.coding_plan, KEY, params)
+    refused: dict[str, Any] = {
+        "has 8 units, the parameters have 9 coordinates": lambda: plan([4, 4]),
+        "whole numbers": lambda: plan([4.5, 4.5]),  # type: ignore[list-item]
+        "name each of the 2 leaves once": lambda: plan([4, 5], order=(0, 0)),
+        "unknown units": lambda: bcgc.coding.unit_sizes(params, "rows"),
+        "7 samples cannot be split into 2": lambda: bcgc.coding.split_batch(jnp.ones((7, 2)), 2),
+        "along the first axis": lambda: bcgc.coding.split_batch((jnp.ones((8, 2)), jnp.ones(())), 2),
+        "not that of 2 subsets": lambda: bcgc.coding.coded_value_and_grad(
+            lambda p, b: jnp.sum(p["w"]), plan([4, 5])
+        )(params, jnp.ones((3, 4)), np.ones((2, 2))),
+    }
+    for words, call in refused.items():
+        with pytest.raises(ValueError, match=words):
+            call()
 
 
 def test_leaves_of_any_shape_and_dtype_keep_theirs():
@@ -325,9 +319,7 @@ def test_leaves_of_any_shape_and_dtype_keep_theirs():
 
     batch = jnp.arange(8.0).reshape(4, 2)
     plan = bcgc.coding.coding_plan(KEY, params, [2, 4])
-    found = bcgc.coding.coded_value_and_grad(loss, plan)(
-        params, bcgc.coding.split_batch(batch, 2), np.ones((2, 2))
-    )
+    found = decoded(plan, params, batch, np.ones((2, 2)), loss)
     # The last term is no mean over samples: the mean of the subsets' losses is what is differentiated.
     parts = [jax.jit(jax.grad(loss))(params, part) for part in np.split(np.asarray(batch), 2)]
     exact = jax.tree.map(lambda a, b: (a.astype(jnp.float32) + b.astype(jnp.float32)) / 2, *parts)

@@ -196,10 +196,8 @@ def test_what_is_to_be_computed_again_is():
         first = stages(loss, LAYERS, BATCH, [[7, 6], [5, 4], [3, 2], [1, 0]]).due(0, 0)[0]
         kept.append(sum(equation.outvars[0] in first.gives for equation in first.equations))
         (whole,) = stages(loss, LAYERS, BATCH, [range(8)]).due(0, 0)
-        lowered = (
-            whole.run.lower(*(v.aval for v in whole.takes)),
-            jax.jit(jax.grad(loss)).lower(LAYERS, BATCH),
-        )
+        plain = jax.jit(jax.grad(loss)).lower(LAYERS, BATCH)
+        lowered = whole.run.lower(*(v.aval for v in whole.takes)), plain
         fences.append([one.as_text().count("optimization_barrier") for one in lowered])
     assert kept[1] < kept[0]
     assert fences == [[0, 0], [4, 4]]  # or the compiler might find that all is known
@@ -248,9 +246,8 @@ def test_a_loop_over_layers_is_one_stage_and_is_told():
     found = stages(scanned, params, BATCH, [[leaf] for leaf in order])
     assert found.together == ((1, 2),)
     assert found.carry[2] is None  # the loop is the first's
-    with pytest.warns(
-        UserWarning, match=r"blocks 1, 2 of the gradient come out of one loop.*write it out"
-    ) as told:
+    words = r"blocks 1, 2 of the gradient come out of one loop.*write it out"
+    with pytest.warns(UserWarning, match=words) as told:
         tell_of_loops(scanned, plan_of(params, [1, 1, 1], order), params, BATCH)
     assert len(told) == 1
     assert told[0].filename != __file__  # the caller's caller is told

@@ -28,7 +28,7 @@ SCHEMES = (
     "alternating:4:3",
     pytest.param("groups:3", marks=pytest.mark.slow),
 )
-PROBLEM = bcgc.Problem(LAW, 6, 58, 36)
+PROBLEM, SGD = bcgc.Problem(LAW, 6, 58, 36), optax.sgd(0.1)
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,13 @@ def scheme_of(method):
 def clock_only(params, batch):
     """A loss that is quick to compile."""
     return sum(jnp.sum(leaf) for leaf in jax.tree.leaves((params, batch)))
+
+
+def trained(model, scheme, times, steps, loss=clock_only, key=KEY, optimizer=None, **more):
+    """A training on the samples of the model, or on others."""
+    params, batch = model
+    subsets = bcgc.coding.split_batch(batch, 6)
+    return bcgc.coding.train(key, loss, scheme, times, params, subsets, optimizer or SGD, steps, **more)
 
 
 def test_the_event_order_ends_at_equation_5_draw_for_draw(precision):
@@ -105,10 +112,7 @@ def test_training_with_a_code_is_training_without_but_for_the_clock(model, metho
     params, batch = model
     scheme, optimizer = scheme_of(method), optax.adam(0.05)
     evaluate = lambda p: network(p, batch)  # noqa: E731
-    subsets = bcgc.coding.split_batch(batch, 6)
-    training = bcgc.coding.train(
-        jax.random.key(1), network, scheme, LAW, params, subsets, optimizer, 12, evaluate=evaluate
-    )
+    training = trained(model, scheme, LAW, 12, network, jax.random.key(1), optimizer, evaluate=evaluate)
     plain, state = params, optimizer.init(params)
 
     @jax.jit
@@ -160,15 +164,12 @@ def test_the_mean_iteration_takes_the_expected_runtime(method):
 
 @pytest.mark.smoke
 def test_measured_rows_are_replayed_in_their_order(model):
-    params, batch = model
-    scheme = scheme_of("time")
-    rows = np.random.default_rng(3).gamma(2.0, 1.0, (4, 6))
-    subsets, optimizer = bcgc.coding.split_batch(batch, 6), optax.sgd(0.1)
-    training = bcgc.coding.train(KEY, clock_only, scheme, rows, params, subsets, optimizer, 6)
+    scheme, rows = scheme_of("time"), np.random.default_rng(3).gamma(2.0, 1.0, (4, 6))
+    training = trained(model, scheme, rows, 6)
     expected = bcgc.block_runtime(solved("time").rounded, rows[[0, 1, 2, 3, 0, 1]], num_samples=36)
     np.testing.assert_allclose(np.diff(training.clock, prepend=0), expected, rtol=2e-5)
     with pytest.raises(ValueError, match=r"shape \[steps, 6\]"):
-        bcgc.coding.train(KEY, clock_only, scheme, rows[:, :5], params, subsets, optimizer, 2)
+        trained(model, scheme, rows[:, :5], 2)
 
 
 def test_mini_batches_are_drawn_from_each_subset_without_replacement(model, x64):
@@ -180,8 +181,7 @@ def test_mini_batches_are_drawn_from_each_subset_without_replacement(model, x64)
     def loss(params, batch):
         return jnp.sum(batch) + 0.0 * sum(jnp.sum(leaf) for leaf in jax.tree.leaves(params))
 
-    subsets, optimizer = bcgc.coding.split_batch(jnp.asarray(code), 6), optax.sgd(0.1)
-    training = bcgc.coding.train(KEY, loss, scheme, LAW, params, subsets, optimizer, 30, batch_size=2)
+    training = trained((params, jnp.asarray(code)), scheme, LAW, 30, loss, batch_size=2)
     seen = np.round(np.asarray(training.loss) * 6).astype(np.int64)
     drawn = (seen[:, None] >> np.arange(36) & 1).reshape(30, 6, 6)
     assert np.all(drawn.sum(axis=2) == 2)  # two different samples of each subset
@@ -191,32 +191,21 @@ def test_mini_batches_are_drawn_from_each_subset_without_replacement(model, x64)
     assert np.all([len(np.unique(column)) > 5 for column in pairs.T])
     assert len(np.unique(pairs)) == 15
     with pytest.raises(ValueError, match="from 1 to 6"):
-        bcgc.coding.train(
-            KEY, loss, scheme, LAW, params, bcgc.coding.split_batch(code, 6), optax.sgd(0.1), 2, batch_size=7
-        )
+        trained((params, code), scheme, LAW, 2, loss, batch_size=7)
 
 
 def test_an_iteration_that_never_ends_leaves_the_parameters_and_says_so(model):
-    params, batch = model
     law = bcgc.TwoSpeed(1.0, np.inf, 0.3)
-    scheme = scheme_of("uncoded")
-    training = bcgc.coding.train(
-        jax.random.key(4), network, scheme, law, params, bcgc.coding.split_batch(batch, 6), optax.sgd(0.1), 1
-    )
+    training = trained(model, scheme_of("uncoded"), law, 1, network, jax.random.key(4))
     assert not training.stepped[0]
     assert training.clock[0] == np.inf
-    assert relative_difference(training.params, params) == 0
+    assert relative_difference(training.params, model[0]) == 0
 
 
 @pytest.mark.slow
 def test_a_batch_of_seeds_is_the_loop_over_them(model):
-    params, batch = model
-    scheme = scheme_of("time")
-
-    optimizer, subsets = optax.sgd(0.1), bcgc.coding.split_batch(batch, 6)
-
     def run(key):
-        return bcgc.coding.train(key, network, scheme, LAW, params, subsets, optimizer, 5, batch_size=3)
+        return trained(model, scheme_of("time"), LAW, 5, network, key, batch_size=3)
 
     keys = jax.random.split(KEY, 3)
     together = jax.jit(jax.vmap(run))(keys)
@@ -247,16 +236,13 @@ DELIVERING = bcgc.Problem(
 
 @pytest.mark.parametrize("overlap", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_workers_that_start_up_and_send_are_paced_draw_for_draw(model, x64, overlap):
-    params, batch = model
+    params, _ = model
     problem = dataclasses.replace(DELIVERING, overlap=overlap)
     solution = solved("time")
     scheme = bcgc.coding.training_scheme(KEY, problem, solution, params)
     rng = np.random.default_rng(5)
     starts, rows = rng.weibull(0.8, (4, 6)) * 300, rng.gamma(2.0, 1.0, (4, 6))
-    subsets, optimizer = bcgc.coding.split_batch(batch, 6), optax.sgd(0.1)
-    training = bcgc.coding.train(
-        KEY, clock_only, scheme, rows, params, subsets, optimizer, 6, start_ups=starts
-    )
+    training = trained(model, scheme, rows, 6, start_ups=starts)
     x = np.asarray(solution.rounded)
     loop = [
         delivered_runtime(x, s, t, 36, 1, chain_cycles=0.05, send_time=4.0, overlap=overlap)
@@ -273,24 +259,19 @@ def test_workers_that_start_up_and_send_are_paced_draw_for_draw(model, x64, over
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["time", "tandon_partial"])
 def test_the_mean_iteration_takes_the_expected_runtime_with_start_ups_too(method, model, x64):
-    params, batch = model
     # Partial stragglers know no chain.
     problem = dataclasses.replace(DELIVERING, chain_cycles=None if method == "tandon_partial" else 0.05)
     solution = bcgc.solve(problem, method)
-    scheme = bcgc.coding.training_scheme(KEY, problem, solution, params)
-    subsets, optimizer = bcgc.coding.split_batch(batch, 6), optax.sgd(0.1)
-    training = bcgc.coding.train(KEY, clock_only, scheme, LAW, params, subsets, optimizer, 4000)
+    scheme = bcgc.coding.training_scheme(KEY, problem, solution, model[0])
+    training = trained(model, scheme, LAW, 4000)
     taken = np.diff(np.asarray(training.clock), prepend=0)
     expected = float(solution.rounded_runtime)
     assert abs(taken.mean() - expected) < 4 * taken.std() / np.sqrt(taken.size)
 
 
 def test_start_ups_come_with_their_cycle_times(model):
-    params, batch = model
-    scheme = scheme_of("uncoded")
-    pairs = bcgc.Pairs([0.0, 500.0], [1.0, 3.0])
-    subsets, optimizer = bcgc.coding.split_batch(batch, 6), optax.sgd(0.1)
-    training = bcgc.coding.train(KEY, clock_only, scheme, pairs, params, subsets, optimizer, 8)
+    scheme, pairs = scheme_of("uncoded"), bcgc.Pairs([0.0, 500.0], [1.0, 3.0])
+    training = trained(model, scheme, pairs, 8)
     load = float(scheme.load[0])
     slow = np.isclose(np.diff(training.clock, prepend=0), 500 + 3 * load)
     fast = np.isclose(np.diff(training.clock, prepend=0), load)
@@ -298,11 +279,9 @@ def test_start_ups_come_with_their_cycle_times(model):
     assert slow.any()  # but for one draw in 64 all six are fast
     for wrong, message in ((3.0, "Pairs have their own"), (np.ones((2, 5)), "Pairs have their own")):
         with pytest.raises(ValueError, match=message):
-            bcgc.coding.train(KEY, clock_only, scheme, pairs, params, subsets, optimizer, 8, start_ups=wrong)
+            trained(model, scheme, pairs, 8, start_ups=wrong)
     with pytest.raises(ValueError, match=r"measured start_ups must have shape \[steps, 6\]"):
-        bcgc.coding.train(
-            KEY, clock_only, scheme, LAW, params, subsets, optimizer, 8, start_ups=np.ones((2, 5))
-        )
+        trained(model, scheme, LAW, 8, start_ups=np.ones((2, 5)))
 
 
 def test_a_scheme_that_does_not_exist_or_does_not_fit_is_refused(model):
@@ -322,9 +301,7 @@ def test_one_sample_for_two_parts_is_one_part(model):
     few = jax.tree.map(lambda x: x[:6], batch)
     problem = bcgc.Problem(LAW, 6, 58, 6)
     scheme = bcgc.coding.training_scheme(KEY, problem, bcgc.solve(problem, "tandon_partial"), params)
-    training = bcgc.coding.train(
-        KEY, network, scheme, LAW, params, bcgc.coding.split_batch(few, 6), optax.sgd(0.1), 1
-    )
+    training = trained((params, few), scheme, LAW, 1, network)
     assert float(training.loss[0]) == pytest.approx(float(network(params, few)), rel=1e-5)
     step = jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.jit(jax.grad(network))(params, few))
     assert relative_difference(training.params, step) < 1e-6
@@ -333,10 +310,7 @@ def test_one_sample_for_two_parts_is_one_part(model):
 def test_the_clock_of_many_iterations_keeps_its_digits(model):
     scheme = scheme_of("uncoded")
     rows = np.full((1, 6), 0.3 / float(scheme.load[0]), np.float32)
-    tiny = {
-        "hidden": {"w": jnp.zeros((7, 5)), "b": jnp.zeros(5)},
-        "out": {"w": jnp.zeros((5, 3)), "b": jnp.zeros(3)},
-    }
+    tiny = jax.tree.map(jnp.zeros_like, make_params(np.random.default_rng(0)))
     loss, optimizer = lambda p, b: jnp.sum(b), optax.sgd(0.0)
     clock = bcgc.coding.train(KEY, loss, scheme, rows, tiny, jnp.ones((6, 1)), optimizer, 100_000).clock
     # A running float32 sum ends 9e-4 off.

@@ -233,7 +233,7 @@ def test_values_and_slopes_with_random_start_ups(name: str, start: str, count: i
 
 @pytest.mark.usefixtures("x64")
 def test_the_mean_is_in_the_times_of_a_few() -> None:
-    """A rule took the link's time alone for it, 0.3, with a claimed error of 3e-15; 10⁶ draws: 0.35859 (19)."""
+    """A rule took the link's time for it, 0.3, with a claimed error of 3e-15; 10⁶ draws gave 0.35859 (19)."""
     x = np.zeros(SIZE)
     x[[0, 4]] = 0.5
     n = {"workers": 5, "x": x, "law": np.array([0.05, 0.0, 0.0]), "start": 0.0, "setup": 0.0, "chain": 0.0}

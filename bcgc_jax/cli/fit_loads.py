@@ -237,7 +237,8 @@ def _print_plans(screen: Console, answer: LoadAnswer) -> None:
     apart, together, uncoded = (plan["runtime_under"][APART] for plan in plans)
     if None in (apart, together, uncoded):
         return
+    assumed = "" if answer.fit.pairs is not None else ", were the start-up constant"
     screen.print(
         f"\nPlanned as if all time grew with the load, it takes {100 * (together / apart - 1):.2g} % longer "
-        f"than it need. The best one takes {100 * (1 - apart / uncoded):.2g} % less than no coding."
+        f"than it need{assumed}. The best one takes {100 * (1 - apart / uncoded):.2g} % less than no coding."
     )

@@ -172,6 +172,7 @@ def fit_start_up(
     whatever the caller's precision. Raises ValueError for a trace without loads, with loads that are alike to
     1 %, with too few times, with times that are all on one line, and for unknown families.
 
+    >>> import jax
     >>> rng = np.random.default_rng(0)
     >>> load = np.tile([100.0, 200.0, 400.0], 100)
     >>> seconds = rng.gamma(4.0, 0.5, 300) + load * (0.01 + rng.exponential(0.01, 300))

@@ -286,7 +286,8 @@ def _from_cells(trace: Trace, cells: Cells, fits: Callable[..., list[Fit]]) -> S
     return StartUpFit(
         start_up,
         cycle,
-        *found,
+        found[0],
+        found[1],
         means,
         covariance,
         _loads(trace.load),

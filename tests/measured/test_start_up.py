@@ -1,5 +1,7 @@
 """Start-up and cycle time apart: known laws found again, dependence kept, and what cannot be told refused."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from bcgc_jax.measured import Trace, fit_start_up
 LOADS = np.array([100.0, 200.0, 400.0])
 WORKERS = 6
 KEY = jax.random.key(0)
-SETTINGS = {"laws": ["shifted-exponential"], "num_replicates": 20}
+SETTINGS: Any = {"laws": ["shifted-exponential"], "num_replicates": 20}
 
 
 def _trace(seconds, load, cell=None):

@@ -248,8 +248,7 @@ def _fit_of_loads(v: float) -> Any:
     return bcgc.measured.fit_start_up(
         jax.random.key(0),
         _trace(v, seconds=seconds, load=load),
-        start_ups=["gamma"],
-        cycle_times=["shifted-exponential"],
+        laws=["shifted-exponential"],
         num_replicates=10,
     )
 

@@ -14,7 +14,14 @@ from rich.table import Column
 from bcgc_jax.cli.compilation import padded_workers
 from bcgc_jax.cli.ending import interruptible
 from bcgc_jax.cli.estimates import Cost, announce, cost_of
-from bcgc_jax.cli.fit_loads import LoadAnswer, answer_of_loads, draw_answer, load_rows, print_loads
+from bcgc_jax.cli.fit_loads import (
+    REPLICATES,
+    LoadAnswer,
+    answer_of_loads,
+    draw_answer,
+    load_rows,
+    print_loads,
+)
 from bcgc_jax.cli.fit_question import Question
 from bcgc_jax.cli.output import (
     beside_the_answer,
@@ -54,7 +61,6 @@ _EVALUATIONS = 250
 # Seconds of a law, compiling above all, and of a time of a replicate.
 _COMPILING, _SECONDS_A_DRAW = 5.0, 5e-7
 _SHOWN = 3  # laws in the picture, beside the smooth one
-_REPLICATES = 200
 
 NO_LOADS = (
     "Which share of the time does not grow with the work (a start-up, a queue) cannot be known from {loads}: "
@@ -106,9 +112,10 @@ def answer(**options: Any) -> None:
 
 def _tell_of_loads(question: Question, answer: LoadAnswer) -> None:
     if question.output == "json":
-        write_json(load_rows(answer) | {"trace": _description_row(answer.description)})
+        rows = {"fits": [_fit_row(fit) for fit in answer.fit.cycle_time_fits]}
+        write_json(load_rows(answer) | rows | {"trace": _description_row(answer.description)})
     elif question.output == "csv":
-        write_rows(load_rows(answer)["start_up"]["candidates"])
+        write_rows(_fit_row(fit) for fit in answer.fit.cycle_time_fits)
     else:
         print_loads(Path(TraceFile(question.file, {}).name).name, answer)
     _write_files(question, answer, draw_answer)
@@ -150,7 +157,7 @@ def _answer(question: Question, bar: Any, task: Any) -> Answer | LoadAnswer:
         trace.seconds,
         trace.censored,
         laws=list(question.laws) or None,
-        num_replicates=question.replicates or _REPLICATES,
+        num_replicates=question.replicates or REPLICATES,
         progress=advance,
     )
     laws = _laws(trace, fits, workers)
@@ -168,7 +175,7 @@ def _answer(question: Question, bar: Any, task: Any) -> Answer | LoadAnswer:
 
 def _announce(question: Question, trace: Trace, workers: int) -> None:
     """How long it will take, where that is long; the plans for the best fit are the quickest of all."""
-    draws = (question.replicates or _REPLICATES) * min(trace.seconds.size, MAX_TIMES)
+    draws = (question.replicates or REPLICATES) * min(trace.seconds.size, MAX_TIMES)
     fits = Cost((len(question.laws) or len(FAMILIES)) * (_COMPILING + _SECONDS_A_DRAW * draws))
     plans = Cost()
     for kind in ("smooth", "pareto-tail", "atoms"):

@@ -8,16 +8,16 @@ from rich.console import Console
 from rich.table import Column
 
 from bcgc_jax.cli.compilation import padded_workers
-from bcgc_jax.cli.estimates import Cost, announce
 from bcgc_jax.cli.fit_question import Question
 from bcgc_jax.cli.law_output import describe_law
 from bcgc_jax.cli.output import console, finite, names, print_table, table
 from bcgc_jax.cli.traces import with_options
 from bcgc_jax.laws import Law
 from bcgc_jax.measured.description import NOTHING, Description, describe
+from bcgc_jax.measured.fits import Fit
+from bcgc_jax.measured.likelihood import FAMILIES
 from bcgc_jax.measured.smooth import smooth_empirical
 from bcgc_jax.measured.start_up import StartUpFit, check_loads, fit_start_up
-from bcgc_jax.measured.start_up_likelihood import CYCLE_TIMES, START_UPS
 from bcgc_jax.measured.start_up_moments import Estimate
 from bcgc_jax.measured.traces import Trace
 from bcgc_jax.problem import Problem, Status
@@ -26,9 +26,8 @@ from bcgc_jax.solution import Solution
 from bcgc_jax.solvers.solve import FEW_UNITS, solve
 
 APART, TOGETHER, UNCODED = "with start-up", "without start-up", "uncoded"
-_REPLICATES = 40
-# Seconds: to compile, of a pair of families, of a replicate of a chunk of times.
-_COMPILING, _A_PAIR, _A_REPLICATE = 8.0, 0.5, 0.15
+# Samples behind the errors of a fit.
+REPLICATES = 200
 # Loads that are shown one by one.
 _SHOWN = 6
 
@@ -48,11 +47,7 @@ class LoadAnswer(NamedTuple):
 
 def answer_of_loads(question: Question, trace: Trace, workers: int, bar: Any, task: Any) -> LoadAnswer:
     check_loads(trace)
-    chosen = list(question.laws) or list(CYCLE_TIMES)
-    pairs = len(START_UPS) + 2 * len(chosen)
-    replicates = question.replicates or _REPLICATES
-    announce(Cost(_COMPILING + pairs * _A_PAIR + 2 * replicates * _A_REPLICATE))
-    bar.update(task, total=pairs, completed=0)
+    bar.update(task, total=len(question.laws) or len(FAMILIES), completed=0)
 
     def advance(what: str) -> None:
         bar.update(task, description=f"fitting {what}")
@@ -61,8 +56,8 @@ def answer_of_loads(question: Question, trace: Trace, workers: int, bar: Any, ta
     fit = fit_start_up(
         jax.random.key(question.seed),
         trace,
-        cycle_times=chosen,
-        num_replicates=replicates,
+        laws=list(question.laws) or None,
+        num_replicates=question.replicates or REPLICATES,
         progress=advance,
     )
     assert trace.load is not None
@@ -141,26 +136,31 @@ def _plans(
     return rows, solutions[APART]
 
 
+def _errors(fits: list[Fit]) -> dict[str, float]:
+    """Standard errors of the best law's parameters; of a constant none."""
+    return fits[0].standard_errors if fits else {}
+
+
 def load_rows(answer: LoadAnswer) -> dict[str, Any]:
-    """What is written as JSON, without the description of the trace."""
+    """What is written as JSON, without the fits and the description of the trace."""
     fit = answer.fit
     low, mean, high = fit.loads
 
     def plain(estimate: Estimate) -> dict[str, float | None]:
         return {"value": finite(estimate.value), "error": finite(estimate.error)}
 
-    def law(found: Law | None, errors: dict[str, float]) -> dict[str, Any] | None:
+    def law(found: Law | None, fits: list[Fit]) -> dict[str, Any] | None:
         if found is None:
             return None
-        return {"law": describe_law(found), "standard_errors": {k: finite(v) for k, v in errors.items()}}
+        errors = {name: finite(error) for name, error in _errors(fits).items()}
+        return {"law": describe_law(found), "standard_errors": errors}
 
     return {
         "trace": {},
         "remarks": answer.remarks,
-        "fits": [],
         "start_up": {
-            "start_up": law(fit.start_up, fit.start_up_errors),
-            "cycle_time": law(fit.cycle_time, fit.cycle_time_errors),
+            "start_up": law(fit.start_up, fit.start_up_fits),
+            "cycle_time": law(fit.cycle_time, fit.cycle_time_fits),
             "mean_start_up": plain(fit.mean_start_up),
             "mean_cycle_time": plain(fit.mean_cycle_time),
             "shares": [{"load": load, **plain(fit.share(load))} for load in (low, mean, high)],
@@ -170,15 +170,6 @@ def load_rows(answer: LoadAnswer) -> dict[str, Any]:
             "num_times": fit.num_times,
             "num_left_out": fit.num_left_out,
             "cycles": answer.cycles,
-            "candidates": [
-                {
-                    "start_up": c.start_up,
-                    "cycle_time": c.cycle_time,
-                    "log_likelihood": finite(c.log_likelihood),
-                    "aic": finite(c.aic),
-                }
-                for c in fit.candidates
-            ],
         },
         "plans": answer.plans,
     }
@@ -218,19 +209,14 @@ def print_loads(file: str, answer: LoadAnswer) -> None:
 
 
 def _print_fit(screen: Console, fit: StartUpFit) -> None:
-    ranked = table(names("start-up"), names("cycle time"), "AIC above\nbest")
-    for found in fit.candidates:
-        ranked.add_row(found.start_up, found.cycle_time, f"{found.aic - fit.candidates[0].aic:.1f}")
-    print_table(ranked)
-    laws = table(names("best"), Column("law"), Column("parameters ± standard error"), "mean")
-    for what, law, errors, mean in (
-        ("start-up", fit.start_up, fit.start_up_errors, fit.mean_start_up),
-        ("cycle time", fit.cycle_time, fit.cycle_time_errors, fit.mean_cycle_time),
+    laws = table(names(""), Column("law"), Column("parameters ± standard error"), "mean")
+    for what, law, fits, mean in (
+        ("start-up", fit.start_up, fit.start_up_fits, fit.mean_start_up),
+        ("cycle time", fit.cycle_time, fit.cycle_time_fits, fit.mean_cycle_time),
     ):
-        values = [f"{name} {Estimate(float(getattr(law, name)), e)}" for name, e in errors.items()]
+        values = [f"{name} {Estimate(float(getattr(law, name)), e)}" for name, e in _errors(fits).items()]
         kind = "none" if law is None else type(law).__name__
         laws.add_row(what, kind, ", ".join(values), str(mean))
-    screen.print()
     print_table(laws)
     screen.print()
 
@@ -251,7 +237,8 @@ def _print_plans(screen: Console, answer: LoadAnswer) -> None:
     apart, together, uncoded = (plan["runtime_under"][APART] for plan in plans)
     if None in (apart, together, uncoded):
         return
+    assumed = "" if answer.fit.pairs is not None else ", were the start-up constant"
     screen.print(
         f"\nPlanned as if all time grew with the load, it takes {100 * (together / apart - 1):.2g} % longer "
-        f"than it need. The best one takes {100 * (1 - apart / uncoded):.2g} % less than no coding."
+        f"than it need{assumed}. The best one takes {100 * (1 - apart / uncoded):.2g} % less than no coding."
     )

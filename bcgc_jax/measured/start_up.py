@@ -1,15 +1,14 @@
-r"""Start-up and cycle time apart: from seconds S + T y of several loads y to the laws of S and of T.
+r"""Start-up and cycle time apart: from seconds S + T y of several loads y to the means and laws of S and T.
 
-With one load in each iteration the laws are those of the largest likelihood (`start_up_likelihood`), and S
-and T independent by assumption: of one iteration they are not both seen. With several loads in an iteration
-they are, and what they have to do with each other is kept.
+With one load in each iteration a regression gives E S and E T, and no more is seen of S: it is taken as
+constant. With several loads in an iteration each gives its S and its T, and what they have to do with each
+other is kept.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from jax import Array
 
@@ -17,35 +16,23 @@ from bcgc_jax._pytree import check_key
 from bcgc_jax.laws import Deterministic, Law, Pairs
 from bcgc_jax.measured.description import Interval
 from bcgc_jax.measured.fits import Fit, fit_laws
-from bcgc_jax.measured.start_up_errors import estimates
-from bcgc_jax.measured.start_up_likelihood import (
-    CHUNK,
-    CYCLE_TIMES,
-    NONE,
-    START_UPS,
-    Candidate,
-    Moments,
-    Times,
-    search,
-)
 from bcgc_jax.measured.start_up_moments import (
+    UNKNOWN,
     Cells,
     Estimate,
-    covariance_by_load,
     lines,
     lines_of_cells,
     rank_correlation,
 )
 from bcgc_jax.measured.traces import Trace
 
-# More times than this say no more about which laws to plan with: a random part of them is taken.
-MAX_TIMES = 8 * CHUNK
 _FEWEST = 10
 # Loads that differ by less than this share of them are one load.
 _ALIKE = 0.01
 # A standard deviation below this share of the mean time is none.
 _CONSTANT = 0.005
 
+NO_INTERVAL = Interval(math.nan, math.nan, math.nan)
 ONE_LOAD = (
     "with one load the time before the work cannot be told from that of the work: time at least two loads, "
     "better three, far apart, and say which in a column `load`"
@@ -53,15 +40,14 @@ ONE_LOAD = (
 
 
 class StartUpFit(NamedTuple):
-    """The laws of a start-up S and a cycle time T, seconds = S + T · load.
+    """A start-up S and a cycle time T, seconds = S + T · load.
 
     Attributes:
       start_up: law of S; None where there is none.
       cycle_time: law of T, in seconds per unit of the load.
-      start_up_errors, cycle_time_errors: standard errors of their parameters, by name.
+      start_up_fits, cycle_time_fits: of each family, the best first; empty where the law is a constant.
       means: E S and E T, `[2]`, and `covariance`, `[2, 2]`, of these estimates.
       loads: the smallest, the mean and the largest.
-      candidates: pairs of families, the best first, with Akaike's criterion.
       rank_correlation: Spearman's, of S and T, where iterations have several loads; else NaN.
       load_covariance: Cov(S, T) from how the variance grows with the load, where there are three; else NaN.
       pairs: `[C, 2]`, S and T of each worker's iterations, where they have several loads, less their noise.
@@ -70,12 +56,11 @@ class StartUpFit(NamedTuple):
 
     start_up: Law | None
     cycle_time: Law
-    start_up_errors: dict[str, float]
-    cycle_time_errors: dict[str, float]
+    start_up_fits: list[Fit]
+    cycle_time_fits: list[Fit]
     means: np.ndarray
     covariance: np.ndarray
     loads: tuple[float, float, float]
-    candidates: tuple[Candidate, ...]
     rank_correlation: Interval
     load_covariance: Estimate
     pairs: np.ndarray | None
@@ -139,17 +124,17 @@ class StartUpFit(NamedTuple):
 
     def _assumed(self) -> str:
         text = (
-            "Start-up and cycle time are taken as independent: with one load in each iteration they are not "
-            "both seen"
+            "With one load in each iteration the law of the start-up is not seen: plans take it as constant, "
+            "and its spread as that of the cycle time"
         )
         c = self.load_covariance
         if math.isnan(c.value):
-            return f"{text}, and it takes three loads to see in the variance whether they are."
+            return f"{text}. It takes three loads to see whether the two depend on each other."
         if abs(c.value) < 1.96 * c.error:
-            return f"{text}; the variance at each load agrees (covariance {c})."
+            return f"{text}. The variance at each load agrees with independent ones (covariance {c})."
         return (
-            f"{text}; the variance at each load says that they are not (covariance {c}): record several "
-            "loads within an iteration, block by block, to keep it."
+            f"{text}. The variance at each load says that the two depend on each other (covariance {c}): "
+            "record several loads within an iteration, block by block, to keep it."
         )
 
 
@@ -165,63 +150,52 @@ def fit_start_up(
     key: Array,
     trace: Trace,
     *,
-    start_ups: Sequence[str] | None = None,
-    cycle_times: Sequence[str] | None = None,
-    num_replicates: int = 40,
+    laws: Sequence[str] | None = None,
+    num_replicates: int = 200,
     progress: Callable[[str], None] | None = None,
 ) -> StartUpFit:
-    r"""The laws of S and T from a trace of several loads, seconds = S + T · load.
+    r"""Means and laws of S and T from a trace of several loads, seconds = S + T · load.
 
-    With one load in each iteration of a worker: maximum likelihood, S and T independent. With several loads
-    in most iterations: a line through those of each, which gives its S and T; then the law of each of the
-    two, or where they depend on each other the pairs.
+    With one load in each iteration of a worker: a weighted line through all times gives the means; S is taken
+    as constant, and T as the mean times what each time is of the mean at its load. With several loads in most
+    iterations: a line through those of each, which gives its S and T; then the law of each of the two, or
+    where they depend on each other the pairs.
 
     Args:
-      key: randomness of the samples behind some standard errors, and of the part of too many times.
+      key: randomness of the samples behind the standard errors of the laws' parameters.
       trace: with loads; at least 10 times that are not cut off.
-      start_ups: families of S, of "none" (all time grows with the load), "constant", "exponential",
-        "shifted-exponential", "weibull", "gamma", "lognormal"; all by default.
-      cycle_times: families of T, likewise, and "pareto".
-      num_replicates: samples behind each standard error, at least 10.
-      progress: called with what is fitted next.
+      laws: families, as of `fit_laws`.
+      num_replicates: samples behind those standard errors.
+      progress: called with the name of each law before it is fitted.
 
-    Runs in 64 bit whatever the caller's precision. Raises ValueError for a trace without loads, with loads
-    that are alike to 1 %, with too few times, with times that are all on one line, and for unknown families.
+    The means leave times that are cut off out, and T's law counts them as lower bounds. Runs in 64 bit
+    whatever the caller's precision. Raises ValueError for a trace without loads, with loads that are alike to
+    1 %, with too few times, with times that are all on one line, and for unknown families.
 
+    >>> import jax
     >>> rng = np.random.default_rng(0)
     >>> load = np.tile([100.0, 200.0, 400.0], 100)
     >>> seconds = rng.gamma(4.0, 0.5, 300) + load * (0.01 + rng.exponential(0.01, 300))
     >>> step, worker = np.divmod(np.arange(300), 5)
     >>> names = np.arange(60).astype(str), np.arange(5).astype(str)
     >>> trace = Trace(*names, step, worker, seconds, np.zeros(300, bool), load)
-    >>> families = {"start_ups": ["gamma"], "cycle_times": ["shifted-exponential"]}
-    >>> fit = fit_start_up(jax.random.key(0), trace, **families, num_replicates=10)
+    >>> fit = fit_start_up(jax.random.key(0), trace, laws=["shifted-exponential"], num_replicates=60)
     >>> abs(fit.mean_start_up.value - 2) < 2 * fit.mean_start_up.error
     True
     """
     check_key(key)
     check_loads(trace)
-    names = _families("start_ups", start_ups, START_UPS), _families("cycle_times", cycle_times, CYCLE_TIMES)
-    if num_replicates < 10:
-        raise ValueError(f"num_replicates must be at least 10, got {num_replicates}")
-    report = progress or (lambda name: None)
-    with jax.enable_x64(True):
-        whole = ~trace.censored
-        assert trace.load is not None
-        cells = lines_of_cells(trace.seconds[whole], trace.load[whole], trace.cell[whole], trace.step[whole])
-        # Iterations with several loads are rather all or none.
-        if len(cells.start_up) >= max(_FEWEST, np.unique(trace.cell).size / 2):
-            return _from_cells(key, trace, cells, names, num_replicates, report)
-        return _from_sums(key, trace.largest_loads(), names, num_replicates, report)
+    assert trace.load is not None
+    whole = ~trace.censored
+    cells = lines_of_cells(trace.seconds[whole], trace.load[whole], trace.cell[whole], trace.step[whole])
 
+    def fits(times: np.ndarray, censored: np.ndarray | None = None) -> list[Fit]:
+        return fit_laws(key, times, censored, laws=laws, num_replicates=num_replicates, progress=progress)
 
-def _families(name: str, given: Sequence[str] | None, known: dict) -> list[str]:
-    chosen = list(known) if given is None else list(given)
-    unknown = [family for family in chosen if family not in known]
-    if unknown or not chosen:
-        what = f"unknown family {unknown[0]!r}" if unknown else "no family"
-        raise ValueError(f"{name}: {what}; known: {', '.join(known)}")
-    return chosen
+    # Iterations with several loads are rather all or none.
+    if len(cells.start_up) >= max(_FEWEST, np.unique(trace.cell).size / 2):
+        return _from_cells(trace, cells, fits)
+    return _from_sums(trace.largest_loads(), fits)
 
 
 def one_load(trace: Trace) -> bool:
@@ -261,116 +235,66 @@ def _loads(load: np.ndarray) -> tuple[float, float, float]:
     return float(load.min()), float(load.mean()), float(load.max())
 
 
-def _from_sums(
-    key: Array,
-    trace: Trace,
-    names: tuple[list[str], list[str]],
-    num_replicates: int,
-    report: Callable[[str], None],
-) -> StartUpFit:
+def _from_sums(trace: Trace, fits: Callable[..., list[Fit]]) -> StartUpFit:
     assert trace.load is not None
-    rng = np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
-    order = rng.permutation(trace.seconds.size)
-    rows = np.sort(order[:MAX_TIMES])
-    seconds, load, cut = trace.seconds[rows], trace.load[rows], trace.censored[rows]
-    whole = ~cut
-    found = lines(seconds[whole], load[whole])
-    times = Times(seconds, load, cut, _spacing(seconds[whole] - found.means[1] * load[whole]))
-    level = seconds[whole].mean()
-    least = np.array([0.05 * level, 0.2 * level / load.mean()])
-    means = np.maximum(found.means, least)
-    squares = (seconds[whole] - found.means[0] - found.means[1] * load[whole]) ** 2
-    moments = Moments(means, math.sqrt(squares.mean()), load.mean())
-    part = rng.permutation(rows.size)[:CHUNK]
-    part = part if np.sum(~cut[part]) >= _FEWEST else np.arange(rows.size)
-    candidates = search(times, part, moments, *names, report)
-    report("standard errors")
-    best = estimates(rng, candidates[0], times, num_replicates)
+    whole = ~trace.censored
+    found = lines(trace.seconds[whole], trace.load[whole], trace.step[whole])
+    start = max(found.means[0], 0.0)
+    # What is left of a time less E S may be below 0; what it is of the mean at its load is not.
+    expected = start + found.means[1] * trace.load
+    if found.means[1] <= 0 or expected.min() <= 0:
+        raise ValueError(
+            f"the times do not grow with the load (E T = {found.means[1]:.3g}): are these the loads that "
+            "the workers did?"
+        )
+    cycle_fits = fits(found.means[1] * trace.seconds / expected, trace.censored)
     return StartUpFit(
-        best.start_up,
-        best.cycle_time,
-        best.start_up_errors,
-        best.cycle_time_errors,
-        best.means,
-        best.covariance,
-        _loads(load),
-        tuple(candidates),
-        Interval(math.nan, math.nan, math.nan),
-        covariance_by_load(seconds[whole], load[whole], trace.step[rows][whole]),
+        Deterministic(start) if start > 0 else None,
+        cycle_fits[0].law,
+        [],
+        cycle_fits,
+        found.means,
+        found.covariance,
+        _loads(trace.load),
+        NO_INTERVAL,
+        found.dependence,
         None,
-        rows.size,
+        trace.seconds.size,
         0,
     )
 
 
-def _spacing(values: np.ndarray) -> float:
-    """The mean distance of the smallest √K."""
-    few = int(values.size**0.5)
-    lowest = np.sort(values)[: few + 1]
-    return float(max((lowest[-1] - lowest[0]) / few, 1e-9 * np.abs(values).max()))
-
-
-def _from_cells(
-    key: Array,
-    trace: Trace,
-    cells: Cells,
-    names: tuple[list[str], list[str]],
-    num_replicates: int,
-    report: Callable[[str], None],
-) -> StartUpFit:
+def _from_cells(trace: Trace, cells: Cells, fits: Callable[..., list[Fit]]) -> StartUpFit:
     assert trace.load is not None
     means, covariance = cells.means()
-    pairs = cells.without_noise()
-    pairs = np.maximum(pairs, [0, 1e-3 * means[1]])
+    pairs = np.maximum(cells.without_noise(), [0, 1e-3 * means[1]])
     level = trace.seconds[~trace.censored].mean()
-    found = []
-    for i, (families, scale) in enumerate(zip(names, (1.0, trace.load.mean()), strict=True)):
-        report("start-up" if i == 0 else "cycle time")
-        values = np.maximum(pairs[:, i], 1e-3 * max(means[i], 1e-300))
-        deviation = math.sqrt(max(cells.covariance()[i, i], 0.0))
-        none = scale * means[i] < _CONSTANT * level
-        constant = scale * deviation < _CONSTANT * level or families == ["constant"]
-        found.append(
-            _marginal(jax.random.fold_in(key, i), values, means[i], none, constant, families, num_replicates)
-        )
-    correlation = rank_correlation(cells)
-    candidates = [
-        Candidate(s.name, t.name, s.log_likelihood + t.log_likelihood, s.aic + t.aic, np.zeros(0))
-        for s in found[0][:3]
-        for t in found[1][:3]
-    ]
-    start_up, cycle = found[0][0], found[1][0]
+    deviations = np.sqrt(np.maximum(np.diag(cells.covariance()), 0))
+    laws: list[Law | None] = []
+    found: list[list[Fit]] = []
+    for values, mean, deviation, scale in zip(
+        pairs.T, means, deviations, (1.0, trace.load.mean()), strict=True
+    ):
+        constant = scale * deviation < _CONSTANT * level
+        found.append([] if constant else fits(np.maximum(values, 1e-3 * max(mean, 1e-300))))
+        none = scale * mean < _CONSTANT * level
+        laws.append(found[-1][0].law if not constant else None if none else Deterministic(mean))
+    start_up, cycle = laws
+    if cycle is None:
+        raise ValueError("the times do not grow with the load: are these the loads that the workers did?")
     used = len(cells.start_up)
     return StartUpFit(
-        None if start_up.name == NONE else start_up.law,
-        cycle.law,
-        start_up.standard_errors,
-        cycle.standard_errors,
+        start_up,
+        cycle,
+        found[0],
+        found[1],
         means,
         covariance,
         _loads(trace.load),
-        tuple(sorted(candidates, key=lambda c: c.aic)),
-        correlation,
-        Estimate(math.nan, math.nan),
+        # Of what is constant only rounding has ranks.
+        rank_correlation(cells) if all(found) else NO_INTERVAL,
+        UNKNOWN,
         pairs,
         used,
         np.unique(trace.cell).size - used,
     )
-
-
-def _marginal(
-    key: Array,
-    values: np.ndarray,
-    mean: float,
-    none: bool,
-    constant: bool,
-    families: list[str],
-    num_replicates: int,
-) -> list[Fit]:
-    """Laws of S or of T alone, the best first."""
-    random = [name for name in families if name not in (NONE, "constant")]
-    if constant or not random:
-        name = NONE if none and NONE in families else "constant"
-        law = Deterministic(max(mean, 1e-300))
-        return [Fit(name, law, {}, 0.0, 0.0, 0.0, 1.0, 0.0, 1.0, values.size)]
-    return fit_laws(key, values, laws=random, num_replicates=num_replicates)

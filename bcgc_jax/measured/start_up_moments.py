@@ -26,42 +26,49 @@ class Estimate(NamedTuple):
         return f"{self.value:.4g} ± {self.error:.2g}" if math.isfinite(self.error) else f"{self.value:.4g}"
 
 
+UNKNOWN = Estimate(math.nan, math.nan)
+
+
 class Lines(NamedTuple):
-    """E S, E T, and Var S, Cov(S, T), Var T; the covariance is 0, and unknown, below three loads."""
+    """E S and E T, `[2]`, the `covariance` of these estimates, and Cov(S, T); NaN below three loads."""
 
     means: np.ndarray
-    variances: np.ndarray
+    covariance: np.ndarray
+    dependence: Estimate
 
 
-def lines(seconds: np.ndarray, load: np.ndarray) -> Lines:
-    """Weighted least squares of the seconds, and of their squared distances to the line, in turn; `[K]`."""
-    y = load / load.mean()
-    with_covariance = np.unique(load).size > 2
+def lines(seconds: np.ndarray, load: np.ndarray, step: np.ndarray) -> Lines:
+    """Of times of one load each, `[K]`, with a jackknife over steps: workers of one may be alike."""
+    group, found = groups(step), _moments(seconds, load)
+    parts = np.array([_moments(seconds[group != g], load[group != g]) for g in range(group.max() + 1)])
+    covariance = np.cov(parts, rowvar=False, ddof=0) * (len(parts) - 1)
+    known = np.unique(load).size > 2
+    dependence = Estimate(float(found[3]), math.sqrt(covariance[3, 3])) if known else UNKNOWN
+    return Lines(found[:2], covariance[:2, :2], dependence)
+
+
+def _moments(seconds: np.ndarray, load: np.ndarray) -> np.ndarray:
+    """E S, E T, Var S, Cov(S, T), Var T; the covariance is 0, and unknown, below three loads.
+
+    Weighted least squares of the seconds, and of their squared distances to the line, in turn.
+    """
+    unit = load.mean()
+    y = load / unit
     line = np.stack([np.ones_like(y), y], axis=1)
-    parabola = np.stack([np.ones_like(y), 2 * y, y**2], axis=1)[:, [0, 1, 2] if with_covariance else [0, 2]]
-    variance = np.full(y.size, 1.0)
+    parabola = np.stack([np.ones_like(y), 2 * y, y**2], axis=1)
+    used = [0, 1, 2] if np.unique(load).size > 2 else [0, 2]
+    variance, variances = np.full(y.size, 1.0), np.zeros(3)
     for _ in range(4):
         means = _least_squares(line, seconds, variance)
         squares = (seconds - line @ means) ** 2
-        found = _least_squares(parabola, squares, variance**2)
-        variance = np.maximum(parabola @ found, 0.05 * squares.mean() + 1e-300)
-    variances = found if with_covariance else np.array([found[0], 0.0, found[1]])
-    unit = load.mean()
-    return Lines(means / [1, unit], variances / [1, unit, unit**2])
+        variances[used] = _least_squares(parabola[:, used], squares, variance**2)
+        variance = np.maximum(parabola @ variances, 0.05 * squares.mean() + 1e-300)
+    return np.r_[means / [1, unit], variances / [1, unit, unit**2]]
 
 
 def _least_squares(columns: np.ndarray, values: np.ndarray, variance: np.ndarray) -> np.ndarray:
     weight = 1 / np.sqrt(variance)
     return np.linalg.lstsq(columns * weight[:, None], values * weight, rcond=None)[0]
-
-
-def covariance_by_load(seconds: np.ndarray, load: np.ndarray, step: np.ndarray) -> Estimate:
-    """Cov(S, T) from how the variance grows with the load, with a jackknife over steps; NaN below 3 loads."""
-    if np.unique(load).size < 3:
-        return Estimate(math.nan, math.nan)
-    group = groups(step)
-    parts = [lines(seconds[group != g], load[group != g]).variances[1] for g in range(group.max() + 1)]
-    return Estimate(float(lines(seconds, load).variances[1]), jackknife_error(np.array(parts)))
 
 
 def groups(step: np.ndarray) -> np.ndarray:

@@ -6,7 +6,6 @@ from scipy import stats
 
 from bcgc_jax.measured.start_up_moments import (
     Estimate,
-    covariance_by_load,
     lines,
     lines_of_cells,
     rank_correlation,
@@ -79,10 +78,18 @@ def test_the_variance_of_three_loads_tells_the_covariance():
     independent = 2 + z[0] + load * (0.03 + 0.005 * z[1])
     step = np.arange(load.size) // 10
     for seconds, covariance in ((dependent, 0.004), (independent, 0.0)):
-        found = lines(seconds, load)
-        np.testing.assert_allclose(found.means, [2, 0.03], rtol=0.05)
-        told = covariance_by_load(seconds, load, step)
+        found = lines(seconds, load, step)
+        assert np.all(np.abs(found.means - [2, 0.03]) < 3 * np.sqrt(np.diag(found.covariance)))
+        told = found.dependence
         assert abs(told.value - covariance) < 3 * told.error
         assert (told.value > 3 * told.error) == (covariance > 0)
-    assert np.isnan(covariance_by_load(dependent[load < 300], load[load < 300], step[load < 300]).value)
+    # Two loads: the line through the two means, and nothing of the covariance.
+    two = load < 300
+    found = lines(dependent[two], load[two], step[two])
+    low, high = (dependent[load == y].mean() for y in (100, 200))
+    assert found.means == pytest.approx([2 * low - high, (high - low) / 100])
+    errors = [dependent[load == y].std() / np.sqrt(4000) for y in (100, 200)]
+    expected = np.sqrt([(2 * errors[0]) ** 2 + errors[1] ** 2, sum(e**2 for e in errors) / 100**2])
+    assert np.sqrt(np.diag(found.covariance)) == pytest.approx(expected, rel=0.3)
+    assert np.isnan(found.dependence.value)
     assert str(Estimate(2.0, 0.125)) == "2 ± 0.12"

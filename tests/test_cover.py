@@ -28,12 +28,12 @@ def _work(depth):
 
 @jax.jit
 def _expected(worker, work, workers):
-    return cover.expected_cover(worker, work, workers, SIZE, False)
+    return cover.expected_cover(worker, work, workers, SIZE)
 
 
 @jax.jit
 def _late(worker, work, workers, t):
-    return cover.late_cover(worker, work, workers, SIZE, False, t)
+    return cover.late_cover(worker, work, workers, SIZE, t)
 
 
 def _tau(ready, depth):
@@ -172,17 +172,6 @@ def test_exact_values_are_those_of_a_million_draws(name):
     off = np.concatenate([_against_draws(name, start, range(5), 1_000_000) for start in (False, True)])
     assert off.max() < 4.5
     assert np.mean(off**2) < 2.96  # of ten squares of normal numbers in 999 of 1000
-
-
-@pytest.mark.slow
-def test_groups_are_independent_circles():
-    rng = np.random.default_rng(3)
-    law = bcgc.ShiftedExponential(0.5, 1.0)
-    found = cover.expected_cover(_worker(law), _work(3), 12, 12, True)
-    times = 1 + 2 * rng.exponential(size=(200_000, 4, 3))
-    tau = np.max([_tau(times[:, g, :, None] * np.arange(1, 4), 3) for g in range(4)], axis=0)
-    assert float(found.value) == pytest.approx(tau.mean(), abs=4 * tau.std() / np.sqrt(tau.size))
-    assert float(found.error) < 1e-6 * float(found.value)  # 1.8e-7
 
 
 def test_slopes_are_those_of_differences():

@@ -25,7 +25,6 @@ from bcgc_jax.solvers.methods import (
     Credit,
     Cyclic,
     Deadline,
-    Groups,
     Method,
     Optimal,
     Scheduled,
@@ -123,7 +122,7 @@ def cost_of(problem: Problem, method: Method | Scheme) -> Cost:
             return Cost(1.6e-7 * pairs, 50 * pairs) if atoms else Cost(one.seconds / 5, one.bytes)
         case Scheme(name=name) if name == LIMIT:
             return Cost()
-        case Cyclic(stored=depth) | Groups(stored=depth):
+        case Cyclic(stored=depth):
             return Cost((_A_CHAIN + _A_SUBSET * depth) * min(n, _CHAINED))
         case Scheduled():
             return Cost(_task(method) * n**2)

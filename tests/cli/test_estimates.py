@@ -87,7 +87,6 @@ def test_python_refuses_what_no_machine_holds(size):
         (bcgc.Rows(np.ones((100, 256))), 256, "optimal", 1.2),
         (bcgc.ShiftedExponential(1e-3, 50.0), 50, "cyclic:50", 0.05),
         (bcgc.ShiftedExponential(1e-3, 50.0), 4000, "cyclic:50", 1.2),
-        (bcgc.ShiftedExponential(1e-3, 50.0), 4000, "groups:50", 1.1),
     ],
 )
 def test_estimates_are_what_was_measured_within_a_factor_of_three(law, workers, method, seconds):

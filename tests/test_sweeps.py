@@ -295,13 +295,14 @@ def test_a_refused_sweep_leaves_no_parts_and_a_finished_one_none_either(x64, mon
     assert not (tmp_path / "s.csv.parts").exists()
 
 
-def test_another_scheme_of_the_same_name_is_another_sweep():
-    def plan(level):
-        mine = bcgc.Scheme("mine", lambda p: jnp.where(jnp.arange(p.max_workers) == level, p.total, 0))
+def test_a_scheme_of_another_name_or_that_gives_something_else_is_another_sweep():
+    def plan(name, gives):
+        mine = bcgc.Scheme(name, lambda *given: given[0].total, gives=gives)
         return fingerprint(bcgc.Sweep(paper, bcgc.grid(num_workers=[3], rate=[1e-3]), [mine]))
 
-    marks = [plan(0), plan(1), plan(0)]
-    assert marks[0] == marks[2] != marks[1]
+    marks = [plan("mine", "partition"), plan("yours", "partition"), plan("mine", "levels")]
+    assert len(set(marks)) == 3
+    assert plan("mine", "partition") == marks[0]
 
 
 def test_another_problem_is_another_sweep_also_where_the_first_cells_are_alike():

@@ -22,7 +22,6 @@ from bcgc_jax._pytree import show
 from bcgc_jax.problem import Problem
 from bcgc_jax.quadrature import Expectation
 from bcgc_jax.solvers import baselines, closed_form
-from bcgc_jax.solvers.identity import describe
 
 # Draws of the runtime of a scheme that is no partition, and how many of them at a time.
 NUM_DRAWS, _BATCH = 2**17, 2**12
@@ -95,11 +94,6 @@ class Scheme:
     def is_partition(self) -> bool:
         """Whether it gives a partition, in one way or another."""
         return self.gives in ("partition", "levels")
-
-    @property
-    def code(self) -> str:
-        """What it gives and what the function does, so that a sweep does not go on with another one."""
-        return f"{self.gives} {describe(self.function)}"
 
     def partition(self, problem: Problem) -> Array:
         """x, `[max_workers]`; NaN where the scheme does not exist."""

@@ -309,7 +309,7 @@ _NUMBERED: dict[str, tuple[type[Method], str, int]] = {
     "sharing": (Sharing, "a number of chunks a worker", 1),
     "credit": (Credit, "a number of stored subsets", 1),
 }
-_NAMES = (*PROPOSED, "deadline", "large_deadline", *BASELINES, LIMIT)
+_NAMES = (*PROPOSED, "deadline", *BASELINES, LIMIT)
 METHODS = ", ".join([*_NAMES, *(f"{name}:NUMBER" for name in _NUMBERED)])
 
 

@@ -73,7 +73,6 @@ class Scheme:
 
     _taken: ClassVar[tuple[str, ...]] = (
         *("optimal", "deadline", "subgradient", "time", "frequency", "uncoded", "single_block", "tandon"),
-        *("large_deadline",),
         *("tandon_partial", "ferdinand", "ferdinand_full", "ferdinand_half", "limit"),
     )
 
@@ -186,7 +185,6 @@ class BuiltIn(Scheme):
 _BUILT_IN = (
     BuiltIn("time", closed_form.time_partition, label="x^(t)"),
     BuiltIn("frequency", closed_form.frequency_partition, label="x^(f)"),
-    BuiltIn("large_deadline", closed_form.large_deadline_partition, label="large deadline"),
     BuiltIn("uncoded", lambda p: baselines.single_level_partition(p, 0), baseline=True),
     BuiltIn("single_block", baselines.single_block_partition, label="single block", baseline=True),
     BuiltIn("ferdinand_full", _ferdinand(lambda p: p.total), label="Ferdinand–Draper, r = L", baseline=True),

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.optimize
 
 import bcgc_jax as bcgc
 from tests.oracles import exact as oracles
@@ -117,22 +116,6 @@ def test_projection_is_the_best_over_all_active_sets(x64):
             np.testing.assert_array_equal(x[n:], 0)
 
 
-def test_projection_agrees_with_a_quadratic_programme(x64):
-    values, total = np.array([1.7, -0.4, 0.9, 3.3, 0.2, 1.1]), 2.3
-    reference = scipy.optimize.minimize(
-        lambda x: np.sum((x - values) ** 2),
-        np.full(6, total / 6),
-        jac=lambda x: 2 * (x - values),
-        bounds=[(0, None)] * 6,
-        constraints={"type": "eq", "fun": lambda x: x.sum() - total, "jac": lambda x: np.ones(6)},
-        method="SLSQP",
-        options={"ftol": 1e-14},
-    )
-    assert reference.success
-    # worst measured 8e-16
-    np.testing.assert_allclose(bcgc.partitions.project_partition(values, total, 6), reference.x, atol=1e-9)
-
-
 @pytest.mark.parametrize("num_workers", [1, 2, 193, 300])
 def test_projection_meets_the_optimality_conditions_in_high_dimension(num_workers, precision):
     rng = np.random.default_rng(num_workers)
@@ -150,12 +133,6 @@ def test_projection_meets_the_optimality_conditions_in_high_dimension(num_worker
     slack = 2 * eps * total
     np.testing.assert_allclose(shift[positive], shift[positive].mean(), rtol=0, atol=slack)
     assert (shift[~positive] <= shift[positive].mean() + slack).all()
-
-
-def test_projection_leaves_a_partition_as_it_is(precision):
-    x = np.asarray([3.7, 0.0, 2.2, 0.4, 0.0, 0.0], precision)
-    atol = 8 * np.finfo(precision).eps  # worst measured 2 eps
-    np.testing.assert_allclose(bcgc.partitions.project_partition(x, x.sum(), 4), x, rtol=0, atol=atol)
 
 
 def test_slopes_of_the_projection_are_those_of_finite_differences(x64):
@@ -209,13 +186,6 @@ def test_rounded_partition_sums_exactly_also_where_float32_has_no_fractions(tota
     assert np.abs(result - x.astype(float)).max() < 10 * np.spacing(np.float32(total))
     np.testing.assert_array_equal(result[x == 0], 0)
     assert (result >= 0).all()
-
-
-def test_rounding_leaves_integers_as_they_are(precision):
-    x = np.array([4, 0, 17, 1, 0, 3, 0])
-    result = bcgc.partitions.round_partition(jnp.asarray(x, precision), 25)
-    np.testing.assert_array_equal(result, x)
-    assert result.dtype == jnp.result_type(int)
 
 
 def test_rounding_repairs_a_sum_that_is_off_by_rounding(precision):

@@ -69,12 +69,3 @@ def test_one_worker_gets_everything_uncoded():
     problem = bcgc.Problem(bcgc.Uniform(0.5, 1.5), 1, 12)
     assert time_partition(problem).tolist() == [12]
     assert frequency_partition(problem).tolist() == [12]
-
-
-def test_padding_changes_nothing(x64):
-    law = bcgc.Weibull(2.0, 0.7, 0.1)
-    for form in (time_partition, frequency_partition):
-        alone = np.asarray(form(bcgc.Problem(law, 5, 77)))
-        more = np.asarray(form(padded(law, 5, 77)))
-        np.testing.assert_allclose(more[:5], alone, rtol=1e-12)
-        assert more[5:].tolist() == [0] * (SIZE - 5)

@@ -140,7 +140,7 @@ def replay(
     A window longer than the first part is cut to it: all windows of a rule are equally long.
     """
     past, rest = rows[:num_planned], rows[num_planned:]
-    rules["hindsight"] = Rule(lambda _: _WHOLE(rest), coded)
+    rules = {**rules, "hindsight": Rule(lambda _: _WHOLE(rest), coded)}
     size = len(rest)
     to_do = [(key, start) for key, rule in rules.items() for start in range(0, size, rule.every or size)]
     promised = {key: np.empty(size) for key in rules}

@@ -59,24 +59,11 @@ def test_a_missed_subset_is_as_probable_as_by_enumeration(workers, depth):
     assert abs(float(cover.uncovered(late, workers, SIZE)) - missed) < 1e-15
 
 
-@pytest.mark.parametrize("depth", [2, 5])
-def test_it_is_the_trace_of_a_power(depth):
-    """Positive terms against the difference from 1 that design.md has."""
-    p = np.random.default_rng(depth).dirichlet(np.ones(depth + 1))
-    matrix = np.zeros((depth, depth))
-    for s, r in itertools.product(range(depth), range(depth + 1)):
-        if max(s, r) >= 1:
-            matrix[s, max(s, r) - 1] += p[r]
-    late = jnp.asarray(np.cumsum(p)[:-1])
-    for workers in (depth, 11, SIZE):
-        exact = 1 - np.trace(np.linalg.matrix_power(matrix, workers))
-        assert float(cover.uncovered(late, workers, SIZE)) == pytest.approx(exact, abs=1e-13)
-
-
 @pytest.mark.parametrize("missing", [0.3, 1e-4, 1e-9])
-def test_many_workers_go_round_by_powers_of_two(missing):
+@pytest.mark.parametrize(("workers", "size"), [(11, SIZE), (SIZE, SIZE), (1003, 1200)])
+def test_workers_go_round_one_by_one_and_many_by_powers_of_two(workers, size, missing):
     """Against all arcs between two misses, one worker after the other, in extended precision."""
-    depth, size, workers = 4, 1200, 1003
+    depth = 4
     p = np.r_[missing, (1 - missing) * np.random.default_rng(1).dirichlet(np.ones(depth))]
     p = p.astype(np.longdouble)
     until_miss = np.cumprod(np.cumsum(p)[:-1])

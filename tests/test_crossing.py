@@ -105,17 +105,6 @@ def test_crossing_probability_is_that_of_exact_enumeration(precision):
     np.testing.assert_allclose(crossing(precision)[0], expected, rtol=0, atol=atol)
 
 
-def test_padding_of_the_crossing_probability_changes_nothing(precision):
-    value = crossing(precision)[0]
-    for size in (3, MAX_WORKERS):
-        same = [i for i, b in enumerate(BOUNDARIES) if len(b) == size]
-        alone = jax.jit(crossing_probability)(
-            np.stack([hazards(BOUNDARIES[i], precision) for i in same]), size
-        )
-        # worst measured 4 eps
-        np.testing.assert_allclose(alone, value[same], rtol=0, atol=16 * np.finfo(precision).eps)
-
-
 def test_what_lies_in_the_padding_has_no_slope(precision):
     _, slopes = crossing(precision)
     for boundary, slope in zip(BOUNDARIES, slopes, strict=True):

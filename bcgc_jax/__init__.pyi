@@ -47,7 +47,6 @@ from bcgc_jax.solvers import Credit as Credit
 from bcgc_jax.solvers import Cyclic as Cyclic
 from bcgc_jax.solvers import Deadline as Deadline
 from bcgc_jax.solvers import Ferdinand as Ferdinand
-from bcgc_jax.solvers import Groups as Groups
 from bcgc_jax.solvers import Optimal as Optimal
 from bcgc_jax.solvers import Scheme as Scheme
 from bcgc_jax.solvers import Sharing as Sharing

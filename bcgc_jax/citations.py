@@ -52,8 +52,7 @@ _WORKS = {
 }
 # Beside the paper itself, which all methods rest on.
 _BEHIND = {
-    "deadline": ("birgin2000",),
-    "large_deadline": ("wang2023",),
+    "deadline": ("wang2023", "birgin2000"),
     "subgradient": ("shamir2013",),
     "uncoded": ("tandon2017",),
     "single_block": ("tandon2017",),

@@ -111,29 +111,19 @@ def _doubled(late: Array, count: Array, size: int) -> _Past:
     return _Past(jnp.cumsum(at), total, count)
 
 
-def uncovered_in_groups(late: Array, num_workers: ArrayLike) -> Array:
-    """The same of N / D groups of D workers, each of which has its own D subsets."""
-    depth = late.shape[-1]
-    missed = uncovered(late, depth, depth)
-    groups = jnp.asarray(num_workers, late.dtype) / depth
-    sure = missed >= 1  # beyond, no logarithm
-    return jnp.where(sure, 1, -jnp.expm1(groups * jnp.log1p(-jnp.where(sure, 0, missed))))
-
-
 def expected_cover(
     worker: Worker,
     work: Array,
     num_workers: ArrayLike,
     size: int,
-    groups: bool,
     num_nodes: int = _NUM_NODES,
 ) -> Expectation:
     """E of when all subsets are covered, in units of κ, for the `work` at the end of D subsets, `[D]`.
 
-    Differentiable; exact for times and start-ups that are atoms. D must not be above N, and for `groups`
-    divide it. inf exactly where E of the D-th fastest time is.
+    Differentiable; exact for times and start-ups that are atoms. D must not be above N. inf exactly
+    where E of the D-th fastest time is.
     """
-    load, miss = Load(work, jnp.zeros_like(work)), _miss(num_workers, size, groups)
+    load, miss = Load(work, jnp.zeros_like(work)), _miss(num_workers, size)
     if worker.stepwise:
         return with_rounding(work, over_steps(worker, load, miss))
     worker = fast_inverses(worker)
@@ -155,19 +145,16 @@ def expected_cover(
     return Expectation(jnp.where(finite, value, jnp.inf), jax.lax.stop_gradient(jnp.where(finite, error, 0)))
 
 
-def late_cover(
-    worker: Worker, work: Array, num_workers: ArrayLike, size: int, groups: bool, t: Array
-) -> Array:
+def late_cover(worker: Worker, work: Array, num_workers: ArrayLike, size: int, t: Array) -> Array:
     """P(not all subsets are covered by t), for every entry of `t`, in units of κ."""
     load = Load(work, jnp.zeros_like(work))
     hazard, _ = late_hazards(fast_inverses(worker), load, t.ravel(), _INNER)
-    return _miss(num_workers, size, groups)(hazard).reshape(t.shape)
+    return _miss(num_workers, size)(hazard).reshape(t.shape)
 
 
-def _miss(num_workers: ArrayLike, size: int, groups: bool) -> Callable[[Array], Array]:
+def _miss(num_workers: ArrayLike, size: int) -> Callable[[Array], Array]:
     def of_hazard(hazard: Array) -> Array:
-        late = jnp.exp(-hazard)
-        return uncovered_in_groups(late, num_workers) if groups else uncovered(late, num_workers, size)
+        return uncovered(jnp.exp(-hazard), num_workers, size)
 
     return of_hazard
 

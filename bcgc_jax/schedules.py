@@ -44,7 +44,6 @@ class Schedule:
       sizes: coordinates of each block, `[B]`, those next to the output first.
       subset, block: int, `[K]`: task k computes block `block[k]` of subset `subset[k]`; beyond the last -1.
       stored: D, the subsets that a worker stores; static.
-      circle: so many neighbours are a circle of their own, with subsets of their own; static, None for all.
 
     >>> alternating = schedule_of([Group(2, 2)], [60.0, 40.0])
     >>> list(zip(alternating.subset.tolist(), alternating.block.tolist()))
@@ -55,16 +54,15 @@ class Schedule:
     subset: Array
     block: Array
     stored: int = static_field()
-    circle: int | None = static_field(default=None)
 
     def with_sizes(self, sizes: Array) -> "Schedule":
         return replace(self, sizes=sizes)
 
 
-def schedule_of(groups: Sequence[Group], sizes: Numbers, circle: int | None = None) -> Schedule:
+def schedule_of(groups: Sequence[Group], sizes: Numbers) -> Schedule:
     """The groups one after the other, for as many sizes as they have blocks."""
     subset, block = (jnp.asarray(a) for a in tasks_of(groups))
-    return Schedule(jnp.asarray(sizes), subset, block, max(group.depth for group in groups), circle)
+    return Schedule(jnp.asarray(sizes), subset, block, max(group.depth for group in groups))
 
 
 def tasks_of(groups: Sequence[Group]) -> tuple[np.ndarray, np.ndarray]:
@@ -113,13 +111,10 @@ def schedule_runtime(
     times: Array,
     starts: Array | None = None,
     num_workers: ArrayLike | None = None,
-    *,
-    circle: int | None = None,
 ) -> Array:
     """τ in units of κ, `[K]`, of cycle times and start-ups (units of κ) around the circle, `[K, N]`.
 
     From draws alone; differentiable in all but where tasks tie. Workers from `num_workers` on do not count.
-    `circle` (static): so many neighbours are a circle of their own, with subsets of their own.
 
     >>> cycles = cycles_of(schedule_of([Group(2, 1)], [10.0]))
     >>> schedule_runtime(cycles, jnp.array([[1.0, 5.0]])).tolist()  # the fast one does both
@@ -127,55 +122,42 @@ def schedule_runtime(
     """
     workers = jnp.asarray(times.shape[1] if num_workers is None else num_workers)
     starts = jnp.zeros_like(times) if starts is None else starts
-    along = _along(workers, circle)
-    worker, subset, block = _critical(*jax.lax.stop_gradient((cycles, times, starts)), workers, along)
+    worker, subset, block = _critical(*jax.lax.stop_gradient((cycles, times, starts)), workers)
     row = np.arange(len(times))
     return starts[row, worker] + times[row, worker] * cycles[subset, block]
 
 
-# Who is so many places on around the circle: of a place and a number.
-_Along = Callable[[Any, Any], Array]
-
-
-def _along(workers: Array, circle: int | None) -> _Along:
-    if circle is None:
-        return lambda place, steps: (place + steps) % workers
-    return lambda place, steps: place // circle * circle + (place + steps) % circle
-
-
-def _critical(
-    cycles: Array, times: Array, starts: Array, workers: Array, along: _Along
-) -> tuple[Array, Array, Array]:
+def _critical(cycles: Array, times: Array, starts: Array, workers: Array) -> tuple[Array, Array, Array]:
     """Who finishes last what is needed: worker, and subset and block of the task; `[K]` each."""
     depth, num_blocks = cycles.shape
     place, row = np.arange(times.shape[1]), np.arange(len(times))
-    best = _soonest(cycles, times, starts, along)
+    best = _soonest(cycles, times, starts, workers)
     # A block without tasks is none.
     counts = (place < workers)[:, None] & jnp.isfinite(jnp.min(cycles, axis=0))
     flat = jnp.where(counts, best, -jnp.inf).reshape(len(times), -1)
     last = jnp.argmax(flat, axis=1)
     which, block = last // num_blocks, last % num_blocks
-    worker = along(which[:, None], -np.arange(depth))
+    worker = (which[:, None] - np.arange(depth)) % workers
     done = jnp.take_along_axis(starts, worker, 1) + jnp.take_along_axis(times, worker, 1) * cycles[:, block].T
     subset = jnp.argmin(done, axis=1)
     return worker[row, subset], subset, block
 
 
-def first_finished(cycles: Array, times: Array, starts: Array, circle: int | None = None) -> Array:
+def first_finished(cycles: Array, times: Array, starts: Array) -> Array:
     """When each subset of each block has first been finished, in units of κ, `[K, N, B]`.
 
     >>> cycles = cycles_of(schedule_of([Group(2, 1)], [10.0]))
     >>> first_finished(cycles, jnp.array([[1.0, 5.0]]), jnp.zeros((1, 2)))[0, :, 0].tolist()
     [10.0, 20.0]
     """
-    return _soonest(cycles, times, starts, _along(jnp.asarray(times.shape[1]), circle))
+    return _soonest(cycles, times, starts, jnp.asarray(times.shape[1]))
 
 
-def _soonest(cycles: Array, times: Array, starts: Array, along: _Along) -> Array:
+def _soonest(cycles: Array, times: Array, starts: Array, workers: Array) -> Array:
     place = np.arange(times.shape[1])
 
     def sooner(best: Array, delta: Array) -> tuple[Array, None]:
-        worker = along(place, -delta)
+        worker = (place - delta) % workers
         done = starts[:, worker, None] + times[:, worker, None] * cycles[delta]
         return jnp.minimum(best, done), None
 
@@ -195,12 +177,11 @@ def sent_of(
     On average over workers, in L: a worker sends one sum for a block, however many of its subsets are in it.
     """
     workers, size = jnp.asarray(num_workers), times.shape[1]
-    along, place = _along(workers, schedule.circle), np.arange(size)
-    best = _soonest(cycles, times, starts, along)
+    place, best = np.arange(size), _soonest(cycles, times, starts, workers)
 
     def asks(asked: Array, delta: Array) -> tuple[Array, None]:
         """Of worker w's subsets the δ-th: whether it was the first with it."""
-        subset = along(place, delta)
+        subset = (place + delta) % workers
         mine = starts[..., None] + times[..., None] * cycles[delta]
         return asked | (mine <= best[:, subset]), None
 
@@ -243,7 +224,7 @@ def simulate_schedule(key: Array, problem: Problem, schedule: Schedule, num_draw
     cycles = cycles_of_problem(problem, schedule)
 
     def some(starts: Array, times: Array) -> Array:
-        return schedule_runtime(cycles, times, starts, problem.num_workers, circle=schedule.circle)
+        return schedule_runtime(cycles, times, starts, problem.num_workers)
 
     return problem.scale * over_draws(key, problem, some, num_draws, schedule.sizes.size)
 

@@ -354,8 +354,8 @@ def _read(found: dict[str, Any]) -> Solution:
     return Solution(**arrays, **texts, **read)  # type: ignore[arg-type]
 
 
-def _read_schedule(stored: Array, circle: Array, **arrays: Array) -> Schedule:
-    return Schedule(**arrays, stored=int(stored), circle=int(circle) or None)
+def _read_schedule(stored: Array, **arrays: Array) -> Schedule:
+    return Schedule(**arrays, stored=int(stored))
 
 
 _NESTED: dict[str, Any] = {"parts": Parts, "schedule": _read_schedule, "known_needs": Needs}

@@ -35,7 +35,7 @@ def _covers() -> list[Row]:
     rows = []
     for workers, depth in COVERS:
         worker = Worker(LAW, jnp.zeros(()), jnp.ones(()))
-        cover = jax.jit(functools.partial(expected_cover, num_workers=workers, size=workers, groups=False))
+        cover = jax.jit(functools.partial(expected_cover, num_workers=workers, size=workers))
         repeats = 3 if workers == 1000 else 15
         result = compare(
             {

@@ -17,7 +17,6 @@ import bcgc_jax as bcgc
 from bcgc_jax import measured, plotting
 from bcgc_jax.cli.waiting import each
 from bcgc_jax.measured.curve import hazard_curve
-from bcgc_jax.solvers.storage import storage_curve
 from experiments.report import TRACES, number, print_table, run_command, write_csv
 
 FILES = ("llm_training_32_workers.csv", "pai_job_1_10_workers.csv", "pai_job_4_10_workers.csv")
@@ -79,11 +78,9 @@ def points(setting: Setting, seed: int) -> Iterator[Point]:
     problem, key = setting.problem, jax.random.key(seed)
     workers = int(np.asarray(problem.num_workers))
     grid = stored_grid(workers)
-    curve = storage_curve(problem)
-    for i in (d - 1 for d in grid):
-        runtime, sent = float(curve.expected_runtime[i]), float(curve.awaited[i])
-        yield Point(setting.name, "optimal", i + 1, runtime, 0.0, sent, 0)
     for stored in grid:
+        # The paper's scheme of workers that store so many subsets: a coordinate on no more of them.
+        yield _point(setting, "optimal", stored, bcgc.solve(problem, bcgc.Optimal(levels=range(stored))))
         for method in (f"cyclic:{stored}", *([f"credit:{stored}"] if stored > 1 else [])):
             yield _point(setting, method, stored, bcgc.solve(problem, method, key=key))
     chunked = bcgc.solve(problem, bcgc.Sharing(CHUNKS), key=key)

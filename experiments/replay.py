@@ -27,14 +27,13 @@ Runtime = Callable[[np.ndarray, np.ndarray], np.ndarray]
 class Rule(NamedTuple):
     """How a plan is made, from how many of the last steps, every how many; 0 for once, from all before.
 
-    `runtime` of plans, `[R, ...]`, in as many steps, `[R, N]`, is `[R]`. Left out where N is no `multiple`.
+    `runtime` of plans, `[R, ...]`, in as many steps, `[R, N]`, is `[R]`.
     """
 
     plan: Plan
     runtime: Runtime
     window: int = 0
     every: int = 0
-    multiple: int = 1
 
 
 class Replayed(NamedTuple):
@@ -111,7 +110,6 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "last step": Rule(_last_step, coded, 1, 1),
         "cyclic": Rule(scheduling.cyclic(), scheduling.scheduled),
         "cyclic:2": Rule(scheduling.cyclic(2), scheduling.scheduled),
-        "groups:2": Rule(scheduling.pairs(), scheduling.in_pairs, multiple=2),
         "alternating": Rule(scheduling.alternating(), scheduling.scheduled),
         "credit pooled": Rule(scheduling.credit_alike(_alike), scheduling.scheduled),
         "credit": Rule(scheduling.credit_of_steps(), scheduling.scheduled),
@@ -142,8 +140,7 @@ def replay(
     A window longer than the first part is cut to it: all windows of a rule are equally long.
     """
     past, rest = rows[:num_planned], rows[num_planned:]
-    rules = {key: rule for key, rule in rules.items() if rows.shape[1] % rule.multiple == 0}
-    rules["hindsight"] = Rule(lambda _: _WHOLE(rest), coded)
+    rules = {**rules, "hindsight": Rule(lambda _: _WHOLE(rest), coded)}
     size = len(rest)
     to_do = [(key, start) for key, rule in rules.items() for start in range(0, size, rule.every or size)]
     promised = {key: np.empty(size) for key in rules}

@@ -33,23 +33,19 @@ _MOST_BLOCKS = _BLOCKS + 3
 _STEPS, _LARGEST_STEP = 300, 0.2
 
 
-@functools.partial(jax.jit, static_argnames="circle")
-def _runtimes(tables: Array, rows: Array, circle: int | None) -> Array:
-    return jax.vmap(lambda c, t: schedule_runtime(c, t[None], circle=circle)[0])(tables, rows)
+@jax.jit
+def _runtimes(tables: Array, rows: Array) -> Array:
+    return jax.vmap(lambda c, t: schedule_runtime(c, t[None])[0])(tables, rows)
 
 
-def scheduled(tables: np.ndarray, rows: np.ndarray, circle: int | None = None) -> np.ndarray:
+def scheduled(tables: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Of schedules, `[R, D, B]`, in as many steps, `[R, N]`, the runtimes, `[R]`.
 
     >>> alone = np.ones((1, 1, 1))
     >>> scheduled(alone, np.array([[2.0, 3.0]])).tolist()
     [3.0]
     """
-    return np.asarray(_runtimes(tables, rows, circle))
-
-
-def in_pairs(tables: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    return scheduled(tables, rows, circle=2)
+    return np.asarray(_runtimes(tables, rows))
 
 
 def shared_out(_: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -68,14 +64,14 @@ def shared(rows: np.ndarray) -> tuple[float, np.ndarray]:
     return float(shared_out(np.empty(0), rows).mean()), np.empty(0)
 
 
-def fixed(groups: Callable[[int], Sequence[Group]], circle: int | None = None) -> Plan:
+def fixed(groups: Callable[[int], Sequence[Group]]) -> Plan:
     """The groups for a number of workers, blocks of one size: nothing of the times is in it but a promise."""
 
     def plan(rows: np.ndarray) -> tuple[float, np.ndarray]:
         chosen = groups(rows.shape[1])
         blocks = sum(group.num_blocks for group in chosen)
         table = np.asarray(cycles_of(schedule_of(chosen, jnp.full(blocks, 1 / blocks))))
-        promised = scheduled(np.broadcast_to(table, (len(rows), *table.shape)), rows, circle).mean()
+        promised = scheduled(np.broadcast_to(table, (len(rows), *table.shape)), rows).mean()
         return float(promised), table
 
     return plan
@@ -87,10 +83,6 @@ def cyclic(stored: int | None = None) -> Plan:
 
 def alternating() -> Plan:
     return fixed(lambda workers: [Group(workers, _BLOCKS)])
-
-
-def pairs() -> Plan:
-    return fixed(lambda workers: [Group(2, 1)], circle=2)
 
 
 def credit_alike(problem: Callable[[np.ndarray], bcgc.Problem]) -> Plan:

@@ -69,7 +69,7 @@ class Study(NamedTuple):
 # What can be planned, by whether and how the data's gradient comes together.
 UNCODED, CODE, SCHEDULE, SHARING, SHARES = "none", "code", "schedule", "sharing", "shares"
 _KINDS = {"uncoded": UNCODED, "sharing": SHARING, "shares": SHARES} | dict.fromkeys(
-    ("cyclic", "groups", "alternating", "credit"), SCHEDULE
+    ("cyclic", "alternating", "credit"), SCHEDULE
 )
 
 
@@ -181,7 +181,6 @@ _SHARE_LOOKS: Mapping[str, tuple[Any, str]] = {
 _SCHEDULE_LOOKS: Mapping[str, tuple[Any, str]] = {
     "cyclic": (":", "+"),
     "cyclic:2": (":", "x"),
-    "groups:2": (":", "1"),
     "alternating": ((0, (1.5, 1.5)), "d"),
     "credit pooled": ("-", "<"),
     "credit": ("-.", ">"),

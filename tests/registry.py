@@ -141,7 +141,7 @@ OF_A_PARTITION: dict[str, Callable[[bcgc.Problem, Any], Any]] = {
 }
 _NAMED = (
     *("time", "frequency", "uncoded", "single_block", "tandon_partial", "ferdinand_full", "ferdinand_half"),
-    *("limit", "cyclic:2", "groups:3", "alternating:2:2", "backup:1", "credit:2"),
+    *("limit", "cyclic:2", "alternating:2:2", "backup:1", "credit:2"),
 )
 # Names, and methods of a number.
 METHODS: dict[str, Any] = {name: name for name in _NAMED} | {
@@ -225,7 +225,7 @@ CALLS: dict[str, Callable[[Number], Any]] = {
 ONLY_TRACED = {
     *("integrate_runtime of late workers", "certificate of late workers", "simulate_schedule"),
     *("solve of late workers", "solve for rows", "solve for atoms", "solve for workers that send"),
-    *("solve groups:3", "solve credit:2", "solve Sharing"),
+    *("solve credit:2", "solve Sharing"),
 }
 SLOW_AT_FIRST = (
     *("Gamma", "HazardSpline", "Lognormal", "solve alternating:2:2", "completion_bound in parts"),
@@ -299,7 +299,6 @@ TAKEN_OR_RETURNED = {
         "Comparison",
         "CompletionBound",
         "Cyclic",
-        "Groups",
         "Alternating",
         "Backup",
         "Credit",

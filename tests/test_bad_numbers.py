@@ -387,6 +387,7 @@ METHODS: dict[str, Any] = {
     "an expectation": bcgc.Scheme("constant", _constant, gives="expectation"),
     "optimal": bcgc.Optimal(levels=[0, 2]),
     "subgradient": bcgc.Subgradient(max_steps=100),
+    "deadline": bcgc.Deadline(900.0, max_steps=50),
     **{
         name: name
         for name in (
@@ -418,16 +419,10 @@ QUICK = ("optimal", "tandon_partial", "limit", "an expectation")
     "method", [m if m in QUICK else pytest.param(m, marks=pytest.mark.slow) for m in METHODS]
 )
 def test_no_method_solves_what_traced_numbers_make_no_problem_of(method):
-    _check_statuses(_solver(method)(COLUMNS), {bcgc.Status.INVALID})
-
-
-@pytest.mark.slow
-def test_nor_does_the_search_for_a_deadline():
-    method = bcgc.Deadline(900.0, max_steps=50)
-    solution = jax.jit(jax.vmap(lambda n: bcgc.solve(_made(n), method)))(COLUMNS)
+    solution = _solver(method)(COLUMNS)
     _check_statuses(solution, {bcgc.Status.INVALID})
-    assert np.isfinite(solution.completion_probability[0])
-    assert np.isnan(solution.completion_probability[1:]).all()
+    if method == "deadline":
+        _only_the_first_is_finite(solution.completion_probability)
 
 
 @pytest.mark.parametrize("method", ["optimal", pytest.param("tandon:2", marks=pytest.mark.slow)])

@@ -6,22 +6,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from bcgc_jax.schedules import Group, cycles_of, schedule_of
 from benchmarks import __main__ as benchmark
 from benchmarks import crossing, installed, peers, planning, scaling, scheduling, timing
 from tests.oracles.exact import crossing_probability
-from tests.oracles.schedules import simulated
-
-
-def test_the_peers_projection_meets_the_optimality_conditions():
-    rng = np.random.default_rng(0)
-    values = 3 * rng.standard_normal(12)
-    x = peers.project(values, 2.5)
-    shift = values - x
-    assert x.sum() == pytest.approx(2.5)
-    assert x.min() >= 0
-    assert shift[x > 0].max() - shift[x > 0].min() < 1e-12  # one multiplier on the support
-    assert np.all(values[x == 0] <= shift[x > 0].min() + 1e-12)
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 20])
@@ -59,37 +46,11 @@ def test_programs_for_crossing_probabilities_are_measured_where_they_are_install
     # In units of the smaller of P and 1 - P.
     assert 0.01 < measured["peer_error"] < 1
     assert measured["ratio"] > 0
-    told = [row["accuracy"].split("; ")[-1] for row in missing]
-    assert told == ["qqconf is not installed", "mutoss is not installed"]
+    assert [row["accuracy"].split("; ")[-1] for row in missing] == [
+        "qqconf is not installed",
+        "mutoss is not installed",
+    ]
     assert not any("peer" in row for row in missing)
-
-
-def test_completion_by_fft_of_two_workers_has_its_closed_form():
-    load, deadlines = np.array([2.0, 5.0]), np.array([90.0, 300.0, 2000.0, 9000.0])
-    # All by t / y_0, but not all of them later than t / y_1.
-    all_by, one_by = (-np.expm1(-np.maximum(deadlines / y - 50, 0) / 1e3) for y in load)
-    expected = all_by**2 - (all_by - one_by) ** 2
-    np.testing.assert_allclose(peers.completion_probability(load, deadlines), expected, rtol=0, atol=3e-15)
-    assert expected[0] == 0
-    assert expected[-1] > 0.8
-
-
-def test_the_monte_carlo_peers_error_covers_a_known_mean():
-    # One level for all: the mean of the second fastest of four, times its load.
-    load = np.array([0.0, 0.0, 3.0, 3.0])
-    mean, deviation = peers.estimate_runtime(np.random.default_rng(2), load, 40_000)
-    exact = 3 * (50 + 1e3 * (1 / 4 + 1 / 3))
-    assert abs(mean - exact) < 4 * deviation
-    # Var T_(2) = (1/16 + 1/9) / μ² by Rényi.
-    assert deviation == pytest.approx(3e3 * np.sqrt((1 / 16 + 1 / 9) / 40_000), rel=0.05)
-
-
-def test_the_peers_of_schedules_do_a_task_after_the_other():
-    schedule, workers, draws = schedule_of([Group(2, 3)], np.array([0.2, 0.5, 0.3])), 4, 300
-    mean = peers.mean_schedule(np.random.default_rng(6), np.asarray(cycles_of(schedule)), workers, draws)
-    times = 50 + 1e3 * np.random.default_rng(6).standard_exponential((draws, workers))
-    each = [simulated(schedule, row, np.zeros(workers))[0] for row in times]
-    assert mean == pytest.approx(np.mean(each), rel=1e-6)
 
 
 @pytest.mark.parametrize(("workers", "depth"), [(1, 1), (3, 2), (5, 5)])
@@ -107,19 +68,6 @@ def _sample_average(x, times):
     """(1/S) Σ_s max_n T_s,(N-n) Σ_{i≤n} (i+1) x_i, for many x at once."""
     load = np.cumsum(np.arange(1, times.shape[1] + 1) * x, axis=-1)
     return (times * load[..., None, :]).max(axis=-1).mean(axis=-1)
-
-
-def test_no_partition_is_better_than_that_of_the_linear_programme_on_its_sample():
-    rng = np.random.default_rng(4)
-    times = peers.sorted_times(rng, 300, 6)
-    x = peers.sample_average_partition(times, 100.0)
-    value = _sample_average(x, times)
-    far = 100 * rng.dirichlet(np.full(6, 0.5), 2000)
-    near = np.maximum(x * np.exp(0.1 * rng.standard_normal((2000, 6))), 0)
-    near *= 100 / near.sum(axis=1, keepdims=True)
-    assert x.min() >= 0
-    assert x.sum() == pytest.approx(100)
-    assert _sample_average(np.concatenate([far, near]), times).min() >= value * (1 - 1e-9)
 
 
 def test_compare_reports_what_was_returned_and_how_long_it_took():

@@ -28,12 +28,12 @@ def _work(depth):
 
 @jax.jit
 def _expected(worker, work, workers):
-    return cover.expected_cover(worker, work, workers, SIZE, False)
+    return cover.expected_cover(worker, work, workers, SIZE)
 
 
 @jax.jit
 def _late(worker, work, workers, t):
-    return cover.late_cover(worker, work, workers, SIZE, False, t)
+    return cover.late_cover(worker, work, workers, SIZE, t)
 
 
 def _tau(ready, depth):
@@ -59,24 +59,11 @@ def test_a_missed_subset_is_as_probable_as_by_enumeration(workers, depth):
     assert abs(float(cover.uncovered(late, workers, SIZE)) - missed) < 1e-15
 
 
-@pytest.mark.parametrize("depth", [2, 5])
-def test_it_is_the_trace_of_a_power(depth):
-    """Positive terms against the difference from 1 that design.md has."""
-    p = np.random.default_rng(depth).dirichlet(np.ones(depth + 1))
-    matrix = np.zeros((depth, depth))
-    for s, r in itertools.product(range(depth), range(depth + 1)):
-        if max(s, r) >= 1:
-            matrix[s, max(s, r) - 1] += p[r]
-    late = jnp.asarray(np.cumsum(p)[:-1])
-    for workers in (depth, 11, SIZE):
-        exact = 1 - np.trace(np.linalg.matrix_power(matrix, workers))
-        assert float(cover.uncovered(late, workers, SIZE)) == pytest.approx(exact, abs=1e-13)
-
-
 @pytest.mark.parametrize("missing", [0.3, 1e-4, 1e-9])
-def test_many_workers_go_round_by_powers_of_two(missing):
+@pytest.mark.parametrize(("workers", "size"), [(11, SIZE), (SIZE, SIZE), (1003, 1200)])
+def test_workers_go_round_one_by_one_and_many_by_powers_of_two(workers, size, missing):
     """Against all arcs between two misses, one worker after the other, in extended precision."""
-    depth, size, workers = 4, 1200, 1003
+    depth = 4
     p = np.r_[missing, (1 - missing) * np.random.default_rng(1).dirichlet(np.ones(depth))]
     p = p.astype(np.longdouble)
     until_miss = np.cumprod(np.cumsum(p)[:-1])
@@ -172,17 +159,6 @@ def test_exact_values_are_those_of_a_million_draws(name):
     off = np.concatenate([_against_draws(name, start, range(5), 1_000_000) for start in (False, True)])
     assert off.max() < 4.5
     assert np.mean(off**2) < 2.96  # of ten squares of normal numbers in 999 of 1000
-
-
-@pytest.mark.slow
-def test_groups_are_independent_circles():
-    rng = np.random.default_rng(3)
-    law = bcgc.ShiftedExponential(0.5, 1.0)
-    found = cover.expected_cover(_worker(law), _work(3), 12, 12, True)
-    times = 1 + 2 * rng.exponential(size=(200_000, 4, 3))
-    tau = np.max([_tau(times[:, g, :, None] * np.arange(1, 4), 3) for g in range(4)], axis=0)
-    assert float(found.value) == pytest.approx(tau.mean(), abs=4 * tau.std() / np.sqrt(tau.size))
-    assert float(found.error) < 1e-6 * float(found.value)  # 1.8e-7
 
 
 def test_slopes_are_those_of_differences():

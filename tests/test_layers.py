@@ -13,7 +13,7 @@ ROOT = Path(bcgc_jax.__file__).parent
 FLOORS = (
     ("_extras", "_pytree", "linear_algebra", "windows", "citations"),
     ("laws", "crossing", "quadrature"),
-    ("partitions", "order_statistics", "message_codes"),
+    ("partitions", "order_statistics"),
     ("expectation",),
     ("deliveries",),
     ("last_delivery",),

@@ -1,6 +1,7 @@
-"""The published values of the paper's Fig. 3 and Fig. 4."""
+"""The published values of the paper's Fig. 3 and Fig. 4, and the journal version's."""
 
 import csv
+import math
 from collections import defaultdict
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from tests.problems import known
+from experiments.journal import partition_of
 
 _PUBLISHED = Path(__file__).parents[1] / "experiments/data"
 
@@ -104,9 +105,7 @@ def _completions() -> list[tuple[bcgc.Problem, dict[str, float]]]:
 def test_completion_probabilities_of_the_journal_version(x64):
     for problem, row in _completions():
         found = {
-            name: float(
-                bcgc.completion_probability(problem, known(bcgc.solve(problem, name).partition), 10**6.5)
-            )
+            name: float(bcgc.completion_probability(problem, partition_of(name, problem, 10**6.5), 10**6.5))
             for name in ("single_block", "large_deadline")
         }
         assert found["single_block"] == pytest.approx(row["single_block"], abs=1.5e-3)  # measured 1.3e-3
@@ -115,3 +114,22 @@ def test_completion_probabilities_of_the_journal_version(x64):
             assert found["large_deadline"] == pytest.approx(row["large_deadline"], abs=0.012)  # 0.0113
         else:
             assert found["large_deadline"] < row["large_deadline"] < row["stationary_point"]
+
+
+@pytest.mark.parametrize("law", [bcgc.ShiftedExponential(0.1, 1.0), bcgc.Weibull(3.0, 0.7, 0.5)], ids=str)
+def test_closed_forms_for_deadlines_have_one_risk_and_the_best_exponent(x64, law):
+    problem, level = bcgc.Problem(law, 6, 100, 6, max_workers=7), np.arange(1, 7)
+    x = np.asarray(partition_of("equal_risk", problem, 1.5e4))[:6]
+    assert x.sum() == pytest.approx(100)
+    late = np.exp(-np.asarray(law.cumulative_hazard(1.5e4 / np.cumsum(x * level))))
+    risks = [math.comb(6, n) * late[n - 1] ** n for n in level]
+    np.testing.assert_allclose(risks, risks[0], rtol=1e-6)
+
+    def exponent(x):
+        return np.min(level / np.cumsum(x * level, axis=-1), axis=-1)
+
+    x = np.asarray(partition_of("large_deadline", problem, np.inf))
+    others = 100 * np.random.default_rng(0).dirichlet(np.ones(6), 2000)
+    assert x[6] == 0
+    assert exponent(others).max() < exponent(x[:6])
+    assert exponent(x[:6]) == pytest.approx(sum(1 / level) / 100, rel=1e-12)

@@ -64,14 +64,11 @@ def test_the_slope_in_the_sizes_is_that_of_differences():
     )
 
 
-@pytest.mark.parametrize(
-    ("method", "circle"), [("cyclic:4", None), pytest.param("groups:4", 4, marks=pytest.mark.slow)]
-)
-def test_one_block_is_the_exact_cover_and_groups_are_circles_of_their_own(method, circle):
+def test_one_block_is_the_exact_cover():
     problem = bcgc.Problem(PAPER, 12, 600, 12, start_up=bcgc.Exponential(1e-5))
-    solution = bcgc.solve(problem, method)
+    solution = bcgc.solve(problem, "cyclic:4")
     assert solution.kind == "exact"
-    schedule = schedule_of([Group(4, 1)], np.array([600.0]), circle)
+    schedule = schedule_of([Group(4, 1)], np.array([600.0]))
     draws = simulate_schedule(jax.random.key(1), problem, schedule, 40_000)
     error = float(jnp.std(draws)) / 200
     assert abs(float(jnp.mean(draws)) - float(solution.expected_runtime)) < 4 * error
@@ -189,7 +186,6 @@ def test_what_schemes_need():
     [
         ("cyclic:7", "a number of stored subsets from 1 to 5"),
         ("cyclic", 'as in "cyclic:1"'),
-        ("groups:2", "a number of workers that 2 divides"),
         ("backup:5", "a number of spare workers from 0 to 4"),
         ("alternating:2:0", "takes a number of stored subsets"),
         ("credit:9", "from 1 to 5"),

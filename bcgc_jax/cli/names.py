@@ -20,8 +20,8 @@ LAWS: dict[str, dict[str, float | None]] = {
 }
 FITTED_LAWS = (*list(LAWS)[:7], "two-speed")
 METHODS = (
-    "optimal, subgradient, time, frequency, deadline, large_deadline, uncoded, single_block, tandon_partial, "
-    "ferdinand_full, ferdinand_half, limit, tandon:NUMBER, ferdinand:NUMBER, cyclic:NUMBER, groups:NUMBER, "
+    "optimal, subgradient, time, frequency, deadline, uncoded, single_block, tandon_partial, "
+    "ferdinand_full, ferdinand_half, limit, tandon:NUMBER, ferdinand:NUMBER, cyclic:NUMBER, "
     "alternating:NUMBER, backup:NUMBER, sharing:NUMBER, credit:NUMBER"
 )
 

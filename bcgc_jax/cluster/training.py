@@ -461,7 +461,5 @@ def _planned(
     """The codes of a solution, or its schedule."""
     if solution.schedule is None:
         return training_scheme(key, problem, solution, params, **options)
-    if solution.schedule.circle is not None:
-        raise ValueError(f'"{solution.method}" has circles of their own: worker processes know only one')
     found = schedule_scheme(problem, solution.schedule, params, **options)
     return replace(found, method=solution.method)

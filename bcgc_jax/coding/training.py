@@ -76,13 +76,12 @@ class ScheduledTraining(TrainingScheme):
     """
 
     cycles: Array | None = None
-    circle: int | None = static_field(default=None)
 
     def finish_times(self, starts: ArrayLike, times: Array | np.ndarray) -> Any:
         assert self.cycles is not None
         times = jnp.asarray(times)
         start = jnp.broadcast_to(jnp.asarray(starts, times.dtype), times.shape)
-        return first_finished(self.cycles, times[None], start[None], self.circle)[0].T
+        return first_finished(self.cycles, times[None], start[None])[0].T
 
 
 class Collected(NamedTuple):
@@ -222,9 +221,7 @@ def _scheduled(
     cycles = (problem.scale * cycles_of_problem(problem, whole))[:, used]
     nothing = jnp.zeros(len(plan.blocks), cycles.dtype)
     start = problem.start_up
-    return ScheduledTraining(
-        plan, nothing, nothing, start, False, solution.method, cycles=cycles, circle=schedule.circle
-    )
+    return ScheduledTraining(plan, nothing, nothing, start, False, solution.method, cycles=cycles)
 
 
 def _check_units(problem: Problem, params: PyTree, plan_options: Mapping[str, Any]) -> np.ndarray:

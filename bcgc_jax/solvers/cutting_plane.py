@@ -8,9 +8,6 @@ every average of them: f(z) ≥ L min_n Σ_i λ_i g_in. The next point is one of
 at a barrier μ that follows the gap (a primal-dual cutting plane method: Goffin, Haurie & Vial 1992, Gondzio
 et al. 1996). The multipliers λ of Newton's step there give the bound. New cuts only raise θ, so the last
 point stays feasible.
-
-A limit on a resource, a·u ≤ β, is one more row there. Its multiplier is a price p ≥ 0, and for all z within
-the limit f(z) ≥ f(z) + p (a·z - β L) ≥ L (min_n (Σ_i λ_i g_in + p a_n) - p β).
 """
 
 from collections.abc import Callable
@@ -19,7 +16,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike
 
 from bcgc_jax.linear_algebra import solve_positive
 
@@ -31,20 +27,12 @@ _CENTRED, _MAX_CENTRING = 0.3, 30
 
 
 class CuttingPlaneResult(NamedTuple):
-    """Best point of the unit simplex, its value, the best bound and its price, and the number of cuts."""
+    """Best point of the unit simplex, its value, the best bound, and the number of cuts."""
 
     share: Array
     value: Array
     lower_bound: Array
     num_cuts: Array
-    price: ArrayLike = 0.0
-
-
-class Limit(NamedTuple):
-    """use · u ≤ most: what a share of each level takes of a resource, `[N]`, and how much of it there is."""
-
-    use: Array
-    most: Array
 
 
 class _State(NamedTuple):
@@ -54,7 +42,6 @@ class _State(NamedTuple):
     best: Array
     best_value: Array
     lower: Array
-    price: Array
 
 
 def cutting_plane(
@@ -64,12 +51,10 @@ def cutting_plane(
     *,
     tolerance: Array,
     max_cuts: int,
-    limit: Limit | None = None,
 ) -> CuttingPlaneResult:
     """Minimise a convex homogeneous function over the unit simplex on `levels`, from its (value, slope).
 
-    `start` must be positive on `levels`, and use less than the `limit`. Stops at a relative gap of
-    `tolerance`; `max_cuts` is static.
+    `start` must be positive on `levels`. Stops at a relative gap of `tolerance`; `max_cuts` is static.
     """
     dtype = start.dtype
     count = jnp.sum(levels).astype(dtype)
@@ -85,14 +70,11 @@ def cutting_plane(
         # A cut's own bound, min_n g_n, starts the gap.
         lower = jnp.maximum(state.lower, jnp.min(jnp.where(levels, slope, jnp.inf)))
         gap = best_value - lower
-        rows = state.num_cuts + 1 + count + (limit is not None)
+        rows = state.num_cuts + 1 + count
         barrier = _CENTRALITY * jnp.maximum(gap, tolerance * best_value) / rows
-        share, average, price = _centre(cuts, used, levels, state.share, barrier, limit)
-        if limit is not None:  # as Σu = 1
-            average = average + price * (limit.use - limit.most)
+        share, average = _centre(cuts, used, levels, state.share, barrier)
         bound = jnp.min(jnp.where(levels, average, jnp.inf))
-        price = jnp.where(bound > lower, price, state.price)
-        return _State(state.num_cuts + 1, cuts, share, best, best_value, jnp.maximum(lower, bound), price)
+        return _State(state.num_cuts + 1, cuts, share, best, best_value, jnp.maximum(lower, bound))
 
     def go_on(state: _State) -> Array:
         open_ = (state.num_cuts == 0) | (state.best_value - state.lower > tolerance * state.best_value)
@@ -106,31 +88,23 @@ def cutting_plane(
         start,
         nothing + jnp.inf,
         nothing,
-        nothing,
     )
     last = jax.lax.while_loop(go_on, step, first)
-    return CuttingPlaneResult(
-        last.best, unit * last.best_value, unit * last.lower, last.num_cuts, unit * last.price
-    )
+    return CuttingPlaneResult(last.best, unit * last.best_value, unit * last.lower, last.num_cuts)
 
 
-def _centre(
-    cuts: Array, used: Array, levels: Array, share: Array, barrier: Array, limit: Limit | None
-) -> tuple[Array, Array, Array]:
-    """The point of the central path at `barrier`, from `share`; the average of the cuts and the price there.
+def _centre(cuts: Array, used: Array, levels: Array, share: Array, barrier: Array) -> tuple[Array, Array]:
+    """The point of the central path at `barrier`, from `share`, and the average of the cuts there.
 
-    Newton's method on θ/μ - Σ log(θ - g_i·u) - Σ log u, and - log(β - a·u), Σu = 1, in the scaled u.
+    Newton's method on θ/μ - Σ log(θ - g_i·u) - Σ log u, Σu = 1, in the scaled u.
     """
     size, num_cuts = share.size, len(cuts)
     row = jnp.concatenate([-cuts, jnp.ones((num_cuts, 1), cuts.dtype)], axis=1)
-    if limit is not None:
-        row = jnp.concatenate([row, -jnp.append(jnp.where(levels, limit.use, 0), 0)[None]])
-        used = jnp.append(used, True)
     row = jnp.where(used[:, None], row, 0)
 
     def slack(u: Array, theta: Array) -> Array:
         left = row[:, size] * theta + row[:, :size] @ u
-        return jnp.where(used, left if limit is None else left.at[-1].add(limit.most), 1)
+        return jnp.where(used, left, 1)
 
     def newton(carry: tuple[Array, ...]) -> tuple[Array, ...]:
         u, theta, last_weight, _, i = carry
@@ -164,13 +138,12 @@ def _centre(
     def go_on(carry: tuple[Array, ...]) -> Array:
         return (carry[3] > _CENTRED) & (carry[4] < _MAX_CENTRING)
 
-    theta = jnp.max(jnp.where(used[:num_cuts], cuts @ share, -jnp.inf)) + barrier
+    theta = jnp.max(jnp.where(used, cuts @ share, -jnp.inf)) + barrier
     far = jnp.asarray(jnp.inf, share.dtype)
     carry: tuple[Array, ...] = (share, theta, jnp.zeros_like(row[:, 0]), far, jnp.asarray(0))
     share, _, weight, _, _ = jax.lax.while_loop(go_on, newton, carry)
     share = jnp.where(levels, share, 0) / jnp.sum(jnp.where(levels, share, 0))
     # So what rounding makes negative may go.
     weight = jnp.maximum(weight, 0)
-    total = jnp.maximum(jnp.sum(weight[:num_cuts]), jnp.finfo(share.dtype).tiny)
-    price = jnp.zeros_like(barrier) if limit is None else weight[-1] / total
-    return share, weight[:num_cuts] @ cuts / total, price
+    total = jnp.maximum(jnp.sum(weight), jnp.finfo(share.dtype).tiny)
+    return share, weight @ cuts / total

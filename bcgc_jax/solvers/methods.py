@@ -220,19 +220,6 @@ class Cyclic(Scheduled):
 
 
 @pytree_dataclass
-class Groups(Scheduled):
-    """N / `stored` groups of so many workers, each of which goes around a circle of its own."""
-
-    stored: int = static_field()
-
-    counts = (("stored", 1),)
-
-    @property
-    def name(self) -> str:
-        return f"groups:{self.stored}"
-
-
-@pytree_dataclass
 class Alternating(Scheduled):
     """As `Cyclic`, in `num_blocks` equal blocks, every second subset backwards: two meet within a subset."""
 
@@ -317,13 +304,12 @@ _NUMBERED: dict[str, tuple[type[Method], str, int]] = {
     "tandon": (Tandon, "a redundancy level", 0),
     "ferdinand": (Ferdinand, "a number of layers", 1),
     "cyclic": (Cyclic, "a number of stored subsets", 1),
-    "groups": (Groups, "a number of stored subsets", 1),
     "alternating": (Alternating, "a number of stored subsets", 1),
     "backup": (Backup, "a number of spare workers", 0),
     "sharing": (Sharing, "a number of chunks a worker", 1),
     "credit": (Credit, "a number of stored subsets", 1),
 }
-_NAMES = (*PROPOSED, "deadline", "large_deadline", *BASELINES, LIMIT)
+_NAMES = (*PROPOSED, "deadline", *BASELINES, LIMIT)
 METHODS = ", ".join([*_NAMES, *(f"{name}:NUMBER" for name in _NUMBERED)])
 
 
@@ -418,9 +404,6 @@ def _check_schedule(problem: Problem, method: Scheduled) -> None:
         raise ValueError(f'method="{method.name}" cuts between coordinates: it knows no unit_costs')
     if problem.has_setup and isinstance(method, Sharing):
         raise ValueError(f'method="{method.name}" knows no setup_cycles and no chain_cycles')
-    workers = concrete(problem.num_workers)
-    if isinstance(method, Groups) and workers is not None and np.any(workers % method.stored):
-        raise ValueError(f'method="{method.name}" needs a number of workers that {method.stored} divides')
 
 
 def check_method(problem: Problem, method: "Method | Scheme") -> None:

@@ -28,7 +28,7 @@ from bcgc_jax.schedules import (
 )
 from bcgc_jax.solution import Needs
 from bcgc_jax.solvers.credit import optimise_credit
-from bcgc_jax.solvers.methods import Alternating, Backup, Credit, Groups, Scheduled, Sharing
+from bcgc_jax.solvers.methods import Alternating, Backup, Credit, Scheduled, Sharing
 
 # Draws of a runtime, and of what is sent, of which two digits are enough: of many workers each draw has many.
 NUM_DRAWS, _SENT_DRAWS, _SENT_WORKERS, _FEWEST = 2**17, 2**12, 2**22, 32
@@ -48,8 +48,6 @@ def schedule_for(problem: Problem, method: Scheduled, key: Array | None) -> Sche
             assert key is not None
             stored = problem.max_workers if most is None else most
             return optimise_credit(key, problem, min(stored, problem.max_workers))
-        case Groups(stored=stored):
-            return schedule_of([Group(stored, 1)], total[None], circle=stored)
     return schedule_of([Group(method.stored, 1)], total[None])  # type: ignore[attr-defined]
 
 
@@ -79,9 +77,7 @@ def scheduled_runtime(
     assert schedule is not None
     drawn = is_drawn(problem, method)
     found = _by_draws(problem, schedule, key) if drawn else _exact(problem, schedule)
-    stored = _stored(schedule)
-    exists = (stored <= workers) & ((schedule.circle is None) | (workers % stored == 0))
-    found = jax.tree.map(lambda a: jnp.where(exists, a, jnp.nan), found)
+    found = jax.tree.map(lambda a: jnp.where(_stored(schedule) <= workers, a, jnp.nan), found)
     return found, _needs_of(problem, schedule)
 
 
@@ -105,8 +101,8 @@ def _worker_of(problem: Problem) -> Worker:
 
 
 def _exact(problem: Problem, schedule: Schedule) -> Expectation:
-    work, groups = cycles_of_problem(problem, schedule)[:, 0], schedule.circle is not None
-    found = expected_cover(_worker_of(problem), work, problem.num_workers, problem.max_workers, groups)
+    work = cycles_of_problem(problem, schedule)[:, 0]
+    found = expected_cover(_worker_of(problem), work, problem.num_workers, problem.max_workers)
     return Expectation(problem.scale * found.value, problem.scale * found.error)
 
 
@@ -117,7 +113,7 @@ def _by_draws(problem: Problem, schedule: Schedule, key: Array | None) -> Expect
 
     def both(starts: Array, times: Array) -> tuple[Array, Array]:
         workers = problem.num_workers
-        tau = schedule_runtime(cycles, times, starts, workers, circle=schedule.circle)
+        tau = schedule_runtime(cycles, times, starts, workers)
         if not _alike(problem):
             return tau, jnp.zeros_like(tau)
         return tau, schedule_runtime(of_known, times, starts, workers)

@@ -22,7 +22,6 @@ from bcgc_jax._pytree import show
 from bcgc_jax.problem import Problem
 from bcgc_jax.quadrature import Expectation
 from bcgc_jax.solvers import baselines, closed_form
-from bcgc_jax.solvers.identity import describe
 
 # Draws of the runtime of a scheme that is no partition, and how many of them at a time.
 NUM_DRAWS, _BATCH = 2**17, 2**12
@@ -74,7 +73,6 @@ class Scheme:
 
     _taken: ClassVar[tuple[str, ...]] = (
         *("optimal", "deadline", "subgradient", "time", "frequency", "uncoded", "single_block", "tandon"),
-        *("large_deadline",),
         *("tandon_partial", "ferdinand", "ferdinand_full", "ferdinand_half", "limit"),
     )
 
@@ -95,11 +93,6 @@ class Scheme:
     def is_partition(self) -> bool:
         """Whether it gives a partition, in one way or another."""
         return self.gives in ("partition", "levels")
-
-    @property
-    def code(self) -> str:
-        """What it gives and what the function does, so that a sweep does not go on with another one."""
-        return f"{self.gives} {describe(self.function)}"
 
     def partition(self, problem: Problem) -> Array:
         """x, `[max_workers]`; NaN where the scheme does not exist."""
@@ -192,7 +185,6 @@ class BuiltIn(Scheme):
 _BUILT_IN = (
     BuiltIn("time", closed_form.time_partition, label="x^(t)"),
     BuiltIn("frequency", closed_form.frequency_partition, label="x^(f)"),
-    BuiltIn("large_deadline", closed_form.large_deadline_partition, label="large deadline"),
     BuiltIn("uncoded", lambda p: baselines.single_level_partition(p, 0), baseline=True),
     BuiltIn("single_block", baselines.single_block_partition, label="single block", baseline=True),
     BuiltIn("ferdinand_full", _ferdinand(lambda p: p.total), label="Ferdinand–Draper, r = L", baseline=True),

@@ -107,11 +107,9 @@ def solve(
       method: a method with its options, or the short name of its defaults: "optimal" (`Optimal`, to a proven
         relative gap), "subgradient" (`Subgradient`), "time" (x^(t)), "frequency" (x^(f)); `Deadline(t)`, the
         partition that most probably ends by t, or with `min_completion` the fastest that does so often
-        enough; "large_deadline", its limit for large t; the baselines "uncoded", "single_block" (one level,
-        the best),
-        "tandon:3" (`Tandon`: one level, 3), "tandon_partial" (`TandonPartial`), "ferdinand_full",
-        "ferdinand_half", "ferdinand:100" (`Ferdinand`: 100 layers); "limit", the limit of any scheme; or a
-        `Scheme` of one's own.
+        enough; the baselines "uncoded", "single_block" (one level, the best), "tandon:3" (`Tandon`: one
+        level, 3), "tandon_partial" (`TandonPartial`), "ferdinand_full", "ferdinand_half", "ferdinand:100"
+        (`Ferdinand`: 100 layers); "limit", the limit of any scheme; or a `Scheme` of one's own.
       key: randomness of "subgradient", of schemes that give a runtime, and of all methods for `Unlike`
         workers; others need none.
       num_draws: S, of the sample that `Unlike` workers are planned for.

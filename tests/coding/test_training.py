@@ -26,7 +26,6 @@ SCHEMES = (
     pytest.param("tandon_partial", marks=pytest.mark.slow),
     "time",
     "alternating:4:3",
-    pytest.param("groups:3", marks=pytest.mark.slow),
 )
 PROBLEM, SGD = bcgc.Problem(LAW, 6, 58, 36), optax.sgd(0.1)
 
@@ -138,11 +137,9 @@ def test_training_with_a_code_is_training_without_but_for_the_clock(model, metho
         unit = 36 * 58 / 6 * (level + 1) / (level + alpha)
         expected = unit * np.maximum(alpha * slowest[:, level], slowest[:, 0])
     elif (schedule := solved(method).schedule) is not None:
-        assert schedule.circle in (None, 3)
         sizes = [block.size for block in scheme.plan.blocks]
         whole = dataclasses.replace(schedule, sizes=np.array(sizes, float))
-        circles = np.split(np.asarray(times, float), 6 // (schedule.circle or 6), axis=1)
-        expected = np.max([[simulated(whole, t, 0 * t)[0] for t in circle] for circle in circles], axis=0) * 6
+        expected = 6 * np.array([simulated(whole, t, 0 * t)[0] for t in np.asarray(times, float)])
     else:
         expected = bcgc.block_runtime(solved(method).rounded, times, num_samples=36)
     np.testing.assert_allclose(np.diff(training.clock, prepend=0), expected, rtol=2e-5)

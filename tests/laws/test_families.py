@@ -169,7 +169,6 @@ def evaluate(name: str, dtype: np.dtype) -> dict[str, Any]:
     _, a, _, t = points(name, dtype)
     law, k = batched_law(name, dtype), a.size
     raw = jax.device_get(_values_and_slopes(law, np.broadcast_to(a, t.shape), t))
-    again = jax.device_get(_values_and_slopes(law, raw["hazard"][0][:, :k], t))
     hazard_slopes, inverse_slopes = (jax.tree.leaves(raw[f][1]) for f in ("hazard", "inverse"))
     return {
         "hazard": raw["hazard"][0][:, :k],
@@ -182,7 +181,6 @@ def evaluate(name: str, dtype: np.dtype) -> dict[str, Any]:
         "inverse at zero": raw["inverse"][0][:, -1],
         "inverse slopes": [s[:, :k] for s in inverse_slopes],
         "slopes at zero": [s[:, -1] for s in inverse_slopes],
-        "round trip": again["inverse"][0][:, :k],
         "cdf": raw["cdf"][:, :k],
         "survival": raw["survival"][:, :k],
         "mean": raw["mean"][0],
@@ -251,14 +249,6 @@ def test_cdf_keeps_its_digits_in_the_left_tail_and_survival_in_the_right(name, p
 
 
 @every_law
-def test_inverse_undoes_the_hazard(name, precision):
-    _, _, _, t = points(name, precision)
-    mask = representable(name, precision)
-    error = np.abs(evaluate(name, precision)["round trip"] - t)[mask] / t[mask]
-    assert error.max() < 2 * LAWS[name].rtol[precision.name][1]
-
-
-@every_law
 def test_mean_and_infimum_are_those_of_scipy(name, precision):
     result = evaluate(name, precision)
     for i, case in enumerate(points(name, precision)[0]):
@@ -312,39 +302,19 @@ def test_slopes_of_the_inverse_hazard_are_those_of_mpmath(name, precision):
 
 
 @every_law
-def test_below_the_support_the_hazard_and_its_slopes_are_zero(name, precision):
+def test_at_the_ends_of_the_support_slopes_are_finite_below_zero_and_the_hazard_infinite_at_infinity(
+    name, precision
+):
     result = evaluate(name, precision)
     np.testing.assert_array_equal(result["hazard below"], 0)
     for slope in result["slopes below"]:
         np.testing.assert_array_equal(slope[:, 1:], 0)
-
-
-@every_law
-def test_slopes_at_the_edge_of_the_support_are_finite(name, precision):
-    result = evaluate(name, precision)
     for kind in ("slopes below", "slopes above", "slopes at zero"):
-        for slope in result[kind]:
-            assert np.isfinite(slope).all()
-
-
-@every_law
-def test_hazard_is_infinite_at_infinity(name, precision):
-    np.testing.assert_array_equal(evaluate(name, precision)["hazard at infinity"], np.inf)
+        assert np.isfinite(result[kind]).all()
+    np.testing.assert_array_equal(result["hazard at infinity"], np.inf)
 
 
 # The same under every transformation
-
-
-@pytest.mark.parametrize("name", [name for name in LAWS if name != "Gamma"])  # gamma's would take 10 s
-def test_compiled_batches_equal_eager_calls_one_law_at_a_time(name, x64):
-    dtype = np.dtype("float64")
-    result, (cases, a, _, t) = evaluate(name, dtype), points(name, dtype)
-    for i, case in enumerate(cases):
-        law, mask = case.law(), representable(name, dtype)[i]
-        hazard, inverse = law.cumulative_hazard(t[i]), law.inverse_cumulative_hazard(a)
-        # worst measured 1.7e-16 and 2.8e-14
-        np.testing.assert_allclose(hazard[mask], result["hazard"][i, mask], rtol=1e-13)
-        np.testing.assert_allclose(inverse[mask], result["inverse"][i, mask], rtol=1e-13)
 
 
 @every_law

@@ -10,16 +10,14 @@ def level_times(times: np.ndarray) -> np.ndarray:
     return -np.sort(-times, axis=1)[:, :, None] * (np.tri(workers) * np.arange(1, workers + 1))
 
 
-def best_shares(finish, mass=None, later=0.0, most=None, limited=None) -> tuple[float, np.ndarray]:
+def best_shares(finish, mass=None, later=0.0, most=None) -> tuple[float, np.ndarray]:
     """min Σ_s mass_s max_k (finish_skn x_n + later_sk) over the unit simplex, and the x.
 
-    `mass` is 1/S each, unless given; `most` bounds each x; `limited` is (price, limit): price · x ≤ limit.
+    `mass` is 1/S each, unless given; `most` bounds each x.
     """
     steps, lines, size = finish.shape
     above = np.hstack([finish.reshape(-1, size), -np.repeat(np.eye(steps), lines, axis=0)])
     right = -np.broadcast_to(later, (steps, lines)).ravel()
-    if limited is not None:
-        above, right = np.vstack([above, np.r_[limited[0], np.zeros(steps)]]), np.append(right, limited[1])
     found = optimize.linprog(
         np.r_[np.zeros(size), np.full(steps, 1 / steps) if mass is None else mass],
         A_ub=above,

@@ -208,17 +208,6 @@ def expected_max_by_enumeration(case: Case, load: Sequence[float] | np.ndarray) 
     return total
 
 
-def expected_max_two_speed(
-    fast: float, slow: float, probability: float, load: Sequence[float] | np.ndarray
-) -> float:
-    """The sum over the number of slow workers: with k of them the first k levels wait for slow ones."""
-    workers, total = len(load), 0.0
-    for k in range(workers + 1):
-        weight = math.comb(workers, k) * probability**k * (1 - probability) ** (workers - k)
-        total += weight * max(float(y) * (slow if n < k else fast) for n, y in enumerate(load))
-    return total
-
-
 def expected_order_statistic(
     case: Case, workers: int, rank: int, function: Callable[[Any], Any] = lambda t: t
 ) -> float:

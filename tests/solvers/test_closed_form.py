@@ -1,6 +1,4 @@
-"""The closed forms of Theorems 2 and 3, and for deadlines."""
-
-import math
+"""The closed forms of Theorems 2 and 3."""
 
 import jax
 import numpy as np
@@ -9,7 +7,6 @@ from scipy import optimize
 
 import bcgc_jax as bcgc
 from bcgc_jax.solvers.closed_form import (
-    equal_risk_partition,
     frequency_partition,
     partition_for_times,
     time_partition,
@@ -72,38 +69,3 @@ def test_one_worker_gets_everything_uncoded():
     problem = bcgc.Problem(bcgc.Uniform(0.5, 1.5), 1, 12)
     assert time_partition(problem).tolist() == [12]
     assert frequency_partition(problem).tolist() == [12]
-
-
-def test_padding_changes_nothing(x64):
-    law = bcgc.Weibull(2.0, 0.7, 0.1)
-    for form in (time_partition, frequency_partition):
-        alone = np.asarray(form(bcgc.Problem(law, 5, 77)))
-        more = np.asarray(form(padded(law, 5, 77)))
-        np.testing.assert_allclose(more[:5], alone, rtol=1e-12)
-        assert more[5:].tolist() == [0] * (SIZE - 5)
-
-
-def test_the_large_deadline_has_the_best_exponent_of_random_plans(x64):
-    problem = bcgc.Problem(bcgc.ShiftedExponential(0.1, 1.0), 5, 100, 3, max_workers=7)
-    x = np.asarray(bcgc.solve(problem, "large_deadline").partition)
-    level = np.arange(1, 6)
-
-    def exponent(x):
-        return np.min(level / np.cumsum(x * level, axis=-1), axis=-1)
-
-    others = 100 * np.random.default_rng(0).dirichlet(np.ones(5), 2000)
-    assert x[5:].tolist() == [0, 0]
-    assert exponent(others).max() < exponent(x[:5])
-    assert exponent(x[:5]) == pytest.approx(sum(1 / level) / 100, rel=1e-12)
-
-
-@pytest.mark.parametrize("law", [bcgc.ShiftedExponential(0.1, 1.0), bcgc.Weibull(3.0, 0.7, 0.5)], ids=str)
-def test_a_plan_of_equal_risk_has_it_at_every_level(x64, law):
-    workers, deadline = 6, 1.5e4
-    problem = bcgc.Problem(law, workers, 100, 6)
-    x = np.asarray(equal_risk_partition(problem, deadline))
-    assert x.sum() == pytest.approx(100)
-    theta = deadline / (1.0 * np.cumsum(x * np.arange(1, workers + 1)))
-    late = np.exp(-np.asarray(law.cumulative_hazard(theta)))
-    risks = [math.comb(workers, n + 1) * late[n] ** (n + 1) for n in range(workers)]
-    np.testing.assert_allclose(risks, risks[0], rtol=1e-6)

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 import bcgc_jax as bcgc
-from bcgc_jax.measured.resampling import bootstrap_interval, resampled_means
+from bcgc_jax.measured.resampling import bootstrap_interval
 from bcgc_jax.solvers.closed_form import frequency_partition
 from bcgc_jax.solvers.sample_average import draw_problems, judge, student_quantile
 from tests.oracles.programme import best_shares, level_times
@@ -102,24 +102,6 @@ OUTCOMES = -np.sort(-np.array(list(itertools.product(ATOMS, repeat=N))), axis=1)
 @pytest.fixture(scope="module")
 def optimum() -> float:
     return _best_of_rows(OUTCOMES)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["optimal", "frequency"])
-def test_limits_of_solve_hold_as_often_as_they_say(method, optimum):
-    """97.5 % of 40 limits are 39."""
-    problem = _problem([LAW] * N)
-    sizes: dict[str, Any] = {"num_draws": 64, "num_replications": 8}
-    solutions = [bcgc.solve(problem, method, key=jax.random.key(seed), **sizes) for seed in range(40)]
-    held = [solution.lower_bound <= optimum for solution in solutions]
-    assert sum(held) >= 36
-    exact = [_runtimes(np.asarray(solution.partition), OUTCOMES).mean() for solution in solutions]
-    error = [(s.expected_runtime - e) / s.runtime_error for s, e in zip(solutions, exact, strict=True)]
-    assert abs(np.mean(error)) < 4 / np.sqrt(40)
-    assert 0.7 < np.std(error) < 1.4
-    assert min(exact) >= optimum * (1 - 1e-9)
-    for s in solutions:
-        np.testing.assert_allclose(s.relative_gap, 1 - s.lower_bound / s.expected_runtime, rtol=1e-9)
 
 
 @pytest.mark.slow
@@ -302,13 +284,3 @@ def test_what_cannot_be_resampled_is_refused():
         bootstrap_interval(key, rows, x, block=61)
     with pytest.raises(ValueError, match="confidence must be"):
         bootstrap_interval(key, rows, x, confidence=1.0)
-
-
-def test_resampled_blocks_keep_neighbours_together(x64):
-    # The mean of a series that stays where it is varies more than independent steps would have it.
-    series = jnp.repeat(jnp.asarray(np.random.default_rng(0).normal(size=60)), 5)
-    spread = [float(resampled_means(jax.random.key(1), series, block=b).std()) for b in (1, 15)]
-    assert spread[0] == pytest.approx(float(series.std()) / np.sqrt(300), rel=0.1)
-    assert spread[1] > 1.8 * spread[0]
-    both = resampled_means(jax.random.key(1), jnp.stack([series, -series], axis=1), num_replicates=10)
-    np.testing.assert_allclose(both[:, 0], -both[:, 1], atol=1e-15)

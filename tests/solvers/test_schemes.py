@@ -1,7 +1,6 @@
 """Schemes that a user adds, against the built-in ones that they imitate."""
 
 import dataclasses
-import inspect
 
 import jax
 import jax.numpy as jnp
@@ -140,37 +139,6 @@ def test_schemes_of_one_name_are_kept_apart():
     assert not is_baseline(method_of("limit"))
 
 
-LEVEL = 0
-
-
-def test_what_a_scheme_refers_to_is_part_of_what_it_does(monkeypatch):
-    def at_level(problem, unit):
-        return 0 * unit + LEVEL
-
-    def code(gives="levels", function=at_level):
-        return bcgc.Scheme("mine", function, gives=gives).code
-
-    first = code()
-    assert code() == first
-    assert code("runtime") != first
-    monkeypatch.setitem(globals(), "LEVEL", 1)
-    assert code() != first
-
-    def of_times(times):
-        law = bcgc.Empirical(times)
-        return code(function=lambda problem, unit: 0 * unit + law.mean())
-
-    times = np.linspace(1.0, 2.0, 3_000)
-    other = times.copy()
-    other[1_500] += 1e-4
-    assert of_times(times) == of_times(times.copy()) != of_times(other)
-
-    def again(problem, unit):
-        return unit if problem is None else again(None, unit)
-
-    assert code(function=again)
-
-
 @pytest.mark.parametrize(
     ("text", "gives", "why"),
     [
@@ -200,5 +168,3 @@ def test_what_a_function_of_a_file_raises_is_told_with_its_line(tmp_path, text, 
     assert why in said
     assert "\n" not in said
     assert len(said) < 500
-    # The sweep's mark is that of the function, not of what tells about it.
-    assert scheme.code == bcgc.Scheme("mine", inspect.unwrap(scheme.function), gives=gives).code

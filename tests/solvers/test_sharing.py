@@ -26,7 +26,6 @@ def test_each_rule_has_its_own_partition():
         "time": _for_times(mean),
         "uncoded": [TOTAL, 0, 0],
         "single_block": TOTAL * np.eye(3)[best],
-        "large_deadline": TOTAL / np.arange(1, 4) / (11 / 6),
         "ferdinand_full": [0, 0, TOTAL],  # layers of one coordinate: every level is N - 1
     }
     found = {rule.name: solve_sharing(problem, rule) for rule in RULES}

@@ -211,16 +211,6 @@ def test_one_worker_alone_has_no_partial_stragglers():
     assert alone.partition is None
 
 
-def test_an_option_may_be_a_number_or_an_array():
-    problem = _problem()
-    number, array, other = (
-        bcgc.solve(problem, bcgc.TandonPartial(alpha=alpha)).expected_runtime
-        for alpha in (4.0, jnp.array(4.0), jnp.array(7.0))
-    )
-    np.testing.assert_allclose(number, array, rtol=1e-13)
-    assert abs(other / number - 1) > 1e-3
-
-
 @pytest.mark.slow
 def test_single_precision_finds_the_same_schemes():
     for method in ("time", "frequency", "single_block"):

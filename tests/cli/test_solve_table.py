@@ -137,6 +137,9 @@ def test_what_stands_for_an_expectation_is_said(printed):
     _, text = printed(answer, Problem(Rows(np.ones((6, 4))), 4, 60))
     assert "Means over the trace's 6 steps" in text
     assert "uncoded: 3.5 to 4.5 with 95 % confidence" in text
+    drawn = row("mine", 4.0, runtime_error=0.0598)
+    _, text = printed(Answer([drawn], 1.0, [drawn]), Problem(LAW, 4, 60), own=["mine"])
+    assert re.search(r"mine: a mean of \d+ draws, standard error 1 %", text)
     _, text = printed(Answer([plan], 1.0, [plan]), Problem([Uniform(1.0, 2.0)] * 3 + [LAW], 4, 60))
     assert re.search(r"Means of \d+ draws, standard error up to 1 %", text)
 

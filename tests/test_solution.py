@@ -56,6 +56,8 @@ def test_the_parts_are_all_of_the_work():
     assert 1 <= s <= 5
     np.testing.assert_allclose(share, [(s + 1) / (s + 3.0), 2.0 / (s + 3.0)], rtol=1e-12)
     assert counts.tolist() == [5_000, 5_000]
+    # Nothing is coded where nobody is slow.
+    assert known(bcgc.solve(PROBLEM, bcgc.TandonPartial(1.0)).needs).stored_subsets == 1
     assert bcgc.solve(PROBLEM, "limit").parts is None
 
 

@@ -16,6 +16,7 @@ from bcgc_jax.schedules import (
     simulate_schedule,
     tasks_of,
 )
+from bcgc_jax.solvers.credit import search_sizes
 from bcgc_jax.solvers.schedules import share_out
 from tests.oracles.schedules import simulated
 
@@ -143,6 +144,15 @@ def test_the_search_is_never_above_its_starts():
     # The answer is that of its schedule, by draws of its own.
     draws = simulate_schedule(jax.random.key(9), problem, found.schedule, 40_000)
     assert abs(float(jnp.mean(draws)) - value) < 4 * np.hypot(error, float(jnp.std(draws)) / 200)
+
+
+def test_a_block_of_no_size_keeps_it_in_a_search():
+    problem = bcgc.Problem(bcgc.Weibull(1.0, 0.8, 0.3), 6, 600)
+    start = schedule_of([Group(1, 1), Group(3, 2)], [200, 0, 400])
+    sizes = np.asarray(search_sizes(jax.random.key(2), problem, start, 3, 32))
+    assert sizes[1] == 0
+    assert sizes.min(where=sizes != 0, initial=600) > 100
+    assert sizes.sum() == pytest.approx(600)
 
 
 @pytest.mark.slow

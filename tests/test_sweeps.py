@@ -156,6 +156,7 @@ def test_methods_that_draw_have_a_key_for_each_cell(x64):
     drawn, exact = rows["expected_runtime"][::2], rows["expected_runtime"][1::2]
     assert drawn[0] != drawn[1]
     assert np.all(np.abs(drawn - exact) < 4 * rows["runtime_error"][::2])
+    assert rows["exact_gradient"].tolist() == 2 * [None, True]
 
 
 def test_the_compiled_function_never_calls_back_to_the_host():

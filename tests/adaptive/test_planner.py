@@ -6,7 +6,7 @@ import pytest
 
 from bcgc_jax.adaptive import RULES, Planner
 from bcgc_jax.adaptive.drift import BEFORE, RECENT, has_drifted
-from bcgc_jax.adaptive.rules import Window, rules
+from bcgc_jax.adaptive.rules import Window, _alike, rules
 from tests.compilations import compilations
 
 # Without what compiles a search.
@@ -145,7 +145,13 @@ def test_a_worker_four_times_slower_is_a_drift_soon():
     times = rng.exponential(1.0, (BEFORE + 28 + RECENT, 20)) + 0.5
     times[-RECENT:, 7] *= 4
     assert has_drifted(times, 1e-3)
-    assert not has_drifted(times[: BEFORE + RECENT - 1], 1e-3)
+    assert not has_drifted(times[-(BEFORE + RECENT - 1) :], 0.05)
+
+
+def test_sizes_are_searched_on_every_iteration_that_is_known():
+    times = np.arange(1.0, 4.0)[:, None] * np.ones(4)
+    drawn = _alike(jax.random.key(0), times, Window(times, 3, jax.random.key(0))).cycle_time
+    assert np.unique(drawn.times).tolist() == [1.0, 2.0, 3.0]
 
 
 def test_iterations_beside_which_workers_prepare_tell_nothing_of_their_times():

@@ -92,7 +92,7 @@ def test_a_limit_is_no_scheme_and_a_fast_scheme_has_no_levels(printed):
     assert lines[2].split()[:4] == ["limit", "1", "–", "–"]
     assert "less time than the uncoded" not in text
     rows = [
-        row("quick", 1.0, runtime_error=0.02),
+        row("quick", 1.0, runtime_error=0.0249),
         row("time", 4.0, [0, 30, 30], lower_bound=3.0, levels=[1, 2]),
     ]
     _, text = printed(Answer(rows, 1.0), Problem(LAW, 3, 60, setup_cycles=5.0), own=["quick"])

@@ -5,6 +5,7 @@ import io
 
 import pytest
 
+from bcgc_jax.cli.arguments import Axis, Number
 from bcgc_jax.sweep_files import read_rows
 from tests.cli.schema import problems, strict_json
 
@@ -80,3 +81,16 @@ def test_the_file_of_a_sweep_says_which_law_and_has_one_type_a_column(command, t
     assert tables[0] == tables[1]  # however they were given
     for row in tables[0]:
         assert (row["law"], str(row["cycles"]), str(row["num_samples"])) == ("pareto", "1.0", "1.0")
+
+
+@pytest.mark.parametrize(
+    ("typed", "numbers"),
+    [
+        ("3,1", [1, 3]),
+        ("999998:1000001", [999_998, 999_999, 1_000_000, 1_000_001]),
+        ("2:8:4", [2, 4, 6, 8]),
+        ("1:8:4:log", [1, 2, 4, 8]),
+    ],
+)
+def test_an_axis_is_the_numbers_that_its_words_say(typed, numbers):
+    assert Axis(Number(1, include=True, whole=True)).convert(typed, None, None).tolist() == numbers

@@ -4,6 +4,7 @@ import itertools
 import os
 import signal
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ import pytest
 
 from bcgc_jax.adaptive import Planner, WorkPlan
 from bcgc_jax.adaptive.rules import Window, rules
-from bcgc_jax.cluster import Cluster, Pace, Step, train_on_cluster
+from bcgc_jax.cluster import Cluster, Pace, Step, closed_loop, train_on_cluster
 from bcgc_jax.cluster.closed_loop import ClosedLoop, loads_of, plan_of, split_by, times_of
 from bcgc_jax.cluster.collection import ClusterGradient, Work
 from bcgc_jax.coding.gradients import split_unevenly
@@ -66,6 +67,23 @@ def test_a_coded_plan_is_one_of_as_many_units():
     sizes = [block.size for block in plan.blocks]
     assert sum(sizes) == total
     np.testing.assert_allclose(np.array(sizes) / total, [0.5, 0.3, 0.2], atol=1 / total)
+
+
+def test_a_round_has_the_steps_that_those_before_it_left(monkeypatch):
+    ahead = []
+
+    def planner(count, num_steps, **_):
+        ahead.append(num_steps)
+        return SimpleNamespace(step=4, decisions=(), plan=None, warm_up=lambda: None)
+
+    monkeypatch.setattr(closed_loop, "Planner", planner)
+    monkeypatch.setattr(ClosedLoop, "_put", lambda *_: None)
+    given = {"key": jax.random.key(0), "batch_size": None, "seed": 0, "max_stored": None, "options": {}}
+    loop = ClosedLoop(None, loss, *case(), 10, 30, **given)
+    for _ in range(3):
+        loop._round = loop._begin(N)
+    loop.close()
+    assert ahead == [20, 16, 12]
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Which large messages the master asks for, without any process: workers do what the tests say."""
 
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -114,3 +115,9 @@ def test_small_messages_come_unasked(case):
         case.collection._add(worker, Message(Task(0, (worker,)), 0.0, case.sent[0][worker]))
     assert case.group.asked == []
     assert np.isfinite(case.collection.completed[0])
+    for tell in (case.announce, case.answer):
+        for worker in (0, 1, 2):
+            tell(worker)
+    case.group[:] = N * [None]  # nobody has more to say
+    found = case.collection.run()
+    assert found.completed.max() <= found.seconds <= time.monotonic() - case.collection.begin

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 import warnings
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -18,6 +19,8 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax.cluster import Cluster, Pace, train_on_cluster
 from bcgc_jax.cluster.engine import cause_of, reason_of
+from bcgc_jax.cluster.leftovers import _started_with
+from bcgc_jax.cluster.processes import Processes
 from bcgc_jax.coding.gradients import coding_plan, split_unevenly
 from bcgc_jax.schedules import Group, schedule_of
 from tests.cluster.test_cluster import (
@@ -65,6 +68,29 @@ def test_a_reason_is_one_line_of_what_ray_says(error, reason):
     assert reason_of(error) == reason
     found = cause_of(error)
     assert found is error.cause or str(found) == reason
+
+
+def test_what_a_loss_raises_in_all_workers_is_told_when_all_have_answered():
+    judged = []
+
+    def check(errors):
+        judged.append(list(errors))
+        raise next(iter(errors.values()))
+
+    ray = SimpleNamespace(wait=lambda refs, **_: (refs[:1], refs[1:]))
+    ray.exceptions = SimpleNamespace(RayTaskError=Told)
+    processes: Any = SimpleNamespace(ray=ray, pause=0.0, has_loaded=Told, check_raised=check)
+    processes._starting = lambda but: {worker: worker for worker in {0, 1} - set(but)}
+    with pytest.raises(Told):
+        Processes.wait_until_loaded(processes, 1)
+    assert judged == [[0, 1]]
+
+
+def test_children_are_told_from_others_by_the_folder_in_their_command(tmp_path):
+    with subprocess.Popen(["sh", "-c", "read line", tmp_path], stdin=subprocess.PIPE) as child:
+        found = _started_with(str(tmp_path))
+        child.communicate()
+    assert found == {child.pid}
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import pytest
 
+from bcgc_jax.cluster import Cluster
 from bcgc_jax.cluster.alike import MachinesDiffer
 from bcgc_jax.cluster.training import _Course
 
@@ -79,3 +80,13 @@ def test_the_size_that_the_cluster_was_given_is_followed() -> None:
     workers.num_workers, workers.assigned = 4, False
     with pytest.raises(ValueError, match="the problem has 3 workers: resize the cluster to no more, not 4"):
         course.follow()
+
+
+@pytest.mark.parametrize(("lost", "asked"), [((), []), ((1,), [3])])
+def test_a_cluster_that_is_whole_is_left_as_it_is(lost: tuple[int, ...], asked: list[int]) -> None:
+    resized: list[int] = []
+    processes = SimpleNamespace(resize=resized.append)
+    cluster: Any = SimpleNamespace(num_workers=3, size=3, lost=lost, _processes=processes)
+    cluster._check_open = lambda: None
+    Cluster.restore(cluster)
+    assert resized == asked

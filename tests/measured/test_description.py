@@ -72,6 +72,8 @@ def test_the_share_between_groups_is_found_and_its_interval_covers_it():
     # Missing entries: the same, from fewer.
     groups[np.random.default_rng(0).random(groups.shape) < 0.3] = np.nan
     assert abs(variance_between(groups).value - found.value) < 0.15
+    # Without the columns' means -1, -2 and 1, 2: 9 between the groups, 1 within, two in each.
+    assert variance_between(np.array([[0.0, 0.0], [2.0, 4.0]])).value == pytest.approx((9 - 1) / (9 + 1))
 
 
 def test_quantiles_of_f_are_those_of_scipy():

@@ -113,10 +113,10 @@ def test_tandon_partial_of_many_workers_is_found_without_all_levels(x64):
 _layers = jax.jit(ferdinand_partition)
 
 
-# With 24 and 20 the sum keeps u below N / r.
-@pytest.mark.parametrize("layers", [90, 45, 40, 30, 27, 24, 20])
-def test_ferdinand_layers_are_the_least_squares_optimum_of_the_programme(x64, layers):
-    partition, feasible = _layers(bcgc.Problem(LAW, N, L, M, B), layers)
+# With 24 and 20 the sum keeps u below N / r; with 2 it does that where no level is 1.
+@pytest.mark.parametrize(("layers", "total"), [*((r, L) for r in (90, 45, 40, 30, 27, 24, 20)), (2, 6)])
+def test_ferdinand_layers_are_the_least_squares_optimum_of_the_programme(x64, layers, total):
+    partition, feasible = _layers(bcgc.Problem(LAW, N, total, M, B), layers)
     assert bool(feasible)
     j = np.arange(1, layers + 1)
     # max u s.t. u ≤ (s_j+1)/j, Σ s = rN - L, 1 ≤ s_j ≤ N-1, ascending.
@@ -130,22 +130,22 @@ def test_ferdinand_layers_are_the_least_squares_optimum_of_the_programme(x64, la
         ),
         b_ub=np.concatenate([1 / j, np.zeros(layers - 1)]),
         A_eq=[[0] + [1] * layers],
-        b_eq=[layers * N - L],
+        b_eq=[layers * N - total],
         bounds=[(0, None)] + [(1, N - 1)] * layers,
     )
     u = -programme.fun
     # Of all s with this u, the one with the least Σ s²: bounds from below only, so water filling.
     low = np.maximum(1, u * j - 1)
-    target = layers * N - L
+    target = layers * N - total
     level = optimize.brentq(lambda c: np.maximum(c, low).sum() - target, 0, N) if low.sum() < target else 0
     s = np.maximum(level, low)
     assert np.all(np.diff(s) >= -1e-9)
-    counts = np.bincount(np.floor(s + 0.5 - 1e-9).astype(int), minlength=N) * L / layers
-    half = np.bincount(np.floor(s + 0.5 + 1e-9).astype(int), minlength=N) * L / layers
+    counts = np.bincount(np.floor(s + 0.5 - 1e-9).astype(int), minlength=N) * total / layers
+    half = np.bincount(np.floor(s + 0.5 + 1e-9).astype(int), minlength=N) * total / layers
     found = np.asarray(partition)
     # A level at exactly n + 1/2 may be rounded either way.
     assert np.allclose(found, counts) or np.allclose(found, half)
-    assert found.sum() == pytest.approx(L)
+    assert found.sum() == pytest.approx(total)
 
 
 def test_ferdinand_with_a_layer_for_each_coordinate_is_full_replication(x64):

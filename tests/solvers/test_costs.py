@@ -1,6 +1,7 @@
 """Setup cycles, unequal units and whole units, against brute force over level sets and partitions."""
 
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from bcgc_jax.partitions import cost_of_units, round_to_units
 from bcgc_jax.runtime import certificate, unit_runtime
 from bcgc_jax.solvers.level_sets import best_levels
 from bcgc_jax.solvers.optimal import optimal_partition
+from bcgc_jax.solvers.units import improve_units
 from tests.problems import known
 
 EXPONENTIAL, UNIFORM = bcgc.ShiftedExponential(0.4, 0.9), bcgc.Uniform(0.4, 2.6)
@@ -127,6 +129,23 @@ def test_few_units_are_placed_as_well_as_brute_force_places_them(x64, kind):
         values = jax.jit(jax.vmap(unit_runtime, (None, 0)))(problem, jnp.asarray(every))
         found = values[every.index(tuple(known(solution.rounded).tolist()))]
         np.testing.assert_allclose(found, values.min(), rtol=1e-12)
+
+
+def test_two_units_move_together_where_one_alone_would_cost_more(x64):
+    """Of workers of two speeds: by how many of them are slow."""
+    chance, fast, slow, setup = 0.3, 1.0, 5.0, 0.7
+    problem = bcgc.Problem(bcgc.TwoSpeed(fast, slow, chance), 4, 3, 10.0, 1.6, setup_cycles=setup)
+    mass = np.array([math.comb(4, k) * chance**k * (1 - chance) ** (4 - k) for k in range(5)])
+
+    def mean(counts):
+        counts = np.array(counts)
+        subsets, used = np.arange(1, 5), counts > 0
+        load = np.cumsum(subsets * 1.6 * counts) + setup * np.maximum.accumulate(subsets * used)
+        return mass @ (used * load * np.where(np.arange(4) < np.arange(5)[:, None], slow, fast)).max(axis=1)
+
+    best = min((c for c in itertools.product(range(4), repeat=4) if sum(c) == 3), key=mean)
+    found = improve_units(problem, jnp.array([1.0, 0.0, 0.0, 2.0]), problem.exists)
+    assert tuple(np.asarray(found)) == best == (1, 0, 2, 0)
 
 
 @pytest.mark.slow

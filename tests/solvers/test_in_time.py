@@ -1,11 +1,14 @@
 """The fastest plan that ends in time often enough, against SciPy's optimisers and the ends of the curve."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import optimize
 
 import bcgc_jax as bcgc
+from bcgc_jax.solvers.completion import CompletionResult
+from bcgc_jax.solvers.in_time import fastest_in_time
 from tests.problems import known
 
 
@@ -87,3 +90,21 @@ def test_the_ends_are_the_optimum_and_nothing(x64):
         bcgc.solve(
             bcgc.Problem(bcgc.TwoSpeed(1.0, 2.0, 0.1), 4, 100), bcgc.Deadline(400.0, min_completion=0.5)
         )
+
+
+def test_two_workers_have_the_fastest_of_all_shares_that_are_in_time(x64):
+    """τ̂ = max(y_0 T_(2), y_1 T_(1)) of exponential times, by its distribution at every share of a grid."""
+    share, t = np.linspace(0, 1, 501), np.linspace(1e-9, 40, 1001)[:, None]
+
+    def late(t):
+        slow, fast = (1 - np.exp(-t / np.maximum(y, 1e-12)) for y in (share, 2 - share))
+        return 1 - slow**2 + (slow - fast) ** 2
+
+    runtime, in_time, least = np.trapezoid(late(t), t, axis=0), 1 - late(3.0), 0.974
+    fast, sure = (np.array([share[i], 1 - share[i]]) for i in (runtime.argmin(), in_time.argmax()))
+    surest = CompletionResult(*(jnp.asarray(a) for a in (sure, in_time.max(), 0, 0.0, 0, 0)))
+    found = fastest_in_time(bcgc.Problem(bcgc.Exponential(1.0), 2, 1.0, 2.0), 3.0, least, fast, surest)
+    assert float(found.probability) >= least - 1e-12
+    np.testing.assert_allclose(
+        found.partition[0], share[np.where(in_time < least, np.inf, runtime).argmin()], atol=2e-3
+    )

@@ -1,5 +1,7 @@
 """The one entry point: what it refuses, what it returns, and that it goes under jit, vmap and grad."""
 
+import importlib
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -223,3 +225,15 @@ def test_single_precision_finds_the_same_schemes():
         assert known(single.rounded).sum() == L
         if method == "time":
             np.testing.assert_allclose(form, known(double.partition), rtol=2e-4)
+
+
+@pytest.mark.parametrize(("workers", "gap", "way"), [(401, 1e-7, 0), (401, 1e-3, 1), (1025, 1e-3, 0)])
+def test_dense_steps_follow_only_where_smooth_ones_do_not_get_there(monkeypatch, workers, gap, way):
+    module = importlib.import_module("bcgc_jax.solvers.solve")
+    smooth, dense = ways = [SimpleNamespace(relative_gap=gap), SimpleNamespace()]
+    monkeypatch.setattr(module, "_optimum_of_many", lambda *_: smooth)
+    monkeypatch.setattr(module, "optimum", lambda *_, **__: dense)
+    monkeypatch.setattr(module, "with_whole_numbers", lambda _, found: found)
+    monkeypatch.setattr(module, "_few_units", lambda _: False)
+    problem = bcgc.Problem(bcgc.ShiftedExponential(1e-3, 50.0), workers, 20_000)
+    assert module._solve_optimal(problem, bcgc.Optimal(), False) is ways[way]

@@ -105,12 +105,14 @@ def test_crossing_probability_is_that_of_exact_enumeration(precision):
     np.testing.assert_allclose(crossing(precision)[0], expected, rtol=0, atol=atol)
 
 
-def test_what_lies_in_the_padding_has_no_slope(precision):
+def test_what_lies_in_the_padding_and_an_infinite_hazard_have_no_slope(precision):
     _, slopes = crossing(precision)
     for boundary, slope in zip(BOUNDARIES, slopes, strict=True):
         np.testing.assert_array_equal(slope[len(boundary) :], 0)
     # Nor does it matter at all: here a lower threshold.
     hazard, num_workers = padded_hazards(precision)
+    assert np.isinf(hazard).any()
+    np.testing.assert_array_equal(slopes[np.isinf(hazard)], 0)
     hazard = np.where(np.arange(MAX_WORKERS) < num_workers[:, None], hazard, 0)
     again = value_and_slopes(hazard, num_workers)[0]
     # worst measured 4 eps
@@ -156,13 +158,6 @@ def test_slopes_of_the_crossing_probability_are_one_sided_differences_of_exact_e
             by_hazard = direction / np.array([float(1 - b) if b < 1 else np.inf for b in boundary])
             actual = slope[: len(boundary)][::-1] @ by_hazard
             np.testing.assert_allclose(actual, float(expected), rtol=0, atol=atol)
-
-
-def test_slopes_at_an_infinite_hazard_are_zero(precision):
-    _, slopes = crossing(precision)
-    infinite = np.isinf(padded_hazards(precision)[0])
-    assert infinite.any()
-    np.testing.assert_array_equal(slopes[infinite], 0)
 
 
 @pytest.mark.parametrize(

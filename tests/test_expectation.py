@@ -319,13 +319,6 @@ def test_a_nearly_deterministic_law_with_a_far_infimum_is_as_exact():
     assert error < 1e-12 * value
 
 
-def test_eager_and_compiled_agree():
-    law, load = CASES["two_speed"].law(), jnp.asarray(oracles.load_of([2.0, 0.5]))
-    eager, compiled = expected_max(law, load, 2), jax.jit(expected_max)(law, load, 2)
-    np.testing.assert_allclose(eager.value, compiled.value, rtol=1e-14)
-    np.testing.assert_allclose(eager.error, compiled.error, rtol=1e-12)
-
-
 def test_one_time_of_one_worker_is_that_time():
     problem = bcgc.Problem(bcgc.Empirical([2.5]), 1, 4, 3.0)
     assert float(bcgc.expected_runtime(problem, [4.0])) == 30.0

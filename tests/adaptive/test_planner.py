@@ -7,6 +7,7 @@ import pytest
 from bcgc_jax.adaptive import RULES, Planner
 from bcgc_jax.adaptive.drift import BEFORE, RECENT, has_drifted
 from bcgc_jax.adaptive.rules import Window, _alike, rules
+from bcgc_jax.laws import Rows
 from tests.compilations import compilations
 
 # Without what compiles a search.
@@ -151,6 +152,7 @@ def test_a_worker_four_times_slower_is_a_drift_soon():
 def test_sizes_are_searched_on_every_iteration_that_is_known():
     times = np.arange(1.0, 4.0)[:, None] * np.ones(4)
     drawn = _alike(jax.random.key(0), times, Window(times, 3, jax.random.key(0))).cycle_time
+    assert isinstance(drawn, Rows)
     assert np.unique(drawn.times).tolist() == [1.0, 2.0, 3.0]
 
 

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -78,8 +78,15 @@ def test_a_round_has_the_steps_that_those_before_it_left(monkeypatch):
 
     monkeypatch.setattr(closed_loop, "Planner", planner)
     monkeypatch.setattr(ClosedLoop, "_put", lambda *_: None)
-    given = {"key": jax.random.key(0), "batch_size": None, "seed": 0, "max_stored": None, "options": {}}
-    loop = ClosedLoop(None, loss, *case(), 10, 30, **given)
+    given: dict[str, Any] = {
+        "key": jax.random.key(0),
+        "batch_size": None,
+        "seed": 0,
+        "max_stored": None,
+        "options": {},
+    }
+    (params, data), cluster = case(), cast(Any, None)
+    loop = ClosedLoop(cluster, loss, params, data, 10, 30, **given)
     for _ in range(3):
         loop._round = loop._begin(N)
     loop.close()

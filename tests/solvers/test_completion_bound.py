@@ -88,6 +88,7 @@ def test_the_suprema_of_a_cut_are_just_above_those_of_a_grid(x64):
     fall, slopes = np.array([[-1.0, -3.0], [-0.1, -1.0]]), np.array([[0.3, 0.02], [1.0, 2.0]])
     r = np.linspace(low, high, 1001)[:, None]
     exact = (fall * -np.log(-np.expm1(-1 / r)) + slopes * r).max(axis=0).sum(axis=1)
-    limits, cut = _Limits(jnp.asarray(low), jnp.asarray(high)), _Cut(0.0, fall, slopes, None)
+    limits = _Limits(jnp.asarray(low), jnp.asarray(high))
+    cut = _Cut(jnp.zeros(2), jnp.asarray(fall), jnp.asarray(slopes), jnp.zeros((2, 2)))
     found = _suprema(bcgc.Exponential(1.0), limits, cut)
     assert np.all((exact <= found) & (found < exact + 1e-3))

@@ -197,6 +197,9 @@ def test_steps_that_take_longer_than_a_plan_expects_are_told():
     (line,) = traces.late(_trace(times), problem, plan)
     assert "mine takes 25 % longer than expected" in line
     assert traces.late(_trace(times), problem, plan | {"partition_runtime": taken}) == []
+    # One step has no error, and other workers have another plan.
+    assert traces.late(_trace(times[:1]), problem, plan | {"partition_runtime": 0.0}) == []
+    assert traces.late(_trace(times[:, 1:]), problem, plan) == []
     assert "M b L / N = 45 of them" in traces.cycles_of_a_step(problem)
 
 

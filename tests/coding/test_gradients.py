@@ -2,8 +2,6 @@
 
 import functools
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import bcgc_jax as bcgc
 from bcgc_jax.cluster.worker import Duty, Worker
 from bcgc_jax.coding.gradients import Block, Piece, encode_gradients, subset_gradients
 from tests.compilations import compilations
+from tests.scripts import python
 
 KEY = jax.random.key(3)
 
@@ -229,14 +228,7 @@ print(relative_difference(found.gradient, jax.grad(network)(params, batch)))
 @pytest.mark.slow
 def test_the_subsets_may_be_spread_over_devices():
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
-    run = subprocess.run(
-        [sys.executable, "-c", SHARDED],
-        env=os.environ | flags,
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    run = python(SHARDED, env=os.environ | flags, cwd=Path(__file__).parents[2])
     assert run.returncode == 0, run.stderr
     assert float(run.stdout) < 1e-6  # measured 1.5e-7
 

@@ -101,8 +101,7 @@ def test_the_option_comes_before_the_variable_and_jax_before_the_default(
     monkeypatch.setenv(_compilation.VARIABLE, str(tmp_path / "variable"))
     option = known(_compilation.keep_programs(str(tmp_path / "option")))
     variable = known(_compilation.keep_programs(None))
-    assert option.parent == tmp_path / "option"
-    assert variable.parent == tmp_path / "variable"
+    assert (option.parent, variable.parent) == (tmp_path / "option", tmp_path / "variable")
     assert _kept_in() == str(variable)
     assert jax.config.jax_compilation_cache_max_size == 2**26  # type: ignore[attr-defined]
     assert variable.stat().st_mode & 0o077 == 0

@@ -59,8 +59,7 @@ def test_a_check_leaves_files_and_folders_as_they_are(tmp_path):
     check_file("--figure", path, (".png",))
     check_file("--figure", tmp_path / "new.png")
     check_file("--figure", "/dev/null")
-    assert [p.name for p in tmp_path.iterdir()] == ["there.png"]
-    assert path.read_text() == "kept"
+    assert ([p.name for p in tmp_path.iterdir()], path.read_text()) == (["there.png"], "kept")
     check_folder("--out", tmp_path / "a" / "b")
     assert not list((tmp_path / "a" / "b").iterdir())
     with pytest.raises(ValueError, match="is a file, not a folder"):

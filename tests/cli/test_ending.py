@@ -82,16 +82,14 @@ def test_an_interrupted_sweep_says_how_to_go_on(command, tmp_path, monkeypatch, 
     with pytest.raises(Left):
         command(*SWEEP, str(out))
     hint = ": what is solved is kept; go on with --resume" if parts else ""
-    assert capsys.readouterr().err == f"bcgc: interrupted{hint}\n"
-    assert left == [130]
+    assert (capsys.readouterr().err, left) == (f"bcgc: interrupted{hint}\n", [130])
 
 
 def test_every_command_says_so_and_leaves_at_once(command, monkeypatch, capsys, left):
     monkeypatch.setattr("bcgc_jax.cli.solve._solve_all", raising(KeyboardInterrupt()))
     with pytest.raises(Left):
         command("solve", *LAW, "--workers", "4", "--coordinates", "60")
-    assert capsys.readouterr().err == "bcgc: interrupted\n"
-    assert left == [130]
+    assert (capsys.readouterr().err, left) == ("bcgc: interrupted\n", [130])
 
 
 @pytest.mark.parametrize("given", [["--workers", "3"], LAW], ids=["the command's", "a law's"])
@@ -136,5 +134,4 @@ def test_an_interruption_of_the_options_is_no_traceback_either(monkeypatch, caps
     monkeypatch.setattr(f"bcgc_jax.cli.{where}", raising(error))
     with pytest.raises(Left):
         bcgc_jax.cli.main()
-    assert left == [130]
-    assert capsys.readouterr().err == "bcgc: interrupted\n"
+    assert (left, capsys.readouterr().err) == ([130], "bcgc: interrupted\n")

@@ -23,8 +23,7 @@ def test_rows_are_written_with_every_column_that_one_of_them_has(capsys):
 
 
 def test_rows_go_to_a_file_as_they_come():
-    file = io.StringIO()
-    read = []
+    file, read = io.StringIO(), []
 
     def rows():
         for i in range(3):

@@ -176,8 +176,7 @@ def test_what_is_wrong_with_standard_input_is_told_by_its_name(command, refusal,
 def test_steps_that_take_longer_than_a_plan_expects_are_told():
     rng = np.random.default_rng(0)
     times = rng.gamma(4.0, 0.5, (200, 4)) * rng.uniform(0.5, 2.0, (200, 1))
-    problem = bcgc.Problem(bcgc.Empirical(times.ravel()), 4, 60, 3.0)
-    counts = [10, 20, 30, 0]
+    problem, counts = bcgc.Problem(bcgc.Empirical(times.ravel()), 4, 60, 3.0), [10, 20, 30, 0]
     # By hand: a worker's cycles up to the end of each level are 10, 50, 140, 140, of M / N = 3 / 4 samples.
     taken = np.mean([max(10 * t[3], 50 * t[2], 140 * t[1]) for t in np.sort(times, axis=1)]) * 3 / 4
     plan = {"method": "mine", "partition": counts, "partition_runtime": taken / 1.25}

@@ -169,8 +169,7 @@ def test_a_stopped_worker_is_covered_and_what_it_says_later_does_not_count(clust
 
 def test_a_slow_worker_is_left_alone_and_answers_while_it_is_slow(cluster, mixed):
     params, data = mixed
-    since = len(cluster.faults)
-    finish = np.zeros((TASKS["mixed"], N))
+    since, finish = len(cluster.faults), np.zeros((TASKS["mixed"], N))
     finish[1:, :2] = 60.0  # they wait as if they computed
     finish[0, 1] = 2.5 * cluster.patience
     found = exact(cluster, params, data, finish)

@@ -161,8 +161,7 @@ def test_those_left_do_not_wait_for_what_is_planned_for_others(cluster, monkeypa
     going_on = threading.Event()
     monkeypatch.setattr(Planner, "warm_up", lambda _: going_on.wait())
     loop = ClosedLoop(cluster, loss, params, data, 0, 100, **GIVEN)
-    all_of_them = loop.give_work(range(N))
-    left = loop.give_work(range(N - 1))
+    all_of_them, left = loop.give_work(range(N)), loop.give_work(range(N - 1))
     going_on.set()
     loop.close()
     assert [scheme.plan.num_workers for scheme in (all_of_them, left)] == [N, N - 1]

@@ -339,8 +339,7 @@ def test_batches_and_paces_are_drawn_for_each_step_and_the_same_after_a_resumpti
     np.testing.assert_allclose(raveled(rest.params), raveled(whole.params), atol=3e-6)  # measured 1e-7
     assert [w.iteration for w in whole.work][0 :: len(whole.work) - 1] == [0, 5]
 
-    one = jax.jit(jax.vmap(jax.grad(loss), in_axes=(None, 0)))
-    chosen = set()
+    one, chosen = jax.jit(jax.vmap(jax.grad(loss), in_axes=(None, 0))), set()
     for before, after in itertools.pairwise(visited):
         step = (raveled(before) - raveled(after)) / 0.1
         each = one(before, jax.tree.map(lambda x: x[:, None], data))
@@ -457,11 +456,11 @@ def test_refusals(cluster, monkeypatch):
 
 
 _KILLED = """
-import os, signal, sys, time, jax, optax
+import os, signal, sys, time, jax
 sys.path.insert(0, {root!r})
 import bcgc_jax as bcgc
 from bcgc_jax.cluster import Cluster, train_on_cluster
-from tests.cluster.test_cluster import COUNT, case, descendants, loss
+from tests.cluster.test_cluster import ADAM, COUNT, LAW, case, descendants, loss
 params, data = case()
 problem = bcgc.Problem(LAW, 2, COUNT, len(data["y"]))
 
@@ -476,7 +475,7 @@ with Cluster(1) as cluster:  # the first one ends in order
     pids = descendants(os.getpid())
 print(*pids, flush=True)
 with Cluster(2) as cluster:
-    arguments = (cluster, loss, params, data, optax.adam(3e-2), 9)
+    arguments = (cluster, loss, params, data, ADAM, 9)
     train_on_cluster(
         jax.random.key(5), *arguments, problem=problem, checkpoints={folder!r}, before_step=end
     )
@@ -488,7 +487,7 @@ import sys, jax
 sys.path.insert(0, {root!r})
 from bcgc_jax.cluster import Cluster
 from bcgc_jax.coding.gradients import coding_plan, split_unevenly
-from tests.cluster.test_cluster import COUNT, assert_exact, case, loss
+from tests.cluster.test_cluster import COUNT, case, exact, loss
 params, data = case()
 with Cluster(2, address={address!r}) as cluster:
     cluster.assign(loss, coding_plan(jax.random.key(0), params, [40, 24]), params, split_unevenly(data, 2))

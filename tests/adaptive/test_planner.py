@@ -32,8 +32,7 @@ def run(times, cost=0.0, starts=None, rules=CHEAP, seen=None):
 
 
 def test_workers_of_different_speeds_get_shares_of_them():
-    rng = np.random.default_rng(0)
-    speed = np.array([1.0, 1.0, 2.0, 4.0])
+    rng, speed = np.random.default_rng(0), np.array([1.0, 1.0, 2.0, 4.0])
     times = rng.uniform(0.98, 1.02, (60, 4)) / speed
     total, planner = run(times)
     # With shares by speed all end at once: N / Σ speed = 0.5 of the slowest one's time.
@@ -66,8 +65,7 @@ def test_where_nothing_is_to_be_gained_nothing_is_changed(cost):
 @pytest.mark.parametrize("seed", range(5))
 def test_changes_that_cost_much_cost_no_more_than_what_may_be_lost(seed):
     """Speeds that change as fast as they are learned: hysteresis and the stake."""
-    rng = np.random.default_rng(seed)
-    slow = np.ones((300, 5))
+    rng, slow = np.random.default_rng(seed), np.ones((300, 5))
     slow[np.arange(300), np.arange(300) // 7 % 5] = 2.5
     times = slow * rng.uniform(0.9, 1.1, slow.shape)
     total, _ = run(times, cost=float(times.max(axis=1).mean()))
@@ -75,8 +73,7 @@ def test_changes_that_cost_much_cost_no_more_than_what_may_be_lost(seed):
 
 
 def test_a_jump_is_noticed_and_the_plan_follows():
-    rng = np.random.default_rng(3)
-    slow = np.ones((200, 5))
+    rng, slow = np.random.default_rng(3), np.ones((200, 5))
     slow[100:, 0] = 4
     times = slow * rng.uniform(0.8, 1.2, slow.shape)
     _, planner = run(times)
@@ -115,8 +112,7 @@ def test_where_beginning_takes_longest_more_is_done_by_each():
 
 
 def test_what_preparing_takes_is_a_cost_of_the_change_and_none_of_the_rule():
-    times = np.full((12, 4), 1.0)
-    planner = Planner(4, 100, key=jax.random.key(0), rules=CHEAP)
+    times, planner = np.full((12, 4), 1.0), Planner(4, 100, key=jax.random.key(0), rules=CHEAP)
     for k, row in enumerate(times):
         more = 0.1 + (0.4 if 5 <= k < 8 else 0.0)
         planner.observe(row, np.ones(4, bool), 1.0 + more, preparing=5 <= k < 8)

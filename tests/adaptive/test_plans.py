@@ -88,8 +88,7 @@ def test_a_level_waits_for_those_who_began_late():
     for row, start, found in zip(times, starts, coded.runtimes(times, starts), strict=True):
         ends = [(3, 0.3), (1, 0.3 + 3 * 0.5), (0, 0.3 + 3 * 0.5 + 4 * 0.2)]
         assert found == pytest.approx(max(sorted(start + row * load)[place] for place, load in ends))
-    shares = np.array([0.1, 0.4, 0.3, 0.2])
-    schedule = schedule_of(GROUPS, SIZES)
+    shares, schedule = np.array([0.1, 0.4, 0.3, 0.2]), schedule_of(GROUPS, SIZES)
     plan = WorkPlan("scheduled", shares, schedule)
     for row, start, found in zip(times, starts, plan.runtimes(times, starts), strict=True):
         done = start[:, None] + row[:, None] * plan.loads

@@ -35,3 +35,16 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the screen of those who run the tests is told."""
     for name in ("COLUMNS", "FORCE_COLOR", "LINES", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def refusal(command: Callable[..., tuple[int, str, str]]) -> Callable[..., str]:
+    """The one line with which `bcgc ARGS` is refused."""
+
+    def refused(*args: str) -> str:
+        status, out, err = command(*args)
+        assert (status, out, err.count("\n")) == (2, "", 1), err
+        assert err.startswith("bcgc: ")
+        return err
+
+    return refused

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -15,6 +14,7 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax.cli import compilation as _compilation
 from tests.problems import known
+from tests.scripts import python
 
 _ARGS = ("--format", "json", "--method", "time", "--method", "uncoded")
 _RUN = """
@@ -34,13 +34,7 @@ except SystemExit as stop:
 def _bcgc(*args: str, **environment: str) -> tuple[dict, int, int]:
     """`bcgc ARGS` in a process of its own: the answer, programs found, and programs compiled."""
     inherited = {k: v for k, v in os.environ.items() if k not in ("JAX_COMPILATION_CACHE_DIR", "XLA_FLAGS")}
-    result = subprocess.run(
-        [sys.executable, "-c", _RUN, *args],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=inherited | {"JAX_PLATFORMS": "cpu", **environment},
-    )
+    result = python(_RUN, *args, env=inherited | {"JAX_PLATFORMS": "cpu", **environment})
     lines = result.stderr.splitlines()
     assert len(lines) == 1, result.stderr  # the counts alone: no warning
     code, hits, asked = json.loads(lines[0])
@@ -107,8 +101,7 @@ def test_the_option_comes_before_the_variable_and_jax_before_the_default(
     monkeypatch.setenv(_compilation.VARIABLE, str(tmp_path / "variable"))
     option = known(_compilation.keep_programs(str(tmp_path / "option")))
     variable = known(_compilation.keep_programs(None))
-    assert option.parent == tmp_path / "option"
-    assert variable.parent == tmp_path / "variable"
+    assert (option.parent, variable.parent) == (tmp_path / "option", tmp_path / "variable")
     assert _kept_in() == str(variable)
     assert jax.config.jax_compilation_cache_max_size == 2**26  # type: ignore[attr-defined]
     assert variable.stat().st_mode & 0o077 == 0
@@ -158,7 +151,7 @@ def test_a_folder_that_cannot_be_made_is_none(configuration, tmp_path):
 def test_the_library_leaves_the_configuration_alone():
     code = "import jax; jax.config.update = None; import bcgc_jax as b; "
     code += "print(b.solve(b.Problem(b.Uniform(1., 2.), 3, 9), 'uncoded').status)"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    result = python(code)
     assert result.stdout == "0\n", result.stderr
 
 

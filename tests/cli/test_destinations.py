@@ -11,21 +11,16 @@ import pytest
 import bcgc_jax.cli.fit
 import bcgc_jax.cli.train
 from bcgc_jax.cli.destinations import check_file, check_folder
+from tests.raising import raising
 
 LAW = ["--cycle-time", "shifted-exponential:rate=1e-3,shift=50"]
-
-
-def work(*_, **__):
-    raise AssertionError("the work has begun")
 
 
 @pytest.fixture
 def idle(monkeypatch):
     """No command may compute."""
-    monkeypatch.setattr(bcgc_jax.cli.fit, "_answer", work)
-    monkeypatch.setattr(bcgc_jax.cli.train, "_train_all", work)
-    monkeypatch.setattr("bcgc_jax.cli.sweep.write_sweep", work)
-    monkeypatch.setattr("bcgc_jax.cli.solve._problem", work)
+    for work in ("fit._answer", "train._train_all", "sweep.write_sweep", "solve._problem"):
+        monkeypatch.setattr(f"bcgc_jax.cli.{work}", raising(AssertionError("the work has begun")))
 
 
 COMMANDS = {
@@ -39,7 +34,7 @@ COMMANDS = {
 
 @pytest.mark.usefixtures("idle")
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_refuses_before_the_work_what_it_could_not_write(command, tmp_path, name):
+def test_every_command_refuses_before_the_work_what_it_could_not_write(refusal, tmp_path, name):
     *arguments, option, suffix = COMMANDS[name]
     (tmp_path / f"folder.{suffix}").mkdir()
     (tmp_path / "file").touch()
@@ -52,8 +47,7 @@ def test_every_command_refuses_before_the_work_what_it_could_not_write(command, 
     ]:
         if suffix in ("csv", "json") and place == "x.gif":
             continue  # these are what they are whatever the name
-        status, out, err = command(*arguments, option, str(tmp_path / place))
-        assert (status, out, err.count("\n")) == (2, "", 1), err
+        err = refusal(*arguments, option, str(tmp_path / place))
         assert words in err
         assert option in err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", f"folder.{suffix}"]
@@ -65,8 +59,7 @@ def test_a_check_leaves_files_and_folders_as_they_are(tmp_path):
     check_file("--figure", path, (".png",))
     check_file("--figure", tmp_path / "new.png")
     check_file("--figure", "/dev/null")
-    assert [p.name for p in tmp_path.iterdir()] == ["there.png"]
-    assert path.read_text() == "kept"
+    assert ([p.name for p in tmp_path.iterdir()], path.read_text()) == (["there.png"], "kept")
     check_folder("--out", tmp_path / "a" / "b")
     assert not list((tmp_path / "a" / "b").iterdir())
     with pytest.raises(ValueError, match="is a file, not a folder"):
@@ -74,10 +67,7 @@ def test_a_check_leaves_files_and_folders_as_they_are(tmp_path):
 
 
 def test_what_may_not_be_written_is_found_by_trying(tmp_path, monkeypatch):
-    def refuse(*_, **__):
-        raise OSError(30, "Read-only file system")
-
-    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("tempfile.TemporaryFile", raising(OSError(30, "Read-only file system")))
     with pytest.raises(ValueError, match=r"--figure: cannot write .*fit.png: Read-only"):
         check_file("--figure", tmp_path / "fit.png")
     with pytest.raises(ValueError, match=r"--out: cannot write to .*: Read-only"):
@@ -86,63 +76,49 @@ def test_what_may_not_be_written_is_found_by_trying(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("no font,\nat all")])
 def test_the_answer_is_printed_whatever_becomes_of_picture_and_curves(command, tmp_path, monkeypatch, error):
-    def fail(*_):
-        raise error
-
     monkeypatch.setattr(bcgc_jax.cli.fit, "_answer", lambda *_: None)
     monkeypatch.setattr(bcgc_jax.cli.fit, "_print", lambda *_: print("the table"))
-    monkeypatch.setattr(bcgc_jax.cli.fit, "_draw", fail)
+    monkeypatch.setattr(bcgc_jax.cli.fit, "_draw", raising(error))
     picture = str(tmp_path / "fit.png")
     status, out, err = command("fit", "steps.csv", "--figure", picture)
     assert (status, out, err.count("\n")) == (2, "the table\n", 1)
     assert err.startswith(f"bcgc: cannot write {picture}: ")
     assert ("No space left" in err) or ("RuntimeError: no font, at all" in err)
     monkeypatch.setattr(bcgc_jax.cli.train, "_train_all", lambda *_: [])
-    monkeypatch.setattr(bcgc_jax.cli.train, "_write_curves", fail)
-    curves = [
-        "--workers",
-        "4",
-        "--method",
-        "uncoded",
-        "--curves",
-        str(tmp_path / "x.csv"),
-        "--format",
-        "json",
-    ]
-    status, out, err = command("train", *LAW, *curves)
+    monkeypatch.setattr(bcgc_jax.cli.train, "_write_curves", raising(error))
+    asked = [*LAW, "--workers", "4", "--method", "uncoded", "--format", "json"]
+    status, out, err = command("train", *asked, "--curves", str(tmp_path / "x.csv"))
     assert (status, err.count("\n"), json.loads(out)["runs"]) == (2, 1, [])
     assert err.startswith("bcgc: cannot write ")
 
 
 @pytest.fixture
 def run(monkeypatch):
-    """Start a script that prints and ends as a command does; without the package, for speed."""
+    """What becomes of a script that prints and ends as a command does; without the package, for speed."""
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     monkeypatch.setenv("PYTHONPATH", str(Path(bcgc_jax.cli.fit.__file__).parent))
 
     def start(script, stdout):
         script = f"from ending import *\ntake_any_sign()\n{script}\nfinish('bcgc', 0)"
-        return subprocess.Popen([sys.executable, "-c", script], stdout=stdout, stderr=-1, text=True)
+        done = subprocess.run([sys.executable, "-c", script], stdout=stdout, stderr=-1, text=True)
+        return done.returncode, done.stdout, done.stderr
 
     return start
 
 
 def test_a_terminal_without_the_signs_gets_others(run):
-    with run("print('above ≤ ▁▄█· ± 3 × 東')", subprocess.PIPE) as process:
-        out, err = process.communicate()
-    assert (process.returncode, out, err) == (0, "above <= 148. +- 3 x ?\n", "")
+    assert run("print('above ≤ ▁▄█· ± 3 × 東')", -1) == (0, "above <= 148. +- 3 x ?\n", "")
 
 
 def test_a_full_disk_is_one_line(run):
-    with open("/dev/full", "w") as full, run("print('x')", full) as process:
-        err = process.communicate()[1]
-    assert (process.returncode, err) == (2, "bcgc: cannot write the answer: No space left on device\n")
+    with open("/dev/full", "w") as full:
+        status, _, err = run("print('x')", full)
+    assert (status, err) == (2, "bcgc: cannot write the answer: No space left on device\n")
 
 
 def test_a_reader_that_has_gone_is_no_word(run):
     reader, writer = os.pipe()
     os.close(reader)
-    with os.fdopen(writer, "w") as closed, run("print('x')", closed) as process:
-        err = process.communicate()[1]
-    assert (process.returncode, err) == (0, "")
+    with os.fdopen(writer, "w") as closed:
+        assert run("print('x')", closed) == (0, None, "")

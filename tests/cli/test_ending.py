@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -13,6 +11,8 @@ import pytest
 
 import bcgc_jax.cli
 from bcgc_jax.cli import ending, sweep
+from tests.raising import raising
+from tests.scripts import python
 from tests.signals import ctrl_c
 
 ROOT = Path(bcgc_jax.__file__).parents[1]
@@ -65,12 +65,8 @@ def test_work_in_a_thread_has_the_callers_precision_and_errors():
     for x64 in (True, False):
         with jax.enable_x64(x64):
             assert ending.interruptible(lambda: jax.numpy.ones(()).dtype) == ("float64" if x64 else "float32")
-
-    def fail():
-        raise ValueError("no such number")
-
     with pytest.raises(ValueError, match="no such number"):
-        ending.interruptible(fail)
+        ending.interruptible(raising(ValueError("no such number")))
 
 
 @pytest.mark.parametrize("parts", [True, False])
@@ -86,19 +82,14 @@ def test_an_interrupted_sweep_says_how_to_go_on(command, tmp_path, monkeypatch, 
     with pytest.raises(Left):
         command(*SWEEP, str(out))
     hint = ": what is solved is kept; go on with --resume" if parts else ""
-    assert capsys.readouterr().err == f"bcgc: interrupted{hint}\n"
-    assert left == [130]
+    assert (capsys.readouterr().err, left) == (f"bcgc: interrupted{hint}\n", [130])
 
 
 def test_every_command_says_so_and_leaves_at_once(command, monkeypatch, capsys, left):
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("bcgc_jax.cli.solve._solve_all", interrupt)
+    monkeypatch.setattr("bcgc_jax.cli.solve._solve_all", raising(KeyboardInterrupt()))
     with pytest.raises(Left):
         command("solve", *LAW, "--workers", "4", "--coordinates", "60")
-    assert capsys.readouterr().err == "bcgc: interrupted\n"
-    assert left == [130]
+    assert (capsys.readouterr().err, left) == ("bcgc: interrupted\n", [130])
 
 
 @pytest.mark.parametrize("given", [["--workers", "3"], LAW], ids=["the command's", "a law's"])
@@ -106,14 +97,8 @@ def test_the_imports_may_be_interrupted(given, tmp_path):
     (tmp_path / "jax.py").write_text(
         "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT); time.sleep(5)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "bcgc_jax", "solve", *given],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    done = python("-m", "bcgc_jax", "solve", *given, cwd=tmp_path, env=env)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "bcgc: interrupted\n")
 
 
@@ -129,10 +114,7 @@ def test_processes_that_do_not_meet_are_given_up(command, tmp_path, monkeypatch,
 
 
 def test_what_keeps_processes_from_meeting_is_one_line(command, tmp_path, monkeypatch):
-    def fail(*_, **__):
-        raise RuntimeError("address in use\nand more")
-
-    monkeypatch.setattr(jax.distributed, "initialize", fail)
+    monkeypatch.setattr(jax.distributed, "initialize", raising(RuntimeError("address in use\nand more")))
     status, out, err = command(*SWEEP, str(tmp_path / "sweep.csv"), *SEVERAL)
     assert (status, out) == (2, "")
     assert err.splitlines()[-1] == "bcgc: the processes at 127.0.0.1:1 did not meet: address in use"
@@ -145,15 +127,11 @@ def test_a_second_ctrl_c_does_not_cut_the_end_short(left, capsys):
     assert capsys.readouterr().err == "bcgc: interrupted: a hint\n"
 
 
-@pytest.mark.parametrize("error", [click.Abort(), KeyboardInterrupt()])
-def test_an_interruption_of_the_options_is_no_traceback_either(monkeypatch, capsys, left, error):
-    def fail():
-        raise error
-
-    monkeypatch.setattr(bcgc_jax.cli, "_run", fail) if isinstance(error, KeyboardInterrupt) else (
-        monkeypatch.setattr("bcgc_jax.cli.group.cli.main", lambda **_: fail())
-    )
+@pytest.mark.parametrize(
+    ("where", "error"), [("group.cli.main", click.Abort()), ("_run", KeyboardInterrupt())]
+)
+def test_an_interruption_of_the_options_is_no_traceback_either(monkeypatch, capsys, left, where, error):
+    monkeypatch.setattr(f"bcgc_jax.cli.{where}", raising(error))
     with pytest.raises(Left):
         bcgc_jax.cli.main()
-    assert left == [130]
-    assert capsys.readouterr().err == "bcgc: interrupted\n"
+    assert (left, capsys.readouterr().err) == ([130], "bcgc: interrupted\n")

@@ -7,6 +7,7 @@ import bcgc_jax as bcgc
 from bcgc_jax.cli import estimates, solve, sweep, train
 from bcgc_jax.cli.estimates import Cost, announce, cost_of
 from bcgc_jax.solvers.methods import method_of
+from tests.raising import raising
 
 EXPONENTIAL = bcgc.ShiftedExponential(1e-3, 50.0)
 ATOMS = bcgc.Empirical(np.random.default_rng(0).gamma(2.0, 1.0, 500) + 0.5)
@@ -64,12 +65,8 @@ def test_a_machine_has_memory():
 
 
 def test_commands_tell_and_refuse_before_they_start(command, monkeypatch):
-    def work(*_, **__):
-        raise ValueError("the work has begun")
-
-    monkeypatch.setattr(solve, "_solve_all", work)
-    monkeypatch.setattr(sweep, "_collect", work)
-    monkeypatch.setattr(train, "_train_all", work)
+    for module, work in ((solve, "_solve_all"), (sweep, "_collect"), (train, "_train_all")):
+        monkeypatch.setattr(module, work, raising(ValueError("the work has begun")))
     arguments = [*LAW, "--coordinates", "1e6"]
     begun, long = "bcgc: the work has begun\n", "bcgc: this takes long; "
     assert command("solve", "--workers", "20", *arguments)[2] == begun

@@ -8,6 +8,7 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.cli import fit
+from tests.raising import raising
 
 TIMES = np.random.default_rng(4).gamma(2.5, 0.6, (60, 3)) + 0.8
 
@@ -20,6 +21,7 @@ def path(tmp_path):
     return str(file)
 
 
+PLAIN, LOADS = "step,worker,seconds\n", "step,worker,load,seconds\n"
 COLUMNS = ("--step-column", "iteration", "--worker-column", "rank", "--seconds-column", "time_s")
 
 
@@ -98,38 +100,27 @@ def test_a_fit_is_that_of_the_library_and_its_plans_are_evaluated_under_every_la
 @pytest.mark.parametrize(
     ("text", "arguments", "message"),
     [
-        ("step,worker,seconds\n1,a,fast\n", (), "line 2"),
-        ("step,worker,seconds\n" + "".join(f"{i},a,{i + 1}\n" for i in range(30)), (), "one worker"),
-        ("step,worker,seconds\n1,a,1\n1,b,2\n", (), "at least 10 times"),
-        ("step,worker,seconds\n" + "".join(f"{i},a,2\n{i},b,2\n" for i in range(9)), (), "all times are 2"),
-        ("step,worker,load,seconds\n1,a,0,1\n", (), "line 2: load must be a positive number, got '0'"),
+        (f"{PLAIN}1,a,fast\n", "", "line 2"),
+        (PLAIN + "".join(f"{i},a,{i + 1}\n" for i in range(30)), "", "one worker"),
+        (f"{PLAIN}1,a,1\n1,b,2\n", "", "at least 10 times"),
+        (PLAIN + "".join(f"{i},a,2\n{i},b,2\n" for i in range(9)), "", "all times are 2"),
+        (f"{LOADS}1,a,0,1\n", "", "line 2: load must be a positive number, got '0'"),
+        (LOADS + "".join(f"{i},a,{i + 1},1\n{i},b,2,1\n" for i in range(3)), "", "at least 10 times"),
         (
-            "step,worker,load,seconds\n" + "".join(f"{i},a,{i + 1},1\n{i},b,2,1\n" for i in range(3)),
-            (),
-            "at least 10 times",
-        ),
-        (
-            "step,worker,load,seconds\n" + "".join(f"{i},a,{i + 1},{i + 3}\n{i},b,2,4\n" for i in range(9)),
-            (),
+            *(LOADS + "".join(f"{i},a,{i + 1},{i + 3}\n{i},b,2,4\n" for i in range(9)), ""),
             "all times are 2 + 1 · load: nothing is random",
         ),
-        ("step,worker,load,seconds\n1,a,3,1\n", ("--load-column", "work"), "no column work"),
-        ("step,worker,seconds\n1,a,1\n", ("--law", "cauchy"), "'cauchy' is not one of"),
-        ("step,worker,seconds\n1,a,1\n", ("--figure", "fit.gif"), "must end in"),
-        ("step,worker,seconds\n1,a,1\n", ("--seconds-column", "time"), "time"),
+        (f"{LOADS}1,a,3,1\n", "--load-column work", "no column work"),
+        (f"{PLAIN}1,a,1\n", "--law cauchy", "'cauchy' is not one of"),
+        (f"{PLAIN}1,a,1\n", "--figure fit.gif", "must end in"),
+        (f"{PLAIN}1,a,1\n", "--seconds-column time", "time"),
     ],
 )
-def test_a_broken_file_is_one_line_and_status_2(command, tmp_path, text, arguments, message):
+def test_a_broken_file_is_one_line_and_status_2(refusal, tmp_path, text, arguments, message):
     file = tmp_path / "broken.csv"
     file.write_text(text)
-    status, out, err = command("fit", str(file), "--law", "uniform", *arguments)
-    assert (status, out) == (2, "")
-    assert err.startswith("bcgc: ")
-    assert message in err
-    assert len(err.splitlines()) == 1
-    status, _, err = command("fit", str(tmp_path / "absent.csv"))
-    assert status == 2
-    assert "cannot read" in err
+    assert message in refusal("fit", str(file), "--law", "uniform", *arguments.split())
+    assert "cannot read" in refusal("fit", str(tmp_path / "absent.csv"))
 
 
 @pytest.mark.slow
@@ -148,10 +139,7 @@ def test_solve_reads_named_columns_and_takes_a_smooth_law(command, answer, path)
 
 
 def test_a_fit_tells_what_takes_long(command, path, monkeypatch):
-    def work(*_, **__):
-        raise ValueError("the work has begun")
-
-    monkeypatch.setattr(fit, "describe", work)
+    monkeypatch.setattr(fit, "describe", raising(ValueError("the work has begun")))
     _, _, err = command("fit", path, *COLUMNS, "--law", "gamma")
     assert err == "bcgc: the work has begun\n"
     _, _, err = command("fit", path, *COLUMNS, "--workers", "200")

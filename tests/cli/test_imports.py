@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -12,6 +10,7 @@ from bcgc_jax.cli.arguments import law_class, law_name
 from bcgc_jax.coding import digits, gradients
 from bcgc_jax.measured import fits, likelihood, traces
 from bcgc_jax.solvers import methods
+from tests.scripts import python
 
 _RUN = """
 import json, sys
@@ -27,11 +26,7 @@ finally:
 @pytest.mark.parametrize(
     ("arguments", "status", "line"),
     [
-        (["--help"], 0, None),
-        (["solve", "--help"], 0, None),
-        (["fit", "--help"], 0, None),
-        (["sweep", "--help"], 0, None),
-        (["train", "--help"], 0, None),
+        *(([*name, "--help"], 0, None) for name in ([], ["solve"], ["fit"], ["sweep"], ["train"])),
         (["slove"], 2, "bcgc: No such command 'slove'"),
         (["solve", "--wrokers", "3"], 2, "bcgc: No such option '--wrokers'"),
         (["solve", "--workers", "x"], 2, "bcgc: Invalid value for '--workers': must be a whole number"),
@@ -40,9 +35,7 @@ finally:
     ],
 )
 def test_help_and_refusals_need_no_jax(arguments, status, line):
-    found = subprocess.run(
-        [sys.executable, "-c", _RUN, *arguments], capture_output=True, text=True, check=False
-    )
+    found = python(_RUN, *arguments)
     *said, imported = found.stderr.splitlines()
     assert (found.returncode, json.loads(imported)) == (status, [])
     if line is None:

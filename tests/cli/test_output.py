@@ -3,13 +3,13 @@
 import csv
 import importlib.metadata
 import io
-import subprocess
-import sys
 
 import click
 import pytest
 
 from bcgc_jax.cli import output
+from tests.raising import raising
+from tests.scripts import python
 
 
 def test_rows_are_written_with_every_column_that_one_of_them_has(capsys):
@@ -23,8 +23,7 @@ def test_rows_are_written_with_every_column_that_one_of_them_has(capsys):
 
 
 def test_rows_go_to_a_file_as_they_come():
-    file = io.StringIO()
-    read = []
+    file, read = io.StringIO(), []
 
     def rows():
         for i in range(3):
@@ -80,22 +79,14 @@ def test_numbers_are_never_cut(capsys, rows):
     ],
 )
 def test_what_is_wrong_is_one_line_in_the_words_of_the_shell(error, typed):
-    @output.one_line_errors
-    def command() -> None:
-        raise error
-
     with pytest.raises(click.UsageError) as found:
-        command()
+        output.one_line_errors(raising(error))()
     assert found.value.format_message() == typed
 
 
 def test_a_reader_that_has_enough_is_no_error():
-    @output.one_line_errors
-    def command() -> None:
-        raise BrokenPipeError(32, "Broken pipe")
-
     with pytest.raises(BrokenPipeError):
-        command()
+        output.one_line_errors(raising(BrokenPipeError(32, "Broken pipe")))()
 
 
 def test_a_file_is_named_by_what_could_not_be_done_with_it(tmp_path):
@@ -112,8 +103,6 @@ def test_a_file_is_named_by_what_could_not_be_done_with_it(tmp_path):
 
 @pytest.mark.parametrize("module", ["bcgc_jax", "bcgc_jax.cli"])
 def test_the_package_is_the_command(module):
-    run = subprocess.run(
-        [sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=False
-    )
+    run = python("-m", module, "--version")
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout.strip().endswith(importlib.metadata.version("bcgc-jax"))

@@ -129,6 +129,4 @@ def test_what_stands_for_an_expectation_is_said(printed):
 
 
 def test_a_bar_is_drawn_for_each_level_or_group_of_levels():
-    assert draw([0, 4, 0]) == "·█·"
-    assert len(draw(list(range(100)))) == 20
-    assert draw(None) == "no partition"
+    assert (draw([0, 4, 0]), len(draw(list(range(100)))), draw(None)) == ("·█·", 20, "no partition")

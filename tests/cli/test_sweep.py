@@ -69,8 +69,7 @@ def test_a_sweep_says_which_rows_are_infinite_or_invalid(command):
 
 @pytest.mark.parametrize("form", ["csv", "parquet"])
 def test_the_file_of_a_sweep_says_which_law_and_has_one_type_a_column(command, tmp_path, form):
-    args = [*PARETO, "--axis", "shape=0.5,2"]
-    tables = []
+    args, tables = [*PARETO, "--axis", "shape=0.5,2"], []
     for number, more in enumerate(([], ["--cycles", "1", "--samples", "1"])):
         path = tmp_path / f"{number}.{form}"
         status, _, err = command(*args, *more, "--out", str(path))

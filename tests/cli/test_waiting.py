@@ -52,8 +52,7 @@ def test_cells_and_a_task_without_an_end_are_told_likewise(told):
 
 
 def test_what_is_quick_says_nothing(capsys):
-    assert list(waiting.each([1, 2], "counting")) == [1, 2]
-    assert capsys.readouterr() == ("", "")
+    assert (list(waiting.each([1, 2], "counting")), capsys.readouterr()) == ([1, 2], ("", ""))
 
 
 def test_a_terminal_has_a_bar(monkeypatch, capsys):

@@ -48,8 +48,7 @@ def test_known_costs_are_found_and_so_is_every_cycle_time(plan):
 
 
 def test_blocks_that_were_not_taken_are_not_missed(plan):
-    rng = np.random.default_rng(1)
-    times = np.full((20, N), SECONDS)
+    rng, times = np.random.default_rng(1), np.full((20, N), SECONDS)
     late = rng.random((20, N)) < 0.3
     silent = np.zeros((20, N), bool)
     silent[3, 1] = True

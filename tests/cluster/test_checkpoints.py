@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import subprocess
-import sys
 import warnings
 from typing import Any
 
@@ -16,6 +14,7 @@ import pytest
 from bcgc_jax.cluster import Checkpoints
 from bcgc_jax.cluster.checkpoints import made_with
 from tests.cluster.test_cluster import ROOT, case, loss
+from tests.scripts import python
 
 
 def states(count, dtype=np.float32):
@@ -144,8 +143,7 @@ for warning in told:
 
 @pytest.mark.slow
 def test_after_a_write_that_failed_it_goes_on_tries_again_and_ends(tmp_path):
-    script = _FULL.format(root=ROOT, folder=str(tmp_path))
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = python(_FULL.format(root=ROOT, folder=str(tmp_path)))
     assert (done.returncode, done.stderr) == (0, "")
     *folders, first, second = done.stdout.splitlines()
     kept = [["0"], ["0", "1"], ["0", "1"], ["0", "1"], ["1", "4"], ["4", "5"], ["4", "5"]]

@@ -5,20 +5,22 @@ import os
 import signal
 import threading
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import jax
 import numpy as np
-import optax
 import pytest
 
 from bcgc_jax.adaptive import Planner, WorkPlan
 from bcgc_jax.adaptive.rules import Window, rules
-from bcgc_jax.cluster import Cluster, Pace, Step, closed_loop, train_on_cluster
+from bcgc_jax.cluster import Cluster, Pace, Step, closed_loop
 from bcgc_jax.cluster.closed_loop import ClosedLoop, loads_of, plan_of, split_by, times_of
 from bcgc_jax.cluster.collection import ClusterGradient, Work
 from bcgc_jax.coding.gradients import split_unevenly
-from tests.cluster.test_cluster import N, assert_exact, case, descended, loss, raveled
+from tests.cluster.test_cluster import ADAM, N, case, exact, loss, trained
+
+KEY = jax.random.key(0)
+GIVEN: Any = {"key": KEY, "batch_size": None, "seed": 0, "max_stored": None, "options": {}}
 
 
 def _window(times):
@@ -78,15 +80,7 @@ def test_a_round_has_the_steps_that_those_before_it_left(monkeypatch):
 
     monkeypatch.setattr(closed_loop, "Planner", planner)
     monkeypatch.setattr(ClosedLoop, "_put", lambda *_: None)
-    given: dict[str, Any] = {
-        "key": jax.random.key(0),
-        "batch_size": None,
-        "seed": 0,
-        "max_stored": None,
-        "options": {},
-    }
-    (params, data), cluster = case(), cast(Any, None)
-    loop = ClosedLoop(cluster, loss, params, data, 10, 30, **given)
+    loop = ClosedLoop(None, loss, *case(), 10, 30, **GIVEN)
     for _ in range(3):
         loop._round = loop._begin(N)
     loop.close()
@@ -107,7 +101,7 @@ def test_every_plan_gives_the_exact_gradient(cluster):
         given = rule(_window(times))
         plan = plan_of(given, params, jax.random.key(0), {})
         cluster.assign(loss, plan, params, split_by(data, given.shares))
-        assert_exact(cluster.gradient(params).gradient, params, data)
+        exact(cluster, params, data)
 
 
 @pytest.mark.slow
@@ -117,22 +111,14 @@ def test_it_finds_out_who_is_slow_and_trains_as_plain_descent_does(cluster):
     slow = np.ones((80, N))
     slow[:40, 3], slow[40:, 0] = 5, 5
     pace = Pace(slow * np.random.default_rng(2).uniform(0.95, 1.05, slow.shape), 0.15)
-    optimizer = optax.adam(3e-2)
 
     def kill(step, running):
         if step == 30:
             os.kill(running.pids[1], signal.SIGKILL)
 
     told: list[Step] = []
-    found = train_on_cluster(
-        *(jax.random.key(5), cluster, loss, params, data, optimizer, 80),
-        pace=pace,
-        before_step=kill,
-        after_step=told.append,
-    )
-    np.testing.assert_allclose(
-        raveled(found.params), raveled(descended(params, data, optimizer, 80)), atol=3e-6
-    )
+    given: Any = {"pace": pace, "before_step": kill, "after_step": told.append}
+    found = trained(cluster, params, data, 80, ADAM, **given)
     # Records have the name of the plan that ran.
     first = found.decisions[0]
     assert [step.scheme for step in told[: first.step]] == ["alternating"] * first.step
@@ -155,7 +141,7 @@ def test_workers_compile_the_next_plan_beside_their_work(cluster):
     then = cluster.prepare(loss, work[1], params, parts)
     for _ in range(1000):
         assert cluster.plan.blocks == work[0].blocks
-        assert_exact(cluster.gradient(params).gradient, params, data)
+        exact(cluster, params, data)
         if cluster.is_ready(then):
             break
     else:
@@ -163,27 +149,20 @@ def test_workers_compile_the_next_plan_beside_their_work(cluster):
     os.kill(cluster.pids[2], signal.SIGKILL)
     cluster.take_up(then)
     assert cluster.plan.blocks == work[1].blocks
-    found = cluster.gradient(params)
-    assert_exact(found.gradient, params, data)
+    found = exact(cluster, params, data)
     assert {item.subset for item in found.work} == set(range(N))
     cluster.take_up(then)  # the same again: nothing is compiled
-    assert_exact(cluster.gradient(params).gradient, params, data)
+    exact(cluster, params, data)
 
 
 @pytest.mark.slow
 def test_those_left_do_not_wait_for_what_is_planned_for_others(cluster, monkeypatch):
     params, data = case()
     going_on = threading.Event()
-
-    def compiling(planner):
-        going_on.wait()
-
-    monkeypatch.setattr(Planner, "warm_up", compiling)
-    given: Any = {"key": jax.random.key(0), "batch_size": None, "seed": 0, "max_stored": None, "options": {}}
-    loop = ClosedLoop(cluster, loss, params, data, 0, 100, **given)
-    all_of_them = loop.give_work(range(N))
-    left = loop.give_work(range(N - 1))
+    monkeypatch.setattr(Planner, "warm_up", lambda _: going_on.wait())
+    loop = ClosedLoop(cluster, loss, params, data, 0, 100, **GIVEN)
+    all_of_them, left = loop.give_work(range(N)), loop.give_work(range(N - 1))
     going_on.set()
     loop.close()
     assert [scheme.plan.num_workers for scheme in (all_of_them, left)] == [N, N - 1]
-    assert_exact(cluster.gradient(params).gradient, params, data)
+    exact(cluster, params, data)

@@ -27,6 +27,7 @@ from bcgc_jax.coding.gradients import coding_plan, split_unevenly
 from bcgc_jax.schedules import Group, schedule_of
 from tests.compilations import compilations
 from tests.oracles.runtimes import delivered_runtime
+from tests.scripts import python
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +35,8 @@ N = 4
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 SHAPES = {"a": (6, 8), "b": (8,), "c": (8,)}
 COUNT = 6 * 8 + 8 + 8
-PROBLEM = bcgc.Problem(bcgc.ShiftedExponential(1.0, 0.3), N, COUNT, 18)
+LAW = bcgc.ShiftedExponential(1.0, 0.3)
+PROBLEM, SGD, ADAM = bcgc.Problem(LAW, N, COUNT, 18), optax.sgd(0.1), optax.adam(3e-2)
 
 
 def loss(params, batch):
@@ -60,13 +62,28 @@ def assert_exact(gradient, params, data):
     np.testing.assert_allclose(raveled(gradient), want, atol=2e-6 * np.abs(want).max())
 
 
-def descended(params, data, optimizer, steps):
-    """Plain gradient descent."""
+def exact(cluster, params, data, *finish):
+    """What the cluster finds, once its gradient is the uncoded one."""
+    found = cluster.gradient(params, *finish)
+    assert_exact(found.gradient, params, data)
+    return found
+
+
+def assert_descended(found, params, data, optimizer, steps, atol=3e-6):
+    """As by plain gradient descent. Measured: 2e-7 after 12 steps of Adam."""
     state = optimizer.init(params)
     for _ in range(steps):
         updates, state = optimizer.update(jax.grad(loss)(params, data), state, params)
         params = optax.apply_updates(params, updates)
-    return params
+    np.testing.assert_allclose(raveled(found), raveled(params), atol=atol)
+
+
+def trained(cluster, params, data, steps, optimizer=SGD, atol=3e-6, **more):
+    """A training, once it has ended where plain gradient descent does."""
+    given = jax.random.key(5), cluster, loss, params, data, optimizer, steps
+    found = train_on_cluster(*given, **more)
+    assert_descended(found.params, params, data, optimizer, steps, atol)
+    return found
 
 
 def descendants(pid):
@@ -110,14 +127,14 @@ def assigned(cluster, counts, loss=loss):
     return params, data
 
 
-def harmed(cluster, params, finish, sign, worker, after):
-    """A gradient, so many seconds into which a worker gets a signal."""
+def harmed(cluster, params, data, finish, sign, worker, after):
+    """A gradient that is exact, so many seconds into which a worker gets a signal."""
     pid = cluster.pids[worker]
     if not after:
         os.kill(pid, getattr(signal, f"SIG{sign}"))
-        return cluster.gradient(params, finish)
+        return exact(cluster, params, data, finish)
     with subprocess.Popen(["sh", "-c", f"sleep {after}; kill -{sign} {pid}"]):
-        return cluster.gradient(params, finish)
+        return exact(cluster, params, data, finish)
 
 
 def happened(cluster, since):
@@ -136,8 +153,7 @@ def test_gradients_are_exact_whoever_is_late(cluster, uncoded_and_coded):
     for _ in range(20):
         params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), params)
         finish = np.array([[0.3], [1.0]]) * rng.exponential(0.02, N)
-        found = cluster.gradient(params, finish)
-        assert_exact(found.gradient, params, data)
+        found = exact(cluster, params, data, finish)
         assert found.arrived.sum(axis=1).tolist() == [4, 2]
         assert found.seconds >= found.completed.max()
         # A block cannot be complete before its last message was to be sent.
@@ -155,8 +171,7 @@ def test_a_worker_that_is_killed_or_stopped_is_replaced_within_the_iteration(
     params, data = uncoded_and_coded
     before, since, finish = cluster.pids, len(cluster.faults), np.zeros((2, N))
     finish[:, 2] = 4 * after
-    found = harmed(cluster, params, finish, sign, 2, after)
-    assert_exact(found.gradient, params, data)
+    found = harmed(cluster, params, data, finish, sign, 2, after)
     assert happened(cluster, since) == [(2, what), (2, "replaced")]
     assert [a == b for a, b in zip(before, cluster.pids, strict=True)] == [True, True, False, True]
     assert found.seconds > 5 * after  # its successor began anew
@@ -176,20 +191,18 @@ def test_a_process_that_has_taken_over_a_dead_workers_number_is_left_alone(
     with subprocess.Popen(["sleep", "60"]) as innocent:
         os.kill(process.pid, signal.SIGKILL)
         process.pid = innocent.pid
-        assert_exact(cluster.gradient(params).gradient, params, data)
-        assert [(f.worker, f.what) for f in cluster.faults[-2:]] == [(1, "died"), (1, "replaced")]
+        exact(cluster, params, data)
+        assert happened(cluster, -2) == [(1, "died"), (1, "replaced")]
         assert innocent.poll() is None
         innocent.kill()
 
 
 def test_a_slow_worker_is_left_alone(cluster, uncoded_and_coded):
     params, data = uncoded_and_coded
-    faults = len(cluster.faults)
-    finish = np.zeros((2, N))
+    since, finish = len(cluster.faults), np.zeros((2, N))
     finish[:, 0] = 2.5 * cluster.patience
-    found = cluster.gradient(params, finish)
-    assert_exact(found.gradient, params, data)
-    assert len(cluster.faults) == faults
+    found = exact(cluster, params, data, finish)
+    assert happened(cluster, since) == []
     assert found.seconds > 2.5 * cluster.patience
 
 
@@ -198,14 +211,13 @@ def test_redundancy_covers_a_stopped_worker_until_it_is_replaced(cluster):
     faults, covered = len(cluster.faults), 0
     os.kill(cluster.pids[0], signal.SIGSTOP)
     while len(cluster.faults) == faults:
-        found = cluster.gradient(params)
-        assert_exact(found.gradient, params, data)
+        found = exact(cluster, params, data)
         covered += 1
         assert not found.arrived[:, 0].any()
         time.sleep(0.02)
     assert covered > 3  # iterations went on without it
     assert happened(cluster, faults) == [(0, "hung"), (0, "replaced")]
-    assert_exact(cluster.gradient(params).gradient, params, data)
+    exact(cluster, params, data)
 
 
 def test_a_worker_stopped_meanwhile_is_found_while_work_is_given_out(cluster, monkeypatch):
@@ -215,7 +227,7 @@ def test_a_worker_stopped_meanwhile_is_found_while_work_is_given_out(cluster, mo
     params, data = assigned(cluster, [0, COUNT - 20, 20, 0])
     assert happened(cluster, since) == [(2, "hung"), (2, "replaced")]
     assert gone([pid])
-    assert_exact(cluster.gradient(params).gradient, params, data)
+    exact(cluster, params, data)
 
 
 def scanned(params, batch):
@@ -261,11 +273,10 @@ def test_a_worker_is_given_up_when_its_successors_end_too(cluster):
         pytest.raises(WorkersLost, match=r"worker 0 lost.*plan for the workers left"),
     ):
         cluster.gradient(params)
-    assert {f.worker for f in cluster.faults[before:]} == {0}
-    assert [f.what for f in cluster.faults[before:]] == ["died", "replaced"] * 3 + ["died"]
+    assert happened(cluster, before) == [(0, "died"), (0, "replaced")] * 3 + [(0, "died")]
     assert all("process has died" in f.reason for f in cluster.faults[before::2])
     cluster.assign(loss, plan, params, split_unevenly(data, N))
-    assert_exact(cluster.gradient(params).gradient, params, data)
+    exact(cluster, params, data)
 
 
 def failing(params, batch):
@@ -284,54 +295,39 @@ def test_what_the_loss_raises_for_some_data_loses_who_has_them(cluster, monkeypa
         assigned(cluster, [COUNT, 0, 0, 0], failing)
     assert isinstance(lost.value.__cause__, KeyError)
     params, data = assigned(cluster, [COUNT, 0, 0, 0])  # and the cluster is as good as before
-    assert_exact(cluster.gradient(params).gradient, params, data)
+    exact(cluster, params, data)
 
 
 def test_training_is_plain_gradient_descent_and_goes_on_from_a_checkpoint(cluster, tmp_path):
     params, data = case()
-    optimizer = optax.adam(3e-2)
     folder, seen = tmp_path / "one", []
     more: Any = {"problem": PROBLEM, "pace": Pace(PROBLEM.cycle_time, 1e-4), "checkpoints": folder}
     more["before_step"] = lambda step, _: seen.append(step)
 
-    def run(steps):
-        return train_on_cluster(jax.random.key(5), cluster, loss, params, data, optimizer, steps, **more)
-
-    half = run(6)
+    half = trained(cluster, params, data, 6, ADAM, **more)
     assert half.seconds.shape == half.paced.shape == (6,)
     assert np.all(half.seconds >= half.paced)
-    rest = run(12)
-    assert seen == list(range(12))
-    assert rest.first_step == 6
-    want = raveled(descended(params, data, optimizer, 12))
-    # Measured: 2e-7 after 12 steps of Adam.
-    np.testing.assert_allclose(raveled(rest.params), want, atol=3e-6)
-    with pytest.raises(ValueError, match="of 12 iterations, more than the 11 asked for"):
-        run(11)
-    optimizer = optax.adam(1e-2)
-    with pytest.raises(ValueError, match="made with another learning rate or optimiser"):
-        run(13)
+    rest = trained(cluster, params, data, 12, ADAM, **more)
+    assert (seen, rest.first_step) == (list(range(12)), 6)
+    for steps, optimizer, words in (
+        (11, ADAM, "of 12 iterations, more than the 11 asked for"),
+        (13, optax.adam(1e-2), "made with another learning rate or optimiser"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            trained(cluster, params, data, steps, optimizer, **more)
     with pytest.raises(ValueError, match="another model"), Checkpoints(folder) as checkpoints:
         checkpoints.last(({"other": np.zeros(3)}, None))
 
 
 def test_batches_and_paces_are_drawn_for_each_step_and_the_same_after_a_resumption(cluster, tmp_path):
     params, data = case(16)
-    problem = bcgc.Problem(bcgc.ShiftedExponential(1.0, 0.3), N, COUNT, N)
+    problem = bcgc.Problem(LAW, N, COUNT, N)
 
     def run(steps, folder=None):
         visited = [params]
-        arguments = (cluster, loss, params, data, optax.sgd(0.1), steps)
-        found = train_on_cluster(
-            *(jax.random.key(5), *arguments),
-            problem=problem,
-            method="time",
-            pace=Pace(problem.cycle_time, 1e-4),
-            batch_size=1,
-            checkpoints=folder,
-            evaluate=visited.append,
-        )
-        return found, visited
+        given = jax.random.key(5), cluster, loss, params, data, SGD, steps
+        more = {"problem": problem, "method": "time", "pace": Pace(LAW, 1e-4), "checkpoints": folder}
+        return train_on_cluster(*given, **more, batch_size=1, evaluate=visited.append), visited
 
     whole, visited = run(6)
     half, _ = run(3, tmp_path / "half")
@@ -343,8 +339,7 @@ def test_batches_and_paces_are_drawn_for_each_step_and_the_same_after_a_resumpti
     np.testing.assert_allclose(raveled(rest.params), raveled(whole.params), atol=3e-6)  # measured 1e-7
     assert [w.iteration for w in whole.work][0 :: len(whole.work) - 1] == [0, 5]
 
-    one = jax.jit(jax.vmap(jax.grad(loss), in_axes=(None, 0)))
-    chosen = set()
+    one, chosen = jax.jit(jax.vmap(jax.grad(loss), in_axes=(None, 0))), set()
     for before, after in itertools.pairwise(visited):
         step = (raveled(before) - raveled(after)) / 0.1
         each = one(before, jax.tree.map(lambda x: x[:, None], data))
@@ -359,11 +354,9 @@ def test_batches_and_paces_are_drawn_for_each_step_and_the_same_after_a_resumpti
 
 def test_a_pace_has_the_start_ups_and_the_link_of_the_problem(cluster):
     params, data = case(16)
-    law, start = bcgc.ShiftedExponential(1.0, 0.3), bcgc.Weibull(9.0, 0.7)
-    problem = bcgc.Problem(law, N, COUNT, 16, start_up=start, send_time=0.4, chain_cycles=0.1)
-    key, pace = jax.random.key(6), Pace(law, 2e-3)
-    arguments = (cluster, loss, params, data, optax.sgd(0.1), 3)
-    found = train_on_cluster(key, *arguments, problem=problem, method="time", pace=pace)
+    start, key, pace = bcgc.Weibull(9.0, 0.7), jax.random.key(5), Pace(LAW, 2e-3)
+    problem = bcgc.Problem(LAW, N, COUNT, 16, start_up=start, send_time=0.4, chain_cycles=0.1)
+    found = trained(cluster, params, data, 3, problem=problem, method="time", pace=pace)
     x, pace_key = np.asarray(bcgc.solve(problem, "time").rounded), jax.random.split(key, 3)[1]
     pace = dataclasses.replace(pace, start_ups=start)
     for step in range(3):
@@ -384,12 +377,7 @@ def test_without_replacement_the_workers_left_plan_anew(cluster, method):
             os.kill(running.pids[1], signal.SIGKILL)
 
     try:
-        found = train_on_cluster(
-            *(jax.random.key(5), cluster, loss, params, data, optax.sgd(0.1), 5),
-            problem=PROBLEM,
-            method=method,
-            before_step=kill,
-        )
+        found = trained(cluster, params, data, 5, problem=PROBLEM, method=method, before_step=kill)
         if method != "time":
             assert [block.level for block in cluster.plan.blocks] == [0, 2, 2]
     finally:
@@ -397,55 +385,48 @@ def test_without_replacement_the_workers_left_plan_anew(cluster, method):
         assert cluster.num_workers == N - 1
         cluster.resize(N)
     assert found.num_workers.tolist() == [4, 4, 3, 3, 3]
-    want = raveled(descended(params, data, optax.sgd(0.1), 5))
-    np.testing.assert_allclose(raveled(found.params), want, atol=3e-6)  # measured 2e-7
+
+
+def left_plan(problem, left, method, batch_size=None):
+    """For those who are left of the workers of a problem."""
+    return _scheme(jax.random.key(0), problem, left, method, case()[0], batch_size, {})
+
+
+def assert_optimal(plan, law):
+    """As the solver has it for so many workers."""
+    best = bcgc.solve(bcgc.Problem(law, plan.num_workers, COUNT, 18))
+    sizes = {block.level: block.size for block in plan.blocks}
+    assert [sizes.get(n, 0) for n in range(plan.num_workers)] == np.asarray(best.rounded).tolist()
 
 
 def test_the_plan_for_the_workers_left_is_that_of_their_own_laws():
-    params, data = case()
     laws = [bcgc.Uniform(1.0, high) for high in (2.0, 3.0, 40.0, 5.0)]
-    problem = bcgc.Problem(laws, N, COUNT, len(data["y"]))
-    scheme = _scheme(jax.random.key(0), problem, [0, 1, 3], "uncoded", params, None, {})
-    left = [laws[0], laws[1], laws[3]]
-    without = bcgc.Problem(left, 3, COUNT, len(data["y"]))
+    problem = bcgc.Problem(laws, N, COUNT, 18)
+    scheme = left_plan(problem, [0, 1, 3], "uncoded")
+    without = bcgc.Problem([laws[0], laws[1], laws[3]], 3, COUNT, 18)
     # Each sends the whole gradient of a third of the samples.
     np.testing.assert_allclose(scheme.load, [float(without.scale) * COUNT])
     assert scheme.plan.num_workers == 3
-    batch = _scheme(
-        jax.random.key(0), dataclasses.replace(problem, num_samples=8), [0, 1, 3], "uncoded", params, 2, {}
-    )
+    batch = left_plan(dataclasses.replace(problem, num_samples=8), [0, 1, 3], "uncoded", 2)
     np.testing.assert_allclose(batch.load, [2 * COUNT])  # two samples of each subset, whoever is left
 
 
 def test_planning_for_fewer_workers_compiles_no_solver_again():
-    params, data = case()
-    problem = bcgc.Problem(bcgc.ShiftedExponential(1.0, 0.3), 7, COUNT, len(data["y"]))
-    _scheme(jax.random.key(0), problem, range(7), "optimal", params, None, {})
+    problem = bcgc.Problem(LAW, 7, COUNT, 18)
+    left_plan(problem, range(7), "optimal")
     with compilations() as again:
-        found = _scheme(jax.random.key(0), problem, [0, 2, 3, 5, 6], "optimal", params, None, {})
-        batches = dataclasses.replace(problem, num_samples=14)
-        _scheme(jax.random.key(0), batches, [0, 1, 2, 4, 5, 6], "optimal", params, 2, {})
+        found = left_plan(problem, [0, 2, 3, 5, 6], "optimal")
+        left_plan(dataclasses.replace(problem, num_samples=14), [0, 1, 2, 4, 5, 6], "optimal", 2)
     assert not [name for name in again if name in ("jit(optimum)", "jit(improve_units)", "jit(_pace)")]
-    best = bcgc.solve(bcgc.Problem(problem.cycle_time, 5, COUNT, len(data["y"])))
-    sizes = {block.level: block.size for block in found.plan.blocks}
-    assert [sizes.get(n, 0) for n in range(5)] == np.asarray(best.rounded).tolist()
+    assert_optimal(found.plan, LAW)
 
 
 def test_a_plan_for_the_workers_left_is_found_whatever_the_scheme_and_the_law():
-    params, data = case()
-    arguments: Any = ([0, 2], "tandon:2", params, None, {})
-    law = bcgc.ShiftedExponential(1.0, 0.3)
     with pytest.warns(UserWarning, match='"tandon:2" is no scheme for the workers left'):
-        found = _scheme(jax.random.key(0), bcgc.Problem(law, 3, COUNT, len(data["y"])), *arguments)
-    best = bcgc.solve(bcgc.Problem(law, 2, COUNT, len(data["y"])))
-    sizes = {block.level: block.size for block in found.plan.blocks}
-    assert [sizes.get(n, 0) for n in range(2)] == np.asarray(best.rounded).tolist()
+        assert_optimal(left_plan(bcgc.Problem(LAW, 3, COUNT, 18), [0, 2], "tandon:2").plan, LAW)
     rows = bcgc.Rows(np.random.default_rng(0).uniform(1, 2, (5, 3)))
     with pytest.warns(UserWarning, match="planned as if independent"):
-        left = _scheme(
-            *(jax.random.key(0), bcgc.Problem(rows, 3, COUNT, len(data["y"])), [0, 2], "uncoded"),
-            *(params, None, {}),
-        )
+        left = left_plan(bcgc.Problem(rows, 3, COUNT, 18), [0, 2], "uncoded")
     assert left.plan.num_workers == 2
 
 
@@ -454,12 +435,10 @@ def test_refusals(cluster, monkeypatch):
     params, data = case()
     plan = coding_plan(jax.random.key(0), params, [COUNT, 0, 0, 0])
     problem = bcgc.Problem(PROBLEM.cycle_time, 3, COUNT)
-    given = jax.random.key(0), cluster, loss, params, data, optax.sgd(0.1), 1
+    given, parts = (jax.random.key(0), cluster, loss, params, data, SGD, 1), split_unevenly(data, N)
     refused: dict[str, Callable[[], object]] = {
         "4 subsets": lambda: cluster.assign(loss, plan, params, split_unevenly(data, 3)),
-        "batch_size must be from 1 to 4": lambda: cluster.assign(
-            loss, plan, params, split_unevenly(data, N), batch_size=5
-        ),
+        "batch_size must be from 1 to 4": lambda: cluster.assign(loss, plan, params, parts, batch_size=5),
         "3 workers, the cluster 4": lambda: train_on_cluster(*given, problem=problem),
         "pass problem=Problem": lambda: train_on_cluster(*given, method="time"),
         "patience": lambda: Cluster(2, patience=0),
@@ -477,13 +456,13 @@ def test_refusals(cluster, monkeypatch):
 
 
 _KILLED = """
-import os, signal, sys, time, jax, optax
+import os, signal, sys, time, jax
 sys.path.insert(0, {root!r})
 import bcgc_jax as bcgc
 from bcgc_jax.cluster import Cluster, train_on_cluster
-from tests.cluster.test_cluster import COUNT, case, descendants, loss
+from tests.cluster.test_cluster import ADAM, COUNT, LAW, case, descendants, loss
 params, data = case()
-problem = bcgc.Problem(bcgc.ShiftedExponential(1.0, 0.3), 2, COUNT, len(data["y"]))
+problem = bcgc.Problem(LAW, 2, COUNT, len(data["y"]))
 
 def end(step, cluster):
     time.sleep(0.3)  # a checkpoint takes a third of it
@@ -496,7 +475,7 @@ with Cluster(1) as cluster:  # the first one ends in order
     pids = descendants(os.getpid())
 print(*pids, flush=True)
 with Cluster(2) as cluster:
-    arguments = (cluster, loss, params, data, optax.adam(3e-2), 9)
+    arguments = (cluster, loss, params, data, ADAM, 9)
     train_on_cluster(
         jax.random.key(5), *arguments, problem=problem, checkpoints={folder!r}, before_step=end
     )
@@ -508,11 +487,11 @@ import sys, jax
 sys.path.insert(0, {root!r})
 from bcgc_jax.cluster import Cluster
 from bcgc_jax.coding.gradients import coding_plan, split_unevenly
-from tests.cluster.test_cluster import COUNT, assert_exact, case, loss
+from tests.cluster.test_cluster import COUNT, case, exact, loss
 params, data = case()
 with Cluster(2, address={address!r}) as cluster:
     cluster.assign(loss, coding_plan(jax.random.key(0), params, [40, 24]), params, split_unevenly(data, 2))
-    assert_exact(cluster.gradient(params).gradient, params, data)
+    exact(cluster, params, data)
 print("joined")
 """
 
@@ -542,11 +521,10 @@ def test_a_running_cluster_is_joined_and_left_running():
     try:
         answers(address, head)
         script = _JOINS.format(root=ROOT, address=address)
-        done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
+        done = python(script, env=env)
         assert done.stdout == "joined\n", done.stderr
         env["RAY_AUTH_MODE"] = "disabled"
-        refused = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
-        assert "set RAY_AUTH_MODE=token" in refused.stderr
+        assert "set RAY_AUTH_MODE=token" in python(script, env=env).stderr
     finally:
         pids = descendants(head.pid)
         head.terminate()
@@ -557,8 +535,7 @@ def test_a_running_cluster_is_joined_and_left_running():
 
 
 def test_no_process_is_left_and_a_killed_master_goes_on_from_its_checkpoint(tmp_path):
-    script = _KILLED.format(root=ROOT, folder=str(tmp_path / "state"))
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = python(_KILLED.format(root=ROOT, folder=str(tmp_path / "state")))
     assert done.returncode == -signal.SIGKILL, done.stderr
     closed, workers, killed = ([int(pid) for pid in line.split()] for line in done.stdout.splitlines())
     assert len(closed) >= 2  # Ray's own
@@ -569,14 +546,12 @@ def test_no_process_is_left_and_a_killed_master_goes_on_from_its_checkpoint(tmp_
     for pid in living(killed):
         os.kill(pid, signal.SIGKILL)
     params, data = case()
-    state = (params, optax.adam(3e-2).init(params))
     with Checkpoints(tmp_path / "state") as checkpoints:
-        found = checkpoints.last(state)
+        found = checkpoints.last((params, ADAM.init(params)))
     assert found is not None
     steps, (later, _) = found
     assert 1 <= steps <= 5  # the last ones may not have been on disk yet
-    want = raveled(descended(params, data, optax.adam(3e-2), steps))
-    np.testing.assert_allclose(raveled(later), want, atol=3e-6)
+    assert_descended(later, params, data, ADAM, steps)
 
 
 _WITHOUT = """
@@ -591,5 +566,4 @@ except ImportError as error:
 
 
 def test_without_ray_everything_else_works_and_the_error_says_what_to_install():
-    done = subprocess.run([sys.executable, "-c", _WITHOUT], capture_output=True, text=True, check=True)
-    assert "pip install '.[cluster]'" in done.stdout
+    assert "pip install '.[cluster]'" in python(_WITHOUT).stdout

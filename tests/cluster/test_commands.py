@@ -12,6 +12,7 @@ from bcgc_jax.cli.train import _course
 from bcgc_jax.cluster import Step, WorkersLost
 from experiments import calibrated, rivals
 from experiments import cluster as experiment
+from tests.raising import raising
 
 pytestmark = pytest.mark.slow
 TRAIN = ["train", "--engine", "ray", "--workers", "2", "--method", "uncoded"]
@@ -78,10 +79,7 @@ def test_a_cluster_that_does_not_answer_is_one_line(command):
     [WorkersLost((0, 1), "none are left"), OSError("path too long"), ConnectionError("no head has started")],
 )
 def test_what_fails_while_processes_run_is_one_line(command, monkeypatch, error):
-    def fail(*_, **__):
-        raise error
-
-    monkeypatch.setattr("bcgc_jax.cluster.Cluster", fail)
+    monkeypatch.setattr("bcgc_jax.cluster.Cluster", raising(error))
     status, out, err = command(*TRAIN)
     assert (status, out) == (2, "")
     assert err.splitlines()[-1] == f"bcgc: the worker processes failed: {error}"

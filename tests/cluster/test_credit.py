@@ -61,8 +61,7 @@ class World:
             self.sent.append((int(self.life[w]), question))
 
     def events(self) -> list[tuple[str, int]]:
-        tasks = len(self.plan.order)
-        moving = np.flatnonzero(self.alive & ~self.hung).tolist()
+        tasks, moving = len(self.plan.order), np.flatnonzero(self.alive & ~self.hung).tolist()
         found = [("task", w) for w in moving if self.done[w] < tasks]
         found += [("answer", k) for k, (life, q) in enumerate(self.sent) if self._may_answer(life, q)]
         if self.deaths:
@@ -135,8 +134,7 @@ class World:
 @pytest.mark.parametrize(("groups", "workers"), CASES)
 @pytest.mark.parametrize("replaced", [0.0, 0.5, 1.0])
 def test_every_subset_counts_once_whoever_dies(groups, workers, replaced):
-    plan = plan_of(groups, workers)
-    rng = np.random.default_rng(workers)
+    plan, rng = plan_of(groups, workers), np.random.default_rng(workers)
     ends = {True: 0, False: 0}
     for trial in range(36):
         world = World(plan, rng, deaths=trial % (workers + 2), replaced=replaced)
@@ -152,15 +150,12 @@ def test_every_subset_counts_once_whoever_dies(groups, workers, replaced):
 
 
 def test_a_block_is_asked_for_as_soon_as_it_is_covered_and_not_before():
-    rng = np.random.default_rng(0)
-    plan = plan_of([(2, 1), (4, 2)], 4)
+    rng, plan = np.random.default_rng(0), plan_of([(2, 1), (4, 2)], 4)
     for _ in range(30):
-        world = World(plan, rng, deaths=0, replaced=0.0)
-        covered = np.zeros((3, 4), bool)
+        world, covered = World(plan, rng, deaths=0, replaced=0.0), np.zeros((3, 4), bool)
         while any(event[0] == "task" for event in world.events()):
             w = int(rng.choice([event[1] for event in world.events() if event[0] == "task"]))
-            task = plan.tasks(w)[world.done[w]]
-            full = covered.all(axis=1)
+            task, full = plan.tasks(w)[world.done[w]], covered.all(axis=1)
             covered[task.block, task.subsets[0]] = True
             before = len(world.sent)
             world.task(w)

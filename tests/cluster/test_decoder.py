@@ -72,8 +72,7 @@ def test_plans_of_the_same_blocks_share_their_programs(seed: int) -> None:
 def test_sums_over_all_subsets_are_divided_into_the_parameters_own_dtypes() -> None:
     params: dict[str, Any] = {"a": jnp.zeros((3, 5), jnp.bfloat16), "b": np.zeros(7, np.float32)}
     plan = schedule_plan(schedule_of([Group(1, 1), Group(N, 1)], [10, 12]), params, N)
-    divider = Divider(plan, params)
-    rng = np.random.default_rng(0)
+    divider, rng = Divider(plan, params), np.random.default_rng(0)
     total = rng.normal(size=22).astype(np.float32)
     with compilations() as compiled:
         parts = [divider.part(0, total[:10]), divider.part(1, total[10:])]

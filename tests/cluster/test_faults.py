@@ -13,11 +13,10 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.cluster import Cluster, Pace, train_on_cluster
+from bcgc_jax.cluster import Cluster, Pace
 from bcgc_jax.cluster.engine import cause_of, reason_of
 from bcgc_jax.cluster.leftovers import _started_with
 from bcgc_jax.cluster.processes import Processes
@@ -27,17 +26,18 @@ from tests.cluster.test_cluster import (
     COUNT,
     PROBLEM,
     ROOT,
-    assert_exact,
     case,
     descendants,
-    descended,
+    exact,
     gone,
     loss,
-    raveled,
+    trained,
 )
 from tests.signals import ctrl_c
 
 slow = pytest.mark.slow
+STORE: Any = {"num_cpus": 2, "object_store_memory": 100 * 2**20}
+OTHER = {"XLA_FLAGS": "--xla_cpu_max_isa=SSE4_2"}  # of a machine that rounds otherwise than the first
 
 
 class Told(RuntimeError):
@@ -51,10 +51,7 @@ class Told(RuntimeError):
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (
-            Told("\x1b[36mray::A.f()\x1b[39m\n  File\nOSError: x", OSError("disk full\nsay all")),
-            "OSError: disk full",
-        ),
+        (Told("\x1b[36mray::A.f()\x1b[39m\n  OSError: x", OSError("disk full\nall")), "OSError: disk full"),
         (Told("ray::A.f()", KeyError()), "KeyError"),
         (Told("It died.\n\tpid: 7\nThe actor is dead because it was killed by `x`."), "it was killed by `x`"),
         (
@@ -98,10 +95,8 @@ def nodes():
     """Two nodes, with room for three workers on the first and two on the second."""
     from ray.cluster_utils import Cluster as Nodes
 
-    store: Any = {"object_store_memory": 100 * 2**20}
-    head = {"num_cpus": 3, "include_dashboard": False, **store}
-    found = Nodes(initialize_head=True, head_node_args=head)
-    second = found.add_node(num_cpus=2, **store)
+    found = Nodes(initialize_head=True, head_node_args=STORE | {"num_cpus": 3, "include_dashboard": False})
+    second = found.add_node(**STORE)
     yield found, second
     found.shutdown()
 
@@ -125,6 +120,12 @@ def on_node(node, raise_):
     return found
 
 
+def end_node(nodes, node, running):
+    processes = [running._processes[w] for w in range(running.num_workers)]
+    nodes.remove_node(node, allow_graceful=False)
+    assert gone([p.pid for p in processes if p.node == node.node_id])
+
+
 def no_disk():
     raise OSError("no space left on device")
 
@@ -139,7 +140,7 @@ def test_a_machine_that_raises_loses_its_workers_and_a_loss_that_raises_is_told(
     assert {f.what for f in cluster.faults} == {"failed", "replaced"}
     assert {f.reason for f in cluster.faults if f.what == "failed"} == {"OSError: no space left on device"}
     assert len(cluster.faults) <= 4
-    assert_exact(cluster.gradient(params).gradient, params, data)
+    exact(cluster, params, data)
     faults = len(cluster.faults)
     with pytest.raises(OSError, match="no space left") as raised:
         cluster.assign(on_node(None, no_disk), plan, params, split_unevenly(data, 3))
@@ -147,29 +148,22 @@ def test_a_machine_that_raises_loses_its_workers_and_a_loss_that_raises_is_told(
     assert "no_disk" in str(raised.value.__cause__)  # where it was raised
     assert len(cluster.faults) == faults  # no process was ended for it
     cluster.assign(loss, plan, params, split_unevenly(data, 3))
-    assert_exact(cluster.gradient(params).gradient, params, data)
+    exact(cluster, params, data)
 
 
 @slow
 def test_workers_of_a_node_that_ended_are_given_up_at_once_where_there_is_no_room(spread, nodes):
     cluster, (all_nodes, second) = spread, nodes
-    params, data = case()
-
-    def train(steps, **more):
-        given = jax.random.key(5), cluster, loss, params, data, optax.sgd(0.1), steps
-        return train_on_cluster(*given, problem=PROBLEM, method="uncoded", **more)
-
+    (params, data), plain = case(), {"problem": PROBLEM, "method": "uncoded"}
     faults, planned = len(cluster.faults), []
 
     def end(step, running):
         planned.append((step, running.num_workers))
         if step == 2:
-            processes = [running._processes[w] for w in range(running.num_workers)]
-            all_nodes.remove_node(second, allow_graceful=False)
-            assert gone([p.pid for p in processes if p.node == second.node_id])
+            end_node(all_nodes, second, running)
 
     with pytest.warns(UserWarning, match=r"worker \d .* is given up: ") as told:
-        found = train(5, before_step=end)
+        found = trained(cluster, params, data, 5, **plain, before_step=end)
     # One of them has room beside the others.
     assert planned == [(0, 4), (1, 4), (2, 4), (3, 3), (4, 3)]
     assert any("no room" in str(warning.message) for warning in told)
@@ -180,20 +174,15 @@ def test_workers_of_a_node_that_ended_are_given_up_at_once_where_there_is_no_roo
     assert all(f.reason for f in lost)
     # Nobody waits for what cannot come: measured 14 s, a process that starts and a new plan included.
     assert found.seconds.max() < 60
-    want = raveled(descended(params, data, optax.sgd(0.1), 5))
-    np.testing.assert_allclose(raveled(found.params), want, atol=3e-6)
     # The next training goes on with those left, and with all as soon as there is room again.
     with pytest.warns(UserWarning, match="goes on with 3 of 4 workers: "):
-        again = train(2)
+        again = trained(cluster, params, data, 2, **plain)
     assert again.num_workers.tolist() == [3, 3]
-    other = {"XLA_FLAGS": "--xla_cpu_max_isa=SSE4_2"}  # it rounds otherwise than the first
-    all_nodes.add_node(num_cpus=2, object_store_memory=100 * 2**20, env_vars=other)
+    all_nodes.add_node(**STORE, env_vars=OTHER)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        again = train(2)
+        again = trained(cluster, params, data, 2, **plain)
     assert again.num_workers.tolist() == [4, 4]
-    want = raveled(descended(params, data, optax.sgd(0.1), 2))
-    np.testing.assert_allclose(raveled(again.params), want, atol=3e-6)
     # Where a code would amplify what they round differently it is refused, and nothing else is.
     parts = split_unevenly(data, 4)
     plan = coding_plan(jax.random.key(0), params, [0, 0, COUNT, 0])
@@ -204,49 +193,40 @@ def test_workers_of_a_node_that_ended_are_given_up_at_once_where_there_is_no_roo
     repeated = coding_plan(jax.random.key(0), params, [0, COUNT, 0, 0], construction="fractional_repetition")
     for safe in (repeated, schedule_of([Group(2, 2)], [COUNT - 20, 20])):
         cluster.assign(loss, safe, params, parts)
-        assert_exact(cluster.gradient(params).gradient, params, data)
+        exact(cluster, params, data)
 
 
 @slow
 def test_a_training_grows_back_when_a_node_joins_and_not_onto_machines_that_round_otherwise(nodes, spread):
     cluster, (all_nodes, _) = spread, nodes
     params, data = case()
-    store: Any = {"num_cpus": 2, "object_store_memory": 100 * 2**20}
     all_nodes.remove_node(all_nodes.list_all_nodes()[-1], allow_graceful=False)
-    added, counts = [all_nodes.add_node(**store)], []
+    added, counts = [all_nodes.add_node(**STORE)], []
     cluster.resize(4)
 
     def change(step, running):
         counts.append(running.num_workers)
         if step == 2:  # none of them has room elsewhere but one
-            processes = [running._processes[w] for w in range(running.num_workers)]
-            all_nodes.remove_node(added[-1], allow_graceful=False)
-            assert gone([p.pid for p in processes if p.node == added[-1].node_id])
+            end_node(all_nodes, added[-1], running)
         if counts[-1] == 3 < counts[-2]:
-            added.append(all_nodes.add_node(**store, **more))
+            added.append(all_nodes.add_node(**STORE, **more))
         # Until Ray has noticed the end, and until the new node is there, but not for ever.
         waits = 3 not in counts or (counts[-1] == 3 and counts.count(3) < 150)
         time.sleep(0.1 if step > 2 and waits else 0)
 
-    def run(method, steps):
+    def run(method):
         counts.clear()
+        given: Any = {"problem": PROBLEM, "method": method, "before_step": change}
         with pytest.warns(UserWarning, match="there is no room for another|have no room for it") as told:
-            found = train_on_cluster(
-                *(jax.random.key(5), cluster, loss, params, data, optax.sgd(0.1), steps),
-                problem=PROBLEM,
-                method=method,
-                before_step=change,
-            )
-        want = raveled(descended(params, data, optax.sgd(0.1), steps))
-        np.testing.assert_allclose(raveled(found.params), want, atol=2e-5)
+            found = trained(cluster, params, data, 500, atol=2e-5, **given)
         return found.num_workers, [str(warning.message) for warning in told]
 
     more: dict[str, Any] = {}
-    numbers, told = run("time", 500)
+    numbers, told = run("time")
     assert [int(n) for n, _ in itertools.groupby(numbers)] == [4, 3, 4]
     assert not any("left out" in text for text in told)
-    more = {"env_vars": {"XLA_FLAGS": "--xla_cpu_max_isa=SSE4_2"}}
-    numbers, told = run("tandon:2", 500)
+    more = {"env_vars": OTHER}
+    numbers, told = run("tandon:2")
     assert [int(n) for n, _ in itertools.groupby(numbers)] == [4, 3]
     assert sum("left out: the workers differ in XLA_FLAGS" in text for text in told) == 1
     cluster.resize(3)
@@ -261,8 +241,7 @@ def test_a_worker_that_never_answers_is_covered_or_refused_whatever_the_patience
     problem = bcgc.Problem(bcgc.ShiftedExponential(1.0, 0.3), 3, COUNT, len(data["y"]))
     try:
         for late in (np.inf, 1e300, 1e10):
-            found = spread.gradient(params, np.array([[0.0, late, 0.1]]))
-            assert_exact(found.gradient, params, data)
+            found = exact(spread, params, data, np.array([[0.0, late, 0.1]]))
             assert found.arrived[0].tolist() == [True, False, True]
         for finish, message in (
             ([[0.0, np.inf, np.inf]], "would not end"),
@@ -273,22 +252,12 @@ def test_a_worker_that_never_answers_is_covered_or_refused_whatever_the_patience
             with pytest.raises(ValueError, match=message):
                 spread.gradient(params, np.array(finish))
 
-        def run(times):
-            return train_on_cluster(
-                *(jax.random.key(5), spread, loss, params, data, optax.sgd(0.1), 3),
-                problem=problem,
-                method="tandon:1",
-                pace=Pace(times, 1e-4),
-            )
-
-        times = np.ones((3, 3))
+        times, given = np.ones((3, 3)), {"problem": problem, "method": "tandon:1"}
         times[1, 2] = np.inf
-        found = run(times)
+        found = trained(spread, params, data, 3, pace=Pace(times, 1e-4), **given)
         assert np.all(np.isfinite(found.paced))
-        want = raveled(descended(params, data, optax.sgd(0.1), 3))
-        np.testing.assert_allclose(raveled(found.params), want, atol=3e-6)
         with pytest.raises(ValueError, match="would not end"):
-            run(np.where(times == 1, np.inf, 1))
+            trained(spread, params, data, 3, pace=Pace(np.where(times == 1, np.inf, 1), 1e-4), **given)
     finally:
         spread.patience = patience
 
@@ -298,6 +267,13 @@ def test_times_that_are_none_are_refused_in_one_line(times):
     for pace in (Pace(times), Pace(np.ones((1, 2)), start_ups=times)):
         with pytest.raises(ValueError, match=r"^times of a pace are 0 or more.*NaN$"):
             pace.draw(jax.random.key(0), 0, 2)
+
+
+def begun(script: str, place: str, **more: Any) -> Any:
+    """A process that has its temporary files there."""
+    command = [sys.executable, "-c", script.format(root=ROOT, place=place)]
+    more |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=os.environ | {"TMPDIR": place}, **more)
 
 
 _LEFT = """
@@ -334,9 +310,7 @@ with Cluster(2) as third:
 @slow
 def test_a_cluster_leaves_others_their_ray_and_nothing_behind_also_after_sigterm():
     with tempfile.TemporaryDirectory(dir="/tmp", prefix="t") as place:  # a short name
-        command = [sys.executable, "-c", _LEFT.format(root=ROOT, place=place)]
-        pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        running: Any = subprocess.Popen(command, env=os.environ | {"TMPDIR": place}, **pipes)
+        running = begun(_LEFT, place)
         try:
             lines = [running.stdout.readline().strip() for _ in range(4)]
             pids = descendants(running.pid)
@@ -367,12 +341,8 @@ with Cluster(2):
 @pytest.mark.parametrize("wanted", [2, 5])  # processes there when Ctrl-C is pressed: Ray's server; its agents
 def test_ctrl_c_while_processes_start_leaves_none(wanted):
     with tempfile.TemporaryDirectory(dir="/tmp", prefix="t") as place:
-        command = [sys.executable, "-c", _INTERRUPTED.format(root=ROOT)]
-        pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         with ctrl_c():
-            running: Any = subprocess.Popen(
-                command, env=os.environ | {"TMPDIR": place}, start_new_session=True, **pipes
-            )
+            running = begun(_INTERRUPTED, place, start_new_session=True)
         seen: set[int] = set()
         try:
             while len(seen) < wanted and running.poll() is None:

@@ -38,8 +38,7 @@ gradient = jax.jit(jax.grad(loss))
 
 
 def case(samples=12, dtype=np.float32):
-    rng = np.random.default_rng(7)
-    shapes = {"a": (3, 5), "b": (5,), "c": (5,)}
+    rng, shapes = np.random.default_rng(7), {"a": (3, 5), "b": (5,), "c": (5,)}
     params = {name: rng.normal(size=shape).astype(dtype) for name, shape in shapes.items()}
     batch = {"x": rng.normal(size=(samples, 3)).astype(dtype), "y": rng.normal(size=samples).astype(dtype)}
     plan = jax.tree.map(np.asarray, coding_plan(jax.random.key(0), params, [9, 10, 6]))
@@ -154,8 +153,7 @@ def test_all_workers_compile_the_same_programs():
 
 def test_a_worker_stops_between_blocks_and_wakes_from_its_pace():
     params, batch, plan = case()
-    worker = workers(params, plan, split_unevenly(batch, N))[1]
-    leaves = jax.tree.leaves(params)
+    worker, leaves = workers(params, plan, split_unevenly(batch, N))[1], jax.tree.leaves(params)
     worker.warm_up()
     messages = worker.compute(3, 0, leaves)
     next(messages)
@@ -250,8 +248,7 @@ def cuts(block, leaves):
 def test_what_is_done_can_be_had_while_the_rest_is_computed_and_until_the_next_call():
     params, batch, _ = case()
     plan = scheduled(params)
-    worker = workers(params, plan, split_unevenly(batch, N))[1]
-    leaves = jax.tree.leaves(params)
+    worker, leaves = workers(params, plan, split_unevenly(batch, N))[1], jax.tree.leaves(params)
     worker.warm_up()
     finish = np.array([0.0, 0.0, 3600.0, 3600.0])
     said = worker.compute(1, 0, leaves, finish)

@@ -81,8 +81,7 @@ def some_masks(num_workers: int, level: int, count: int, rng: np.random.Generato
 def relative_error(code: GradientCode, masks: np.ndarray, rng: np.random.Generator) -> float:
     """Of the decoded sum of float32 gradients against NumPy's float64 sum."""
     gradients = rng.standard_normal((len(code.subsets), 64)).astype(np.float32)
-    exact = gradients.astype(float).sum(axis=0)
-    found = weights_of(code.encoding, masks)
+    exact, found = gradients.astype(float).sum(axis=0), weights_of(code.encoding, masks)
     assert np.all(found.decodable)
     # Weights are those of workers that arrived.
     assert np.all(found.weights[~masks] == 0)
@@ -93,8 +92,7 @@ def relative_error(code: GradientCode, masks: np.ndarray, rng: np.random.Generat
 @pytest.mark.smoke
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 6])
 def test_every_construction_decodes_every_set_of_stragglers(n):
-    rng = np.random.default_rng(2)
-    seen = set()
+    rng, seen = np.random.default_rng(2), set()
     for code in every_code([n]):
         seen.add(code.construction)
         masks = all_masks(n, code.level)
@@ -150,8 +148,7 @@ def test_decodable_is_what_least_squares_says_for_every_subset_of_workers():
 
 
 def test_weights_are_those_of_an_independent_solver(x64):
-    code = bcgc.coding.gradient_code(KEY, 9, 3, "random_cyclic")
-    masks = all_masks(9, 3)
+    code, masks = bcgc.coding.gradient_code(KEY, 9, 3, "random_cyclic"), all_masks(9, 3)
     for mask, weights in zip(masks, weights_of(code.encoding, masks).weights, strict=True):
         expected = np.linalg.solve(  # exactly N - s arrived: the weights are unique
             np.asarray(code.encoding)[mask] @ np.asarray(code.encoding)[mask].T,
@@ -207,8 +204,7 @@ def test_the_chooser_takes_the_best_that_the_held_subsets_permit():
 def test_conditioning_is_the_worst_over_the_sets_by_brute_force(x64):
     for construction in ("cyclic_mds", "random_cyclic"):
         code = bcgc.coding.gradient_code(KEY, 6, 3, construction)
-        encoding = np.asarray(code.encoding)
-        worst = 0.0
+        encoding, worst = np.asarray(code.encoding), 0.0
         for mask in all_masks(6, 3):
             weights = np.linalg.lstsq(encoding[mask].T, np.ones(6), rcond=None)[0]
             worst = max(worst, float((np.abs(weights) @ np.abs(encoding[mask])).max()))
@@ -236,8 +232,7 @@ def test_float32_messages_are_kept_for_codes_that_bear_them():
 
 def test_messages_may_be_rows_of_an_array_and_small_floats_do_not_overflow():
     code = bcgc.coding.gradient_code(KEY, 5, 2, "cyclic_mds")
-    gradients = jnp.arange(10.0).reshape(5, 2)
-    everyone = np.ones((1, 5), bool)
+    gradients, everyone = jnp.arange(10.0).reshape(5, 2), np.ones((1, 5), bool)
     weights = weights_of(code.encoding, everyone).weights[0]
     given: list[Any] = [bcgc.coding.encode(code, gradients), np.stack(bcgc.coding.encode(code, gradients))]
     for messages in given:
@@ -311,8 +306,7 @@ def test_codes_of_a_plan_may_share_a_key_and_keep_float64_in_numpy():
 
 def test_second_calls_compile_nothing():
     def calls(seed):
-        key = jax.random.key(seed)
-        rng = np.random.default_rng(seed)
+        key, rng = jax.random.key(seed), np.random.default_rng(seed)
         code = bcgc.coding.gradient_code(key, 6, 2, "random_cyclic")
         bcgc.coding.gradient_code(key, 6, 3)
         bcgc.coding.conditioning(key, code, 20)

@@ -14,8 +14,7 @@ LAW = bcgc.ShiftedExponential(1e-3, 50.0)
 
 def test_the_data_is_split_in_equal_subsets_and_none_is_lost_twice():
     data = digits.load_digits(20)
-    assert len(data.train[1]) == 1500
-    assert len(data.test[1]) == 297
+    assert (len(data.train[1]), len(data.test[1])) == (1500, 297)
     assert len(digits.load_digits(32).train[1]) == 1472
     pixels = np.concatenate([data.train[0], data.test[0]])
     assert (pixels.min(), pixels.max()) == (0, 1)

@@ -2,8 +2,6 @@
 
 import functools
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import bcgc_jax as bcgc
 from bcgc_jax.cluster.worker import Duty, Worker
 from bcgc_jax.coding.gradients import Block, Piece, encode_gradients, subset_gradients
 from tests.compilations import compilations
+from tests.scripts import python
 
 KEY = jax.random.key(3)
 
@@ -146,8 +145,7 @@ def test_the_backward_order_is_seen_through_jit_and_shared_or_unused_leaves():
 def test_what_a_worker_computes_by_itself_is_what_the_simulation_sends_for_it():
     rng = np.random.default_rng(4)
     params, batch = make_params(rng), make_batch(rng, 24)
-    plan = plan_of()
-    subsets = bcgc.coding.split_batch(batch, 6)
+    plan, subsets = plan_of(), bcgc.coding.split_batch(batch, 6)
     messages = jax.jit(lambda p, s: encode_gradients(plan, subset_gradients(network, plan, p, s)[1]))(
         params, subsets
     )
@@ -172,10 +170,8 @@ def test_workers_hold_a_cyclic_run_of_subsets():
 
 
 def test_blocks_are_cut_as_the_levels_of_the_coordinates_say():
-    params = [np.ones((2, 3)), np.ones(4), np.ones(())]
-    counts = np.array([2, 0, 6, 3])
-    plan = bcgc.coding.coding_plan(KEY, params, counts, order=(1, 0, 2))
-    levels = {}
+    params, counts = [np.ones((2, 3)), np.ones(4), np.ones(())], np.array([2, 0, 6, 3])
+    plan, levels = bcgc.coding.coding_plan(KEY, params, counts, order=(1, 0, 2)), {}
     for block in plan.blocks:
         for piece in block.pieces:
             for i in range(piece.start, piece.stop):
@@ -229,14 +225,7 @@ print(relative_difference(found.gradient, jax.grad(network)(params, batch)))
 @pytest.mark.slow
 def test_the_subsets_may_be_spread_over_devices():
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
-    run = subprocess.run(
-        [sys.executable, "-c", SHARDED],
-        env=os.environ | flags,
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    run = python(SHARDED, env=os.environ | flags, cwd=Path(__file__).parents[2])
     assert run.returncode == 0, run.stderr
     assert float(run.stdout) < 1e-6  # measured 1.5e-7
 
@@ -317,15 +306,13 @@ def test_leaves_of_any_shape_and_dtype_keep_theirs():
         half = jnp.sum(p["half"].astype(jnp.float32))
         return jnp.mean(x) * p["scalar"] ** 2 + half * p["scalar"] + jnp.mean(x @ p["w"]) ** 2
 
-    batch = jnp.arange(8.0).reshape(4, 2)
-    plan = bcgc.coding.coding_plan(KEY, params, [2, 4])
+    batch, plan = jnp.arange(8.0).reshape(4, 2), bcgc.coding.coding_plan(KEY, params, [2, 4])
     found = decoded(plan, params, batch, np.ones((2, 2)), loss)
     # The last term is no mean over samples: the mean of the subsets' losses is what is differentiated.
     parts = [jax.jit(jax.grad(loss))(params, part) for part in np.split(np.asarray(batch), 2)]
     exact = jax.tree.map(lambda a, b: (a.astype(jnp.float32) + b.astype(jnp.float32)) / 2, *parts)
     for a, b, p in zip(*map(jax.tree.leaves, (found.gradient, exact, params)), strict=True):
-        assert a.shape == np.shape(p)
-        assert a.dtype == jnp.result_type(p)
+        assert (a.shape, a.dtype) == (np.shape(p), jnp.result_type(p))
         np.testing.assert_allclose(
             np.asarray(a, np.float32), b, rtol=1e-6 if a.dtype != jnp.bfloat16 else 1e-2
         )

@@ -60,8 +60,7 @@ def trained(model, scheme, times, steps, loss=clock_only, key=KEY, optimizer=Non
 
 
 def test_the_event_order_ends_at_equation_5_draw_for_draw(precision):
-    rng = np.random.default_rng(1)
-    run = jax.jit(jax.vmap(collect, (0, None)))
+    rng, run = np.random.default_rng(1), jax.jit(jax.vmap(collect, (0, None)))
     for n in (1, 4, 9):
         for trial in range(3):
             x = rng.multinomial(300, rng.dirichlet(np.full(n, 0.4)))
@@ -151,8 +150,7 @@ def test_the_mean_iteration_takes_the_expected_runtime(method):
     levels = np.array([block.level for block in scheme.plan.blocks])
     times = 0.3 + np.random.default_rng(2).exponential(1 / 0.8, (20_000, 1, 6)).astype(np.float32)
     runs = jax.jit(jax.vmap(collect, (0, None)))(times * np.asarray(scheme.load)[:, None], levels)
-    runtime = np.asarray(runs.runtime, float)
-    solution = solved(method)
+    runtime, solution = np.asarray(runs.runtime, float), solved(method)
     expected = float(solution.expected_runtime)
     if solution.rounded is not None:
         expected = float(bcgc.expected_runtime(PROBLEM, solution.rounded))
@@ -195,8 +193,7 @@ def test_an_iteration_that_never_ends_leaves_the_parameters_and_says_so(model):
     law = bcgc.TwoSpeed(1.0, np.inf, 0.3)
     training = trained(model, scheme_of("uncoded"), law, 1, network, jax.random.key(4))
     assert not training.stepped[0]
-    assert training.clock[0] == np.inf
-    assert relative_difference(training.params, model[0]) == 0
+    assert (training.clock[0], relative_difference(training.params, model[0])) == (np.inf, 0)
 
 
 @pytest.mark.slow
@@ -234,8 +231,7 @@ DELIVERING = bcgc.Problem(
 @pytest.mark.parametrize("overlap", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_workers_that_start_up_and_send_are_paced_draw_for_draw(model, x64, overlap):
     params, _ = model
-    problem = dataclasses.replace(DELIVERING, overlap=overlap)
-    solution = solved("time")
+    problem, solution = dataclasses.replace(DELIVERING, overlap=overlap), solved("time")
     scheme = bcgc.coding.training_scheme(KEY, problem, solution, params)
     rng = np.random.default_rng(5)
     starts, rows = rng.weibull(0.8, (4, 6)) * 300, rng.gamma(2.0, 1.0, (4, 6))
@@ -268,8 +264,7 @@ def test_the_mean_iteration_takes_the_expected_runtime_with_start_ups_too(method
 
 def test_start_ups_come_with_their_cycle_times(model):
     scheme, pairs = scheme_of("uncoded"), bcgc.Pairs([0.0, 500.0], [1.0, 3.0])
-    training = trained(model, scheme, pairs, 8)
-    load = float(scheme.load[0])
+    training, load = trained(model, scheme, pairs, 8), float(scheme.load[0])
     slow = np.isclose(np.diff(training.clock, prepend=0), 500 + 3 * load)
     fast = np.isclose(np.diff(training.clock, prepend=0), load)
     assert np.all(slow | fast)
@@ -295,8 +290,7 @@ def test_a_scheme_that_does_not_exist_or_does_not_fit_is_refused(model):
 
 def test_one_sample_for_two_parts_is_one_part(model):
     params, batch = model
-    few = jax.tree.map(lambda x: x[:6], batch)
-    problem = bcgc.Problem(LAW, 6, 58, 6)
+    few, problem = jax.tree.map(lambda x: x[:6], batch), bcgc.Problem(LAW, 6, 58, 6)
     scheme = bcgc.coding.training_scheme(KEY, problem, bcgc.solve(problem, "tandon_partial"), params)
     training = trained((params, few), scheme, LAW, 1, network)
     assert float(training.loss[0]) == pytest.approx(float(network(params, few)), rel=1e-5)
@@ -320,8 +314,7 @@ def test_second_calls_compile_nothing(model):
     solutions = [solved(method) for method in ("time", "tandon_partial")]
 
     def calls(rate, seed):
-        key = jax.random.key(seed)
-        problem = bcgc.Problem(LAW, 6, 58, 36, float(seed + 1))
+        key, problem = jax.random.key(seed), bcgc.Problem(LAW, 6, 58, 36, float(seed + 1))
         for solution in solutions:
             runtime = np.float32(solution.expected_runtime) * np.float32(seed + 1)
             bcgc.coding.training_scheme(

@@ -266,7 +266,7 @@ class Sampled(Iteration):
         return jnp.mean(jax.nn.sigmoid((log_finish - jnp.log(t)) / spread))
 
     def order_survival(self, t):
-        return jnp.mean(self.times > t, axis=0).astype(t.dtype)
+        return jnp.mean(self.times > t, axis=0, dtype=t.dtype)
 
     def expected_larger(self, alpha, levels):
         larger = jnp.maximum(alpha * self.times[:, levels], self.times[:, :1])

@@ -172,7 +172,8 @@ def _check(name: str, start: str, overlap: bool, seed: int, count: int, num_slop
             assert float(slopes["start"]) == pytest.approx(1, rel=4 * np.finfo(value.dtype).eps)
         if k >= num_slopes:
             continue
-        wanted = [("x", i) for i in range(n["workers"])] + [("law", i) for i in range(3)]
+        wanted: list[tuple[str, int | None]] = [("x", i) for i in range(n["workers"])]
+        wanted += [("law", i) for i in range(3)]
         wanted += [(key, None) for key in ("start", "send", "setup", "chain")]
         for key, i in wanted:
             at, slope = (row[key] if i is None else row[key][i] for row in (n, slopes))

@@ -1,11 +1,14 @@
 """Schedules by draws against a simulation worker by worker, and the schemes of `solve` made of them."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
+from bcgc_jax._pytree import replace
 from bcgc_jax.schedules import (
     Group,
     cycles_of,
@@ -84,6 +87,11 @@ def test_draws_of_rows_come_in_any_order():
     np.testing.assert_allclose(
         np.unique(np.sort(times, axis=1), axis=0), np.unique(np.sort(rows, axis=1), axis=0)
     )
+    # So a schedule's mean is that over all orders, in the problem's own unit: M b / N is 1 / 2 here.
+    solution = bcgc.solve(replace(problem, num_samples=2.0), "alternating:2:2", key=jax.random.key(0))
+    orders = [order for row in np.asarray(rows) for order in itertools.permutations(row)]
+    exact = np.mean([simulated(solution.schedule, order, np.zeros(4))[0] for order in orders]) / 2
+    assert abs(float(solution.expected_runtime) - exact) < 4 * float(solution.runtime_error)
 
 
 def test_backup_workers_are_an_order_statistic():

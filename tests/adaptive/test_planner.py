@@ -170,8 +170,7 @@ def test_iterations_beside_which_workers_prepare_tell_nothing_of_their_times():
 @pytest.mark.slow
 def test_what_is_warmed_up_is_compiled_once():
     """With and without start-ups, whatever the length of the window; but for the least of programs."""
-    rng = np.random.default_rng(1)
-    planner = Planner(4, 200, key=jax.random.key(0), rules=rules(2))
+    rng, planner = np.random.default_rng(1), Planner(4, 200, key=jax.random.key(0), rules=rules(2))
     planner.warm_up()
     with compilations() as found:
         for k in range(60):

@@ -44,8 +44,7 @@ def test_python_refuses_what_no_machine_holds(size):
     ],
 )
 def test_a_minute_and_a_day_are_told_apart(law, workers, method, least, most):
-    problem = bcgc.Problem(law, workers, 1_000_000)
-    assert least <= cost_of(problem, method_of(method)).seconds < most
+    assert least <= cost_of(bcgc.Problem(law, workers, 1_000_000), method_of(method)).seconds < most
 
 
 def test_what_is_long_is_told_and_what_takes_a_day_or_the_memory_refused(monkeypatch, capsys):

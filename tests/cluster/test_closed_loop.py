@@ -36,8 +36,7 @@ def test_loads_and_cycle_times_are_those_of_the_work_plan():
     plan = plan_of(given, params, jax.random.key(0), {})
     loads = loads_of(plan, given.shares)
     np.testing.assert_allclose(loads, given.loads.T, atol=0.04)  # whole coordinates: worst 0.02
-    done = times[0] * loads
-    work = []
+    done, work = times[0] * loads, []
     for w, k in itertools.product(range(N - 1), range(3)):
         task, end = plan.tasks(w)[k], 0.4 + done[k, w]
         work.append(Work(1, w, task.block, 0.1, task.subsets[0], end, end + 0.1 * (w + 1) + 0.01 * k))

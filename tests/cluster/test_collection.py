@@ -101,8 +101,7 @@ def test_those_who_have_announced_count_as_coming(case):
     collection = case.collection
     for worker in (1, 2, 3):
         case.announce(worker)
-    nobody = np.zeros(N, bool)
-    assert collection._possible(nobody | (np.arange(N) > 0)).tolist() == [False, True]
+    assert collection._possible(np.zeros(N, bool) | (np.arange(N) > 0)).tolist() == [False, True]
     for worker in (1, 2):
         collection._lose(worker, "died")
     assert collection._possible(np.array([False, False, False, True])).tolist() == [False, False]

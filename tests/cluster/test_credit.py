@@ -95,8 +95,7 @@ class World:
     def answer(self, k: int) -> None:
         life, question = self.sent.pop(k)
         w = question.worker
-        lost = life < self.life[w] or not self.alive[w]
-        found = self.credit.answer(question.number)
+        lost, found = life < self.life[w] or not self.alive[w], self.credit.answer(question.number)
         assert found == (None if lost else question)
         if found is not None:
             self.sums[question.block, list(question.subsets)] += 1

@@ -53,8 +53,7 @@ def test_schemes_take_the_same_steps_in_the_order_of_their_runtimes(model, units
     for run_ in runs:
         assert run_.clock[:, -1].mean() / 40 == pytest.approx(run_.expected_runtime, rel=0.25)
         assert np.all(run_.accuracy[:, -1] > 0.8)
-        first = run_.time_to(0.8)
-        step = np.searchsorted(run_.clock[0], first[0])
+        step = np.searchsorted(run_.clock[0], run_.time_to(0.8)[0])
         assert run_.accuracy[0, step] >= 0.8
         assert np.all(run_.accuracy[0, :step] < 0.8)
     assert np.all(np.isinf(runs[0].time_to(1.01)))

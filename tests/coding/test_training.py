@@ -131,8 +131,7 @@ def test_training_with_a_code_is_training_without_but_for_the_clock(model, metho
     times = jax.jit(jax.vmap(lambda k: LAW.sample(jax.random.split(k)[0], (6,))))(keys)
     if method == "tandon_partial":
         alpha = float(bcgc.straggler_ratio(LAW))
-        slowest = np.sort(np.asarray(times), axis=1)[:, ::-1]
-        level = scheme.plan.blocks[1].level
+        slowest, level = np.sort(np.asarray(times), axis=1)[:, ::-1], scheme.plan.blocks[1].level
         unit = 36 * 58 / 6 * (level + 1) / (level + alpha)
         expected = unit * np.maximum(alpha * slowest[:, level], slowest[:, 0])
     elif (schedule := solved(method).schedule) is not None:
@@ -235,8 +234,7 @@ def test_workers_that_start_up_and_send_are_paced_draw_for_draw(model, x64, over
     scheme = bcgc.coding.training_scheme(KEY, problem, solution, params)
     rng = np.random.default_rng(5)
     starts, rows = rng.weibull(0.8, (4, 6)) * 300, rng.gamma(2.0, 1.0, (4, 6))
-    training = trained(model, scheme, rows, 6, start_ups=starts)
-    x = np.asarray(solution.rounded)
+    training, x = trained(model, scheme, rows, 6, start_ups=starts), np.asarray(solution.rounded)
     loop = [
         delivered_runtime(x, s, t, 36, 1, chain_cycles=0.05, send_time=4.0, overlap=overlap)
         for s, t in zip(starts, rows, strict=True)
@@ -255,19 +253,16 @@ def test_the_mean_iteration_takes_the_expected_runtime_with_start_ups_too(method
     # Partial stragglers know no chain.
     problem = dataclasses.replace(DELIVERING, chain_cycles=None if method == "tandon_partial" else 0.05)
     solution = bcgc.solve(problem, method)
-    scheme = bcgc.coding.training_scheme(KEY, problem, solution, model[0])
-    training = trained(model, scheme, LAW, 4000)
+    training = trained(model, bcgc.coding.training_scheme(KEY, problem, solution, model[0]), LAW, 4000)
     taken = np.diff(np.asarray(training.clock), prepend=0)
-    expected = float(solution.rounded_runtime)
-    assert abs(taken.mean() - expected) < 4 * taken.std() / np.sqrt(taken.size)
+    assert abs(taken.mean() - float(solution.rounded_runtime)) < 4 * taken.std() / np.sqrt(taken.size)
 
 
 def test_start_ups_come_with_their_cycle_times(model):
     scheme, pairs = scheme_of("uncoded"), bcgc.Pairs([0.0, 500.0], [1.0, 3.0])
     training, load = trained(model, scheme, pairs, 8), float(scheme.load[0])
     slow = np.isclose(np.diff(training.clock, prepend=0), 500 + 3 * load)
-    fast = np.isclose(np.diff(training.clock, prepend=0), load)
-    assert np.all(slow | fast)
+    assert np.all(slow | np.isclose(np.diff(training.clock, prepend=0), load))
     assert slow.any()  # but for one draw in 64 all six are fast
     for wrong, message in ((3.0, "Pairs have their own"), (np.ones((2, 5)), "Pairs have their own")):
         with pytest.raises(ValueError, match=message):

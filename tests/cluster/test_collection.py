@@ -61,14 +61,8 @@ def case():
         collection.waiting.pop(("answer", worker, 1))
         collection._answer(worker, collection.asked.pop(("answer", worker, 1)), sent[1][worker])
 
-    return SimpleNamespace(
-        group=group,
-        collection=collection,
-        announce=announce,
-        answer=answer,
-        want=gradients.mean(axis=0)[4:],
-        sent=sent,
-    )
+    acts = {"announce": announce, "answer": answer, "want": gradients.mean(axis=0)[4:], "sent": sent}
+    return SimpleNamespace(group=group, collection=collection, **acts)
 
 
 def test_no_more_are_asked_than_are_needed(case):

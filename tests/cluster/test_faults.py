@@ -54,10 +54,7 @@ class Told(RuntimeError):
         (Told("\x1b[36mray::A.f()\x1b[39m\n  OSError: x", OSError("disk full\nall")), "OSError: disk full"),
         (Told("ray::A.f()", KeyError()), "KeyError"),
         (Told("It died.\n\tpid: 7\nThe actor is dead because it was killed by `x`."), "it was killed by `x`"),
-        (
-            Told("died because of an error, \x1b[36mA.__init__()\x1b[39m\nModuleNotFoundError: no 'b'"),
-            "ModuleNotFoundError: no 'b'",
-        ),
+        (Told("because of an error, \x1b[36mA.f()\x1b[39m\nImportError: no 'b'"), "ImportError: no 'b'"),
         (Told(""), "Told"),
     ],
 )

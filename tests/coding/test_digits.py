@@ -43,10 +43,8 @@ def test_the_models_and_their_loss_are_what_numpy_makes_of_them():
 def test_schemes_take_the_same_steps_in_the_order_of_their_runtimes(model, units):
     problem = digits.digits_problem(LAW, 5, model, units=units)
     options = {"units": units, "num_seeds": 3, "num_steps": 40}
-    runs = [
-        digits.train_on_digits(jax.random.key(1), problem, model, method, **options)
-        for method in ("time", "uncoded")
-    ]
+    given = jax.random.key(1), problem, model
+    runs = [digits.train_on_digits(*given, method, **options) for method in ("time", "uncoded")]
     np.testing.assert_allclose(runs[0].loss, runs[1].loss, rtol=1e-4)
     # The same draws: the better plan is ahead in each seed.
     assert np.all(runs[0].clock[:, -1] < runs[1].clock[:, -1])

@@ -79,7 +79,8 @@ def test_a_round_has_the_steps_that_those_before_it_left(monkeypatch):
 
     monkeypatch.setattr(closed_loop, "Planner", planner)
     monkeypatch.setattr(ClosedLoop, "_put", lambda *_: None)
-    loop = ClosedLoop(None, loss, *case(), 10, 30, **GIVEN)
+    given: Any = None, loss, *case(), 10, 30
+    loop = ClosedLoop(*given, **GIVEN)
     for _ in range(3):
         loop._round = loop._begin(N)
     loop.close()

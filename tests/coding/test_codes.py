@@ -334,12 +334,13 @@ def test_second_calls_compile_nothing():
 
 
 def test_what_does_not_exist_is_refused_in_words():
-    for words, given in {
+    refused: dict[str, Any] = {
         "level must be from 0 to 3": (4, 4),
         'no "fractional_repetition" code for 5 workers at level 1': (5, 1, "fractional_repetition"),
         'no "cyclic_mds" code': (6, 2, "cyclic_mds"),
         "unknown construction": (6, 2, "magic"),
-    }.items():
+    }
+    for words, given in refused.items():
         with pytest.raises(ValueError, match=words):
             gradient_code(KEY, *given)
     with pytest.raises(ValueError, match="top_level"):

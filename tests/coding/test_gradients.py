@@ -288,7 +288,7 @@ def test_bad_plans_are_refused_in_words():
 
 
 def test_leaves_of_any_shape_and_dtype_keep_theirs():
-    params = {"scalar": jnp.asarray(0.7), "half": jnp.ones(3, jnp.bfloat16)}
+    params: dict[str, Any] = {"scalar": jnp.asarray(0.7), "half": jnp.ones(3, jnp.bfloat16)}
     params |= {"none": jnp.ones((0, 2)), "w": np.ones(2)}
 
     def loss(p, x):

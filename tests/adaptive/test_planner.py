@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from bcgc_jax.adaptive import RULES, Planner
+from bcgc_jax.adaptive import RULES, Planner, WorkPlan
 from bcgc_jax.adaptive.drift import BEFORE, RECENT, has_drifted
 from bcgc_jax.adaptive.rules import Window, _alike, rules
 from bcgc_jax.laws import Rows
@@ -87,10 +87,7 @@ def test_a_worker_that_is_never_done_is_asked_for_its_time():
     """With replication alone nobody but the fastest is heard of."""
 
     def replicated(window):
-        workers = window.times.shape[1]
-        from bcgc_jax.adaptive import WorkPlan
-
-        return WorkPlan("coded", np.full(workers, 1 / workers), partition=np.eye(workers)[-1])
+        return WorkPlan("coded", np.full(3, 1 / 3), partition=np.eye(3)[-1])
 
     times = np.tile([[0.1, 1.0, 1.0]], (40, 1)) * np.random.default_rng(4).uniform(0.9, 1.1, (40, 3))
     names: list[str] = []
@@ -172,8 +169,7 @@ def test_iterations_beside_which_workers_prepare_tell_nothing_of_their_times():
 @pytest.mark.slow
 def test_what_is_warmed_up_is_compiled_once():
     """With and without start-ups, whatever the length of the window; but for the least of programs."""
-    rng = np.random.default_rng(1)
-    planner = Planner(4, 200, key=jax.random.key(0), rules=rules(2))
+    rng, planner = np.random.default_rng(1), Planner(4, 200, key=jax.random.key(0), rules=rules(2))
     planner.warm_up()
     with compilations() as found:
         for k in range(60):

@@ -12,14 +12,14 @@ GROUPS = [Group(1, 1), Group(2, 2), Group(4, 3)]
 SIZES = np.array([0.2, 0.1, 0.15, 0.3, 0.15, 0.1])
 
 
-def _one_by_one(plan, times):
+def _one_by_one(plan, times, starts=(0.0,) * 5):
     """Each worker goes through its tasks; the block's subset is there when somebody has done it."""
     workers = plan.num_workers
     subset, block = np.asarray(plan.schedule.subset), np.asarray(plan.schedule.block)
     sizes = np.asarray(plan.schedule.sizes)
     done: dict[tuple[int, int], float] = {}
     for w in range(workers):
-        now = 0.0
+        now = starts[w]
         for turn, b in zip(subset, block, strict=True):
             j = (w + int(turn)) % workers
             now += times[w] * workers * plan.shares[j] * sizes[b]
@@ -88,13 +88,6 @@ def test_a_level_waits_for_those_who_began_late():
     for row, start, found in zip(times, starts, coded.runtimes(times, starts), strict=True):
         ends = [(3, 0.3), (1, 0.3 + 3 * 0.5), (0, 0.3 + 3 * 0.5 + 4 * 0.2)]
         assert found == pytest.approx(max(sorted(start + row * load)[place] for place, load in ends))
-    shares, schedule = np.array([0.1, 0.4, 0.3, 0.2]), schedule_of(GROUPS, SIZES)
-    plan = WorkPlan("scheduled", shares, schedule)
+    plan = WorkPlan("scheduled", np.array([0.1, 0.4, 0.3, 0.2]), schedule_of(GROUPS, SIZES))
     for row, start, found in zip(times, starts, plan.runtimes(times, starts), strict=True):
-        done = start[:, None] + row[:, None] * plan.loads
-        soonest: dict[tuple[int, int], float] = {}
-        for w in range(4):
-            for k, (turn, block) in enumerate(zip(schedule.subset, schedule.block, strict=True)):
-                place = (w + int(turn)) % 4, int(block)
-                soonest[place] = min(soonest.get(place, np.inf), done[w, k])
-        assert found == pytest.approx(max(soonest.values()))
+        assert found == pytest.approx(_one_by_one(plan, row, start))

@@ -69,27 +69,26 @@ def test_work_in_a_thread_has_the_callers_precision_and_errors():
         ending.interruptible(raising(ValueError("no such number")))
 
 
-@pytest.mark.parametrize("parts", [True, False])
-def test_an_interrupted_sweep_says_how_to_go_on(command, tmp_path, monkeypatch, capsys, left, parts):
-    out = tmp_path / "sweep.csv"
-
+@pytest.mark.parametrize(
+    ("work", "parts", "hint"),
+    [
+        ("sweep.write_sweep", True, ": what is solved is kept; go on with --resume"),
+        ("sweep.write_sweep", False, ""),
+        ("solve._solve_all", False, ""),
+    ],
+)
+def test_a_command_says_so_and_leaves_at_once(
+    command, tmp_path, monkeypatch, capsys, left, work, parts, hint
+):
     def interrupt(*_, **__):
         if parts:
             (tmp_path / "sweep.csv.parts").mkdir()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sweep, "write_sweep", interrupt)
+    monkeypatch.setattr(f"bcgc_jax.cli.{work}", interrupt)
     with pytest.raises(Left):
-        command(*SWEEP, str(out))
-    hint = ": what is solved is kept; go on with --resume" if parts else ""
+        command(*([*SWEEP, str(tmp_path / "sweep.csv")] if "sweep" in work else ["solve", *SWEEP[1:-1]]))
     assert (capsys.readouterr().err, left) == (f"bcgc: interrupted{hint}\n", [130])
-
-
-def test_every_command_says_so_and_leaves_at_once(command, monkeypatch, capsys, left):
-    monkeypatch.setattr("bcgc_jax.cli.solve._solve_all", raising(KeyboardInterrupt()))
-    with pytest.raises(Left):
-        command("solve", *LAW, "--workers", "4", "--coordinates", "60")
-    assert (capsys.readouterr().err, left) == ("bcgc: interrupted\n", [130])
 
 
 @pytest.mark.parametrize("given", [["--workers", "3"], LAW], ids=["the command's", "a law's"])

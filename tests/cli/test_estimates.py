@@ -23,9 +23,8 @@ def test_the_limit_is_in_the_help(command, name):
 @pytest.mark.parametrize("size", [1e9, 10**15])
 def test_python_refuses_what_no_machine_holds(size):
     for given in ({"num_workers": size}, {"num_workers": 3, "max_workers": int(size)}):
-        with pytest.raises(
-            ValueError, match=r"e\+\d\d workers are more than 131,072: .* arrays of N² numbers"
-        ):
+        words = r"e\+\d\d workers are more than 131,072: .* arrays of N² numbers"
+        with pytest.raises(ValueError, match=words):
             bcgc.Problem(EXPONENTIAL, num_coordinates=60, **given)
 
 
@@ -44,8 +43,7 @@ def test_python_refuses_what_no_machine_holds(size):
     ],
 )
 def test_a_minute_and_a_day_are_told_apart(law, workers, method, least, most):
-    problem = bcgc.Problem(law, workers, 1_000_000)
-    assert least <= cost_of(problem, method_of(method)).seconds < most
+    assert least <= cost_of(bcgc.Problem(law, workers, 1_000_000), method_of(method)).seconds < most
 
 
 def test_what_is_long_is_told_and_what_takes_a_day_or_the_memory_refused(monkeypatch, capsys):

@@ -52,8 +52,7 @@ def once(command, monkeypatch):
 def test_a_fit_is_that_of_the_library_and_its_plans_are_evaluated_under_every_law(
     answer, once, path, tmp_path
 ):
-    picture = tmp_path / "fit.png"
-    plan_file = tmp_path / "plan.json"
+    picture, plan_file = tmp_path / "fit.png", tmp_path / "plan.json"
     files = ("--figure", str(picture), "--out", str(plan_file))
     asked = ("fit", path, *COLUMNS, "--law", "weibull", "--law", "pareto", "--replicates", "20")
     found = answer(*asked, *files, "--coordinates", "10000")
@@ -72,8 +71,7 @@ def test_a_fit_is_that_of_the_library_and_its_plans_are_evaluated_under_every_la
         for other in plans.values():
             assert other["runtime_under"][name] >= plan["runtime_under"][name] * (1 - 1e-5)
     # The steps replayed, and the law of atoms: plain means.
-    x = np.array(plans["weibull"]["partition"])
-    load = np.cumsum(np.arange(1, 4) * x) / 3
+    load = np.cumsum(np.arange(1, 4) * np.array(plans["weibull"]["partition"])) / 3
     steps = (load * -np.sort(-TIMES, axis=1)).max(axis=1)
     assert plans["weibull"]["replayed_runtime"] == pytest.approx(steps.mean(), rel=1e-6)
     draws = np.random.default_rng(0).choice(TIMES.ravel(), (200_000, 3))
@@ -86,8 +84,7 @@ def test_a_fit_is_that_of_the_library_and_its_plans_are_evaluated_under_every_la
     status, out, _ = once(*asked)
     assert status == 0
     assert max(map(len, out.splitlines())) <= 100
-    assert "Best: weibull" in out
-    assert "180 times of 3 workers over 60 steps" in out
+    assert all(words in out for words in ("Best: weibull", "180 times of 3 workers over 60 steps"))
     assert NOT_KNOWN in " ".join(out.split())
     status, out, _ = once(*asked, "--format", "csv")
     assert status == 0
@@ -178,8 +175,7 @@ def test_a_trace_of_loads_tells_the_start_up_apart_and_what_that_means(answer, o
     for under in plans["uncoded"]:
         assert min(plans.values(), key=lambda plan: plan[under])[under] == plans[under][under]
     # Uncoded: the last of four workers, each with a quarter of the work: E max = shift + (25/12) / rate.
-    law = found["start_up"]["cycle_time"]["law"]
-    work = found["start_up"]["cycles"] * 1000 / 4
+    law, work = found["start_up"]["cycle_time"]["law"], found["start_up"]["cycles"] * 1000 / 4
     last = start["value"] + work * (law["shift"] + 25 / 12 / law["rate"])
     assert plans["uncoded"]["with start-up"] == pytest.approx(last, rel=1e-6)
 

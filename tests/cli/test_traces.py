@@ -50,17 +50,17 @@ def test_the_limit_on_atoms_is_one_of_operations(monkeypatch):
 def test_where_many_evaluations_are_ahead_neighbours_become_one_atom(x64, monkeypatch):
     times = np.sort(np.random.default_rng(0).gamma(2.0, 1.0, 1200))
     trace = _trace(times.reshape(-1, 4))
-    monkeypatch.setattr(traces, "_MOST_OPERATIONS", 300 * 10 * 2**3)
-    law: Any = traces.law_of_trace(trace, "atoms", 2, num_evaluations=10)
+
+    def law_of(most: int) -> Any:
+        monkeypatch.setattr(traces, "_MOST_OPERATIONS", most * 10 * 2**3)
+        return traces.law_of_trace(trace, "atoms", 2, num_evaluations=10)
+
     # Four neighbours each, and their mean.
-    assert np.allclose(np.sort(np.asarray(law.times)), times.reshape(300, 4).mean(axis=1), rtol=1e-12)
-    monkeypatch.setattr(traces, "_MOST_OPERATIONS", 700 * 10 * 2**3)
-    law = traces.law_of_trace(trace, "atoms", 2, num_evaluations=10)
-    assert np.size(law.times) == 700
-    assert float(law.mean()) == pytest.approx(times.mean(), rel=1e-12)
-    monkeypatch.setattr(traces, "_MOST_OPERATIONS", 99 * 10 * 2**3)
+    assert np.allclose(np.sort(law_of(300).times), times.reshape(300, 4).mean(axis=1), rtol=1e-12)
+    assert np.size(law_of(700).times) == 700
+    assert float(law_of(700).mean()) == pytest.approx(times.mean(), rel=1e-12)
     with pytest.raises(ValueError, match="too many atoms"):
-        traces.law_of_trace(trace, "atoms", 2, num_evaluations=10)
+        law_of(99)
 
 
 def test_times_that_were_cut_off_are_no_atoms():

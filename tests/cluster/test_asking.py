@@ -216,8 +216,7 @@ def test_training_is_plain_gradient_descent_whoever_is_lost(cluster):
     ]
     assert np.all(found.seconds >= found.paced)
     assert len({round(float(paced), 9) for paced in found.paced}) == 12
-    costs = calibrate(found.work, cluster.plan, len(data["y"]))
-    assert costs.cycle_times.shape == (12, N)
+    assert calibrate(found.work, cluster.plan, len(data["y"])).cycle_times.shape == (12, N)
 
 
 def test_sums_and_batches_and_leaves_as_units(cluster):

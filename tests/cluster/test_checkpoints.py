@@ -22,8 +22,10 @@ def states(count, dtype=np.float32):
     return [{"a": rng.normal(size=(30, 40)).astype(dtype), "b": np.full(3, k, dtype)} for k in range(count)]
 
 
-def assert_same(found, want):
-    jax.tree.map(np.testing.assert_array_equal, found, want)
+def assert_last(checkpoints, want, number):
+    steps, found = checkpoints.last(want[0]) or (0, None)
+    assert steps == number
+    jax.tree.map(np.testing.assert_array_equal, found, want[number])
 
 
 def written(folder, count=4):
@@ -39,8 +41,7 @@ def cut(path):
 
 @pytest.mark.parametrize("damage", ["data", "metadata", "part", "nothing left"])
 def test_the_intact_one_before_a_damaged_checkpoint_is_taken(tmp_path, damage):
-    want = written(tmp_path)
-    last = tmp_path / "3"
+    want, last = written(tmp_path), tmp_path / "3"
     if damage == "data":
         cut(max((path for path in last.rglob("d/*") if path.is_file()), key=lambda p: p.stat().st_size))
     elif damage == "metadata":
@@ -53,15 +54,11 @@ def test_the_intact_one_before_a_damaged_checkpoint_is_taken(tmp_path, damage):
     with Checkpoints(tmp_path) as checkpoints:
         words = r"iteration 3 in .* is damaged \(.*\): that of iteration 2 is taken"
         with pytest.warns(UserWarning, match=words):
-            steps, found = checkpoints.last(want[0]) or (0, None)
-        assert steps == 2
-        assert_same(found, want[2])
+            assert_last(checkpoints, want, 2)
         checkpoints.save(3, want[3], wait=True)  # in its place
     with Checkpoints(tmp_path) as checkpoints, warnings.catch_warnings():
         warnings.simplefilter("error")
-        steps, found = checkpoints.last(want[0]) or (0, None)
-    assert steps == 3
-    assert_same(found, want[3])
+        assert_last(checkpoints, want, 3)
 
 
 def test_where_all_are_damaged_it_is_said(tmp_path):

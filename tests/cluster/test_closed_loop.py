@@ -36,8 +36,7 @@ def test_loads_and_cycle_times_are_those_of_the_work_plan():
     plan = plan_of(given, params, jax.random.key(0), {})
     loads = loads_of(plan, given.shares)
     np.testing.assert_allclose(loads, given.loads.T, atol=0.04)  # whole coordinates: worst 0.02
-    done = times[0] * loads
-    work = []
+    done, work = times[0] * loads, []
     for w, k in itertools.product(range(N - 1), range(3)):
         task, end = plan.tasks(w)[k], 0.4 + done[k, w]
         work.append(Work(1, w, task.block, 0.1, task.subsets[0], end, end + 0.1 * (w + 1) + 0.01 * k))
@@ -80,7 +79,8 @@ def test_a_round_has_the_steps_that_those_before_it_left(monkeypatch):
 
     monkeypatch.setattr(closed_loop, "Planner", planner)
     monkeypatch.setattr(ClosedLoop, "_put", lambda *_: None)
-    loop = ClosedLoop(None, loss, *case(), 10, 30, **GIVEN)
+    given: Any = None, loss, *case(), 10, 30
+    loop = ClosedLoop(*given, **GIVEN)
     for _ in range(3):
         loop._round = loop._begin(N)
     loop.close()

@@ -41,8 +41,7 @@ PROBLEM, SGD, ADAM = bcgc.Problem(LAW, N, COUNT, 18), optax.sgd(0.1), optax.adam
 
 def loss(params, batch):
     """Two layers, mean over the samples."""
-    hidden = jnp.tanh(batch["x"] @ params["a"] + params["b"])
-    return jnp.mean((hidden @ params["c"] - batch["y"]) ** 2)
+    return jnp.mean((jnp.tanh(batch["x"] @ params["a"] + params["b"]) @ params["c"] - batch["y"]) ** 2)
 
 
 def case(samples=18):
@@ -157,8 +156,7 @@ def test_gradients_are_exact_whoever_is_late(cluster, uncoded_and_coded):
         assert found.arrived.sum(axis=1).tolist() == [4, 2]
         assert found.seconds >= found.completed.max()
         # A block cannot be complete before its last message was to be sent.
-        last = np.array([finish[0].max(), np.sort(finish[1])[1]])
-        assert np.all(found.completed >= last)
+        assert np.all(found.completed >= np.array([finish[0].max(), np.sort(finish[1])[1]]))
         assert {(w.iteration, w.block) for w in found.work} == {(cluster.iteration, b) for b in (0, 1)}
 
 

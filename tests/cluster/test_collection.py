@@ -61,14 +61,8 @@ def case():
         collection.waiting.pop(("answer", worker, 1))
         collection._answer(worker, collection.asked.pop(("answer", worker, 1)), sent[1][worker])
 
-    return SimpleNamespace(
-        group=group,
-        collection=collection,
-        announce=announce,
-        answer=answer,
-        want=gradients.mean(axis=0)[4:],
-        sent=sent,
-    )
+    acts = {"announce": announce, "answer": answer, "want": gradients.mean(axis=0)[4:], "sent": sent}
+    return SimpleNamespace(group=group, collection=collection, **acts)
 
 
 def test_no_more_are_asked_than_are_needed(case):
@@ -101,8 +95,7 @@ def test_those_who_have_announced_count_as_coming(case):
     collection = case.collection
     for worker in (1, 2, 3):
         case.announce(worker)
-    nobody = np.zeros(N, bool)
-    assert collection._possible(nobody | (np.arange(N) > 0)).tolist() == [False, True]
+    assert collection._possible(np.zeros(N, bool) | (np.arange(N) > 0)).tolist() == [False, True]
     for worker in (1, 2):
         collection._lose(worker, "died")
     assert collection._possible(np.array([False, False, False, True])).tolist() == [False, False]

@@ -19,6 +19,10 @@ TRAIN = ["train", "--engine", "ray", "--workers", "2", "--method", "uncoded"]
 TRAIN += ["--cycle-time", "shifted-exponential:rate=1e-3,shift=50"]
 
 
+def rows_of(path):
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
 @pytest.mark.smoke
 def test_train_on_processes_prints_the_same_steps_at_measured_times(command):
     arguments = ["--method", "optimal", "--steps", "6", "--pace", "0.1", "--target", "0.3"]
@@ -37,16 +41,14 @@ def test_a_training_that_was_cut_off_goes_on_with_all_that_it_had(command, tmp_p
     base = [*TRAIN, "--pace", "0", "--format", "json"]
     kept = ["--checkpoints", str(tmp_path / "state")]
     _, whole, _ = command(*base, "--steps", "6")
-    status, _, err = command(*base, "--steps", "4", *kept)
-    assert status == 0, err
+    assert command(*base, "--steps", "4", *kept)[0] == 0
     status, _, err = command(*base, "--steps", "6", *kept)
     assert (status, "go on with it (--resume)" in err) == (2, True)
     curves = tmp_path / "curves.csv"
     status, out, err = command(*base, "--steps", "6", *kept, "--resume", "--curves", str(curves))
     assert status == 0, err
     assert json.loads(out)["runs"][0]["loss"] == pytest.approx(json.loads(whole)["runs"][0]["loss"], rel=1e-6)
-    with curves.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = rows_of(curves)
     assert [int(row["iteration"]) for row in rows] == list(range(1, 7))
     assert np.all(np.diff([float(row["time"]) for row in rows]) > 0)
     text = (tmp_path / "state" / "uncoded-0" / "log.jsonl").read_text().splitlines()
@@ -54,24 +56,20 @@ def test_a_training_that_was_cut_off_goes_on_with_all_that_it_had(command, tmp_p
     assert [line["step"] for line in lines] == list(range(6))
     for line in lines:
         assert (line["scheme"], line["num_workers"]) == ("uncoded", 2)
-        assert line["seconds"] > 0
-        assert line["loss"] > 0
+        assert min(line["seconds"], line["loss"]) > 0
 
 
 def test_a_bar_says_which_scheme_runs_now_and_who_is_left():
     step = Step(3, 0.1234, "optimal", 4, {"loss": np.float32(0.51249)})
     assert _course(step, "optimal", 4) == "optimal: loss 0.512, 0.12 s an iteration"
-    left = step._replace(num_workers=3)
-    assert _course(left, "tandon:3", 4) == (
-        "tandon:3, now optimal, 3 of 4 workers: loss 0.512, 0.12 s an iteration"
-    )
+    told = _course(step._replace(num_workers=3), "tandon:3", 4)
+    assert told == "tandon:3, now optimal, 3 of 4 workers: loss 0.512, 0.12 s an iteration"
 
 
 def test_a_cluster_that_does_not_answer_is_one_line(command):
     status, out, err = command(*TRAIN, "--steps", "1", "--address", "127.0.0.1:1")
-    assert (status, out) == (2, "")
+    assert (status, out, "Traceback" in err) == (2, "", False)
     assert "--address: no Ray cluster answers" in err
-    assert "Traceback" not in err
 
 
 @pytest.mark.parametrize(
@@ -81,17 +79,15 @@ def test_a_cluster_that_does_not_answer_is_one_line(command):
 def test_what_fails_while_processes_run_is_one_line(command, monkeypatch, error):
     monkeypatch.setattr("bcgc_jax.cluster.Cluster", raising(error))
     status, out, err = command(*TRAIN)
-    assert (status, out) == (2, "")
+    assert (status, out, "Traceback" in err) == (2, "", False)
     assert err.splitlines()[-1] == f"bcgc: the worker processes failed: {error}"
-    assert "Traceback" not in err
 
 
 def test_the_experiment_compares_measured_with_predicted_through_faults(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(experiment, "_EVEN", 3)
     methods: dict[str, Any] = {"methods": ("uncoded", "optimal"), "disturbed": ("optimal",)}
     experiment.run(tmp_path, workers=2, steps=6, seconds=0.05, patience=1.0, **methods)
-    with open(tmp_path / "cluster.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = rows_of(tmp_path / "cluster.csv")
     assert [(row["method"], row["faults"]) for row in rows] == [
         *(("uncoded", "False"), ("optimal", "False")),
         ("optimal", "True"),
@@ -108,24 +104,19 @@ def test_the_experiment_compares_measured_with_predicted_through_faults(tmp_path
     assert max(len(line) for line in out.splitlines() if "Written to" not in line) <= 100
 
 
-@pytest.mark.skipif(
-    not hasattr(os, "sched_setaffinity"), reason="processes cannot be kept on their cores here"
-)
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes cannot be kept on cores here")
 def test_the_experiment_with_a_real_load_measures_plans_and_runs(tmp_path, capsys, monkeypatch, x64):
     monkeypatch.setattr(rivals, "_RIVALS", 1)
     monkeypatch.setattr(calibrated, "_IDLE", 2.0)  # for the test's own sake
     monkeypatch.setattr(calibrated, "_TURNS", 2)
     calibrated.run(tmp_path, workers=2, widths=(64, 16, 10), steps=30, rounds=1)
-    with open(tmp_path / "calibrated.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = rows_of(tmp_path / "calibrated.csv")
     assert [row["method"] for row in rows] == ["uncoded", "optimal"]
     assert rows[0]["layers_at_levels"] == "2 0"
     for row in rows:
-        assert 0 < float(row["predicted_seconds"]) < np.inf
-        assert 0 < float(row["measured_seconds"]) < np.inf
+        assert all(0 < float(row[name]) < np.inf for name in ("predicted_seconds", "measured_seconds"))
     assert float(rows[1]["predicted_seconds"]) <= float(rows[0]["predicted_seconds"])
-    with open(tmp_path / "calibrated_cycle_times.csv", newline="") as file:
-        times = [float(row["cycle_time"]) for row in csv.DictReader(file)]
+    times = [float(row["cycle_time"]) for row in rows_of(tmp_path / "calibrated_cycle_times.csv")]
     assert len(times) == 60
     assert min(times) > 0
     assert (tmp_path / "calibrated.png").stat().st_size > 10_000

@@ -43,9 +43,7 @@ class World:
         self.done = [0] * workers
         self.sums = np.zeros((blocks, workers), int)
         self.sent: list[tuple[int, Question]] = []  # by which process
-        self.asked: dict[
-            tuple[int, int], tuple[int, int]
-        ] = {}  # of a block and subset, whom: worker, process
+        self.asked: dict[tuple[int, int], tuple[int, int]] = {}  # of block and subset: worker, process
 
     def questions(self, found: list[Question]) -> None:
         for question in found:
@@ -95,8 +93,7 @@ class World:
     def answer(self, k: int) -> None:
         life, question = self.sent.pop(k)
         w = question.worker
-        lost = life < self.life[w] or not self.alive[w]
-        found = self.credit.answer(question.number)
+        lost, found = life < self.life[w] or not self.alive[w], self.credit.answer(question.number)
         assert found == (None if lost else question)
         if found is not None:
             self.sums[question.block, list(question.subsets)] += 1
@@ -118,15 +115,8 @@ class World:
     def possible(self) -> np.ndarray:
         """By the definition: each subset of a block has been had, is asked for, or has somebody left."""
         blocks = range(len(self.plan.blocks))
-        left = [
-            {
-                t.subsets[0]
-                for w in np.flatnonzero(self.alive).tolist()
-                for t in self.plan.tasks(w)
-                if t.block == b
-            }
-            for b in blocks
-        ]
+        tasks = [t for w in np.flatnonzero(self.alive).tolist() for t in self.plan.tasks(w)]
+        left = [{t.subsets[0] for t in tasks if t.block == b} for b in blocks]
         had = [set(np.flatnonzero(self.sums[b]).tolist()) for b in blocks]
         return np.array([len(left[b] | had[b]) == self.plan.num_workers for b in blocks])
 

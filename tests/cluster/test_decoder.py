@@ -25,12 +25,16 @@ def made(seed: int) -> tuple[CodingPlan, dict[str, np.ndarray]]:
 
 def sent(plan: CodingPlan, gradients: np.ndarray) -> list[np.ndarray]:
     """Everyone's messages of each block, from the gradients of the subsets in the order of the blocks."""
-    ends = np.cumsum([block.size for block in plan.blocks])[:-1]
-    parts = np.split(gradients, ends, axis=1)
+    parts = np.split(gradients, np.cumsum([block.size for block in plan.blocks])[:-1], axis=1)
     return [
         (np.asarray(code.encoding) @ part).astype(np.float64 if code.wide else np.float32)
         for code, part in zip(plan.codes, parts, strict=True)
     ]
+
+
+def assert_alike(gradient: Any, params: Any) -> None:
+    shapes = [{name: (leaf.shape, leaf.dtype) for name, leaf in tree.items()} for tree in (gradient, params)]
+    assert shapes[0] == shapes[1]
 
 
 @pytest.mark.smoke
@@ -54,9 +58,7 @@ def test_the_mean_gradient_comes_back_from_as_many_messages_as_are_needed(x64: N
     gradient = assemble_gradient(plan.blocks, parts, params)
     # The last leaf comes first.
     want = gradients.mean(axis=0)
-    assert {name: (leaf.shape, leaf.dtype) for name, leaf in gradient.items()} == {
-        name: (leaf.shape, leaf.dtype) for name, leaf in params.items()
-    }
+    assert_alike(gradient, params)
     np.testing.assert_allclose(gradient["b"], want[:7], atol=1e-6)
     np.testing.assert_allclose(gradient["a"].ravel(), want[7:], atol=1e-6)
 
@@ -78,9 +80,7 @@ def test_sums_over_all_subsets_are_divided_into_the_parameters_own_dtypes() -> N
         parts = [divider.part(0, total[:10]), divider.part(1, total[10:])]
         gradient = assemble_gradient(plan.blocks, parts, params)
     assert compiled == []
-    assert {name: (leaf.shape, leaf.dtype) for name, leaf in gradient.items()} == {
-        name: (leaf.shape, leaf.dtype) for name, leaf in params.items()
-    }
+    assert_alike(gradient, params)
     np.testing.assert_array_equal(gradient["b"], total[:7] / 4)
     # Half a unit in the last of bfloat16's eight bits: measured 3e-3 of 4e-3.
     np.testing.assert_allclose(np.asarray(gradient["a"], float).ravel(), total[7:] / 4, rtol=2.0**-8)

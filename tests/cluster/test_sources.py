@@ -58,7 +58,8 @@ def test_data_is_made_where_it_is_and_gradients_are_those_of_all_of_it(tmp_path,
         cluster.assign(loss, cluster.plan, params, source)
         assert all((tmp_path / name).read_text() == "made\n" for name in os.listdir(tmp_path) if "-" in name)
         exact(cluster, params, data)
-        uneven = lambda j, n: {k: np.array_split(x, n)[j] for k, x in case(41)[1].items()}  # noqa: E731
+        odd = case(41)[1]
+        uneven = lambda j, n: {k: np.array_split(x, n)[j] for k, x in odd.items()}  # noqa: E731
         with pytest.raises(ValueError, match=r"one size; there are some of 10 and 11 samples"):
             cluster.assign(loss, cluster.plan, params, uneven)
         with pytest.raises(ValueError, match=r"of 11 samples at least; there are some of 10"):

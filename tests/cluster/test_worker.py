@@ -9,17 +9,9 @@ import numpy as np
 import pytest
 
 from bcgc_jax.cluster.worker import Duty, Worker
+from bcgc_jax.coding import gradients as simulation
 from bcgc_jax.coding.codes import decoding_weights
-from bcgc_jax.coding.gradients import (
-    Block,
-    CodingPlan,
-    coding_plan,
-    encode_gradients,
-    split_batch,
-    split_unevenly,
-    subset_gradients,
-    unit_sizes,
-)
+from bcgc_jax.coding.gradients import Block, CodingPlan, coding_plan, split_unevenly, unit_sizes
 from bcgc_jax.coding.scheduled import schedule_plan
 from bcgc_jax.schedules import Group, schedule_of
 from tests.compilations import compilations
@@ -30,8 +22,7 @@ N = 3
 
 def loss(params, batch):
     """Two layers, mean over the samples."""
-    hidden = jnp.tanh(batch["x"] @ params["a"] + params["b"])
-    return jnp.mean((hidden @ params["c"] - batch["y"]) ** 2)
+    return jnp.mean((jnp.tanh(batch["x"] @ params["a"] + params["b"]) @ params["c"] - batch["y"]) ** 2)
 
 
 gradient = jax.jit(jax.grad(loss))
@@ -76,10 +67,10 @@ def raveled(tree):
 @pytest.mark.smoke
 def test_messages_are_those_of_the_simulation():
     params, batch, plan = case()
-    subsets = split_batch(batch, N)
+    subsets = simulation.split_batch(batch, N)
     parts = [jax.tree.map(lambda x, j=j: x[j], subsets) for j in range(N)]
     leaves = jax.tree.leaves(params)
-    simulated = encode_gradients(plan, subset_gradients(loss, plan, params, subsets)[1])
+    simulated = simulation.encode_gradients(plan, simulation.subset_gradients(loss, plan, params, subsets)[1])
     for w, worker in enumerate(workers(params, plan, parts)):
         messages = list(worker.compute(1, 1, leaves))
         assert [m.task.block for m in messages] == list(range(len(plan.blocks)))
@@ -143,8 +134,7 @@ def test_all_workers_compile_the_same_programs():
     for block in range(len(plan.blocks)):
         for programs in zip(*(cut.due(block, block) for cut in cuts), strict=True):
             assert len({p.run.lower(*(v.aval for v in p.takes)).as_text() for p in programs}) == 1
-    found = [np.zeros_like(params[name]) for name in params]
-    count = len(plan.codes[1].subsets[0])
+    found, count = [np.zeros_like(params[name]) for name in params], len(plan.codes[1].subsets[0])
     pieces = [[found[piece.leaf] for piece in plan.blocks[1].pieces]] * count
     given = [(1, worker._rows[1], np.ones(count), pieces) for worker in group]
     assert len({worker._encode.lower(*g).as_text() for worker, g in zip(group, given, strict=True)}) == 1
@@ -162,8 +152,7 @@ def test_a_worker_stops_between_blocks_and_wakes_from_its_pace():
     worker.stop(3)
     assert list(messages) == []
     assert list(worker.compute(3, 0, leaves)) == []  # late: nothing to do any more
-    finish = np.array([0.0, 3600.0, 3600.0])
-    paced = worker.compute(4, 0, leaves, finish)
+    paced = worker.compute(4, 0, leaves, np.array([0.0, 3600.0, 3600.0]))
     next(paced)
     threading.Timer(0.2, worker.stop, [4]).start()
     assert list(paced) == []  # and not after an hour
@@ -188,8 +177,7 @@ def scheduled(params):
 def test_sums_that_are_asked_for_are_plain_gradients(precision):
     params, batch, _ = case(13, precision)
     plan, parts = scheduled(params), split_unevenly(batch, N)
-    weights = np.array([len(part["y"]) for part in parts]) * N / 13
-    leaves = jax.tree.leaves(params)
+    weights, leaves = np.array([len(part["y"]) for part in parts]) * N / 13, jax.tree.leaves(params)
     for w, worker in enumerate(workers(params, plan, parts, weights, x64=precision == np.float64)):
         said = list(worker.compute(5, 0, leaves))
         assert [m.task for m in said] == list(plan.tasks(w))
@@ -250,8 +238,7 @@ def test_what_is_done_can_be_had_while_the_rest_is_computed_and_until_the_next_c
     plan = scheduled(params)
     worker, leaves = workers(params, plan, split_unevenly(batch, N))[1], jax.tree.leaves(params)
     worker.warm_up()
-    finish = np.array([0.0, 0.0, 3600.0, 3600.0])
-    said = worker.compute(1, 0, leaves, finish)
+    said = worker.compute(1, 0, leaves, np.array([0.0, 0.0, 3600.0, 3600.0]))
     next(said), next(said)
     first = worker.deliver(1, 1, [1])
     rest = threading.Thread(target=list, args=(said,))
@@ -260,8 +247,7 @@ def test_what_is_done_can_be_had_while_the_rest_is_computed_and_until_the_next_c
     worker.stop(1)
     rest.join()
     np.testing.assert_array_equal(worker.deliver(1, 1, [1]), first)  # a sum is a copy
-    other = [2 * leaf for leaf in leaves]
-    assert len(list(worker.compute(2, 0, other))) == 4
+    assert len(list(worker.compute(2, 0, [2 * leaf for leaf in leaves]))) == 4
     assert worker.deliver(1, 1, [1]) is None
     assert np.abs(worker.deliver(2, 1, [1]) - first).max() > 1e-3
 
@@ -272,8 +258,7 @@ def test_large_messages_are_kept_until_asked_for_but_not_where_everyones_are_nee
     worker = workers(params, plan, parts)[1]
     sent = [message.values for message in worker.compute(1, 0, leaves)]
     monkeypatch.setattr("bcgc_jax.cluster.worker._MUCH", 4 * 10)  # ten coordinates of float32
-    said = list(worker.compute(2, 0, leaves))
-    levels = [block.level for block in plan.blocks]
+    said, levels = list(worker.compute(2, 0, leaves)), [block.level for block in plan.blocks]
     assert [message.values is None for message in said] == [
         level > 0 and values.nbytes >= 40 for level, values in zip(levels, sent, strict=True)
     ]

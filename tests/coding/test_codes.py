@@ -11,22 +11,34 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.coding import codes
-from bcgc_jax.coding.codes import CONSTRUCTIONS, Decoding, GradientCode
+from bcgc_jax.coding.codes import (
+    CONSTRUCTIONS,
+    Decoding,
+    GradientCode,
+    conditioning,
+    decode,
+    decoding_weights,
+    encode,
+    gradient_code,
+)
 from tests.compilations import compilations
 
 KEY = jax.random.key(5)
 
 # Programs are shared: up to N = 7 a code stands beside an uncoded rest, masks are repeated to a batch.
 SIZE, BATCH = 7, {7: 64, 9: 84, 20: 1020}
-at_once = jax.jit(jax.vmap(bcgc.coding.decoding_weights, (None, 0)))
-one_by_one = jax.jit(lambda b, masks: jax.lax.map(lambda m: bcgc.coding.decoding_weights(b, m), masks))
-decode_all = jax.jit(jax.vmap(bcgc.coding.decode, (0, None)))
+at_once = jax.jit(jax.vmap(decoding_weights, (None, 0)))
+one_by_one = jax.jit(lambda b, masks: jax.lax.map(lambda m: decoding_weights(b, m), masks))
+decode_all = jax.jit(jax.vmap(decode, (0, None)))
 message = jax.jit(codes.message, static_argnums=2)
 
 
+def size_of(n: int) -> int:
+    return SIZE if 1 < n < SIZE else n
+
+
 def weights_of(encoding, masks: np.ndarray) -> Any:
-    n, count = len(encoding), len(masks)
-    size = SIZE if 1 < n < SIZE else n
+    n, count, size = len(encoding), len(masks), size_of(len(encoding))
     padded: Any = np.eye(size)
     padded[:n, :n] = encoding
     here = np.ones((count, size), bool)
@@ -42,8 +54,7 @@ def weights_of(encoding, masks: np.ndarray) -> Any:
 
 def decoded_sums(weights: np.ndarray, messages) -> np.ndarray:
     """`decode` of each row of weights, `[K, …]`, in programs shared as those of the weights."""
-    n, count = len(messages), len(weights)
-    size = SIZE if 1 < n < SIZE else n
+    n, count, size = len(messages), len(weights), size_of(len(messages))
     padded: Any = np.zeros((count, size))
     padded[:, :n] = weights
     padded = np.resize(padded, (BATCH.get(size, count), size))
@@ -57,18 +68,14 @@ def every_code(sizes):
         for level in range(n):
             for construction in CONSTRUCTIONS:
                 try:
-                    yield bcgc.coding.gradient_code(KEY, n, level, construction)
+                    yield gradient_code(KEY, n, level, construction)
                 except ValueError:
                     continue
 
 
 def all_masks(num_workers: int, level: int) -> np.ndarray:
-    masks = []
-    for stragglers in itertools.combinations(range(num_workers), level):
-        mask = np.ones(num_workers, bool)
-        mask[list(stragglers)] = False
-        masks.append(mask)
-    return np.array(masks)
+    late = itertools.combinations(range(num_workers), level)
+    return np.array([[w not in stragglers for w in range(num_workers)] for stragglers in late])
 
 
 def some_masks(num_workers: int, level: int, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -78,15 +85,19 @@ def some_masks(num_workers: int, level: int, count: int, rng: np.random.Generato
     return np.concatenate([rank, start]) >= level
 
 
+def worst_error(decoded: np.ndarray, gradients: np.ndarray) -> float:
+    exact = gradients.astype(float).sum(axis=0)
+    return float((np.linalg.norm(decoded - exact, axis=1) / np.linalg.norm(exact)).max())
+
+
 def relative_error(code: GradientCode, masks: np.ndarray, rng: np.random.Generator) -> float:
     """Of the decoded sum of float32 gradients against NumPy's float64 sum."""
     gradients = rng.standard_normal((len(code.subsets), 64)).astype(np.float32)
-    exact, found = gradients.astype(float).sum(axis=0), weights_of(code.encoding, masks)
+    found = weights_of(code.encoding, masks)
     assert np.all(found.decodable)
     # Weights are those of workers that arrived.
     assert np.all(found.weights[~masks] == 0)
-    decoded = decoded_sums(found.weights, bcgc.coding.encode(code, gradients))
-    return float((np.linalg.norm(decoded - exact, axis=1) / np.linalg.norm(exact)).max())
+    return worst_error(decoded_sums(found.weights, encode(code, gradients)), gradients)
 
 
 @pytest.mark.smoke
@@ -115,7 +126,7 @@ def test_every_construction_decodes_every_set_of_stragglers(n):
 def test_the_chosen_code_is_exact_to_float32_at_many_workers(n, levels):
     rng = np.random.default_rng(n)
     for level in levels:
-        code = bcgc.coding.gradient_code(KEY, n, level)
+        code = gradient_code(KEY, n, level)
         masks = some_masks(n, level, 1000 if n < 100 else 300, rng)
         # Asked for: 1e-6. Worst measured 5e-8, by hand over 1000 sets at every level of N = 100.
         assert relative_error(code, masks, rng) < 2e-7
@@ -124,15 +135,15 @@ def test_the_chosen_code_is_exact_to_float32_at_many_workers(n, levels):
 @pytest.mark.parametrize("level", [1, 2, 4])
 def test_more_workers_than_needed_decode_and_one_too_few_does_not(level):
     n, rng = 7, np.random.default_rng(3)
-    code = bcgc.coding.gradient_code(KEY, n, level, "random_cyclic")
+    code = gradient_code(KEY, n, level, "random_cyclic")
     assert relative_error(code, all_masks(n, level - 1), rng) < 2e-7
     assert relative_error(code, np.ones((1, n), bool), rng) < 2e-7
     found = weights_of(code.encoding, np.concatenate([all_masks(n, level + 1), np.zeros((1, n), bool)]))
     assert not np.any(found.decodable)
     assert np.all(np.isnan(found.weights))
     # The sum of too few is NaN, not wrong.
-    messages = bcgc.coding.encode(code, jnp.ones((n, 3)))
-    assert np.all(np.isnan(bcgc.coding.decode(found.weights[0], messages)))
+    messages = encode(code, jnp.ones((n, 3)))
+    assert np.all(np.isnan(decode(found.weights[0], messages)))
 
 
 def test_decodable_is_what_least_squares_says_for_every_subset_of_workers():
@@ -148,22 +159,20 @@ def test_decodable_is_what_least_squares_says_for_every_subset_of_workers():
 
 
 def test_weights_are_those_of_an_independent_solver(x64):
-    code, masks = bcgc.coding.gradient_code(KEY, 9, 3, "random_cyclic"), all_masks(9, 3)
+    code, masks = gradient_code(KEY, 9, 3, "random_cyclic"), all_masks(9, 3)
     for mask, weights in zip(masks, weights_of(code.encoding, masks).weights, strict=True):
-        expected = np.linalg.solve(  # exactly N - s arrived: the weights are unique
-            np.asarray(code.encoding)[mask] @ np.asarray(code.encoding)[mask].T,
-            np.asarray(code.encoding)[mask].sum(axis=1),
-        )
+        rows = np.asarray(code.encoding)[mask]
+        expected = np.linalg.solve(rows @ rows.T, rows.sum(axis=1))  # exactly N - s arrived: they are unique
         np.testing.assert_allclose(weights[mask], expected, rtol=1e-7)  # measured 6e-10
 
 
 def test_jit_eager_and_both_precisions_give_the_same_weights():
-    code = bcgc.coding.gradient_code(KEY, 6, 2, "random_cyclic")
+    code = gradient_code(KEY, 6, 2, "random_cyclic")
     mask = np.array([True, False, True, True, False, True])
-    eager = bcgc.coding.decoding_weights(code.encoding, mask)
-    compiled = jax.jit(bcgc.coding.decoding_weights)(code.encoding, mask)
+    eager = decoding_weights(code.encoding, mask)
+    compiled = jax.jit(decoding_weights)(code.encoding, mask)
     with jax.enable_x64(True):
-        wide = bcgc.coding.decoding_weights(code.encoding, mask)
+        wide = decoding_weights(code.encoding, mask)
     for found in (compiled, wide):
         assert found.weights.dtype == np.float64
         np.testing.assert_allclose(found.weights, eager.weights, rtol=1e-12)
@@ -171,7 +180,7 @@ def test_jit_eager_and_both_precisions_give_the_same_weights():
 
 def test_codes_of_roots_of_unity_have_their_roots():
     for n, level in [(6, 3), (7, 4), (20, 5), (21, 2)]:
-        code = bcgc.coding.gradient_code(KEY, n, level, "cyclic_mds")
+        code = gradient_code(KEY, n, level, "cyclic_mds")
         roots = np.roots(np.asarray(code.coefficients)[0][::-1])
         np.testing.assert_allclose(roots**n, 1, atol=1e-9)  # worst measured 8e-13
         assert np.abs(roots - 1).min() > 0.1  # (1, …, 1) stays in the span
@@ -179,70 +188,65 @@ def test_codes_of_roots_of_unity_have_their_roots():
 
 
 def test_the_chooser_takes_the_best_that_the_held_subsets_permit():
-    chosen = [bcgc.coding.gradient_code(KEY, 12, level, top_level=11).construction for level in range(12)]
+    chosen = [gradient_code(KEY, 12, level, top_level=11).construction for level in range(12)]
     assert [chosen[s] for s in (0, 1, 2, 3, 5, 11)] == [
         "uncoded", *["fractional_repetition"] * 4, "replication"
     ]  # fmt: skip
     # Under a plan that ends at level 5 the workers hold 6 subsets: enough for groups of 3, not of 4 or 6.
-    assert bcgc.coding.gradient_code(KEY, 12, 2, top_level=5).construction == "fractional_repetition"
+    assert gradient_code(KEY, 12, 2, top_level=5).construction == "fractional_repetition"
     for level in (3, 5):
-        assert bcgc.coding.gradient_code(KEY, 12, level, top_level=5).construction in (
-            "cyclic_mds",
-            "random_cyclic",
-        )
+        code = gradient_code(KEY, 12, level, top_level=5)
+        assert code.construction in ("cyclic_mds", "random_cyclic")
     for top in range(12):
         held = [set(row) for row in bcgc.coding.allocate(12, top).tolist()]
         for level in range(top + 1):
-            code = bcgc.coding.gradient_code(KEY, 12, level, top_level=top)
+            code = gradient_code(KEY, 12, level, top_level=top)
             assert all(set(s) <= h for s, h in zip(code.subsets, held, strict=True))
     # Among the others the better conditioned one.
-    both = [bcgc.coding.gradient_code(KEY, 20, 3, c) for c in ("cyclic_mds", "random_cyclic")]
-    worst = [bcgc.coding.conditioning(KEY, code, 200).worst for code in both]
-    assert bcgc.coding.gradient_code(KEY, 20, 3).construction == both[int(np.argmin(worst))].construction
+    both = [gradient_code(KEY, 20, 3, c) for c in ("cyclic_mds", "random_cyclic")]
+    worst = [conditioning(KEY, code, 200).worst for code in both]
+    assert gradient_code(KEY, 20, 3).construction == both[int(np.argmin(worst))].construction
 
 
 def test_conditioning_is_the_worst_over_the_sets_by_brute_force(x64):
     for construction in ("cyclic_mds", "random_cyclic"):
-        code = bcgc.coding.gradient_code(KEY, 6, 3, construction)
+        code = gradient_code(KEY, 6, 3, construction)
         encoding, worst = np.asarray(code.encoding), 0.0
         for mask in all_masks(6, 3):
             weights = np.linalg.lstsq(encoding[mask].T, np.ones(6), rcond=None)[0]
             worst = max(worst, float((np.abs(weights) @ np.abs(encoding[mask])).max()))
         # 1000 draws see all 20 sets.
-        assert bcgc.coding.conditioning(KEY, code).worst == pytest.approx(worst, rel=1e-9)
+        assert conditioning(KEY, code).worst == pytest.approx(worst, rel=1e-9)
 
 
 def test_float32_messages_are_kept_for_codes_that_bear_them():
-    narrow = bcgc.coding.gradient_code(KEY, 6, 1, "cyclic_mds")
-    wide = bcgc.coding.gradient_code(KEY, 20, 9, "cyclic_mds")
+    narrow = gradient_code(KEY, 6, 1, "cyclic_mds")
+    wide = gradient_code(KEY, 20, 9, "cyclic_mds")
     assert not narrow.wide
     assert wide.wide
-    dtypes = [bcgc.coding.encode(code, jnp.ones((len(code.subsets), 2)))[0].dtype for code in (narrow, wide)]
+    dtypes = [encode(code, jnp.ones((len(code.subsets), 2)))[0].dtype for code in (narrow, wide)]
     assert dtypes == [np.float32, np.float64]
     # Without float64 messages the wide code would lose three digits.
     rng = np.random.default_rng(0)
     gradients = rng.standard_normal((20, 50)).astype(np.float32)
-    exact = gradients.astype(float).sum(axis=0)
     found = weights_of(wide.encoding, some_masks(20, 9, 200, rng))
-    rounded = [np.asarray(m, np.float32) for m in bcgc.coding.encode(wide, gradients)]
-    decoded = decoded_sums(found.weights, rounded)
-    error = np.linalg.norm(decoded - exact, axis=1) / np.linalg.norm(exact)
-    assert error.max() > 1e-5  # measured 6e-5
+    rounded = [np.asarray(m, np.float32) for m in encode(wide, gradients)]
+    assert worst_error(decoded_sums(found.weights, rounded), gradients) > 1e-5  # measured 6e-5
 
 
 def test_messages_may_be_rows_of_an_array_and_small_floats_do_not_overflow():
-    code = bcgc.coding.gradient_code(KEY, 5, 2, "cyclic_mds")
+    code = gradient_code(KEY, 5, 2, "cyclic_mds")
     gradients, everyone = jnp.arange(10.0).reshape(5, 2), np.ones((1, 5), bool)
     weights = weights_of(code.encoding, everyone).weights[0]
-    given: list[Any] = [bcgc.coding.encode(code, gradients), np.stack(bcgc.coding.encode(code, gradients))]
+    given: list[Any] = [encode(code, gradients), np.stack(encode(code, gradients))]
     for messages in given:
-        np.testing.assert_allclose(bcgc.coding.decode(weights, messages), [20, 25], rtol=1e-6)
-    whole = bcgc.coding.gradient_code(KEY, 5, 4)
+        np.testing.assert_allclose(decode(weights, messages), [20, 25], rtol=1e-6)
+    whole = gradient_code(KEY, 5, 4)
     half = jnp.full((5, 3), 3e4, jnp.float16)  # their sum is beyond float16
     weights = weights_of(whole.encoding, everyone).weights[0]
-    np.testing.assert_allclose(bcgc.coding.decode(weights, bcgc.coding.encode(whole, half)), 1.5e5, rtol=1e-3)
+    np.testing.assert_allclose(decode(weights, encode(whole, half)), 1.5e5, rtol=1e-3)
     with pytest.raises(ValueError, match="must be 5 subset gradients"):
-        bcgc.coding.encode(code, gradients[:4])
+        encode(code, gradients[:4])
 
 
 def test_the_example_of_figure_1_decodes_by_hand_and_is_faster_than_one_level():
@@ -271,25 +275,24 @@ def test_the_example_of_figure_1_decodes_by_hand_and_is_faster_than_one_level():
 @pytest.mark.parametrize("construction", CONSTRUCTIONS)
 def test_long_messages_are_those_of_short_ones(construction):
     n, level = 4, {"uncoded": 0, "replication": 3}.get(construction, 1)
-    code = bcgc.coding.gradient_code(KEY, n, level, construction)
+    code = gradient_code(KEY, n, level, construction)
     gradients = np.random.default_rng(4).standard_normal((n, 5000)).astype(np.float32)
-    found = bcgc.coding.encode(code, gradients)
-    expected = np.asarray(code.encoding) @ gradients
+    found, expected = encode(code, gradients), np.asarray(code.encoding) @ gradients
     rtol = 1e-12 if code.wide else 1e-6
     np.testing.assert_allclose(found, expected, rtol=rtol, atol=rtol)
     assert {m.dtype for m in found} == {np.dtype("float64" if code.wide else "float32")}
     assert len(set(map(id, found))) == len(set(code.subsets))  # one array for a group
     # Another worker's weight: of each of the group once, all of them together.
     weights = np.array([0.5, -1.0, 2.0, 0.0])
-    np.testing.assert_allclose(bcgc.coding.decode(weights, found), weights @ expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(decode(weights, found), weights @ expected, rtol=1e-6, atol=1e-6)
     own = message(codes.row_of(code, 2), [gradients[j] for j in code.subsets[2]], code.wide)
     np.testing.assert_allclose(own, expected[2], rtol=rtol, atol=rtol)
 
 
 def test_codes_of_a_plan_may_share_a_key_and_keep_float64_in_numpy():
-    one, other = (bcgc.coding.gradient_code(KEY, 6, level, "random_cyclic") for level in (1, 2))
+    one, other = (gradient_code(KEY, 6, level, "random_cyclic") for level in (1, 2))
     assert not np.allclose(np.asarray(one.coefficients), np.asarray(other.coefficients)[:, :2])
-    again = bcgc.coding.gradient_code(KEY, 6, 2, "random_cyclic")
+    again = gradient_code(KEY, 6, 2, "random_cyclic")
     np.testing.assert_array_equal(other.coefficients, again.coefficients)
     assert other.coefficients.dtype == other.encoding.dtype == np.float64
     # In a program, as an argument, and with NumPy's numbers the code is the same to the last digit.
@@ -297,9 +300,9 @@ def test_codes_of_a_plan_may_share_a_key_and_keep_float64_in_numpy():
     coefficients: Any = np.asarray(other.coefficients)
     host = dataclasses.replace(other, coefficients=coefficients, wide=True)
     gradients = np.eye(6, dtype=np.float32)
-    np.testing.assert_array_equal(np.stack(bcgc.coding.encode(host, gradients)), other.encoding)
+    np.testing.assert_array_equal(np.stack(encode(host, gradients)), other.encoding)
     with compilations() as found:
-        weights = bcgc.coding.decoding_weights(np.asarray(other.encoding), np.ones(6, bool)).weights
+        weights = decoding_weights(np.asarray(other.encoding), np.ones(6, bool)).weights
     assert np.abs(np.asarray(weights) @ np.asarray(other.encoding) - 1).max() < 1e-13
     assert found.count("jit(_weights)") <= 1
 
@@ -307,16 +310,16 @@ def test_codes_of_a_plan_may_share_a_key_and_keep_float64_in_numpy():
 def test_second_calls_compile_nothing():
     def calls(seed):
         key, rng = jax.random.key(seed), np.random.default_rng(seed)
-        code = bcgc.coding.gradient_code(key, 6, 2, "random_cyclic")
-        bcgc.coding.gradient_code(key, 6, 3)
-        bcgc.coding.conditioning(key, code, 20)
+        code = gradient_code(key, 6, 2, "random_cyclic")
+        gradient_code(key, 6, 3)
+        conditioning(key, code, 20)
         bcgc.coding.allocate(6, 2)
-        found = bcgc.coding.decoding_weights(code.encoding, rng.permutation(6) > 1)
+        found = decoding_weights(code.encoding, rng.permutation(6) > 1)
         for size in (3, 5000):
-            messages = bcgc.coding.encode(code, rng.standard_normal((6, size)).astype(np.float32))
+            messages = encode(code, rng.standard_normal((6, size)).astype(np.float32))
             rows: Any = np.stack(messages)
-            bcgc.coding.decode(found.weights, messages)
-            bcgc.coding.decode(found.weights, rows)
+            decode(found.weights, messages)
+            decode(found.weights, rows)
             message(codes.row_of(code, 0), messages[:3], code.wide)
 
     calls(0)
@@ -326,18 +329,19 @@ def test_second_calls_compile_nothing():
     with compilations() as compiled:  # whatever the level, construction and key
         for level in range(6):
             for construction in (None, "random_cyclic"):
-                bcgc.coding.gradient_code(jax.random.key(level), 6, level, construction)
+                gradient_code(jax.random.key(level), 6, level, construction)
     assert compiled == []
 
 
 def test_what_does_not_exist_is_refused_in_words():
-    with pytest.raises(ValueError, match=r"level must be from 0 to 3"):
-        bcgc.coding.gradient_code(KEY, 4, 4)
-    with pytest.raises(ValueError, match=r'no "fractional_repetition" code for 5 workers at level 1'):
-        bcgc.coding.gradient_code(KEY, 5, 1, "fractional_repetition")
-    with pytest.raises(ValueError, match=r'no "cyclic_mds" code'):
-        bcgc.coding.gradient_code(KEY, 6, 2, "cyclic_mds")
-    with pytest.raises(ValueError, match="unknown construction"):
-        bcgc.coding.gradient_code(KEY, 6, 2, "magic")
+    refused: dict[str, Any] = {
+        "level must be from 0 to 3": (4, 4),
+        'no "fractional_repetition" code for 5 workers at level 1': (5, 1, "fractional_repetition"),
+        'no "cyclic_mds" code': (6, 2, "cyclic_mds"),
+        "unknown construction": (6, 2, "magic"),
+    }
+    for words, given in refused.items():
+        with pytest.raises(ValueError, match=words):
+            gradient_code(KEY, *given)
     with pytest.raises(ValueError, match="top_level"):
-        bcgc.coding.gradient_code(KEY, 6, 2, top_level=1)
+        gradient_code(KEY, 6, 2, top_level=1)

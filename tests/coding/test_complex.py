@@ -8,32 +8,17 @@ import numpy as np
 import optax
 import pytest
 
-from bcgc_jax import Problem, solve
+from bcgc_jax import Problem, coding, solve
 from bcgc_jax.cluster.master import Cluster
 from bcgc_jax.cluster.training import train_on_cluster
-from bcgc_jax.coding import (
-    backward_order,
-    coded_value_and_grad,
-    coding_plan,
-    decode,
-    encode,
-    gradient_code,
-    schedule_plan,
-    train,
-    training_scheme,
-    unit_sizes,
-)
 from bcgc_jax.coding.stages import stages
 from bcgc_jax.laws import ShiftedExponential
 from bcgc_jax.schedules import Group, schedule_of
 
 KEY, LAW = jax.random.key(0), ShiftedExponential(1.0, 1.0)
 REAL, COMPLEX = {"w": np.zeros(3, np.float32)}, {"w": np.full(3, 1j, np.complex64)}
-PROBLEM, SUBSETS, SCHEDULE = (
-    Problem(LAW, 3, 3),
-    np.zeros((3, 2, 3), np.float32),
-    schedule_of([Group(2, 1)], [3]),
-)
+PROBLEM, SUBSETS = Problem(LAW, 3, 3), np.zeros((3, 2, 3), np.float32)
+SCHEDULE = schedule_of([Group(2, 1)], [3])
 
 
 def loss(params, batch):
@@ -42,12 +27,12 @@ def loss(params, batch):
 
 @functools.cache
 def plan():
-    return coding_plan(KEY, REAL, [0, 3, 0])
+    return coding.coding_plan(KEY, REAL, [0, 3, 0])
 
 
 @functools.cache
 def scheme():
-    return training_scheme(KEY, PROBLEM, solve(PROBLEM, "tandon:1"), REAL)
+    return coding.training_scheme(KEY, PROBLEM, solve(PROBLEM, "tandon:1"), REAL)
 
 
 def of_cluster(call):
@@ -58,16 +43,18 @@ def of_cluster(call):
 
 
 ENTRANCES = {
-    "encode": lambda: encode(gradient_code(KEY, 3, 1), np.full((3, 2), 1j)),
-    "decode": lambda: decode(np.ones(2), [np.full(2, 1j), np.ones(2)]),
-    "unit_sizes": lambda: unit_sizes(COMPLEX),
-    "coding_plan": lambda: coding_plan(KEY, COMPLEX, [0, 3, 0]),
-    "schedule_plan": lambda: schedule_plan(SCHEDULE, COMPLEX, 3),
-    "training_scheme": lambda: training_scheme(KEY, PROBLEM, solve(PROBLEM, "tandon:1"), COMPLEX),
-    "backward_order": lambda: backward_order(loss, COMPLEX, SUBSETS[0]),
+    "encode": lambda: coding.encode(coding.gradient_code(KEY, 3, 1), np.full((3, 2), 1j)),
+    "decode": lambda: coding.decode(np.ones(2), [np.full(2, 1j), np.ones(2)]),
+    "unit_sizes": lambda: coding.unit_sizes(COMPLEX),
+    "coding_plan": lambda: coding.coding_plan(KEY, COMPLEX, [0, 3, 0]),
+    "schedule_plan": lambda: coding.schedule_plan(SCHEDULE, COMPLEX, 3),
+    "training_scheme": lambda: coding.training_scheme(KEY, PROBLEM, solve(PROBLEM, "tandon:1"), COMPLEX),
+    "backward_order": lambda: coding.backward_order(loss, COMPLEX, SUBSETS[0]),
     "stages": lambda: stages(loss, COMPLEX, SUBSETS[0], [[0]]),
-    "coded_value_and_grad": lambda: coded_value_and_grad(loss, plan())(COMPLEX, SUBSETS, np.ones((1, 3))),
-    "train": lambda: train(KEY, loss, scheme(), LAW, COMPLEX, SUBSETS, optax.sgd(0.1), 1),
+    "coded_value_and_grad": lambda: coding.coded_value_and_grad(loss, plan())(
+        COMPLEX, SUBSETS, np.ones((1, 3))
+    ),
+    "train": lambda: coding.train(KEY, loss, scheme(), LAW, COMPLEX, SUBSETS, optax.sgd(0.1), 1),
     "assign": lambda: of_cluster(lambda c: c.assign(loss, plan(), COMPLEX, list(SUBSETS))),
     "prepare": lambda: of_cluster(lambda c: c.prepare(loss, plan(), COMPLEX, list(SUBSETS))),
     "gradient": lambda: of_cluster(lambda c: c.gradient(COMPLEX)),
@@ -93,8 +80,8 @@ def test_the_advice_gives_the_slopes_of_both_parts():
         return loss({"w": jax.lax.complex(params["re"], params["im"])}, batch)
 
     params = {"re": real, "im": imaginary}
-    parts = coding_plan(KEY, params, [0, 6, 0], mean=False)
-    coded = coded_value_and_grad(joined, parts)(params, subsets, np.array([[1, 0, 1]]))
+    parts = coding.coding_plan(KEY, params, [0, 6, 0], mean=False)
+    coded = coding.coded_value_and_grad(joined, parts)(params, subsets, np.array([[1, 0, 1]]))
     rows = subsets.reshape(6, 3)
     for name, part in params.items():
         np.testing.assert_allclose(coded.gradient[name], 2 * rows.T @ (rows @ part), rtol=1e-5)

@@ -43,18 +43,15 @@ def test_the_models_and_their_loss_are_what_numpy_makes_of_them():
 def test_schemes_take_the_same_steps_in_the_order_of_their_runtimes(model, units):
     problem = digits.digits_problem(LAW, 5, model, units=units)
     options = {"units": units, "num_seeds": 3, "num_steps": 40}
-    runs = [
-        digits.train_on_digits(jax.random.key(1), problem, model, method, **options)
-        for method in ("time", "uncoded")
-    ]
+    given = jax.random.key(1), problem, model
+    runs = [digits.train_on_digits(*given, method, **options) for method in ("time", "uncoded")]
     np.testing.assert_allclose(runs[0].loss, runs[1].loss, rtol=1e-4)
     # The same draws: the better plan is ahead in each seed.
     assert np.all(runs[0].clock[:, -1] < runs[1].clock[:, -1])
     for run_ in runs:
         assert run_.clock[:, -1].mean() / 40 == pytest.approx(run_.expected_runtime, rel=0.25)
         assert np.all(run_.accuracy[:, -1] > 0.8)
-        first = run_.time_to(0.8)
-        step = np.searchsorted(run_.clock[0], first[0])
+        step = np.searchsorted(run_.clock[0], run_.time_to(0.8)[0])
         assert run_.accuracy[0, step] >= 0.8
         assert np.all(run_.accuracy[0, :step] < 0.8)
     assert np.all(np.isinf(runs[0].time_to(1.01)))

@@ -13,6 +13,7 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.cluster.worker import Duty, Worker
+from bcgc_jax.coding import coded_value_and_grad, coding_plan, split_batch
 from bcgc_jax.coding.gradients import Block, Piece, encode_gradients, subset_gradients
 from tests.compilations import compilations
 from tests.scripts import python
@@ -43,11 +44,15 @@ def make_batch(rng, samples, features=7, classes=3):
     )
 
 
+def drawn(seed, samples):
+    rng = np.random.default_rng(seed)
+    return rng, make_params(rng), make_batch(rng, samples)
+
+
 def masks(plan, rng, extra=0):
     """Whose messages arrived: N - n workers for each block, and `extra` more where there are."""
     rank = np.argsort(rng.random((len(plan.blocks), plan.num_workers)), axis=1)
-    levels = np.array([block.level for block in plan.blocks])
-    return rank >= np.maximum(levels - extra, 0)[:, None]
+    return rank >= np.maximum(np.array([block.level for block in plan.blocks]) - extra, 0)[:, None]
 
 
 def relative_difference(a, b):
@@ -63,40 +68,36 @@ exact_gradient = jax.jit(jax.grad(network))
 
 def decoded(plan, params, batch, arrived, loss=network):
     """The coded gradient where so many messages arrived."""
-    subsets = bcgc.coding.split_batch(batch, plan.num_workers)
-    return bcgc.coding.coded_value_and_grad(loss, plan)(params, subsets, arrived)
+    subsets = split_batch(batch, plan.num_workers)
+    return coded_value_and_grad(loss, plan)(params, subsets, arrived)
 
 
 @functools.cache
 def plan_of(construction=None, mean=True):
     """One for most tests, which then share a program: 58 coordinates, 24 samples."""
     params = make_params(np.random.default_rng(0))
-    return bcgc.coding.coding_plan(KEY, params, PARTITION, construction=construction, mean=mean)
+    return coding_plan(KEY, params, PARTITION, construction=construction, mean=mean)
 
 
 @pytest.mark.smoke
 @pytest.mark.parametrize("mean", [True, False])
 def test_the_coded_gradient_is_that_of_the_full_loss(mean, precision):
-    rng = np.random.default_rng(0)
-    params, batch = make_params(rng), make_batch(rng, 24)
+    rng, params, batch = drawn(0, 24)
     loss = network if mean else total
     plan = plan_of(mean=mean)
     value, exact = jax.jit(jax.value_and_grad(loss))(params, batch)
     for extra in (0, 0, 0, 2, 6):
         found = decoded(plan, params, batch, masks(plan, rng, extra), loss)
         assert np.all(found.decodable)
-        # Worst measured 1.2e-7 and 4e-16.
-        assert (
-            relative_difference(found.gradient, exact) < {"float32": 1e-6, "float64": 1e-13}[precision.name]
-        )
+        most = {"float32": 1e-6, "float64": 1e-13}[precision.name]
+        assert relative_difference(found.gradient, exact) < most  # worst measured 1.2e-7 and 4e-16
         assert float(found.value) == pytest.approx(float(value), rel=1e-5)
         shapes = jax.tree.map(lambda x: (x.shape, x.dtype), found.gradient)
         assert shapes == jax.tree.map(lambda x: (x.shape, x.dtype), params)
 
 
 def test_one_message_too_few_gives_no_gradient_in_place_of_a_wrong_one():
-    rng = np.random.default_rng(1)
-    params, batch = make_params(rng), make_batch(rng, 24)
+    rng, params, batch = drawn(1, 24)
     plan = plan_of()
     arrived = masks(plan, rng)
     # Nobody who holds the first subset: one message fewer than always suffices.
@@ -110,8 +111,7 @@ def test_one_message_too_few_gives_no_gradient_in_place_of_a_wrong_one():
 
 @pytest.mark.parametrize("units", ["leaves", "layers"])
 def test_whole_leaves_and_layers_are_units_in_the_order_of_backpropagation(units):
-    rng = np.random.default_rng(2)
-    params, batch = make_params(rng), make_batch(rng, 12)
+    rng, params, batch = drawn(2, 12)
     order = bcgc.coding.backward_order(network, params, batch)
     names = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(params)]
     ordered = [names[i] for i in order]
@@ -119,7 +119,7 @@ def test_whole_leaves_and_layers_are_units_in_the_order_of_backpropagation(units
     sizes = bcgc.coding.unit_sizes(params, units, order)
     assert sorted(sizes.tolist()) == ([3, 5, 15, 35] if units == "leaves" else [18, 40])
     counts = [1, 0, 2, 1] if units == "leaves" else [0, 1, 1, 0]
-    plan = bcgc.coding.coding_plan(KEY, params, jnp.array(counts), units=units, order=order)
+    plan = coding_plan(KEY, params, jnp.array(counts), units=units, order=order)
     # No unit is cut, and the first block is the first in the order.
     assert all(
         (p.start, p.stop) == (0, jax.tree.leaves(params)[p.leaf].size) for b in plan.blocks for p in b.pieces
@@ -135,17 +135,13 @@ def test_the_backward_order_is_seen_through_jit_and_shared_or_unused_leaves():
     order = bcgc.coding.backward_order(inner, params, jnp.ones((4, 3)))
     assert [o for o in order if o != 2] == [0, 1]  # b comes first in the net, so its gradient comes last
     # Slopes that are constants come all at the same time: from the end.
-    assert bcgc.coding.backward_order(lambda p, x: p[0] + p[1] + p[2], [1.0, 2.0, 3.0], jnp.ones(2)) == (
-        2,
-        1,
-        0,
-    )
+    order = bcgc.coding.backward_order(lambda p, x: p[0] + p[1] + p[2], [1.0, 2.0, 3.0], jnp.ones(2))
+    assert order == (2, 1, 0)
 
 
 def test_what_a_worker_computes_by_itself_is_what_the_simulation_sends_for_it():
-    rng = np.random.default_rng(4)
-    params, batch = make_params(rng), make_batch(rng, 24)
-    plan, subsets = plan_of(), bcgc.coding.split_batch(batch, 6)
+    _, params, batch = drawn(4, 24)
+    plan, subsets = plan_of(), split_batch(batch, 6)
     messages = jax.jit(lambda p, s: encode_gradients(plan, subset_gradients(network, plan, p, s)[1]))(
         params, subsets
     )
@@ -164,14 +160,14 @@ def test_what_a_worker_computes_by_itself_is_what_the_simulation_sends_for_it():
 
 def test_workers_hold_a_cyclic_run_of_subsets():
     params = {"w": jnp.ones(10)}
-    plan = bcgc.coding.coding_plan(KEY, params, [4, 0, 0, 6, 0, 0, 0, 0])
+    plan = coding_plan(KEY, params, [4, 0, 0, 6, 0, 0, 0, 0])
     for worker, row in enumerate(bcgc.coding.allocate(8, 3).tolist()):
         assert set(plan.held(worker)) <= set(row)
 
 
 def test_blocks_are_cut_as_the_levels_of_the_coordinates_say():
     params, counts = [np.ones((2, 3)), np.ones(4), np.ones(())], np.array([2, 0, 6, 3])
-    plan, levels = bcgc.coding.coding_plan(KEY, params, counts, order=(1, 0, 2)), {}
+    plan, levels = coding_plan(KEY, params, counts, order=(1, 0, 2)), {}
     for block in plan.blocks:
         for piece in block.pieces:
             for i in range(piece.start, piece.stop):
@@ -181,7 +177,7 @@ def test_blocks_are_cut_as_the_levels_of_the_coordinates_say():
     assert plan.blocks[0] == Block(0, (Piece(1, 0, 2),))
     # Without an order the last leaf comes first.
     pieces = (Piece(2, 0, 1), Piece(1, 0, 1))
-    assert bcgc.coding.coding_plan(KEY, params, counts).blocks[0] == Block(0, pieces)
+    assert coding_plan(KEY, params, counts).blocks[0] == Block(0, pieces)
 
 
 def test_mini_batches_and_an_optimiser_of_optax_go_the_way_of_uncoded_training():
@@ -210,13 +206,13 @@ import bcgc_jax as bcgc
 from tests.coding.test_gradients import *
 rng = np.random.default_rng(0)
 params, batch = make_params(rng), make_batch(rng, 32)
-plan = bcgc.coding.coding_plan(KEY, params, np.array([11, 0, 22, 4, 0, 0, 6, 15]))
-subsets = bcgc.coding.shard_subsets(bcgc.coding.split_batch(batch, 8))
+plan = coding_plan(KEY, params, np.array([11, 0, 22, 4, 0, 0, 6, 15]))
+subsets = bcgc.coding.shard_subsets(split_batch(batch, 8))
 assert len(jax.tree.leaves(subsets)[0].sharding.device_set) == 4
 _, gradients = jax.jit(lambda p, s: subset_gradients(network, plan, p, s))(params, subsets)
 spread = gradients[0.0, 1.0]["hidden"]["w"]
 assert len(spread.sharding.device_set) == 4 and spread.addressable_shards[0].data.shape[0] == 2
-found = jax.jit(bcgc.coding.coded_value_and_grad(network, plan))(params, subsets, masks(plan, rng))
+found = jax.jit(coded_value_and_grad(network, plan))(params, subsets, masks(plan, rng))
 assert bool(found.decodable.all())
 print(relative_difference(found.gradient, jax.grad(network)(params, batch)))
 """
@@ -235,27 +231,24 @@ def test_second_calls_compile_nothing():
         rng = np.random.default_rng(seed)
         params = jax.tree.map(np.float32, make_params(rng))
         x, label = (np.asarray(a) for a in make_batch(rng, 24))
-        subsets = bcgc.coding.split_batch((jnp.asarray(x), jnp.asarray(label)), 6)
+        subsets = split_batch((jnp.asarray(x), jnp.asarray(label)), 6)
         bcgc.coding.shard_subsets(subsets)
         order = bcgc.coding.backward_order(network, params, (x, label))
-        plan = bcgc.coding.coding_plan(jax.random.key(seed), params, PARTITION, order=order)
+        plan = coding_plan(jax.random.key(seed), params, PARTITION, order=order)
         bcgc.coding.unit_sizes(params, "layers", order)
-        bcgc.coding.coded_value_and_grad(network, plan)(params, subsets, masks(plan, rng))
+        coded_value_and_grad(network, plan)(params, subsets, masks(plan, rng))
 
     calls(0)
     with compilations() as compiled:
         calls(1)
     assert compiled == []
     with compilations() as compiled:  # plans are made on the host
-        bcgc.coding.coding_plan(
-            jax.random.key(2), {"w": np.ones(9)}, [4, 3, 1, 1], construction="random_cyclic"
-        )
+        coding_plan(jax.random.key(2), {"w": np.ones(9)}, [4, 3, 1, 1], construction="random_cyclic")
     assert compiled == []
 
 
 def test_a_plan_in_numpy_keeps_float64():
-    rng = np.random.default_rng(6)
-    params, batch = make_params(rng), make_batch(rng, 24)
+    rng, params, batch = drawn(6, 24)
     plan = jax.tree.map(np.asarray, plan_of("random_cyclic"))
     found = decoded(plan, params, batch, masks(plan, rng))
     assert relative_difference(found.gradient, exact_gradient(params, batch)) < 1e-6
@@ -270,24 +263,24 @@ def test_a_loss_need_not_be_hashable():
 
     # Operation by operation, each a program: a small one.
     w, batch = np.array([1.0, -2.0, 0.5], np.float32), np.random.default_rng(7).normal(size=(4, 3))
-    plan = jax.tree.map(np.asarray, bcgc.coding.coding_plan(KEY, w, [1, 2], construction="random_cyclic"))
+    plan = jax.tree.map(np.asarray, coding_plan(KEY, w, [1, 2], construction="random_cyclic"))
     found = decoded(plan, w, batch, np.ones((2, 2)), Loss())
     assert relative_difference(found.gradient, 2 / 4 * batch.T @ (batch @ w)) < 1e-6
 
 
 def test_bad_plans_are_refused_in_words():
     params = {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}
-    plan = functools.partial(bcgc.coding.coding_plan, KEY, params)
+    plan = functools.partial(coding_plan, KEY, params)
     refused: dict[str, Any] = {
         "has 8 units, the parameters have 9 coordinates": lambda: plan([4, 4]),
         "whole numbers": lambda: plan([4.5, 4.5]),  # type: ignore[list-item]
         "name each of the 2 leaves once": lambda: plan([4, 5], order=(0, 0)),
         "unknown units": lambda: bcgc.coding.unit_sizes(params, "rows"),
-        "7 samples cannot be split into 2": lambda: bcgc.coding.split_batch(jnp.ones((7, 2)), 2),
-        "along the first axis": lambda: bcgc.coding.split_batch((jnp.ones((8, 2)), jnp.ones(())), 2),
-        "not that of 2 subsets": lambda: bcgc.coding.coded_value_and_grad(
-            lambda p, b: jnp.sum(p["w"]), plan([4, 5])
-        )(params, jnp.ones((3, 4)), np.ones((2, 2))),
+        "7 samples cannot be split into 2": lambda: split_batch(jnp.ones((7, 2)), 2),
+        "along the first axis": lambda: split_batch((jnp.ones((8, 2)), jnp.ones(())), 2),
+        "not that of 2 subsets": lambda: coded_value_and_grad(lambda p, b: jnp.sum(p["w"]), plan([4, 5]))(
+            params, jnp.ones((3, 4)), np.ones((2, 2))
+        ),
     }
     for words, call in refused.items():
         with pytest.raises(ValueError, match=words):
@@ -295,18 +288,14 @@ def test_bad_plans_are_refused_in_words():
 
 
 def test_leaves_of_any_shape_and_dtype_keep_theirs():
-    params = {
-        "scalar": jnp.asarray(0.7),
-        "half": jnp.ones(3, jnp.bfloat16),
-        "none": jnp.ones((0, 2)),
-        "w": np.ones(2),
-    }
+    params: dict[str, Any] = {"scalar": jnp.asarray(0.7), "half": jnp.ones(3, jnp.bfloat16)}
+    params |= {"none": jnp.ones((0, 2)), "w": np.ones(2)}
 
     def loss(p, x):
         half = jnp.sum(p["half"].astype(jnp.float32))
         return jnp.mean(x) * p["scalar"] ** 2 + half * p["scalar"] + jnp.mean(x @ p["w"]) ** 2
 
-    batch, plan = jnp.arange(8.0).reshape(4, 2), bcgc.coding.coding_plan(KEY, params, [2, 4])
+    batch, plan = jnp.arange(8.0).reshape(4, 2), coding_plan(KEY, params, [2, 4])
     found = decoded(plan, params, batch, np.ones((2, 2)), loss)
     # The last term is no mean over samples: the mean of the subsets' losses is what is differentiated.
     parts = [jax.jit(jax.grad(loss))(params, part) for part in np.split(np.asarray(batch), 2)]

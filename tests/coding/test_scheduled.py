@@ -34,11 +34,8 @@ def test_blocks_are_whole_coordinates_from_the_last_leaf_on():
 def test_blocks_are_whole_leaves_where_these_are_the_units():
     plan = schedule_plan(schedule_of(GROUPS, [2.4, 5.3, 3.3]), PARAMS, 4, units="leaves", mean=False)
     # The cuts, at 2.4 and 7.7, are nearest to the ends of the first and the second leaf, at 1 and 5.
-    assert [block.pieces for block in plan.blocks] == [
-        (Piece(2, 0, 1),),
-        (Piece(1, 0, 4),),
-        (Piece(0, 0, 6),),
-    ]
+    whole = [(Piece(leaf, 0, size),) for leaf, size in ((2, 1), (1, 4), (0, 6))]
+    assert [block.pieces for block in plan.blocks] == whole
     assert plan.scaling == 1
 
 
@@ -75,9 +72,8 @@ def test_the_pace_is_that_of_the_schedule_in_the_model():
 def test_the_pace_of_leaves_is_that_of_whole_leaves():
     sizes = unit_sizes(PARAMS)
     problem = bcgc.Problem(bcgc.ShiftedExponential(1.0, 0.3), 4, len(sizes), 4, unit_costs=sizes)
-    scheme = schedule_scheme(
-        problem, schedule_of([Group(1, 1), Group(2, 1)], [2.0, 9.0]), PARAMS, units="leaves"
-    )
+    schedule = schedule_of([Group(1, 1), Group(2, 1)], [2.0, 9.0])
+    scheme = schedule_scheme(problem, schedule, PARAMS, units="leaves")
     assert np.asarray(scheme.load).tolist() == [1.0, 11.0, 21.0]
 
 

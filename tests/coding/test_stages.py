@@ -44,9 +44,7 @@ def bent(x):
     return jnp.where(x > 0, x, 0.1 * x)
 
 
-@bent.defjvp
-def bent_jvp(primals, tangents):
-    return bent(*primals), jnp.where(primals[0] > 0, 1.0, 0.1) * tangents[0]
+bent.defjvp(lambda x, dx: (bent(*x), jnp.where(x[0] > 0, 1.0, 0.1) * dx[0]))
 
 
 @jax.custom_vjp
@@ -227,7 +225,7 @@ def test_constants_and_leaves_that_do_not_count():
     assert (float(scalar), unused.tolist(), scalar.dtype, unused.dtype) == (2, [0, 0], "float32", "float32")
 
 
-STACKED = jax.tree.map(lambda *one: np.stack(one), *LAYERS)
+LOOP = {"layers": jax.tree.map(lambda *one: np.stack(one), *LAYERS), "head": normal(WIDTH)}
 
 
 def scanned(params, batch):
@@ -240,8 +238,7 @@ def plan_of(params, counts, order):
 
 
 def test_a_loop_over_layers_is_one_stage_and_is_told():
-    params = {"layers": STACKED, "head": normal(WIDTH)}
-    order = backward_order(scanned, params, BATCH)
+    params, order = LOOP, backward_order(scanned, LOOP, BATCH)
     assert order[0] == 0  # the head, before the loop
     found = stages(scanned, params, BATCH, [[leaf] for leaf in order])
     assert found.together == ((1, 2),)
@@ -254,8 +251,7 @@ def test_a_loop_over_layers_is_one_stage_and_is_told():
 
 
 def test_who_has_no_loop_over_blocks_is_not_told():
-    params = {"layers": STACKED, "head": normal(WIDTH)}
-    order = backward_order(scanned, params, BATCH)
+    params, order = LOOP, backward_order(scanned, LOOP, BATCH)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         tell_of_loops(scanned, plan_of(params, [1, 0, 2], order), params, BATCH)  # the loop is one block

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.coding.training import collect
+from bcgc_jax.coding.training import collect, training_scheme
 from tests.coding.test_gradients import KEY, make_batch, make_params, network, relative_difference
 from tests.compilations import compilations
 from tests.oracles.runtimes import delivered_runtime
@@ -19,14 +19,8 @@ from tests.oracles.schedules import simulated
 
 LAW = bcgc.ShiftedExponential(0.8, 0.3)
 # The others differ from these in their numbers only.
-SCHEMES = (
-    pytest.param("uncoded", marks=pytest.mark.slow),
-    pytest.param("tandon:2", marks=pytest.mark.slow),
-    pytest.param("optimal", marks=pytest.mark.slow),
-    pytest.param("tandon_partial", marks=pytest.mark.slow),
-    "time",
-    "alternating:4:3",
-)
+SLOW = ("uncoded", "tandon:2", "optimal", "tandon_partial")
+SCHEMES = (*(pytest.param(name, marks=pytest.mark.slow) for name in SLOW), "time", "alternating:4:3")
 PROBLEM, SGD = bcgc.Problem(LAW, 6, 58, 36), optax.sgd(0.1)
 
 
@@ -44,7 +38,7 @@ def solved(method, **options):
 @functools.cache
 def scheme_of(method):
     params = make_params(np.random.default_rng(0))
-    return bcgc.coding.training_scheme(KEY, PROBLEM, solved(method), params)
+    return training_scheme(KEY, PROBLEM, solved(method), params)
 
 
 def clock_only(params, batch):
@@ -57,6 +51,10 @@ def trained(model, scheme, times, steps, loss=clock_only, key=KEY, optimizer=Non
     params, batch = model
     subsets = bcgc.coding.split_batch(batch, 6)
     return bcgc.coding.train(key, loss, scheme, times, params, subsets, optimizer or SGD, steps, **more)
+
+
+def taken_by(training):
+    return np.diff(np.asarray(training.clock), prepend=0)
 
 
 def test_the_event_order_ends_at_equation_5_draw_for_draw(precision):
@@ -90,8 +88,7 @@ def test_the_event_order_ends_at_equation_5_draw_for_draw(precision):
 
 def _collect(finish_times: Any, levels: Any) -> Any:
     """`collect` of arrays of NumPy."""
-    finish_times, levels = np.asarray(finish_times), np.asarray(levels)
-    return collect(finish_times, levels)
+    return collect(np.asarray(finish_times), np.asarray(levels))
 
 
 def test_ties_and_workers_that_never_answer():
@@ -118,12 +115,12 @@ def test_training_with_a_code_is_training_without_but_for_the_clock(model, metho
         value, gradient = jax.value_and_grad(network)(plain, batch)
         updates, state = optimizer.update(gradient, state)
         plain = optax.apply_updates(plain, updates)
-        return value, plain, state, network(plain, batch)
+        return plain, state, (value, network(plain, batch))
 
     for step in range(12):
-        value, plain, state, metric = uncoded_step(plain, state)
-        assert float(training.loss[step]) == pytest.approx(float(value), rel=1e-5), step
-        assert float(training.metrics[step]) == pytest.approx(float(metric), rel=1e-5), step
+        plain, state, values = uncoded_step(plain, state)
+        found = float(training.loss[step]), float(training.metrics[step])
+        assert found == pytest.approx(tuple(map(float, values)), rel=1e-5), step
     assert relative_difference(training.params, plain) < 1e-5  # worst measured 1.2e-7
     assert np.all(training.stepped)
     # The clock: the draws of the same keys, by the formulas.
@@ -131,8 +128,7 @@ def test_training_with_a_code_is_training_without_but_for_the_clock(model, metho
     times = jax.jit(jax.vmap(lambda k: LAW.sample(jax.random.split(k)[0], (6,))))(keys)
     if method == "tandon_partial":
         alpha = float(bcgc.straggler_ratio(LAW))
-        slowest = np.sort(np.asarray(times), axis=1)[:, ::-1]
-        level = scheme.plan.blocks[1].level
+        slowest, level = np.sort(np.asarray(times), axis=1)[:, ::-1], scheme.plan.blocks[1].level
         unit = 36 * 58 / 6 * (level + 1) / (level + alpha)
         expected = unit * np.maximum(alpha * slowest[:, level], slowest[:, 0])
     elif (schedule := solved(method).schedule) is not None:
@@ -141,7 +137,7 @@ def test_training_with_a_code_is_training_without_but_for_the_clock(model, metho
         expected = 6 * np.array([simulated(whole, t, 0 * t)[0] for t in np.asarray(times, float)])
     else:
         expected = bcgc.block_runtime(solved(method).rounded, times, num_samples=36)
-    np.testing.assert_allclose(np.diff(training.clock, prepend=0), expected, rtol=2e-5)
+    np.testing.assert_allclose(taken_by(training), expected, rtol=2e-5)
 
 
 @pytest.mark.parametrize("method", ["time", pytest.param("tandon_partial", marks=pytest.mark.slow)])
@@ -162,7 +158,7 @@ def test_measured_rows_are_replayed_in_their_order(model):
     scheme, rows = scheme_of("time"), np.random.default_rng(3).gamma(2.0, 1.0, (4, 6))
     training = trained(model, scheme, rows, 6)
     expected = bcgc.block_runtime(solved("time").rounded, rows[[0, 1, 2, 3, 0, 1]], num_samples=36)
-    np.testing.assert_allclose(np.diff(training.clock, prepend=0), expected, rtol=2e-5)
+    np.testing.assert_allclose(taken_by(training), expected, rtol=2e-5)
     with pytest.raises(ValueError, match=r"shape \[steps, 6\]"):
         trained(model, scheme, rows[:, :5], 2)
 
@@ -215,7 +211,7 @@ def test_whole_layers_and_setup_cycles_pace_the_messages(model):
     params, _ = model
     sizes = bcgc.coding.unit_sizes(params, "leaves")
     problem = bcgc.Problem(LAW, 6, sizes.size, 36, unit_costs=sizes, setup_cycles=3.0)
-    scheme = bcgc.coding.training_scheme(KEY, problem, bcgc.solve(problem, "time"), params, units="leaves")
+    scheme = training_scheme(KEY, problem, bcgc.solve(problem, "time"), params, units="leaves")
     done = 0.0
     for block, load in zip(scheme.plan.blocks, np.asarray(scheme.load), strict=True):
         done += (block.level + 1) * block.size
@@ -232,16 +228,15 @@ DELIVERING = bcgc.Problem(
 def test_workers_that_start_up_and_send_are_paced_draw_for_draw(model, x64, overlap):
     params, _ = model
     problem, solution = dataclasses.replace(DELIVERING, overlap=overlap), solved("time")
-    scheme = bcgc.coding.training_scheme(KEY, problem, solution, params)
+    scheme = training_scheme(KEY, problem, solution, params)
     rng = np.random.default_rng(5)
     starts, rows = rng.weibull(0.8, (4, 6)) * 300, rng.gamma(2.0, 1.0, (4, 6))
-    training = trained(model, scheme, rows, 6, start_ups=starts)
-    x = np.asarray(solution.rounded)
+    training, x = trained(model, scheme, rows, 6, start_ups=starts), np.asarray(solution.rounded)
     loop = [
         delivered_runtime(x, s, t, 36, 1, chain_cycles=0.05, send_time=4.0, overlap=overlap)
         for s, t in zip(starts, rows, strict=True)
     ]
-    taken = np.diff(np.asarray(training.clock), prepend=0)
+    taken = taken_by(training)
     np.testing.assert_allclose(taken, np.array(loop)[[0, 1, 2, 3, 0, 1]], rtol=1e-12)
     # The same in NumPy, for processes that are slowed on purpose.
     finish = scheme.finish_times(starts[0], rows[0])
@@ -255,19 +250,16 @@ def test_the_mean_iteration_takes_the_expected_runtime_with_start_ups_too(method
     # Partial stragglers know no chain.
     problem = dataclasses.replace(DELIVERING, chain_cycles=None if method == "tandon_partial" else 0.05)
     solution = bcgc.solve(problem, method)
-    scheme = bcgc.coding.training_scheme(KEY, problem, solution, model[0])
-    training = trained(model, scheme, LAW, 4000)
-    taken = np.diff(np.asarray(training.clock), prepend=0)
-    expected = float(solution.rounded_runtime)
-    assert abs(taken.mean() - expected) < 4 * taken.std() / np.sqrt(taken.size)
+    training = trained(model, training_scheme(KEY, problem, solution, model[0]), LAW, 4000)
+    taken = taken_by(training)
+    assert abs(taken.mean() - float(solution.rounded_runtime)) < 4 * taken.std() / np.sqrt(taken.size)
 
 
 def test_start_ups_come_with_their_cycle_times(model):
     scheme, pairs = scheme_of("uncoded"), bcgc.Pairs([0.0, 500.0], [1.0, 3.0])
     training, load = trained(model, scheme, pairs, 8), float(scheme.load[0])
-    slow = np.isclose(np.diff(training.clock, prepend=0), 500 + 3 * load)
-    fast = np.isclose(np.diff(training.clock, prepend=0), load)
-    assert np.all(slow | fast)
+    slow = np.isclose(taken_by(training), 500 + 3 * load)
+    assert np.all(slow | np.isclose(taken_by(training), load))
     assert slow.any()  # but for one draw in 64 all six are fast
     for wrong, message in ((3.0, "Pairs have their own"), (np.ones((2, 5)), "Pairs have their own")):
         with pytest.raises(ValueError, match=message):
@@ -280,18 +272,18 @@ def test_a_scheme_that_does_not_exist_or_does_not_fit_is_refused(model):
     params, _ = model
     alone = bcgc.Problem(LAW, 1, 58)
     with pytest.raises(ValueError, match='"tandon_partial": the scheme does not exist'):
-        bcgc.coding.training_scheme(KEY, alone, bcgc.solve(alone, "tandon_partial"), params)
-    scheme = bcgc.coding.training_scheme(KEY, PROBLEM, solved(bcgc.TandonPartial(alpha=3.0)), params)
+        training_scheme(KEY, alone, bcgc.solve(alone, "tandon_partial"), params)
+    scheme = training_scheme(KEY, PROBLEM, solved(bcgc.TandonPartial(alpha=3.0)), params)
     assert float(scheme.load[1] / scheme.load[0]) == pytest.approx(3.0)
     for wrong, units in ((bcgc.Problem(LAW, 6, 57), "coordinates"), (bcgc.Problem(LAW, 6, 4), "leaves")):
         with pytest.raises(ValueError, match="not those of the parameters"):
-            bcgc.coding.training_scheme(KEY, wrong, solved("time"), params, units=units)
+            training_scheme(KEY, wrong, solved("time"), params, units=units)
 
 
 def test_one_sample_for_two_parts_is_one_part(model):
     params, batch = model
     few, problem = jax.tree.map(lambda x: x[:6], batch), bcgc.Problem(LAW, 6, 58, 6)
-    scheme = bcgc.coding.training_scheme(KEY, problem, bcgc.solve(problem, "tandon_partial"), params)
+    scheme = training_scheme(KEY, problem, bcgc.solve(problem, "tandon_partial"), params)
     training = trained((params, few), scheme, LAW, 1, network)
     assert float(training.loss[0]) == pytest.approx(float(network(params, few)), rel=1e-5)
     step = jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.jit(jax.grad(network))(params, few))
@@ -309,22 +301,18 @@ def test_the_clock_of_many_iterations_keeps_its_digits(model):
 
 
 def test_second_calls_compile_nothing(model):
-    params, batch = model
-    subsets, optimizer = bcgc.coding.split_batch(batch, 6), optax.sgd(0.1)
+    params, optimizer = model[0], optax.sgd(0.1)
     solutions = [solved(method) for method in ("time", "tandon_partial")]
 
     def calls(rate, seed):
         key, problem = jax.random.key(seed), bcgc.Problem(LAW, 6, 58, 36, float(seed + 1))
         for solution in solutions:
             runtime = np.float32(solution.expected_runtime) * np.float32(seed + 1)
-            bcgc.coding.training_scheme(
-                key, problem, dataclasses.replace(solution, expected_runtime=runtime), params
-            )
+            changed = dataclasses.replace(solution, expected_runtime=runtime)
+            training_scheme(key, problem, changed, params)
         _collect(np.full((2, 6), rate, np.float32), [0, seed])
-        bcgc.coding.train(
-            key, network, scheme_of("time"), bcgc.ShiftedExponential(rate, 0.3), params, subsets,
-            optimizer, 2, batch_size=2,
-        )  # fmt: skip
+        law = bcgc.ShiftedExponential(rate, 0.3)
+        trained(model, scheme_of("time"), law, 2, network, key, optimizer, batch_size=2)
 
     calls(0.8, 0)
     with compilations() as compiled:

@@ -1,6 +1,8 @@
 """Problems of one shape for all tests, so that they share what is compiled for them."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import pytest
 
 import bcgc_jax as bcgc
 
@@ -23,10 +25,11 @@ def known(value: T | None) -> T:
     return value
 
 
+def slow(*cases: Any) -> list[Any]:
+    """Cases of a test for the slow tier."""
+    return [pytest.param(case, marks=pytest.mark.slow) for case in cases]
+
+
 # All public names, those of the subjects too.
-NAMES = {*bcgc.__all__, *bcgc.coding.__all__, *bcgc.measured.__all__} - {
-    "coding",
-    "measured",
-    "partitions",
-    "schedules",
-}
+NAMES = {*bcgc.__all__, *bcgc.coding.__all__, *bcgc.measured.__all__}
+NAMES -= {"coding", "measured", "partitions", "schedules"}

@@ -37,6 +37,15 @@ def command(name):
     return importlib.import_module(f"experiments.{name}").main
 
 
+def refused(main, argv, capsys, *words):
+    """In one line, which has the words, and with status 2."""
+    with pytest.raises(SystemExit) as stop:
+        main(argv)
+    said = capsys.readouterr()
+    assert (stop.value.code, said.out, len(said.err.splitlines())) == (2, "", 1)
+    assert all(word in said.err for word in words), said.err
+
+
 @pytest.fixture
 def run(tmp_path, capsys):
     return functools.partial(Ran, folder=tmp_path, capsys=capsys)
@@ -71,8 +80,7 @@ def test_the_subgradient_method_falls_towards_the_certified_optimum(run):
         rows = [row for row in found.rows("certificate") if row["law"] == law]
         assert len(set({row["seed"]: row["excess"] for row in rows}.values())) == 2
         excess = [float(row["excess"]) for row in rows if row["seed"] == "0"]
-        assert len(excess) == 5
-        assert np.all(np.diff(excess) <= 0)
+        assert (len(excess), excess) == (5, sorted(excess, reverse=True))
         assert 0 <= excess[-1] < 0.01 < excess[0]
 
 
@@ -176,20 +184,16 @@ def test_sweep_is_every_cell_solved_alone_and_has_schemes_that_were_added(run, t
 def test_schemes_that_cannot_be_had_are_one_line_and_status_2(name, tmp_path, capsys):
     (tmp_path / "ends.py").write_text("import sys\nsys.exit(3)")
     for file, why in {"absent.py": "cannot read", "ends.py": "SystemExit"}.items():
-        with pytest.raises(SystemExit) as stop:
-            command(name)(["--out", str(tmp_path / "out"), "--schemes", str(tmp_path / file)])
-        said = capsys.readouterr()
-        assert (stop.value.code, said.out, said.err.count("\n")) == (2, "", 1)
-        assert file in said.err
-        assert why in said.err
+        argv = ["--out", str(tmp_path / "out"), "--schemes", str(tmp_path / file)]
+        refused(command(name), argv, capsys, file, why)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("rate_times_shift", [0.05, 1.0])
 def test_bounds_of_theorem4_from_their_definition(rate_times_shift):
+    m = rate_times_shift
     for workers in (1, 2, 10):
         h = sum(1 / n for n in range(1, workers + 1))
-        m = rate_times_shift
         assert theorem4.bound("time", workers, m) == pytest.approx((h + 1) * (h + m) / m**2)
         assert theorem4.bound("frequency", workers, m) == pytest.approx(h / m + 1)
 
@@ -236,16 +240,8 @@ def test_bad_arguments_are_one_line_and_status_2_and_help_has_an_example(name, t
     assert f"example: python -m experiments.{name} --out" in capsys.readouterr().out
     file = tmp_path / "file"
     file.touch()
-    bad = [["--out", str(file)], ["--out", str(file / "below")], ["--out"], ["--no-such-option"]]
-    for argv in bad:
-        with pytest.raises(SystemExit) as stop:
-            command(name)(argv)
-        said = capsys.readouterr()
-        assert stop.value.code == 2
-        assert said.out == ""
-        assert len(said.err.splitlines()) == 1
-        assert "error" in said.err
-        assert name in said.err
+    for argv in (["--out", str(file)], ["--out", str(file / "below")], ["--out"], ["--no-such-option"]):
+        refused(command(name), argv, capsys, "error", name)
 
 
 def test_command_makes_the_folder_computes_in_float64_and_tells_in_one_line_what_fails(tmp_path, capsys):

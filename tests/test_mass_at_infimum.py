@@ -19,6 +19,7 @@ from tests.problems import SIZE
 
 Numbers = dict[str, Any]
 NOTHING = oracle.Steps([0.0], [1.0])
+LINK = ("start", "send")
 # Of slopes, the worst of a thousand problems: 2e-7 of the slope with one start-up, 1.2e-5 with random ones.
 SLOPES, RANDOM_SLOPES = 1e-6, 5e-5
 
@@ -158,7 +159,10 @@ def _difference(exact: Callable[[Numbers], float], n: Numbers, key: str, i: int 
     return (4 * first - second) / 3
 
 
-def _check(name: str, start: str, overlap: bool, seed: int, count: int, num_slopes: int) -> None:
+def _check(
+    name: str, start: str, overlap: bool, seed: int, count: int, num_slopes: int, most: int = 99
+) -> None:
+    """Of `count` problems, and `most` slopes of each of the first `num_slopes`."""
     rng = np.random.default_rng([seed, overlap])
     exact = functools.partial(_exact, name, start, overlap)
     for k in range(count):
@@ -173,30 +177,25 @@ def _check(name: str, start: str, overlap: bool, seed: int, count: int, num_slop
         if k >= num_slopes:
             continue
         wanted: list[tuple[str, int | None]] = [("x", i) for i in range(n["workers"])]
-        wanted += [("law", i) for i in range(3)]
-        wanted += [(key, None) for key in ("start", "send", "setup", "chain")]
-        for key, i in wanted:
+        wanted += [("law", i) for i in range(3 if name == "two_speed" else 2)]
+        wanted += [(key, None) for key in (*LINK, "setup", "chain") if start != "none" or key not in LINK]
+        tolerance = SLOPES if start in ("none", "constant") else RANDOM_SLOPES
+        for m in rng.permutation(len(wanted))[:most]:
+            key, i = wanted[m]
             at, slope = (row[key] if i is None else row[key][i] for row in (n, slopes))
-            unused = start == "none" and key in ("start", "send")
-            if at == 0 or unused or (key == "law" and i == 2 and name != "two_speed"):
+            if at == 0:
                 continue
-            known = _difference(exact, n, key, i)
-            tolerance = SLOPES if start in ("none", "constant") else RANDOM_SLOPES
             # Relative to the slope, or to a thousandth of the value where it hardly changes.
-            assert float(slope) == pytest.approx(
-                known, rel=tolerance, abs=1e-3 * tolerance * expected / at
-            ), (
-                key,
-                i,
-                n,
-            )
+            least = 1e-3 * tolerance * expected / at
+            known = _difference(exact, n, key, i)
+            assert float(slope) == pytest.approx(known, rel=tolerance, abs=least), (key, i, n)
 
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("overlap", [False, True])
 def test_values_and_slopes_of_gamma_laws(overlap: bool) -> None:
     """Worst share of the claimed error: 0.13 without overlap, 0.02 with it."""
-    _check("gamma", "constant", overlap, 0, 30, 4)
+    _check("gamma", "constant", overlap, 0, 30, 8, 3)
 
 
 @pytest.mark.slow

@@ -73,22 +73,18 @@ def test_sorted_draws_have_the_joint_law_of_a_sort(name, precision):
 
 
 def test_sorted_draws_with_a_traced_number_of_workers_are_padded_with_the_infimum(precision):
-    law = WEIBULL.law()
-    num_workers = np.array([1, 3, 6, 8])
+    law, num_workers = WEIBULL.law(), np.array([1, 3, 6, 8])
 
     @jax.jit
-    @functools.partial(jax.vmap, in_axes=(0, 0))
+    @jax.vmap
     def draw(key, n):
         return bcgc.sorted_cycle_times(key, law, n, 5_000, max_workers=8)
 
-    for n, draws in zip(
-        num_workers, np.asarray(draw(jax.random.split(jax.random.key(37), 4), num_workers)), strict=True
-    ):
-        assert draws.shape == (5_000, 8)
+    found = np.asarray(draw(jax.random.split(jax.random.key(37), 4), num_workers))
+    assert found.shape == (4, 5_000, 8)
+    for n, draws in zip(num_workers, found, strict=True):
         np.testing.assert_array_equal(draws[:, n:], precision.type(WEIBULL.infimum))
-        check_same_joint_law(
-            draws[:, :n].astype(float).reshape(5_000, n), numpy_sorted(WEIBULL, (30_000, n), seed=n)
-        )
+        check_same_joint_law(draws[:, :n].astype(float), numpy_sorted(WEIBULL, (30_000, n), seed=n))
 
 
 def test_sorted_draws_depend_on_the_key_and_on_nothing_else():
@@ -113,10 +109,13 @@ def test_sorted_draws_of_an_atomic_law_are_counted(precision):
 
 
 def test_traced_number_of_workers_asks_for_its_bound():
-    with pytest.raises(ValueError, match="num_workers is traced: give the static max_workers that bounds it"):
-        jax.jit(lambda n: bcgc.sorted_cycle_times(jax.random.key(1), bcgc.Pareto(2.3, 1.7), n, 5))(3)
-    with pytest.raises(ValueError, match="num_workers is traced: give the static max_workers that bounds it"):
-        jax.jit(lambda n: bcgc.expected_order_statistics(bcgc.Pareto(2.3, 1.7), n))(3)
+    law = bcgc.Pareto(2.3, 1.7)
+    draw = functools.partial(bcgc.sorted_cycle_times, jax.random.key(1), law, num_draws=5)
+    for asked in (draw, functools.partial(bcgc.expected_order_statistics, law)):
+        with pytest.raises(
+            ValueError, match="num_workers is traced: give the static max_workers that bounds"
+        ):
+            jax.jit(lambda n, asked=asked: asked(num_workers=n))(3)
 
 
 # The largest of loads times cycle times
@@ -167,9 +166,8 @@ def test_slopes_of_the_simulated_maximum_are_the_cycle_times_where_it_lies(preci
         def mean(params, load):
             return simulate_max(key, bcgc.Weibull(*params), load, 5, 2_000).mean()
 
-        return jax.grad(mean, argnums=(0, 1))(params, load), bcgc.sorted_cycle_times(
-            key, bcgc.Weibull(*params), 5, 2_000
-        )
+        draws = bcgc.sorted_cycle_times(key, bcgc.Weibull(*params), 5, 2_000)
+        return jax.grad(mean, argnums=(0, 1))(params, load), draws
 
     (by_params, by_load), draws = slopes(params, LOAD.astype(precision))
     draws = np.asarray(draws, float)
@@ -189,12 +187,8 @@ def test_slopes_of_the_simulated_maximum_are_the_cycle_times_where_it_lies(preci
 
 
 def test_simulated_maximum_in_a_batch_equals_a_loop(x64):
-    loads, scales, num_workers = (
-        np.stack([LOAD, 2 * LOAD[::-1].cumsum()]),
-        np.array([2.3, 0.4]),
-        np.array([5, 4]),
-    )
-    keys = jax.random.split(jax.random.key(73), 2)
+    loads, keys = np.stack([LOAD, 2 * LOAD[::-1].cumsum()]), jax.random.split(jax.random.key(73), 2)
+    scales, num_workers = np.array([2.3, 0.4]), np.array([5, 4])
 
     def draw(key, scale, load, n):
         return simulate_max(key, bcgc.Weibull(scale, 0.6, 0.9), load, n, 50)
@@ -214,10 +208,8 @@ SIZES = (1, 7, 1000)
 @functools.partial(jax.jit, static_argnames="largest")
 def _compiled(law, num_workers, largest):
     def one(n):
-        return [
-            bcgc.expected_order_statistics(law, n, function, max_workers=largest)
-            for function in (None, reciprocal)
-        ]
+        expected = functools.partial(bcgc.expected_order_statistics, law, n, max_workers=largest)
+        return [expected(), expected(function=reciprocal)]
 
     return jnp.stack(jax.vmap(one)(num_workers))
 
@@ -235,9 +227,8 @@ def reciprocal(t):
 
 def ranks(num_workers: int) -> list[int]:
     """The fastest, the slowest, and some in between."""
-    return sorted(
-        {1, 2, (num_workers + 1) // 2, num_workers - 1, num_workers} & set(range(1, num_workers + 1))
-    )
+    chosen = {1, 2, (num_workers + 1) // 2, num_workers - 1, num_workers}
+    return sorted(chosen & set(range(1, num_workers + 1)))
 
 
 def check_expectations(law, powers, reference, precision, sizes=SIZES, rtol=None, largest=SIZES[-1]) -> None:
@@ -309,10 +300,10 @@ def reference_by_quadrature(name: str, num_workers: int, k: int, power: int) -> 
 @pytest.mark.parametrize(
     ("name", "chosen"),
     [
-        pytest.param("Weibull", [(7, 3), (1000, 1000)], id="Weibull"),
-        pytest.param("Lognormal", [(7, 7), (1000, 2)], id="Lognormal"),
-        pytest.param("Uniform", [(1, 1), (1000, 999)], id="Uniform"),
-        pytest.param("Gamma", [(50, 50)], id="Gamma", marks=pytest.mark.slow),
+        ("Weibull", [(7, 3), (1000, 1000)]),
+        ("Lognormal", [(7, 7), (1000, 2)]),
+        ("Uniform", [(1, 1), (1000, 999)]),
+        pytest.param("Gamma", [(50, 50)], marks=pytest.mark.slow),
     ],
 )
 def test_expectations_are_those_of_mpmath(name, chosen, x64):
@@ -349,13 +340,10 @@ def atomic_reference(case: laws.Case, n: int, k: int, power: int) -> float:
     return oracles.atomic_order_statistic(atoms, n, k, lambda t: t**power)
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(laws.TWO_SPEED.at(1.25, 5.75, 0.28125), id="two speeds"),
-        pytest.param(laws.EMPIRICAL.at(7.5, 0.375, 3.25, 3.25, 19.0), id="empirical"),
-    ],
-)
+ATOMIC = laws.TWO_SPEED.at(1.25, 5.75, 0.28125), laws.EMPIRICAL.at(7.5, 0.375, 3.25, 3.25, 19.0)
+
+
+@pytest.mark.parametrize("case", ATOMIC, ids=["two speeds", "empirical"])
 def test_expectations_of_atomic_laws_are_binomial_sums(case, x64):
     # worst measured 7e-15
     reference, sizes = functools.partial(atomic_reference, case), (1, 6, 50)

@@ -13,10 +13,12 @@ import pytest
 import bcgc_jax as bcgc
 from tests.oracles import runtimes as oracles
 from tests.oracles.laws import CASES
+from tests.problems import slow
 
 pytestmark = pytest.mark.usefixtures("x64")
 
 SAMPLES, CYCLES = 6.0, 0.7
+PARTITION = np.array([20.0, 0.0, 15.0, 30.0, 5.0, 30.0])
 
 
 def _draws(rng: np.random.Generator, count: int, workers: int) -> np.ndarray:
@@ -59,10 +61,8 @@ def test_block_runtime_waits_for_workers_that_start_up_and_send(precision, overl
     x[x < 1] = 0
     x[3:5, 0] = 0
     given: dict[str, Any] = {"setup_cycles": 1.3, "chain_cycles": 0.4, "send_time": 0.9, "overlap": overlap}
-    loop = [
-        oracles.delivered_runtime(a, s, t, SAMPLES, CYCLES, **given)
-        for a, s, t in zip(x, starts, times, strict=True)
-    ]
+    workers = zip(x, starts, times, strict=True)
+    loop = [oracles.delivered_runtime(a, s, t, SAMPLES, CYCLES, **given) for a, s, t in workers]
     found = bcgc.block_runtime(x, times, start_ups=starts, num_samples=SAMPLES, cycles=CYCLES, **given)
     assert found.dtype == precision
     # Worst measured 2e-16, 1e-7.
@@ -72,17 +72,15 @@ def test_block_runtime_waits_for_workers_that_start_up_and_send(precision, overl
 def test_block_runtime_with_start_ups_broadcasts_too():
     rng = np.random.default_rng(8)
     x, times, starts = rng.dirichlet(np.full(4, 0.8), 3) * 20, _draws(rng, 5, 4), rng.gamma(1.0, 9.0, (5, 4))
-    expected = [
-        [oracles.delivered_runtime(a, s, t, 1, 1) for s, t in zip(starts, times, strict=True)] for a in x
-    ]
+    workers = list(zip(starts, times, strict=True))
+    expected = [[oracles.delivered_runtime(a, s, t, 1, 1) for s, t in workers] for a in x]
     found = bcgc.block_runtime(x[:, None], times, start_ups=starts)
     np.testing.assert_allclose(found, expected, rtol=1e-14)
     # A start-up that all have is added; one that is sent in no time is that of eq. (5).
     plain = bcgc.block_runtime(x[:, None], times)
-    np.testing.assert_allclose(bcgc.block_runtime(x[:, None], times, start_ups=7.5), plain + 7.5, rtol=1e-14)
-    np.testing.assert_allclose(
-        bcgc.block_runtime(x[:, None], times, start_ups=0.0, overlap=True), plain, rtol=1e-14
-    )
+    for start, overlap in ((7.5, False), (0.0, True)):
+        found = bcgc.block_runtime(x[:, None], times, start_ups=start, overlap=overlap)
+        np.testing.assert_allclose(found, plain + start, rtol=1e-14)
 
 
 def test_coordinate_runtime_is_equation_2_in_any_order_of_the_levels(precision):
@@ -90,9 +88,8 @@ def test_coordinate_runtime_is_equation_2_in_any_order_of_the_levels(precision):
     for workers, coordinates in ((1, 3), (4, 1), (5, 11)):
         levels = rng.integers(0, workers, (6, coordinates))
         times = _draws(rng, 6, workers)
-        expected = [
-            oracles.coordinate_runtime(s, t, SAMPLES, CYCLES) for s, t in zip(levels, times, strict=True)
-        ]
+        pairs = zip(levels, times, strict=True)
+        expected = [oracles.coordinate_runtime(s, t, SAMPLES, CYCLES) for s, t in pairs]
         actual = _of_levels(levels, times, num_samples=SAMPLES, cycles=CYCLES)
         assert actual.dtype == precision
         np.testing.assert_allclose(actual, expected, rtol=10 * np.finfo(precision).eps)
@@ -127,14 +124,12 @@ def test_levels_in_ascending_order_lose_nothing_and_are_partitions(workers, coor
     assert np.any(in_order < 0.9 * runtime)
 
     # Theorem 1: the ascending levels and the partitions are the same schemes.
-    partitions = np.array(
-        [c for c in itertools.product(range(coordinates + 1), repeat=workers) if sum(c) == coordinates]
-    )
+    counts = itertools.product(range(coordinates + 1), repeat=workers)
+    partitions = np.array([c for c in counts if sum(c) == coordinates])
     assert len(partitions) == ascending.sum() == math.comb(workers + coordinates - 1, coordinates)
     of_partitions = np.asarray(_of_partitions(partitions[:, None], times))
     for levels, row in zip(every[ascending], runtime[ascending], strict=True):
-        counts = [int(np.sum(levels == n)) for n in range(workers)]
-        match = np.flatnonzero((partitions == counts).all(1))
+        match = np.flatnonzero((partitions == np.bincount(levels, minlength=workers)).all(1))
         np.testing.assert_allclose(of_partitions[match[0]], row, rtol=1e-14)
 
     # So the three minima of the average are one.
@@ -169,14 +164,13 @@ def _simulate(keys, problem, partition, num_draws):
 
 
 def _check_simulation(name):
-    workers, partition = 6, np.array([20.0, 0.0, 15.0, 30.0, 5.0, 30.0])
-    estimate = _simulate(jax.random.split(jax.random.key(4), 4), _problem(name, workers), partition, 20_000)
-    exact = _exact(name, partition)
+    estimate = _simulate(jax.random.split(jax.random.key(4), 4), _problem(name, 6), PARTITION, 20_000)
+    exact = _exact(name, PARTITION)
     assert np.all(np.abs(np.asarray(estimate.mean) - exact) < 4 * np.asarray(estimate.standard_error))
 
     rng = np.random.default_rng(4)
-    sorted_draws = oracles.slowest_first(CASES[name], rng, 50_000, workers)
-    draws = SAMPLES * CYCLES / workers * (sorted_draws * oracles.load_of(partition)).max(1)
+    sorted_draws = oracles.slowest_first(CASES[name], rng, 50_000, 6)
+    draws = SAMPLES * CYCLES / 6 * (sorted_draws * oracles.load_of(PARTITION)).max(1)
     error = math.hypot(float(estimate.standard_error[0]), draws.std() / math.sqrt(draws.size))
     assert abs(float(estimate.mean[0]) - draws.mean()) < 4 * error
     # Worst measured 0.09, for pareto_3: without a fourth moment a standard error is itself noisy.
@@ -184,14 +178,7 @@ def _check_simulation(name):
     np.testing.assert_allclose(estimate.standard_error, expected, rtol=0.15)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "weibull_07",
-        "two_speed",
-        *(pytest.param(n, marks=pytest.mark.slow) for n in ("pareto_3", "gamma", "uniform")),
-    ],
-)
+@pytest.mark.parametrize("name", ["weibull_07", "two_speed", *slow("pareto_3", "gamma", "uniform")])
 def test_simulation_is_within_its_error_of_the_exact_value_and_of_sorted_draws(name):
     _check_simulation(name)
 
@@ -250,11 +237,9 @@ def test_the_completion_probability_is_that_of_the_recursion_and_of_draws(name):
 
 @pytest.mark.parametrize("name", ["shifted_exponential", "two_speed"])
 def test_the_completion_probability_runs_from_0_to_1(name, precision):
-    partition = np.array([20.0, 0.0, 15.0, 30.0, 5.0, 30.0])
-    case, problem = CASES[name], _problem(name, 6)
-    earliest = SAMPLES * CYCLES / 6 * oracles.load_of(partition)[-1] * case.infimum
+    earliest = SAMPLES * CYCLES / 6 * oracles.load_of(PARTITION)[-1] * CASES[name].infimum
     deadlines = np.array([0.0, 0.999 * earliest, 1e12, np.inf])
-    actual = _probability(problem, partition, deadlines)
+    actual = _probability(_problem(name, 6), PARTITION, deadlines)
     assert actual.dtype == precision
     np.testing.assert_allclose(actual, [0, 0, 1, 1], atol=30 * np.finfo(precision).eps)  # worst measured 5
     assert np.all((actual >= 0) & (actual <= 1))
@@ -285,12 +270,9 @@ def test_the_slope_of_the_completion_probability_is_that_of_central_differences(
 @pytest.mark.slow
 def test_single_precision_keeps_both_tails_of_the_completion_probability():
     with jax.enable_x64(False):
-        partition, workers = np.array([20.0, 0.0, 15.0, 30.0, 5.0, 30.0]), 6
-        case, problem = CASES["shifted_exponential"], _problem("shifted_exponential", workers)
-        scale, load = SAMPLES * CYCLES / workers, oracles.load_of(partition)
-        deadlines = np.array([2e4, 5e4, 1e5, 3e5])
-        late = oracles.exceedance(case, load, deadlines / scale)
-        actual = _probability(problem, partition, deadlines)
+        name, deadlines = "shifted_exponential", np.array([2e4, 5e4, 1e5, 3e5])
+        late = oracles.exceedance(CASES[name], oracles.load_of(PARTITION), deadlines * 6 / (SAMPLES * CYCLES))
+        actual = _probability(_problem(name, 6), PARTITION, deadlines)
         assert actual.dtype == jnp.float32
         np.testing.assert_allclose(actual, 1 - late, atol=5e-6, rtol=0)  # worst measured 3e-7
 
@@ -301,28 +283,18 @@ def _certify(law, partition, workers):
     return bcgc.certificate(problem, partition)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "shifted_exponential",
-        "two_speed",
-        *(pytest.param(n, marks=pytest.mark.slow) for n in ("weibull_3", "pareto_12")),
-    ],
-)
+@pytest.mark.parametrize("name", ["shifted_exponential", "two_speed", *slow("weibull_3", "pareto_12")])
 def test_no_feasible_point_beats_the_lower_bound(name):
     case, workers, rng = CASES[name], 8, np.random.default_rng(10)
     law = case.law()
-    near = [
-        rng.dirichlet(np.full(workers, c), n) for c, n in ((0.1, 800), (0.5, 800), (2.0, 800), (20.0, 400))
-    ]
+    sizes = ((0.1, 800), (0.5, 800), (2.0, 800), (20.0, 400))
+    near = [rng.dirichlet(np.full(workers, c), n) for c, n in sizes]
     points = 100 * np.concatenate([*near, np.eye(workers)])
     loads = np.cumsum(points * np.arange(1, workers + 1), axis=1)
     # A first look by common draws, an exact one at the best of them.
     draws = oracles.slowest_first(case, rng, 400, workers)
-    sampled = np.array([(draws * load).max(1).mean() for load in loads])
-    best = np.argsort(sampled)[:25]
-    scale = SAMPLES * CYCLES / workers
-    exact = scale * oracles.expected_maxima(case, loads[best])
+    best = np.argsort([(draws * load).max(1).mean() for load in loads])[:25]
+    exact = SAMPLES * CYCLES / workers * oracles.expected_maxima(case, loads[best])
     bounds = []
     for partition in [*(100 * np.eye(workers)), *points[:3], *points[best[:5]]]:
         value, _, lower, gap = _certify(law, jnp.asarray(partition), workers)
@@ -351,7 +323,5 @@ def test_the_expected_runtime_scales_with_samples_and_cycles_and_takes_integers(
     exact = oracles.expected_max(CASES["pareto_3"], load)
     runtime = jax.jit(bcgc.expected_runtime)
     for samples, cycles in ((1.0, 1.0), (50.0, 0.3)):
-        problem = bcgc.Problem(law, 3, 7, samples, cycles)
-        np.testing.assert_allclose(
-            runtime(problem, np.array([3, 0, 4])), samples * cycles / 3 * exact, rtol=1e-10
-        )
+        found = runtime(bcgc.Problem(law, 3, 7, samples, cycles), np.array([3, 0, 4]))
+        np.testing.assert_allclose(found, samples * cycles / 3 * exact, rtol=1e-10)

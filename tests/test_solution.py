@@ -104,9 +104,8 @@ def test_a_saved_solution_is_read_again(tmp_path):
         assert again.citation() == solution.citation()
         np.testing.assert_array_equal(again.rounded_runtime, solution.rounded_runtime)
         for name in vars(solution).keys() - {"method", "kind", "problem", "rounded_value"}:
-            for mine, theirs in zip(
-                jax.tree.leaves(getattr(solution, name)), jax.tree.leaves(getattr(again, name)), strict=True
-            ):
+            leaves = [jax.tree.leaves(getattr(each, name)) for each in (solution, again)]
+            for mine, theirs in zip(*leaves, strict=True):
                 assert jnp.result_type(mine) == jnp.result_type(theirs)
                 np.testing.assert_array_equal(mine, theirs)
 
@@ -114,10 +113,7 @@ def test_a_saved_solution_is_read_again(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "holds no solution"),
-        ("{}", "holds no solution"),
-        ("[1]", "holds no solution"),
-        ("\x80", "holds no solution"),
+        *((text, "holds no solution") for text in ("", "{}", "[1]", "\x80")),
         ('{"format": "another", "version": 1}', "holds no solution that Solution.save wrote, but 'another'"),
         ('{"format": "bcgc_jax.Solution", "version": 99}', "version 99 of the format.*package that wrote it"),
     ],
@@ -171,9 +167,8 @@ def test_other_whole_numbers_have_their_own_parts():
     counts = jnp.asarray([5_000] + 11 * [0])
     other = replace(solution, rounded=counts)
     assert np.asarray(known(other.parts).counts).tolist() == counts.tolist()
-    assert float(other.rounded_runtime) == pytest.approx(
-        float(bcgc.solve(PROBLEM, "uncoded").rounded_runtime), rel=1e-9
-    )
+    uncoded = float(bcgc.solve(PROBLEM, "uncoded").rounded_runtime)
+    assert float(other.rounded_runtime) == pytest.approx(uncoded, rel=1e-9)
     # Partial stragglers have none, and keep theirs.
     partial = bcgc.solve(PROBLEM, bcgc.TandonPartial(3.0))
     assert replace(partial, method="mine").parts == partial.parts
@@ -255,10 +250,9 @@ def test_methods_that_are_none_or_are_two_of_a_name_are_refused():
     assert list(bcgc.compare(PROBLEM, "time")) == ["time"]
     nothing: Any
     for nothing in (bcgc.Optimal, 3, None):
-        with pytest.raises(TypeError, match="a method is a name"):
-            bcgc.solve(PROBLEM, nothing)
-        with pytest.raises(TypeError, match="a method is a name"):
-            bcgc.compare(PROBLEM, nothing)
+        for call in (bcgc.solve, bcgc.compare):
+            with pytest.raises(TypeError, match="a method is a name"):
+                call(PROBLEM, nothing)
     nothing = LAW
     with pytest.raises(TypeError, match="problem must be a Problem, got ShiftedExponential"):
         bcgc.solve(nothing)

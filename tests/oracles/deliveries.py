@@ -13,8 +13,8 @@ import numpy as np
 
 from tests.oracles import extremes
 
-# Nodes in a panel, and panels to a factor e; factors of e from the scale down and up.
-_ORDER, _DENSITY, _BELOW, _ABOVE = 10, 1.5, 70.0, 90.0
+# Nodes in a panel, and panels to a factor e; factors of e from the scale down to the start, from an edge, and up.
+_ORDER, _DENSITY, _FIRST, _BELOW, _ABOVE = 10, 1.5, 70.0, 40.0, 90.0
 # Start-ups: double exponential nodes, and their range.
 _INNER, _RANGE = 161, 4.4
 # What rounding leaves of a difference that is none.
@@ -83,7 +83,7 @@ def expected_last(d: Delivery) -> float:
     start, edges = _edges(d)
     total = start
     for left, right in zip(edges, [*edges[1:], np.inf], strict=True):
-        excess, weight = _graded(right - left, d.scale)
+        excess, weight = _graded(right - left, d.scale, _FIRST if left == start else _BELOW)
         total += float(weight @ late(d, left, excess))
     return total
 
@@ -115,10 +115,10 @@ def _edges(d: Delivery) -> tuple[float, list[float]]:
     return start, [start, *sorted({t for t in found if t > start * (1 + _ROUNDING)})]
 
 
-def _graded(length: float, scale: float) -> tuple[np.ndarray, np.ndarray]:
+def _graded(length: float, scale: float, below: float) -> tuple[np.ndarray, np.ndarray]:
     points, weights = np.polynomial.legendre.leggauss(_ORDER)
     high = np.log(length) if np.isfinite(length) else np.log(scale) + _ABOVE
-    low = min(np.log(scale), high) - _BELOW
+    low = min(np.log(scale), high) - below
     v = np.linspace(low, high, int((high - low) * _DENSITY) + 2)
     half = np.diff(v)[:, None] / 2
     nodes = np.exp(v[:-1, None] + half * (1 + points))

@@ -21,8 +21,7 @@ EXPONENTIAL, UNIFORM = bcgc.ShiftedExponential(0.4, 0.9), bcgc.Uniform(0.4, 2.6)
 
 def _runtime_by_events(counts, costs, setup, times, samples, cycles):
     """Workers compute unit after unit; a unit at level n is there once N - n of them have finished it."""
-    workers, spent, done, ready = len(times), 0.0, 0, 0.0
-    seen = 0
+    workers, spent, done, ready, seen = len(times), 0.0, 0, 0.0, 0
     for level, count in enumerate(counts):
         if count == 0:
             continue
@@ -105,14 +104,8 @@ def test_the_levels_in_use_are_the_best_of_all_sets(x64):
     assert len(sizes) > 1  # the setup decides how many levels are worth it
 
 
-def _slow(name):
-    return pytest.param(name, marks=pytest.mark.slow)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "kind", [_slow("equal"), "costs", _slow("one unit of nearly all the cost"), _slow("setup")]
-)
+@pytest.mark.parametrize("kind", ["equal", "costs", "one unit of nearly all the cost", "setup"])
 def test_few_units_are_placed_as_well_as_brute_force_places_them(x64, kind):
     rng = np.random.default_rng(5)
     for workers, units in ((4, 5), (4, 1)) if kind == "equal" else ((4, 6),):

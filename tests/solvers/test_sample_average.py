@@ -51,9 +51,8 @@ def test_the_optimum_of_rows_is_that_of_the_linear_programme():
     best = _best_of_rows(SORTED)
     assert solution.lower_bound <= best * (1 + 1e-12)
     assert best * (1 - 1e-12) <= solution.expected_runtime <= best * (1 + 1e-6)
-    np.testing.assert_allclose(
-        solution.expected_runtime, _runtimes(np.asarray(solution.partition), SORTED).mean(), rtol=1e-12
-    )
+    mean = _runtimes(np.asarray(solution.partition), SORTED).mean()
+    np.testing.assert_allclose(solution.expected_runtime, mean, rtol=1e-12)
     assert solution.relative_gap <= 2e-6
     restricted = bcgc.solve(_problem(bcgc.Rows(TIMES)), bcgc.Optimal(levels=(0, 2)))
     np.testing.assert_allclose(restricted.expected_runtime, _best_of_rows(SORTED, (0, 2)), rtol=2e-6)
@@ -86,8 +85,7 @@ def test_a_deadline_is_met_by_as_many_rows_as_can_be_found():
     met = (_runtimes(np.asarray(solution.partition), SORTED) <= deadline).mean()
     np.testing.assert_allclose(known(solution.completion_probability), met, atol=1e-12)
     shares = np.random.default_rng(0).dirichlet(np.full(N, 0.6), 5000)
-    random = [(_runtimes(L * share, SORTED) <= deadline).mean() for share in shares]
-    assert met >= max(random) - 1.01 / S
+    assert met >= max((_runtimes(L * share, SORTED) <= deadline).mean() for share in shares) - 1.01 / S
 
 
 # Unlike
@@ -204,9 +202,8 @@ def test_unlike_workers_go_under_vmap():
     batch = jax.vmap(solve)(jnp.array([0.35, 1.7]))
     for i, shift in enumerate([0.35, 1.7]):
         alone = solve(shift)
-        np.testing.assert_allclose(batch.partition[i], alone.partition, rtol=1e-9)
-        np.testing.assert_allclose(batch.expected_runtime[i], alone.expected_runtime, rtol=1e-9)
-        np.testing.assert_allclose(batch.lower_bound[i], alone.lower_bound, rtol=1e-9)
+        for name in ("partition", "expected_runtime", "lower_bound"):
+            np.testing.assert_allclose(getattr(batch, name)[i], getattr(alone, name), rtol=1e-9)
 
 
 def test_a_deadline_and_an_added_scheme_work_for_unlike_workers():
@@ -260,11 +257,10 @@ def test_single_rows_are_resampled_as_by_numpy(start):
 
 def test_blocks_keep_what_ties_a_step_to_the_next():
     rng = np.random.default_rng(1)
-    size, correlation = 400, 0.9
-    drift = np.zeros(size)
-    for i in range(1, size):
-        drift[i] = correlation * drift[i - 1] + rng.normal() * 0.3
-    rows = np.exp(drift)[:, None] * (0.5 + rng.random((size, N)))
+    drift = np.zeros(400)
+    for i in range(1, 400):
+        drift[i] = 0.9 * drift[i - 1] + rng.normal() * 0.3
+    rows = np.exp(drift)[:, None] * (0.5 + rng.random((400, N)))
     problem, x = _problem(bcgc.Rows(rows)), np.full(N, L / N)
     widths = []
     for block in (1, 40):
@@ -276,11 +272,11 @@ def test_blocks_keep_what_ties_a_step_to_the_next():
 
 
 def test_what_cannot_be_resampled_is_refused():
-    key, rows = jax.random.key(0), _problem(bcgc.Rows(TIMES))
-    x = jnp.full(N, L / N)
-    with pytest.raises(ValueError, match="must be Rows"):
-        bootstrap_interval(key, _problem(LAW), x)
-    with pytest.raises(ValueError, match="block must be from 1 to 60"):
-        bootstrap_interval(key, rows, x, block=61)
-    with pytest.raises(ValueError, match="confidence must be"):
-        bootstrap_interval(key, rows, x, confidence=1.0)
+    given: dict[str, tuple[bcgc.Law, dict[str, Any]]] = {
+        "must be Rows": (LAW, {}),
+        "block must be from 1 to 60": (bcgc.Rows(TIMES), {"block": 61}),
+        "confidence must be": (bcgc.Rows(TIMES), {"confidence": 1.0}),
+    }
+    for words, (law, options) in given.items():
+        with pytest.raises(ValueError, match=words):
+            bootstrap_interval(jax.random.key(0), _problem(law), jnp.full(N, L / N), **options)

@@ -21,14 +21,8 @@ N, L, M, B = 6, 90, 14.0, 1.3
 NAME = "shifted_exponential"
 CASE = CASES[NAME]
 CLOSED = (
-    "time",
-    "frequency",
-    "uncoded",
-    "single_block",
-    "tandon:3",
-    "ferdinand_full",
-    "ferdinand_half",
-    "ferdinand:40",
+    *("time", "frequency", "uncoded", "single_block"),
+    *("tandon:3", "ferdinand_full", "ferdinand_half", "ferdinand:40"),
 )
 
 
@@ -47,12 +41,9 @@ def _problem(**changed) -> bcgc.Problem:
         ("xyz", r'unknown method "xyz"; known: .*time.*tandon_partial.*tandon:NUMBER'),
         ("uncoded:3", r'unknown method "uncoded:3"'),
         ("tandon", r'"tandon" takes a redundancy level from 0 to 5, as in "tandon:1"'),
-        ("tandon:6", r"from 0 to 5"),
-        ("tandon:-1", r"from 0 to 5"),
-        ("tandon:2.5", r"from 0 to 5"),
+        *((f"tandon:{level}", r"from 0 to 5") for level in (6, -1, 2.5)),
         ("ferdinand:0", r'"ferdinand" takes a number of layers from 1 to 90'),
-        ("ferdinand:91", r"from 1 to 90"),
-        ("ferdinand:many", r"from 1 to 90"),
+        *((f"ferdinand:{layers}", r"from 1 to 90") for layers in (91, "many")),
         ("subgradient", r"pass key=jax\.random\.key\(seed\)"),
     ],
 )
@@ -102,8 +93,7 @@ def test_a_solution_is_whole_evaluated_and_certified(method):
     problem = _problem()
     solution = bcgc.solve(problem, method)
     partition, rounded = np.asarray(solution.partition), np.asarray(solution.rounded)
-    assert not np.any(partition[N:])
-    assert not np.any(rounded[N:])
+    assert not np.any([partition[N:], rounded[N:]])
     partition, rounded = partition[:N], rounded[:N]
     np.testing.assert_allclose(partition.sum(), L, rtol=1e-12)
     assert partition.min() >= 0
@@ -125,13 +115,8 @@ def test_a_solution_is_whole_evaluated_and_certified(method):
 
 
 def test_single_levels_are_where_they_say():
-    for method, level in (
-        ("uncoded", 0),
-        ("tandon:0", 0),
-        ("tandon:3", 3),
-        ("tandon:5", 5),
-        ("ferdinand_full", 5),
-    ):
+    levels = {"uncoded": 0, "tandon:0": 0, "tandon:3": 3, "tandon:5": 5, "ferdinand_full": 5}
+    for method, level in levels.items():
         partition = bcgc.solve(_problem(), method).partition
         np.testing.assert_allclose(known(partition), L * np.eye(SIZE)[level], rtol=1e-12)
 
@@ -189,16 +174,11 @@ def test_the_status_says_what_came_of_it():
     # 17 layers: their levels would have to sum to 17 · 6 - 90 = 12, at least 1 each.
     sparse = bcgc.solve(_problem(), "ferdinand:17")
     assert int(sparse.status) == bcgc.Status.INFEASIBLE
-    assert np.isnan(sparse.expected_runtime)
-    assert np.isnan(sparse.relative_gap)
-    short = bcgc.solve(
-        _problem(), bcgc.Subgradient(max_steps=10, check_every=5, tolerance=-1.0), key=jax.random.key(0)
-    )
-    assert (int(short.status), int(short.num_steps), known(short.history).size) == (
-        bcgc.Status.STEP_LIMIT,
-        10,
-        3,
-    )
+    assert np.isnan([sparse.expected_runtime, sparse.relative_gap]).all()
+    few = bcgc.Subgradient(max_steps=10, check_every=5, tolerance=-1.0)
+    short = bcgc.solve(_problem(), few, key=jax.random.key(0))
+    assert (int(short.status), int(short.num_steps)) == (bcgc.Status.STEP_LIMIT, 10)
+    assert known(short.history).size == 3
     assert known(short.rounded).sum() == L
     np.testing.assert_allclose(known(short.history)[-1], short.expected_runtime, rtol=1e-5)
 
@@ -207,8 +187,7 @@ def test_one_worker_alone_has_no_partial_stragglers():
     alone = bcgc.solve(bcgc.Problem(CASE.law(), 1, L), "tandon_partial")
     batch = jax.vmap(lambda n: bcgc.solve(_problem(num_workers=n), "tandon_partial"))(jnp.array([1, 4]))
     assert int(alone.status) == int(batch.status[0]) == bcgc.Status.INFEASIBLE
-    assert np.isnan(alone.expected_runtime)
-    assert np.isnan(batch.expected_runtime[0])
+    assert np.isnan([alone.expected_runtime, batch.expected_runtime[0]]).all()
     assert int(batch.status[1]) == bcgc.Status.CONVERGED
     assert alone.partition is None
 

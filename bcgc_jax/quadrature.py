@@ -140,15 +140,15 @@ class _Reach(NamedTuple):
 def _reach(hazard_at: HazardAt, choices: Array, start: Array, centre: Array) -> _Reach:
     """From P(max > t) ≤ Σ_n C(N, n+1) P(level n is late for one worker)^{n+1}."""
     dtype, size = start.dtype, choices.size - 1
-    reach = jnp.asarray(np.append(0.0, LONGEST[dtype.itemsize] * _STEP ** np.arange(-22.0, 1.0)), dtype)
+    reach = np.append(0.0, LONGEST[dtype.itemsize] * _STEP ** np.arange(-22.0, 1.0)).astype(dtype)
 
     def log_mass_at(reach: Array) -> Array:
         hazard = hazard_at(start + centre * jnp.exp(reach))
         log_tail = choices[1:] - np.arange(1, size + 1, dtype=dtype) * hazard
         return reach + jnp.minimum(jnp.max(log_tail, axis=-1), 0)
 
-    log_mass = log_mass_at(reach)
-    heaviest = reach[jnp.argmax(log_mass)]
+    log_mass = log_mass_at(jnp.asarray(reach))
+    heaviest = jnp.asarray(reach)[jnp.argmax(log_mass)]
     near = heaviest * np.linspace(1 / _STEP, _STEP, _FINER).astype(dtype)
     heaviest = near[jnp.argmax(log_mass_at(near))]
     open_ = log_mass > np.log(jnp.finfo(dtype).eps / 8)

@@ -13,7 +13,7 @@ import numpy as np
 
 from tests.oracles import extremes
 
-# Nodes in a panel, and panels to a factor e; factors of e from the scale down to the start, from an edge, and up.
+# Nodes in a panel, and panels to a factor e; factors of e down to the start, to another edge, and up.
 _ORDER, _DENSITY, _FIRST, _BELOW, _ABOVE = 10, 1.5, 70.0, 40.0, 90.0
 # Start-ups: double exponential nodes, and their range.
 _INNER, _RANGE = 161, 4.4

@@ -33,13 +33,6 @@ def fields(law) -> dict:
     return {f.name: getattr(law, f.name) for f in dataclasses.fields(law)}
 
 
-def treedef(tree: Any) -> Any:
-    return jax.tree.structure(tree)
-
-
-# Trees
-
-
 @every_law
 def test_a_law_is_a_frozen_tree_of_its_fields_which_only_its_maker_checks(law):
     named, structure = jax.tree_util.tree_flatten_with_path(law)
@@ -59,7 +52,7 @@ def test_a_law_is_a_frozen_tree_of_its_fields_which_only_its_maker_checks(law):
     assert law != twin
     assert len({law, twin, law}) == 2
     again = pickle.loads(pickle.dumps(law))
-    assert treedef(again) == treedef(law)
+    assert jax.tree.structure(again) == structure
     np.testing.assert_array_equal(jax.tree.leaves(again)[0], leaves[0])
 
 
@@ -102,7 +95,7 @@ def test_static_fields_decide_what_is_compiled_again():
     other = bcgc.FromHazard(lambda p, t: p * t**2, lambda p, a: (a / p) ** 0.5, parameters=3.3)
     np.testing.assert_allclose(hazard(other), 3.3 * 2.3**2, rtol=1e-6)
     assert len(traced) == 2
-    assert treedef(law) != treedef(other)
+    assert jax.tree.structure(law) != jax.tree.structure(other)
 
 
 def test_static_fields_are_no_leaves():
@@ -115,10 +108,8 @@ def test_static_fields_are_no_leaves():
     pair = Pair(0.7, name="couple")
     assert jax.tree.leaves(pair) == [0.7, 0.3]
     assert jax.tree.map(lambda v: v * 10, pair).name == "couple"
-    assert treedef(pair) != treedef(Pair(0.7))
+    assert jax.tree.structure(pair) != jax.tree.structure(Pair(0.7))
 
-
-# Bad input
 
 NUMBERS = {
     "wrong sign": -0.7,
@@ -212,8 +203,6 @@ def test_numbers_of_every_kind_are_numbers(kind):
     mean = float(bcgc.ShiftedExponential(kind(3), kind(2)).mean())
     np.testing.assert_allclose(mean, 2 + 1 / 3, rtol=1e-2 if jnp.dtype(kind).itemsize < 4 else 1e-6)
 
-
-# What a person reads
 
 PROBLEM = "Problem(cycle_time=Uniform(low=1.0, high=2.0), num_workers=3, num_coordinates=300"
 TIMES = np.linspace(0.5, 2.0, 4_000)

@@ -43,9 +43,6 @@ def _runtimes(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return SCALE * (np.cumsum(np.arange(1, N + 1) * x) * rows).max(axis=1)
 
 
-# Rows
-
-
 def test_the_optimum_of_rows_is_that_of_the_linear_programme():
     solution = bcgc.solve(_problem(bcgc.Rows(TIMES)))
     best = _best_of_rows(SORTED)
@@ -86,9 +83,6 @@ def test_a_deadline_is_met_by_as_many_rows_as_can_be_found():
     np.testing.assert_allclose(known(solution.completion_probability), met, atol=1e-12)
     shares = np.random.default_rng(0).dirichlet(np.full(N, 0.6), 5000)
     assert met >= max((_runtimes(L * share, SORTED) <= deadline).mean() for share in shares) - 1.01 / S
-
-
-# Unlike
 
 
 # Of three atoms, so that all outcomes of four workers can be written down.
@@ -235,9 +229,6 @@ def test_what_cannot_be_done_for_unlike_workers_is_refused_with_advice():
 @pytest.mark.parametrize("degrees", [3, 7, 15, 99])
 def test_student_quantile(degrees):
     np.testing.assert_allclose(student_quantile(degrees), stats.t.ppf(0.975, degrees), rtol=3e-3)
-
-
-# Resampled rows
 
 
 @pytest.mark.parametrize("start", [None, 70_000.0])

@@ -59,10 +59,9 @@ def test_the_optimum_of_rows_is_that_of_the_linear_programme():
 
 @pytest.mark.slow
 def test_setup_is_paid_for_the_levels_in_use():
-    setup = 130.0
-    solution = bcgc.solve(_problem(bcgc.Rows(TIMES), setup_cycles=setup * B))
+    solution = bcgc.solve(_problem(bcgc.Rows(TIMES), setup_cycles=130.0 * B))
     sets = [c for k in range(1, N + 1) for c in itertools.combinations(range(N), k)]
-    best = min(_best_of_rows(SORTED, levels, setup) for levels in sets)
+    best = min(_best_of_rows(SORTED, levels, 130.0) for levels in sets)
     np.testing.assert_allclose(solution.expected_runtime, best, rtol=2e-5)
 
 
@@ -263,7 +262,7 @@ def test_blocks_keep_what_ties_a_step_to_the_next():
 
 
 def test_what_cannot_be_resampled_is_refused():
-    given: dict[str, tuple[bcgc.Law, dict[str, Any]]] = {
+    given: dict[str, tuple[Any, dict[str, Any]]] = {
         "must be Rows": (LAW, {}),
         "block must be from 1 to 60": (bcgc.Rows(TIMES), {"block": 61}),
         "confidence must be": (bcgc.Rows(TIMES), {"confidence": 1.0}),

@@ -192,4 +192,5 @@ def test_costs_that_make_no_sense_are_refused(extra, message):
 def test_costs_may_be_a_list(x64):
     law, costs = bcgc.ShiftedExponential(0.5, 0.3), [3.0, 1.0, 1.0, 2.5]
     given = [bcgc.Problem(law, 3, 4, unit_costs=c, setup_cycles=0.2) for c in (costs, np.array(costs))]
-    np.testing.assert_array_equal(*(known(bcgc.solve(problem).rounded) for problem in given))
+    first, second = (known(bcgc.solve(problem).rounded) for problem in given)
+    np.testing.assert_array_equal(first, second)

@@ -235,9 +235,8 @@ def test_single_rows_are_resampled_as_by_numpy(start):
     x = np.array([900.0, 700.0, 0.0, 900.0])
     send = None if start is None else 12.0
     problem = _problem(bcgc.Rows(TIMES), start_up=start, send_time=send)
-    low, high = bootstrap_interval(
-        jax.random.key(0), problem, x, num_replicates=20_000, block=1, confidence=0.9
-    )
+    options: dict[str, Any] = {"num_replicates": 20_000, "block": 1, "confidence": 0.9}
+    low, high = bootstrap_interval(jax.random.key(0), problem, x, **options)
     runtimes = _runtimes(x, SORTED)
     if start is not None:
         runtimes = np.array([delivered_runtime(x, [start] * N, t, M, B, send_time=12.0) for t in TIMES])

@@ -13,6 +13,7 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import check_shape
 from bcgc_jax.measured.resampling import bootstrap_interval
+from tests.problems import slow
 from tests.registry import OF_A_PARTITION
 
 LAW = bcgc.ShiftedExponential(rate=0.5, shift=1.5)
@@ -21,9 +22,6 @@ X = np.array([120.0, 80.0, 100.0])
 KEY = jax.random.key(5)
 
 each_function = pytest.mark.parametrize("name", OF_A_PARTITION)
-
-
-# Partitions that are known
 
 
 @each_function
@@ -51,13 +49,10 @@ def test_levels_that_the_workers_do_not_have_are_refused(name):
         OF_A_PARTITION[name](problem, X)
 
 
-def test_units_are_to_be_given_by_their_costs():
+def test_units_and_what_rows_are_resampled_for_must_be_partitions_too():
     problem = bcgc.Problem(LAW, 3, 4, unit_costs=[10.0, 20.0, 30.0, 40.0])
     with pytest.raises(ValueError, match="partition must sum to 100, the sum of unit_costs, got 4"):
         bcgc.expected_runtime(problem, [2, 1, 1])
-
-
-def test_measured_rows_are_resampled_for_a_partition_only():
     problem = bcgc.Problem(bcgc.Rows(1 + np.arange(12.0).reshape(4, 3)), 3, 300)
     with pytest.raises(ValueError, match="partition must sum to 300"):
         bootstrap_interval(KEY, problem, [1.0, 2.0, 3.0])
@@ -78,9 +73,6 @@ def test_the_rounding_of_a_sum_is_no_fault(dtype, precision):
 def test_a_traced_partition_may_leave_the_simplex_for_the_runtime_is_homogeneous():
     runtime = jax.jit(bcgc.expected_runtime)
     np.testing.assert_allclose(runtime(PROBLEM, 2 * X), 2 * runtime(PROBLEM, X), rtol=1e-9)
-
-
-# Shapes
 
 
 @pytest.mark.parametrize(
@@ -217,9 +209,6 @@ def test_a_shape_is_refused_in_words(shape, text):
     jax.eval_shape(lambda: check_shape("depth", jnp.ones((2, 3)), (2, ...), "turn it"))
 
 
-# Keys and counts
-
-
 KEYED: dict[str, Callable[[Any], Any]] = {
     "solve": lambda key: bcgc.solve(PROBLEM, "time", key=key),
     "compare": lambda key: bcgc.compare(PROBLEM, "time", key=key),
@@ -261,9 +250,6 @@ def test_how_many_draws_is_a_whole_number_that_is_known():
 def test_the_levels_of_a_bound_are_marked_one_by_one():
     with pytest.raises(ValueError, match=r"levels must have shape \(3,\), got \(2,\): True for each"):
         bcgc.certificate(PROBLEM, X, np.array([0, 1]))
-
-
-# Traced numbers
 
 
 TRACED: dict[str, dict[str, float]] = {
@@ -393,9 +379,7 @@ def _solver(method: str) -> Callable[[Any], bcgc.Solution]:
 QUICK = ("optimal", "tandon_partial", "limit", "an expectation")
 
 
-@pytest.mark.parametrize(
-    "method", [m if m in QUICK else pytest.param(m, marks=pytest.mark.slow) for m in METHODS]
-)
+@pytest.mark.parametrize("method", [*QUICK, *slow(*(name for name in METHODS if name not in QUICK))])
 def test_no_method_solves_what_traced_numbers_make_no_problem_of(method):
     solution = _solver(method)(COLUMNS)
     _check_statuses(solution, {bcgc.Status.INVALID})
@@ -403,7 +387,7 @@ def test_no_method_solves_what_traced_numbers_make_no_problem_of(method):
         _only_the_first_is_finite(solution.completion_probability)
 
 
-@pytest.mark.parametrize("method", ["optimal", pytest.param("tandon:2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("method", ["optimal", *slow("tandon:2")])
 def test_a_level_that_a_traced_number_of_workers_lacks_is_infeasible(method):
     columns = {name: np.full_like(column, GOOD[name]) for name, column in COLUMNS.items()}
     columns["num_workers"][1:] = 2
@@ -458,9 +442,7 @@ def test_traced_numbers_out_of_range_make_no_law(name):
     assert valid.tolist() == [True] + [False] * (len(rows) - 1)
 
 
-@pytest.mark.parametrize(
-    "name", ["Uniform", *(pytest.param(name, marks=pytest.mark.slow) for name in LAWS if name != "Uniform")]
-)
+@pytest.mark.parametrize("name", ["Uniform", *slow(*(name for name in LAWS if name != "Uniform"))])
 def test_no_law_of_traced_numbers_out_of_range_has_a_runtime(name):
     law, rows = LAWS[name]
     solve = jax.jit(jax.vmap(lambda *numbers: bcgc.solve(bcgc.Problem(law(*numbers), 3, 300), "uncoded")))

@@ -18,8 +18,6 @@ from bcgc_jax.order_statistics import simulate_max, threefry
 from tests.oracles import exact as oracles
 from tests.oracles import laws
 
-# Random bits
-
 
 def test_threefry_is_bit_for_bit_the_cipher_of_jax():
     rng = np.random.default_rng(23)
@@ -30,8 +28,6 @@ def test_threefry_is_bit_for_bit_the_cipher_of_jax():
         result = jax.jit(threefry)(jnp.asarray(key), x0, x1)
         np.testing.assert_array_equal(jnp.concatenate(result), reference)
 
-
-# Sorted draws
 
 LAWS = {
     "ShiftedExponential": laws.SHIFTED_EXPONENTIAL.at(0.37, 2.5),
@@ -118,8 +114,6 @@ def test_traced_number_of_workers_asks_for_its_bound():
             jax.jit(lambda n, asked=asked: asked(num_workers=n))(3)
 
 
-# The largest of loads times cycle times
-
 LOAD = np.array([3.1, 4.0, 4.0, 9.7, 16.5])
 
 
@@ -199,8 +193,6 @@ def test_simulated_maximum_in_a_batch_equals_a_loop(x64):
         expected = one(keys[i], scales[i], loads[i], num_workers[i])
         np.testing.assert_allclose(batch[i], expected, rtol=1e-15)  # worst measured 0
 
-
-# Expectations
 
 SIZES = (1, 7, 1000)
 

@@ -37,9 +37,6 @@ def treedef(tree: Any) -> Any:
     return jax.tree.structure(tree)
 
 
-# Trees
-
-
 @every_law
 def test_a_law_is_a_frozen_tree_of_its_fields_which_only_its_maker_checks(law):
     named, structure = jax.tree_util.tree_flatten_with_path(law)
@@ -117,8 +114,6 @@ def test_static_fields_are_no_leaves():
     assert jax.tree.map(lambda v: v * 10, pair).name == "couple"
     assert treedef(pair) != treedef(Pair(0.7))
 
-
-# Bad input
 
 NUMBERS = {
     "wrong sign": -0.7,
@@ -212,8 +207,6 @@ def test_numbers_of_every_kind_are_numbers(kind):
     mean = float(bcgc.ShiftedExponential(kind(3), kind(2)).mean())
     np.testing.assert_allclose(mean, 2 + 1 / 3, rtol=1e-2 if jnp.dtype(kind).itemsize < 4 else 1e-6)
 
-
-# What a person reads
 
 PROBLEM = "Problem(cycle_time=Uniform(low=1.0, high=2.0), num_workers=3, num_coordinates=300"
 TIMES = np.linspace(0.5, 2.0, 4_000)

@@ -88,8 +88,7 @@ def test_every_cell_is_what_solve_says_and_padding_and_company_change_nothing(x6
 
 
 def test_float32_cells_are_certified_too():
-    plan = bcgc.Sweep(paper, bcgc.grid(num_workers=[6], rate=np.geomspace(1e-3, 1e-1, 5)), partitions=True)
-    rows = plan.solve(next(plan.chunks()))
+    rows = bcgc.sweep(paper, bcgc.grid(num_workers=[6], rate=np.geomspace(1e-3, 1e-1, 5)), partitions=True)
     assert rows["expected_runtime"].dtype == np.float32
     assert rows["relative_gap"].max() < 1e-4  # measured 8e-6
     assert set(rows["status"]) == {"converged"}
@@ -306,8 +305,8 @@ def test_cells_of_workers_that_start_up_and_send_are_what_solve_says(x64, law):
         problem = starting(int(rows["num_workers"][i]), rows["scale"][i], rows["send_time"][i], 3)
         alone = bcgc.solve(problem, rows["method"][i])
         # Both within their gaps of 1e-6, or at the same local optimum.
-        np.testing.assert_allclose(rows["expected_runtime"][i], alone.expected_runtime, rtol=2e-6)
-        np.testing.assert_allclose(rows["lower_bound"][i], alone.lower_bound, rtol=2e-6)
+        for name in ("expected_runtime", "lower_bound"):
+            np.testing.assert_allclose(rows[name][i], getattr(alone, name), rtol=2e-6)
         assert rows["status"][i] == bcgc.Status(int(alone.status)).name.lower()
 
 
@@ -433,6 +432,5 @@ def test_memory_does_not_grow_with_the_cells():
 def test_levels_may_be_an_array_in_a_sweep_too(x64):
     cells = bcgc.grid(num_workers=[3], rate=[1e-3])
     levels: list[Any] = [np.array([0, 2]), [0, 2]]
-    ways = [bcgc.Sweep(paper, cells, [bcgc.Optimal(levels=v)]) for v in levels]
-    first, second = (plan.program(3) for plan in ways)
+    first, second = (bcgc.Sweep(paper, cells, [bcgc.Optimal(levels=v)]).program(3) for v in levels)
     assert (first, hash(first)) == (second, hash(second))

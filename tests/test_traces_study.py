@@ -50,9 +50,6 @@ def least(rows):
     return linprog(cost, lines, np.zeros(len(lines)), total[None], [1.0])
 
 
-# Replay
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_plans_see_their_window_only_and_are_replayed_as_numpy_does():
@@ -91,9 +88,6 @@ def linprog_partition(rows):
     return least(rows).x[: rows.shape[1]]
 
 
-# Schedules
-
-
 class Tasks:
     """What the oracle reads of a schedule of equal blocks."""
 
@@ -129,9 +123,6 @@ def test_shared_work_takes_as_long_as_the_free_workers_need():
     taken = scheduling.shared_out(np.empty(0), np.stack([same, halved]))
     # Three workers do 20 chunks of 0.2, seven each at most.
     assert taken == pytest.approx([3.0, 1.4])
-
-
-# Intervals
 
 
 def autoregressive(correlation, size, seed=0):
@@ -184,9 +175,6 @@ def test_intervals_are_those_of_blocks_resampled_by_numpy():
     assert row.saved.value == pytest.approx(100 * (1 - taken["shares"].mean() / taken["uncoded"].mean()))
     assert row.late.value == pytest.approx(100 * (taken["shares"].mean() / promised["shares"].mean() - 1))
     assert rows["uncoded"].saved == (0, 0, 0)
-
-
-# The command
 
 
 @pytest.mark.slow

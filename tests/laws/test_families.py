@@ -143,24 +143,21 @@ def evaluate(name: str, dtype: np.dtype) -> dict[str, Any]:
     _, a, _, t = points(name, dtype)
     law, k = batched_law(name, dtype), a.size
     raw = jax.device_get(_values_and_slopes(law, np.broadcast_to(a, t.shape), t))
-    hazard_slopes, inverse_slopes = (jax.tree.leaves(raw[f][1]) for f in ("hazard", "inverse"))
-    return {
-        "hazard": raw["hazard"][0][:, :k],
-        "hazard below": raw["hazard"][0][:, k : k + 3],
-        "hazard at infinity": raw["hazard"][0][:, -1],
-        "hazard slopes": [s[:, :k] for s in hazard_slopes],
-        "slopes below": [s[:, k : k + 3] for s in hazard_slopes],
-        "slopes above": [s[:, k + 3 : k + 5] for s in hazard_slopes],
-        "inverse": raw["inverse"][0][:, :k],
-        "inverse at zero": raw["inverse"][0][:, -1],
-        "inverse slopes": [s[:, :k] for s in inverse_slopes],
-        "slopes at zero": [s[:, -1] for s in inverse_slopes],
-        "cdf": raw["cdf"][:, :k],
-        "survival": raw["survival"][:, :k],
+    found = {name: raw[name][:, :k] for name in ("cdf", "survival")}
+    found |= {
+        "infimum": raw["infimum"],
         "mean": raw["mean"][0],
         "mean slopes": jax.tree.leaves(raw["mean"][1]),
-        "infimum": raw["infimum"],
     }
+    at = slice(k), slice(k, k + 3), slice(k + 3, k + 5), -1
+    for name, places in (
+        ("hazard", {"": at[0], " below": at[1], " above": at[2], " at infinity": at[3]}),
+        ("inverse", {"": at[0], " at zero": at[3]}),
+    ):
+        for where, place in places.items():
+            found[name + where] = raw[name][0][:, place]
+            found[f"{name} slopes{where}"] = [s[:, place] for s in jax.tree.leaves(raw[name][1])]
+    return found
 
 
 def exact(values: np.ndarray) -> np.ndarray:
@@ -185,9 +182,6 @@ def representable(name: str, dtype: np.dtype) -> np.ndarray:
 def exact_hazards(name: str, dtype: np.dtype) -> np.ndarray:
     cases, _, _, t = points(name, dtype)
     return np.asarray([[case.hazard(float(v)) for v in row] for case, row in zip(cases, t, strict=True)])
-
-
-# Values
 
 
 @every_law
@@ -239,9 +233,6 @@ def test_mean_has_the_slopes_of_its_formula(name, precision):
         np.testing.assert_allclose([slope[i] for slope in result], expected, rtol=rtol)
 
 
-# Slopes
-
-
 @every_law
 def test_slopes_of_the_hazard_and_of_its_inverse_are_those_of_mpmath(name, precision):
     result, (cases, a, exact_t, t) = evaluate(name, precision), points(name, precision)
@@ -264,14 +255,11 @@ def test_slopes_of_the_hazard_and_of_its_inverse_are_those_of_mpmath(name, preci
 def test_at_the_ends_of_the_support_slopes_are_finite_and_the_hazard_is_0_or_infinite(name, precision):
     result = evaluate(name, precision)
     np.testing.assert_array_equal(result["hazard below"], 0)
-    for slope in result["slopes below"]:
+    for slope in result["hazard slopes below"]:
         np.testing.assert_array_equal(slope[:, 1:], 0)
-    for kind in ("slopes below", "slopes above", "slopes at zero"):
+    for kind in ("hazard slopes below", "hazard slopes above", "inverse slopes at zero"):
         assert np.isfinite(result[kind]).all()
     np.testing.assert_array_equal(result["hazard at infinity"], np.inf)
-
-
-# The same under every transformation
 
 
 @every_law
@@ -288,9 +276,6 @@ def test_parameters_broadcast_against_times(name, x64):
     if name != "Gamma":  # it would take seconds
         inverse = law.inverse_cumulative_hazard(a)
         np.testing.assert_allclose(inverse[mask], result["inverse"][i, k][mask], rtol=1e-13)
-
-
-# Draws
 
 
 @pytest.mark.parametrize("name", [name for name in LAWS if name != "Gamma"])
@@ -331,8 +316,6 @@ def test_gamma_draws_survive_a_shift_that_swallows_the_small_ones(shift):
     assert np.max(np.abs(draws - (np.float32(shift) + excess))) <= np.spacing(np.float32(shift))
 
 
-# Infinite means
-
 compiled_mean = jax.jit(lambda law: law.mean())
 
 
@@ -350,9 +333,6 @@ def test_mean_of_a_law_from_its_hazard_is_finite_up_to_a_heavy_tail(shape, preci
     # Worst measured 3.4e-3, as in float32 the integral ends where e^{-a} underflows, and 2.7e-12.
     rtol = {"float32": 1e-2, "float64": 1e-11}[precision.name]
     np.testing.assert_allclose(compiled_mean(case.law()), expected, rtol=rtol)
-
-
-# The uniform law's upper end
 
 
 def test_hazard_of_the_uniform_law_is_infinite_with_zero_slopes_from_its_upper_end(precision):
@@ -379,9 +359,6 @@ def test_hazard_of_the_uniform_law_keeps_its_digits_next_to_its_upper_end(precis
     t = p[1] - left * np.spacing(p[1])
     expected = [float(laws.UNIFORM.at(*p).hazard(float(v))) for v in t]
     np.testing.assert_allclose(bcgc.Uniform(*p).cumulative_hazard(t), expected, rtol=few_ulp(precision))
-
-
-# A law of one's own
 
 
 def test_slopes_through_a_hazard_of_ones_own_reach_its_parameters(precision):

@@ -77,9 +77,8 @@ def test_the_bound_with_setup_holds_for_every_partition_of_the_same_levels(x64):
     used = np.flatnonzero(known(solution.levels))
     assert float(solution.relative_gap) < 1e-6
     assert used.size > 1
-    shares = np.random.default_rng(4).dirichlet(np.full(used.size, 0.7), 500)
     points = np.zeros((500, 5))
-    points[:, used] = 40 * shares
+    points[:, used] = 40 * np.random.default_rng(4).dirichlet(np.full(used.size, 0.7), 500)
     values = jax.jit(jax.vmap(bcgc.expected_runtime, (None, 0)))(problem, jnp.asarray(points))
     assert float(values.min()) >= float(solution.lower_bound)
     certified = bcgc.certificate(problem, points[0])
@@ -179,11 +178,9 @@ def test_what_a_method_cannot_do_is_refused(extra, method, message):
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        ({"setup_cycles": -1.0}, "setup_cycles"),
-        ({"setup_cycles": np.nan}, "setup_cycles"),
+        *(({"setup_cycles": cycles}, "setup_cycles") for cycles in (-1.0, np.nan)),
         ({"unit_costs": np.ones(29)}, "one entry for each of the 30"),
-        ({"unit_costs": np.zeros(30)}, "unit_costs"),
-        ({"unit_costs": 2.0}, "unit_costs"),
+        *(({"unit_costs": costs}, "unit_costs") for costs in (np.zeros(30), 2.0)),
     ],
 )
 def test_costs_that_make_no_sense_are_refused(extra, message):
@@ -193,8 +190,7 @@ def test_costs_that_make_no_sense_are_refused(extra, message):
 
 @pytest.mark.slow
 def test_costs_may_be_a_list(x64):
-    law = bcgc.ShiftedExponential(0.5, 0.3)
-    costs = [3.0, 1.0, 1.0, 2.5]
+    law, costs = bcgc.ShiftedExponential(0.5, 0.3), [3.0, 1.0, 1.0, 2.5]
     given = [bcgc.Problem(law, 3, 4, unit_costs=c, setup_cycles=0.2) for c in (costs, np.array(costs))]
-    rounded = [known(bcgc.solve(problem).rounded).tolist() for problem in given]
-    assert rounded[0] == rounded[1]
+    first, second = (known(bcgc.solve(problem).rounded) for problem in given)
+    np.testing.assert_array_equal(first, second)

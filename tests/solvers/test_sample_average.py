@@ -43,9 +43,6 @@ def _runtimes(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return SCALE * (np.cumsum(np.arange(1, N + 1) * x) * rows).max(axis=1)
 
 
-# Rows
-
-
 def test_the_optimum_of_rows_is_that_of_the_linear_programme():
     solution = bcgc.solve(_problem(bcgc.Rows(TIMES)))
     best = _best_of_rows(SORTED)
@@ -62,10 +59,9 @@ def test_the_optimum_of_rows_is_that_of_the_linear_programme():
 
 @pytest.mark.slow
 def test_setup_is_paid_for_the_levels_in_use():
-    setup = 130.0
-    solution = bcgc.solve(_problem(bcgc.Rows(TIMES), setup_cycles=setup * B))
+    solution = bcgc.solve(_problem(bcgc.Rows(TIMES), setup_cycles=130.0 * B))
     sets = [c for k in range(1, N + 1) for c in itertools.combinations(range(N), k)]
-    best = min(_best_of_rows(SORTED, levels, setup) for levels in sets)
+    best = min(_best_of_rows(SORTED, levels, 130.0) for levels in sets)
     np.testing.assert_allclose(solution.expected_runtime, best, rtol=2e-5)
 
 
@@ -86,9 +82,6 @@ def test_a_deadline_is_met_by_as_many_rows_as_can_be_found():
     np.testing.assert_allclose(known(solution.completion_probability), met, atol=1e-12)
     shares = np.random.default_rng(0).dirichlet(np.full(N, 0.6), 5000)
     assert met >= max((_runtimes(L * share, SORTED) <= deadline).mean() for share in shares) - 1.01 / S
-
-
-# Unlike
 
 
 # Of three atoms, so that all outcomes of four workers can be written down.
@@ -237,17 +230,13 @@ def test_student_quantile(degrees):
     np.testing.assert_allclose(student_quantile(degrees), stats.t.ppf(0.975, degrees), rtol=3e-3)
 
 
-# Resampled rows
-
-
 @pytest.mark.parametrize("start", [None, 70_000.0])
 def test_single_rows_are_resampled_as_by_numpy(start):
     x = np.array([900.0, 700.0, 0.0, 900.0])
     send = None if start is None else 12.0
     problem = _problem(bcgc.Rows(TIMES), start_up=start, send_time=send)
-    low, high = bootstrap_interval(
-        jax.random.key(0), problem, x, num_replicates=20_000, block=1, confidence=0.9
-    )
+    options: dict[str, Any] = {"num_replicates": 20_000, "block": 1, "confidence": 0.9}
+    low, high = bootstrap_interval(jax.random.key(0), problem, x, **options)
     runtimes = _runtimes(x, SORTED)
     if start is not None:
         runtimes = np.array([delivered_runtime(x, [start] * N, t, M, B, send_time=12.0) for t in TIMES])
@@ -272,7 +261,7 @@ def test_blocks_keep_what_ties_a_step_to_the_next():
 
 
 def test_what_cannot_be_resampled_is_refused():
-    given: dict[str, tuple[bcgc.Law, dict[str, Any]]] = {
+    given: dict[str, tuple[Any, dict[str, Any]]] = {
         "must be Rows": (LAW, {}),
         "block must be from 1 to 60": (bcgc.Rows(TIMES), {"block": 61}),
         "confidence must be": (bcgc.Rows(TIMES), {"confidence": 1.0}),

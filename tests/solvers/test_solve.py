@@ -53,9 +53,8 @@ def test_a_request_that_cannot_be_met_is_refused_with_advice(method, message):
 
 
 def test_a_level_must_exist_in_every_problem_of_a_batch():
-    problem = _problem(num_workers=np.array([6, 3]))
     with pytest.raises(ValueError, match="from 0 to 2"):
-        bcgc.solve(problem, "tandon:3")
+        bcgc.solve(_problem(num_workers=np.array([6, 3])), "tandon:3")
 
 
 def test_an_option_that_the_method_does_not_know_is_refused():

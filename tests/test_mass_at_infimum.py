@@ -199,18 +199,12 @@ def test_values_and_slopes_of_gamma_laws(overlap: bool) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("x64", "count", "slopes"), [(True, 60, 12), (False, 20, 0)])
 @pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_values_and_slopes_of_all_laws(name: str, overlap: bool) -> None:
-    _check(name, "constant", overlap, 1, 60, 12)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("overlap", [False, True])
-@pytest.mark.parametrize("name", FAMILIES)
-def test_values_of_all_laws_in_single_precision(name: str, overlap: bool) -> None:
-    _check(name, "constant", overlap, 2, 20, 0)
+def test_values_and_slopes_of_all_laws(name: str, overlap: bool, x64: bool, count: int, slopes: int) -> None:
+    with jax.enable_x64(x64):
+        _check(name, "constant", overlap, 1, count, slopes)
 
 
 @pytest.mark.slow

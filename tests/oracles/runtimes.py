@@ -13,6 +13,7 @@ import mpmath as mp
 import numpy as np
 from scipy import integrate, optimize, special, stats
 
+from tests.oracles import extremes
 from tests.oracles.laws import CASES, Case
 
 
@@ -83,40 +84,14 @@ def slowest_first(case: Case, rng: np.random.Generator, draws: int, workers: int
 
 
 def exceedance(case: Case, loads: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """P(max_n load_n T_(N-n) > t), row by row: `loads` is `[Q, N]` or `[N]`, `t` is `[Q]`.
-
-    From level N-1 down to 0, the state is how many workers are below the level's threshold; those above
-    come below the next one independently (binomial thinning). A state one short of N-n has failed. All
-    terms are positive, so small probabilities keep their digits.
-    """
+    """P(max_n load_n T_(N-n) > t), row by row: `loads` is `[Q, N]` or `[N]`, `t` is `[Q]`."""
     t = np.asarray(t, float)
     loads = np.broadcast_to(loads, (t.size, np.shape(loads)[-1]))
-    workers = loads.shape[1]
-    alive = np.zeros((t.size, workers + 1))
-    alive[:, 0] = 1
-    failed = np.zeros(t.size)
-    below_before, above_before = np.zeros(t.size), np.ones(t.size)
-    powers = np.arange(workers + 1)
-    for n in reversed(range(workers)):
-        used = loads[:, n] > 0
-        threshold = np.where(used, t / np.where(used, loads[:, n], 1), np.inf)
-        below = np.where(used, case.frozen.cdf(threshold), 1.0)
-        above = np.where(used, case.frozen.sf(threshold), 0.0)
-        # The share of those above that comes below, from the side where it does not cancel.
-        moved = np.where(below_before < 0.5, below - below_before, above_before - above)
-        safe = np.where(above_before > 0, above_before, 1)
-        arrive = np.clip(moved / safe, 0, 1)[:, None] ** powers
-        stay = np.clip(above / safe, 0, 1)[:, None] ** powers
-        new = np.zeros_like(alive)
-        for count in range(workers - n - 1, workers + 1):
-            rest = workers - count
-            m = powers[: rest + 1]
-            chance = special.comb(rest, m) * arrive[:, : rest + 1] * stay[:, rest - m]
-            new[:, count:] += alive[:, count, None] * chance
-        failed += new[:, workers - n - 1]
-        new[:, workers - n - 1] = 0
-        alive, below_before, above_before = new, below, above
-    return failed
+    used = loads > 0
+    threshold = np.where(used, t[:, None] / np.where(used, loads, 1), np.inf)
+    below = np.where(used, case.frozen.cdf(threshold), 1.0)
+    above = np.where(used, case.frozen.sf(threshold), 0.0)
+    return extremes.crossing(loads.shape[1], np.arange(loads.shape[1]), below.T, above.T)
 
 
 def expected_max(case: Case, load: np.ndarray, *, refine: int = 1) -> float:

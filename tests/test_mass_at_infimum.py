@@ -6,7 +6,7 @@ whose nodes follow typical times see none of it, and slopes at the infimum are i
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,45 +24,22 @@ LINK = ("start", "send")
 SLOPES, RANDOM_SLOPES = 1e-6, 5e-5
 
 
-class Family(NamedTuple):
-    """Of parameters p = (size, infimum, share): the law, the oracle's excess, a draw of the size, kinks."""
-
-    law: Callable[[Any], bcgc.Law]
-    excess: Callable[[np.ndarray], Any]
-    draw: Callable[[np.random.Generator], float]
-    kinks: Callable[[np.ndarray], tuple[float, ...]] = lambda p: ()
-
-
-def _log_uniform(low: float, high: float) -> Callable[[np.random.Generator], float]:
-    return lambda rng: 10 ** rng.uniform(low, high)
-
-
-FAMILIES = {
-    "gamma": Family(
-        lambda p: bcgc.Gamma(p[0], 1.0, p[1]), lambda p: stats.gamma(p[0]), _log_uniform(-2, -0.4)
-    ),
-    "weibull": Family(
-        lambda p: bcgc.Weibull(1.0, p[0], p[1]), lambda p: stats.weibull_min(p[0]), _log_uniform(-1, -0.3)
-    ),
-    "lognormal": Family(
-        lambda p: bcgc.Lognormal(0.0, p[0], p[1]), lambda p: stats.lognorm(p[0]), _log_uniform(0.2, 0.6)
-    ),
-    "exponential": Family(
+# Of parameters p = (size, infimum, share): the law, the oracle's excess, log10 of the sizes.
+FAMILIES: dict[str, tuple[Callable[[Any], bcgc.Law], Callable[[np.ndarray], Any], tuple[float, float]]] = {
+    "gamma": (lambda p: bcgc.Gamma(p[0], 1.0, p[1]), lambda p: stats.gamma(p[0]), (-2, -0.4)),
+    "weibull": (lambda p: bcgc.Weibull(1.0, p[0], p[1]), lambda p: stats.weibull_min(p[0]), (-1, -0.3)),
+    "lognormal": (lambda p: bcgc.Lognormal(0.0, p[0], p[1]), lambda p: stats.lognorm(p[0]), (0.2, 0.6)),
+    "exponential": (
         lambda p: bcgc.ShiftedExponential(1 / p[0], p[1]),
         lambda p: stats.expon(scale=p[0]),
-        _log_uniform(-6, 0),
+        (-6, 0),
     ),
-    "two_speed": Family(
+    "two_speed": (
         lambda p: bcgc.TwoSpeed(p[1], p[1] + p[0], p[2]),
         lambda p: oracle.Steps([0.0, p[0]], [1 - p[2], p[2]]),
-        _log_uniform(-1, 2),
+        (-1, 2),
     ),
-    "uniform": Family(
-        lambda p: bcgc.Uniform(p[1], p[1] + p[0]),
-        lambda p: stats.uniform(scale=p[0]),
-        _log_uniform(-4, 1),
-        lambda p: (float(p[0]),),
-    ),
+    "uniform": (lambda p: bcgc.Uniform(p[1], p[1] + p[0]), lambda p: stats.uniform(scale=p[0]), (-4, 1)),
 }
 
 # Of a start-up's number s, the start-up and the oracle's infimum, excess and its scale.
@@ -95,7 +72,7 @@ def _draw(name: str, rng: np.random.Generator) -> Numbers:
     return {
         "workers": workers,
         "x": x,
-        "law": np.array([FAMILIES[name].draw(rng), infimum, 10 ** rng.uniform(-4, -1)]),
+        "law": np.array([10 ** rng.uniform(*FAMILIES[name][2]), infimum, 10 ** rng.uniform(-4, -1)]),
         "start": sometimes(-2, 1),
         "send": sometimes(-3, 0.5),
         "setup": sometimes(-2, 0),
@@ -111,7 +88,7 @@ def _ours(name: str, start: str, overlap: bool, numbers: Numbers) -> tuple[Any, 
     def value_of(n: Numbers) -> tuple[Any, Any]:
         link = {} if start == "none" else {"send_time": n["send"], "start_up": STARTS[start][0](n["start"])}
         problem = bcgc.Problem(
-            FAMILIES[name].law(n["law"]),
+            FAMILIES[name][0](n["law"]),
             workers,
             1,
             max_workers=SIZE,
@@ -128,13 +105,13 @@ def _ours(name: str, start: str, overlap: bool, numbers: Numbers) -> tuple[Any, 
 
 
 def _exact(name: str, start: str, overlap: bool, n: Numbers) -> float:
-    workers, family, send = n["workers"], FAMILIES[name], n["send"] if start != "none" else 0.0
+    workers, send = n["workers"], n["send"] if start != "none" else 0.0
     infimum, excess, start_scale = STARTS[start][1](n["start"])
-    law = family.excess(n["law"])
+    law = FAMILIES[name][1](n["law"])
     mean = float(law.excesses @ law.shares) if isinstance(law, oracle.Steps) else law.mean()
     work, sent = oracle.loads(n["x"][:workers], 1 / workers, 1.0, n["setup"], n["chain"], send)
     scale = work.max() * mean + start_scale
-    kinks = family.kinks(n["law"])
+    kinks = (float(n["law"][0]),) if name == "uniform" else ()
     return oracle.expected_last(
         oracle.Delivery(work, sent, n["law"][1], law, infimum, excess, scale, overlap, kinks)
     )

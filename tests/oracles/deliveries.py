@@ -130,24 +130,20 @@ def _graded(length: float, scale: float, below: float) -> tuple[np.ndarray, np.n
 def _marginal(d: Delivery, binds: np.ndarray, left: float, excess: np.ndarray) -> tuple[Any, Any]:
     """P(F ≤ t) and P(F > t) of a level, `[Q]`."""
     if isinstance(d.start_excess, Steps):
-        shares = d.start_excess.shares[:, None]
-        rooms = np.stack([_room(d, binds, d.start + s, left, excess) for s in d.start_excess.excesses])
-        there = rooms >= 0
-        rooms = np.where(there, rooms, 0)
-        return (
-            np.sum(shares * np.where(there, d.excess.cdf(rooms), 0), axis=0),
-            np.sum(shares * np.where(there, d.excess.sf(rooms), 1), axis=0),
-        )
+        rooms = [_room(d, binds, d.start + s, left, excess) for s in d.start_excess.excesses]
+        return _mixed(d.start_excess.shares, np.stack(rooms), d.excess)
     if isinstance(d.excess, Steps):
         ready = [np.max(binds[:, 0] + (d.infimum + e) * binds[:, 1]) for e in d.excess.excesses]
-        rooms = np.stack([_difference(left, d.start + r) + excess for r in ready])
-        there, shares = rooms >= 0, d.excess.shares[:, None]
-        rooms = np.where(there, rooms, 0)
-        return (
-            np.sum(shares * np.where(there, d.start_excess.cdf(rooms), 0), axis=0),
-            np.sum(shares * np.where(there, d.start_excess.sf(rooms), 1), axis=0),
-        )
+        rooms = [_difference(left, d.start + r) + excess for r in ready]
+        return _mixed(d.excess.shares, np.stack(rooms), d.start_excess)
     return _over_starts(d, binds, left, excess)
+
+
+def _mixed(shares: np.ndarray, rooms: np.ndarray, law: Any) -> tuple[Any, Any]:
+    """Of atoms with these shares, each of which leaves so much room for the other law's excess."""
+    there = rooms >= 0
+    below, above = (function(np.where(there, rooms, 0)) for function in (law.cdf, law.sf))
+    return shares @ np.where(there, below, 0), shares @ np.where(there, above, 1)
 
 
 def _room(d: Delivery, binds: np.ndarray, start: float, left: float, excess: np.ndarray) -> np.ndarray:

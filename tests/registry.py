@@ -245,12 +245,8 @@ def _trace(v: float, **changed: Any) -> bcgc.measured.Trace:
 def _fit_of_loads(v: float) -> Any:
     draws, load = np.random.default_rng(0), np.tile([1.0, 2.0, 4.0], 100)
     seconds = v * draws.gamma(4.0, 0.5, 300) + load * (1 + draws.exponential(1.0, 300))
-    return bcgc.measured.fit_start_up(
-        jax.random.key(0),
-        _trace(v, seconds=seconds, load=load),
-        laws=["shifted-exponential"],
-        num_replicates=10,
-    )
+    trace = _trace(v, seconds=seconds, load=load)
+    return bcgc.measured.fit_start_up(KEY, trace, laws=["shifted-exponential"], num_replicates=10)
 
 
 def _cell(num_workers: Any, rate: Any, max_workers: int) -> bcgc.Problem:
@@ -293,18 +289,8 @@ ON_THE_HOST: dict[str, Callable[[float], Any]] = {
 # What the calls take and return.
 TAKEN_OR_RETURNED = {
     *("Law", "Problem", "Solution", "Status", "Certificate", "Expectation", "RuntimeEstimate", "Parts"),
-    *(
-        "Schedule",
-        "Needs",
-        "Comparison",
-        "CompletionBound",
-        "Cyclic",
-        "Alternating",
-        "Backup",
-        "Credit",
-        "grid",
-    ),
-    *("Trace", "load_trace", "Description", "Fit", "StartUpFit"),
+    *("Schedule", "Needs", "Comparison", "CompletionBound", "Cyclic", "Alternating", "Backup", "Credit"),
+    *("Trace", "load_trace", "Description", "Fit", "StartUpFit", "grid"),
 }
 # Their second calls are those of tests/coding.
 OF_CODES = set(bcgc.coding.__all__)

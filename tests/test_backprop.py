@@ -10,11 +10,7 @@ import pytest
 import scipy.optimize
 
 import bcgc_jax as bcgc
-from bcgc_jax.cluster.worker import Duty, Worker
-from bcgc_jax.coding.gradients import split_batch
-from bcgc_jax.coding.scheduled import schedule_plan
 from bcgc_jax.partitions import finish_load
-from bcgc_jax.schedules import Group, schedule_of
 from experiments import backprop, block_costs, block_times
 from experiments.block_costs import Costs
 from experiments.models import perceptron, transformer
@@ -90,9 +86,6 @@ def test_all_partitions():
     assert sorted(map(tuple, block_costs.all_partitions(3, 3).tolist())) == sorted(every)
 
 
-# By the compiler
-
-
 def test_operations_are_the_products_of_matrices():
     # Width 64 and 32 samples: what is no product is 2/64 of one a layer, and a message (n+1)/32.
     model = perceptron((64,) * 4, 3 * 32)
@@ -111,25 +104,6 @@ def test_operations_are_the_products_of_matrices():
     for blocks in found.blocks:
         assert blocks.cpu.shape == blocks.wall.shape == (2, len(blocks.operations))
         assert np.all(blocks.wall > 0)
-
-
-def test_a_schedule_s_pass_over_a_subset_is_one_gradient():
-    """Forwards on the first subset, backwards on the second."""
-    model = perceptron((64,) * 4, 3 * 32)
-    samples = jax.tree.map(np.asarray, split_batch(model.batch, 3))
-    subsets = {j: jax.tree.map(lambda x, j=j: x[j], samples) for j in range(3)}
-    plan = schedule_plan(schedule_of([Group(2, 3)], [64 * 65] * 3), model.params, 3, units="layers")
-    worker = Worker(Duty(model.loss, plan, model.params, np.ones(3), None, 0, False), 0, subsets)
-    worker.warm_up()
-    found = block_times.operations_of_worker(worker)
-    tasks = [(task.subsets[0], task.block) for task in plan.tasks(0)]
-    assert tasks == [(0, 0), (0, 1), (0, 2), (1, 2), (1, 1), (1, 0)]
-    one = block_times._count(jax.jit(jax.grad(model.loss)), model.params, subsets[0])
-    # Measured: 0.3 % more, for each number is multiplied by the weight of the subset.
-    np.testing.assert_allclose([found[:3].sum() / one, found[3:].sum() / one], 1, atol=5e-3)
-
-
-# Plans
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from bcgc_jax._pytree import replace
 from bcgc_jax.laws import JointLaw, Pairs
 from experiments import start_ups
 from experiments.start_ups import SIZE
+from tests.oracles.runtimes import delivered_runtime
 
 X = np.array([30.0, 0.0, 50.0, 20.0, 0.0])
 STARTS = {
@@ -37,19 +38,11 @@ def _problem(time: bcgc.Law | JointLaw, workers: int = 5, **more: object) -> bcg
 
 
 def _last(problem: bcgc.Problem, x: np.ndarray, starts: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """τ̂ for start-ups and times, `[D, N]`: every worker's every delivery, one by one."""
-    workers = times.shape[1]
-    c, kappa = float(np.asarray(problem.send_time or 0.0)), 3.0 / workers
-    f, h = (float(np.asarray(v or 0.0)) for v in (problem.setup_cycles, problem.chain_cycles))
-    last = np.zeros(len(times))
-    link, work, coordinates = np.zeros_like(times), 0.0, 0.0
-    for n in np.flatnonzero(x[:workers]):
-        work, coordinates = work + (n + 1) * x[n], coordinates + x[n]
-        computed = starts + kappa * times * (work + (n + 1) * (f + h * coordinates))
-        sent = np.maximum(link, computed) + c * x[n], computed + c * coordinates
-        link = sent[0] if problem.overlap else sent[1]
-        last = np.maximum(last, np.sort(link, axis=1)[:, workers - n - 1])
-    return last
+    """τ̂ for start-ups and times, `[D, N]`."""
+    names = ("setup_cycles", "chain_cycles", "send_time")
+    given = {name: float(np.asarray(getattr(problem, name) or 0.0)) for name in names}
+    one = functools.partial(delivered_runtime, samples=3.0, cycles=1.0, overlap=problem.overlap, **given)
+    return np.array([one(x[: len(t)], s, t) for s, t in zip(starts, times, strict=True)])
 
 
 def _enumerated(problem: bcgc.Problem, pairs: list[tuple[float, float, float]], x: np.ndarray) -> tuple:

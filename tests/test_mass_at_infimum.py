@@ -117,23 +117,12 @@ def _exact(name: str, start: str, overlap: bool, n: Numbers) -> float:
     )
 
 
-def _with(n: Numbers, key: str, i: int | None, value: float) -> Numbers:
-    if i is None:
-        return n | {key: value}
-    row = n[key].copy()
-    row[i] = value
-    return n | {key: row}
-
-
 def _difference(exact: Callable[[Numbers], float], n: Numbers, key: str, i: int | None) -> float:
     """The oracle's slope, by central differences of two steps."""
-    at = n[key] if i is None else n[key][i]
-    step = 1e-3 * at
-    first, second = (
-        (exact(_with(n, key, i, at + m * step)) - exact(_with(n, key, i, at - m * step))) / (2 * m * step)
-        for m in (1, 2)
-    )
-    return (4 * first - second) / 3
+    one = 1.0 if i is None else np.arange(n[key].size) == i
+    step = 1e-3 * np.sum(one * n[key])
+    low, below, above, high = (exact(n | {key: n[key] + m * step * one}) for m in (-2, -1, 1, 2))
+    return float((8 * (above - below) - (high - low)) / (12 * step))
 
 
 def _check(
@@ -176,19 +165,19 @@ def test_values_and_slopes_of_gamma_laws(overlap: bool) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("x64", "count", "slopes"), [(True, 60, 12), (False, 20, 0)])
+@pytest.mark.parametrize(("x64", "count", "slopes"), [(True, 60, 10), (False, 20, 0)])
 @pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_values_and_slopes_of_all_laws(name: str, overlap: bool, x64: bool, count: int, slopes: int) -> None:
     with jax.enable_x64(x64):
-        _check(name, "constant", overlap, 1, count, slopes)
+        _check(name, "constant", overlap, 1, count, slopes, 4)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", FAMILIES)
 def test_values_and_slopes_without_start_up_and_link(name: str) -> None:
-    _check(name, "none", False, 3, 20, 6)
+    _check(name, "none", False, 3, 20, 6, 3)
 
 
 @pytest.mark.slow
@@ -199,7 +188,7 @@ def test_values_and_slopes_without_start_up_and_link(name: str) -> None:
     [("gamma", "steps", 20), ("weibull", "steps", 20), ("gamma", "weibull", 6), ("two_speed", "weibull", 10)],
 )
 def test_values_and_slopes_with_random_start_ups(name: str, start: str, count: int, overlap: bool) -> None:
-    _check(name, start, overlap, 4, count, 2)
+    _check(name, start, overlap, 4, count, 2, 2)
 
 
 @pytest.mark.usefixtures("x64")

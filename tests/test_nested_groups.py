@@ -48,10 +48,7 @@ def test_the_ends_and_a_late_tail_keep_their_digits():
 
 
 LAWS = {
-    "shifted exponential": (
-        bcgc.ShiftedExponential(1.0, 0.05),
-        lambda rng, s: 0.05 + rng.exponential(size=s),
-    ),
+    "exponential": (bcgc.ShiftedExponential(1.0, 0.05), lambda rng, s: 0.05 + rng.exponential(size=s)),
     "weibull": (bcgc.Weibull(1.0, 0.6, 0.3), lambda rng, s: 0.3 + rng.weibull(0.6, s)),
     "uniform": (bcgc.Uniform(1.0, 9.0), lambda rng, s: rng.uniform(1, 9, s)),
     "atoms": (bcgc.Empirical([1.0, 2.0, 5.0]), lambda rng, s: rng.choice([1.0, 2.0, 5.0], s)),

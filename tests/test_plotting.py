@@ -4,13 +4,11 @@ import builtins
 import sys
 
 import matplotlib
-import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax.solvers.methods import BASELINES, PROPOSED
-from experiments.timeline import timeline
 
 
 def test_every_method_has_a_look_of_its_own():
@@ -81,21 +79,3 @@ def test_missing_matplotlib_says_what_to_install(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", no_matplotlib)
     with pytest.raises(ImportError, match=r"pip install '\.\[plot\]'"):
         plotting.new_figure()
-
-
-def test_a_timeline_counts_what_each_worker_had_done_when_the_iteration_ended():
-    # By hand: T = (0.1, 0.1, 0.25, 1), M b / N = 1, blocks of work 4 and 6: ends 0.4, 1.0; 1.0, 2.5; 4, 10.
-    found = timeline([0, 2, 2, 0], [0.25, 0.1, 1.0, 0.1], num_samples=4)
-    assert found.runtime == pytest.approx(1.0)
-    assert found.levels.tolist() == [1, 2]
-    assert found.used.tolist() == [[True, False], [True, True], [False, False], [True, True]]
-    np.testing.assert_allclose(found.computed, np.array([[1, 0], [1, 1], [0.25, 0], [1, 1]]), atol=1e-9)
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        x, times = rng.multinomial(50, np.full(7, 1 / 7)), rng.gamma(2.0, 1.0, 7)
-        one = timeline(x, times, num_samples=3, cycles=2)
-        expected = bcgc.block_runtime(x.astype(float), times, num_samples=3, cycles=2)
-        assert one.runtime == pytest.approx(float(expected), rel=1e-6)
-        assert np.all(one.computed[one.used] == 1)
-    with pytest.raises(ValueError, match="one entry for each worker"):
-        timeline([1, 2], [0.1, 0.2, 0.3])

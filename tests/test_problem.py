@@ -12,13 +12,7 @@ import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
 
 LAW = bcgc.ShiftedExponential(rate=0.02, shift=5.0)
-SENSIBLE: dict[str, Any] = {
-    "cycle_time": LAW,
-    "num_workers": 4,
-    "num_coordinates": 30,
-    "num_samples": 5,
-    "cycles": 1.5,
-}
+SENSIBLE: dict[str, Any] = dict(cycle_time=LAW, num_workers=4, num_coordinates=30, num_samples=5, cycles=1.5)
 
 
 @pytest.mark.parametrize(
@@ -45,10 +39,7 @@ def test_a_number_that_makes_no_sense_is_refused_by_name_and_value(name, value):
         ({"num_workers": 2.5}, r"num_workers must be a whole number, got 2.5"),
         ({"num_workers": "four"}, r"num_workers must be a number, got 'four'"),
         ({"cycle_time": 3.0}, r"cycle_time must be a law such as ShiftedExponential, got 3.0"),
-        (
-            {"start_up": bcgc.Pairs([1.0], [2.0])},
-            "start_up must be the law of one worker's, or a number, got",
-        ),
+        ({"start_up": bcgc.Pairs([1.0], [2.0])}, "start_up must be the law of one worker's, or a number"),
         ({"start_up": bcgc.Rows([[1.0, 2.0, 3.0, 4.0]])}, "start_up must be the law of one worker's"),
         ({"start_up": bcgc.Unlike([LAW] * 4)}, "start_up must be the law of one worker's"),
         ({"start_up": LAW, "cycle_time": bcgc.Rows(np.ones((2, 4)))}, "give a number"),
@@ -168,11 +159,7 @@ def test_more_workers_in_a_copy_have_room():
 
 
 def test_whole_numbers_of_another_kind_are_no_other_program():
-    problems = (
-        bcgc.Problem(LAW, 4, 90),
-        bcgc.Problem(LAW, 4.0, 9e1),
-        bcgc.Problem(LAW, np.int64(4), np.int32(90)),
-    )
+    problems = [bcgc.Problem(LAW, *two) for two in ((4, 90), (4.0, 9e1), (np.int64(4), np.int32(90)))]
     assert len({str(jax.tree.leaves(problem)) for problem in problems}) == 1
 
 

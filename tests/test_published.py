@@ -11,6 +11,7 @@ import pytest
 
 import bcgc_jax as bcgc
 from experiments.journal import partition_of
+from tests.problems import slow
 
 _PUBLISHED = Path(__file__).parents[1] / "experiments/data"
 
@@ -49,14 +50,7 @@ _evaluate = jax.jit(jax.vmap(lambda workers, rate, x: bcgc.expected_runtime(_pro
 
 
 @pytest.mark.parametrize(
-    "scheme",
-    [
-        "time",
-        "frequency",
-        "single_block",
-        "ferdinand_full",
-        pytest.param("tandon_partial", marks=pytest.mark.slow),
-    ],
+    "scheme", ["time", "frequency", "single_block", "ferdinand_full", *slow("tandon_partial")]
 )
 def test_every_reliable_runtime_of_fig_4_is_reproduced(x64, published, scheme):
     workers, rates, known = published[scheme]
@@ -86,19 +80,10 @@ def test_the_published_optimum_is_beaten_everywhere(x64, published):
 
 def _completions() -> list[tuple[bcgc.Problem, dict[str, float]]]:
     rows = [{name: float(value) for name, value in row.items()} for row in _rows("published_completion.csv")]
-    return [
-        (
-            bcgc.Problem(
-                bcgc.ShiftedExponential(row["rate"], 1.0),
-                int(row["num_workers"]),
-                int(row["num_coordinates"]),
-                50,
-                max_workers=50,
-            ),
-            row,
-        )
-        for row in rows
-    ]
+    laws = [bcgc.ShiftedExponential(row["rate"], 1.0) for row in rows]
+    sizes = [(int(row["num_workers"]), int(row["num_coordinates"]), 50) for row in rows]
+    problems = [bcgc.Problem(law, *of, max_workers=50) for law, of in zip(laws, sizes, strict=True)]
+    return list(zip(problems, rows, strict=True))
 
 
 @pytest.mark.slow

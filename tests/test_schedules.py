@@ -8,17 +8,8 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
+from bcgc_jax import schedules
 from bcgc_jax._pytree import replace
-from bcgc_jax.schedules import (
-    Group,
-    cycles_of,
-    draw_circle,
-    schedule_of,
-    schedule_runtime,
-    sent_of,
-    simulate_schedule,
-    tasks_of,
-)
 from bcgc_jax.solvers.credit import search_sizes
 from bcgc_jax.solvers.schedules import share_out
 from tests.oracles.schedules import simulated
@@ -35,27 +26,29 @@ pytestmark = pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(("setup", "chain"), [(0.0, 0.0), (3.0, 0.2)])
 def test_it_is_what_workers_do_one_by_one(groups, setup, chain):
     rng = np.random.default_rng(len(groups))
-    groups = [Group(*group) for group in groups]
-    schedule = schedule_of(groups, rng.uniform(1, 5, sum(group.num_blocks for group in groups)))
+    groups = [schedules.Group(*group) for group in groups]
+    schedule = schedules.schedule_of(groups, rng.uniform(1, 5, sum(group.num_blocks for group in groups)))
     times, starts = rng.exponential(size=(40, 5)), rng.exponential(size=(40, 5))
-    cycles = cycles_of(schedule, setup, chain)
-    found = schedule_runtime(cycles, jnp.asarray(times), jnp.asarray(starts))
-    sent = sent_of(schedule, cycles, jnp.asarray(times), jnp.asarray(starts), 5)
+    cycles = schedules.cycles_of(schedule, setup, chain)
+    found = schedules.schedule_runtime(cycles, jnp.asarray(times), jnp.asarray(starts))
+    sent = schedules.sent_of(schedule, cycles, jnp.asarray(times), jnp.asarray(starts), 5)
     wanted = [simulated(schedule, t, s, setup, chain) for t, s in zip(times, starts, strict=True)]
     np.testing.assert_allclose(found, [tau for tau, _ in wanted], rtol=1e-12)
     np.testing.assert_allclose(sent, [share for _, share in wanted], rtol=1e-12)
     # Workers that do not count change nothing.
     padded = [jnp.pad(jnp.asarray(a), ((0, 0), (0, 3)), constant_values=7.0) for a in (times, starts)]
-    np.testing.assert_allclose(schedule_runtime(cycles, padded[0], padded[1], 5), found, rtol=1e-12)
+    np.testing.assert_allclose(schedules.schedule_runtime(cycles, padded[0], padded[1], 5), found, rtol=1e-12)
 
 
 def test_the_slope_in_the_sizes_is_that_of_differences():
-    subset, block = (jnp.asarray(a) for a in tasks_of([Group(1, 1), Group(3, 2)]))
+    subset, block = (
+        jnp.asarray(a) for a in schedules.tasks_of([schedules.Group(1, 1), schedules.Group(3, 2)])
+    )
     times = jnp.asarray(np.random.default_rng(0).exponential(size=(500, 6)))
 
     def mean(sizes):
         schedule = bcgc.Schedule(sizes, subset, block, 3)
-        return jnp.mean(schedule_runtime(cycles_of(schedule, 2.0, 0.3), times))
+        return jnp.mean(schedules.schedule_runtime(schedules.cycles_of(schedule, 2.0, 0.3), times))
 
     at, move = jnp.array([2.0, 3.0, 4.0]), jnp.array([0.3, -0.5, 0.2])
     difference = mean(at + 1e-6 * move) - mean(at - 1e-6 * move)
@@ -66,8 +59,8 @@ def test_one_block_is_the_exact_cover():
     problem = bcgc.Problem(PAPER, 12, 600, 12, start_up=bcgc.Exponential(1e-5))
     solution = bcgc.solve(problem, "cyclic:4")
     assert solution.kind == "exact"
-    schedule = schedule_of([Group(4, 1)], np.array([600.0]))
-    draws = simulate_schedule(jax.random.key(1), problem, schedule, 40_000)
+    schedule = schedules.schedule_of([schedules.Group(4, 1)], np.array([600.0]))
+    draws = schedules.simulate_schedule(jax.random.key(1), problem, schedule, 40_000)
     error = float(jnp.std(draws)) / 200
     assert abs(float(jnp.mean(draws)) - float(solution.expected_runtime)) < 4 * error
 
@@ -75,7 +68,7 @@ def test_one_block_is_the_exact_cover():
 def test_draws_of_rows_come_in_any_order():
     rows = jnp.asarray(np.random.default_rng(0).exponential(size=(3, 4)))
     problem = bcgc.Problem(bcgc.Rows(rows), 4, 100)
-    _, times = draw_circle(jax.random.key(0), problem, 400)
+    _, times = schedules.draw_circle(jax.random.key(0), problem, 400)
     order = {tuple(np.argsort(row)) for row in np.asarray(times)}
     assert len(order) == 24
     found, given = (np.unique(np.sort(each, axis=1), axis=0) for each in (times, rows))
@@ -142,13 +135,13 @@ def test_the_search_is_never_above_its_starts():
         other = bcgc.solve(problem, method, key=jax.random.key(3))
         assert value < float(other.expected_runtime) + 3 * np.hypot(error, float(other.runtime_error))
     # The answer is that of its schedule, by draws of its own.
-    draws = simulate_schedule(jax.random.key(9), problem, schedule, 40_000)
+    draws = schedules.simulate_schedule(jax.random.key(9), problem, schedule, 40_000)
     assert abs(float(jnp.mean(draws)) - value) < 4 * np.hypot(error, float(jnp.std(draws)) / 200)
 
 
 def test_a_block_of_no_size_keeps_it_in_a_search():
     problem = bcgc.Problem(bcgc.Weibull(1.0, 0.8, 0.3), 6, 600)
-    start = schedule_of([Group(1, 1), Group(3, 2)], [200, 0, 400])
+    start = schedules.schedule_of([schedules.Group(1, 1), schedules.Group(3, 2)], [200, 0, 400])
     sizes = np.asarray(search_sizes(jax.random.key(2), problem, start, 3, 32))
     assert sizes[1] == 0
     assert sizes.min(where=sizes != 0, initial=600) > 100

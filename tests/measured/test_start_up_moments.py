@@ -4,12 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bcgc_jax.measured.start_up_moments import (
-    Estimate,
-    lines,
-    lines_of_cells,
-    rank_correlation,
-)
+from bcgc_jax.measured.start_up_moments import Estimate, lines, lines_of_cells, rank_correlation
 
 LOADS = np.array([100.0, 200.0, 400.0])
 

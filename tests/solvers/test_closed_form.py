@@ -6,11 +6,7 @@ import pytest
 from scipy import optimize
 
 import bcgc_jax as bcgc
-from bcgc_jax.solvers.closed_form import (
-    frequency_partition,
-    partition_for_times,
-    time_partition,
-)
+from bcgc_jax.solvers.closed_form import frequency_partition, partition_for_times, time_partition
 from tests.oracles.laws import UNIFORM, WEIBULL
 from tests.oracles.runtimes import expected_order_statistic
 from tests.problems import SIZE, padded

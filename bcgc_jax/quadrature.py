@@ -24,7 +24,7 @@ _LEAST_EXCESS, _FAR = 1e-3, 2.0
 _ON_THE_WAY = 0.4
 # In log time, how far from the centre a bound is looked at: for tails like t^{-1.05}; single precision has no
 # room for more. The factor from one look to the next, and finer ones around the heaviest.
-LONGEST, _STEP, _FINER = {8: 640.0, 4: 64.0}, 1.35, 12
+LONGEST, _STEP, _FINER, _DISTANT = {8: 640.0, 4: 64.0}, 1.35, 12, 20.0
 # Of `rule_error` for Gauss's rules of n, 4 n / 5 and 2 n / 5 nodes in a panel. The second is for splines
 # through times decades apart, which converge like n^-0.6: 7 would do.
 _IN_PANELS = 100.0, 16.0
@@ -150,7 +150,8 @@ def _reach(hazard_at: HazardAt, choices: Array, start: Array, centre: Array) -> 
     log_mass = log_mass_at(jnp.asarray(reach))
     heaviest = jnp.asarray(reach)[jnp.argmax(log_mass)]
     near = heaviest * np.linspace(1 / _STEP, _STEP, _FINER).astype(dtype)
-    heaviest = near[jnp.argmax(log_mass_at(near))]
+    # Nearer by, a look is as good, and steady while a load changes a little.
+    heaviest = jnp.where(heaviest > _DISTANT, near[jnp.argmax(log_mass_at(near))], heaviest)
     open_ = log_mass > np.log(jnp.finfo(dtype).eps / 8)
     # The first reach from which on all are closed, or the longest.
     end = jnp.max(jnp.where(open_, np.append(reach[1:], reach[-1]), reach[1]))

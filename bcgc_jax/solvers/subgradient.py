@@ -100,13 +100,14 @@ def subgradient_partition(
     ((3,), (3,))
     """
     counts = {"batch_size": batch_size, "check_every": check_every, "max_steps": max_steps}
-    traced = is_traced((problem, key, tolerance))
+    course = _begin(problem, num_checks=-(-max_steps // check_every))
+    # Of a known problem too, within somebody else's `jit`.
+    traced = is_traced((problem, key, tolerance, course))
 
     def check_and_go_on(course: _Course) -> _Course:
         value = _value_of(problem, course.average, traced)
         return _go_on(problem, key, course, value, tolerance, **counts)
 
-    course = _begin(problem, num_checks=-(-max_steps // check_every))
     if traced:
         return jax.lax.while_loop(lambda c: c.more, check_and_go_on, course).result
     while course.more:

@@ -68,7 +68,7 @@ def test_single_precision_stays_inside_where_rounding_spoils_the_path():
     problem = bcgc.Problem(bcgc.TwoSpeed(0.7, 3.2, 0.15), 50, 20_000)
     solution = bcgc.solve(problem)
     assert float(known(solution.partition).min()) >= 0
-    exact = 20_000 * best_of_two_speeds(0.7, 3.2, 0.15, 50)
+    exact = 20_000 / 50 * best_of_two_speeds(0.7, 3.2, 0.15, 50)
     assert solution.lower_bound <= exact <= solution.expected_runtime * (1 + 1e-5)
     assert solution.expected_runtime < 1.001 * exact
 

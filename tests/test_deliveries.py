@@ -4,6 +4,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,9 +41,10 @@ def _problem(time: bcgc.Law | JointLaw, workers: int = 5, **more: object) -> bcg
 def _last(problem: bcgc.Problem, x: np.ndarray, starts: np.ndarray, times: np.ndarray) -> np.ndarray:
     """τ̂ for start-ups and times, `[D, N]`."""
     names = ("setup_cycles", "chain_cycles", "send_time")
-    given = {name: float(np.asarray(getattr(problem, name) or 0.0)) for name in names}
-    one = functools.partial(delivered_runtime, samples=3.0, cycles=1.0, overlap=problem.overlap, **given)
-    return np.array([one(x[: len(t)], s, t) for s, t in zip(starts, times, strict=True)])
+    given: Any = {name: float(np.asarray(getattr(problem, name) or 0.0)) for name in names}
+    each = zip(starts, times, strict=True)
+    given["overlap"] = problem.overlap
+    return np.array([delivered_runtime(x[: len(t)], s, t, 3.0, 1.0, **given) for s, t in each])
 
 
 def _enumerated(problem: bcgc.Problem, pairs: list[tuple[float, float, float]], x: np.ndarray) -> tuple:

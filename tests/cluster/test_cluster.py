@@ -440,7 +440,7 @@ def test_refusals(cluster, monkeypatch):
         "3 workers, the cluster 4": lambda: train_on_cluster(*given, problem=problem),
         "pass problem=Problem": lambda: train_on_cluster(*given, method="time"),
         "patience": lambda: Cluster(2, patience=0),
-        "free CPUs, too few for 96 more workers": lambda: cluster.resize(100),
+        "free CPUs, too few for 9. more workers": lambda: cluster.resize(100),
         "0 free GPUs, too few for 2 more workers, who need 0.5": lambda: Cluster(2, num_gpus=0.25),
         "at least one worker": lambda: cluster.resize(0),
         "seconds of a pace": lambda: Pace(problem.cycle_time, 0.0),

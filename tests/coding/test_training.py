@@ -194,8 +194,10 @@ def test_an_iteration_that_never_ends_leaves_the_parameters_and_says_so(model):
 
 @pytest.mark.slow
 def test_a_batch_of_seeds_is_the_loop_over_them(model):
+    scheme = scheme_of("time")
+
     def run(key):
-        return trained(model, scheme_of("time"), LAW, 5, network, key, batch_size=3)
+        return trained(model, scheme, LAW, 5, network, key, batch_size=3)
 
     keys = jax.random.split(KEY, 3)
     together = jax.jit(jax.vmap(run))(keys)

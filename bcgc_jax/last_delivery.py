@@ -48,8 +48,6 @@ _CHUNK = 2**21
 _FEW_PANELS = 4000
 # A kink so near to the start, as a share of the way to the typical time, is at the start.
 _NO_PANEL = 1e-6
-# Panels begin at kinks, where densities may be powers.
-_POWER = 3
 # Halvings of a bracket, for a layout of nodes.
 _HALVINGS = 20
 
@@ -182,7 +180,7 @@ def _rule_between(
     found = panels(peaks, images, last, hazard_at, choices)
     few = found[1].size <= _FEW_PANELS
     orders = (num_nodes * 3 // 32, num_nodes // 16, num_nodes // 32) if few else (5, 3, 2)
-    return gauss_rules(found, orders, last is not None, _POWER)
+    return gauss_rules(found, orders, last is not None, images)
 
 
 def _marks(worker: Worker, load: Load, hazard: Array) -> tuple[Array, Array]:

@@ -25,6 +25,8 @@ _ON_THE_WAY = 0.4
 # In log time, how far from the centre a bound is looked at: for tails like t^{-1.05}; single precision has no
 # room for more. The factor from one look to the next, and finer ones around the heaviest.
 LONGEST, _STEP, _FINER, _DISTANT = {8: 640.0, 4: 64.0}, 1.35, 12, 20.0
+# Nodes that are dense to the left go by the cube of the share of the way.
+_POWER = 3
 # Of `rule_error` for Gauss's rules of n, 4 n / 5 and 2 n / 5 nodes in a panel. The second is for splines
 # through times decades apart, which converge like n^-0.6: 7 would do.
 _IN_PANELS = 100.0, 16.0
@@ -87,14 +89,20 @@ def follow(nodes: Quadrature, onsets: Array) -> Quadrature:
 
 
 def gauss_rules(
-    of_panels: tuple[Array, Array, Array], orders: tuple[int, ...], ends: bool, power: int = 1
+    of_panels: tuple[Array, Array, Array], orders: tuple[int, ...], ends: bool, kinks: Array | None = None
 ) -> Quadrature:
     """Three of Gauss's rules in the panels of `panels`, of so many nodes each.
 
-    A `power` of 3 makes densities like excess^-0.3 at the left end smooth.
+    With `kinks`, `[K]`, densities may be powers there, like excess^-0.3, or all over at once: nodes are dense
+    to the left.
     """
     start, left, size = of_panels
-    times, weights = zip(*(_gauss(ends, start, left, size, k, power) for k in orders), strict=True)
+    dense = None
+    if kinks is not None:
+        kinks = jnp.sort(kinks)
+        at_kink = kinks[jnp.minimum(jnp.searchsorted(kinks, left), kinks.size - 1)] == left
+        dense = at_kink | ~_is_wide(ends, start, left, size)
+    times, weights = zip(*(_gauss(ends, start, left, size, k, dense) for k in orders), strict=True)
     own = np.repeat(np.eye(3), [weight.size for weight in weights], axis=1)
     weight = jnp.concatenate(weights) * own.astype(start.dtype)
     return Quadrature(start, jnp.concatenate(times), weight, orders)
@@ -239,15 +247,15 @@ def _tail(moved: Array, end: Array) -> Array:
     return jnp.where(moved > 0, far, end * share**3)
 
 
-def _gauss(ends: bool, start: Array, left: Array, size: Array, order: int, power: int) -> tuple[Array, Array]:
+def _gauss(
+    ends: bool, start: Array, left: Array, size: Array, order: int, dense: Array | None
+) -> tuple[Array, Array]:
     """Nodes and weights of Gauss and Legendre's rule in each panel, all in one row."""
     points, weights = (jnp.asarray(a, left.dtype) for a in legendre(order))
-    left, size = left[:, None], size[:, None]
-    if power > 1:
-        wide = _is_wide(ends, start, left, size)
-        weights = jnp.where(wide, weights, weights * power * points ** (power - 1))
-        points = jnp.where(wide, points, points**power)
-    t, slope = in_panel(ends, start, left, size, points)
+    if dense is not None:
+        power = jnp.where(dense, _POWER, 1).astype(left.dtype)[:, None]
+        points, weights = points**power, weights * power * points ** (power - 1)
+    t, slope = in_panel(ends, start, left[:, None], size[:, None], points)
     return t.ravel(), (slope * weights).ravel()
 
 

@@ -139,7 +139,7 @@ def _check(
         expected = exact(n)
         assert abs(float(value) - expected) <= float(error), (value, expected, error, n)
         if start == "constant":
-            assert float(slopes["start"]) == pytest.approx(1, rel=4 * np.finfo(value.dtype).eps)
+            assert float(slopes["start"]) == pytest.approx(1, rel=4 * float(np.finfo(value.dtype).eps))
         if k >= num_slopes:
             continue
         wanted: list[tuple[str, int | None]] = [("x", i) for i in range(n["workers"])]
@@ -151,8 +151,8 @@ def _check(
             at, slope = (row[key] if i is None else row[key][i] for row in (n, slopes))
             if at == 0:
                 continue
-            # Relative to the slope, or to a thousandth of the value where it hardly changes.
-            least = 1e-3 * tolerance * expected / at
+            # Relative to the slope; where the value hardly changes, to a thousandth of it or its error.
+            least = max(1e-3 * tolerance * expected, float(error)) / at
             known = _difference(exact, n, key, i)
             assert float(slope) == pytest.approx(known, rel=tolerance, abs=least), (key, i, n)
 

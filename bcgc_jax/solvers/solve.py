@@ -482,6 +482,7 @@ def _by_number(problem: Problem, number: int) -> tuple[Array, Array]:
 
 def solve_sharing(problem: Problem, method: Method | Scheme, *, key: Array | None = None) -> Solution:
     """As `solve`, with few programs that several methods share: for those who ask for many of them once."""
+    check_method(problem, method)
     known = problem.iteration.exact and not is_traced((problem, method))
     if known and method in RULES:
         check_finite_mean(problem)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
+from bcgc_jax.solvers.methods import method_of
 from bcgc_jax.solvers.schemes import SCHEMES
 from bcgc_jax.solvers.solve import RULES, solve_sharing
 from tests.problems import known, padded
@@ -50,3 +51,12 @@ def test_partial_stragglers_take_as_long_as_a_partition_does():
     for one, other in zip(known(shared.parts), known(alone.parts), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-12)
     assert (shared.method, int(shared.status)) == (alone.method, int(alone.status))
+
+
+def test_what_a_method_cannot_do_is_refused_as_solve_refuses_it():
+    problem = bcgc.Problem(bcgc.ShiftedExponential(RATE, SHIFT), 3, TOTAL, setup_cycles=1.0)
+    with pytest.raises(ValueError, match="knows no setup_cycles"):
+        solve_sharing(problem, bcgc.TandonPartial())
+    layers = bcgc.Problem(bcgc.ShiftedExponential(RATE, SHIFT), 3, 2, unit_costs=np.array([1.0, 2.0]))
+    with pytest.raises(ValueError, match="knows no unit_costs"):
+        solve_sharing(layers, method_of("ferdinand_full"))

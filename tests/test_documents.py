@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Environments are made by .ci/run, the whole suite is this one.
 _ELSEWHERE = ("python3 -m venv", ".venv/bin/python -m pytest")
-# Whole studies and worker processes have tests of their own; a cluster of several machines is not here.
-_OWN_TESTS = ("bcgc train --engine ray", "ray start")
+# Studies and worker processes have tests of their own; a cluster of several machines is not here.
+_OWN_TESTS = ("bcgc train --engine ray", "ray start", "python -m experiments.")
 
 
 def _blocks(path: Path, language: str) -> list[str]:
@@ -63,10 +63,12 @@ def test_the_commands_of_a_document_run(path, clone):
     path_of = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     # Each command is a process of its own, as its reader's is; it shares the tests' programs.
     environment = os.environ | {"PATH": path_of}
-    commands = [line for block in _blocks(path, "sh") for line in _lines(block)]
+    commands = _commands(path)
     assert commands
     for command in commands:
-        if command.startswith((*_ELSEWHERE, *_OWN_TESTS)):
+        # What needs no file of its own is run for the first document that has it.
+        first = next(other for other in DOCUMENTS if command in _commands(other))
+        if command.startswith((*_ELSEWHERE, *_OWN_TESTS)) or first != path:
             continue
         done = subprocess.run(
             command, shell=True, env=environment, capture_output=True, text=True, timeout=600
@@ -74,6 +76,7 @@ def test_the_commands_of_a_document_run(path, clone):
         assert done.returncode == 0, f"{command}\n{done.stderr}"
 
 
-def _lines(block: str) -> list[str]:
-    """Commands, those over several lines in one."""
-    return [line for line in block.replace("\\\n", " ").splitlines() if line.strip()]
+def _commands(path: Path) -> list[str]:
+    """Those over several lines in one."""
+    blocks = "".join(_blocks(path, "sh")).replace("\\\n", " ")
+    return [" ".join(line.split()) for line in blocks.splitlines() if line.strip()]

@@ -15,9 +15,9 @@ from tests.oracles import extremes
 
 # Nodes in a panel, and panels to a factor e; factors of e down to the start, to another edge, and up.
 # Powers up to 27 are exact: of a uniform law with 12 workers P is one of degree 24.
-_ORDER, _DENSITY, _FIRST, _BELOW, _ABOVE = 14, 1.5, 70.0, 40.0, 90.0
+_ORDER, _DENSITY, _FIRST, _BELOW, _ABOVE = 14, 1.0, 70.0, 40.0, 90.0
 # Start-ups: double exponential nodes, and their range.
-_INNER, _RANGE = 161, 4.4
+_INNER, _RANGE = 101, 4.4
 # What rounding leaves of a difference that is none.
 _ROUNDING = 1e-13
 

@@ -4,16 +4,9 @@ from typing import Any
 
 import click
 
-from bcgc_jax.cli.arguments import (
-    AT_MOST,
-    SEED,
-    WORKERS,
-    Number,
-    answered_by,
-    format_option,
-    plan_option,
-)
+from bcgc_jax.cli.arguments import AT_MOST, SEED, WORKERS, Number
 from bcgc_jax.cli.names import FITTED_LAWS
+from bcgc_jax.cli.options import answered_by, format_option, plan_option
 from bcgc_jax.cli.trace_options import layout_options
 
 

@@ -29,6 +29,8 @@ METHODS = (
 LAYOUTS = ("auto", "long", "wide")
 TRACE_LAWS = ("auto", "atoms", "smooth", "pareto-tail")
 
+SWEPT = (".csv", ".parquet")  # files of a sweep
+
 # Of a training.
 ENGINES = ("simulated", "ray")
 MODELS = ("softmax", "perceptron")

@@ -1,6 +1,5 @@
 """`bcgc solve`: plan the blocks, and compare with every known scheme."""
 
-import dataclasses
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -13,16 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bcgc_jax._pytree import replace
-from bcgc_jax.cli.arguments import (
-    NO_DEADLINE,
-    ranges,
-    refuse_round_trip_of_none,
-    refuse_without_effect,
-    with_round_trip,
-)
+from bcgc_jax.cli.arguments import ranges
 from bcgc_jax.cli.compilation import Stopwatch, padded_workers
-from bcgc_jax.cli.deliveries import Delivery
-from bcgc_jax.cli.destinations import check_file
 from bcgc_jax.cli.estimates import announce, cost_of_all
 from bcgc_jax.cli.law_output import describe_delivery, describe_law
 from bcgc_jax.cli.names import MOST_WORKERS, OBJECTIVES
@@ -35,10 +26,11 @@ from bcgc_jax.cli.output import (
     write_rows,
 )
 from bcgc_jax.cli.plans import save_plan
-from bcgc_jax.cli.solve_rows import row_of
+from bcgc_jax.cli.solve_command import Question
+from bcgc_jax.cli.solve_rows import row_of, with_round_trip
 from bcgc_jax.cli.solve_table import OVERFLOW, Answer, fastest_plan, print_answer, runtime_of
 from bcgc_jax.cli.trace_law import which_law
-from bcgc_jax.cli.traces import TraceFile, cycles_of_a_step, late, need_one_law
+from bcgc_jax.cli.traces import cycles_of_a_step, late
 from bcgc_jax.cli.waiting import Parts, progress
 from bcgc_jax.laws import JointLaw, Law, Rows, Unlike
 from bcgc_jax.measured.resampling import bootstrap_interval
@@ -77,73 +69,31 @@ _PLANNED = [status.name.lower() for status in (Status.CONVERGED, Status.STEP_LIM
 Row = dict[str, Any]
 
 
-@dataclasses.dataclass(frozen=True)
-class Question:
-    """What `bcgc solve` was asked: its options."""
+def _key(question: Question) -> jax.Array:
+    return jax.random.key(question.seed)
 
-    workers: int | None
-    coordinates: int | None
-    samples: float
-    cycles: float
-    cycle_times: tuple[tuple[int | None, Law], ...]
-    trace: TraceFile | None
-    methods: tuple[str, ...]
-    deadline: float | None
-    min_completion: float | None
-    objective: str
-    levels: tuple[int, ...] | None
-    setup_cycles: float | None
-    delivery: Delivery
-    unit_costs: str | None
-    round_trip: float
-    seed: int
-    schemes: list[Scheme]
-    out: str | None
-    output: str
 
-    def __post_init__(self) -> None:
-        need_one_law(self.cycle_times, self.trace)
-        refuse_round_trip_of_none(self.methods)
-        self.delivery.refuse_unlike(self.cycle_times, self.trace is not None and self.trace.keep_workers)
-        if (self.coordinates is None) == (self.unit_costs is None):
-            raise click.UsageError("give the length of the gradient: either --coordinates or --unit-costs")
-        if self.for_deadline and self.deadline is None:
-            raise click.UsageError(NO_DEADLINE)
-        if self.methods and not {scheme.name for scheme in self.schemes} & {*self.methods}:
-            refuse_without_effect("unless a --method is one of these", "schemes")
-        if self.out is not None:
-            check_file("--out", self.out)
+def _tasks(question: Question) -> dict[str, Method | Scheme]:
+    """What is solved, by the names of the rows."""
+    found: dict[str, Method | Scheme] = {}
+    if question.for_deadline:
+        found["deadline"] = Deadline(question.deadline, min_completion=question.min_completion)
+    if question.levels is not None:
+        found[f"optimal, levels {ranges(question.levels)}"] = Optimal(levels=question.levels)
+    own = [scheme.name for scheme in question.schemes]
+    for name in question.methods or (*PROPOSED, *BASELINES, *own):
+        method = with_round_trip(method_of(name, question.schemes), question.round_trip)
+        found.setdefault(method.name, method)
+    return found
 
-    @property
-    def for_deadline(self) -> bool:
-        return (
-            self.objective == OBJECTIVES[1] or "deadline" in self.methods or self.min_completion is not None
-        )
 
-    @property
-    def key(self) -> jax.Array:
-        return jax.random.key(self.seed)
-
-    def tasks(self) -> dict[str, Method | Scheme]:
-        """What is solved, by the names of the rows."""
-        found: dict[str, Method | Scheme] = {}
-        if self.for_deadline:
-            found["deadline"] = Deadline(self.deadline, min_completion=self.min_completion)
-        if self.levels is not None:
-            found[f"optimal, levels {ranges(self.levels)}"] = Optimal(levels=self.levels)
-        own = [scheme.name for scheme in self.schemes]
-        for name in self.methods or (*PROPOSED, *BASELINES, *own):
-            method = with_round_trip(method_of(name, self.schemes), self.round_trip)
-            found.setdefault(method.name, method)
-        return found
-
-    def compared_with(self) -> dict[str, Method | Scheme]:
-        """The other baselines, where a person reads how the best of them compares."""
-        if self.output != "table":
-            return {}
-        known = [method_of(name) for name in BASELINES] + [s for s in self.schemes if s.baseline]
-        asked = self.tasks()
-        return {method.name: method for method in known if method.name not in asked}
+def _compared_with(question: Question) -> dict[str, Method | Scheme]:
+    """The other baselines, where a person reads how the best of them compares."""
+    if question.output != "table":
+        return {}
+    known = [method_of(name) for name in BASELINES] + [s for s in question.schemes if s.baseline]
+    asked = _tasks(question)
+    return {method.name: method for method in known if method.name not in asked}
 
 
 class Found(NamedTuple):
@@ -154,9 +104,8 @@ class Found(NamedTuple):
 
 
 @one_line_errors
-def answer(**options: Any) -> None:
-    """Of the options of the command."""
-    question = Question(**options)
+def answer(question: Question) -> None:
+    """Of the command."""
     with jax.enable_x64(True):
         trace = None if question.trace is None else question.trace.read()
         problem = _problem(question, trace)
@@ -303,14 +252,14 @@ def _count(value: Any) -> int:
 def _answer(question: Question, problem: Problem) -> tuple[list[Found], Answer]:
     if not question.for_deadline:
         check_finite_mean(problem)
-    tasks, others = question.tasks(), question.compared_with()
+    tasks, others = _tasks(question), _compared_with(question)
     tasks = {name: _affordable(method, problem) for name, method in tasks.items()}
     for name, method in tasks.items():  # refuse the last one before the first one takes time
         if question.methods or "," in name:
             check_method(problem, method)
     # Unlike workers: what is exact is so for the draws that `solve` judges by.
     alike = not isinstance(problem.cycle_time, Unlike)
-    judged = problem if alike else draw_problems(question.key, problem)[1]
+    judged = problem if alike else draw_problems(_key(question), problem)[1]
     _try_schemes(question, judged)
     _announce(question, problem, {**tasks, **others})
     everything = _solve_all(question, problem, judged, tasks, others)
@@ -346,8 +295,8 @@ def _announce(question: Question, problem: Problem, tasks: Mapping[str, Method |
 
 def _try_schemes(question: Question, problem: Problem) -> None:
     """A scheme of the user's own that fails does so before all others are solved."""
-    for scheme in set(question.schemes) & set(question.tasks().values()):
-        read = scheme.partition if scheme.is_partition else lambda p: scheme.expectation(p, question.key)  # noqa: B023
+    for scheme in set(question.schemes) & set(_tasks(question).values()):
+        read = scheme.partition if scheme.is_partition else lambda p: scheme.expectation(p, _key(question))  # noqa: B023
         jax.eval_shape(read, problem)
 
 
@@ -356,7 +305,7 @@ def _interval(question: Question, problem: Problem, rows: list[Row]) -> tuple[fl
     if not isinstance(problem.cycle_time, Rows) or rows[0]["partition"] is None:
         return None
     counts = partition_of_units(problem, jnp.asarray(rows[0]["partition"]))
-    low, high = bootstrap_interval(question.key, problem, counts)
+    low, high = bootstrap_interval(_key(question), problem, counts)
     return float(low), float(high)
 
 
@@ -390,7 +339,7 @@ def _solve_all(
             with jax.enable_x64(True):  # a setting of each thread
                 try:
                     with parts.part(name), watch.lap() as taken:
-                        solution = solve_sharing(problem, method, key=question.key)
+                        solution = solve_sharing(problem, method, key=_key(question))
                         jax.block_until_ready(solution)
                 except ValueError:
                     named = question.methods or name == "deadline" or "," in name

@@ -1,5 +1,6 @@
 """A row of `bcgc solve` from a solution: what its table, its JSON and its CSV say."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,8 +14,15 @@ from bcgc_jax.schedules import Schedule
 from bcgc_jax.solution import Needs, Solution
 from bcgc_jax.solvers.baselines import alpha_of
 from bcgc_jax.solvers.completion import STARTS
+from bcgc_jax.solvers.methods import Method, Sharing
+from bcgc_jax.solvers.schemes import Scheme
 
 Row = dict[str, Any]
+
+
+def with_round_trip(method: Method | Scheme, round_trip: float) -> Method | Scheme:
+    """`method`; one that asks for chunks does so in `round_trip`."""
+    return replace(method, round_trip=round_trip) if isinstance(method, Sharing) else method
 
 
 def needs_of(solution: Solution) -> Row:

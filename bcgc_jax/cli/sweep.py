@@ -1,10 +1,8 @@
 """`bcgc sweep`: a grid of problems over the number of workers and any other number, to a file or a table."""
 
-import dataclasses
 import functools
 import math
 import os
-import re
 import sys
 import time
 from collections import Counter
@@ -18,19 +16,11 @@ import jax
 import numpy as np
 from rich.table import Column
 
-from bcgc_jax.cli.arguments import (
-    NO_DEADLINE,
-    law_class,
-    refuse_round_trip_of_none,
-    refuse_without_effect,
-    with_round_trip,
-)
-from bcgc_jax.cli.deliveries import START_UP, DeliveryAxes, refuse_law_of_unlike
-from bcgc_jax.cli.destinations import check_file
+from bcgc_jax.cli.arguments import law_class
+from bcgc_jax.cli.deliveries import START_UP
 from bcgc_jax.cli.ending import begin, interruptible, leave, say
 from bcgc_jax.cli.estimates import Cost, announce, cost_of_all
 from bcgc_jax.cli.law_output import describe_law
-from bcgc_jax.cli.names import OBJECTIVES
 from bcgc_jax.cli.output import (
     console,
     finite,
@@ -41,14 +31,15 @@ from bcgc_jax.cli.output import (
     write_json,
     write_rows,
 )
+from bcgc_jax.cli.solve_rows import with_round_trip
 from bcgc_jax.cli.sweep_cells import all_parameters, problem_of_cell, refuse_no_law
-from bcgc_jax.cli.traces import TraceFile, need_one_law
+from bcgc_jax.cli.sweep_command import Question
 from bcgc_jax.cli.waiting import Report, cells
 from bcgc_jax.laws import JointLaw, Law
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solvers.methods import Method, Optimal, method_of
 from bcgc_jax.solvers.schemes import Scheme
-from bcgc_jax.sweep_files import FORMATS, parts_of, read_rows, write_sweep
+from bcgc_jax.sweep_files import parts_of, read_rows, write_sweep
 from bcgc_jax.sweeps import Sweep, grid
 
 Row = dict[str, Any]
@@ -57,85 +48,23 @@ _GAP = "largest_relative_gap"
 _PATIENCE = 60  # seconds that processes wait for each other
 
 
-@dataclasses.dataclass(frozen=True)
-class Question:
-    """What `bcgc sweep` was asked: its options."""
-
-    workers: np.ndarray | None
-    coordinates: np.ndarray
-    samples: np.ndarray
-    cycles: np.ndarray
-    setup_cycles: np.ndarray | None
-    delivery: DeliveryAxes
-    cycle_time: tuple[str, dict[str, float]] | None
-    trace: TraceFile | None
-    axes: tuple[tuple[str, np.ndarray], ...]
-    deadline: np.ndarray | None
-    objective: str
-    methods: tuple[str, ...]
-    tolerance: float
-    partitions: bool
-    round_trip: float
-    seed: int
-    schemes: list[Scheme]
-    out: str | None
-    resume: bool
-    coordinator: str | None
-    processes: int | None
-    process: int | None
-    output: str
-
-    def __post_init__(self) -> None:
-        need_one_law(self.cycle_time, self.trace)
-        refuse_round_trip_of_none(self.methods)
-        if self.resume and self.out is None:
-            raise click.UsageError("--resume goes on with a file: give it with --out")
-        if self.out is not None:
-            check_file("--out", self.out, FORMATS)
-        if len(dict(self.axes)) < len(self.axes):
-            raise click.UsageError("a parameter has two axes: give each --axis once")
-        if self.trace is not None and not all(name.startswith(START_UP) for name, _ in self.axes):
-            raise click.UsageError("the law of a --trace has no parameters: drop --axis")
-        if self.delivery.law is not None:
-            refuse_law_of_unlike((), self.trace is not None and self.trace.keep_workers)
-        self._check_processes()
-        if self.methods and "optimal" not in self.methods:
-            refuse_without_effect("without --method optimal", "tolerance")
-        if self.methods and not {scheme.name for scheme in self.schemes} & {*self.methods}:
-            refuse_without_effect("unless a --method is one of these", "schemes")
-
-    def tasks(self) -> list[Method | Scheme]:
-        """What every cell is solved by."""
-        for_deadline = self.objective == OBJECTIVES[1]
-        own = [scheme.name for scheme in self.schemes]
-        names = self.methods or (*(() if for_deadline else ("optimal",)), *own)
-        asked = dict.fromkeys(("deadline", *names) if for_deadline else names)
-        if "deadline" in asked and self.deadline is None:
-            raise click.UsageError(NO_DEADLINE)
-        found = {method.name: method for method in (method_of(name, self.schemes) for name in asked)}
-        return [
-            Optimal(self.tolerance)
-            if isinstance(method, Optimal)
-            else with_round_trip(method, self.round_trip)
-            for method in found.values()
-        ]
-
-    def _check_processes(self) -> None:
-        coordinator, processes, process = self.coordinator, self.processes, self.process
-        if all(x is None for x in (coordinator, processes, process)):
-            return
-        if coordinator is None or processes is None or process is None or self.out is None:
-            raise click.UsageError("several processes need --coordinator, --processes, --process and --out")
-        if not re.fullmatch(r".+:\d+", coordinator):
-            raise click.UsageError(f"--coordinator must be HOST:PORT, got {coordinator!r}")
-        if process >= processes:
-            raise click.UsageError(f"--process must be below --processes, {processes}, got {process}")
+def _tasks(question: Question) -> list[Method | Scheme]:
+    """What every cell is solved by."""
+    own = [scheme.name for scheme in question.schemes]
+    names = question.methods or (*(() if question.for_deadline else ("optimal",)), *own)
+    asked = ("deadline", *names) if question.for_deadline else names
+    found = {method.name: method for method in (method_of(name, question.schemes) for name in asked)}
+    return [
+        Optimal(question.tolerance)
+        if isinstance(method, Optimal)
+        else with_round_trip(method, question.round_trip)
+        for method in found.values()
+    ]
 
 
 @one_line_errors
-def answer(**options: Any) -> None:
-    """Of the options of the command."""
-    question = Question(**options)
+def answer(question: Question) -> None:
+    """Of the command."""
     _use_all_cores()
     with jax.enable_x64(True):
         _join_processes(question)
@@ -143,7 +72,7 @@ def answer(**options: Any) -> None:
         sweep = Sweep(
             problem,
             grid(**axes),
-            question.tasks(),
+            _tasks(question),
             key=jax.random.key(question.seed),
             partitions=question.partitions,
             labels={"law": law, **question.delivery.labels()},

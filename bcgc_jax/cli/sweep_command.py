@@ -1,6 +1,8 @@
-"""The options of `bcgc sweep`; `bcgc_jax.cli.sweep` answers."""
+"""What `bcgc sweep` is asked; `bcgc_jax.cli.sweep` answers."""
 
-from typing import Any
+import dataclasses
+import re
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,18 +14,108 @@ from bcgc_jax.cli.arguments import (
     NamedAxis,
     Number,
     OpenCycleTime,
-    answered_by,
-    format_option,
     law_help,
     method_help,
+    refuse_without_effect,
+)
+from bcgc_jax.cli.deliveries import START_UP, DeliveryAxes
+from bcgc_jax.cli.destinations import check_file
+from bcgc_jax.cli.names import OBJECTIVES, SWEPT
+from bcgc_jax.cli.options import (
+    NO_DEADLINE,
+    answered_by,
+    check_law,
+    check_methods,
+    format_option,
+    group,
+    methods_option,
     objective_option,
+    option,
+    options_of,
     round_trip_option,
     schemes_option,
 )
-from bcgc_jax.cli.deliveries import delivery_axes
 from bcgc_jax.cli.trace_options import trace_options
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from bcgc_jax.cli.traces import TraceFile
+    from bcgc_jax.solvers.schemes import Scheme
+
 _WHOLE, _POSITIVE = Axis(Number(1, include=True, whole=True)), Axis(Number())
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """What `bcgc sweep` is asked: its options."""
+
+    workers: "np.ndarray | None" = option(
+        Axis(WORKERS), f"N, {AT_MOST}: an axis; by default the workers of the trace."
+    )
+    coordinates: "np.ndarray" = option(_WHOLE, "L, the gradient's length: an axis.", required=True)
+    samples: "np.ndarray" = option(_POSITIVE, "M, over all workers: an axis.", default=1)
+    cycles: "np.ndarray" = option(_POSITIVE, "b, CPU cycles: an axis.", default=1)
+    setup_cycles: "np.ndarray | None" = option(Axis(Number(include=True)), "f, before the first: an axis.")
+    delivery: DeliveryAxes = group(DeliveryAxes)
+    cycle_time: tuple[str, dict[str, float]] | None = option(
+        OpenCycleTime(), "Law, NAME:PARAMETER=VALUE,…; an --axis may give more."
+    )
+    trace: "TraceFile | None" = group(trace_options(": the law."))
+    axes: "tuple[tuple[str, np.ndarray], ...]" = option(
+        NamedAxis(),
+        "A parameter of the law, or start_up.PARAMETER: an axis; repeat it.",
+        typed="--axis",
+        multiple=True,
+    )
+    deadline: "np.ndarray | None" = option(_POSITIVE, "Also P(runtime ≤ deadline): an axis.")
+    objective: str = objective_option()
+    methods: tuple[str, ...] = methods_option("Scheme to solve for; repeat it; optimal by default.")
+    tolerance: float = option(Number(), "Relative gap of `optimal`.", default=1e-7)
+    partitions: bool = option(bool, "Also give the partitions, rounded.")
+    round_trip: float = round_trip_option()
+    seed: int = option(SEED, "Seed of methods that draw.", default=0)
+    out: str | None = option(click.Path(), "Write to FILE.csv or FILE.parquet, chunk by chunk.")
+    resume: bool = option(bool, "Go on with --out where an earlier call was cut off.")
+    coordinator: str | None = option(str, "HOST:PORT of the first of several processes.")
+    processes: int | None = option(Number(1, include=True, whole=True), "How many there are.")
+    process: int | None = option(Number(0, include=True, whole=True), "Which one this is, from 0 on.")
+    schemes: "list[Scheme]" = group(schemes_option)
+    output: str = group(format_option)
+
+    def __post_init__(self) -> None:
+        check_law(self.cycle_time, self.trace, self.delivery.law)
+        check_methods(self.methods, self.schemes)
+        if self.resume and self.out is None:
+            raise click.UsageError("--resume goes on with a file: give it with --out")
+        if self.out is not None:
+            check_file("--out", self.out, SWEPT)
+        if len(dict(self.axes)) < len(self.axes):
+            raise click.UsageError("a parameter has two axes: give each --axis once")
+        if self.trace is not None and not all(name.startswith(START_UP) for name, _ in self.axes):
+            raise click.UsageError("the law of a --trace has no parameters: drop --axis")
+        if self.deadline is None and (self.for_deadline or "deadline" in self.methods):
+            raise click.UsageError(NO_DEADLINE)
+        if self.methods and "optimal" not in self.methods:
+            refuse_without_effect("without --method optimal", "tolerance")
+        self._check_processes()
+
+    @property
+    def for_deadline(self) -> bool:
+        return self.objective == OBJECTIVES[1]
+
+    def _check_processes(self) -> None:
+        asked = (self.coordinator, self.processes, self.process)
+        if asked == (None, None, None):
+            return
+        if None in asked or self.out is None:
+            raise click.UsageError("several processes need --coordinator, --processes, --process and --out")
+        if not re.fullmatch(r".+:\d+", self.coordinator or ""):
+            raise click.UsageError(f"--coordinator must be HOST:PORT, got {self.coordinator!r}")
+        if (self.process or 0) >= (self.processes or 0):
+            raise click.UsageError(
+                f"--process must be below --processes, {self.processes}, got {self.process}"
+            )
 
 
 @click.command(
@@ -51,45 +143,9 @@ Laws: {law_help()}
 
 Methods: {method_help()}""",
 )
-@click.option(
-    "--workers", type=Axis(WORKERS), help=f"N, {AT_MOST}: an axis; by default the workers of the trace."
-)
-@click.option("--coordinates", type=_WHOLE, required=True, help="L, the gradient's length: an axis.")
-@click.option("--samples", type=_POSITIVE, default=1, show_default=True, help="M, over all workers: an axis.")
-@click.option("--cycles", type=_POSITIVE, default=1, show_default=True, help="b, CPU cycles: an axis.")
-@click.option("--setup-cycles", type=Axis(Number(include=True)), help="f, before the first: an axis.")
-@delivery_axes
-@click.option(
-    "--cycle-time", type=OpenCycleTime(), help="Law, NAME:PARAMETER=VALUE,…; an --axis may give more."
-)
-@trace_options(": the law.")
-@click.option(
-    "--axis",
-    "axes",
-    type=NamedAxis(),
-    multiple=True,
-    help="A parameter of the law, or start_up.PARAMETER: an axis; repeat it.",
-)
-@click.option("--deadline", type=_POSITIVE, help="Also P(runtime ≤ deadline): an axis.")
-@objective_option
-@click.option(
-    "--method", "methods", multiple=True, help="Scheme to solve for; repeat it; optimal by default."
-)
-@click.option(
-    "--tolerance", type=Number(), default=1e-7, show_default=True, help="Relative gap of `optimal`."
-)
-@click.option("--partitions", is_flag=True, help="Also give the partitions, rounded.")
-@round_trip_option
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of methods that draw.")
-@click.option("--out", type=click.Path(), help="Write to FILE.csv or FILE.parquet, chunk by chunk.")
-@click.option("--resume", is_flag=True, help="Go on with --out where an earlier call was cut off.")
-@click.option("--coordinator", help="HOST:PORT of the first of several processes.")
-@click.option("--processes", type=Number(1, include=True, whole=True), help="How many there are.")
-@click.option("--process", type=Number(0, include=True, whole=True), help="Which one this is, from 0 on.")
-@schemes_option
-@format_option
+@options_of(Question)
 @answered_by("sweep")
-def sweep_command(**options: Any) -> None:
+def sweep_command(**_: Any) -> None:
     """Solve all combinations of the axes, each with its certificate.
 
     Without --out the rows are printed; with it they go to the file as they come, and a summary is printed.

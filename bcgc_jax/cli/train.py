@@ -1,7 +1,6 @@
 """`bcgc train`: schemes side by side on the handwritten digits, on a simulated or a real clock."""
 
 import contextlib
-import dataclasses
 import functools
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,13 +11,9 @@ import click
 import jax
 import numpy as np
 
-from bcgc_jax.cli.arguments import refuse_without_effect
-from bcgc_jax.cli.deliveries import Delivery
-from bcgc_jax.cli.destinations import check_file
 from bcgc_jax.cli.ending import interruptible
 from bcgc_jax.cli.estimates import Cost, announce, cost_of_all
 from bcgc_jax.cli.law_output import describe_delivery, describe_law
-from bcgc_jax.cli.names import ENGINES
 from bcgc_jax.cli.output import (
     beside_the_answer,
     console,
@@ -31,7 +26,7 @@ from bcgc_jax.cli.output import (
     write_json,
     write_rows,
 )
-from bcgc_jax.cli.traces import TraceFile, need_one_law
+from bcgc_jax.cli.train_command import Question
 from bcgc_jax.cli.waiting import progress
 from bcgc_jax.coding.digits import DigitsRun, digits_problem, train_on_digits
 from bcgc_jax.laws import JointLaw, Law
@@ -51,103 +46,32 @@ Row = dict[str, Any]
 _A_STEP = 1e-6  # seconds of a step on the simulated clock, for each N^2.5
 
 
-@dataclasses.dataclass(frozen=True)
-class Question:
-    """What `bcgc train` was asked: its options."""
+def _key(question: Question) -> jax.Array:
+    return jax.random.key(question.seed)
 
-    workers: int | None
-    cycle_time: Law | None
-    trace: TraceFile | None
-    model: str
-    methods: tuple[str, ...]
-    units: str
-    cycles: float
-    setup_cycles: float | None
-    delivery: Delivery
-    steps: int
-    seeds: int | None
-    learning_rate: float
-    batch_size: int | None
-    target: float
-    seed: int
-    engine: str
-    pace: float
-    address: str | None
-    checkpoints: str | None
-    resume: bool
-    curves: str | None
-    schemes: list[Scheme]
-    output: str
 
-    def __post_init__(self) -> None:
-        need_one_law(self.cycle_time is not None, self.trace)
-        self.delivery.refuse_unlike([], self.trace is not None and self.trace.keep_workers)
-        if self.simulated:
-            refuse_without_effect("without --engine ray", "pace", "address", "checkpoints", "resume")
-        self._check_checkpoints()
-        if self.methods and not {scheme.name for scheme in self.schemes} & {*self.methods}:
-            refuse_without_effect("unless a --method is one of these", "schemes")
-        if self.target > 1:
-            raise click.UsageError("--target is an accuracy, from 0 to 1")
-        if self.curves is not None:
-            check_file("--curves", self.curves)
+def _schemes(question: Question) -> list[Method | Scheme]:
+    names = question.methods or (*METHODS, *(scheme.name for scheme in question.schemes))
+    return [method_of(name, question.schemes) for name in dict.fromkeys(names)]
 
-    def _check_checkpoints(self) -> None:
-        if self.checkpoints is None:
-            if self.resume:
-                raise click.UsageError("--resume goes on with what --checkpoints DIR holds: give that too")
-            return
-        folder = Path(self.checkpoints)
-        if folder.exists() and not folder.is_dir():
-            raise click.UsageError(f"--checkpoints: {folder} is no folder")
-        filled = folder.is_dir() and any(folder.iterdir())
-        if filled and not self.resume:
-            raise click.UsageError(
-                f"--checkpoints: {folder} holds a training already: go on with it (--resume), or take "
-                "another folder"
-            )
-        if self.resume and not filled:
-            raise click.UsageError(f"--resume: {folder} holds no training to go on with")
 
-    @property
-    def simulated(self) -> bool:
-        return self.engine == ENGINES[0]
-
-    @property
-    def num_seeds(self) -> int:
-        return self.seeds or (8 if self.simulated else 1)
-
-    @property
-    def key(self) -> jax.Array:
-        return jax.random.key(self.seed)
-
-    @property
-    def shown_methods(self) -> list[Method | Scheme]:
-        names = self.methods or (*METHODS, *(scheme.name for scheme in self.schemes))
-        for name in ("deadline", "limit"):
-            if name in names:
-                raise click.UsageError(f'"{name}" is no scheme to train with')
-        return [method_of(name, self.schemes) for name in dict.fromkeys(names)]
-
-    @property
-    def training(self) -> dict[str, Any]:
-        """Keywords of a training on either clock."""
-        return {
-            "units": self.units,
-            "num_steps": self.steps,
-            "learning_rate": self.learning_rate,
-            "batch_size": self.batch_size,
-        }
+def _training(question: Question) -> dict[str, Any]:
+    """Keywords of a training on either clock."""
+    return {
+        "units": question.units,
+        "num_steps": question.steps,
+        "learning_rate": question.learning_rate,
+        "batch_size": question.batch_size,
+    }
 
 
 @one_line_errors
-def answer(**options: Any) -> None:
-    """Of the options of the command."""
-    question = Question(**options)
+def answer(question: Question) -> None:
+    """Of the command."""
     with jax.enable_x64(True):
         problem, steps = _problem(question)
         described = _described(question, problem)
-    for method in question.shown_methods if question.methods else []:
+    for method in _schemes(question) if question.methods else []:
         check_method(problem, method)
     _announce(question, problem)
     if question.simulated:
@@ -194,7 +118,7 @@ def _problem(question: Question) -> tuple[Problem, np.ndarray | None]:
 
 def _announce(question: Question, problem: Problem) -> None:
     """That it takes long, where it does; what real processes take was asked for, by their pace."""
-    methods = question.shown_methods
+    methods = _schemes(question)
     with jax.enable_x64(True):
         cost, _ = cost_of_all(problem, methods)
     if question.simulated:
@@ -234,9 +158,9 @@ def _worker_errors(question: Question) -> Iterator[None]:
 def _expected_runtimes(question: Question, problem: Problem) -> dict[Method | Scheme, float]:
     """Of the schemes that the model can be trained with; those that nobody asked for may be none."""
     found = {}
-    for method in question.shown_methods:
+    for method in _schemes(question):
         try:
-            solution = solve(problem, method, key=question.key)
+            solution = solve(problem, method, key=_key(question))
             nothing = solution.parts is None and solution.schedule is None
             if solution.status == Status.INFEASIBLE or nothing:
                 raise ValueError(
@@ -273,11 +197,11 @@ def _train_all_on_cluster(question: Question, problem: Problem, steps: np.ndarra
         with Cluster(workers, address=question.address) as cluster:
             for method in expected:
                 found = []
-                for number, key in enumerate(jax.random.split(question.key, seeds)):
+                for number, key in enumerate(jax.random.split(_key(question), seeds)):
                     named = f"{method.name.replace(':', '-')}-{number}"
                     keep = None if question.checkpoints is None else Path(question.checkpoints) / named
                     given = key, cluster, problem, question.model, method
-                    more = {**question.training, "pace": slowness, "folder": keep}
+                    more = {**_training(question), "pace": slowness, "folder": keep}
                     bar.update(task, description=f"training with {method.name}")
 
                     def told(step: Step, name: str = method.name) -> None:
@@ -299,15 +223,15 @@ def _course(step: "Step", method: str, workers: int) -> str:
 
 def _train_all(question: Question, problem: Problem, steps: np.ndarray | None) -> list[DigitsRun]:
     """One run for each method, shortest iteration first. Methods nobody asked for may be impossible."""
-    runs, refused = [], ValueError("no scheme was asked for")
-    options = {"cycle_times": steps, "num_seeds": question.num_seeds, **question.training}
+    runs, key, refused = [], _key(question), ValueError("no scheme was asked for")
+    options = {"cycle_times": steps, "num_seeds": question.num_seeds, **_training(question)}
     with progress() as bar:
-        task = bar.add_task("training", total=len(question.shown_methods))
-        for method in question.shown_methods:
+        task = bar.add_task("training", total=len(_schemes(question)))
+        for method in _schemes(question):
             bar.update(task, description=f"training with {method.name}")
             try:
                 with jax.enable_x64(True):  # for the plan and the clock; the model is float32
-                    train = functools.partial(train_on_digits, question.key, problem, question.model, method)
+                    train = functools.partial(train_on_digits, key, problem, question.model, method)
                     runs.append(interruptible(functools.partial(train, **options)))
             except ValueError as error:
                 if question.methods:

@@ -106,7 +106,7 @@ train --workers 4 LAW --censored-column cut -> --censored-column has no effect w
 train -> either --cycle-time or --trace
 train --trace no-such-file.csv -> cannot read no-such-file.csv
 train --workers 4 LAW --method magic -> unknown method
-train --workers 4 LAW --target 2 -> from 0 to 1
+train --workers 4 LAW --target 2 -> at most 1
 train --workers 4 LAW --batch-size 10000 -> --batch-size must be from 1 to 375
 train --workers 4 LAW --curves no/such/folder/x.csv -> no folder
 train --workers 4 --cycle-time pareto:scale=1,shape=0.9 -> infinite

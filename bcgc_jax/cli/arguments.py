@@ -6,9 +6,8 @@ JAX comes with a law that is typed, and with nothing else here.
 import difflib
 import math
 import re
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 from click.core import ParameterSource
@@ -35,15 +34,6 @@ def law_help() -> str:
 def _usage(law: str) -> str:
     given = (f"{name}=" if value is None else f"[{name}={value:g}]" for name, value in LAWS[law].items())
     return f"{law}:{','.join(given)}"
-
-
-@contextmanager
-def interrupted_at_once() -> Iterator[None]:
-    """Around what imports JAX: click would write a line of its own for Ctrl-C."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise click.Abort from None
 
 
 SEED = click.IntRange(0, 2**63 - 1)  # what a key is made of
@@ -164,8 +154,8 @@ def missing_parameters(law: str, given: Collection[str]) -> list[str]:
 
 def law_class(law: str) -> type["Law"]:
     """What a name stands for."""
-    with interrupted_at_once():
-        from bcgc_jax import laws
+    from bcgc_jax import laws
+
     found: type[Law] = getattr(laws, "".join(part.capitalize() for part in law.split("-")))
     return found
 
@@ -218,12 +208,19 @@ class NamedAxis(Argument):
         return name.strip(), Axis(Number(-math.inf)).read(numbers)
 
 
+class LevelsTyped(NamedTuple):
+    """Levels in words and in numbers."""
+
+    typed: str
+    numbers: tuple[int, ...]
+
+
 class Levels(Argument):
     """Whole numbers and ranges: 0,3,7-9."""
 
     name = "levels"
 
-    def read(self, text: str) -> tuple[int, ...]:
+    def read(self, text: str) -> LevelsTyped:
         levels: set[int] = set()
         for part in text.split(","):
             low, dash, high = part.strip().partition("-")
@@ -232,23 +229,7 @@ class Levels(Argument):
             if int(high or low) >= MOST_WORKERS:
                 raise ValueError(f"levels are below N, and N is at most {MOST_WORKERS:,}: got {text!r}")
             levels.update(range(int(low), int(high or low) + 1))
-        return tuple(sorted(levels))
-
-
-def ranges(levels: Sequence[int]) -> str:
-    """Ascending whole numbers as `Levels` reads them, three and more in a row as a range.
-
-    >>> ranges([0, 1, 4, 5, 6])
-    '0,1,4-6'
-    """
-    runs: list[list[int]] = []
-    for level in levels:
-        if runs and level == runs[-1][-1] + 1:
-            runs[-1].append(level)
-        else:
-            runs.append([level])
-    texts = (f"{run[0]}-{run[-1]}" if len(run) > 2 else ",".join(map(str, run)) for run in runs)
-    return ",".join(texts)
+        return LevelsTyped(text, tuple(sorted(levels)))
 
 
 def refuse_without_effect(reason: str, *names: str) -> None:

@@ -36,6 +36,3 @@ ENGINES = ("simulated", "ray")
 MODELS = ("softmax", "perceptron")
 UNITS = ("coordinates", "leaves", "layers")
 MOST_IMAGES = 1500  # to train with, one a worker at least
-
-# Where compiled programs are kept.
-VARIABLE, OFF = "BCGC_COMPILATION_CACHE", "off"

@@ -6,16 +6,10 @@ Needs none of JAX, nor do the checks of such a dataclass: help and refusals are 
 import dataclasses
 import functools
 import importlib
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import click
-
-from bcgc_jax.cli.arguments import Number, interrupted_at_once, refuse_without_effect
-from bcgc_jax.cli.names import OBJECTIVES
-
-if TYPE_CHECKING:
-    from bcgc_jax.solvers.schemes import Scheme
 
 Command = Callable[..., None]
 Decorator = Callable[[Command], Command]
@@ -40,16 +34,20 @@ def option(
     return dataclasses.field(metadata={"options": named})
 
 
-def group(options: Decorator | type) -> Any:
-    """A field that several options make: those of a decorator, or of a dataclass of such fields."""
-    if isinstance(options, type):
-        return dataclasses.field(metadata={"options": lambda name: options_of(options, name)})
-    return dataclasses.field(metadata={"options": lambda name: options})
+def argument(kind: Any) -> Any:
+    """A field that is an argument of the command."""
+    return dataclasses.field(metadata={"options": lambda name: click.argument(name, type=kind)})
+
+
+def group(kind: type) -> Any:
+    """A field that is a dataclass of such fields."""
+    return dataclasses.field(metadata={"options": lambda name: options_of(kind, name)})
 
 
 def options_of(kind: type, name: str = "question") -> Decorator:
-    """The options of all fields of a dataclass; the command is given one of it, as `name`."""
-    fields = dataclasses.fields(kind)
+    """The options of all fields of a dataclass, inherited ones last; the command is given one, as `name`."""
+    inherited = {field.name for base in kind.__mro__[1:-1] for field in dataclasses.fields(base)}
+    fields = sorted(dataclasses.fields(kind), key=lambda field: field.name in inherited)
 
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
@@ -77,90 +75,19 @@ def answered_by(name: str) -> Decorator:
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
         def answer(**asked: Any) -> None:
-            with interrupted_at_once():
-                module = importlib.import_module(f"bcgc_jax.cli.{name}")
-                compilation = importlib.import_module("bcgc_jax.cli.compilation")
-            compilation.keep_programs(click.get_current_context().find_root().params["compilation_cache"])
-            module.answer(**asked)
+            importlib.import_module("bcgc_jax.cli.compilation").keep_programs()
+            importlib.import_module(f"bcgc_jax.cli.{name}").answer(**asked)
 
         return answer
 
     return decorate
 
 
-def _load_schemes(ctx: click.Context, param: click.Parameter, path: str | None) -> "list[Scheme]":
-    if path is None:
-        return []
-    with interrupted_at_once():
-        from bcgc_jax.solvers.schemes import load_schemes
-    try:
-        return load_schemes(path)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
+def format_option() -> Any:
+    return option(("table", "json", "csv"), "What is printed.", typed="--format", default="table")
 
 
-format_option = click.option(
-    "--format",
-    "output",
-    type=click.Choice(["table", "json", "csv"]),
-    default="table",
-    show_default=True,
-    help="What is printed.",
-)
-schemes_option = click.option(
-    "--schemes",
-    type=click.Path(),
-    callback=_load_schemes,
-    help="Python file with a list SCHEMES of bcgc_jax.Scheme: schemes of your own.",
-)
-
-
-def plan_option(which: str) -> Decorator:
+def plan_option(which: str) -> Any:
     """The option --out of a command whose plans are solutions."""
-    return click.option(
-        "--out",
-        type=click.Path(),
-        metavar="FILE.json",
-        help=f"Also write {which}, with its certificate, to a JSON file; in Python "
-        "bcgc_jax.Solution.load(FILE.json) reads it.",
-    )
-
-
-def methods_option(text: str) -> Any:
-    return option(str, text, typed="--method", multiple=True)
-
-
-def round_trip_option() -> Any:
-    text = "What a question of the master takes, in the unit of runtimes: of sharing:CHUNKS."
-    return option(Number(include=True), text, default=0.0)
-
-
-def objective_option() -> Any:
-    text = "What is to be best; the second is the method `deadline`, and needs --deadline."
-    return option(OBJECTIVES, text, default=OBJECTIVES[0])
-
-
-NO_DEADLINE = (
-    "the most probable plan, --method deadline, --objective completion-probability or --min-completion, "
-    "needs a --deadline"
-)
-
-
-def check_law(cycle_time: Any, trace: Any, start_up: Any, several: bool = False) -> None:
-    """UsageError for no law of the cycle time and for two, and for a law of start-ups of unlike workers."""
-    if bool(cycle_time) == (trace is not None):
-        raise click.UsageError("give the law of the cycle time: either --cycle-time or --trace")
-    unlike = "--keep-workers" if trace is not None and trace.keep_workers else "several --cycle-time"
-    if start_up and (several or unlike == "--keep-workers"):
-        raise click.UsageError(
-            "--start-up may be a law only where all workers have one law of the cycle time, not with "
-            f"{unlike}: give a number"
-        )
-
-
-def check_methods(methods: Sequence[str], schemes: "Sequence[Scheme]") -> None:
-    """UsageError for options that none of the methods, if some are named, has a use for."""
-    if methods and not {scheme.name for scheme in schemes} & {*methods}:
-        refuse_without_effect("unless a --method is one of these", "schemes")
-    if not any(name.partition(":")[0] == "sharing" for name in methods):
-        refuse_without_effect("without a --method sharing:CHUNKS", "round_trip")
+    text = f"Also write {which}, with its certificate, to a JSON file; in Python "
+    return option(click.Path(), f"{text}bcgc_jax.Solution.load(FILE.json) reads it.", metavar="FILE.json")

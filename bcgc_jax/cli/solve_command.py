@@ -7,9 +7,9 @@ import click
 
 from bcgc_jax.cli.arguments import (
     AT_MOST,
-    SEED,
     WORKERS,
     Levels,
+    LevelsTyped,
     Number,
     WorkersCycleTime,
     law_help,
@@ -18,31 +18,15 @@ from bcgc_jax.cli.arguments import (
 from bcgc_jax.cli.deliveries import Delivery
 from bcgc_jax.cli.destinations import check_file
 from bcgc_jax.cli.names import OBJECTIVES
-from bcgc_jax.cli.options import (
-    NO_DEADLINE,
-    answered_by,
-    check_law,
-    check_methods,
-    format_option,
-    group,
-    methods_option,
-    objective_option,
-    option,
-    options_of,
-    plan_option,
-    round_trip_option,
-    schemes_option,
-)
-from bcgc_jax.cli.trace_options import trace_options
+from bcgc_jax.cli.options import answered_by, group, option, options_of, plan_option
+from bcgc_jax.cli.question import NO_DEADLINE, Planning, objective_option, round_trip_option
 
 if TYPE_CHECKING:
-    from bcgc_jax.cli.traces import TraceFile
     from bcgc_jax.laws import Law
-    from bcgc_jax.solvers.schemes import Scheme
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
+class Question(Planning):
     """What `bcgc solve` is asked: its options."""
 
     workers: int | None = option(WORKERS, f"N, {AT_MOST}; by default those of the trace, or of COUNT* laws.")
@@ -56,14 +40,12 @@ class Question:
         typed="--cycle-time",
         multiple=True,
     )
-    trace: "TraceFile | None" = group(trace_options(": the law."))
-    methods: tuple[str, ...] = methods_option("Scheme to solve for; repeat it; all by default.")
     deadline: float | None = option(Number(), "Also print P(runtime ≤ deadline).")
     min_completion: float | None = option(
         Number(0, 1), "The fastest plan with P(runtime ≤ deadline) at least this; needs --deadline."
     )
     objective: str = objective_option()
-    levels: tuple[int, ...] | None = option(
+    levels: LevelsTyped | None = option(
         Levels(), "Also the best plan of these levels alone, such as 0,3,7-9."
     )
     setup_cycles: float | None = option(
@@ -72,14 +54,10 @@ class Question:
     delivery: Delivery = group(Delivery)
     unit_costs: str | None = option(click.Path(), "File, one cost a line: units in place of coordinates.")
     round_trip: float = round_trip_option()
-    seed: int = option(SEED, "Seed of the subgradient method.", default=0)
-    schemes: "list[Scheme]" = group(schemes_option)
-    out: str | None = group(plan_option("the best plan"))
-    output: str = group(format_option)
+    out: str | None = plan_option("the best plan")
 
     def __post_init__(self) -> None:
-        check_law(self.cycle_times, self.trace, self.delivery.random, several=len(self.cycle_times) > 1)
-        check_methods(self.methods, self.schemes)
+        self.check(self.cycle_times, self.delivery.random, several=len(self.cycle_times) > 1)
         if (self.coordinates is None) == (self.unit_costs is None):
             raise click.UsageError("give the length of the gradient: either --coordinates or --unit-costs")
         if self.for_deadline and self.deadline is None:
@@ -101,17 +79,10 @@ Examples:
   bcgc solve --workers 20 --coordinates 20000 --samples 50 \\
              --cycle-time shifted-exponential:rate=1e-3,shift=50
   bcgc solve --trace steps.csv --coordinates 1e6 --format json
-  bcgc solve --trace steps.csv --keep-workers --coordinates 1e6
   bcgc solve --coordinates 1e6 --cycle-time '6*weibull:scale=1,concentration=2,shift=1' \\
              --cycle-time '2*shifted-exponential:rate=0.2,shift=2' --out plan.json
-  bcgc solve --workers 8 --coordinates 1e6 --cycle-time pareto:scale=1,shape=2.5 \\
-             --method subgradient --method tandon:3 --deadline 2e6
   bcgc solve --workers 20 --coordinates 40000 --samples 50 --objective completion-probability \\
              --deadline 3.16e6 --cycle-time shifted-exponential:rate=0.1,shift=1
-  bcgc solve --workers 12 --unit-costs layers.txt --setup-cycles 2e5 --levels 0,1,2,3,5,11 \\
-             --cycle-time weibull:scale=1,concentration=0.8,shift=0.5
-  bcgc solve --workers 20 --coordinates 20000 --cycle-time gamma:shape=4,rate=4 \\
-             --start-up weibull:scale=4000,concentration=0.7 --send-time 0.02 --chain-cycles 0.1
 
 Laws: {law_help()}
 

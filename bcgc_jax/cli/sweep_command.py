@@ -8,7 +8,6 @@ import click
 
 from bcgc_jax.cli.arguments import (
     AT_MOST,
-    SEED,
     WORKERS,
     Axis,
     NamedAxis,
@@ -21,33 +20,18 @@ from bcgc_jax.cli.arguments import (
 from bcgc_jax.cli.deliveries import START_UP, DeliveryAxes
 from bcgc_jax.cli.destinations import check_file
 from bcgc_jax.cli.names import OBJECTIVES, SWEPT
-from bcgc_jax.cli.options import (
-    NO_DEADLINE,
-    answered_by,
-    check_law,
-    check_methods,
-    format_option,
-    group,
-    methods_option,
-    objective_option,
-    option,
-    options_of,
-    round_trip_option,
-    schemes_option,
-)
-from bcgc_jax.cli.trace_options import trace_options
+from bcgc_jax.cli.options import answered_by, group, option, options_of
+from bcgc_jax.cli.question import NO_DEADLINE, Planning, objective_option, round_trip_option
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from bcgc_jax.cli.traces import TraceFile
-    from bcgc_jax.solvers.schemes import Scheme
 
 _WHOLE, _POSITIVE = Axis(Number(1, include=True, whole=True)), Axis(Number())
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
+class Question(Planning):
     """What `bcgc sweep` is asked: its options."""
 
     workers: "np.ndarray | None" = option(
@@ -61,7 +45,6 @@ class Question:
     cycle_time: tuple[str, dict[str, float]] | None = option(
         OpenCycleTime(), "Law, NAME:PARAMETER=VALUE,…; an --axis may give more."
     )
-    trace: "TraceFile | None" = group(trace_options(": the law."))
     axes: "tuple[tuple[str, np.ndarray], ...]" = option(
         NamedAxis(),
         "A parameter of the law, or start_up.PARAMETER: an axis; repeat it.",
@@ -70,29 +53,24 @@ class Question:
     )
     deadline: "np.ndarray | None" = option(_POSITIVE, "Also P(runtime ≤ deadline): an axis.")
     objective: str = objective_option()
-    methods: tuple[str, ...] = methods_option("Scheme to solve for; repeat it; optimal by default.")
     tolerance: float = option(Number(), "Relative gap of `optimal`.", default=1e-7)
     partitions: bool = option(bool, "Also give the partitions, rounded.")
     round_trip: float = round_trip_option()
-    seed: int = option(SEED, "Seed of methods that draw.", default=0)
     out: str | None = option(click.Path(), "Write to FILE.csv or FILE.parquet, chunk by chunk.")
     resume: bool = option(bool, "Go on with --out where an earlier call was cut off.")
     coordinator: str | None = option(str, "HOST:PORT of the first of several processes.")
     processes: int | None = option(Number(1, include=True, whole=True), "How many there are.")
     process: int | None = option(Number(0, include=True, whole=True), "Which one this is, from 0 on.")
-    schemes: "list[Scheme]" = group(schemes_option)
-    output: str = group(format_option)
 
     def __post_init__(self) -> None:
-        check_law(self.cycle_time, self.trace, self.delivery.law)
-        check_methods(self.methods, self.schemes)
+        self.check(self.cycle_time, self.delivery.law)
         if self.resume and self.out is None:
             raise click.UsageError("--resume goes on with a file: give it with --out")
         if self.out is not None:
             check_file("--out", self.out, SWEPT)
         if len(dict(self.axes)) < len(self.axes):
             raise click.UsageError("a parameter has two axes: give each --axis once")
-        if self.trace is not None and not all(name.startswith(START_UP) for name, _ in self.axes):
+        if self.trace.path is not None and not all(name.startswith(START_UP) for name, _ in self.axes):
             raise click.UsageError("the law of a --trace has no parameters: drop --axis")
         if self.deadline is None and (self.for_deadline or "deadline" in self.methods):
             raise click.UsageError(NO_DEADLINE)
@@ -125,8 +103,6 @@ class Question:
 Examples:
   bcgc sweep --workers 2:50 --coordinates 20000 --samples 50 --cycle-time shifted-exponential:shift=50 \\
              --axis rate=1e-4:1e-1:33:log --method optimal --method single_block --out sweep.parquet
-  bcgc sweep --workers 4,8,16 --coordinates 1e6 --cycle-time weibull:scale=1,shift=0.1 \\
-             --axis concentration=0.5,1,2
   bcgc sweep --workers 10 --coordinates 40000 --cycle-time shifted-exponential:rate=0.1,shift=1 \\
              --deadline 1e6:8e6:29 --objective completion-probability --format csv
   bcgc sweep --workers 10 --coordinates 2000 --cycle-time gamma:shape=4,rate=4 --start-up exponential \\

@@ -6,33 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bcgc_jax.cli.arguments import SEED, CycleTime, Number, law_help, refuse_without_effect
+from bcgc_jax.cli.arguments import CycleTime, Number, law_help, refuse_without_effect
 from bcgc_jax.cli.deliveries import Delivery
 from bcgc_jax.cli.destinations import check_file
 from bcgc_jax.cli.names import ENGINES, MODELS, MOST_IMAGES, UNITS
-from bcgc_jax.cli.options import (
-    answered_by,
-    check_law,
-    check_methods,
-    format_option,
-    group,
-    methods_option,
-    option,
-    options_of,
-    schemes_option,
-)
-from bcgc_jax.cli.trace_options import trace_options
+from bcgc_jax.cli.options import answered_by, group, option, options_of
+from bcgc_jax.cli.question import Planning
 
 if TYPE_CHECKING:
-    from bcgc_jax.cli.traces import TraceFile
     from bcgc_jax.laws import Law
-    from bcgc_jax.solvers.schemes import Scheme
 
 _COUNT = Number(1, include=True, whole=True)
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
+class Question(Planning):
     """What `bcgc train` is asked: its options."""
 
     workers: int | None = option(
@@ -40,9 +28,7 @@ class Question:
         f"N, at most {MOST_IMAGES:,}; with --trace that of the trace.",
     )
     cycle_time: "Law | None" = option(CycleTime(), "Law of a worker's cycle time, NAME:PARAMETER=VALUE,…")
-    trace: "TraceFile | None" = group(trace_options(", replayed step by step."))
     model: str = option(MODELS, default=MODELS[0])
-    methods: tuple[str, ...] = methods_option("Scheme of `solve` to train with; repeat it.")
     units: str = option(UNITS, "What a block is made of.", default=UNITS[0])
     cycles: float = option(Number(), "b, cycles per coordinate, sample.", default=1)
     setup_cycles: float | None = option(Number(include=True), "f, cycles per sample and subset at first.")
@@ -52,7 +38,6 @@ class Question:
     learning_rate: float = option(Number(), default=0.5)
     batch_size: int | None = option(_COUNT, "Samples of each subset per step; all.")
     target: float = option(Number(0, 1), "Test accuracy to be reached.", default=0.9)
-    seed: int = option(SEED, "Seed of the seeds.", default=0)
     engine: str = option(
         ENGINES, "A simulated clock, or worker processes and the wall clock.", default=ENGINES[0]
     )
@@ -66,12 +51,9 @@ class Question:
     checkpoints: str | None = option(click.Path(), "With ray: keep states and logs in this folder.")
     resume: bool = option(bool, "Go on with --checkpoints where an earlier call was cut off.")
     curves: str | None = option(click.Path(), "Also write every iteration to this CSV file.")
-    schemes: "list[Scheme]" = group(schemes_option)
-    output: str = group(format_option)
 
     def __post_init__(self) -> None:
-        check_law(self.cycle_time is not None, self.trace, self.delivery.random)
-        check_methods(self.methods, self.schemes)
+        self.check(self.cycle_time is not None, self.delivery.random)
         if self.simulated:
             refuse_without_effect("without --engine ray", "pace", "address", "checkpoints", "resume")
         self._check_checkpoints()
@@ -91,8 +73,7 @@ class Question:
         filled = folder.is_dir() and any(folder.iterdir())
         if filled and not self.resume:
             raise click.UsageError(
-                f"--checkpoints: {folder} holds a training already: go on with it (--resume), or take "
-                "another folder"
+                f"--checkpoints: {folder} holds a training: go on with it (--resume), or name another folder"
             )
         if self.resume and not filled:
             raise click.UsageError(f"--resume: {folder} holds no training to go on with")

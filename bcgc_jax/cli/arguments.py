@@ -7,7 +7,7 @@ import difflib
 import math
 import re
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -208,19 +208,12 @@ class NamedAxis(Argument):
         return name.strip(), Axis(Number(-math.inf)).read(numbers)
 
 
-class LevelsTyped(NamedTuple):
-    """Levels in words and in numbers."""
-
-    typed: str
-    numbers: tuple[int, ...]
-
-
 class Levels(Argument):
-    """Whole numbers and ranges: 0,3,7-9."""
+    """Whole numbers and ranges: 0,3,7-9; as they were typed, and all of them."""
 
     name = "levels"
 
-    def read(self, text: str) -> LevelsTyped:
+    def read(self, text: str) -> tuple[str, tuple[int, ...]]:
         levels: set[int] = set()
         for part in text.split(","):
             low, dash, high = part.strip().partition("-")
@@ -229,7 +222,7 @@ class Levels(Argument):
             if int(high or low) >= MOST_WORKERS:
                 raise ValueError(f"levels are below N, and N is at most {MOST_WORKERS:,}: got {text!r}")
             levels.update(range(int(low), int(high or low) + 1))
-        return LevelsTyped(text, tuple(sorted(levels)))
+        return text, tuple(sorted(levels))
 
 
 def refuse_without_effect(reason: str, *names: str) -> None:

@@ -105,7 +105,8 @@ def _tasks(question: Question) -> Tasks:
     if question.for_deadline:
         found["deadline"] = Deadline(question.deadline, min_completion=question.min_completion)
     if question.levels is not None:
-        found[f"optimal, levels {question.levels.typed}"] = Optimal(levels=question.levels.numbers)
+        typed, levels = question.levels
+        found[f"optimal, levels {typed}"] = Optimal(levels=levels)
     own = [scheme.name for scheme in question.schemes]
     for name in question.methods or (*PROPOSED, *BASELINES, *own):
         method = with_round_trip(method_of(name, question.schemes), question.round_trip)
@@ -217,7 +218,7 @@ def _described(question: Question, problem: Problem) -> dict[str, Any]:
         "deadline": question.deadline,
         "min_completion": question.min_completion,
         "objective": question.objective if question.objective == OBJECTIVES[1] else None,
-        "levels": None if question.levels is None else question.levels.numbers,
+        "levels": None if question.levels is None else question.levels[1],
         "setup_cycles": question.setup_cycles,
         **describe_delivery(question.delivery),
         "unit_costs": None if costs is None else np.asarray(costs).tolist(),

@@ -9,7 +9,6 @@ from bcgc_jax.cli.arguments import (
     AT_MOST,
     WORKERS,
     Levels,
-    LevelsTyped,
     Number,
     WorkersCycleTime,
     law_help,
@@ -45,7 +44,7 @@ class Question(Planning):
         Number(0, 1), "The fastest plan with P(runtime ≤ deadline) at least this; needs --deadline."
     )
     objective: str = objective_option()
-    levels: LevelsTyped | None = option(
+    levels: tuple[str, tuple[int, ...]] | None = option(
         Levels(), "Also the best plan of these levels alone, such as 0,3,7-9."
     )
     setup_cycles: float | None = option(

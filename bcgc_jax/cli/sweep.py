@@ -73,7 +73,7 @@ def answer(question: Question) -> None:
             _tasks(question),
             key=jax.random.key(question.seed),
             partitions=question.partitions,
-            labels={"law": law, **question.delivery.labels()},
+            labels=_labels(question, law),
         )
         if question.out is None:
             rows = interruptible(lambda: _collect(sweep))
@@ -106,7 +106,7 @@ def _to_file(sweep: Sweep, question: Question, path: Path) -> None:
 
 def _axes(question: Question) -> tuple[dict[str, np.ndarray], str, Callable[..., Problem]]:
     """The numbers of the grid by their names, the name of the law, and the problem that a cell of them is."""
-    workers, start = question.workers, question.delivery.law
+    workers, start = question.workers, question.start_up_law
     parameters = {name: a for name, a in question.axes if not name.startswith(START_UP)}
     of_start = {name: a for name, a in question.axes if name.startswith(START_UP)}
     if start is not None:
@@ -133,13 +133,21 @@ def _axes(question: Question) -> tuple[dict[str, np.ndarray], str, Callable[...,
         "cycles": question.cycles,
         **parameters,
         **of_start,
-        **question.delivery.axes(),
+        "setup_cycles": question.setup_cycles,
+        "start_up": question.start_up if isinstance(question.start_up, np.ndarray) else None,
+        "send_time": question.send_time,
+        "chain_cycles": question.chain_cycles,
+        "deadline": question.deadline,
     }
-    optional = {"setup_cycles": question.setup_cycles, "deadline": question.deadline}
-    axes |= {name: values for name, values in optional.items() if values is not None}
     starting = None if start is None else law_class(start[0])
-    made = functools.partial(problem_of_cell, law, tuple(parameters), starting, question.delivery.overlap)
-    return axes, name, made
+    made = functools.partial(problem_of_cell, law, tuple(parameters), starting, question.overlap)
+    return {name: values for name, values in axes.items() if values is not None}, name, made
+
+
+def _labels(question: Question, law: str) -> dict[str, str]:
+    """Columns of what is no number."""
+    start = {} if question.start_up_law is None else {"start_up_law": question.start_up_law[0]}
+    return {"law": law, **start} | ({"overlap": "true"} if question.overlap else {})
 
 
 def _use_all_cores() -> None:

@@ -12,15 +12,22 @@ from bcgc_jax.cli.arguments import (
     Axis,
     NamedAxis,
     Number,
+    NumberOrLaw,
     OpenCycleTime,
     law_help,
     method_help,
     refuse_without_effect,
 )
-from bcgc_jax.cli.deliveries import START_UP, DeliveryAxes
+from bcgc_jax.cli.deliveries import (
+    CHAIN_CYCLES_HELP,
+    OVERLAP_HELP,
+    SEND_TIME_HELP,
+    START_UP,
+    START_UP_HELP,
+)
 from bcgc_jax.cli.destinations import check_file
 from bcgc_jax.cli.names import OBJECTIVES, SWEPT
-from bcgc_jax.cli.options import answered_by, group, option, options_of
+from bcgc_jax.cli.options import answered_by, option, options_of
 from bcgc_jax.cli.question import NO_DEADLINE, Planning, objective_option, round_trip_option
 
 if TYPE_CHECKING:
@@ -28,6 +35,7 @@ if TYPE_CHECKING:
 
 
 _WHOLE, _POSITIVE = Axis(Number(1, include=True, whole=True)), Axis(Number())
+_FROM_ZERO = Axis(Number(include=True))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +48,13 @@ class Question(Planning):
     coordinates: "np.ndarray" = option(_WHOLE, "L, the gradient's length: an axis.", required=True)
     samples: "np.ndarray" = option(_POSITIVE, "M, over all workers: an axis.", default=1)
     cycles: "np.ndarray" = option(_POSITIVE, "b, CPU cycles: an axis.", default=1)
-    setup_cycles: "np.ndarray | None" = option(Axis(Number(include=True)), "f, before the first: an axis.")
-    delivery: DeliveryAxes = group(DeliveryAxes)
+    setup_cycles: "np.ndarray | None" = option(_FROM_ZERO, "f, before the first: an axis.")
+    start_up: "np.ndarray | tuple[str, dict[str, float]] | None" = option(
+        NumberOrLaw(_FROM_ZERO, OpenCycleTime()), START_UP_HELP
+    )
+    send_time: "np.ndarray | None" = option(_FROM_ZERO, SEND_TIME_HELP)
+    overlap: bool = option(bool, OVERLAP_HELP)
+    chain_cycles: "np.ndarray | None" = option(_FROM_ZERO, CHAIN_CYCLES_HELP)
     cycle_time: tuple[str, dict[str, float]] | None = option(
         OpenCycleTime(), "Law, NAME:PARAMETER=VALUE,…; an --axis may give more."
     )
@@ -63,7 +76,9 @@ class Question(Planning):
     process: int | None = option(Number(0, include=True, whole=True), "Which one this is, from 0 on.")
 
     def __post_init__(self) -> None:
-        self.check(self.cycle_time, self.delivery.law)
+        self.check(self.cycle_time, self.start_up_law)
+        if self.send_time is None:
+            refuse_without_effect("without --send-time", "overlap")
         if self.resume and self.out is None:
             raise click.UsageError("--resume goes on with a file: give it with --out")
         if self.out is not None:
@@ -77,6 +92,11 @@ class Question(Planning):
         if self.methods and "optimal" not in self.methods:
             refuse_without_effect("without --method optimal", "tolerance")
         self._check_processes()
+
+    @property
+    def start_up_law(self) -> tuple[str, dict[str, float]] | None:
+        """Its name, and its parameters that are not left to --axis."""
+        return self.start_up if isinstance(self.start_up, tuple) else None
 
     @property
     def for_deadline(self) -> bool:

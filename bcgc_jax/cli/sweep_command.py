@@ -1,7 +1,6 @@
 """What `bcgc sweep` is asked; `bcgc_jax.cli.sweep` answers."""
 
 import dataclasses
-import re
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -91,7 +90,9 @@ class Question(Planning):
             raise click.UsageError(NO_DEADLINE)
         if self.methods and "optimal" not in self.methods:
             refuse_without_effect("without --method optimal", "tolerance")
-        self._check_processes()
+        several = (self.coordinator, self.processes, self.process)
+        if several != (None, None, None) and (None in several or self.out is None):
+            raise click.UsageError("several processes need --coordinator, --processes, --process and --out")
 
     @property
     def start_up_law(self) -> tuple[str, dict[str, float]] | None:
@@ -101,19 +102,6 @@ class Question(Planning):
     @property
     def for_deadline(self) -> bool:
         return self.objective == OBJECTIVES[1]
-
-    def _check_processes(self) -> None:
-        asked = (self.coordinator, self.processes, self.process)
-        if asked == (None, None, None):
-            return
-        if None in asked or self.out is None:
-            raise click.UsageError("several processes need --coordinator, --processes, --process and --out")
-        if not re.fullmatch(r".+:\d+", self.coordinator or ""):
-            raise click.UsageError(f"--coordinator must be HOST:PORT, got {self.coordinator!r}")
-        if (self.process or 0) >= (self.processes or 0):
-            raise click.UsageError(
-                f"--process must be below --processes, {self.processes}, got {self.process}"
-            )
 
 
 @click.command(

@@ -75,6 +75,7 @@ def answer(question: Question) -> None:
         else:
             with _worker_errors(question):
                 runs = _train_all_on_cluster(question, problem, steps)
+        runs.sort(key=lambda run: run.expected_runtime)
         rows = [_summary(run, problem, question.target) for run in runs]
         document = {"problem": described, "runs": rows}
         print_answer(question.output, rows, document, lambda: _print_table(rows, question))
@@ -187,7 +188,7 @@ def _train_all_on_cluster(question: Question, problem: Problem, steps: np.ndarra
                     found.append(train_digits_on_cluster(*given, **more, after_step=told).run)
                 rows = (np.concatenate([getattr(f, n) for f in found]) for n in ("clock", "loss", "accuracy"))
                 runs.append(DigitsRun(method.name, found[0].expected_runtime, *rows))
-    return sorted(runs, key=lambda run: run.expected_runtime)
+    return runs
 
 
 def _course(step: "Step", method: str, workers: int) -> str:
@@ -198,7 +199,7 @@ def _course(step: "Step", method: str, workers: int) -> str:
 
 
 def _train_all(question: Question, problem: Problem, steps: np.ndarray | None) -> list[DigitsRun]:
-    """One run for each method, shortest iteration first. Methods nobody asked for may be impossible."""
+    """One run for each method. Methods nobody asked for may be impossible."""
     runs, refused = [], ValueError("no scheme was asked for")
     given, schemes = (_key(question), problem, question.model), _schemes(question)
     options = {"cycle_times": steps, "num_seeds": question.num_seeds, **_training(question)}
@@ -215,7 +216,7 @@ def _train_all(question: Question, problem: Problem, steps: np.ndarray | None) -
             bar.advance(task)
     if not runs:
         raise refused
-    return sorted(runs, key=lambda run: run.expected_runtime)
+    return runs
 
 
 def _summary(run: DigitsRun, problem: Problem, target: float) -> Row:

@@ -77,13 +77,12 @@ def _trace(folder: str, workers: int, steps: int = 100) -> str:
     return path
 
 
-def _run(command: list[str], cache: str = "off") -> tuple[float, float]:
+def _run(command: list[str], cache: str | None = None) -> tuple[float, float]:
     """CPU and wall seconds of a process; the programs of the command line are kept in `cache`."""
     settings = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    kept = {"JAX_ENABLE_COMPILATION_CACHE": "false"} if cache is None else {"XDG_CACHE_HOME": cache}
     before, start = os.times(), time.perf_counter()
-    subprocess.run(
-        command, check=True, stdout=subprocess.DEVNULL, env=settings | {"BCGC_COMPILATION_CACHE": cache}
-    )
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=settings | kept)
     after, wall = os.times(), time.perf_counter() - start
     used = after.children_user - before.children_user + after.children_system - before.children_system
     return used, wall

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from bcgc_jax import cli
-from bcgc_jax.cli import compilation
 
 # Programs are kept as `bcgc` keeps them, for worker processes too: most of the tests' time is compiling, and
 # a second run, or one with another interpreter, takes a third of it.
-if _kept := compilation.keep_programs(str(Path(__file__).parents[1] / ".pytest_cache" / "programs")):
-    jax.config.update("jax_compilation_cache_max_size", -1)  # no locks: all together they are some 400 MB
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_kept)
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+_PROGRAMS = str(Path(__file__).parents[1] / ".pytest_cache" / "programs")
+jax.config.update("jax_compilation_cache_dir", _PROGRAMS)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _PROGRAMS
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 # Files that share programs go to one process, in this order, and the rest behind them, a file at a time.
 _GROUPS = {
@@ -101,8 +101,6 @@ def command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str, str]]:
     """Run `bcgc ARGS` in this process: (exit status, stdout, stderr)."""
-    if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
-        monkeypatch.setenv("BCGC_COMPILATION_CACHE", "off")
 
     def run(*args: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["bcgc", *args])

@@ -381,7 +381,7 @@ _COMMAND += ["--method", "uncoded", "--method", "optimal"]
 def _start(*args: str, cache: str = "") -> "subprocess.Popen[str]":
     """With a `cache` what one process has compiled serves the others."""
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": cache}
-    environment["BCGC_COMPILATION_CACHE"] = "" if cache else "off"
+    environment["JAX_ENABLE_COMPILATION_CACHE"] = "true" if cache else "false"
     environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
     pipe = subprocess.PIPE
     return subprocess.Popen([*_COMMAND, *args], stdout=pipe, stderr=pipe, text=True, env=environment)

@@ -23,30 +23,23 @@ def main() -> NoReturn:
 
 def _run() -> int:
     try:
-        from bcgc_jax.cli.group import cli
-    except ModuleNotFoundError as error:
-        return _missing(error)
-    import click
+        import click
 
-    try:
-        return cli.main(prog_name="bcgc", standalone_mode=False) or 0
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())
-        return 0
-    except click.ClickException as error:
-        say(f"bcgc: {' '.join(error.format_message().split())}")
-        return 2
-    except click.Abort as stop:
-        interrupted("bcgc", *stop.args)
+        from bcgc_jax.cli.group import cli
+
+        try:
+            return cli.main(prog_name="bcgc", standalone_mode=False) or 0
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message())
+            return 0
+        except click.ClickException as error:
+            say(f"bcgc: {' '.join(error.format_message().split())}")
+        except click.Abort as stop:
+            interrupted("bcgc", *stop.args)
+    except ModuleNotFoundError as error:
+        say(f"bcgc: {error.name} is missing: {to_install('cli')}")
     except BrokenPipeError:  # the reader (`| head`) has what it wanted
         return 0
-    except ModuleNotFoundError as error:
-        return _missing(error)
     except OSError as error:  # no command's: of a help text
         say(f"bcgc: cannot write the answer: {error.strerror or error}")
-        return 2
-
-
-def _missing(error: ModuleNotFoundError) -> int:
-    say(f"bcgc: {error.name} is missing: {to_install('cli')}")
     return 2

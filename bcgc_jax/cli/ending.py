@@ -1,9 +1,5 @@
-"""How a command begins and ends: streams that take any sign, Ctrl-C, pipes that are closed, full disks.
+"""How a command ends: Ctrl-C, pipes that are closed, full disks. The experiments use it too."""
 
-Needs nothing but Python and, to wait, JAX's setting of the precision: the experiments use it too.
-"""
-
-import codecs
 import os
 import signal
 import sys
@@ -15,28 +11,12 @@ from typing import NoReturn, TypeVar
 
 T = TypeVar("T")
 
-# What the commands print beyond ASCII, for a terminal that has no more. A bar keeps its height.
-_PLAIN = dict(zip("▁▂▃▄▅▆▇█", "12345678", strict=True)) | {
-    "≤": "<=", "≥": ">=", "±": "+-", "·": ".", "–": "-", "—": "-", "…": "...", "×": "x", "→": "->",
-    "τ": "tau", "μ": "mu", "α": "alpha", "Σ": "sum", "²": "^2", "³": "^3", "“": '"', "”": '"', "’": "'",
-    "\u00a0": " ", "─": "-", "━": "-",
-}  # fmt: skip
-
-
-def _plain(error: UnicodeError) -> tuple[str, int]:
-    assert isinstance(error, UnicodeEncodeError)
-    signs = error.object[error.start : error.end]
-    return "".join(_PLAIN.get(sign, "?") for sign in signs), error.end
-
-
-codecs.register_error("bcgc_plain", _plain)
-
 
 def take_any_sign() -> None:
-    """Signs that the terminal's encoding does not have are printed as others, not refused after the work."""
+    """Signs that the terminal's encoding does not have are printed as ?, not refused after the work."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError):  # a stream of somebody's own, or none
-            stream.reconfigure(errors="bcgc_plain")  # type: ignore[union-attr]
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
 
 
 def finish(command: str, status: int) -> NoReturn:
@@ -82,18 +62,12 @@ def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def interruptible(work: Callable[[], T]) -> T:
-    """`work` done in a thread, so that Ctrl-C is heard meanwhile.
+def interruptible(work: Callable[[], T], timeout: float | None = None) -> T:
+    """`work` done in a thread, in the caller's precision, so that Ctrl-C is heard meanwhile: what compiles or
+    waits for others holds signals back. TimeoutError after so many seconds.
 
     >>> interruptible(lambda: 6 * 7)
     42
-    """
-    return begin(work).result()
-
-
-def begin(work: Callable[[], T]) -> "Future[T]":
-    """`work` begun in a thread, in the caller's precision: what compiles, computes or waits for others holds
-    signals back, and who waits for the result does not.
     """
     import jax
 
@@ -108,4 +82,4 @@ def begin(work: Callable[[], T]) -> "Future[T]":
             done.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
-    return done
+    return done.result(timeout)

@@ -13,7 +13,7 @@ from rich.table import Column
 
 from bcgc_jax.cli.compilation import padded_workers
 from bcgc_jax.cli.ending import interruptible
-from bcgc_jax.cli.estimates import Cost, announce, cost_of
+from bcgc_jax.cli.fit_command import Question
 from bcgc_jax.cli.fit_loads import (
     REPLICATES,
     LoadAnswer,
@@ -22,7 +22,6 @@ from bcgc_jax.cli.fit_loads import (
     load_rows,
     print_loads,
 )
-from bcgc_jax.cli.fit_question import Question
 from bcgc_jax.cli.output import (
     beside_the_answer,
     console,
@@ -50,16 +49,14 @@ from bcgc_jax.measured.fits import MAX_TIMES, Fit, fit_laws
 from bcgc_jax.measured.likelihood import FAMILIES
 from bcgc_jax.measured.start_up import one_load
 from bcgc_jax.measured.traces import Trace
+from bcgc_jax.plotting import require_matplotlib
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.runtime import block_runtime, expected_runtime
 from bcgc_jax.solution import Solution
-from bcgc_jax.solvers.methods import Optimal
 from bcgc_jax.solvers.solve import FEW_UNITS, solve
 
 # Expectations that an optimum takes, some: their time is what a plan here may take.
 _EVALUATIONS = 250
-# Seconds of a law, compiling above all, and of a time of a replicate.
-_COMPILING, _SECONDS_A_DRAW = 5.0, 5e-7
 _SHOWN = 3  # laws in the picture, beside the smooth one
 
 NO_LOADS = (
@@ -85,9 +82,10 @@ class Answer(NamedTuple):
 
 
 @one_line_errors
-def answer(**options: Any) -> None:
-    """Of the options of the command."""
-    question = Question(**options)
+def answer(question: Question) -> None:
+    """Of the command."""
+    if question.figure is not None:
+        require_matplotlib()
     with jax.enable_x64(True), progress(counted=False) as bar:
         task = bar.add_task("reading", total=1.0)
         answer = interruptible(lambda: _answer(question, bar, task))
@@ -143,7 +141,6 @@ def _answer(question: Question, bar: Any, task: Any) -> Answer | LoadAnswer:
         return answer_of_loads(question, trace, workers, bar, task)
     unknown = NO_LOADS.format(loads="one load" if trace.load is None else f"one load, {trace.load[0]:g}")
     trace = trace.per_cycle()
-    _announce(question, trace, workers)
     bar.update(task, description="describing", completed=0)
     description = describe(trace)
     bar.update(task, total=len(question.laws) or len(FAMILIES))
@@ -171,19 +168,6 @@ def _answer(question: Question, bar: Any, task: Any) -> Answer | LoadAnswer:
     cycles = cycles_of_a_step(_problem(laws[rows[0]["law"]], workers, question))
     remarks = [*_remarks(description, rows), unknown]
     return Answer(trace, description, remarks, fits, laws, rows, plans[0][1], cycles)
-
-
-def _announce(question: Question, trace: Trace, workers: int) -> None:
-    """How long it will take, where that is long; the plans for the best fit are the quickest of all."""
-    draws = (question.replicates or REPLICATES) * min(trace.seconds.size, MAX_TIMES)
-    fits = Cost((len(question.laws) or len(FAMILIES)) * (_COMPILING + _SECONDS_A_DRAW * draws))
-    plans = Cost()
-    for kind in ("smooth", "pareto-tail", "atoms"):
-        with contextlib.suppress(ValueError):  # as when it comes to them
-            law = law_of_trace(trace, kind, workers, num_evaluations=_EVALUATIONS)
-            plans = plans.after(cost_of(_problem(law, workers, question), Optimal()))
-    remark = "most of it for plans: quicker with fewer --workers" if plans.seconds > fits.seconds else ""
-    announce(fits.after(plans), remark)
 
 
 def _problem(law: Law, workers: int, question: Question) -> Problem:

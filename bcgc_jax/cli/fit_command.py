@@ -1,20 +1,58 @@
-"""The options of `bcgc fit`; `bcgc_jax.cli.fit` answers."""
+"""What `bcgc fit` is asked; `bcgc_jax.cli.fit` answers."""
 
+import dataclasses
 from typing import Any
 
 import click
 
-from bcgc_jax.cli.arguments import (
-    AT_MOST,
-    SEED,
-    WORKERS,
-    Number,
-    answered_by,
-    format_option,
-    plan_option,
-)
+from bcgc_jax.cli.arguments import AT_MOST, SEED, WORKERS, Number
+from bcgc_jax.cli.destinations import PICTURES, check_file
 from bcgc_jax.cli.names import FITTED_LAWS
-from bcgc_jax.cli.trace_options import layout_options
+from bcgc_jax.cli.options import answered_by, argument, format_option, group, option, options_of, plan_option
+from bcgc_jax.cli.trace_options import Layout
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """What `bcgc fit` is asked: its options."""
+
+    file: str = argument(click.Path(allow_dash=True))
+    layout: Layout = group(Layout)
+    laws: tuple[str, ...] = option(
+        FITTED_LAWS, "Law to fit; repeat it; all by default.", typed="--law", multiple=True
+    )
+    workers: int | None = option(WORKERS, f"N of the plans, {AT_MOST}; those of the trace.")
+    coordinates: int = option(Number(1, include=True, whole=True), "L of the plans.", default=1_000_000)
+    samples: float = option(Number(), "M, samples over all workers.", default=1)
+    cycles: float | None = option(
+        Number(),
+        "b, CPU cycles per coordinate and sample: 1, or with a column of loads as many as make the work of a "
+        "worker without redundancy the mean load.",
+    )
+    replicates: int | None = option(
+        Number(20, include=True, whole=True),
+        "Samples behind each standard error and p-value: 200, or with a column of loads 40.",
+    )
+    seed: int = option(SEED, "Seed of these samples.", default=0)
+    figure: str | None = option(
+        click.Path(), "Also draw quantiles and survival, or time against load: .png, .svg or .pdf."
+    )
+    out: str | None = plan_option("the plan for the best law")
+    output: str = format_option()
+
+    def __post_init__(self) -> None:
+        if self.out is not None:
+            check_file("--out", self.out)
+        if self.figure is not None:
+            check_file("--figure", self.figure, PICTURES)
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        return vars(self.layout)
+
+    @property
+    def cycles_or_one(self) -> float:
+        return 1.0 if self.cycles is None else self.cycles
 
 
 @click.command(
@@ -25,49 +63,12 @@ Examples:
   bcgc fit steps.csv
   bcgc fit steps.csv --figure fit.png --law gamma --law lognormal
   bcgc fit log.parquet --worker-column rank --seconds-column time_s --coordinates 1e6 --format json
-  bcgc fit cut.csv --censored-column cut
   bcgc fit loads.csv --load-column samples --figure loads.png
   ssh NODE cat steps.csv | bcgc fit -""",
 )
-@click.argument("file", type=click.Path(allow_dash=True))
-@layout_options
-@click.option(
-    "--law",
-    "laws",
-    multiple=True,
-    type=click.Choice(FITTED_LAWS),
-    help="Law to fit; repeat it; all by default.",
-)
-@click.option("--workers", type=WORKERS, help=f"N of the plans, {AT_MOST}; those of the trace.")
-@click.option(
-    "--coordinates",
-    type=Number(1, include=True, whole=True),
-    default=1_000_000,
-    show_default=True,
-    help="L of the plans.",
-)
-@click.option("--samples", type=Number(), default=1, show_default=True, help="M, samples over all workers.")
-@click.option(
-    "--cycles",
-    type=Number(),
-    help="b, CPU cycles per coordinate and sample: 1, or with a column of loads as many as make the work of "
-    "a worker without redundancy the mean load.",
-)
-@click.option(
-    "--replicates",
-    type=Number(20, include=True, whole=True),
-    help="Samples behind each standard error and p-value: 200, or with a column of loads 40.",
-)
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of these samples.")
-@click.option(
-    "--figure",
-    type=click.Path(),
-    help="Also draw quantiles and survival, or time against load: .png, .svg or .pdf.",
-)
-@plan_option("the plan for the best law")
-@format_option
+@options_of(Question)
 @answered_by("fit")
-def fit_command(**options: Any) -> None:
+def fit_command(**_: Any) -> None:
     """Which law describes the cycle times in FILE, how sure is that, and how much does the plan depend on it?
 
     FILE is CSV (also .csv.gz) or Parquet, - is standard input: a row for each step and worker, or a row for

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Column
 
 from bcgc_jax.cli.compilation import padded_workers
-from bcgc_jax.cli.fit_question import Question
+from bcgc_jax.cli.fit_command import Question
 from bcgc_jax.cli.law_output import describe_law
 from bcgc_jax.cli.output import console, finite, names, print_table, table
 from bcgc_jax.cli.traces import with_options

@@ -3,7 +3,6 @@
 import click
 
 from bcgc_jax.cli.fit_command import fit_command
-from bcgc_jax.cli.names import OFF, VARIABLE
 from bcgc_jax.cli.solve_command import solve_command
 from bcgc_jax.cli.sweep_command import sweep_command
 from bcgc_jax.cli.train_command import train_command
@@ -11,15 +10,8 @@ from bcgc_jax.cli.train_command import train_command
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="bcgc-jax")
-@click.option(
-    "--compilation-cache",
-    metavar=f"FOLDER|{OFF}",
-    help="Where compiled programs are kept, so that the next call answers at once; by default "
-    f"{VARIABLE}, or JAX_COMPILATION_CACHE_DIR, or a folder bcgc_jax in your cache folder.",
-)
-def cli(compilation_cache: str | None) -> None:
+def cli() -> None:
     """Block coordinate gradient coding: which redundancy should each block of a gradient get?"""
-    del compilation_cache  # of the command that answers
 
 
 for command in (solve_command, fit_command, sweep_command, train_command):

@@ -29,11 +29,10 @@ METHODS = (
 LAYOUTS = ("auto", "long", "wide")
 TRACE_LAWS = ("auto", "atoms", "smooth", "pareto-tail")
 
+SWEPT = (".csv", ".parquet")  # files of a sweep
+
 # Of a training.
 ENGINES = ("simulated", "ray")
 MODELS = ("softmax", "perceptron")
 UNITS = ("coordinates", "leaves", "layers")
 MOST_IMAGES = 1500  # to train with, one a worker at least
-
-# Where compiled programs are kept.
-VARIABLE, OFF = "BCGC_COMPILATION_CACHE", "off"

@@ -23,9 +23,9 @@ _WIDTH = 100
 _NAME_WIDTH = 22
 
 
-def console(*, wrap: bool = True) -> Console:
-    """Prints on stdout, as wide on every screen; without `wrap` lines are as long as they are."""
-    return Console(width=_WIDTH, highlight=False, file=sys.stdout, soft_wrap=not wrap)
+def console() -> Console:
+    """Prints on stdout, as wide on every screen."""
+    return Console(width=_WIDTH, highlight=False, file=sys.stdout)
 
 
 def table(*columns: str | Column, title: str | None = None) -> Table:
@@ -42,9 +42,9 @@ def names(head: str) -> Column:
 
 
 def row_label(row: Mapping[str, Any]) -> str:
-    """What a row is called in a table: its method, and the α that partial stragglers depend on."""
-    alpha = row.get("alpha")
-    return row["method"] if alpha is None else f"{row['method']} α {alpha:.3g}"
+    """What a row is called in a table: its method, the α of partial stragglers, and what it leaves out."""
+    alpha, inexact = row.get("alpha"), row.get("exact_gradient") is False
+    return row["method"] + ("" if alpha is None else f" α {alpha:.3g}") + " (inexact)" * inexact
 
 
 def print_table(shown: Table) -> None:
@@ -53,6 +53,55 @@ def print_table(shown: Table) -> None:
     if all(column.no_wrap for column in shown.columns):
         width = max(width, Console(width=100 * _WIDTH).measure(shown).maximum)
     Console(width=width, highlight=False, file=sys.stdout).print(shown)
+
+
+Row = dict[str, Any]
+# A column of a table: its head, and what it says of a row.
+Shown = tuple[str | Column, Callable[[Row], str]]
+
+
+def print_rows(rows: Iterable[Row], columns: Sequence[Shown]) -> None:
+    """A table with a line for each row."""
+    shown = table(*(head for head, _ in columns))
+    for row in rows:
+        shown.add_row(*(cell(row) for _, cell in columns))
+    print_table(shown)
+
+
+def figure(name: str, form: str = ".4g", unknown: str = "–") -> Callable[[Row], str]:
+    """A number of a row, where it is known."""
+
+    def cell(row: Row) -> str:
+        value = row.get(name)
+        return unknown if value is None or not math.isfinite(value) else format(value, form)
+
+    return cell
+
+
+def scheme_column() -> Shown:
+    """The first column of most tables."""
+    return names("scheme"), row_label
+
+
+def needs_columns(rows: Iterable[Row]) -> list[Shown]:
+    """What schemes need, where one of them asks its workers or gives less than the gradient."""
+    if not any((row["round_trips"] or 0) > 0 or row["exact_gradient"] is False for row in rows):
+        return []
+    return [
+        ("subsets\nstored", figure("stored_subsets", ".0f")),
+        ("sent\nin L", figure("sent", ".2f")),
+        ("round\ntrips", figure("round_trips", ".0f")),
+    ]
+
+
+def print_answer(output: str, rows: Sequence[Row], document: Any, printed: Callable[[], None]) -> None:
+    """As `--format` asks: CSV of the rows, JSON of the `document`, or what is `printed` for a person."""
+    if output == "csv":
+        write_rows(rows)
+    elif output == "json":
+        write_json(document)
+    else:
+        printed()
 
 
 def finite(value: Any) -> float | None:
@@ -69,21 +118,13 @@ def write_json(answer: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
         click.echo(json.dumps(answer, indent=1, allow_nan=False))
 
 
-def write_rows(
-    rows: Iterable[Mapping[str, Any]],
-    columns: Sequence[str] | None = None,
-    *,
-    file: TextIO | None = None,
-    missing: str = "",
-) -> None:
-    """CSV, on stdout or to `file`; by default with every column that a row has, in order of mention."""
-    if columns is None:
-        rows = list(rows)
-        columns = list(dict.fromkeys(name for row in rows for name in row))
-    writer = csv.DictWriter(file or sys.stdout, columns, restval=missing, lineterminator="\n")
+def write_rows(rows: Iterable[Mapping[str, Any]], file: TextIO | None = None) -> None:
+    """CSV, on stdout or to `file`, with every column that a row has, in order of mention."""
+    rows = list(rows)
+    columns = dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(file or sys.stdout, list(columns), lineterminator="\n")
     writer.writeheader()
-    for row in rows:
-        writer.writerow({name: _field(value) for name, value in row.items()})
+    writer.writerows({name: _field(value) for name, value in row.items()} for row in rows)
 
 
 def _field(value: Any) -> Any:
@@ -106,24 +147,17 @@ def access(path: str, verb: str = "read") -> Iterator[None]:
         raise ValueError(f"cannot {verb} {path}: it is not a text file") from None
 
 
-# What the library calls a thing, and what is typed for it.
-_TYPED = {
-    "num_workers": "--workers",
-    "num_coordinates": "--coordinates",
-    "num_samples": "--samples",
-    "setup_cycles": "--setup-cycles",
-    "start_up": "--start-up",
-    "send_time": "--send-time",
-    "chain_cycles": "--chain-cycles",
-    "unit_costs": "--unit-costs",
-    "batch_size": "--batch-size",
-}
+# What the library calls a thing, and `--workers`, `--setup-cycles` and so on stand for.
+_TYPED = re.compile(
+    r"(?<![\w./-])(?:num_(workers|coordinates|samples)|"
+    r"(setup_cycles|start_up|send_time|chain_cycles|unit_costs|batch_size))\b"
+)
 
 
 def _as_typed(text: str) -> str:
     """What the library says of its arguments, of the options that they came from."""
     text = re.sub(r'\bmethod="(.*?)"', r"--method \1", text)
-    return re.sub(rf"(?<![\w./-])({'|'.join(_TYPED)})\b", lambda found: _TYPED[found[1]], text)
+    return _TYPED.sub(lambda found: f"--{(found[1] or found[2]).replace('_', '-')}", text)
 
 
 @contextmanager
@@ -146,8 +180,6 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
             command(*args, **given)
         except BrokenPipeError:  # the reader has enough: no error
             raise
-        except KeyboardInterrupt:
-            raise click.Abort from None
         except OSError as error:
             named = f"{error.filename}: " if error.filename else ""
             raise click.UsageError(f"{named}{error.strerror or error}") from None

@@ -1,27 +1,73 @@
-"""The options of `bcgc solve`; `bcgc_jax.cli.solve` answers."""
+"""What `bcgc solve` is asked; `bcgc_jax.cli.solve` answers."""
 
-from typing import Any
+import dataclasses
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bcgc_jax.cli.arguments import (
     AT_MOST,
-    SEED,
     WORKERS,
     Levels,
     Number,
     WorkersCycleTime,
-    answered_by,
-    format_option,
     law_help,
     method_help,
-    objective_option,
-    plan_option,
-    round_trip_option,
-    schemes_option,
 )
-from bcgc_jax.cli.deliveries import delivery_options
-from bcgc_jax.cli.trace_options import trace_options
+from bcgc_jax.cli.deliveries import Delivery
+from bcgc_jax.cli.destinations import check_file
+from bcgc_jax.cli.names import OBJECTIVES
+from bcgc_jax.cli.options import answered_by, group, option, options_of, plan_option
+from bcgc_jax.cli.question import NO_DEADLINE, Planning, objective_option, round_trip_option
+
+if TYPE_CHECKING:
+    from bcgc_jax.laws import Law
+
+
+@dataclasses.dataclass(frozen=True)
+class Question(Planning):
+    """What `bcgc solve` is asked: its options."""
+
+    workers: int | None = option(WORKERS, f"N, {AT_MOST}; by default those of the trace, or of COUNT* laws.")
+    coordinates: int | None = option(Number(1, include=True, whole=True), "L, the gradient's length.")
+    samples: float = option(Number(), "M, samples over all workers.", default=1)
+    cycles: float = option(Number(), "b, CPU cycles per coordinate and sample.", default=1)
+    cycle_times: "tuple[tuple[int | None, Law], ...]" = option(
+        WorkersCycleTime(),
+        "Law of a worker's cycle time, NAME:PARAMETER=VALUE,…; where workers are not alike, repeat it: one "
+        "for each, 'COUNT*NAME:…' for several.",
+        typed="--cycle-time",
+        multiple=True,
+    )
+    deadline: float | None = option(Number(), "Also print P(runtime ≤ deadline).")
+    min_completion: float | None = option(
+        Number(0, 1), "The fastest plan with P(runtime ≤ deadline) at least this; needs --deadline."
+    )
+    objective: str = objective_option()
+    levels: tuple[str, tuple[int, ...]] | None = option(
+        Levels(), "Also the best plan of these levels alone, such as 0,3,7-9."
+    )
+    setup_cycles: float | None = option(
+        Number(include=True), "f, cycles per sample and subset before the first."
+    )
+    delivery: Delivery = group(Delivery)
+    unit_costs: str | None = option(click.Path(), "File, one cost a line: units in place of coordinates.")
+    round_trip: float = round_trip_option()
+    out: str | None = plan_option("the best plan")
+
+    def __post_init__(self) -> None:
+        self.check(self.cycle_times, self.delivery.random, several=len(self.cycle_times) > 1)
+        if (self.coordinates is None) == (self.unit_costs is None):
+            raise click.UsageError("give the length of the gradient: either --coordinates or --unit-costs")
+        if self.for_deadline and self.deadline is None:
+            raise click.UsageError(NO_DEADLINE)
+        if self.out is not None:
+            check_file("--out", self.out)
+
+    @property
+    def for_deadline(self) -> bool:
+        named = self.objective == OBJECTIVES[1] or "deadline" in self.methods
+        return named or self.min_completion is not None
 
 
 @click.command(
@@ -32,62 +78,18 @@ Examples:
   bcgc solve --workers 20 --coordinates 20000 --samples 50 \\
              --cycle-time shifted-exponential:rate=1e-3,shift=50
   bcgc solve --trace steps.csv --coordinates 1e6 --format json
-  bcgc solve --trace steps.csv --keep-workers --coordinates 1e6
   bcgc solve --coordinates 1e6 --cycle-time '6*weibull:scale=1,concentration=2,shift=1' \\
              --cycle-time '2*shifted-exponential:rate=0.2,shift=2' --out plan.json
-  bcgc solve --workers 8 --coordinates 1e6 --cycle-time pareto:scale=1,shape=2.5 \\
-             --method subgradient --method tandon:3 --deadline 2e6
   bcgc solve --workers 20 --coordinates 40000 --samples 50 --objective completion-probability \\
              --deadline 3.16e6 --cycle-time shifted-exponential:rate=0.1,shift=1
-  bcgc solve --workers 12 --unit-costs layers.txt --setup-cycles 2e5 --levels 0,1,2,3,5,11 \\
-             --cycle-time weibull:scale=1,concentration=0.8,shift=0.5
-  bcgc solve --workers 20 --coordinates 20000 --cycle-time gamma:shape=4,rate=4 \\
-             --start-up weibull:scale=4000,concentration=0.7 --send-time 0.02 --chain-cycles 0.1
 
 Laws: {law_help()}
 
 Methods: {method_help()}""",
 )
-@click.option(
-    "--workers",
-    type=WORKERS,
-    help=f"N, {AT_MOST}; by default those of the trace, or of COUNT* laws.",
-)
-@click.option("--coordinates", type=Number(1, include=True, whole=True), help="L, the gradient's length.")
-@click.option("--samples", type=Number(), default=1, show_default=True, help="M, samples over all workers.")
-@click.option(
-    "--cycles", type=Number(), default=1, show_default=True, help="b, CPU cycles per coordinate and sample."
-)
-@click.option(
-    "--cycle-time",
-    "cycle_times",
-    type=WorkersCycleTime(),
-    multiple=True,
-    help="Law of a worker's cycle time, NAME:PARAMETER=VALUE,…; where workers are not alike, repeat it: one "
-    "for each, 'COUNT*NAME:…' for several.",
-)
-@trace_options(": the law.")
-@click.option("--method", "methods", multiple=True, help="Scheme to solve for; repeat it; all by default.")
-@click.option("--deadline", type=Number(), help="Also print P(runtime ≤ deadline).")
-@click.option(
-    "--min-completion",
-    type=Number(0, 1),
-    help="The fastest plan with P(runtime ≤ deadline) at least this; needs --deadline.",
-)
-@objective_option
-@click.option("--levels", type=Levels(), help="Also the best plan of these levels alone, such as 0,3,7-9.")
-@click.option(
-    "--setup-cycles", type=Number(include=True), help="f, cycles per sample and subset before the first."
-)
-@delivery_options
-@click.option("--unit-costs", type=click.Path(), help="File, one cost a line: units in place of coordinates.")
-@round_trip_option
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the subgradient method.")
-@schemes_option
-@plan_option("the best plan")
-@format_option
+@options_of(Question)
 @answered_by("solve")
-def solve_command(**options: Any) -> None:
+def solve_command(**_: Any) -> None:
     """Which redundancy should each block of coordinates get, how long does an iteration take, and how
     does that compare with every known scheme?
 

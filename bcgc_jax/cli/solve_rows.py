@@ -1,11 +1,11 @@
 """A row of `bcgc solve` from a solution: what its table, its JSON and its CSV say."""
 
-from typing import Any
+from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
 
-from bcgc_jax.cli.output import finite
+from bcgc_jax.cli.output import Row, finite
 from bcgc_jax.partitions import round_partition
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.runtime import completion_probability, partition_of_units
@@ -13,31 +13,18 @@ from bcgc_jax.schedules import Schedule
 from bcgc_jax.solution import Needs, Solution
 from bcgc_jax.solvers.baselines import alpha_of
 from bcgc_jax.solvers.completion import STARTS
-
-Row = dict[str, Any]
-
-
-def needs_of(solution: Solution) -> Row:
-    """What a scheme that exists needs; null where that is not known."""
-    needs = None if Status(int(solution.status)) is Status.INFEASIBLE else solution.needs
-    if needs is None:
-        return dict.fromkeys(Needs._fields)
-    return {
-        "stored_subsets": int(needs.stored_subsets),
-        "sent": finite(needs.sent),
-        "round_trips": int(needs.round_trips),
-        "exact_gradient": bool(needs.exact_gradient),
-    }
+from bcgc_jax.solvers.methods import Method, Sharing
+from bcgc_jax.solvers.schemes import Scheme
 
 
-def schedule_of(schedule: Schedule) -> Row:
-    tasks = np.stack([schedule.subset, schedule.block], axis=1)
-    sizes = round_partition(schedule.sizes, round(float(np.sum(schedule.sizes))))
-    return {"sizes": np.asarray(sizes).tolist(), "tasks": tasks.tolist()}
+def with_round_trip(method: Method | Scheme, round_trip: float) -> Method | Scheme:
+    """`method`; one that asks for chunks does so in `round_trip`."""
+    return replace(method, round_trip=round_trip) if isinstance(method, Sharing) else method
 
 
 def row_of(problem: Problem, solution: Solution, seconds: float, deadline: float | None) -> Row:
     status = Status(int(solution.status))
+    exists = status is not Status.INFEASIBLE
     certified = float(solution.lower_bound) > 0  # 0 bounds any runtime, and says nothing
     row: Row = {
         "status": status.name.lower(),
@@ -48,15 +35,13 @@ def row_of(problem: Problem, solution: Solution, seconds: float, deadline: float
         "kind": solution.kind,
         "partition": None,
         "partition_runtime": None,
-        "schedule": None,
-        **needs_of(solution),
+        "schedule": _schedule(solution.schedule) if exists and solution.schedule is not None else None,
+        **_needs(solution.needs if exists else None),
         "seconds": round(seconds, 4),
     }
-    if solution.schedule is not None and status is not Status.INFEASIBLE:
-        row["schedule"] = schedule_of(solution.schedule)
     if deadline is not None:
         row["completion_probability"] = None
-    if solution.rounded is not None and status is not Status.INFEASIBLE:
+    if solution.rounded is not None and exists:
         row["partition"] = np.asarray(solution.rounded)[: int(np.asarray(problem.num_workers))].tolist()
         row["partition_runtime"] = finite(solution.rounded_runtime)
         if deadline is not None:
@@ -70,3 +55,21 @@ def row_of(problem: Problem, solution: Solution, seconds: float, deadline: float
     if solution.levels is not None and problem.has_setup:
         row["levels"] = np.flatnonzero(solution.levels).tolist()
     return row
+
+
+def _needs(needs: Needs | None) -> Row:
+    """Null where they are not known."""
+    if needs is None:
+        return dict.fromkeys(Needs._fields)
+    return {
+        "stored_subsets": int(needs.stored_subsets),
+        "sent": finite(needs.sent),
+        "round_trips": int(needs.round_trips),
+        "exact_gradient": bool(needs.exact_gradient),
+    }
+
+
+def _schedule(schedule: Schedule) -> Row:
+    tasks = np.stack([schedule.subset, schedule.block], axis=1)
+    sizes = round_partition(schedule.sizes, round(float(np.sum(schedule.sizes))))
+    return {"sizes": np.asarray(sizes).tolist(), "tasks": tasks.tolist()}

@@ -1,10 +1,8 @@
 """`bcgc sweep`: a grid of problems over the number of workers and any other number, to a file or a table."""
 
-import dataclasses
 import functools
 import math
 import os
-import re
 import sys
 import time
 from collections import Counter
@@ -18,124 +16,53 @@ import jax
 import numpy as np
 from rich.table import Column
 
-from bcgc_jax.cli.arguments import (
-    NO_DEADLINE,
-    law_class,
-    refuse_round_trip_of_none,
-    refuse_without_effect,
-    with_round_trip,
-)
-from bcgc_jax.cli.deliveries import START_UP, DeliveryAxes, refuse_law_of_unlike
-from bcgc_jax.cli.destinations import check_file
-from bcgc_jax.cli.ending import begin, interruptible, leave, say
-from bcgc_jax.cli.estimates import Cost, announce, cost_of_all
+from bcgc_jax.cli.arguments import law_class
+from bcgc_jax.cli.deliveries import START_UP
+from bcgc_jax.cli.ending import interruptible, leave, say
 from bcgc_jax.cli.law_output import describe_law
-from bcgc_jax.cli.names import OBJECTIVES
 from bcgc_jax.cli.output import (
-    console,
+    Row,
+    Shown,
+    figure,
     finite,
-    names,
+    needs_columns,
     one_line_errors,
-    print_table,
-    table,
-    write_json,
-    write_rows,
+    print_answer,
+    print_rows,
+    scheme_column,
 )
-from bcgc_jax.cli.sweep_cells import all_parameters, problem_of_cell, refuse_no_law
-from bcgc_jax.cli.traces import TraceFile, need_one_law
-from bcgc_jax.cli.waiting import Report, cells
+from bcgc_jax.cli.solve_rows import with_round_trip
+from bcgc_jax.cli.sweep_cells import all_parameters, problem_of_cell
+from bcgc_jax.cli.sweep_command import Question
+from bcgc_jax.cli.waiting import cells
 from bcgc_jax.laws import JointLaw, Law
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solvers.methods import Method, Optimal, method_of
 from bcgc_jax.solvers.schemes import Scheme
-from bcgc_jax.sweep_files import FORMATS, parts_of, read_rows, write_sweep
+from bcgc_jax.sweep_files import parts_of, read_rows, write_sweep
 from bcgc_jax.sweeps import Sweep, grid
-
-Row = dict[str, Any]
 
 _GAP = "largest_relative_gap"
 _PATIENCE = 60  # seconds that processes wait for each other
 
 
-@dataclasses.dataclass(frozen=True)
-class Question:
-    """What `bcgc sweep` was asked: its options."""
-
-    workers: np.ndarray | None
-    coordinates: np.ndarray
-    samples: np.ndarray
-    cycles: np.ndarray
-    setup_cycles: np.ndarray | None
-    delivery: DeliveryAxes
-    cycle_time: tuple[str, dict[str, float]] | None
-    trace: TraceFile | None
-    axes: tuple[tuple[str, np.ndarray], ...]
-    deadline: np.ndarray | None
-    objective: str
-    methods: tuple[str, ...]
-    tolerance: float
-    partitions: bool
-    round_trip: float
-    seed: int
-    schemes: list[Scheme]
-    out: str | None
-    resume: bool
-    coordinator: str | None
-    processes: int | None
-    process: int | None
-    output: str
-
-    def __post_init__(self) -> None:
-        need_one_law(self.cycle_time, self.trace)
-        refuse_round_trip_of_none(self.methods)
-        if self.resume and self.out is None:
-            raise click.UsageError("--resume goes on with a file: give it with --out")
-        if self.out is not None:
-            check_file("--out", self.out, FORMATS)
-        if len(dict(self.axes)) < len(self.axes):
-            raise click.UsageError("a parameter has two axes: give each --axis once")
-        if self.trace is not None and not all(name.startswith(START_UP) for name, _ in self.axes):
-            raise click.UsageError("the law of a --trace has no parameters: drop --axis")
-        if self.delivery.law is not None:
-            refuse_law_of_unlike((), self.trace is not None and self.trace.keep_workers)
-        self._check_processes()
-        if self.methods and "optimal" not in self.methods:
-            refuse_without_effect("without --method optimal", "tolerance")
-        if self.methods and not {scheme.name for scheme in self.schemes} & {*self.methods}:
-            refuse_without_effect("unless a --method is one of these", "schemes")
-
-    def tasks(self) -> list[Method | Scheme]:
-        """What every cell is solved by."""
-        for_deadline = self.objective == OBJECTIVES[1]
-        own = [scheme.name for scheme in self.schemes]
-        names = self.methods or (*(() if for_deadline else ("optimal",)), *own)
-        asked = dict.fromkeys(("deadline", *names) if for_deadline else names)
-        if "deadline" in asked and self.deadline is None:
-            raise click.UsageError(NO_DEADLINE)
-        found = {method.name: method for method in (method_of(name, self.schemes) for name in asked)}
-        return [
-            Optimal(self.tolerance)
-            if isinstance(method, Optimal)
-            else with_round_trip(method, self.round_trip)
-            for method in found.values()
-        ]
-
-    def _check_processes(self) -> None:
-        coordinator, processes, process = self.coordinator, self.processes, self.process
-        if all(x is None for x in (coordinator, processes, process)):
-            return
-        if coordinator is None or processes is None or process is None or self.out is None:
-            raise click.UsageError("several processes need --coordinator, --processes, --process and --out")
-        if not re.fullmatch(r".+:\d+", coordinator):
-            raise click.UsageError(f"--coordinator must be HOST:PORT, got {coordinator!r}")
-        if process >= processes:
-            raise click.UsageError(f"--process must be below --processes, {processes}, got {process}")
+def _tasks(question: Question) -> list[Method | Scheme]:
+    """What every cell is solved by."""
+    own = [scheme.name for scheme in question.schemes]
+    names = question.methods or (*(() if question.for_deadline else ("optimal",)), *own)
+    asked = ("deadline", *names) if question.for_deadline else names
+    found = {method.name: method for method in (method_of(name, question.schemes) for name in asked)}
+    return [
+        Optimal(question.tolerance)
+        if isinstance(method, Optimal)
+        else with_round_trip(method, question.round_trip)
+        for method in found.values()
+    ]
 
 
 @one_line_errors
-def answer(**options: Any) -> None:
-    """Of the options of the command."""
-    question = Question(**options)
+def answer(question: Question) -> None:
+    """Of the command."""
     _use_all_cores()
     with jax.enable_x64(True):
         _join_processes(question)
@@ -143,54 +70,60 @@ def answer(**options: Any) -> None:
         sweep = Sweep(
             problem,
             grid(**axes),
-            question.tasks(),
+            _tasks(question),
             key=jax.random.key(question.seed),
             partitions=question.partitions,
-            labels={"law": law, **question.delivery.labels()},
+            labels=_labels(question, law),
         )
-        _announce(sweep)
         if question.out is None:
-            with cells("solving") as report:
-                rows = interruptible(lambda: _collect(sweep, report))
-            _print_rows(rows, [name for name, values in axes.items() if len(values) > 1], question.output)
+            rows = interruptible(lambda: _collect(sweep))
+            varied = [name for name, values in axes.items() if len(values) > 1]
+            print_answer(question.output, rows, rows, lambda: _print_table(rows, varied))
             _end(Counter(row["status"] for row in rows))
-            return
-        start = time.perf_counter()
-        with (
-            _resumable(question.out),
-            cells("solving") as report,
-            _quiet_stdout(question.coordinator is not None),
-        ):
-            path = interruptible(lambda: _written(sweep, question, report))
-        if jax.process_index() == 0:
-            lines = _summary(sweep, path)
-            _print_summary(lines, path, len(sweep.cells), time.perf_counter() - start, question.output)
-            _end(Counter({status.name.lower(): _of_all(lines, status) for status in Status}))
+        else:
+            _to_file(sweep, question, Path(question.out))
+
+
+def _to_file(sweep: Sweep, question: Question, path: Path) -> None:
+    """Chunk by chunk, and a summary; an interruption says how to go on, where there is something to."""
+    start = time.perf_counter()
+    try:
+        with cells("solving") as report, _quiet_stdout():
+            path = interruptible(lambda: write_sweep(sweep, path, resume=question.resume, progress=report))
+    except KeyboardInterrupt:
+        hint = ["what is solved is kept; go on with --resume"]
+        raise click.Abort(*hint * parts_of(path).exists()) from None
+    if jax.process_index() != 0:
+        return
+    lines, seconds = _summary(sweep, path), time.perf_counter() - start
+    document = {"file": str(path), "seconds": round(seconds, 2), "methods": lines}
+    print_answer(question.output, lines, document, lambda: _print_summary(lines))
+    if question.output == "table":
+        click.echo(f"\n{path}: {len(sweep.cells):,} cells, {seconds:.1f} s, compilation included.")
+    statuses = (status.name.lower() for status in Status)
+    _end(Counter({status: sum(line.get(status, 0) for line in lines) for status in statuses}))
 
 
 def _axes(question: Question) -> tuple[dict[str, np.ndarray], str, Callable[..., Problem]]:
     """The numbers of the grid by their names, the name of the law, and the problem that a cell of them is."""
-    workers, start = question.workers, question.delivery.law
+    workers, start = question.workers, question.start_up_law
     parameters = {name: a for name, a in question.axes if not name.startswith(START_UP)}
     of_start = {name: a for name, a in question.axes if name.startswith(START_UP)}
     if start is not None:
         of_start = all_parameters(start, of_start, "--start-up", START_UP)
-        refuse_no_law(law_class(start[0]), {name.removeprefix(START_UP): a for name, a in of_start.items()})
     elif of_start:
         raise click.UsageError(f"--axis {next(iter(of_start))} needs a --start-up LAW")
     law: Law | JointLaw | type[Law]
-    if question.trace is not None:
-        trace = question.trace.read()
+    if (file := question.trace.file()) is not None:
+        trace = file.read()
         asked: list[int | None] = [None] if workers is None else workers.tolist()
-        workers = np.array([question.trace.num_workers(trace, one) for one in asked])
-        law = question.trace.law(trace, int(workers.max()))
+        workers = np.array([file.num_workers(trace, one) for one in asked])
+        law = file.law(trace, int(workers.max()))
         name = describe_law(law)["law"]
     else:
         assert question.cycle_time is not None
         parameters = all_parameters(question.cycle_time, parameters, "--cycle-time")
-        name = question.cycle_time[0]
-        law = law_class(name)
-        refuse_no_law(law, parameters)
+        name, law = question.cycle_time[0], law_class(question.cycle_time[0])
     if workers is None:
         raise click.UsageError("give the numbers of workers with --workers")
     axes = {
@@ -200,46 +133,21 @@ def _axes(question: Question) -> tuple[dict[str, np.ndarray], str, Callable[...,
         "cycles": question.cycles,
         **parameters,
         **of_start,
-        **question.delivery.axes(),
+        "setup_cycles": question.setup_cycles,
+        "start_up": question.start_up if isinstance(question.start_up, np.ndarray) else None,
+        "send_time": question.send_time,
+        "chain_cycles": question.chain_cycles,
+        "deadline": question.deadline,
     }
-    optional = {"setup_cycles": question.setup_cycles, "deadline": question.deadline}
-    axes |= {name: values for name, values in optional.items() if values is not None}
     starting = None if start is None else law_class(start[0])
-    made = functools.partial(problem_of_cell, law, tuple(parameters), starting, question.delivery.overlap)
-    return axes, name, made
+    made = functools.partial(problem_of_cell, law, tuple(parameters), starting, question.overlap)
+    return {name: values for name, values in axes.items() if values is not None}, name, made
 
 
-def _written(sweep: Sweep, question: Question, report: Report) -> Path:
-    assert question.out is not None
-    return write_sweep(sweep, question.out, resume=question.resume, progress=report)
-
-
-@contextmanager
-def _resumable(out: str | None) -> Iterator[None]:
-    """An interruption says how to go on, where something is left to go on with."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        kept = out is not None and parts_of(Path(out)).exists()
-        raise click.Abort(*["what is solved is kept; go on with --resume"] * kept) from None
-
-
-def _announce(sweep: Sweep) -> None:
-    """That it takes long, where it does: the first cell of a size stands for all of them."""
-    total = Cost()
-    for group in sweep.groups:
-        cell = {name: values[0] for name, values in sweep.cells.take(group.take(0, 1)).items()}
-        cell = {name: value for name, value in cell.items() if name != "deadline"}
-        try:
-            problem = sweep.problem(
-                max_workers=group.max_workers, **cell | {"num_workers": group.max_workers}
-            )
-        except ValueError:  # a cell that makes no sense
-            continue
-        one, _ = cost_of_all(problem, sweep.methods.values())
-        share = group.size / sweep.mesh.size / jax.process_count()
-        total = total.after(Cost(one.seconds * share, one.bytes))
-    announce(total, "quicker: fewer cells or --workers")
+def _labels(question: Question, law: str) -> dict[str, str]:
+    """Columns of what is no number."""
+    start = {} if question.start_up_law is None else {"start_up_law": question.start_up_law[0]}
+    return {"law": law, **start} | ({"overlap": "true"} if question.overlap else {})
 
 
 def _use_all_cores() -> None:
@@ -257,10 +165,10 @@ def _join_processes(question: Question) -> None:
         return
     where = (question.coordinator, question.processes, question.process)
     say(f"waiting up to {_PATIENCE} s for all {question.processes} processes at {question.coordinator}")
-    # Where jaxlib's own time is up it aborts the process, stack and all.
-    longer = 10 * _PATIENCE
     try:
-        begin(lambda: jax.distributed.initialize(*where, initialization_timeout=longer)).result(_PATIENCE)
+        # Where jaxlib's own time is up it aborts the process, stack and all: it has longer.
+        initialize = functools.partial(jax.distributed.initialize, initialization_timeout=10 * _PATIENCE)
+        interruptible(lambda: initialize(*where), _PATIENCE)
     except TimeoutError:
         say(
             f"bcgc: the processes at {question.coordinator} did not meet within {_PATIENCE} s: is each "
@@ -273,11 +181,8 @@ def _join_processes(question: Question) -> None:
 
 
 @contextmanager
-def _quiet_stdout(several: bool) -> Iterator[None]:
-    """With several processes, what the library that connects them writes to stdout goes to stderr."""
-    if not several:
-        yield
-        return
+def _quiet_stdout() -> Iterator[None]:
+    """What the library that connects several processes writes to stdout goes to stderr."""
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)
@@ -288,57 +193,35 @@ def _quiet_stdout(several: bool) -> Iterator[None]:
         os.close(kept)
 
 
-def _collect(sweep: Sweep, report: Report) -> list[Row]:
+def _collect(sweep: Sweep) -> list[Row]:
     rows: list[Row] = []
-    total, done = len(sweep.cells), 0
-    report(0, total)
-    for chunk in sweep.chunks():
-        found = sweep.solve(chunk)
-        rows += [
-            dict(zip(found, row, strict=True))
-            for row in zip(*(values.tolist() for values in found.values()), strict=True)
-        ]
-        done += len(chunk.cells)
-        report(done, total)
+    with cells("solving") as report:
+        for chunk in sweep.chunks():
+            found = {name: map(_plain, values.tolist()) for name, values in sweep.solve(chunk).items()}
+            rows += [dict(zip(found, row, strict=True)) for row in zip(*found.values(), strict=True)]
+            report(len(rows), len(sweep.cells) * len(sweep.methods))
     return rows
 
 
-def _print_rows(rows: list[Row], axes: list[str], output: str) -> None:
-    if output == "json":
-        plain = [{k: finite(v) if isinstance(v, float) else v for k, v in row.items()} for row in rows]
-        write_json(plain)
-        return
-    if output == "csv":
-        write_rows(rows)
-        return
-    chance = ["P(runtime ≤\ndeadline)"] * ("completion_probability" in rows[0])
-    scheduled = any(row["round_trips"] > 0 or row["exact_gradient"] is False for row in rows)
-    needs = ["subsets\nstored", "sent\nin L", "round\ntrips"] if scheduled else []
-    heads: tuple[str | Column, ...] = (
-        *axes,
-        names("scheme"),
-        "expected\nruntime",
-        "relative\ngap ≤",
-        *chance,
-        *needs,
-        Column("status", no_wrap=True),
-    )
-    shown = table(*heads)
-    for row in rows:
-        cells = [f"{row[name]:.4g}" if isinstance(row[name], float) else str(row[name]) for name in axes]
-        inexact = " (inexact)" if row["exact_gradient"] is False else ""
-        cells += [row["method"] + inexact, _number(row["expected_runtime"], ".4g")]
-        cells += [_number(row["relative_gap"], ".1e")]  # a scheme that is no partition has no certificate
-        cells += [_number(row["completion_probability"], ".4f")] if chance else []
-        if scheduled:
-            digits = (("stored_subsets", ".0f"), ("sent", ".2f"), ("round_trips", ".0f"))
-            cells += [_number(row[name], form) for name, form in digits]
-        shown.add_row(*cells, row["status"])
-    print_table(shown)
+def _plain(value: Any) -> Any:
+    return finite(value) if isinstance(value, float) else value
 
 
-def _number(value: float, digits: str) -> str:
-    return format(value, digits) if math.isfinite(value) else "–"
+def _print_table(rows: list[Row], axes: list[str]) -> None:
+    def typed(name: str) -> Shown:
+        return name, lambda row: f"{row[name]:.4g}" if isinstance(row[name], float) else str(row[name])
+
+    chance = [("P(runtime ≤\ndeadline)", figure("completion_probability", ".4f"))]
+    columns = [
+        *map(typed, axes),
+        scheme_column(),
+        ("expected\nruntime", figure("expected_runtime")),
+        ("relative\ngap ≤", figure("relative_gap", ".1e")),  # what is no partition has no certificate
+        *(chance if "completion_probability" in rows[0] else []),
+        *needs_columns(rows),
+        (Column("status", no_wrap=True), lambda row: row["status"]),
+    ]
+    print_rows(rows, columns)
 
 
 def _end(statuses: Counter[str]) -> None:
@@ -354,25 +237,12 @@ def _end(statuses: Counter[str]) -> None:
         raise click.exceptions.Exit(1)
 
 
-def _of_all(lines: list[Row], status: Status) -> int:
-    return sum(line.get(status.name.lower(), 0) for line in lines)
+def _print_summary(lines: list[Row]) -> None:
+    def counted(name: str) -> Shown:
+        return Column("scheme") if name == "method" else name, lambda line: str(line[name])
 
-
-def _print_summary(lines: list[Row], path: Path, cells: int, seconds: float, output: str) -> None:
-    if output == "json":
-        write_json({"file": str(path), "seconds": round(seconds, 2), "methods": lines})
-        return
-    if output == "csv":
-        write_rows(lines, missing="0")
-        return
-    counts = [name for name in dict.fromkeys(name for line in lines for name in line) if name != _GAP]
-    shown = table(Column("scheme"), *counts[1:], "largest gap")
-    for line in lines:
-        figures = [str(line.get(name, 0)) for name in counts]
-        shown.add_row(*figures, "–" if line[_GAP] is None else f"{line[_GAP]:.1e}")
-    screen = console(wrap=False)
-    print_table(shown)
-    screen.print(f"\n{path}: {cells:,} cells, {seconds:.1f} s, compilation included.")
+    counts = [counted(name) for name in lines[0] if name != _GAP]
+    print_rows(lines, [*counts, ("largest gap", figure(_GAP, ".1e"))])
 
 
 def _summary(sweep: Sweep, path: Path) -> list[Row]:
@@ -384,7 +254,13 @@ def _summary(sweep: Sweep, path: Path) -> list[Row]:
         gap = float(row["relative_gap"] or "nan")
         if row["status"] == "converged" and not math.isnan(gap):
             gaps[row["method"]] = max(gaps[row["method"]] or 0.0, gap)
+    seen = dict.fromkeys(status for found in statuses.values() for status in found)
     return [
-        {"method": method, "cells": len(sweep.cells), **statuses[method], _GAP: gaps[method]}
-        for method in sweep.methods
+        {
+            "method": method,
+            "cells": len(sweep.cells),
+            **{status: found[status] for status in seen},
+            _GAP: gaps[method],
+        }
+        for method, found in statuses.items()
     ]

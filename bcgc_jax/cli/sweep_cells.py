@@ -1,10 +1,8 @@
 """The cells of `bcgc sweep`: parameters of laws that are axes, and the problem that a cell's numbers are."""
 
-import math
 from typing import Any
 
 import click
-import jax
 import numpy as np
 
 from bcgc_jax.cli.arguments import missing_parameters
@@ -12,8 +10,6 @@ from bcgc_jax.cli.deliveries import START_UP
 from bcgc_jax.cli.names import LAWS
 from bcgc_jax.laws import JointLaw, Law
 from bcgc_jax.problem import Problem
-
-_MOST_CHECKED = 10**6  # laws, before the sweep begins
 
 
 def all_parameters(
@@ -49,20 +45,3 @@ def problem_of_cell(
         given = [name for name in numbers if name.startswith(START_UP)]
         numbers["start_up"] = start_up(**{name.removeprefix(START_UP): numbers.pop(name) for name in given})
     return Problem(law, max_workers=max_workers, overlap=overlap, **numbers)
-
-
-def refuse_no_law(law: type[Law], parameters: dict[str, np.ndarray]) -> None:
-    """ValueError, of the first of them, where no combination of the parameters makes a law."""
-    if math.prod(map(len, parameters.values())) > _MOST_CHECKED:
-        return
-    axes = np.meshgrid(*parameters.values(), indexing="ij")
-    grid = {name: values.ravel() for name, values in zip(parameters, axes, strict=True)}
-
-    def valid(parameters: dict[str, jax.Array]) -> jax.Array:
-        return law(**parameters).valid()
-
-    try:
-        law(**grid)
-    except ValueError:
-        if not np.asarray(jax.jit(jax.vmap(valid))(grid)).any():
-            law(**{name: float(values[0]) for name, values in grid.items()})

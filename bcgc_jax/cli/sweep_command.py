@@ -1,29 +1,107 @@
-"""The options of `bcgc sweep`; `bcgc_jax.cli.sweep` answers."""
+"""What `bcgc sweep` is asked; `bcgc_jax.cli.sweep` answers."""
 
-from typing import Any
+import dataclasses
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bcgc_jax.cli.arguments import (
     AT_MOST,
-    SEED,
     WORKERS,
     Axis,
     NamedAxis,
     Number,
+    NumberOrLaw,
     OpenCycleTime,
-    answered_by,
-    format_option,
     law_help,
     method_help,
-    objective_option,
-    round_trip_option,
-    schemes_option,
+    refuse_without_effect,
 )
-from bcgc_jax.cli.deliveries import delivery_axes
-from bcgc_jax.cli.trace_options import trace_options
+from bcgc_jax.cli.deliveries import (
+    CHAIN_CYCLES_HELP,
+    OVERLAP_HELP,
+    SEND_TIME_HELP,
+    START_UP,
+    START_UP_HELP,
+)
+from bcgc_jax.cli.destinations import check_file
+from bcgc_jax.cli.names import OBJECTIVES, SWEPT
+from bcgc_jax.cli.options import answered_by, option, options_of
+from bcgc_jax.cli.question import NO_DEADLINE, Planning, objective_option, round_trip_option
+
+if TYPE_CHECKING:
+    import numpy as np
+
 
 _WHOLE, _POSITIVE = Axis(Number(1, include=True, whole=True)), Axis(Number())
+_FROM_ZERO = Axis(Number(include=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class Question(Planning):
+    """What `bcgc sweep` is asked: its options."""
+
+    workers: "np.ndarray | None" = option(
+        Axis(WORKERS), f"N, {AT_MOST}: an axis; by default the workers of the trace."
+    )
+    coordinates: "np.ndarray" = option(_WHOLE, "L, the gradient's length: an axis.", required=True)
+    samples: "np.ndarray" = option(_POSITIVE, "M, over all workers: an axis.", default=1)
+    cycles: "np.ndarray" = option(_POSITIVE, "b, CPU cycles: an axis.", default=1)
+    setup_cycles: "np.ndarray | None" = option(_FROM_ZERO, "f, before the first: an axis.")
+    start_up: "np.ndarray | tuple[str, dict[str, float]] | None" = option(
+        NumberOrLaw(_FROM_ZERO, OpenCycleTime()), START_UP_HELP
+    )
+    send_time: "np.ndarray | None" = option(_FROM_ZERO, SEND_TIME_HELP)
+    overlap: bool = option(bool, OVERLAP_HELP)
+    chain_cycles: "np.ndarray | None" = option(_FROM_ZERO, CHAIN_CYCLES_HELP)
+    cycle_time: tuple[str, dict[str, float]] | None = option(
+        OpenCycleTime(), "Law, NAME:PARAMETER=VALUE,…; an --axis may give more."
+    )
+    axes: "tuple[tuple[str, np.ndarray], ...]" = option(
+        NamedAxis(),
+        "A parameter of the law, or start_up.PARAMETER: an axis; repeat it.",
+        typed="--axis",
+        multiple=True,
+    )
+    deadline: "np.ndarray | None" = option(_POSITIVE, "Also P(runtime ≤ deadline): an axis.")
+    objective: str = objective_option()
+    tolerance: float = option(Number(), "Relative gap of `optimal`.", default=1e-7)
+    partitions: bool = option(bool, "Also give the partitions, rounded.")
+    round_trip: float = round_trip_option()
+    out: str | None = option(click.Path(), "Write to FILE.csv or FILE.parquet, chunk by chunk.")
+    resume: bool = option(bool, "Go on with --out where an earlier call was cut off.")
+    coordinator: str | None = option(str, "HOST:PORT of the first of several processes.")
+    processes: int | None = option(Number(1, include=True, whole=True), "How many there are.")
+    process: int | None = option(Number(0, include=True, whole=True), "Which one this is, from 0 on.")
+
+    def __post_init__(self) -> None:
+        self.check(self.cycle_time, self.start_up_law)
+        if self.send_time is None:
+            refuse_without_effect("without --send-time", "overlap")
+        if self.resume and self.out is None:
+            raise click.UsageError("--resume goes on with a file: give it with --out")
+        if self.out is not None:
+            check_file("--out", self.out, SWEPT)
+        if len(dict(self.axes)) < len(self.axes):
+            raise click.UsageError("a parameter has two axes: give each --axis once")
+        if self.trace.path is not None and not all(name.startswith(START_UP) for name, _ in self.axes):
+            raise click.UsageError("the law of a --trace has no parameters: drop --axis")
+        if self.deadline is None and (self.for_deadline or "deadline" in self.methods):
+            raise click.UsageError(NO_DEADLINE)
+        if self.methods and "optimal" not in self.methods:
+            refuse_without_effect("without --method optimal", "tolerance")
+        several = (self.coordinator, self.processes, self.process)
+        if several != (None, None, None) and (None in several or self.out is None):
+            raise click.UsageError("several processes need --coordinator, --processes, --process and --out")
+
+    @property
+    def start_up_law(self) -> tuple[str, dict[str, float]] | None:
+        """Its name, and its parameters that are not left to --axis."""
+        return self.start_up if isinstance(self.start_up, tuple) else None
+
+    @property
+    def for_deadline(self) -> bool:
+        return self.objective == OBJECTIVES[1]
 
 
 @click.command(
@@ -33,8 +111,6 @@ _WHOLE, _POSITIVE = Axis(Number(1, include=True, whole=True)), Axis(Number())
 Examples:
   bcgc sweep --workers 2:50 --coordinates 20000 --samples 50 --cycle-time shifted-exponential:shift=50 \\
              --axis rate=1e-4:1e-1:33:log --method optimal --method single_block --out sweep.parquet
-  bcgc sweep --workers 4,8,16 --coordinates 1e6 --cycle-time weibull:scale=1,shift=0.1 \\
-             --axis concentration=0.5,1,2
   bcgc sweep --workers 10 --coordinates 40000 --cycle-time shifted-exponential:rate=0.1,shift=1 \\
              --deadline 1e6:8e6:29 --objective completion-probability --format csv
   bcgc sweep --workers 10 --coordinates 2000 --cycle-time gamma:shape=4,rate=4 --start-up exponential \\
@@ -51,45 +127,9 @@ Laws: {law_help()}
 
 Methods: {method_help()}""",
 )
-@click.option(
-    "--workers", type=Axis(WORKERS), help=f"N, {AT_MOST}: an axis; by default the workers of the trace."
-)
-@click.option("--coordinates", type=_WHOLE, required=True, help="L, the gradient's length: an axis.")
-@click.option("--samples", type=_POSITIVE, default=1, show_default=True, help="M, over all workers: an axis.")
-@click.option("--cycles", type=_POSITIVE, default=1, show_default=True, help="b, CPU cycles: an axis.")
-@click.option("--setup-cycles", type=Axis(Number(include=True)), help="f, before the first: an axis.")
-@delivery_axes
-@click.option(
-    "--cycle-time", type=OpenCycleTime(), help="Law, NAME:PARAMETER=VALUE,…; an --axis may give more."
-)
-@trace_options(": the law.")
-@click.option(
-    "--axis",
-    "axes",
-    type=NamedAxis(),
-    multiple=True,
-    help="A parameter of the law, or start_up.PARAMETER: an axis; repeat it.",
-)
-@click.option("--deadline", type=_POSITIVE, help="Also P(runtime ≤ deadline): an axis.")
-@objective_option
-@click.option(
-    "--method", "methods", multiple=True, help="Scheme to solve for; repeat it; optimal by default."
-)
-@click.option(
-    "--tolerance", type=Number(), default=1e-7, show_default=True, help="Relative gap of `optimal`."
-)
-@click.option("--partitions", is_flag=True, help="Also give the partitions, rounded.")
-@round_trip_option
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of methods that draw.")
-@click.option("--out", type=click.Path(), help="Write to FILE.csv or FILE.parquet, chunk by chunk.")
-@click.option("--resume", is_flag=True, help="Go on with --out where an earlier call was cut off.")
-@click.option("--coordinator", help="HOST:PORT of the first of several processes.")
-@click.option("--processes", type=Number(1, include=True, whole=True), help="How many there are.")
-@click.option("--process", type=Number(0, include=True, whole=True), help="Which one this is, from 0 on.")
-@schemes_option
-@format_option
+@options_of(Question)
 @answered_by("sweep")
-def sweep_command(**options: Any) -> None:
+def sweep_command(**_: Any) -> None:
     """Solve all combinations of the axes, each with its certificate.
 
     Without --out the rows are printed; with it they go to the file as they come, and a summary is printed.

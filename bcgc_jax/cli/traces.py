@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import click
 import numpy as np
 
 from bcgc_jax.cli.ending import say
@@ -168,9 +167,3 @@ def _means_of_neighbours(times: np.ndarray, count: int) -> np.ndarray:
         np.linspace(0, 1, count + 1), np.linspace(0, 1, size + 1), np.cumsum(np.r_[0, np.sort(times)])
     )
     return np.diff(integral) * count / size
-
-
-def need_one_law(cycle_time: Any, trace: TraceFile | None) -> None:
-    """Refuse none and both."""
-    if bool(cycle_time) == (trace is not None):
-        raise click.UsageError("give the law of the cycle time: either --cycle-time or --trace")

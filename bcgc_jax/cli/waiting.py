@@ -1,60 +1,48 @@
-"""What a person who waits is shown: a bar on a terminal; elsewhere at most a line each half minute.
-
-One rule for all commands, experiments and benchmarks; where rich is missing, lines do on a terminal too.
+"""What a person who waits is shown after two seconds: a spinner on a terminal, elsewhere a line each half
+minute. One rule for all commands and experiments.
 """
 
+import itertools
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from contextlib import contextmanager, suppress
+from shutil import get_terminal_size
+from typing import Any, TypeVar
 
 from bcgc_jax.cli.ending import say
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
 
 T = TypeVar("T")
 Report = Callable[[int, int], None]
 
-_EVERY = 30.0  # seconds between two lines
-_TICK = 0.2  # seconds between two moves of a bar
+_QUIET, _TICK, _EVERY = 2.0, 0.2, 30.0  # seconds before a spinner, between its moves, and between two lines
 
 
-def progress(*, counted: bool = True, speed: bool = False) -> "Progress | Lines":
-    """A bar on stderr that leaves nothing behind, or `Lines`; with tasks either way.
+class Progress:
+    """What is done now, and how far it is; told as rich's bars are, with one task."""
 
-    It may say how many of all are done, and with `speed` the field of that name and the time that is left.
-    """
-    try:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    except ImportError:
-        return Lines()
-    screen = Console(stderr=True)
-    if not screen.is_terminal:
-        return Lines()
-    columns: list[Any] = [TextColumn("{task.description}"), BarColumn()]
-    columns += [TextColumn("{task.completed:,.0f}/{task.total:,.0f}")] * counted
-    columns += [TextColumn("{task.fields[speed]}")] * speed + [TimeElapsedColumn()]
-    return Progress(*columns, *[TimeRemainingColumn()] * speed, console=screen, transient=True)
-
-
-class Lines:
-    """The tasks of `rich.progress.Progress`, the last one of which is told about every half minute."""
-
-    def __init__(self) -> None:
+    def __init__(self, counted: bool) -> None:
+        self._counted = counted
         self._what, self._done, self._total = "", 0.0, 0.0
-        self._began, self._ended = time.monotonic(), threading.Event()
+        self._ended, self._thread = threading.Event(), threading.Thread(target=self._show, daemon=True)
 
-    def __enter__(self) -> "Lines":
-        threading.Thread(target=self._tell, daemon=True).start()
+    def __enter__(self) -> "Progress":
+        self._began = time.monotonic()
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
+        self._thread.join()
 
-    def add_task(self, description: str, *, total: float = 0, **_: Any) -> Any:
+    def __str__(self) -> str:
+        done = f", {100 * self._done / self._total:.0f} %" if self._total else ""
+        if done and self._counted:
+            done = f", {self._done:,.0f} of {self._total:,.0f}"
+        return f"{self._what}{done}, {time.monotonic() - self._began:.0f} s"
+
+    def add_task(self, description: str, *, total: float = 0) -> Any:
         self.update(None, description=description, total=total, completed=0)
 
     def update(
@@ -64,7 +52,6 @@ class Lines:
         description: str | None = None,
         total: float | None = None,
         completed: float | None = None,
-        **_: Any,
     ) -> None:
         self._what = self._what if description is None else description
         self._total = self._total if total is None else total
@@ -73,10 +60,28 @@ class Lines:
     def advance(self, task: Any) -> None:
         self._done += 1
 
-    def _tell(self) -> None:
-        while not self._ended.wait(_EVERY):
-            share = f", {100 * self._done / self._total:.0f} %" if self._total else ""
-            say(f"{self._what}{share}, {time.monotonic() - self._began:.0f} s")
+    def _show(self) -> None:
+        if sys.stderr is None or not sys.stderr.isatty():
+            while not self._ended.wait(_EVERY):
+                say(str(self))
+        elif not self._ended.wait(_QUIET):
+            for sign in itertools.cycle("|/-\\"):
+                _write(f"{sign} {self}"[: get_terminal_size().columns - 1])
+                if self._ended.wait(_TICK):
+                    break
+            _write("")
+
+
+def _write(line: str) -> None:
+    """In place of the line that is there."""
+    with suppress(OSError, ValueError):
+        sys.stderr.write(f"\r{line}\x1b[K")
+        sys.stderr.flush()
+
+
+def progress(*, counted: bool = True) -> Progress:
+    """To be entered; it may say how many are done, or how much."""
+    return Progress(counted)
 
 
 def each(items: Sequence[T], what: str) -> Iterator[T]:
@@ -94,50 +99,7 @@ def each(items: Sequence[T], what: str) -> Iterator[T]:
 
 @contextmanager
 def cells(what: str) -> Iterator[Report]:
-    """A function of (cells done, all cells) that tells progress and speed, for `write_sweep`."""
-    with progress(speed=True) as bar:
-        task = bar.add_task(what, total=0, speed="")
-        first: list[tuple[float, int]] = []
-
-        def report(done: int, total: int) -> None:
-            first.append((time.perf_counter(), done)) if not first else None
-            (began, before), now = first[0], time.perf_counter()
-            speed = f"cells, {(done - before) / (now - began):.3g}/s" if done > before else "cells"
-            bar.update(task, completed=done, total=total, speed=speed)
-
-        yield report
-
-
-class Parts:
-    """A bar over `count` parts, several of which may run side by side; it names those that do."""
-
-    def __init__(self, bar: "Progress | Lines", count: int) -> None:
-        self._bar, self._running, self._compiling = bar, dict[str, None](), True
-        self._ended = threading.Event()
-        self._task = bar.add_task("compiling", total=count)
-
-    def __enter__(self) -> "Parts":
-        threading.Thread(target=self._move, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-
-    def compiling(self, whether: bool) -> None:
-        self._compiling = whether
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Around what a part does."""
-        self._running[name] = None
-        try:
-            yield
-        finally:
-            del self._running[name]
-            self._bar.advance(self._task)
-
-    def _move(self) -> None:
-        while not self._ended.wait(_TICK):
-            names = ", ".join(dict(self._running))
-            what = f"{'compiling' if self._compiling else 'solving'} {names}".rstrip()
-            self._bar.update(self._task, description=what)
+    """A function of (cells done, all cells) that tells progress, for `write_sweep`."""
+    with progress() as bar:
+        task = bar.add_task(what)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -96,9 +96,6 @@ solve SMALL --cycle-time deterministic:time=2 -> expected deterministic:value=
 solve SMALL --cycle-time exponential:rate=-1 -> rate must be finite and > 0, got -1
 solve --workers 9 --coordinates 1e19 LAW -> at most 9,007,199,254,740,992, got '1e19'
 sweep --workers 9 --coordinates 1,1e300 LAW -> at most 9,007,199,254,740,992, got '1e300'
-sweep SIZES --cycle-time pareto:scale=-1 --axis shape=2,3 -> scale must be finite and > 0, got -1
-sweep SIZES --cycle-time pareto:scale=1,shape=-1 -> shape must be finite and > 0, got -1
-sweep SIZES PARETO --axis shape=-2,-3,0 -> shape must be finite and > 0
 solve SMALL UNIFORM --layout wide -> --layout has no effect without --trace
 solve SMALL UNIFORM --worker-column rank -> --worker-column has no effect without --trace
 sweep SIZES PARETO --axis shape=2 --trace-law smooth -> --trace-law has no effect without
@@ -106,7 +103,7 @@ train --workers 4 LAW --censored-column cut -> --censored-column has no effect w
 train -> either --cycle-time or --trace
 train --trace no-such-file.csv -> cannot read no-such-file.csv
 train --workers 4 LAW --method magic -> unknown method
-train --workers 4 LAW --target 2 -> from 0 to 1
+train --workers 4 LAW --target 2 -> at most 1
 train --workers 4 LAW --batch-size 10000 -> --batch-size must be from 1 to 375
 train --workers 4 LAW --curves no/such/folder/x.csv -> no folder
 train --workers 4 --cycle-time pareto:scale=1,shape=0.9 -> infinite
@@ -136,7 +133,6 @@ sweep SMALL UNIFORM WEIBULL --axis start_up.scale=1,2 -> start_up.scale is given
 sweep SMALL UNIFORM WEIBULL --axis start_up.rate=1 -> start_up.scale, start_up.concentration
 sweep SMALL UNIFORM --axis start_up.rate=1,2 -> --axis start_up.rate needs a --start-up LAW
 sweep SMALL UNIFORM --start-up 1,-2 -> at least 0, got '-2'
-sweep SMALL UNIFORM --start-up weibull:scale=-1,concentration=2 -> scale must be finite and > 0
 train RAY LAW --resume -> --resume goes on with what --checkpoints DIR holds
 train RAY LAW --checkpoints no-such-folder --resume -> holds no training to go on with
 train RAY LAW --method limit -> "limit" is no scheme

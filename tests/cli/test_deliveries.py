@@ -1,7 +1,5 @@
 """Start-up, link and chain on the command line: `solve`, `sweep` and `train`."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -57,11 +55,11 @@ def test_an_axis_is_a_number_of_the_problem_that_a_cell_is():
 def test_training_asks_for_the_same_problem(command, monkeypatch):
     asked: list[Problem] = []
 
-    def stop(question: Any, problem: Problem) -> None:
+    def stop(problem: Problem) -> None:
         asked.append(problem)
         raise ValueError("enough")
 
-    monkeypatch.setattr(train, "_announce", stop)
+    monkeypatch.setattr(train, "check_size", stop)
     given = ["--start-up", "weibull:scale=4000,concentration=0.7", "--send-time", "0.25", "--overlap"]
     status, _, err = command("train", "--workers", "3", *UNIFORM, *given, "--chain-cycles", "0.1")
     assert (status, err) == (2, "bcgc: enough\n")

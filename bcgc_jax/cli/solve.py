@@ -37,8 +37,7 @@ from bcgc_jax.cli.output import (
 from bcgc_jax.cli.plans import save_plan
 from bcgc_jax.cli.solve_rows import row_of
 from bcgc_jax.cli.solve_table import OVERFLOW, Answer, fastest_plan, print_answer, runtime_of
-from bcgc_jax.cli.trace_law import which_law
-from bcgc_jax.cli.traces import TraceFile, cycles_of_a_step, late, need_one_law
+from bcgc_jax.cli.traces import TraceFile, cycles_of_a_step, late, need_one_law, which_law
 from bcgc_jax.cli.waiting import Parts, progress
 from bcgc_jax.laws import JointLaw, Law, Rows, Unlike
 from bcgc_jax.measured.resampling import bootstrap_interval
@@ -192,7 +191,7 @@ def _of_trace(question: Question, trace: Trace | None, problem: Problem, answer:
     plan = fastest_plan(answer.rows)
     plain = not (problem.has_setup or problem.delivers or question.unit_costs)
     return [
-        *(which_law(problem.cycle_time, trace, None if plan is None else plan["partition"]) if plain else ()),
+        *which_law(problem.cycle_time, trace),
         *([] if trace.of_cycles else [cycles_of_a_step(problem)]),
         *question.trace.remarks(trace),
         *(

@@ -22,9 +22,8 @@ def check_file(option: str, path: str | os.PathLike[str], suffixes: Sequence[str
     """
     path = Path(path)
     if suffixes and path.suffix.lower() not in suffixes:
-        raise ValueError(
-            f"{option} must end in {' or '.join([', '.join(suffixes[:-1]), suffixes[-1]])}, got {path}"
-        )
+        known = " or ".join(filter(None, [", ".join(suffixes[:-1]), suffixes[-1]]))
+        raise ValueError(f"{option} must end in {known}, got {path}")
     folder = path.absolute().parent
     if path.is_dir():
         raise ValueError(f"{option}: {path} is a folder: name a file in it")

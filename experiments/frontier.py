@@ -16,7 +16,6 @@ import numpy as np
 import bcgc_jax as bcgc
 from bcgc_jax import measured, plotting
 from bcgc_jax.cli.waiting import each
-from bcgc_jax.measured.curve import hazard_curve
 from experiments.report import TRACES, number, print_table, run_command, write_csv
 
 FILES = ("llm_training_32_workers.csv", "pai_job_1_10_workers.csv", "pai_job_4_10_workers.csv")
@@ -63,7 +62,7 @@ def settings(folder: Path = TRACES) -> Iterator[Setting]:
         if not (folder / name).exists():
             continue
         trace = measured.load_trace(folder / name)
-        of_trace = hazard_curve(trace.seconds, 100, num_tail=min(20, trace.seconds.size // 10))
+        of_trace = measured.smooth_empirical(trace.seconds)
         workers = trace.num_workers
         yield Setting(name.removesuffix(".csv"), bcgc.Problem(of_trace, workers, 20_000, workers))
 

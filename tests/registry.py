@@ -246,7 +246,7 @@ def _fit_of_loads(v: float) -> Any:
     draws, load = np.random.default_rng(0), np.tile([1.0, 2.0, 4.0], 100)
     seconds = v * draws.gamma(4.0, 0.5, 300) + load * (1 + draws.exponential(1.0, 300))
     trace = _trace(v, seconds=seconds, load=load)
-    return bcgc.measured.fit_start_up(KEY, trace, laws=["shifted-exponential"], num_replicates=10)
+    return bcgc.measured.fit_start_up(trace)
 
 
 def _cell(num_workers: Any, rate: Any, max_workers: int) -> bcgc.Problem:
@@ -265,6 +265,7 @@ def _written_sweep(v: float) -> None:
 # Of numbers that are known: these measure on the host, or write.
 ON_THE_HOST: dict[str, Callable[[float], Any]] = {
     "smooth_empirical": lambda v: bcgc.measured.smooth_empirical(row(v, *_TIMES), pareto_tail=True),
+    "law_of": lambda v: bcgc.measured.law_of(row(v, *_TIMES), 200),
     "bootstrap_interval": lambda v: bootstrap_interval(
         KEY,
         bcgc.Problem(LAWS["Rows"](v), 3, 10, 2 * v),

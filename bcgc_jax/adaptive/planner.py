@@ -3,10 +3,9 @@ r"""The closed loop: what was measured decides which plan the next iteration has
 Every rule of `rules` has a plan, made from the iterations before, and after each iteration it is known what
 each of these plans would have taken in it: a worker's time is its start-up and its load's. So rules are
 compared by what they would have done, each by plans that had not seen the iteration (but for plans that are
-hardly fitted to it, know much more than the one that is run, or follow a drift), and nothing need be tried
-out. A change has to pay: by more than half the comparison's own error, and than what the change costs.
-Workers that prepare another plan beside their work are slower than they are: such iterations count as a cost
-and tell nothing else.
+hardly fitted to it, or know much more than the one that is run), and nothing need be tried out. A change has
+to pay: by more than half the comparison's own error, and than what the change costs. Workers that prepare
+another plan beside their work are slower than they are: such iterations count as a cost and say no more.
 """
 
 import math
@@ -16,13 +15,12 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from bcgc_jax.adaptive.drift import has_drifted
 from bcgc_jax.adaptive.plans import WorkPlan
 from bcgc_jax.adaptive.rules import MOST_STORED, RULES, Rule, Window
 
 # Iterations before a plan is made; those that plans are made from and compared by, at most.
 FIRST, WINDOW = 4, 40
-# Made before anything is known, of even shares; the training begins with the last one.
+# Made before anything is known, and so of even shares; the training begins with the last one.
 CAUTIOUS = ("uncoded", "alternating")
 # Of shares by speed; speeds change soon.
 _LAST = 10
@@ -36,11 +34,9 @@ _STAKE, _REINVESTED, _CLEARLY = 0.015, 0.5, 2.0
 # Plans are made anew so often where that is cheap; where it is a search, at these iterations of a window, and
 # then so often.
 _EVERY, _SEARCHED_AT, _SEARCHED_EVERY = 5, (FIRST, 2 * FIRST, 4 * FIRST, 6 * FIRST, 8 * FIRST), 20
-_SEARCHED = ("credit", "shares, credit", "coded")
+_SEARCHED = ("credit", "coded")
 # A plan from so many times as many iterations is judged by those too: it is likely to be the better one.
 _MORE = 1.5
-# The chance that what has not changed is taken for a drift, at each test, one in so many iterations.
-FALSE_ALARMS, _TESTED_EVERY = 1e-3, 3
 # Where a worker was stopped before its first task was done in so many iterations, one goes uncoded.
 _UNSEEN = 10
 
@@ -122,7 +118,7 @@ class Planner:
         self._extra: dict[str, tuple[float, int]] = {}
         self._counted: dict[str, float] = {}  # messages of rules' plans in the last iterations
         self._since: list[tuple[float, float]] = []
-        self._drifted, self._disturbance = -WINDOW, 0.0
+        self._disturbance = 0.0
         self._probing: WorkPlan | None = None
         # Seconds saved against no redundancy, and spent on changes.
         self._saved = self._spent = 0.0
@@ -175,10 +171,7 @@ class Planner:
         self._own = [*self._own, float(self._runtimes(self.plan, 1)[0])][-WINDOW:]
 
     def _replan(self) -> None:
-        drifted = self.step % _TESTED_EVERY == 0 and has_drifted(self._starts + self._times, FALSE_ALARMS)
-        if drifted:
-            self._forget()
-        self._make_plans(drifted)
+        self._make_plans()
         if self._probing is None:
             self._choose()
         self._probe()
@@ -248,22 +241,14 @@ class Planner:
         more = self._counted[name] - self._counted[known]
         return self._extra[known][0] + self.message_seconds * more
 
-    def _forget(self) -> None:
-        """What was before the last few iterations, of these what other plans would have taken."""
-        self._times, self._starts = self._times[-_LAST:], self._starts[-_LAST:]
-        self._own = self._own[-_LAST:]
-        for name, record in self._losses.items():
-            record[:] = record[-_LAST:] if name in CAUTIOUS else []
-        self._drifted = self.step
-
-    def _make_plans(self, drifted: bool) -> None:
+    def _make_plans(self) -> None:
         size = len(self._times)
         for name, rule in self._rules.items():
             due = self.step % _EVERY == 0
             if name in _SEARCHED:
                 due = size in _SEARCHED_AT or (size == WINDOW and self.step % _SEARCHED_EVERY == 0)
-            if drifted or due or name not in self._plans:
-                last = _LAST if name in ("shares", "shares, alternating") else WINDOW
+            if due or name not in self._plans:
+                last = WINDOW if name in _SEARCHED else _LAST
                 key = jax.random.fold_in(self._key, self.step)
                 window = Window(self._times[-last:], self._max_stored, key, self._starts[-last:])
                 self._plans[name] = rule(window)
@@ -302,7 +287,7 @@ class Planner:
         """What a rule would save an iteration, and the standard error of that."""
         same = name == self.plan.name  # its plan of now against the one that is run
         knows_more = self._made_from[name] >= _MORE * self._own_made_from
-        if same and (name not in _SEARCHED or knows_more or self.step == self._drifted):
+        if same and (name not in _SEARCHED or knows_more):
             saved = self._runtimes(self.plan, _LAST) - self._runtimes(self._plans[name], _LAST)
         else:
             last = self._unfitted[name] if same else WINDOW
@@ -324,8 +309,7 @@ class Planner:
     def _change(self, name: str, gain: float) -> None:
         after = self._plans[name]
         took, said = np.mean(self._since, axis=0) if self._since else (math.nan, math.nan)
-        drifted = self.step - self._drifted <= FIRST
-        reason = "times have changed" if drifted else "it would have been faster"
+        reason = "it would have been faster"
         if name == self.plan.name:
             reason = f"{reason}: made anew from the last iterations"
         expected = float(np.mean(self._runtimes(after))) + self._more(name)

@@ -1,11 +1,11 @@
 """How plans are made from what the last iterations have shown: each rule one plan, in one go.
 
-Shares are even, or by speed: by their mean start-ups and cycle times all workers are done at once. On them
-there is nothing more, or two subsets each in blocks that neighbours do from both ends, or `credit`: a first
+Without redundancy shares are even, else by speed: by their mean start-ups and cycle times all workers end
+at once. On them there are two subsets each in blocks that neighbours do from both ends, or `credit`: a first
 block, some on two subsets and some on as many as fit, with sizes by stochastic subgradients on the iterations
 themselves, workers in random order; where there are start-ups, on independent ones and times of their laws.
-Or they are coded, by the certified optimum for the law of all times and the mean start-up, with which it is
-one, or by the best single level where that is better.
+Or they are even and coded, by the certified optimum for the law of all times and the mean start-up, with
+which it is one, or by the best single level where that is better.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bcgc_jax.adaptive.plans import WorkPlan
-from bcgc_jax.laws import Empirical, Law, Rows
-from bcgc_jax.measured.smooth import smooth_empirical
+from bcgc_jax.laws import Empirical, Rows
+from bcgc_jax.measured.choice import law_of
 from bcgc_jax.problem import Problem
 from bcgc_jax.schedules import Group, schedule_of
 from bcgc_jax.solvers.credit import search_sizes
@@ -31,8 +31,6 @@ MOST_STORED = 20
 _ROWS, _STEPS, _DRAWS = 64, 150, 64
 # Shares to begin with of the first block and of those on two subsets.
 _FRONT = 1 / 7
-# Different times that make a curve, at least.
-_FEWEST_VALUES = 8
 # Workers up to which a law of few different times is searched for a code.
 _MOST_OF_ATOMS = 32
 # Errors by which the means of neighbours differ that are not alike.
@@ -59,11 +57,14 @@ class Window(NamedTuple):
     def starts_late(self) -> bool:
         return float(np.mean(self.start_ups)) > _NO_START_UP * float(np.mean(self.times))
 
+    def mean_runtime(self, plan: WorkPlan) -> float:
+        return float(np.mean(plan.runtimes(self.times, self.start_ups)))
+
 
 Rule = Callable[[Window], WorkPlan]
 
 
-def even(window: Window) -> np.ndarray:
+def even_shares(window: Window) -> np.ndarray:
     workers = window.times.shape[1]
     return np.full(workers, 1 / workers)
 
@@ -105,102 +106,80 @@ def _alike_together(values: np.ndarray) -> np.ndarray:
     return found
 
 
-def _uncoded(name: str, shares: Callable[[Window], np.ndarray]) -> Rule:
-    def rule(window: Window) -> WorkPlan:
-        return WorkPlan(name, shares(window), schedule_of([Group(1, 1)], np.ones(1)))
-
-    return rule
+Shares = Callable[[Window], np.ndarray]
 
 
-def _alternating(name: str, shares: Callable[[Window], np.ndarray], parts: int) -> Rule:
-    def rule(window: Window) -> WorkPlan:
-        depth = min(2, window.max_stored, window.times.shape[1])
-        return WorkPlan(name, shares(window), schedule_of([Group(depth, parts)], np.full(parts, 1 / parts)))
-
-    return rule
+def uncoded(window: Window) -> WorkPlan:
+    return WorkPlan("uncoded", even_shares(window), schedule_of([Group(1, 1)], np.ones(1)))
 
 
-def _credit(name: str, shares: Callable[[Window], np.ndarray], parts: int) -> Rule:
-    def rule(window: Window) -> WorkPlan:
-        workers, share = window.times.shape[1], shares(window)
-        depth = min(window.max_stored, workers)
-        last = Group(depth, 2 * parts)
-        front = [Group(1, 1), Group(min(2, depth), parts), last]
-        sizes = np.r_[
-            _FRONT, np.full(parts, _FRONT / parts), np.full(2 * parts, (1 - 2 * _FRONT) / 2 / parts)
-        ]
-        starts = [schedule_of(front, jnp.asarray(sizes, jnp.float32))]
-        if window.starts_late:  # a block on one subset waits for the last one to begin
-            starts.append(schedule_of([last], jnp.full(2 * parts, 0.5 / parts, jnp.float32)))
-        draw, search = jax.random.split(window.key)
-        problem = _alike(draw, workers * share * window.times, window)
-        found = [
-            WorkPlan(name, share, start.with_sizes(search_sizes(search, problem, start, _STEPS, _DRAWS)))
-            for start in starts
-        ]
-        return min(found, key=lambda plan: float(np.mean(plan.runtimes(window.times, window.start_ups))))
+def _alternating(window: Window, shares: Shares, parts: int) -> WorkPlan:
+    depth = min(2, window.max_stored, window.times.shape[1])
+    schedule = schedule_of([Group(depth, parts)], np.full(parts, 1 / parts))
+    return WorkPlan("alternating", shares(window), schedule)
 
-    return rule
+
+def _credit(window: Window, shares: Shares, parts: int) -> WorkPlan:
+    workers, share = window.times.shape[1], shares(window)
+    depth = min(window.max_stored, workers)
+    last = Group(depth, 2 * parts)
+    front = [Group(1, 1), Group(min(2, depth), parts), last]
+    sizes = np.r_[_FRONT, np.full(parts, _FRONT / parts), np.full(2 * parts, (1 - 2 * _FRONT) / 2 / parts)]
+    starts = [schedule_of(front, jnp.asarray(sizes, jnp.float32))]
+    if window.starts_late:  # a block on one subset waits for the last one to begin
+        starts.append(schedule_of([last], jnp.full(2 * parts, 0.5 / parts, jnp.float32)))
+    draw, search = jax.random.split(window.key)
+    problem = _alike(draw, workers * share * window.times, window)
+    found = [
+        WorkPlan("credit", share, start.with_sizes(search_sizes(search, problem, start, _STEPS, _DRAWS)))
+        for start in starts
+    ]
+    return min(found, key=window.mean_runtime)
 
 
 def _alike(key: jax.Array, times: np.ndarray, window: Window) -> Problem:
     """Workers in random order: in some of the iterations, or with independent start-ups and times."""
     workers = times.shape[1]
     if window.starts_late:
-        start = _quantiles(window.start_ups)
-        return Problem(_quantiles(times), workers, 1, cycles=workers, start_up=start)
+        cycle, start = (
+            Empirical(jnp.asarray(_quantiles(x), jnp.float32)) for x in (times, np.asarray(window.start_ups))
+        )
+        return Problem(cycle, workers, 1, cycles=workers, start_up=start)
     row = np.asarray(jax.random.randint(key, (_ROWS,), 0, len(times)))
     return Problem(Rows(jnp.asarray(times[row], jnp.float32)), workers, 1, cycles=workers)
 
 
-def _quantiles(times: np.ndarray | float) -> Law:
+def _quantiles(times: np.ndarray, count: int = _ROWS) -> np.ndarray:
     """Of all times, so many whatever the window: the search is one program."""
-    middle = (np.arange(_ROWS) + 0.5) / _ROWS
-    return Empirical(jnp.asarray(np.maximum(np.quantile(times, middle), _TINY), jnp.float32))
+    return np.maximum(np.quantile(times, (np.arange(count) + 0.5) / count), _TINY)
 
 
-def _pooled(times: np.ndarray) -> Law:
-    """The smooth law of all times, with as many knots whatever the window: the search is one program."""
-    if np.unique(times).size < _FEWEST_VALUES:
-        return Empirical(times.ravel())
-    count = _ROWS // 2 * times.shape[1]
-    try:
-        return smooth_empirical(np.quantile(times, (np.arange(count) + 0.5) / count))
-    except ValueError:  # too close to each other for a curve
-        return Empirical(times.ravel())
-
-
-def _coded(window: Window) -> WorkPlan:
+def coded(window: Window) -> WorkPlan:
     """The certified optimum of codes for the law of all times, workers alike."""
     workers = window.times.shape[1]
-    law = _pooled(window.times)
+    law = law_of(_quantiles(window.times, _ROWS // 2 * workers), workers, quick=0)
     if isinstance(law, Empirical) and workers > _MOST_OF_ATOMS:
         return _coded_as(window, np.eye(workers)[0])  # a search takes minutes
-    cycles = workers / _COORDINATES
     start = float(np.mean(window.start_ups)) if window.starts_late else None
-    problem = Problem(law, workers, _COORDINATES, cycles=cycles, start_up=start)
+    problem = Problem(law, workers, _COORDINATES, cycles=workers / _COORDINATES, start_up=start)
     levels = None if window.max_stored >= workers else range(window.max_stored)
     found = [np.asarray(solve(problem, Optimal(levels=levels)).rounded, float)]
     if window.starts_late:  # a certificate is no more than that for means
         found += list(np.eye(workers)[: window.max_stored])
-    plans = [_coded_as(window, partition) for partition in found]
-    return min(plans, key=lambda plan: float(np.mean(plan.runtimes(window.times, window.start_ups))))
+    return min((_coded_as(window, partition) for partition in found), key=window.mean_runtime)
 
 
 def _coded_as(window: Window, partition: np.ndarray) -> WorkPlan:
-    return WorkPlan("coded", even(window), partition=partition / partition.sum())
+    return WorkPlan("coded", even_shares(window), partition=partition / partition.sum())
 
 
-def rules(parts: int) -> dict[str, Rule]:
+def rules(parts: int, shares: Shares = by_speed) -> dict[str, Rule]:
     """All of them, with so many blocks of two subsets: more gain a little, and each is a message a subset."""
     return {
-        "uncoded": _uncoded("uncoded", even),
-        "shares": _uncoded("shares", by_speed),
-        "alternating": _alternating("alternating", even, parts),
-        "shares, alternating": _alternating("shares, alternating", by_speed, parts),
-        "credit": _credit("credit", even, parts),
-        "shares, credit": _credit("shares, credit", by_speed, parts),
-        "coded": _coded,
+        "uncoded": uncoded,
+        "alternating": lambda window: _alternating(window, shares, parts),
+        "credit": lambda window: _credit(window, shares, parts),
+        "coded": coded,
     }
 
 

@@ -1,7 +1,5 @@
 """`bcgc fit`: from a log of measured times to a law, and to the plans that this and other laws lead to."""
 
-import contextlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,15 +12,9 @@ from rich.table import Column
 from bcgc_jax.cli.compilation import padded_workers
 from bcgc_jax.cli.ending import interruptible
 from bcgc_jax.cli.fit_command import Question
-from bcgc_jax.cli.fit_loads import (
-    REPLICATES,
-    LoadAnswer,
-    answer_of_loads,
-    draw_answer,
-    load_rows,
-    print_loads,
-)
+from bcgc_jax.cli.law_output import describe_law
 from bcgc_jax.cli.output import (
+    Row,
     beside_the_answer,
     console,
     finite,
@@ -34,30 +26,23 @@ from bcgc_jax.cli.output import (
     write_rows,
 )
 from bcgc_jax.cli.plans import save_plan
-from bcgc_jax.cli.traces import (
-    TraceFile,
-    cycles_of_a_step,
-    later_than_promised,
-    law_of_trace,
-    whole_steps,
-    with_options,
-)
+from bcgc_jax.cli.traces import TraceFile, cycles_of_a_step, later_than_promised, whole_steps, with_options
 from bcgc_jax.cli.waiting import progress
-from bcgc_jax.laws import HazardSpline, Law
-from bcgc_jax.measured.description import Description, describe
+from bcgc_jax.laws import Law
+from bcgc_jax.measured.choice import law_of
+from bcgc_jax.measured.description import NOTHING, Description, describe
 from bcgc_jax.measured.fits import MAX_TIMES, Fit, fit_laws
 from bcgc_jax.measured.likelihood import FAMILIES
-from bcgc_jax.measured.start_up import one_load
+from bcgc_jax.measured.start_up import StartUpFit, fit_start_up, one_load
 from bcgc_jax.measured.traces import Trace
-from bcgc_jax.plotting import require_matplotlib
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.runtime import block_runtime, expected_runtime
 from bcgc_jax.solution import Solution
 from bcgc_jax.solvers.solve import FEW_UNITS, solve
 
-# Expectations that an optimum takes, some: their time is what a plan here may take.
-_EVALUATIONS = 250
-_SHOWN = 3  # laws in the picture, beside the smooth one
+# What is planned for, beside the best fit.
+MEASURED, HEAVY, UNCODED = "measured times", "smooth, Pareto tail", "uncoded"
+APART, TOGETHER = "with start-up", "without start-up"
 
 NO_LOADS = (
     "Which share of the time does not grow with the work (a start-up, a queue) cannot be known from {loads}: "
@@ -65,246 +50,249 @@ NO_LOADS = (
 )
 
 
-MEASURED = "measured times"  # as a law to plan for
-
-
 class Answer(NamedTuple):
-    """The trace, what describes it, and a plan for each law."""
+    """What there is to say.
+
+    `times`: of the trace, those of a cycle, or where there are loads relative to the mean at each, which is
+    what `description` and `fits` are of; `laws`: keywords of a problem, by name, and `plans` a row for each;
+    `best`: the first of them; `start_up`: where there are loads.
+    """
 
     trace: Trace
+    times: Trace
     description: Description
     remarks: list[str]
     fits: list[Fit]
-    laws: dict[str, Law]
-    plans: list[dict[str, Any]]
+    laws: dict[str, dict[str, Law]]
+    plans: list[Row]
     best: Solution
-    cycles: str
+    problem: Problem
+    start_up: StartUpFit | None
 
 
 @one_line_errors
 def answer(question: Question) -> None:
     """Of the command."""
-    if question.figure is not None:
-        require_matplotlib()
     with jax.enable_x64(True), progress(counted=False) as bar:
         task = bar.add_task("reading", total=1.0)
-        answer = interruptible(lambda: _answer(question, bar, task))
-    if isinstance(answer, LoadAnswer):
-        _tell_of_loads(question, answer)
-        return
+        found = interruptible(lambda: _answer(question, bar, task))
     if question.output == "json":
-        write_json(
-            {
-                "trace": _description_row(answer.description),
-                "remarks": answer.remarks,
-                "fits": [_fit_row(fit) for fit in answer.fits],
-                "plans": answer.plans,
-            }
-        )
+        with jax.enable_x64(True):
+            rows = _json(found)
+        write_json(rows)
     elif question.output == "csv":
-        write_rows(_fit_row(fit) for fit in answer.fits)
+        write_rows(_fit_row(fit) for fit in found.fits)
     else:
-        _print(Path(TraceFile(question.file, {}).name).name, answer)
-    _write_files(question, answer, _draw)
-
-
-def _tell_of_loads(question: Question, answer: LoadAnswer) -> None:
-    if question.output == "json":
-        rows = {"fits": [_fit_row(fit) for fit in answer.fit.cycle_time_fits]}
-        write_json(load_rows(answer) | rows | {"trace": _description_row(answer.description)})
-    elif question.output == "csv":
-        write_rows(_fit_row(fit) for fit in answer.fit.cycle_time_fits)
-    else:
-        print_loads(Path(TraceFile(question.file, {}).name).name, answer)
-    _write_files(question, answer, draw_answer)
-
-
-def _write_files(question: Question, answer: Any, draw: Callable[[str, Any], None]) -> None:
-    """The figure and the plan that were asked for beside the answer."""
-    if question.figure is not None:
-        with beside_the_answer(question.figure), jax.enable_x64(True):
-            draw(question.figure, answer)
-        if question.output == "table":
-            click.echo(f"\nFigure: {question.figure}")
+        _print(Path(TraceFile(question.file, {}).name).name, found)
     if question.out is not None:
         with beside_the_answer(question.out), jax.enable_x64(True):
-            save_plan(answer.best, len(answer.plans[0]["partition"]), question.out)
+            save_plan(found.best, len(found.plans[0]["partition"]), question.out)
         if question.output == "table":
-            click.echo(f"\nThe plan for {answer.plans[0]['law']}: {question.out}")
+            click.echo(f"\nThe plan for {found.plans[0]['law']}: {question.out}")
 
 
-def _answer(question: Question, bar: Any, task: Any) -> Answer | LoadAnswer:
+def _answer(question: Question, bar: Any, task: Any) -> Answer:
     file = TraceFile(question.file, question.columns)
     trace = file.read_loads(lambda share: bar.update(task, completed=share))
     workers = file.num_workers(trace, question.workers)
-    if trace.load is not None and not one_load(trace):
-        return answer_of_loads(question, trace, workers, bar, task)
-    unknown = NO_LOADS.format(loads="one load" if trace.load is None else f"one load, {trace.load[0]:g}")
-    trace = trace.per_cycle()
     bar.update(task, description="describing", completed=0)
-    description = describe(trace)
+    start_up, times, cycles = None, trace.per_cycle(), question.cycles or 1.0
+    if not one_load(trace):
+        start_up = fit_start_up(trace)
+        times = _relative(trace, start_up)
+        all_loads = start_up.loads[1] * workers / (question.samples * question.coordinates)
+        cycles = question.cycles or all_loads
+    description = describe(times)
+    fits = _fits(question, times, start_up, bar, task)
+    laws = _laws(times, description, fits, workers) if start_up is None else _laws_of_loads(start_up)
+    problems = {name: _problem(law, workers, question, cycles) for name, law in laws.items()}
+    bar.update(task, total=len(laws), completed=0)
+    solutions: dict[str, Solution] = {}
+    for name, problem in problems.items():
+        bar.update(task, description=f"planning for {name}")
+        solutions[name] = solve(problem)
+        bar.advance(task)
+    steps = whole_steps(times) if start_up is None else np.zeros((0, 0))
+    plans = [_plan(name, found, problems, steps, workers) for name, found in solutions.items()]
+    plans.append(_plan(UNCODED, None, problems, steps, workers))
+    best, problem = next(iter(solutions.values())), next(iter(problems.values()))
+    remarks = _remarks(trace, description, plans, start_up)
+    return Answer(trace, times, description, remarks, fits, laws, plans, best, problem, start_up)
+
+
+def _relative(trace: Trace, start_up: StartUpFit) -> Trace:
+    """Of each iteration's largest load the time, as a share of the mean at that load."""
+    last = trace.largest_loads()
+    assert last.load is not None
+    return last._replace(
+        seconds=last.seconds / (start_up.means[0] + start_up.means[1] * last.load), load=None
+    )
+
+
+def _fits(question: Question, times: Trace, start_up: StartUpFit | None, bar: Any, task: Any) -> list[Fit]:
+    """Of times at several loads only the laws that were asked for: plans need none."""
+    if start_up is not None and not question.laws:
+        return []
     bar.update(task, total=len(question.laws) or len(FAMILIES))
 
     def advance(name: str) -> None:
         bar.update(task, description=f"fitting {name}")
         bar.advance(task)
 
-    fits = fit_laws(
+    return fit_laws(
         jax.random.key(question.seed),
-        trace.seconds,
-        trace.censored,
+        times.seconds * (1.0 if start_up is None else start_up.means[1]),
+        times.censored,
         laws=list(question.laws) or None,
-        num_replicates=question.replicates or REPLICATES,
+        num_replicates=question.replicates,
         progress=advance,
     )
-    laws = _laws(trace, fits, workers)
-    bar.update(task, total=len(laws), completed=0)
-    plans, steps = [], whole_steps(trace)
-    for name in laws:
-        bar.update(task, description=f"planning for {name}")
-        plans.append(_plan(name, laws, steps, workers, question))
-        bar.advance(task)
-    rows = [row for row, _ in plans]
-    cycles = cycles_of_a_step(_problem(laws[rows[0]["law"]], workers, question))
-    remarks = [*_remarks(description, rows), unknown]
-    return Answer(trace, description, remarks, fits, laws, rows, plans[0][1], cycles)
 
 
-def _problem(law: Law, workers: int, question: Question) -> Problem:
-    # A search over whole units takes N² trials: padding would be felt.
-    size = workers if question.coordinates <= FEW_UNITS else padded_workers(workers, law)
-    return Problem(
-        law, workers, question.coordinates, question.samples, question.cycles_or_one, max_workers=size
-    )
-
-
-def _remarks(description: Description, plans: list[dict[str, Any]]) -> list[str]:
-    remarks = [with_options(remark) for remark in description.remarks()]
-    for plan in plans:
-        promised, taken = plan["runtime_under"].get(MEASURED), plan["replayed_runtime"]
-        if plan["law"] == MEASURED and promised is not None and taken is not None:
-            name = "the plan for the measured times"
-            remarks += later_than_promised(name, promised, taken, plan["replayed_error"])
-    if description.unlike_workers or description.slow_together:
-        remarks.append("bcgc solve --trace FILE --keep-workers plans on whole steps.")
-    return remarks
-
-
-def _laws(trace: Trace, fits: list[Fit], workers: int) -> dict[str, Law]:
-    """What to plan for: the best fit, the measured times themselves, smooth versions of them."""
-    known: dict[str, Law] = {fits[0].name: fits[0].law}
-    # Too few times, or too few different ones: the atoms are all there is.
-    with contextlib.suppress(ValueError):
-        heavy = law_of_trace(trace, "pareto-tail", workers)
-        assert isinstance(heavy, HazardSpline)
-        if float(np.asarray(heavy.tail_index)) > 0:
-            known["smooth"] = law_of_trace(trace, "smooth", workers)
-            known["smooth, Pareto tail"] = heavy
-        else:  # the tail is exponential either way
-            known["smooth"] = heavy
-    # Times that are cut off, or too many workers for atoms that say something.
-    with contextlib.suppress(ValueError):
-        known[MEASURED] = law_of_trace(trace, "atoms", workers, num_evaluations=_EVALUATIONS)
+def _laws(trace: Trace, description: Description, fits: list[Fit], workers: int) -> dict[str, dict[str, Law]]:
+    """What to plan for: the best fit, the measured times, and if it is heavy their tail."""
+    known = {fits[0].name: fits[0].law, MEASURED: law_of(trace.seconds, workers, trace.censored)}
+    if description.tail_index.value > 0:
+        known[HEAVY] = law_of(trace.seconds, workers, trace.censored, kind="pareto-tail")
     # No plan has a finite runtime under a law without a mean; the others have theirs.
-    finite_mean = {name: law for name, law in known.items() if np.isfinite(float(law.mean()))}
-    if not finite_mean:
+    found = {name: {"cycle_time": law} for name, law in known.items() if np.isfinite(float(law.mean()))}
+    if not found:
         raise ValueError("the mean of the best law is infinite, and so is every plan's expected runtime")
-    return finite_mean
+    return found
+
+
+def _laws_of_loads(start_up: StartUpFit) -> dict[str, dict[str, Law]]:
+    """Of start-up and cycle time apart, and as if all time grew with the load: first what to plan for."""
+    known = {APART: start_up.apart, TOGETHER: {"cycle_time": start_up.per_cycle}}
+    return known if start_up.separable else dict(reversed(known.items()))
+
+
+def _problem(laws: dict[str, Law], workers: int, question: Question, cycles: float) -> Problem:
+    # A search over whole units takes N² trials: padding would be felt.
+    exact = question.coordinates <= FEW_UNITS or "start_up" in laws
+    size = workers if exact else padded_workers(workers, laws["cycle_time"])
+    asked: dict[str, Any] = {"num_samples": question.samples, "cycles": cycles, "max_workers": size, **laws}
+    return Problem(num_workers=workers, num_coordinates=question.coordinates, **asked)
 
 
 def _plan(
-    name: str, laws: dict[str, Law], steps: np.ndarray, workers: int, question: Question
-) -> tuple[dict[str, Any], Solution]:
-    """The optimum under a law, and how long it takes under every law, and in the whole `steps` of a trace."""
-    samples, cycles = question.samples, question.cycles_or_one
+    name: str, solution: Solution | None, problems: dict[str, Problem], steps: np.ndarray, workers: int
+) -> Row:
+    """The optimum under a law, or none, and how long it takes under every law, and in whole `steps`."""
+    one = next(iter(problems.values()))
+    counts = np.zeros(workers, int)
+    counts[0] = int(one.total)
+    if solution is not None:
+        counts = np.asarray(solution.rounded)[:workers]
 
     def runtime(problem: Problem) -> float | None:
-        padded = np.zeros(problem.max_workers, counts.dtype)
-        padded[:workers] = counts
-        return finite(expected_runtime(problem, padded))
+        return finite(expected_runtime(problem, np.pad(counts, (0, problem.max_workers - workers))))
 
-    solution = solve(_problem(laws[name], workers, question))
-    counts = np.asarray(solution.rounded)[:workers]
-    runtimes = {other: runtime(_problem(law, workers, question)) for other, law in laws.items()}
-    row: dict[str, Any] = {
+    row: Row = {
         "law": name,
-        "expected_runtime": finite(solution.expected_runtime),
-        "relative_gap": finite(solution.relative_gap),
-        "status": Status(int(solution.status)).name.lower(),
+        "expected_runtime": None if solution is None else finite(solution.expected_runtime),
+        "relative_gap": None if solution is None else finite(solution.relative_gap),
+        "status": "converged" if solution is None else Status(int(solution.status)).name.lower(),
         "partition": counts.tolist(),
-        "runtime_under": runtimes,
+        "runtime_under": {other: runtime(problem) for other, problem in problems.items()},
         "replayed_runtime": None,
         "replayed_error": None,
     }
     if workers == steps.shape[1] and len(steps) > 1:
+        samples, cycles = float(np.asarray(one.num_samples)), float(np.asarray(one.cycles))
         replayed = np.asarray(block_runtime(counts, steps, num_samples=samples, cycles=cycles))
         row["replayed_runtime"] = float(replayed.mean())
         row["replayed_error"] = float(replayed.std(ddof=1) / np.sqrt(len(replayed)))
-    return row, solution
+    return row
 
 
-def _draw(path: str, answer: Answer) -> None:
-    from bcgc_jax.cli.fit_figure import draw_fit
+def _remarks(
+    trace: Trace, description: Description, plans: list[Row], start_up: StartUpFit | None
+) -> list[str]:
+    said = [with_options(remark) for remark in description.remarks()]
+    if start_up is not None:
+        return [*start_up.remarks(), *(remark for remark in said if remark != NOTHING)]
+    for plan in plans:
+        promised, taken = plan["runtime_under"].get(MEASURED), plan["replayed_runtime"]
+        if plan["law"] == MEASURED and promised is not None and taken is not None:
+            name = "the plan for the measured times"
+            said += later_than_promised(name, promised, taken, plan["replayed_error"])
+    if description.unlike_workers or description.slow_together:
+        said.append("bcgc solve --trace FILE --keep-workers plans on whole steps.")
+    loads = "one load" if trace.load is None else f"one load, {trace.load[0]:g}"
+    return [*said, NO_LOADS.format(loads=loads)]
 
-    laws = {fit.name: fit.law for fit in answer.fits[:_SHOWN]}
-    laws |= {name: law for name, law in answer.laws.items() if name.startswith("smooth")}
-    figure = draw_fit(answer.trace.seconds, laws, answer.trace.censored)
-    figure.savefig(path, dpi=200)
 
-
-def _fit_row(fit: Fit) -> dict[str, Any]:
-    return {
-        "law": fit.name,
-        "parameters": {name: finite(value) for name, value in fit.parameters.items()},
-        "standard_errors": {name: finite(value) for name, value in fit.standard_errors.items()},
-        "log_likelihood": finite(fit.log_likelihood),
-        "aic": finite(fit.aic),
-        "kolmogorov_smirnov": finite(fit.kolmogorov_smirnov),
-        "kolmogorov_smirnov_pvalue": finite(fit.kolmogorov_smirnov_pvalue),
-        "anderson_darling": finite(fit.anderson_darling),
-        "anderson_darling_pvalue": finite(fit.anderson_darling_pvalue),
-        "num_times": fit.num_times,
+def _json(answer: Answer) -> Row:
+    rows = {
+        "trace": _plain(answer.description._asdict()),
+        "remarks": answer.remarks,
+        "fits": [_fit_row(fit) for fit in answer.fits],
+        "plans": answer.plans,
     }
+    return rows if answer.start_up is None else rows | {"start_up": _start_up_row(answer, answer.start_up)}
 
 
-def _description_row(description: Description) -> dict[str, Any]:
-    def plain(value: Any) -> Any:
-        return [finite(v) for v in value] if isinstance(value, tuple) else finite(value)
+def _plain(value: Any) -> Any:
+    """As JSON has it: null for what is not finite."""
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(one) for one in value]
+    return finite(value) if isinstance(value, float) else value
 
-    return {
-        name: value if isinstance(value, int) else plain(value)
-        for name, value in description._asdict().items()
-    }
+
+def _fit_row(fit: Fit) -> Row:
+    rest = {name: getattr(fit, name) for name in Fit._fields if name not in ("name", "law")}
+    row: Row = _plain({"law": fit.name, "parameters": fit.parameters, **rest})
+    return row
+
+
+def _start_up_row(answer: Answer, fit: StartUpFit) -> Row:
+    row: Row = _plain(
+        {
+            "mean_start_up": fit.mean_start_up._asdict(),
+            "mean_cycle_time": fit.mean_cycle_time._asdict(),
+            "num_times": fit.num_times,
+            "num_left_out": fit.num_left_out,
+            "cycles": float(np.asarray(answer.problem.cycles)),
+        }
+    )
+    laws = {name: describe_law(law) for name, law in fit.apart.items()}
+    shares = [{"load": load, **_plain(fit.share(load)._asdict())} for load in fit.loads]
+    return {"start_up": None} | laws | row | {"shares": shares}
 
 
 def _print(file: str, answer: Answer) -> None:
-    screen = console()
-    d, fits = answer.description, answer.fits
+    screen, d, fits, loads = console(), answer.description, answer.fits, ""
+    if answer.start_up is not None and answer.trace.load is not None:
+        every = np.unique(answer.trace.load)
+        loads = f", at {every.size} loads from {every[0]:g} to {every[-1]:g}"
     screen.print(
-        f"{file}: {d.num_times} times of {d.num_workers} workers over {d.num_steps} steps"
+        f"{file}: {answer.trace.seconds.size} times of {d.num_workers} workers over {d.num_steps} steps"
+        + loads
         + (f", {d.num_missing} cells missing" if d.num_missing else "")
         + (f", {d.num_censored} cut off" if d.num_censored else ""),
         markup=False,
     )
+    unit = "seconds" if answer.start_up is None else "relative to the mean at their load"
     screen.print(
-        f"seconds: mean {d.mean:.4g}, standard deviation {d.deviation:.3g}, median {d.median:.4g}, "
-        f"99 % {d.high:.4g}, largest {d.largest:.4g}"
-    )
-    screen.print(
+        f"{unit}: mean {d.mean:.4g}, standard deviation {d.deviation:.3g}, median {d.median:.4g}, "
+        f"99 % {d.high:.4g}, largest {d.largest:.4g}\n"
         f"variance between workers {d.between_workers}, common to a step {d.between_steps}\n"
         f"correlation from step to step {d.autocorrelation}, tail index {d.tail_index}\n"
         "(with 95 % intervals)\n"
     )
+    if answer.start_up is not None:
+        start, cycle = answer.start_up.mean_start_up, answer.start_up.mean_cycle_time
+        screen.print(f"mean start-up {start}, mean cycle time {cycle} (± standard error)")
     for remark in answer.remarks:
         screen.print(remark)
-    screen.print()
-    _print_fits(screen, fits)
-    screen.print(_verdict(fits))
-    times = answer.trace.seconds.size
-    if times > MAX_TIMES:
-        screen.print(f"Fitted to {MAX_TIMES} of the {times} times, drawn at random.")
-    _print_plans(screen, answer.plans)
-    screen.print(f"\n{answer.cycles}")
+    if fits:
+        _print_fits(screen, fits)
+        if answer.times.seconds.size > MAX_TIMES:
+            screen.print(f"Fitted to {MAX_TIMES} of the {answer.times.seconds.size} times, drawn at random.")
+    _print_plans(screen, answer)
 
 
 def _print_fits(screen: Console, fits: list[Fit]) -> None:
@@ -323,46 +311,45 @@ def _print_fits(screen: Console, fits: list[Fit]) -> None:
             f"{fit.anderson_darling:.3g}",
             _pvalue(fit.anderson_darling_pvalue),
         )
+    screen.print()
     print_table(ranked)
+    best = fits[0]
+    alike = [fit.name for fit in fits[1:] if fit.aic - best.aic < 2]
+    text = f"\nBest: {best.name}" + (f"; {' and '.join(alike)} cannot be told from it" if alike else "")
+    if min(best.anderson_darling_pvalue, best.kolmogorov_smirnov_pvalue) < 0.05:
+        screen.print(f"{text}. Even it does not describe the times (p < 0.05): plan for the measured ones.")
+    else:
+        screen.print(f"{text}, and the times may well come from it.")
 
 
 def _pvalue(value: float) -> str:
     return f"{value:.2f}" if value >= 0.095 else f"{value:.3f}"
 
 
-def _verdict(fits: list[Fit]) -> str:
-    best = fits[0]
-    alike = [fit.name for fit in fits[1:] if fit.aic - best.aic < 2]
-    text = f"\nBest: {best.name}"
-    if alike:
-        text += f"; {' and '.join(alike)} cannot be told from it"
-    if min(best.anderson_darling_pvalue, best.kolmogorov_smirnov_pvalue) < 0.05:
-        text += ". Even it does not describe the times (p < 0.05): plan for the measured ones."
-    else:
-        text += ", and the times may well come from it."
-    return text
-
-
-def _print_plans(screen: Console, plans: list[dict[str, Any]]) -> None:
-    laws = list(plans[0]["runtime_under"])
-    screen.print()
+def _print_plans(screen: Console, answer: Answer) -> None:
+    plans, laws = answer.plans, list(answer.laws)
     replayed = plans[0]["replayed_runtime"] is not None
     heads = [f"under\n{law}" for law in laws] + ["in the steps of\nthe trace"] * replayed
-    compared = table(names("plan for"), *heads, title="Expected runtime of each plan")
+    compared = table(names("plan for"), *heads, title="\nExpected runtime of each plan")
     for plan in plans:
-        cells = [_runtime(plan["runtime_under"][law]) for law in laws]
+        cells = ["infinite" if v is None else f"{v:.5g}" for v in plan["runtime_under"].values()]
         if replayed:
             cells.append(f"{plan['replayed_runtime']:.5g} ± {plan['replayed_error']:.2g}")
         compared.add_row(plan["law"], *cells)
     print_table(compared)
-    screen.print("Of whole coordinates, in seconds times cycles.")
+    if answer.start_up is None:
+        screen.print("Of whole coordinates, in seconds times cycles.")
     worst = 0.0
-    for law in [law for law in laws if law == MEASURED] or laws:
-        values = [plan["runtime_under"][law] for plan in plans]
+    for law in [law for law in laws if law in (MEASURED, APART)] or laws:
+        values = [plan["runtime_under"][law] for plan in plans[:-1]]
         if all(v is not None for v in values):
             worst = max(worst, max(values) / min(values) - 1)
-    screen.print(f"\nThe choice of the law to plan for changes the runtime by at most {100 * worst:.2g} %.")
-
-
-def _runtime(value: float | None) -> str:
-    return "infinite" if value is None else f"{value:.5g}"
+    screen.print(f"\nThe choice of what to plan for changes the runtime by at most {100 * worst:.2g} %.")
+    if answer.start_up is None:
+        screen.print(f"\n{cycles_of_a_step(answer.problem)}")
+        return
+    load = float(answer.problem.scale * answer.problem.total)
+    cycles = float(np.asarray(answer.problem.cycles))
+    screen.print(
+        f"In seconds: b = {cycles:.4g}, of loads of which a worker without redundancy does {load:.4g}."
+    )

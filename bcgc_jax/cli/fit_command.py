@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from bcgc_jax.cli.arguments import AT_MOST, SEED, WORKERS, Number
-from bcgc_jax.cli.destinations import PICTURES, check_file
+from bcgc_jax.cli.destinations import check_file
 from bcgc_jax.cli.names import FITTED_LAWS
 from bcgc_jax.cli.options import answered_by, argument, format_option, group, option, options_of, plan_option
 from bcgc_jax.cli.trace_options import Layout
@@ -19,7 +19,10 @@ class Question:
     file: str = argument(click.Path(allow_dash=True))
     layout: Layout = group(Layout)
     laws: tuple[str, ...] = option(
-        FITTED_LAWS, "Law to fit; repeat it; all by default.", typed="--law", multiple=True
+        FITTED_LAWS,
+        "Law to fit; repeat it; all by default, or with a column of loads none.",
+        typed="--law",
+        multiple=True,
     )
     workers: int | None = option(WORKERS, f"N of the plans, {AT_MOST}; those of the trace.")
     coordinates: int = option(Number(1, include=True, whole=True), "L of the plans.", default=1_000_000)
@@ -29,30 +32,22 @@ class Question:
         "b, CPU cycles per coordinate and sample: 1, or with a column of loads as many as make the work of a "
         "worker without redundancy the mean load.",
     )
-    replicates: int | None = option(
+    replicates: int = option(
         Number(20, include=True, whole=True),
-        "Samples behind each standard error and p-value: 200, or with a column of loads 40.",
+        "Samples behind each standard error and p-value of a law.",
+        default=200,
     )
     seed: int = option(SEED, "Seed of these samples.", default=0)
-    figure: str | None = option(
-        click.Path(), "Also draw quantiles and survival, or time against load: .png, .svg or .pdf."
-    )
     out: str | None = plan_option("the plan for the best law")
     output: str = format_option()
 
     def __post_init__(self) -> None:
         if self.out is not None:
             check_file("--out", self.out)
-        if self.figure is not None:
-            check_file("--figure", self.figure, PICTURES)
 
     @property
     def columns(self) -> dict[str, Any]:
         return vars(self.layout)
-
-    @property
-    def cycles_or_one(self) -> float:
-        return 1.0 if self.cycles is None else self.cycles
 
 
 @click.command(
@@ -61,9 +56,9 @@ class Question:
     epilog="""\b
 Examples:
   bcgc fit steps.csv
-  bcgc fit steps.csv --figure fit.png --law gamma --law lognormal
+  bcgc fit steps.csv --law gamma --law lognormal
   bcgc fit log.parquet --worker-column rank --seconds-column time_s --coordinates 1e6 --format json
-  bcgc fit loads.csv --load-column samples --figure loads.png
+  bcgc fit loads.csv --load-column samples
   ssh NODE cat steps.csv | bcgc fit -""",
 )
 @options_of(Question)

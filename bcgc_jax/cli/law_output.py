@@ -9,7 +9,7 @@ import numpy as np
 from bcgc_jax.cli.arguments import law_name
 from bcgc_jax.cli.deliveries import Delivery
 from bcgc_jax.cli.output import finite
-from bcgc_jax.laws import Empirical, HazardCurve, HazardSpline, JointLaw, Law, Rows, Unlike
+from bcgc_jax.laws import Empirical, HazardSpline, JointLaw, Law, Pairs, Rows, Unlike
 
 
 def describe_law(law: Law | JointLaw) -> Any:
@@ -20,18 +20,11 @@ def describe_law(law: Law | JointLaw) -> Any:
         steps, workers = np.asarray(law.times).shape
         return {"law": "rows", "steps": steps, "workers": workers, "mean": finite(law.mean())}
     if isinstance(law, HazardSpline):
-        described = {"law": "smooth", "knots": int(jnp.size(law.times)), "mean": finite(law.mean())}
-        return described | {"tail_index": finite(np.asarray(law.tail_index))}
-    if isinstance(law, HazardCurve):
-        return {
-            "law": "smooth",
-            "knots": int(jnp.size(law.knots)),
-            "mean": finite(law.mean()),
-            "tail_index": 0.0,
-        }
+        knots, index = int(jnp.size(law.times)), finite(np.asarray(law.tail_index))
+        return {"law": "smooth", "knots": knots, "mean": finite(law.mean()), "tail_index": index}
     assert isinstance(law, Law)
-    if isinstance(law, Empirical):
-        size = int(jnp.asarray(law.times).size)
+    if isinstance(law, Empirical | Pairs):
+        size = int(np.size(law.times if isinstance(law, Empirical) else law.cycle_times))
         return {"law": "empirical", "measured_times": size, "mean": finite(law.mean())}
     fields = dataclasses.fields(law)  # type: ignore[arg-type]
     return {"law": law_name(type(law)), **{f.name: finite(getattr(law, f.name)) for f in fields}}

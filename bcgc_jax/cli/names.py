@@ -18,7 +18,7 @@ LAWS: dict[str, dict[str, float | None]] = {
     "two-speed": {"fast": None, "slow": None, "probability": None},
     "deterministic": {"value": None},
 }
-FITTED_LAWS = (*list(LAWS)[:7], "two-speed")
+FITTED_LAWS = tuple(LAWS)[:7]
 METHODS = (
     "optimal, subgradient, time, frequency, deadline, uncoded, single_block, tandon_partial, "
     "ferdinand_full, ferdinand_half, limit, tandon:NUMBER, ferdinand:NUMBER, cyclic:NUMBER, "

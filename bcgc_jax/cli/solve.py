@@ -21,8 +21,7 @@ from bcgc_jax.cli.plans import save_plan
 from bcgc_jax.cli.solve_command import Question
 from bcgc_jax.cli.solve_rows import row_of, with_round_trip
 from bcgc_jax.cli.solve_table import OVERFLOW, Answer, fastest_plan, print_table, runtime_of
-from bcgc_jax.cli.trace_law import which_law
-from bcgc_jax.cli.traces import cycles_of_a_step, late
+from bcgc_jax.cli.traces import cycles_of_a_step, late, which_law
 from bcgc_jax.cli.waiting import progress
 from bcgc_jax.laws import JointLaw, Law, Rows, Unlike
 from bcgc_jax.measured.resampling import bootstrap_interval
@@ -136,13 +135,13 @@ def _of_trace(question: Question, trace: Trace | None, answer: Answer) -> list[s
     file = question.trace.file()
     if file is None or trace is None:
         return []
-    problem, plan, remarks = answer.problem, fastest_plan(answer.rows), file.remarks(trace)
-    if not trace.of_cycles:
-        remarks = [cycles_of_a_step(problem), *remarks]
-    if problem.has_setup or problem.delivers or question.unit_costs:
-        return remarks
-    remarks = [*which_law(problem.cycle_time, trace, None if plan is None else plan["partition"]), *remarks]
-    return remarks if plan is None or file.keep_workers else [*remarks, *late(trace, problem, plan)]
+    problem, plan = answer.problem, fastest_plan(answer.rows)
+    cycles = [] if trace.of_cycles else [cycles_of_a_step(problem)]
+    remarks = [*which_law(problem.cycle_time, trace), *cycles, *file.remarks(trace)]
+    plain = not (problem.has_setup or problem.delivers or question.unit_costs)
+    if plain and plan is not None and not file.keep_workers:
+        remarks += late(trace, problem, plan)
+    return remarks
 
 
 def _problem(question: Question, trace: Trace | None) -> Problem:

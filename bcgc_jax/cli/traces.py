@@ -10,18 +10,13 @@ import numpy as np
 from bcgc_jax.cli.ending import say
 from bcgc_jax.cli.names import TRACE_LAWS
 from bcgc_jax.cli.output import access
-from bcgc_jax.cli.trace_law import choose_law
-from bcgc_jax.laws import Empirical, JointLaw, Law, Rows
+from bcgc_jax.laws import Empirical, HazardSpline, JointLaw, Law, Rows
+from bcgc_jax.measured.choice import law_of
 from bcgc_jax.measured.description import NOTHING, describe
-from bcgc_jax.measured.smooth import smooth_empirical
 from bcgc_jax.measured.traces import ColumnError, Trace, load_trace
 from bcgc_jax.problem import Problem
 
 STANDARD_INPUT = "-"
-# An exact expectation under a law of K atoms takes some K N³ operations: this many are about ten seconds.
-_MOST_OPERATIONS = 5e9
-# Below this, atoms that stand for several times each say too little about them.
-_FEWEST_ATOMS = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,9 +74,10 @@ class TraceFile:
         """That of all times together, or with `keep_workers` of whole steps."""
         if self.keep_workers:
             return Rows(trace.rows())
-        if self.kind == "auto":
-            return choose_law(trace, num_workers)
-        return law_of_trace(trace, self.kind, num_workers)
+        try:
+            return law_of(trace.seconds, num_workers, trace.censored, kind=self.kind)
+        except ValueError as error:
+            raise ValueError(str(error).replace("a smooth law", "--trace-law smooth")) from None
 
     def remarks(self, trace: Trace) -> list[str]:
         """Where it is not what a plan supposes; of whole steps, only where nothing can be learnt from it."""
@@ -135,35 +131,10 @@ def cycles_of_a_step(problem: Problem) -> str:
     )
 
 
-def law_of_trace(trace: Trace, kind: str, num_workers: int, *, num_evaluations: int = 1) -> Law:
-    """The law of all measured times together: each an atom, or smooth, perhaps with a fitted tail.
-
-    Too many atoms for `num_workers` are refused. Where `num_evaluations` are ahead that need no more than
-    much the same law, neighbours become one atom, as many as these have the time of one for.
-    """
-    if kind != "atoms":
-        return smooth_empirical(trace.seconds, trace.censored, pareto_tail=kind == "pareto-tail")
-    if trace.censored.any():
-        raise ValueError(
-            f"{np.count_nonzero(trace.censored)} of {trace.censored.size} times are censored, and an atom "
-            "needs a whole time: take --trace-law smooth"
-        )
-    most = int(_MOST_OPERATIONS / num_evaluations / num_workers**3)
-    if trace.seconds.size <= most:
-        return trace.law()
-    if num_evaluations > 1 and most >= _FEWEST_ATOMS:
-        return Empirical(_means_of_neighbours(trace.seconds, most))
-    whole = "--keep-workers or " if num_workers == trace.num_workers else ""
-    raise ValueError(
-        f"{trace.seconds.size} measured times are too many atoms for {num_workers} workers: "
-        f"take {whole}--trace-law smooth, or see bcgc fit"
-    )
-
-
-def _means_of_neighbours(times: np.ndarray, count: int) -> np.ndarray:
-    """`count` atoms in place of more `times`: equal shares of the integral of the quantile function."""
-    size = times.size
-    integral = np.interp(
-        np.linspace(0, 1, count + 1), np.linspace(0, 1, size + 1), np.cumsum(np.r_[0, np.sort(times)])
-    )
-    return np.diff(integral) * count / size
+def which_law(law: Law | JointLaw, trace: Trace) -> list[str]:
+    """What stands for the trace, in words."""
+    if isinstance(law, Empirical):
+        return [f"Law: the {trace.seconds.size:,} measured times, each an atom."]
+    if isinstance(law, HazardSpline):
+        return [f"Law: smooth, of {law.times.size} knots, in place of {trace.seconds.size:,} measured times."]
+    return []

@@ -16,7 +16,7 @@ import numpy as np
 
 from bcgc_jax.adaptive import Decision, Planner, WorkPlan
 from bcgc_jax.adaptive.planner import CAUTIOUS
-from bcgc_jax.adaptive.rules import MOST_STORED, rules
+from bcgc_jax.adaptive.rules import MOST_STORED, by_speed, even_shares, rules
 from bcgc_jax.cluster.collection import ClusterGradient
 from bcgc_jax.cluster.master import Cluster
 from bcgc_jax.cluster.processes import Assignment
@@ -96,9 +96,8 @@ class ClosedLoop:
         self._batch_size, self._seed = batch_size, seed
         self._max_stored = MOST_STORED if max_stored is None else max_stored
         # Where each subset gives as many samples, no worker can have more than another to do.
-        wanted = rules(PARTS)
         alike = batch_size is not None or callable(data)
-        self._rules = {name: rule for name, rule in wanted.items() if not (alike and "shares" in name)}
+        self._rules = rules(PARTS, even_shares if alike else by_speed)
         self._round: _Round | None = None
         self._decided: list[Decision] = []
         self._thread = ThreadPoolExecutor(1)
@@ -163,7 +162,8 @@ class ClosedLoop:
 
     def _put(self, made: WorkPlan, ours: _Round) -> _Given:
         """Where the workers find it."""
-        if made.name in ours.even:
+        even = made.name in CAUTIOUS and np.ptp(made.shares) == 0  # always the same plan
+        if even and made.name in ours.even:
             return ours.even[made.name]
         if ours.before is not None and made is ours.before.made:
             return ours.before
@@ -178,7 +178,7 @@ class ClosedLoop:
             sizes = np.array([num_samples(part) for part in parts], float)
             shares = sizes / sizes.sum()
         given = _Given(made, loads_of(plan, shares), work)
-        if made.name in CAUTIOUS:  # always the same plan
+        if even:
             ours.even[made.name] = given
         return given
 

@@ -2,7 +2,6 @@
 
 from bcgc_jax.laws.atoms import Deterministic, Empirical, TwoSpeed
 from bcgc_jax.laws.base import Atomic, Kinked, Law, Smooth
-from bcgc_jax.laws.curve import HazardCurve
 from bcgc_jax.laws.families import (
     Exponential,
     FromHazard,
@@ -24,7 +23,6 @@ __all__ = [
     "Exponential",
     "FromHazard",
     "Gamma",
-    "HazardCurve",
     "HazardSpline",
     "JointLaw",
     "Kinked",

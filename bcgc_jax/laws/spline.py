@@ -5,8 +5,8 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import pytree_dataclass, working_dtype
-from bcgc_jax.laws.base import Kinked, Law
+from bcgc_jax._pytree import pytree_dataclass, static_field, working_dtype
+from bcgc_jax.laws.base import Kinked, Law, Smooth
 
 # In scales of the tail, where it is cut for integration.
 _TAIL_PIECES = 2.0 ** np.arange(-1, 6)
@@ -18,13 +18,16 @@ class HazardSpline(Law):
 
     Beyond the last knot u, P(T > u + z | T > u) = (1 + ξ z/σ)^{-1/ξ} with σ the last slope and ξ ≥ 0 the
     `tail_index`; ξ = 0 is exponential. Knots ascend strictly, the first hazard is 0. Times and slopes carry
-    the unit of time. Built by `smooth_empirical`.
+    the unit of time. Rules of integration go by the knots unless they are `hidden`, as they may be for many
+    workers: in their maximum no knot is seen, and panels between all knots' images would take long. Built by
+    `smooth_empirical`.
     """
 
     hazards: Array
     times: Array
     slopes: Array
     tail_index: ArrayLike = 0.0
+    hidden: bool = static_field(default=False)
 
     ranks = (("hazards", 1), ("times", 1), ("slopes", 1))
 
@@ -65,7 +68,7 @@ class HazardSpline(Law):
         return tuple((x[i], x[i + 1]) for x in (self.hazards, self.times, self.slopes))
 
     def mean(self):
-        points, weights = np.array(np.polynomial.legendre.leggauss(8), working_dtype(self))
+        points, weights = np.array(np.polynomial.legendre.leggauss(16), working_dtype(self))
         step = jnp.diff(self.hazards)[:, None]
         a = self.hazards[:-1, None] + step * (points + 1) / 2
         body = jnp.sum(self.inverse_cumulative_hazard(a) * jnp.exp(-a) * step * weights / 2)
@@ -78,6 +81,8 @@ class HazardSpline(Law):
         return self.times[0]
 
     def pieces(self):
+        if self.hidden:
+            return Smooth()
         # Once differentiable only; and the tail may be of another scale than all that is before.
         tail = self.times[-1] + self.slopes[-1] * _TAIL_PIECES.astype(self.times.dtype)
         return Kinked(jnp.concatenate([self.times[1:], tail]), ends=False)

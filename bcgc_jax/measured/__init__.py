@@ -1,5 +1,6 @@
 """From a file of measured times to a law: traces, what they look like, fits, resampling."""
 
+from bcgc_jax.measured.choice import law_of
 from bcgc_jax.measured.description import Description, describe
 from bcgc_jax.measured.fits import Fit, fit_laws
 from bcgc_jax.measured.resampling import bootstrap_interval
@@ -16,6 +17,7 @@ __all__ = [
     "describe",
     "fit_laws",
     "fit_start_up",
+    "law_of",
     "load_trace",
     "smooth_empirical",
 ]

@@ -8,9 +8,12 @@ common), and does a slow worker stay slow (the autocorrelation from step to step
 import math
 from typing import NamedTuple
 
+import jax
 import numpy as np
+from jax.scipy.special import betainc
 
-from bcgc_jax.measured.smooth import smooth_law_and_tail
+from bcgc_jax.measured.likelihood import sorted_times, spread_ties
+from bcgc_jax.measured.smooth import tail_of
 from bcgc_jax.measured.traces import Trace
 
 # Below this a share of the variance or a correlation is of no consequence for a plan.
@@ -150,7 +153,8 @@ def describe(trace: Trace, *, with_tail: bool = True) -> Description:
     whole = table[np.isfinite(table)]
     tail = Interval(math.nan, math.nan, math.nan)
     if with_tail and whole.size >= _TAIL_TIMES and np.unique(whole).size >= _TAIL_TIMES / 2:
-        _, fit = smooth_law_and_tail(trace.seconds, trace.censored, pareto_tail=True)
+        times, cut = sorted_times(trace.seconds, trace.censored)
+        fit = tail_of(spread_ties(times), cut, heavy=True)
         tail = Interval(
             fit.tail_index,
             max(fit.tail_index - 1.96 * fit.tail_index_error, 0),
@@ -219,35 +223,17 @@ def variance_between(groups: np.ndarray, persistence: float = 0.0) -> Interval:
 
 
 def _f_quantile(probability: float, above: float, below: float) -> float:
-    """Of the F distribution with `above` and `below` degrees of freedom, by bisection."""
+    """Of the F distribution with `above` and `below` degrees of freedom, by bisection in 64 bit."""
     low, high = 0.0, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        if _beta_cdf(above / 2, below / 2, middle) < probability:
-            low = middle
-        else:
-            high = middle
+    with jax.enable_x64(True):
+        for _ in range(50):
+            middle = (low + high) / 2
+            reached = float(_beta_cdf(above / 2, below / 2, middle)) >= probability
+            low, high = (low, middle) if reached else (middle, high)
     return low * below / (above * (1 - low))
 
 
-def _beta_cdf(a: float, b: float, x: float) -> float:
-    """I_x(a, b) by its continued fraction (DLMF 8.17.22), from the side where that converges fast."""
-    if x > (a + 1) / (a + b + 2):
-        return 1 - _beta_cdf(b, a, 1 - x)
-    # Lentz's algorithm; about √max(a, b) steps.
-    front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
-    c, d = 1.0, 1 / (1 - (a + b) * x / (a + 1))
-    value, m = d, 0
-    while True:
-        m += 1
-        for term in (
-            m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
-            -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
-        ):
-            d, c = 1 / (1 + term * d), 1 + term / c
-            value *= c * d
-        if abs(c * d - 1) < 1e-15 or m > 10_000:
-            return math.exp(front) * value / a
+_beta_cdf = jax.jit(betainc)
 
 
 def autocorrelation(table: np.ndarray) -> Interval:

@@ -19,7 +19,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import check_key
-from bcgc_jax.laws import Law, TwoSpeed
+from bcgc_jax.laws import Law
 from bcgc_jax.measured.likelihood import FAMILIES, Sample, sorted_times, spread_ties
 
 # More times than this say no more about which law to plan with: a random part of them is taken.
@@ -27,7 +27,6 @@ MAX_TIMES = 20_000
 _FEWEST = 10
 # Times of all samples that are fitted together.
 _BATCH = 2**17
-TWO_SPEED = "two-speed"
 
 
 class Fit(NamedTuple):
@@ -77,14 +76,14 @@ def fit_laws(
       key: randomness of the samples that the standard errors and p-values come from.
       times: positive, at least 10; of more than 20,000 a random part is taken.
       censored: bool `[K]`, True where a worker was cut off and the time is only a lower bound.
-      laws: names as on the command line, such as "weibull"; all by default. "two-speed" describes times that
-        take at most two values, and only those; every other law takes more.
+      laws: names as on the command line, such as "weibull"; by default all, without "uniform" where times are
+        cut off.
       num_replicates: samples, rounded up to whole batches; the smallest p-value is one over one more.
       progress: called with the name of each law before it is fitted.
 
     Tied times are spread over a tick of the clock. Runs in 64 bit whatever the caller's precision. The order
     is that of Akaike's criterion: laws within 2 of the best are as good. Raises ValueError for an unknown
-    law, for times that are not positive, too few of them, too few that are whole, or all the same.
+    law, for times that are not positive, too few of them, too few that are whole, or two values.
 
     >>> times = np.random.default_rng(0).gamma(2.5, 0.6, 200) + 1.0
     >>> fits = fit_laws(jax.random.key(0), times, laws=["gamma", "pareto"], num_replicates=60)
@@ -93,21 +92,18 @@ def fit_laws(
     """
     check_key(key)
     t, cut = _checked(times, censored)
-    names = [*FAMILIES, TWO_SPEED] if laws is None else list(laws)
-    unknown = [name for name in names if name not in FAMILIES and name != TWO_SPEED]
+    known = [name for name in FAMILIES if name != "uniform" or not cut.any()]
+    names = known if laws is None else list(laws)
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise ValueError(f"unknown law {unknown[0]!r}; known: {', '.join([*FAMILIES, TWO_SPEED])}")
+        what = (
+            "times that are cut off have no uniform"
+            if unknown[0] in FAMILIES
+            else f"unknown law {unknown[0]!r}"
+        )
+        raise ValueError(f"{what}; known: {', '.join(known)}")
     if num_replicates < 2:
         raise ValueError(f"num_replicates must be at least 2, got {num_replicates}")
-    two = np.unique(t).size == 2 and not cut.any()
-    names = [name for name in names if (name == TWO_SPEED) == two]
-    if not names:
-        what = (
-            "take two values: they fit two-speed alone" if two else "take more than two values: not two-speed"
-        )
-        raise ValueError(f"the times {what}")
-    if two:
-        return [_fit_two_speed(t)]
     with jax.enable_x64(True):
         shuffle, *keys = jax.random.split(key, len(names) + 1)
         if t.size > MAX_TIMES:
@@ -129,6 +125,10 @@ def _checked(times: ArrayLike, censored: ArrayLike | None) -> tuple[np.ndarray, 
     if np.ptp(t[~cut]) == 0:
         time = f"{t[~cut][0]:g}"
         raise ValueError(f"all times are {time}: there is nothing to fit, the law is Deterministic({time})")
+    if np.unique(t[~cut]).size == 2:
+        raise ValueError(
+            "the times take two values: there is nothing to fit, the law is TwoSpeed or Empirical"
+        )
     return t, cut
 
 
@@ -242,13 +242,3 @@ def distances(law: Law, sample: Sample) -> tuple[Array, Array]:
     if sample.censored is None:
         ad += -1 - integral(jnp.ones(()), u[-1], hazard[-1])
     return ks, size * ad
-
-
-def _fit_two_speed(times: np.ndarray) -> Fit:
-    fast, slow = np.unique(times)
-    share = float(np.mean(times == slow))
-    errors = {"fast": 0.0, "slow": 0.0, "probability": math.sqrt(share * (1 - share) / times.size)}
-    likelihood = times.size * (share * math.log(share) + (1 - share) * math.log1p(-share))
-    law = TwoSpeed(float(fast), float(slow), share)
-    # Three parameters describe the sample completely: its distance from the law is none.
-    return Fit(TWO_SPEED, law, errors, likelihood, 6 - 2 * likelihood, 0.0, 1.0, 0.0, 1.0, times.size)

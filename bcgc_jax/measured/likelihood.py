@@ -278,23 +278,7 @@ def _pareto(sample: Sample) -> Array:
 
 
 def _uniform(sample: Sample) -> Array:
-    """The smallest time, and the end h that solves K / (h - low) = Σ_censored 1 / (h - t), or the largest."""
-    low, largest = sample.first, sample.times[-1]
-    if sample.censored is None:
-        return jnp.array([low, largest])
-    # Censored times below the first whole one say nothing.
-    cut = sample.censored & (sample.times > low)
-    weight = sample.num_whole + jnp.sum(cut)
-
-    def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-        middle = (ends[0] + ends[1]) / 2
-        h = largest + (largest - low) * jnp.exp(middle)
-        falls = weight / (h - low) > jnp.sum(jnp.where(cut, 1 / (h - sample.times), 0))
-        return jnp.where(falls, ends[0], middle), jnp.where(falls, middle, ends[1])
-
-    ends = (jnp.asarray(-40.0, low.dtype), jnp.asarray(12.0, low.dtype))
-    _, reach = jax.lax.fori_loop(0, 60, halve, ends)
-    return jnp.array([low, largest + jnp.where(jnp.any(cut), (largest - low) * jnp.exp(reach), 0)])
+    return jnp.array([sample.first, sample.times[-1]])
 
 
 FAMILIES = {
@@ -310,19 +294,16 @@ FAMILIES = {
 }
 
 
-@functools.partial(jax.jit, static_argnames="heavy")
-def fit_tail(tail: Sample, *, heavy: bool) -> tuple[Array, Array, Array]:
+@jax.jit
+def fit_tail(tail: Sample) -> tuple[Array, Array, Array]:
     r"""Scale σ, index ξ and the standard error of ξ of P(T > u + z | T > u) = (1 + ξ z/σ)^{-1/ξ}, z ≥ 0.
 
     `tail` holds the z. The generalised Pareto law of what lies above a high threshold u (Pickands 1975), by
     maximum likelihood with ξ ≥ 0: a tail that ends is taken for an exponential one, which is on the safe
-    side. With `heavy` False, ξ = 0 is given.
+    side.
     """
     excess, count = tail.times, jnp.maximum(tail.num_whole, 1)
     mean = jnp.sum(excess) / count
-    zero = jnp.zeros_like(mean)
-    if not heavy:
-        return mean, zero, zero
 
     def objective(point: Array) -> Array:
         scale, index = jnp.exp(point[0]), jnp.exp(point[1])

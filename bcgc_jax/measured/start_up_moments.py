@@ -10,8 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bcgc_jax.measured.description import Interval
-
 # Groups of steps that are left out one after another, for standard errors.
 _GROUPS = 40
 
@@ -26,15 +24,12 @@ class Estimate(NamedTuple):
         return f"{self.value:.4g} ± {self.error:.2g}" if math.isfinite(self.error) else f"{self.value:.4g}"
 
 
-UNKNOWN = Estimate(math.nan, math.nan)
-
-
 class Lines(NamedTuple):
-    """E S and E T, `[2]`, the `covariance` of these estimates, and Cov(S, T); NaN below three loads."""
+    """E S and E T, `[2]`, the `covariance` of these estimates, and Var S."""
 
     means: np.ndarray
     covariance: np.ndarray
-    dependence: Estimate
+    variance: Estimate
 
 
 def lines(seconds: np.ndarray, load: np.ndarray, step: np.ndarray) -> Lines:
@@ -42,9 +37,7 @@ def lines(seconds: np.ndarray, load: np.ndarray, step: np.ndarray) -> Lines:
     group, found = groups(step), _moments(seconds, load)
     parts = np.array([_moments(seconds[group != g], load[group != g]) for g in range(group.max() + 1)])
     covariance = np.cov(parts, rowvar=False, ddof=0) * (len(parts) - 1)
-    known = np.unique(load).size > 2
-    dependence = Estimate(float(found[3]), math.sqrt(covariance[3, 3])) if known else UNKNOWN
-    return Lines(found[:2], covariance[:2, :2], dependence)
+    return Lines(found[:2], covariance[:2, :2], Estimate(float(found[2]), math.sqrt(covariance[2, 2])))
 
 
 def _moments(seconds: np.ndarray, load: np.ndarray) -> np.ndarray:
@@ -77,10 +70,6 @@ def groups(step: np.ndarray) -> np.ndarray:
     if place.max() < 4:
         place = np.arange(step.size)
     return place * min(_GROUPS, place.max() + 1) // (place.max() + 1)
-
-
-def jackknife_error(parts: np.ndarray) -> float:
-    return float(np.sqrt((parts.size - 1) / parts.size * np.sum((parts - parts.mean()) ** 2)))
 
 
 class Cells(NamedTuple):
@@ -120,6 +109,8 @@ class Cells(NamedTuple):
         """The pairs, `[C, 2]`, drawn towards their mean until their covariance is that of S and T."""
         pairs = self.pairs
         scale = pairs.std(axis=0)
+        if self.noise[1, 1] <= 1e-9 * scale[1] ** 2:  # rounding, which nothing has to be told from
+            return pairs
         scale = np.where(scale > 0, scale, 1)
         seen = np.cov(pairs / scale, rowvar=False) + 1e-12 * np.eye(2)
         values, axes = np.linalg.eigh(self.covariance() / np.outer(scale, scale))
@@ -159,35 +150,3 @@ def lines_of_cells(seconds: np.ndarray, load: np.ndarray, cell: np.ndarray, step
     return Cells(
         start[several], slope[several] / unit, first[several], noise * errors / np.outer(units, units)
     )
-
-
-def rank_correlation(cells: Cells) -> Interval:
-    """Spearman's, of S and T, with an interval of 95 % by a jackknife over steps (Fisher's z).
-
-    Errors of a line's two ends are opposite, which looks like dependence: as much is taken out as they make
-    in normal pairs, (6/π) asin(r/2).
-    """
-    group, count = groups(cells.step), len(cells.start_up)
-    seen = np.cov(cells.pairs, rowvar=False)
-    by_noise = cells.noise[0, 1] / math.sqrt(max(seen[0, 0] * seen[1, 1], 1e-300))
-    by_noise = 6 / math.pi * math.asin(min(max(by_noise, -1.0), 1.0) / 2)
-
-    def z(rows: np.ndarray) -> float:
-        ranks = [_ranks(x[rows]) for x in (cells.start_up, cells.cycle)]
-        if min(np.ptp(r) for r in ranks) == 0:
-            return math.nan
-        value = np.corrcoef(ranks)[0, 1] - by_noise
-        return math.atanh(min(max(value, -0.9999), 0.9999))
-
-    middle = z(np.ones(count, bool))
-    if math.isnan(middle) or count < 10:
-        return Interval(math.nan, math.nan, math.nan)
-    parts = np.array([z(group != g) for g in range(group.max() + 1)])
-    # Not below what independent normal pairs have.
-    error = max(jackknife_error(parts), 1.03 / math.sqrt(count - 3))
-    return Interval(*(math.tanh(middle + k * error) for k in (0, -1.96, 1.96)))
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(count) - (count - 1) / 2)[place]

@@ -35,7 +35,7 @@ from bcgc_jax._pytree import concrete, is_traced
 from bcgc_jax.crossing import MANY
 from bcgc_jax.expectation import Marks, marks, rule, slope_of_homogeneous, threshold_hazard
 from bcgc_jax.iterations import Independent
-from bcgc_jax.laws import Atomic, HazardCurve, Law, Smooth
+from bcgc_jax.laws import Atomic, HazardSpline, Law, Smooth
 from bcgc_jax.linear_algebra import solve_positive
 from bcgc_jax.order_statistics import typical_hazards
 from bcgc_jax.problem import Problem, Status
@@ -112,7 +112,7 @@ def is_rough(law: Law) -> bool:
     """Whether smooth steps end above a gap of 1e-5: laws with density near T = 0, or of a trace's knots."""
     early = 1e-3 * float(law.mean())
     near_zero = float(law.infimum()) == 0 and float(law.cumulative_hazard(jnp.asarray(early))) > 1e-7
-    return near_zero or isinstance(law, HazardCurve)
+    return near_zero or isinstance(law, HazardSpline)
 
 
 def optimum_of_many(problem: Problem, *, tolerance: float, max_steps: int) -> OptimalResult:

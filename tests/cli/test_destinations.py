@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,7 +25,6 @@ def idle(monkeypatch):
 
 
 COMMANDS = {
-    "--figure": ("fit", "steps.csv", "--figure", "png"),
     "--curves": ("train", *LAW, "--workers", "4", "--curves", "csv"),
     "--out": ("sweep", *LAW, "--workers", "4", "--coordinates", "60", "--out", "parquet"),
     "--out of solve": ("solve", *LAW, "--workers", "4", "--coordinates", "60", "--out", "json"),
@@ -74,14 +74,15 @@ def test_what_may_not_be_written_is_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("no font,\nat all")])
-def test_the_answer_is_printed_whatever_becomes_of_picture_and_curves(command, tmp_path, monkeypatch, error):
-    monkeypatch.setattr(bcgc_jax.cli.fit, "_answer", lambda *_: None)
+def test_the_answer_is_printed_whatever_becomes_of_plan_and_curves(command, tmp_path, monkeypatch, error):
+    found = SimpleNamespace(best=None, plans=[{"partition": [1]}])
+    monkeypatch.setattr(bcgc_jax.cli.fit, "_answer", lambda *_: found)
     monkeypatch.setattr(bcgc_jax.cli.fit, "_print", lambda *_: print("the table"))
-    monkeypatch.setattr(bcgc_jax.cli.fit, "_draw", raising(error))
-    picture = str(tmp_path / "fit.png")
-    status, out, err = command("fit", "steps.csv", "--figure", picture)
+    monkeypatch.setattr(bcgc_jax.cli.fit, "save_plan", raising(error))
+    plan = str(tmp_path / "plan.json")
+    status, out, err = command("fit", "steps.csv", "--out", plan)
     assert (status, out, err.count("\n")) == (2, "the table\n", 1)
-    assert err.startswith(f"bcgc: cannot write {picture}: ")
+    assert err.startswith(f"bcgc: cannot write {plan}: ")
     assert ("No space left" in err) or ("RuntimeError: no font, at all" in err)
     monkeypatch.setattr(bcgc_jax.cli.train, "_train_all", lambda *_: [])
     monkeypatch.setattr(bcgc_jax.cli.train, "_write_curves", raising(error))

@@ -9,7 +9,7 @@ from bcgc_jax import sweep_files
 from bcgc_jax.cli import names
 from bcgc_jax.cli.arguments import law_class, law_name
 from bcgc_jax.coding import digits, gradients
-from bcgc_jax.measured import fits, likelihood, traces
+from bcgc_jax.measured import likelihood, traces
 from bcgc_jax.solvers import methods
 from tests.scripts import python
 
@@ -59,7 +59,7 @@ def test_a_law_has_the_parameters_that_it_is_typed_with(name):
 
 def test_the_names_are_the_librarys():
     assert names.METHODS == methods.METHODS
-    assert (*likelihood.FAMILIES, fits.TWO_SPEED) == names.FITTED_LAWS
+    assert tuple(likelihood.FAMILIES) == names.FITTED_LAWS
     assert names.LAYOUTS == traces.LAYOUTS
     assert names.SWEPT == sweep_files.FORMATS
     assert tuple(digits.MODELS) == names.MODELS

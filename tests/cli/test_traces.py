@@ -11,6 +11,7 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.cli import traces
+from bcgc_jax.measured.choice import KINDS
 from bcgc_jax.measured.traces import Trace
 from tests.cli import steps
 
@@ -25,49 +26,14 @@ def _trace(times: np.ndarray, censored: bool = False) -> Trace:
     return Trace(steps, workers, step, worker, times.ravel(), cut)
 
 
-def test_each_kind_of_law_is_the_librarys():
-    trace = _trace(TIMES)
-    laws: Any = (traces.law_of_trace(trace, kind, 3) for kind in traces.TRACE_LAWS[1:])
-    atoms, smooth, heavy = laws
-    assert np.array_equal(np.sort(np.asarray(atoms.times)), np.sort(TIMES.ravel()).astype(atoms.times.dtype))
-    t = np.linspace(0.5, 6, 30)
-    assert np.array_equal(smooth.survival(t), bcgc.measured.smooth_empirical(TIMES).survival(t))
-    assert np.array_equal(
-        heavy.survival(t), bcgc.measured.smooth_empirical(TIMES, pareto_tail=True).survival(t)
-    )
-
-
-def test_the_limit_on_atoms_is_one_of_operations(monkeypatch):
-    monkeypatch.setattr(traces, "_MOST_OPERATIONS", 24 * 4**3)
-    trace = _trace(TIMES)  # 24 times
-    law: Any = traces.law_of_trace(trace, "atoms", 4)
-    assert np.size(law.times) == 24
-    with pytest.raises(ValueError, match=r"24 measured times are too many atoms for 5 workers: .*smooth"):
-        traces.law_of_trace(trace, "atoms", 5)
-    traces.law_of_trace(trace, "smooth", 5)  # has no atoms
-
-
-def test_where_many_evaluations_are_ahead_neighbours_become_one_atom(x64, monkeypatch):
-    times = np.sort(np.random.default_rng(0).gamma(2.0, 1.0, 1200))
-    trace = _trace(times.reshape(-1, 4))
-
-    def law_of(most: int) -> Any:
-        monkeypatch.setattr(traces, "_MOST_OPERATIONS", most * 10 * 2**3)
-        return traces.law_of_trace(trace, "atoms", 2, num_evaluations=10)
-
-    # Four neighbours each, and their mean.
-    assert np.allclose(np.sort(law_of(300).times), times.reshape(300, 4).mean(axis=1), rtol=1e-12)
-    assert np.size(law_of(700).times) == 700
-    assert float(law_of(700).mean()) == pytest.approx(times.mean(), rel=1e-12)
-    with pytest.raises(ValueError, match="too many atoms"):
-        law_of(99)
-
-
-def test_times_that_were_cut_off_are_no_atoms():
-    trace = _trace(TIMES, censored=True)
-    with pytest.raises(ValueError, match=r"1 of 24 times are censored.*--trace-law smooth"):
-        traces.law_of_trace(trace, "atoms", 3)
-    assert np.isfinite(traces.law_of_trace(trace, "smooth", 3).mean())
+def test_the_kinds_of_law_are_the_librarys_and_what_is_refused_names_the_option(trace):
+    file = traces.TraceFile(trace, {}, "atoms")
+    assert traces.TRACE_LAWS == KINDS
+    law: Any = file.law(_trace(TIMES), 3)
+    assert np.array_equal(np.sort(np.asarray(law.times)), np.sort(TIMES.ravel()).astype(law.times.dtype))
+    for censored, workers, message in ((True, 3, "1 of 24 times are censored"), (False, 10_000, "too many")):
+        with pytest.raises(ValueError, match=f"{message}.*: take --trace-law smooth"):
+            file.law(_trace(TIMES, censored), workers)
 
 
 def test_one_worker_only_is_one_text_for_all_commands(refusal, tmp_path, monkeypatch):

@@ -32,7 +32,7 @@ def test_loads_and_cycle_times_are_those_of_the_work_plan():
     params, _ = case()
     rng = np.random.default_rng(0)
     times = rng.exponential(1.0, (20, N)) + np.array([0.5, 0.5, 1.0, 2.0])
-    given = rules(2)["shares, alternating"](_window(times))
+    given = rules(2)["alternating"](_window(times))
     plan = plan_of(given, params, jax.random.key(0), {})
     loads = loads_of(plan, given.shares)
     np.testing.assert_allclose(loads, given.loads.T, atol=0.04)  # whole coordinates: worst 0.02

@@ -1,8 +1,5 @@
 """Start-up and cycle time apart: known laws found again, dependence kept, and what cannot be told refused."""
 
-from typing import Any
-
-import jax
 import numpy as np
 import pytest
 
@@ -11,8 +8,6 @@ from bcgc_jax.measured import Trace, fit_start_up
 
 LOADS = np.array([100.0, 200.0, 400.0])
 WORKERS = 6
-KEY = jax.random.key(0)
-SETTINGS: Any = {"laws": ["shifted-exponential"], "num_replicates": 20}
 
 
 def _trace(seconds, load, cell=None):
@@ -39,49 +34,57 @@ def _blocks(seed, steps, dependence, noise=0.02):
 
 
 def test_known_means_are_found_within_their_errors_and_said_in_words():
-    fit = fit_start_up(KEY, _one_load(0), **SETTINGS)
+    fit = fit_start_up(_one_load(0))
     share = fit.share(200)
     assert abs(share.value - 2 / 6) < 3 * share.error
     assert abs(fit.mean_start_up.value - 2) < 3 * fit.mean_start_up.error < 1.5
     assert abs(fit.mean_cycle_time.value - 0.02) < 3 * fit.mean_cycle_time.error < 0.006
-    assert (fit.loads, fit.num_times, fit.dependent) == ((100.0, 231.25, 400.0), 480, False)
+    assert (fit.loads, fit.num_times) == ((100.0, 231.25, 400.0), 480)
     remarks = " ".join(fit.remarks())
     assert "of the time does not grow with the load at a load of 100" in remarks
     assert "With one load in each iteration" in remarks
-    assert "The variance at each load agrees with independent ones" in remarks
+    # A start-up that varies is left out: 2 / load and more is in the cycle time.
+    assert not fit.separable
+    assert fit.laws == {"cycle_time": fit.per_cycle}
+    trace = _one_load(0)
+    assert trace.load is not None
+    assert float(fit.per_cycle.mean()) == pytest.approx(np.mean(trace.seconds / trace.load), rel=0.01)
+
+
+def test_a_start_up_that_varies_little_is_planned_for_as_constant():
+    rng, load = np.random.default_rng(0), LOADS[np.arange(480) // WORKERS % LOADS.size]
+    start = 2 + 0.1 * rng.random(480)
+    fit = fit_start_up(_trace(start + load * (0.01 + rng.gamma(4.0, 0.001, 480)), load))
+    assert fit.separable
+    assert fit.laws == fit.apart
+    assert isinstance(fit.apart["start_up"], bcgc.Deterministic)
+    assert "it varies little, so plans take it as constant" in " ".join(fit.remarks())
 
 
 def test_several_loads_in_an_iteration_keep_what_s_and_t_have_to_do_with_each_other():
     trace, start, cycle = _blocks(0, 40, 0.6)
-    fit = fit_start_up(KEY, trace, **SETTINGS)
-    assert fit.dependent
+    fit = fit_start_up(trace)
     assert fit.pairs is not None
     np.testing.assert_allclose(fit.pairs[:, 0], start, atol=0.1)
     np.testing.assert_allclose(fit.pairs[:, 1], cycle, atol=4e-4)
     assert isinstance(fit.laws["cycle_time"], bcgc.laws.Pairs)
     assert "start_up" not in fit.laws
     assert abs(fit.mean_start_up.value - np.exp(0.625)) < 3 * fit.mean_start_up.error
-    assert "they depend on each other, and are kept as pairs" in " ".join(fit.remarks())
+    assert "are kept as pairs" in " ".join(fit.remarks())
     # A worker of one load in a step says nothing of the two.
     some = np.setdiff1d(np.arange(trace.seconds.size), [0, 2])
-    fit = fit_start_up(KEY, Trace(*trace[:2], *(x[some] for x in trace[2:-1])), **SETTINGS)
+    fit = fit_start_up(Trace(*trace[:2], *(x[some] for x in trace[2:-1])))
     assert (fit.num_times, fit.num_left_out) == (239, 1)
 
 
-def test_independent_ones_have_laws_of_their_own():
+@pytest.mark.parametrize("value", [2.0, 0.0])
+def test_a_start_up_that_is_always_the_same_and_none_are_pairs_too(value):
     trace, _, cycle = _blocks(1, 40, 0.0)
-    fit = fit_start_up(KEY, trace, **SETTINGS)
-    assert not fit.dependent
-    assert fit.laws == {"cycle_time": fit.cycle_time, "start_up": fit.start_up}
-    assert isinstance(fit.start_up, bcgc.ShiftedExponential)
-    assert "no more than chance" in " ".join(fit.remarks())
-    # A start-up that is always the same, and none.
-    for value, law in ((2.0, bcgc.Deterministic), (0.0, type(None))):
-        seconds = np.tile(LOADS, 240) * np.repeat(cycle, 3) + value
-        fit = fit_start_up(KEY, trace._replace(seconds=seconds), **SETTINGS)
-        assert isinstance(fit.start_up, law)
-        assert fit.mean_start_up.value == pytest.approx(value, abs=1e-6)
-        assert not fit.dependent
+    fit = fit_start_up(trace._replace(seconds=np.tile(LOADS, 240) * np.repeat(cycle, 3) + value))
+    assert fit.pairs is not None
+    np.testing.assert_allclose(fit.pairs[:, 0], value, atol=1e-6)
+    np.testing.assert_allclose(fit.pairs[:, 1], cycle, rtol=1e-6)
+    assert fit.mean_start_up.value == pytest.approx(value, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -100,4 +103,4 @@ def test_independent_ones_have_laws_of_their_own():
 )
 def test_what_cannot_tell_them_apart_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        fit_start_up(KEY, _one_load(0, 60)._replace(**change))
+        fit_start_up(_one_load(0, 60)._replace(**change))

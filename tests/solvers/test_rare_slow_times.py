@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.measured.curve import hazard_curve
+from bcgc_jax.measured.smooth import smooth_empirical
 from bcgc_jax.solvers.optimal import optimal_partition
 
 WORKERS = 256
@@ -16,7 +16,7 @@ def test_the_optimum_is_certified_to_a_per_cent_in_few_steps(x64):
     times = 1.5 + rng.gamma(4, 0.08, (100, WORKERS))
     slow = rng.random(times.shape) < 0.003
     times[slow] *= rng.uniform(2, 15, slow.sum())
-    law = hazard_curve(times.ravel(), 100, num_tail=20)
+    law = smooth_empirical(times, many_workers=True)
     problem = bcgc.Problem(law, WORKERS, 1_000_000)
     found = optimal_partition(problem)
     value = float(found.value)

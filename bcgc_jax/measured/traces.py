@@ -83,8 +83,8 @@ class Trace(NamedTuple):
         order = np.lexsort((self.load, self.cell))
         last = np.zeros(order.size, bool)
         last[order] = np.append(np.diff(self.cell[order]) > 0, True)
-        rows = (x[last] for x in (self.step, self.worker, self.seconds, self.censored, self.load))
-        return Trace(self.step_names, self.worker_names, *rows)
+        rows = {name: getattr(self, name)[last] for name in ("step", "worker", "seconds", "censored", "load")}
+        return self._replace(**rows)
 
     def per_cycle(self) -> "Trace":
         """Seconds over load, of each cell at its largest load: cycle times, as if all time grew with it.

@@ -19,6 +19,8 @@ _FEWEST = 10
 _ALIKE = 0.01
 # Below this share of its mean, a start-up's deviation costs a plan less than that the start-up is left out.
 _NEARLY_CONSTANT = 0.3
+# Laws are such as many workers need: with start-ups, panels between knots would take minutes.
+_ANY_WORKERS = 1000
 
 ONE_LOAD = (
     "with one load the time before the work cannot be told from that of the work: time at least two loads, "
@@ -180,13 +182,13 @@ def _loads(load: np.ndarray) -> tuple[float, float, float]:
     return float(load.min()), float(load.mean()), float(load.max())
 
 
-def _law(trace: Trace, times: np.ndarray, censored: np.ndarray | None = None) -> Law:
-    return law_of(times, trace.num_workers, censored, quick=0)
+def _law(times: np.ndarray, censored: np.ndarray | None = None) -> Law:
+    return law_of(times, _ANY_WORKERS, censored, quick=0)
 
 
 def _per_cycle(trace: Trace) -> Law:
     rates = trace.per_cycle()
-    return _law(trace, rates.seconds, rates.censored)
+    return _law(rates.seconds, rates.censored)
 
 
 def _from_sums(trace: Trace) -> StartUpFit:
@@ -201,7 +203,7 @@ def _from_sums(trace: Trace) -> StartUpFit:
             f"the times do not grow with the load (E T = {found.means[1]:.3g}): are these the loads that "
             "the workers did?"
         )
-    cycle = _law(trace, found.means[1] * trace.seconds / expected, trace.censored)
+    cycle = _law(found.means[1] * trace.seconds / expected, trace.censored)
     apart: dict[str, Law] = {"cycle_time": cycle} | ({"start_up": Deterministic(start)} if start > 0 else {})
     means, covariance = found.means, found.covariance
     return StartUpFit(

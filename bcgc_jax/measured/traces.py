@@ -12,7 +12,6 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from bcgc_jax.laws import Empirical
 from bcgc_jax.measured.tables import Table, name_of, open_table, peekable
 
 LAYOUTS = ("auto", "long", "wide")
@@ -84,7 +83,8 @@ class Trace(NamedTuple):
         order = np.lexsort((self.load, self.cell))
         last = np.zeros(order.size, bool)
         last[order] = np.append(np.diff(self.cell[order]) > 0, True)
-        return self._part(slice(None), last)
+        rows = {name: getattr(self, name)[last] for name in ("step", "worker", "seconds", "censored", "load")}
+        return self._replace(**rows)
 
     def per_cycle(self) -> "Trace":
         """Seconds over load, of each cell at its largest load: cycle times, as if all time grew with it.
@@ -98,22 +98,13 @@ class Trace(NamedTuple):
             else last._replace(seconds=last.seconds / last.load, load=None, of_cycles=True)
         )
 
-    def law(self) -> Empirical:
-        """The law of all measured times together, workers taken as alike.
-
-        Raises ValueError where times are censored, and where they are of `load`s.
-        """
-        self._refuse_loads()
-        if self.censored.any():
-            raise ValueError(
-                f"{np.count_nonzero(self.censored)} of {len(self.censored)} times are censored: an atomic "
-                "law needs whole times, use smooth_empirical"
-            )
-        return Empirical(self.seconds)
-
     def table(self) -> np.ndarray:
         """The times as `[S, W]`, NaN where there is none or only a censored one; ValueError with `load`s."""
-        self._refuse_loads()
+        if self.load is not None:
+            raise ValueError(
+                "these are times of loads, no cycle times: take fit_start_up, or per_cycle() if all time "
+                "grows with the load"
+            )
         times = np.full((self.num_steps, self.num_workers), np.nan)
         times[self.step, self.worker] = np.where(self.censored, np.nan, self.seconds)
         return times
@@ -128,31 +119,6 @@ class Trace(NamedTuple):
             kind = "only a censored" if np.any((self.step == i) & (self.worker == j)) else "no"
             raise ValueError(f"step {step} has {kind} time of worker {worker}: a replay needs all")
         return times
-
-    def split(self, num_steps: int) -> tuple["Trace", "Trace"]:
-        """The first `num_steps` steps, and the rest, of the same workers.
-
-        Raises ValueError unless 1 ≤ num_steps < S.
-        """
-        if not 1 <= num_steps < self.num_steps:
-            raise ValueError(
-                f"num_steps must be at least 1 and leave one of the {self.num_steps} steps, got {num_steps}"
-            )
-        first = self.step < num_steps
-        return self._part(slice(num_steps), first), self._part(slice(num_steps, None), ~first)
-
-    def _part(self, steps: slice, rows: np.ndarray) -> "Trace":
-        names, step = self.step_names[steps], self.step[rows] - (steps.start or 0)
-        worker, seconds, censored = (x[rows] for x in (self.worker, self.seconds, self.censored))
-        load = None if self.load is None else self.load[rows]
-        return Trace(names, self.worker_names, step, worker, seconds, censored, load)
-
-    def _refuse_loads(self) -> None:
-        if self.load is not None:
-            raise ValueError(
-                "these are times of loads, no cycle times: take fit_start_up, or per_cycle() if all time "
-                "grows with the load"
-            )
 
 
 def load_trace(

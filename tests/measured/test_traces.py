@@ -43,7 +43,6 @@ def test_a_trace_is_read_whatever_the_order_of_its_columns_and_rows(tmp_path):
     assert trace.seconds.dtype == np.float64
     assert trace.worker_names.tolist() == ["b", "a"]
     assert (trace.num_workers, trace.num_steps, trace.num_missing) == (2, 2, 0)
-    np.testing.assert_allclose(np.asarray(trace.law().times), [0.75, 1.25, 2.5, 3.5])
 
 
 @pytest.mark.parametrize(
@@ -92,8 +91,6 @@ def test_columns_of_other_names(tmp_path):
     trace = load_trace(path, **names)
     assert _cells(trace) == {("1", "0"): (2.5, False), ("1", "1"): (1.5, True), ("2", "1"): (4.0, False)}
     assert trace.num_missing == 1
-    with pytest.raises(ValueError, match=r"1 of 3 times are censored: .* smooth_empirical"):
-        trace.law()
     np.testing.assert_array_equal(trace.table(), [[2.5, np.nan], [np.nan, 4.0]])
     with pytest.raises(ValueError, match="step 1 has only a censored time of worker 1"):
         trace.rows()
@@ -226,21 +223,6 @@ def test_rows_are_the_steps_of_the_trace(tmp_path):
     with pytest.raises(ValueError, match="step 3 has no time of worker b: a replay needs all"):
         missing.rows()
     np.testing.assert_array_equal(missing.table(), [[np.nan, 3.5], [2.5, 1.25]])
-
-
-def test_split_parts_the_steps(tmp_path):
-    path = _write(tmp_path, "step,worker,seconds,cut\n3,a,1,0\n1,b,2,1\n2,a,3,0\n2,b,4,1\n1,a,5,0\n")
-    trace = load_trace(path, censored="cut")
-    for num_steps in (1, 2):
-        first, rest = trace.split(num_steps)
-        assert first.step_names.tolist() + rest.step_names.tolist() == ["1", "2", "3"]
-        assert first.num_steps == num_steps
-        np.testing.assert_array_equal(np.concatenate([first.table(), rest.table()]), trace.table())
-        assert _cells(first) | _cells(rest) == _cells(trace)
-        assert first.num_missing + rest.num_missing == trace.num_missing == 1
-    for num_steps in (-1, 0, 3):
-        with pytest.raises(ValueError, match="leave one of the 3 steps"):
-            trace.split(num_steps)
 
 
 def _table(**columns):
@@ -419,8 +401,6 @@ def test_the_sample_trace_is_that_of_a_plain_reading():
     assert (trace.num_workers, trace.num_steps, trace.seconds.size) == (8, 120, len(lines))
     steps = sorted({int(step) for step, _, _ in lines})
     assert trace.step_names.tolist() == [str(step) for step in steps]
-    total = sum(float(text) for _, _, text in lines)
-    assert float(trace.law().mean()) == pytest.approx(total / len(lines), rel=1e-5)
     table = {(step, worker): float(text) for step, worker, text in lines}
     expected = [[table.get((str(step), name), np.nan) for name in trace.worker_names] for step in steps]
     np.testing.assert_array_equal(trace.table(), expected)
@@ -433,7 +413,7 @@ def test_times_of_loads_one_or_several_of_a_cell(tmp_path):
     assert trace.step_names[trace.step].tolist() == ["2", "1", "1"]
     assert (trace.num_workers, trace.num_steps, trace.num_missing) == (2, 2, 1)
     np.testing.assert_array_equal(trace.per_cycle().table(), [[3.5 / 400, 2.5 / 200], [0.015, np.nan]])
-    for refused in (trace.law, trace.table, trace.rows):
+    for refused in (trace.table, trace.rows):
         with pytest.raises(ValueError, match="these are times of loads, no cycle times: take fit_start_up"):
             refused()
     # Block by block, in any order: what counts is the largest load of each cell.
@@ -444,9 +424,8 @@ def test_times_of_loads_one_or_several_of_a_cell(tmp_path):
     rates = trace.per_cycle()
     assert rates.load is None
     assert (rates.seconds.tolist(), rates.censored.tolist()) == ([5 / 30, 1 / 20], [True, False])
-    first, rest = trace.split(1)
-    assert known(first.load).tolist() == [30.0, 10.0, 20.0]
-    assert known(rest.load).tolist() == [10.0, 20.0]
+    largest = trace.largest_loads()
+    assert (known(largest.load).tolist(), largest.seconds.tolist()) == ([30.0, 20.0], [5.0, 1.0])
     # Without its name it is a column like others; a trace without loads is its own cycle times.
     plain = load_trace(_write(tmp_path, "step,worker,seconds,work\n1,a,2,3\n"))
     assert plain.load is None

@@ -20,7 +20,7 @@ from bcgc_jax._pytree import pytree_dataclass, static_field
 from bcgc_jax.laws import Atomic, Kinked, Law
 from bcgc_jax.laws.atoms import mass_of
 from bcgc_jax.laws.pairs import Pairs
-from bcgc_jax.quadrature import rule_error
+from bcgc_jax.quadrature import largest, rule_error
 
 # Beyond this hazard, and before its inverse, a start-up has no probability to speak of.
 _LONGEST_START = {8: 40.0, 4: 18.0}
@@ -98,15 +98,6 @@ def delivered(load: Load, time: Array, overlap: bool) -> Array:
     computed = jnp.where(used, time[..., None], 0) * load.work
     ready = jnp.where(earlier, computed + load.sent[:, None] - before, 0)
     return jnp.where(used, largest(ready), 0)
-
-
-def largest(values: Array) -> Array:
-    """The largest along the last axis, with the slope of one of them.
-
-    `jnp.max` looks for those equal to it, and where XLA computes them anew there may be none: 0 / 0.
-    """
-    place = jnp.argmax(values, axis=-1, keepdims=True)
-    return jnp.take_along_axis(values, place, axis=-1)[..., 0]
 
 
 def first_times(worker: Worker, load: Load) -> Array:

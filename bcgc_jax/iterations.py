@@ -18,16 +18,12 @@ from bcgc_jax._pytree import check_key, check_whole, is_traced, pytree_dataclass
 from bcgc_jax.crossing import crossing_probability
 from bcgc_jax.deliveries import Load, Worker, delivered, last_of_draws
 from bcgc_jax.expectation import NUM_NODES, with_rounding
-from bcgc_jax.last_delivery import (
-    evaluation_cost,
-    exceedance,
-    expected_last,
-    smoothed_exceedance,
-)
 from bcgc_jax.laws import Atomic, Empirical, JointLaw, Law, Pairs, Rows, Smooth
 from bcgc_jax.laws.atoms import mass_of
 from bcgc_jax.laws.joint import NO_EXACT_ANSWER
 from bcgc_jax.order_statistics import is_count, max_finish_time, static_workers
+from bcgc_jax.plans.completion import AnyOf
+from bcgc_jax.plans.evaluate import evaluation_cost, exceedance, expected_completion, smoothed_exceedance
 from bcgc_jax.quadrature import Expectation
 
 
@@ -368,7 +364,7 @@ class Delivering(Iteration):
         del written_out
         match self.of:
             case Independent(num_workers=workers):
-                return expected_last(self.worker, load, workers, num_nodes=num_nodes)
+                return expected_completion(self.worker, load, AnyOf(workers), num_nodes=num_nodes)
             case Sampled(times=times):
                 value = jnp.mean(self.max_of_sorted(load, times))
                 return with_rounding(load.work, Expectation(value, jnp.zeros_like(value)))
@@ -385,7 +381,7 @@ class Delivering(Iteration):
     def exceedance(self, load, t):
         match self.of:
             case Independent(num_workers=workers):
-                return exceedance(self.worker, load, workers, t)
+                return exceedance(self.worker, load, AnyOf(workers), t)
             case Sampled(times=times):
                 finish = jnp.sort(self.max_of_sorted(load, times))
                 return 1 - jnp.searchsorted(finish, t, side="right") / jnp.asarray(finish.size, finish.dtype)
@@ -396,7 +392,7 @@ class Delivering(Iteration):
             case Independent(num_workers=workers):
                 if not self.stepped:
                     return self.exceedance(load, t)
-                return smoothed_exceedance(self.worker, load, workers, t, spread)
+                return smoothed_exceedance(self.worker, load, AnyOf(workers), t, spread)
             case Sampled(times=times):
                 log_finish = jnp.log(self.max_of_sorted(load, times))
                 return jnp.mean(jax.nn.sigmoid((log_finish - jnp.log(t)) / spread))

@@ -8,7 +8,7 @@ sent it. With shares x_k ≥ 0, Σ x = L,
 
 where Q_k is the largest over groups of r_k of the least T in each. Groups are nested, so Q_k falls in k for
 every T, and the order of the blocks is best as in Lemma 1 of the paper; f is convex and homogeneous, exact
-by `nested_groups`, and certified by its slopes as in `cutting_plane`. The paper waits for any N - s of N
+by `OneOfEach`, and certified by its slopes as in `cutting_plane`. The paper waits for any N - s of N
 workers, which is what a code must be good for at the worst. Repetition is good for more at the same
 s = r_k - 1 and the same work, Q_k ≤ T_(N-s), much less where T spreads, but only for some s.
 """
@@ -26,7 +26,8 @@ from jax.typing import ArrayLike
 from bcgc_jax._pytree import check, check_whole, concrete, replace
 from bcgc_jax.deliveries import Load, Worker
 from bcgc_jax.iterations import Delivering, Independent
-from bcgc_jax.nested_groups import expected_in_groups
+from bcgc_jax.plans.completion import OneOfEach, nested_groups
+from bcgc_jax.plans.evaluate import expected_completion
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.quadrature import Expectation
 from bcgc_jax.runtime import lower_bound_of
@@ -144,14 +145,14 @@ def _evaluate(
     problem: Problem, sizes: tuple[int, ...], workers: int, share: Array, **options: Any
 ) -> tuple[Expectation, Array]:
     """Of the shares, in the unit κ L: the expected runtime, and its slope."""
-    total = problem.total
+    total, rule = problem.total, OneOfEach(nested_groups(sizes, workers))
 
     def value_of(share: Array) -> tuple[Array, Expectation]:
         done = jnp.cumsum(jnp.asarray(sizes, share.dtype) * share)
         sent = problem.send_load / problem.scale * jnp.cumsum(share)
         # In coordinates, as the link takes them.
         load = Load(total * done, total * sent)
-        found = expected_in_groups(_worker(problem), load, sizes, workers, **options)
+        found = expected_completion(_worker(problem), load, rule, **options)
         return found.value / total, found
 
     slope, found = jax.grad(value_of, has_aux=True)(share)

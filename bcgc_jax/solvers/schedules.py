@@ -1,8 +1,8 @@
 r"""Schemes without a code, by name: schedules, backup workers, work that is shared out.
 
-Their runtimes are exact where one block is covered by workers that are alike (`cover`), and where the fastest
-workers are enough; else means of draws, with standard errors. The draws of a schedule are those of the cyclic
-one too, whose mean is then known: what they have in common drops out (a control variate).
+Their runtimes are exact where one block is covered by workers that are alike (`FirstHolder`), and where the
+fastest workers are enough; else means of draws, with standard errors. The draws of a schedule are those of
+the cyclic one too, whose mean is then known: what they have in common drops out (a control variate).
 """
 
 import jax
@@ -11,10 +11,11 @@ import numpy as np
 from jax import Array
 
 from bcgc_jax._pytree import concrete, replace
-from bcgc_jax.cover import expected_cover
 from bcgc_jax.deliveries import Load, Worker
 from bcgc_jax.iterations import Delivering, Independent
 from bcgc_jax.laws import Law
+from bcgc_jax.plans.completion import FirstHolder
+from bcgc_jax.plans.evaluate import expected_completion
 from bcgc_jax.problem import Problem
 from bcgc_jax.quadrature import Expectation
 from bcgc_jax.schedules import (
@@ -32,6 +33,8 @@ from bcgc_jax.solvers.methods import Alternating, Backup, Credit, Scheduled, Sha
 
 # Draws of a runtime, and of what is sent, of which two digits are enough: of many workers each draw has many.
 NUM_DRAWS, _SENT_DRAWS, _SENT_WORKERS, _FEWEST = 2**17, 2**12, 2**22, 32
+# Intervals of the rule for a cover.
+_NUM_NODES = 96
 # Halvings of the time at which the last chunk is handed out.
 _HALVINGS = 60
 
@@ -102,7 +105,9 @@ def _worker_of(problem: Problem) -> Worker:
 
 def _exact(problem: Problem, schedule: Schedule) -> Expectation:
     work = cycles_of_problem(problem, schedule)[:, 0]
-    found = expected_cover(_worker_of(problem), work, problem.num_workers, problem.max_workers)
+    rule = FirstHolder(problem.num_workers, problem.max_workers)
+    load = Load(work, jnp.zeros_like(work))
+    found = expected_completion(_worker_of(problem), load, rule, num_nodes=_NUM_NODES)
     return Expectation(problem.scale * found.value, problem.scale * found.error)
 
 

@@ -1,14 +1,10 @@
-"""The expectation of the last delivery, and the probability that it is late."""
-
-from collections.abc import Callable
+"""The expected time until all is there, and the probability that it is late, by any rule of completion."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 
-from bcgc_jax.crossing import crossing_slopes
 from bcgc_jax.deliveries import (
     NUM_INNER,
     Load,
@@ -18,13 +14,13 @@ from bcgc_jax.deliveries import (
     first_times,
     hazard_of,
     is_atomic,
-    largest,
     late_hazard,
 )
-from bcgc_jax.expectation import NUM_NODES, marked_hazards, with_rounding
+from bcgc_jax.expectation import NUM_NODES, with_rounding
 from bcgc_jax.laws import Atomic, Kinked, Law, Smooth
 from bcgc_jax.laws.atoms import mass_of
 from bcgc_jax.laws.pairs import Pairs
+from bcgc_jax.plans.completion import Completion
 from bcgc_jax.quadrature import (
     LONGEST,
     Expectation,
@@ -34,6 +30,7 @@ from bcgc_jax.quadrature import (
     gauss_rules,
     integrate,
     kinked_levels,
+    largest,
     line,
     line_rule,
     panels,
@@ -52,34 +49,41 @@ _NO_PANEL = 1e-6
 _HALVINGS = 20
 
 
-def expected_last(
-    worker: Worker, load: Load, num_workers: ArrayLike, *, num_nodes: int = NUM_NODES
+def expected_completion(
+    worker: Worker, load: Load, rule: Completion, *, num_nodes: int = NUM_NODES
 ) -> Expectation:
-    r"""E of when the last block is complete, level n with its (N-n)-th delivery; differentiable.
+    r"""E τ = ∫ P(τ > t) dt, in units of κ, for tasks of this `load`; differentiable.
 
-    Exact sums where start-up and cycle time are both atomic; else the rules of `expectation.expected_max`.
-    The error counts that of the probabilities: Σ weight Σ_n |∂P/∂Λ_n| (error of P(F_n > t)) / P(F_n > t).
+    Exact sums where start-up and cycle time are both atomic; else the rules of `quadrature`. The error counts
+    that of the probabilities: Σ weight Σ_k |∂P/∂h_k| (error of P(F_k > t)) / P(F_k > t).
     """
     if worker.stepwise:
-        return with_rounding(
-            load.work, over_steps(worker, load, lambda h: crossing_slopes(h, num_workers)[0])
-        )
-    worker = fast_inverses(worker)
+        return with_rounding(load.work, _over_steps(worker, load, rule))
+    worker = _fast_inverses(worker)
+    nodes = _nodes(worker, load, rule, num_nodes)
     inner = max(_FEWEST_INNER, num_nodes // 2)
-    nodes = _quadrature(worker, load, num_workers, num_nodes)
-    hazard, unsure = late_hazards(worker, load, nodes.times, inner)
-    late, slope = crossing_slopes(hazard, num_workers)
+    hazard, unsure = _late_hazards(worker, load, nodes.times, inner)
+    late, doubt = _late_and_doubt(worker, rule, hazard, unsure)
     found = integrate(nodes, late)
-    doubt = jnp.sum(
-        jnp.where(unsure > 0, jnp.abs(slope) * unsure * jnp.exp(jnp.minimum(hazard, 700)), 0), axis=1
-    )
     error = found.error + jnp.sum(nodes.weights[0] * doubt)
     laws = [law for law in (worker.cycle_time, worker.start_up) if isinstance(law, Law)]
     rounding = sum(law.rounding for law in laws)
     value, error = with_rounding(load.work, Expectation(found.value, error), rounding)
-    first = jnp.argmax(load.work > 0)
-    finite = jnp.all(jnp.stack([law.has_mean(first, num_workers) for law in laws]))
+    tolerated = rule.tolerated(load.work)
+    finite = jnp.all(jnp.stack([law.has_mean(tolerated, rule.num_workers) for law in laws]))
     return Expectation(jnp.where(finite, value, jnp.inf), jax.lax.stop_gradient(jnp.where(finite, error, 0)))
+
+
+def _late_and_doubt(
+    worker: Worker, rule: Completion, hazard: Array, unsure: Array
+) -> tuple[Array, Array | float]:
+    """P(τ > t) and its error, from those of the tasks: none without a quadrature over start-ups."""
+    if worker.constant:
+        return rule.late(hazard), 0.0
+    late, pull_back = jax.vjp(rule.late, hazard)
+    (slope,) = pull_back(jnp.ones_like(late))
+    doubt = jnp.abs(slope) * unsure * jnp.exp(jnp.minimum(hazard, 700))
+    return late, jnp.sum(jnp.where(unsure > 0, doubt, 0), axis=1)
 
 
 def evaluation_cost(worker: Worker, size: int) -> float:
@@ -99,21 +103,19 @@ def _size_of(law: Law | Array) -> int:
     return 1 if isinstance(pieces, Smooth) else int(pieces.times.size)
 
 
-def exceedance(worker: Worker, load: Load, num_workers: ArrayLike, t: Array) -> Array:
-    """P(the last block is complete after t) for every entry of `t`."""
-    shape = t.shape
-    hazard, _ = late_hazards(fast_inverses(worker), load, t.ravel(), NUM_INNER)
-    late, _ = crossing_slopes(hazard, num_workers)
-    return late.reshape(shape)
+def exceedance(worker: Worker, load: Load, rule: Completion, t: Array) -> Array:
+    """P(τ > t) for every entry of `t`."""
+    hazard, _ = _late_hazards(_fast_inverses(worker), load, t.ravel(), NUM_INNER)
+    return rule.late(hazard).reshape(t.shape)
 
 
-def fast_inverses(worker: Worker) -> Worker:
+def _fast_inverses(worker: Worker) -> Worker:
     start = worker.start_up
     start = start.with_fast_inverse() if isinstance(start, Law) else start
     return Worker(worker.cycle_time.with_fast_inverse(), start, worker.unit, worker.overlap)
 
 
-def late_hazards(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple[Array, Array]:
+def _late_hazards(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple[Array, Array]:
     """`late_hazard` at many times, `[K]` to `[K, N]`, as many of them at a time as memory is good for."""
     size = load.work.size
     pieces = [law.pieces() for law in (worker.start_up, worker.cycle_time) if isinstance(law, Law)]
@@ -127,33 +129,26 @@ def late_hazards(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple[
     return tuple(a.reshape(-1, size)[: t.size] for a in found)  # type: ignore[return-value]
 
 
-def _quadrature(worker: Worker, load: Load, num_workers: ArrayLike, num_nodes: int) -> Quadrature:
+def _nodes(worker: Worker, load: Load, rule: Completion, num_nodes: int) -> Quadrature:
+    """Along a line, or in panels between kinks; they move with the times at which P(τ > t) begins to fall."""
     still = jax.lax.stop_gradient((worker, load))
-    marked, choices = marked_hazards(load.work, num_workers)
-    times, scale = _marks(*still, marked)
-    peaks = raised(jnp.max(times, axis=-1), scale)
+    choices, marks = rule.bounds(load.work)
 
     def hazard_at(t: Array) -> Array:
-        return late_hazard(*still, t[:, None], _LAYOUT_INNER)[0]
+        return rule.bounding(late_hazard(*still, t[:, None], _LAYOUT_INNER)[0])
 
-    found = nodes_of(peaks, kinks_of(*still), hazard_at, choices, num_nodes)
-    return follow(found, onsets_of(worker, load, largest(first_times(worker, load))))
-
-
-def nodes_of(
-    peaks: Array,
-    kinks: tuple[Array, Array | None] | None,
-    hazard_at: HazardAt,
-    choices: Array,
-    num_nodes: int,
-) -> Quadrature:
-    """The rule for `peaks` and kinks: along a line, or in panels between the kinks."""
+    start = rule.first(first_times(worker, load))
+    peaks, kinks = _peaks(*still, rule, marks), _kinks_of(*still)
+    if kinks is None and rule.rekindled and not isinstance(worker.start_up, Law):
+        kinks = first_times(*still)[kinked_levels(load.work.size)], None
     if kinks is None:
-        return line_rule(line(peaks, hazard_at, choices), num_nodes)
-    return _rule_between(peaks, kinks, hazard_at, choices, num_nodes)
+        found = line_rule(line(peaks, hazard_at, choices), num_nodes)
+    else:
+        found = _rule_between(peaks, kinks, hazard_at, choices, num_nodes)
+    return follow(found, _onsets_of(worker, load, start, rule.rekindled))
 
 
-def onsets_of(worker: Worker, load: Load, start: Array, turns: bool = False) -> Array:
+def _onsets_of(worker: Worker, load: Load, start: Array, turns: bool) -> Array:
     """The `start` of all, and where P(F_n > t) begins to fall after it, `[K]`: for each pair of atoms.
 
     Of one pair nothing is later, unless a level is there in `turns`, as subsets are covered.
@@ -173,7 +168,7 @@ def onsets_of(worker: Worker, load: Load, start: Array, turns: bool = False) -> 
 def _rule_between(
     peaks: Array, kinks: tuple[Array, Array | None], hazard_at: HazardAt, choices: Array, num_nodes: int
 ) -> Quadrature:
-    """Gauss's rules in panels between the `kinks_of` a worker."""
+    """Gauss's rules in panels between the `_kinks_of` a worker."""
     images, last = kinks
     # What rounding sets apart from the start would make a panel of its own, and the next one a wide one.
     images = jnp.where(images - peaks[0] < _NO_PANEL * (peaks[2] - peaks[0]), peaks[0], images)
@@ -183,34 +178,36 @@ def _rule_between(
     return gauss_rules(found, orders, last is not None, images)
 
 
-def _marks(worker: Worker, load: Load, hazard: Array) -> tuple[Array, Array]:
-    """The times at which levels have these hazards, `[4, N]`, 0 for levels without work, and their scale.
+def _peaks(worker: Worker, load: Load, rule: Completion, marks: Array) -> Array:
+    """When τ begins to be possible, and a low, a typical and a high time of it, `[4]`.
 
-    Found in the logarithm of the time that is left. The scale is the time of a worker as slow as the slowest.
+    Where the rule's bounding hazards are as in its `marks`: found in the logarithm of the time that is left,
+    of which the time of a worker as slow as the slowest is the scale.
     """
-    dtype, starts, law = load.work.dtype, worker.start_up, worker.cycle_time
-    beyond = hazard + np.log(2.0).astype(dtype)
-    longest = law.inverse_cumulative_hazard(beyond).astype(dtype)
-    first = last = jnp.broadcast_to(worker.infimum().astype(dtype), hazard.shape)
+    dtype, starts = load.work.dtype, worker.start_up
+    beyond = marks + np.log(2.0).astype(dtype)
+    longest = worker.cycle_time.inverse_cumulative_hazard(beyond).astype(dtype)
+    start, last = rule.first(first_times(worker, load)), worker.infimum().astype(dtype)
     if isinstance(starts, Law):
         last = starts.inverse_cumulative_hazard(beyond).astype(dtype) / worker.unit
-    low = first + delivered(load, law.infimum().astype(dtype)[None], worker.overlap)
-    room = last + delivered(load, longest, worker.overlap) - low
-    furthest = LONGEST[dtype.itemsize]
+    slowest = jnp.broadcast_to(last, marks.shape)[-1, 0]
+    scale = slowest + jnp.max(delivered(load, longest[-1, :1], worker.overlap))
+    highest = jnp.max(last + delivered(load, longest, worker.overlap), axis=-1, keepdims=True)
+    room, furthest = highest - start, LONGEST[dtype.itemsize]
 
     def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         middle = (ends[0] + ends[1]) / 2
-        later = late_hazard(worker, load, low + room * jnp.exp(middle), _LAYOUT_INNER)[0] < hazard
+        hazard, _ = late_hazard(worker, load, start + room * jnp.exp(middle), _LAYOUT_INNER)
+        later = rule.bounding(hazard) < marks
         return jnp.where(later, middle, ends[0]), jnp.where(later, ends[1], middle)
 
-    ends = jnp.full_like(hazard, -furthest), jnp.zeros_like(hazard)
+    ends = jnp.full_like(marks, -furthest), jnp.zeros_like(marks)
     share = jax.lax.fori_loop(0, _HALVINGS, halve, ends)[0]
-    found = low + jnp.where(share > -furthest, room * jnp.exp(share), 0)
-    scale = last[-1, 0] + jnp.max(delivered(load, longest[-1, :1], worker.overlap))
-    return jnp.where(load.work > 0, found, 0), scale
+    found = start + jnp.where(share > -furthest, room * jnp.exp(share), 0)
+    return raised(jnp.max(found, axis=-1), scale)
 
 
-def kinks_of(worker: Worker, load: Load) -> tuple[Array, Array | None] | None:
+def _kinks_of(worker: Worker, load: Load) -> tuple[Array, Array | None] | None:
     """Where P(F_n > t) may have kinks, for some levels, and when all is delivered for sure; None if smooth.
 
     Where both laws have densities, kinks within either are smoothed by the other.
@@ -254,7 +251,7 @@ def _overtaking(load: Load) -> Array:
     return largest(jnp.where(earlier, times, 0))
 
 
-def over_steps(worker: Worker, load: Load, late_of: Callable[[Array], Array]) -> Expectation:
+def _over_steps(worker: Worker, load: Load, rule: Completion) -> Expectation:
     """The exact sum between the times at which some P(F_n ≤ t) steps up, of P(late) by the hazards."""
     dtype, size = load.work.dtype, load.work.size
     starts, times, mass = (a.astype(dtype) for a in _steps(worker))
@@ -278,7 +275,7 @@ def over_steps(worker: Worker, load: Load, late_of: Callable[[Array], Array]) ->
         done = passed + jnp.cumsum(jax.nn.one_hot(level, size, dtype=dtype) * step[:, None], axis=0)
         left = 1 - done
         hazard = hazard_of(done, jnp.where(left > rounding, left, 0))
-        late = late_of(jnp.where(used, hazard, jnp.inf))
+        late = rule.late(jnp.where(used, hazard, jnp.inf))
         # An empty gap counts too: it has a slope. Between two infinite edges it is NaN.
         return (done[-1], total + jnp.sum(jnp.where(gap >= 0, late * gap, 0))), None
 
@@ -287,14 +284,14 @@ def over_steps(worker: Worker, load: Load, late_of: Callable[[Array], Array]) ->
     return Expectation(total, jnp.zeros_like(total))
 
 
-def smoothed_exceedance(worker: Worker, load: Load, num_workers: ArrayLike, t: Array, spread: Array) -> Array:
+def smoothed_exceedance(worker: Worker, load: Load, rule: Completion, t: Array, spread: Array) -> Array:
     """`exceedance` for one t, with the steps of a `stepwise` worker spread by a factor e^±`spread`."""
     dtype, used = load.work.dtype, load.work > 0
     starts, times, mass = (a.astype(dtype) for a in _steps(worker))
     ready = starts[:, None] + delivered(load, times[:, None], worker.overlap)
     slow = jax.nn.sigmoid((jnp.log(jnp.where(used, ready, 1)) - jnp.log(t)) / spread)
     survival = jnp.maximum(mass @ slow, jnp.finfo(dtype).tiny)
-    return crossing_slopes(jnp.where(used, -jnp.log(survival), jnp.inf), num_workers)[0]
+    return rule.late(jnp.where(used, -jnp.log(survival), jnp.inf))
 
 
 def _steps(worker: Worker) -> tuple[Array, Array, Array]:

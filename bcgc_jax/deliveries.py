@@ -32,21 +32,31 @@ _ENDS, NUM_INNER, _INNER_SAFETY = 3.2, 64, 3.0
 class Load(NamedTuple):
     """What a worker has done when each level is finished, `[max_workers]` each, ascending.
 
-    `work` y_n, in cycles of a coordinate; `sent` c X_n / κ, in cycle times.
+    `work` y_n, in cycles of a coordinate; `sent` c X_n / κ, in cycle times, None without a link.
     """
 
     work: Array
-    sent: Array
+    sent: Array | None = None
+
+    def gaps(self) -> Array:
+        """What the link has sent of level n when it begins with level j, `[n, j]`: all after j - 1."""
+        assert self.sent is not None
+        return self.sent[:, None] - jnp.concatenate([jnp.zeros_like(self.sent[:1]), self.sent[:-1]])
 
 
 @pytree_dataclass
 class Worker:
-    """A worker's cycle time, its start-up in the unit of runtimes (a law or a number), and `unit`, κ."""
+    """A worker's cycle time; its start-up, in the unit of runtimes (a law, a number, or none); `unit`, κ."""
 
     cycle_time: Law
-    start_up: Law | Array
-    unit: Array
+    start_up: Law | Array | None = None
+    unit: ArrayLike = 1.0
     overlap: bool = static_field(default=False)
+
+    @property
+    def plain(self) -> bool:
+        """Whether workers begin at once."""
+        return self.start_up is None and not isinstance(self.cycle_time, Pairs)
 
     @property
     def constant(self) -> bool:
@@ -70,33 +80,34 @@ class Worker:
 
     def infimum(self) -> Array:
         """Of the start-up, in units of κ."""
+        if self.start_up is None:
+            return jnp.zeros(())
         start = self.start_up.infimum() if isinstance(self.start_up, Law) else self.start_up
         return jnp.asarray(start) / self.unit
 
+    def atoms(self) -> tuple[Array, Array]:
+        """Of a start-up that has them: times, in units of κ, and probabilities."""
+        if not isinstance(self.start_up, Law):
+            times = self.infimum()[None]
+            return times, jnp.ones_like(times)
+        pieces = self.start_up.pieces()
+        assert isinstance(pieces, Atomic)
+        return pieces.times / self.unit, mass_of(self.start_up, pieces.times)
 
-def is_atomic(start_up: Law | Array) -> bool:
+
+def is_atomic(start_up: Law | Array | None) -> bool:
     return not isinstance(start_up, Law) or isinstance(start_up.pieces(), Atomic)
-
-
-def atoms_of(start_up: Law | Array) -> tuple[Array, Array]:
-    """Times and probabilities."""
-    if not isinstance(start_up, Law):
-        times = jnp.asarray(start_up)[None]
-        return times, jnp.ones_like(times)
-    pieces = start_up.pieces()
-    assert isinstance(pieces, Atomic)
-    return pieces.times, mass_of(start_up, pieces.times)
 
 
 def delivered(load: Load, time: Array, overlap: bool) -> Array:
     """F_n - S for a cycle time, `[..., N]` or `[..., 1]` to `[..., N]`; 0 for levels without."""
     used = load.work > 0
-    if not overlap:
-        return jnp.where(used, jnp.where(used, time, 0) * load.work + load.sent, 0)
-    before = jnp.concatenate([jnp.zeros_like(load.sent[:1]), load.sent[:-1]])
+    if load.sent is None or not overlap:
+        sent = 0 if load.sent is None else load.sent
+        return jnp.where(used, jnp.where(used, time, 0) * load.work + sent, 0)
     earlier = np.tri(load.work.size, dtype=bool) & used
     computed = jnp.where(used, time[..., None], 0) * load.work
-    ready = jnp.where(earlier, computed + load.sent[:, None] - before, 0)
+    ready = jnp.where(earlier, computed + load.gaps(), 0)
     return jnp.where(used, largest(ready), 0)
 
 
@@ -112,11 +123,10 @@ def latest_cycle_time(load: Load, room: Array, overlap: bool) -> Array:
     Finite for levels without work, too: the slope of Λ at inf, times 0, would be NaN.
     """
     used = load.work > 0
-    if not overlap:
-        return (room - load.sent) / jnp.where(used, load.work, 1)
-    before = jnp.concatenate([jnp.zeros_like(load.sent[:1]), load.sent[:-1]])
+    if load.sent is None or not overlap:
+        return (room if load.sent is None else room - load.sent) / jnp.where(used, load.work, 1)
     earlier = np.tri(load.work.size, dtype=bool) & used
-    left = (room - load.sent)[..., None] + before
+    left = room[..., None] - load.gaps()
     latest = jnp.where(earlier, left / jnp.where(used, load.work, 1), jnp.inf)
     return jnp.where(used, -largest(-latest), 0)
 
@@ -134,8 +144,8 @@ def late_hazard(worker: Worker, load: Load, t: Array, num_inner: int = NUM_INNER
         hazard = hazard_of(share, 1 - share)
         error = jnp.zeros_like(hazard)
     elif is_atomic(worker.start_up):
-        starts, mass = atoms_of(worker.start_up)
-        room = t[..., None, :] - (starts / worker.unit)[:, None].astype(dtype)
+        starts, mass = worker.atoms()
+        room = t[..., None, :] - starts[:, None].astype(dtype)
         each = _law_hazard(worker.cycle_time, latest_cycle_time(load, room, worker.overlap))
         hazard = _mixture(mass.astype(dtype)[:, None], each)
         error = jnp.zeros_like(hazard)
@@ -153,8 +163,17 @@ def late_hazard(worker: Worker, load: Load, t: Array, num_inner: int = NUM_INNER
 
 def _law_hazard(law: Law, t: Array) -> Array:
     """Λ, for times of which some are negative or beyond all that matters."""
-    possible = t > 0
-    return jnp.where(possible, law.cumulative_hazard(jnp.where(possible, t, 1)), 0).astype(t.dtype)
+    possible, beyond = t > 0, jnp.zeros((), bool)
+    if not isinstance(law.pieces(), Atomic):
+        # Where P(T > t) underflows Λ may overflow, and its slope, inf, times 0 would be NaN.
+        beyond = t > jax.lax.stop_gradient(law.inverse_cumulative_hazard(unreached(t.dtype)))
+    hazard = law.cumulative_hazard(jnp.where(possible & ~beyond, t, law.infimum())).astype(t.dtype)
+    return jnp.where(beyond, jnp.inf, jnp.where(possible, hazard, 0))
+
+
+def unreached(dtype: DTypeLike) -> Array:
+    """A hazard at which P(T > t) underflows."""
+    return jnp.asarray(-1.2 * np.log(jnp.finfo(dtype).tiny), dtype)
 
 
 def _mixture(mass: Array, hazard: Array) -> Array:
@@ -242,9 +261,8 @@ def last_of_draws(worker: Worker, load: Load, starts: Array, times: Array, num_w
 
 def _at_level(load: Load, times: Array, n: Array, overlap: bool) -> Array:
     """F_n - S of level n alone, for cycle times of any shape."""
-    if not overlap:
-        return times * load.work[n] + load.sent[n]
-    before = jnp.concatenate([jnp.zeros_like(load.sent[:1]), load.sent[:-1]])
+    if load.sent is None or not overlap:
+        return times * load.work[n] + (0 if load.sent is None else load.sent[n])
     earlier = (np.arange(load.work.size) <= n) & (load.work > 0)
-    ready = times[..., None] * load.work + load.sent[n] - before
+    ready = times[..., None] * load.work + load.gaps()[n]
     return jnp.max(jnp.where(earlier, ready, 0), axis=-1)

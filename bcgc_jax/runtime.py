@@ -29,9 +29,9 @@ from bcgc_jax._pytree import (
     working_dtype,
 )
 from bcgc_jax.deliveries import Load, delivered
-from bcgc_jax.expectation import NUM_NODES
 from bcgc_jax.order_statistics import max_finish_time
 from bcgc_jax.partitions import cost_of_units, cumulative_load, finish_load
+from bcgc_jax.plans.evaluate import NUM_NODES
 from bcgc_jax.problem import CONDITIONS, Problem
 from bcgc_jax.quadrature import Expectation
 
@@ -231,7 +231,7 @@ def simulate_runtime(key: Array, problem: Problem, partition: Numbers, num_draws
 @functools.partial(jax.jit, static_argnums=3)
 def _simulate(key: Array, problem: Problem, partition: Numbers, num_draws: int) -> RuntimeEstimate:
     x = as_partition(problem, partition)
-    draws = scale_of(problem, x) * problem.delivery.simulate_max(key, load_of(problem, x), num_draws)
+    draws = scale_of(problem, x) * problem.iteration.simulate_max(key, load_of(problem, x), num_draws)
     return RuntimeEstimate(jnp.mean(draws), jnp.std(draws) / jnp.sqrt(max(num_draws - 1, 1)))
 
 
@@ -251,7 +251,7 @@ def integrate_runtime(problem: Problem, partition: Numbers, *, num_nodes: int = 
 @functools.partial(jax.jit, static_argnums=2)
 def _integrate(problem: Problem, partition: Numbers, num_nodes: int) -> Expectation:
     x = as_partition(problem, partition)
-    result = problem.delivery.expected_max(load_of(problem, x), num_nodes=num_nodes)
+    result = problem.iteration.expected_max(load_of(problem, x), num_nodes=num_nodes)
     scale = scale_of(problem, x)
     return Expectation(scale * result.value, scale * result.error)
 
@@ -299,7 +299,7 @@ def completion_probability(problem: Problem, partition: Numbers, deadline: Numbe
 def _completion_probability(problem: Problem, partition: Numbers, deadline: Numbers) -> Array:
     x = as_partition(problem, partition)
     t = jnp.asarray(deadline, x.dtype) / scale_of(problem, x)
-    late = problem.delivery.exceedance(load_of(problem, x), t)
+    late = problem.iteration.exceedance(load_of(problem, x), t)
     return jnp.where(jnp.isnan(t), jnp.nan, jnp.clip(1 - late, 0, 1))
 
 
@@ -309,14 +309,12 @@ def certificate(
     levels: ArrayLike | None = None,
     *,
     num_nodes: int = _CERTIFYING_NODES,
-    written_out: bool = False,
 ) -> Certificate:
     r"""f(x) = E τ̂(x,T) and a bound on the best: f(z) ≥ f(x) + ∇f(x)·(z - x) ≥ f - ∇f·x + L min_n ∂f/∂x_n.
 
     f is convex, so this holds for every partition z, at every x, whoever found it; without setup ∇f·x = f.
     `levels`, bool `[max_workers]`, are those that z may use: by default all, with setup cycles those that x
-    uses, for then f is affine only as long as these stay the same. `num_nodes` and `written_out`, that of
-    `crossing_probability`, are static.
+    uses, for then f is affine only as long as these stay the same. `num_nodes` is static.
 
     >>> from bcgc_jax.laws import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(rate=1.0, shift=1.0), num_workers=3, num_coordinates=10)
@@ -329,37 +327,33 @@ def certificate(
         check_shape(
             "levels", jnp.asarray(levels), (problem.max_workers,), "True for each level that may be used"
         )
-    return _certify(problem, partition, levels, num_nodes, written_out)
+    return _certify(problem, partition, levels, num_nodes)
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4))
-def _certify(
-    problem: Problem, partition: Numbers, levels: ArrayLike | None, num_nodes: int, written_out: bool
-) -> Certificate:
+@functools.partial(jax.jit, static_argnums=3)
+def _certify(problem: Problem, partition: Numbers, levels: ArrayLike | None, num_nodes: int) -> Certificate:
     x = as_partition(problem, partition)
     scale = scale_of(problem, x)
     if problem.convex:
-        value, error, slope = _value_and_slope(problem, x, num_nodes, written_out)
+        value, error, slope = _value_and_slope(problem, x, num_nodes)
         at_x = value
     else:  # not convex: the bound is that of start-ups that are all as short as the shortest of them
-        found = problem.delivery.expected_max(load_of(problem, x), num_nodes=num_nodes)
+        found = problem.iteration.expected_max(load_of(problem, x), num_nodes=num_nodes)
         value = scale * found.value
-        at_x, error, slope = _value_and_slope(with_least_start_up(problem), x, num_nodes, written_out)
+        at_x, error, slope = _value_and_slope(with_least_start_up(problem), x, num_nodes)
         error = error + scale * found.error
     allowed = levels_of_bound(problem, x) & (True if levels is None else jnp.asarray(levels))
     # 0 where nothing is paid for setup, up to rounding.
-    constant = at_x - jnp.sum(slope * x) if problem.has_setup or problem.delivers else 0
+    constant = at_x - jnp.sum(slope * x) if problem.has_setup or not problem.plain else 0
     lower = constant + problem.total.astype(x.dtype) * jnp.min(jnp.where(allowed, slope, jnp.inf))
     lower = lower_bound_of(lower - error, value)  # the slopes share the error of the value
     return Certificate(value, error, lower, 1 - lower / value)
 
 
-def _value_and_slope(
-    problem: Problem, x: Array, num_nodes: int, written_out: bool
-) -> tuple[Array, Array, Array]:
+def _value_and_slope(problem: Problem, x: Array, num_nodes: int) -> tuple[Array, Array, Array]:
     """f(x), its error and its slope."""
     load, pull_back = jax.vjp(lambda x: load_of(problem, x), x)
-    found, slope = problem.delivery.expected_max_and_slope(load, num_nodes=num_nodes, written_out=written_out)
+    found, slope = problem.iteration.expected_max_and_slope(load, num_nodes=num_nodes)
     scale = scale_of(problem, x)
     return scale * found.value, scale * found.error, scale * pull_back(slope)[0]
 
@@ -369,7 +363,7 @@ def with_least_start_up(problem: Problem) -> Problem:
 
     F_n ≥ S_(1) + T κ y_n + c X_n for every worker, so τ̂ ≥ S_(1) + τ̂ without start-ups.
     """
-    least = problem.delivery.least_start_up()
+    least = problem.iteration.least_start_up()
     return replace(
         problem.without_delivery, start_up=least, send_time=problem.send_time, overlap=problem.overlap
     )
@@ -395,21 +389,20 @@ def levels_of_bound(problem: Problem, partition: Array) -> Array:
     return problem.exists & (partition > 0) if problem.has_setup else problem.exists
 
 
-def load_of(problem: Problem, x: Array) -> Any:
-    """Cycles, in units of a coordinate's, that a worker has spent when each level is finished.
-
-    `[max_workers]`; where there is a start-up or a link a `Load`, with what has been sent.
-    """
+def load_of(problem: Problem, x: Array) -> Load:
+    """What a worker has spent when each level is finished, in units of a coordinate's cycles."""
     if problem.has_setup:
         setup, chain = (a.astype(x.dtype) for a in (problem.setup_load, problem.chain_load))
         work = finish_load(x, x > 0, setup, chain)
     else:
         work = cumulative_load(x)
-    return Load(work, sent_load(problem, x)) if problem.delivers else work
+    return Load(work, sent_load(problem, x))
 
 
-def sent_load(problem: Problem, x: Array) -> Array:
-    """c X_n / κ, in cycle times, `[max_workers]`."""
+def sent_load(problem: Problem, x: Array) -> Array | None:
+    """c X_n / κ, in cycle times, `[max_workers]`; None without a link."""
+    if problem.send_time is None:
+        return None
     return (problem.send_load / problem.scale * jnp.cumsum(x)).astype(x.dtype)
 
 

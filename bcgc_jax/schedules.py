@@ -22,7 +22,6 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import Numbers, check_key, check_whole, pytree_dataclass, replace, static_field
-from bcgc_jax.iterations import Delivering
 from bcgc_jax.problem import Problem
 
 # Numbers at a time: draws, workers and blocks.
@@ -195,17 +194,14 @@ def sent_of(
 def draw_circle(key: Array, problem: Problem, num_draws: int) -> tuple[Array, Array]:
     """Start-ups, in units of κ, and cycle times of workers in a random order, `[K, max_workers]` each."""
     one, other = jax.random.split(key)
-    delivery, dtype = problem.delivery, problem.dtype
-    random = isinstance(delivery, Delivering) and not delivery.worker.constant
+    worker, dtype = problem.iteration.worker, problem.dtype
     shape = num_draws, problem.max_workers
-    if random:  # alike, so that any order is a random one
-        starts, times = delivery.worker.draw(one, shape, dtype)  # type: ignore[attr-defined]
-        return starts, times
+    if not worker.constant:  # alike, so that any order is a random one
+        return worker.draw(one, shape, dtype)
     times = problem.iteration.sorted_draws(one, num_draws, dtype)
     exists = np.arange(shape[1]) < jnp.asarray(problem.num_workers)
     order = jnp.argsort(jnp.where(exists, jax.random.uniform(other, shape, dtype), 2.0), axis=1)
-    start = delivery.worker.infimum() if isinstance(delivery, Delivering) else 0.0
-    return jnp.full(shape, start, dtype), jnp.take_along_axis(times, order, axis=1)
+    return jnp.full(shape, worker.infimum(), dtype), jnp.take_along_axis(times, order, axis=1)
 
 
 def simulate_schedule(key: Array, problem: Problem, schedule: Schedule, num_draws: int) -> Array:

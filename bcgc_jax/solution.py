@@ -1,7 +1,6 @@
 """What is answered, `Solution`, and how a partition becomes one: rounded, evaluated exactly, certified."""
 
 import dataclasses
-import functools
 import json
 import os
 from pathlib import Path
@@ -240,7 +239,6 @@ def assess(
     status: Array | None = None,
     num_steps: Array | None = None,
     *,
-    written_out: bool = False,
     whole_numbers: bool = True,
 ) -> Solution:
     """The `Solution` that a partition is: rounded, evaluated exactly, certified."""
@@ -251,7 +249,6 @@ def assess(
         Status.CONVERGED.value if status is None else status,
         0 if num_steps is None else num_steps,
         np.ones(problem.max_workers, bool),
-        written_out=written_out,
     )
     return with_whole_numbers(problem, solution) if whole_numbers else solution
 
@@ -271,7 +268,7 @@ def with_whole_numbers(problem: Problem, solution: Solution) -> Solution:
     return replace(solution, rounded=rounded)
 
 
-@functools.partial(jax.jit, static_argnames="written_out")
+@jax.jit
 def assess_shares(
     problem: Problem,
     partition: Array,
@@ -279,12 +276,10 @@ def assess_shares(
     num_steps: ArrayLike,
     levels: ArrayLike,
     lower_bound: Array | None = None,
-    *,
-    written_out: bool,
 ) -> Solution:
     """All of the solution but the whole numbers; `lower_bound` is one that the solver knows."""
     partition = jnp.where(jnp.asarray(status) != int(Status.INFEASIBLE), partition, 0)
-    found = certificate(problem, partition, levels, written_out=written_out)
+    found = certificate(problem, partition, levels)
     if lower_bound is not None:
         known = lower_bound - found.runtime_error  # NaN where there is no error to speak of
         lower = jnp.where(known > found.lower_bound, known, found.lower_bound)

@@ -385,7 +385,7 @@ class Program:
     ) -> dict[str, Array]:
         if isinstance(method, Deadline) and method.deadline is None:
             method = dataclasses.replace(method, deadline=deadline)
-        solution: Solution = solve(problem, method, key=key, written_out=True)
+        solution: Solution = solve(problem, method, key=key)
         columns = {name: getattr(solution, name) for name in _NUMBERS} | _needs_of(solution)
         if self.has_deadline:
             assert deadline is not None

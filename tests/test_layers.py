@@ -14,7 +14,6 @@ FLOORS = (
     ("_extras", "_pytree", "linear_algebra", "windows", "citations"),
     ("laws", "crossing", "quadrature"),
     ("partitions", "order_statistics"),
-    ("expectation",),
     ("deliveries",),
     ("plans",),
     ("iterations",),

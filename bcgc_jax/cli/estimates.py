@@ -53,7 +53,7 @@ def _evaluation(problem: Problem, n: float) -> Cost:
     if isinstance(law, JointLaw):
         draws = len(np.asarray(law.times)) if isinstance(law, Rows) else NUM_FRESH_DRAWS
         return Cost(_OPERATION * draws * n, 40 * draws * n)
-    operations = problem.delivery.evaluation_cost() if problem.delivers else 0.0
+    operations = 0.0 if problem.plain else problem.iteration.evaluation_cost()
     if atoms := _atoms(law):
         return Cost(_OPERATION * (atoms * n**3 / 2 + operations), 60 * n * n + 200 * atoms * n)
     pieces = law.pieces()

@@ -190,7 +190,7 @@ def _of_trace(question: Question, trace: Trace | None, problem: Problem, answer:
     if question.trace is None or trace is None:
         return []
     plan = fastest_plan(answer.rows)
-    plain = not (problem.has_setup or problem.delivers or question.unit_costs)
+    plain = problem.plain and not (problem.has_setup or question.unit_costs)
     return [
         *(which_law(problem.cycle_time, trace, None if plan is None else plan["partition"]) if plain else ()),
         *([] if trace.of_cycles else [cycles_of_a_step(problem)]),
@@ -229,7 +229,7 @@ def _problem(question: Question, trace: Trace | None) -> Problem:
         **question.delivery.keywords(),
     )
     # Searches over levels, over whole units and from many starts take N² trials: padding would be felt.
-    if problem.has_setup or problem.delivers or coordinates <= FEW_UNITS:
+    if problem.has_setup or not problem.plain or coordinates <= FEW_UNITS:
         return problem
     return replace(problem, max_workers=padded_workers(workers, law, own_schemes=bool(question.schemes)))
 
@@ -363,7 +363,7 @@ def _interval(question: Question, problem: Problem, rows: list[Row]) -> tuple[fl
 def _largest_setup(problem: Problem, rows: list[Row]) -> float | None:
     """Of the fastest plan, where it was made without setup and the answer takes no time."""
     best = fastest_plan(rows)
-    if problem.has_setup or problem.delivers or best is None:  # a single block pays for these too
+    if problem.has_setup or not problem.plain or best is None:  # a single block pays for these too
         return None
     if problem.iteration.evaluation_cost() > _CHEAP:
         return None

@@ -185,7 +185,7 @@ def _chance(row: Row) -> list[str]:
 def _limit(answer: Answer, problem: Problem) -> str:
     if np.isfinite(answer.limit):
         limit = f"{answer.limit:.4g}"
-        begun = ", after the first start-up, nothing sent" if problem.delivers else ""
+        begun = ", after the first start-up, nothing sent" if not problem.plain else ""
         return f"No scheme of any kind is faster than {limit}: all work divisible, every cycle used{begun}."
     if not np.isfinite(problem.cycle_time.mean()):
         return "The expected runtime is infinite under every scheme, even with all work divisible."

@@ -13,13 +13,14 @@ import functools
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax.crossing import crossing_slopes
-from bcgc_jax.expectation import marks, quadrature, threshold_hazard
 from bcgc_jax.laws import Empirical, Law
+from bcgc_jax.plans.marks import marks, rule, threshold_hazard
 
 # Nodes of the rule, in entries of nodes · N².
 _ENTRIES, _FEWEST, _MOST = 2**28, 256, 2048
@@ -49,7 +50,6 @@ class StandIn(NamedTuple):
 def stand_in(law: Law, times: np.ndarray, steps: np.ndarray, load: Array, num_workers: int) -> StandIn:
     r"""E max_n load_n T_(N-n) under a smooth `law` and under the `times` of these `steps`, both `[K]`.
 
-    >>> import jax.numpy as jnp
     >>> from bcgc_jax.measured.curve import hazard_curve
     >>> times = np.random.default_rng(0).gamma(3.0, 2.0, 2000)
     >>> found = stand_in(hazard_curve(times), times, np.arange(2000) // 8, jnp.arange(1.0, 9.0), 8)
@@ -90,9 +90,9 @@ def _late(hazard: Array, num_workers: ArrayLike) -> tuple[Array, Array]:
 
 @functools.partial(jax.jit, static_argnums=3)
 def _rule(law: Law, load: Array, num_workers: ArrayLike, num_nodes: int) -> tuple[Array, Array, Array, Array]:
-    """Start, times, weights and hazards of the law's rule, without its first node, which adds nothing."""
+    """Start, times, weights and hazards of the law's rule."""
     known = marks(law, load, num_workers)
-    nodes = quadrature(law, known, load, num_nodes)
-    node, weight = nodes.times[1:], nodes.weights[0][1:]
+    start, _, size, nodes = rule(law, known, load, num_nodes)
+    node, weight = nodes(jnp.arange(size), 1)
     hazard, _ = threshold_hazard(law, load, node, known.largest)
-    return nodes.start, node, weight, hazard
+    return start, node, weight, hazard

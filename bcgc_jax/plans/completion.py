@@ -57,10 +57,12 @@ class Bounds(NamedTuple):
 class Completion:
     """A rule; `hazard` is `[..., K]`, of tasks in order, inf for one that no worker waits for.
 
-    `rekindled` says that P(τ > t) has kinks where more tasks than those of the start become possible.
+    `rekindled` says that P(τ > t) has kinks where more tasks than those of the start become possible;
+    `by_task`, that its bounding hazards are those of the tasks.
     """
 
     rekindled: ClassVar[bool] = False
+    by_task: ClassVar[bool] = False
     num_workers: Any
 
     def late(self, hazard: Array) -> Array:
@@ -88,6 +90,8 @@ class AnyOf(Completion):
     """Task n, of redundancy level n, is there when any N - n workers have done it; N may be traced."""
 
     num_workers: ArrayLike
+
+    by_task = True
 
     def late(self, hazard: Array) -> Array:
         return crossing_probability(hazard, self.num_workers)

@@ -5,22 +5,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from bcgc_jax.crossing import MANY
 from bcgc_jax.deliveries import (
     NUM_INNER,
     Load,
     Worker,
-    atoms_of,
     delivered,
     first_times,
     hazard_of,
     is_atomic,
     late_hazard,
 )
-from bcgc_jax.expectation import NUM_NODES, with_rounding
 from bcgc_jax.laws import Atomic, Kinked, Law, Smooth
 from bcgc_jax.laws.atoms import mass_of
 from bcgc_jax.laws.pairs import Pairs
 from bcgc_jax.plans.completion import Completion
+from bcgc_jax.plans.marks import images_of, peaks_of
 from bcgc_jax.quadrature import (
     LONGEST,
     Expectation,
@@ -36,7 +36,12 @@ from bcgc_jax.quadrature import (
     panels,
     raised,
 )
+from bcgc_jax.windows import LEFT_OUT
 
+# Intervals of the trapezoid rule, a multiple of 4: two halvings give the error estimate.
+NUM_NODES = 128
+# Rounding of the triangular systems, in units of eps N, worst of all laws up to N = 50.
+_ROUNDING = 8.0
 # Intervals for the start-up, at least; for a layout of nodes.
 _FEWEST_INNER, _LAYOUT_INNER = 24, 16
 # Numbers at a time: times, start-ups and levels.
@@ -74,6 +79,26 @@ def expected_completion(
     return Expectation(jnp.where(finite, value, jnp.inf), jax.lax.stop_gradient(jnp.where(finite, error, 0)))
 
 
+def completion_and_slope(
+    worker: Worker, load: Load, rule: Completion, *, num_nodes: int = NUM_NODES
+) -> tuple[Expectation, Load]:
+    """The same with its slope in the load; only the value can be differentiated."""
+
+    def value_of(load: Load) -> tuple[Array, Expectation]:
+        found = expected_completion(worker, load, rule, num_nodes=num_nodes)
+        return found.value, found
+
+    slope, found = jax.grad(value_of, has_aux=True)(load)
+    return found, jax.lax.stop_gradient(slope)
+
+
+def with_rounding(load: Array, found: Expectation, rounding: float = 0.0) -> Expectation:
+    """An error that counts the `rounding` of hazards, that of triangular systems, what windows leave out."""
+    left_out = LEFT_OUT if load.size > MANY else 0.0
+    share = (_ROUNDING * load.size + rounding) * float(jnp.finfo(load.dtype).eps) + left_out
+    return Expectation(found.value, found.error + share * found.value)
+
+
 def _late_and_doubt(
     worker: Worker, rule: Completion, hazard: Array, unsure: Array
 ) -> tuple[Array, Array | float]:
@@ -89,7 +114,7 @@ def _late_and_doubt(
 def evaluation_cost(worker: Worker, size: int) -> float:
     """Operations of one expectation, roughly."""
     if worker.stepwise:
-        pairs = worker.cycle_time.pieces().times.size * _size_of(worker.start_up)  # type: ignore[union-attr]
+        pairs = _size_of(worker.cycle_time) * _size_of(worker.start_up)
         return float(pairs * size**3)
     inner = max(_size_of(worker.start_up), _size_of(worker.cycle_time))
     both = _size_of(worker.start_up) * _size_of(worker.cycle_time)
@@ -97,7 +122,7 @@ def evaluation_cost(worker: Worker, size: int) -> float:
     return 20.0 * nodes * size * (inner if inner > 1 or worker.constant else NUM_INNER)
 
 
-def _size_of(law: Law | Array) -> int:
+def _size_of(law: Law | Array | None) -> int:
     """Atoms or kinks."""
     pieces = law.pieces() if isinstance(law, Law) else Smooth()
     return 1 if isinstance(pieces, Smooth) else int(pieces.times.size)
@@ -138,13 +163,20 @@ def _nodes(worker: Worker, load: Load, rule: Completion, num_nodes: int) -> Quad
         return rule.bounding(late_hazard(*still, t[:, None], _LAYOUT_INNER)[0])
 
     start = rule.first(first_times(worker, load))
-    peaks, kinks = _peaks(*still, rule, marks), _kinks_of(*still)
+    plain = rule.by_task and worker.plain and load.sent is None
+    if plain:  # no search: the times of these hazards, times the work
+        times = worker.cycle_time.inverse_cumulative_hazard(marks).astype(load.work.dtype)
+        peaks = jax.lax.stop_gradient(peaks_of(times, load.work))
+        pieces = worker.cycle_time.pieces()
+        kinks = images_of(pieces, still[1].work) if isinstance(pieces, Kinked) else None
+    else:
+        peaks, kinks = _peaks(*still, rule, marks), _kinks_of(*still)
     if kinks is None and rule.rekindled and not isinstance(worker.start_up, Law):
         kinks = first_times(*still)[kinked_levels(load.work.size)], None
     if kinks is None:
         found = line_rule(line(peaks, hazard_at, choices), num_nodes)
     else:
-        found = _rule_between(peaks, kinks, hazard_at, choices, num_nodes)
+        found = _rule_between(peaks, kinks, hazard_at, choices, num_nodes, powers=not plain)
     return follow(found, _onsets_of(worker, load, start, rule.rekindled))
 
 
@@ -155,7 +187,7 @@ def _onsets_of(worker: Worker, load: Load, start: Array, turns: bool) -> Array:
     """
     pieces, starts = worker.cycle_time.pieces(), worker.infimum()[None]
     if is_atomic(worker.start_up):
-        starts = atoms_of(worker.start_up)[0] / worker.unit
+        starts = worker.atoms()[0]
     times = pieces.times if isinstance(pieces, Atomic) else worker.cycle_time.infimum()[None]
     if starts.size * times.size == 1 and not turns:
         return start[None]
@@ -166,10 +198,18 @@ def _onsets_of(worker: Worker, load: Load, start: Array, turns: bool) -> Array:
 
 
 def _rule_between(
-    peaks: Array, kinks: tuple[Array, Array | None], hazard_at: HazardAt, choices: Array, num_nodes: int
+    peaks: Array,
+    kinks: tuple[Array, Array | None],
+    hazard_at: HazardAt,
+    choices: Array,
+    num_nodes: int,
+    powers: bool,
 ) -> Quadrature:
-    """Gauss's rules in panels between the `_kinks_of` a worker."""
+    """Gauss's rules in panels between kinks; at those of start-ups and links there may be `powers`."""
     images, last = kinks
+    if not powers:
+        orders = num_nodes // 12, num_nodes // 16, num_nodes // 24
+        return gauss_rules(panels(peaks, images, last, hazard_at, choices), orders, last is not None)
     # What rounding sets apart from the start would make a panel of its own, and the next one a wide one.
     images = jnp.where(images - peaks[0] < _NO_PANEL * (peaks[2] - peaks[0]), peaks[0], images)
     found = panels(peaks, images, last, hazard_at, choices)
@@ -216,13 +256,13 @@ def _kinks_of(worker: Worker, load: Load) -> tuple[Array, Array | None] | None:
     pieces, of_start = law.pieces(), starts.pieces() if isinstance(starts, Law) else None
     one_start = not isinstance(starts, Law) or (isinstance(of_start, Atomic) and of_start.times.size == 1)
     dense = not isinstance(pieces, Atomic) and not is_atomic(starts)
-    overtaken = worker.overlap and not dense
+    overtaken = worker.overlap and load.sent is not None and not dense
     if isinstance(pieces, Smooth) and ((one_start and not overtaken) or isinstance(of_start, Smooth)):
         return None
 
-    def marks(law: Law | Array, of_law: object) -> tuple[Array, bool]:
+    def marks(law: Law | Array | None, of_law: object) -> tuple[Array, bool]:
         if not isinstance(law, Law):
-            return jnp.asarray(law)[None], True
+            return jnp.asarray(0.0 if law is None else law)[None], True
         if isinstance(of_law, Atomic):
             return of_law.times, True
         times, ends = law.infimum()[None], False
@@ -244,6 +284,7 @@ def _kinks_of(worker: Worker, load: Load) -> tuple[Array, Array | None] | None:
 
 def _overtaking(load: Load) -> Array:
     """The cycle time from which on a level's work, not the link, decides when it is delivered, `[N]`."""
+    assert load.sent is not None
     before = jnp.concatenate([jnp.zeros_like(load.sent[:1]), load.sent[:-1]])
     more = load.work[:, None] - load.work
     earlier = (more > 0) & (load.work > 0)
@@ -255,32 +296,32 @@ def _over_steps(worker: Worker, load: Load, rule: Completion) -> Expectation:
     """The exact sum between the times at which some P(F_n ≤ t) steps up, of P(late) by the hazards."""
     dtype, size = load.work.dtype, load.work.size
     starts, times, mass = (a.astype(dtype) for a in _steps(worker))
-    used = load.work > 0
-    edges = jnp.where(used, starts[:, None] + delivered(load, times[:, None], worker.overlap), 0).T.ravel()
-    # A stable order: ties resolve as if a higher level came later, and the slope is a true one there.
-    order = jnp.argsort(edges, stable=True)
-    edges = edges[order]
+    used = (load.work > 0)[:, None]
+    edges = jnp.where(used, (starts[:, None] + delivered(load, times[:, None], worker.overlap)).T, 0)
+    # A stable order, and hazards by how many steps are past: ties then resolve as if a higher level came
+    # later, and the slope is a true one there.
+    gained = mass[jnp.argsort(edges, axis=1, stable=True)]
+    early, left = jnp.cumsum(gained, axis=1), jnp.cumsum(gained[:, ::-1], axis=1)[:, ::-1]
+    hazards = hazard_of(jnp.pad(early, [(0, 0), (1, 0)]), jnp.pad(left, [(0, 0), (0, 1)]))
+    hazards = jnp.where(used, hazards, jnp.inf)
+    order = jnp.argsort(edges.ravel(), stable=True)
+    edges = edges.ravel()[order]
     gap = jnp.diff(edges)
     chunk = max(min(gap.size, 256), 1)
     short = -gap.size % chunk
     level = jnp.pad(order[:-1] // mass.size, (0, short)).reshape(-1, chunk)
-    step = jnp.pad(mass[order[:-1] % mass.size], (0, short)).reshape(-1, chunk)
     gap = jnp.pad(gap, (0, short)).reshape(-1, chunk)
-    rounding = 8 * mass.size * jnp.finfo(dtype).eps
 
     @jax.checkpoint
-    def body(carry: tuple[Array, Array], piece: tuple[Array, ...]) -> tuple[tuple[Array, Array], None]:
+    def body(carry: tuple[Array, Array], piece: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
         passed, total = carry
-        level, step, gap = piece
-        done = passed + jnp.cumsum(jax.nn.one_hot(level, size, dtype=dtype) * step[:, None], axis=0)
-        left = 1 - done
-        hazard = hazard_of(done, jnp.where(left > rounding, left, 0))
-        late = rule.late(jnp.where(used, hazard, jnp.inf))
+        level, gap = piece
+        steps = passed + jnp.cumsum(jax.nn.one_hot(level, size, dtype=int), axis=0)
+        late = rule.late(hazards[np.arange(size), jnp.minimum(steps, mass.size)])
         # An empty gap counts too: it has a slope. Between two infinite edges it is NaN.
-        return (done[-1], total + jnp.sum(jnp.where(gap >= 0, late * gap, 0))), None
+        return (steps[-1], total + jnp.sum(jnp.where(gap >= 0, late * gap, 0))), None
 
-    begin = (jnp.zeros(size, dtype), edges[0])
-    (_, total), _ = jax.lax.scan(body, begin, (level, step, gap))
+    (_, total), _ = jax.lax.scan(body, (jnp.zeros(size, int), edges[0]), (level, gap))
     return Expectation(total, jnp.zeros_like(total))
 
 
@@ -299,9 +340,9 @@ def _steps(worker: Worker) -> tuple[Array, Array, Array]:
     if isinstance(worker.cycle_time, Pairs):
         starts, times = worker.cycle_time.arrays()
         return starts / worker.unit, times, jnp.full(times.shape, 1 / times.size)
-    starts, share = atoms_of(worker.start_up)
+    starts, share = worker.atoms()
     pieces = worker.cycle_time.pieces()
     assert isinstance(pieces, Atomic)
     mass = mass_of(worker.cycle_time, pieces.times)
-    pairs = jnp.meshgrid(starts / worker.unit, pieces.times, indexing="ij")
+    pairs = jnp.meshgrid(starts, pieces.times, indexing="ij")
     return pairs[0].ravel(), pairs[1].ravel(), (share[:, None] * mass).ravel()

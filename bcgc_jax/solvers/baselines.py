@@ -18,8 +18,8 @@ from bcgc_jax.problem import Problem
 from bcgc_jax.quadrature import Expectation
 from bcgc_jax.solution import Solution
 
-# Levels of partial stragglers that are tried, of up to so many workers all.
-_LEVELS = 256
+# Levels of partial stragglers that are tried, of up to so many workers all; so many at a time.
+_LEVELS, _BATCH = 64, 16
 
 
 def single_level_partition(problem: Problem, level: ArrayLike) -> Array:
@@ -128,50 +128,50 @@ def tandon_partial_runtime(problem: Problem, alpha: ArrayLike | None = None) -> 
 
     τ(s) = (M b L / N) (s+1)/(s+α) max{α T_(N-s), T_(N)}, s = 1…N-1: an uncoded part and a part coded at
     level s. `alpha` is the law's `straggler_ratio` by default; the paper's figures use 6. The best s is that
-    without start-ups and links, which are then waited for too; of more than 256 workers it is searched for.
+    without start-ups and links, which are then waited for too; of more than 64 workers it is searched for.
     """
     law = problem.iteration.pooled()
     alpha = jnp.asarray(straggler_ratio(law) if alpha is None else alpha, problem.dtype)
     if problem.max_workers == 1:
         nothing = jnp.asarray(jnp.inf, problem.dtype)
         return Expectation(nothing, jnp.zeros_like(nothing)), jnp.asarray(0)
-    found, best = _best_level(problem, alpha)
-    unit = problem.scale * problem.total
-    # T_(N) is waited for at every s.
+    best = _best_level(problem.without_delivery, alpha)
+    found = problem.iteration.expected_max(_partial_load(problem, best, alpha))
+    # T_(N) is waited for at every s, also where α is infinite.
     value = jnp.where(jnp.isfinite(law.mean()), found.value, jnp.inf)
-    if problem.delivers:
-        uncoded = (best + 1) / (best + alpha)
-        found = problem.delivery.expected_max(_partial_load(problem, best, uncoded))
-        return Expectation(problem.scale * found.value, problem.scale * found.error), best
-    return Expectation(unit * value, unit * found.error), best
+    return Expectation(problem.scale * value, problem.scale * found.error), best
 
 
-def _best_level(problem: Problem, alpha: Array) -> tuple[Expectation, Array]:
-    """The s of the least (s+1)/(s+α) E max{α T_(N-s), T_(N)}, and that.
+def _best_level(problem: Problem, alpha: Array) -> Array:
+    """The s of the least (s+1)/(s+α) E max{α T_(N-s), T_(N)}.
 
     Of many workers, where it hardly changes from level to level: the best of some, closer together near
     either end, then of as many between its neighbours, until they are all.
     """
+
+    def value_of(level: Array) -> Array:
+        value = problem.iteration.expected_max(_partial_load(problem, level, alpha)).value
+        return jnp.where(level < problem.num_workers, value, jnp.inf)
+
     size = problem.max_workers
     out = np.geomspace(1, size - 1, _LEVELS // 2)
     some = np.arange(1, size) if size <= _LEVELS else np.unique(np.r_[out, size - out].astype(int))
     gap, levels = int(np.diff(some).max(initial=1)), jnp.asarray(some)
     while True:
-        found = problem.iteration.expected_larger(alpha, levels)
-        weight = ((levels + 1) / (levels + alpha)).astype(problem.dtype)
-        value = jnp.where(levels < problem.num_workers, weight * found.value, jnp.inf)
-        at = jnp.argmin(value)
-        best = levels[at]
+        best = levels[jnp.argmin(jax.lax.map(value_of, levels, batch_size=_BATCH))]
         if gap <= 1:
-            return Expectation(value[at], weight[at] * found.error[at]), best
+            return best
         inside = np.linspace(-1, 1, _LEVELS) * gap
         levels, gap = jnp.clip(best + inside.astype(int), 1, size - 1), -(-2 * gap // (_LEVELS - 1))
 
 
-def _partial_load(problem: Problem, level: Array, uncoded: Array) -> Load:
+def _partial_load(problem: Problem, level: Array, alpha: Array) -> Load:
     """Two messages of all coordinates: of the uncoded share of the samples, then of the rest at `level`."""
+    uncoded = (level + 1) / (level + alpha)
     second = np.arange(problem.max_workers) >= level
     work = problem.total * jnp.where(second, uncoded + (1 - uncoded) * (level + 1), uncoded)
+    if problem.send_time is None:
+        return Load(work.astype(problem.dtype))
     sent = problem.send_load / problem.scale * problem.total * jnp.where(second, 2, 1)
     return Load(work.astype(problem.dtype), sent.astype(problem.dtype))
 
@@ -184,6 +184,5 @@ def runtime_limit(problem: Problem) -> Array:
     """
     unit = problem.total * problem.num_samples * problem.cycles
     value = unit * problem.iteration.expected_shared_time(problem.dtype)
-    if problem.delivers:
-        value = value + problem.delivery.least_start_up()
+    value = value + problem.iteration.least_start_up()
     return jnp.where(problem.valid, value, jnp.nan)

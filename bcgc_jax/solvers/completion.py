@@ -7,7 +7,7 @@ e^±h, h → 0, and the answers are judged by the true P.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from bcgc_jax.deliveries import Load
 from bcgc_jax.partitions import project_partition
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.runtime import load_of
@@ -64,26 +65,24 @@ def completion_partition(
     >>> bool(result.probability >= result.probabilities.max()), int(result.status)
     (True, 0)
     """
-    delivery, workers, total = problem.delivery, problem.num_workers, problem.total
-    # Of shares without a start-up or a link, and of coordinates with them.
-    unit = jnp.ones_like(total) if problem.delivers else total
-    t = jnp.asarray(deadline, problem.dtype) / (problem.scale * unit)
+    iteration, workers, total = problem.iteration, problem.num_workers, problem.total
+    t = jnp.asarray(deadline, problem.dtype) / problem.scale
 
-    def load(share: Array) -> Any:
-        return load_of(problem, share * total / unit)
+    def load(share: Array) -> Load:
+        return load_of(problem, share * total)
 
     def late(share: Array) -> Array:
-        return delivery.exceedance(load(share), t)
+        return iteration.exceedance(load(share), t)
 
-    def log_odds_of(load: Any, spread: Array) -> Array:
-        q = delivery.smoothed_exceedance(load, t, spread)
+    def log_odds_of(load: Load, spread: Array) -> Array:
+        q = iteration.smoothed_exceedance(load, t, spread)
         # 1 - q is rounded where completion is improbable, but then it is the larger that counts.
         return jnp.log(jnp.maximum(q, _tiny(q))) - jnp.log(jnp.maximum(1 - q, _tiny(q)))
 
     def log_odds(share: Array, spread: Array) -> Array:
         """With the slope beside loads of 0, where no level is in use."""
         still, at = jax.lax.stop_gradient, load(share)
-        least = _BESIDE * total / unit * jnp.cumsum(jnp.arange(1, share.size + 1, dtype=share.dtype))
+        least = _BESIDE * total * jnp.cumsum(jnp.arange(1, share.size + 1, dtype=share.dtype))
         used = jax.tree.map(lambda y: jnp.where(y > 0, y, still(y)), at)
         unused = jax.tree.map(lambda y: jnp.where(y > 0, still(y), least + y - still(y)), at)
         beside = log_odds_of(unused, spread)
@@ -99,14 +98,14 @@ def completion_partition(
             )
             return found.point, (found.value, found.residual, found.num_steps)
 
-        spreads = jnp.asarray(_SPREADS if delivery.stepped else (0.0,), problem.dtype)
+        spreads = jnp.asarray(_SPREADS if iteration.stepped else (0.0,), problem.dtype)
         share, (values, residuals, steps) = jax.lax.scan(stage, share, spreads)
         return share, values[-1], residuals[-1], jnp.sum(steps)
 
     found = jax.vmap(stages)(_starts(problem, _left_for_work(problem, deadline)))
     shares, log_odds_late, residuals, steps = found
     # With atoms, what was minimised is spread.
-    on_time = 1 - jax.lax.map(late, shares) if delivery.stepped else jax.nn.sigmoid(-log_odds_late)
+    on_time = 1 - jax.lax.map(late, shares) if iteration.stepped else jax.nn.sigmoid(-log_odds_late)
     probabilities = jnp.clip(on_time, 0, 1)
     best = jnp.argmax(probabilities)
     status = jnp.where(residuals[best] <= tolerance, int(Status.CONVERGED), int(Status.STEP_LIMIT))
@@ -118,9 +117,8 @@ def completion_partition(
 def _left_for_work(problem: Problem, deadline: ArrayLike) -> Array:
     """The deadline without start-up and link, per cycle of all coordinates' load."""
     t = jnp.asarray(deadline, problem.dtype)
-    if problem.delivers:
-        start = problem.delivery.typical_start_up().astype(t.dtype)
-        t = jnp.maximum(t - start - problem.send_load * problem.total, 1e-3 * t)
+    start = problem.iteration.typical_start_up().astype(t.dtype)
+    t = jnp.maximum(t - start - problem.send_load * problem.total, 1e-3 * t)
     return t / (problem.scale * problem.total)
 
 

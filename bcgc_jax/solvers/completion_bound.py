@@ -108,7 +108,7 @@ def _double(problem: Problem, deadline: float) -> Problem:
             "the bound of the completion probability is of one known problem: leave jit and vmap"
         )
     check("deadline", deadline, "> 0")
-    plain = not (problem.delivers or problem.has_setup)
+    plain = problem.plain and not problem.has_setup
     if not plain or not isinstance(problem.iteration, Independent):
         raise ValueError(
             "the completion probability is bounded for independent workers of one law, without start-up, "

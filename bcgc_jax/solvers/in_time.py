@@ -40,14 +40,14 @@ def fastest_in_time(
 
     `fastest` is the partition of least E τ̂, `surest` that of most P. INFEASIBLE where its P is too low.
     """
-    workers, total, delivery = problem.num_workers, problem.total, problem.delivery
+    workers, total, iteration = problem.num_workers, problem.total, problem.iteration
     t = jnp.asarray(deadline, problem.dtype) / problem.scale
     most = 1 - jnp.asarray(min_completion, problem.dtype)
     tiny, least_gain = (float(a) for a in (jnp.finfo(problem.dtype).tiny, 8 * jnp.finfo(problem.dtype).eps))
     steps_a_round = max(max_steps // _ROUNDS, 1)
 
     def late(share: Array) -> Array:
-        return delivery.exceedance(load_of(problem, share * total), t)
+        return iteration.exceedance(load_of(problem, share * total), t)
 
     def excess(share: Array) -> Array:
         return jnp.log(jnp.maximum(late(share), tiny)) - jnp.log(most)

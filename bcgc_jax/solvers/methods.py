@@ -425,12 +425,12 @@ def check_method(problem: Problem, method: "Method | Scheme") -> None:
                 raise ValueError(f"levels must be whole numbers from 0 to {top}, got {list(levels)}")
         case Deadline() if problem.has_setup:
             raise ValueError("the completion probability is optimised without setup_cycles and chain_cycles")
-        case Deadline(min_completion=least) if least is not None and problem.delivery.stepped:
+        case Deadline(min_completion=least) if least is not None and problem.iteration.stepped:
             raise ValueError(
                 "min_completion needs a law without atoms: of a trace its smooth law "
                 "(bcgc_jax.measured.smooth_empirical; in a shell --trace-law smooth)"
             )
-    if problem.delivers and isinstance(method, Scheme) and method.gives == "runtime":
+    if not problem.plain and isinstance(method, Scheme) and method.gives == "runtime":
         raise ValueError(
             f'method="{name}" makes runtimes of cycle times alone: it knows no start_up and no send_time'
         )

@@ -24,13 +24,13 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import check, check_whole, concrete, replace
-from bcgc_jax.deliveries import Load, Worker
-from bcgc_jax.iterations import Delivering, Independent
+from bcgc_jax.deliveries import Load
+from bcgc_jax.iterations import Independent
 from bcgc_jax.plans.completion import OneOfEach, nested_groups
 from bcgc_jax.plans.evaluate import expected_completion
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.quadrature import Expectation
-from bcgc_jax.runtime import lower_bound_of
+from bcgc_jax.runtime import lower_bound_of, sent_load
 from bcgc_jax.solvers.cutting_plane import cutting_plane
 from bcgc_jax.solvers.optimal import least_gap
 from bcgc_jax.solvers.solve import check_finite_mean
@@ -145,23 +145,16 @@ def _evaluate(
     problem: Problem, sizes: tuple[int, ...], workers: int, share: Array, **options: Any
 ) -> tuple[Expectation, Array]:
     """Of the shares, in the unit κ L: the expected runtime, and its slope."""
+    iteration = problem.iteration
+    assert isinstance(iteration, Independent)
     total, rule = problem.total, OneOfEach(nested_groups(sizes, workers))
 
     def value_of(share: Array) -> tuple[Array, Expectation]:
         done = jnp.cumsum(jnp.asarray(sizes, share.dtype) * share)
-        sent = problem.send_load / problem.scale * jnp.cumsum(share)
         # In coordinates, as the link takes them.
-        load = Load(total * done, total * sent)
-        found = expected_completion(_worker(problem), load, rule, **options)
+        load = Load(total * done, sent_load(problem, total * share))
+        found = expected_completion(iteration.worker, load, rule, **options)
         return found.value / total, found
 
     slope, found = jax.grad(value_of, has_aux=True)(share)
     return Expectation(found.value / total, found.error / total), slope
-
-
-def _worker(problem: Problem) -> Worker:
-    iteration = problem.iteration
-    assert isinstance(iteration, Independent)
-    if isinstance(delivery := problem.delivery, Delivering):
-        return delivery.worker
-    return Worker(iteration.law, jnp.zeros((), problem.dtype), problem.scale)

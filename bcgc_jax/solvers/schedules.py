@@ -11,9 +11,8 @@ import numpy as np
 from jax import Array
 
 from bcgc_jax._pytree import concrete, replace
-from bcgc_jax.deliveries import Load, Worker
-from bcgc_jax.iterations import Delivering, Independent
-from bcgc_jax.laws import Law
+from bcgc_jax.deliveries import Load
+from bcgc_jax.iterations import Independent
 from bcgc_jax.plans.completion import FirstHolder
 from bcgc_jax.plans.evaluate import expected_completion
 from bcgc_jax.problem import Problem
@@ -95,19 +94,10 @@ def _alike(problem: Problem) -> bool:
     return isinstance(problem.iteration, Independent)
 
 
-def _worker_of(problem: Problem) -> Worker:
-    delivery = problem.delivery
-    if isinstance(delivery, Delivering):
-        return delivery.worker
-    assert isinstance(problem.cycle_time, Law)
-    return Worker(problem.cycle_time, jnp.zeros((), problem.dtype), problem.scale)
-
-
 def _exact(problem: Problem, schedule: Schedule) -> Expectation:
     work = cycles_of_problem(problem, schedule)[:, 0]
     rule = FirstHolder(problem.num_workers, problem.max_workers)
-    load = Load(work, jnp.zeros_like(work))
-    found = expected_completion(_worker_of(problem), load, rule, num_nodes=_NUM_NODES)
+    found = expected_completion(problem.iteration.worker, Load(work), rule, num_nodes=_NUM_NODES)
     return Expectation(problem.scale * found.value, problem.scale * found.error)
 
 
@@ -162,7 +152,7 @@ def _backup(problem: Problem, spare: int) -> tuple[Expectation, Needs]:
     one = problem.total + problem.setup_load + problem.chain_load * problem.total
     work = jnp.where(used, one, 0).astype(problem.dtype)
     sent = jnp.where(used, problem.send_load / problem.scale * problem.total, 0).astype(problem.dtype)
-    found = problem.delivery.expected_max(Load(work, sent) if problem.delivers else work)
+    found = problem.iteration.expected_max(Load(work, None if problem.send_time is None else sent))
     exists = spare < workers
     value, error = (jnp.where(exists, problem.scale * a, jnp.nan) for a in found)
     waited = (workers - spare) / workers.astype(problem.dtype)

@@ -98,7 +98,6 @@ def solve(
     key: Array | None = None,
     num_draws: int = sample_average.NUM_DRAWS,
     num_replications: int = sample_average.NUM_REPLICATIONS,
-    written_out: bool = False,
 ) -> Solution:
     r"""A scheme for `problem`, with its exact expected runtime and its distance from the best.
 
@@ -114,8 +113,6 @@ def solve(
         workers; others need none.
       num_draws: S, of the sample that `Unlike` workers are planned for.
       num_replications: K; plans for `Unlike` workers are judged by K S fresh draws.
-      written_out: write the sums of up to 12 workers out term by term: twice as fast in a batch of many
-        problems, and longer to compile; static. `Sweep` does it.
 
     "optimal" ends with a search over whole units where these are few (at most 1000, known before tracing, and
     not too many atoms); the other plans are rounded. Closed forms and baselines plan without setup and are
@@ -154,7 +151,7 @@ def solve(
     elif not problem.iteration.exact:
         solution = _solve_unlike(problem, method, key, num_draws, num_replications)
     else:
-        solution = _solve_exactly(problem, method, key, written_out)
+        solution = _solve_exactly(problem, method, key)
     if is_traced((problem, method)):  # what could not be checked when it was made
         solution = _invalid_without(_makes_sense(problem, method), solution)
     if not problem.iteration.exact or _is_drawn(problem, method):
@@ -188,24 +185,22 @@ def _is_drawn(problem: Problem, method: Method | Scheme) -> bool:
     return isinstance(method, Scheme) and method.gives == "runtime"
 
 
-def _solve_exactly(
-    problem: Problem, method: Method | Scheme, key: Array | None, written_out: bool
-) -> Solution:
+def _solve_exactly(problem: Problem, method: Method | Scheme, key: Array | None) -> Solution:
     if not isinstance(method, Deadline) or method.min_completion is not None:
         check_finite_mean(problem)
     match method:
         case Optimal():
-            return _solve_optimal(problem, method, written_out)
+            return _solve_optimal(problem, method)
         case Deadline():
             return _solve_deadline(problem, method)
         case Subgradient():
             assert key is not None
-            return _solve_subgradient(problem, method, key, written_out)
+            return _solve_subgradient(problem, method, key)
         case TandonPartial(alpha=alpha):
             return _solve_tandon_partial(problem, alpha)
         case Scheme() if not method.is_partition:
             return _solve_expectation(problem, key, scheme=method)
-    return _solve_rule(problem, method, written_out)
+    return _solve_rule(problem, method)
 
 
 def _solve_scheduled(problem: Problem, method: Scheduled, key: Array | None) -> Solution:
@@ -220,7 +215,7 @@ def _solve_scheduled(problem: Problem, method: Scheduled, key: Array | None) -> 
     return replace(_no_partition(problem, found), schedule=schedule, known_needs=needs)
 
 
-def _solve_optimal(problem: Problem, method: Optimal, written_out: bool) -> Solution:
+def _solve_optimal(problem: Problem, method: Optimal) -> Solution:
     found = None
     # Where smooth steps do not get there, dense ones, O(N³) each.
     dense = problem.max_workers <= DENSE
@@ -234,7 +229,6 @@ def _solve_optimal(problem: Problem, method: Optimal, written_out: bool) -> Solu
         found = optimum(
             problem,
             allowed,
-            written_out,
             tolerance=jax.lax.stop_gradient(method.tolerance),
             max_steps=method.max_steps,
         )
@@ -248,9 +242,7 @@ def _solve_optimal(problem: Problem, method: Optimal, written_out: bool) -> Solu
 def _optimum_of_many(problem: Problem, method: Optimal) -> Solution:
     found = optimum_of_many(problem, tolerance=float(np.max(method.tolerance)), max_steps=method.max_steps)
     if not problem.iteration.smooth:  # by the rules between kinks, which tell their error
-        solution = assess_shares(
-            problem, found.partition, found.status, found.num_steps, problem.exists, written_out=False
-        )
+        solution = assess_shares(problem, found.partition, found.status, found.num_steps, problem.exists)
         loose = solution.relative_gap > method.tolerance
         return replace(solution, status=jnp.where(loose, int(Status.PRECISION), solution.status))
     lower = lower_bound_of(found.lower_bound - found.error, found.value)
@@ -268,7 +260,7 @@ def _solve_deadline(problem: Problem, method: Deadline) -> Solution:
     lower = jnp.zeros((), problem.dtype)
     if method.min_completion is not None:
         least = jax.lax.stop_gradient(jnp.asarray(method.min_completion, problem.dtype))
-        fastest = optimum(still, still.exists, False, tolerance=1e-6, max_steps=Optimal.max_steps)
+        fastest = optimum(still, still.exists, tolerance=1e-6, max_steps=Optimal.max_steps)
         assert fastest.partition is not None
         found = fastest_in_time(still, deadline, least, fastest.partition, found, **options)
         lower = fastest.lower_bound
@@ -298,7 +290,7 @@ def _differentiable_probability_jvp(primals, tangents):
     return known, slope
 
 
-def _solve_subgradient(problem: Problem, method: Subgradient, key: Array, written_out: bool) -> Solution:
+def _solve_subgradient(problem: Problem, method: Subgradient, key: Array) -> Solution:
     found = subgradient_partition(
         problem.without_delivery,
         key,
@@ -307,11 +299,11 @@ def _solve_subgradient(problem: Problem, method: Subgradient, key: Array, writte
         max_steps=method.max_steps,
         tolerance=method.tolerance,
     )
-    solution = assess(problem, found.partition, found.status, found.num_steps, written_out=written_out)
-    return solution if problem.delivers else replace(solution, history=found.history)
+    solution = assess(problem, found.partition, found.status, found.num_steps)
+    return replace(solution, history=found.history) if problem.plain else solution
 
 
-def _solve_rule(problem: Problem, method: Method | Scheme, written_out: bool) -> Solution:
+def _solve_rule(problem: Problem, method: Method | Scheme) -> Solution:
     """A partition that needs no search."""
     match method:
         case Tandon(level=number) | Ferdinand(num_layers=number):
@@ -321,7 +313,7 @@ def _solve_rule(problem: Problem, method: Method | Scheme, written_out: bool) ->
             if isinstance(method, Scheme) and not isinstance(method, BuiltIn):
                 _refuse_partition(problem, method.name, partition)
     # Compiled once for all methods.
-    return assess(problem, partition, status, written_out=written_out)
+    return assess(problem, partition, status)
 
 
 def _solve_unlike(
@@ -381,14 +373,14 @@ def _few_units(problem: Problem) -> bool:
     count = concrete(problem.num_coordinates)
     if is_traced(problem) or count is None or count.ndim or count > FEW_UNITS:
         return False
-    return problem.delivery.evaluation_cost() * problem.max_workers**2 <= _MOST_OPERATIONS
+    return problem.iteration.evaluation_cost() * problem.max_workers**2 <= _MOST_OPERATIONS
 
 
 def check_finite_mean(problem: Problem) -> None:
     """Raise ValueError where a concrete law has an infinite mean."""
     if is_traced(problem):
         return
-    for one in problem.delivery.laws():
+    for one in problem.iteration.laws():
         batched = any(np.ndim(leaf) for leaf in jax.tree.leaves(one)) and not isinstance(one.pieces(), Atomic)
         mean = concrete(one.mean())  # traced within a caller's jit
         if batched or mean is None or np.all(np.isfinite(mean)):
@@ -402,10 +394,10 @@ def check_finite_mean(problem: Problem) -> None:
         )
 
 
-@functools.partial(jax.jit, static_argnames=("written_out", "max_steps"))
-def optimum(problem: Problem, allowed: Array, written_out: bool, **options: Any) -> Solution:
+@functools.partial(jax.jit, static_argnames="max_steps")
+def optimum(problem: Problem, allowed: Array, **options: Any) -> Solution:
     """The optimum, but for the whole numbers; converged if its certificate meets the tolerance."""
-    solution = _certified_optimum(problem, allowed, written_out, **options)
+    solution = _certified_optimum(problem, allowed, **options)
     if not problem.convex:
         return replace(solution, kind="local")
     least = least_gap(problem)
@@ -417,7 +409,7 @@ def optimum(problem: Problem, allowed: Array, written_out: bool, **options: Any)
     return replace(solution, status=jnp.where(loose, int(Status.PRECISION), solution.status))
 
 
-def _certified_optimum(problem: Problem, allowed: Array, written_out: bool, **options: Any) -> Solution:
+def _certified_optimum(problem: Problem, allowed: Array, **options: Any) -> Solution:
     """Certified by the last round of the search where that can be."""
     # The steps are not differentiated: by the envelope theorem the value's slope is that of the exact
     # runtime at a fixed partition.
@@ -426,16 +418,16 @@ def _certified_optimum(problem: Problem, allowed: Array, written_out: bool, **op
     if problem.has_setup:
         used, rounds = best_levels(still if problem.convex else with_least_start_up(still), allowed)
     if problem.convex:
-        found = optimal_partition(still, used, written_out=written_out, **options)
+        found = optimal_partition(still, used, **options)
     else:
         found = best_found(still, used, **options)
     steps = rounds + found.num_steps
     # Of the levels that were asked for, a traced number of workers may lack some.
     lacks = jnp.any(allowed & ~problem.exists)
     status = jnp.where(lacks, int(Status.INFEASIBLE), found.status)
-    if problem.delivers or not problem.iteration.smooth:
-        known = found.lower_bound if problem.delivers or problem.iteration.polyhedral else None
-        return assess_shares(problem, found.partition, status, steps, used, known, written_out=written_out)
+    if not (problem.plain and problem.iteration.smooth):
+        known = found.lower_bound if not problem.plain or problem.iteration.polyhedral else None
+        return assess_shares(problem, found.partition, status, steps, used, known)
     lower = lower_bound_of(found.lower_bound - found.error, found.value)
     certified = Certificate(found.value, found.error, lower, 1 - lower / found.value)
     certified = _differentiable(certified, problem, found.partition, used)
@@ -496,7 +488,7 @@ def solve_sharing(problem: Problem, method: Method | Scheme, *, key: Array | Non
 
 def _has_few_levels(problem: Problem) -> bool:
     several = 1 < int(np.max(problem.num_workers)) <= _FEW_LEVELS
-    return several and not problem.delivers and problem.iteration.evaluation_cost() <= _CHEAP
+    return several and problem.plain and problem.iteration.evaluation_cost() <= _CHEAP
 
 
 def _partial_by_partitions(problem: Problem) -> Solution:

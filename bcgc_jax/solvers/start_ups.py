@@ -18,7 +18,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax import order_statistics
-from bcgc_jax.iterations import Delivering, Independent
+from bcgc_jax.iterations import Independent
 from bcgc_jax.laws import Law
 from bcgc_jax.laws.pairs import Pairs
 from bcgc_jax.partitions import project_on_levels
@@ -76,7 +76,7 @@ def best_found(
 
     def value_of(share: Array) -> Array:
         load = load_of(problem, share * total)
-        return problem.scale * problem.delivery.expected_max(load, num_nodes=_NUM_NODES).value
+        return problem.scale * problem.iteration.expected_max(load, num_nodes=_NUM_NODES).value
 
     found = _evolve(value_of, _starts(problem, levels, relaxed.partition / total), levels)
     best = jnp.nanargmin(found.value)
@@ -197,10 +197,10 @@ def ordered_bound(problem: Problem, levels: Array) -> Array:
     y_n = min_i (t - E S_(i)) / (κ E T_(N-n+1-i)), ascending; the bound is the least t by which, from the
     best m, these are L coordinates.
     """
-    delivery, size = problem.delivery, problem.max_workers
-    assert isinstance(delivery, Delivering)
-    starts = delivery.expected_start_ups()
-    times = delivery.of.expected_order_statistics()
+    iteration, size = problem.iteration, problem.max_workers
+    assert isinstance(iteration, Independent)
+    starts = iteration.expected_start_ups()
+    times = iteration.expected_order_statistics()
     n, p = np.arange(size)[:, None], np.arange(size)
     q = jnp.asarray(problem.num_workers) - 1 - (p - n)  # slowest first, as p
     both = (p >= n) & (p < problem.num_workers)
@@ -248,15 +248,15 @@ def _starts(problem: Problem, levels: Array, relaxed: Array) -> Array:
 
 def _typical(problem: Problem) -> tuple[Array, Array]:
     """Typical start-ups and cycle times of the N - n fastest workers, `[max_workers]` each, slowest first."""
-    delivery = problem.delivery
-    assert isinstance(delivery, Delivering)
-    assert isinstance(delivery.of, Independent)
+    iteration = problem.iteration
+    assert isinstance(iteration, Independent)
+    worker = iteration.worker
     one = jnp.ones(problem.max_workers, problem.dtype)
     (hazard,) = order_statistics.typical_hazards(one, problem.num_workers, (0.0,))
-    times = delivery.of.law.inverse_cumulative_hazard(hazard)
-    start = delivery.worker.start_up
-    if isinstance(delivery.worker.cycle_time, Pairs):
-        starts = jnp.quantile(delivery.worker.cycle_time.arrays()[0], -jnp.expm1(-hazard))
+    times = worker.cycle_time.inverse_cumulative_hazard(hazard)
+    start = worker.start_up
+    if isinstance(worker.cycle_time, Pairs):
+        starts = jnp.quantile(worker.cycle_time.arrays()[0], -jnp.expm1(-hazard))
     else:
         assert isinstance(start, Law)
         starts = start.inverse_cumulative_hazard(hazard)

@@ -8,7 +8,7 @@ from scipy import integrate
 import bcgc_jax as bcgc
 from bcgc_jax.measured.curve import hazard_curve
 from bcgc_jax.measured.standing_in import stand_in
-from tests.problems import known
+from tests.problems import expected_max, known
 
 LOAD = np.cumsum(np.array([5.0, 1.5, 0.6, 0.0, 0.9, 0.2, 0.1, 0.3]) * np.arange(1, 9))
 
@@ -57,7 +57,7 @@ def test_the_difference_is_that_from_the_exact_sum_over_atoms(x64):
     times = _times("slow", 800)
     found = stand_in(hazard_curve(times, 30), times, np.arange(800) // 8, jnp.asarray(LOAD), 8)
     # Each of the atoms in turn, without a rule: draws of all workers at once.
-    exact = float(bcgc.expectation.expected_max(bcgc.Empirical(times), jnp.asarray(LOAD), 8).value)
+    exact = float(expected_max(bcgc.Empirical(times), jnp.asarray(LOAD), 8).value)
     assert abs(found.measured - exact) < 4 * found.rule_error + 1e-12
     assert found.rule_error < 0.1 * found.standard_error
     assert found.difference < found.uncertainty

@@ -16,6 +16,7 @@ from bcgc_jax._pytree import is_traced, pytree_dataclass, replace, static_field
 from bcgc_jax.citations import bibliography
 from bcgc_jax.partitions import round_partition, round_to_units
 from bcgc_jax.problem import Problem, Status
+from bcgc_jax.quadrature import Expectation
 from bcgc_jax.runtime import Certificate, certificate, levels_of_bound, partition_of_units
 from bcgc_jax.schedules import Schedule
 
@@ -308,6 +309,20 @@ def solution_of(
     gap = jnp.where(jnp.isfinite(value), gap, jnp.where(jnp.isinf(value), 1, jnp.nan))
     used = levels_of_bound(problem, partition) & jnp.asarray(levels)
     return Solution(partition, None, value, error, lower, gap, status, num_steps, levels=used)
+
+
+def solution_of_value(problem: Problem, found: Expectation) -> Solution:
+    """What is known of a scheme that is no partition from its runtime, NaN where there is no such scheme."""
+    value, error = found
+    status = jnp.where(jnp.isfinite(value), int(Status.CONVERGED), int(Status.INFINITE))
+    status = jnp.where(jnp.isnan(value), int(Status.INFEASIBLE), status)
+    too_large = overflows(problem, value)
+    value = jnp.where(too_large, jnp.nan, value)
+    status = jnp.where(problem.valid & ~too_large, status, int(Status.INVALID))
+    # No partition, so no subgradient: 0 is all that this scheme tells about the best partition.
+    nothing, zero = jnp.zeros_like(value), jnp.asarray(0)
+    gap = 1 - nothing / value
+    return Solution(None, None, value, error, nothing, gap, status, zero, None)
 
 
 def overflows(problem: Problem, value: Array) -> Array:

@@ -24,14 +24,14 @@ from bcgc_jax.solvers.methods import (
     Deadline,
     Method,
     Optimal,
-    Scheduled,
     Subgradient,
     TandonPartial,
 )
+from bcgc_jax.solvers.optimum import FEW_UNITS
 from bcgc_jax.solvers.sample_average import NUM_FRESH_DRAWS
+from bcgc_jax.solvers.schedules import Scheduled
 from bcgc_jax.solvers.schemes import NUM_DRAWS as SCHEME_DRAWS
 from bcgc_jax.solvers.schemes import Scheme
-from bcgc_jax.solvers.solve import FEW_UNITS
 
 _LONG, _DAY = 60.0, 86_400.0
 _OPERATION = 1e-8  # seconds

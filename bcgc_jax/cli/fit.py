@@ -54,7 +54,8 @@ from bcgc_jax.problem import Problem, Status
 from bcgc_jax.runtime import block_runtime, expected_runtime
 from bcgc_jax.solution import Solution
 from bcgc_jax.solvers.methods import Optimal
-from bcgc_jax.solvers.solve import FEW_UNITS, solve
+from bcgc_jax.solvers.optimum import FEW_UNITS
+from bcgc_jax.solvers.solve import solve
 
 # Expectations that an optimum takes, some: their time is what a plan here may take.
 _EVALUATIONS = 250

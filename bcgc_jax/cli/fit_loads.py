@@ -23,7 +23,8 @@ from bcgc_jax.measured.traces import Trace
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.runtime import expected_runtime
 from bcgc_jax.solution import Solution
-from bcgc_jax.solvers.solve import FEW_UNITS, solve
+from bcgc_jax.solvers.optimum import FEW_UNITS
+from bcgc_jax.solvers.solve import solve
 
 APART, TOGETHER, UNCODED = "with start-up", "without start-up", "uncoded"
 # Samples behind the errors of a fit.

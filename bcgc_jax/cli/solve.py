@@ -48,6 +48,7 @@ from bcgc_jax.runtime import partition_of_units
 from bcgc_jax.solution import Solution
 from bcgc_jax.solvers import runtime_limit
 from bcgc_jax.solvers.forward_pass import largest_setup
+from bcgc_jax.solvers.method import check_finite_mean
 from bcgc_jax.solvers.methods import (
     BASELINES,
     LIMIT,
@@ -56,13 +57,12 @@ from bcgc_jax.solvers.methods import (
     Method,
     Optimal,
     Subgradient,
-    check_method,
-    is_baseline,
     method_of,
 )
+from bcgc_jax.solvers.optimum import FEW_UNITS
 from bcgc_jax.solvers.sample_average import NUM_FRESH_DRAWS, draw_problems
 from bcgc_jax.solvers.schemes import Scheme
-from bcgc_jax.solvers.solve import FEW_UNITS, check_finite_mean, solve_sharing
+from bcgc_jax.solvers.solve import solve
 
 # Methods side by side, where they take some seconds together: one that compiles has all cores already.
 _THREADS, _SECONDS = 2, 5.0
@@ -307,7 +307,7 @@ def _answer(question: Question, problem: Problem) -> tuple[list[Found], Answer]:
     tasks = {name: _affordable(method, problem) for name, method in tasks.items()}
     for name, method in tasks.items():  # refuse the last one before the first one takes time
         if question.methods or "," in name:
-            check_method(problem, method)
+            method.check(problem)
     # Unlike workers: what is exact is so for the draws that `solve` judges by.
     alike = not isinstance(problem.cycle_time, Unlike)
     judged = problem if alike else draw_problems(question.key, problem)[1]
@@ -318,7 +318,7 @@ def _answer(question: Question, problem: Problem) -> tuple[list[Found], Answer]:
     rows = [one.row for one in found]
     if question.output != "table":
         return found, Answer(rows, float(runtime_limit(judged)))
-    baselines = {name for name, method in (tasks | others).items() if is_baseline(method)}
+    baselines = {name for name, method in (tasks | others).items() if method.baseline}
     known = [row for row, _ in everything if row["method"] in baselines and np.isfinite(runtime_of(row))]
     interval = _interval(question, problem, rows)
     answer = Answer(rows, float(runtime_limit(judged)), known, interval, _largest_setup(judged, rows))
@@ -390,7 +390,7 @@ def _solve_all(
             with jax.enable_x64(True):  # a setting of each thread
                 try:
                     with parts.part(name), watch.lap() as taken:
-                        solution = solve_sharing(problem, method, key=question.key)
+                        solution = solve(problem, method, key=question.key)
                         jax.block_until_ready(solution)
                 except ValueError:
                     named = question.methods or name == "deadline" or "," in name

@@ -12,7 +12,7 @@ from bcgc_jax.runtime import completion_probability, partition_of_units
 from bcgc_jax.schedules import Schedule
 from bcgc_jax.solution import Needs, Solution
 from bcgc_jax.solvers.baselines import alpha_of
-from bcgc_jax.solvers.completion import STARTS
+from bcgc_jax.solvers.deadline import STARTS
 
 Row = dict[str, Any]
 

@@ -11,7 +11,7 @@ from bcgc_jax.cli.output import console, names, print_table, row_label, table
 from bcgc_jax.laws import JointLaw, Law, Rows, Unlike
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.compare import BARS, draw
-from bcgc_jax.solvers.completion import STARTS
+from bcgc_jax.solvers.deadline import STARTS
 from bcgc_jax.solvers.methods import LIMIT
 from bcgc_jax.solvers.sample_average import NUM_FRESH_DRAWS
 from bcgc_jax.solvers.schemes import NUM_DRAWS

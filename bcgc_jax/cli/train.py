@@ -37,9 +37,10 @@ from bcgc_jax.coding.digits import DigitsRun, digits_problem, train_on_digits
 from bcgc_jax.laws import JointLaw, Law
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solvers.baselines import straggler_ratio
-from bcgc_jax.solvers.methods import Method, check_method, method_of
+from bcgc_jax.solvers.method import check_finite_mean
+from bcgc_jax.solvers.methods import Method, method_of
 from bcgc_jax.solvers.schemes import Scheme
-from bcgc_jax.solvers.solve import check_finite_mean, solve
+from bcgc_jax.solvers.solve import solve
 
 if TYPE_CHECKING:
     from bcgc_jax.cluster import Step
@@ -148,7 +149,7 @@ def answer(**options: Any) -> None:
         problem, steps = _problem(question)
         described = _described(question, problem)
     for method in question.shown_methods if question.methods else []:
-        check_method(problem, method)
+        method.check(problem)
     _announce(question, problem)
     if question.simulated:
         runs = _train_all(question, problem, steps)

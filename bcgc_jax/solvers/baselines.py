@@ -10,16 +10,109 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import working_dtype
+from bcgc_jax._pytree import concrete, is_traced, pytree_dataclass, replace, static_field, working_dtype
 from bcgc_jax.deliveries import Load
 from bcgc_jax.laws import Atomic, JointLaw, Law
 from bcgc_jax.laws.atoms import mass_of
-from bcgc_jax.problem import Problem
+from bcgc_jax.problem import Problem, Status
 from bcgc_jax.quadrature import Expectation
-from bcgc_jax.solution import Solution
+from bcgc_jax.solution import Parts, Solution, assess, is_partition, solution_of_value
+from bcgc_jax.solvers.method import Method, Numbered, refuse_setup
 
+# Of partial stragglers, those that are assessed one by one; operations of each under measured times.
+_FEW_LEVELS, _CHEAP = 64, 1e7
 # Levels of partial stragglers that are tried, of up to so many workers all; so many at a time.
 _LEVELS, _BATCH = 64, 16
+
+
+@pytree_dataclass
+class TandonPartial(Method):
+    r"""Partial stragglers of Tandon et al. 2017; `alpha` is the law's `straggler_ratio` by default."""
+
+    alpha: ArrayLike | None = None
+
+    conditions = (("alpha", ">= 1"),)
+
+    @property
+    def name(self) -> str:
+        return "tandon_partial"
+
+    baseline = True
+
+    @property
+    def is_partition(self) -> bool:
+        return False
+
+    def check(self, problem: Problem) -> None:
+        super().check(problem)
+        refuse_setup(problem, self.name, ': use "optimal"')
+
+    def plan(self, problem: Problem, key: Array | None) -> Solution:
+        if self.alpha is None and not is_traced(problem) and _has_few_levels(problem):
+            return _partial_by_partitions(problem)
+        return _partial(problem, self.alpha)
+
+
+@pytree_dataclass
+class Tandon(Numbered):
+    """Gradient coding of Tandon et al. 2017: all coordinates at one redundancy `level`.
+
+    INFEASIBLE where the number of workers is traced and has no such level.
+    """
+
+    level: int = static_field()
+
+    counts = (("level", 0),)
+    word, what = "tandon", "a redundancy level"
+    lowest = 0
+    baseline = True
+
+    def plan(self, problem: Problem, key: Array | None) -> Solution:
+        return assess(problem, *_single_level(problem, self.level))
+
+
+@pytree_dataclass
+class Ferdinand(Numbered):
+    """Hierarchical coded computation of Ferdinand & Draper 2018 with `num_layers` layers."""
+
+    num_layers: int = static_field()
+
+    counts = (("num_layers", 1),)
+    word, what = "ferdinand", "a number of layers"
+    baseline = True
+
+    @classmethod
+    def highest(cls, problem: Problem) -> int | None:
+        coordinates = concrete(problem.num_coordinates)
+        return None if coordinates is None else int(coordinates.min())
+
+    def check(self, problem: Problem) -> None:
+        super().check(problem)
+        refuse_unit_costs(problem, self.name)
+
+    def plan(self, problem: Problem, key: Array | None) -> Solution:
+        return assess(problem, *_ferdinand(problem, self.num_layers))
+
+
+@jax.jit
+def _single_level(problem: Problem, level: ArrayLike) -> tuple[Array, Array]:
+    return with_status(problem, single_level_partition(problem, jnp.asarray(level)))
+
+
+@jax.jit
+def _ferdinand(problem: Problem, num_layers: ArrayLike) -> tuple[Array, Array]:
+    x, feasible = ferdinand_partition(problem, jnp.asarray(num_layers))
+    return with_status(problem, jnp.where(feasible, x, jnp.nan))
+
+
+def with_status(problem: Problem, x: Array) -> tuple[Array, Array]:
+    """A partition that needs no search, and whether it is one."""
+    return x, jnp.where(is_partition(problem, x), int(Status.CONVERGED), int(Status.INFEASIBLE))
+
+
+def refuse_unit_costs(problem: Problem, name: str) -> None:
+    if problem.unit_costs is not None:
+        raise ValueError(f'method="{name}" has layers of equal coordinates: it knows no unit_costs')
 
 
 def single_level_partition(problem: Problem, level: ArrayLike) -> Array:
@@ -186,3 +279,44 @@ def runtime_limit(problem: Problem) -> Array:
     value = unit * problem.iteration.expected_shared_time(problem.dtype)
     value = value + problem.iteration.least_start_up()
     return jnp.where(problem.valid, value, jnp.nan)
+
+
+@jax.jit
+def _partial(problem: Problem, alpha: ArrayLike | None) -> Solution:
+    alpha = straggler_ratio(problem.iteration.pooled()) if alpha is None else alpha
+    found, level = tandon_partial_runtime(problem, alpha)
+    return _of_parts(problem, alpha, *found, level)
+
+
+def _has_few_levels(problem: Problem) -> bool:
+    several = 1 < int(np.max(problem.num_workers)) <= _FEW_LEVELS
+    return several and problem.plain and problem.iteration.evaluation_cost() <= _CHEAP
+
+
+def _partial_by_partitions(problem: Problem) -> Solution:
+    """Partial stragglers, by the program that partitions are assessed with.
+
+    An uncoded part, (s+1)/(s+α) of the samples, and the rest at level s take as long as the partition with
+    that share of the coordinates at level 0 and the others at level s.
+    """
+    alpha = straggler_ratio(problem.iteration.pooled())
+    levels = np.arange(1, int(np.asarray(problem.num_workers)))
+    total, uncoded = float(problem.total), (levels + 1) / (levels + float(alpha))
+    partitions = np.zeros((levels.size, problem.max_workers))
+    partitions[:, 0] = total * uncoded
+    partitions[np.arange(levels.size), levels] = total - partitions[:, 0]
+    found = [assess(problem, jnp.asarray(x), whole_numbers=False) for x in partitions]
+    best = int(np.argmin([float(one.expected_runtime) for one in found]))
+    return _of_parts(problem, alpha, found[best].expected_runtime, found[best].runtime_error, levels[best])
+
+
+@jax.jit
+def _of_parts(problem: Problem, alpha: ArrayLike, value: Array, error: Array, level: Array) -> Solution:
+    """An uncoded part, and one that is coded at a `level`."""
+    # One worker has no level to code at.
+    value = jnp.where(jnp.asarray(problem.num_workers) == 1, jnp.nan, value)
+    uncoded = (level + 1) / (level + jnp.asarray(alpha, problem.dtype))
+    count = jnp.asarray(problem.num_coordinates)
+    parts = Parts(jnp.stack([0 * level, level]), jnp.stack([uncoded, 1 - uncoded]), jnp.stack([count, count]))
+    solution = solution_of_value(problem, Expectation(value, error))
+    return replace(solution, parts=parts)

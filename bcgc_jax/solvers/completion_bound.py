@@ -28,7 +28,7 @@ from bcgc_jax.iterations import Independent
 from bcgc_jax.laws import Law
 from bcgc_jax.partitions import cumulative_load, project_partition
 from bcgc_jax.problem import Problem
-from bcgc_jax.solvers.completion import completion_partition
+from bcgc_jax.solvers.deadline import completion_partition
 from bcgc_jax.solvers.spectral import spectral_projected_gradient
 
 # Cells between the limits of a level: of the convex functions, and of the proof.

@@ -32,8 +32,8 @@ from bcgc_jax.problem import Problem, Status
 from bcgc_jax.quadrature import Expectation
 from bcgc_jax.runtime import lower_bound_of, sent_load
 from bcgc_jax.solvers.cutting_plane import cutting_plane
+from bcgc_jax.solvers.method import check_finite_mean
 from bcgc_jax.solvers.optimal import least_gap
-from bcgc_jax.solvers.solve import check_finite_mean
 
 # Intervals of the rule that the answer is judged by, finer than that of the cuts; the room for cuts.
 _JUDGING_NODES, _MAX_CUTS = 192, 500

@@ -10,7 +10,7 @@ import pytest
 
 from bcgc_jax import Problem, ShiftedExponential, Solution, expected_runtime
 from bcgc_jax.cli.solve_table import blocks
-from bcgc_jax.solvers.completion import STARTS
+from bcgc_jax.solvers.deadline import STARTS
 from tests.cli.steps import TIMES
 from tests.scripts import python
 

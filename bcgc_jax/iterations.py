@@ -20,7 +20,7 @@ from bcgc_jax.deliveries import Load, Worker, delivered, last_of_draws
 from bcgc_jax.laws import Deterministic, Empirical, JointLaw, Law, Pairs, Rows, Smooth
 from bcgc_jax.laws.joint import NO_EXACT_ANSWER
 from bcgc_jax.order_statistics import is_count, static_workers
-from bcgc_jax.plans.completion import AnyOf
+from bcgc_jax.plans.completion import AnyOf, Completion
 from bcgc_jax.plans.evaluate import (
     NUM_NODES,
     completion_and_slope,
@@ -110,14 +110,18 @@ class Iteration:
 
     def expected_max(self, load: Load, *, num_nodes: int = NUM_NODES) -> Expectation:
         """E of when all levels are there."""
+        return self.expected_completion(load, self.any_of, num_nodes=num_nodes)
+
+    def expected_completion(self, load: Load, rule: Completion, *, num_nodes: int = NUM_NODES) -> Expectation:
+        """E of when all tasks are there by a rule."""
         raise ValueError(NO_EXACT_ANSWER)
 
     def expected_max_and_slope(self, load: Load, *, num_nodes: int = NUM_NODES) -> tuple[Expectation, Load]:
         """The same with its slope in the load; only the value can be differentiated."""
         raise ValueError(NO_EXACT_ANSWER)
 
-    def exceedance(self, load: Load, t: Array) -> Array:
-        """P(not all levels are there by t), for t of any shape."""
+    def exceedance(self, load: Load, t: Array, rule: Completion | None = None) -> Array:
+        """P(not all is there by t), for t of any shape; by default of levels."""
         raise ValueError(NO_EXACT_ANSWER)
 
     def smoothed_exceedance(self, load: Load, t: Array, spread: Array) -> Array:
@@ -219,14 +223,14 @@ class Independent(Iteration):
     def expected_order_statistics(self, function=None):
         return order_statistics.moments(self.law, self.num_workers, function, self.max_workers)
 
-    def expected_max(self, load, *, num_nodes=NUM_NODES):
-        return expected_completion(self.worker, load, self.any_of, num_nodes=num_nodes)
+    def expected_completion(self, load, rule, *, num_nodes=NUM_NODES):
+        return expected_completion(self.worker, load, rule, num_nodes=num_nodes)
 
     def expected_max_and_slope(self, load, *, num_nodes=NUM_NODES):
         return completion_and_slope(self.worker, load, self.any_of, num_nodes=num_nodes)
 
-    def exceedance(self, load, t):
-        return exceedance(self.worker, load, self.any_of, t)
+    def exceedance(self, load, t, rule=None):
+        return exceedance(self.worker, load, self.any_of if rule is None else rule, t)
 
     def smoothed_exceedance(self, load, t, spread):
         if not self.stepped:
@@ -248,6 +252,10 @@ class Sampled(Iteration):
     worker: Worker
 
     exact = True
+
+    @property
+    def num_workers(self) -> int:  # type: ignore[override]
+        return self.times.shape[-1]
 
     @property
     def polyhedral(self) -> bool:
@@ -275,7 +283,8 @@ class Sampled(Iteration):
     def expected_order_statistics(self, function=None):
         return jnp.mean(self.times if function is None else function(self.times), axis=0)
 
-    def expected_max(self, load, *, num_nodes=NUM_NODES):
+    def expected_completion(self, load, rule, *, num_nodes=NUM_NODES):
+        _refuse_order(rule)
         value = jnp.mean(self.max_of_sorted(load, self.times))
         return with_rounding(load.work, Expectation(value, jnp.zeros_like(value)))
 
@@ -287,7 +296,8 @@ class Sampled(Iteration):
         slope, found = jax.grad(value_of, has_aux=True)(load)
         return found, jax.lax.stop_gradient(slope)
 
-    def exceedance(self, load, t):
+    def exceedance(self, load, t, rule=None):
+        _refuse_order(rule)
         finish = jnp.sort(self.max_of_sorted(load, self.times))
         return 1 - jnp.searchsorted(finish, t, side="right") / jnp.asarray(finish.size, finish.dtype)
 
@@ -300,6 +310,12 @@ class Sampled(Iteration):
 
     def expected_shared_time(self, dtype):
         return jnp.mean(1 / jnp.sum(1 / self.times, axis=1)).astype(dtype)
+
+
+def _refuse_order(rule: Completion | None) -> None:
+    """Rows are sorted."""
+    if rule is not None and not isinstance(rule, AnyOf):
+        raise ValueError(NO_EXACT_ANSWER)
 
 
 @pytree_dataclass

@@ -7,12 +7,13 @@ import numpy as np
 
 from bcgc_jax.cli.output import finite
 from bcgc_jax.partitions import round_partition
+from bcgc_jax.plans.completion import FirstHolder
+from bcgc_jax.plans.plan import Needs, Plan
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.runtime import completion_probability, partition_of_units
-from bcgc_jax.schedules import Schedule
-from bcgc_jax.solution import Needs, Solution
+from bcgc_jax.schedules import turns_of
+from bcgc_jax.solution import Solution
 from bcgc_jax.solvers.baselines import alpha_of
-from bcgc_jax.solvers.deadline import STARTS
 
 Row = dict[str, Any]
 
@@ -30,8 +31,8 @@ def needs_of(solution: Solution) -> Row:
     }
 
 
-def schedule_of(schedule: Schedule) -> Row:
-    tasks = np.stack([schedule.subset, schedule.block], axis=1)
+def schedule_of(schedule: Plan) -> Row:
+    tasks = np.stack([turns_of(schedule), np.asarray(schedule.block)], axis=1)
     sizes = round_partition(schedule.sizes, round(float(np.sum(schedule.sizes))))
     return {"sizes": np.asarray(sizes).tolist(), "tasks": tasks.tolist()}
 
@@ -52,8 +53,9 @@ def row_of(problem: Problem, solution: Solution, seconds: float, deadline: float
         **needs_of(solution),
         "seconds": round(seconds, 4),
     }
-    if solution.schedule is not None and status is not Status.INFEASIBLE:
-        row["schedule"] = schedule_of(solution.schedule)
+    plan = solution.plan
+    if plan is not None and isinstance(plan.completion, FirstHolder) and status is not Status.INFEASIBLE:
+        row["schedule"] = schedule_of(plan)
     if deadline is not None:
         row["completion_probability"] = None
     if solution.rounded is not None and status is not Status.INFEASIBLE:
@@ -65,8 +67,6 @@ def row_of(problem: Problem, solution: Solution, seconds: float, deadline: float
             row["completion_probability"] = finite(probability)
     if solution.method == "tandon_partial":
         row["alpha"] = finite(alpha_of(solution))
-    if solution.start is not None:
-        row["start"] = STARTS[int(solution.start)]
     if solution.levels is not None and problem.has_setup:
         row["levels"] = np.flatnonzero(solution.levels).tolist()
     return row

@@ -11,7 +11,6 @@ from bcgc_jax.cli.output import console, names, print_table, row_label, table
 from bcgc_jax.laws import JointLaw, Law, Rows, Unlike
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.compare import BARS, draw
-from bcgc_jax.solvers.deadline import STARTS
 from bcgc_jax.solvers.methods import LIMIT
 from bcgc_jax.solvers.sample_average import NUM_FRESH_DRAWS
 from bcgc_jax.solvers.schemes import NUM_DRAWS
@@ -194,11 +193,7 @@ def _limit(answer: Answer, problem: Problem) -> str:
 
 def _remarks(rows: list[Row], problem: Problem, own: list[str]) -> list[str]:
     """Where single figures come from."""
-    found = [
-        f"{row['method']}: the best of {len(STARTS)} starts was from {row['start']}."
-        for row in rows
-        if "start" in row
-    ]
+    found: list[str] = []
     for row in rows:
         if row["method"] in own and row["partition"] is None and np.isfinite(runtime_of(row)):
             error = 100 * row["runtime_error"] / runtime_of(row)

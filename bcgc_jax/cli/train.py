@@ -238,7 +238,7 @@ def _expected_runtimes(question: Question, problem: Problem) -> dict[Method | Sc
     for method in question.shown_methods:
         try:
             solution = solve(problem, method, key=question.key)
-            nothing = solution.parts is None and solution.schedule is None
+            nothing = solution.plan is None or not solution.plan.trainable
             if solution.status == Status.INFEASIBLE or nothing:
                 raise ValueError(
                     f'"{method.name}" is no scheme that {question.model} can be trained with here'

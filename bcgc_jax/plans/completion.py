@@ -62,6 +62,8 @@ class Completion:
     """
 
     rekindled: ClassVar[bool] = False
+    static: ClassVar[tuple[str, ...]] = ()
+    exact_gradient: bool = True
     by_task: ClassVar[bool] = False
     num_workers: Any
 
@@ -87,11 +89,17 @@ class Completion:
 
 @pytree_dataclass
 class AnyOf(Completion):
-    """Task n, of redundancy level n, is there when any N - n workers have done it; N may be traced."""
+    """A task is there when any N - n workers have done it, n as it `survives`; N may be traced.
+
+    By default task n survives n. Workers whose data are left out make the gradient inexact.
+    """
 
     num_workers: ArrayLike
+    survives: Array | None = None
+    exact_gradient: bool = static_field(default=True)
 
     by_task = True
+    static = ("exact_gradient",)
 
     def late(self, hazard: Array) -> Array:
         return crossing_probability(hazard, self.num_workers)
@@ -118,17 +126,23 @@ class AnyOf(Completion):
 
 @pytree_dataclass
 class FirstHolder(Completion):
-    """Task δ of worker w is subset w + δ of a circle, there with the first who has done it.
+    """A task of worker w is subset w + `turn` of a circle, there with the first who has done it.
 
-    `num_workers` may be traced, up to the static `max_workers`; there are at most as many tasks.
+    `late` is of one block, whose turns are 0, 1, … `num_workers` may be traced, up to the static
+    `max_workers`, and is None until a problem says it; there are at most as many turns. Workers store
+    `stored` subsets.
     """
 
-    num_workers: ArrayLike
-    max_workers: int = static_field()
+    num_workers: ArrayLike | None
+    max_workers: int = static_field(default=0)
+    turn: Array | None = None
+    stored: int = static_field(default=0)
 
     rekindled = True
+    static = ("max_workers", "stored")
 
     def late(self, hazard: Array) -> Array:
+        assert self.num_workers is not None
         return uncovered(jnp.exp(-hazard), self.num_workers, self.max_workers)
 
     def first(self, times: Array) -> Array:
@@ -139,6 +153,7 @@ class FirstHolder(Completion):
         return jnp.sum(hazard, axis=-1, keepdims=True)
 
     def bounds(self, work: Array) -> Bounds:
+        assert self.num_workers is not None
         return _bounds_of_one(jnp.asarray(self.num_workers, work.dtype))
 
     def tolerated(self, work: Array) -> Array:

@@ -11,12 +11,14 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import concrete, is_traced, pytree_dataclass, replace, static_field, working_dtype
-from bcgc_jax.deliveries import Load
 from bcgc_jax.laws import Atomic, JointLaw, Law
 from bcgc_jax.laws.atoms import mass_of
+from bcgc_jax.plans.completion import AnyOf
+from bcgc_jax.plans.plan import Plan
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.quadrature import Expectation
-from bcgc_jax.solution import Parts, Solution, assess, is_partition, solution_of_value
+from bcgc_jax.runtime import load_of_plan
+from bcgc_jax.solution import Solution, assess, is_partition, solution_of_value
 from bcgc_jax.solvers.method import Method, Numbered, refuse_setup
 
 # Of partial stragglers, those that are assessed one by one; operations of each under measured times.
@@ -202,8 +204,8 @@ def _straggler_ratio(law: Law) -> Array:
 
 def alpha_of(solution: Solution) -> float:
     """The α that a solution for partial stragglers was found with: (s+1)/(s+α) of the samples are uncoded."""
-    assert solution.parts is not None
-    level, uncoded = np.asarray(solution.parts.level)[1], np.asarray(solution.parts.share)[0]
+    assert solution.plan is not None
+    level, uncoded = np.asarray(solution.plan.data)[1] - 1, np.asarray(solution.plan.share)[0]
     return float((level + 1) / uncoded - level)
 
 
@@ -229,7 +231,7 @@ def tandon_partial_runtime(problem: Problem, alpha: ArrayLike | None = None) -> 
         nothing = jnp.asarray(jnp.inf, problem.dtype)
         return Expectation(nothing, jnp.zeros_like(nothing)), jnp.asarray(0)
     best = _best_level(problem.without_delivery, alpha)
-    found = problem.iteration.expected_max(_partial_load(problem, best, alpha))
+    found = problem.iteration.expected_max(load_of_plan(problem, partial_plan(problem, best, alpha)))
     # T_(N) is waited for at every s, also where α is infinite.
     value = jnp.where(jnp.isfinite(law.mean()), found.value, jnp.inf)
     return Expectation(problem.scale * value, problem.scale * found.error), best
@@ -243,7 +245,9 @@ def _best_level(problem: Problem, alpha: Array) -> Array:
     """
 
     def value_of(level: Array) -> Array:
-        value = problem.iteration.expected_max(_partial_load(problem, level, alpha)).value
+        value = problem.iteration.expected_max(
+            load_of_plan(problem, partial_plan(problem, level, alpha))
+        ).value
         return jnp.where(level < problem.num_workers, value, jnp.inf)
 
     size = problem.max_workers
@@ -258,15 +262,12 @@ def _best_level(problem: Problem, alpha: Array) -> Array:
         levels, gap = jnp.clip(best + inside.astype(int), 1, size - 1), -(-2 * gap // (_LEVELS - 1))
 
 
-def _partial_load(problem: Problem, level: Array, alpha: Array) -> Load:
+def partial_plan(problem: Problem, level: Array, alpha: ArrayLike) -> Plan:
     """Two messages of all coordinates: of the uncoded share of the samples, then of the rest at `level`."""
-    uncoded = (level + 1) / (level + alpha)
-    second = np.arange(problem.max_workers) >= level
-    work = problem.total * jnp.where(second, uncoded + (1 - uncoded) * (level + 1), uncoded)
-    if problem.send_time is None:
-        return Load(work.astype(problem.dtype))
-    sent = problem.send_load / problem.scale * problem.total * jnp.where(second, 2, 1)
-    return Load(work.astype(problem.dtype), sent.astype(problem.dtype))
+    uncoded = (level + 1) / (level + jnp.asarray(alpha, problem.dtype))
+    late, share = jnp.stack([0 * level, level]), jnp.stack([uncoded, 1 - uncoded])
+    sizes = jnp.stack([problem.total, problem.total])
+    return Plan(sizes, np.arange(2), late + 1, share, AnyOf(problem.num_workers, late))
 
 
 @jax.jit
@@ -315,8 +316,5 @@ def _of_parts(problem: Problem, alpha: ArrayLike, value: Array, error: Array, le
     """An uncoded part, and one that is coded at a `level`."""
     # One worker has no level to code at.
     value = jnp.where(jnp.asarray(problem.num_workers) == 1, jnp.nan, value)
-    uncoded = (level + 1) / (level + jnp.asarray(alpha, problem.dtype))
-    count = jnp.asarray(problem.num_coordinates)
-    parts = Parts(jnp.stack([0 * level, level]), jnp.stack([uncoded, 1 - uncoded]), jnp.stack([count, count]))
     solution = solution_of_value(problem, Expectation(value, error))
-    return replace(solution, parts=parts)
+    return replace(solution, plan=partial_plan(problem, jnp.asarray(level), alpha))

@@ -125,11 +125,9 @@ class Deadline(Method):
         solution = assess(problem, found.partition, found.status, found.num_steps)
         if self.min_completion is not None:  # no plan is faster than one that need not end in time
             lower = jnp.minimum(jnp.maximum(solution.lower_bound, lower), solution.expected_runtime)
-            solution = replace(
-                solution, lower_bound=lower, relative_gap=1 - lower / solution.expected_runtime
-            )
+            solution = replace(solution, lower_bound=lower)
         probability = _differentiable_probability(found.probability, problem, found.partition, self.deadline)
-        return replace(solution, completion_probability=probability, start=found.start)
+        return replace(solution, completion_probability=probability)
 
 
 @jax.custom_jvp

@@ -14,29 +14,29 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import check_whole, concrete, pytree_dataclass, replace, static_field
-from bcgc_jax.deliveries import Load
 from bcgc_jax.iterations import Independent
-from bcgc_jax.plans.completion import FirstHolder
-from bcgc_jax.plans.evaluate import expected_completion
+from bcgc_jax.plans.completion import AnyOf, FirstHolder
+from bcgc_jax.plans.plan import Needs, Plan, needs_of
 from bcgc_jax.problem import Problem
 from bcgc_jax.quadrature import Expectation
+from bcgc_jax.runtime import integrate_runtime
 from bcgc_jax.schedules import (
     Group,
-    Schedule,
+    circle_plan,
     cycles_of_problem,
     over_draws,
     schedule_of,
     schedule_runtime,
     sent_of,
+    stored_by,
+    turns_of,
 )
-from bcgc_jax.solution import Needs, Solution, solution_of_value
+from bcgc_jax.solution import Solution, solution_of_value
 from bcgc_jax.solvers.credit import optimise_credit
 from bcgc_jax.solvers.method import Numbered, refuse_setup
 
 # Draws of a runtime, and of what is sent, of which two digits are enough: of many workers each draw has many.
 NUM_DRAWS, _SENT_DRAWS, _SENT_WORKERS, _FEWEST = 2**17, 2**12, 2**22, 32
-# Intervals of the rule for a cover.
-_NUM_NODES = 96
 # Halvings of the time at which the last chunk is handed out.
 _HALVINGS = 60
 
@@ -61,19 +61,23 @@ class Scheduled(Numbered):
     def needs_mean(self, problem: Problem) -> bool:
         return self.is_drawn(problem)
 
-    def schedule(self, problem: Problem, key: Array | None) -> Schedule | None:
+    def schedule(self, problem: Problem, key: Array | None) -> Plan | None:
         """What the workers do; None where nobody plans it."""
         raise NotImplementedError
 
     def evaluate(
-        self, problem: Problem, schedule: Schedule | None, key: Array | None
+        self, problem: Problem, schedule: Plan | None, key: Array | None
     ) -> tuple[Expectation, Needs]:
         """Expected runtime with its error, NaN where there is no such scheme, and what the scheme needs.
 
         The error is a standard error where it comes from draws, which need the key (`is_drawn`).
         """
         assert schedule is not None
-        found = _by_draws(problem, schedule, key) if self.is_drawn(problem) else _exact(problem, schedule)
+        found = (
+            _by_draws(problem, schedule, key)
+            if self.is_drawn(problem)
+            else integrate_runtime(problem, schedule)
+        )
         exists = _stored(schedule) <= jnp.asarray(problem.num_workers)
         found = jax.tree.map(lambda a: jnp.where(exists, a, jnp.nan), found)
         return found, _needs_of(problem, schedule)
@@ -88,13 +92,15 @@ class Scheduled(Numbered):
             )  # draws of workers that are none take as long
         schedule = self.schedule(problem, search)
         found, needs = _evaluated(self, problem, schedule, judge)
-        schedule = None if schedule is None else without_padding(schedule)
-        return replace(solution_of_value(problem, found), schedule=schedule, known_needs=needs)
+        plan = Plan(problem.total[None], np.zeros(0, int), np.zeros(0, int), np.zeros(0), None)
+        if schedule is not None:
+            plan = without_padding(schedule)
+        return replace(solution_of_value(problem, found), plan=replace(plan, known_needs=needs))
 
 
 @jax.jit
 def _evaluated(
-    method: Scheduled, problem: Problem, schedule: Schedule | None, key: Array | None
+    method: Scheduled, problem: Problem, schedule: Plan | None, key: Array | None
 ) -> tuple[Expectation, Needs]:
     return method.evaluate(problem, schedule, key)
 
@@ -114,7 +120,7 @@ class Cyclic(Scheduled):
     def is_drawn(self, problem: Problem) -> bool:
         return not _alike(problem)
 
-    def schedule(self, problem: Problem, key: Array | None) -> Schedule:
+    def schedule(self, problem: Problem, key: Array | None) -> Plan:
         return schedule_of([Group(self.stored, 1)], problem.total[None])
 
 
@@ -137,7 +143,7 @@ class Alternating(Scheduled):
     def is_drawn(self, problem: Problem) -> bool:
         return True
 
-    def schedule(self, problem: Problem, key: Array | None) -> Schedule:
+    def schedule(self, problem: Problem, key: Array | None) -> Plan:
         sizes = jnp.full(self.num_blocks, problem.total / self.num_blocks)
         return schedule_of([Group(self.stored, self.num_blocks)], sizes)
 
@@ -158,24 +164,21 @@ class Backup(Scheduled):
     def check(self, problem: Problem) -> None:
         super().check(replace(problem, send_time=None))
 
-    def schedule(self, problem: Problem, key: Array | None) -> None:
-        return None
+    def schedule(self, problem: Problem, key: Array | None) -> Plan:
+        one, late = np.ones(1, int), jnp.asarray([self.spare])
+        rule = AnyOf(problem.num_workers, late, exact_gradient=self.spare == 0)
+        return Plan(problem.total[None], 0 * one, one, one.astype(problem.dtype), rule)
 
     def evaluate(
-        self, problem: Problem, schedule: Schedule | None, key: Array | None
+        self, problem: Problem, schedule: Plan | None, key: Array | None
     ) -> tuple[Expectation, Needs]:
         """All work at level `self.spare`, but on a single subset."""
-        workers, used = jnp.asarray(problem.num_workers), np.arange(problem.max_workers) >= self.spare
-        one = problem.total + problem.setup_load + problem.chain_load * problem.total
-        work = jnp.where(used, one, 0).astype(problem.dtype)
-        sent = jnp.where(used, problem.send_load / problem.scale * problem.total, 0).astype(problem.dtype)
-        found = problem.iteration.expected_max(Load(work, None if problem.send_time is None else sent))
-        exists = self.spare < workers
-        value, error = (jnp.where(exists, problem.scale * a, jnp.nan) for a in found)
-        waited = (workers - self.spare) / workers.astype(problem.dtype)
-        return Expectation(value, error), Needs(
-            jnp.asarray(1), waited, jnp.asarray(0), jnp.asarray(self.spare == 0)
-        )
+        assert schedule is not None
+        found = integrate_runtime(problem, schedule)
+        exists = self.spare < jnp.asarray(problem.num_workers)
+        needs = needs_of(schedule, None, problem.num_workers)
+        assert needs is not None
+        return Expectation(*(jnp.where(exists, a, jnp.nan) for a in found)), needs
 
 
 @pytree_dataclass
@@ -207,7 +210,7 @@ class Sharing(Scheduled):
         return None
 
     def evaluate(
-        self, problem: Problem, schedule: Schedule | None, key: Array | None
+        self, problem: Problem, schedule: Plan | None, key: Array | None
     ) -> tuple[Expectation, Needs]:
         assert key is not None
         chunk = problem.total / self.chunks
@@ -250,36 +253,30 @@ class Credit(Scheduled):
     def is_drawn(self, problem: Problem) -> bool:
         return True
 
-    def schedule(self, problem: Problem, key: Array | None) -> Schedule:
+    def schedule(self, problem: Problem, key: Array | None) -> Plan:
         assert key is not None
         stored = problem.max_workers if self.max_subsets is None else self.max_subsets
         return optimise_credit(key, problem, min(stored, problem.max_workers))
 
 
-def without_padding(found: Schedule) -> Schedule:
+def without_padding(found: Plan) -> Plan:
     """Without the tasks and blocks that are none, where it is known which these are."""
-    block = concrete(found.block)
-    if block is None or block.ndim > 1:
+    block = concrete(jnp.asarray(found.block))
+    if block is None or block.ndim > 1 or not isinstance(found.completion, FirstHolder):
         return found
     there = block >= 0
     sizes = found.sizes[: block.max() + 1]
-    return replace(found, sizes=sizes, subset=found.subset[there], block=found.block[there])
+    turns, stored = np.asarray(turns_of(found)), stored_by(found)
+    return circle_plan(sizes, turns[there], block[there], stored)
 
 
 def _alike(problem: Problem) -> bool:
     return isinstance(problem.iteration, Independent)
 
 
-def _exact(problem: Problem, schedule: Schedule) -> Expectation:
-    work = cycles_of_problem(problem, schedule)[:, 0]
-    rule = FirstHolder(problem.num_workers, problem.max_workers)
-    found = expected_completion(problem.iteration.worker, Load(work), rule, num_nodes=_NUM_NODES)
-    return Expectation(problem.scale * found.value, problem.scale * found.error)
-
-
-def _by_draws(problem: Problem, schedule: Schedule, key: Array | None) -> Expectation:
+def _by_draws(problem: Problem, schedule: Plan, key: Array | None) -> Expectation:
     assert key is not None
-    known = schedule_of([Group(schedule.stored, 1)], problem.total[None])
+    known = schedule_of([Group(stored_by(schedule), 1)], problem.total[None])
     cycles, of_known = (cycles_of_problem(problem, one) for one in (schedule, known))
 
     def both(starts: Array, times: Array) -> tuple[Array, Array]:
@@ -294,7 +291,7 @@ def _by_draws(problem: Problem, schedule: Schedule, key: Array | None) -> Expect
     mean, error = jnp.mean(tau), jnp.std(tau) / NUM_DRAWS**0.5
     if not _alike(problem):
         return Expectation(mean, error)
-    exact = _exact(problem, known)
+    exact = integrate_runtime(problem, known)
     off = beside - jnp.mean(beside)
     share = jnp.mean(off * tau) / jnp.maximum(jnp.mean(off**2), jnp.finfo(tau.dtype).tiny)
     rest = jnp.std(tau - share * beside) / NUM_DRAWS**0.5
@@ -304,7 +301,7 @@ def _by_draws(problem: Problem, schedule: Schedule, key: Array | None) -> Expect
     return Expectation(value, jnp.where(better, rest + share * exact.error, error))
 
 
-def _needs_of(problem: Problem, schedule: Schedule) -> Needs:
+def _needs_of(problem: Problem, schedule: Plan) -> Needs:
     cycles = cycles_of_problem(problem, schedule)
 
     def sent(starts: Array, times: Array) -> Array:
@@ -317,9 +314,9 @@ def _needs_of(problem: Problem, schedule: Schedule) -> Needs:
     return Needs(_stored(schedule), jnp.mean(found), blocks, jnp.asarray(True))
 
 
-def _stored(schedule: Schedule) -> Array:
+def _stored(schedule: Plan) -> Array:
     """Of the tasks that there are."""
-    return jnp.max(jnp.where(schedule.block >= 0, schedule.subset + 1, 0))
+    return jnp.max(jnp.where(jnp.asarray(schedule.block) >= 0, turns_of(schedule) + 1, 0))
 
 
 def share_out(starts: Array, seconds: Array, num_workers: Array, chunks: int) -> Array:

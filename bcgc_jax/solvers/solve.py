@@ -111,9 +111,7 @@ def solve(
 
 def _invalid_without(sense: Array, solution: Solution) -> Solution:
     """`solution`, or one that says nothing."""
-    names = (
-        *("expected_runtime", "runtime_error", "relative_gap", "completion_probability", "rounded_value"),
-    )
+    names = (*("expected_runtime", "runtime_error", "completion_probability", "rounded_value"),)
     values = {name: getattr(solution, name) for name in names}
     known = {name: jnp.where(sense, v, jnp.nan) for name, v in values.items() if v is not None}
     status = jnp.where(sense, solution.status, int(Status.INVALID))
@@ -137,7 +135,7 @@ def _judged(
     assert solution.levels is not None
     counts = partition_of_units(problem, solution.rounded)
     rounded = sample_average.judge(fresh, counts, solution.levels).expected_runtime
-    known |= {"rounded_value": rounded}
+    known = {name: a for name, a in known.items() if name != "relative_gap"} | {"rounded_value": rounded}
     exists = solution.status != int(Status.INFEASIBLE)
     return replace(solution, **{name: jnp.where(exists, value, jnp.nan) for name, value in known.items()})
 

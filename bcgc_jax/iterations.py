@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 from bcgc_jax import order_statistics
 from bcgc_jax._pytree import check_key, check_whole, is_traced, pytree_dataclass, static_field, working_dtype
 from bcgc_jax.deliveries import Load, Worker, delivered, last_of_draws
-from bcgc_jax.laws import Deterministic, Empirical, JointLaw, Law, Pairs, Rows, Smooth
+from bcgc_jax.laws import Deterministic, Empirical, JointLaw, Law, Rows
 from bcgc_jax.laws.joint import NO_EXACT_ANSWER
 from bcgc_jax.order_statistics import is_count, static_workers
 from bcgc_jax.plans.completion import AnyOf, Completion
@@ -67,8 +67,7 @@ class Iteration:
 
     def laws(self) -> Sequence[Law]:
         """The laws whose means must be finite."""
-        start = self.worker.start_up
-        return [start] if isinstance(start, Law) else []
+        return [] if self.worker.start.constant else [self.worker.start]
 
     def least_start_up(self) -> Array:
         """E S_(1), of the shortest start-up of the N workers, in the unit of runtimes."""
@@ -157,7 +156,7 @@ class Independent(Iteration):
 
     @property
     def smooth(self) -> bool:
-        return self.worker.plain and isinstance(self.law.pieces(), Smooth)
+        return self.worker.plain and self.law.smooth
 
     @property
     def stepped(self) -> bool:
@@ -175,11 +174,9 @@ class Independent(Iteration):
         return evaluation_cost(self.worker, self.max_workers)
 
     def typical_start_up(self):
-        start = self.worker.start_up
-        if isinstance(self.worker.cycle_time, Pairs):
-            return jnp.mean(self.worker.cycle_time.arrays()[0])
-        if not isinstance(start, Law):
-            return super().typical_start_up()
+        start = self.worker.start
+        if self.worker.pairs is not None:
+            return jnp.mean(self.worker.pairs.arrays()[0])
         median, mean = start.inverse_cumulative_hazard(jnp.log(2.0)), start.mean()
         return jnp.where(jnp.isfinite(mean), mean, median)
 
@@ -190,11 +187,10 @@ class Independent(Iteration):
 
     def expected_start_ups(self) -> Array:
         """E S_(N-n) of random start-ups, slowest first, `[max_workers]`."""
-        law = self.worker.start_up
-        if isinstance(self.worker.cycle_time, Pairs):
-            starts = self.worker.cycle_time.arrays()[0]
+        law = self.worker.start
+        if self.worker.pairs is not None:
+            starts = self.worker.pairs.arrays()[0]
             law = Empirical(jnp.maximum(starts, jnp.finfo(starts.dtype).tiny))  # 0 is no time
-        assert isinstance(law, Law)
         return order_statistics.moments(law, self.num_workers, None, self.max_workers)
 
     def sorted_draws(self, key, num_draws, dtype):

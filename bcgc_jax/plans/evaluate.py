@@ -13,12 +13,10 @@ from bcgc_jax.deliveries import (
     delivered,
     first_times,
     hazard_of,
-    is_atomic,
     late_hazard,
 )
-from bcgc_jax.laws import Atomic, Kinked, Law, Smooth
+from bcgc_jax.laws import Law
 from bcgc_jax.laws.atoms import mass_of
-from bcgc_jax.laws.pairs import Pairs
 from bcgc_jax.plans.completion import Completion
 from bcgc_jax.plans.marks import images_of, peaks_of
 from bcgc_jax.quadrature import (
@@ -64,14 +62,14 @@ def expected_completion(
     """
     if worker.stepwise:
         return with_rounding(load.work, _over_steps(worker, load, rule))
-    worker = _fast_inverses(worker)
+    worker = worker.with_fast_inverses()
     nodes = _nodes(worker, load, rule, num_nodes)
     inner = max(_FEWEST_INNER, num_nodes // 2)
     hazard, unsure = _late_hazards(worker, load, nodes.times, inner)
     late, doubt = _late_and_doubt(worker, rule, hazard, unsure)
     found = integrate(nodes, late)
     error = found.error + jnp.sum(nodes.weights[0] * doubt)
-    laws = [law for law in (worker.cycle_time, worker.start_up) if isinstance(law, Law)]
+    laws = worker.cycle_time, worker.start
     rounding = sum(law.rounding for law in laws)
     value, error = with_rounding(load.work, Expectation(found.value, error), rounding)
     tolerated = rule.tolerated(load.work)
@@ -114,37 +112,30 @@ def _late_and_doubt(
 def evaluation_cost(worker: Worker, size: int) -> float:
     """Operations of one expectation, roughly."""
     if worker.stepwise:
-        pairs = _size_of(worker.cycle_time) * _size_of(worker.start_up)
+        pairs = _size_of(worker.cycle_time) * _size_of(worker.start)
         return float(pairs * size**3)
-    inner = max(_size_of(worker.start_up), _size_of(worker.cycle_time))
-    both = _size_of(worker.start_up) * _size_of(worker.cycle_time)
+    inner = max(_size_of(worker.start), _size_of(worker.cycle_time))
+    both = _size_of(worker.start) * _size_of(worker.cycle_time)
     nodes = NUM_NODES if both == 1 else 9 * min(size, 24) * both
     return 20.0 * nodes * size * (inner if inner > 1 or worker.constant else NUM_INNER)
 
 
-def _size_of(law: Law | Array | None) -> int:
+def _size_of(law: Law) -> int:
     """Atoms or kinks."""
-    pieces = law.pieces() if isinstance(law, Law) else Smooth()
-    return 1 if isinstance(pieces, Smooth) else int(pieces.times.size)
+    return max(int(law.breaks().size), 1)
 
 
 def exceedance(worker: Worker, load: Load, rule: Completion, t: Array) -> Array:
     """P(τ > t) for every entry of `t`."""
-    hazard, _ = _late_hazards(_fast_inverses(worker), load, t.ravel(), NUM_INNER)
+    hazard, _ = _late_hazards(worker.with_fast_inverses(), load, t.ravel(), NUM_INNER)
     return rule.late(hazard).reshape(t.shape)
-
-
-def _fast_inverses(worker: Worker) -> Worker:
-    start = worker.start_up
-    start = start.with_fast_inverse() if isinstance(start, Law) else start
-    return Worker(worker.cycle_time.with_fast_inverse(), start, worker.unit, worker.overlap)
 
 
 def _late_hazards(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple[Array, Array]:
     """`late_hazard` at many times, `[K]` to `[K, N]`, as many of them at a time as memory is good for."""
     size = load.work.size
-    pieces = [law.pieces() for law in (worker.start_up, worker.cycle_time) if isinstance(law, Law)]
-    parts = max([num_inner, *(piece.times.size for piece in pieces if isinstance(piece, Atomic))])
+    both = worker.start, worker.cycle_time
+    parts = max([num_inner, *(law.breaks().size for law in both if law.atomic)])
     chunk = max(_CHUNK // (size * parts * (size if worker.overlap else 1)), 1)
     if t.size <= chunk:
         return late_hazard(worker, load, t[:, None], num_inner)
@@ -167,11 +158,11 @@ def _nodes(worker: Worker, load: Load, rule: Completion, num_nodes: int) -> Quad
     if plain:  # no search: the times of these hazards, times the work
         times = worker.cycle_time.inverse_cumulative_hazard(marks).astype(load.work.dtype)
         peaks = jax.lax.stop_gradient(peaks_of(times, load.work))
-        pieces = worker.cycle_time.pieces()
-        kinks = images_of(pieces, still[1].work) if isinstance(pieces, Kinked) else None
+        law = still[0].cycle_time
+        kinks = None if law.smooth else images_of(law, still[1].work)
     else:
         peaks, kinks = _peaks(*still, rule, marks), _kinks_of(*still)
-    if kinks is None and rule.rekindled and not isinstance(worker.start_up, Law):
+    if kinks is None and rule.rekindled and worker.start.atomic:
         kinks = first_times(*still)[kinked_levels(load.work.size)], None
     if kinks is None:
         found = line_rule(line(peaks, hazard_at, choices), num_nodes)
@@ -185,10 +176,10 @@ def _onsets_of(worker: Worker, load: Load, start: Array, turns: bool) -> Array:
 
     Of one pair nothing is later, unless a level is there in `turns`, as subsets are covered.
     """
-    pieces, starts = worker.cycle_time.pieces(), worker.infimum()[None]
-    if is_atomic(worker.start_up):
+    law, starts = worker.cycle_time, worker.infimum()[None]
+    if worker.start.atomic:
         starts = worker.atoms()[0]
-    times = pieces.times if isinstance(pieces, Atomic) else worker.cycle_time.infimum()[None]
+    times = law.breaks() if law.atomic else law.infimum()[None]
     if starts.size * times.size == 1 and not turns:
         return start[None]
     found = starts[:, None, None] + delivered(load, times[:, None], worker.overlap)
@@ -224,14 +215,12 @@ def _peaks(worker: Worker, load: Load, rule: Completion, marks: Array) -> Array:
     Where the rule's bounding hazards are as in its `marks`: found in the logarithm of the time that is left,
     of which the time of a worker as slow as the slowest is the scale.
     """
-    dtype, starts = load.work.dtype, worker.start_up
+    dtype = load.work.dtype
     beyond = marks + np.log(2.0).astype(dtype)
     longest = worker.cycle_time.inverse_cumulative_hazard(beyond).astype(dtype)
-    start, last = rule.first(first_times(worker, load)), worker.infimum().astype(dtype)
-    if isinstance(starts, Law):
-        last = starts.inverse_cumulative_hazard(beyond).astype(dtype) / worker.unit
-    slowest = jnp.broadcast_to(last, marks.shape)[-1, 0]
-    scale = slowest + jnp.max(delivered(load, longest[-1, :1], worker.overlap))
+    start = rule.first(first_times(worker, load))
+    last = worker.start.inverse_cumulative_hazard(beyond).astype(dtype) / worker.unit
+    scale = last[-1, 0] + jnp.max(delivered(load, longest[-1, :1], worker.overlap))
     highest = jnp.max(last + delivered(load, longest, worker.overlap), axis=-1, keepdims=True)
     room, furthest = highest - start, LONGEST[dtype.itemsize]
 
@@ -252,33 +241,26 @@ def _kinks_of(worker: Worker, load: Load) -> tuple[Array, Array | None] | None:
 
     Where both laws have densities, kinks within either are smoothed by the other.
     """
-    dtype, starts, law = load.work.dtype, worker.start_up, worker.cycle_time
-    pieces, of_start = law.pieces(), starts.pieces() if isinstance(starts, Law) else None
-    one_start = not isinstance(starts, Law) or (isinstance(of_start, Atomic) and of_start.times.size == 1)
-    dense = not isinstance(pieces, Atomic) and not is_atomic(starts)
+    dtype, starts, law = load.work.dtype, worker.start, worker.cycle_time
+    one_start = starts.atomic and starts.breaks().size == 1
+    dense = not law.atomic and not starts.atomic
     overtaken = worker.overlap and load.sent is not None and not dense
-    if isinstance(pieces, Smooth) and ((one_start and not overtaken) or isinstance(of_start, Smooth)):
+    if law.smooth and ((one_start and not overtaken) or starts.smooth):
         return None
 
-    def marks(law: Law | Array | None, of_law: object) -> tuple[Array, bool]:
-        if not isinstance(law, Law):
-            return jnp.asarray(0.0 if law is None else law)[None], True
-        if isinstance(of_law, Atomic):
-            return of_law.times, True
-        times, ends = law.infimum()[None], False
-        if isinstance(of_law, Kinked):
-            times, ends = jnp.concatenate([times, of_law.times]), of_law.ends
-            times = times[np.r_[0, -1]] if dense and ends else times[:1] if dense else times
-        return times, ends
+    def marks(law: Law) -> Array:
+        if law.atomic:
+            return law.breaks()
+        times = jnp.append(law.infimum(), law.breaks())
+        return times[np.r_[0, -1]] if dense and law.has_end else times[:1] if dense else times
 
-    start_marks, start_ends = marks(starts, of_start)
-    time_marks, time_ends = marks(law, pieces)
+    start_marks, time_marks = marks(starts), marks(law)
     start_marks, time_marks = (start_marks / worker.unit).astype(dtype), time_marks.astype(dtype)
     if overtaken:
         time_marks = jnp.concatenate([_overtaking(load), time_marks])
     ready = delivered(load, time_marks[:, None], worker.overlap)
     images = (start_marks[:, None, None] + ready[:, kinked_levels(load.work.size)]).ravel()
-    last = start_marks[-1] + jnp.max(ready) if start_ends and time_ends else None
+    last = start_marks[-1] + jnp.max(ready) if starts.has_end and law.has_end else None
     return images, last
 
 
@@ -337,12 +319,11 @@ def smoothed_exceedance(worker: Worker, load: Load, rule: Completion, t: Array, 
 
 def _steps(worker: Worker) -> tuple[Array, Array, Array]:
     """Start-ups in units of κ, cycle times and probabilities of all pairs of them, `[K]`."""
-    if isinstance(worker.cycle_time, Pairs):
-        starts, times = worker.cycle_time.arrays()
+    if worker.pairs is not None:
+        starts, times = worker.pairs.arrays()
         return starts / worker.unit, times, jnp.full(times.shape, 1 / times.size)
     starts, share = worker.atoms()
-    pieces = worker.cycle_time.pieces()
-    assert isinstance(pieces, Atomic)
-    mass = mass_of(worker.cycle_time, pieces.times)
-    pairs = jnp.meshgrid(starts, pieces.times, indexing="ij")
+    atoms = worker.cycle_time.breaks()
+    mass = mass_of(worker.cycle_time, atoms)
+    pairs = jnp.meshgrid(starts, atoms, indexing="ij")
     return pairs[0].ravel(), pairs[1].ravel(), (share[:, None] * mass).ravel()

@@ -13,7 +13,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax.deliveries import unreached
-from bcgc_jax.laws import Atomic, Kinked, Law
+from bcgc_jax.laws import Law
 from bcgc_jax.plans.completion import AnyOf
 from bcgc_jax.quadrature import in_panel, kinked_levels, legendre, line, on_line, panels, raised
 
@@ -72,8 +72,7 @@ class Rule(NamedTuple):
 
 def rule(law: Law, known: Marks, load: Array, num_nodes: int) -> Rule:
     """The rule of `num_nodes` intervals, or with a number of nodes in each panel to match."""
-    pieces = law.pieces()
-    assert not isinstance(pieces, Atomic)
+    assert not law.atomic
     # The nodes need not follow the load: the integral does not depend on them.
     law, known, load = jax.lax.stop_gradient((law, known, load))
     peaks = peaks_of(known.times, load)
@@ -81,8 +80,8 @@ def rule(law: Law, known: Marks, load: Array, num_nodes: int) -> Rule:
     def hazard_at(t: Array) -> Array:
         return threshold_hazard(law, load, t, known.largest)[0]
 
-    if isinstance(pieces, Kinked):
-        images, last = images_of(pieces, load)
+    if not law.smooth:
+        images, last = images_of(law, load)
         start, left, size_of = panels(peaks, images, last, hazard_at, known.log_choices)
         order = num_nodes // 8
         points, weights = (jnp.asarray(a, load.dtype) for a in legendre(order))
@@ -93,7 +92,7 @@ def rule(law: Law, known: Marks, load: Array, num_nodes: int) -> Rule:
             inside = panel < left.size
             panel = jnp.where(inside, panel, 0)
             share = (part % refine + points[node]) / refine
-            t, slope = in_panel(pieces.ends, start, left[panel], size_of[panel], share)
+            t, slope = in_panel(law.has_end, start, left[panel], size_of[panel], share)
             return t, jnp.where(inside, slope / refine * weights[node], 0)
 
         return Rule(start, jnp.zeros_like(start), left.size * order, in_panels)
@@ -110,11 +109,11 @@ def rule(law: Law, known: Marks, load: Array, num_nodes: int) -> Rule:
     return Rule(of_line[0], of_line[5], num_nodes, along)
 
 
-def images_of(pieces: Kinked, load: Array) -> tuple[Array, Array | None]:
+def images_of(law: Law, load: Array) -> tuple[Array, Array | None]:
     """Of the kinks at some levels, and when all are there for sure."""
-    kinks = pieces.times.astype(load.dtype)
+    kinks = law.breaks().astype(load.dtype)
     images = (load[kinked_levels(load.size)][:, None] * kinks).ravel()
-    return images, load[-1] * kinks[-1] if pieces.ends else None
+    return images, load[-1] * kinks[-1] if law.has_end else None
 
 
 def slope_of_homogeneous(value: Array, slope: Array, load: Array, num_workers: ArrayLike) -> Array:

@@ -11,7 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import concrete, is_traced, pytree_dataclass, replace, static_field, working_dtype
-from bcgc_jax.laws import Atomic, JointLaw, Law
+from bcgc_jax.laws import JointLaw, Law
 from bcgc_jax.laws.atoms import mass_of
 from bcgc_jax.plans.completion import AnyOf
 from bcgc_jax.plans.plan import Plan
@@ -188,9 +188,8 @@ def straggler_ratio(law: Law | JointLaw) -> Array:
 
 
 def _straggler_ratio(law: Law) -> Array:
-    pieces = law.pieces()
-    if isinstance(pieces, Atomic):
-        atoms, mass = pieces.times, mass_of(law, pieces.times)
+    if law.atomic:
+        atoms, mass = law.breaks(), mass_of(law, law.breaks())
         share = jnp.diff(jnp.clip(jnp.cumsum(mass), 0, 0.5), prepend=0.0)
         low = jnp.sum(jnp.where(share > 0, atoms * jnp.where(share > 0, share, 1), 0))
         return (law.mean() - low) / low

@@ -15,7 +15,6 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import check, check_whole, concrete, is_traced, meets
-from bcgc_jax.laws import Atomic
 from bcgc_jax.problem import Problem
 from bcgc_jax.solution import Solution
 from bcgc_jax.solvers import sample_average
@@ -170,7 +169,7 @@ def check_finite_mean(problem: Problem) -> None:
     if is_traced(problem):
         return
     for one in problem.iteration.laws():
-        batched = any(np.ndim(leaf) for leaf in jax.tree.leaves(one)) and not isinstance(one.pieces(), Atomic)
+        batched = any(np.ndim(leaf) for leaf in jax.tree.leaves(one)) and not one.atomic
         mean = concrete(one.mean())  # traced within a caller's jit
         if batched or mean is None or np.all(np.isfinite(mean)):
             continue

@@ -22,7 +22,7 @@ from jax.typing import ArrayLike
 from bcgc_jax._pytree import replace
 from bcgc_jax.deliveries import Load
 from bcgc_jax.iterations import Independent, Sampled
-from bcgc_jax.laws import Law, Smooth
+from bcgc_jax.laws import Law
 from bcgc_jax.linear_algebra import solve_positive
 from bcgc_jax.plans.evaluate import with_rounding
 from bcgc_jax.plans.marks import Marks, marks
@@ -319,7 +319,7 @@ def _whole_round(given: _Given, s: _Evaluating) -> _Evaluating:
     """Evaluate at all nodes, and go on from there."""
     load = given.loads @ _trial(given, s.iterate)
     refine = _Counts(*s.iterate.counts).refine
-    if load.size > LARGE and isinstance(given.law.pieces(), Smooth):
+    if load.size > LARGE and given.law.smooth:
         # Where steps have to be cut, the Hessian is none of here.
         fresh = (_Counts(*s.iterate.counts).round == _CHECK) | (_Numbers(*s.iterate.numbers).length < 1)
         start, sums = sums_of_many(given.law, given.marks, load, given.workers, refine, s.sums, fresh)
@@ -383,7 +383,7 @@ def _decide(given: _Given, s: _Iterate, f: Expansion) -> _Iterate:
         z, barrier = _multipliers(given, s, x)
         dx, descent, length = _direction(given, x, z, barrier, f.slope / unit, f.hessian / unit)
         step = after == _STEP
-        finer = _FINER_WITH_KINKS if not isinstance(given.law.pieces(), Smooth) else _FINER
+        finer = _FINER_WITH_KINKS if not given.law.smooth else _FINER
         refine = jnp.where(after == _CHECK, finer * count.refine, count.refine)
         counts = _Counts(after, count.steps + (count.round == _STEP), refine, jnp.zeros_like(refine))
         length, descent = jnp.where(step, length, 1), jnp.where(step, descent, 0)
@@ -415,7 +415,7 @@ def _verdict(
     if given.levels.size > LARGE:  # beyond its own error, a rule's optimum is not looked for
         enough = jnp.maximum(enough, jnp.minimum(error / value, _ROUGH))
     met = (least + more) * total >= (1 - enough) * value
-    if not isinstance(given.law.pieces(), Smooth):  # a rule that only confirms another
+    if not given.law.smooth:  # a rule that only confirms another
         sure = met & (count.round == _CHECK)
     else:  # the gap with its error
         sure = (count.refine > first_fineness(given.levels.size)) & (

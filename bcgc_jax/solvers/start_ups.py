@@ -19,8 +19,6 @@ from jax.typing import ArrayLike
 
 from bcgc_jax import order_statistics
 from bcgc_jax.iterations import Independent
-from bcgc_jax.laws import Law
-from bcgc_jax.laws.pairs import Pairs
 from bcgc_jax.partitions import project_on_levels
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.runtime import load_of, with_least_start_up
@@ -254,12 +252,9 @@ def _typical(problem: Problem) -> tuple[Array, Array]:
     one = jnp.ones(problem.max_workers, problem.dtype)
     (hazard,) = order_statistics.typical_hazards(one, problem.num_workers, (0.0,))
     times = worker.cycle_time.inverse_cumulative_hazard(hazard)
-    start = worker.start_up
-    if isinstance(worker.cycle_time, Pairs):
-        starts = jnp.quantile(worker.cycle_time.arrays()[0], -jnp.expm1(-hazard))
-    else:
-        assert isinstance(start, Law)
-        starts = start.inverse_cumulative_hazard(hazard)
+    starts = worker.start.inverse_cumulative_hazard(hazard)
+    if worker.pairs is not None:
+        starts = jnp.quantile(worker.pairs.arrays()[0], -jnp.expm1(-hazard))
     # Few workers are slow in both: half of each one's spread, with the other typical.
     middle = (starts + starts[problem.max_workers // 2]) / 2
     return middle.astype(one.dtype), ((times + times[problem.max_workers // 2]) / 2).astype(one.dtype)

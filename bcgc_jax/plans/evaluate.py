@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from bcgc_jax.bisection import bisect
 from bcgc_jax.crossing import MANY
 from bcgc_jax.deliveries import (
     NUM_INNER,
@@ -224,14 +225,12 @@ def _peaks(worker: Worker, load: Load, rule: Completion, marks: Array) -> Array:
     highest = jnp.max(last + delivered(load, longest, worker.overlap), axis=-1, keepdims=True)
     room, furthest = highest - start, LONGEST[dtype.itemsize]
 
-    def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-        middle = (ends[0] + ends[1]) / 2
-        hazard, _ = late_hazard(worker, load, start + room * jnp.exp(middle), _LAYOUT_INNER)
-        later = rule.bounding(hazard) < marks
-        return jnp.where(later, middle, ends[0]), jnp.where(later, ends[1], middle)
+    def reached(log_share: Array) -> Array:
+        hazard, _ = late_hazard(worker, load, start + room * jnp.exp(log_share), _LAYOUT_INNER)
+        return rule.bounding(hazard) >= marks
 
-    ends = jnp.full_like(marks, -furthest), jnp.zeros_like(marks)
-    share = jax.lax.fori_loop(0, _HALVINGS, halve, ends)[0]
+    nowhere = jnp.full_like(marks, -furthest)
+    share, _ = bisect(reached, nowhere, jnp.zeros_like(marks), _HALVINGS)
     found = start + jnp.where(share > -furthest, room * jnp.exp(share), 0)
     return raised(jnp.max(found, axis=-1), scale)
 

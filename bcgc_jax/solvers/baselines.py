@@ -1,7 +1,6 @@
 r"""The schemes that block coordinate coding is compared with, each as its authors define it."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,6 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import concrete, is_traced, pytree_dataclass, replace, static_field, working_dtype
+from bcgc_jax.bisection import bisect
 from bcgc_jax.laws import JointLaw, Law
 from bcgc_jax.laws.atoms import mass_of
 from bcgc_jax.plans.completion import AnyOf
@@ -23,6 +23,8 @@ from bcgc_jax.solvers.method import Method, Numbered, refuse_setup
 
 # Of partial stragglers, those that are assessed one by one; operations of each under measured times.
 _FEW_LEVELS, _CHEAP = 64, 1e7
+# Halvings that exhaust float64.
+_HALVINGS = 80
 # Levels of partial stragglers that are tried, of up to so many workers all; so many at a time.
 _LEVELS, _BATCH = 64, 16
 
@@ -149,22 +151,11 @@ def ferdinand_partition(problem: Problem, num_layers: ArrayLike) -> tuple[Array,
         rising = slope * (layers * (layers + 1) - flat * (flat + 1)) / 2 - (layers - flat)
         return c * flat + rising
 
-    def bisect(total_at: Callable[[Array], Array], low: Array, high: Array) -> Array:
-        """The least value from which on `total_at` reaches the target."""
-
-        def halve(_, ends):
-            middle = (ends[0] + ends[1]) / 2
-            short = total_at(middle) < target
-            return jnp.where(short, middle, ends[0]), jnp.where(short, ends[1], middle)
-
-        # 80 halvings exhaust float64.
-        return jax.lax.fori_loop(0, 80, halve, (low, high))[1]
-
     one = jnp.ones((), dtype)
     cap = workers / layers
-    slope = bisect(lambda u: level_sum(one, u), jnp.zeros((), dtype), cap)
+    _, slope = bisect(lambda u: level_sum(one, u) >= target, jnp.zeros((), dtype), cap, _HALVINGS)
     slope = jnp.where(level_sum(one, cap) <= target, cap, slope)
-    c = bisect(lambda c: level_sum(c, slope), one, workers - 1)
+    _, c = bisect(lambda c: level_sum(c, slope) >= target, one, workers - 1, _HALVINGS)
     feasible = (layers >= 1) & (workers > 1) & (target >= layers) & (target <= layers * (workers - 1))
     level = jnp.arange(problem.max_workers, dtype=dtype)
     # Layers with s_j ≥ n - 1/2: all if the flat part is there, else those on the rising part. A half goes

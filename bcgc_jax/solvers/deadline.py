@@ -22,6 +22,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import pytree_dataclass, replace, static_field
+from bcgc_jax.bisection import bisect
 from bcgc_jax.deliveries import Load
 from bcgc_jax.partitions import project_partition
 from bcgc_jax.problem import Problem, Status
@@ -318,11 +319,6 @@ def fastest_in_time(
 def _towards(good: Callable[[Array], Array], begin: Array, end: Array) -> Array:
     """The point nearest to `begin`, on the way to `end`, that is `good`; `end` if none is."""
 
-    def half(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-        middle = (ends[0] + ends[1]) / 2
-        ok = good(begin + middle * (end - begin))
-        return jnp.where(ok, ends[0], middle), jnp.where(ok, middle, ends[1])
-
     one = jnp.ones((), begin.dtype)
-    _, way = jax.lax.fori_loop(0, _HALVINGS, half, (0 * one, one))
+    _, way = bisect(lambda way: good(begin + way * (end - begin)), 0 * one, one, _HALVINGS)
     return begin + way * (end - begin)

@@ -14,6 +14,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import check_whole, concrete, pytree_dataclass, replace, static_field
+from bcgc_jax.bisection import bisect
 from bcgc_jax.iterations import Independent
 from bcgc_jax.plans.completion import AnyOf, FirstHolder
 from bcgc_jax.plans.plan import Needs, Plan, needs_of
@@ -333,13 +334,8 @@ def share_out(starts: Array, seconds: Array, num_workers: Array, chunks: int) ->
         """How often each worker has asked by t."""
         return jnp.where(exists & (starts <= t), jnp.floor((t - starts) / seconds) + 1, 0)
 
-    def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-        middle = (ends[0] + ends[1]) / 2
-        enough = jnp.sum(asked(middle)) >= count
-        return jnp.where(enough, ends[0], middle), jnp.where(enough, middle, ends[1])
-
     high = jnp.max(jnp.where(exists, starts + chunks * seconds, 0))
-    last = jax.lax.fori_loop(0, _HALVINGS, halve, (jnp.zeros_like(high), high))[1]
+    _, last = bisect(lambda t: jnp.sum(asked(t)) >= count, jnp.zeros_like(high), high, _HALVINGS)
     had = asked(last)
     # Of those that ask in the same moment the first ones get the rest.
     surplus = jnp.sum(had) - count

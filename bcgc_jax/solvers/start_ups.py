@@ -18,6 +18,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax import order_statistics
+from bcgc_jax.bisection import bisect
 from bcgc_jax.iterations import Independent
 from bcgc_jax.partitions import project_on_levels
 from bcgc_jax.problem import Problem, Status
@@ -217,13 +218,8 @@ def ordered_bound(problem: Problem, levels: Array) -> Array:
         above = jnp.cumsum(more[::-1])[::-1] - more
         return jnp.max(jnp.where(levels, work / subsets + above, 0))
 
-    def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-        middle = (ends[0] + ends[1]) / 2
-        enough = coordinates(middle) >= problem.total
-        return jnp.where(enough, ends[0], middle), jnp.where(enough, middle, ends[1])
-
     longest = jnp.max(starts) + problem.scale * problem.total * size * jnp.max(times)
-    return jax.lax.fori_loop(0, _HALVINGS, halve, (0 * longest, longest))[0]
+    return bisect(lambda t: coordinates(t) >= problem.total, 0 * longest, longest, _HALVINGS)[0]
 
 
 def _starts(problem: Problem, levels: Array, relaxed: Array) -> Array:
@@ -271,12 +267,7 @@ def _closed_form(problem: Problem, open_: Array, starts: Array, times: Array) ->
         work = jax.lax.cummax(work)
         return jnp.diff(work, prepend=jnp.zeros(1, work.dtype)) / (level + 1).astype(work.dtype)
 
-    def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-        middle = (ends[0] + ends[1]) / 2
-        enough = jnp.sum(shares(middle)) >= problem.total
-        return jnp.where(enough, ends[0], middle), jnp.where(enough, middle, ends[1])
-
     longest = most + kappa * problem.total * open_.size * jnp.max(times)
-    t = jax.lax.fori_loop(0, _HALVINGS, halve, (0 * longest, longest))[1]
+    _, t = bisect(lambda t: jnp.sum(shares(t)) >= problem.total, 0 * longest, longest, _HALVINGS)
     found = shares(t)
     return found / jnp.sum(found)

@@ -98,12 +98,14 @@ class Worker:
 
     def infimum(self) -> Array:
         """Of the start-up, in units of κ."""
-        return jnp.zeros(()) if self.start_up is None else self.start.infimum() / self.unit
+        # A number of no dtype of its own.
+        return jnp.asarray(0.0) if self.start_up is None else self.start.infimum() / self.unit
 
     def atoms(self) -> tuple[Array, Array]:
         """Of a start-up that has them: times, in units of κ, and probabilities."""
         if self.start.constant:
-            return self.infimum()[None], jnp.ones(1)
+            times = self.infimum()[None]
+            return times, jnp.ones_like(times)
         times = self.start.breaks()
         return times / self.unit, mass_of(self.start, times)
 

@@ -20,6 +20,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import replace
+from bcgc_jax.crossing import MANY_PROBLEMS
 from bcgc_jax.deliveries import Load
 from bcgc_jax.iterations import Independent, Sampled
 from bcgc_jax.laws import Law
@@ -191,7 +192,7 @@ def optimal_partition(
     done, steps, x, numbers = loop(
         functools.partial(_go_on, max_steps=max_steps),
         _whole_round,
-        _one_piece,
+        lambda size: functools.partial(_one_piece, many=size >= MANY_PROBLEMS),
         lambda _, s: _answer(s.iterate),
         given,
         first,
@@ -329,14 +330,14 @@ def _whole_round(given: _Given, s: _Evaluating) -> _Evaluating:
     return s._replace(iterate=_decide(given, s.iterate, _in_shares(given.loads, f)), sums=sums)
 
 
-def _one_piece(given: _Given, s: _Evaluating) -> _Evaluating:
+def _one_piece(given: _Given, s: _Evaluating, *, many: bool) -> _Evaluating:
     """Evaluate at one piece of the nodes, and go on from there once it was the last.
 
     Each lane of a batch does as many pieces as it needs: a finer rule holds up no other.
     """
     load = given.loads @ _trial(given, s.iterate)
     refine = _Counts(*s.iterate.counts).refine
-    start, count, add = rule_in_pieces(given.law, given.marks, load, given.workers, refine, True)
+    start, count, add = rule_in_pieces(given.law, given.marks, load, given.workers, refine, many)
     sums = add(s.piece, s.sums)
     f = derivatives(given.law, start, load, given.workers, sums)
     decided = _decide(given, s.iterate, _in_shares(given.loads, f))

@@ -93,7 +93,7 @@ class Scheduled(Numbered):
             )  # draws of workers that are none take as long
         schedule = self.schedule(problem, search)
         found, needs = _evaluated(self, problem, schedule, judge)
-        plan = Plan(problem.total[None], np.zeros(0, int), np.zeros(0, int), np.zeros(0), None)
+        plan = Plan(problem.total[None], np.zeros(0, int), np.zeros(0, int), np.zeros(0, problem.dtype), None)
         if schedule is not None:
             plan = without_padding(schedule)
         return replace(solution_of_value(problem, found), plan=replace(plan, known_needs=needs))

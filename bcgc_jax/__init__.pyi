@@ -4,7 +4,6 @@ from bcgc_jax import coding as coding
 from bcgc_jax import measured as measured
 from bcgc_jax import partitions as partitions
 from bcgc_jax import schedules as schedules
-from bcgc_jax.expectation import Expectation as Expectation
 from bcgc_jax.iterations import expected_order_statistics as expected_order_statistics
 from bcgc_jax.iterations import sorted_cycle_times as sorted_cycle_times
 from bcgc_jax.laws import Deterministic as Deterministic
@@ -25,8 +24,11 @@ from bcgc_jax.laws import Unlike as Unlike
 from bcgc_jax.laws import Weibull as Weibull
 from bcgc_jax.partitions import levels_from_partition as levels_from_partition
 from bcgc_jax.partitions import partition_from_levels as partition_from_levels
+from bcgc_jax.plans.plan import Needs as Needs
+from bcgc_jax.plans.plan import Plan as Plan
 from bcgc_jax.problem import Problem as Problem
 from bcgc_jax.problem import Status as Status
+from bcgc_jax.quadrature import Expectation as Expectation
 from bcgc_jax.runtime import Certificate as Certificate
 from bcgc_jax.runtime import RuntimeEstimate as RuntimeEstimate
 from bcgc_jax.runtime import block_runtime as block_runtime
@@ -36,9 +38,6 @@ from bcgc_jax.runtime import coordinate_runtime as coordinate_runtime
 from bcgc_jax.runtime import expected_runtime as expected_runtime
 from bcgc_jax.runtime import integrate_runtime as integrate_runtime
 from bcgc_jax.runtime import simulate_runtime as simulate_runtime
-from bcgc_jax.schedules import Schedule as Schedule
-from bcgc_jax.solution import Needs as Needs
-from bcgc_jax.solution import Parts as Parts
 from bcgc_jax.solution import Solution as Solution
 from bcgc_jax.solvers import Alternating as Alternating
 from bcgc_jax.solvers import Backup as Backup

@@ -7,7 +7,7 @@ total; the first failure, what follows one and its slopes are triangular systems
 import functools
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -22,15 +22,16 @@ from bcgc_jax.windows import windowed_paths
 # From more workers on the forward recursion in windows takes the place of the triangular systems.
 MANY = 400
 
-# Sums that are written out, if they are asked for, are so up to this size: at N = 12 half of a batch's time.
-_WRITTEN_OUT = 12
+# In a batch of so many problems, more than any search has candidates, sums are written out up to this size:
+# at N = 12 half of its time.
+MANY_PROBLEMS, _WRITTEN_OUT = 100, 12
 # From these sizes on half of the zeros above the diagonal are left out: a row's loop is compiled once for
 # each of these parts of the rows, more of them for values in batches. At N = 1000 2.9 ms a node on a core,
 # 4.6 with one part; in a batch 2.2 µs a problem at N = 100, 2.4 with four. One alone is slower for it.
 _LARGE, _LARGE_IN_BATCHES, _PARTS, _PARTS_IN_BATCHES = 150, 50, 4, 8
 
 
-def crossing_probability(hazard: Array, num_workers: ArrayLike, *, written_out: bool = False) -> Array:
+def crossing_probability(hazard: Array, num_workers: ArrayLike) -> Array:
     r"""P(some T_(N-n) exceeds its threshold), given Λ at the thresholds, `[..., N]` to `[...]`.
 
     `hazard` holds Λ(θ_n), not increasing in n, with n = 0 for the slowest worker. Failures of "at least
@@ -45,19 +46,19 @@ def crossing_probability(hazard: Array, num_workers: ArrayLike, *, written_out: 
     The slope has a closed form (`crossing_slopes`). The substitution is a loop over k, vectorised
     over the leading axes: at N = 100 twice as fast as a batched triangular solve, which on CPU can
     lock up the thread pool that it shares with the code around it (seen with jaxlib 0.10, two cores).
-    `written_out` (static) writes the sums of up to 12 workers term by term, for batches of many problems.
+    In a batch of many problems the sums of up to 12 workers are written out term by term.
 
     >>> from bcgc_jax.laws import Uniform
     >>> p = crossing_probability(Uniform(0.0, 1.0).cumulative_hazard(jnp.array([0.75, 0.5])), 2)
     >>> round(float(p), 5)  # 1 - P(T_(1) ≤ 1/2, T_(2) ≤ 3/4) = 1 - (9/16 - 1/16)
     0.5
     """
-    return crossing_slopes(hazard, num_workers, written_out)[0]
+    return crossing_slopes(hazard, num_workers)[0]
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-@functools.partial(jax.jit, static_argnums=2)
-def crossing_slopes(hazard: Array, num_workers: ArrayLike, written_out: bool = False) -> tuple[Array, Array]:
+@jax.custom_jvp
+@jax.jit
+def crossing_slopes(hazard: Array, num_workers: ArrayLike) -> tuple[Array, Array]:
     r"""`crossing_probability` and its slopes in the hazards, `[...]` and `[..., N]`.
 
     ∂P/∂b_k = -N V_k R_k / Pois(N; N): the paths that sit at k-1 when b_k moves past one more worker. The
@@ -66,7 +67,24 @@ def crossing_slopes(hazard: Array, num_workers: ArrayLike, written_out: bool = F
     if hazard.shape[-1] > MANY:
         found = windowed_paths(jnp.asarray(hazard), num_workers)
         return found.probability, -jnp.asarray(num_workers) * found.arrive * found.leave * jnp.exp(-hazard)
-    crossing = Crossing(shares(hazard), num_workers, written_out)
+    return _paths(hazard, num_workers)
+
+
+@jax.custom_batching.custom_vmap
+def _paths(hazard: Array, num_workers: ArrayLike) -> tuple[Array, Array]:
+    return _probability_and_slopes(hazard, num_workers, False)
+
+
+@_paths.def_vmap
+def _paths_of_many(
+    size: int, batched: Sequence[bool], hazard: Array, num_workers: ArrayLike
+) -> tuple[tuple[Array, Array], tuple[bool, bool]]:
+    function = functools.partial(_probability_and_slopes, batched=size >= MANY_PROBLEMS)
+    return jax.vmap(function, [0 if one else None for one in batched])(hazard, num_workers), (True, True)
+
+
+def _probability_and_slopes(hazard: Array, num_workers: ArrayLike, batched: bool) -> tuple[Array, Array]:
+    crossing = Crossing(shares(hazard), num_workers, batched)
     first = crossing.first_failures()
     paths = first * crossing.successes()
     # Probabilities: below 0 is rounding.
@@ -75,8 +93,8 @@ def crossing_slopes(hazard: Array, num_workers: ArrayLike, written_out: bool = F
 
 
 @crossing_slopes.defjvp
-def _crossing_slopes_jvp(written_out, primals, tangents):
-    probability, slope = crossing_slopes(*primals, written_out)
+def _crossing_slopes_jvp(primals, tangents):
+    probability, slope = crossing_slopes(*primals)
     return (probability, slope), (jnp.sum(slope * tangents[0], axis=-1), jnp.zeros_like(slope))
 
 
@@ -113,17 +131,15 @@ class Crossing:
     probabilities up to factors that cancel in `unit` V R / `total` and `unit`² V G R / `total`.
     """
 
-    def __init__(
-        self, levels: tuple[Array, Array], num_workers: ArrayLike, written_out: bool = False
-    ) -> None:
+    def __init__(self, levels: tuple[Array, Array], num_workers: ArrayLike, batched: bool = False) -> None:
         self.below, self.above = levels
         self.size, dtype = self.below.shape[0], self.below.dtype
         self.workers = jnp.asarray(num_workers, dtype)
         # A number that is known stays one: powers by known exponents.
         self.count = num_workers if isinstance(num_workers, int) else jnp.asarray(num_workers, int)
         self.index = np.arange(self.size)
-        self.written_out = written_out and self.size <= _WRITTEN_OUT
-        self.batched = written_out
+        self.written_out = batched and self.size <= _WRITTEN_OUT
+        self.batched = batched
         log_factorial = np.array([math.lgamma(k + 1) for k in range(self.size + 1)])
         most = math.log(jnp.finfo(dtype).max)
         # With room for the time and the density that V and R are multiplied by: N < 53 in float32.

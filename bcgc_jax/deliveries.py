@@ -16,11 +16,11 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
-from bcgc_jax._pytree import pytree_dataclass, static_field
-from bcgc_jax.laws import Atomic, Kinked, Law
-from bcgc_jax.laws.atoms import mass_of
+from bcgc_jax._pytree import pytree_dataclass, replace, static_field
+from bcgc_jax.laws import Law
+from bcgc_jax.laws.atoms import Constant, mass_of
 from bcgc_jax.laws.pairs import Pairs
-from bcgc_jax.quadrature import rule_error
+from bcgc_jax.quadrature import largest, rule_error
 
 # Beyond this hazard, and before its inverse, a start-up has no probability to speak of.
 _LONGEST_START = {8: 40.0, 4: 18.0}
@@ -29,84 +29,97 @@ _LONGEST_START = {8: 40.0, 4: 18.0}
 _ENDS, NUM_INNER, _INNER_SAFETY = 3.2, 64, 3.0
 
 
+# The law of a start-up that takes no time.
+_AT_ONCE = Constant(0.0)
+
+
 class Load(NamedTuple):
     """What a worker has done when each level is finished, `[max_workers]` each, ascending.
 
-    `work` y_n, in cycles of a coordinate; `sent` c X_n / κ, in cycle times.
+    `work` y_n, in cycles of a coordinate; `sent` c X_n / κ, in cycle times, None without a link.
     """
 
     work: Array
-    sent: Array
+    sent: Array | None = None
+
+    def gaps(self) -> Array:
+        """What the link has sent of level n when it begins with level j, `[n, j]`: all after j - 1."""
+        assert self.sent is not None
+        return self.sent[:, None] - jnp.concatenate([jnp.zeros_like(self.sent[:1]), self.sent[:-1]])
 
 
 @pytree_dataclass
 class Worker:
-    """A worker's cycle time, its start-up in the unit of runtimes (a law or a number), and `unit`, κ."""
+    """A worker's cycle time; its start-up, in the unit of runtimes (a law, a number, or none); `unit`, κ."""
 
     cycle_time: Law
-    start_up: Law | Array
-    unit: Array
+    start_up: Law | ArrayLike | None = None
+    unit: ArrayLike = 1.0
     overlap: bool = static_field(default=False)
+
+    @property
+    def start(self) -> Law:
+        """The law of the start-up."""
+        start = 0.0 if self.start_up is None else self.start_up
+        return start if isinstance(start, Law) else replace(_AT_ONCE, value=start)
+
+    @property
+    def pairs(self) -> Pairs | None:
+        """The start-ups and cycle times, where they depend on each other."""
+        return self.cycle_time if isinstance(self.cycle_time, Pairs) else None
+
+    @property
+    def plain(self) -> bool:
+        """Whether workers begin at once."""
+        return self.start_up is None and self.pairs is None
 
     @property
     def constant(self) -> bool:
         """Whether every start-up takes the same time."""
-        return not isinstance(self.start_up, Law) and not isinstance(self.cycle_time, Pairs)
+        return self.start.constant and self.pairs is None
 
     @property
     def stepwise(self) -> bool:
         """Whether P(F_n ≤ t) is a step function of t."""
-        return isinstance(self.cycle_time.pieces(), Atomic) and is_atomic(self.start_up)
+        return self.cycle_time.atomic and self.start.atomic
+
+    def with_fast_inverses(self) -> "Worker":
+        start = None if self.start_up is None else self.start.with_fast_inverse()
+        return replace(self, cycle_time=self.cycle_time.with_fast_inverse(), start_up=start)
 
     def draw(self, key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> tuple[Array, Array]:
         """Start-ups, in units of κ, and cycle times."""
-        if isinstance(self.cycle_time, Pairs):
-            starts, times = self.cycle_time.sample_pairs(key, shape, dtype)
+        if self.pairs is not None:
+            starts, times = self.pairs.sample_pairs(key, shape, dtype)
             return (starts / self.unit).astype(dtype), times
-        assert isinstance(self.start_up, Law)
         one, other = jax.random.split(key)
-        starts = self.start_up.sample(one, shape, dtype) / self.unit
+        starts = self.start.sample(one, shape, dtype) / self.unit
         return starts.astype(dtype), self.cycle_time.sample(other, shape, dtype)
 
     def infimum(self) -> Array:
         """Of the start-up, in units of κ."""
-        start = self.start_up.infimum() if isinstance(self.start_up, Law) else self.start_up
-        return jnp.asarray(start) / self.unit
+        # A number of no dtype of its own.
+        return jnp.asarray(0.0) if self.start_up is None else self.start.infimum() / self.unit
 
-
-def is_atomic(start_up: Law | Array) -> bool:
-    return not isinstance(start_up, Law) or isinstance(start_up.pieces(), Atomic)
-
-
-def atoms_of(start_up: Law | Array) -> tuple[Array, Array]:
-    """Times and probabilities."""
-    if not isinstance(start_up, Law):
-        times = jnp.asarray(start_up)[None]
-        return times, jnp.ones_like(times)
-    pieces = start_up.pieces()
-    assert isinstance(pieces, Atomic)
-    return pieces.times, mass_of(start_up, pieces.times)
+    def atoms(self) -> tuple[Array, Array]:
+        """Of a start-up that has them: times, in units of κ, and probabilities."""
+        if self.start.constant:
+            times = self.infimum()[None]
+            return times, jnp.ones_like(times)
+        times = self.start.breaks()
+        return times / self.unit, mass_of(self.start, times)
 
 
 def delivered(load: Load, time: Array, overlap: bool) -> Array:
     """F_n - S for a cycle time, `[..., N]` or `[..., 1]` to `[..., N]`; 0 for levels without."""
     used = load.work > 0
-    if not overlap:
-        return jnp.where(used, jnp.where(used, time, 0) * load.work + load.sent, 0)
-    before = jnp.concatenate([jnp.zeros_like(load.sent[:1]), load.sent[:-1]])
+    if load.sent is None or not overlap:
+        sent = 0 if load.sent is None else load.sent
+        return jnp.where(used, jnp.where(used, time, 0) * load.work + sent, 0)
     earlier = np.tri(load.work.size, dtype=bool) & used
     computed = jnp.where(used, time[..., None], 0) * load.work
-    ready = jnp.where(earlier, computed + load.sent[:, None] - before, 0)
+    ready = jnp.where(earlier, computed + load.gaps(), 0)
     return jnp.where(used, largest(ready), 0)
-
-
-def largest(values: Array) -> Array:
-    """The largest along the last axis, with the slope of one of them.
-
-    `jnp.max` looks for those equal to it, and where XLA computes them anew there may be none: 0 / 0.
-    """
-    place = jnp.argmax(values, axis=-1, keepdims=True)
-    return jnp.take_along_axis(values, place, axis=-1)[..., 0]
 
 
 def first_times(worker: Worker, load: Load) -> Array:
@@ -121,11 +134,10 @@ def latest_cycle_time(load: Load, room: Array, overlap: bool) -> Array:
     Finite for levels without work, too: the slope of Λ at inf, times 0, would be NaN.
     """
     used = load.work > 0
-    if not overlap:
-        return (room - load.sent) / jnp.where(used, load.work, 1)
-    before = jnp.concatenate([jnp.zeros_like(load.sent[:1]), load.sent[:-1]])
+    if load.sent is None or not overlap:
+        return (room if load.sent is None else room - load.sent) / jnp.where(used, load.work, 1)
     earlier = np.tri(load.work.size, dtype=bool) & used
-    left = (room - load.sent)[..., None] + before
+    left = room[..., None] - load.gaps()
     latest = jnp.where(earlier, left / jnp.where(used, load.work, 1), jnp.inf)
     return jnp.where(used, -largest(-latest), 0)
 
@@ -133,8 +145,8 @@ def latest_cycle_time(load: Load, room: Array, overlap: bool) -> Array:
 def late_hazard(worker: Worker, load: Load, t: Array, num_inner: int = NUM_INNER) -> tuple[Array, Array]:
     """-log P(F_n > t) and the error of that probability; `[..., N]` each, of t `[..., N]` or `[..., 1]`."""
     used, dtype = load.work > 0, load.work.dtype
-    if isinstance(worker.cycle_time, Pairs):
-        starts, times = worker.cycle_time.arrays()
+    if worker.pairs is not None:
+        starts, times = worker.pairs.arrays()
         on_time = (
             starts[:, None] / worker.unit + delivered(load, times[:, None], worker.overlap)
             <= (t[..., None, :])
@@ -142,17 +154,17 @@ def late_hazard(worker: Worker, load: Load, t: Array, num_inner: int = NUM_INNER
         share = jnp.mean(on_time.astype(dtype), axis=-2)
         hazard = hazard_of(share, 1 - share)
         error = jnp.zeros_like(hazard)
-    elif is_atomic(worker.start_up):
-        starts, mass = atoms_of(worker.start_up)
-        room = t[..., None, :] - (starts / worker.unit)[:, None].astype(dtype)
+    elif worker.start.atomic:
+        starts, mass = worker.atoms()
+        room = t[..., None, :] - starts[:, None].astype(dtype)
         each = _law_hazard(worker.cycle_time, latest_cycle_time(load, room, worker.overlap))
         hazard = _mixture(mass.astype(dtype)[:, None], each)
         error = jnp.zeros_like(hazard)
-    elif isinstance(pieces := worker.cycle_time.pieces(), Atomic):
-        assert isinstance(worker.start_up, Law)
-        mass = mass_of(worker.cycle_time, pieces.times).astype(dtype)
-        ready = delivered(load, pieces.times[:, None].astype(dtype), worker.overlap)
-        each = _law_hazard(worker.start_up, (t[..., None, :] - ready) * worker.unit)
+    elif worker.cycle_time.atomic:
+        times = worker.cycle_time.breaks()
+        mass = mass_of(worker.cycle_time, times).astype(dtype)
+        ready = delivered(load, times[:, None].astype(dtype), worker.overlap)
+        each = _law_hazard(worker.start, (t[..., None, :] - ready) * worker.unit)
         hazard = _mixture(mass[:, None], each)
         error = jnp.zeros_like(hazard)
     else:
@@ -162,8 +174,17 @@ def late_hazard(worker: Worker, load: Load, t: Array, num_inner: int = NUM_INNER
 
 def _law_hazard(law: Law, t: Array) -> Array:
     """Λ, for times of which some are negative or beyond all that matters."""
-    possible = t > 0
-    return jnp.where(possible, law.cumulative_hazard(jnp.where(possible, t, 1)), 0).astype(t.dtype)
+    possible, beyond = t > 0, jnp.zeros((), bool)
+    if not law.atomic:
+        # Where P(T > t) underflows Λ may overflow, and its slope, inf, times 0 would be NaN.
+        beyond = t > jax.lax.stop_gradient(law.inverse_cumulative_hazard(unreached(t.dtype)))
+    hazard = law.cumulative_hazard(jnp.where(possible & ~beyond, t, law.infimum())).astype(t.dtype)
+    return jnp.where(beyond, jnp.inf, jnp.where(possible, hazard, 0))
+
+
+def unreached(dtype: DTypeLike) -> Array:
+    """A hazard at which P(T > t) underflows."""
+    return jnp.asarray(-1.2 * np.log(jnp.finfo(dtype).tiny), dtype)
 
 
 def _mixture(mass: Array, hazard: Array) -> Array:
@@ -192,8 +213,7 @@ def _integrated(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple[A
     t. Double exponential nodes, for S(a) at 0 and Λ at a* may be powers. They follow a*: the integral does
     not depend on them, and the slope of a power at a*, of which no rule sees all, never enters.
     """
-    law, start, dtype = worker.cycle_time, worker.start_up, load.work.dtype
-    assert isinstance(start, Law)
+    law, start, dtype = worker.cycle_time, worker.start, load.work.dtype
     longest = _LONGEST_START[dtype.itemsize]
 
     def hazard_left(cycle_time: Array) -> Array:
@@ -201,10 +221,9 @@ def _integrated(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple[A
         return _law_hazard(start, (t - delivered(load, cycle_time, worker.overlap)) * worker.unit)
 
     highest = hazard_left(law.infimum().astype(dtype)[None])
-    pieces = law.pieces()
     lowest = jnp.zeros_like(highest)
-    if isinstance(pieces, Kinked) and pieces.ends:
-        lowest = hazard_left(pieces.times[-1:].astype(dtype))
+    if law.has_end:
+        lowest = hazard_left(law.breaks()[-1:].astype(dtype))
     rest, highest = jnp.exp(-highest), jnp.minimum(highest, longest)
     lowest = jnp.minimum(lowest, highest)
     share, weight = _double_exponential(num_inner, dtype)
@@ -251,9 +270,8 @@ def last_of_draws(worker: Worker, load: Load, starts: Array, times: Array, num_w
 
 def _at_level(load: Load, times: Array, n: Array, overlap: bool) -> Array:
     """F_n - S of level n alone, for cycle times of any shape."""
-    if not overlap:
-        return times * load.work[n] + load.sent[n]
-    before = jnp.concatenate([jnp.zeros_like(load.sent[:1]), load.sent[:-1]])
+    if load.sent is None or not overlap:
+        return times * load.work[n] + (0 if load.sent is None else load.sent[n])
     earlier = (np.arange(load.work.size) <= n) & (load.work > 0)
-    ready = times[..., None] * load.work + load.sent[n] - before
+    ready = times[..., None] * load.work + load.gaps()[n]
     return jnp.max(jnp.where(earlier, ready, 0), axis=-1)

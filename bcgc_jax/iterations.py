@@ -1,7 +1,8 @@
 """All N cycle times of an iteration: independent ones of one law, a sample of iterations, draws alone.
 
 A law is of one time, an iteration of all; `Problem.iteration` makes it once, and everything else asks it.
-Times are slowest first: axis n holds T_(N-n).
+Times are slowest first: axis n holds T_(N-n). What is done by when is asked with a `Load` and a rule of
+completion, in units of κ.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,33 +14,39 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax import expectation, order_statistics
+from bcgc_jax import order_statistics
 from bcgc_jax._pytree import check_key, check_whole, is_traced, pytree_dataclass, static_field, working_dtype
-from bcgc_jax.crossing import crossing_probability
 from bcgc_jax.deliveries import Load, Worker, delivered, last_of_draws
-from bcgc_jax.expectation import NUM_NODES, with_rounding
-from bcgc_jax.last_delivery import (
+from bcgc_jax.laws import Deterministic, Empirical, JointLaw, Law, Rows
+from bcgc_jax.laws.joint import NO_EXACT_ANSWER
+from bcgc_jax.order_statistics import is_count, static_workers
+from bcgc_jax.plans.completion import AnyOf, Completion
+from bcgc_jax.plans.evaluate import (
+    NUM_NODES,
+    completion_and_slope,
     evaluation_cost,
     exceedance,
-    expected_last,
+    expected_completion,
     smoothed_exceedance,
+    with_rounding,
 )
-from bcgc_jax.laws import Atomic, Empirical, JointLaw, Law, Pairs, Rows, Smooth
-from bcgc_jax.laws.atoms import mass_of
-from bcgc_jax.laws.joint import NO_EXACT_ANSWER
-from bcgc_jax.order_statistics import is_count, max_finish_time, static_workers
 from bcgc_jax.quadrature import Expectation
+
+# Of a joint law the iteration has the times.
+_NO_LAW = Deterministic(1.0)
 
 
 class Iteration:
-    """What is asked about an iteration's times; `load` is `[max_workers]` and ascends, or a `Load` of such.
+    """What is asked about an iteration's times, and about tasks of a `load` in them.
 
     A new dependence of the workers is a subclass with `sorted_draws` and `laws`; one with `exact` answers has
-    all of it. `polyhedral` says whether E max_n load_n T_(N-n) is so in the load; `smooth`, whether it is an
-    integral by rules that nest.
+    all of it. `polyhedral` says whether E τ is so in the load; `smooth`, whether times have one density
+    without kinks, and all begin at once; `stepped`, whether P(τ > t) is a step function.
     """
 
     exact = False
+    worker: Worker
+    num_workers: ArrayLike
 
     @property
     def polyhedral(self) -> bool:
@@ -51,32 +58,38 @@ class Iteration:
 
     @property
     def stepped(self) -> bool:
-        """Whether P(max > t) is a step function of the load."""
         return self.polyhedral
 
-    def least_start_up(self) -> Array:
-        """E S_(1), of the shortest start-up of the N workers, in the unit of runtimes."""
-        return jnp.zeros(())
-
-    def typical_start_up(self) -> Array:
-        """The mean start-up, in the unit of runtimes; the median where that is infinite."""
-        return jnp.zeros(())
+    @property
+    def any_of(self) -> AnyOf:
+        """Level n is there with the (N-n)-th delivery."""
+        return AnyOf(self.num_workers)
 
     def laws(self) -> Sequence[Law]:
         """The laws whose means must be finite."""
-        return ()
+        return [] if self.worker.start.constant else [self.worker.start]
+
+    def least_start_up(self) -> Array:
+        """E S_(1), of the shortest start-up of the N workers, in the unit of runtimes."""
+        return self.worker.infimum() * self.worker.unit
+
+    def typical_start_up(self) -> Array:
+        """The mean start-up, in the unit of runtimes; the median where that is infinite."""
+        return self.worker.infimum() * self.worker.unit
 
     def sorted_draws(self, key: Array, num_draws: int, dtype: Any) -> Array:
         """Draws of the times, `[num_draws, max_workers]`."""
         raise NotImplementedError
 
-    def simulate_max(self, key: Array, load: Any, num_draws: int) -> Array:
-        """Draws of max_n load_n T_(N-n), `[num_draws]`."""
-        return max_finish_time(load, self.sorted_draws(key, num_draws, load.dtype))
+    def simulate_max(self, key: Array, load: Load, num_draws: int) -> Array:
+        """Draws of when all levels are there, `[num_draws]`."""
+        return self.max_of_sorted(load, self.sorted_draws(key, num_draws, load.work.dtype))
 
-    def max_of_sorted(self, load: Any, times: Array) -> Array:
-        """max_n load_n T_(N-n) for times that are sorted already, slowest first, `[..., N]` to `[...]`."""
-        return max_finish_time(load, times)
+    def max_of_sorted(self, load: Load, times: Array) -> Array:
+        """The same for one start-up of all and sorted times, slowest first, `[..., N]` to `[...]`."""
+        ready = delivered(load, times.astype(load.work.dtype), self.worker.overlap)
+        last = jnp.max(ready, axis=-1)
+        return last if self.worker.plain else self.worker.infimum().astype(last.dtype) + last
 
     def pooled(self) -> Law:
         """The law of one worker's time."""
@@ -94,32 +107,28 @@ class Iteration:
         """E g(T_(N-n)), `[max_workers]`, of the `function` g; of T without one."""
         raise ValueError(NO_EXACT_ANSWER)
 
-    def expected_max(
-        self, load: Any, *, num_nodes: int = NUM_NODES, written_out: bool = False
-    ) -> Expectation:
-        """E max_n load_n T_(N-n)."""
+    def expected_max(self, load: Load, *, num_nodes: int = NUM_NODES) -> Expectation:
+        """E of when all levels are there."""
+        return self.expected_completion(load, self.any_of, num_nodes=num_nodes)
+
+    def expected_completion(self, load: Load, rule: Completion, *, num_nodes: int = NUM_NODES) -> Expectation:
+        """E of when all tasks are there by a rule."""
         raise ValueError(NO_EXACT_ANSWER)
 
-    def expected_max_and_slope(
-        self, load: Any, *, num_nodes: int = NUM_NODES, written_out: bool = False
-    ) -> tuple[Expectation, Array]:
+    def expected_max_and_slope(self, load: Load, *, num_nodes: int = NUM_NODES) -> tuple[Expectation, Load]:
         """The same with its slope in the load; only the value can be differentiated."""
         raise ValueError(NO_EXACT_ANSWER)
 
-    def exceedance(self, load: Any, t: Array) -> Array:
-        """P(max_n load_n T_(N-n) > t), for t of any shape."""
+    def exceedance(self, load: Load, t: Array, rule: Completion | None = None) -> Array:
+        """P(not all is there by t), for t of any shape; by default of levels."""
         raise ValueError(NO_EXACT_ANSWER)
 
-    def smoothed_exceedance(self, load: Any, t: Array, spread: Array) -> Array:
-        """The same for one t, with the steps of a `polyhedral` iteration spread by a factor e^±`spread`."""
+    def smoothed_exceedance(self, load: Load, t: Array, spread: Array) -> Array:
+        """The same for one t, with the steps of a `stepped` iteration spread by a factor e^±`spread`."""
         raise ValueError(NO_EXACT_ANSWER)
 
     def order_survival(self, t: Array) -> Array:
         """P(T_(N-n) > t_n), `[max_workers]`."""
-        raise ValueError(NO_EXACT_ANSWER)
-
-    def expected_larger(self, alpha: Array, levels: Array) -> Expectation:
-        """E max(α T_(N-s), T_(N)), α ≥ 1, for the `levels` s."""
         raise ValueError(NO_EXACT_ANSWER)
 
     def expected_shared_time(self, dtype: Any) -> Array:
@@ -129,31 +138,60 @@ class Iteration:
 
 @pytree_dataclass
 class Independent(Iteration):
-    """N independent times of one `law`; N may be traced, and padded levels hold ess inf T."""
+    """N independent and alike workers; N may be traced, and padded levels hold ess inf T."""
 
-    law: Law
+    worker: Worker
     num_workers: ArrayLike
     max_workers: int = static_field()
 
     exact = True
 
     @property
+    def law(self) -> Law:
+        return self.worker.cycle_time
+
+    @property
     def polyhedral(self) -> bool:
-        return isinstance(self.law.pieces(), Atomic)
+        return self.worker.constant and self.worker.stepwise
 
     @property
     def smooth(self) -> bool:
-        return isinstance(self.law.pieces(), Smooth)
+        return self.worker.plain and self.law.smooth
+
+    @property
+    def stepped(self) -> bool:
+        return self.worker.stepwise
 
     def laws(self):
-        return (self.law,)
+        return (self.law, *super().laws())
 
     def pooled(self):
         return self.law
 
     def evaluation_cost(self):
-        pieces = self.law.pieces()
-        return float(pieces.times.size * self.max_workers**3) if isinstance(pieces, Atomic) else 0.0
+        if self.worker.plain and not self.stepped:
+            return 0.0
+        return evaluation_cost(self.worker, self.max_workers)
+
+    def typical_start_up(self):
+        start = self.worker.start
+        if self.worker.pairs is not None:
+            return jnp.mean(self.worker.pairs.arrays()[0])
+        median, mean = start.inverse_cumulative_hazard(jnp.log(2.0)), start.mean()
+        return jnp.where(jnp.isfinite(mean), mean, median)
+
+    def least_start_up(self):
+        if self.worker.constant:
+            return super().least_start_up()
+        return jnp.take(self.expected_start_ups(), jnp.asarray(self.num_workers, int) - 1)
+
+    def expected_start_ups(self) -> Array:
+        """E S_(N-n) of random start-ups, slowest first, `[max_workers]`."""
+        law = self.worker.start
+        if self.worker.pairs is not None:
+            starts = self.worker.pairs.arrays()[0]
+            law = Empirical(jnp.maximum(starts, jnp.finfo(starts.dtype).tiny))  # 0 is no time
+        return order_statistics.moments(law, self.num_workers, None, self.max_workers)
 
     def sorted_draws(self, key, num_draws, dtype):
         return order_statistics.sorted_draws(
@@ -161,7 +199,12 @@ class Independent(Iteration):
         )
 
     def simulate_max(self, key, load, num_draws):
-        return order_statistics.simulate_max(key, self.law, load, self.num_workers, num_draws)
+        if self.worker.plain and load.sent is None:
+            return order_statistics.simulate_max(key, self.law, load.work, self.num_workers, num_draws)
+        if self.worker.constant:
+            return super().simulate_max(key, load, num_draws)
+        starts, times = self.worker.draw(key, (num_draws, self.max_workers), load.work.dtype)
+        return last_of_draws(self.worker, load, starts, times, self.num_workers)
 
     def typical_times(self, deviations):
         one = jnp.ones(self.max_workers, working_dtype(self.law))
@@ -176,36 +219,22 @@ class Independent(Iteration):
     def expected_order_statistics(self, function=None):
         return order_statistics.moments(self.law, self.num_workers, function, self.max_workers)
 
-    def expected_max(self, load, *, num_nodes=NUM_NODES, written_out=False):
-        return expectation.expected_max(
-            self.law, load, self.num_workers, num_nodes=num_nodes, written_out=written_out
-        )
+    def expected_completion(self, load, rule, *, num_nodes=NUM_NODES):
+        return expected_completion(self.worker, load, rule, num_nodes=num_nodes)
 
-    def expected_max_and_slope(self, load, *, num_nodes=NUM_NODES, written_out=False):
-        return expectation.expected_max_and_slope(
-            self.law, load, self.num_workers, num_nodes=num_nodes, written_out=written_out
-        )
+    def expected_max_and_slope(self, load, *, num_nodes=NUM_NODES):
+        return completion_and_slope(self.worker, load, self.any_of, num_nodes=num_nodes)
 
-    def exceedance(self, load, t):
-        return expectation.exceedance(self.law, load, self.num_workers, t)
+    def exceedance(self, load, t, rule=None):
+        return exceedance(self.worker, load, self.any_of if rule is None else rule, t)
 
     def smoothed_exceedance(self, load, t, spread):
-        pieces = self.law.pieces()
-        if not isinstance(pieces, Atomic):
+        if not self.stepped:
             return self.exceedance(load, t)
-        mass, tiny = mass_of(self.law, pieces.times), jnp.finfo(load.dtype).tiny
-        log_threshold = jnp.log(t) - jnp.log(jnp.where(load > 0, load, 1))
-        slow = mass * jax.nn.sigmoid((jnp.log(pieces.times) - log_threshold[:, None]) / spread)
-        survival = jnp.where(load > 0, jnp.maximum(jnp.sum(slow, axis=1), tiny), tiny)
-        return crossing_probability(-jnp.log(survival), self.num_workers)
+        return smoothed_exceedance(self.worker, load, self.any_of, t, spread)
 
     def order_survival(self, t):
         return order_statistics.order_survival(self.law, self.num_workers, t)
-
-    def expected_larger(self, alpha, levels):
-        return expectation.expected_larger(
-            self.law, alpha, levels, self.num_workers, self.max_workers, jnp.result_type(alpha)
-        )
 
     def expected_shared_time(self, dtype):
         return order_statistics.expected_shared_time(self.law, self.num_workers, dtype)
@@ -216,8 +245,13 @@ class Sampled(Iteration):
     """Equally likely iterations, `times` `[S, N]`, slowest first: all is a mean over them, so exact."""
 
     times: Array
+    worker: Worker
 
     exact = True
+
+    @property
+    def num_workers(self) -> int:  # type: ignore[override]
+        return self.times.shape[-1]
 
     @property
     def polyhedral(self) -> bool:
@@ -245,175 +279,75 @@ class Sampled(Iteration):
     def expected_order_statistics(self, function=None):
         return jnp.mean(self.times if function is None else function(self.times), axis=0)
 
-    def expected_max(self, load, *, num_nodes=NUM_NODES, written_out=False):
-        value = jnp.mean(max_finish_time(load, self.times.astype(load.dtype)))
-        return with_rounding(load, Expectation(value, jnp.zeros_like(value)))
+    def expected_completion(self, load, rule, *, num_nodes=NUM_NODES):
+        _refuse_order(rule)
+        value = jnp.mean(self.max_of_sorted(load, self.times))
+        return with_rounding(load.work, Expectation(value, jnp.zeros_like(value)))
 
-    def expected_max_and_slope(self, load, *, num_nodes=NUM_NODES, written_out=False):
-        def value_of(load: Array) -> tuple[Array, Expectation]:
+    def expected_max_and_slope(self, load, *, num_nodes=NUM_NODES):
+        def value_of(load: Load) -> tuple[Array, Expectation]:
             found = self.expected_max(load)
             return found.value, found
 
         slope, found = jax.grad(value_of, has_aux=True)(load)
-        return found, slope
+        return found, jax.lax.stop_gradient(slope)
 
-    def exceedance(self, load, t):
-        finish = jnp.sort(max_finish_time(load, self.times.astype(load.dtype)))
-        return 1 - jnp.searchsorted(finish, t, side="right") / jnp.asarray(finish.size, load.dtype)
+    def exceedance(self, load, t, rule=None):
+        _refuse_order(rule)
+        finish = jnp.sort(self.max_of_sorted(load, self.times))
+        return 1 - jnp.searchsorted(finish, t, side="right") / jnp.asarray(finish.size, finish.dtype)
 
     def smoothed_exceedance(self, load, t, spread):
-        log_finish = jnp.log(max_finish_time(load, self.times.astype(load.dtype)))
+        log_finish = jnp.log(self.max_of_sorted(load, self.times))
         return jnp.mean(jax.nn.sigmoid((log_finish - jnp.log(t)) / spread))
 
     def order_survival(self, t):
         return jnp.mean(self.times > t, axis=0, dtype=t.dtype)
 
-    def expected_larger(self, alpha, levels):
-        larger = jnp.maximum(alpha * self.times[:, levels], self.times[:, :1])
-        mean = jnp.mean(larger, axis=0).astype(jnp.result_type(alpha))
-        return Expectation(mean, jnp.zeros_like(mean))
-
     def expected_shared_time(self, dtype):
         return jnp.mean(1 / jnp.sum(1 / self.times, axis=1)).astype(dtype)
+
+
+def _refuse_order(rule: Completion | None) -> None:
+    """Rows are sorted."""
+    if rule is not None and not isinstance(rule, AnyOf):
+        raise ValueError(NO_EXACT_ANSWER)
 
 
 @pytree_dataclass
 class Drawn(Iteration):
     """Workers of which only draws tell: those of a `JointLaw` without exact answers."""
 
-    law: JointLaw
+    joint: JointLaw
     num_workers: ArrayLike
+    worker: Worker
     max_workers: int = static_field()
 
     def laws(self):
-        return self.law.members()
+        return (*self.joint.members(), *super().laws())
 
     def sorted_draws(self, key, num_draws, dtype):
-        times = self.law.draw_rows(key, num_draws)
+        times = self.joint.draw_rows(key, num_draws)
         return _of_all_workers(times, self.num_workers, self.max_workers).astype(dtype)
 
 
-@pytree_dataclass
-class Delivering(Iteration):
-    """The same workers, `of`, with start-ups and a link: the loads are `Load`s, times in units of κ."""
+def iteration_of(
+    law: Law | JointLaw, num_workers: ArrayLike, max_workers: int | None = None, **delivery: Any
+) -> Iteration:
+    """The iteration of N workers; NaN where a traced `num_workers` is not that of a joint law.
 
-    of: Iteration
-    worker: Worker
-
-    @property
-    def exact(self) -> bool:  # type: ignore[override]
-        return self.of.exact
-
-    @property
-    def polyhedral(self) -> bool:
-        """Whether E max is so in the load; with random start-ups it is not even convex."""
-        return self.worker.constant and self.of.polyhedral
-
-    @property
-    def smooth(self) -> bool:
-        return False
-
-    @property
-    def stepped(self) -> bool:
-        return self.of.polyhedral and self.worker.stepwise
-
-    def typical_start_up(self):
-        start = self.worker.start_up
-        if isinstance(self.worker.cycle_time, Pairs):
-            return jnp.mean(self.worker.cycle_time.arrays()[0])
-        if not isinstance(start, Law):
-            return jnp.asarray(start)
-        median, mean = start.inverse_cumulative_hazard(jnp.log(2.0)), start.mean()
-        return jnp.where(jnp.isfinite(mean), mean, median)
-
-    def least_start_up(self):
-        if self.worker.constant:
-            return jnp.asarray(self.worker.start_up)
-        assert isinstance(self.of, Independent)
-        return jnp.take(self.expected_start_ups(), jnp.asarray(self.of.num_workers, int) - 1)
-
-    def expected_start_ups(self) -> Array:
-        """E S_(N-n) of random start-ups, slowest first, `[max_workers]`."""
-        worker = self.worker
-        assert isinstance(self.of, Independent)
-        law = worker.start_up
-        if isinstance(worker.cycle_time, Pairs):
-            starts = worker.cycle_time.arrays()[0]
-            law = Empirical(jnp.maximum(starts, jnp.finfo(starts.dtype).tiny))  # 0 is no time
-        assert isinstance(law, Law)
-        return order_statistics.moments(law, self.of.num_workers, None, self.of.max_workers)
-
-    def laws(self):
-        start = self.worker.start_up
-        return (*self.of.laws(), *([start] if isinstance(start, Law) else []))
-
-    def evaluation_cost(self):
-        if isinstance(self.of, Sampled):
-            return self.of.evaluation_cost()
-        return evaluation_cost(self.worker, self.of.max_workers)  # type: ignore[attr-defined]
-
-    def max_of_sorted(self, load, times):
-        """When all is delivered, where all have one start-up."""
-        ready = delivered(load, times.astype(load.work.dtype), self.worker.overlap)
-        return self.worker.infimum().astype(load.work.dtype) + jnp.max(ready, axis=-1)
-
-    def simulate_max(self, key, load, num_draws):
-        if self.worker.constant:
-            return self.max_of_sorted(load, self.of.sorted_draws(key, num_draws, load.work.dtype))
-        assert isinstance(self.of, Independent)
-        starts, times = self.worker.draw(key, (num_draws, self.of.max_workers), load.work.dtype)
-        return last_of_draws(self.worker, load, starts, times, self.of.num_workers)
-
-    def expected_max(self, load, *, num_nodes=NUM_NODES, written_out=False):
-        del written_out
-        match self.of:
-            case Independent(num_workers=workers):
-                return expected_last(self.worker, load, workers, num_nodes=num_nodes)
-            case Sampled(times=times):
-                value = jnp.mean(self.max_of_sorted(load, times))
-                return with_rounding(load.work, Expectation(value, jnp.zeros_like(value)))
-        raise ValueError(NO_EXACT_ANSWER)
-
-    def expected_max_and_slope(self, load, *, num_nodes=NUM_NODES, written_out=False):
-        def value_of(load: Load) -> tuple[Array, Expectation]:
-            found = self.expected_max(load, num_nodes=num_nodes)
-            return found.value, found
-
-        slope, found = jax.grad(value_of, has_aux=True)(load)
-        return found, jax.lax.stop_gradient(slope)
-
-    def exceedance(self, load, t):
-        match self.of:
-            case Independent(num_workers=workers):
-                return exceedance(self.worker, load, workers, t)
-            case Sampled(times=times):
-                finish = jnp.sort(self.max_of_sorted(load, times))
-                return 1 - jnp.searchsorted(finish, t, side="right") / jnp.asarray(finish.size, finish.dtype)
-        raise ValueError(NO_EXACT_ANSWER)
-
-    def smoothed_exceedance(self, load, t, spread):
-        match self.of:
-            case Independent(num_workers=workers):
-                if not self.stepped:
-                    return self.exceedance(load, t)
-                return smoothed_exceedance(self.worker, load, workers, t, spread)
-            case Sampled(times=times):
-                log_finish = jnp.log(self.max_of_sorted(load, times))
-                return jnp.mean(jax.nn.sigmoid((log_finish - jnp.log(t)) / spread))
-        raise ValueError(NO_EXACT_ANSWER)
-
-
-def iteration_of(law: Law | JointLaw, num_workers: ArrayLike, max_workers: int | None = None) -> Iteration:
-    """The iteration of N workers; NaN where a traced `num_workers` is not that of a joint law."""
+    `delivery`: what a `Worker` has beside its cycle time.
+    """
     max_workers = static_workers(num_workers, max_workers)
     law.check_single()
     match law:
         case Law():
-            return Independent(law, num_workers, max_workers)
+            return Independent(Worker(law, **delivery), num_workers, max_workers)
         case Rows():
-            return Sampled(_of_all_workers(jnp.asarray(law.times), num_workers, max_workers))
+            times = _of_all_workers(jnp.asarray(law.times), num_workers, max_workers)
+            return Sampled(times, Worker(_NO_LAW, **delivery))
         case _:
-            return Drawn(law, num_workers, max_workers)
+            return Drawn(law, num_workers, Worker(_NO_LAW, **delivery), max_workers)
 
 
 def _of_all_workers(times: Array, num_workers: ArrayLike, max_workers: int) -> Array:

@@ -18,7 +18,7 @@ from jax.scipy import special
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import working_dtype
-from bcgc_jax.laws import Atomic, Law
+from bcgc_jax.laws import Law
 from bcgc_jax.laws.atoms import mass_of
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
@@ -166,9 +166,8 @@ def moments(
         function = lambda t: t  # noqa: E731
     k = k.astype(working_dtype(law))
     above = jnp.asarray(num_workers, k.dtype) - k + 1
-    pieces = law.pieces()
-    if isinstance(pieces, Atomic):
-        values = pieces.times
+    if law.atomic:
+        values = law.breaks()
         reached = special.betainc(k[:, None], above[:, None], jnp.minimum(law.cdf(values), 1))
         mass = jnp.diff(reached, axis=1, prepend=0.0)
         term = jnp.where(mass > 0, mass * jnp.where(mass > 0, function(values), 0), 0)
@@ -221,9 +220,8 @@ def expected_shared_time(law: Law, num_workers: ArrayLike, dtype: Any) -> Array:
 
     E[1/S] = ∫₀^∞ (E e^{-u/T})^N du, S = Σ 1/T_n: two nested trapezoid rules.
     """
-    pieces = law.pieces()
-    if isinstance(pieces, Atomic):
-        times, mass = pieces.times, mass_of(law, pieces.times)
+    if law.atomic:
+        times, mass = law.breaks(), mass_of(law, law.breaks())
     else:
         ends = (-36.0, 36.0) if dtype == jnp.float64 else (-16.0, 60.0)
         z = jnp.linspace(*ends, 769, dtype=dtype)

@@ -23,9 +23,8 @@ from bcgc_jax._pytree import (
     static_field,
     working_dtype,
 )
-from bcgc_jax.deliveries import Worker
-from bcgc_jax.iterations import Delivering, Iteration, iteration_of
-from bcgc_jax.laws import Deterministic, JointLaw, Law, Pairs, Unlike
+from bcgc_jax.iterations import Iteration, iteration_of
+from bcgc_jax.laws import JointLaw, Law, Pairs, Unlike
 from bcgc_jax.laws.base import ONE_BY_ONE
 from bcgc_jax.order_statistics import is_count
 
@@ -42,7 +41,6 @@ CONDITIONS = {
 }
 
 _NUMBERS = ("num_samples", "cycles", "setup_cycles", "send_time", "chain_cycles")
-_NO_LAW = Deterministic(1.0)
 
 
 class _Largest(int):
@@ -237,26 +235,19 @@ class Problem:
 
     @property
     def iteration(self) -> Iteration:
-        """All N cycle times of an iteration, for whatever is asked about them."""
+        """All N start-ups and cycle times of an iteration, for whatever is asked about them."""
         self.check_single()
-        return iteration_of(self.cycle_time, self.num_workers, self.max_workers)
+        delivery: dict[str, Any] = {"overlap": bool(self.overlap)}
+        if self.start_up is not None or isinstance(self.cycle_time, Pairs):
+            start = self.start_up
+            start = start if start is None or isinstance(start, Law) else jnp.asarray(start, self.dtype)
+            delivery |= {"start_up": start, "unit": self.scale}
+        return iteration_of(self.cycle_time, self.num_workers, self.max_workers, **delivery)
 
     @property
-    def delivers(self) -> bool:
-        """Whether there is more to a delivery than cycles: a start-up or a link."""
-        return self.start_up is not None or self.send_time is not None or isinstance(self.cycle_time, Pairs)
-
-    @property
-    def delivery(self) -> Iteration:
-        """The same with start-ups and the link, for which `runtime.load_of` is a `Load`."""
-        if not self.delivers:
-            return self.iteration
-        start = 0.0 if self.start_up is None else self.start_up
-        start = start if isinstance(start, Law) else jnp.asarray(start, self.dtype)
-        law = self.cycle_time
-        # Of a joint law the iteration has the times.
-        worker = Worker(law if isinstance(law, Law) else _NO_LAW, start, self.scale, bool(self.overlap))
-        return Delivering(self.iteration, worker)
+    def plain(self) -> bool:
+        """Whether a delivery takes cycles alone: neither start-up nor link."""
+        return self.start_up is None and self.send_time is None and not isinstance(self.cycle_time, Pairs)
 
     @property
     def convex(self) -> bool:

@@ -58,6 +58,15 @@ class Quadrature(NamedTuple):
     beyond: ArrayLike = 0.0
 
 
+def largest(values: Array) -> Array:
+    """The largest along the last axis, with the slope of one of them.
+
+    `jnp.max` looks for those equal to it, and where XLA computes them anew there may be none: 0 / 0.
+    """
+    place = jnp.argmax(values, axis=-1, keepdims=True)
+    return jnp.take_along_axis(values, place, axis=-1)[..., 0]
+
+
 def line_rule(of_line: Array, num_nodes: int) -> Quadrature:
     """The trapezoid rule of `num_nodes` intervals in v, from `line`."""
     start, centre, width, low, high, beyond = of_line

@@ -29,11 +29,14 @@ from bcgc_jax._pytree import (
     working_dtype,
 )
 from bcgc_jax.deliveries import Load, delivered
-from bcgc_jax.expectation import NUM_NODES
 from bcgc_jax.order_statistics import max_finish_time
 from bcgc_jax.partitions import cost_of_units, cumulative_load, finish_load
+from bcgc_jax.plans.completion import AnyOf, Completion, FirstHolder
+from bcgc_jax.plans.evaluate import NUM_NODES
+from bcgc_jax.plans.plan import Plan
 from bcgc_jax.problem import CONDITIONS, Problem
 from bcgc_jax.quadrature import Expectation
+from bcgc_jax.schedules import cycles_of_problem, simulate_schedule
 
 # Finer than `NUM_NODES`: where nearly everything sits at one level, the slopes of the others need it.
 _CERTIFYING_NODES = 192
@@ -213,7 +216,9 @@ def _broadcast(name: str, value: Array, times: Array) -> tuple[int, ...]:
         ) from None
 
 
-def simulate_runtime(key: Array, problem: Problem, partition: Numbers, num_draws: int) -> RuntimeEstimate:
+def simulate_runtime(
+    key: Array, problem: Problem, partition: Numbers | Plan, num_draws: int
+) -> RuntimeEstimate:
     r"""Monte Carlo estimate of E τ̂(x,T) from `num_draws` (static) draws, with its standard error.
 
     >>> from bcgc_jax.laws import Uniform
@@ -229,13 +234,18 @@ def simulate_runtime(key: Array, problem: Problem, partition: Numbers, num_draws
 
 
 @functools.partial(jax.jit, static_argnums=3)
-def _simulate(key: Array, problem: Problem, partition: Numbers, num_draws: int) -> RuntimeEstimate:
-    x = as_partition(problem, partition)
-    draws = scale_of(problem, x) * problem.delivery.simulate_max(key, load_of(problem, x), num_draws)
+def _simulate(key: Array, problem: Problem, partition: Numbers | Plan, num_draws: int) -> RuntimeEstimate:
+    if isinstance(partition, Plan) and isinstance(partition.completion, FirstHolder):
+        draws = simulate_schedule(key, problem, partition, num_draws)
+    else:
+        load, _, scale = tasks_of(problem, partition)
+        draws = scale * problem.iteration.simulate_max(key, load, num_draws)
     return RuntimeEstimate(jnp.mean(draws), jnp.std(draws) / jnp.sqrt(max(num_draws - 1, 1)))
 
 
-def integrate_runtime(problem: Problem, partition: Numbers, *, num_nodes: int = NUM_NODES) -> Expectation:
+def integrate_runtime(
+    problem: Problem, partition: Numbers | Plan, *, num_nodes: int = NUM_NODES
+) -> Expectation:
     r"""Exact E τ̂(x,T) with an estimate of its quadrature error, `(value, error)`, both absolute.
 
     >>> from bcgc_jax.laws import ShiftedExponential
@@ -249,14 +259,13 @@ def integrate_runtime(problem: Problem, partition: Numbers, *, num_nodes: int = 
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _integrate(problem: Problem, partition: Numbers, num_nodes: int) -> Expectation:
-    x = as_partition(problem, partition)
-    result = problem.delivery.expected_max(load_of(problem, x), num_nodes=num_nodes)
-    scale = scale_of(problem, x)
+def _integrate(problem: Problem, partition: Numbers | Plan, num_nodes: int) -> Expectation:
+    load, rule, scale = tasks_of(problem, partition)
+    result = problem.iteration.expected_completion(load, rule, num_nodes=num_nodes)
     return Expectation(scale * result.value, scale * result.error)
 
 
-def expected_runtime(problem: Problem, partition: Numbers) -> Array:
+def expected_runtime(problem: Problem, partition: Numbers | Plan) -> Array:
     r"""Exact E τ̂(x,T), eq. (5), a scalar; differentiable in `partition` and in the problem's leaves.
 
     The law's moments must exist: an infinite expectation comes out as inf where the law's mean says so.
@@ -282,7 +291,7 @@ def partition_of_units(problem: Problem, counts: Array) -> Array:
     return cost_of_units(counts, jnp.asarray(problem.unit_costs, problem.dtype))
 
 
-def completion_probability(problem: Problem, partition: Numbers, deadline: Numbers) -> Array:
+def completion_probability(problem: Problem, partition: Numbers | Plan, deadline: Numbers) -> Array:
     r"""P(τ̂(x,T) ≤ deadline), exact; `deadline` of any shape gives that shape.
 
     >>> from bcgc_jax.laws import ShiftedExponential
@@ -296,10 +305,10 @@ def completion_probability(problem: Problem, partition: Numbers, deadline: Numbe
 
 
 @jax.jit
-def _completion_probability(problem: Problem, partition: Numbers, deadline: Numbers) -> Array:
-    x = as_partition(problem, partition)
-    t = jnp.asarray(deadline, x.dtype) / scale_of(problem, x)
-    late = problem.delivery.exceedance(load_of(problem, x), t)
+def _completion_probability(problem: Problem, partition: Numbers | Plan | Plan, deadline: Numbers) -> Array:
+    load, rule, scale = tasks_of(problem, partition)
+    t = jnp.asarray(deadline, load.work.dtype) / scale
+    late = problem.iteration.exceedance(load, t, rule)
     return jnp.where(jnp.isnan(t), jnp.nan, jnp.clip(1 - late, 0, 1))
 
 
@@ -309,14 +318,12 @@ def certificate(
     levels: ArrayLike | None = None,
     *,
     num_nodes: int = _CERTIFYING_NODES,
-    written_out: bool = False,
 ) -> Certificate:
     r"""f(x) = E τ̂(x,T) and a bound on the best: f(z) ≥ f(x) + ∇f(x)·(z - x) ≥ f - ∇f·x + L min_n ∂f/∂x_n.
 
     f is convex, so this holds for every partition z, at every x, whoever found it; without setup ∇f·x = f.
     `levels`, bool `[max_workers]`, are those that z may use: by default all, with setup cycles those that x
-    uses, for then f is affine only as long as these stay the same. `num_nodes` and `written_out`, that of
-    `crossing_probability`, are static.
+    uses, for then f is affine only as long as these stay the same. `num_nodes` is static.
 
     >>> from bcgc_jax.laws import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(rate=1.0, shift=1.0), num_workers=3, num_coordinates=10)
@@ -329,37 +336,33 @@ def certificate(
         check_shape(
             "levels", jnp.asarray(levels), (problem.max_workers,), "True for each level that may be used"
         )
-    return _certify(problem, partition, levels, num_nodes, written_out)
+    return _certify(problem, partition, levels, num_nodes)
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4))
-def _certify(
-    problem: Problem, partition: Numbers, levels: ArrayLike | None, num_nodes: int, written_out: bool
-) -> Certificate:
+@functools.partial(jax.jit, static_argnums=3)
+def _certify(problem: Problem, partition: Numbers, levels: ArrayLike | None, num_nodes: int) -> Certificate:
     x = as_partition(problem, partition)
     scale = scale_of(problem, x)
     if problem.convex:
-        value, error, slope = _value_and_slope(problem, x, num_nodes, written_out)
+        value, error, slope = _value_and_slope(problem, x, num_nodes)
         at_x = value
     else:  # not convex: the bound is that of start-ups that are all as short as the shortest of them
-        found = problem.delivery.expected_max(load_of(problem, x), num_nodes=num_nodes)
+        found = problem.iteration.expected_max(load_of(problem, x), num_nodes=num_nodes)
         value = scale * found.value
-        at_x, error, slope = _value_and_slope(with_least_start_up(problem), x, num_nodes, written_out)
+        at_x, error, slope = _value_and_slope(with_least_start_up(problem), x, num_nodes)
         error = error + scale * found.error
     allowed = levels_of_bound(problem, x) & (True if levels is None else jnp.asarray(levels))
     # 0 where nothing is paid for setup, up to rounding.
-    constant = at_x - jnp.sum(slope * x) if problem.has_setup or problem.delivers else 0
+    constant = at_x - jnp.sum(slope * x) if problem.has_setup or not problem.plain else 0
     lower = constant + problem.total.astype(x.dtype) * jnp.min(jnp.where(allowed, slope, jnp.inf))
     lower = lower_bound_of(lower - error, value)  # the slopes share the error of the value
     return Certificate(value, error, lower, 1 - lower / value)
 
 
-def _value_and_slope(
-    problem: Problem, x: Array, num_nodes: int, written_out: bool
-) -> tuple[Array, Array, Array]:
+def _value_and_slope(problem: Problem, x: Array, num_nodes: int) -> tuple[Array, Array, Array]:
     """f(x), its error and its slope."""
     load, pull_back = jax.vjp(lambda x: load_of(problem, x), x)
-    found, slope = problem.delivery.expected_max_and_slope(load, num_nodes=num_nodes, written_out=written_out)
+    found, slope = problem.iteration.expected_max_and_slope(load, num_nodes=num_nodes)
     scale = scale_of(problem, x)
     return scale * found.value, scale * found.error, scale * pull_back(slope)[0]
 
@@ -369,7 +372,7 @@ def with_least_start_up(problem: Problem) -> Problem:
 
     F_n ≥ S_(1) + T κ y_n + c X_n for every worker, so τ̂ ≥ S_(1) + τ̂ without start-ups.
     """
-    least = problem.delivery.least_start_up()
+    least = problem.iteration.least_start_up()
     return replace(
         problem.without_delivery, start_up=least, send_time=problem.send_time, overlap=problem.overlap
     )
@@ -395,26 +398,67 @@ def levels_of_bound(problem: Problem, partition: Array) -> Array:
     return problem.exists & (partition > 0) if problem.has_setup else problem.exists
 
 
-def load_of(problem: Problem, x: Array) -> Any:
-    """Cycles, in units of a coordinate's, that a worker has spent when each level is finished.
-
-    `[max_workers]`; where there is a start-up or a link a `Load`, with what has been sent.
-    """
+def load_of(problem: Problem, x: Array) -> Load:
+    """What a worker has spent when each level is finished, in units of a coordinate's cycles."""
     if problem.has_setup:
         setup, chain = (a.astype(x.dtype) for a in (problem.setup_load, problem.chain_load))
         work = finish_load(x, x > 0, setup, chain)
     else:
         work = cumulative_load(x)
-    return Load(work, sent_load(problem, x)) if problem.delivers else work
+    return Load(work, sent_load(problem, x))
 
 
-def sent_load(problem: Problem, x: Array) -> Array:
-    """c X_n / κ, in cycle times, `[max_workers]`."""
+def tasks_of(problem: Problem, plan: Numbers | Plan) -> tuple[Load, Completion, Array]:
+    """What a worker has spent after each task of a plan or a partition, its rule, and the time of a cycle.
+
+    Raises ValueError for a plan whose runtime has no exact formula.
+    """
+    if not isinstance(plan, Plan):
+        x = as_partition(problem, plan)
+        return load_of(problem, x), problem.iteration.any_of, scale_of(problem, x)
+    if isinstance(plan.completion, AnyOf):
+        return load_of_plan(problem, plan), problem.iteration.any_of, problem.scale
+    if not isinstance(plan.completion, FirstHolder) or plan.sizes.size > 1:
+        raise ValueError(
+            "there is no exact runtime of several blocks of which every finished subset counts: take "
+            "simulate_runtime"
+        )
+    # Of subset after subset.
+    work = cycles_of_problem(problem, plan)[:, 0]
+    return Load(work), FirstHolder(problem.num_workers, problem.max_workers), problem.scale
+
+
+def load_of_plan(problem: Problem, plan: Plan) -> Load:
+    """Of one that waits for any workers, at each level: that of the last task which survives no more."""
+    assert isinstance(plan.completion, AnyOf)
+    data, size = jnp.asarray(plan.data), jnp.asarray(plan.sizes)[jnp.asarray(plan.block)]
+    passed = jnp.cumsum(size)
+    work = jnp.cumsum(data * size * plan.share)
+    if problem.has_setup:
+        met = jax.lax.cummax(jnp.where(size > 0, data, 0))
+        work = work + met * (problem.setup_load + problem.chain_load * passed)
+    survives = data - 1 if plan.completion.survives is None else jnp.asarray(plan.completion.survives)
+    here = survives <= np.arange(problem.max_workers)[:, None]
+    task = jnp.max(jnp.where(here, np.arange(size.size), -1), axis=1)
+
+    def at_levels(values: Array) -> Array:
+        return jnp.where(task >= 0, values[task], 0).astype(problem.dtype)
+
+    sent = None if problem.send_time is None else at_levels(problem.send_load / problem.scale * passed)
+    return Load(at_levels(work), sent)
+
+
+def sent_load(problem: Problem, x: Array) -> Array | None:
+    """c X_n / κ, in cycle times, `[max_workers]`; None without a link."""
+    if problem.send_time is None:
+        return None
     return (problem.send_load / problem.scale * jnp.cumsum(x)).astype(x.dtype)
 
 
-def check_partition(problem: Problem, partition: Numbers) -> None:
+def check_partition(problem: Problem, partition: Numbers | Plan) -> None:
     """Raise ValueError for what is known to be no partition; its shape is checked where it is traced."""
+    if isinstance(partition, Plan):
+        return
     workers, count, costs = problem.num_workers, problem.num_coordinates, problem.unit_costs
     tracer = jax.core.Tracer
     if isinstance(partition, tracer) or isinstance(workers, tracer) or isinstance(count, tracer):

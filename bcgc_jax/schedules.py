@@ -21,8 +21,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import Numbers, check_key, check_whole, pytree_dataclass, replace, static_field
-from bcgc_jax.iterations import Delivering
+from bcgc_jax._pytree import Numbers, check_key, check_whole
+from bcgc_jax.plans.completion import FirstHolder
+from bcgc_jax.plans.plan import Plan
 from bcgc_jax.problem import Problem
 
 # Numbers at a time: draws, workers and blocks.
@@ -36,33 +37,35 @@ class Group(NamedTuple):
     num_blocks: int
 
 
-@pytree_dataclass
-class Schedule:
-    """What each worker does, task after task; worker w's subset δ is subset w + δ.
-
-    Attributes:
-      sizes: coordinates of each block, `[B]`, those next to the output first.
-      subset, block: int, `[K]`: task k computes block `block[k]` of subset `subset[k]`; beyond the last -1.
-      stored: D, the subsets that a worker stores; static.
+def circle_plan(sizes: Numbers, subset: ArrayLike, block: ArrayLike, stored: int) -> Plan:
+    """Task k computes `block[k]` of a worker's subset `subset[k]`, of `stored` ones; beyond the last -1.
 
     >>> alternating = schedule_of([Group(2, 2)], [60.0, 40.0])
-    >>> list(zip(alternating.subset.tolist(), alternating.block.tolist()))
+    >>> list(zip(turns_of(alternating).tolist(), alternating.block.tolist()))
     [(0, 0), (0, 1), (1, 1), (1, 0)]
     """
-
-    sizes: Array
-    subset: Array
-    block: Array
-    stored: int = static_field()
-
-    def with_sizes(self, sizes: Array) -> "Schedule":
-        return replace(self, sizes=sizes)
+    block, sizes = jnp.asarray(block), jnp.asarray(sizes)
+    rule = FirstHolder(None, turn=jnp.asarray(subset), stored=stored)
+    one = np.ones(block.shape, int)
+    return Plan(sizes, block, one, one.astype(sizes.dtype), rule)
 
 
-def schedule_of(groups: Sequence[Group], sizes: Numbers) -> Schedule:
+def turns_of(plan: Plan) -> Array:
+    """The subset of each task, `[K]`, counted from the worker's own; ValueError where there is none."""
+    if not isinstance(plan.completion, FirstHolder) or plan.completion.turn is None:
+        raise ValueError("a schedule is a plan in which the first worker that has done a subset is enough")
+    return plan.completion.turn
+
+
+def stored_by(plan: Plan) -> int:
+    """The subsets that a worker of a schedule stores."""
+    assert isinstance(plan.completion, FirstHolder)
+    return plan.completion.stored
+
+
+def schedule_of(groups: Sequence[Group], sizes: Numbers) -> Plan:
     """The groups one after the other, for as many sizes as they have blocks."""
-    subset, block = (jnp.asarray(a) for a in tasks_of(groups))
-    return Schedule(jnp.asarray(sizes), subset, block, max(group.depth for group in groups))
+    return circle_plan(sizes, *tasks_of(groups), max(group.depth for group in groups))
 
 
 def tasks_of(groups: Sequence[Group]) -> tuple[np.ndarray, np.ndarray]:
@@ -80,27 +83,27 @@ def tasks_of(groups: Sequence[Group]) -> tuple[np.ndarray, np.ndarray]:
     return subset, block
 
 
-def cycles_of(schedule: Schedule, setup: ArrayLike | None = None, chain: ArrayLike | None = None) -> Array:
+def cycles_of(plan: Plan, setup: ArrayLike | None = None, chain: ArrayLike | None = None) -> Array:
     """C, cycles at the end of each task in coordinates, `[D, B]`; inf for what is not done.
 
     A subset pays its `setup` with its first task, and the `chain` for each coordinate that its cotangent is
     carried past, once.
     """
-    sizes, subset, block = schedule.sizes, schedule.subset, schedule.block
+    sizes, subset, block = plan.sizes, turns_of(plan), jnp.asarray(plan.block)
     there, cost = block >= 0, sizes[block]
     if setup is not None or chain is not None:
-        cost = cost + _of_subsets(schedule, *(0.0 if a is None else a for a in (setup, chain)))
+        cost = cost + _of_subsets(plan, *(0.0 if a is None else a for a in (setup, chain)))
     done = jnp.cumsum(jnp.where(there, cost, 0))
-    nothing = jnp.full((schedule.stored, sizes.size), jnp.inf, sizes.dtype)
-    return nothing.at[jnp.where(there, subset, schedule.stored), block].set(done, mode="drop")
+    nothing = jnp.full((stored_by(plan), sizes.size), jnp.inf, sizes.dtype)
+    return nothing.at[jnp.where(there, subset, stored_by(plan)), block].set(done, mode="drop")
 
 
-def _of_subsets(schedule: Schedule, setup: ArrayLike, chain: ArrayLike) -> Array:
+def _of_subsets(plan: Plan, setup: ArrayLike, chain: ArrayLike) -> Array:
     """What each task pays for its subset, `[K]`: setup if it is the first, the chain from where it is."""
-    subset, block = schedule.subset, schedule.block
+    subset, block = turns_of(plan), jnp.asarray(plan.block)
     task = np.arange(block.size)
     earlier = (task[:, None] > task) & (subset[:, None] == subset) & (block >= 0)
-    end = jnp.cumsum(schedule.sizes)[block]
+    end = jnp.cumsum(plan.sizes)[block]
     carried = jnp.max(jnp.where(earlier, end, 0), axis=1)
     first = ~jnp.any(earlier, axis=1)
     return jnp.where(first, setup, 0) + chain * jnp.maximum(end - carried, 0)
@@ -166,7 +169,7 @@ def _soonest(cycles: Array, times: Array, starts: Array, workers: Array) -> Arra
 
 
 def sent_of(
-    schedule: Schedule,
+    plan: Plan,
     cycles: Array,
     times: Array,
     starts: Array,
@@ -187,7 +190,7 @@ def sent_of(
 
     nobody = jnp.zeros((*times.shape, cycles.shape[1]), bool)
     asked, _ = jax.lax.scan(asks, nobody, jnp.arange(len(cycles)))
-    share = schedule.sizes / jnp.sum(schedule.sizes)
+    share = plan.sizes / jnp.sum(plan.sizes)
     each = jnp.sum(jnp.where(asked, share, 0), axis=2)
     return jnp.sum(jnp.where(place < workers, each, 0), axis=1) / workers
 
@@ -195,20 +198,17 @@ def sent_of(
 def draw_circle(key: Array, problem: Problem, num_draws: int) -> tuple[Array, Array]:
     """Start-ups, in units of κ, and cycle times of workers in a random order, `[K, max_workers]` each."""
     one, other = jax.random.split(key)
-    delivery, dtype = problem.delivery, problem.dtype
-    random = isinstance(delivery, Delivering) and not delivery.worker.constant
+    worker, dtype = problem.iteration.worker, problem.dtype
     shape = num_draws, problem.max_workers
-    if random:  # alike, so that any order is a random one
-        starts, times = delivery.worker.draw(one, shape, dtype)  # type: ignore[attr-defined]
-        return starts, times
+    if not worker.constant:  # alike, so that any order is a random one
+        return worker.draw(one, shape, dtype)
     times = problem.iteration.sorted_draws(one, num_draws, dtype)
     exists = np.arange(shape[1]) < jnp.asarray(problem.num_workers)
     order = jnp.argsort(jnp.where(exists, jax.random.uniform(other, shape, dtype), 2.0), axis=1)
-    start = delivery.worker.infimum() if isinstance(delivery, Delivering) else 0.0
-    return jnp.full(shape, start, dtype), jnp.take_along_axis(times, order, axis=1)
+    return jnp.full(shape, worker.infimum(), dtype), jnp.take_along_axis(times, order, axis=1)
 
 
-def simulate_schedule(key: Array, problem: Problem, schedule: Schedule, num_draws: int) -> Array:
+def simulate_schedule(key: Array, problem: Problem, plan: Plan, num_draws: int) -> Array:
     """Draws of τ, in the unit of the cycle time, `[num_draws]`.
 
     The link (`send_time`) is left out: who sends what is the others' affair too.
@@ -221,18 +221,18 @@ def simulate_schedule(key: Array, problem: Problem, schedule: Schedule, num_draw
     """
     check_key(key)
     check_whole("num_draws", num_draws, 1)
-    cycles = cycles_of_problem(problem, schedule)
+    cycles = cycles_of_problem(problem, plan)
 
     def some(starts: Array, times: Array) -> Array:
         return schedule_runtime(cycles, times, starts, problem.num_workers)
 
-    return problem.scale * over_draws(key, problem, some, num_draws, schedule.sizes.size)
+    return problem.scale * over_draws(key, problem, some, num_draws, plan.sizes.size)
 
 
-def cycles_of_problem(problem: Problem, schedule: Schedule) -> Array:
+def cycles_of_problem(problem: Problem, plan: Plan) -> Array:
     """`cycles_of` with the setup and the chain of a problem."""
     both = (problem.setup_load, problem.chain_load) if problem.has_setup else ()
-    return cycles_of(schedule, *both).astype(problem.dtype)
+    return cycles_of(plan, *both).astype(problem.dtype)
 
 
 def over_draws(

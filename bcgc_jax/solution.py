@@ -1,11 +1,10 @@
 """What is answered, `Solution`, and how a partition becomes one: rounded, evaluated exactly, certified."""
 
 import dataclasses
-import functools
 import json
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,52 +15,14 @@ from jax.typing import ArrayLike
 from bcgc_jax._pytree import is_traced, pytree_dataclass, replace, static_field
 from bcgc_jax.citations import bibliography
 from bcgc_jax.partitions import round_partition, round_to_units
+from bcgc_jax.plans.completion import AnyOf, FirstHolder
+from bcgc_jax.plans.plan import Needs, Plan, needs_of, partition_plan
 from bcgc_jax.problem import Problem, Status
+from bcgc_jax.quadrature import Expectation
 from bcgc_jax.runtime import Certificate, certificate, levels_of_bound, partition_of_units
-from bcgc_jax.schedules import Schedule
 
 _FORMAT = "bcgc_jax.Solution"
-_VERSION = 1
-
-
-class Parts(NamedTuple):
-    """What is coded together, in the order in which it is computed, `[K]` each.
-
-    `level`: redundancy; `share`: of each subset's samples; `counts`: coordinates or units. A partition has
-    one part for each level and all samples in it; partial stragglers have the coordinates twice, with an
-    uncoded share of the samples and a coded one.
-    """
-
-    level: ArrayLike
-    share: ArrayLike
-    counts: ArrayLike
-
-
-class Needs(NamedTuple):
-    """What a scheme needs of workers and network.
-
-    Attributes:
-      stored_subsets: of the data, by each worker; they may be traced, as all of these.
-      sent: coordinates that a worker sends and the master waits for, on average, in L.
-      round_trips: questions of the master within an iteration.
-      exact_gradient: whether what it gets is the gradient of all data.
-    """
-
-    stored_subsets: Array
-    sent: Array
-    round_trips: Array
-    exact_gradient: Array
-
-    def within(self, other: "Needs") -> Array:
-        """Whether it needs no more than the other does: subsets, round trips, leave to be inexact.
-
-        What is sent is left out: less of it is a merit of the row, not a thing that others may not ask for.
-        """
-        return (
-            (self.stored_subsets <= other.stored_subsets)
-            & (self.round_trips <= other.round_trips)
-            & (self.exact_gradient | ~jnp.asarray(other.exact_gradient))
-        )
+_VERSION = 2
 
 
 @pytree_dataclass
@@ -69,12 +30,11 @@ class Solution:
     """A scheme and what is known about it; every array gains the leading axes of a batch.
 
     Attributes:
-      partition: float x, `[max_workers]`; None for a scheme that is no partition.
-      rounded: integers that sum to L, `[max_workers]`, or None.
-      expected_runtime: E τ̂ of the continuous `partition`.
+      plan: what the workers do; None of what is no scheme.
+      rounded: integers that sum to L, `[max_workers]`, of a partition; or None.
+      expected_runtime: E τ̂ of the `plan`.
       runtime_error: of `expected_runtime`, absolute; see `kind`.
       lower_bound: no partition of the `levels` has an expected runtime below it; see `kind`.
-      relative_gap: 1 - lower_bound / expected_runtime, the certificate.
       status: integer value of a `Status`; `message` says it in words.
       num_steps: steps of an iterative method, 0 for a closed form.
       history: expected runtime at each check of an iterative method, NaN after the last; or None.
@@ -86,20 +46,15 @@ class Solution:
       levels: bool, `[max_workers]`, the levels that the bound is for: all, those that were allowed, or, with
         setup cycles, those in use.
       completion_probability: P(τ̂ ≤ deadline) of `partition`, where that was maximised.
-      start: where the best search began, an index of `solvers.completion.STARTS`.
-      parts: what is coded together, for training: of `rounded` each level, where there is such.
-      schedule: what the workers do, of a scheme without a code.
-      known_needs: `needs` of a scheme that is no partition, where they are known.
       problem: what it answers.
       rounded_value: `rounded_runtime` of these `rounded` where it is known already; None with other ones.
     """
 
-    partition: Array | None
+    plan: Plan | None
     rounded: Array | None
     expected_runtime: Array
     runtime_error: Array
     lower_bound: Array
-    relative_gap: Array
     status: Array
     num_steps: Array
     history: Array | None = None
@@ -107,34 +62,27 @@ class Solution:
     kind: str = static_field(default="exact")
     levels: Array | None = None
     completion_probability: Array | None = None
-    start: Array | None = None
-    parts: Parts | None = None
-    schedule: Schedule | None = None
-    known_needs: Needs | None = None
     problem: Problem | None = None
     rounded_value: Array | None = None
 
-    def __post_init__(self) -> None:
-        if self.rounded is not None and self.partition is not None:
-            shape = np.shape(self.rounded)
-            level, share = np.arange(shape[-1]), np.ones(shape, self.partition.dtype)
-            object.__setattr__(self, "parts", Parts(np.broadcast_to(level, shape), share, self.rounded))
+    @property
+    def partition(self) -> Array | None:
+        """Float x, `[max_workers]`; None for a scheme that is no partition."""
+        return self.plan.sizes if self.plan is not None and self.plan.is_partition else None
+
+    @property
+    def relative_gap(self) -> Array:
+        """1 - lower_bound / expected_runtime, the certificate."""
+        xp = jnp if is_traced(self) else np
+        with np.errstate(all="ignore"):
+            return 1 - xp.asarray(self.lower_bound) / xp.asarray(self.expected_runtime)
 
     @property
     def needs(self) -> Needs | None:
-        """What the scheme needs, None for what is none; of a partition from its `parts`, no questions."""
-        if self.known_needs is not None or self.parts is None or self.problem is None:
-            return self.known_needs
-        # Some ten operations: not worth as many compilations where the numbers are known.
-        workers = self.problem.num_workers
-        xp = jnp if is_traced((self.parts, workers)) else np
-        level, share, counts = (xp.asarray(a) for a in self.parts)
-        used = (counts > 0) & (share > 0)
-        stored = xp.max(xp.where(used, level + 1, 0), axis=-1).astype(int)
-        workers = xp.asarray(workers)[..., None]
-        waited = xp.where(used, counts * (workers - level) / workers, 0)
-        sent = (xp.sum(waited, axis=-1) / xp.sum(counts * share, axis=-1)).astype(share.dtype)
-        return Needs(stored, sent, xp.zeros_like(stored), xp.ones_like(stored, bool))
+        """What the scheme needs; None where that is not known."""
+        if self.plan is None or self.problem is None:
+            return None if self.plan is None else self.plan.known_needs
+        return needs_of(self.plan, self.rounded, self.problem.num_workers)
 
     @property
     def rounded_runtime(self) -> Array:
@@ -177,9 +125,9 @@ class Solution:
         arrays: dict[str, Any] = {
             name: None if value is None else _plain(value)
             for name, value in vars(self).items()
-            if name not in ("problem", "method", "kind", "rounded_value", *_NESTED)
+            if name not in ("problem", "method", "kind", "rounded_value", "plan")
         }
-        arrays |= {name: _nested(getattr(self, name)) for name in _NESTED}
+        arrays["plan"] = None if self.plan is None else _written(self.plan)
         known = {"method": self.method, "kind": self.kind, "rounded_value": _plain(self.rounded_runtime)}
         text = json.dumps({"format": _FORMAT, "version": _VERSION, **known, **arrays}, indent=1)
         path.write_text(text + "\n", encoding="utf-8")
@@ -197,13 +145,13 @@ class Solution:
             raise ValueError(f"{path} holds no solution that Solution.save wrote") from error
         if form != _FORMAT:
             raise ValueError(f"{path} holds no solution that Solution.save wrote, but {form!r}")
-        if version != _VERSION:
+        if version not in (1, _VERSION):
             raise ValueError(
-                f"{path} is of version {version} of the format, and this package reads {_VERSION}: read it "
-                "with the version of the package that wrote it"
+                f"{path} is of version {version} of the format, and this package reads 1 to {_VERSION}: read "
+                "it with the version of the package that wrote it"
             )
         try:
-            return _read(found)
+            return _read(_of_first_version(found) if version == 1 else found)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is no whole solution, has it been changed by hand? {error}") from error
 
@@ -240,7 +188,6 @@ def assess(
     status: Array | None = None,
     num_steps: Array | None = None,
     *,
-    written_out: bool = False,
     whole_numbers: bool = True,
 ) -> Solution:
     """The `Solution` that a partition is: rounded, evaluated exactly, certified."""
@@ -251,7 +198,6 @@ def assess(
         Status.CONVERGED.value if status is None else status,
         0 if num_steps is None else num_steps,
         np.ones(problem.max_workers, bool),
-        written_out=written_out,
     )
     return with_whole_numbers(problem, solution) if whole_numbers else solution
 
@@ -271,7 +217,7 @@ def with_whole_numbers(problem: Problem, solution: Solution) -> Solution:
     return replace(solution, rounded=rounded)
 
 
-@functools.partial(jax.jit, static_argnames="written_out")
+@jax.jit
 def assess_shares(
     problem: Problem,
     partition: Array,
@@ -279,12 +225,10 @@ def assess_shares(
     num_steps: ArrayLike,
     levels: ArrayLike,
     lower_bound: Array | None = None,
-    *,
-    written_out: bool,
 ) -> Solution:
     """All of the solution but the whole numbers; `lower_bound` is one that the solver knows."""
     partition = jnp.where(jnp.asarray(status) != int(Status.INFEASIBLE), partition, 0)
-    found = certificate(problem, partition, levels, written_out=written_out)
+    found = certificate(problem, partition, levels)
     if lower_bound is not None:
         known = lower_bound - found.runtime_error  # NaN where there is no error to speak of
         lower = jnp.where(known > found.lower_bound, known, found.lower_bound)
@@ -304,15 +248,27 @@ def solution_of(
     """What is known of a partition, and the status that it has by its value."""
     status, num_steps = jnp.asarray(status, int), jnp.asarray(num_steps, int)
     feasible = status != int(Status.INFEASIBLE)
-    value, error, lower, gap = found
+    value, error, lower, _ = found
     value = jnp.where(feasible & problem.valid & ~overflows(problem, value), value, jnp.nan)
     # A search that did not end says so, whatever its answer's mean.
     met = status == int(Status.CONVERGED)
     status = jnp.where(jnp.isinf(value) & met, int(Status.INFINITE), status)
     status = jnp.where(jnp.isnan(value) & feasible | ~problem.valid, int(Status.INVALID), status)
-    gap = jnp.where(jnp.isfinite(value), gap, jnp.where(jnp.isinf(value), 1, jnp.nan))
     used = levels_of_bound(problem, partition) & jnp.asarray(levels)
-    return Solution(partition, None, value, error, lower, gap, status, num_steps, levels=used)
+    plan = partition_plan(partition, problem.num_workers)
+    return Solution(plan, None, value, error, lower, status, num_steps, levels=used)
+
+
+def solution_of_value(problem: Problem, found: Expectation) -> Solution:
+    """What is known of a scheme that is no partition from its runtime, NaN where there is no such scheme."""
+    value, error = found
+    status = jnp.where(jnp.isfinite(value), int(Status.CONVERGED), int(Status.INFINITE))
+    status = jnp.where(jnp.isnan(value), int(Status.INFEASIBLE), status)
+    too_large = overflows(problem, value)
+    value = jnp.where(too_large, jnp.nan, value)
+    status = jnp.where(problem.valid & ~too_large, status, int(Status.INVALID))
+    # No partition, so no subgradient: 0 is all that this scheme tells about the best partition.
+    return Solution(None, None, value, error, jnp.zeros_like(value), status, jnp.asarray(0))
 
 
 def overflows(problem: Problem, value: Array) -> Array:
@@ -331,48 +287,82 @@ def is_partition(problem: Problem, x: Array) -> Array:
 def _read(found: dict[str, Any]) -> Solution:
     """The solution of a file's fields; each is looked at, for `repr` and training rely on them."""
     wanted = {field.name for field in dataclasses.fields(Solution)} - {"problem"}  # type: ignore[arg-type]
-    found = dict.fromkeys(_NEWER) | found
     if found.keys() != wanted:
         raise ValueError(f"it lacks, or has too much: {', '.join(sorted(found.keys() ^ wanted))}")
-    nested = {name: found.pop(name) for name in _NESTED}
-    texts = {name: found.pop(name) for name in ("method", "kind")}
+    texts, written = {name: found.pop(name) for name in ("method", "kind")}, found.pop("plan")
     if not isinstance(texts["method"], str) or texts["kind"] not in ("exact", "local", "confidence"):
         raise ValueError(f"no method and kind: {texts}")
     arrays = {name: None if value is None else _array(name, value) for name, value in found.items()}
     known = {name: value.shape for name, value in arrays.items() if value is not None}
-    batch, size = known["status"], known.get("partition", (0,))[-1]
+    batch, plan = known["status"], None if written is None else _plan_of(written)
+    size = plan.sizes.shape[-1] if plan is not None and plan.is_partition else 0
     for name in (*_OF_ALL, *_OF_LEVELS):
         shape = batch if name in _OF_ALL else (*batch, size)
         if known.get(name, shape) != shape or (name in _NEEDED and name not in known):
             raise ValueError(f"{name} must have shape {shape}, got {known.get(name)}")
     for code in np.asarray(arrays["status"]).ravel():
         Status(int(code))
-    read = {
-        name: None if value is None else kind(**{key: _array(key, a) for key, a in value.items()})
-        for (name, kind), value in zip(_NESTED.items(), nested.values(), strict=True)
-    }
-    return Solution(**arrays, **texts, **read)  # type: ignore[arg-type]
+    return Solution(plan=plan, **arrays, **texts)  # type: ignore[arg-type]
 
 
-def _read_schedule(stored: Array, **arrays: Array) -> Schedule:
-    return Schedule(**arrays, stored=int(stored))
+_RULES = {rule.__name__: rule for rule in (AnyOf, FirstHolder)}
+_NEEDED = ("expected_runtime", "runtime_error", "lower_bound", "status", "num_steps")
+_OF_ALL = (*_NEEDED, "completion_probability", "rounded_value")
+_OF_LEVELS = ("rounded", "levels")
 
 
-_NESTED: dict[str, Any] = {"parts": Parts, "schedule": _read_schedule, "known_needs": Needs}
-# What a file may lack, which was written before there were schedules.
-_NEWER = ("schedule", "known_needs")
+def _written(plan: Plan) -> dict[str, Any]:
+    rule, needs = plan.completion, plan.known_needs
+    fields = vars(plan) | {"completion": None, "known_needs": None}
+    found = {name: None if value is None else _plain(value) for name, value in fields.items()}
+    if rule is not None:
+        arrays = {name: None if value is None else _plain(value) for name, value in vars(rule).items()}
+        found["completion"] = {"rule": type(rule).__name__, **arrays}
+    if needs is not None:
+        found["known_needs"] = {name: _plain(value) for name, value in needs._asdict().items()}
+    return found
 
 
-def _nested(value: Any) -> dict[str, Any] | None:
-    if value is None:
-        return None
-    fields = vars(value) if isinstance(value, Schedule) else value._asdict()
-    return {name: _plain(0 if field is None else field) for name, field in fields.items()}
+def _plan_of(written: dict[str, Any]) -> Plan:
+    rule, needs = (written[name] for name in ("completion", "known_needs"))
+    arrays = {name: _array(name, written[name]) for name in written.keys() - {"completion", "known_needs"}}
+    if rule is not None:
+        kind = _RULES[rule["rule"]]
+        given: dict[str, Any] = {
+            name: None if a is None else _array(name, a) for name, a in rule.items() if name != "rule"
+        }
+        static = {name: given[name].item() for name in kind.static if name in given}
+        rule = kind(**given | static)
+    if needs is not None:
+        needs = Needs(**{name: _array(name, a) for name, a in needs.items()})
+    return Plan(completion=rule, known_needs=needs, **arrays)
 
 
-_NEEDED = ("expected_runtime", "runtime_error", "lower_bound", "relative_gap", "status", "num_steps")
-_OF_ALL = (*_NEEDED, "completion_probability", "start", "rounded_value")
-_OF_LEVELS = ("partition", "rounded", "levels")
+def _of_first_version(found: dict[str, Any]) -> dict[str, Any]:
+    """The fields of today from those of a file in which a partition, parts and a schedule were apart."""
+    names = ("partition", "parts", "schedule", "known_needs")
+    partition, parts, schedule, needs = (found.pop(name, None) for name in names)
+    for name in ("relative_gap", "start"):
+        del found[name]
+    none: dict[str, Any] = {"completion": None, "known_needs": needs}
+    if schedule is not None:
+        turn, stored = schedule.pop("subset"), schedule.pop("stored")
+        rule = {"rule": "FirstHolder", "num_workers": None, "turn": turn, "stored": stored}
+        one = _plain(np.ones(np.shape(turn["values"]), int))
+        plan = none | schedule | {"data": one, "share": one, "completion": rule}
+    elif parts is not None:
+        late, sizes = (np.array(parts[name]["values"]) for name in ("level", "counts"))
+        sizes = _plain(sizes) if partition is None else partition
+        rule = {"rule": "AnyOf", "num_workers": _plain(late.shape[-1])}
+        rule |= {"survives": parts["level"]} if partition is None else {}
+        block = _plain(np.broadcast_to(np.arange(late.shape[-1]), late.shape))
+        arrays = {"sizes": sizes, "block": block, "data": _plain(late + 1), "share": parts["share"]}
+        plan = none | arrays | {"completion": rule}
+    else:
+        plan = (
+            None if needs is None else none | dict.fromkeys(("sizes", "block", "data", "share"), _plain([]))
+        )
+    return found | {"plan": plan}
 
 
 def _plain(value: Any) -> Any:

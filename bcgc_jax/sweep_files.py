@@ -20,7 +20,6 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from bcgc_jax._extras import to_install
-from bcgc_jax.solvers.schemes import Scheme
 from bcgc_jax.sweeps import Chunk, Sweep, Table
 
 FORMATS = (".csv", ".parquet")
@@ -133,11 +132,7 @@ def fingerprint(sweep: Sweep) -> str:
     labels = tuple(sweep.labels.values())
     add((tuple(sweep.methods), sweep.names, labels, len(sweep), sweep.mesh.size))
     for method in sweep.methods.values():
-        if isinstance(method, Scheme):
-            add(method.gives)
-            continue
-        leaves, tree = jax.tree.flatten(method)
-        add((str(tree), [np.asarray(leaf).tolist() for leaf in leaves]))
+        add(method.digest())
     add((jax.numpy.result_type(float).name, sweep.mesh.devices.flat[0].platform))
     add(None if sweep.key is None else np.asarray(jax.random.key_data(sweep.key)).tolist())
     for name, values in sweep.cells.columns.items():

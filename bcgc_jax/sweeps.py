@@ -24,7 +24,7 @@ from bcgc_jax._pytree import check_key, show
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.runtime import completion_probability
 from bcgc_jax.solution import Needs, Solution
-from bcgc_jax.solvers.methods import Deadline, Method, Methods, check_method, each_method, method_of
+from bcgc_jax.solvers.methods import Method, Methods, each_method, method_of
 from bcgc_jax.solvers.schemes import Scheme
 from bcgc_jax.solvers.solve import solve
 
@@ -157,7 +157,7 @@ class Sweep:
         self.has_deadline = "deadline" in cells.columns
         if not asked or len(self.methods) < len(asked):
             raise ValueError(f"a sweep needs methods, each of them once, got {[m.name for m in asked]}")
-        if any(isinstance(m, Deadline) and m.deadline is None for m in asked) and not self.has_deadline:
+        if any(m.lacks_deadline for m in asked) and not self.has_deadline:
             raise ValueError('the method "deadline" needs deadlines: a column "deadline" of the cells')
         self.groups = _groups(cells)
         self.mesh = Mesh(np.array(jax.local_devices()), ("cells",))
@@ -275,7 +275,7 @@ class Sweep:
         def names(cell: dict[str, Array]) -> None:
             problem = self.problem(max_workers=group.max_workers, num_workers=largest, **cell)
             for method in self.methods.values():
-                check_method(problem, method)
+                method.check(problem)
 
         jax.eval_shape(names, cell)  # traced: whatever the numbers are
 
@@ -383,9 +383,7 @@ class Program:
         key: Array | None,
         deadline: Array | None,
     ) -> dict[str, Array]:
-        if isinstance(method, Deadline) and method.deadline is None:
-            method = dataclasses.replace(method, deadline=deadline)
-        solution: Solution = solve(problem, method, key=key, written_out=True)
+        solution: Solution = solve(problem, method.with_deadline(deadline), key=key)
         columns = {name: getattr(solution, name) for name in _NUMBERS} | _needs_of(solution)
         if self.has_deadline:
             assert deadline is not None

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import bcgc_jax as bcgc
-from bcgc_jax.cover import expected_cover
-from bcgc_jax.deliveries import Worker
+from bcgc_jax.deliveries import Load, Worker
+from bcgc_jax.plans.completion import FirstHolder
+from bcgc_jax.plans.evaluate import expected_completion
 from bcgc_jax.schedules import Group, cycles_of, schedule_of, simulate_schedule
 from benchmarks import peers
 from benchmarks.planning import LAW, paper_problem
@@ -35,11 +36,12 @@ def _covers() -> list[Row]:
     rows = []
     for workers, depth in COVERS:
         worker = Worker(LAW, jnp.zeros(()), jnp.ones(()))
-        cover = jax.jit(functools.partial(expected_cover, num_workers=workers, size=workers))
+        rule, work = FirstHolder(workers, workers), jnp.arange(1.0, depth + 1)
+        cover = jax.jit(functools.partial(expected_completion, rule=rule, num_nodes=96))
         repeats = 3 if workers == 1000 else 15
         result = compare(
             {
-                "package": functools.partial(cover, worker, jnp.arange(1.0, depth + 1)),
+                "package": functools.partial(cover, worker, Load(work, jnp.zeros_like(work))),
                 "peer": functools.partial(peers.cyclic_runtime, workers, depth),
             },
             repeats,

@@ -26,7 +26,7 @@ from jax.scipy.special import gammaln
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax.cli.waiting import each
-from bcgc_jax.solvers.completion import STARTS, completion_partition
+from bcgc_jax.solvers.deadline import STARTS, completion_partition
 from experiments.report import number, print_table, run_command, write_csv
 
 SCHEMES = ("deadline", "equal_risk", "large_deadline", "time", "frequency", "optimal", "single_block")

@@ -76,7 +76,7 @@ def _problem(workers: int, rate: Any) -> bcgc.Problem:
 
 
 def _certified(rate: Array, partition: Array) -> Any:
-    return bcgc.certificate(_problem(WRITTEN_OUT, rate), partition, written_out=True)[:3]
+    return bcgc.certificate(_problem(WRITTEN_OUT, rate), partition)[:3]
 
 
 def _planned(rate: Array) -> Any:

@@ -3,8 +3,13 @@
 from typing import Any, TypeVar
 
 import pytest
+from jax import Array
+from jax.typing import ArrayLike
 
 import bcgc_jax as bcgc
+from bcgc_jax.deliveries import Load, Worker
+from bcgc_jax.plans.completion import AnyOf
+from bcgc_jax.plans.evaluate import expected_completion
 
 T = TypeVar("T")
 
@@ -17,6 +22,11 @@ def padded(
 ) -> bcgc.Problem:
     """Too many coordinates for the search over whole units, which is a program of its own."""
     return bcgc.Problem(law, num_workers, coordinates, float(samples), float(cycles), max_workers=SIZE)
+
+
+def expected_max(law: bcgc.Law, load: Array, num_workers: ArrayLike) -> bcgc.Expectation:
+    """E max_n load_n T_(N-n)."""
+    return expected_completion(Worker(law), Load(load), AnyOf(num_workers))
 
 
 def known(value: T | None) -> T:

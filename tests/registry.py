@@ -289,8 +289,8 @@ ON_THE_HOST: dict[str, Callable[[float], Any]] = {
 }
 # What the calls take and return.
 TAKEN_OR_RETURNED = {
-    *("Law", "Problem", "Solution", "Status", "Certificate", "Expectation", "RuntimeEstimate", "Parts"),
-    *("Schedule", "Needs", "Comparison", "CompletionBound", "Cyclic", "Alternating", "Backup", "Credit"),
+    *("Law", "Problem", "Solution", "Status", "Certificate", "Expectation", "RuntimeEstimate", "Plan"),
+    *("Needs", "Comparison", "CompletionBound", "Cyclic", "Alternating", "Backup", "Credit"),
     *("Trace", "load_trace", "Description", "Fit", "StartUpFit", "grid"),
 }
 # Their second calls are those of tests/coding.

@@ -12,9 +12,10 @@ from jax import Array
 from scipy import integrate, stats
 
 import bcgc_jax as bcgc
-from bcgc_jax.expectation import NUM_NODES, expected_max
+from bcgc_jax.plans.evaluate import NUM_NODES
 from tests.oracles import runtimes as oracles
 from tests.oracles.laws import ATOMIC, CASES, CONTINUOUS, EMPIRICAL, PARETO, Case
+from tests.problems import expected_max
 
 pytestmark = pytest.mark.usefixtures("x64")
 

@@ -11,17 +11,15 @@ import bcgc_jax
 ROOT = Path(bcgc_jax.__file__).parent
 # From the ground up. A file uses those on lower floors, and its neighbours in the same folder.
 FLOORS = (
-    ("_extras", "_pytree", "linear_algebra", "windows", "citations"),
+    ("_extras", "_pytree", "bisection", "linear_algebra", "windows", "citations"),
     ("laws", "crossing", "quadrature"),
     ("partitions", "order_statistics"),
-    ("expectation",),
     ("deliveries",),
-    ("last_delivery",),
-    ("cover",),
-    ("nested_groups",),
+    ("plans",),
     ("iterations",),
     ("problem",),
-    ("runtime", "schedules"),
+    ("schedules",),
+    ("runtime",),
     ("solution",),
     ("measured",),
     ("solvers",),

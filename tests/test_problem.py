@@ -61,8 +61,8 @@ def test_a_problem_knows_whether_its_runtime_is_convex_and_what_is_left_without_
     pairs = bcgc.Problem(bcgc.Pairs([3.0, 1.0], [0.5, 2.0]), 4, 30)
     assert not random.convex
     assert not pairs.convex
-    assert random.delivers
-    assert pairs.delivers
+    assert not random.plain
+    assert not pairs.plain
     plain = random.without_delivery
     assert repr(plain) == repr(bcgc.Problem(**SENSIBLE, chain_cycles=0.2))
     assert repr(pairs.without_delivery.cycle_time) == "Empirical(times=[0.5, 2.0])"

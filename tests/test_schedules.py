@@ -47,7 +47,7 @@ def test_the_slope_in_the_sizes_is_that_of_differences():
     times = jnp.asarray(np.random.default_rng(0).exponential(size=(500, 6)))
 
     def mean(sizes):
-        schedule = bcgc.Schedule(sizes, subset, block, 3)
+        schedule = schedules.circle_plan(sizes, subset, block, 3)
         return jnp.mean(schedules.schedule_runtime(schedules.cycles_of(schedule, 2.0, 0.3), times))
 
     at, move = jnp.array([2.0, 3.0, 4.0]), jnp.array([0.3, -0.5, 0.2])
@@ -76,7 +76,7 @@ def test_draws_of_rows_come_in_any_order():
     # So a schedule's mean is that over all orders, in the problem's own unit: M b / N is 1 / 2 here.
     solution = bcgc.solve(replace(problem, num_samples=2.0), "alternating:2:2", key=jax.random.key(0))
     orders = [order for row in np.asarray(rows) for order in itertools.permutations(row)]
-    exact = np.mean([simulated(solution.schedule, order, np.zeros(4))[0] for order in orders]) / 2
+    exact = np.mean([simulated(solution.plan, order, np.zeros(4))[0] for order in orders]) / 2
     assert abs(float(solution.expected_runtime) - exact) < 4 * float(solution.runtime_error)
 
 
@@ -128,7 +128,7 @@ def test_the_search_is_never_above_its_starts():
     problem = bcgc.Problem(bcgc.Weibull(1.0, 0.8, 0.3), 6, 600)
     found = bcgc.solve(problem, "credit", key=jax.random.key(2))
     value, error = float(found.expected_runtime), float(found.runtime_error)
-    schedule = known(found.schedule)
+    schedule = known(found.plan)
     assert found.kind == "confidence"
     assert float(jnp.sum(schedule.sizes)) == pytest.approx(600)
     for method in ("cyclic:6", "alternating:6:10"):
@@ -203,9 +203,9 @@ def test_a_schedule_is_read_again(tmp_path):
     problem = bcgc.Problem(PAPER, 5, 100)
     solution = bcgc.solve(problem, "alternating:3:2", key=jax.random.key(0))
     read = bcgc.Solution.load(solution.save(tmp_path / "plan.json"))
-    schedule = known(read.schedule)
-    assert schedule.stored == 3
-    np.testing.assert_array_equal(schedule.block, known(solution.schedule).block)
+    schedule = known(read.plan)
+    assert schedules.stored_by(schedule) == 3
+    np.testing.assert_array_equal(schedule.block, known(solution.plan).block)
     assert read.needs == solution.needs
 
 

@@ -11,6 +11,7 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
+from bcgc_jax.schedules import turns_of
 from bcgc_jax.solvers.compare import _is_known_before
 from bcgc_jax.solvers.schemes import SCHEMES
 from tests.problems import known, padded
@@ -43,22 +44,42 @@ def test_a_batch_has_the_runtimes_and_the_words_of_each():
     assert repr(batch) == "Solution(ferdinand:1650, a batch of (2,))"
 
 
-def test_the_parts_are_all_of_the_work():
-    partition = bcgc.solve(PROBLEM, "time")
-    parts = known(partition.parts)
-    assert np.asarray(parts.level).tolist() == list(range(PROBLEM.max_workers))
-    assert np.all(np.asarray(parts.share) == 1)
-    assert np.asarray(parts.counts).tolist() == known(partition.rounded).tolist()
+def test_the_plan_is_all_of_the_work():
+    solution = bcgc.solve(PROBLEM, "time")
+    plan = known(solution.plan)
+    assert np.asarray(plan.data).tolist() == list(range(1, PROBLEM.max_workers + 1))
+    assert np.all(np.asarray(plan.share) == 1)
+    np.testing.assert_array_equal(plan.sizes, known(solution.partition))
     # τ(s) = (M b L / N) (s+1)/(s+α) max{α T_(N-s), T_(N)}: an uncoded share, then a coded one.
-    level, share, counts = (np.asarray(a) for a in known(bcgc.solve(PROBLEM, bcgc.TandonPartial(3.0)).parts))
-    assert level[0] == 0
-    s = level[1]
+    partial = bcgc.solve(PROBLEM, bcgc.TandonPartial(3.0))
+    plan = known(partial.plan)
+    one, subsets = np.asarray(plan.data).tolist()
+    s = subsets - 1
+    assert one == 1
     assert 1 <= s <= 5
-    np.testing.assert_allclose(share, [(s + 1) / (s + 3.0), 2.0 / (s + 3.0)], rtol=1e-12)
-    assert counts.tolist() == [5_000, 5_000]
+    np.testing.assert_allclose(plan.share, [(s + 1) / (s + 3.0), 2.0 / (s + 3.0)], rtol=1e-12)
+    assert np.asarray(plan.sizes).tolist() == [5_000, 5_000]
+    assert partial.partition is None
     # Nothing is coded where nobody is slow.
     assert known(bcgc.solve(PROBLEM, bcgc.TandonPartial(1.0)).needs).stored_subsets == 1
-    assert bcgc.solve(PROBLEM, "limit").parts is None
+    assert bcgc.solve(PROBLEM, "limit").plan is None
+
+
+@pytest.mark.parametrize("method", ["time", "tandon_partial", "backup:1", "cyclic:3"])
+def test_a_plan_has_the_runtime_that_its_solution_says(method):
+    solution = bcgc.solve(PROBLEM, method)
+    plan, value = known(solution.plan), float(solution.expected_runtime)
+    assert float(bcgc.expected_runtime(PROBLEM, plan)) == pytest.approx(value, rel=1e-7)
+    drawn = bcgc.simulate_runtime(jax.random.key(3), PROBLEM, plan, 40_000)
+    assert abs(float(drawn.mean) - value) < 4 * float(drawn.standard_error)
+    in_time = float(bcgc.completion_probability(PROBLEM, plan, 1.1 * value))
+    assert 0.5 < in_time < 0.99
+
+
+def test_a_plan_without_a_formula_is_refused():
+    plan = known(bcgc.solve(PROBLEM, "alternating:3:2", key=jax.random.key(0)).plan)
+    with pytest.raises(ValueError, match="take simulate_runtime"):
+        bcgc.expected_runtime(PROBLEM, plan)
 
 
 def test_what_is_exact_and_what_has_confidence_says_so():
@@ -99,7 +120,7 @@ def _all_solutions() -> list[bcgc.Solution]:
 def test_a_saved_solution_is_read_again(tmp_path):
     for solution in _all_solutions():
         again = bcgc.Solution.load(solution.save(tmp_path / "solution.json"))
-        assert json.loads((tmp_path / "solution.json").read_text())["version"] == 1
+        assert json.loads((tmp_path / "solution.json").read_text())["version"] == 2
         assert (again.method, again.kind, repr(again)) == (solution.method, solution.kind, repr(solution))
         assert again.citation() == solution.citation()
         np.testing.assert_array_equal(again.rounded_runtime, solution.rounded_runtime)
@@ -108,6 +129,40 @@ def test_a_saved_solution_is_read_again(tmp_path):
             for mine, theirs in zip(*leaves, strict=True):
                 assert jnp.result_type(mine) == jnp.result_type(theirs)
                 np.testing.assert_array_equal(mine, theirs)
+
+
+def _numbers(*values):
+    return {"dtype": np.asarray(values).dtype.name, "values": list(values)}
+
+
+_TWO, _ZERO = {"dtype": "float64", "values": 2.0}, {"dtype": "int64", "values": 0}
+_NAMES = ["history", "levels", "start", "completion_probability", "partition", "rounded", "parts"]
+_OLD = dict.fromkeys(_NAMES) | {
+    **{"format": "bcgc_jax.Solution", "version": 1, "method": "time", "kind": "exact"},
+    **{"expected_runtime": _TWO, "runtime_error": _TWO, "lower_bound": _TWO, "relative_gap": _TWO},
+    **{"rounded_value": _TWO, "status": _ZERO, "num_steps": _ZERO},
+}
+
+
+def test_files_of_the_first_version_are_read(tmp_path):
+    def read(**fields):
+        (tmp_path / "old.json").write_text(json.dumps(_OLD | fields))
+        return bcgc.Solution.load(tmp_path / "old.json")
+
+    share = _numbers(1.0, 1.0)
+    parts = {"level": _numbers(0, 1), "share": share, "counts": _numbers(3, 4)}
+    paper = read(partition=_numbers(2.6, 4.4), rounded=_numbers(3, 4), parts=parts)
+    assert known(paper.partition).tolist() == [2.6, 4.4]
+    assert known(paper.rounded).tolist() == [3, 4]
+    partial = read(parts=parts | {"level": _numbers(0, 5)})
+    assert partial.partition is None
+    assert known(partial.plan).data.tolist() == [1, 6]
+    tasks = {"sizes": _numbers(7.0), "subset": _numbers(0, 1), "block": _numbers(0, 0), "stored": _numbers(2)}
+    needs = dict.fromkeys(bcgc.Needs._fields, _numbers(1))
+    schedule = read(schedule=tasks | {"stored": {"dtype": "int64", "values": 2}}, known_needs=needs)
+    assert turns_of(known(schedule.plan)).tolist() == [0, 1]
+    assert known(schedule.needs).round_trips == 1
+    assert read().plan is None
 
 
 @pytest.mark.parametrize(
@@ -139,18 +194,19 @@ def _changed(place, value):
     ("change", "said"),
     [
         (lambda fields: fields.pop("status"), "too much: status"),
-        (lambda fields: fields.pop("parts"), "too much: parts"),
+        (lambda fields: fields.pop("plan"), "too much: plan"),
         (_changed(["note"], "mine"), "too much: note"),
-        (_changed(["partition", "dtype"], "foo"), "'foo'"),
-        (_changed(["partition", "dtype"], "object"), "partition must be numbers"),
-        (_changed(["partition", "values"], [1, [2]]), "inhomogeneous"),
-        (_changed(["partition"], [1, 2]), "list"),
+        (_changed(["plan", "sizes", "dtype"], "foo"), "'foo'"),
+        (_changed(["plan", "sizes", "dtype"], "object"), "sizes must be numbers"),
+        (_changed(["plan", "sizes", "values"], [1, [2]]), "inhomogeneous"),
+        (_changed(["plan", "sizes"], [1, 2]), "list"),
+        (_changed(["plan", "completion", "rule"], "mine"), "mine"),
         (_changed(["rounded", "values"], [1, 2]), r"rounded must have shape \(12,\), got \(2,\)"),
         (_changed(["status", "values"], 77), "77 is not a valid Status"),
         (_changed(["expected_runtime"], None), "expected_runtime must have shape"),
         (_changed(["method"], 3), "no method and kind"),
         (_changed(["kind"], "certain"), "no method and kind"),
-        (_changed(["parts", "note"], 3), "int"),
+        (_changed(["plan", "note"], 3), "int"),
     ],
 )
 def test_a_file_that_was_changed_by_hand_is_refused(change, said, tmp_path):
@@ -162,16 +218,13 @@ def test_a_file_that_was_changed_by_hand_is_refused(change, said, tmp_path):
         bcgc.Solution.load(path)
 
 
-def test_other_whole_numbers_have_their_own_parts():
+def test_other_whole_numbers_have_their_own_needs():
     solution = bcgc.solve(PROBLEM, "time")
     counts = jnp.asarray([5_000] + 11 * [0])
     other = replace(solution, rounded=counts)
-    assert np.asarray(known(other.parts).counts).tolist() == counts.tolist()
+    assert [float(a) for a in known(other.needs)] == [1, 1, 0, 1]
     uncoded = float(bcgc.solve(PROBLEM, "uncoded").rounded_runtime)
     assert float(other.rounded_runtime) == pytest.approx(uncoded, rel=1e-9)
-    # Partial stragglers have none, and keep theirs.
-    partial = bcgc.solve(PROBLEM, bcgc.TandonPartial(3.0))
-    assert replace(partial, method="mine").parts == partial.parts
 
 
 def test_what_is_traced_is_neither_saved_nor_ranked(tmp_path):
@@ -200,7 +253,7 @@ def test_every_method_cites_the_paper_and_its_own_works():
     # A bound by draws has its own source; what is averaged over draws and bounds nothing has not.
     sampled = replace(bcgc.solve(PROBLEM, "time"), kind="confidence")
     assert "mak1999" in sampled.citation()
-    assert "mak1999" not in replace(sampled, partition=None, rounded=None).citation()
+    assert "mak1999" not in replace(sampled, plan=None, rounded=None).citation()
 
 
 def test_a_comparison_is_the_commands_table():

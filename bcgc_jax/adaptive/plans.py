@@ -15,7 +15,8 @@ import functools
 
 import numpy as np
 
-from bcgc_jax.schedules import Schedule
+from bcgc_jax.plans.plan import Plan
+from bcgc_jax.schedules import turns_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,7 @@ class WorkPlan:
 
     name: str
     shares: np.ndarray
-    schedule: Schedule | None = None
+    schedule: Plan | None = None
     partition: np.ndarray | None = None
 
     @property
@@ -51,7 +52,7 @@ class WorkPlan:
             used = np.flatnonzero(self.partition)
             done = np.cumsum((used + 1) * self.partition[used])
             return np.broadcast_to(done, (self.num_workers, used.size))
-        subset, block = np.asarray(self.schedule.subset), np.asarray(self.schedule.block)
+        subset, block = np.asarray(turns_of(self.schedule)), np.asarray(self.schedule.block)
         of_worker = (np.arange(self.num_workers)[:, None] + subset) % self.num_workers
         sizes = np.asarray(self.schedule.sizes, float)
         return np.cumsum(self.num_workers * self.shares[of_worker] * sizes[block], axis=1)
@@ -71,7 +72,7 @@ class WorkPlan:
                 last = self.num_workers - 1 - level
                 done = np.maximum(done, np.partition(start_ups + times * load, last, axis=1)[:, last])
             return done
-        subset, block = np.asarray(self.schedule.subset), np.asarray(self.schedule.block)
+        subset, block = np.asarray(turns_of(self.schedule)), np.asarray(self.schedule.block)
         place = np.arange(self.num_workers)
         soonest = np.full((len(self.schedule.sizes), *times.shape), np.inf)
         for turn, own, load in zip(subset, block, loads.T, strict=True):
@@ -109,7 +110,7 @@ class WorkPlan:
             assert self.partition is not None
             depth = int(np.flatnonzero(self.partition)[-1]) + 1
         else:
-            depth = int(np.max(self.schedule.subset)) + 1
+            depth = int(np.max(turns_of(self.schedule))) + 1
         around = np.concatenate([[0.0], np.cumsum(np.tile(self.shares, 2))])
         first = np.arange(self.num_workers)
         return np.stack([around[first], around[first + depth]], axis=1)

@@ -38,7 +38,8 @@ from bcgc_jax.measured.traces import Trace
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.runtime import block_runtime, expected_runtime
 from bcgc_jax.solution import Solution
-from bcgc_jax.solvers.solve import FEW_UNITS, solve
+from bcgc_jax.solvers.optimum import FEW_UNITS
+from bcgc_jax.solvers.solve import solve
 
 # What is planned for, beside the best fit.
 MEASURED, HEAVY, UNCODED = "measured times", "smooth, Pareto tail", "uncoded"

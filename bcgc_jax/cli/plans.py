@@ -3,7 +3,8 @@
 from typing import Any
 
 from bcgc_jax._pytree import replace
-from bcgc_jax.solution import Parts, Solution
+from bcgc_jax.plans.plan import partition_plan
+from bcgc_jax.solution import Solution
 
 
 def save_plan(solution: Solution, num_workers: int, path: str) -> None:
@@ -13,8 +14,7 @@ def save_plan(solution: Solution, num_workers: int, path: str) -> None:
     def cut(value: Any) -> Any:
         return None if value is None else value[:num_workers]
 
-    parts = known.parts
-    if known.partition is not None and parts is not None:
-        parts = Parts(*map(cut, parts))
-    partition, rounded, levels = map(cut, (known.partition, known.rounded, known.levels))
-    replace(known, partition=partition, rounded=rounded, levels=levels, parts=parts).save(path)
+    plan = known.plan
+    if known.partition is not None:
+        plan = partition_plan(cut(known.partition), num_workers)
+    replace(known, plan=plan, rounded=cut(known.rounded), levels=cut(known.levels)).save(path)

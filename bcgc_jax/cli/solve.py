@@ -31,6 +31,7 @@ from bcgc_jax.runtime import partition_of_units
 from bcgc_jax.solution import Solution
 from bcgc_jax.solvers import runtime_limit
 from bcgc_jax.solvers.forward_pass import largest_setup
+from bcgc_jax.solvers.method import check_finite_mean
 from bcgc_jax.solvers.methods import (
     BASELINES,
     LIMIT,
@@ -39,13 +40,12 @@ from bcgc_jax.solvers.methods import (
     Method,
     Optimal,
     Subgradient,
-    check_method,
-    is_baseline,
     method_of,
 )
+from bcgc_jax.solvers.optimum import FEW_UNITS
 from bcgc_jax.solvers.sample_average import NUM_FRESH_DRAWS, draw_problems
 from bcgc_jax.solvers.schemes import Scheme
-from bcgc_jax.solvers.solve import FEW_UNITS, check_finite_mean, solve_sharing
+from bcgc_jax.solvers.solve import solve
 
 # Times that a step of the subgradient method draws, and its fewest iterations.
 _DRAWN, _FEWEST_DRAWS = 2**17, 64
@@ -138,7 +138,7 @@ def _of_trace(question: Question, trace: Trace | None, answer: Answer) -> list[s
     problem, plan = answer.problem, fastest_plan(answer.rows)
     cycles = [] if trace.of_cycles else [cycles_of_a_step(problem)]
     remarks = [*which_law(problem.cycle_time, trace), *cycles, *file.remarks(trace)]
-    plain = not (problem.has_setup or problem.delivers or question.unit_costs)
+    plain = not (problem.has_setup or not problem.plain or question.unit_costs)
     if plain and plan is not None and not file.keep_workers:
         remarks += late(trace, problem, plan)
     return remarks
@@ -169,7 +169,7 @@ def _problem(question: Question, trace: Trace | None) -> Problem:
         **question.delivery.keywords(),
     )
     # Searches over levels, over whole units and from many starts take N² trials: padding would be felt.
-    if problem.has_setup or problem.delivers or coordinates <= FEW_UNITS:
+    if problem.has_setup or not problem.plain or coordinates <= FEW_UNITS:
         return problem
     return replace(problem, max_workers=padded_workers(workers, law, own_schemes=bool(question.schemes)))
 
@@ -232,7 +232,7 @@ def _answer(question: Question, problem: Problem) -> tuple[list[Found], Answer]:
     required, others = _required(question, tasks), _compared_with(question, tasks)
     for name, method in tasks.items():  # refuse the last one before the first one takes time
         if name in required:
-            check_method(problem, method)
+            method.check(problem)
     # Unlike workers: what is exact is so for the draws that `solve` judges by.
     alike = not isinstance(problem.cycle_time, Unlike)
     judged = problem if alike else draw_problems(jax.random.key(question.seed), problem)[1]
@@ -242,7 +242,7 @@ def _answer(question: Question, problem: Problem) -> tuple[list[Found], Answer]:
     rows, limit = [one.row for one in found], float(runtime_limit(judged))
     if question.output != "table":
         return found, Answer(problem, rows, limit)
-    baselines = {name for name, method in {**tasks, **others}.items() if is_baseline(method)}
+    baselines = {name for name, method in {**tasks, **others}.items() if method.baseline}
     known = [row for row, _ in everything if row["method"] in baselines and np.isfinite(runtime_of(row))]
     interval, setup = _interval(question, problem, rows), _largest_setup(judged, rows)
     return found, Answer(problem, rows, limit, question.deadline, known, interval, setup)
@@ -268,7 +268,7 @@ def _interval(question: Question, problem: Problem, rows: list[Row]) -> tuple[fl
 def _largest_setup(problem: Problem, rows: list[Row]) -> float | None:
     """Of the fastest plan, where it was made without setup and the answer takes no time."""
     best = fastest_plan(rows)
-    if problem.has_setup or problem.delivers or best is None:  # a single block pays for these too
+    if problem.has_setup or not problem.plain or best is None:  # a single block pays for these too
         return None
     if problem.iteration.evaluation_cost() > _CHEAP:
         return None
@@ -289,9 +289,7 @@ def _solve_all(
             bar.update(task, description=f"solving {name}")
             try:
                 with stopwatch() as taken:
-                    solution = solve_sharing(
-                        problem, _affordable(method, problem), key=jax.random.key(question.seed)
-                    )
+                    solution = solve(problem, _affordable(method, problem), key=jax.random.key(question.seed))
                     jax.block_until_ready(solution)
             except ValueError:
                 if name in required:

@@ -7,12 +7,13 @@ import numpy as np
 
 from bcgc_jax.cli.output import Row, finite
 from bcgc_jax.partitions import round_partition
+from bcgc_jax.plans.completion import FirstHolder
+from bcgc_jax.plans.plan import Needs, Plan
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.runtime import completion_probability, partition_of_units
-from bcgc_jax.schedules import Schedule
-from bcgc_jax.solution import Needs, Solution
+from bcgc_jax.schedules import turns_of
+from bcgc_jax.solution import Solution
 from bcgc_jax.solvers.baselines import alpha_of
-from bcgc_jax.solvers.completion import STARTS
 from bcgc_jax.solvers.methods import Method, Sharing
 from bcgc_jax.solvers.schemes import Scheme
 
@@ -35,7 +36,7 @@ def row_of(problem: Problem, solution: Solution, seconds: float, deadline: float
         "kind": solution.kind,
         "partition": None,
         "partition_runtime": None,
-        "schedule": _schedule(solution.schedule) if exists and solution.schedule is not None else None,
+        "schedule": _schedule(solution.plan) if exists and solution.plan is not None else None,
         **_needs(solution.needs if exists else None),
         "seconds": round(seconds, 4),
     }
@@ -50,8 +51,6 @@ def row_of(problem: Problem, solution: Solution, seconds: float, deadline: float
             row["completion_probability"] = finite(probability)
     if solution.method == "tandon_partial":
         row["alpha"] = finite(alpha_of(solution))
-    if solution.start is not None:
-        row["start"] = STARTS[int(solution.start)]
     if solution.levels is not None and problem.has_setup:
         row["levels"] = np.flatnonzero(solution.levels).tolist()
     return row
@@ -69,7 +68,10 @@ def _needs(needs: Needs | None) -> Row:
     }
 
 
-def _schedule(schedule: Schedule) -> Row:
-    tasks = np.stack([schedule.subset, schedule.block], axis=1)
-    sizes = round_partition(schedule.sizes, round(float(np.sum(schedule.sizes))))
+def _schedule(plan: Plan) -> Row | None:
+    """Of a plan without a code."""
+    if not isinstance(plan.completion, FirstHolder):
+        return None
+    tasks = np.stack([turns_of(plan), np.asarray(plan.block)], axis=1)
+    sizes = round_partition(plan.sizes, round(float(np.sum(plan.sizes))))
     return {"sizes": np.asarray(sizes).tolist(), "tasks": tasks.tolist()}

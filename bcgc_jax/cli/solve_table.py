@@ -159,7 +159,7 @@ def _best_bound(answer: Answer) -> float:
 
 def _limit(answer: Answer) -> Iterator[str]:
     if np.isfinite(answer.limit):
-        begun = ", after the first start-up, nothing sent" if answer.problem.delivers else ""
+        begun = ", after the first start-up, nothing sent" if not answer.problem.plain else ""
         yield (
             f"No scheme of any kind is faster than {answer.limit:.4g}, "
             f"assuming perfectly divisible work and no idle time{begun}."

@@ -32,9 +32,10 @@ from bcgc_jax.coding.digits import DigitsRun, digits_problem, train_on_digits
 from bcgc_jax.laws import JointLaw, Law
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solvers.baselines import straggler_ratio
-from bcgc_jax.solvers.methods import Method, check_method, method_of
+from bcgc_jax.solvers.method import check_finite_mean
+from bcgc_jax.solvers.methods import Method, method_of
 from bcgc_jax.solvers.schemes import Scheme
-from bcgc_jax.solvers.solve import check_finite_mean, solve
+from bcgc_jax.solvers.solve import solve
 
 if TYPE_CHECKING:
     from bcgc_jax.cluster import Step
@@ -68,7 +69,7 @@ def answer(question: Question) -> None:
         problem, steps = _problem(question)
         described = _described(question, problem)
         for method in _schemes(question) if question.methods else []:
-            check_method(problem, method)
+            method.check(problem)
         check_size(problem)
         if question.simulated:
             runs = _train_all(question, problem, steps)
@@ -143,7 +144,7 @@ def _expected_runtimes(question: Question, problem: Problem) -> dict[Method | Sc
     for method in _schemes(question):
         try:
             solution = solve(problem, method, key=_key(question))
-            nothing = solution.parts is None and solution.schedule is None
+            nothing = solution.plan is None or not solution.plan.trainable
             if solution.status == Status.INFEASIBLE or nothing:
                 raise ValueError(
                     f'"{method.name}" is no scheme that {question.model} can be trained with here'

@@ -26,7 +26,7 @@ from bcgc_jax.coding.codes import refuse_complex
 from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, num_samples
 from bcgc_jax.coding.scheduled import SchedulePlan, schedule_plan
 from bcgc_jax.coding.stages import tell_of_loops
-from bcgc_jax.schedules import Schedule
+from bcgc_jax.plans import plan as plans
 
 # Seconds, more than threads can wait for: a task that is done no earlier is not done in the iteration.
 _NEVER = 1e9
@@ -189,7 +189,7 @@ class Cluster:
     def assign(
         self,
         loss: Loss,
-        plan: CodingPlan | SchedulePlan | Schedule,
+        plan: CodingPlan | SchedulePlan | plans.Plan,
         params: PyTree,
         subsets: Source | Sequence[PyTree],
         *,
@@ -217,7 +217,7 @@ class Cluster:
     def prepare(
         self,
         loss: Loss,
-        plan: CodingPlan | SchedulePlan | Schedule,
+        plan: CodingPlan | SchedulePlan | plans.Plan,
         params: PyTree,
         subsets: Source | Sequence[PyTree],
         *,
@@ -236,7 +236,7 @@ class Cluster:
     def _put(
         self,
         loss: Loss,
-        plan: CodingPlan | SchedulePlan | Schedule,
+        plan: CodingPlan | SchedulePlan | plans.Plan,
         params: PyTree,
         subsets: Source | Sequence[PyTree],
         batch_size: int | None,
@@ -244,7 +244,7 @@ class Cluster:
     ) -> Assignment:
         self._check_open()
         refuse_complex("params", params)
-        if isinstance(plan, Schedule):
+        if isinstance(plan, plans.Plan):
             plan = schedule_plan(plan, params, self.num_workers if callable(subsets) else len(subsets))
         given = self._sources.subsets(subsets, plan.num_workers)
         if len(given) != plan.num_workers:

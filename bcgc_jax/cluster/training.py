@@ -34,8 +34,9 @@ from bcgc_jax.coding.codes import refuse_complex
 from bcgc_jax.coding.gradients import Loss, PyTree, split_unevenly
 from bcgc_jax.coding.training import TrainingScheme, draws_of, schedule_scheme, training_scheme
 from bcgc_jax.laws import JointLaw, Law
+from bcgc_jax.plans.completion import FirstHolder
+from bcgc_jax.plans.plan import Plan
 from bcgc_jax.problem import Problem
-from bcgc_jax.schedules import Schedule
 from bcgc_jax.solution import Solution
 from bcgc_jax.solvers.methods import Method, method_of
 from bcgc_jax.solvers.schemes import Scheme
@@ -137,7 +138,7 @@ def train_on_cluster(
     num_steps: int,
     *,
     problem: Problem | None = None,
-    method: str | Method | Scheme | Schedule | None = None,
+    method: str | Method | Scheme | Plan | None = None,
     max_stored: int | None = None,
     pace: Pace | None = None,
     batch_size: int | None = None,
@@ -162,8 +163,8 @@ def train_on_cluster(
         (j, N) to subset j of N, all of one size, which the workers call: nothing passes through the master.
       problem: as many workers as the cluster has, coordinates as the parameters have (`unit_costs` for other
         units), samples as an iteration has. It is solved by `method`, "optimal" by default, and again for the
-        workers left; a `Schedule` in place of a method is done as it is, by those left as far as there are
-        subsets.
+        workers left; a `Plan` in place of a method, a schedule, is done as it is, by those left as far as
+        there are subsets.
       max_stored: subsets of the data that a worker holds at most where plans are found; 20 by default.
       pace: slowness on purpose, for studies.
       batch_size: samples of each subset that an iteration draws; all by default.
@@ -282,7 +283,7 @@ def _described(
     params: PyTree,
     data: PyTree,
     optimizer: optax.GradientTransformation,
-    method: str | Method | Scheme | Schedule | None,
+    method: str | Method | Scheme | Plan | None,
     batch_size: int | None,
     options: dict[str, Any],
 ) -> dict[str, Any]:
@@ -290,7 +291,7 @@ def _described(
     scheme: object = method
     if problem is None:
         scheme = "found while it trains"
-    elif not isinstance(method, Schedule):
+    elif not isinstance(method, Plan):
         scheme = method_of(method or "optimal").name
     settings = {"scheme": f"{scheme} {sorted(options.items())}", "batch size": batch_size}
     if batch_size is not None:  # what is drawn depends on how many subsets there are
@@ -427,7 +428,7 @@ def _scheme(
     key: Array,
     problem: Problem,
     members: Sequence[int],
-    method: str | Method | Scheme | Schedule,
+    method: str | Method | Scheme | Plan,
     params: PyTree,
     batch_size: int | None,
     options: dict[str, Any],
@@ -440,7 +441,7 @@ def _scheme(
         # The program that solved it for all workers then solves it for those left, unless each has a law.
         most = left if isinstance(law, JointLaw) else problem.max_workers
         problem = replace(problem, cycle_time=law, num_workers=left, max_workers=most, num_samples=samples)
-    if isinstance(method, Schedule):
+    if isinstance(method, Plan):
         return schedule_scheme(problem, method, params, **options)
     solve_key, code_key = jax.random.split(jax.random.fold_in(key, left))
     try:
@@ -459,7 +460,8 @@ def _planned(
     key: Array, problem: Problem, solution: Solution, params: PyTree, options: dict[str, Any]
 ) -> TrainingScheme:
     """The codes of a solution, or its schedule."""
-    if solution.schedule is None:
+    plan = solution.plan
+    if plan is None or not isinstance(plan.completion, FirstHolder):
         return training_scheme(key, problem, solution, params, **options)
-    found = schedule_scheme(problem, solution.schedule, params, **options)
+    found = schedule_scheme(problem, plan, params, **options)
     return replace(found, method=solution.method)

@@ -12,7 +12,8 @@ import numpy as np
 from bcgc_jax._pytree import pytree_dataclass, static_field
 from bcgc_jax.coding.gradients import Block, Plan, PyTree, Task, complete_order, cut, unit_sizes
 from bcgc_jax.partitions import round_partition, round_to_units
-from bcgc_jax.schedules import Schedule
+from bcgc_jax.plans import plan as plans
+from bcgc_jax.schedules import turns_of
 
 # A schedule whose sizes sum to the coordinates but for float32's rounding is that of the parameters.
 _ROUNDING = 1e-4
@@ -52,7 +53,7 @@ class SchedulePlan(Plan):
 
 
 def schedule_plan(
-    schedule: Schedule,
+    schedule: plans.Plan,
     params: PyTree,
     num_workers: int,
     *,
@@ -81,7 +82,7 @@ def schedule_plan(
     sizes = _whole_units(schedule, params, units, order)
     used = np.flatnonzero(sizes)
     place = {int(b): k for k, b in enumerate(used)}
-    turns, numbers = (np.asarray(a).tolist() for a in (schedule.subset, schedule.block))
+    turns, numbers = (np.asarray(a).tolist() for a in (turns_of(schedule), schedule.block))
     listed = [(d % num_workers, place[b]) for d, b in zip(turns, numbers, strict=True) if b in place]
     tasks = tuple(dict.fromkeys(listed))
     depths = np.bincount([block for _, block in tasks], minlength=used.size)
@@ -93,7 +94,7 @@ def schedule_plan(
     return SchedulePlan(blocks, tasks, num_workers, mean)
 
 
-def _whole_units(schedule: Schedule, params: PyTree, units: str, order: Sequence[int] | None) -> np.ndarray:
+def _whole_units(schedule: plans.Plan, params: PyTree, units: str, order: Sequence[int] | None) -> np.ndarray:
     """Coordinates of each block, `[B]`, after each got whole units."""
     costs, sizes = unit_sizes(params, units, order), jnp.asarray(schedule.sizes, float)
     if not np.all(np.asarray(sizes) >= 0):

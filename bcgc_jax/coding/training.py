@@ -34,10 +34,12 @@ from bcgc_jax.coding.gradients import (
 from bcgc_jax.coding.scheduled import SchedulePlan, schedule_plan
 from bcgc_jax.laws import JointLaw, Law, Pairs
 from bcgc_jax.partitions import finish_load, round_partition
+from bcgc_jax.plans.completion import FirstHolder
+from bcgc_jax.plans.plan import Plan
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.runtime import partition_of_units
-from bcgc_jax.schedules import Schedule, cycles_of, cycles_of_problem, first_finished
-from bcgc_jax.solution import Parts, Solution
+from bcgc_jax.schedules import circle_plan, cycles_of, cycles_of_problem, first_finished
+from bcgc_jax.solution import Solution
 
 
 @pytree_dataclass
@@ -162,9 +164,9 @@ def training_scheme(
       key: randomness of the codes.
       problem: with as many coordinates as the parameters (or `unit_costs` from `unit_sizes`), and as many
         samples as an iteration has.
-      solution: of this problem; what is trained are its `parts`. Of "tandon_partial" a share of each subset's
-        samples, to the nearest sample, is left uncoded, and the rest is coded. Of schemes without a code it
-        is the `schedule`; the sum is that of whose message of each subset came first.
+      solution: of this problem; what is trained is its `plan`. Of "tandon_partial" a share of each subset's
+        samples, to the nearest sample, is left uncoded, and the rest is coded. Of schemes without a code
+        the sum is that of whose message of each subset came first.
       plan_options: `units`, `order`, `construction` and `mean` of `coding_plan`.
 
     Raises ValueError for a solution that does not exist, and where problem and parameters do not match.
@@ -173,29 +175,30 @@ def training_scheme(
     if int(solution.status) in (Status.INFEASIBLE, Status.INVALID):
         raise ValueError(f'"{solution.method}": {solution.message}')
     sizes = _check_units(problem, params, plan_options)
-    if solution.schedule is not None:
-        return _scheduled(problem, solution, params, **plan_options)
-    if solution.parts is None:
+    plan = solution.plan
+    if plan is None or not plan.trainable:
         raise ValueError(f'"{solution.method}" is no partition: its training is not known')
+    if isinstance(plan.completion, FirstHolder):
+        return _scheduled(problem, solution, params, **plan_options)
     codes: list[GradientCode] = []
     blocks: list[Block] = []
     loads: list[np.ndarray] = []
     sends: list[np.ndarray] = []
     # Samples of each subset, time over T, and time of the link, of the earlier passes.
     done, before, sent_before = 0.0, 0.0, 0.0
-    for share, counts in _passes(solution.parts, sizes.size, problem.max_workers):
-        plan = coding_plan(key, params, counts[:workers], **plan_options)
+    for share, counts in _passes(plan, solution.rounded, sizes.size, problem.max_workers):
+        coded = coding_plan(key, params, counts[:workers], **plan_options)
         work, sent = (np.asarray(a) for a in _pace(problem, jnp.asarray(counts)))
-        used = [block.level for block in plan.blocks]
-        codes += plan.codes
-        blocks += [Block(block.level, block.pieces, (done, done + share)) for block in plan.blocks]
+        used = [block.level for block in coded.blocks]
+        codes += coded.codes
+        blocks += [Block(block.level, block.pieces, (done, done + share)) for block in coded.blocks]
         loads.append(before + share * work[used])
         sends.append(sent_before + sent[used])
         done, before, sent_before = done + share, loads[-1][-1], sends[-1][-1]
     blocks[-1] = blocks[-1]._replace(share=(blocks[-1].share[0], 1.0))  # not a rounding less
-    plan = CodingPlan(tuple(codes), tuple(blocks), plan.mean)
+    whole = CodingPlan(tuple(codes), tuple(blocks), coded.mean)
     load, sent = (jax.device_put(np.concatenate(a)) for a in (loads, sends))
-    return TrainingScheme(plan, load, sent, problem.start_up, problem.overlap, solution.method)
+    return TrainingScheme(whole, load, sent, problem.start_up, problem.overlap, solution.method)
 
 
 def _scheduled(
@@ -208,7 +211,7 @@ def _scheduled(
     construction: str | None = None,
     mean: bool = True,
 ) -> ScheduledTraining:
-    schedule, workers = solution.schedule, int(np.asarray(problem.num_workers))
+    schedule, workers = solution.plan, int(np.asarray(problem.num_workers))
     assert schedule is not None
     if units != "coordinates" or construction is not None:
         raise ValueError(
@@ -237,9 +240,7 @@ def _check_units(problem: Problem, params: PyTree, plan_options: Mapping[str, An
     return sizes
 
 
-def schedule_scheme(
-    problem: Problem, schedule: Schedule, params: PyTree, **plan_options: Any
-) -> TrainingScheme:
+def schedule_scheme(problem: Problem, schedule: Plan, params: PyTree, **plan_options: Any) -> TrainingScheme:
     """The plan of a schedule, and its pace under `problem`: when each task is done.
 
     `plan_options` are `units`, `order` and `mean` of `schedule_plan`. The problem's link is left out: what is
@@ -250,17 +251,19 @@ def schedule_scheme(
     plan = schedule_plan(schedule, params, int(np.asarray(problem.num_workers)), **plan_options)
     turn, block = np.array(plan.order).T
     sizes = jnp.asarray([float(block.size) for block in plan.blocks], problem.dtype)
-    whole = Schedule(sizes, jnp.asarray(turn), jnp.asarray(block), int(turn.max()) + 1)
+    whole = circle_plan(sizes, turn, block, int(turn.max()) + 1)
     load = problem.scale * cycles_of(whole, problem.setup_load, problem.chain_load)[turn, block]
     return TrainingScheme(plan, load, jnp.zeros_like(load), problem.start_up, method="schedule")
 
 
-def _passes(parts: Parts, num_units: int, size: int) -> list[tuple[float, np.ndarray]]:
+def _passes(plan: Plan, rounded: Array | None, num_units: int, size: int) -> list[tuple[float, np.ndarray]]:
     """Passes over all units, each with its share of the samples, and the units at each level, `[size]`."""
     passes: list[tuple[float, np.ndarray]] = []
     counts = np.zeros(size, int)
-    for level, share, count in zip(*(np.asarray(part) for part in parts), strict=True):
-        counts[level] += int(count)
+    # Where units are not told apart, each task is on all of them.
+    units = np.full(np.shape(plan.block), num_units) if rounded is None else np.asarray(rounded)
+    for data, share, count in zip(np.asarray(plan.data), np.asarray(plan.share), units, strict=True):
+        counts[data - 1] += int(count)
         if count and counts.sum() == num_units:
             passes.append((float(share), counts))
             counts = np.zeros(size, int)

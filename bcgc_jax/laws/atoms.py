@@ -46,6 +46,14 @@ class Deterministic(Law):
 
 
 @pytree_dataclass
+class Constant(Deterministic):
+    """A number in a law's place, which may be 0."""
+
+    conditions = (("value", ">= 0"),)
+    constant = True
+
+
+@pytree_dataclass
 class TwoSpeed(Law):
     r"""T = slow with the given `probability`, else fast.
 

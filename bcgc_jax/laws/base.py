@@ -83,6 +83,7 @@ class Law:
     """
 
     conditions: ClassVar[Sequence[tuple[str, str]]] = ()
+    constant: ClassVar[bool] = False  # a number in a law's place
     rounding: ClassVar[float] = 0.0
     below: ClassVar[tuple[str, str] | None] = None
     ranks: ClassVar[Sequence[tuple[str, int]]] = ()
@@ -166,6 +167,25 @@ class Law:
     def pieces(self) -> Pieces:
         """Between which times Λ is smooth: what the rules of integration go by."""
         return Smooth()
+
+    @property
+    def smooth(self) -> bool:
+        return isinstance(self.pieces(), Smooth)
+
+    @property
+    def atomic(self) -> bool:
+        return isinstance(self.pieces(), Atomic)
+
+    @property
+    def has_end(self) -> bool:
+        """Whether the last of `breaks` is the supremum."""
+        pieces = self.pieces()
+        return self.atomic or (isinstance(pieces, Kinked) and pieces.ends)
+
+    def breaks(self) -> Array:
+        """The atoms or kinks, `[K]`, ascending."""
+        pieces = self.pieces()
+        return jnp.zeros(0) if isinstance(pieces, Smooth) else pieces.times
 
     def expected_order_statistics(self, num_workers: ArrayLike, max_workers: int) -> Array | None:
         """E T_(N-n), slowest first, `[max_workers]`, in closed form; None where there is none."""

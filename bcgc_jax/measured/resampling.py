@@ -56,7 +56,7 @@ def _interval(
 ) -> tuple[Array, Array]:
     assert isinstance(problem.iteration, Sampled)
     x = as_partition(problem, partition)
-    finish = problem.delivery.max_of_sorted(load_of(problem, x), problem.iteration.times.astype(x.dtype))
+    finish = problem.iteration.max_of_sorted(load_of(problem, x), problem.iteration.times.astype(x.dtype))
     runtimes = scale_of(problem, x) * finish
     means = resampled_means(key, runtimes, num_replicates=num_replicates, block=block)
     low, high = jnp.quantile(means, jnp.stack([(1 - confidence) / 2, (1 + confidence) / 2]))

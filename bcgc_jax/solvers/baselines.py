@@ -1,7 +1,6 @@
 r"""The schemes that block coordinate coding is compared with, each as its authors define it."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,16 +9,114 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import working_dtype
-from bcgc_jax.deliveries import Load
-from bcgc_jax.laws import Atomic, JointLaw, Law
+from bcgc_jax._pytree import concrete, is_traced, pytree_dataclass, replace, static_field, working_dtype
+from bcgc_jax.bisection import bisect
+from bcgc_jax.laws import JointLaw, Law
 from bcgc_jax.laws.atoms import mass_of
-from bcgc_jax.problem import Problem
+from bcgc_jax.plans.completion import AnyOf
+from bcgc_jax.plans.plan import Plan
+from bcgc_jax.problem import Problem, Status
 from bcgc_jax.quadrature import Expectation
-from bcgc_jax.solution import Solution
+from bcgc_jax.runtime import load_of_plan
+from bcgc_jax.solution import Solution, assess, is_partition, solution_of_value
+from bcgc_jax.solvers.method import Method, Numbered, refuse_setup
 
-# Levels of partial stragglers that are tried, of up to so many workers all.
-_LEVELS = 256
+# Of partial stragglers, those that are assessed one by one; operations of each under measured times.
+_FEW_LEVELS, _CHEAP = 64, 1e7
+# Halvings that exhaust float64.
+_HALVINGS = 80
+# Levels of partial stragglers that are tried, of up to so many workers all; so many at a time.
+_LEVELS, _BATCH = 64, 16
+
+
+@pytree_dataclass
+class TandonPartial(Method):
+    r"""Partial stragglers of Tandon et al. 2017; `alpha` is the law's `straggler_ratio` by default."""
+
+    alpha: ArrayLike | None = None
+
+    conditions = (("alpha", ">= 1"),)
+
+    @property
+    def name(self) -> str:
+        return "tandon_partial"
+
+    baseline = True
+
+    @property
+    def is_partition(self) -> bool:
+        return False
+
+    def check(self, problem: Problem) -> None:
+        super().check(problem)
+        refuse_setup(problem, self.name, ': use "optimal"')
+
+    def plan(self, problem: Problem, key: Array | None) -> Solution:
+        if self.alpha is None and not is_traced(problem) and _has_few_levels(problem):
+            return _partial_by_partitions(problem)
+        return _partial(problem, self.alpha)
+
+
+@pytree_dataclass
+class Tandon(Numbered):
+    """Gradient coding of Tandon et al. 2017: all coordinates at one redundancy `level`.
+
+    INFEASIBLE where the number of workers is traced and has no such level.
+    """
+
+    level: int = static_field()
+
+    counts = (("level", 0),)
+    word, what = "tandon", "a redundancy level"
+    lowest = 0
+    baseline = True
+
+    def plan(self, problem: Problem, key: Array | None) -> Solution:
+        return assess(problem, *_single_level(problem, self.level))
+
+
+@pytree_dataclass
+class Ferdinand(Numbered):
+    """Hierarchical coded computation of Ferdinand & Draper 2018 with `num_layers` layers."""
+
+    num_layers: int = static_field()
+
+    counts = (("num_layers", 1),)
+    word, what = "ferdinand", "a number of layers"
+    baseline = True
+
+    @classmethod
+    def highest(cls, problem: Problem) -> int | None:
+        coordinates = concrete(problem.num_coordinates)
+        return None if coordinates is None else int(coordinates.min())
+
+    def check(self, problem: Problem) -> None:
+        super().check(problem)
+        refuse_unit_costs(problem, self.name)
+
+    def plan(self, problem: Problem, key: Array | None) -> Solution:
+        return assess(problem, *_ferdinand(problem, self.num_layers))
+
+
+@jax.jit
+def _single_level(problem: Problem, level: ArrayLike) -> tuple[Array, Array]:
+    return with_status(problem, single_level_partition(problem, jnp.asarray(level)))
+
+
+@jax.jit
+def _ferdinand(problem: Problem, num_layers: ArrayLike) -> tuple[Array, Array]:
+    x, feasible = ferdinand_partition(problem, jnp.asarray(num_layers))
+    return with_status(problem, jnp.where(feasible, x, jnp.nan))
+
+
+def with_status(problem: Problem, x: Array) -> tuple[Array, Array]:
+    """A partition that needs no search, and whether it is one."""
+    return x, jnp.where(is_partition(problem, x), int(Status.CONVERGED), int(Status.INFEASIBLE))
+
+
+def refuse_unit_costs(problem: Problem, name: str) -> None:
+    if problem.unit_costs is not None:
+        raise ValueError(f'method="{name}" has layers of equal coordinates: it knows no unit_costs')
 
 
 def single_level_partition(problem: Problem, level: ArrayLike) -> Array:
@@ -54,22 +151,11 @@ def ferdinand_partition(problem: Problem, num_layers: ArrayLike) -> tuple[Array,
         rising = slope * (layers * (layers + 1) - flat * (flat + 1)) / 2 - (layers - flat)
         return c * flat + rising
 
-    def bisect(total_at: Callable[[Array], Array], low: Array, high: Array) -> Array:
-        """The least value from which on `total_at` reaches the target."""
-
-        def halve(_, ends):
-            middle = (ends[0] + ends[1]) / 2
-            short = total_at(middle) < target
-            return jnp.where(short, middle, ends[0]), jnp.where(short, ends[1], middle)
-
-        # 80 halvings exhaust float64.
-        return jax.lax.fori_loop(0, 80, halve, (low, high))[1]
-
     one = jnp.ones((), dtype)
     cap = workers / layers
-    slope = bisect(lambda u: level_sum(one, u), jnp.zeros((), dtype), cap)
+    _, slope = bisect(lambda u: level_sum(one, u) >= target, jnp.zeros((), dtype), cap, _HALVINGS)
     slope = jnp.where(level_sum(one, cap) <= target, cap, slope)
-    c = bisect(lambda c: level_sum(c, slope), one, workers - 1)
+    _, c = bisect(lambda c: level_sum(c, slope) >= target, one, workers - 1, _HALVINGS)
     feasible = (layers >= 1) & (workers > 1) & (target >= layers) & (target <= layers * (workers - 1))
     level = jnp.arange(problem.max_workers, dtype=dtype)
     # Layers with s_j ≥ n - 1/2: all if the flat part is there, else those on the rising part. A half goes
@@ -93,9 +179,8 @@ def straggler_ratio(law: Law | JointLaw) -> Array:
 
 
 def _straggler_ratio(law: Law) -> Array:
-    pieces = law.pieces()
-    if isinstance(pieces, Atomic):
-        atoms, mass = pieces.times, mass_of(law, pieces.times)
+    if law.atomic:
+        atoms, mass = law.breaks(), mass_of(law, law.breaks())
         share = jnp.diff(jnp.clip(jnp.cumsum(mass), 0, 0.5), prepend=0.0)
         low = jnp.sum(jnp.where(share > 0, atoms * jnp.where(share > 0, share, 1), 0))
         return (law.mean() - low) / low
@@ -109,8 +194,8 @@ def _straggler_ratio(law: Law) -> Array:
 
 def alpha_of(solution: Solution) -> float:
     """The α that a solution for partial stragglers was found with: (s+1)/(s+α) of the samples are uncoded."""
-    assert solution.parts is not None
-    level, uncoded = np.asarray(solution.parts.level)[1], np.asarray(solution.parts.share)[0]
+    assert solution.plan is not None
+    level, uncoded = np.asarray(solution.plan.data)[1] - 1, np.asarray(solution.plan.share)[0]
     return float((level + 1) / uncoded - level)
 
 
@@ -128,52 +213,51 @@ def tandon_partial_runtime(problem: Problem, alpha: ArrayLike | None = None) -> 
 
     τ(s) = (M b L / N) (s+1)/(s+α) max{α T_(N-s), T_(N)}, s = 1…N-1: an uncoded part and a part coded at
     level s. `alpha` is the law's `straggler_ratio` by default; the paper's figures use 6. The best s is that
-    without start-ups and links, which are then waited for too; of more than 256 workers it is searched for.
+    without start-ups and links, which are then waited for too; of more than 64 workers it is searched for.
     """
     law = problem.iteration.pooled()
     alpha = jnp.asarray(straggler_ratio(law) if alpha is None else alpha, problem.dtype)
     if problem.max_workers == 1:
         nothing = jnp.asarray(jnp.inf, problem.dtype)
         return Expectation(nothing, jnp.zeros_like(nothing)), jnp.asarray(0)
-    found, best = _best_level(problem, alpha)
-    unit = problem.scale * problem.total
-    # T_(N) is waited for at every s.
+    best = _best_level(problem.without_delivery, alpha)
+    found = problem.iteration.expected_max(load_of_plan(problem, partial_plan(problem, best, alpha)))
+    # T_(N) is waited for at every s, also where α is infinite.
     value = jnp.where(jnp.isfinite(law.mean()), found.value, jnp.inf)
-    if problem.delivers:
-        uncoded = (best + 1) / (best + alpha)
-        found = problem.delivery.expected_max(_partial_load(problem, best, uncoded))
-        return Expectation(problem.scale * found.value, problem.scale * found.error), best
-    return Expectation(unit * value, unit * found.error), best
+    return Expectation(problem.scale * value, problem.scale * found.error), best
 
 
-def _best_level(problem: Problem, alpha: Array) -> tuple[Expectation, Array]:
-    """The s of the least (s+1)/(s+α) E max{α T_(N-s), T_(N)}, and that.
+def _best_level(problem: Problem, alpha: Array) -> Array:
+    """The s of the least (s+1)/(s+α) E max{α T_(N-s), T_(N)}.
 
     Of many workers, where it hardly changes from level to level: the best of some, closer together near
     either end, then of as many between its neighbours, until they are all.
     """
+
+    def value_of(level: Array) -> Array:
+        value = problem.iteration.expected_max(
+            load_of_plan(problem, partial_plan(problem, level, alpha))
+        ).value
+        return jnp.where(level < problem.num_workers, value, jnp.inf)
+
     size = problem.max_workers
     out = np.geomspace(1, size - 1, _LEVELS // 2)
     some = np.arange(1, size) if size <= _LEVELS else np.unique(np.r_[out, size - out].astype(int))
     gap, levels = int(np.diff(some).max(initial=1)), jnp.asarray(some)
     while True:
-        found = problem.iteration.expected_larger(alpha, levels)
-        weight = ((levels + 1) / (levels + alpha)).astype(problem.dtype)
-        value = jnp.where(levels < problem.num_workers, weight * found.value, jnp.inf)
-        at = jnp.argmin(value)
-        best = levels[at]
+        best = levels[jnp.argmin(jax.lax.map(value_of, levels, batch_size=_BATCH))]
         if gap <= 1:
-            return Expectation(value[at], weight[at] * found.error[at]), best
+            return best
         inside = np.linspace(-1, 1, _LEVELS) * gap
         levels, gap = jnp.clip(best + inside.astype(int), 1, size - 1), -(-2 * gap // (_LEVELS - 1))
 
 
-def _partial_load(problem: Problem, level: Array, uncoded: Array) -> Load:
+def partial_plan(problem: Problem, level: Array, alpha: ArrayLike) -> Plan:
     """Two messages of all coordinates: of the uncoded share of the samples, then of the rest at `level`."""
-    second = np.arange(problem.max_workers) >= level
-    work = problem.total * jnp.where(second, uncoded + (1 - uncoded) * (level + 1), uncoded)
-    sent = problem.send_load / problem.scale * problem.total * jnp.where(second, 2, 1)
-    return Load(work.astype(problem.dtype), sent.astype(problem.dtype))
+    uncoded = (level + 1) / (level + jnp.asarray(alpha, problem.dtype))
+    late, share = jnp.stack([0 * level, level]), jnp.stack([uncoded, 1 - uncoded])
+    sizes = jnp.stack([problem.total, problem.total])
+    return Plan(sizes, np.arange(2), late + 1, share, AnyOf(problem.num_workers, late))
 
 
 @jax.jit
@@ -184,6 +268,43 @@ def runtime_limit(problem: Problem) -> Array:
     """
     unit = problem.total * problem.num_samples * problem.cycles
     value = unit * problem.iteration.expected_shared_time(problem.dtype)
-    if problem.delivers:
-        value = value + problem.delivery.least_start_up()
+    value = value + problem.iteration.least_start_up()
     return jnp.where(problem.valid, value, jnp.nan)
+
+
+@jax.jit
+def _partial(problem: Problem, alpha: ArrayLike | None) -> Solution:
+    alpha = straggler_ratio(problem.iteration.pooled()) if alpha is None else alpha
+    found, level = tandon_partial_runtime(problem, alpha)
+    return _of_parts(problem, alpha, *found, level)
+
+
+def _has_few_levels(problem: Problem) -> bool:
+    several = 1 < int(np.max(problem.num_workers)) <= _FEW_LEVELS
+    return several and problem.plain and problem.iteration.evaluation_cost() <= _CHEAP
+
+
+def _partial_by_partitions(problem: Problem) -> Solution:
+    """Partial stragglers, by the program that partitions are assessed with.
+
+    An uncoded part, (s+1)/(s+α) of the samples, and the rest at level s take as long as the partition with
+    that share of the coordinates at level 0 and the others at level s.
+    """
+    alpha = straggler_ratio(problem.iteration.pooled())
+    levels = np.arange(1, int(np.asarray(problem.num_workers)))
+    total, uncoded = float(problem.total), (levels + 1) / (levels + float(alpha))
+    partitions = np.zeros((levels.size, problem.max_workers))
+    partitions[:, 0] = total * uncoded
+    partitions[np.arange(levels.size), levels] = total - partitions[:, 0]
+    found = [assess(problem, jnp.asarray(x), whole_numbers=False) for x in partitions]
+    best = int(np.argmin([float(one.expected_runtime) for one in found]))
+    return _of_parts(problem, alpha, found[best].expected_runtime, found[best].runtime_error, levels[best])
+
+
+@jax.jit
+def _of_parts(problem: Problem, alpha: ArrayLike, value: Array, error: Array, level: Array) -> Solution:
+    """An uncoded part, and one that is coded at a `level`."""
+    # One worker has no level to code at.
+    value = jnp.where(jnp.asarray(problem.num_workers) == 1, jnp.nan, value)
+    solution = solution_of_value(problem, Expectation(value, error))
+    return replace(solution, plan=partial_plan(problem, jnp.asarray(level), alpha))

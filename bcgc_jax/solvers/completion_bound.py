@@ -13,7 +13,6 @@ log P ± λ r_n draw these limits closer.
 """
 
 import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -23,12 +22,13 @@ from jax import Array
 from jax.scipy.special import betainc
 
 from bcgc_jax._pytree import check, check_whole, is_traced, replace
+from bcgc_jax.bisection import bisect
 from bcgc_jax.crossing import crossing_slopes
 from bcgc_jax.iterations import Independent
 from bcgc_jax.laws import Law
 from bcgc_jax.partitions import cumulative_load, project_partition
 from bcgc_jax.problem import Problem
-from bcgc_jax.solvers.completion import completion_partition
+from bcgc_jax.solvers.deadline import completion_partition
 from bcgc_jax.solvers.spectral import spectral_projected_gradient
 
 # Cells between the limits of a level: of the convex functions, and of the proof.
@@ -108,7 +108,7 @@ def _double(problem: Problem, deadline: float) -> Problem:
             "the bound of the completion probability is of one known problem: leave jit and vmap"
         )
     check("deadline", deadline, "> 0")
-    plain = not (problem.delivers or problem.has_setup)
+    plain = problem.plain and not problem.has_setup
     if not plain or not isinstance(problem.iteration, Independent):
         raise ValueError(
             "the completion probability is bounded for independent workers of one law, without start-up, "
@@ -153,18 +153,7 @@ def _first_limits(law: Law, workers: int, reached: float) -> _Limits:
     high = jax.lax.fori_loop(
         0, _HALVINGS, lambda _, high: jnp.where(alone(high), 2 * high, high), zero + 2.0**-40
     )
-    return _Limits(zero, _halve(alone, zero, high)[1])
-
-
-def _halve(good: Callable[[Array], Array], low: Array, high: Array) -> tuple[Array, Array]:
-    """What is good from `low` up to somewhere before `high`: from and to of the last good one."""
-
-    def half(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-        middle = (ends[0] + ends[1]) / 2
-        ok = good(middle)
-        return jnp.where(ok, middle, ends[0]), jnp.where(ok, ends[1], middle)
-
-    return jax.lax.fori_loop(0, _HALVINGS, half, (low, high))
+    return _Limits(zero, bisect(lambda r: ~alone(r), zero, high, _HALVINGS)[1])
 
 
 def _upper_bound(

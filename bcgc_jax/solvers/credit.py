@@ -16,14 +16,16 @@ import numpy as np
 import optax
 from jax import Array
 
+from bcgc_jax.plans.plan import Plan
 from bcgc_jax.problem import Problem
 from bcgc_jax.schedules import (
     Group,
-    Schedule,
+    circle_plan,
     cycles_of_problem,
     draw_circle,
     schedule_runtime,
     simulate_schedule,
+    stored_by,
     tasks_of,
 )
 
@@ -52,7 +54,7 @@ def orders(stored: int) -> list[tuple[Group, ...]]:
 
 
 @functools.partial(jax.jit, static_argnames="stored")
-def optimise_credit(key: Array, problem: Problem, stored: int) -> Schedule:
+def optimise_credit(key: Array, problem: Problem, stored: int) -> Plan:
     """The best schedule found for so many stored subsets, padded with empty tasks and blocks."""
     search, compare, last = jax.random.split(key, 3)
     tried = orders(stored)
@@ -63,7 +65,7 @@ def optimise_credit(key: Array, problem: Problem, stored: int) -> Schedule:
     def found_from(given: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         """Sizes, their mean by draws that are the same for all, and that of the start."""
         subset, block, sizes = given
-        start = Schedule(sizes, subset, block, stored)
+        start = circle_plan(sizes, subset, block, stored)
         found = search_sizes(search, problem, start, _STEPS, _DRAWS)
         before, after = (_mean(compare, problem, start.with_sizes(x)) for x in (sizes, found))
         return jnp.where(after < before, found, sizes), jnp.fmin(before, after), before
@@ -71,7 +73,7 @@ def optimise_credit(key: Array, problem: Problem, stored: int) -> Schedule:
     found, means, starts = jax.lax.map(found_from, (subset, block, sizes))
     # Those with few blocks come first.
     chosen = jnp.argmax(means <= jnp.fmin((1 + _AS_GOOD) * jnp.nanmin(means), jnp.nanmin(starts)))
-    best = Schedule(found[chosen], subset[chosen], block[chosen], stored)
+    best = circle_plan(found[chosen], subset[chosen], block[chosen], stored)
     polished = best.with_sizes(search_sizes(last, problem, best, _LAST_STEPS, _LAST_DRAWS))
     better = _mean(compare, problem, polished) < means[chosen]
     return best.with_sizes(jnp.where(better, polished.sizes, best.sizes))
@@ -96,15 +98,15 @@ def _padded(tried: Sequence[Sequence[Group]]) -> tuple[np.ndarray, np.ndarray, n
     return subset, block, shares
 
 
-def _mean(key: Array, problem: Problem, schedule: Schedule) -> Array:
-    return jnp.mean(simulate_schedule(key, problem, schedule, _COMPARED))
+def _mean(key: Array, problem: Problem, plan: Plan) -> Array:
+    return jnp.mean(simulate_schedule(key, problem, plan, _COMPARED))
 
 
 @functools.partial(jax.jit, static_argnames=("steps", "draws"))
-def search_sizes(key: Array, problem: Problem, start: Schedule, steps: int, draws: int) -> Array:
+def search_sizes(key: Array, problem: Problem, start: Plan, steps: int, draws: int) -> Array:
     """Sizes after so many subgradient steps, each of fresh draws; the mean of those of the last third."""
     used = start.sizes > 0
-    entries = problem.max_workers * start.sizes.size * start.stored
+    entries = problem.max_workers * start.sizes.size * stored_by(start)
     draws = max(min(draws, _MOST // entries), 32)
 
     def sizes_of(logits: Array) -> Array:

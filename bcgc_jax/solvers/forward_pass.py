@@ -7,7 +7,7 @@ from bcgc_jax._pytree import Numbers
 from bcgc_jax.problem import Problem
 from bcgc_jax.solution import assess
 from bcgc_jax.solvers.schemes import SCHEMES
-from bcgc_jax.solvers.solve import solve_sharing
+from bcgc_jax.solvers.solve import solve
 
 # Near enough to the best single block's runtime, after so many evaluations at most.
 _CLOSE, _MOST = 1e-6, 40
@@ -34,7 +34,7 @@ def largest_setup(problem: Problem, partition: Numbers) -> float:
     if used.sum() < 2:
         return np.inf
     work, setup = np.cumsum(subsets * x), total * np.maximum.accumulate(np.where(used, subsets, 0))
-    block = float(solve_sharing(problem, SCHEMES["single_block"]).expected_runtime)
+    block = float(solve(problem, SCHEMES["single_block"]).expected_runtime)
 
     def excess(u: float) -> float:
         blocks = np.diff((1 - u) * work + u * setup, prepend=0) / subsets

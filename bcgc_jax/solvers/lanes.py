@@ -23,7 +23,7 @@ class Lanes(NamedTuple):
 def loop(
     go_on: Callable[[Constants, State], Array],
     step: Callable[[Constants, State], State],
-    lane_step: Callable[[Constants, State], State],
+    lane_step: Callable[[int], Callable[[Constants, State], State]],
     answer: Callable[[Constants, State], Answer],
     constants: Constants,
     state: State,
@@ -33,8 +33,9 @@ def loop(
     """`answer` of the state after `step` for as long as `go_on`: `jax.lax.while_loop`, but for `jax.vmap`.
 
     A `while_loop` under `vmap` runs all problems as long as the slowest of them. Here `lanes` of them run at
-    a time, and a lane whose problem is done takes up the next one. Lanes go by `lane_step`, which may be a
-    part of `step`. The functions see nothing that is traced but their arguments.
+    a time, and a lane whose problem is done takes up the next one. Lanes go by `lane_step`, of how many
+    problems there are, which may be a part of `step`. The functions see nothing that is traced but their
+    arguments.
     """
 
     @jax.custom_batching.custom_vmap
@@ -52,7 +53,7 @@ def loop(
             tuple(batched),
         )
         on_cpu, elsewhere = (
-            functools.partial(_run_lanes, go_on, lane_step, answer, size=size, lanes=min(count, size))
+            functools.partial(_run_lanes, go_on, lane_step(size), answer, size=size, lanes=min(count, size))
             for count in lanes
         )
         # Known where it is compiled, not where it is traced: programs are exported for other platforms.

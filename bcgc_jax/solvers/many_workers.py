@@ -33,11 +33,11 @@ from jax import Array
 
 from bcgc_jax._pytree import concrete, is_traced
 from bcgc_jax.crossing import MANY
-from bcgc_jax.expectation import Marks, marks, rule, slope_of_homogeneous, threshold_hazard
 from bcgc_jax.iterations import Independent
-from bcgc_jax.laws import Atomic, HazardSpline, Law, Smooth
+from bcgc_jax.laws import HazardSpline, Law
 from bcgc_jax.linear_algebra import solve_positive
 from bcgc_jax.order_statistics import typical_hazards
+from bcgc_jax.plans.marks import Marks, marks, rule, slope_of_homogeneous, threshold_hazard
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.quadrature import rule_error
 from bcgc_jax.solvers.optimal import OptimalResult, least_gap
@@ -100,12 +100,12 @@ class _Point(NamedTuple):
 
 def is_of_many(problem: Problem) -> bool:
     """Whether this way is there: many workers, known before tracing, of one law without atoms."""
-    if problem.max_workers <= MANY or is_traced(problem) or problem.has_setup or problem.delivers:
+    if problem.max_workers <= MANY or is_traced(problem) or problem.has_setup or not problem.plain:
         return False
     iteration, workers = problem.iteration, concrete(problem.num_workers)
     if not isinstance(iteration, Independent) or workers is None or workers != problem.max_workers:
         return False
-    return not isinstance(iteration.law.pieces(), Atomic)
+    return not iteration.law.atomic
 
 
 def is_rough(law: Law) -> bool:
@@ -256,7 +256,7 @@ def _evaluate(law: Law, known: Marks, basis: _Basis, x: np.ndarray, refine: int)
     size = x.size
     dtype = known.times.dtype
     load = jnp.asarray(np.cumsum(np.arange(1, size + 1) * x), dtype)
-    nested = isinstance(law.pieces(), Smooth)
+    nested = law.smooth
     samples = jnp.asarray(basis.samples)
     begins, length = _about(law, known, load)
     start, count = float(begins), int(length)

@@ -20,11 +20,13 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import replace
+from bcgc_jax.crossing import MANY_PROBLEMS
 from bcgc_jax.deliveries import Load
-from bcgc_jax.expectation import Marks, marks, with_rounding
 from bcgc_jax.iterations import Independent, Sampled
-from bcgc_jax.laws import Law, Smooth
+from bcgc_jax.laws import Law
 from bcgc_jax.linear_algebra import solve_positive
+from bcgc_jax.plans.evaluate import with_rounding
+from bcgc_jax.plans.marks import Marks, marks
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.quadrature import Expectation, rule_error
 from bcgc_jax.runtime import sent_load
@@ -144,14 +146,13 @@ class _Evaluating(NamedTuple):
     sums: Sums
 
 
-@functools.partial(jax.jit, static_argnames=("max_steps", "written_out"))
+@functools.partial(jax.jit, static_argnames="max_steps")
 def optimal_partition(
     problem: Problem,
     levels: ArrayLike = True,
     *,
     tolerance: ArrayLike = 1e-7,
     max_steps: int = 60,
-    written_out: bool = False,
     least: ArrayLike = jnp.inf,
 ) -> OptimalResult:
     r"""argmin E τ̂(x,T), to a relative gap of `tolerance` between f(x) and its lower bound.
@@ -159,9 +160,8 @@ def optimal_partition(
     Starts where every level takes about equally long, moved inside. `max_steps` is static. `levels`, bool
     `[max_workers]`, are those that may be used, and for which setup cycles are paid. They enter as a load
     that is linear in x, as Σx = L: (n+1) f/b = (n+1) f/(b L) Σx. For laws of atoms or rows f is polyhedral,
-    and cutting planes take the place of Newton's method, down to a gap of 1e-6. `written_out` (static) is
-    that of `crossing_probability`, for batches. Newton's method ends, and is content with what it has, once
-    no partition can be faster than `least`.
+    and cutting planes take the place of Newton's method, down to a gap of 1e-6. Newton's method ends, and is
+    content with what it has, once no partition can be faster than `least`.
 
     >>> from bcgc_jax.laws import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=3, num_coordinates=100)
@@ -175,10 +175,10 @@ def optimal_partition(
     if problem.start_up is not None:  # the same for all, and for every partition
         alike = replace(problem, start_up=None)
         start = jnp.asarray(problem.start_up, problem.dtype)
-        options = {"tolerance": tolerance, "max_steps": max_steps, "written_out": written_out}
+        options = {"tolerance": tolerance, "max_steps": max_steps}
         found = optimal_partition(alike, levels, least=least - start, **options)
         return found._replace(value=found.value + start, lower_bound=found.lower_bound + start)
-    if iteration.polyhedral or problem.delivers:
+    if iteration.polyhedral or not problem.plain:
         return _by_cuts(problem, levels, tolerance)
     assert isinstance(iteration, Independent)
     law = iteration.law.with_fast_inverse()
@@ -192,7 +192,7 @@ def optimal_partition(
     done, steps, x, numbers = loop(
         functools.partial(_go_on, max_steps=max_steps),
         _whole_round,
-        functools.partial(_one_piece, written_out=written_out),
+        lambda size: functools.partial(_one_piece, many=size >= MANY_PROBLEMS),
         lambda _, s: _answer(s.iterate),
         given,
         first,
@@ -214,18 +214,15 @@ def _by_cuts(problem: Problem, levels: Array, tolerance: Array) -> OptimalResult
     total, unit = problem.total, problem.scale * problem.total
 
     def value_of(u: Array) -> Array:
-        work = share.loads @ u
-        if not problem.delivers:
-            return iteration.expected_max(work).value
         # In coordinates, as the link takes them.
-        load = Load(total * work, sent_load(problem, total * jnp.where(levels, u, 0)))
-        return problem.delivery.expected_max(load).value / total
+        load = Load(total * (share.loads @ u), sent_load(problem, total * jnp.where(levels, u, 0)))
+        return iteration.expected_max(load).value / total
 
     def evaluate(u: Array) -> tuple[Array, Array]:
         return jax.value_and_grad(value_of)(u)
 
     tolerance = jnp.maximum(share.tolerance, least_gap(problem))
-    if isinstance(iteration, Sampled) and not problem.delivers:
+    if isinstance(iteration, Sampled) and problem.plain:
         found = row_program(iteration.times, share.loads, start, levels, tolerance)
     else:
         found = cutting_plane(evaluate, start, levels, tolerance=tolerance, max_cuts=_MAX_CUTS)
@@ -323,7 +320,7 @@ def _whole_round(given: _Given, s: _Evaluating) -> _Evaluating:
     """Evaluate at all nodes, and go on from there."""
     load = given.loads @ _trial(given, s.iterate)
     refine = _Counts(*s.iterate.counts).refine
-    if load.size > LARGE and isinstance(given.law.pieces(), Smooth):
+    if load.size > LARGE and given.law.smooth:
         # Where steps have to be cut, the Hessian is none of here.
         fresh = (_Counts(*s.iterate.counts).round == _CHECK) | (_Numbers(*s.iterate.numbers).length < 1)
         start, sums = sums_of_many(given.law, given.marks, load, given.workers, refine, s.sums, fresh)
@@ -333,14 +330,14 @@ def _whole_round(given: _Given, s: _Evaluating) -> _Evaluating:
     return s._replace(iterate=_decide(given, s.iterate, _in_shares(given.loads, f)), sums=sums)
 
 
-def _one_piece(given: _Given, s: _Evaluating, *, written_out: bool) -> _Evaluating:
+def _one_piece(given: _Given, s: _Evaluating, *, many: bool) -> _Evaluating:
     """Evaluate at one piece of the nodes, and go on from there once it was the last.
 
     Each lane of a batch does as many pieces as it needs: a finer rule holds up no other.
     """
     load = given.loads @ _trial(given, s.iterate)
     refine = _Counts(*s.iterate.counts).refine
-    start, count, add = rule_in_pieces(given.law, given.marks, load, given.workers, refine, written_out)
+    start, count, add = rule_in_pieces(given.law, given.marks, load, given.workers, refine, many)
     sums = add(s.piece, s.sums)
     f = derivatives(given.law, start, load, given.workers, sums)
     decided = _decide(given, s.iterate, _in_shares(given.loads, f))
@@ -387,7 +384,7 @@ def _decide(given: _Given, s: _Iterate, f: Expansion) -> _Iterate:
         z, barrier = _multipliers(given, s, x)
         dx, descent, length = _direction(given, x, z, barrier, f.slope / unit, f.hessian / unit)
         step = after == _STEP
-        finer = _FINER_WITH_KINKS if not isinstance(given.law.pieces(), Smooth) else _FINER
+        finer = _FINER_WITH_KINKS if not given.law.smooth else _FINER
         refine = jnp.where(after == _CHECK, finer * count.refine, count.refine)
         counts = _Counts(after, count.steps + (count.round == _STEP), refine, jnp.zeros_like(refine))
         length, descent = jnp.where(step, length, 1), jnp.where(step, descent, 0)
@@ -419,7 +416,7 @@ def _verdict(
     if given.levels.size > LARGE:  # beyond its own error, a rule's optimum is not looked for
         enough = jnp.maximum(enough, jnp.minimum(error / value, _ROUGH))
     met = (least + more) * total >= (1 - enough) * value
-    if not isinstance(given.law.pieces(), Smooth):  # a rule that only confirms another
+    if not given.law.smooth:  # a rule that only confirms another
         sure = met & (count.round == _CHECK)
     else:  # the gap with its error
         sure = (count.refine > first_fineness(given.levels.size)) & (

@@ -69,11 +69,11 @@ def judge(fresh: Problem, partition: ArrayLike, levels: ArrayLike) -> Certificat
     rows = _times(fresh)
 
     def runtime(x: Array, row: Array) -> Array:
-        return fresh.scale * fresh.delivery.max_of_sorted(load_of(fresh, x), row)
+        return fresh.scale * fresh.iteration.max_of_sorted(load_of(fresh, x), row)
 
     value, slope = jax.vmap(jax.value_and_grad(runtime), in_axes=(None, 0))(x, rows.astype(x.dtype))
     mean, error = _mean(value)
-    constant = value - slope @ x if fresh.has_setup or fresh.delivers else 0
+    constant = value - slope @ x if fresh.has_setup or not fresh.plain else 0
     bound, bound_error = _mean(constant + fresh.total * slope.T)
     limit = jnp.min(jnp.where(levels, bound - _NORMAL * bound_error, jnp.inf))
     return _certificate(mean, error, limit)
@@ -86,7 +86,7 @@ def judge_optimum(
     r"""The same for an optimum over the `levels`, by the optima of K equal parts of the fresh draws."""
     x = as_partition(fresh, partition)
     rows = _times(fresh)
-    mean, error = _mean(fresh.scale * fresh.delivery.max_of_sorted(load_of(fresh, x), rows.astype(x.dtype)))
+    mean, error = _mean(fresh.scale * fresh.iteration.max_of_sorted(load_of(fresh, x), rows.astype(x.dtype)))
 
     def bound(rows: Array) -> Array:
         part = replace(fresh, cycle_time=Rows(rows))

@@ -1,34 +1,40 @@
 r"""Schemes without a code, by name: schedules, backup workers, work that is shared out.
 
-Their runtimes are exact where one block is covered by workers that are alike (`cover`), and where the fastest
-workers are enough; else means of draws, with standard errors. The draws of a schedule are those of the cyclic
-one too, whose mean is then known: what they have in common drops out (a control variate).
+Their runtimes are exact where one block is covered by workers that are alike (`FirstHolder`), and where the
+fastest workers are enough; else means of draws, with standard errors. The draws of a schedule are those of
+the cyclic one too, whose mean is then known: what they have in common drops out (a control variate).
 """
+
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import concrete, replace
-from bcgc_jax.cover import expected_cover
-from bcgc_jax.deliveries import Load, Worker
-from bcgc_jax.iterations import Delivering, Independent
-from bcgc_jax.laws import Law
+from bcgc_jax._pytree import check_whole, concrete, pytree_dataclass, replace, static_field
+from bcgc_jax.bisection import bisect
+from bcgc_jax.iterations import Independent
+from bcgc_jax.plans.completion import AnyOf, FirstHolder
+from bcgc_jax.plans.plan import Needs, Plan, needs_of
 from bcgc_jax.problem import Problem
 from bcgc_jax.quadrature import Expectation
+from bcgc_jax.runtime import integrate_runtime
 from bcgc_jax.schedules import (
     Group,
-    Schedule,
+    circle_plan,
     cycles_of_problem,
     over_draws,
     schedule_of,
     schedule_runtime,
     sent_of,
+    stored_by,
+    turns_of,
 )
-from bcgc_jax.solution import Needs
+from bcgc_jax.solution import Solution, solution_of_value
 from bcgc_jax.solvers.credit import optimise_credit
-from bcgc_jax.solvers.methods import Alternating, Backup, Credit, Scheduled, Sharing
+from bcgc_jax.solvers.method import Numbered, refuse_setup
 
 # Draws of a runtime, and of what is sent, of which two digits are enough: of many workers each draw has many.
 NUM_DRAWS, _SENT_DRAWS, _SENT_WORKERS, _FEWEST = 2**17, 2**12, 2**22, 32
@@ -36,79 +42,242 @@ NUM_DRAWS, _SENT_DRAWS, _SENT_WORKERS, _FEWEST = 2**17, 2**12, 2**22, 32
 _HALVINGS = 60
 
 
-def schedule_for(problem: Problem, method: Scheduled, key: Array | None) -> Schedule | None:
-    """What the workers do, all subsets of a block and all blocks in one order; None where nobody plans it."""
-    total = problem.total
-    match method:
-        case Backup() | Sharing():
-            return None
-        case Alternating(stored=stored, num_blocks=blocks):
-            return schedule_of([Group(stored, blocks)], jnp.full(blocks, total / blocks))
-        case Credit(max_subsets=most):
-            assert key is not None
-            stored = problem.max_workers if most is None else most
-            return optimise_credit(key, problem, min(stored, problem.max_workers))
-    return schedule_of([Group(method.stored, 1)], total[None])  # type: ignore[attr-defined]
+class Scheduled(Numbered):
+    """A scheme without a code, in which every finished subset or chunk counts."""
 
+    baseline = True
+    knows_unit_costs: ClassVar[bool] = True
 
-def without_padding(found: Schedule) -> Schedule:
-    """Without the tasks and blocks that are none, where it is known which these are."""
-    block = concrete(found.block)
-    if block is None or block.ndim > 1:
-        return found
-    there = block >= 0
-    sizes = found.sizes[: block.max() + 1]
-    return replace(found, sizes=sizes, subset=found.subset[there], block=found.block[there])
+    @property
+    def is_partition(self) -> bool:
+        return False
+
+    def check(self, problem: Problem) -> None:
+        super().check(problem)
+        if problem.send_time is not None:
+            raise ValueError(f'method="{self.name}" knows no send_time: who sends what is decided as they go')
+        if problem.unit_costs is not None and not self.knows_unit_costs:
+            raise ValueError(f'method="{self.name}" cuts between coordinates: it knows no unit_costs')
+
+    def needs_mean(self, problem: Problem) -> bool:
+        return self.is_drawn(problem)
+
+    def schedule(self, problem: Problem, key: Array | None) -> Plan | None:
+        """What the workers do; None where nobody plans it."""
+        raise NotImplementedError
+
+    def evaluate(
+        self, problem: Problem, schedule: Plan | None, key: Array | None
+    ) -> tuple[Expectation, Needs]:
+        """Expected runtime with its error, NaN where there is no such scheme, and what the scheme needs.
+
+        The error is a standard error where it comes from draws, which need the key (`is_drawn`).
+        """
+        assert schedule is not None
+        found = (
+            _by_draws(problem, schedule, key)
+            if self.is_drawn(problem)
+            else integrate_runtime(problem, schedule)
+        )
+        exists = _stored(schedule) <= jnp.asarray(problem.num_workers)
+        found = jax.tree.map(lambda a: jnp.where(exists, a, jnp.nan), found)
+        return found, _needs_of(problem, schedule)
+
+    def plan(self, problem: Problem, key: Array | None) -> Solution:
+        """Judged by draws that its search has not seen."""
+        search, judge = (None, None) if key is None else jax.random.split(key)
+        workers = concrete(problem.num_workers)
+        if workers is not None and not workers.ndim and self.is_drawn(problem):
+            problem = replace(
+                problem, max_workers=int(workers)
+            )  # draws of workers that are none take as long
+        schedule = self.schedule(problem, search)
+        found, needs = _evaluated(self, problem, schedule, judge)
+        plan = Plan(problem.total[None], np.zeros(0, int), np.zeros(0, int), np.zeros(0, problem.dtype), None)
+        if schedule is not None:
+            plan = without_padding(schedule)
+        return replace(solution_of_value(problem, found), plan=replace(plan, known_needs=needs))
 
 
 @jax.jit
-def scheduled_runtime(
-    problem: Problem, schedule: Schedule | None, key: Array | None, method: Scheduled
+def _evaluated(
+    method: Scheduled, problem: Problem, schedule: Plan | None, key: Array | None
 ) -> tuple[Expectation, Needs]:
-    """Expected runtime with its error, NaN where there is no such scheme, and what the scheme needs.
+    return method.evaluate(problem, schedule, key)
 
-    The error is a standard error where it comes from draws, which need the key (`is_drawn`).
+
+@pytree_dataclass
+class Cyclic(Scheduled):
+    """Workers store `stored` subsets each and go through them one by one, around the circle.
+
+    Amiri & Gündüz, Computation scheduling for distributed machine learning with straggling workers, 2019.
     """
-    workers = jnp.asarray(problem.num_workers)
-    if isinstance(method, Backup):
-        return _backup(problem, method.spare)
-    if isinstance(method, Sharing):
-        return _sharing(problem, method, key)
-    assert schedule is not None
-    drawn = is_drawn(problem, method)
-    found = _by_draws(problem, schedule, key) if drawn else _exact(problem, schedule)
-    found = jax.tree.map(lambda a: jnp.where(_stored(schedule) <= workers, a, jnp.nan), found)
-    return found, _needs_of(problem, schedule)
+
+    stored: int = static_field()
+
+    counts = (("stored", 1),)
+    word, what = "cyclic", "a number of stored subsets"
+
+    def is_drawn(self, problem: Problem) -> bool:
+        return not _alike(problem)
+
+    def schedule(self, problem: Problem, key: Array | None) -> Plan:
+        return schedule_of([Group(self.stored, 1)], problem.total[None])
 
 
-def is_drawn(problem: Problem, method: Scheduled) -> bool:
-    """Whether its runtime is a mean of draws."""
-    if isinstance(method, Alternating | Credit | Sharing):
+@pytree_dataclass
+class Alternating(Scheduled):
+    """As `Cyclic`, in `num_blocks` equal blocks, every second subset backwards: two meet within a subset."""
+
+    stored: int = static_field()
+    num_blocks: int = static_field(default=10)
+
+    counts = (("stored", 1), ("num_blocks", 1))
+    word, what = "alternating", "a number of stored subsets"
+    most_numbers = 2
+    knows_unit_costs = False
+
+    @property
+    def name(self) -> str:
+        return f"alternating:{self.stored}:{self.num_blocks}"
+
+    def is_drawn(self, problem: Problem) -> bool:
         return True
-    return not (isinstance(method, Backup) or _alike(problem))
+
+    def schedule(self, problem: Problem, key: Array | None) -> Plan:
+        sizes = jnp.full(self.num_blocks, problem.total / self.num_blocks)
+        return schedule_of([Group(self.stored, self.num_blocks)], sizes)
+
+
+@pytree_dataclass
+class Backup(Scheduled):
+    """The fastest N - `spare` workers, uncoded: not the gradient of all data, but of a random part of it.
+
+    Chen et al., Revisiting distributed synchronous SGD, 2016.
+    """
+
+    spare: int = static_field()
+
+    counts = (("spare", 0),)
+    word, what = "backup", "a number of spare workers"
+    lowest = 0
+
+    def check(self, problem: Problem) -> None:
+        super().check(replace(problem, send_time=None))
+
+    def schedule(self, problem: Problem, key: Array | None) -> Plan:
+        one, late = np.ones(1, int), jnp.asarray([self.spare])
+        rule = AnyOf(problem.num_workers, late, exact_gradient=self.spare == 0)
+        return Plan(problem.total[None], 0 * one, one, one.astype(problem.dtype), rule)
+
+    def evaluate(
+        self, problem: Problem, schedule: Plan | None, key: Array | None
+    ) -> tuple[Expectation, Needs]:
+        """All work at level `self.spare`, but on a single subset."""
+        assert schedule is not None
+        found = integrate_runtime(problem, schedule)
+        exists = self.spare < jnp.asarray(problem.num_workers)
+        needs = needs_of(schedule, None, problem.num_workers)
+        assert needs is not None
+        return Expectation(*(jnp.where(exists, a, jnp.nan) for a in found)), needs
+
+
+@pytree_dataclass
+class Sharing(Scheduled):
+    """The master hands chunks, `chunks` a worker, to whoever is free, and at the end second copies.
+
+    Each is asked for in `round_trip`, in the unit of runtimes. Every worker can read all data.
+    """
+
+    chunks: int = static_field()
+    round_trip: ArrayLike = 0.0
+
+    conditions = (("round_trip", ">= 0"),)
+    counts = (("chunks", 1),)
+    word, what = "sharing", "a number of chunks a worker"
+
+    @classmethod
+    def highest(cls, problem: Problem) -> int | None:
+        return None
+
+    def check(self, problem: Problem) -> None:
+        super().check(problem)
+        refuse_setup(problem, self.name)
+
+    def is_drawn(self, problem: Problem) -> bool:
+        return True
+
+    def schedule(self, problem: Problem, key: Array | None) -> None:
+        return None
+
+    def evaluate(
+        self, problem: Problem, schedule: Plan | None, key: Array | None
+    ) -> tuple[Expectation, Needs]:
+        assert key is not None
+        chunk = problem.total / self.chunks
+        trip = jnp.asarray(self.round_trip, problem.dtype) / problem.scale
+        workers = jnp.asarray(problem.num_workers)
+
+        def shared(starts: Array, times: Array) -> Array:
+            return jax.vmap(lambda s, t: share_out(s, t * chunk + trip, workers, self.chunks))(starts, times)
+
+        # A worker's last answer needs no further question.
+        tau = problem.scale * over_draws(key, problem, shared, NUM_DRAWS // 8, problem.max_workers)
+        found = Expectation(jnp.mean(tau), jnp.std(tau) / tau.size**0.5)
+        one = jnp.ones((), problem.dtype)
+        return found, Needs(workers, one, jnp.asarray(self.chunks), jnp.asarray(True))
+
+
+@pytree_dataclass
+class Credit(Scheduled):
+    """The schedule of least expected runtime that is found, with `max_subsets` stored (all by default).
+
+    Sizes of blocks, their depth and the order of tasks; a local search from cyclic, alternating and block by
+    block schedules, so never worse than these by more than its standard error. Needs a key.
+    """
+
+    max_subsets: int | None = static_field(default=None)
+
+    word, what = "credit", "a number of stored subsets"
+    baseline = False
+    knows_unit_costs = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_subsets is not None:
+            check_whole("max_subsets", self.max_subsets, 1)
+
+    @property
+    def name(self) -> str:
+        return "credit" if self.max_subsets is None else f"credit:{self.max_subsets}"
+
+    def is_drawn(self, problem: Problem) -> bool:
+        return True
+
+    def schedule(self, problem: Problem, key: Array | None) -> Plan:
+        assert key is not None
+        stored = problem.max_workers if self.max_subsets is None else self.max_subsets
+        return optimise_credit(key, problem, min(stored, problem.max_workers))
+
+
+def without_padding(found: Plan) -> Plan:
+    """Without the tasks and blocks that are none, where it is known which these are."""
+    block = concrete(jnp.asarray(found.block))
+    if block is None or block.ndim > 1 or not isinstance(found.completion, FirstHolder):
+        return found
+    there = block >= 0
+    sizes = found.sizes[: block.max() + 1]
+    turns, stored = np.asarray(turns_of(found)), stored_by(found)
+    return circle_plan(sizes, turns[there], block[there], stored)
 
 
 def _alike(problem: Problem) -> bool:
     return isinstance(problem.iteration, Independent)
 
 
-def _worker_of(problem: Problem) -> Worker:
-    delivery = problem.delivery
-    if isinstance(delivery, Delivering):
-        return delivery.worker
-    assert isinstance(problem.cycle_time, Law)
-    return Worker(problem.cycle_time, jnp.zeros((), problem.dtype), problem.scale)
-
-
-def _exact(problem: Problem, schedule: Schedule) -> Expectation:
-    work = cycles_of_problem(problem, schedule)[:, 0]
-    found = expected_cover(_worker_of(problem), work, problem.num_workers, problem.max_workers)
-    return Expectation(problem.scale * found.value, problem.scale * found.error)
-
-
-def _by_draws(problem: Problem, schedule: Schedule, key: Array | None) -> Expectation:
+def _by_draws(problem: Problem, schedule: Plan, key: Array | None) -> Expectation:
     assert key is not None
-    known = schedule_of([Group(schedule.stored, 1)], problem.total[None])
+    known = schedule_of([Group(stored_by(schedule), 1)], problem.total[None])
     cycles, of_known = (cycles_of_problem(problem, one) for one in (schedule, known))
 
     def both(starts: Array, times: Array) -> tuple[Array, Array]:
@@ -123,7 +292,7 @@ def _by_draws(problem: Problem, schedule: Schedule, key: Array | None) -> Expect
     mean, error = jnp.mean(tau), jnp.std(tau) / NUM_DRAWS**0.5
     if not _alike(problem):
         return Expectation(mean, error)
-    exact = _exact(problem, known)
+    exact = integrate_runtime(problem, known)
     off = beside - jnp.mean(beside)
     share = jnp.mean(off * tau) / jnp.maximum(jnp.mean(off**2), jnp.finfo(tau.dtype).tiny)
     rest = jnp.std(tau - share * beside) / NUM_DRAWS**0.5
@@ -133,7 +302,7 @@ def _by_draws(problem: Problem, schedule: Schedule, key: Array | None) -> Expect
     return Expectation(value, jnp.where(better, rest + share * exact.error, error))
 
 
-def _needs_of(problem: Problem, schedule: Schedule) -> Needs:
+def _needs_of(problem: Problem, schedule: Plan) -> Needs:
     cycles = cycles_of_problem(problem, schedule)
 
     def sent(starts: Array, times: Array) -> Array:
@@ -146,38 +315,9 @@ def _needs_of(problem: Problem, schedule: Schedule) -> Needs:
     return Needs(_stored(schedule), jnp.mean(found), blocks, jnp.asarray(True))
 
 
-def _stored(schedule: Schedule) -> Array:
+def _stored(schedule: Plan) -> Array:
     """Of the tasks that there are."""
-    return jnp.max(jnp.where(schedule.block >= 0, schedule.subset + 1, 0))
-
-
-def _backup(problem: Problem, spare: int) -> tuple[Expectation, Needs]:
-    """All work at level `spare`, but on a single subset."""
-    workers, used = jnp.asarray(problem.num_workers), np.arange(problem.max_workers) >= spare
-    one = problem.total + problem.setup_load + problem.chain_load * problem.total
-    work = jnp.where(used, one, 0).astype(problem.dtype)
-    sent = jnp.where(used, problem.send_load / problem.scale * problem.total, 0).astype(problem.dtype)
-    found = problem.delivery.expected_max(Load(work, sent) if problem.delivers else work)
-    exists = spare < workers
-    value, error = (jnp.where(exists, problem.scale * a, jnp.nan) for a in found)
-    waited = (workers - spare) / workers.astype(problem.dtype)
-    return Expectation(value, error), Needs(jnp.asarray(1), waited, jnp.asarray(0), jnp.asarray(spare == 0))
-
-
-def _sharing(problem: Problem, method: Sharing, key: Array | None) -> tuple[Expectation, Needs]:
-    assert key is not None
-    chunk = problem.total / method.chunks
-    trip = jnp.asarray(method.round_trip, problem.dtype) / problem.scale
-    workers = jnp.asarray(problem.num_workers)
-
-    def shared(starts: Array, times: Array) -> Array:
-        return jax.vmap(lambda s, t: share_out(s, t * chunk + trip, workers, method.chunks))(starts, times)
-
-    # A worker's last answer needs no further question.
-    tau = problem.scale * over_draws(key, problem, shared, NUM_DRAWS // 8, problem.max_workers)
-    found = Expectation(jnp.mean(tau), jnp.std(tau) / tau.size**0.5)
-    one = jnp.ones((), problem.dtype)
-    return found, Needs(workers, one, jnp.asarray(method.chunks), jnp.asarray(True))
+    return jnp.max(jnp.where(jnp.asarray(schedule.block) >= 0, turns_of(schedule) + 1, 0))
 
 
 def share_out(starts: Array, seconds: Array, num_workers: Array, chunks: int) -> Array:
@@ -194,13 +334,8 @@ def share_out(starts: Array, seconds: Array, num_workers: Array, chunks: int) ->
         """How often each worker has asked by t."""
         return jnp.where(exists & (starts <= t), jnp.floor((t - starts) / seconds) + 1, 0)
 
-    def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-        middle = (ends[0] + ends[1]) / 2
-        enough = jnp.sum(asked(middle)) >= count
-        return jnp.where(enough, ends[0], middle), jnp.where(enough, middle, ends[1])
-
     high = jnp.max(jnp.where(exists, starts + chunks * seconds, 0))
-    last = jax.lax.fori_loop(0, _HALVINGS, halve, (jnp.zeros_like(high), high))[1]
+    _, last = bisect(lambda t: jnp.sum(asked(t)) >= count, jnp.zeros_like(high), high, _HALVINGS)
     had = asked(last)
     # Of those that ask in the same moment the first ones get the rest.
     surplus = jnp.sum(had) - count

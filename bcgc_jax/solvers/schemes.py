@@ -16,12 +16,15 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from bcgc_jax._pytree import show
+from bcgc_jax._pytree import concrete, is_traced, show
 from bcgc_jax.problem import Problem
 from bcgc_jax.quadrature import Expectation
+from bcgc_jax.solution import Solution, assess, is_partition, solution_of_value
 from bcgc_jax.solvers import baselines, closed_form
+from bcgc_jax.solvers.method import Method, refuse_setup
 
 # Draws of the runtime of a scheme that is no partition, and how many of them at a time.
 NUM_DRAWS, _BATCH = 2**17, 2**12
@@ -34,7 +37,7 @@ class SchemeError(Exception):
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Scheme:
+class Scheme(Method):
     r"""A rule of one's own, for `solve`, `Sweep`, the command line, the figures and the benchmarks.
 
     Args:
@@ -91,8 +94,27 @@ class Scheme:
 
     @property
     def is_partition(self) -> bool:
-        """Whether it gives a partition, in one way or another."""
         return self.gives in ("partition", "levels")
+
+    def is_drawn(self, problem: Problem) -> bool:
+        return self.gives == "runtime"
+
+    def digest(self) -> str:
+        return self.gives
+
+    def check(self, problem: Problem) -> None:
+        if self.gives == "runtime" and not problem.plain:
+            raise ValueError(
+                f'method="{self.name}" makes runtimes of cycle times alone: it knows no start_up and no '
+                "send_time"
+            )
+
+    def plan(self, problem: Problem, key: Array | None) -> Solution:
+        if not self.is_partition:
+            return _expected(problem, key, scheme=self)
+        partition, status = _partition(problem, scheme=self)
+        _refuse_partition(problem, self.name, partition)
+        return assess(problem, partition, status)
 
     def partition(self, problem: Problem) -> Array:
         """x, `[max_workers]`; NaN where the scheme does not exist."""
@@ -101,6 +123,27 @@ class Scheme:
     def expectation(self, problem: Problem, key: Array | None) -> Expectation:
         """The expected runtime and its error; NaN likewise."""
         return _READINGS[self.gives](self, problem, key)
+
+
+@functools.partial(jax.jit, static_argnames="scheme")
+def _expected(problem: Problem, key: Array | None, *, scheme: Scheme) -> Solution:
+    return solution_of_value(problem, scheme.expectation(problem, key))
+
+
+@functools.partial(jax.jit, static_argnames="scheme")
+def _partition(problem: Problem, *, scheme: Scheme) -> tuple[Array, Array]:
+    return baselines.with_status(problem, scheme.partition(problem))
+
+
+def _refuse_partition(problem: Problem, name: str, partition: Array) -> None:
+    """ValueError where an added scheme gave something else than a partition, or NaN for none."""
+    x, total = concrete(partition), concrete(problem.total)
+    if x is None or total is None or np.isnan(x).any() or bool(is_partition(problem, partition)):
+        return
+    raise ValueError(
+        f'scheme "{name}" gave no partition of {total:g} over {problem.num_workers} levels: entries from '
+        f"{x.min():g} to {x.max():g}, sum {x.sum():g}; it must give what is at each level, NaN if it is none"
+    )
 
 
 def _reading_partition(scheme: Scheme, problem: Problem) -> Array:
@@ -177,9 +220,23 @@ def _limit(problem: Problem, key: Array | None) -> Expectation:
 
 @jax.tree_util.register_static
 class BuiltIn(Scheme):
-    """One of the package's own."""
+    """One of the package's own; those that give a partition share one program where all is known."""
 
     _taken = ()
+
+    def check(self, problem: Problem) -> None:
+        if self.name == LIMIT:
+            refuse_setup(problem, self.name, ': use "optimal"')
+        if self.name.startswith("ferdinand"):
+            baselines.refuse_unit_costs(problem, self.name)
+
+    def plan(self, problem: Problem, key: Array | None) -> Solution:
+        if not self.is_partition or is_traced(problem):
+            return super().plan(problem, key)
+        return assess(problem, *_by_number(problem, RULES.index(self)))
+
+
+LIMIT = "limit"
 
 
 _BUILT_IN = (
@@ -196,6 +253,16 @@ _BUILT_IN = (
     ),
     BuiltIn("limit", _limit, gives="expectation", label="limit of any scheme"),
 )
+RULES = tuple(scheme for scheme in _BUILT_IN if scheme.is_partition)
+
+
+@jax.jit
+def _by_number(problem: Problem, number: int) -> tuple[Array, Array]:
+    """The partition of one of `RULES`."""
+    rules = [lambda p, rule=rule: baselines.with_status(p, rule.partition(p)) for rule in RULES]
+    return jax.lax.switch(number, rules, problem)
+
+
 SCHEMES: Mapping[str, Scheme] = MappingProxyType({scheme.name: scheme for scheme in _BUILT_IN})
 
 

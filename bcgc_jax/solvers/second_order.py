@@ -10,8 +10,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax.crossing import Crossing, shares
-from bcgc_jax.expectation import Marks, rule, slope_of_homogeneous, threshold_hazard
-from bcgc_jax.laws import Law, Smooth
+from bcgc_jax.laws import Law
+from bcgc_jax.plans.marks import Marks, rule, slope_of_homogeneous, threshold_hazard
 from bcgc_jax.quadrature import rule_error
 
 # Intervals of the first rule.
@@ -105,11 +105,11 @@ def _nodes_at_a_time(num_levels: int, size: int) -> int:
 
 
 def _crossing(
-    law: Law, known: Marks, load: Array, num_workers: ArrayLike, t: Array, written_out: bool
+    law: Law, known: Marks, load: Array, num_workers: ArrayLike, t: Array, batched: bool
 ) -> tuple[Crossing, Array]:
     """The crossing at times t, and c on its axes."""
     hazard, rate = threshold_hazard(law, load, t, known.largest)
-    crossing = Crossing(shares(hazard), num_workers, written_out)
+    crossing = Crossing(shares(hazard), num_workers, batched)
     return crossing, crossing.above * jnp.moveaxis(rate, -1, 0)[::-1]
 
 
@@ -124,7 +124,7 @@ def rule_in_pieces(
     load: Array,
     num_workers: ArrayLike,
     refine: Array,
-    written_out: bool,
+    batched: bool,
     *,
     with_hessian: bool = True,
 ) -> tuple[Array, Array, Callable[[Array, Sums], Sums]]:
@@ -143,7 +143,7 @@ def rule_in_pieces(
     def add(piece: Array, sums: Sums) -> Sums:
         index = piece * chunk + jnp.arange(chunk)
         t, weight = nodes(index, refine)
-        crossing, density = _crossing(law, known, load, num_workers, t, written_out)
+        crossing, density = _crossing(law, known, load, num_workers, t, batched)
         if with_hessian:
             first, success, following = crossing.renewals()
         else:
@@ -172,7 +172,7 @@ def derivatives(law: Law, start: Array, load: Array, num_workers: ArrayLike, sum
     """
     fine, coarse, coarsest, left_out = sums.value
     value, error = start + fine, rule_error(fine, coarse, coarsest) + left_out
-    if not isinstance(law.pieces(), Smooth):  # Gauss's rules do not nest
+    if not law.smooth:  # Gauss's rules do not nest
         error = jnp.zeros_like(error)
     hessian = jnp.minimum(sums.upper + sums.upper.T, 0)[::-1, ::-1]
     diagonal = -(hessian @ load) / jnp.where(load > 0, load, 1)

@@ -18,9 +18,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax import order_statistics
-from bcgc_jax.iterations import Delivering, Independent
-from bcgc_jax.laws import Law
-from bcgc_jax.laws.pairs import Pairs
+from bcgc_jax.bisection import bisect
+from bcgc_jax.iterations import Independent
 from bcgc_jax.partitions import project_on_levels
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.runtime import load_of, with_least_start_up
@@ -76,7 +75,7 @@ def best_found(
 
     def value_of(share: Array) -> Array:
         load = load_of(problem, share * total)
-        return problem.scale * problem.delivery.expected_max(load, num_nodes=_NUM_NODES).value
+        return problem.scale * problem.iteration.expected_max(load, num_nodes=_NUM_NODES).value
 
     found = _evolve(value_of, _starts(problem, levels, relaxed.partition / total), levels)
     best = jnp.nanargmin(found.value)
@@ -197,10 +196,10 @@ def ordered_bound(problem: Problem, levels: Array) -> Array:
     y_n = min_i (t - E S_(i)) / (κ E T_(N-n+1-i)), ascending; the bound is the least t by which, from the
     best m, these are L coordinates.
     """
-    delivery, size = problem.delivery, problem.max_workers
-    assert isinstance(delivery, Delivering)
-    starts = delivery.expected_start_ups()
-    times = delivery.of.expected_order_statistics()
+    iteration, size = problem.iteration, problem.max_workers
+    assert isinstance(iteration, Independent)
+    starts = iteration.expected_start_ups()
+    times = iteration.expected_order_statistics()
     n, p = np.arange(size)[:, None], np.arange(size)
     q = jnp.asarray(problem.num_workers) - 1 - (p - n)  # slowest first, as p
     both = (p >= n) & (p < problem.num_workers)
@@ -219,13 +218,8 @@ def ordered_bound(problem: Problem, levels: Array) -> Array:
         above = jnp.cumsum(more[::-1])[::-1] - more
         return jnp.max(jnp.where(levels, work / subsets + above, 0))
 
-    def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-        middle = (ends[0] + ends[1]) / 2
-        enough = coordinates(middle) >= problem.total
-        return jnp.where(enough, ends[0], middle), jnp.where(enough, middle, ends[1])
-
     longest = jnp.max(starts) + problem.scale * problem.total * size * jnp.max(times)
-    return jax.lax.fori_loop(0, _HALVINGS, halve, (0 * longest, longest))[0]
+    return bisect(lambda t: coordinates(t) >= problem.total, 0 * longest, longest, _HALVINGS)[0]
 
 
 def _starts(problem: Problem, levels: Array, relaxed: Array) -> Array:
@@ -248,18 +242,15 @@ def _starts(problem: Problem, levels: Array, relaxed: Array) -> Array:
 
 def _typical(problem: Problem) -> tuple[Array, Array]:
     """Typical start-ups and cycle times of the N - n fastest workers, `[max_workers]` each, slowest first."""
-    delivery = problem.delivery
-    assert isinstance(delivery, Delivering)
-    assert isinstance(delivery.of, Independent)
+    iteration = problem.iteration
+    assert isinstance(iteration, Independent)
+    worker = iteration.worker
     one = jnp.ones(problem.max_workers, problem.dtype)
     (hazard,) = order_statistics.typical_hazards(one, problem.num_workers, (0.0,))
-    times = delivery.of.law.inverse_cumulative_hazard(hazard)
-    start = delivery.worker.start_up
-    if isinstance(delivery.worker.cycle_time, Pairs):
-        starts = jnp.quantile(delivery.worker.cycle_time.arrays()[0], -jnp.expm1(-hazard))
-    else:
-        assert isinstance(start, Law)
-        starts = start.inverse_cumulative_hazard(hazard)
+    times = worker.cycle_time.inverse_cumulative_hazard(hazard)
+    starts = worker.start.inverse_cumulative_hazard(hazard)
+    if worker.pairs is not None:
+        starts = jnp.quantile(worker.pairs.arrays()[0], -jnp.expm1(-hazard))
     # Few workers are slow in both: half of each one's spread, with the other typical.
     middle = (starts + starts[problem.max_workers // 2]) / 2
     return middle.astype(one.dtype), ((times + times[problem.max_workers // 2]) / 2).astype(one.dtype)
@@ -276,12 +267,7 @@ def _closed_form(problem: Problem, open_: Array, starts: Array, times: Array) ->
         work = jax.lax.cummax(work)
         return jnp.diff(work, prepend=jnp.zeros(1, work.dtype)) / (level + 1).astype(work.dtype)
 
-    def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-        middle = (ends[0] + ends[1]) / 2
-        enough = jnp.sum(shares(middle)) >= problem.total
-        return jnp.where(enough, ends[0], middle), jnp.where(enough, middle, ends[1])
-
     longest = most + kappa * problem.total * open_.size * jnp.max(times)
-    t = jax.lax.fori_loop(0, _HALVINGS, halve, (0 * longest, longest))[1]
+    _, t = bisect(lambda t: jnp.sum(shares(t)) >= problem.total, 0 * longest, longest, _HALVINGS)
     found = shares(t)
     return found / jnp.sum(found)

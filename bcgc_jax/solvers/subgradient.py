@@ -19,19 +19,65 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import is_traced
+from bcgc_jax._pytree import is_traced, pytree_dataclass, replace, static_field
 from bcgc_jax.order_statistics import max_finish_time
 from bcgc_jax.partitions import cumulative_load, project_partition
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.runtime import expected_runtime
-from bcgc_jax.solution import assess
+from bcgc_jax.solution import Solution, assess
 from bcgc_jax.solvers.closed_form import time_partition
+from bcgc_jax.solvers.method import Method, refuse_setup
 
 # D, as a share of the simplex. Of 0.03, 0.1, 0.3 and 1 it is within 0.4 % of the best for nine laws, from
 # nearly deterministic ones to Pareto 1.2, at N = 5 and 20 after 1000 steps; the others are 1 % off somewhere.
 _STEP = 0.1
 # Shamir & Zhang's η of the weighted average.
 _AVERAGE = 3.0
+
+
+@pytree_dataclass
+class Subgradient(Method):
+    r"""The paper's stochastic projected subgradient method; needs a key.
+
+    Args:
+      tolerance: stops when the best value has improved by less, relatively, since the check before last; a
+        negative one never stops.
+      batch_size: draws a step; static, as are the next two.
+      check_every: steps between exact evaluations.
+      max_steps: in all.
+    """
+
+    tolerance: ArrayLike = 1e-4
+    batch_size: int = static_field(default=512)
+    check_every: int = static_field(default=100)
+    max_steps: int = static_field(default=2000)
+
+    conditions = (("tolerance", ""),)
+    counts = (("batch_size", 1), ("check_every", 1), ("max_steps", 1))
+
+    @property
+    def name(self) -> str:
+        return "subgradient"
+
+    def needs_key(self, problem: Problem) -> bool:
+        return True
+
+    def check(self, problem: Problem) -> None:
+        super().check(problem)
+        refuse_setup(problem, self.name, ': use "optimal"')
+
+    def plan(self, problem: Problem, key: Array | None) -> Solution:
+        assert key is not None
+        found = subgradient_partition(
+            problem.without_delivery,
+            key,
+            batch_size=self.batch_size,
+            check_every=self.check_every,
+            max_steps=self.max_steps,
+            tolerance=self.tolerance,
+        )
+        solution = assess(problem, found.partition, found.status, found.num_steps)
+        return replace(solution, history=found.history) if problem.plain else solution
 
 
 class SubgradientResult(NamedTuple):

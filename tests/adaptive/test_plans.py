@@ -6,7 +6,7 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.adaptive import WorkPlan
-from bcgc_jax.schedules import Group, cycles_of, schedule_of, schedule_runtime
+from bcgc_jax.schedules import Group, cycles_of, schedule_of, schedule_runtime, turns_of
 
 GROUPS = [Group(1, 1), Group(2, 2), Group(4, 3)]
 SIZES = np.array([0.2, 0.1, 0.15, 0.3, 0.15, 0.1])
@@ -15,7 +15,7 @@ SIZES = np.array([0.2, 0.1, 0.15, 0.3, 0.15, 0.1])
 def _one_by_one(plan, times, starts=(0.0,) * 5):
     """Each worker goes through its tasks; the block's subset is there when somebody has done it."""
     workers = plan.num_workers
-    subset, block = np.asarray(plan.schedule.subset), np.asarray(plan.schedule.block)
+    subset, block = np.asarray(turns_of(plan.schedule)), np.asarray(plan.schedule.block)
     sizes = np.asarray(plan.schedule.sizes)
     done: dict[tuple[int, int], float] = {}
     for w in range(workers):

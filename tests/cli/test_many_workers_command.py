@@ -20,7 +20,7 @@ def test_the_problem_of_the_command_is_one_of_many_workers(command, monkeypatch)
         problems.append(problem)
         raise ValueError("enough")
 
-    monkeypatch.setattr("bcgc_jax.cli.solve.solve_sharing", solve)
+    monkeypatch.setattr("bcgc_jax.cli.solve.solve", solve)
     law = "shifted-exponential:rate=1e-3,shift=50"
     for workers in ("401", "1000"):
         args = ["--workers", workers, "--coordinates", "1000000", "--cycle-time", law, "--method", "optimal"]

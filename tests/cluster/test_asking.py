@@ -106,7 +106,7 @@ def test_what_a_killed_worker_has_finished_does_not_count(cluster, whole):
 def test_gradients_are_exact_though_every_20th_iteration_a_worker_is_killed(cluster):
     """In the middle of it, each worker in turn; the schedule is that of `credit`."""
     found = bcgc.solve(bcgc.Problem(bcgc.Exponential(1.0), N, COUNT), "credit", key=jax.random.key(0))
-    params, data = assigned(cluster, found.schedule)
+    params, data = assigned(cluster, found.plan)
     rng, tasks, since = np.random.default_rng(3), len(cluster.plan.order), len(cluster.faults)
     for step in range(80):
         params = new_params(params, rng)

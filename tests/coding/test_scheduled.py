@@ -10,7 +10,7 @@ import bcgc_jax as bcgc
 from bcgc_jax.coding.gradients import Piece, unit_sizes
 from bcgc_jax.coding.scheduled import schedule_plan
 from bcgc_jax.coding.training import schedule_scheme
-from bcgc_jax.schedules import Group, Schedule, schedule_of
+from bcgc_jax.schedules import Group, circle_plan, schedule_of, turns_of
 
 PARAMS = [np.zeros((2, 3)), np.zeros(4), np.zeros(())]
 GROUPS = [Group(1, 1), Group(3, 2)]
@@ -44,7 +44,7 @@ def test_a_block_without_coordinates_and_tasks_met_before_are_left_out():
     plan = schedule_plan(schedule, PARAMS, 3)
     assert [(block.level, block.size) for block in plan.blocks] == [(2, 9), (2, 2)]
     assert plan.order == tuple((d, b) for b in (0, 1) for d in range(3))
-    padded = Schedule(schedule.sizes, jnp.append(schedule.subset, 0), jnp.append(schedule.block, -1), 4)
+    padded = circle_plan(schedule.sizes, jnp.append(turns_of(schedule), 0), jnp.append(schedule.block, -1), 4)
     assert schedule_plan(padded, PARAMS, 3).order == plan.order
 
 
@@ -79,7 +79,7 @@ def test_the_pace_of_leaves_is_that_of_whole_leaves():
 
 def test_refusals():
     law, whole = bcgc.ShiftedExponential(1.0, 0.3), schedule_of([Group(1, 1)], [11.0])
-    nothing = Schedule(jnp.array([5.0, 6.0]), jnp.array([0]), jnp.array([0]), 1)
+    nothing = circle_plan(jnp.array([5.0, 6.0]), jnp.array([0]), jnp.array([0]), 1)
     scheme = schedule_scheme(bcgc.Problem(law, 3, 11), whole, PARAMS)
     given = (jax.random.key(0), lambda p, x: jnp.sum(x), scheme, law, PARAMS, np.zeros((3, 2)))
     for words, call in {

@@ -12,10 +12,12 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.coding.training import collect, training_scheme
+from bcgc_jax.plans.completion import FirstHolder
 from tests.coding.test_gradients import KEY, make_batch, make_params, network, relative_difference
 from tests.compilations import compilations
 from tests.oracles.runtimes import delivered_runtime
 from tests.oracles.schedules import simulated
+from tests.problems import known
 
 LAW = bcgc.ShiftedExponential(0.8, 0.3)
 # The others differ from these in their numbers only.
@@ -131,7 +133,7 @@ def test_training_with_a_code_is_training_without_but_for_the_clock(model, metho
         slowest, level = np.sort(np.asarray(times), axis=1)[:, ::-1], scheme.plan.blocks[1].level
         unit = 36 * 58 / 6 * (level + 1) / (level + alpha)
         expected = unit * np.maximum(alpha * slowest[:, level], slowest[:, 0])
-    elif (schedule := solved(method).schedule) is not None:
+    elif isinstance((schedule := known(solved(method).plan)).completion, FirstHolder):
         sizes = [block.size for block in scheme.plan.blocks]
         whole = dataclasses.replace(schedule, sizes=np.array(sizes, float))
         expected = 6 * np.array([simulated(whole, t, 0 * t)[0] for t in np.asarray(times, float)])

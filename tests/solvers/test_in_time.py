@@ -7,8 +7,7 @@ import pytest
 from scipy import optimize
 
 import bcgc_jax as bcgc
-from bcgc_jax.solvers.completion import CompletionResult
-from bcgc_jax.solvers.in_time import fastest_in_time
+from bcgc_jax.solvers.deadline import CompletionResult, fastest_in_time
 from tests.problems import known
 
 

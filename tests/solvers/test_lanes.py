@@ -27,7 +27,7 @@ def _collatz(steps_at_a_time: int):
         return loop(
             lambda target, s: s[0] != target,
             many,
-            step,
+            lambda size: step,
             lambda _, s: s[1:],
             target,
             (n, 0 * n, n),

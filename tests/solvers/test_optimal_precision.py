@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.expectation import expected_max, marks
 from bcgc_jax.linear_algebra import solve_by_halves, solve_positive, solve_unit_upper
+from bcgc_jax.plans.marks import marks
 from bcgc_jax.solvers.second_order import derivatives, sums_over_nodes
 from tests.oracles.laws import CASES
-from tests.problems import known, padded
+from tests.problems import expected_max, known, padded
 from tests.solvers.test_optimal import LAWS, best_of_two_speeds
 
 

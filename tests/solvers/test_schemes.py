@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.solvers.methods import is_baseline, method_of
+from bcgc_jax.solvers.methods import method_of
 from bcgc_jax.solvers.schemes import SchemeError, load_schemes
 from tests.problems import SIZE, known, padded
 
@@ -131,12 +131,12 @@ def test_schemes_of_one_name_are_kept_apart():
             baseline=level == 2,
         )
         assert int(jnp.argmax(known(bcgc.solve(PROBLEM, mine).rounded))) == level
-        assert is_baseline(mine) == (level == 2)
+        assert mine.baseline == (level == 2)
     with pytest.raises(ValueError, match=r'unknown method "myne" \(did you mean "mine"\?\).*, mine'):
         method_of("myne", [mine])
     assert method_of("mine", [mine]) is mine
-    assert is_baseline(method_of("tandon:3"))
-    assert not is_baseline(method_of("limit"))
+    assert method_of("tandon:3").baseline
+    assert not method_of("limit").baseline
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,12 @@
 """Programs that several methods share answer as those of one method do."""
 
+import jax
 import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.solvers.methods import method_of
-from bcgc_jax.solvers.schemes import SCHEMES
-from bcgc_jax.solvers.solve import RULES, solve_sharing
+from bcgc_jax.solvers.schemes import RULES, SCHEMES
 from tests.problems import known, padded
 
 RATE, SHIFT, TOTAL = 1e-3, 50.0, 20_000
@@ -29,7 +29,7 @@ def test_each_rule_has_its_own_partition():
         "single_block": TOTAL * np.eye(3)[best],
         "ferdinand_full": [0, 0, TOTAL],  # layers of one coordinate: every level is N - 1
     }
-    found = {rule.name: solve_sharing(problem, rule) for rule in RULES}
+    found = {rule.name: bcgc.solve(problem, rule) for rule in RULES}
     assert all(solution.method == name for name, solution in found.items())
     for name, partition in expected.items():
         np.testing.assert_allclose(
@@ -46,17 +46,19 @@ def test_each_rule_has_its_own_partition():
 @pytest.mark.usefixtures("x64")
 def test_partial_stragglers_take_as_long_as_a_partition_does():
     problem = padded(bcgc.ShiftedExponential(RATE, SHIFT), 3, TOTAL)
-    alone, shared = bcgc.solve(problem, "tandon_partial"), solve_sharing(problem, bcgc.TandonPartial())
+    alone, shared = (
+        jax.jit(lambda p: bcgc.solve(p, "tandon_partial"))(problem),
+        bcgc.solve(problem, "tandon_partial"),
+    )
     np.testing.assert_allclose(shared.expected_runtime, alone.expected_runtime, rtol=1e-9)
-    for one, other in zip(known(shared.parts), known(alone.parts), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-12)
+    np.testing.assert_allclose(known(shared.plan).share, known(alone.plan).share, rtol=1e-12)
     assert (shared.method, int(shared.status)) == (alone.method, int(alone.status))
 
 
 def test_what_a_method_cannot_do_is_refused_as_solve_refuses_it():
     problem = bcgc.Problem(bcgc.ShiftedExponential(RATE, SHIFT), 3, TOTAL, setup_cycles=1.0)
     with pytest.raises(ValueError, match="knows no setup_cycles"):
-        solve_sharing(problem, bcgc.TandonPartial())
+        bcgc.solve(problem, bcgc.TandonPartial())
     layers = bcgc.Problem(bcgc.ShiftedExponential(RATE, SHIFT), 3, 2, unit_costs=np.array([1.0, 2.0]))
     with pytest.raises(ValueError, match="knows no unit_costs"):
-        solve_sharing(layers, method_of("ferdinand_full"))
+        bcgc.solve(layers, method_of("ferdinand_full"))

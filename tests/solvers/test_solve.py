@@ -207,11 +207,11 @@ def test_single_precision_finds_the_same_schemes():
 
 @pytest.mark.parametrize(("workers", "gap", "way"), [(401, 1e-7, 0), (401, 1e-3, 1), (1025, 1e-3, 0)])
 def test_dense_steps_follow_only_where_smooth_ones_do_not_get_there(monkeypatch, workers, gap, way):
-    module = importlib.import_module("bcgc_jax.solvers.solve")
+    module = importlib.import_module("bcgc_jax.solvers.optimum")
     smooth, dense = ways = [SimpleNamespace(relative_gap=gap), SimpleNamespace()]
     monkeypatch.setattr(module, "_optimum_of_many", lambda *_: smooth)
     monkeypatch.setattr(module, "optimum", lambda *_, **__: dense)
     monkeypatch.setattr(module, "with_whole_numbers", lambda _, found: found)
     monkeypatch.setattr(module, "_few_units", lambda _: False)
     problem = bcgc.Problem(bcgc.ShiftedExponential(1e-3, 50.0), workers, 20_000)
-    assert module._solve_optimal(problem, bcgc.Optimal(), False) is ways[way]
+    assert bcgc.Optimal().plan(problem, None) is ways[way]

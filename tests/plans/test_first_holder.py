@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax import cover
-from bcgc_jax.deliveries import Worker
+from bcgc_jax.deliveries import Load, Worker
+from bcgc_jax.plans.completion import FirstHolder, uncovered
+from bcgc_jax.plans.evaluate import exceedance, expected_completion
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -28,12 +29,13 @@ def _work(depth):
 
 @jax.jit
 def _expected(worker, work, workers):
-    return cover.expected_cover(worker, work, workers, SIZE)
+    load = Load(work, jnp.zeros_like(work))
+    return expected_completion(worker, load, FirstHolder(workers, SIZE), num_nodes=96)
 
 
 @jax.jit
 def _late(worker, work, workers, t):
-    return cover.late_cover(worker, work, workers, SIZE, t)
+    return exceedance(worker, Load(work, jnp.zeros_like(work)), FirstHolder(workers, SIZE), t)
 
 
 def _tau(ready, depth):
@@ -56,7 +58,7 @@ def test_a_missed_subset_is_as_probable_as_by_enumeration(workers, depth):
     )
     late = jnp.asarray(np.cumsum(p)[:-1])
     # Worst of all 1.2e-16.
-    assert abs(float(cover.uncovered(late, workers, SIZE)) - missed) < 1e-15
+    assert abs(float(uncovered(late, workers, SIZE)) - missed) < 1e-15
 
 
 @pytest.mark.parametrize("missing", [0.3, 1e-4, 1e-9])
@@ -79,7 +81,7 @@ def test_workers_go_round_one_by_one_and_many_by_powers_of_two(workers, size, mi
                 after[max(s, r) - 1] += at[s] * p[r]
         at = after
     late = jnp.asarray(np.cumsum(p)[:-1].astype(float))
-    found = float(cover.uncovered(late, workers, size))
+    found = float(uncovered(late, workers, size))
     assert found == pytest.approx(float(missed), rel=1e-12)  # worst 2.8e-13
 
 
@@ -87,7 +89,7 @@ def test_a_late_cover_keeps_its_digits():
     """Three neighbours that have each done nothing, then at most one, then two: the leading terms."""
     late = jnp.array([1e-8, 2e-8, 3e-8])
     alone = 1e-8 * 2e-8 * 3e-8
-    assert float(cover.uncovered(late, 9, SIZE)) == pytest.approx(9 * alone, rel=1e-6)
+    assert float(uncovered(late, 9, SIZE)) == pytest.approx(9 * alone, rel=1e-6)
 
 
 def test_the_published_setting():

@@ -10,40 +10,47 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.deliveries import Load, Worker
-from bcgc_jax.nested_groups import expected_in_groups, late_in_groups
+from bcgc_jax.plans.completion import OneOfEach, nested_groups
+from bcgc_jax.plans.evaluate import expected_completion
 
 pytestmark = pytest.mark.usefixtures("x64")
 
 
-def _all_done(done, sizes):
-    """Whether of each group somebody has done its block, from the number of blocks of each worker."""
-    groups = (done[i : i + size] for size in sizes for i in range(0, len(done), size))
-    blocks = (k for k, size in enumerate(sizes) for _ in range(0, len(done), size))
-    return all(max(group) > k for group, k in zip(groups, blocks, strict=True))
+def _late(survival, groups):
+    return float(OneOfEach(groups).late(-jnp.log(survival)))
+
+
+HALVES = nested_groups((1, 2, 4), 4)
+# Five workers in halves: 2 + 3, the three 1 + 2; the last block without a group of all.
+UNEVEN = (tuple((w,) for w in range(5)), ((0, 1), (2,), (3, 4)), ((0, 1), (2, 3, 4)))
 
 
 @pytest.mark.parametrize(
-    ("workers", "sizes"),
-    [(1, (1,)), (4, (1, 2, 4)), (4, (2,)), (4, (1, 4)), (4, (2, 4)), (6, (1, 3)), (6, (1, 2, 6))],
+    "groups",
+    [
+        *(nested_groups((1,), 1), nested_groups((2,), 4), HALVES, HALVES[:2], HALVES[1:], HALVES[::2]),
+        *(nested_groups((1, 2), 6), nested_groups((1, 2, 6), 6)),
+        *(UNEVEN, UNEVEN[1:], (*UNEVEN, ((0, 1, 2, 3, 4),))),
+    ],
 )
-def test_late_groups_are_as_probable_as_by_enumeration(workers, sizes):
-    p = np.random.default_rng(workers + len(sizes)).dirichlet(np.ones(len(sizes) + 1))
+def test_late_groups_are_as_probable_as_by_enumeration(groups):
+    workers, tasks = sum(map(len, groups[0])), len(groups)
+    p = np.random.default_rng(workers + tasks).dirichlet(np.ones(tasks + 1))
     late = math.fsum(
         float(np.prod(p[list(done)]))
-        for done in itertools.product(range(len(sizes) + 1), repeat=workers)
-        if not _all_done(done, sizes)
+        for done in itertools.product(range(tasks + 1), repeat=workers)
+        if any(max(done[w] for w in group) <= k for k, level in enumerate(groups) for group in level)
     )
-    found = late_in_groups(jnp.asarray(np.cumsum(p)[:-1]), sizes, workers)
-    assert float(found) == pytest.approx(late, abs=4e-15)
+    assert _late(jnp.asarray(np.cumsum(p)[:-1]), groups) == pytest.approx(late, abs=4e-15)
 
 
 def test_the_ends_and_a_late_tail_keep_their_digits():
-    assert float(late_in_groups(jnp.ones(3), (1, 2, 4), 4)) == 1
-    assert float(late_in_groups(jnp.zeros(3), (1, 2, 4), 4)) == 0
-    late = jnp.array([1e-12, 1e-6, 1e-3])
+    assert _late(jnp.ones(3), HALVES) == 1
+    assert _late(jnp.zeros(3), HALVES) == 0
     # One worker late for the first block, a pair for the second, all four for the third.
-    assert float(late_in_groups(late, (1, 2, 4), 4)) == pytest.approx(4e-12 + 2e-12 + 1e-12, rel=1e-5)
-    slope = jax.grad(lambda late: late_in_groups(late, (1, 2, 4), 4))(jnp.array([0.0, 0.5, 1.0]))
+    late = jnp.array([1e-12, 1e-6, 1e-3])
+    assert _late(late, HALVES) == pytest.approx(4e-12 + 2e-12 + 1e-12, rel=1e-5)
+    slope = jax.grad(OneOfEach(HALVES).late)(jnp.array([jnp.inf, 0.7, 0.0]))
     assert np.all(np.isfinite(slope))
 
 
@@ -64,7 +71,7 @@ def test_exact_values_are_those_of_draws_and_slopes_those_of_differences(name):
 
     def found(work, sent, start):
         worker = Worker(law, jnp.asarray(start), jnp.asarray(2.0))
-        return expected_in_groups(worker, Load(work, sent), sizes, workers)
+        return expected_completion(worker, Load(work, sent), OneOfEach(nested_groups(sizes, workers)))
 
     value_and_slope = jax.jit(jax.value_and_grad(lambda *given: found(*given).value, argnums=(0, 1)))
     for start in (0.0, 3.0):

@@ -1,0 +1,1 @@
+"""What workers do, when that is enough, and how long it takes."""

@@ -1,0 +1,328 @@
+"""The expected time until all is there, and the probability that it is late, by any rule of completion."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from bcgc_jax.bisection import bisect
+from bcgc_jax.crossing import MANY
+from bcgc_jax.deliveries import (
+    NUM_INNER,
+    Load,
+    Worker,
+    delivered,
+    first_times,
+    hazard_of,
+    late_hazard,
+)
+from bcgc_jax.laws import Law
+from bcgc_jax.laws.atoms import mass_of
+from bcgc_jax.plans.completion import Completion
+from bcgc_jax.plans.marks import images_of, peaks_of
+from bcgc_jax.quadrature import (
+    LONGEST,
+    Expectation,
+    HazardAt,
+    Quadrature,
+    follow,
+    gauss_rules,
+    integrate,
+    kinked_levels,
+    largest,
+    line,
+    line_rule,
+    panels,
+    raised,
+)
+from bcgc_jax.windows import LEFT_OUT
+
+# Intervals of the trapezoid rule, a multiple of 4: two halvings give the error estimate.
+NUM_NODES = 128
+# Rounding of the triangular systems, in units of eps N, worst of all laws up to N = 50.
+_ROUNDING = 8.0
+# Intervals for the start-up, at least; for a layout of nodes.
+_FEWEST_INNER, _LAYOUT_INNER = 24, 16
+# Numbers at a time: times, start-ups and levels.
+_CHUNK = 2**21
+# Up to so many panels each has the nodes of a law with kinks; of more, each is small.
+_FEW_PANELS = 4000
+# A kink so near to the start, as a share of the way to the typical time, is at the start.
+_NO_PANEL = 1e-6
+# Halvings of a bracket, for a layout of nodes.
+_HALVINGS = 20
+
+
+def expected_completion(
+    worker: Worker, load: Load, rule: Completion, *, num_nodes: int = NUM_NODES
+) -> Expectation:
+    r"""E τ = ∫ P(τ > t) dt, in units of κ, for tasks of this `load`; differentiable.
+
+    Exact sums where start-up and cycle time are both atomic; else the rules of `quadrature`. The error counts
+    that of the probabilities: Σ weight Σ_k |∂P/∂h_k| (error of P(F_k > t)) / P(F_k > t).
+    """
+    if worker.stepwise:
+        return with_rounding(load.work, _over_steps(worker, load, rule))
+    worker = worker.with_fast_inverses()
+    nodes = _nodes(worker, load, rule, num_nodes)
+    inner = max(_FEWEST_INNER, num_nodes // 2)
+    hazard, unsure = _late_hazards(worker, load, nodes.times, inner)
+    late, doubt = _late_and_doubt(worker, rule, hazard, unsure)
+    found = integrate(nodes, late)
+    error = found.error + jnp.sum(nodes.weights[0] * doubt)
+    laws = worker.cycle_time, worker.start
+    rounding = sum(law.rounding for law in laws)
+    value, error = with_rounding(load.work, Expectation(found.value, error), rounding)
+    tolerated = rule.tolerated(load.work)
+    finite = jnp.all(jnp.stack([law.has_mean(tolerated, rule.num_workers) for law in laws]))
+    return Expectation(jnp.where(finite, value, jnp.inf), jax.lax.stop_gradient(jnp.where(finite, error, 0)))
+
+
+def completion_and_slope(
+    worker: Worker, load: Load, rule: Completion, *, num_nodes: int = NUM_NODES
+) -> tuple[Expectation, Load]:
+    """The same with its slope in the load; only the value can be differentiated."""
+
+    def value_of(load: Load) -> tuple[Array, Expectation]:
+        found = expected_completion(worker, load, rule, num_nodes=num_nodes)
+        return found.value, found
+
+    slope, found = jax.grad(value_of, has_aux=True)(load)
+    return found, jax.lax.stop_gradient(slope)
+
+
+def with_rounding(load: Array, found: Expectation, rounding: float = 0.0) -> Expectation:
+    """An error that counts the `rounding` of hazards, that of triangular systems, what windows leave out."""
+    left_out = LEFT_OUT if load.size > MANY else 0.0
+    share = (_ROUNDING * load.size + rounding) * float(jnp.finfo(load.dtype).eps) + left_out
+    return Expectation(found.value, found.error + share * found.value)
+
+
+def _late_and_doubt(
+    worker: Worker, rule: Completion, hazard: Array, unsure: Array
+) -> tuple[Array, Array | float]:
+    """P(τ > t) and its error, from those of the tasks: none without a quadrature over start-ups."""
+    if worker.constant:
+        return rule.late(hazard), 0.0
+    late, pull_back = jax.vjp(rule.late, hazard)
+    (slope,) = pull_back(jnp.ones_like(late))
+    doubt = jnp.abs(slope) * unsure * jnp.exp(jnp.minimum(hazard, 700))
+    return late, jnp.sum(jnp.where(unsure > 0, doubt, 0), axis=1)
+
+
+def evaluation_cost(worker: Worker, size: int) -> float:
+    """Operations of one expectation, roughly."""
+    if worker.stepwise:
+        pairs = _size_of(worker.cycle_time) * _size_of(worker.start)
+        return float(pairs * size**3)
+    inner = max(_size_of(worker.start), _size_of(worker.cycle_time))
+    both = _size_of(worker.start) * _size_of(worker.cycle_time)
+    nodes = NUM_NODES if both == 1 else 9 * min(size, 24) * both
+    return 20.0 * nodes * size * (inner if inner > 1 or worker.constant else NUM_INNER)
+
+
+def _size_of(law: Law) -> int:
+    """Atoms or kinks."""
+    return max(int(law.breaks().size), 1)
+
+
+def exceedance(worker: Worker, load: Load, rule: Completion, t: Array) -> Array:
+    """P(τ > t) for every entry of `t`."""
+    hazard, _ = _late_hazards(worker.with_fast_inverses(), load, t.ravel(), NUM_INNER)
+    return rule.late(hazard).reshape(t.shape)
+
+
+def _late_hazards(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple[Array, Array]:
+    """`late_hazard` at many times, `[K]` to `[K, N]`, as many of them at a time as memory is good for."""
+    size = load.work.size
+    both = worker.start, worker.cycle_time
+    parts = max([num_inner, *(law.breaks().size for law in both if law.atomic)])
+    chunk = max(_CHUNK // (size * parts * (size if worker.overlap else 1)), 1)
+    if t.size <= chunk:
+        return late_hazard(worker, load, t[:, None], num_inner)
+    rows = jnp.pad(t, (0, -t.size % chunk), mode="edge").reshape(-1, chunk)
+    at = jax.checkpoint(lambda row: late_hazard(worker, load, row[:, None], num_inner))
+    found = jax.lax.map(at, rows)
+    return tuple(a.reshape(-1, size)[: t.size] for a in found)  # type: ignore[return-value]
+
+
+def _nodes(worker: Worker, load: Load, rule: Completion, num_nodes: int) -> Quadrature:
+    """Along a line, or in panels between kinks; they move with the times at which P(τ > t) begins to fall."""
+    still = jax.lax.stop_gradient((worker, load))
+    choices, marks = rule.bounds(load.work)
+
+    def hazard_at(t: Array) -> Array:
+        return rule.bounding(late_hazard(*still, t[:, None], _LAYOUT_INNER)[0])
+
+    start = rule.first(first_times(worker, load))
+    plain = rule.by_task and worker.plain and load.sent is None
+    if plain:  # no search: the times of these hazards, times the work
+        times = worker.cycle_time.inverse_cumulative_hazard(marks).astype(load.work.dtype)
+        peaks = jax.lax.stop_gradient(peaks_of(times, load.work))
+        law = still[0].cycle_time
+        kinks = None if law.smooth else images_of(law, still[1].work)
+    else:
+        peaks, kinks = _peaks(*still, rule, marks), _kinks_of(*still)
+    if kinks is None and rule.rekindled and worker.start.atomic:
+        kinks = first_times(*still)[kinked_levels(load.work.size)], None
+    if kinks is None:
+        found = line_rule(line(peaks, hazard_at, choices), num_nodes)
+    else:
+        found = _rule_between(peaks, kinks, hazard_at, choices, num_nodes, powers=not plain)
+    return follow(found, _onsets_of(worker, load, start, rule.rekindled))
+
+
+def _onsets_of(worker: Worker, load: Load, start: Array, turns: bool) -> Array:
+    """The `start` of all, and where P(F_n > t) begins to fall after it, `[K]`: for each pair of atoms.
+
+    Of one pair nothing is later, unless a level is there in `turns`, as subsets are covered.
+    """
+    law, starts = worker.cycle_time, worker.infimum()[None]
+    if worker.start.atomic:
+        starts = worker.atoms()[0]
+    times = law.breaks() if law.atomic else law.infimum()[None]
+    if starts.size * times.size == 1 and not turns:
+        return start[None]
+    found = starts[:, None, None] + delivered(load, times[:, None], worker.overlap)
+    later = jnp.where(load.work > 0, found, start)[..., kinked_levels(load.work.size)]
+    later = later.ravel().astype(start.dtype)
+    return jnp.append(start, jnp.where(later > start, later, start))
+
+
+def _rule_between(
+    peaks: Array,
+    kinks: tuple[Array, Array | None],
+    hazard_at: HazardAt,
+    choices: Array,
+    num_nodes: int,
+    powers: bool,
+) -> Quadrature:
+    """Gauss's rules in panels between kinks; at those of start-ups and links there may be `powers`."""
+    images, last = kinks
+    if not powers:
+        orders = num_nodes // 12, num_nodes // 16, num_nodes // 24
+        return gauss_rules(panels(peaks, images, last, hazard_at, choices), orders, last is not None)
+    # What rounding sets apart from the start would make a panel of its own, and the next one a wide one.
+    images = jnp.where(images - peaks[0] < _NO_PANEL * (peaks[2] - peaks[0]), peaks[0], images)
+    found = panels(peaks, images, last, hazard_at, choices)
+    few = found[1].size <= _FEW_PANELS
+    orders = (num_nodes * 3 // 32, num_nodes // 16, num_nodes // 32) if few else (5, 3, 2)
+    return gauss_rules(found, orders, last is not None, images)
+
+
+def _peaks(worker: Worker, load: Load, rule: Completion, marks: Array) -> Array:
+    """When τ begins to be possible, and a low, a typical and a high time of it, `[4]`.
+
+    Where the rule's bounding hazards are as in its `marks`: found in the logarithm of the time that is left,
+    of which the time of a worker as slow as the slowest is the scale.
+    """
+    dtype = load.work.dtype
+    beyond = marks + np.log(2.0).astype(dtype)
+    longest = worker.cycle_time.inverse_cumulative_hazard(beyond).astype(dtype)
+    start = rule.first(first_times(worker, load))
+    last = worker.start.inverse_cumulative_hazard(beyond).astype(dtype) / worker.unit
+    scale = last[-1, 0] + jnp.max(delivered(load, longest[-1, :1], worker.overlap))
+    highest = jnp.max(last + delivered(load, longest, worker.overlap), axis=-1, keepdims=True)
+    room, furthest = highest - start, LONGEST[dtype.itemsize]
+
+    def reached(log_share: Array) -> Array:
+        hazard, _ = late_hazard(worker, load, start + room * jnp.exp(log_share), _LAYOUT_INNER)
+        return rule.bounding(hazard) >= marks
+
+    nowhere = jnp.full_like(marks, -furthest)
+    share, _ = bisect(reached, nowhere, jnp.zeros_like(marks), _HALVINGS)
+    found = start + jnp.where(share > -furthest, room * jnp.exp(share), 0)
+    return raised(jnp.max(found, axis=-1), scale)
+
+
+def _kinks_of(worker: Worker, load: Load) -> tuple[Array, Array | None] | None:
+    """Where P(F_n > t) may have kinks, for some levels, and when all is delivered for sure; None if smooth.
+
+    Where both laws have densities, kinks within either are smoothed by the other.
+    """
+    dtype, starts, law = load.work.dtype, worker.start, worker.cycle_time
+    one_start = starts.atomic and starts.breaks().size == 1
+    dense = not law.atomic and not starts.atomic
+    overtaken = worker.overlap and load.sent is not None and not dense
+    if law.smooth and ((one_start and not overtaken) or starts.smooth):
+        return None
+
+    def marks(law: Law) -> Array:
+        if law.atomic:
+            return law.breaks()
+        times = jnp.append(law.infimum(), law.breaks())
+        return times[np.r_[0, -1]] if dense and law.has_end else times[:1] if dense else times
+
+    start_marks, time_marks = marks(starts), marks(law)
+    start_marks, time_marks = (start_marks / worker.unit).astype(dtype), time_marks.astype(dtype)
+    if overtaken:
+        time_marks = jnp.concatenate([_overtaking(load), time_marks])
+    ready = delivered(load, time_marks[:, None], worker.overlap)
+    images = (start_marks[:, None, None] + ready[:, kinked_levels(load.work.size)]).ravel()
+    last = start_marks[-1] + jnp.max(ready) if starts.has_end and law.has_end else None
+    return images, last
+
+
+def _overtaking(load: Load) -> Array:
+    """The cycle time from which on a level's work, not the link, decides when it is delivered, `[N]`."""
+    assert load.sent is not None
+    before = jnp.concatenate([jnp.zeros_like(load.sent[:1]), load.sent[:-1]])
+    more = load.work[:, None] - load.work
+    earlier = (more > 0) & (load.work > 0)
+    times = (before[:, None] - before) / jnp.where(earlier, more, 1)
+    return largest(jnp.where(earlier, times, 0))
+
+
+def _over_steps(worker: Worker, load: Load, rule: Completion) -> Expectation:
+    """The exact sum between the times at which some P(F_n ≤ t) steps up, of P(late) by the hazards."""
+    dtype, size = load.work.dtype, load.work.size
+    starts, times, mass = (a.astype(dtype) for a in _steps(worker))
+    used = (load.work > 0)[:, None]
+    edges = jnp.where(used, (starts[:, None] + delivered(load, times[:, None], worker.overlap)).T, 0)
+    # A stable order, and hazards by how many steps are past: ties then resolve as if a higher level came
+    # later, and the slope is a true one there.
+    gained = mass[jnp.argsort(edges, axis=1, stable=True)]
+    early, left = jnp.cumsum(gained, axis=1), jnp.cumsum(gained[:, ::-1], axis=1)[:, ::-1]
+    hazards = hazard_of(jnp.pad(early, [(0, 0), (1, 0)]), jnp.pad(left, [(0, 0), (0, 1)]))
+    hazards = jnp.where(used, hazards, jnp.inf)
+    order = jnp.argsort(edges.ravel(), stable=True)
+    edges = edges.ravel()[order]
+    gap = jnp.diff(edges)
+    chunk = max(min(gap.size, 256), 1)
+    short = -gap.size % chunk
+    level = jnp.pad(order[:-1] // mass.size, (0, short)).reshape(-1, chunk)
+    gap = jnp.pad(gap, (0, short)).reshape(-1, chunk)
+
+    @jax.checkpoint
+    def body(carry: tuple[Array, Array], piece: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
+        passed, total = carry
+        level, gap = piece
+        steps = passed + jnp.cumsum(jax.nn.one_hot(level, size, dtype=int), axis=0)
+        late = rule.late(hazards[np.arange(size), jnp.minimum(steps, mass.size)])
+        # An empty gap counts too: it has a slope. Between two infinite edges it is NaN.
+        return (steps[-1], total + jnp.sum(jnp.where(gap >= 0, late * gap, 0))), None
+
+    (_, total), _ = jax.lax.scan(body, (jnp.zeros(size, int), edges[0]), (level, gap))
+    return Expectation(total, jnp.zeros_like(total))
+
+
+def smoothed_exceedance(worker: Worker, load: Load, rule: Completion, t: Array, spread: Array) -> Array:
+    """`exceedance` for one t, with the steps of a `stepwise` worker spread by a factor e^±`spread`."""
+    dtype, used = load.work.dtype, load.work > 0
+    starts, times, mass = (a.astype(dtype) for a in _steps(worker))
+    ready = starts[:, None] + delivered(load, times[:, None], worker.overlap)
+    slow = jax.nn.sigmoid((jnp.log(jnp.where(used, ready, 1)) - jnp.log(t)) / spread)
+    survival = jnp.maximum(mass @ slow, jnp.finfo(dtype).tiny)
+    return rule.late(jnp.where(used, -jnp.log(survival), jnp.inf))
+
+
+def _steps(worker: Worker) -> tuple[Array, Array, Array]:
+    """Start-ups in units of κ, cycle times and probabilities of all pairs of them, `[K]`."""
+    if worker.pairs is not None:
+        starts, times = worker.pairs.arrays()
+        return starts / worker.unit, times, jnp.full(times.shape, 1 / times.size)
+    starts, share = worker.atoms()
+    atoms = worker.cycle_time.breaks()
+    mass = mass_of(worker.cycle_time, atoms)
+    pairs = jnp.meshgrid(starts, atoms, indexing="ij")
+    return pairs[0].ravel(), pairs[1].ravel(), (share[:, None] * mass).ravel()

@@ -1,0 +1,123 @@
+r"""A rule for E max_n y_n T_(N-n) whose fineness may be traced, for searches over the load y.
+
+What it goes by is found once for a law, from one inversion of Λ, whatever the load.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from bcgc_jax.deliveries import unreached
+from bcgc_jax.laws import Law
+from bcgc_jax.plans.completion import AnyOf
+from bcgc_jax.quadrature import in_panel, kinked_levels, legendre, line, on_line, panels, raised
+
+
+class Marks(NamedTuple):
+    """What every rule for a law and N workers goes by, whatever the load; from one inversion of Λ.
+
+    `times`, `[4, max_workers]`: one before which T_(N-n) lies with no probability to speak of, then
+    Λ⁻¹(E A_(N-n) + σ std A_(N-n)), σ = -1, 0, 1. Beyond `largest` P(T > t) underflows. log C(N, n) for
+    n = 0 … max_workers.
+    """
+
+    times: Array
+    largest: Array
+    log_choices: Array
+
+
+def marks(law: Law, load: Array, num_workers: ArrayLike) -> Marks:
+    """Of N workers, for loads of this shape; constants to a derivative."""
+    choices, marked = AnyOf(num_workers).bounds(load)
+    hazard = jnp.append(marked.ravel(), unreached(load.dtype))
+    times = law.inverse_cumulative_hazard(hazard).astype(load.dtype)
+    return jax.lax.stop_gradient(Marks(times[:-1].reshape(4, -1), times[-1], choices))
+
+
+def peaks_of(times: Array, load: Array) -> Array:
+    """max_n load_n times_n, `[4]`: where the maximum begins to be possible, and where it lies."""
+    peaks = jnp.max(jnp.where(load > 0, load * times, 0), axis=-1)
+    return raised(peaks, load[-1] * times[-1, 0])
+
+
+def threshold_hazard(law: Law, load: Array, t: Array, largest: Array) -> tuple[Array, Array]:
+    """Λ(t / load_n) and minus its slope in load_n, both `[..., N]`; `largest` is that of `Marks`."""
+    used = load > 0  # no worker can delay a level without a load
+    threshold = t[..., None] / jnp.where(used, load, 1)
+    # Beyond the largest the slope of Λ, inf, times 0 would be NaN.
+    reachable = used & ~(threshold > largest)
+    threshold = jnp.where(reachable, threshold, law.infimum().astype(t.dtype))
+    hazard, slope = jax.jvp(law.cumulative_hazard, (threshold,), (threshold / jnp.where(load > 0, load, 1),))
+    return jnp.where(reachable, hazard, jnp.inf), jnp.where(reachable, slope, 0)
+
+
+class Rule(NamedTuple):
+    """E max_n load_n T_(N-n) = start + Σ weight · P(max > t), for laws without atoms.
+
+    `nodes(index, refine)` gives (t, weight) for index = 0 … size · refine - 1; `size` is static, `refine` and
+    `index` may be traced, and a larger `refine` gives a finer rule. Beyond the last index weights are 0.
+    `beyond` bounds what no rule reaches.
+    """
+
+    start: Array
+    beyond: Array
+    size: int
+    nodes: Callable[[Array, ArrayLike], tuple[Array, Array]]
+
+
+def rule(law: Law, known: Marks, load: Array, num_nodes: int) -> Rule:
+    """The rule of `num_nodes` intervals, or with a number of nodes in each panel to match."""
+    assert not law.atomic
+    # The nodes need not follow the load: the integral does not depend on them.
+    law, known, load = jax.lax.stop_gradient((law, known, load))
+    peaks = peaks_of(known.times, load)
+
+    def hazard_at(t: Array) -> Array:
+        return threshold_hazard(law, load, t, known.largest)[0]
+
+    if not law.smooth:
+        images, last = images_of(law, load)
+        start, left, size_of = panels(peaks, images, last, hazard_at, known.log_choices)
+        order = num_nodes // 8
+        points, weights = (jnp.asarray(a, load.dtype) for a in legendre(order))
+
+        def in_panels(index: Array, refine: ArrayLike) -> tuple[Array, Array]:
+            part, node = index // order, index % order
+            panel = part // refine
+            inside = panel < left.size
+            panel = jnp.where(inside, panel, 0)
+            share = (part % refine + points[node]) / refine
+            t, slope = in_panel(law.has_end, start, left[panel], size_of[panel], share)
+            return t, jnp.where(inside, slope / refine * weights[node], 0)
+
+        return Rule(start, jnp.zeros_like(start), left.size * order, in_panels)
+    of_line = line(peaks, hazard_at, known.log_choices)
+
+    def along(index: Array, refine: ArrayLike) -> tuple[Array, Array]:
+        start, centre, width, low, high, _ = of_line
+        # Half a step from either end, where there is nothing to add: a node more would spoil the size.
+        step = (high - low) / (num_nodes * refine)
+        inside = index < num_nodes * refine
+        excess, slope = on_line(centre, width, low + step * (jnp.where(inside, index, 0) + 0.5))
+        return start + excess, jnp.where(inside, slope * step, 0)
+
+    return Rule(of_line[0], of_line[5], num_nodes, along)
+
+
+def images_of(law: Law, load: Array) -> tuple[Array, Array | None]:
+    """Of the kinks at some levels, and when all are there for sure."""
+    kinks = law.breaks().astype(load.dtype)
+    images = (load[kinked_levels(load.size)][:, None] * kinks).ravel()
+    return images, load[-1] * kinks[-1] if law.has_end else None
+
+
+def slope_of_homogeneous(value: Array, slope: Array, load: Array, num_workers: ArrayLike) -> Array:
+    """`slope` with that in the last load from the others: Σ_n load_n slope_n = value."""
+    last = np.arange(load.size) == jnp.asarray(num_workers) - 1
+    others = jnp.where(last, 0, slope)
+    return jnp.where(last, (value - jnp.sum(others * load)) / load[-1], others)

@@ -1,0 +1,97 @@
+"""What every worker does, task after task, and when that is enough: `Plan`, and what it needs."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from bcgc_jax._pytree import is_traced, pytree_dataclass, replace
+from bcgc_jax.plans.completion import AnyOf, Completion
+
+
+class Needs(NamedTuple):
+    """What a scheme needs of workers and network.
+
+    Attributes:
+      stored_subsets: of the data, by each worker; they may be traced, as all of these.
+      sent: coordinates that a worker sends and the master waits for, on average, in L.
+      round_trips: questions of the master within an iteration.
+      exact_gradient: whether what it gets is the gradient of all data.
+    """
+
+    stored_subsets: Array
+    sent: Array
+    round_trips: Array
+    exact_gradient: Array
+
+    def within(self, other: "Needs") -> Array:
+        """Whether it needs no more than the other does: subsets, round trips, leave to be inexact.
+
+        What is sent is left out: less of it is a merit of the row, not a thing that others may not ask for.
+        """
+        return (
+            (self.stored_subsets <= other.stored_subsets)
+            & (self.round_trips <= other.round_trips)
+            & (self.exact_gradient | ~jnp.asarray(other.exact_gradient))
+        )
+
+
+@pytree_dataclass
+class Plan:
+    """What each worker does; every array gains the leading axes of a batch.
+
+    Attributes:
+      sizes: coordinates, or their cost, of each block, `[B]`, those next to the output first.
+      block: int, `[K]`: the block that task k computes; beyond the last task -1.
+      data: `[K]`: how many subsets of the data it goes over, each 1/N of it.
+      share: `[K]`: of each subset's samples.
+      completion: when the gradient is there; None where nobody plans who does what.
+      known_needs: what it needs, where that takes draws.
+    """
+
+    sizes: Array
+    block: ArrayLike
+    data: ArrayLike
+    share: ArrayLike
+    completion: Completion | None
+    known_needs: Needs | None = None
+
+    def with_sizes(self, sizes: Array) -> "Plan":
+        return replace(self, sizes=sizes)
+
+    @property
+    def trainable(self) -> bool:
+        """Whether it is known who does what, and the gradient of all data comes of it."""
+        return self.completion is not None and self.completion.exact_gradient
+
+    @property
+    def is_partition(self) -> bool:
+        """Whether block n is at redundancy level n."""
+        return isinstance(self.completion, AnyOf) and self.completion.survives is None
+
+
+def partition_plan(partition: Array, num_workers: ArrayLike) -> Plan:
+    """The paper's: block n, of x_n coordinates, on n + 1 subsets, complete with any N - n workers."""
+    level = np.arange(partition.shape[-1])
+    return Plan(partition, level, level + 1, np.ones(level.size, partition.dtype), AnyOf(num_workers))
+
+
+def needs_of(plan: Plan, counts: Array | None, num_workers: ArrayLike) -> Needs | None:
+    """What a plan needs; of one that waits for any workers without a question. `counts` are whole units."""
+    rule = plan.completion
+    if plan.known_needs is not None or not isinstance(rule, AnyOf):
+        return plan.known_needs
+    # Some ten operations: not worth as many compilations where the numbers are known.
+    xp = jnp if is_traced((plan, counts, num_workers)) else np
+    size = xp.asarray(plan.sizes) if counts is None else xp.asarray(counts)
+    size = xp.take_along_axis(size, xp.asarray(plan.block), axis=-1)
+    data, share = xp.asarray(plan.data), xp.asarray(plan.share)
+    late = data - 1 if rule.survives is None else xp.asarray(rule.survives)
+    used = (size > 0) & (share > 0)
+    stored = xp.max(xp.where(used, data, 0), axis=-1).astype(int)
+    workers = xp.asarray(num_workers)[..., None]
+    waited = xp.where(used, size * (workers - late) / workers, 0)
+    sent = (xp.sum(waited, axis=-1) / xp.sum(size * share, axis=-1)).astype(share.dtype)
+    return Needs(stored, sent, xp.zeros_like(stored), xp.full_like(stored, rule.exact_gradient, bool))

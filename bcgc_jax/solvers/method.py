@@ -1,0 +1,182 @@
+r"""What a method is: a frozen dataclass that plans itself, and says what it can do and what it needs.
+
+A method's numbers are leaves, traced and batched like those of a problem; what decides a shape or a program
+is static. A new scheme is one file with a subclass, and a line in `methods`.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from bcgc_jax._pytree import check, check_whole, concrete, is_traced, meets
+from bcgc_jax.problem import Problem
+from bcgc_jax.solution import Solution
+from bcgc_jax.solvers import sample_average
+
+
+class Method:
+    """A way to a scheme; `name` is what the command line and `Solution.method` call it.
+
+    `conditions` are what its numbers must meet, where they are given: what a person passes is refused
+    otherwise, and with what is traced the solution is INVALID. `counts` are static whole numbers, and what
+    they begin with. `baseline`: whether it counts as a scheme known before the paper; `is_partition`: whether
+    it plans a partition.
+    """
+
+    conditions: ClassVar[Sequence[tuple[str, str]]] = ()
+    counts: ClassVar[Sequence[tuple[str, int]]] = ()
+    baseline: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value, condition in self._numbers():
+            check(name, value, condition)
+            if isinstance(value, int | np.integer):  # 4 is no other program than 4.0
+                object.__setattr__(self, name, float(value))
+        for name, low in self.counts:
+            check_whole(name, getattr(self, name), low)
+
+    def _numbers(self) -> Iterator[tuple[str, Any, str]]:
+        for name, condition in self.conditions:
+            if getattr(self, name) is not None:
+                yield name, getattr(self, name), condition
+
+    if TYPE_CHECKING:  # of a scheme of one's own a field, which a property would be in the way of
+
+        @property
+        def name(self) -> str: ...
+
+    @property
+    def is_partition(self) -> bool:
+        return True
+
+    def plan(self, problem: Problem, key: Array | None) -> Solution:
+        """The scheme for a problem that has passed `check`, but for its provenance."""
+        raise NotImplementedError
+
+    def check(self, problem: Problem) -> None:
+        """ValueError for what it cannot do for this problem, as far as that is known before tracing."""
+        self._check_single()
+
+    def valid(self) -> Array:
+        """Whether its numbers make sense, also where they are traced."""
+        good = [jnp.all(meets(value, condition)) for _, value, condition in self._numbers()]
+        return jnp.all(jnp.asarray([True, *good]))
+
+    def is_drawn(self, problem: Problem) -> bool:
+        """Whether its runtime is a mean of draws."""
+        return False
+
+    def needs_key(self, problem: Problem) -> bool:
+        return self.is_drawn(problem)
+
+    def needs_mean(self, problem: Problem) -> bool:
+        """Whether a law with an infinite mean makes its plan worth nothing."""
+        return True
+
+    def judge(self, fresh: Problem, solution: Solution, num_replications: int) -> dict[str, Array]:
+        """What is known of its partition by fresh draws, of `Unlike` workers: fields of a solution."""
+        assert solution.partition is not None
+        assert solution.levels is not None
+        return sample_average.judge(fresh, solution.partition, solution.levels)._asdict()
+
+    @property
+    def lacks_deadline(self) -> bool:
+        """Whether it plans for a deadline that it has not been given."""
+        return False
+
+    def with_deadline(self, deadline: Array | None) -> "Method":
+        """The same for this deadline, where it lacks one."""
+        return self
+
+    def digest(self) -> Any:
+        """What tells it from others of its name."""
+        leaves, tree = jax.tree.flatten(self)
+        return str(tree), [np.asarray(leaf).tolist() for leaf in leaves]
+
+    def _check_single(self) -> None:
+        """Raise ValueError where shapes say that this is a batch of methods, which only `jax.vmap` takes."""
+        for name, value, _ in self._numbers():
+            if np.shape(value):
+                raise ValueError(
+                    f"{name} of {type(self).__name__} must be one number, got shape {np.shape(value)}: a "
+                    "batch goes through jax.vmap, as in jax.vmap(lambda m: solve(problem, m))(methods)"
+                )
+
+
+class Numbered(Method):
+    """A method whose name has a number, its first field, as "tandon:3": a `word`, and `what` it counts."""
+
+    word: ClassVar[str]
+    what: ClassVar[str]
+    lowest: ClassVar[int] = 1
+    most_numbers: ClassVar[int] = 1
+
+    @property
+    def name(self) -> str:
+        return f"{self.word}:{self._number()}"
+
+    def _number(self) -> int:
+        return getattr(self, dataclasses.fields(self)[0].name)  # type: ignore[arg-type]
+
+    @classmethod
+    def highest(cls, problem: Problem) -> int | None:
+        """As far as it is known before tracing."""
+        return _least(problem.num_workers, cls.lowest - 1)
+
+    @classmethod
+    def read(cls, method: str, problem: Problem | None) -> "Method":
+        """Of its name."""
+        numbers = method.split(":")[1:]
+        good = 1 <= len(numbers) <= cls.most_numbers and all(text.isdecimal() for text in numbers)
+        if not good or int(numbers[0]) < cls.lowest or int(numbers[-1]) < min(cls.lowest, 1):
+            raise cls._wrong_number(method, problem)
+        return cls(*map(int, numbers))
+
+    @classmethod
+    def _wrong_number(cls, method: str, problem: Problem | None) -> ValueError:
+        high = None if problem is None else cls.highest(problem)
+        until = "" if high is None else f" to {high}"
+        example = f'"{cls.word}:{max(cls.lowest, 1)}"'
+        return ValueError(
+            f'method "{method}": "{cls.word}" takes {cls.what} from {cls.lowest}{until}, as in {example}'
+        )
+
+    def check(self, problem: Problem) -> None:
+        super().check(problem)
+        number, high = self._number(), self.highest(problem)
+        if number is not None and (number < self.lowest or (high is not None and number > high)):
+            raise self._wrong_number(self.name, problem)
+
+
+def _least(number: ArrayLike, more: int = 0) -> int | None:
+    known = concrete(number)
+    return None if known is None else int(known.min()) + more
+
+
+def refuse_setup(problem: Problem, name: str, use: str = "") -> None:
+    if problem.has_setup:
+        raise ValueError(f'method="{name}" knows no setup_cycles and no chain_cycles{use}')
+
+
+def check_finite_mean(problem: Problem) -> None:
+    """Raise ValueError where a concrete law has an infinite mean."""
+    if is_traced(problem):
+        return
+    for one in problem.iteration.laws():
+        batched = any(np.ndim(leaf) for leaf in jax.tree.leaves(one)) and not one.atomic
+        mean = concrete(one.mean())  # traced within a caller's jit
+        if batched or mean is None or np.all(np.isfinite(mean)):
+            continue
+        named = f"{'the start-up, ' * (one is problem.start_up)}{type(one).__name__}"
+        raise ValueError(
+            f"the mean of {named} is infinite, or above the largest number, "
+            f"{jnp.finfo(problem.dtype).max:.1e}, and so is the expected runtime of a scheme that ever waits "
+            "for the slowest worker: take a law with a lighter tail, or plan for a deadline (Deadline; in a "
+            "shell --objective completion-probability)"
+        )

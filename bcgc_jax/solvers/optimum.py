@@ -1,0 +1,182 @@
+"""`Optimal`: the partition of least expected runtime, by whichever search its objective takes."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from bcgc_jax._pytree import concrete, is_traced, pytree_dataclass, replace, static_field
+from bcgc_jax.problem import Problem, Status
+from bcgc_jax.runtime import Certificate, certificate, lower_bound_of, with_least_start_up
+from bcgc_jax.solution import Solution, assess_shares, solution_of, with_whole_numbers
+from bcgc_jax.solvers import sample_average
+from bcgc_jax.solvers.level_sets import best_levels
+from bcgc_jax.solvers.many_workers import is_of_many, is_rough, optimum_of_many
+from bcgc_jax.solvers.method import Method
+from bcgc_jax.solvers.optimal import least_gap, optimal_partition
+from bcgc_jax.solvers.start_ups import best_found
+from bcgc_jax.solvers.units import improve_units
+
+# Up to here the loss of rounding may show, and the search over whole units is worth its time; with measured
+# times up to so many operations for all N² moves of a unit, a few seconds.
+FEW_UNITS, _MOST_OPERATIONS = 1000, 1e9
+# Workers up to which dense steps take over from smooth ones that end above this gap.
+DENSE, _SMOOTH_GAP = 1024, 1e-5
+
+
+@pytree_dataclass
+class Optimal(Method):
+    r"""The partition of least expected runtime, to a proven relative gap of `tolerance`.
+
+    Args:
+      tolerance: of the gap; not below what the precision resolves, (64 + 8 N) eps: 3e-5 in float32 at N = 20;
+        for laws of atoms and for `Rows` not below 1e-6, in float32 3e-4.
+      levels: the redundancy levels that may be used, all by default; static. With setup cycles it is also
+        searched which of them to use, and the bound is for those in `Solution.levels`. Where the number of
+        workers is traced and lacks one of them, the solution is INFEASIBLE.
+      max_steps: of Newton's method; static.
+
+    >>> Optimal(levels=[0, 2]).levels
+    (0, 2)
+    """
+
+    tolerance: ArrayLike = 1e-7
+    levels: Sequence[int] | None = static_field(default=None)
+    max_steps: int = static_field(default=60)
+
+    conditions = (("tolerance", "> 0"),)
+    counts = (("max_steps", 1),)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.levels is not None:
+            chosen = np.unique(np.asarray(self.levels))
+            if not chosen.size or not np.issubdtype(chosen.dtype, np.integer) or chosen[0] < 0:
+                raise ValueError(
+                    f"levels must be whole numbers from 0 on, at least one of them, got {self.levels!r}"
+                )
+            object.__setattr__(self, "levels", tuple(chosen.tolist()))
+
+    @property
+    def name(self) -> str:
+        return "optimal"
+
+    def check(self, problem: Problem) -> None:
+        super().check(problem)
+        if self.levels is None:
+            return
+        workers = concrete(problem.num_workers)
+        top = (problem.max_workers if workers is None else int(workers.min())) - 1
+        if self.levels[-1] > top:
+            raise ValueError(f"levels must be whole numbers from 0 to {top}, got {list(self.levels)}")
+
+    def judge(self, fresh: Problem, solution: Solution, num_replications: int) -> dict[str, Array]:
+        assert solution.partition is not None
+        assert solution.levels is not None
+        found = sample_average.judge_optimum(fresh, solution.partition, solution.levels, num_replications)
+        return found._asdict()
+
+    def plan(self, problem: Problem, key: Array | None) -> Solution:
+        found = None
+        # Where smooth steps do not get there, dense ones, O(N³) each.
+        dense = problem.max_workers <= DENSE
+        smooth = self.levels is None and is_of_many(problem) and not is_traced(self)
+        if smooth and not (dense and is_rough(problem.iteration.pooled())):
+            found = _optimum_of_many(problem, self)
+            if dense and found.relative_gap > max(np.max(self.tolerance), _SMOOTH_GAP):
+                found = None
+        if found is None:
+            allowed = problem.exists if self.levels is None else level_mask(problem, self.levels)
+            found = optimum(
+                problem,
+                allowed,
+                tolerance=jax.lax.stop_gradient(self.tolerance),
+                max_steps=self.max_steps,
+            )
+        solution = with_whole_numbers(problem, found)
+        if _few_units(problem):
+            rounded = improve_units(problem, solution.rounded, solution.levels)
+            solution = replace(solution, rounded=rounded)
+        return solution
+
+
+def _optimum_of_many(problem: Problem, method: Optimal) -> Solution:
+    found = optimum_of_many(problem, tolerance=float(np.max(method.tolerance)), max_steps=method.max_steps)
+    if not problem.iteration.smooth:  # by the rules between kinks, which tell their error
+        solution = assess_shares(problem, found.partition, found.status, found.num_steps, problem.exists)
+        loose = solution.relative_gap > method.tolerance
+        return replace(solution, status=jnp.where(loose, int(Status.PRECISION), solution.status))
+    lower = lower_bound_of(found.lower_bound - found.error, found.value)
+    certified = Certificate(found.value, found.error, lower, 1 - lower / found.value)
+    return solution_of(problem, found.partition, found.status, found.num_steps, problem.exists, certified)
+
+
+def level_mask(problem: Problem, levels: Sequence[int]) -> Array:
+    """Bool `[max_workers]`."""
+    return jnp.zeros(problem.max_workers, bool).at[np.asarray(levels)].set(True)
+
+
+def _few_units(problem: Problem) -> bool:
+    count = concrete(problem.num_coordinates)
+    if is_traced(problem) or count is None or count.ndim or count > FEW_UNITS:
+        return False
+    return problem.iteration.evaluation_cost() * problem.max_workers**2 <= _MOST_OPERATIONS
+
+
+@functools.partial(jax.jit, static_argnames="max_steps")
+def optimum(problem: Problem, allowed: Array, **options: Any) -> Solution:
+    """The optimum, but for the whole numbers; converged if its certificate meets the tolerance."""
+    solution = _certified_optimum(problem, allowed, **options)
+    if not problem.convex:
+        return replace(solution, kind="local")
+    least = least_gap(problem)
+    # Where the answer was judged by another rule than the last of the search, by the rounding of both.
+    resolved = (
+        jnp.maximum(options["tolerance"], least) + least + solution.runtime_error / solution.expected_runtime
+    )
+    loose = (solution.status == int(Status.CONVERGED)) & (solution.relative_gap > resolved)
+    return replace(solution, status=jnp.where(loose, int(Status.PRECISION), solution.status))
+
+
+def _certified_optimum(problem: Problem, allowed: Array, **options: Any) -> Solution:
+    """Certified by the last round of the search where that can be."""
+    # The steps are not differentiated: by the envelope theorem the value's slope is that of the exact
+    # runtime at a fixed partition.
+    still = jax.lax.stop_gradient(problem)
+    used, rounds = allowed, 0
+    if problem.has_setup:
+        used, rounds = best_levels(still if problem.convex else with_least_start_up(still), allowed)
+    if problem.convex:
+        found = optimal_partition(still, used, **options)
+    else:
+        found = best_found(still, used, **options)
+    steps = rounds + found.num_steps
+    # Of the levels that were asked for, a traced number of workers may lack some.
+    lacks = jnp.any(allowed & ~problem.exists)
+    status = jnp.where(lacks, int(Status.INFEASIBLE), found.status)
+    if not (problem.plain and problem.iteration.smooth):
+        known = found.lower_bound if not problem.plain or problem.iteration.polyhedral else None
+        return assess_shares(problem, found.partition, status, steps, used, known)
+    lower = lower_bound_of(found.lower_bound - found.error, found.value)
+    certified = Certificate(found.value, found.error, lower, 1 - lower / found.value)
+    certified = _differentiable(certified, problem, found.partition, used)
+    return solution_of(problem, found.partition, status, steps, used, certified)
+
+
+@jax.custom_jvp
+def _differentiable(known: Certificate, problem: Problem, partition: Array, levels: Array) -> Certificate:
+    """`known`, that of a partition, with the slopes in the problem's leaves that `certificate` has."""
+    del problem, partition, levels
+    return known
+
+
+@_differentiable.defjvp
+def _differentiable_jvp(primals, tangents):
+    known, problem, partition, levels = primals
+    _, slope = jax.jvp(lambda p: certificate(p, partition, levels), (problem,), (tangents[1],))
+    return known, slope

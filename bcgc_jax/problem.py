@@ -23,10 +23,9 @@ from bcgc_jax._pytree import (
     static_field,
     working_dtype,
 )
-from bcgc_jax.iterations import Iteration, iteration_of
-from bcgc_jax.laws import JointLaw, Law, Pairs, Unlike
-from bcgc_jax.laws.base import ONE_BY_ONE
-from bcgc_jax.order_statistics import is_count
+from bcgc_jax.distributions import JointLaw, Law, Pairs, Unlike
+from bcgc_jax.distributions.base import ONE_BY_ONE
+from bcgc_jax.exact.order_statistics import is_count
 
 _MOST_WORKERS = 2**17
 # What the numbers of a problem must meet.
@@ -77,7 +76,7 @@ class Problem:
 
     Raises ValueError for numbers that make no sense and are known before tracing.
 
-    >>> from bcgc_jax.laws import ShiftedExponential
+    >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(rate=1e-3, shift=50.0), num_workers=4, num_coordinates=100)
     >>> problem.max_workers
     4
@@ -232,17 +231,6 @@ class Problem:
             start = self.start_up
             found &= start.valid() if isinstance(start, Law) else jnp.all(meets(start, ">= 0"))
         return found & jnp.all(jnp.asarray(self.num_coordinates) == jnp.floor(self.num_coordinates))
-
-    @property
-    def iteration(self) -> Iteration:
-        """All N start-ups and cycle times of an iteration, for whatever is asked about them."""
-        self.check_single()
-        delivery: dict[str, Any] = {"overlap": bool(self.overlap)}
-        if self.start_up is not None or isinstance(self.cycle_time, Pairs):
-            start = self.start_up
-            start = start if start is None or isinstance(start, Law) else jnp.asarray(start, self.dtype)
-            delivery |= {"start_up": start, "unit": self.scale}
-        return iteration_of(self.cycle_time, self.num_workers, self.max_workers, **delivery)
 
     @property
     def plain(self) -> bool:

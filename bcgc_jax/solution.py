@@ -14,12 +14,12 @@ from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import is_traced, pytree_dataclass, replace, static_field
 from bcgc_jax.citations import bibliography
-from bcgc_jax.partitions import round_partition, round_to_units
+from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.completion import AnyOf, FirstHolder
+from bcgc_jax.plans.partitions import round_partition, round_to_units
 from bcgc_jax.plans.plan import Needs, Plan, needs_of, partition_plan
+from bcgc_jax.plans.runtime import Certificate, certificate, levels_of_bound, partition_of_units
 from bcgc_jax.problem import Problem, Status
-from bcgc_jax.quadrature import Expectation
-from bcgc_jax.runtime import Certificate, certificate, levels_of_bound, partition_of_units
 
 _FORMAT = "bcgc_jax.Solution"
 _VERSION = 2

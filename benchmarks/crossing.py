@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from bcgc_jax.crossing import boundary_crossing_probability
+from bcgc_jax.exact.crossing import boundary_crossing_probability
 from benchmarks import installed, peers
 from benchmarks.timing import compare, result_row
 

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import bcgc_jax as bcgc
-from bcgc_jax.deliveries import Load, Worker
 from bcgc_jax.plans.completion import FirstHolder
 from bcgc_jax.plans.evaluate import expected_completion
-from bcgc_jax.schedules import Group, cycles_of, schedule_of, simulate_schedule
+from bcgc_jax.plans.schedules import Group, cycles_of, schedule_of, simulate_schedule
+from bcgc_jax.plans.worker import Load, Worker
 from benchmarks import peers
 from benchmarks.planning import LAW, paper_problem
 from benchmarks.timing import compare, result_row

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 import bcgc_jax as bcgc
+from bcgc_jax.sweeps.run import Table
 from benchmarks.timing import compare, curve_point, result_row
 
 _TOLERANCE = 5e-7  # so that the certificate, an independent rule, has room to 1e-6
@@ -23,7 +24,7 @@ def paper_cell(num_workers: Any, rate: Any, max_workers: int) -> bcgc.Problem:
     return bcgc.Problem(law, num_workers, 20_000, 50, max_workers=max_workers)
 
 
-def _rows(plan: bcgc.Sweep) -> bcgc.sweeps.Table:
+def _rows(plan: bcgc.Sweep) -> Table:
     tables = [plan.solve(chunk) for chunk in plan.chunks()]
     return {name: np.concatenate([table[name] for table in tables]) for name in plan.names}
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 import bcgc_jax as bcgc
+from bcgc_jax.plans.iterations import iteration_of
 from experiments.block_times import Operations
 
 # How many of the costs each model pays, of those in `Costs`.
@@ -119,5 +120,5 @@ def expected_runtimes(
 
 @jax.jit
 def _expected_max(law: bcgc.Law, ends: jax.Array) -> jax.Array:
-    iteration = bcgc.Problem(law, ends.shape[-1], 1).iteration
+    iteration = iteration_of(bcgc.Problem(law, ends.shape[-1], 1))
     return jax.lax.map(lambda load: iteration.expected_max(load).value, ends, batch_size=256)

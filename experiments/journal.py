@@ -26,6 +26,7 @@ from jax.scipy.special import gammaln
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax.cli.waiting import each
+from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.solvers.deadline import STARTS, completion_partition
 from experiments.report import number, print_table, run_command, write_csv
 
@@ -170,7 +171,7 @@ def equal_risk_partition(problem: bcgc.Problem, deadline: float) -> jax.Array:
     y_n = t/(κ θ_n), Λ(θ_n) = (a + log C(N, n+1)) / (n+1) with Λ = -log P(T > ·), and the one number a by
     bisection, so that Σ x_n = L; of a deadline that is too short for any a, the shares at a = 0.
     """
-    law, workers = problem.iteration.pooled(), jnp.asarray(problem.num_workers, problem.dtype)
+    law, workers = iteration_of(problem).pooled(), jnp.asarray(problem.num_workers, problem.dtype)
     n = jnp.arange(problem.max_workers, dtype=problem.dtype)
     choices = gammaln(workers + 1) - gammaln(n + 2) - gammaln(jnp.maximum(workers - n, 1))
     t = jnp.asarray(deadline, problem.dtype) / problem.scale

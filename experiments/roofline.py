@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 import bcgc_jax as bcgc
-from bcgc_jax.order_statistics import simulate_max
+from bcgc_jax.exact.order_statistics import simulate_max
 from experiments.report import number, print_table, run_command, write_csv
 
 PROBLEMS, DRAWS = 4096, 2**20

@@ -1,8 +1,8 @@
 r"""Schedules for measured steps: credit for every finished subset, workers in the places of their numbers.
 
-A schedule is a table C of cycles, `[D, B]` (see `bcgc_jax.schedules`), the same for all workers, in units
-of a worker's uncoded work. Worker w of a trace is worker w on the circle in every step: a cluster does not
-reshuffle its data, so who is slow stays beside the same neighbours. The runtime of a step is that of its
+A schedule is a table C of cycles, `[D, B]` (see `bcgc_jax.plans.schedules`), the same for all workers, in
+units of a worker's uncoded work. Worker w of a trace is worker w on the circle in every step: a cluster does
+not reshuffle its data, so who is slow stays beside the same neighbours. The runtime of a step is that of its
 times, exactly; what the questions take, a round trip a block, is left out.
 """
 
@@ -16,7 +16,7 @@ import optax
 from jax import Array
 
 import bcgc_jax as bcgc
-from bcgc_jax.schedules import Group, cycles_of, schedule_of, schedule_runtime, simulate_schedule
+from bcgc_jax.plans.schedules import Group, cycles_of, schedule_of, schedule_runtime, simulate_schedule
 from bcgc_jax.solvers.credit import optimise_credit
 from bcgc_jax.solvers.schedules import share_out
 

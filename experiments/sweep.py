@@ -18,7 +18,7 @@ import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax.cli import waiting
 from bcgc_jax.solvers.methods import BASELINES
-from bcgc_jax.sweep_files import read_rows
+from bcgc_jax.sweeps.files import read_rows
 from experiments.paper import WORKERS_LABEL
 from experiments.report import number, print_table, run_command
 

@@ -27,7 +27,7 @@ _GROUPS = {
     "bcgc_jax/measured/fits.py": "fits",
     "tests/measured/test_fits.py": "fits",
     "tests/solvers/": "solvers",
-    "tests/test_sweeps.py": "solvers",
+    "tests/sweeps/test_run.py": "solvers",
     "tests/test_solution.py": "solvers",
     "bcgc_jax/": "examples",
 }

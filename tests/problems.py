@@ -7,9 +7,9 @@ from jax import Array
 from jax.typing import ArrayLike
 
 import bcgc_jax as bcgc
-from bcgc_jax.deliveries import Load, Worker
 from bcgc_jax.plans.completion import AnyOf
 from bcgc_jax.plans.evaluate import expected_completion
+from bcgc_jax.plans.worker import Load, Worker
 
 T = TypeVar("T")
 

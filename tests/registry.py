@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import bcgc_jax as bcgc
-from bcgc_jax import partitions
+from bcgc_jax.exact.order_statistics import simulate_max
 from bcgc_jax.measured.resampling import bootstrap_interval, resampled_means
-from bcgc_jax.order_statistics import simulate_max
-from bcgc_jax.schedules import Group, schedule_of, simulate_schedule
+from bcgc_jax.plans import partitions
+from bcgc_jax.plans.schedules import Group, schedule_of, simulate_schedule
 
 Number = Any
 KEY: Any = np.array([0, 1], np.uint32)

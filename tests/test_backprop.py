@@ -10,7 +10,7 @@ import pytest
 import scipy.optimize
 
 import bcgc_jax as bcgc
-from bcgc_jax.partitions import finish_load
+from bcgc_jax.plans.partitions import finish_load
 from experiments import backprop, block_costs, block_times
 from experiments.block_costs import Costs
 from experiments.models import perceptron, transformer

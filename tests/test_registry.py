@@ -15,7 +15,7 @@ from jax import export
 
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import working_dtype
-from bcgc_jax.order_statistics import simulate_max
+from bcgc_jax.exact.order_statistics import simulate_max
 from tests import registry
 from tests.compilations import compilations
 from tests.problems import NAMES

@@ -11,7 +11,7 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
-from bcgc_jax.schedules import turns_of
+from bcgc_jax.plans.schedules import turns_of
 from bcgc_jax.solvers.compare import _is_known_before
 from bcgc_jax.solvers.schemes import SCHEMES
 from tests.problems import known, padded

@@ -16,7 +16,7 @@ import functools
 import numpy as np
 
 from bcgc_jax.plans.plan import Plan
-from bcgc_jax.schedules import turns_of
+from bcgc_jax.plans.schedules import turns_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class WorkPlan:
     def loads(self) -> np.ndarray:
         """C at the end of each task that a worker has, `[N, K]`.
 
-        >>> from bcgc_jax.schedules import Group, schedule_of
+        >>> from bcgc_jax.plans.schedules import Group, schedule_of
         >>> WorkPlan("uneven", np.array([0.25, 0.75]), schedule_of([Group(2, 1)], [1.0])).loads.tolist()
         [[0.5, 2.0], [1.5, 2.0]]
         """

@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from bcgc_jax.adaptive.plans import WorkPlan
-from bcgc_jax.laws import Empirical, Rows
+from bcgc_jax.distributions import Empirical, Rows
 from bcgc_jax.measured.choice import law_of
+from bcgc_jax.plans.schedules import Group, schedule_of
 from bcgc_jax.problem import Problem
-from bcgc_jax.schedules import Group, schedule_of
 from bcgc_jax.solvers.credit import search_sizes
 from bcgc_jax.solvers.methods import Optimal
 from bcgc_jax.solvers.solve import solve

@@ -17,7 +17,7 @@ from bcgc_jax.cli.names import LAWS, METHODS, MOST_WORKERS
 if TYPE_CHECKING:
     import numpy as np
 
-    from bcgc_jax.laws import Law
+    from bcgc_jax.distributions import Law
 
 
 def method_help() -> str:
@@ -154,9 +154,9 @@ def missing_parameters(law: str, given: Collection[str]) -> list[str]:
 
 def law_class(law: str) -> type["Law"]:
     """What a name stands for."""
-    from bcgc_jax import laws
+    from bcgc_jax import distributions
 
-    found: type[Law] = getattr(laws, "".join(part.capitalize() for part in law.split("-")))
+    found: type[Law] = getattr(distributions, "".join(part.capitalize() for part in law.split("-")))
     return found
 
 

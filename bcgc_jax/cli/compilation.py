@@ -9,8 +9,8 @@ from pathlib import Path
 
 import jax
 
-from bcgc_jax.crossing import MANY
-from bcgc_jax.laws import Atomic, JointLaw, Law
+from bcgc_jax.distributions import Atomic, JointLaw, Law
+from bcgc_jax.exact.crossing import MANY
 
 _MOST_BYTES = 2**26  # the README's `bcgc solve` leaves 1 MB; JAX looks at all entries whenever it adds one
 _MAX_WORKERS_STEP = 32

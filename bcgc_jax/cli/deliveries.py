@@ -7,7 +7,7 @@ from bcgc_jax.cli.arguments import CycleTime, Number, NumberOrLaw, refuse_withou
 from bcgc_jax.cli.options import option
 
 if TYPE_CHECKING:
-    from bcgc_jax.laws import Law
+    from bcgc_jax.distributions import Law
 
 # Before the names of the parameters of a start-up's law, where they are columns.
 START_UP = "start_up."

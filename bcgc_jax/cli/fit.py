@@ -28,15 +28,15 @@ from bcgc_jax.cli.output import (
 from bcgc_jax.cli.plans import save_plan
 from bcgc_jax.cli.traces import TraceFile, cycles_of_a_step, later_than_promised, whole_steps, with_options
 from bcgc_jax.cli.waiting import progress
-from bcgc_jax.laws import Law
+from bcgc_jax.distributions import Law
 from bcgc_jax.measured.choice import law_of
 from bcgc_jax.measured.description import NOTHING, Description, describe
 from bcgc_jax.measured.fits import MAX_TIMES, Fit, fit_laws
 from bcgc_jax.measured.likelihood import FAMILIES
 from bcgc_jax.measured.start_up import StartUpFit, fit_start_up, one_load
 from bcgc_jax.measured.traces import Trace
+from bcgc_jax.plans.runtime import block_runtime, expected_runtime
 from bcgc_jax.problem import Problem, Status
-from bcgc_jax.runtime import block_runtime, expected_runtime
 from bcgc_jax.solution import Solution
 from bcgc_jax.solvers.optimum import FEW_UNITS
 from bcgc_jax.solvers.solve import solve

@@ -9,7 +9,7 @@ import numpy as np
 from bcgc_jax.cli.arguments import law_name
 from bcgc_jax.cli.deliveries import Delivery
 from bcgc_jax.cli.output import finite
-from bcgc_jax.laws import Empirical, HazardSpline, JointLaw, Law, Pairs, Rows, Unlike
+from bcgc_jax.distributions import Empirical, HazardSpline, JointLaw, Law, Pairs, Rows, Unlike
 
 
 def describe_law(law: Law | JointLaw) -> Any:

@@ -4,6 +4,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.problem import Problem
 
 # Of an exact runtime under measured times, an operation; an hour of it is a day of an optimum.
@@ -12,7 +13,7 @@ _SECONDS, _BYTES, _HOUR = 1e-8, 200.0, 3600.0
 
 def check_size(problem: Problem) -> None:
     """ValueError where one exact runtime under many measured times takes more than the memory or an hour."""
-    operations = problem.iteration.evaluation_cost()
+    operations = iteration_of(problem).evaluation_cost()
     memory, needed = _memory(), _BYTES * operations / problem.max_workers**2
     quicker = "take fewer --workers, or --trace-law smooth"
     if memory and needed > memory:

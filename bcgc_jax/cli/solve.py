@@ -23,11 +23,12 @@ from bcgc_jax.cli.solve_rows import row_of, with_round_trip
 from bcgc_jax.cli.solve_table import OVERFLOW, Answer, fastest_plan, print_table, runtime_of
 from bcgc_jax.cli.traces import cycles_of_a_step, late, which_law
 from bcgc_jax.cli.waiting import progress
-from bcgc_jax.laws import JointLaw, Law, Rows, Unlike
+from bcgc_jax.distributions import JointLaw, Law, Rows, Unlike
 from bcgc_jax.measured.resampling import bootstrap_interval
 from bcgc_jax.measured.traces import Trace
+from bcgc_jax.plans.iterations import iteration_of
+from bcgc_jax.plans.runtime import partition_of_units
 from bcgc_jax.problem import Problem, Status
-from bcgc_jax.runtime import partition_of_units
 from bcgc_jax.solution import Solution
 from bcgc_jax.solvers import runtime_limit
 from bcgc_jax.solvers.forward_pass import largest_setup
@@ -270,7 +271,7 @@ def _largest_setup(problem: Problem, rows: list[Row]) -> float | None:
     best = fastest_plan(rows)
     if problem.has_setup or not problem.plain or best is None:  # a single block pays for these too
         return None
-    if problem.iteration.evaluation_cost() > _CHEAP:
+    if iteration_of(problem).evaluation_cost() > _CHEAP:
         return None
     counts = np.zeros(problem.max_workers, int)
     counts[: len(best["partition"])] = best["partition"]

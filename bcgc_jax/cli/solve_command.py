@@ -21,7 +21,7 @@ from bcgc_jax.cli.options import answered_by, group, option, options_of, plan_op
 from bcgc_jax.cli.question import NO_DEADLINE, Planning, objective_option, round_trip_option
 
 if TYPE_CHECKING:
-    from bcgc_jax.laws import Law
+    from bcgc_jax.distributions import Law
 
 
 @dataclasses.dataclass(frozen=True)

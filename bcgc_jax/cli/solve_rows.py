@@ -6,12 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from bcgc_jax.cli.output import Row, finite
-from bcgc_jax.partitions import round_partition
 from bcgc_jax.plans.completion import FirstHolder
+from bcgc_jax.plans.partitions import round_partition
 from bcgc_jax.plans.plan import Needs, Plan
+from bcgc_jax.plans.runtime import completion_probability, partition_of_units
+from bcgc_jax.plans.schedules import turns_of
 from bcgc_jax.problem import Problem, Status
-from bcgc_jax.runtime import completion_probability, partition_of_units
-from bcgc_jax.schedules import turns_of
 from bcgc_jax.solution import Solution
 from bcgc_jax.solvers.baselines import alpha_of
 from bcgc_jax.solvers.methods import Method, Sharing

@@ -17,7 +17,7 @@ from bcgc_jax.cli.output import (
     row_label,
     scheme_column,
 )
-from bcgc_jax.laws import Rows, Unlike
+from bcgc_jax.distributions import Rows, Unlike
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.compare import BARS, draw
 from bcgc_jax.solvers.methods import LIMIT

@@ -35,12 +35,12 @@ from bcgc_jax.cli.solve_rows import with_round_trip
 from bcgc_jax.cli.sweep_cells import all_parameters, problem_of_cell
 from bcgc_jax.cli.sweep_command import Question
 from bcgc_jax.cli.waiting import cells
-from bcgc_jax.laws import JointLaw, Law
+from bcgc_jax.distributions import JointLaw, Law
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solvers.methods import Method, Optimal, method_of
 from bcgc_jax.solvers.schemes import Scheme
-from bcgc_jax.sweep_files import parts_of, read_rows, write_sweep
-from bcgc_jax.sweeps import Sweep, grid
+from bcgc_jax.sweeps.files import parts_of, read_rows, write_sweep
+from bcgc_jax.sweeps.run import Sweep, grid
 
 _GAP = "largest_relative_gap"
 _PATIENCE = 60  # seconds that processes wait for each other

@@ -8,7 +8,7 @@ import numpy as np
 from bcgc_jax.cli.arguments import missing_parameters
 from bcgc_jax.cli.deliveries import START_UP
 from bcgc_jax.cli.names import LAWS
-from bcgc_jax.laws import JointLaw, Law
+from bcgc_jax.distributions import JointLaw, Law
 from bcgc_jax.problem import Problem
 
 

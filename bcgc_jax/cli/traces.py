@@ -10,7 +10,7 @@ import numpy as np
 from bcgc_jax.cli.ending import say
 from bcgc_jax.cli.names import TRACE_LAWS
 from bcgc_jax.cli.output import access
-from bcgc_jax.laws import Empirical, HazardSpline, JointLaw, Law, Rows
+from bcgc_jax.distributions import Empirical, HazardSpline, JointLaw, Law, Rows
 from bcgc_jax.measured.choice import law_of
 from bcgc_jax.measured.description import NOTHING, describe
 from bcgc_jax.measured.traces import ColumnError, Trace, load_trace

@@ -29,7 +29,8 @@ from bcgc_jax.cli.output import (
 from bcgc_jax.cli.train_command import Question
 from bcgc_jax.cli.waiting import progress
 from bcgc_jax.coding.digits import DigitsRun, digits_problem, train_on_digits
-from bcgc_jax.laws import JointLaw, Law
+from bcgc_jax.distributions import JointLaw, Law
+from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solvers.baselines import straggler_ratio
 from bcgc_jax.solvers.method import check_finite_mean
@@ -225,7 +226,7 @@ def _summary(run: DigitsRun, problem: Problem, target: float) -> Row:
     time = run.time_to(target)
     row: Row = {"method": run.method}
     if run.method == "tandon_partial":
-        row["alpha"] = finite(straggler_ratio(problem.iteration.pooled()))
+        row["alpha"] = finite(straggler_ratio(iteration_of(problem).pooled()))
     return row | {
         "expected_runtime": finite(run.expected_runtime),
         "mean_runtime": finite(run.clock[:, -1].mean() / steps),

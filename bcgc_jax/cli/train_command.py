@@ -14,7 +14,7 @@ from bcgc_jax.cli.options import answered_by, group, option, options_of
 from bcgc_jax.cli.question import Planning
 
 if TYPE_CHECKING:
-    from bcgc_jax.laws import Law
+    from bcgc_jax.distributions import Law
 
 _COUNT = Number(1, include=True, whole=True)
 

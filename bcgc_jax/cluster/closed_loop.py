@@ -32,7 +32,7 @@ from bcgc_jax.coding.gradients import (
 )
 from bcgc_jax.coding.scheduled import SchedulePlan, schedule_plan
 from bcgc_jax.coding.training import TrainingScheme
-from bcgc_jax.partitions import round_partition
+from bcgc_jax.plans.partitions import round_partition
 
 # Blocks of two subsets each: on processes every task is a message. What the master takes for one, measured
 # with eight workers and 40 to 80 tasks each on two cores.

@@ -33,7 +33,7 @@ from bcgc_jax.cluster.sources import Source
 from bcgc_jax.coding.codes import refuse_complex
 from bcgc_jax.coding.gradients import Loss, PyTree, split_unevenly
 from bcgc_jax.coding.training import TrainingScheme, draws_of, schedule_scheme, training_scheme
-from bcgc_jax.laws import JointLaw, Law
+from bcgc_jax.distributions import JointLaw, Law
 from bcgc_jax.plans.completion import FirstHolder
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.problem import Problem

@@ -20,7 +20,7 @@ from jax.typing import ArrayLike
 from bcgc_jax._extras import to_install
 from bcgc_jax.coding.gradients import PyTree, backward_order, split_batch, unit_sizes
 from bcgc_jax.coding.training import TrainingScheme, train, training_scheme
-from bcgc_jax.laws import JointLaw, Law
+from bcgc_jax.distributions import JointLaw, Law
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.methods import Method
 from bcgc_jax.solvers.schemes import Scheme

@@ -11,9 +11,9 @@ import numpy as np
 
 from bcgc_jax._pytree import pytree_dataclass, static_field
 from bcgc_jax.coding.gradients import Block, Plan, PyTree, Task, complete_order, cut, unit_sizes
-from bcgc_jax.partitions import round_partition, round_to_units
 from bcgc_jax.plans import plan as plans
-from bcgc_jax.schedules import turns_of
+from bcgc_jax.plans.partitions import round_partition, round_to_units
+from bcgc_jax.plans.schedules import turns_of
 
 # A schedule whose sizes sum to the coordinates but for float32's rounding is that of the parameters.
 _ROUNDING = 1e-4
@@ -71,7 +71,7 @@ def schedule_plan(
 
     Raises ValueError where the schedule is not one of these parameters, or has a block without any task.
 
-    >>> from bcgc_jax.schedules import Group, schedule_of
+    >>> from bcgc_jax.plans.schedules import Group, schedule_of
     >>> alternating = schedule_of([Group(2, 2)], [4.2, 4.8])
     >>> plan = schedule_plan(alternating, {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}, num_workers=3)
     >>> [(block.level, block.size) for block in plan.blocks]

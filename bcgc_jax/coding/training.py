@@ -32,13 +32,13 @@ from bcgc_jax.coding.gradients import (
     unit_sizes,
 )
 from bcgc_jax.coding.scheduled import SchedulePlan, schedule_plan
-from bcgc_jax.laws import JointLaw, Law, Pairs
-from bcgc_jax.partitions import finish_load, round_partition
+from bcgc_jax.distributions import JointLaw, Law, Pairs
 from bcgc_jax.plans.completion import FirstHolder
+from bcgc_jax.plans.partitions import finish_load, round_partition
 from bcgc_jax.plans.plan import Plan
+from bcgc_jax.plans.runtime import partition_of_units
+from bcgc_jax.plans.schedules import circle_plan, cycles_of, cycles_of_problem, first_finished
 from bcgc_jax.problem import Problem, Status
-from bcgc_jax.runtime import partition_of_units
-from bcgc_jax.schedules import circle_plan, cycles_of, cycles_of_problem, first_finished
 from bcgc_jax.solution import Solution
 
 

@@ -5,7 +5,7 @@ import contextlib
 import numpy as np
 from jax.typing import ArrayLike
 
-from bcgc_jax.laws import Empirical, Law
+from bcgc_jax.distributions import Empirical, Law
 from bcgc_jax.measured.smooth import smooth_empirical
 
 KINDS = ("auto", "atoms", "smooth", "pareto-tail")

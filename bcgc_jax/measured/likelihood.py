@@ -19,8 +19,8 @@ from jax import Array
 from jax.scipy import special
 from jax.typing import ArrayLike
 
-from bcgc_jax import laws
-from bcgc_jax.laws import Law
+from bcgc_jax import distributions
+from bcgc_jax.distributions import Law
 
 # Newton's steps at most, and the damping they start from.
 _MAX_STEPS, _DAMPING = 60, 1e-2
@@ -283,14 +283,14 @@ def _uniform(sample: Sample) -> Array:
 
 FAMILIES = {
     "shifted-exponential": Family(
-        laws.ShiftedExponential, (True, False), start=1, closed=_shifted_exponential
+        distributions.ShiftedExponential, (True, False), start=1, closed=_shifted_exponential
     ),
-    "exponential": Family(laws.Exponential, (True,), closed=_exponential),
-    "weibull": Family(laws.Weibull, (True, True, False), start=2, moments=_weibull_moments),
-    "pareto": Family(laws.Pareto, (True, True), start=0, closed=_pareto),
-    "lognormal": Family(laws.Lognormal, (False, True, False), start=2, moments=_lognormal_moments),
-    "gamma": Family(laws.Gamma, (True, True, False), start=2, moments=_gamma_moments),
-    "uniform": Family(laws.Uniform, (False, False), start=0, end=1, closed=_uniform),
+    "exponential": Family(distributions.Exponential, (True,), closed=_exponential),
+    "weibull": Family(distributions.Weibull, (True, True, False), start=2, moments=_weibull_moments),
+    "pareto": Family(distributions.Pareto, (True, True), start=0, closed=_pareto),
+    "lognormal": Family(distributions.Lognormal, (False, True, False), start=2, moments=_lognormal_moments),
+    "gamma": Family(distributions.Gamma, (True, True, False), start=2, moments=_gamma_moments),
+    "uniform": Family(distributions.Uniform, (False, False), start=0, end=1, closed=_uniform),
 }
 
 

@@ -9,10 +9,10 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import Numbers, check, check_key
-from bcgc_jax.iterations import Sampled
-from bcgc_jax.laws import Rows
+from bcgc_jax.distributions import Rows
+from bcgc_jax.plans.iterations import Sampled, iteration_of
+from bcgc_jax.plans.runtime import as_partition, check_partition, load_of, scale_of
 from bcgc_jax.problem import Problem
-from bcgc_jax.runtime import as_partition, check_partition, load_of, scale_of
 
 
 def bootstrap_interval(
@@ -54,9 +54,10 @@ def _interval(
     num_replicates: int,
     block: int | None,
 ) -> tuple[Array, Array]:
-    assert isinstance(problem.iteration, Sampled)
+    iteration = iteration_of(problem)
+    assert isinstance(iteration, Sampled)
     x = as_partition(problem, partition)
-    finish = problem.iteration.max_of_sorted(load_of(problem, x), problem.iteration.times.astype(x.dtype))
+    finish = iteration.max_of_sorted(load_of(problem, x), iteration.times.astype(x.dtype))
     runtimes = scale_of(problem, x) * finish
     means = resampled_means(key, runtimes, num_replicates=num_replicates, block=block)
     low, high = jnp.quantile(means, jnp.stack([(1 - confidence) / 2, (1 + confidence) / 2]))

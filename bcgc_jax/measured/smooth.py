@@ -18,7 +18,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import working_dtype
-from bcgc_jax.laws.spline import HazardSpline
+from bcgc_jax.distributions.spline import HazardSpline
 from bcgc_jax.measured.likelihood import Sample, fit_tail, sorted_times, spread_ties
 
 # Times below this many are too few for a curve, and different ones; knots, of which there are √K.

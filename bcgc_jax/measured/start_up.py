@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bcgc_jax.laws import Deterministic, Law, Pairs
+from bcgc_jax.distributions import Deterministic, Law, Pairs
 from bcgc_jax.measured.choice import law_of
 from bcgc_jax.measured.start_up_moments import Cells, Estimate, lines, lines_of_cells
 from bcgc_jax.measured.traces import Trace

@@ -33,9 +33,9 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import pytree_dataclass, static_field
-from bcgc_jax.crossing import crossing_probability
-from bcgc_jax.order_statistics import log_choices, typical_hazards
-from bcgc_jax.quadrature import largest
+from bcgc_jax.exact.crossing import crossing_probability
+from bcgc_jax.exact.order_statistics import log_choices, typical_hazards
+from bcgc_jax.exact.quadrature import largest
 
 # Expected numbers of subsets or groups that are missed, which mark where all are there: low, typical, high.
 _MISSED = 8.0, 0.7, 0.02

@@ -5,22 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from bcgc_jax.bisection import bisect
-from bcgc_jax.crossing import MANY
-from bcgc_jax.deliveries import (
-    NUM_INNER,
-    Load,
-    Worker,
-    delivered,
-    first_times,
-    hazard_of,
-    late_hazard,
-)
-from bcgc_jax.laws import Law
-from bcgc_jax.laws.atoms import mass_of
-from bcgc_jax.plans.completion import Completion
-from bcgc_jax.plans.marks import images_of, peaks_of
-from bcgc_jax.quadrature import (
+from bcgc_jax.distributions import Law
+from bcgc_jax.distributions.atoms import mass_of
+from bcgc_jax.exact.bisection import bisect
+from bcgc_jax.exact.crossing import MANY
+from bcgc_jax.exact.quadrature import (
     LONGEST,
     Expectation,
     HazardAt,
@@ -35,7 +24,18 @@ from bcgc_jax.quadrature import (
     panels,
     raised,
 )
-from bcgc_jax.windows import LEFT_OUT
+from bcgc_jax.exact.windows import LEFT_OUT
+from bcgc_jax.plans.completion import Completion
+from bcgc_jax.plans.marks import images_of, peaks_of
+from bcgc_jax.plans.worker import (
+    NUM_INNER,
+    Load,
+    Worker,
+    delivered,
+    first_times,
+    hazard_of,
+    late_hazard,
+)
 
 # Intervals of the trapezoid rule, a multiple of 4: two halvings give the error estimate.
 NUM_NODES = 128

@@ -12,10 +12,10 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax.deliveries import unreached
-from bcgc_jax.laws import Law
+from bcgc_jax.distributions import Law
+from bcgc_jax.exact.quadrature import in_panel, kinked_levels, legendre, line, on_line, panels, raised
 from bcgc_jax.plans.completion import AnyOf
-from bcgc_jax.quadrature import in_panel, kinked_levels, legendre, line, on_line, panels, raised
+from bcgc_jax.plans.worker import unreached
 
 
 class Marks(NamedTuple):

@@ -10,14 +10,15 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import concrete, is_traced, pytree_dataclass, replace, static_field, working_dtype
-from bcgc_jax.bisection import bisect
-from bcgc_jax.laws import JointLaw, Law
-from bcgc_jax.laws.atoms import mass_of
+from bcgc_jax.distributions import JointLaw, Law
+from bcgc_jax.distributions.atoms import mass_of
+from bcgc_jax.exact.bisection import bisect
+from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.completion import AnyOf
+from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.plan import Plan
+from bcgc_jax.plans.runtime import load_of_plan
 from bcgc_jax.problem import Problem, Status
-from bcgc_jax.quadrature import Expectation
-from bcgc_jax.runtime import load_of_plan
 from bcgc_jax.solution import Solution, assess, is_partition, solution_of_value
 from bcgc_jax.solvers.method import Method, Numbered, refuse_setup
 
@@ -127,7 +128,7 @@ def single_level_partition(problem: Problem, level: ArrayLike) -> Array:
 
 def single_block_partition(problem: Problem) -> Array:
     r"""The best single level, argmin_s (s+1) E T_(N-s)."""
-    times = problem.iteration.expected_order_statistics()
+    times = iteration_of(problem).expected_order_statistics()
     cost = jnp.where(problem.exists, jnp.arange(1, problem.max_workers + 1) * times, jnp.inf)
     return single_level_partition(problem, jnp.argmin(cost))
 
@@ -215,13 +216,13 @@ def tandon_partial_runtime(problem: Problem, alpha: ArrayLike | None = None) -> 
     level s. `alpha` is the law's `straggler_ratio` by default; the paper's figures use 6. The best s is that
     without start-ups and links, which are then waited for too; of more than 64 workers it is searched for.
     """
-    law = problem.iteration.pooled()
+    law = iteration_of(problem).pooled()
     alpha = jnp.asarray(straggler_ratio(law) if alpha is None else alpha, problem.dtype)
     if problem.max_workers == 1:
         nothing = jnp.asarray(jnp.inf, problem.dtype)
         return Expectation(nothing, jnp.zeros_like(nothing)), jnp.asarray(0)
     best = _best_level(problem.without_delivery, alpha)
-    found = problem.iteration.expected_max(load_of_plan(problem, partial_plan(problem, best, alpha)))
+    found = iteration_of(problem).expected_max(load_of_plan(problem, partial_plan(problem, best, alpha)))
     # T_(N) is waited for at every s, also where α is infinite.
     value = jnp.where(jnp.isfinite(law.mean()), found.value, jnp.inf)
     return Expectation(problem.scale * value, problem.scale * found.error), best
@@ -235,9 +236,11 @@ def _best_level(problem: Problem, alpha: Array) -> Array:
     """
 
     def value_of(level: Array) -> Array:
-        value = problem.iteration.expected_max(
-            load_of_plan(problem, partial_plan(problem, level, alpha))
-        ).value
+        value = (
+            iteration_of(problem)
+            .expected_max(load_of_plan(problem, partial_plan(problem, level, alpha)))
+            .value
+        )
         return jnp.where(level < problem.num_workers, value, jnp.inf)
 
     size = problem.max_workers
@@ -267,21 +270,21 @@ def runtime_limit(problem: Problem) -> Array:
     With start-ups E S_(1) comes before it, which no scheme beats either; with a link no scheme comes near.
     """
     unit = problem.total * problem.num_samples * problem.cycles
-    value = unit * problem.iteration.expected_shared_time(problem.dtype)
-    value = value + problem.iteration.least_start_up()
+    value = unit * iteration_of(problem).expected_shared_time(problem.dtype)
+    value = value + iteration_of(problem).least_start_up()
     return jnp.where(problem.valid, value, jnp.nan)
 
 
 @jax.jit
 def _partial(problem: Problem, alpha: ArrayLike | None) -> Solution:
-    alpha = straggler_ratio(problem.iteration.pooled()) if alpha is None else alpha
+    alpha = straggler_ratio(iteration_of(problem).pooled()) if alpha is None else alpha
     found, level = tandon_partial_runtime(problem, alpha)
     return _of_parts(problem, alpha, *found, level)
 
 
 def _has_few_levels(problem: Problem) -> bool:
     several = 1 < int(np.max(problem.num_workers)) <= _FEW_LEVELS
-    return several and problem.plain and problem.iteration.evaluation_cost() <= _CHEAP
+    return several and problem.plain and iteration_of(problem).evaluation_cost() <= _CHEAP
 
 
 def _partial_by_partitions(problem: Problem) -> Solution:
@@ -290,7 +293,7 @@ def _partial_by_partitions(problem: Problem) -> Solution:
     An uncoded part, (s+1)/(s+α) of the samples, and the rest at level s take as long as the partition with
     that share of the coordinates at level 0 and the others at level s.
     """
-    alpha = straggler_ratio(problem.iteration.pooled())
+    alpha = straggler_ratio(iteration_of(problem).pooled())
     levels = np.arange(1, int(np.asarray(problem.num_workers)))
     total, uncoded = float(problem.total), (levels + 1) / (levels + float(alpha))
     partitions = np.zeros((levels.size, problem.max_workers))

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.problem import Problem
 
 
@@ -14,7 +15,7 @@ def partition_for_times(problem: Problem, times: Array) -> Array:
     y_n ∝ 1/t_(N-n): every level finishes at the same moment. Where some t is 0, the limit t → 0: all
     coordinates at the highest level. Where some t is inf, its level stays empty.
 
-    >>> from bcgc_jax.laws import Uniform
+    >>> from bcgc_jax.distributions import Uniform
     >>> problem = Problem(Uniform(1.0, 2.0), num_workers=2, num_coordinates=3)
     >>> partition_for_times(problem, jnp.array([2.0, 1.0])).tolist()
     [2.0, 1.0]
@@ -32,22 +33,22 @@ def partition_for_times(problem: Problem, times: Array) -> Array:
 def time_partition(problem: Problem) -> Array:
     r"""x^(t): Theorem 2 at t_n = E T_(n), `[max_workers]`.
 
-    >>> from bcgc_jax.laws import ShiftedExponential
+    >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=20, num_coordinates=20_000)
     >>> time_partition(problem)[:3].round().tolist()  # Fig. 3 prints 5696, 1076, 609
     [5697.0, 1076.0, 609.0]
     """
-    return partition_for_times(problem, problem.iteration.expected_order_statistics())
+    return partition_for_times(problem, iteration_of(problem).expected_order_statistics())
 
 
 @jax.jit
 def frequency_partition(problem: Problem) -> Array:
     r"""x^(f): Theorem 2 at t'_n = 1 / E[1/T_(n)], `[max_workers]`.
 
-    >>> from bcgc_jax.laws import ShiftedExponential
+    >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=20, num_coordinates=20_000)
     >>> frequency_partition(problem)[:3].round().tolist()  # Fig. 3 prints 5521, 939, 549
     [5519.0, 939.0, 549.0]
     """
-    rates = problem.iteration.expected_order_statistics(jnp.reciprocal)
+    rates = iteration_of(problem).expected_order_statistics(jnp.reciprocal)
     return partition_for_times(problem, jnp.where(jnp.isinf(rates), 0, 1 / rates))

@@ -79,7 +79,7 @@ def compare(
     Without a key, methods that draw are left out unless they are asked for by `methods`. Raises ValueError as
     `solve` does, but for methods of the default list that this problem has no use for.
 
-    >>> from bcgc_jax.laws import ShiftedExponential
+    >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=3, num_coordinates=2_000)
     >>> found = compare(problem, ["uncoded", "time", "optimal"])
     >>> list(found), bool(found["time"].expected_runtime < found["uncoded"].expected_runtime)

@@ -22,11 +22,11 @@ from jax import Array
 from jax.scipy.special import betainc
 
 from bcgc_jax._pytree import check, check_whole, is_traced, replace
-from bcgc_jax.bisection import bisect
-from bcgc_jax.crossing import crossing_slopes
-from bcgc_jax.iterations import Independent
-from bcgc_jax.laws import Law
-from bcgc_jax.partitions import cumulative_load, project_partition
+from bcgc_jax.distributions import Law
+from bcgc_jax.exact.bisection import bisect
+from bcgc_jax.exact.crossing import crossing_slopes
+from bcgc_jax.plans.iterations import Independent, iteration_of
+from bcgc_jax.plans.partitions import cumulative_load, project_partition
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.deadline import completion_partition
 from bcgc_jax.solvers.spectral import spectral_projected_gradient
@@ -78,7 +78,7 @@ def completion_bound(problem: Problem, deadline: float, *, rounds: int = 3) -> C
 
     Raises ValueError for other problems, and for traced ones.
 
-    >>> from bcgc_jax.laws import ShiftedExponential
+    >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(0.1, 4.0), num_workers=3, num_coordinates=100)
     >>> found = completion_bound(problem, 900.0, rounds=0)
     >>> bool(found.reached <= found.upper_bound < found.reached + 1e-4)  # 0.4 ≥ 1 - log 2: no local optima
@@ -91,7 +91,7 @@ def completion_bound(problem: Problem, deadline: float, *, rounds: int = 3) -> C
         reached, share = float(found.probability), found.partition / problem.total
         if not 0 < reached < 1:
             return CompletionBound(reached, 1.0)
-        law, total = problem.iteration.pooled(), _total(problem, deadline)
+        law, total = iteration_of(problem).pooled(), _total(problem, deadline)
         limits = _first_limits(law, problem.max_workers, reached)
         upper, share, slopes = _upper_bound(law, limits, total, reached, share)
         for _ in range(rounds):
@@ -109,7 +109,7 @@ def _double(problem: Problem, deadline: float) -> Problem:
         )
     check("deadline", deadline, "> 0")
     plain = problem.plain and not problem.has_setup
-    if not plain or not isinstance(problem.iteration, Independent):
+    if not plain or not isinstance(iteration_of(problem), Independent):
         raise ValueError(
             "the completion probability is bounded for independent workers of one law, without start-up, "
             "link and setup"

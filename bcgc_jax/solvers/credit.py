@@ -17,8 +17,7 @@ import optax
 from jax import Array
 
 from bcgc_jax.plans.plan import Plan
-from bcgc_jax.problem import Problem
-from bcgc_jax.schedules import (
+from bcgc_jax.plans.schedules import (
     Group,
     circle_plan,
     cycles_of_problem,
@@ -28,6 +27,7 @@ from bcgc_jax.schedules import (
     stored_by,
     tasks_of,
 )
+from bcgc_jax.problem import Problem
 
 # Parts of groups whose subsets are done forwards and backwards. Of a group of two subsets and the last one 8
 # and 16 are 0.5 % better than 2 and 16 at N = 20 and 50 of the paper; 32 in place of 16 no better at N = 50.

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from bcgc_jax.linear_algebra import solve_positive
+from bcgc_jax.exact.linear_algebra import solve_positive
 
 # The barrier, as a share of the gap that it would leave by itself. Of 0.02 to 2, 0.9 takes the fewest cuts
 # for empirical laws (105 with 100 atoms at N = 20; 0.2 takes 287), and twice the fewest for two speeds.

@@ -22,11 +22,12 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import pytree_dataclass, replace, static_field
-from bcgc_jax.bisection import bisect
-from bcgc_jax.deliveries import Load
-from bcgc_jax.partitions import project_partition
+from bcgc_jax.exact.bisection import bisect
+from bcgc_jax.plans.iterations import iteration_of
+from bcgc_jax.plans.partitions import project_partition
+from bcgc_jax.plans.runtime import completion_probability, expected_runtime, load_of
+from bcgc_jax.plans.worker import Load
 from bcgc_jax.problem import Problem, Status
-from bcgc_jax.runtime import completion_probability, expected_runtime, load_of
 from bcgc_jax.solution import Solution, assess
 from bcgc_jax.solvers.closed_form import partition_for_times
 from bcgc_jax.solvers.method import Method
@@ -87,7 +88,7 @@ class Deadline(Method):
         super().check(problem)
         if problem.has_setup:
             raise ValueError("the completion probability is optimised without setup_cycles and chain_cycles")
-        if self.min_completion is not None and problem.iteration.stepped:
+        if self.min_completion is not None and iteration_of(problem).stepped:
             raise ValueError(
                 "min_completion needs a law without atoms: of a trace its smooth law "
                 "(bcgc_jax.measured.smooth_empirical; in a shell --trace-law smooth)"
@@ -172,13 +173,13 @@ def completion_partition(
     A start counts as converged once a projected gradient step of the log-odds moves no share by more than
     `tolerance`. `max_steps` is static.
 
-    >>> from bcgc_jax.laws import ShiftedExponential
+    >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(0.1, 1.0), num_workers=3, num_coordinates=100)
     >>> result = completion_partition(problem, 600.0)
     >>> bool(result.probability >= result.probabilities.max()), int(result.status)
     (True, 0)
     """
-    iteration, workers, total = problem.iteration, problem.num_workers, problem.total
+    iteration, workers, total = iteration_of(problem), problem.num_workers, problem.total
     t = jnp.asarray(deadline, problem.dtype) / problem.scale
 
     def load(share: Array) -> Load:
@@ -230,14 +231,14 @@ def completion_partition(
 def _left_for_work(problem: Problem, deadline: ArrayLike) -> Array:
     """The deadline without start-up and link, per cycle of all coordinates' load."""
     t = jnp.asarray(deadline, problem.dtype)
-    start = problem.iteration.typical_start_up().astype(t.dtype)
+    start = iteration_of(problem).typical_start_up().astype(t.dtype)
     t = jnp.maximum(t - start - problem.send_load * problem.total, 1e-3 * t)
     return t / (problem.scale * problem.total)
 
 
 def _starts(problem: Problem, t: Array) -> Array:
     """Shares to begin with, `[len(STARTS), max_workers]`."""
-    iteration, level = problem.iteration, np.arange(problem.max_workers)
+    iteration, level = iteration_of(problem), np.arange(problem.max_workers)
     times = iteration.typical_times(_DEVIATIONS)
     planned = jax.vmap(partition_for_times, (None, 0))(problem, times) / problem.total
     harmonic = jnp.where(problem.exists, jnp.asarray(1 / (level + 1.0), problem.dtype), 0)
@@ -270,7 +271,7 @@ def fastest_in_time(
 
     `fastest` is the partition of least E τ̂, `surest` that of most P. INFEASIBLE where its P is too low.
     """
-    workers, total, iteration = problem.num_workers, problem.total, problem.iteration
+    workers, total, iteration = problem.num_workers, problem.total, iteration_of(problem)
     t = jnp.asarray(deadline, problem.dtype) / problem.scale
     most = 1 - jnp.asarray(min_completion, problem.dtype)
     tiny, least_gain = (float(a) for a in (jnp.finfo(problem.dtype).tiny, 8 * jnp.finfo(problem.dtype).eps))

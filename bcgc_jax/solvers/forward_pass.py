@@ -24,7 +24,7 @@ def largest_setup(problem: Problem, partition: Numbers) -> float:
     use, convex in u: they meet once, where false position finds them (its Illinois variant). Such a load is
     that of another partition, so that nothing is compiled which `solve` has not.
 
-    >>> from bcgc_jax.laws import ShiftedExponential
+    >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=20, num_coordinates=20_000)
     >>> round(largest_setup(problem, [5_100.0] + 18 * [100.0] + [13_100.0]), 2)
     0.14

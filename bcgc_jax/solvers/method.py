@@ -15,6 +15,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import check, check_whole, concrete, is_traced, meets
+from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.problem import Problem
 from bcgc_jax.solution import Solution
 from bcgc_jax.solvers import sample_average
@@ -168,7 +169,7 @@ def check_finite_mean(problem: Problem) -> None:
     """Raise ValueError where a concrete law has an infinite mean."""
     if is_traced(problem):
         return
-    for one in problem.iteration.laws():
+    for one in iteration_of(problem).laws():
         batched = any(np.ndim(leaf) for leaf in jax.tree.leaves(one)) and not one.atomic
         mean = concrete(one.mean())  # traced within a caller's jit
         if batched or mean is None or np.all(np.isfinite(mean)):

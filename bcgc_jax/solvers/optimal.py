@@ -20,16 +20,16 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import replace
-from bcgc_jax.crossing import MANY_PROBLEMS
-from bcgc_jax.deliveries import Load
-from bcgc_jax.iterations import Independent, Sampled
-from bcgc_jax.laws import Law
-from bcgc_jax.linear_algebra import solve_positive
+from bcgc_jax.distributions import Law
+from bcgc_jax.exact.crossing import MANY_PROBLEMS
+from bcgc_jax.exact.linear_algebra import solve_positive
+from bcgc_jax.exact.quadrature import Expectation, rule_error
 from bcgc_jax.plans.evaluate import with_rounding
+from bcgc_jax.plans.iterations import Independent, Sampled, iteration_of
 from bcgc_jax.plans.marks import Marks, marks
+from bcgc_jax.plans.runtime import sent_load
+from bcgc_jax.plans.worker import Load
 from bcgc_jax.problem import Problem, Status
-from bcgc_jax.quadrature import Expectation, rule_error
-from bcgc_jax.runtime import sent_load
 from bcgc_jax.solvers.cutting_plane import cutting_plane
 from bcgc_jax.solvers.lanes import Lanes, loop
 from bcgc_jax.solvers.row_program import row_program
@@ -163,7 +163,7 @@ def optimal_partition(
     and cutting planes take the place of Newton's method, down to a gap of 1e-6. Newton's method ends, and is
     content with what it has, once no partition can be faster than `least`.
 
-    >>> from bcgc_jax.laws import ShiftedExponential
+    >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=3, num_coordinates=100)
     >>> result = optimal_partition(problem, np.array([True, False, True]), tolerance=1e-3)
     >>> int(result.status), round(float(result.partition.sum()), 3), float(result.partition[1])
@@ -171,7 +171,7 @@ def optimal_partition(
     """
     levels = problem.exists & jnp.asarray(levels)
     tolerance = jnp.asarray(tolerance, problem.dtype)
-    iteration = problem.iteration
+    iteration = iteration_of(problem)
     if problem.start_up is not None:  # the same for all, and for every partition
         alike = replace(problem, start_up=None)
         start = jnp.asarray(problem.start_up, problem.dtype)
@@ -208,7 +208,7 @@ def optimal_partition(
 
 def _by_cuts(problem: Problem, levels: Array, tolerance: Array) -> OptimalResult:
     """The least of an f that is polyhedral, or whose Hessian is not known, by cutting planes."""
-    iteration = problem.iteration
+    iteration = iteration_of(problem)
     share = _in_unit_shares(problem, levels, tolerance)
     start = _start(share, iteration.typical_times((0.0,))[0].astype(problem.dtype))
     total, unit = problem.total, problem.scale * problem.total
@@ -239,7 +239,7 @@ def _by_cuts(problem: Problem, levels: Array, tolerance: Array) -> OptimalResult
 
 def least_gap(problem: Problem) -> float:
     """The smallest gap that is looked for in the working precision."""
-    if problem.iteration.polyhedral:
+    if iteration_of(problem).polyhedral:
         return _POLYHEDRAL if problem.dtype == jnp.float64 else _POLYHEDRAL_SINGLE
     return _least_gap(problem.max_workers, problem.dtype)
 

@@ -11,8 +11,9 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import concrete, is_traced, pytree_dataclass, replace, static_field
+from bcgc_jax.plans.iterations import iteration_of
+from bcgc_jax.plans.runtime import Certificate, certificate, lower_bound_of, with_least_start_up
 from bcgc_jax.problem import Problem, Status
-from bcgc_jax.runtime import Certificate, certificate, lower_bound_of, with_least_start_up
 from bcgc_jax.solution import Solution, assess_shares, solution_of, with_whole_numbers
 from bcgc_jax.solvers import sample_average
 from bcgc_jax.solvers.level_sets import best_levels
@@ -86,7 +87,7 @@ class Optimal(Method):
         # Where smooth steps do not get there, dense ones, O(N³) each.
         dense = problem.max_workers <= DENSE
         smooth = self.levels is None and is_of_many(problem) and not is_traced(self)
-        if smooth and not (dense and is_rough(problem.iteration.pooled())):
+        if smooth and not (dense and is_rough(iteration_of(problem).pooled())):
             found = _optimum_of_many(problem, self)
             if dense and found.relative_gap > max(np.max(self.tolerance), _SMOOTH_GAP):
                 found = None
@@ -107,7 +108,7 @@ class Optimal(Method):
 
 def _optimum_of_many(problem: Problem, method: Optimal) -> Solution:
     found = optimum_of_many(problem, tolerance=float(np.max(method.tolerance)), max_steps=method.max_steps)
-    if not problem.iteration.smooth:  # by the rules between kinks, which tell their error
+    if not iteration_of(problem).smooth:  # by the rules between kinks, which tell their error
         solution = assess_shares(problem, found.partition, found.status, found.num_steps, problem.exists)
         loose = solution.relative_gap > method.tolerance
         return replace(solution, status=jnp.where(loose, int(Status.PRECISION), solution.status))
@@ -125,7 +126,7 @@ def _few_units(problem: Problem) -> bool:
     count = concrete(problem.num_coordinates)
     if is_traced(problem) or count is None or count.ndim or count > FEW_UNITS:
         return False
-    return problem.iteration.evaluation_cost() * problem.max_workers**2 <= _MOST_OPERATIONS
+    return iteration_of(problem).evaluation_cost() * problem.max_workers**2 <= _MOST_OPERATIONS
 
 
 @functools.partial(jax.jit, static_argnames="max_steps")
@@ -159,8 +160,8 @@ def _certified_optimum(problem: Problem, allowed: Array, **options: Any) -> Solu
     # Of the levels that were asked for, a traced number of workers may lack some.
     lacks = jnp.any(allowed & ~problem.exists)
     status = jnp.where(lacks, int(Status.INFEASIBLE), found.status)
-    if not (problem.plain and problem.iteration.smooth):
-        known = found.lower_bound if not problem.plain or problem.iteration.polyhedral else None
+    if not (problem.plain and iteration_of(problem).smooth):
+        known = found.lower_bound if not problem.plain or iteration_of(problem).polyhedral else None
         return assess_shares(problem, found.partition, status, steps, used, known)
     lower = lower_bound_of(found.lower_bound - found.error, found.value)
     certified = Certificate(found.value, found.error, lower, 1 - lower / found.value)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from bcgc_jax.linear_algebra import solve_positive
+from bcgc_jax.exact.linear_algebra import solve_positive
 from bcgc_jax.solvers.cutting_plane import CuttingPlaneResult
 
 # Steps keep this share of the way to the boundary; the next barrier, as a share of the present products, is

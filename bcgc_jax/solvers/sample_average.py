@@ -23,10 +23,10 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import check, replace
-from bcgc_jax.iterations import Sampled
-from bcgc_jax.laws import JointLaw, Rows
+from bcgc_jax.distributions import JointLaw, Rows
+from bcgc_jax.plans.iterations import Sampled, iteration_of
+from bcgc_jax.plans.runtime import Certificate, as_partition, load_of
 from bcgc_jax.problem import Problem
-from bcgc_jax.runtime import Certificate, as_partition, load_of
 from bcgc_jax.solvers.optimal import optimal_partition
 
 # S and K, and the fresh draws they make.
@@ -69,7 +69,7 @@ def judge(fresh: Problem, partition: ArrayLike, levels: ArrayLike) -> Certificat
     rows = _times(fresh)
 
     def runtime(x: Array, row: Array) -> Array:
-        return fresh.scale * fresh.iteration.max_of_sorted(load_of(fresh, x), row)
+        return fresh.scale * iteration_of(fresh).max_of_sorted(load_of(fresh, x), row)
 
     value, slope = jax.vmap(jax.value_and_grad(runtime), in_axes=(None, 0))(x, rows.astype(x.dtype))
     mean, error = _mean(value)
@@ -86,7 +86,8 @@ def judge_optimum(
     r"""The same for an optimum over the `levels`, by the optima of K equal parts of the fresh draws."""
     x = as_partition(fresh, partition)
     rows = _times(fresh)
-    mean, error = _mean(fresh.scale * fresh.iteration.max_of_sorted(load_of(fresh, x), rows.astype(x.dtype)))
+    finish = iteration_of(fresh).max_of_sorted(load_of(fresh, x), rows.astype(x.dtype))
+    mean, error = _mean(fresh.scale * finish)
 
     def bound(rows: Array) -> Array:
         part = replace(fresh, cycle_time=Rows(rows))
@@ -108,7 +109,7 @@ def error_of_parts(fresh: Problem, num_replications: int, value: Callable[[Probl
 
 
 def _times(fresh: Problem) -> Array:
-    iteration = fresh.iteration
+    iteration = iteration_of(fresh)
     assert isinstance(iteration, Sampled)
     return iteration.times
 

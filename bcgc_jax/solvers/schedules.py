@@ -14,14 +14,13 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import check_whole, concrete, pytree_dataclass, replace, static_field
-from bcgc_jax.bisection import bisect
-from bcgc_jax.iterations import Independent
+from bcgc_jax.exact.bisection import bisect
+from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.completion import AnyOf, FirstHolder
+from bcgc_jax.plans.iterations import Independent, iteration_of
 from bcgc_jax.plans.plan import Needs, Plan, needs_of
-from bcgc_jax.problem import Problem
-from bcgc_jax.quadrature import Expectation
-from bcgc_jax.runtime import integrate_runtime
-from bcgc_jax.schedules import (
+from bcgc_jax.plans.runtime import integrate_runtime
+from bcgc_jax.plans.schedules import (
     Group,
     circle_plan,
     cycles_of_problem,
@@ -32,6 +31,7 @@ from bcgc_jax.schedules import (
     stored_by,
     turns_of,
 )
+from bcgc_jax.problem import Problem
 from bcgc_jax.solution import Solution, solution_of_value
 from bcgc_jax.solvers.credit import optimise_credit
 from bcgc_jax.solvers.method import Numbered, refuse_setup
@@ -272,7 +272,7 @@ def without_padding(found: Plan) -> Plan:
 
 
 def _alike(problem: Problem) -> bool:
-    return isinstance(problem.iteration, Independent)
+    return isinstance(iteration_of(problem), Independent)
 
 
 def _by_draws(problem: Problem, schedule: Plan, key: Array | None) -> Expectation:

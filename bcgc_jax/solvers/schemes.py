@@ -20,8 +20,9 @@ import numpy as np
 from jax import Array
 
 from bcgc_jax._pytree import concrete, is_traced, show
+from bcgc_jax.exact.quadrature import Expectation
+from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.problem import Problem
-from bcgc_jax.quadrature import Expectation
 from bcgc_jax.solution import Solution, assess, is_partition, solution_of_value
 from bcgc_jax.solvers import baselines, closed_form
 from bcgc_jax.solvers.method import Method, refuse_setup
@@ -179,7 +180,7 @@ def _reading_runtime(scheme: Scheme, problem: Problem, key: Array | None) -> Exp
         raise ValueError(f'scheme "{scheme.name}" is averaged over draws: pass key=jax.random.key(seed)')
 
     def batch(key: Array) -> Array:
-        times = problem.iteration.sorted_draws(key, _BATCH, problem.dtype)
+        times = iteration_of(problem).sorted_draws(key, _BATCH, problem.dtype)
         draws = jnp.asarray(scheme.function(problem, times), problem.dtype)
         if draws.shape != (_BATCH,):
             raise ValueError(

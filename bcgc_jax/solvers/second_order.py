@@ -9,10 +9,10 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax.crossing import Crossing, shares
-from bcgc_jax.laws import Law
+from bcgc_jax.distributions import Law
+from bcgc_jax.exact.crossing import Crossing, shares
+from bcgc_jax.exact.quadrature import rule_error
 from bcgc_jax.plans.marks import Marks, rule, slope_of_homogeneous, threshold_hazard
-from bcgc_jax.quadrature import rule_error
 
 # Intervals of the first rule.
 NUM_NODES = 32

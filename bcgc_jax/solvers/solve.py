@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from bcgc_jax._pytree import check_key, check_whole, is_traced, replace
+from bcgc_jax.plans.iterations import iteration_of
+from bcgc_jax.plans.runtime import partition_of_units
 from bcgc_jax.problem import Problem, Status
-from bcgc_jax.runtime import partition_of_units
 from bcgc_jax.solution import Solution
 from bcgc_jax.solvers import sample_average
 from bcgc_jax.solvers.method import Method, check_finite_mean
@@ -75,7 +76,7 @@ def solve(
     `Status`: INVALID for numbers that make no problem, with NaN for the runtime, INFEASIBLE for a scheme that
     a problem does not have, such as a level that a traced number of workers lacks.
 
-    >>> from bcgc_jax.laws import ShiftedExponential
+    >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=3, num_coordinates=2_000)
     >>> solution = solve(problem, "time")
     >>> solution.rounded.tolist(), bool(solution.lower_bound < solution.expected_runtime)
@@ -89,7 +90,7 @@ def solve(
     check_whole("num_replications", num_replications, 1)
     if key is not None:
         check_key(key)
-    exact, drawn = problem.iteration.exact, method.is_drawn(problem)
+    exact, drawn = iteration_of(problem).exact, method.is_drawn(problem)
     if key is None and method.needs_key(problem):
         raise ValueError(f'method="{method.name}" draws cycle times: pass key=jax.random.key(seed)')
     if key is None and not exact:

@@ -17,12 +17,12 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax import order_statistics
-from bcgc_jax.bisection import bisect
-from bcgc_jax.iterations import Independent
-from bcgc_jax.partitions import project_on_levels
+from bcgc_jax.exact import order_statistics
+from bcgc_jax.exact.bisection import bisect
+from bcgc_jax.plans.iterations import Independent, iteration_of
+from bcgc_jax.plans.partitions import project_on_levels
+from bcgc_jax.plans.runtime import load_of, with_least_start_up
 from bcgc_jax.problem import Problem, Status
-from bcgc_jax.runtime import load_of, with_least_start_up
 from bcgc_jax.solvers.optimal import OptimalResult, optimal_partition
 from bcgc_jax.solvers.spectral import spectral_projected_gradient
 
@@ -61,7 +61,7 @@ def best_found(
     start-up (`tolerance` and `max_steps` are those of its search), and `ordered_bound`. CONVERGED says that
     the best search ended at a local optimum.
 
-    >>> from bcgc_jax.laws import Exponential, ShiftedExponential
+    >>> from bcgc_jax.distributions import Exponential, ShiftedExponential
     >>> problem = Problem(ShiftedExponential(1e-3, 50.0), 3, 100, start_up=Exponential(1e-4))
     >>> found = best_found(problem)
     >>> bool(found.lower_bound < found.value), round(float(found.partition.sum()), 2)
@@ -75,7 +75,7 @@ def best_found(
 
     def value_of(share: Array) -> Array:
         load = load_of(problem, share * total)
-        return problem.scale * problem.iteration.expected_max(load, num_nodes=_NUM_NODES).value
+        return problem.scale * iteration_of(problem).expected_max(load, num_nodes=_NUM_NODES).value
 
     found = _evolve(value_of, _starts(problem, levels, relaxed.partition / total), levels)
     best = jnp.nanargmin(found.value)
@@ -196,7 +196,7 @@ def ordered_bound(problem: Problem, levels: Array) -> Array:
     y_n = min_i (t - E S_(i)) / (κ E T_(N-n+1-i)), ascending; the bound is the least t by which, from the
     best m, these are L coordinates.
     """
-    iteration, size = problem.iteration, problem.max_workers
+    iteration, size = iteration_of(problem), problem.max_workers
     assert isinstance(iteration, Independent)
     starts = iteration.expected_start_ups()
     times = iteration.expected_order_statistics()
@@ -242,7 +242,7 @@ def _starts(problem: Problem, levels: Array, relaxed: Array) -> Array:
 
 def _typical(problem: Problem) -> tuple[Array, Array]:
     """Typical start-ups and cycle times of the N - n fastest workers, `[max_workers]` each, slowest first."""
-    iteration = problem.iteration
+    iteration = iteration_of(problem)
     assert isinstance(iteration, Independent)
     worker = iteration.worker
     one = jnp.ones(problem.max_workers, problem.dtype)

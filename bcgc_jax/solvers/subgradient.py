@@ -20,10 +20,11 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import is_traced, pytree_dataclass, replace, static_field
-from bcgc_jax.order_statistics import max_finish_time
-from bcgc_jax.partitions import cumulative_load, project_partition
+from bcgc_jax.exact.order_statistics import max_finish_time
+from bcgc_jax.plans.iterations import iteration_of
+from bcgc_jax.plans.partitions import cumulative_load, project_partition
+from bcgc_jax.plans.runtime import expected_runtime
 from bcgc_jax.problem import Problem, Status
-from bcgc_jax.runtime import expected_runtime
 from bcgc_jax.solution import Solution, assess
 from bcgc_jax.solvers.closed_form import time_partition
 from bcgc_jax.solvers.method import Method, refuse_setup
@@ -139,7 +140,7 @@ def subgradient_partition(
     best value has improved by less than `tolerance`, relatively, since the check before last, or at
     `max_steps`, and returns the best point checked. `batch_size`, `check_every` and `max_steps` are static.
 
-    >>> from bcgc_jax.laws import ShiftedExponential
+    >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=3, num_coordinates=100)
     >>> result = subgradient_partition(problem, jax.random.key(0), max_steps=200, tolerance=1e-9)
     >>> result.partition.shape, result.history.shape
@@ -193,7 +194,7 @@ def _go_on(
     max_steps: int,
 ) -> _Course:
     """After the evaluation of the average: unless that was the last check the steps to the next one."""
-    iteration, levels, workers = problem.iteration, problem.exists, problem.num_workers
+    iteration, levels, workers = iteration_of(problem), problem.exists, problem.num_workers
     # Any unit near the objective will do: steps do not depend on it, but squares of slopes may underflow.
     median = (
         iteration.pooled().with_fast_inverse().inverse_cumulative_hazard(jnp.log(2.0).astype(problem.dtype))

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from bcgc_jax.plans.iterations import iteration_of
+from bcgc_jax.plans.runtime import load_of, partition_of_units, unit_runtime
 from bcgc_jax.problem import Problem
-from bcgc_jax.runtime import load_of, partition_of_units, unit_runtime
 
 # Moves that are evaluated together; the levels up to which all of them are.
 _BATCH, _ALL_MOVES = 64, 64
@@ -56,7 +57,7 @@ def _improve_many(problem: Problem, counts: Array, levels: Array) -> Array:
         """Of one unit more at each level, at its own cost."""
         x = partition_of_units(problem, counts)
         load, pull_back = jax.vjp(lambda x: load_of(problem, x), x)
-        _, slope = problem.iteration.expected_max_and_slope(load)
+        _, slope = iteration_of(problem).expected_max_and_slope(load)
         mean = jnp.sum(x) / jnp.maximum(jnp.sum(counts), 1)
         return problem.scale * pull_back(slope)[0] * mean
 

@@ -6,7 +6,7 @@ import pytest
 
 from bcgc_jax.adaptive import RULES, Planner, WorkPlan
 from bcgc_jax.adaptive.rules import Window, _alike, rules
-from bcgc_jax.laws import Rows
+from bcgc_jax.distributions import Rows
 from tests.compilations import compilations
 
 # Without what compiles a search.

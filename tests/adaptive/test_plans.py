@@ -6,7 +6,7 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.adaptive import WorkPlan
-from bcgc_jax.schedules import Group, cycles_of, schedule_of, schedule_runtime, turns_of
+from bcgc_jax.plans.schedules import Group, cycles_of, schedule_of, schedule_runtime, turns_of
 
 GROUPS = [Group(1, 1), Group(2, 2), Group(4, 3)]
 SIZES = np.array([0.2, 0.1, 0.15, 0.3, 0.15, 0.1])

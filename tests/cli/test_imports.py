@@ -5,12 +5,12 @@ import json
 
 import pytest
 
-from bcgc_jax import sweep_files
 from bcgc_jax.cli import names
 from bcgc_jax.cli.arguments import law_class, law_name
 from bcgc_jax.coding import digits, gradients
 from bcgc_jax.measured import likelihood, traces
 from bcgc_jax.solvers import methods
+from bcgc_jax.sweeps import files as sweep_files
 from tests.scripts import python
 
 _RUN = """

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from bcgc_jax import Problem
-from bcgc_jax.laws import ShiftedExponential
+from bcgc_jax.distributions import ShiftedExponential
 from bcgc_jax.solvers import many_workers
 
 

@@ -6,7 +6,7 @@ import io
 import pytest
 
 from bcgc_jax.cli.arguments import Axis, Number
-from bcgc_jax.sweep_files import read_rows
+from bcgc_jax.sweeps.files import read_rows
 from tests.cli.schema import problems, strict_json
 
 PARETO = ["sweep", "--workers", "2,3", "--coordinates", "60", "--cycle-time", "pareto:scale=1"]

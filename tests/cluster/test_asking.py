@@ -13,7 +13,7 @@ import bcgc_jax as bcgc
 from bcgc_jax.cluster import Cluster, Pace, WorkersLost, calibrate
 from bcgc_jax.coding import schedule_plan
 from bcgc_jax.coding.gradients import split_unevenly
-from bcgc_jax.schedules import Group, schedule_of
+from bcgc_jax.plans.schedules import Group, schedule_of
 from tests.cluster.test_cluster import (
     ADAM,
     COUNT,

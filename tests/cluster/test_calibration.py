@@ -7,7 +7,7 @@ import pytest
 from bcgc_jax.cluster import Work, calibrate, work_trace
 from bcgc_jax.coding.gradients import coding_plan
 from bcgc_jax.coding.scheduled import schedule_plan
-from bcgc_jax.schedules import Group, schedule_of
+from bcgc_jax.plans.schedules import Group, schedule_of
 
 N, M = 4, 120.0
 SECONDS, SETUP, MESSAGE = 2e-7, 40.0, 3e-3

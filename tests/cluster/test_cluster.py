@@ -24,7 +24,7 @@ import bcgc_jax as bcgc
 from bcgc_jax.cluster import Checkpoints, Cluster, Pace, WorkersLost, train_on_cluster
 from bcgc_jax.cluster.training import _scheme
 from bcgc_jax.coding.gradients import coding_plan, split_unevenly
-from bcgc_jax.schedules import Group, schedule_of
+from bcgc_jax.plans.schedules import Group, schedule_of
 from tests.compilations import compilations
 from tests.oracles.runtimes import delivered_runtime
 from tests.scripts import python

@@ -6,7 +6,7 @@ import pytest
 from bcgc_jax.cluster.credit import Credit, Question
 from bcgc_jax.coding.gradients import Block
 from bcgc_jax.coding.scheduled import SchedulePlan
-from bcgc_jax.schedules import Group, tasks_of
+from bcgc_jax.plans.schedules import Group, tasks_of
 
 # Depth of each group and its blocks, and the workers: some with all subsets, some with one only.
 CASES = [

@@ -10,7 +10,7 @@ import pytest
 from bcgc_jax.cluster.decoder import Decoder, Divider
 from bcgc_jax.coding.gradients import CodingPlan, assemble_gradient, coding_plan
 from bcgc_jax.coding.scheduled import schedule_plan
-from bcgc_jax.schedules import Group, schedule_of
+from bcgc_jax.plans.schedules import Group, schedule_of
 from tests.compilations import compilations
 
 N = 4

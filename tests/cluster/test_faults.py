@@ -21,7 +21,7 @@ from bcgc_jax.cluster.engine import cause_of, reason_of
 from bcgc_jax.cluster.leftovers import _started_with
 from bcgc_jax.cluster.processes import Processes
 from bcgc_jax.coding.gradients import coding_plan, split_unevenly
-from bcgc_jax.schedules import Group, schedule_of
+from bcgc_jax.plans.schedules import Group, schedule_of
 from tests.cluster.test_cluster import COUNT, PROBLEM, ROOT, case, descendants, exact, gone, loss, trained
 from tests.signals import ctrl_c
 

@@ -13,7 +13,7 @@ from bcgc_jax.coding import gradients as simulation
 from bcgc_jax.coding.codes import decoding_weights
 from bcgc_jax.coding.gradients import Block, CodingPlan, coding_plan, split_unevenly, unit_sizes
 from bcgc_jax.coding.scheduled import schedule_plan
-from bcgc_jax.schedules import Group, schedule_of
+from bcgc_jax.plans.schedules import Group, schedule_of
 from tests.compilations import compilations
 
 # Each worker compiles some programs for each of its blocks.

@@ -12,8 +12,8 @@ from bcgc_jax import Problem, coding, solve
 from bcgc_jax.cluster.master import Cluster
 from bcgc_jax.cluster.training import train_on_cluster
 from bcgc_jax.coding.stages import stages
-from bcgc_jax.laws import ShiftedExponential
-from bcgc_jax.schedules import Group, schedule_of
+from bcgc_jax.distributions import ShiftedExponential
+from bcgc_jax.plans.schedules import Group, schedule_of
 
 KEY, LAW = jax.random.key(0), ShiftedExponential(1.0, 1.0)
 REAL, COMPLEX = {"w": np.zeros(3, np.float32)}, {"w": np.full(3, 1j, np.complex64)}

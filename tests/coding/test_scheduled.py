@@ -10,7 +10,7 @@ import bcgc_jax as bcgc
 from bcgc_jax.coding.gradients import Piece, unit_sizes
 from bcgc_jax.coding.scheduled import schedule_plan
 from bcgc_jax.coding.training import schedule_scheme
-from bcgc_jax.schedules import Group, circle_plan, schedule_of, turns_of
+from bcgc_jax.plans.schedules import Group, circle_plan, schedule_of, turns_of
 
 PARAMS = [np.zeros((2, 3)), np.zeros(4), np.zeros(())]
 GROUPS = [Group(1, 1), Group(3, 2)]

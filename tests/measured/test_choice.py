@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bcgc_jax.laws import Empirical, HazardSpline
+from bcgc_jax.distributions import Empirical, HazardSpline
 from bcgc_jax.measured import law_of, smooth_empirical
 
 TIMES = np.random.default_rng(0).gamma(2.5, 0.6, (60, 8)) + 0.8

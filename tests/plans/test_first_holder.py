@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.deliveries import Load, Worker
 from bcgc_jax.plans.completion import FirstHolder, uncovered
 from bcgc_jax.plans.evaluate import exceedance, expected_completion
+from bcgc_jax.plans.worker import Load, Worker
 
 pytestmark = pytest.mark.usefixtures("x64")
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.order_statistics import order_survival
-from bcgc_jax.partitions import project_partition
+from bcgc_jax.exact.order_statistics import order_survival
+from bcgc_jax.plans.partitions import project_partition
 from bcgc_jax.solvers.deadline import STARTS, completion_partition
 from bcgc_jax.solvers.spectral import spectral_projected_gradient
 from tests.problems import known

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.partitions import cost_of_units, round_to_units
-from bcgc_jax.runtime import certificate, unit_runtime
+from bcgc_jax.plans.partitions import cost_of_units, round_to_units
+from bcgc_jax.plans.runtime import certificate, unit_runtime
 from bcgc_jax.solvers.level_sets import best_levels
 from bcgc_jax.solvers.optimal import optimal_partition
 from bcgc_jax.solvers.units import improve_units

@@ -8,7 +8,7 @@ import pytest
 from scipy.optimize import differential_evolution
 
 import bcgc_jax as bcgc
-from bcgc_jax.runtime import Certificate
+from bcgc_jax.plans.runtime import Certificate
 from bcgc_jax.solution import solution_of
 from bcgc_jax.solvers.deadline import completion_partition
 from tests.problems import known, padded

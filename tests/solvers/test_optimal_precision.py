@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.linear_algebra import solve_by_halves, solve_positive, solve_unit_upper
+from bcgc_jax.exact.linear_algebra import solve_by_halves, solve_positive, solve_unit_upper
 from bcgc_jax.plans.marks import marks
 from bcgc_jax.solvers.second_order import derivatives, sums_over_nodes
 from tests.oracles.laws import CASES

@@ -7,8 +7,8 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
+from bcgc_jax.plans.runtime import with_least_start_up
 from bcgc_jax.problem import Status
-from bcgc_jax.runtime import with_least_start_up
 from bcgc_jax.solvers.start_ups import ordered_bound
 from experiments import start_ups
 from tests.problems import SIZE, known

@@ -11,8 +11,8 @@ from jax.scipy import special
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import pytree_dataclass, static_field, working_dtype
-from bcgc_jax.laws.base import Kinked, Law, excess_above, inverse_ranks, suffix_sum
-from bcgc_jax.laws.special_functions import (
+from bcgc_jax.distributions.base import Kinked, Law, excess_above, inverse_ranks, suffix_sum
+from bcgc_jax.distributions.special_functions import (
     gamma_hazard,
     inverse_gamma_hazard,
     inverse_normal_hazard,

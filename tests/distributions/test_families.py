@@ -381,6 +381,6 @@ def test_base_class_asks_for_what_a_law_must_offer():
     for call in calls:
         with pytest.raises(NotImplementedError):
             call()
-    assert law.pieces() == bcgc.laws.Smooth()
+    assert law.pieces() == bcgc.distributions.Smooth()
     assert law.expected_order_statistics(3, 5) is None
     assert law.with_fast_inverse() is law

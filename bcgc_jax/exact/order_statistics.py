@@ -18,8 +18,8 @@ from jax.scipy import special
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import working_dtype
-from bcgc_jax.laws import Law
-from bcgc_jax.laws.atoms import mass_of
+from bcgc_jax.distributions import Law
+from bcgc_jax.distributions.atoms import mass_of
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 

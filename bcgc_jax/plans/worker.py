@@ -17,10 +17,10 @@ from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
 from bcgc_jax._pytree import pytree_dataclass, replace, static_field
-from bcgc_jax.laws import Law
-from bcgc_jax.laws.atoms import Constant, mass_of
-from bcgc_jax.laws.pairs import Pairs
-from bcgc_jax.quadrature import largest, rule_error
+from bcgc_jax.distributions import Law
+from bcgc_jax.distributions.atoms import Constant, mass_of
+from bcgc_jax.distributions.pairs import Pairs
+from bcgc_jax.exact.quadrature import largest, rule_error
 
 # Beyond this hazard, and before its inverse, a start-up has no probability to speak of.
 _LONGEST_START = {8: 40.0, 4: 18.0}

@@ -16,8 +16,8 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax.linear_algebra import solve_by_halves, solve_unit_upper
-from bcgc_jax.windows import windowed_paths
+from bcgc_jax.exact.linear_algebra import solve_by_halves, solve_unit_upper
+from bcgc_jax.exact.windows import windowed_paths
 
 # From more workers on the forward recursion in windows takes the place of the triangular systems.
 MANY = 400
@@ -48,7 +48,7 @@ def crossing_probability(hazard: Array, num_workers: ArrayLike) -> Array:
     lock up the thread pool that it shares with the code around it (seen with jaxlib 0.10, two cores).
     In a batch of many problems the sums of up to 12 workers are written out term by term.
 
-    >>> from bcgc_jax.laws import Uniform
+    >>> from bcgc_jax.distributions import Uniform
     >>> p = crossing_probability(Uniform(0.0, 1.0).cumulative_hazard(jnp.array([0.75, 0.5])), 2)
     >>> round(float(p), 5)  # 1 - P(T_(1) ≤ 1/2, T_(2) ≤ 3/4) = 1 - (9/16 - 1/16)
     0.5

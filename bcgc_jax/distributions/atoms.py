@@ -9,7 +9,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import pytree_dataclass, working_dtype
-from bcgc_jax.laws.base import Atomic, Law, excess_above
+from bcgc_jax.distributions.base import Atomic, Law, excess_above
 
 
 @pytree_dataclass

@@ -23,6 +23,7 @@ from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import Numbers, check_key, check_whole
 from bcgc_jax.plans.completion import FirstHolder
+from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.problem import Problem
 
@@ -198,11 +199,11 @@ def sent_of(
 def draw_circle(key: Array, problem: Problem, num_draws: int) -> tuple[Array, Array]:
     """Start-ups, in units of κ, and cycle times of workers in a random order, `[K, max_workers]` each."""
     one, other = jax.random.split(key)
-    worker, dtype = problem.iteration.worker, problem.dtype
+    worker, dtype = iteration_of(problem).worker, problem.dtype
     shape = num_draws, problem.max_workers
     if not worker.constant:  # alike, so that any order is a random one
         return worker.draw(one, shape, dtype)
-    times = problem.iteration.sorted_draws(one, num_draws, dtype)
+    times = iteration_of(problem).sorted_draws(one, num_draws, dtype)
     exists = np.arange(shape[1]) < jnp.asarray(problem.num_workers)
     order = jnp.argsort(jnp.where(exists, jax.random.uniform(other, shape, dtype), 2.0), axis=1)
     return jnp.full(shape, worker.infimum(), dtype), jnp.take_along_axis(times, order, axis=1)
@@ -213,7 +214,7 @@ def simulate_schedule(key: Array, problem: Problem, plan: Plan, num_draws: int) 
 
     The link (`send_time`) is left out: who sends what is the others' affair too.
 
-    >>> from bcgc_jax.laws import ShiftedExponential
+    >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=3, num_coordinates=100)
     >>> schedule = schedule_of([Group(3, 1)], [100.0])
     >>> simulate_schedule(jax.random.key(0), problem, schedule, 3).shape

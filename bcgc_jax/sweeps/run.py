@@ -21,8 +21,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import check_key, show
+from bcgc_jax.plans.runtime import completion_probability
 from bcgc_jax.problem import Problem, Status
-from bcgc_jax.runtime import completion_probability
 from bcgc_jax.solution import Needs, Solution
 from bcgc_jax.solvers.methods import Method, Methods, each_method, method_of
 from bcgc_jax.solvers.schemes import Scheme
@@ -481,7 +481,7 @@ def sweep(
 
     For more than fits in memory, and to go on where a sweep was cut off, see `write_sweep`.
 
-    >>> from bcgc_jax.laws import ShiftedExponential
+    >>> from bcgc_jax.distributions import ShiftedExponential
     >>> def problem(num_workers, rate, max_workers):
     ...     return Problem(ShiftedExponential(rate, 50.0), num_workers, 20_000, 50, max_workers=max_workers)
     >>> rows = sweep(problem, grid(num_workers=[2, 3], rate=[1e-3, 1e-2]), ["time", "uncoded"])

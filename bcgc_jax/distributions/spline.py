@@ -6,7 +6,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import pytree_dataclass, static_field, working_dtype
-from bcgc_jax.laws.base import Kinked, Law, Smooth
+from bcgc_jax.distributions.base import Kinked, Law, Smooth
 
 # In scales of the tail, where it is cut for integration.
 _TAIL_PIECES = 2.0 ** np.arange(-1, 6)

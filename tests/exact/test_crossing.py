@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bcgc_jax.crossing import Crossing, boundary_crossing_probability, crossing_probability, shares
+from bcgc_jax.exact.crossing import Crossing, boundary_crossing_probability, crossing_probability, shares
 from tests.oracles import exact as oracles
 
 # Poisson weights

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bcgc_jax.crossing import Crossing, shares
-from bcgc_jax.windows import windowed_paths
+from bcgc_jax.exact.crossing import Crossing, shares
+from bcgc_jax.exact.windows import windowed_paths
 
 WORKERS = 401
 LEVEL = np.arange(WORKERS)

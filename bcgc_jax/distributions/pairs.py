@@ -9,8 +9,8 @@ from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
 from bcgc_jax._pytree import check, meets, pytree_dataclass, working_dtype
-from bcgc_jax.laws.atoms import Empirical
-from bcgc_jax.laws.base import Atomic, Law
+from bcgc_jax.distributions.atoms import Empirical
+from bcgc_jax.distributions.base import Atomic, Law
 
 
 @pytree_dataclass

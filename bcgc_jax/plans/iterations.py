@@ -1,6 +1,6 @@
 """All N cycle times of an iteration: independent ones of one law, a sample of iterations, draws alone.
 
-A law is of one time, an iteration of all; `Problem.iteration` makes it once, and everything else asks it.
+A law is of one time, an iteration of all; `iteration_of` makes it, and everything else asks it.
 Times are slowest first: axis n holds T_(N-n). What is done by when is asked with a `Load` and a rule of
 completion, in units of κ.
 """
@@ -14,12 +14,13 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax import order_statistics
 from bcgc_jax._pytree import check_key, check_whole, is_traced, pytree_dataclass, static_field, working_dtype
-from bcgc_jax.deliveries import Load, Worker, delivered, last_of_draws
-from bcgc_jax.laws import Deterministic, Empirical, JointLaw, Law, Rows
-from bcgc_jax.laws.joint import NO_EXACT_ANSWER
-from bcgc_jax.order_statistics import is_count, static_workers
+from bcgc_jax.distributions import Deterministic, Empirical, JointLaw, Law, Rows
+from bcgc_jax.distributions.joint import NO_EXACT_ANSWER
+from bcgc_jax.distributions.pairs import Pairs
+from bcgc_jax.exact import order_statistics
+from bcgc_jax.exact.order_statistics import is_count, static_workers
+from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.completion import AnyOf, Completion
 from bcgc_jax.plans.evaluate import (
     NUM_NODES,
@@ -30,7 +31,8 @@ from bcgc_jax.plans.evaluate import (
     smoothed_exceedance,
     with_rounding,
 )
-from bcgc_jax.quadrature import Expectation
+from bcgc_jax.plans.worker import Load, Worker, delivered, last_of_draws
+from bcgc_jax.problem import Problem
 
 # Of a joint law the iteration has the times.
 _NO_LAW = Deterministic(1.0)
@@ -331,7 +333,18 @@ class Drawn(Iteration):
         return _of_all_workers(times, self.num_workers, self.max_workers).astype(dtype)
 
 
-def iteration_of(
+def iteration_of(problem: Problem) -> Iteration:
+    """All N start-ups and cycle times of an iteration, for whatever is asked about them."""
+    problem.check_single()
+    delivery: dict[str, Any] = {"overlap": bool(problem.overlap)}
+    if problem.start_up is not None or isinstance(problem.cycle_time, Pairs):
+        start = problem.start_up
+        start = start if start is None or isinstance(start, Law) else jnp.asarray(start, problem.dtype)
+        delivery |= {"start_up": start, "unit": problem.scale}
+    return _iteration(problem.cycle_time, problem.num_workers, problem.max_workers, **delivery)
+
+
+def _iteration(
     law: Law | JointLaw, num_workers: ArrayLike, max_workers: int | None = None, **delivery: Any
 ) -> Iteration:
     """The iteration of N workers; NaN where a traced `num_workers` is not that of a joint law.
@@ -374,7 +387,7 @@ def sorted_cycle_times(
     `num_workers` may be traced where the static `max_workers` is given; columns from num_workers on
     hold the law's infimum. `dtype` is that of the law's parameters by default.
 
-    >>> from bcgc_jax.laws import Uniform
+    >>> from bcgc_jax.distributions import Uniform
     >>> t = sorted_cycle_times(jax.random.key(0), Uniform(1.0, 2.0), 3, 5)
     >>> t.shape, bool((t[:, :-1] >= t[:, 1:]).all())
     ((5, 3), True)
@@ -383,7 +396,7 @@ def sorted_cycle_times(
     check_whole("num_draws", num_draws, 1)
     max_workers = static_workers(num_workers, max_workers)
     dtype = working_dtype(law) if dtype is None else jnp.result_type(dtype)
-    draws = iteration_of(law, num_workers, max_workers).sorted_draws(key, num_draws, dtype)
+    draws = _iteration(law, num_workers, max_workers).sorted_draws(key, num_draws, dtype)
     return _if_valid(draws, law, num_workers, max_workers)
 
 
@@ -399,12 +412,12 @@ def expected_order_statistics(
     For one law by quadrature against the density of U_(k), or a sum over atoms; for `Rows` a mean over them.
     Where the expectation diverges the result is inf. Columns from num_workers on hold g(ess inf T).
 
-    >>> from bcgc_jax.laws import ShiftedExponential
+    >>> from bcgc_jax.distributions import ShiftedExponential
     >>> expected_order_statistics(ShiftedExponential(rate=1.0), 3).round(4)
     Array([1.8333, 0.8333, 0.3333], dtype=float32)
     """
     max_workers = static_workers(num_workers, max_workers)
-    found = iteration_of(law, num_workers, max_workers).expected_order_statistics(function)
+    found = _iteration(law, num_workers, max_workers).expected_order_statistics(function)
     return _if_valid(found, law, num_workers, max_workers)
 
 

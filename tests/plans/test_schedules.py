@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax import schedules
 from bcgc_jax._pytree import replace
+from bcgc_jax.plans import schedules
 from bcgc_jax.solvers.credit import search_sizes
 from bcgc_jax.solvers.schedules import share_out
 from tests.oracles.schedules import simulated

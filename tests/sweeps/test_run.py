@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax import sweeps
-from bcgc_jax.sweep_files import fingerprint, read_rows
+from bcgc_jax.sweeps import run as sweeps
+from bcgc_jax.sweeps.files import fingerprint, read_rows
 from tests.problems import known, padded
 
 

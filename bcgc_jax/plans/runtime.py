@@ -28,15 +28,16 @@ from bcgc_jax._pytree import (
     replace,
     working_dtype,
 )
-from bcgc_jax.deliveries import Load, delivered
-from bcgc_jax.order_statistics import max_finish_time
-from bcgc_jax.partitions import cost_of_units, cumulative_load, finish_load
+from bcgc_jax.exact.order_statistics import max_finish_time
+from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.completion import AnyOf, Completion, FirstHolder
 from bcgc_jax.plans.evaluate import NUM_NODES
+from bcgc_jax.plans.iterations import iteration_of
+from bcgc_jax.plans.partitions import cost_of_units, cumulative_load, finish_load
 from bcgc_jax.plans.plan import Plan
+from bcgc_jax.plans.schedules import cycles_of_problem, simulate_schedule
+from bcgc_jax.plans.worker import Load, delivered
 from bcgc_jax.problem import CONDITIONS, Problem
-from bcgc_jax.quadrature import Expectation
-from bcgc_jax.schedules import cycles_of_problem, simulate_schedule
 
 # Finer than `NUM_NODES`: where nearly everything sits at one level, the slopes of the others need it.
 _CERTIFYING_NODES = 192
@@ -221,7 +222,7 @@ def simulate_runtime(
 ) -> RuntimeEstimate:
     r"""Monte Carlo estimate of E τ̂(x,T) from `num_draws` (static) draws, with its standard error.
 
-    >>> from bcgc_jax.laws import Uniform
+    >>> from bcgc_jax.distributions import Uniform
     >>> problem = Problem(Uniform(1.0, 2.0), num_workers=2, num_coordinates=1, num_samples=2.0)
     >>> estimate = simulate_runtime(jax.random.key(0), problem, [1.0, 0.0], 10_000)
     >>> bool(abs(estimate.mean - 5 / 3) < 4 * estimate.standard_error)  # E max of two uniforms
@@ -239,7 +240,7 @@ def _simulate(key: Array, problem: Problem, partition: Numbers | Plan, num_draws
         draws = simulate_schedule(key, problem, partition, num_draws)
     else:
         load, _, scale = tasks_of(problem, partition)
-        draws = scale * problem.iteration.simulate_max(key, load, num_draws)
+        draws = scale * iteration_of(problem).simulate_max(key, load, num_draws)
     return RuntimeEstimate(jnp.mean(draws), jnp.std(draws) / jnp.sqrt(max(num_draws - 1, 1)))
 
 
@@ -248,7 +249,7 @@ def integrate_runtime(
 ) -> Expectation:
     r"""Exact E τ̂(x,T) with an estimate of its quadrature error, `(value, error)`, both absolute.
 
-    >>> from bcgc_jax.laws import ShiftedExponential
+    >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(rate=1.0), num_workers=3, num_coordinates=1, num_samples=3.0)
     >>> x = jnp.array([1.0, 0.0, 0.0])
     >>> round(float(integrate_runtime(problem, x).value), 4)  # E T_(3) = 1/3 + 1/2 + 1
@@ -261,7 +262,7 @@ def integrate_runtime(
 @functools.partial(jax.jit, static_argnums=2)
 def _integrate(problem: Problem, partition: Numbers | Plan, num_nodes: int) -> Expectation:
     load, rule, scale = tasks_of(problem, partition)
-    result = problem.iteration.expected_completion(load, rule, num_nodes=num_nodes)
+    result = iteration_of(problem).expected_completion(load, rule, num_nodes=num_nodes)
     return Expectation(scale * result.value, scale * result.error)
 
 
@@ -270,7 +271,7 @@ def expected_runtime(problem: Problem, partition: Numbers | Plan) -> Array:
 
     The law's moments must exist: an infinite expectation comes out as inf where the law's mean says so.
 
-    >>> from bcgc_jax.laws import ShiftedExponential
+    >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(rate=1.0), num_workers=3, num_coordinates=1, num_samples=3.0)
     >>> round(float(jax.grad(expected_runtime, 1)(problem, jnp.array([1.0, 0.0, 0.0]))[0]), 4)
     1.8333
@@ -294,7 +295,7 @@ def partition_of_units(problem: Problem, counts: Array) -> Array:
 def completion_probability(problem: Problem, partition: Numbers | Plan, deadline: Numbers) -> Array:
     r"""P(τ̂(x,T) ≤ deadline), exact; `deadline` of any shape gives that shape.
 
-    >>> from bcgc_jax.laws import ShiftedExponential
+    >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(rate=1.0), num_workers=3, num_coordinates=1, num_samples=3.0)
     >>> x, deadline = jnp.array([1.0, 0.0, 0.0]), float(jnp.log(2.0))
     >>> round(float(completion_probability(problem, x, deadline)), 5)  # all three below the median
@@ -308,7 +309,7 @@ def completion_probability(problem: Problem, partition: Numbers | Plan, deadline
 def _completion_probability(problem: Problem, partition: Numbers | Plan | Plan, deadline: Numbers) -> Array:
     load, rule, scale = tasks_of(problem, partition)
     t = jnp.asarray(deadline, load.work.dtype) / scale
-    late = problem.iteration.exceedance(load, t, rule)
+    late = iteration_of(problem).exceedance(load, t, rule)
     return jnp.where(jnp.isnan(t), jnp.nan, jnp.clip(1 - late, 0, 1))
 
 
@@ -325,7 +326,7 @@ def certificate(
     `levels`, bool `[max_workers]`, are those that z may use: by default all, with setup cycles those that x
     uses, for then f is affine only as long as these stay the same. `num_nodes` is static.
 
-    >>> from bcgc_jax.laws import ShiftedExponential
+    >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(rate=1.0, shift=1.0), num_workers=3, num_coordinates=10)
     >>> c = certificate(problem, jnp.array([10.0, 0.0, 0.0]))
     >>> bool(c.lower_bound <= c.expected_runtime)
@@ -347,7 +348,7 @@ def _certify(problem: Problem, partition: Numbers, levels: ArrayLike | None, num
         value, error, slope = _value_and_slope(problem, x, num_nodes)
         at_x = value
     else:  # not convex: the bound is that of start-ups that are all as short as the shortest of them
-        found = problem.iteration.expected_max(load_of(problem, x), num_nodes=num_nodes)
+        found = iteration_of(problem).expected_max(load_of(problem, x), num_nodes=num_nodes)
         value = scale * found.value
         at_x, error, slope = _value_and_slope(with_least_start_up(problem), x, num_nodes)
         error = error + scale * found.error
@@ -362,7 +363,7 @@ def _certify(problem: Problem, partition: Numbers, levels: ArrayLike | None, num
 def _value_and_slope(problem: Problem, x: Array, num_nodes: int) -> tuple[Array, Array, Array]:
     """f(x), its error and its slope."""
     load, pull_back = jax.vjp(lambda x: load_of(problem, x), x)
-    found, slope = problem.iteration.expected_max_and_slope(load, num_nodes=num_nodes)
+    found, slope = iteration_of(problem).expected_max_and_slope(load, num_nodes=num_nodes)
     scale = scale_of(problem, x)
     return scale * found.value, scale * found.error, scale * pull_back(slope)[0]
 
@@ -372,7 +373,7 @@ def with_least_start_up(problem: Problem) -> Problem:
 
     F_n ≥ S_(1) + T κ y_n + c X_n for every worker, so τ̂ ≥ S_(1) + τ̂ without start-ups.
     """
-    least = problem.iteration.least_start_up()
+    least = iteration_of(problem).least_start_up()
     return replace(
         problem.without_delivery, start_up=least, send_time=problem.send_time, overlap=problem.overlap
     )
@@ -415,9 +416,9 @@ def tasks_of(problem: Problem, plan: Numbers | Plan) -> tuple[Load, Completion, 
     """
     if not isinstance(plan, Plan):
         x = as_partition(problem, plan)
-        return load_of(problem, x), problem.iteration.any_of, scale_of(problem, x)
+        return load_of(problem, x), iteration_of(problem).any_of, scale_of(problem, x)
     if isinstance(plan.completion, AnyOf):
-        return load_of_plan(problem, plan), problem.iteration.any_of, problem.scale
+        return load_of_plan(problem, plan), iteration_of(problem).any_of, problem.scale
     if not isinstance(plan.completion, FirstHolder) or plan.sizes.size > 1:
         raise ValueError(
             "there is no exact runtime of several blocks of which every finished subset counts: take "

@@ -13,7 +13,7 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
-from bcgc_jax.laws import JointLaw, Pairs
+from bcgc_jax.distributions import JointLaw, Pairs
 from experiments import start_ups
 from experiments.start_ups import SIZE
 from tests.oracles.runtimes import delivered_runtime

@@ -5,7 +5,7 @@ import mpmath as mp
 import numpy as np
 import pytest
 
-from bcgc_jax.laws import special_functions
+from bcgc_jax.distributions import special_functions
 
 SHAPES = [0.02, 0.11, 0.6, 1.0, 3.3, 9.9, 47.0, 500.0]
 # Of the shape: the middle and both of its sides, then absolute: the far tails.

@@ -14,7 +14,7 @@ import scipy.special
 import scipy.stats
 
 import bcgc_jax as bcgc
-from bcgc_jax.order_statistics import simulate_max, threefry
+from bcgc_jax.exact.order_statistics import simulate_max, threefry
 from tests.oracles import exact as oracles
 from tests.oracles import laws
 

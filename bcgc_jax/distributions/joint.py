@@ -16,8 +16,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import check, check_key, check_shape, meets, pytree_dataclass, working_dtype
-from bcgc_jax.laws.atoms import Empirical
-from bcgc_jax.laws.base import ONE_BY_ONE, Law
+from bcgc_jax.distributions.atoms import Empirical
+from bcgc_jax.distributions.base import ONE_BY_ONE, Law
 
 NO_EXACT_ANSWER = (
     "independent workers that are not alike have no exact expectation: use solve or simulate_runtime "
@@ -144,7 +144,7 @@ class Unlike(JointLaw):
     Laws of one class are drawn together, so that N of them compile as fast as one. Raises ValueError for
     anything that is no law of a single worker.
 
-    >>> from bcgc_jax.laws import Pareto, Uniform
+    >>> from bcgc_jax.distributions import Pareto, Uniform
     >>> law = Unlike([Uniform(1.0, 2.0), Uniform(4.0, 5.0), Pareto(scale=8.0, shape=20.0)])
     >>> jnp.floor(law.draw_rows(jax.random.key(0), 2)).tolist()
     [[8.0, 4.0, 1.0], [8.0, 4.0, 1.0]]

@@ -1,8 +1,8 @@
 """Laws of one worker's cycle time, and of all N times of an iteration."""
 
-from bcgc_jax.laws.atoms import Deterministic, Empirical, TwoSpeed
-from bcgc_jax.laws.base import Atomic, Kinked, Law, Smooth
-from bcgc_jax.laws.families import (
+from bcgc_jax.distributions.atoms import Deterministic, Empirical, TwoSpeed
+from bcgc_jax.distributions.base import Atomic, Kinked, Law, Smooth
+from bcgc_jax.distributions.families import (
     Exponential,
     FromHazard,
     Gamma,
@@ -12,9 +12,9 @@ from bcgc_jax.laws.families import (
     Uniform,
     Weibull,
 )
-from bcgc_jax.laws.joint import JointLaw, Rows, Unlike
-from bcgc_jax.laws.pairs import Pairs
-from bcgc_jax.laws.spline import HazardSpline
+from bcgc_jax.distributions.joint import JointLaw, Rows, Unlike
+from bcgc_jax.distributions.pairs import Pairs
+from bcgc_jax.distributions.spline import HazardSpline
 
 __all__ = [
     "Atomic",

@@ -29,7 +29,7 @@ def test_one_time_is_counted(value, precision):
         law.inverse_cumulative_hazard(np.array([0.0, 0.3, 80.0])), 3 * [value], rtol=near
     )
     np.testing.assert_allclose(law.sample(jax.random.key(0), (2,)), 2 * [value], rtol=near)
-    assert isinstance(law.pieces(), bcgc.laws.Atomic)
+    assert isinstance(law.pieces(), bcgc.distributions.Atomic)
     assert bcgc.straggler_ratio(law) == 1
 
 
@@ -49,7 +49,7 @@ def test_two_speeds_are_counted(parameters, precision):
     np.testing.assert_allclose(law.mean(), case.frozen.mean(), rtol=few_ulp(precision))
     np.testing.assert_allclose(law.infimum(), case.infimum, rtol=few_ulp(precision))
     pieces = law.pieces()
-    assert isinstance(pieces, bcgc.laws.Atomic)
+    assert isinstance(pieces, bcgc.distributions.Atomic)
     np.testing.assert_allclose(pieces.times, [case.infimum, *case.kinks], rtol=few_ulp(precision))
     a = -math.log(probability) * np.asarray([0.0, 0.4, 0.999, 1.001, 3.0])
     np.testing.assert_allclose(
@@ -115,7 +115,7 @@ def test_empirical_law_counts_its_times(precision):
     np.testing.assert_allclose(law.mean(), case.frozen.mean(), rtol=few_ulp(precision))
     assert law.infimum() == case.infimum
     pieces = law.pieces()
-    assert isinstance(pieces, bcgc.laws.Atomic)
+    assert isinstance(pieces, bcgc.distributions.Atomic)
     np.testing.assert_array_equal(pieces.times, np.sort(times))
 
 

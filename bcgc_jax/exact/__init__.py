@@ -1,0 +1,1 @@
+"""Mathematics that knows no problem: crossing probabilities, quadrature, order statistics, linear algebra."""

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 import bcgc_jax as bcgc
+from bcgc_jax.deliveries import Load
 from experiments.block_times import Operations
 
 # How many of the costs each model pays, of those in `Costs`.
@@ -120,4 +121,4 @@ def expected_runtimes(
 @jax.jit
 def _expected_max(law: bcgc.Law, ends: jax.Array) -> jax.Array:
     iteration = bcgc.Problem(law, ends.shape[-1], 1).iteration
-    return jax.lax.map(lambda load: iteration.expected_max(load).value, ends, batch_size=256)
+    return jax.lax.map(lambda work: iteration.expected_max(Load(work)).value, ends, batch_size=256)

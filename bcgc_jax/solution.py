@@ -210,11 +210,14 @@ def _rounded_runtime(problem: Problem, counts: Array) -> Array:
 def with_whole_numbers(problem: Problem, solution: Solution) -> Solution:
     """`solution` with the whole numbers, which are sorted for."""
     assert solution.partition is not None
+    return replace(solution, rounded=whole_numbers(problem, solution.partition))
+
+
+def whole_numbers(problem: Problem, partition: Array) -> Array:
+    """Coordinates, or units, at each level."""
     if problem.unit_costs is None:
-        rounded = round_partition(solution.partition, problem.num_coordinates)
-    else:
-        rounded = round_to_units(solution.partition, jnp.asarray(problem.unit_costs, problem.dtype))
-    return replace(solution, rounded=rounded)
+        return round_partition(partition, problem.num_coordinates)
+    return round_to_units(partition, jnp.asarray(problem.unit_costs, problem.dtype))
 
 
 @jax.jit

@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike
 
 import bcgc_jax as bcgc
 from bcgc_jax.plans.iterations import iteration_of
+from bcgc_jax.plans.worker import Load
 from experiments.block_times import Operations
 
 # How many of the costs each model pays, of those in `Costs`.
@@ -121,4 +122,4 @@ def expected_runtimes(
 @jax.jit
 def _expected_max(law: bcgc.Law, ends: jax.Array) -> jax.Array:
     iteration = iteration_of(bcgc.Problem(law, ends.shape[-1], 1))
-    return jax.lax.map(lambda load: iteration.expected_max(load).value, ends, batch_size=256)
+    return jax.lax.map(lambda work: iteration.expected_max(Load(work)).value, ends, batch_size=256)

@@ -32,12 +32,10 @@ from bcgc_jax.cluster.processes import Fault, WorkersLost
 from bcgc_jax.cluster.sources import Source
 from bcgc_jax.coding.codes import refuse_complex
 from bcgc_jax.coding.gradients import Loss, PyTree, split_unevenly
-from bcgc_jax.coding.training import TrainingScheme, draws_of, schedule_scheme, training_scheme
+from bcgc_jax.coding.training import TrainingScheme, draws_of, training_scheme
 from bcgc_jax.distributions import JointLaw, Law
-from bcgc_jax.plans.completion import FirstHolder
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.problem import Problem
-from bcgc_jax.solution import Solution
 from bcgc_jax.solvers.methods import Method, method_of
 from bcgc_jax.solvers.schemes import Scheme
 from bcgc_jax.solvers.solve import solve
@@ -442,10 +440,10 @@ def _scheme(
         most = left if isinstance(law, JointLaw) else problem.max_workers
         problem = replace(problem, cycle_time=law, num_workers=left, max_workers=most, num_samples=samples)
     if isinstance(method, Plan):
-        return schedule_scheme(problem, method, params, **options)
+        return training_scheme(key, problem, method, params, **options)
     solve_key, code_key = jax.random.split(jax.random.fold_in(key, left))
     try:
-        return _planned(code_key, problem, solve(problem, method, key=solve_key), params, options)
+        return training_scheme(code_key, problem, solve(problem, method, key=solve_key), params, **options)
     except ValueError as error:
         if left == workers:
             raise
@@ -454,14 +452,3 @@ def _scheme(
             stacklevel=2,
         )
         return training_scheme(code_key, problem, solve(problem, key=solve_key), params, **options)
-
-
-def _planned(
-    key: Array, problem: Problem, solution: Solution, params: PyTree, options: dict[str, Any]
-) -> TrainingScheme:
-    """The codes of a solution, or its schedule."""
-    plan = solution.plan
-    if plan is None or not isinstance(plan.completion, FirstHolder):
-        return training_scheme(key, problem, solution, params, **options)
-    found = schedule_scheme(problem, plan, params, **options)
-    return replace(found, method=solution.method)

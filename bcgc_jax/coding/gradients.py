@@ -86,6 +86,14 @@ class Plan:
         """When the master can have each block, `[B]`, from when each task is done, `[tasks, N]`."""
         raise NotImplementedError
 
+    def messages(self) -> "CodingPlan":
+        """What the messages that a block is made of are: coded sums, or the subsets' own gradients."""
+        raise NotImplementedError
+
+    def ready(self, finish: Any) -> Any:
+        """When each of them is there, `[B, N]`, from when each task is done, `[tasks, N]`."""
+        return finish
+
     @property
     def scaling(self) -> float:
         """What the sum of the subsets' gradients is multiplied by."""
@@ -117,6 +125,9 @@ class CodingPlan(Plan):
 
     def tasks(self, worker: int) -> tuple[Task, ...]:
         return tuple(Task(b, code.subsets[worker]) for b, code in enumerate(self.codes))
+
+    def messages(self) -> "CodingPlan":
+        return self
 
     def completed(self, finish: np.ndarray) -> np.ndarray:
         """With its (N-n)-th message a block at level n is.
@@ -240,25 +251,15 @@ def coding_plan(
     return CodingPlan(codes, blocks, mean)
 
 
-def plain_plan(
-    params: PyTree,
-    sizes: Sequence[int],
-    num_workers: int,
-    *,
-    order: Sequence[int] | None = None,
-    mean: bool = True,
-) -> CodingPlan:
-    """Blocks of so many coordinates without a code: message w of a block is subset w's gradient.
+def plain_plan(blocks: Sequence[Block], num_workers: int, mean: bool) -> CodingPlan:
+    """The same blocks without a code: message w of a block is subset w's gradient.
 
-    >>> plan = plain_plan({"w": jnp.ones((2, 3))}, [4, 2], 3)
-    >>> [(block.level, block.size) for block in plan.blocks]
-    [(0, 4), (0, 2)]
+    >>> plan = plain_plan([Block(1, ())], 3, True)
+    >>> [(block.level, code.subsets) for block, code in zip(plan.blocks, plan.codes)]
+    [(0, ((0,), (1,), (2,)))]
     """
-    leaves = jax.tree.leaves(params)
-    ends = np.cumsum(sizes).tolist()
-    pieces = cut(complete_order(order, len(leaves)), [int(np.size(x)) for x in leaves], ends)
     code = gradient_code(jax.random.key(0), num_workers, 0)  # of which nothing is random
-    return CodingPlan((code,) * len(pieces), tuple(Block(0, piece) for piece in pieces), mean)
+    return CodingPlan((code,) * len(blocks), tuple(block._replace(level=0) for block in blocks), mean)
 
 
 def cut(order: Sequence[int], sizes: Sequence[int], ends: Sequence[int]) -> list[tuple[Piece, ...]]:

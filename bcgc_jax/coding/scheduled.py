@@ -4,13 +4,24 @@ The master has a block when each subset's gradient of it is finished by somebody
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bcgc_jax._pytree import pytree_dataclass, static_field
-from bcgc_jax.coding.gradients import Block, Plan, PyTree, Task, complete_order, cut, unit_sizes
+from bcgc_jax.coding.gradients import (
+    Block,
+    CodingPlan,
+    Plan,
+    PyTree,
+    Task,
+    complete_order,
+    cut,
+    plain_plan,
+    unit_sizes,
+)
 from bcgc_jax.plans import plan as plans
 from bcgc_jax.plans.partitions import round_partition, round_to_units
 from bcgc_jax.plans.schedules import turns_of
@@ -46,10 +57,22 @@ class SchedulePlan(Plan):
         >>> plan.completed(np.array([[1.0, 5.0], [2.0, 10.0]])).tolist()  # the fast one does both
         [2.0]
         """
-        done = np.full((len(self.blocks), self.circle), np.inf)
-        for (turn, block), times in zip(self.order, finish, strict=True):
-            done[block] = np.minimum(done[block], np.roll(times, turn))
-        return np.max(done, axis=1)
+        return np.max(self.ready(finish), axis=1)
+
+    def messages(self) -> CodingPlan:
+        return plain_plan(self.blocks, self.circle, self.mean)
+
+    def ready(self, finish: Any) -> Any:
+        """When each subset of each block is finished by the first who does so; NumPy in, NumPy out."""
+        turn, block = np.array(self.order).T
+        worker = (np.arange(self.circle) - turn[:, None]) % self.circle
+        shape = len(self.blocks), self.circle
+        if isinstance(finish, np.ndarray):
+            done = np.full(shape, np.inf)
+            np.minimum.at(done, block, np.take_along_axis(finish, worker, axis=1))
+            return done
+        own = jnp.take_along_axis(finish, worker, axis=1)
+        return jnp.full(shape, jnp.inf, finish.dtype).at[block].min(own)
 
 
 def schedule_plan(

@@ -7,7 +7,7 @@ runtime.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +17,7 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import check_key, pytree_dataclass, replace, static_field
+from bcgc_jax._pytree import check_key, pytree_dataclass, static_field
 from bcgc_jax.coding.codes import GradientCode
 from bcgc_jax.coding.gradients import (
     Block,
@@ -28,18 +28,17 @@ from bcgc_jax.coding.gradients import (
     coding_plan,
     hashable,
     in_jax,
-    plain_plan,
     unit_sizes,
 )
 from bcgc_jax.coding.scheduled import SchedulePlan, schedule_plan
 from bcgc_jax.distributions import JointLaw, Law, Pairs
 from bcgc_jax.plans.completion import FirstHolder
-from bcgc_jax.plans.partitions import finish_load, round_partition
+from bcgc_jax.plans.partitions import finish_load
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.plans.runtime import partition_of_units
-from bcgc_jax.plans.schedules import circle_plan, cycles_of, cycles_of_problem, first_finished
+from bcgc_jax.plans.schedules import circle_plan, cycles_of
 from bcgc_jax.problem import Problem, Status
-from bcgc_jax.solution import Solution
+from bcgc_jax.solution import Solution, whole_numbers
 
 
 @pytree_dataclass
@@ -68,22 +67,6 @@ class TrainingScheme:
             return starts + times * load + sent
         waited = times * load - xp.concatenate([0 * sent[:1], sent[:-1]])
         return starts + (np.maximum.accumulate(waited) if known else jax.lax.cummax(waited)) + sent
-
-
-@pytree_dataclass
-class ScheduledTraining(TrainingScheme):
-    """The same without a code: message w of a block is subset w's gradient, from whoever has it first.
-
-    `load` is unused; `cycles` is C of `schedules.cycles_of`, `[D, B]`, in units of the time over T.
-    """
-
-    cycles: Array | None = None
-
-    def finish_times(self, starts: ArrayLike, times: Array | np.ndarray) -> Any:
-        assert self.cycles is not None
-        times = jnp.asarray(times)
-        start = jnp.broadcast_to(jnp.asarray(starts, times.dtype), times.shape)
-        return first_finished(self.cycles, times[None], start[None])[0].T
 
 
 class Collected(NamedTuple):
@@ -154,7 +137,7 @@ def _collect(finish_times: Array, levels: Array) -> Collected:
 def training_scheme(
     key: Array,
     problem: Problem,
-    solution: Solution,
+    solution: Solution | Plan,
     params: PyTree,
     **plan_options: Any,
 ) -> TrainingScheme:
@@ -164,29 +147,37 @@ def training_scheme(
       key: randomness of the codes.
       problem: with as many coordinates as the parameters (or `unit_costs` from `unit_sizes`), and as many
         samples as an iteration has.
-      solution: of this problem; what is trained is its `plan`. Of "tandon_partial" a share of each subset's
-        samples, to the nearest sample, is left uncoded, and the rest is coded. Of schemes without a code
-        the sum is that of whose message of each subset came first.
+      solution: of this problem, what is trained is its `plan`; or a plan. Of "tandon_partial" a share of each
+        subset's samples, to the nearest sample, is left uncoded, and the rest is coded. Of schemes without a
+        code the sum is that of whose message of each subset came first.
       plan_options: `units`, `order`, `construction` and `mean` of `coding_plan`.
 
     Raises ValueError for a solution that does not exist, and where problem and parameters do not match.
     """
     workers = int(np.asarray(problem.num_workers))
-    if int(solution.status) in (Status.INFEASIBLE, Status.INVALID):
-        raise ValueError(f'"{solution.method}": {solution.message}')
+    plan: Plan | None
+    if isinstance(solution, Plan):
+        plan, rounded, method = solution, None, "plan"
+    else:
+        plan, rounded, method = solution.plan, solution.rounded, solution.method
+        if int(solution.status) in (Status.INFEASIBLE, Status.INVALID):
+            raise ValueError(f'"{method}": {solution.message}')
     sizes = _check_units(problem, params, plan_options)
-    plan = solution.plan
     if plan is None or not plan.trainable:
-        raise ValueError(f'"{solution.method}" is no partition: its training is not known')
+        raise ValueError(f'"{method}" is no partition: its training is not known')
     if isinstance(plan.completion, FirstHolder):
-        return _scheduled(problem, solution, params, **plan_options)
+        if plan_options.pop("construction", None) is not None:
+            raise ValueError(f'"{method}" has no code: leave out construction')
+        return dataclasses.replace(schedule_scheme(problem, plan, params, **plan_options), method=method)
+    if rounded is None and plan.is_partition:
+        rounded = whole_numbers(problem, plan.sizes)
     codes: list[GradientCode] = []
     blocks: list[Block] = []
     loads: list[np.ndarray] = []
     sends: list[np.ndarray] = []
     # Samples of each subset, time over T, and time of the link, of the earlier passes.
     done, before, sent_before = 0.0, 0.0, 0.0
-    for share, counts in _passes(plan, solution.rounded, sizes.size, problem.max_workers):
+    for share, counts in _passes(plan, rounded, sizes.size, problem.max_workers):
         coded = coding_plan(key, params, counts[:workers], **plan_options)
         work, sent = (np.asarray(a) for a in _pace(problem, jnp.asarray(counts)))
         used = [block.level for block in coded.blocks]
@@ -198,33 +189,7 @@ def training_scheme(
     blocks[-1] = blocks[-1]._replace(share=(blocks[-1].share[0], 1.0))  # not a rounding less
     whole = CodingPlan(tuple(codes), tuple(blocks), coded.mean)
     load, sent = (jax.device_put(np.concatenate(a)) for a in (loads, sends))
-    return TrainingScheme(whole, load, sent, problem.start_up, problem.overlap, solution.method)
-
-
-def _scheduled(
-    problem: Problem,
-    solution: Solution,
-    params: PyTree,
-    *,
-    units: str = "coordinates",
-    order: Sequence[int] | None = None,
-    construction: str | None = None,
-    mean: bool = True,
-) -> ScheduledTraining:
-    schedule, workers = solution.plan, int(np.asarray(problem.num_workers))
-    assert schedule is not None
-    if units != "coordinates" or construction is not None:
-        raise ValueError(
-            f'"{solution.method}" cuts between coordinates and has no code: leave out units and construction'
-        )
-    counts = round_partition(schedule.sizes, int(np.asarray(problem.num_coordinates)))
-    whole = replace(schedule, sizes=counts.astype(problem.dtype))
-    used = np.asarray(counts) > 0
-    plan = plain_plan(params, np.asarray(counts)[used].tolist(), workers, order=order, mean=mean)
-    cycles = (problem.scale * cycles_of_problem(problem, whole))[:, used]
-    nothing = jnp.zeros(len(plan.blocks), cycles.dtype)
-    start = problem.start_up
-    return ScheduledTraining(plan, nothing, nothing, start, False, solution.method, cycles=cycles)
+    return TrainingScheme(whole, load, sent, problem.start_up, problem.overlap, method)
 
 
 def _check_units(problem: Problem, params: PyTree, plan_options: Mapping[str, Any]) -> np.ndarray:
@@ -311,16 +276,13 @@ def train(
     as they are.
     """
     check_key(key)
-    if not isinstance(scheme.plan, CodingPlan):
-        raise ValueError(
-            "this scheme runs on worker processes (bcgc_jax.cluster): for this clock make one "
-            "by training_scheme, of a solution such as solve(problem, 'cyclic:3')"
-        )
-    scheme = dataclasses.replace(scheme, plan=in_jax(scheme.plan))
+    messages = in_jax(scheme.plan.messages())
+    if isinstance(scheme.plan, CodingPlan):
+        scheme = dataclasses.replace(scheme, plan=messages)
     starts = scheme.start_up if start_ups is None else start_ups
     scheme = dataclasses.replace(scheme, start_up=_law_or_array(starts))
     times = _law_or_array(cycle_times)
-    args = (key, loss, scheme, times, params, subsets, optimizer, num_steps, batch_size, evaluate)
+    args = (key, loss, scheme, messages, times, params, subsets, optimizer, num_steps, batch_size, evaluate)
     return (_compiled if hashable(loss, optimizer, evaluate) else _train)(*args)
 
 
@@ -328,6 +290,7 @@ def _train(
     key: Array,
     loss: Loss,
     scheme: TrainingScheme,
+    plan: CodingPlan,
     cycle_times: Law | JointLaw | Array,
     params: PyTree,
     subsets: PyTree,
@@ -336,8 +299,6 @@ def _train(
     batch_size: int | None,
     evaluate: Callable[[PyTree], PyTree],
 ) -> Training:
-    plan = scheme.plan
-    assert isinstance(plan, CodingPlan)
     coded = coded_value_and_grad(loss, plan)
     levels = jnp.array([block.level for block in plan.blocks])
     draw = draws_of(cycle_times, scheme.start_up, plan.num_workers, scheme.load.dtype)
@@ -356,7 +317,7 @@ def _train(
                 jax.random.split(batch_key, plan.num_workers)
             )
             batch = jax.tree.map(lambda x: jax.vmap(lambda s, i: s[i])(x, chosen), subsets)
-        collected = collect(scheme.finish_times(starts, times), levels)
+        collected = collect(scheme.plan.ready(scheme.finish_times(starts, times)), levels)
         value, gradient, decodable = coded(params, batch, collected.arrived)
         good = jnp.all(decodable) & jnp.isfinite(collected.runtime)
         updates, new_state = optimizer.update(gradient, opt_state, params)

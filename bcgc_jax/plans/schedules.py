@@ -147,17 +147,8 @@ def _critical(cycles: Array, times: Array, starts: Array, workers: Array) -> tup
     return worker[row, subset], subset, block
 
 
-def first_finished(cycles: Array, times: Array, starts: Array) -> Array:
-    """When each subset of each block has first been finished, in units of κ, `[K, N, B]`.
-
-    >>> cycles = cycles_of(schedule_of([Group(2, 1)], [10.0]))
-    >>> first_finished(cycles, jnp.array([[1.0, 5.0]]), jnp.zeros((1, 2)))[0, :, 0].tolist()
-    [10.0, 20.0]
-    """
-    return _soonest(cycles, times, starts, jnp.asarray(times.shape[1]))
-
-
 def _soonest(cycles: Array, times: Array, starts: Array, workers: Array) -> Array:
+    """When each subset of each block has first been finished, in units of κ, `[K, N, B]`."""
     place = np.arange(times.shape[1])
 
     def sooner(best: Array, delta: Array) -> tuple[Array, None]:

@@ -1,9 +1,7 @@
 """Schedules for a model's parameters: blocks as whole units, tasks around the circle, the model's pace."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import bcgc_jax as bcgc
@@ -80,8 +78,6 @@ def test_the_pace_of_leaves_is_that_of_whole_leaves():
 def test_refusals():
     law, whole = bcgc.ShiftedExponential(1.0, 0.3), schedule_of([Group(1, 1)], [11.0])
     nothing = circle_plan(jnp.array([5.0, 6.0]), jnp.array([0]), jnp.array([0]), 1)
-    scheme = schedule_scheme(bcgc.Problem(law, 3, 11), whole, PARAMS)
-    given = (jax.random.key(0), lambda p, x: jnp.sum(x), scheme, law, PARAMS, np.zeros((3, 2)))
     for words, call in {
         "blocks have 10 coordinates, the parameters have 11": lambda: schedule_plan(
             schedule_of([Group(1, 1)], [10.0]), PARAMS, 3
@@ -89,7 +85,6 @@ def test_refusals():
         "must be >= 0": lambda: schedule_plan(schedule_of([Group(1, 2)], [12.0, -1.0]), PARAMS, 3),
         "block 1 of the schedule has coordinates, but no task": lambda: schedule_plan(nothing, PARAMS, 3),
         "take num_coordinates=11": lambda: schedule_scheme(bcgc.Problem(law, 3, 10), whole, PARAMS),
-        "on worker processes": lambda: bcgc.coding.train(*given, optax.sgd(0.1), 1),
     }.items():
         with pytest.raises(ValueError, match=words):
             call()

@@ -59,6 +59,14 @@ def taken_by(training):
     return np.diff(np.asarray(training.clock), prepend=0)
 
 
+@pytest.mark.parametrize("method", ["time", "tandon_partial", "alternating:4:3"])
+def test_a_plan_has_the_scheme_of_its_solution(method):
+    params, plan = make_params(np.random.default_rng(0)), known(solved(method).plan)
+    one, other = scheme_of(method), training_scheme(KEY, PROBLEM, plan, params)
+    assert one.plan.blocks == other.plan.blocks
+    np.testing.assert_array_equal(one.load, other.load)
+
+
 def test_the_event_order_ends_at_equation_5_draw_for_draw(precision):
     rng, run = np.random.default_rng(1), jax.jit(jax.vmap(collect, (0, None)))
     for n in (1, 4, 9):

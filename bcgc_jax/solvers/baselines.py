@@ -54,7 +54,8 @@ class TandonPartial(Method):
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
         if self.alpha is None and not is_traced(problem) and _has_few_levels(problem):
-            return _partial_by_partitions(problem)
+            with jax.ensure_compile_time_eval():  # all of it is known, within a jit too
+                return _partial_by_partitions(problem)
         return _partial(problem, self.alpha)
 
 

@@ -109,7 +109,6 @@ def test_an_infinite_mean_is_no_obstacle(x64):
     solution = _solve(problem, 60.0)
     others = _random_probabilities(problem, solution.partition, 60.0, 300)
     assert others.max() <= float(solution.completion_probability) + 1e-9  # measured 0.2659
-    assert int(solution.start) in range(len(STARTS))
 
 
 @pytest.mark.slow

@@ -24,7 +24,6 @@ from bcgc_jax.coding.digits import (
 )
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.methods import Method, method_of
-from bcgc_jax.solvers.schemes import Scheme
 from bcgc_jax.solvers.solve import solve
 
 # Beside the checkpoints: what iterations took and came to.
@@ -46,7 +45,7 @@ def train_digits_on_cluster(
     cluster: Cluster,
     problem: Problem,
     model: str,
-    method: str | Method | Scheme,
+    method: str | Method,
     *,
     units: str = "coordinates",
     pace: Pace | None = None,

@@ -37,7 +37,6 @@ from bcgc_jax.distributions import JointLaw, Law
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.methods import Method, method_of
-from bcgc_jax.solvers.schemes import Scheme
 from bcgc_jax.solvers.solve import solve
 
 # Iterations whose work is kept: an iteration of many workers and blocks is thousands of records.
@@ -136,7 +135,7 @@ def train_on_cluster(
     num_steps: int,
     *,
     problem: Problem | None = None,
-    method: str | Method | Scheme | Plan | None = None,
+    method: str | Method | Plan | None = None,
     max_stored: int | None = None,
     pace: Pace | None = None,
     batch_size: int | None = None,
@@ -281,7 +280,7 @@ def _described(
     params: PyTree,
     data: PyTree,
     optimizer: optax.GradientTransformation,
-    method: str | Method | Scheme | Plan | None,
+    method: str | Method | Plan | None,
     batch_size: int | None,
     options: dict[str, Any],
 ) -> dict[str, Any]:
@@ -426,7 +425,7 @@ def _scheme(
     key: Array,
     problem: Problem,
     members: Sequence[int],
-    method: str | Method | Scheme | Plan,
+    method: str | Method | Plan,
     params: PyTree,
     batch_size: int | None,
     options: dict[str, Any],

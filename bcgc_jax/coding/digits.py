@@ -23,7 +23,6 @@ from bcgc_jax.coding.training import TrainingScheme, train, training_scheme
 from bcgc_jax.distributions import JointLaw, Law
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.methods import Method
-from bcgc_jax.solvers.schemes import Scheme
 from bcgc_jax.solvers.solve import solve
 
 # Widths of the layers, inputs and classes included: softmax regression has one layer.
@@ -158,7 +157,7 @@ def train_on_digits(
     key: Array,
     problem: Problem,
     model: str,
-    method: str | Method | Scheme,
+    method: str | Method,
     *,
     units: str = "coordinates",
     cycle_times: Law | JointLaw | ArrayLike | None = None,

@@ -25,7 +25,6 @@ from bcgc_jax.plans.runtime import completion_probability
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Needs, Solution
 from bcgc_jax.solvers.methods import Method, Methods, each_method, method_of
-from bcgc_jax.solvers.schemes import Scheme
 from bcgc_jax.solvers.solve import solve
 
 ProblemOf = Callable[..., Problem]
@@ -306,7 +305,7 @@ class Sweep:
     def _group(self, max_workers: int) -> "_Group":
         return next(group for group in self.groups if group.max_workers == max_workers)
 
-    def _given(self) -> tuple[Array | None, dict[str, Method | Scheme]]:
+    def _given(self) -> tuple[Array | None, dict[str, Method]]:
         """The key and the methods, whose numbers are no part of the program."""
         methods = jax.tree.map(jnp.asarray, self.methods)
         return jax.device_put((self.key, methods), NamedSharding(self.mesh, PartitionSpec()))
@@ -379,7 +378,7 @@ class Program:
     def _solve(
         self,
         problem: Problem,
-        method: Method | Scheme,
+        method: Method,
         key: Array | None,
         deadline: Array | None,
     ) -> dict[str, Array]:

@@ -87,7 +87,7 @@ def test_tandon_partial_of_many_workers_is_found_without_all_levels(x64):
     best = runtime(int(level))
     # 4e-14 apart
     assert float(value) == pytest.approx(best, rel=1e-12)
-    assert float(error) < 1e-9 * best
+    assert float(error) < 1.01e-9 * best  # what windows leave out, 1e-9, and rounding
     assert min(runtime(int(level) + step) for step in (-100, -30, -3, -1, 1, 3, 30, 100)) > best
 
 

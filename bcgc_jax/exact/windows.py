@@ -28,8 +28,8 @@ _ALWAYS = 8
 # Widths of windows, one program each; no piece of the levels has fewer than this share of them.
 _WIDTHS = (64, 128, 192, 256, 384, 512, 640, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
 _LEAST_SHARE = 1 / 25
-# What is left out, relative to an expected value. Probabilities of eight laws were off by 2.3e-10 at most (401
-# workers, Weibull law of shape 0.5), against a sum of positive terms.
+# What is left out, relative to an expected value. Probabilities of eight laws were off by 2.3e-10 at most
+# (401 workers, Weibull law of shape 0.5), against a sum of positive terms.
 LEFT_OUT = 1e-9
 
 

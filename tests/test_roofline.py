@@ -27,7 +27,7 @@ def test_a_loop_is_not_counted_as_one_round():
 
 @pytest.mark.slow
 def test_the_study_prints_its_programs(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(roofline, "PROBLEMS", 8)
+    monkeypatch.setattr(roofline, "PROBLEMS", 100)  # from which on no loop is left
     monkeypatch.setattr(roofline, "DRAWS", 64)
     found = Ran(roofline, tmp_path, capsys)
     assert "H100" in found.printed

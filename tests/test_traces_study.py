@@ -1,5 +1,7 @@
 """Plans on measured times, replayed: against NumPy and a linear programme, and what a study says of them."""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -93,7 +95,8 @@ class Tasks:
 
     def __init__(self, depth, num_blocks):
         order = [(s, b) for s in range(depth) for b in range(num_blocks)[:: 1 - 2 * (s % 2)]]
-        self.subset, self.block = np.array(order).T
+        turn, self.block = np.array(order).T
+        self.completion = SimpleNamespace(turn=turn)
         self.sizes = np.full(num_blocks, 1 / num_blocks)
 
 

@@ -98,19 +98,24 @@ def follow(nodes: Quadrature, onsets: Array) -> Quadrature:
 
 
 def gauss_rules(
-    of_panels: tuple[Array, Array, Array], orders: tuple[int, ...], ends: bool, kinks: Array | None = None
+    of_panels: tuple[Array, Array, Array],
+    orders: tuple[int, ...],
+    ends: bool,
+    powers: bool = False,
+    steep: Array | None = None,
 ) -> Quadrature:
     """Three of Gauss's rules in the panels of `panels`, of so many nodes each.
 
-    With `kinks`, `[K]`, densities may be powers there, like excess^-0.3, or all over at once: nodes are dense
-    to the left.
+    With `powers`, densities may be powers at the left end, like excess^-0.3: nodes are dense there, but in
+    wide panels. Behind `steep` kinks, `[K]`, all may be over at once: there they are in wide ones too.
     """
     start, left, size = of_panels
     dense = None
-    if kinks is not None:
-        kinks = jnp.sort(kinks)
-        at_kink = kinks[jnp.minimum(jnp.searchsorted(kinks, left), kinks.size - 1)] == left
-        dense = at_kink | ~_is_wide(ends, start, left, size)
+    if powers:
+        dense = ~_is_wide(ends, start, left, size)
+        if steep is not None:
+            steep = jnp.sort(steep)
+            dense = dense | (steep[jnp.minimum(jnp.searchsorted(steep, left), steep.size - 1)] == left)
     times, weights = zip(*(_gauss(ends, start, left, size, k, dense) for k in orders), strict=True)
     own = np.repeat(np.eye(3), [weight.size for weight in weights], axis=1)
     weight = jnp.concatenate(weights) * own.astype(start.dtype)

@@ -29,7 +29,7 @@ _ALWAYS = 8
 _WIDTHS = (64, 128, 192, 256, 384, 512, 640, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
 _LEAST_SHARE = 1 / 25
 # What is left out, relative to an expected value. Probabilities of eight laws were off by 2.3e-10 at most
-# (401 workers, Weibull law of shape 0.5), against a sum of positive terms.
+# (401 workers, Weibull law of shape 0.5), against the system of all counts.
 LEFT_OUT = 1e-9
 
 

@@ -82,6 +82,20 @@ def test_a_plan_without_a_formula_is_refused():
         bcgc.expected_runtime(PROBLEM, plan)
 
 
+@pytest.mark.parametrize("method", ["time", "backup:1", "cyclic:3"])
+def test_a_plan_for_another_problem_is_refused_and_has_no_runtime_where_it_is_traced(method):
+    plan = known(bcgc.solve(PROBLEM, method).plan)
+    with pytest.raises(ValueError, match=r"for 5000 coordinates .* the problem has 4000"):
+        bcgc.expected_runtime(padded(LAW, 6, 4_000, 50), plan)
+    if method == "backup:1":  # on one subset, as all workers have
+        return
+    fewer = padded(LAW, 2, 5_000, 50)
+    with pytest.raises(ValueError, match=r"on up to [36] subsets .* and 2 subsets"):
+        bcgc.completion_probability(fewer, plan, 1e6)
+    if method == "time":
+        assert np.isnan(jax.jit(lambda plan: bcgc.expected_runtime(fewer, plan))(plan))
+
+
 def test_what_is_exact_and_what_has_confidence_says_so():
     assert bcgc.solve(PROBLEM, "time").kind == "exact"
     laws = [bcgc.Uniform(1.0, 2.0 + i) for i in range(3)]

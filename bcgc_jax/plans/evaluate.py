@@ -168,7 +168,7 @@ def _nodes(worker: Worker, load: Load, rule: Completion, num_nodes: int) -> Quad
     if kinks is None:
         found = line_rule(line(peaks, hazard_at, choices), num_nodes)
     else:
-        steep = None if worker.start.atomic else kinks[0]
+        steep = not worker.start.atomic
         found = _rule_between(peaks, kinks, hazard_at, choices, num_nodes, not plain, steep)
     return follow(found, _onsets_of(worker, load, start, rule.rekindled))
 
@@ -197,7 +197,7 @@ def _rule_between(
     choices: Array,
     num_nodes: int,
     powers: bool,
-    steep: Array | None,
+    steep: bool,
 ) -> Quadrature:
     """Gauss's rules in panels between kinks; at those of start-ups and links there may be `powers`.
 
@@ -212,8 +212,7 @@ def _rule_between(
     found = panels(peaks, images, last, hazard_at, choices)
     few = found[1].size <= _FEW_PANELS
     orders = (num_nodes * 3 // 32, num_nodes // 16, num_nodes // 32) if few else (5, 3, 2)
-    steep = None if steep is None else images
-    return gauss_rules(found, orders, last is not None, powers, steep)
+    return gauss_rules(found, orders, last is not None, powers, images if steep else None)
 
 
 def _peaks(worker: Worker, load: Load, rule: Completion, marks: Array) -> Array:

@@ -65,14 +65,20 @@ def partition_from_levels(levels: Numbers, num_workers: int | None = None) -> Ar
         if isinstance(s, jax.core.Tracer):
             raise ValueError("levels is traced: give the static num_workers")
         num_workers = int(np.asarray(s).max()) + 1
-    if not is_traced(s):
-        known = np.asarray(s)
-        if known.size and not 0 <= known.min() <= known.max() < num_workers:
-            raise ValueError(
-                f"levels must be from 0 to {num_workers - 1}, of {num_workers} workers, got {known.min()} "
-                f"to {known.max()}"
-            )
+    check_levels(s, num_workers)
     return _counts(s, num_workers)
+
+
+def check_levels(levels: Numbers, num_workers: int) -> None:
+    """Raise ValueError for known levels that so many workers do not have."""
+    if is_traced(levels):
+        return
+    known = np.asarray(levels)
+    if known.size and not 0 <= known.min() <= known.max() < num_workers:
+        raise ValueError(
+            f"levels must be from 0 to {num_workers - 1}, for there are {num_workers} workers, got "
+            f"{known.min()} to {known.max()}"
+        )
 
 
 @functools.partial(jax.jit, static_argnums=1)

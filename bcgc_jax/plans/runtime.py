@@ -33,7 +33,7 @@ from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.completion import AnyOf, Completion, FirstHolder
 from bcgc_jax.plans.evaluate import NUM_NODES
 from bcgc_jax.plans.iterations import iteration_of
-from bcgc_jax.plans.partitions import cost_of_units, cumulative_load, finish_load
+from bcgc_jax.plans.partitions import check_levels, cost_of_units, cumulative_load, finish_load
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.plans.schedules import cycles_of_problem, simulate_schedule
 from bcgc_jax.plans.worker import Load, delivered
@@ -158,13 +158,7 @@ def coordinate_runtime(
     workers = times.shape[-1]
     if not (s.ndim and jnp.issubdtype(s.dtype, jnp.integer)):
         raise ValueError(f"levels must be whole numbers, a row of them, got {s.dtype}{list(s.shape)}")
-    if not is_traced(levels):
-        given = np.asarray(levels)
-        if given.size and not 0 <= given.min() <= given.max() < workers:
-            raise ValueError(
-                f"levels must be from 0 to {workers - 1}, as cycle_times are of {workers} workers, got "
-                f"{given.min()} to {given.max()}"
-            )
+    check_levels(levels, workers)
     if costs.ndim:
         check_shape("unit_costs", costs, (..., s.shape[-1]), "one cost for each of the levels")
     batch = _broadcast("levels", s, times)
@@ -306,7 +300,7 @@ def completion_probability(problem: Problem, partition: Numbers | Plan, deadline
 
 
 @jax.jit
-def _completion_probability(problem: Problem, partition: Numbers | Plan | Plan, deadline: Numbers) -> Array:
+def _completion_probability(problem: Problem, partition: Numbers | Plan, deadline: Numbers) -> Array:
     load, rule, scale = tasks_of(problem, partition)
     t = jnp.asarray(deadline, load.work.dtype) / scale
     late = iteration_of(problem).exceedance(load, t, rule)
@@ -418,7 +412,10 @@ def tasks_of(problem: Problem, plan: Numbers | Plan) -> tuple[Load, Completion, 
         x = as_partition(problem, plan)
         return load_of(problem, x), iteration_of(problem).any_of, scale_of(problem, x)
     if isinstance(plan.completion, AnyOf):
-        return load_of_plan(problem, plan), iteration_of(problem).any_of, problem.scale
+        # A plan for more workers; known ones are refused.
+        possible = jnp.all((_sizes_of(plan) <= 0) | (jnp.asarray(plan.data) <= problem.num_workers))
+        scale = jnp.where(possible, problem.scale, jnp.nan)
+        return load_of_plan(problem, plan), iteration_of(problem).any_of, scale
     if not isinstance(plan.completion, FirstHolder) or plan.sizes.size > 1:
         raise ValueError(
             "there is no exact runtime of several blocks of which every finished subset counts: take "
@@ -432,7 +429,7 @@ def tasks_of(problem: Problem, plan: Numbers | Plan) -> tuple[Load, Completion, 
 def load_of_plan(problem: Problem, plan: Plan) -> Load:
     """Of one that waits for any workers, at each level: that of the last task which survives no more."""
     assert isinstance(plan.completion, AnyOf)
-    data, size = jnp.asarray(plan.data), jnp.asarray(plan.sizes)[jnp.asarray(plan.block)]
+    data, size = jnp.asarray(plan.data), _sizes_of(plan)
     passed = jnp.cumsum(size)
     work = jnp.cumsum(data * size * plan.share)
     if problem.has_setup:
@@ -449,6 +446,11 @@ def load_of_plan(problem: Problem, plan: Plan) -> Load:
     return Load(at_levels(work), sent)
 
 
+def _sizes_of(plan: Plan) -> Array:
+    """The size of each task's block, `[K]`."""
+    return jnp.asarray(plan.sizes)[jnp.asarray(plan.block)]
+
+
 def sent_load(problem: Problem, x: Array) -> Array | None:
     """c X_n / κ, in cycle times, `[max_workers]`; None without a link."""
     if problem.send_time is None:
@@ -459,7 +461,7 @@ def sent_load(problem: Problem, x: Array) -> Array | None:
 def check_partition(problem: Problem, partition: Numbers | Plan) -> None:
     """Raise ValueError for what is known to be no partition; its shape is checked where it is traced."""
     if isinstance(partition, Plan):
-        return
+        return _check_plan(problem, partition)
     workers, count, costs = problem.num_workers, problem.num_coordinates, problem.unit_costs
     tracer = jax.core.Tracer
     if isinstance(partition, tracer) or isinstance(workers, tracer) or isinstance(count, tracer):
@@ -489,6 +491,24 @@ def check_partition(problem: Problem, partition: Numbers | Plan) -> None:
         raise ValueError(
             f"partition must sum to {total:g}, {what}, got {found:g}: multiply shares by problem.total, "
             "whole units by their costs"
+        )
+
+
+def _check_plan(problem: Problem, plan: Plan) -> None:
+    """Raise ValueError for a plan that is known to be one for another problem."""
+    if is_traced((problem, plan)) or np.ndim(plan.sizes) != 1 or np.ndim(problem.total):
+        return
+    sizes, rule, total = np.asarray(plan.sizes), plan.completion, float(problem.total)
+    found, subsets = float(np.sum(sizes)), 0
+    if isinstance(rule, FirstHolder):
+        subsets = rule.stored
+    elif isinstance(rule, AnyOf):
+        size = np.asarray(_sizes_of(plan))
+        found, subsets = float(np.sum(size * plan.share)), int(np.max(plan.data, where=size > 0, initial=0))
+    if subsets > problem.num_workers or not abs(found - total) <= _SUM_SLACK * total:
+        raise ValueError(
+            f"the plan is for {found:g} coordinates on up to {subsets} subsets of the data, the problem has "
+            f"{total:g} and {problem.num_workers} subsets, one for each worker: take a plan for this problem"
         )
 
 

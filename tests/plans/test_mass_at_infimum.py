@@ -139,8 +139,9 @@ def _check(
         expected = exact(n)
         assert abs(float(value) - expected) <= float(error), (value, expected, error, n)
         if start == "constant":
-            # Of 960 problems at most 7 eps off, in single precision.
-            assert float(slopes["start"]) == pytest.approx(1, rel=16 * float(np.finfo(value.dtype).eps))
+            # In single precision at most 7 eps off, of 240 problems.
+            eps = np.finfo(value.dtype).eps * (4 if value.dtype == np.float64 else 16)
+            assert float(slopes["start"]) == pytest.approx(1, rel=float(eps))
         if k >= num_slopes:
             continue
         wanted: list[tuple[str, int | None]] = [("x", i) for i in range(n["workers"])]
@@ -152,8 +153,8 @@ def _check(
             at, slope = (row[key] if i is None else row[key][i] for row in (n, slopes))
             if at == 0:
                 continue
-            # Relative to the slope; where the value hardly changes, to a thousandth of it or its error.
-            least = max(1e-3 * tolerance * expected, float(error)) / at
+            # Relative to the slope, or to two thousandths of the value where it hardly changes: worst 1.8.
+            least = 2e-3 * tolerance * expected / at
             known = _difference(exact, n, key, i)
             assert float(slope) == pytest.approx(known, rel=tolerance, abs=least), (key, i, n)
 

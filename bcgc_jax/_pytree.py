@@ -158,6 +158,11 @@ def is_traced(tree: Any) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
+def at_hand(tree: Any) -> bool:
+    """Whether its numbers are known, and so is what is computed of them, as it is not within a jit."""
+    return not is_traced((tree, jnp.zeros(())))
+
+
 _COMPARISONS = {">": operator.gt, ">=": operator.ge, "<=": operator.le, "<": operator.lt}
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from bcgc_jax.adaptive.plans import WorkPlan
 from bcgc_jax.distributions import Empirical, Rows
-from bcgc_jax.measured.choice import law_of
+from bcgc_jax.measured.choice import smooth_or_atoms
 from bcgc_jax.plans.schedules import Group, schedule_of
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.credit import search_sizes
@@ -157,7 +157,7 @@ def _quantiles(times: np.ndarray, count: int = _ROWS) -> np.ndarray:
 def coded(window: Window) -> WorkPlan:
     """The certified optimum of codes for the law of all times, workers alike."""
     workers = window.times.shape[1]
-    law = law_of(_quantiles(window.times, _ROWS // 2 * workers), workers, quick=0)
+    law = smooth_or_atoms(_quantiles(window.times, _ROWS // 2 * workers), workers)
     if isinstance(law, Empirical) and workers > _MOST_OF_ATOMS:
         return _coded_as(window, np.eye(workers)[0])  # a search takes minutes
     start = float(np.mean(window.start_ups)) if window.starts_late else None

@@ -20,7 +20,6 @@ def law_of(
     censored: ArrayLike | None = None,
     *,
     kind: str = "auto",
-    quick: float = _QUICK,
 ) -> Law:
     """The law of all measured `times` together, for a plan of so many workers, who are taken as alike.
 
@@ -31,7 +30,6 @@ def law_of(
       censored: in the shape of `times`, True where one is a lower bound, of which there is no atom.
       kind: "atoms", "smooth", or "pareto-tail" for a smooth law with a fitted tail. "auto" takes atoms where
         an optimum is quick, else a smooth law, and atoms where nothing smooth is near the times.
-      quick: how many operations that is.
 
     Raises ValueError where there is no such law, or where atoms would be too many for so many workers.
 
@@ -45,7 +43,7 @@ def law_of(
     size, cut = np.size(times), 0 if censored is None else int(np.sum(np.asarray(censored)))
     if kind in ("smooth", "pareto-tail") or (kind == "auto" and cut):
         return smooth_empirical(times, censored, pareto_tail=kind == "pareto-tail", many_workers=many)
-    if kind == "auto" and size * num_workers * (num_workers**2 + size / 6) > quick:
+    if kind == "auto" and size * num_workers * (num_workers**2 + size / 6) > _QUICK:
         with contextlib.suppress(ValueError):
             return smooth_empirical(times, many_workers=many)
     if cut:
@@ -57,3 +55,13 @@ def law_of(
             f"{size} measured times are too many atoms for {num_workers} workers: take a smooth law"
         )
     return Empirical(np.ravel(np.asarray(times)))
+
+
+def smooth_or_atoms(times: ArrayLike, num_workers: int, censored: ArrayLike | None = None) -> Law:
+    """The smooth law, however few the workers and the times; atoms where nothing smooth is near these."""
+    try:
+        return smooth_empirical(times, censored, many_workers=num_workers > _MANY)
+    except ValueError:
+        if censored is not None and np.any(np.asarray(censored)):
+            raise
+        return Empirical(np.ravel(np.asarray(times)))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bcgc_jax.distributions import Deterministic, Law, Pairs
-from bcgc_jax.measured.choice import law_of
+from bcgc_jax.measured.choice import smooth_or_atoms
 from bcgc_jax.measured.start_up_moments import Cells, Estimate, lines, lines_of_cells
 from bcgc_jax.measured.traces import Trace
 
@@ -183,7 +183,7 @@ def _loads(load: np.ndarray) -> tuple[float, float, float]:
 
 
 def _law(times: np.ndarray, censored: np.ndarray | None = None) -> Law:
-    return law_of(times, _ANY_WORKERS, censored, quick=0)
+    return smooth_or_atoms(times, _ANY_WORKERS, censored)
 
 
 def _per_cycle(trace: Trace) -> Law:

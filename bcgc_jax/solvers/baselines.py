@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import concrete, is_traced, pytree_dataclass, replace, static_field, working_dtype
+from bcgc_jax._pytree import at_hand, concrete, pytree_dataclass, replace, static_field, working_dtype
 from bcgc_jax.distributions import JointLaw, Law
 from bcgc_jax.distributions.atoms import mass_of
 from bcgc_jax.exact.bisection import bisect
@@ -53,9 +53,8 @@ class TandonPartial(Method):
         refuse_setup(problem, self.name, ': use "optimal"')
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
-        if self.alpha is None and not is_traced(problem) and _has_few_levels(problem):
-            with jax.ensure_compile_time_eval():  # all of it is known, within a jit too
-                return _partial_by_partitions(problem)
+        if self.alpha is None and at_hand(problem) and _has_few_levels(problem):
+            return _partial_by_partitions(problem)
         return _partial(problem, self.alpha)
 
 

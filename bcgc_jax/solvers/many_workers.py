@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from bcgc_jax._pytree import concrete, is_traced
+from bcgc_jax._pytree import at_hand, concrete
 from bcgc_jax.distributions import HazardSpline, Law
 from bcgc_jax.exact.crossing import MANY
 from bcgc_jax.exact.linear_algebra import solve_positive
@@ -100,7 +100,7 @@ class _Point(NamedTuple):
 
 def is_of_many(problem: Problem) -> bool:
     """Whether this way is there: many workers, known before tracing, of one law without atoms."""
-    if problem.max_workers <= MANY or is_traced(problem) or problem.has_setup or not problem.plain:
+    if problem.max_workers <= MANY or not at_hand(problem) or problem.has_setup or not problem.plain:
         return False
     iteration, workers = iteration_of(problem), concrete(problem.num_workers)
     if not isinstance(iteration, Independent) or workers is None or workers != problem.max_workers:

@@ -19,7 +19,7 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import is_traced, pytree_dataclass, replace, static_field
+from bcgc_jax._pytree import at_hand, pytree_dataclass, replace, static_field
 from bcgc_jax.exact.order_statistics import max_finish_time
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.partitions import cumulative_load, project_partition
@@ -148,8 +148,7 @@ def subgradient_partition(
     """
     counts = {"batch_size": batch_size, "check_every": check_every, "max_steps": max_steps}
     course = _begin(problem, num_checks=-(-max_steps // check_every))
-    # Of a known problem too, within somebody else's `jit`.
-    traced = is_traced((problem, key, tolerance, course))
+    traced = not at_hand((problem, key, tolerance))
 
     def check_and_go_on(course: _Course) -> _Course:
         value = _value_of(problem, course.average, traced)

@@ -7,6 +7,7 @@ import pytest
 
 from bcgc_jax.distributions import Empirical, HazardSpline
 from bcgc_jax.measured import law_of, smooth_empirical
+from bcgc_jax.measured.choice import smooth_or_atoms
 
 TIMES = np.random.default_rng(0).gamma(2.5, 0.6, (60, 8)) + 0.8
 
@@ -16,7 +17,7 @@ def test_few_times_of_few_workers_are_atoms_and_others_a_smooth_law():
     assert isinstance(few, Empirical)
     assert np.array_equal(few.times, np.sort(TIMES.ravel()).astype(np.asarray(few.times).dtype))
     t = np.linspace(0.5, 6, 30)
-    for law in (law_of(TIMES, 50), law_of(TIMES, 8, quick=0), law_of(TIMES, 2, kind="smooth")):
+    for law in (law_of(TIMES, 50), smooth_or_atoms(TIMES, 8), law_of(TIMES, 2, kind="smooth")):
         assert np.array_equal(law.survival(t), smooth_empirical(TIMES).survival(t))
     heavy = law_of(TIMES, 2, kind="pareto-tail")
     assert np.array_equal(heavy.survival(t), smooth_empirical(TIMES, pareto_tail=True).survival(t))

@@ -77,6 +77,11 @@ def test_several_loads_in_an_iteration_keep_what_s_and_t_have_to_do_with_each_ot
     assert (fit.num_times, fit.num_left_out) == (239, 1)
 
 
+def test_a_few_times_are_atoms():
+    fit = fit_start_up(_one_load(0, 15))
+    assert np.size(fit.per_cycle.breaks()) == 15
+
+
 @pytest.mark.parametrize("value", [2.0, 0.0])
 def test_a_start_up_that_is_always_the_same_and_none_are_pairs_too(value):
     trace, _, cycle = _blocks(1, 40, 0.0)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
+from bcgc_jax.solvers import many_workers
 from bcgc_jax.solvers.many_workers import optimum_of_many
 from bcgc_jax.solvers.optimal import optimal_partition
 
@@ -73,3 +74,13 @@ def test_laws_for_which_the_model_is_poor_are_solved_by_dense_steps():
     with jax.enable_x64(True):
         problem = bcgc.Problem(bcgc.Exponential(1.0), num_workers=WORKERS, num_coordinates=20_000)
         assert bcgc.solve(problem, bcgc.Optimal(tolerance=1e-5)).relative_gap <= 1.5e-5
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_known_problem_is_solved_within_a_jit_too(monkeypatch):
+    problem = bcgc.Problem(bcgc.ShiftedExponential(1e-3, 50.0), 3, 100)
+    value = float(bcgc.solve(problem).expected_runtime)
+    monkeypatch.setattr(many_workers, "MANY", 2)
+    assert many_workers.is_of_many(problem)
+    within = jax.jit(lambda: bcgc.solve(problem).expected_runtime)()
+    np.testing.assert_allclose(within, value, rtol=1e-9)

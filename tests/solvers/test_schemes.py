@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
+from bcgc_jax.solvers import methods
 from bcgc_jax.solvers.methods import method_of
 from bcgc_jax.solvers.schemes import SchemeError, load_schemes
 from tests.problems import SIZE, known, padded
@@ -121,6 +122,11 @@ def test_runtimes_of_cycle_times_alone_know_no_start_ups():
 def test_names_that_cannot_be_are_refused(name, gives, words):
     with pytest.raises(ValueError, match=words):
         bcgc.Scheme(name, lambda p: p, gives=gives)
+
+
+def test_no_name_of_the_package_can_be_taken():
+    names = {*methods._SEARCHED, *methods._NUMBERED, *methods._NAMES}
+    assert set(bcgc.Scheme._taken) == names
 
 
 def test_schemes_of_one_name_are_kept_apart():

@@ -334,7 +334,8 @@ def _plan_of(written: dict[str, Any]) -> Plan:
         given: dict[str, Any] = {
             name: None if a is None else _array(name, a) for name, a in rule.items() if name != "rule"
         }
-        static = {name: given[name].item() for name in kind.static if name in given}
+        fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+        static = {name: a.item() for name, a in given.items() if fields[name].metadata.get("static")}
         rule = kind(**given | static)
     if needs is not None:
         needs = Needs(**{name: _array(name, a) for name, a in needs.items()})

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jax
 
-from bcgc_jax.distributions import Atomic, JointLaw, Law
+from bcgc_jax.distributions import JointLaw, Law
 from bcgc_jax.exact.crossing import MANY
 
 _MOST_BYTES = 2**26  # the README's `bcgc solve` leaves 1 MB; JAX looks at all entries whenever it adds one
@@ -46,7 +46,7 @@ def padded_workers(num_workers: int, law: Law | JointLaw, *, own_schemes: bool =
     count on N levels; nor for many workers, whose smooth steps need to know N.
     """
     padded = -(-num_workers // _MAX_WORKERS_STEP) * _MAX_WORKERS_STEP
-    if isinstance(law, JointLaw) or isinstance(law.pieces(), Atomic) or own_schemes or padded > MANY:
+    if isinstance(law, JointLaw) or law.atomic or own_schemes or padded > MANY:
         return num_workers
     return padded
 

@@ -7,18 +7,16 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-PICTURES = (".png", ".svg", ".pdf")
-
 
 def check_file(option: str, path: str | os.PathLike[str], suffixes: Sequence[str] = ()) -> None:
     """ValueError, in one line that names the `option`, where a file cannot be written to `path`.
 
     With `suffixes` the name must end in one of them.
 
-    >>> check_file("--figure", "fit.gif", PICTURES)
+    >>> check_file("--out", "sweep.txt", (".csv", ".parquet"))
     Traceback (most recent call last):
     ...
-    ValueError: --figure must end in .png, .svg or .pdf, got fit.gif
+    ValueError: --out must end in .csv or .parquet, got sweep.txt
     """
     path = Path(path)
     if suffixes and path.suffix.lower() not in suffixes:

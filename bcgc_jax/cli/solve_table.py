@@ -18,6 +18,7 @@ from bcgc_jax.cli.output import (
     scheme_column,
 )
 from bcgc_jax.distributions import Rows, Unlike
+from bcgc_jax.plans.plan import Needs
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.compare import BARS, draw
 from bcgc_jax.solvers.methods import LIMIT
@@ -68,8 +69,10 @@ def best_baseline(row: Row, baselines: Sequence[Row]) -> Row | None:
     def within(one: Row) -> bool:
         if None in (row["stored_subsets"], one["stored_subsets"]):  # not known of a scheme of one's own
             return True
-        few = all(one[name] <= row[name] for name in ("stored_subsets", "round_trips"))
-        return few and one["exact_gradient"] >= row["exact_gradient"]
+        return bool(needs(one).within(needs(row)))
+
+    def needs(one: Row) -> Needs:
+        return Needs(*map(one.get, Needs._fields))  # type: ignore[arg-type]
 
     return min(filter(within, baselines), key=runtime_of, default=None)
 

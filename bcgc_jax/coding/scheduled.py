@@ -23,7 +23,7 @@ from bcgc_jax.coding.gradients import (
     unit_sizes,
 )
 from bcgc_jax.plans import plan as plans
-from bcgc_jax.plans.partitions import round_partition, round_to_units
+from bcgc_jax.plans.partitions import cost_of_units, round_partition, round_to_units
 from bcgc_jax.plans.schedules import turns_of
 
 # A schedule whose sizes sum to the coordinates but for float32's rounding is that of the parameters.
@@ -131,5 +131,4 @@ def _whole_units(schedule: plans.Plan, params: PyTree, units: str, order: Sequen
     if units == "coordinates":
         return np.asarray(round_partition(sizes, costs.size))
     counts = round_to_units(sizes, jnp.asarray(costs, sizes.dtype))
-    ends = np.concatenate([[0], np.cumsum(costs)])
-    return np.diff(ends[np.cumsum(np.asarray(counts))], prepend=0)
+    return np.asarray(cost_of_units(counts, jnp.asarray(costs)))

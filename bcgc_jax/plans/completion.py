@@ -62,7 +62,6 @@ class Completion:
     """
 
     rekindled: ClassVar[bool] = False
-    static: ClassVar[tuple[str, ...]] = ()
     exact_gradient: bool = True
     by_task: ClassVar[bool] = False
     num_workers: Any
@@ -99,7 +98,6 @@ class AnyOf(Completion):
     exact_gradient: bool = static_field(default=True)
 
     by_task = True
-    static = ("exact_gradient",)
 
     def late(self, hazard: Array) -> Array:
         return crossing_probability(hazard, self.num_workers)
@@ -139,7 +137,6 @@ class FirstHolder(Completion):
     stored: int = static_field(default=0)
 
     rekindled = True
-    static = ("max_workers", "stored")
 
     def late(self, hazard: Array) -> Array:
         assert self.num_workers is not None

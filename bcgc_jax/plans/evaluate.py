@@ -78,19 +78,6 @@ def expected_completion(
     return Expectation(jnp.where(finite, value, jnp.inf), jax.lax.stop_gradient(jnp.where(finite, error, 0)))
 
 
-def completion_and_slope(
-    worker: Worker, load: Load, rule: Completion, *, num_nodes: int = NUM_NODES
-) -> tuple[Expectation, Load]:
-    """The same with its slope in the load; only the value can be differentiated."""
-
-    def value_of(load: Load) -> tuple[Array, Expectation]:
-        found = expected_completion(worker, load, rule, num_nodes=num_nodes)
-        return found.value, found
-
-    slope, found = jax.grad(value_of, has_aux=True)(load)
-    return found, jax.lax.stop_gradient(slope)
-
-
 def with_rounding(load: Array, found: Expectation, rounding: float = 0.0) -> Expectation:
     """An error that counts the `rounding` of hazards, that of triangular systems, what windows leave out."""
     left_out = LEFT_OUT if load.size > MANY else 0.0
@@ -102,7 +89,7 @@ def _late_and_doubt(
     worker: Worker, rule: Completion, hazard: Array, unsure: Array
 ) -> tuple[Array, Array | float]:
     """P(τ > t) and its error, from those of the tasks: none without a quadrature over start-ups."""
-    if worker.constant:
+    if worker.start.atomic or worker.cycle_time.atomic:
         return rule.late(hazard), 0.0
     late, pull_back = jax.vjp(rule.late, hazard)
     (slope,) = pull_back(jnp.ones_like(late))
@@ -154,7 +141,8 @@ def _nodes(worker: Worker, load: Load, rule: Completion, num_nodes: int) -> Quad
     def hazard_at(t: Array) -> Array:
         return rule.bounding(late_hazard(*still, t[:, None], _LAYOUT_INNER)[0])
 
-    start = rule.first(first_times(worker, load))
+    first = first_times(worker, load)
+    start = rule.first(first)
     plain = rule.by_task and worker.plain and load.sent is None
     if plain:  # no search: the times of these hazards, times the work
         times = worker.cycle_time.inverse_cumulative_hazard(marks).astype(load.work.dtype)
@@ -162,9 +150,9 @@ def _nodes(worker: Worker, load: Load, rule: Completion, num_nodes: int) -> Quad
         law = still[0].cycle_time
         kinks = None if law.smooth else images_of(law, still[1].work)
     else:
-        peaks, kinks = _peaks(*still, rule, marks), _kinks_of(*still)
+        peaks, kinks = _peaks(*still, rule, marks, jax.lax.stop_gradient(start)), _kinks_of(*still)
     if kinks is None and rule.rekindled and worker.start.atomic:
-        kinks = first_times(*still)[kinked_levels(load.work.size)], None
+        kinks = jax.lax.stop_gradient(first)[kinked_levels(load.work.size)], None
     if kinks is None:
         found = line_rule(line(peaks, hazard_at, choices), num_nodes)
     else:
@@ -215,8 +203,8 @@ def _rule_between(
     return gauss_rules(found, orders, last is not None, powers, images if steep else None)
 
 
-def _peaks(worker: Worker, load: Load, rule: Completion, marks: Array) -> Array:
-    """When τ begins to be possible, and a low, a typical and a high time of it, `[4]`.
+def _peaks(worker: Worker, load: Load, rule: Completion, marks: Array, start: Array) -> Array:
+    """The `start`, when τ begins to be possible, and a low, a typical and a high time of it, `[4]`.
 
     Where the rule's bounding hazards are as in its `marks`: found in the logarithm of the time that is left,
     of which the time of a worker as slow as the slowest is the scale.
@@ -224,7 +212,6 @@ def _peaks(worker: Worker, load: Load, rule: Completion, marks: Array) -> Array:
     dtype = load.work.dtype
     beyond = marks + np.log(2.0).astype(dtype)
     longest = worker.cycle_time.inverse_cumulative_hazard(beyond).astype(dtype)
-    start = rule.first(first_times(worker, load))
     last = worker.start.inverse_cumulative_hazard(beyond).astype(dtype) / worker.unit
     scale = last[-1, 0] + jnp.max(delivered(load, longest[-1, :1], worker.overlap))
     highest = jnp.max(last + delivered(load, longest, worker.overlap), axis=-1, keepdims=True)

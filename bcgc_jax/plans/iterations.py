@@ -24,7 +24,6 @@ from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.completion import AnyOf, Completion
 from bcgc_jax.plans.evaluate import (
     NUM_NODES,
-    completion_and_slope,
     evaluation_cost,
     exceedance,
     expected_completion,
@@ -119,7 +118,13 @@ class Iteration:
 
     def expected_max_and_slope(self, load: Load, *, num_nodes: int = NUM_NODES) -> tuple[Expectation, Load]:
         """The same with its slope in the load; only the value can be differentiated."""
-        raise ValueError(NO_EXACT_ANSWER)
+
+        def value_of(load: Load) -> tuple[Array, Expectation]:
+            found = self.expected_max(load, num_nodes=num_nodes)
+            return found.value, found
+
+        slope, found = jax.grad(value_of, has_aux=True)(load)
+        return found, jax.lax.stop_gradient(slope)
 
     def exceedance(self, load: Load, t: Array, rule: Completion | None = None) -> Array:
         """P(not all is there by t), for t of any shape; by default of levels."""
@@ -224,9 +229,6 @@ class Independent(Iteration):
     def expected_completion(self, load, rule, *, num_nodes=NUM_NODES):
         return expected_completion(self.worker, load, rule, num_nodes=num_nodes)
 
-    def expected_max_and_slope(self, load, *, num_nodes=NUM_NODES):
-        return completion_and_slope(self.worker, load, self.any_of, num_nodes=num_nodes)
-
     def exceedance(self, load, t, rule=None):
         return exceedance(self.worker, load, self.any_of if rule is None else rule, t)
 
@@ -285,14 +287,6 @@ class Sampled(Iteration):
         _refuse_order(rule)
         value = jnp.mean(self.max_of_sorted(load, self.times))
         return with_rounding(load.work, Expectation(value, jnp.zeros_like(value)))
-
-    def expected_max_and_slope(self, load, *, num_nodes=NUM_NODES):
-        def value_of(load: Load) -> tuple[Array, Expectation]:
-            found = self.expected_max(load)
-            return found.value, found
-
-        slope, found = jax.grad(value_of, has_aux=True)(load)
-        return found, jax.lax.stop_gradient(slope)
 
     def exceedance(self, load, t, rule=None):
         _refuse_order(rule)

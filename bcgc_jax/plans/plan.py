@@ -34,7 +34,7 @@ class Needs(NamedTuple):
         return (
             (self.stored_subsets <= other.stored_subsets)
             & (self.round_trips <= other.round_trips)
-            & (self.exact_gradient | ~jnp.asarray(other.exact_gradient))
+            & (self.exact_gradient >= other.exact_gradient)
         )
 
 

@@ -498,17 +498,18 @@ def _check_plan(problem: Problem, plan: Plan) -> None:
     """Raise ValueError for a plan that is known to be one for another problem."""
     if is_traced((problem, plan)) or np.ndim(plan.sizes) != 1 or np.ndim(problem.total):
         return
-    sizes, rule, total = np.asarray(plan.sizes), plan.completion, float(problem.total)
+    workers, total = int(np.asarray(problem.num_workers)), float(problem.total)
+    sizes, rule = np.asarray(plan.sizes), plan.completion
     found, subsets = float(np.sum(sizes)), 0
     if isinstance(rule, FirstHolder):
         subsets = rule.stored
     elif isinstance(rule, AnyOf):
         size = np.asarray(_sizes_of(plan))
         found, subsets = float(np.sum(size * plan.share)), int(np.max(plan.data, where=size > 0, initial=0))
-    if subsets > problem.num_workers or not abs(found - total) <= _SUM_SLACK * total:
+    if subsets > workers or not abs(found - total) <= _SUM_SLACK * total:
         raise ValueError(
             f"the plan is for {found:g} coordinates on up to {subsets} subsets of the data, the problem has "
-            f"{total:g} and {problem.num_workers} subsets, one for each worker: take a plan for this problem"
+            f"{total:g} and {workers} subsets, one for each worker: take a plan for this problem"
         )
 
 

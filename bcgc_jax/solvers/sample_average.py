@@ -89,23 +89,24 @@ def judge_optimum(
     finish = iteration_of(fresh).max_of_sorted(load_of(fresh, x), rows.astype(x.dtype))
     mean, error = _mean(fresh.scale * finish)
 
-    def bound(rows: Array) -> Array:
-        part = replace(fresh, cycle_time=Rows(rows))
-        return optimal_partition(part, levels, tolerance=_TOLERANCE).lower_bound
-
-    bounds = jax.lax.map(bound, rows.reshape(num_replications, -1, rows.shape[-1]))
-    below, deviation = _mean(bounds)
+    below, deviation = mean_of_parts(
+        fresh,
+        num_replications,
+        lambda part: optimal_partition(part, levels, tolerance=_TOLERANCE).lower_bound,
+    )
     return _certificate(mean, error, below - student_quantile(num_replications - 1) * deviation)
 
 
-def error_of_parts(fresh: Problem, num_replications: int, value: Callable[[Problem], Array]) -> Array:
-    """The standard error of the mean of `value` over K equal parts of the fresh draws."""
+def mean_of_parts(
+    fresh: Problem, num_replications: int, value: Callable[[Problem], Array]
+) -> tuple[Array, Array]:
+    """The mean of `value` over K equal parts of the fresh draws, and its standard error."""
     rows = _times(fresh)
 
     def one(rows: Array) -> Array:
         return value(replace(fresh, cycle_time=Rows(rows)))
 
-    return _mean(jax.lax.map(one, rows.reshape(num_replications, -1, rows.shape[-1])))[1]
+    return _mean(jax.lax.map(one, rows.reshape(num_replications, -1, rows.shape[-1])))
 
 
 def _times(fresh: Problem) -> Array:

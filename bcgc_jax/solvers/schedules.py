@@ -47,6 +47,7 @@ class Scheduled(Numbered):
 
     baseline = True
     knows_unit_costs: ClassVar[bool] = True
+    knows_link: ClassVar[bool] = False
 
     @property
     def is_partition(self) -> bool:
@@ -54,7 +55,7 @@ class Scheduled(Numbered):
 
     def check(self, problem: Problem) -> None:
         super().check(problem)
-        if problem.send_time is not None:
+        if problem.send_time is not None and not self.knows_link:
             raise ValueError(f'method="{self.name}" knows no send_time: who sends what is decided as they go')
         if problem.unit_costs is not None and not self.knows_unit_costs:
             raise ValueError(f'method="{self.name}" cuts between coordinates: it knows no unit_costs')
@@ -79,9 +80,14 @@ class Scheduled(Numbered):
             if self.is_drawn(problem)
             else integrate_runtime(problem, schedule)
         )
-        exists = _stored(schedule) <= jnp.asarray(problem.num_workers)
+        exists = self.exists(problem, schedule)
         found = jax.tree.map(lambda a: jnp.where(exists, a, jnp.nan), found)
-        return found, _needs_of(problem, schedule)
+        needs = needs_of(schedule, None, problem.num_workers)
+        return found, _needs_of(problem, schedule) if needs is None else needs
+
+    def exists(self, problem: Problem, schedule: Plan) -> Array:
+        """Whether there are workers enough."""
+        return _stored(schedule) <= jnp.asarray(problem.num_workers)
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
         """Judged by draws that its search has not seen."""
@@ -161,25 +167,15 @@ class Backup(Scheduled):
     counts = (("spare", 0),)
     word, what = "backup", "a number of spare workers"
     lowest = 0
+    knows_link = True
 
-    def check(self, problem: Problem) -> None:
-        super().check(replace(problem, send_time=None))
+    def exists(self, problem: Problem, schedule: Plan) -> Array:
+        return self.spare < jnp.asarray(problem.num_workers)
 
     def schedule(self, problem: Problem, key: Array | None) -> Plan:
         one, late = np.ones(1, int), jnp.asarray([self.spare])
         rule = AnyOf(problem.num_workers, late, exact_gradient=self.spare == 0)
         return Plan(problem.total[None], 0 * one, one, one.astype(problem.dtype), rule)
-
-    def evaluate(
-        self, problem: Problem, schedule: Plan | None, key: Array | None
-    ) -> tuple[Expectation, Needs]:
-        """All work at level `self.spare`, but on a single subset."""
-        assert schedule is not None
-        found = integrate_runtime(problem, schedule)
-        exists = self.spare < jnp.asarray(problem.num_workers)
-        needs = needs_of(schedule, None, problem.num_workers)
-        assert needs is not None
-        return Expectation(*(jnp.where(exists, a, jnp.nan) for a in found)), needs
 
 
 @pytree_dataclass

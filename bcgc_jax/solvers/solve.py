@@ -112,7 +112,7 @@ def solve(
 
 def _invalid_without(sense: Array, solution: Solution) -> Solution:
     """`solution`, or one that says nothing."""
-    names = (*("expected_runtime", "runtime_error", "completion_probability", "rounded_value"),)
+    names = ("expected_runtime", "runtime_error", "completion_probability", "rounded_value")
     values = {name: getattr(solution, name) for name in names}
     known = {name: jnp.where(sense, v, jnp.nan) for name, v in values.items() if v is not None}
     status = jnp.where(sense, solution.status, int(Status.INVALID))
@@ -144,6 +144,6 @@ def _judged(
 @functools.partial(jax.jit, static_argnums=2)
 def _error_of_parts(fresh: Problem, method: Method, num_replications: int) -> Array:
     """Standard error of the value of a method that is no partition, from K parts of the fresh draws."""
-    return sample_average.error_of_parts(
+    return sample_average.mean_of_parts(
         fresh, num_replications, lambda part: method.plan(part, None).expected_runtime
-    )
+    )[1]

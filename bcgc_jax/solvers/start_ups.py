@@ -224,8 +224,7 @@ def ordered_bound(problem: Problem, levels: Array) -> Array:
 
 def _starts(problem: Problem, levels: Array, relaxed: Array) -> Array:
     """Shares to begin with, `[2 max_workers, max_workers]`; relaxed where there is no such level."""
-    lowest = np.arange(levels.size)
-    level = np.arange(levels.size)
+    lowest = level = np.arange(levels.size)
     starts, times = _typical(problem)
 
     def from_level(m: Array) -> tuple[Array, Array]:

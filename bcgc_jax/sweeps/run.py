@@ -165,16 +165,7 @@ class Sweep:
     @property
     def names(self) -> tuple[str, ...]:
         """The columns of a row."""
-        names = [
-            *self.labels,
-            *self.cells.columns,
-            "method",
-            "status",
-            "expected_runtime",
-            "runtime_error",
-            "lower_bound",
-        ]
-        names += ["relative_gap", "num_steps", *_NEEDS]
+        names = [*self.labels, *self.cells.columns, "method", *_NUMBERS, *_NEEDS]
         names += ["completion_probability"] if self.has_deadline else []
         return (*names, "partition") if self.partitions else tuple(names)
 

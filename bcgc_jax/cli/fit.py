@@ -26,8 +26,15 @@ from bcgc_jax.cli.output import (
     write_rows,
 )
 from bcgc_jax.cli.plans import save_plan
-from bcgc_jax.cli.traces import TraceFile, cycles_of_a_step, later_than_promised, whole_steps, with_options
-from bcgc_jax.cli.waiting import progress
+from bcgc_jax.cli.traces import (
+    TraceFile,
+    cycles_of_a_step,
+    later_than_promised,
+    replayed,
+    whole_steps,
+    with_options,
+)
+from bcgc_jax.cli.waiting import Progress, progress
 from bcgc_jax.distributions import Law
 from bcgc_jax.measured.choice import law_of
 from bcgc_jax.measured.description import NOTHING, Description, describe
@@ -35,7 +42,7 @@ from bcgc_jax.measured.fits import MAX_TIMES, Fit, fit_laws
 from bcgc_jax.measured.likelihood import FAMILIES
 from bcgc_jax.measured.start_up import StartUpFit, fit_start_up, one_load
 from bcgc_jax.measured.traces import Trace
-from bcgc_jax.plans.runtime import block_runtime, expected_runtime
+from bcgc_jax.plans.runtime import expected_runtime
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution
 from bcgc_jax.solvers.optimum import FEW_UNITS
@@ -75,8 +82,8 @@ class Answer(NamedTuple):
 def answer(question: Question) -> None:
     """Of the command."""
     with jax.enable_x64(True), progress(counted=False) as bar:
-        task = bar.add_task("reading", total=1.0)
-        found = interruptible(lambda: _answer(question, bar, task))
+        bar.update(description="reading", total=1.0)
+        found = interruptible(lambda: _answer(question, bar))
     if question.output == "json":
         with jax.enable_x64(True):
             rows = _json(found)
@@ -92,11 +99,11 @@ def answer(question: Question) -> None:
             click.echo(f"\nThe plan for {found.plans[0]['law']}: {question.out}")
 
 
-def _answer(question: Question, bar: Any, task: Any) -> Answer:
+def _answer(question: Question, bar: Progress) -> Answer:
     file = TraceFile(question.file, question.columns)
-    trace = file.read_loads(lambda share: bar.update(task, completed=share))
+    trace = file.read_loads(lambda share: bar.update(completed=share))
     workers = file.num_workers(trace, question.workers)
-    bar.update(task, description="describing", completed=0)
+    bar.update(description="describing", completed=0)
     start_up, times, cycles = None, trace.per_cycle(), question.cycles or 1.0
     if not one_load(trace):
         start_up = fit_start_up(trace)
@@ -104,15 +111,15 @@ def _answer(question: Question, bar: Any, task: Any) -> Answer:
         all_loads = start_up.loads[1] * workers / (question.samples * question.coordinates)
         cycles = question.cycles or all_loads
     description = describe(times)
-    fits = _fits(question, times, start_up, bar, task)
+    fits = _fits(question, times, start_up, bar)
     laws = _laws(times, description, fits, workers) if start_up is None else _laws_of_loads(start_up)
     problems = {name: _problem(law, workers, question, cycles) for name, law in laws.items()}
-    bar.update(task, total=len(laws), completed=0)
+    bar.update(total=len(laws), completed=0)
     solutions: dict[str, Solution] = {}
     for name, problem in problems.items():
-        bar.update(task, description=f"planning for {name}")
+        bar.update(description=f"planning for {name}")
         solutions[name] = solve(problem)
-        bar.advance(task)
+        bar.advance()
     steps = whole_steps(times) if start_up is None else np.zeros((0, 0))
     plans = [_plan(name, found, problems, steps, workers) for name, found in solutions.items()]
     plans.append(_plan(UNCODED, None, problems, steps, workers))
@@ -130,15 +137,15 @@ def _relative(trace: Trace, start_up: StartUpFit) -> Trace:
     )
 
 
-def _fits(question: Question, times: Trace, start_up: StartUpFit | None, bar: Any, task: Any) -> list[Fit]:
+def _fits(question: Question, times: Trace, start_up: StartUpFit | None, bar: Progress) -> list[Fit]:
     """Of times at several loads only the laws that were asked for: plans need none."""
     if start_up is not None and not question.laws:
         return []
-    bar.update(task, total=len(question.laws) or len(FAMILIES))
+    bar.update(total=len(question.laws) or len(FAMILIES))
 
     def advance(name: str) -> None:
-        bar.update(task, description=f"fitting {name}")
-        bar.advance(task)
+        bar.update(description=f"fitting {name}")
+        bar.advance()
 
     return fit_laws(
         jax.random.key(question.seed),
@@ -196,14 +203,8 @@ def _plan(
         "status": "converged" if solution is None else Status(int(solution.status)).name.lower(),
         "partition": counts.tolist(),
         "runtime_under": {other: runtime(problem) for other, problem in problems.items()},
-        "replayed_runtime": None,
-        "replayed_error": None,
     }
-    if workers == steps.shape[1] and len(steps) > 1:
-        samples, cycles = float(np.asarray(one.num_samples)), float(np.asarray(one.cycles))
-        replayed = np.asarray(block_runtime(counts, steps, num_samples=samples, cycles=cycles))
-        row["replayed_runtime"] = float(replayed.mean())
-        row["replayed_error"] = float(replayed.std(ddof=1) / np.sqrt(len(replayed)))
+    row["replayed_runtime"], row["replayed_error"] = replayed(steps, one, counts)
     return row
 
 

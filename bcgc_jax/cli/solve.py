@@ -45,7 +45,6 @@ from bcgc_jax.solvers.methods import (
 )
 from bcgc_jax.solvers.optimum import FEW_UNITS
 from bcgc_jax.solvers.sample_average import NUM_FRESH_DRAWS, draw_problems
-from bcgc_jax.solvers.schemes import Scheme
 from bcgc_jax.solvers.solve import solve
 
 # Times that a step of the subgradient method draws, and its fewest iterations.
@@ -56,7 +55,7 @@ _CHEAP = 1e8
 _INVALID = Status.INVALID.name.lower()
 _PLANNED = [status.name.lower() for status in (Status.CONVERGED, Status.STEP_LIMIT, Status.INFINITE)]
 
-Tasks = Mapping[str, Method | Scheme]
+Tasks = Mapping[str, Method]
 
 
 class Found(NamedTuple):
@@ -101,7 +100,7 @@ def _save(path: str, found: Sequence[Found], problem: Problem, *, told: bool) ->
 
 def _tasks(question: Question) -> Tasks:
     """What is solved, by the names of the rows."""
-    found: dict[str, Method | Scheme] = {}
+    found: dict[str, Method] = {}
     if question.for_deadline:
         found["deadline"] = Deadline(question.deadline, min_completion=question.min_completion)
     if question.levels is not None:
@@ -249,7 +248,7 @@ def _answer(question: Question, problem: Problem) -> tuple[list[Found], Answer]:
     return found, Answer(problem, rows, limit, question.deadline, known, interval, setup)
 
 
-def _affordable(method: Method | Scheme, problem: Problem) -> Method | Scheme:
+def _affordable(method: Method, problem: Problem) -> Method:
     """With fewer draws a step where each is of many workers: a minute's work at most for up to a thousand."""
     if not isinstance(method, Subgradient):
         return method
@@ -284,10 +283,10 @@ def _solve_all(
     """All methods, best first. Those that are not `required` may be impossible here."""
     found = []
     with progress() as bar:
-        task = bar.add_task("", total=len(tasks))
+        bar.update(description="", total=len(tasks))
         # What a user wrote may fail, and does so first.
         for name, method in sorted(tasks.items(), key=lambda item: item[1] not in question.schemes):
-            bar.update(task, description=f"solving {name}")
+            bar.update(description=f"solving {name}")
             try:
                 with stopwatch() as taken:
                     solution = solve(problem, _affordable(method, problem), key=jax.random.key(question.seed))
@@ -300,7 +299,7 @@ def _solve_all(
                 solution = replace(solution, problem=judged)
                 row = {"method": name} | row_of(judged, solution, taken(), question.deadline)
                 found.append(Found(row, solution))
-            bar.advance(task)
+            bar.advance()
     # Those that are in time often enough, but for whole numbers, are told apart by runtime.
     least = 2.0 if question.min_completion is None else question.min_completion - 1e-5
 

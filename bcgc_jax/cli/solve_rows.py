@@ -15,10 +15,9 @@ from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution
 from bcgc_jax.solvers.baselines import alpha_of
 from bcgc_jax.solvers.methods import Method, Sharing
-from bcgc_jax.solvers.schemes import Scheme
 
 
-def with_round_trip(method: Method | Scheme, round_trip: float) -> Method | Scheme:
+def with_round_trip(method: Method, round_trip: float) -> Method:
     """`method`; one that asks for chunks does so in `round_trip`."""
     return replace(method, round_trip=round_trip) if isinstance(method, Sharing) else method
 

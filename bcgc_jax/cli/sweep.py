@@ -38,7 +38,6 @@ from bcgc_jax.cli.waiting import cells
 from bcgc_jax.distributions import JointLaw, Law
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solvers.methods import Method, Optimal, method_of
-from bcgc_jax.solvers.schemes import Scheme
 from bcgc_jax.sweeps.files import parts_of, read_rows, write_sweep
 from bcgc_jax.sweeps.run import Sweep, grid
 
@@ -46,7 +45,7 @@ _GAP = "largest_relative_gap"
 _PATIENCE = 60  # seconds that processes wait for each other
 
 
-def _tasks(question: Question) -> list[Method | Scheme]:
+def _tasks(question: Question) -> list[Method]:
     """What every cell is solved by."""
     own = [scheme.name for scheme in question.schemes]
     names = question.methods or (*(() if question.for_deadline else ("optimal",)), *own)

@@ -14,6 +14,7 @@ from bcgc_jax.distributions import Empirical, HazardSpline, JointLaw, Law, Rows
 from bcgc_jax.measured.choice import law_of
 from bcgc_jax.measured.description import NOTHING, describe
 from bcgc_jax.measured.traces import ColumnError, Trace, load_trace
+from bcgc_jax.plans.runtime import block_runtime
 from bcgc_jax.problem import Problem
 
 STANDARD_INPUT = "-"
@@ -92,13 +93,21 @@ class TraceFile:
 
 def late(trace: Trace, problem: Problem, plan: dict[str, Any]) -> list[str]:
     """What the steps of the trace take beyond what the `plan` expects of independent workers."""
-    times, counts = whole_steps(trace), np.asarray(plan["partition"], float)
-    if times.shape[1] != counts.size or len(times) < 2:
+    taken, error = replayed(whole_steps(trace), problem, np.asarray(plan["partition"], float))
+    if taken is None or error is None:
         return []
-    load = np.cumsum(counts * np.arange(1, counts.size + 1))
-    taken = float(problem.scale) * np.max(-np.sort(-times, axis=1) * load, axis=1)
-    error = taken.std(ddof=1) / np.sqrt(len(taken))
-    return later_than_promised(plan["method"], plan["partition_runtime"], float(taken.mean()), float(error))
+    return later_than_promised(plan["method"], plan["partition_runtime"], taken, error)
+
+
+def replayed(
+    steps: np.ndarray, problem: Problem, counts: np.ndarray
+) -> tuple[float, float] | tuple[None, None]:
+    """What these coordinates at each level take in whole steps, `[S, N]`, on average, and its error."""
+    if len(steps) < 2 or steps.shape[1] != len(counts):
+        return None, None
+    samples, cycles = float(np.asarray(problem.num_samples)), float(np.asarray(problem.cycles))
+    taken = np.asarray(block_runtime(counts, steps, num_samples=samples, cycles=cycles))
+    return float(taken.mean()), float(taken.std(ddof=1) / np.sqrt(len(taken)))
 
 
 def later_than_promised(plan: str, promised: float, taken: float, error: float) -> list[str]:

@@ -35,7 +35,6 @@ from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solvers.baselines import straggler_ratio
 from bcgc_jax.solvers.method import check_finite_mean
 from bcgc_jax.solvers.methods import Method, method_of
-from bcgc_jax.solvers.schemes import Scheme
 from bcgc_jax.solvers.solve import solve
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ def _key(question: Question) -> jax.Array:
     return jax.random.key(question.seed)
 
 
-def _schemes(question: Question) -> list[Method | Scheme]:
+def _schemes(question: Question) -> list[Method]:
     names = question.methods or (*METHODS, *(scheme.name for scheme in question.schemes))
     return [method_of(name, question.schemes) for name in dict.fromkeys(names)]
 
@@ -139,7 +138,7 @@ def _worker_errors(question: Question) -> Iterator[None]:
         raise click.ClickException(f"the worker processes failed: {' '.join(str(error).split())}") from None
 
 
-def _expected_runtimes(question: Question, problem: Problem) -> dict[Method | Scheme, float]:
+def _expected_runtimes(question: Question, problem: Problem) -> dict[Method, float]:
     """Of the schemes that the model can be trained with; those that nobody asked for may be none."""
     found = {}
     for method in _schemes(question):
@@ -172,7 +171,7 @@ def _train_all_on_cluster(question: Question, problem: Problem, steps: np.ndarra
     runs = []
     # What Ray prints goes to the screen, not into a table or a file.
     with contextlib.redirect_stdout(sys.stderr), progress() as bar:
-        task = bar.add_task(f"starting {workers} processes", total=len(expected) * seeds * question.steps)
+        bar.update(description=f"starting {workers} processes", total=len(expected) * seeds * question.steps)
         with Cluster(workers, address=question.address) as cluster:
             for method in expected:
                 found = []
@@ -181,11 +180,11 @@ def _train_all_on_cluster(question: Question, problem: Problem, steps: np.ndarra
                     keep = None if question.checkpoints is None else Path(question.checkpoints) / named
                     given = key, cluster, problem, question.model, method
                     more = {**_training(question), "pace": slowness, "folder": keep}
-                    bar.update(task, description=f"training with {method.name}")
+                    bar.update(description=f"training with {method.name}")
 
                     def told(step: Step, name: str = method.name) -> None:
-                        bar.update(task, description=_course(step, name, workers))
-                        bar.advance(task)
+                        bar.update(description=_course(step, name, workers))
+                        bar.advance()
 
                     found.append(train_digits_on_cluster(*given, **more, after_step=told).run)
                 rows = (np.concatenate([getattr(f, n) for f in found]) for n in ("clock", "loss", "accuracy"))
@@ -206,16 +205,16 @@ def _train_all(question: Question, problem: Problem, steps: np.ndarray | None) -
     given, schemes = (_key(question), problem, question.model), _schemes(question)
     options = {"cycle_times": steps, "num_seeds": question.num_seeds, **_training(question)}
     with progress() as bar:
-        task = bar.add_task("training", total=len(schemes))
+        bar.update(description="training", total=len(schemes))
         for method in schemes:
-            bar.update(task, description=f"training with {method.name}")
+            bar.update(description=f"training with {method.name}")
             try:
                 runs.append(interruptible(functools.partial(train_on_digits, *given, method, **options)))
             except ValueError as error:
                 if question.methods:
                     raise
                 refused = error
-            bar.advance(task)
+            bar.advance()
     if not runs:
         raise refused
     return runs

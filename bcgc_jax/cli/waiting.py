@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from shutil import get_terminal_size
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from bcgc_jax.cli.ending import say
 
@@ -20,7 +20,7 @@ _QUIET, _TICK, _EVERY = 2.0, 0.2, 30.0  # seconds before a spinner, between its 
 
 
 class Progress:
-    """What is done now, and how far it is; told as rich's bars are, with one task."""
+    """What is done now, and how far it is."""
 
     def __init__(self, counted: bool) -> None:
         self._counted = counted
@@ -42,22 +42,14 @@ class Progress:
             done = f", {self._done:,.0f} of {self._total:,.0f}"
         return f"{self._what}{done}, {time.monotonic() - self._began:.0f} s"
 
-    def add_task(self, description: str, *, total: float = 0) -> Any:
-        self.update(None, description=description, total=total, completed=0)
-
     def update(
-        self,
-        task: Any,
-        *,
-        description: str | None = None,
-        total: float | None = None,
-        completed: float | None = None,
+        self, *, description: str | None = None, total: float | None = None, completed: float | None = None
     ) -> None:
         self._what = self._what if description is None else description
         self._total = self._total if total is None else total
         self._done = self._done if completed is None else completed
 
-    def advance(self, task: Any) -> None:
+    def advance(self) -> None:
         self._done += 1
 
     def _show(self) -> None:
@@ -91,15 +83,15 @@ def each(items: Sequence[T], what: str) -> Iterator[T]:
     [1, 2]
     """
     with progress() as bar:
-        task = bar.add_task(what, total=len(items))
+        bar.update(description=what, total=len(items))
         for item in items:
             yield item
-            bar.advance(task)
+            bar.advance()
 
 
 @contextmanager
 def cells(what: str) -> Iterator[Report]:
     """A function of (cells done, all cells) that tells progress, for `write_sweep`."""
     with progress() as bar:
-        task = bar.add_task(what)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        bar.update(description=what)
+        yield lambda done, total: bar.update(completed=done, total=total)

@@ -41,9 +41,9 @@ def test_cells_and_a_task_without_an_end_are_told_likewise(told):
         report(3, 9)
         assert told(r"^solving, 3 of 9,")
     with waiting.progress(counted=False) as bar:
-        bar.add_task("compiling")
+        bar.update(description="compiling")
         assert told(r"^compiling, \d+ s$")
-        bar.update(None, completed=1, total=4)
+        bar.update(completed=1, total=4)
         assert told(r"^compiling, 25 %")
 
 
@@ -59,6 +59,6 @@ def test_a_terminal_has_a_spinner_that_goes_away(told, monkeypatch):
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
     with waiting.progress() as bar:
-        bar.add_task("solving optimal")
+        bar.update(description="solving optimal")
         assert told(r"\r[-|/\\\\] solving optimal, 0 s\x1b\[K", screen.getvalue)
     assert screen.getvalue().endswith("\r\x1b[K")

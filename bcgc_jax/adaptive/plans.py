@@ -12,32 +12,37 @@ with the (N-n)-th worker that has done Σ_{i≤n} (i+1) x_i.
 
 import dataclasses
 import functools
+from typing import Any
 
 import numpy as np
 
+from bcgc_jax.plans.completion import AnyOf
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.plans.schedules import turns_of
 
 
 @dataclasses.dataclass(frozen=True)
 class WorkPlan:
-    """A schedule on subsets of unequal size, or a coded partition.
+    """A plan of which every worker has a subset of its own to begin with, of unequal size if need be.
 
     Attributes:
       name: of the rule that made it.
-      shares: p, of the data in each subset, `[N]`, summing to 1.
-      schedule: whose sizes sum to 1; None for a code.
-      partition: x, of the coordinates at each level, `[N]`, summing to 1; None for a schedule.
+      shares: p, of the data in each subset, `[N]`, summing to 1; even for a code.
+      plan: of N workers, its sizes summing to 1: a schedule, or the levels of a code.
     """
 
     name: str
     shares: np.ndarray
-    schedule: Plan | None = None
-    partition: np.ndarray | None = None
+    plan: Plan
 
     @property
     def num_workers(self) -> int:
         return len(self.shares)
+
+    @property
+    def block(self) -> np.ndarray:
+        """That of each task."""
+        return np.asarray(self.plan.block)
 
     @functools.cached_property
     def loads(self) -> np.ndarray:
@@ -47,39 +52,23 @@ class WorkPlan:
         >>> WorkPlan("uneven", np.array([0.25, 0.75]), schedule_of([Group(2, 1)], [1.0])).loads.tolist()
         [[0.5, 2.0], [1.5, 2.0]]
         """
-        if self.schedule is None:
-            assert self.partition is not None
-            used = np.flatnonzero(self.partition)
-            done = np.cumsum((used + 1) * self.partition[used])
-            return np.broadcast_to(done, (self.num_workers, used.size))
-        subset, block = np.asarray(turns_of(self.schedule)), np.asarray(self.schedule.block)
-        of_worker = (np.arange(self.num_workers)[:, None] + subset) % self.num_workers
-        sizes = np.asarray(self.schedule.sizes, float)
-        return np.cumsum(self.num_workers * self.shares[of_worker] * sizes[block], axis=1)
+        sizes, workers = np.asarray(self.plan.sizes, float)[self.block], self.num_workers
+        if isinstance(self.plan.completion, AnyOf):
+            return np.broadcast_to(np.cumsum(self.plan.data * sizes), (workers, sizes.size))
+        of_worker = (np.arange(workers)[:, None] + np.asarray(turns_of(self.plan))) % workers
+        return np.cumsum(workers * self.shares[of_worker] * sizes, axis=1)
 
     def runtimes(self, times: np.ndarray, start_ups: np.ndarray | float = 0.0) -> np.ndarray:
         """τ of iterations with these cycle times and start-ups, `[R, N]` each to `[R]`.
 
-        >>> coded = WorkPlan("coded", np.full(2, 0.5), partition=np.array([0.5, 0.5]))
+        >>> coded = WorkPlan("coded", np.full(2, 0.5), levels_plan(np.array([0.5, 0.5])))
         >>> coded.runtimes(np.array([[1.0, 4.0]])), coded.runtimes(np.array([[1.0, 4.0]]), 3.0)
         (array([2.]), array([5.]))
         """
-        loads = self.loads
-        if self.schedule is None:
-            assert self.partition is not None
-            done = np.zeros(len(times))
-            for level, load in zip(np.flatnonzero(self.partition), loads[0], strict=True):
-                last = self.num_workers - 1 - level
-                done = np.maximum(done, np.partition(start_ups + times * load, last, axis=1)[:, last])
-            return done
-        subset, block = np.asarray(turns_of(self.schedule)), np.asarray(self.schedule.block)
-        place = np.arange(self.num_workers)
-        soonest = np.full((len(self.schedule.sizes), *times.shape), np.inf)
-        for turn, own, load in zip(subset, block, loads.T, strict=True):
-            # Subset w + turn is done by worker w then.
-            done = np.take(start_ups + times * load, (place - turn) % self.num_workers, axis=1)
-            np.minimum(soonest[own], done, out=soonest[own])
-        return np.max(soonest, axis=(0, 2))
+        assert self.plan.completion is not None
+        starts = np.broadcast_to(start_ups, times.shape)[:, None]
+        done = starts + times[:, None] * self.loads.T
+        return self.plan.completion.blocks(done, self.block).max(axis=-1)
 
     def finished(self, times: np.ndarray, until: float, start_ups: np.ndarray | float = 0.0) -> np.ndarray:
         """Of one iteration who has done a task by then, bool `[N]`: their cycle times can be told."""
@@ -88,7 +77,7 @@ class WorkPlan:
     def messages(self, times: np.ndarray, start_ups: np.ndarray | float = 0.0) -> float:
         """How many tasks all workers together have done at the end of an iteration, the mean.
 
-        >>> coded = WorkPlan("coded", np.full(2, 0.5), partition=np.array([0.5, 0.5]))
+        >>> coded = WorkPlan("coded", np.full(2, 0.5), levels_plan(np.array([0.5, 0.5])))
         >>> coded.messages(np.array([[1.0, 4.0]]))
         3.0
         """
@@ -106,11 +95,15 @@ class WorkPlan:
 
     def _held(self) -> np.ndarray:
         """From where to where on the circle of the data each worker's subsets lie, `[N, 2]`."""
-        if self.schedule is None:
-            assert self.partition is not None
-            depth = int(np.flatnonzero(self.partition)[-1]) + 1
-        else:
-            depth = int(np.max(turns_of(self.schedule))) + 1
+        coded = isinstance(self.plan.completion, AnyOf)
+        depth = int(np.max(self.plan.data if coded else 1 + np.asarray(turns_of(self.plan))))
         around = np.concatenate([[0.0], np.cumsum(np.tile(self.shares, 2))])
         first = np.arange(self.num_workers)
         return np.stack([around[first], around[first + depth]], axis=1)
+
+
+def levels_plan(partition: np.ndarray) -> Plan:
+    """A code with these shares of the coordinates at its levels, `[N]`, of those in use."""
+    used = np.flatnonzero(partition)
+    sizes: Any = partition[used]
+    return Plan(sizes, np.arange(used.size), used + 1, np.ones(used.size), AnyOf(partition.size, used))

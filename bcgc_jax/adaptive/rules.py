@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bcgc_jax.adaptive.plans import WorkPlan
+from bcgc_jax.adaptive.plans import WorkPlan, levels_plan
 from bcgc_jax.distributions import Empirical, Rows
 from bcgc_jax.measured.choice import smooth_or_atoms
 from bcgc_jax.plans.schedules import Group, schedule_of
@@ -170,7 +170,7 @@ def coded(window: Window) -> WorkPlan:
 
 
 def _coded_as(window: Window, partition: np.ndarray) -> WorkPlan:
-    return WorkPlan("coded", even_shares(window), partition=partition / partition.sum())
+    return WorkPlan("coded", even_shares(window), levels_plan(partition / partition.sum()))
 
 
 def rules(parts: int, shares: Shares = by_speed) -> dict[str, Rule]:

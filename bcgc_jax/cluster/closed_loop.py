@@ -20,17 +20,8 @@ from bcgc_jax.adaptive.rules import MOST_STORED, by_speed, even_shares, rules
 from bcgc_jax.cluster.collection import ClusterGradient
 from bcgc_jax.cluster.master import Cluster
 from bcgc_jax.cluster.processes import Assignment
-from bcgc_jax.coding.gradients import (
-    CodingPlan,
-    Loss,
-    Plan,
-    PyTree,
-    coding_plan,
-    num_samples,
-    split_unevenly,
-    unit_sizes,
-)
-from bcgc_jax.coding.scheduled import SchedulePlan, schedule_plan
+from bcgc_jax.coding.gradients import CodingPlan, Loss, Plan, PyTree, num_samples, split_unevenly
+from bcgc_jax.coding.scheduled import SchedulePlan, assign
 from bcgc_jax.coding.training import TrainingScheme
 from bcgc_jax.plans.partitions import round_partition
 
@@ -216,17 +207,9 @@ def plan_of(
     given: WorkPlan, params: PyTree, key: jax.Array, options: dict[str, Any]
 ) -> CodingPlan | SchedulePlan:
     """For the units of these parameters."""
-    units = {"units": options.get("units", "coordinates"), "order": options.get("order")}
-    if given.partition is not None:
-        sizes = unit_sizes(params, **units)
-        counts = np.asarray(round_partition(jnp.asarray(given.partition * sizes.size), sizes.size))
-        return coding_plan(key, params, counts, **options)
-    assert given.schedule is not None
-    total = sum(np.size(leaf) for leaf in jax.tree.leaves(params))
-    sizes = np.asarray(given.schedule.sizes, float)
-    scaled = given.schedule.with_sizes(jnp.asarray(sizes / sizes.sum() * total))
-    mean = {"mean": options["mean"]} if "mean" in options else {}
-    return schedule_plan(scaled, params, given.num_workers, **units, **mean)
+    sizes, total = np.asarray(given.plan.sizes, float), sum(np.size(leaf) for leaf in jax.tree.leaves(params))
+    scaled = given.plan.with_sizes(sizes / sizes.sum() * total)
+    return assign(key, scaled, params, given.num_workers, **options)
 
 
 def split_by(data: PyTree, shares: np.ndarray) -> list[PyTree]:

@@ -77,9 +77,8 @@ class Credit:
 
     def possible(self, coming: np.ndarray) -> np.ndarray:
         """Whether each block can be had, bool `[B]`, if all tasks of `coming`, bool `[N]`, will be done."""
-        may = ~self._unasked | self._finished.any(axis=1)
-        for turn, block in self.plan.order:
-            may[block] |= np.roll(coming, turn)
+        times = np.where(coming, 0, np.inf) + np.zeros((len(self.plan.order), 1))
+        may = ~self._unasked | self._finished.any(axis=1) | np.isfinite(self.plan.ready(times))
         return np.all(may, axis=1)
 
     def _ask(self, block: int) -> list[Question]:

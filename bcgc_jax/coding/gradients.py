@@ -29,6 +29,7 @@ from bcgc_jax.coding.codes import (
     kept,
     refuse_complex,
 )
+from bcgc_jax.plans.completion import AnyOf
 
 PyTree = Any
 # (parameters, batch) to a scalar; the batch is a pytree of arrays with the samples along the first axis.
@@ -130,14 +131,8 @@ class CodingPlan(Plan):
         return self
 
     def completed(self, finish: np.ndarray) -> np.ndarray:
-        """With its (N-n)-th message a block at level n is.
-
-        >>> plan = coding_plan(jax.random.key(0), jnp.zeros(3), [1, 0, 2])
-        >>> plan.completed(np.array([[1.0, 2.0, 4.0], [2.0, 4.0, 8.0]])).tolist()
-        [4.0, 2.0]
-        """
-        last = [self.num_workers - 1 - block.level for block in self.blocks]
-        return np.sort(finish, axis=1)[np.arange(len(last)), last]
+        levels = np.array([block.level for block in self.blocks])
+        return AnyOf(self.num_workers, levels).blocks(finish)
 
 
 class CodedGradient(NamedTuple):

@@ -1,14 +1,18 @@
-r"""The tasks of a schedule for a model's parameters: blocks of the gradient on subset after subset, no code.
+r"""From a plan to a model's parameters: who computes which blocks of the gradient on which data subsets.
 
-The master has a block when each subset's gradient of it is finished by somebody, and takes their plain sums.
+Of a schedule there is no code: the master has a block when each subset's gradient of it is finished by
+somebody, and takes their plain sums.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import pytree_dataclass, static_field
 from bcgc_jax.coding.gradients import (
@@ -17,16 +21,18 @@ from bcgc_jax.coding.gradients import (
     Plan,
     PyTree,
     Task,
+    coding_plan,
     complete_order,
     cut,
     plain_plan,
     unit_sizes,
 )
 from bcgc_jax.plans import plan as plans
-from bcgc_jax.plans.partitions import cost_of_units, round_partition, round_to_units
+from bcgc_jax.plans.completion import AnyOf, FirstHolder
+from bcgc_jax.plans.partitions import round_partition, round_to_units
 from bcgc_jax.plans.schedules import turns_of
 
-# A schedule whose sizes sum to the coordinates but for float32's rounding is that of the parameters.
+# A plan whose sizes sum to the coordinates but for float32's rounding is that of the parameters.
 _ROUNDING = 1e-4
 
 
@@ -51,13 +57,7 @@ class SchedulePlan(Plan):
         return tuple(Task(block, ((worker + turn) % self.circle,)) for turn, block in self.order)
 
     def completed(self, finish: np.ndarray) -> np.ndarray:
-        """When the last of its subsets is finished by the first who does so a block is.
-
-        >>> plan = SchedulePlan(blocks=(Block(1, ()),), order=((0, 0), (1, 0)), circle=2, mean=True)
-        >>> plan.completed(np.array([[1.0, 5.0], [2.0, 10.0]])).tolist()  # the fast one does both
-        [2.0]
-        """
-        return np.max(self.ready(finish), axis=1)
+        return self.ready(finish).max(axis=1)
 
     def messages(self) -> CodingPlan:
         return plain_plan(self.blocks, self.circle, self.mean)
@@ -65,14 +65,7 @@ class SchedulePlan(Plan):
     def ready(self, finish: Any) -> Any:
         """When each subset of each block is finished by the first who does so; NumPy in, NumPy out."""
         turn, block = np.array(self.order).T
-        worker = (np.arange(self.circle) - turn[:, None]) % self.circle
-        shape = len(self.blocks), self.circle
-        if isinstance(finish, np.ndarray):
-            done = np.full(shape, np.inf)
-            np.minimum.at(done, block, np.take_along_axis(finish, worker, axis=1))
-            return done
-        own = jnp.take_along_axis(finish, worker, axis=1)
-        return jnp.full(shape, jnp.inf, finish.dtype).at[block].min(own)
+        return FirstHolder(self.circle, turn=turn).subsets(finish, block)
 
 
 def schedule_plan(
@@ -102,7 +95,9 @@ def schedule_plan(
     >>> [(task.block, task.subsets) for task in plan.tasks(2)]
     [(0, (2,)), (1, (2,)), (1, (0,)), (0, (0,))]
     """
-    sizes = _whole_units(schedule, params, units, order)
+    costs = unit_sizes(params, units, order)
+    ends = np.append(0, np.cumsum(costs))[np.cumsum(_whole_units(schedule.sizes, costs))]
+    sizes = np.diff(ends, prepend=0)
     used = np.flatnonzero(sizes)
     place = {int(b): k for k, b in enumerate(used)}
     turns, numbers = (np.asarray(a).tolist() for a in (turns_of(schedule), schedule.block))
@@ -117,18 +112,55 @@ def schedule_plan(
     return SchedulePlan(blocks, tasks, num_workers, mean)
 
 
-def _whole_units(schedule: plans.Plan, params: PyTree, units: str, order: Sequence[int] | None) -> np.ndarray:
-    """Coordinates of each block, `[B]`, after each got whole units."""
-    costs, sizes = unit_sizes(params, units, order), jnp.asarray(schedule.sizes, float)
-    if not np.all(np.asarray(sizes) >= 0):
-        raise ValueError(f"sizes of a schedule's blocks must be >= 0, got {np.asarray(sizes)}")
-    total = float(np.sum(np.asarray(sizes, float)))
+def _whole_units(sizes: Any, costs: np.ndarray) -> np.ndarray:
+    """How many of the units, in their order, each block has, `[B]`."""
+    sizes = np.asarray(sizes)
+    if not np.all(sizes >= 0):
+        raise ValueError(f"sizes of a plan's blocks must be >= 0, got {sizes}")
+    total = float(np.sum(sizes, dtype=float))
     if not abs(total - costs.sum()) <= _ROUNDING * costs.sum():
         raise ValueError(
-            f"the schedule's blocks have {total:.6g} coordinates, the parameters have {costs.sum()}: make it "
+            f"the plan's blocks have {total:.6g} coordinates, the parameters have {costs.sum()}: make it "
             "for a Problem with as many coordinates"
         )
-    if units == "coordinates":
-        return np.asarray(round_partition(sizes, costs.size))
-    counts = round_to_units(sizes, jnp.asarray(costs, sizes.dtype))
-    return np.asarray(cost_of_units(counts, jnp.asarray(costs)))
+    if np.all(costs == 1):
+        return np.asarray(round_partition(sizes, costs.size))  # type: ignore[arg-type]
+    return np.asarray(round_to_units(jnp.asarray(sizes, float), jnp.asarray(costs, float)))
+
+
+def assign(
+    key: Array,
+    plan: plans.Plan,
+    params: PyTree,
+    num_workers: int,
+    *,
+    rounded: ArrayLike | None = None,
+    construction: str | None = None,
+    **options: Any,
+) -> CodingPlan | SchedulePlan:
+    """What workers do under a plan for a model's parameters.
+
+    Args:
+      key, construction: of the codes; a schedule has none.
+      rounded: whole units of each block, by default what is next to its size.
+      options: `units`, `order` and `mean`, as in `coding_plan`.
+    """
+    if not isinstance(plan.completion, AnyOf):
+        return schedule_plan(plan, params, num_workers, **options)
+    costs = unit_sizes(params, options.get("units", "coordinates"), options.get("order"))
+    data, share = np.asarray(plan.data), np.asarray(plan.share)
+    counts, ends = np.zeros((1, max(num_workers, data.max())), int), np.array([0.0, 1.0])
+    if np.all(share == 1):
+        counts[0, data - 1] = _whole_units(plan.sizes, costs) if rounded is None else rounded
+    else:  # each task is a block of all coordinates, on its share of the samples
+        counts, ends = np.zeros((share.size, num_workers), int), np.append(0.0, np.cumsum(share))
+        counts[np.arange(share.size), data - 1], ends[-1] = costs.size, 1.0  # not a rounding less
+    coded = [
+        coding_plan(key, params, one[:num_workers], construction=construction, **options) for one in counts
+    ]
+    blocks = [
+        block._replace(share=(float(a), float(b)))
+        for one, (a, b) in zip(coded, itertools.pairwise(ends), strict=True)
+        for block in one.blocks
+    ]
+    return CodingPlan(sum((one.codes for one in coded), ()), tuple(blocks), coded[0].mean)

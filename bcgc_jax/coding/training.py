@@ -1,9 +1,8 @@
 r"""Coded gradient descent on a simulated clock.
 
-In each iteration the workers' cycle times are drawn (or replayed from measured rows), and the messages reach
-the master one by one in the order of their times. As in the paper, a block at level n is complete with its
-(N-n)-th message and decoded from these; the iteration ends with the last block, and the clock advances by its
-runtime.
+In each iteration the workers' cycle times are drawn (or replayed from measured rows). As in the paper, a
+block at level n is complete with its (N-n)-th message and decoded from these; the iteration ends with the
+last block, and the clock advances by its runtime.
 """
 
 import dataclasses
@@ -18,24 +17,20 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import check_key, pytree_dataclass, static_field
-from bcgc_jax.coding.codes import GradientCode
 from bcgc_jax.coding.gradients import (
-    Block,
     CodingPlan,
     Loss,
     PyTree,
     coded_value_and_grad,
-    coding_plan,
     hashable,
     in_jax,
     unit_sizes,
 )
-from bcgc_jax.coding.scheduled import SchedulePlan, schedule_plan
+from bcgc_jax.coding.scheduled import SchedulePlan, assign
 from bcgc_jax.distributions import JointLaw, Law, Pairs
-from bcgc_jax.plans.completion import FirstHolder
-from bcgc_jax.plans.partitions import finish_load
+from bcgc_jax.plans.completion import AnyOf, FirstHolder
 from bcgc_jax.plans.plan import Plan
-from bcgc_jax.plans.runtime import partition_of_units
+from bcgc_jax.plans.runtime import load_of_plan, partition_of_units
 from bcgc_jax.plans.schedules import circle_plan, cycles_of
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution, whole_numbers
@@ -101,7 +96,7 @@ class Training(NamedTuple):
 
 
 def collect(finish_times: ArrayLike, levels: ArrayLike) -> Collected:
-    r"""The master's side of one iteration, event by event: from `finish_times`, `[B, N]`, of the messages.
+    r"""The master's side of one iteration, from when each message of each block comes, `[B, N]`.
 
     A block at level n is complete when N-n of its messages have arrived; later ones are not used. With
     finish_times[b, w] = T_w (M b/N) y_b, the last completion is τ̂(x,T), eq. (5).
@@ -110,28 +105,11 @@ def collect(finish_times: ArrayLike, levels: ArrayLike) -> Collected:
     >>> collect(times, jnp.array([0, 2])).completed.tolist()
     [4.0, 2.0]
     """
-    return _collect(jnp.asarray(finish_times), jnp.asarray(levels))
-
-
-@jax.jit
-def _collect(finish_times: Array, levels: Array) -> Collected:
-    num_blocks, num_workers = finish_times.shape
-    needed = num_workers - levels
-    order = jnp.argsort(finish_times.ravel(), stable=True)
-
-    def event(state: Collected, index: Array) -> tuple[Collected, None]:
-        block, worker = index // num_workers, index % num_workers
-        time = finish_times[block, worker]
-        wanted = (state.completed[block] == jnp.inf) & jnp.isfinite(time)
-        arrived = state.arrived.at[block, worker].max(wanted)
-        full = wanted & (jnp.sum(arrived[block]) >= needed[block])
-        completed = state.completed.at[block].set(jnp.where(full, time, state.completed[block]))
-        return Collected(arrived, completed), None
-
-    nothing = Collected(
-        jnp.zeros(finish_times.shape, bool), jnp.full(num_blocks, jnp.inf, finish_times.dtype)
-    )
-    return jax.lax.scan(event, nothing, order)[0]
+    times, levels = jnp.asarray(finish_times), jnp.asarray(levels)
+    workers = times.shape[-1]
+    rank = jnp.argsort(jnp.argsort(times, axis=-1, stable=True), axis=-1)
+    used = (rank < workers - levels[:, None]) & jnp.isfinite(times)
+    return Collected(used, AnyOf(workers, levels).blocks(times))
 
 
 def training_scheme(
@@ -162,38 +140,26 @@ def training_scheme(
         plan, rounded, method = solution.plan, solution.rounded, solution.method
         if int(solution.status) in (Status.INFEASIBLE, Status.INVALID):
             raise ValueError(f'"{method}": {solution.message}')
-    sizes = _check_units(problem, params, plan_options)
+    _check_units(problem, params, plan_options)
     if plan is None or not plan.trainable:
         raise ValueError(f'"{method}" is no partition: its training is not known')
-    if isinstance(plan.completion, FirstHolder):
-        if plan_options.pop("construction", None) is not None:
-            raise ValueError(f'"{method}" has no code: leave out construction')
-        return dataclasses.replace(schedule_scheme(problem, plan, params, **plan_options), method=method)
+    if isinstance(plan.completion, FirstHolder) and plan_options.get("construction") is not None:
+        raise ValueError(f'"{method}" has no code: leave out construction')
     if rounded is None and plan.is_partition:
         rounded = whole_numbers(problem, plan.sizes)
-    codes: list[GradientCode] = []
-    blocks: list[Block] = []
-    loads: list[np.ndarray] = []
-    sends: list[np.ndarray] = []
-    # Samples of each subset, time over T, and time of the link, of the earlier passes.
-    done, before, sent_before = 0.0, 0.0, 0.0
-    for share, counts in _passes(plan, rounded, sizes.size, problem.max_workers):
-        coded = coding_plan(key, params, counts[:workers], **plan_options)
-        work, sent = (np.asarray(a) for a in _pace(problem, jnp.asarray(counts)))
-        used = [block.level for block in coded.blocks]
-        codes += coded.codes
-        blocks += [Block(block.level, block.pieces, (done, done + share)) for block in coded.blocks]
-        loads.append(before + share * work[used])
-        sends.append(sent_before + sent[used])
-        done, before, sent_before = done + share, loads[-1][-1], sends[-1][-1]
-    blocks[-1] = blocks[-1]._replace(share=(blocks[-1].share[0], 1.0))  # not a rounding less
-    whole = CodingPlan(tuple(codes), tuple(blocks), coded.mean)
-    load, sent = (jax.device_put(np.concatenate(a)) for a in (loads, sends))
-    return TrainingScheme(whole, load, sent, problem.start_up, problem.overlap, method)
+    assigned = assign(key, plan, params, workers, rounded=rounded, **plan_options)
+    if isinstance(assigned, SchedulePlan):
+        load = _pace_of_schedule(problem, assigned)
+        return TrainingScheme(assigned, load, jnp.zeros_like(load), problem.start_up, method=method)
+    if rounded is not None:
+        plan = plan.with_sizes(partition_of_units(problem, jnp.asarray(rounded)))
+    levels = np.array([block.level for block in assigned.blocks])
+    load, sent = (pace[levels] for pace in jax.device_get(_pace(problem, plan)))
+    return TrainingScheme(assigned, load, sent, problem.start_up, problem.overlap, method)
 
 
-def _check_units(problem: Problem, params: PyTree, plan_options: Mapping[str, Any]) -> np.ndarray:
-    """Coordinates of the units; ValueError where the problem does not have those of the parameters."""
+def _check_units(problem: Problem, params: PyTree, plan_options: Mapping[str, Any]) -> None:
+    """ValueError where the problem does not have the units of the parameters."""
     costs = problem.unit_costs
     costs = np.ones(int(np.asarray(problem.num_coordinates))) if costs is None else np.asarray(costs)
     sizes = unit_sizes(params, plan_options.get("units", "coordinates"), plan_options.get("order"))
@@ -202,45 +168,22 @@ def _check_units(problem: Problem, params: PyTree, plan_options: Mapping[str, An
             "the problem's coordinates are not those of the parameters: take num_coordinates="
             f"{sizes.sum()}, or for units of leaves or layers unit_costs=unit_sizes(params, units, order)"
         )
-    return sizes
 
 
-def schedule_scheme(problem: Problem, schedule: Plan, params: PyTree, **plan_options: Any) -> TrainingScheme:
-    """The plan of a schedule, and its pace under `problem`: when each task is done.
-
-    `plan_options` are `units`, `order` and `mean` of `schedule_plan`. The problem's link is left out: what is
-    sent when a task is done are a few bytes. Raises ValueError where problem, schedule and parameters do not
-    match.
-    """
-    _check_units(problem, params, plan_options)
-    plan = schedule_plan(schedule, params, int(np.asarray(problem.num_workers)), **plan_options)
+def _pace_of_schedule(problem: Problem, plan: SchedulePlan) -> Array:
+    """Until each task, the time of the work over T. The link is left out: what is sent are a few bytes."""
     turn, block = np.array(plan.order).T
     sizes = jnp.asarray([float(block.size) for block in plan.blocks], problem.dtype)
     whole = circle_plan(sizes, turn, block, int(turn.max()) + 1)
-    load = problem.scale * cycles_of(whole, problem.setup_load, problem.chain_load)[turn, block]
-    return TrainingScheme(plan, load, jnp.zeros_like(load), problem.start_up, method="schedule")
-
-
-def _passes(plan: Plan, rounded: Array | None, num_units: int, size: int) -> list[tuple[float, np.ndarray]]:
-    """Passes over all units, each with its share of the samples, and the units at each level, `[size]`."""
-    passes: list[tuple[float, np.ndarray]] = []
-    counts = np.zeros(size, int)
-    # Where units are not told apart, each task is on all of them.
-    units = np.full(np.shape(plan.block), num_units) if rounded is None else np.asarray(rounded)
-    for data, share, count in zip(np.asarray(plan.data), np.asarray(plan.share), units, strict=True):
-        counts[data - 1] += int(count)
-        if count and counts.sum() == num_units:
-            passes.append((float(share), counts))
-            counts = np.zeros(size, int)
-    return passes
+    return problem.scale * cycles_of(whole, problem.setup_load, problem.chain_load)[turn, block]
 
 
 @jax.jit
-def _pace(problem: Problem, rounded: Array) -> tuple[Array, Array]:
+def _pace(problem: Problem, plan: Plan) -> tuple[Array, Array]:
     """Until each level, `[max_workers]`: the time of the work over T, and that of the link."""
-    x = partition_of_units(problem, rounded)
-    work = finish_load(x, x > 0, problem.setup_load, problem.chain_load)
-    return problem.scale * work, problem.send_load * jnp.cumsum(x)
+    load = load_of_plan(problem, plan)
+    sent = jnp.zeros_like(load.work) if load.sent is None else load.sent
+    return problem.scale * load.work, problem.scale * sent
 
 
 def train(

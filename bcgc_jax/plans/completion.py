@@ -74,6 +74,13 @@ class Completion:
         """When all may be there, from when each task may be finished, `[K]`, ascending."""
         raise NotImplementedError
 
+    def blocks(self, finish: Any, block: np.ndarray) -> Any:
+        """When each block is there, `[..., B]`, from when each worker has done each task, `[..., K, N]`.
+
+        `block`, `[K]`, is that of each task. NumPy in, NumPy out; inf for never.
+        """
+        raise NotImplementedError
+
     def bounding(self, hazard: Array) -> Array:
         """The hazards g of `Bounds`, `[..., J]`."""
         raise NotImplementedError
@@ -94,7 +101,7 @@ class AnyOf(Completion):
     """
 
     num_workers: ArrayLike
-    survives: Array | None = None
+    survives: ArrayLike | None = None
     exact_gradient: bool = static_field(default=True)
 
     by_task = True
@@ -104,6 +111,17 @@ class AnyOf(Completion):
 
     def first(self, times: Array) -> Array:
         return largest(times)
+
+    def blocks(self, finish: Any, block: np.ndarray | None = None) -> Any:
+        """Each task is a block of its own.
+
+        >>> AnyOf(3).blocks(np.array([[1.0, 2.0, 4.0], [2.0, 4.0, 8.0]])).tolist()
+        [4.0, 4.0]
+        """
+        task = np.arange(finish.shape[-2])
+        last: Any = self.num_workers - 1 - (task if self.survives is None else self.survives)
+        sort = np.sort if isinstance(finish, np.ndarray) else jnp.sort
+        return sort(finish, axis=-1)[..., task, last]
 
     def bounding(self, hazard: Array) -> Array:
         return hazard
@@ -145,6 +163,29 @@ class FirstHolder(Completion):
     def first(self, times: Array) -> Array:
         return times[0]
 
+    def blocks(self, finish: Any, block: np.ndarray) -> Any:
+        """With the last of its subsets.
+
+        >>> rule = FirstHolder(2, turn=np.array([0, 1]))
+        >>> rule.blocks(np.array([[1.0, 5.0], [2.0, 10.0]]), np.array([0, 0])).tolist()  # one does both
+        [2.0]
+        """
+        return self.subsets(finish, block).max(axis=-1)
+
+    def subsets(self, finish: Any, block: np.ndarray) -> Any:
+        """When each subset of each block is there, `[..., B, N]`."""
+        known, workers = isinstance(finish, np.ndarray), finish.shape[-1]
+        xp, shape = np if known else jnp, (*finish.shape[:-2], int(block.max()) + 1, workers)
+        assert self.turn is not None
+        worker = (np.arange(workers) - np.asarray(self.turn)[:, None]) % workers
+        own = xp.take_along_axis(finish, worker.reshape((1,) * (finish.ndim - 2) + worker.shape), axis=-1)
+        if not known:
+            return jnp.full(shape, jnp.inf, finish.dtype).at[..., block, :].min(own)
+        soonest = np.full(shape, np.inf)
+        for task, b in enumerate(block):
+            np.minimum(soonest[..., b, :], own[..., task, :], out=soonest[..., b, :])
+        return soonest
+
     def bounding(self, hazard: Array) -> Array:
         """D neighbours are all late: P(τ > t) ≤ N e^{-Σ h}."""
         return jnp.sum(hazard, axis=-1, keepdims=True)
@@ -180,6 +221,19 @@ class OneOfEach(Completion):
 
     def first(self, times: Array) -> Array:
         return largest(times)
+
+    def blocks(self, finish: Any, block: np.ndarray | None = None) -> Any:
+        """Each task is a block of its own.
+
+        >>> OneOfEach(nested_groups((1, 2), 2)).blocks(np.array([[1.0, 5.0], [2.0, 10.0]])).tolist()
+        [5.0, 2.0]
+        """
+        xp = np if isinstance(finish, np.ndarray) else jnp
+        soonest = [
+            xp.stack([finish[..., task, list(group)].min(axis=-1) for group in groups], axis=-1)
+            for task, groups in enumerate(self.groups)
+        ]
+        return xp.stack([times.max(axis=-1) for times in soonest], axis=-1)
 
     def bounding(self, hazard: Array) -> Array:
         """P(τ > t) ≤ Σ_k m_k e^{-g_k h_k} for m_k groups of at least g_k."""

@@ -124,8 +124,7 @@ def _last_delivery(work: Array, sent: Array, starts: Array, times: Array, overla
 
     def one(work: Array, sent: Array, starts: Array, times: Array) -> Array:
         ready = starts[:, None] + delivered(Load(work, sent), times[:, None], overlap)
-        # Of level n the (N-n)-th delivery.
-        complete = jnp.diagonal(jnp.sort(ready, axis=0)[::-1])
+        complete = AnyOf(work.size).blocks(ready.T)
         return jnp.max(jnp.where(work > 0, complete, 0))
 
     return jnp.vectorize(one, signature="(n),(n),(n),(n)->()")(work, sent, starts, times)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from bcgc_jax.adaptive import RULES, Planner, WorkPlan
+from bcgc_jax.adaptive.plans import levels_plan
 from bcgc_jax.adaptive.rules import Window, _alike, rules
 from bcgc_jax.distributions import Rows
 from tests.compilations import compilations
@@ -87,7 +88,7 @@ def test_a_worker_that_is_never_done_is_asked_for_its_time():
     """With replication alone nobody but the fastest is heard of."""
 
     def replicated(window):
-        return WorkPlan("coded", np.full(3, 1 / 3), partition=np.eye(3)[-1])
+        return WorkPlan("coded", np.full(3, 1 / 3), levels_plan(np.eye(3)[-1]))
 
     times = np.tile([[0.1, 1.0, 1.0]], (40, 1)) * np.random.default_rng(4).uniform(0.9, 1.1, (40, 3))
     names: list[str] = []

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.adaptive import WorkPlan
+from bcgc_jax.adaptive.plans import WorkPlan, levels_plan
 from bcgc_jax.plans.schedules import Group, cycles_of, schedule_of, schedule_runtime, turns_of
 
 GROUPS = [Group(1, 1), Group(2, 2), Group(4, 3)]
@@ -15,8 +15,8 @@ SIZES = np.array([0.2, 0.1, 0.15, 0.3, 0.15, 0.1])
 def _one_by_one(plan, times, starts=(0.0,) * 5):
     """Each worker goes through its tasks; the block's subset is there when somebody has done it."""
     workers = plan.num_workers
-    subset, block = np.asarray(turns_of(plan.schedule)), np.asarray(plan.schedule.block)
-    sizes = np.asarray(plan.schedule.sizes)
+    subset, block = np.asarray(turns_of(plan.plan)), np.asarray(plan.plan.block)
+    sizes = np.asarray(plan.plan.sizes)
     done: dict[tuple[int, int], float] = {}
     for w in range(workers):
         now = starts[w]
@@ -48,7 +48,7 @@ def test_even_subsets_are_the_schedules_own_runtime():
 def test_a_code_is_the_packages_block_runtime():
     times = np.random.default_rng(2).exponential(1.0, (30, 4))
     partition = np.array([0.4, 0.0, 0.1, 0.5])
-    found = WorkPlan("coded", np.full(4, 0.25), partition=partition).runtimes(times)
+    found = WorkPlan("coded", np.full(4, 0.25), levels_plan(partition)).runtimes(times)
     np.testing.assert_allclose(found, bcgc.block_runtime(100 * partition, times, cycles=4 / 100), rtol=1e-6)
 
 
@@ -84,7 +84,7 @@ def test_a_level_waits_for_those_who_began_late():
     """Start-ups of a code and of a schedule, one worker after the other."""
     rng = np.random.default_rng(3)
     times, starts = rng.exponential(1.0, (40, 4)), rng.exponential(0.7, (40, 4))
-    coded = WorkPlan("coded", np.full(4, 0.25), partition=np.array([0.3, 0.0, 0.5, 0.2]))
+    coded = WorkPlan("coded", np.full(4, 0.25), levels_plan(np.array([0.3, 0.0, 0.5, 0.2])))
     for row, start, found in zip(times, starts, coded.runtimes(times, starts), strict=True):
         ends = [(3, 0.3), (1, 0.3 + 3 * 0.5), (0, 0.3 + 3 * 0.5 + 4 * 0.2)]
         assert found == pytest.approx(max(sorted(start + row * load)[place] for place, load in ends))

@@ -1,5 +1,6 @@
 """Schedules for a model's parameters: blocks as whole units, tasks around the circle, the model's pace."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,9 +8,10 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax.coding.gradients import Piece, unit_sizes
 from bcgc_jax.coding.scheduled import schedule_plan
-from bcgc_jax.coding.training import schedule_scheme
+from bcgc_jax.coding.training import training_scheme
 from bcgc_jax.plans.schedules import Group, circle_plan, schedule_of, turns_of
 
+KEY = jax.random.key(0)
 PARAMS = [np.zeros((2, 3)), np.zeros(4), np.zeros(())]
 GROUPS = [Group(1, 1), Group(3, 2)]
 
@@ -50,7 +52,7 @@ def test_the_pace_is_that_of_the_schedule_in_the_model():
     law, start = bcgc.ShiftedExponential(1.0, 0.3), bcgc.Weibull(9.0, 0.7)
     problem = bcgc.Problem(law, 4, 11, 20, cycles=2.0, setup_cycles=3.0, chain_cycles=0.5, start_up=start)
     schedule = schedule_of(GROUPS, [2.0, 5.0, 4.0])
-    scheme = schedule_scheme(problem, schedule, PARAMS)
+    scheme = training_scheme(KEY, problem, schedule, PARAMS)
     # Setup and chain are 1.5, and 0.25 for each coordinate passed: 2, 7 - 2, 11 - 7; 11, 0; 7, 11 - 7.
     tasks = [2 + 1.5 + 0.5, 5 + 1.25, 4 + 1, 4 + 1.5 + 2.75, 5, 5 + 1.5 + 1.75, 4 + 1]
     np.testing.assert_allclose(scheme.load, 10 * np.cumsum(tasks), rtol=1e-6)
@@ -71,7 +73,7 @@ def test_the_pace_of_leaves_is_that_of_whole_leaves():
     sizes = unit_sizes(PARAMS)
     problem = bcgc.Problem(bcgc.ShiftedExponential(1.0, 0.3), 4, len(sizes), 4, unit_costs=sizes)
     schedule = schedule_of([Group(1, 1), Group(2, 1)], [2.0, 9.0])
-    scheme = schedule_scheme(problem, schedule, PARAMS, units="leaves")
+    scheme = training_scheme(KEY, problem, schedule, PARAMS, units="leaves")
     assert np.asarray(scheme.load).tolist() == [1.0, 11.0, 21.0]
 
 
@@ -84,7 +86,7 @@ def test_refusals():
         ),
         "must be >= 0": lambda: schedule_plan(schedule_of([Group(1, 2)], [12.0, -1.0]), PARAMS, 3),
         "block 1 of the schedule has coordinates, but no task": lambda: schedule_plan(nothing, PARAMS, 3),
-        "take num_coordinates=11": lambda: schedule_scheme(bcgc.Problem(law, 3, 10), whole, PARAMS),
+        "take num_coordinates=11": lambda: training_scheme(KEY, bcgc.Problem(law, 3, 10), whole, PARAMS),
     }.items():
         with pytest.raises(ValueError, match=words):
             call()

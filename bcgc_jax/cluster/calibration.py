@@ -16,7 +16,6 @@ import numpy as np
 
 from bcgc_jax.cluster.collection import Work
 from bcgc_jax.coding.gradients import Plan
-from bcgc_jax.coding.scheduled import SchedulePlan
 from bcgc_jax.measured.traces import Trace
 
 
@@ -119,12 +118,7 @@ def _seconds(work: Sequence[Work], plan: Plan) -> tuple[list[int], np.ndarray]:
     """Iterations, and the seconds of each task in them, `[K, tasks, N]`, NaN for those that did not come."""
     if not work:
         raise ValueError("no work was measured: take the `work` of a training or of gradients")
-    workers, scheduled = plan.num_workers, isinstance(plan, SchedulePlan)
-    number = {
-        (w, task.block, task.subsets[0] if scheduled else None): k
-        for w in range(workers)
-        for k, task in enumerate(plan.tasks(w))
-    }
+    workers, number = plan.num_workers, plan.numbers()
     if any((item.worker, item.block, item.subset) not in number for item in work):
         raise ValueError(
             f"there is work of more than the {workers} workers and {len(plan.blocks)} blocks of this plan: "

@@ -246,14 +246,9 @@ def times_of(
     `start_ups`, is counted as if the worker had begun that much later. Of who was stopped before its first
     task the time is at least what is returned. `[N]` each.
     """
-    scheduled = isinstance(plan, SchedulePlan)
     late = np.broadcast_to(np.asarray(start_ups, float), plan.num_workers)
     times, known = found.seconds / loads[0], np.zeros(plan.num_workers, bool)
-    number = {
-        (w, task.block, task.subsets[0] if scheduled else None): k
-        for w in range(plan.num_workers)
-        for k, task in enumerate(plan.tasks(w))
-    }
+    number = plan.numbers()
     last, starts = np.full(plan.num_workers, -1), np.full(plan.num_workers, np.inf)
     for item in found.work:
         k, w = number[item.worker, item.block, item.subset], item.worker

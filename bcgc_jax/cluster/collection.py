@@ -1,22 +1,23 @@
 """One iteration on the master: what the workers send, the earliest first, until each block is complete.
 
-With the last block the workers are told to stop. What is coded is taken here, a schedule in `asking`.
+With the last block the workers are told to stop. A rule, `Coded` or `Summed`, says whom to ask for what, and
+when a block is complete.
 """
 
-import abc
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from bcgc_jax.cluster.decoder import Decoder
+from bcgc_jax.cluster.alike import unlike
+from bcgc_jax.cluster.coded import Coded
+from bcgc_jax.cluster.credit import Question, Summed
 from bcgc_jax.cluster.processes import Process, Processes, WorkersLost
 from bcgc_jax.cluster.worker import Message
 from bcgc_jax.coding.gradients import PyTree, assemble_gradient
-from bcgc_jax.coding.scheduled import SchedulePlan
 
 # Larger arguments of a call are put into the store once, instead of being sent to each worker.
 _INLINE = 2**16
@@ -53,14 +54,15 @@ class ClusterGradient(NamedTuple):
     work: tuple[Work, ...]
 
 
-class Collection(abc.ABC):
-    """One iteration of `processes`.
+class Collection:
+    """One iteration of `processes`, by a new `rule`.
 
     `call` is new for each collection, and what its end stops; `iteration` is what samples are drawn for.
     """
 
     def __init__(
         self,
+        rule: Coded | Summed,
         processes: Processes,
         params: PyTree,
         finish: np.ndarray | None,
@@ -70,7 +72,7 @@ class Collection(abc.ABC):
     ) -> None:
         assert processes.duty is not None
         self.processes, self.plan, self.ray = processes, processes.duty.plan, processes.ray
-        self.blocks, self.params, self.finish = self.plan.blocks, params, finish
+        self.rule, self.blocks, self.params, self.finish = rule, self.plan.blocks, params, finish
         self.call, self.iteration = call, iteration
         self.begin = self.looked = time.monotonic()
         self.arrived = np.zeros((len(self.blocks), len(processes)), bool)
@@ -81,7 +83,7 @@ class Collection(abc.ABC):
         # iteration.
         self.waiting: dict[Any, int] = {}
         self.streams: dict[int, Any] = {}
-        self.asked: dict[Any, Any] = {}  # by the references of answers, what they answer
+        self.asked: dict[Any, Question] = {}  # by the references of answers, what they answer
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
         large = sum(leaf.nbytes for leaf in leaves) > _INLINE
         self.leaves = self.ray.put(leaves) if large else leaves
@@ -102,26 +104,29 @@ class Collection(abc.ABC):
         seconds = time.monotonic() - self.begin
         return ClusterGradient(gradient, seconds, self.completed, self.arrived, tuple(self.work))
 
-    @abc.abstractmethod
     def _add(self, worker: int, message: Message) -> None:
         """Take what a worker says of a task."""
+        block, subsets = message.task
+        if message.values is not None:
+            self._answer(Question(-1, worker, block, subsets), message.values)
+        else:
+            self._ask(self.rule.report(worker, block, subsets))
 
-    @abc.abstractmethod
-    def _answer(self, worker: int, question: Any, values: np.ndarray) -> None:
-        """Take what a worker was asked for."""
+    def _answer(self, question: Question, values: np.ndarray) -> None:
+        """Take what a worker was asked for, or sends of itself."""
+        block = question.block
+        if not self.rule.take(question, values):
+            return
+        self.arrived[block, question.worker] = True
+        if (part := self.rule.part(block)) is not None:
+            self.parts[block], self.completed[block] = part, time.monotonic() - self.begin
 
-    @abc.abstractmethod
-    def _possible(self, coming: np.ndarray) -> np.ndarray:
-        """Whether what has come and what those may send who are `coming`, `[N]`, is enough, bool `[B]`."""
-
-    def _complete(self, block: int, part: Any) -> None:
-        self.parts[block], self.completed[block] = part, time.monotonic() - self.begin
-
-    def _ask(self, question: Any, worker: int, block: int, subsets: tuple[int, ...]) -> None:
-        process = self.processes[worker]
-        assert process is not None  # of a lost one nothing counts as done
-        answer = process.deliver(self.call, block, subsets)
-        self.asked[answer], self.waiting[answer] = question, worker
+    def _ask(self, questions: Sequence[Question]) -> None:
+        for question in questions:
+            process = self.processes[question.worker]
+            assert process is not None  # of a lost one nothing counts as done
+            answer = process.deliver(self.call, question.block, question.subsets)
+            self.asked[answer], self.waiting[answer] = question, question.worker
 
     def _dispatch(self, worker: int) -> None:
         """Give a worker the iteration, or wait for the event after which it can have it."""
@@ -163,7 +168,7 @@ class Collection(abc.ABC):
             question = self.asked.pop(item)
             del self.waiting[item]
             with self._hearing(worker, process):
-                self._answer(worker, question, self.ray.get(item))
+                self._answer(question, self.ray.get(item))
             return
         if item is not self.streams.get(worker):
             del self.waiting[item]
@@ -180,10 +185,8 @@ class Collection(abc.ABC):
             except StopIteration:  # it was told to stop before
                 self._end(worker)
                 return
-            block, subsets = message.task
-            subset = subsets[0] if isinstance(self.plan, SchedulePlan) else None
-            heard = time.monotonic() - self.begin
-            task = self.iteration, worker, block
+            heard, subset = time.monotonic() - self.begin, self.plan.subset_of(message.task)
+            task = self.iteration, worker, message.task.block
             self.work.append(Work(*task, message.seconds, subset, message.done, heard))
             self._add(worker, message)
             if message.task == self.plan.tasks(worker)[-1]:
@@ -210,7 +213,9 @@ class Collection(abc.ABC):
 
     def _error_of_start(self, worker: int) -> Exception | None:
         error = self.processes.has_loaded(worker)
-        if error is None and (why := self.processes.unlike()):  # a successor; the others have been compared
+        if error is None and (
+            why := unlike(self.plan, self.processes.machines)
+        ):  # a successor; the others have been compared
             return RuntimeError(why)
         return error
 
@@ -230,12 +235,13 @@ class Collection(abc.ABC):
         self.streams.pop(worker, None)
         self.processes.lose(worker, what, self.iteration, error)
         self._dispatch(worker)
+        self._ask(self.rule.lose(worker))
 
     def _check(self) -> None:
         """WorkersLost where what has come and what may come is too little for a block."""
         coming = np.zeros(len(self.processes), bool)
         coming[list(self.waiting.values())] = True
-        short = ~np.isfinite(self.completed) & ~self._possible(coming)
+        short = ~np.isfinite(self.completed) & ~self.rule.possible(coming)
         if short.any():
             level = min(self.blocks[b].level for b in np.flatnonzero(short))
             self.processes.lose_gone(self.iteration)
@@ -244,68 +250,3 @@ class Collection(abc.ABC):
                 f"a block at level {level} survives no more than {level} of them{self.processes.why}; plan "
                 "for the workers left, as train_on_cluster does, or let lost ones be replaced",
             ) from self.processes.error
-
-
-class Decoding(Collection):
-    """Of a coding plan: a block at level n is decoded with its (N-n)-th message.
-
-    A large message is announced, and asked for if it is one of these: no other is moved.
-    """
-
-    def __init__(self, decoder: Decoder, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.decoder = decoder
-        self.wanted = decoder.needed.copy()
-        # Of each block: what came, by worker; who was asked; who has announced it and was not asked.
-        self.messages: list[dict[int, np.ndarray]] = [{} for _ in self.blocks]
-        self.coming: list[set[int]] = [set() for _ in self.blocks]
-        self.ready: list[dict[int, tuple[int, ...]]] = [{} for _ in self.blocks]
-
-    def _add(self, worker: int, message: Message) -> None:
-        block, subsets = message.task
-        if message.values is not None:
-            self._answer(worker, block, message.values)
-        elif not self.arrived[block, worker]:
-            self.ready[block][worker] = subsets
-            self._ask_for(block)
-
-    def _ask_for(self, block: int) -> None:
-        """As many of those who have announced a block as are wanted."""
-        ready, coming = self.ready[block], self.coming[block]
-        if np.isfinite(self.completed[block]):
-            return
-        while ready and len(self.messages[block]) + len(coming) < self.wanted[block]:
-            worker = next(iter(ready))
-            coming.add(worker)
-            self._ask(block, worker, block, ready.pop(worker))
-
-    def _answer(self, worker: int, question: int, values: np.ndarray) -> None:
-        block, messages = question, self.messages[question]
-        self.coming[block].discard(worker)
-        if np.isfinite(self.completed[block]) or self.arrived[block, worker]:
-            return
-        messages[worker] = values
-        self.arrived[block, worker] = True
-        if len(messages) < self.wanted[block]:
-            return
-        part = self.decoder.part(block, messages)
-        if part is None:  # by construction of the codes not; if ever, one message more helps
-            self.wanted[block] += 1
-            self._ask_for(block)
-            return
-        self._complete(block, part)
-        messages.clear()
-
-    def _lose(self, worker: int, what: str, error: Exception | None = None) -> None:
-        for ready, coming in zip(self.ready, self.coming, strict=True):
-            ready.pop(worker, None)
-            coming.discard(worker)
-        super()._lose(worker, what, error)
-        for block in range(len(self.blocks)):
-            self._ask_for(block)
-
-    def _possible(self, coming: np.ndarray) -> np.ndarray:
-        there = self.arrived | coming
-        for block, ready in enumerate(self.ready):
-            there[block, list(ready)] = True
-        return np.sum(there, axis=1) >= self.decoder.needed

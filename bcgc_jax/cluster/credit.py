@@ -4,10 +4,12 @@ Each subset of a block is asked for once, as soon as all that nobody was asked f
 If one who was asked dies, what it was to send counts as not asked for. No line here knows of processes.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from jax import Array
 
+from bcgc_jax.cluster.decoder import Divider
 from bcgc_jax.coding.scheduled import SchedulePlan
 
 
@@ -98,3 +100,33 @@ class Credit:
             self._next += 1
         self._open |= {question.number: question for question in questions}
         return questions
+
+
+class Summed:
+    """One iteration with the sums themselves: a block is the sum of those that were asked for."""
+
+    def __init__(self, divider: Divider) -> None:
+        self.divider, self.credit = divider, Credit(divider.plan)
+        self._totals: list[Any] = [None] * len(divider.plan.blocks)
+        self.lose, self.possible = self.credit.lose, self.credit.possible
+
+    def report(self, worker: int, block: int, subsets: tuple[int, ...]) -> list[Question]:
+        return self.credit.report(worker, block, subsets[0])
+
+    def take(self, question: Question, values: np.ndarray) -> bool:
+        """A sum came: whether it counts."""
+        if self.credit.answer(question.number) is None:
+            return False
+        total = self._totals[question.block]
+        if total is None or not total.flags.writeable:  # the first one is Ray's own
+            self._totals[question.block] = values if total is None else total + values
+        else:
+            total += values
+        return True
+
+    def part(self, block: int) -> list[Array] | None:
+        """The pieces of a block, None before its last sum."""
+        if not self.credit.is_done(block):
+            return None
+        total, self._totals[block] = self._totals[block], None
+        return self.divider.part(block, total)

@@ -14,16 +14,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bcgc_jax.cluster.alike import MachinesDiffer
-from bcgc_jax.cluster.asking import Asking
-from bcgc_jax.cluster.collection import ClusterGradient, Collection, Decoding
+from bcgc_jax.cluster.alike import differences, unlike
+from bcgc_jax.cluster.coded import Coded
+from bcgc_jax.cluster.collection import ClusterGradient, Collection
+from bcgc_jax.cluster.credit import Summed
 from bcgc_jax.cluster.decoder import Decoder, Divider
 from bcgc_jax.cluster.engine import session, shared_programs
 from bcgc_jax.cluster.processes import Assignment, Fault, Processes
 from bcgc_jax.cluster.sources import Made, Source, Sources
 from bcgc_jax.cluster.worker import Duty
 from bcgc_jax.coding.codes import refuse_complex
-from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, num_samples
+from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, check_batch_size, num_samples
 from bcgc_jax.coding.scheduled import SchedulePlan, schedule_plan
 from bcgc_jax.coding.stages import tell_of_loops
 from bcgc_jax.plans import plan as plans
@@ -75,7 +76,7 @@ class Cluster:
         self.iteration = 0
         self._calls = 0
         self._closed = False
-        self._collection: Callable[..., Collection] | None = None
+        self._rule: Callable[[], Coded | Summed] | None = None
         self._sources = Sources()
         with contextlib.ExitStack() as stack:
             programs = stack.enter_context(shared_programs())
@@ -106,22 +107,6 @@ class Cluster:
     @property
     def num_workers(self) -> int:
         return len(self._processes)
-
-    @property
-    def replace(self) -> bool:
-        return self._processes.replace
-
-    @replace.setter
-    def replace(self, replace: bool) -> None:
-        self._processes.replace = replace
-
-    @property
-    def patience(self) -> float:
-        return self._processes.patience
-
-    @patience.setter
-    def patience(self, patience: float) -> None:
-        self._processes.patience = patience
 
     @property
     def faults(self) -> list[Fault]:
@@ -160,14 +145,13 @@ class Cluster:
         """Whether the workers have work: not before the first `assign`, nor between `resize` and the next."""
         return self._processes.duty is not None
 
-    def recruit(self) -> int:
-        """Look whether room has returned for workers that were given up for want of it, at most each second.
+    def returning(self) -> int:
+        """For how many of those given up for want of room there is room again; looked at each second at most.
 
-        Where it has, processes are started, and nobody waits for them. Returns how many more workers the next
-        `assign` may have by that: 0 until those processes run.
+        The next `assign` may be for so many workers more.
         """
         self._check_open()
-        return self._processes.recruit(self.size - self.num_workers)
+        return self._processes.returning(self.size - self.num_workers)
 
     def restore(self) -> None:
         """Have `size` workers again from the next `assign` on, in place of those given up too.
@@ -214,23 +198,14 @@ class Cluster:
         """
         self.take_up(self._put(loss, plan, params, subsets, batch_size, seed))
 
-    def prepare(
-        self,
-        loss: Loss,
-        plan: CodingPlan | SchedulePlan | plans.Plan,
-        params: PyTree,
-        subsets: Source | Sequence[PyTree],
-        *,
-        batch_size: int | None = None,
-        seed: int = 0,
-    ) -> Assignment:
+    def prepare(self, *given: Any, **options: Any) -> Assignment:
         """Put the plan and the data of `assign` where the workers find them, and change nothing for them.
 
         Until `is_ready`, which is to be asked now and then, they compile what they need beside what they do,
         the first one alone, for the others find its programs; `take_up` compiles nothing then.
         """
-        work = self._put(loss, plan, params, subsets, batch_size, seed)
-        work.collection = _collection_of(work.duty.plan, params)
+        work = self._put(*given, **options)
+        work.rule = _rule_of(work.duty.plan, work.duty.params)
         return work
 
     def _put(
@@ -239,8 +214,8 @@ class Cluster:
         plan: CodingPlan | SchedulePlan | plans.Plan,
         params: PyTree,
         subsets: Source | Sequence[PyTree],
-        batch_size: int | None,
-        seed: int,
+        batch_size: int | None = None,
+        seed: int = 0,
     ) -> Assignment:
         self._check_open()
         refuse_complex("params", params)
@@ -267,13 +242,13 @@ class Cluster:
         # Before all else: what it refuses leaves the workers with what they had.
         self._processes.resize(plan.num_workers)
         self._processes.assign(work)
-        self._collection, collection = None, work.collection or _collection_of(plan, params)
+        self._rule, rule = None, work.rule or _rule_of(plan, params)
         self._processes.wait_until_loaded(self.iteration)
-        if why := self._processes.unlike():
-            raise MachinesDiffer(why)
+        if why := unlike(plan, self._processes.machines):
+            raise ValueError(why)
         if any(isinstance(data, Made) for data in work.subsets):
             self._check_samples(batch_size)
-        self._collection = collection
+        self._rule = rule
         if work.ready < len(self._processes):  # Ray's first call of a method takes longer than the others
             self._collect(params, None)
 
@@ -290,7 +265,7 @@ class Cluster:
     @property
     def differs(self) -> bool:
         """Whether workers that have loaded are on machines of several types, which round differently."""
-        return bool(self._processes.differences())
+        return bool(differences(self._processes.machines))
 
     def gradient(
         self, params: PyTree, finish: np.ndarray | None = None, *, iteration: int | None = None
@@ -319,11 +294,11 @@ class Cluster:
 
     def _collect(self, params: PyTree, finish: np.ndarray | None) -> ClusterGradient:
         self._check_open()
-        if self._collection is None or self._processes.duty is None:
+        if self._rule is None or self._processes.duty is None:
             raise ValueError("the workers have no work yet: call assign first")
         self._calls += 1
-        given = self._processes, params, finish
-        return self._collection(*given, call=self._calls, iteration=self.iteration).run()
+        given = self._rule(), self._processes, params, finish
+        return Collection(*given, call=self._calls, iteration=self.iteration).run()
 
 
 def _checked(finish: np.ndarray, plan: CodingPlan | SchedulePlan) -> np.ndarray:
@@ -342,15 +317,12 @@ def _checked(finish: np.ndarray, plan: CodingPlan | SchedulePlan) -> np.ndarray:
 def _weights(mean: bool, subsets: Sequence[PyTree], batch_size: int | None) -> np.ndarray:
     """What each subset's loss counts; ValueError for more samples than a subset has."""
     sizes = np.array([num_samples(data) for data in subsets], float)
-    if batch_size is not None and not 1 <= batch_size <= sizes.min():
-        raise ValueError(
-            f"batch_size must be from 1 to {int(sizes.min())}, the samples of a subset, got {batch_size}"
-        )
+    check_batch_size(batch_size, int(sizes.min()))
     return sizes / sizes.mean() if mean else np.ones(len(sizes))
 
 
-def _collection_of(plan: CodingPlan | SchedulePlan, params: PyTree) -> Callable[..., Collection]:
-    """What an iteration of the plan is; its arithmetic is compiled."""
+def _rule_of(plan: CodingPlan | SchedulePlan, params: PyTree) -> Callable[[], Coded | Summed]:
+    """What says in an iteration whom to ask, and when a block is complete; its arithmetic is compiled."""
     if isinstance(plan, CodingPlan):
-        return functools.partial(Decoding, Decoder(plan, params))
-    return functools.partial(Asking, Divider(plan, params))
+        return functools.partial(Coded, Decoder(plan, params))
+    return functools.partial(Summed, Divider(plan, params))

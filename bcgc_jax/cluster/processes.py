@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from bcgc_jax.cluster.alike import Machine, differences, unlike
+from bcgc_jax.cluster.alike import Machine
 from bcgc_jax.cluster.engine import Order, Programs, actor_class, cause_of, preferably_not_on, reason_of
 from bcgc_jax.cluster.sources import Made
 from bcgc_jax.cluster.worker import Duty
@@ -57,7 +57,7 @@ class WorkersLost(RuntimeError):
 class Assignment:
     """A duty and where it lies; so many workers are `ready` for it, and calls that make others so `pending`.
 
-    `collection`: what an iteration is to the master, once its arithmetic is compiled.
+    `rule`: of an iteration on the master, once its arithmetic is compiled.
     """
 
     number: int
@@ -67,7 +67,7 @@ class Assignment:
     kept: tuple[int, ...] = ()
     ready: int = 0
     pending: list[Any] = dataclasses.field(default_factory=list)
-    collection: Any = None
+    rule: Any = None
 
 
 @dataclasses.dataclass
@@ -81,7 +81,6 @@ class Process:
     starting: Any = None  # the reference that is ready once it has loaded, None from then on
     pid: int | None = None
     node: str | None = None
-    handle: int | None = None  # of the process itself, whoever has its number later; on Linux, on this node
     unfinished: list[Any] = dataclasses.field(default_factory=list)  # references of its iterations
     machine: Machine | None = None  # what computes in it, once it has loaded
     samples: tuple[int, ...] = ()  # of the subsets that it has loaded, each number once
@@ -110,22 +109,15 @@ class Process:
         answered, _ = self.ray.wait([] if self.asked is None else [self.asked], timeout=wait)
         if answered:
             with contextlib.suppress(self.ray.exceptions.RayError):  # a dead one shows elsewhere
-                node, pid = self.ray.get(self.asked)
-                if self.pid is None and node == self.here:
-                    self.handle = _handle_of(pid)
-                self.node, self.pid = node, pid
+                self.node, self.pid = self.ray.get(self.asked)
         return bool(answered)
 
     def end(self, *, dead: bool) -> None:
         """No signal is sent to the number of a `dead` process: it may be another's by now."""
         self.ray.kill(self.actor, no_restart=True)
-        with contextlib.suppress(ProcessLookupError):  # a stopped process hears no one else
-            if self.handle is not None:
-                signal.pidfd_send_signal(self.handle, signal.SIGKILL)
-            elif self.pid is not None and self.node == self.here and not dead:
+        if self.pid is not None and self.node == self.here and not dead:
+            with contextlib.suppress(ProcessLookupError):  # a stopped process hears no one else
                 os.kill(self.pid, signal.SIGKILL)
-        if self.handle is not None:
-            os.close(self.handle)
 
     def is_silent(self, patience: float) -> bool:
         """Whether it is to be counted as hung: silent, asked, and still silent."""
@@ -175,13 +167,6 @@ class Process:
         self.actor.stop.remote(call)
 
 
-def _handle_of(pid: int) -> int | None:
-    """None where the system has no such handles, and of a process that is gone."""
-    with contextlib.suppress(AttributeError, OSError):
-        return os.pidfd_open(pid)
-    return None
-
-
 class Processes:
     """N processes, by the number of the worker; None for one that is lost, or not yet started.
 
@@ -204,8 +189,7 @@ class Processes:
         self.error: Exception | None = None
         self._raised: set[int] = set()  # workers, in their last iteration
         self._crowded = False  # there was no room for the last successor
-        # How many were given up for want of room, who is to take their place, when room was last looked for.
-        self._missing, self._recruits, self._looked = 0, list[Process](), 0.0
+        self._missing, self._looked = 0, 0.0  # given up for want of room, and when it was last looked for
         self._numbers = itertools.count(1)  # of what is put, from any thread
         self._given: Assignment | None = None
         self._num_gpus, self._programs = num_gpus, programs
@@ -242,34 +226,24 @@ class Processes:
     def resize(self, num_workers: int) -> None:
         """This many from the next `assign` on; ValueError where there is no room for them."""
         living = [process for process in self._all if process is not None]
-        if num_workers > len(living):
-            self._missing -= len(self._recruits)
-            living, self._recruits = living + self._recruits, []
         self._check_room(num_workers - len(living))
         for process in living[num_workers:]:
             process.end(dead=False)
         self._all = [*living[:num_workers], *[None] * (num_workers - len(living))]
         self._given, self._crowded = None, False
 
-    def recruit(self, most: int) -> int:
-        """How many more workers `resize` can have at once: processes where there was no room for a successor.
+    def returning(self, most: int) -> int:
+        """For how many of those given up for want of room there is room again, `most` of them.
 
-        Where there is some again they are started, `most` of them; until all have answered there are none.
+        They count as there from now on; nobody looks more than once a second.
         """
-        for process in list(self._recruits):
-            if process.pid is not None:
-                continue
-            late = time.monotonic() - process.asked_at > _STARTING
-            if (process.has_answered(wait=0) or late) and process.pid is None:  # it died, or never started
-                process.end(dead=True)
-                self._recruits.remove(process)
-                self._missing -= 1  # nobody tries again
-        wanted = min(self._missing, most) - len(self._recruits)
-        if wanted > 0 and self.replace and time.monotonic() - self._looked > _SEEKING:
-            self._looked, free = time.monotonic(), self.ray.available_resources()
-            room = min(int(free.get(name, 0.0) / need) for name, need in self._needs.items())
-            self._recruits += [self._begin("SPREAD") for _ in range(min(wanted, room))]
-        return len(self._recruits) if all(p.pid is not None for p in self._recruits) else 0
+        wanted = min(self._missing, most)
+        if wanted <= 0 or not self.replace or time.monotonic() - self._looked < _SEEKING:
+            return 0
+        self._looked, free = time.monotonic(), self.ray.available_resources()
+        room = min(int(free.get(name, 0.0) / need) for name, need in self._needs.items())
+        self._missing -= (found := min(wanted, room))
+        return found
 
     def _check_room(self, more: int) -> None:
         if short := self._shortage(more, _FREEING):
@@ -380,18 +354,14 @@ class Processes:
             return error
         return None
 
-    def differences(self) -> str:
-        """What the machines of those who have loaded do not have in common, "" if all is."""
-        return differences([None if p is None else p.machine for p in self._all])
+    @property
+    def machines(self) -> list[Machine | None]:
+        """Of those who have loaded."""
+        return [None if process is None else process.machine for process in self._all]
 
     def sample_counts(self) -> set[int]:
         """Of the subsets of those who have loaded."""
         return {count for p in self._all if p is not None for count in p.samples}
-
-    def unlike(self) -> str:
-        """Why those who have loaded cannot work together, "" if they can."""
-        assert self.duty is not None
-        return unlike(self.duty.plan, [None if p is None else p.machine for p in self._all])
 
     def check_raised(self, errors: Mapping[int, Exception]) -> None:
         """Raises what these workers raised if all others did too: then it is the loss, not their machines."""
@@ -416,12 +386,12 @@ class Processes:
         """
         process = self._all[worker]
         assert process is not None
+        crowded = error is None and process.pid is None and not self._can_hold(0)
         reason = f"no answer within {process.patience(self.patience):g} s"
         if error is not None:
             reason = reason_of(error)
-        elif process.pid is None and not self._can_hold(0):
+        elif crowded:
             reason = "the nodes that are left have no room for it"
-        crowded = error is None and process.pid is None and not self._can_hold(0)
         self.faults.append(Fault(iteration, worker, what, reason))
         self.why, self.error = f" ({reason})", error
         started = process.has_answered(wait=0) or process.pid is not None
@@ -456,29 +426,24 @@ class Processes:
         return any(each["NodeID"] == node and not each["Alive"] for each in self.ray.nodes())
 
     def end(self) -> None:
-        for process in (*self._all, *self._recruits):
+        for process in self._all:
             if process is not None:
                 process.end(dead=False)
-        self._all, self._recruits = [], []
+        self._all = []
 
     def _spawn(self, worker: int, attempts: int = 0, failed: str | None = None) -> None:
         """Where `failed` is the node of its predecessor, on another if that has room."""
-        self._all[worker] = process = self._begin(
-            "SPREAD" if failed is None else preferably_not_on(failed), attempts
-        )
-        self._load(worker, process)
-
-    def _begin(self, place: Any, attempts: int = 0) -> Process:
-        """A process without a duty, on a node of that choice."""
+        place = "SPREAD" if failed is None else preferably_not_on(failed)
         options: dict[str, Any] = {"num_cpus": 1, "max_restarts": 0, "scheduling_strategy": place}
         if self._num_gpus:  # JAX would take three quarters of the memory for each
             options |= {
                 "num_gpus": self._num_gpus,
                 "runtime_env": {"env_vars": {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}},
             }
-        process = Process(self.ray, self._actor.options(**options).remote(), self._here, attempts)
+        actor = self._actor.options(**options).remote()
+        self._all[worker] = process = Process(self.ray, actor, self._here, attempts)
         process.ask()
-        return process
+        self._load(worker, process)
 
     def _load(self, worker: int, process: Process) -> None:
         assert self._given is not None

@@ -22,7 +22,6 @@ from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import replace
 from bcgc_jax.adaptive import Decision
-from bcgc_jax.cluster.alike import MachinesDiffer
 from bcgc_jax.cluster.checkpoints import Checkpoints, made_with
 from bcgc_jax.cluster.closed_loop import ClosedLoop
 from bcgc_jax.cluster.collection import ClusterGradient, Work
@@ -97,23 +96,13 @@ class Pace:
         if not (np.isfinite(self.seconds) and self.seconds > 0):
             raise ValueError(f"seconds of a pace must be > 0, got {self.seconds}")
 
-    def draw(self, key: Array, step: int, num_workers: int) -> np.ndarray:
-        """The cycle times of one iteration, in seconds, `[N]`: of the key and the step alone.
+    def draw(self, key: Array, step: int, num_workers: int) -> tuple[np.ndarray, np.ndarray]:
+        """Start-ups and cycle times of one iteration, in seconds, `[N]` each: of the key and the step alone.
 
-        >>> Pace([[1.0, 2.0], [3.0, 5.0]], seconds=0.5).draw(jax.random.key(0), 3, num_workers=2).tolist()
-        [1.5, 2.5]
+        >>> starts, times = Pace([[1.0, 2.0], [3.0, 5.0]], 0.5, 3.0).draw(jax.random.key(0), 3, num_workers=2)
+        >>> starts.tolist(), times.tolist()
+        ([1.5, 1.5], [1.5, 2.5])
         """
-        return self._draw(key, step, num_workers)[1]
-
-    def draw_start_ups(self, key: Array, step: int, num_workers: int) -> np.ndarray:
-        """The start-ups that go with `draw`, in seconds, `[N]`.
-
-        >>> Pace([[1.0, 2.0]], 0.5, start_ups=3.0).draw_start_ups(jax.random.key(0), 0, 2).tolist()
-        [1.5, 1.5]
-        """
-        return self._draw(key, step, num_workers)[0]
-
-    def _draw(self, key: Array, step: int, num_workers: int) -> list[np.ndarray]:
         times, starts = self.cycle_times, self.start_ups
         times = times if isinstance(times, Law | JointLaw) else np.asarray(times, float)
         starts = starts if starts is None or isinstance(starts, Law) else np.asarray(starts, float)
@@ -122,7 +111,8 @@ class Pace:
             raise ValueError(
                 "times of a pace are 0 or more, infinity included: there are negative ones or NaN"
             )
-        return [self.seconds * np.broadcast_to(np.asarray(a, float), num_workers) for a in drawn]
+        starts, times = (np.broadcast_to(np.asarray(a, float), num_workers) for a in drawn)
+        return self.seconds * starts, self.seconds * times
 
 
 def train_on_cluster(
@@ -179,11 +169,11 @@ def train_on_cluster(
     iteration done, the problem is solved for the workers left before the next step, or at once if a block
     needs the lost one; with a warning by the optimal method if the other has no scheme for so few, and for
     the times of `Rows`, which do not know one worker from another, as if they were independent. Where workers
-    were given up for want of room and room returns (a node has joined), processes are started beside the
-    training, and once they run there is a plan for all of them before the next step. So there is after
-    `before_step` has resized the cluster, to no more workers than the problem has. Others that were given up
-    are there again at the start of the next training, as far as there is room for them; where there is none,
-    it warns and goes on with as many as are left, the first ones of the problem.
+    were given up for want of room and room returns (a node has joined), there is a plan for all of them
+    before the next step. So there is after `before_step` has resized the cluster, to no more workers than the
+    problem has. Others that were given up are there again at the start of the next training, as far as there
+    is room for them; where there is none, it warns and goes on with as many as are left, the first ones of
+    the problem.
 
     Raises ValueError where problem, data, checkpoint and cluster do not match, or more iterations are done
     than asked for, WorkersLost where no workers are left.
@@ -209,9 +199,8 @@ def train_on_cluster(
         if isinstance(checkpoints, str | Path):
             checkpoints = stack.enter_context(Checkpoints(checkpoints))
         if checkpoints is not None:
-            described = _described(
-                key, loss, workers, problem, params, data, optimizer, method, batch_size, plan_options
-            )
+            settings = _settings(workers, problem, method, batch_size, plan_options)
+            described = made_with(key, loss, data, params, optimizer, **settings)
             first, state = checkpoints.last(state, described) or (first, state)
             if first > num_steps:
                 raise ValueError(
@@ -272,19 +261,14 @@ def train_on_cluster(
     )
 
 
-def _described(
-    key: Array,
-    loss: Loss,
+def _settings(
     workers: int,
     problem: Problem | None,
-    params: PyTree,
-    data: PyTree,
-    optimizer: optax.GradientTransformation,
     method: str | Method | Plan | None,
     batch_size: int | None,
     options: dict[str, Any],
 ) -> dict[str, Any]:
-    """What a training that goes on from a checkpoint must share with the one before."""
+    """Of a training that goes on from a checkpoint."""
     scheme: object = method
     if problem is None:
         scheme = "found while it trains"
@@ -293,7 +277,7 @@ def _described(
     settings = {"scheme": f"{scheme} {sorted(options.items())}", "batch size": batch_size}
     if batch_size is not None:  # what is drawn depends on how many subsets there are
         settings["number of workers"] = workers
-    return made_with(key, loss, data, params, optimizer, **settings)
+    return settings
 
 
 def _workers(problem: Problem | None, method: Any, max_stored: int | None, cluster: Cluster) -> int:
@@ -343,7 +327,7 @@ class _Course:
         self.start_ups: np.ndarray | float = 0.0  # of the pace, in the last iteration
         self.members = list(range(cluster.num_workers))
         self._joined: list[int] = []  # members that the plan is not yet for
-        self._recruiting = True  # until the room that returns is on machines that cannot be used
+        self._growing = True  # until the room that returns is on machines that cannot be used
         self.seconds: list[float] = []
         self.paced: list[float] = []
         self.counts: list[int] = []
@@ -357,7 +341,7 @@ class _Course:
         """
         cluster, left = self._cluster, len(self.members)
         resized = not cluster.assigned
-        count = cluster.num_workers if resized else left + (cluster.recruit() if self._recruiting else 0)
+        count = cluster.num_workers if resized else left + (cluster.returning() if self._growing else 0)
         if resized and count > self._most:
             raise ValueError(
                 f"the problem has {self._most} workers: resize the cluster to no more, not {count}"
@@ -379,12 +363,12 @@ class _Course:
                 scheme = self._give_work(self.members)
             except WorkersLost:
                 continue
-            except MachinesDiffer as error:
+            except ValueError as error:
                 if not self._joined:
                     raise
                 warnings.warn(f"workers that could be there again are left out: {error}", stacklevel=3)
                 self.members = [w for w in self.members if w not in self._joined]
-                self._recruiting = False
+                self._joined, self._growing = [], False
                 continue
             if self._pace is not None:  # the link in seconds too
                 sent = self._pace.seconds * np.asarray(scheme.sent, float)
@@ -400,8 +384,7 @@ class _Course:
                 self.replan()
             finish = None
             if self._pace is not None:
-                given = self._pace_key, step, self._all
-                drawn = self._pace.draw_start_ups(*given), self._pace.draw(*given)
+                drawn = self._pace.draw(self._pace_key, step, self._all)
                 starts, times = (np.minimum(seconds, _ENDLESS) for seconds in drawn)
                 self.start_ups = starts[self.members]
                 finish = self._scheme.finish_times(starts[self.members], times[self.members])

@@ -79,12 +79,9 @@ class Worker:
     def __init__(self, duty: Duty, index: int, subsets: Mapping[int, PyTree]) -> None:
         self.duty, self.index, self.subsets = duty, index, subsets
         self._tasks = duty.plan.tasks(index)
+        self._coded, self._codes = isinstance(duty.plan, CodingPlan), duty.plan.messages().codes
         # Arguments of a program, which is then the same for all workers.
-        self._codes = duty.plan.codes if isinstance(duty.plan, CodingPlan) else None
-        if self._codes is None:
-            self._rows: list[Any] = [np.ones(1)] * len(duty.plan.blocks)
-        else:
-            self._rows = [row_of(code, index) for code in self._codes]
+        self._rows = [row_of(code, index) for code in self._codes]
         self._later = _later(duty.plan, self._tasks)
         self._stages: dict[Any, Stages] = {}  # by the share of the samples and their shapes
         self._encode = jax.jit(self._message, static_argnums=0)
@@ -145,7 +142,7 @@ class Worker:
         of, kept = self._kept
         if of != call:
             return None
-        if self._codes is not None or len(subsets) == 1:
+        if self._coded or len(subsets) == 1:
             return kept[block, subsets[0]]
         total = kept[block, subsets[0]] + kept[block, subsets[1]]
         for subset in subsets[2:]:
@@ -155,7 +152,7 @@ class Worker:
     def _keeps(self, block: int, values: np.ndarray) -> bool:
         """Whether a block's message is kept until the master asks for it: not where it needs everyone's."""
         everyone = self.duty.plan.blocks[block].level == 0
-        return self._codes is None or (values.nbytes >= _MUCH and not everyone)
+        return not self._coded or (values.nbytes >= _MUCH and not everyone)
 
     def _wait(self, call: int, until: float) -> bool:
         """Until a time, or until told to stop: whether it was."""
@@ -212,7 +209,7 @@ class Worker:
         self, block: int, row: Array, weights: Array, gradients: list[list[Array] | None]
     ) -> list[Array]:
         """Piece by piece, from the subsets' gradients of the leaves; one without samples counts nothing."""
-        wide = self._codes is not None and self._codes[block].wide
+        wide = self._codes[block].wide
         params, sent = jax.tree.leaves(self.duty.params), []
         for k, (leaf, start, stop) in enumerate(self.duty.plan.blocks[block].pieces):
             zero = jnp.zeros(params[leaf].shape, params[leaf].dtype)

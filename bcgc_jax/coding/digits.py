@@ -18,7 +18,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._extras import to_install
-from bcgc_jax.coding.gradients import PyTree, backward_order, split_batch, unit_sizes
+from bcgc_jax.coding.gradients import PyTree, backward_order, check_batch_size, split_batch, unit_sizes
 from bcgc_jax.coding.training import TrainingScheme, train, training_scheme
 from bcgc_jax.distributions import JointLaw, Law
 from bcgc_jax.problem import Problem
@@ -137,11 +137,7 @@ def digits_problem(
     sizes = unit_sizes(_shapes(model), units, digits_order(model))
     samples = len(load_digits(num_workers).train[1])
     if batch_size is not None:
-        size = samples // num_workers
-        if not 1 <= batch_size <= size:
-            raise ValueError(
-                f"batch_size must be from 1 to {size}, the samples of a subset, got {batch_size}"
-            )
+        check_batch_size(batch_size, samples // num_workers)
         samples = batch_size * num_workers
     costs = None if units == "coordinates" else jnp.asarray(sizes)
     return Problem(cycle_time, num_workers, sizes.size, samples, cycles, unit_costs=costs, **options)

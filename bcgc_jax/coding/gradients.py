@@ -95,6 +95,18 @@ class Plan:
         """When each of them is there, `[B, N]`, from when each task is done, `[tasks, N]`."""
         return finish
 
+    def subset_of(self, task: Task) -> int | None:
+        """The one subset of a schedule's task."""
+        return None
+
+    def numbers(self) -> dict[tuple[int, int, int | None], int]:
+        """The number of each task by worker, block and `subset_of`."""
+        return {
+            (w, task.block, self.subset_of(task)): k
+            for w in range(self.num_workers)
+            for k, task in enumerate(self.tasks(w))
+        }
+
     @property
     def scaling(self) -> float:
         """What the sum of the subsets' gradients is multiplied by."""
@@ -246,17 +258,6 @@ def coding_plan(
     return CodingPlan(codes, blocks, mean)
 
 
-def plain_plan(blocks: Sequence[Block], num_workers: int, mean: bool) -> CodingPlan:
-    """The same blocks without a code: message w of a block is subset w's gradient.
-
-    >>> plan = plain_plan([Block(1, ())], 3, True)
-    >>> [(block.level, code.subsets) for block, code in zip(plan.blocks, plan.codes)]
-    [(0, ((0,), (1,), (2,)))]
-    """
-    code = gradient_code(jax.random.key(0), num_workers, 0)  # of which nothing is random
-    return CodingPlan((code,) * len(blocks), tuple(block._replace(level=0) for block in blocks), mean)
-
-
 def cut(order: Sequence[int], sizes: Sequence[int], ends: Sequence[int]) -> list[tuple[Piece, ...]]:
     """The pieces of leaves between the ends of neighbouring blocks, in the order of the leaves.
 
@@ -284,6 +285,12 @@ def num_samples(batch: PyTree) -> int:
     if len(sizes) != 1 or () in sizes:
         raise ValueError(f"every array of a batch must have its samples along the first axis, got {sizes}")
     return sizes.pop()[0]
+
+
+def check_batch_size(batch_size: int | None, size: int) -> None:
+    """ValueError for more samples than a subset has, or none."""
+    if batch_size is not None and not 1 <= batch_size <= size:
+        raise ValueError(f"batch_size must be from 1 to {size}, the samples of a subset, got {batch_size}")
 
 
 def split_batch(batch: PyTree, num_workers: int) -> PyTree:

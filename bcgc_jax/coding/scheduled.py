@@ -15,6 +15,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import pytree_dataclass, static_field
+from bcgc_jax.coding.codes import gradient_code
 from bcgc_jax.coding.gradients import (
     Block,
     CodingPlan,
@@ -24,7 +25,6 @@ from bcgc_jax.coding.gradients import (
     coding_plan,
     complete_order,
     cut,
-    plain_plan,
     unit_sizes,
 )
 from bcgc_jax.plans import plan as plans
@@ -60,7 +60,18 @@ class SchedulePlan(Plan):
         return self.ready(finish).max(axis=1)
 
     def messages(self) -> CodingPlan:
-        return plain_plan(self.blocks, self.circle, self.mean)
+        """Message w of a block is subset w's gradient.
+
+        >>> plan = SchedulePlan(blocks=(Block(1, ()),), order=((0, 0), (1, 0)), circle=3, mean=True)
+        >>> plan.messages().blocks[0].level, plan.messages().codes[0].subsets
+        (0, ((0,), (1,), (2,)))
+        """
+        code = gradient_code(jax.random.key(0), self.circle, 0)  # of which nothing is random
+        blocks = tuple(block._replace(level=0) for block in self.blocks)
+        return CodingPlan((code,) * len(blocks), blocks, self.mean)
+
+    def subset_of(self, task: Task) -> int | None:
+        return task.subsets[0]
 
     def ready(self, finish: Any) -> Any:
         """When each subset of each block is finished by the first who does so; NumPy in, NumPy out."""

@@ -21,6 +21,7 @@ from bcgc_jax.coding.gradients import (
     CodingPlan,
     Loss,
     PyTree,
+    check_batch_size,
     coded_value_and_grad,
     hashable,
     in_jax,
@@ -64,18 +65,6 @@ class TrainingScheme:
         return starts + (np.maximum.accumulate(waited) if known else jax.lax.cummax(waited)) + sent
 
 
-class Collected(NamedTuple):
-    """Whose message of each block the master used, bool `[B, N]`; when each block was complete, `[B]`."""
-
-    arrived: Array
-    completed: Array
-
-    @property
-    def runtime(self) -> Array:
-        """When the master had the whole gradient; inf if never."""
-        return jnp.max(self.completed, axis=-1)
-
-
 class Training(NamedTuple):
     """The end of a training and its course, one entry for each of K iterations.
 
@@ -95,21 +84,21 @@ class Training(NamedTuple):
     metrics: PyTree
 
 
-def collect(finish_times: ArrayLike, levels: ArrayLike) -> Collected:
-    r"""The master's side of one iteration, from when each message of each block comes, `[B, N]`.
+def collect(finish_times: ArrayLike, levels: ArrayLike) -> tuple[Array, Array]:
+    r"""Whose message of each block the master uses, bool `[B, N]`, and when each block is complete, `[B]`.
 
-    A block at level n is complete when N-n of its messages have arrived; later ones are not used. With
-    finish_times[b, w] = T_w (M b/N) y_b, the last completion is τ̂(x,T), eq. (5).
+    From when the messages come, `[B, N]`. A block at level n is complete when N-n of them have; later ones
+    are not used. With finish_times[b, w] = T_w (M b/N) y_b, the last completion is τ̂(x,T), eq. (5).
 
     >>> times = jnp.array([[1.0, 2.0, 4.0], [2.0, 4.0, 8.0]])
-    >>> collect(times, jnp.array([0, 2])).completed.tolist()
+    >>> collect(times, jnp.array([0, 2]))[1].tolist()
     [4.0, 2.0]
     """
     times, levels = jnp.asarray(finish_times), jnp.asarray(levels)
     workers = times.shape[-1]
     rank = jnp.argsort(jnp.argsort(times, axis=-1, stable=True), axis=-1)
     used = (rank < workers - levels[:, None]) & jnp.isfinite(times)
-    return Collected(used, AnyOf(workers, levels).blocks(times))
+    return used, AnyOf(workers, levels).blocks(times)
 
 
 def training_scheme(
@@ -246,8 +235,7 @@ def _train(
     levels = jnp.array([block.level for block in plan.blocks])
     draw = draws_of(cycle_times, scheme.start_up, plan.num_workers, scheme.load.dtype)
     size = len(jax.tree.leaves(subsets)[0][0])
-    if batch_size is not None and not 1 <= batch_size <= size:
-        raise ValueError(f"batch_size must be from 1 to {size}, the samples of a subset, got {batch_size}")
+    check_batch_size(batch_size, size)
 
     def step(state: tuple[PyTree, PyTree, Array, Array], at: tuple[Array, Array]) -> tuple[Any, Any]:
         params, opt_state, clock, lost = state
@@ -260,14 +248,15 @@ def _train(
                 jax.random.split(batch_key, plan.num_workers)
             )
             batch = jax.tree.map(lambda x: jax.vmap(lambda s, i: s[i])(x, chosen), subsets)
-        collected = collect(scheme.plan.ready(scheme.finish_times(starts, times)), levels)
-        value, gradient, decodable = coded(params, batch, collected.arrived)
-        good = jnp.all(decodable) & jnp.isfinite(collected.runtime)
+        arrived, completed = collect(scheme.plan.ready(scheme.finish_times(starts, times)), levels)
+        runtime = jnp.max(completed)  # inf if it never ends
+        value, gradient, decodable = coded(params, batch, arrived)
+        good = jnp.all(decodable) & jnp.isfinite(runtime)
         updates, new_state = optimizer.update(gradient, opt_state, params)
         new = (optax.apply_updates(params, updates), new_state)
         params, opt_state = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, (params, opt_state))
         # Kahan's sum: many float32 iterations would fall behind.
-        advance = collected.runtime - lost
+        advance = runtime - lost
         later = clock + advance
         lost = jnp.where(jnp.isfinite(later), (later - clock) - advance, 0)
         return (params, opt_state, later, lost), (later, value, good, evaluate(params))

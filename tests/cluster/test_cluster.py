@@ -176,16 +176,9 @@ def test_a_worker_that_is_killed_or_stopped_is_replaced_within_the_iteration(
     assert gone([before[2]])  # not only forgotten
 
 
-@pytest.mark.parametrize("handles", [True, False])
-def test_a_process_that_has_taken_over_a_dead_workers_number_is_left_alone(
-    cluster, uncoded_and_coded, monkeypatch, handles
-):
+def test_a_process_that_has_taken_over_a_dead_workers_number_is_left_alone(cluster, uncoded_and_coded):
     params, data = uncoded_and_coded
     process = cluster._processes[1]
-    if not handles:  # as on other systems than Linux
-        os.close(process.handle)
-        process.handle = None
-        monkeypatch.delattr(os, "pidfd_open")
     with subprocess.Popen(["sleep", "60"]) as innocent:
         os.kill(process.pid, signal.SIGKILL)
         process.pid = innocent.pid
@@ -198,10 +191,10 @@ def test_a_process_that_has_taken_over_a_dead_workers_number_is_left_alone(
 def test_a_slow_worker_is_left_alone(cluster, uncoded_and_coded):
     params, data = uncoded_and_coded
     since, finish = len(cluster.faults), np.zeros((2, N))
-    finish[:, 0] = 2.5 * cluster.patience
+    finish[:, 0] = 2.5 * cluster._processes.patience
     found = exact(cluster, params, data, finish)
     assert happened(cluster, since) == []
-    assert found.seconds > 2.5 * cluster.patience
+    assert found.seconds > 2.5 * cluster._processes.patience
 
 
 def test_redundancy_covers_a_stopped_worker_until_it_is_replaced(cluster):
@@ -358,7 +351,7 @@ def test_a_pace_has_the_start_ups_and_the_link_of_the_problem(cluster):
     x, pace_key = np.asarray(bcgc.solve(problem, "time").rounded), jax.random.split(key, 3)[1]
     pace = dataclasses.replace(pace, start_ups=start)
     for step in range(3):
-        times, starts = (draw(pace_key, step, N) for draw in (pace.draw, pace.draw_start_ups))
+        starts, times = pace.draw(pace_key, step, N)
         given: dict[str, Any] = {"send_time": 0.4 * 2e-3, "chain_cycles": 0.1}
         expected = delivered_runtime(x, starts, times, 16, 1, **given)
         assert found.paced[step] == pytest.approx(expected, rel=1e-5)
@@ -368,7 +361,7 @@ def test_a_pace_has_the_start_ups_and_the_link_of_the_problem(cluster):
 @pytest.mark.parametrize("method", ["time", schedule_of([Group(1, 1), Group(N, 2)], [20, 24, 20])])
 def test_without_replacement_the_workers_left_plan_anew(cluster, method):
     params, data = case()
-    cluster.replace = False
+    cluster._processes.replace = False
 
     def kill(step, running):
         if step == 2:
@@ -379,7 +372,7 @@ def test_without_replacement_the_workers_left_plan_anew(cluster, method):
         if method != "time":
             assert [block.level for block in cluster.plan.blocks] == [0, 2, 2]
     finally:
-        cluster.replace = True
+        cluster._processes.replace = True
         assert cluster.num_workers == N - 1
         cluster.resize(N)
     assert found.num_workers.tolist() == [4, 4, 3, 3, 3]

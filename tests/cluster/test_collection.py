@@ -8,7 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from bcgc_jax.cluster.collection import Decoding
+from bcgc_jax.cluster.coded import Coded
+from bcgc_jax.cluster.collection import Collection
 from bcgc_jax.cluster.decoder import Decoder
 from bcgc_jax.cluster.processes import WorkersLost
 from bcgc_jax.cluster.worker import Message
@@ -45,8 +46,8 @@ def case():
     params = np.zeros(SIZE, np.float32)
     plan = jax.tree.map(np.asarray, coding_plan(jax.random.key(0), params, [4, 6, 0, 0]))
     assert not isinstance(plan, SchedulePlan)
-    group = Group(plan)
-    collection = Decoding(Decoder(plan, params), group, params, None, call=1, iteration=0)
+    group: Any = Group(plan)
+    collection = Collection(Coded(Decoder(plan, params)), group, params, None, call=1, iteration=0)
     gradients = np.random.default_rng(0).normal(size=(N, SIZE)).astype(np.float32)
     ends = [(0, 4), (4, SIZE)]
     sent = [
@@ -59,7 +60,7 @@ def case():
 
     def answer(worker: int) -> None:
         collection.waiting.pop(("answer", worker, 1))
-        collection._answer(worker, collection.asked.pop(("answer", worker, 1)), sent[1][worker])
+        collection._answer(collection.asked.pop(("answer", worker, 1)), sent[1][worker])
 
     acts = {"announce": announce, "answer": answer, "want": gradients.mean(axis=0)[4:], "sent": sent}
     return SimpleNamespace(group=group, collection=collection, **acts)
@@ -95,10 +96,10 @@ def test_those_who_have_announced_count_as_coming(case):
     collection = case.collection
     for worker in (1, 2, 3):
         case.announce(worker)
-    assert collection._possible(np.zeros(N, bool) | (np.arange(N) > 0)).tolist() == [False, True]
+    assert collection.rule.possible(np.zeros(N, bool) | (np.arange(N) > 0)).tolist() == [False, True]
     for worker in (1, 2):
         collection._lose(worker, "died")
-    assert collection._possible(np.array([False, False, False, True])).tolist() == [False, False]
+    assert collection.rule.possible(np.array([False, False, False, True])).tolist() == [False, False]
     with pytest.raises(WorkersLost, match="a block at level 0 survives no more than 0"):
         collection._check()
 

@@ -10,6 +10,7 @@ import pytest
 
 from bcgc_jax.cli.train import _course
 from bcgc_jax.cluster import Step, WorkersLost
+from bcgc_jax.cluster.engine import session
 from experiments import calibrated, rivals
 from experiments import cluster as experiment
 from tests.raising import raising
@@ -37,6 +38,20 @@ def test_train_on_processes_prints_the_same_steps_at_measured_times(command):
         assert row["loss"] == pytest.approx(best["loss"], rel=1e-5)
 
 
+def test_a_cluster_that_does_not_answer_is_one_line(command):
+    status, out, err = command(*TRAIN, "--steps", "1", "--address", "127.0.0.1:1")
+    assert (status, out, "Traceback" in err) == (2, "", False)
+    assert "--address: no Ray cluster answers" in err
+
+
+@pytest.fixture(scope="module")
+def running_ray():
+    """What clusters find running they use: none of them starts it anew."""
+    with session(None, 4, 0):
+        yield
+
+
+@pytest.mark.usefixtures("running_ray")
 def test_a_training_that_was_cut_off_goes_on_with_all_that_it_had(command, tmp_path):
     base = [*TRAIN, "--pace", "0", "--format", "json"]
     kept = ["--checkpoints", str(tmp_path / "state")]
@@ -66,12 +81,6 @@ def test_a_bar_says_which_scheme_runs_now_and_who_is_left():
     assert told == "tandon:3, now optimal, 3 of 4 workers: loss 0.512, 0.12 s an iteration"
 
 
-def test_a_cluster_that_does_not_answer_is_one_line(command):
-    status, out, err = command(*TRAIN, "--steps", "1", "--address", "127.0.0.1:1")
-    assert (status, out, "Traceback" in err) == (2, "", False)
-    assert "--address: no Ray cluster answers" in err
-
-
 @pytest.mark.parametrize(
     "error",
     [WorkersLost((0, 1), "none are left"), OSError("path too long"), ConnectionError("no head has started")],
@@ -83,6 +92,7 @@ def test_what_fails_while_processes_run_is_one_line(command, monkeypatch, error)
     assert err.splitlines()[-1] == f"bcgc: the worker processes failed: {error}"
 
 
+@pytest.mark.usefixtures("running_ray")
 def test_the_experiment_compares_measured_with_predicted_through_faults(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(experiment, "_EVEN", 3)
     methods: dict[str, Any] = {"methods": ("uncoded", "optimal"), "disturbed": ("optimal",)}
@@ -104,6 +114,7 @@ def test_the_experiment_compares_measured_with_predicted_through_faults(tmp_path
     assert max(len(line) for line in out.splitlines() if "Written to" not in line) <= 100
 
 
+@pytest.mark.usefixtures("running_ray")
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes cannot be kept on cores here")
 def test_the_experiment_with_a_real_load_measures_plans_and_runs(tmp_path, capsys, monkeypatch, x64):
     monkeypatch.setattr(rivals, "_RIVALS", 1)

@@ -1,0 +1,71 @@
+"""What a master knows of an iteration of a code: who has announced which message, whom it asked, what it has.
+
+A block at level n is decoded with its (N-n)-th message. A large message is announced, and asked for if it is
+one of these: no other is moved. No line here knows of processes.
+"""
+
+import numpy as np
+from jax import Array
+
+from bcgc_jax.cluster.credit import Question
+from bcgc_jax.cluster.decoder import Decoder
+
+
+class Coded:
+    """One iteration. What is returned are questions to ask now."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.decoder = decoder
+        count = len(decoder.plan.blocks)
+        # Of each block: what came, by worker; who was asked; who has announced it and was not asked.
+        self._messages: list[dict[int, np.ndarray]] = [{} for _ in range(count)]
+        self._coming: list[set[int]] = [set() for _ in range(count)]
+        self._ready: list[dict[int, tuple[int, ...]]] = [{} for _ in range(count)]
+
+    def report(self, worker: int, block: int, subsets: tuple[int, ...]) -> list[Question]:
+        """A worker has announced its message of a block."""
+        if worker not in self._messages[block]:
+            self._ready[block][worker] = subsets
+        return self._ask(block)
+
+    def take(self, question: Question, values: np.ndarray) -> bool:
+        """A message came: whether it counts."""
+        block, worker, messages = question.block, question.worker, self._messages[question.block]
+        self._coming[block].discard(worker)
+        if len(messages) == self.decoder.needed[block] or worker in messages:
+            return False
+        messages[worker] = values
+        return True
+
+    def part(self, block: int) -> list[Array] | None:
+        """The pieces of a block, None before its last message."""
+        if len(self._messages[block]) < self.decoder.needed[block]:
+            return None
+        if (part := self.decoder.part(block, self._messages[block])) is None:
+            raise RuntimeError(
+                f"the code of block {block} amplifies rounding too much to decode these messages: take "
+                'another construction, as "fractional_repetition"'
+            )
+        self._messages[block] = dict.fromkeys(self._messages[block], np.zeros(0))
+        return part
+
+    def lose(self, worker: int) -> list[Question]:
+        """A worker is lost, and with it what it has announced and was asked for."""
+        for ready, coming in zip(self._ready, self._coming, strict=True):
+            ready.pop(worker, None)
+            coming.discard(worker)
+        return [question for block in range(len(self._ready)) for question in self._ask(block)]
+
+    def possible(self, coming: np.ndarray) -> np.ndarray:
+        """Whether what has come and what those may send who are `coming`, `[N]`, is enough, bool `[B]`."""
+        there = [{*a, *b, *np.flatnonzero(coming)} for a, b in zip(self._messages, self._ready, strict=True)]
+        return np.array([len(workers) for workers in there]) >= self.decoder.needed
+
+    def _ask(self, block: int) -> list[Question]:
+        """As many of those who have announced a block as are needed."""
+        ready, coming, questions = self._ready[block], self._coming[block], []
+        while ready and len(self._messages[block]) + len(coming) < self.decoder.needed[block]:
+            worker = next(iter(ready))
+            coming.add(worker)
+            questions.append(Question(-1, worker, block, ready.pop(worker)))
+        return questions

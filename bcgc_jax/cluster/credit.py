@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax import Array
 
-from bcgc_jax.cluster.decoder import Divider
+from bcgc_jax.cluster.decoder import Decoder
 from bcgc_jax.coding.scheduled import SchedulePlan
 
 
@@ -105,9 +105,10 @@ class Credit:
 class Summed:
     """One iteration with the sums themselves: a block is the sum of those that were asked for."""
 
-    def __init__(self, divider: Divider) -> None:
-        self.divider, self.credit = divider, Credit(divider.plan)
-        self._totals: list[Any] = [None] * len(divider.plan.blocks)
+    def __init__(self, decoder: Decoder) -> None:
+        assert isinstance(decoder.plan, SchedulePlan)
+        self.decoder, self.credit = decoder, Credit(decoder.plan)
+        self._totals: list[Any] = [None] * len(decoder.plan.blocks)
         self.lose, self.possible = self.credit.lose, self.credit.possible
 
     def report(self, worker: int, block: int, subsets: tuple[int, ...]) -> list[Question]:
@@ -129,4 +130,4 @@ class Summed:
         if not self.credit.is_done(block):
             return None
         total, self._totals[block] = self._totals[block], None
-        return self.divider.part(block, total)
+        return self.decoder.sum(block, np.ones(1), [total])

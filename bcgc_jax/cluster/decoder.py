@@ -14,32 +14,36 @@ import numpy as np
 from jax import Array
 
 from bcgc_jax.coding.codes import REPEATED, decoding_weights
-from bcgc_jax.coding.gradients import Block, CodingPlan, Plan, PyTree, assemble_gradient, decode_block
+from bcgc_jax.coding.gradients import Block, CodingPlan, PyTree, assemble_gradient, decode_block
 from bcgc_jax.coding.scheduled import SchedulePlan
 
 
 class Decoder:
-    """Decodes what the workers of `plan` send, for parameters like `params`; compiled when it is made.
+    """Makes blocks of what the workers of `plan` send, for parameters like `params`; compiled when made.
 
-    `needed`, `[B]`, is how many messages of each block are enough.
+    Of a code `needed`, `[B]`, is how many messages of each block are enough.
     """
 
-    def __init__(self, plan: CodingPlan, params: PyTree) -> None:
-        self.plan, self._leaves = plan, _Leaves(params)
+    def __init__(self, plan: CodingPlan | SchedulePlan, params: PyTree) -> None:
+        leaves = jax.tree.leaves(params)
+        self.plan, self._shapes = plan, tuple(np.shape(leaf) for leaf in leaves)
+        self._dtypes = tuple(jnp.result_type(leaf) for leaf in leaves)
+        codes = plan.messages().codes
         self.needed = plan.num_workers - np.array([block.level for block in plan.blocks])
-        self._encodings = [np.asarray(code.encoding) for code in plan.codes]
+        self._encodings = [np.asarray(code.encoding) for code in codes]
         # Messages that count: where the workers of a group send the same, one of each group.
         self._used = [
             len(set(code.subsets)) if code.construction in REPEATED else needed
-            for code, needed in zip(plan.codes, self.needed.tolist(), strict=True)
+            for code, needed in zip(codes, self.needed.tolist(), strict=True)
         ]
-        dtypes = [np.dtype(float) if code.wide else self._leaves.narrow for code in plan.codes]
-        zeros = [np.zeros(block.size, dtype) for block, dtype in zip(plan.blocks, dtypes, strict=True)]
-        parts = []
-        for block, zero in enumerate(zeros):
-            part = self.part(block, dict.fromkeys(range(plan.num_workers), zero))
-            assert part is not None  # from everyone's messages
-            parts.append(part)
+        narrow = np.result_type(np.float32, *self._dtypes)  # of messages that no code amplifies
+        parts: list[Any] = []
+        for block, code in enumerate(codes):
+            zero = np.zeros(plan.blocks[block].size, float if code.wide else narrow)
+            if isinstance(plan, CodingPlan):
+                parts.append(self.part(block, dict.fromkeys(range(plan.num_workers), zero)))
+            else:
+                parts.append(self.sum(block, np.ones(1), [zero]))
         jax.block_until_ready(assemble_gradient(plan.blocks, parts, params))
 
     def part(self, block: int, messages: Mapping[int, np.ndarray]) -> list[Array] | None:
@@ -50,43 +54,19 @@ class Decoder:
             return None
         weights = np.asarray(found.weights)
         chosen = sorted(messages, key=lambda worker: weights[worker] == 0)[: self._used[block]]
-        return self._leaves.sum(self.plan, block, weights[chosen], [messages[worker] for worker in chosen])
+        return self.sum(block, weights[chosen], [messages[worker] for worker in chosen])
 
-
-class Divider:
-    """The pieces of a schedule's blocks from sums over all subsets; compiled when it is made."""
-
-    def __init__(self, plan: SchedulePlan, params: PyTree) -> None:
-        self.plan, self._leaves = plan, _Leaves(params)
-        zeros = [np.zeros(block.size, self._leaves.narrow) for block in plan.blocks]
-        parts = [self.part(b, zero) for b, zero in enumerate(zeros)]
-        jax.block_until_ready(assemble_gradient(plan.blocks, parts, params))
-
-    def part(self, block: int, total: np.ndarray) -> list[Array]:
-        """The pieces of a block from the sum of its gradients of all subsets, `[size]`."""
-        return self._leaves.sum(self.plan, block, np.ones(1), [total])
-
-
-class _Leaves:
-    """Shapes and dtypes of parameters; `narrow` is the dtype of messages that no code amplifies."""
-
-    def __init__(self, params: PyTree) -> None:
-        leaves = jax.tree.leaves(params)
-        self.shapes = tuple(np.shape(leaf) for leaf in leaves)
-        self.dtypes = tuple(jnp.result_type(leaf) for leaf in leaves)
-        self.narrow = np.result_type(np.float32, *self.dtypes)
-
-    def sum(self, plan: Plan, block: int, weights: np.ndarray, messages: Sequence[np.ndarray]) -> list[Array]:
-        """The pieces of a block from weighted messages."""
+    def sum(self, block: int, weights: np.ndarray, messages: Sequence[np.ndarray]) -> list[Array]:
+        """The pieces of a block from weighted messages, of a schedule sums over subsets."""
         with jax.enable_x64(True):  # else messages of float64 would be cut on their way into `jit`
             # Memory at a multiple of 64 bytes, as that of Ray's store, is taken as it is.
             return _part(
                 weights,
                 list(messages),
-                block=plan.blocks[block],
-                scaling=plan.scaling,
-                shapes=self.shapes,
-                dtypes=self.dtypes,
+                block=self.plan.blocks[block],
+                scaling=self.plan.scaling,
+                shapes=self._shapes,
+                dtypes=self._dtypes,
             )
 
 

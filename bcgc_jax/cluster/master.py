@@ -18,7 +18,7 @@ from bcgc_jax.cluster.alike import differences, unlike
 from bcgc_jax.cluster.coded import Coded
 from bcgc_jax.cluster.collection import ClusterGradient, Collection
 from bcgc_jax.cluster.credit import Summed
-from bcgc_jax.cluster.decoder import Decoder, Divider
+from bcgc_jax.cluster.decoder import Decoder
 from bcgc_jax.cluster.engine import session, shared_programs
 from bcgc_jax.cluster.processes import Assignment, Fault, Processes
 from bcgc_jax.cluster.sources import Made, Source, Sources
@@ -323,6 +323,4 @@ def _weights(mean: bool, subsets: Sequence[PyTree], batch_size: int | None) -> n
 
 def _rule_of(plan: CodingPlan | SchedulePlan, params: PyTree) -> Callable[[], Coded | Summed]:
     """What says in an iteration whom to ask, and when a block is complete; its arithmetic is compiled."""
-    if isinstance(plan, CodingPlan):
-        return functools.partial(Coded, Decoder(plan, params))
-    return functools.partial(Summed, Divider(plan, params))
+    return functools.partial(Coded if isinstance(plan, CodingPlan) else Summed, Decoder(plan, params))

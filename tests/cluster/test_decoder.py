@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bcgc_jax.cluster.decoder import Decoder, Divider
+from bcgc_jax.cluster.decoder import Decoder
 from bcgc_jax.coding.gradients import CodingPlan, assemble_gradient, coding_plan
 from bcgc_jax.coding.scheduled import schedule_plan
 from bcgc_jax.plans.schedules import Group, schedule_of
@@ -74,10 +74,10 @@ def test_plans_of_the_same_blocks_share_their_programs(seed: int) -> None:
 def test_sums_over_all_subsets_are_divided_into_the_parameters_own_dtypes() -> None:
     params: dict[str, Any] = {"a": jnp.zeros((3, 5), jnp.bfloat16), "b": np.zeros(7, np.float32)}
     plan = schedule_plan(schedule_of([Group(1, 1), Group(N, 1)], [10, 12]), params, N)
-    divider, rng = Divider(plan, params), np.random.default_rng(0)
+    decoder, rng = Decoder(plan, params), np.random.default_rng(0)
     total = rng.normal(size=22).astype(np.float32)
     with compilations() as compiled:
-        parts = [divider.part(0, total[:10]), divider.part(1, total[10:])]
+        parts = [decoder.sum(b, np.ones(1), [some]) for b, some in enumerate(np.split(total, [10]))]
         gradient = assemble_gradient(plan.blocks, parts, params)
     assert compiled == []
     assert_alike(gradient, params)

@@ -254,6 +254,11 @@ class Problem:
         return self.setup_cycles is not None or self.chain_cycles is not None
 
     @property
+    def bare(self) -> bool:
+        """Whether an iteration takes the cycles of coordinates alone, as in the paper."""
+        return self.plain and not self.has_setup
+
+    @property
     def dtype(self) -> Any:
         """float32 or float64, as the leaves and the caller's jax configuration have it."""
         return working_dtype(self)

@@ -100,15 +100,6 @@ def test_scale_total_and_levels_are_what_equation_5_says(precision):
     assert problem.exists.tolist() == [True] * 6 + [False] * 2
 
 
-@pytest.mark.usefixtures("x64")
-def test_float32_leaves_stay_float32_where_64_bits_are_enabled():
-    single = bcgc.ShiftedExponential(jnp.float32(0.02), jnp.float32(5.0))
-    problem = bcgc.Problem(single, 4, 9)
-    assert problem.dtype == jnp.float32
-    assert bcgc.expected_runtime(problem, jnp.array([3, 2, 2, 2], jnp.float32)).dtype == jnp.float32
-    assert bcgc.Problem(single, 4, 9, num_samples=jnp.float64(2.0)).dtype == jnp.float64
-
-
 def test_a_problem_is_a_tree_whose_static_part_is_max_workers():
     problem = bcgc.Problem(LAW, 6, 90, 14.0, 1.3, max_workers=8)
     leaves, tree = jax.tree.flatten(problem)
@@ -129,15 +120,6 @@ def test_a_batch_of_problems_is_a_problem():
     scales = jax.vmap(lambda problem: problem.scale)(problems)
     np.testing.assert_allclose(scales, [14 / 2, 14 / 6, 14 / 4], rtol=1e-6)
     assert problems.max_workers == 6
-
-
-def test_a_problem_cannot_be_changed_but_replaced():
-    problem = bcgc.Problem(LAW, 6, 90)
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        problem.num_workers = 7  # type: ignore[misc]
-    assert replace(problem, num_samples=3.0).num_samples == 3.0
-    with pytest.raises(ValueError, match="num_samples"):
-        replace(problem, num_samples=-3.0)
 
 
 def test_more_workers_in_a_copy_have_room():

@@ -125,7 +125,7 @@ def test_a_person_reads_what_came_of_it():
 def _all_solutions() -> list[bcgc.Solution]:
     """By every method, what does not exist, and a batch."""
     found = list(bcgc.compare(PROBLEM, key=jax.random.key(0)).values())
-    found.append(bcgc.solve(PROBLEM, bcgc.Deadline(1e8)))
+    found += [bcgc.solve(PROBLEM, method) for method in (bcgc.Deadline(1e8), "cyclic:3")]
     found.append(bcgc.solve(padded(LAW, 6, 90), "ferdinand:17"))
     rates = jax.vmap(lambda rate: bcgc.solve(padded(bcgc.ShiftedExponential(rate), 6, 5_000), "time"))
     return [*found, rates(np.array([1.0, 2.0, -1.0]))]
@@ -138,6 +138,7 @@ def test_a_saved_solution_is_read_again(tmp_path):
         assert (again.method, again.kind, repr(again)) == (solution.method, solution.kind, repr(solution))
         assert again.citation() == solution.citation()
         np.testing.assert_array_equal(again.rounded_runtime, solution.rounded_runtime)
+        assert len({jax.tree.structure(one.plan) for one in (again, solution)}) == 1
         for name in vars(solution).keys() - {"method", "kind", "problem", "rounded_value"}:
             leaves = [jax.tree.leaves(getattr(each, name)) for each in (solution, again)]
             for mine, theirs in zip(*leaves, strict=True):

@@ -41,11 +41,12 @@ class Iteration:
     """What is asked about an iteration's times, and about tasks of a `load` in them.
 
     A new dependence of the workers is a subclass with `sorted_draws` and `laws`; one with `exact` answers has
-    all of it. `polyhedral` says whether E τ is so in the load; `smooth`, whether times have one density
-    without kinks, and all begin at once; `stepped`, whether P(τ > t) is a step function.
+    all of it, and `alike` workers are independent ones of one law. `polyhedral` says whether E τ is so in the
+    load; `smooth`, whether times have one density without kinks, and all begin at once; `stepped`, whether
+    P(τ > t) is a step function.
     """
 
-    exact = False
+    exact = alike = False
     worker: Worker
     num_workers: ArrayLike
 
@@ -151,7 +152,7 @@ class Independent(Iteration):
     num_workers: ArrayLike
     max_workers: int = static_field()
 
-    exact = True
+    exact = alike = True
 
     @property
     def law(self) -> Law:
@@ -252,18 +253,11 @@ class Sampled(Iteration):
     worker: Worker
 
     exact = True
+    polyhedral, smooth = True, False
 
     @property
     def num_workers(self) -> int:  # type: ignore[override]
         return self.times.shape[-1]
-
-    @property
-    def polyhedral(self) -> bool:
-        return True
-
-    @property
-    def smooth(self) -> bool:
-        return False
 
     def pooled(self):
         return Rows(self.times).pooled()

@@ -9,6 +9,7 @@ simplex. Traced numbers that make no problem, or an x with negative entries, giv
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -347,7 +348,7 @@ def _certify(problem: Problem, partition: Numbers, levels: ArrayLike | None, num
         error = error + scale * found.error
     allowed = levels_of_bound(problem, x) & (True if levels is None else jnp.asarray(levels))
     # 0 where nothing is paid for setup, up to rounding.
-    constant = at_x - jnp.sum(slope * x) if problem.has_setup or not problem.plain else 0
+    constant = 0 if problem.bare else at_x - jnp.sum(slope * x)
     lower = constant + problem.total.astype(x.dtype) * jnp.min(jnp.where(allowed, slope, jnp.inf))
     lower = lower_bound_of(lower - error, value)  # the slopes share the error of the value
     return Certificate(value, error, lower, 1 - lower / value)
@@ -359,6 +360,20 @@ def _value_and_slope(problem: Problem, x: Array, num_nodes: int) -> tuple[Array,
     found, slope = iteration_of(problem).expected_max_and_slope(load, num_nodes=num_nodes)
     scale = scale_of(problem, x)
     return scale * found.value, scale * found.error, scale * pull_back(slope)[0]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def with_slopes(function: Callable[..., Any], known: Any, *arguments: Any) -> Any:
+    """`known`, the value of a `function` of these arguments, with the slopes that it has there."""
+    del function, arguments
+    return known
+
+
+@with_slopes.defjvp
+def _with_slopes_jvp(function, primals, tangents):
+    known, *arguments = primals
+    _, slope = jax.jvp(function, tuple(arguments), tuple(tangents[1:]))
+    return known, slope
 
 
 def with_least_start_up(problem: Problem) -> Problem:
@@ -462,22 +477,14 @@ def check_partition(problem: Problem, partition: Numbers | Plan) -> None:
     if isinstance(partition, Plan):
         return _check_plan(problem, partition)
     workers, count, costs = problem.num_workers, problem.num_coordinates, problem.unit_costs
-    tracer = jax.core.Tracer
-    if isinstance(partition, tracer) or isinstance(workers, tracer) or isinstance(count, tracer):
+    if is_traced((partition, workers, count, costs)):
         return
-    if isinstance(costs, tracer) or (isinstance(partition, list | tuple) and is_traced(partition)):
-        return
-    x = np.asarray(partition)
-    if x.shape != (problem.max_workers,) or np.ndim(workers) or np.ndim(count):
-        return
-    if costs is not None and np.ndim(costs) != 1:
-        return
-    total = float(count if costs is None else np.sum(costs))  # type: ignore[arg-type]
-    low, found = x.min(), x.sum()
-    right_sum = abs(found - total) <= _SUM_SLACK * total  # False with NaN
-    if low >= 0 and right_sum and workers == x.size:
+    x, batched = np.asarray(partition), np.ndim(workers) or np.ndim(count)
+    if x.shape != (problem.max_workers,) or batched or (costs is not None and np.ndim(costs) != 1):
         return
     check("partition", x, "")
+    total = float(count if costs is None else np.sum(costs))  # type: ignore[arg-type]
+    low, found = x.min(), x.sum()
     rounding = _ZERO * total
     if low < -rounding:
         raise ValueError(f"partition must be >= 0, for it says how much is at each level, got {low}")
@@ -485,7 +492,7 @@ def check_partition(problem: Problem, partition: Numbers | Plan) -> None:
         raise ValueError(
             f"partition must be 0 from level {workers} on, which {workers} workers do not have, got {x}"
         )
-    if not right_sum:
+    if not abs(found - total) <= _SUM_SLACK * total:
         what = "num_coordinates" if costs is None else "the sum of unit_costs"
         raise ValueError(
             f"partition must sum to {total:g}, {what}, got {found:g}: multiply shares by problem.total, "

@@ -17,15 +17,13 @@ from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.completion import AnyOf
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.plan import Plan
-from bcgc_jax.plans.runtime import load_of_plan
+from bcgc_jax.plans.runtime import expected_runtime, integrate_runtime
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution, assess, is_partition, solution_of_value
 from bcgc_jax.solvers.method import Method, Numbered, refuse_setup
 
 # Of partial stragglers, those that are assessed one by one; operations of each under measured times.
 _FEW_LEVELS, _CHEAP = 64, 1e7
-# Halvings that exhaust float64.
-_HALVINGS = 80
 # Levels of partial stragglers that are tried, of up to so many workers all; so many at a time.
 _LEVELS, _BATCH = 64, 16
 
@@ -154,9 +152,9 @@ def ferdinand_partition(problem: Problem, num_layers: ArrayLike) -> tuple[Array,
 
     one = jnp.ones((), dtype)
     cap = workers / layers
-    _, slope = bisect(lambda u: level_sum(one, u) >= target, jnp.zeros((), dtype), cap, _HALVINGS)
+    _, slope = bisect(lambda u: level_sum(one, u) >= target, jnp.zeros((), dtype), cap)
     slope = jnp.where(level_sum(one, cap) <= target, cap, slope)
-    _, c = bisect(lambda c: level_sum(c, slope) >= target, one, workers - 1, _HALVINGS)
+    _, c = bisect(lambda c: level_sum(c, slope) >= target, one, workers - 1)
     feasible = (layers >= 1) & (workers > 1) & (target >= layers) & (target <= layers * (workers - 1))
     level = jnp.arange(problem.max_workers, dtype=dtype)
     # Layers with s_j ≥ n - 1/2: all if the flat part is there, else those on the rising part. A half goes
@@ -222,10 +220,9 @@ def tandon_partial_runtime(problem: Problem, alpha: ArrayLike | None = None) -> 
         nothing = jnp.asarray(jnp.inf, problem.dtype)
         return Expectation(nothing, jnp.zeros_like(nothing)), jnp.asarray(0)
     best = _best_level(problem.without_delivery, alpha)
-    found = iteration_of(problem).expected_max(load_of_plan(problem, partial_plan(problem, best, alpha)))
+    value, error = integrate_runtime(problem, partial_plan(problem, best, alpha))
     # T_(N) is waited for at every s, also where α is infinite.
-    value = jnp.where(jnp.isfinite(law.mean()), found.value, jnp.inf)
-    return Expectation(problem.scale * value, problem.scale * found.error), best
+    return Expectation(jnp.where(jnp.isfinite(law.mean()), value, jnp.inf), error), best
 
 
 def _best_level(problem: Problem, alpha: Array) -> Array:
@@ -236,11 +233,7 @@ def _best_level(problem: Problem, alpha: Array) -> Array:
     """
 
     def value_of(level: Array) -> Array:
-        value = (
-            iteration_of(problem)
-            .expected_max(load_of_plan(problem, partial_plan(problem, level, alpha)))
-            .value
-        )
+        value = expected_runtime(problem, partial_plan(problem, level, alpha))
         return jnp.where(level < problem.num_workers, value, jnp.inf)
 
     size = problem.max_workers

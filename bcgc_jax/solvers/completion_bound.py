@@ -25,7 +25,7 @@ from bcgc_jax._pytree import check, check_whole, is_traced, replace
 from bcgc_jax.distributions import Law
 from bcgc_jax.exact.bisection import bisect
 from bcgc_jax.exact.crossing import crossing_slopes
-from bcgc_jax.plans.iterations import Independent, iteration_of
+from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.partitions import cumulative_load, project_partition
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.deadline import completion_partition
@@ -33,7 +33,7 @@ from bcgc_jax.solvers.spectral import spectral_projected_gradient
 
 # Cells between the limits of a level: of the convex functions, and of the proof.
 _CELLS, _PROOF = 1024, 2**15
-_STEPS, _HALVINGS = 400, 100
+_STEPS, _DOUBLINGS = 400, 100
 # λ, in slopes of log P, and what rounding may do to a sum of logarithms of probabilities.
 _TILTS, _ROUNDING = (-3.0, -1.0, 1.0, 3.0), 1e-11
 
@@ -108,8 +108,7 @@ def _double(problem: Problem, deadline: float) -> Problem:
             "the bound of the completion probability is of one known problem: leave jit and vmap"
         )
     check("deadline", deadline, "> 0")
-    plain = problem.plain and not problem.has_setup
-    if not plain or not isinstance(iteration_of(problem), Independent):
+    if not (problem.bare and iteration_of(problem).alike):
         raise ValueError(
             "the completion probability is bounded for independent workers of one law, without start-up, "
             "link and setup"
@@ -151,9 +150,9 @@ def _first_limits(law: Law, workers: int, reached: float) -> _Limits:
 
     zero = jnp.zeros(workers)
     high = jax.lax.fori_loop(
-        0, _HALVINGS, lambda _, high: jnp.where(alone(high), 2 * high, high), zero + 2.0**-40
+        0, _DOUBLINGS, lambda _, high: jnp.where(alone(high), 2 * high, high), zero + 2.0**-40
     )
-    return _Limits(zero, bisect(lambda r: ~alone(r), zero, high, _HALVINGS)[1])
+    return _Limits(zero, bisect(lambda r: ~alone(r), zero, high)[1])
 
 
 def _upper_bound(

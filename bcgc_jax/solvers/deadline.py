@@ -25,7 +25,7 @@ from bcgc_jax._pytree import pytree_dataclass, replace, static_field
 from bcgc_jax.exact.bisection import bisect
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.partitions import project_partition
-from bcgc_jax.plans.runtime import completion_probability, expected_runtime, load_of
+from bcgc_jax.plans.runtime import completion_probability, expected_runtime, load_of, with_slopes
 from bcgc_jax.plans.worker import Load
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution, assess
@@ -47,9 +47,8 @@ _BESIDE = 1e-4
 # h of the spread atoms, one stage after the other.
 _SPREADS = (0.1, 0.03, 0.01, 0.003)
 # Minima of the Lagrangian, one after the other; the weight of the square in it, in shares of E τ̂ for one unit
-# of log P(τ̂ > t), with 2 and a multiplier that is too large at first 7e-5 of E τ̂ were lost; halvings of what
-# is between two plans.
-_ROUNDS, _WEIGHT, _HALVINGS = 8, 20.0, 50
+# of log P(τ̂ > t), with 2 and a multiplier that is too large at first 7e-5 of E τ̂ were lost.
+_ROUNDS, _WEIGHT = 8, 20.0
 
 
 @pytree_dataclass
@@ -128,26 +127,12 @@ class Deadline(Method):
         if self.min_completion is not None:  # no plan is faster than one that need not end in time
             lower = jnp.minimum(jnp.maximum(solution.lower_bound, lower), solution.expected_runtime)
             solution = replace(solution, lower_bound=lower)
-        probability = _differentiable_probability(found.probability, problem, found.partition, self.deadline)
+        probability = with_slopes(_of_fixed, found.probability, problem, found.partition, self.deadline)
         return replace(solution, completion_probability=probability)
 
 
-@jax.custom_jvp
-def _differentiable_probability(
-    known: Array, problem: Problem, partition: Array, deadline: ArrayLike
-) -> Array:
-    """`known`, with the slopes that `completion_probability` has at a fixed partition."""
-    del problem, partition, deadline
-    return known
-
-
-@_differentiable_probability.defjvp
-def _differentiable_probability_jvp(primals, tangents):
-    known, problem, partition, deadline = primals
-    _, slope = jax.jvp(
-        lambda p, t: completion_probability(p, partition, t), (problem, deadline), (tangents[1], tangents[3])
-    )
-    return known, slope
+def _of_fixed(problem: Problem, partition: Array, deadline: ArrayLike) -> Array:
+    return completion_probability(problem, jax.lax.stop_gradient(partition), deadline)
 
 
 class CompletionResult(NamedTuple):
@@ -319,7 +304,6 @@ def fastest_in_time(
 
 def _towards(good: Callable[[Array], Array], begin: Array, end: Array) -> Array:
     """The point nearest to `begin`, on the way to `end`, that is `good`; `end` if none is."""
-
     one = jnp.ones((), begin.dtype)
-    _, way = bisect(lambda way: good(begin + way * (end - begin)), 0 * one, one, _HALVINGS)
+    _, way = bisect(lambda way: good(begin + way * (end - begin)), 0 * one, one)
     return begin + way * (end - begin)

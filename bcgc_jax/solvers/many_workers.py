@@ -38,11 +38,11 @@ from bcgc_jax.exact.linear_algebra import solve_positive
 from bcgc_jax.exact.order_statistics import typical_hazards
 from bcgc_jax.exact.quadrature import rule_error
 from bcgc_jax.exact.windows import LEFT_OUT, windowed_paths
-from bcgc_jax.plans.iterations import Independent, iteration_of
+from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.marks import Marks, marks, rule, slope_of_homogeneous, threshold_hazard
 from bcgc_jax.problem import Problem, Status
+from bcgc_jax.solvers.newton import NUM_NODES
 from bcgc_jax.solvers.optimal import OptimalResult, least_gap
-from bcgc_jax.solvers.second_order import NUM_NODES
 
 # Nodes at a time, for each of the machine's cores.
 _NODES_AT_A_TIME = 16
@@ -100,12 +100,10 @@ class _Point(NamedTuple):
 
 def is_of_many(problem: Problem) -> bool:
     """Whether this way is there: many workers, known before tracing, of one law without atoms."""
-    if problem.max_workers <= MANY or not at_hand(problem) or problem.has_setup or not problem.plain:
+    if problem.max_workers <= MANY or not at_hand(problem) or not problem.bare:
         return False
     iteration, workers = iteration_of(problem), concrete(problem.num_workers)
-    if not isinstance(iteration, Independent) or workers is None or workers != problem.max_workers:
-        return False
-    return not iteration.law.atomic
+    return iteration.alike and not iteration.polyhedral and workers == problem.max_workers
 
 
 def is_rough(law: Law) -> bool:
@@ -117,9 +115,7 @@ def is_rough(law: Law) -> bool:
 
 def optimum_of_many(problem: Problem, *, tolerance: float, max_steps: int) -> OptimalResult:
     """argmin E τ̂(x,T) over all levels, as `optimal_partition` has it; not under `jit`."""
-    iteration = iteration_of(problem)
-    assert isinstance(iteration, Independent)
-    law, size, dtype = iteration.law.with_fast_inverse(), problem.max_workers, problem.dtype
+    law, size, dtype = iteration_of(problem).pooled().with_fast_inverse(), problem.max_workers, problem.dtype
     basis = _basis(size)
     one = jnp.ones(size, dtype)
     evaluate = functools.partial(_evaluate, law, marks(law, one, size), basis)

@@ -12,16 +12,15 @@ from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import concrete, is_traced, pytree_dataclass, replace, static_field
 from bcgc_jax.plans.iterations import iteration_of
-from bcgc_jax.plans.runtime import Certificate, certificate, lower_bound_of, with_least_start_up
+from bcgc_jax.plans.runtime import Certificate, certificate, lower_bound_of, with_least_start_up, with_slopes
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution, assess_shares, solution_of, with_whole_numbers
 from bcgc_jax.solvers import sample_average
-from bcgc_jax.solvers.level_sets import best_levels
+from bcgc_jax.solvers.discrete import best_levels, improve_units
 from bcgc_jax.solvers.many_workers import is_of_many, is_rough, optimum_of_many
 from bcgc_jax.solvers.method import Method
-from bcgc_jax.solvers.optimal import least_gap, optimal_partition
+from bcgc_jax.solvers.optimal import OptimalResult, least_gap, optimal_partition
 from bcgc_jax.solvers.start_ups import best_found
-from bcgc_jax.solvers.units import improve_units
 
 # Up to here the loss of rounding may show, and the search over whole units is worth its time; with measured
 # times up to so many operations for all N² moves of a unit, a few seconds.
@@ -112,8 +111,7 @@ def _optimum_of_many(problem: Problem, method: Optimal) -> Solution:
         solution = assess_shares(problem, found.partition, found.status, found.num_steps, problem.exists)
         loose = solution.relative_gap > method.tolerance
         return replace(solution, status=jnp.where(loose, int(Status.PRECISION), solution.status))
-    lower = lower_bound_of(found.lower_bound - found.error, found.value)
-    certified = Certificate(found.value, found.error, lower, 1 - lower / found.value)
+    certified = _certificate_of(found)
     return solution_of(problem, found.partition, found.status, found.num_steps, problem.exists, certified)
 
 
@@ -163,21 +161,15 @@ def _certified_optimum(problem: Problem, allowed: Array, **options: Any) -> Solu
     if not (problem.plain and iteration_of(problem).smooth):
         known = found.lower_bound if not problem.plain or iteration_of(problem).polyhedral else None
         return assess_shares(problem, found.partition, status, steps, used, known)
-    lower = lower_bound_of(found.lower_bound - found.error, found.value)
-    certified = Certificate(found.value, found.error, lower, 1 - lower / found.value)
-    certified = _differentiable(certified, problem, found.partition, used)
+    certified = with_slopes(_of_fixed, _certificate_of(found), problem, found.partition, used)
     return solution_of(problem, found.partition, status, steps, used, certified)
 
 
-@jax.custom_jvp
-def _differentiable(known: Certificate, problem: Problem, partition: Array, levels: Array) -> Certificate:
-    """`known`, that of a partition, with the slopes in the problem's leaves that `certificate` has."""
-    del problem, partition, levels
-    return known
+def _of_fixed(problem: Problem, partition: Array, levels: Array) -> Certificate:
+    return certificate(problem, jax.lax.stop_gradient(partition), levels)
 
 
-@_differentiable.defjvp
-def _differentiable_jvp(primals, tangents):
-    known, problem, partition, levels = primals
-    _, slope = jax.jvp(lambda p: certificate(p, partition, levels), (problem,), (tangents[1],))
-    return known, slope
+def _certificate_of(found: OptimalResult) -> Certificate:
+    """What a search knows of its partition."""
+    lower = lower_bound_of(found.lower_bound - found.error, found.value)
+    return Certificate(found.value, found.error, lower, 1 - lower / found.value)

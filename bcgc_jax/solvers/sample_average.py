@@ -73,7 +73,7 @@ def judge(fresh: Problem, partition: ArrayLike, levels: ArrayLike) -> Certificat
 
     value, slope = jax.vmap(jax.value_and_grad(runtime), in_axes=(None, 0))(x, rows.astype(x.dtype))
     mean, error = _mean(value)
-    constant = value - slope @ x if fresh.has_setup or not fresh.plain else 0
+    constant = 0 if fresh.bare else value - slope @ x
     bound, bound_error = _mean(constant + fresh.total * slope.T)
     limit = jnp.min(jnp.where(levels, bound - _NORMAL * bound_error, jnp.inf))
     return _certificate(mean, error, limit)

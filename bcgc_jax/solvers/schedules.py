@@ -17,7 +17,7 @@ from bcgc_jax._pytree import check_whole, concrete, pytree_dataclass, replace, s
 from bcgc_jax.exact.bisection import bisect
 from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.completion import AnyOf, FirstHolder
-from bcgc_jax.plans.iterations import Independent, iteration_of
+from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.plan import Needs, Plan, needs_of
 from bcgc_jax.plans.runtime import integrate_runtime
 from bcgc_jax.plans.schedules import (
@@ -38,8 +38,6 @@ from bcgc_jax.solvers.method import Numbered, refuse_setup
 
 # Draws of a runtime, and of what is sent, of which two digits are enough: of many workers each draw has many.
 NUM_DRAWS, _SENT_DRAWS, _SENT_WORKERS, _FEWEST = 2**17, 2**12, 2**22, 32
-# Halvings of the time at which the last chunk is handed out.
-_HALVINGS = 60
 
 
 class Scheduled(Numbered):
@@ -125,7 +123,7 @@ class Cyclic(Scheduled):
     word, what = "cyclic", "a number of stored subsets"
 
     def is_drawn(self, problem: Problem) -> bool:
-        return not _alike(problem)
+        return not iteration_of(problem).alike
 
     def schedule(self, problem: Problem, key: Array | None) -> Plan:
         return schedule_of([Group(self.stored, 1)], problem.total[None])
@@ -267,10 +265,6 @@ def without_padding(found: Plan) -> Plan:
     return circle_plan(sizes, turns[there], block[there], stored)
 
 
-def _alike(problem: Problem) -> bool:
-    return isinstance(iteration_of(problem), Independent)
-
-
 def _by_draws(problem: Problem, schedule: Plan, key: Array | None) -> Expectation:
     assert key is not None
     known = schedule_of([Group(stored_by(schedule), 1)], problem.total[None])
@@ -279,14 +273,14 @@ def _by_draws(problem: Problem, schedule: Plan, key: Array | None) -> Expectatio
     def both(starts: Array, times: Array) -> tuple[Array, Array]:
         workers = problem.num_workers
         tau = schedule_runtime(cycles, times, starts, workers)
-        if not _alike(problem):
+        if not iteration_of(problem).alike:
             return tau, jnp.zeros_like(tau)
         return tau, schedule_runtime(of_known, times, starts, workers)
 
     width = schedule.sizes.size + 1
     tau, beside = (problem.scale * a for a in over_draws(key, problem, both, NUM_DRAWS, width))
     mean, error = jnp.mean(tau), jnp.std(tau) / NUM_DRAWS**0.5
-    if not _alike(problem):
+    if not iteration_of(problem).alike:
         return Expectation(mean, error)
     exact = integrate_runtime(problem, known)
     off = beside - jnp.mean(beside)
@@ -331,7 +325,7 @@ def share_out(starts: Array, seconds: Array, num_workers: Array, chunks: int) ->
         return jnp.where(exists & (starts <= t), jnp.floor((t - starts) / seconds) + 1, 0)
 
     high = jnp.max(jnp.where(exists, starts + chunks * seconds, 0))
-    _, last = bisect(lambda t: jnp.sum(asked(t)) >= count, jnp.zeros_like(high), high, _HALVINGS)
+    _, last = bisect(lambda t: jnp.sum(asked(t)) >= count, jnp.zeros_like(high), high)
     had = asked(last)
     # Of those that ask in the same moment the first ones get the rest.
     surplus = jnp.sum(had) - count

@@ -35,8 +35,6 @@ _POPULATION, _WORK, _SEARCHES, _WEIGHT, _TAKEN = 40, 320, 2, 0.7, 0.8
 _LEAST_GAIN = 1e-6
 # Candidates that are evaluated together.
 _BATCH = 8
-# Halvings of the time by which all coordinates are done.
-_HALVINGS = 60
 
 
 class _Found(NamedTuple):
@@ -219,7 +217,7 @@ def ordered_bound(problem: Problem, levels: Array) -> Array:
         return jnp.max(jnp.where(levels, work / subsets + above, 0))
 
     longest = jnp.max(starts) + problem.scale * problem.total * size * jnp.max(times)
-    return bisect(lambda t: coordinates(t) >= problem.total, 0 * longest, longest, _HALVINGS)[0]
+    return bisect(lambda t: coordinates(t) >= problem.total, 0 * longest, longest)[0]
 
 
 def _starts(problem: Problem, levels: Array, relaxed: Array) -> Array:
@@ -241,9 +239,7 @@ def _starts(problem: Problem, levels: Array, relaxed: Array) -> Array:
 
 def _typical(problem: Problem) -> tuple[Array, Array]:
     """Typical start-ups and cycle times of the N - n fastest workers, `[max_workers]` each, slowest first."""
-    iteration = iteration_of(problem)
-    assert isinstance(iteration, Independent)
-    worker = iteration.worker
+    worker = iteration_of(problem).worker
     one = jnp.ones(problem.max_workers, problem.dtype)
     (hazard,) = order_statistics.typical_hazards(one, problem.num_workers, (0.0,))
     times = worker.cycle_time.inverse_cumulative_hazard(hazard)
@@ -267,6 +263,6 @@ def _closed_form(problem: Problem, open_: Array, starts: Array, times: Array) ->
         return jnp.diff(work, prepend=jnp.zeros(1, work.dtype)) / (level + 1).astype(work.dtype)
 
     longest = most + kappa * problem.total * open_.size * jnp.max(times)
-    _, t = bisect(lambda t: jnp.sum(shares(t)) >= problem.total, 0 * longest, longest, _HALVINGS)
+    _, t = bisect(lambda t: jnp.sum(shares(t)) >= problem.total, 0 * longest, longest)
     found = shares(t)
     return found / jnp.sum(found)

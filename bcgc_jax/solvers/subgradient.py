@@ -11,11 +11,10 @@ the iterates, weighted towards the last ones (Shamir & Zhang 2013).
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -91,12 +90,12 @@ class SubgradientResult(NamedTuple):
 
 
 class _Course(NamedTuple):
-    """The iterate, its average and the optimiser's state, of shares; the average as a partition.
+    """The iterate, its average and the sum of squares so far, of shares; the average as a partition.
 
     The result so far, its value, how many checks there were, and whether another one follows.
     """
 
-    iterate: tuple[Array, Array, Any]
+    iterate: tuple[Array, Array, Array]
     average: Array
     result: SubgradientResult
     best_value: Array
@@ -104,25 +103,10 @@ class _Course(NamedTuple):
     more: Array
 
 
-def scale_by_accumulated_norm(scale: float) -> optax.GradientTransformation:
-    r"""Updates -scale · (g - mean g) / (Σ ‖g - mean g‖²)^½.
-
-    The mean of a gradient moves no point of a simplex, so it is left out of the norm too.
-    """
-
-    def init(params):
-        return jnp.zeros((), params.dtype)
-
-    def update(updates, state, params=None):
-        del params
-        state = state + jnp.sum(updates**2)
-        step = scale / jnp.sqrt(jnp.maximum(state, jnp.finfo(state.dtype).tiny))
-        return -step * updates, state
-
-    return optax.GradientTransformation(init, update)
-
-
-_OPTIMISER = scale_by_accumulated_norm(_STEP)
+def step_of(slope: Array, squares: Array) -> tuple[Array, Array]:
+    r"""-D g / (Σ ‖g‖²)^½ and the sum with this `slope`, from that of the `squares` before."""
+    squares = squares + jnp.sum(slope**2)
+    return -_STEP * slope / jnp.sqrt(jnp.maximum(squares, jnp.finfo(squares.dtype).tiny)), squares
 
 
 def subgradient_partition(
@@ -175,9 +159,8 @@ def _begin(problem: Problem, *, num_checks: int) -> _Course:
     history = jnp.full(num_checks + 1, jnp.nan, problem.dtype)
     result = SubgradientResult(partition, none, none, history)
     unknown = jnp.asarray(jnp.inf, problem.dtype)
-    return _Course(
-        (start, start, _OPTIMISER.init(start)), partition, result, unknown, none, jnp.asarray(True)
-    )
+    iterate = start, start, jnp.zeros((), start.dtype)
+    return _Course(iterate, partition, result, unknown, none, jnp.asarray(True))
 
 
 @functools.partial(jax.jit, static_argnames=("batch_size", "check_every", "max_steps"))
@@ -202,15 +185,15 @@ def _go_on(
     def batch_loss(share: Array, times: Array) -> Array:
         return jnp.mean(max_finish_time(cumulative_load(share), times)) / median
 
-    def step(i: Array, iterate: tuple[Array, Array, Any]) -> tuple[Array, Array, Any]:
-        share, average, state = iterate
+    def step(i: Array, iterate: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        share, average, squares = iterate
         times = iteration.sorted_draws(jax.random.fold_in(key, i), batch_size, problem.dtype)
         slope = jax.grad(batch_loss)(share, times)
         mean = jnp.sum(jnp.where(levels, slope, 0)) / workers
-        slope = jnp.where(levels, slope - mean, 0)
-        update, state = _OPTIMISER.update(slope, state)
-        share = project_partition(optax.apply_updates(share, update), 1.0, workers)
-        return share, average + (share - average) * (1 + _AVERAGE) / (i + 1 + _AVERAGE), state
+        # The mean of a slope moves no point of a simplex: it is left out of the norm too.
+        move, squares = step_of(jnp.where(levels, slope - mean, 0), squares)
+        share = project_partition(share + move, 1.0, workers)
+        return share, average + (share - average) * (1 + _AVERAGE) / (i + 1 + _AVERAGE), squares
 
     iterate, partition, result, best_value, check, _ = course
     best = jnp.where(value < best_value, partition, result.partition)

@@ -55,16 +55,6 @@ def test_the_slope_in_the_sizes_is_that_of_differences():
     assert float(jax.grad(mean)(at) @ move) == pytest.approx(float(difference) / 2e-6, rel=1e-6)
 
 
-def test_one_block_is_the_exact_cover():
-    problem = bcgc.Problem(PAPER, 12, 600, 12, start_up=bcgc.Exponential(1e-5))
-    solution = bcgc.solve(problem, "cyclic:4")
-    assert solution.kind == "exact"
-    schedule = schedules.schedule_of([schedules.Group(4, 1)], np.array([600.0]))
-    draws = schedules.simulate_schedule(jax.random.key(1), problem, schedule, 40_000)
-    error = float(jnp.std(draws)) / 200
-    assert abs(float(jnp.mean(draws)) - float(solution.expected_runtime)) < 4 * error
-
-
 def test_draws_of_rows_come_in_any_order():
     rows = jnp.asarray(np.random.default_rng(0).exponential(size=(3, 4)))
     problem = bcgc.Problem(bcgc.Rows(rows), 4, 100)
@@ -196,17 +186,6 @@ def test_what_schemes_need():
 def test_what_does_not_exist_is_refused(method, words):
     with pytest.raises(ValueError, match=words):
         bcgc.solve(bcgc.Problem(PAPER, 5, 100), method)
-
-
-@pytest.mark.slow
-def test_a_schedule_is_read_again(tmp_path):
-    problem = bcgc.Problem(PAPER, 5, 100)
-    solution = bcgc.solve(problem, "alternating:3:2", key=jax.random.key(0))
-    read = bcgc.Solution.load(solution.save(tmp_path / "plan.json"))
-    schedule = known(read.plan)
-    assert schedules.stored_by(schedule) == 3
-    np.testing.assert_array_equal(schedule.block, known(solution.plan).block)
-    assert read.needs == solution.needs
 
 
 @pytest.mark.slow

@@ -11,9 +11,8 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax.plans.partitions import cost_of_units, round_to_units
 from bcgc_jax.plans.runtime import certificate, unit_runtime
-from bcgc_jax.solvers.level_sets import best_levels
+from bcgc_jax.solvers.discrete import best_levels, improve_units
 from bcgc_jax.solvers.optimal import optimal_partition
-from bcgc_jax.solvers.units import improve_units
 from tests.problems import known
 
 EXPONENTIAL, UNIFORM = bcgc.ShiftedExponential(0.4, 0.9), bcgc.Uniform(0.4, 2.6)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.solvers import level_sets
+from bcgc_jax.solvers import discrete
 from bcgc_jax.solvers.optimal import OptimalResult, optimal_partition
 
 LAW, WORKERS = bcgc.ShiftedExponential(1e-3, 50.0), 3
@@ -28,9 +28,9 @@ def test_sets_that_cannot_be_better_are_not_solved_in_full(monkeypatch):
         value = jnp.asarray(table, problem.dtype)[number]
         return OptimalResult(levels, value, value, value, number, number)
 
-    monkeypatch.setattr(level_sets, "optimal_partition", optimum)
+    monkeypatch.setattr(discrete, "optimal_partition", optimum)
     problem = bcgc.Problem(LAW, WORKERS, 20_000, setup_cycles=1e4)
-    levels, rounds = level_sets.best_levels.__wrapped__(problem, jnp.ones(WORKERS, bool))  # type: ignore[attr-defined]
+    levels, rounds = discrete.best_levels.__wrapped__(problem, jnp.ones(WORKERS, bool))  # type: ignore[attr-defined]
     jax.effects_barrier()
     assert levels.tolist() == [False, True, True]
     assert 0 not in {number for number, _ in asked}

@@ -8,7 +8,7 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax.exact.linear_algebra import solve_by_halves, solve_positive, solve_unit_upper
 from bcgc_jax.plans.marks import marks
-from bcgc_jax.solvers.second_order import derivatives, sums_over_nodes
+from bcgc_jax.solvers.newton import derivatives, sums_over_nodes
 from tests.oracles.laws import CASES
 from tests.problems import expected_max, known, padded
 from tests.solvers.test_optimal import LAWS, best_of_two_speeds

@@ -1,0 +1,150 @@
+r"""Searches over what is whole: which levels to use, and how many units each gets.
+
+Both go from a start to the best of its neighbours, as long as that is better. Where each level in use costs
+setup cycles the optimum for a given set of levels is convex (`optimal_partition`); over the sets it is a
+search, from several starts, by adding, dropping or moving a level by one. At N ≤ 8 this equals the best of
+all 2^N - 1 sets in every case tried (tests). Whole units are moved next to the rounded partition, under the
+exact expected runtime. Of up to 64 levels all moves of one and of two units are tried. Of more these are too
+many: there the slope of the runtime, a bound where that is convex, ranks them, and the best of a batch is
+made.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from bcgc_jax.plans.iterations import iteration_of
+from bcgc_jax.plans.runtime import load_of, partition_of_units, unit_runtime
+from bcgc_jax.problem import Problem
+from bcgc_jax.solvers.baselines import single_block_partition
+from bcgc_jax.solvers.closed_form import time_partition
+from bcgc_jax.solvers.optimal import optimal_partition
+
+# Gap to which sets are compared, and the least gain for which one is changed.
+_TOLERANCE, _GAIN = 1e-5, 1e-6
+# Sets solved side by side; more would wait for the slowest of them.
+_SETS = 8
+# Moves of units that are evaluated together; the levels up to which all of them are.
+_MOVES, _ALL_MOVES = 64, 64
+
+
+def _descend(
+    problem: Problem,
+    start: Array,
+    neighbours: Callable[[Array], Array],
+    values_of: Callable[[Array, Array], Array],
+    gain: float,
+) -> tuple[Array, Array, Array]:
+    """Where no neighbour is better by more than a share `gain`, its value, and the rounds.
+
+    The first of the `neighbours` is the point itself; `values_of` them gets the best value so far.
+    """
+
+    def step(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        at, best, _, rounds = carry
+        found = neighbours(at)
+        values = values_of(found, best)
+        i = jnp.argmin(values)
+        better = values[i] < best * (1 - gain)
+        return jnp.where(better, found[i], at), jnp.where(better, values[i], best), better, rounds + 1
+
+    carry = (start, jnp.asarray(jnp.inf, problem.dtype), jnp.asarray(True), jnp.asarray(0))
+    at, best, _, rounds = jax.lax.while_loop(lambda carry: carry[2], step, carry)
+    return at, best, rounds
+
+
+def _in_batches(candidates: Array, size: int) -> Array:
+    """Whole batches, filled up with the first: the rest of a map would be compiled once more."""
+    return jnp.concatenate([candidates, jnp.tile(candidates[:1], (-len(candidates) % size, 1))])
+
+
+@jax.jit
+def best_levels(problem: Problem, allowed: Array) -> tuple[Array, Array]:
+    """Bool `[max_workers]`, a set that no single change improves, and the rounds of the search."""
+    allowed = problem.exists & allowed
+    level = jnp.arange(allowed.size)
+
+    def value_of(levels: Array, least: Array) -> Array:
+        return optimal_partition(problem, levels, tolerance=_TOLERANCE, least=least).value
+
+    def neighbours(levels: Array) -> Array:
+        """The set itself and all that differ by one change."""
+        here = level[:, None] == level[None, :]
+        flipped = (levels ^ here) & allowed
+        flipped = jnp.where(jnp.any(flipped, axis=1)[:, None], flipped, levels)
+
+        def moved(by: int) -> Array:
+            there = level[:, None] + by == level[None, :]
+            possible = levels & ~jnp.any(there & levels, axis=1) & jnp.any(there & allowed, axis=1)
+            return jnp.where(possible[:, None], (levels & ~here) | there, levels)
+
+        return _in_batches(jnp.concatenate([levels[None], flipped, moved(-1), moved(1)]), _SETS)
+
+    def values_of(sets: Array, value: Array) -> Array:
+        # First the value of the set itself, then of those that may be better: what cannot be ends early.
+        first = jnp.arange(len(sets)) == 0
+        wanted = jnp.where(jnp.isinf(value), first, jnp.any(sets != sets[0], axis=1))
+        least = jnp.where(wanted, (1 - _GAIN) * value, 0)
+        return jax.lax.map(lambda s: value_of(*s), (sets, least), batch_size=_SETS)
+
+    single = level == jnp.argmax(jnp.where(allowed, single_block_partition(problem), -1))
+    highest = jnp.max(jnp.where(allowed, level, -1))
+    ends = (level == jnp.argmax(allowed)) | (level == highest)
+    large = allowed & (time_partition(problem) >= 0.03 * problem.total)
+    starts = jnp.stack([single, ends, large | single])
+    sets, values, rounds = jax.lax.map(
+        lambda start: _descend(problem, start, neighbours, values_of, _GAIN), starts
+    )
+    return sets[jnp.argmin(values)], jnp.sum(rounds)
+
+
+@jax.jit
+def improve_units(problem: Problem, counts: Array, levels: Array) -> Array:
+    """Move units, one or two at a time, between `levels` as long as the runtime falls; `[max_workers]`."""
+    all_moves = counts.size <= _ALL_MOVES
+    neighbours = _all_moves(counts) if all_moves else _promising_moves(problem, levels)
+
+    def value_of(candidate: Array) -> Array:
+        possible = jnp.all(candidate >= 0) & jnp.all(levels | (candidate == 0))
+        found = unit_runtime(problem, jnp.maximum(candidate, 0))
+        return jnp.where(possible, found, jnp.inf)
+
+    def values_of(candidates: Array, _: Array) -> Array:
+        return jax.lax.map(value_of, candidates, batch_size=_MOVES if all_moves else None)
+
+    gain = 64 * float(jnp.finfo(problem.dtype).eps)
+    return _descend(problem, counts, neighbours, values_of, gain)[0]
+
+
+def _all_moves(counts: Array) -> Callable[[Array], Array]:
+    size = counts.size
+    one = jnp.eye(size, dtype=counts.dtype)
+    # move[i, j] takes a unit from level i to level j; the first of all moves nothing.
+    move = (one[None, :, :] - one[:, None, :]).reshape(-1, size)
+    moves = _in_batches(jnp.concatenate([0 * move[:1], move, 2 * move]), _MOVES)
+    return lambda counts: counts + moves
+
+
+def _promising_moves(problem: Problem, levels: Array) -> Callable[[Array], Array]:
+    """Of one unit, those that promise most by the slope of the runtime in the units of each level."""
+
+    def slopes(counts: Array) -> Array:
+        """Of one unit more at each level, at its own cost."""
+        x = partition_of_units(problem, counts)
+        load, pull_back = jax.vjp(lambda x: load_of(problem, x), x)
+        _, slope = iteration_of(problem).expected_max_and_slope(load)
+        return pull_back(slope)[0] * jnp.sum(x) / jnp.maximum(jnp.sum(counts), 1)
+
+    def neighbours(counts: Array) -> Array:
+        size, slope = counts.size, slopes(counts)
+        gain = slope[:, None] - slope[None, :]  # of a unit that leaves i for j
+        possible = (counts > 0)[:, None] & levels[None, :] & ~jnp.eye(size, dtype=bool)
+        _, chosen = jax.lax.top_k(jnp.where(possible, gain, -jnp.inf).ravel(), _MOVES)
+        one = jnp.eye(size, dtype=counts.dtype)
+        moved = counts + one[chosen % size] - one[chosen // size]
+        moved = jnp.where(possible.ravel()[chosen][:, None], moved, counts)
+        return jnp.concatenate([counts[None], moved])
+
+    return neighbours

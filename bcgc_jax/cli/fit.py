@@ -162,11 +162,8 @@ def _laws(trace: Trace, description: Description, fits: list[Fit], workers: int)
     known = {fits[0].name: fits[0].law, MEASURED: law_of(trace.seconds, workers, trace.censored)}
     if description.tail_index.value > 0:
         known[HEAVY] = law_of(trace.seconds, workers, trace.censored, kind="pareto-tail")
-    # No plan has a finite runtime under a law without a mean; the others have theirs.
-    found = {name: {"cycle_time": law} for name, law in known.items() if np.isfinite(float(law.mean()))}
-    if not found:
-        raise ValueError("the mean of the best law is infinite, and so is every plan's expected runtime")
-    return found
+    # No plan has a finite runtime under a law without a mean; the measured times have theirs.
+    return {name: {"cycle_time": law} for name, law in known.items() if np.isfinite(float(law.mean()))}
 
 
 def _laws_of_loads(start_up: StartUpFit) -> dict[str, dict[str, Law]]:
@@ -211,14 +208,16 @@ def _plan(
 def _remarks(
     trace: Trace, description: Description, plans: list[Row], start_up: StartUpFit | None
 ) -> list[str]:
-    said = [with_options(remark) for remark in description.remarks()]
-    if start_up is not None:
-        return [*start_up.remarks(), *(remark for remark in said if remark != NOTHING)]
+    more = [] if start_up is None else start_up.remarks()
     for plan in plans:
         promised, taken = plan["runtime_under"].get(MEASURED), plan["replayed_runtime"]
         if plan["law"] == MEASURED and promised is not None and taken is not None:
             name = "the plan for the measured times"
-            said += later_than_promised(name, promised, taken, plan["replayed_error"])
+            more += later_than_promised(name, promised, taken, plan["replayed_error"])
+    said = [with_options(remark) for remark in description.remarks() if remark != NOTHING or not more]
+    if start_up is not None:
+        return [*more, *said]
+    said += more
     if description.unlike_workers or description.slow_together:
         said.append("bcgc solve --trace FILE --keep-workers plans on whole steps.")
     loads = "one load" if trace.load is None else f"one load, {trace.load[0]:g}"
@@ -341,12 +340,13 @@ def _print_plans(screen: Console, answer: Answer) -> None:
     print_table(compared)
     if answer.start_up is None:
         screen.print("Of whole coordinates, in seconds times cycles.")
-    worst = 0.0
-    for law in [law for law in laws if law in (MEASURED, APART)] or laws:
-        values = [plan["runtime_under"][law] for plan in plans[:-1]]
-        if all(v is not None for v in values):
-            worst = max(worst, max(values) / min(values) - 1)
-    screen.print(f"\nThe choice of what to plan for changes the runtime by at most {100 * worst:.2g} %.")
+    law = next(law for law in laws if law in (MEASURED, APART))
+    values = [plan["runtime_under"][law] for plan in plans[:-1]]
+    if None not in values:
+        worst = 100 * (max(values) / min(values) - 1)
+        screen.print(
+            f"\nUnder {law} the choice of what to plan for changes the runtime by at most {worst:.2g} %."
+        )
     if answer.start_up is None:
         screen.print(f"\n{cycles_of_a_step(answer.problem)}")
         return

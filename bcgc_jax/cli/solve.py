@@ -78,7 +78,9 @@ def answer(question: Question) -> None:
             raise ValueError(f"no runtime is known: {OVERFLOW}")
         described, limit = _described(question, problem), finite(all_of_it.limit)
         document = {"problem": described, "limit": limit, "solutions": rows}
-        unit = "the cycle time's unit" if trace is None else "seconds"
+        unit = "the cycle time's unit"
+        if trace is not None:
+            unit = "seconds" if trace.of_cycles else "seconds times cycles"
 
         def table() -> None:
             print_table(all_of_it, unit, _of_trace(question, trace, all_of_it))

@@ -94,6 +94,6 @@ def solve_command(**_: Any) -> None:
     does that compare with every known scheme?
 
     The table is followed by the best plan, level: coordinates, and by what it needs. Runtimes carry the unit
-    of the cycle time. That of a scheme is exact, not simulated; only for laws of workers that are not alike
-    it is a mean of draws.
+    of the cycle time. That of a scheme is exact, not simulated; it is a mean of draws only for laws of
+    workers that are not alike, and of credit, alternating and sharing.
     """

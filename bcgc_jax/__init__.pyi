@@ -59,8 +59,8 @@ from bcgc_jax.solvers import straggler_ratio as straggler_ratio
 from bcgc_jax.solvers.completion_bound import CompletionBound as CompletionBound
 from bcgc_jax.solvers.completion_bound import completion_bound as completion_bound
 from bcgc_jax.sweeps.files import write_sweep as write_sweep
+from bcgc_jax.sweeps.grid import grid as grid
 from bcgc_jax.sweeps.run import Sweep as Sweep
-from bcgc_jax.sweeps.run import grid as grid
 from bcgc_jax.sweeps.run import sweep as sweep
 
 __all__: list[str]

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 import bcgc_jax as bcgc
-from bcgc_jax.sweeps.run import Table
+from bcgc_jax.sweeps.grid import Table
 from benchmarks.timing import compare, curve_point, result_row
 
 _TOLERANCE = 5e-7  # so that the certificate, an independent rule, has room to 1e-6

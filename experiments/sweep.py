@@ -287,7 +287,7 @@ def run(
     schemes: Sequence[bcgc.Scheme] = (),
 ) -> None:
     """Compute into sweep.csv, print the table, write the figures sweep and sweep_curves to `out`."""
-    with waiting.cells("sweep") as progress:
+    with waiting.Progress("sweep") as bar:
         rows = compute(
             out / "sweep.csv",
             workers_grid,
@@ -295,7 +295,7 @@ def run(
             methods=methods,
             schemes=schemes,
             seed=seed,
-            progress=progress,
+            progress=bar.reach,
         )
     cells = compare(rows, schemes)
     print_numbers(rows, cells)

@@ -58,22 +58,15 @@ def stopwatch() -> Iterator[Callable[[], float]]:
 
     def listen(event: str, duration_secs: float, **_: str | int) -> None:
         if event in _COMPILING:
-            now = time.perf_counter()
-            spans.append((now - duration_secs, now))
+            end = time.perf_counter()
+            # Functions are traced within functions: what is within this span counts once.
+            spans[:] = [span for span in spans if span[0] < end - duration_secs]
+            spans.append((max(end - duration_secs, spans[-1][1] if spans else 0.0), end))
 
-    start, end = time.perf_counter(), 0.0
+    start, stop = time.perf_counter(), 0.0
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        yield lambda: max(0.0, end - start - _length(spans))
+        yield lambda: max(0.0, stop - start - sum(b - a for a, b in spans))
     finally:
-        end = time.perf_counter()
+        stop = time.perf_counter()
         jax.monitoring.unregister_event_duration_listener(listen)
-
-
-def _length(spans: list[tuple[float, float]]) -> float:
-    """Of all spans together; those within others, as functions are traced within functions, count once."""
-    total, reached = 0.0, 0.0
-    for start, end in sorted(spans):
-        total += max(0.0, end - max(start, reached))
-        reached = max(reached, end)
-    return total

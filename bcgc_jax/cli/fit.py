@@ -9,23 +9,23 @@ import numpy as np
 from rich.console import Console
 from rich.table import Column
 
+from bcgc_jax.cli.answers import describe_law, save_plan
 from bcgc_jax.cli.compilation import padded_workers
 from bcgc_jax.cli.ending import interruptible
 from bcgc_jax.cli.fit_command import Question
-from bcgc_jax.cli.law_output import describe_law
 from bcgc_jax.cli.output import (
     Row,
+    Shown,
     beside_the_answer,
     console,
+    figure,
     finite,
     names,
     one_line_errors,
-    print_table,
-    table,
+    print_rows,
     write_json,
     write_rows,
 )
-from bcgc_jax.cli.plans import save_plan
 from bcgc_jax.cli.traces import (
     TraceFile,
     cycles_of_a_step,
@@ -34,7 +34,7 @@ from bcgc_jax.cli.traces import (
     whole_steps,
     with_options,
 )
-from bcgc_jax.cli.waiting import Progress, progress
+from bcgc_jax.cli.waiting import Progress
 from bcgc_jax.distributions import Law
 from bcgc_jax.measured.choice import law_of
 from bcgc_jax.measured.description import NOTHING, Description, describe
@@ -62,8 +62,8 @@ class Answer(NamedTuple):
     """What there is to say.
 
     `times`: of the trace, those of a cycle, or where there are loads relative to the mean at each, which is
-    what `description` and `fits` are of; `laws`: keywords of a problem, by name, and `plans` a row for each;
-    `best`: the first of them; `start_up`: where there are loads.
+    what `description` and `fits` are of; `plans`: a row for each law, `best` that of the first one;
+    `start_up`: where there are loads.
     """
 
     trace: Trace
@@ -71,18 +71,21 @@ class Answer(NamedTuple):
     description: Description
     remarks: list[str]
     fits: list[Fit]
-    laws: dict[str, dict[str, Law]]
     plans: list[Row]
     best: Solution
-    problem: Problem
     start_up: StartUpFit | None
+
+    @property
+    def problem(self) -> Problem:
+        """That of the best plan."""
+        assert self.best.problem is not None
+        return self.best.problem
 
 
 @one_line_errors
 def answer(question: Question) -> None:
     """Of the command."""
-    with jax.enable_x64(True), progress(counted=False) as bar:
-        bar.update(description="reading", total=1.0)
+    with jax.enable_x64(True), Progress("reading", 1.0, counted=False) as bar:
         found = interruptible(lambda: _answer(question, bar))
     if question.output == "json":
         with jax.enable_x64(True):
@@ -94,16 +97,16 @@ def answer(question: Question) -> None:
         _print(Path(TraceFile(question.file, {}).name).name, found)
     if question.out is not None:
         with beside_the_answer(question.out), jax.enable_x64(True):
-            save_plan(found.best, len(found.plans[0]["partition"]), question.out)
+            save_plan(found.best, question.out)
         if question.output == "table":
             click.echo(f"\nThe plan for {found.plans[0]['law']}: {question.out}")
 
 
 def _answer(question: Question, bar: Progress) -> Answer:
     file = TraceFile(question.file, question.columns)
-    trace = file.read_loads(lambda share: bar.update(completed=share))
+    trace = file.read_loads(lambda share: bar.reach(share, 1.0))
     workers = file.num_workers(trace, question.workers)
-    bar.update(description="describing", completed=0)
+    bar.now("describing")
     start_up, times, cycles = None, trace.per_cycle(), question.cycles or 1.0
     if not one_load(trace):
         start_up = fit_start_up(trace)
@@ -114,18 +117,18 @@ def _answer(question: Question, bar: Progress) -> Answer:
     fits = _fits(question, times, start_up, bar)
     laws = _laws(times, description, fits, workers) if start_up is None else _laws_of_loads(start_up)
     problems = {name: _problem(law, workers, question, cycles) for name, law in laws.items()}
-    bar.update(total=len(laws), completed=0)
+    bar.reach(0, len(laws))
     solutions: dict[str, Solution] = {}
     for name, problem in problems.items():
-        bar.update(description=f"planning for {name}")
+        bar.now(f"planning for {name}")
         solutions[name] = solve(problem)
         bar.advance()
     steps = whole_steps(times) if start_up is None else np.zeros((0, 0))
     plans = [_plan(name, found, problems, steps, workers) for name, found in solutions.items()]
     plans.append(_plan(UNCODED, None, problems, steps, workers))
-    best, problem = next(iter(solutions.values())), next(iter(problems.values()))
     remarks = _remarks(trace, description, plans, start_up)
-    return Answer(trace, times, description, remarks, fits, laws, plans, best, problem, start_up)
+    best = next(iter(solutions.values()))
+    return Answer(trace, times, description, remarks, fits, plans, best, start_up)
 
 
 def _relative(trace: Trace, start_up: StartUpFit) -> Trace:
@@ -141,10 +144,10 @@ def _fits(question: Question, times: Trace, start_up: StartUpFit | None, bar: Pr
     """Of times at several loads only the laws that were asked for: plans need none."""
     if start_up is not None and not question.laws:
         return []
-    bar.update(total=len(question.laws) or len(FAMILIES))
+    bar.reach(0, len(question.laws) or len(FAMILIES))
 
     def advance(name: str) -> None:
-        bar.update(description=f"fitting {name}")
+        bar.now(f"fitting {name}")
         bar.advance()
 
     return fit_laws(
@@ -162,11 +165,8 @@ def _laws(trace: Trace, description: Description, fits: list[Fit], workers: int)
     known = {fits[0].name: fits[0].law, MEASURED: law_of(trace.seconds, workers, trace.censored)}
     if description.tail_index.value > 0:
         known[HEAVY] = law_of(trace.seconds, workers, trace.censored, kind="pareto-tail")
-    # No plan has a finite runtime under a law without a mean; the others have theirs.
-    found = {name: {"cycle_time": law} for name, law in known.items() if np.isfinite(float(law.mean()))}
-    if not found:
-        raise ValueError("the mean of the best law is infinite, and so is every plan's expected runtime")
-    return found
+    # No plan has a finite runtime under a law without a mean; the measured times have theirs.
+    return {name: {"cycle_time": law} for name, law in known.items() if np.isfinite(float(law.mean()))}
 
 
 def _laws_of_loads(start_up: StartUpFit) -> dict[str, dict[str, Law]]:
@@ -211,14 +211,16 @@ def _plan(
 def _remarks(
     trace: Trace, description: Description, plans: list[Row], start_up: StartUpFit | None
 ) -> list[str]:
-    said = [with_options(remark) for remark in description.remarks()]
-    if start_up is not None:
-        return [*start_up.remarks(), *(remark for remark in said if remark != NOTHING)]
+    more = [] if start_up is None else start_up.remarks()
     for plan in plans:
         promised, taken = plan["runtime_under"].get(MEASURED), plan["replayed_runtime"]
         if plan["law"] == MEASURED and promised is not None and taken is not None:
             name = "the plan for the measured times"
-            said += later_than_promised(name, promised, taken, plan["replayed_error"])
+            more += later_than_promised(name, promised, taken, plan["replayed_error"])
+    said = [with_options(remark) for remark in description.remarks() if remark != NOTHING or not more]
+    if start_up is not None:
+        return [*more, *said]
+    said += more
     if description.unlike_workers or description.slow_together:
         said.append("bcgc solve --trace FILE --keep-workers plans on whole steps.")
     loads = "one load" if trace.load is None else f"one load, {trace.load[0]:g}"
@@ -227,7 +229,7 @@ def _remarks(
 
 def _json(answer: Answer) -> Row:
     rows = {
-        "trace": _plain(answer.description._asdict()),
+        "trace": answer.description._asdict(),
         "remarks": answer.remarks,
         "fits": [_fit_row(fit) for fit in answer.fits],
         "plans": answer.plans,
@@ -235,34 +237,22 @@ def _json(answer: Answer) -> Row:
     return rows if answer.start_up is None else rows | {"start_up": _start_up_row(answer, answer.start_up)}
 
 
-def _plain(value: Any) -> Any:
-    """As JSON has it: null for what is not finite."""
-    if isinstance(value, dict):
-        return {name: _plain(one) for name, one in value.items()}
-    if isinstance(value, tuple):
-        return [_plain(one) for one in value]
-    return finite(value) if isinstance(value, float) else value
-
-
 def _fit_row(fit: Fit) -> Row:
-    rest = {name: getattr(fit, name) for name in Fit._fields if name not in ("name", "law")}
-    row: Row = _plain({"law": fit.name, "parameters": fit.parameters, **rest})
-    return row
+    rest = {name: value for name, value in fit._asdict().items() if name not in ("name", "law")}
+    return {"law": fit.name, "parameters": fit.parameters, **rest}
 
 
 def _start_up_row(answer: Answer, fit: StartUpFit) -> Row:
-    row: Row = _plain(
-        {
-            "mean_start_up": fit.mean_start_up._asdict(),
-            "mean_cycle_time": fit.mean_cycle_time._asdict(),
-            "num_times": fit.num_times,
-            "num_left_out": fit.num_left_out,
-            "cycles": float(np.asarray(answer.problem.cycles)),
-        }
-    )
-    laws = {name: describe_law(law) for name, law in fit.apart.items()}
-    shares = [{"load": load, **_plain(fit.share(load)._asdict())} for load in fit.loads]
-    return {"start_up": None} | laws | row | {"shares": shares}
+    return {
+        "start_up": None,
+        **{name: describe_law(law) for name, law in fit.apart.items()},
+        "mean_start_up": fit.mean_start_up._asdict(),
+        "mean_cycle_time": fit.mean_cycle_time._asdict(),
+        "num_times": fit.num_times,
+        "num_left_out": fit.num_left_out,
+        "cycles": float(np.asarray(answer.problem.cycles)),
+        "shares": [{"load": load, **fit.share(load)._asdict()} for load in fit.loads],
+    }
 
 
 def _print(file: str, answer: Answer) -> None:
@@ -298,24 +288,23 @@ def _print(file: str, answer: Answer) -> None:
 
 
 def _print_fits(screen: Console, fits: list[Fit]) -> None:
-    statistics = ("Kolmogorov–\nSmirnov", "p", "Anderson–\nDarling", "p")
-    ranked = table(names("law"), Column("parameters ± standard error"), "AIC above\nbest", *statistics)
-    for fit in fits:
-        values = [
-            f"{name} {value:.4g} ± {fit.standard_errors[name]:.2g}" for name, value in fit.parameters.items()
-        ]
-        ranked.add_row(
-            fit.name,
-            ", ".join(values),
-            f"{fit.aic - fits[0].aic:.1f}",
-            f"{fit.kolmogorov_smirnov:.4f}",
-            _pvalue(fit.kolmogorov_smirnov_pvalue),
-            f"{fit.anderson_darling:.3g}",
-            _pvalue(fit.anderson_darling_pvalue),
-        )
-    screen.print()
-    print_table(ranked)
     best = fits[0]
+
+    def parameters(fit: Fit) -> str:
+        errors = fit.standard_errors
+        return ", ".join(f"{name} {value:.4g} ± {errors[name]:.2g}" for name, value in fit.parameters.items())
+
+    screen.print()
+    columns: list[Shown] = [
+        (names("law"), lambda fit: fit.name),
+        (Column("parameters ± standard error"), parameters),
+        ("AIC above\nbest", lambda fit: f"{fit.aic - best.aic:.1f}"),
+        ("Kolmogorov–\nSmirnov", lambda fit: f"{fit.kolmogorov_smirnov:.4f}"),
+        ("p", lambda fit: _pvalue(fit.kolmogorov_smirnov_pvalue)),
+        ("Anderson–\nDarling", lambda fit: f"{fit.anderson_darling:.3g}"),
+        ("p", lambda fit: _pvalue(fit.anderson_darling_pvalue)),
+    ]
+    print_rows(fits, columns)
     alike = [fit.name for fit in fits[1:] if fit.aic - best.aic < 2]
     text = f"\nBest: {best.name}" + (f"; {' and '.join(alike)} cannot be told from it" if alike else "")
     if min(best.anderson_darling_pvalue, best.kolmogorov_smirnov_pvalue) < 0.05:
@@ -329,24 +318,28 @@ def _pvalue(value: float) -> str:
 
 
 def _print_plans(screen: Console, answer: Answer) -> None:
-    plans, laws = answer.plans, list(answer.laws)
-    replayed = plans[0]["replayed_runtime"] is not None
-    heads = [f"under\n{law}" for law in laws] + ["in the steps of\nthe trace"] * replayed
-    compared = table(names("plan for"), *heads, title="\nExpected runtime of each plan")
-    for plan in plans:
-        cells = ["infinite" if v is None else f"{v:.5g}" for v in plan["runtime_under"].values()]
-        if replayed:
-            cells.append(f"{plan['replayed_runtime']:.5g} ± {plan['replayed_error']:.2g}")
-        compared.add_row(plan["law"], *cells)
-    print_table(compared)
+    plans, laws = answer.plans, list(answer.plans[0]["runtime_under"])
+
+    def under(law: str) -> Shown:
+        cell = figure(law, ".5g", "infinite")
+        return f"under\n{law}", lambda plan: cell(plan["runtime_under"])
+
+    def replayed_runtime(plan: Row) -> str:
+        return f"{plan['replayed_runtime']:.5g} ± {plan['replayed_error']:.2g}"
+
+    columns: list[Shown] = [(names("plan for"), lambda plan: plan["law"]), *map(under, laws)]
+    if plans[0]["replayed_runtime"] is not None:
+        columns.append(("in the steps of\nthe trace", replayed_runtime))
+    print_rows(plans, columns, title="\nExpected runtime of each plan")
     if answer.start_up is None:
         screen.print("Of whole coordinates, in seconds times cycles.")
-    worst = 0.0
-    for law in [law for law in laws if law in (MEASURED, APART)] or laws:
-        values = [plan["runtime_under"][law] for plan in plans[:-1]]
-        if all(v is not None for v in values):
-            worst = max(worst, max(values) / min(values) - 1)
-    screen.print(f"\nThe choice of what to plan for changes the runtime by at most {100 * worst:.2g} %.")
+    law = next(law for law in laws if law in (MEASURED, APART))
+    values = [plan["runtime_under"][law] for plan in plans[:-1]]
+    if None not in values:
+        worst = 100 * (max(values) / min(values) - 1)
+        screen.print(
+            f"\nUnder {law} the choice of what to plan for changes the runtime by at most {worst:.2g} %."
+        )
     if answer.start_up is None:
         screen.print(f"\n{cycles_of_a_step(answer.problem)}")
         return

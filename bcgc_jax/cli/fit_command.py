@@ -9,7 +9,7 @@ from bcgc_jax.cli.arguments import AT_MOST, SEED, WORKERS, Number
 from bcgc_jax.cli.destinations import check_file
 from bcgc_jax.cli.names import FITTED_LAWS
 from bcgc_jax.cli.options import answered_by, argument, format_option, group, option, options_of, plan_option
-from bcgc_jax.cli.trace_options import Layout
+from bcgc_jax.cli.question import Layout
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,17 +23,9 @@ _WIDTH = 100
 _NAME_WIDTH = 22
 
 
-def console() -> Console:
+def console(width: int = _WIDTH) -> Console:
     """Prints on stdout, as wide on every screen."""
-    return Console(width=_WIDTH, highlight=False, file=sys.stdout)
-
-
-def table(*columns: str | Column, title: str | None = None) -> Table:
-    """Columns by their heads; those that are strings hold numbers: on the right, and never cut."""
-    heads = [
-        Column(head, justify="right", no_wrap=True) if isinstance(head, str) else head for head in columns
-    ]
-    return Table(*heads, box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
+    return Console(width=width, highlight=False, file=sys.stdout)
 
 
 def names(head: str) -> Column:
@@ -47,25 +39,25 @@ def row_label(row: Mapping[str, Any]) -> str:
     return row["method"] + ("" if alpha is None else f" α {alpha:.3g}") + " (inexact)" * inexact
 
 
-def print_table(shown: Table) -> None:
-    """As wide as others, wider where a column of numbers would be lost; text that may be wrapped is."""
-    width = _WIDTH
-    if all(column.no_wrap for column in shown.columns):
-        width = max(width, Console(width=100 * _WIDTH).measure(shown).maximum)
-    Console(width=width, highlight=False, file=sys.stdout).print(shown)
-
-
 Row = dict[str, Any]
-# A column of a table: its head, and what it says of a row.
-Shown = tuple[str | Column, Callable[[Row], str]]
+# A column of a table: its head, and what it says of a row. One whose head is a string holds numbers.
+Shown = tuple[str | Column, Callable[[Any], str]]
 
 
-def print_rows(rows: Iterable[Row], columns: Sequence[Shown]) -> None:
-    """A table with a line for each row."""
-    shown = table(*(head for head, _ in columns))
+def print_rows(rows: Iterable[Any], columns: Sequence[Shown], title: str | None = None) -> None:
+    """A table with a line for each row, as wide as others; numbers are on the right and never cut, so it is
+    wider where they would be lost and there is no text that may be wrapped.
+    """
+    heads = [
+        Column(head, justify="right", no_wrap=True) if isinstance(head, str) else head for head, _ in columns
+    ]
+    shown = Table(*heads, box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
     for row in rows:
         shown.add_row(*(cell(row) for _, cell in columns))
-    print_table(shown)
+    width = _WIDTH
+    if all(column.no_wrap for column in shown.columns):
+        width = max(width, console(100 * _WIDTH).measure(shown).maximum)
+    console(width).print(shown)
 
 
 def figure(name: str, form: str = ".4g", unknown: str = "–") -> Callable[[Row], str]:
@@ -113,9 +105,18 @@ def finite(value: Any) -> float | None:
 def write_json(answer: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
     """An object with the version of its fields before them; rows alone have no place for one."""
     if isinstance(answer, Mapping):
-        click.echo(json.dumps({"version": VERSION, **answer}, indent=2, allow_nan=False))
+        click.echo(json.dumps(_plain({"version": VERSION, **answer}), indent=2))
     else:
-        click.echo(json.dumps(answer, indent=1, allow_nan=False))
+        click.echo(json.dumps(_plain(answer), indent=1))
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it: null for what is not finite."""
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return finite(value) if isinstance(value, float) else value
 
 
 def write_rows(rows: Iterable[Mapping[str, Any]], file: TextIO | None = None) -> None:
@@ -130,21 +131,22 @@ def write_rows(rows: Iterable[Mapping[str, Any]], file: TextIO | None = None) ->
 def _field(value: Any) -> Any:
     """Several numbers with blanks between; nothing where one is infinite or unknown."""
     if isinstance(value, Mapping):
-        return " ".join(f"{name}={'' if x is None else format(x, '.6g')}" for name, x in value.items())
+        known = {name: x for name, x in value.items() if x is not None and math.isfinite(x)}
+        return " ".join(f"{name}={format(known[name], '.6g') if name in known else ''}" for name in value)
     if isinstance(value, list | tuple):
         return " ".join(map(str, value))
     return finite(value) if isinstance(value, float) else value
 
 
 @contextmanager
-def access(path: str, verb: str = "read") -> Iterator[None]:
-    """Says which file could not be read, or written."""
+def access(path: str) -> Iterator[None]:
+    """Says which file could not be read."""
     try:
         yield
     except OSError as error:
-        raise ValueError(f"cannot {verb} {path}: {error.strerror or error}") from None
+        raise ValueError(f"cannot read {path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
-        raise ValueError(f"cannot {verb} {path}: it is not a text file") from None
+        raise ValueError(f"cannot read {path}: it is not a text file") from None
 
 
 # What the library calls a thing, and `--workers`, `--setup-cycles` and so on stand for.

@@ -1,17 +1,118 @@
-"""What `bcgc solve`, `sweep` and `train` are asked alike."""
+"""What commands are asked alike: a trace in place of a law, methods, start-up and link; without JAX."""
 
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from bcgc_jax.cli.arguments import SEED, Argument, Number, refuse_without_effect
-from bcgc_jax.cli.names import OBJECTIVES
+from bcgc_jax.cli.arguments import SEED, Argument, CycleTime, Number, NumberOrLaw, refuse_without_effect
+from bcgc_jax.cli.names import LAYOUTS, OBJECTIVES, TRACE_LAWS
 from bcgc_jax.cli.options import format_option, group, option
-from bcgc_jax.cli.trace_options import TraceOptions
 
 if TYPE_CHECKING:
+    from bcgc_jax.cli.traces import TraceFile
+    from bcgc_jax.distributions import Law
+    from bcgc_jax.solvers.methods import Method
     from bcgc_jax.solvers.schemes import Scheme
+
+# Before the names of the parameters of a start-up's law, where they are columns.
+START_UP = "start_up."
+
+START_UP_HELP = (
+    "S, before a worker's first cycle, in the unit of runtimes: a number, or a law as for --cycle-time."
+)
+SEND_TIME_HELP = "c, of a worker's link, for one coordinate."
+OVERLAP_HELP = "The link sends while the worker computes."
+CHAIN_CYCLES_HELP = "h, cycles per sample, subset and coordinate that a cotangent is carried past."
+NO_DEADLINE = (
+    "the most probable plan, --method deadline, --objective completion-probability or --min-completion, "
+    "needs a --deadline"
+)
+_NUMBER = Number(include=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Delivery:
+    """Start-up, link and chain of one problem, whose workers do not only compute."""
+
+    start_up: "Law | float | None" = option(NumberOrLaw(_NUMBER, CycleTime()), START_UP_HELP)
+    send_time: float | None = option(_NUMBER, SEND_TIME_HELP)
+    overlap: bool = option(bool, OVERLAP_HELP)
+    chain_cycles: float | None = option(_NUMBER, CHAIN_CYCLES_HELP)
+
+    def __post_init__(self) -> None:
+        if self.send_time is None:
+            refuse_without_effect("without --send-time", "overlap")
+
+    @property
+    def random(self) -> bool:
+        """Whether the start-ups have a law."""
+        return not isinstance(self.start_up, float | None)
+
+    def keywords(self) -> dict[str, Any]:
+        """Those of `Problem` that were given."""
+        return {name: value for name, value in vars(self).items() if value is not None and value is not False}
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How the file of a trace is laid out: keywords of `load_trace`."""
+
+    step: str = option(str, "Column of the step.", typed="--step-column", default="step")
+    worker: str = option(str, "Column of the worker.", typed="--worker-column", default="worker")
+    seconds: str = option(str, "Column of the times.", typed="--seconds-column", default="seconds")
+    censored: str | None = option(
+        str, "Column of 0 or 1: the worker was cut off, the time a lower bound.", typed="--censored-column"
+    )
+    load: str | None = option(
+        str,
+        "Column of what a worker had done by then, in cycles; `load` where there is one.",
+        typed="--load-column",
+    )
+    layout: str = option(
+        LAYOUTS,
+        "A row for each step and worker (long), or a column for each worker (wide).",
+        default=LAYOUTS[0],
+    )
+
+    def __post_init__(self) -> None:
+        if self.layout == "wide":
+            refuse_without_effect("in the wide layout", "worker", "seconds", "load")
+
+
+@dataclasses.dataclass(frozen=True)
+class TraceOptions:
+    """A trace in place of a law."""
+
+    path: str | None = option(
+        click.Path(allow_dash=True),
+        "CSV (also .csv.gz) or Parquet of measured times, in place of a law; - is standard input.",
+        typed="--trace",
+    )
+    kind: str = option(
+        TRACE_LAWS,
+        "Each measured time an atom, or a smooth law, perhaps with a Pareto tail fitted to it; auto: atoms "
+        "where that is quick, else a smooth law as near to them as the trace can tell.",
+        typed="--trace-law",
+        default=TRACE_LAWS[0],
+    )
+    columns: Layout = group(Layout)
+    keep_workers: bool = option(bool, "Keep the steps of the trace whole: its workers are not alike.")
+
+    def __post_init__(self) -> None:
+        if self.path is None:
+            layout = [field.name for field in dataclasses.fields(Layout)]
+            refuse_without_effect("without --trace", "keep_workers", "kind", *layout)
+        if self.keep_workers:
+            refuse_without_effect("with --keep-workers, for which steps are whole", "kind")
+
+    def file(self) -> "TraceFile | None":
+        """The file that was named, if one was."""
+        if self.path is None:
+            return None
+        from bcgc_jax.cli.traces import TraceFile
+
+        return TraceFile(self.path, vars(self.columns), self.kind, self.keep_workers)
 
 
 class SchemesFile(Argument):
@@ -49,6 +150,16 @@ class Planning:
         """Those of the user's own."""
         return self.own or []
 
+    def asked(self, *names: str, **options: Any) -> "dict[str, Method]":
+        """Methods by their names, each with those of the options that it has."""
+        from bcgc_jax.solvers.methods import method_of
+
+        found = {}
+        for method in (method_of(name, self.schemes) for name in names):
+            known = {name: value for name, value in options.items() if hasattr(method, name)}
+            found[method.name] = dataclasses.replace(method, **known) if known else method  # type: ignore[type-var]
+        return found
+
     def check(self, cycle_time: Any, random_start_up: Any, *, several: bool = False) -> None:
         """UsageError for no law of the cycle time and for two, for a law of start-ups of unlike workers, and
         for options that none of the methods, if some are named, has a use for.
@@ -75,9 +186,3 @@ def round_trip_option() -> Any:
 def objective_option() -> Any:
     text = "What is to be best; the second is the method `deadline`, and needs --deadline."
     return option(OBJECTIVES, text, default=OBJECTIVES[0])
-
-
-NO_DEADLINE = (
-    "the most probable plan, --method deadline, --objective completion-probability or --min-completion, "
-    "needs a --deadline"
-)

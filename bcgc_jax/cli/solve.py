@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 import jax
@@ -10,19 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from bcgc_jax._pytree import replace
+from bcgc_jax.cli.answers import describe_delivery, describe_law, num_workers, row_of, save_plan
 from bcgc_jax.cli.arguments import Number
 from bcgc_jax.cli.compilation import padded_workers, stopwatch
 from bcgc_jax.cli.ending import interruptible
-from bcgc_jax.cli.law_output import describe_delivery, describe_law
 from bcgc_jax.cli.limits import check_size
 from bcgc_jax.cli.names import MOST_WORKERS, OBJECTIVES
 from bcgc_jax.cli.output import Row, access, beside_the_answer, finite, one_line_errors, print_answer
-from bcgc_jax.cli.plans import save_plan
 from bcgc_jax.cli.solve_command import Question
-from bcgc_jax.cli.solve_rows import row_of, with_round_trip
 from bcgc_jax.cli.solve_table import OVERFLOW, Answer, fastest_plan, print_table, runtime_of
 from bcgc_jax.cli.traces import cycles_of_a_step, late, which_law
-from bcgc_jax.cli.waiting import progress
+from bcgc_jax.cli.waiting import Progress
 from bcgc_jax.distributions import JointLaw, Law, Rows, Unlike
 from bcgc_jax.measured.resampling import bootstrap_interval
 from bcgc_jax.measured.traces import Trace
@@ -47,7 +45,8 @@ from bcgc_jax.solvers.optimum import FEW_UNITS
 from bcgc_jax.solvers.sample_average import NUM_FRESH_DRAWS, draw_problems
 from bcgc_jax.solvers.solve import solve
 
-# Times that a step of the subgradient method draws, and its fewest iterations.
+# Times that a step of the subgradient method draws, and its fewest iterations: a minute's work at most for
+# up to a thousand workers.
 _DRAWN, _FEWEST_DRAWS = 2**17, 64
 # Operations of one expectation under measured times up to which ten more are not felt.
 _CHEAP = 1e8
@@ -56,13 +55,8 @@ _INVALID = Status.INVALID.name.lower()
 _PLANNED = [status.name.lower() for status in (Status.CONVERGED, Status.STEP_LIMIT, Status.INFINITE)]
 
 Tasks = Mapping[str, Method]
-
-
-class Found(NamedTuple):
-    """What a method found, as the command says it and as it is."""
-
-    row: Row
-    solution: Solution
+# What a method found, as the command says it and as it is.
+Found = tuple[Row, Solution]
 
 
 @one_line_errors
@@ -72,33 +66,30 @@ def answer(question: Question) -> None:
         file = question.trace.file()
         trace = None if file is None else file.read()
         problem = _problem(question, trace)
-        found, all_of_it = interruptible(lambda: _answer(question, problem))
-        rows = all_of_it.rows
-        if all(row["status"] == _INVALID for row in rows):
+        found, best = interruptible(lambda: _answer(question, problem))
+        if all(row["status"] == _INVALID for row in found.rows):
             raise ValueError(f"no runtime is known: {OVERFLOW}")
-        described, limit = _described(question, problem), finite(all_of_it.limit)
-        document = {"problem": described, "limit": limit, "solutions": rows}
-        unit = "the cycle time's unit" if trace is None else "seconds"
+        described, limit = _described(question, problem), finite(found.limit)
+        document = {"problem": described, "limit": limit, "solutions": found.rows}
+        unit = "the cycle time's unit"
+        if trace is not None:
+            unit = "seconds" if trace.of_cycles else "seconds times cycles"
 
         def table() -> None:
-            print_table(all_of_it, unit, _of_trace(question, trace, all_of_it))
+            print_table(found, unit, _of_trace(question, trace, found))
 
-        print_answer(question.output, rows, document, table)
-        if question.out is not None:
-            _save(question.out, found, problem, told=question.output == "table")
-
-
-def _save(path: str, found: Sequence[Found], problem: Problem, *, told: bool) -> None:
-    schemes = [one for one in found if one.row["status"] in _PLANNED and one.row["method"] != LIMIT]
-    if not schemes:
-        raise ValueError("--out: there is no plan to write, for no method found one")
-    with beside_the_answer(path):
-        save_plan(schemes[0].solution, int(np.asarray(problem.num_workers)), path)
-    if told:
-        click.echo(f"\nThe plan of {schemes[0].row['method']}: {path}")
+        print_answer(question.output, found.rows, document, table)
+        if question.out is None:
+            return
+        if best is None:
+            raise ValueError("--out: there is no plan to write, for no method found one")
+        with beside_the_answer(question.out):
+            save_plan(best[1], question.out)
+        if question.output == "table":
+            click.echo(f"\nThe plan of {best[0]['method']}: {question.out}")
 
 
-def _tasks(question: Question) -> Tasks:
+def _tasks(question: Question, problem: Problem) -> Tasks:
     """What is solved, by the names of the rows."""
     found: dict[str, Method] = {}
     if question.for_deadline:
@@ -106,20 +97,16 @@ def _tasks(question: Question) -> Tasks:
     if question.levels is not None:
         typed, levels = question.levels
         found[f"optimal, levels {typed}"] = Optimal(levels=levels)
-    own = [scheme.name for scheme in question.schemes]
-    for name in question.methods or (*PROPOSED, *BASELINES, *own):
-        method = with_round_trip(method_of(name, question.schemes), question.round_trip)
-        found.setdefault(method.name, method)
-    return found
+    names = question.methods or (*PROPOSED, *BASELINES, *(scheme.name for scheme in question.schemes))
+    draws = min(Subgradient.batch_size, max(_DRAWN // problem.max_workers, _FEWEST_DRAWS))
+    asked = question.asked(*names, round_trip=question.round_trip, batch_size=draws)
+    return found | {name: method for name, method in asked.items() if name not in found}
 
 
 def _required(question: Question, tasks: Tasks) -> set[str]:
     """What somebody asked for: it may not be impossible here."""
-    if question.methods:
-        return {*tasks}
-    return {name for name, method in tasks.items() if name == "deadline" or "," in name} | {
-        scheme.name for scheme in question.schemes
-    }
+    by_default = () if question.methods else (*PROPOSED, *BASELINES)
+    return {*tasks}.difference(by_default)
 
 
 def _compared_with(question: Question, asked: Tasks) -> Tasks:
@@ -209,7 +196,7 @@ def _described(question: Question, problem: Problem) -> dict[str, Any]:
     costs = problem.unit_costs
     described = {
         "cycle_time": describe_law(problem.cycle_time),
-        "num_workers": int(np.asarray(problem.num_workers)),
+        "num_workers": num_workers(problem),
         "num_coordinates": int(np.asarray(problem.num_coordinates)),
         "num_samples": question.samples,
         "cycles": question.cycles,
@@ -225,35 +212,31 @@ def _described(question: Question, problem: Problem) -> dict[str, Any]:
     return {name: value for name, value in described.items() if value is not None}
 
 
-def _answer(question: Question, problem: Problem) -> tuple[list[Found], Answer]:
+def _answer(question: Question, problem: Problem) -> tuple[Answer, Found | None]:
+    """What there is to say, and the best scheme, if one is known."""
     if not question.for_deadline:
         check_finite_mean(problem)
-    tasks = _tasks(question)
+    tasks = _tasks(question, problem)
     required, others = _required(question, tasks), _compared_with(question, tasks)
     for name, method in tasks.items():  # refuse the last one before the first one takes time
         if name in required:
             method.check(problem)
     # Unlike workers: what is exact is so for the draws that `solve` judges by.
-    alike = not isinstance(problem.cycle_time, Unlike)
-    judged = problem if alike else draw_problems(jax.random.key(question.seed), problem)[1]
+    judged = problem
+    if isinstance(problem.cycle_time, Unlike):
+        _, judged = draw_problems(jax.random.key(question.seed), problem)
     check_size(judged)
     everything = _solve_all(question, problem, judged, {**tasks, **others}, required)
-    found = [one for one in everything if one.row["method"] in tasks]
-    rows, limit = [one.row for one in found], float(runtime_limit(judged))
+    found = [one for one in everything if one[0]["method"] in tasks]
+    rows, limit = [row for row, _ in found], float(runtime_limit(judged))
+    schemes = (one for one in found if one[0]["status"] in _PLANNED and one[0]["method"] != LIMIT)
+    best = next(schemes, None)
     if question.output != "table":
-        return found, Answer(problem, rows, limit)
+        return Answer(problem, rows, limit), best
     baselines = {name for name, method in {**tasks, **others}.items() if method.baseline}
     known = [row for row, _ in everything if row["method"] in baselines and np.isfinite(runtime_of(row))]
     interval, setup = _interval(question, problem, rows), _largest_setup(judged, rows)
-    return found, Answer(problem, rows, limit, question.deadline, known, interval, setup)
-
-
-def _affordable(method: Method, problem: Problem) -> Method:
-    """With fewer draws a step where each is of many workers: a minute's work at most for up to a thousand."""
-    if not isinstance(method, Subgradient):
-        return method
-    draws = max(_DRAWN // problem.max_workers, _FEWEST_DRAWS)
-    return replace(method, batch_size=min(method.batch_size, draws))
+    return Answer(problem, rows, limit, question.deadline, known, interval, setup), best
 
 
 def _interval(question: Question, problem: Problem, rows: list[Row]) -> tuple[float, float] | None:
@@ -282,14 +265,13 @@ def _solve_all(
 ) -> list[Found]:
     """All methods, best first. Those that are not `required` may be impossible here."""
     found = []
-    with progress() as bar:
-        bar.update(description="", total=len(tasks))
+    with Progress(total=len(tasks)) as bar:
         # What a user wrote may fail, and does so first.
         for name, method in sorted(tasks.items(), key=lambda item: item[1] not in question.schemes):
-            bar.update(description=f"solving {name}")
+            bar.now(f"solving {name}")
             try:
                 with stopwatch() as taken:
-                    solution = solve(problem, _affordable(method, problem), key=jax.random.key(question.seed))
+                    solution = solve(problem, method, key=jax.random.key(question.seed))
                     jax.block_until_ready(solution)
             except ValueError:
                 if name in required:
@@ -298,13 +280,15 @@ def _solve_all(
                 # What is exact for unlike workers is so for the draws that it is judged by.
                 solution = replace(solution, problem=judged)
                 row = {"method": name} | row_of(judged, solution, taken(), question.deadline)
-                found.append(Found(row, solution))
+                found.append((row, solution))
             bar.advance()
     # Those that are in time often enough, but for whole numbers, are told apart by runtime.
     least = 2.0 if question.min_completion is None else question.min_completion - 1e-5
 
     def place(one: Found) -> tuple[float, float]:
-        chance = (one.row["completion_probability"] or 0.0) if question.for_deadline else least
-        return (-2.0, runtime_of(one.row)) if chance >= least else (-chance, 0.0)
+        row, chance = one[0], least
+        if question.for_deadline:
+            chance = row["completion_probability"] or 0.0
+        return (-2.0, runtime_of(row)) if chance >= least else (-chance, 0.0)
 
     return sorted(found, key=place)

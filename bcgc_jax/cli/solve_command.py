@@ -14,11 +14,10 @@ from bcgc_jax.cli.arguments import (
     law_help,
     method_help,
 )
-from bcgc_jax.cli.deliveries import Delivery
 from bcgc_jax.cli.destinations import check_file
 from bcgc_jax.cli.names import OBJECTIVES
 from bcgc_jax.cli.options import answered_by, group, option, options_of, plan_option
-from bcgc_jax.cli.question import NO_DEADLINE, Planning, objective_option, round_trip_option
+from bcgc_jax.cli.question import NO_DEADLINE, Delivery, Planning, objective_option, round_trip_option
 
 if TYPE_CHECKING:
     from bcgc_jax.distributions import Law
@@ -94,6 +93,6 @@ def solve_command(**_: Any) -> None:
     does that compare with every known scheme?
 
     The table is followed by the best plan, level: coordinates, and by what it needs. Runtimes carry the unit
-    of the cycle time. That of a scheme is exact, not simulated; only for laws of workers that are not alike
-    it is a mean of draws.
+    of the cycle time. That of a scheme is exact, not simulated; it is a mean of draws only for laws of
+    workers that are not alike, and of credit, alternating and sharing.
     """

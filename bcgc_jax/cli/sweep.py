@@ -16,30 +16,29 @@ import jax
 import numpy as np
 from rich.table import Column
 
-from bcgc_jax.cli.arguments import law_class
-from bcgc_jax.cli.deliveries import START_UP
+from bcgc_jax.cli.answers import describe_law
+from bcgc_jax.cli.arguments import law_class, missing_parameters
 from bcgc_jax.cli.ending import interruptible, leave, say
-from bcgc_jax.cli.law_output import describe_law
+from bcgc_jax.cli.names import LAWS
 from bcgc_jax.cli.output import (
     Row,
     Shown,
     figure,
-    finite,
     needs_columns,
     one_line_errors,
     print_answer,
     print_rows,
     scheme_column,
 )
-from bcgc_jax.cli.solve_rows import with_round_trip
-from bcgc_jax.cli.sweep_cells import all_parameters, problem_of_cell
+from bcgc_jax.cli.question import START_UP
 from bcgc_jax.cli.sweep_command import Question
-from bcgc_jax.cli.waiting import cells
+from bcgc_jax.cli.waiting import Progress
 from bcgc_jax.distributions import JointLaw, Law
 from bcgc_jax.problem import Problem, Status
-from bcgc_jax.solvers.methods import Method, Optimal, method_of
+from bcgc_jax.solvers.methods import Method
 from bcgc_jax.sweeps.files import parts_of, read_rows, write_sweep
-from bcgc_jax.sweeps.run import Sweep, grid
+from bcgc_jax.sweeps.grid import grid
+from bcgc_jax.sweeps.run import Sweep
 
 _GAP = "largest_relative_gap"
 _PATIENCE = 60  # seconds that processes wait for each other
@@ -47,16 +46,12 @@ _PATIENCE = 60  # seconds that processes wait for each other
 
 def _tasks(question: Question) -> list[Method]:
     """What every cell is solved by."""
-    own = [scheme.name for scheme in question.schemes]
-    names = question.methods or (*(() if question.for_deadline else ("optimal",)), *own)
-    asked = ("deadline", *names) if question.for_deadline else names
-    found = {method.name: method for method in (method_of(name, question.schemes) for name in asked)}
-    return [
-        Optimal(question.tolerance)
-        if isinstance(method, Optimal)
-        else with_round_trip(method, question.round_trip)
-        for method in found.values()
-    ]
+    best, own = "deadline" if question.for_deadline else "optimal", [one.name for one in question.schemes]
+    names = question.methods or (best, *own)
+    asked = question.asked(*[best] * question.for_deadline, *names, round_trip=question.round_trip)
+    if "optimal" in asked:
+        asked |= question.asked("optimal", tolerance=question.tolerance)
+    return list(asked.values())
 
 
 @one_line_errors
@@ -87,8 +82,8 @@ def _to_file(sweep: Sweep, question: Question, path: Path) -> None:
     """Chunk by chunk, and a summary; an interruption says how to go on, where there is something to."""
     start = time.perf_counter()
     try:
-        with cells("solving") as report, _quiet_stdout():
-            path = interruptible(lambda: write_sweep(sweep, path, resume=question.resume, progress=report))
+        with Progress("solving") as bar, _quiet_stdout():
+            path = interruptible(lambda: write_sweep(sweep, path, resume=question.resume, progress=bar.reach))
     except KeyboardInterrupt:
         hint = ["what is solved is kept; go on with --resume"]
         raise click.Abort(*hint * parts_of(path).exists()) from None
@@ -143,6 +138,41 @@ def _axes(question: Question) -> tuple[dict[str, np.ndarray], str, Callable[...,
     return {name: values for name, values in axes.items() if values is not None}, name, made
 
 
+def all_parameters(
+    typed: tuple[str, dict[str, float]], axes: dict[str, np.ndarray], option: str, prefix: str = ""
+) -> dict[str, np.ndarray]:
+    """All parameters of a law, those of its `option` as axes of one number; named with the `prefix`."""
+    law, given = typed
+    known = [prefix + name for name in LAWS[law]]
+    fixed = {prefix + name: np.array([value]) for name, value in given.items()}
+    for name in axes:
+        if name not in known:
+            raise click.UsageError(f"--axis {name}: {law} has the parameters {', '.join(known)}")
+        if name in fixed:
+            raise click.UsageError(f"{name} is given twice: in {option} and as an --axis")
+    missing = missing_parameters(law, {name.removeprefix(prefix) for name in (*fixed, *axes)})
+    if missing:
+        raise click.UsageError(f"{law} needs {', '.join(missing)}: in {option} or as an --axis")
+    return {**fixed, **axes}
+
+
+def problem_of_cell(
+    law: Any,
+    parameters: tuple[str, ...],
+    start_up: type[Law] | None,
+    overlap: bool,
+    max_workers: int,
+    **numbers: Any,
+) -> Problem:
+    """Of laws, or of their classes and parameters by name."""
+    if not isinstance(law, Law | JointLaw):
+        law = law(**{name: numbers.pop(name) for name in parameters})
+    if start_up is not None:
+        given = [name for name in numbers if name.startswith(START_UP)]
+        numbers["start_up"] = start_up(**{name.removeprefix(START_UP): numbers.pop(name) for name in given})
+    return Problem(law, max_workers=max_workers, overlap=overlap, **numbers)
+
+
 def _labels(question: Question, law: str) -> dict[str, str]:
     """Columns of what is no number."""
     start = {} if question.start_up_law is None else {"start_up_law": question.start_up_law[0]}
@@ -194,16 +224,12 @@ def _quiet_stdout() -> Iterator[None]:
 
 def _collect(sweep: Sweep) -> list[Row]:
     rows: list[Row] = []
-    with cells("solving") as report:
+    with Progress("solving") as bar:
         for chunk in sweep.chunks():
-            found = {name: map(_plain, values.tolist()) for name, values in sweep.solve(chunk).items()}
+            found = {name: values.tolist() for name, values in sweep.solve(chunk).items()}
             rows += [dict(zip(found, row, strict=True)) for row in zip(*found.values(), strict=True)]
-            report(len(rows), len(sweep.cells) * len(sweep.methods))
+            bar.reach(len(rows), len(sweep.cells) * len(sweep.methods))
     return rows
-
-
-def _plain(value: Any) -> Any:
-    return finite(value) if isinstance(value, float) else value
 
 
 def _print_table(rows: list[Row], axes: list[str]) -> None:

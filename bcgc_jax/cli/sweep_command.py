@@ -17,17 +17,20 @@ from bcgc_jax.cli.arguments import (
     method_help,
     refuse_without_effect,
 )
-from bcgc_jax.cli.deliveries import (
+from bcgc_jax.cli.destinations import check_file
+from bcgc_jax.cli.names import OBJECTIVES, SWEPT
+from bcgc_jax.cli.options import answered_by, option, options_of
+from bcgc_jax.cli.question import (
     CHAIN_CYCLES_HELP,
+    NO_DEADLINE,
     OVERLAP_HELP,
     SEND_TIME_HELP,
     START_UP,
     START_UP_HELP,
+    Planning,
+    objective_option,
+    round_trip_option,
 )
-from bcgc_jax.cli.destinations import check_file
-from bcgc_jax.cli.names import OBJECTIVES, SWEPT
-from bcgc_jax.cli.options import answered_by, option, options_of
-from bcgc_jax.cli.question import NO_DEADLINE, Planning, objective_option, round_trip_option
 
 if TYPE_CHECKING:
     import numpy as np

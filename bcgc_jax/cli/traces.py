@@ -136,7 +136,7 @@ def cycles_of_a_step(problem: Problem) -> str:
     cycles = float(problem.scale * problem.total)
     return (
         f"Each cycle takes a time of the trace, and a worker has M b L / N = {cycles:g} of them without "
-        f"redundancy: divided by {cycles:g}, runtimes are in steps as they were recorded."
+        f"redundancy: divided by {cycles:g}, runtimes are in seconds of a step as it was recorded."
     )
 
 

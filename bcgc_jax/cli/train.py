@@ -11,8 +11,8 @@ import click
 import jax
 import numpy as np
 
+from bcgc_jax.cli.answers import describe_delivery, describe_law, num_workers
 from bcgc_jax.cli.ending import interruptible
-from bcgc_jax.cli.law_output import describe_delivery, describe_law
 from bcgc_jax.cli.limits import check_size
 from bcgc_jax.cli.output import (
     Row,
@@ -27,14 +27,14 @@ from bcgc_jax.cli.output import (
     write_rows,
 )
 from bcgc_jax.cli.train_command import Question
-from bcgc_jax.cli.waiting import progress
+from bcgc_jax.cli.waiting import Progress
 from bcgc_jax.coding.digits import DigitsRun, digits_problem, train_on_digits
 from bcgc_jax.distributions import JointLaw, Law
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solvers.baselines import straggler_ratio
 from bcgc_jax.solvers.method import check_finite_mean
-from bcgc_jax.solvers.methods import Method, method_of
+from bcgc_jax.solvers.methods import Method
 from bcgc_jax.solvers.solve import solve
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def _key(question: Question) -> jax.Array:
 
 def _schemes(question: Question) -> list[Method]:
     names = question.methods or (*METHODS, *(scheme.name for scheme in question.schemes))
-    return [method_of(name, question.schemes) for name in dict.fromkeys(names)]
+    return list(question.asked(*names).values())
 
 
 def _training(question: Question) -> dict[str, Any]:
@@ -110,15 +110,11 @@ def _problem(question: Question) -> tuple[Problem, np.ndarray | None]:
     return problem, steps
 
 
-def _workers(problem: Problem) -> int:
-    return int(np.asarray(problem.num_workers))
-
-
 def _described(question: Question, problem: Problem) -> dict[str, Any]:
     """The problem in JSON's own values."""
     return {
         "model": question.model,
-        "num_workers": _workers(problem),
+        "num_workers": num_workers(problem),
         "cycle_time": describe_law(problem.cycle_time),
         "num_coordinates": int(np.asarray(problem.num_coordinates)),
         "num_samples": int(np.asarray(problem.num_samples)),
@@ -167,28 +163,28 @@ def _train_all_on_cluster(question: Question, problem: Problem, steps: np.ndarra
     expected = _expected_runtimes(question, problem)
     times = problem.cycle_time if steps is None else steps
     slowness = Pace(times, question.pace / min(expected.values())) if question.pace else None
-    workers, seeds = _workers(problem), question.num_seeds
+    workers, seeds = num_workers(problem), question.num_seeds
     runs = []
     # What Ray prints goes to the screen, not into a table or a file.
-    with contextlib.redirect_stdout(sys.stderr), progress() as bar:
-        bar.update(description=f"starting {workers} processes", total=len(expected) * seeds * question.steps)
-        with Cluster(workers, address=question.address) as cluster:
-            for method in expected:
-                found = []
-                for number, key in enumerate(jax.random.split(_key(question), seeds)):
-                    named = f"{method.name.replace(':', '-')}-{number}"
-                    keep = None if question.checkpoints is None else Path(question.checkpoints) / named
-                    given = key, cluster, problem, question.model, method
-                    more = {**_training(question), "pace": slowness, "folder": keep}
-                    bar.update(description=f"training with {method.name}")
+    bar = Progress(f"starting {workers} processes", len(expected) * seeds * question.steps)
+    quiet = contextlib.redirect_stdout(sys.stderr)
+    with quiet, bar, Cluster(workers, address=question.address) as cluster:
+        for method in expected:
+            found = []
 
-                    def told(step: Step, name: str = method.name) -> None:
-                        bar.update(description=_course(step, name, workers))
-                        bar.advance()
+            def told(step: Step, name: str = method.name) -> None:
+                bar.now(_course(step, name, workers))
+                bar.advance()
 
-                    found.append(train_digits_on_cluster(*given, **more, after_step=told).run)
-                rows = (np.concatenate([getattr(f, n) for f in found]) for n in ("clock", "loss", "accuracy"))
-                runs.append(DigitsRun(method.name, found[0].expected_runtime, *rows))
+            for number, key in enumerate(jax.random.split(_key(question), seeds)):
+                named = f"{method.name.replace(':', '-')}-{number}"
+                keep = None if question.checkpoints is None else Path(question.checkpoints) / named
+                given = key, cluster, problem, question.model, method
+                more = {**_training(question), "pace": slowness, "folder": keep, "after_step": told}
+                bar.now(f"training with {method.name}")
+                found.append(train_digits_on_cluster(*given, **more).run)
+            rows = (np.concatenate([getattr(f, n) for f in found]) for n in ("clock", "loss", "accuracy"))
+            runs.append(DigitsRun(method.name, found[0].expected_runtime, *rows))
     return runs
 
 
@@ -204,10 +200,9 @@ def _train_all(question: Question, problem: Problem, steps: np.ndarray | None) -
     runs, refused = [], ValueError("no scheme was asked for")
     given, schemes = (_key(question), problem, question.model), _schemes(question)
     options = {"cycle_times": steps, "num_seeds": question.num_seeds, **_training(question)}
-    with progress() as bar:
-        bar.update(description="training", total=len(schemes))
+    with Progress(total=len(schemes)) as bar:
         for method in schemes:
-            bar.update(description=f"training with {method.name}")
+            bar.now(f"training with {method.name}")
             try:
                 runs.append(interruptible(functools.partial(train_on_digits, *given, method, **options)))
             except ValueError as error:

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bcgc_jax.cli.arguments import CycleTime, Number, law_help, refuse_without_effect
-from bcgc_jax.cli.deliveries import Delivery
 from bcgc_jax.cli.destinations import check_file
 from bcgc_jax.cli.names import ENGINES, MODELS, MOST_IMAGES, UNITS
 from bcgc_jax.cli.options import answered_by, group, option, options_of
-from bcgc_jax.cli.question import Planning
+from bcgc_jax.cli.question import Delivery, Planning
 
 if TYPE_CHECKING:
     from bcgc_jax.distributions import Law

@@ -6,25 +6,24 @@ import itertools
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from shutil import get_terminal_size
 from typing import TypeVar
 
 from bcgc_jax.cli.ending import say
 
 T = TypeVar("T")
-Report = Callable[[int, int], None]
 
 _QUIET, _TICK, _EVERY = 2.0, 0.2, 30.0  # seconds before a spinner, between its moves, and between two lines
 
 
 class Progress:
-    """What is done now, and how far it is."""
+    """What is done now, and how far it is: how many are done, if they are `counted`, or how much."""
 
-    def __init__(self, counted: bool) -> None:
+    def __init__(self, what: str = "", total: float = 0.0, *, counted: bool = True) -> None:
         self._counted = counted
-        self._what, self._done, self._total = "", 0.0, 0.0
+        self._what, self._done, self._total = what, 0.0, total
         self._ended, self._thread = threading.Event(), threading.Thread(target=self._show, daemon=True)
 
     def __enter__(self) -> "Progress":
@@ -42,12 +41,11 @@ class Progress:
             done = f", {self._done:,.0f} of {self._total:,.0f}"
         return f"{self._what}{done}, {time.monotonic() - self._began:.0f} s"
 
-    def update(
-        self, *, description: str | None = None, total: float | None = None, completed: float | None = None
-    ) -> None:
-        self._what = self._what if description is None else description
-        self._total = self._total if total is None else total
-        self._done = self._done if completed is None else completed
+    def now(self, what: str) -> None:
+        self._what = what
+
+    def reach(self, done: float, total: float) -> None:
+        self._done, self._total = done, total
 
     def advance(self) -> None:
         self._done += 1
@@ -71,27 +69,13 @@ def _write(line: str) -> None:
         sys.stderr.flush()
 
 
-def progress(*, counted: bool = True) -> Progress:
-    """To be entered; it may say how many are done, or how much."""
-    return Progress(counted)
-
-
 def each(items: Sequence[T], what: str) -> Iterator[T]:
     """`items`, with the progress that is made with them.
 
     >>> list(each([1, 2], "counting"))
     [1, 2]
     """
-    with progress() as bar:
-        bar.update(description=what, total=len(items))
+    with Progress(what, len(items)) as bar:
         for item in items:
             yield item
             bar.advance()
-
-
-@contextmanager
-def cells(what: str) -> Iterator[Report]:
-    """A function of (cells done, all cells) that tells progress, for `write_sweep`."""
-    with progress() as bar:
-        bar.update(description=what)
-        yield lambda done, total: bar.update(completed=done, total=total)

@@ -28,7 +28,7 @@ NO_EXACT_ANSWER = (
 class JointLaw:
     """What a law of all N times of an iteration offers; `Problem` makes an `Iteration` of it.
 
-    A subclass is a `pytree_dataclass` with `width`, `draw_rows`, `sample`, `pooled`, `mean` and `infimum`.
+    A subclass is a `pytree_dataclass` with `width`, `_sample`, `pooled`, `of_workers`, `mean` and `infimum`.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -49,10 +49,20 @@ class JointLaw:
 
     def draw_rows(self, key: Array, num_draws: int) -> Array:
         """Draws of an iteration's times, slowest first, `[num_draws, N]`."""
-        raise NotImplementedError
+        return jnp.sort(self.sample(key, (num_draws, self.width())), axis=-1)[:, ::-1]
 
-    def sample(self, key: Array, shape: tuple[int, ...], dtype: Any = None) -> Array:
+    def sample(self, key: Array, shape: tuple[int, ...] = (), dtype: Any = None) -> Array:
         """Cycle times of iterations; `shape` ends with N, `dtype` is that of the law by default."""
+        check_key(key)
+        if shape[-1:] != (self.width(),):
+            raise ValueError(
+                f"the law is that of {self.width()} workers together: a sample's last axis has "
+                f"{self.width()}, not the shape {shape}"
+            )
+        dtype = working_dtype(self) if dtype is None else dtype
+        return self._sample(key, shape, dtype).astype(dtype)
+
+    def _sample(self, key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
         raise NotImplementedError
 
     def pooled(self) -> Law:
@@ -112,22 +122,18 @@ class Rows(JointLaw):
         return np.shape(self.times)[-1]
 
     def draw_rows(self, key, num_draws):
-        check_key(key)
-        times = jnp.asarray(self.times)
-        return times[jax.random.randint(key, (num_draws,), 0, len(times))]
+        return self.sample(key, (num_draws, self.width()))
 
-    def sample(self, key: Array, shape: tuple[int, ...] = (), dtype: Any = None) -> Array:
-        """Whole rows, slowest first: `shape` ends with N."""
-        _check_shape(shape, self.width())
-        dtype = working_dtype(self) if dtype is None else dtype
-        return self.draw_rows(key, int(np.prod(shape[:-1]))).reshape(shape).astype(dtype)
+    def _sample(self, key, shape, dtype):
+        """Whole rows, slowest first."""
+        times = jnp.asarray(self.times)
+        return times[jax.random.randint(key, shape[:-1], 0, len(times))]
 
     def of_workers(self, members):
         warnings.warn("Rows do not know one worker from another: planned as if independent", stacklevel=2)
         return self.pooled()
 
-    def pooled(self) -> Empirical:
-        """The law of all times together, workers taken as alike."""
+    def pooled(self):
         return Empirical(jnp.asarray(self.times))
 
     def mean(self):
@@ -182,15 +188,8 @@ class Unlike(JointLaw):
     def members(self):
         return self.laws
 
-    def draw_rows(self, key, num_draws):
-        times = self.sample(key, (num_draws, len(self.laws)))
-        return jnp.sort(times, axis=-1)[:, ::-1]
-
-    def sample(self, key: Array, shape: tuple[int, ...] = (), dtype: Any = None) -> Array:
-        """Independent cycle times, worker by worker along the last axis: `shape` ends with N."""
-        check_key(key)
-        _check_shape(shape, len(self.laws))
-        dtype = working_dtype(self) if dtype is None else dtype
+    def _sample(self, key, shape, dtype):
+        """Independent cycle times, worker by worker along the last axis."""
         a = jax.random.exponential(key, shape, dtype)
         a = jnp.maximum(a, jnp.finfo(a.dtype).eps / 4)  # half of what it is a multiple of: no time is 0
         groups: dict[Any, list[int]] = {}
@@ -199,7 +198,7 @@ class Unlike(JointLaw):
             groups.setdefault((structure, *map(jnp.shape, leaves)), []).append(worker)
         order = [worker for workers in groups.values() for worker in workers]
         columns = [self._sample_group(workers, a) for workers in groups.values()]
-        return jnp.concatenate(columns, axis=-1)[..., np.argsort(order)].astype(dtype)
+        return jnp.concatenate(columns, axis=-1)[..., np.argsort(order)]
 
     def _sample_group(self, workers: list[int], a: Array) -> Array:
         laws = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(self.laws[worker] for worker in workers))
@@ -214,11 +213,3 @@ class Unlike(JointLaw):
 
     def infimum(self):
         return jnp.min(jnp.stack([jnp.asarray(law.infimum()) for law in self.laws]))
-
-
-def _check_shape(shape: tuple[int, ...], width: int) -> None:
-    if shape[-1:] != (width,):
-        raise ValueError(
-            f"the law is that of {width} workers together: a sample's last axis has {width}, "
-            f"not the shape {shape}"
-        )

@@ -9,9 +9,12 @@ import math
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.scipy.special import betainc
 
+from bcgc_jax.exact.bisection import bisect
 from bcgc_jax.measured.likelihood import sorted_times, spread_ties
 from bcgc_jax.measured.smooth import tail_of
 from bcgc_jax.measured.traces import Trace
@@ -223,17 +226,16 @@ def variance_between(groups: np.ndarray, persistence: float = 0.0) -> Interval:
 
 
 def _f_quantile(probability: float, above: float, below: float) -> float:
-    """Of the F distribution with `above` and `below` degrees of freedom, by bisection in 64 bit."""
-    low, high = 0.0, 1.0
+    """Of the F distribution with `above` and `below` degrees of freedom, in 64 bit."""
     with jax.enable_x64(True):
-        for _ in range(50):
-            middle = (low + high) / 2
-            reached = float(_beta_cdf(above / 2, below / 2, middle)) >= probability
-            low, high = (low, middle) if reached else (middle, high)
-    return low * below / (above * (1 - low))
+        share = float(_beta_quantile(probability, above / 2, below / 2))
+    return share * below / (above * (1 - share))
 
 
-_beta_cdf = jax.jit(betainc)
+@jax.jit
+def _beta_quantile(probability: Array, a: Array, b: Array) -> Array:
+    share, _ = bisect(lambda x: betainc(a, b, x) >= probability, jnp.zeros(()), jnp.ones(()), 50)
+    return share
 
 
 def autocorrelation(table: np.ndarray) -> Interval:

@@ -11,7 +11,7 @@ import numpy as np
 
 from bcgc_jax.distributions import Deterministic, Law, Pairs
 from bcgc_jax.measured.choice import smooth_or_atoms
-from bcgc_jax.measured.start_up_moments import Cells, Estimate, lines, lines_of_cells
+from bcgc_jax.measured.start_up_moments import Estimate, lines, lines_of_cells
 from bcgc_jax.measured.traces import Trace
 
 _FEWEST = 10
@@ -135,14 +135,42 @@ def fit_start_up(trace: Trace) -> StartUpFit:
     >>> abs(fit.mean_start_up.value - 2) < 2 * fit.mean_start_up.error
     True
     """
-    check_loads(trace)
+    _check_loads(trace)
     assert trace.load is not None
     whole = ~trace.censored
     cells = lines_of_cells(trace.seconds[whole], trace.load[whole], trace.cell[whole], trace.step[whole])
     # Iterations with several loads are rather all or none.
-    if len(cells.start_up) >= max(_FEWEST, np.unique(trace.cell).size / 2):
-        return _from_cells(trace, cells)
-    return _from_sums(trace.largest_loads())
+    several = len(cells.start_up) >= max(_FEWEST, np.unique(trace.cell).size / 2)
+    if several:
+        means, covariance = cells.means()
+        variance = Estimate(float(max(cells.covariance()[0, 0], 0)), math.nan)
+        used, left_out = len(cells.start_up), np.unique(trace.cell).size - len(cells.start_up)
+    else:
+        trace = trace.largest_loads()
+        assert trace.load is not None
+        whole = ~trace.censored
+        means, covariance, variance = lines(trace.seconds[whole], trace.load[whole], trace.step[whole])
+        used, left_out = trace.seconds.size, 0
+    if means[1] <= 0:
+        raise ValueError(
+            f"the times do not grow with the load (E T = {means[1]:.3g}): are these the loads that the "
+            "workers did?"
+        )
+    pairs = np.maximum(cells.without_noise(), [0, 1e-3 * means[1]]) if several else None
+    apart: dict[str, Law] = _alone(trace, means) if pairs is None else {"cycle_time": Pairs(*pairs.T)}
+    rates, load = trace.per_cycle(), np.asarray(trace.load)
+    per_cycle = smooth_or_atoms(rates.seconds, _ANY_WORKERS, rates.censored)
+    loads = float(load.min()), float(load.mean()), float(load.max())
+    return StartUpFit(apart, per_cycle, means, covariance, loads, variance, pairs, used, left_out)
+
+
+def _alone(trace: Trace, means: np.ndarray) -> dict[str, Law]:
+    """A constant start-up, and the law of what each time is of the mean at its load."""
+    assert trace.load is not None
+    start = max(means[0], 0.0)  # a time less E S may be below 0
+    times = means[1] * trace.seconds / (start + means[1] * trace.load)
+    cycle = {"cycle_time": smooth_or_atoms(times, _ANY_WORKERS, trace.censored)}
+    return cycle | {"start_up": Deterministic(start)} if start > 0 else cycle
 
 
 def one_load(trace: Trace) -> bool:
@@ -153,7 +181,7 @@ def one_load(trace: Trace) -> bool:
     return load.size == 0 or bool(load.max() < load.min() * (1 + _ALIKE))
 
 
-def check_loads(trace: Trace) -> None:
+def _check_loads(trace: Trace) -> None:
     """ValueError for a trace that cannot tell S and T apart."""
     if trace.load is None:
         raise ValueError(f"the trace has no loads: {ONE_LOAD}")
@@ -176,59 +204,3 @@ def check_loads(trace: Trace) -> None:
             f"all times are {start:g} + {cycle:g} · load: nothing is random, start-up and cycle time are "
             "constants"
         )
-
-
-def _loads(load: np.ndarray) -> tuple[float, float, float]:
-    return float(load.min()), float(load.mean()), float(load.max())
-
-
-def _law(times: np.ndarray, censored: np.ndarray | None = None) -> Law:
-    return smooth_or_atoms(times, _ANY_WORKERS, censored)
-
-
-def _per_cycle(trace: Trace) -> Law:
-    rates = trace.per_cycle()
-    return _law(rates.seconds, rates.censored)
-
-
-def _from_sums(trace: Trace) -> StartUpFit:
-    assert trace.load is not None
-    whole = ~trace.censored
-    found = lines(trace.seconds[whole], trace.load[whole], trace.step[whole])
-    start = max(found.means[0], 0.0)
-    # What is left of a time less E S may be below 0; what it is of the mean at its load is not.
-    expected = start + found.means[1] * trace.load
-    if found.means[1] <= 0 or expected.min() <= 0:
-        raise ValueError(
-            f"the times do not grow with the load (E T = {found.means[1]:.3g}): are these the loads that "
-            "the workers did?"
-        )
-    cycle = _law(found.means[1] * trace.seconds / expected, trace.censored)
-    apart: dict[str, Law] = {"cycle_time": cycle} | ({"start_up": Deterministic(start)} if start > 0 else {})
-    means, covariance = found.means, found.covariance
-    return StartUpFit(
-        apart,
-        _per_cycle(trace),
-        means,
-        covariance,
-        _loads(trace.load),
-        found.variance,
-        None,
-        trace.seconds.size,
-        0,
-    )
-
-
-def _from_cells(trace: Trace, cells: Cells) -> StartUpFit:
-    assert trace.load is not None
-    means, covariance = cells.means()
-    if means[1] <= 0:
-        raise ValueError("the times do not grow with the load: are these the loads that the workers did?")
-    pairs = np.maximum(cells.without_noise(), [0, 1e-3 * means[1]])
-    variance = Estimate(float(max(cells.covariance()[0, 0], 0)), math.nan)
-    used = len(cells.start_up)
-    left_out = np.unique(trace.cell).size - used
-    apart: dict[str, Law] = {"cycle_time": Pairs(pairs[:, 0], pairs[:, 1])}
-    return StartUpFit(
-        apart, _per_cycle(trace), means, covariance, _loads(trace.load), variance, pairs, used, left_out
-    )

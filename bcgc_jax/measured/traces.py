@@ -1,13 +1,13 @@
 """Measured cycle times: the seconds of each step and worker, read from CSV or Parquet."""
 
+import contextlib
 import difflib
-import io
 import math
 import os
 import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -17,6 +17,8 @@ from bcgc_jax.measured.tables import Table, name_of, open_table, peekable
 LAYOUTS = ("auto", "long", "wide")
 # The column of the loads, where none is named.
 LOAD = "load"
+# What each column holds, as `tables` has it.
+_KIND_OF = {"step": "label", "worker": "label", "seconds": "number", "censored": "flag", "load": "load"}
 
 _FLAGS = {"0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
 _NO_TIME = {"nan", "na", "n/a", "null", "none", "-"}
@@ -161,46 +163,31 @@ def load_trace(
     """
     if layout not in LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
-    columns = _Columns(step, worker, seconds, censored, load)
-    given = [name for name in columns if name is not None]
-    if len(set(given)) < len(given):
+    asked = dict(zip(_KIND_OF, (step, worker, seconds, censored, load), strict=True))
+    columns = {column: name for column, name in asked.items() if name is not None}
+    if len({*columns.values()}) < len(columns):
         raise ValueError(
-            "step, worker, seconds, censored and load must be different columns, got " + ", ".join(given)
+            f"{', '.join(_KIND_OF)} must be different columns, got {', '.join(columns.values())}"
         )
-    report = progress or (lambda share: None)
-    if not isinstance(path, str | os.PathLike):
-        return _load(peekable(path), name_of(path), columns, layout, report)
-    with open(path, "rb") as file:
-        return _load(file, str(path), columns, layout, report)
+    with contextlib.ExitStack() as opened:
+        if isinstance(path, str | os.PathLike):
+            name, file = str(path), opened.enter_context(open(path, "rb"))
+        else:
+            name, file = name_of(path), peekable(path)
+        table = open_table(file, name, progress or (lambda share: None))
+        return _read(table, name, *_places(name, table.header, columns, layout))
 
 
-class _Columns(NamedTuple):
-    """Their names; None for those that were not asked for."""
-
-    step: str
-    worker: str
-    seconds: str
-    censored: str | None
-    load: str | None
-
-
-def _load(
-    file: io.BufferedReader, path: str, columns: _Columns, layout: str, progress: Callable[[float], None]
-) -> Trace:
-    table = open_table(file, path, progress)
-    return _read(table, path, *_places(path, table.header, columns, layout))
-
-
-def _places(path: str, header: Sequence[str], columns: _Columns, layout: str) -> tuple[list[int], list[str]]:
+def _places(
+    path: str, header: Sequence[str], columns: Mapping[str, str], layout: str
+) -> tuple[list[int], list[str]]:
     """The places of all columns to read, and what kind each is: labels first, then times (long: one)."""
     twice = [name for name, count in Counter(header).items() if name and count > 1]
     if twice:
         raise ValueError(f"{path} has two columns {twice[0]!r}: rename one")
-    names = [name for name in columns if name is not None]
-    kinds = ["label", "label", "number"] + ["flag"] * (columns.censored is not None)
-    if columns.load is None and LOAD in header and LOAD not in names:
-        names.append(LOAD)
-    kinds += ["load"] * (len(names) > len(kinds))
+    if "load" not in columns and LOAD in header and LOAD not in columns.values():
+        columns = {**columns, "load": LOAD}
+    names, kinds = list(columns.values()), [_KIND_OF[column] for column in columns]
     missing = [name for name in names if name not in header]
     if layout == "auto":
         # A long file whose columns have other names must not pass for a wide one, nor a row of numbers for a

@@ -7,8 +7,8 @@ Several processes (`jax.distributed`) need a folder that all of them see.
 """
 
 import csv
+import functools
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from bcgc_jax._extras import to_install
-from bcgc_jax.sweeps.run import Chunk, Sweep, Table
+from bcgc_jax.sweeps.grid import Table
+from bcgc_jax.sweeps.run import Chunk, Sweep
 
 FORMATS = (".csv", ".parquet")
 
@@ -41,9 +42,9 @@ def write_sweep(
     Args:
       resume: go on with the parts of an earlier call; return at once where the file is complete.
 
-    Which sweep a file is of stands in its metadata, for CSV in a small file FILE.sweep.json. A scheme of your
-    own is known by its name, and `Sweep.problem` by the first and the last problem of each size: an edited
-    function that leaves these alike is not noticed.
+    Which sweep a file is of stands in a small file FILE.sweep.json. A scheme of your own is known by its
+    name, and `Sweep.problem` by the first and the last problem of each size: an edited function that leaves
+    these alike is not noticed.
 
     Raises ValueError for a name of no known format, where `resume` meets the parts or the file of another
     sweep (other cells, methods, problem, precision or devices), and where processes differ in it;
@@ -61,23 +62,26 @@ def write_sweep(
     """
     path = Path(path)
     form = _format_of(path)
-    parts = parts_of(path)
+    parts, note = parts_of(path), path.with_name(path.name + ".sweep.json")
     first, several = jax.process_index() == 0, jax.process_count() > 1
     mark = fingerprint(sweep)
     if several:
         _compare_processes(mark)
-    if not _start(sweep, path, parts, mark, resume, several):
+    if not _start(path, note, mark, resume, several):
         try:
             _solve_parts(sweep, parts, form, progress)
         except ValueError:
             # A method that does not fit the problem leaves nothing that the corrected call would trip over.
             if first and not any(part.suffix == form for part in parts.iterdir()):
                 shutil.rmtree(parts)
+                note.unlink()
             raise
         if several:
             multihost_utils.sync_global_devices("sweep solved")
         if first:
-            _join(sweep, path, parts, form, mark)
+            files = [_part(parts, index, form) for index in range(len(sweep))]
+            join = _join_csv if form == ".csv" else _join_parquet
+            _put(path, functools.partial(join, sweep.names, files))
     if first and parts.exists():
         shutil.rmtree(parts)
     if several:
@@ -102,13 +106,13 @@ def _format_of(path: Path) -> str:
     return form
 
 
-def _start(sweep: Sweep, path: Path, parts: Path, mark: str, resume: bool, several: bool) -> bool:
+def _start(path: Path, note: Path, mark: str, resume: bool, several: bool) -> bool:
     """`_prepare` in the first process, before anyone solves or writes; all get its answer or its failure."""
     complete = False
     trouble: Exception | None = None
     if jax.process_index() == 0:
         try:
-            complete = _prepare(sweep, path, parts, mark, resume)
+            complete = _prepare(path, note, mark, resume)
         except (OSError, ValueError) as error:
             trouble = error
     if several:
@@ -122,68 +126,44 @@ def _start(sweep: Sweep, path: Path, parts: Path, mark: str, resume: bool, sever
     return complete
 
 
+def _prepare(path: Path, note: Path, mark: str, resume: bool) -> bool:
+    """Note which sweep it is, or accept what there is of it; whether the file itself is complete."""
+    parts = parts_of(path)
+    begun = parts.exists() and any(parts.iterdir())
+    if path.exists() and not resume:
+        raise FileExistsError(17, "a finished sweep is not overwritten: remove it or name another", str(path))
+    if begun and not resume:
+        raise FileExistsError(
+            17, "parts of a sweep that was cut off: go on with resume, or remove the folder", str(parts)
+        )
+    if (path.exists() or begun) and not (note.exists() and note.read_text() == mark):
+        raise ValueError(
+            f"{path if path.exists() else parts} is of another sweep (cells, methods, problem, precision or "
+            "devices differ): name another file, or remove it"
+        )
+    if not path.exists():
+        parts.mkdir(exist_ok=True)
+        _put(note, lambda target: target.write_text(mark))
+    return path.exists()
+
+
 def fingerprint(sweep: Sweep) -> str:
     """A digest of what the rows follow from: cells, methods, options, some problems, precision, chunks."""
-    digest = hashlib.sha256()
-
-    def add(value: Any) -> None:
-        digest.update(repr(value).encode())
-
-    labels = tuple(sweep.labels.values())
-    add((tuple(sweep.methods), sweep.names, labels, len(sweep), sweep.mesh.size))
-    for method in sweep.methods.values():
-        add(method.digest())
-    add((jax.numpy.result_type(float).name, sweep.mesh.devices.flat[0].platform))
-    add(None if sweep.key is None else np.asarray(jax.random.key_data(sweep.key)).tolist())
-    for name, values in sweep.cells.columns.items():
-        add((name, values.dtype.name, sweep.cells.product))
-        digest.update(np.ascontiguousarray(values).tobytes())
+    key = None if sweep.key is None else np.asarray(jax.random.key_data(sweep.key)).tolist()
+    facts: list[Any] = [sweep.names, tuple(sweep.labels.values()), len(sweep), sweep.mesh.size, key]
+    facts += [jax.numpy.result_type(float).name, sweep.mesh.devices.flat[0].platform, sweep.cells.product]
+    facts += [(name, method.digest()) for name, method in sweep.methods.items()]
+    facts += [(values.dtype.name, values.tobytes()) for values in sweep.cells.columns.values()]
     for group in sweep.groups:
         # Two problems of each size stand for what the function does beside the cells.
-        for at in (0, group.size - 1):
-            numbers = {
-                k: v[0] for k, v in sweep.cells.take(group.take(at, at + 1)).items() if k != "deadline"
-            }
+        for place in (0, group.size - 1):
             try:
-                leaves, tree = jax.tree.flatten(sweep.problem(max_workers=group.max_workers, **numbers))
+                leaves, tree = jax.tree.flatten(sweep.problem_at(group, place))
             except ValueError as error:  # a cell that makes no sense
-                add(str(error))
-                continue
-            add((str(tree), group.size))
-            for leaf in leaves:
-                digest.update(np.asarray(leaf).tobytes())
-    return digest.hexdigest()
-
-
-def _prepare(sweep: Sweep, path: Path, parts: Path, mark: str, resume: bool) -> bool:
-    """Make the folder of parts, or accept the one that is there; whether the file itself is complete."""
-    if path.exists():
-        if not resume:
-            raise FileExistsError(
-                17, "a finished sweep is not overwritten: remove it or name another", str(path)
-            )
-        if _mark_of(path) != mark:
-            raise ValueError(f"{path} is the file of another sweep: name another file, or remove it")
-        return True
-    note = parts / "sweep.json"
-    if note.exists():
-        if not resume:
-            raise FileExistsError(
-                17, "parts of a sweep that was cut off: go on with resume, or remove the folder", str(parts)
-            )
-        if _read_mark(note) != mark:
-            raise ValueError(
-                f"{parts} holds parts of another sweep (cells, methods, problem, precision or devices "
-                "differ): name another file, or remove the folder"
-            )
-        return False
-    if parts.exists() and any(parts.iterdir()):
-        raise FileExistsError(
-            17, "the folder has no sweep.json, so no sweep can use it: remove it", str(parts)
-        )
-    parts.mkdir(exist_ok=True)
-    _put(note, lambda target: target.write_text(json.dumps({"sweep": mark, "chunks": len(sweep)}) + "\n"))
-    return False
+                facts.append(str(error))
+            else:
+                facts.append((str(tree), group.size, [np.asarray(leaf).tobytes() for leaf in leaves]))
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
 def _solve_parts(sweep: Sweep, parts: Path, form: str, progress: Callable[[int, int], None]) -> None:
@@ -194,15 +174,12 @@ def _solve_parts(sweep: Sweep, parts: Path, form: str, progress: Callable[[int, 
             if chunk.index % jax.process_count() == jax.process_index():
                 yield chunk, _part(parts, chunk.index, form)
 
-    sizes = [(len(chunk.cells), part.exists()) for chunk, part in mine()]
-    total, done = sum(size for size, _ in sizes), sum(size for size, there in sizes if there)
+    write = _write_csv if form == ".csv" else _write_parquet
+    done, total = 0, sum(len(chunk.cells) for chunk, _ in mine())
     progress(done, total)
     for chunk, part in mine():
-        if part.exists():
-            continue
-        table = sweep.solve(chunk)
-        write = _write_csv if form == ".csv" else _write_parquet
-        _put(part, lambda target, table=table, write=write: write(target, table))  # type: ignore[misc]
+        if not part.exists():
+            _put(part, functools.partial(write, sweep.solve(chunk)))
         done += len(chunk.cells)
         progress(done, total)
 
@@ -218,7 +195,7 @@ def _put(path: Path, write: Callable[[Path], Any]) -> None:
     os.replace(target, path)
 
 
-def _write_csv(path: Path, table: Table) -> None:
+def _write_csv(table: Table, path: Path) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerows(
@@ -241,7 +218,7 @@ def _pyarrow() -> Any:
     return pyarrow
 
 
-def _write_parquet(path: Path, table: Table) -> None:
+def _write_parquet(table: Table, path: Path) -> None:
     pyarrow = _pyarrow()
     types = {
         "partition": pyarrow.list_(pyarrow.int64()),
@@ -253,50 +230,20 @@ def _write_parquet(path: Path, table: Table) -> None:
     pyarrow.parquet.write_table(pyarrow.table(columns), path)
 
 
-def _join(sweep: Sweep, path: Path, parts: Path, form: str, mark: str) -> None:
-    files = [_part(parts, index, form) for index in range(len(sweep))]
-    if form == ".csv":
-        note = json.dumps({"sweep": mark, "chunks": len(sweep)}) + "\n"
-        _put(_note_of(path), lambda target: target.write_text(note))
-    _put(path, lambda target: (_join_csv if form == ".csv" else _join_parquet)(sweep, target, files, mark))
-
-
-def _join_csv(sweep: Sweep, path: Path, files: list[Path], mark: str) -> None:
+def _join_csv(names: Sequence[str], files: list[Path], path: Path) -> None:
     with path.open("wb") as out:
-        out.write((",".join(sweep.names) + "\n").encode())
+        out.write((",".join(names) + "\n").encode())
         for name in files:
             with name.open("rb") as part:
                 shutil.copyfileobj(part, out)
 
 
-def _join_parquet(sweep: Sweep, path: Path, files: list[Path], mark: str) -> None:
+def _join_parquet(names: Sequence[str], files: list[Path], path: Path) -> None:
+    del names  # each part has them
     parquet = _pyarrow().parquet
-    schema = parquet.read_schema(files[0]).with_metadata({"bcgc_jax.sweep": mark})
-    with parquet.ParquetWriter(path, schema) as out:
+    with parquet.ParquetWriter(path, parquet.read_schema(files[0])) as out:
         for name in files:
-            out.write_table(parquet.read_table(name).cast(schema))
-
-
-def _mark_of(path: Path) -> str | None:
-    """The mark of a finished file: in Parquet a part of it, of CSV in a small file beside it."""
-    if path.suffix.lower() == ".csv":
-        return _read_mark(_note_of(path))
-    try:
-        metadata = _pyarrow().parquet.read_schema(path).metadata or {}
-    except _pyarrow().ArrowInvalid:  # not Parquet at all
-        return None
-    return metadata.get(b"bcgc_jax.sweep", b"").decode()
-
-
-def _note_of(path: Path) -> Path:
-    return path.with_name(path.name + ".sweep.json")
-
-
-def _read_mark(note: Path) -> str | None:
-    try:
-        return str(json.loads(note.read_text())["sweep"])
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
+            out.write_table(parquet.read_table(name))
 
 
 def _compare_processes(mark: str) -> None:

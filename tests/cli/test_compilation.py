@@ -96,8 +96,8 @@ def test_the_library_leaves_the_configuration_alone():
 
 def test_numbers_of_workers_share_a_size():
     law = bcgc.Uniform(1.0, 2.0)
-    sizes = [_compilation.padded_workers(n, law) for n in (1, 20, 32, 33, 1000)]
-    assert sizes == [32, 32, 32, 64, 1000]  # of many workers, smooth steps need to know N
+    sizes = [_compilation.padded_workers(n, law) for n in (1, 20, 32, 33, 401, 1000)]
+    assert sizes == [32, 32, 32, 64, 401, 1000]  # of many workers, smooth steps need to know N
     assert _compilation.padded_workers(20, bcgc.Empirical([1.0, 2.0])) == 20
 
 
@@ -110,6 +110,11 @@ def test_a_stopwatch_leaves_out_compiling():
     assert 0.05 <= seconds() < end - start
 
 
-def test_spans_within_spans_count_once():
-    assert _compilation._length([(1.0, 4.0), (2.0, 3.0), (3.5, 5.0), (7.0, 8.0)]) == pytest.approx(5.0)
-    assert _compilation._length([]) == 0
+def test_spans_within_spans_count_once(monkeypatch):
+    clock = iter([0.0, 3.0, 4.0, 5.0, 8.0, 10.0])
+    with monkeypatch.context() as patched:
+        patched.setattr(time, "perf_counter", lambda: next(clock))
+        with _compilation.stopwatch() as seconds:
+            for length in (1.0, 3.0, 1.5, 1.0):  # ended at 3, 4, 5 and 8
+                jax.monitoring.record_event_duration_secs(_compilation._COMPILING[0], length)
+    assert seconds() == pytest.approx(10 - 5)

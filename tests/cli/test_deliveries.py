@@ -5,7 +5,7 @@ import pytest
 
 from bcgc_jax import Deterministic, Problem, Weibull
 from bcgc_jax.cli import train
-from bcgc_jax.cli.sweep_cells import problem_of_cell
+from bcgc_jax.cli.sweep import problem_of_cell
 
 ASKED = ["--workers", "3", "--coordinates", "60"]
 UNIFORM = ["--cycle-time", "uniform:low=0.4,high=2.6"]

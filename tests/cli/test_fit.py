@@ -149,7 +149,7 @@ def _of_loads(tmp_path, loads, steps=40, workers=4):
 def test_a_trace_of_loads_tells_the_start_up_apart_and_what_that_means(answer, once, tmp_path):
     path = _of_loads(tmp_path, (100, 200, 400))
     asked = ("fit", path, "--load-column", "samples", "--law", "shifted-exponential", "--replicates", "20")
-    found = answer(*asked, "--coordinates", "1000")
+    found = answer(*asked, "--coordinates", "2000")
     assert [fit["law"] for fit in found["fits"]] == ["shifted-exponential"]
     # Start-ups that vary: the first plan is the one that leaves them out.
     assert [plan["law"] for plan in found["plans"]] == ["without start-up", "with start-up", "uncoded"]
@@ -166,7 +166,7 @@ def test_a_trace_of_loads_tells_the_start_up_apart_and_what_that_means(answer, o
     for under in plans["uncoded"]:
         assert min(plans.values(), key=lambda plan: plan[under])[under] == plans[under][under]
     # Uncoded: the last of four workers, each with a quarter of the work: S + ∫ P(T_(4) > t) dt.
-    (law, work), t = (_cycle_time(path), found["start_up"]["cycles"] * 1000 / 4), np.linspace(0, 1, 200_001)
+    (law, work), t = (_cycle_time(path), found["start_up"]["cycles"] * 2000 / 4), np.linspace(0, 1, 200_001)
     last = start["value"] + work * np.trapezoid(1 - (1 - np.asarray(law.survival(t), float)) ** 4, t)
     assert plans["uncoded"]["with start-up"] == pytest.approx(last, rel=1e-5)
 
@@ -189,4 +189,4 @@ def test_solve_divides_seconds_by_their_loads_and_says_so(command, tmp_path):
 @pytest.mark.slow
 def test_one_load_says_that_it_cannot_know(answer, tmp_path):
     asked = (_of_loads(tmp_path, (100,), steps=10), "--load-column", "samples", "--law", "uniform")
-    assert NOT_KNOWN in answer("fit", *asked, "--replicates", "20", "--coordinates", "100")["remarks"][-1]
+    assert NOT_KNOWN in answer("fit", *asked, "--replicates", "20", "--coordinates", "2000")["remarks"][-1]

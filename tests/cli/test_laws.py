@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 import bcgc_jax as bcgc
+from bcgc_jax.cli.answers import describe_law
 from bcgc_jax.cli.arguments import CycleTime
-from bcgc_jax.cli.law_output import describe_law
 
 
 @pytest.mark.parametrize(

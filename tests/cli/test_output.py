@@ -2,6 +2,8 @@
 
 import importlib.metadata
 import io
+import json
+import operator
 
 import click
 import pytest
@@ -24,16 +26,18 @@ def test_json_has_its_version_first_and_nothing_that_is_no_json(capsys):
     assert capsys.readouterr().out == '{\n  "version": 2,\n  "limit": 1.0\n}\n'
     output.write_json([{"limit": None}])
     assert capsys.readouterr().out == '[\n {\n  "limit": null\n }\n]\n'
-    with pytest.raises(ValueError, match="JSON"):
-        output.write_json({"limit": float("nan")})
+    output.write_json([{"limits": (float("nan"), float("inf"))}])
+    assert json.loads(capsys.readouterr().out) == [{"limits": [None, None]}]
     assert [output.finite(x) for x in (2, float("inf"), float("nan"))] == [2.0, None, None]
+
+
+def _columns(*heads):
+    return [(head, operator.itemgetter(i)) for i, head in enumerate((output.names("scheme"), *heads))]
 
 
 def test_a_table_is_100_columns_wide_whatever_the_screen(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
-    shown = output.table(output.names("scheme"), "expected\nruntime")
-    shown.add_row("optimal", "1.5")
-    output.console().print(shown)
+    output.print_rows([("optimal", "1.5")], _columns("expected\nruntime"))
     assert capsys.readouterr().out == "         expected\nscheme    runtime\noptimal       1.5\n"
     output.console().print("word " * 30)
     assert max(map(len, capsys.readouterr().out.splitlines())) in range(95, 101)
@@ -42,9 +46,8 @@ def test_a_table_is_100_columns_wide_whatever_the_screen(capsys, monkeypatch):
 @pytest.mark.parametrize("rows", [1, 2])
 def test_numbers_are_never_cut(capsys, rows):
     """A long name is, and a table with more columns than there is room for is wider."""
-    shown = output.table(output.names("scheme"), *(f"column\n{i}" for i in range(9 * rows)))
-    shown.add_row("optimal, levels 0,1,2,3,4,5,6,7,8,9", *(f"{i}.234e+99" for i in range(9 * rows)))
-    output.print_table(shown)
+    row = ("optimal, levels 0,1,2,3,4,5,6,7,8,9", *(f"{i}.234e+99" for i in range(9 * rows)))
+    output.print_rows([row], _columns(*(f"column\n{i}" for i in range(9 * rows))))
     line = capsys.readouterr().out.splitlines()[-1]
     assert line.split("…")[0] == "optimal, levels 0,1,2"
     assert line.split("…")[1].split() == [f"{i}.234e+99" for i in range(9 * rows)]
@@ -73,12 +76,9 @@ def test_a_reader_that_has_enough_is_no_error():
 
 
 def test_a_file_is_named_by_what_could_not_be_done_with_it(tmp_path):
-    with (
-        pytest.raises(ValueError, match=r"cannot write .*nowhere.*No such file"),
-        output.access(str(tmp_path / "nowhere" / "x"), "write"),
-    ):
-        (tmp_path / "nowhere" / "x").write_text("")
     path = tmp_path / "x"
+    with pytest.raises(ValueError, match=r"cannot read .*No such file"), output.access(str(path)):
+        path.read_text(encoding="utf-8")
     path.write_bytes(b"\xff")
     with pytest.raises(ValueError, match=r"cannot read .*not a text file"), output.access(str(path)):
         path.read_text(encoding="utf-8")

@@ -9,8 +9,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 import bcgc_jax as bcgc
+from bcgc_jax.cli.answers import describe_law
 from bcgc_jax.cli.arguments import law_help
-from bcgc_jax.cli.law_output import describe_law
 from bcgc_jax.cli.names import LAWS
 from bcgc_jax.cli.output import VERSION
 from bcgc_jax.problem import Status

@@ -68,15 +68,6 @@ def test_flags_are_named_by_the_commands_and_not_by_the_library(refusal, tmp_pat
     assert "`Rows`" in description.remarks()[0]
 
 
-def test_workers_that_are_together_slow_are_told_from_workers_that_differ():
-    together = np.random.default_rng(1).gamma(3.0, 1.0, (60, 1)) + np.full((60, 4), 1.0)
-    together = together + 0.05 * np.random.default_rng(2).random((60, 4))
-    found = bcgc.measured.describe(_trace(together))
-    assert (found.unlike_workers, found.slow_together) == (False, True)
-    alike = bcgc.measured.describe(_trace(np.random.default_rng(3).gamma(3.0, 1.0, (60, 4))))
-    assert (alike.unlike_workers, alike.slow_together) == (False, False)
-
-
 def test_a_sweep_keeps_the_workers_as_solve_does(answer, trace):
     asked = ["--trace", trace, "--keep-workers", "--method", "uncoded"]
     runtimes = [row["expected_runtime"] for row in answer("sweep", *asked, "--coordinates", "2000,3000")]

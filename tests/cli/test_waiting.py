@@ -37,13 +37,12 @@ def test_lines_tell_how_far_it_is_where_there_is_no_terminal(told):
 
 
 def test_cells_and_a_task_without_an_end_are_told_likewise(told):
-    with waiting.cells("solving") as report:
-        report(3, 9)
+    with waiting.Progress("solving") as bar:
+        bar.reach(3, 9)
         assert told(r"^solving, 3 of 9,")
-    with waiting.progress(counted=False) as bar:
-        bar.update(description="compiling")
+    with waiting.Progress("compiling", counted=False) as bar:
         assert told(r"^compiling, \d+ s$")
-        bar.update(completed=1, total=4)
+        bar.reach(1, 4)
         assert told(r"^compiling, 25 %")
 
 
@@ -58,7 +57,7 @@ def test_a_terminal_has_a_spinner_that_goes_away(told, monkeypatch):
 
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
-    with waiting.progress() as bar:
-        bar.update(description="solving optimal")
+    with waiting.Progress() as bar:
+        bar.now("solving optimal")
         assert told(r"\r[-|/\\\\] solving optimal, 0 s\x1b\[K", screen.getvalue)
     assert screen.getvalue().endswith("\r\x1b[K")

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.sweeps import run as sweeps
+from bcgc_jax.sweeps import grid as sweeps
 from bcgc_jax.sweeps.files import fingerprint, read_rows
 from tests.problems import known, padded
 
@@ -162,7 +162,7 @@ def test_the_compiled_function_never_calls_back_to_the_host():
     plan = bcgc.Sweep(paper, grid, methods, key=jax.random.key(0), partitions=True)
     chunk = next(plan.chunks())
     given = plan.cells.take(chunk.cells), chunk.cells, plan.key, plan.methods
-    text = str(jax.make_jaxpr(plan.program(5).function())(*given))
+    text = str(jax.make_jaxpr(plan.program(chunk.group).function())(*given))
     assert ["while" in text, "callback" in text, "infeed" in text] == [True, False, False]
 
 
@@ -233,13 +233,13 @@ def test_a_sweep_that_is_cut_off_resumes_and_gives_the_same_file(x64, monkeypatc
     with pytest.raises(FileExistsError, match="go on with resume"):
         bcgc.write_sweep(plan, cut)
     other = _small(monkeypatch, largest_rate=2e-2)
-    with pytest.raises(ValueError, match="parts of another sweep"):
+    with pytest.raises(ValueError, match=r"cut\..*parts is of another sweep"):
         bcgc.write_sweep(other, cut, resume=True)
     left[0] = 1000
     bcgc.write_sweep(plan, cut, resume=True)
     assert 1000 - left[0] == len(plan) - 3  # what was there was not solved again
     assert cut.read_bytes() == whole.read_bytes()
-    notes = [] if suffix == ".parquet" else [tmp_path / f"{name}.csv.sweep.json" for name in ("cut", "whole")]
+    notes = [tmp_path / f"{path.name}.sweep.json" for path in (cut, whole)]
     assert sorted(tmp_path.iterdir()) == sorted([cut, whole, *notes])
     # A finished file: nothing to do, and nothing is overwritten.
     left[0] = 0
@@ -254,12 +254,13 @@ def test_parts_of_unknown_origin_are_not_taken_for_results(x64, monkeypatch, tmp
     plan, parts = _small(monkeypatch), tmp_path / "s.csv.parts"
     parts.mkdir()
     (parts / "00000000.csv").write_text("2,0.001,2e8,time,converged,1,0,1,0,0,1,20000 0\n")
-    for resume in (False, True):
-        with pytest.raises(FileExistsError, match="has no sweep"):
-            bcgc.write_sweep(plan, tmp_path / "s.csv", resume=resume)
-    (parts / "sweep.json").write_text("[]")
-    with pytest.raises(ValueError, match="another sweep"):
-        bcgc.write_sweep(plan, tmp_path / "s.csv", resume=True)
+    with pytest.raises(FileExistsError, match="remove the folder"):
+        bcgc.write_sweep(plan, tmp_path / "s.csv")
+    for note in (None, "another"):
+        if note is not None:
+            (tmp_path / "s.csv.sweep.json").write_text(note)
+        with pytest.raises(ValueError, match="another sweep"):
+            bcgc.write_sweep(plan, tmp_path / "s.csv", resume=True)
 
 
 def test_a_refused_sweep_leaves_no_parts_and_a_finished_one_none_either(x64, monkeypatch, tmp_path):
@@ -434,5 +435,6 @@ def test_memory_does_not_grow_with_the_cells():
 def test_levels_may_be_an_array_in_a_sweep_too(x64):
     cells = bcgc.grid(num_workers=[3], rate=[1e-3])
     levels: list[Any] = [np.array([0, 2]), [0, 2]]
-    first, second = (bcgc.Sweep(paper, cells, [bcgc.Optimal(levels=v)]).program(3) for v in levels)
+    plans = (bcgc.Sweep(paper, cells, [bcgc.Optimal(levels=v)]) for v in levels)
+    first, second = (plan.program(plan.groups[0]) for plan in plans)
     assert (first, hash(first)) == (second, hash(second))

@@ -1,28 +1,57 @@
-"""A row of `bcgc solve` from a solution: what its table, its JSON and its CSV say."""
+"""Answers as plain values: laws and what is asked beside them, rows of solutions, and plans in files."""
 
-from dataclasses import replace
+import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from bcgc_jax._pytree import replace
+from bcgc_jax.cli.arguments import law_name
 from bcgc_jax.cli.output import Row, finite
+from bcgc_jax.cli.question import Delivery
+from bcgc_jax.distributions import Empirical, HazardSpline, JointLaw, Law, Pairs, Rows, Unlike
 from bcgc_jax.plans.completion import FirstHolder
 from bcgc_jax.plans.partitions import round_partition
-from bcgc_jax.plans.plan import Needs, Plan
+from bcgc_jax.plans.plan import Needs, Plan, partition_plan
 from bcgc_jax.plans.runtime import completion_probability, partition_of_units
 from bcgc_jax.plans.schedules import turns_of
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution
 from bcgc_jax.solvers.baselines import alpha_of
-from bcgc_jax.solvers.methods import Method, Sharing
 
 
-def with_round_trip(method: Method, round_trip: float) -> Method:
-    """`method`; one that asks for chunks does so in `round_trip`."""
-    return replace(method, round_trip=round_trip) if isinstance(method, Sharing) else method
+def num_workers(problem: Problem) -> int:
+    """N of one problem."""
+    return int(np.asarray(problem.num_workers))
+
+
+def describe_law(law: Law | JointLaw) -> Any:
+    """The law as plain JSON values, null where a number is infinite; for unlike workers a list."""
+    if isinstance(law, Unlike):
+        return [describe_law(one) for one in law.laws]
+    if isinstance(law, Rows):
+        steps, workers = np.asarray(law.times).shape
+        return {"law": "rows", "steps": steps, "workers": workers, "mean": finite(law.mean())}
+    if isinstance(law, HazardSpline):
+        knots, index = int(jnp.size(law.times)), finite(np.asarray(law.tail_index))
+        return {"law": "smooth", "knots": knots, "mean": finite(law.mean()), "tail_index": index}
+    assert isinstance(law, Law)
+    if isinstance(law, Empirical | Pairs):
+        size = int(np.size(law.times if isinstance(law, Empirical) else law.cycle_times))
+        return {"law": "empirical", "measured_times": size, "mean": finite(law.mean())}
+    fields = dataclasses.fields(law)  # type: ignore[arg-type]
+    return {"law": law_name(type(law)), **{f.name: finite(getattr(law, f.name)) for f in fields}}
+
+
+def describe_delivery(asked: Delivery) -> dict[str, Any]:
+    """Start-up, link and chain of one problem; what was not asked for is not there."""
+    start = {"start_up": describe_law(asked.start_up)} if isinstance(asked.start_up, Law) else {}
+    return asked.keywords() | start
 
 
 def row_of(problem: Problem, solution: Solution, seconds: float, deadline: float | None) -> Row:
+    """What the table, the JSON and the CSV of `bcgc solve` say of a solution."""
     status = Status(int(solution.status))
     exists = status is not Status.INFEASIBLE
     certified = float(solution.lower_bound) > 0  # 0 bounds any runtime, and says nothing
@@ -42,7 +71,7 @@ def row_of(problem: Problem, solution: Solution, seconds: float, deadline: float
     if deadline is not None:
         row["completion_probability"] = None
     if solution.rounded is not None and exists:
-        row["partition"] = np.asarray(solution.rounded)[: int(np.asarray(problem.num_workers))].tolist()
+        row["partition"] = np.asarray(solution.rounded)[: num_workers(problem)].tolist()
         row["partition_runtime"] = finite(solution.rounded_runtime)
         if deadline is not None:
             counts = partition_of_units(problem, solution.rounded)
@@ -74,3 +103,14 @@ def _schedule(plan: Plan) -> Row | None:
     tasks = np.stack([turns_of(plan), np.asarray(plan.block)], axis=1)
     sizes = round_partition(plan.sizes, round(float(np.sum(plan.sizes))))
     return {"sizes": np.asarray(sizes).tolist(), "tasks": tasks.tolist()}
+
+
+def save_plan(solution: Solution, path: str) -> None:
+    """Write what `Solution.load` reads, without the levels that the problem was padded to."""
+    assert solution.problem is not None
+    size, plan = num_workers(solution.problem), solution.plan
+    if solution.partition is not None:
+        plan = partition_plan(solution.partition[:size], size)
+    rounded, levels = (None if a is None else a[:size] for a in (solution.rounded, solution.levels))
+    value = solution.rounded_runtime
+    replace(solution, plan=plan, rounded=rounded, levels=levels, rounded_value=value).save(path)

@@ -1,0 +1,170 @@
+r"""The cells of a sweep, and the chunks that they are solved in.
+
+Cells are grouped by the number of workers: a cell costs O(N²) to O(N³), so padding all of them to the largest
+N may waste most of the work, and every size costs a compilation.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import jax
+import numpy as np
+from jax.typing import ArrayLike
+
+from bcgc_jax._pytree import show
+from bcgc_jax.plans.plan import Needs
+
+Table = dict[str, np.ndarray]
+
+# Columns of the answers: numbers that `solve` gives, and what a scheme needs.
+NUMBERS = ("status", "expected_runtime", "runtime_error", "lower_bound", "relative_gap", "num_steps")
+NEEDS = Needs._fields
+_RESERVED = (*NUMBERS, *NEEDS, "method", "completion_probability", "partition", "max_workers")
+
+# Sizes that partitions may be padded to, 1.25 apart.
+_LADDER = (1, 3, 5, 8, 12, 15, 19, 24, 30)
+# What compiling a size is worth, in cells · N^2.5: 5.5 s on two cores, where a cell of the optimum and of a
+# baseline takes 0.9 µs · N^2.5 (16 ms at N = 50, 5 ms at N = 30; measured together).
+_COMPILATION = 6e6
+# What a chunk takes at most, in cells · N²: 1 or 2 s for the optimum on two CPU cores.
+_CHUNK = 2**19
+# Entries, in cells · N², that a CPU takes at a time: more would leave its caches, fewer would leave lanes of
+# the optimum idle. On an accelerator the memory counts: bytes a cell and pair of levels, all arrays together.
+_CACHED, _BYTES = 2**16, 4096
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Cells:
+    """Named numbers of C problems: `columns` of one entry a cell, or of one an axis for all combinations."""
+
+    columns: Mapping[str, np.ndarray]
+    product: bool
+
+    def __len__(self) -> int:
+        sizes = [len(values) for values in self.columns.values()]
+        return math.prod(sizes) if self.product else sizes[0]
+
+    def __repr__(self) -> str:
+        columns = ", ".join(f"{name}={show(values)}" for name, values in self.columns.items())
+        return f"Cells({len(self)} {'combinations' if self.product else 'rows'} of {columns})"
+
+    def take(self, index: np.ndarray) -> Table:
+        """The numbers of some cells, a column each."""
+        if not self.product:
+            return {name: values[index] for name, values in self.columns.items()}
+        places = np.unravel_index(index, [len(values) for values in self.columns.values()])
+        return {name: values[i] for (name, values), i in zip(self.columns.items(), places, strict=True)}
+
+
+def grid(**axes: ArrayLike | Sequence[float]) -> Cells:
+    r"""All combinations of numbers, `num_workers` slowest, then in the order given.
+
+    >>> cells = grid(rate=[1e-3, 1e-2], num_workers=[4, 8], shift=50.0)
+    >>> len(cells), cells.take(np.array([1]))
+    (4, {'num_workers': array([4]), 'rate': array([0.01]), 'shift': array([50.])})
+    """
+    columns = {name: np.atleast_1d(np.asarray(values)) for name, values in axes.items()}
+    if "num_workers" in columns:
+        columns = {"num_workers": np.sort(columns.pop("num_workers"))} | columns
+    return Cells(_checked(columns), True)
+
+
+def as_cells(cells: Cells | Mapping[str, ArrayLike]) -> Cells:
+    """Those of `grid` as they are; columns `[C]` as cells, one after another."""
+    if isinstance(cells, Cells):
+        return cells
+    columns = {name: np.asarray(values) for name, values in cells.items()}
+    if len({values.shape for values in columns.values()}) > 1:
+        shapes = {name: values.shape for name, values in columns.items()}
+        raise ValueError(f"the columns of the cells must have one length, got {shapes}")
+    return Cells(_checked(columns), False)
+
+
+def _checked(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    if "num_workers" not in columns:
+        raise ValueError("the cells of a sweep need num_workers")
+    for name, values in columns.items():
+        if name in _RESERVED:
+            raise ValueError(f"{name} is a column of the answers: call the number of the cells otherwise")
+        if values.ndim != 1 or not values.size:
+            raise ValueError(f"{name} must be a number or a row of numbers, at least one, got {values!r}")
+        if not (np.issubdtype(values.dtype, np.integer) or np.issubdtype(values.dtype, np.floating)):
+            raise ValueError(f"{name} must be numbers, got {values.dtype}")
+    workers = columns["num_workers"]
+    if not np.all((workers >= 1) & (workers == np.floor(workers))):
+        raise ValueError(f"num_workers must be whole numbers from 1 on, got {workers}")
+    return {**columns, "num_workers": workers.astype(int)}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Group:
+    """Cells that are padded to one size, by their indices.
+
+    Attributes:
+      max_workers: the size.
+      size: how many cells there are: those of `order` from `start` on, or of the row of all cells.
+      batch: how many a device takes at a time.
+      chunk: how many are solved together, on all devices; the last chunk is nearly full.
+    """
+
+    max_workers: int
+    size: int
+    start: int
+    order: np.ndarray | None
+    batch: int
+    chunk: int
+
+    def chunks(self) -> Iterator[np.ndarray]:
+        """The cells of each chunk."""
+        for start in range(0, self.size, self.chunk):
+            yield self.take(start, min(start + self.chunk, self.size))
+
+    def take(self, start: int, stop: int) -> np.ndarray:
+        if self.order is None:
+            return np.arange(self.start + start, self.start + stop)
+        return self.order[self.start + start : self.start + stop]
+
+
+def groups_of(cells: Cells, devices: Sequence[jax.Device]) -> list[Group]:
+    """The cells by padded size: as many sizes as cost least, compilations and padding together."""
+    workers = cells.columns["num_workers"]
+    repeats = len(cells) // len(workers)  # 1 unless a grid, where num_workers varies slowest
+    ladder = list(_LADDER)
+    while ladder[-1] < workers.max():
+        ladder.append(math.ceil(1.23 * ladder[-1]))
+    place = np.searchsorted(ladder, workers)
+    steps = np.unique(place)
+    tops = [int(workers[place == step].max()) for step in steps]
+    ends = [int(np.sum(place <= step)) * repeats for step in steps]
+    # The best sizes for the cells up to each step: those up to an earlier one, and one size for the rest.
+    best: list[tuple[float, list[int]]] = [(0.0, [])]
+    for last, top in enumerate(tops):
+        starts = [0, *ends[:last]]
+        costs = [
+            best[i][0] + _COMPILATION + (ends[last] - start) * top**2.5 for i, start in enumerate(starts)
+        ]
+        cheapest = int(np.argmin(costs))
+        best.append((costs[cheapest], [*best[cheapest][1], last]))
+    chosen = best[-1][1]
+    order = None
+    group_of = np.searchsorted(steps[chosen], place)
+    if not cells.product and np.any(np.diff(group_of) < 0):
+        order = np.argsort(group_of, kind="stable")
+    starts = [0, *(ends[i] for i in chosen[:-1])]
+    groups = [(tops[i], ends[i] - start, start) for i, start in zip(chosen, starts, strict=True)]
+    return [Group(*group, order, *_layout(*group[:2], devices)) for group in groups]
+
+
+def _layout(max_workers: int, cells: int, devices: Sequence[jax.Device]) -> tuple[int, int]:
+    """Cells that a device takes at a time, and all devices for a chunk."""
+    if devices[0].platform == "cpu":
+        largest = int(np.clip(_CACHED // max_workers**2, 1, 256))
+    else:
+        memory = (devices[0].memory_stats() or {}).get("bytes_limit", 2**33)
+        largest = int(np.clip(memory // 2 // (_BYTES * max_workers**2), 1, 2**14))
+    chunks = -(-cells // max(largest * len(devices), min(_CHUNK // max_workers**2, 4096)))
+    share = -(-cells // (chunks * len(devices)))
+    rounds = -(-share // largest)
+    batch = -(-share // rounds)
+    return batch, batch * rounds * len(devices)

@@ -20,7 +20,7 @@ from bcgc_jax import plotting
 from bcgc_jax.adaptive import RULES, Decision, Planner, WorkPlan
 from bcgc_jax.adaptive.rules import MOST_STORED, Window
 from bcgc_jax.cli.waiting import each
-from experiments.report import number, print_table, run_command, write_csv
+from experiments.report import number, print_table, run_command, save
 from experiments.traces import files_of
 
 # Iterations of a training, of its first part, and workers of the drifts.
@@ -283,7 +283,7 @@ def draw(courses: Mapping[str, np.ndarray], count: int) -> Any:
     return figure
 
 
-def run(out: Path, *, seed: int, traces: Path) -> None:
+def run(out: Path, *, seed: int = 0, traces: Path) -> None:
     """Print both tables; write adaptive.csv, adaptive_early.csv and the figure to `out`."""
     measured: dict[str, np.ndarray] = {}
     for file in files_of(traces):
@@ -298,17 +298,9 @@ def run(out: Path, *, seed: int, traces: Path) -> None:
     cases = [(name, workers, draws) for workers, draws in SIZES.items() for name in LAWS]
     earlies = [early(*case, seed) for case in each(cases, "laws")]
     show(rows, earlies)
-    write_csv(out / "adaptive.csv", (row._asdict() for row in rows))
-    write_csv(out / "adaptive_early.csv", (one._asdict() for one in earlies))
-    png, svg = plotting.save_figure(
-        draw({k: s for k, (_, s) in found.items()}, len(measured)), out, "adaptive"
-    )
-    print(f"\nWritten to {out / 'adaptive.csv'}, {out / 'adaptive_early.csv'}, {png}, {svg}")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    return run_command("adaptive", __doc__ or "", run, argv, traced=True)
+    figure = draw({name: saved for name, (_, saved) in found.items()}, len(measured))
+    save(out, {"adaptive": rows, "adaptive_early": earlies}, {"adaptive": figure})
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(run))

@@ -34,7 +34,7 @@ from experiments.block_costs import (
 )
 from experiments.block_times import Measured, measure_alone
 from experiments.models import Model, perceptron, transformer
-from experiments.report import number, print_table, run_command, write_csv
+from experiments.report import number, print_table, run_command, save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -131,10 +131,8 @@ def run(
         blocks += mine
         _print(found, mine, costs, plans)
         record["models"].append(_record(found, mine, costs, plans))
-    write_csv(out / "backprop.csv", [_row(block) for block in blocks])
     (out / "backprop.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    paths = plotting.save_figure(draw(blocks), out, "backprop")
-    print(f"\nWritten to {out}: backprop.csv, backprop.json, {paths[0].name}, {paths[1].name}")
+    save(out, {"backprop": [_row(block) for block in blocks]}, {"backprop": draw(blocks)})
 
 
 def _versions() -> dict[str, str]:
@@ -362,9 +360,5 @@ def draw(blocks: Sequence[Block]) -> "Figure":
     return figure
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return run_command("backprop", __doc__ or "", run, argv)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(run))

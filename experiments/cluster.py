@@ -22,7 +22,7 @@ from bcgc_jax.cli.waiting import each
 from bcgc_jax.cluster import Cluster, Pace
 from bcgc_jax.cluster.digits import ClusterDigitsRun, train_digits_on_cluster
 from bcgc_jax.coding.digits import digits_problem
-from experiments.report import number, print_table, run_command, write_csv
+from experiments.report import number, print_table, run_command, save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -81,10 +81,8 @@ def run(
                 runs[method, kind == "faults"] = found
     rows = [_row(method, faults, runs[method, faults], overheads[method]) for method, faults in runs]
     _print(rows, steps)
-    write_csv(out / "cluster.csv", rows)
-    write_csv(out / "cluster_iterations.csv", [r for (m, f), one in runs.items() for r in _steps(m, f, one)])
-    paths = plotting.save_figure(_draw(runs, rows, methods), out, "cluster")
-    print(f"\nWritten to {out}: cluster.csv, cluster_iterations.csv, {paths[0].name}, {paths[1].name}")
+    steps_of = [row for (method, faults), one in runs.items() for row in _steps(method, faults, one)]
+    save(out, {"cluster": rows, "cluster_iterations": steps_of}, {"cluster": _draw(runs, rows, methods)})
 
 
 def _process(cluster: Cluster, worker: int) -> int:
@@ -202,9 +200,5 @@ def _draw(
     return figure
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return run_command("cluster", __doc__ or "", run, argv)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(run))

@@ -26,7 +26,7 @@ from bcgc_jax.cluster import Cluster, Pace, Step, train_on_cluster
 from bcgc_jax.cluster.closed_loop import PARTS, loads_of, plan_of, split_by
 from bcgc_jax.cluster.logs import Watch
 from experiments.models import Model, convolutional, transformer
-from experiments.report import number, print_table, run_command, write_csv
+from experiments.report import number, print_table, run_command, save
 
 WORKERS, STEPS, LONG, SLOWER, SLOW = 8, 240, 900, 3.0, 2
 RATE, SHIFT = 1e-3, 50.0  # the paper's law
@@ -122,7 +122,7 @@ def _models() -> list[Model]:
     ]
 
 
-def run(out: Path, *, seed: int) -> None:
+def run(out: Path, *, seed: int = 0) -> None:
     rng = np.random.default_rng(seed)
     given, times = plans(rng), times_of(rng, STEPS)
     pace = SECONDS / float(times[: STEPS // 2].max(axis=1).mean())
@@ -134,9 +134,7 @@ def run(out: Path, *, seed: int) -> None:
         first = first._replace(title=f"{first.title}, {LONG} iterations")
         longer = trainings(cluster, first, ("told", "adaptive"), given, times_of(rng, LONG), pace)
     show([*trained, *longer])
-    write_csv(out / "real_models.csv", (row for one in trained for row in _rows(one)))
-    png, svg = plotting.save_figure(draw(trained), out, "real_models")
-    print(f"\nWritten to {out / 'real_models.csv'}, {png}, {svg}")
+    save(out, {"real_models": [row for one in trained for row in _rows(one)]}, {"real_models": draw(trained)})
 
 
 def trainings(
@@ -233,9 +231,5 @@ def draw(trained: Sequence[Trained]) -> Any:
     return figure
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return run_command("real_models", __doc__ or "", run, argv)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(run))

@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.synchronize import Barrier, Lock
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from experiments.report import run_command, write_csv
+from experiments.report import run_command, save
 from experiments.rivals import rivals
 
 WIDTHS, SAMPLES = (64, 256, 256, 10), 2000
@@ -109,13 +108,8 @@ def run(out: Path, seed: int = 0, *, workers: int = 8, steps: int = 120) -> None
         for step, row in enumerate(rows)
         for worker, seconds in enumerate(row)
     ]
-    write_csv(out / "steps.csv", cells)
-    print(f"Written to {out}: steps.csv, {steps} steps of {workers} workers")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    return run_command("record", __doc__ or "", run, argv)
+    save(out, {"steps": cells})
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(run))

@@ -7,7 +7,7 @@ of bytes / bandwidth and operations / peak.
 
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from jax import Array
 
 import bcgc_jax as bcgc
 from bcgc_jax.exact.order_statistics import simulate_max
-from experiments.report import number, print_table, run_command, write_csv
+from experiments.report import number, print_table, run_command, save
 
 PROBLEMS, DRAWS = 4096, 2**20
 # Workers: up to 12 the evaluation is written out, without loops whose rounds the compiler counts once.
@@ -119,20 +119,19 @@ def run(out: Path) -> None:
                 number(row.operations / 1e9, 3),
                 number(row.moved / 1e9, 3),
                 number(row.operations / row.moved, 2),
-                *(number(1e3 * row.seconds[name], 3) for name in MACHINES),
+                *(number(1e3 * seconds, 3) for seconds in row.seconds.values()),
             ]
             for row in found
         ],
     )
-    columns = (row._asdict() for row in found)
-    table = ({**{k: v for k, v in row.items() if k != "seconds"}, **row["seconds"]} for row in columns)
-    write_csv(out / "roofline.csv", table)
-    print(f"\nWritten to {out / 'roofline.csv'}")
+    save(out, {"roofline": map(_flat, found)})
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return run_command("roofline", __doc__ or "", run, argv, seeded=False)
+def _flat(row: Row) -> dict[str, Any]:
+    counts = row._asdict()
+    seconds = counts.pop("seconds")
+    return counts | seconds
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(run))

@@ -17,7 +17,7 @@ import numpy as np
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax.cli.waiting import each
-from experiments.report import number, print_table, run_command, write_csv
+from experiments.report import number, print_table, run_command, save
 
 # What all problems are padded to, so that each pair of families compiles once.
 SIZE = 8
@@ -303,33 +303,18 @@ def draw(values: Sequence[Value], plans: Sequence[Plan]):
 def run(
     out: Path,
     *,
-    seed: int,
+    seed: int = 0,
     count: int = VALUES,
     draws: int = DRAWS,
     plans: int = PLANS,
     generations: int = _GENERATIONS,
 ) -> None:
-    """Compute, print the tables, write start_ups.csv, start_ups_plans.csv, .png and .svg to `out`."""
     values = compute_values(seed, count, draws)
     print_values(values)
     found = compute_plans(seed + 1, plans, generations)
     print_plans(found)
-    write_csv(out / "start_ups.csv", (row._asdict() for row in values))
-    write_csv(out / "start_ups_plans.csv", (row._asdict() for row in found))
-    plotting.save_figure(draw(values, found), out, "start_ups")
-    print(f"\nWritten to {out}: start_ups.csv, start_ups_plans.csv, start_ups.png, start_ups.svg")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line."""
-    description = (
-        "Checks the model of workers that start up and send: exact expected runtimes and completion\n"
-        f"probabilities of {VALUES} random problems against {DRAWS:,} draws each, and the plans of {PLANS}\n"
-        "problems of at most 8 workers against differential evolution. Takes half an hour; writes\n"
-        "PNG, SVG and CSV."
-    )
-    return run_command("start_ups", description, run, argv)
+    save(out, {"start_ups": values, "start_ups_plans": found}, {"start_ups": draw(values, found)})
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(run))

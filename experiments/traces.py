@@ -24,7 +24,7 @@ from bcgc_jax import plotting
 from bcgc_jax.measured.description import Description, Interval
 from bcgc_jax.measured.resampling import resampled_means
 from experiments.replay import KNOWING, RULES, Replayed, Rule, replay
-from experiments.report import number, print_table, run_command, write_csv
+from experiments.report import number, print_table, run_command, save
 
 # The share of the steps that plans are made on.
 FIRST = 0.5
@@ -365,18 +365,12 @@ def files_of(path: Path) -> list[Path]:
     )
 
 
-def run(out: Path, *, seed: int, traces: Path) -> None:
+def run(out: Path, *, seed: int = 0, traces: Path) -> None:
     measured = [(file.name.split(".")[0], bcgc.measured.load_trace(file)) for file in files_of(traces)]
     studies = [compute(name, trace, seed) for name, trace in measured]
     show(studies)
-    write_csv(out / "traces.csv", (_flat(row) for study in studies for row in study.rows))
-    png, svg = plotting.save_figure(draw(studies), out, "traces")
-    print(f"\nWritten to {out / 'traces.csv'}, {png}, {svg}")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    return run_command("traces", __doc__ or "", run, argv, traced=True)
+    save(out, {"traces": [_flat(row) for study in studies for row in study.rows]}, {"traces": draw(studies)})
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(run))

@@ -17,7 +17,7 @@ import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax.cli.waiting import each
 from bcgc_jax.coding.digits import DigitsRun, digits_problem, train_on_digits
-from experiments.report import number, print_table, run_command, write_csv
+from experiments.report import print_table, run_command, save
 
 METHODS = ("uncoded", "tandon_partial", "single_block", "frequency", "time", "optimal")
 LAW = bcgc.ShiftedExponential(rate=1e-3, shift=50.0)
@@ -46,11 +46,8 @@ def run(
     rows = [_row(model, found) for model in TITLES for found in runs[model]]
     for model in TITLES:
         _print(model, [row for row in rows if row["model"] == model])
-    write_csv(out / "training.csv", rows)
-    write_csv(out / "training_curves.csv", [row for model in TITLES for row in _curves(model, runs[model])])
-    figure = _draw(runs)
-    paths = plotting.save_figure(figure, out, "training")
-    print(f"\nWritten to {out}: training.csv, training_curves.csv, {paths[0].name}, {paths[1].name}")
+    curves = [row for model in TITLES for row in _curves(model, runs[model])]
+    save(out, {"training": rows, "training_curves": curves}, {"training": _draw(runs)})
 
 
 def _row(model: str, found: DigitsRun) -> dict[str, Any]:
@@ -77,8 +74,10 @@ def _print(model: str, rows: Sequence[dict[str, Any]]) -> None:
         [
             [
                 row["method"],
-                *(number(row[k]) for k in ("expected_runtime", "mean_runtime")),
-                *(number(row[k]) for k in ("time_to_target", "earliest", "latest")),
+                *(
+                    row[k]
+                    for k in ("expected_runtime", "mean_runtime", "time_to_target", "earliest", "latest")
+                ),
                 f"{100 * (1 - row['time_to_target'] / uncoded):.1f} %" if np.isfinite(uncoded) else "–",
             ]
             for row in sorted(rows, key=lambda row: row["expected_runtime"])
@@ -161,9 +160,5 @@ def _draw(runs: dict[str, list[DigitsRun]]):
     return figure
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return run_command("training", __doc__ or "", run, argv)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(run))

@@ -10,23 +10,20 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax.solvers.schemes import load_schemes
 from experiments import (
-    certificate,
     conditioning,
-    heavy_tails,
     journal,
     paper,
     record,
     report,
     sweep,
     theorem4,
-    timeline,
     training,
 )
 from tests.studies import Ran, assert_text_fits
 
 COMMANDS = (
-    *("backprop", "calibrated", "certificate", "cluster", "conditioning", "heavy_tails", "journal", "paper"),
-    *("record", "start_ups", "sweep", "theorem4", "timeline", "traces", "training"),
+    *("backprop", "calibrated", "cluster", "conditioning", "journal", "paper"),
+    *("record", "start_ups", "sweep", "theorem4", "traces", "training"),
 )
 # Published values that a correct computation meets; "optimal" is not the optimum, and
 # "ferdinand_half" depends on a tie-break.
@@ -34,7 +31,7 @@ TRUSTWORTHY = ("time", "frequency", "single_block", "tandon_partial", "ferdinand
 
 
 def command(name):
-    return importlib.import_module(f"experiments.{name}").main
+    return functools.partial(report.run_command, importlib.import_module(f"experiments.{name}").run)
 
 
 def refused(main, argv, capsys, *words):
@@ -73,22 +70,9 @@ def test_the_journal_version_has_its_values_beside_exact_ones_and_bounds(run, mo
 
 
 @pytest.mark.slow
-def test_the_subgradient_method_falls_towards_the_certified_optimum(run):
-    found = run(certificate, workers=(5,), steps=200, seeds=2)
-    assert found.drew("certificate")
-    for law in certificate.LAWS:
-        rows = [row for row in found.rows("certificate") if row["law"] == law]
-        assert len(set({row["seed"]: row["excess"] for row in rows}.values())) == 2
-        excess = [float(row["excess"]) for row in rows if row["seed"] == "0"]
-        assert (len(excess), excess) == (5, sorted(excess, reverse=True))
-        assert 0 <= excess[-1] < 0.01 < excess[0]
-
-
-@pytest.mark.slow
 def test_every_chosen_code_is_exact_to_float32(run):
     found = run(conditioning, sizes=(5, 8))
     rows = found.rows("conditioning")
-    assert found.drew("conditioning")
     assert [sum(int(r["chosen"]) for r in rows if r["workers"] == n) for n in ("5", "8")] == [5, 8]
     assert max(float(row["error"]) for row in rows) < 1e-6
     assert max(float(row["error_float32"]) for row in rows) > 1e-6
@@ -107,16 +91,6 @@ def test_training_shows_the_schemes_at_the_same_steps_and_other_times(run):
         assert float(coded["mean_runtime"]) < float(uncoded["mean_runtime"])
     curves = [r for r in found.rows("training_curves") if (r["model"], r["method"]) == ("softmax", "time")]
     assert np.all(np.diff([float(row["loss"]) for row in curves if row["loss"]]) <= 1e-6)
-
-
-@pytest.mark.slow
-def test_the_timeline_is_that_of_figure_1(run):
-    found = run(timeline)
-    rows = found.rows("timeline")
-    assert found.drew("timeline")
-    assert_text_fits(found.figures["timeline"])
-    assert [float(row["runtime"]) for row in rows[:3]] == pytest.approx([1.0, 2.0, 1.2])
-    assert all(float(row["used"]) + float(row["wasted"]) == pytest.approx(1) for row in rows)
 
 
 @pytest.mark.slow
@@ -153,7 +127,7 @@ def test_sweep_is_every_cell_solved_alone_and_has_schemes_that_were_added(run, t
     (tmp_path / "schemes.py").write_text(SCHEMES_FILE)
     added, methods = load_schemes(tmp_path / "schemes.py"), ("optimal", "uncoded", "single_block")
     found = run(sweep, workers_grid=(2, 3, 4), rate_grid=(1e-3, 1e-2, 1e-1), methods=methods, schemes=added)
-    assert found.drew("sweep", "sweep_curves")
+    assert found.drew("sweep")
     assert "largest relative gap" in found.printed
     rows = found.rows("sweep")
     assert len(rows) == 9 * 4
@@ -175,8 +149,6 @@ def test_sweep_is_every_cell_solved_alone_and_has_schemes_that_were_added(run, t
         # The best single level is 0 where both are equal: then it is called uncoded. Added ones are none.
         assert cell.best == ("single_block" if block < uncoded * (1 - 1e-9) else "uncoded")
     assert {cell.best for cell in cells} == {"uncoded", "single_block"}
-    texts = [text.get_text() for text in found.figures["sweep_curves"].legends[0].get_texts()]
-    assert texts[-3:] == ["optimal", "best baseline", "two blocks"]
 
 
 @pytest.mark.parametrize("name", ["paper", "sweep"])
@@ -201,34 +173,12 @@ def test_bounds_of_theorem4_from_their_definition(rate_times_shift):
 def test_theorem4_holds(run):
     found = run(theorem4, workers_grid=(2, 20), sizes=(20,))
     rows = found.rows("theorem4")
-    assert found.drew("theorem4")
-    assert_text_fits(found.figures["theorem4"])
-    gap = max(float(row["ratio_at_most"]) / float(row["ratio"]) for row in rows) - 1
-    assert f"{gap:.0e}" in found.figures["theorem4"].legends[0].get_title().get_text()
-    for axes in found.figures["theorem4"].axes:
-        low, high = axes.get_ylim()
-        assert all(low <= min(line.get_ydata()) <= max(line.get_ydata()) <= high for line in axes.get_lines())
     assert len(rows) == 2 * 2 * 2
     for row in rows:
         ratio, at_most = float(row["ratio"]), float(row["ratio_at_most"])
         assert 1 <= ratio <= at_most <= float(row["bound"]), row
         assert float(row["lower_bound"]) <= float(row["optimum"]) <= float(row["expected_runtime"])
         assert float(row["optimum"]) < (1 + 2e-5) * float(row["lower_bound"])
-
-
-@pytest.mark.slow
-def test_closed_forms_are_far_from_the_optimum_under_heavy_tails(run):
-    points = [p for p in heavy_tails.grid(shapes=(1.2, 3.0), workers=(5,)) if p.family == "Pareto"]
-    found = run(heavy_tails, points=points)
-    rows = found.rows("heavy_tails")
-    assert found.drew("heavy_tails")
-    assert len(rows) == 3 * len(heavy_tails.SCHEMES)
-    assert all(0 <= float(row["relative_gap"]) < 2e-5 and float(row["ratio"]) >= 1 for row in rows)
-    ratio = {(row["scheme"], row["parameter"], row["num_workers"]): float(row["ratio"]) for row in rows}
-    # Measured: 1.38 and 2.84 at shape 1.2, 1.005 and 1.002 at shape 3.
-    assert ratio["time", "1.2", "20"] > 1.3
-    assert ratio["frequency", "1.2", "20"] > 2
-    assert max(ratio["time", "3", "20"], ratio["frequency", "3", "20"]) < 1.02
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -250,16 +200,19 @@ def test_command_makes_the_folder_computes_in_float64_and_tells_in_one_line_what
         assert out.is_dir()
         seen.append((seed, jax.numpy.ones(()).dtype))
 
-    def fail(out, schemes=()):
+    def fail(out):
         raise ValueError('scheme "mine" gave\nno partition')
+
+    def fail_of_schemes(out, schemes):
+        fail(out)
 
     before, out = jax.config.read("jax_enable_x64"), ["--out", str(tmp_path / "a" / "b")]
     try:
-        assert report.run_command("name", "text", run, [*out, "--seed", "3"]) == 0
+        assert report.run_command(run, [*out, "--seed", "3"]) == 0
         with pytest.raises(SystemExit) as stop:
-            report.run_command("name", "text", fail, out, seeded=False, schemes=True)
+            report.run_command(fail_of_schemes, out)
         with pytest.raises(ValueError, match="no partition"):
-            report.run_command("name", "text", fail, out, seeded=False)
+            report.run_command(fail, out)
     finally:
         jax.config.update("jax_enable_x64", before)
     assert seen == [(3, np.dtype("float64"))]

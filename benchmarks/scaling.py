@@ -3,7 +3,6 @@
 import functools
 import math
 import os
-import resource
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax.solvers.closed_form import time_partition
 from benchmarks.planning import paper_problem
-from benchmarks.timing import compare, curve_point, result_row
+from benchmarks.timing import Measured, compare, curve_point, peak_memory, result_row
 
 SIZES = (10, 20, 50, 100, 200, 500, 1000)
 MANY_SIZES = (10, 100, 1000, 3162, 10_000)
@@ -35,52 +34,41 @@ def scaling() -> list[dict[str, Any]]:
         for num_workers in SIZES:
             problem = paper_problem(num_workers)
             x = time_partition(problem)
-            evaluate = functools.partial(bcgc.expected_runtime, problem, x)
-            repeats = 5
-            result = compare({"package": evaluate}, repeats)["package"]
+            package = compare({"package": functools.partial(bcgc.expected_runtime, problem, x)}, 5)["package"]
             value, error = (float(v) for v in bcgc.integrate_runtime(problem, x))
-            rows.append(
-                curve_point("evaluation", "workers", num_workers, result, error / value, repeats=repeats)
+            rows.append(curve_point("evaluation", "workers", num_workers, package, error / value))
+            package = _optimum(
+                num_workers, 1e-4 if num_workers == 1000 else 1e-6, 1 if num_workers >= 500 else 5
             )
-            repeats = 1 if num_workers >= 500 else 5
-            tolerance = 1e-4 if num_workers == 1000 else 1e-6
-            solve = functools.partial(bcgc.solve, problem, bcgc.Optimal(tolerance=tolerance))
-            result = compare({"package": solve}, repeats)["package"]
-            gap = float(result.value.relative_gap)
-            rows.append(curve_point("optimum", "workers", num_workers, result, gap, repeats=repeats))
+            gap = float(package.value.relative_gap)
+            rows.append(curve_point("optimum", "workers", num_workers, package, gap))
     return rows
+
+
+def _optimum(num_workers: int, tolerance: float, repeats: int) -> Measured:
+    method = bcgc.Optimal(tolerance=tolerance)
+    solve = functools.partial(bcgc.solve, paper_problem(num_workers), method)
+    return compare({"package": solve}, repeats)["package"]
 
 
 def many_workers() -> list[dict[str, Any]]:
     """Optimum for N from 10 to 10,000: time, gap, peak memory, and the exponent of the time in N."""
-    rows, seconds = [], []
+    rows: list[dict[str, Any]] = []
+    before = 0, math.nan
     with jax.enable_x64(True):
         for num_workers in MANY_SIZES:
-            problem = paper_problem(num_workers)
-            tolerance = 1e-4 if num_workers > 1000 else 1e-6
-            solve = functools.partial(bcgc.solve, problem, bcgc.Optimal(tolerance=tolerance))
             start = time.process_time()
-            result = compare({"package": solve}, 1)["package"]
-            solved, median = result.value, result.seconds["median"]
-            gap = float(solved.relative_gap)
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            seconds.append((num_workers, median))
+            package = _optimum(num_workers, 1e-4 if num_workers > 1000 else 1e-6, 1)
+            gap, seconds = float(package.value.relative_gap), package.seconds["median"]
+            peak = peak_memory()
             text = f"gap {gap:.1e}, peak memory of the process so far {peak:.0f} MB"
-            if len(seconds) > 1:
-                (n, before), (m, now) = seconds[-2:]
-                text += f", exponent since N = {n} {math.log(now / before) / math.log(m / n):.2f}"
+            if rows:
+                exponent = math.log(seconds / before[1]) / math.log(num_workers / before[0])
+                text += f", exponent since N = {before[0]} {exponent:.2f}"
             text += f", CPU seconds of both calls {time.process_time() - start:.3g}"
-            rows.append(
-                result_row(
-                    "many_workers",
-                    f"optimum, N = {num_workers}",
-                    result,
-                    text,
-                    repeats=1,
-                    gap=gap,
-                    peak_mb=peak,
-                )
-            )
+            before, figures = (num_workers, seconds), {"gap": gap, "peak_mb": peak}
+            what = f"optimum, N = {num_workers}"
+            rows.append(result_row("many_workers", what, {"package": package}, text, figures))
     return rows
 
 

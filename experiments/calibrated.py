@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -26,6 +25,7 @@ from bcgc_jax.cli.waiting import each
 from bcgc_jax.cluster import Calibration, Cluster, ClusterTraining, Work, calibrate, train_on_cluster
 from bcgc_jax.coding.digits import cross_entropy, load_digits
 from bcgc_jax.coding.gradients import coding_plan, split_unevenly
+from experiments.models import perceptron
 from experiments.report import number, print_table, run_command, save
 from experiments.rivals import rivals
 
@@ -52,7 +52,7 @@ def run(
     workers = max(len(cores), 2) if workers is None else workers
     data = jax.tree.map(np.asarray, load_digits(workers).train)
     samples = len(data[1])
-    params = _params(jax.random.key(seed), widths)
+    params = perceptron(widths, 1, seed).params
     order = bcgc.coding.backward_order(cross_entropy, params, jax.tree.map(lambda x: x[:2], data))
     sizes = bcgc.coding.unit_sizes(params, "layers", order)
     rows: list[dict[str, Any]] = []
@@ -93,17 +93,6 @@ def run(
         for (k, w), t in np.ndenumerate(costs.cycle_times)
     ]
     save(out, {"calibrated": rows, "calibrated_cycle_times": times})
-
-
-def _params(key: jax.Array, widths: Sequence[int]) -> list[dict[str, jax.Array]]:
-    keys = jax.random.split(key, len(widths) - 1)
-    return [
-        {
-            "w": jax.random.normal(k, (a, b), jnp.float32) * jnp.float32(np.sqrt(2 / a)),
-            "b": jnp.zeros(b, jnp.float32),
-        }
-        for k, a, b in zip(keys, widths[:-1], widths[1:], strict=True)
-    ]
 
 
 def _measure(
@@ -173,9 +162,7 @@ def _print(costs: Calibration, rows: Sequence[dict[str, Any]], samples: int) -> 
         ["round", "scheme", "layers at levels", "predicted", "measured", "standard error"],
         [
             [
-                str(row["round"]),
-                row["method"],
-                row["layers_at_levels"],
+                *(row[k] for k in ("round", "method", "layers_at_levels")),
                 *(number(row[f"{k}_seconds"], 3) for k in ("predicted", "measured")),
                 number(row["standard_error"], 2),
             ]

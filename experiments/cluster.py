@@ -81,8 +81,7 @@ def run(
                 runs[method, kind == "faults"] = found
     rows = [_row(method, faults, runs[method, faults], overheads[method]) for method, faults in runs]
     _print(rows, steps)
-    steps_of = [row for (method, faults), one in runs.items() for row in _steps(method, faults, one)]
-    save(out, {"cluster": rows, "cluster_iterations": steps_of}, {"cluster": _draw(runs, rows, methods)})
+    save(out, {"cluster": rows}, {"cluster": _draw(runs, rows, methods)})
 
 
 def _process(cluster: Cluster, worker: int) -> int:
@@ -107,16 +106,6 @@ def _row(method: str, faults: bool, found: ClusterDigitsRun, overhead: float) ->
         "final_accuracy": float(found.run.accuracy[0, -1]),
         "events": "; ".join(f"worker {f.worker} {f.what}" for f in training.faults),
     }
-
-
-def _steps(method: str, faults: bool, found: ClusterDigitsRun) -> list[dict[str, Any]]:
-    training = found.training
-    columns = (training.seconds, training.paced, found.run.clock[0], found.run.loss[0])
-    return [
-        {"method": method, "faults": faults, "iteration": k}
-        | dict(zip(("seconds", "drawn_seconds", "clock", "loss"), map(float, values), strict=True))
-        for k, values in enumerate(zip(*columns, strict=True), 1)
-    ]
 
 
 def _print(rows: Sequence[dict[str, Any]], steps: int) -> None:

@@ -57,16 +57,7 @@ def run(out: Path, seed: int = 0, *, steps: int = 2000, lives: int = 4) -> None:
     error = float(np.abs(params - want).max() / np.abs(want).max())
     print_table(
         f"{steps} iterations, {_WORKERS} workers, {lives - 1} ends of the master: {seconds:.0f} s",
-        [
-            "from",
-            "to",
-            "ms an iteration",
-            "workers lost",
-            "master, MB",
-            "at its end",
-            "store, MB",
-            "at its end",
-        ],
+        ["from", "to", "ms an iteration", "lost", "master, MB", "its end", "store, MB", "its end"],
         [list(row.values()) for row in rows],
     )
     print(f"\nThe parameters are those of plain gradient descent to {error:.1e} of the largest.")

@@ -41,8 +41,8 @@ def cluster_large() -> list[dict[str, Any]]:
             before = counted.bytes
             running.gradient(params)
             moved = (counted.bytes - before) / _bytes_needed(plan, params)
-            package = lambda: running.gradient(params).gradient  # noqa: E731
-            found = _measured({"package": package, "parameter server": plain, "bare": bare})
+            mine = {"package": lambda: running.gradient(params).gradient}
+            found = _measured(mine | {"parameter server": plain, "bare": bare})
             error = _error(found["package"].value, exact)
             rows += [_row(name, size, found, peer, moved, error) for peer in ("parameter server", "bare")]
     return rows

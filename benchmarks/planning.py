@@ -118,10 +118,8 @@ def solutions() -> list[Row]:
                 bound = max(bound, float(solution.lower_bound))
                 better = f"{100 * (value / peer_value - 1):+.2f} %"
                 accuracy = f"gap {gap:.0e}, runtime {better} against the peer's"
-                what, gaps = (
-                    f"{method}, certified, N={num_workers}",
-                    {"gap": gap, "peer_gap": peer_value / bound - 1},
-                )
+                what = f"{method}, certified, N={num_workers}"
+                gaps = {"gap": gap, "peer_gap": peer_value / bound - 1}
                 rows.append(result_row("solutions", what, found, accuracy, gaps, against=against))
     return rows
 
@@ -144,10 +142,8 @@ def programme() -> list[Row]:
             gap, bound = float(solution.relative_gap), float(solution.lower_bound)
             above = float(bcgc.expected_runtime(problem, found["peer"].value)) / bound - 1
             accuracy = f"gap {gap:.0e}; the peer's partition is {100 * above:.2g} % above the bound"
-            what, against = (
-                f"optimal, certified, N={num_workers}",
-                f"linear programme of {num_draws} draws, HiGHS",
-            )
+            what = f"optimal, certified, N={num_workers}"
+            against = f"linear programme of {num_draws} draws, HiGHS"
             gaps = {"gap": gap, "peer_gap": above}
             rows.append(result_row("programme", what, found, accuracy, gaps, against=against))
     return rows

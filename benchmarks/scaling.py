@@ -2,7 +2,6 @@
 
 import functools
 import math
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +14,12 @@ from bcgc_jax import plotting
 from bcgc_jax.solvers.closed_form import time_partition
 from benchmarks.planning import paper_problem
 from benchmarks.timing import Measured, compare, curve_point, peak_memory, result_row
+from experiments.report import grouped
 
 SIZES = (10, 20, 50, 100, 200, 500, 1000)
 MANY_SIZES = (10, 100, 1000, 3162, 10_000)
 
-# Label, what `gap` is, and the method whose colour and marker the curve takes; in the legend's order.
+# Label, what `gap` is, and the method whose colour and marker the curve takes.
 _CURVES = {
     "optimum": ("certified optimum", "relative gap", "optimal"),
     "evaluation": ("exact expected runtime", "relative error", "time"),
@@ -72,36 +72,24 @@ def many_workers() -> list[dict[str, Any]]:
     return rows
 
 
-def draw_curves(points: Sequence[dict[str, Any]], folder: str | os.PathLike[str], name: str) -> Path:
-    """`name`.png (and .svg) in `folder`: seconds against the number of workers and against cells."""
-    panels = [
-        (x_name, label)
-        for x_name, label in (("workers", "number of workers N"), ("cells", "number of cells of the sweep"))
-        if any(point["x_name"] == x_name for point in points)
-    ]
+def draw_curves(points: Sequence[dict[str, Any]], folder: Path, name: str) -> None:
+    """`name`.png and .svg in `folder`: seconds against the number of workers and against cells."""
+    panels = grouped(points, lambda point: point["x_name"])
     figure, axes = plotting.new_figure(1, len(panels), size=(0.6 + 3.6 * len(panels), 3.7))
-    for one, (x_name, label) in zip(axes, panels, strict=True):
-        here = [point for point in points if point["x_name"] == x_name]
-        names = {point["curve"] for point in here}
-        for curve in (*(c for c in _CURVES if c in names), *sorted(names - set(_CURVES))):
-            mine = sorted((point for point in here if point["curve"] == curve), key=lambda point: point["x"])
-            text, reached, method = _CURVES.get(curve, (curve, "relative gap", curve))
+    for one, (x_name, here) in zip(axes, panels.items(), strict=True):
+        for curve, mine in grouped(here, lambda point: point["curve"]).items():
+            text, reached, method = _CURVES[curve]
             gaps = [point["gap"] for point in mine if point["gap"] is not None]
-            if gaps:
-                text += f", {reached} ≤ {_bound_text(max(gaps))}"
-            look = (
-                plotting.curve(method) | plotting.points(method) | {"linestyle": plotting.style(method).line}
-            )
-            one.plot(
-                [point["x"] for point in mine],
-                [point["seconds"] for point in mine],
-                **look | {"label": text},
-            )
+            label = f"{text}, {reached} ≤ {_bound_text(max(gaps))}" if gaps else text
+            look = plotting.curve(method) | plotting.points(method)
+            look |= {"linestyle": plotting.style(method).line, "label": label}
+            one.plot([point["x"] for point in mine], [point["seconds"] for point in mine], **look)
         sizes = sorted({point["x"] for point in here}) if x_name == "workers" else ()
+        label = {"workers": "number of workers N", "cells": "number of cells of the sweep"}[x_name]
         plotting.label_axes(one, label, "median time (s)", log="xy", x_ticks=sizes)
         # Above the axes: never on the data.
         one.legend(frameon=False, fontsize="x-small", loc="lower left", bbox_to_anchor=(-0.02, 1.0))
-    return plotting.save_figure(figure, folder, name)[0]
+    plotting.save_figure(figure, folder, name)
 
 
 def _bound_text(value: float) -> str:

@@ -44,10 +44,8 @@ def _covers() -> list[Row]:
         value, bound = (float(v) for v in found["package"].value)
         error, away = bound / value, abs(found["peer"].value / value - 1)
         what, against = f"exact runtime, cyclic:{depth}, N={workers}", "tr(A^N) in NumPy at 96 nodes"
-        accuracy, errors = (
-            f"error bound {error:.1e}; the peer is {away:.1e} away",
-            {"error": error, "peer_error": away},
-        )
+        accuracy = f"error bound {error:.1e}; the peer is {away:.1e} away"
+        errors = {"error": error, "peer_error": away}
         rows.append(result_row("schedules", what, found, accuracy, errors, against=against))
     return rows
 
@@ -88,9 +86,7 @@ def _solutions() -> list[Row]:
                 f"expected runtime {value:.4g} ({kind} {error / value:.0e}), "
                 f"{100 * (1 - value / optimum):.1f} % less than the certified optimum with a code"
             )
-            what, figures = (
-                f"solve, {method}, N={workers}",
-                {"expected_runtime": value, "error": error / value},
-            )
+            what = f"solve, {method}, N={workers}"
+            figures = {"expected_runtime": value, "error": error / value}
             rows.append(result_row("schedules", what, found, accuracy, figures))
     return rows

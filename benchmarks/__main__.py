@@ -1,70 +1,38 @@
-"""`python -m benchmarks`: measure what the README says about speed; a table, and JSON with --out."""
+"""Measure what the documents say about speed; a table, and JSON with --out."""
 
-import argparse
 import contextlib
-import functools
 import inspect
 import json
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 
 from bcgc_jax.cli.destinations import check_file
 from bcgc_jax.cli.ending import interrupted, take_any_sign
-from bcgc_jax.solvers.schemes import SchemeError, load_schemes
-from benchmarks.cluster import cluster, cluster_faults
+from benchmarks.cluster import cluster
 from benchmarks.coding import traffic, training
 from benchmarks.crossing import crossing
 from benchmarks.first_answer import first_answer
 from benchmarks.large_model import cluster_large
-from benchmarks.planning import (
-    completion,
-    evaluation,
-    optima,
-    programme,
-    schemes,
-    simulation,
-    solutions,
-)
+from benchmarks.planning import completion, evaluation, optima, programme, simulation, solutions
 from benchmarks.scaling import draw_curves, many_workers, scaling
 from benchmarks.scheduling import schedules
 from benchmarks.sweeping import memory, sweep, sweep_scaling
 from benchmarks.timing import environment, usable_cores
+from experiments.report import Parser, grouped
 
 # Each gives rows of results, or points of scaling curves (those have a key "curve").
-MEASURES: dict[str, Callable[[], list[dict[str, Any]]]] = {
-    "first_answer": first_answer,
-    "simulation": simulation,
-    "evaluation": evaluation,
-    "completion": completion,
-    "crossing": crossing,
-    "solutions": solutions,
-    "programme": programme,
-    "optima": optima,
-    "schemes": schemes,
-    "schedules": schedules,
-    "traffic": traffic,
-    "training": training,
-    "cluster": cluster,
-    "cluster_large": cluster_large,
-    "cluster_faults": cluster_faults,
-    "sweep": sweep,
-    "memory": memory,
-    "scaling": scaling,
-    "many_workers": many_workers,
-    "sweep_scaling": sweep_scaling,
-}
+_MEASURES: Sequence[Callable[[], list[dict[str, Any]]]] = (
+    *(first_answer, simulation, evaluation, completion, crossing, solutions, programme, optima, schedules),
+    *(traffic, training, cluster, cluster_large, sweep, memory, scaling, many_workers, sweep_scaling),
+)
+MEASURES = {measure.__name__: measure for measure in _MEASURES}
 
 _WIDTH = 100
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,26 +40,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     take_any_sign()
     parser = _parser()
     args = parser.parse_args(argv)
-    _check_output(parser, args.out)
+    try:
+        if args.out is not None:
+            check_file("argument --out", args.out, (".json",))
+    except ValueError as error:
+        parser.error(str(error))
     chosen = list(dict.fromkeys(args.only)) or list(MEASURES)
     for name in chosen:
         if name not in MEASURES:
             parser.error(f'argument --only: there is no measure "{name}"; there are {", ".join(MEASURES)}')
-    measures = dict(MEASURES)
-    if args.schemes is not None:
-        measures["schemes"] = _measure_of(parser, args.schemes)
-        # First, so that a scheme that fails does not cost the other measures.
-        chosen = ["schemes", *(name for name in chosen if name != "schemes")]
     # One device for each core, as `bcgc sweep` has them; too late in a process that has computed already.
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", usable_cores())
     results, points, skipped = [], [], False
     for name in chosen:
-        print(f"measuring {name}: {_summary(measures[name])}", file=sys.stderr, flush=True)
+        print(f"measuring {name}: {_summary(MEASURES[name])}", file=sys.stderr, flush=True)
         try:
-            rows = measures[name]()
-        except SchemeError as error:
-            parser.error(str(error))
+            rows = MEASURES[name]()
         except ImportError as error:
             print(f"{parser.prog}: skipped {name}: {error}", file=sys.stderr)
             skipped = True
@@ -116,18 +81,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(skipped)
 
 
-def _parser() -> _Parser:
+def _parser() -> Parser:
     names = "\n".join(f"  {name:<16}{_summary(measure)}" for name, measure in MEASURES.items())
-    parser = _Parser(
-        prog="python -m benchmarks",
-        description=__doc__,
-        epilog=f"measures:\n{names}\n\n"
-        "examples:\n"
-        "  python -m benchmarks --out speed.json\n"
-        "  python -m benchmarks --only schemes --schemes my_schemes.py\n"
-        "where my_schemes.py has a list SCHEMES = [bcgc_jax.Scheme(name, function)]",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    example = "example:\n  python -m benchmarks --out speed.json"
+    parser = Parser("python -m benchmarks", description=__doc__, epilog=f"measures:\n{names}\n\n{example}")
     parser.add_argument(
         "--out",
         type=Path,
@@ -141,34 +98,11 @@ def _parser() -> _Parser:
         metavar="NAME",
         help="a measure to run, again for more of them (default: all)",
     )
-    parser.add_argument(
-        "--schemes",
-        type=Path,
-        metavar="FILE.py",
-        help="a file with a list SCHEMES, to be measured beside the baselines",
-    )
     return parser
-
-
-def _measure_of(parser: _Parser, file: Path) -> Callable[[], list[dict[str, Any]]]:
-    """The measure of the schemes in a file."""
-    try:
-        own = load_schemes(file)
-    except ValueError as error:
-        parser.error(f"argument --schemes: {error}")
-    return functools.wraps(schemes)(functools.partial(schemes, own))
 
 
 def _summary(measure: Callable[..., Any]) -> str:
     return (inspect.getdoc(measure) or "").partition("\n")[0]
-
-
-def _check_output(parser: _Parser, out: Path | None) -> None:
-    try:
-        if out is not None:
-            check_file("argument --out", out, (".json",))
-    except ValueError as error:
-        parser.error(str(error))
 
 
 def seconds_text(seconds: float) -> str:
@@ -196,9 +130,9 @@ def print_table(
     results: Sequence[dict[str, Any]], points: Sequence[dict[str, Any]], facts: dict[str, Any]
 ) -> None:
     """Medians of every row, what they are compared with, and the scaling curves."""
-    for measure in dict.fromkeys(row["measure"] for row in results):
+    for measure, rows in grouped(results, lambda row: row["measure"]).items():
         print(f"\n{measure:<58}{'package':>10}{'peer':>10}{'ratio':>8}{'first call':>14}")
-        for row in (row for row in results if row["measure"] == measure):
+        for row in rows:
             peer = seconds_text(row["peer"]["median"]) if "peer" in row else ""
             ratio = ratio_text(row["ratio"]) if "peer" in row else ""
             what = f"{row['what']}, {row['dtype']}"
@@ -207,8 +141,7 @@ def print_table(
             text = f"against {row['against']}; {row['accuracy']}" if "peer" in row else row["accuracy"]
             text = text.replace(" %", "\u00a0%")  # no line starts with the sign
             print(textwrap.fill(text, _WIDTH, initial_indent="    ", subsequent_indent="    "))
-    for curve in dict.fromkeys(point["curve"] for point in points):
-        mine = [point for point in points if point["curve"] == curve]
+    for curve, mine in grouped(points, lambda point: point["curve"]).items():
         head = f"{mine[0]['x_name']:>12}{'package':>12}{'first call':>14}{'gap or error':>14}"
         print(f"\n{'scaling: ' + curve:<28}{head}")
         for point in mine:

@@ -1,7 +1,6 @@
 """Encoding, decoding and coded training, against the memory traffic and the gradients they need anyway."""
 
 import functools
-import itertools
 import math
 from typing import Any
 
@@ -22,6 +21,7 @@ from bcgc_jax.coding.gradients import (
 )
 from benchmarks.planning import LAW
 from benchmarks.timing import compare, result_row
+from experiments.models import perceptron
 
 _WORKERS = 20
 
@@ -42,7 +42,7 @@ def traffic() -> list[dict[str, Any]]:
     gradients = jax.random.normal(jax.random.key(1), (_WORKERS, size), jnp.float32)
     arrived = _arrived(plan)
     weights = jax.jit(plan_weights)(plan, arrived).weights
-    repeats, rows = 3, []
+    rows = []
 
     def copy_of(num_bytes: float) -> Any:
         source = jnp.ones(int(num_bytes / 8), jnp.float32)  # read once, written once
@@ -61,45 +61,26 @@ def traffic() -> list[dict[str, Any]]:
         ("encode", encode, gradients.nbytes + sent),
         ("decode", decode, used + params.nbytes),
     ):
-        result = compare({"package": run, "peer": copy_of(must)}, repeats)
+        found = compare({"package": run, "peer": copy_of(must)}, 3)
+        what, against = f"{name}, L=1e7, N=20, optimal plan", "copy of as many bytes"
+        accuracy = f"{must / 1e9:.2f} GB; decoded to {error:.0e}; messages {extra:.2f} x float32"
         rows.append(
-            result_row(
-                "traffic",
-                f"{name}, L=1e7, N=20, optimal plan",
-                result["package"],
-                f"{must / 1e9:.2f} GB; decoded to {error:.0e}; messages {extra:.2f} x float32",
-                peer=result["peer"],
-                against="copy of as many bytes",
-                dtype="float32",
-                repeats=repeats,
-                error=error,
-            )
+            result_row("traffic", what, found, accuracy, {"error": error}, against=against, dtype="float32")
         )
     return rows
 
 
 def training() -> list[dict[str, Any]]:
     """A coded iteration of 1e6 parameters at N = 20, against its subset gradients alone."""
-    widths, samples, repeats = (64, 968, 968, 10), 2000, 7
-    keys = iter(jax.random.split(jax.random.key(0), 8))
-    params = [
-        {"w": jax.random.normal(next(keys), (a, b)) / np.sqrt(a), "b": jnp.zeros(b)}
-        for a, b in itertools.pairwise(widths)
-    ]
+    samples = 2000
+    model = perceptron((64, 968, 968, 10), samples)
+    params, loss = model.params, model.loss
     size = sum(x.size for x in jax.tree.leaves(params))
-    batch = (jax.random.normal(next(keys), (samples, 64)), jax.random.randint(next(keys), (samples,), 0, 10))
     solution = bcgc.solve(bcgc.Problem(LAW, _WORKERS, size))
     plan = coding_plan(jax.random.key(0), params, np.asarray(solution.rounded))
-    subsets, arrived = split_batch(batch, _WORKERS), _arrived(plan)
+    subsets, arrived = split_batch(model.batch, _WORKERS), _arrived(plan)
     optimizer = optax.sgd(0.1)
     state = optimizer.init(params)
-
-    def loss(params: Any, batch: Any) -> jax.Array:
-        x, label = batch
-        for layer in params[:-1]:
-            x = jax.nn.relu(x @ layer["w"] + layer["b"])
-        scores = jax.nn.log_softmax(x @ params[-1]["w"] + params[-1]["b"])
-        return -jnp.mean(jnp.take_along_axis(scores, label[:, None], axis=1))
 
     @jax.jit
     def iteration(params: Any, state: Any) -> Any:
@@ -113,25 +94,15 @@ def training() -> list[dict[str, Any]]:
 
     # Must be the same gradient, to the rounding of float32.
     decoded = jax.jit(coded_value_and_grad(loss, plan))(params, subsets, arrived).gradient
-    exact = jax.jit(jax.grad(loss))(params, batch)
+    exact = jax.jit(jax.grad(loss))(params, model.batch)
     pairs = zip(jax.tree.leaves(decoded), jax.tree.leaves(exact), strict=True)
     off, norm = np.sum([(float(jnp.sum((a - b) ** 2)), float(jnp.sum(b**2))) for a, b in pairs], axis=0)
     error = math.sqrt(off / norm)
-    result = compare(
-        {"package": lambda: iteration(params, state), "peer": lambda: gradients(params)}, repeats
+    found = compare({"package": lambda: iteration(params, state), "peer": lambda: gradients(params)}, 7)
+    outside = 1 - found["peer"].seconds["median"] / found["package"].seconds["median"]
+    accuracy = (
+        f"{samples} samples; {100 * outside:.0f} % of the iteration outside of the subset gradients "
+        f"(medians); gradient decoded to {error:.0e}"
     )
-    outside = 1 - result["peer"].seconds["median"] / result["package"].seconds["median"]
-    return [
-        result_row(
-            "training",
-            f"coded iteration, {size / 1e6:.2f}e6 parameters, N=20",
-            result["package"],
-            f"{samples} samples; {100 * outside:.0f} % of the iteration outside of the subset gradients "
-            f"(medians); gradient decoded to {error:.0e}",
-            peer=result["peer"],
-            against="the subset gradients alone",
-            dtype="float32",
-            repeats=repeats,
-            error=error,
-        )
-    ]
+    what, against = f"coded iteration, {size / 1e6:.2f}e6 parameters, N=20", "the subset gradients alone"
+    return [result_row("training", what, found, accuracy, {"error": error}, against=against, dtype="float32")]

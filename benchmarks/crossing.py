@@ -77,17 +77,10 @@ def _rows(case: Case) -> Iterator[dict[str, Any]]:
         else:
             peer_error = _error(peer.value[judged].tolist(), exact)
             accuracy = f"{start}, the peer's {peer_error:.1e}"
-        yield result_row(
-            "crossing",
-            f"{case.what}, N={case.num_workers}",
-            package,
-            accuracy,
-            peer=peer,
-            against=name,
-            repeats=repeats_in_r if name in installed.R_PACKAGES else case.repeats,
-            error=error,
-            peer_error=peer_error,
-        )
+        what, beside = f"{case.what}, N={case.num_workers}", {"package": package}
+        beside |= {} if peer is None else {"peer": peer}
+        against, errors = name if peer else "", {"error": error, "peer_error": peer_error}
+        yield result_row("crossing", what, beside, accuracy, errors, against=against)
 
 
 def _boundaries(case: Case) -> np.ndarray:

@@ -8,9 +8,7 @@ import tempfile
 import time
 from typing import Any
 
-import numpy as np
-
-from benchmarks.timing import Measured, result_row
+from benchmarks.timing import measured, result_row
 
 _SMALLEST = "import jax; jax.jit(lambda x: x + 1)(1.0).block_until_ready()"
 _PYTHON = """
@@ -26,7 +24,6 @@ _SOLVE = (
     "solve --workers {workers} --coordinates 20000 --samples 50 "
     "--cycle-time shifted-exponential:rate={rate},shift=50"
 )
-_TRACE = "solve --trace {trace} --coordinates 1e6"
 _SWEEP = (
     "sweep --workers 2:50 --coordinates 20000 --samples 50 --cycle-time shifted-exponential:shift=50 "
     "--axis rate=1e-4:1e-1:33:log --method optimal --method single_block --out {folder}/{name}.csv"
@@ -54,27 +51,7 @@ def first_answer() -> list[dict[str, Any]]:
         ):
             command = [sys.executable, "-m", "bcgc_jax.cli", *shlex.split(arguments)]
             rows.append(_row(what, _run(command, cache=folder), smallest))
-        for workers in (256, 1000):
-            trace = _trace(folder, workers)
-            command = [sys.executable, "-m", "bcgc_jax.cli", *shlex.split(_TRACE.format(trace=trace))]
-            rows.append(_row(f"bcgc solve, all methods, a trace of {workers} × 100", _run(command), smallest))
     return rows
-
-
-def _trace(folder: str, workers: int, steps: int = 100) -> str:
-    """A file of measured times: most by a lognormal law, one in fifteen three times as long."""
-    rng = np.random.default_rng(workers)
-    times = rng.lognormal(0.0, 0.25, (steps, workers)) * np.where(rng.random((steps, workers)) < 1 / 15, 3, 1)
-    path = f"{folder}/{workers}.csv"
-    np.savetxt(
-        path,
-        np.column_stack([*np.indices(times.shape).reshape(2, -1), times.ravel()]),
-        ["%d", "%d", "%.6g"],
-        delimiter=",",
-        header="step,worker,seconds",
-        comments="",
-    )
-    return path
 
 
 def _run(command: list[str], cache: str | None = None) -> tuple[float, float]:
@@ -89,19 +66,13 @@ def _run(command: list[str], cache: str | None = None) -> tuple[float, float]:
 
 
 def _row(what: str, used: tuple[float, float], smallest: tuple[float, float]) -> dict[str, Any]:
-    def measured(seconds: float) -> Measured:
-        return Measured({"first_call": seconds, "compile": 0.0, "median": seconds, "best": seconds}, None)
-
     cpu, wall = used
     multiple = cpu / smallest[0]
     return result_row(
         "first answer, CPU seconds of the process",
         what,
-        measured(cpu),
+        {"package": measured(cpu, [cpu]), "peer": measured(smallest[0], smallest[:1])},
         f"{multiple:.1f} times its CPU seconds; {wall:.1f} s on the clock",
-        peer=measured(smallest[0]),
+        {"multiple": multiple, "wall": wall},
         against="a process that imports jax and compiles x + 1",
-        repeats=1,
-        multiple=multiple,
-        wall=wall,
     )

@@ -8,7 +8,6 @@ uniform variables and boundaries b_1 ≤ … ≤ b_N, the rows of an array.
 import importlib
 import importlib.util
 import shutil
-import statistics
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.timing import Measured
+from benchmarks.timing import Measured, measured
 
 R_PACKAGES = ("qqconf", "mutoss")
 
@@ -56,23 +55,12 @@ def in_r(package: str, boundaries: np.ndarray, repeats: int) -> Measured | None:
     with tempfile.TemporaryDirectory() as folder:
         given, answer = Path(folder) / "given", Path(folder) / "answer"
         boundaries.astype(float).tofile(given)
-        command = [
-            rscript,
-            "-e",
-            _R,
-            package,
-            str(given),
-            str(answer),
-            str(boundaries.shape[-1]),
-            str(repeats),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True)
+        arguments = [package, str(given), str(answer), str(boundaries.shape[-1]), str(repeats)]
+        done = subprocess.run([rscript, "-e", _R, *arguments], capture_output=True, text=True)
         if done.returncode == _NO_PACKAGE:
             return None
         if done.returncode != 0:
             raise RuntimeError(f"{package} in R failed: {done.stderr.strip()}")
         found = np.fromfile(answer)
     first, *warm = found[: repeats + 1].tolist()
-    median = statistics.median(warm)
-    seconds = {"first_call": first, "compile": max(first - median, 0.0), "median": median, "best": min(warm)}
-    return Measured(seconds, found[repeats + 1 :])
+    return measured(first, warm, found[repeats + 1 :])

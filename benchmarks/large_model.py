@@ -1,6 +1,5 @@
 """Gradients of millions of parameters on worker processes: time, the master's share of it, bytes moved."""
 
-import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -14,77 +13,59 @@ from bcgc_jax.cluster import Cluster
 from bcgc_jax.cluster.engine import load_ray
 from bcgc_jax.coding.gradients import CodingPlan, coding_plan, split_unevenly
 from benchmarks.timing import Measured, result_row
+from experiments.models import Model, perceptron
 
 _WORKERS, _SAMPLES, _WIDTHS = 4, 64, (784, 1800, 1800, 194)
 _ROUNDS, _ITERATIONS = 5, 10
 
 
-def perceptron(params: Any, batch: Any) -> Any:
-    """Layers without biases, mean over the samples."""
-    for layer in params[:-1]:
-        batch = jnp.tanh(batch @ layer)
-    return jnp.mean((batch @ params[-1]) ** 2)
-
-
 def cluster_large() -> list[dict[str, Any]]:
     """5·10⁶ parameters on 4 processes: milliseconds, CPU of the master, bytes, beside plain loops on Ray."""
-    rng = np.random.default_rng(0)
-    shapes = itertools.pairwise(_WIDTHS)
-    params = [jnp.asarray(rng.normal(size=s).astype(np.float32) / np.sqrt(s[0])) for s in shapes]
-    data = rng.normal(size=(_SAMPLES, _WIDTHS[0])).astype(np.float32)
-    size = sum(leaf.size for leaf in params)
-    exact = jax.jit(jax.grad(perceptron))(params, data)
+    model = perceptron(_WIDTHS, _SAMPLES)
+    params, loss = model.params, model.loss
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    exact = jax.jit(jax.grad(loss))(params, model.batch)
     rows = []
     with Cluster(_WORKERS, store_bytes=2**29) as running:
         ray = load_ray()
         counted = running._processes.ray = _Counted(ray)
-        subsets = split_unevenly(data, _WORKERS)
-        plain, bare = _plain_loop(ray, subsets, params), _bare_loop(ray, size, params)
+        subsets = split_unevenly(model.batch, _WORKERS)
+        plain, bare = _plain_loop(ray, model, subsets), _bare_loop(ray, size, params)
         for name, partition in (
             ("uncoded", [size, 0, 0, 0]),
             ("coded", [size // 2, size // 4, 0, size - size // 2 - size // 4]),
             ("replicated", [0, 0, 0, size]),
         ):
             plan = coding_plan(jax.random.key(0), params, np.array(partition))
-            running.assign(perceptron, plan, params, subsets)
+            running.assign(loss, plan, params, subsets)
             before = counted.bytes
             running.gradient(params)
             moved = (counted.bytes - before) / _bytes_needed(plan, params)
-            found = _measured(
-                {
-                    "package": lambda: running.gradient(params).gradient,
-                    "parameter server": plain,
-                    "bare": bare,
-                }
-            )
+            mine = {"package": lambda: running.gradient(params).gradient}
+            found = _measured(mine | {"parameter server": plain, "bare": bare})
             error = _error(found["package"].value, exact)
-            rows += [_row(name, size, found, other, moved, error) for other in ("parameter server", "bare")]
+            rows += [_row(name, size, found, peer, moved, error) for peer in ("parameter server", "bare")]
     return rows
 
 
 def _row(
-    name: str, size: int, found: dict[str, Measured], other: str, moved: float, error: float
+    name: str, size: int, found: dict[str, Measured], peer: str, moved: float, error: float
 ) -> dict[str, Any]:
-    mine, peer = found["package"].seconds, found[other].seconds
+    mine, other = found["package"].seconds, found[peer].seconds
     against = {
         "parameter server": "actors that return jax.grad, summed by NumPy (uncoded)",
         "bare": "actors that return zeros of that size, not looked at",
-    }[other]
+    }[peer]
     busy = mine["cpu"] / mine["median"]
-    return result_row(
-        "cluster_large",
-        f"an iteration, N={_WORKERS}, {size:,} parameters, {name}",
-        found["package"],
+    what = f"an iteration, N={_WORKERS}, {size:,} parameters, {name}"
+    accuracy = (
         f"the master computes {1e3 * mine['cpu']:.3g} ms of it ({100 * busy:.0f} %), the peer's "
-        f"{1e3 * peer['cpu']:.3g} ms ({100 * peer['cpu'] / peer['median']:.0f} %); {moved:.3f} of the bytes "
-        f"that the scheme must move; relative error of the gradient {error:.0e}",
-        peer=found[other],
-        against=against,
-        dtype="float32",
-        repeats=_ROUNDS * _ITERATIONS,
-        error=error,
-        busy=busy,
-        moved=moved,
+        f"{1e3 * other['cpu']:.3g} ms ({100 * other['cpu'] / other['median']:.0f} %); {moved:.3f} of the "
+        f"bytes that the scheme must move; relative error of the gradient {error:.0e}"
+    )
+    figures = {"error": error, "busy": busy, "moved": moved}
+    return result_row(
+        "cluster_large", what, found, accuracy, figures, peer=peer, against=against, dtype="float32"
     )
 
 
@@ -122,7 +103,8 @@ def _measured(functions: dict[str, Callable[[], Any]]) -> dict[str, Measured]:
     found = {}
     for name, each in seconds.items():
         middle = {"median": statistics.median(each), "best": min(each), "cpu": statistics.median(cpu[name])}
-        found[name] = Measured({"first_call": first[name], **middle}, values[name])
+        times = {"first_call": first[name], **middle}
+        found[name] = Measured(times, values[name], _ROUNDS * _ITERATIONS)
     return found
 
 
@@ -148,20 +130,23 @@ class _Counted:
         self.bytes += sum(leaf.nbytes for leaf in jax.tree.leaves(value) if isinstance(leaf, np.ndarray))
 
 
-def _plain_loop(ray: Any, subsets: Sequence[Any], params: Any) -> Callable[[], Any]:
+def _plain_loop(ray: Any, model: Model, subsets: Sequence[Any]) -> Callable[[], Any]:
     """A parameter server as one writes it: each worker's gradient, and their mean."""
+
+    loss, shape = model.loss, jax.tree.structure(model.params)
 
     class Server:
         def __init__(self, batch: Any) -> None:
-            self._batch, self._gradient = batch, jax.jit(jax.grad(perceptron))
+            self._batch, self._gradient = batch, jax.jit(jax.grad(loss))
 
-        def gradient(self, params: Any) -> Any:
-            return [np.asarray(leaf) for leaf in self._gradient(params, self._batch)]
+        def gradient(self, leaves: Any) -> Any:
+            found = self._gradient(jax.tree.unflatten(shape, leaves), self._batch)
+            return [np.asarray(leaf) for leaf in jax.tree.leaves(found)]
 
     actors = [ray.remote(Server).options(num_cpus=0).remote(subset) for subset in subsets]
 
     def loop() -> Any:
-        given = ray.put([np.asarray(leaf) for leaf in params])
+        given = ray.put([np.asarray(leaf) for leaf in jax.tree.leaves(model.params)])
         found = ray.get([actor.gradient.remote(given) for actor in actors])
         return [sum(leaves) / np.float32(len(actors)) for leaves in zip(*found, strict=True)]
 
@@ -181,7 +166,7 @@ def _bare_loop(ray: Any, size: int, params: Any) -> Callable[[], Any]:
     actors = [ray.remote(Sender).options(num_cpus=0).remote() for _ in range(_WORKERS)]
 
     def loop() -> Any:
-        given = ray.put([np.asarray(leaf) for leaf in params])
+        given = ray.put([np.asarray(leaf) for leaf in jax.tree.leaves(params)])
         return ray.get([actor.send.remote(given) for actor in actors])
 
     return loop

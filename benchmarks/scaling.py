@@ -2,8 +2,6 @@
 
 import functools
 import math
-import os
-import resource
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,12 +13,13 @@ import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax.solvers.closed_form import time_partition
 from benchmarks.planning import paper_problem
-from benchmarks.timing import compare, curve_point, result_row
+from benchmarks.timing import Measured, compare, curve_point, peak_memory, result_row
+from experiments.report import grouped
 
 SIZES = (10, 20, 50, 100, 200, 500, 1000)
 MANY_SIZES = (10, 100, 1000, 3162, 10_000)
 
-# Label, what `gap` is, and the method whose colour and marker the curve takes; in the legend's order.
+# Label, what `gap` is, and the method whose colour and marker the curve takes.
 _CURVES = {
     "optimum": ("certified optimum", "relative gap", "optimal"),
     "evaluation": ("exact expected runtime", "relative error", "time"),
@@ -35,85 +34,62 @@ def scaling() -> list[dict[str, Any]]:
         for num_workers in SIZES:
             problem = paper_problem(num_workers)
             x = time_partition(problem)
-            evaluate = functools.partial(bcgc.expected_runtime, problem, x)
-            repeats = 5
-            result = compare({"package": evaluate}, repeats)["package"]
+            package = compare({"package": functools.partial(bcgc.expected_runtime, problem, x)}, 5)["package"]
             value, error = (float(v) for v in bcgc.integrate_runtime(problem, x))
-            rows.append(
-                curve_point("evaluation", "workers", num_workers, result, error / value, repeats=repeats)
+            rows.append(curve_point("evaluation", "workers", num_workers, package, error / value))
+            package = _optimum(
+                num_workers, 1e-4 if num_workers == 1000 else 1e-6, 1 if num_workers >= 500 else 5
             )
-            repeats = 1 if num_workers >= 500 else 5
-            tolerance = 1e-4 if num_workers == 1000 else 1e-6
-            solve = functools.partial(bcgc.solve, problem, bcgc.Optimal(tolerance=tolerance))
-            result = compare({"package": solve}, repeats)["package"]
-            gap = float(result.value.relative_gap)
-            rows.append(curve_point("optimum", "workers", num_workers, result, gap, repeats=repeats))
+            gap = float(package.value.relative_gap)
+            rows.append(curve_point("optimum", "workers", num_workers, package, gap))
     return rows
+
+
+def _optimum(num_workers: int, tolerance: float, repeats: int) -> Measured:
+    method = bcgc.Optimal(tolerance=tolerance)
+    solve = functools.partial(bcgc.solve, paper_problem(num_workers), method)
+    return compare({"package": solve}, repeats)["package"]
 
 
 def many_workers() -> list[dict[str, Any]]:
     """Optimum for N from 10 to 10,000: time, gap, peak memory, and the exponent of the time in N."""
-    rows, seconds = [], []
+    rows: list[dict[str, Any]] = []
+    before = 0, math.nan
     with jax.enable_x64(True):
         for num_workers in MANY_SIZES:
-            problem = paper_problem(num_workers)
-            tolerance = 1e-4 if num_workers > 1000 else 1e-6
-            solve = functools.partial(bcgc.solve, problem, bcgc.Optimal(tolerance=tolerance))
             start = time.process_time()
-            result = compare({"package": solve}, 1)["package"]
-            solved, median = result.value, result.seconds["median"]
-            gap = float(solved.relative_gap)
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            seconds.append((num_workers, median))
+            package = _optimum(num_workers, 1e-4 if num_workers > 1000 else 1e-6, 1)
+            gap, seconds = float(package.value.relative_gap), package.seconds["median"]
+            peak = peak_memory()
             text = f"gap {gap:.1e}, peak memory of the process so far {peak:.0f} MB"
-            if len(seconds) > 1:
-                (n, before), (m, now) = seconds[-2:]
-                text += f", exponent since N = {n} {math.log(now / before) / math.log(m / n):.2f}"
+            if rows:
+                exponent = math.log(seconds / before[1]) / math.log(num_workers / before[0])
+                text += f", exponent since N = {before[0]} {exponent:.2f}"
             text += f", CPU seconds of both calls {time.process_time() - start:.3g}"
-            rows.append(
-                result_row(
-                    "many_workers",
-                    f"optimum, N = {num_workers}",
-                    result,
-                    text,
-                    repeats=1,
-                    gap=gap,
-                    peak_mb=peak,
-                )
-            )
+            before, figures = (num_workers, seconds), {"gap": gap, "peak_mb": peak}
+            what = f"optimum, N = {num_workers}"
+            rows.append(result_row("many_workers", what, {"package": package}, text, figures))
     return rows
 
 
-def draw_curves(points: Sequence[dict[str, Any]], folder: str | os.PathLike[str], name: str) -> Path:
-    """`name`.png (and .svg) in `folder`: seconds against the number of workers and against cells."""
-    panels = [
-        (x_name, label)
-        for x_name, label in (("workers", "number of workers N"), ("cells", "number of cells of the sweep"))
-        if any(point["x_name"] == x_name for point in points)
-    ]
+def draw_curves(points: Sequence[dict[str, Any]], folder: Path, name: str) -> None:
+    """`name`.png and .svg in `folder`: seconds against the number of workers and against cells."""
+    panels = grouped(points, lambda point: point["x_name"])
     figure, axes = plotting.new_figure(1, len(panels), size=(0.6 + 3.6 * len(panels), 3.7))
-    for one, (x_name, label) in zip(axes, panels, strict=True):
-        here = [point for point in points if point["x_name"] == x_name]
-        names = {point["curve"] for point in here}
-        for curve in (*(c for c in _CURVES if c in names), *sorted(names - set(_CURVES))):
-            mine = sorted((point for point in here if point["curve"] == curve), key=lambda point: point["x"])
-            text, reached, method = _CURVES.get(curve, (curve, "relative gap", curve))
+    for one, (x_name, here) in zip(axes, panels.items(), strict=True):
+        for curve, mine in grouped(here, lambda point: point["curve"]).items():
+            text, reached, method = _CURVES[curve]
             gaps = [point["gap"] for point in mine if point["gap"] is not None]
-            if gaps:
-                text += f", {reached} ≤ {_bound_text(max(gaps))}"
-            look = (
-                plotting.curve(method) | plotting.points(method) | {"linestyle": plotting.style(method).line}
-            )
-            one.plot(
-                [point["x"] for point in mine],
-                [point["seconds"] for point in mine],
-                **look | {"label": text},
-            )
+            label = f"{text}, {reached} ≤ {_bound_text(max(gaps))}" if gaps else text
+            look = plotting.curve(method) | plotting.points(method)
+            look |= {"linestyle": plotting.style(method).line, "label": label}
+            one.plot([point["x"] for point in mine], [point["seconds"] for point in mine], **look)
         sizes = sorted({point["x"] for point in here}) if x_name == "workers" else ()
+        label = {"workers": "number of workers N", "cells": "number of cells of the sweep"}[x_name]
         plotting.label_axes(one, label, "median time (s)", log="xy", x_ticks=sizes)
         # Above the axes: never on the data.
         one.legend(frameon=False, fontsize="x-small", loc="lower left", bbox_to_anchor=(-0.02, 1.0))
-    return plotting.save_figure(figure, folder, name)[0]
+    plotting.save_figure(figure, folder, name)
 
 
 def _bound_text(value: float) -> str:

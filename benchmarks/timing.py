@@ -5,9 +5,12 @@ import importlib.metadata
 import math
 import os
 import platform
+import resource
 import statistics
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +22,14 @@ class Measured(NamedTuple):
 
     seconds: dict[str, float]
     value: Any
+    repeats: int = 1
+
+
+def measured(first: float, later: Sequence[float], value: Any = None) -> Measured:
+    """Of the seconds of a first call and of those after it."""
+    median = statistics.median(later)
+    compiled = {"first_call": first, "compile": max(first - median, 0.0)}
+    return Measured(compiled | {"median": median, "best": min(later)}, value, len(later))
 
 
 def compare(functions: Mapping[str, Callable[[], Any]], repeats: int = 15) -> dict[str, Measured]:
@@ -39,56 +50,38 @@ def compare(functions: Mapping[str, Callable[[], Any]], repeats: int = 15) -> di
             if i == repeats - 1:
                 values[name] = value
             del value  # it may be large: the next call must find the memory free
-    results = {}
-    for name, runs in seconds.items():
-        median = statistics.median(runs)
-        timings = {"first_call": first[name], "compile": max(first[name] - median, 0.0)}
-        results[name] = Measured(timings | {"median": median, "best": min(runs)}, values[name])
-    return results
+    return {name: measured(first[name], runs, values[name]) for name, runs in seconds.items()}
 
 
 def result_row(
     measure: str,
     what: str,
-    package: Measured,
+    found: Mapping[str, Measured],
     accuracy: str,
+    figures: Mapping[str, float | None],
     *,
-    peer: Measured | None = None,
     against: str = "",
+    peer: str = "peer",
     dtype: str = "float64",
-    repeats: int,
-    **figures: float | None,
 ) -> dict[str, Any]:
-    """A row of the results; `figures` has `gap` or `error`, and whatever else is worth a key."""
+    """A row of the results: the "package" of what was found, and beside it a `peer` where one is named.
+
+    `figures` has `gap` or `error`, and whatever else is worth a key.
+    """
+    package, beside = found["package"], found[peer if against else "package"]
     row: dict[str, Any] = {"measure": measure, "what": what, "dtype": dtype, "package": package.seconds}
-    if peer is not None:
-        ratio = peer.seconds["median"] / package.seconds["median"]
-        row |= {"against": against, "peer": peer.seconds, "ratio": ratio}
+    if against:
+        ratio = beside.seconds["median"] / package.seconds["median"]
+        row |= {"against": against, "peer": beside.seconds, "ratio": ratio}
     numbers = {name: _finite(figure) for name, figure in figures.items()}
-    return row | {"repeats": repeats, **numbers, "accuracy": accuracy}
+    return row | {"repeats": beside.repeats, **numbers, "accuracy": accuracy}
 
 
-def curve_point(
-    curve: str,
-    x_name: str,
-    x: int,
-    package: Measured,
-    gap: float | None,
-    *,
-    repeats: int,
-    dtype: str = "float64",
-) -> dict[str, Any]:
+def curve_point(curve: str, x_name: str, x: int, package: Measured, gap: float) -> dict[str, Any]:
     """A point of a scaling curve: median seconds at `x`, and the relative gap or error reached there."""
     seconds = {"seconds": package.seconds["median"], "first_call": package.seconds["first_call"]}
-    return {
-        "curve": curve,
-        "x_name": x_name,
-        "x": x,
-        **seconds,
-        "gap": _finite(gap),
-        "dtype": dtype,
-        "repeats": repeats,
-    }
+    place = {"curve": curve, "x_name": x_name, "x": x}
+    return place | seconds | {"gap": _finite(gap), "dtype": "float64", "repeats": package.repeats}
 
 
 def _finite(figure: float | None) -> float | None:
@@ -99,6 +92,15 @@ def _finite(figure: float | None) -> float | None:
 def usable_cores() -> int:
     """Of this machine, those that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def peak_memory() -> float:
+    """Peak resident memory of this process, in MB."""
+    status = Path("/proc/self/status")
+    if status.exists():  # what getrusage says starts from the peak of the process that started this one
+        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return float(peak.split()[1]) / 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def environment() -> dict[str, Any]:

@@ -9,6 +9,7 @@ data once.
 import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from bcgc_jax import plotting
 from bcgc_jax.adaptive import RULES, Decision, Planner, WorkPlan
 from bcgc_jax.adaptive.rules import MOST_STORED, Window
 from bcgc_jax.cli.waiting import each
-from experiments.report import number, print_table, run_command, write_csv
+from experiments.report import print_table, run_command, save
 from experiments.traces import files_of
 
 # Iterations of a training, of its first part, and workers of the drifts.
@@ -192,12 +193,7 @@ def course(
     fixed_plan, fixed = best_plan(times, fixed_key, start_ups=start_ups)
     total, plain = float(found.taken.sum()), float(uncoded.sum())
     row = Row(
-        times=name,
-        workers=times.shape[1],
-        steps=len(times),
-        uncoded=plain,
-        adaptive=total,
-        saved=100 * (1 - total / plain),
+        *(name, times.shape[1], len(times), plain, total, 100 * (1 - total / plain)),
         fixed=100 * (1 - fixed * len(times) / plain),
         fixed_plan=fixed_plan,
         changes=len(found.decisions),
@@ -229,61 +225,39 @@ def show(rows: Sequence[Row], earlies: Sequence[Early]) -> None:
         "All iterations: time saved against uncoded, %",
         ["times", "workers", "iterations", "adaptive", "best fixed", "which", "changes"],
         [
-            [
-                row.times,
-                str(row.workers),
-                str(row.steps),
-                f"{row.saved:.1f}",
-                f"{row.fixed:.1f}",
-                row.fixed_plan,
-                str(row.changes),
-            ]
-            for row in rows
+            [r.times, r.workers, r.steps, f"{r.saved:.1f}", f"{r.fixed:.1f}", r.fixed_plan, r.changes]
+            for r in rows
         ],
     )
     print_table(
         f"Plan after {EARLY} iterations, expected runtime; excess over the one that knows the law, %",
         ["law", "workers", "uncoded", "planned", "known", "excess", "worst", "planned as", "known as"],
-        [
-            [
-                one.law,
-                str(one.workers),
-                *(number(x) for x in (one.uncoded, one.planned, one.known)),
-                f"{one.excess:.1f}",
-                f"{one.worst:.1f}",
-                one.plan,
-                one.known_plan,
-            ]
-            for one in earlies
-        ],
+        [[*one[:5], f"{one.excess:.1f}", f"{one.worst:.1f}", one.plan, one.known_plan] for one in earlies],
     )
+
+
+_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
+_LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)), (0, (8, 3)))
 
 
 def draw(courses: Mapping[str, np.ndarray], count: int) -> Any:
     """What was saved so far, traces on the left, drifts on the right."""
     figure, axes = plotting.new_figure(1, 2, size=(9.6, 4.0))
     names = list(courses)
-    colours = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
-    lines: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)), (0, (8, 3)))
     for panel, chosen in zip(axes, (names[:count], names[count:]), strict=True):
-        for i, name in enumerate(chosen):
+        for name, color, line in zip(chosen, cycle(_COLOURS), cycle(_LINES)):
             saved = courses[name]
-            look: dict[str, Any] = {
-                "color": colours[i % len(colours)],
-                "linestyle": lines[i % len(lines)],
-                "linewidth": 1.5,
-            }
-            panel.plot(np.linspace(0, 100, len(saved)), saved, label=name.replace("_", " "), **look)
+            look: Any = {"color": color, "linestyle": line, "label": name.replace("_", " ")}
+            panel.plot(np.linspace(0, 100, len(saved)), saved, linewidth=1.5, **look)
         panel.axhline(0, color="#7F7F7F", linewidth=0.8)
         panel.legend(fontsize="x-small", loc="center right" if panel is axes[0] else "lower right")
         title = "traces" if panel is axes[0] else f"drifts, {WORKERS} workers"
-        plotting.label_axes(
-            panel, "iterations done (%)", "time saved so far\nagainst uncoded (%)", title=title
-        )
+        y = "time saved so far\nagainst uncoded (%)"
+        plotting.label_axes(panel, "iterations done (%)", y, title=title)
     return figure
 
 
-def run(out: Path, *, seed: int, traces: Path) -> None:
+def run(out: Path, *, seed: int = 0, traces: Path) -> None:
     """Print both tables; write adaptive.csv, adaptive_early.csv and the figure to `out`."""
     measured: dict[str, np.ndarray] = {}
     for file in files_of(traces):
@@ -298,17 +272,9 @@ def run(out: Path, *, seed: int, traces: Path) -> None:
     cases = [(name, workers, draws) for workers, draws in SIZES.items() for name in LAWS]
     earlies = [early(*case, seed) for case in each(cases, "laws")]
     show(rows, earlies)
-    write_csv(out / "adaptive.csv", (row._asdict() for row in rows))
-    write_csv(out / "adaptive_early.csv", (one._asdict() for one in earlies))
-    png, svg = plotting.save_figure(
-        draw({k: s for k, (_, s) in found.items()}, len(measured)), out, "adaptive"
-    )
-    print(f"\nWritten to {out / 'adaptive.csv'}, {out / 'adaptive_early.csv'}, {png}, {svg}")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    return run_command("adaptive", __doc__ or "", run, argv, traced=True)
+    figure = draw({name: saved for name, (_, saved) in found.items()}, len(measured))
+    save(out, {"adaptive": rows, "adaptive_early": earlies}, {"adaptive": figure})
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(run))

@@ -10,14 +10,12 @@ Operations are the compiler's; times are CPU seconds, which a busy machine distu
 """
 
 import functools
-import json
-import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
 import numpy as np
 
 import bcgc_jax as bcgc
@@ -34,7 +32,7 @@ from experiments.block_costs import (
 )
 from experiments.block_times import Measured, measure_alone
 from experiments.models import Model, perceptron, transformer
-from experiments.report import number, print_table, run_command, write_csv
+from experiments.report import grouped, number, print_table, run_command, save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -85,7 +83,6 @@ class Block(NamedTuple):
     cpu: float
     low: float
     high: float
-    wall: float
     predicted: dict[str, float]
 
 
@@ -120,25 +117,20 @@ def run(
     laws: Mapping[str, bcgc.Law] = LAWS,
     workers: Sequence[int] = (4, 8),
 ) -> None:
-    """Measure `repeats` times, print the tables, write backprop.csv, .json, .png and .svg to `out`."""
+    """Measure each block `repeats` times, print the tables, save blocks and plans."""
     blocks: list[Block] = []
-    record: dict[str, Any] = {"versions": _versions(), "models": []}
+    plans: list[Plan] = []
     for study in each(studies, "models"):
         make = functools.partial(study.make, seed=seed)
         found = measure_alone(make, [*study.calibrated, *study.held_out], repeats)
         costs, mine = calibrate(found, len(study.calibrated))
-        plans = plan(found, next(one.costs for one in costs if one.name == TRUE), laws, workers)
+        best = plan(found, next(one.costs for one in costs if one.name == TRUE), laws, workers)
+        _print(found, mine, costs, best)
         blocks += mine
-        _print(found, mine, costs, plans)
-        record["models"].append(_record(found, mine, costs, plans))
-    write_csv(out / "backprop.csv", [_row(block) for block in blocks])
-    (out / "backprop.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    paths = plotting.save_figure(draw(blocks), out, "backprop")
-    print(f"\nWritten to {out}: backprop.csv, backprop.json, {paths[0].name}, {paths[1].name}")
-
-
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), "jax": jax.__version__, "bcgc_jax": bcgc.__version__}
+        plans += best
+    of_plans = [one._asdict() | {"partition": _spaced(one.partition)} for one in plans]
+    tables = {"backprop": [_row(block) for block in blocks], "backprop_plans": of_plans}
+    save(out, tables, {"backprop": draw(blocks)})
 
 
 def _title(found: Measured) -> str:
@@ -189,7 +181,6 @@ def _blocks(
     for k, mine in enumerate(found.blocks):
         kept = kept_operations(found.operations, mine.partition)
         low, cpu, high = np.quantile(mine.cpu, (0.25, 0.5, 0.75), axis=0) / gradient
-        wall = np.median(mine.wall, axis=0) / gradient
         for b, level in enumerate(np.flatnonzero(mine.partition).tolist()):
             blocks.append(
                 Block(
@@ -202,7 +193,6 @@ def _blocks(
                     cpu=float(cpu[b]),
                     low=float(low[b]),
                     high=float(high[b]),
-                    wall=float(wall[b]),
                     predicted={name: float(values[k, level]) for name, values in predicted.items()},
                 )
             )
@@ -252,60 +242,51 @@ def _print(
         ],
     )
     print("\nErrors are relative, root mean squares; whole: of the end of the iteration.")
-    _print_plans(plans)
+    lines = []
+    for (law, count), mine in grouped(plans, lambda one: (one.law, one.workers)).items():
+        cells = [("".join(map(str, one.partition)), f"{100 * (1 - one.share):.0f} %") for one in mine]
+        lines.append([law, count, *chain(*cells)])
+    print_table(
+        "Best plans (layers at levels 0, 1, …), and what they save against uncoded",
+        ["cycle times", "N", *(cell for name in MODELS for cell in (name, "saves"))],
+        lines,
+    )
 
 
 def _print_totals(found: Measured, blocks: Sequence[Block]) -> None:
     rows = []
     shares = found.sizes / found.sizes.sum()
-    for partition in dict.fromkeys(block.partition for block in blocks):
-        mine = [block for block in blocks if block.partition == partition]
-        totals = [
-            sum(getattr(block, name) for block in mine) for name in ("kept", "operations", "cpu", "wall")
-        ]
+    for partition, mine in grouped(blocks, lambda block: block.partition).items():
+        totals = [sum(getattr(block, name) for block in mine) for name in ("kept", "operations", "cpu")]
         own = predict("h = f = 0", Costs(1.0), partition, shares).sum()
         predicted = sum(block.predicted[TRUE] for block in mine)
-        held = "" if mine[0].held_out else "*"
-        ratio = f"{totals[2] / predicted:.2f}{held}"
+        ratio = f"{totals[2] / predicted:.2f}{'' if mine[0].held_out else '*'}"
         rows.append([_spaced(partition), *(f"{x:.2f}" for x in (own, *totals, predicted)), ratio])
     print_table(
         "All blocks of a worker: by the paper, by the fewest operations, as they are, and as f and h predict",
-        ["layers at levels", "y / L", "fewest", "operations", "CPU time", "on the clock", TRUE, "CPU / that"],
+        ["layers at levels", "y / L", "fewest", "operations", "CPU time", TRUE, "CPU / that"],
         rows,
     )
     print("\n* the costs were fitted to its blocks")
 
 
 def _print_blocks(blocks: Sequence[Block]) -> None:
-    rows, partition = [], None
-    for block in blocks:
-        if not block.held_out:
-            continue
-        cells = ["" if block.partition == partition else _spaced(block.partition), str(block.level)]
-        cells += [f"{block.operations:.2f}", f"{block.cpu:.2f} ± {(block.high - block.low) / 2:.2f}"]
-        for predicted in block.predicted.values():
-            cells.append(f"{predicted:.2f} {100 * (predicted / block.cpu - 1):+4.0f} %")
-        rows.append(cells)
-        partition = block.partition
+    rows = []
+    held_out = [block for block in blocks if block.held_out]
+    for partition, mine in grouped(held_out, lambda block: block.partition).items():
+        for block in mine:
+            spread = (block.high - block.low) / 2
+            cells = [
+                _spaced(partition),
+                block.level,
+                f"{block.operations:.2f}",
+                f"{block.cpu:.2f} ± {spread:.2f}",
+            ]
+            off = ((x, 100 * (x / block.cpu - 1)) for x in block.predicted.values())
+            rows.append([*cells, *(f"{x:.2f} {percent:+4.0f} %" for x, percent in off)])
     print_table(
         "Blocks that the costs were not fitted to: operations, CPU time, and what each model predicts",
         ["layers", "level", "operations", "CPU time", *MODELS],
-        rows,
-    )
-
-
-def _print_plans(plans: Sequence[Plan]) -> None:
-    rows = []
-    for law, count in dict.fromkeys((one.law, one.workers) for one in plans):
-        mine = [one for one in plans if (one.law, one.workers) == (law, count)]
-        cells = []
-        for one in mine:
-            cells += ["".join(map(str, one.partition)), f"{100 * (1 - one.share):.0f} %"]
-        rows.append([law, str(count), *cells])
-    header = [cell for name in MODELS for cell in (name, "saves")]
-    print_table(
-        "Best plans (layers at levels 0, 1, …), and what they save against uncoded",
-        ["cycle times", "N", *header],
         rows,
     )
 
@@ -314,22 +295,6 @@ def _row(block: Block) -> dict[str, Any]:
     row = block._asdict()
     predicted = {f"predicted, {name}": value for name, value in row.pop("predicted").items()}
     return row | {"partition": _spaced(block.partition), "held_out": int(block.held_out)} | predicted
-
-
-def _record(
-    found: Measured, blocks: Sequence[Block], costs: Sequence[Calibrated], plans: Sequence[Plan]
-) -> dict[str, Any]:
-    operations = {name: np.asarray(x).tolist() for name, x in found.operations._asdict().items()}
-    return {
-        "model": _title(found),
-        "samples": found.samples,
-        "sizes": found.sizes.tolist(),
-        "operations": operations,
-        "gradient_seconds": {"wall": float(np.median(found.wall)), "cpu": float(np.median(found.cpu))},
-        "blocks": [block._asdict() for block in blocks],
-        "costs": [one._asdict() | {"costs": one.costs._asdict()} for one in costs],
-        "plans": [one._asdict() for one in plans],
-    }
 
 
 _LOOK = {
@@ -341,20 +306,18 @@ _LOOK = {
 
 def draw(blocks: Sequence[Block]) -> "Figure":
     """Predicted against measured time of the blocks that no model was fitted to, a panel for each model."""
-    titles = list(dict.fromkeys(block.model for block in blocks))
-    figure, panels = plotting.new_figure(1, len(titles), size=(1.2 + 3.3 * len(titles), 3.8))
-    for axes, title in zip(panels, titles, strict=True):
-        mine = [block for block in blocks if block.model == title and block.held_out]
+    models = grouped((block for block in blocks if block.held_out), lambda block: block.model)
+    figure, panels = plotting.new_figure(1, len(models), size=(1.2 + 3.3 * len(models), 3.8))
+    for axes, (title, mine) in zip(panels, models.items(), strict=True):
         cpu = np.array([block.cpu for block in mine])
         spread = [cpu - [block.low for block in mine], [block.high for block in mine] - cpu]
         ends = np.array([0.8 * cpu.min(), 1.25 * cpu.max()])
         axes.plot(ends, ends, color="0.6", linewidth=0.8, zorder=0)
         for name, (marker, color) in _LOOK.items():
             predicted = [block.predicted[name] for block in mine]
-            axes.errorbar(
-                cpu, predicted, xerr=spread, fmt=marker, color=color, markersize=5, alpha=0.85, label=name
-            )
-        first = title == titles[0]
+            look: Any = {"fmt": marker, "color": color, "markersize": 5, "alpha": 0.85, "label": name}
+            axes.errorbar(cpu, predicted, xerr=spread, **look)
+        first = axes is panels[0]
         label = "predicted, a block" if first else ""
         plotting.label_axes(axes, "CPU time (gradients of a subset)", label, title=title)
         if first:
@@ -362,9 +325,5 @@ def draw(blocks: Sequence[Block]) -> "Figure":
     return figure
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return run_command("backprop", __doc__ or "", run, argv)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(run))

@@ -22,11 +22,10 @@ from experiments.models import Model, PyTree
 
 
 class Blocks(NamedTuple):
-    """One partition, units at each level: `operations` `[B]`; `wall`, `cpu` seconds `[repeats, B]`."""
+    """One partition, units at each level: `operations` `[B]`, and `cpu` seconds `[repeats, B]`."""
 
     partition: tuple[int, ...]
     operations: np.ndarray
-    wall: np.ndarray
     cpu: np.ndarray
 
 
@@ -55,7 +54,7 @@ class Measured(NamedTuple):
       samples: of a subset.
       sizes: coordinates of each unit, `[U]`, in the order of the backward pass: the last layer first.
       operations: of the units, whoever computes them.
-      wall, cpu: seconds of the loss and its whole gradient in one program, `[repeats]`.
+      cpu: seconds of the loss and its whole gradient in one program, `[repeats]`.
       blocks: what the worker takes, for each partition.
     """
 
@@ -63,7 +62,6 @@ class Measured(NamedTuple):
     samples: int
     sizes: np.ndarray
     operations: Operations
-    wall: np.ndarray
     cpu: np.ndarray
     blocks: list[Blocks]
 
@@ -112,37 +110,30 @@ def measure(model: Model, partitions: Sequence[Sequence[int]], repeats: int) -> 
     jax.block_until_ready(whole(model.params, subsets[0]))
     alone, times = [], [[] for _ in ready]  # type: ignore[var-annotated]
     for _ in range(repeats):
-        begun = _clocks()
+        begun = time.process_time()
         jax.block_until_ready(whole(model.params, subsets[0]))
-        alone.append(_clocks() - begun)
+        alone.append(time.process_time() - begun)
         for worker, found in zip(ready, times, strict=True):
             found.append(_seconds(worker, leaves))
-    wall, cpu = np.transpose(alone)
     return Measured(
         model.title,
         len(jax.tree.leaves(subsets[0])[0]),
         unit_sizes(model.params, "layers", order),
         operations_of_units(model, subsets[0], order),
-        wall,
-        cpu,
+        np.array(alone),
         [
-            Blocks(tuple(counts), operations_of_worker(worker), *np.transpose(found, (2, 0, 1)))
+            Blocks(tuple(counts), operations_of_worker(worker), np.array(found))
             for counts, worker, found in zip(partitions, ready, times, strict=True)
         ],
     )
 
 
-def _clocks() -> np.ndarray:
-    """Seconds on the wall, and those that this process computed."""
-    return np.array([time.perf_counter(), time.process_time()])
-
-
 def _seconds(worker: Worker, leaves: list[np.ndarray]) -> np.ndarray:
-    """Of each block of an iteration, `[B, 2]`; a message is on the host when it is given."""
-    clocks = [_clocks()]
+    """CPU seconds of each block of an iteration, `[B]`; a message is on the host when it is given."""
+    clocks = [time.process_time()]
     for _ in worker.compute(1, 1, leaves):
-        clocks.append(_clocks())
-    return np.diff(clocks, axis=0)
+        clocks.append(time.process_time())
+    return np.diff(clocks)
 
 
 def operations_of_worker(worker: Worker) -> np.ndarray:

@@ -14,24 +14,20 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 import bcgc_jax as bcgc
-from bcgc_jax import plotting
 from bcgc_jax.cli.waiting import each
 from bcgc_jax.cluster import Calibration, Cluster, ClusterTraining, Work, calibrate, train_on_cluster
 from bcgc_jax.coding.digits import cross_entropy, load_digits
 from bcgc_jax.coding.gradients import coding_plan, split_unevenly
-from experiments.report import number, print_table, run_command, write_csv
+from experiments.models import perceptron
+from experiments.report import number, print_table, run_command, save
 from experiments.rivals import rivals
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 # Mean seconds for which the rivals compute and do not.
 _BUSY, _IDLE = 0.2, 0.4
@@ -56,7 +52,7 @@ def run(
     workers = max(len(cores), 2) if workers is None else workers
     data = jax.tree.map(np.asarray, load_digits(workers).train)
     samples = len(data[1])
-    params = _params(jax.random.key(seed), widths)
+    params = perceptron(widths, 1, seed).params
     order = bcgc.coding.backward_order(cross_entropy, params, jax.tree.map(lambda x: x[:2], data))
     sizes = bcgc.coding.unit_sizes(params, "layers", order)
     rows: list[dict[str, Any]] = []
@@ -92,26 +88,11 @@ def run(
             rows += [_row(number_ + 1, problem, method, runs[method][0]) for method in _METHODS]
             found = calibrate(runs["optimal"][1], cluster.plan, samples, costs=costs)
     _print(costs, rows, samples)
-    write_csv(out / "calibrated.csv", rows)
     times = [
         {"iteration": k, "worker": w, "cycle_time": float(t), "censored": bool(costs.censored[k, w])}
         for (k, w), t in np.ndenumerate(costs.cycle_times)
     ]
-    write_csv(out / "calibrated_cycle_times.csv", times)
-    paths = plotting.save_figure(_draw(costs, rows), out, "calibrated")
-    names = "calibrated.csv, calibrated_cycle_times.csv"
-    print(f"\nWritten to {out}: {names}, {paths[0].name}, {paths[1].name}")
-
-
-def _params(key: jax.Array, widths: Sequence[int]) -> list[dict[str, jax.Array]]:
-    keys = jax.random.split(key, len(widths) - 1)
-    return [
-        {
-            "w": jax.random.normal(k, (a, b), jnp.float32) * jnp.float32(np.sqrt(2 / a)),
-            "b": jnp.zeros(b, jnp.float32),
-        }
-        for k, a, b in zip(keys, widths[:-1], widths[1:], strict=True)
-    ]
+    save(out, {"calibrated": rows, "calibrated_cycle_times": times})
 
 
 def _measure(
@@ -181,9 +162,7 @@ def _print(costs: Calibration, rows: Sequence[dict[str, Any]], samples: int) -> 
         ["round", "scheme", "layers at levels", "predicted", "measured", "standard error"],
         [
             [
-                str(row["round"]),
-                row["method"],
-                row["layers_at_levels"],
+                *(row[k] for k in ("round", "method", "layers_at_levels")),
                 *(number(row[f"{k}_seconds"], 3) for k in ("predicted", "measured")),
                 number(row["standard_error"], 2),
             ]
@@ -192,50 +171,5 @@ def _print(costs: Calibration, rows: Sequence[dict[str, Any]], samples: int) -> 
     )
 
 
-_TICKS = [a * 10**e for e in range(-3, 7) for a in (1, 2, 5)]
-
-
-def _draw(costs: Calibration, rows: Sequence[dict[str, Any]]) -> "Figure":
-    figure, (left, right) = plotting.new_figure(1, 2, size=(9.2, 3.8))
-    law = bcgc.measured.smooth_empirical(*costs.times())
-    times = np.sort(costs.cycle_times[~costs.censored])
-    left.step(1e9 * times, 1 - np.arange(len(times)) / len(times), where="pre", color="0.5", label="measured")
-    grid = np.geomspace(times[0], 1.5 * times[-1], 300)
-    share = np.exp(-np.asarray(law.cumulative_hazard(grid)))
-    left.plot(1e9 * grid, share, color="#0072B2", label="smooth law")
-    inside = [t for t in _TICKS if 1e9 * grid[0] <= t <= 1e9 * grid[-1]]
-    plotting.label_axes(
-        left, "cycle time (ns a coordinate and sample)", "share of times above", log="xy", x_ticks=inside
-    )
-    left.set_ylim(0.3 / len(times), 1.3)
-    left.legend(frameon=False)
-    for method in _METHODS:
-        look, mine = plotting.style(method), [row for row in rows if row["method"] == method]
-        aside = 0.02 if method == "optimal" else -0.02  # so that both bars are seen
-        x = [row["round"] + aside for row in mine]
-        measured = [row["measured_seconds"] for row in mine]
-        errors = [2 * row["standard_error"] for row in mine]
-        right.errorbar(
-            x,
-            measured,
-            errors,
-            color=look.color,
-            marker=look.marker,
-            capsize=3,
-            label=f"{look.label}, measured",
-        )
-        predicted = [row["predicted_seconds"] for row in mine]
-        right.plot(x, predicted, color=look.color, linestyle=":", label=f"{look.label}, predicted")
-    plotting.label_axes(right, "round", "time of an iteration (s)", title="bars: ± 2 standard errors")
-    right.set_xticks(sorted({row["round"] for row in rows}))
-    right.set_ylim(0, None)
-    right.legend(frameon=False)
-    return figure
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    return run_command("calibrated", __doc__ or "", run, argv)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(run))

@@ -22,7 +22,7 @@ from bcgc_jax.cli.waiting import each
 from bcgc_jax.cluster import Cluster, Pace
 from bcgc_jax.cluster.digits import ClusterDigitsRun, train_digits_on_cluster
 from bcgc_jax.coding.digits import digits_problem
-from experiments.report import number, print_table, run_command, write_csv
+from experiments.report import number, print_table, run_command, save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -81,10 +81,7 @@ def run(
                 runs[method, kind == "faults"] = found
     rows = [_row(method, faults, runs[method, faults], overheads[method]) for method, faults in runs]
     _print(rows, steps)
-    write_csv(out / "cluster.csv", rows)
-    write_csv(out / "cluster_iterations.csv", [r for (m, f), one in runs.items() for r in _steps(m, f, one)])
-    paths = plotting.save_figure(_draw(runs, rows, methods), out, "cluster")
-    print(f"\nWritten to {out}: cluster.csv, cluster_iterations.csv, {paths[0].name}, {paths[1].name}")
+    save(out, {"cluster": rows}, {"cluster": _draw(runs, rows, methods)})
 
 
 def _process(cluster: Cluster, worker: int) -> int:
@@ -109,16 +106,6 @@ def _row(method: str, faults: bool, found: ClusterDigitsRun, overhead: float) ->
         "final_accuracy": float(found.run.accuracy[0, -1]),
         "events": "; ".join(f"worker {f.worker} {f.what}" for f in training.faults),
     }
-
-
-def _steps(method: str, faults: bool, found: ClusterDigitsRun) -> list[dict[str, Any]]:
-    training = found.training
-    columns = (training.seconds, training.paced, found.run.clock[0], found.run.loss[0])
-    return [
-        {"method": method, "faults": faults, "iteration": k}
-        | dict(zip(("seconds", "drawn_seconds", "clock", "loss"), map(float, values), strict=True))
-        for k, values in enumerate(zip(*columns, strict=True), 1)
-    ]
 
 
 def _print(rows: Sequence[dict[str, Any]], steps: int) -> None:
@@ -202,9 +189,5 @@ def _draw(
     return figure
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return run_command("cluster", __doc__ or "", run, argv)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(run))

@@ -14,21 +14,13 @@ import jax
 import numpy as np
 
 import bcgc_jax as bcgc
-from bcgc_jax import plotting
 from bcgc_jax.cli.waiting import each
 from bcgc_jax.coding.codes import CONSTRUCTIONS, GradientCode
-from experiments.report import number, print_table, run_command, write_csv
+from experiments.report import grouped, number, print_table, run_command, save
 
 SIZES = (10, 20, 50, 100)
 SETS, LENGTH = 200, 32
-# Codes are no schemes: other colours than theirs, but for the uncoded one.
-LOOKS = {
-    "uncoded": (plotting.style("uncoded").color, "h"),
-    "replication": ("#882255", "D"),
-    "fractional_repetition": ("#44AA99", "^"),
-    "cyclic_mds": ("#661100", "s"),
-    "random_cyclic": ("#332288", "o"),
-}
+_WORST = ("amplification", "error", "error_float32", "undecodable")
 
 _weights = jax.jit(
     lambda encoding, masks: jax.lax.map(lambda mask: bcgc.coding.decoding_weights(encoding, mask), masks)
@@ -44,7 +36,7 @@ def levels_of(num_workers: int) -> list[int]:
 
 def run(out: Path, seed: int = 0, *, sizes: Sequence[int] = SIZES) -> None:
     tasks = [(n, s) for n in sizes for s in levels_of(n)]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for n, level in each(tasks, "codes"):
         chosen = bcgc.coding.gradient_code(jax.random.key(seed), n, level, top_level=n - 1)
         for construction in CONSTRUCTIONS:
@@ -52,22 +44,19 @@ def run(out: Path, seed: int = 0, *, sizes: Sequence[int] = SIZES) -> None:
                 code = bcgc.coding.gradient_code(jax.random.key(seed), n, level, construction)
             except ValueError:
                 continue
-            row = {"workers": n, "level": level, "construction": construction}
-            row["chosen"] = int(construction == chosen.construction)
+            taken = int(construction == chosen.construction)
+            row = {"workers": n, "level": level, "construction": construction, "chosen": taken}
             rows.append(row | measure(code, seed))
-    best = [row for row in rows if row["chosen"]]
+    lines = []
+    for n, mine in grouped(rows, lambda row: row["workers"]).items():
+        lines.append(_summary(n, "chosen", [row for row in mine if row["chosen"]]))
+        lines += [_summary(n, *one) for one in grouped(mine, lambda row: row["construction"]).items()]
     print_table(
         "worst over all levels: what the chooser takes, and each construction",
         ["workers", "code", "amplification", "error", "with float32 messages", "not decodable"],
-        [
-            _summary(n, name, rows if name != "chosen" else best)
-            for n in sizes
-            for name in ("chosen", *CONSTRUCTIONS)
-        ],
+        lines,
     )
-    write_csv(out / "conditioning.csv", rows)
-    paths = plotting.save_figure(_draw(rows), out, "conditioning")
-    print(f"\nWritten to {out}: conditioning.csv, {paths[0].name}, {paths[1].name}")
+    save(out, {"conditioning": rows})
 
 
 def measure(code: GradientCode, seed: int) -> dict[str, Any]:
@@ -99,56 +88,11 @@ def measure(code: GradientCode, seed: int) -> dict[str, Any]:
     }
 
 
-def _summary(n: int, name: str, rows: Sequence[dict[str, Any]]) -> list[str]:
-    some = [r for r in rows if r["workers"] == n and name in ("chosen", r["construction"])]
-    worst = {
-        k: max((float(r[k]) for r in some if r[k] == r[k]), default=float("nan"))
-        for k in ("amplification", "error", "error_float32", "undecodable")
-    }
-    return [
-        str(n),
-        name,
-        *(number(worst[k], 2) for k in ("amplification", "error", "error_float32")),
-        f"{100 * worst['undecodable']:.0f} %",
-    ]
-
-
-def _draw(rows: Sequence[dict[str, Any]]):
-    from matplotlib.lines import Line2D
-    from matplotlib.ticker import MaxNLocator
-
-    figure, axes = plotting.new_figure(2, 2, size=(9.2, 6.6), sharey=True)
-    for one, n in zip(axes, sorted({r["workers"] for r in rows}), strict=False):
-        for name, (color, marker) in LOOKS.items():
-            some = [r for r in rows if r["workers"] == n and r["construction"] == name]
-            x = [r["level"] for r in some]
-            shared: dict[str, Any] = {"color": color, "marker": marker, "markersize": 5}
-            rounded = [r["error_float32"] for r in some]
-            one.plot(x, rounded, markerfacecolor="none", linestyle=":", linewidth=0.9, **shared)
-            one.plot(x, [r["error"] for r in some], linestyle="-", linewidth=1.3, **shared)
-        one.axhline(1e-6, color="0.3", linewidth=0.8)
-        one.xaxis.set_major_locator(MaxNLocator(integer=True))
-        plotting.label_axes(
-            one, "redundancy level", "worst relative error of the sum", title=f"N = {n}", log="y"
-        )
-    handles = [
-        Line2D([], [], color=color, marker=marker, label=name.replace("_", " ").replace("mds", "MDS"))
-        for name, (color, marker) in LOOKS.items()
-    ]
-    handles += [
-        Line2D([], [], color="0.2", marker="o", label="messages as sent"),
-        Line2D(
-            [], [], color="0.2", marker="o", markerfacecolor="none", linestyle=":", label="all in float32"
-        ),
-        Line2D([], [], color="0.3", linewidth=0.8, label=r"$10^{-6}$"),
-    ]
-    plotting.legend_outside(figure, handles, place="lower", columns=4)
-    return figure
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    return run_command("conditioning", __doc__ or "", run, argv)
+def _summary(n: int, name: str, rows: Sequence[dict[str, Any]]) -> list[object]:
+    worst = {k: max((row[k] for row in rows if row[k] == row[k]), default=float("nan")) for k in _WORST}
+    *digits, share = (worst[k] for k in _WORST)
+    return [n, name, *(number(x, 2) for x in digits), f"{100 * share:.0f} %"]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(run))

@@ -25,7 +25,7 @@ import optax
 
 import bcgc_jax as bcgc
 from bcgc_jax.cluster import Cluster, train_on_cluster
-from experiments.report import number, print_table, run_command, write_csv
+from experiments.report import print_table, run_command, save
 
 _WORKERS, _SIZE, _SAMPLES = 4, 20_000, 64
 # Iterations between two killed workers; from where on memory is to be flat, in each life of the master.
@@ -57,21 +57,11 @@ def run(out: Path, seed: int = 0, *, steps: int = 2000, lives: int = 4) -> None:
     error = float(np.abs(params - want).max() / np.abs(want).max())
     print_table(
         f"{steps} iterations, {_WORKERS} workers, {lives - 1} ends of the master: {seconds:.0f} s",
-        [
-            "from",
-            "to",
-            "ms an iteration",
-            "workers lost",
-            "master, MB",
-            "at its end",
-            "store, MB",
-            "at its end",
-        ],
-        [[str(v) if isinstance(v, int) else number(v, 4) for v in row.values()] for row in rows],
+        ["from", "to", "ms an iteration", "lost", "master, MB", "its end", "store, MB", "its end"],
+        [list(row.values()) for row in rows],
     )
     print(f"\nThe parameters are those of plain gradient descent to {error:.1e} of the largest.")
-    write_csv(out / "endurance.csv", rows)
-    print(f"\nWritten to {out}: endurance.csv")
+    save(out, {"endurance": rows})
 
 
 def _watch(folder: Path, seed: int, steps: int, life: int, end: int) -> None:
@@ -203,9 +193,5 @@ def _store() -> float:
     return np.nan
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return run_command("endurance", __doc__ or "", run, argv)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(run))

@@ -3,6 +3,7 @@
 For the paper's setting and measured traces. A schedule asks once a block; all questions but the last are
 asked while workers go on, so it takes one round trip more than its runtime. Work sharing pays one for each
 chunk. A code asks nothing. The map says which scheme is best for so many stored subsets, by the latency.
+Traces that are not there are left out. Takes half an hour.
 """
 
 import sys
@@ -16,20 +17,13 @@ import numpy as np
 import bcgc_jax as bcgc
 from bcgc_jax import measured, plotting
 from bcgc_jax.cli.waiting import each
-from experiments.report import TRACES, number, print_table, run_command, write_csv
+from experiments.report import TRACES, grouped, number, print_table, run_command, save
 
 FILES = ("llm_training_32_workers.csv", "pai_job_1_10_workers.csv", "pai_job_4_10_workers.csv")
 # Round trips, as a share of the runtime of the paper's optimum, and chunks of a worker.
 LATENCIES = tuple(np.geomspace(1e-3, 10, 25))
 CHUNKS = 5
 MAP = ("optimal", "credit", "cyclic", "sharing")
-
-
-class Setting(NamedTuple):
-    """A problem and what it is called."""
-
-    name: str
-    problem: bcgc.Problem
 
 
 class Point(NamedTuple):
@@ -54,17 +48,15 @@ class Best(NamedTuple):
     runtime: float
 
 
-def settings(folder: Path = TRACES) -> Iterator[Setting]:
+def settings(folder: Path = TRACES) -> Iterator[tuple[str, bcgc.Problem]]:
     """The paper's, and of each trace a smooth law of its times; those that are not there are left out."""
     law = bcgc.ShiftedExponential(1e-3, 50.0)
-    yield Setting("paper, N = 20", bcgc.Problem(law, 20, 20_000, 50))
+    yield "paper, N = 20", bcgc.Problem(law, 20, 20_000, 50)
     for name in FILES:
-        if not (folder / name).exists():
-            continue
-        trace = measured.load_trace(folder / name)
-        of_trace = measured.smooth_empirical(trace.seconds)
-        workers = trace.num_workers
-        yield Setting(name.removesuffix(".csv"), bcgc.Problem(of_trace, workers, 20_000, workers))
+        if (folder / name).exists():
+            trace = measured.load_trace(folder / name)
+            of_trace, workers = measured.smooth_empirical(trace.seconds), trace.num_workers
+            yield name.removesuffix(".csv"), bcgc.Problem(of_trace, workers, 20_000, workers)
 
 
 def stored_grid(workers: int) -> list[int]:
@@ -72,34 +64,32 @@ def stored_grid(workers: int) -> list[int]:
     return sorted({1, 2, 3, *(round(x) for x in np.geomspace(4, workers, 4)), workers})
 
 
-def points(setting: Setting, seed: int) -> Iterator[Point]:
+def points(name: str, problem: bcgc.Problem, key: jax.Array) -> Iterator[Point]:
     """Each scheme at each number of stored subsets."""
-    problem, key = setting.problem, jax.random.key(seed)
     workers = int(np.asarray(problem.num_workers))
-    grid = stored_grid(workers)
-    for stored in grid:
+    asked: list[tuple[str, int, Any]] = []
+    for stored in stored_grid(workers):
         # The paper's scheme of workers that store so many subsets: a coordinate on no more of them.
-        yield _point(setting, "optimal", stored, bcgc.solve(problem, bcgc.Optimal(levels=range(stored))))
-        for method in (f"cyclic:{stored}", *([f"credit:{stored}"] if stored > 1 else [])):
-            yield _point(setting, method, stored, bcgc.solve(problem, method, key=key))
-    chunked = bcgc.solve(problem, bcgc.Sharing(CHUNKS), key=key)
-    yield _point(setting, "sharing", workers, chunked)
+        asked += [
+            ("optimal", stored, bcgc.Optimal(levels=range(stored))),
+            ("cyclic", stored, f"cyclic:{stored}"),
+        ]
+        asked += [("credit", stored, f"credit:{stored}")] * (stored > 1)
+    for scheme, stored, method in [*asked, ("sharing", workers, bcgc.Sharing(CHUNKS))]:
+        found = bcgc.solve(problem, method, key=key)
+        assert found.needs is not None
+        value, error = float(found.expected_runtime), float(found.runtime_error)
+        yield Point(name, scheme, stored, value, error, float(found.needs.sent), int(found.needs.round_trips))
 
 
-def _point(setting: Setting, method: str, stored: int, found: bcgc.Solution) -> Point:
-    assert found.needs is not None
-    value, error = float(found.expected_runtime), float(found.runtime_error)
-    name = method.partition(":")[0]
-    return Point(
-        setting.name, name, stored, value, error, float(found.needs.sent), int(found.needs.round_trips)
-    )
+def unit_of(points: Sequence[Point]) -> float:
+    """The runtime of the paper's optimum with all subsets, of one setting."""
+    return min(point.runtime for point in points if point.scheme == "optimal")
 
 
-def best_of(setting: Setting, known: Sequence[Point], seed: int) -> Iterator[Best]:
+def best_of(problem: bcgc.Problem, known: Sequence[Point], key: jax.Array) -> Iterator[Best]:
     """Which scheme is best for each number of stored subsets and each latency."""
-    problem, key = setting.problem, jax.random.key(seed)
-    workers = int(np.asarray(problem.num_workers))
-    unit = next(p.runtime for p in known if p.scheme == "optimal" and p.stored_subsets == workers)
+    workers, unit = int(np.asarray(problem.num_workers)), unit_of(known)
     for latency in LATENCIES:
         sharing = bcgc.solve(problem, bcgc.Sharing(CHUNKS, latency * unit), key=key).expected_runtime
         for stored in stored_grid(workers):
@@ -110,20 +100,18 @@ def best_of(setting: Setting, known: Sequence[Point], seed: int) -> Iterator[Bes
             }
             if stored == workers:
                 takes["sharing"] = float(sharing) / unit
-            name = min(takes, key=takes.__getitem__)
-            yield Best(setting.name, stored, latency, name, takes[name])
+            scheme = min(takes, key=takes.__getitem__)
+            yield Best(known[0].setting, stored, latency, scheme, takes[scheme])
 
 
 def print_points(rows: Sequence[Point]) -> None:
     """Runtime over the paper's optimum with all subsets, by subsets stored."""
-    for name in dict.fromkeys(row.setting for row in rows):
-        mine = [row for row in rows if row.setting == name]
-        unit = min(row.runtime for row in mine if row.scheme == "optimal")
-        lines = []
-        for stored in sorted({row.stored_subsets for row in mine}):
-            at = {row.scheme: row for row in mine if row.stored_subsets == stored}
+    for name, mine in grouped(rows, lambda row: row.setting).items():
+        unit, lines = unit_of(mine), []
+        for stored, here in sorted(grouped(mine, lambda row: row.stored_subsets).items()):
+            at = {row.scheme: row for row in here}
             shown = [number(at[s].runtime / unit) if s in at else "–" for s in MAP]
-            lines.append([str(stored), *shown, *[f"{at[s].sent:.2f}" if s in at else "–" for s in MAP]])
+            lines.append([stored, *shown, *[f"{at[s].sent:.2f}" if s in at else "–" for s in MAP]])
         header = ["subsets stored", *MAP, *[f"sent, {s}" for s in MAP]]
         print_table(f"{name}: runtime in units of the optimum's, {unit:.4g}; sent in L", header, lines)
 
@@ -131,12 +119,9 @@ def print_points(rows: Sequence[Point]) -> None:
 def print_map(rows: Sequence[Best]) -> None:
     """From which latency on nothing beats the code."""
     lines = []
-    for name in dict.fromkeys(row.setting for row in rows):
-        for stored in sorted({row.stored_subsets for row in rows if row.setting == name}):
-            mine = [row for row in rows if (row.setting, row.stored_subsets) == (name, stored)]
-            coded = [row.latency for row in mine if row.scheme == "optimal"]
-            first = mine[0].scheme
-            lines.append([name, str(stored), first, f"{min(coded):.3g}" if coded else "–"])
+    for (name, stored), mine in grouped(rows, lambda row: (row.setting, row.stored_subsets)).items():
+        coded = [row.latency for row in mine if row.scheme == "optimal"]
+        lines.append([name, stored, mine[0].scheme, f"{min(coded):.3g}" if coded else "–"])
     header = ["setting", "subsets", "best without latency", "code best from a latency of"]
     print_table("Latency of a round trip, in units of the optimum's runtime", header, lines)
 
@@ -146,19 +131,17 @@ def draw(rows: Sequence[Point], bests: Sequence[Best]) -> Any:
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Patch
 
-    names = list(dict.fromkeys(row.setting for row in rows))
-    canvas, panels = plotting.new_figure(len(names), 3, size=(9.6, 2.7 * len(names)))
-    grid = np.reshape(np.array(panels, dtype=object), (len(names), 3))
-    for name, (left, middle, right) in zip(names, grid, strict=True):
-        mine = [row for row in rows if row.setting == name]
-        unit = min(row.runtime for row in mine if row.scheme == "optimal")
+    settings = grouped(rows, lambda row: row.setting)
+    canvas, panels = plotting.new_figure(len(settings), 3, size=(9.6, 2.7 * len(settings)))
+    grid = np.reshape(np.array(panels, dtype=object), (len(settings), 3))
+    for (name, mine), (left, middle, right) in zip(settings.items(), grid, strict=True):
+        unit = unit_of(mine)
         for scheme in MAP:
             here = [row for row in mine if row.scheme == scheme]
             y = [row.runtime / unit for row in here]
             look = plotting.curve(scheme) | plotting.points(scheme)
-            left.plot(
-                [row.stored_subsets for row in here], y, **look | {"linestyle": plotting.style(scheme).line}
-            )
+            look["linestyle"] = plotting.style(scheme).line
+            left.plot([row.stored_subsets for row in here], y, **look)
             middle.plot([row.sent for row in here], y, **plotting.points(scheme))
         for axes, label, value in (
             (left, "subsets stored by a worker", f"{name}\nruntime / optimum"),
@@ -180,31 +163,17 @@ def draw(rows: Sequence[Point], bests: Sequence[Best]) -> Any:
     return canvas
 
 
-def run(out: Path, *, seed: int) -> None:
-    """Compute, print the tables, write frontier.csv, frontier_map.csv, .png and .svg to `out`."""
+def run(out: Path, *, seed: int = 0) -> None:
     rows: list[Point] = []
     bests: list[Best] = []
-    for setting in each(list(settings()), "settings"):
-        mine = list(points(setting, seed))
+    for name, problem in each(list(settings()), "settings"):
+        mine = list(points(name, problem, jax.random.key(seed)))
         rows += mine
-        bests += best_of(setting, mine, seed)
+        bests += best_of(problem, mine, jax.random.key(seed))
     print_points(rows)
     print_map(bests)
-    write_csv(out / "frontier.csv", (row._asdict() for row in rows))
-    write_csv(out / "frontier_map.csv", (row._asdict() for row in bests))
-    plotting.save_figure(draw(rows, bests), out, "frontier")
-    print(f"\nWritten to {out}: frontier.csv, frontier_map.csv, frontier.png, frontier.svg")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line."""
-    description = (
-        "Runtime against subsets stored, coordinates sent and the latency of a question, of the paper's\n"
-        "optimum, cyclic and optimised schedules and work sharing, in the paper's setting and on the traces\n"
-        "that are there; which scheme is best where. Takes half an hour; writes PNG, SVG and CSV."
-    )
-    return run_command("frontier", description, run, argv)
+    save(out, {"frontier": rows, "frontier_map": bests}, {"frontier": draw(rows, bests)})
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(run))

@@ -4,6 +4,9 @@ Wang, Cui, Li, Zou and Xiong, Optimization-based block coordinate gradient codin
 stragglers in distributed learning, IEEE Transactions on Signal Processing, 2023. Shifted exponential cycle
 times of shift 1, M = 50, b = 1, deadline 10^6.5.
 
+Against N, the rate, L and the deadline, with the best found and a bound that none exceeds; expected runtime
+against L; convergence; plans between the fastest and the most probable one. Takes some minutes.
+
 Two closed forms: level n is late if n+1 workers are, T > θ_n = t/(κ y_n), κ = M b/N, so
 
     P(τ̂ > t) ≤ Σ_n C(N, n+1) P(T > θ_n)^(n+1),
@@ -12,9 +15,8 @@ which is P(τ̂ > t) itself but for a factor that tends to 1 as t does to infini
 """
 
 import csv
-import functools
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,9 +28,10 @@ from jax.scipy.special import gammaln
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax.cli.waiting import each
+from bcgc_jax.exact.bisection import bisect
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.solvers.deadline import STARTS, completion_partition
-from experiments.report import number, print_table, run_command, write_csv
+from experiments.report import grouped, number, print_table, run_command, save
 
 SCHEMES = ("deadline", "equal_risk", "large_deadline", "time", "frequency", "optimal", "single_block")
 # What the journal calls them.
@@ -182,13 +185,8 @@ def equal_risk_partition(problem: bcgc.Problem, deadline: float) -> jax.Array:
         x = jnp.diff(load, prepend=jnp.zeros(1, load.dtype)) / (n + 1)
         return jnp.where(problem.exists, jnp.maximum(x, 0), 0)
 
-    def half(_: int, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        middle = (ends[0] + ends[1]) / 2
-        enough = jnp.sum(partition(middle)) >= problem.total
-        return jnp.where(enough, middle, ends[0]), jnp.where(enough, ends[1], middle)
-
     zero = jnp.zeros((), problem.dtype)
-    _, a = jax.lax.fori_loop(0, 60, half, (zero, zero + 1e4))
+    _, a = bisect(lambda a: jnp.sum(partition(a)) < problem.total, zero, zero + 1e4, 60)
     x = partition(a)
     return problem.total * x / jnp.sum(x)
 
@@ -205,80 +203,61 @@ def partition_of(scheme: str, problem: bcgc.Problem, deadline: float) -> jax.Arr
     return found.partition
 
 
-def compute(points: Sequence[Point], published: Published) -> list[Row]:
+def compute(points: Sequence[Point], published: Published) -> Iterator[Row]:
     """Every scheme at every point; of one panel one program."""
-    rows = []
     for point in each(points, "completion"):
-        largest = max(p.num_workers for p in points if p.panel == point.panel)
-        problem = point.problem(largest)
+        problem = point.problem(max(p.num_workers for p in points if p.panel == point.panel))
         known = published.get((point.num_workers, f"{point.rate:.6g}", point.num_coordinates), {})
         known = known if point.deadline == DEADLINE else {}
         for scheme in SCHEMES:
-            x = partition_of(scheme, problem, point.deadline)
-            in_time = float(bcgc.completion_probability(problem, x, point.deadline))
-            runtime = float(bcgc.expected_runtime(problem, x))
-            theirs = known.get(PUBLISHED.get(scheme, ""))
-            rows.append(Row(point.panel, point.x, scheme, in_time, runtime, theirs))
-    return rows
+            both = assess(scheme, problem, point.deadline)
+            yield Row(point.panel, point.x, scheme, *both, known.get(PUBLISHED.get(scheme, "")))
 
 
-def compute_bounds(published: Published, rounds: int = ROUNDS) -> list[Bound]:
+def assess(scheme: str, problem: bcgc.Problem, deadline: float) -> tuple[float, float]:
+    """Completion probability and expected runtime."""
+    x = partition_of(scheme, problem, deadline)
+    in_time, runtime = bcgc.completion_probability(problem, x, deadline), bcgc.expected_runtime(problem, x)
+    return float(in_time), float(runtime)
+
+
+def compute_bounds(published: Published, rounds: int) -> Iterator[Bound]:
     """Each published setting: what was found, and how far from the best it can be."""
-    found = []
     for (workers, rate, count), theirs in each(list(published.items()), "bounds"):
         problem = Point("a", workers, float(rate), count).problem()
-        bound = bcgc.completion_bound(
-            problem, DEADLINE, rounds=rounds if workers <= 30 else min(rounds, FEWER_ROUNDS)
-        )
+        some = rounds if workers <= 30 else min(rounds, FEWER_ROUNDS)
+        bound = bcgc.completion_bound(problem, DEADLINE, rounds=some)
         equal_risk, large = (
-            float(bcgc.completion_probability(problem, partition_of(scheme, problem, DEADLINE), DEADLINE))
-            for scheme in ("equal_risk", "large_deadline")
+            assess(scheme, problem, DEADLINE)[0] for scheme in ("equal_risk", "large_deadline")
         )
-        found.append(
-            Bound(
-                num_workers=workers,
-                rate=float(rate),
-                num_coordinates=count,
-                found=bound.reached,
-                upper_bound=bound.upper_bound,
-                equal_risk=equal_risk,
-                large_deadline=large,
-                published_point=theirs["stationary_point"],
-                published_closed_form=theirs["large_deadline"],
-            )
+        yield Bound(
+            *(workers, float(rate), count, bound.reached, bound.upper_bound, equal_risk, large),
+            published_point=theirs["stationary_point"],
+            published_closed_form=theirs["large_deadline"],
         )
-    return found
 
 
-def compute_plans(workers: int = NUM_WORKERS, count: int = NUM_PLANS) -> list[Plan]:
+def compute_plans(workers: int, count: int) -> list[Plan]:
     """The schemes, and the plans between the fastest and the most probable one."""
     problem = Point("a", workers).problem()
-    plans = []
-    for scheme in SCHEMES:
-        x = partition_of(scheme, problem, DEADLINE)
-        in_time, runtime = (
-            bcgc.completion_probability(problem, x, DEADLINE),
-            bcgc.expected_runtime(problem, x),
-        )
-        plans.append(Plan(scheme, None, float(in_time), float(runtime)))
+    plans = [Plan(scheme, None, *assess(scheme, problem, DEADLINE)) for scheme in SCHEMES]
     late = {plan.scheme: 1 - plan.completion for plan in plans}
     between = 1 - np.geomspace(late["optimal"], late["deadline"], count + 2)[1:-1]
     for asked in each(between.tolist(), "plans between"):
         found = bcgc.solve(problem, bcgc.Deadline(DEADLINE, min_completion=asked))
         assert found.completion_probability is not None
-        plans.append(
-            Plan("between", asked, float(found.completion_probability), float(found.expected_runtime))
-        )
+        both = float(found.completion_probability), float(found.expected_runtime)
+        plans.append(Plan("between", asked, *both))
     return plans
 
 
-def compute_convergence(workers: int = NUM_WORKERS) -> list[Step]:
+def compute_convergence(workers: int) -> list[Step]:
     """The search of `deadline` from its starts, stopped after so many steps; one program for all."""
     problem = Point("a", workers).problem()
 
-    @functools.partial(jax.jit)
+    @jax.jit
     def after(steps: jax.Array) -> jax.Array:
-        search: Callable[..., Any] = completion_partition.__wrapped__  # type: ignore[attr-defined]
+        search: Any = completion_partition.__wrapped__  # type: ignore[attr-defined]
         return search(problem, DEADLINE, max_steps=steps).probabilities
 
     rows = []
@@ -291,38 +270,25 @@ def compute_convergence(workers: int = NUM_WORKERS) -> list[Step]:
 def print_bounds(bounds: Sequence[Bound]) -> None:
     """Published and exact values of the same solutions, the best found and the bound."""
     header = ["N", "rate", "L", "closed form", "published", "equal risk", "iterative", "found", "at most"]
+    places = [[b.num_workers, f"{b.rate:.4g}", b.num_coordinates] for b in bounds]
     lines = [
         [
-            *(str(b.num_workers), f"{b.rate:.4g}", str(b.num_coordinates)),
+            *place,
             *(f"{b.large_deadline:.4f}", f"{b.published_closed_form:.3f}", f"{b.equal_risk:.6f}"),
             *(f"{b.published_point:.3f}", f"{b.found:.8f}", f"{b.upper_bound:.8f}"),
         ]
-        for b in bounds
+        for place, b in zip(places, bounds, strict=True)
     ]
     print_table("Completion probability by 10^6.5: published, exact, and what no plan exceeds", header, lines)
     lines = [
         [
-            *(str(b.num_workers), f"{b.rate:.4g}", str(b.num_coordinates), f"{1 - b.published_point:.3g}"),
-            *(f"{1 - b.found:.4g}", f"{1 - b.upper_bound:.4g}"),
+            *(*place, f"{1 - b.published_point:.3g}", f"{1 - b.found:.4g}", f"{1 - b.upper_bound:.4g}"),
             f"{100 * ((1 - b.found) / (1 - b.upper_bound) - 1):.2g} %",
         ]
-        for b in bounds
+        for place, b in zip(places, bounds, strict=True)
     ]
     header = ["N", "rate", "L", "published", "found", "no plan below", "found may be above the best by"]
     print_table("Late: 1 - P", header, lines)
-
-
-def print_rows(rows: Sequence[Row]) -> None:
-    """Late, of every scheme, a table for each panel."""
-    for panel, (name, *_) in AXES.items():
-        mine = [row for row in rows if row.panel == panel]
-        places = sorted({row.x for row in mine})
-        lines = []
-        for scheme in SCHEMES:
-            late = [1 - row.completion for row in mine if row.scheme == scheme]
-            lines.append([scheme, *(f"{max(p, 0):.2g}" for p in late)])
-        if lines and places:
-            print_table(f"Late, by {name}", ["scheme", *(f"{x:.4g}" for x in places)], lines)
 
 
 def print_plans(plans: Sequence[Plan], workers: int) -> None:
@@ -340,34 +306,20 @@ def print_plans(plans: Sequence[Plan], workers: int) -> None:
     print_table(f"Both at once, N = {workers}", header, lines)
 
 
-def _look(scheme: str) -> dict[str, Any]:
-    return plotting.curve(scheme)
-
-
 def draw_completion(rows: Sequence[Row]) -> Any:
     """Four panels of the probability to be late."""
     canvas, panels = plotting.new_figure(2, 2, size=(8.4, 6.4))
     for axes, (panel, (_, label, log)) in zip(panels, AXES.items(), strict=True):
-        for scheme in SCHEMES:
-            mine = [row for row in rows if row.panel == panel and row.scheme == scheme]
+        of_panel = (row for row in rows if row.panel == panel)
+        for scheme, mine in grouped(of_panel, lambda row: row.scheme).items():
             # Below this 1 - P is rounding.
             late = [1 - row.completion if 1 - row.completion > 1e-14 else np.nan for row in mine]
-            axes.plot([row.x for row in mine], late, **_look(scheme))
-            theirs = [row for row in mine if row.published is not None]
-            axes.plot(
-                [row.x for row in theirs],
-                [1 - (row.published or 0) for row in theirs],
-                **plotting.points(scheme),
-            )
+            axes.plot([row.x for row in mine], late, **plotting.curve(scheme))
+            theirs = [(row.x, 1 - row.published) for row in mine if row.published is not None]
+            axes.plot(*np.reshape(theirs, (-1, 2)).T, **plotting.points(scheme))
         axes.set_ylim(1e-7, 1.5)
-        plotting.label_axes(
-            axes,
-            label,
-            "probability to be late" if panel in "ac" else "",
-            title=f"({panel})",
-            log="y" + log,
-            x_ticks=RATE_TICKS if log else (),
-        )
+        y_label, ticks = "probability to be late" if panel in "ac" else "", RATE_TICKS if log else ()
+        plotting.label_axes(axes, label, y_label, title=f"({panel})", log="y" + log, x_ticks=ticks)
     handles = [plotting.legend_handle(scheme, marker=scheme in PUBLISHED) for scheme in SCHEMES]
     plotting.legend_outside(canvas, handles, place="lower", columns=4, title=TITLE)
     return canvas
@@ -376,16 +328,16 @@ def draw_completion(rows: Sequence[Row]) -> Any:
 def draw_plans(rows: Sequence[Row], steps: Sequence[Step], plans: Sequence[Plan]) -> Any:
     """Runtime against L; the search, step by step; plans between the fastest and the most probable one."""
     canvas, (left, middle, right) = plotting.new_figure(1, 3, size=(10.8, 3.7))
-    for scheme in SCHEMES:
-        mine = [row for row in rows if row.panel == "c" and row.scheme == scheme]
-        left.plot([row.x for row in mine], [row.expected_runtime for row in mine], **_look(scheme))
+    of_panel = (row for row in rows if row.panel == "c")
+    for scheme, mine in grouped(of_panel, lambda row: row.scheme).items():
+        runtimes = [row.expected_runtime for row in mine]
+        left.plot([row.x for row in mine], runtimes, **plotting.curve(scheme))
     ticks = (20_000, 40_000, 60_000, 80_000)
     plotting.label_axes(left, AXES["c"][1], plotting.RUNTIME_LABEL, title="(a)", x_ticks=ticks)
     best = max(step.completion for step in steps)
-    for start in dict.fromkeys(step.start for step in steps):
-        mine_ = [step for step in steps if step.start == start]
-        above = [max((1 - step.completion) / (1 - best) - 1, 1e-8) for step in mine_]
-        middle.plot([step.steps for step in mine_], above, ".-", markersize=4, linewidth=1.2, label=start)
+    for start, some in grouped(steps, lambda step: step.start).items():
+        above = [max((1 - step.completion) / (1 - best) - 1, 1e-8) for step in some]
+        middle.plot([step.steps for step in some], above, ".-", markersize=4, linewidth=1.2, label=start)
     middle.set_xscale("symlog", linthresh=1)
     middle.legend(fontsize=6.5, title="start", title_fontsize=7)
     plotting.label_axes(middle, "steps", "late / least, minus 1", title="(b)", log="y")
@@ -395,11 +347,8 @@ def draw_plans(rows: Sequence[Row], steps: Sequence[Step], plans: Sequence[Plan]
     right.plot(late, [plan.expected_runtime for plan in ends], "k.-")
     for plan in plans:
         if plan.scheme not in ("between", "single_block", "large_deadline"):
-            right.plot(
-                [100 * (1 - plan.completion)],
-                [plan.expected_runtime],
-                **plotting.points(plan.scheme, filled=True),
-            )
+            look = plotting.points(plan.scheme, filled=True)
+            right.plot([100 * (1 - plan.completion)], [plan.expected_runtime], **look)
     plotting.label_axes(right, "probability to be late (%)", "", title="(c)")
     handles = [plotting.legend_handle(scheme, filled=True) for scheme in SCHEMES]
     plotting.legend_outside(canvas, handles, place="lower", columns=4)
@@ -414,34 +363,18 @@ def run(
     rounds: int = ROUNDS,
     plans: int = NUM_PLANS,
 ) -> None:
-    """Compute, print the tables, write journal.csv and three more, and two figures to `out`."""
     published = read_published()
-    rows = compute(list(grid() if points is None else points), published)
-    bounds = compute_bounds(published, rounds)
+    rows = list(compute(list(grid() if points is None else points), published))
+    bounds = list(compute_bounds(published, rounds))
     between, steps = compute_plans(workers, plans), compute_convergence(workers)
     print_bounds(bounds)
-    print_rows(rows)
     print_plans(between, workers)
-    for name, found in (("", rows), ("_bounds", bounds), ("_plans", between), ("_steps", steps)):
-        write_csv(out / f"journal{name}.csv", (row._asdict() for row in found))
-    plotting.save_figure(draw_completion(rows), out, "journal")
-    plotting.save_figure(draw_plans(rows, steps, between), out, "journal_plans")
-    print(
-        f"\nWritten to {out}: journal.csv, journal_bounds.csv, journal_plans.csv, journal_steps.csv,\n"
-        "journal and journal_plans as .png and .svg"
+    save(
+        out,
+        {"journal": rows, "journal_bounds": bounds, "journal_plans": between, "journal_steps": steps},
+        {"journal": draw_completion(rows), "journal_plans": draw_plans(rows, steps, between)},
     )
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line."""
-    description = (
-        "Completion probabilities of the journal version (Wang et al., IEEE TSP 2023) beside exact ones,\n"
-        "the best found and a bound that none exceeds; against N, the rate, L and the deadline; expected\n"
-        "runtime against L; convergence; plans between the fastest and the most probable one. Takes some\n"
-        "minutes; writes PNG, SVG and CSV."
-    )
-    return run_command("journal", description, run, argv, seeded=False)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(run))

@@ -1,8 +1,7 @@
 """Fig. 3 and Fig. 4 of the paper, recomputed exactly, with its published values beside them.
 
-The problems are solved one after the other: with `num_workers` traced below a fixed `max_workers`, each
-method compiles once. A `jax.vmap` over them gives the same numbers, but runs every problem's
-subgradients for as many steps as the slowest of them needs.
+Partitions, and expected runtimes against the number of workers and the rate: shifted exponential cycle times
+of shift 50, L = 20000, M = 50, b = 1. Writes PNG, SVG and CSV, prints the ratios computed / published.
 """
 
 import csv
@@ -17,7 +16,7 @@ import numpy as np
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax.cli.waiting import each
-from experiments.report import number, print_table, run_command, write_csv
+from experiments.report import grouped, number, print_table, run_command, save
 
 # Each method, and the published scheme it stands beside; added schemes have none. The published "optimal"
 # comes from the paper's own stochastic subgradients, and is not the optimum.
@@ -59,21 +58,15 @@ class Row(NamedTuple):
     scheme: str
     computed: float
     published: float | None
-
-    @property
-    def ratio(self) -> float | None:
-        """computed / published, None where nothing is published."""
-        return self.computed / self.published if self.published else None
+    ratio: float | None
 
 
 Published = Mapping[tuple[str, str, str], float]
 
 
 def read_published(folder: Path = REFERENCE) -> Published:
-    """The published values by (figure, scheme, x to six digits); none where the folder is not there."""
+    """The published values by (figure, scheme, x to six digits)."""
     values: dict[tuple[str, str, str], float] = {}
-    if not folder.is_dir():
-        return values
     with (folder / "published_runtimes.csv").open(newline="") as file:
         for row in csv.DictReader(file):
             values[row["figure"], row["scheme"], f"{float(row['x']):.6g}"] = float(row["expected_runtime"])
@@ -85,19 +78,15 @@ def read_published(folder: Path = REFERENCE) -> Published:
 
 
 def compute(
-    workers_grid: Iterable[int] = WORKERS_GRID,
-    rate_grid: Iterable[float] = RATE_GRID,
-    *,
-    methods: Sequence[str] = tuple(METHODS),
-    schemes: Sequence[bcgc.Scheme] = (),
-    published: Published | None = None,
-    seed: int = 0,
+    workers_grid: Iterable[int], rate_grid: Iterable[float], schemes: Sequence[bcgc.Scheme], seed: int
 ) -> list[Row]:
-    """Every point of the three figures, of the `methods` and one's own `schemes`; Fig. 3 needs `NUM_WORKERS`
-    on `workers_grid`.
+    """Every point of the three figures; Fig. 3 needs `NUM_WORKERS` on `workers_grid`.
+
+    Problems are solved one after the other: with `num_workers` traced below a fixed `max_workers` each method
+    compiles once. A `jax.vmap` would run the subgradients of all for as many steps as the slowest needs.
     """
-    workers_grid, published = sorted(set(workers_grid)), published or {}
-    asked: dict[str, Any] = {method: OPTIONS.get(method, method) for method in methods}
+    workers_grid, published = sorted(set(workers_grid)), read_published()
+    asked: dict[str, Any] = {method: OPTIONS.get(method, method) for method in METHODS}
     asked |= {scheme.name: scheme for scheme in schemes}
     largest = max(NUM_WORKERS, *workers_grid)
     grid = [("4a", "num_workers", n, RATE) for n in workers_grid]
@@ -106,58 +95,40 @@ def compute(
 
     def add(figure: str, axis: str, x: float, method: str, computed: float) -> None:
         known = published.get((figure, METHODS.get(method, ""), f"{x:.6g}"))
-        rows.append(Row(figure, axis, x, method, computed, known))
+        rows.append(Row(figure, axis, x, method, computed, known, computed / known if known else None))
 
     points = [(method, point) for method in asked for point in grid]
     for method, (figure, axis, num_workers, rate) in each(points, "solving"):
-        problem = bcgc.Problem(
-            bcgc.ShiftedExponential(rate, 50.0),
-            num_workers,
-            num_coordinates=20_000,
-            num_samples=50.0,
-            cycles=1.0,
-            max_workers=largest,
-        )
+        law = bcgc.ShiftedExponential(rate, 50.0)
+        problem = bcgc.Problem(law, num_workers, 20_000, num_samples=50.0, max_workers=largest)
         solution = bcgc.solve(problem, asked[method], key=jax.random.key(seed))
-        x = num_workers if figure == "4a" else rate
         runtime = float(solution.expected_runtime)
-        add(figure, axis, x, method, runtime)
+        add(figure, axis, num_workers if figure == "4a" else rate, method, runtime)
         shown = method not in METHODS and solution.rounded is not None and np.isfinite(runtime)
         if (method in IN_FIG3 or shown) and figure == "4a" and num_workers == NUM_WORKERS:
-            counts = np.asarray(solution.rounded)[:num_workers]
-            for level, count in enumerate(counts):
+            for level, count in enumerate(np.asarray(solution.rounded)[:num_workers]):
                 add("3", "level", level, method, float(count))
     return sorted(rows, key=lambda row: row.figure)
 
 
-def write_numbers(path: Path, rows: Iterable[Row]) -> None:
-    """CSV of every point, with the ratio computed / published."""
-    write_csv(path, ({**row._asdict(), "ratio": row.ratio} for row in rows))
-
-
-def draw(rows: Sequence[Row], figure: str, schemes: Sequence[bcgc.Scheme] = ()):
+def draw(rows: Sequence[Row], figure: str, schemes: Sequence[bcgc.Scheme]) -> Any:
     """Curves of the computed values, open markers for the published ones, of "3", "4a" or "4b"."""
-    rows = [row for row in rows if row.figure == figure]
-    methods = list(dict.fromkeys(row.scheme for row in rows))
     canvas, (axes,) = plotting.new_figure(size=(7.4, 3.9))
     handles, drawn = [], set()
-    for method in methods:
-        mine, name = [row for row in rows if row.scheme == method], METHODS.get(method)
+    for method, mine in grouped(rows, lambda row: row.scheme).items():
+        name, x = METHODS.get(method), [row.x for row in mine]
         # A level without coordinates has no place on a logarithmic axis.
-        axes.plot(
-            [r.x for r in mine], [r.computed or np.nan for r in mine], **plotting.curve(method, schemes)
-        )
+        y = [row.computed or np.nan for row in mine]
+        axes.plot(x, y, **plotting.curve(method, schemes))
         added = name is None
         if added:  # its few levels may have no neighbours, and no line
-            points = [(r.x, r.computed or np.nan) for r in mine]
-            axes.plot(*zip(*points, strict=True), **plotting.points(method, schemes, filled=True))
+            axes.plot(x, y, **plotting.points(method, schemes, filled=True))
         theirs = [row for row in mine if row.published and name not in drawn]
         label = plotting.style(method, schemes).label
         label += rf", $\alpha = {ALPHA:g}$" if method == "tandon_partial" else ""
         if theirs:
-            axes.plot(
-                [r.x for r in theirs], [r.published or np.nan for r in theirs], **plotting.points(method)
-            )
+            known: list[Any] = [row.published for row in theirs]
+            axes.plot([row.x for row in theirs], known, **plotting.points(method))
             drawn.add(name)
             if name != method:
                 label += f"\n(published as “{name}”)"
@@ -166,55 +137,43 @@ def draw(rows: Sequence[Row], figure: str, schemes: Sequence[bcgc.Scheme] = ()):
         handles.append(
             plotting.legend_handle(method, schemes, marker=added or bool(theirs), filled=added, label=label)
         )
-    if figure == "3":
-        levels = sorted({row.x for row in rows})
-        plotting.label_axes(
-            axes, r"redundancy level $n$", r"number of coordinates $x_n$", log="y", x_ticks=levels[::2]
-        )
-    elif figure == "4a":
-        plotting.label_axes(axes, WORKERS_LABEL, plotting.RUNTIME_LABEL, log="y")
-    else:
-        plotting.label_axes(axes, RATE_LABEL, plotting.RUNTIME_LABEL, log="xy")
-    title = "lines: computed exactly\nopen markers: published" if drawn else "computed exactly"
-    plotting.legend_outside(canvas, handles, title=title)
+    x_label, y_label, log = {
+        "3": (r"redundancy level $n$", r"number of coordinates $x_n$", "y"),
+        "4a": (WORKERS_LABEL, plotting.RUNTIME_LABEL, "y"),
+        "4b": (RATE_LABEL, plotting.RUNTIME_LABEL, "xy"),
+    }[figure]
+    levels = sorted({row.x for row in rows})[::2] if figure == "3" else ()
+    plotting.label_axes(axes, x_label, y_label, log=log, x_ticks=levels)
+    plotting.legend_outside(canvas, handles, title="lines: computed exactly\nopen markers: published")
     return canvas
 
 
 def print_partitions(rows: Sequence[Row]) -> None:
     """Table of Fig. 3: a line for each level, computed and published counts side by side."""
-    by_place = {(row.scheme, row.x): row for row in rows if row.figure == "3"}
-    methods = list(dict.fromkeys(scheme for scheme, _ in by_place))
-    if not methods:
-        return
-    known = {scheme for (scheme, _), row in by_place.items() if row.published}
-    header = ["level"] + [h for m in methods for h in ([m, "published"] if m in known else [m])]
+    by_scheme = grouped(rows, lambda row: row.scheme)
+    known = {scheme for scheme, mine in by_scheme.items() if any(row.published for row in mine)}
+    header = ["level"] + [h for m in by_scheme for h in ([m, "published"] if m in known else [m])]
     lines = []
-    for level in sorted({x for _, x in by_place}):
+    for level, here in grouped(rows, lambda row: row.x).items():
         line = [f"{level:g}"]
-        for row in (by_place[method, level] for method in methods):
-            line += [f"{row.computed:.0f}"] + (
-                [f"{row.published:.0f}" if row.published else "–"] if row.scheme in known else []
-            )
+        for row in here:
+            line.append(f"{row.computed:.0f}")
+            line += [f"{row.published:.0f}" if row.published else "–"] * (row.scheme in known)
         lines.append(line)
     print_table(f"Fig. 3: coordinates at each level, N = {NUM_WORKERS}, rate {RATE:g}", header, lines)
 
 
-def print_runtimes(rows: Sequence[Row], figure: str, title: str) -> None:
+def print_runtimes(rows: Sequence[Row], title: str) -> None:
     """Table of Fig. 4: computed, published and ratio, one column for each published x."""
-    by_place = {(row.scheme, row.x): row for row in rows if row.figure == figure}
-    everywhere = sorted({x for _, x in by_place})
-    shown = sorted({x for (_, x), row in by_place.items() if row.published})
-    shown = shown or everywhere[:: -(-len(everywhere) // 6)]
+    shown = sorted({row.x for row in rows if row.published})
     lines = []
-    for method in dict.fromkeys(scheme for scheme, _ in by_place):
-        mine = [by_place[method, x] for x in shown if (method, x) in by_place]
-        if not mine:
-            continue
+    for method, all_of_it in grouped(rows, lambda row: row.scheme).items():
+        mine = [row for row in all_of_it if row.x in shown]
         label = f"{method} α {ALPHA:g}" if method == "tandon_partial" else method
-        lines.append([label, "computed", *(number(r.computed) for r in mine)])
-        if any(r.published for r in mine):
-            lines.append(["", "published", *(number(r.published) for r in mine)])
-            lines.append(["", "ratio", *(number(r.ratio) for r in mine)])
+        lines.append([label, "computed", *(row.computed for row in mine)])
+        if any(row.published for row in mine):
+            lines.append(["", "published", *(number(row.published) for row in mine)])
+            lines.append(["", "ratio", *(number(row.ratio) for row in mine)])
     print_table(title, ["scheme", "", *(f"{x:.4g}" for x in shown)], lines)
 
 
@@ -224,37 +183,19 @@ def run(
     seed: int = 0,
     workers_grid: Iterable[int] = WORKERS_GRID,
     rate_grid: Iterable[float] = RATE_GRID,
-    methods: Sequence[str] = tuple(METHODS),
     schemes: Sequence[bcgc.Scheme] = (),
-    reference: Path = REFERENCE,
 ) -> None:
     """Compute, print the tables, write paper.csv and the figures fig3, fig4a and fig4b to `out`."""
-    published = read_published(reference)
-    rows = compute(workers_grid, rate_grid, methods=methods, schemes=schemes, published=published, seed=seed)
-    print_partitions(rows)
-    print_runtimes(rows, "4a", f"Fig. 4(a): expected runtime against the number of workers, rate {RATE:g}")
-    print_runtimes(rows, "4b", f"Fig. 4(b): expected runtime against the rate, N = {NUM_WORKERS}")
-    if not published:
-        print("\nNo published values there: computed values only.")
-    elif any(row.scheme == "subgradient" for row in rows):
-        print(
-            '\nThe published scheme beside "subgradient" is the paper\'s "optimal", which is not the optimum.'
-        )
-    write_numbers(out / "paper.csv", rows)
-    for figure in sorted({row.figure for row in rows}):
-        plotting.save_figure(draw(rows, figure, schemes), out, f"fig{figure}")
-    print(f"\nWritten to {out}: paper.csv and fig3, fig4a, fig4b as .png and .svg")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line."""
-    description = (
-        "Reproduces Fig. 3 (partitions), Fig. 4(a) (expected runtime against the number of workers) and\n"
-        "Fig. 4(b) (against the rate) of Wang et al., GLOBECOM 2021: shifted exponential cycle times,\n"
-        "shift 50, L = 20000, M = 50, b = 1. Writes PNG, SVG and CSV, prints computed / published ratios.\n"
-    )
-    return run_command("paper", description, run, argv, schemes=True)
+    rows = compute(workers_grid, rate_grid, schemes, seed)
+    figures = grouped(rows, lambda row: row.figure)
+    print_partitions(figures["3"])
+    title = "Fig. 4({}): expected runtime against the {}"
+    print_runtimes(figures["4a"], title.format("a", f"number of workers, rate {RATE:g}"))
+    print_runtimes(figures["4b"], title.format("b", f"rate, N = {NUM_WORKERS}"))
+    print('\nThe published scheme beside "subgradient" is the paper\'s "optimal", which is not the optimum.')
+    drawn = {f"fig{name}": draw(mine, name, schemes) for name, mine in figures.items()}
+    save(out, {"paper": rows}, drawn)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(run))

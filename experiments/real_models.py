@@ -26,7 +26,7 @@ from bcgc_jax.cluster import Cluster, Pace, Step, train_on_cluster
 from bcgc_jax.cluster.closed_loop import PARTS, loads_of, plan_of, split_by
 from bcgc_jax.cluster.logs import Watch
 from experiments.models import Model, convolutional, transformer
-from experiments.report import number, print_table, run_command, write_csv
+from experiments.report import grouped, number, print_table, run_command, save
 
 WORKERS, STEPS, LONG, SLOWER, SLOW = 8, 240, 900, 3.0, 2
 RATE, SHIFT = 1e-3, 50.0  # the paper's law
@@ -122,7 +122,7 @@ def _models() -> list[Model]:
     ]
 
 
-def run(out: Path, *, seed: int) -> None:
+def run(out: Path, *, seed: int = 0) -> None:
     rng = np.random.default_rng(seed)
     given, times = plans(rng), times_of(rng, STEPS)
     pace = SECONDS / float(times[: STEPS // 2].max(axis=1).mean())
@@ -134,9 +134,7 @@ def run(out: Path, *, seed: int) -> None:
         first = first._replace(title=f"{first.title}, {LONG} iterations")
         longer = trainings(cluster, first, ("told", "adaptive"), given, times_of(rng, LONG), pace)
     show([*trained, *longer])
-    write_csv(out / "real_models.csv", (row for one in trained for row in _rows(one)))
-    png, svg = plotting.save_figure(draw(trained), out, "real_models")
-    print(f"\nWritten to {out / 'real_models.csv'}, {png}, {svg}")
+    save(out, {"real_models": [row for one in trained for row in _rows(one)]}, {"real_models": draw(trained)})
 
 
 def trainings(
@@ -171,12 +169,6 @@ def _adaptive(
         evaluate=loss,
     )
     names = " → ".join(["uncoded", *(decision.after for decision in found.decisions)])
-    for decision in found.decisions:
-        print(
-            f"{model.title}: from iteration {decision.step} on {decision.after}, {decision.reason}: measured "
-            f"{decision.mean_time:.3f} s, promised {decision.promised:.3f}; now {decision.expected:.3f}",
-            file=sys.stderr,
-        )
     losses = np.array([float(x) for x in found.metrics])
     return Trained(model.title, "adaptive", found.seconds, found.paced, losses, np.nan, names)
 
@@ -192,8 +184,7 @@ def _rows(one: Trained) -> list[dict[str, Any]]:
 
 
 def show(trained: Sequence[Trained]) -> None:
-    for model in dict.fromkeys(one.model for one in trained):
-        mine = [one for one in trained if one.model == model]
+    for model, mine in grouped(trained, lambda one: one.model).items():
         told = next(one for one in mine if one.scheme == "told").seconds.sum()
         print_table(
             f"{model}: seconds of an iteration, means; all of it against the plan that is told, %",
@@ -201,9 +192,7 @@ def show(trained: Sequence[Trained]) -> None:
             [
                 [
                     one.scheme,
-                    number(one.predicted, 3),
-                    number(float(one.paced.mean()), 3),
-                    number(float(one.seconds.mean()), 3),
+                    *(number(float(x), 3) for x in (one.predicted, one.paced.mean(), one.seconds.mean())),
                     f"{100 * (one.seconds.sum() / told - 1):+.1f}",
                     number(float(one.loss[-1]), 3),
                     one.plans if len(one.plans) < 40 else f"{one.plans.count('→')} changes",
@@ -215,27 +204,17 @@ def show(trained: Sequence[Trained]) -> None:
 
 def draw(trained: Sequence[Trained]) -> Any:
     """Loss against the wall clock."""
-    models = list(dict.fromkeys(one.model for one in trained))
+    models = grouped(trained, lambda one: one.model)
     figure, axes = plotting.new_figure(1, len(models), size=(9.0, 3.4))
-    for panel, model in zip(axes, models, strict=True):
-        for one in (one for one in trained if one.model == model):
+    for panel, (model, mine) in zip(axes, models.items(), strict=True):
+        for one in mine:
             look = plotting.style(_LOOKS[one.scheme])
-            panel.plot(
-                np.cumsum(one.seconds),
-                one.loss,
-                color=look.color,
-                linestyle=look.line,
-                linewidth=1.5,
-                label=one.scheme,
-            )
+            shape: Any = {"color": look.color, "linestyle": look.line, "linewidth": 1.5}
+            panel.plot(np.cumsum(one.seconds), one.loss, label=one.scheme, **shape)
         plotting.label_axes(panel, "wall clock (s)", "loss", title=model, log="y")
     plotting.legend_outside(figure, axes[0].get_legend_handles_labels()[0])
     return figure
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return run_command("real_models", __doc__ or "", run, argv)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(run))

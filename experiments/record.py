@@ -11,16 +11,15 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.synchronize import Barrier, Lock
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
-from experiments.report import run_command, write_csv
+from experiments.models import perceptron
+from experiments.report import run_command, save
 from experiments.rivals import rivals
 
 WIDTHS, SAMPLES = (64, 256, 256, 10), 2000
@@ -71,35 +70,19 @@ def _meet(meeting: Meeting) -> None:
 def _measure(worker: int, core: int, steps: int, seed: int) -> list[float]:
     """A worker's own seconds of each step."""
     os.sched_setaffinity(0, [core])
-    params, samples = _start(jax.random.fold_in(jax.random.key(seed), worker))
-    jax.block_until_ready(_gradient(params, samples))  # compiled
+    model = perceptron(WIDTHS, SAMPLES, seed=seed + worker)
+    gradient = jax.jit(jax.grad(model.loss))
+    jax.block_until_ready(gradient(model.params, model.batch))  # compiled
     _meeting.ready.wait(_PATIENCE)
     _meeting.ready.wait(_PATIENCE)
     seconds = []
     for _ in range(steps):
         with _meeting.cores[core]:
             begun = time.perf_counter()
-            jax.block_until_ready(_gradient(params, samples))
+            jax.block_until_ready(gradient(model.params, model.batch))
             seconds.append(time.perf_counter() - begun)
         _meeting.step.wait(_PATIENCE)
     return seconds
-
-
-def _start(key: jax.Array) -> tuple[list[jax.Array], jax.Array]:
-    *keys, last = jax.random.split(key, len(WIDTHS))
-    sizes = zip(keys, WIDTHS[:-1], WIDTHS[1:], strict=True)
-    params = [jax.random.normal(k, (a, b)) * a**-0.5 for k, a, b in sizes]
-    return params, jax.random.normal(last, (SAMPLES, WIDTHS[0]))
-
-
-def _loss(params: list[jax.Array], samples: jax.Array) -> Any:
-    x = samples
-    for weights in params[:-1]:
-        x = jnp.tanh(x @ weights)
-    return jnp.mean(jax.nn.logsumexp(x @ params[-1], axis=1))
-
-
-_gradient = jax.jit(jax.grad(_loss))
 
 
 def run(out: Path, seed: int = 0, *, workers: int = 8, steps: int = 120) -> None:
@@ -109,13 +92,8 @@ def run(out: Path, seed: int = 0, *, workers: int = 8, steps: int = 120) -> None
         for step, row in enumerate(rows)
         for worker, seconds in enumerate(row)
     ]
-    write_csv(out / "steps.csv", cells)
-    print(f"Written to {out}: steps.csv, {steps} steps of {workers} workers")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    return run_command("record", __doc__ or "", run, argv)
+    save(out, {"steps": cells})
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(run))

@@ -1,11 +1,12 @@
-"""What every experiment does at its two ends: arguments in; progress, tables and CSV out."""
+"""What every study does at its two ends: arguments in; progress, tables, CSV and figures out."""
 
 import argparse
 import csv
+import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import jax
 
@@ -16,44 +17,56 @@ from bcgc_jax.solvers.schemes import SchemeError, load_schemes
 
 TRACES = Path(__file__).resolve().parents[2] / "shared/traces"
 
+T = TypeVar("T")
+K = TypeVar("K")
 
-class _Parser(argparse.ArgumentParser):
+
+class Parser(argparse.ArgumentParser):
+    """What is wrong is one line and status 2; the text before the options is printed as it stands."""
+
+    def __init__(self, command: str, **texts: Any) -> None:
+        super().__init__(command, formatter_class=argparse.RawDescriptionHelpFormatter, **texts)
+
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
 
 
-def run_command(
-    name: str,
-    description: str,
-    run: Callable[..., None],
-    argv: Sequence[str] | None = None,
-    *,
-    seeded: bool = True,
-    schemes: bool = False,
-    traced: bool = False,
-) -> int:
-    """The command `python -m experiments.NAME`: read `argv`, call `run(out)`, return the exit status.
+def run_command(run: Callable[..., None], argv: Sequence[str] | None = None) -> int:
+    """The command `python -m experiments.NAME` of a study's `run(out, …)`; the exit status.
 
-    A `seeded` experiment has an option for it and is called as `run(out, seed=...)`; one that takes other
-    people's `schemes` has an option for a file of them and gets `schemes=...`; a `traced` one has an option
-    for files of measured times and gets `traces=...`. Switches this process to float64. What is wrong with
-    the arguments, the schemes, the trace or the disk is one line and status 2.
+    Its text is the study's docstring. A `run` that takes a `seed`, `schemes` of other people or `traces` has
+    an option for it. Switches this process to float64. What is wrong with the arguments, the schemes, the
+    traces or the disk is one line and status 2.
     """
-    command = f"python -m experiments.{name}"
+    module, takes = sys.modules[run.__module__], inspect.signature(run).parameters
+    assert module.__spec__ is not None
+    command = f"python -m {module.__spec__.name}"  # the module itself is called __main__
     take_any_sign()
-    parser = _parser(command, description, seeded=seeded, schemes=schemes, traced=traced)
-    args = parser.parse_args(argv)
+    parser = Parser(
+        command,
+        description=module.__doc__,
+        epilog=f"example: {command} --out /tmp/figures"
+        + f"\n         {command} --traces experiments/data/steps.csv" * ("traces" in takes),
+    )
+    parser.add_argument(
+        "--out", type=Path, default="figures", metavar="DIR", help="folder to write to (default: figures)"
+    )
+    for name, option in _OPTIONS.items():
+        if name in takes:
+            parser.add_argument(f"--{name}", **option)
+    options = vars(parser.parse_args(argv))
     try:
-        own = load_schemes(args.schemes) if schemes and args.schemes is not None else []
+        if options.get("schemes"):
+            options["schemes"] = load_schemes(options["schemes"])
         plotting.require_matplotlib()
-        check_folder("argument --out", args.out)
+        check_folder("argument --out", options["out"])
     except (ValueError, ImportError) as error:
         parser.error(str(error))
-    options = ({"seed": args.seed} if seeded else {}) | ({"traces": args.traces} if traced else {})
-    options |= {"schemes": own} if schemes else {}
     jax.config.update("jax_enable_x64", True)
+    # What `solve` finds wrong with a scheme, or a reader with a trace, is the caller's affair.
+    own = (ValueError,) if "schemes" in takes or "traces" in takes else ()
     try:
-        run(args.out, **options)
+        run(**options)
         sys.stdout.flush()
     except BrokenPipeError:
         flush()
@@ -61,67 +74,46 @@ def run_command(
         flush()
         named = f"{error.filename}: " if error.filename else ""
         parser.error(f"{named}{error.strerror or error}")
-    except ImportError as error:
+    except (ImportError, SchemeError, *own) as error:
         parser.error(str(error))
-    except SchemeError as error:
-        parser.error(_one_line(error))
-    except ValueError as error:
-        if not (schemes or traced):
-            raise
-        parser.error(_one_line(error))  # what `solve` finds wrong with a scheme, or a reader with a trace
     except KeyboardInterrupt:
         interrupted(command)
     return 0
 
 
-def _parser(command: str, description: str, *, seeded: bool, schemes: bool, traced: bool) -> _Parser:
-    parser = _Parser(
-        prog=command,
-        description=description,
-        epilog=f"example: {command} --out /tmp/figures"
-        + f"\n         {command} --traces experiments/data/steps.csv" * traced,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("figures"),
-        metavar="DIR",
-        help="folder to write to (default: figures)",
-    )
-    if seeded:
-        parser.add_argument(
-            "--seed",
-            type=int,
-            default=0,
-            metavar="INT",
-            help="seed of all that is drawn (default: 0)",
-        )
-    if schemes:
-        parser.add_argument(
-            "--schemes",
-            type=Path,
-            metavar="FILE",
-            help="Python file with a list SCHEMES of bcgc_jax.Scheme: schemes of your own, drawn too",
-        )
-    if traced:
-        parser.add_argument(
-            "--traces",
-            type=Path,
-            default=TRACES,
-            metavar="PATH",
-            help="a folder of measured times, CSV, or one file (default: ../shared/traces of the project)",
-        )
-    return parser
+_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "seed": {"type": int, "default": 0, "metavar": "INT", "help": "seed of all that is drawn (default: 0)"},
+    "schemes": {
+        "type": Path,
+        "default": (),
+        "metavar": "FILE",
+        "help": "Python file with a list SCHEMES of bcgc_jax.Scheme: schemes of your own, drawn too",
+    },
+    "traces": {
+        "type": Path,
+        "default": TRACES,
+        "metavar": "PATH",
+        "help": "a folder of measured times, CSV, or one file (default: ../shared/traces of the project)",
+    },
+}
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+def save(out: Path, tables: Mapping[str, Iterable[Any]], figures: Mapping[str, Any] | None = None) -> None:
+    """Write each table as NAME.csv, each figure as NAME.png and NAME.svg, and say so.
+
+    A table is rows of the same keys, named tuples or mappings; NaN and None become empty fields.
+    """
+    for name, rows in tables.items():
+        _write_csv(out / f"{name}.csv", rows)
+    names = [f"{name}.csv" for name in tables]
+    for name, figure in (figures or {}).items():
+        names += [path.name for path in plotting.save_figure(figure, out, name)]
+    print(f"\nWritten to {out}: {', '.join(names)}")
 
 
-def write_csv(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
-    """Write `rows`, which have the same keys, under a header; NaN and None become empty fields."""
-    rows = list(rows)
+def _write_csv(path: Path, rows: Iterable[Any]) -> None:
+    """Write `rows`, which have the same keys, under a header."""
+    rows = [row if isinstance(row, Mapping) else row._asdict() for row in rows]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
@@ -132,6 +124,18 @@ def _field(value: object) -> str:
     if value is None or value != value:
         return ""
     return f"{value:.10g}" if isinstance(value, float) else str(value)
+
+
+def grouped(rows: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    """The rows of each key, in their order.
+
+    >>> grouped(["a", "bc", "d"], len)
+    {1: ['a', 'd'], 2: ['bc']}
+    """
+    found: dict[K, list[T]] = {}
+    for row in rows:
+        found.setdefault(key(row), []).append(row)
+    return found
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -145,13 +149,14 @@ def number(value: float | None, digits: int = 4) -> str:
     return f"{value:#.{digits}g}" if 1e-3 <= abs(value) < 1e5 else f"{value:.{digits - 1}e}"
 
 
-def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print aligned columns: the first to the left, the others to the right."""
-    table = [list(header), *map(list, rows)]
+def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print aligned columns, the first to the left, the others to the right; a float as a `number`."""
+    cells = ([number(c) if isinstance(c, float) else str(c) for c in row] for row in rows)
+    table = [list(header), *cells]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     print(f"\n{title}\n")
     for i, row in enumerate(table):
-        cells = [c.rjust(w) for c, w in zip(row, widths, strict=True)]
-        print("  ".join([row[0].ljust(widths[0]), *cells[1:]]).rstrip())
+        aligned = [c.rjust(w) for c, w in zip(row, widths, strict=True)]
+        print("  ".join([row[0].ljust(widths[0]), *aligned[1:]]).rstrip())
         if i == 0:
             print("-" * (sum(widths) + 2 * (len(widths) - 1)))

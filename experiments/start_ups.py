@@ -17,7 +17,7 @@ import numpy as np
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax.cli.waiting import each
-from experiments.report import number, print_table, run_command, write_csv
+from experiments.report import grouped, print_table, run_command, save
 
 # What all problems are padded to, so that each pair of families compiles once.
 SIZE = 8
@@ -234,12 +234,11 @@ def compute_plans(seed: int, count: int = PLANS, generations: int = _GENERATIONS
 def print_values(rows: Sequence[Value]) -> None:
     """How many standard errors away the draws are, family by family."""
     lines = []
-    for names in sorted({(row.start_up, row.cycle_time) for row in rows}):
-        mine = [row for row in rows if (row.start_up, row.cycle_time) == names]
-        lines.append([*names, str(len(mine)), *_spread([row.runtime_z for row in mine])])
-        lines[-1] += _spread([row.probability_z for row in mine])
-    lines.append(["all", "", str(len(rows)), *_spread([row.runtime_z for row in rows])])
-    lines[-1] += _spread([row.probability_z for row in rows])
+    families = sorted(grouped(rows, lambda row: (row.start_up, row.cycle_time)).items())
+    for names, mine in [*families, (("all", ""), rows)]:
+        z = np.abs([[row.runtime_z, row.probability_z] for row in mine])
+        spread = [(f"{size.max():.2f}", f"{100 * np.mean(size <= 1):.0f} %") for size in z.T]
+        lines.append([*names, len(mine), *spread[0], *spread[1]])
     header = ["start-up", "cycle time", "problems", "E: worst", "within 1", "P: worst", "within 1"]
     print_table("Exact values less draws' means, in standard errors of these", header, lines)
     worst = max(row.runtime_error / row.expected_runtime for row in rows)
@@ -248,23 +247,14 @@ def print_values(rows: Sequence[Value]) -> None:
     )
 
 
-def _spread(z: Sequence[float]) -> list[str]:
-    size = np.abs(z)
-    return [f"{size.max():.2f}", f"{100 * np.mean(size <= 1):.0f} %"]
-
-
 def print_plans(rows: Sequence[Plan]) -> None:
     """How far the plan that is found is from a global search's best."""
     lines = []
-    for name in [*sorted({row.start_up for row in rows}), "all"]:
-        mine = [row for row in rows if name in ("all", row.start_up)]
+    for name, mine in [*sorted(grouped(rows, lambda row: row.start_up).items()), ("all", rows)]:
         excess = np.array([row.excess for row in mine])
-        beaten = f"{np.count_nonzero(excess > 1e-3)}"
-        gaps = [row.found / row.lower_bound for row in mine]
-        lines.append(
-            [name, str(len(mine)), f"{100 * excess.max():.4f} %", f"{100 * excess.min():.2f} %", beaten]
-        )
-        lines[-1].append(number(float(np.median(gaps))))
+        largest, smallest = f"{100 * excess.max():.4f} %", f"{100 * excess.min():.2f} %"
+        gap = float(np.median([row.found / row.lower_bound for row in mine]))
+        lines.append([name, len(mine), largest, smallest, np.count_nonzero(excess > 1e-3), gap])
     header = ["start-up", "problems", "largest", "smallest", "over 0.1 %", "found / bound, median"]
     print_table("Runtime of the plan that is found, above the best of a global search", header, lines)
 
@@ -303,33 +293,18 @@ def draw(values: Sequence[Value], plans: Sequence[Plan]):
 def run(
     out: Path,
     *,
-    seed: int,
+    seed: int = 0,
     count: int = VALUES,
     draws: int = DRAWS,
     plans: int = PLANS,
     generations: int = _GENERATIONS,
 ) -> None:
-    """Compute, print the tables, write start_ups.csv, start_ups_plans.csv, .png and .svg to `out`."""
     values = compute_values(seed, count, draws)
     print_values(values)
     found = compute_plans(seed + 1, plans, generations)
     print_plans(found)
-    write_csv(out / "start_ups.csv", (row._asdict() for row in values))
-    write_csv(out / "start_ups_plans.csv", (row._asdict() for row in found))
-    plotting.save_figure(draw(values, found), out, "start_ups")
-    print(f"\nWritten to {out}: start_ups.csv, start_ups_plans.csv, start_ups.png, start_ups.svg")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line."""
-    description = (
-        "Checks the model of workers that start up and send: exact expected runtimes and completion\n"
-        f"probabilities of {VALUES} random problems against {DRAWS:,} draws each, and the plans of {PLANS}\n"
-        "problems of at most 8 workers against differential evolution. Takes half an hour; writes\n"
-        "PNG, SVG and CSV."
-    )
-    return run_command("start_ups", description, run, argv)
+    save(out, {"start_ups": values, "start_ups_plans": found}, {"start_ups": draw(values, found)})
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(run))

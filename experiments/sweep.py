@@ -1,13 +1,14 @@
-"""How much the optimum saves, over the number of workers and the rate of the cycle time.
+"""How much the optimum saves, over the number of workers (2 to 50) and the rate of the cycle time.
 
-A grid of problems, solved together by `bcgc_jax.Sweep` and streamed to a CSV file. The reduction of a cell is
-1 - runtime of the optimum / runtime of the best baseline there. Partial stragglers (Tandon et al.)
-have the α of the law, which falls from 5.4 to 1.3 as the rate grows, not the 6 of the paper's figures.
+A grid of problems of shift 50, L = 20000, M = 50, b = 1, solved together by `bcgc_jax.Sweep` and streamed to
+a CSV file: what was cut off goes on. The reduction of a cell is 1 - runtime of the optimum / runtime of the
+best baseline there. Partial stragglers (Tandon et al.) have the α of the law, which falls from 5.4 to 1.3 as
+the rate grows, not the 6 of the paper's figures.
 """
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,13 +21,12 @@ from bcgc_jax.cli import waiting
 from bcgc_jax.solvers.methods import BASELINES
 from bcgc_jax.sweeps.files import read_rows
 from experiments.paper import WORKERS_LABEL
-from experiments.report import number, print_table, run_command
+from experiments.report import grouped, number, print_table, run_command
 
 METHODS = ("optimal", "time", "frequency", *BASELINES)
 WORKERS_GRID = tuple(range(2, 51))
 RATE_GRID = tuple(np.geomspace(1e-4, 1e-1, 33).tolist())
-# What the curves and the table show, where it is on the grid.
-CURVES = (5, 10, 20, 50)
+# What the table shows, where it is on the grid.
 IN_TABLE = (2, 3, 5, 10, 20, 30, 40, 50)
 
 RATE_LABEL = r"rate $\mu$ (1 / unit of cycle time)"  # short: two panels side by side
@@ -61,6 +61,10 @@ class Cell(NamedTuple):
         """In percent."""
         return 100 * (1 - self.optimum / self.baseline)
 
+    @property
+    def place(self) -> str:
+        return f"N = {self.num_workers}, rate {number(self.rate)}"
+
 
 def problem(max_workers: int, num_workers: Any, rate: Any) -> bcgc.Problem:
     """The problem of a cell."""
@@ -68,60 +72,26 @@ def problem(max_workers: int, num_workers: Any, rate: Any) -> bcgc.Problem:
     return bcgc.Problem(law, num_workers, 20_000, 50.0, max_workers=max_workers)
 
 
-def compute(
-    path: Path,
-    workers_grid: Sequence[int] = WORKERS_GRID,
-    rate_grid: Sequence[float] = RATE_GRID,
-    *,
-    methods: Sequence[str] = METHODS,
-    schemes: Sequence[bcgc.Scheme] = (),
-    seed: int = 0,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[Row]:
-    """Solve every cell with every method, and with one's own `schemes`, into the CSV file `path`; its rows.
-
-    Goes on with a sweep that was cut off, replaces one that is finished.
-    """
-    plan = bcgc.Sweep(
-        problem,
-        bcgc.grid(num_workers=np.array(workers_grid), rate=np.array(rate_grid)),
-        (*methods, *schemes),
-        key=jax.random.key(seed),
-    )
-    path.unlink(missing_ok=True)
-    bcgc.write_sweep(plan, path, resume=True, progress=progress)
-    return read(path)
-
-
 def read(path: Path) -> list[Row]:
     """The rows of a sweep's file."""
     return [
-        Row(**{name: _READ[name](text) for name, text in row.items()}) for row in read_rows(path, list(_READ))
+        Row(
+            int(row["num_workers"]),
+            float(row["rate"]),
+            row["method"],
+            row["status"],
+            float(row["expected_runtime"] or "nan"),
+            float(row["relative_gap"] or "nan"),
+        )
+        for row in read_rows(path, Row._fields)
     ]
-
-
-def _float(text: str) -> float:
-    return float(text or "nan")
-
-
-_READ: Mapping[str, Callable[[str], Any]] = {
-    "num_workers": int,
-    "rate": float,
-    "method": str,
-    "status": str,
-    "expected_runtime": _float,
-    "relative_gap": _float,
-}
 
 
 def compare(rows: Sequence[Row], schemes: Sequence[bcgc.Scheme] = ()) -> list[Cell]:
     """Each cell's optimum and best baseline; of equal baselines the first."""
     baselines = {*BASELINES, *(scheme.name for scheme in schemes if scheme.baseline)}
-    by_place: dict[tuple[int, float], list[Row]] = {}
-    for row in rows:
-        by_place.setdefault((row.num_workers, row.rate), []).append(row)
     cells = []
-    for (workers, rate), here in by_place.items():
+    for (workers, rate), here in grouped(rows, lambda row: (row.num_workers, row.rate)).items():
         (optimum,) = (row for row in here if row.method == "optimal")
         known = [row for row in here if row.method in baselines and np.isfinite(row.expected_runtime)]
         least = min(row.expected_runtime for row in known)
@@ -199,79 +169,24 @@ def _crossings(
     return [(float(workers[column]), float(height)) for height in heights]
 
 
-def draw_curves(rows: Sequence[Row], cells: Sequence[Cell], schemes: Sequence[bcgc.Scheme] = ()):
-    """Runtime and reduction against the rate for some N: optimum, best baseline, added schemes."""
-    from matplotlib import colormaps
-    from matplotlib.lines import Line2D
-
-    workers = _shown(CURVES, {cell.num_workers for cell in cells})
-    canvas, (left, right) = plotting.new_figure(1, 2, size=(7.2, 4.0))
-    added = [s.name for s in schemes if any(row.method == s.name for row in rows)]
-    # Lines by scheme, colours by N.
-    plain = {"linewidth": 1.4, "markersize": 4, "markevery": 4}
-    looks: dict[str, dict[str, Any]] = {
-        "optimal": {"linestyle": "-", "label": "optimal", **plain},
-        "": {"linestyle": ":", "label": "best baseline", **plain},
-    }
-    for method in added:
-        style = plotting.style(method, schemes)
-        looks[method] = {"linestyle": style.line, "marker": style.marker, "label": style.label, **plain}
-    colors = colormaps["viridis"](np.linspace(0, 0.85, len(workers)))
-    reductions = []
-    for count, color in zip(workers, colors, strict=True):
-        here = sorted((cell for cell in cells if cell.num_workers == count), key=lambda cell: cell.rate)
-        rates, baseline = [cell.rate for cell in here], np.array([cell.baseline for cell in here])
-        runtimes = {"optimal": np.array([cell.optimum for cell in here]), "": baseline}
-        for method in added:
-            found = {r.rate: r.expected_runtime for r in rows if (r.method, r.num_workers) == (method, count)}
-            runtimes[method] = np.array([found[rate] for rate in rates])
-        for method, values in runtimes.items():
-            left.plot(rates, values, color=color, **looks[method])
-            if method:
-                reductions.append(100 * (1 - values / baseline))
-                right.plot(rates, reductions[-1], color=color, **looks[method])
-    plotting.label_axes(left, RATE_LABEL, plotting.RUNTIME_LABEL, log="xy", title="(a) expected runtime")
-    plotting.label_axes(right, RATE_LABEL, REDUCTION_LABEL, log="x", title="(b) reduction")
-    handles = [
-        Line2D([], [], color=color, label=f"$N = {count}$")
-        for count, color in zip(workers, colors, strict=True)
-    ]
-    handles += [Line2D([], [], color="black", **look) for look in looks.values()]
-    # A scheme far behind the baselines does not flatten the others.
-    low, high = np.nanmin(reductions), np.nanmax(reductions)
-    right.set_ylim(1.05 * np.clip(low, -50, 0), 1.05 * max(high, 1))
-    plotting.legend_outside(canvas, handles, place="lower", columns=min(4, -(-len(handles) // 2)))
-    return canvas
-
-
-def _shown(wanted: Sequence[int], there: set[int]) -> list[int]:
-    """Those of `wanted` that are there; all that are there if none is."""
-    return [n for n in wanted if n in there] or sorted(there)
-
-
 def print_numbers(rows: Sequence[Row], cells: Sequence[Cell]) -> None:
     """Table of the reduction, the extremes, how often each baseline is the best, the largest gap."""
     rates = sorted({cell.rate for cell in cells})
     rates = rates[:: -(-len(rates) // 9)]
-    by_place = {(cell.num_workers, cell.rate): cell for cell in cells}
-    lines = [
-        [str(n), *(f"{by_place[n, rate].reduction:.1f}" for rate in rates)]
-        for n in _shown(IN_TABLE, {cell.num_workers for cell in cells})
-    ]
+    lines = []
+    for workers, here in grouped(cells, lambda cell: cell.num_workers).items():
+        if workers in IN_TABLE:
+            lines.append([workers, *(f"{cell.reduction:.1f}" for cell in here if cell.rate in rates)])
     title = "Reduction of the expected runtime against the best baseline, in %; columns: rate"
     print_table(title, ["N", *(number(rate, 3) for rate in rates)], lines)
     print()
-    for what, cell in (
-        ("largest", max(cells, key=lambda cell: cell.reduction)),
-        ("smallest", min(cells, key=lambda cell: cell.reduction)),
-    ):
-        place = f"N = {cell.num_workers}, rate {number(cell.rate)}"
-        print(f"{what} reduction: {cell.reduction:.2f} % against {cell.best} at {place}")
+    for what, extreme in (("largest", max), ("smallest", min)):
+        cell = extreme(cells, key=lambda cell: cell.reduction)
+        print(f"{what} reduction: {cell.reduction:.2f} % against {cell.best} at {cell.place}")
     counts = Counter(cell.best for cell in cells).most_common()
     print(f"best baseline: {', '.join(f'{name} in {count}' for name, count in counts)} of {len(cells)} cells")
     worst = max(cells, key=lambda cell: cell.gap)
-    place = f"N = {worst.num_workers}, rate {number(worst.rate)}"
-    print(f"largest relative gap of the optimum over all cells: {worst.gap:.2g} at {place}")
+    print(f"largest relative gap of the optimum over all cells: {worst.gap:.2g} at {worst.place}")
     early = sum(row.method == "optimal" and row.status != "converged" for row in rows)
     if early:
         print(f"the search for the optimum did not converge in {early} cells: see the status in the file")
@@ -286,33 +201,19 @@ def run(
     methods: Sequence[str] = METHODS,
     schemes: Sequence[bcgc.Scheme] = (),
 ) -> None:
-    """Compute into sweep.csv, print the table, write the figures sweep and sweep_curves to `out`."""
+    """Compute into sweep.csv, print the table, draw; goes on with a sweep that was cut off."""
+    cells = bcgc.grid(num_workers=np.array(workers_grid), rate=np.array(rate_grid))
+    sweep = bcgc.Sweep(problem, cells, (*methods, *schemes), key=jax.random.key(seed))
+    path = out / "sweep.csv"
+    path.unlink(missing_ok=True)  # one that was cut off has another name
     with waiting.Progress("sweep") as bar:
-        rows = compute(
-            out / "sweep.csv",
-            workers_grid,
-            rate_grid,
-            methods=methods,
-            schemes=schemes,
-            seed=seed,
-            progress=bar.reach,
-        )
-    cells = compare(rows, schemes)
-    print_numbers(rows, cells)
-    plotting.save_figure(draw(cells, schemes), out, "sweep")
-    plotting.save_figure(draw_curves(rows, cells, schemes), out, "sweep_curves")
-    print(f"\nWritten to {out}: sweep.csv, and sweep, sweep_curves as .png and .svg")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line."""
-    description = (
-        "Expected runtime of the optimum and of the best baseline, and the reduction, over the number of\n"
-        "workers (2 to 50) and the rate (1e-4 to 1e-1): shifted exponential cycle times, shift 50,\n"
-        "L = 20000, M = 50, b = 1. Writes PNG, SVG and CSV, prints the table. Goes on where it was cut off."
-    )
-    return run_command("sweep", description, run, argv, schemes=True)
+        bcgc.write_sweep(sweep, path, resume=True, progress=bar.reach)
+    rows = read(path)
+    compared = compare(rows, schemes)
+    print_numbers(rows, compared)
+    png, svg = plotting.save_figure(draw(compared, schemes), out, "sweep")
+    print(f"\nWritten to {out}: sweep.csv, {png.name}, {svg.name}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(run))

@@ -24,7 +24,7 @@ from bcgc_jax import plotting
 from bcgc_jax.measured.description import Description, Interval
 from bcgc_jax.measured.resampling import resampled_means
 from experiments.replay import KNOWING, RULES, Replayed, Rule, replay
-from experiments.report import number, print_table, run_command, write_csv
+from experiments.report import print_table, run_command, save
 
 # The share of the steps that plans are made on.
 FIRST = 0.5
@@ -160,32 +160,44 @@ def _rows(name: str, found: Mapping[str, Replayed], block: int, key: jax.Array) 
     ]
 
 
-# How a scheme is drawn: one colour for the partitions that are optimal for something, told apart by line and
-# marker; one for schedules, and one for shares.
-_SHARES = plotting.Style("shares by speed, no code", "#332288", "p")
-_LOOKS: Mapping[str, tuple[Any, str]] = {
-    "pooled": ("-", "o"),
-    "pooled 50/10": ("--", "^"),
-    "whole steps": ((0, (1.5, 1.5)), "s"),
-    "whole steps 50/10": ("-.", "D"),
-    "whole steps 20/1": ((0, (4, 1, 1, 1, 1, 1)), "v"),
-    "last step": ((0, (8, 3)), "X"),
-    "hindsight": (":", "*"),
-    "each step's best": (":", "P"),
-}
-_SHARE_LOOKS: Mapping[str, tuple[Any, str]] = {
-    "shares": ("-", "p"),
-    "shares 50/10": ("--", "H"),
-    "shares 20/1": ("-.", "8"),
-}
-_SCHEDULE_LOOKS: Mapping[str, tuple[Any, str]] = {
-    "cyclic": (":", "+"),
-    "cyclic:2": (":", "x"),
-    "alternating": ((0, (1.5, 1.5)), "d"),
-    "credit pooled": ("-", "<"),
-    "credit": ("-.", ">"),
-    "credit 50/10": ("--", "h"),
-    "credit:2 50/10": (":", "*"),
+# How schemes are drawn that have no colour of their own: label, colour, and by line and marker each of them.
+_FAMILIES: Sequence[tuple[str, str, Mapping[str, tuple[Any, str]]]] = (
+    (
+        "optimal, {}",
+        plotting.style("optimal").color,
+        {
+            "pooled": ("-", "o"),
+            "pooled 50/10": ("--", "^"),
+            "whole steps": ((0, (1.5, 1.5)), "s"),
+            "whole steps 50/10": ("-.", "D"),
+            "whole steps 20/1": ((0, (4, 1, 1, 1, 1, 1)), "v"),
+            "last step": ((0, (8, 3)), "X"),
+        },
+    ),
+    (
+        "{}",
+        plotting.style("optimal").color,
+        {"hindsight": (":", "*"), "each step's best": (":", "P")},
+    ),
+    ("{}", "#332288", {"shares": ("-", "p"), "shares 50/10": ("--", "H"), "shares 20/1": ("-.", "8")}),
+    (
+        "{}, no code",
+        plotting.style("cyclic").color,
+        {
+            "cyclic": (":", "+"),
+            "cyclic:2": (":", "x"),
+            "alternating": ((0, (1.5, 1.5)), "d"),
+            "credit pooled": ("-", "<"),
+            "credit": ("-.", ">"),
+            "credit 50/10": ("--", "h"),
+            "credit:2 50/10": (":", "*"),
+        },
+    ),
+)
+_LOOKS = {
+    name: plotting.Style(label.format(name), color, marker, line)
+    for label, color, looks in _FAMILIES
+    for name, (line, marker) in looks.items()
 }
 _COURSES = (
     *("time", "pooled", "whole steps", "whole steps 50/10"),
@@ -194,17 +206,7 @@ _COURSES = (
 
 
 def look_of(scheme: str) -> plotting.Style:
-    if scheme in _SHARE_LOOKS:
-        line, marker = _SHARE_LOOKS[scheme]
-        return plotting.Style(scheme, _SHARES.color, marker, line)
-    if scheme in _SCHEDULE_LOOKS:
-        line, marker = _SCHEDULE_LOOKS[scheme]
-        return plotting.Style(f"{scheme}, no code", plotting.style("cyclic").color, marker, line)
-    if scheme in _LOOKS:
-        line, marker = _LOOKS[scheme]
-        label = scheme if scheme in KNOWING else f"optimal, {scheme}"
-        return plotting.Style(label, plotting.style("optimal").color, marker, line)
-    return plotting.style(scheme)
+    return _LOOKS.get(scheme) or plotting.style(scheme)
 
 
 def draw(studies: Sequence[Study]) -> Any:
@@ -268,14 +270,13 @@ def _percent(x: Interval) -> str:
 
 
 def show(studies: Sequence[Study]) -> None:
-    lines = []
+    lines: list[list[object]] = []
     for study in studies:
         lines.append([f"{study.trace}:", *[""] * 5])
         for row in study.rows:
-            mark = "*" if row.scheme in KNOWING else ""
-            times = [number(row.promised), number(row.taken.value)]
-            savings = [_percent(row.saved), _percent(row.regret)]
-            lines.append([f"  {row.scheme}{mark}", row.kind, *times, *savings])
+            name = f"  {row.scheme}{'*' * (row.scheme in KNOWING)}"
+            percents = _percent(row.saved), _percent(row.regret)
+            lines.append([name, row.kind, row.promised, row.taken.value, *percents])
     print_table(
         "Time of a step, promised and taken; saved against uncoded, regret against hindsight, % (95 %)",
         ["scheme", "kind", "promised", "taken", "saved", "regret"],
@@ -291,19 +292,17 @@ def show(studies: Sequence[Study]) -> None:
         "Below, the largest saving is that of the best of several plans, chosen afterwards; a block is the\n"
         "steps that are resampled together."
     )
+    lines = []
+    for study in studies:
+        steps = f"{study.num_planned}+{len(study.taken['uncoded'])}"
+        found = study.description
+        shares = [f"{100 * max(x.value, 0):.0f} %" for x in (found.between_workers, found.between_steps)]
+        following = f"{found.autocorrelation.value:.2f}"
+        lines.append([_short(study.trace), steps, study.block, *shares, following])
     print_table(
         "Variance between workers and common to a step, correlation to the next",
         ["trace", "steps", "block", "workers", "common", "next"],
-        [
-            [
-                _short(study.trace),
-                f"{study.num_planned}+{len(study.taken['uncoded'])}",
-                str(study.block),
-                *(f"{100 * max(share.value, 0):.0f} %" for share in _shares_of_variance(study)),
-                f"{study.description.autocorrelation.value:.2f}",
-            ]
-            for study in studies
-        ],
+        lines,
     )
     kinds = (CODE, SCHEDULE, SHARING, SHARES)
     print_table(
@@ -318,10 +317,6 @@ def show(studies: Sequence[Study]) -> None:
 
 def _saved(row: Row | None) -> str:
     return "–" if row is None else _percent(row.saved)
-
-
-def _shares_of_variance(study: Study) -> tuple[Interval, Interval]:
-    return study.description.between_workers, study.description.between_steps
 
 
 def verdict(study: Study) -> str:
@@ -365,18 +360,12 @@ def files_of(path: Path) -> list[Path]:
     )
 
 
-def run(out: Path, *, seed: int, traces: Path) -> None:
+def run(out: Path, *, seed: int = 0, traces: Path) -> None:
     measured = [(file.name.split(".")[0], bcgc.measured.load_trace(file)) for file in files_of(traces)]
     studies = [compute(name, trace, seed) for name, trace in measured]
     show(studies)
-    write_csv(out / "traces.csv", (_flat(row) for study in studies for row in study.rows))
-    png, svg = plotting.save_figure(draw(studies), out, "traces")
-    print(f"\nWritten to {out / 'traces.csv'}, {png}, {svg}")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    return run_command("traces", __doc__ or "", run, argv, traced=True)
+    save(out, {"traces": [_flat(row) for study in studies for row in study.rows]}, {"traces": draw(studies)})
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(run))

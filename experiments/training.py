@@ -17,7 +17,7 @@ import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax.cli.waiting import each
 from bcgc_jax.coding.digits import DigitsRun, digits_problem, train_on_digits
-from experiments.report import number, print_table, run_command, write_csv
+from experiments.report import print_table, run_command, save
 
 METHODS = ("uncoded", "tandon_partial", "single_block", "frequency", "time", "optimal")
 LAW = bcgc.ShiftedExponential(rate=1e-3, shift=50.0)
@@ -46,11 +46,7 @@ def run(
     rows = [_row(model, found) for model in TITLES for found in runs[model]]
     for model in TITLES:
         _print(model, [row for row in rows if row["model"] == model])
-    write_csv(out / "training.csv", rows)
-    write_csv(out / "training_curves.csv", [row for model in TITLES for row in _curves(model, runs[model])])
-    figure = _draw(runs)
-    paths = plotting.save_figure(figure, out, "training")
-    print(f"\nWritten to {out}: training.csv, training_curves.csv, {paths[0].name}, {paths[1].name}")
+    save(out, {"training": rows}, {"training": _draw(runs)})
 
 
 def _row(model: str, found: DigitsRun) -> dict[str, Any]:
@@ -69,6 +65,9 @@ def _row(model: str, found: DigitsRun) -> dict[str, Any]:
     }
 
 
+_COLUMNS = ("expected_runtime", "mean_runtime", "time_to_target", "earliest", "latest")
+
+
 def _print(model: str, rows: Sequence[dict[str, Any]]) -> None:
     uncoded = next((row["time_to_target"] for row in rows if row["method"] == "uncoded"), np.inf)
     print_table(
@@ -77,8 +76,7 @@ def _print(model: str, rows: Sequence[dict[str, Any]]) -> None:
         [
             [
                 row["method"],
-                *(number(row[k]) for k in ("expected_runtime", "mean_runtime")),
-                *(number(row[k]) for k in ("time_to_target", "earliest", "latest")),
+                *(row[name] for name in _COLUMNS),
                 f"{100 * (1 - row['time_to_target'] / uncoded):.1f} %" if np.isfinite(uncoded) else "–",
             ]
             for row in sorted(rows, key=lambda row: row["expected_runtime"])
@@ -86,40 +84,16 @@ def _print(model: str, rows: Sequence[dict[str, Any]]) -> None:
     )
 
 
-def _at(found: DigitsRun, values: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """`values` of each seed at the times of `grid`, `[S, G]`: those of the last iteration that has ended."""
+def _bands(found: DigitsRun, values: np.ndarray, grid: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Median, least and largest of the seeds at each time: of the last iteration that has ended."""
     rows = []
     for clock, value in zip(found.clock, values, strict=True):
         last = np.searchsorted(clock, grid, side="right") - 1
         rows.append(np.where(last >= 0, value[np.maximum(last, 0)], np.nan))
-    return np.array(rows)
-
-
-def _grid(runs: Sequence[DigitsRun]) -> np.ndarray:
-    """Times up to the end of the fastest seed of the fastest scheme's training."""
-    return np.linspace(0, min(found.clock[:, -1].min() for found in runs), 200)
-
-
-def _bands(found: DigitsRun, values: np.ndarray, grid: np.ndarray) -> tuple[np.ndarray, ...]:
-    table = _at(found, values, grid)
+    table = np.array(rows)
     known = ~np.isnan(table).any(axis=0)  # each seed has ended an iteration
     filled = np.where(known, table, 0)
     return tuple(np.where(known, a, np.nan) for a in (np.median(filled, 0), filled.min(0), filled.max(0)))
-
-
-def _curves(model: str, runs: Sequence[DigitsRun]) -> list[dict[str, Any]]:
-    rows = []
-    for found in runs:
-        grid = _grid(runs)
-        loss, accuracy = (_bands(found, values, grid) for values in (found.loss, found.accuracy))
-        for i, time in enumerate(grid):
-            row: dict[str, Any] = {"model": model, "method": found.method, "time": float(time)}
-            for name, band in (("loss", loss), ("accuracy", accuracy)):
-                row |= {
-                    f"{name}{end}": float(a[i]) for end, a in zip(("", "_low", "_high"), band, strict=True)
-                }
-            rows.append(row)
-    return rows
 
 
 _TARGET_LINE: Any = {"color": "0.4", "linewidth": 0.8}
@@ -130,7 +104,8 @@ def _draw(runs: dict[str, list[DigitsRun]]):
 
     figure, axes = plotting.new_figure(2, len(runs), size=(9.2, 6.4))
     for column, (model, found) in enumerate(runs.items()):
-        grid = _grid(found)
+        # Up to the end of the fastest seed of the fastest scheme's training.
+        grid = np.linspace(0, min(one.clock[:, -1].min() for one in found), 200)
         scale = 10 ** np.floor(np.log10(grid[-1]))
         for row, what in enumerate(("loss", "accuracy")):
             one = axes[row * len(runs) + column]
@@ -161,9 +136,5 @@ def _draw(runs: dict[str, list[DigitsRun]]):
     return figure
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return run_command("training", __doc__ or "", run, argv)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(run))

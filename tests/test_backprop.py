@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import json
 
 import jax
 import numpy as np
@@ -13,7 +12,7 @@ import bcgc_jax as bcgc
 from bcgc_jax.plans.partitions import finish_load
 from experiments import backprop, block_costs, block_times
 from experiments.block_costs import Costs
-from experiments.models import perceptron, transformer
+from experiments.models import perceptron
 from tests.studies import Ran
 
 RANDOM = np.random.default_rng(17)
@@ -102,8 +101,8 @@ def test_operations_are_the_products_of_matrices():
     kept = block_costs.kept_operations(found.operations, each.partition) / product
     np.testing.assert_allclose(kept, fewest, rtol=0.06)
     for blocks in found.blocks:
-        assert blocks.cpu.shape == blocks.wall.shape == (2, len(blocks.operations))
-        assert np.all(blocks.wall > 0)
+        assert blocks.cpu.shape == (2, len(blocks.operations))
+        assert np.all(blocks.cpu >= 0)
 
 
 @pytest.mark.slow
@@ -125,30 +124,19 @@ def test_the_best_of_all_partitions_is_what_is_solved_for():
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_a_worker_is_measured_alone_and_its_blocks_are_predicted(tmp_path, capsys):
-    one_layer = functools.partial(transformer, 1, 3 * 3, width=8, heads=2, length=5, vocabulary=11)
-    studies = [
-        backprop.Study(
-            functools.partial(perceptron, (64,) * 4, 3 * 64), [(3, 0, 0), (0, 1, 2), (1, 2, 0)], [(1, 1, 1)]
-        ),
-        backprop.Study(one_layer, [(2, 0, 2), (0, 4, 0)], [(1, 3, 0)]),
-    ]
+    model = functools.partial(perceptron, (64,) * 4, 3 * 64)
+    studies = [backprop.Study(model, [(3, 0, 0), (0, 1, 2), (1, 2, 0)], [(1, 1, 1)])]
     laws = {"heavy": bcgc.Pareto(1.0, 1.5)}
     found = Ran(backprop, tmp_path, capsys, studies=studies, repeats=3, laws=laws, workers=(4,))
     assert found.drew("backprop")
     rows = found.rows("backprop")
-    assert len(rows) == (1 + 2 + 2 + 3) + (2 + 1 + 2)
+    assert len(rows) == 1 + 2 + 2 + 3
     held_out = {(row["model"], row["partition"]) for row in rows if row["held_out"] == "1"}
-    assert held_out == {
-        ("perceptron of 3 layers, 64 samples", "1 1 1"),
-        ("transformer of 1 layer, 3 samples", "1 3 0"),
-    }
+    assert held_out == {("perceptron of 3 layers, 64 samples", "1 1 1")}
     for row in rows:
         assert 0 < float(row["low"]) <= float(row["cpu"]) <= float(row["high"])
         # In layers this small what is no product counts too: 7 % less and 6 % more were measured.
         assert float(row["operations"]) == pytest.approx(float(row["kept"]), rel=0.1)
-    record = json.loads((tmp_path / "backprop.json").read_text())
-    assert len(record["models"]) == 2
-    for model in record["models"]:
-        assert [one["name"] for one in model["costs"]] == list(block_costs.MODELS)
-        share = {one["costs"]: one["share"] for one in model["plans"]}
-        assert share[backprop.TRUE] == min(*share.values(), 1.0)
+    shares = {row["costs"]: float(row["share"]) for row in found.rows("backprop_plans")}
+    assert set(shares) == set(block_costs.MODELS)
+    assert shares[backprop.TRUE] == min(*shares.values(), 1.0)

@@ -10,31 +10,25 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax.solvers.schemes import load_schemes
 from experiments import (
-    certificate,
     conditioning,
-    heavy_tails,
     journal,
     paper,
     record,
     report,
     sweep,
     theorem4,
-    timeline,
     training,
 )
 from tests.studies import Ran, assert_text_fits
 
 COMMANDS = (
-    *("backprop", "calibrated", "certificate", "cluster", "conditioning", "heavy_tails", "journal", "paper"),
-    *("record", "start_ups", "sweep", "theorem4", "timeline", "traces", "training"),
+    *("backprop", "calibrated", "cluster", "conditioning", "journal", "paper"),
+    *("record", "start_ups", "sweep", "theorem4", "traces", "training"),
 )
-# Published values that a correct computation meets; "optimal" is not the optimum, and
-# "ferdinand_half" depends on a tie-break.
-TRUSTWORTHY = ("time", "frequency", "single_block", "tandon_partial", "ferdinand_full")
 
 
 def command(name):
-    return importlib.import_module(f"experiments.{name}").main
+    return functools.partial(report.run_command, importlib.import_module(f"experiments.{name}").run)
 
 
 def refused(main, argv, capsys, *words):
@@ -57,7 +51,7 @@ def test_the_journal_version_has_its_values_beside_exact_ones_and_bounds(run, mo
     monkeypatch.setattr(journal, "read_published", lambda: known)
     monkeypatch.setattr(journal, "STEPS", (0, 100))
     points = [journal.Point("a", 10), journal.Point("d", 10, deadline=5e6)]
-    found = run(journal, points=points, workers=10, rounds=1, plans=1)
+    found = run(journal, points=points, workers=10, rounds=1, plans=0)
     assert found.drew("journal", "journal_plans")
     rows = {(row["panel"], row["scheme"]): row for row in found.rows("journal")}
     assert float(rows["a", "single_block"]["completion"]) == pytest.approx(0.4407, abs=1e-4)
@@ -66,29 +60,16 @@ def test_the_journal_version_has_its_values_beside_exact_ones_and_bounds(run, mo
     (bound,) = found.rows("journal_bounds")
     assert 0.7455 < float(bound["found"]) < float(bound["upper_bound"]) < 0.749  # measured 0.74560, 0.74807
     plans = {row["scheme"]: row for row in found.rows("journal_plans")}
-    runtimes = [float(plans[name]["expected_runtime"]) for name in ("optimal", "between", "deadline")]
+    runtimes = [float(plans[name]["expected_runtime"]) for name in ("optimal", "deadline")]
     assert runtimes == sorted(runtimes)
     last = [float(row["completion"]) for row in found.rows("journal_steps") if row["steps"] == "100"]
     np.testing.assert_allclose(last, float(bound["found"]), rtol=1e-5)
 
 
 @pytest.mark.slow
-def test_the_subgradient_method_falls_towards_the_certified_optimum(run):
-    found = run(certificate, workers=(5,), steps=200, seeds=2)
-    assert found.drew("certificate")
-    for law in certificate.LAWS:
-        rows = [row for row in found.rows("certificate") if row["law"] == law]
-        assert len(set({row["seed"]: row["excess"] for row in rows}.values())) == 2
-        excess = [float(row["excess"]) for row in rows if row["seed"] == "0"]
-        assert (len(excess), excess) == (5, sorted(excess, reverse=True))
-        assert 0 <= excess[-1] < 0.01 < excess[0]
-
-
-@pytest.mark.slow
 def test_every_chosen_code_is_exact_to_float32(run):
     found = run(conditioning, sizes=(5, 8))
     rows = found.rows("conditioning")
-    assert found.drew("conditioning")
     assert [sum(int(r["chosen"]) for r in rows if r["workers"] == n) for n in ("5", "8")] == [5, 8]
     assert max(float(row["error"]) for row in rows) < 1e-6
     assert max(float(row["error_float32"]) for row in rows) > 1e-6
@@ -96,47 +77,34 @@ def test_every_chosen_code_is_exact_to_float32(run):
 
 
 @pytest.mark.slow
-def test_training_shows_the_schemes_at_the_same_steps_and_other_times(run):
+def test_training_shows_the_schemes_at_the_same_steps_and_other_times(run, monkeypatch):
+    monkeypatch.setattr(training, "TITLES", {"softmax": training.TITLES["softmax"]})
     found = run(training, workers=5, seeds=2, steps=30, methods=("uncoded", "time"))
     assert found.drew("training")
     assert found.figures["training"].legends[0].get_texts()[-1].get_text() == "target accuracy 0.93"
     assert_text_fits(found.figures["training"])
-    for model in training.TITLES:
-        uncoded, coded = (row for row in found.rows("training") if row["model"] == model)
-        assert float(uncoded["final_loss"]) == pytest.approx(float(coded["final_loss"]), rel=1e-4)
-        assert float(coded["mean_runtime"]) < float(uncoded["mean_runtime"])
-    curves = [r for r in found.rows("training_curves") if (r["model"], r["method"]) == ("softmax", "time")]
-    assert np.all(np.diff([float(row["loss"]) for row in curves if row["loss"]]) <= 1e-6)
+    uncoded, coded = found.rows("training")
+    assert float(uncoded["final_loss"]) == pytest.approx(float(coded["final_loss"]), rel=1e-4)
+    assert float(coded["mean_runtime"]) < float(uncoded["mean_runtime"])
 
 
 @pytest.mark.slow
-def test_the_timeline_is_that_of_figure_1(run):
-    found = run(timeline)
-    rows = found.rows("timeline")
-    assert found.drew("timeline")
-    assert_text_fits(found.figures["timeline"])
-    assert [float(row["runtime"]) for row in rows[:3]] == pytest.approx([1.0, 2.0, 1.2])
-    assert all(float(row["used"]) + float(row["wasted"]) == pytest.approx(1) for row in rows)
-
-
-@pytest.mark.slow
-def test_paper_stands_beside_the_published_values(run):
+def test_paper_stands_beside_the_published_values(run, monkeypatch):
+    methods = {name: paper.METHODS[name] for name in ("optimal", "time", "tandon_partial")}
+    monkeypatch.setattr(paper, "METHODS", methods)
     found = run(paper, workers_grid=(10, 20), rate_grid=(1e-3, 10**-2.6))
     rows = found.rows("paper")
     assert found.drew("fig3", "fig4a", "fig4b")
     assert "ratio" in found.printed
     assert list(rows[0]) == ["figure", "axis", "x", "scheme", "computed", "published", "ratio"]
     runtimes = [row for row in rows if row["figure"] in ("4a", "4b")]
-    assert len(runtimes) == 4 * len(paper.METHODS)
+    assert len(runtimes) == 4 * len(methods)
     for row in runtimes:
         ratio = float(row["ratio"])
         assert ratio == pytest.approx(float(row["computed"]) / float(row["published"]))
-        if row["scheme"] in TRUSTWORTHY:
-            # Measured: 0.990 to 1.007 over both whole figures.
-            assert 0.975 < ratio < 1.025, row
-        elif paper.METHODS[row["scheme"]] == "optimal":
-            assert ratio < 1, row
-    blocks = [row for row in rows if row["figure"] == "3" and row["scheme"] in ("time", "frequency")]
+        # The published "optimal" is not the optimum; of the others 0.990 to 1.007 over both whole figures.
+        assert ratio < 1 if row["scheme"] == "optimal" else 0.975 < ratio < 1.025, row
+    blocks = [row for row in rows if row["figure"] == "3" and row["scheme"] == "time"]
     assert all(abs(float(row["computed"]) - float(row["published"])) <= 2 for row in blocks)
 
 
@@ -149,23 +117,14 @@ SCHEMES = [bcgc_jax.Scheme("experiments_blocks", rule, label="two blocks")]
 
 
 @pytest.mark.slow
-def test_sweep_is_every_cell_solved_alone_and_has_schemes_that_were_added(run, tmp_path):
+def test_sweep_compares_the_optimum_with_the_best_baseline_and_takes_schemes(run, tmp_path):
     (tmp_path / "schemes.py").write_text(SCHEMES_FILE)
     added, methods = load_schemes(tmp_path / "schemes.py"), ("optimal", "uncoded", "single_block")
     found = run(sweep, workers_grid=(2, 3, 4), rate_grid=(1e-3, 1e-2, 1e-1), methods=methods, schemes=added)
-    assert found.drew("sweep", "sweep_curves")
+    assert found.drew("sweep")
     assert "largest relative gap" in found.printed
     rows = found.rows("sweep")
     assert len(rows) == 9 * 4
-    for row in rows:
-        law = bcgc.ShiftedExponential(float(row["rate"]), 50.0)
-        problem = bcgc.Problem(law, int(row["num_workers"]), 20_000, 50.0, max_workers=4)
-        with jax.enable_x64(True):
-            method = row["method"] if row["method"] in methods else added[0]
-            alone = float(bcgc.solve(problem, method).expected_runtime)
-        assert float(row["expected_runtime"]) == pytest.approx(alone, rel=1e-6)
-        # A scheme far from the optimum may have no certificate.
-        assert float(row["lower_bound"] or 0) <= alone * (1 + 1e-9)
     cells = sweep.compare(sweep.read(tmp_path / "sweep.csv"), added)
     for cell in cells:
         here = [r for r in rows if (int(r["num_workers"]), float(r["rate"])) == (cell.num_workers, cell.rate)]
@@ -175,8 +134,6 @@ def test_sweep_is_every_cell_solved_alone_and_has_schemes_that_were_added(run, t
         # The best single level is 0 where both are equal: then it is called uncoded. Added ones are none.
         assert cell.best == ("single_block" if block < uncoded * (1 - 1e-9) else "uncoded")
     assert {cell.best for cell in cells} == {"uncoded", "single_block"}
-    texts = [text.get_text() for text in found.figures["sweep_curves"].legends[0].get_texts()]
-    assert texts[-3:] == ["optimal", "best baseline", "two blocks"]
 
 
 @pytest.mark.parametrize("name", ["paper", "sweep"])
@@ -188,47 +145,19 @@ def test_schemes_that_cannot_be_had_are_one_line_and_status_2(name, tmp_path, ca
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("rate_times_shift", [0.05, 1.0])
-def test_bounds_of_theorem4_from_their_definition(rate_times_shift):
-    m = rate_times_shift
-    for workers in (1, 2, 10):
-        h = sum(1 / n for n in range(1, workers + 1))
-        assert theorem4.bound("time", workers, m) == pytest.approx((h + 1) * (h + m) / m**2)
-        assert theorem4.bound("frequency", workers, m) == pytest.approx(h / m + 1)
-
-
 @pytest.mark.slow
 def test_theorem4_holds(run):
     found = run(theorem4, workers_grid=(2, 20), sizes=(20,))
     rows = found.rows("theorem4")
-    assert found.drew("theorem4")
-    assert_text_fits(found.figures["theorem4"])
-    gap = max(float(row["ratio_at_most"]) / float(row["ratio"]) for row in rows) - 1
-    assert f"{gap:.0e}" in found.figures["theorem4"].legends[0].get_title().get_text()
-    for axes in found.figures["theorem4"].axes:
-        low, high = axes.get_ylim()
-        assert all(low <= min(line.get_ydata()) <= max(line.get_ydata()) <= high for line in axes.get_lines())
     assert len(rows) == 2 * 2 * 2
+    # H_2 = 3/2, at μ t0 = 1 and 1/20.
+    of_two = [float(row["bound"]) for row in rows if row["num_workers"] == "2"]
+    assert of_two == pytest.approx([2.5 * 1.55 * 400, 31.0, 6.25, 2.5])
     for row in rows:
         ratio, at_most = float(row["ratio"]), float(row["ratio_at_most"])
         assert 1 <= ratio <= at_most <= float(row["bound"]), row
         assert float(row["lower_bound"]) <= float(row["optimum"]) <= float(row["expected_runtime"])
         assert float(row["optimum"]) < (1 + 2e-5) * float(row["lower_bound"])
-
-
-@pytest.mark.slow
-def test_closed_forms_are_far_from_the_optimum_under_heavy_tails(run):
-    points = [p for p in heavy_tails.grid(shapes=(1.2, 3.0), workers=(5,)) if p.family == "Pareto"]
-    found = run(heavy_tails, points=points)
-    rows = found.rows("heavy_tails")
-    assert found.drew("heavy_tails")
-    assert len(rows) == 3 * len(heavy_tails.SCHEMES)
-    assert all(0 <= float(row["relative_gap"]) < 2e-5 and float(row["ratio"]) >= 1 for row in rows)
-    ratio = {(row["scheme"], row["parameter"], row["num_workers"]): float(row["ratio"]) for row in rows}
-    # Measured: 1.38 and 2.84 at shape 1.2, 1.005 and 1.002 at shape 3.
-    assert ratio["time", "1.2", "20"] > 1.3
-    assert ratio["frequency", "1.2", "20"] > 2
-    assert max(ratio["time", "3", "20"], ratio["frequency", "3", "20"]) < 1.02
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -250,16 +179,19 @@ def test_command_makes_the_folder_computes_in_float64_and_tells_in_one_line_what
         assert out.is_dir()
         seen.append((seed, jax.numpy.ones(()).dtype))
 
-    def fail(out, schemes=()):
+    def fail(out):
         raise ValueError('scheme "mine" gave\nno partition')
+
+    def fail_of_schemes(out, schemes):
+        fail(out)
 
     before, out = jax.config.read("jax_enable_x64"), ["--out", str(tmp_path / "a" / "b")]
     try:
-        assert report.run_command("name", "text", run, [*out, "--seed", "3"]) == 0
+        assert report.run_command(run, [*out, "--seed", "3"]) == 0
         with pytest.raises(SystemExit) as stop:
-            report.run_command("name", "text", fail, out, seeded=False, schemes=True)
+            report.run_command(fail_of_schemes, out)
         with pytest.raises(ValueError, match="no partition"):
-            report.run_command("name", "text", fail, out, seeded=False)
+            report.run_command(fail, out)
     finally:
         jax.config.update("jax_enable_x64", before)
     assert seen == [(3, np.dtype("float64"))]
@@ -270,7 +202,7 @@ def test_command_makes_the_folder_computes_in_float64_and_tells_in_one_line_what
 @pytest.mark.slow
 def test_a_recorded_trace_can_be_read(tmp_path, monkeypatch):
     monkeypatch.setattr(record, "_WARM_UP", 0.0)
-    record.run(tmp_path, workers=3, steps=5)
+    record.run(tmp_path, workers=2, steps=5)
     measured = bcgc.measured.load_trace(tmp_path / "steps.csv")
-    assert measured.rows().shape == (5, 3)
+    assert measured.rows().shape == (5, 2)
     assert np.all(measured.seconds > 0)

@@ -39,7 +39,7 @@ class SchemeError(Exception):
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Scheme(Method):
-    r"""A rule of one's own, for `solve`, `Sweep`, the command line, the figures and the benchmarks.
+    r"""A rule of one's own, for `solve`, `Sweep`, the command line and the figures.
 
     Args:
       name: letters, digits and underscores.

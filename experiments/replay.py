@@ -23,6 +23,7 @@ from jax import Array
 
 import bcgc_jax as bcgc
 from bcgc_jax.adaptive import WorkPlan
+from bcgc_jax.adaptive.plans import levels_plan
 from bcgc_jax.cli.waiting import each
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.plans.schedules import Group, cycles_of, schedule_of, schedule_runtime, simulate_schedule

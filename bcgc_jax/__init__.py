@@ -1,8 +1,9 @@
 """Optimization-based block coordinate gradient coding in JAX.
 
-Here: laws of the workers' times, problems and their solutions, methods, runtimes, sweeps. By subject:
-`bcgc_jax.partitions`; `bcgc_jax.coding`, gradient codes and training with them; `bcgc_jax.measured`, from a
-file of measured times to a law; `bcgc_jax.cluster`, worker processes, imported on demand.
+Here: laws of the workers' times, problems and their solutions, methods, runtimes. By subject: `coding`,
+gradient codes and training with them; `measured`, from a file of measured times to a law; `plans`,
+partitions, schedules and types of answers; `solvers`, bounds and limits; `sweeps`, many problems at once;
+`distributions`, all laws; `bcgc_jax.cluster`, worker processes.
 """
 
 import ast

@@ -1,16 +1,16 @@
 """The public names, for type checkers and for `__init__.py`, which imports each when it is first used."""
 
 from bcgc_jax import coding as coding
+from bcgc_jax import distributions as distributions
 from bcgc_jax import measured as measured
-from bcgc_jax.distributions import Deterministic as Deterministic
+from bcgc_jax import plans as plans
+from bcgc_jax import solvers as solvers
+from bcgc_jax import sweeps as sweeps
 from bcgc_jax.distributions import Empirical as Empirical
 from bcgc_jax.distributions import Exponential as Exponential
 from bcgc_jax.distributions import FromHazard as FromHazard
 from bcgc_jax.distributions import Gamma as Gamma
-from bcgc_jax.distributions import HazardSpline as HazardSpline
-from bcgc_jax.distributions import Law as Law
 from bcgc_jax.distributions import Lognormal as Lognormal
-from bcgc_jax.distributions import Pairs as Pairs
 from bcgc_jax.distributions import Pareto as Pareto
 from bcgc_jax.distributions import Rows as Rows
 from bcgc_jax.distributions import ShiftedExponential as ShiftedExponential
@@ -18,30 +18,21 @@ from bcgc_jax.distributions import TwoSpeed as TwoSpeed
 from bcgc_jax.distributions import Uniform as Uniform
 from bcgc_jax.distributions import Unlike as Unlike
 from bcgc_jax.distributions import Weibull as Weibull
-from bcgc_jax.exact.quadrature import Expectation as Expectation
-from bcgc_jax.plans import partitions as partitions
-from bcgc_jax.plans import schedules as schedules
-from bcgc_jax.plans.iterations import expected_order_statistics as expected_order_statistics
 from bcgc_jax.plans.iterations import sorted_cycle_times as sorted_cycle_times
 from bcgc_jax.plans.partitions import levels_from_partition as levels_from_partition
 from bcgc_jax.plans.partitions import partition_from_levels as partition_from_levels
-from bcgc_jax.plans.plan import Needs as Needs
 from bcgc_jax.plans.plan import Plan as Plan
-from bcgc_jax.plans.runtime import Certificate as Certificate
-from bcgc_jax.plans.runtime import RuntimeEstimate as RuntimeEstimate
 from bcgc_jax.plans.runtime import block_runtime as block_runtime
 from bcgc_jax.plans.runtime import certificate as certificate
 from bcgc_jax.plans.runtime import completion_probability as completion_probability
 from bcgc_jax.plans.runtime import coordinate_runtime as coordinate_runtime
 from bcgc_jax.plans.runtime import expected_runtime as expected_runtime
-from bcgc_jax.plans.runtime import integrate_runtime as integrate_runtime
 from bcgc_jax.plans.runtime import simulate_runtime as simulate_runtime
 from bcgc_jax.problem import Problem as Problem
 from bcgc_jax.problem import Status as Status
 from bcgc_jax.solution import Solution as Solution
 from bcgc_jax.solvers import Alternating as Alternating
 from bcgc_jax.solvers import Backup as Backup
-from bcgc_jax.solvers import Comparison as Comparison
 from bcgc_jax.solvers import Credit as Credit
 from bcgc_jax.solvers import Cyclic as Cyclic
 from bcgc_jax.solvers import Deadline as Deadline
@@ -53,15 +44,7 @@ from bcgc_jax.solvers import Subgradient as Subgradient
 from bcgc_jax.solvers import Tandon as Tandon
 from bcgc_jax.solvers import TandonPartial as TandonPartial
 from bcgc_jax.solvers import compare as compare
-from bcgc_jax.solvers import runtime_limit as runtime_limit
 from bcgc_jax.solvers import solve as solve
-from bcgc_jax.solvers import straggler_ratio as straggler_ratio
-from bcgc_jax.solvers.completion_bound import CompletionBound as CompletionBound
-from bcgc_jax.solvers.completion_bound import completion_bound as completion_bound
-from bcgc_jax.sweeps.files import write_sweep as write_sweep
-from bcgc_jax.sweeps.grid import grid as grid
-from bcgc_jax.sweeps.run import Sweep as Sweep
-from bcgc_jax.sweeps.run import sweep as sweep
 
 __all__: list[str]
 __version__: str

@@ -28,7 +28,7 @@ def _unscaled_problem(num_workers: int) -> tuple[bcgc.Problem, jax.Array, np.nda
     """A problem with M b / N = 1, as the peers have it, the partition x^(t) and its cumulative load."""
     problem = bcgc.Problem(LAW, num_workers, num_workers * 100, num_samples=num_workers)
     x = time_partition(problem)
-    return problem, x, np.asarray(bcgc.partitions.cumulative_load(x))
+    return problem, x, np.asarray(bcgc.plans.partitions.cumulative_load(x))
 
 
 def simulation() -> list[Row]:
@@ -66,7 +66,7 @@ def evaluation() -> list[Row]:
             package = functools.partial(bcgc.expected_runtime, problem, x)
             peer = functools.partial(peers.estimate_runtime, rng, load, 100_000)
             found = compare({"package": package, "peer": peer})
-            value, bound = (float(v) for v in bcgc.integrate_runtime(problem, x))
+            value, bound = (float(v) for v in bcgc.plans.integrate_runtime(problem, x))
             mean, deviation = found["peer"].value
             error, peer_error = bound / value, deviation / mean
             accuracy = (
@@ -154,7 +154,7 @@ def optima() -> list[Row]:
     times = np.random.default_rng(0).gamma(2.0, 1.0, 100) + 0.2
     with jax.enable_x64(True):
         measured = bcgc.Empirical(times)
-    laws: dict[str, bcgc.Law] = {
+    laws: dict[str, bcgc.distributions.Law] = {
         "Weibull 0.7 from 0": bcgc.Weibull(1.0, 0.7),
         "Weibull 3 from 0": bcgc.Weibull(2.0, 3.0),
         "Pareto 1.2": bcgc.Pareto(1.3, 1.2),
@@ -173,7 +173,7 @@ def optima() -> list[Row]:
     return [*rows, _optimum("the paper's law", LAW, 50, "float32")]
 
 
-def _optimum(name: str, law: bcgc.Law, num_workers: int, dtype: str) -> Row:
+def _optimum(name: str, law: bcgc.distributions.Law, num_workers: int, dtype: str) -> Row:
     problem = bcgc.Problem(law, num_workers, 20_000, num_samples=50)
     tolerance, repeats = (1e-6, 1) if num_workers == 1000 else (1e-7, 3)
     solve = functools.partial(bcgc.solve, problem, bcgc.Optimal(tolerance=tolerance))

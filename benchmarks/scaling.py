@@ -35,7 +35,7 @@ def scaling() -> list[dict[str, Any]]:
             problem = paper_problem(num_workers)
             x = time_partition(problem)
             package = compare({"package": functools.partial(bcgc.expected_runtime, problem, x)}, 5)["package"]
-            value, error = (float(v) for v in bcgc.integrate_runtime(problem, x))
+            value, error = (float(v) for v in bcgc.plans.integrate_runtime(problem, x))
             rows.append(curve_point("evaluation", "workers", num_workers, package, error / value))
             package = _optimum(
                 num_workers, 1e-4 if num_workers == 1000 else 1e-6, 1 if num_workers >= 500 else 5

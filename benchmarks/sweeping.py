@@ -22,14 +22,14 @@ def paper_cell(num_workers: Any, rate: Any, max_workers: int) -> bcgc.Problem:
     return bcgc.Problem(law, num_workers, 20_000, 50, max_workers=max_workers)
 
 
-def _rows(plan: bcgc.Sweep) -> Table:
+def _rows(plan: bcgc.sweeps.Sweep) -> Table:
     tables = [plan.solve(chunk) for chunk in plan.chunks()]
     return {name: np.concatenate([table[name] for table in tables]) for name in plan.names}
 
 
-def _plan(workers: Any, num_rates: int) -> bcgc.Sweep:
-    cells = bcgc.grid(num_workers=workers, rate=np.geomspace(1e-4, 1e-1, num_rates))
-    return bcgc.Sweep(paper_cell, cells, [bcgc.Optimal(tolerance=_TOLERANCE)])
+def _plan(workers: Any, num_rates: int) -> bcgc.sweeps.Sweep:
+    cells = bcgc.sweeps.grid(num_workers=workers, rate=np.geomspace(1e-4, 1e-1, num_rates))
+    return bcgc.sweeps.Sweep(paper_cell, cells, [bcgc.Optimal(tolerance=_TOLERANCE)])
 
 
 def sweep() -> list[dict[str, Any]]:
@@ -88,8 +88,8 @@ import sys, jax, numpy as np, bcgc_jax as bcgc
 from benchmarks.sweeping import paper_cell
 from benchmarks.timing import peak_memory
 rates = np.geomspace(1e-4, 1e-1, int(sys.argv[1]))
-plan = bcgc.Sweep(paper_cell, bcgc.grid(num_workers=[4, 5], rate=rates), ["time"])
-bcgc.write_sweep(plan, sys.argv[2])
+plan = bcgc.sweeps.Sweep(paper_cell, bcgc.sweeps.grid(num_workers=[4, 5], rate=rates), ["time"])
+bcgc.sweeps.write_sweep(plan, sys.argv[2])
 print(peak_memory())
 """
 

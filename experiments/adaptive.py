@@ -31,7 +31,7 @@ SIZES = {8: 4, 20: 4, 100: 1}
 # Iterations that who knows a law plans with, and that plans are judged by.
 _KNOWN, _JUDGED = 512, 4000
 
-LAWS: Mapping[str, bcgc.Law] = {
+LAWS: Mapping[str, bcgc.distributions.Law] = {
     "shifted exponential": bcgc.ShiftedExponential(1e-3, 50.0),
     "exponential": bcgc.Exponential(1.0),
     "weibull": bcgc.Weibull(1.0, 0.7, 0.2),
@@ -40,7 +40,7 @@ LAWS: Mapping[str, bcgc.Law] = {
     "lognormal": bcgc.Lognormal(0.0, 0.8, 0.3),
     "gamma": bcgc.Gamma(3.0, 2.0, 0.5),
     "two speeds": bcgc.TwoSpeed(1.0, 4.0, 0.1),
-    "deterministic": bcgc.Deterministic(2.0),
+    "deterministic": bcgc.distributions.Deterministic(2.0),
 }
 
 

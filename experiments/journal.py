@@ -226,7 +226,7 @@ def compute_bounds(published: Published, rounds: int) -> Iterator[Bound]:
     for (workers, rate, count), theirs in each(list(published.items()), "bounds"):
         problem = Point("a", workers, float(rate), count).problem()
         some = rounds if workers <= 30 else min(rounds, FEWER_ROUNDS)
-        bound = bcgc.completion_bound(problem, DEADLINE, rounds=some)
+        bound = bcgc.solvers.completion_bound(problem, DEADLINE, rounds=some)
         equal_risk, large = (
             assess(scheme, problem, DEADLINE)[0] for scheme in ("equal_risk", "large_deadline")
         )

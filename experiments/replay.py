@@ -61,12 +61,12 @@ class Replayed(NamedTuple):
     taken: np.ndarray
 
 
-def problem(law: bcgc.Law | bcgc.Rows, num_workers: int) -> bcgc.Problem:
+def problem(law: bcgc.distributions.Law | bcgc.Rows, num_workers: int) -> bcgc.Problem:
     """One step as it was recorded: uncoded, a worker spends a cycle."""
     return bcgc.Problem(law, num_workers, COORDINATES, cycles=num_workers / COORDINATES)
 
 
-def pooled(rows: np.ndarray) -> bcgc.Law:
+def pooled(rows: np.ndarray) -> bcgc.distributions.Law:
     """The law of all times, as if workers were alike and steps independent."""
     try:
         return bcgc.measured.smooth_empirical(rows.ravel())
@@ -87,7 +87,7 @@ def _as_seen(plan: WorkPlan, rows: np.ndarray) -> tuple[float, Runtimes]:
     return float(plan.runtimes(rows).mean()), plan.runtimes
 
 
-def _solved(law: Callable[[np.ndarray], bcgc.Law | bcgc.Rows], method: str) -> Planned:
+def _solved(law: Callable[[np.ndarray], bcgc.distributions.Law | bcgc.Rows], method: str) -> Planned:
     def plan(rows: np.ndarray) -> tuple[float, Runtimes]:
         solution = bcgc.solve(problem(law(rows), rows.shape[1]), method)
         return float(solution.expected_runtime), _coded(np.asarray(solution.partition)).runtimes

@@ -134,7 +134,7 @@ def runtimes(case: Case, starts: np.ndarray, times: np.ndarray) -> np.ndarray:
 
 @jax.jit
 def _exact(problem: bcgc.Problem, x: jax.Array, t: jax.Array) -> tuple[jax.Array, ...]:
-    value, error = bcgc.integrate_runtime(problem, x)
+    value, error = bcgc.plans.integrate_runtime(problem, x)
     return value, error, bcgc.completion_probability(problem, x, t * value)
 
 
@@ -173,7 +173,7 @@ def _names(problem: bcgc.Problem) -> tuple[str, str]:
 @jax.jit
 def _runtimes_of(problem: bcgc.Problem, partitions: jax.Array) -> jax.Array:
     # Half of the nodes: a search that is a millionth off finds the same.
-    value = functools.partial(bcgc.integrate_runtime, problem, num_nodes=64)
+    value = functools.partial(bcgc.plans.integrate_runtime, problem, num_nodes=64)
     return jax.vmap(lambda x: value(x).value)(partitions)
 
 

@@ -1,6 +1,6 @@
 """How much the optimum saves, over the number of workers (2 to 50) and the rate of the cycle time.
 
-A grid of problems of shift 50, L = 20000, M = 50, b = 1, solved together by `bcgc_jax.Sweep` and streamed to
+A grid of problems of shift 50, L = 20000, M = 50, b = 1, solved together and streamed to
 a CSV file: what was cut off goes on. The reduction of a cell is 1 - runtime of the optimum / runtime of the
 best baseline there. Partial stragglers (Tandon et al.) have the α of the law, which falls from 5.4 to 1.3 as
 the rate grows, not the 6 of the paper's figures.
@@ -202,12 +202,12 @@ def run(
     schemes: Sequence[bcgc.Scheme] = (),
 ) -> None:
     """Compute into sweep.csv, print the table, draw; goes on with a sweep that was cut off."""
-    cells = bcgc.grid(num_workers=np.array(workers_grid), rate=np.array(rate_grid))
-    sweep = bcgc.Sweep(problem, cells, (*methods, *schemes), key=jax.random.key(seed))
+    cells = bcgc.sweeps.grid(num_workers=np.array(workers_grid), rate=np.array(rate_grid))
+    sweep = bcgc.sweeps.Sweep(problem, cells, (*methods, *schemes), key=jax.random.key(seed))
     path = out / "sweep.csv"
     path.unlink(missing_ok=True)  # one that was cut off has another name
     with waiting.Progress("sweep") as bar:
-        bcgc.write_sweep(sweep, path, resume=True, progress=bar.reach)
+        bcgc.sweeps.write_sweep(sweep, path, resume=True, progress=bar.reach)
     rows = read(path)
     compared = compare(rows, schemes)
     print_numbers(rows, compared)

@@ -18,13 +18,17 @@ SIZE = 12
 
 
 def padded(
-    law: bcgc.Law, num_workers: int, coordinates: int = 20_000, samples: float = 1.0, cycles: float = 1.0
+    law: bcgc.distributions.Law,
+    num_workers: int,
+    coordinates: int = 20_000,
+    samples: float = 1.0,
+    cycles: float = 1.0,
 ) -> bcgc.Problem:
     """Too many coordinates for the search over whole units, which is a program of its own."""
     return bcgc.Problem(law, num_workers, coordinates, float(samples), float(cycles), max_workers=SIZE)
 
 
-def expected_max(law: bcgc.Law, load: Array, num_workers: ArrayLike) -> bcgc.Expectation:
+def expected_max(law: bcgc.distributions.Law, load: Array, num_workers: ArrayLike) -> bcgc.plans.Expectation:
     """E max_n load_n T_(N-n)."""
     return expected_completion(Worker(law), Load(load), AnyOf(num_workers))
 
@@ -40,6 +44,7 @@ def slow(*cases: Any) -> list[Any]:
     return [pytest.param(case, marks=pytest.mark.slow) for case in cases]
 
 
+_SUBJECTS = bcgc.coding, bcgc.distributions, bcgc.measured, bcgc.plans, bcgc.solvers, bcgc.sweeps
 # All public names, those of the subjects too.
-NAMES = {*bcgc.__all__, *bcgc.coding.__all__, *bcgc.measured.__all__}
-NAMES -= {"coding", "measured", "partitions", "schedules"}
+NAMES = {*bcgc.__all__, *(name for subject in _SUBJECTS for name in subject.__all__)}
+NAMES -= {subject.__name__.rpartition(".")[2] for subject in _SUBJECTS}

@@ -49,7 +49,7 @@ def _power_inverse(p, a):
 LAWS: dict[str, Callable[[Number], Any]] = {
     "ShiftedExponential": lambda v: bcgc.ShiftedExponential(v, 0.1 * v),
     "Exponential": lambda v: bcgc.Exponential(v),
-    "Deterministic": lambda v: bcgc.Deterministic(v),
+    "Deterministic": lambda v: bcgc.distributions.Deterministic(v),
     "Weibull": lambda v: bcgc.Weibull(v, 1.0 + v, 0.3 * v),
     "Pareto": lambda v: bcgc.Pareto(v, 1.5 + v),
     "Uniform": lambda v: bcgc.Uniform(v, 1.0 + 2 * v),
@@ -57,11 +57,11 @@ LAWS: dict[str, Callable[[Number], Any]] = {
     "Lognormal": lambda v: bcgc.Lognormal(v, 0.5 * v, 0.2 * v),
     "Gamma": lambda v: bcgc.Gamma(1.0 + v, v, 0.4 * v),
     "FromHazard": lambda v: bcgc.FromHazard(_power_hazard, _power_inverse, v),
-    "HazardSpline": lambda v: bcgc.HazardSpline(
+    "HazardSpline": lambda v: bcgc.distributions.HazardSpline(
         row(v, 0.0, 0.5, 1.0) / v, row(v, 1, 2, 3), row(v, 2, 2, 2), 0.1 * v
     ),
     "Empirical": lambda v: bcgc.Empirical(row(v, 1.0, 2.0, 5.0)),
-    "Pairs": lambda v: bcgc.Pairs(row(v, 3.0, 0.0, 7.0), row(v, 1.0, 2.0, 5.0)),
+    "Pairs": lambda v: bcgc.distributions.Pairs(row(v, 3.0, 0.0, 7.0), row(v, 1.0, 2.0, 5.0)),
     "Rows": lambda v: bcgc.Rows(jnp.stack([row(v, 1.0, 2.0, 4.0), row(v, 3.0, 4.0, 2.0)])),
     "Unlike": lambda v: bcgc.Unlike([bcgc.Uniform(v, 4.0 * v)] * 2 + [bcgc.Pareto(v, 3.0 * v)]),
 }
@@ -96,7 +96,7 @@ def of_law(name: str, v: Number) -> dict[str, Any]:
         "fast inverse": fast.inverse_cumulative_hazard(row(v, 0.5, 1.0, 2.0)),
         "cdf of a number": law.cdf(1.5),
         "inverse of a number": law.inverse_cumulative_hazard(1.5),
-        "expected_order_statistics": bcgc.expected_order_statistics(law, 3),
+        "expected_order_statistics": bcgc.plans.expected_order_statistics(law, 3),
         "simulated maxima": simulate_max(KEY, law, row(v, 1.0, 2.0, 2.5), 3, 4)[0],
     }  # fmt: skip
 
@@ -110,11 +110,11 @@ def runtimes_of_law(name: str, v: Number) -> dict[str, Any]:
         return found
     return found | {
         "expected_runtime": bcgc.expected_runtime(problem, [1, 2, 7]),
-        "integrate_runtime": bcgc.integrate_runtime(problem, [1, 2, 7]),
+        "integrate_runtime": bcgc.plans.integrate_runtime(problem, [1, 2, 7]),
         "completion_probability": bcgc.completion_probability(problem, [1, 2, 7], row(v, 9.0, 10.0)),
         "certificate": bcgc.certificate(problem, [1, 2, 7]),
-        "straggler_ratio": bcgc.straggler_ratio(law),
-        "runtime_limit": bcgc.runtime_limit(problem),
+        "straggler_ratio": bcgc.solvers.straggler_ratio(law),
+        "runtime_limit": bcgc.solvers.runtime_limit(problem),
     }
 
 
@@ -134,7 +134,7 @@ def _partition(v: Number) -> jax.Array:
 # With times that are likely for the problems here and for those of test_bad_numbers.py.
 OF_A_PARTITION: dict[str, Callable[[bcgc.Problem, Any], Any]] = {
     "expected_runtime": bcgc.expected_runtime,
-    "integrate_runtime": bcgc.integrate_runtime,
+    "integrate_runtime": bcgc.plans.integrate_runtime,
     "certificate": bcgc.certificate,
     "completion_probability": lambda problem, x: bcgc.completion_probability(problem, x, 900.0),
     "simulate_runtime": lambda problem, x: bcgc.simulate_runtime(KEY, problem, x, 8),
@@ -253,13 +253,15 @@ def _cell(num_workers: Any, rate: Any, max_workers: int) -> bcgc.Problem:
     return bcgc.Problem(bcgc.ShiftedExponential(rate), num_workers, 2000, max_workers=max_workers)
 
 
-def _sweep(v: float) -> bcgc.Sweep:
-    return bcgc.Sweep(_cell, bcgc.grid(num_workers=[2, 3], rate=[v, 2.0]), bcgc.TandonPartial(1 + v))
+def _sweep(v: float) -> bcgc.sweeps.Sweep:
+    return bcgc.sweeps.Sweep(
+        _cell, bcgc.sweeps.grid(num_workers=[2, 3], rate=[v, 2.0]), bcgc.TandonPartial(1 + v)
+    )
 
 
 def _written_sweep(v: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        bcgc.write_sweep(_sweep(v), Path(folder) / "sweep.csv")
+        bcgc.sweeps.write_sweep(_sweep(v), Path(folder) / "sweep.csv")
 
 
 # Of numbers that are known: these measure on the host, or write.
@@ -278,18 +280,19 @@ ON_THE_HOST: dict[str, Callable[[float], Any]] = {
     ),
     "fit_start_up": _fit_of_loads,
     "describe": lambda v: bcgc.measured.describe(_trace(v)).remarks(),
-    "completion_bound": lambda v: bcgc.completion_bound(problem_of(v), 8e3 * v, rounds=0),
-    "completion_bound in parts": lambda v: bcgc.completion_bound(problem_of(v), 8e3 * v, rounds=1),
+    "completion_bound": lambda v: bcgc.solvers.completion_bound(problem_of(v), 8e3 * v, rounds=0),
+    "completion_bound in parts": lambda v: bcgc.solvers.completion_bound(problem_of(v), 8e3 * v, rounds=1),
     "compare": lambda v: repr(bcgc.compare(problem_of(v), ["time", "uncoded"])),
     "Sweep": lambda v: [plan.solve(chunk) for plan in [_sweep(v)] for chunk in plan.chunks()],
-    "sweep": lambda v: bcgc.sweep(
-        _cell, bcgc.grid(num_workers=[2, 3], rate=[v, 2.0]), bcgc.TandonPartial(1 + v)
+    "sweep": lambda v: bcgc.sweeps.sweep(
+        _cell, bcgc.sweeps.grid(num_workers=[2, 3], rate=[v, 2.0]), bcgc.TandonPartial(1 + v)
     ),
     "write_sweep": _written_sweep,
 }
 # What the calls take and return.
 TAKEN_OR_RETURNED = {
-    *("Law", "Problem", "Solution", "Status", "Certificate", "Expectation", "RuntimeEstimate", "Plan"),
+    *("Law", "JointLaw", "Atomic", "Kinked", "Smooth"),
+    *("Problem", "Solution", "Status", "Certificate", "Expectation", "RuntimeEstimate", "Plan"),
     *("Needs", "Comparison", "CompletionBound", "Cyclic", "Alternating", "Backup", "Credit"),
     *("Trace", "load_trace", "Description", "Fit", "StartUpFit", "grid"),
 }

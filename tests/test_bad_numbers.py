@@ -217,7 +217,9 @@ KEYED: dict[str, Callable[[Any], Any]] = {
     "sample": lambda key: LAW.sample(key, (2,)),
     "rows": lambda key: bcgc.Rows([[1.0, 2.0]]).draw_rows(key, 3),
     "unlike": lambda key: bcgc.Unlike([LAW]).sample(key, (1,)),
-    "Sweep": lambda key: bcgc.Sweep(lambda **numbers: PROBLEM, bcgc.grid(num_workers=[3]), "time", key=key),
+    "Sweep": lambda key: bcgc.sweeps.Sweep(
+        lambda **numbers: PROBLEM, bcgc.sweeps.grid(num_workers=[3]), "time", key=key
+    ),
     "fit_laws": lambda key: bcgc.measured.fit_laws(key, X),
     "bootstrap_interval": lambda key: bootstrap_interval(key, bcgc.Problem(bcgc.Rows(X[None]), 3, 300), X),
     "gradient_code": lambda key: bcgc.coding.gradient_code(key, 4, 1),
@@ -304,13 +306,13 @@ def test_limits_times_and_moments_of_traced_numbers_that_make_no_law_are_nan():
         more = {"num_workers": numbers["num_workers"], "max_workers": 3}
         return (
             bcgc.sorted_cycle_times(KEY, law, num_draws=4, **more),
-            bcgc.expected_order_statistics(law, **more),
-            bcgc.expected_order_statistics(law, function=jnp.sqrt, **more),
+            bcgc.plans.expected_order_statistics(law, **more),
+            bcgc.plans.expected_order_statistics(law, function=jnp.sqrt, **more),
         )
 
     _only_the_first_is_finite(jax.jit(jax.vmap(times))(law_columns))
-    _only_the_first_is_finite(jax.jit(jax.vmap(lambda n: bcgc.runtime_limit(_made(n))))(COLUMNS))
-    ratio = jax.jit(jax.vmap(lambda rate: bcgc.straggler_ratio(bcgc.ShiftedExponential(rate))))
+    _only_the_first_is_finite(jax.jit(jax.vmap(lambda n: bcgc.solvers.runtime_limit(_made(n))))(COLUMNS))
+    ratio = jax.jit(jax.vmap(lambda rate: bcgc.solvers.straggler_ratio(bcgc.ShiftedExponential(rate))))
     assert np.isnan(ratio(np.array([0.5, -0.5, 0.0, np.nan]))).tolist() == [False, True, True, True]
 
 
@@ -346,7 +348,7 @@ def test_workers_of_traced_numbers_that_are_none_have_no_runtime(law):
 
 
 def _constant(problem, key):
-    return bcgc.Expectation(jnp.ones((), problem.dtype), jnp.zeros((), problem.dtype))
+    return bcgc.plans.Expectation(jnp.ones((), problem.dtype), jnp.zeros((), problem.dtype))
 
 
 METHODS: dict[str, Any] = {
@@ -423,9 +425,9 @@ def test_what_a_method_refuses_it_does_not_take_traced(method, good, bad):
     assert method(np.asarray(good)).valid()  # an array of one number is one
 
 
-LAWS: dict[str, tuple[Callable[..., bcgc.Law], list[tuple[float, ...]]]] = {
+LAWS: dict[str, tuple[Callable[..., bcgc.distributions.Law], list[tuple[float, ...]]]] = {
     "Exponential": (bcgc.Exponential, [(2.0,), (-2.0,), (0.0,), (np.nan,)]),
-    "Deterministic": (bcgc.Deterministic, [(2.0,), (-2.0,), (0.0,), (np.inf,)]),
+    "Deterministic": (bcgc.distributions.Deterministic, [(2.0,), (-2.0,), (0.0,), (np.inf,)]),
     "Weibull": (bcgc.Weibull, [(2.0, 1.5, 0.5), (-2.0, 1.5, 0.5), (2.0, -1.5, 0.5), (2.0, 1.5, -0.5)]),
     "Pareto": (bcgc.Pareto, [(1.0, 3.0), (-1.0, 3.0), (1.0, -3.0)]),
     "Uniform": (bcgc.Uniform, [(1.0, 3.0), (-1.0, 3.0), (3.0, 1.0), (2.0, 2.0)]),

@@ -132,7 +132,7 @@ BAD = [
     pytest.param(law, name, value, id=f"{type(law).__name__}-{name}-{what}")
     for law in LAWS
     for name in fields(law)
-    if not isinstance(law, (bcgc.Empirical, bcgc.Pairs, bcgc.FromHazard))
+    if not isinstance(law, (bcgc.Empirical, bcgc.distributions.Pairs, bcgc.FromHazard))
     for what, value in WRONG.items()
     if not (what == "zero" and name in MAY_BE_ZERO)
     if not (what in ("wrong sign", "one wrong entry") and name in MAY_BE_NEGATIVE)
@@ -162,13 +162,22 @@ def test_bad_field_is_named(law, name, value):
         (lambda: bcgc.Empirical([0.7, -0.2]), "times must be finite and > 0, got -0.2"),
         (lambda: bcgc.Empirical([0.7, math.nan]), "times must be finite and > 0, got nan"),
         (lambda: bcgc.Empirical([0.7, math.inf]), "times must be finite and > 0, got inf"),
-        (lambda: bcgc.Pairs([], []), "start_ups and cycle_times must be pairs, at least one, got shapes"),
         (
-            lambda: bcgc.Pairs([1.0], [2.0, 3.0]),
+            lambda: bcgc.distributions.Pairs([], []),
+            "start_ups and cycle_times must be pairs, at least one, got shapes",
+        ),
+        (
+            lambda: bcgc.distributions.Pairs([1.0], [2.0, 3.0]),
             r"start_ups and cycle_times must be pairs, .*1,\) and \(2,\)",
         ),
-        (lambda: bcgc.Pairs([1.0, -0.5], [2.0, 3.0]), "start_ups must be finite and >= 0, got -0.5"),
-        (lambda: bcgc.Pairs([1.0, 0.0], [2.0, 0.0]), "cycle_times must be finite and > 0, got 0.0"),
+        (
+            lambda: bcgc.distributions.Pairs([1.0, -0.5], [2.0, 3.0]),
+            "start_ups must be finite and >= 0, got -0.5",
+        ),
+        (
+            lambda: bcgc.distributions.Pairs([1.0, 0.0], [2.0, 0.0]),
+            "cycle_times must be finite and > 0, got 0.0",
+        ),
         (lambda: bcgc.Empirical(["fast", "slow"]), "times must be a number, got"),  # type: ignore[list-item]
     ],
 )
@@ -219,7 +228,7 @@ REPRESENTED: list[tuple[Any, str]] = [
     (bcgc.TwoSpeed(1, np.inf, 0.5), "TwoSpeed(fast=1.0, slow=inf, probability=0.5)"),
     (bcgc.Empirical([3.0, 1.0]), "Empirical(times=[1.0, 3.0])"),
     (bcgc.Empirical(TIMES.astype(np.float32)), "Empirical(times=float32[4000] from 0.5 to 2)"),
-    (bcgc.Pairs([3.0, 0.0], [1.0, 2.0]), "Pairs(start_ups=[3.0, 0.0], cycle_times=[1.0, 2.0])"),
+    (bcgc.distributions.Pairs([3.0, 0.0], [1.0, 2.0]), "Pairs(start_ups=[3.0, 0.0], cycle_times=[1.0, 2.0])"),
     (bcgc.Rows(TIMES.astype(np.float32).reshape(-1, 4)), "Rows(times=float32[1000,4] from 0.5 to 2)"),
     (
         bcgc.Unlike([bcgc.Uniform(1.0, 2.0)] * 3 + [bcgc.Pareto(1.0, 3.0)]),
@@ -238,7 +247,7 @@ REPRESENTED: list[tuple[Any, str]] = [
     (bcgc.Deadline(np.float64(3e6)), "Deadline(deadline=3000000.0)"),
     (bcgc.Scheme("mine", scaled, gives="levels"), "Scheme('mine', scaled, gives='levels')"),
     (
-        bcgc.grid(num_workers=[2, 3], rate=TIMES),
+        bcgc.sweeps.grid(num_workers=[2, 3], rate=TIMES),
         "Cells(8000 combinations of num_workers=[2, 3], rate=float64[4000] from 0.5 to 2)",
     ),
 ]

@@ -29,7 +29,7 @@ def test_the_runtime_of_the_whole_numbers_is_that_of_this_partition():
         exact = float(bcgc.expected_runtime(PROBLEM, counts))
         assert float(solution.rounded_runtime) == pytest.approx(exact, rel=1e-9)
         assert float(solution.rounded_runtime) != float(solution.expected_runtime)
-    assert float(bcgc.solve(PROBLEM, "limit").rounded_runtime) == float(bcgc.runtime_limit(PROBLEM))
+    assert float(bcgc.solve(PROBLEM, "limit").rounded_runtime) == float(bcgc.solvers.runtime_limit(PROBLEM))
     missing = bcgc.solve(padded(LAW, 6, 90), "ferdinand:17")
     assert np.isnan(missing.rounded_runtime)
 
@@ -173,7 +173,7 @@ def test_files_of_the_first_version_are_read(tmp_path):
     assert partial.partition is None
     assert known(partial.plan).data.tolist() == [1, 6]
     tasks = {"sizes": _numbers(7.0), "subset": _numbers(0, 1), "block": _numbers(0, 0), "stored": _numbers(2)}
-    needs = dict.fromkeys(bcgc.Needs._fields, _numbers(1))
+    needs = dict.fromkeys(bcgc.plans.Needs._fields, _numbers(1))
     schedule = read(schedule=tasks | {"stored": {"dtype": "int64", "values": 2}}, known_needs=needs)
     assert turns_of(known(schedule.plan)).tolist() == [0, 1]
     assert known(schedule.needs).round_trips == 1

@@ -2,6 +2,7 @@
 
 from bcgc_jax.solvers.baselines import runtime_limit, straggler_ratio
 from bcgc_jax.solvers.compare import Comparison, compare
+from bcgc_jax.solvers.completion_bound import CompletionBound, completion_bound
 from bcgc_jax.solvers.methods import (
     Alternating,
     Backup,
@@ -22,6 +23,7 @@ __all__ = [
     "Alternating",
     "Backup",
     "Comparison",
+    "CompletionBound",
     "Credit",
     "Cyclic",
     "Deadline",
@@ -33,6 +35,7 @@ __all__ = [
     "Tandon",
     "TandonPartial",
     "compare",
+    "completion_bound",
     "runtime_limit",
     "solve",
     "straggler_ratio",

@@ -52,7 +52,8 @@ def write_sweep(
     reader is missing.
 
     >>> import tempfile
-    >>> from bcgc_jax import Problem, Uniform, grid
+    >>> from bcgc_jax import Problem, Uniform
+    >>> from bcgc_jax.sweeps import grid
     >>> def problem(num_workers, max_workers):
     ...     return Problem(Uniform(1.0, 2.0), num_workers, 100, max_workers=max_workers)
     >>> with tempfile.TemporaryDirectory() as folder:

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from bcgc_jax import Deterministic, Problem, Weibull
+from bcgc_jax import Problem, Weibull
 from bcgc_jax.cli import train
 from bcgc_jax.cli.sweep import problem_of_cell
+from bcgc_jax.distributions import Deterministic
 
 ASKED = ["--workers", "3", "--coordinates", "60"]
 UNIFORM = ["--cycle-time", "uniform:low=0.4,high=2.6"]

@@ -13,7 +13,7 @@ from bcgc_jax.cli.arguments import CycleTime
     ("text", "law"),
     [
         ("exponential:rate=1e-3", bcgc.Exponential(1e-3)),
-        ("deterministic:value=2", bcgc.Deterministic(2.0)),
+        ("deterministic:value=2", bcgc.distributions.Deterministic(2.0)),
         ("shifted-exponential:rate=1e-3", bcgc.ShiftedExponential(1e-3)),
         ("two-speed:fast=1,slow=inf,probability=0.2", bcgc.TwoSpeed(1.0, float("inf"), 0.2)),
     ],

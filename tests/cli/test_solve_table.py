@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bcgc_jax import Deterministic, Problem, Rows, ShiftedExponential, Uniform, Weibull
+from bcgc_jax import Problem, Rows, ShiftedExponential, Uniform, Weibull
 from bcgc_jax.cli.solve_table import Answer, print_table
+from bcgc_jax.distributions import Deterministic
 from bcgc_jax.solvers.compare import draw
 
 LAW = ShiftedExponential(1e-3, 50.0)

@@ -134,7 +134,7 @@ def test_training_with_a_code_is_training_without_but_for_the_clock(model, metho
     keys = jax.random.split(jax.random.key(1), 12)
     times = jax.jit(jax.vmap(lambda k: LAW.sample(jax.random.split(k)[0], (6,))))(keys)
     if method == "tandon_partial":
-        alpha = float(bcgc.straggler_ratio(LAW))
+        alpha = float(bcgc.solvers.straggler_ratio(LAW))
         slowest, level = np.sort(np.asarray(times), axis=1)[:, ::-1], scheme.plan.blocks[1].level
         unit = 36 * 58 / 6 * (level + 1) / (level + alpha)
         expected = unit * np.maximum(alpha * slowest[:, level], slowest[:, 0])
@@ -265,7 +265,7 @@ def test_the_mean_iteration_takes_the_expected_runtime_with_start_ups_too(method
 
 
 def test_start_ups_come_with_their_cycle_times(model):
-    scheme, pairs = scheme_of("uncoded"), bcgc.Pairs([0.0, 500.0], [1.0, 3.0])
+    scheme, pairs = scheme_of("uncoded"), bcgc.distributions.Pairs([0.0, 500.0], [1.0, 3.0])
     training, load = trained(model, scheme, pairs, 8), float(scheme.load[0])
     slow = np.isclose(taken_by(training), 500 + 3 * load)
     assert np.all(slow | np.isclose(taken_by(training), load))

@@ -30,7 +30,7 @@ def test_one_time_is_counted(value, precision):
     )
     np.testing.assert_allclose(law.sample(jax.random.key(0), (2,)), 2 * [value], rtol=near)
     assert isinstance(law.pieces(), bcgc.distributions.Atomic)
-    assert bcgc.straggler_ratio(law) == 1
+    assert bcgc.solvers.straggler_ratio(law) == 1
 
 
 # Two speeds

@@ -376,7 +376,7 @@ def test_slopes_through_a_hazard_of_ones_own_reach_its_parameters(precision):
 
 
 def test_base_class_asks_for_what_a_law_must_offer():
-    law = bcgc.Law()
+    law = bcgc.distributions.Law()
     calls = law.mean, law.infimum, lambda: law.cumulative_hazard(2.3), lambda: law.sample(jax.random.key(1))
     for call in calls:
         with pytest.raises(NotImplementedError):

@@ -65,24 +65,24 @@ def test_rows_of_no_shape_or_of_impossible_times_are_refused(times):
 def test_everything_about_an_iteration_is_a_mean_over_rows(precision):
     rtol = 1e-10 if precision == np.float64 else 2e-5
     problem, runtimes = _problem(), _runtimes(X)
-    found = bcgc.integrate_runtime(problem, X)
+    found = bcgc.plans.integrate_runtime(problem, X)
     np.testing.assert_allclose(found.value, runtimes.mean(), rtol=rtol)
     assert abs(found.value - runtimes.mean()) <= found.error
     deadlines = np.quantile(runtimes, [0.0, 0.31, 0.77, 1.0]) * (1 + 1e-5)
     expected = [(runtimes <= t).mean() for t in [*deadlines, 0.5 * runtimes.min()]]
     probability = bcgc.completion_probability(problem, X, np.append(deadlines, 0.5 * runtimes.min()))
     np.testing.assert_allclose(probability, expected, atol=1e-6)
-    times = bcgc.expected_order_statistics(problem.cycle_time, N)
+    times = bcgc.plans.expected_order_statistics(problem.cycle_time, N)
     np.testing.assert_allclose(times, SORTED.mean(axis=0), rtol=rtol)
-    rates = bcgc.expected_order_statistics(problem.cycle_time, N, jnp.reciprocal)
+    rates = bcgc.plans.expected_order_statistics(problem.cycle_time, N, jnp.reciprocal)
     np.testing.assert_allclose(rates, (1 / SORTED).mean(axis=0), rtol=rtol)
     # What comes right then is not late.
     late = iteration_of(problem).order_survival(jnp.asarray(SORTED[0], precision))
     np.testing.assert_allclose(late, (SORTED[0] < SORTED).mean(axis=0), rtol=1e-6)
     limit = L * M * B * np.mean(1 / np.sum(1 / TIMES, axis=1))
-    np.testing.assert_allclose(bcgc.runtime_limit(problem), limit, rtol=rtol)
-    ratio = bcgc.straggler_ratio(problem.cycle_time)
-    np.testing.assert_allclose(ratio, bcgc.straggler_ratio(bcgc.Empirical(TIMES)), rtol=rtol)
+    np.testing.assert_allclose(bcgc.solvers.runtime_limit(problem), limit, rtol=rtol)
+    ratio = bcgc.solvers.straggler_ratio(problem.cycle_time)
+    np.testing.assert_allclose(ratio, bcgc.solvers.straggler_ratio(bcgc.Empirical(TIMES)), rtol=rtol)
 
 
 @pytest.mark.usefixtures("x64")
@@ -149,7 +149,7 @@ def test_the_number_of_workers_must_be_that_of_the_law():
     with pytest.raises(ValueError, match="law of 5 workers, but"):
         _problem([bcgc.Uniform(1.0, 2.0)] * 5, num_workers=3)
     with pytest.raises(ValueError, match="that of 5 workers together, not of 3"):
-        bcgc.expected_order_statistics(bcgc.Rows(TIMES), 3)
+        bcgc.plans.expected_order_statistics(bcgc.Rows(TIMES), 3)
     with pytest.raises(ValueError, match="last axis has 5"):
         bcgc.Rows(TIMES).sample(jax.random.key(0), (3,))
 
@@ -208,9 +208,9 @@ def test_what_is_exact_for_workers_alike_alone_says_what_to_do_instead():
         lambda: bcgc.expected_runtime(problem, X),
         lambda: bcgc.completion_probability(problem, X, 3.0),
         lambda: bcgc.certificate(problem, X),
-        lambda: bcgc.runtime_limit(problem),
-        lambda: bcgc.straggler_ratio(problem.cycle_time),
-        lambda: bcgc.expected_order_statistics(problem.cycle_time, N),
+        lambda: bcgc.solvers.runtime_limit(problem),
+        lambda: bcgc.solvers.straggler_ratio(problem.cycle_time),
+        lambda: bcgc.plans.expected_order_statistics(problem.cycle_time, N),
     ):
         with pytest.raises(ValueError, match=r"simulate_runtime .*Rows\(law\.draw_rows"):
             ask()

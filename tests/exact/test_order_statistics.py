@@ -107,7 +107,7 @@ def test_sorted_draws_of_an_atomic_law_are_counted(precision):
 def test_traced_number_of_workers_asks_for_its_bound():
     law = bcgc.Pareto(2.3, 1.7)
     draw = functools.partial(bcgc.sorted_cycle_times, jax.random.key(1), law, num_draws=5)
-    for asked in (draw, functools.partial(bcgc.expected_order_statistics, law)):
+    for asked in (draw, functools.partial(bcgc.plans.expected_order_statistics, law)):
         with pytest.raises(
             ValueError, match="num_workers is traced: give the static max_workers that bounds"
         ):
@@ -200,7 +200,7 @@ SIZES = (1, 7, 1000)
 @functools.partial(jax.jit, static_argnames="largest")
 def _compiled(law, num_workers, largest):
     def one(n):
-        expected = functools.partial(bcgc.expected_order_statistics, law, n, max_workers=largest)
+        expected = functools.partial(bcgc.plans.expected_order_statistics, law, n, max_workers=largest)
         return [expected(), expected(function=reciprocal)]
 
     return jnp.stack(jax.vmap(one)(num_workers))
@@ -323,7 +323,7 @@ def test_mean_reciprocals_are_infinite_exactly_where_too_much_lies_next_to_zero(
 def test_padding_and_a_traced_number_of_workers_change_nothing(x64):
     law = WEIBULL.law()
     padded = expectations(law, (7, 11))[0, 0, :7]
-    alone = bcgc.expected_order_statistics(law, 7)
+    alone = bcgc.plans.expected_order_statistics(law, 7)
     np.testing.assert_allclose(alone, padded, rtol=3e-15)  # worst measured 6e-16
 
 
@@ -353,7 +353,7 @@ def test_a_worker_that_may_never_answer_makes_every_mean_infinite_and_no_mean_re
 
 def test_slopes_of_expectations_are_those_of_the_closed_form(precision):
     def mean(p):
-        return bcgc.expected_order_statistics(laws.LOG_LOGISTIC.build(*p, 0.0), 50)
+        return bcgc.plans.expected_order_statistics(laws.LOG_LOGISTIC.build(*p, 0.0), 50)
 
     point = (2.25, 2.375)
     slopes = jax.jit(jax.jacobian(mean))(tuple(jnp.asarray(v, precision) for v in point))

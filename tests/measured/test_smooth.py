@@ -60,7 +60,7 @@ def test_mean_and_tail_are_what_they_say(x64):
     np.testing.assert_allclose(
         share, (1 + tail.tail_index * z / tail.scale) ** (-1 / tail.tail_index), rtol=1e-9
     )
-    heavy = bcgc.HazardSpline(law.hazards, law.times, law.slopes, 1.0)
+    heavy = bcgc.distributions.HazardSpline(law.hazards, law.times, law.slopes, 1.0)
     assert np.isinf(float(heavy.mean()))
 
 
@@ -94,12 +94,12 @@ def test_expectation_and_optimum_are_exact_and_certified(x64):
     law = smooth_empirical(_times())
     problem = bcgc.Problem(law, 5, 10_000)
     x = jnp.array([5000.0, 2000.0, 1000.0, 0.0, 2000.0])
-    found = bcgc.integrate_runtime(problem, x)
+    found = bcgc.plans.integrate_runtime(problem, x)
     draws = np.random.default_rng(3).exponential(1.0, (200_000, 5))
     runtime = np.asarray(bcgc.block_runtime(x, law.inverse_cumulative_hazard(draws)))
     assert abs(float(found.value) - runtime.mean()) < 4 * runtime.std() / np.sqrt(runtime.size)
     # A finer rule changes nothing: the reported error bounds what it does.
-    fine = bcgc.integrate_runtime(problem, x, num_nodes=384)
+    fine = bcgc.plans.integrate_runtime(problem, x, num_nodes=384)
     assert abs(float(found.value - fine.value)) <= float(found.error + fine.error)
     assert float(found.error) < 1e-9 * float(found.value)
     solution = bcgc.solve(problem)
@@ -116,8 +116,8 @@ def test_expectation_and_optimum_are_exact_and_certified(x64):
 def test_a_heavy_tail_is_integrated_to_its_end(x64, index):
     # One worker waits for itself: E τ̂ = E T. The tail of index 0.95 carries a quarter of it beyond e^100.
     a = jnp.linspace(0, 2.3, 12)
-    law = bcgc.HazardSpline(a, 1 + a + 0.1 * a**2, 1 + 0.2 * a, index)
-    found = bcgc.integrate_runtime(bcgc.Problem(law, 1, 1), jnp.ones(1))
+    law = bcgc.distributions.HazardSpline(a, 1 + a + 0.1 * a**2, 1 + 0.2 * a, index)
+    found = bcgc.plans.integrate_runtime(bcgc.Problem(law, 1, 1), jnp.ones(1))
     assert float(found.value) == pytest.approx(float(law.mean()), rel=1e-12)
     assert float(found.error) < 1e-12 * float(found.value)
 

@@ -57,7 +57,7 @@ def test_a_start_up_that_varies_little_is_planned_for_as_constant():
     fit = fit_start_up(_trace(start + load * (0.01 + rng.gamma(4.0, 0.001, 480)), load))
     assert fit.separable
     assert fit.laws == fit.apart
-    assert isinstance(fit.apart["start_up"], bcgc.Deterministic)
+    assert isinstance(fit.apart["start_up"], bcgc.distributions.Deterministic)
     assert "it varies little, so plans take it as constant" in " ".join(fit.remarks())
 
 

@@ -56,7 +56,7 @@ class Family:
     P(T > t) and the density hold between `infimum` and `end`; `typical` is a scale of T - infimum.
     """
 
-    build: Callable[..., bcgc.Law]
+    build: Callable[..., bcgc.distributions.Law]
     frozen: Callable[..., Any]
     """SciPy's law with the package's parameters, or `Atoms`."""
     sampler: Callable[..., np.ndarray] = _unknown
@@ -79,7 +79,7 @@ class Case:
     family: Family
     parameters: tuple[float, ...]
 
-    def law(self) -> bcgc.Law:
+    def law(self) -> bcgc.distributions.Law:
         """The package's."""
         return self.family.build(*self.parameters)
 
@@ -397,7 +397,7 @@ LINEAR_HAZARD = Family(
     ),
     typical=lambda p: 1 / p[0],
 )
-DETERMINISTIC = Family(build=bcgc.Deterministic, frozen=lambda value: Atoms([value], [1.0]))
+DETERMINISTIC = Family(build=bcgc.distributions.Deterministic, frozen=lambda value: Atoms([value], [1.0]))
 TWO_SPEED = Family(
     build=bcgc.TwoSpeed,
     frozen=lambda fast, slow, probability: Atoms([fast, slow], [1 - probability, probability]),

@@ -25,7 +25,9 @@ SLOPES, RANDOM_SLOPES = 1e-6, 5e-5
 
 
 # Of parameters p = (size, infimum, share): the law, the oracle's excess, log10 of the sizes.
-FAMILIES: dict[str, tuple[Callable[[Any], bcgc.Law], Callable[[np.ndarray], Any], tuple[float, float]]] = {
+FAMILIES: dict[
+    str, tuple[Callable[[Any], bcgc.distributions.Law], Callable[[np.ndarray], Any], tuple[float, float]]
+] = {
     "gamma": (lambda p: bcgc.Gamma(p[0], 1.0, p[1]), lambda p: stats.gamma(p[0]), (-2, -0.4)),
     "weibull": (lambda p: bcgc.Weibull(1.0, p[0], p[1]), lambda p: stats.weibull_min(p[0]), (-1, -0.3)),
     "lognormal": (lambda p: bcgc.Lognormal(0.0, p[0], p[1]), lambda p: stats.lognorm(p[0]), (0.2, 0.6)),
@@ -97,7 +99,7 @@ def _ours(name: str, start: str, overlap: bool, numbers: Numbers) -> tuple[Any, 
             overlap=overlap,
             **link,
         )
-        return bcgc.integrate_runtime(problem, n["x"])
+        return bcgc.plans.integrate_runtime(problem, n["x"])
 
     rest = {key: value for key, value in numbers.items() if key != "workers"}
     (value, error), slopes = jax.value_and_grad(value_of, has_aux=True)(rest)

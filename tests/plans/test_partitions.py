@@ -89,7 +89,7 @@ def test_cumulative_load_is_the_sum_over_coordinates_of_their_redundancy(precisi
     x = np.array([np.bincount(levels, minlength=4) for levels in every], precision)
     # After level n a worker has spent s_l + 1 cycles on every coordinate up to that level.
     expected = [[sum(s + 1 for s in levels if s <= n) for n in range(4)] for levels in every]
-    found = jax.jit(bcgc.partitions.cumulative_load)(x)
+    found = jax.jit(bcgc.plans.partitions.cumulative_load)(x)
     assert found.dtype == precision
     np.testing.assert_array_equal(found, expected)
 
@@ -99,7 +99,7 @@ def test_cumulative_load_is_the_sum_over_coordinates_of_their_redundancy(precisi
 
 def test_projection_is_the_best_over_all_active_sets(x64):
     rng = np.random.default_rng(11)
-    project = jax.jit(jax.vmap(bcgc.partitions.project_partition, (0, 0, 0)))
+    project = jax.jit(jax.vmap(bcgc.plans.partitions.project_partition, (0, 0, 0)))
     for scale in (0.01, 1.0, 30.0):
         values, total = rng.normal(0, scale, (60, 5)), rng.uniform(0.3, 7.0, 60)
         num_workers = rng.integers(1, 6, 60)
@@ -116,7 +116,7 @@ def test_projection_meets_the_optimality_conditions_in_high_dimension(num_worker
     total = 2e4
     values = rng.normal(70.0, 250.0, 300).astype(precision)
     values[num_workers:] += 1e6  # what lies in the padding must not matter
-    x = np.asarray(jax.jit(bcgc.partitions.project_partition)(values, total, num_workers), float)
+    x = np.asarray(jax.jit(bcgc.plans.partitions.project_partition)(values, total, num_workers), float)
     eps = np.finfo(precision).eps
     assert (x >= 0).all()
     np.testing.assert_array_equal(x[num_workers:], 0)
@@ -131,7 +131,7 @@ def test_projection_meets_the_optimality_conditions_in_high_dimension(num_worker
 
 def test_slopes_of_the_projection_are_those_of_finite_differences(x64):
     values, total, num_workers = np.array([1.7, -0.4, 0.9, 3.3, 0.8, 9.0]), 2.3, 5
-    slopes = jax.jacobian(bcgc.partitions.project_partition)(values, total, num_workers)
+    slopes = jax.jacobian(bcgc.plans.partitions.project_partition)(values, total, num_workers)
     h = 1e-6
     for i in range(6):
         moved = [values + np.eye(6)[i] * step for step in (h, -h)]
@@ -156,7 +156,7 @@ def random_partitions(rng: np.random.Generator, num_draws: int, total: float) ->
 @pytest.mark.parametrize("total", [7, 531, 20_000])
 def test_rounded_partition_sums_exactly_and_stays_within_one(total, precision):
     x = random_partitions(np.random.default_rng(total), 200, total).astype(precision)
-    result = np.asarray(jax.jit(jax.vmap(bcgc.partitions.round_partition, (0, None)))(x, total))
+    result = np.asarray(jax.jit(jax.vmap(bcgc.plans.partitions.round_partition, (0, None)))(x, total))
     assert np.issubdtype(result.dtype, np.integer)
     np.testing.assert_array_equal(result.sum(axis=1), total)
     assert np.abs(result - x.astype(float)).max() < 1
@@ -172,7 +172,7 @@ def test_rounded_partition_sums_exactly_and_stays_within_one(total, precision):
 @pytest.mark.parametrize("total", [100_000_007, 1_000_000_000])
 def test_rounded_partition_sums_exactly_also_where_float32_has_no_fractions(total):
     x = random_partitions(np.random.default_rng(5), 300, total).astype(np.float32)
-    result = np.asarray(jax.jit(jax.vmap(bcgc.partitions.round_partition, (0, None)))(x, total)).astype(
+    result = np.asarray(jax.jit(jax.vmap(bcgc.plans.partitions.round_partition, (0, None)))(x, total)).astype(
         np.int64
     )
     np.testing.assert_array_equal(result.sum(axis=1), total)
@@ -186,13 +186,15 @@ def test_rounding_repairs_a_sum_that_is_off_by_rounding(precision):
     x = np.asarray([2.0, 0.0, 3.0, 5.0], precision)
     below, above = (np.nextafter(x, precision.type(v)) for v in (-1, 100))
     for near in (np.where(x > 0, below, 0), np.where(x > 0, above, 0)):
-        np.testing.assert_array_equal(bcgc.partitions.round_partition(jnp.asarray(near, precision), 10), x)
+        np.testing.assert_array_equal(
+            bcgc.plans.partitions.round_partition(jnp.asarray(near, precision), 10), x
+        )
 
 
 @pytest.mark.parametrize("far", [0.0, 1e2, 1e5])
 def test_a_projection_from_far_away_is_on_the_simplex_in_single_precision(far):
     values = np.array([0.5, 0.3, 0.2, 0.0], np.float32) * 2 - np.float32(far)
-    found = np.asarray(bcgc.partitions.project_partition(values, 1.0, 3))
+    found = np.asarray(bcgc.plans.partitions.project_partition(values, 1.0, 3))
     assert found.sum() == pytest.approx(1.0, abs=1e-6)
     # c - λ on the support, by hand; a value as far as 1e5 has lost its digits, but not the others' sum.
     if far < 1e3:

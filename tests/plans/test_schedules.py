@@ -74,7 +74,7 @@ def test_backup_workers_are_an_order_statistic():
     problem = bcgc.Problem(PAPER, 9, 500, 9, setup_cycles=20.0, start_up=3e4)
     solution = bcgc.solve(problem, "backup:2")
     assert not bool(known(solution.needs).exact_gradient)
-    time = float(bcgc.expected_order_statistics(PAPER, 9)[2])
+    time = float(bcgc.plans.expected_order_statistics(PAPER, 9)[2])
     assert float(solution.expected_runtime) == pytest.approx(3e4 + time * 520, rel=1e-9)
 
 

@@ -34,7 +34,7 @@ TIMES = {
 pytestmark = pytest.mark.usefixtures("x64")
 
 
-def _problem(time: bcgc.Law | JointLaw, workers: int = 5, **more: object) -> bcgc.Problem:
+def _problem(time: bcgc.distributions.Law | JointLaw, workers: int = 5, **more: object) -> bcgc.Problem:
     return bcgc.Problem(time, workers, 100, num_samples=3.0, **more)  # type: ignore[arg-type]
 
 
@@ -69,7 +69,7 @@ def test_atoms_are_summed_as_all_combinations_are(dependent: bool, overlap: bool
         problem = _problem(bcgc.TwoSpeed(0.8, 3.0, 0.4), 3, start_up=STARTS["two-point"], **more)
         pairs = [(s, t, p * q) for s, p in ((10.0, 0.7), (300.0, 0.3)) for t, q in ((0.8, 0.6), (3.0, 0.4))]
     runtimes, mass = _enumerated(problem, pairs, x)
-    value, error = bcgc.integrate_runtime(problem, x)
+    value, error = bcgc.plans.integrate_runtime(problem, x)
     assert float(value) == pytest.approx(runtimes @ mass, rel=1e-13)
     assert error < 1e-10 * value
     # Between two of the runtimes, where P does not step.
@@ -134,7 +134,7 @@ def test_random_problems_of_all_families_are_as_numpys_draws() -> None:
 
 @functools.partial(jax.jit, static_argnames="num_nodes")
 def _integrated(problem: bcgc.Problem, x: jax.Array, num_nodes: int) -> tuple:
-    return bcgc.integrate_runtime(problem, x, num_nodes=num_nodes)
+    return bcgc.plans.integrate_runtime(problem, x, num_nodes=num_nodes)
 
 
 @pytest.mark.slow

@@ -45,7 +45,7 @@ def test_tandon_partial_is_the_minimum_over_s_of_its_runtime(x64, case):
     problem = padded(law, N, L, M, B)
     sample = np.sort(case.frozen.ppf(np.random.default_rng(5).random(400_000)))
     ratio = sample[200_000:].mean() / sample[:200_000].mean()
-    default = bcgc.straggler_ratio(law)
+    default = bcgc.solvers.straggler_ratio(law)
     assert float(default) == pytest.approx(ratio, rel=1e-2)  # sampling error of the mean: 2e-3
     times = _sorted_draws(case)
     for alpha in (default, jnp.full_like(default, 6.0)):
@@ -159,14 +159,14 @@ def test_the_straggler_ratio_is_that_of_adaptive_quadrature(precision, name):
     fast = [integrate.quad(case.frozen.ppf, a, b, epsrel=1e-10)[0] for a, b in ((0, 1e-3), (1e-3, 0.5))]
     # Worst measured 1e-11, 7e-7.
     rtol = 1e-9 if precision == np.float64 else 5e-6
-    np.testing.assert_allclose(bcgc.straggler_ratio(case.law()), high / sum(fast), rtol=rtol)
+    np.testing.assert_allclose(bcgc.solvers.straggler_ratio(case.law()), high / sum(fast), rtol=rtol)
 
 
 def test_the_straggler_ratio_of_an_exponential_is_that_of_the_paper_and_of_an_infinite_mean_infinite(x64):
-    ratio = bcgc.straggler_ratio(bcgc.ShiftedExponential(0.4))
+    ratio = bcgc.solvers.straggler_ratio(bcgc.ShiftedExponential(0.4))
     np.testing.assert_allclose(ratio, (1 + np.log(2)) / (1 - np.log(2)), rtol=1e-12)
-    assert bcgc.straggler_ratio(bcgc.Pareto(2.0, 0.9)) == np.inf
-    assert bcgc.straggler_ratio(bcgc.TwoSpeed(1.5, np.inf, 0.2)) == np.inf
+    assert bcgc.solvers.straggler_ratio(bcgc.Pareto(2.0, 0.9)) == np.inf
+    assert bcgc.solvers.straggler_ratio(bcgc.TwoSpeed(1.5, np.inf, 0.2)) == np.inf
 
 
 SHARED = CASE, TWO, CASES["shifted_exponential"], PARETO.at(1.4, 1.3), SHIFTED_EXPONENTIAL.at(0.5, 0.0)
@@ -177,7 +177,7 @@ SHARED = CASE, TWO, CASES["shifted_exponential"], PARETO.at(1.4, 1.3), SHIFTED_E
 )
 def test_the_limit_is_the_mean_of_perfectly_shared_work(x64, case):
     draws = M * B * L / (1 / case.frozen.ppf(np.random.default_rng(6).random((400_000, N)))).sum(axis=1)
-    limit = float(bcgc.runtime_limit(padded(case.law(), N, L, M, B)))
+    limit = float(bcgc.solvers.runtime_limit(padded(case.law(), N, L, M, B)))
     assert abs(limit - draws.mean()) < 4 * draws.std() / np.sqrt(len(draws))
 
 
@@ -194,7 +194,7 @@ def test_the_limit_of_two_workers_is_a_double_integral(precision, name):
         mass = 45 * weights * below * above
         times = np.where(z < 0, case.frozen.ppf(below), case.frozen.isf(above))
     exact = mass @ (1 / (1 / times[:, None] + 1 / times)) @ mass
-    found = bcgc.runtime_limit(bcgc.Problem(case.law(), 2, L, M, B))
+    found = bcgc.solvers.runtime_limit(bcgc.Problem(case.law(), 2, L, M, B))
     # Worst measured 6e-14, 3e-7.
     np.testing.assert_allclose(found, M * B * L * exact, rtol=1e-9 if precision == np.float64 else 1e-5)
 
@@ -202,7 +202,7 @@ def test_the_limit_of_two_workers_is_a_double_integral(precision, name):
 def test_the_limit_of_a_heavy_tail_is_finite_exactly_where_it_should_be(x64):
     # One worker: the mean, 2 a / (a - 1). Two: P(T > t)² has a tail of 2 a, finite for a > 1/2.
     def limit(shape, workers):
-        return bcgc.runtime_limit(padded(bcgc.Pareto(2.0, shape), workers, 10))
+        return bcgc.solvers.runtime_limit(padded(bcgc.Pareto(2.0, shape), workers, 10))
 
     for shape in (1.2, 1.05):  # worst measured 2e-9
         np.testing.assert_allclose(limit(shape, 1), 20 * shape / (shape - 1), rtol=1e-7)
@@ -211,14 +211,14 @@ def test_the_limit_of_a_heavy_tail_is_finite_exactly_where_it_should_be(x64):
     two = limit(0.9, 2)
     assert abs(two - draws.mean()) < 0.01 * draws.mean()  # no second moment, so no standard error
     never = bcgc.TwoSpeed(1.5, np.inf, 0.2)  # all of three workers stop with probability 0.008
-    assert bcgc.runtime_limit(padded(never, 3, 10)) == np.inf
+    assert bcgc.solvers.runtime_limit(padded(never, 3, 10)) == np.inf
 
 
 def test_the_limit_of_one_worker_is_its_mean_time_and_no_scheme_is_below_it(x64):
     one = bcgc.Problem(LAW, 1, 10, 3.0)
-    assert float(bcgc.runtime_limit(one)) == pytest.approx(30 * CASE.frozen.mean(), rel=1e-6)
+    assert float(bcgc.solvers.runtime_limit(one)) == pytest.approx(30 * CASE.frozen.mean(), rel=1e-6)
     problem = padded(LAW, N, L, M, B)
-    limit = float(bcgc.runtime_limit(problem))
+    limit = float(bcgc.solvers.runtime_limit(problem))
     for method in ("time", "frequency", "single_block", "tandon_partial", "uncoded", "ferdinand_full"):
         assert float(bcgc.solve(problem, method).expected_runtime) > limit
     assert jnp.isfinite(limit)

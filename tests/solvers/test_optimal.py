@@ -126,7 +126,7 @@ def test_the_optimum_of_two_speeds_is_that_of_a_linear_programme(x64, fast, slow
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 6])
 def test_workers_that_are_never_slow_need_no_redundancy(x64, workers):
-    problem = padded(bcgc.Deterministic(2.5), workers, 6_000, 5)
+    problem = padded(bcgc.distributions.Deterministic(2.5), workers, 6_000, 5)
     for method, slack in (("optimal", 2e-6), ("time", 1e-14), ("frequency", 1e-14)):
         solution = bcgc.solve(problem, method)
         exact = 5 / workers * 6_000 * 2.5  # Theorem 2: all at level 0

@@ -53,7 +53,7 @@ def test_no_plan_is_below_the_bound_of_ordered_times() -> None:
     assert float(solution.lower_bound) >= bound * (1 - 1e-6)
     # By enumeration of what the inequality says: the least t by which the best lowest level has all done.
     starts, times = (
-        np.asarray(bcgc.expected_order_statistics(law, 5)) for law in (bcgc.Exponential(1 / 3000), LAW)
+        np.asarray(bcgc.plans.expected_order_statistics(law, 5)) for law in (bcgc.Exponential(1 / 3000), LAW)
     )
 
     def done(t: float) -> float:

@@ -35,7 +35,7 @@ def table_of(path: Path) -> list[dict[str, str]]:
 
 
 def test_a_grid_has_all_combinations_with_the_number_of_workers_slowest():
-    cells = bcgc.grid(rate=[3.0, 1.0], num_workers=[5, 2], shift=0.5)
+    cells = bcgc.sweeps.grid(rate=[3.0, 1.0], num_workers=[5, 2], shift=0.5)
     found = cells.take(np.arange(len(cells)))
     rows = list(zip(*(found[name].tolist() for name in ("num_workers", "rate", "shift")), strict=True))
     assert rows == [(2, 3.0, 0.5), (2, 1.0, 0.5), (5, 3.0, 0.5), (5, 1.0, 0.5)]
@@ -54,7 +54,7 @@ def test_a_grid_has_all_combinations_with_the_number_of_workers_slowest():
 )
 def test_a_grid_of_no_numbers_is_refused(columns, words):
     with pytest.raises(ValueError, match=words):
-        bcgc.grid(**columns)
+        bcgc.sweeps.grid(**columns)
 
 
 def test_every_cell_is_what_solve_says_and_padding_and_company_change_nothing(x64):
@@ -63,7 +63,7 @@ def test_every_cell_is_what_solve_says_and_padding_and_company_change_nothing(x6
     workers = np.concatenate([rng.permutation(np.r_[np.full(9, 2), np.full(16, 3)]), [5, 4, 5]])
     cells = {"num_workers": workers, "rate": 10 ** rng.uniform(-4, -1, workers.size)}
     methods = ["optimal", "tandon:2"]
-    rows = bcgc.sweep(paper, cells, methods, partitions=True)
+    rows = bcgc.sweeps.sweep(paper, cells, methods, partitions=True)
     # By padded size, and within a size in the order of the cells.
     np.testing.assert_array_equal(rows["num_workers"][:: len(methods)], workers)
     assert rows["method"].tolist() == methods * workers.size
@@ -88,7 +88,9 @@ def test_every_cell_is_what_solve_says_and_padding_and_company_change_nothing(x6
 
 
 def test_float32_cells_are_certified_too():
-    rows = bcgc.sweep(paper, bcgc.grid(num_workers=[6], rate=np.geomspace(1e-3, 1e-1, 5)), partitions=True)
+    rows = bcgc.sweeps.sweep(
+        paper, bcgc.sweeps.grid(num_workers=[6], rate=np.geomspace(1e-3, 1e-1, 5)), partitions=True
+    )
     assert rows["expected_runtime"].dtype == np.float32
     assert rows["relative_gap"].max() < 1e-4  # measured 8e-6
     assert set(rows["status"]) == {"converged"}
@@ -101,7 +103,7 @@ def test_a_bad_cell_has_its_status_and_stops_no_other(x64):
 
     shapes = [2.5, 0.8, -1.0, np.nan, 1.5]
     methods: list[Any] = [bcgc.Optimal(max_steps=3), "uncoded"]
-    rows = bcgc.sweep(heavy, bcgc.grid(num_workers=[4], shape=shapes), methods)
+    rows = bcgc.sweeps.sweep(heavy, bcgc.sweeps.grid(num_workers=[4], shape=shapes), methods)
     by_method = {m: rows["status"][rows["method"] == m].tolist() for m in ("optimal", "uncoded")}
     assert by_method["optimal"] == ["step_limit", "infinite", "invalid", "invalid", "step_limit"]
     assert by_method["uncoded"] == ["converged", "infinite", "invalid", "invalid", "converged"]
@@ -114,7 +116,9 @@ def test_a_bad_cell_has_its_status_and_stops_no_other(x64):
 
 
 def test_cells_that_are_all_bad_are_rows_too():
-    rows = bcgc.sweep(paper, bcgc.grid(num_workers=[3], rate=[-1.0, 0.0], deadline=1e8), partitions=True)
+    rows = bcgc.sweeps.sweep(
+        paper, bcgc.sweeps.grid(num_workers=[3], rate=[-1.0, 0.0], deadline=1e8), partitions=True
+    )
     assert rows["status"].tolist() == ["invalid"] * 2
     assert np.isnan(rows["completion_probability"]).all()
     assert rows["partition"].tolist() == [None, None]
@@ -122,9 +126,9 @@ def test_cells_that_are_all_bad_are_rows_too():
 
 @pytest.mark.slow
 def test_deadlines_are_an_axis_and_an_objective(x64):
-    cells = bcgc.grid(num_workers=[3], rate=[1e-3], deadline=[1.5e8, 3e8])
-    plain = bcgc.sweep(paper, cells, ["frequency", "limit"])["completion_probability"]
-    best = bcgc.sweep(paper, cells, ["deadline"])
+    cells = bcgc.sweeps.grid(num_workers=[3], rate=[1e-3], deadline=[1.5e8, 3e8])
+    plain = bcgc.sweeps.sweep(paper, cells, ["frequency", "limit"])["completion_probability"]
+    best = bcgc.sweeps.sweep(paper, cells, ["deadline"])
     problem = paper(3, 1e-3, 3)
     solution = bcgc.solve(problem, "frequency")
     rng = np.random.default_rng(8)
@@ -138,7 +142,7 @@ def test_deadlines_are_an_axis_and_an_objective(x64):
         assert found >= float(probability(problem, others, deadline).max())
         assert found > plain[2 * j] + 1e-3  # what is best on average is not for a deadline
     with pytest.raises(ValueError, match='column "deadline"'):
-        bcgc.sweep(paper, bcgc.grid(num_workers=[4], rate=[1e-3]), ["deadline"])
+        bcgc.sweeps.sweep(paper, bcgc.sweeps.grid(num_workers=[4], rate=[1e-3]), ["deadline"])
 
 
 def test_methods_that_draw_have_a_key_for_each_cell(x64):
@@ -146,10 +150,10 @@ def test_methods_that_draw_have_a_key_for_each_cell(x64):
         return problem.scale * problem.total * times[..., 0]
 
     by_draws = bcgc.Scheme("uncoded_by_draws", uncoded, gives="runtime")
-    cells = bcgc.grid(num_workers=[3], rate=[1e-3, 1e-3])
+    cells = bcgc.sweeps.grid(num_workers=[3], rate=[1e-3, 1e-3])
     with pytest.raises(ValueError, match=r"pass key=jax.random.key"):
-        bcgc.sweep(paper, cells, [by_draws])
-    rows = bcgc.sweep(paper, cells, [by_draws, "uncoded"], key=jax.random.key(3))
+        bcgc.sweeps.sweep(paper, cells, [by_draws])
+    rows = bcgc.sweeps.sweep(paper, cells, [by_draws, "uncoded"], key=jax.random.key(3))
     drawn, exact = rows["expected_runtime"][::2], rows["expected_runtime"][1::2]
     assert drawn[0] != drawn[1]
     assert np.all(np.abs(drawn - exact) < 4 * rows["runtime_error"][::2])
@@ -157,9 +161,9 @@ def test_methods_that_draw_have_a_key_for_each_cell(x64):
 
 
 def test_the_compiled_function_never_calls_back_to_the_host():
-    grid = bcgc.grid(num_workers=[5], rate=[1e-3, 2e-3], deadline=[1e8])
+    grid = bcgc.sweeps.grid(num_workers=[5], rate=[1e-3, 2e-3], deadline=[1e8])
     methods = ["optimal", "subgradient", "tandon_partial", "frequency", "limit"]
-    plan = bcgc.Sweep(paper, grid, methods, key=jax.random.key(0), partitions=True)
+    plan = bcgc.sweeps.Sweep(paper, grid, methods, key=jax.random.key(0), partitions=True)
     chunk = next(plan.chunks())
     given = plan.cells.take(chunk.cells), chunk.cells, plan.key, plan.methods
     text = str(jax.make_jaxpr(plan.program(chunk.group).function())(*given))
@@ -167,22 +171,22 @@ def test_the_compiled_function_never_calls_back_to_the_host():
 
 
 def test_unknown_methods_are_refused_before_anything_is_solved():
-    cells = bcgc.grid(num_workers=[5], rate=[1e-3])
+    cells = bcgc.sweeps.grid(num_workers=[5], rate=[1e-3])
     for method, words in (("optimle", 'did you mean "optimal"'), ("tandon:5", "from 0 to 4")):
         with pytest.raises(ValueError, match=words):
-            bcgc.Sweep(paper, cells, [method])
+            bcgc.sweeps.Sweep(paper, cells, [method])
     wrong: Any = None
     with pytest.raises(TypeError, match="a method is a name"):
-        bcgc.Sweep(paper, cells, wrong)
+        bcgc.sweeps.Sweep(paper, cells, wrong)
     with pytest.raises(ValueError, match="one length"):
-        bcgc.Sweep(paper, {"num_workers": np.array([5, 6]), "rate": np.array([1e-3])})
+        bcgc.sweeps.Sweep(paper, {"num_workers": np.array([5, 6]), "rate": np.array([1e-3])})
 
 
 def test_one_method_needs_no_list():
-    cells = bcgc.grid(num_workers=[5], rate=[1e-3])
+    cells = bcgc.sweeps.grid(num_workers=[5], rate=[1e-3])
     mine = bcgc.Scheme("mine", lambda p: p.total * jnp.eye(p.max_workers)[0])
     for method in ("uncoded", bcgc.Tandon(1), mine):
-        assert len(bcgc.Sweep(paper, cells, method).methods) == 1
+        assert len(bcgc.sweeps.Sweep(paper, cells, method).methods) == 1
 
 
 def test_what_a_problem_raises_is_told_unless_it_is_that_numbers_make_none():
@@ -191,12 +195,12 @@ def test_what_a_problem_raises_is_told_unless_it_is_that_numbers_make_none():
             raise KeyError("no such rate")
         return paper(num_workers=num_workers, rate=rate, max_workers=max_workers)
 
-    plan = bcgc.Sweep(problem, bcgc.grid(num_workers=[3], rate=[-1.0, 2.0]), ["time"])
+    plan = bcgc.sweeps.Sweep(problem, bcgc.sweeps.grid(num_workers=[3], rate=[-1.0, 2.0]), ["time"])
     with pytest.raises(KeyError, match="no such rate"):
         plan.solve(next(plan.chunks()))
 
 
-def _small(monkeypatch, largest_rate: float = 1e-2) -> bcgc.Sweep:
+def _small(monkeypatch, largest_rate: float = 1e-2) -> bcgc.sweeps.Sweep:
     """Closed forms in chunks of a few cells."""
     monkeypatch.setattr(sweeps, "_CHUNK", 9 * 12)
     monkeypatch.setattr(sweeps, "_CACHED", 2 * 9)
@@ -204,10 +208,10 @@ def _small(monkeypatch, largest_rate: float = 1e-2) -> bcgc.Sweep:
 
 
 @functools.cache
-def _small_plan(largest_rate: float, precision: np.dtype) -> bcgc.Sweep:
+def _small_plan(largest_rate: float, precision: np.dtype) -> bcgc.sweeps.Sweep:
     """Compiled once for all that write it."""
-    cells = bcgc.grid(num_workers=[2, 3], rate=np.geomspace(1e-3, largest_rate, 40), deadline=[2e8])
-    return bcgc.Sweep(paper, cells, ["time", "ferdinand:2"], partitions=True)
+    cells = bcgc.sweeps.grid(num_workers=[2, 3], rate=np.geomspace(1e-3, largest_rate, 40), deadline=[2e8])
+    return bcgc.sweeps.Sweep(paper, cells, ["time", "ferdinand:2"], partitions=True)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
@@ -216,9 +220,9 @@ def test_a_sweep_that_is_cut_off_resumes_and_gives_the_same_file(x64, monkeypatc
     plan = _small(monkeypatch)
     assert len(plan) > 4
     solved: list[int] = []
-    bcgc.write_sweep(plan, whole, progress=lambda done, total: solved.append(done))
+    bcgc.sweeps.write_sweep(plan, whole, progress=lambda done, total: solved.append(done))
     assert (solved, solved[-1]) == (sorted(solved), len(plan.cells))
-    original, left = bcgc.Sweep.solve, [3]
+    original, left = bcgc.sweeps.Sweep.solve, [3]
 
     def interrupted(self, chunk):
         left[0] -= 1
@@ -226,28 +230,28 @@ def test_a_sweep_that_is_cut_off_resumes_and_gives_the_same_file(x64, monkeypatc
             raise KeyboardInterrupt
         return original(self, chunk)
 
-    monkeypatch.setattr(bcgc.Sweep, "solve", interrupted)
+    monkeypatch.setattr(bcgc.sweeps.Sweep, "solve", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        bcgc.write_sweep(plan, cut)
+        bcgc.sweeps.write_sweep(plan, cut)
     assert not cut.exists()
     with pytest.raises(FileExistsError, match="go on with resume"):
-        bcgc.write_sweep(plan, cut)
+        bcgc.sweeps.write_sweep(plan, cut)
     other = _small(monkeypatch, largest_rate=2e-2)
     with pytest.raises(ValueError, match=r"cut\..*parts is of another sweep"):
-        bcgc.write_sweep(other, cut, resume=True)
+        bcgc.sweeps.write_sweep(other, cut, resume=True)
     left[0] = 1000
-    bcgc.write_sweep(plan, cut, resume=True)
+    bcgc.sweeps.write_sweep(plan, cut, resume=True)
     assert 1000 - left[0] == len(plan) - 3  # what was there was not solved again
     assert cut.read_bytes() == whole.read_bytes()
     notes = [tmp_path / f"{path.name}.sweep.json" for path in (cut, whole)]
     assert sorted(tmp_path.iterdir()) == sorted([cut, whole, *notes])
     # A finished file: nothing to do, and nothing is overwritten.
     left[0] = 0
-    bcgc.write_sweep(plan, cut, resume=True)
+    bcgc.sweeps.write_sweep(plan, cut, resume=True)
     with pytest.raises(FileExistsError, match="not overwritten"):
-        bcgc.write_sweep(plan, cut)
+        bcgc.sweeps.write_sweep(plan, cut)
     with pytest.raises(ValueError, match="another sweep"):
-        bcgc.write_sweep(other, cut, resume=True)
+        bcgc.sweeps.write_sweep(other, cut, resume=True)
 
 
 def test_parts_of_unknown_origin_are_not_taken_for_results(x64, monkeypatch, tmp_path):
@@ -255,23 +259,23 @@ def test_parts_of_unknown_origin_are_not_taken_for_results(x64, monkeypatch, tmp
     parts.mkdir()
     (parts / "00000000.csv").write_text("2,0.001,2e8,time,converged,1,0,1,0,0,1,20000 0\n")
     with pytest.raises(FileExistsError, match="remove the folder"):
-        bcgc.write_sweep(plan, tmp_path / "s.csv")
+        bcgc.sweeps.write_sweep(plan, tmp_path / "s.csv")
     for note in (None, "another"):
         if note is not None:
             (tmp_path / "s.csv.sweep.json").write_text(note)
         with pytest.raises(ValueError, match="another sweep"):
-            bcgc.write_sweep(plan, tmp_path / "s.csv", resume=True)
+            bcgc.sweeps.write_sweep(plan, tmp_path / "s.csv", resume=True)
 
 
 def test_a_refused_sweep_leaves_no_parts_and_a_finished_one_none_either(x64, monkeypatch, tmp_path):
-    refused = bcgc.Sweep(paper, bcgc.grid(num_workers=[2], rate=[1e-3]), ["subgradient"])
+    refused = bcgc.sweeps.Sweep(paper, bcgc.sweeps.grid(num_workers=[2], rate=[1e-3]), ["subgradient"])
     with pytest.raises(ValueError, match=r"pass key=jax.random.key"):
-        bcgc.write_sweep(refused, tmp_path / "s.csv")
+        bcgc.sweeps.write_sweep(refused, tmp_path / "s.csv")
     assert not list(tmp_path.iterdir())
     plan = _small(monkeypatch)
-    done = bcgc.write_sweep(plan, tmp_path / "s.csv")
+    done = bcgc.sweeps.write_sweep(plan, tmp_path / "s.csv")
     (tmp_path / "s.csv.parts").mkdir()  # killed after the file was there
-    bcgc.write_sweep(plan, done, resume=True)
+    bcgc.sweeps.write_sweep(plan, done, resume=True)
     assert not (tmp_path / "s.csv.parts").exists()
 
 
@@ -281,13 +285,15 @@ def test_another_scheme_or_problem_is_another_sweep_also_where_the_first_cells_a
         def problem(num_workers, rate, max_workers):
             shift = jnp.where(jnp.asarray(rate) > 1e-3, 60.0 if other == "law" else 50.0, 50.0)
             law = bcgc.ShiftedExponential(rate, shift)
-            start = (bcgc.Deterministic if other == "start-up" else bcgc.Exponential)(rate)
+            start = (bcgc.distributions.Deterministic if other == "start-up" else bcgc.Exponential)(rate)
             more = {"start_up": start, "send_time": 0.1, "overlap": other == "overlap"}
             return bcgc.Problem(law, num_workers, 60, max_workers=max_workers, **more)
 
         gives = "levels" if other == "gives" else "partition"
         scheme = bcgc.Scheme("yours" if other == "name" else "mine", lambda p: p.total, gives=gives)
-        return fingerprint(bcgc.Sweep(problem, bcgc.grid(num_workers=[3], rate=[1e-3, 1e-2]), [scheme]))
+        return fingerprint(
+            bcgc.sweeps.Sweep(problem, bcgc.sweeps.grid(num_workers=[3], rate=[1e-3, 1e-2]), [scheme])
+        )
 
     assert mark("none") == mark("none") != mark(changed)
 
@@ -302,8 +308,8 @@ def test_cells_of_workers_that_start_up_and_send_are_what_solve_says(x64, law):
 
     # Searches with random start-ups take many seconds a cell.
     axes = {"scale": [60.0], "send_time": [0.4]} if law else {"scale": [10.0, 60.0], "send_time": [0.1, 0.4]}
-    cells = bcgc.grid(num_workers=[2, 3], **axes)
-    rows = bcgc.sweep(starting, cells, ["optimal", "single_block"])
+    cells = bcgc.sweeps.grid(num_workers=[2, 3], **axes)
+    rows = bcgc.sweeps.sweep(starting, cells, ["optimal", "single_block"])
     for i in range(len(rows["status"])):
         problem = starting(int(rows["num_workers"][i]), rows["scale"][i], rows["send_time"][i], 3)
         alone = bcgc.solve(problem, rows["method"][i])
@@ -316,7 +322,7 @@ def test_cells_of_workers_that_start_up_and_send_are_what_solve_says(x64, law):
 def test_small_cells_come_before_large_ones_whatever_their_order(monkeypatch):
     monkeypatch.setattr(sweeps, "_COMPILATION", 1e5)
     cells = {"num_workers": np.repeat([40, 2], 20), "rate": np.geomspace(1e-3, 1e-2, 40)}
-    plan = bcgc.Sweep(paper, cells, ["time"])
+    plan = bcgc.sweeps.Sweep(paper, cells, ["time"])
     assert [group.max_workers for group in plan.groups] == [2, 40]
     order = np.concatenate([chunk.cells for chunk in plan.chunks()])
     np.testing.assert_array_equal(order, np.r_[20:40, 0:20])
@@ -324,8 +330,8 @@ def test_small_cells_come_before_large_ones_whatever_their_order(monkeypatch):
 
 def test_sizes_are_few_where_padding_costs_less_than_compiling():
     def sizes(*workers, num_rates=33):
-        cells = bcgc.grid(num_workers=workers, rate=np.geomspace(1e-4, 1e-1, num_rates))
-        groups = bcgc.Sweep(paper, cells, ["time"]).groups
+        cells = bcgc.sweeps.grid(num_workers=workers, rate=np.geomspace(1e-4, 1e-1, num_rates))
+        groups = bcgc.sweeps.Sweep(paper, cells, ["time"]).groups
         assert sum(group.size for group in groups) == len(cells)
         assert groups[-1].max_workers == max(workers)
         return [group.max_workers for group in groups]
@@ -340,7 +346,7 @@ def test_a_sweep_leaves_no_thread_behind(monkeypatch):
     monkeypatch.setattr(sweeps, "_COMPILATION", 1)
     before = set(threading.enumerate())
     # Two sizes, both compiled though only one is asked for.
-    plan = bcgc.Sweep(paper, bcgc.grid(num_workers=[2, 3], rate=[1e-3]), ["uncoded"])
+    plan = bcgc.sweeps.Sweep(paper, bcgc.sweeps.grid(num_workers=[2, 3], rate=[1e-3]), ["uncoded"])
     plan.solve(next(plan.chunks()))
     for thread in set(threading.enumerate()) - before:
         thread.join()
@@ -352,8 +358,8 @@ def test_files_hold_the_rows_in_full_precision(monkeypatch, tmp_path, precision)
     tables = [plan.solve(chunk) for chunk in plan.chunks()]
     rows = {name: np.concatenate([table[name] for table in tables]).tolist() for name in plan.names}
     names = ("rate", "method", "status", "expected_runtime", "partition")
-    parquet = list(read_rows(bcgc.write_sweep(plan, tmp_path / "s.parquet"), names))
-    text = table_of(bcgc.write_sweep(plan, tmp_path / "s.csv"))
+    parquet = list(read_rows(bcgc.sweeps.write_sweep(plan, tmp_path / "s.parquet"), names))
+    text = table_of(bcgc.sweeps.write_sweep(plan, tmp_path / "s.csv"))
     assert list(text[0]) == list(plan.names)
     assert len(parquet) == len(text) == 2 * len(plan.cells)
     for i, (one, two) in enumerate(zip(parquet, text, strict=True)):
@@ -371,9 +377,9 @@ def test_files_hold_the_rows_in_full_precision(monkeypatch, tmp_path, precision)
 def test_names_and_folders_that_cannot_be_written_are_refused(x64, monkeypatch, tmp_path):
     plan = _small(monkeypatch)
     with pytest.raises(ValueError, match=r"\*\.csv or \*\.parquet"):
-        bcgc.write_sweep(plan, tmp_path / "sweep.txt")
+        bcgc.sweeps.write_sweep(plan, tmp_path / "sweep.txt")
     with pytest.raises(FileNotFoundError, match="no such folder"):
-        bcgc.write_sweep(plan, tmp_path / "nowhere" / "sweep.csv")
+        bcgc.sweeps.write_sweep(plan, tmp_path / "nowhere" / "sweep.csv")
 
 
 _COMMAND = [sys.executable, "-m", "bcgc_jax.cli", "sweep", "--workers", "3,5,8", "--coordinates", "2000"]
@@ -423,7 +429,9 @@ def test_two_processes_and_a_killed_one_write_the_file_of_one_process(tmp_path):
 
 def test_memory_does_not_grow_with_the_cells():
     # The largest table of the work is a chunk; the cells themselves are never listed.
-    plan = bcgc.Sweep(paper, bcgc.grid(num_workers=np.arange(2, 51), rate=np.geomspace(1e-4, 1e-1, 10**6)))
+    plan = bcgc.sweeps.Sweep(
+        paper, bcgc.sweeps.grid(num_workers=np.arange(2, 51), rate=np.geomspace(1e-4, 1e-1, 10**6))
+    )
     assert len(plan.cells) == 49 * 10**6
     chunks = list(itertools.islice(plan.chunks(), 101))
     assert max(chunk.cells.size for chunk in chunks) <= 4096
@@ -433,8 +441,8 @@ def test_memory_does_not_grow_with_the_cells():
 
 
 def test_levels_may_be_an_array_in_a_sweep_too(x64):
-    cells = bcgc.grid(num_workers=[3], rate=[1e-3])
+    cells = bcgc.sweeps.grid(num_workers=[3], rate=[1e-3])
     levels: list[Any] = [np.array([0, 2]), [0, 2]]
-    plans = (bcgc.Sweep(paper, cells, [bcgc.Optimal(levels=v)]) for v in levels)
+    plans = (bcgc.sweeps.Sweep(paper, cells, [bcgc.Optimal(levels=v)]) for v in levels)
     first, second = (plan.program(plan.groups[0]) for plan in plans)
     assert (first, hash(first)) == (second, hash(second))

@@ -158,7 +158,7 @@ def coded(window: Window) -> WorkPlan:
     """The certified optimum of codes for the law of all times, workers alike."""
     workers = window.times.shape[1]
     law = smooth_or_atoms(_quantiles(window.times, _ROWS // 2 * workers), workers)
-    if isinstance(law, Empirical) and workers > _MOST_OF_ATOMS:
+    if law.atomic and workers > _MOST_OF_ATOMS:
         return _coded_as(window, np.eye(workers)[0])  # a search takes minutes
     start = float(np.mean(window.start_ups)) if window.starts_late else None
     problem = Problem(law, workers, _COORDINATES, cycles=workers / _COORDINATES, start_up=start)

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import Numbers, check, check_key
 from bcgc_jax.distributions import Rows
-from bcgc_jax.plans.iterations import Sampled, iteration_of
+from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.runtime import as_partition, check_partition, load_of, scale_of
 from bcgc_jax.problem import Problem
 
@@ -55,7 +55,6 @@ def _interval(
     block: int | None,
 ) -> tuple[Array, Array]:
     iteration = iteration_of(problem)
-    assert isinstance(iteration, Sampled)
     x = as_partition(problem, partition)
     finish = iteration.max_of_sorted(load_of(problem, x), iteration.times.astype(x.dtype))
     runtimes = scale_of(problem, x) * finish

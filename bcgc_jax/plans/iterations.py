@@ -49,6 +49,7 @@ class Iteration:
     exact = alike = False
     worker: Worker
     num_workers: ArrayLike
+    times: Array  # of a sample
 
     @property
     def polyhedral(self) -> bool:
@@ -78,6 +79,10 @@ class Iteration:
     def typical_start_up(self) -> Array:
         """The mean start-up, in the unit of runtimes; the median where that is infinite."""
         return self.worker.infimum() * self.worker.unit
+
+    def expected_start_ups(self) -> Array:
+        """E S_(N-n) of random start-ups, slowest first, `[max_workers]`."""
+        raise ValueError(NO_EXACT_ANSWER)
 
     def sorted_draws(self, key: Array, num_draws: int, dtype: Any) -> Array:
         """Draws of the times, `[num_draws, max_workers]`."""
@@ -193,8 +198,7 @@ class Independent(Iteration):
             return super().least_start_up()
         return jnp.take(self.expected_start_ups(), jnp.asarray(self.num_workers, int) - 1)
 
-    def expected_start_ups(self) -> Array:
-        """E S_(N-n) of random start-ups, slowest first, `[max_workers]`."""
+    def expected_start_ups(self):
         law = self.worker.start
         if self.worker.pairs is not None:
             starts = self.worker.pairs.arrays()[0]

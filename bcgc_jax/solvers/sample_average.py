@@ -23,8 +23,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import check, replace
-from bcgc_jax.distributions import JointLaw, Rows
-from bcgc_jax.plans.iterations import Sampled, iteration_of
+from bcgc_jax.distributions import Rows
+from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.runtime import Certificate, as_partition, load_of
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.optimal import optimal_partition
@@ -54,7 +54,6 @@ def draw_problems(
 @functools.partial(jax.jit, static_argnames="sizes")
 def _draw(key: Array, problem: Problem, sizes: tuple[int, ...]) -> list[Rows]:
     law = problem.cycle_time
-    assert isinstance(law, JointLaw)
     shapes = [(size, problem.max_workers) for size in sizes]
     return [Rows(law.sample(k, s)) for k, s in zip(jax.random.split(key, len(sizes)), shapes, strict=True)]
 
@@ -110,9 +109,7 @@ def mean_of_parts(
 
 
 def _times(fresh: Problem) -> Array:
-    iteration = iteration_of(fresh)
-    assert isinstance(iteration, Sampled)
-    return iteration.times
+    return iteration_of(fresh).times
 
 
 def student_quantile(degrees: int) -> float:

@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 
 from bcgc_jax.exact import order_statistics
 from bcgc_jax.exact.bisection import bisect
-from bcgc_jax.plans.iterations import Independent, iteration_of
+from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.partitions import project_on_levels
 from bcgc_jax.plans.runtime import load_of, with_least_start_up
 from bcgc_jax.problem import Problem, Status
@@ -195,7 +195,6 @@ def ordered_bound(problem: Problem, levels: Array) -> Array:
     best m, these are L coordinates.
     """
     iteration, size = iteration_of(problem), problem.max_workers
-    assert isinstance(iteration, Independent)
     starts = iteration.expected_start_ups()
     times = iteration.expected_order_statistics()
     n, p = np.arange(size)[:, None], np.arange(size)

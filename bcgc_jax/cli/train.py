@@ -26,6 +26,7 @@ from bcgc_jax.cli.output import (
     scheme_column,
     write_rows,
 )
+from bcgc_jax.cli.traces import law_for, read, workers_of
 from bcgc_jax.cli.train_command import Question
 from bcgc_jax.cli.waiting import Progress
 from bcgc_jax.coding.digits import DigitsRun, digits_problem, train_on_digits
@@ -89,10 +90,9 @@ def _problem(question: Question) -> tuple[Problem, np.ndarray | None]:
     """What is planned for, and the steps of a trace, to be replayed."""
     workers, steps = question.workers, None
     law: Law | JointLaw | None = question.cycle_time
-    if (file := question.trace.file()) is not None:
-        trace = file.read()
-        workers = file.num_workers(trace, workers, replayed=True)
-        law, steps = file.law(trace, workers), trace.rows()
+    if (trace := read(question.trace)) is not None:
+        workers = workers_of(question.trace, trace, workers, replayed=True)
+        law, steps = law_for(question.trace, trace, workers), trace.rows()
     if workers is None:
         raise click.UsageError("give the number of workers with --workers")
     assert law is not None

@@ -19,7 +19,7 @@ from bcgc_jax.cli.names import MOST_WORKERS, OBJECTIVES
 from bcgc_jax.cli.output import Row, access, beside_the_answer, finite, one_line_errors, print_answer
 from bcgc_jax.cli.solve_command import Question
 from bcgc_jax.cli.solve_table import OVERFLOW, Answer, fastest_plan, print_table, runtime_of
-from bcgc_jax.cli.traces import cycles_of_a_step, late, law_for, read, remarks, which_law, workers_of
+from bcgc_jax.cli.traces import cycles_of_a_step, late, law_for, read, remarks, unit_of, which_law, workers_of
 from bcgc_jax.cli.waiting import Progress
 from bcgc_jax.distributions import JointLaw, Law, Rows, Unlike
 from bcgc_jax.measured.resampling import bootstrap_interval
@@ -70,12 +70,9 @@ def answer(question: Question) -> None:
             raise ValueError(f"no runtime is known: {OVERFLOW}")
         described, limit = _described(question, problem), finite(found.limit)
         document = {"problem": described, "limit": limit, "solutions": found.rows}
-        unit = "the cycle time's unit"
-        if trace is not None:
-            unit = "seconds" if trace.of_cycles else "seconds times cycles"
 
         def table() -> None:
-            print_table(found, unit, _of_trace(question, trace, found))
+            print_table(found, unit_of(trace), _of_trace(question, trace, found))
 
         print_answer(question.output, found.rows, document, table)
         if question.out is None:
@@ -197,7 +194,7 @@ def _described(question: Question, problem: Problem) -> dict[str, Any]:
         "num_coordinates": int(np.asarray(problem.num_coordinates)),
         "num_samples": question.samples,
         "cycles": question.cycles,
-        "num_draws": NUM_FRESH_DRAWS if isinstance(problem.cycle_time, Unlike) else None,
+        "num_draws": None if iteration_of(problem).exact else NUM_FRESH_DRAWS,
         "deadline": question.deadline,
         "min_completion": question.min_completion,
         "objective": question.objective if question.objective == OBJECTIVES[1] else None,
@@ -220,7 +217,7 @@ def _answer(question: Question, problem: Problem) -> tuple[Answer, Found | None]
             method.check(problem)
     # Unlike workers: what is exact is so for the draws that `solve` judges by.
     judged = problem
-    if isinstance(problem.cycle_time, Unlike):
+    if not iteration_of(problem).exact:
         _, judged = draw_problems(jax.random.key(question.seed), problem)
     check_size(judged)
     everything = _solve_all(question, problem, judged, {**tasks, **others}, required)

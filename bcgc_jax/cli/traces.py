@@ -135,6 +135,13 @@ def cycles_of_a_step(problem: Problem) -> str:
     )
 
 
+def unit_of(trace: Trace | None) -> str:
+    """Of runtimes of cycles that take the times of a trace, or that a law was typed for."""
+    if trace is None:
+        return "the cycle time's unit"
+    return "seconds" if trace.of_cycles else "seconds times cycles"
+
+
 def which_law(law: Law | JointLaw, trace: Trace) -> list[str]:
     """What stands for the trace, in words."""
     if isinstance(law, Empirical):

@@ -145,7 +145,11 @@ def test_steps_that_take_longer_than_a_plan_expects_are_told():
     # One step has no error, and other workers have another plan.
     assert traces.late(_trace(times[:1]), problem, plan | {"partition_runtime": 0.0}) == []
     assert traces.late(_trace(times[:, 1:]), problem, plan) == []
-    assert "M b L / N = 45 of them" in traces.cycles_of_a_step(problem)
+    said = traces.cycles_of_a_step(problem)
+    assert "M b L / N = 45 of them" in said
+    assert said.endswith("divided by 45, runtimes are in seconds of a step as it was recorded.")
+    units = [traces.unit_of(trace) for trace in (None, _trace(times), _trace(times)._replace(of_cycles=True))]
+    assert units == ["the cycle time's unit", "seconds times cycles", "seconds"]
 
 
 def test_what_a_plan_does_not_suppose_is_said_of_its_trace():

@@ -40,6 +40,4 @@ def _run() -> int:
         say(f"bcgc: {error.name} is missing: {to_install('cli')}")
     except BrokenPipeError:  # the reader (`| head`) has what it wanted
         return 0
-    except OSError as error:  # no command's: of a help text
-        say(f"bcgc: cannot write the answer: {error.strerror or error}")
     return 2

@@ -1,7 +1,6 @@
 """How a command ends: Ctrl-C, pipes that are closed, full disks. The experiments use it too."""
 
 import os
-import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -43,7 +42,6 @@ def flush() -> str:
 
 def interrupted(command: str, hint: str = "") -> NoReturn:
     """Say so and leave."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one would only cut this short
     say(f"{command}: interrupted" + (f": {hint}" if hint else ""))
     leave(130)
 

@@ -27,12 +27,14 @@ from bcgc_jax.cli.output import (
     write_rows,
 )
 from bcgc_jax.cli.traces import (
-    TraceFile,
     cycles_of_a_step,
     later_than_promised,
+    name_of,
+    read_loads,
     replayed,
     whole_steps,
     with_options,
+    workers_of,
 )
 from bcgc_jax.cli.waiting import Progress
 from bcgc_jax.distributions import Law
@@ -94,7 +96,7 @@ def answer(question: Question) -> None:
     elif question.output == "csv":
         write_rows(_fit_row(fit) for fit in found.fits)
     else:
-        _print(Path(TraceFile(question.file, {}).name).name, found)
+        _print(Path(name_of(question.trace)).name, found)
     if question.out is not None:
         with beside_the_answer(question.out), jax.enable_x64(True):
             save_plan(found.best, question.out)
@@ -103,9 +105,8 @@ def answer(question: Question) -> None:
 
 
 def _answer(question: Question, bar: Progress) -> Answer:
-    file = TraceFile(question.file, question.columns)
-    trace = file.read_loads(lambda share: bar.reach(share, 1.0))
-    workers = file.num_workers(trace, question.workers)
+    trace = read_loads(question.trace, lambda share: bar.reach(share, 1.0))
+    workers = workers_of(question.trace, trace, question.workers)
     bar.now("describing")
     start_up, times, cycles = None, trace.per_cycle(), question.cycles or 1.0
     if not one_load(trace):

@@ -7,9 +7,9 @@ import click
 
 from bcgc_jax.cli.arguments import AT_MOST, SEED, WORKERS, Number
 from bcgc_jax.cli.destinations import check_file
-from bcgc_jax.cli.names import FITTED_LAWS
+from bcgc_jax.cli.names import FITTED_LAWS, TRACE_LAWS
 from bcgc_jax.cli.options import answered_by, argument, format_option, group, option, options_of, plan_option
-from bcgc_jax.cli.question import Layout
+from bcgc_jax.cli.question import Layout, TraceOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Question:
             check_file("--out", self.out)
 
     @property
-    def columns(self) -> dict[str, Any]:
-        return vars(self.layout)
+    def trace(self) -> TraceOptions:
+        return TraceOptions(self.file, TRACE_LAWS[0], self.layout, keep_workers=False)
 
 
 @click.command(

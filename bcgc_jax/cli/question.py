@@ -10,7 +10,6 @@ from bcgc_jax.cli.names import LAYOUTS, OBJECTIVES, TRACE_LAWS
 from bcgc_jax.cli.options import format_option, group, option
 
 if TYPE_CHECKING:
-    from bcgc_jax.cli.traces import TraceFile
     from bcgc_jax.distributions import Law
     from bcgc_jax.solvers.methods import Method
     from bcgc_jax.solvers.schemes import Scheme
@@ -105,14 +104,6 @@ class TraceOptions:
             refuse_without_effect("without --trace", "keep_workers", "kind", *layout)
         if self.keep_workers:
             refuse_without_effect("with --keep-workers, for which steps are whole", "kind")
-
-    def file(self) -> "TraceFile | None":
-        """The file that was named, if one was."""
-        if self.path is None:
-            return None
-        from bcgc_jax.cli.traces import TraceFile
-
-        return TraceFile(self.path, vars(self.columns), self.kind, self.keep_workers)
 
 
 class SchemesFile(Argument):

@@ -19,7 +19,7 @@ from bcgc_jax.cli.names import MOST_WORKERS, OBJECTIVES
 from bcgc_jax.cli.output import Row, access, beside_the_answer, finite, one_line_errors, print_answer
 from bcgc_jax.cli.solve_command import Question
 from bcgc_jax.cli.solve_table import OVERFLOW, Answer, fastest_plan, print_table, runtime_of
-from bcgc_jax.cli.traces import cycles_of_a_step, late, which_law
+from bcgc_jax.cli.traces import cycles_of_a_step, late, law_for, read, remarks, unit_of, which_law, workers_of
 from bcgc_jax.cli.waiting import Progress
 from bcgc_jax.distributions import JointLaw, Law, Rows, Unlike
 from bcgc_jax.measured.resampling import bootstrap_interval
@@ -63,20 +63,16 @@ Found = tuple[Row, Solution]
 def answer(question: Question) -> None:
     """Of the command."""
     with jax.enable_x64(True):
-        file = question.trace.file()
-        trace = None if file is None else file.read()
+        trace = read(question.trace)
         problem = _problem(question, trace)
         found, best = interruptible(lambda: _answer(question, problem))
         if all(row["status"] == _INVALID for row in found.rows):
             raise ValueError(f"no runtime is known: {OVERFLOW}")
         described, limit = _described(question, problem), finite(found.limit)
         document = {"problem": described, "limit": limit, "solutions": found.rows}
-        unit = "the cycle time's unit"
-        if trace is not None:
-            unit = "seconds" if trace.of_cycles else "seconds times cycles"
 
         def table() -> None:
-            print_table(found, unit, _of_trace(question, trace, found))
+            print_table(found, unit_of(trace), _of_trace(question, trace, found))
 
         print_answer(question.output, found.rows, document, table)
         if question.out is None:
@@ -119,24 +115,22 @@ def _compared_with(question: Question, asked: Tasks) -> Tasks:
 
 def _of_trace(question: Question, trace: Trace | None, answer: Answer) -> list[str]:
     """What is to be said of the trace that the problem was made from."""
-    file = question.trace.file()
-    if file is None or trace is None:
+    if trace is None:
         return []
     problem, plan = answer.problem, fastest_plan(answer.rows)
     cycles = [] if trace.of_cycles else [cycles_of_a_step(problem)]
-    remarks = [*which_law(problem.cycle_time, trace), *cycles, *file.remarks(trace)]
-    plain = not (problem.has_setup or not problem.plain or question.unit_costs)
-    if plain and plan is not None and not file.keep_workers:
-        remarks += late(trace, problem, plan)
-    return remarks
+    said = [*which_law(problem.cycle_time, trace), *cycles, *remarks(question.trace, trace)]
+    plain = problem.plain and not (problem.has_setup or question.unit_costs)
+    if plain and plan is not None and not question.trace.keep_workers:
+        said += late(trace, problem, plan)
+    return said
 
 
 def _problem(question: Question, trace: Trace | None) -> Problem:
     workers, coordinates, costs = question.workers, question.coordinates, None
-    file = question.trace.file()
-    if file is not None and trace is not None:
-        workers = file.num_workers(trace, workers)
-        law = file.law(trace, workers)
+    if trace is not None:
+        workers = workers_of(question.trace, trace, workers)
+        law = law_for(question.trace, trace, workers)
     else:
         law, workers = _law_of_workers(question.cycle_times, workers)
     if workers is None:
@@ -200,7 +194,7 @@ def _described(question: Question, problem: Problem) -> dict[str, Any]:
         "num_coordinates": int(np.asarray(problem.num_coordinates)),
         "num_samples": question.samples,
         "cycles": question.cycles,
-        "num_draws": NUM_FRESH_DRAWS if isinstance(problem.cycle_time, Unlike) else None,
+        "num_draws": None if iteration_of(problem).exact else NUM_FRESH_DRAWS,
         "deadline": question.deadline,
         "min_completion": question.min_completion,
         "objective": question.objective if question.objective == OBJECTIVES[1] else None,
@@ -223,7 +217,7 @@ def _answer(question: Question, problem: Problem) -> tuple[Answer, Found | None]
             method.check(problem)
     # Unlike workers: what is exact is so for the draws that `solve` judges by.
     judged = problem
-    if isinstance(problem.cycle_time, Unlike):
+    if not iteration_of(problem).exact:
         _, judged = draw_problems(jax.random.key(question.seed), problem)
     check_size(judged)
     everything = _solve_all(question, problem, judged, {**tasks, **others}, required)

@@ -17,7 +17,8 @@ from bcgc_jax.cli.output import (
     row_label,
     scheme_column,
 )
-from bcgc_jax.distributions import Rows, Unlike
+from bcgc_jax.distributions import Rows
+from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.plan import Needs
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.compare import BARS, draw
@@ -178,7 +179,7 @@ def _errors(answer: Answer) -> Iterator[str]:
     law, rows = answer.problem.cycle_time, answer.rows
     errors = {row["method"]: (row["runtime_error"] or 0) / runtime_of(row) for row in rows}
     drawn = {name: error for name, error in errors.items() if error > _EXACT}
-    if isinstance(law, Unlike):
+    if not iteration_of(answer.problem).exact:
         error = 100 * max(errors.values(), default=0)
         yield (
             f"Means of {NUM_FRESH_DRAWS} draws, standard error up to {error:.1g} %; "

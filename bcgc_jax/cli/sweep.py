@@ -32,6 +32,7 @@ from bcgc_jax.cli.output import (
 )
 from bcgc_jax.cli.question import START_UP
 from bcgc_jax.cli.sweep_command import Question
+from bcgc_jax.cli.traces import law_for, read, workers_of
 from bcgc_jax.cli.waiting import Progress
 from bcgc_jax.distributions import JointLaw, Law
 from bcgc_jax.problem import Problem, Status
@@ -108,11 +109,10 @@ def _axes(question: Question) -> tuple[dict[str, np.ndarray], str, Callable[...,
     elif of_start:
         raise click.UsageError(f"--axis {next(iter(of_start))} needs a --start-up LAW")
     law: Law | JointLaw | type[Law]
-    if (file := question.trace.file()) is not None:
-        trace = file.read()
+    if (trace := read(question.trace)) is not None:
         asked: list[int | None] = [None] if workers is None else workers.tolist()
-        workers = np.array([file.num_workers(trace, one) for one in asked])
-        law = file.law(trace, int(workers.max()))
+        workers = np.array([workers_of(question.trace, trace, one) for one in asked])
+        law = law_for(question.trace, trace, int(workers.max()))
         name = describe_law(law)["law"]
     else:
         assert question.cycle_time is not None

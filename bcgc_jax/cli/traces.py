@@ -1,6 +1,5 @@
 """A trace that was named on the command line, and the law that stands for its times."""
 
-import dataclasses
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -8,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from bcgc_jax.cli.ending import say
-from bcgc_jax.cli.names import TRACE_LAWS
 from bcgc_jax.cli.output import access
+from bcgc_jax.cli.question import TraceOptions
 from bcgc_jax.distributions import Empirical, HazardSpline, JointLaw, Law, Rows
 from bcgc_jax.measured.choice import law_of
 from bcgc_jax.measured.description import NOTHING, describe
@@ -20,75 +19,71 @@ from bcgc_jax.problem import Problem
 STANDARD_INPUT = "-"
 
 
-@dataclasses.dataclass(frozen=True)
-class TraceFile:
-    """A file of measured times, the keywords of `load_trace` for it, and which law shall stand for them."""
+def read(asked: TraceOptions) -> Trace | None:
+    """Cycle times, if a trace was named: seconds, or seconds over load where there are loads, and says so."""
+    if asked.path is None:
+        return None
+    trace = read_loads(asked)
+    if trace.load is not None:
+        say(
+            "bcgc: seconds are divided by their loads, as if all time grew with them; bcgc fit tells a "
+            "start-up apart"
+        )
+    return trace.per_cycle()
 
-    path: str
-    columns: dict[str, Any]
-    kind: str = TRACE_LAWS[0]
-    keep_workers: bool = False
 
-    def read(self) -> Trace:
-        """Cycle times: seconds, or where there are loads seconds over load, which is said."""
-        trace = self.read_loads()
-        if trace.load is not None:
-            say(
-                "bcgc: seconds are divided by their loads, as if all time grew with them; bcgc fit tells a "
-                "start-up apart"
-            )
-        return trace.per_cycle()
+def read_loads(asked: TraceOptions, progress: Callable[[float], None] | None = None) -> Trace:
+    """As the file has it; ValueError for one that cannot be read or is no trace."""
+    try:
+        with access(name_of(asked)):
+            source = sys.stdin.buffer if asked.path == STANDARD_INPUT else str(asked.path)
+            return load_trace(source, **vars(asked.columns), progress=progress)
+    except ColumnError as error:
+        raise ValueError(
+            f"{error}. Here: --step-column, --worker-column, --seconds-column, --load-column, --layout wide"
+        ) from None
 
-    def read_loads(self, progress: Callable[[float], None] | None = None) -> Trace:
-        """As the file has it; ValueError for one that cannot be read or is no trace."""
-        try:
-            with access(self.name):
-                source = sys.stdin.buffer if self.path == STANDARD_INPUT else self.path
-                return load_trace(source, **self.columns, progress=progress)
-        except ColumnError as error:
-            raise ValueError(
-                f"{error}. Here: --step-column, --worker-column, --seconds-column, --load-column, --layout "
-                "wide"
-            ) from None
 
-    @property
-    def name(self) -> str:
-        """What a person calls it."""
-        return "standard input" if self.path == STANDARD_INPUT else self.path
+def name_of(asked: TraceOptions) -> str:
+    """What a person calls the file."""
+    return "standard input" if asked.path == STANDARD_INPUT else str(asked.path)
 
-    def num_workers(self, trace: Trace, asked: int | None, *, replayed: bool = False) -> int:
-        """How many there are to be: those `asked` for, or those of the trace, which a replay needs."""
-        if self.keep_workers and asked not in (None, trace.num_workers):
-            raise ValueError(
-                f"--keep-workers makes a law of {trace.num_workers} workers, not of {asked}: drop --workers"
-            )
-        if replayed and asked not in (None, trace.num_workers):
-            raise ValueError(f"the trace has {trace.num_workers} workers, not {asked}: leave --workers out")
-        if asked is None and trace.num_workers < 2:
-            raise ValueError(
-                f"{self.name} has one worker only: coding needs the times of at least two"
-                + ("" if replayed else ", or give --workers")
-            )
-        return asked or trace.num_workers
 
-    def law(self, trace: Trace, num_workers: int) -> Law | JointLaw:
-        """That of all times together, or with `keep_workers` of whole steps."""
-        if self.keep_workers:
-            return Rows(trace.rows())
-        try:
-            return law_of(trace.seconds, num_workers, trace.censored, kind=self.kind)
-        except ValueError as error:
-            raise ValueError(str(error).replace("a smooth law", "--trace-law smooth")) from None
+def workers_of(asked: TraceOptions, trace: Trace, workers: int | None, *, replayed: bool = False) -> int:
+    """How many there are to be: those asked for, or those of the trace, which a replay needs."""
+    if asked.keep_workers and workers not in (None, trace.num_workers):
+        raise ValueError(
+            f"--keep-workers makes a law of {trace.num_workers} workers, not of {workers}: drop --workers"
+        )
+    if replayed and workers not in (None, trace.num_workers):
+        raise ValueError(f"the trace has {trace.num_workers} workers, not {workers}: leave --workers out")
+    if workers is None and trace.num_workers < 2:
+        raise ValueError(
+            f"{name_of(asked)} has one worker only: coding needs the times of at least two"
+            + ("" if replayed else ", or give --workers")
+        )
+    return workers or trace.num_workers
 
-    def remarks(self, trace: Trace) -> list[str]:
-        """Where it is not what a plan supposes; of whole steps, only where nothing can be learnt from it."""
-        found = describe(trace, with_tail=False)
-        said = found.remarks()
-        if self.keep_workers:
-            return said[:1] if found.alike else []
-        if said == [NOTHING]:
-            return []
-        return [*map(with_options, said), "bcgc fit says more; --keep-workers plans on whole steps."]
+
+def law_for(asked: TraceOptions, trace: Trace, workers: int) -> Law | JointLaw:
+    """That of all times together, or with --keep-workers of whole steps."""
+    if asked.keep_workers:
+        return Rows(trace.rows())
+    try:
+        return law_of(trace.seconds, workers, trace.censored, kind=asked.kind)
+    except ValueError as error:
+        raise ValueError(str(error).replace("a smooth law", "--trace-law smooth")) from None
+
+
+def remarks(asked: TraceOptions, trace: Trace) -> list[str]:
+    """Where it is not what a plan supposes; of whole steps, only where nothing can be learnt from it."""
+    found = describe(trace, with_tail=False)
+    said = found.remarks()
+    if asked.keep_workers:
+        return said[:1] if found.alike else []
+    if said == [NOTHING]:
+        return []
+    return [*map(with_options, said), "bcgc fit says more; --keep-workers plans on whole steps."]
 
 
 def late(trace: Trace, problem: Problem, plan: dict[str, Any]) -> list[str]:
@@ -138,6 +133,13 @@ def cycles_of_a_step(problem: Problem) -> str:
         f"Each cycle takes a time of the trace, and a worker has M b L / N = {cycles:g} of them without "
         f"redundancy: divided by {cycles:g}, runtimes are in seconds of a step as it was recorded."
     )
+
+
+def unit_of(trace: Trace | None) -> str:
+    """Of runtimes of cycles that take the times of a trace, or that a law was typed for."""
+    if trace is None:
+        return "the cycle time's unit"
+    return "seconds" if trace.of_cycles else "seconds times cycles"
 
 
 def which_law(law: Law | JointLaw, trace: Trace) -> list[str]:

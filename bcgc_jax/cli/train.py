@@ -26,10 +26,12 @@ from bcgc_jax.cli.output import (
     scheme_column,
     write_rows,
 )
+from bcgc_jax.cli.traces import law_for, read, unit_of, workers_of
 from bcgc_jax.cli.train_command import Question
 from bcgc_jax.cli.waiting import Progress
 from bcgc_jax.coding.digits import DigitsRun, digits_problem, train_on_digits
 from bcgc_jax.distributions import JointLaw, Law
+from bcgc_jax.measured.traces import Trace
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solvers.baselines import straggler_ratio
@@ -66,7 +68,8 @@ def _training(question: Question) -> dict[str, Any]:
 def answer(question: Question) -> None:
     """Of the command."""
     with jax.enable_x64(True):  # for plans and clocks; the model is float32
-        problem, steps = _problem(question)
+        trace = read(question.trace)
+        problem, steps = _problem(question, trace)
         described = _described(question, problem)
         for method in _schemes(question) if question.methods else []:
             method.check(problem)
@@ -79,20 +82,19 @@ def answer(question: Question) -> None:
         runs.sort(key=lambda run: run.expected_runtime)
         rows = [_summary(run, problem, question.target) for run in runs]
         document = {"problem": described, "runs": rows}
-        print_answer(question.output, rows, document, lambda: _print_table(rows, question))
+        print_answer(question.output, rows, document, lambda: _print_table(rows, question, trace))
         if question.curves is not None:
             with beside_the_answer(question.curves):
                 _write_curves(question.curves, runs)
 
 
-def _problem(question: Question) -> tuple[Problem, np.ndarray | None]:
+def _problem(question: Question, trace: Trace | None) -> tuple[Problem, np.ndarray | None]:
     """What is planned for, and the steps of a trace, to be replayed."""
     workers, steps = question.workers, None
     law: Law | JointLaw | None = question.cycle_time
-    if (file := question.trace.file()) is not None:
-        trace = file.read()
-        workers = file.num_workers(trace, workers, replayed=True)
-        law, steps = file.law(trace, workers), trace.rows()
+    if trace is not None:
+        workers = workers_of(question.trace, trace, workers, replayed=True)
+        law, steps = law_for(question.trace, trace, workers), trace.rows()
     if workers is None:
         raise click.UsageError("give the number of workers with --workers")
     assert law is not None
@@ -251,7 +253,7 @@ def _write_curves(path: str, runs: Sequence[DigitsRun]) -> None:
         )
 
 
-def _print_table(rows: Sequence[Row], question: Question) -> None:
+def _print_table(rows: Sequence[Row], question: Question, trace: Trace | None) -> None:
     real = not question.simulated
     unit, clock = ("(s)", "measured") if real else ("runtime", "simulated")
     columns = [
@@ -266,7 +268,7 @@ def _print_table(rows: Sequence[Row], question: Question) -> None:
     ]
     print_rows(rows, columns)
     of = f"the median of {question.num_seeds} seeds" if question.num_seeds > 1 else "of one run"
-    unit = "seconds" if real or question.trace.path is not None else "the cycle time's unit"
+    unit = "seconds" if real else unit_of(trace)
     screen = console()
     screen.print(f"\nTimes in {unit}; to the target {of}. All steps are alike, only the clocks differ.")
     if real:

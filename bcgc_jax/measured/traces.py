@@ -22,7 +22,6 @@ _KIND_OF = {"step": "label", "worker": "label", "seconds": "number", "censored":
 
 _FLAGS = {"0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
 _NO_TIME = {"nan", "na", "n/a", "null", "none", "-"}
-_LONGEST_LABEL = 200
 
 
 class ColumnError(ValueError):
@@ -271,8 +270,6 @@ class _Codes(dict[str, int]):
             return self[name]
         if not name:
             raise ValueError("the label of a step or worker is empty")
-        if len(name) > _LONGEST_LABEL or "\0" in name:
-            raise ValueError(f"no label of a step or worker: {name[:20]!r}… of {len(name)} characters")
         self[name] = code = len(self)
         return code
 

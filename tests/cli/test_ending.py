@@ -119,13 +119,6 @@ def test_what_keeps_processes_from_meeting_is_one_line(command, tmp_path, monkey
     assert err.splitlines()[-1] == "bcgc: the processes at 127.0.0.1:1 did not meet: address in use"
 
 
-def test_a_second_ctrl_c_does_not_cut_the_end_short(left, capsys):
-    with pytest.raises(Left):
-        ending.interrupted("bcgc", "a hint")
-    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    assert capsys.readouterr().err == "bcgc: interrupted: a hint\n"
-
-
 @pytest.mark.parametrize(
     ("where", "error"), [("group.cli.main", click.Abort()), ("_run", KeyboardInterrupt())]
 )

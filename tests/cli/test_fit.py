@@ -84,7 +84,8 @@ def test_a_fit_is_that_of_the_library_and_its_plans_are_evaluated_under_every_la
     status, out, _ = once(*asked)
     assert status == 0
     assert max(map(len, out.splitlines())) <= 100
-    assert all(words in out for words in ("Best: weibull", "180 times of 3 workers over 60 steps"))
+    said = "Best: weibull", "180 times of 3 workers over 60 steps", "Under measured times the choice of what"
+    assert all(words in out for words in said)
     assert NOT_KNOWN in " ".join(out.split())
     status, out, _ = once(*asked, "--format", "csv")
     assert status == 0
@@ -92,6 +93,18 @@ def test_a_fit_is_that_of_the_library_and_its_plans_are_evaluated_under_every_la
     assert header.startswith("law,parameters,standard_errors")
     assert best.startswith("weibull,scale=")
     assert other.startswith("pareto,scale=")
+
+
+def test_that_nothing_speaks_against_a_trace_is_said_only_where_nothing_is():
+    step, worker = np.indices((60, 4)).reshape(2, -1)
+    names, seconds = np.arange(60).astype(str), np.random.default_rng(0).gamma(4.0, 0.5, 240)
+    trace = bcgc.measured.Trace(names, names[:4], step, worker, seconds, seconds < 0)
+    known = {"law": fit.MEASURED, "runtime_under": {fit.MEASURED: 4.0}, "replayed_error": 0.1}
+    for taken, nothing, longer in ((4.0, True, False), (5.0, False, True)):
+        plans = [{**known, "replayed_runtime": taken}]
+        said = " ".join(fit._remarks(trace, bcgc.measured.describe(trace), plans, None))
+        assert ("Nothing here" in said, "25 % longer than expected" in said) == (nothing, longer)
+        assert NOT_KNOWN in said
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ import json
 import pytest
 
 from bcgc_jax.cli import names
-from bcgc_jax.cli.arguments import law_class, law_name
+from bcgc_jax.cli.answers import describe_law
+from bcgc_jax.cli.arguments import CycleTime, law_class, law_name
 from bcgc_jax.coding import digits, gradients
 from bcgc_jax.measured import likelihood, traces
 from bcgc_jax.solvers import methods
@@ -55,6 +56,11 @@ def test_a_law_has_the_parameters_that_it_is_typed_with(name):
         for f in dataclasses.fields(law)  # type: ignore[arg-type]
     }
     assert names.LAWS[name] == defaults
+    given = dict(zip(defaults, (0.5, 2.0, 0.25), strict=False))
+    typed = ",".join(f"{parameter}={value}" for parameter, value in given.items())
+    read = CycleTime().convert(f"{name}:{typed}", None, None)
+    assert repr(read) == repr(law(**given))
+    assert describe_law(read) == {"law": name, **given}
 
 
 def test_the_names_are_the_librarys():

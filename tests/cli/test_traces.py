@@ -4,6 +4,7 @@ import gzip
 import io
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.cli import traces
+from bcgc_jax.cli.names import TRACE_LAWS
 from bcgc_jax.measured.choice import KINDS
 from bcgc_jax.measured.traces import Trace
 from tests.cli import steps
@@ -27,13 +29,13 @@ def _trace(times: np.ndarray, censored: bool = False) -> Trace:
 
 
 def test_the_kinds_of_law_are_the_librarys_and_what_is_refused_names_the_option(trace):
-    file = traces.TraceFile(trace, {}, "atoms")
-    assert traces.TRACE_LAWS == KINDS
-    law: Any = file.law(_trace(TIMES), 3)
+    asked: Any = SimpleNamespace(path=trace, kind="atoms", keep_workers=False)
+    assert TRACE_LAWS == KINDS
+    law: Any = traces.law_for(asked, _trace(TIMES), 3)
     assert np.array_equal(np.sort(np.asarray(law.times)), np.sort(TIMES.ravel()).astype(law.times.dtype))
     for censored, workers, message in ((True, 3, "1 of 24 times are censored"), (False, 10_000, "too many")):
         with pytest.raises(ValueError, match=f"{message}.*: take --trace-law smooth"):
-            file.law(_trace(TIMES, censored), workers)
+            traces.law_for(asked, _trace(TIMES, censored), workers)
 
 
 def test_one_worker_only_is_one_text_for_all_commands(refusal, tmp_path, monkeypatch):
@@ -143,16 +145,21 @@ def test_steps_that_take_longer_than_a_plan_expects_are_told():
     # One step has no error, and other workers have another plan.
     assert traces.late(_trace(times[:1]), problem, plan | {"partition_runtime": 0.0}) == []
     assert traces.late(_trace(times[:, 1:]), problem, plan) == []
-    assert "M b L / N = 45 of them" in traces.cycles_of_a_step(problem)
+    said = traces.cycles_of_a_step(problem)
+    assert "M b L / N = 45 of them" in said
+    assert said.endswith("divided by 45, runtimes are in seconds of a step as it was recorded.")
+    units = [traces.unit_of(trace) for trace in (None, _trace(times), _trace(times)._replace(of_cycles=True))]
+    assert units == ["the cycle time's unit", "seconds times cycles", "seconds"]
 
 
 def test_what_a_plan_does_not_suppose_is_said_of_its_trace():
     rng = np.random.default_rng(1)
     together = _trace(rng.gamma(4.0, 0.5, (200, 4)) * rng.uniform(0.5, 2.0, (200, 1)))
     behind = _trace(rng.gamma(4.0, 0.5, (200, 1)) * rng.uniform(1.0, 1.005, (200, 4)))
-    apart, whole = traces.TraceFile("steps.csv", {}), traces.TraceFile("steps.csv", {}, keep_workers=True)
-    assert any("slow together" in line and "`" not in line for line in apart.remarks(together))
-    assert whole.remarks(together) == []
-    for file in (apart, whole):
-        assert "behind a collective" in file.remarks(behind)[0]
-    assert apart.remarks(_trace(rng.gamma(4.0, 0.5, (200, 4)))) == []
+    apart, whole = (SimpleNamespace(keep_workers=kept) for kept in (False, True))
+    said: Any = traces.remarks
+    assert any("slow together" in line and "`" not in line for line in said(apart, together))
+    assert said(whole, together) == []
+    for asked in (apart, whole):
+        assert "behind a collective" in said(asked, behind)[0]
+    assert said(apart, _trace(rng.gamma(4.0, 0.5, (200, 4)))) == []

@@ -158,8 +158,6 @@ BROKEN: dict[str, list[str | bytes]] = {
     ],
     "not a CSV file: unexpected end of data": [_LONG + '1,a,1\n1,"b,2\n'],
     "line 2: not a CSV file": [_LONG + '1,"a"b,1\n'],
-    "line 2: no label": [_LONG + "1,a\0,1\n"],
-    "of 300 characters": [_LONG + f"1,{'a' * 300},1\n"],
     "not a CSV file: field larger": [_LONG + f"1,{'a' * 200_000},1\n"],
     "not a text file (UTF-8)": [
         *("a" * (1 << 21), _LONG.encode("utf-16"), _LONG.encode("utf-16-le"), b"\xff\xfe\x00\x81" * 50),
@@ -168,7 +166,6 @@ BROKEN: dict[str, list[str | bytes]] = {
     "not a Parquet file": [b"PAR1" + bytes(100)],
     "line 3: seconds of worker w1 must be a positive number, got 'x'": ["step,w1,w2\n1,2.5,3.5\n2,x,1\n"],
     "lines 2 and 4: step 1 has two times of worker w2": ["step,w1,w2\n1,2,3\n2,1,1\n1,,4\n"],
-    "of 302 characters": [f"step,w1,w1{'0' * 300}\n1,2.5,3.5\n"],
     "line 3: load must be a positive number, got '0'": [_LOADS + "1,a,10,1\n1,b,0,1\n"],
     "line 2: load must be a positive number, got '-10'": [_LOADS + "1,a,-10,1\n"],
     "line 2: load must be a positive number": [_LOADS + "1,a,inf,1\n"],

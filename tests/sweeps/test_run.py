@@ -304,10 +304,13 @@ def test_cells_of_workers_that_start_up_and_send_are_what_solve_says(x64, law):
     def starting(num_workers, scale, send_time, max_workers):
         start = bcgc.Weibull(scale, 0.7) if law else scale
         more = {"start_up": start, "send_time": send_time, "max_workers": max_workers}
-        return bcgc.Problem(bcgc.ShiftedExponential(1.0, 0.5), num_workers, 60, **more)
+        return bcgc.Problem(
+            bcgc.ShiftedExponential(1.0, 0.5), num_workers, 2000, **more
+        )  # no search of units
 
     # Searches with random start-ups take many seconds a cell.
-    axes = {"scale": [60.0], "send_time": [0.4]} if law else {"scale": [10.0, 60.0], "send_time": [0.1, 0.4]}
+    scales, links = ([2000.0], [0.4]) if law else ([300.0, 2000.0], [0.1, 0.4])
+    axes = {"scale": scales, "send_time": links}
     cells = bcgc.sweeps.grid(num_workers=[2, 3], **axes)
     rows = bcgc.sweeps.sweep(starting, cells, ["optimal", "single_block"])
     for i in range(len(rows["status"])):

@@ -19,7 +19,7 @@ from experiments.report import grouped
 SIZES = (10, 20, 50, 100, 200, 500, 1000)
 MANY_SIZES = (10, 100, 1000, 3162, 10_000)
 
-# Label, what `gap` is, and the method whose colour and marker the curve takes.
+# Label, what `gap` is, and the method whose colour and marker the curve takes; in the legend's order.
 _CURVES = {
     "optimum": ("certified optimum", "relative gap", "optimal"),
     "evaluation": ("exact expected runtime", "relative error", "time"),
@@ -77,8 +77,9 @@ def draw_curves(points: Sequence[dict[str, Any]], folder: Path, name: str) -> No
     panels = grouped(points, lambda point: point["x_name"])
     figure, axes = plotting.new_figure(1, len(panels), size=(0.6 + 3.6 * len(panels), 3.7))
     for one, (x_name, here) in zip(axes, panels.items(), strict=True):
-        for curve, mine in grouped(here, lambda point: point["curve"]).items():
-            text, reached, method = _CURVES[curve]
+        curves = grouped(here, lambda point: point["curve"])
+        for curve in (curve for curve in _CURVES if curve in curves):
+            mine, (text, reached, method) = curves[curve], _CURVES[curve]
             gaps = [point["gap"] for point in mine if point["gap"] is not None]
             label = f"{text}, {reached} ≤ {_bound_text(max(gaps))}" if gaps else text
             look = plotting.curve(method) | plotting.points(method)

@@ -50,7 +50,8 @@ def run(out: Path, seed: int = 0, *, sizes: Sequence[int] = SIZES) -> None:
     lines = []
     for n, mine in grouped(rows, lambda row: row["workers"]).items():
         lines.append(_summary(n, "chosen", [row for row in mine if row["chosen"]]))
-        lines += [_summary(n, *one) for one in grouped(mine, lambda row: row["construction"]).items()]
+        for name in CONSTRUCTIONS:
+            lines.append(_summary(n, name, [row for row in mine if row["construction"] == name]))
     print_table(
         "worst over all levels: what the chooser takes, and each construction",
         ["workers", "code", "amplification", "error", "with float32 messages", "not decodable"],

@@ -20,8 +20,8 @@ from bcgc_jax.adaptive.rules import MOST_STORED, by_speed, even_shares, rules
 from bcgc_jax.cluster.collection import ClusterGradient
 from bcgc_jax.cluster.master import Cluster
 from bcgc_jax.cluster.processes import Assignment
-from bcgc_jax.coding.gradients import CodingPlan, Loss, Plan, PyTree, num_samples, split_unevenly
-from bcgc_jax.coding.scheduled import SchedulePlan, assign
+from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, num_samples, split_unevenly
+from bcgc_jax.coding.scheduled import assign
 from bcgc_jax.coding.training import TrainingScheme
 from bcgc_jax.plans.partitions import round_partition
 
@@ -203,9 +203,7 @@ class ClosedLoop:
             now.next = None if given is ran else given
 
 
-def plan_of(
-    given: WorkPlan, params: PyTree, key: jax.Array, options: dict[str, Any]
-) -> CodingPlan | SchedulePlan:
+def plan_of(given: WorkPlan, params: PyTree, key: jax.Array, options: dict[str, Any]) -> CodingPlan:
     """For the units of these parameters."""
     sizes, total = np.asarray(given.plan.sizes, float), sum(np.size(leaf) for leaf in jax.tree.leaves(params))
     scaled = given.plan.with_sizes(sizes / sizes.sum() * total)
@@ -226,7 +224,7 @@ def split_by(data: PyTree, shares: np.ndarray) -> list[PyTree]:
     return [jax.tree.map(lambda x, k=k: x[ends[k] : ends[k + 1]], data) for k in range(workers)]
 
 
-def loads_of(plan: Plan, shares: np.ndarray) -> np.ndarray:
+def loads_of(plan: CodingPlan, shares: np.ndarray) -> np.ndarray:
     """What each worker has done at the end of each task, in 1/N of all work, `[tasks, N]`."""
     workers, total = plan.num_workers, sum(block.size for block in plan.blocks)
     loads = np.zeros((len(plan.tasks(0)), workers))
@@ -237,7 +235,7 @@ def loads_of(plan: Plan, shares: np.ndarray) -> np.ndarray:
 
 
 def times_of(
-    found: ClusterGradient, plan: Plan, loads: np.ndarray, start_ups: np.ndarray | float = 0.0
+    found: ClusterGradient, plan: CodingPlan, loads: np.ndarray, start_ups: np.ndarray | float = 0.0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What each worker takes for 1/N of all work, by its last task; its start-up; whether they are known.
 

@@ -46,6 +46,7 @@ class Coded:
                 f"the code of block {block} amplifies rounding too much to decode these messages: take "
                 'another construction, as "fractional_repetition"'
             )
+        # Who has sent one stays known.
         self._messages[block] = dict.fromkeys(self._messages[block], np.zeros(0))
         return part
 

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from bcgc_jax.cluster.decoder import Decoder
-from bcgc_jax.coding.scheduled import SchedulePlan
+from bcgc_jax.coding.gradients import CodingPlan
 
 
 class Question(NamedTuple):
@@ -25,9 +25,10 @@ class Question(NamedTuple):
 class Credit:
     """One iteration of `plan`. What is returned are questions to ask now.
 
-    >>> from bcgc_jax.coding.gradients import Block
-    >>> order = ((0, 0), (1, 0))  # two workers, one block: each its own subset, then the other's
-    >>> credit = Credit(SchedulePlan(blocks=(Block(1, ()),), order=order, circle=2, mean=True))
+    >>> from bcgc_jax.coding.scheduled import schedule_plan
+    >>> from bcgc_jax.plans.schedules import Group, schedule_of
+    >>> both = schedule_of([Group(2, 1)], [1.0])  # of two workers each its own subset, then the other's
+    >>> credit = Credit(schedule_plan(both, np.zeros(1), num_workers=2))
     >>> credit.report(worker=1, block=0, subset=1)
     []
     >>> [(q.worker, q.subsets) for q in credit.report(worker=1, block=0, subset=0)]  # it is the faster one
@@ -41,7 +42,7 @@ class Credit:
     (True, True)
     """
 
-    def __init__(self, plan: SchedulePlan) -> None:
+    def __init__(self, plan: CodingPlan) -> None:
         self.plan = plan
         workers, blocks = plan.num_workers, len(plan.blocks)
         # Whom: `[B, worker, subset]`. What: `[B, subset]`.
@@ -106,7 +107,6 @@ class Summed:
     """One iteration with the sums themselves: a block is the sum of those that were asked for."""
 
     def __init__(self, decoder: Decoder) -> None:
-        assert isinstance(decoder.plan, SchedulePlan)
         self.decoder, self.credit = decoder, Credit(decoder.plan)
         self._totals: list[Any] = [None] * len(decoder.plan.blocks)
         self.lose, self.possible = self.credit.lose, self.credit.possible

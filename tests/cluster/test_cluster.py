@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -513,10 +514,11 @@ def test_a_running_cluster_is_joined_and_left_running():
     try:
         answers(address, head)
         script = _JOINS.format(root=ROOT, address=address)
-        done = python(script, env=env)
+        with ThreadPoolExecutor() as together:
+            settings = env, env | {"RAY_AUTH_MODE": "disabled"}
+            done, refused = together.map(lambda some: python(script, env=some), settings)
         assert done.stdout == "joined\n", done.stderr
-        env["RAY_AUTH_MODE"] = "disabled"
-        assert "set RAY_AUTH_MODE=token" in python(script, env=env).stderr
+        assert "set RAY_AUTH_MODE=token" in refused.stderr
     finally:
         pids = descendants(head.pid)
         head.terminate()

@@ -14,7 +14,6 @@ from bcgc_jax.cluster.decoder import Decoder
 from bcgc_jax.cluster.processes import WorkersLost
 from bcgc_jax.cluster.worker import Message
 from bcgc_jax.coding.gradients import Task, coding_plan
-from bcgc_jax.coding.scheduled import SchedulePlan
 
 N, SIZE = 4, 10
 
@@ -45,7 +44,6 @@ class Group(list):
 def case():
     params = np.zeros(SIZE, np.float32)
     plan = jax.tree.map(np.asarray, coding_plan(jax.random.key(0), params, [4, 6, 0, 0]))
-    assert not isinstance(plan, SchedulePlan)
     group: Any = Group(plan)
     collection = Collection(Coded(Decoder(plan, params)), group, params, None, call=1, iteration=0)
     gradients = np.random.default_rng(0).normal(size=(N, SIZE)).astype(np.float32)

@@ -21,7 +21,7 @@ from bcgc_jax.cluster.credit import Summed
 from bcgc_jax.cluster.decoder import Decoder
 from bcgc_jax.cluster.engine import session, shared_programs
 from bcgc_jax.cluster.processes import Assignment, Fault, Processes
-from bcgc_jax.cluster.sources import Made, Source, Sources
+from bcgc_jax.cluster.sources import Made, Source
 from bcgc_jax.cluster.worker import Duty
 from bcgc_jax.coding.codes import refuse_complex
 from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, check_batch_size, num_samples
@@ -77,7 +77,8 @@ class Cluster:
         self._calls = 0
         self._closed = False
         self._rule: Callable[[], Coded | Summed] | None = None
-        self._sources = Sources()
+        # Names of functions that make data, by what tells them apart for as long as they are kept.
+        self._sources: dict[int, tuple[int, Source]] = {}
         with contextlib.ExitStack() as stack:
             programs = stack.enter_context(shared_programs())
             ray = stack.enter_context(session(address, num_workers, store_bytes))
@@ -221,12 +222,16 @@ class Cluster:
         refuse_complex("params", params)
         if isinstance(plan, plans.Plan):
             plan = schedule_plan(plan, params, self.num_workers if callable(subsets) else len(subsets))
-        given = self._sources.subsets(subsets, plan.num_workers)
-        if len(given) != plan.num_workers:
-            raise ValueError(f"there must be {plan.num_workers} subsets, one a worker, got {len(given)}")
-        weights = np.ones(len(given)) if callable(subsets) else _weights(plan.mean, subsets, batch_size)
-        if not callable(subsets):
-            tell_of_loops(loss, plan, params, subsets[0])
+        workers, weights = plan.num_workers, np.ones(plan.num_workers)
+        if callable(subsets):
+            name, _ = self._sources.setdefault(id(subsets), (len(self._sources), subsets))
+            given: Sequence[Any] = [Made(subsets, name, j, workers) for j in range(workers)]
+        else:
+            given = subsets
+            if len(given) != workers:
+                raise ValueError(f"there must be {workers} subsets, one a worker, got {len(given)}")
+            weights = _weights(plan.mean, given, batch_size)
+            tell_of_loops(loss, plan, params, given[0])
         host: tuple[CodingPlan, PyTree] = jax.tree.map(np.asarray, (plan, params))
         x64 = bool(jnp.result_type(float) == jnp.float64)
         return self._processes.put(Duty(loss, *host, weights, batch_size, seed, x64), given)

@@ -56,7 +56,7 @@ class Credit:
     def report(self, worker: int, block: int, subset: int) -> list[Question]:
         """A worker has finished a block of a subset."""
         self._finished[block, worker, subset] = True
-        return self._ask(block)
+        return self.due(block)
 
     def answer(self, number: int) -> Question | None:
         """A sum came: the question that it answers, None if it does not count any more."""
@@ -72,7 +72,7 @@ class Credit:
         for question in lost:
             del self._open[question.number]
             self._unasked[question.block, list(question.subsets)] = True
-        return [new for block in {question.block for question in lost} for new in self._ask(block)]
+        return [new for block in {question.block for question in lost} for new in self.due(block)]
 
     def is_done(self, block: int) -> bool:
         """Whether sums over all subsets have come."""
@@ -84,7 +84,7 @@ class Credit:
         may = ~self._unasked | self._finished.any(axis=1) | np.isfinite(self.plan.ready(times))
         return np.all(may, axis=1)
 
-    def _ask(self, block: int) -> list[Question]:
+    def due(self, block: int) -> list[Question]:
         """For all that nobody was asked for, if it is covered: few questions, and of those who had few."""
         left, finished = self._unasked[block], self._finished[block]
         if not left.any() or not finished[:, left].any(axis=0).all():
@@ -109,7 +109,7 @@ class Summed:
     def __init__(self, decoder: Decoder) -> None:
         self.decoder, self.credit = decoder, Credit(decoder.plan)
         self._totals: list[Any] = [None] * len(decoder.plan.blocks)
-        self.lose, self.possible = self.credit.lose, self.credit.possible
+        self.lose, self.possible, self.due = self.credit.lose, self.credit.possible, self.credit.due
 
     def report(self, worker: int, block: int, subsets: tuple[int, ...]) -> list[Question]:
         return self.credit.report(worker, block, subsets[0])

@@ -177,9 +177,16 @@ def test_a_worker_that_is_killed_or_stopped_is_replaced_within_the_iteration(
     assert gone([before[2]])  # not only forgotten
 
 
-def test_a_process_that_has_taken_over_a_dead_workers_number_is_left_alone(cluster, uncoded_and_coded):
+@pytest.mark.parametrize("handles", [True, False])
+def test_a_process_that_has_taken_over_a_dead_workers_number_is_left_alone(
+    cluster, uncoded_and_coded, monkeypatch, handles
+):
     params, data = uncoded_and_coded
     process = cluster._processes[1]
+    if not handles:  # as on other systems than Linux
+        os.close(process.handle)
+        process.handle = None
+        monkeypatch.delattr(os, "pidfd_open")
     with subprocess.Popen(["sleep", "60"]) as innocent:
         os.kill(process.pid, signal.SIGKILL)
         process.pid = innocent.pid

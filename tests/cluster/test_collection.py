@@ -102,6 +102,21 @@ def test_those_who_have_announced_count_as_coming(case):
         collection._check()
 
 
+def test_where_a_code_amplifies_too_much_one_message_more_is_asked_for(case, monkeypatch):
+    decoder = case.collection.rule.decoder
+    part = decoder.part
+    monkeypatch.setattr(
+        decoder, "part", lambda b, messages: part(b, messages) if len(messages) == N else None
+    )
+    for worker in (2, 0, 3, 1):
+        case.announce(worker)
+    for worker in (0, 3, 2):
+        case.answer(worker)
+    assert case.group.asked[3:] == [(1, 1)]
+    case.answer(1)
+    np.testing.assert_allclose(case.collection.parts[1][0], case.want, atol=1e-6)
+
+
 def test_small_messages_come_unasked(case):
     for worker in (3, 1, 0, 2):
         case.collection._add(worker, Message(Task(0, (worker,)), 0.0, case.sent[0][worker]))

@@ -14,7 +14,7 @@ import jax
 import jaxlib
 import numpy as np
 
-from bcgc_jax.coding.gradients import Plan
+from bcgc_jax.coding.gradients import CodingPlan
 
 Machine = dict[str, str]
 
@@ -49,7 +49,7 @@ def differences(machines: Sequence[Machine | None]) -> str:
     return ", ".join(f"{name} {' / '.join(map(repr, v))}" for name, v in values.items() if len(v) > 1)
 
 
-def unlike(plan: Plan, machines: Sequence[Machine | None]) -> str:
+def unlike(plan: CodingPlan, machines: Sequence[Machine | None]) -> str:
     """Why these machines cannot work under this plan together, "" if they can; None for one not known.
 
     Without a code, and with codes that amplify nothing to speak of, each gradient is that of one of them.
@@ -58,7 +58,7 @@ def unlike(plan: Plan, machines: Sequence[Machine | None]) -> str:
     >>> unlike(coding_plan(jax.random.key(0), {"w": np.zeros(3)}, [3, 0]), [{"CPU": "a"}, {"CPU": "b"}])
     ''
     """
-    if not any(code.wide for code in plan.messages().codes):
+    if not any(code.wide for code in plan.codes):
         return ""
     differ = differences(machines)
     if not differ:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bcgc_jax.cluster.collection import Work
-from bcgc_jax.coding.gradients import Plan
+from bcgc_jax.coding.gradients import CodingPlan
 from bcgc_jax.measured.traces import Trace
 
 
@@ -40,7 +40,7 @@ class Calibration(NamedTuple):
 
 
 def calibrate(
-    work: Sequence[Work], plan: Plan, num_samples: float, *, costs: Calibration | None = None
+    work: Sequence[Work], plan: CodingPlan, num_samples: float, *, costs: Calibration | None = None
 ) -> Calibration:
     """Cycle times, setup and cost of a message from `work` done under one `plan`; M samples an iteration.
 
@@ -86,7 +86,9 @@ def calibrate(
     return Calibration(np.maximum(times, shortest), silent, setup_cycles, message)
 
 
-def work_trace(work: Sequence[Work], plan: Plan, num_samples: float, *, setup_cycles: float = 0.0) -> Trace:
+def work_trace(
+    work: Sequence[Work], plan: CodingPlan, num_samples: float, *, setup_cycles: float = 0.0
+) -> Trace:
     """What each worker had done by when in each iteration: the trace that `fit_start_up` takes.
 
     Loads are cycles, f = `setup_cycles` for each sample of a subset that a block is the first to need
@@ -114,7 +116,7 @@ def work_trace(work: Sequence[Work], plan: Plan, num_samples: float, *, setup_cy
     return Trace(*names, step, worker, times, np.zeros(times.size, bool), load[step, block, worker])
 
 
-def _seconds(work: Sequence[Work], plan: Plan) -> tuple[list[int], np.ndarray]:
+def _seconds(work: Sequence[Work], plan: CodingPlan) -> tuple[list[int], np.ndarray]:
     """Iterations, and the seconds of each task in them, `[K, tasks, N]`, NaN for those that did not come."""
     if not work:
         raise ValueError("no work was measured: take the `work` of a training or of gradients")
@@ -133,7 +135,7 @@ def _seconds(work: Sequence[Work], plan: Plan) -> tuple[list[int], np.ndarray]:
     return iterations, seconds
 
 
-def _cycles(plan: Plan, num_samples: float) -> tuple[np.ndarray, np.ndarray]:
+def _cycles(plan: CodingPlan, num_samples: float) -> tuple[np.ndarray, np.ndarray]:
     """Of each task and worker, `[tasks, N]`: cycles for coordinates, and samples of subsets new to it."""
     workers = plan.num_workers
     coordinates, setup = np.zeros((2, len(plan.tasks(0)), workers))

@@ -14,14 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bcgc_jax._pytree import check_whole
 from bcgc_jax.adaptive import Decision, Planner, WorkPlan
 from bcgc_jax.adaptive.planner import CAUTIOUS
 from bcgc_jax.adaptive.rules import MOST_STORED, by_speed, even_shares, rules
 from bcgc_jax.cluster.collection import ClusterGradient
 from bcgc_jax.cluster.master import Cluster
 from bcgc_jax.cluster.processes import Assignment
-from bcgc_jax.coding.gradients import CodingPlan, Loss, Plan, PyTree, num_samples, split_unevenly
-from bcgc_jax.coding.scheduled import SchedulePlan, assign
+from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, num_samples, split_unevenly
+from bcgc_jax.coding.scheduled import assign
 from bcgc_jax.coding.training import TrainingScheme
 from bcgc_jax.plans.partitions import round_partition
 
@@ -76,16 +77,11 @@ class ClosedLoop:
         max_stored: int | None,
         options: dict[str, Any],
     ) -> None:
-        unknown = sorted(options.keys() - {"units", "order", "mean", "construction"})
-        if unknown or (max_stored is not None and max_stored < 1):
-            what = (
-                f"no option {unknown[0]!r} of plans" if unknown else f"max_stored from 1 on, got {max_stored}"
-            )
-            raise ValueError(f"a training that plans for itself takes {what}")
         self._cluster, self._loss, self._params, self._data = cluster, loss, params, data
         self._begun, self._num_steps, self._key, self._options = first, num_steps, key, options
         self._batch_size, self._seed = batch_size, seed
         self._max_stored = MOST_STORED if max_stored is None else max_stored
+        check_whole("max_stored", self._max_stored, 1)
         # Where each subset gives as many samples, no worker can have more than another to do.
         alike = batch_size is not None or callable(data)
         self._rules = rules(PARTS, even_shares if alike else by_speed)
@@ -203,9 +199,7 @@ class ClosedLoop:
             now.next = None if given is ran else given
 
 
-def plan_of(
-    given: WorkPlan, params: PyTree, key: jax.Array, options: dict[str, Any]
-) -> CodingPlan | SchedulePlan:
+def plan_of(given: WorkPlan, params: PyTree, key: jax.Array, options: dict[str, Any]) -> CodingPlan:
     """For the units of these parameters."""
     sizes, total = np.asarray(given.plan.sizes, float), sum(np.size(leaf) for leaf in jax.tree.leaves(params))
     scaled = given.plan.with_sizes(sizes / sizes.sum() * total)
@@ -226,18 +220,16 @@ def split_by(data: PyTree, shares: np.ndarray) -> list[PyTree]:
     return [jax.tree.map(lambda x, k=k: x[ends[k] : ends[k + 1]], data) for k in range(workers)]
 
 
-def loads_of(plan: Plan, shares: np.ndarray) -> np.ndarray:
+def loads_of(plan: CodingPlan, shares: np.ndarray) -> np.ndarray:
     """What each worker has done at the end of each task, in 1/N of all work, `[tasks, N]`."""
     workers, total = plan.num_workers, sum(block.size for block in plan.blocks)
-    loads = np.zeros((len(plan.tasks(0)), workers))
-    for w in range(workers):
-        for k, task in enumerate(plan.tasks(w)):
-            loads[k, w] = workers * shares[list(task.subsets)].sum() * plan.blocks[task.block].size / total
-    return np.cumsum(loads, axis=0)
+    tasks = zip(*(plan.tasks(w) for w in range(workers)), strict=True)
+    part = [[shares[list(t.subsets)].sum() * plan.blocks[t.block].size / total for t in row] for row in tasks]
+    return workers * np.cumsum(part, axis=0)
 
 
 def times_of(
-    found: ClusterGradient, plan: Plan, loads: np.ndarray, start_ups: np.ndarray | float = 0.0
+    found: ClusterGradient, plan: CodingPlan, loads: np.ndarray, start_ups: np.ndarray | float = 0.0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What each worker takes for 1/N of all work, by its last task; its start-up; whether they are known.
 

@@ -15,8 +15,9 @@ class Coded:
     """One iteration. What is returned are questions to ask now."""
 
     def __init__(self, decoder: Decoder) -> None:
-        self.decoder = decoder
+        self.decoder, self._wanted = decoder, decoder.needed.copy()
         count = len(decoder.plan.blocks)
+        self._done = np.zeros(count, bool)
         # Of each block: what came, by worker; who was asked; who has announced it and was not asked.
         self._messages: list[dict[int, np.ndarray]] = [{} for _ in range(count)]
         self._coming: list[set[int]] = [set() for _ in range(count)]
@@ -26,26 +27,26 @@ class Coded:
         """A worker has announced its message of a block."""
         if worker not in self._messages[block]:
             self._ready[block][worker] = subsets
-        return self._ask(block)
+        return self.due(block)
 
     def take(self, question: Question, values: np.ndarray) -> bool:
         """A message came: whether it counts."""
         block, worker, messages = question.block, question.worker, self._messages[question.block]
         self._coming[block].discard(worker)
-        if len(messages) == self.decoder.needed[block] or worker in messages:
+        if self._done[block] or worker in messages:
             return False
         messages[worker] = values
         return True
 
     def part(self, block: int) -> list[Array] | None:
         """The pieces of a block, None before its last message."""
-        if len(self._messages[block]) < self.decoder.needed[block]:
+        if len(self._messages[block]) < self._wanted[block]:
             return None
         if (part := self.decoder.part(block, self._messages[block])) is None:
-            raise RuntimeError(
-                f"the code of block {block} amplifies rounding too much to decode these messages: take "
-                'another construction, as "fractional_repetition"'
-            )
+            self._wanted[block] += 1  # random codes amplify too much once in a great while: one more helps
+            return None
+        self._done[block] = True
+        # Who has sent one stays known.
         self._messages[block] = dict.fromkeys(self._messages[block], np.zeros(0))
         return part
 
@@ -54,17 +55,17 @@ class Coded:
         for ready, coming in zip(self._ready, self._coming, strict=True):
             ready.pop(worker, None)
             coming.discard(worker)
-        return [question for block in range(len(self._ready)) for question in self._ask(block)]
+        return [question for block in range(len(self._ready)) for question in self.due(block)]
 
     def possible(self, coming: np.ndarray) -> np.ndarray:
         """Whether what has come and what those may send who are `coming`, `[N]`, is enough, bool `[B]`."""
         there = [{*a, *b, *np.flatnonzero(coming)} for a, b in zip(self._messages, self._ready, strict=True)]
-        return np.array([len(workers) for workers in there]) >= self.decoder.needed
+        return np.array([len(workers) for workers in there]) >= self._wanted
 
-    def _ask(self, block: int) -> list[Question]:
-        """As many of those who have announced a block as are needed."""
+    def due(self, block: int) -> list[Question]:
+        """As many of those who have announced a block as are wanted."""
         ready, coming, questions = self._ready[block], self._coming[block], []
-        while ready and len(self._messages[block]) + len(coming) < self.decoder.needed[block]:
+        while ready and len(self._messages[block]) + len(coming) < self._wanted[block]:
             worker = next(iter(ready))
             coming.add(worker)
             questions.append(Question(-1, worker, block, ready.pop(worker)))

@@ -120,6 +120,8 @@ class Collection:
         self.arrived[block, question.worker] = True
         if (part := self.rule.part(block)) is not None:
             self.parts[block], self.completed[block] = part, time.monotonic() - self.begin
+        else:
+            self._ask(self.rule.due(block))
 
     def _ask(self, questions: Sequence[Question]) -> None:
         for question in questions:

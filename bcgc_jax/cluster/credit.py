@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from bcgc_jax.cluster.decoder import Decoder
-from bcgc_jax.coding.scheduled import SchedulePlan
+from bcgc_jax.coding.gradients import CodingPlan
 
 
 class Question(NamedTuple):
@@ -25,9 +25,10 @@ class Question(NamedTuple):
 class Credit:
     """One iteration of `plan`. What is returned are questions to ask now.
 
-    >>> from bcgc_jax.coding.gradients import Block
-    >>> order = ((0, 0), (1, 0))  # two workers, one block: each its own subset, then the other's
-    >>> credit = Credit(SchedulePlan(blocks=(Block(1, ()),), order=order, circle=2, mean=True))
+    >>> from bcgc_jax.coding.scheduled import schedule_plan
+    >>> from bcgc_jax.plans.schedules import Group, schedule_of
+    >>> both = schedule_of([Group(2, 1)], [1.0])  # of two workers each its own subset, then the other's
+    >>> credit = Credit(schedule_plan(both, np.zeros(1), num_workers=2))
     >>> credit.report(worker=1, block=0, subset=1)
     []
     >>> [(q.worker, q.subsets) for q in credit.report(worker=1, block=0, subset=0)]  # it is the faster one
@@ -41,7 +42,7 @@ class Credit:
     (True, True)
     """
 
-    def __init__(self, plan: SchedulePlan) -> None:
+    def __init__(self, plan: CodingPlan) -> None:
         self.plan = plan
         workers, blocks = plan.num_workers, len(plan.blocks)
         # Whom: `[B, worker, subset]`. What: `[B, subset]`.
@@ -55,7 +56,7 @@ class Credit:
     def report(self, worker: int, block: int, subset: int) -> list[Question]:
         """A worker has finished a block of a subset."""
         self._finished[block, worker, subset] = True
-        return self._ask(block)
+        return self.due(block)
 
     def answer(self, number: int) -> Question | None:
         """A sum came: the question that it answers, None if it does not count any more."""
@@ -71,7 +72,7 @@ class Credit:
         for question in lost:
             del self._open[question.number]
             self._unasked[question.block, list(question.subsets)] = True
-        return [new for block in {question.block for question in lost} for new in self._ask(block)]
+        return [new for block in {question.block for question in lost} for new in self.due(block)]
 
     def is_done(self, block: int) -> bool:
         """Whether sums over all subsets have come."""
@@ -83,7 +84,7 @@ class Credit:
         may = ~self._unasked | self._finished.any(axis=1) | np.isfinite(self.plan.ready(times))
         return np.all(may, axis=1)
 
-    def _ask(self, block: int) -> list[Question]:
+    def due(self, block: int) -> list[Question]:
         """For all that nobody was asked for, if it is covered: few questions, and of those who had few."""
         left, finished = self._unasked[block], self._finished[block]
         if not left.any() or not finished[:, left].any(axis=0).all():
@@ -106,10 +107,9 @@ class Summed:
     """One iteration with the sums themselves: a block is the sum of those that were asked for."""
 
     def __init__(self, decoder: Decoder) -> None:
-        assert isinstance(decoder.plan, SchedulePlan)
         self.decoder, self.credit = decoder, Credit(decoder.plan)
         self._totals: list[Any] = [None] * len(decoder.plan.blocks)
-        self.lose, self.possible = self.credit.lose, self.credit.possible
+        self.lose, self.possible, self.due = self.credit.lose, self.credit.possible, self.credit.due
 
     def report(self, worker: int, block: int, subsets: tuple[int, ...]) -> list[Question]:
         return self.credit.report(worker, block, subsets[0])

@@ -15,7 +15,6 @@ from jax import Array
 
 from bcgc_jax.coding.codes import REPEATED, decoding_weights
 from bcgc_jax.coding.gradients import Block, CodingPlan, PyTree, assemble_gradient, decode_block
-from bcgc_jax.coding.scheduled import SchedulePlan
 
 
 class Decoder:
@@ -24,12 +23,12 @@ class Decoder:
     Of a code `needed`, `[B]`, is how many messages of each block are enough.
     """
 
-    def __init__(self, plan: CodingPlan | SchedulePlan, params: PyTree) -> None:
+    def __init__(self, plan: CodingPlan, params: PyTree) -> None:
         leaves = jax.tree.leaves(params)
         self.plan, self._shapes = plan, tuple(np.shape(leaf) for leaf in leaves)
         self._dtypes = tuple(jnp.result_type(leaf) for leaf in leaves)
-        codes = plan.messages().codes
-        self.needed = plan.num_workers - np.array([block.level for block in plan.blocks])
+        codes = plan.codes
+        self.needed = plan.num_workers - plan.levels
         self._encodings = [np.asarray(code.encoding) for code in codes]
         # Messages that count: where the workers of a group send the same, one of each group.
         self._used = [
@@ -40,7 +39,7 @@ class Decoder:
         parts: list[Any] = []
         for block, code in enumerate(codes):
             zero = np.zeros(plan.blocks[block].size, float if code.wide else narrow)
-            if isinstance(plan, CodingPlan):
+            if plan.coded:
                 parts.append(self.part(block, dict.fromkeys(range(plan.num_workers), zero)))
             else:
                 parts.append(self.sum(block, np.ones(1), [zero]))

@@ -62,14 +62,8 @@ _TOKEN = secrets.token_hex(32)  # Ray keeps the one that a process begins with
 
 
 def _have_token() -> None:
-    """Ray would write it to the home, for everybody to read, and fail where it cannot write."""
-    path = Path.home() / ".ray" / "auth_token"
-    try:
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
-                file.write(_TOKEN)
-    except OSError:
+    """Ray would write one to the home, for everybody to read, and fail where it cannot write."""
+    if not (Path.home() / ".ray" / "auth_token").exists():
         os.environ.setdefault("RAY_AUTH_TOKEN", _TOKEN)
 
 

@@ -21,11 +21,11 @@ from bcgc_jax.cluster.credit import Summed
 from bcgc_jax.cluster.decoder import Decoder
 from bcgc_jax.cluster.engine import session, shared_programs
 from bcgc_jax.cluster.processes import Assignment, Fault, Processes
-from bcgc_jax.cluster.sources import Made, Source, Sources
+from bcgc_jax.cluster.sources import Made, Source
 from bcgc_jax.cluster.worker import Duty
 from bcgc_jax.coding.codes import refuse_complex
 from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, check_batch_size, num_samples
-from bcgc_jax.coding.scheduled import SchedulePlan, schedule_plan
+from bcgc_jax.coding.scheduled import schedule_plan
 from bcgc_jax.coding.stages import tell_of_loops
 from bcgc_jax.plans import plan as plans
 
@@ -77,7 +77,8 @@ class Cluster:
         self._calls = 0
         self._closed = False
         self._rule: Callable[[], Coded | Summed] | None = None
-        self._sources = Sources()
+        # Names of functions that make data, by what tells them apart for as long as they are kept.
+        self._sources: dict[int, tuple[int, Source]] = {}
         with contextlib.ExitStack() as stack:
             programs = stack.enter_context(shared_programs())
             ray = stack.enter_context(session(address, num_workers, store_bytes))
@@ -113,7 +114,7 @@ class Cluster:
         return self._processes.faults
 
     @property
-    def plan(self) -> CodingPlan | SchedulePlan:
+    def plan(self) -> CodingPlan:
         """That the workers have been given."""
         if self._processes.duty is None:
             raise ValueError("the workers have no work yet: call assign first")
@@ -173,7 +174,7 @@ class Cluster:
     def assign(
         self,
         loss: Loss,
-        plan: CodingPlan | SchedulePlan | plans.Plan,
+        plan: CodingPlan | plans.Plan,
         params: PyTree,
         subsets: Source | Sequence[PyTree],
         *,
@@ -211,7 +212,7 @@ class Cluster:
     def _put(
         self,
         loss: Loss,
-        plan: CodingPlan | SchedulePlan | plans.Plan,
+        plan: CodingPlan | plans.Plan,
         params: PyTree,
         subsets: Source | Sequence[PyTree],
         batch_size: int | None = None,
@@ -221,13 +222,17 @@ class Cluster:
         refuse_complex("params", params)
         if isinstance(plan, plans.Plan):
             plan = schedule_plan(plan, params, self.num_workers if callable(subsets) else len(subsets))
-        given = self._sources.subsets(subsets, plan.num_workers)
-        if len(given) != plan.num_workers:
-            raise ValueError(f"there must be {plan.num_workers} subsets, one a worker, got {len(given)}")
-        weights = np.ones(len(given)) if callable(subsets) else _weights(plan.mean, subsets, batch_size)
-        if not callable(subsets):
-            tell_of_loops(loss, plan, params, subsets[0])
-        host: tuple[CodingPlan | SchedulePlan, PyTree] = jax.tree.map(np.asarray, (plan, params))
+        workers, weights = plan.num_workers, np.ones(plan.num_workers)
+        if callable(subsets):
+            name, _ = self._sources.setdefault(id(subsets), (len(self._sources), subsets))
+            given: Sequence[Any] = [Made(subsets, name, j, workers) for j in range(workers)]
+        else:
+            given = subsets
+            if len(given) != workers:
+                raise ValueError(f"there must be {workers} subsets, one a worker, got {len(given)}")
+            weights = _weights(plan.mean, given, batch_size)
+            tell_of_loops(loss, plan, params, given[0])
+        host: tuple[CodingPlan, PyTree] = jax.tree.map(np.asarray, (plan, params))
         x64 = bool(jnp.result_type(float) == jnp.float64)
         return self._processes.put(Duty(loss, *host, weights, batch_size, seed, x64), given)
 
@@ -301,7 +306,7 @@ class Cluster:
         return Collection(*given, call=self._calls, iteration=self.iteration).run()
 
 
-def _checked(finish: np.ndarray, plan: CodingPlan | SchedulePlan) -> np.ndarray:
+def _checked(finish: np.ndarray, plan: CodingPlan) -> np.ndarray:
     """Times of slowness with which the iteration ends."""
     finish, shape = np.asarray(finish, float), (len(plan.tasks(0)), plan.num_workers)
     if finish.shape != shape or not np.all(finish >= 0):
@@ -321,6 +326,6 @@ def _weights(mean: bool, subsets: Sequence[PyTree], batch_size: int | None) -> n
     return sizes / sizes.mean() if mean else np.ones(len(sizes))
 
 
-def _rule_of(plan: CodingPlan | SchedulePlan, params: PyTree) -> Callable[[], Coded | Summed]:
+def _rule_of(plan: CodingPlan, params: PyTree) -> Callable[[], Coded | Summed]:
     """What says in an iteration whom to ask, and when a block is complete; its arithmetic is compiled."""
-    return functools.partial(Coded if isinstance(plan, CodingPlan) else Summed, Decoder(plan, params))
+    return functools.partial(Coded if plan.coded else Summed, Decoder(plan, params))

@@ -81,6 +81,7 @@ class Process:
     starting: Any = None  # the reference that is ready once it has loaded, None from then on
     pid: int | None = None
     node: str | None = None
+    handle: int | None = None  # of the process itself, whoever has its number later; on Linux, on this node
     unfinished: list[Any] = dataclasses.field(default_factory=list)  # references of its iterations
     machine: Machine | None = None  # what computes in it, once it has loaded
     samples: tuple[int, ...] = ()  # of the subsets that it has loaded, each number once
@@ -109,15 +110,22 @@ class Process:
         answered, _ = self.ray.wait([] if self.asked is None else [self.asked], timeout=wait)
         if answered:
             with contextlib.suppress(self.ray.exceptions.RayError):  # a dead one shows elsewhere
-                self.node, self.pid = self.ray.get(self.asked)
+                node, pid = self.ray.get(self.asked)
+                if self.pid is None and node == self.here:
+                    self.handle = _handle_of(pid)
+                self.node, self.pid = node, pid
         return bool(answered)
 
     def end(self, *, dead: bool) -> None:
         """No signal is sent to the number of a `dead` process: it may be another's by now."""
         self.ray.kill(self.actor, no_restart=True)
-        if self.pid is not None and self.node == self.here and not dead:
-            with contextlib.suppress(ProcessLookupError):  # a stopped process hears no one else
+        with contextlib.suppress(ProcessLookupError):  # a stopped process hears no one else
+            if self.handle is not None:
+                signal.pidfd_send_signal(self.handle, signal.SIGKILL)
+            elif self.pid is not None and self.node == self.here and not dead:
                 os.kill(self.pid, signal.SIGKILL)
+        if self.handle is not None:
+            os.close(self.handle)
 
     def is_silent(self, patience: float) -> bool:
         """Whether it is to be counted as hung: silent, asked, and still silent."""
@@ -165,6 +173,13 @@ class Process:
 
     def stop(self, call: int) -> None:
         self.actor.stop.remote(call)
+
+
+def _handle_of(pid: int) -> int | None:
+    """None where the system has no such handles, and of a process that is gone."""
+    with contextlib.suppress(AttributeError, OSError):
+        return os.pidfd_open(pid)
+    return None
 
 
 class Processes:

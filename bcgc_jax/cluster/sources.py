@@ -1,7 +1,6 @@
 """Data that never passes through the master: a function of a subset's number, called where the subset is."""
 
-import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +16,7 @@ class Made(NamedTuple):
     """Subset `number` of `total`, to be made by `source` on the worker; `name` is the source's own."""
 
     source: Source
-    name: str
+    name: int
     number: int
     total: int
 
@@ -26,7 +25,7 @@ class Shelf:
     """What a worker has made, kept for its next plan as far as that needs it."""
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[str, int, int], PyTree] = {}
+        self._kept: dict[tuple[int, int, int], PyTree] = {}
 
     def take(self, wanted: Mapping[int, Any], fetched: Callable[[Any], PyTree]) -> dict[int, PyTree]:
         """The subsets by number: those to be made are, once, others are `fetched`; the rest is forgotten."""
@@ -41,18 +40,3 @@ class Shelf:
             found[j] = kept[key] = self._kept[key]
         self._kept = kept
         return found
-
-
-class Sources:
-    """Names for the functions that the master was given."""
-
-    def __init__(self) -> None:
-        self._last: tuple[Source | None, str] = (None, "")
-
-    def subsets(self, data: Source | Sequence[PyTree], count: int) -> Sequence[Any]:
-        """As they are, or to be made on the workers; the same function has the same name."""
-        if not callable(data):
-            return data
-        if self._last[0] is not data:
-            self._last = data, uuid.uuid4().hex
-        return [Made(data, self._last[1], j, count) for j in range(count)]

@@ -18,8 +18,7 @@ import numpy as np
 from jax import Array
 
 from bcgc_jax.coding.codes import message, row_of
-from bcgc_jax.coding.gradients import CodingPlan, Loss, Plan, PyTree, Task
-from bcgc_jax.coding.scheduled import SchedulePlan
+from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, Task
 from bcgc_jax.coding.stages import Pass, Stages, leaves_of_blocks, stages
 
 
@@ -32,7 +31,7 @@ class Duty(NamedTuple):
     """
 
     loss: Loss
-    plan: CodingPlan | SchedulePlan
+    plan: CodingPlan
     params: PyTree
     weights: np.ndarray
     batch_size: int | None
@@ -79,7 +78,7 @@ class Worker:
     def __init__(self, duty: Duty, index: int, subsets: Mapping[int, PyTree]) -> None:
         self.duty, self.index, self.subsets = duty, index, subsets
         self._tasks = duty.plan.tasks(index)
-        self._coded, self._codes = isinstance(duty.plan, CodingPlan), duty.plan.messages().codes
+        self._coded, self._codes = duty.plan.coded, duty.plan.codes
         # Arguments of a program, which is then the same for all workers.
         self._rows = [row_of(code, index) for code in self._codes]
         self._later = _later(duty.plan, self._tasks)
@@ -219,7 +218,7 @@ class Worker:
         return sent
 
 
-def _later(plan: Plan, tasks: Sequence[Task]) -> list[dict[int, tuple[int, ...]]]:
+def _later(plan: CodingPlan, tasks: Sequence[Task]) -> list[dict[int, tuple[int, ...]]]:
     """For each task and each of its subsets, the blocks that tasks after it need of the same samples."""
     found: list[dict[int, tuple[int, ...]]] = []
     known: dict[_Part, tuple[int, ...]] = {}

@@ -19,14 +19,13 @@ from bcgc_jax.coding.gradients import (
     split_batch,
     unit_sizes,
 )
-from bcgc_jax.coding.scheduled import SchedulePlan, schedule_plan
+from bcgc_jax.coding.scheduled import schedule_plan
 from bcgc_jax.coding.training import Training, TrainingScheme, train, training_scheme
 
 __all__ = [
     "CodedGradient",
     "CodingPlan",
     "GradientCode",
-    "SchedulePlan",
     "Training",
     "TrainingScheme",
     "allocate",

@@ -29,7 +29,7 @@ from bcgc_jax.coding.codes import (
     kept,
     refuse_complex,
 )
-from bcgc_jax.plans.completion import AnyOf
+from bcgc_jax.plans.completion import AnyOf, FirstHolder
 
 PyTree = Any
 # (parameters, batch) to a scalar; the batch is a pytree of arrays with the samples along the first axis.
@@ -66,38 +66,57 @@ class Task(NamedTuple):
     subsets: tuple[int, ...]
 
 
-class Plan:
-    """Who computes what: the `blocks` of a gradient, and the tasks of each worker.
+@pytree_dataclass
+class CodingPlan:
+    """Who computes what of a gradient: the tasks of each worker, and what the messages of a block are.
 
-    `mean` says whether the loss is a mean over samples, else it is their sum.
+    Attributes:
+      codes: of each block. A schedule has none: messages are the subsets' own gradients, of level 0.
+      blocks: of the gradient.
+      mean: whether the loss is a mean over samples, else it is their sum.
+      order: of a schedule, its tasks, pairs (δ, block): worker w computes the block on subset w + δ mod N. A
+        block on d subsets of each worker survives d - 1 stragglers, whoever they are. Without, a task is a
+        block on all the subsets of its level.
     """
 
-    blocks: tuple[Block, ...]
-    mean: bool
+    codes: tuple[GradientCode, ...]
+    blocks: tuple[Block, ...] = static_field()
+    mean: bool = static_field()
+    order: tuple[tuple[int, int], ...] = static_field(default=())
 
     @property
     def num_workers(self) -> int:
-        raise NotImplementedError
+        return len(self.codes[0].subsets)
+
+    @property
+    def coded(self) -> bool:
+        return not self.order
+
+    @property
+    def levels(self) -> np.ndarray:
+        """How many messages of each block are not waited for, `[B]`."""
+        return np.array([code.level for code in self.codes])
 
     def tasks(self, worker: int) -> tuple[Task, ...]:
         """Those of `worker`, in the order in which it does them; of all workers as many."""
-        raise NotImplementedError
+        if self.coded:
+            return tuple(Task(b, code.subsets[worker]) for b, code in enumerate(self.codes))
+        return tuple(Task(block, ((worker + turn) % self.num_workers,)) for turn, block in self.order)
+
+    def ready(self, finish: Any) -> Any:
+        """When each message is there, `[B, N]`, from when each task is done, `[tasks, N]`; NumPy or JAX."""
+        if self.coded:
+            return finish
+        turn, block = np.array(self.order).T
+        return FirstHolder(self.num_workers, turn=turn).subsets(finish, block)
 
     def completed(self, finish: np.ndarray) -> np.ndarray:
         """When the master can have each block, `[B]`, from when each task is done, `[tasks, N]`."""
-        raise NotImplementedError
-
-    def messages(self) -> "CodingPlan":
-        """What the messages that a block is made of are: coded sums, or the subsets' own gradients."""
-        raise NotImplementedError
-
-    def ready(self, finish: Any) -> Any:
-        """When each of them is there, `[B, N]`, from when each task is done, `[tasks, N]`."""
-        return finish
+        return AnyOf(self.num_workers, self.levels).blocks(self.ready(finish))
 
     def subset_of(self, task: Task) -> int | None:
         """The one subset of a schedule's task."""
-        return None
+        return None if self.coded else task.subsets[0]
 
     def numbers(self) -> dict[tuple[int, int, int | None], int]:
         """The number of each task by worker, block and `subset_of`."""
@@ -122,29 +141,6 @@ class Plan:
         if first == last:
             return slice(0), 0.0
         return slice(first, last), (last - first) / num_samples if self.mean else 1.0
-
-
-@pytree_dataclass
-class CodingPlan(Plan):
-    """A gradient code for each block; a task is a block on all the subsets of its level."""
-
-    codes: tuple[GradientCode, ...]
-    blocks: tuple[Block, ...] = static_field()
-    mean: bool = static_field()
-
-    @property
-    def num_workers(self) -> int:
-        return len(self.codes[0].subsets)
-
-    def tasks(self, worker: int) -> tuple[Task, ...]:
-        return tuple(Task(b, code.subsets[worker]) for b, code in enumerate(self.codes))
-
-    def messages(self) -> "CodingPlan":
-        return self
-
-    def completed(self, finish: np.ndarray) -> np.ndarray:
-        levels = np.array([block.level for block in self.blocks])
-        return AnyOf(self.num_workers, levels).blocks(finish)
 
 
 class CodedGradient(NamedTuple):

@@ -14,69 +14,23 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import pytree_dataclass, static_field
 from bcgc_jax.coding.codes import gradient_code
 from bcgc_jax.coding.gradients import (
     Block,
     CodingPlan,
-    Plan,
     PyTree,
-    Task,
     coding_plan,
     complete_order,
     cut,
     unit_sizes,
 )
 from bcgc_jax.plans import plan as plans
-from bcgc_jax.plans.completion import AnyOf, FirstHolder
+from bcgc_jax.plans.completion import AnyOf
 from bcgc_jax.plans.partitions import round_partition, round_to_units
 from bcgc_jax.plans.schedules import turns_of
 
 # A plan whose sizes sum to the coordinates but for float32's rounding is that of the parameters.
 _ROUNDING = 1e-4
-
-
-@pytree_dataclass
-class SchedulePlan(Plan):
-    """The blocks of a gradient, and the order in which each worker computes them on its subsets.
-
-    `order` are pairs (δ, block): worker w of the `circle` of N computes the block on subset w + δ mod N. A
-    block on d subsets of each worker is at level d - 1: it survives so many stragglers, whoever they are.
-    """
-
-    blocks: tuple[Block, ...] = static_field()
-    order: tuple[tuple[int, int], ...] = static_field()
-    circle: int = static_field()
-    mean: bool = static_field()
-
-    @property
-    def num_workers(self) -> int:
-        return self.circle
-
-    def tasks(self, worker: int) -> tuple[Task, ...]:
-        return tuple(Task(block, ((worker + turn) % self.circle,)) for turn, block in self.order)
-
-    def completed(self, finish: np.ndarray) -> np.ndarray:
-        return self.ready(finish).max(axis=1)
-
-    def messages(self) -> CodingPlan:
-        """Message w of a block is subset w's gradient.
-
-        >>> plan = SchedulePlan(blocks=(Block(1, ()),), order=((0, 0), (1, 0)), circle=3, mean=True)
-        >>> plan.messages().blocks[0].level, plan.messages().codes[0].subsets
-        (0, ((0,), (1,), (2,)))
-        """
-        code = gradient_code(jax.random.key(0), self.circle, 0)  # of which nothing is random
-        blocks = tuple(block._replace(level=0) for block in self.blocks)
-        return CodingPlan((code,) * len(blocks), blocks, self.mean)
-
-    def subset_of(self, task: Task) -> int | None:
-        return task.subsets[0]
-
-    def ready(self, finish: Any) -> Any:
-        """When each subset of each block is finished by the first who does so; NumPy in, NumPy out."""
-        turn, block = np.array(self.order).T
-        return FirstHolder(self.circle, turn=turn).subsets(finish, block)
 
 
 def schedule_plan(
@@ -87,7 +41,7 @@ def schedule_plan(
     units: str = "coordinates",
     order: Sequence[int] | None = None,
     mean: bool = True,
-) -> SchedulePlan:
+) -> CodingPlan:
     r"""Cut the gradient of `params` into the blocks of a schedule, as whole units, for N workers on a circle.
 
     Args:
@@ -120,7 +74,8 @@ def schedule_plan(
     leaves = [int(np.size(leaf)) for leaf in jax.tree.leaves(params)]
     pieces = cut(complete_order(order, len(leaves)), leaves, np.cumsum(sizes[used]).tolist())
     blocks = tuple(Block(int(d) - 1, own) for d, own in zip(depths, pieces, strict=True))
-    return SchedulePlan(blocks, tasks, num_workers, mean)
+    code = gradient_code(jax.random.key(0), num_workers, 0)  # of which nothing is random
+    return CodingPlan((code,) * len(blocks), blocks, mean, tasks)
 
 
 def _whole_units(sizes: Any, costs: np.ndarray) -> np.ndarray:
@@ -148,8 +103,8 @@ def assign(
     rounded: ArrayLike | None = None,
     construction: str | None = None,
     **options: Any,
-) -> CodingPlan | SchedulePlan:
-    """What workers do under a plan for a model's parameters.
+) -> CodingPlan:
+    """What workers do under a plan for a model's parameters, on the simulated clock and as processes.
 
     Args:
       key, construction: of the codes; a schedule has none.

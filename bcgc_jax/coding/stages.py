@@ -21,7 +21,7 @@ from jax import Array
 from jax.extend import core
 
 from bcgc_jax.coding.codes import refuse_complex
-from bcgc_jax.coding.gradients import Loss, Plan, PyTree
+from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree
 
 # Calls, whose equations are put in their place, and by what name the parameters of a call have them. All
 # derivatives have been taken: a function with one of its own is a call like others.
@@ -162,12 +162,12 @@ def stages(loss: Loss, params: PyTree, batch: PyTree, blocks: Sequence[Sequence[
     )
 
 
-def leaves_of_blocks(plan: Plan, share: tuple[float, float]) -> list[list[int]]:
+def leaves_of_blocks(plan: CodingPlan, share: tuple[float, float]) -> list[list[int]]:
     """The leaves of all blocks, piece for piece; of blocks that are not of this share of the samples none."""
     return [[p.leaf for p in block.pieces] if block.share == share else [] for block in plan.blocks]
 
 
-def tell_of_loops(loss: Loss, plan: Plan, params: PyTree, batch: PyTree) -> None:
+def tell_of_loops(loss: Loss, plan: CodingPlan, params: PyTree, batch: PyTree) -> None:
     """Warn of blocks that come at once although the plan counts on one after another."""
     for share, many in collections.Counter(block.share for block in plan.blocks).items():
         if many == 1:

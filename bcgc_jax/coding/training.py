@@ -27,7 +27,7 @@ from bcgc_jax.coding.gradients import (
     in_jax,
     unit_sizes,
 )
-from bcgc_jax.coding.scheduled import SchedulePlan, assign
+from bcgc_jax.coding.scheduled import assign
 from bcgc_jax.distributions import JointLaw, Law, Pairs
 from bcgc_jax.plans.completion import AnyOf, FirstHolder
 from bcgc_jax.plans.plan import Plan
@@ -46,7 +46,7 @@ class TrainingScheme:
     for block. Where workers do not do alike much `load` is `[B, N]`.
     """
 
-    plan: CodingPlan | SchedulePlan
+    plan: CodingPlan
     load: Array
     sent: Array
     start_up: Law | ArrayLike | None = None
@@ -137,7 +137,7 @@ def training_scheme(
     if rounded is None and plan.is_partition:
         rounded = whole_numbers(problem, plan.sizes)
     assigned = assign(key, plan, params, workers, rounded=rounded, **plan_options)
-    if isinstance(assigned, SchedulePlan):
+    if not assigned.coded:
         load = _pace_of_schedule(problem, assigned)
         return TrainingScheme(assigned, load, jnp.zeros_like(load), problem.start_up, method=method)
     if rounded is not None:
@@ -159,7 +159,7 @@ def _check_units(problem: Problem, params: PyTree, plan_options: Mapping[str, An
         )
 
 
-def _pace_of_schedule(problem: Problem, plan: SchedulePlan) -> Array:
+def _pace_of_schedule(problem: Problem, plan: CodingPlan) -> Array:
     """Until each task, the time of the work over T. The link is left out: what is sent are a few bytes."""
     turn, block = np.array(plan.order).T
     sizes = jnp.asarray([float(block.size) for block in plan.blocks], problem.dtype)
@@ -208,13 +208,10 @@ def train(
     as they are.
     """
     check_key(key)
-    messages = in_jax(scheme.plan.messages())
-    if isinstance(scheme.plan, CodingPlan):
-        scheme = dataclasses.replace(scheme, plan=messages)
-    starts = scheme.start_up if start_ups is None else start_ups
-    scheme = dataclasses.replace(scheme, start_up=_law_or_array(starts))
+    starts = _law_or_array(scheme.start_up if start_ups is None else start_ups)
+    scheme = dataclasses.replace(scheme, plan=in_jax(scheme.plan), start_up=starts)
     times = _law_or_array(cycle_times)
-    args = (key, loss, scheme, messages, times, params, subsets, optimizer, num_steps, batch_size, evaluate)
+    args = (key, loss, scheme, times, params, subsets, optimizer, num_steps, batch_size, evaluate)
     return (_compiled if hashable(loss, optimizer, evaluate) else _train)(*args)
 
 
@@ -222,7 +219,6 @@ def _train(
     key: Array,
     loss: Loss,
     scheme: TrainingScheme,
-    plan: CodingPlan,
     cycle_times: Law | JointLaw | Array,
     params: PyTree,
     subsets: PyTree,
@@ -231,8 +227,8 @@ def _train(
     batch_size: int | None,
     evaluate: Callable[[PyTree], PyTree],
 ) -> Training:
+    plan = scheme.plan
     coded = coded_value_and_grad(loss, plan)
-    levels = jnp.array([block.level for block in plan.blocks])
     draw = draws_of(cycle_times, scheme.start_up, plan.num_workers, scheme.load.dtype)
     size = len(jax.tree.leaves(subsets)[0][0])
     check_batch_size(batch_size, size)
@@ -248,7 +244,7 @@ def _train(
                 jax.random.split(batch_key, plan.num_workers)
             )
             batch = jax.tree.map(lambda x: jax.vmap(lambda s, i: s[i])(x, chosen), subsets)
-        arrived, completed = collect(scheme.plan.ready(scheme.finish_times(starts, times)), levels)
+        arrived, completed = collect(plan.ready(scheme.finish_times(starts, times)), plan.levels)
         runtime = jnp.max(completed)  # inf if it never ends
         value, gradient, decodable = coded(params, batch, arrived)
         good = jnp.all(decodable) & jnp.isfinite(runtime)

@@ -77,7 +77,7 @@ class Completion:
     def blocks(self, finish: Any, block: np.ndarray) -> Any:
         """When each block is there, `[..., B]`, from when each worker has done each task, `[..., K, N]`.
 
-        `block`, `[K]`, is that of each task. NumPy in, NumPy out; inf for never.
+        `block`, `[K]`, is that of each task, of which none is padding. NumPy in, NumPy out; inf for never.
         """
         raise NotImplementedError
 

@@ -123,7 +123,9 @@ def test_it_finds_out_who_is_slow_and_trains_as_plain_descent_does(cluster):
     # Records have the name of the plan that ran.
     first = found.decisions[0]
     assert [step.scheme for step in told[: first.step]] == ["alternating"] * first.step
-    assert told[-1].scheme in {decision.after for decision in found.decisions}
+    # An uncoded one now and then is to see who is never done: it may be the last.
+    chosen = [step.scheme for step in told if step.scheme != "uncoded"]
+    assert chosen[-1] in {decision.after for decision in found.decisions}
     assert first.before == "alternating"
     assert found.decisions[0].step < 40
     # Uncoded 0.75 s an iteration; with shares by speed 4 / 3.2 · 0.15 = 0.19 s.

@@ -14,7 +14,6 @@ from bcgc_jax.cluster.decoder import Decoder
 from bcgc_jax.cluster.processes import WorkersLost
 from bcgc_jax.cluster.worker import Message
 from bcgc_jax.coding.gradients import Task, coding_plan
-from bcgc_jax.coding.scheduled import SchedulePlan
 
 N, SIZE = 4, 10
 
@@ -45,7 +44,6 @@ class Group(list):
 def case():
     params = np.zeros(SIZE, np.float32)
     plan = jax.tree.map(np.asarray, coding_plan(jax.random.key(0), params, [4, 6, 0, 0]))
-    assert not isinstance(plan, SchedulePlan)
     group: Any = Group(plan)
     collection = Collection(Coded(Decoder(plan, params)), group, params, None, call=1, iteration=0)
     gradients = np.random.default_rng(0).normal(size=(N, SIZE)).astype(np.float32)
@@ -102,6 +100,21 @@ def test_those_who_have_announced_count_as_coming(case):
     assert collection.rule.possible(np.array([False, False, False, True])).tolist() == [False, False]
     with pytest.raises(WorkersLost, match="a block at level 0 survives no more than 0"):
         collection._check()
+
+
+def test_where_a_code_amplifies_too_much_one_message_more_is_asked_for(case, monkeypatch):
+    decoder = case.collection.rule.decoder
+    part = decoder.part
+    monkeypatch.setattr(
+        decoder, "part", lambda b, messages: part(b, messages) if len(messages) == N else None
+    )
+    for worker in (2, 0, 3, 1):
+        case.announce(worker)
+    for worker in (0, 3, 2):
+        case.answer(worker)
+    assert case.group.asked[3:] == [(1, 1)]
+    case.answer(1)
+    np.testing.assert_allclose(case.collection.parts[1][0], case.want, atol=1e-6)
 
 
 def test_small_messages_come_unasked(case):

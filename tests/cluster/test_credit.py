@@ -1,11 +1,12 @@
 """The master's bookkeeping without processes, by brute force over orders of reports, deaths and answers."""
 
+import jax
 import numpy as np
 import pytest
 
 from bcgc_jax.cluster.credit import Credit, Question
-from bcgc_jax.coding.gradients import Block
-from bcgc_jax.coding.scheduled import SchedulePlan
+from bcgc_jax.coding.codes import gradient_code
+from bcgc_jax.coding.gradients import Block, CodingPlan
 from bcgc_jax.plans.schedules import Group, tasks_of
 
 # Depth of each group and its blocks, and the workers: some with all subsets, some with one only.
@@ -19,11 +20,12 @@ CASES = [
 ]
 
 
-def plan_of(groups: list[tuple[int, int]], workers: int) -> SchedulePlan:
+def plan_of(groups: list[tuple[int, int]], workers: int) -> CodingPlan:
     subset, block = tasks_of([Group(*group) for group in groups])
     order = tuple(zip(subset.tolist(), block.tolist(), strict=True))
     blocks = tuple(Block(sum(b == k for _, b in order) - 1, ()) for k in range(max(block) + 1))
-    return SchedulePlan(blocks, order, workers, True)
+    codes = (gradient_code(jax.random.key(0), workers, 0),) * len(blocks)
+    return CodingPlan(codes, blocks, True, order)
 
 
 class World:
@@ -33,7 +35,7 @@ class World:
     loss. A lost worker has a successor, or none; one of the `hung` does nothing more until it is lost.
     """
 
-    def __init__(self, plan: SchedulePlan, rng: np.random.Generator, deaths: int, replaced: float) -> None:
+    def __init__(self, plan: CodingPlan, rng: np.random.Generator, deaths: int, replaced: float) -> None:
         self.plan, self.rng, self.deaths, self.replaced = plan, rng, deaths, replaced
         self.credit = Credit(plan)
         workers, blocks = plan.num_workers, len(plan.blocks)

@@ -8,7 +8,7 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.cluster import Cluster, train_on_cluster
-from bcgc_jax.cluster.sources import Shelf, Sources
+from bcgc_jax.cluster.sources import Made, Shelf
 from tests.cluster.test_cluster import ADAM, COUNT, LAW, SGD, N, assert_descended, case, exact, loss
 
 
@@ -19,17 +19,16 @@ def test_a_worker_makes_each_subset_once_and_forgets_what_no_plan_needs():
         asked.append((number, count))
         return {"x": np.full(3, number)}
 
-    sources, shelf = Sources(), Shelf()
-    subsets = sources.subsets(source, 4)
+    shelf = Shelf()
+    subsets, again = ([Made(source, 0, j, 4) for j in range(4)] for _ in range(2))
     found = shelf.take({1: subsets[1], 2: subsets[2]}, fetched=lambda _: None)
     assert [found[j]["x"].tolist() for j in (1, 2)] == [[1, 1, 1], [2, 2, 2]]
-    again = sources.subsets(source, 4)
-    assert again == subsets
     shelf.take({2: again[2], 3: again[3]}, fetched=lambda _: None)
     assert asked == [(1, 4), (2, 4), (3, 4)]
     shelf.take({1: again[1]}, fetched=lambda _: None)
     assert asked[3:] == [(1, 4)]
-    assert sources.subsets(lambda number, count: None, 4)[0].name != subsets[0].name
+    other = Made(lambda number, count: {"x": np.zeros(1)}, 1, 1, 4)
+    assert shelf.take({1: other}, fetched=lambda _: None)[1]["x"].tolist() == [0]
     assert shelf.take({0: "a reference"}, fetched=str.upper) == {0: "A REFERENCE"}
 
 

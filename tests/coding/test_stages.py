@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bcgc_jax.coding.gradients import Block, Piece, Plan, backward_order, coding_plan
+from bcgc_jax.coding.gradients import Block, CodingPlan, Piece, backward_order, coding_plan
 from bcgc_jax.coding.stages import leaves_of_blocks, stages, tell_of_loops
 from experiments.models import transformer
 from tests.compilations import compilations
@@ -260,11 +260,10 @@ def test_who_has_no_loop_over_blocks_is_not_told():
 
 
 def test_blocks_of_a_share_of_the_samples_are_cut_apart():
-    class Shares(Plan):
-        blocks = tuple(
-            Block(0, (Piece(leaf, 0, 2), Piece(leaf + 1, 0, 1)), share)
-            for share, leaf in [((0.0, 0.5), 0), ((0.5, 1.0), 2), ((0.0, 0.5), 4)]
-        )
-
-    assert leaves_of_blocks(Shares(), (0.0, 0.5)) == [[0, 1], [], [4, 5]]
-    assert leaves_of_blocks(Shares(), (0.5, 1.0)) == [[], [2, 3], []]
+    blocks = tuple(
+        Block(0, (Piece(leaf, 0, 2), Piece(leaf + 1, 0, 1)), share)
+        for share, leaf in [((0.0, 0.5), 0), ((0.5, 1.0), 2), ((0.0, 0.5), 4)]
+    )
+    plan = CodingPlan((), blocks, True)
+    assert leaves_of_blocks(plan, (0.0, 0.5)) == [[0, 1], [], [4, 5]]
+    assert leaves_of_blocks(plan, (0.5, 1.0)) == [[], [2, 3], []]

@@ -246,7 +246,9 @@ class Crossing:
             for k in range(1, self.size):
                 found[k] = found[k] - sum(found[j] * self._pairs[j, k][1] for j in range(k))
             return jnp.stack(found)
-        first, *levels = (_padded(a, self.size - 1) for a in (self._start, *self._levels))
+        first, *levels = (
+            jnp.pad(a, [(0, self.size - 1)] + [(0, 0)] * (a.ndim - 1)) for a in (self._start, *self._levels)
+        )
         for begin, end in self._parts(_PARTS_IN_BATCHES):
             lag = self._column(np.arange(1, self.size - begin))
 
@@ -326,10 +328,6 @@ class Crossing:
     def probability(self, first: Array | None = None) -> Array:
         first = self.first_failures() if first is None else first
         return jnp.sum(first * self.last, axis=0) / self.total
-
-
-def _padded(rows: Array, behind: int) -> Array:
-    return jnp.pad(rows, [(0, behind)] + [(0, 0)] * (rows.ndim - 1))
 
 
 def _rows(arrays: Iterable[Array], start: Array, size: int) -> tuple[Array, ...]:

@@ -16,8 +16,8 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax.exact.linear_algebra import solve_by_halves, solve_unit_upper
-from bcgc_jax.exact.windows import windowed_paths
+from bcgc_jax.exact.linear_algebra import LARGE, solve_by_halves, solve_unit_upper
+from bcgc_jax.exact.windows import log_factorials, windowed_paths
 
 # From more workers on the forward recursion in windows takes the place of the triangular systems.
 MANY = 400
@@ -25,10 +25,11 @@ MANY = 400
 # In a batch of so many problems, more than any search has candidates, sums are written out up to this size:
 # at N = 12 half of its time.
 MANY_PROBLEMS, _WRITTEN_OUT = 100, 12
-# From these sizes on half of the zeros above the diagonal are left out: a row's loop is compiled once for
-# each of these parts of the rows, more of them for values in batches. At N = 1000 2.9 ms a node on a core,
-# 4.6 with one part; in a batch 2.2 µs a problem at N = 100, 2.4 with four. One alone is slower for it.
-_LARGE, _LARGE_IN_BATCHES, _PARTS, _PARTS_IN_BATCHES = 150, 50, 4, 8
+# From `LARGE`, in batches from this size on, half of the zeros above the diagonal are left out: a row's loop
+# is compiled once for each of these parts of the rows, more of them for values in batches. At N = 1000 2.9 ms
+# a node on a core, 4.6 with one part; in a batch 2.2 µs a problem at N = 100, 2.4 with four. One alone is
+# slower for it.
+_LARGE_IN_BATCHES, _PARTS, _PARTS_IN_BATCHES = 50, 4, 8
 
 
 def crossing_probability(hazard: Array, num_workers: ArrayLike) -> Array:
@@ -140,7 +141,7 @@ class Crossing:
         self.index = np.arange(self.size)
         self.written_out = batched and self.size <= _WRITTEN_OUT
         self.batched = batched
-        log_factorial = np.array([math.lgamma(k + 1) for k in range(self.size + 1)])
+        log_factorial = log_factorials(self.size + 1)
         most = math.log(jnp.finfo(dtype).max)
         # With room for the time and the density that V and R are multiplied by: N < 53 in float32.
         self.powers = self.size < 0.6 * most
@@ -233,7 +234,7 @@ class Crossing:
     def _parts(self, in_batches: int) -> list[tuple[int, int]]:
         """From and to, of the rows of a matrix."""
         parts = in_batches if self.batched else _PARTS
-        large = self.size > (_LARGE_IN_BATCHES if self.batched else _LARGE)
+        large = self.size > (_LARGE_IN_BATCHES if self.batched else LARGE)
         parts = parts if large and (self.batched or self.below.ndim > 1) else 1
         ends = [self.size * part // parts for part in range(parts + 1)]
         return list(itertools.pairwise(ends))
@@ -245,7 +246,9 @@ class Crossing:
             for k in range(1, self.size):
                 found[k] = found[k] - sum(found[j] * self._pairs[j, k][1] for j in range(k))
             return jnp.stack(found)
-        first, *levels = (_padded(a, self.size - 1) for a in (self._start, *self._levels))
+        first, *levels = (
+            jnp.pad(a, [(0, self.size - 1)] + [(0, 0)] * (a.ndim - 1)) for a in (self._start, *self._levels)
+        )
         for begin, end in self._parts(_PARTS_IN_BATCHES):
             lag = self._column(np.arange(1, self.size - begin))
 
@@ -325,10 +328,6 @@ class Crossing:
     def probability(self, first: Array | None = None) -> Array:
         first = self.first_failures() if first is None else first
         return jnp.sum(first * self.last, axis=0) / self.total
-
-
-def _padded(rows: Array, behind: int) -> Array:
-    return jnp.pad(rows, [(0, behind)] + [(0, 0)] * (rows.ndim - 1))
 
 
 def _rows(arrays: Iterable[Array], start: Array, size: int) -> tuple[Array, ...]:

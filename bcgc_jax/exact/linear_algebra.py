@@ -11,7 +11,7 @@ from jax import Array
 # A batch goes by halves, down to eight columns that are written out, products four at a time: 0.8 ms a
 # problem at N = 20, 9.7 at N = 50, where columns take 1.7 and 13. One problem would wait for the compiler: at
 # N = 50 for 1.1 s instead of 0.3.
-_COLUMNS, _LARGEST_IN_COLUMNS, _WRITTEN_OUT_COLUMNS, _UNROLLED = 5, 150, 8, 4
+_COLUMNS, LARGE, _WRITTEN_OUT_COLUMNS, _UNROLLED = 5, 150, 8, 4
 # Rows at a time, and up to where one by one: at N = 20 0.02 ms against 0.05, at N = 50 0.25 against 0.10, and
 # 0.37 with 32; at N = 300 3.9 ms, 5.0 with 16 and 8.0 with 32.
 _ROWS, _LARGEST_BY_ROW = 8, 30
@@ -61,7 +61,7 @@ def solve_unit_upper(rows: Array, strict: Array) -> Array:
     each out of those that follow.
     """
     size, width = strict.shape[0], _COLUMNS
-    if size > _LARGEST_IN_COLUMNS:
+    if size > LARGE:
         rhs, matrix = (jnp.moveaxis(a, (0, 1), (-2, -1)) for a in (rows, strict))
         return jnp.moveaxis(_solve_in_blocks(rhs, matrix), (-2, -1), (0, 1))
     short, rest = (0, -size % width), [(0, 0)] * (rows.ndim - 2)
@@ -97,7 +97,7 @@ def solve_unit_upper(rows: Array, strict: Array) -> Array:
 def solve_by_halves(rows: Array, strict: Array) -> Array:
     """The same for a batch: halving leaves out most of the zeros, and what is read stays in the cache."""
     size = strict.shape[0]
-    if size > _LARGEST_IN_COLUMNS:
+    if size > LARGE:
         return solve_unit_upper(rows, strict)
     if size <= _WRITTEN_OUT_COLUMNS:
         solved = [rows[:, 0]]

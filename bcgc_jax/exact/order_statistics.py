@@ -20,7 +20,10 @@ from jax.typing import ArrayLike
 from bcgc_jax._pytree import working_dtype
 from bcgc_jax.distributions import Law
 from bcgc_jax.distributions.atoms import mass_of
+from bcgc_jax.exact.windows import log_factorials
 
+# Nodes for the moments: their errors against mpmath are of rounding, up to N = 1000.
+_NUM_NODES = 224
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 
 
@@ -140,13 +143,12 @@ def simulate_max(key: Array, law: Law, load: Array, num_workers: ArrayLike, num_
     return largest
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+@functools.partial(jax.jit, static_argnums=(2, 3))
 def moments(
     law: Law,
     num_workers: ArrayLike,
     function: Callable[[Array], Array] | None,
     max_workers: int,
-    num_nodes: int = 224,
 ) -> Array:
     r"""E[g(T_(N-n))] for n = 0…N-1, `[max_workers]`; E T_(N-n) without a `function`.
 
@@ -176,7 +178,7 @@ def moments(
     width = jnp.sqrt(1 / k + 1 / above)[:, None]
     reach = 400.0 if k.dtype == jnp.float64 else 70.0
     end = jnp.arcsinh(reach / width)
-    v = end * jnp.linspace(-1.0, 1.0, num_nodes, dtype=k.dtype)
+    v = end * jnp.linspace(-1.0, 1.0, _NUM_NODES, dtype=k.dtype)
     z = mode + width * jnp.sinh(v)
     log_weight = (
         -k[:, None] * jax.nn.softplus(-z) - above[:, None] * jax.nn.softplus(z) + jnp.log(jnp.cosh(v))
@@ -188,7 +190,7 @@ def moments(
     # Nothing may be left at the last nodes whose weight has not underflowed.
     seen = weight > 0
     first = jnp.take_along_axis(term, jnp.argmax(seen, axis=1)[:, None], 1)[:, 0]
-    last_index = num_nodes - 1 - jnp.argmax(seen[:, ::-1], axis=1)
+    last_index = _NUM_NODES - 1 - jnp.argmax(seen[:, ::-1], axis=1)
     last = jnp.take_along_axis(term, last_index[:, None], 1)[:, 0]
     diverges = jnp.maximum(jnp.abs(first), jnp.abs(last)) > 1e-3 * jnp.abs(total)
     total = jnp.where(diverges, jnp.inf, total)
@@ -209,7 +211,7 @@ def typical_hazards(
 
 def log_choices(load: Array, num_workers: ArrayLike) -> Array:
     """log C(N, n) for n = 0 … max_workers, `[max_workers + 1]`; -inf for n > N."""
-    log_factorial = np.array([math.lgamma(k + 1) for k in range(load.size + 1)]).astype(load.dtype)
+    log_factorial = log_factorials(load.size + 1).astype(load.dtype)
     table, workers = jnp.asarray(log_factorial), jnp.asarray(num_workers, int)
     rest = workers - np.arange(load.size + 1)
     return jnp.where(rest >= 0, table[workers] - log_factorial - table[jnp.maximum(rest, 0)], -jnp.inf)
@@ -239,8 +241,7 @@ def expected_shared_time(law: Law, num_workers: ArrayLike, dtype: Any) -> Array:
     ratio = term[-1] / jnp.where(term[-2] > 0, term[-2], 1)
     decays = ratio < 1 - 1e-4
     rest = jnp.where(decays, term[-1] * ratio / (1 - jnp.where(decays, ratio, 0)), jnp.inf)
-    integral = (jnp.sum(term) + rest) * ((high - low) / panels)
-    return integral
+    return (jnp.sum(term) + rest) * ((high - low) / panels)
 
 
 def order_survival(law: Law, num_workers: ArrayLike, t: Array) -> Array:

@@ -71,7 +71,7 @@ def _paths(hazard: Array, workers: Array) -> Paths:
     way = _way(hazard, below, above, workers)
     m = np.arange(_TERMS)
     log_rate = jnp.log(jnp.where(way.rate > 0, way.rate, 1))[:, None]
-    terms = jnp.exp(m * log_rate - _log_factorials(_TERMS, hazard.dtype) - way.rate[:, None])
+    terms = jnp.exp(m * log_rate - log_factorials(_TERMS).astype(hazard.dtype) - way.rate[:, None])
     terms = jnp.where(way.rate[:, None] > 0, terms, m == 0)
     pieces = _pieces(size)
     arrive, failed = _forward(pieces, way, terms, below, above, workers)
@@ -108,17 +108,14 @@ def _pieces(size: int) -> tuple[tuple[int, int, int], ...]:
 
 
 @functools.cache
-def _table(size: int) -> np.ndarray:
+def log_factorials(size: int) -> np.ndarray:
+    """log k! for k = 0 … size - 1."""
     return np.array([math.lgamma(k + 1) for k in range(size)])
-
-
-def _log_factorials(size: int, dtype: Any) -> Array:
-    return jnp.asarray(_table(size), dtype)
 
 
 def _poisson(count: Array, rate: Array, size: int) -> Array:
     """Pois(count; rate); 0 for counts below 0, for which as for those above 2 `size` nothing is known."""
-    table = _log_factorials(2 * size + 1, rate.dtype)
+    table = jnp.asarray(log_factorials(2 * size + 1), rate.dtype)
     known, some = jnp.clip(count, 0, 2 * size), rate > 0
     log_weight = known.astype(rate.dtype) * jnp.log(jnp.where(some, rate, 1)) - rate - table[known]
     weight = jnp.where(some, jnp.exp(log_weight), known == 0)

@@ -153,23 +153,21 @@ def late_hazard(worker: Worker, load: Load, t: Array, num_inner: int = NUM_INNER
         )
         share = jnp.mean(on_time.astype(dtype), axis=-2)
         hazard = hazard_of(share, 1 - share)
-        error = jnp.zeros_like(hazard)
     elif worker.start.atomic:
         starts, mass = worker.atoms()
         room = t[..., None, :] - starts[:, None].astype(dtype)
         each = _law_hazard(worker.cycle_time, latest_cycle_time(load, room, worker.overlap))
         hazard = _mixture(mass.astype(dtype)[:, None], each)
-        error = jnp.zeros_like(hazard)
     elif worker.cycle_time.atomic:
         times = worker.cycle_time.breaks()
         mass = mass_of(worker.cycle_time, times).astype(dtype)
         ready = delivered(load, times[:, None].astype(dtype), worker.overlap)
         each = _law_hazard(worker.start, (t[..., None, :] - ready) * worker.unit)
         hazard = _mixture(mass[:, None], each)
-        error = jnp.zeros_like(hazard)
     else:
         hazard, error = _integrated(worker, load, t, num_inner)
-    return jnp.where(used, hazard, jnp.inf), jnp.where(used, error, 0)
+        return jnp.where(used, hazard, jnp.inf), jnp.where(used, error, 0)
+    return jnp.where(used, hazard, jnp.inf), jnp.zeros_like(hazard)
 
 
 def _law_hazard(law: Law, t: Array) -> Array:
@@ -236,8 +234,7 @@ def _integrated(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple[A
     early = jnp.einsum("q,...qn->...n", weight[0], density * -jnp.expm1(-hazard))
     fine, coarse, coarsest = jnp.moveaxis(late, -2, 0) + rest
     error = rule_error(fine, coarse, coarsest, _INNER_SAFETY, 16.0 if worker.overlap else 1.0)
-    late = fine
-    return hazard_of(early - jnp.expm1(-lowest), late), jax.lax.stop_gradient(jnp.minimum(error, late))
+    return hazard_of(early - jnp.expm1(-lowest), fine), jax.lax.stop_gradient(jnp.minimum(error, fine))
 
 
 def _double_exponential(num: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:

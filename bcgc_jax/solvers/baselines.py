@@ -22,10 +22,9 @@ from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution, assess, is_partition, solution_of_value
 from bcgc_jax.solvers.method import Method, Numbered, refuse_setup
 
-# Of partial stragglers, those that are assessed one by one; operations of each under measured times.
-_FEW_LEVELS, _CHEAP = 64, 1e7
-# Levels of partial stragglers that are tried, of up to so many workers all; so many at a time.
-_LEVELS, _BATCH = 64, 16
+# Levels of partial stragglers that are tried, of up to so many workers all; so many at a time. One by one
+# where measured times ask for no more operations each.
+_LEVELS, _BATCH, _CHEAP = 64, 16, 1e7
 
 
 @pytree_dataclass
@@ -276,7 +275,7 @@ def _partial(problem: Problem, alpha: ArrayLike | None) -> Solution:
 
 
 def _has_few_levels(problem: Problem) -> bool:
-    several = 1 < int(np.max(problem.num_workers)) <= _FEW_LEVELS
+    several = 1 < int(np.max(problem.num_workers)) <= _LEVELS
     return several and problem.plain and iteration_of(problem).evaluation_cost() <= _CHEAP
 
 

@@ -102,9 +102,5 @@ def compare(
         if solution.method in found:
             raise ValueError(f'two methods are named "{solution.method}": compare their solutions one by one')
         found[solution.method] = solution
-    return Comparison(sorted(found.items(), key=lambda item: _rank(item[1])))
-
-
-def _rank(solution: Solution) -> float:
-    value = float(solution.expected_runtime)
-    return np.inf if np.isnan(value) else value
+    # NaN, of what does not exist, is last.
+    return Comparison(sorted(found.items(), key=lambda it: np.fmin(float(it[1].expected_runtime), np.inf)))

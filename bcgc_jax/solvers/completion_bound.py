@@ -13,7 +13,7 @@ log P ± λ r_n draw these limits closer.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -91,7 +91,8 @@ def completion_bound(problem: Problem, deadline: float, *, rounds: int = 3) -> C
         reached, share = float(found.probability), found.partition / problem.total
         if not 0 < reached < 1:
             return CompletionBound(reached, 1.0)
-        law, total = iteration_of(problem).pooled(), _total(problem, deadline)
+        law = iteration_of(problem).pooled()
+        total = problem.total * problem.scale / deadline  # r_n of all coordinates at level 0
         limits = _first_limits(law, problem.max_workers, reached)
         upper, share, slopes = _upper_bound(law, limits, total, reached, share)
         for _ in range(rounds):
@@ -113,17 +114,11 @@ def _double(problem: Problem, deadline: float) -> Problem:
             "the completion probability is bounded for independent workers of one law, without start-up, "
             "link and setup"
         )
-    wide = jax.tree.map(lambda leaf: jnp.asarray(leaf, float) if _is_floating(leaf) else leaf, problem)
-    return replace(wide, max_workers=int(np.asarray(problem.num_workers)))
 
+    def wide(leaf: Any) -> Any:
+        return jnp.asarray(leaf, float) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else leaf
 
-def _is_floating(leaf: object) -> bool:
-    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
-
-
-def _total(problem: Problem, deadline: float) -> Array:
-    """What the loads r_n of all coordinates at level 0 are."""
-    return problem.total * problem.scale / deadline
+    return replace(jax.tree.map(wide, problem), max_workers=int(np.asarray(problem.num_workers)))
 
 
 def _lateness(law: Law, r: Array) -> Array:

@@ -136,14 +136,13 @@ def _of_fixed(problem: Problem, partition: Array, deadline: ArrayLike) -> Array:
 
 
 class CompletionResult(NamedTuple):
-    """Best partition, its probability, the start that led to it, and the probability from each start.
+    """Best partition, its probability, and the probability from each start.
 
     `partition` is `[max_workers]`, `probabilities` `[len(STARTS)]`.
     """
 
     partition: Array
     probability: Array
-    start: Array
     probabilities: Array
     status: Array
     num_steps: Array
@@ -164,14 +163,9 @@ def completion_partition(
     >>> bool(result.probability >= result.probabilities.max()), int(result.status)
     (True, 0)
     """
-    iteration, workers, total = iteration_of(problem), problem.num_workers, problem.total
+    iteration, total = iteration_of(problem), problem.total
     t = jnp.asarray(deadline, problem.dtype) / problem.scale
-
-    def load(share: Array) -> Load:
-        return load_of(problem, share * total)
-
-    def late(share: Array) -> Array:
-        return iteration.exceedance(load(share), t)
+    late, project = _late_and_project(problem, t)
 
     def log_odds_of(load: Load, spread: Array) -> Array:
         q = iteration.smoothed_exceedance(load, t, spread)
@@ -180,15 +174,12 @@ def completion_partition(
 
     def log_odds(share: Array, spread: Array) -> Array:
         """With the slope beside loads of 0, where no level is in use."""
-        still, at = jax.lax.stop_gradient, load(share)
+        still, at = jax.lax.stop_gradient, load_of(problem, share * total)
         least = _BESIDE * total * jnp.cumsum(jnp.arange(1, share.size + 1, dtype=share.dtype))
         used = jax.tree.map(lambda y: jnp.where(y > 0, y, still(y)), at)
         unused = jax.tree.map(lambda y: jnp.where(y > 0, still(y), least + y - still(y)), at)
         beside = log_odds_of(unused, spread)
         return log_odds_of(used, spread) + beside - still(beside)
-
-    def project(share: Array) -> Array:
-        return project_partition(share, 1.0, workers)
 
     def stages(share: Array) -> tuple[Array, Array, Array, Array]:
         def stage(share: Array, spread: Array) -> tuple[Array, tuple[Array, Array, Array]]:
@@ -208,9 +199,18 @@ def completion_partition(
     probabilities = jnp.clip(on_time, 0, 1)
     best = jnp.argmax(probabilities)
     status = jnp.where(residuals[best] <= tolerance, int(Status.CONVERGED), int(Status.STEP_LIMIT))
-    return CompletionResult(
-        shares[best] * total, probabilities[best], best, probabilities, status, jnp.max(steps)
-    )
+    return CompletionResult(shares[best] * total, probabilities[best], probabilities, status, jnp.max(steps))
+
+
+def _late_and_project(
+    problem: Problem, t: Array
+) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
+    """Of shares: P(late at a time t in units of κ), and the nearest ones that are shares."""
+
+    def late(share: Array) -> Array:
+        return iteration_of(problem).exceedance(load_of(problem, share * problem.total), t)
+
+    return late, lambda share: project_partition(share, 1.0, problem.num_workers)
 
 
 def _left_for_work(problem: Problem, deadline: ArrayLike) -> Array:
@@ -256,20 +256,14 @@ def fastest_in_time(
 
     `fastest` is the partition of least E τ̂, `surest` that of most P. INFEASIBLE where its P is too low.
     """
-    workers, total, iteration = problem.num_workers, problem.total, iteration_of(problem)
-    t = jnp.asarray(deadline, problem.dtype) / problem.scale
+    total = problem.total
+    late, project = _late_and_project(problem, jnp.asarray(deadline, problem.dtype) / problem.scale)
     most = 1 - jnp.asarray(min_completion, problem.dtype)
     tiny, least_gain = (float(a) for a in (jnp.finfo(problem.dtype).tiny, 8 * jnp.finfo(problem.dtype).eps))
     steps_a_round = max(max_steps // _ROUNDS, 1)
 
-    def late(share: Array) -> Array:
-        return iteration.exceedance(load_of(problem, share * total), t)
-
     def excess(share: Array) -> Array:
         return jnp.log(jnp.maximum(late(share), tiny)) - jnp.log(most)
-
-    def project(share: Array) -> Array:
-        return project_partition(share, 1.0, workers)
 
     sure, fast = surest.partition / total, fastest / total
     first = _towards(lambda share: late(share) <= most, fast, sure)

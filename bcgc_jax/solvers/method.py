@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import check, check_whole, concrete, is_traced, meets
 from bcgc_jax.plans.iterations import iteration_of
@@ -128,7 +127,8 @@ class Numbered(Method):
     @classmethod
     def highest(cls, problem: Problem) -> int | None:
         """As far as it is known before tracing."""
-        return _least(problem.num_workers, cls.lowest - 1)
+        workers = concrete(problem.num_workers)
+        return None if workers is None else int(workers.min()) + cls.lowest - 1
 
     @classmethod
     def read(cls, method: str, problem: Problem | None) -> "Method":
@@ -153,11 +153,6 @@ class Numbered(Method):
         number, high = self._number(), self.highest(problem)
         if number is not None and (number < self.lowest or (high is not None and number > high)):
             raise self._wrong_number(self.name, problem)
-
-
-def _least(number: ArrayLike, more: int = 0) -> int | None:
-    known = concrete(number)
-    return None if known is None else int(known.min()) + more
 
 
 def refuse_setup(problem: Problem, name: str, use: str = "") -> None:

@@ -22,7 +22,7 @@ from jax.typing import ArrayLike
 
 from bcgc_jax.distributions import Law
 from bcgc_jax.exact.crossing import MANY_PROBLEMS, Crossing, shares
-from bcgc_jax.exact.linear_algebra import solve_positive
+from bcgc_jax.exact.linear_algebra import LARGE, solve_positive
 from bcgc_jax.exact.quadrature import rule_error
 from bcgc_jax.plans.marks import Marks, rule, slope_of_homogeneous, threshold_hazard
 from bcgc_jax.solvers.lanes import Lanes, loop
@@ -31,9 +31,9 @@ from bcgc_jax.solvers.lanes import Lanes, loop
 NUM_NODES = 32
 # Entries of a matrix over levels and nodes at a time.
 _CHUNK = 2**18
-# From so many levels on the Hessian, O(N³) a node, is that of a coarse rule or of an earlier step, while
-# value and slope, O(N²), are those of a fine one: it only says where to go. So many nodes at a time then.
-LARGE, _NODES_AT_A_TIME = 150, 32
+# From `LARGE` on the Hessian, O(N³) a node, is that of a coarse rule or of an earlier step, while value and
+# slope, O(N²), are those of a fine one: it only says where to go. So many nodes at a time then.
+_NODES_AT_A_TIME = 32
 # A node with so little of the slope's sum is none of the Hessian's; all of them are below a thousandth.
 _NO_SHARE = 1e-5
 # An answer counts once a rule so many times as fine agrees; else that one goes on. Four times as fine, it

@@ -10,6 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import replace
+from bcgc_jax.exact.linear_algebra import LARGE
 from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.evaluate import with_rounding
 from bcgc_jax.plans.iterations import Sampled, iteration_of
@@ -17,7 +18,7 @@ from bcgc_jax.plans.marks import marks
 from bcgc_jax.plans.runtime import sent_load
 from bcgc_jax.plans.worker import Load
 from bcgc_jax.problem import Problem, Status
-from bcgc_jax.solvers.newton import LARGE, Given, Shares, search
+from bcgc_jax.solvers.newton import Given, Shares, search
 from bcgc_jax.solvers.polyhedral import cutting_plane, row_program
 
 # What the path's normal equations resolve in float64 and in float32; the room for cuts.

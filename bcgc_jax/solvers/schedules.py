@@ -35,9 +35,10 @@ from bcgc_jax.problem import Problem
 from bcgc_jax.solution import Solution, solution_of_value
 from bcgc_jax.solvers.credit import optimise_credit
 from bcgc_jax.solvers.method import Numbered, refuse_setup
+from bcgc_jax.solvers.schemes import NUM_DRAWS
 
-# Draws of a runtime, and of what is sent, of which two digits are enough: of many workers each draw has many.
-NUM_DRAWS, _SENT_DRAWS, _SENT_WORKERS, _FEWEST = 2**17, 2**12, 2**22, 32
+# Draws of what is sent, of which two digits are enough: of many workers each draw has many.
+_SENT_DRAWS, _SENT_WORKERS, _FEWEST = 2**12, 2**22, 32
 
 
 class Scheduled(Numbered):

@@ -195,15 +195,11 @@ def _reading_runtime(scheme: Scheme, problem: Problem, key: Array | None) -> Exp
     return Expectation(jnp.mean(mean), jnp.sqrt(spread / NUM_DRAWS))
 
 
-def _reading_expectation(scheme: Scheme, problem: Problem, key: Array | None) -> Expectation:
-    return scheme.function(problem, key)
-
-
 _READINGS: dict[str, Callable[..., Any]] = {
     "partition": _reading_partition,
     "levels": _reading_levels,
     "runtime": _reading_runtime,
-    "expectation": _reading_expectation,
+    "expectation": lambda scheme, problem, key: scheme.function(problem, key),
 }
 
 

@@ -3,13 +3,12 @@ r"""The best partition that is found where start-ups are random: the expected ru
 It jumps where a level comes into use below all others: from then on N - n workers are waited for, however
 little is at that level. So from each lowest level there are two starts: the closed form for typical times,
 where level n ends at s_n + t_n κ y_n, and the optimum of the convex relaxation (`with_least_start_up`) with
-what lies below moved up. The best of them by their exact runtime go through a local search. Where laws have
-few atoms there are many local optima: a differential evolution goes on from there.
+what lies below moved up. Where laws have few atoms there are many local optima: a differential evolution goes
+on from there, and the best that it knows go through a local search.
 """
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,29 +23,17 @@ from bcgc_jax.plans.partitions import project_on_levels
 from bcgc_jax.plans.runtime import load_of, with_least_start_up
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solvers.optimal import OptimalResult, optimal_partition
-from bcgc_jax.solvers.spectral import spectral_projected_gradient
+from bcgc_jax.solvers.spectral import SpectralResult, spectral_projected_gradient
 
 # Searches side by side; their steps, and what a last one moves, in shares; intervals of their rule.
-_MOST_STARTS, _MOST_STEPS, _TOLERANCE, _NUM_NODES = 6, 300, 1e-5, 48
-# Between them a differential evolution goes on, for so many generations at N = 1. Of 200 problems of at most
-# 8 workers another global search beat searches from the starts alone by up to 3 %, 6 of them by over 0.1 %.
-_POPULATION, _WORK, _SEARCHES, _WEIGHT, _TAKEN = 40, 320, 2, 0.7, 0.8
+_MOST_STARTS, _MOST_STEPS, _TOLERANCE, _NUM_NODES = 18, 300, 1e-5, 48
+# Before them a differential evolution, of so many generations at N = 1. Of 200 problems of at most 8 workers
+# another global search beat searches from the starts alone by up to 3 %, 6 of them by over 0.1 %.
+_POPULATION, _WORK, _WEIGHT, _TAKEN = 40, 640, 0.7, 0.8
 # A search ends whose best value fell by less than this share in its last ten steps.
 _LEAST_GAIN = 1e-6
 # Candidates that are evaluated together.
 _BATCH = 8
-
-
-class _Found(NamedTuple):
-    """A population: points, `[C, max_workers]`, whose positive parts are shares, and their runtimes, `[C]`.
-
-    `ended`: whether a point is where a local search came to its end; `steps`: of the searches from here.
-    """
-
-    point: Array
-    value: Array
-    ended: Array
-    steps: Array
 
 
 @functools.partial(jax.jit, static_argnames="max_steps")
@@ -75,51 +62,13 @@ def best_found(
         load = load_of(problem, share * total)
         return problem.scale * iteration_of(problem).expected_max(load, num_nodes=_NUM_NODES).value
 
-    found = _evolve(value_of, _starts(problem, levels, relaxed.partition / total), levels)
-    best = jnp.nanargmin(found.value)
-    share = _shares(found.point[best][None], levels)[0]
-    status = jnp.where(found.ended[best], int(Status.CONVERGED), int(Status.STEP_LIMIT))
-    bound = jnp.maximum(relaxed.lower_bound, ordered_bound(problem, levels))
-    value = found.value[best]
-    return OptimalResult(share * total, value, 0 * value, bound, status, jnp.sum(found.steps))
+    points, values = _evolve(value_of, _starts(problem, levels, relaxed.partition / total), levels)
+    unit = jnp.nanmin(values)
 
-
-def _evolve(value_of: Callable[[Array], Array], starts: Array, levels: Array) -> _Found:
-    """A population that begins with the starts, and local searches from its best before, within and after."""
-    key = jax.random.key(0)  # of the way, not of the answer
-    points = _first_generation(starts, levels)
-    unit, size = value_of(_shares(starts[:1], levels)[0]), len(points)
-    every = max(_WORK // levels.size, 1)
-
-    def generation(i: Array, known: _Found) -> _Found:
-        trial = jnp.where(i == 0, points, _trial(jax.random.fold_in(key, i), known))
-        value = jax.lax.map(value_of, _shares(trial, levels), batch_size=_BATCH)
-        better = value < known.value
-        known = _Found(
-            jnp.where(better[:, None], trial, known.point),
-            jnp.where(better, value, known.value),
-            known.ended & ~better,
-            known.steps,
-        )
-        return jax.lax.cond(i % every == 0, search, lambda known: known, known)
-
-    def search(known: _Found) -> _Found:
-        return _search_from_best(value_of, unit, levels, known)
-
-    nothing = _Found(points, jnp.full(size, jnp.inf, unit.dtype), jnp.zeros(size, bool), jnp.zeros(size, int))
-    return jax.lax.fori_loop(0, _SEARCHES * every + 1, generation, nothing)
-
-
-def _search_from_best(
-    value_of: Callable[[Array], Array], unit: Array, levels: Array, known: _Found
-) -> _Found:
-    """Local searches side by side, each of which takes the place of its start where it is better."""
-    chosen = _promising(known.point, known.value)
-
-    def search(share: Array) -> _Found:
+    def search(share: Array) -> SpectralResult:
         # What starts without a level may take it up, but for those below its lowest.
         open_ = levels & (jnp.cumsum(share) > 0)
-        found = spectral_projected_gradient(
+        return spectral_projected_gradient(
             lambda u: value_of(u) / unit,
             lambda u: project_on_levels(u, 1.0, open_),
             share,
@@ -127,20 +76,30 @@ def _search_from_best(
             max_steps=_MOST_STEPS,
             least_gain=_LEAST_GAIN,
         )
-        ended = (found.residual <= _TOLERANCE) | (found.num_steps < _MOST_STEPS)
-        return _Found(found.point, found.value * unit, ended, found.num_steps)
 
-    found = jax.vmap(search)(_shares(known.point[chosen], levels))
-    found = found._replace(steps=found.steps + known.steps[chosen])
-    worse = found.value > known.value[chosen]
+    found = jax.vmap(search)(_shares(points[_promising(points, values)], levels))
+    best = jnp.nanargmin(found.value)
+    ended = (found.residual[best] <= _TOLERANCE) | (found.num_steps[best] < _MOST_STEPS)
+    status = jnp.where(ended, int(Status.CONVERGED), int(Status.STEP_LIMIT))
+    bound = jnp.maximum(relaxed.lower_bound, ordered_bound(problem, levels))
+    value = unit * found.value[best]
+    return OptimalResult(found.point[best] * total, value, 0 * value, bound, status, jnp.sum(found.num_steps))
 
-    def put(new: Array, old: Array) -> Array:
-        kept = worse.reshape(-1, *[1] * (old.ndim - 1))
-        return old.at[chosen].set(jnp.where(kept, old[chosen], new))
 
-    # A start that a search does not better, to rounding, is where that search ended.
-    ended = known.ended.at[chosen].set(found.ended)
-    return jax.tree.map(put, found, known)._replace(ended=ended)
+def _evolve(value_of: Callable[[Array], Array], starts: Array, levels: Array) -> tuple[Array, Array]:
+    """Points, `[C, max_workers]`, whose positive parts are shares, and their values."""
+    key = jax.random.key(0)  # of the way, not of the answer
+    points = _first_generation(starts, levels)
+
+    def generation(i: Array, known: tuple[Array, Array]) -> tuple[Array, Array]:
+        points, values = known
+        trial = jnp.where(i == 0, points, _trial(jax.random.fold_in(key, i), points, values))
+        found = jax.lax.map(value_of, _shares(trial, levels), batch_size=_BATCH)
+        better = found < values
+        return jnp.where(better[:, None], trial, points), jnp.where(better, found, values)
+
+    count = max(_WORK // levels.size, 1)
+    return jax.lax.fori_loop(0, count + 1, generation, (points, jnp.full(len(points), jnp.inf, points.dtype)))
 
 
 def _shares(points: Array, levels: Array) -> Array:
@@ -171,14 +130,13 @@ def _first_generation(starts: Array, levels: Array) -> Array:
     return jnp.concatenate([starts, jnp.asarray(rng.exponential(size=shape) * used, starts.dtype)])
 
 
-def _trial(key: Array, known: _Found) -> Array:
+def _trial(key: Array, points: Array, values: Array) -> Array:
     """Storn & Price's crossing of each with the best, or with another, and the difference of two more."""
-    keys = jax.random.split(key, 5)
-    size, points = len(known.point), known.point
+    keys, size = jax.random.split(key, 5), len(points)
     a, b, c = (points[jax.random.permutation(k, size)] for k in keys[:3])
     to_best = jax.random.uniform(keys[3], (2, size, 1), points.dtype)
     taken = jax.random.uniform(keys[4], points.shape, points.dtype)
-    base = jnp.where(to_best[0] < 0.5, points[jnp.nanargmin(known.value)], a)
+    base = jnp.where(to_best[0] < 0.5, points[jnp.nanargmin(values)], a)
     trial = jnp.where(taken < _TAKEN, base + _WEIGHT * (1 + to_best[1]) / 2 * (b - c), points)
     # Negative parts are levels out of use; without a limit they would never come back.
     return jnp.clip(trial, -0.3, 1.0) / jnp.maximum(

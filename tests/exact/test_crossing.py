@@ -92,12 +92,6 @@ def crossing(dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(value, float), np.asarray(slopes, float)
 
 
-def test_the_oracle_of_crossing_probabilities_agrees_with_every_assignment_of_workers():
-    for boundary in BOUNDARIES:
-        if len(boundary) <= 5:
-            assert oracles.crossing_probability(boundary) == oracles.crossing_probability_by_cells(boundary)
-
-
 def test_crossing_probability_is_that_of_exact_enumeration(precision):
     expected = [float(oracles.crossing_probability(b)) for b in BOUNDARIES]
     # worst measured 1.2e-6 and 1.4e-15

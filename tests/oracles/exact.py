@@ -92,16 +92,6 @@ def crossing_probability(boundary: Sequence[Fraction]) -> Fraction:
     return 1 - alive.get(size, Fraction(0))
 
 
-def crossing_probability_by_cells(boundary: Sequence[Fraction]) -> Fraction:
-    """The same by going through every assignment of workers to the cells between the boundaries."""
-    edges = [Fraction(0), *boundary, Fraction(1)]
-    crossed = Fraction(0)
-    for cells in itertools.product(range(len(boundary) + 1), repeat=len(boundary)):
-        if any(sum(c < k for c in cells) < k for k in range(1, len(boundary) + 1)):
-            crossed += math.prod(edges[c + 1] - edges[c] for c in cells)
-    return crossed
-
-
 def crossing_probability_float(boundary: np.ndarray) -> float:
     """The same in floating point, for many workers."""
     below = boundary[::-1, None]

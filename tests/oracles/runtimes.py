@@ -1,4 +1,4 @@
-"""Independent answers for the tests of runtimes and solvers: plain Python, NumPy, SciPy and mpmath.
+"""Independent answers for the tests of runtimes and solvers: plain Python, NumPy and SciPy.
 
 Nothing here calls the package; what is known of a law comes from the table of `laws`.
 """
@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import mpmath as mp
 import numpy as np
 from scipy import integrate, optimize, special, stats
 
@@ -155,37 +154,6 @@ def expected_maxima(case: Case, loads: np.ndarray, *, refine: int = 1) -> np.nda
     tail = exceedance(case, loads[rows], t)
     term = np.where(tail > 0, tail * w, 0.0)
     return values + np.bincount(rows, term, len(loads))
-
-
-def expected_max_by_hand(case: Case, load: Sequence[float] | np.ndarray) -> float:
-    """E max_n load_n T_(N-n) for N = 1, 2, 3: P(max > t) written out, integrated by mpmath.
-
-    With S_n = P(T > t/load_n): a failure is nobody below the lowest threshold, or one below it and nobody
-    else below the next, and so on; every term is positive.
-    """
-    start = float(load[-1]) * case.infimum
-
-    def exceed(t):
-        s = [case.survival(t / mp.mpf(float(y))) if y > 0 else mp.mpf(0) for y in load]
-        if len(s) == 1:
-            return s[0]
-        if len(s) == 2:
-            return s[1] ** 2 + 2 * (1 - s[1]) * s[0]
-        low, middle = 1 - s[2], 1 - s[1]
-        return s[2] ** 3 + 3 * low * s[1] ** 2 + 3 * low * (2 * middle - low) * s[0]
-
-    with mp.workdps(20):
-        used = [float(y) for y in load if y > 0]
-        centre = mp.log(used[-1] * (float(case.frozen.ppf(0.7)) - 0.99 * case.infimum))
-        steps = (-45, -12, -6, -4, -3, -2, -1, -0.5, 0, 0.5, 1, 1.5, 2, 3, 5, 8, 16, 32, 70, 150, 250)
-        ends = [centre + step for step in steps]
-        kinks = [mp.log(y * k - start) for y in used for k in case.kinks if y * k > start]
-        if kinks:
-            ends = sorted([v for v in ends if v < max(kinks)] + kinks)
-        total = mp.quad(
-            lambda v: mp.exp(v) * exceed(start + mp.exp(v)), ends, method="gauss-legendre", maxdegree=4
-        )
-        return float(start + mp.exp(ends[0]) + total)
 
 
 def expected_max_by_enumeration(case: Case, load: Sequence[float] | np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""The exact expected runtime against mpmath, enumeration, and a recursion with positive terms only."""
+"""The exact expected runtime against enumeration, and a recursion with positive terms only."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -76,21 +76,6 @@ def _central(f: Callable[[np.ndarray], np.ndarray], at: np.ndarray, h: np.ndarra
     steps = np.array([-2.0, -1, 1, 2])[:, None, None] * np.diag(h)
     values = f((at + steps).reshape(-1, at.size)).reshape(4, at.size)
     return (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * h)
-
-
-@functools.cache
-def _by_hand(name: str) -> dict[tuple[float, ...], float]:
-    """E max_n y_n T_(N-n) of a few partitions of one, two and three workers."""
-    partitions = ((7.0,), (4.0, 2.5), (0.0, 3.0), (3.0, 1.0, 2.5))
-    return {x: oracles.expected_max_by_hand(CASES[name], oracles.load_of(x)) for x in partitions}
-
-
-@pytest.mark.parametrize("name", CONTINUOUS)
-def test_the_recursion_agrees_with_the_formulas_by_hand(name):
-    # Both are oracles: this is what the others rest on. Worst measured 2e-15.
-    for partition, exact in _by_hand(name).items():
-        found = oracles.expected_max(CASES[name], oracles.load_of(partition))
-        np.testing.assert_allclose(found, exact, rtol=1e-13)
 
 
 @pytest.mark.parametrize("name", ATOMIC)

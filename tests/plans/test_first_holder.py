@@ -143,12 +143,8 @@ def _against_draws(name, start_up, seeds, draws):
 
 
 # One of each rule with and without start-ups: smooth, with a kink, with atoms.
-_QUICK = (("shifted exponential", False), ("uniform", True), ("atoms", False))
-_SLOW = [(name, start_up) for name in LAWS for start_up in (False, True) if (name, start_up) not in _QUICK]
-
-
 @pytest.mark.parametrize(
-    ("name", "start_up"), [*_QUICK, *(pytest.param(*one, marks=pytest.mark.slow) for one in _SLOW)]
+    ("name", "start_up"), [("shifted exponential", False), ("uniform", True), ("atoms", False)]
 )
 def test_exact_values_are_those_of_draws(name, start_up):
     assert np.all(_against_draws(name, start_up, range(3), 20_000) < 4)

@@ -56,12 +56,6 @@ def test_levels_are_the_first_to_reach_the_rank_of_their_coordinate(num_workers,
     np.testing.assert_array_equal(back, partitions)
 
 
-def test_sizes_default_to_those_of_concrete_arguments():
-    assert bcgc.levels_from_partition(np.array([2, 0, 3])).tolist() == [0, 0, 2, 2, 2]
-    assert bcgc.partition_from_levels([2, 0, 2, 2, 0]).tolist() == [2, 0, 3]
-    assert bcgc.partition_from_levels([2, 0, 2], 5).tolist() == [1, 0, 2, 0, 0]
-
-
 def test_traced_arguments_ask_for_the_size():
     with pytest.raises(ValueError, match="partition is traced: give the static num_coordinates"):
         jax.jit(bcgc.levels_from_partition)(np.array([2, 0, 3]))

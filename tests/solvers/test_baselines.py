@@ -64,7 +64,7 @@ def test_tandon_partial_is_the_minimum_over_s_of_its_runtime(x64, case):
 
 
 def test_tandon_partial_of_many_workers_is_found_without_all_levels(x64):
-    workers, alpha, rate, shift = 700, 6.0, 1e-3, 50.0
+    workers, alpha, rate, shift = 410, 6.0, 1e-3, 50.0
     problem = bcgc.Problem(bcgc.ShiftedExponential(rate, shift), workers, L, M, B)
     (value, error), level = tandon_partial_runtime(problem, alpha)
 
@@ -79,7 +79,7 @@ def test_tandon_partial_of_many_workers_is_found_without_all_levels(x64):
 
         # Where all but one or all are early, and where enough are.
         marks = shift - np.log1p(-((1 - np.array([0.999, 0.5, 1e-3, 1e-9])) ** (1 / workers))) / rate
-        early = -np.log((s + np.array([-60, -20, 0, 20, 60]).clip(1 - s)) / 701)
+        early = -np.log((s + np.array([-60, -20, 0, 20, 60]).clip(1 - s)) / (workers + 1))
         ends = np.sort([shift, *marks, *(alpha * (shift + early / rate)), 1e5])
         parts = [integrate.quad(later, a, b, limit=200, epsabs=1e-9)[0] for a, b in itertools.pairwise(ends)]
         return float(M * B * L / workers * (s + 1) / (s + alpha) * (shift + sum(parts)))
@@ -121,12 +121,6 @@ def test_ferdinand_layers_are_the_least_squares_optimum_of_the_programme(x64, la
     rounded = [np.floor(s + 0.5 + nudge).astype(int) for nudge in (-1e-9, 1e-9)]
     assert any(np.allclose(partition, np.bincount(n, minlength=N) * total / layers) for n in rounded)
     assert partition.sum() == pytest.approx(total)
-
-
-def test_ferdinand_with_a_layer_for_each_coordinate_is_full_replication(x64):
-    for workers in (2, 5, 11):
-        solution = bcgc.solve(padded(LAW, workers, 1_000), "ferdinand_full")
-        assert known(solution.rounded)[workers - 1] == 1_000
 
 
 def test_ferdinand_says_where_it_does_not_exist(x64):
@@ -212,13 +206,3 @@ def test_the_limit_of_a_heavy_tail_is_finite_exactly_where_it_should_be(x64):
     assert abs(two - draws.mean()) < 0.01 * draws.mean()  # no second moment, so no standard error
     never = bcgc.TwoSpeed(1.5, np.inf, 0.2)  # all of three workers stop with probability 0.008
     assert bcgc.solvers.runtime_limit(padded(never, 3, 10)) == np.inf
-
-
-def test_the_limit_of_one_worker_is_its_mean_time_and_no_scheme_is_below_it(x64):
-    one = bcgc.Problem(LAW, 1, 10, 3.0)
-    assert float(bcgc.solvers.runtime_limit(one)) == pytest.approx(30 * CASE.frozen.mean(), rel=1e-6)
-    problem = padded(LAW, N, L, M, B)
-    limit = float(bcgc.solvers.runtime_limit(problem))
-    for method in ("time", "frequency", "single_block", "tandon_partial", "uncoded", "ferdinand_full"):
-        assert float(bcgc.solve(problem, method).expected_runtime) > limit
-    assert jnp.isfinite(limit)

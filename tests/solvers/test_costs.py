@@ -185,11 +185,3 @@ def test_what_a_method_cannot_do_is_refused(extra, method, message):
 def test_costs_that_make_no_sense_are_refused(extra, message):
     with pytest.raises(ValueError, match=message):
         bcgc.Problem(UNIFORM, 4, 30, **extra)
-
-
-@pytest.mark.slow
-def test_costs_may_be_a_list(x64):
-    law, costs = bcgc.ShiftedExponential(0.5, 0.3), [3.0, 1.0, 1.0, 2.5]
-    given = [bcgc.Problem(law, 3, 4, unit_costs=c, setup_cycles=0.2) for c in (costs, np.array(costs))]
-    first, second = (known(bcgc.solve(problem).rounded) for problem in given)
-    np.testing.assert_array_equal(first, second)

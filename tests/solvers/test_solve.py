@@ -60,8 +60,6 @@ def test_a_level_must_exist_in_every_problem_of_a_batch():
 def test_an_option_that_the_method_does_not_know_is_refused():
     with pytest.raises(TypeError, match=r'Optimal has no "tolerence" \(did you mean "tolerance"\?\)'):
         bcgc.Optimal(tolerence=1e-3)  # type: ignore[call-arg]
-    with pytest.raises(TypeError, match="alpha"):
-        bcgc.solve(_problem(), "time", alpha=3.0)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("law", [bcgc.Pareto(2.0, 0.9), bcgc.TwoSpeed(1.5, np.inf, 0.2)])

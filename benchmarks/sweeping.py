@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 import bcgc_jax as bcgc
-from bcgc_jax.sweeps.grid import Table
+from bcgc_jax.sweeps.cells import Table
 from benchmarks.timing import Measured, compare, curve_point, result_row
 
 _TOLERANCE = 5e-7  # so that the certificate, an independent rule, has room to 1e-6

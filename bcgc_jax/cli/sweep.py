@@ -37,8 +37,8 @@ from bcgc_jax.cli.waiting import Progress
 from bcgc_jax.distributions import JointLaw, Law
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solvers.methods import Method
+from bcgc_jax.sweeps.cells import grid
 from bcgc_jax.sweeps.files import parts_of, read_rows, write_sweep
-from bcgc_jax.sweeps.grid import grid
 from bcgc_jax.sweeps.run import Sweep
 
 _GAP = "largest_relative_gap"

@@ -20,7 +20,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from bcgc_jax._extras import to_install
-from bcgc_jax.sweeps.grid import Table
+from bcgc_jax.sweeps.cells import Table
 from bcgc_jax.sweeps.run import Chunk, Sweep
 
 FORMATS = (".csv", ".parquet")

@@ -23,7 +23,7 @@ from bcgc_jax.plans.runtime import completion_probability
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solvers.methods import Method, Methods, each_method, method_of
 from bcgc_jax.solvers.solve import solve
-from bcgc_jax.sweeps.grid import NEEDS, NUMBERS, Cells, Group, Table, as_cells, groups_of
+from bcgc_jax.sweeps.cells import NEEDS, NUMBERS, Cells, Group, Table, as_cells, groups_of
 
 ProblemOf = Callable[..., Problem]
 
@@ -314,7 +314,7 @@ def sweep(
     For more than fits in memory, and to go on where a sweep was cut off, see `write_sweep`.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
-    >>> from bcgc_jax.sweeps.grid import grid
+    >>> from bcgc_jax.sweeps import grid
     >>> def problem(num_workers, rate, max_workers):
     ...     return Problem(ShiftedExponential(rate, 50.0), num_workers, 20_000, 50, max_workers=max_workers)
     >>> rows = sweep(problem, grid(num_workers=[2, 3], rate=[1e-3, 1e-2]), ["time", "uncoded"])

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.sweeps import grid as sweeps
+from bcgc_jax.sweeps import cells as sweeps
 from bcgc_jax.sweeps.files import fingerprint, read_rows
 from tests.problems import known, padded
 

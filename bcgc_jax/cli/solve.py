@@ -120,7 +120,7 @@ def _of_trace(question: Question, trace: Trace | None, answer: Answer) -> list[s
     problem, plan = answer.problem, fastest_plan(answer.rows)
     cycles = [] if trace.of_cycles else [cycles_of_a_step(problem)]
     said = [*which_law(problem.cycle_time, trace), *cycles, *remarks(question.trace, trace)]
-    plain = problem.plain and not (problem.has_setup or question.unit_costs)
+    plain = problem.bare and not question.unit_costs
     if plain and plan is not None and not question.trace.keep_workers:
         said += late(trace, problem, plan)
     return said
@@ -150,7 +150,7 @@ def _problem(question: Question, trace: Trace | None) -> Problem:
         **question.delivery.keywords(),
     )
     # Searches over levels, over whole units and from many starts take N² trials: padding would be felt.
-    if problem.has_setup or not problem.plain or coordinates <= FEW_UNITS:
+    if not problem.bare or coordinates <= FEW_UNITS:
         return problem
     return replace(problem, max_workers=padded_workers(workers, law, own_schemes=bool(question.schemes)))
 
@@ -245,7 +245,7 @@ def _interval(question: Question, problem: Problem, rows: list[Row]) -> tuple[fl
 def _largest_setup(problem: Problem, rows: list[Row]) -> float | None:
     """Of the fastest plan, where it was made without setup and the answer takes no time."""
     best = fastest_plan(rows)
-    if problem.has_setup or not problem.plain or best is None:  # a single block pays for these too
+    if not problem.bare or best is None:  # a single block pays for these too
         return None
     if iteration_of(problem).evaluation_cost() > _CHEAP:
         return None

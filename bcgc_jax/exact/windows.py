@@ -2,8 +2,9 @@ r"""Crossing probabilities of many workers: the Poisson process between the thre
 
 Level n fails where fewer than N-n workers are below θ_n. From one threshold to the next, the slowest level
 last, the distribution of the count C is convolved with a Poisson law and what is below N-n taken out of it.
-Of N workers all but √N counts matter at a threshold: a window that follows the mean, O(N^{3/2}) in all where
-`crossing_probability` takes O(N²). What is left out, for all levels and paths together:
+At each threshold only about √N of the N possible counts have noticeable probability: a window follows their
+mean, O(N^{3/2}) in all where `crossing_probability` takes O(N²). What is left out, for all levels and paths
+together:
 
 - counts more than `_DEVIATIONS` standard deviations and `_MARGIN` from the mean, below 1e-9 of the paths;
 - levels that fail with probability e^-30 or less by Chernoff's bound, where no earlier one does;

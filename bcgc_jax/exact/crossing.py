@@ -37,7 +37,7 @@ def crossing_probability(hazard: Array, num_workers: ArrayLike) -> Array:
 
     `hazard` holds Λ(θ_n), not increasing in n, with n = 0 for the slowest worker. Failures of "at least
     k = N-n workers are below θ_n" are renewals of a Poisson process conditioned on its total, so the
-    probabilities V_k of the first failure follow by forward substitution (design, section 3):
+    probabilities V_k of the first failure follow by forward substitution (docs/how-it-works.md):
 
         V_k = Pois(k-1; N b_k) - Σ_{j<k} V_j Pois(k-j; N(b_k-b_j)),   b_k = P(T ≤ θ_{N-k}),
         P = Σ_k V_k Pois(N-k+1; N(1-b_k)) / Pois(N; N).

@@ -3,7 +3,7 @@ r"""Schedules: credit for every subset that a worker has finished, without a cod
 Worker w of N on a circle holds the subsets w, w+1, …, w+D-1 and does its tasks in one order, the same for
 all but for the turn of the circle. A task is a block of the gradient of a subset. When each of the N subsets
 of a block has been finished by somebody, the block is done, so with C[δ, b] the cycles at the end of a
-worker's task on its δ-th subset and block b (design, section 3),
+worker's task on its δ-th subset and block b,
 
     τ = max_b max_j min_{δ<D} S_(j-δ) + T_(j-δ) (M b / N) C[δ, b].
 

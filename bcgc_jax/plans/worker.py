@@ -3,7 +3,7 @@ r"""When blocks are delivered by workers that start up, compute and send, and wh
 Worker w delivers block n at F_n = S_w + T_w κ y_n + c X_n, or, where sending overlaps computing, at
 max_{j≤n} (S_w + T_w κ y_j + c (X_n - X_{j-1})): S is its start-up, c X_n the time its link takes. At any
 t each worker has delivered its blocks up to some level, so their levels are independent and only
-P(F_n > t) = E exp(-Λ(latest T)) counts: the crossing probability stays exact (design, section 3).
+P(F_n > t) = E exp(-Λ(latest T)) counts: the crossing probability stays exact (docs/how-it-works.md).
 
 All times here are in units of κ = M b / N, so that a load is one of cycles.
 """

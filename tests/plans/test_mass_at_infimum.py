@@ -218,7 +218,7 @@ def test_the_mean_is_in_the_times_of_a_few() -> None:
 @pytest.mark.parametrize("overlap", [False, True])
 def test_the_optimum_is_certified(shape: float, overlap: bool) -> None:
     """With slopes that were off its search ended after 500 cuts, 1.4e-4 above its bound."""
-    problem = bcgc.Problem(bcgc.Gamma(shape, 1.0), 5, 100, send_time=0.01, overlap=overlap, max_workers=SIZE)
+    problem = bcgc.Problem(bcgc.Gamma(shape, 1.0), 5, 100, send_time=0.01, overlap=overlap)
     solution = bcgc.solve(problem)
     assert solution.status == bcgc.Status.CONVERGED
     assert solution.relative_gap < 1e-7

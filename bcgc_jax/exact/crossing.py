@@ -24,7 +24,7 @@ MANY = 400
 
 # In a batch of so many problems, more than any search has candidates, sums are written out up to this size:
 # at N = 12 half of its time.
-MANY_PROBLEMS, _WRITTEN_OUT = 100, 12
+_MANY_PROBLEMS, _WRITTEN_OUT = 100, 12
 # From `LARGE`, in batches from this size on, half of the zeros above the diagonal are left out: a row's loop
 # is compiled once for each of these parts of the rows, more of them for values in batches. At N = 1000 2.9 ms
 # a node on a core, 4.6 with one part; in a batch 2.2 µs a problem at N = 100, 2.4 with four. One alone is
@@ -80,7 +80,7 @@ def _paths(hazard: Array, num_workers: ArrayLike) -> tuple[Array, Array]:
 def _paths_of_many(
     size: int, batched: Sequence[bool], hazard: Array, num_workers: ArrayLike
 ) -> tuple[tuple[Array, Array], tuple[bool, bool]]:
-    function = functools.partial(_probability_and_slopes, batched=size >= MANY_PROBLEMS)
+    function = functools.partial(_probability_and_slopes, batched=size >= _MANY_PROBLEMS)
     return jax.vmap(function, [0 if one else None for one in batched])(hazard, num_workers), (True, True)
 
 

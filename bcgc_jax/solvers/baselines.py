@@ -15,6 +15,7 @@ from bcgc_jax.distributions.atoms import mass_of
 from bcgc_jax.exact.bisection import bisect
 from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.completion import AnyOf
+from bcgc_jax.plans.evaluate import NUM_NODES
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.plans.runtime import integrate_runtime, load_of_plan
@@ -236,7 +237,8 @@ def _best_level(problem: Problem, alpha: Array) -> Array:
     def value_of(level: Array) -> Array:
         load = load_of_plan(problem, partial_plan(problem, level, alpha))
         rule = _TwoMessages(problem.num_workers, level=level)
-        found = iteration.expected_completion(load, rule, num_nodes=64)
+        # Half of the nodes are enough to rank levels: the best one's runtime is that of all nodes.
+        found = iteration.expected_completion(load, rule, num_nodes=NUM_NODES // 2)
         return jnp.where(level < problem.num_workers, found.value, jnp.inf)
 
     size = problem.max_workers

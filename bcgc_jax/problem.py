@@ -24,6 +24,7 @@ from bcgc_jax._pytree import (
     working_dtype,
 )
 from bcgc_jax.distributions import JointLaw, Law, Pairs, Unlike
+from bcgc_jax.distributions.atoms import law_of_number
 from bcgc_jax.distributions.base import ONE_BY_ONE
 from bcgc_jax.exact.order_statistics import is_count
 
@@ -129,8 +130,8 @@ class Problem:
         elif workers is not None and workers.max() > self.max_workers:
             raise ValueError(f"num_workers {workers.max()} exceeds max_workers {self.max_workers}")
         self._check_size(self.max_workers)
-        if isinstance(self.cycle_time, JointLaw):
-            self._check_width(self.cycle_time.width(), workers)
+        if (width := self.cycle_time.width()) is not None:
+            self._check_width(width, workers)
 
     def __repr__(self) -> str:
         workers = concrete(self.num_workers)
@@ -166,11 +167,11 @@ class Problem:
         start = self.start_up
         if isinstance(start, JointLaw | Pairs):
             raise ValueError(f"start_up must be the law of one worker's, or a number, got {start!r}")
-        if start is not None and not isinstance(start, Law):
+        if start is not None and not self.random_start_up:
             check("start_up", start, ">= 0")
-        if start is not None and isinstance(self.cycle_time, Pairs):
+        if start is not None and self.cycle_time.has_start_up:
             raise ValueError("Pairs have their own start-ups: leave start_up out")
-        if isinstance(start, Law) and isinstance(self.cycle_time, JointLaw):
+        if self.random_start_up and self.cycle_time.width() is not None:
             raise ValueError(
                 f"start_up may be a law where all workers have one law of the cycle time, not with "
                 f"{type(self.cycle_time).__name__}: give a number, or pool the times"
@@ -209,7 +210,7 @@ class Problem:
             return
         for name in ("num_workers", "num_coordinates", *_NUMBERS, "start_up"):
             value = getattr(self, name)
-            if isinstance(value, Law):
+            if name == "start_up" and self.random_start_up:
                 value.check_single()
             elif value is not None:
                 check_shape(name, value, (), ONE_BY_ONE)
@@ -221,32 +222,35 @@ class Problem:
     def valid(self) -> Array:
         """Whether the numbers make a problem, which nobody has checked where they are traced."""
         found = self.cycle_time.valid() & is_count(self.num_workers, self.max_workers)
-        if isinstance(self.cycle_time, JointLaw):
-            found &= jnp.asarray(self.num_workers) == self.cycle_time.width()
+        if (width := self.cycle_time.width()) is not None:
+            found &= jnp.asarray(self.num_workers) == width
         for name, condition in CONDITIONS.items():
             value = getattr(self, name)
             if value is not None:
                 found &= jnp.all(meets(value, condition))
         if self.start_up is not None:
-            start = self.start_up
-            found &= start.valid() if isinstance(start, Law) else jnp.all(meets(start, ">= 0"))
+            found &= law_of_number(self.start_up).valid()
         return found & jnp.all(jnp.asarray(self.num_coordinates) == jnp.floor(self.num_coordinates))
 
     @property
     def plain(self) -> bool:
         """Whether a delivery takes cycles alone: neither start-up nor link."""
-        return self.start_up is None and self.send_time is None and not isinstance(self.cycle_time, Pairs)
+        return self.start_up is None and self.send_time is None and not self.cycle_time.has_start_up
 
     @property
     def convex(self) -> bool:
         """Whether the expected runtime is convex in the partition: with random start-ups it is not."""
-        return not isinstance(self.cycle_time, Pairs) and not isinstance(self.start_up, Law)
+        return not self.cycle_time.has_start_up and not self.random_start_up
+
+    @property
+    def random_start_up(self) -> bool:
+        """Whether the start-up has a law of its own."""
+        return isinstance(self.start_up, Law)
 
     @property
     def without_delivery(self) -> "Problem":
         """The same workers that start at once and send in no time: what plans without are made for."""
-        law = self.cycle_time.alone() if isinstance(self.cycle_time, Pairs) else self.cycle_time
-        return replace(self, cycle_time=law, start_up=None, send_time=None, overlap=False)
+        return replace(self, cycle_time=self.cycle_time.alone(), start_up=None, send_time=None, overlap=False)
 
     @property
     def has_setup(self) -> bool:
@@ -256,7 +260,7 @@ class Problem:
     @property
     def bare(self) -> bool:
         """Whether an iteration takes the cycles of coordinates alone, as in the paper."""
-        return self.plain and not self.has_setup
+        return self.plain and self.setup_cycles is None and self.chain_cycles is None
 
     @property
     def dtype(self) -> Any:

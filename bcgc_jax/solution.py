@@ -136,7 +136,7 @@ class Solution:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Solution":
         """What `save` wrote, but for the problem. Raises ValueError for a file of anything else, one that is
-        damaged, and one of a later format.
+        damaged, and one of another format.
         """
         try:
             found = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -145,13 +145,13 @@ class Solution:
             raise ValueError(f"{path} holds no solution that Solution.save wrote") from error
         if form != _FORMAT:
             raise ValueError(f"{path} holds no solution that Solution.save wrote, but {form!r}")
-        if version not in (1, _VERSION):
+        if version != _VERSION:
             raise ValueError(
-                f"{path} is of version {version} of the format, and this package reads 1 to {_VERSION}: read "
-                "it with the version of the package that wrote it"
+                f"{path} is of version {version} of the format, and this package reads {_VERSION}: read it "
+                "with the version of the package that wrote it, or plan again"
             )
         try:
-            return _read(_of_first_version(found) if version == 1 else found)
+            return _read(found)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is no whole solution, has it been changed by hand? {error}") from error
 
@@ -340,33 +340,6 @@ def _plan_of(written: dict[str, Any]) -> Plan:
     if needs is not None:
         needs = Needs(**{name: _array(name, a) for name, a in needs.items()})
     return Plan(completion=rule, known_needs=needs, **arrays)
-
-
-def _of_first_version(found: dict[str, Any]) -> dict[str, Any]:
-    """The fields of today from those of a file in which a partition, parts and a schedule were apart."""
-    names = ("partition", "parts", "schedule", "known_needs")
-    partition, parts, schedule, needs = (found.pop(name, None) for name in names)
-    for name in ("relative_gap", "start"):
-        del found[name]
-    none: dict[str, Any] = {"completion": None, "known_needs": needs}
-    if schedule is not None:
-        turn, stored = schedule.pop("subset"), schedule.pop("stored")
-        rule = {"rule": "FirstHolder", "num_workers": None, "turn": turn, "stored": stored}
-        one = _plain(np.ones(np.shape(turn["values"]), int))
-        plan = none | schedule | {"data": one, "share": one, "completion": rule}
-    elif parts is not None:
-        late, sizes = (np.array(parts[name]["values"]) for name in ("level", "counts"))
-        sizes = _plain(sizes) if partition is None else partition
-        rule = {"rule": "AnyOf", "num_workers": _plain(late.shape[-1])}
-        rule |= {"survives": parts["level"]} if partition is None else {}
-        block = _plain(np.broadcast_to(np.arange(late.shape[-1]), late.shape))
-        arrays = {"sizes": sizes, "block": block, "data": _plain(late + 1), "share": parts["share"]}
-        plan = none | arrays | {"completion": rule}
-    else:
-        plan = (
-            None if needs is None else none | dict.fromkeys(("sizes", "block", "data", "share"), _plain([]))
-        )
-    return found | {"plan": plan}
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,5 @@
 """Answers as plain values: laws and what is asked beside them, rows of solutions, and plans in files."""
 
-import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,7 +9,7 @@ from bcgc_jax._pytree import replace
 from bcgc_jax.cli.arguments import law_name
 from bcgc_jax.cli.output import Row, finite
 from bcgc_jax.cli.question import Delivery
-from bcgc_jax.distributions import Empirical, HazardSpline, JointLaw, Law, Pairs, Rows, Unlike
+from bcgc_jax.distributions import JointLaw, Law
 from bcgc_jax.plans.completion import FirstHolder
 from bcgc_jax.plans.partitions import round_partition
 from bcgc_jax.plans.plan import Needs, Plan, partition_plan
@@ -28,26 +27,17 @@ def num_workers(problem: Problem) -> int:
 
 def describe_law(law: Law | JointLaw) -> Any:
     """The law as plain JSON values, null where a number is infinite; for unlike workers a list."""
-    if isinstance(law, Unlike):
-        return [describe_law(one) for one in law.laws]
-    if isinstance(law, Rows):
-        steps, workers = np.asarray(law.times).shape
-        return {"law": "rows", "steps": steps, "workers": workers, "mean": finite(law.mean())}
-    if isinstance(law, HazardSpline):
-        knots, index = int(jnp.size(law.times)), finite(np.asarray(law.tail_index))
-        return {"law": "smooth", "knots": knots, "mean": finite(law.mean()), "tail_index": index}
-    assert isinstance(law, Law)
-    if isinstance(law, Empirical | Pairs):
-        size = int(np.size(law.times if isinstance(law, Empirical) else law.cycle_times))
-        return {"law": "empirical", "measured_times": size, "mean": finite(law.mean())}
-    fields = dataclasses.fields(law)  # type: ignore[arg-type]
-    return {"law": law_name(type(law)), **{f.name: finite(getattr(law, f.name)) for f in fields}}
+    if laws := law.members():
+        return [describe_law(one) for one in laws]
+    known = law.summary()
+    plain = {name: a if isinstance(a, str | int) else finite(a) for name, a in known.items()}
+    return {"law": law_name(type(law)), **plain}
 
 
 def describe_delivery(asked: Delivery) -> dict[str, Any]:
     """Start-up, link and chain of one problem; what was not asked for is not there."""
-    start = {"start_up": describe_law(asked.start_up)} if isinstance(asked.start_up, Law) else {}
-    return asked.keywords() | start
+    given = asked.keywords()
+    return given | {"start_up": describe_law(given["start_up"])} if asked.random else given
 
 
 def row_of(problem: Problem, solution: Solution, seconds: float, deadline: float | None) -> Row:

@@ -160,7 +160,7 @@ def law_class(law: str) -> type["Law"]:
     return found
 
 
-def law_name(law: type["Law"]) -> str:
+def law_name(law: type) -> str:
     """What a law is called on the command line."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", law.__name__).lower()
 

@@ -46,7 +46,7 @@ def padded_workers(num_workers: int, law: Law | JointLaw, *, own_schemes: bool =
     count on N levels; nor for many workers, whose smooth steps need to know N.
     """
     padded = -(-num_workers // _MAX_WORKERS_STEP) * _MAX_WORKERS_STEP
-    if isinstance(law, JointLaw) or law.atomic or own_schemes or padded > MANY:
+    if law.width() is not None or law.pooled().atomic or own_schemes or padded > MANY:
         return num_workers
     return padded
 

@@ -21,7 +21,7 @@ from bcgc_jax.cli.solve_command import Question
 from bcgc_jax.cli.solve_table import OVERFLOW, Answer, fastest_plan, print_table, runtime_of
 from bcgc_jax.cli.traces import cycles_of_a_step, late, law_for, read, remarks, unit_of, which_law, workers_of
 from bcgc_jax.cli.waiting import Progress
-from bcgc_jax.distributions import JointLaw, Law, Rows, Unlike
+from bcgc_jax.distributions import JointLaw, Law, Unlike
 from bcgc_jax.measured.resampling import bootstrap_interval
 from bcgc_jax.measured.traces import Trace
 from bcgc_jax.plans.iterations import iteration_of
@@ -30,7 +30,6 @@ from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution
 from bcgc_jax.solvers import runtime_limit
 from bcgc_jax.solvers.forward_pass import largest_setup
-from bcgc_jax.solvers.method import check_finite_mean
 from bcgc_jax.solvers.methods import (
     BASELINES,
     LIMIT,
@@ -209,7 +208,7 @@ def _described(question: Question, problem: Problem) -> dict[str, Any]:
 def _answer(question: Question, problem: Problem) -> tuple[Answer, Found | None]:
     """What there is to say, and the best scheme, if one is known."""
     if not question.for_deadline:
-        check_finite_mean(problem)
+        iteration_of(problem).check_finite_means()
     tasks = _tasks(question, problem)
     required, others = _required(question, tasks), _compared_with(question, tasks)
     for name, method in tasks.items():  # refuse the last one before the first one takes time
@@ -235,7 +234,7 @@ def _answer(question: Question, problem: Problem) -> tuple[Answer, Found | None]
 
 def _interval(question: Question, problem: Problem, rows: list[Row]) -> tuple[float, float] | None:
     """What the steps of a trace leave open of the best plan."""
-    if not isinstance(problem.cycle_time, Rows) or rows[0]["partition"] is None:
+    if iteration_of(problem).times is None or rows[0]["partition"] is None:
         return None
     counts = partition_of_units(problem, jnp.asarray(rows[0]["partition"]))
     low, high = bootstrap_interval(jax.random.key(question.seed), problem, counts)

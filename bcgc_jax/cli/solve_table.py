@@ -17,7 +17,6 @@ from bcgc_jax.cli.output import (
     row_label,
     scheme_column,
 )
-from bcgc_jax.distributions import Rows
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.plan import Needs
 from bcgc_jax.problem import Problem
@@ -156,7 +155,7 @@ def _best_bound(answer: Answer) -> float:
     """Certificates for all levels bound the same optimum, so the best of them serves all. With setup or chain
     cycles each is for the levels in use: the best plan's serves, and says how far below it these could get.
     """
-    if answer.problem.has_setup:
+    if any("levels" in row for row in answer.rows):
         return min(answer.rows, key=runtime_of)["lower_bound"] or 0
     return max((row["lower_bound"] or 0 for row in answer.rows if "levels" not in row["method"]), default=0)
 
@@ -176,7 +175,7 @@ def _limit(answer: Answer) -> Iterator[str]:
 
 def _errors(answer: Answer) -> Iterator[str]:
     """What is no exact expectation or no proven optimum, and what a bound is for."""
-    law, rows = answer.problem.cycle_time, answer.rows
+    rows = answer.rows
     errors = {row["method"]: (row["runtime_error"] or 0) / runtime_of(row) for row in rows}
     drawn = {name: error for name, error in errors.items() if error > _EXACT}
     if not iteration_of(answer.problem).exact:
@@ -188,9 +187,9 @@ def _errors(answer: Answer) -> Iterator[str]:
     elif drawn:
         error = 100 * max(drawn.values())
         yield f"Means of draws, standard error up to {error:.1g} %: {', '.join(drawn)}."
-    if isinstance(law, Rows):
-        steps = np.asarray(law.times).shape[0]
-        yield f"Means over the trace's {steps} steps; plans made for these fit the next ones less well."
+    steps = iteration_of(answer.problem).times
+    if steps is not None:
+        yield f"Means over the trace's {len(steps)} steps; plans made for these fit the next ones less well."
     if answer.interval is not None:
         low, high = answer.interval
         yield f"{rows[0]['method']}: {low:.4g} to {high:.4g} with 95 % confidence, blocks of steps resampled."

@@ -165,7 +165,7 @@ def problem_of_cell(
     **numbers: Any,
 ) -> Problem:
     """Of laws, or of their classes and parameters by name."""
-    if not isinstance(law, Law | JointLaw):
+    if parameters:
         law = law(**{name: numbers.pop(name) for name in parameters})
     if start_up is not None:
         given = [name for name in numbers if name.startswith(START_UP)]

@@ -9,7 +9,7 @@ import numpy as np
 from bcgc_jax.cli.ending import say
 from bcgc_jax.cli.output import access
 from bcgc_jax.cli.question import TraceOptions
-from bcgc_jax.distributions import Empirical, HazardSpline, JointLaw, Law, Rows
+from bcgc_jax.distributions import JointLaw, Law, Rows
 from bcgc_jax.measured.choice import law_of
 from bcgc_jax.measured.description import NOTHING, describe
 from bcgc_jax.measured.traces import ColumnError, Trace, load_trace
@@ -144,8 +144,9 @@ def unit_of(trace: Trace | None) -> str:
 
 def which_law(law: Law | JointLaw, trace: Trace) -> list[str]:
     """What stands for the trace, in words."""
-    if isinstance(law, Empirical):
+    known = law.summary()
+    if "measured_times" in known:
         return [f"Law: the {trace.seconds.size:,} measured times, each an atom."]
-    if isinstance(law, HazardSpline):
-        return [f"Law: smooth, of {law.times.size} knots, in place of {trace.seconds.size:,} measured times."]
+    if "knots" in known:
+        return [f"Law: smooth, of {known['knots']} knots, in place of {trace.seconds.size:,} measured times."]
     return []

@@ -35,7 +35,6 @@ from bcgc_jax.measured.traces import Trace
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solvers.baselines import straggler_ratio
-from bcgc_jax.solvers.method import check_finite_mean
 from bcgc_jax.solvers.methods import Method
 from bcgc_jax.solvers.solve import solve
 
@@ -108,7 +107,7 @@ def _problem(question: Question, trace: Trace | None) -> tuple[Problem, np.ndarr
         setup_cycles=question.setup_cycles,
         **question.delivery.keywords(),
     )
-    check_finite_mean(problem)
+    iteration_of(problem).check_finite_means()
     return problem, steps
 
 

@@ -419,7 +419,7 @@ def _scheme(
         law = problem.cycle_time.of_workers(members)
         samples = problem.num_samples * (1 if batch_size is None else left / workers)
         # The program that solved it for all workers then solves it for those left, unless each has a law.
-        most = left if isinstance(law, JointLaw) else problem.max_workers
+        most = problem.max_workers if law.width() is None else left
         problem = replace(problem, cycle_time=law, num_workers=left, max_workers=most, num_samples=samples)
     if isinstance(method, Plan):
         return training_scheme(key, problem, method, params, **options)

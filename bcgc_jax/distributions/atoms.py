@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import pytree_dataclass, working_dtype
+from bcgc_jax._pytree import pytree_dataclass, replace, working_dtype
 from bcgc_jax.distributions.base import Atomic, Law, excess_above
 
 
@@ -51,6 +51,14 @@ class Constant(Deterministic):
 
     conditions = (("value", ">= 0"),)
     constant = True
+
+
+_NUMBER = Constant(0.0)
+
+
+def law_of_number(value: Law | ArrayLike) -> Law:
+    """A law, or a number as the law of it, which nobody checks."""
+    return value if isinstance(value, Law) else replace(_NUMBER, value=value)
 
 
 @pytree_dataclass
@@ -144,6 +152,9 @@ class Empirical(Law):
 
     def infimum(self):
         return jnp.asarray(self.times)[0]
+
+    def summary(self):
+        return {"law": "empirical", "measured_times": jnp.asarray(self.times).size, "mean": self.mean()}
 
     def pieces(self):
         return Atomic(jnp.asarray(self.times))

@@ -84,6 +84,7 @@ class Law:
 
     conditions: ClassVar[Sequence[tuple[str, str]]] = ()
     constant: ClassVar[bool] = False  # a number in a law's place
+    has_start_up: ClassVar[bool] = False  # its times come with the start-ups of their workers
     rounding: ClassVar[float] = 0.0
     below: ClassVar[tuple[str, str] | None] = None
     ranks: ClassVar[Sequence[tuple[str, int]]] = ()
@@ -191,6 +192,10 @@ class Law:
         """E T_(N-n), slowest first, `[max_workers]`, in closed form; None where there is none."""
         return None
 
+    def members(self) -> Sequence["Law"]:
+        """The laws of the workers, where each has its own."""
+        return ()
+
     def of_workers(self, members: Sequence[int]) -> "Law":
         """The law of these workers alone, where some are lost."""
         del members
@@ -199,6 +204,18 @@ class Law:
     def pooled(self) -> "Law":
         """The law of one worker's time: itself; of a joint law all of its times together."""
         return self
+
+    def alone(self) -> "Law":
+        """The law of the cycle time, without the start-ups that may come with it."""
+        return self
+
+    def width(self) -> int | None:
+        """N, of a law of N workers together; None for one of any number."""
+        return None
+
+    def summary(self) -> dict[str, Any]:
+        """What a reader wants to know: its parameters; of measured times how many there are, and the mean."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
 
     def cdf(self, t: ArrayLike) -> Array:
         """P(T ≤ t), with relative accuracy in the left tail."""

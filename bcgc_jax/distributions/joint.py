@@ -7,7 +7,7 @@ is drawn from (`solvers.sample_average`).
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +28,11 @@ NO_EXACT_ANSWER = (
 class JointLaw:
     """What a law of all N times of an iteration offers; `Problem` makes an `Iteration` of it.
 
-    A subclass is a `pytree_dataclass` with `width`, `_sample`, `pooled`, `of_workers`, `mean` and `infimum`.
+    A subclass is a `pytree_dataclass` with `width`, `_sample`, `pooled`, `of_workers`, `mean`, `infimum` and
+    `summary`.
     """
+
+    has_start_up: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -71,6 +74,14 @@ class JointLaw:
 
     def of_workers(self, members: Sequence[int]) -> "Law | JointLaw":
         """The law of these workers alone, where some are lost."""
+        raise NotImplementedError
+
+    def alone(self) -> "JointLaw":
+        """The law of the cycle times."""
+        return self
+
+    def summary(self) -> Any:
+        """What a reader wants to know of it."""
         raise NotImplementedError
 
     def members(self) -> Sequence[Law]:
@@ -141,6 +152,10 @@ class Rows(JointLaw):
 
     def infimum(self):
         return jnp.min(jnp.asarray(self.times))
+
+    def summary(self):
+        steps, workers = np.shape(self.times)
+        return {"law": "rows", "steps": steps, "workers": workers, "mean": self.mean()}
 
 
 @pytree_dataclass

@@ -31,6 +31,7 @@ class Pairs(Law):
     cycle_times: ArrayLike | Sequence[float]
 
     ranks = (("start_ups", 1), ("cycle_times", 1))
+    has_start_up = True
 
     def __post_init__(self) -> None:
         both = [a if isinstance(a, jax.Array) else np.asarray(a) for a in (self.start_ups, self.cycle_times)]
@@ -73,6 +74,9 @@ class Pairs(Law):
 
     def infimum(self):
         return jnp.min(jnp.asarray(self.cycle_times))
+
+    def summary(self):
+        return self.alone().summary()
 
     def pieces(self):
         return Atomic(jnp.sort(jnp.asarray(self.cycle_times)))

@@ -80,6 +80,10 @@ class HazardSpline(Law):
     def infimum(self):
         return self.times[0]
 
+    def summary(self):
+        size, mean = jnp.size(self.times), self.mean()
+        return {"law": "smooth", "knots": size, "mean": mean, "tail_index": self.tail_index}
+
     def pieces(self):
         if self.hidden:
             return Smooth()

@@ -9,7 +9,6 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import Numbers, check, check_key
-from bcgc_jax.distributions import Rows
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.runtime import as_partition, check_partition, load_of, scale_of
 from bcgc_jax.problem import Problem
@@ -36,7 +35,7 @@ def bootstrap_interval(
     >>> bool(low < high)
     True
     """
-    if not isinstance(problem.cycle_time, Rows):
+    if iteration_of(problem).times is None:
         raise ValueError("only measured rows are resampled: the problem's cycle_time must be Rows")
     check_key(key)
     check("confidence", confidence, "> 0")
@@ -56,6 +55,7 @@ def _interval(
 ) -> tuple[Array, Array]:
     iteration = iteration_of(problem)
     x = as_partition(problem, partition)
+    assert iteration.times is not None
     finish = iteration.max_of_sorted(load_of(problem, x), iteration.times.astype(x.dtype))
     runtimes = scale_of(problem, x) * finish
     means = resampled_means(key, runtimes, num_replicates=num_replicates, block=block)

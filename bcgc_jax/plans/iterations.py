@@ -14,10 +14,17 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import check_key, check_whole, is_traced, pytree_dataclass, static_field, working_dtype
+from bcgc_jax._pytree import (
+    check_key,
+    check_whole,
+    concrete,
+    is_traced,
+    pytree_dataclass,
+    static_field,
+    working_dtype,
+)
 from bcgc_jax.distributions import Deterministic, Empirical, JointLaw, Law, Rows
 from bcgc_jax.distributions.joint import NO_EXACT_ANSWER
-from bcgc_jax.distributions.pairs import Pairs
 from bcgc_jax.exact import order_statistics
 from bcgc_jax.exact.order_statistics import is_count, static_workers
 from bcgc_jax.exact.quadrature import Expectation
@@ -49,7 +56,7 @@ class Iteration:
     exact = alike = False
     worker: Worker
     num_workers: ArrayLike
-    times: Array  # of a sample
+    times: Array | None = None  # of measured iterations, `[S, N]`, of which all is a mean
 
     @property
     def polyhedral(self) -> bool:
@@ -71,6 +78,21 @@ class Iteration:
     def laws(self) -> Sequence[Law]:
         """The laws whose means must be finite."""
         return [] if self.worker.start.constant else [self.worker.start]
+
+    def check_finite_means(self) -> None:
+        """Raise ValueError where a concrete law has an infinite mean."""
+        for one in () if is_traced(self) else self.laws():
+            batched = any(np.ndim(leaf) for leaf in jax.tree.leaves(one)) and not one.atomic
+            mean = concrete(one.mean())  # traced within a caller's jit
+            if batched or mean is None or np.all(np.isfinite(mean)):
+                continue
+            named = f"{'the start-up, ' * (one is self.worker.start)}{type(one).__name__}"
+            raise ValueError(
+                f"the mean of {named} is infinite, or above the largest number, "
+                f"{jnp.finfo(working_dtype(one)).max:.1e}, and so is the expected runtime of a scheme that "
+                "ever waits for the slowest worker: take a law with a lighter tail, or plan for a deadline "
+                "(Deadline; in a shell --objective completion-probability)"
+            )
 
     def least_start_up(self) -> Array:
         """E S_(1), of the shortest start-up of the N workers, in the unit of runtimes."""
@@ -329,21 +351,18 @@ def iteration_of(problem: Problem) -> Iteration:
     """All N start-ups and cycle times of an iteration, for whatever is asked about them."""
     problem.check_single()
     delivery: dict[str, Any] = {"overlap": bool(problem.overlap)}
-    if problem.start_up is not None or isinstance(problem.cycle_time, Pairs):
-        start = problem.start_up
-        start = start if start is None or isinstance(start, Law) else jnp.asarray(start, problem.dtype)
+    if problem.start_up is not None or problem.cycle_time.has_start_up:
+        start: Any = problem.start_up
+        start = start if start is None or problem.random_start_up else jnp.asarray(start, problem.dtype)
         delivery |= {"start_up": start, "unit": problem.scale}
     return _iteration(problem.cycle_time, problem.num_workers, problem.max_workers, **delivery)
 
 
-def _iteration(
-    law: Law | JointLaw, num_workers: ArrayLike, max_workers: int | None = None, **delivery: Any
-) -> Iteration:
+def _iteration(law: Law | JointLaw, num_workers: ArrayLike, max_workers: int, **delivery: Any) -> Iteration:
     """The iteration of N workers; NaN where a traced `num_workers` is not that of a joint law.
 
     `delivery`: what a `Worker` has beside its cycle time.
     """
-    max_workers = static_workers(num_workers, max_workers)
     law.check_single()
     match law:
         case Law():

@@ -34,7 +34,7 @@ from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.completion import AnyOf, Completion, FirstHolder
 from bcgc_jax.plans.evaluate import NUM_NODES
 from bcgc_jax.plans.iterations import iteration_of
-from bcgc_jax.plans.partitions import check_levels, cost_of_units, cumulative_load, finish_load
+from bcgc_jax.plans.partitions import check_levels, cost_of_units, finish_load
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.plans.schedules import cycles_of_problem, simulate_schedule
 from bcgc_jax.plans.worker import Load, delivered
@@ -404,17 +404,18 @@ def scale_of(problem: Problem, x: Array) -> Array:
 
 def levels_of_bound(problem: Problem, partition: Array) -> Array:
     """The levels that the bound of `certificate` allows, `[max_workers]`."""
-    return problem.exists & (partition > 0) if problem.has_setup else problem.exists
+    return problem.exists & _paid(problem, partition)
+
+
+def _paid(problem: Problem, x: Array) -> Array:
+    """The levels in use, where each costs something by itself; else all, which have slopes at 0 too."""
+    return x > 0 if problem.has_setup else jnp.ones_like(x, bool)
 
 
 def load_of(problem: Problem, x: Array) -> Load:
     """What a worker has spent when each level is finished, in units of a coordinate's cycles."""
-    if problem.has_setup:
-        setup, chain = (a.astype(x.dtype) for a in (problem.setup_load, problem.chain_load))
-        work = finish_load(x, x > 0, setup, chain)
-    else:
-        work = cumulative_load(x)
-    return Load(work, sent_load(problem, x))
+    setup, chain = (a.astype(x.dtype) for a in (problem.setup_load, problem.chain_load))
+    return Load(finish_load(x, _paid(problem, x), setup, chain), sent_load(problem, x))
 
 
 def tasks_of(problem: Problem, plan: Numbers | Plan) -> tuple[Load, Completion, Array]:
@@ -446,9 +447,8 @@ def load_of_plan(problem: Problem, plan: Plan) -> Load:
     data, size = jnp.asarray(plan.data), _sizes_of(plan)
     passed = jnp.cumsum(size)
     work = jnp.cumsum(data * size * plan.share)
-    if problem.has_setup:
-        met = jax.lax.cummax(jnp.where(size > 0, data, 0))
-        work = work + met * (problem.setup_load + problem.chain_load * passed)
+    met = jax.lax.cummax(jnp.where(size > 0, data, 0))
+    work = work + met * (problem.setup_load + problem.chain_load * passed)
     survives = data - 1 if plan.completion.survives is None else jnp.asarray(plan.completion.survives)
     here = survives <= np.arange(problem.max_workers)[:, None]
     task = jnp.max(jnp.where(here, np.arange(size.size), -1), axis=1)

@@ -18,7 +18,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from bcgc_jax._pytree import pytree_dataclass, replace, static_field
 from bcgc_jax.distributions import Law
-from bcgc_jax.distributions.atoms import Constant, mass_of
+from bcgc_jax.distributions.atoms import law_of_number, mass_of
 from bcgc_jax.distributions.pairs import Pairs
 from bcgc_jax.exact.quadrature import largest, rule_error
 
@@ -27,10 +27,6 @@ _LONGEST_START = {8: 40.0, 4: 18.0}
 # Of the double exponential rule for the start-up: ends of v, intervals, and of `rule_error` the safety: what
 # different times are off by cancels (true errors below 1e-3 of the bound).
 _ENDS, NUM_INNER, _INNER_SAFETY = 3.2, 64, 3.0
-
-
-# The law of a start-up that takes no time.
-_AT_ONCE = Constant(0.0)
 
 
 class Load(NamedTuple):
@@ -60,8 +56,7 @@ class Worker:
     @property
     def start(self) -> Law:
         """The law of the start-up."""
-        start = 0.0 if self.start_up is None else self.start_up
-        return start if isinstance(start, Law) else replace(_AT_ONCE, value=start)
+        return law_of_number(0.0 if self.start_up is None else self.start_up)
 
     @property
     def pairs(self) -> Pairs | None:

@@ -30,7 +30,7 @@ from bcgc_jax.plans.worker import Load
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution, assess
 from bcgc_jax.solvers.closed_form import partition_for_times
-from bcgc_jax.solvers.method import Method
+from bcgc_jax.solvers.method import Method, refuse_setup
 from bcgc_jax.solvers.optimum import Optimal, optimum
 from bcgc_jax.solvers.spectral import spectral_projected_gradient
 
@@ -85,8 +85,7 @@ class Deadline(Method):
 
     def check(self, problem: Problem) -> None:
         super().check(problem)
-        if problem.has_setup:
-            raise ValueError("the completion probability is optimised without setup_cycles and chain_cycles")
+        refuse_setup(problem, self.name)
         if self.min_completion is not None and iteration_of(problem).stepped:
             raise ValueError(
                 "min_completion needs a law without atoms: of a trace its smooth law "

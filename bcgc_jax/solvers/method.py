@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from bcgc_jax._pytree import check, check_whole, concrete, is_traced, meets
-from bcgc_jax.plans.iterations import iteration_of
+from bcgc_jax._pytree import check, check_whole, concrete, meets
 from bcgc_jax.problem import Problem
 from bcgc_jax.solution import Solution
 from bcgc_jax.solvers import sample_average
@@ -158,21 +157,3 @@ class Numbered(Method):
 def refuse_setup(problem: Problem, name: str, use: str = "") -> None:
     if problem.has_setup:
         raise ValueError(f'method="{name}" knows no setup_cycles and no chain_cycles{use}')
-
-
-def check_finite_mean(problem: Problem) -> None:
-    """Raise ValueError where a concrete law has an infinite mean."""
-    if is_traced(problem):
-        return
-    for one in iteration_of(problem).laws():
-        batched = any(np.ndim(leaf) for leaf in jax.tree.leaves(one)) and not one.atomic
-        mean = concrete(one.mean())  # traced within a caller's jit
-        if batched or mean is None or np.all(np.isfinite(mean)):
-            continue
-        named = f"{'the start-up, ' * (one is problem.start_up)}{type(one).__name__}"
-        raise ValueError(
-            f"the mean of {named} is infinite, or above the largest number, "
-            f"{jnp.finfo(problem.dtype).max:.1e}, and so is the expected runtime of a scheme that ever waits "
-            "for the slowest worker: take a law with a lighter tail, or plan for a deadline (Deadline; in a "
-            "shell --objective completion-probability)"
-        )

@@ -13,7 +13,7 @@ from bcgc_jax._pytree import replace
 from bcgc_jax.exact.linear_algebra import LARGE
 from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.evaluate import with_rounding
-from bcgc_jax.plans.iterations import Sampled, iteration_of
+from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.marks import marks
 from bcgc_jax.plans.runtime import sent_load
 from bcgc_jax.plans.worker import Load
@@ -105,7 +105,7 @@ def _by_cuts(problem: Problem, levels: Array, tolerance: Array) -> OptimalResult
         return jax.value_and_grad(value_of)(u)
 
     tolerance = jnp.maximum(share.tolerance, least_gap(problem))
-    if isinstance(iteration, Sampled) and problem.plain:
+    if iteration.times is not None and problem.plain:
         found = row_program(iteration.times, share.loads, start, levels, tolerance)
     else:
         found = cutting_plane(evaluate, start, levels, tolerance=tolerance, max_cuts=_MAX_CUTS)
@@ -137,12 +137,10 @@ def _in_unit_shares(problem: Problem, levels: Array, tolerance: Array) -> Shares
     # Steps beyond the working precision only wander.
     tolerance = jnp.maximum(tolerance, _least_gap(size, dtype))
     loads = np.tri(size) * jnp.where(levels, level + 1, 0)
-    if (
-        problem.has_setup
-    ):  # the highest level in use pays setup, and the chain so far, for each of its subsets
-        highest = jax.lax.cummax(jnp.where(levels, level + 1, 0))[:, None]
-        loads = loads + highest * (problem.setup_load / problem.total)
-        loads = loads + highest * problem.chain_load * jnp.where(levels, np.tri(size), 0)
+    # The highest level in use pays setup, and the chain so far, for each of its subsets.
+    highest = jax.lax.cummax(jnp.where(levels, level + 1, 0))[:, None]
+    loads = loads + highest * (problem.setup_load / problem.total)
+    loads = loads + highest * problem.chain_load * jnp.where(levels, np.tri(size), 0)
     count = jnp.sum(levels).astype(dtype)
     return Shares(jnp.asarray(problem.num_workers), levels, count, jnp.asarray(loads, dtype), tolerance)
 

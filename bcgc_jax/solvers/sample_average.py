@@ -109,7 +109,9 @@ def mean_of_parts(
 
 
 def _times(fresh: Problem) -> Array:
-    return iteration_of(fresh).times
+    times = iteration_of(fresh).times
+    assert times is not None
+    return times
 
 
 def student_quantile(degrees: int) -> float:

@@ -15,7 +15,7 @@ from bcgc_jax.plans.runtime import partition_of_units
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution
 from bcgc_jax.solvers import sample_average
-from bcgc_jax.solvers.method import Method, check_finite_mean
+from bcgc_jax.solvers.method import Method
 from bcgc_jax.solvers.methods import method_of, owners_of
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -90,7 +90,8 @@ def solve(
     check_whole("num_replications", num_replications, 1)
     if key is not None:
         check_key(key)
-    exact, drawn = iteration_of(problem).exact, method.is_drawn(problem)
+    iteration, drawn = iteration_of(problem), method.is_drawn(problem)
+    exact = iteration.exact
     if key is None and method.needs_key(problem):
         raise ValueError(f'method="{method.name}" draws cycle times: pass key=jax.random.key(seed)')
     if key is None and not exact:
@@ -98,7 +99,7 @@ def solve(
             "workers that are not alike are planned for and judged by draws: pass key=jax.random.key(seed)"
         )
     if not exact or method.needs_mean(problem):
-        check_finite_mean(problem)
+        iteration.check_finite_means()
     if exact or drawn:
         solution = method.plan(problem, key)
     else:

@@ -234,7 +234,7 @@ def _answer(question: Question, problem: Problem) -> tuple[Answer, Found | None]
 
 def _interval(question: Question, problem: Problem, rows: list[Row]) -> tuple[float, float] | None:
     """What the steps of a trace leave open of the best plan."""
-    if iteration_of(problem).times is None or rows[0]["partition"] is None:
+    if iteration_of(problem).rows is None or rows[0]["partition"] is None:
         return None
     counts = partition_of_units(problem, jnp.asarray(rows[0]["partition"]))
     low, high = bootstrap_interval(jax.random.key(question.seed), problem, counts)

@@ -187,7 +187,7 @@ def _errors(answer: Answer) -> Iterator[str]:
     elif drawn:
         error = 100 * max(drawn.values())
         yield f"Means of draws, standard error up to {error:.1g} %: {', '.join(drawn)}."
-    steps = iteration_of(answer.problem).times
+    steps = iteration_of(answer.problem).rows
     if steps is not None:
         yield f"Means over the trace's {len(steps)} steps; plans made for these fit the next ones less well."
     if answer.interval is not None:

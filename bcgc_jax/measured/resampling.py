@@ -35,7 +35,7 @@ def bootstrap_interval(
     >>> bool(low < high)
     True
     """
-    if iteration_of(problem).times is None:
+    if iteration_of(problem).rows is None:
         raise ValueError("only measured rows are resampled: the problem's cycle_time must be Rows")
     check_key(key)
     check("confidence", confidence, "> 0")
@@ -55,8 +55,8 @@ def _interval(
 ) -> tuple[Array, Array]:
     iteration = iteration_of(problem)
     x = as_partition(problem, partition)
-    assert iteration.times is not None
-    finish = iteration.max_of_sorted(load_of(problem, x), iteration.times.astype(x.dtype))
+    assert iteration.rows is not None
+    finish = iteration.max_of_sorted(load_of(problem, x), iteration.rows.astype(x.dtype))
     runtimes = scale_of(problem, x) * finish
     means = resampled_means(key, runtimes, num_replicates=num_replicates, block=block)
     low, high = jnp.quantile(means, jnp.stack([(1 - confidence) / 2, (1 + confidence) / 2]))

@@ -56,7 +56,11 @@ class Iteration:
     exact = alike = False
     worker: Worker
     num_workers: ArrayLike
-    times: Array | None = None  # of measured iterations, `[S, N]`, of which all is a mean
+
+    @property
+    def rows(self) -> Array | None:
+        """Of a sample its iterations, `[S, N]`, of which everything is a mean; else None."""
+        return None
 
     @property
     def polyhedral(self) -> bool:
@@ -284,6 +288,10 @@ class Sampled(Iteration):
     @property
     def num_workers(self) -> int:  # type: ignore[override]
         return self.times.shape[-1]
+
+    @property
+    def rows(self):
+        return self.times
 
     def pooled(self):
         return Rows(self.times).pooled()

@@ -105,8 +105,8 @@ def _by_cuts(problem: Problem, levels: Array, tolerance: Array) -> OptimalResult
         return jax.value_and_grad(value_of)(u)
 
     tolerance = jnp.maximum(share.tolerance, least_gap(problem))
-    if iteration.times is not None and problem.plain:
-        found = row_program(iteration.times, share.loads, start, levels, tolerance)
+    if iteration.rows is not None and problem.plain:
+        found = row_program(iteration.rows, share.loads, start, levels, tolerance)
     else:
         found = cutting_plane(evaluate, start, levels, tolerance=tolerance, max_cuts=_MAX_CUTS)
     met = found.value - found.lower_bound <= tolerance * found.value

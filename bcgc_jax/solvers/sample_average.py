@@ -109,9 +109,9 @@ def mean_of_parts(
 
 
 def _times(fresh: Problem) -> Array:
-    times = iteration_of(fresh).times
-    assert times is not None
-    return times
+    rows = iteration_of(fresh).rows
+    assert rows is not None
+    return rows
 
 
 def student_quantile(degrees: int) -> float:

@@ -65,6 +65,8 @@ LAWS: dict[str, Callable[[Number], Any]] = {
     "Rows": lambda v: bcgc.Rows(jnp.stack([row(v, 1.0, 2.0, 4.0), row(v, 3.0, 4.0, 2.0)])),
     "Unlike": lambda v: bcgc.Unlike([bcgc.Uniform(v, 4.0 * v)] * 2 + [bcgc.Pareto(v, 3.0 * v)]),
 }
+# One of each kind, for what does not depend on the family.
+KINDS = ("ShiftedExponential", "Gamma", "TwoSpeed", "Empirical", "Rows", "Unlike")
 JOINT, ATOMIC = ("Rows", "Unlike"), ("Deterministic", "TwoSpeed", "Empirical", "Pairs")
 DENSE = tuple(name for name in LAWS if name not in JOINT + ATOMIC)
 
@@ -223,14 +225,12 @@ CALLS: dict[str, Callable[[Number], Any]] = {
 
 # The same functions for other laws, or as dear in their first call: these are traced only.
 ONLY_TRACED = {
-    *("integrate_runtime of late workers", "certificate of late workers", "simulate_schedule"),
-    *("solve of late workers", "solve for rows", "solve for atoms", "solve for workers that send"),
-    *("solve credit:2", "solve Sharing"),
+    *(f"{name} of late workers" for name in (*OF_A_PARTITION, "solve")),
+    *("expected_runtime with setup", "simulate_schedule", "solve for rows", "solve for atoms"),
+    *("solve for workers that send", "solve alternating:2:2", "solve backup:1", "solve credit:2"),
+    "solve Sharing",
 }
-SLOW_AT_FIRST = (
-    *("Gamma", "HazardSpline", "Lognormal", "solve alternating:2:2", "completion_bound in parts"),
-    *("fit_laws", "fit_start_up"),
-)
+SLOW_AT_FIRST = ("Gamma", "completion_bound in parts", "fit_laws", "fit_start_up")
 SLOW_TO_TRACE = ("solve of late workers", "solve credit:2")
 WHOLE_NUMBERS = ("levels_from_partition", "partition_from_levels", "round_partition", "round_to_units")
 
@@ -280,7 +280,6 @@ ON_THE_HOST: dict[str, Callable[[float], Any]] = {
     ),
     "fit_start_up": _fit_of_loads,
     "describe": lambda v: bcgc.measured.describe(_trace(v)).remarks(),
-    "completion_bound": lambda v: bcgc.solvers.completion_bound(problem_of(v), 8e3 * v, rounds=0),
     "completion_bound in parts": lambda v: bcgc.solvers.completion_bound(problem_of(v), 8e3 * v, rounds=1),
     "compare": lambda v: repr(bcgc.compare(problem_of(v), ["time", "uncoded"])),
     "Sweep": lambda v: [plan.solve(chunk) for plan in [_sweep(v)] for chunk in plan.chunks()],

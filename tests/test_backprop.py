@@ -107,22 +107,6 @@ def test_operations_are_the_products_of_matrices():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
-def test_the_best_of_all_partitions_is_what_is_solved_for():
-    sizes = np.array([3.0, 1.0, 2.0, 4.0])
-    law = bcgc.ShiftedExponential(1e-3, 300.0)
-    partitions = block_costs.all_partitions(4, 3)
-    runtimes = block_costs.expected_runtimes(law, "f, h", Costs(2.0, 7.0, 0.6), partitions, sizes)
-    # As many samples as workers: a subset has one.
-    problem = bcgc.Problem(law, 3, 4, 3.0, 2.0, unit_costs=sizes, setup_cycles=7.0, chain_cycles=0.6)
-    solution = bcgc.solve(problem)
-    assert runtimes.min() == pytest.approx(float(solution.rounded_runtime), rel=1e-9)
-    best = partitions[np.argmin(runtimes)].tolist()
-    assert best == np.asarray(solution.rounded).tolist()
-    assert np.count_nonzero(best) > 1
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("x64")
 def test_a_worker_is_measured_alone_and_its_blocks_are_predicted(tmp_path, capsys):
     model = functools.partial(perceptron, (64,) * 4, 3 * 64)
     studies = [backprop.Study(model, [(3, 0, 0), (0, 1, 2), (1, 2, 0)], [(1, 1, 1)])]

@@ -30,9 +30,7 @@ each_function = pytest.mark.parametrize("name", OF_A_PARTITION)
     [
         ([200.0, -100.0, 200.0], r"partition must be >= 0, .* got -100"),
         ([0.4, 0.3, 0.3], r"partition must sum to 300, num_coordinates, got 1: multiply shares"),
-        ([120, 80, 101], r"partition must sum to 300, num_coordinates, got 301"),
         (np.array([np.nan, 1.0, 2.0]), "partition must be finite, got nan"),
-        (jnp.array([np.inf, 1.0, 2.0]), "partition must be finite, got inf"),
         ([1.0, 2.0, 3.0, 4.0], r"partition must have shape \(3,\), .*got \(4,\).*vmap"),
         (np.full((2, 3), 100.0), r"partition must have shape \(3,\), .*got \(2, 3\).*vmap"),
     ],
@@ -59,14 +57,17 @@ def test_units_and_what_rows_are_resampled_for_must_be_partitions_too():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_the_rounding_of_a_sum_is_no_fault(dtype, precision):
+def test_the_rounding_of_a_sum_is_no_fault(dtype, x64):
+    def runtimes(x):
+        return bcgc.simulate_runtime(KEY, PROBLEM, np.asarray(x, dtype), 8)
+
     # A thousandth, for numbers typed by hand and steps of differences; and what a projection leaves behind.
     for x in (X * (1 + 9e-4), np.round(X / 7, 2) * 7, X + np.array([0.1, -0.1, -0.2]), [0.0, -1e-3, 300.0]):
-        assert np.isfinite(bcgc.expected_runtime(PROBLEM, np.asarray(x, dtype)))
+        assert np.isfinite(runtimes(x).mean)
     with pytest.raises(ValueError, match="must be >= 0"):
-        bcgc.expected_runtime(PROBLEM, np.asarray([0.0, -1e-2, 300.0], dtype))
+        runtimes([0.0, -1e-2, 300.0])
     with pytest.raises(ValueError, match="must sum"):
-        bcgc.expected_runtime(PROBLEM, np.asarray(X * (1 + 2e-3), dtype))
+        runtimes(X * (1 + 2e-3))
 
 
 @pytest.mark.usefixtures("x64")
@@ -85,9 +86,7 @@ def test_a_traced_partition_may_leave_the_simplex_for_the_runtime_is_homogeneous
         ),
         ([1, 1, 1], [0.3], r"partition must have shape \(\.\.\., 1\), got \(3,\)"),
         ([1, -1, 1], [0.3, 0.2, 0.5], "partition must be finite and >= 0, got -1"),
-        (1.0, [0.3], r"partition must have shape"),
         ([1.0, 2.0], [0.3, -0.1], "cycle_times must be >= 0, got -0.1"),
-        ([1.0, 2.0], [0.3, np.nan], "cycle_times must be >= 0, got nan"),
         ([1.0], 0.3, r"cycle_times must have one entry for each worker, got shape \(\)"),
         (np.ones((2, 3)), np.ones((4, 3)), r"leading axes of partition, \(2,\), .* \(4,\), do not broadcast"),
     ],
@@ -160,10 +159,8 @@ BATCHES: dict[str, Callable[[], bcgc.Problem]] = {
     "rate of ShiftedExponential must be one number, got shape": lambda: bcgc.Problem(
         bcgc.ShiftedExponential(np.array([1.0, 2.0, 3.0]), 0.5), 3, 300
     ),
-    "shape of Pareto must be one number": lambda: bcgc.Problem(bcgc.Pareto(1.0, jnp.ones(2)), 3, 300),
     "times of Empirical must be an array of rank 1": lambda: bcgc.Problem(bcgc.Empirical([1.0, 2.0]), 3, 300),
     "num_workers must have shape": lambda: bcgc.Problem(LAW, np.array([2, 3]), 300),
-    "num_samples must have shape": lambda: bcgc.Problem(LAW, 3, 300, num_samples=np.ones(3)),
     "setup_cycles must have shape": lambda: bcgc.Problem(LAW, 3, 300, setup_cycles=np.ones(2)),
     "unit_costs must have shape": lambda: bcgc.Problem(LAW, 3, 3, unit_costs=np.full((2, 3), 100.0)),
     "times must have shape": lambda: bcgc.Problem(bcgc.Rows(np.ones((2, 4, 3))), 3, 300),
@@ -195,8 +192,10 @@ def test_a_law_of_arrays_is_one_law():
         return (a / p[0]) ** (1 / p[1])
 
     laws = bcgc.FromHazard(power, inverse, jnp.array([0.3, 2.0])), bcgc.Weibull(0.3**-0.5, 2.0)
-    found, expected = (bcgc.expected_runtime(bcgc.Problem(law, 3, 300), X) for law in laws)
+    problems, times = [bcgc.Problem(law, 3, 300) for law in laws], np.array([150.0, 250.0])
+    found, expected = (bcgc.completion_probability(problem, X, times) for problem in problems)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert 0.1 < expected[0] < expected[1] < 0.9
 
 
 @pytest.mark.parametrize(
@@ -359,10 +358,7 @@ METHODS: dict[str, Any] = {
     "subgradient": bcgc.Subgradient(max_steps=100),
     "deadline": bcgc.Deadline(900.0, max_steps=50),
 }
-METHODS |= {
-    name: name for name in ("time", "frequency", "uncoded", "single_block", "tandon:2", "ferdinand:200")
-}
-METHODS |= {name: name for name in ("tandon_partial", "ferdinand_full", "ferdinand_half", "limit")}
+METHODS |= {name: name for name in ("tandon:2", "limit")}
 
 
 def _check_statuses(solution: bcgc.Solution, refused: set[bcgc.Status]) -> None:
@@ -378,7 +374,7 @@ def _solver(method: str) -> Callable[[Any], bcgc.Solution]:
 
 
 # One of each way to a solution; the others are slow for what they add.
-QUICK = ("optimal", "tandon_partial", "limit", "an expectation")
+QUICK = ("optimal", "tandon:2", "limit", "an expectation")
 
 
 @pytest.mark.parametrize("method", [*QUICK, *slow(*(name for name in METHODS if name not in QUICK))])
@@ -389,7 +385,7 @@ def test_no_method_solves_what_traced_numbers_make_no_problem_of(method):
         _only_the_first_is_finite(solution.completion_probability)
 
 
-@pytest.mark.parametrize("method", ["optimal", *slow("tandon:2")])
+@pytest.mark.parametrize("method", ["optimal", "tandon:2"])
 def test_a_level_that_a_traced_number_of_workers_lacks_is_infeasible(method):
     columns = {name: np.full_like(column, GOOD[name]) for name, column in COLUMNS.items()}
     columns["num_workers"][1:] = 2
@@ -444,9 +440,9 @@ def test_traced_numbers_out_of_range_make_no_law(name):
     assert valid.tolist() == [True] + [False] * (len(rows) - 1)
 
 
-@pytest.mark.parametrize("name", ["Uniform", *slow(*(name for name in LAWS if name != "Uniform"))])
-def test_no_law_of_traced_numbers_out_of_range_has_a_runtime(name):
-    law, rows = LAWS[name]
+@pytest.mark.slow
+def test_no_law_of_traced_numbers_out_of_range_has_a_runtime():
+    law, rows = LAWS["TwoSpeed"]
     solve = jax.jit(jax.vmap(lambda *numbers: bcgc.solve(bcgc.Problem(law(*numbers), 3, 300), "uncoded")))
     _check_statuses(solve(*np.array(rows).T), {bcgc.Status.INVALID})
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as benchmark
-from benchmarks import crossing, installed, peers, planning, scaling, scheduling, timing
+from benchmarks import crossing, installed, peers, planning, scaling, timing
 from tests.oracles.exact import crossing_probability
 
 
@@ -103,23 +103,6 @@ def small(monkeypatch):
     monkeypatch.setattr(planning, "SIZES", (3,))
     monkeypatch.setattr(scaling, "SIZES", (3,))
     monkeypatch.setattr(timing.jax, "clear_caches", lambda: None)
-
-
-@pytest.mark.slow
-def test_schedules_are_measured_with_their_errors(monkeypatch, small):
-    monkeypatch.setattr(scheduling, "SIZES", (3,))
-    monkeypatch.setattr(scheduling, "COVERS", ((3, 2),))
-    monkeypatch.setattr(scheduling, "METHODS", ("cyclic:{}",))
-    cover, drawn, cyclic = scheduling.schedules()
-    # The bound. Measured: 4e-8.
-    assert 0 <= cover["error"] < 1e-6
-    assert cover["peer_error"] < 1e-5
-    # Two means of as many draws.
-    away = float(drawn["accuracy"].split(" of them")[0].split()[-1])
-    assert away < 4 * 2**0.5
-    assert 0 < drawn["error"] < 0.02
-    assert cyclic["expected_runtime"] == pytest.approx(50 / 3 * 2e4 * peers.cyclic_runtime(3, 3), rel=1e-5)
-    assert cyclic["error"] < 1e-6
 
 
 @pytest.mark.slow

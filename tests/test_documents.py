@@ -1,9 +1,8 @@
 """README and docs: what stands there runs, in the order in which it stands, in a clone and nothing else."""
 
-import os
 import re
+import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,8 +11,9 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Environments are made by .ci/run, the whole suite is this one.
 _ELSEWHERE = ("python3 -m venv", ".venv/bin/python -m pytest")
-# Studies and worker processes have tests of their own; a cluster of several machines is not here.
-_OWN_TESTS = ("bcgc train --engine ray", "ray start", "python -m experiments.")
+# Studies, a minute's training and worker processes have tests of their own; a cluster of several machines is
+# not here.
+_OWN_TESTS = ("bcgc train --workers 20", "bcgc train --engine ray", "ray start", "python -m experiments.")
 
 
 def _blocks(path: Path, language: str) -> list[str]:
@@ -52,28 +52,24 @@ def test_the_python_of_a_document_runs(path, clone):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", [path for path in DOCUMENTS if _blocks(path, "sh")], ids=_name)
-def test_the_commands_of_a_document_run(path, clone):
-    # What the text supposes that its reader has: files of a recorder.
-    (clone / "worker-0.csv").write_text(
-        "".join(f"{step},0,{0.1 + 0.01 * (step % 7)}\n" for step in range(40))
-    )
-    (clone / "worker-1.csv").write_text(
-        "".join(f"{step},1,{0.1 + 0.01 * (step % 5)}\n" for step in range(40))
-    )
-    path_of = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    # Each command is a process of its own, as its reader's is; it shares the tests' programs.
-    environment = os.environ | {"PATH": path_of}
+def test_the_commands_of_a_document_run(path, clone, command):
+    # What the text supposes that its reader has: files of a recorder, of as many times as the sample trace.
+    for worker in range(2):
+        rows = (f"{step},{worker},{0.1 + 0.01 * (step % (7 - 2 * worker))}\n" for step in range(480))
+        (clone / f"worker-{worker}.csv").write_text("".join(rows))
     commands = _commands(path)
     assert commands
-    for command in commands:
+    for typed in commands:
         # What needs no file of its own is run for the first document that has it.
-        first = next(other for other in DOCUMENTS if command in _commands(other))
-        if command.startswith((*_ELSEWHERE, *_OWN_TESTS)) or first != path:
+        first = next(other for other in DOCUMENTS if typed in _commands(other))
+        if typed.startswith((*_ELSEWHERE, *_OWN_TESTS)) or first != path:
             continue
-        done = subprocess.run(
-            command, shell=True, env=environment, capture_output=True, text=True, timeout=600
-        )
-        assert done.returncode == 0, f"{command}\n{done.stderr}"
+        if typed.startswith("bcgc "):
+            status, _, err = command(*shlex.split(typed, comments=True)[1:])
+        else:
+            done = subprocess.run(typed, shell=True, capture_output=True, text=True)
+            status, err = done.returncode, done.stderr
+        assert status == 0, f"{typed}\n{err}"
 
 
 def _commands(path: Path) -> list[str]:

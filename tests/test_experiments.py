@@ -55,7 +55,8 @@ def test_the_journal_version_has_its_values_beside_exact_ones_and_bounds(run, mo
     assert found.drew("journal", "journal_plans")
     rows = {(row["panel"], row["scheme"]): row for row in found.rows("journal")}
     assert float(rows["a", "single_block"]["completion"]) == pytest.approx(0.4407, abs=1e-4)
-    assert rows["a", "deadline"]["published"] == "0.628"
+    published = [rows["a", scheme]["published"] for scheme in ("deadline", "single_block")]
+    assert published == ["0.628", "0.442"]
     assert rows["d", "deadline"]["published"] == ""
     (bound,) = found.rows("journal_bounds")
     assert 0.7455 < float(bound["found"]) < float(bound["upper_bound"]) < 0.749  # measured 0.74560, 0.74807
@@ -103,7 +104,8 @@ def test_paper_stands_beside_the_published_values(run, monkeypatch):
         ratio = float(row["ratio"])
         assert ratio == pytest.approx(float(row["computed"]) / float(row["published"]))
         # The published "optimal" is not the optimum; of the others 0.990 to 1.007 over both whole figures.
-        assert ratio < 1 if row["scheme"] == "optimal" else 0.975 < ratio < 1.025, row
+        low, high = (0.94, 1) if row["scheme"] == "optimal" else (0.975, 1.025)
+        assert low < ratio < high, row
     blocks = [row for row in rows if row["figure"] == "3" and row["scheme"] == "time"]
     assert all(abs(float(row["computed"]) - float(row["published"])) <= 2 for row in blocks)
 
@@ -136,12 +138,11 @@ def test_sweep_compares_the_optimum_with_the_best_baseline_and_takes_schemes(run
     assert {cell.best for cell in cells} == {"uncoded", "single_block"}
 
 
-@pytest.mark.parametrize("name", ["paper", "sweep"])
-def test_schemes_that_cannot_be_had_are_one_line_and_status_2(name, tmp_path, capsys):
+def test_schemes_that_cannot_be_had_are_one_line_and_status_2(tmp_path, capsys):
     (tmp_path / "ends.py").write_text("import sys\nsys.exit(3)")
     for file, why in {"absent.py": "cannot read", "ends.py": "SystemExit"}.items():
         argv = ["--out", str(tmp_path / "out"), "--schemes", str(tmp_path / file)]
-        refused(command(name), argv, capsys, file, why)
+        refused(command("sweep"), argv, capsys, file, why)
     assert not (tmp_path / "out").exists()
 
 

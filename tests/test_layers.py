@@ -5,8 +5,6 @@ import graphlib
 import re
 from pathlib import Path
 
-import pytest
-
 import bcgc_jax
 
 ROOT = Path(bcgc_jax.__file__).parent
@@ -26,9 +24,6 @@ FLOORS = (
     ("cli",),
     ("__main__",),
 )
-# What nobody below may import: a figure, processes and a terminal are for those who ask for them.
-LEAVES = ("plotting", "cluster", "cli")
-
 # Dotted names within the package, of files and of folders; the package itself is `__init__`.
 FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
@@ -80,9 +75,9 @@ def test_the_tree_that_maintainers_read_is_that_on_disk():
     assert sorted(rows) == sorted(code | {"__init__.pyi"})
 
 
-@pytest.mark.parametrize("name", sorted(GRAPH))
-def test_imports_point_down(name):
-    for used in GRAPH[name]:
+def test_imports_point_down():
+    """A figure, processes and a terminal are for those who ask for them: they are near the top."""
+    for name, used in ((name, used) for name, files in GRAPH.items() for used in files):
         within = _top(used) == _top(name) != "__init__"
         assert within or _floor(used) < _floor(name), f"{name} imports {used}"
 
@@ -90,9 +85,3 @@ def test_imports_point_down(name):
 def test_imports_make_no_circle():
     order = list(graphlib.TopologicalSorter(GRAPH).static_order())
     assert set(order) == set(FILES)
-
-
-@pytest.mark.parametrize("leaf", LEAVES)
-def test_figures_processes_and_the_terminal_are_imported_from_above_only(leaf):
-    users = {_top(name) for name, used in GRAPH.items() if leaf in map(_top, used)} - {leaf}
-    assert users <= {"cli", "__main__"}

@@ -1,6 +1,5 @@
 """Schemes look different from each other, files come out the same twice, and nothing global changes."""
 
-import builtins
 import sys
 
 import matplotlib
@@ -69,13 +68,6 @@ def test_no_global_state(tmp_path):
 
 
 def test_missing_matplotlib_says_what_to_install(monkeypatch):
-    real_import = builtins.__import__
-
-    def no_matplotlib(name, *args, **kwargs):
-        if name.split(".")[0] == "matplotlib":
-            raise ImportError(name)
-        return real_import(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", no_matplotlib)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"pip install '\.\[plot\]'"):
         plotting.new_figure()

@@ -18,10 +18,9 @@ SENSIBLE: dict[str, Any] = dict(cycle_time=LAW, num_workers=4, num_coordinates=3
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *[("num_workers", v) for v in (0, -2, 2.5, np.nan, np.inf, "five")],
-        *[("num_coordinates", v) for v in (0, -1, 10.5, np.nan, np.inf)],
-        *[("num_samples", v) for v in (0, -3.0, np.nan, np.inf)],
-        *[("cycles", v) for v in (0.0, -1.0, np.nan, np.inf)],
+        *[("num_workers", v) for v in (0, np.nan, np.inf)],
+        *[("num_coordinates", v) for v in (0, 10.5, np.nan, np.inf)],
+        *[(name, v) for name in ("num_samples", "cycles") for v in (0, -3.0, np.nan, np.inf)],
         *[(name, v) for name in ("send_time", "chain_cycles", "start_up") for v in (-1.0, np.nan, np.inf)],
     ],
 )
@@ -116,16 +115,6 @@ def test_a_problem_is_a_tree_whose_static_part_is_max_workers():
     assert tree != other
     # Whatever JAX puts into a tree passes: the checks are for what a person passes.
     assert jax.tree.map(lambda leaf: -leaf, problem).num_workers == -6
-
-
-def test_a_batch_of_problems_is_a_problem():
-    def build(rate, workers):
-        return bcgc.Problem(bcgc.ShiftedExponential(rate, 5.0), workers, 30, 14.0, max_workers=6)
-
-    problems = jax.vmap(build)(jnp.array([0.02, 0.5, 0.1]), jnp.array([2, 6, 4]))
-    scales = jax.vmap(lambda problem: problem.scale)(problems)
-    np.testing.assert_allclose(scales, [14 / 2, 14 / 6, 14 / 4], rtol=1e-6)
-    assert problems.max_workers == 6
 
 
 def test_more_workers_in_a_copy_have_room():

@@ -124,7 +124,8 @@ NUMBERS = {
 }
 OTHERS = {"text": "0.7", "nothing": None, "complex": 0.7 + 0.1j, "truth value": True}
 ARRAYS = {"NaN in an array": np.array([[0.7], [math.nan]]), "NaN on the device": jnp.array([math.nan, 0.7])}
-WRONG: dict[str, Any] = {**NUMBERS, **OTHERS, "one wrong entry": [0.7, -0.1], **ARRAYS}
+# What is no number anywhere is so for one field of each law.
+WRONG: dict[str, Any] = {**NUMBERS, "one wrong entry": [0.7, -0.1], **OTHERS, **ARRAYS}
 MAY_BE_ZERO = {"shift", "low", "location", "probability"}
 MAY_BE_NEGATIVE = {"location"}
 MAY_BE_INFINITE = {"slow"}
@@ -134,6 +135,7 @@ BAD = [
     for name in fields(law)
     if not isinstance(law, (bcgc.Empirical, bcgc.distributions.Pairs, bcgc.FromHazard))
     for what, value in WRONG.items()
+    if what not in (*OTHERS, *ARRAYS) or name == next(iter(fields(law)))
     if not (what == "zero" and name in MAY_BE_ZERO)
     if not (what in ("wrong sign", "one wrong entry") and name in MAY_BE_NEGATIVE)
     if not (what == "infinite" and name in MAY_BE_INFINITE)
@@ -157,10 +159,7 @@ def test_bad_field_is_named(law, name, value):
         (lambda: bcgc.TwoSpeed(5.7, 5.7, 0.27), "fast must be below slow, got 5.7 and 5.7"),
         (lambda: bcgc.TwoSpeed(1.3, 5.7, 1.01), "probability must be finite and <= 1, got 1.01"),
         (lambda: bcgc.Empirical([]), "times is empty: an empirical law needs at least one measured time"),
-        (lambda: bcgc.Empirical(np.zeros((0, 3))), "times is empty"),
         (lambda: bcgc.Empirical([0.7, 0.0]), "times must be finite and > 0, got 0.0"),
-        (lambda: bcgc.Empirical([0.7, -0.2]), "times must be finite and > 0, got -0.2"),
-        (lambda: bcgc.Empirical([0.7, math.nan]), "times must be finite and > 0, got nan"),
         (lambda: bcgc.Empirical([0.7, math.inf]), "times must be finite and > 0, got inf"),
         (
             lambda: bcgc.distributions.Pairs([], []),
@@ -220,16 +219,13 @@ def test_numbers_of_every_kind_are_numbers(kind):
 PROBLEM = "Problem(cycle_time=Uniform(low=1.0, high=2.0), num_workers=3, num_coordinates=300"
 TIMES = np.linspace(0.5, 2.0, 4_000)
 REPRESENTED: list[tuple[Any, str]] = [
-    (bcgc.ShiftedExponential(1e-3), "ShiftedExponential(rate=0.001)"),
     (
         bcgc.ShiftedExponential(np.float32(1e-3), jnp.array(50.0)),
         "ShiftedExponential(rate=0.001, shift=50.0)",
     ),
     (bcgc.TwoSpeed(1, np.inf, 0.5), "TwoSpeed(fast=1.0, slow=inf, probability=0.5)"),
-    (bcgc.Empirical([3.0, 1.0]), "Empirical(times=[1.0, 3.0])"),
     (bcgc.Empirical(TIMES.astype(np.float32)), "Empirical(times=float32[4000] from 0.5 to 2)"),
     (bcgc.distributions.Pairs([3.0, 0.0], [1.0, 2.0]), "Pairs(start_ups=[3.0, 0.0], cycle_times=[1.0, 2.0])"),
-    (bcgc.Rows(TIMES.astype(np.float32).reshape(-1, 4)), "Rows(times=float32[1000,4] from 0.5 to 2)"),
     (
         bcgc.Unlike([bcgc.Uniform(1.0, 2.0)] * 3 + [bcgc.Pareto(1.0, 3.0)]),
         "Unlike(laws=[3 × Uniform(low=1.0, high=2.0), Pareto(scale=1.0, shape=3.0)])",
@@ -238,13 +234,11 @@ REPRESENTED: list[tuple[Any, str]] = [
         bcgc.FromHazard(scaled, lambda p, a: a / p, {"rate": 3.0}),
         "FromHazard(hazard=scaled, inverse_hazard=<lambda>, parameters={'rate': 3.0})",
     ),
-    (bcgc.Problem(bcgc.Uniform(1.0, 2.0), 3, 300, 2), f"{PROBLEM}, num_samples=2.0)"),
     (
         bcgc.Problem(bcgc.Uniform(1.0, 2.0), 3, 300, max_workers=8, setup_cycles=1.5),
         f"{PROBLEM}, max_workers=8, setup_cycles=1.5)",
     ),
     (bcgc.Optimal(levels=[2, 0]), "Optimal(levels=[0, 2])"),
-    (bcgc.Deadline(np.float64(3e6)), "Deadline(deadline=3000000.0)"),
     (bcgc.Scheme("mine", scaled, gives="levels"), "Scheme('mine', scaled, gives='levels')"),
     (
         bcgc.sweeps.grid(num_workers=[2, 3], rate=TIMES),

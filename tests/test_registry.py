@@ -19,14 +19,14 @@ from bcgc_jax.exact.order_statistics import simulate_max
 from tests import registry
 from tests.compilations import compilations
 from tests.problems import NAMES
-from tests.registry import CALLS, JOINT, KEY, LAWS, ON_THE_HOST, WHOLE_NUMBERS
+from tests.registry import CALLS, JOINT, KEY, KINDS, LAWS, ON_THE_HOST, WHOLE_NUMBERS
 
 OF_LAWS = {name: functools.partial(registry.of_law, name) for name in LAWS}
-RUNTIMES = {f"runtimes of {name}": functools.partial(registry.runtimes_of_law, name) for name in LAWS}
+RUNTIMES = {f"runtimes of {name}": functools.partial(registry.runtimes_of_law, name) for name in KINDS}
 TRACED: dict[str, Callable[[Any], Any]] = OF_LAWS | RUNTIMES | CALLS
-EAGER: dict[str, Callable[[Any], Any]] = (
-    OF_LAWS | ON_THE_HOST | {n: call for n, call in CALLS.items() if n not in registry.ONLY_TRACED}
-)
+_CALLED = {n: call for n, call in CALLS.items() if n not in registry.ONLY_TRACED}
+_LAWS = {name: OF_LAWS[name] for name in (*KINDS, "FromHazard")}
+EAGER: dict[str, Callable[[Any], Any]] = _LAWS | ON_THE_HOST | _CALLED
 
 
 @pytest.mark.smoke
@@ -66,12 +66,6 @@ def test_single_precision_stays_single_where_64_bits_are_enabled(name, x64):
 @pytest.mark.parametrize("name", ["smooth_empirical", "bootstrap_interval"])
 def test_so_does_what_is_measured(name, x64):
     _check(ON_THE_HOST[name](jnp.float32(1.25)), name, "float32")  # type: ignore[arg-type]
-
-
-@pytest.mark.slow  # that float64 stays float64 is seen wherever a result is compared with an oracle
-@pytest.mark.parametrize("name", TRACED)
-def test_numbers_of_python_have_the_default_precision(name, x64):
-    _check(jax.eval_shape(lambda: TRACED[name](1.25)), name, "float64")
 
 
 # One program
@@ -193,17 +187,8 @@ def test_a_dtype_that_is_asked_for_is_given(name, x64):
             assert (largest.shape, largest.dtype) == ((5,), dtype)
 
 
-@pytest.mark.parametrize(
-    ("trees", "wide"),
-    [
-        ((), True),
-        ((1.0, 2), True),
-        (([1.0, np.arange(3)],), True),
-        ((jnp.float32(1.0), 2.0, np.int64(3)), False),
-        ((np.ones(2, np.float32), [2.0, 3]), False),
-        ((np.float16(1.0), 2.0), False),
-        ((np.float32(1.0), np.float64(2.0)), True),
-    ],
-)
-def test_the_working_dtype_is_that_of_the_widest_array(trees, wide, precision):
-    assert working_dtype(*trees) == (precision if wide else np.float32)
+def test_the_working_dtype_is_that_of_the_widest_array(precision):
+    default: list[Any] = [(), (1.0, 2), ([1.0, np.arange(3)],), (np.float32(1.0), np.float64(2.0))]
+    single: list[Any] = [(jnp.float32(1.0), 2.0, np.int64(3)), (np.ones(2, np.float32), [2.0, 3])]
+    assert [working_dtype(*trees) for trees in default] == [precision] * 4
+    assert [working_dtype(*trees) for trees in (*single, (np.float16(1.0), 2.0))] == [np.float32] * 3

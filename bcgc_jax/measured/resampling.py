@@ -29,6 +29,7 @@ def bootstrap_interval(
     a step to the next; by default S^(1/3) rows. An x planned on the same rows looks better than it is, the
     more so the fewer they are. Raises ValueError for another law, and for numbers out of range.
 
+    >>> from bcgc_jax.distributions import Rows
     >>> times = jax.random.exponential(jax.random.key(0), (300, 3)) + 0.5
     >>> problem = Problem(Rows(times), num_workers=3, num_coordinates=10)
     >>> low, high = bootstrap_interval(jax.random.key(1), problem, [8.0, 1.0, 1.0])

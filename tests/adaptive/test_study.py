@@ -1,9 +1,13 @@
 """The study of the closed loop, small: what it prints and writes, against sums by hand."""
 
+import functools
+
 import numpy as np
 import pytest
 
+from bcgc_jax.adaptive import Planner
 from experiments import adaptive as study
+from tests.adaptive.test_planner import CHEAP
 from tests.studies import Ran
 
 pytestmark = pytest.mark.slow
@@ -15,6 +19,8 @@ def test_the_study_prints_and_writes_what_trainings_took(tmp_path, capsys, monke
     monkeypatch.setattr(study, "DRIFTS", {"workers jump": study.DRIFTS["workers jump"]})
     monkeypatch.setattr(study, "STEPS", 60)
     monkeypatch.setattr(study, "WORKERS", 8)
+    monkeypatch.setattr(study, "RULES", CHEAP)
+    monkeypatch.setattr(study, "Planner", functools.partial(Planner, rules=CHEAP))
     rng = np.random.default_rng(0)
     times = rng.uniform(1.0, 1.1, (40, 8)) * np.r_[np.ones(7), 3]
     lines = [f"{k},{w},{t}" for k, row in enumerate(times) for w, t in enumerate(row)]

@@ -4,6 +4,8 @@ import json
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import pytest
@@ -58,8 +60,6 @@ def test_another_process_finds_its_programs_for_another_n_rate_and_method(tmp_pa
     assert (compiled, hits > 3) == (0, True)
     (row,) = other["solutions"]
     assert (len(row["partition"]), sum(row["partition"])) == (24, 20_000)
-    _, hits, compiled = _bcgc(*_solve(9, "2"), **place)
-    assert (compiled, hits > 3) == (0, True)
     # An entry that was cut off is no trouble.
     largest = max(_entries(tmp_path), key=lambda path: path.stat().st_size)
     largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
@@ -71,19 +71,25 @@ def test_another_process_finds_its_programs_for_another_n_rate_and_method(tmp_pa
     assert again == first
 
 
-def test_programs_are_kept_where_jax_is_told_or_in_the_users_cache_if_there_may_be_one(tmp_path):
-    code = "import jax; from bcgc_jax.cli.compilation import keep_programs as keep; keep(); "
-    code += "print(jax.config.jax_compilation_cache_dir, jax.config.jax_compilation_cache_max_size)"
+def test_programs_are_kept_where_jax_is_told_or_in_the_users_cache_if_there_may_be_one(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    own = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
-    for environment, kept in (
-        ({"XDG_CACHE_HOME": str(tmp_path)}, f"{tmp_path}/bcgc_jax/programs {2**26}"),
-        ({"XDG_CACHE_HOME": "", "HOME": str(tmp_path)}, f"{tmp_path}/.cache/bcgc_jax/programs {2**26}"),
-        ({"XDG_CACHE_HOME": str(tmp_path / "file")}, "None -1"),
-        ({"JAX_COMPILATION_CACHE_DIR": "elsewhere"}, "elsewhere -1"),
+    for cache, home, told, kept in (
+        (tmp_path, "/", None, tmp_path / "bcgc_jax/programs"),
+        ("", tmp_path, None, tmp_path / ".cache/bcgc_jax/programs"),
+        (tmp_path / "file", "/", None, None),
+        (tmp_path, "/", "elsewhere", None),
     ):
-        result = python(code, env=own | environment)
-        assert (result.stdout, result.stderr) == (f"{kept}\n", "")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+        monkeypatch.setenv("HOME", str(home))
+        settings: dict[str, Any] = {}
+        config = SimpleNamespace(jax_compilation_cache_dir=told, update=settings.__setitem__)
+        monkeypatch.setattr(_compilation, "jax", SimpleNamespace(config=config))
+        _compilation.keep_programs()
+        names = "cache_dir", "cache_max_size"
+        found = [settings.get(f"jax_compilation_{name}") for name in names]
+        assert found == ([str(kept), 2**26] if kept else [None, None])
+        assert kept is None or kept.is_dir()
+        assert all(hasattr(jax.config, name) for name in settings)
 
 
 @pytest.mark.slow

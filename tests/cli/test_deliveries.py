@@ -27,10 +27,14 @@ def test_a_constant_start_up_a_link_and_a_chain_are_paid_for(answer):
 
 
 @pytest.mark.slow
-def test_a_parameter_of_the_start_up_is_an_axis(answer):
-    law = ["--cycle-time", "deterministic:value=2", "--start-up", "two-speed:fast=3,probability=0.2"]
+def test_a_start_up_has_a_law_whose_parameter_is_an_axis(answer):
+    cycle, start = ["--cycle-time", "deterministic:value=2"], "two-speed:fast=3,probability=0.2"
+    found = answer("solve", *ASKED, *cycle, "--start-up", f"{start},slow=15", *UNCODED)
+    law = {"law": "two-speed", "fast": 3.0, "slow": 15.0, "probability": 0.2}
+    assert found["problem"]["start_up"] == law
+    (alone,) = found["solutions"]
     axes = ["--axis", "start_up.slow=15,40", "--send-time", "0,0.5"]
-    rows = answer("sweep", *ASKED, *law, *axes, *UNCODED)
+    rows = answer("sweep", *ASKED, *cycle, "--start-up", start, *axes, *UNCODED)
     assert [row["start_up_law"] for row in rows] == ["two-speed"] * 4
     cells = [(row["start_up.slow"], row["send_time"]) for row in rows]
     assert cells == [(15, 0), (15, 0.5), (40, 0), (40, 0.5)]
@@ -38,6 +42,7 @@ def test_a_parameter_of_the_start_up_is_an_axis(answer):
         slow, fast = row["start_up.slow"], 0.8**3
         expected = 60 / 3 * 2 + 60 * row["send_time"] + 3 * fast + slow * (1 - fast)
         assert row["expected_runtime"] == pytest.approx(expected, rel=1e-12)
+    assert alone["expected_runtime"] == pytest.approx(rows[0]["expected_runtime"], rel=1e-12)
 
 
 def test_an_axis_is_a_number_of_the_problem_that_a_cell_is():
@@ -70,18 +75,16 @@ def test_training_asks_for_the_same_problem(command, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("start", ["weibull:scale=400,concentration=0.7", "400"])
-def test_all_methods_have_a_row_and_none_is_below_the_bound(answer, start):
+def test_all_methods_have_a_row_and_none_is_below_the_bound(answer):
     asked = ["--workers", "3", "--coordinates", "2000", *UNIFORM]  # so many that units are not searched
-    found = answer("solve", *asked, "--start-up", start, "--send-time", "0.1", "--overlap")
+    found = answer("solve", *asked, "--start-up", "400", "--send-time", "0.1", "--overlap")
     rows = {row["method"]: row for row in found["solutions"]}
     assert set(rows) == {
         "optimal", "subgradient", "time", "frequency", "uncoded", "single_block", "tandon_partial",
         "ferdinand_full", "ferdinand_half",
     }  # fmt: skip
+    assert {row["kind"] for row in rows.values()} == {"exact"}
     best = rows["optimal"]
-    assert best["kind"] == ("exact" if start == "400" else "local")
-    assert all(row["kind"] == "exact" for name, row in rows.items() if name != "optimal")
     runtimes = np.array([row["expected_runtime"] for row in rows.values()])
     assert runtimes.min() == best["expected_runtime"]
     assert found["limit"] < best["lower_bound"] <= best["expected_runtime"]

@@ -42,10 +42,7 @@ def test_every_command_refuses_before_the_work_what_it_could_not_write(refusal, 
         (f"folder.{suffix}", "is a folder"),
         (f"missing/x.{suffix}", "there is no folder"),
         (f"file/x.{suffix}", "there is no folder"),
-        ("x.gif", "must end in"),
     ]:
-        if suffix in ("csv", "json") and place == "x.gif":
-            continue  # these are what they are whatever the name
         err = refusal(*arguments, option, str(tmp_path / place))
         assert words in err
         assert option in err

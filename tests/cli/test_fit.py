@@ -105,6 +105,9 @@ def test_that_nothing_speaks_against_a_trace_is_said_only_where_nothing_is():
         said = " ".join(fit._remarks(trace, bcgc.measured.describe(trace), plans, None))
         assert ("Nothing here" in said, "25 % longer than expected" in said) == (nothing, longer)
         assert NOT_KNOWN in said
+    of_one_load = trace._replace(load=np.full(240, 100.0))
+    *_, last = fit._remarks(of_one_load, bcgc.measured.describe(trace), [], None)
+    assert "cannot be known from one load, 100: time" in last
 
 
 @pytest.mark.parametrize(
@@ -197,9 +200,3 @@ def test_solve_divides_seconds_by_their_loads_and_says_so(command, tmp_path):
     rows = np.loadtxt(path, delimiter=",", skiprows=1)
     mean = json.loads(out)["problem"]["cycle_time"]["mean"]
     assert mean == pytest.approx(np.mean(rows[:, 3] / rows[:, 2]), rel=1e-6)
-
-
-@pytest.mark.slow
-def test_one_load_says_that_it_cannot_know(answer, tmp_path):
-    asked = (_of_loads(tmp_path, (100,), steps=10), "--load-column", "samples", "--law", "uniform")
-    assert NOT_KNOWN in answer("fit", *asked, "--replicates", "20", "--coordinates", "2000")["remarks"][-1]

@@ -10,12 +10,6 @@ EXPONENTIAL = bcgc.ShiftedExponential(1e-3, 50.0)
 ATOMS = bcgc.Empirical(np.random.default_rng(0).gamma(2.0, 1.0, 500) + 0.5)
 
 
-@pytest.mark.parametrize("name", ["solve", "sweep", "train", "fit"])
-def test_the_limit_is_in_the_help(command, name):
-    _, out, _ = command(name, "--help")
-    assert f"at most {'1,500' if name == 'train' else '131,072'}" in " ".join(out.split())
-
-
 @pytest.mark.parametrize("size", [1e9, 10**15])
 def test_python_refuses_what_no_machine_holds(size):
     for given in ({"num_workers": size}, {"num_workers": 3, "max_workers": int(size)}):

@@ -60,20 +60,6 @@ def test_the_table_compares_with_the_best_baseline_and_shows_the_plan(printed):
     assert "If one costs more than 5 % of a backward pass (250 cycles per sample and subset), single" in text
 
 
-@pytest.mark.parametrize(
-    ("name", "shown"),
-    [
-        ("optimal, levels 0-20", "optimal, levels 0-20 "),
-        ("optimal, levels 0,2,4,6,8", "optimal, levels 0,2,4…"),
-    ],
-)
-def test_the_numbers_of_a_table_come_first(printed, name, shown):
-    rows = [row(name, 1.5e99, [60, *[0] * 23], lower_bound=1.2e99), row("uncoded", 3e99, [60, *[0] * 23])]
-    lines, _ = printed(Problem(LAW, 24, 60), rows, 1e99, baselines=rows[1:])
-    assert lines[2].startswith(shown)
-    assert re.search(r" 1\.5e\+99 +-50\.0 % ", lines[2])
-
-
 def test_best_found_where_nothing_is_proven(printed):
     rows = [
         row("optimal", 50.0, [40, 15, 5], kind="local", lower_bound=44.0),

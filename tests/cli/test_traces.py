@@ -1,6 +1,5 @@
 """A trace on the command line: one law for all commands, one limit, and flags that only the commands know."""
 
-import gzip
 import io
 import sys
 from pathlib import Path
@@ -82,7 +81,6 @@ def test_a_sweep_keeps_the_workers_as_solve_does(answer, trace):
     ("arguments", "law"),
     [
         ((), "empirical"),
-        (("--trace-law", "smooth"), "smooth"),
         pytest.param(("--keep-workers",), "rows", marks=pytest.mark.smoke),
     ],
 )
@@ -109,12 +107,10 @@ def _stdin(content: bytes) -> io.TextIOWrapper:
     return io.TextIOWrapper(io.BufferedReader(_Bytes(content)))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_a_trace_comes_from_standard_input_too(answer, monkeypatch, trace, packed):
-    content = Path(trace).read_bytes()
+def test_a_trace_comes_from_standard_input_too(answer, monkeypatch, trace):
     asked = ("--coordinates", "100", "--method", "uncoded")
     its = answer("solve", "--trace", trace, *asked)
-    monkeypatch.setattr(sys, "stdin", _stdin(gzip.compress(content) if packed else content))
+    monkeypatch.setattr(sys, "stdin", _stdin(Path(trace).read_bytes()))
     mine = answer("solve", "--trace", "-", *asked)
     assert mine["problem"] == its["problem"]
     assert mine["solutions"][0]["expected_runtime"] == its["solutions"][0]["expected_runtime"]

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from bcgc_jax.cluster import Cluster, Pace, WorkersLost, calibrate
+from bcgc_jax.cluster import Cluster, Pace, calibrate
 from bcgc_jax.coding import schedule_plan
 from bcgc_jax.coding.gradients import split_unevenly
 from bcgc_jax.plans.schedules import Group, schedule_of
@@ -22,7 +22,6 @@ from tests.cluster.test_cluster import (
     exact,
     gone,
     happened,
-    harmed,
     loss,
     trained,
 )
@@ -59,6 +58,12 @@ def whole(cluster):
     return assigned(cluster, WHOLE)
 
 
+def harmed(cluster, params, data, finish, sign):
+    """A gradient that is exact, in the middle of which worker 0 gets a signal."""
+    with subprocess.Popen(["sh", "-c", f"sleep 0.7; kill -{sign} {cluster.pids[0]}"]):
+        return exact(cluster, params, data, finish)
+
+
 def new_params(params, rng):
     return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), params)
 
@@ -89,24 +94,12 @@ def test_one_who_has_all_is_asked_for_all(cluster, whole):
     assert found.arrived.sum(axis=0).tolist() == [0, 0, 2, 0]
 
 
-def test_what_a_killed_worker_has_finished_does_not_count(cluster, whole):
-    """Worker 1 is done with all but its last task, and killed."""
-    params, data = whole
-    finish = np.zeros((TASKS["whole"], N))
-    finish[-1, 1] = 30.0
-    finish[:, [0, 2, 3]] = np.linspace(1.5, 1.8, TASKS["whole"])[:, None]
-    since = len(cluster.faults)
-    found = harmed(cluster, params, data, finish, "KILL", 1, 0.5)
-    assert happened(cluster, since) == [(1, "died"), (1, "replaced")]
-    assert 1.5 < found.seconds < 25
-
-
 def test_gradients_are_exact_though_every_tenth_iteration_a_worker_is_killed(cluster):
-    """In the middle of it, each worker in turn; blocks on one, two and all subsets, as `credit` has them."""
+    """In the middle of it, one after another; blocks on one, two and all subsets, as `credit` has them."""
     schedule = schedule_of([Group(1, 1), Group(2, 2), Group(N, 3)], [9, 8, 8, 13, 13, 13])
     params, data = assigned(cluster, schedule)
     rng, tasks, since = np.random.default_rng(3), len(cluster.plan.order), len(cluster.faults)
-    for step in range(40):
+    for step in range(20):
         params = new_params(params, rng)
         finish = np.cumsum(np.full((tasks, N), 0.03 / tasks), axis=0) * (1 + rng.exponential(1, N))
         victim = step // 10 if step % 10 == 5 else None
@@ -114,7 +107,7 @@ def test_gradients_are_exact_though_every_tenth_iteration_a_worker_is_killed(clu
             subprocess.Popen(["sh", "-c", f"sleep 0.01; kill -9 {cluster.pids[victim]}"])
         exact(cluster, params, data, finish)
     faults = happened(cluster, since)
-    assert [w for w, what in faults if what == "died"] == [0, 1, 2, 3]
+    assert [w for w, what in faults if what == "died"] == [0, 1]
 
 
 def test_what_a_stopped_worker_is_asked_for_is_asked_of_others_while_they_work_on(cluster):
@@ -124,7 +117,7 @@ def test_what_a_stopped_worker_is_asked_for_is_asked_of_others_while_they_work_o
     finish[:16] = [0.0, 0.0, 30.0, 1.5]
     finish[16:, 1], finish[16:, 3] = 2 + 0.5 * np.arange(16), 2.25 + 0.5 * np.arange(16)
     since, pid = len(cluster.faults), cluster.pids[0]
-    found = harmed(cluster, params, data, finish, "STOP", 0, 0.7)
+    found = harmed(cluster, params, data, finish, "STOP")
     assert happened(cluster, since) == [(0, "hung"), (0, "replaced")]
     assert found.arrived.tolist() == [[False, True, False, True]] * 8
     assert found.seconds < 8  # and not only when nobody speaks any more
@@ -138,7 +131,7 @@ def test_a_worker_that_is_done_and_then_lost_is_noticed_when_it_is_asked(cluster
     finish[0, 3] = 1.5  # its own subset of the first block, which nobody else has
     finish[1:, 3] = 60.0
     since, pid = len(cluster.faults), cluster.pids[0]
-    found = harmed(cluster, params, data, finish, sign, 0, 0.7)
+    found = harmed(cluster, params, data, finish, sign)
     assert happened(cluster, since) == [(0, what), (0, "replaced")]
     assert found.seconds < 55  # once its successor has its own subset of the first block
     assert found.arrived[0].all()
@@ -176,7 +169,7 @@ def test_a_slow_worker_is_left_alone_and_answers_while_it_is_slow(cluster, mixed
     assert 2.5 * cluster._processes.patience < found.seconds < 30
 
 
-def test_without_replacement_the_others_go_on_and_say_when_they_cannot(cluster, whole):
+def test_without_replacement_the_others_go_on(cluster, whole):
     params, data = whole
     cluster._processes.replace = False
     try:
@@ -185,13 +178,6 @@ def test_without_replacement_the_others_go_on_and_say_when_they_cannot(cluster, 
             found = exact(cluster, params, data, np.full((TASKS["whole"], N), 0.3))
             assert not found.arrived[:, 1].any()
         assert cluster.lost == (1,)
-        cluster._processes.replace = True
-        cluster.resize(N)
-        cluster.assign(loss, MIXED, params, split_unevenly(data, N))
-        cluster._processes.replace = False
-        os.kill(cluster.pids[1], signal.SIGKILL)
-        with pytest.raises(WorkersLost, match="worker 1 lost: a block at level 0 survives no more than 0"):
-            cluster.gradient(params)
     finally:
         cluster._processes.replace = True
         cluster.resize(N)
@@ -204,14 +190,10 @@ def test_training_is_plain_gradient_descent_whoever_is_lost(cluster):
     def harm(step, running):
         if step == 4:
             os.kill(running.pids[0], signal.SIGKILL)
-        if step == 8:
-            os.kill(running.pids[3], signal.SIGSTOP)
 
     found = trained(cluster, params, data, 12, ADAM, before_step=harm, **more)
-    assert [(f.iteration, f.worker, f.what) for f in found.faults] == [
-        *((4, 0, "died"), (4, 0, "replaced")),
-        *((8, 3, "hung"), (8, 3, "replaced")),
-    ]
+    faults = [(f.iteration, f.worker, f.what) for f in found.faults]
+    assert faults == [(4, 0, "died"), (4, 0, "replaced")]
     assert np.all(found.seconds >= found.paced)
     assert len({round(float(paced), 9) for paced in found.paced}) == 12
     assert calibrate(found.work, cluster.plan, len(data["y"])).cycle_times.shape == (12, N)

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import itertools
 import os
 import shutil
 import signal
@@ -120,21 +119,11 @@ def cluster():
         yield running
 
 
-def assigned(cluster, counts, loss=loss):
+def assigned(cluster, counts):
     """Parameters and data, once the workers have the plan of so many coordinates at each level."""
     params, data = case()
     cluster.assign(loss, coding_plan(jax.random.key(1), params, counts), params, split_unevenly(data, N))
     return params, data
-
-
-def harmed(cluster, params, data, finish, sign, worker, after):
-    """A gradient that is exact, so many seconds into which a worker gets a signal."""
-    pid = cluster.pids[worker]
-    if not after:
-        os.kill(pid, getattr(signal, f"SIG{sign}"))
-        return exact(cluster, params, data, finish)
-    with subprocess.Popen(["sh", "-c", f"sleep {after}; kill -{sign} {pid}"]):
-        return exact(cluster, params, data, finish)
 
 
 def happened(cluster, since):
@@ -161,48 +150,28 @@ def test_gradients_are_exact_whoever_is_late(cluster, uncoded_and_coded):
         assert {(w.iteration, w.block) for w in found.work} == {(cluster.iteration, b) for b in (0, 1)}
 
 
-@pytest.mark.parametrize(
-    ("sign", "after", "what"), [("KILL", 0, "died"), ("KILL", 0.5, "died"), ("STOP", 0, "hung")]
-)
-def test_a_worker_that_is_killed_or_stopped_is_replaced_within_the_iteration(
-    cluster, uncoded_and_coded, sign, after, what
-):
-    params, data = uncoded_and_coded
-    before, since, finish = cluster.pids, len(cluster.faults), np.zeros((2, N))
-    finish[:, 2] = 4 * after
-    found = harmed(cluster, params, data, finish, sign, 2, after)
-    assert happened(cluster, since) == [(2, what), (2, "replaced")]
-    assert [a == b for a, b in zip(before, cluster.pids, strict=True)] == [True, True, False, True]
-    assert found.seconds > 5 * after  # its successor began anew
-    assert gone([before[2]])  # not only forgotten
-
-
 @pytest.mark.parametrize("handles", [True, False])
-def test_a_process_that_has_taken_over_a_dead_workers_number_is_left_alone(
+def test_a_killed_worker_is_replaced_and_a_process_that_has_taken_over_its_number_is_left_alone(
     cluster, uncoded_and_coded, monkeypatch, handles
 ):
     params, data = uncoded_and_coded
-    process = cluster._processes[1]
+    before, since, finish = cluster.pids, len(cluster.faults), np.zeros((2, N))
+    finish[:, 2] = 2.0
+    process = cluster._processes[2]
     if not handles:  # as on other systems than Linux
         os.close(process.handle)
         process.handle = None
         monkeypatch.delattr(os, "pidfd_open")
-    with subprocess.Popen(["sleep", "60"]) as innocent:
-        os.kill(process.pid, signal.SIGKILL)
+    killer = subprocess.Popen(["sh", "-c", f"sleep 0.5; kill -KILL {process.pid}"])
+    with killer, subprocess.Popen(["sleep", "60"]) as innocent:
         process.pid = innocent.pid
-        exact(cluster, params, data)
-        assert happened(cluster, -2) == [(1, "died"), (1, "replaced")]
+        found = exact(cluster, params, data, finish)
+        assert happened(cluster, since) == [(2, "died"), (2, "replaced")]
         assert innocent.poll() is None
         innocent.kill()
-
-
-def test_a_slow_worker_is_left_alone(cluster, uncoded_and_coded):
-    params, data = uncoded_and_coded
-    since, finish = len(cluster.faults), np.zeros((2, N))
-    finish[:, 0] = 2.5 * cluster._processes.patience
-    found = exact(cluster, params, data, finish)
-    assert happened(cluster, since) == []
-    assert found.seconds > 2.5 * cluster._processes.patience
+    assert [a == b for a, b in zip(before, cluster.pids, strict=True)] == [True, True, False, True]
+    assert found.seconds > 2.5  # its successor began anew
+    assert gone([before[2]])  # not only forgotten
 
 
 def test_redundancy_covers_a_stopped_worker_until_it_is_replaced(cluster):
@@ -237,16 +206,11 @@ def scanned(params, batch):
 
 def test_who_scans_over_layers_is_told_once(cluster):
     _, data = case()
-    rng, width = np.random.default_rng(2), data["x"].shape[1]
-    shapes = {"w": (3, width, width), "b": (3, width)}
-    params = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-    count = 3 * width * (width + 1)
-    plan = coding_plan(jax.random.key(1), params, [count - 20, 0, 20, 0])
+    params = {"w": np.zeros((3, 6, 6), np.float32), "b": np.zeros((3, 6), np.float32)}
+    plan = coding_plan(jax.random.key(1), params, [106, 0, 20, 0])
     with pytest.warns(UserWarning, match="blocks 0, 1 of the gradient come out of one loop") as told:
-        cluster.assign(scanned, plan, params, split_unevenly(data, N))
+        cluster.prepare(scanned, plan, params, split_unevenly(data, N))
     assert [one.filename for one in told] == [__file__]
-    want = raveled(jax.grad(scanned)(params, data))
-    np.testing.assert_allclose(raveled(cluster.gradient(params).gradient), want, atol=1e-6)  # measured 7e-8
 
 
 def fatal(params, batch):
@@ -261,23 +225,6 @@ def fatal(params, batch):
     return loss(params, batch)
 
 
-def test_a_worker_is_given_up_when_its_successors_end_too(cluster):
-    params, data = case(17)  # a fifth sample for the first worker only
-    zeros = jax.tree.map(np.zeros_like, params)
-    plan = coding_plan(jax.random.key(1), params, [COUNT, 0, 0, 0])
-    cluster.assign(fatal, plan, zeros, split_unevenly(data, N))
-    before = len(cluster.faults)
-    with (
-        pytest.warns(UserWarning, match=r"worker 0 died .* is given up: 3 successors ended without"),
-        pytest.raises(WorkersLost, match=r"worker 0 lost.*plan for the workers left"),
-    ):
-        cluster.gradient(params)
-    assert happened(cluster, before) == [(0, "died"), (0, "replaced")] * 3 + [(0, "died")]
-    assert all("process has died" in f.reason for f in cluster.faults[before::2])
-    cluster.assign(loss, plan, params, split_unevenly(data, N))
-    exact(cluster, params, data)
-
-
 def failing(params, batch):
     """A loss with a mistake that shows only for some data."""
     if batch["x"].shape[0] == 5:
@@ -285,15 +232,27 @@ def failing(params, batch):
     return loss(params, batch)
 
 
-def test_what_the_loss_raises_for_some_data_loses_who_has_them(cluster, monkeypatch):
+def test_a_worker_is_given_up_when_its_successor_ends_or_fails_too(cluster, monkeypatch):
     monkeypatch.setattr("bcgc_jax.cluster.processes._ATTEMPTS", 1)
+    params, data = case(17)  # a fifth sample for the first worker only
+    zeros, parts = jax.tree.map(np.zeros_like, params), split_unevenly(data, N)
+    plan = coding_plan(jax.random.key(1), params, [COUNT, 0, 0, 0])
+    cluster.assign(fatal, plan, zeros, parts)
+    before = len(cluster.faults)
+    with (
+        pytest.warns(UserWarning, match=r"worker 0 died .* is given up: 1 successors ended without"),
+        pytest.raises(WorkersLost, match=r"worker 0 lost.*plan for the workers left"),
+    ):
+        cluster.gradient(params)
+    assert happened(cluster, before) == [(0, "died"), (0, "replaced"), (0, "died")]
+    assert all("process has died" in f.reason for f in cluster.faults[before::2])
     with (
         pytest.warns(UserWarning, match="worker 0 failed .*no such column.* is given up: 1 successors ended"),
-        pytest.raises(WorkersLost, match=r"worker 0, 1 lost: .*\(KeyError: 'no such column'\)$") as lost,
+        pytest.raises(WorkersLost, match=r"worker 0 lost: .*\(KeyError: 'no such column'\)$") as lost,
     ):
-        assigned(cluster, [COUNT, 0, 0, 0], failing)
+        cluster.assign(failing, plan, params, parts)
     assert isinstance(lost.value.__cause__, KeyError)
-    params, data = assigned(cluster, [COUNT, 0, 0, 0])  # and the cluster is as good as before
+    cluster.assign(loss, plan, params, parts)  # and the cluster is as good as before
     exact(cluster, params, data)
 
 
@@ -323,32 +282,18 @@ def test_batches_and_paces_are_drawn_for_each_step_and_the_same_after_a_resumpti
     problem = bcgc.Problem(LAW, N, COUNT, N)
 
     def run(steps, folder=None):
-        visited = [params]
         given = jax.random.key(5), cluster, loss, params, data, SGD, steps
         more = {"problem": problem, "method": "time", "pace": Pace(LAW, 1e-4), "checkpoints": folder}
-        return train_on_cluster(*given, **more, batch_size=1, evaluate=visited.append), visited
+        return train_on_cluster(*given, **more, batch_size=1)
 
-    whole, visited = run(6)
-    half, _ = run(3, tmp_path / "half")
+    whole, half = run(6), run(3, tmp_path / "half")
     cluster.gradient(params)  # no step of a training
-    rest, _ = run(6, tmp_path / "half")
+    rest = run(6, tmp_path / "half")
     assert rest.first_step == 3
     assert np.array_equal(whole.paced, np.concatenate([half.paced, rest.paced]))
     assert len(set(whole.paced.tolist())) == 6
     np.testing.assert_allclose(raveled(rest.params), raveled(whole.params), atol=3e-6)  # measured 1e-7
-    assert [w.iteration for w in whole.work][0 :: len(whole.work) - 1] == [0, 5]
-
-    one, chosen = jax.jit(jax.vmap(jax.grad(loss), in_axes=(None, 0))), set()
-    for before, after in itertools.pairwise(visited):
-        step = (raveled(before) - raveled(after)) / 0.1
-        each = one(before, jax.tree.map(lambda x: x[:, None], data))
-        gradients = np.concatenate([np.reshape(g, (16, -1)) for g in jax.tree.leaves(each)], 1)
-        # All ways to take one sample of each of the four subsets.
-        ways = list(itertools.product(range(4), range(4, 8), range(8, 12), range(12, 16)))
-        errors = [np.abs(gradients[list(way)].mean(0) - step).max() for way in ways]
-        assert min(errors) < 1e-5 < np.sort(errors)[1] / 100  # measured 1e-6, and 1e-2
-        chosen.add(ways[int(np.argmin(errors))])
-    assert len(chosen) == 6
+    assert [w.iteration for w in whole.work][0 :: len(whole.work) - 1] == [0, 5]  # what is drawn follows
 
 
 def test_a_pace_has_the_start_ups_and_the_link_of_the_problem(cluster):
@@ -366,8 +311,7 @@ def test_a_pace_has_the_start_ups_and_the_link_of_the_problem(cluster):
         assert found.seconds[step] > found.paced[step]
 
 
-@pytest.mark.parametrize("method", ["time", schedule_of([Group(1, 1), Group(N, 2)], [20, 24, 20])])
-def test_without_replacement_the_workers_left_plan_anew(cluster, method):
+def test_without_replacement_the_workers_left_plan_anew(cluster):
     params, data = case()
     cluster._processes.replace = False
 
@@ -376,9 +320,7 @@ def test_without_replacement_the_workers_left_plan_anew(cluster, method):
             os.kill(running.pids[1], signal.SIGKILL)
 
     try:
-        found = trained(cluster, params, data, 5, problem=PROBLEM, method=method, before_step=kill)
-        if method != "time":
-            assert [block.level for block in cluster.plan.blocks] == [0, 2, 2]
+        found = trained(cluster, params, data, 5, problem=PROBLEM, method="time", before_step=kill)
     finally:
         cluster._processes.replace = True
         assert cluster.num_workers == N - 1
@@ -408,21 +350,22 @@ def test_the_plan_for_the_workers_left_is_that_of_their_own_laws():
     assert scheme.plan.num_workers == 3
     batch = left_plan(dataclasses.replace(problem, num_samples=8), [0, 1, 3], "uncoded", 2)
     np.testing.assert_allclose(batch.load, [2 * COUNT])  # two samples of each subset, whoever is left
+    schedule = schedule_of([Group(1, 1), Group(N, 2)], [20, 24, 20])
+    assert [block.level for block in left_plan(PROBLEM, [0, 1, 3], schedule).plan.blocks] == [0, 2, 2]
 
 
 def test_planning_for_fewer_workers_compiles_no_solver_again():
-    problem = bcgc.Problem(LAW, 7, COUNT, 18)
-    left_plan(problem, range(7), "optimal")
+    left_plan(PROBLEM, range(N), "optimal")
     with compilations() as again:
-        found = left_plan(problem, [0, 2, 3, 5, 6], "optimal")
-        left_plan(dataclasses.replace(problem, num_samples=14), [0, 1, 2, 4, 5, 6], "optimal", 2)
+        found = left_plan(PROBLEM, [0, 2], "optimal")
+        left_plan(dataclasses.replace(PROBLEM, num_samples=8), [0, 1, 3], "optimal", 2)
     assert not [name for name in again if name in ("jit(optimum)", "jit(improve_units)", "jit(_pace)")]
     assert_optimal(found.plan, LAW)
 
 
 def test_a_plan_for_the_workers_left_is_found_whatever_the_scheme_and_the_law():
-    with pytest.warns(UserWarning, match='"tandon:2" is no scheme for the workers left'):
-        assert_optimal(left_plan(bcgc.Problem(LAW, 3, COUNT, 18), [0, 2], "tandon:2").plan, LAW)
+    with pytest.warns(UserWarning, match='"tandon:3" is no scheme for the workers left'):
+        assert_optimal(left_plan(PROBLEM, [0, 2], "tandon:3").plan, LAW)
     rows = bcgc.Rows(np.random.default_rng(0).uniform(1, 2, (5, 3)))
     with pytest.warns(UserWarning, match="planned as if independent"):
         left = left_plan(bcgc.Problem(rows, 3, COUNT, 18), [0, 2], "uncoded")
@@ -471,9 +414,6 @@ def end(step, cluster):
         print(*descendants(os.getpid()), flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
 
-with Cluster(1) as cluster:  # the first one ends in order
-    pids = descendants(os.getpid())
-print(*pids, flush=True)
 with Cluster(2) as cluster:
     arguments = (cluster, loss, params, data, ADAM, 9)
     train_on_cluster(
@@ -486,11 +426,11 @@ _JOINS = """
 import sys, jax
 sys.path.insert(0, {root!r})
 from bcgc_jax.cluster import Cluster
-from bcgc_jax.coding.gradients import coding_plan, split_unevenly
+from bcgc_jax.coding.gradients import coding_plan
 from tests.cluster.test_cluster import COUNT, case, exact, loss
 params, data = case()
-with Cluster(2, address={address!r}) as cluster:
-    cluster.assign(loss, coding_plan(jax.random.key(0), params, [40, 24]), params, split_unevenly(data, 2))
+with Cluster(1, address={address!r}) as cluster:
+    cluster.assign(loss, coding_plan(jax.random.key(0), params, [COUNT]), params, [data])
     exact(cluster, params, data)
 print("joined")
 """
@@ -512,7 +452,7 @@ def test_a_running_cluster_is_joined_and_left_running():
         address = f"127.0.0.1:{free.getsockname()[1]}"
     env = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": 32 * "b"}
     env |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # on the loopback address alone
-    start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2"]
+    start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=1"]
     start += ["--include-dashboard=false"]
     start += ["--node-ip-address=127.0.0.1", f"--port={address.rpartition(':')[2]}"]
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # a socket in it has a name of 107 letters at most
@@ -526,6 +466,7 @@ def test_a_running_cluster_is_joined_and_left_running():
             done, refused = together.map(lambda some: python(script, env=some), settings)
         assert done.stdout == "joined\n", done.stderr
         assert "set RAY_AUTH_MODE=token" in refused.stderr
+        assert head.poll() is None
     finally:
         pids = descendants(head.pid)
         head.terminate()
@@ -535,13 +476,11 @@ def test_a_running_cluster_is_joined_and_left_running():
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_no_process_is_left_and_a_killed_master_goes_on_from_its_checkpoint(tmp_path):
+def test_a_killed_master_leaves_no_process_and_its_successor_goes_on_from_its_checkpoint(tmp_path):
     done = python(_KILLED.format(root=ROOT, folder=str(tmp_path / "state")))
     assert done.returncode == -signal.SIGKILL, done.stderr
-    closed, workers, killed = ([int(pid) for pid in line.split()] for line in done.stdout.splitlines())
-    assert len(closed) >= 2  # Ray's own
+    workers, killed = ([int(pid) for pid in line.split()] for line in done.stdout.splitlines())
     assert len(set(workers) & set(killed)) == 2
-    assert gone(closed)
     # Two agents of Ray's own look for its server for a minute before they end.
     assert gone(killed, but="Agent")
     for pid in living(killed):

@@ -5,12 +5,15 @@ import json
 import os
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
+import bcgc_jax as bcgc
 from bcgc_jax.cli.train import _course
 from bcgc_jax.cluster import Step, WorkersLost
 from bcgc_jax.cluster.engine import session
+from bcgc_jax.coding.digits import cross_entropy, initial_params, load_digits
 from experiments import calibrated, rivals
 from experiments import cluster as experiment
 from tests.raising import raising
@@ -24,7 +27,30 @@ def rows_of(path):
     return list(csv.DictReader(path.read_text().splitlines()))
 
 
+def descended(steps):
+    """The loss after so many steps of plain gradient descent."""
+    train, params = load_digits(2).train, initial_params(jax.random.key(0), "softmax")
+    slope = jax.jit(jax.grad(cross_entropy))
+    for _ in range(steps):
+        params = jax.tree.map(lambda p, g: p - 0.5 * g, params, slope(params, train))
+    return pytest.approx(float(cross_entropy(params, train)), rel=1e-5)
+
+
+def test_a_cluster_that_does_not_answer_is_one_line(command):  # while Ray does not run
+    status, out, err = command(*TRAIN, "--steps", "1", "--address", "127.0.0.1:1")
+    assert (status, out, "Traceback" in err) == (2, "", False)
+    assert "--address: no Ray cluster answers" in err
+
+
+@pytest.fixture(scope="module")
+def running_ray():
+    """What clusters find running they use: none of them starts it anew."""
+    with session(None, 2, 0):
+        yield
+
+
 @pytest.mark.smoke
+@pytest.mark.usefixtures("running_ray")
 def test_train_on_processes_prints_the_same_steps_at_measured_times(command):
     arguments = ["--method", "optimal", "--steps", "6", "--pace", "0.1", "--target", "0.3"]
     status, out, err = command(*TRAIN, *arguments, "--format", "json")
@@ -35,34 +61,20 @@ def test_train_on_processes_prints_the_same_steps_at_measured_times(command):
     assert uncoded["expected_runtime"] > 0.1
     for row in (best, uncoded):
         assert row["mean_runtime"] > 0
-        assert row["loss"] == pytest.approx(best["loss"], rel=1e-5)
-
-
-def test_a_cluster_that_does_not_answer_is_one_line(command):
-    status, out, err = command(*TRAIN, "--steps", "1", "--address", "127.0.0.1:1")
-    assert (status, out, "Traceback" in err) == (2, "", False)
-    assert "--address: no Ray cluster answers" in err
-
-
-@pytest.fixture(scope="module")
-def running_ray():
-    """What clusters find running they use: none of them starts it anew."""
-    with session(None, 4, 0):
-        yield
+        assert row["loss"] == descended(6)
 
 
 @pytest.mark.usefixtures("running_ray")
 def test_a_training_that_was_cut_off_goes_on_with_all_that_it_had(command, tmp_path):
     base = [*TRAIN, "--pace", "0", "--format", "json"]
     kept = ["--checkpoints", str(tmp_path / "state")]
-    _, whole, _ = command(*base, "--steps", "6")
     assert command(*base, "--steps", "4", *kept)[0] == 0
     status, _, err = command(*base, "--steps", "6", *kept)
     assert (status, "go on with it (--resume)" in err) == (2, True)
     curves = tmp_path / "curves.csv"
     status, out, err = command(*base, "--steps", "6", *kept, "--resume", "--curves", str(curves))
     assert status == 0, err
-    assert json.loads(out)["runs"][0]["loss"] == pytest.approx(json.loads(whole)["runs"][0]["loss"], rel=1e-6)
+    assert json.loads(out)["runs"][0]["loss"] == descended(6)
     rows = rows_of(curves)
     assert [int(row["iteration"]) for row in rows] == list(range(1, 7))
     assert np.all(np.diff([float(row["time"]) for row in rows]) > 0)
@@ -81,10 +93,7 @@ def test_a_bar_says_which_scheme_runs_now_and_who_is_left():
     assert told == "tandon:3, now optimal, 3 of 4 workers: loss 0.512, 0.12 s an iteration"
 
 
-@pytest.mark.parametrize(
-    "error",
-    [WorkersLost((0, 1), "none are left"), OSError("path too long"), ConnectionError("no head has started")],
-)
+@pytest.mark.parametrize("error", [WorkersLost((0, 1), "none are left"), OSError("path too long")])
 def test_what_fails_while_processes_run_is_one_line(command, monkeypatch, error):
     monkeypatch.setattr("bcgc_jax.cluster.Cluster", raising(error))
     status, out, err = command(*TRAIN)
@@ -120,6 +129,12 @@ def test_the_experiment_with_a_real_load_measures_plans_and_runs(tmp_path, capsy
     monkeypatch.setattr(rivals, "_RIVALS", 1)
     monkeypatch.setattr(calibrated, "_IDLE", 2.0)  # for the test's own sake
     monkeypatch.setattr(calibrated, "_TURNS", 2)
+
+    def law(times, censored):
+        """In place of a spline, whose solver takes long to compile."""
+        return bcgc.ShiftedExponential(1 / (np.mean(times) - np.min(times)), np.min(times))
+
+    monkeypatch.setattr("bcgc_jax.measured.smooth_empirical", law)
     calibrated.run(tmp_path, workers=2, widths=(64, 16, 10), steps=30, rounds=1)
     rows = rows_of(tmp_path / "calibrated.csv")
     assert [row["method"] for row in rows] == ["uncoded", "optimal"]

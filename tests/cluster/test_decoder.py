@@ -63,11 +63,10 @@ def test_the_mean_gradient_comes_back_from_as_many_messages_as_are_needed(x64: N
     np.testing.assert_allclose(gradient["a"].ravel(), want[7:], atol=1e-6)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_plans_of_the_same_blocks_share_their_programs(seed: int) -> None:
+def test_plans_of_the_same_blocks_share_their_programs() -> None:
     Decoder(*made(3))
     with compilations() as compiled:
-        Decoder(*made(seed))
+        Decoder(*made(2))
     assert compiled == []
 
 

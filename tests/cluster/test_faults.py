@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from types import SimpleNamespace
 from typing import Any
 
@@ -138,7 +137,7 @@ def test_a_machine_that_raises_loses_its_workers_and_a_loss_that_raises_is_told(
 
 
 @slow
-def test_workers_of_a_node_that_ended_are_given_up_at_once_where_there_is_no_room(spread, nodes):
+def test_workers_of_a_node_that_ended_are_given_up_and_return_when_another_joins(spread, nodes):
     cluster, (all_nodes, second) = spread, nodes
     (params, data), plain = case(), {"problem": PROBLEM, "method": "uncoded"}
     faults, planned = len(cluster.faults), []
@@ -161,14 +160,19 @@ def test_workers_of_a_node_that_ended_are_given_up_at_once_where_there_is_no_roo
     # Nobody waits for what cannot come: measured 14 s, a process that starts and a new plan included.
     assert found.seconds.max() < 60
     # The next training goes on with those left, and with all as soon as there is room again.
-    with pytest.warns(UserWarning, match="goes on with 3 of 4 workers: "):
-        again = trained(cluster, params, data, 2, **plain)
-    assert again.num_workers.tolist() == [3, 3]
-    all_nodes.add_node(**STORE, env_vars=OTHER)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        again = trained(cluster, params, data, 2, **plain)
-    assert again.num_workers.tolist() == [4, 4]
+    counts: list[int] = []
+
+    def join(step, running):
+        counts.append(running.num_workers)
+        if step == 2:
+            all_nodes.add_node(**STORE, env_vars=OTHER)
+        # Until the new node is there, but not for ever.
+        time.sleep(0.1 if step > 2 and counts[-1] == 3 and step < 150 else 0)
+
+    with pytest.warns(UserWarning, match="goes on with 3 of 4 workers: ") as told:
+        again = trained(cluster, params, data, 200, atol=2e-5, **plain, before_step=join)
+    assert [int(n) for n, _ in itertools.groupby(again.num_workers)] == [3, 4]
+    assert not any("left out" in str(warning.message) for warning in told)
     # Where a code would amplify what they round differently it is refused, and nothing else is.
     parts, plan = split_unevenly(data, 4), coding_plan(jax.random.key(0), params, [0, 0, COUNT, 0])
     with pytest.raises(ValueError, match=r"the workers differ in XLA_FLAGS '' / '--xla.*codes of repetition"):
@@ -179,44 +183,6 @@ def test_workers_of_a_node_that_ended_are_given_up_at_once_where_there_is_no_roo
     for safe in (repeated, schedule_of([Group(2, 2)], [COUNT - 20, 20])):
         cluster.assign(loss, safe, params, parts)
         exact(cluster, params, data)
-
-
-@slow
-def test_a_training_grows_back_when_a_node_joins_and_not_onto_machines_that_round_otherwise(nodes, spread):
-    cluster, (all_nodes, _) = spread, nodes
-    params, data = case()
-    all_nodes.remove_node(all_nodes.list_all_nodes()[-1], allow_graceful=False)
-    added, counts = [all_nodes.add_node(**STORE)], []
-    told: Any = []
-    cluster.resize(4)
-
-    def change(step, running):
-        counts.append(running.num_workers)
-        if step == 2:  # none of them has room elsewhere but one
-            end_node(all_nodes, added[-1], running)
-        if counts[-1] == 3 < counts[-2]:
-            added.append(all_nodes.add_node(**STORE, **more))
-        # Until Ray has noticed the end, and until the new node is there, but not for ever.
-        refused = any("left out" in str(warning.message) for warning in told)
-        waits = 3 not in counts or (counts[-1] == 3 and counts.count(3) < 150 and not refused)
-        time.sleep(0.1 if step > 2 and waits else 0)
-
-    def run(method):
-        nonlocal told
-        counts.clear()
-        given: Any = {"problem": PROBLEM, "method": method, "before_step": change}
-        with pytest.warns(UserWarning, match="there is no room for another|have no room for it") as told:
-            found = trained(cluster, params, data, 200, atol=2e-5, **given)
-        return found.num_workers, [str(warning.message) for warning in told]
-
-    more: dict[str, Any] = {}
-    numbers, texts = run("time")
-    assert [int(n) for n, _ in itertools.groupby(numbers)] == [4, 3, 4]
-    assert not any("left out" in text for text in texts)
-    more = {"env_vars": OTHER}
-    numbers, texts = run("tandon:2")
-    assert [int(n) for n, _ in itertools.groupby(numbers)] == [4, 3]
-    assert sum("left out: the workers differ in XLA_FLAGS" in text for text in texts) == 1
     cluster.resize(3)
 
 
@@ -268,13 +234,13 @@ _LEFT = """
 import os, signal, stat, sys, time, jax
 sys.path.insert(0, {root!r})
 from bcgc_jax.cluster import Cluster
-from bcgc_jax.coding.gradients import coding_plan, split_unevenly
+from bcgc_jax.coding.gradients import coding_plan
 from tests.cluster.test_cluster import COUNT, assert_exact, case, loss
 kept = {{("RAY_AUTH_MODE", "token")}}
 settings, (params, data) = os.environ.items() - kept, case()
-given = loss, coding_plan(jax.random.key(0), params, [COUNT, 0]), params, split_unevenly(data, 2)
-with Cluster(2) as second:
-    with Cluster(2) as first:
+given = loss, coding_plan(jax.random.key(0), params, [COUNT]), params, [data]
+with Cluster(1) as second:
+    with Cluster(1) as first:
         import ray
         its = ray._private.worker._global_node.temp_dir
         mine = [folder for folder in os.scandir({place!r}) if its.startswith(folder.path)]
@@ -287,7 +253,7 @@ with Cluster(2) as second:
     except ValueError as error:
         print(error)
 print(ray.is_initialized(), os.listdir({place!r}), settings == os.environ.items() - kept, flush=True)
-with Cluster(2) as third:
+with Cluster(1) as third:
     third.assign(*given)
     print("ready", *third.pids, flush=True)
     while True:
@@ -326,14 +292,13 @@ with Cluster(2):
 
 
 @slow
-@pytest.mark.parametrize("wanted", [2, 5])  # processes there when Ctrl-C is pressed: Ray's server; its agents
-def test_ctrl_c_while_processes_start_leaves_none(wanted):
+def test_ctrl_c_while_processes_start_leaves_none():
     with tempfile.TemporaryDirectory(dir="/tmp", prefix="t") as place:
         with ctrl_c():
             running = begun(_INTERRUPTED, place, start_new_session=True)
         seen: set[int] = set()
         try:
-            while len(seen) < wanted and running.poll() is None:
+            while len(seen) < 2 and running.poll() is None:  # Ray's server is one
                 seen |= set(descendants(running.pid))
             os.killpg(running.pid, signal.SIGINT)  # as a terminal does
             while running.poll() is None:
@@ -343,6 +308,6 @@ def test_ctrl_c_while_processes_start_leaves_none(wanted):
         finally:
             running.kill()
         assert (running.returncode, out) == (-signal.SIGINT, ""), err
-        assert len(seen) >= wanted
+        assert len(seen) >= 2
         assert gone(seen)
         assert os.listdir(place) == []

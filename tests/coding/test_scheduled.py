@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.coding.gradients import Piece, unit_sizes
+from bcgc_jax.coding.gradients import Piece
 from bcgc_jax.coding.scheduled import schedule_plan
 from bcgc_jax.coding.training import training_scheme
 from bcgc_jax.plans.schedules import Group, circle_plan, schedule_of, turns_of
@@ -67,14 +67,6 @@ def test_the_pace_is_that_of_the_schedule_in_the_model():
                 done[(w + turn) % 4] = min(done[(w + turn) % 4], starts[w] + times[w] * load)
         assert found[block] == pytest.approx(max(done.values()), rel=1e-6)
     assert scheme.start_up is start
-
-
-def test_the_pace_of_leaves_is_that_of_whole_leaves():
-    sizes = unit_sizes(PARAMS)
-    problem = bcgc.Problem(bcgc.ShiftedExponential(1.0, 0.3), 4, len(sizes), 4, unit_costs=sizes)
-    schedule = schedule_of([Group(1, 1), Group(2, 1)], [2.0, 9.0])
-    scheme = training_scheme(KEY, problem, schedule, PARAMS, units="leaves")
-    assert np.asarray(scheme.load).tolist() == [1.0, 11.0, 21.0]
 
 
 def test_refusals():

@@ -243,6 +243,9 @@ def test_a_loop_over_layers_is_one_stage_and_is_told():
     found = stages(scanned, params, BATCH, [[leaf] for leaf in order])
     assert found.together == ((1, 2),)
     assert found.carry[2] is None  # the loop is the first's
+    want = jax.tree.leaves(jax.jit(jax.grad(scanned))(params, BATCH))
+    for leaf, (mine,) in zip(order, leaves_from(found, params, BATCH, 0), strict=True):
+        np.testing.assert_allclose(mine, want[leaf], atol=1e-6)
     words = r"blocks 1, 2 of the gradient come out of one loop.*write it out"
     with pytest.warns(UserWarning, match=words) as told:
         tell_of_loops(scanned, plan_of(params, [1, 1, 1], order), params, BATCH)

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.stats
 
 import bcgc_jax as bcgc
 from tests.oracles.laws import DETERMINISTIC, EMPIRICAL, TWO_SPEED
@@ -16,7 +15,7 @@ from tests.tolerances import few_ulp
 # One time
 
 
-@pytest.mark.parametrize("value", [2.5, 1e-30, 3e8])
+@pytest.mark.parametrize("value", [2.5, 1e-30])
 def test_one_time_is_counted(value, precision):
     case = DETERMINISTIC.at(value)
     law, near = case.law(), few_ulp(precision)
@@ -36,7 +35,7 @@ def test_one_time_is_counted(value, precision):
 # Two speeds
 
 
-@pytest.mark.parametrize("parameters", [(1.3, 5.7, 0.27), (0.02, math.inf, 0.041), (50.0, 51.0, 0.93)])
+@pytest.mark.parametrize("parameters", [(1.3, 5.7, 0.27), (0.02, math.inf, 0.041)])
 def test_two_speeds_are_counted(parameters, precision):
     case = TWO_SPEED.at(*parameters)
     law = case.law()
@@ -91,12 +90,6 @@ def test_two_speeds_have_the_slopes_of_their_formulas(probability, precision):
             np.testing.assert_array_equal(jax.tree.leaves(inverse), slopes)
 
 
-def test_two_speeds_are_drawn_as_often_as_they_should(precision):
-    draws = np.asarray(bcgc.TwoSpeed(1.3, math.inf, 0.27).sample(jax.random.key(3), (20_000,)))
-    np.testing.assert_allclose(np.unique(draws), [1.3, np.inf], rtol=few_ulp(precision))
-    assert scipy.stats.binomtest(int(np.isinf(draws).sum()), draws.size, 0.27).pvalue > 1e-3
-
-
 # Measured times
 
 TIMES = [7.5, 0.4, 3.25, 3.25, 1200.0, 0.4, 3.25, 19.0]
@@ -131,7 +124,7 @@ def test_empirical_inverse_is_the_order_statistic_of_the_rank(precision):
     )
 
 
-@pytest.mark.parametrize("size", [1, 64, 1001])
+@pytest.mark.parametrize("size", [1, 1001])
 def test_empirical_inverse_undoes_the_hazard_at_every_time(size, precision):
     times = np.unique(np.random.default_rng(size).gamma(0.7, 3.0, size).astype(precision))
     law = bcgc.Empirical(times)
@@ -161,14 +154,6 @@ def test_empirical_law_has_slopes_in_its_times(precision):
     np.testing.assert_allclose(mean.times, 1 / 8, rtol=few_ulp(precision))
     quantile = jax.grad(lambda law: law.inverse_cumulative_hazard(-math.log1p(-0.7)))(law)
     np.testing.assert_array_equal(quantile.times, np.eye(8)[5])  # rank ⌈0.7 · 8⌉ = 6
-
-
-def test_empirical_draws_are_as_frequent_as_the_times(precision):
-    draws = np.asarray(bcgc.Empirical(TIMES).sample(jax.random.key(5), (20_000,)))
-    values, counts = np.unique(draws, return_counts=True)
-    expected_values, multiplicity = np.unique(np.asarray(TIMES, precision), return_counts=True)
-    np.testing.assert_array_equal(values, expected_values)
-    assert scipy.stats.chisquare(counts, multiplicity / 8 * draws.size).pvalue > 1e-3
 
 
 def test_empirical_law_of_integers_has_floating_times(precision):

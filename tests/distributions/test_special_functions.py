@@ -55,7 +55,7 @@ def test_inverse_gamma_hazard_is_exact_in_both_tails_for_all_shapes(precision):
     assert error.max() < {"float32": 1e-5, "float64": 1e-14}[precision.name]
 
 
-@pytest.mark.parametrize("shape", [0.02, 0.6, 47.0])
+@pytest.mark.parametrize("shape", [0.02, 47.0])
 def test_log_inverse_gamma_hazard_goes_on_where_the_time_underflows(shape, x64):
     # P ≈ x^shape / Γ(shape + 1): for a shape of 0.02 and a = 1e-20 the time is e^-2300.
     a = np.asarray([1e-280, 1e-120, 1e-20])

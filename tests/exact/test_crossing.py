@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import math
 from fractions import Fraction
 from typing import Any
 
@@ -19,7 +18,7 @@ from tests.oracles import exact as oracles
 # Poisson weights
 
 
-@pytest.mark.parametrize("size", [60, 300, 1100])
+@pytest.mark.parametrize("size", [60, 1100])
 def test_weights_of_many_workers_are_those_of_scipy(precision, size):
     crossing = Crossing(shares(jnp.zeros(size, precision)), size)
     m = np.array([0, 1, 2, 7, size // 3, size // 2, size])
@@ -53,13 +52,8 @@ BOUNDARIES = [
     [Fraction(1, 50), Fraction(3, 8), Fraction(3, 8)],
     [Fraction(5, 8), Fraction(5, 8), Fraction(5, 8)],
     [Fraction(0), Fraction(5, 8), Fraction(1)],
-    [Fraction(1, 3), Fraction(1), Fraction(1)],
-    [Fraction(0), Fraction(0), Fraction(4, 5)],
     [Fraction(1, 11), Fraction(1, 3), Fraction(2, 3), Fraction(7, 8)],
-    [Fraction(1, 4), Fraction(1, 3), Fraction(1, 3), Fraction(1)],
-    [Fraction(2, 5)] * 4,
     [Fraction(1, 9), Fraction(1, 4), Fraction(1, 2), Fraction(1, 2), Fraction(31, 32)],
-    [Fraction(0), Fraction(1, 4), Fraction(1, 4), Fraction(1), Fraction(1)],
     [Fraction(1, 9), Fraction(1, 4), Fraction(1, 2), Fraction(4, 7), Fraction(5, 7), Fraction(31, 32)],
     [Fraction(2, 7), Fraction(2, 7), Fraction(2, 7), Fraction(6, 7), Fraction(6, 7), Fraction(6, 7)],
     [Fraction(0), Fraction(0), Fraction(2, 7), Fraction(2, 7), Fraction(1), Fraction(1)],
@@ -154,12 +148,9 @@ def test_slopes_of_the_crossing_probability_are_one_sided_differences_of_exact_e
             np.testing.assert_allclose(actual, float(expected), rtol=0, atol=atol)
 
 
-@pytest.mark.parametrize(
-    ("num_workers", "spread"), [(50, 1.0), (50, 3.0), pytest.param(1000, 2.5, marks=pytest.mark.slow)]
-)
-def test_crossing_probability_of_many_workers_is_that_of_a_sum_of_positive_terms(
-    num_workers, spread, precision
-):
+@pytest.mark.parametrize("spread", [1.0, 3.0])
+def test_crossing_probability_of_many_workers_is_that_of_a_sum_of_positive_terms(spread, precision):
+    num_workers = 50
     # A boundary some deviations above the mean of the order statistics, with a run of ties.
     mean = np.arange(1, num_workers + 1) / (num_workers + 1)
     boundary = np.minimum(mean + spread * np.sqrt(mean * (1 - mean) / num_workers), 1)
@@ -169,8 +160,8 @@ def test_crossing_probability_of_many_workers_is_that_of_a_sum_of_positive_terms
     exact = -np.expm1(-hazard.astype(float))[::-1]
     expected = oracles.crossing_probability_float(exact)
     assert 0.04 < expected < 0.7
-    # worst measured 1.5e-5 and 7e-12, both at 1000 workers
-    atol = {"float32": 6e-5, "float64": 3e-11}[precision.name]
+    # worst measured 3e-8 and 8e-15
+    atol = {"float32": 5e-7, "float64": 5e-14}[precision.name]
     result = jax.jit(crossing_probability)(hazard, num_workers)
     np.testing.assert_allclose(result, expected, rtol=0, atol=atol)
 
@@ -179,15 +170,13 @@ def test_boundaries_of_uniform_variables_are_crossed_as_often(precision):
     late = jax.jit(boundary_crossing_probability)
     # worst measured 1.3e-7 and 1.1e-15
     atol = {"float32": 1e-6, "float64": 6e-15}[precision.name]
-    for size in (3, MAX_WORKERS):
-        same = [b for b in BOUNDARIES if len(b) == size]
-        found = late(np.array([[float(p) for p in b] for b in same], precision))
-        expected = [float(oracles.crossing_probability(b)) for b in same]
-        assert found.dtype == precision
-        np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
-        np.testing.assert_allclose(
-            late(np.array([float(p) for p in same[0]], precision)), found[0], rtol=0, atol=atol
-        )
+    same = [b for b in BOUNDARIES if len(b) == MAX_WORKERS]
+    found = late(np.array([[float(p) for p in b] for b in same], precision))
+    expected = [float(oracles.crossing_probability(b)) for b in same]
+    assert found.dtype == precision
+    np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
+    one = late(np.array([float(p) for p in same[0]], precision))
+    np.testing.assert_allclose(one, expected[0], rtol=0, atol=atol)
     upper = np.array([0.9, 0.3, 1e-2, 1e-4])
     # P(some U_(k) > (k-1)/N + d) is P(D⁻ > d), and SciPy's `ksone` has the law of D⁺, which is the same.
     for num_workers in (50, 1000):
@@ -196,22 +185,6 @@ def test_boundaries_of_uniform_variables_are_crossed_as_often(precision):
         # worst measured 1.2e-4 and 1.1e-13, both at 1000 workers
         atol = {"float32": 2e-4, "float64": 2e-12}[precision.name]
         np.testing.assert_allclose(found, upper, rtol=0, atol=atol)
-
-
-def test_the_oracle_for_many_workers_agrees_with_the_exact_one():
-    for boundary in BOUNDARIES:
-        result = oracles.crossing_probability_float(np.array([float(b) for b in boundary]))
-        np.testing.assert_allclose(result, float(oracles.crossing_probability(boundary)), rtol=0, atol=1e-14)
-
-
-def test_crossing_probability_takes_any_leading_axes_also_outside_of_a_compiled_function(x64):
-    hazard: Any = -np.sort(-np.random.default_rng(79).exponential(1.0, (2, 3, 4)), axis=-1)
-    result = crossing_probability(hazard, 4)
-    assert result.shape == (2, 3)
-    for index in np.ndindex(2, 3):
-        boundary = [Fraction(-math.expm1(-h)) for h in hazard[index][::-1]]
-        expected = float(oracles.crossing_probability(boundary))
-        np.testing.assert_allclose(result[index], expected, rtol=0, atol=6e-15)  # worst measured 1.3e-15
 
 
 def test_what_follows_a_failure_is_the_same_written_out_and_by_columns(x64):

@@ -87,7 +87,7 @@ def test_the_autocorrelation_of_short_traces_is_corrected_for_their_mean():
     assert abs(np.mean(found)) < 0.03
 
 
-@pytest.mark.parametrize("slope", [0.0, 0.6, -0.4])
+@pytest.mark.parametrize("slope", [0.6, -0.4])
 def test_the_autocorrelation_is_found_and_its_interval_covers_it(slope):
     """95 % of 1,000 are 950; a coverage of 90 % would pass with a probability of 0.1 %."""
     rng = np.random.default_rng(0)

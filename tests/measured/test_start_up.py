@@ -99,7 +99,6 @@ def test_a_start_up_that_is_always_the_same_and_none_are_pairs_too(value):
         ({"load": np.full(60, 100.0)}, "all loads are 100: with one load"),
         ({"load": np.linspace(100, 100.5, 60)}, "all loads are alike, from 100 to 100.5: with one load"),
         ({"load": np.r_[0.0, _one_load(0, 59).load]}, "loads must be finite and positive, got 0"),
-        ({"load": np.r_[-5.0, _one_load(0, 59).load]}, "loads must be finite and positive, got -5"),
         ({"seconds": np.r_[np.nan, np.ones(59)]}, "seconds must be finite and positive, got nan"),
         ({"censored": np.arange(60) > 8}, "at least 10 times that are not cut off, got 9"),
         ({"seconds": 2 + 0.5 * _one_load(0, 60).load}, r"all times are 2 \+ 0.5 · load: nothing is random"),

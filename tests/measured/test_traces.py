@@ -14,7 +14,6 @@ import pytest
 from bcgc_jax.measured.traces import Trace, load_trace
 from tests.problems import known
 
-_SAMPLE = Path(__file__).parents[2] / "experiments/data/steps.csv"
 _LONG = "step,worker,seconds\n"
 _LOADS = "step,worker,load,seconds\n"
 
@@ -36,15 +35,6 @@ def _same(one: Trace, other: Trace) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_trace_is_read_whatever_the_order_of_its_columns_and_rows(tmp_path):
-    text = "seconds,note,worker,step\n2.5,x,b,1\n1.25,,a,1\n3.5,y,a,2\n0.75,z,b,2\n"
-    trace = load_trace(_write(tmp_path, text))
-    assert trace.seconds.tolist() == [2.5, 1.25, 3.5, 0.75]
-    assert trace.seconds.dtype == np.float64
-    assert trace.worker_names.tolist() == ["b", "a"]
-    assert (trace.num_workers, trace.num_steps, trace.num_missing) == (2, 2, 0)
-
-
 @pytest.mark.parametrize(
     ("labels", "order"),
     [
@@ -64,9 +54,10 @@ def test_steps_are_in_the_order_of_their_numbers_or_else_of_first_mention(tmp_pa
     assert trace.step_names[trace.step].tolist() == labels
 
 
-@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
-@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-@pytest.mark.parametrize("start", ["", "\ufeff", "\n\n"])
+@pytest.mark.parametrize(
+    ("separator", "end", "start"),
+    [(",", "\n", ""), (";", "\r\n", "\ufeff"), ("\t", "\r", "\n\n"), ("|", "\r\n", "\n\n")],
+)
 def test_separators_ends_of_lines_and_byte_order_marks_are_found_out(tmp_path, separator, end, start):
     lines = ["step,worker,seconds,a note", "1,a,1.5,", "2,a,2.5,x", "", "1,b,3.5,y"]
     text = start + end.join(lines).replace(",", separator)
@@ -123,10 +114,8 @@ def test_columns_of_other_names(tmp_path):
         ("step,worker,worker", {}, "two columns 'worker'"),
         ("step,worker,seconds", {"layout": "tall"}, "layout must be one of auto, long, wide, got 'tall'"),
         ("step,worker,seconds", {"step": "worker"}, "must be different columns"),
-        ("step,worker,seconds", {"load": "seconds"}, "must be different columns"),
         ("step,worker,seconds", {"load": "work"}, "no column work: it has step, worker, seconds"),
         ("step,load,w1", {"layout": "wide", "load": None}, "the wide layout has no place for loads"),
-        ("step,load,w1", {"layout": "wide", "load": "w1"}, "the wide layout has no place for loads"),
         (",".join(f"column{i}" for i in range(5000)), {"layout": "long"}, "column11, …"),
     ],
 )
@@ -167,9 +156,6 @@ BROKEN: dict[str, list[str | bytes]] = {
     "line 3: seconds of worker w1 must be a positive number, got 'x'": ["step,w1,w2\n1,2.5,3.5\n2,x,1\n"],
     "lines 2 and 4: step 1 has two times of worker w2": ["step,w1,w2\n1,2,3\n2,1,1\n1,,4\n"],
     "line 3: load must be a positive number, got '0'": [_LOADS + "1,a,10,1\n1,b,0,1\n"],
-    "line 2: load must be a positive number, got '-10'": [_LOADS + "1,a,-10,1\n"],
-    "line 2: load must be a positive number": [_LOADS + "1,a,inf,1\n"],
-    "line 2: load must be a positive number, got 'many'": [_LOADS + "1,a,many,1\n"],
     "line 3: load is empty, and seconds is not: how much was done": [_LOADS + "1,a,10,1\n2,a,,1\n"],
     "lines 2 and 4: step 1 has two times of worker a at load": [_LOADS + "1,a,9,1\n2,a,9,1\n1,a,9,3\n"],
     "lines 3 and 5: step 1, worker a had done 20 after 2, and less (10) only after 2.5": [
@@ -275,25 +261,20 @@ def test_parquet_has_missing_and_censored_times(tmp_path):
     ("columns", "message"),
     [
         ({"seconds": ["1", "2"]}, "the column seconds holds string, expected numbers"),
-        ({"seconds": [[1.0], [2.0]]}, "the column seconds holds list"),
         ({"seconds": [True, False]}, "the column seconds holds bool"),
         ({"step": [1.5, 2.5]}, "the column step holds double, expected text or whole numbers"),
-        ({"worker": [b"a", b"b"]}, "the column worker holds binary"),
         ({"cut": [0.0, 1.0]}, "the column cut holds double, expected booleans"),
         ({"cut": [None, True]}, "row 1: cut must be one of"),
-        ({"seconds": [1.0, -2.0]}, "row 2: seconds must be a positive number, got '-2"),
         ({"seconds": [1.0, float("nan")]}, "row 2: seconds must be a positive number, got 'nan': leave"),
         ({"seconds": [None, None]}, "no measured time"),
         ({"step": [None, 1]}, "row 1: the label of a step or worker is empty"),
         ({"step": [1, 1]}, "rows 1 and 2: step 1 has two times of worker a"),
-        ({"seconds": None}, "no column seconds"),
     ],
 )
 def test_a_broken_parquet_file_is_refused(tmp_path, columns, message):
     whole = {"step": [1, 2], "worker": ["a", "a"], "seconds": [1.0, 2.0], "cut": [True, False]}
-    given = {name: values for name, values in (whole | columns).items() if values is not None}
     with pytest.raises(ValueError, match=rf"trace\.parquet.*{re.escape(message)}"):
-        load_trace(_save(_table(**given), tmp_path), censored="cut")
+        load_trace(_save(_table(**(whole | columns)), tmp_path), censored="cut")
 
 
 def test_parquet_without_its_reader(tmp_path, monkeypatch):
@@ -322,7 +303,7 @@ def _corrupt(data: bytes, rng: random.Random) -> bytes:
     return data
 
 
-@pytest.mark.parametrize(("kind", "count"), [("plain", 300), ("censored", 300), ("Parquet", 100)])
+@pytest.mark.parametrize(("kind", "count"), [("CSV", 300), ("Parquet", 100)])
 def test_corrupted_files_are_read_or_refused(tmp_path, kind, count):
     whole, messages = _SEED_FILE.encode(), []
     if kind == "Parquet":
@@ -331,7 +312,7 @@ def test_corrupted_files_are_read_or_refused(tmp_path, kind, count):
     for seed in range(count):
         path = _write(tmp_path, _corrupt(whole, random.Random(seed)))
         try:
-            trace = load_trace(path, censored="cut" if kind == "censored" else None)
+            trace = load_trace(path, censored="cut" if kind == "CSV" else None)
         except ValueError as error:
             messages.append(str(error))
         else:
@@ -349,11 +330,14 @@ def _piped(content: bytes) -> BinaryIO:
 
 
 def test_compressed_files_and_streams_are_read_like_files(tmp_path):
-    text = _LONG + "".join(f"{i},{name},{i + 1.25}\n" for i in range(20) for name in "ab")
-    plain, packed = load_trace(_write(tmp_path, text)), gzip.compress(text.encode())
+    many = _LONG + "".join(f"{i},{name},{i + 1.25}\n" for i in range(10_000) for name in "ab")
     shares: list[float] = []
-    _same(load_trace(_write(tmp_path, packed, "trace.csv.gz"), progress=shares.append), plain)
-    assert shares == [1.0]
+    read = load_trace(_write(tmp_path, gzip.compress(many.encode()), "trace.csv.gz"), progress=shares.append)
+    np.testing.assert_array_equal(read.rows(), np.arange(10_000)[:, None] + np.full(2, 1.25))
+    assert shares == sorted(shares)
+    assert (len(shares), shares[-1]) == (5, 1.0)
+    text = many[:300].rpartition("\n")[0]
+    plain, packed = load_trace(_write(tmp_path, text)), gzip.compress(text.encode())
     _same(load_trace(_write(tmp_path, packed, "trace.csv")), plain)  # by what it is, not by its name
     _same(load_trace(io.BytesIO(text.encode())), plain)
     _same(load_trace(io.BytesIO(packed)), plain)
@@ -374,33 +358,6 @@ def test_what_is_no_whole_stream_is_refused(tmp_path):
     refused = pytest.raises(ValueError, match="Parquet, which is read from its end: give the path of a file")
     with _piped(parquet) as reader, refused:
         load_trace(reader)
-
-
-def test_large_files_are_read_right(tmp_path):
-    times = np.random.default_rng(1).gamma(2.0, 1.0, (10_000, 20)).round(6) + 0.1
-    step, worker = np.indices(times.shape).reshape(2, -1)
-    shuffled = np.random.default_rng(2).permutation(step.size)
-    columns = (x[shuffled].tolist() for x in (step, worker, times.ravel()))
-    lines = [f"{i},rank {j},{t!r}\n" for i, j, t in zip(*columns, strict=True)]
-    path = _write(tmp_path, _LONG + "".join(lines))
-    shares: list[Any] = []
-    trace = load_trace(path, progress=shares.append)
-    assert shares == sorted(shares)
-    assert (len(shares) > 3, shares[-1]) == (True, 1.0)
-    order = np.argsort([int(name.removeprefix("rank ")) for name in trace.worker_names])
-    np.testing.assert_array_equal(trace.rows()[:, order], times)
-
-
-def test_the_sample_trace_is_that_of_a_plain_reading():
-    trace = load_trace(_SAMPLE)
-    lines = [line.split(",") for line in _SAMPLE.read_text().split("\n")[1:] if line]
-    assert _cells(trace) == {(step, worker): (float(text), False) for step, worker, text in lines}
-    assert (trace.num_workers, trace.num_steps, trace.seconds.size) == (8, 120, len(lines))
-    steps = sorted({int(step) for step, _, _ in lines})
-    assert trace.step_names.tolist() == [str(step) for step in steps]
-    table = {(step, worker): float(text) for step, worker, text in lines}
-    expected = [[table.get((str(step), name), np.nan) for name in trace.worker_names] for step in steps]
-    np.testing.assert_array_equal(trace.table(), expected)
 
 
 def test_times_of_loads_one_or_several_of_a_cell(tmp_path):

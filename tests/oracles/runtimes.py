@@ -25,16 +25,6 @@ def load_of(partition: Sequence[float] | np.ndarray) -> np.ndarray:
     return np.array(loads)
 
 
-def block_runtime(x: Sequence[float], times: Sequence[float], samples: float, cycles: float) -> float:
-    """Eq. (5), with the order statistics T_(1) ≤ … ≤ T_(N) of the paper."""
-    ordered, workers = sorted(float(t) for t in times), len(times)
-    finish = []
-    for n in range(workers):
-        order_statistic = ordered[workers - n - 1]  # T_(N-n), counted from 1
-        finish.append(order_statistic * sum((i + 1) * float(x[i]) for i in range(n + 1)))
-    return samples * cycles / workers * max(finish)
-
-
 def delivered_runtime(
     x: Any,
     starts: Any,
@@ -47,7 +37,10 @@ def delivered_runtime(
     send_time: float = 0.0,
     overlap: bool = False,
 ) -> float:
-    """When the last block is there, of workers that do their blocks one after the other and send each."""
+    """When the last block is there, of workers that do their blocks one after the other and send each.
+
+    Eq. (5), where they start at once and send in no time.
+    """
     workers = len(times)
     arrivals: list[list[float]] = [[] for _ in x]
     for start, time in zip(starts, times, strict=True):
@@ -108,12 +101,12 @@ def most_in_time(case: Case, workers: int, t: float) -> float:
     return float(1 - found.fun)
 
 
-def expected_max(case: Case, load: np.ndarray, *, refine: int = 1) -> float:
+def expected_max(case: Case, load: np.ndarray) -> float:
     """E max_n load_n T_(N-n) by Gauss–Legendre on many panels in log t; exact steps for atomic laws."""
-    return float(expected_maxima(case, np.asarray(load, float)[None], refine=refine)[0])
+    return float(expected_maxima(case, np.asarray(load, float)[None])[0])
 
 
-def expected_maxima(case: Case, loads: np.ndarray, *, refine: int = 1) -> np.ndarray:
+def expected_maxima(case: Case, loads: np.ndarray) -> np.ndarray:
     """`expected_max` of each row of `loads`, in one sweep."""
     nodes, weights = np.polynomial.legendre.leggauss(12)
     values, owner, times, mass = np.zeros(len(loads)), [], [], []
@@ -134,7 +127,7 @@ def expected_maxima(case: Case, loads: np.ndarray, *, refine: int = 1) -> np.nda
             low = max(used.min() * quantiles[0] - start, 1e-3 * (used.max() * quantiles[1] - start))
             high = used.max() * quantiles[1] - start
             low, high = math.log(min(low, 0.01 * high)), math.log(high)
-            inner = np.linspace(low, high + 1, 40 * refine + 1)
+            inner = np.linspace(low, high + 1, 41)
             left = low - np.array([400.0, 200, 100, 60, 40, 30, 20, 15, 10, 7, 5, 3, 2, 1])
             right = (
                 high + 1 + np.array([0.5, 1, 1.5, 2, 2.5, 3, 4, 5, 7, 10, 15, 20, 30, 40, 60, 80, 120, 200])

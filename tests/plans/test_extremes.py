@@ -13,11 +13,10 @@ from scipy import stats
 
 import bcgc_jax as bcgc
 from tests.oracles import extremes
-from tests.oracles.laws import LOG_LOGISTIC
 from tests.problems import known, padded
 
 SIZE, SMALL = 64, 8
-FAMILIES = ("gamma", "weibull", "lognormal", "log_logistic", "pareto", "uniform", "shifted_exponential")
+FAMILIES = ("gamma", "weibull", "lognormal", "pareto", "uniform", "shifted_exponential")
 
 
 class Extreme(NamedTuple):
@@ -29,25 +28,14 @@ class Extreme(NamedTuple):
     kinks: tuple[float, ...] = ()
 
 
-class _LogLogistic:
-    """SciPy's `fisk` takes P(T > t) for a difference from 1."""
-
-    def __init__(self, shape: float) -> None:
-        self.shape = shape
-
-    def sf(self, t: np.ndarray) -> np.ndarray:
-        return 1 / (1 + t**self.shape)
-
-    def cdf(self, t: np.ndarray) -> np.ndarray:
-        return 1 / (1 + t**-self.shape)
-
-    def isf(self, p: float) -> float:
-        return (1 / p - 1) ** (1 / self.shape)
-
-
 def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
     """A number that single precision has, so that both precisions see the same law."""
     return float(np.float32(np.exp(rng.uniform(np.log(low), np.log(high)))))
+
+
+def _uniform(width: float) -> Extreme:
+    high = float(np.float32(1 + width))
+    return Extreme(bcgc.Uniform(1.0, high), stats.uniform(0, high - 1), 1.0, (high - 1,))
 
 
 def _extreme(rng: np.random.Generator, family: str, single: bool) -> Extreme:
@@ -66,15 +54,11 @@ def _extreme(rng: np.random.Generator, family: str, single: bool) -> Extreme:
         case "lognormal":
             scale = _log_uniform(rng, 0.002, 3 if single else 6)
             return Extreme(bcgc.Lognormal(0.0, scale, shift), stats.lognorm(scale), shift)
-        case "log_logistic":
-            shape = _log_uniform(rng, 1.1, 500)
-            return Extreme(LOG_LOGISTIC.build(1.0, shape, shift), _LogLogistic(shape), shift)
         case "pareto":
             shape = float(np.float32(1 + _log_uniform(rng, 0.02, 500)))
             return Extreme(bcgc.Pareto(1.0, shape), stats.lomax(shape), 1.0)
         case "uniform":
-            high = float(np.float32(1 + _log_uniform(rng, 1e-6, 1e3)))
-            return Extreme(bcgc.Uniform(1.0, high), stats.uniform(0, high - 1), 1.0, (high - 1,))
+            return _uniform(_log_uniform(rng, 1e-6, 1e3))
         case _:
             return Extreme(bcgc.ShiftedExponential(1.0, shift), stats.expon(), shift)
 
@@ -150,9 +134,8 @@ def test_the_mean_may_lie_in_times_that_hardly_any_worker_takes():
     for shape, shift in ((0.05, 1.0), (0.065, 0.055), (0.02, 0.3)):
         case = Extreme(bcgc.Gamma(shape, 1.0, shift), stats.gamma(shape), shift)
         for workers in (2, 8):
-            x = np.asarray(_closed_form(case.law, workers, SMALL, "time"), float)
-            for partition in (x, [0.3, 0.7] + [0.0] * 6):
-                _check(case, workers, np.asarray(partition))
+            for partition in ([0.3, 0.7], np.full(workers, 1 / workers)):
+                _check(case, workers, np.pad(partition, (0, SMALL - len(partition))))
 
 
 @pytest.mark.study
@@ -171,22 +154,14 @@ def test_the_error_of_thousands_of_extreme_laws_is_bounded(family, precision, re
 def _nearly_deterministic(rng: np.random.Generator, family: str) -> Extreme:
     """A spread from a millionth of the times to all of them."""
     match family:
-        case "gamma" | "weibull" | "shifted_exponential":
+        case "gamma":
             shift, shape = _log_uniform(rng, 1, 1e6), _log_uniform(rng, 0.3, 500)
-            law, excess = {
-                "gamma": (bcgc.Gamma(shape, 1.0, shift), stats.gamma(shape)),
-                "weibull": (bcgc.Weibull(1.0, shape, shift), stats.weibull_min(shape)),
-            }.get(family, (bcgc.ShiftedExponential(1.0, shift), stats.expon()))
-            return Extreme(law, excess, shift)
-        case "lognormal":
-            scale = _log_uniform(rng, 1e-4, 1)
-            return Extreme(bcgc.Lognormal(0.0, scale), stats.lognorm(scale), 0.0)
+            return Extreme(bcgc.Gamma(shape, 1.0, shift), stats.gamma(shape), shift)
         case "pareto":
             shape = _log_uniform(rng, 1.1, 1e4)
             return Extreme(bcgc.Pareto(1.0, shape), stats.lomax(shape), 1.0)
         case _:
-            high = float(np.float32(1 + _log_uniform(rng, 1e-6, 10)))
-            return Extreme(bcgc.Uniform(1.0, high), stats.uniform(0, high - 1), 1.0, (high - 1,))
+            return _uniform(_log_uniform(rng, 1e-6, 10))
 
 
 def _check_optimum(case: Extreme, workers: int) -> None:
@@ -209,15 +184,12 @@ def _check_optimum(case: Extreme, workers: int) -> None:
 def test_a_certificate_of_single_precision_is_none_that_it_cannot_know():
     # Widths of 5e-4 once gave bounds above a known plan, widths of 1e-5 "converged" at gaps up to 29 %.
     for width in (5e-4, 1e-5, 2.7e-6):
-        high = float(np.float32(1 + width))
         for workers in (5, 12):
-            _check_optimum(
-                Extreme(bcgc.Uniform(1.0, high), stats.uniform(0, high - 1), 1.0, (high - 1,)), workers
-            )
+            _check_optimum(_uniform(width), workers)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", sorted({*FAMILIES} - {"log_logistic"}))
+@pytest.mark.parametrize("family", ["gamma", "pareto", "uniform"])
 def test_certificates_of_nearly_deterministic_laws_in_single_precision(family):
     rng = np.random.default_rng(2)
     for _ in range(40):

@@ -61,7 +61,7 @@ def test_a_missed_subset_is_as_probable_as_by_enumeration(workers, depth):
     assert abs(float(uncovered(late, workers, SIZE)) - missed) < 1e-15
 
 
-@pytest.mark.parametrize("missing", [0.3, 1e-4, 1e-9])
+@pytest.mark.parametrize("missing", [0.3, 1e-9])
 @pytest.mark.parametrize(("workers", "size"), [(11, SIZE), (SIZE, SIZE), (1003, 1200)])
 def test_workers_go_round_one_by_one_and_many_by_powers_of_two(workers, size, missing):
     """Against all arcs between two misses, one worker after the other, in extended precision."""
@@ -85,13 +85,6 @@ def test_workers_go_round_one_by_one_and_many_by_powers_of_two(workers, size, mi
     assert found == pytest.approx(float(missed), rel=1e-12)  # worst 2.8e-13
 
 
-def test_a_late_cover_keeps_its_digits():
-    """Three neighbours that have each done nothing, then at most one, then two: the leading terms."""
-    late = jnp.array([1e-8, 2e-8, 3e-8])
-    alone = 1e-8 * 2e-8 * 3e-8
-    assert float(uncovered(late, 9, SIZE)) == pytest.approx(9 * alone, rel=1e-6)
-
-
 def test_the_published_setting():
     """design.md, section 3: N = 20, L = 20,000, 50 samples."""
     law = bcgc.ShiftedExponential(1e-3, 50.0)
@@ -106,7 +99,6 @@ LAWS = {
         lambda a, b: bcgc.ShiftedExponential(1 / a, b),
         lambda rng, s, a, b: b + a * rng.exponential(size=s),
     ),
-    "weibull": (lambda a, b: bcgc.Weibull(a, 0.6 + b), lambda rng, s, a, b: a * rng.weibull(0.6 + b, s)),
     "uniform": (lambda a, b: bcgc.Uniform(b, a + b), lambda rng, s, a, b: rng.uniform(b, a + b, s)),
     "atoms": (
         lambda a, b: bcgc.Empirical([a, 2 * b, 3 * (a + b)]),
@@ -115,80 +107,59 @@ LAWS = {
 }
 
 
-def _against_draws(name, start_up, seeds, draws):
-    """How many standard errors the exact values are off, and whether each is near enough."""
-    make, draw = LAWS[name]
-    off = []
-    for seed in seeds:
-        rng = np.random.default_rng([seed, list(LAWS).index(name), start_up])
-        a, b = rng.uniform(0.2, 2, 2)
-        depth = int(rng.integers(1, 7))
-        workers = int(rng.integers(depth, SIZE + 1))
-        mean = 10 ** rng.uniform(-1, 1)
-        start = bcgc.Exponential(1 / mean) if start_up else 0.0
-        found = _expected(_worker(make(a, b), start), _work(depth), workers)
-        parts = []
-        for _ in range(draws // 10_000):
-            times = draw(rng, (10_000, workers), a, b)
-            begin = rng.exponential(mean, times.shape) if start_up else np.zeros(times.shape)
-            parts.append(_tau(begin[..., None] + times[..., None] * np.arange(1, depth + 1), depth))
-        tau = np.concatenate(parts)
-        spread = tau.std() / np.sqrt(draws)
-        off.append((float(found.value) - tau.mean()) / np.hypot(spread, float(found.error)))
-        t = (1 + 1e-9) * float(np.quantile(tau, 0.7))  # behind a step, not on it
-        late = float(_late(_worker(make(a, b), start), _work(depth), workers, jnp.asarray(t)))
-        share = np.mean(tau > t)
-        assert abs(late - share) < 4.5 * max(np.sqrt(late * (1 - late) / draws), 1 / draws)
-    return np.abs(off)
-
-
 # One of each rule with and without start-ups: smooth, with a kink, with atoms.
 @pytest.mark.parametrize(
-    ("name", "start_up"), [("shifted exponential", False), ("uniform", True), ("atoms", False)]
+    ("name", "start_up", "depth"),
+    [("shifted exponential", False, 6), ("uniform", True, 3), ("atoms", False, 6)],
 )
-def test_exact_values_are_those_of_draws(name, start_up):
-    assert np.all(_against_draws(name, start_up, range(3), 20_000) < 4)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", LAWS)
-def test_exact_values_are_those_of_a_million_draws(name):
-    """40 problems in all; 200, with 25 seeds, take ten minutes."""
-    off = np.concatenate([_against_draws(name, start, range(5), 1_000_000) for start in (False, True)])
-    assert off.max() < 4.5
-    assert np.mean(off**2) < 2.96  # of ten squares of normal numbers in 999 of 1000
+def test_exact_values_are_those_of_draws(name, start_up, depth):
+    (make, draw), draws = LAWS[name], 50_000
+    for seed in range(3):
+        rng = np.random.default_rng([seed, list(LAWS).index(name), start_up])
+        a, b = rng.uniform(0.2, 2, 2)
+        workers = int(rng.integers(depth, SIZE + 1))
+        mean = 10 ** rng.uniform(-1, 1)
+        worker = _worker(make(a, b), bcgc.Exponential(1 / mean) if start_up else 0.0)
+        found = _expected(worker, _work(depth), workers)
+        times = draw(rng, (draws, workers), a, b)
+        begin = rng.exponential(mean, times.shape) if start_up else np.zeros(times.shape)
+        tau = _tau(begin[..., None] + times[..., None] * np.arange(1, depth + 1), depth)
+        assert abs(float(found.value) - tau.mean()) < 4 * tau.std() / np.sqrt(draws) + float(found.error)
+        t = (1 + 1e-9) * float(np.quantile(tau, 0.7))  # behind a step, not on it
+        late = float(_late(worker, _work(depth), workers, jnp.asarray(t)))
+        assert abs(late - np.mean(tau > t)) < 4.5 * max(np.sqrt(late * (1 - late) / draws), 1 / draws)
 
 
 def test_slopes_are_those_of_differences():
-    def value(rate, mean, work):
-        worker = _worker(bcgc.ShiftedExponential(rate, 0.3), bcgc.Exponential(1 / mean))
-        return _expected(worker, work, 9).value
+    @jax.jit
+    @jax.value_and_grad
+    def found(numbers):
+        worker = _worker(bcgc.ShiftedExponential(numbers[0], 0.3), bcgc.Exponential(1 / numbers[1]))
+        return _expected(worker, numbers[2:], 9).value
 
-    at = (jnp.asarray(0.7), jnp.asarray(0.5), _work(3))
-    slopes = jax.grad(value, argnums=(0, 1, 2))(*at)
-    for i, step in ((0, 1e-5), (1, 1e-5)):
-        low, high = ([a + s * step if j == i else a for j, a in enumerate(at)] for s in (-1, 1))
-        assert float(slopes[i]) == pytest.approx(float(value(*high) - value(*low)) / 2e-5, rel=2e-6)
-    move = jnp.array([0.3, 0.2, 0.5])
-    low, high = (value(at[0], at[1], at[2] + s * 1e-5 * move) for s in (-1, 1))
-    assert float(slopes[2] @ move) == pytest.approx(float(high - low) / 2e-5, rel=2e-6)
+    at = jnp.array([0.7, 0.5, *_work(3)])
+    _, slopes = found(at)
+    for move in ([1, 0, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 0.3, 0.2, 0.5]):
+        low, high = (float(found(at + step * jnp.array(move))[0]) for step in (-1e-5, 1e-5))
+        assert float(slopes @ jnp.array(move)) == pytest.approx((high - low) / 2e-5, rel=2e-6)
 
 
 def test_nodes_follow_the_start_of_laws_with_mass_there():
     """Slopes in a start-up and, of a shifted law, in its shift: all loads times it when all mass is there."""
-    found = jax.grad(lambda n: _expected(_worker(bcgc.Gamma(0.02, 1.0, n[0]), n[1]), _work(3), 7).value)
-    slopes = found(jnp.array([1.0, 0.5]))
+
+    @jax.jit
+    @jax.value_and_grad
+    def found(numbers):
+        return _expected(_worker(bcgc.Gamma(0.02, 1.0, numbers[0]), numbers[1]), _work(3), 7).value
+
+    _, slopes = found(jnp.array([1.0, 0.5]))
     assert float(slopes[1]) == pytest.approx(1, rel=1e-14)
-    step = jnp.array([1e-3, 0.0])
-    shifts = [
-        _expected(_worker(bcgc.Gamma(0.02, 1.0, n[0]), n[1]), _work(3), 7).value
-        for n in (jnp.array([1.0, 0.5]) - step, jnp.array([1.0, 0.5]) + step)
-    ]
-    assert float(slopes[0]) == pytest.approx(float(shifts[1] - shifts[0]) / 2e-3, rel=1e-5)
+    low, high = (float(found(jnp.array([shift, 0.5]))[0]) for shift in (0.999, 1.001))
+    assert float(slopes[0]) == pytest.approx((high - low) / 2e-3, rel=1e-5)
 
 
 def test_an_infinite_mean_is_one_of_the_fastest_of_d():
-    """D workers must be slow together: Pareto of shape 0.6 has a mean with two, not with one."""
-    law = bcgc.Pareto(1.0, 0.6)
-    assert np.isinf(float(_expected(_worker(law), _work(1), 5).value))
-    assert np.isfinite(float(_expected(_worker(law), _work(2), 5).value))
+    """D workers must be slow together: two of a Pareto law of shape 0.6 have a mean, of shape 0.4 none."""
+    values = [float(_expected(_worker(bcgc.Pareto(1.0, shape)), _work(2), 5).value) for shape in (0.6, 0.4)]
+    assert np.isfinite(values[0])
+    assert np.isinf(values[1])

@@ -19,21 +19,8 @@ def ascending_levels(num_workers: int, num_coordinates: int) -> np.ndarray:
 
 # Theorem 1
 
-SIZES = [(1, 3), (2, 5), (4, 4)]
 
-
-@pytest.mark.parametrize(("num_workers", "num_coordinates"), SIZES)
-def test_partition_counts_the_coordinates_at_every_level(num_workers, num_coordinates):
-    levels = ascending_levels(num_workers, num_coordinates)
-    to_partition = jax.vmap(functools.partial(bcgc.partition_from_levels, num_workers=num_workers))
-    expected = [[list(s).count(n) for n in range(num_workers)] for s in levels]
-    np.testing.assert_array_equal(to_partition(levels), expected)
-    # The order of the coordinates does not matter.
-    shuffled = np.random.default_rng(7).permuted(levels, axis=1)
-    np.testing.assert_array_equal(to_partition(shuffled), expected)
-
-
-@pytest.mark.parametrize(("num_workers", "num_coordinates"), SIZES)
+@pytest.mark.parametrize(("num_workers", "num_coordinates"), [(1, 3), (4, 4)])
 def test_levels_are_the_first_to_reach_the_rank_of_their_coordinate(num_workers, num_coordinates):
     partitions = [
         x
@@ -50,9 +37,10 @@ def test_levels_are_the_first_to_reach_the_rank_of_their_coordinate(num_workers,
     to_levels = jax.vmap(functools.partial(bcgc.levels_from_partition, num_coordinates=num_coordinates))
     result = np.asarray(to_levels(np.array(partitions)))
     np.testing.assert_array_equal(result, expected)
-    # The map is one to one onto the ascending levels, and undone by the count.
+    # The map is one to one onto the ascending levels, and undone by the count, whatever their order.
     np.testing.assert_array_equal(np.unique(result, axis=0), ascending_levels(num_workers, num_coordinates))
-    back = jax.vmap(functools.partial(bcgc.partition_from_levels, num_workers=num_workers))(result)
+    shuffled = np.random.default_rng(7).permuted(result, axis=1)
+    back = jax.vmap(functools.partial(bcgc.partition_from_levels, num_workers=num_workers))(shuffled)
     np.testing.assert_array_equal(back, partitions)
 
 
@@ -104,7 +92,7 @@ def test_projection_is_the_best_over_all_active_sets(x64):
             np.testing.assert_array_equal(x[n:], 0)
 
 
-@pytest.mark.parametrize("num_workers", [1, 2, 193, 300])
+@pytest.mark.parametrize("num_workers", [1, 193, 300])
 def test_projection_meets_the_optimality_conditions_in_high_dimension(num_workers, precision):
     rng = np.random.default_rng(num_workers)
     total = 2e4
@@ -147,7 +135,7 @@ def random_partitions(rng: np.random.Generator, num_draws: int, total: float) ->
     return x
 
 
-@pytest.mark.parametrize("total", [7, 531, 20_000])
+@pytest.mark.parametrize("total", [7, 20_000])
 def test_rounded_partition_sums_exactly_and_stays_within_one(total, precision):
     x = random_partitions(np.random.default_rng(total), 200, total).astype(precision)
     result = np.asarray(jax.jit(jax.vmap(bcgc.plans.partitions.round_partition, (0, None)))(x, total))

@@ -13,7 +13,6 @@ import pytest
 import bcgc_jax as bcgc
 from tests.oracles import runtimes as oracles
 from tests.oracles.laws import CASES
-from tests.problems import slow
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -35,20 +34,26 @@ def _exact(name: str, partition) -> float:
     return SAMPLES * CYCLES / len(load) * oracles.expected_max(CASES[name], load)
 
 
-_of_partitions, _of_levels = jax.jit(bcgc.block_runtime), jax.jit(bcgc.coordinate_runtime)
+def _equation_5(x, times, samples: float, cycles: float) -> float:
+    return oracles.delivered_runtime(x, np.zeros(len(times)), times, samples, cycles)
 
 
-def test_block_runtime_is_equation_5(precision):
+def test_runtimes_of_draws_are_equations_2_and_5(precision):
+    """In any order of the levels, of schemes and draws in all pairs."""
     rng = np.random.default_rng(1)
-    for workers in (1, 2, 5, 9):
+    for workers in (1, 5):
         x = rng.dirichlet(np.full(workers, 0.7), 6) * 40
         x[x < 1] = 0
-        times = _draws(rng, 6, workers)
-        expected = [oracles.block_runtime(a, t, SAMPLES, CYCLES) for a, t in zip(x, times, strict=True)]
-        actual = _of_partitions(x, times, num_samples=SAMPLES, cycles=CYCLES)
-        assert actual.dtype == precision
-        # Worst measured 4e-16, 2e-7.
-        np.testing.assert_allclose(actual, expected, rtol=10 * np.finfo(precision).eps)
+        times, levels = _draws(rng, 5, workers), rng.integers(0, workers, (6, 11))
+        for function, schemes, loop in (
+            (bcgc.block_runtime, x, _equation_5),
+            (bcgc.coordinate_runtime, levels, oracles.coordinate_runtime),
+        ):
+            expected = [[loop(a, t, SAMPLES, CYCLES) for t in times] for a in schemes]
+            found = function(schemes[:, None], times, num_samples=SAMPLES, cycles=CYCLES)
+            assert found.dtype == precision
+            # Worst measured 4e-16, 2e-7.
+            np.testing.assert_allclose(found, expected, rtol=10 * np.finfo(precision).eps)
 
 
 @pytest.mark.parametrize("overlap", [False, True])
@@ -83,61 +88,18 @@ def test_block_runtime_with_start_ups_broadcasts_too():
         np.testing.assert_allclose(found, plain + start, rtol=1e-14)
 
 
-def test_coordinate_runtime_is_equation_2_in_any_order_of_the_levels(precision):
-    rng = np.random.default_rng(2)
-    for workers, coordinates in ((1, 3), (4, 1), (5, 11)):
-        levels = rng.integers(0, workers, (6, coordinates))
-        times = _draws(rng, 6, workers)
-        pairs = zip(levels, times, strict=True)
-        expected = [oracles.coordinate_runtime(s, t, SAMPLES, CYCLES) for s, t in pairs]
-        actual = _of_levels(levels, times, num_samples=SAMPLES, cycles=CYCLES)
-        assert actual.dtype == precision
-        np.testing.assert_allclose(actual, expected, rtol=10 * np.finfo(precision).eps)
-
-
-def test_leading_axes_broadcast_like_a_loop_and_like_vmap():
-    rng = np.random.default_rng(3)
-    x, times = rng.dirichlet(np.full(4, 0.8), 3) * 20, _draws(rng, 5, 4)
-    levels = rng.integers(0, 4, (3, 7))
-    for function, scheme, loop in (
-        (bcgc.block_runtime, x, oracles.block_runtime),
-        (bcgc.coordinate_runtime, levels, oracles.coordinate_runtime),
-    ):
-        expected = np.array([[loop(a, t, 1.0, 1.0) for t in times] for a in scheme])
-        np.testing.assert_allclose(function(scheme[:, None], times), expected, rtol=1e-14)
-        nested = jax.jit(jax.vmap(jax.vmap(function, (None, 0)), (0, None)))
-        np.testing.assert_allclose(nested(scheme, times), expected, rtol=1e-14)
-
-
-@pytest.mark.parametrize(("workers", "coordinates"), [(3, 5), (4, 4)])
-def test_levels_in_ascending_order_lose_nothing_and_are_partitions(workers, coordinates):
+def test_levels_in_ascending_order_lose_nothing_and_are_partitions():
     """Lemma 1 and Theorem 1, by brute force over every s."""
-    rng = np.random.default_rng(workers)
-    times = _draws(rng, 6, workers)
+    workers, coordinates = 3, 5
+    times = _draws(np.random.default_rng(3), 6, workers)
     every = np.array(list(itertools.product(range(workers), repeat=coordinates)))
-    ascending = np.all(np.diff(every, axis=1) >= 0, axis=1)
-    runtime = np.asarray(_of_levels(every[:, None], times))
-
-    # Lemma 1, draw by draw: sorting the levels never hurts, and it does help somewhere.
-    in_order = np.asarray(_of_levels(np.sort(every, axis=1)[:, None], times))
+    runtime = np.asarray(bcgc.coordinate_runtime(every[:, None], times))
+    in_order = np.asarray(bcgc.coordinate_runtime(np.sort(every, axis=1)[:, None], times))
     assert np.all(in_order <= runtime * (1 + 1e-14))
     assert np.any(in_order < 0.9 * runtime)
-
-    # Theorem 1: the ascending levels and the partitions are the same schemes.
-    counts = itertools.product(range(coordinates + 1), repeat=workers)
-    partitions = np.array([c for c in counts if sum(c) == coordinates])
-    assert len(partitions) == ascending.sum() == math.comb(workers + coordinates - 1, coordinates)
-    of_partitions = np.asarray(_of_partitions(partitions[:, None], times))
-    for levels, row in zip(every[ascending], runtime[ascending], strict=True):
-        match = np.flatnonzero((partitions == np.bincount(levels, minlength=workers)).all(1))
-        np.testing.assert_allclose(of_partitions[match[0]], row, rtol=1e-14)
-
-    # So the three minima of the average are one.
-    best = runtime.mean(1).min()
-    np.testing.assert_allclose(runtime[ascending].mean(1).min(), best, rtol=1e-14)
-    np.testing.assert_allclose(of_partitions.mean(1).min(), best, rtol=1e-14)
-    loop = min(np.mean([oracles.coordinate_runtime(s, t, 1.0, 1.0) for t in times]) for s in every[ascending])
-    np.testing.assert_allclose(best, loop, rtol=1e-14)
+    partitions = np.array([np.bincount(levels, minlength=workers) for levels in every])
+    assert len(np.unique(partitions, axis=0)) == math.comb(workers + coordinates - 1, coordinates)
+    np.testing.assert_allclose(bcgc.block_runtime(partitions[:, None], times), in_order, rtol=1e-14)
 
 
 def test_the_example_of_figure_1_beats_every_single_level():
@@ -163,7 +125,8 @@ def _simulate(keys, problem, partition, num_draws):
     return jax.vmap(lambda key: bcgc.simulate_runtime(key, problem, partition, num_draws))(keys)
 
 
-def _check_simulation(name):
+@pytest.mark.parametrize("name", ["weibull_07", "two_speed"])
+def test_simulation_is_within_its_error_of_the_exact_value_and_of_sorted_draws(name):
     estimate = _simulate(jax.random.split(jax.random.key(4), 4), _problem(name, 6), PARTITION, 20_000)
     exact = _exact(name, PARTITION)
     assert np.all(np.abs(np.asarray(estimate.mean) - exact) < 4 * np.asarray(estimate.standard_error))
@@ -173,24 +136,11 @@ def _check_simulation(name):
     draws = SAMPLES * CYCLES / 6 * (sorted_draws * oracles.load_of(PARTITION)).max(1)
     error = math.hypot(float(estimate.standard_error[0]), draws.std() / math.sqrt(draws.size))
     assert abs(float(estimate.mean[0]) - draws.mean()) < 4 * error
-    # Worst measured 0.09, for pareto_3: without a fourth moment a standard error is itself noisy.
     expected = draws.std() / math.sqrt(20_000)
     np.testing.assert_allclose(estimate.standard_error, expected, rtol=0.15)
 
 
-@pytest.mark.parametrize("name", ["weibull_07", "two_speed", *slow("pareto_3", "gamma", "uniform")])
-def test_simulation_is_within_its_error_of_the_exact_value_and_of_sorted_draws(name):
-    _check_simulation(name)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["weibull_07", "empirical"])
-def test_simulation_in_single_precision_is_too(name):
-    with jax.enable_x64(False):
-        _check_simulation(name)
-
-
-@pytest.mark.parametrize("name", ["weibull_07", "pareto_12", "uniform", "two_speed", "empirical"])
+@pytest.mark.parametrize("name", ["weibull_07", "uniform", "two_speed"])
 def test_the_completion_probability_is_that_of_the_recursion_and_of_draws(name):
     rng, workers = np.random.default_rng(9), 20
     case, problem = CASES[name], _problem(name, workers)
@@ -256,11 +206,12 @@ def test_single_precision_keeps_both_tails_of_the_completion_probability():
 
 @jax.jit
 def _certify(law, partition, workers):
-    problem = bcgc.Problem(law, workers, 100, SAMPLES, CYCLES, max_workers=partition.size)
+    partition = jnp.pad(partition, (0, 12 - partition.size))
+    problem = bcgc.Problem(law, workers, 100, SAMPLES, CYCLES, max_workers=12)
     return bcgc.certificate(problem, partition)
 
 
-@pytest.mark.parametrize("name", ["shifted_exponential", "two_speed", *slow("weibull_3", "pareto_12")])
+@pytest.mark.parametrize("name", ["shifted_exponential", "two_speed"])
 def test_no_feasible_point_beats_the_lower_bound(name):
     case, workers, rng = CASES[name], 8, np.random.default_rng(10)
     law = case.law()
@@ -283,13 +234,11 @@ def test_no_feasible_point_beats_the_lower_bound(name):
     assert max(bounds) > 0.5 * exact.min()
 
 
-@pytest.mark.parametrize(
-    ("name", "gap"), [("shifted_exponential", 1e-4), ("weibull_3", 1e-4), ("pareto_12", 1e-2)]
-)
+@pytest.mark.parametrize(("name", "gap"), [("shifted_exponential", 1e-4), ("pareto_12", 1e-2)])
 def test_the_certificate_closes_at_an_optimum_found_elsewhere(name, gap):
     case, workers = CASES[name], 8
     share, value = oracles.optimal_share(name, workers)
-    result = _certify(case.law(), np.pad(100 * share, (0, 4)), workers)
+    result = _certify(case.law(), jnp.asarray(100 * share), workers)
     np.testing.assert_allclose(result.expected_runtime, 100 * SAMPLES * CYCLES / workers * value, rtol=1e-8)
     # Worst measured 1e-5, and 5e-3 where the optimum has an empty level (differences see no slope there).
     assert 0 <= result.relative_gap < gap

@@ -20,9 +20,10 @@ PAPER = bcgc.ShiftedExponential(1e-3, 50.0)
 pytestmark = pytest.mark.usefixtures("x64")
 
 
-@pytest.mark.parametrize(
-    "groups", [[(1, 1), (2, 2), (4, 3)], *slow([(3, 1)], [(3, 2)], [(2, 1), (1, 2), (4, 1)])]
-)
+_runtimes, _sent = jax.jit(schedules.schedule_runtime), jax.jit(schedules.sent_of)
+
+
+@pytest.mark.parametrize("groups", [[(1, 1), (2, 2), (4, 3)], *slow([(2, 1), (1, 2), (4, 1)])])
 @pytest.mark.parametrize(("setup", "chain"), [(0.0, 0.0), (3.0, 0.2)])
 def test_it_is_what_workers_do_one_by_one(groups, setup, chain):
     rng = np.random.default_rng(len(groups))
@@ -30,14 +31,12 @@ def test_it_is_what_workers_do_one_by_one(groups, setup, chain):
     schedule = schedules.schedule_of(groups, rng.uniform(1, 5, sum(group.num_blocks for group in groups)))
     times, starts = rng.exponential(size=(40, 5)), rng.exponential(size=(40, 5))
     cycles = schedules.cycles_of(schedule, setup, chain)
-    found = schedules.schedule_runtime(cycles, jnp.asarray(times), jnp.asarray(starts))
-    sent = schedules.sent_of(schedule, cycles, jnp.asarray(times), jnp.asarray(starts), 5)
+    # Workers that do not count change nothing.
+    padded = [np.pad(a, ((0, 0), (0, 3)), constant_values=7.0) for a in (times, starts)]
+    found, sent = _runtimes(cycles, *padded, 5), _sent(schedule, cycles, times, starts, 5)
     wanted = [simulated(schedule, t, s, setup, chain) for t, s in zip(times, starts, strict=True)]
     np.testing.assert_allclose(found, [tau for tau, _ in wanted], rtol=1e-12)
     np.testing.assert_allclose(sent, [share for _, share in wanted], rtol=1e-12)
-    # Workers that do not count change nothing.
-    padded = [jnp.pad(jnp.asarray(a), ((0, 0), (0, 3)), constant_values=7.0) for a in (times, starts)]
-    np.testing.assert_allclose(schedules.schedule_runtime(cycles, padded[0], padded[1], 5), found, rtol=1e-12)
 
 
 def test_the_slope_in_the_sizes_is_that_of_differences():
@@ -46,13 +45,15 @@ def test_the_slope_in_the_sizes_is_that_of_differences():
     )
     times = jnp.asarray(np.random.default_rng(0).exponential(size=(500, 6)))
 
+    @jax.jit
+    @jax.value_and_grad
     def mean(sizes):
         schedule = schedules.circle_plan(sizes, subset, block, 3)
         return jnp.mean(schedules.schedule_runtime(schedules.cycles_of(schedule, 2.0, 0.3), times))
 
     at, move = jnp.array([2.0, 3.0, 4.0]), jnp.array([0.3, -0.5, 0.2])
-    difference = mean(at + 1e-6 * move) - mean(at - 1e-6 * move)
-    assert float(jax.grad(mean)(at) @ move) == pytest.approx(float(difference) / 2e-6, rel=1e-6)
+    difference = mean(at + 1e-6 * move)[0] - mean(at - 1e-6 * move)[0]
+    assert float(mean(at)[1] @ move) == pytest.approx(float(difference) / 2e-6, rel=1e-6)
 
 
 def test_draws_of_rows_come_in_any_order():
@@ -114,19 +115,25 @@ def test_work_is_shared_as_event_by_event(chunks):
 
 @pytest.mark.slow
 def test_the_search_is_never_above_its_starts():
-    """Another law than the paper's; cyclic and alternating schedules are among the starts."""
-    problem = bcgc.Problem(bcgc.Weibull(1.0, 0.8, 0.3), 6, 600)
-    found = bcgc.solve(problem, "credit", key=jax.random.key(2))
-    value, error = float(found.expected_runtime), float(found.runtime_error)
-    schedule = known(found.plan)
-    assert found.kind == "confidence"
-    assert float(jnp.sum(schedule.sizes)) == pytest.approx(600)
-    for method in ("cyclic:6", "alternating:6:10"):
-        other = bcgc.solve(problem, method, key=jax.random.key(3))
-        assert value < float(other.expected_runtime) + 3 * np.hypot(error, float(other.runtime_error))
-    # The answer is that of its schedule, by draws of its own.
-    draws = schedules.simulate_schedule(jax.random.key(9), problem, schedule, 40_000)
-    assert abs(float(jnp.mean(draws)) - value) < 4 * np.hypot(error, float(jnp.std(draws)) / 200)
+    """Other laws than the paper's, by the same draws and their control variate; cyclic and alternating
+    schedules are among the starts. 3 standard errors of a difference are room enough.
+    """
+    rng = np.random.default_rng(4)
+    for _ in range(4):
+        scale, shape = (10 ** rng.uniform(-0.7, 0.7, 2)).tolist()
+        problem = bcgc.Problem(bcgc.Weibull(scale, shape, float(rng.uniform(0, 1))), 6, 600)
+        found = bcgc.solve(problem, "credit", key=jax.random.key(2))
+        value, error = float(found.expected_runtime), float(found.runtime_error)
+        schedule = known(found.plan)
+        assert found.kind == "confidence"
+        assert float(jnp.sum(schedule.sizes)) == pytest.approx(600)
+        for method in ("cyclic:6", "alternating:6:10"):
+            other = bcgc.solve(problem, method, key=jax.random.key(2))
+            room = 3 * np.hypot(error, float(other.runtime_error))
+            assert value < float(other.expected_runtime) + room
+        # The answer is that of its schedule, by draws of its own.
+        draws = schedules.simulate_schedule(jax.random.key(9), problem, schedule, 40_000)
+        assert abs(float(jnp.mean(draws)) - value) < 4 * np.hypot(error, float(jnp.std(draws)) / 200)
 
 
 def test_a_block_of_no_size_keeps_it_in_a_search():
@@ -139,31 +146,14 @@ def test_a_block_of_no_size_keeps_it_in_a_search():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", [bcgc.Weibull, bcgc.Gamma])
-def test_it_is_never_above_its_starts_for_random_laws(family):
-    """By the same draws and their control variate; 3 standard errors of a difference are room enough."""
-    rng = np.random.default_rng(4)
-    for _ in range(4):
-        law = family(*10 ** rng.uniform(-0.7, 0.7, 2), rng.uniform(0, 1))
-        problem = bcgc.Problem(law, 6, 600)
-        found = bcgc.solve(problem, "credit", key=jax.random.key(2))
-        for method in ("cyclic:6", "alternating:6:10"):
-            other = bcgc.solve(problem, method, key=jax.random.key(2))
-            room = 3 * np.hypot(float(found.runtime_error), float(other.runtime_error))
-            assert float(found.expected_runtime) < float(other.expected_runtime) + room
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("workers", "most"), [(10, 8.22e7), (20, 4.62e7)])
-def test_the_papers_setting(workers, most):
-    problem = bcgc.Problem(PAPER, workers, 20_000, 50)
-    found = bcgc.solve(problem, "credit", key=jax.random.key(0))
-    assert float(found.expected_runtime) < most
+def test_the_papers_setting():
+    found = bcgc.solve(bcgc.Problem(PAPER, 20, 20_000, 50), "credit", key=jax.random.key(0))
+    assert float(found.expected_runtime) < 4.62e7
     assert float(found.runtime_error) < 1e-3 * float(found.expected_runtime)
 
 
 def test_what_schemes_need():
-    problem = bcgc.Problem(PAPER, 5, 100)
+    problem = bcgc.Problem(bcgc.TwoSpeed(1.0, 2.0, 0.5), 5, 100)
     needs, cyclic = (known(bcgc.solve(problem, name).needs) for name in ("tandon:2", "cyclic:3"))
     assert [float(a) for a in needs] == [3, 0.6, 0, 1]
     assert (int(cyclic.stored_subsets), int(cyclic.round_trips)) == (3, 1)

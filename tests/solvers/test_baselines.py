@@ -11,7 +11,7 @@ from scipy import integrate, optimize, stats
 import bcgc_jax as bcgc
 from bcgc_jax.solvers.baselines import ferdinand_partition, tandon_partial_runtime
 from tests.oracles import runtimes as oracles
-from tests.oracles.laws import CASES, PARETO, SHIFTED_EXPONENTIAL, TWO_SPEED, UNIFORM, WEIBULL, Case
+from tests.oracles.laws import CASES, SHIFTED_EXPONENTIAL, TWO_SPEED, WEIBULL, Case
 from tests.problems import known, padded
 
 N, L, M, B = 6, 90, 14.0, 1.3
@@ -24,22 +24,16 @@ def _sorted_draws(case: Case) -> np.ndarray:
     return oracles.slowest_first(case, np.random.default_rng(4), 400_000, N)
 
 
-def test_single_block_is_the_best_level_and_the_others_are_worse(x64):
-    problem = padded(LAW, N, L, M, B)
+def test_single_block_is_the_best_level(x64):
     draws = SCALE * np.arange(1, N + 1) * _sorted_draws(CASE)
     means, errors = draws.mean(axis=0), draws.std(axis=0) / np.sqrt(len(draws))
-    for level in range(N):
-        found = float(bcgc.solve(problem, f"tandon:{level}").expected_runtime)
-        assert abs(found - means[level]) < 4 * errors[level]
-    best = bcgc.solve(problem, "single_block")
-    assert known(best.rounded)[int(np.argmin(means))] == L
-    uncoded = bcgc.solve(problem, "uncoded")
-    assert known(uncoded.rounded)[0] == L
-    assert not np.any(known(uncoded.rounded)[1:])
-    assert abs(float(uncoded.expected_runtime) - means[0]) < 4 * errors[0]
+    level = int(np.argmin(means))
+    best = bcgc.solve(padded(LAW, N, L, M, B), "single_block")
+    assert known(best.rounded)[level] == L
+    assert abs(float(best.expected_runtime) - means[level]) < 4 * errors[level]
 
 
-@pytest.mark.parametrize("case", [CASE, UNIFORM.at(0.6, 2.9), TWO], ids=["Weibull", "Uniform", "TwoSpeed"])
+@pytest.mark.parametrize("case", [CASE, TWO], ids=["Weibull", "TwoSpeed"])
 def test_tandon_partial_is_the_minimum_over_s_of_its_runtime(x64, case):
     law = case.law()
     problem = padded(law, N, L, M, B)
@@ -63,6 +57,7 @@ def test_tandon_partial_is_the_minimum_over_s_of_its_runtime(x64, case):
         assert solution.partition is None
 
 
+@pytest.mark.slow
 def test_tandon_partial_of_many_workers_is_found_without_all_levels(x64):
     workers, alpha, rate, shift = 410, 6.0, 1e-3, 50.0
     problem = bcgc.Problem(bcgc.ShiftedExponential(rate, shift), workers, L, M, B)
@@ -95,7 +90,7 @@ _layers = jax.jit(ferdinand_partition)
 
 
 # With 24 and 20 the sum keeps u below N / r; with 2 it does that where no level is 1.
-@pytest.mark.parametrize(("layers", "total"), [*((r, L) for r in (90, 45, 40, 30, 27, 24, 20)), (2, 6)])
+@pytest.mark.parametrize(("layers", "total"), [*((r, L) for r in (90, 40, 27, 24, 20)), (2, 6)])
 def test_ferdinand_layers_are_the_least_squares_optimum_of_the_programme(x64, layers, total):
     partition, feasible = _layers(bcgc.Problem(LAW, N, total, M, B), layers)
     assert bool(feasible)
@@ -121,13 +116,6 @@ def test_ferdinand_layers_are_the_least_squares_optimum_of_the_programme(x64, la
     rounded = [np.floor(s + 0.5 + nudge).astype(int) for nudge in (-1e-9, 1e-9)]
     assert any(np.allclose(partition, np.bincount(n, minlength=N) * total / layers) for n in rounded)
     assert partition.sum() == pytest.approx(total)
-
-
-def test_ferdinand_says_where_it_does_not_exist(x64):
-    # Two workers: the mean level would be N - 2 = 0, below the least level 1.
-    solution = bcgc.solve(padded(LAW, 2, 100), "ferdinand_half")
-    assert int(solution.status) == bcgc.Status.INFEASIBLE
-    assert np.isnan(float(solution.expected_runtime))
 
 
 @pytest.mark.parametrize("layers", [10, 17, 18, 90, 91])
@@ -163,11 +151,8 @@ def test_the_straggler_ratio_of_an_exponential_is_that_of_the_paper_and_of_an_in
     assert bcgc.solvers.straggler_ratio(bcgc.TwoSpeed(1.5, np.inf, 0.2)) == np.inf
 
 
-SHARED = CASE, TWO, CASES["shifted_exponential"], PARETO.at(1.4, 1.3), SHIFTED_EXPONENTIAL.at(0.5, 0.0)
-
-
 @pytest.mark.parametrize(
-    "case", SHARED, ids=["Weibull", "TwoSpeed", "ShiftedExponential", "Pareto", "Exponential"]
+    "case", [CASE, TWO, SHIFTED_EXPONENTIAL.at(0.5, 0.0)], ids=["Weibull", "TwoSpeed", "Exponential"]
 )
 def test_the_limit_is_the_mean_of_perfectly_shared_work(x64, case):
     draws = M * B * L / (1 / case.frozen.ppf(np.random.default_rng(6).random((400_000, N)))).sum(axis=1)

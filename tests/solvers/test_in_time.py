@@ -41,13 +41,13 @@ def _fastest(problem, deadline, least, starts):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("law", "workers", "deadline"),
-    [(bcgc.ShiftedExponential(0.1, 1.0), 8, 300.0), (bcgc.Weibull(10.0, 0.8, 1.0), 6, 300.0)],
-    ids=str,
-)
-def test_no_optimiser_finds_a_faster_plan_that_is_in_time_as_often(x64, law, workers, deadline):
-    problem = bcgc.Problem(law, workers, 100)
+def test_no_optimiser_finds_a_faster_plan_that_is_in_time_as_often_and_the_ends_are_the_two_optima(x64):
+    deadline, workers = 300.0, 8
+    problem = bcgc.Problem(bcgc.ShiftedExponential(0.1, 1.0), workers, 100)
+
+    def solve(least: float) -> bcgc.Solution:
+        return bcgc.solve(problem, bcgc.Deadline(deadline, min_completion=least))
+
     fast, sure = bcgc.solve(problem), bcgc.solve(problem, bcgc.Deadline(deadline))
     low = float(bcgc.completion_probability(problem, known(fast.partition), deadline))
     high = float(known(sure.completion_probability))
@@ -58,7 +58,7 @@ def test_no_optimiser_finds_a_faster_plan_that_is_in_time_as_often(x64, law, wor
     last = float(fast.expected_runtime)
     for share in (0.3, 0.8):
         least = low + share * (high - low)
-        found = bcgc.solve(problem, bcgc.Deadline(deadline, min_completion=least))
+        found = solve(least)
         assert int(found.status) == bcgc.Status.CONVERGED
         assert float(known(found.completion_probability)) >= least - 1e-12
         theirs = _fastest(problem, deadline, least, starts)
@@ -67,22 +67,14 @@ def test_no_optimiser_finds_a_faster_plan_that_is_in_time_as_often(x64, law, wor
         assert float(found.lower_bound) <= theirs
         last = float(found.expected_runtime)
 
-
-@pytest.mark.slow
-def test_the_ends_are_the_optimum_and_nothing(x64):
-    problem = bcgc.Problem(bcgc.ShiftedExponential(0.1, 1.0), 4, 100)
-
-    def solve(least):
-        return bcgc.solve(problem, bcgc.Deadline(400.0, min_completion=least))
-
-    fast, sure = bcgc.solve(problem), bcgc.solve(problem, bcgc.Deadline(400.0))
-    low = float(bcgc.completion_probability(problem, known(fast.partition), 400.0))
     free = solve(low - 1e-3)
     assert float(free.expected_runtime) == pytest.approx(float(fast.expected_runtime), rel=1e-6)
     assert float(free.relative_gap) < 1e-5
-    between = solve(float(known(sure.completion_probability)) - 1e-7)
-    np.testing.assert_allclose(known(between.partition), known(sure.partition), atol=0.2)
-    assert int(solve(float(known(sure.completion_probability)) + 1e-4).status) == bcgc.Status.INFEASIBLE
+    np.testing.assert_allclose(known(solve(high - 1e-7).partition), known(sure.partition), atol=0.2)
+    assert int(solve(high + 1e-4).status) == bcgc.Status.INFEASIBLE
+
+
+def test_a_share_in_time_that_makes_no_sense_is_refused():
     with pytest.raises(ValueError, match="min_completion must be"):
         bcgc.Deadline(400.0, min_completion=1.0)
     with pytest.raises(ValueError, match="without atoms"):

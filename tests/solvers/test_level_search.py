@@ -17,9 +17,8 @@ LAW, WORKERS = bcgc.ShiftedExponential(1e-3, 50.0), 3
 
 def test_sets_that_cannot_be_better_are_not_solved_in_full(monkeypatch):
     """On a table of values in place of optima, which notes what it is asked for."""
-    table = np.array(
-        [np.inf, 5.0, 4.0, 2.0, 3.0, 6.0, 1.5, 2.5]
-    )  # of levels as binary digits; {1, 2} is best
+    # Of levels as binary digits; {1, 2} is best.
+    table = np.array([np.inf, 5.0, 4.0, 2.0, 3.0, 6.0, 1.5, 2.5])
     asked: list[tuple[int, float]] = []
 
     def optimum(problem: bcgc.Problem, levels: Any, *, tolerance: float, least: Any) -> OptimalResult:
@@ -36,9 +35,8 @@ def test_sets_that_cannot_be_better_are_not_solved_in_full(monkeypatch):
     assert 0 not in {number for number, _ in asked}
     assert sum(np.isinf(least) for _, least in asked) == 3  # what the starts are worth
     assert all(least <= table[1:].max() for _, least in asked if np.isfinite(least))
-    assert sum(least > 0 for _, least in asked) <= 3 + 9 * int(
-        rounds
-    )  # at most nine neighbours of three levels
+    # At most nine neighbours of three levels.
+    assert sum(least > 0 for _, least in asked) <= 3 + 9 * int(rounds)
 
 
 @pytest.mark.slow

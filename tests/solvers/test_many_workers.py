@@ -1,4 +1,4 @@
-"""The optimum of many workers against dense Newton steps, draws, and other plans."""
+"""The optimum of many workers against dense Newton steps, and another rule of integration."""
 
 import jax
 import numpy as np
@@ -8,6 +8,7 @@ import bcgc_jax as bcgc
 from bcgc_jax.solvers import many_workers
 from bcgc_jax.solvers.many_workers import optimum_of_many
 from bcgc_jax.solvers.optimal import optimal_partition
+from tests.problems import padded
 
 # Nearly all of it is compiling.
 pytestmark = pytest.mark.slow
@@ -33,22 +34,6 @@ def test_the_certificate_is_met_and_that_of_the_partition(solved):
     np.testing.assert_allclose(known.lower_bound, solution.lower_bound, rtol=2e-6)
 
 
-def test_draws_agree_with_the_value(solved):
-    problem, solution = solved
-    found = bcgc.simulate_runtime(jax.random.key(0), problem, solution.partition, 20_000)
-    assert abs(found.mean - solution.expected_runtime) < 4 * found.standard_error
-
-
-def test_no_other_plan_is_below_the_bound(solved):
-    problem, solution = solved
-    rng = np.random.default_rng(0)
-    x = np.asarray(solution.partition)
-    for spread in (1e-3, 1e-2, 0.1):
-        other = x * np.exp(spread * rng.standard_normal(WORKERS))
-        value = bcgc.expected_runtime(problem, other / other.sum() * x.sum())
-        assert value >= solution.lower_bound
-
-
 def test_dense_newton_steps_find_the_same(solved):
     problem, solution = solved
     dense = optimal_partition(problem, tolerance=1e-7)
@@ -57,29 +42,22 @@ def test_dense_newton_steps_find_the_same(solved):
     np.testing.assert_allclose(solution.expected_runtime, dense.value, rtol=1e-7)
 
 
-@pytest.mark.parametrize("law", [bcgc.Gamma(4.0, 4.0), bcgc.Lognormal(0.0, 0.5, 0.2), bcgc.Weibull(1.0, 2.0)])
-def test_laws_whose_density_is_0_where_they_begin_need_no_dense_steps(law):
+def test_a_law_whose_density_is_0_where_it_begins_needs_no_dense_steps(solved):
+    _, other = solved
     with jax.enable_x64(True):
-        problem = bcgc.Problem(law, num_workers=WORKERS, num_coordinates=20_000)
+        problem = bcgc.Problem(bcgc.Weibull(1.0, 2.0), num_workers=WORKERS, num_coordinates=20_000)
         found = optimum_of_many(problem, tolerance=1e-6, max_steps=100)
         assert found.status == bcgc.Status.CONVERGED
         known = bcgc.certificate(problem, found.partition)
         assert known.relative_gap <= 2e-6  # worst measured 6.7e-7
         # Of the time that a plan made for another law takes.
-        other = bcgc.solve(bcgc.Problem(LAW, WORKERS, 20_000), bcgc.Optimal(tolerance=1e-5)).partition
-        assert bcgc.expected_runtime(problem, np.asarray(other)) > found.value
-
-
-def test_laws_for_which_the_model_is_poor_are_solved_by_dense_steps():
-    with jax.enable_x64(True):
-        problem = bcgc.Problem(bcgc.Exponential(1.0), num_workers=WORKERS, num_coordinates=20_000)
-        assert bcgc.solve(problem, bcgc.Optimal(tolerance=1e-5)).relative_gap <= 1.5e-5
+        assert bcgc.expected_runtime(problem, np.asarray(other.partition)) > found.value
 
 
 @pytest.mark.usefixtures("x64")
 def test_a_known_problem_is_solved_within_a_jit_too(monkeypatch):
-    problem = bcgc.Problem(bcgc.ShiftedExponential(1e-3, 50.0), 3, 100)
-    value = float(bcgc.solve(problem).expected_runtime)
+    problem = bcgc.Problem(LAW, 3, 20_000)
+    value = float(bcgc.solve(padded(LAW, 3)).expected_runtime)
     monkeypatch.setattr(many_workers, "MANY", 2)
     assert many_workers.is_of_many(problem)
     within = jax.jit(lambda: bcgc.solve(problem).expected_runtime)()

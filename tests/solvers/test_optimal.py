@@ -1,22 +1,21 @@
 """The certified optimum, against another optimiser on another evaluation, and its certificate."""
 
+import itertools
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import optimize
 
 import bcgc_jax as bcgc
 from tests.oracles.programme import best_of_two_speeds, best_shares, level_times
-from tests.problems import SIZE, known, padded
+from tests.problems import SIZE, known, padded, slow
 
-LAWS = {
-    "paper": bcgc.ShiftedExponential(1e-3, 50.0),
-    "pareto": bcgc.Pareto(1.5, 1.2),
-    "lognormal, nearly deterministic": bcgc.Lognormal(0.3, 0.1, 1.2),
-    "uniform": bcgc.Uniform(1.1, 2.3),
-    "weibull, infinite density at the shift": bcgc.Weibull(0.9, 0.35, 1.4),
-}
+# The paper's, one of a heavy tail, and one whose density is infinite at its shift.
+LAWS = [
+    pytest.param(bcgc.ShiftedExponential(1e-3, 50.0), marks=pytest.mark.smoke),
+    *slow(bcgc.Pareto(1.5, 1.2), bcgc.Weibull(0.9, 0.35, 1.4)),
+]
 
 
 @jax.jit
@@ -29,14 +28,9 @@ def _runtimes(problem, points):
     return _padded_runtimes(problem, np.pad(points, ((0, 0), (0, SIZE - points.shape[1]))))
 
 
-# The others differ in the law alone.
-_QUICK = (pytest.param("paper", marks=pytest.mark.smoke), "uniform")
-_SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in LAWS if name not in ("paper", "uniform")]
-
-
-@pytest.mark.parametrize("name", [*_QUICK, *_SLOW])
-def test_the_gap_is_reached_and_no_random_partition_is_below_the_bound(x64, name):
-    problem = padded(LAWS[name], 6, 3_000, 7, 1.3)
+@pytest.mark.parametrize("law", LAWS, ids=str)
+def test_the_gap_is_reached_and_no_random_partition_is_below_the_bound(x64, law):
+    problem = padded(law, 6, 3_000, 7, 1.3)
     solution = bcgc.solve(problem, "optimal")
     assert int(solution.status) == bcgc.Status.CONVERGED
     assert float(solution.relative_gap) < 1e-7  # what was asked for; worst measured 3e-8
@@ -55,45 +49,24 @@ def test_the_gap_is_reached_and_no_random_partition_is_below_the_bound(x64, name
 def test_the_optimum_agrees_with_a_linear_programme_over_numpy_draws(x64):
     rng = np.random.default_rng(11)
     times = -np.sort(-(0.4 + rng.exponential(1.7, (3_000, 5))), axis=1)
-    problem = bcgc.Problem(bcgc.ShiftedExponential(1 / 1.7, 0.4), 5, 1, 5)
+    # M b L / N = 20 000
+    problem = padded(bcgc.ShiftedExponential(1 / 1.7, 0.4), 5, 20_000, 5)
     value, share = best_shares(level_times(times))
     solution = bcgc.solve(problem, "optimal")
-    runs = (times * np.cumsum(np.asarray(solution.partition) * np.arange(1, 6))).max(axis=1)
+    runs = (times * np.cumsum(known(solution.partition)[:5] * np.arange(1, 6))).max(axis=1)
     error = runs.std() / np.sqrt(len(runs))
     # The sample optimum is below the true one by its own overfit, and within the sampling error.
-    assert abs(value - float(solution.expected_runtime)) < 4 * error
-    assert runs.mean() >= value * (1 - 1e-9)
-    assert float(bcgc.expected_runtime(problem, share)) >= float(solution.lower_bound)
+    assert abs(20_000 * value - float(solution.expected_runtime)) < 4 * error
+    assert runs.mean() >= 20_000 * value * (1 - 1e-9)
     # A minimum of the sample costs at most a little more under the law.
-    excess = float(bcgc.expected_runtime(problem, share) / solution.expected_runtime) - 1
-    assert excess < 0.01  # measured 4e-4
+    theirs = float(bcgc.expected_runtime(problem, np.pad(20_000 * share, (0, SIZE - 5))))
+    assert float(solution.lower_bound) <= theirs < 1.01 * float(solution.expected_runtime)  # measured 1.0004
 
 
-@pytest.mark.slow
-def test_a_padded_problem_and_a_batch_have_the_optimum_of_each_problem(x64):
-    def solve(rate, n):
-        problem = bcgc.Problem(bcgc.ShiftedExponential(rate, 0.3), n, 500, 3, max_workers=7)
-        return bcgc.solve(problem, "optimal")
-
-    rates, sizes = jnp.array([0.7, 2.0, 0.05]), jnp.array([7, 3, 5])
-    batch = jax.jit(jax.vmap(solve))(rates, sizes)
-    for i, n in enumerate(sizes.tolist()):
-        alone = bcgc.solve(bcgc.Problem(bcgc.ShiftedExponential(float(rates[i]), 0.3), n, 500, 3), "optimal")
-        np.testing.assert_allclose(batch.expected_runtime[i], alone.expected_runtime, rtol=1e-7)
-        np.testing.assert_allclose(
-            batch.partition[i, :n], known(alone.partition), atol=1e-6
-        )  # worst measured 6e-14
-        assert np.all(np.asarray(batch.partition[i, n:]) == 0)
-        assert int(batch.rounded[i].sum()) == 500
-        assert float(batch.relative_gap[i]) < 1e-6
-
-
-def test_one_worker_and_one_coordinate_are_solved(x64):
-    one = bcgc.solve(bcgc.Problem(bcgc.Weibull(2.0, 1.5, 0.1), 1, 40, 2), "optimal")
-    assert known(one.rounded).tolist() == [40]
-    single = bcgc.solve(padded(bcgc.ShiftedExponential(0.5, 0.1), 4, 1, 2), "optimal")
-    assert int(known(single.rounded).sum()) == 1
-    assert float(single.relative_gap) < 1e-6
+def test_one_worker_is_solved(x64):
+    one = bcgc.solve(bcgc.Problem(bcgc.Exponential(2.0), 1, 2_000, 2), "optimal")
+    assert known(one.rounded).tolist() == [2_000]
+    np.testing.assert_allclose(one.expected_runtime, 2_000, rtol=1e-9)
 
 
 @pytest.mark.slow
@@ -106,17 +79,15 @@ def test_the_slope_of_the_optimum_in_the_law_is_that_of_central_differences(x64)
     slope, step = float(best(0.8)[1]), 1e-4
     difference = float(best(0.8 + step)[0] - best(0.8 - step)[0]) / (2 * step)
     assert slope == pytest.approx(difference, rel=1e-6)  # measured 9e-9
-    assert float(jax.grad(runtime)(0.8)) == pytest.approx(slope, rel=1e-9)
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize(
-    ("fast", "slow", "probability"), [(0.7, 3.2, 0.15), (1.0, 9.0, 0.01), (1.1, 1.6, 0.5)]
-)
-def test_the_optimum_of_two_speeds_is_that_of_a_linear_programme(x64, fast, slow, probability):
+@pytest.mark.parametrize("speeds", [(0.7, 3.2, 0.15), (1.0, 9.0, 0.01), (1.1, 1.6, 0.5)])
+def test_the_optimum_of_two_speeds_is_that_of_a_linear_programme(x64, speeds):
     for workers in (4, 11):
-        problem = padded(bcgc.TwoSpeed(fast, slow, probability), workers, 6_000, 5)
+        problem = padded(bcgc.TwoSpeed(*speeds), workers, 6_000, 5)
         solution = bcgc.solve(problem)
+        fast, slow, probability = speeds
         exact = 30_000 / workers * best_of_two_speeds(fast, slow, probability, workers)
         assert int(solution.status) == bcgc.Status.CONVERGED
         assert solution.lower_bound <= exact * (1 + 1e-10)
@@ -124,10 +95,10 @@ def test_the_optimum_of_two_speeds_is_that_of_a_linear_programme(x64, fast, slow
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 6])
-def test_workers_that_are_never_slow_need_no_redundancy(x64, workers):
-    problem = padded(bcgc.distributions.Deterministic(2.5), workers, 6_000, 5)
-    for method, slack in (("optimal", 2e-6), ("time", 1e-14), ("frequency", 1e-14)):
+def test_workers_that_are_never_slow_need_no_redundancy(x64):
+    slacks = {"optimal": 2e-6, "time": 1e-14, "frequency": 1e-14}
+    for workers, (method, slack) in itertools.product((1, 6), slacks.items()):
+        problem = padded(bcgc.distributions.Deterministic(2.5), workers, 6_000, 5)
         solution = bcgc.solve(problem, method)
         exact = 5 / workers * 6_000 * 2.5  # Theorem 2: all at level 0
         assert int(solution.status) == bcgc.Status.CONVERGED
@@ -177,6 +148,7 @@ def test_levels_that_may_be_used_are_the_only_ones_and_cost_what_a_restricted_se
     np.testing.assert_allclose(solution.expected_runtime, found.fun, rtol=1e-7)  # worst measured 6e-8
 
 
+@pytest.mark.slow
 def test_a_coarse_rule_whose_merit_rises_near_its_optimum_holds_up_no_problem(x64):
     # By the merit alone the step that meets the bound was refused, and both took about 90 steps.
     for workers, rate in ((38, 7.498942e-3), (27, 1.154782e-2)):

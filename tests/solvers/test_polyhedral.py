@@ -8,8 +8,10 @@ import bcgc_jax as bcgc
 from tests.oracles.programme import best_shares, level_times
 
 
-@pytest.mark.smoke
-@pytest.mark.parametrize(("steps", "size"), [(1, 4), (7, 4), pytest.param(40, 24, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("steps", "size"),
+    [pytest.param(1, 4, marks=pytest.mark.smoke), pytest.param(40, 24, marks=pytest.mark.slow)],
+)
 def test_the_optimum_of_rows_is_scipys(x64, steps, size):
     times = np.random.default_rng(steps).lognormal(0.0, 0.8, (steps, size)) + 0.2
     problem = bcgc.Problem(bcgc.Rows(jnp.asarray(times)), size, 1000, size)

@@ -84,10 +84,10 @@ def test_a_deadline_is_met_by_as_many_rows_as_can_be_found():
     assert met >= max((_runtimes(L * share, SORTED) <= deadline).mean() for share in shares) - 1.01 / S
 
 
-# Of three atoms, so that all outcomes of four workers can be written down.
-ATOMS = (0.45, 1.15, 2.85)
-LAW = bcgc.Empirical(ATOMS)
-OUTCOMES = -np.sort(-np.array(list(itertools.product(ATOMS, repeat=N))), axis=1)
+# Of three atoms, so that all outcomes of two slow workers and two fast ones can be written down.
+ATOMS = 2 * [(0.95, 1.6, 3.3)] + 2 * [(0.45, 1.15, 2.85)]
+LAWS = [bcgc.Empirical(atoms) for atoms in ATOMS]
+OUTCOMES = -np.sort(-np.array(list(itertools.product(*ATOMS))), axis=1)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def optimum() -> float:
 @pytest.mark.slow
 def test_limits_hold_as_often_as_they_say(optimum):
     """97.5 % of 1,000 limits are 975; of 95 %, 960 hold with probability 8 %, of 94 % with 0.4 %."""
-    problem, levels = _problem(bcgc.Unlike([LAW] * N)), np.ones(N, bool)
+    problem, levels = _problem(bcgc.Unlike(LAWS)), np.ones(N, bool)
 
     @jax.jit
     @jax.vmap
@@ -130,8 +130,8 @@ def test_the_limit_is_the_least_mean_of_subgradients_less_its_error():
 
 
 @pytest.mark.slow
-def test_a_plan_for_equal_laws_is_near_the_optimum(optimum):
-    solution = bcgc.solve(_problem([LAW] * N), key=jax.random.key(7))
+def test_a_plan_for_slow_and_fast_workers_is_near_the_optimum(optimum):
+    solution = bcgc.solve(_problem(LAWS), key=jax.random.key(7))
     assert _runtimes(np.asarray(solution.partition), OUTCOMES).mean() < 1.002 * optimum
     assert 0 < solution.relative_gap < 0.02
     assert known(solution.rounded).sum() == L
@@ -148,21 +148,6 @@ SIZES: dict[str, Any] = {"num_draws": S, "num_replications": 8}
 FRESH = 8 * S
 
 
-@pytest.mark.slow
-def test_slow_and_fast_workers_get_a_plan_that_beats_those_for_workers_alike():
-    rows = _two_groups(np.random.default_rng(2), 200_000)
-    solution = bcgc.solve(_problem(TWO_GROUPS), key=jax.random.key(0))
-    runtimes = _runtimes(np.asarray(solution.partition), rows)
-    error = np.hypot(runtimes.std() / np.sqrt(len(rows)), solution.runtime_error)
-    assert abs(runtimes.mean() - solution.expected_runtime) < 4 * error
-    # Linear programming on other draws: with 400 of them its optimum is low by chance, not by much.
-    best = np.mean([_best_of_rows(part) for part in rows[:1600].reshape(4, 400, N)])
-    assert solution.lower_bound < runtimes.mean() < 1.05 * best
-    pooled = bcgc.Empirical(_two_groups(np.random.default_rng(3), 30).ravel())
-    alike = np.asarray(bcgc.solve(_problem(pooled)).partition)
-    assert runtimes.mean() < 0.99 * _runtimes(alike, rows).mean()
-
-
 def test_every_method_is_judged_by_the_same_draws():
     problem, key = _problem(TWO_GROUPS), jax.random.key(5)
     law = draw_problems(key, problem, **SIZES)[1].cycle_time
@@ -174,6 +159,11 @@ def test_every_method_is_judged_by_the_same_draws():
         runtimes = _runtimes(np.asarray(solution.partition), fresh)
         np.testing.assert_allclose(solution.expected_runtime, runtimes.mean(), rtol=1e-12)
         np.testing.assert_allclose(solution.runtime_error, runtimes.std(ddof=1) / np.sqrt(FRESH), rtol=1e-9)
+        rounded = _runtimes(np.asarray(solution.rounded), fresh).mean()
+        np.testing.assert_allclose(solution.rounded_runtime, rounded, rtol=1e-12)
+        assert solution.kind == "confidence"
+        if method == "time":
+            assert "with 97.5 % confidence" in repr(solution)
     limit = bcgc.solve(problem, "limit", key=key, **SIZES)
     each = L * M * B / np.sum(1 / fresh, axis=1)
     np.testing.assert_allclose(limit.expected_runtime, each.mean(), rtol=1e-12)
@@ -187,6 +177,7 @@ def test_every_method_is_judged_by_the_same_draws():
     assert np.isnan(infeasible.expected_runtime)
 
 
+@pytest.mark.slow
 def test_unlike_workers_go_under_vmap():
     def solve(shift):
         laws = [*TWO_GROUPS[:2], *[bcgc.ShiftedExponential(3.2, shift)] * 2]
@@ -225,9 +216,10 @@ def test_what_cannot_be_done_for_unlike_workers_is_refused_with_advice():
         bcgc.solve(_problem([*TWO_GROUPS[:3], bcgc.Pareto(1.5, 0.9)]), "time", key=key)
 
 
-@pytest.mark.parametrize("degrees", [3, 7, 15, 99])
-def test_student_quantile(degrees):
-    np.testing.assert_allclose(student_quantile(degrees), stats.t.ppf(0.975, degrees), rtol=3e-3)
+def test_student_quantile():
+    degrees = np.array([3, 7, 15, 99])
+    found = [student_quantile(n) for n in degrees.tolist()]
+    np.testing.assert_allclose(found, stats.t.ppf(0.975, degrees), rtol=3e-3)
 
 
 @pytest.mark.parametrize("start", [None, 70_000.0])
@@ -262,7 +254,7 @@ def test_blocks_keep_what_ties_a_step_to_the_next():
 
 def test_what_cannot_be_resampled_is_refused():
     given: dict[str, tuple[Any, dict[str, Any]]] = {
-        "must be Rows": (LAW, {}),
+        "must be Rows": (LAWS[0], {}),
         "block must be from 1 to 60": (bcgc.Rows(TIMES), {"block": 61}),
         "confidence must be": (bcgc.Rows(TIMES), {"confidence": 1.0}),
     }

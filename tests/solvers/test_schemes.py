@@ -72,6 +72,7 @@ def test_a_runtime_is_averaged_with_its_standard_error():
     assert np.all(np.abs(errors) < 4 * reported)
     assert np.sqrt(np.mean(errors**2)) > 0.3 * reported.mean()  # and no larger than it must be
     assert found[0].partition is None
+    assert found[0].kind == "confidence"
 
 
 def test_a_scheme_may_not_exist_and_says_so_with_nan():
@@ -104,9 +105,7 @@ def test_what_is_no_scheme_is_refused_in_words(function, gives, words):
 def test_runtimes_of_cycle_times_alone_know_no_start_ups():
     scheme = bcgc.Scheme("mine", lambda p, times: times[..., 0], gives="runtime")
     for problem in (dataclasses.replace(PROBLEM, start_up=3.0), dataclasses.replace(PROBLEM, send_time=0.1)):
-        with pytest.raises(
-            ValueError, match='"mine" makes runtimes of cycle times alone: it knows no start_up'
-        ):
+        with pytest.raises(ValueError, match='"mine" makes runtimes of cycle times alone: it knows no start'):
             bcgc.solve(problem, scheme, key=jax.random.key(0))
 
 
@@ -114,7 +113,6 @@ def test_runtimes_of_cycle_times_alone_know_no_start_ups():
     ("name", "gives", "words"),
     [
         ("optimal", "partition", "is a method of the package"),
-        ("tandon", "partition", "is a method of the package"),
         ("my scheme", "partition", "letters, digits and underscores"),
         ("mine", "plan", "must be one of partition, levels, runtime"),
     ],
@@ -149,14 +147,8 @@ def test_schemes_of_one_name_are_kept_apart():
     ("text", "gives", "why"),
     [
         ("    return jnp.zeros(int(p.num_workers))", "partition", "line 3: ConcretizationTypeError: "),
-        ("    return p.nothing", "partition", "line 3: AttributeError: "),
-        (
-            "    return helper(*rest)\ndef helper(l):\n    raise OSError(5, 'gone')",
-            "levels",
-            "line 5: OSError: ",
-        ),
+        ("    return g(*rest)\ndef g(l):\n    raise OSError(5, 'gone')", "levels", "line 5: OSError: "),
         ("    pass", "partition", "TypeError: it returns nothing"),
-        ("    return 'text'", "partition", "TypeError: "),
         ("    return p.total", "expectation", "TypeError: "),
         ("    raise ValueError('many\\n\\n  words ' * 99)", "runtime", "line 3: ValueError: many words many"),
     ],

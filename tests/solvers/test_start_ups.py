@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax._pytree import replace
 from bcgc_jax.plans.runtime import with_least_start_up
 from bcgc_jax.problem import Status
 from bcgc_jax.solvers.start_ups import ordered_bound
@@ -23,17 +22,14 @@ def _problem(workers: int = 5, coordinates: int = 2000, **more: object) -> bcgc.
     return bcgc.Problem(LAW, workers, coordinates, max_workers=SIZE, **more)  # type: ignore[arg-type]
 
 
-def _at_most_a_thousandth_above(rows: list[start_ups.Plan]) -> None:
+@pytest.mark.study
+@pytest.mark.slow
+def test_a_global_search_finds_nothing_better_in_any_family() -> None:
+    rows = start_ups.compute_plans(1, 9, 60)
     assert max(row.excess for row in rows) < 1e-3  # worst of 200: see experiments.start_ups
     # The search is worth its name: it is not far above either.
     assert min(row.excess for row in rows) > -1e-2
     assert all(row.lower_bound <= min(row.found, row.global_search) for row in rows)
-
-
-@pytest.mark.study
-@pytest.mark.slow
-def test_a_global_search_finds_nothing_better_in_any_family() -> None:
-    _at_most_a_thousandth_above(start_ups.compute_plans(1, 9, 60))
 
 
 @pytest.mark.slow
@@ -81,10 +77,10 @@ def test_a_constant_start_up_is_added_to_the_certified_optimum() -> None:
     assert 0 <= float(solutions[1].relative_gap) < 1e-7
 
 
-@pytest.mark.parametrize("overlap", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_a_link_has_a_certified_optimum_too(overlap: bool) -> None:
+@pytest.mark.slow
+def test_a_link_has_a_certified_optimum_too() -> None:
     """Projected subgradient steps from everywhere, and every single level, are at least as slow."""
-    problem = _problem(send_time=0.8, overlap=overlap)
+    problem = _problem(send_time=0.8)
     solution = bcgc.solve(problem)
     assert int(solution.status) == Status.CONVERGED
     assert 0 <= float(solution.relative_gap) <= 2e-6
@@ -98,8 +94,8 @@ def test_a_link_has_a_certified_optimum_too(overlap: bool) -> None:
 
 
 @pytest.mark.slow
-def test_a_chain_asks_for_fewer_levels() -> None:
-    """The best of all sets of levels, each with its certified optimum, as for setup alone."""
+def test_the_levels_in_use_with_a_chain_are_the_best_of_all_sets() -> None:
+    """Each with its certified optimum, as for setup alone."""
     problem = bcgc.Problem(LAW, 4, 2000, setup_cycles=20.0, chain_cycles=0.15)
     solution = bcgc.solve(problem)
     values = []
@@ -107,16 +103,12 @@ def test_a_chain_asks_for_fewer_levels() -> None:
         levels = [n for n in range(4) if mask >> n & 1]
         values.append(float(bcgc.solve(problem, bcgc.Optimal(levels=levels)).expected_runtime))
     assert float(solution.expected_runtime) == pytest.approx(min(values), rel=1e-6)
-    without = bcgc.solve(replace(problem, chain_cycles=None))
-    assert np.count_nonzero(np.asarray(solution.partition) > 1e-3) <= np.count_nonzero(
-        np.asarray(without.partition) > 1e-3
-    )
 
 
 @pytest.mark.slow
 def test_other_methods_plan_without_and_are_judged_with() -> None:
     problem = _problem(start_up=bcgc.Exponential(1 / 300), send_time=0.3)
-    for method in ("time", "single_block", "uncoded", "tandon_partial"):
+    for method in ("time", "tandon_partial"):
         with_it, without = (bcgc.solve(p, method) for p in (problem, problem.without_delivery))
         assert float(with_it.expected_runtime) > float(without.expected_runtime)
         if with_it.partition is not None:

@@ -248,6 +248,8 @@ def panels(
         [middle + (low - middle) * spread[:4], middle[None], middle + (high - middle) * spread]
     )
     breaks = jnp.concatenate([images, around, beyond, last[None]])
+    # What only rounding sets apart from the start would make the next panel a wide one.
+    breaks = jnp.where(breaks - start <= 8 * jnp.finfo(dtype).eps * start, start, breaks)
     edges = jnp.concatenate([start[None], jnp.sort(jnp.clip(breaks, start, last))])
     return start, edges[:-1], jnp.diff(edges)
 

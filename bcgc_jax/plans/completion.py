@@ -22,7 +22,6 @@ numbers are independent. All that a rule needs are their hazards, h_k = -log P(t
   positive terms: that something is within, or that nobody has done block j.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -32,10 +31,11 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import pytree_dataclass, static_field
+from bcgc_jax._pytree import is_traced, pytree_dataclass, static_field
 from bcgc_jax.exact.crossing import crossing_probability
 from bcgc_jax.exact.order_statistics import log_choices, typical_hazards
 from bcgc_jax.exact.quadrature import largest
+from bcgc_jax.plans.groups import Groups, Tree, tree_of
 
 # Expected numbers of subsets or groups that are missed, which mark where all are there: low, typical, high.
 _MISSED = 8.0, 0.7, 0.02
@@ -81,6 +81,10 @@ class Completion:
         """
         raise NotImplementedError
 
+    def awaited(self, data: Any) -> Any:
+        """How many messages of each task complete it, `[K]`, of tasks on this `data`; None if it varies."""
+        return None
+
     def bounding(self, hazard: Array) -> Array:
         """The hazards g of `Bounds`, `[..., J]`."""
         raise NotImplementedError
@@ -122,6 +126,11 @@ class AnyOf(Completion):
         last: Any = self.num_workers - 1 - (task if self.survives is None else self.survives)
         sort = np.sort if isinstance(finish, np.ndarray) else jnp.sort
         return sort(finish, axis=-1)[..., task, last]
+
+    def awaited(self, data: Any) -> Any:
+        xp = jnp if is_traced(self.num_workers) else np
+        survives = data - 1 if self.survives is None else self.survives
+        return xp.asarray(self.num_workers)[..., None] - survives
 
     def bounding(self, hazard: Array) -> Array:
         return hazard
@@ -202,56 +211,89 @@ class FirstHolder(Completion):
 class OneOfEach(Completion):
     """Task k is there when one worker of each of `groups[k]` has done it: partitions, each within the next.
 
-    >>> halves = OneOfEach(nested_groups((1, 2), 4))
+    Workers of different `kinds` have loads of their own: hazards are then those of the first kind's tasks,
+    of the second's, …, `[..., W K]`.
+
+    >>> halves = OneOfEach((((0,), (1,), (2,), (3,)), ((0, 1), (2, 3))))
     >>> halves.groups[1]
     ((0, 1), (2, 3))
     """
 
-    groups: tuple[tuple[tuple[int, ...], ...], ...] = static_field()
+    groups: Groups = static_field()
+    kinds: tuple[int, ...] | None = static_field(default=None)
 
     def late(self, hazard: Array) -> Array:
-        missing: list[Any] = [jnp.zeros_like(hazard[..., 0])]
-        nobody = [jnp.exp(-hazard)]
-        *levels, roots = _kinds_of(self.groups)
-        for kinds in levels:
-            found = [_joined(within, missing, nobody) for within in kinds]
-            missing = [lost + none[..., 0] for lost, none in found]
-            nobody = [none[..., 1:] - none[..., :1] for _, none in found]
-        return _joined(roots[0], missing, nobody)[0]
+        late = jnp.exp(-self._by_kind(hazard))
+        # Of each type: something within is missing; nothing is, and nobody has done task k, of those to come.
+        found = [(jnp.zeros_like(late[..., 0, 0]), late[..., kind, :]) for kind in range(self.num_kinds)]
+        *levels, all_of_them = self._tree.levels
+        for level in levels:
+            joined = [_joined(held, found) for held in level]
+            found = [
+                (missing + nobody[..., 0], nobody[..., 1:] - nobody[..., :1]) for missing, nobody in joined
+            ]
+        return _joined(all_of_them[0], found)[0]
 
     def first(self, times: Array) -> Array:
-        return largest(times)
+        tree = self._tree
+        own = jnp.moveaxis(self._by_kind(times)[..., tree.task], -2, -1)
+        return largest(jnp.min(jnp.where(tree.members > 0, own, jnp.inf), axis=-1))
 
     def blocks(self, finish: Any, block: np.ndarray | None = None) -> Any:
         """Each task is a block of its own.
 
-        >>> OneOfEach(nested_groups((1, 2), 2)).blocks(np.array([[1.0, 5.0], [2.0, 10.0]])).tolist()
+        >>> rule = OneOfEach((((0,), (1,)), ((0, 1),)))
+        >>> rule.blocks(np.array([[1.0, 5.0], [2.0, 10.0]])).tolist()
         [5.0, 2.0]
         """
         xp = np if isinstance(finish, np.ndarray) else jnp
-        soonest = [
-            xp.stack([finish[..., task, list(group)].min(axis=-1) for group in groups], axis=-1)
-            for task, groups in enumerate(self.groups)
-        ]
-        return xp.stack([times.max(axis=-1) for times in soonest], axis=-1)
+        finish = xp.concatenate([finish, xp.full_like(finish[..., :1], np.inf)], axis=-1)
+        found = []
+        for task, groups in enumerate(self.groups):
+            width = max(map(len, groups))  # beyond the members of a group nobody ever finishes
+            members = np.array([(*group, *[-1] * (width - len(group))) for group in groups])
+            found.append(finish[..., task, :][..., members].min(axis=-1).max(axis=-1))
+        return xp.stack(found, axis=-1)
+
+    def awaited(self, data: Any) -> Any:
+        return np.array([len(groups) for groups in self.groups])
 
     def bounding(self, hazard: Array) -> Array:
-        """P(τ > t) ≤ Σ_k m_k e^{-g_k h_k} for m_k groups of at least g_k."""
-        count = np.array([len(groups) for groups in self.groups], hazard.dtype)
-        least = np.array([min(map(len, groups)) for groups in self.groups], hazard.dtype)
-        log_share = np.log(count) - np.log(self.num_workers)
-        return jnp.min(least * hazard - log_share.astype(hazard.dtype), axis=-1, keepdims=True)
+        """P(τ > t) ≤ Σ e^-h over all groups, h the sum of their workers' hazards."""
+        tree = self._tree
+        own = jnp.moveaxis(self._by_kind(hazard)[..., tree.task], -2, -1)
+        of_group = jnp.sum(jnp.where(tree.members > 0, tree.members * own, 0), axis=-1)
+        log_share = np.log(tree.number) - np.log(self.num_workers)
+        return jnp.min(of_group - log_share.astype(hazard.dtype), axis=-1, keepdims=True)
 
     def bounds(self, work: Array) -> Bounds:
         return _bounds_of_one(jnp.asarray(self.num_workers, work.dtype))
 
     def tolerated(self, work: Array) -> Array:
-        least = jnp.asarray([min(map(len, groups)) for groups in self.groups])
-        return jnp.min(jnp.where(work > 0, least, self.num_workers)) - 1
+        used = jnp.any(self._by_kind(work) > 0, axis=-2)
+        least = np.array([min(map(len, groups)) for groups in self.groups])
+        return jnp.min(jnp.where(used, least, self.num_workers)) - 1
+
+    @property
+    def rekindled(self) -> bool:  # type: ignore[override]
+        """Workers of unlike loads begin to be able to finish a task at unlike times."""
+        return self.num_kinds > 1
 
     @property
     def num_workers(self) -> int:
         return sum(map(len, self.groups[0]))
+
+    @property
+    def num_kinds(self) -> int:
+        return 1 if self.kinds is None else max(self.kinds) + 1
+
+    @property
+    def _tree(self) -> Tree:
+        return tree_of(self.groups, self.kinds)
+
+    def _by_kind(self, values: Array) -> Array:
+        """`[..., W, K]`."""
+        return values.reshape(*values.shape[:-1], self.num_kinds, len(self.groups))
 
 
 def _bounds_of_one(num_workers: Array) -> Bounds:
@@ -262,46 +304,20 @@ def _bounds_of_one(num_workers: Array) -> Bounds:
     return Bounds(choices, jnp.concatenate([jnp.zeros_like(wanted[:1]), wanted])[:, None])
 
 
-def nested_groups(sizes: Sequence[int], num_workers: int) -> tuple[tuple[tuple[int, ...], ...], ...]:
-    """Neighbours in groups of each of the sizes, which divide the next one and the last of N."""
-    return tuple(
-        tuple(tuple(range(first, first + size)) for first in range(0, num_workers, size)) for size in sizes
-    )
+def _joined(held: Sequence[tuple[int, int]], found: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """Both probabilities of a group that holds so many of these types.
 
-
-@functools.cache
-def _kinds_of(groups: tuple) -> list[list[dict[int, int]]]:
-    """Of each task the kinds of its groups: how many groups of each kind of the task before they hold.
-
-    Workers are of kind 0; at last the groups of the last task, held by one.
+    1 - Π (1 - p) by p + q (1 - p), whose terms are positive and slopes finite; of equal ones by doubling.
     """
-    kind_of = {worker: 0 for group in groups[0] for worker in group}
-    found = []
-    for level in (*groups, (tuple(kind_of),)):
-        kinds: dict[tuple[tuple[int, int], ...], int] = {}
-        before, kind_of = kind_of, {}
-        for group in level:
-            held: dict[int, int] = {}
-            for member in sorted(set(group) & before.keys()):  # of each group within, its first worker
-                held[before[member]] = held.get(before[member], 0) + 1
-            kind_of[min(group)] = kinds.setdefault(tuple(sorted(held.items())), len(kinds))
-        found.append([dict(kind) for kind in kinds])
-    return found
-
-
-def _joined(within: dict[int, int], missing: Sequence[Array], nobody: Sequence[Array]) -> tuple[Array, Array]:
-    """P(something within is missing), and P(nothing is, and nobody has done task k), for tasks to come."""
-    lost, none = jnp.zeros_like(missing[0]), jnp.ones_like(nobody[0])
-    for kind, count in within.items():
-        none = none * nobody[kind] ** count
-        lost = lost + (1 - lost) * _any_of(missing[kind], count)
-    return lost, none
-
-
-def _any_of(chance: Array, count: int) -> Array:
-    """1 - (1 - p)^count, as p Σ_{i<count} (1 - p)^i, whose terms are positive and slopes finite."""
-    rest = jnp.maximum(1 - chance, 0)
-    return chance * jnp.sum(rest[..., None] ** np.arange(count), axis=-1)
+    missing, nobody = jnp.zeros_like(found[0][0]), jnp.ones_like(found[0][1])
+    for kind, count in held:
+        lost, none = found[kind]
+        nobody = nobody * none**count
+        while count:
+            if count % 2:
+                missing = missing + lost * (1 - missing)
+            lost, count = lost * (2 - lost), count // 2
+    return missing, nobody
 
 
 def uncovered(late: Array, num_workers: ArrayLike, size: int) -> Array:

@@ -152,7 +152,9 @@ def _nodes(worker: Worker, load: Load, rule: Completion, num_nodes: int) -> Quad
     else:
         peaks, kinks = _peaks(*still, rule, marks, jax.lax.stop_gradient(start)), _kinks_of(*still)
     if kinks is None and rule.rekindled and worker.start.atomic:
-        kinks = jax.lax.stop_gradient(first)[kinked_levels(load.work.size)], None
+        # Before the typical time all of it is smooth, but far wider than what is between the kinks.
+        early = peaks[0] + (peaks[2] - peaks[0]) * np.array([0.125, 0.25], peaks.dtype)
+        kinks = jnp.append(jax.lax.stop_gradient(first)[_marked(load)], early), None
     if kinks is None:
         found = line_rule(line(peaks, hazard_at, choices), num_nodes)
     else:
@@ -173,9 +175,15 @@ def _onsets_of(worker: Worker, load: Load, start: Array, turns: bool) -> Array:
     if starts.size * times.size == 1 and not turns:
         return start[None]
     found = starts[:, None, None] + delivered(load, times[:, None], worker.overlap)
-    later = jnp.where(load.work > 0, found, start)[..., kinked_levels(load.work.size)]
+    later = jnp.where(load.work > 0, found, start)[..., _marked(load)]
     later = later.ravel().astype(start.dtype)
     return jnp.append(start, jnp.where(later > start, later, start))
+
+
+def _marked(load: Load) -> np.ndarray:
+    """The tasks at the images of whose kinks panels end."""
+    size = load.work.size
+    return kinked_levels(size) if load.kinds == 1 else np.arange(size)
 
 
 def _rule_between(
@@ -250,7 +258,7 @@ def _kinks_of(worker: Worker, load: Load) -> tuple[Array, Array | None] | None:
     if overtaken:
         time_marks = jnp.concatenate([_overtaking(load), time_marks])
     ready = delivered(load, time_marks[:, None], worker.overlap)
-    images = (start_marks[:, None, None] + ready[:, kinked_levels(load.work.size)]).ravel()
+    images = (start_marks[:, None, None] + ready[:, _marked(load)]).ravel()
     last = start_marks[-1] + jnp.max(ready) if starts.has_end and law.has_end else None
     return images, last
 
@@ -258,10 +266,9 @@ def _kinks_of(worker: Worker, load: Load) -> tuple[Array, Array | None] | None:
 def _overtaking(load: Load) -> Array:
     """The cycle time from which on a level's work, not the link, decides when it is delivered, `[N]`."""
     assert load.sent is not None
-    before = jnp.concatenate([jnp.zeros_like(load.sent[:1]), load.sent[:-1]])
     more = load.work[:, None] - load.work
-    earlier = (more > 0) & (load.work > 0)
-    times = (before[:, None] - before) / jnp.where(earlier, more, 1)
+    earlier = load.earlier & (more > 0) & (load.work > 0)
+    times = (load.began[:, None] - load.began) / jnp.where(earlier, more, 1)
     return largest(jnp.where(earlier, times, 0))
 
 

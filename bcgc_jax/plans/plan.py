@@ -1,6 +1,6 @@
 """What every worker does, task after task, and when that is enough: `Plan`, and what it needs."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -72,26 +72,29 @@ class Plan:
         return isinstance(self.completion, AnyOf) and self.completion.survives is None
 
 
-def partition_plan(partition: Array, num_workers: ArrayLike) -> Plan:
+def partition_plan(partition: Any, num_workers: ArrayLike) -> Plan:
     """The paper's: block n, of x_n coordinates, on n + 1 subsets, complete with any N - n workers."""
     level = np.arange(partition.shape[-1])
     return Plan(partition, level, level + 1, np.ones(level.size, partition.dtype), AnyOf(num_workers))
 
 
 def needs_of(plan: Plan, counts: Array | None, num_workers: ArrayLike) -> Needs | None:
-    """What a plan needs; of one that waits for any workers without a question. `counts` are whole units."""
+    """What a plan needs; of one in which nobody is asked. `counts` are whole units."""
     rule = plan.completion
-    if plan.known_needs is not None or not isinstance(rule, AnyOf):
-        return plan.known_needs
     # Some ten operations: not worth as many compilations where the numbers are known.
     xp = jnp if is_traced((plan, counts, num_workers)) else np
+    if plan.known_needs is not None or rule is None:
+        return plan.known_needs
+    awaited = rule.awaited(xp.asarray(plan.data))
+    if awaited is None:
+        return None
     size = xp.asarray(plan.sizes) if counts is None else xp.asarray(counts)
     size = xp.take_along_axis(size, xp.asarray(plan.block), axis=-1)
     data, share = xp.asarray(plan.data), xp.asarray(plan.share)
-    late = data - 1 if rule.survives is None else xp.asarray(rule.survives)
+    if data.ndim > share.ndim:  # of unlike workers
+        data = xp.max(data, axis=-2)
     used = (size > 0) & (share > 0)
     stored = xp.max(xp.where(used, data, 0), axis=-1).astype(int)
-    workers = xp.asarray(num_workers)[..., None]
-    waited = xp.where(used, size * (workers - late) / workers, 0)
+    waited = xp.where(used, size * awaited / xp.asarray(num_workers)[..., None], 0)
     sent = (xp.sum(waited, axis=-1) / xp.sum(size * share, axis=-1)).astype(share.dtype)
     return Needs(stored, sent, xp.zeros_like(stored), xp.full_like(stored, rule.exact_gradient, bool))

@@ -31,12 +31,12 @@ from bcgc_jax._pytree import (
 )
 from bcgc_jax.exact.order_statistics import max_finish_time
 from bcgc_jax.exact.quadrature import Expectation
-from bcgc_jax.plans.completion import AnyOf, Completion, FirstHolder
+from bcgc_jax.plans.completion import AnyOf, Completion, FirstHolder, OneOfEach
 from bcgc_jax.plans.evaluate import NUM_NODES
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.partitions import check_levels, cost_of_units, finish_load
 from bcgc_jax.plans.plan import Plan
-from bcgc_jax.plans.schedules import cycles_of_problem, simulate_schedule
+from bcgc_jax.plans.schedules import cycles_of_problem, over_draws, simulate_schedule
 from bcgc_jax.plans.worker import Load, delivered
 from bcgc_jax.problem import CONDITIONS, Problem
 
@@ -232,10 +232,30 @@ def simulate_runtime(
 def _simulate(key: Array, problem: Problem, partition: Numbers | Plan, num_draws: int) -> RuntimeEstimate:
     if isinstance(partition, Plan) and isinstance(partition.completion, FirstHolder):
         draws = simulate_schedule(key, problem, partition, num_draws)
+    elif isinstance(partition, Plan) and isinstance(partition.completion, OneOfEach):
+        draws = _simulate_groups(key, problem, partition, num_draws)
     else:
         load, _, scale = tasks_of(problem, partition)
         draws = scale * iteration_of(problem).simulate_max(key, load, num_draws)
     return RuntimeEstimate(jnp.mean(draws), jnp.std(draws) / jnp.sqrt(max(num_draws - 1, 1)))
+
+
+def _simulate_groups(key: Array, problem: Problem, plan: Plan, num_draws: int) -> Array:
+    """Of workers in a random order, some draws at a time."""
+    load, rule, scale = tasks_of(problem, plan)
+    assert isinstance(rule, OneOfEach)
+    kinds = np.zeros(rule.num_workers, int) if rule.kinds is None else np.array(rule.kinds)
+    own = jax.tree.map(lambda a: a.reshape(load.kinds, -1)[kinds], Load(load.work, load.sent))
+
+    def last(starts: Array, times: Array) -> Array:
+        def of_worker(own: Load, start: Array, time: Array) -> Array:
+            return start[:, None] + delivered(own, time[:, None], bool(problem.overlap))
+
+        both = starts[:, : kinds.size], times[:, : kinds.size]
+        finish = jax.vmap(of_worker, in_axes=(0, 1, 1), out_axes=2)(own, *both)
+        return jnp.max(jnp.where(plan.sizes > 0, rule.blocks(finish), 0), axis=-1)
+
+    return scale * over_draws(key, problem, last, num_draws, len(rule.groups))
 
 
 def integrate_runtime(
@@ -431,6 +451,9 @@ def tasks_of(problem: Problem, plan: Numbers | Plan) -> tuple[Load, Completion, 
         possible = jnp.all((_sizes_of(plan) <= 0) | (jnp.asarray(plan.data) <= problem.num_workers))
         scale = jnp.where(possible, problem.scale, jnp.nan)
         return load_of_plan(problem, plan), iteration_of(problem).any_of, scale
+    if isinstance(plan.completion, OneOfEach):
+        mine = jnp.asarray(problem.num_workers) == plan.completion.num_workers
+        return load_of_groups(problem, plan), plan.completion, jnp.where(mine, problem.scale, jnp.nan)
     if not isinstance(plan.completion, FirstHolder) or plan.sizes.size > 1:
         raise ValueError(
             "there is no exact runtime of several blocks of which every finished subset counts: take "
@@ -445,10 +468,7 @@ def load_of_plan(problem: Problem, plan: Plan) -> Load:
     """Of one that waits for any workers, at each level: that of the last task which survives no more."""
     assert isinstance(plan.completion, AnyOf)
     data, size = jnp.asarray(plan.data), _sizes_of(plan)
-    passed = jnp.cumsum(size)
-    work = jnp.cumsum(data * size * plan.share)
-    met = jax.lax.cummax(jnp.where(size > 0, data, 0))
-    work = work + met * (problem.setup_load + problem.chain_load * passed)
+    work, passed = _of_tasks(problem, plan)
     survives = data - 1 if plan.completion.survives is None else jnp.asarray(plan.completion.survives)
     here = survives <= np.arange(problem.max_workers)[:, None]
     task = jnp.max(jnp.where(here, np.arange(size.size), -1), axis=1)
@@ -458,6 +478,26 @@ def load_of_plan(problem: Problem, plan: Plan) -> Load:
 
     sent = None if problem.send_time is None else at_levels(problem.send_load / problem.scale * passed)
     return Load(at_levels(work), sent)
+
+
+def load_of_groups(problem: Problem, plan: Plan) -> Load:
+    """Of one that waits for one of each group, by kinds of workers; task k has all data of the one before."""
+    assert isinstance(plan.completion, OneOfEach)
+    kinds, dtype = plan.completion.num_kinds, problem.dtype
+    work, passed = _of_tasks(problem, plan)
+    sent = None
+    if problem.send_time is not None:
+        sent = jnp.tile(problem.send_load / problem.scale * passed, kinds).astype(dtype)
+    return Load(work.ravel().astype(dtype), sent, kinds)
+
+
+def _of_tasks(problem: Problem, plan: Plan) -> tuple[Array, Array]:
+    """Cycles at the end of each task, `[K]` or `[W, K]`, and the coordinates that are then passed, `[K]`."""
+    data, size = jnp.asarray(plan.data), _sizes_of(plan)
+    passed = jnp.cumsum(size)
+    work = jnp.cumsum(data * size * plan.share, axis=-1)
+    met = jax.lax.cummax(jnp.where(size > 0, data, 0), axis=data.ndim - 1)
+    return work + met * (problem.setup_load + problem.chain_load * passed), passed
 
 
 def _sizes_of(plan: Plan) -> Array:

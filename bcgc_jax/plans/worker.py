@@ -8,8 +8,6 @@ P(F_n > t) = E exp(-Λ(latest T)) counts: the crossing probability stays exact (
 All times here are in units of κ = M b / N, so that a load is one of cycles.
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,19 +27,34 @@ _LONGEST_START = {8: 40.0, 4: 18.0}
 _ENDS, NUM_INNER, _INNER_SAFETY = 3.2, 64, 3.0
 
 
-class Load(NamedTuple):
-    """What a worker has done when each level is finished, `[max_workers]` each, ascending.
+@pytree_dataclass
+class Load:
+    """What a worker has done when each task is finished, `[K]` each, ascending.
 
-    `work` y_n, in cycles of a coordinate; `sent` c X_n / κ, in cycle times, None without a link.
+    `work` y_n, in cycles of a coordinate; `sent` c X_n / κ, in cycle times, None without a link. Of so many
+    `kinds` of workers, the tasks of the first kind, of the second, …
     """
 
     work: Array
     sent: Array | None = None
+    kinds: int = static_field(default=1)
+
+    @property
+    def earlier(self) -> np.ndarray:
+        """Whether task j of the same worker is task n or before it, `[n, j]`."""
+        return np.kron(np.eye(self.kinds), np.tri(self.work.size // self.kinds)).astype(bool)
+
+    @property
+    def began(self) -> Array:
+        """What the link has sent before each task."""
+        assert self.sent is not None
+        sent = self.sent.reshape(self.kinds, -1)
+        return jnp.concatenate([jnp.zeros_like(sent[:, :1]), sent[:, :-1]], axis=1).ravel()
 
     def gaps(self) -> Array:
-        """What the link has sent of level n when it begins with level j, `[n, j]`: all after j - 1."""
+        """What the link has sent of task n when it begins with task j, `[n, j]`: all after j - 1."""
         assert self.sent is not None
-        return self.sent[:, None] - jnp.concatenate([jnp.zeros_like(self.sent[:1]), self.sent[:-1]])
+        return self.sent[:, None] - self.began
 
 
 @pytree_dataclass
@@ -111,7 +124,7 @@ def delivered(load: Load, time: Array, overlap: bool) -> Array:
     if load.sent is None or not overlap:
         sent = 0 if load.sent is None else load.sent
         return jnp.where(used, jnp.where(used, time, 0) * load.work + sent, 0)
-    earlier = np.tri(load.work.size, dtype=bool) & used
+    earlier = load.earlier & used
     computed = jnp.where(used, time[..., None], 0) * load.work
     ready = jnp.where(earlier, computed + load.gaps(), 0)
     return jnp.where(used, largest(ready), 0)
@@ -131,7 +144,7 @@ def latest_cycle_time(load: Load, room: Array, overlap: bool) -> Array:
     used = load.work > 0
     if load.sent is None or not overlap:
         return (room if load.sent is None else room - load.sent) / jnp.where(used, load.work, 1)
-    earlier = np.tri(load.work.size, dtype=bool) & used
+    earlier = load.earlier & used
     left = room[..., None] - load.gaps()
     latest = jnp.where(earlier, left / jnp.where(used, load.work, 1), jnp.inf)
     return jnp.where(used, -largest(-latest), 0)

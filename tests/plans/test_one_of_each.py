@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.plans.completion import OneOfEach, nested_groups
+from bcgc_jax.plans.completion import OneOfEach
 from bcgc_jax.plans.evaluate import expected_completion
+from bcgc_jax.plans.groups import kinds_by_size, nested_groups
 from bcgc_jax.plans.worker import Load, Worker
 from tests.problems import slow
 
@@ -34,14 +35,19 @@ UNEVEN = (tuple((w,) for w in range(5)), ((0, 1), (2,), (3, 4)), ((0, 1), (2, 3,
     ],
 )
 def test_late_groups_are_as_probable_as_by_enumeration(groups):
+    """Of workers that are alike, and of those whose groups have other sizes with chances of their own."""
     workers, tasks = sum(map(len, groups[0])), len(groups)
-    p = np.random.default_rng(workers + tasks).dirichlet(np.ones(tasks + 1))
-    late = math.fsum(
-        float(np.prod(p[list(done)]))
-        for done in itertools.product(range(tasks + 1), repeat=workers)
-        if any(max(done[w] for w in group) <= k for k, level in enumerate(groups) for group in level)
-    )
-    assert _late(jnp.asarray(np.cumsum(p)[:-1]), groups) == pytest.approx(late, abs=4e-15)
+    for kinds in (None, kinds_by_size(groups)):
+        rule = OneOfEach(groups, kinds)
+        kind_of = kinds or (0,) * workers
+        p = np.random.default_rng(workers + tasks).dirichlet(np.ones(tasks + 1), rule.num_kinds)
+        late = math.fsum(
+            math.prod(p[kind_of[w], r] for w, r in enumerate(done))
+            for done in itertools.product(range(tasks + 1), repeat=workers)
+            if any(max(done[w] for w in group) <= k for k, level in enumerate(groups) for group in level)
+        )
+        survival = np.cumsum(p, axis=1)[:, :-1]
+        assert float(rule.late(-jnp.log(survival.ravel()))) == pytest.approx(late, abs=4e-15)
 
 
 def test_the_ends_and_a_late_tail_keep_their_digits():

@@ -31,12 +31,10 @@ from bcgc_jax.plans.runtime import simulate_runtime as simulate_runtime
 from bcgc_jax.problem import Problem as Problem
 from bcgc_jax.problem import Status as Status
 from bcgc_jax.solution import Solution as Solution
-from bcgc_jax.solvers import Alternating as Alternating
-from bcgc_jax.solvers import Backup as Backup
 from bcgc_jax.solvers import Credit as Credit
-from bcgc_jax.solvers import Cyclic as Cyclic
 from bcgc_jax.solvers import Deadline as Deadline
 from bcgc_jax.solvers import Ferdinand as Ferdinand
+from bcgc_jax.solvers import Nested as Nested
 from bcgc_jax.solvers import Optimal as Optimal
 from bcgc_jax.solvers import Scheme as Scheme
 from bcgc_jax.solvers import Sharing as Sharing

@@ -27,6 +27,12 @@ _WORKS = {
   booktitle = {IEEE International Symposium on Information Theory (ISIT)},
   year = {2018},
 }""",
+    "ozfatura2019": """@inproceedings{ozfatura2019,
+  author = {Ozfatura, Emre and G{\\"u}nd{\\"u}z, Deniz and Ulukus, Sennur},
+  title = {Gradient Coding with Clustering and Multi-message Communication},
+  booktitle = {IEEE Data Science Workshop},
+  year = {2019},
+}""",
     "birgin2000": """@article{birgin2000,
   author = {Birgin, Ernesto G. and Mart{\\'i}nez, Jos{\\'e} Mario and Raydan, Marcos},
   title = {Nonmonotone Spectral Projected Gradient Methods on Convex Sets},
@@ -53,6 +59,7 @@ _WORKS = {
 # Beside the paper itself, which all methods rest on.
 _BEHIND = {
     "deadline": ("wang2023", "birgin2000"),
+    "nested": ("tandon2017", "ozfatura2019", "birgin2000"),
     "subgradient": ("shamir2013",),
     "uncoded": ("tandon2017",),
     "single_block": ("tandon2017",),

@@ -47,6 +47,7 @@ STYLES: Mapping[str, Style] = MappingProxyType(
         "ferdinand_full": Style(r"Ferdinand–Draper, $r = L$", "#56B4E9", "P", _DOTTED),
         "ferdinand_half": Style(r"Ferdinand–Draper, $r = L/2$", "#7F7F7F", "X", (0, (6, 2, 1, 2, 1, 2))),
         "uncoded": Style("uncoded", "#999933", "h", (0, (8, 3))),
+        "nested": Style("nested groups, no code", "#117733", (6, 1, 0), "-", 2.6),
         "credit": Style("credit, no code", "#AA3377", "4", "-", 2.2),
         "cyclic": Style("cyclic, no code", "#228833", "+", (0, (7, 1.5))),
         "sharing": Style("work sharing", "#4477AA", "2", (0, (3, 1, 1, 1))),
@@ -59,7 +60,7 @@ STYLES: Mapping[str, Style] = MappingProxyType(
 )
 # Schemes that were added, by their order: other colours, markers and lines than those above, and cycles of
 # lengths without a common divisor, so that few schemes are alike in any two of them.
-_COLORS = ("#882255", "#332288", "#44AA99", "#661100", "#117733")
+_COLORS = ("#882255", "#332288", "#44AA99", "#661100", "#DDCC77")
 _MARKERS = ("<", ">", "p", "d", "H", "8", "1")
 _LINES: tuple[Any, ...] = ("--", (0, (4, 1, 1, 1, 1, 1)), (0, (10, 2)))
 

@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from bcgc_jax._pytree import is_traced, pytree_dataclass, replace, static_field
 from bcgc_jax.citations import bibliography
 from bcgc_jax.exact.quadrature import Expectation
-from bcgc_jax.plans.completion import AnyOf, FirstHolder
+from bcgc_jax.plans.completion import AnyOf, FirstHolder, OneOfEach
 from bcgc_jax.plans.partitions import round_partition, round_to_units
 from bcgc_jax.plans.plan import Needs, Plan, needs_of, partition_plan
 from bcgc_jax.plans.runtime import Certificate, certificate, levels_of_bound, partition_of_units
@@ -308,7 +308,7 @@ def _read(found: dict[str, Any]) -> Solution:
     return Solution(plan=plan, **arrays, **texts)  # type: ignore[arg-type]
 
 
-_RULES = {rule.__name__: rule for rule in (AnyOf, FirstHolder)}
+_RULES = {rule.__name__: rule for rule in (AnyOf, FirstHolder, OneOfEach)}
 _NEEDED = ("expected_runtime", "runtime_error", "lower_bound", "status", "num_steps")
 _OF_ALL = (*_NEEDED, "completion_probability", "rounded_value")
 _OF_LEVELS = ("rounded", "levels")
@@ -319,8 +319,11 @@ def _written(plan: Plan) -> dict[str, Any]:
     fields = vars(plan) | {"completion": None, "known_needs": None}
     found = {name: None if value is None else _plain(value) for name, value in fields.items()}
     if rule is not None:
-        arrays = {name: None if value is None else _plain(value) for name, value in vars(rule).items()}
-        found["completion"] = {"rule": type(rule).__name__, **arrays}
+        static = _static_fields(type(rule))
+        found["completion"] = {"rule": type(rule).__name__} | {
+            name: value if value is None or name in static else _plain(value)
+            for name, value in vars(rule).items()
+        }
     if needs is not None:
         found["known_needs"] = {name: _plain(value) for name, value in needs._asdict().items()}
     return found
@@ -330,16 +333,24 @@ def _plan_of(written: dict[str, Any]) -> Plan:
     rule, needs = (written[name] for name in ("completion", "known_needs"))
     arrays = {name: _array(name, written[name]) for name in written.keys() - {"completion", "known_needs"}}
     if rule is not None:
-        kind = _RULES[rule["rule"]]
-        given: dict[str, Any] = {
-            name: None if a is None else _array(name, a) for name, a in rule.items() if name != "rule"
+        kind = _RULES[rule.pop("rule")]
+        static = _static_fields(kind)
+        fields: dict[str, Any] = {
+            name: _tuples(a) if a is None or name in static else _array(name, a) for name, a in rule.items()
         }
-        fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-        static = {name: a.item() for name, a in given.items() if fields[name].metadata.get("static")}
-        rule = kind(**given | static)
+        rule = kind(**fields)
     if needs is not None:
         needs = Needs(**{name: _array(name, a) for name, a in needs.items()})
     return Plan(completion=rule, known_needs=needs, **arrays)
+
+
+def _static_fields(kind: Any) -> set[str]:
+    """Those that are known before tracing: numbers, and of groups lists of lists."""
+    return {field.name for field in dataclasses.fields(kind) if field.metadata.get("static")}
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _plain(value: Any) -> Any:

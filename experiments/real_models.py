@@ -1,4 +1,4 @@
-"""Real models on worker processes: what uncoded, the paper's optimum, credit and plans that nobody told take.
+"""Real models on worker processes: uncoded, the paper's optimum, nested groups, credit, and untold plans.
 
 A small convolutional net (noisy images of ten kinds) and a small transformer (tokens of a Markov chain) on
 eight processes of this machine, slowed on purpose: cycle times of the paper's law, and in the middle
@@ -18,6 +18,7 @@ import jax
 import numpy as np
 import optax
 
+import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax.adaptive import WorkPlan
 from bcgc_jax.adaptive.rules import Rule, Window, rules
@@ -25,7 +26,9 @@ from bcgc_jax.cli.waiting import each
 from bcgc_jax.cluster import Cluster, Pace, Step, train_on_cluster
 from bcgc_jax.cluster.closed_loop import PARTS, loads_of, plan_of, split_by
 from bcgc_jax.cluster.logs import Watch
+from bcgc_jax.plans.plan import partition_plan
 from experiments.models import Model, convolutional, transformer
+from experiments.replay import pooled, problem
 from experiments.report import grouped, number, print_table, run_command, save
 
 WORKERS, STEPS, LONG, SLOWER, SLOW = 8, 240, 900, 3.0, 2
@@ -33,8 +36,8 @@ RATE, SHIFT = 1e-3, 50.0  # the paper's law
 # Seconds that an uncoded iteration takes before the jump, on average.
 SECONDS = 0.8
 _KNOWN = 512
-SCHEMES = ("uncoded", "optimum", "credit", "told", "adaptive")
-_LOOKS = dict(zip(SCHEMES, ("uncoded", "optimal", "credit", "limit", "time"), strict=True))
+SCHEMES = ("uncoded", "optimum", "nested", "credit", "told", "adaptive")
+_LOOKS = dict(zip(SCHEMES, ("uncoded", "optimal", "nested", "credit", "limit", "time"), strict=True))
 
 
 class Trained(NamedTuple):
@@ -56,6 +59,13 @@ def times_of(rng: np.random.Generator, count: int) -> np.ndarray:
     return found
 
 
+def _optimum(window: Window) -> WorkPlan:
+    """The paper's, for the law of all times."""
+    found = bcgc.solve(problem(pooled(window.times), WORKERS))
+    partition = np.asarray(found.partition, float)
+    return WorkPlan("optimum", np.full(WORKERS, 1 / WORKERS), partition_plan(partition, WORKERS))
+
+
 def plans(rng: np.random.Generator) -> Mapping[str, Sequence[WorkPlan]]:
     """For each scheme that is told the law, its plan in either half."""
     halves = np.split(times_of(rng, 2 * _KNOWN), 2)
@@ -72,7 +82,8 @@ def plans(rng: np.random.Generator) -> Mapping[str, Sequence[WorkPlan]]:
 
     return {
         "uncoded": once(all_rules["uncoded"]),
-        "optimum": once(all_rules["coded"]),
+        "optimum": [_optimum(windows[0])] * 2,
+        "nested": once(all_rules["nested"]),
         "credit": once(all_rules["credit"]),
         "told": [best(window) for window in windows],
     }

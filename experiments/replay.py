@@ -23,9 +23,8 @@ from jax import Array
 
 import bcgc_jax as bcgc
 from bcgc_jax.adaptive import WorkPlan
-from bcgc_jax.adaptive.plans import levels_plan
 from bcgc_jax.cli.waiting import each
-from bcgc_jax.plans.plan import Plan
+from bcgc_jax.plans.plan import Plan, partition_plan
 from bcgc_jax.plans.schedules import Group, cycles_of, schedule_of, schedule_runtime, simulate_schedule
 from bcgc_jax.solvers.credit import optimise_credit
 from bcgc_jax.solvers.schedules import share_out, without_padding
@@ -75,7 +74,8 @@ def pooled(rows: np.ndarray) -> bcgc.distributions.Law:
 
 
 def _coded(partition: np.ndarray) -> WorkPlan:
-    return WorkPlan("coded", _even(partition.size), levels_plan(partition / partition.sum()))
+    workers = partition.size
+    return WorkPlan("coded", _even(workers), partition_plan(partition / partition.sum(), workers))
 
 
 def _even(workers: int) -> np.ndarray:
@@ -90,7 +90,10 @@ def _as_seen(plan: WorkPlan, rows: np.ndarray) -> tuple[float, Runtimes]:
 def _solved(law: Callable[[np.ndarray], bcgc.distributions.Law | bcgc.Rows], method: str) -> Planned:
     def plan(rows: np.ndarray) -> tuple[float, Runtimes]:
         solution = bcgc.solve(problem(law(rows), rows.shape[1]), method)
-        return float(solution.expected_runtime), _coded(np.asarray(solution.partition)).runtimes
+        plan = solution.plan
+        assert plan is not None
+        made = WorkPlan(method, _even(rows.shape[1]), plan.with_sizes(plan.sizes / COORDINATES))
+        return float(solution.expected_runtime), made.runtimes
 
     return plan
 
@@ -193,6 +196,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "uncoded": Rule(_solved(bcgc.Rows, "uncoded")),
         "single_block": Rule(_solved(bcgc.Rows, "single_block")),
         "time": Rule(_solved(pooled, "time")),
+        "nested": Rule(_solved(pooled, "nested")),
         "pooled": Rule(_POOLED),
         "pooled 50/10": Rule(_POOLED, 50, 10),
         "whole steps": Rule(_WHOLE),

@@ -154,6 +154,7 @@ METHODS: dict[str, Any] = {name: name for name in _NAMED} | {
     "TandonPartial": lambda v: bcgc.TandonPartial(alpha=1.0 + v),
     "Tandon": lambda v: bcgc.Tandon(_whole(v)),
     "Ferdinand": lambda v: bcgc.Ferdinand(700 + _whole(v)),
+    "Nested": lambda v: bcgc.Nested(),
     "Sharing": lambda v: bcgc.Sharing(2),
     "Scheme": bcgc.Scheme("all_of_it", lambda problem: problem.total * jnp.eye(3)[0]),
 }

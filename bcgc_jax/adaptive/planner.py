@@ -34,7 +34,7 @@ _STAKE, _REINVESTED, _CLEARLY = 0.015, 0.5, 2.0
 # Plans are made anew so often where that is cheap; where it is a search, at these iterations of a window, and
 # then so often.
 _EVERY, _SEARCHED_AT, _SEARCHED_EVERY = 5, (FIRST, 2 * FIRST, 4 * FIRST, 6 * FIRST, 8 * FIRST), 20
-_SEARCHED = ("credit", "coded")
+_SEARCHED = ("credit", "nested")
 # A plan from so many times as many iterations is judged by those too: it is likely to be the better one.
 _MORE = 1.5
 # Where a worker was stopped before its first task was done in so many iterations, one goes uncoded.
@@ -189,11 +189,6 @@ class Planner:
         for start_ups in (0.0, 0.1 * times[::-1]):
             for rule in list(self._rules.values()):
                 rule(Window(times, self._max_stored, self._key, start_ups))
-
-    def leave_out(self, rule: str) -> None:
-        """Make no plan by this rule; to be said before anything is observed."""
-        self._rules.pop(rule)
-        self._losses.pop(rule)
 
     def _probe(self) -> None:
         """An iteration without redundancy, where somebody's times are not seen and that can be afforded."""

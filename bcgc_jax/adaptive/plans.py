@@ -6,17 +6,16 @@ the tasks of a schedule in its order it has done task k, on block b and subset w
     F_w(k) = S_w + T_w C_w(k),   C_w(k) = Σ_{i≤k} N p_{w+δ_i} x_{b_i},   Σ x = 1.
 
 S is the start-up, which no load changes. Loads are in units of 1/N of all work, and T is the time of that:
-uncoded and with even shares a worker's iteration takes S + T. Coded plans have even shares, and level n ends
-with the (N-n)-th worker that has done Σ_{i≤n} (i+1) x_i.
+uncoded and with even shares a worker's iteration takes S + T. Plans of nested groups, and codes, have even
+shares.
 """
 
 import dataclasses
 import functools
-from typing import Any
 
 import numpy as np
 
-from bcgc_jax.plans.completion import AnyOf
+from bcgc_jax.plans.completion import AnyOf, FirstHolder, OneOfEach
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.plans.schedules import turns_of
 
@@ -28,7 +27,7 @@ class WorkPlan:
     Attributes:
       name: of the rule that made it.
       shares: p, of the data in each subset, `[N]`, summing to 1; even for a code.
-      plan: of N workers, its sizes summing to 1: a schedule, or the levels of a code.
+      plan: of N workers, its sizes summing to 1.
     """
 
     name: str
@@ -53,15 +52,19 @@ class WorkPlan:
         [[0.5, 2.0], [1.5, 2.0]]
         """
         sizes, workers = np.asarray(self.plan.sizes, float)[self.block], self.num_workers
-        if isinstance(self.plan.completion, AnyOf):
-            return np.broadcast_to(np.cumsum(self.plan.data * sizes), (workers, sizes.size))
+        if not isinstance(self.plan.completion, FirstHolder):
+            data = np.asarray(self.plan.data)
+            if isinstance(self.plan.completion, OneOfEach) and self.plan.completion.kinds is not None:
+                data = data[np.array(self.plan.completion.kinds)]
+            return np.broadcast_to(np.cumsum(data * sizes, axis=-1), (workers, sizes.size))
         of_worker = (np.arange(workers)[:, None] + np.asarray(turns_of(self.plan))) % workers
         return np.cumsum(workers * self.shares[of_worker] * sizes, axis=1)
 
     def runtimes(self, times: np.ndarray, start_ups: np.ndarray | float = 0.0) -> np.ndarray:
         """τ of iterations with these cycle times and start-ups, `[R, N]` each to `[R]`.
 
-        >>> coded = WorkPlan("coded", np.full(2, 0.5), levels_plan(np.array([0.5, 0.5])))
+        >>> from bcgc_jax.plans.plan import partition_plan
+        >>> coded = WorkPlan("coded", np.full(2, 0.5), partition_plan(np.array([0.5, 0.5]), 2))
         >>> coded.runtimes(np.array([[1.0, 4.0]])), coded.runtimes(np.array([[1.0, 4.0]]), 3.0)
         (array([2.]), array([5.]))
         """
@@ -77,7 +80,8 @@ class WorkPlan:
     def messages(self, times: np.ndarray, start_ups: np.ndarray | float = 0.0) -> float:
         """How many tasks all workers together have done at the end of an iteration, the mean.
 
-        >>> coded = WorkPlan("coded", np.full(2, 0.5), levels_plan(np.array([0.5, 0.5])))
+        >>> from bcgc_jax.plans.plan import partition_plan
+        >>> coded = WorkPlan("coded", np.full(2, 0.5), partition_plan(np.array([0.5, 0.5]), 2))
         >>> coded.messages(np.array([[1.0, 4.0]]))
         3.0
         """
@@ -95,15 +99,13 @@ class WorkPlan:
 
     def _held(self) -> np.ndarray:
         """From where to where on the circle of the data each worker's subsets lie, `[N, 2]`."""
+        around = np.concatenate([[0.0], np.cumsum(np.tile(self.shares, 2))])
+        if isinstance(self.plan.completion, OneOfEach):
+            used = np.flatnonzero(np.asarray(self.plan.sizes) > 0)[-1]
+            of_worker = {w: group for group in self.plan.completion.groups[used] for w in group}
+            ends = [(min(group), max(group) + 1) for _, group in sorted(of_worker.items())]
+            return around[np.array(ends)]
         coded = isinstance(self.plan.completion, AnyOf)
         depth = int(np.max(self.plan.data if coded else 1 + np.asarray(turns_of(self.plan))))
-        around = np.concatenate([[0.0], np.cumsum(np.tile(self.shares, 2))])
         first = np.arange(self.num_workers)
         return np.stack([around[first], around[first + depth]], axis=1)
-
-
-def levels_plan(partition: np.ndarray) -> Plan:
-    """A code with these shares of the coordinates at its levels, `[N]`, of those in use."""
-    used = np.flatnonzero(partition)
-    sizes: Any = partition[used]
-    return Plan(sizes, np.arange(used.size), used + 1, np.ones(used.size), AnyOf(partition.size, used))

@@ -4,8 +4,7 @@ Without redundancy shares are even, else by speed: by their mean start-ups and c
 at once. On them there are two subsets each in blocks that neighbours do from both ends, or `credit`: a first
 block, some on two subsets and some on as many as fit, with sizes by stochastic subgradients on the iterations
 themselves, workers in random order; where there are start-ups, on independent ones and times of their laws.
-Or they are even and coded, by the certified optimum for the law of all times and the mean start-up, with
-which it is one, or by the best single level where that is better.
+Or they are even, in nested groups, of which nobody is asked anything.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,13 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bcgc_jax.adaptive.plans import WorkPlan, levels_plan
+from bcgc_jax.adaptive.plans import WorkPlan
 from bcgc_jax.distributions import Empirical, Rows
 from bcgc_jax.measured.choice import smooth_or_atoms
 from bcgc_jax.plans.schedules import Group, schedule_of
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.credit import search_sizes
-from bcgc_jax.solvers.methods import Optimal
+from bcgc_jax.solvers.nested import Nested
 from bcgc_jax.solvers.solve import solve
 
 # Subsets that a worker stores at most where it is not said otherwise.
@@ -31,8 +30,6 @@ MOST_STORED = 20
 _ROWS, _STEPS, _DRAWS = 64, 150, 64
 # Shares to begin with of the first block and of those on two subsets.
 _FRONT = 1 / 7
-# Workers up to which a law of few different times is searched for a code.
-_MOST_OF_ATOMS = 32
 # Errors by which the means of neighbours differ that are not alike.
 _APART = 1.5
 # Of the mean share, what a worker has at least: a subset without samples is none.
@@ -154,23 +151,15 @@ def _quantiles(times: np.ndarray, count: int = _ROWS) -> np.ndarray:
     return np.maximum(np.quantile(times, (np.arange(count) + 0.5) / count), _TINY)
 
 
-def coded(window: Window) -> WorkPlan:
-    """The certified optimum of codes for the law of all times, workers alike."""
+def nested(window: Window) -> WorkPlan:
+    """Nested groups with the best sizes for the law of all times and the mean start-up, workers alike."""
     workers = window.times.shape[1]
     law = smooth_or_atoms(_quantiles(window.times, _ROWS // 2 * workers), workers)
-    if law.atomic and workers > _MOST_OF_ATOMS:
-        return _coded_as(window, np.eye(workers)[0])  # a search takes minutes
     start = float(np.mean(window.start_ups)) if window.starts_late else None
     problem = Problem(law, workers, _COORDINATES, cycles=workers / _COORDINATES, start_up=start)
-    levels = None if window.max_stored >= workers else range(window.max_stored)
-    found = [np.asarray(solve(problem, Optimal(levels=levels)).rounded, float)]
-    if window.starts_late:  # a certificate is no more than that for means
-        found += list(np.eye(workers)[: window.max_stored])
-    return min((_coded_as(window, partition) for partition in found), key=window.mean_runtime)
-
-
-def _coded_as(window: Window, partition: np.ndarray) -> WorkPlan:
-    return WorkPlan("coded", even_shares(window), levels_plan(partition / partition.sum()))
+    plan = solve(problem, Nested(min(window.max_stored, workers))).plan
+    assert plan is not None
+    return WorkPlan("nested", even_shares(window), plan.with_sizes(plan.sizes / _COORDINATES))
 
 
 def rules(parts: int, shares: Shares = by_speed) -> dict[str, Rule]:
@@ -179,7 +168,7 @@ def rules(parts: int, shares: Shares = by_speed) -> dict[str, Rule]:
         "uncoded": uncoded,
         "alternating": lambda window: _alternating(window, shares, parts),
         "credit": lambda window: _credit(window, shares, parts),
-        "coded": coded,
+        "nested": nested,
     }
 
 

@@ -10,7 +10,7 @@ from bcgc_jax.cli.arguments import law_name
 from bcgc_jax.cli.output import Row, finite
 from bcgc_jax.cli.question import Delivery
 from bcgc_jax.distributions import JointLaw, Law
-from bcgc_jax.plans.completion import FirstHolder
+from bcgc_jax.plans.completion import FirstHolder, OneOfEach
 from bcgc_jax.plans.partitions import round_partition
 from bcgc_jax.plans.plan import Needs, Plan, partition_plan
 from bcgc_jax.plans.runtime import completion_probability, partition_of_units
@@ -88,11 +88,14 @@ def _needs(needs: Needs | None) -> Row:
 
 def _schedule(plan: Plan) -> Row | None:
     """Of a plan without a code."""
-    if not isinstance(plan.completion, FirstHolder):
+    rule = plan.completion
+    if not isinstance(rule, FirstHolder | OneOfEach):
         return None
-    tasks = np.stack([turns_of(plan), np.asarray(plan.block)], axis=1)
     sizes = round_partition(plan.sizes, round(float(np.sum(plan.sizes))))
-    return {"sizes": np.asarray(sizes).tolist(), "tasks": tasks.tolist()}
+    known = {"sizes": np.asarray(sizes).tolist()}
+    if isinstance(rule, OneOfEach):
+        return known | {"groups": rule.groups}
+    return known | {"tasks": np.stack([turns_of(plan), np.asarray(plan.block)], axis=1).tolist()}
 
 
 def save_plan(solution: Solution, path: str) -> None:

@@ -20,9 +20,9 @@ LAWS: dict[str, dict[str, float | None]] = {
 }
 FITTED_LAWS = tuple(LAWS)[:7]
 METHODS = (
-    "optimal, subgradient, time, frequency, deadline, uncoded, single_block, tandon_partial, "
-    "ferdinand_full, ferdinand_half, limit, tandon:NUMBER, ferdinand:NUMBER, cyclic:NUMBER, "
-    "alternating:NUMBER, backup:NUMBER, sharing:NUMBER, credit:NUMBER"
+    "nested, optimal, subgradient, time, frequency, uncoded, single_block, tandon_partial, "
+    "ferdinand_full, ferdinand_half, deadline, limit, tandon:NUMBER, ferdinand:NUMBER, cyclic:NUMBER, "
+    "alternating:NUMBER, backup:NUMBER, sharing:NUMBER, credit:NUMBER, nested:NUMBER"
 )
 
 # Of a trace: how its file is laid out, and which law stands for it.

@@ -155,9 +155,10 @@ def _best_bound(answer: Answer) -> float:
     """Certificates for all levels bound the same optimum, so the best of them serves all. With setup or chain
     cycles each is for the levels in use: the best plan's serves, and says how far below it these could get.
     """
-    if any("levels" in row for row in answer.rows):
-        return min(answer.rows, key=runtime_of)["lower_bound"] or 0
-    return max((row["lower_bound"] or 0 for row in answer.rows if "levels" not in row["method"]), default=0)
+    coded = [row for row in answer.rows if not row["schedule"]]
+    if any("levels" in row for row in coded):
+        return min(coded, key=runtime_of)["lower_bound"] or 0
+    return max((row["lower_bound"] or 0 for row in coded if "levels" not in row["method"]), default=0)
 
 
 def _limit(answer: Answer) -> Iterator[str]:
@@ -195,10 +196,11 @@ def _errors(answer: Answer) -> Iterator[str]:
         yield f"{rows[0]['method']}: {low:.4g} to {high:.4g} with 95 % confidence, blocks of steps resampled."
     for row in rows:
         if row["kind"] == "local":
-            text = f"{row['method']}: the best plan that several local searches found"
+            text = f"{row['method']}: the best plan that a local search found"
             value, bound = runtime_of(row), row["lower_bound"]
             if bound and np.isfinite(value):
-                text += f"; none is faster than {bound:.4g}, {100 * (1 - bound / value):.2g} % less"
+                which = "no plan of these groups" if row["schedule"] else "none"
+                text += f"; {which} is faster than {bound:.4g}, {100 * (1 - bound / value):.2g} % less"
             yield f"{text}."
     planned = next((row for row in rows if "levels" in row), None)
     if planned is not None:
@@ -221,6 +223,15 @@ def _saved(answer: Answer) -> Iterator[str]:
 
 def _plan(answer: Answer) -> Iterator[str]:
     """The best plan's blocks, and what is stored for them; and the fastest schedule of several blocks."""
+    schedules = [row for row in answer.rows if row["schedule"] and len(row["schedule"]["sizes"]) > 1]
+    row = next((row for row in schedules if "groups" in row["schedule"]), None)
+    if row is not None:
+        yield f"\nThe plan of {row['method']}, blocks in the order in which they are computed:"
+        yield from groups_and_blocks(row["schedule"], answer.parts)
+        yield (
+            "A block is there when one worker of each group has sent its sum. Each worker stores "
+            f"{row['stored_subsets']} of the {answer.num_workers} subsets of the data."
+        )
     row = next((row for row in answer.rows if row["partition"] is not None), None)
     if row is not None:
         stored = f"{int(np.flatnonzero(row['partition'])[-1]) + 1} of the {answer.num_workers}"
@@ -228,12 +239,26 @@ def _plan(answer: Answer) -> Iterator[str]:
         yield f"\nThe plan of {row['method']}, {what}:"
         yield blocks(row["partition"])
         yield f"Level n is computed on n + 1 subsets of the data: each worker stores {stored}."
-    row = next((row for row in answer.rows if row["schedule"] and len(row["schedule"]["sizes"]) > 1), None)
+    row = next((row for row in schedules if "tasks" in row["schedule"]), None)
     if row is not None:
         sizes = " ".join(map(str, row["schedule"]["sizes"]))
         what = f"{answer.parts} of its blocks (--format json: all tasks)"
         yield f"\nThe schedule of {row['method']}, {what}:"
         yield textwrap.fill(sizes, 100)
+
+
+def groups_and_blocks(schedule: Row, parts: str) -> Iterator[str]:
+    """The groups of workers of each block, and its size, of those that are not empty.
+
+    >>> list(groups_and_blocks({"sizes": [0, 4000], "groups": [[[0], [1], [2]], [[0], [1, 2]]]}, "units"))
+    ['block 1: 2 groups of 1 to 2, 4,000 units']
+    """
+    for block, (size, groups) in enumerate(zip(schedule["sizes"], schedule["groups"], strict=True)):
+        low, high = min(map(len, groups)), max(map(len, groups))
+        each = f"{low}" if low == high else f"{low} to {high}"
+        several = "s" if len(groups) > 1 else ""
+        if size:
+            yield f"block {block}: {len(groups)} group{several} of {each}, {size:,} {parts}"
 
 
 def blocks(partition: Sequence[int]) -> str:

@@ -124,8 +124,6 @@ class ClosedLoop:
             begin = time.perf_counter()
             self._cluster.take_up(given.work)
         now.planner.taken_up(time.perf_counter() - begin)
-        if first and self._cluster.differs:  # a code would amplify that
-            now.planner.leave_out("coded")
         nothing = jnp.zeros(len(given.loads))
         return TrainingScheme(given.work.duty.plan, jnp.asarray(given.loads), nothing, method=given.made.name)
 

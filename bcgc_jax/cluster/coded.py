@@ -1,8 +1,10 @@
 """What a master knows of an iteration of a code: who has announced which message, whom it asked, what it has.
 
-A block at level n is decoded with its (N-n)-th message. A large message is announced, and asked for if it is
-one of these: no other is moved. No line here knows of processes.
+A block at level n is decoded with its (N-n)-th message, one of nested groups with one of each group. A large
+message is announced, and asked for if it is one of these: no other is moved. No line here knows of processes.
 """
+
+from collections.abc import Iterable
 
 import numpy as np
 from jax import Array
@@ -16,7 +18,12 @@ class Coded:
 
     def __init__(self, decoder: Decoder) -> None:
         self.decoder, self._wanted = decoder, decoder.needed.copy()
-        count = len(decoder.plan.blocks)
+        plan, count = decoder.plan, len(decoder.plan.blocks)
+        # Of each block the group of each worker, of which one is enough; of a code everybody is one.
+        self._groups: list[dict[int, int]] = [
+            {worker: k for k, group in enumerate(groups) for worker in group}
+            for groups in plan.groups or [[[w] for w in range(plan.num_workers)]] * count
+        ]
         self._done = np.zeros(count, bool)
         # Of each block: what came, by worker; who was asked; who has announced it and was not asked.
         self._messages: list[dict[int, np.ndarray]] = [{} for _ in range(count)]
@@ -25,15 +32,14 @@ class Coded:
 
     def report(self, worker: int, block: int, subsets: tuple[int, ...]) -> list[Question]:
         """A worker has announced its message of a block."""
-        if worker not in self._messages[block]:
-            self._ready[block][worker] = subsets
+        self._ready[block][worker] = subsets
         return self.due(block)
 
     def take(self, question: Question, values: np.ndarray) -> bool:
         """A message came: whether it counts."""
         block, worker, messages = question.block, question.worker, self._messages[question.block]
         self._coming[block].discard(worker)
-        if self._done[block] or worker in messages:
+        if self._done[block] or not self._missing(block, worker, messages):
             return False
         messages[worker] = values
         return True
@@ -59,14 +65,24 @@ class Coded:
 
     def possible(self, coming: np.ndarray) -> np.ndarray:
         """Whether what has come and what those may send who are `coming`, `[N]`, is enough, bool `[B]`."""
-        there = [{*a, *b, *np.flatnonzero(coming)} for a, b in zip(self._messages, self._ready, strict=True)]
-        return np.array([len(workers) for workers in there]) >= self._wanted
+        there = [
+            {groups[w] for w in (*had, *ready, *np.flatnonzero(coming))}
+            for groups, had, ready in zip(self._groups, self._messages, self._ready, strict=True)
+        ]
+        return np.array([len(groups) for groups in there]) >= self._wanted
 
     def due(self, block: int) -> list[Question]:
         """As many of those who have announced a block as are wanted."""
-        ready, coming, questions = self._ready[block], self._coming[block], []
-        while ready and len(self._messages[block]) + len(coming) < self._wanted[block]:
-            worker = next(iter(ready))
-            coming.add(worker)
-            questions.append(Question(-1, worker, block, ready.pop(worker)))
+        had, coming, questions = self._messages[block], self._coming[block], []
+        for worker, subsets in list(self._ready[block].items()):
+            wanted = len(had) + len(coming) < self._wanted[block]
+            if wanted and self._missing(block, worker, [*had, *coming]):
+                coming.add(worker)
+                del self._ready[block][worker]
+                questions.append(Question(-1, worker, block, subsets))
         return questions
+
+    def _missing(self, block: int, worker: int, workers: Iterable[int]) -> bool:
+        """Whether nobody of a worker's group is among these."""
+        groups = self._groups[block]
+        return groups[worker] not in {groups[other] for other in workers}

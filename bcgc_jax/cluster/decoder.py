@@ -28,7 +28,7 @@ class Decoder:
         self.plan, self._shapes = plan, tuple(np.shape(leaf) for leaf in leaves)
         self._dtypes = tuple(jnp.result_type(leaf) for leaf in leaves)
         codes = plan.codes
-        self.needed = plan.num_workers - plan.levels
+        self.needed = plan.rule.awaited(None)
         self._encodings = [np.asarray(code.encoding) for code in codes]
         # Messages that count: where the workers of a group send the same, one of each group.
         self._used = [

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bcgc_jax.cluster.alike import differences, unlike
+from bcgc_jax.cluster.alike import unlike
 from bcgc_jax.cluster.coded import Coded
 from bcgc_jax.cluster.collection import ClusterGradient, Collection
 from bcgc_jax.cluster.credit import Summed
@@ -266,11 +266,6 @@ class Cluster:
                 f"subsets that are made on the workers must have one size{needed}; there are some of "
                 f"{' and '.join(map(str, counts))} samples: leave out the few that are too many"
             )
-
-    @property
-    def differs(self) -> bool:
-        """Whether workers that have loaded are on machines of several types, which round differently."""
-        return bool(differences(self._processes.machines))
 
     def gradient(
         self, params: PyTree, finish: np.ndarray | None = None, *, iteration: int | None = None

@@ -55,8 +55,9 @@ class GradientCode:
     """A code of N workers at one redundancy level.
 
     Attributes:
-      subsets: N rows of `level + 1`: the data subsets each worker computes; static.
-      coefficients: float64, `[N, level + 1]`: what it multiplies their gradients by.
+      subsets: N rows of `level + 1`: the data subsets each worker computes; static. In groups of unlike sizes
+        some are longer.
+      coefficients: float64, `[N, width]`: what it multiplies their gradients by.
       level: the number of stragglers it survives.
       construction: one of `CONSTRUCTIONS`.
       wide: whether messages must be float64: 8 bytes for each coordinate, else 4.
@@ -71,14 +72,13 @@ class GradientCode:
     @property
     def encoding(self) -> Array:
         """B, float64 `[N, N]`, one row for each worker."""
+        size, width = len(self.subsets), self.coefficients.shape[1]
+        subsets = np.array([(*row, *[-1] * (width - len(row))) for row in self.subsets], np.int32)
+        here = subsets[:, :, None] == np.arange(size, dtype=np.int32)
         values = concrete(self.coefficients)
         if values is not None:
-            encoding = np.zeros((len(self.subsets), len(self.subsets)))
-            np.put_along_axis(encoding, np.array(self.subsets), values, axis=1)
-            return _float64(encoding)
+            return _float64(np.sum(np.where(here, values[:, :, None], 0), axis=1))
         # A sum in place of a scatter, which would be lowered with the caller's integers.
-        column = np.arange(len(self.subsets), dtype=np.int32)
-        here = jnp.asarray(np.array(self.subsets, np.int32))[:, :, None] == column
         with jax.enable_x64(True):
             return jnp.sum(jnp.where(here, self.coefficients[:, :, None], 0), axis=1)
 
@@ -161,6 +161,18 @@ def gradient_code(
             f"possible: {', '.join(possible)}"
         )
     return _build(key, num_workers, level, construction)[0]
+
+
+def repetition_code(groups: Sequence[Sequence[int]], data: Sequence[Sequence[int]]) -> GradientCode:
+    """Each of the `groups` of workers computes the sum over its own `data` subsets: one of each is enough.
+
+    >>> repetition_code([[0], [1, 2]], [[0], [1, 2]]).subsets
+    ((0,), (1, 2), (1, 2))
+    """
+    of_worker = {w: tuple(own) for group, own in zip(groups, data, strict=True) for w in group}
+    subsets = tuple(of_worker[w] for w in sorted(of_worker))
+    ones = np.ones((len(subsets), max(map(len, subsets))))
+    return GradientCode(subsets, _float64(ones), min(map(len, groups)) - 1, "fractional_repetition", False)
 
 
 def _check_level(num_workers: int, level: int) -> None:
@@ -395,11 +407,11 @@ def _encode_long(code: GradientCode, g: Array, workers: Sequence[int]) -> tuple[
 
 def row_of(code: GradientCode, worker: int) -> Array:
     """What a worker multiplies its gradients by, float64 `[level + 1]`: programs of it serve all workers."""
-    values = concrete(code.coefficients)
+    values, count = concrete(code.coefficients), len(code.subsets[worker])
     if values is not None:
-        return _float64(values[worker])
+        return _float64(values[worker, :count])
     with jax.enable_x64(True):
-        return code.coefficients[worker]
+        return code.coefficients[worker, :count]
 
 
 def message(row: Array, gradients: Sequence[Array], wide: bool) -> Array:

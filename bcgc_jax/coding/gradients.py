@@ -29,7 +29,8 @@ from bcgc_jax.coding.codes import (
     kept,
     refuse_complex,
 )
-from bcgc_jax.plans.completion import AnyOf, FirstHolder
+from bcgc_jax.plans.completion import AnyOf, FirstHolder, OneOfEach
+from bcgc_jax.plans.groups import Groups
 
 PyTree = Any
 # (parameters, batch) to a scalar; the batch is a pytree of arrays with the samples along the first axis.
@@ -74,6 +75,7 @@ class CodingPlan:
       codes: of each block. A schedule has none: messages are the subsets' own gradients, of level 0.
       blocks: of the gradient.
       mean: whether the loss is a mean over samples, else it is their sum.
+      groups: of blocks in groups of workers, the groups of each: one of each group is enough.
       order: of a schedule, its tasks, pairs (δ, block): worker w computes the block on subset w + δ mod N. A
         block on d subsets of each worker survives d - 1 stragglers, whoever they are. Without, a task is a
         block on all the subsets of its level.
@@ -83,6 +85,7 @@ class CodingPlan:
     blocks: tuple[Block, ...] = static_field()
     mean: bool = static_field()
     order: tuple[tuple[int, int], ...] = static_field(default=())
+    groups: Groups = static_field(default=())
 
     @property
     def num_workers(self) -> int:
@@ -93,9 +96,11 @@ class CodingPlan:
         return not self.order
 
     @property
-    def levels(self) -> np.ndarray:
-        """How many messages of each block are not waited for, `[B]`."""
-        return np.array([code.level for code in self.codes])
+    def rule(self) -> AnyOf | OneOfEach:
+        """When there are enough messages of each block."""
+        if self.groups:
+            return OneOfEach(self.groups)
+        return AnyOf(self.num_workers, np.array([code.level for code in self.codes]))
 
     def tasks(self, worker: int) -> tuple[Task, ...]:
         """Those of `worker`, in the order in which it does them; of all workers as many."""
@@ -112,7 +117,7 @@ class CodingPlan:
 
     def completed(self, finish: np.ndarray) -> np.ndarray:
         """When the master can have each block, `[B]`, from when each task is done, `[tasks, N]`."""
-        return AnyOf(self.num_workers, self.levels).blocks(self.ready(finish))
+        return self.rule.blocks(self.ready(finish))
 
     def subset_of(self, task: Task) -> int | None:
         """The one subset of a schedule's task."""

@@ -14,10 +14,11 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax.coding.codes import gradient_code
+from bcgc_jax.coding.codes import gradient_code, repetition_code
 from bcgc_jax.coding.gradients import (
     Block,
     CodingPlan,
+    Piece,
     PyTree,
     coding_plan,
     complete_order,
@@ -25,7 +26,7 @@ from bcgc_jax.coding.gradients import (
     unit_sizes,
 )
 from bcgc_jax.plans import plan as plans
-from bcgc_jax.plans.completion import AnyOf
+from bcgc_jax.plans.completion import AnyOf, OneOfEach
 from bcgc_jax.plans.partitions import round_partition, round_to_units
 from bcgc_jax.plans.schedules import turns_of
 
@@ -60,10 +61,7 @@ def schedule_plan(
     >>> [(task.block, task.subsets) for task in plan.tasks(2)]
     [(0, (2,)), (1, (2,)), (1, (0,)), (0, (0,))]
     """
-    costs = unit_sizes(params, units, order)
-    ends = np.append(0, np.cumsum(costs))[np.cumsum(_whole_units(schedule.sizes, costs))]
-    sizes = np.diff(ends, prepend=0)
-    used = np.flatnonzero(sizes)
+    used, pieces = _cut_blocks(schedule, params, units, order)
     place = {int(b): k for k, b in enumerate(used)}
     turns, numbers = (np.asarray(a).tolist() for a in (turns_of(schedule), schedule.block))
     listed = [(d % num_workers, place[b]) for d, b in zip(turns, numbers, strict=True) if b in place]
@@ -71,11 +69,61 @@ def schedule_plan(
     depths = np.bincount([block for _, block in tasks], minlength=used.size)
     if not depths.all():
         raise ValueError(f"block {used[np.argmin(depths)]} of the schedule has coordinates, but no task")
-    leaves = [int(np.size(leaf)) for leaf in jax.tree.leaves(params)]
-    pieces = cut(complete_order(order, len(leaves)), leaves, np.cumsum(sizes[used]).tolist())
     blocks = tuple(Block(int(d) - 1, own) for d, own in zip(depths, pieces, strict=True))
     code = gradient_code(jax.random.key(0), num_workers, 0)  # of which nothing is random
     return CodingPlan((code,) * len(blocks), blocks, mean, tasks)
+
+
+def _cut_blocks(
+    plan: plans.Plan, params: PyTree, units: str, order: Sequence[int] | None
+) -> tuple[np.ndarray, list[tuple[Piece, ...]]]:
+    """The blocks of a plan that get whole units, and the pieces of the parameters in each of these."""
+    costs = unit_sizes(params, units, order)
+    ends = np.append(0, np.cumsum(costs))[np.cumsum(_whole_units(plan.sizes, costs))]
+    used = np.flatnonzero(np.diff(ends, prepend=0))
+    leaves = [int(np.size(leaf)) for leaf in jax.tree.leaves(params)]
+    return used, cut(complete_order(order, len(leaves)), leaves, ends[used].tolist())
+
+
+def group_plan(
+    plan: plans.Plan,
+    params: PyTree,
+    num_workers: int,
+    *,
+    units: str = "coordinates",
+    order: Sequence[int] | None = None,
+    mean: bool = True,
+) -> CodingPlan:
+    r"""Cut the gradient of `params` into the blocks of a plan of nested groups, as whole units.
+
+    A group has the data subsets of its members; groups of unlike sizes that share the data equally have as
+    many subsets each. Raises ValueError where these are no whole numbers. Options as in `coding_plan`.
+
+    >>> from bcgc_jax import Problem, Uniform, solve
+    >>> plan = solve(Problem(Uniform(1.0, 2.0), 4, 9), "nested:2").plan
+    >>> assigned = group_plan(plan, {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}, num_workers=4)
+    >>> [(task.block, task.subsets) for task in assigned.tasks(3)]
+    [(0, (3,)), (1, (2, 3))]
+    """
+    rule = plan.completion
+    if not isinstance(rule, OneOfEach) or rule.num_workers != num_workers:
+        raise ValueError(f"the plan is not one of nested groups of {num_workers} workers")
+    used, pieces = _cut_blocks(plan, params, units, order)
+    groups = tuple(rule.groups[k] for k in used)
+    codes = []
+    for level in groups:
+        data = [list(group) for group in level]
+        if rule.kinds is None and len({len(group) for group in level}) > 1:
+            each, left = divmod(num_workers, len(level))
+            if left:
+                raise ValueError(
+                    f"{len(level)} groups cannot share {num_workers} subsets of the data equally: take "
+                    'data="by_size"'
+                )
+            data = [list(range(k * each, (k + 1) * each)) for k in range(len(level))]
+        codes.append(repetition_code(level, data))
+    blocks = tuple(Block(code.level, own) for code, own in zip(codes, pieces, strict=True))
+    return CodingPlan(tuple(codes), blocks, mean, groups=groups)
 
 
 def _whole_units(sizes: Any, costs: np.ndarray) -> np.ndarray:
@@ -112,7 +160,8 @@ def assign(
       options: `units`, `order` and `mean`, as in `coding_plan`.
     """
     if not isinstance(plan.completion, AnyOf):
-        return schedule_plan(plan, params, num_workers, **options)
+        without = group_plan if isinstance(plan.completion, OneOfEach) else schedule_plan
+        return without(plan, params, num_workers, **options)
     costs = unit_sizes(params, options.get("units", "coordinates"), options.get("order"))
     data, share = np.asarray(plan.data), np.asarray(plan.share)
     counts, ends = np.zeros((1, max(num_workers, data.max())), int), np.array([0.0, 1.0])

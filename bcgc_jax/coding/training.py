@@ -29,9 +29,9 @@ from bcgc_jax.coding.gradients import (
 )
 from bcgc_jax.coding.scheduled import assign
 from bcgc_jax.distributions import JointLaw, Law, Pairs
-from bcgc_jax.plans.completion import AnyOf, FirstHolder
+from bcgc_jax.plans.completion import AnyOf, OneOfEach
 from bcgc_jax.plans.plan import Plan
-from bcgc_jax.plans.runtime import load_of_plan, partition_of_units
+from bcgc_jax.plans.runtime import load_of_groups, load_of_plan, partition_of_units
 from bcgc_jax.plans.schedules import circle_plan, cycles_of
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution, whole_numbers
@@ -84,21 +84,19 @@ class Training(NamedTuple):
     metrics: PyTree
 
 
-def collect(finish_times: ArrayLike, levels: ArrayLike) -> tuple[Array, Array]:
-    r"""Whose message of each block the master uses, bool `[B, N]`, and when each block is complete, `[B]`.
+def collect(finish_times: ArrayLike, rule: AnyOf | OneOfEach) -> tuple[Array, Array]:
+    r"""Whose message of each block there is when it is complete, bool `[B, N]`, and when that is, `[B]`.
 
-    From when the messages come, `[B, N]`. A block at level n is complete when N-n of them have; later ones
-    are not used. With finish_times[b, w] = T_w (M b/N) y_b, the last completion is τ̂(x,T), eq. (5).
+    From when the messages come, `[B, N]`. By the paper's rule a block at level n is complete when N-n of them
+    have: with finish_times[b, w] = T_w (M b/N) y_b, the last completion is τ̂(x,T), eq. (5).
 
     >>> times = jnp.array([[1.0, 2.0, 4.0], [2.0, 4.0, 8.0]])
-    >>> collect(times, jnp.array([0, 2]))[1].tolist()
+    >>> collect(times, AnyOf(3, jnp.array([0, 2])))[1].tolist()
     [4.0, 2.0]
     """
-    times, levels = jnp.asarray(finish_times), jnp.asarray(levels)
-    workers = times.shape[-1]
-    rank = jnp.argsort(jnp.argsort(times, axis=-1, stable=True), axis=-1)
-    used = (rank < workers - levels[:, None]) & jnp.isfinite(times)
-    return used, AnyOf(workers, levels).blocks(times)
+    times = jnp.asarray(finish_times)
+    completed = rule.blocks(times)
+    return (times <= completed[:, None]) & jnp.isfinite(times), completed
 
 
 def training_scheme(
@@ -132,7 +130,7 @@ def training_scheme(
     _check_units(problem, params, plan_options)
     if plan is None or not plan.trainable:
         raise ValueError(f'"{method}" is no partition: its training is not known')
-    if isinstance(plan.completion, FirstHolder) and plan_options.get("construction") is not None:
+    if not isinstance(plan.completion, AnyOf) and plan_options.get("construction") is not None:
         raise ValueError(f'"{method}" has no code: leave out construction')
     if rounded is None and plan.is_partition:
         rounded = whole_numbers(problem, plan.sizes)
@@ -140,6 +138,9 @@ def training_scheme(
     if not assigned.coded:
         load = _pace_of_schedule(problem, assigned)
         return TrainingScheme(assigned, load, jnp.zeros_like(load), problem.start_up, method=method)
+    if assigned.groups:
+        load, sent = _pace_of_groups(problem, plan, assigned)
+        return TrainingScheme(assigned, load, sent, problem.start_up, problem.overlap, method)
     if rounded is not None:
         plan = plan.with_sizes(partition_of_units(problem, jnp.asarray(rounded)))
     levels = np.array([block.level for block in assigned.blocks])
@@ -165,6 +166,20 @@ def _pace_of_schedule(problem: Problem, plan: CodingPlan) -> Array:
     sizes = jnp.asarray([float(block.size) for block in plan.blocks], problem.dtype)
     whole = circle_plan(sizes, turn, block, int(turn.max()) + 1)
     return problem.scale * cycles_of(whole, problem.setup_load, problem.chain_load)[turn, block]
+
+
+def _pace_of_groups(problem: Problem, plan: Plan, assigned: CodingPlan) -> tuple[Array, Array]:
+    """Until each block, the time of the work over T, `[B, N]`, and that of the link, `[B]`."""
+    rule = plan.completion
+    assert isinstance(rule, OneOfEach)
+    used = [rule.groups.index(groups) for groups in assigned.groups]
+    sizes = np.zeros(len(rule.groups))
+    sizes[used] = [block.size for block in assigned.blocks]
+    load = load_of_groups(problem, plan.with_sizes(jnp.asarray(sizes, problem.dtype)))
+    kinds = np.zeros(rule.num_workers, int) if rule.kinds is None else np.array(rule.kinds)
+    work = load.work.reshape(rule.num_kinds, -1)[kinds][:, np.array(used)].T
+    sent = jnp.zeros(len(used)) if load.sent is None else load.sent[np.array(used)]
+    return problem.scale * work, problem.scale * sent
 
 
 @jax.jit
@@ -244,7 +259,7 @@ def _train(
                 jax.random.split(batch_key, plan.num_workers)
             )
             batch = jax.tree.map(lambda x: jax.vmap(lambda s, i: s[i])(x, chosen), subsets)
-        arrived, completed = collect(plan.ready(scheme.finish_times(starts, times)), plan.levels)
+        arrived, completed = collect(plan.ready(scheme.finish_times(starts, times)), plan.rule)
         runtime = jnp.max(completed)  # inf if it never ends
         value, gradient, decodable = coded(params, batch, arrived)
         good = jnp.all(decodable) & jnp.isfinite(runtime)

@@ -25,12 +25,13 @@ class Method:
     `conditions` are what its numbers must meet, where they are given: what a person passes is refused
     otherwise, and with what is traced the solution is INVALID. `counts` are static whole numbers, and what
     they begin with. `baseline`: whether it counts as a scheme known before the paper; `is_partition`: whether
-    it plans a partition.
+    it plans a partition; `fixed_workers`: whether it needs to know N before tracing.
     """
 
     conditions: ClassVar[Sequence[tuple[str, str]]] = ()
     counts: ClassVar[Sequence[tuple[str, int]]] = ()
     baseline: bool = False
+    fixed_workers: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for name, value, condition in self._numbers():

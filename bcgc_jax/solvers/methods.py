@@ -7,6 +7,7 @@ from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.baselines import Ferdinand, Tandon, TandonPartial
 from bcgc_jax.solvers.deadline import Deadline
 from bcgc_jax.solvers.method import Method, Numbered
+from bcgc_jax.solvers.nested import Nested
 from bcgc_jax.solvers.optimum import Optimal
 from bcgc_jax.solvers.schedules import Alternating, Backup, Credit, Cyclic, Sharing
 from bcgc_jax.solvers.schemes import LIMIT, SCHEMES, Scheme
@@ -15,16 +16,19 @@ from bcgc_jax.solvers.subgradient import Subgradient
 Methods = str | Method | Sequence[str | Method]
 
 PROPOSED = ("optimal", "subgradient", "time", "frequency")
+# Without a code, and nobody is asked.
+NESTED = "nested"
 BASELINES = ("uncoded", "single_block", "tandon_partial", "ferdinand_full", "ferdinand_half")
 _SEARCHED: dict[str, type[Method]] = {
     **{"optimal": Optimal, "deadline": Deadline, "subgradient": Subgradient},
-    **{"tandon_partial": TandonPartial, "credit": Credit},
+    **{"tandon_partial": TandonPartial, "credit": Credit, NESTED: Nested},
 }
 # Methods that take a number, as in "tandon:3".
 _NUMBERED: dict[str, type[Numbered]] = {
-    kind.word: kind for kind in (Tandon, Ferdinand, Cyclic, Alternating, Backup, Sharing, Credit)
+    kind.word: kind for kind in (Tandon, Ferdinand, Cyclic, Alternating, Backup, Sharing, Credit, Nested)
 }
-_NAMES = (*PROPOSED, "deadline", *BASELINES, LIMIT)
+COMPARED = (NESTED, *PROPOSED, *BASELINES)
+_NAMES = (*COMPARED, "deadline", LIMIT)
 METHODS = ", ".join([*_NAMES, *(f"{name}:NUMBER" for name in _NUMBERED)])
 
 

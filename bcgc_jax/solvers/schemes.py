@@ -78,7 +78,7 @@ class Scheme(Method):
     _taken: ClassVar[tuple[str, ...]] = (
         *("optimal", "deadline", "subgradient", "time", "frequency", "uncoded", "single_block", "tandon"),
         *("tandon_partial", "ferdinand", "ferdinand_full", "ferdinand_half", "limit"),
-        *("cyclic", "alternating", "credit", "backup", "sharing"),
+        *("cyclic", "alternating", "credit", "backup", "sharing", "nested"),
     )
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
 """A local minimum over a convex set, by spectral projected gradients (Birgin, Martínez & Raydan 2000)."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,13 @@ _MEMORY, _SUFFICIENT, _SHORTEST, _LONGEST = 10, 1e-4, 1e-8, 1e4
 
 
 class SpectralResult(NamedTuple):
-    """The best point, its value, how far a projected step would move the last one, and the steps taken."""
+    """The best point, with its value, slope and what the function says beside; how far a projected step would
+    move the last one, and the steps taken."""
 
     point: Array
     value: Array
+    slope: Array
+    aux: Any
     residual: Array
     num_steps: Array
 
@@ -36,27 +39,32 @@ class _Search(NamedTuple):
     descent: Array
     residual: Array
     memory: Array
-    best: Array
+    best: tuple[Array, Array, Any]
     least: Array
     before: Array
 
 
 def spectral_projected_gradient(
-    function: Callable[[Array], Array],
+    function: Callable[[Array], Any],
     project: Callable[[Array], Array],
     start: Array,
     *,
     tolerance: ArrayLike,
     max_steps: int,
     least_gain: float = 0.0,
+    has_aux: bool = False,
 ) -> SpectralResult:
     """A local minimum of `function` over the set that `project` projects on.
 
-    Stops where a projected gradient step moves no entry by more than `tolerance`, and where the best of a
-    positive function fell by no more than a share `least_gain` in the last ten steps. One evaluation a round,
-    which a step is taken or cut after: under `vmap` no search waits for the line search of another.
+    With `has_aux` the function gives a value and what else it has to say. Stops where a projected gradient
+    step moves no entry by more than `tolerance`, and where the best of a positive function fell by no more
+    than a share `least_gain` in the last ten steps. One evaluation a round, which a step is taken or cut
+    after: under `vmap` no search waits for the line search of another.
     """
     dtype = start.dtype
+
+    evaluate = jax.value_and_grad(function if has_aux else lambda x: (function(x), None), has_aux=True)
+    (_, aux), _ = jax.eval_shape(evaluate, start)
 
     def go_on(s: _Search) -> Array:
         early = (s.num_steps <= _MEMORY) | (s.num_steps % _MEMORY != 0)
@@ -65,7 +73,7 @@ def spectral_projected_gradient(
 
     def round_(s: _Search) -> _Search:
         point = s.point + s.scale * s.direction
-        value, slope = jax.value_and_grad(function)(point)
+        (value, aux), slope = evaluate(point)
         first = s.num_steps == 0
         highest = jnp.max(s.memory) + _SUFFICIENT * s.scale * s.descent
         cut = ~first & (value > highest) & (s.scale > 1e-10)
@@ -90,7 +98,7 @@ def spectral_projected_gradient(
             jnp.sum(slope * steps[0]),
             jnp.max(jnp.abs(steps[1])),
             memory,
-            jnp.where(better, point, s.best),
+            jax.tree.map(lambda a, b: jnp.where(better, a, b), (point, slope, aux), s.best),
             jnp.where(better, value, s.least),
             jnp.where(s.num_steps % _MEMORY == 0, s.least, s.before),
         )
@@ -107,9 +115,10 @@ def spectral_projected_gradient(
         zero,
         zero + jnp.inf,
         jnp.zeros(_MEMORY, dtype),
-        start,
+        (start, start, jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), aux)),
         zero + jnp.inf,
         zero + jnp.inf,
     )
     last = jax.lax.while_loop(go_on, round_, first)
-    return SpectralResult(last.best, last.least, last.residual, last.num_steps - 1)
+    point, slope, aux = last.best
+    return SpectralResult(point, last.least, slope, aux, last.residual, last.num_steps - 1)

@@ -126,11 +126,14 @@ class Group:
         return self.order[self.start + start : self.start + stop]
 
 
-def groups_of(cells: Cells, devices: Sequence[jax.Device]) -> list[Group]:
-    """The cells by padded size: as many sizes as cost least, compilations and padding together."""
+def groups_of(cells: Cells, devices: Sequence[jax.Device], *, apart: bool = False) -> list[Group]:
+    """The cells by padded size: as many sizes as cost least, compilations and padding together.
+
+    With `apart`, each number of workers is a size of its own.
+    """
     workers = cells.columns["num_workers"]
     repeats = len(cells) // len(workers)  # 1 unless a grid, where num_workers varies slowest
-    ladder = list(_LADDER)
+    ladder = np.unique(workers).tolist() if apart else list(_LADDER)
     while ladder[-1] < workers.max():
         ladder.append(math.ceil(1.23 * ladder[-1]))
     place = np.searchsorted(ladder, workers)
@@ -146,7 +149,7 @@ def groups_of(cells: Cells, devices: Sequence[jax.Device]) -> list[Group]:
         ]
         cheapest = int(np.argmin(costs))
         best.append((costs[cheapest], [*best[cheapest][1], last]))
-    chosen = best[-1][1]
+    chosen = list(range(len(tops))) if apart else best[-1][1]
     order = None
     group_of = np.searchsorted(steps[chosen], place)
     if not cells.product and np.any(np.diff(group_of) < 0):

@@ -82,8 +82,13 @@ class Sweep:
         if any(m.lacks_deadline for m in asked) and not self.has_deadline:
             raise ValueError('the method "deadline" needs deadlines: a column "deadline" of the cells')
         self.mesh = Mesh(np.array(jax.local_devices()), ("cells",))
-        self.groups = groups_of(self.cells, jax.local_devices())
+        self.groups = groups_of(self.cells, jax.local_devices(), apart=self.apart)
         self._check_methods()
+
+    @property
+    def apart(self) -> bool:
+        """Whether a method needs to know the number of workers before tracing."""
+        return any(method.fixed_workers for method in self.methods.values())
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -220,7 +225,7 @@ class Sweep:
     def program(self, group: Group) -> "Program":
         """What is compiled for a group."""
         methods = jax.tree.structure(self.methods)
-        size = group.max_workers, group.batch
+        size = group.max_workers, self.apart, group.batch
         return Program(self.problem, methods, self.has_deadline, self.partitions, *size, self.mesh)
 
 
@@ -238,6 +243,7 @@ class Program:
     has_deadline: bool
     partitions: bool
     max_workers: int
+    apart: bool
     batch: int
     mesh: Mesh
 
@@ -246,8 +252,10 @@ class Program:
         cells, same = PartitionSpec("cells"), PartitionSpec()
 
         def local(columns: Table, index: Array, key: Array | None, methods: Any) -> dict[str, Table]:
-            def one(cell: tuple[dict[str, Array], Array]) -> dict[str, dict[str, Array]]:
+            def one(cell: tuple[dict[str, Any], Array]) -> dict[str, dict[str, Array]]:
                 numbers, index = cell
+                if self.apart:
+                    numbers = numbers | {"num_workers": self.max_workers}
                 problem = self.problem(max_workers=self.max_workers, **_of_problem(numbers))
                 own = None if key is None else jax.random.fold_in(key, index)
                 deadline = numbers.get("deadline")

@@ -1,13 +1,16 @@
 """The closed loop on cycle times that it is not told, against plans that know them."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
 
 from bcgc_jax.adaptive import RULES, Planner, WorkPlan
-from bcgc_jax.adaptive.plans import levels_plan
 from bcgc_jax.adaptive.rules import Window, _alike, rules
 from bcgc_jax.distributions import Rows
+from bcgc_jax.plans.completion import AnyOf
+from bcgc_jax.plans.plan import Plan
 from tests.compilations import compilations
 
 # Without what compiles a search.
@@ -79,8 +82,11 @@ def test_a_jump_is_noticed_and_the_plan_follows():
 def test_a_worker_that_is_never_done_is_asked_for_its_time():
     """With replication alone nobody but the fastest is heard of."""
 
+    sizes: Any = np.ones(1)
+    plan = Plan(sizes, np.zeros(1, int), np.full(1, 3), np.ones(1), AnyOf(3, np.array([2])))
+
     def replicated(window):
-        return WorkPlan("coded", np.full(3, 1 / 3), levels_plan(np.eye(3)[-1]))
+        return WorkPlan("coded", np.full(3, 1 / 3), plan)
 
     times = np.tile([[0.1, 1.0, 1.0]], (40, 1)) * np.random.default_rng(4).uniform(0.9, 1.1, (40, 3))
     names: list[str] = []
@@ -148,5 +154,5 @@ def test_what_is_warmed_up_is_compiled_once():
             taken = float(planner.plan.runtimes(times[None], starts)[0])
             planner.observe(times, np.ones(4, bool), taken, start_ups=starts)
     assert planner.decisions
-    assert {"credit", "coded"} <= planner._plans.keys()
+    assert {"credit", "nested"} <= planner._plans.keys()
     assert set(found) <= {"jit(convert_element_type)", "jit(_threefry_fold_in)", "jit(_reduce_max)"}

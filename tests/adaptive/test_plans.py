@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from bcgc_jax.adaptive.plans import WorkPlan, levels_plan
+from bcgc_jax.adaptive.plans import WorkPlan
+from bcgc_jax.plans.plan import partition_plan
 from bcgc_jax.plans.schedules import Group, schedule_of, turns_of
 
 GROUPS = [Group(1, 1), Group(2, 2), Group(4, 3)]
@@ -32,7 +33,7 @@ def test_runtimes_are_those_of_workers_one_after_the_other(late):
     rng = np.random.default_rng(3)
     times, starts = rng.exponential(1.0, (40, 4)), late * rng.exponential(0.7, (40, 4))
     given = (times, starts) if late else (times,)
-    coded = WorkPlan("coded", np.full(4, 0.25), levels_plan(np.array([0.3, 0.0, 0.5, 0.2])))
+    coded = WorkPlan("coded", np.full(4, 0.25), partition_plan(np.array([0.3, 0.0, 0.5, 0.2]), 4))
     for row, start, found in zip(times, starts, coded.runtimes(*given), strict=True):
         ends = [(3, 0.3), (1, 0.3 + 3 * 0.5), (0, 0.3 + 3 * 0.5 + 4 * 0.2)]
         assert found == pytest.approx(max(sorted(start + row * load)[place] for place, load in ends))

@@ -69,7 +69,7 @@ def test_best_found_where_nothing_is_proven(printed):
     lines, text = printed(problem, rows, 30.0, baselines=rows[1:])
     assert lines[2].split()[:6] == ["optimal", "50", "-24.2", "%", "best", "found"]
     assert lines[3].split()[:6] == ["uncoded", "66", "+0.0", "%", "50", "%"]
-    assert "several local searches found; none is faster than 44, 12 % less." in text
+    assert "a local search found; none is faster than 44, 12 % less." in text
     assert "no idle time, after the first start-up" in text
 
 

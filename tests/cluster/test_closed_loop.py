@@ -13,13 +13,13 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.adaptive import Planner, WorkPlan
-from bcgc_jax.adaptive.plans import levels_plan
 from bcgc_jax.adaptive.rules import Window, rules
 from bcgc_jax.cluster import Cluster, Pace, Step, closed_loop, train_on_cluster
 from bcgc_jax.cluster.closed_loop import ClosedLoop, loads_of, plan_of, split_by, times_of
 from bcgc_jax.cluster.collection import ClusterGradient, Work
 from bcgc_jax.cluster.sources import Made, Shelf
 from bcgc_jax.coding.gradients import split_unevenly
+from bcgc_jax.plans.plan import partition_plan
 from tests.cluster.test_cluster import ADAM, COUNT, LAW, SGD, N, assert_descended, case, exact, loss, trained
 
 KEY = jax.random.key(0)
@@ -65,7 +65,7 @@ def test_subsets_have_the_samples_of_their_shares():
 
 def test_a_coded_plan_is_one_of_as_many_units():
     params, _ = case()
-    given = WorkPlan("coded", np.full(N, 0.25), levels_plan(np.array([0.5, 0.0, 0.3, 0.2])))
+    given = WorkPlan("coded", np.full(N, 0.25), partition_plan(np.array([0.5, 0.0, 0.3, 0.2]), N))
     plan = plan_of(given, params, jax.random.key(0), {})
     total = sum(np.size(leaf) for leaf in jax.tree.leaves(params))
     sizes = [block.size for block in plan.blocks]

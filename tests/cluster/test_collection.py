@@ -10,12 +10,18 @@ import pytest
 
 from bcgc_jax.cluster.coded import Coded
 from bcgc_jax.cluster.collection import Collection
+from bcgc_jax.cluster.credit import Question
 from bcgc_jax.cluster.decoder import Decoder
 from bcgc_jax.cluster.processes import WorkersLost
 from bcgc_jax.cluster.worker import Message
 from bcgc_jax.coding.gradients import Task, coding_plan
+from bcgc_jax.coding.scheduled import group_plan
+from bcgc_jax.plans.completion import OneOfEach
+from bcgc_jax.plans.plan import Plan
+from tests.problems import known
 
 N, SIZE = 4, 10
+HALVES = OneOfEach((((0,), (1,), (2,), (3,)), ((0, 1), (2, 3))), (0,) * 4)
 
 
 class Group(list):
@@ -128,3 +134,27 @@ def test_small_messages_come_unasked(case):
     case.group[:] = N * [None]  # nobody has more to say
     found = case.collection.run()
     assert found.completed.max() <= found.seconds <= time.monotonic() - case.collection.begin
+
+
+def test_of_nested_groups_one_of_each_is_asked_for():
+    params = np.zeros(SIZE, np.float32)
+    sizes: Any = np.array([4.0, 6.0])
+    plan = group_plan(Plan(sizes, np.arange(2), np.array([1, 2]), np.ones(2), HALVES), params, N)
+    decoder = Decoder(jax.tree.map(np.asarray, plan), params)
+    rule = Coded(decoder)
+    assert decoder.needed.tolist() == [4, 2]
+    gradients = np.random.default_rng(1).normal(size=(N, SIZE)).astype(np.float32)
+    sums = np.repeat(gradients[:, 4:].reshape(2, 2, -1).sum(axis=1), 2, axis=0)
+    asked = [q for w in (1, 0, 3) for q in rule.report(w, 1, plan.codes[1].subsets[w])]
+    assert [q.worker for q in asked] == [1, 3]  # 0 has the same sum as 1
+    assert rule.take(asked[1], sums[3])
+    assert [q.worker for q in rule.lose(1)] == [0]
+    assert rule.part(1) is None
+    assert rule.possible(np.array([True, False, False, False])).tolist() == [False, True]
+    assert rule.take(Question(-1, 0, 1, (0, 1)), sums[0])
+    assert not rule.take(Question(-1, 2, 1, (2, 3)), sums[2])
+    first = known(rule.part(1))[0]
+    np.testing.assert_allclose(first, gradients[:, 4:].mean(axis=0), atol=1e-6)
+    # Whoever of a group is first, not a bit is different.
+    other = known(decoder.part(1, {1: sums[1], 2: sums[2]}))
+    assert np.array_equal(first, other[0])

@@ -12,7 +12,7 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.coding.training import collect, training_scheme
-from bcgc_jax.plans.completion import FirstHolder
+from bcgc_jax.plans.completion import AnyOf, FirstHolder
 from tests.coding.test_gradients import KEY, make_batch, make_params, network, relative_difference
 from tests.compilations import compilations
 from tests.oracles.runtimes import delivered_runtime
@@ -57,6 +57,9 @@ def taken_by(training):
     return np.diff(np.asarray(training.clock), prepend=0)
 
 
+RUN = jax.jit(jax.vmap(lambda times, levels: collect(times, AnyOf(times.shape[-1], levels)), (0, None)))
+
+
 @pytest.mark.parametrize("method", ["time", "tandon_partial", "alternating:4:3"])
 def test_a_plan_has_the_scheme_of_its_solution(method):
     params, plan = make_params(np.random.default_rng(0)), known(solved(method).plan)
@@ -66,7 +69,7 @@ def test_a_plan_has_the_scheme_of_its_solution(method):
 
 
 def test_the_event_order_ends_at_equation_5_draw_for_draw(precision):
-    rng, run = np.random.default_rng(1), jax.jit(jax.vmap(collect, (0, None)))
+    rng = np.random.default_rng(1)
     for n in (1, 9):
         for trial in range(3):
             x = rng.multinomial(300, rng.dirichlet(np.full(n, 0.4)))
@@ -76,7 +79,7 @@ def test_the_event_order_ends_at_equation_5_draw_for_draw(precision):
             # Blocks once more up to N of them: one program for each N.
             again = np.arange(n) % used.size
             paced = times[:, None] * (load * 7 / n).astype(precision)[again, None]
-            arrived, completed = (x[:, : used.size] for x in jax.device_get(run(paced, used[again])))
+            arrived, completed = (x[:, : used.size] for x in jax.device_get(RUN(paced, used[again])))
             slowest = np.sort(times.astype(float), axis=1)[:, ::-1]
             expected = 7 / n * (slowest[:, used] * load).max(axis=1)
             runtime = completed.max(axis=1)
@@ -93,14 +96,15 @@ def test_the_event_order_ends_at_equation_5_draw_for_draw(precision):
 
 
 def _collect(finish_times: Any, levels: Any) -> Any:
-    """`collect` of arrays of NumPy."""
-    return collect(np.asarray(finish_times), np.asarray(levels))
+    """`collect` by the paper's rule."""
+    times = np.asarray(finish_times)
+    return collect(times, AnyOf(times.shape[-1], np.asarray(levels)))
 
 
 def test_ties_and_workers_that_never_answer():
-    # Two equal times: one of the two is enough.
+    # Two equal times: one of the two is enough, and both are there.
     arrived, completed = jax.device_get(_collect([[2.0, 1.0, 2.0]], [1]))
-    assert (float(completed[0]), np.sum(arrived)) == (2.0, 2)
+    assert (float(completed[0]), np.sum(arrived)) == (2.0, 3)
     # One worker of three never answers: level 1 ends, level 0 does not.
     arrived, completed = jax.device_get(_collect([[1.0, np.inf, 3.0], [2.0, np.inf, 6.0]], [0, 1]))
     assert completed.tolist() == [np.inf, 6.0]

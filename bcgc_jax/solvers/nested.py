@@ -1,0 +1,250 @@
+r"""`Nested`: plain sums of nested groups of workers, with the optimal size of each block; nobody is asked.
+
+The paper's codes make up for any n late workers. Repetition needs less: cut the workers into groups, let all
+workers of a group compute the same sum, and block k is there when one worker of each group of its partition
+π_k has sent it. Each partition refines the next one, from singles to all workers, and all do the blocks in
+this order. With S_k = P(a worker has not done block k by t), `plans.completion.OneOfEach` has P(τ ≤ t) as a
+product over the tree of groups, so E τ is one integral and its slope exact.
+
+Groups of unlike sizes share the data in one of two ways. "by_size": a group of g workers has g of the N
+subsets, so workers of larger groups do more: E τ is a mean of maxima of minima, not convex, and the optimum
+local. "equal": each of the m groups of a level has 1/m of the data. All workers have the same load, E τ is
+convex and homogeneous as the paper's is, and so its certificate holds:
+
+    f(z) ≥ ∇f(x)·z ≥ L min_k ∂f/∂x_k   for all sizes z ≥ 0 with Σ z = L.
+
+By size, if every worker had the least group of its level, all would be there earlier: the certificate of
+these loads, which are alike, is a bound, too.
+
+Repetition within groups is that of Tandon et al. 2017 (fractional repetition) and of clustered codes
+(Ozfatura, Gündüz & Ulukus 2019); codes of several levels, nested, are in Maßny et al. 2022. What is new here
+is a level of its own for each block, with groups of any size, optimised for the exact expected runtime.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from bcgc_jax._pytree import check_whole, concrete, pytree_dataclass, replace, static_field
+from bcgc_jax.exact.quadrature import Expectation
+from bcgc_jax.plans.completion import OneOfEach
+from bcgc_jax.plans.groups import Groups, check_groups, halving, kinds_by_size, sizes_of_kinds
+from bcgc_jax.plans.iterations import iteration_of
+from bcgc_jax.plans.partitions import project_on_levels
+from bcgc_jax.plans.plan import Plan
+from bcgc_jax.plans.runtime import integrate_runtime, lower_bound_of, tasks_of
+from bcgc_jax.problem import Problem, Status
+from bcgc_jax.solution import Solution, solution_of_value
+from bcgc_jax.solvers.method import Numbered
+from bcgc_jax.solvers.spectral import spectral_projected_gradient
+
+# A projected step that moves no share by more ends the search; in single precision, where slopes are known to
+# some 1e-5.
+_TOLERANCE = {8: 1e-8, 4: 1e-4}
+_MAX_STEPS = 300
+
+
+@pytree_dataclass
+class Nested(Numbered):
+    """Blocks that are there with one worker of each of nested groups; no code, and nobody is asked.
+
+    Args:
+      max_subsets: how many of the N subsets of the data a worker stores at most; all by default.
+      data: "by_size" or "equal", how groups of unlike sizes share the data; the first is faster, and the
+        second has a certificate.
+      tree: the groups of each level, from the finest to the coarsest; by default workers are halved again and
+        again.
+    """
+
+    max_subsets: int | None = static_field(default=None)
+    data: str = static_field(default="by_size")
+    tree: Groups | None = static_field(default=None)
+
+    word, what = "nested", "a number of stored subsets"
+    fixed_workers = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_subsets is not None:
+            check_whole("max_subsets", self.max_subsets, 1)
+        if self.data not in ("by_size", "equal"):
+            raise ValueError(f'data must be "by_size" or "equal", got {self.data!r}')
+
+    @property
+    def name(self) -> str:
+        return "nested" if self.max_subsets is None else f"nested:{self.max_subsets}"
+
+    @property
+    def is_partition(self) -> bool:
+        return False
+
+    def check(self, problem: Problem) -> None:
+        super().check(problem)
+        if concrete(problem.num_workers) is None:
+            raise ValueError(
+                f'method="{self.name}" makes its groups of a known number of workers, and this one is '
+                "traced: solve for each number of workers by itself"
+            )
+        if not iteration_of(problem).alike:
+            raise ValueError(
+                f'method="{self.name}" plans for independent workers of one law: pool the times of all'
+            )
+        if self.data == "equal" and problem.has_setup:
+            raise ValueError(
+                'data="equal" knows no setup_cycles and no chain_cycles: pieces of the data of two levels '
+                'overlap in part; take data="by_size"'
+            )
+
+    def groups(self, num_workers: int) -> Groups:
+        """Those levels of the tree whose groups store little enough."""
+        levels = halving(num_workers) if self.tree is None else self.tree
+        check_groups(levels, num_workers)
+        most = num_workers if self.max_subsets is None else self.max_subsets
+        found = tuple(level for level in levels if max(map(len, level)) <= most)
+        if not found:
+            raise ValueError(f"no level of the tree has groups of at most {most} workers")
+        return found
+
+    def plan(self, problem: Problem, key: Array | None) -> Solution:
+        workers = int(concrete(problem.num_workers))  # type: ignore[arg-type]
+        groups = self.groups(workers)
+        kinds = kinds_by_size(groups) if self.data == "by_size" else None
+        rule = OneOfEach(groups, kinds)
+        count = np.array([len(level) for level in groups])
+        data = workers / count if kinds is None else sizes_of_kinds(groups, kinds)
+        least = [np.broadcast_to([min(map(len, level)) for level in groups], np.shape(data))]
+        found = _optimum(problem, rule, np.stack([data, *(least if kinds else [])]).astype(problem.dtype))
+        block, share = np.arange(len(groups)), np.ones(len(groups), problem.dtype)
+        plan = Plan(found.sizes, block, data, share, rule)
+        solution = solution_of_value(problem, found.runtime)
+        loose = (solution.status == int(Status.CONVERGED)) & ~found.converged
+        return replace(
+            solution,
+            plan=plan,
+            lower_bound=found.lower_bound,
+            status=jnp.where(loose, int(Status.STEP_LIMIT), solution.status),
+            num_steps=found.num_steps,
+            kind="exact" if kinds is None and problem.convex else "local",
+        )
+
+
+class _Found(NamedTuple):
+    sizes: Array
+    runtime: Expectation
+    lower_bound: Array
+    num_steps: Array
+    converged: Array
+
+
+class _Best(NamedTuple):
+    """Of a search: the levels it uses, shares, E τ with its slope in them and its error, and how it ended."""
+
+    used: Array
+    share: Array
+    value: Array
+    slope: Array
+    error: Array
+    num_steps: Array
+    converged: Array
+
+
+@jax.jit
+def _optimum(problem: Problem, rule: OneOfEach, data: Array) -> _Found:
+    """The sizes of the blocks for `data[0]`; the optimum for the last data, of convex ones, is a bound."""
+    size, dtype = len(rule.groups), problem.dtype
+    total = problem.total.astype(dtype)
+    still = jax.lax.stop_gradient(problem)
+    first = _search(still, rule, jnp.ones(size, bool), data[0], 0)
+    round_ = functools.partial(_round, still, rule, data)
+    phases = len(data)  # the search, and that of the bound, if that is of other data
+    begin = (jnp.asarray(0), first, first)
+    _, found, bounding = jax.lax.while_loop(lambda state: state[0] < phases, round_, begin)
+    bounding = found if phases == 1 else bounding
+    plan = _plan_of(problem, rule, found.share, data[0])
+    known = _differentiable(Expectation(found.value, found.error), problem, plan)
+    # 0 without what is paid once, up to rounding.
+    constant = bounding.value - jnp.sum(bounding.slope * bounding.share)
+    least = jnp.min(jnp.where(found.used, bounding.slope, jnp.inf)) - bounding.error
+    lower = least if problem.bare else least + constant
+    lower = lower_bound_of(lower, jax.lax.stop_gradient(known.value))
+    return _Found(total * found.share, known, lower, found.num_steps, found.converged)
+
+
+def _round(
+    problem: Problem, rule: OneOfEach, data: Array, state: tuple[Array, _Best, _Best]
+) -> tuple[Array, _Best, _Best]:
+    """A search for each set of levels that has one more or less, as long as that helps; then the bound's."""
+    phase, best, bounding = state
+    lanes = best.used[None]
+    if problem.has_setup:
+        others = best.used ^ np.eye(best.used.size, dtype=bool)
+        lanes = jnp.concatenate([lanes, jnp.where(jnp.any(others, axis=1)[:, None], others, lanes)])
+    found = jax.vmap(lambda used: _search(problem, rule, used, data[jnp.minimum(phase, len(data) - 1)]))(
+        lanes
+    )
+    at = jnp.where(phase == 0, jnp.argmin(found.value), 0)
+    one = jax.tree.map(lambda a: a[at], found)
+    better = (phase == 0) & ~(one.value >= best.value)
+    go_on = better & (at > 0)
+    best, bounding = (
+        jax.tree.map(lambda a, b, now=now: jnp.where(now, a, b), one, other)
+        for now, other in ((better, best), (phase == 1, bounding))
+    )
+    return jnp.where(go_on, 0, phase + 1), best, bounding
+
+
+def _search(
+    problem: Problem, rule: OneOfEach, used: Array, data: Array, max_steps: int = _MAX_STEPS
+) -> _Best:
+    """The best shares of the levels that are used."""
+    dtype = problem.dtype
+    tolerance = _TOLERANCE[dtype.itemsize]
+    start = used / jnp.sum(used, dtype=dtype)
+    load, _, scale = tasks_of(problem, _plan_of(problem, rule, start, data))
+    typical = iteration_of(problem).pooled().inverse_cumulative_hazard(jnp.log(2.0))
+    unit = (scale * load.work[-1] * typical).astype(dtype)
+
+    def runtime(share: Array) -> tuple[Array, Array]:
+        if problem.has_setup:  # a level in use is paid for, however small: else values jump where it ends
+            share = jnp.where(used, share + jnp.finfo(dtype).tiny, 0)
+        found = integrate_runtime(problem, _plan_of(problem, rule, share, data))
+        return found.value / unit, found.error
+
+    if max_steps == 0:  # nothing is known yet
+        none = jnp.asarray(jnp.inf, dtype)
+        return _Best(jnp.asarray(used), start, none, start, none, jnp.asarray(0), jnp.asarray(False))
+    found = spectral_projected_gradient(
+        runtime,
+        lambda share: project_on_levels(share, 1.0, used),
+        start,
+        tolerance=tolerance,
+        max_steps=max_steps,
+        has_aux=True,
+    )
+    value, slope = found.value * unit, found.slope * unit
+    converged = found.residual <= tolerance
+    return _Best(jnp.asarray(used), found.point, value, slope, found.aux, found.num_steps, converged)
+
+
+def _plan_of(problem: Problem, rule: OneOfEach, share: Array, data: Array) -> Plan:
+    level = np.arange(len(rule.groups))
+    sizes = problem.total.astype(share.dtype) * share
+    return Plan(sizes, level, data, np.ones(level.size, share.dtype), rule)
+
+
+@jax.custom_jvp
+def _differentiable(known: Expectation, problem: Problem, plan: Plan) -> Expectation:
+    """`known`, that of a plan, with its slopes in the problem's leaves: those of the optimum."""
+    del problem, plan
+    return known
+
+
+@_differentiable.defjvp
+def _differentiable_jvp(primals, tangents):
+    known, problem, plan = primals
+    _, slope = jax.jvp(lambda p: integrate_runtime(p, plan), (problem,), (tangents[1],))
+    return known, slope

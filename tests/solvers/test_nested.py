@@ -1,0 +1,143 @@
+"""Nested repetition: its runtimes against NumPy's draws, its optima against published ones."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import bcgc_jax as bcgc
+from bcgc_jax.solvers.nested import Nested
+from tests.problems import known
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+
+def _problem(workers, **more):
+    return bcgc.Problem(bcgc.ShiftedExponential(1e-3, 50.0), workers, 20_000, 50, **more)
+
+
+def _by_draws(problem, plan, rng, count):
+    """Mean and its error, worker by worker: what each has done of its group's data, and who is first."""
+    groups, kinds = plan.completion.groups, plan.completion.kinds
+    workers, sizes = sum(map(len, groups[0])), np.asarray(plan.sizes)
+    data = np.broadcast_to(np.asarray(plan.data), (workers, len(groups))) if kinds is None else plan.data
+    times = 50.0 + rng.exponential(1000.0, (count, workers))
+    last = np.zeros(count)
+    for k, level in enumerate(groups):
+        for group in level if sizes[k] > 0 else ():
+            loads = [
+                np.sum((data[w] if kinds is None else data[kinds[w]])[: k + 1] * sizes[: k + 1])
+                for w in group
+            ]
+            last = np.maximum(last, np.min(times[:, list(group)] * loads, axis=1))
+    last *= 50 / workers
+    return last.mean(), last.std() / np.sqrt(count)
+
+
+@pytest.mark.parametrize("data", ["by_size", "equal"])
+@pytest.mark.parametrize("workers", [7, 20])
+def test_the_runtime_is_that_of_draws(workers, data):
+    solution = bcgc.solve(_problem(workers), Nested(data=data))
+    mean, error = _by_draws(_problem(workers), solution.plan, np.random.default_rng(workers), 400_000)
+    assert float(solution.expected_runtime) == pytest.approx(mean, abs=4 * error)
+    assert float(solution.runtime_error) < 1e-8 * float(solution.expected_runtime)
+
+
+# Optima that SciPy's L-BFGS-B found on the product formula, written in NumPy.
+PUBLISHED = {
+    (20, None, "by_size"): 5.68234e7,
+    (20, None, "equal"): 5.73106e7,
+    (20, 5, "by_size"): 8.44586e7,
+    (20, 5, "equal"): 8.570e7,
+}
+
+
+@pytest.mark.parametrize("case", PUBLISHED)
+def test_published_optima_are_met(case):
+    workers, stored, data = case
+    solution = bcgc.solve(_problem(workers), Nested(stored, data))
+    assert float(solution.expected_runtime) == pytest.approx(PUBLISHED[case], rel=1e-4)
+    assert solution.needs is not None
+    assert float(solution.needs.stored_subsets) == (stored or workers)
+    assert solution.kind == ("exact" if data == "equal" else "local")
+    # By size at most 7 % above the bound, which is one of groups as small as the smallest.
+    assert float(solution.relative_gap) < (1e-6 if data == "equal" else 0.07)
+
+
+# Of the backward pass of 20000 coordinates: what halves took with three levels at most.
+@pytest.mark.slow
+@pytest.mark.parametrize(("setup", "known"), [(2_000, 8.08e7), (10_000, 1.375e8), (20_000, 1.985e8)])
+def test_a_forward_pass_asks_for_fewer_levels(setup, known):
+    problem = _problem(20, setup_cycles=float(setup))
+    solution = bcgc.solve(problem, "nested")
+    assert float(solution.expected_runtime) < known
+    assert float(solution.expected_runtime) < float(bcgc.solve(problem).expected_runtime)
+    assert 0 < float(solution.relative_gap) < 0.07
+
+
+def test_a_plan_in_a_file_and_its_training_are_those_of_the_solution(tmp_path):
+    """Replayed times: the clock of brute force, and the gradient of all data."""
+    rng = np.random.default_rng(2)
+    params, data = {"w": rng.normal(size=(5, 6)), "b": rng.normal(size=5)}, rng.normal(size=(14, 6))
+    problem = bcgc.Problem(bcgc.ShiftedExponential(1e-3, 50.0), 7, 35, 14)
+    solution = bcgc.solve(problem, "nested")
+    read = bcgc.Solution.load(solution.save(tmp_path / "plan.json"))
+    rules: list[Any] = [known(one.plan).completion for one in (read, solution)]
+    assert rules[0].groups == rules[1].groups
+
+    def loss(params, batch):
+        return jnp.mean((batch @ params["w"].T + params["b"]) ** 2)
+
+    scheme = bcgc.coding.training_scheme(jax.random.key(0), problem, read, params)
+    rows = 50.0 + rng.exponential(1000.0, (9, 7))
+    subsets, sgd = bcgc.coding.split_batch(data, 7), optax.sgd(0.1)
+    found = bcgc.coding.train(jax.random.key(1), loss, scheme, rows, params, subsets, sgd, 9)
+    last, done = np.zeros(9), np.zeros(7)
+    for block, groups in zip(scheme.plan.blocks, scheme.plan.groups, strict=True):
+        done = done + [len(group) * block.size for w in range(7) for group in groups if w in group]
+        for group in map(list, groups):
+            last = np.maximum(last, np.min(rows[:, group] * done[group], axis=1) * 14 / 7)
+    np.testing.assert_allclose(np.diff(found.clock, prepend=0), last, rtol=1e-12)
+    for _ in range(9):
+        params = jax.tree.map(lambda a, g: a - 0.1 * g, params, jax.grad(loss)(params, data))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), found.params, params)
+
+
+def test_cells_of_a_sweep_are_what_solve_says():
+    def problem(num_workers, rate, max_workers):
+        return bcgc.Problem(bcgc.ShiftedExponential(rate, 50.0), num_workers, 100, max_workers=max_workers)
+
+    cells = bcgc.sweeps.grid(num_workers=[3, 4], rate=[1e-3, 1e-2])
+    rows = bcgc.sweeps.sweep(problem, cells, ["nested", "uncoded"])
+    for i in range(0, 8, 2):
+        workers, rate = int(rows["num_workers"][i]), float(rows["rate"][i])
+        alone = bcgc.solve(problem(workers, rate, workers), "nested")
+        assert rows["expected_runtime"][i] == pytest.approx(float(alone.expected_runtime), rel=1e-9)
+        assert rows["stored_subsets"][i] == workers
+
+
+def test_refusals():
+    law = bcgc.Uniform(1.0, 2.0)
+    with pytest.raises(ValueError, match="takes a number of stored subsets from 1 to 4"):
+        bcgc.solve(bcgc.Problem(law, 4, 10), "nested:5")
+    with pytest.raises(ValueError, match="independent workers of one law: pool the times"):
+        bcgc.solve(bcgc.Problem([law, law], 2, 10), "nested", key=jax.random.key(0))
+    with pytest.raises(ValueError, match="knows no setup_cycles"):
+        bcgc.solve(bcgc.Problem(law, 5, 10, setup_cycles=1.0), Nested(data="equal"))
+    with pytest.raises(ValueError, match='"by_size" or "equal"'):
+        Nested(data="even")
+    with pytest.raises(ValueError, match="this one is traced"):
+        jax.eval_shape(lambda n: bcgc.solve(bcgc.Problem(law, n, 10, max_workers=4), "nested"), 3)
+    for tree, words in (
+        ((((0,), (1,)),), "must have the workers 0 to 3"),
+        ((((0, 1), (2, 3)), ((0, 2), (1, 3))), "must lie within"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            bcgc.solve(bcgc.Problem(law, 4, 10), Nested(tree=tree))
+    thirds = bcgc.solve(bcgc.Problem(law, 5, 10), Nested(data="equal"))
+    params = {"w": np.ones(10)}
+    with pytest.raises(ValueError, match="cannot share 5 subsets of the data equally"):
+        bcgc.coding.training_scheme(jax.random.key(0), bcgc.Problem(law, 5, 10), thirds, params)

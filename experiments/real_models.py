@@ -61,8 +61,7 @@ def times_of(rng: np.random.Generator, count: int) -> np.ndarray:
 
 def _optimum(window: Window) -> WorkPlan:
     """The paper's, for the law of all times."""
-    found = bcgc.solve(problem(pooled(window.times), WORKERS))
-    partition = np.asarray(found.partition, float)
+    partition = np.asarray(bcgc.solve(problem(pooled(window.times), WORKERS)).partition, float)
     return WorkPlan("optimum", np.full(WORKERS, 1 / WORKERS), partition_plan(partition, WORKERS))
 
 

@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 import bcgc_jax as bcgc
 from bcgc_jax.plans.completion import AnyOf
 from bcgc_jax.plans.evaluate import expected_completion
+from bcgc_jax.plans.groups import Groups
 from bcgc_jax.plans.worker import Load, Worker
 
 T = TypeVar("T")
@@ -48,3 +49,10 @@ _SUBJECTS = bcgc.coding, bcgc.distributions, bcgc.measured, bcgc.plans, bcgc.sol
 # All public names, those of the subjects too.
 NAMES = {*bcgc.__all__, *(name for subject in _SUBJECTS for name in subject.__all__)}
 NAMES -= {subject.__name__.rpartition(".")[2] for subject in _SUBJECTS}
+
+
+def nested_groups(sizes: tuple[int, ...], num_workers: int) -> Groups:
+    """Neighbours in groups of each of the sizes, which divide the next one and the last of N."""
+    return tuple(
+        tuple(tuple(range(first, first + size)) for first in range(0, num_workers, size)) for size in sizes
+    )

@@ -18,6 +18,8 @@ import numpy as np
 from bcgc_jax.adaptive.plans import WorkPlan
 from bcgc_jax.distributions import Empirical, Rows
 from bcgc_jax.measured.choice import smooth_or_atoms
+from bcgc_jax.plans.completion import OneOfEach
+from bcgc_jax.plans.plan import Plan
 from bcgc_jax.plans.schedules import Group, schedule_of
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.credit import search_sizes
@@ -159,7 +161,13 @@ def nested(window: Window) -> WorkPlan:
     problem = Problem(law, workers, _COORDINATES, cycles=workers / _COORDINATES, start_up=start)
     plan = solve(problem, Nested(min(window.max_stored, workers))).plan
     assert plan is not None
-    return WorkPlan("nested", even_shares(window), plan.with_sizes(plan.sizes / _COORDINATES))
+    assert isinstance(plan.completion, OneOfEach)
+    # A first block of nothing would be done by all at once.
+    used = np.flatnonzero(np.asarray(plan.sizes) > 0)
+    rule = OneOfEach(tuple(plan.completion.groups[k] for k in used), plan.completion.kinds)
+    data, one = np.asarray(plan.data)[:, used], np.ones(used.size)
+    found = Plan(plan.sizes[used] / _COORDINATES, np.arange(used.size), data, one, rule)
+    return WorkPlan("nested", even_shares(window), found)
 
 
 def rules(parts: int, shares: Shares = by_speed) -> dict[str, Rule]:

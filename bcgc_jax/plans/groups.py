@@ -14,13 +14,6 @@ import numpy as np
 Groups = tuple[tuple[tuple[int, ...], ...], ...]
 
 
-def nested_groups(sizes: Sequence[int], num_workers: int) -> Groups:
-    """Neighbours in groups of each of the sizes, which divide the next one and the last of N."""
-    return tuple(
-        tuple(tuple(range(first, first + size)) for first in range(0, num_workers, size)) for size in sizes
-    )
-
-
 @functools.cache
 def halving(num_workers: int) -> Groups:
     """All workers, halves of them, halves of these, until each is alone: from singles to all.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bcgc_jax.plans.completion import AnyOf, FirstHolder, OneOfEach
-from bcgc_jax.plans.groups import nested_groups
+from tests.problems import nested_groups
 
 WORKERS, TURN, BLOCK = 4, np.array([0, 0, 1, 1, 3]), np.array([0, 1, 1, 0, 1])
 SURVIVES = np.array([0, 2, 2, 1, 3])

@@ -11,9 +11,9 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax.plans.completion import OneOfEach
 from bcgc_jax.plans.evaluate import expected_completion
-from bcgc_jax.plans.groups import kinds_by_size, nested_groups
+from bcgc_jax.plans.groups import kinds_by_size
 from bcgc_jax.plans.worker import Load, Worker
-from tests.problems import slow
+from tests.problems import nested_groups, slow
 
 pytestmark = pytest.mark.usefixtures("x64")
 

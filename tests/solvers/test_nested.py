@@ -37,8 +37,7 @@ def _by_draws(problem, plan, rng, count):
     return last.mean(), last.std() / np.sqrt(count)
 
 
-@pytest.mark.parametrize("data", ["by_size", "equal"])
-@pytest.mark.parametrize("workers", [7, 20])
+@pytest.mark.parametrize(("workers", "data"), [(7, "by_size"), (20, "equal")])
 def test_the_runtime_is_that_of_draws(workers, data):
     solution = bcgc.solve(_problem(workers), Nested(data=data))
     mean, error = _by_draws(_problem(workers), solution.plan, np.random.default_rng(workers), 400_000)
@@ -51,7 +50,6 @@ PUBLISHED = {
     (20, None, "by_size"): 5.68234e7,
     (20, None, "equal"): 5.73106e7,
     (20, 5, "by_size"): 8.44586e7,
-    (20, 5, "equal"): 8.570e7,
 }
 
 
@@ -106,6 +104,7 @@ def test_a_plan_in_a_file_and_its_training_are_those_of_the_solution(tmp_path):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), found.params, params)
 
 
+@pytest.mark.slow
 def test_cells_of_a_sweep_are_what_solve_says():
     def problem(num_workers, rate, max_workers):
         return bcgc.Problem(bcgc.ShiftedExponential(rate, 50.0), num_workers, 100, max_workers=max_workers)

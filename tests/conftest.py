@@ -41,7 +41,6 @@ _SLOW_EXAMPLES = (
     "bcgc_jax/cluster/master.py::",  # processes
     "bcgc_jax/cluster/training.py::bcgc_jax.cluster.training.train_on",
     "bcgc_jax/adaptive/planner.py::",
-    "bcgc_jax/solvers/start_ups.py::bcgc_jax.solvers.start_ups.best_found",
 )
 
 

@@ -45,12 +45,6 @@ def best_found(
     `lower_bound` is the larger of two: the certified optimum of the convex relaxation, with E S_(1) for every
     start-up (`tolerance` and `max_steps` are those of its search), and `ordered_bound`. CONVERGED says that
     the best search ended at a local optimum.
-
-    >>> from bcgc_jax.distributions import Exponential, ShiftedExponential
-    >>> problem = Problem(ShiftedExponential(1e-3, 50.0), 3, 100, start_up=Exponential(1e-4))
-    >>> found = best_found(problem)
-    >>> bool(found.lower_bound < found.value), round(float(found.partition.sum()), 2)
-    (True, 100.0)
     """
     levels = problem.exists & jnp.asarray(levels)
     relaxed = optimal_partition(

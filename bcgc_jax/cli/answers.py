@@ -11,12 +11,11 @@ from bcgc_jax.cli.output import Row, finite
 from bcgc_jax.cli.question import Delivery
 from bcgc_jax.distributions import JointLaw, Law
 from bcgc_jax.plans.completion import FirstHolder, OneOfEach
-from bcgc_jax.plans.partitions import round_partition
 from bcgc_jax.plans.plan import Needs, Plan, partition_plan
 from bcgc_jax.plans.runtime import completion_probability, partition_of_units
 from bcgc_jax.plans.schedules import turns_of
 from bcgc_jax.problem import Problem, Status
-from bcgc_jax.solution import Solution
+from bcgc_jax.solution import Solution, whole_numbers
 from bcgc_jax.solvers.baselines import alpha_of
 
 
@@ -54,7 +53,7 @@ def row_of(problem: Problem, solution: Solution, seconds: float, deadline: float
         "kind": solution.kind,
         "partition": None,
         "partition_runtime": None,
-        "schedule": _schedule(solution.plan) if exists and solution.plan is not None else None,
+        "schedule": _schedule(problem, solution.plan) if exists and solution.plan is not None else None,
         **_needs(solution.needs if exists else None),
         "seconds": round(seconds, 4),
     }
@@ -86,13 +85,12 @@ def _needs(needs: Needs | None) -> Row:
     }
 
 
-def _schedule(plan: Plan) -> Row | None:
+def _schedule(problem: Problem, plan: Plan) -> Row | None:
     """Of a plan without a code."""
     rule = plan.completion
     if not isinstance(rule, FirstHolder | OneOfEach):
         return None
-    sizes = round_partition(plan.sizes, round(float(np.sum(plan.sizes))))
-    known = {"sizes": np.asarray(sizes).tolist()}
+    known = {"sizes": np.asarray(whole_numbers(problem, plan.sizes)).tolist()}
     if isinstance(rule, OneOfEach):
         return known | {"groups": rule.groups}
     return known | {"tasks": np.stack([turns_of(plan), np.asarray(plan.block)], axis=1).tolist()}

@@ -183,6 +183,9 @@ def test_units_setup_and_levels_come_from_the_command_line(answer, tmp_path):
     assert found["problem"]["levels"] == [0, 2, 3]
     rows = {row["method"]: row for row in found["solutions"]}
     # Nobody asked for the methods that know no setup or no units.
+    schedule = rows.pop("nested")["schedule"]
+    assert sum(schedule["sizes"]) == 4
+    assert schedule["groups"][-1] == [[0, 1, 2, 3]]
     assert set(rows) == {"optimal, levels 0,2-3", "optimal", "time", "frequency", "uncoded", "single_block"}
     assert all(sum(row["partition"]) == 4 for row in rows.values())
     assert rows["optimal, levels 0,2-3"]["partition"][1] == 0

@@ -120,7 +120,7 @@ def cluster():
 def test_plans_from_measured_times_give_the_exact_gradient(cluster):
     params, data = case(41)
     times = np.random.default_rng(1).exponential(1.0, (20, N)) + np.array([0.5, 0.5, 1.0, 2.0])
-    for name in ("credit", "coded"):  # the others are those of the next tests
+    for name in ("credit", "nested"):  # the others are those of the next tests
         given = rules(2)[name](_window(times))
         plan = plan_of(given, params, jax.random.key(0), {})
         cluster.assign(loss, plan, params, split_by(data, given.shares))

@@ -20,8 +20,8 @@ LAWS: dict[str, dict[str, float | None]] = {
 }
 FITTED_LAWS = tuple(LAWS)[:7]
 METHODS = (
-    "nested, optimal, subgradient, time, frequency, uncoded, single_block, tandon_partial, "
-    "ferdinand_full, ferdinand_half, deadline, limit, tandon:NUMBER, ferdinand:NUMBER, cyclic:NUMBER, "
+    "optimal, subgradient, time, frequency, deadline, nested, uncoded, single_block, tandon_partial, "
+    "ferdinand_full, ferdinand_half, limit, tandon:NUMBER, ferdinand:NUMBER, cyclic:NUMBER, "
     "alternating:NUMBER, backup:NUMBER, sharing:NUMBER, credit:NUMBER, nested:NUMBER"
 )
 

@@ -32,8 +32,8 @@ from bcgc_jax.solvers import runtime_limit
 from bcgc_jax.solvers.forward_pass import largest_setup
 from bcgc_jax.solvers.methods import (
     BASELINES,
-    COMPARED,
     LIMIT,
+    PROPOSED,
     Deadline,
     Method,
     Optimal,
@@ -92,7 +92,7 @@ def _tasks(question: Question, problem: Problem) -> Tasks:
     if question.levels is not None:
         typed, levels = question.levels
         found[f"optimal, levels {typed}"] = Optimal(levels=levels)
-    names = question.methods or (*COMPARED, *(scheme.name for scheme in question.schemes))
+    names = question.methods or (*PROPOSED, *BASELINES, *(scheme.name for scheme in question.schemes))
     draws = min(Subgradient.batch_size, max(_DRAWN // problem.max_workers, _FEWEST_DRAWS))
     asked = question.asked(*names, round_trip=question.round_trip, batch_size=draws)
     return found | {name: method for name, method in asked.items() if name not in found}
@@ -100,7 +100,7 @@ def _tasks(question: Question, problem: Problem) -> Tasks:
 
 def _required(question: Question, tasks: Tasks) -> set[str]:
     """What somebody asked for: it may not be impossible here."""
-    by_default = () if question.methods else COMPARED
+    by_default = () if question.methods else (*PROPOSED, *BASELINES)
     return {*tasks}.difference(by_default)
 
 

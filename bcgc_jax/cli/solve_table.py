@@ -93,7 +93,7 @@ def print_table(answer: Answer, unit: str, remarks: Sequence[str] = ()) -> None:
     print_rows(answer.rows, _columns(answer))
     screen = console()
     screen.print(f"\nRuntime: expected, of whole {answer.parts}, in {unit}. {_baselines(answer)}")
-    for part in (_limit, _errors, _saved, _plan, _needs):
+    for part in (_limit, _advice, _errors, _saved, _plan, _needs):
         remarks = [*remarks, *part(answer)]
     for line in remarks:
         screen.print(line, markup=False)
@@ -172,6 +172,12 @@ def _limit(answer: Answer) -> Iterator[str]:
         yield f"The limit of any scheme is not known: {OVERFLOW}."
     else:
         yield "The expected runtime is infinite under every scheme, even with all work divisible."
+
+
+def _advice(answer: Answer) -> Iterator[str]:
+    """What is often faster, and was not asked for: its search is as dear as all of the others."""
+    if iteration_of(answer.problem).alike and not any(row["schedule"] for row in answer.rows):
+        yield "Copies within nested groups of workers need no code and are often faster: --method nested."
 
 
 def _errors(answer: Answer) -> Iterator[str]:

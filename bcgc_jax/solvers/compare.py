@@ -10,11 +10,11 @@ from bcgc_jax.plans.completion import AnyOf
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution
 from bcgc_jax.solvers.baselines import alpha_of
-from bcgc_jax.solvers.methods import BASELINES, COMPARED, LIMIT, Methods, each_method, method_of
+from bcgc_jax.solvers.methods import BASELINES, LIMIT, PROPOSED, Methods, each_method, method_of
 from bcgc_jax.solvers.solve import solve
 
 BARS = 20
-EVERY = (*COMPARED, LIMIT)
+EVERY = (*PROPOSED, *BASELINES, LIMIT)
 
 
 class Comparison(dict[str, Solution]):

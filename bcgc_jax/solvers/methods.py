@@ -16,19 +16,16 @@ from bcgc_jax.solvers.subgradient import Subgradient
 Methods = str | Method | Sequence[str | Method]
 
 PROPOSED = ("optimal", "subgradient", "time", "frequency")
-# Without a code, and nobody is asked.
-NESTED = "nested"
 BASELINES = ("uncoded", "single_block", "tandon_partial", "ferdinand_full", "ferdinand_half")
 _SEARCHED: dict[str, type[Method]] = {
     **{"optimal": Optimal, "deadline": Deadline, "subgradient": Subgradient},
-    **{"tandon_partial": TandonPartial, "credit": Credit, NESTED: Nested},
+    **{"tandon_partial": TandonPartial, "credit": Credit, "nested": Nested},
 }
 # Methods that take a number, as in "tandon:3".
 _NUMBERED: dict[str, type[Numbered]] = {
     kind.word: kind for kind in (Tandon, Ferdinand, Cyclic, Alternating, Backup, Sharing, Credit, Nested)
 }
-COMPARED = (NESTED, *PROPOSED, *BASELINES)
-_NAMES = (*COMPARED, "deadline", LIMIT)
+_NAMES = (*PROPOSED, "deadline", "nested", *BASELINES, LIMIT)
 METHODS = ", ".join([*_NAMES, *(f"{name}:NUMBER" for name in _NUMBERED)])
 
 

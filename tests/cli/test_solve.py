@@ -183,9 +183,6 @@ def test_units_setup_and_levels_come_from_the_command_line(answer, tmp_path):
     assert found["problem"]["levels"] == [0, 2, 3]
     rows = {row["method"]: row for row in found["solutions"]}
     # Nobody asked for the methods that know no setup or no units.
-    schedule = rows.pop("nested")["schedule"]
-    assert sum(schedule["sizes"]) == 4
-    assert schedule["groups"][-1] == [[0, 1, 2, 3]]
     assert set(rows) == {"optimal, levels 0,2-3", "optimal", "time", "frequency", "uncoded", "single_block"}
     assert all(sum(row["partition"]) == 4 for row in rows.values())
     assert rows["optimal, levels 0,2-3"]["partition"][1] == 0
@@ -193,6 +190,17 @@ def test_units_setup_and_levels_come_from_the_command_line(answer, tmp_path):
     assert free <= rows["optimal, levels 0,2-3"]["partition_runtime"] * (1 + 1e-9)
     # Uncoded: (8.5 + 0.4) E T_(4) / 4, E T_(4) = 0.4 + 2.2 · 4/5.
     assert rows["uncoded"]["partition_runtime"] == pytest.approx(8.9 * (0.4 + 2.2 * 0.8) / 4, rel=1e-9)
+
+
+@pytest.mark.slow
+def test_blocks_of_nested_groups_are_whole_units(answer, tmp_path):
+    path = tmp_path / "layers.txt"
+    path.write_text("3\n1\n0.5\n4\n")
+    args = ["--workers", "4", "--unit-costs", str(path), "--setup-cycles", "0.4", *of("nested")]
+    (row,) = answer("solve", *args, "--cycle-time", "uniform:low=0.4,high=2.6")["solutions"]
+    assert sum(row["schedule"]["sizes"]) == 4
+    assert row["schedule"]["groups"] == [[[0], [1], [2], [3]], [[0, 1], [2, 3]], [[0, 1, 2, 3]]]
+    assert (row["round_trips"], row["exact_gradient"], row["partition"]) == (0, True, None)
 
 
 @pytest.mark.slow

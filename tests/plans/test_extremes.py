@@ -189,7 +189,7 @@ def test_a_certificate_of_single_precision_is_none_that_it_cannot_know():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["gamma", "pareto", "uniform"])
+@pytest.mark.parametrize("family", ["pareto", "uniform"])
 def test_certificates_of_nearly_deterministic_laws_in_single_precision(family):
     rng = np.random.default_rng(2)
     for _ in range(40):

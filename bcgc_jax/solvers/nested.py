@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import check_whole, concrete, pytree_dataclass, replace, static_field
 from bcgc_jax.exact.quadrature import Expectation
@@ -46,6 +47,8 @@ from bcgc_jax.solvers.spectral import spectral_projected_gradient
 # some 1e-5.
 _TOLERANCE = {8: 1e-8, 4: 1e-4}
 _MAX_STEPS = 300
+# The search for a bound by size ends earlier: it is some per cent below the optimum anyway.
+_OF_BOUND = 1e-4
 
 
 @pytree_dataclass
@@ -171,7 +174,7 @@ def _optimum(problem: Problem, rule: OneOfEach, data: Array) -> _Found:
     size, dtype = len(rule.groups), problem.dtype
     total = problem.total.astype(dtype)
     still = jax.lax.stop_gradient(problem)
-    first = _search(still, rule, jnp.ones(size, bool), data[0], 0)
+    first = _search(still, rule, jnp.ones(size, bool), data[0], 1.0, max_steps=0)
     round_ = functools.partial(_round, still, rule, data)
     phases = len(data)  # the search, and that of the bound, if that is of other data
     begin = (jnp.asarray(0), first, first)
@@ -196,9 +199,9 @@ def _round(
     if problem.has_setup:
         others = best.used ^ np.eye(best.used.size, dtype=bool)
         lanes = jnp.concatenate([lanes, jnp.where(jnp.any(others, axis=1)[:, None], others, lanes)])
-    found = jax.vmap(lambda used: _search(problem, rule, used, data[jnp.minimum(phase, len(data) - 1)]))(
-        lanes
-    )
+    now = data[jnp.minimum(phase, len(data) - 1)]
+    tolerance = jnp.where(phase == 0, _TOLERANCE[problem.dtype.itemsize], _OF_BOUND).astype(problem.dtype)
+    found = jax.vmap(lambda used: _search(problem, rule, used, now, tolerance))(lanes)
     at = jnp.where(phase == 0, jnp.argmin(found.value), 0)
     one = jax.tree.map(lambda a: a[at], found)
     better = (phase == 0) & ~(one.value >= best.value)
@@ -211,11 +214,15 @@ def _round(
 
 
 def _search(
-    problem: Problem, rule: OneOfEach, used: Array, data: Array, max_steps: int = _MAX_STEPS
+    problem: Problem,
+    rule: OneOfEach,
+    used: Array,
+    data: Array,
+    tolerance: ArrayLike,
+    max_steps: int = _MAX_STEPS,
 ) -> _Best:
     """The best shares of the levels that are used."""
     dtype = problem.dtype
-    tolerance = _TOLERANCE[dtype.itemsize]
     start = used / jnp.sum(used, dtype=dtype)
     load, _, scale = tasks_of(problem, _plan_of(problem, rule, start, data))
     typical = iteration_of(problem).pooled().inverse_cumulative_hazard(jnp.log(2.0))

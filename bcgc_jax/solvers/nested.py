@@ -14,7 +14,8 @@ convex and homogeneous as the paper's is, and so its certificate holds:
     f(z) ≥ ∇f(x)·z ≥ L min_k ∂f/∂x_k   for all sizes z ≥ 0 with Σ z = L.
 
 By size, if every worker had the least group of its level, all would be there earlier: the certificate of
-these loads, which are alike, is a bound, too.
+these loads, which are alike, is a bound, too. With random start-ups E τ is not convex, and the bound is that
+of workers which all begin with the first, after E S_(1).
 
 Repetition within groups is that of Tandon et al. 2017 (fractional repetition) and of clustered codes
 (Ozfatura, Gündüz & Ulukus 2019); codes of several levels, nested, are in Maßny et al. 2022. What is new here
@@ -37,7 +38,7 @@ from bcgc_jax.plans.groups import Groups, check_groups, halving, kinds_by_size, 
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.partitions import project_on_levels
 from bcgc_jax.plans.plan import Plan
-from bcgc_jax.plans.runtime import integrate_runtime, lower_bound_of, tasks_of
+from bcgc_jax.plans.runtime import integrate_runtime, lower_bound_of, tasks_of, with_least_start_up
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution, solution_of_value
 from bcgc_jax.solvers.method import Numbered
@@ -117,8 +118,9 @@ class Nested(Numbered):
 
     def groups(self, num_workers: int) -> Groups:
         """Those levels of the tree whose groups store little enough."""
+        if self.tree is not None:
+            check_groups(self.tree, num_workers)
         levels = halving(num_workers) if self.tree is None else self.tree
-        check_groups(levels, num_workers)
         most = num_workers if self.max_subsets is None else self.max_subsets
         found = tuple(level for level in levels if max(map(len, level)) <= most)
         if not found:
@@ -176,10 +178,14 @@ def _optimum(problem: Problem, rule: OneOfEach, data: Array) -> _Found:
     still = jax.lax.stop_gradient(problem)
     first = _search(still, rule, jnp.ones(size, bool), data[0], 1.0, max_steps=0)
     round_ = functools.partial(_round, still, rule, data)
-    phases = len(data)  # the search, and that of the bound, if that is of other data
+    # The search, and that of the bound, if that is of other data; without convexity it is of another problem.
+    phases = len(data) if problem.convex else 1
     begin = (jnp.asarray(0), first, first)
     _, found, bounding = jax.lax.while_loop(lambda state: state[0] < phases, round_, begin)
-    bounding = found if phases == 1 else bounding
+    if not problem.convex:
+        bounding = _search(with_least_start_up(still), rule, found.used, data[-1], _OF_BOUND)
+    elif phases == 1:
+        bounding = found
     plan = _plan_of(problem, rule, found.share, data[0])
     known = _differentiable(Expectation(found.value, found.error), problem, plan)
     # 0 without what is paid once, up to rounding.

@@ -176,7 +176,10 @@ def _limit(answer: Answer) -> Iterator[str]:
 
 def _advice(answer: Answer) -> Iterator[str]:
     """What is often faster, and was not asked for: its search is as dear as all of the others."""
-    if iteration_of(answer.problem).alike and not any(row["schedule"] for row in answer.rows):
+    plans = (
+        answer.num_workers > 2 and answer.deadline is None and np.isfinite(answer.problem.cycle_time.mean())
+    )
+    if plans and iteration_of(answer.problem).alike and not any(row["schedule"] for row in answer.rows):
         yield "Copies within nested groups of workers need no code and are often faster: --method nested."
 
 

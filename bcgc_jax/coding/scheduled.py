@@ -75,7 +75,7 @@ def schedule_plan(
 
 
 def _cut_blocks(
-    plan: plans.Plan, params: PyTree, units: str, order: Sequence[int] | None
+    plan: plans.Plan, params: PyTree, units: str = "coordinates", order: Sequence[int] | None = None
 ) -> tuple[np.ndarray, list[tuple[Piece, ...]]]:
     """The blocks of a plan that get whole units, and the pieces of the parameters in each of these."""
     costs = unit_sizes(params, units, order)
@@ -86,18 +86,13 @@ def _cut_blocks(
 
 
 def group_plan(
-    plan: plans.Plan,
-    params: PyTree,
-    num_workers: int,
-    *,
-    units: str = "coordinates",
-    order: Sequence[int] | None = None,
-    mean: bool = True,
+    plan: plans.Plan, params: PyTree, num_workers: int, *, mean: bool = True, **cutting: Any
 ) -> CodingPlan:
     r"""Cut the gradient of `params` into the blocks of a plan of nested groups, as whole units.
 
     A group has the data subsets of its members; groups of unlike sizes that share the data equally have as
-    many subsets each. Raises ValueError where these are no whole numbers. Options as in `coding_plan`.
+    many subsets each. Raises ValueError where these are no whole numbers. `units`, `order` and `mean` are as in
+    `coding_plan`.
 
     >>> from bcgc_jax import Problem, Uniform, solve
     >>> plan = solve(Problem(Uniform(1.0, 2.0), 4, 9), "nested:2").plan
@@ -108,7 +103,7 @@ def group_plan(
     rule = plan.completion
     if not isinstance(rule, OneOfEach) or rule.num_workers != num_workers:
         raise ValueError(f"the plan is not one of nested groups of {num_workers} workers")
-    used, pieces = _cut_blocks(plan, params, units, order)
+    used, pieces = _cut_blocks(plan, params, **cutting)
     groups = tuple(rule.groups[k] for k in used)
     codes = []
     for level in groups:

@@ -350,7 +350,11 @@ def _static_fields(kind: Any) -> set[str]:
 
 
 def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+    if isinstance(value, list):
+        return tuple(map(_tuples, value))
+    if not isinstance(value, int | None):
+        raise ValueError(f"groups and counts must be whole numbers, got {value!r}")
+    return value
 
 
 def _plain(value: Any) -> Any:

@@ -169,6 +169,7 @@ def _changed(place, value):
         (_changed(["plan", "sizes", "values"], [1, [2]]), "inhomogeneous"),
         (_changed(["plan", "sizes"], [1, 2]), "list"),
         (_changed(["plan", "completion", "rule"], "mine"), "mine"),
+        (_changed(["plan", "completion", "exact_gradient"], "yes"), "must be whole numbers, got 'yes'"),
         (_changed(["rounded", "values"], [1, 2]), r"rounded must have shape \(12,\), got \(2,\)"),
         (_changed(["status", "values"], 77), "77 is not a valid Status"),
         (_changed(["expected_runtime"], None), "expected_runtime must have shape"),

@@ -73,12 +73,15 @@ class GradientCode:
     def encoding(self) -> Array:
         """B, float64 `[N, N]`, one row for each worker."""
         size, width = len(self.subsets), self.coefficients.shape[1]
-        subsets = np.array([(*row, *[-1] * (width - len(row))) for row in self.subsets], np.int32)
-        here = subsets[:, :, None] == np.arange(size, dtype=np.int32)
         values = concrete(self.coefficients)
         if values is not None:
-            return _float64(np.sum(np.where(here, values[:, :, None], 0), axis=1))
+            encoding = np.zeros((size, size))
+            for row, own, factors in zip(encoding, self.subsets, values, strict=True):
+                row[list(own)] = factors[: len(own)]
+            return _float64(encoding)
         # A sum in place of a scatter, which would be lowered with the caller's integers.
+        subsets = np.array([(*row, *[-1] * (width - len(row))) for row in self.subsets], np.int32)
+        here = jnp.asarray(subsets)[:, :, None] == np.arange(size, dtype=np.int32)
         with jax.enable_x64(True):
             return jnp.sum(jnp.where(here, self.coefficients[:, :, None], 0), axis=1)
 

@@ -91,8 +91,7 @@ def group_plan(
     r"""Cut the gradient of `params` into the blocks of a plan of nested groups, as whole units.
 
     A group has the data subsets of its members; groups of unlike sizes that share the data equally have as
-    many subsets each. Raises ValueError where these are no whole numbers. `units`, `order` and `mean` are as in
-    `coding_plan`.
+    many subsets each. Raises ValueError where these are no whole numbers. Options as in `coding_plan`.
 
     >>> from bcgc_jax import Problem, Uniform, solve
     >>> plan = solve(Problem(Uniform(1.0, 2.0), 4, 9), "nested:2").plan

@@ -92,7 +92,8 @@ def print_table(answer: Answer, unit: str, remarks: Sequence[str] = ()) -> None:
     """All of it; `unit` is that of the cycle time, `remarks` are on the trace."""
     print_rows(answer.rows, _columns(answer))
     screen = console()
-    screen.print(f"\nRuntime: expected, of whole {answer.parts}, in {unit}. {_baselines(answer)}")
+    rough = " (without a code before rounding)" if any(row["schedule"] for row in answer.rows) else ""
+    screen.print(f"\nRuntime: expected, of whole {answer.parts}{rough}, in {unit}. {_baselines(answer)}")
     for part in (_limit, _advice, _errors, _saved, _plan, _needs):
         remarks = [*remarks, *part(answer)]
     for line in remarks:
@@ -237,9 +238,11 @@ def _plan(answer: Answer) -> Iterator[str]:
     if row is not None:
         yield f"\nThe plan of {row['method']}, blocks in the order in which they are computed:"
         yield from groups_and_blocks(row["schedule"], answer.parts)
+        held = zip(row["schedule"]["sizes"], row["schedule"]["groups"], strict=True)
+        stored = max(len(group) for size, groups in held if size for group in groups)
         yield (
             "A block is there when one worker of each group has sent its sum. Each worker stores "
-            f"{row['stored_subsets']} of the {answer.num_workers} subsets of the data."
+            f"{stored} of the {answer.num_workers} subsets of the data."
         )
     row = next((row for row in answer.rows if row["partition"] is not None), None)
     if row is not None:

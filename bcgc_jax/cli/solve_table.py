@@ -239,10 +239,10 @@ def _plan(answer: Answer) -> Iterator[str]:
         yield f"\nThe plan of {row['method']}, blocks in the order in which they are computed:"
         yield from groups_and_blocks(row["schedule"], answer.parts)
         held = zip(row["schedule"]["sizes"], row["schedule"]["groups"], strict=True)
-        stored = max(len(group) for size, groups in held if size for group in groups)
+        most = max(len(group) for size, groups in held if size for group in groups)
         yield (
             "A block is there when one worker of each group has sent its sum. Each worker stores "
-            f"{stored} of the {answer.num_workers} subsets of the data."
+            f"{most} of the {answer.num_workers} subsets of the data."
         )
     row = next((row for row in answer.rows if row["partition"] is not None), None)
     if row is not None:

@@ -144,17 +144,20 @@ def _fit(key: Array, name: str, sample: Sample, num_replicates: int) -> Fit:
     best, likelihood = found[at], float(likelihoods[at])
     again, drawn = [], []
     for batch_key in jax.random.split(key, -(-num_replicates // batch)):
-        samples = _draw(batch_key, best, data, name=name)
+        samples = _drawn(best, *_draw(batch_key, data), name=name)
         again.append(_search(samples, np.broadcast_to(best, found.shape), name=name)[0])
         drawn.append(samples)
     replicates = np.concatenate(again)
     good = np.isfinite(replicates).all(axis=1)  # a search that ran away says nothing
     bias = replicates[good].mean(axis=0) - best
-    law, ks, ad = (np.asarray(x)[0] for x in _distances(data, np.tile(best, (batch, 1)), bias, name=name))
-    far = [
-        _distances(samples, parameters, bias, name=name)[1:]
-        for samples, parameters in zip(drawn, again, strict=True)
-    ]
+
+    def corrected(samples: Sample, parameters: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The parameters less their bias, and the two distances to that law."""
+        less_biased, hazards = _hazards(samples, parameters, bias, name=name)
+        return tuple(np.asarray(x) for x in (less_biased, *_distances(hazards, samples)))
+
+    law, ks, ad = (x[0] for x in corrected(data, np.tile(best, (batch, 1))))
+    far = [corrected(samples, parameters)[1:] for samples, parameters in zip(drawn, again, strict=True)]
     pvalues = [
         float((1 + np.sum(np.concatenate(f)[good] >= d)) / (1 + good.sum()))
         for f, d in zip(zip(*far, strict=True), (ks, ad), strict=True)
@@ -180,52 +183,65 @@ def _search(samples: Sample, guesses: Array, *, name: str) -> tuple[Array, Array
     return jax.vmap(FAMILIES[name].estimate)(samples, guesses)
 
 
-@functools.partial(jax.jit, static_argnames="name")
-def _distances(samples: Sample, parameters: Array, bias: Array, *, name: str) -> tuple[Array, Array, Array]:
-    """Of each sample: the parameters less their bias, and the two distances to that law."""
-    family = FAMILIES[name]
-
-    def one(sample: Sample, found: Array) -> tuple[Array, Array, Array]:
-        corrected = family.shifted(found, -bias, sample)
-        return corrected, *distances(family.at(corrected), sample)
-
-    return jax.vmap(one)(samples, parameters)
+# What no law is part of is compiled once for all of them.
 
 
-@functools.partial(jax.jit, static_argnames="name")
-def _draw(key: Array, parameters: Array, data: Sample, *, name: str) -> Sample:
-    """As many samples of the law, cut off as those of the `data` are."""
-    law = FAMILIES[name].at(parameters).with_fast_inverse()
-    keys = jax.random.split(key, len(data.times))
-    return jax.vmap(functools.partial(_draw_one, law=law))(keys, data)
+@jax.jit
+def _draw(key: Array, data: Sample) -> tuple[Array, Array | None]:
+    """Hazards of as many samples, in ascending order, and their cuts, where the `data` have some."""
+    return jax.vmap(_draw_one)(jax.random.split(key, len(data.times)), data)
 
 
-def _draw_one(key: Array, sample: Sample, law: Law) -> Sample:
+def _draw_one(key: Array, sample: Sample) -> tuple[Array, Array | None]:
     times_key, cut_key = jax.random.split(key)
     size = len(sample.times)
     rank = jnp.arange(size)
     # Sorted as they come (Rényi).
     hazard = jnp.cumsum(jax.random.exponential(times_key, (size,)) / (size - rank))
-    times = law.inverse_cumulative_hazard(hazard)
     if sample.censored is None:
-        return Sample(times)
+        return hazard, None
     # The law of the cuts, by Kaplan and Meier's estimate with the parts of cuts and whole times exchanged.
     open_ = jnp.cumprod(jnp.where(sample.censored, 1 - 1 / (size - rank), 1))
     drawn = jax.random.uniform(cut_key, (size,))
     place = size - jnp.searchsorted(open_[::-1], drawn, side="right", method="sort")
-    cuts = jnp.where(place < size, sample.times[jnp.minimum(place, size - 1)], jnp.inf)
+    return hazard, jnp.where(place < size, sample.times[jnp.minimum(place, size - 1)], jnp.inf)
+
+
+@functools.partial(jax.jit, static_argnames="name")
+def _drawn(parameters: Array, hazards: Array, cuts: Array | None, *, name: str) -> Sample:
+    """The samples of the law that have these hazards, cut off where the cuts come first."""
+    times = FAMILIES[name].at(parameters).with_fast_inverse().inverse_cumulative_hazard(hazards)
+    if cuts is None:
+        return Sample(times)
     order = jnp.argsort(jnp.minimum(times, cuts))
-    return Sample(jnp.minimum(times, cuts)[order], (cuts < times)[order])
+    seconds, cut = (jnp.take_along_axis(x, order, 1) for x in (jnp.minimum(times, cuts), cuts < times))
+    return Sample(seconds, cut)
 
 
-def distances(law: Law, sample: Sample) -> tuple[Array, Array]:
-    """Kolmogorov and Smirnov's, and Anderson and Darling's up to the largest time.
+@functools.partial(jax.jit, static_argnames="name")
+def _hazards(samples: Sample, parameters: Array, bias: Array, *, name: str) -> tuple[Array, Array]:
+    """Of each sample the parameters less their bias, and the hazards of its times by that law."""
+    family = FAMILIES[name]
+
+    def one(sample: Sample, found: Array) -> tuple[Array, Array]:
+        corrected = family.shifted(found, -bias, sample)
+        return corrected, family.at(corrected).cumulative_hazard(sample.times)
+
+    return jax.vmap(one)(samples, parameters)
+
+
+@jax.jit
+def _distances(hazards: Array, samples: Sample) -> tuple[Array, Array]:
+    return jax.vmap(distances)(hazards, samples)
+
+
+def distances(hazard: Array, sample: Sample) -> tuple[Array, Array]:
+    """Kolmogorov and Smirnov's, and Anderson and Darling's up to the largest time, from the hazards of times.
 
     ∫ (p - u)² / (u (1-u)) du = p² log u - (1-p)² log(1-u) - u, p the share of times so far: for times that
     are cut off, Kaplan and Meier's.
     """
     size = len(sample.times)
-    hazard = law.cumulative_hazard(sample.times)
     u = -jnp.expm1(-hazard)
     leaves = sample.whole(1 / (size - jnp.arange(size)), 0)
     after = 1 - jnp.cumprod(1 - leaves)

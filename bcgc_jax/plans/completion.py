@@ -130,7 +130,7 @@ class AnyOf(Completion):
     def awaited(self, data: Any) -> Any:
         xp = jnp if is_traced(self.num_workers) else np
         survives = data - 1 if self.survives is None else self.survives
-        return xp.asarray(self.num_workers)[..., None] - survives
+        return xp.asarray(self.num_workers)[..., None] - xp.asarray(survives)
 
     def bounding(self, hazard: Array) -> Array:
         return hazard

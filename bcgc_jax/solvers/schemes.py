@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import concrete, is_traced, show
 from bcgc_jax.exact.quadrature import Expectation
@@ -203,12 +204,10 @@ _READINGS: dict[str, Callable[..., Any]] = {
 }
 
 
-def _ferdinand(layers: Callable[[Problem], Array]) -> Callable[..., Array]:
-    def partition(problem: Problem) -> Array:
-        x, feasible = baselines.ferdinand_partition(problem, layers(problem))
-        return jnp.where(feasible, x, jnp.nan)
-
-    return partition
+def _ferdinand(problem: Problem, share: ArrayLike) -> Array:
+    layers = jnp.maximum(jnp.floor(problem.total * share), 1)
+    x, feasible = baselines.ferdinand_partition(problem, layers)
+    return jnp.where(feasible, x, jnp.nan)
 
 
 def _limit(problem: Problem, key: Array | None) -> Expectation:
@@ -242,13 +241,8 @@ _BUILT_IN = (
     BuiltIn("frequency", closed_form.frequency_partition, label="x^(f)"),
     BuiltIn("uncoded", lambda p: baselines.single_level_partition(p, 0), baseline=True),
     BuiltIn("single_block", baselines.single_block_partition, label="single block", baseline=True),
-    BuiltIn("ferdinand_full", _ferdinand(lambda p: p.total), label="Ferdinand–Draper, r = L", baseline=True),
-    BuiltIn(
-        "ferdinand_half",
-        _ferdinand(lambda p: jnp.maximum(jnp.floor(p.total / 2), 1)),
-        label="Ferdinand–Draper, r = L/2",
-        baseline=True,
-    ),
+    BuiltIn("ferdinand_full", lambda p: _ferdinand(p, 1.0), label="Ferdinand–Draper, r = L", baseline=True),
+    BuiltIn("ferdinand_half", lambda p: _ferdinand(p, 0.5), label="Ferdinand–Draper, r = L/2", baseline=True),
     BuiltIn("limit", _limit, gives="expectation", label="limit of any scheme"),
 )
 RULES = tuple(scheme for scheme in _BUILT_IN if scheme.is_partition)
@@ -256,9 +250,12 @@ RULES = tuple(scheme for scheme in _BUILT_IN if scheme.is_partition)
 
 @jax.jit
 def _by_number(problem: Problem, number: int) -> tuple[Array, Array]:
-    """The partition of one of `RULES`."""
-    rules = [lambda p, rule=rule: baselines.with_status(p, rule.partition(p)) for rule in RULES]
-    return jax.lax.switch(number, rules, problem)
+    """The partition of one of `RULES`; Ferdinand and Draper's two differ in a number alone."""
+    *others, _, _ = RULES
+    share = jnp.where(jnp.asarray(number) == len(others), 1.0, 0.5)
+    rules = [*(rule.partition for rule in others), lambda problem: _ferdinand(problem, share)]
+    found = [lambda p, rule=rule: baselines.with_status(p, rule(p)) for rule in rules]
+    return jax.lax.switch(number, found, problem)
 
 
 SCHEMES: Mapping[str, Scheme] = MappingProxyType({scheme.name: scheme for scheme in _BUILT_IN})

@@ -195,9 +195,9 @@ def assess(
     solution = assess_shares(
         problem,
         jnp.asarray(partition, problem.dtype),
-        Status.CONVERGED.value if status is None else status,
-        0 if num_steps is None else num_steps,
-        np.ones(problem.max_workers, bool),
+        jnp.asarray(Status.CONVERGED.value if status is None else status, int),
+        jnp.asarray(0 if num_steps is None else num_steps, int),
+        jnp.ones(problem.max_workers, bool),
     )
     return with_whole_numbers(problem, solution) if whole_numbers else solution
 
@@ -227,16 +227,10 @@ def assess_shares(
     status: ArrayLike,
     num_steps: ArrayLike,
     levels: ArrayLike,
-    lower_bound: Array | None = None,
 ) -> Solution:
-    """All of the solution but the whole numbers; `lower_bound` is one that the solver knows."""
+    """All of the solution but the whole numbers."""
     partition = jnp.where(jnp.asarray(status) != int(Status.INFEASIBLE), partition, 0)
     found = certificate(problem, partition, levels)
-    if lower_bound is not None:
-        known = lower_bound - found.runtime_error  # NaN where there is no error to speak of
-        lower = jnp.where(known > found.lower_bound, known, found.lower_bound)
-        lower = jnp.minimum(lower, found.expected_runtime)
-        found = found._replace(lower_bound=lower, relative_gap=1 - lower / found.expected_runtime)
     return solution_of(problem, partition, status, num_steps, levels, found)
 
 

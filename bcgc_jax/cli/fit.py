@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import click
 import jax
+import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 from rich.table import Column
@@ -44,9 +45,8 @@ from bcgc_jax.measured.fits import MAX_TIMES, Fit, fit_laws
 from bcgc_jax.measured.likelihood import FAMILIES
 from bcgc_jax.measured.start_up import StartUpFit, fit_start_up, one_load
 from bcgc_jax.measured.traces import Trace
-from bcgc_jax.plans.runtime import expected_runtime
 from bcgc_jax.problem import Problem, Status
-from bcgc_jax.solution import Solution
+from bcgc_jax.solution import Solution, assess
 from bcgc_jax.solvers.optimum import FEW_UNITS
 from bcgc_jax.solvers.solve import solve
 
@@ -195,7 +195,9 @@ def _plan(
         counts = np.asarray(solution.rounded)[:workers]
 
     def runtime(problem: Problem) -> float | None:
-        return finite(expected_runtime(problem, np.pad(counts, (0, problem.max_workers - workers))))
+        # By the program that solutions are assessed with.
+        padded = jnp.asarray(np.pad(counts, (0, problem.max_workers - workers)))
+        return finite(assess(problem, padded, whole_numbers=False).expected_runtime)
 
     row: Row = {
         "law": name,

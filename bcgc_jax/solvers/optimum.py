@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -127,22 +127,28 @@ def _few_units(problem: Problem) -> bool:
     return iteration_of(problem).evaluation_cost() * problem.max_workers**2 <= _MOST_OPERATIONS
 
 
-@functools.partial(jax.jit, static_argnames="max_steps")
+class _Found(NamedTuple):
+    """What a search ended with, before it is assessed, and the bound that it knows."""
+
+    partition: Array
+    status: Array
+    num_steps: Array
+    levels: Array
+    lower_bound: Array | None
+
+
 def optimum(problem: Problem, allowed: Array, **options: Any) -> Solution:
     """The optimum, but for the whole numbers; converged if its certificate meets the tolerance."""
-    solution = _certified_optimum(problem, allowed, **options)
-    if not problem.convex:
-        return replace(solution, kind="local")
-    least = least_gap(problem)
-    # Where the answer was judged by another rule than the last of the search, by the rounding of both.
-    resolved = (
-        jnp.maximum(options["tolerance"], least) + least + solution.runtime_error / solution.expected_runtime
-    )
-    loose = (solution.status == int(Status.CONVERGED)) & (solution.relative_gap > resolved)
-    return replace(solution, status=jnp.where(loose, int(Status.PRECISION), solution.status))
+    found = _searched(problem, allowed, **options)
+    if isinstance(found, Solution):
+        return found
+    # By the program that all partitions are assessed with.
+    solution = assess_shares(problem, *found[:-1])
+    return _judged(problem, solution, found.lower_bound, options["tolerance"])
 
 
-def _certified_optimum(problem: Problem, allowed: Array, **options: Any) -> Solution:
+@functools.partial(jax.jit, static_argnames="max_steps")
+def _searched(problem: Problem, allowed: Array, **options: Any) -> Solution | _Found:
     """Certified by the last round of the search where that can be."""
     # The steps are not differentiated: by the envelope theorem the value's slope is that of the exact
     # runtime at a fixed partition.
@@ -154,15 +160,34 @@ def _certified_optimum(problem: Problem, allowed: Array, **options: Any) -> Solu
         found = optimal_partition(still, used, **options)
     else:
         found = best_found(still, used, **options)
-    steps = rounds + found.num_steps
     # Of the levels that were asked for, a traced number of workers may lack some.
     lacks = jnp.any(allowed & ~problem.exists)
     status = jnp.where(lacks, int(Status.INFEASIBLE), found.status)
+    answer = found.partition, status.astype(int), jnp.asarray(rounds + found.num_steps, int), used
     if not (problem.plain and iteration_of(problem).smooth):
         known = found.lower_bound if not problem.plain or iteration_of(problem).polyhedral else None
-        return assess_shares(problem, found.partition, status, steps, used, known)
+        return _Found(*answer, known)
     certified = with_slopes(_of_fixed, _certificate_of(found), problem, found.partition, used)
-    return solution_of(problem, found.partition, status, steps, used, certified)
+    return _judged(problem, solution_of(problem, *answer, certified), None, options["tolerance"])
+
+
+@jax.jit
+def _judged(
+    problem: Problem, solution: Solution, lower_bound: Array | None, tolerance: ArrayLike
+) -> Solution:
+    """With the better one of the two bounds, and the status that the gap between them gives."""
+    value, error, lower = solution.expected_runtime, solution.runtime_error, solution.lower_bound
+    if lower_bound is not None:
+        known = lower_bound - error  # NaN where there is no error to speak of
+        lower = jnp.minimum(jnp.where(known > lower, known, lower), value)
+        solution = replace(solution, lower_bound=lower)
+    if not problem.convex:
+        return replace(solution, kind="local")
+    least = least_gap(problem)
+    # Where the answer was judged by another rule than the last of the search, by the rounding of both.
+    resolved = jnp.maximum(tolerance, least) + least + error / value
+    loose = (solution.status == int(Status.CONVERGED)) & (solution.relative_gap > resolved)
+    return replace(solution, status=jnp.where(loose, int(Status.PRECISION), solution.status))
 
 
 def _of_fixed(problem: Problem, partition: Array, levels: Array) -> Certificate:

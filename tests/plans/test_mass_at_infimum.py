@@ -211,7 +211,7 @@ def test_the_mean_is_in_the_times_of_a_few() -> None:
 def test_the_optimum_is_certified() -> None:
     """With slopes that were off its search ended after 500 cuts, 1.4e-4 above its bound."""
     for shape in (0.3, 0.05):
-        problem = bcgc.Problem(bcgc.Gamma(shape, 1.0), 5, 100, send_time=0.01, overlap=True)
+        problem = bcgc.Problem(bcgc.Gamma(shape, 1.0), 5, 2_000, send_time=0.0005, overlap=True)
         solution = bcgc.solve(problem)
         assert solution.status == bcgc.Status.CONVERGED
         assert solution.relative_gap < 1e-7

@@ -192,7 +192,7 @@ def draw_circle(key: Array, problem: Problem, num_draws: int) -> tuple[Array, Ar
     one, other = jax.random.split(key)
     worker, dtype = iteration_of(problem).worker, problem.dtype
     shape = num_draws, problem.max_workers
-    if not worker.constant:  # alike, so that any order is a random one
+    if iteration_of(problem).alike:  # any order is a random one
         return worker.draw(one, shape, dtype)
     times = iteration_of(problem).sorted_draws(one, num_draws, dtype)
     exists = np.arange(shape[1]) < jnp.asarray(problem.num_workers)

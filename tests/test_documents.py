@@ -33,7 +33,7 @@ def clone(tmp_path, monkeypatch):
 
 
 def test_the_readme_is_short():
-    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 150
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 130
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=_name)

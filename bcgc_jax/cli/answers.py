@@ -59,6 +59,9 @@ def row_of(problem: Problem, solution: Solution, seconds: float, deadline: float
     }
     if deadline is not None:
         row["completion_probability"] = None
+        if exists and solution.plan is not None and isinstance(solution.plan.completion, OneOfEach):
+            probability = completion_probability(problem, solution.plan, jnp.asarray(deadline))
+            row["completion_probability"] = finite(probability)
     if solution.rounded is not None and exists:
         row["partition"] = np.asarray(solution.rounded)[: num_workers(problem)].tolist()
         row["partition_runtime"] = finite(solution.rounded_runtime)

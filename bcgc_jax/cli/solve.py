@@ -94,7 +94,8 @@ def _tasks(question: Question, problem: Problem) -> Tasks:
         found[f"optimal, levels {typed}"] = Optimal(levels=levels)
     names = question.methods or (*PROPOSED, *BASELINES, *(scheme.name for scheme in question.schemes))
     draws = min(Subgradient.batch_size, max(_DRAWN // problem.max_workers, _FEWEST_DRAWS))
-    asked = question.asked(*names, round_trip=question.round_trip, batch_size=draws)
+    options = {"deadline": question.deadline} if question.for_deadline else {}
+    asked = question.asked(*names, round_trip=question.round_trip, batch_size=draws, **options)
     return found | {name: method for name, method in asked.items() if name not in found}
 
 

@@ -38,7 +38,13 @@ from bcgc_jax.plans.groups import Groups, check_groups, halving, kinds_by_size, 
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.partitions import project_on_levels
 from bcgc_jax.plans.plan import Plan
-from bcgc_jax.plans.runtime import integrate_runtime, lower_bound_of, tasks_of, with_least_start_up
+from bcgc_jax.plans.runtime import (
+    completion_probability,
+    integrate_runtime,
+    lower_bound_of,
+    tasks_of,
+    with_least_start_up,
+)
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution, solution_of_value
 from bcgc_jax.solvers.method import Numbered
@@ -66,6 +72,8 @@ class Nested(Numbered):
         second has a certificate.
       tree: the groups of each level, from the finest to the coarsest; by default workers are halved again and
         again.
+      deadline: the plan that most probably ends by then, in the unit of runtimes, in place of the fastest: a
+        local maximum of P(τ ≤ deadline), searched for from the fastest, with no bound.
 
     `Solution.kind` is "exact" for equal data, else "local", with a lower bound for the same groups. Raises
     ValueError for a number of workers that is traced, workers that are not alike, and a tree that is none.
@@ -80,7 +88,9 @@ class Nested(Numbered):
     max_subsets: int | None = static_field(default=None)
     data: str = static_field(default="by_size")
     tree: Groups | None = static_field(default=None)
+    deadline: ArrayLike | None = None
 
+    conditions = (("deadline", "> 0"),)
     word, what = "nested", "a number of stored subsets"
     fixed_workers = True
 
@@ -135,10 +145,17 @@ class Nested(Numbered):
         count = np.array([len(level) for level in groups])
         data = workers / count if kinds is None else sizes_of_kinds(groups, kinds)
         least = [np.broadcast_to([min(map(len, level)) for level in groups], np.shape(data))]
-        found = _optimum(problem, rule, np.stack([data, *(least if kinds else [])]).astype(problem.dtype))
+        data = np.stack([data, *(least if kinds else [])]).astype(problem.dtype)
+        found = _optimum(problem, rule, data)
+        if self.deadline is not None:
+            found = _most_probable(problem, rule, data[0], jnp.asarray(self.deadline), found)
         block, share = np.arange(len(groups)), np.ones(len(groups), problem.dtype)
-        plan = Plan(found.sizes, block, data, share, rule)
+        plan = Plan(found.sizes, block, data[0], share, rule)
         solution = solution_of_value(problem, found.runtime)
+        if self.deadline is not None:
+            solution = replace(
+                solution, completion_probability=completion_probability(problem, plan, self.deadline)
+            )
         loose = (solution.status == int(Status.CONVERGED)) & ~found.converged
         return replace(
             solution,
@@ -146,7 +163,7 @@ class Nested(Numbered):
             lower_bound=found.lower_bound,
             status=jnp.where(loose, int(Status.STEP_LIMIT), solution.status),
             num_steps=found.num_steps,
-            kind="exact" if kinds is None and problem.convex else "local",
+            kind="exact" if kinds is None and problem.convex and self.deadline is None else "local",
         )
 
 
@@ -254,6 +271,35 @@ def _search(
     value, slope = found.value * unit, found.slope * unit
     converged = found.residual <= tolerance
     return _Best(jnp.asarray(used), found.point, value, slope, found.aux, found.num_steps, converged)
+
+
+@jax.jit
+def _most_probable(
+    problem: Problem, rule: OneOfEach, data: Array, deadline: Array, fastest: _Found
+) -> _Found:
+    """From the fastest plan to one that is more probably in time."""
+    still = jax.lax.stop_gradient(problem)
+    used, total = fastest.sizes > 0, still.total.astype(problem.dtype)
+
+    def unlikely(share: Array) -> Array:
+        load, _, scale = tasks_of(still, _plan_of(still, rule, share, data))
+        late = iteration_of(still).exceedance(load, deadline.astype(share.dtype) / scale, rule)
+        return jnp.log(late) - jnp.log1p(-late)
+
+    # Where the fastest is always or never in time, up to rounding, it is the answer.
+    start = fastest.sizes / total
+    known = jnp.isfinite(unlikely(start))
+    found = spectral_projected_gradient(
+        lambda share: jnp.where(known, unlikely(share), 0),
+        lambda share: project_on_levels(share, 1.0, used),
+        start,
+        tolerance=_TOLERANCE[problem.dtype.itemsize],
+        max_steps=_MAX_STEPS,
+    )
+    share = jnp.where(known, found.point, start)
+    runtime = integrate_runtime(problem, _plan_of(problem, rule, share, data))
+    converged = ~known | (found.residual <= _TOLERANCE[problem.dtype.itemsize])
+    return _Found(total * share, runtime, jnp.zeros_like(runtime.value), found.num_steps, converged)
 
 
 def _plan_of(problem: Problem, rule: OneOfEach, share: Array, data: Array) -> Plan:

@@ -20,8 +20,8 @@ def _problem(workers, **more):
     return bcgc.Problem(bcgc.ShiftedExponential(1e-3, 50.0), workers, 20_000, 50, **more)
 
 
-def _by_draws(problem, plan, rng, count):
-    """Mean and its error, worker by worker: what each has done of its group's data, and who is first."""
+def _drawn(plan, rng, count):
+    """Draws of τ, worker by worker: what each has done of its group's data, and who is first."""
     groups, kinds = plan.completion.groups, plan.completion.kinds
     workers, sizes = sum(map(len, groups[0])), np.asarray(plan.sizes)
     data = np.broadcast_to(np.asarray(plan.data), (workers, len(groups))) if kinds is None else plan.data
@@ -34,15 +34,15 @@ def _by_draws(problem, plan, rng, count):
                 for w in group
             ]
             last = np.maximum(last, np.min(times[:, list(group)] * loads, axis=1))
-    last *= 50 / workers
-    return last.mean(), last.std() / np.sqrt(count)
+    return last * 50 / workers
 
 
 @pytest.mark.parametrize(("workers", "data"), [(7, "by_size"), (20, "equal")])
 def test_the_runtime_is_that_of_draws(workers, data):
     solution = bcgc.solve(_problem(workers), Nested(data=data))
-    mean, error = _by_draws(_problem(workers), solution.plan, np.random.default_rng(workers), 400_000)
-    assert float(solution.expected_runtime) == pytest.approx(mean, abs=4 * error)
+    drawn = _drawn(solution.plan, np.random.default_rng(workers), 400_000)
+    error = drawn.std() / np.sqrt(drawn.size)
+    assert float(solution.expected_runtime) == pytest.approx(drawn.mean(), abs=4 * error)
     assert float(solution.runtime_error) < 1e-8 * float(solution.expected_runtime)
 
 
@@ -64,6 +64,26 @@ def test_published_optima_are_met(case):
     assert solution.kind == ("exact" if data == "equal" else "local")
     # By size at most 7 % above the bound, which is one of groups as small as the smallest.
     assert float(solution.relative_gap) < (1e-6 if data == "equal" else 0.07)
+
+
+def test_no_sizes_are_in_time_more_often():
+    """By the same draws for all sizes, which a difference of four standard errors is judged by."""
+    deadline, rng = 1.4e8, np.random.default_rng(3)
+    solution = bcgc.solve(_problem(7), Nested(deadline=deadline))
+    plan, chance = known(solution.plan), float(known(solution.completion_probability))
+    found = _drawn(plan, np.random.default_rng(0), 200_000) <= deadline
+    assert chance == pytest.approx(found.mean(), abs=4 * found.std() / np.sqrt(found.size))
+    shares = np.asarray(plan.sizes) / 20_000
+    others = [*rng.dirichlet(np.ones(4), 4), *(rng.dirichlet(30 * shares + 0.1) for _ in range(8))]
+    for share in others:
+        other = _drawn(plan.with_sizes(20_000 * share), np.random.default_rng(0), 200_000) <= deadline
+        off = found.astype(float) - other
+        assert off.mean() > -4 * off.std() / np.sqrt(off.size)
+    fastest = known(bcgc.solve(_problem(7), "nested").plan)
+    # Measured 0.5953, and 0.5856 of the fastest; draws of both tell them apart.
+    off = found.astype(float) - (_drawn(fastest, np.random.default_rng(0), 200_000) <= deadline)
+    assert off.mean() > 4 * off.std() / np.sqrt(off.size)
+    assert chance > float(bcgc.completion_probability(_problem(7), fastest, deadline))
 
 
 # Of the backward pass of 20000 coordinates: what halves took with three levels at most.

@@ -54,8 +54,8 @@ def test_the_python_of_a_document_runs(path, clone):
 @pytest.mark.parametrize("path", [path for path in DOCUMENTS if _blocks(path, "sh")], ids=_name)
 def test_the_commands_of_a_document_run(path, clone, command):
     # What the text supposes that its reader has: files of a recorder, of as many times as the sample trace.
-    for worker in range(2):
-        rows = (f"{step},{worker},{0.1 + 0.01 * (step % (7 - 2 * worker))}\n" for step in range(480))
+    for worker in range(8):
+        rows = (f"{step},{worker},{0.1 + 0.01 * (step % (7 + worker))}\n" for step in range(120))
         (clone / f"worker-{worker}.csv").write_text("".join(rows))
     commands = _commands(path)
     assert commands

@@ -28,8 +28,7 @@ _optimum = jax.jit(optimal_partition)
 @pytest.mark.slow
 def test_the_law_that_the_times_come_from_is_found_and_its_plan_is_good(x64):
     name = "gamma"
-    # As many as in the trace that comes along: the documents' programs.
-    times = TRUE[name].draw(np.random.default_rng(11), 960)
+    times = TRUE[name].draw(np.random.default_rng(11), 1000)
     fits = fit_laws(jax.random.key(0), times, num_replicates=200)
     alike = [fit.name for fit in fits if fit.aic - fits[0].aic < 2]
     assert name in alike

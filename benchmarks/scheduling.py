@@ -38,7 +38,7 @@ def _covers() -> list[Row]:
         worker = Worker(LAW, jnp.zeros(()), jnp.ones(()))
         rule, work = FirstHolder(workers, workers), jnp.arange(1.0, depth + 1)
         cover = jax.jit(functools.partial(expected_completion, rule=rule, num_nodes=96))
-        package = functools.partial(cover, worker, Load(work, jnp.zeros_like(work)))
+        package = functools.partial(cover, worker, Load(work))
         peer = functools.partial(peers.cyclic_runtime, workers, depth)
         found = compare({"package": package, "peer": peer}, 3 if workers == 1000 else 15)
         value, bound = (float(v) for v in found["package"].value)

@@ -145,7 +145,7 @@ def test_cells_of_a_sweep_are_what_solve_says():
     # A program for each number of workers.
     cells = bcgc.sweeps.grid(num_workers=[3, 4], rate=[1e-2])
     assert [len(bcgc.sweeps.Sweep(problem, cells, name)) for name in ("nested", "uncoded")] == [2, 1]
-    rows = bcgc.sweeps.sweep(problem, cells.take(range(1, 2)), ["nested", "uncoded"])
+    rows = bcgc.sweeps.sweep(problem, cells.take(np.array([1])), ["nested", "uncoded"])
     assert rows["method"].tolist() == ["nested", "uncoded"]
     assert (rows["num_workers"][0], rows["stored_subsets"][0]) == (4, 4)
     alone = bcgc.solve(problem(4, 1e-2, 4), "nested")

@@ -167,12 +167,12 @@ def draw(rows: Sequence[Point], bests: Sequence[Best]) -> Any:
 
 
 def run(out: Path, *, seed: int = 0) -> None:
-    rows: list[Point] = []
-    bests: list[Best] = []
+    rows, bests = list[Point](), list[Best]()
     for name, problem in each(list(settings()), "settings"):
         mine = list(points(name, problem, jax.random.key(seed)))
         rows += mine
         bests += best_of(problem, mine, jax.random.key(seed))
+        jax.clear_caches()  # programs of other numbers of workers: a process may not have enough maps for all
     print_points(rows)
     print_map(bests)
     save(out, {"frontier": rows, "frontier_map": bests}, {"frontier": draw(rows, bests)})

@@ -67,10 +67,9 @@ class Study(NamedTuple):
 
 
 # What can be planned, by whether and how the data's gradient comes together.
-UNCODED, CODE, SCHEDULE, SHARING, SHARES = "none", "code", "schedule", "sharing", "shares"
-_KINDS = {"uncoded": UNCODED, "sharing": SHARING, "shares": SHARES} | dict.fromkeys(
-    ("cyclic", "alternating", "credit"), SCHEDULE
-)
+UNCODED, CODE, COPIES, SCHEDULE, SHARING, SHARES = "none", "code", "copies", "schedule", "sharing", "shares"
+_KINDS = {"uncoded": UNCODED, "nested": COPIES, "sharing": SHARING, "shares": SHARES}
+_KINDS |= dict.fromkeys(("cyclic", "alternating", "credit"), SCHEDULE)
 
 
 def kind_of(scheme: str) -> str:
@@ -179,6 +178,7 @@ _FAMILIES: Sequence[tuple[str, str, Mapping[str, tuple[Any, str]]]] = (
         plotting.style("optimal").color,
         {"hindsight": (":", "*"), "each step's best": (":", "P")},
     ),
+    ("{}, no code", plotting.style("nested").color, {"nested": ("-", "^")}),
     ("{}", "#332288", {"shares": ("-", "p"), "shares 50/10": ("--", "H"), "shares 20/1": ("-.", "8")}),
     (
         "{}, no code",
@@ -200,7 +200,7 @@ _LOOKS = {
     for name, (line, marker) in looks.items()
 }
 _COURSES = (
-    *("time", "pooled", "whole steps", "whole steps 50/10"),
+    *("time", "nested", "pooled", "whole steps", "whole steps 50/10"),
     *("alternating", "credit", "credit 50/10", "shares", "shares 50/10"),
 )
 
@@ -229,8 +229,8 @@ def _draw_saved(axes: Any, study: Study, *, labelled: bool) -> None:
         look = look_of(row.scheme)
         axes.plot([row.saved.low, row.saved.high], [place] * 2, color=look.color, linewidth=1.3)
         filled = "none" if row.scheme in KNOWING else look.color
-        marker = "|" if look.marker == "None" else look.marker
-        axes.plot(row.saved.value, place, marker, color=look.color, markersize=5, markerfacecolor=filled)
+        marks = {"marker": "|" if look.marker == "None" else look.marker, "markerfacecolor": filled}
+        axes.plot(row.saved.value, place, color=look.color, markersize=5, **marks)
     axes.axvline(0, color=plotting.style("uncoded").color, linewidth=1.3)
     labels = [look_of(row.scheme).label for row in rows] if labelled else []
     axes.set_yticks(range(len(rows)), labels or [""] * len(rows), fontsize="small")
@@ -304,7 +304,7 @@ def show(studies: Sequence[Study]) -> None:
         ["trace", "steps", "block", "workers", "common", "next"],
         lines,
     )
-    kinds = (CODE, SCHEDULE, SHARING, SHARES)
+    kinds = (CODE, COPIES, SCHEDULE, SHARING, SHARES)
     print_table(
         "Largest saving of each kind, %",
         ["trace", *kinds],
@@ -321,12 +321,12 @@ def _saved(row: Row | None) -> str:
 
 def verdict(study: Study) -> str:
     """The best that could be planned, and the best schedule and code, and what is not beyond doubt."""
-    best = study.best(UNCODED, CODE, SCHEDULE, SHARING, SHARES)
+    best = study.best(UNCODED, CODE, COPIES, SCHEDULE, SHARING, SHARES)
     assert best is not None
     if best.saved.low <= 0:
         return f"{study.trace}: uncoded; nothing that could be planned is faster beyond doubt"
     line = f"{study.trace}: {best.scheme}, {best.saved.value:.1f} % less time than uncoded"
-    for what, kind in (("with a schedule", SCHEDULE), ("with a code", CODE)):
+    for what, kind in (("with a schedule", SCHEDULE), ("with copies", COPIES), ("with a code", CODE)):
         row = study.best(kind)
         if row is not None and row is not best:
             doubt = "" if row.saved.low > 0 else ", not beyond doubt"

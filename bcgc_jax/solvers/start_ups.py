@@ -4,7 +4,7 @@ It jumps where a level comes into use below all others: from then on N - n worke
 little is at that level. So from each lowest level there are two starts: the closed form for typical times,
 where level n ends at s_n + t_n κ y_n, and the optimum of the convex relaxation (`with_least_start_up`) with
 what lies below moved up. Where laws have few atoms there are many local optima: a differential evolution goes
-on from there, and the best that it knows go through a local search.
+on from there, the best that it knows go through a local search, and so once more.
 """
 
 import functools
@@ -26,10 +26,10 @@ from bcgc_jax.solvers.optimal import OptimalResult, optimal_partition
 from bcgc_jax.solvers.spectral import SpectralResult, spectral_projected_gradient
 
 # Searches side by side; their steps, and what a last one moves, in shares; intervals of their rule.
-_MOST_STARTS, _MOST_STEPS, _TOLERANCE, _NUM_NODES = 18, 300, 1e-5, 48
+_MOST_STARTS, _MOST_STEPS, _TOLERANCE, _NUM_NODES = 10, 300, 1e-5, 48
 # Before them a differential evolution, of so many generations at N = 1. Of 200 problems of at most 8 workers
 # another global search beat searches from the starts alone by up to 3 %, 6 of them by over 0.1 %.
-_POPULATION, _WORK, _WEIGHT, _TAKEN = 40, 640, 0.7, 0.8
+_POPULATION, _WORK, _ROUNDS, _WEIGHT, _TAKEN = 40, 320, 2, 0.7, 0.8
 # A search ends whose best value fell by less than this share in its last ten steps.
 _LEAST_GAIN = 1e-6
 # Candidates that are evaluated together.
@@ -56,8 +56,7 @@ def best_found(
         load = load_of(problem, share * total)
         return problem.scale * iteration_of(problem).expected_max(load, num_nodes=_NUM_NODES).value
 
-    points, values = _evolve(value_of, _starts(problem, levels, relaxed.partition / total), levels)
-    unit = jnp.nanmin(values)
+    unit = value_of(relaxed.partition / total)
 
     def search(share: Array) -> SpectralResult:
         # What starts without a level may take it up, but for those below its lowest.
@@ -71,19 +70,29 @@ def best_found(
             least_gain=_LEAST_GAIN,
         )
 
-    found = jax.vmap(search)(_shares(points[_promising(points, values)], levels))
+    def round_(known: tuple[Array, Array], key: Array) -> tuple[tuple[Array, Array], SpectralResult]:
+        points, values = _evolve(key, value_of, *known, levels)
+        chosen = _promising(points, values)
+        found = jax.vmap(search)(_shares(points[chosen], levels))
+        return (points.at[chosen].set(found.point), values.at[chosen].set(unit * found.value)), found
+
+    points = _first_generation(_starts(problem, levels, relaxed.partition / total), levels)
+    keys = jax.random.split(jax.random.key(0), _ROUNDS)  # of the way, not of the answer
+    _, rounds = jax.lax.scan(round_, (points, jnp.full(len(points), jnp.inf, points.dtype)), keys)
+    # The last search goes on from the best that is known.
+    found = jax.tree.map(lambda a: a[-1], rounds)
     best = jnp.nanargmin(found.value)
     ended = (found.residual[best] <= _TOLERANCE) | (found.num_steps[best] < _MOST_STEPS)
     status = jnp.where(ended, int(Status.CONVERGED), int(Status.STEP_LIMIT))
     bound = jnp.maximum(relaxed.lower_bound, ordered_bound(problem, levels))
-    value = unit * found.value[best]
-    return OptimalResult(found.point[best] * total, value, 0 * value, bound, status, jnp.sum(found.num_steps))
+    value, steps = unit * found.value[best], jnp.sum(rounds.num_steps)
+    return OptimalResult(found.point[best] * total, value, 0 * value, bound, status, steps)
 
 
-def _evolve(value_of: Callable[[Array], Array], starts: Array, levels: Array) -> tuple[Array, Array]:
+def _evolve(
+    key: Array, value_of: Callable[[Array], Array], points: Array, values: Array, levels: Array
+) -> tuple[Array, Array]:
     """Points, `[C, max_workers]`, whose positive parts are shares, and their values."""
-    key = jax.random.key(0)  # of the way, not of the answer
-    points = _first_generation(starts, levels)
 
     def generation(i: Array, known: tuple[Array, Array]) -> tuple[Array, Array]:
         points, values = known
@@ -93,7 +102,7 @@ def _evolve(value_of: Callable[[Array], Array], starts: Array, levels: Array) ->
         return jnp.where(better[:, None], trial, points), jnp.where(better, found, values)
 
     count = max(_WORK // levels.size, 1)
-    return jax.lax.fori_loop(0, count + 1, generation, (points, jnp.full(len(points), jnp.inf, points.dtype)))
+    return jax.lax.fori_loop(0, count + 1, generation, (points, values))
 
 
 def _shares(points: Array, levels: Array) -> Array:

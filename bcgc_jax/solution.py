@@ -197,7 +197,7 @@ def assess(
         jnp.asarray(partition, problem.dtype),
         jnp.asarray(Status.CONVERGED.value if status is None else status, int),
         jnp.asarray(0 if num_steps is None else num_steps, int),
-        jnp.ones(problem.max_workers, bool),
+        np.ones(problem.max_workers, bool),
     )
     return with_whole_numbers(problem, solution) if whole_numbers else solution
 

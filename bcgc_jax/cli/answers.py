@@ -57,18 +57,15 @@ def row_of(problem: Problem, solution: Solution, seconds: float, deadline: float
         **_needs(solution.needs if exists else None),
         "seconds": round(seconds, 4),
     }
-    if deadline is not None:
-        row["completion_probability"] = None
-        if exists and solution.plan is not None and isinstance(solution.plan.completion, OneOfEach):
-            probability = completion_probability(problem, solution.plan, jnp.asarray(deadline))
-            row["completion_probability"] = finite(probability)
+    nested = solution.plan is not None and isinstance(solution.plan.completion, OneOfEach)
+    judged: Any = solution.plan if nested and exists else None
     if solution.rounded is not None and exists:
         row["partition"] = np.asarray(solution.rounded)[: num_workers(problem)].tolist()
         row["partition_runtime"] = finite(solution.rounded_runtime)
-        if deadline is not None:
-            counts = partition_of_units(problem, solution.rounded)
-            probability = completion_probability(problem, counts, jnp.asarray(deadline))
-            row["completion_probability"] = finite(probability)
+        judged = partition_of_units(problem, solution.rounded)
+    if deadline is not None:
+        chance = None if judged is None else completion_probability(problem, judged, jnp.asarray(deadline))
+        row["completion_probability"] = None if chance is None else finite(chance)
     if solution.method == "tandon_partial":
         row["alpha"] = finite(alpha_of(solution))
     if solution.levels is not None and problem.has_setup:

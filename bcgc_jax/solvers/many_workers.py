@@ -262,13 +262,16 @@ def _evaluate(law: Law, known: Marks, basis: _Basis, x: np.ndarray, refine: int)
 
     def piece(number: int) -> Any:
         with jax.enable_x64(wide):  # a thread does not know what its caller has set for its own
-            return jax.block_until_ready(_sums(law, known, load, samples, refine, number))
+            return _sums(law, known, load, samples, refine, number)
+
+    def done(number: int) -> Any:
+        return jax.block_until_ready(piece(number))
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         # The first one compiles: once, and in the caller's thread, where a stopwatch can leave that out. It
         # is computed beside the others.
-        begun = _sums(law, known, load, samples, refine, 0)
-        found = jax.tree.map(np.asarray, [begun, *pool.map(piece, pieces[1:])])
+        begun = piece(0)
+        found = jax.tree.map(np.asarray, [begun, *pool.map(done, pieces[1:])])
     value = start + sum(one.value for one in found)
     slope = sum(one.slope for one in found)
     # The model makes do with the nodes of the coarsest rule; as many rows whatever the rule.

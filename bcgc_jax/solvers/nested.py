@@ -280,6 +280,7 @@ def _most_probable(
     """From the fastest plan to one that is more probably in time."""
     still = jax.lax.stop_gradient(problem)
     used, total = fastest.sizes > 0, still.total.astype(problem.dtype)
+    tolerance = _TOLERANCE[problem.dtype.itemsize]
 
     def unlikely(share: Array) -> Array:
         load, _, scale = tasks_of(still, _plan_of(still, rule, share, data))
@@ -293,12 +294,12 @@ def _most_probable(
         lambda share: jnp.where(known, unlikely(share), 0),
         lambda share: project_on_levels(share, 1.0, used),
         start,
-        tolerance=_TOLERANCE[problem.dtype.itemsize],
+        tolerance=tolerance,
         max_steps=_MAX_STEPS,
     )
     share = jnp.where(known, found.point, start)
     runtime = integrate_runtime(problem, _plan_of(problem, rule, share, data))
-    converged = ~known | (found.residual <= _TOLERANCE[problem.dtype.itemsize])
+    converged = ~known | (found.residual <= tolerance)
     return _Found(total * share, runtime, jnp.zeros_like(runtime.value), found.num_steps, converged)
 
 

@@ -56,9 +56,7 @@ def best_found(
         load = load_of(problem, share * total)
         return problem.scale * iteration_of(problem).expected_max(load, num_nodes=_NUM_NODES).value
 
-    unit = value_of(relaxed.partition / total)
-
-    def search(share: Array) -> SpectralResult:
+    def search(share: Array, unit: Array) -> SpectralResult:
         # What starts without a level may take it up, but for those below its lowest.
         open_ = levels & (jnp.cumsum(share) > 0)
         return spectral_projected_gradient(
@@ -73,8 +71,10 @@ def best_found(
     def round_(known: tuple[Array, Array], key: Array) -> tuple[tuple[Array, Array], SpectralResult]:
         points, values = _evolve(key, value_of, *known, levels)
         chosen = _promising(points, values)
-        found = jax.vmap(search)(_shares(points[chosen], levels))
-        return (points.at[chosen].set(found.point), values.at[chosen].set(unit * found.value)), found
+        unit = jnp.nanmin(values)
+        found = jax.vmap(search, (0, None))(_shares(points[chosen], levels), unit)
+        found = found._replace(value=unit * found.value)
+        return (points.at[chosen].set(found.point), values.at[chosen].set(found.value)), found
 
     points = _first_generation(_starts(problem, levels, relaxed.partition / total), levels)
     keys = jax.random.split(jax.random.key(0), _ROUNDS)  # of the way, not of the answer
@@ -85,7 +85,7 @@ def best_found(
     ended = (found.residual[best] <= _TOLERANCE) | (found.num_steps[best] < _MOST_STEPS)
     status = jnp.where(ended, int(Status.CONVERGED), int(Status.STEP_LIMIT))
     bound = jnp.maximum(relaxed.lower_bound, ordered_bound(problem, levels))
-    value, steps = unit * found.value[best], jnp.sum(rounds.num_steps)
+    value, steps = found.value[best], jnp.sum(rounds.num_steps)
     return OptimalResult(found.point[best] * total, value, 0 * value, bound, status, steps)
 
 

@@ -135,7 +135,7 @@ def _columns(answer: Answer) -> list[Shown]:
     def blocks_of(row: Row) -> str:
         if row["schedule"] is None:
             return draw(row["partition"])
-        count = len(row["schedule"]["sizes"])
+        count = sum(size > 0 for size in row["schedule"]["sizes"])
         return f"{count} block{'s' if count > 1 else ''}, no code"
 
     chance = figure("completion_probability", ".4f")

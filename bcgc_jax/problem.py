@@ -23,7 +23,7 @@ from bcgc_jax._pytree import (
     static_field,
     working_dtype,
 )
-from bcgc_jax.distributions import JointLaw, Law, Pairs, Unlike
+from bcgc_jax.distributions import Distribution, EmpiricalPairs, Heterogeneous, JointDistribution
 from bcgc_jax.distributions.atoms import law_of_number
 from bcgc_jax.distributions.base import ONE_BY_ONE
 from bcgc_jax.exact.order_statistics import is_count
@@ -53,7 +53,7 @@ class Problem:
 
     Args:
       cycle_time: the law of T, the time of one CPU cycle of a worker; or of all N times of an iteration:
-        `Rows`, `Unlike` or, for the latter, a list of N laws.
+        `EmpiricalRows`, `Heterogeneous` or, for the latter, a list of N laws.
       num_workers: N. May be batched or traced under a static `max_workers`.
       num_coordinates: L, the length of the gradient.
       num_samples: M, over all workers.
@@ -73,7 +73,8 @@ class Problem:
       chain_cycles: h, CPU cycles for one coordinate and sample that a cotangent is carried past: as setup,
         but for Σ_{i≤n} x_i coordinates, (n+1) (f + h Σ_{i≤n} x_i) / b in all.
 
-    With these τ̂ = max_n of the (N-n)-th of the F_n. For start-ups that depend on the cycle time, `Pairs`.
+    With these τ̂ = max_n of the (N-n)-th of the F_n. For start-ups that depend on the cycle time,
+    `EmpiricalPairs`.
 
     Raises ValueError for numbers that make no sense and are known before tracing.
 
@@ -83,7 +84,7 @@ class Problem:
     4
     """
 
-    cycle_time: Law | JointLaw
+    cycle_time: Distribution | JointDistribution
     num_workers: ArrayLike
     num_coordinates: ArrayLike
     num_samples: ArrayLike = 1.0
@@ -91,7 +92,7 @@ class Problem:
     max_workers: int = static_field(default=0)
     setup_cycles: ArrayLike | None = None
     unit_costs: Numbers | None = None
-    start_up: Law | ArrayLike | None = None
+    start_up: Distribution | ArrayLike | None = None
     send_time: ArrayLike | None = None
     overlap: bool = static_field(default=False)
     chain_cycles: ArrayLike | None = None
@@ -100,7 +101,7 @@ class Problem:
 
         def __init__(
             self,
-            cycle_time: Law | JointLaw | Sequence[Law],
+            cycle_time: Distribution | JointDistribution | Sequence[Distribution],
             num_workers: ArrayLike,
             num_coordinates: ArrayLike,
             num_samples: ArrayLike = 1.0,
@@ -108,7 +109,7 @@ class Problem:
             max_workers: int = 0,
             setup_cycles: ArrayLike | None = None,
             unit_costs: Numbers | None = None,
-            start_up: Law | ArrayLike | None = None,
+            start_up: Distribution | ArrayLike | None = None,
             send_time: ArrayLike | None = None,
             overlap: bool = False,
             chain_cycles: ArrayLike | None = None,
@@ -116,8 +117,8 @@ class Problem:
 
     def __post_init__(self) -> None:
         if isinstance(self.cycle_time, list | tuple):
-            object.__setattr__(self, "cycle_time", Unlike(self.cycle_time))
-        if not isinstance(self.cycle_time, Law | JointLaw):
+            object.__setattr__(self, "cycle_time", Heterogeneous(self.cycle_time))
+        if not isinstance(self.cycle_time, Distribution | JointDistribution):
             raise ValueError(f"cycle_time must be a law such as ShiftedExponential, got {self.cycle_time!r}")
         self._check_numbers()
         workers = concrete(self.num_workers)
@@ -165,12 +166,12 @@ class Problem:
 
     def _check_start_up(self) -> None:
         start = self.start_up
-        if isinstance(start, JointLaw | Pairs):
+        if isinstance(start, JointDistribution | EmpiricalPairs):
             raise ValueError(f"start_up must be the law of one worker's, or a number, got {start!r}")
         if start is not None and not self.random_start_up:
             check("start_up", start, ">= 0")
         if start is not None and self.cycle_time.has_start_up:
-            raise ValueError("Pairs have their own start-ups: leave start_up out")
+            raise ValueError("EmpiricalPairs have their own start-ups: leave start_up out")
         if self.random_start_up and self.cycle_time.width() is not None:
             raise ValueError(
                 f"start_up may be a law where all workers have one law of the cycle time, not with "
@@ -245,7 +246,7 @@ class Problem:
     @property
     def random_start_up(self) -> bool:
         """Whether the start-up has a law of its own."""
-        return isinstance(self.start_up, Law)
+        return isinstance(self.start_up, Distribution)
 
     @property
     def without_delivery(self) -> "Problem":

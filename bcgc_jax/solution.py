@@ -17,7 +17,7 @@ from bcgc_jax.citations import bibliography
 from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.completion import AnyOf, FirstHolder, OneOfEach
 from bcgc_jax.plans.partitions import round_partition, round_to_units
-from bcgc_jax.plans.plan import Needs, Plan, needs_of, partition_plan
+from bcgc_jax.plans.plan import Plan, Requirements, needs_of, partition_plan
 from bcgc_jax.plans.runtime import Certificate, certificate, levels_of_bound, partition_of_units
 from bcgc_jax.problem import Problem, Status
 
@@ -41,7 +41,7 @@ class Solution:
       method: the name it was asked by.
       kind: "exact", where `runtime_error` bounds the error of a quadrature and `lower_bound` is a theorem; or
         "local", the same of the best of several local searches, where start-ups are random and the expected
-        runtime is not convex; or "confidence", for `Unlike` workers and schemes that are averaged over
+        runtime is not convex; or "confidence", for `Heterogeneous` workers and schemes that are averaged over
         draws: a standard error, and a 97.5 % limit.
       levels: bool, `[max_workers]`, the levels that the bound is for: all, those that were allowed, or, with
         setup cycles, those in use.
@@ -78,7 +78,7 @@ class Solution:
             return 1 - xp.asarray(self.lower_bound) / xp.asarray(self.expected_runtime)
 
     @property
-    def needs(self) -> Needs | None:
+    def needs(self) -> Requirements | None:
         """What the scheme needs; None where that is not known."""
         if self.plan is None or self.problem is None:
             return None if self.plan is None else self.plan.known_needs
@@ -334,7 +334,7 @@ def _plan_of(written: dict[str, Any]) -> Plan:
         }
         rule = kind(**fields)
     if needs is not None:
-        needs = Needs(**{name: _array(name, a) for name, a in needs.items()})
+        needs = Requirements(**{name: _array(name, a) for name, a in needs.items()})
     return Plan(completion=rule, known_needs=needs, **arrays)
 
 

@@ -11,15 +11,15 @@ from typing import Any
 
 import jax
 
-from bcgc_jax.cli.destinations import check_file
-from bcgc_jax.cli.ending import interrupted, take_any_sign
+from bcgc_jax.cli.exit import interrupted, take_any_sign
+from bcgc_jax.cli.output_paths import check_file
 from benchmarks.cluster import cluster
 from benchmarks.coding import traffic, training
 from benchmarks.crossing import crossing
 from benchmarks.first_answer import first_answer
 from benchmarks.large_model import cluster_large
 from benchmarks.planning import completion, evaluation, optima, programme, simulation, solutions
-from benchmarks.scaling import draw_curves, many_workers, scaling
+from benchmarks.scaling import draw_curves, large_n, scaling
 from benchmarks.scheduling import schedules
 from benchmarks.sweeping import memory, sweep, sweep_scaling
 from benchmarks.timing import environment, usable_cores
@@ -28,7 +28,7 @@ from experiments.report import Parser, grouped
 # Each gives rows of results, or points of scaling curves (those have a key "curve").
 _MEASURES: Sequence[Callable[[], list[dict[str, Any]]]] = (
     *(first_answer, simulation, evaluation, completion, crossing, solutions, programme, optima, schedules),
-    *(traffic, training, cluster, cluster_large, sweep, memory, scaling, many_workers, sweep_scaling),
+    *(traffic, training, cluster, cluster_large, sweep, memory, scaling, large_n, sweep_scaling),
 )
 MEASURES = {measure.__name__: measure for measure in _MEASURES}
 

@@ -154,7 +154,7 @@ def optima() -> list[Row]:
     times = np.random.default_rng(0).gamma(2.0, 1.0, 100) + 0.2
     with jax.enable_x64(True):
         measured = bcgc.Empirical(times)
-    laws: dict[str, bcgc.distributions.Law] = {
+    laws: dict[str, bcgc.distributions.Distribution] = {
         "Weibull 0.7 from 0": bcgc.Weibull(1.0, 0.7),
         "Weibull 3 from 0": bcgc.Weibull(2.0, 3.0),
         "Pareto 1.2": bcgc.Pareto(1.3, 1.2),
@@ -173,7 +173,7 @@ def optima() -> list[Row]:
     return [*rows, _optimum("the paper's law", LAW, 50, "float32")]
 
 
-def _optimum(name: str, law: bcgc.distributions.Law, num_workers: int, dtype: str) -> Row:
+def _optimum(name: str, law: bcgc.distributions.Distribution, num_workers: int, dtype: str) -> Row:
     problem = bcgc.Problem(law, num_workers, 20_000, num_samples=50)
     tolerance, repeats = (1e-6, 1) if num_workers == 1000 else (1e-7, 3)
     solve = functools.partial(bcgc.solve, problem, bcgc.Optimal(tolerance=tolerance))

@@ -51,7 +51,7 @@ def _optimum(num_workers: int, tolerance: float, repeats: int) -> Measured:
     return compare({"package": solve}, repeats)["package"]
 
 
-def many_workers() -> list[dict[str, Any]]:
+def large_n() -> list[dict[str, Any]]:
     """Optimum for N from 10 to 10,000: time, gap, peak memory, and the exponent of the time in N."""
     rows: list[dict[str, Any]] = []
     before = 0, math.nan
@@ -68,7 +68,7 @@ def many_workers() -> list[dict[str, Any]]:
             text += f", CPU seconds of both calls {time.process_time() - start:.3g}"
             before, figures = (num_workers, seconds), {"gap": gap, "peak_mb": peak}
             what = f"optimum, N = {num_workers}"
-            rows.append(result_row("many_workers", what, {"package": package}, text, figures))
+            rows.append(result_row("large_n", what, {"package": package}, text, figures))
     return rows
 
 

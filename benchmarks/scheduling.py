@@ -19,7 +19,7 @@ from benchmarks.timing import compare, result_row
 SIZES = (10, 20, 50)
 # Workers and stored subsets of the exact covers.
 COVERS = (*((n, n) for n in SIZES), (1000, 50))
-METHODS = ("cyclic:{}", "alternating:{}", "credit")
+METHODS = ("cyclic:{}", "alternating:{}", "multi_message")
 # Draws of a mean.
 _DRAWS = 2**14
 
@@ -78,7 +78,7 @@ def _solutions() -> list[Row]:
         optimum = float(bcgc.solve(problem, "optimal").expected_runtime)
         for method in (name.format(workers) for name in METHODS):
             solve = functools.partial(bcgc.solve, problem, method, key=jax.random.key(0))
-            found = compare({"package": solve}, 1 if method == "credit" else 3)
+            found = compare({"package": solve}, 1 if method == "multi_message" else 3)
             solution = found["package"].value
             value, error = float(solution.expected_runtime), float(solution.runtime_error)
             kind = "error bound" if method.startswith("cyclic") else "standard error"

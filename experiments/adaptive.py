@@ -20,7 +20,7 @@ import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax.adaptive import RULES, Decision, Planner, WorkPlan
 from bcgc_jax.adaptive.rules import MOST_STORED, Window
-from bcgc_jax.cli.waiting import each
+from bcgc_jax.cli.progress import each
 from experiments.report import print_table, run_command, save
 from experiments.traces import files_of
 
@@ -31,7 +31,7 @@ SIZES = {8: 4, 20: 4, 100: 1}
 # Iterations that who knows a law plans with, and that plans are judged by.
 _KNOWN, _JUDGED = 512, 4000
 
-LAWS: Mapping[str, bcgc.distributions.Law] = {
+LAWS: Mapping[str, bcgc.distributions.Distribution] = {
     "shifted exponential": bcgc.ShiftedExponential(1e-3, 50.0),
     "exponential": bcgc.Exponential(1.0),
     "weibull": bcgc.Weibull(1.0, 0.7, 0.2),

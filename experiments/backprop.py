@@ -20,7 +20,7 @@ import numpy as np
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
-from bcgc_jax.cli.waiting import each
+from bcgc_jax.cli.progress import each
 from experiments.block_costs import (
     MODELS,
     Costs,
@@ -62,7 +62,7 @@ STUDIES = (
     Study(functools.partial(perceptron, (512,) * 9, WORKERS * 32), *_EIGHT),
     Study(functools.partial(transformer, 2, WORKERS * 16, **_SMALL), *_SIX),
 )
-LAWS: Mapping[str, bcgc.distributions.Law] = {
+LAWS: Mapping[str, bcgc.distributions.Distribution] = {
     "shift 50, rate 0.001": bcgc.ShiftedExponential(1e-3, 50.0),
     "shift 300, rate 0.001": bcgc.ShiftedExponential(1e-3, 300.0),
     "Pareto, shape 1.5": bcgc.Pareto(1.0, 1.5),
@@ -114,7 +114,7 @@ def run(
     *,
     studies: Sequence[Study] = STUDIES,
     repeats: int = 7,
-    laws: Mapping[str, bcgc.distributions.Law] = LAWS,
+    laws: Mapping[str, bcgc.distributions.Distribution] = LAWS,
     workers: Sequence[int] = (4, 8),
 ) -> None:
     """Measure each block `repeats` times, print the tables, save blocks and plans."""
@@ -200,7 +200,7 @@ def _blocks(
 
 
 def plan(
-    found: Measured, costs: Costs, laws: Mapping[str, bcgc.distributions.Law], workers: Sequence[int]
+    found: Measured, costs: Costs, laws: Mapping[str, bcgc.distributions.Distribution], workers: Sequence[int]
 ) -> list[Plan]:
     """The best of all partitions for each law, number of workers and model of costs."""
     shares, plans = found.sizes / found.sizes.sum(), []

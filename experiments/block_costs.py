@@ -111,7 +111,7 @@ def all_partitions(units: int, workers: int) -> np.ndarray:
 
 
 def expected_runtimes(
-    law: bcgc.distributions.Law, model: str, costs: Costs, partitions: ArrayLike, sizes: ArrayLike
+    law: bcgc.distributions.Distribution, model: str, costs: Costs, partitions: ArrayLike, sizes: ArrayLike
 ) -> np.ndarray:
     """E max_n T_(N-n) y_n of a sample for each of `partitions`, `[K, N]`: exact, whatever y is of x."""
     ends = np.cumsum(predict(model, costs, partitions, sizes), axis=-1)
@@ -120,6 +120,6 @@ def expected_runtimes(
 
 
 @jax.jit
-def _expected_max(law: bcgc.distributions.Law, ends: jax.Array) -> jax.Array:
+def _expected_max(law: bcgc.distributions.Distribution, ends: jax.Array) -> jax.Array:
     iteration = iteration_of(bcgc.Problem(law, ends.shape[-1], 1))
     return jax.lax.map(lambda work: iteration.expected_max(Load(work)).value, ends, batch_size=256)

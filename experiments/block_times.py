@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from bcgc_jax.cluster.worker import Duty, Worker
+from bcgc_jax.cluster.worker import Duty, WorkerProcess
 from bcgc_jax.coding.gradients import backward_order, coding_plan, split_batch, unit_sizes
 from experiments.models import Model, PyTree
 
@@ -104,7 +104,7 @@ def measure(model: Model, partitions: Sequence[Sequence[int]], repeats: int) -> 
     for counts in partitions:
         plan = coding_plan(jax.random.key(0), model.params, np.array(counts), units="layers", order=order)
         duty = Duty(model.loss, plan, model.params, np.ones(workers), None, 0, False)
-        ready.append(Worker(duty, 0, {j: subsets[j] for j in plan.held(0)}))
+        ready.append(WorkerProcess(duty, 0, {j: subsets[j] for j in plan.held(0)}))
         ready[-1].warm_up()
     whole, leaves = jax.jit(jax.value_and_grad(model.loss)), jax.tree.leaves(model.params)
     jax.block_until_ready(whole(model.params, subsets[0]))
@@ -128,7 +128,7 @@ def measure(model: Model, partitions: Sequence[Sequence[int]], repeats: int) -> 
     )
 
 
-def _seconds(worker: Worker, leaves: list[np.ndarray]) -> np.ndarray:
+def _seconds(worker: WorkerProcess, leaves: list[np.ndarray]) -> np.ndarray:
     """CPU seconds of each block of an iteration, `[B]`; a message is on the host when it is given."""
     clocks = [time.process_time()]
     for _ in worker.compute(1, 1, leaves):
@@ -136,7 +136,7 @@ def _seconds(worker: Worker, leaves: list[np.ndarray]) -> np.ndarray:
     return np.diff(clocks)
 
 
-def operations_of_worker(worker: Worker) -> np.ndarray:
+def operations_of_worker(worker: WorkerProcess) -> np.ndarray:
     """Operations of each task, `[tasks]`: of the programs that the worker runs, after its `warm_up`."""
     # The programs are the worker's own affair; what they cost is not to be found in any copy of them.
     (cut,) = worker._stages.values()  # of all subsets, which have the same shape

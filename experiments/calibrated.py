@@ -6,8 +6,8 @@ the costs: cycle times, the forward pass of a sample, a message. Then, round aft
 solved under the smooth empirical law of the round before (cycle times of workers that were not waited for are
 censored), and the uncoded scheme and the plan are run by turns: what the machine does meanwhile, it does to
 both. No time is made up here: figures differ from machine to machine, and what the master and the messages
-cost is in what is measured, not in what is predicted. Needs Linux, to keep processes on their cores; six
-minutes.
+cost is in what is measured, not in what is predicted. Needs Linux, to keep processes on their cores;
+six minutes.
 """
 
 import os
@@ -21,7 +21,7 @@ import numpy as np
 import optax
 
 import bcgc_jax as bcgc
-from bcgc_jax.cli.waiting import each
+from bcgc_jax.cli.progress import each
 from bcgc_jax.cluster import Calibration, Cluster, ClusterTraining, Work, calibrate, train_on_cluster
 from bcgc_jax.coding.digits import cross_entropy, load_digits
 from bcgc_jax.coding.gradients import coding_plan, split_unevenly

@@ -18,8 +18,8 @@ import numpy as np
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
-from bcgc_jax.cli.waiting import each
-from bcgc_jax.cluster import Cluster, Pace
+from bcgc_jax.cli.progress import each
+from bcgc_jax.cluster import Cluster, InjectedDelay
 from bcgc_jax.cluster.digits import ClusterDigitsRun, train_digits_on_cluster
 from bcgc_jax.coding.digits import digits_problem
 from experiments.report import number, print_table, run_command, save
@@ -27,7 +27,7 @@ from experiments.report import number, print_table, run_command, save
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-METHODS = ("uncoded", "single_block", "tandon_partial", "time", "optimal", "cyclic:8", "credit")
+METHODS = ("uncoded", "single_block", "tandon_partial", "time", "optimal", "cyclic:8", "multi_message")
 LAW = bcgc.ShiftedExponential(rate=1e-3, shift=50.0)
 MODEL = "softmax"
 # Iterations in which all workers keep the same pace: what they take beyond it is the overhead.
@@ -50,8 +50,8 @@ def run(
     """`seconds` is the expected iteration of the optimal scheme, `patience` that of the master."""
     problem = digits_problem(LAW, workers, MODEL)
     best = float(bcgc.solve(problem).rounded_runtime)
-    pace = Pace(LAW, seconds / best)
-    even = Pace(np.full((1, workers), float(LAW.mean())), pace.seconds)
+    pace = InjectedDelay(LAW, seconds / best)
+    even = InjectedDelay(np.full((1, workers), float(LAW.mean())), pace.seconds)
     overheads: dict[str, float] = {}
     runs: dict[tuple[str, bool], ClusterDigitsRun] = {}
     with Cluster(workers, patience=patience) as cluster:

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 import bcgc_jax as bcgc
-from bcgc_jax.cli.waiting import each
+from bcgc_jax.cli.progress import each
 from bcgc_jax.coding.codes import CONSTRUCTIONS, GradientCode
 from experiments.report import grouped, number, print_table, run_command, save
 

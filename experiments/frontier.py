@@ -16,14 +16,14 @@ import numpy as np
 
 import bcgc_jax as bcgc
 from bcgc_jax import measured, plotting
-from bcgc_jax.cli.waiting import each
+from bcgc_jax.cli.progress import each
 from experiments.report import TRACES, grouped, number, print_table, run_command, save
 
 FILES = ("llm_training_32_workers.csv", "pai_job_1_10_workers.csv", "pai_job_4_10_workers.csv")
 # Round trips, as a share of the runtime of the paper's optimum, and chunks of a worker.
 LATENCIES = tuple(np.geomspace(1e-3, 10, 25))
 CHUNKS = 5
-MAP = ("optimal", "nested", "credit", "cyclic", "sharing")
+MAP = ("optimal", "nested", "multi_message", "cyclic", "sharing")
 # Those that ask nobody anything.
 UNASKED = ("optimal", "nested")
 
@@ -77,7 +77,7 @@ def points(name: str, problem: bcgc.Problem, key: jax.Array) -> Iterator[Point]:
             ("nested", stored, f"nested:{stored}"),
             ("cyclic", stored, f"cyclic:{stored}"),
         ]
-        asked += [("credit", stored, f"credit:{stored}")] * (stored > 1)
+        asked += [("multi_message", stored, f"multi_message:{stored}")] * (stored > 1)
     for scheme, stored, method in [*asked, ("sharing", workers, bcgc.Sharing(CHUNKS))]:
         found = bcgc.solve(problem, method, key=key)
         assert found.needs is not None

@@ -27,7 +27,7 @@ from jax.scipy.special import gammaln
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
-from bcgc_jax.cli.waiting import each
+from bcgc_jax.cli.progress import each
 from bcgc_jax.exact.bisection import bisect
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.solvers.deadline import STARTS, completion_partition

@@ -15,7 +15,7 @@ import numpy as np
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
-from bcgc_jax.cli.waiting import each
+from bcgc_jax.cli.progress import each
 from experiments.report import grouped, number, print_table, run_command, save
 
 # Each method, and the published scheme it stands beside; added schemes have none. The published "optimal"

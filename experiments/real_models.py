@@ -1,4 +1,4 @@
-"""Real models on worker processes: uncoded, the paper's optimum, nested groups, credit, and untold plans.
+"""Real models on worker processes: uncoded, the paper's optimum, nested, multi-message, and untold plans.
 
 A small convolutional net (noisy images of ten kinds) and a small transformer (tokens of a Markov chain) on
 eight processes of this machine, slowed on purpose: cycle times of the paper's law, and in the middle
@@ -22,8 +22,8 @@ import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax.adaptive import WorkPlan
 from bcgc_jax.adaptive.rules import Rule, Window, rules
-from bcgc_jax.cli.waiting import each
-from bcgc_jax.cluster import Cluster, Pace, Step, train_on_cluster
+from bcgc_jax.cli.progress import each
+from bcgc_jax.cluster import Cluster, InjectedDelay, Step, train_on_cluster
 from bcgc_jax.cluster.closed_loop import PARTS, loads_of, plan_of, split_by
 from bcgc_jax.cluster.logs import Watch
 from bcgc_jax.plans.plan import partition_plan
@@ -36,8 +36,8 @@ RATE, SHIFT = 1e-3, 50.0  # the paper's law
 # Seconds that an uncoded iteration takes before the jump, on average.
 SECONDS = 0.8
 _KNOWN = 512
-SCHEMES = ("uncoded", "optimum", "nested", "credit", "told", "adaptive")
-_LOOKS = dict(zip(SCHEMES, ("uncoded", "optimal", "nested", "credit", "limit", "time"), strict=True))
+SCHEMES = ("uncoded", "optimum", "nested", "multi_message", "told", "adaptive")
+_LOOKS = dict(zip(SCHEMES, ("uncoded", "optimal", "nested", "multi_message", "limit", "time"), strict=True))
 
 
 class Trained(NamedTuple):
@@ -83,7 +83,7 @@ def plans(rng: np.random.Generator) -> Mapping[str, Sequence[WorkPlan]]:
         "uncoded": once(all_rules["uncoded"]),
         "optimum": [_optimum(windows[0])] * 2,
         "nested": once(all_rules["nested"]),
-        "credit": once(all_rules["credit"]),
+        "multi_message": once(all_rules["multi_message"]),
         "told": [best(window) for window in windows],
     }
 
@@ -175,7 +175,7 @@ def _adaptive(
 ) -> Trained:
     found = train_on_cluster(
         *(jax.random.key(0), cluster, model.loss, model.params, model.batch, optax.adam(3e-3), len(times)),
-        pace=Pace(times, pace),
+        pace=InjectedDelay(times, pace),
         evaluate=loss,
     )
     names = " → ".join(["uncoded", *(decision.after for decision in found.decisions)])

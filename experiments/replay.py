@@ -23,18 +23,18 @@ from jax import Array
 
 import bcgc_jax as bcgc
 from bcgc_jax.adaptive import WorkPlan
-from bcgc_jax.cli.waiting import each
+from bcgc_jax.cli.progress import each
 from bcgc_jax.plans.plan import Plan, partition_plan
 from bcgc_jax.plans.schedules import Group, cycles_of, schedule_of, schedule_runtime, simulate_schedule
-from bcgc_jax.solvers.credit import optimise_credit
+from bcgc_jax.solvers.multi_message import optimise_multi_message
 from bcgc_jax.solvers.schedules import share_out, without_padding
 
 # So many that whole numbers of them need no search.
 COORDINATES = 1_000_000
 # Chunks a worker of work that is shared out, blocks of an alternating schedule, and draws of a promise.
 CHUNKS, _BLOCKS, _DRAWS = 5, 10, 2**14
-# What comes before the alternating blocks of credit. In the first halves of four traces the better of both is
-# within 0.2 % of what six orders and twice the steps find.
+# What comes before the alternating blocks of a multi-message schedule. In the first halves of four traces the
+# better of both is within 0.2 % of what six orders and twice the steps find.
 _FRONTS = (Group(1, 1),), (Group(1, 1), Group(2, 2))
 # Adam's steps, and the largest of them.
 _STEPS, _LARGEST_STEP = 300, 0.2
@@ -60,12 +60,12 @@ class Replayed(NamedTuple):
     taken: np.ndarray
 
 
-def problem(law: bcgc.distributions.Law | bcgc.Rows, num_workers: int) -> bcgc.Problem:
+def problem(law: bcgc.distributions.Distribution | bcgc.EmpiricalRows, num_workers: int) -> bcgc.Problem:
     """One step as it was recorded: uncoded, a worker spends a cycle."""
     return bcgc.Problem(law, num_workers, COORDINATES, cycles=num_workers / COORDINATES)
 
 
-def pooled(rows: np.ndarray) -> bcgc.distributions.Law:
+def pooled(rows: np.ndarray) -> bcgc.distributions.Distribution:
     """The law of all times, as if workers were alike and steps independent."""
     try:
         return bcgc.measured.smooth_empirical(rows.ravel())
@@ -87,7 +87,9 @@ def _as_seen(plan: WorkPlan, rows: np.ndarray) -> tuple[float, Runtimes]:
     return float(plan.runtimes(rows).mean()), plan.runtimes
 
 
-def _solved(law: Callable[[np.ndarray], bcgc.distributions.Law | bcgc.Rows], method: str) -> Planned:
+def _solved(
+    law: Callable[[np.ndarray], bcgc.distributions.Distribution | bcgc.EmpiricalRows], method: str
+) -> Planned:
     def plan(rows: np.ndarray) -> tuple[float, Runtimes]:
         solution = bcgc.solve(problem(law(rows), rows.shape[1]), method)
         plan = solution.plan
@@ -127,16 +129,16 @@ def _equal_blocks(blocks: int, stored: int | None = None) -> Planned:
     return plan
 
 
-def _credit_alike(rows: np.ndarray) -> tuple[float, Runtimes]:
+def _multi_message_alike(rows: np.ndarray) -> tuple[float, Runtimes]:
     """The package's search for workers that are alike, all subsets stored."""
     workers, (search, compare) = rows.shape[1], jax.random.split(jax.random.key(0))
     given = problem(pooled(rows), workers)
-    found = without_padding(optimise_credit(search, given, workers))
+    found = without_padding(optimise_multi_message(search, given, workers))
     promised = jnp.mean(simulate_schedule(compare, given, found, _DRAWS))
     return float(promised), _scheduled(found, workers).runtimes
 
 
-def _credit(stored: int | None = None) -> Planned:
+def _multi_message(stored: int | None = None) -> Planned:
     """Sizes of least mean runtime that are found for the steps as they were, workers in their places."""
 
     def plan(rows: np.ndarray) -> tuple[float, Runtimes]:
@@ -189,12 +191,12 @@ def _shared_out(rows: Array) -> Array:
     return jax.vmap(lambda t: share_out(at_once, t / CHUNKS, workers, CHUNKS))(rows)
 
 
-_POOLED, _WHOLE = _solved(pooled, "optimal"), _solved(bcgc.Rows, "optimal")
+_POOLED, _WHOLE = _solved(pooled, "optimal"), _solved(bcgc.EmpiricalRows, "optimal")
 # "50/10" is for a plan from the last 50 steps, made anew every 10.
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
-        "uncoded": Rule(_solved(bcgc.Rows, "uncoded")),
-        "single_block": Rule(_solved(bcgc.Rows, "single_block")),
+        "uncoded": Rule(_solved(bcgc.EmpiricalRows, "uncoded")),
+        "single_block": Rule(_solved(bcgc.EmpiricalRows, "single_block")),
         "time": Rule(_solved(pooled, "time")),
         "nested": Rule(_solved(pooled, "nested")),
         "pooled": Rule(_POOLED),
@@ -206,10 +208,10 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "cyclic": Rule(_equal_blocks(1)),
         "cyclic:2": Rule(_equal_blocks(1, 2)),
         "alternating": Rule(_equal_blocks(_BLOCKS)),
-        "credit pooled": Rule(_credit_alike),
-        "credit": Rule(_credit()),
-        "credit 50/10": Rule(_credit(), 50, 10),
-        "credit:2 50/10": Rule(_credit(2), 50, 10),
+        "multi_message pooled": Rule(_multi_message_alike),
+        "multi_message": Rule(_multi_message()),
+        "multi_message 50/10": Rule(_multi_message(), 50, 10),
+        "multi_message:2 50/10": Rule(_multi_message(2), 50, 10),
         "sharing:5": Rule(lambda rows: (float(shared_out(rows).mean()), shared_out)),
         "shares": Rule(_by_speed),
         "shares 50/10": Rule(_by_speed, 50, 10),

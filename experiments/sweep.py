@@ -17,7 +17,7 @@ import numpy as np
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
-from bcgc_jax.cli import waiting
+from bcgc_jax.cli import progress
 from bcgc_jax.solvers.methods import BASELINES
 from bcgc_jax.sweeps.files import read_rows
 from experiments.paper import WORKERS_LABEL
@@ -206,7 +206,7 @@ def run(
     sweep = bcgc.sweeps.Sweep(problem, cells, (*methods, *schemes), key=jax.random.key(seed))
     path = out / "sweep.csv"
     path.unlink(missing_ok=True)  # one that was cut off has another name
-    with waiting.Progress("sweep") as bar:
+    with progress.Progress("sweep") as bar:
         bcgc.sweeps.write_sweep(sweep, path, resume=True, progress=bar.reach)
     rows = read(path)
     compared = compare(rows, schemes)

@@ -69,13 +69,13 @@ class Study(NamedTuple):
 # What can be planned, by whether and how the data's gradient comes together.
 UNCODED, CODE, COPIES, SCHEDULE, SHARING, SHARES = "none", "code", "copies", "schedule", "sharing", "shares"
 _KINDS = {"uncoded": UNCODED, "nested": COPIES, "sharing": SHARING, "shares": SHARES}
-_KINDS |= dict.fromkeys(("cyclic", "alternating", "credit"), SCHEDULE)
+_KINDS |= dict.fromkeys(("cyclic", "alternating", "multi_message"), SCHEDULE)
 
 
 def kind_of(scheme: str) -> str:
     """Empty for those who know the future.
 
-    >>> kind_of("credit:2 50/10"), kind_of("whole steps"), kind_of("shares 20/1"), kind_of("limit")
+    >>> kind_of("multi_message:2 50/10"), kind_of("whole steps"), kind_of("shares 20/1"), kind_of("limit")
     ('schedule', 'code', 'shares', '')
     """
     if scheme in KNOWING:
@@ -187,10 +187,10 @@ _FAMILIES: Sequence[tuple[str, str, Mapping[str, tuple[Any, str]]]] = (
             "cyclic": (":", "+"),
             "cyclic:2": (":", "x"),
             "alternating": ((0, (1.5, 1.5)), "d"),
-            "credit pooled": ("-", "<"),
-            "credit": ("-.", ">"),
-            "credit 50/10": ("--", "h"),
-            "credit:2 50/10": (":", "*"),
+            "multi_message pooled": ("-", "<"),
+            "multi_message": ("-.", ">"),
+            "multi_message 50/10": ("--", "h"),
+            "multi_message:2 50/10": (":", "*"),
         },
     ),
 )
@@ -201,7 +201,7 @@ _LOOKS = {
 }
 _COURSES = (
     *("time", "nested", "pooled", "whole steps", "whole steps 50/10"),
-    *("alternating", "credit", "credit 50/10", "shares", "shares 50/10"),
+    *("alternating", "multi_message", "multi_message 50/10", "shares", "shares 50/10"),
 )
 
 
@@ -285,7 +285,8 @@ def show(studies: Sequence[Study]) -> None:
     print(
         "\n50/10: made anew every 10 steps from the last 50 (fewer where the first half is shorter);\n"
         "others once, from the first half. Schedules: no code, every finished subset counts; all subsets\n"
-        "stored, or two (:2); credit pooled is for workers that are alike, credit for whole steps. They ask\n"
+        "stored, or two (:2); multi_message pooled is for workers that are alike, the other for steps.\n"
+        "They ask\n"
         "once a block, sharing for every chunk; what questions take is left out. Shares: uneven ones of the\n"
         "data, by speed, no code.\n"
         "* Needs to know the future; hindsight is the best fixed partition.\n"

@@ -15,7 +15,7 @@ import numpy as np
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
-from bcgc_jax.cli.waiting import each
+from bcgc_jax.cli.progress import each
 from bcgc_jax.coding.digits import DigitsRun, digits_problem, train_on_digits
 from experiments.report import print_table, run_command, save
 

@@ -19,7 +19,7 @@ SIZE = 12
 
 
 def padded(
-    law: bcgc.distributions.Law,
+    law: bcgc.distributions.Distribution,
     num_workers: int,
     coordinates: int = 20_000,
     samples: float = 1.0,
@@ -29,7 +29,9 @@ def padded(
     return bcgc.Problem(law, num_workers, coordinates, float(samples), float(cycles), max_workers=SIZE)
 
 
-def expected_max(law: bcgc.distributions.Law, load: Array, num_workers: ArrayLike) -> bcgc.plans.Expectation:
+def expected_max(
+    law: bcgc.distributions.Distribution, load: Array, num_workers: ArrayLike
+) -> bcgc.plans.Expectation:
     """E max_n load_n T_(N-n)."""
     return expected_completion(Worker(law), Load(load), AnyOf(num_workers))
 

@@ -61,13 +61,18 @@ LAWS: dict[str, Callable[[Number], Any]] = {
         row(v, 0.0, 0.5, 1.0) / v, row(v, 1, 2, 3), row(v, 2, 2, 2), 0.1 * v
     ),
     "Empirical": lambda v: bcgc.Empirical(row(v, 1.0, 2.0, 5.0)),
-    "Pairs": lambda v: bcgc.distributions.Pairs(row(v, 3.0, 0.0, 7.0), row(v, 1.0, 2.0, 5.0)),
-    "Rows": lambda v: bcgc.Rows(jnp.stack([row(v, 1.0, 2.0, 4.0), row(v, 3.0, 4.0, 2.0)])),
-    "Unlike": lambda v: bcgc.Unlike([bcgc.Uniform(v, 4.0 * v)] * 2 + [bcgc.Pareto(v, 3.0 * v)]),
+    "EmpiricalPairs": lambda v: bcgc.distributions.EmpiricalPairs(
+        row(v, 3.0, 0.0, 7.0), row(v, 1.0, 2.0, 5.0)
+    ),
+    "EmpiricalRows": lambda v: bcgc.EmpiricalRows(jnp.stack([row(v, 1.0, 2.0, 4.0), row(v, 3.0, 4.0, 2.0)])),
+    "Heterogeneous": lambda v: bcgc.Heterogeneous([bcgc.Uniform(v, 4.0 * v)] * 2 + [bcgc.Pareto(v, 3.0 * v)]),
 }
 # One of each kind, for what does not depend on the family.
-KINDS = ("ShiftedExponential", "Gamma", "TwoSpeed", "Empirical", "Rows", "Unlike")
-JOINT, ATOMIC = ("Rows", "Unlike"), ("Deterministic", "TwoSpeed", "Empirical", "Pairs")
+KINDS = ("ShiftedExponential", "Gamma", "TwoSpeed", "Empirical", "EmpiricalRows", "Heterogeneous")
+JOINT, ATOMIC = (
+    ("EmpiricalRows", "Heterogeneous"),
+    ("Deterministic", "TwoSpeed", "Empirical", "EmpiricalPairs"),
+)
 DENSE = tuple(name for name in LAWS if name not in JOINT + ATOMIC)
 
 
@@ -108,7 +113,7 @@ def runtimes_of_law(name: str, v: Number) -> dict[str, Any]:
     law = LAWS[name](v)
     problem = bcgc.Problem(law, 3, 10, 2.0 * v, v)
     found = {"simulate_runtime": bcgc.simulate_runtime(KEY, problem, [1, 2, 7], 8)}
-    if name == "Unlike":
+    if name == "Heterogeneous":
         return found
     return found | {
         "expected_runtime": bcgc.expected_runtime(problem, [1, 2, 7]),
@@ -143,7 +148,7 @@ OF_A_PARTITION: dict[str, Callable[[bcgc.Problem, Any], Any]] = {
 }
 _NAMED = (
     *("time", "frequency", "uncoded", "single_block", "tandon_partial", "ferdinand_full", "ferdinand_half"),
-    *("limit", "cyclic:2", "alternating:2:2", "backup:1", "credit:2"),
+    *("limit", "cyclic:2", "alternating:2:2", "backup:1", "multi_message:2"),
 )
 # Names, and methods of a number.
 METHODS: dict[str, Any] = {name: name for name in _NAMED} | {
@@ -211,11 +216,11 @@ CALLS: dict[str, Callable[[Number], Any]] = {
         problem_of(v, start_up=5 * v, send_time=0.5 * v, chain_cycles=0.2 * v), "time"
     ),
     "solve of late workers": lambda v: bcgc.solve(late_problem(v)),
-    "solve for rows": lambda v: bcgc.solve(bcgc.Problem(LAWS["Rows"](v), 3, 10, 2.0 * v, v)),
+    "solve for rows": lambda v: bcgc.solve(bcgc.Problem(LAWS["EmpiricalRows"](v), 3, 10, 2.0 * v, v)),
     "solve for atoms": lambda v: bcgc.solve(bcgc.Problem(LAWS["Empirical"](v), 3, 2000, v, v)),
     "solve for workers that send": lambda v: bcgc.solve(problem_of(v, send_time=0.5 * v)),
     "solve for unlike workers": lambda v: bcgc.solve(
-        bcgc.Problem(LAWS["Unlike"](v), 3, 2000, v, v),
+        bcgc.Problem(LAWS["Heterogeneous"](v), 3, 2000, v, v),
         "tandon_partial",
         key=KEY,
         num_draws=8,
@@ -228,11 +233,11 @@ CALLS: dict[str, Callable[[Number], Any]] = {
 ONLY_TRACED = {
     *(f"{name} of late workers" for name in (*OF_A_PARTITION, "solve")),
     *("expected_runtime with setup", "simulate_schedule", "solve for rows", "solve for atoms"),
-    *("solve for workers that send", "solve alternating:2:2", "solve backup:1", "solve credit:2"),
+    *("solve for workers that send", "solve alternating:2:2", "solve backup:1", "solve multi_message:2"),
     "solve Sharing",
 }
 SLOW_AT_FIRST = ("Gamma", "completion_bound in parts", "fit_laws", "fit_start_up")
-SLOW_TO_TRACE = ("solve of late workers", "solve credit:2")
+SLOW_TO_TRACE = ("solve of late workers", "solve multi_message:2")
 WHOLE_NUMBERS = ("levels_from_partition", "partition_from_levels", "round_partition", "round_to_units")
 
 
@@ -271,7 +276,7 @@ ON_THE_HOST: dict[str, Callable[[float], Any]] = {
     "law_of": lambda v: bcgc.measured.law_of(row(v, *_TIMES), 200),
     "bootstrap_interval": lambda v: bootstrap_interval(
         KEY,
-        bcgc.Problem(LAWS["Rows"](v), 3, 10, 2 * v),
+        bcgc.Problem(LAWS["EmpiricalRows"](v), 3, 10, 2 * v),
         [1, 2, 7],
         num_replicates=20,
         confidence=0.5 + 0.1 * float(v),
@@ -291,9 +296,9 @@ ON_THE_HOST: dict[str, Callable[[float], Any]] = {
 }
 # What the calls take and return.
 TAKEN_OR_RETURNED = {
-    *("Law", "JointLaw", "Atomic", "Kinked", "Smooth"),
+    *("Distribution", "JointDistribution", "Atomic", "Kinked", "Smooth"),
     *("Problem", "Solution", "Status", "Certificate", "Expectation", "RuntimeEstimate", "Plan"),
-    *("Needs", "Comparison", "CompletionBound", "Cyclic", "Alternating", "Backup", "Credit"),
+    *("Requirements", "Comparison", "CompletionBound", "Cyclic", "Alternating", "Backup", "MultiMessage"),
     *("Trace", "load_trace", "Description", "Fit", "StartUpFit", "grid"),
 }
 # Their second calls are those of tests/coding.

@@ -51,7 +51,7 @@ def test_units_and_what_rows_are_resampled_for_must_be_partitions_too():
     problem = bcgc.Problem(LAW, 3, 4, unit_costs=[10.0, 20.0, 30.0, 40.0])
     with pytest.raises(ValueError, match="partition must sum to 100, the sum of unit_costs, got 4"):
         bcgc.expected_runtime(problem, [2, 1, 1])
-    problem = bcgc.Problem(bcgc.Rows(1 + np.arange(12.0).reshape(4, 3)), 3, 300)
+    problem = bcgc.Problem(bcgc.EmpiricalRows(1 + np.arange(12.0).reshape(4, 3)), 3, 300)
     with pytest.raises(ValueError, match="partition must sum to 300"):
         bootstrap_interval(KEY, problem, [1.0, 2.0, 3.0])
 
@@ -163,12 +163,12 @@ BATCHES: dict[str, Callable[[], bcgc.Problem]] = {
     "num_workers must have shape": lambda: bcgc.Problem(LAW, np.array([2, 3]), 300),
     "setup_cycles must have shape": lambda: bcgc.Problem(LAW, 3, 300, setup_cycles=np.ones(2)),
     "unit_costs must have shape": lambda: bcgc.Problem(LAW, 3, 3, unit_costs=np.full((2, 3), 100.0)),
-    "times must have shape": lambda: bcgc.Problem(bcgc.Rows(np.ones((2, 4, 3))), 3, 300),
+    "times must have shape": lambda: bcgc.Problem(bcgc.EmpiricalRows(np.ones((2, 4, 3))), 3, 300),
     "parameters of FromHazard must be one number": lambda: bcgc.Problem(
         bcgc.FromHazard(lambda p, t: p * t, lambda p, a: a / p, jnp.ones(2)), 3, 300
     ),
     "low of Uniform must be one number": lambda: bcgc.Problem(
-        bcgc.Unlike([LAW, bcgc.Uniform(jnp.ones(2), 2.0), LAW]), 3, 300
+        bcgc.Heterogeneous([LAW, bcgc.Uniform(jnp.ones(2), 2.0), LAW]), 3, 300
     ),
 }
 
@@ -214,13 +214,15 @@ KEYED: dict[str, Callable[[Any], Any]] = {
     "simulate_runtime": lambda key: bcgc.simulate_runtime(key, PROBLEM, X, 10),
     "sorted_cycle_times": lambda key: bcgc.sorted_cycle_times(key, LAW, 3, 10),
     "sample": lambda key: LAW.sample(key, (2,)),
-    "rows": lambda key: bcgc.Rows([[1.0, 2.0]]).draw_rows(key, 3),
-    "unlike": lambda key: bcgc.Unlike([LAW]).sample(key, (1,)),
+    "rows": lambda key: bcgc.EmpiricalRows([[1.0, 2.0]]).draw_rows(key, 3),
+    "unlike": lambda key: bcgc.Heterogeneous([LAW]).sample(key, (1,)),
     "Sweep": lambda key: bcgc.sweeps.Sweep(
         lambda **numbers: PROBLEM, bcgc.sweeps.grid(num_workers=[3]), "time", key=key
     ),
     "fit_laws": lambda key: bcgc.measured.fit_laws(key, X),
-    "bootstrap_interval": lambda key: bootstrap_interval(key, bcgc.Problem(bcgc.Rows(X[None]), 3, 300), X),
+    "bootstrap_interval": lambda key: bootstrap_interval(
+        key, bcgc.Problem(bcgc.EmpiricalRows(X[None]), 3, 300), X
+    ),
     "gradient_code": lambda key: bcgc.coding.gradient_code(key, 4, 1),
     "coding_plan": lambda key: bcgc.coding.coding_plan(key, X, [1, 2, 0]),
 }
@@ -393,7 +395,7 @@ def test_a_level_that_a_traced_number_of_workers_lacks_is_infeasible(method):
 
 
 def test_rows_of_other_workers_than_a_traced_number_says_are_no_problem():
-    rows = bcgc.Rows([[1.0, 2.0, 4.0], [3.0, 4.0, 2.0]])
+    rows = bcgc.EmpiricalRows([[1.0, 2.0, 4.0], [3.0, 4.0, 2.0]])
     valid = jax.jit(jax.vmap(lambda n: bcgc.Problem(rows, n, 300, max_workers=3).valid))(np.arange(5))
     assert valid.tolist() == [False, False, False, True, False]
 
@@ -421,7 +423,7 @@ def test_what_a_method_refuses_it_does_not_take_traced(method, good, bad):
     assert method(np.asarray(good)).valid()  # an array of one number is one
 
 
-LAWS: dict[str, tuple[Callable[..., bcgc.distributions.Law], list[tuple[float, ...]]]] = {
+LAWS: dict[str, tuple[Callable[..., bcgc.distributions.Distribution], list[tuple[float, ...]]]] = {
     "Exponential": (bcgc.Exponential, [(2.0,), (-2.0,), (0.0,), (np.nan,)]),
     "Deterministic": (bcgc.distributions.Deterministic, [(2.0,), (-2.0,), (0.0,), (np.inf,)]),
     "Weibull": (bcgc.Weibull, [(2.0, 1.5, 0.5), (-2.0, 1.5, 0.5), (2.0, -1.5, 0.5), (2.0, 1.5, -0.5)]),
@@ -454,7 +456,11 @@ def test_a_straggler_that_never_answers_is_a_law():
 
 def test_measured_times_that_are_traced_are_judged_too():
     def valid(times):
-        laws = bcgc.Empirical(times[0]), bcgc.Rows(times), bcgc.Unlike([LAW, bcgc.Empirical(times[0])])
+        laws = (
+            bcgc.Empirical(times[0]),
+            bcgc.EmpiricalRows(times),
+            bcgc.Heterogeneous([LAW, bcgc.Empirical(times[0])]),
+        )
         return jnp.stack([law.valid() for law in laws])
 
     times = np.array([[1.0, 2.0], [3.0, 4.0]])

@@ -39,17 +39,23 @@ def test_a_number_that_makes_no_sense_is_refused_by_name_and_value(name, value):
         ({"num_workers": "four"}, r"num_workers must be a number, got 'four'"),
         ({"cycle_time": 3.0}, r"cycle_time must be a law such as ShiftedExponential, got 3.0"),
         (
-            {"start_up": bcgc.distributions.Pairs([1.0], [2.0])},
+            {"start_up": bcgc.distributions.EmpiricalPairs([1.0], [2.0])},
             "start_up must be the law of one worker's, or a number",
         ),
-        ({"start_up": bcgc.Rows([[1.0, 2.0, 3.0, 4.0]])}, "start_up must be the law of one worker's"),
-        ({"start_up": bcgc.Unlike([LAW] * 4)}, "start_up must be the law of one worker's"),
-        ({"start_up": LAW, "cycle_time": bcgc.Rows(np.ones((2, 4)))}, "give a number"),
         (
-            {"start_up": 2.0, "cycle_time": bcgc.distributions.Pairs([1.0], [2.0])},
-            "Pairs have their own start-ups",
+            {"start_up": bcgc.EmpiricalRows([[1.0, 2.0, 3.0, 4.0]])},
+            "start_up must be the law of one worker's",
         ),
-        ({"start_up": LAW, "cycle_time": [LAW] * 4}, "not with Unlike: give a number, or pool the times"),
+        ({"start_up": bcgc.Heterogeneous([LAW] * 4)}, "start_up must be the law of one worker's"),
+        ({"start_up": LAW, "cycle_time": bcgc.EmpiricalRows(np.ones((2, 4)))}, "give a number"),
+        (
+            {"start_up": 2.0, "cycle_time": bcgc.distributions.EmpiricalPairs([1.0], [2.0])},
+            "EmpiricalPairs have their own start-ups",
+        ),
+        (
+            {"start_up": LAW, "cycle_time": [LAW] * 4},
+            "not with Heterogeneous: give a number, or pool the times",
+        ),
         ({"send_time": 1.0, "overlap": 2}, "overlap must be True or False, known before tracing, got 2"),
         ({"num_workers": 9, "max_workers": 8}, r"num_workers 9 exceeds max_workers 8"),
         ({"num_workers": np.array([3, 9]), "max_workers": 8}, r"num_workers 9 exceeds max_workers 8"),
@@ -63,7 +69,7 @@ def test_the_message_says_what_would_be_right(arguments, message):
 def test_a_problem_knows_whether_its_runtime_is_convex_and_what_is_left_without_delivery():
     assert bcgc.Problem(**SENSIBLE, start_up=3.0, send_time=0.5).convex
     random = bcgc.Problem(**SENSIBLE, start_up=LAW, overlap=True, send_time=0.5, chain_cycles=0.2)
-    pairs = bcgc.Problem(bcgc.distributions.Pairs([3.0, 1.0], [0.5, 2.0]), 4, 30)
+    pairs = bcgc.Problem(bcgc.distributions.EmpiricalPairs([3.0, 1.0], [0.5, 2.0]), 4, 30)
     assert not random.convex
     assert not pairs.convex
     assert not random.plain
@@ -129,7 +135,7 @@ def test_more_workers_in_a_copy_have_room():
     with pytest.raises(ValueError, match="num_workers 9 exceeds max_workers 8"):
         replace(bcgc.Problem(LAW, 4, 90, max_workers=8), num_workers=9)
     laws = [bcgc.Uniform(1.0, 2.0)] * 3
-    grown = replace(bcgc.Problem(laws[:2], 2, 90), cycle_time=bcgc.Unlike(laws), num_workers=3)
+    grown = replace(bcgc.Problem(laws[:2], 2, 90), cycle_time=bcgc.Heterogeneous(laws), num_workers=3)
     assert grown.max_workers == 3
     given = bcgc.Problem(LAW, 4, 90, max_workers=4)
     assert len({jax.tree.structure(problem), jax.tree.structure(given)}) == 1

@@ -133,7 +133,7 @@ BAD = [
     pytest.param(law, name, value, id=f"{type(law).__name__}-{name}-{what}")
     for law in LAWS
     for name in fields(law)
-    if not isinstance(law, (bcgc.Empirical, bcgc.distributions.Pairs, bcgc.FromHazard))
+    if not isinstance(law, (bcgc.Empirical, bcgc.distributions.EmpiricalPairs, bcgc.FromHazard))
     for what, value in WRONG.items()
     if what not in (*OTHERS, *ARRAYS) or name == next(iter(fields(law)))
     if not (what == "zero" and name in MAY_BE_ZERO)
@@ -162,19 +162,19 @@ def test_bad_field_is_named(law, name, value):
         (lambda: bcgc.Empirical([0.7, 0.0]), "times must be finite and > 0, got 0.0"),
         (lambda: bcgc.Empirical([0.7, math.inf]), "times must be finite and > 0, got inf"),
         (
-            lambda: bcgc.distributions.Pairs([], []),
+            lambda: bcgc.distributions.EmpiricalPairs([], []),
             "start_ups and cycle_times must be pairs, at least one, got shapes",
         ),
         (
-            lambda: bcgc.distributions.Pairs([1.0], [2.0, 3.0]),
+            lambda: bcgc.distributions.EmpiricalPairs([1.0], [2.0, 3.0]),
             r"start_ups and cycle_times must be pairs, .*1,\) and \(2,\)",
         ),
         (
-            lambda: bcgc.distributions.Pairs([1.0, -0.5], [2.0, 3.0]),
+            lambda: bcgc.distributions.EmpiricalPairs([1.0, -0.5], [2.0, 3.0]),
             "start_ups must be finite and >= 0, got -0.5",
         ),
         (
-            lambda: bcgc.distributions.Pairs([1.0, 0.0], [2.0, 0.0]),
+            lambda: bcgc.distributions.EmpiricalPairs([1.0, 0.0], [2.0, 0.0]),
             "cycle_times must be finite and > 0, got 0.0",
         ),
         (lambda: bcgc.Empirical(["fast", "slow"]), "times must be a number, got"),  # type: ignore[list-item]
@@ -225,10 +225,13 @@ REPRESENTED: list[tuple[Any, str]] = [
     ),
     (bcgc.TwoSpeed(1, np.inf, 0.5), "TwoSpeed(fast=1.0, slow=inf, probability=0.5)"),
     (bcgc.Empirical(TIMES.astype(np.float32)), "Empirical(times=float32[4000] from 0.5 to 2)"),
-    (bcgc.distributions.Pairs([3.0, 0.0], [1.0, 2.0]), "Pairs(start_ups=[3.0, 0.0], cycle_times=[1.0, 2.0])"),
     (
-        bcgc.Unlike([bcgc.Uniform(1.0, 2.0)] * 3 + [bcgc.Pareto(1.0, 3.0)]),
-        "Unlike(laws=[3 × Uniform(low=1.0, high=2.0), Pareto(scale=1.0, shape=3.0)])",
+        bcgc.distributions.EmpiricalPairs([3.0, 0.0], [1.0, 2.0]),
+        "EmpiricalPairs(start_ups=[3.0, 0.0], cycle_times=[1.0, 2.0])",
+    ),
+    (
+        bcgc.Heterogeneous([bcgc.Uniform(1.0, 2.0)] * 3 + [bcgc.Pareto(1.0, 3.0)]),
+        "Heterogeneous(laws=[3 × Uniform(low=1.0, high=2.0), Pareto(scale=1.0, shape=3.0)])",
     ),
     (
         bcgc.FromHazard(scaled, lambda p, a: a / p, {"rate": 3.0}),
@@ -274,7 +277,7 @@ def test_what_is_traced_or_batched_is_shown_by_its_shape():
 
 def test_many_workers_and_blocks_are_shown_by_the_first_of_them():
     laws = [bcgc.Uniform(1.0, 2.0 + worker) for worker in range(20)]
-    assert repr(bcgc.Unlike(laws)).endswith("Uniform(low=1.0, high=9.0), … 12 more])")
+    assert repr(bcgc.Heterogeneous(laws)).endswith("Uniform(low=1.0, high=9.0), … 12 more])")
 
 
 def test_whole_parameters_of_a_law_are_no_other_program():

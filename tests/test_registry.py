@@ -72,7 +72,7 @@ def test_so_does_what_is_measured(name, x64):
 
 
 # One law of each kind, a solve and a runtime, for other interpreters and versions.
-_SMOKE = ("ShiftedExponential", "Empirical", "Rows", "solve Optimal", "certificate")
+_SMOKE = ("ShiftedExponential", "Empirical", "EmpiricalRows", "solve Optimal", "certificate")
 
 
 def _marked(names: Iterable[str], slow: tuple[str, ...], smoke: tuple[str, ...] = ()) -> list[Any]:
@@ -137,7 +137,7 @@ def test_no_program_depends_on_where_it_is_traced():
 
 def test_arrays_of_numpy_count_like_those_of_jax(x64):
     single = np.array([1.0, 2.0, 5.0], np.float32)
-    for law in (bcgc.Empirical(single), bcgc.Rows(single[None])):
+    for law in (bcgc.Empirical(single), bcgc.EmpiricalRows(single[None])):
         chex.assert_type(law.times, jnp.float32)
     problem = bcgc.Problem(bcgc.Uniform(1.0, 2.0), 3, 3, unit_costs=single)
     assert problem.dtype == problem.total.dtype == jnp.float32
@@ -160,7 +160,7 @@ def test_the_numbers_of_a_problem_are_weak_beside_a_partition(x64):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in LAWS if name not in ("HazardSpline", *JOINT, "Empirical", "Pairs")]
+    "name", [name for name in LAWS if name not in ("HazardSpline", *JOINT, "Empirical", "EmpiricalPairs")]
 )
 def test_the_numbers_of_a_law_are_weak_beside_a_time(name, x64):
     found = jax.eval_shape(lambda law: registry.of_time(name, law, jnp.float32(1.5)), LAWS[name](1.25))

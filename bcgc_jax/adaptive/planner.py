@@ -34,7 +34,7 @@ _STAKE, _REINVESTED, _CLEARLY = 0.015, 0.5, 2.0
 # Plans are made anew so often where that is cheap; where it is a search, at these iterations of a window, and
 # then so often.
 _EVERY, _SEARCHED_AT, _SEARCHED_EVERY = 5, (FIRST, 2 * FIRST, 4 * FIRST, 6 * FIRST, 8 * FIRST), 20
-_SEARCHED = ("credit", "nested")
+_SEARCHED = ("multi_message", "nested")
 # A plan from so many times as many iterations is judged by those too: it is likely to be the better one.
 _MORE = 1.5
 # Where a worker was stopped before its first task was done in so many iterations, one goes uncoded.

@@ -1,10 +1,10 @@
 """How plans are made from what the last iterations have shown: each rule one plan, in one go.
 
 Without redundancy shares are even, else by speed: by their mean start-ups and cycle times all workers end
-at once. On them there are two subsets each in blocks that neighbours do from both ends, or `credit`: a first
-block, some on two subsets and some on as many as fit, with sizes by stochastic subgradients on the iterations
-themselves, workers in random order; where there are start-ups, on independent ones and times of their laws.
-Or they are even, in nested groups, of which nobody is asked anything.
+at once. On them there are two subsets each in blocks that neighbours do from both ends, or `multi_message`: a
+first block, some on two subsets and some on as many as fit, with sizes by stochastic subgradients on the
+iterations themselves, workers in random order; where there are start-ups, on independent ones and times of
+their laws. Or they are even, in nested groups, of which nobody is asked anything.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,13 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from bcgc_jax.adaptive.plans import WorkPlan
-from bcgc_jax.distributions import Empirical, Rows
+from bcgc_jax.distributions import Empirical, EmpiricalRows
 from bcgc_jax.measured.choice import smooth_or_atoms
 from bcgc_jax.plans.completion import OneOfEach
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.plans.schedules import Group, schedule_of
 from bcgc_jax.problem import Problem
-from bcgc_jax.solvers.credit import search_sizes
+from bcgc_jax.solvers.multi_message import search_sizes
 from bcgc_jax.solvers.nested import Nested
 from bcgc_jax.solvers.solve import solve
 
@@ -130,7 +130,9 @@ def _credit(window: Window, shares: Shares, parts: int) -> WorkPlan:
     draw, search = jax.random.split(window.key)
     problem = _alike(draw, workers * share * window.times, window)
     found = [
-        WorkPlan("credit", share, start.with_sizes(search_sizes(search, problem, start, _STEPS, _DRAWS)))
+        WorkPlan(
+            "multi_message", share, start.with_sizes(search_sizes(search, problem, start, _STEPS, _DRAWS))
+        )
         for start in starts
     ]
     return min(found, key=window.mean_runtime)
@@ -145,7 +147,7 @@ def _alike(key: jax.Array, times: np.ndarray, window: Window) -> Problem:
         )
         return Problem(cycle, workers, 1, cycles=workers, start_up=start)
     row = np.asarray(jax.random.randint(key, (_ROWS,), 0, len(times)))
-    return Problem(Rows(jnp.asarray(times[row], jnp.float32)), workers, 1, cycles=workers)
+    return Problem(EmpiricalRows(jnp.asarray(times[row], jnp.float32)), workers, 1, cycles=workers)
 
 
 def _quantiles(times: np.ndarray, count: int = _ROWS) -> np.ndarray:
@@ -175,7 +177,7 @@ def rules(parts: int, shares: Shares = by_speed) -> dict[str, Rule]:
     return {
         "uncoded": uncoded,
         "alternating": lambda window: _alternating(window, shares, parts),
-        "credit": lambda window: _credit(window, shares, parts),
+        "multi_message": lambda window: _credit(window, shares, parts),
         "nested": nested,
     }
 

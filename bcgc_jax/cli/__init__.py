@@ -5,7 +5,7 @@ import os
 from typing import NoReturn
 
 from bcgc_jax._extras import to_install
-from bcgc_jax.cli.ending import finish, interrupted, say, take_any_sign
+from bcgc_jax.cli.exit import finish, interrupted, say, take_any_sign
 
 
 def main() -> NoReturn:

@@ -9,9 +9,9 @@ from bcgc_jax._pytree import replace
 from bcgc_jax.cli.arguments import law_name
 from bcgc_jax.cli.output import Row, finite
 from bcgc_jax.cli.question import Delivery
-from bcgc_jax.distributions import JointLaw, Law
+from bcgc_jax.distributions import Distribution, JointDistribution
 from bcgc_jax.plans.completion import FirstHolder, OneOfEach
-from bcgc_jax.plans.plan import Needs, Plan, partition_plan
+from bcgc_jax.plans.plan import Plan, Requirements, partition_plan
 from bcgc_jax.plans.runtime import completion_probability, partition_of_units
 from bcgc_jax.plans.schedules import turns_of
 from bcgc_jax.problem import Problem, Status
@@ -24,7 +24,7 @@ def num_workers(problem: Problem) -> int:
     return int(np.asarray(problem.num_workers))
 
 
-def describe_law(law: Law | JointLaw) -> Any:
+def describe_law(law: Distribution | JointDistribution) -> Any:
     """The law as plain JSON values, null where a number is infinite; for unlike workers a list."""
     if laws := law.members():
         return [describe_law(one) for one in laws]
@@ -39,7 +39,7 @@ def describe_delivery(asked: Delivery) -> dict[str, Any]:
     return given | {"start_up": describe_law(given["start_up"])} if asked.random else given
 
 
-def row_of(problem: Problem, solution: Solution, seconds: float, deadline: float | None) -> Row:
+def solution_row(problem: Problem, solution: Solution, seconds: float, deadline: float | None) -> Row:
     """What the table, the JSON and the CSV of `bcgc solve` say of a solution."""
     status = Status(int(solution.status))
     exists = status is not Status.INFEASIBLE
@@ -73,10 +73,10 @@ def row_of(problem: Problem, solution: Solution, seconds: float, deadline: float
     return row
 
 
-def _needs(needs: Needs | None) -> Row:
+def _needs(needs: Requirements | None) -> Row:
     """Null where they are not known."""
     if needs is None:
-        return dict.fromkeys(Needs._fields)
+        return dict.fromkeys(Requirements._fields)
     return {
         "stored_subsets": int(needs.stored_subsets),
         "sent": finite(needs.sent),

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from bcgc_jax.cli.names import LAWS, METHODS, MOST_WORKERS
+from bcgc_jax.cli.names import LAWS, METHODS, MOST_WORKERS, SYNONYMS
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from bcgc_jax.distributions import Law
+    from bcgc_jax.distributions import Distribution
 
 
 def method_help() -> str:
@@ -100,7 +100,7 @@ class OpenCycleTime(Argument):
         given: dict[str, float] = {}
         for part in filter(None, parameters.split(",")):
             key, equals, number = part.partition("=")
-            key = key.strip()
+            key = SYNONYMS.get(key.strip(), key.strip())
             if not equals or key not in LAWS[name]:
                 raise ValueError(f"cannot read {part!r} in {text!r}; expected {_usage(name)}")
             if key in given:
@@ -131,7 +131,7 @@ class WorkersCycleTime(CycleTime):
         return Number(1, include=True, whole=True).read(count) if star else None, super().read(law)
 
 
-class NumberOrLaw(Argument):
+class NumberOrDistribution(Argument):
     """Numbers of one kind, or NAME:PARAMETER=VALUE,… of a law of another."""
 
     name = "number or law"
@@ -152,11 +152,11 @@ def missing_parameters(law: str, given: Collection[str]) -> list[str]:
     return [name for name, default in LAWS[law].items() if default is None and name not in given]
 
 
-def law_class(law: str) -> type["Law"]:
+def law_class(law: str) -> type["Distribution"]:
     """What a name stands for."""
     from bcgc_jax import distributions
 
-    found: type[Law] = getattr(distributions, "".join(part.capitalize() for part in law.split("-")))
+    found: type[Distribution] = getattr(distributions, "".join(part.capitalize() for part in law.split("-")))
     return found
 
 
@@ -205,7 +205,7 @@ class NamedAxis(Argument):
         name, equals, numbers = text.partition("=")
         if not equals:
             raise ValueError(f"must be PARAMETER=NUMBERS such as rate=1e-4:1e-1:33:log, got {text!r}")
-        return name.strip(), Axis(Number(-math.inf)).read(numbers)
+        return SYNONYMS.get(name.strip(), name.strip()), Axis(Number(-math.inf)).read(numbers)
 
 
 class Levels(Argument):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jax
 
-from bcgc_jax.distributions import JointLaw, Law
+from bcgc_jax.distributions import Distribution, JointDistribution
 from bcgc_jax.exact.crossing import MANY
 
 _MOST_BYTES = 2**26  # the README's `bcgc solve` leaves 1 MB; JAX looks at all entries whenever it adds one
@@ -38,7 +38,9 @@ def keep_programs() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-def padded_workers(num_workers: int, law: Law | JointLaw, *, own_schemes: bool = False) -> int:
+def padded_workers(
+    num_workers: int, law: Distribution | JointDistribution, *, own_schemes: bool = False
+) -> int:
     """The static maximum below which N is traced, so that one program serves many N.
 
     The steps are what costs nothing that a person would notice: N = 20 solves as fast below 32 as below 20.

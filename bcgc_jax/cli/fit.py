@@ -12,8 +12,8 @@ from rich.table import Column
 
 from bcgc_jax.cli.answers import describe_law, save_plan
 from bcgc_jax.cli.compilation import padded_workers
-from bcgc_jax.cli.ending import interruptible
-from bcgc_jax.cli.fit_command import Question
+from bcgc_jax.cli.exit import interruptible
+from bcgc_jax.cli.fit_command import FitOptions
 from bcgc_jax.cli.output import (
     Row,
     Shown,
@@ -27,18 +27,18 @@ from bcgc_jax.cli.output import (
     write_json,
     write_rows,
 )
+from bcgc_jax.cli.progress import Progress
 from bcgc_jax.cli.traces import (
     cycles_of_a_step,
     later_than_promised,
-    name_of,
     read_loads,
     replayed,
+    trace_name,
     whole_steps,
     with_options,
     workers_of,
 )
-from bcgc_jax.cli.waiting import Progress
-from bcgc_jax.distributions import Law
+from bcgc_jax.distributions import Distribution
 from bcgc_jax.measured.choice import law_of
 from bcgc_jax.measured.description import NOTHING, Description, describe
 from bcgc_jax.measured.fits import MAX_TIMES, Fit, fit_laws
@@ -60,7 +60,7 @@ NO_LOADS = (
 )
 
 
-class Answer(NamedTuple):
+class FitAnswer(NamedTuple):
     """What there is to say.
 
     `times`: of the trace, those of a cycle, or where there are loads relative to the mean at each, which is
@@ -85,7 +85,7 @@ class Answer(NamedTuple):
 
 
 @one_line_errors
-def answer(question: Question) -> None:
+def answer(question: FitOptions) -> None:
     """Of the command."""
     with jax.enable_x64(True), Progress("reading", 1.0, counted=False) as bar:
         found = interruptible(lambda: _answer(question, bar))
@@ -96,7 +96,7 @@ def answer(question: Question) -> None:
     elif question.output == "csv":
         write_rows(_fit_row(fit) for fit in found.fits)
     else:
-        _print(Path(name_of(question.trace)).name, found)
+        _print(Path(trace_name(question.trace)).name, found)
     if question.out is not None:
         with beside_the_answer(question.out), jax.enable_x64(True):
             save_plan(found.best, question.out)
@@ -104,7 +104,7 @@ def answer(question: Question) -> None:
             click.echo(f"\nThe plan for {found.plans[0]['law']}: {question.out}")
 
 
-def _answer(question: Question, bar: Progress) -> Answer:
+def _answer(question: FitOptions, bar: Progress) -> FitAnswer:
     trace = read_loads(question.trace, lambda share: bar.reach(share, 1.0))
     workers = workers_of(question.trace, trace, question.workers)
     bar.now("describing")
@@ -129,7 +129,7 @@ def _answer(question: Question, bar: Progress) -> Answer:
     plans.append(_plan(UNCODED, None, problems, steps, workers))
     remarks = _remarks(trace, description, plans, start_up)
     best = next(iter(solutions.values()))
-    return Answer(trace, times, description, remarks, fits, plans, best, start_up)
+    return FitAnswer(trace, times, description, remarks, fits, plans, best, start_up)
 
 
 def _relative(trace: Trace, start_up: StartUpFit) -> Trace:
@@ -141,7 +141,7 @@ def _relative(trace: Trace, start_up: StartUpFit) -> Trace:
     )
 
 
-def _fits(question: Question, times: Trace, start_up: StartUpFit | None, bar: Progress) -> list[Fit]:
+def _fits(question: FitOptions, times: Trace, start_up: StartUpFit | None, bar: Progress) -> list[Fit]:
     """Of times at several loads only the laws that were asked for: plans need none."""
     if start_up is not None and not question.laws:
         return []
@@ -161,7 +161,9 @@ def _fits(question: Question, times: Trace, start_up: StartUpFit | None, bar: Pr
     )
 
 
-def _laws(trace: Trace, description: Description, fits: list[Fit], workers: int) -> dict[str, dict[str, Law]]:
+def _laws(
+    trace: Trace, description: Description, fits: list[Fit], workers: int
+) -> dict[str, dict[str, Distribution]]:
     """What to plan for: the best fit, the measured times, and if it is heavy their tail."""
     known = {fits[0].name: fits[0].law, MEASURED: law_of(trace.seconds, workers, trace.censored)}
     if description.tail_index.value > 0:
@@ -170,13 +172,13 @@ def _laws(trace: Trace, description: Description, fits: list[Fit], workers: int)
     return {name: {"cycle_time": law} for name, law in known.items() if np.isfinite(float(law.mean()))}
 
 
-def _laws_of_loads(start_up: StartUpFit) -> dict[str, dict[str, Law]]:
+def _laws_of_loads(start_up: StartUpFit) -> dict[str, dict[str, Distribution]]:
     """Of start-up and cycle time apart, and as if all time grew with the load: first what to plan for."""
     known = {APART: start_up.apart, TOGETHER: {"cycle_time": start_up.per_cycle}}
     return known if start_up.separable else dict(reversed(known.items()))
 
 
-def _problem(laws: dict[str, Law], workers: int, question: Question, cycles: float) -> Problem:
+def _problem(laws: dict[str, Distribution], workers: int, question: FitOptions, cycles: float) -> Problem:
     # A search over whole units takes N² trials: padding would be felt.
     exact = question.coordinates <= FEW_UNITS or "start_up" in laws
     size = workers if exact else padded_workers(workers, laws["cycle_time"])
@@ -230,7 +232,7 @@ def _remarks(
     return [*said, NO_LOADS.format(loads=loads)]
 
 
-def _json(answer: Answer) -> Row:
+def _json(answer: FitAnswer) -> Row:
     rows = {
         "trace": answer.description._asdict(),
         "remarks": answer.remarks,
@@ -245,7 +247,7 @@ def _fit_row(fit: Fit) -> Row:
     return {"law": fit.name, "parameters": fit.parameters, **rest}
 
 
-def _start_up_row(answer: Answer, fit: StartUpFit) -> Row:
+def _start_up_row(answer: FitAnswer, fit: StartUpFit) -> Row:
     return {
         "start_up": None,
         **{name: describe_law(law) for name, law in fit.apart.items()},
@@ -258,7 +260,7 @@ def _start_up_row(answer: Answer, fit: StartUpFit) -> Row:
     }
 
 
-def _print(file: str, answer: Answer) -> None:
+def _print(file: str, answer: FitAnswer) -> None:
     screen, d, fits, loads = console(), answer.description, answer.fits, ""
     if answer.start_up is not None and answer.trace.load is not None:
         every = np.unique(answer.trace.load)
@@ -320,7 +322,7 @@ def _pvalue(value: float) -> str:
     return f"{value:.2f}" if value >= 0.095 else f"{value:.3f}"
 
 
-def _print_plans(screen: Console, answer: Answer) -> None:
+def _print_plans(screen: Console, answer: FitAnswer) -> None:
     plans, laws = answer.plans, list(answer.plans[0]["runtime_under"])
 
     def under(law: str) -> Shown:

@@ -6,21 +6,21 @@ from typing import Any
 import click
 
 from bcgc_jax.cli.arguments import AT_MOST, SEED, WORKERS, Number
-from bcgc_jax.cli.destinations import check_file
 from bcgc_jax.cli.names import FITTED_LAWS, TRACE_LAWS
 from bcgc_jax.cli.options import answered_by, argument, format_option, group, option, options_of, plan_option
+from bcgc_jax.cli.output_paths import check_file
 from bcgc_jax.cli.question import Layout, TraceOptions
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
+class FitOptions:
     """What `bcgc fit` is asked: its options."""
 
     file: str = argument(click.Path(allow_dash=True))
     layout: Layout = group(Layout)
     laws: tuple[str, ...] = option(
         FITTED_LAWS,
-        "Law to fit; repeat it; all by default, or with a column of loads none.",
+        "Distribution to fit; repeat it; all by default, or with a column of loads none.",
         typed="--law",
         multiple=True,
     )
@@ -61,7 +61,7 @@ Examples:
   bcgc fit loads.csv --load-column samples
   ssh NODE cat steps.csv | bcgc fit -""",
 )
-@options_of(Question)
+@options_of(FitOptions)
 @answered_by("fit")
 def fit_command(**_: Any) -> None:
     """Which law describes the cycle times in FILE, how sure is that, and how much does the plan depend on it?

@@ -10,7 +10,7 @@ OBJECTIVES = ("expected-runtime", "completion-probability")
 LAWS: dict[str, dict[str, float | None]] = {
     "shifted-exponential": {"rate": None, "shift": 0.0},
     "exponential": {"rate": None},
-    "weibull": {"scale": None, "concentration": None, "shift": 0.0},
+    "weibull": {"scale": None, "shape": None, "shift": 0.0},
     "pareto": {"scale": None, "shape": None},
     "lognormal": {"location": None, "scale": None, "shift": 0.0},
     "gamma": {"shape": None, "rate": None, "shift": 0.0},
@@ -18,11 +18,12 @@ LAWS: dict[str, dict[str, float | None]] = {
     "two-speed": {"fast": None, "slow": None, "probability": None},
     "deterministic": {"value": None},
 }
+SYNONYMS = {"concentration": "shape"}  # read as well
 FITTED_LAWS = tuple(LAWS)[:7]
 METHODS = (
     "optimal, subgradient, time, frequency, deadline, nested, uncoded, single_block, tandon_partial, "
     "ferdinand_full, ferdinand_half, limit, tandon:NUMBER, ferdinand:NUMBER, cyclic:NUMBER, "
-    "alternating:NUMBER, backup:NUMBER, sharing:NUMBER, credit:NUMBER, nested:NUMBER"
+    "alternating:NUMBER, backup:NUMBER, sharing:NUMBER, multi_message:NUMBER, nested:NUMBER"
 )
 
 # Of a trace: how its file is laid out, and which law stands for it.

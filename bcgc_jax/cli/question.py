@@ -5,12 +5,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bcgc_jax.cli.arguments import SEED, Argument, CycleTime, Number, NumberOrLaw, refuse_without_effect
+from bcgc_jax.cli.arguments import (
+    SEED,
+    Argument,
+    CycleTime,
+    Number,
+    NumberOrDistribution,
+    refuse_without_effect,
+)
 from bcgc_jax.cli.names import LAYOUTS, OBJECTIVES, TRACE_LAWS
 from bcgc_jax.cli.options import format_option, group, option
 
 if TYPE_CHECKING:
-    from bcgc_jax.distributions import Law
+    from bcgc_jax.distributions import Distribution
     from bcgc_jax.solvers.methods import Method
     from bcgc_jax.solvers.schemes import Scheme
 
@@ -34,7 +41,9 @@ _NUMBER = Number(include=True)
 class Delivery:
     """Start-up, link and chain of one problem, whose workers do not only compute."""
 
-    start_up: "Law | float | None" = option(NumberOrLaw(_NUMBER, CycleTime()), START_UP_HELP)
+    start_up: "Distribution | float | None" = option(
+        NumberOrDistribution(_NUMBER, CycleTime()), START_UP_HELP
+    )
     send_time: float | None = option(_NUMBER, SEND_TIME_HELP)
     overlap: bool = option(bool, OVERLAP_HELP)
     chain_cycles: float | None = option(_NUMBER, CHAIN_CYCLES_HELP)

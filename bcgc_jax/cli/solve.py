@@ -10,18 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from bcgc_jax._pytree import replace
-from bcgc_jax.cli.answers import describe_delivery, describe_law, num_workers, row_of, save_plan
+from bcgc_jax.cli.answers import describe_delivery, describe_law, num_workers, save_plan, solution_row
 from bcgc_jax.cli.arguments import Number
 from bcgc_jax.cli.compilation import padded_workers, stopwatch
-from bcgc_jax.cli.ending import interruptible
+from bcgc_jax.cli.exit import interruptible
 from bcgc_jax.cli.limits import check_size
 from bcgc_jax.cli.names import MOST_WORKERS, OBJECTIVES
 from bcgc_jax.cli.output import Row, access, beside_the_answer, finite, one_line_errors, print_answer
-from bcgc_jax.cli.solve_command import Question
-from bcgc_jax.cli.solve_table import OVERFLOW, Answer, fastest_plan, print_table, runtime_of
+from bcgc_jax.cli.progress import Progress
+from bcgc_jax.cli.solve_command import SolveOptions
+from bcgc_jax.cli.solve_table import OVERFLOW, SolveAnswer, fastest_plan, print_table, runtime_of
 from bcgc_jax.cli.traces import cycles_of_a_step, late, law_for, read, remarks, unit_of, which_law, workers_of
-from bcgc_jax.cli.waiting import Progress
-from bcgc_jax.distributions import JointLaw, Law, Unlike
+from bcgc_jax.distributions import Distribution, Heterogeneous, JointDistribution
 from bcgc_jax.measured.resampling import bootstrap_interval
 from bcgc_jax.measured.traces import Trace
 from bcgc_jax.plans.iterations import iteration_of
@@ -59,7 +59,7 @@ Found = tuple[Row, Solution]
 
 
 @one_line_errors
-def answer(question: Question) -> None:
+def answer(question: SolveOptions) -> None:
     """Of the command."""
     with jax.enable_x64(True):
         trace = read(question.trace)
@@ -84,7 +84,7 @@ def answer(question: Question) -> None:
             click.echo(f"\nThe plan of {best[0]['method']}: {question.out}")
 
 
-def _tasks(question: Question, problem: Problem) -> Tasks:
+def _tasks(question: SolveOptions, problem: Problem) -> Tasks:
     """What is solved, by the names of the rows."""
     found: dict[str, Method] = {}
     if question.for_deadline:
@@ -99,13 +99,13 @@ def _tasks(question: Question, problem: Problem) -> Tasks:
     return found | {name: method for name, method in asked.items() if name not in found}
 
 
-def _required(question: Question, tasks: Tasks) -> set[str]:
+def _required(question: SolveOptions, tasks: Tasks) -> set[str]:
     """What somebody asked for: it may not be impossible here."""
     by_default = () if question.methods else (*PROPOSED, *BASELINES)
     return {*tasks}.difference(by_default)
 
 
-def _compared_with(question: Question, asked: Tasks) -> Tasks:
+def _compared_with(question: SolveOptions, asked: Tasks) -> Tasks:
     """The other baselines, where a person reads how the best of them compares."""
     if question.output != "table":
         return {}
@@ -113,7 +113,7 @@ def _compared_with(question: Question, asked: Tasks) -> Tasks:
     return {method.name: method for method in known if method.name not in asked}
 
 
-def _of_trace(question: Question, trace: Trace | None, answer: Answer) -> list[str]:
+def _of_trace(question: SolveOptions, trace: Trace | None, answer: SolveAnswer) -> list[str]:
     """What is to be said of the trace that the problem was made from."""
     if trace is None:
         return []
@@ -126,7 +126,7 @@ def _of_trace(question: Question, trace: Trace | None, answer: Answer) -> list[s
     return said
 
 
-def _problem(question: Question, trace: Trace | None) -> Problem:
+def _problem(question: SolveOptions, trace: Trace | None) -> Problem:
     workers, coordinates, costs = question.workers, question.coordinates, None
     if trace is not None:
         workers = workers_of(question.trace, trace, workers)
@@ -169,8 +169,8 @@ def _read_unit_costs(path: str) -> np.ndarray:
 
 
 def _law_of_workers(
-    given: Sequence[tuple[int | None, Law]], workers: int | None
-) -> tuple[Law | JointLaw, int | None]:
+    given: Sequence[tuple[int | None, Distribution]], workers: int | None
+) -> tuple[Distribution | JointDistribution, int | None]:
     """What `WorkersCycleTime`s mean together, and for how many workers: several are those of unlike ones."""
     if given[0][0] is None and len(given) == 1:
         return given[0][1], workers
@@ -182,10 +182,12 @@ def _law_of_workers(
         raise click.UsageError(f"--cycle-time is given for {total} workers, but --workers is {workers}")
     if len(given) == 1:
         return given[0][1], total
-    return Unlike([law for count, (_, law) in zip(counts, given, strict=True) for _ in range(count)]), total
+    return Heterogeneous(
+        [law for count, (_, law) in zip(counts, given, strict=True) for _ in range(count)]
+    ), total
 
 
-def _described(question: Question, problem: Problem) -> dict[str, Any]:
+def _described(question: SolveOptions, problem: Problem) -> dict[str, Any]:
     """The problem in JSON's own values; what was not asked for is not there."""
     costs = problem.unit_costs
     described = {
@@ -206,7 +208,7 @@ def _described(question: Question, problem: Problem) -> dict[str, Any]:
     return {name: value for name, value in described.items() if value is not None}
 
 
-def _answer(question: Question, problem: Problem) -> tuple[Answer, Found | None]:
+def _answer(question: SolveOptions, problem: Problem) -> tuple[SolveAnswer, Found | None]:
     """What there is to say, and the best scheme, if one is known."""
     if not question.for_deadline:
         iteration_of(problem).check_finite_means()
@@ -215,7 +217,7 @@ def _answer(question: Question, problem: Problem) -> tuple[Answer, Found | None]
     for name, method in tasks.items():  # refuse the last one before the first one takes time
         if name in required:
             method.check(problem)
-    # Unlike workers: what is exact is so for the draws that `solve` judges by.
+    # Heterogeneous workers: what is exact is so for the draws that `solve` judges by.
     judged = problem
     if not iteration_of(problem).exact:
         _, judged = draw_problems(jax.random.key(question.seed), problem)
@@ -226,14 +228,14 @@ def _answer(question: Question, problem: Problem) -> tuple[Answer, Found | None]
     schemes = (one for one in found if one[0]["status"] in _PLANNED and one[0]["method"] != LIMIT)
     best = next(schemes, None)
     if question.output != "table":
-        return Answer(problem, rows, limit), best
+        return SolveAnswer(problem, rows, limit), best
     baselines = {name for name, method in {**tasks, **others}.items() if method.baseline}
     known = [row for row, _ in everything if row["method"] in baselines and np.isfinite(runtime_of(row))]
     interval, setup = _interval(question, problem, rows), _largest_setup(judged, rows)
-    return Answer(problem, rows, limit, question.deadline, known, interval, setup), best
+    return SolveAnswer(problem, rows, limit, question.deadline, known, interval, setup), best
 
 
-def _interval(question: Question, problem: Problem, rows: list[Row]) -> tuple[float, float] | None:
+def _interval(question: SolveOptions, problem: Problem, rows: list[Row]) -> tuple[float, float] | None:
     """What the steps of a trace leave open of the best plan."""
     if iteration_of(problem).rows is None or rows[0]["partition"] is None:
         return None
@@ -255,7 +257,7 @@ def _largest_setup(problem: Problem, rows: list[Row]) -> float | None:
 
 
 def _solve_all(
-    question: Question, problem: Problem, judged: Problem, tasks: Tasks, required: set[str]
+    question: SolveOptions, problem: Problem, judged: Problem, tasks: Tasks, required: set[str]
 ) -> list[Found]:
     """All methods, best first. Those that are not `required` may be impossible here."""
     found = []
@@ -273,7 +275,7 @@ def _solve_all(
             else:
                 # What is exact for unlike workers is so for the draws that it is judged by.
                 solution = replace(solution, problem=judged)
-                row = {"method": name} | row_of(judged, solution, taken(), question.deadline)
+                row = {"method": name} | solution_row(judged, solution, taken(), question.deadline)
                 found.append((row, solution))
             bar.advance()
     # Those that are in time often enough, but for whole numbers, are told apart by runtime.

@@ -14,27 +14,27 @@ from bcgc_jax.cli.arguments import (
     law_help,
     method_help,
 )
-from bcgc_jax.cli.destinations import check_file
 from bcgc_jax.cli.names import OBJECTIVES
 from bcgc_jax.cli.options import answered_by, group, option, options_of, plan_option
+from bcgc_jax.cli.output_paths import check_file
 from bcgc_jax.cli.question import NO_DEADLINE, Delivery, Planning, objective_option, round_trip_option
 
 if TYPE_CHECKING:
-    from bcgc_jax.distributions import Law
+    from bcgc_jax.distributions import Distribution
 
 
 @dataclasses.dataclass(frozen=True)
-class Question(Planning):
+class SolveOptions(Planning):
     """What `bcgc solve` is asked: its options."""
 
     workers: int | None = option(WORKERS, f"N, {AT_MOST}; by default those of the trace, or of COUNT* laws.")
     coordinates: int | None = option(Number(1, include=True, whole=True), "L, the gradient's length.")
     samples: float = option(Number(), "M, samples over all workers.", default=1)
     cycles: float = option(Number(), "b, CPU cycles per coordinate and sample.", default=1)
-    cycle_times: "tuple[tuple[int | None, Law], ...]" = option(
+    cycle_times: "tuple[tuple[int | None, Distribution], ...]" = option(
         WorkersCycleTime(),
-        "Law of a worker's cycle time, NAME:PARAMETER=VALUE,…; where workers are not alike, repeat it: one "
-        "for each, 'COUNT*NAME:…' for several.",
+        "Distribution of a worker's cycle time, NAME:PARAMETER=VALUE,…; if workers differ, repeat it,"
+        " one for each, 'COUNT*NAME:…' for several.",
         typed="--cycle-time",
         multiple=True,
     )
@@ -77,7 +77,7 @@ Examples:
   bcgc solve --workers 20 --coordinates 20000 --samples 50 \\
              --cycle-time shifted-exponential:rate=1e-3,shift=50
   bcgc solve --trace steps.csv --coordinates 1e6 --format json
-  bcgc solve --coordinates 1e6 --cycle-time '6*weibull:scale=1,concentration=2,shift=1' \\
+  bcgc solve --coordinates 1e6 --cycle-time '6*weibull:scale=1,shape=2,shift=1' \\
              --cycle-time '2*shifted-exponential:rate=0.2,shift=2' --out plan.json
   bcgc solve --workers 20 --coordinates 40000 --samples 50 --objective completion-probability \\
              --deadline 3.16e6 --cycle-time shifted-exponential:rate=0.1,shift=1
@@ -86,7 +86,7 @@ Laws: {law_help()}
 
 Methods: {method_help()}""",
 )
-@options_of(Question)
+@options_of(SolveOptions)
 @answered_by("solve")
 def solve_command(**_: Any) -> None:
     """Which redundancy should each block of coordinates get, how long does an iteration take, and how
@@ -94,5 +94,5 @@ def solve_command(**_: Any) -> None:
 
     The table is followed by the best plan, level: coordinates, and by what it needs. Runtimes carry the unit
     of the cycle time. That of a scheme is exact, not simulated; it is a mean of draws only for laws of
-    workers that are not alike, and of credit, alternating and sharing.
+    workers that are not alike, and of multi_message, alternating and sharing.
     """

@@ -18,7 +18,7 @@ from bcgc_jax.cli.output import (
     scheme_column,
 )
 from bcgc_jax.plans.iterations import iteration_of
-from bcgc_jax.plans.plan import Needs
+from bcgc_jax.plans.plan import Requirements
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.compare import BARS, draw
 from bcgc_jax.solvers.methods import LIMIT
@@ -33,7 +33,7 @@ _MOST_BLOCKS = 60  # printed; the file has them all
 _EXACT = 1e-4  # relative errors of quadrature are far below, of draws above
 
 
-class Answer(NamedTuple):
+class SolveAnswer(NamedTuple):
     """What there is to say.
 
     `rows`: one for each method, best first; `limit`: of any scheme; `baselines`: the rows of those that
@@ -71,8 +71,8 @@ def best_baseline(row: Row, baselines: Sequence[Row]) -> Row | None:
             return True
         return bool(needs(one).within(needs(row)))
 
-    def needs(one: Row) -> Needs:
-        return Needs(*map(one.get, Needs._fields))  # type: ignore[arg-type]
+    def needs(one: Row) -> Requirements:
+        return Requirements(*map(one.get, Requirements._fields))  # type: ignore[arg-type]
 
     return min(filter(within, baselines), key=runtime_of, default=None)
 
@@ -88,7 +88,7 @@ def fastest_plan(rows: Sequence[Row]) -> Row | None:
     return min(plans, key=runtime_of, default=None)
 
 
-def print_table(answer: Answer, unit: str, remarks: Sequence[str] = ()) -> None:
+def print_table(answer: SolveAnswer, unit: str, remarks: Sequence[str] = ()) -> None:
     """All of it; `unit` is that of the cycle time, `remarks` are on the trace."""
     print_rows(answer.rows, _columns(answer))
     screen = console()
@@ -100,7 +100,7 @@ def print_table(answer: Answer, unit: str, remarks: Sequence[str] = ()) -> None:
         screen.print(line, markup=False)
 
 
-def _baselines(answer: Answer) -> str:
+def _baselines(answer: SolveAnswer) -> str:
     """Which ones the rows are compared with."""
     found = (best_baseline(row, answer.baselines) for row in answer.rows if row["method"] != LIMIT)
     named = list(dict.fromkeys(row_label(one) for one in found if one is not None))
@@ -109,7 +109,7 @@ def _baselines(answer: Answer) -> str:
     return f"Each row is compared with the fastest baseline that needs no more than it: {', '.join(named)}."
 
 
-def _columns(answer: Answer) -> list[Shown]:
+def _columns(answer: SolveAnswer) -> list[Shown]:
     """The runtime of each row, against that of its best baseline, and above the bound of the optimum."""
     bound = _best_bound(answer)
 
@@ -152,7 +152,7 @@ def _columns(answer: Answer) -> list[Shown]:
     ]
 
 
-def _best_bound(answer: Answer) -> float:
+def _best_bound(answer: SolveAnswer) -> float:
     """Certificates for all levels bound the same optimum, so the best of them serves all. With setup or chain
     cycles each is for the levels in use: the best plan's serves, and says how far below it these could get.
     """
@@ -162,7 +162,7 @@ def _best_bound(answer: Answer) -> float:
     return max((row["lower_bound"] or 0 for row in coded if "levels" not in row["method"]), default=0)
 
 
-def _limit(answer: Answer) -> Iterator[str]:
+def _limit(answer: SolveAnswer) -> Iterator[str]:
     if np.isfinite(answer.limit):
         begun = ", after the first start-up, nothing sent" if not answer.problem.plain else ""
         yield (
@@ -175,7 +175,7 @@ def _limit(answer: Answer) -> Iterator[str]:
         yield "The expected runtime is infinite under every scheme, even with all work divisible."
 
 
-def _advice(answer: Answer) -> Iterator[str]:
+def _advice(answer: SolveAnswer) -> Iterator[str]:
     """What is often faster, and was not asked for: its search is as dear as all of the others."""
     plans = (
         answer.num_workers > 2 and answer.deadline is None and np.isfinite(answer.problem.cycle_time.mean())
@@ -184,7 +184,7 @@ def _advice(answer: Answer) -> Iterator[str]:
         yield "Copies within nested groups of workers need no code and are often faster: --method nested."
 
 
-def _errors(answer: Answer) -> Iterator[str]:
+def _errors(answer: SolveAnswer) -> Iterator[str]:
     """What is no exact expectation or no proven optimum, and what a bound is for."""
     rows = answer.rows
     errors = {row["method"]: (row["runtime_error"] or 0) / runtime_of(row) for row in rows}
@@ -221,7 +221,7 @@ def _errors(answer: Answer) -> Iterator[str]:
         yield f"Not the gradient of all data, but of a part of it: {', '.join(inexact)}."
 
 
-def _saved(answer: Answer) -> Iterator[str]:
+def _saved(answer: SolveAnswer) -> Iterator[str]:
     schemes = [row for row in answer.rows if row["method"] != LIMIT and row["exact_gradient"] is not False]
     fastest = min(schemes, key=runtime_of, default=None)
     uncoded = next((row for row in answer.rows if row["method"] == "uncoded"), None)
@@ -231,7 +231,7 @@ def _saved(answer: Answer) -> Iterator[str]:
             yield f"{fastest['method']} takes {saved:.1f} % less time than the uncoded scheme."
 
 
-def _plan(answer: Answer) -> Iterator[str]:
+def _plan(answer: SolveAnswer) -> Iterator[str]:
     """The best plan's blocks, and what is stored for them; and the fastest schedule of several blocks."""
     schedules = [row for row in answer.rows if row["schedule"] and len(row["schedule"]["sizes"]) > 1]
     row = next((row for row in schedules if "groups" in row["schedule"]), None)
@@ -285,7 +285,7 @@ def blocks(partition: Sequence[int]) -> str:
     return textwrap.fill(", ".join(shown), 100).replace("\0", " ")  # lines end between blocks
 
 
-def _needs(answer: Answer) -> Iterator[str]:
+def _needs(answer: SolveAnswer) -> Iterator[str]:
     """The condition under which the plan is worth anything."""
     if fastest_plan(answer.rows) is not None and answer.setup is not None and 0 < answer.setup < np.inf:
         cycles = answer.setup * float(answer.problem.total) * float(np.asarray(answer.problem.cycles))

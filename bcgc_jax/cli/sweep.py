@@ -18,7 +18,7 @@ from rich.table import Column
 
 from bcgc_jax.cli.answers import describe_law
 from bcgc_jax.cli.arguments import law_class, missing_parameters
-from bcgc_jax.cli.ending import interruptible, leave, say
+from bcgc_jax.cli.exit import interruptible, leave, say
 from bcgc_jax.cli.names import LAWS
 from bcgc_jax.cli.output import (
     Row,
@@ -30,11 +30,11 @@ from bcgc_jax.cli.output import (
     print_rows,
     scheme_column,
 )
+from bcgc_jax.cli.progress import Progress
 from bcgc_jax.cli.question import START_UP
-from bcgc_jax.cli.sweep_command import Question
+from bcgc_jax.cli.sweep_command import SweepOptions
 from bcgc_jax.cli.traces import law_for, read, workers_of
-from bcgc_jax.cli.waiting import Progress
-from bcgc_jax.distributions import JointLaw, Law
+from bcgc_jax.distributions import Distribution, JointDistribution
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solvers.methods import Method
 from bcgc_jax.sweeps.cells import grid
@@ -45,7 +45,7 @@ _GAP = "largest_relative_gap"
 _PATIENCE = 60  # seconds that processes wait for each other
 
 
-def _tasks(question: Question) -> list[Method]:
+def _tasks(question: SweepOptions) -> list[Method]:
     """What every cell is solved by."""
     best, own = "deadline" if question.for_deadline else "optimal", [one.name for one in question.schemes]
     names = question.methods or (best, *own)
@@ -56,7 +56,7 @@ def _tasks(question: Question) -> list[Method]:
 
 
 @one_line_errors
-def answer(question: Question) -> None:
+def answer(question: SweepOptions) -> None:
     """Of the command."""
     _use_all_cores()
     with jax.enable_x64(True):
@@ -79,7 +79,7 @@ def answer(question: Question) -> None:
             _to_file(sweep, question, Path(question.out))
 
 
-def _to_file(sweep: Sweep, question: Question, path: Path) -> None:
+def _to_file(sweep: Sweep, question: SweepOptions, path: Path) -> None:
     """Chunk by chunk, and a summary; an interruption says how to go on, where there is something to."""
     start = time.perf_counter()
     try:
@@ -99,7 +99,7 @@ def _to_file(sweep: Sweep, question: Question, path: Path) -> None:
     _end(Counter({status: sum(line.get(status, 0) for line in lines) for status in statuses}))
 
 
-def _axes(question: Question) -> tuple[dict[str, np.ndarray], str, Callable[..., Problem]]:
+def _axes(question: SweepOptions) -> tuple[dict[str, np.ndarray], str, Callable[..., Problem]]:
     """The numbers of the grid by their names, the name of the law, and the problem that a cell of them is."""
     workers, start = question.workers, question.start_up_law
     parameters = {name: a for name, a in question.axes if not name.startswith(START_UP)}
@@ -108,7 +108,7 @@ def _axes(question: Question) -> tuple[dict[str, np.ndarray], str, Callable[...,
         of_start = all_parameters(start, of_start, "--start-up", START_UP)
     elif of_start:
         raise click.UsageError(f"--axis {next(iter(of_start))} needs a --start-up LAW")
-    law: Law | JointLaw | type[Law]
+    law: Distribution | JointDistribution | type[Distribution]
     if (trace := read(question.trace)) is not None:
         asked: list[int | None] = [None] if workers is None else workers.tolist()
         workers = np.array([workers_of(question.trace, trace, one) for one in asked])
@@ -159,7 +159,7 @@ def all_parameters(
 def problem_of_cell(
     law: Any,
     parameters: tuple[str, ...],
-    start_up: type[Law] | None,
+    start_up: type[Distribution] | None,
     overlap: bool,
     max_workers: int,
     **numbers: Any,
@@ -173,7 +173,7 @@ def problem_of_cell(
     return Problem(law, max_workers=max_workers, overlap=overlap, **numbers)
 
 
-def _labels(question: Question, law: str) -> dict[str, str]:
+def _labels(question: SweepOptions, law: str) -> dict[str, str]:
     """Columns of what is no number."""
     start = {} if question.start_up_law is None else {"start_up_law": question.start_up_law[0]}
     return {"law": law, **start} | ({"overlap": "true"} if question.overlap else {})
@@ -188,7 +188,7 @@ def _use_all_cores() -> None:
         return
 
 
-def _join_processes(question: Question) -> None:
+def _join_processes(question: SweepOptions) -> None:
     """Of several processes, meet the others."""
     if question.coordinator is None:
         return

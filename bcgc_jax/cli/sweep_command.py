@@ -11,15 +11,15 @@ from bcgc_jax.cli.arguments import (
     Axis,
     NamedAxis,
     Number,
-    NumberOrLaw,
+    NumberOrDistribution,
     OpenCycleTime,
     law_help,
     method_help,
     refuse_without_effect,
 )
-from bcgc_jax.cli.destinations import check_file
 from bcgc_jax.cli.names import OBJECTIVES, SWEPT
 from bcgc_jax.cli.options import answered_by, option, options_of
+from bcgc_jax.cli.output_paths import check_file
 from bcgc_jax.cli.question import (
     CHAIN_CYCLES_HELP,
     NO_DEADLINE,
@@ -41,7 +41,7 @@ _FROM_ZERO = Axis(Number(include=True))
 
 
 @dataclasses.dataclass(frozen=True)
-class Question(Planning):
+class SweepOptions(Planning):
     """What `bcgc sweep` is asked: its options."""
 
     workers: "np.ndarray | None" = option(
@@ -52,13 +52,13 @@ class Question(Planning):
     cycles: "np.ndarray" = option(_POSITIVE, "b, CPU cycles: an axis.", default=1)
     setup_cycles: "np.ndarray | None" = option(_FROM_ZERO, "f, before the first: an axis.")
     start_up: "np.ndarray | tuple[str, dict[str, float]] | None" = option(
-        NumberOrLaw(_FROM_ZERO, OpenCycleTime()), START_UP_HELP
+        NumberOrDistribution(_FROM_ZERO, OpenCycleTime()), START_UP_HELP
     )
     send_time: "np.ndarray | None" = option(_FROM_ZERO, SEND_TIME_HELP)
     overlap: bool = option(bool, OVERLAP_HELP)
     chain_cycles: "np.ndarray | None" = option(_FROM_ZERO, CHAIN_CYCLES_HELP)
     cycle_time: tuple[str, dict[str, float]] | None = option(
-        OpenCycleTime(), "Law, NAME:PARAMETER=VALUE,…; an --axis may give more."
+        OpenCycleTime(), "Distribution, NAME:PARAMETER=VALUE,…; an --axis may give more."
     )
     axes: "tuple[tuple[str, np.ndarray], ...]" = option(
         NamedAxis(),
@@ -130,7 +130,7 @@ Laws: {law_help()}
 
 Methods: {method_help()}""",
 )
-@options_of(Question)
+@options_of(SweepOptions)
 @answered_by("sweep")
 def sweep_command(**_: Any) -> None:
     """Solve all combinations of the axes, each with its certificate.

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from bcgc_jax.cli.ending import say
+from bcgc_jax.cli.exit import say
 from bcgc_jax.cli.output import access
 from bcgc_jax.cli.question import TraceOptions
-from bcgc_jax.distributions import JointLaw, Law, Rows
+from bcgc_jax.distributions import Distribution, EmpiricalRows, JointDistribution
 from bcgc_jax.measured.choice import law_of
 from bcgc_jax.measured.description import NOTHING, describe
 from bcgc_jax.measured.traces import ColumnError, Trace, load_trace
@@ -35,7 +35,7 @@ def read(asked: TraceOptions) -> Trace | None:
 def read_loads(asked: TraceOptions, progress: Callable[[float], None] | None = None) -> Trace:
     """As the file has it; ValueError for one that cannot be read or is no trace."""
     try:
-        with access(name_of(asked)):
+        with access(trace_name(asked)):
             source = sys.stdin.buffer if asked.path == STANDARD_INPUT else str(asked.path)
             return load_trace(source, **vars(asked.columns), progress=progress)
     except ColumnError as error:
@@ -44,7 +44,7 @@ def read_loads(asked: TraceOptions, progress: Callable[[float], None] | None = N
         ) from None
 
 
-def name_of(asked: TraceOptions) -> str:
+def trace_name(asked: TraceOptions) -> str:
     """What a person calls the file."""
     return "standard input" if asked.path == STANDARD_INPUT else str(asked.path)
 
@@ -59,16 +59,16 @@ def workers_of(asked: TraceOptions, trace: Trace, workers: int | None, *, replay
         raise ValueError(f"the trace has {trace.num_workers} workers, not {workers}: leave --workers out")
     if workers is None and trace.num_workers < 2:
         raise ValueError(
-            f"{name_of(asked)} has one worker only: coding needs the times of at least two"
+            f"{trace_name(asked)} has one worker only: coding needs the times of at least two"
             + ("" if replayed else ", or give --workers")
         )
     return workers or trace.num_workers
 
 
-def law_for(asked: TraceOptions, trace: Trace, workers: int) -> Law | JointLaw:
+def law_for(asked: TraceOptions, trace: Trace, workers: int) -> Distribution | JointDistribution:
     """That of all times together, or with --keep-workers of whole steps."""
     if asked.keep_workers:
-        return Rows(trace.rows())
+        return EmpiricalRows(trace.rows())
     try:
         return law_of(trace.seconds, workers, trace.censored, kind=asked.kind)
     except ValueError as error:
@@ -123,7 +123,7 @@ def whole_steps(trace: Trace) -> np.ndarray:
 
 def with_options(remark: str) -> str:
     """A remark of the library, with the command's name for whole steps."""
-    return remark.replace("`Rows`", "--keep-workers")
+    return remark.replace("`EmpiricalRows`", "--keep-workers")
 
 
 def cycles_of_a_step(problem: Problem) -> str:
@@ -142,11 +142,13 @@ def unit_of(trace: Trace | None) -> str:
     return "seconds" if trace.of_cycles else "seconds times cycles"
 
 
-def which_law(law: Law | JointLaw, trace: Trace) -> list[str]:
+def which_law(law: Distribution | JointDistribution, trace: Trace) -> list[str]:
     """What stands for the trace, in words."""
     known = law.summary()
     if "measured_times" in known:
-        return [f"Law: the {trace.seconds.size:,} measured times, each an atom."]
+        return [f"Distribution: the {trace.seconds.size:,} measured times, each an atom."]
     if "knots" in known:
-        return [f"Law: smooth, of {known['knots']} knots, in place of {trace.seconds.size:,} measured times."]
+        return [
+            f"Distribution: smooth, {known['knots']} knots in place of {trace.seconds.size:,} measured times."
+        ]
     return []

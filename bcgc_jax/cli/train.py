@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from bcgc_jax.cli.answers import describe_delivery, describe_law, num_workers
-from bcgc_jax.cli.ending import interruptible
+from bcgc_jax.cli.exit import interruptible
 from bcgc_jax.cli.limits import check_size
 from bcgc_jax.cli.output import (
     Row,
@@ -26,11 +26,11 @@ from bcgc_jax.cli.output import (
     scheme_column,
     write_rows,
 )
+from bcgc_jax.cli.progress import Progress
 from bcgc_jax.cli.traces import law_for, read, unit_of, workers_of
-from bcgc_jax.cli.train_command import Question
-from bcgc_jax.cli.waiting import Progress
+from bcgc_jax.cli.train_command import TrainOptions
 from bcgc_jax.coding.digits import DigitsRun, digits_problem, train_on_digits
-from bcgc_jax.distributions import JointLaw, Law
+from bcgc_jax.distributions import Distribution, JointDistribution
 from bcgc_jax.measured.traces import Trace
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.problem import Problem, Status
@@ -44,16 +44,16 @@ if TYPE_CHECKING:
 METHODS = ("uncoded", "single_block", "tandon_partial", "time", "frequency", "optimal")
 
 
-def _key(question: Question) -> jax.Array:
+def _key(question: TrainOptions) -> jax.Array:
     return jax.random.key(question.seed)
 
 
-def _schemes(question: Question) -> list[Method]:
+def _schemes(question: TrainOptions) -> list[Method]:
     names = question.methods or (*METHODS, *(scheme.name for scheme in question.schemes))
     return list(question.asked(*names).values())
 
 
-def _training(question: Question) -> dict[str, Any]:
+def _training(question: TrainOptions) -> dict[str, Any]:
     """Keywords of a training on either clock."""
     return {
         "units": question.units,
@@ -64,7 +64,7 @@ def _training(question: Question) -> dict[str, Any]:
 
 
 @one_line_errors
-def answer(question: Question) -> None:
+def answer(question: TrainOptions) -> None:
     """Of the command."""
     with jax.enable_x64(True):  # for plans and clocks; the model is float32
         trace = read(question.trace)
@@ -87,10 +87,10 @@ def answer(question: Question) -> None:
                 _write_curves(question.curves, runs)
 
 
-def _problem(question: Question, trace: Trace | None) -> tuple[Problem, np.ndarray | None]:
+def _problem(question: TrainOptions, trace: Trace | None) -> tuple[Problem, np.ndarray | None]:
     """What is planned for, and the steps of a trace, to be replayed."""
     workers, steps = question.workers, None
-    law: Law | JointLaw | None = question.cycle_time
+    law: Distribution | JointDistribution | None = question.cycle_time
     if trace is not None:
         workers = workers_of(question.trace, trace, workers, replayed=True)
         law, steps = law_for(question.trace, trace, workers), trace.rows()
@@ -111,7 +111,7 @@ def _problem(question: Question, trace: Trace | None) -> tuple[Problem, np.ndarr
     return problem, steps
 
 
-def _described(question: Question, problem: Problem) -> dict[str, Any]:
+def _described(question: TrainOptions, problem: Problem) -> dict[str, Any]:
     """The problem in JSON's own values."""
     return {
         "model": question.model,
@@ -125,7 +125,7 @@ def _described(question: Question, problem: Problem) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _worker_errors(question: Question) -> Iterator[None]:
+def _worker_errors(question: TrainOptions) -> Iterator[None]:
     """Ray could not be started, or no worker is left."""
     try:
         yield
@@ -135,7 +135,7 @@ def _worker_errors(question: Question) -> Iterator[None]:
         raise click.ClickException(f"the worker processes failed: {' '.join(str(error).split())}") from None
 
 
-def _expected_runtimes(question: Question, problem: Problem) -> dict[Method, float]:
+def _expected_runtimes(question: TrainOptions, problem: Problem) -> dict[Method, float]:
     """Of the schemes that the model can be trained with; those that nobody asked for may be none."""
     found = {}
     for method in _schemes(question):
@@ -156,14 +156,16 @@ def _expected_runtimes(question: Question, problem: Problem) -> dict[Method, flo
     return found
 
 
-def _train_all_on_cluster(question: Question, problem: Problem, steps: np.ndarray | None) -> list[DigitsRun]:
+def _train_all_on_cluster(
+    question: TrainOptions, problem: Problem, steps: np.ndarray | None
+) -> list[DigitsRun]:
     """As `_train_all`, on processes: all schemes use the same ones, in turn."""
-    from bcgc_jax.cluster import Cluster, Pace, Step
+    from bcgc_jax.cluster import Cluster, InjectedDelay, Step
     from bcgc_jax.cluster.digits import train_digits_on_cluster
 
     expected = _expected_runtimes(question, problem)
     times = problem.cycle_time if steps is None else steps
-    slowness = Pace(times, question.pace / min(expected.values())) if question.pace else None
+    slowness = InjectedDelay(times, question.pace / min(expected.values())) if question.pace else None
     workers, seeds = num_workers(problem), question.num_seeds
     runs = []
     # What Ray prints goes to the screen, not into a table or a file.
@@ -196,7 +198,7 @@ def _course(step: "Step", method: str, workers: int) -> str:
     return f"{scheme}{left}: loss {float(step.metrics['loss']):.3f}, {step.seconds:.2g} s an iteration"
 
 
-def _train_all(question: Question, problem: Problem, steps: np.ndarray | None) -> list[DigitsRun]:
+def _train_all(question: TrainOptions, problem: Problem, steps: np.ndarray | None) -> list[DigitsRun]:
     """One run for each method. Methods nobody asked for may be impossible."""
     runs, refused = [], ValueError("no scheme was asked for")
     given, schemes = (_key(question), problem, question.model), _schemes(question)
@@ -252,7 +254,7 @@ def _write_curves(path: str, runs: Sequence[DigitsRun]) -> None:
         )
 
 
-def _print_table(rows: Sequence[Row], question: Question, trace: Trace | None) -> None:
+def _print_table(rows: Sequence[Row], question: TrainOptions, trace: Trace | None) -> None:
     real = not question.simulated
     unit, clock = ("(s)", "measured") if real else ("runtime", "simulated")
     columns = [

@@ -7,26 +7,28 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bcgc_jax.cli.arguments import CycleTime, Number, law_help, refuse_without_effect
-from bcgc_jax.cli.destinations import check_file
 from bcgc_jax.cli.names import ENGINES, MODELS, MOST_IMAGES, UNITS
 from bcgc_jax.cli.options import answered_by, group, option, options_of
+from bcgc_jax.cli.output_paths import check_file
 from bcgc_jax.cli.question import Delivery, Planning
 
 if TYPE_CHECKING:
-    from bcgc_jax.distributions import Law
+    from bcgc_jax.distributions import Distribution
 
 _COUNT = Number(1, include=True, whole=True)
 
 
 @dataclasses.dataclass(frozen=True)
-class Question(Planning):
+class TrainOptions(Planning):
     """What `bcgc train` is asked: its options."""
 
     workers: int | None = option(
         Number(1, MOST_IMAGES, include=True, whole=True),
         f"N, at most {MOST_IMAGES:,}; with --trace that of the trace.",
     )
-    cycle_time: "Law | None" = option(CycleTime(), "Law of a worker's cycle time, NAME:PARAMETER=VALUE,…")
+    cycle_time: "Distribution | None" = option(
+        CycleTime(), "Distribution of a worker's cycle time, NAME:PARAMETER=VALUE,…"
+    )
     model: str = option(MODELS, default=MODELS[0])
     units: str = option(UNITS, "What a block is made of.", default=UNITS[0])
     cycles: float = option(Number(), "b, cycles per coordinate, sample.", default=1)
@@ -100,7 +102,7 @@ Examples:
 
 Laws: {law_help()}""",
 )
-@options_of(Question)
+@options_of(TrainOptions)
 @answered_by("train")
 def train_command(**_: Any) -> None:
     """Train a model on handwritten digits with N workers, under several schemes.

@@ -6,7 +6,7 @@ from bcgc_jax.cluster.collection import ClusterGradient, Work
 from bcgc_jax.cluster.logs import Step, json_lines, tensorboard
 from bcgc_jax.cluster.master import Cluster
 from bcgc_jax.cluster.processes import Fault, WorkersLost
-from bcgc_jax.cluster.training import ClusterTraining, Pace, train_on_cluster
+from bcgc_jax.cluster.training import ClusterTraining, InjectedDelay, train_on_cluster
 
 __all__ = [
     "Calibration",
@@ -15,7 +15,7 @@ __all__ = [
     "ClusterGradient",
     "ClusterTraining",
     "Fault",
-    "Pace",
+    "InjectedDelay",
     "Step",
     "Work",
     "WorkersLost",

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 import numpy as np
 from jax import Array
 
-from bcgc_jax.cluster.credit import Question
 from bcgc_jax.cluster.decoder import Decoder
+from bcgc_jax.cluster.holders import Question
 
 
 class Coded:

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from bcgc_jax.cluster.alike import unlike
 from bcgc_jax.cluster.coded import Coded
-from bcgc_jax.cluster.credit import Question, Summed
+from bcgc_jax.cluster.holders import Question, Summed
+from bcgc_jax.cluster.machine_check import unlike
 from bcgc_jax.cluster.processes import Process, Processes, WorkersLost
 from bcgc_jax.cluster.worker import Message
 from bcgc_jax.coding.gradients import PyTree, assemble_gradient

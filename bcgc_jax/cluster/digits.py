@@ -13,7 +13,7 @@ from jax import Array
 
 from bcgc_jax.cluster.logs import Step, json_lines
 from bcgc_jax.cluster.master import Cluster
-from bcgc_jax.cluster.training import ClusterTraining, Pace, train_on_cluster
+from bcgc_jax.cluster.training import ClusterTraining, InjectedDelay, train_on_cluster
 from bcgc_jax.coding.digits import (
     DigitsRun,
     accuracy,
@@ -48,7 +48,7 @@ def train_digits_on_cluster(
     method: str | Method,
     *,
     units: str = "coordinates",
-    pace: Pace | None = None,
+    pace: InjectedDelay | None = None,
     num_steps: int = 200,
     learning_rate: float = 0.5,
     batch_size: int | None = None,

@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 import jax
 
 from bcgc_jax._extras import to_install
-from bcgc_jax.cluster.alike import Machine, machine
-from bcgc_jax.cluster.leftovers import end_all, interrupts_held_back
+from bcgc_jax.cluster.machine_check import Machine, machine
+from bcgc_jax.cluster.ray_cleanup import end_all, interrupts_held_back
 from bcgc_jax.cluster.sources import Shelf
-from bcgc_jax.cluster.worker import Message, Worker
+from bcgc_jax.cluster.worker import Message, WorkerProcess
 from bcgc_jax.coding.gradients import num_samples
 
 
@@ -274,10 +274,10 @@ class _Bench:
     """Workers that a process has compiled, by the number of the plan and whose row they have."""
 
     def __init__(self) -> None:
-        self._made: dict[tuple[int, int], Worker] = {}
+        self._made: dict[tuple[int, int], WorkerProcess] = {}
         self._shelf = Shelf()
 
-    def make(self, order: Order, programs: Programs, fetched: Callable[[Any], Any]) -> Worker:
+    def make(self, order: Order, programs: Programs, fetched: Callable[[Any], Any]) -> WorkerProcess:
         """As ordered, once; what is not to be kept is forgotten."""
         if os.access(programs.folder, os.W_OK):  # else this is another machine
             jax.config.update("jax_compilation_cache_dir", programs.folder)
@@ -285,7 +285,7 @@ class _Bench:
         name = order.number, order.worker
         made = self._made.get(name)
         if made is None:
-            made = Worker(fetched(order.duty), order.worker, self._shelf.take(order.subsets, fetched))
+            made = WorkerProcess(fetched(order.duty), order.worker, self._shelf.take(order.subsets, fetched))
             made.warm_up()
         kept = {key: worker for key, worker in self._made.items() if key[0] in order.kept}
         self._made = {**kept, name: made}
@@ -296,7 +296,7 @@ def actor_class(ray: Any) -> Any:
     """The worker as an actor: one thread computes, one listens, one compiles what is to be done next."""
 
     class Actor:
-        worker: Worker | None = None
+        worker: WorkerProcess | None = None
 
         def __init__(self) -> None:
             self._bench = _Bench()

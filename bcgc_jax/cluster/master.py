@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bcgc_jax.cluster.alike import unlike
 from bcgc_jax.cluster.coded import Coded
 from bcgc_jax.cluster.collection import ClusterGradient, Collection
-from bcgc_jax.cluster.credit import Summed
 from bcgc_jax.cluster.decoder import Decoder
 from bcgc_jax.cluster.engine import session, shared_programs
+from bcgc_jax.cluster.holders import Summed
+from bcgc_jax.cluster.machine_check import unlike
 from bcgc_jax.cluster.processes import Assignment, Fault, Processes
 from bcgc_jax.cluster.sources import Made, Source
 from bcgc_jax.cluster.worker import Duty

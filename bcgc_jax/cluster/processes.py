@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from bcgc_jax.cluster.alike import Machine
 from bcgc_jax.cluster.engine import Order, Programs, actor_class, cause_of, preferably_not_on, reason_of
+from bcgc_jax.cluster.machine_check import Machine
 from bcgc_jax.cluster.sources import Made
 from bcgc_jax.cluster.worker import Duty
 from bcgc_jax.coding.gradients import PyTree

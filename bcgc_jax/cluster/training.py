@@ -32,7 +32,7 @@ from bcgc_jax.cluster.sources import Source
 from bcgc_jax.coding.codes import refuse_complex
 from bcgc_jax.coding.gradients import Loss, PyTree, split_unevenly
 from bcgc_jax.coding.training import TrainingScheme, draws_of, training_scheme
-from bcgc_jax.distributions import JointLaw, Law
+from bcgc_jax.distributions import Distribution, JointDistribution
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.methods import Method, method_of
@@ -74,7 +74,7 @@ class ClusterTraining(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Pace:
+class InjectedDelay:
     """Slowness on purpose: worker w sends block b no earlier than `seconds` · T_w (M b/N) y_b from its start.
 
     With start-ups and a link, no earlier than `seconds` times when the problem's model delivers the block. Of
@@ -88,9 +88,9 @@ class Pace:
       start_ups: a law, a number, or rows beside those of the cycle times; by default the problem's.
     """
 
-    cycle_times: Law | JointLaw | ArrayLike
+    cycle_times: Distribution | JointDistribution | ArrayLike
     seconds: float = 1.0
-    start_ups: Law | ArrayLike | None = None
+    start_ups: Distribution | ArrayLike | None = None
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.seconds) and self.seconds > 0):
@@ -99,13 +99,14 @@ class Pace:
     def draw(self, key: Array, step: int, num_workers: int) -> tuple[np.ndarray, np.ndarray]:
         """Start-ups and cycle times of one iteration, in seconds, `[N]` each: of the key and the step alone.
 
-        >>> starts, times = Pace([[1.0, 2.0], [3.0, 5.0]], 0.5, 3.0).draw(jax.random.key(0), 3, num_workers=2)
+        >>> delay = InjectedDelay([[1.0, 2.0], [3.0, 5.0]], 0.5, 3.0)
+        >>> starts, times = delay.draw(jax.random.key(0), 3, num_workers=2)
         >>> starts.tolist(), times.tolist()
         ([1.5, 1.5], [1.5, 2.5])
         """
         times, starts = self.cycle_times, self.start_ups
-        times = times if isinstance(times, Law | JointLaw) else np.asarray(times, float)
-        starts = starts if starts is None or isinstance(starts, Law) else np.asarray(starts, float)
+        times = times if isinstance(times, Distribution | JointDistribution) else np.asarray(times, float)
+        starts = starts if starts is None or isinstance(starts, Distribution) else np.asarray(starts, float)
         drawn = draws_of(times, starts, num_workers)(step, jax.random.fold_in(key, step))
         if not all(np.all(np.asarray(values, float) >= 0) for values in drawn):
             raise ValueError(
@@ -127,7 +128,7 @@ def train_on_cluster(
     problem: Problem | None = None,
     method: str | Method | Plan | None = None,
     max_stored: int | None = None,
-    pace: Pace | None = None,
+    pace: InjectedDelay | None = None,
     batch_size: int | None = None,
     checkpoints: Checkpoints | str | Path | None = None,
     evaluate: Callable[[PyTree], Any] = lambda params: None,
@@ -168,12 +169,12 @@ def train_on_cluster(
     A lost worker is replaced if the cluster does so. Where it does not, or three successors end without an
     iteration done, the problem is solved for the workers left before the next step, or at once if a block
     needs the lost one; with a warning by the optimal method if the other has no scheme for so few, and for
-    the times of `Rows`, which do not know one worker from another, as if they were independent. Where workers
-    were given up for want of room and room returns (a node has joined), there is a plan for all of them
-    before the next step. So there is after `before_step` has resized the cluster, to no more workers than the
-    problem has. Others that were given up are there again at the start of the next training, as far as there
-    is room for them; where there is none, it warns and goes on with as many as are left, the first ones of
-    the problem.
+    the times of `EmpiricalRows`, which do not know one worker from another, as if they were independent.
+    Where workers were given up for want of room and room returns (a node has joined), there is a plan for all
+    of them before the next step. So there is after `before_step` has resized the cluster, to no more workers
+    than the problem has. Others that were given up are there again at the start of the next training, as far
+    as there is room for them; where there is none, it warns and goes on with as many as are left, the first
+    ones of the problem.
 
     Raises ValueError where problem, data, checkpoint and cluster do not match, or more iterations are done
     than asked for, WorkersLost where no workers are left.
@@ -318,7 +319,7 @@ class _Course:
         num_workers: int,
         most: int,
         give_work: Callable[[Sequence[int]], TrainingScheme],
-        pace: Pace | None,
+        pace: InjectedDelay | None,
         pace_key: Array,
     ) -> None:
         self._cluster, self._give_work = cluster, give_work

@@ -4,7 +4,8 @@ A coded task is sent when it is done; where that is much, the worker says that i
 the master asks for it. So it does with a schedule's tasks, each a block of the gradient of a subset, of which
 the master asks for the sum of some.
 
-No line here knows of Ray: the master's side (`cluster.master`) puts a `Worker` into a process of its own.
+No line here knows of Ray: the master's side (`cluster.master`) puts a `WorkerProcess` into a process of its
+own.
 """
 
 import threading
@@ -66,7 +67,7 @@ class _Passing(NamedTuple):
     weight: float
 
 
-class Worker:
+class WorkerProcess:
     """One worker's share of the work. `stop` and `deliver` may be called by another thread while it computes.
 
     Args:

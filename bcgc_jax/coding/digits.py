@@ -20,7 +20,7 @@ from jax.typing import ArrayLike
 from bcgc_jax._extras import to_install
 from bcgc_jax.coding.gradients import PyTree, backward_order, check_batch_size, split_batch, unit_sizes
 from bcgc_jax.coding.training import TrainingScheme, train, training_scheme
-from bcgc_jax.distributions import JointLaw, Law
+from bcgc_jax.distributions import Distribution, JointDistribution
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.methods import Method
 from bcgc_jax.solvers.solve import solve
@@ -121,7 +121,7 @@ def accuracy(params: PyTree, batch: tuple[Array, Array]) -> Array:
 
 
 def digits_problem(
-    cycle_time: Law | JointLaw,
+    cycle_time: Distribution | JointDistribution,
     num_workers: int,
     model: str,
     *,
@@ -156,7 +156,7 @@ def train_on_digits(
     method: str | Method,
     *,
     units: str = "coordinates",
-    cycle_times: Law | JointLaw | ArrayLike | None = None,
+    cycle_times: Distribution | JointDistribution | ArrayLike | None = None,
     num_seeds: int = 8,
     num_steps: int = 200,
     learning_rate: float = 0.5,
@@ -185,7 +185,7 @@ def train_on_digits(
 def _run(
     seeds: Array,
     scheme: TrainingScheme,
-    cycle_times: Law | JointLaw | ArrayLike,
+    cycle_times: Distribution | JointDistribution | ArrayLike,
     data: Digits,
     model: str,
     num_steps: int,

@@ -28,7 +28,7 @@ from bcgc_jax.coding.gradients import (
     unit_sizes,
 )
 from bcgc_jax.coding.scheduled import assign
-from bcgc_jax.distributions import JointLaw, Law, Pairs
+from bcgc_jax.distributions import Distribution, EmpiricalPairs, JointDistribution
 from bcgc_jax.plans.completion import AnyOf, OneOfEach
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.plans.runtime import load_of_groups, load_of_plan, partition_of_units
@@ -49,7 +49,7 @@ class TrainingScheme:
     plan: CodingPlan
     load: Array
     sent: Array
-    start_up: Law | ArrayLike | None = None
+    start_up: Distribution | ArrayLike | None = None
     overlap: bool = static_field(default=False)
     method: str = static_field(default="")
 
@@ -194,13 +194,13 @@ def train(
     key: Array,
     loss: Loss,
     scheme: TrainingScheme,
-    cycle_times: Law | JointLaw | ArrayLike,
+    cycle_times: Distribution | JointDistribution | ArrayLike,
     params: PyTree,
     subsets: PyTree,
     optimizer: optax.GradientTransformation,
     num_steps: int,
     *,
-    start_ups: Law | ArrayLike | None = None,
+    start_ups: Distribution | ArrayLike | None = None,
     batch_size: int | None = None,
     evaluate: Callable[[PyTree], PyTree] = lambda params: None,
 ) -> Training:
@@ -212,7 +212,7 @@ def train(
       scheme: of `training_scheme`.
       cycle_times: a law, or measured rows `[K, N]`, replayed from the first on and over again.
       start_ups: a law, a number, or measured rows `[K, N]` beside those of the cycle times; by default the
-        scheme's, and with `Pairs` for cycle times those that come with them.
+        scheme's, and with `EmpiricalPairs` for cycle times those that come with them.
       subsets: the data of `split_batch`, leaves `[N, m, …]`.
       batch_size: samples of each subset that an iteration draws, without replacement; all by default. The
         scheme's problem should have N times as many samples: its pace follows from these.
@@ -234,7 +234,7 @@ def _train(
     key: Array,
     loss: Loss,
     scheme: TrainingScheme,
-    cycle_times: Law | JointLaw | Array,
+    cycle_times: Distribution | JointDistribution | Array,
     params: PyTree,
     subsets: PyTree,
     optimizer: optax.GradientTransformation,
@@ -283,12 +283,14 @@ _compiled = jax.jit(_train, static_argnames=("loss", "optimizer", "num_steps", "
 
 
 def _law_or_array(value: Any) -> Any:
-    return value if value is None or isinstance(value, Law | JointLaw) else jnp.asarray(value)
+    return (
+        value if value is None or isinstance(value, Distribution | JointDistribution) else jnp.asarray(value)
+    )
 
 
 def draws_of(
-    cycle_times: Law | JointLaw | ArrayLike,
-    start_ups: Law | ArrayLike | None,
+    cycle_times: Distribution | JointDistribution | ArrayLike,
+    start_ups: Distribution | ArrayLike | None,
     num_workers: int,
     dtype: Any = float,
 ) -> Callable[[Any, Array], tuple[Any, Any]]:
@@ -296,12 +298,12 @@ def draws_of(
 
     Drawn from a law, or the next measured row.
     """
-    if isinstance(cycle_times, Pairs):
+    if isinstance(cycle_times, EmpiricalPairs):
         if start_ups is not None:
-            raise ValueError("Pairs have their own start-ups: leave start_ups out")
+            raise ValueError("EmpiricalPairs have their own start-ups: leave start_ups out")
         return lambda _, key: cycle_times.sample_pairs(key, (num_workers,), dtype)
     next_times = _source("cycle_times", cycle_times, num_workers, dtype)
-    if start_ups is None or (not isinstance(start_ups, Law) and not np.ndim(start_ups)):
+    if start_ups is None or (not isinstance(start_ups, Distribution) and not np.ndim(start_ups)):
         start = 0.0 if start_ups is None else start_ups
         return lambda index, key: (start, next_times(index, key))
     next_starts = _source("start_ups", start_ups, num_workers, dtype)
@@ -315,7 +317,7 @@ def draws_of(
 
 def _source(name: str, source: Any, num_workers: int, dtype: Any) -> Callable[[Any, Array], Any]:
     """(iteration, key) to a number for each worker, `[N]`."""
-    if isinstance(source, Law | JointLaw):
+    if isinstance(source, Distribution | JointDistribution):
         return lambda _, key: source.sample(key, (num_workers,), dtype)
     if source.ndim != 2 or source.shape[1] != num_workers or not len(source):
         raise ValueError(f"measured {name} must have shape [steps, {num_workers}], got {source.shape}")

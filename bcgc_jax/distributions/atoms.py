@@ -9,11 +9,11 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import pytree_dataclass, replace, working_dtype
-from bcgc_jax.distributions.base import Atomic, Law, excess_above
+from bcgc_jax.distributions.base import Atomic, Distribution, excess_above
 
 
 @pytree_dataclass
-class Deterministic(Law):
+class Deterministic(Distribution):
     r"""T = value, always: workers that are never slow, for which nothing is coded.
 
     `value` is a time. Raises ValueError for value ≤ 0.
@@ -56,13 +56,13 @@ class Constant(Deterministic):
 _NUMBER = Constant(0.0)
 
 
-def law_of_number(value: Law | ArrayLike) -> Law:
+def law_of_number(value: Distribution | ArrayLike) -> Distribution:
     """A law, or a number as the law of it, which nobody checks."""
-    return value if isinstance(value, Law) else replace(_NUMBER, value=value)
+    return value if isinstance(value, Distribution) else replace(_NUMBER, value=value)
 
 
 @pytree_dataclass
-class TwoSpeed(Law):
+class TwoSpeed(Distribution):
     r"""T = slow with the given `probability`, else fast.
 
     `fast` and `slow` are times; slow may be infinite, the full straggler, and then the mean is
@@ -104,7 +104,7 @@ class TwoSpeed(Law):
 
 
 @pytree_dataclass
-class Empirical(Law):
+class Empirical(Distribution):
     r"""The law of measured cycle times: each of the `times`, shape `[K]`, with probability 1/K.
 
     Built from any array of times, sorted on the way in. Raises ValueError when there is none or
@@ -160,6 +160,6 @@ class Empirical(Law):
         return Atomic(jnp.asarray(self.times))
 
 
-def mass_of(law: Law, atoms: Array) -> Array:
+def mass_of(law: Distribution, atoms: Array) -> Array:
     """Probabilities of the `atoms` of an atomic law."""
     return jnp.diff(law.cdf(atoms), prepend=0.0)

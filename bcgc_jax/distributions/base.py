@@ -70,7 +70,7 @@ def _in_working_dtype(method: Callable[[Any, Array], Array]) -> Callable[[Any, A
 ONE_BY_ONE = "a batch goes through jax.vmap, as in jax.vmap(solve)(problems)"
 
 
-class Law:
+class Distribution:
     """What every law of the cycle time offers; times carry the unit of the law's parameters.
 
     A subclass is a `pytree_dataclass` with `cumulative_hazard`, `inverse_cumulative_hazard`,
@@ -93,7 +93,7 @@ class Law:
         super().__init_subclass__(**kwargs)
         for name, static in _COMPILED.items():
             method = getattr(cls, name)
-            if name in cls.__dict__ or (method is getattr(Law, name) and name in _DERIVED):
+            if name in cls.__dict__ or (method is getattr(Distribution, name) and name in _DERIVED):
                 method = _in_working_dtype(method) if name in _ELEMENTWISE else method
                 setattr(cls, name, jax.jit(method, static_argnames=static))
 
@@ -192,20 +192,20 @@ class Law:
         """E T_(N-n), slowest first, `[max_workers]`, in closed form; None where there is none."""
         return None
 
-    def members(self) -> Sequence["Law"]:
+    def members(self) -> Sequence["Distribution"]:
         """The laws of the workers, where each has its own."""
         return ()
 
-    def of_workers(self, members: Sequence[int]) -> "Law":
+    def of_workers(self, members: Sequence[int]) -> "Distribution":
         """The law of these workers alone, where some are lost."""
         del members
         return self
 
-    def pooled(self) -> "Law":
+    def pooled(self) -> "Distribution":
         """The law of one worker's time: itself; of a joint law all of its times together."""
         return self
 
-    def alone(self) -> "Law":
+    def alone(self) -> "Distribution":
         """The law of the cycle time, without the start-ups that may come with it."""
         return self
 
@@ -232,7 +232,7 @@ class Law:
         possible = jnp.isfinite(hazard) & (rate > 0)
         return jnp.where(possible, jnp.log(jnp.where(possible, rate, 1)) - hazard, -jnp.inf)
 
-    def with_fast_inverse(self) -> "Law":
+    def with_fast_inverse(self) -> "Distribution":
         """The same law; where Λ⁻¹ is slow to run and to compile, it comes from a table instead."""
         return self
 

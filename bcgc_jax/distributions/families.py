@@ -11,7 +11,7 @@ from jax.scipy import special
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import pytree_dataclass, static_field, working_dtype
-from bcgc_jax.distributions.base import Kinked, Law, excess_above, inverse_ranks, suffix_sum
+from bcgc_jax.distributions.base import Distribution, Kinked, excess_above, inverse_ranks, suffix_sum
 from bcgc_jax.distributions.special_functions import (
     gamma_hazard,
     inverse_gamma_hazard,
@@ -22,7 +22,7 @@ from bcgc_jax.distributions.special_functions import (
 
 
 @pytree_dataclass
-class ShiftedExponential(Law):
+class ShiftedExponential(Distribution):
     r"""P(T > t) = exp(-rate (t - shift)) for t ≥ shift (the law of the paper, its μ and t₀).
 
     `rate` is one over a time, `shift` a time. Raises ValueError for rate ≤ 0 or shift < 0.
@@ -56,7 +56,7 @@ class ShiftedExponential(Law):
 
 
 @pytree_dataclass
-class Exponential(Law):
+class Exponential(Distribution):
     r"""P(T > t) = exp(-rate t) for t ≥ 0: `ShiftedExponential` without a shift.
 
     `rate` is one over a time. Raises ValueError for rate ≤ 0.
@@ -88,38 +88,38 @@ class Exponential(Law):
 
 
 @pytree_dataclass
-class Weibull(Law):
-    r"""P(T > t) = exp(-((t - shift)/scale)^concentration) for t ≥ shift.
+class Weibull(Distribution):
+    r"""P(T > t) = exp(-((t - shift)/scale)^shape) for t ≥ shift.
 
-    `scale` and `shift` are times. Raises ValueError for scale or concentration ≤ 0, shift < 0.
+    `scale` and `shift` are times. Raises ValueError for scale or shape ≤ 0, shift < 0.
 
-    >>> round(float(Weibull(scale=2.0, concentration=1.0, shift=1.0).mean()), 4)
+    >>> round(float(Weibull(scale=2.0, shape=1.0, shift=1.0).mean()), 4)
     3.0
     """
 
     scale: ArrayLike
-    concentration: ArrayLike
+    shape: ArrayLike
     shift: ArrayLike = 0.0
 
-    conditions = (("scale", "> 0"), ("concentration", "> 0"), ("shift", ">= 0"))
+    conditions = (("scale", "> 0"), ("shape", "> 0"), ("shift", ">= 0"))
 
     def cumulative_hazard(self, t):
         inside, excess = excess_above(t, self.shift)
-        return jnp.where(inside, (excess / self.scale) ** jnp.asarray(self.concentration), 0)
+        return jnp.where(inside, (excess / self.scale) ** jnp.asarray(self.shape), 0)
 
     def inverse_cumulative_hazard(self, a):
         inside, a = excess_above(a, 0.0)
-        return self.shift + jnp.where(inside, self.scale * a ** (1 / jnp.asarray(self.concentration)), 0)
+        return self.shift + jnp.where(inside, self.scale * a ** (1 / jnp.asarray(self.shape)), 0)
 
     def mean(self):
-        return self.shift + self.scale * jnp.exp(special.gammaln(1 + 1 / jnp.asarray(self.concentration)))
+        return self.shift + self.scale * jnp.exp(special.gammaln(1 + 1 / jnp.asarray(self.shape)))
 
     def infimum(self):
         return jnp.asarray(self.shift)
 
 
 @pytree_dataclass
-class Pareto(Law):
+class Pareto(Distribution):
     r"""P(T > t) = (scale/t)^shape for t ≥ scale; the mean is infinite for shape ≤ 1.
 
     `scale` is a time. Raises ValueError for scale or shape ≤ 0.
@@ -161,7 +161,7 @@ class Pareto(Law):
 
 
 @pytree_dataclass
-class Uniform(Law):
+class Uniform(Distribution):
     r"""T uniform on [low, high]. Raises ValueError unless 0 ≤ low < high.
 
     >>> float(Uniform(low=1.0, high=3.0).mean())
@@ -206,7 +206,7 @@ class Uniform(Law):
 
 
 @pytree_dataclass
-class Lognormal(Law):
+class Lognormal(Distribution):
     r"""T = shift + exp(location + scale Z), Z standard normal.
 
     `location` is the log of a time, `scale` a plain number. Raises ValueError for scale ≤ 0,
@@ -246,7 +246,7 @@ class Lognormal(Law):
 
 
 @pytree_dataclass
-class Gamma(Law):
+class Gamma(Distribution):
     r"""T = shift + G / rate, G gamma distributed with the given `shape`.
 
     `rate` is one over a time, `shift` a time. Λ⁻¹ is found by Newton's method on log Λ(log t), to
@@ -293,7 +293,7 @@ class Gamma(Law):
 
 
 @pytree_dataclass
-class FromHazard(Law):
+class FromHazard(Distribution):
     r"""A law of your own: Λ(parameters, t) and its inverse Λ⁻¹(parameters, a), both elementwise.
 
     The two functions are static (pass the same objects again to avoid a new compilation);
@@ -347,10 +347,10 @@ class FromHazard(Law):
 
 
 @pytree_dataclass
-class _Tabulated(Law):
+class _Tabulated(Distribution):
     """A law with Λ⁻¹ from a cubic Hermite table of log(t - infimum) against log a, exact in slope."""
 
-    law: Law
+    law: Distribution
     start: Array
     log_t: Array
     slope: Array

@@ -1,8 +1,8 @@
 r"""Laws of all N cycle times of an iteration, for workers that are not alike.
 
-`Rows` is a sample: measured steps, or draws. Under it everything about an iteration is a mean over rows, and
-so exact. `Unlike` is one law for each of independent workers; its expectations have no short formula, so it
-is drawn from (`solvers.sample_average`).
+`EmpiricalRows` is a sample: measured steps, or draws. Under it everything about an iteration is a mean over
+rows, and so exact. `Heterogeneous` is one law for each of independent workers; its expectations have no short
+formula, so it is drawn from (`solvers.sample_average`).
 """
 
 import warnings
@@ -17,15 +17,15 @@ from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import check, check_key, check_shape, meets, pytree_dataclass, working_dtype
 from bcgc_jax.distributions.atoms import Empirical
-from bcgc_jax.distributions.base import ONE_BY_ONE, Law
+from bcgc_jax.distributions.base import ONE_BY_ONE, Distribution
 
 NO_EXACT_ANSWER = (
     "independent workers that are not alike have no exact expectation: use solve or simulate_runtime "
-    "with a key, or take draws as the law: Rows(law.draw_rows(key, 10_000))"
+    "with a key, or take draws as the law: EmpiricalRows(law.draw_rows(key, 10_000))"
 )
 
 
-class JointLaw:
+class JointDistribution:
     """What a law of all N times of an iteration offers; `Problem` makes an `Iteration` of it.
 
     A subclass is a `pytree_dataclass` with `width`, `_sample`, `pooled`, `of_workers`, `mean`, `infimum` and
@@ -68,15 +68,15 @@ class JointLaw:
     def _sample(self, key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
         raise NotImplementedError
 
-    def pooled(self) -> Law:
+    def pooled(self) -> Distribution:
         """The law of all times together, workers taken as alike."""
         raise NotImplementedError
 
-    def of_workers(self, members: Sequence[int]) -> "Law | JointLaw":
+    def of_workers(self, members: Sequence[int]) -> "Distribution | JointDistribution":
         """The law of these workers alone, where some are lost."""
         raise NotImplementedError
 
-    def alone(self) -> "JointLaw":
+    def alone(self) -> "JointDistribution":
         """The law of the cycle times."""
         return self
 
@@ -84,7 +84,7 @@ class JointLaw:
         """What a reader wants to know of it."""
         raise NotImplementedError
 
-    def members(self) -> Sequence[Law]:
+    def members(self) -> Sequence[Distribution]:
         """The laws of the workers, where each has its own."""
         return ()
 
@@ -98,14 +98,14 @@ class JointLaw:
 
 
 @pytree_dataclass
-class Rows(JointLaw):
+class EmpiricalRows(JointDistribution):
     r"""Each row of `times`, `[S, N]`, the cycle times of an iteration's N workers, with probability 1/S.
 
     Whatever ties the workers of a row together is kept; which worker is which is not, for a row is sorted,
     slowest first, on the way in. Raises ValueError for another shape and for times that are not finite and
     positive.
 
-    >>> law = Rows([[1.0, 3.0], [5.0, 2.0]])
+    >>> law = EmpiricalRows([[1.0, 3.0], [5.0, 2.0]])
     >>> law.times.tolist(), float(law.mean())
     ([[3.0, 1.0], [5.0, 2.0]], 2.75)
     """
@@ -159,26 +159,26 @@ class Rows(JointLaw):
 
 
 @pytree_dataclass
-class Unlike(JointLaw):
+class Heterogeneous(JointDistribution):
     r"""Independent workers, each with a law of its own: `laws`, one for each of the N.
 
     Laws of one class are drawn together, so that N of them compile as fast as one. Raises ValueError for
     anything that is no law of a single worker.
 
     >>> from bcgc_jax.distributions import Pareto, Uniform
-    >>> law = Unlike([Uniform(1.0, 2.0), Uniform(4.0, 5.0), Pareto(scale=8.0, shape=20.0)])
+    >>> law = Heterogeneous([Uniform(1.0, 2.0), Uniform(4.0, 5.0), Pareto(scale=8.0, shape=20.0)])
     >>> jnp.floor(law.draw_rows(jax.random.key(0), 2)).tolist()
     [[8.0, 4.0, 1.0], [8.0, 4.0, 1.0]]
     """
 
-    laws: Sequence[Law]
+    laws: Sequence[Distribution]
 
     def __post_init__(self) -> None:
         laws = tuple(self.laws)
         if not laws:
             raise ValueError("laws is empty: workers that are not alike need a law each")
         for law in laws:
-            if not isinstance(law, Law):
+            if not isinstance(law, Distribution):
                 raise ValueError(
                     f"each worker needs a law of its own, such as ShiftedExponential, got {law!r}"
                 )
@@ -198,7 +198,7 @@ class Unlike(JointLaw):
         raise ValueError(NO_EXACT_ANSWER)
 
     def of_workers(self, members):
-        return Unlike([self.laws[worker] for worker in members])
+        return Heterogeneous([self.laws[worker] for worker in members])
 
     def members(self):
         return self.laws
@@ -218,7 +218,7 @@ class Unlike(JointLaw):
     def _sample_group(self, workers: list[int], a: Array) -> Array:
         laws = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(self.laws[worker] for worker in workers))
 
-        def invert(law: Law, a: Array) -> Array:
+        def invert(law: Distribution, a: Array) -> Array:
             return law.with_fast_inverse().inverse_cumulative_hazard(a)
 
         return jax.vmap(invert, in_axes=(0, -1), out_axes=-1)(laws, a[..., np.array(workers)])

@@ -10,11 +10,11 @@ from jax.typing import ArrayLike, DTypeLike
 
 from bcgc_jax._pytree import check, meets, pytree_dataclass, working_dtype
 from bcgc_jax.distributions.atoms import Empirical
-from bcgc_jax.distributions.base import Atomic, Law
+from bcgc_jax.distributions.base import Atomic, Distribution
 
 
 @pytree_dataclass
-class Pairs(Law):
+class EmpiricalPairs(Distribution):
     r"""Each pair of a start-up and a cycle time, `[K]` and `[K]`, with probability 1/K.
 
     As a law it is that of the cycle time alone; a `Problem` takes the start-ups that go with it too. Both are
@@ -22,7 +22,7 @@ class Pairs(Law):
 
     Raises ValueError for none, for two lengths, and for numbers that are no such times.
 
-    >>> law = Pairs(start_ups=[3.0, 1.0], cycle_times=[0.5, 2.0])
+    >>> law = EmpiricalPairs(start_ups=[3.0, 1.0], cycle_times=[0.5, 2.0])
     >>> float(law.mean()), float(law.cdf(0.5))
     (1.25, 0.5)
     """

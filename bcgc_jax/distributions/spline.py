@@ -6,14 +6,14 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import pytree_dataclass, static_field, working_dtype
-from bcgc_jax.distributions.base import Kinked, Law, Smooth
+from bcgc_jax.distributions.base import Distribution, Kinked, Smooth
 
 # In scales of the tail, where it is cut for integration.
 _TAIL_PIECES = 2.0 ** np.arange(-1, 6)
 
 
 @pytree_dataclass
-class HazardSpline(Law):
+class HazardSpline(Distribution):
     r"""Λ⁻¹ through (`hazards`, `times`), `[K]`, with `slopes` dΛ⁻¹/da; above, a generalised Pareto tail.
 
     Beyond the last knot u, P(T > u + z | T > u) = (1 + ξ z/σ)^{-1/ξ} with σ the last slope and ξ ≥ 0 the

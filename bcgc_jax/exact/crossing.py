@@ -24,7 +24,7 @@ MANY = 400
 
 # In a batch of so many problems, more than any search has candidates, sums are written out up to this size:
 # at N = 12 half of its time.
-_MANY_PROBLEMS, _WRITTEN_OUT = 100, 12
+_MANY_PROBLEMS, _UNROLLED = 100, 12
 # From `LARGE`, in batches from this size on, half of the zeros above the diagonal are left out: a row's loop
 # is compiled once for each of these parts of the rows, more of them for values in batches. At N = 1000 2.9 ms
 # a node on a core, 4.6 with one part; in a batch 2.2 µs a problem at N = 100, 2.4 with four. One alone is
@@ -139,7 +139,7 @@ class Crossing:
         # A number that is known stays one: powers by known exponents.
         self.count = num_workers if isinstance(num_workers, int) else jnp.asarray(num_workers, int)
         self.index = np.arange(self.size)
-        self.written_out = batched and self.size <= _WRITTEN_OUT
+        self.unrolled = batched and self.size <= _UNROLLED
         self.batched = batched
         log_factorial = log_factorials(self.size + 1)
         most = math.log(jnp.finfo(dtype).max)
@@ -241,7 +241,7 @@ class Crossing:
 
     def first_failures(self) -> Array:
         """V_k: each is taken out of all later ones, with zeros behind the last: lags stay the same."""
-        if self.written_out:
+        if self.unrolled:
             found = list(self._start)
             for k in range(1, self.size):
                 found[k] = found[k] - sum(found[j] * self._pairs[j, k][1] for j in range(k))
@@ -264,7 +264,7 @@ class Crossing:
 
     def successes(self) -> Array:
         """R_k, the probability that no later threshold fails and all N arrive, given C(b_k) = k."""
-        if self.written_out:
+        if self.unrolled:
             later, found = list(self.last), list(self._end)
             for j in reversed(range(self.size)):
                 following = range(j + 1, self.size)
@@ -296,8 +296,8 @@ class Crossing:
         With A_jk = Pois(k-j; λ_jk) and B_jk = Pois(k-j-1; λ_jk) above the diagonal, G (I + A) = B,
         V (I + A) = Pois(k-1; N b_k) and R = Pois(N-k; N(1-b_k)) - G last: all of it from one system, O(N³).
         """
-        if self.written_out:
-            return self._written_out_renewals()
+        if self.unrolled:
+            return self._unrolled_renewals()
         i = self.index
         lag = i[None, :] - i[:, None]
         shape = lag.shape + (1,) * (self.below.ndim - 1)
@@ -316,7 +316,7 @@ class Crossing:
         following = solved[:-1]
         return solved[-1], self._end - jnp.sum(following * self.last[None], axis=1), following
 
-    def _written_out_renewals(self) -> tuple[Array, Array, Array]:
+    def _unrolled_renewals(self) -> tuple[Array, Array, Array]:
         zero = jnp.zeros_like(self.below[0])
         following = [[zero] * self.size for _ in range(self.size)]
         for j in range(self.size):

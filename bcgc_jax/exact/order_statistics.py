@@ -18,7 +18,7 @@ from jax.scipy import special
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import working_dtype
-from bcgc_jax.distributions import Law
+from bcgc_jax.distributions import Distribution
 from bcgc_jax.distributions.atoms import mass_of
 from bcgc_jax.exact.windows import log_factorials
 
@@ -111,7 +111,7 @@ def max_finish_time(load: Array, sorted_times: Array) -> Array:
 
 @functools.partial(jax.jit, static_argnums=(3, 4, 5))
 def sorted_draws(
-    key: Array, law: Law, num_workers: ArrayLike, num_draws: int, max_workers: int, dtype: Any
+    key: Array, law: Distribution, num_workers: ArrayLike, num_draws: int, max_workers: int, dtype: Any
 ) -> Array:
     """Draws of the sorted cycle times, slowest first, `[num_draws, max_workers]`."""
 
@@ -125,7 +125,7 @@ def sorted_draws(
 
 
 @functools.partial(jax.jit, static_argnames="num_draws")
-def simulate_max(key: Array, law: Law, load: Array, num_workers: ArrayLike, num_draws: int) -> Array:
+def simulate_max(key: Array, law: Distribution, load: Array, num_workers: ArrayLike, num_draws: int) -> Array:
     """Draws, `[num_draws]`, of max_n load_n T_(N-n), with `load` of shape `[max_workers]`.
 
     The running sum and the running maximum are carried over n: no sorted `[S, N]` array is formed.
@@ -145,7 +145,7 @@ def simulate_max(key: Array, law: Law, load: Array, num_workers: ArrayLike, num_
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def moments(
-    law: Law,
+    law: Distribution,
     num_workers: ArrayLike,
     function: Callable[[Array], Array] | None,
     max_workers: int,
@@ -217,7 +217,7 @@ def log_choices(load: Array, num_workers: ArrayLike) -> Array:
     return jnp.where(rest >= 0, table[workers] - log_factorial - table[jnp.maximum(rest, 0)], -jnp.inf)
 
 
-def expected_shared_time(law: Law, num_workers: ArrayLike, dtype: Any) -> Array:
+def expected_shared_time(law: Distribution, num_workers: ArrayLike, dtype: Any) -> Array:
     r"""E[1 / Σ_n 1/T_n], the time of a cycle that all workers share.
 
     E[1/S] = ∫₀^∞ (E e^{-u/T})^N du, S = Σ 1/T_n: two nested trapezoid rules.
@@ -244,7 +244,7 @@ def expected_shared_time(law: Law, num_workers: ArrayLike, dtype: Any) -> Array:
     return (jnp.sum(term) + rest) * ((high - low) / panels)
 
 
-def order_survival(law: Law, num_workers: ArrayLike, t: Array) -> Array:
+def order_survival(law: Distribution, num_workers: ArrayLike, t: Array) -> Array:
     """P(T_(N-n) > t_n), `[max_workers]`: more than n of N workers are later than t_n."""
     n, m = np.arange(t.size), np.arange(t.size + 1)
     hazard = law.cumulative_hazard(t)[:, None]

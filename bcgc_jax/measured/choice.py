@@ -5,7 +5,7 @@ import contextlib
 import numpy as np
 from jax.typing import ArrayLike
 
-from bcgc_jax.distributions import Empirical, Law
+from bcgc_jax.distributions import Distribution, Empirical
 from bcgc_jax.measured.smooth import smooth_empirical
 
 KINDS = ("auto", "atoms", "smooth", "pareto-tail")
@@ -20,7 +20,7 @@ def law_of(
     censored: ArrayLike | None = None,
     *,
     kind: str = "auto",
-) -> Law:
+) -> Distribution:
     """The law of all measured `times` together, for a plan of so many workers, who are taken as alike.
 
     Args:
@@ -42,10 +42,10 @@ def law_of(
     many = num_workers > _MANY
     size, cut = np.size(times), 0 if censored is None else int(np.sum(np.asarray(censored)))
     if kind in ("smooth", "pareto-tail") or (kind == "auto" and cut):
-        return smooth_empirical(times, censored, pareto_tail=kind == "pareto-tail", many_workers=many)
+        return smooth_empirical(times, censored, pareto_tail=kind == "pareto-tail", large_n=many)
     if kind == "auto" and size * num_workers * (num_workers**2 + size / 6) > _QUICK:
         with contextlib.suppress(ValueError):
-            return smooth_empirical(times, many_workers=many)
+            return smooth_empirical(times, large_n=many)
     if cut:
         raise ValueError(
             f"{cut} of {size} times are censored, and an atom needs a whole time: take a smooth law"
@@ -57,10 +57,10 @@ def law_of(
     return Empirical(np.ravel(np.asarray(times)))
 
 
-def smooth_or_atoms(times: ArrayLike, num_workers: int, censored: ArrayLike | None = None) -> Law:
+def smooth_or_atoms(times: ArrayLike, num_workers: int, censored: ArrayLike | None = None) -> Distribution:
     """The smooth law, however few the workers and the times; atoms where nothing smooth is near these."""
     try:
-        return smooth_empirical(times, censored, many_workers=num_workers > _MANY)
+        return smooth_empirical(times, censored, large_n=num_workers > _MANY)
     except ValueError:
         if censored is not None and np.any(np.asarray(censored)):
             raise

@@ -98,13 +98,13 @@ class Description(NamedTuple):
             found.append(
                 f"The workers are not alike: {100 * self.between_workers.value:.0f} % of the variance is "
                 "between them. A plan for one law takes them for alike and expects slow ones to change; keep "
-                "them apart (`Rows`), or leave the slowest out."
+                "them apart (`EmpiricalRows`), or leave the slowest out."
             )
         if self.slow_together:
             found.append(
                 f"The workers are slow together: {100 * self.between_steps.value:.0f} % of the variance is "
                 "common to a step. Redundancy helps against single slow workers only, so it gains less than "
-                "a plan for independent workers says; plan on whole steps (`Rows`)."
+                "a plan for independent workers says; plan on whole steps (`EmpiricalRows`)."
             )
         if (
             abs(self.autocorrelation.value) > _SMALL

@@ -19,7 +19,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import check_key
-from bcgc_jax.distributions import Law
+from bcgc_jax.distributions import Distribution
 from bcgc_jax.measured.likelihood import FAMILIES, Sample, sorted_times, spread_ties
 
 # More times than this say no more about which law to plan with: a random part of them is taken.
@@ -46,7 +46,7 @@ class Fit(NamedTuple):
     """
 
     name: str
-    law: Law
+    law: Distribution
     standard_errors: dict[str, float]
     log_likelihood: float
     aic: float

@@ -20,7 +20,7 @@ from jax.scipy import special
 from jax.typing import ArrayLike
 
 from bcgc_jax import distributions
-from bcgc_jax.distributions import Law
+from bcgc_jax.distributions import Distribution
 
 # Newton's steps at most, and the damping they start from.
 _MAX_STEPS, _DAMPING = 60, 1e-2
@@ -104,7 +104,7 @@ class Family:
       moments: mean and variance of log(T - shift) to guesses of the other parameters, where there is none.
     """
 
-    law: type[Law]
+    law: type[Distribution]
     positive: tuple[bool, ...]
     start: int | None = None
     end: int | None = None
@@ -115,7 +115,7 @@ class Family:
     def names(self) -> tuple[str, ...]:
         return tuple(f.name for f in dataclasses.fields(self.law))  # type: ignore[arg-type]
 
-    def at(self, parameters: Array) -> Law:
+    def at(self, parameters: Array) -> Distribution:
         return self.law(*parameters)
 
     @functools.partial(jax.jit, static_argnums=0)
@@ -177,7 +177,7 @@ class Family:
         return moved
 
 
-def log_likelihood(law: Law, sample: Sample) -> Array:
+def log_likelihood(law: Distribution, sample: Sample) -> Array:
     """The logarithm of the likelihood, the smallest whole time counted as an interval of `spacing`."""
     times, spacing, smallest = sample.times, sample.spacing, sample.first
     is_first = sample.whole(times, jnp.inf) <= smallest

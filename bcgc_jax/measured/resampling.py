@@ -23,21 +23,21 @@ def bootstrap_interval(
     block: int | None = None,
     confidence: float = 0.95,
 ) -> tuple[Array, Array]:
-    r"""Confidence interval of E τ̂(x,T) for a given x under measured `Rows`: percentiles of resampled means.
+    r"""Confidence interval of E τ̂(x,T) for a given x under measured `EmpiricalRows` (percentiles).
 
     Rows are resampled in `block`s of neighbours on a circle (Politis & Romano 1992), which keeps what ties
     a step to the next; by default S^(1/3) rows. An x planned on the same rows looks better than it is, the
     more so the fewer they are. Raises ValueError for another law, and for numbers out of range.
 
-    >>> from bcgc_jax.distributions import Rows
+    >>> from bcgc_jax.distributions import EmpiricalRows
     >>> times = jax.random.exponential(jax.random.key(0), (300, 3)) + 0.5
-    >>> problem = Problem(Rows(times), num_workers=3, num_coordinates=10)
+    >>> problem = Problem(EmpiricalRows(times), num_workers=3, num_coordinates=10)
     >>> low, high = bootstrap_interval(jax.random.key(1), problem, [8.0, 1.0, 1.0])
     >>> bool(low < high)
     True
     """
     if iteration_of(problem).rows is None:
-        raise ValueError("only measured rows are resampled: the problem's cycle_time must be Rows")
+        raise ValueError("only measured rows are resampled: the problem's cycle_time must be EmpiricalRows")
     check_key(key)
     check("confidence", confidence, "> 0")
     check("confidence", confidence, "< 1")

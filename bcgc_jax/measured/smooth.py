@@ -42,14 +42,14 @@ def smooth_empirical(
     censored: ArrayLike | None = None,
     *,
     pareto_tail: bool = False,
-    many_workers: bool = False,
+    large_n: bool = False,
 ) -> HazardSpline:
     r"""The smooth law of measured `times`, `[K]`, K ≥ 20; True in `censored` marks lower bounds.
 
     √K knots (5 to 64), each the mean of a group of neighbours, up to the tail: the largest 20 times, or the
     largest tenth if that is fewer, are exponential with their own mean. With `pareto_tail` the largest tenth
     are a generalised Pareto tail fitted to it (index ξ ≥ 0): for short samples whose largest time is not the
-    largest there will be. For `many_workers`, a hundred say, rules of integration overlook the knots: faster,
+    largest there will be. For `large_n`, a hundred say, rules of integration overlook the knots: faster,
     and exact to some 1e-6.
 
     Raises ValueError for fewer than 20 times, times that are not positive, or too few different ones.
@@ -87,7 +87,7 @@ def smooth_empirical(
     inner = np.exp(share * np.log(mean[:-1]) + (1 - share) * np.log(mean[1:]))
     slopes = np.r_[mean[0] ** 2 / inner[0], inner, tail.scale]
     hazards, values, rates = (jnp.asarray(v, dtype) for v in (a, y, slopes))
-    return HazardSpline(hazards, values, rates, tail.tail_index, many_workers)
+    return HazardSpline(hazards, values, rates, tail.tail_index, large_n)
 
 
 def _knots(hazard: np.ndarray, times: np.ndarray, tail: Tail) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bcgc_jax.distributions import Deterministic, Law, Pairs
+from bcgc_jax.distributions import Deterministic, Distribution, EmpiricalPairs
 from bcgc_jax.measured.choice import smooth_or_atoms
 from bcgc_jax.measured.start_up_moments import Estimate, lines, lines_of_cells
 from bcgc_jax.measured.traces import Trace
@@ -32,17 +32,16 @@ class StartUpFit(NamedTuple):
     """A start-up S and a cycle time T, seconds = S + T · load.
 
     Attributes:
-      apart: keywords of a `Problem` for S and T: `cycle_time`, and a constant `start_up`; or `Pairs`, both.
-      per_cycle: law of seconds over load: the cycle time, did all time grow with the load.
-      means: E S and E T, `[2]`, and `covariance`, `[2, 2]`, of these estimates.
-      loads: the smallest, the mean and the largest.
-      start_up_variance: Var S.
-      pairs: `[C, 2]`, S and T of each worker's iterations, where they have several loads, less their noise.
-      num_times: how many were fitted to; of `num_left_out` nothing could be learnt.
+      apart: keywords of a `Problem` for S and T: `cycle_time`, and a constant `start_up`; or
+      `EmpiricalPairs`, both. per_cycle: law of seconds over load: the cycle time, did all time grow with the
+      load. means: E S and E T, `[2]`, and `covariance`, `[2, 2]`, of these estimates. loads: the smallest,
+      the mean and the largest. start_up_variance: Var S. pairs: `[C, 2]`, S and T of each worker's
+      iterations, where they have several loads, less their noise. num_times: how many were fitted to; of
+      `num_left_out` nothing could be learnt.
     """
 
-    apart: dict[str, Law]
-    per_cycle: Law
+    apart: dict[str, Distribution]
+    per_cycle: Distribution
     means: np.ndarray
     covariance: np.ndarray
     loads: tuple[float, float, float]
@@ -70,7 +69,7 @@ class StartUpFit(NamedTuple):
         return self.pairs is not None or bool(most < (_NEARLY_CONSTANT * self.means[0]) ** 2)
 
     @property
-    def laws(self) -> dict[str, Law]:
+    def laws(self) -> dict[str, Distribution]:
         """Keywords of the `Problem` to plan for."""
         return self.apart if self.separable else {"cycle_time": self.per_cycle}
 
@@ -157,14 +156,16 @@ def fit_start_up(trace: Trace) -> StartUpFit:
             "workers did?"
         )
     pairs = np.maximum(cells.without_noise(), [0, 1e-3 * means[1]]) if several else None
-    apart: dict[str, Law] = _alone(trace, means) if pairs is None else {"cycle_time": Pairs(*pairs.T)}
+    apart: dict[str, Distribution] = (
+        _alone(trace, means) if pairs is None else {"cycle_time": EmpiricalPairs(*pairs.T)}
+    )
     rates, load = trace.per_cycle(), np.asarray(trace.load)
     per_cycle = smooth_or_atoms(rates.seconds, _ANY_WORKERS, rates.censored)
     loads = float(load.min()), float(load.mean()), float(load.max())
     return StartUpFit(apart, per_cycle, means, covariance, loads, variance, pairs, used, left_out)
 
 
-def _alone(trace: Trace, means: np.ndarray) -> dict[str, Law]:
+def _alone(trace: Trace, means: np.ndarray) -> dict[str, Distribution]:
     """A constant start-up, and the law of what each time is of the mean at its load."""
     assert trace.load is not None
     start = max(means[0], 0.0)  # a time less E S may be below 0

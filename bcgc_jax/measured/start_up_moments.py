@@ -72,7 +72,7 @@ def groups(step: np.ndarray) -> np.ndarray:
     return place * min(_GROUPS, place.max() + 1) // (place.max() + 1)
 
 
-class Cells(NamedTuple):
+class LoadCells(NamedTuple):
     """S and T of C iterations of workers: each a line through its loads, and what noise does to it.
 
     Attributes:
@@ -120,7 +120,7 @@ class Cells(NamedTuple):
         return pairs.mean(axis=0) + whitened @ wanted * scale
 
 
-def lines_of_cells(seconds: np.ndarray, load: np.ndarray, cell: np.ndarray, step: np.ndarray) -> Cells:
+def lines_of_cells(seconds: np.ndarray, load: np.ndarray, cell: np.ndarray, step: np.ndarray) -> LoadCells:
     """Of each cell of two loads or more the line of least squares; `[R]` each, `cell` says whose they are."""
     _, place, count = np.unique(cell, return_inverse=True, return_counts=True)
 
@@ -137,7 +137,7 @@ def lines_of_cells(seconds: np.ndarray, load: np.ndarray, cell: np.ndarray, step
     start = level - slope * middle
     rest = total((seconds - start[place] - slope[place] * y) ** 2)
     if not several.any():
-        return Cells(np.zeros(0), np.zeros(0), np.zeros(0, int), np.zeros((2, 2)))
+        return LoadCells(np.zeros(0), np.zeros(0), np.zeros(0, int), np.zeros((2, 2)))
     spare = np.sum(count[several] - 2)
     noise = np.sum(rest[several]) / spare if spare else 0.0
     m, s = middle[several], square[several]
@@ -147,6 +147,6 @@ def lines_of_cells(seconds: np.ndarray, load: np.ndarray, cell: np.ndarray, step
     first = np.zeros(count.size, step.dtype)
     first[place] = step
     units = np.array([1, unit])
-    return Cells(
+    return LoadCells(
         start[several], slope[several] / unit, first[several], noise * errors / np.outer(units, units)
     )

@@ -2,14 +2,14 @@
 
 from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.iterations import expected_order_statistics, sorted_cycle_times
-from bcgc_jax.plans.plan import Needs, Plan
+from bcgc_jax.plans.plan import Plan, Requirements
 from bcgc_jax.plans.runtime import Certificate, RuntimeEstimate, integrate_runtime
 
 __all__ = [
     "Certificate",
     "Expectation",
-    "Needs",
     "Plan",
+    "Requirements",
     "RuntimeEstimate",
     "expected_order_statistics",
     "integrate_runtime",

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from bcgc_jax.distributions import Law
+from bcgc_jax.distributions import Distribution
 from bcgc_jax.distributions.atoms import mass_of
 from bcgc_jax.exact.bisection import bisect
 from bcgc_jax.exact.crossing import MANY
@@ -108,7 +108,7 @@ def evaluation_cost(worker: Worker, size: int) -> float:
     return 20.0 * nodes * size * (inner if inner > 1 or worker.constant else NUM_INNER)
 
 
-def _size_of(law: Law) -> int:
+def _size_of(law: Distribution) -> int:
     """Atoms or kinks."""
     return max(int(law.breaks().size), 1)
 
@@ -247,7 +247,7 @@ def _kinks_of(worker: Worker, load: Load) -> tuple[Array, Array | None] | None:
     if law.smooth and ((one_start and not overtaken) or starts.smooth):
         return None
 
-    def marks(law: Law) -> Array:
+    def marks(law: Distribution) -> Array:
         if law.atomic:
             return law.breaks()
         times = jnp.append(law.infimum(), law.breaks())

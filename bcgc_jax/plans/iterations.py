@@ -23,7 +23,7 @@ from bcgc_jax._pytree import (
     static_field,
     working_dtype,
 )
-from bcgc_jax.distributions import Deterministic, Empirical, JointLaw, Law, Rows
+from bcgc_jax.distributions import Deterministic, Distribution, Empirical, EmpiricalRows, JointDistribution
 from bcgc_jax.distributions.joint import NO_EXACT_ANSWER
 from bcgc_jax.exact import order_statistics
 from bcgc_jax.exact.order_statistics import is_count, static_workers
@@ -79,7 +79,7 @@ class Iteration:
         """Level n is there with the (N-n)-th delivery."""
         return AnyOf(self.num_workers)
 
-    def laws(self) -> Sequence[Law]:
+    def laws(self) -> Sequence[Distribution]:
         """The laws whose means must be finite."""
         return [] if self.worker.start.constant else [self.worker.start]
 
@@ -124,7 +124,7 @@ class Iteration:
         last = jnp.max(ready, axis=-1)
         return last if self.worker.plain else self.worker.infimum().astype(last.dtype) + last
 
-    def pooled(self) -> Law:
+    def pooled(self) -> Distribution:
         """The law of one worker's time."""
         raise ValueError(NO_EXACT_ANSWER)
 
@@ -186,7 +186,7 @@ class Independent(Iteration):
     exact = alike = True
 
     @property
-    def law(self) -> Law:
+    def law(self) -> Distribution:
         return self.worker.cycle_time
 
     @property
@@ -294,7 +294,7 @@ class Sampled(Iteration):
         return self.times
 
     def pooled(self):
-        return Rows(self.times).pooled()
+        return EmpiricalRows(self.times).pooled()
 
     def evaluation_cost(self):
         return float(self.times.size)
@@ -340,9 +340,9 @@ def _refuse_order(rule: Completion | None) -> None:
 
 @pytree_dataclass
 class Drawn(Iteration):
-    """Workers of which only draws tell: those of a `JointLaw` without exact answers."""
+    """Workers of which only draws tell: those of a `JointDistribution` without exact answers."""
 
-    joint: JointLaw
+    joint: JointDistribution
     num_workers: ArrayLike
     worker: Worker
     max_workers: int = static_field()
@@ -366,16 +366,18 @@ def iteration_of(problem: Problem) -> Iteration:
     return _iteration(problem.cycle_time, problem.num_workers, problem.max_workers, **delivery)
 
 
-def _iteration(law: Law | JointLaw, num_workers: ArrayLike, max_workers: int, **delivery: Any) -> Iteration:
+def _iteration(
+    law: Distribution | JointDistribution, num_workers: ArrayLike, max_workers: int, **delivery: Any
+) -> Iteration:
     """The iteration of N workers; NaN where a traced `num_workers` is not that of a joint law.
 
     `delivery`: what a `Worker` has beside its cycle time.
     """
     law.check_single()
     match law:
-        case Law():
+        case Distribution():
             return Independent(Worker(law, **delivery), num_workers, max_workers)
-        case Rows():
+        case EmpiricalRows():
             times = _of_all_workers(jnp.asarray(law.times), num_workers, max_workers)
             return Sampled(times, Worker(_NO_LAW, **delivery))
         case _:
@@ -394,7 +396,7 @@ def _of_all_workers(times: Array, num_workers: ArrayLike, max_workers: int) -> A
 
 def sorted_cycle_times(
     key: Array,
-    law: Law | JointLaw,
+    law: Distribution | JointDistribution,
     num_workers: ArrayLike,
     num_draws: int,
     *,
@@ -420,7 +422,7 @@ def sorted_cycle_times(
 
 
 def expected_order_statistics(
-    law: Law | JointLaw,
+    law: Distribution | JointDistribution,
     num_workers: ArrayLike,
     function: Callable[[Array], Array] | None = None,
     *,
@@ -428,8 +430,9 @@ def expected_order_statistics(
 ) -> Array:
     r"""E[g(T_(N-n))] for n = 0…N-1, slowest first, `[max_workers]`; E T_(N-n) without a `function`.
 
-    For one law by quadrature against the density of U_(k), or a sum over atoms; for `Rows` a mean over them.
-    Where the expectation diverges the result is inf. Columns from num_workers on hold g(ess inf T).
+    For one law by quadrature against the density of U_(k), or a sum over atoms; for `EmpiricalRows` a mean
+    over them. Where the expectation diverges the result is inf. Columns from num_workers on hold g(ess inf
+    T).
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> expected_order_statistics(ShiftedExponential(rate=1.0), 3).round(4)
@@ -440,7 +443,9 @@ def expected_order_statistics(
     return _if_valid(found, law, num_workers, max_workers)
 
 
-def _if_valid(value: Array, law: Law | JointLaw, num_workers: ArrayLike, max_workers: int) -> Array:
+def _if_valid(
+    value: Array, law: Distribution | JointDistribution, num_workers: ArrayLike, max_workers: int
+) -> Array:
     """NaN where numbers that are traced make no law, or no number of workers below `max_workers`."""
     if not is_traced((law, num_workers)):
         return value

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax.distributions import Law
+from bcgc_jax.distributions import Distribution
 from bcgc_jax.exact.quadrature import in_panel, kinked_levels, legendre, line, on_line, panels, raised
 from bcgc_jax.plans.completion import AnyOf
 from bcgc_jax.plans.worker import unreached
@@ -31,7 +31,7 @@ class Marks(NamedTuple):
     log_choices: Array
 
 
-def marks(law: Law, load: Array, num_workers: ArrayLike) -> Marks:
+def marks(law: Distribution, load: Array, num_workers: ArrayLike) -> Marks:
     """Of N workers, for loads of this shape; constants to a derivative."""
     choices, marked = AnyOf(num_workers).bounds(load)
     hazard = jnp.append(marked.ravel(), unreached(load.dtype))
@@ -45,7 +45,7 @@ def peaks_of(times: Array, load: Array) -> Array:
     return raised(peaks, load[-1] * times[-1, 0])
 
 
-def threshold_hazard(law: Law, load: Array, t: Array, largest: Array) -> tuple[Array, Array]:
+def threshold_hazard(law: Distribution, load: Array, t: Array, largest: Array) -> tuple[Array, Array]:
     """Λ(t / load_n) and minus its slope in load_n, both `[..., N]`; `largest` is that of `Marks`."""
     used = load > 0  # no worker can delay a level without a load
     threshold = t[..., None] / jnp.where(used, load, 1)
@@ -70,7 +70,7 @@ class Rule(NamedTuple):
     nodes: Callable[[Array, ArrayLike], tuple[Array, Array]]
 
 
-def rule(law: Law, known: Marks, load: Array, num_nodes: int) -> Rule:
+def rule(law: Distribution, known: Marks, load: Array, num_nodes: int) -> Rule:
     """The rule of `num_nodes` intervals, or with a number of nodes in each panel to match."""
     assert not law.atomic
     # The nodes need not follow the load: the integral does not depend on them.
@@ -109,7 +109,7 @@ def rule(law: Law, known: Marks, load: Array, num_nodes: int) -> Rule:
     return Rule(of_line[0], of_line[5], num_nodes, along)
 
 
-def images_of(law: Law, load: Array) -> tuple[Array, Array | None]:
+def images_of(law: Distribution, load: Array) -> tuple[Array, Array | None]:
     """Of the kinks at some levels, and when all are there for sure."""
     kinks = law.breaks().astype(load.dtype)
     images = (load[kinked_levels(load.size)][:, None] * kinks).ravel()

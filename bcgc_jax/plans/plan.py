@@ -11,7 +11,7 @@ from bcgc_jax._pytree import is_traced, pytree_dataclass, replace
 from bcgc_jax.plans.completion import AnyOf, Completion
 
 
-class Needs(NamedTuple):
+class Requirements(NamedTuple):
     """What a scheme needs of workers and network.
 
     Attributes:
@@ -26,7 +26,7 @@ class Needs(NamedTuple):
     round_trips: Array
     exact_gradient: Array
 
-    def within(self, other: "Needs") -> Array:
+    def within(self, other: "Requirements") -> Array:
         """Whether it needs no more than the other does: subsets, round trips, leave to be inexact.
 
         What is sent is left out: less of it is a merit of the row, not a thing that others may not ask for.
@@ -56,7 +56,7 @@ class Plan:
     data: ArrayLike
     share: ArrayLike
     completion: Completion | None
-    known_needs: Needs | None = None
+    known_needs: Requirements | None = None
 
     def with_sizes(self, sizes: Array) -> "Plan":
         return replace(self, sizes=sizes)
@@ -78,7 +78,7 @@ def partition_plan(partition: Any, num_workers: ArrayLike) -> Plan:
     return Plan(partition, level, level + 1, np.ones(level.size, partition.dtype), AnyOf(num_workers))
 
 
-def needs_of(plan: Plan, counts: Array | None, num_workers: ArrayLike) -> Needs | None:
+def needs_of(plan: Plan, counts: Array | None, num_workers: ArrayLike) -> Requirements | None:
     """What a plan needs; of one in which nobody is asked. `counts` are whole units."""
     rule = plan.completion
     # Some ten operations: not worth as many compilations where the numbers are known.
@@ -97,4 +97,4 @@ def needs_of(plan: Plan, counts: Array | None, num_workers: ArrayLike) -> Needs 
     stored = xp.max(xp.where(used, data, 0), axis=-1).astype(int)
     waited = xp.where(used, size * awaited / xp.asarray(num_workers)[..., None], 0)
     sent = (xp.sum(waited, axis=-1) / xp.sum(size * share, axis=-1)).astype(share.dtype)
-    return Needs(stored, sent, xp.zeros_like(stored), xp.full_like(stored, rule.exact_gradient, bool))
+    return Requirements(stored, sent, xp.zeros_like(stored), xp.full_like(stored, rule.exact_gradient, bool))

@@ -235,14 +235,14 @@ def _simulate(key: Array, problem: Problem, partition: Numbers | Plan, num_draws
     elif isinstance(partition, Plan) and isinstance(partition.completion, OneOfEach):
         draws = _simulate_groups(key, problem, partition, num_draws)
     else:
-        load, _, scale = tasks_of(problem, partition)
+        load, _, scale = problem_tasks(problem, partition)
         draws = scale * iteration_of(problem).simulate_max(key, load, num_draws)
     return RuntimeEstimate(jnp.mean(draws), jnp.std(draws) / jnp.sqrt(max(num_draws - 1, 1)))
 
 
 def _simulate_groups(key: Array, problem: Problem, plan: Plan, num_draws: int) -> Array:
     """Of workers in a random order, some draws at a time."""
-    load, rule, scale = tasks_of(problem, plan)
+    load, rule, scale = problem_tasks(problem, plan)
     assert isinstance(rule, OneOfEach)
     kinds = np.zeros(rule.num_workers, int) if rule.kinds is None else np.array(rule.kinds)
     own = jax.tree.map(lambda a: a.reshape(load.kinds, -1)[kinds], Load(load.work, load.sent))
@@ -275,7 +275,7 @@ def integrate_runtime(
 
 @functools.partial(jax.jit, static_argnums=2)
 def _integrate(problem: Problem, partition: Numbers | Plan, num_nodes: int) -> Expectation:
-    load, rule, scale = tasks_of(problem, partition)
+    load, rule, scale = problem_tasks(problem, partition)
     result = iteration_of(problem).expected_completion(load, rule, num_nodes=num_nodes)
     return Expectation(scale * result.value, scale * result.error)
 
@@ -321,7 +321,7 @@ def completion_probability(problem: Problem, partition: Numbers | Plan, deadline
 
 @jax.jit
 def _completion_probability(problem: Problem, partition: Numbers | Plan, deadline: Numbers) -> Array:
-    load, rule, scale = tasks_of(problem, partition)
+    load, rule, scale = problem_tasks(problem, partition)
     t = jnp.asarray(deadline, load.work.dtype) / scale
     late = iteration_of(problem).exceedance(load, t, rule)
     return jnp.where(jnp.isnan(t), jnp.nan, jnp.clip(1 - late, 0, 1))
@@ -438,7 +438,7 @@ def load_of(problem: Problem, x: Array) -> Load:
     return Load(finish_load(x, _paid(problem, x), setup, chain), sent_load(problem, x))
 
 
-def tasks_of(problem: Problem, plan: Numbers | Plan) -> tuple[Load, Completion, Array]:
+def problem_tasks(problem: Problem, plan: Numbers | Plan) -> tuple[Load, Completion, Array]:
     """What a worker has spent after each task of a plan or a partition, its rule, and the time of a cycle.
 
     Raises ValueError for a plan whose runtime has no exact formula.

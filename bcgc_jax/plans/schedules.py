@@ -1,4 +1,4 @@
-r"""Schedules: credit for every subset that a worker has finished, without a code.
+r"""Schedules: every subset that a worker has finished counts, without a code.
 
 Worker w of N on a circle holds the subsets w, w+1, …, w+D-1 and does its tasks in one order, the same for
 all but for the turn of the circle. A task is a block of the gradient of a subset. When each of the N subsets
@@ -9,7 +9,7 @@ worker's task on its δ-th subset and block b,
 
 The order within a group of blocks is subset after subset, every second one backwards, so that two
 neighbours meet in the middle of a subset. One group of one block is the cyclic schedule (Amiri & Gündüz
-2019), groups of depths 1, 2, … the paper's order of work with credit for finished subsets.
+2019), groups of depths 1, 2, … the paper's order of work in which every finished subset counts.
 """
 
 from collections.abc import Callable, Sequence

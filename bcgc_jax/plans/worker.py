@@ -15,9 +15,9 @@ from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
 from bcgc_jax._pytree import pytree_dataclass, replace, static_field
-from bcgc_jax.distributions import Law
+from bcgc_jax.distributions import Distribution
 from bcgc_jax.distributions.atoms import law_of_number, mass_of
-from bcgc_jax.distributions.pairs import Pairs
+from bcgc_jax.distributions.pairs import EmpiricalPairs
 from bcgc_jax.exact.quadrature import largest, rule_error
 
 # Beyond this hazard, and before its inverse, a start-up has no probability to speak of.
@@ -61,20 +61,20 @@ class Load:
 class Worker:
     """A worker's cycle time; its start-up, in the unit of runtimes (a law, a number, or none); `unit`, κ."""
 
-    cycle_time: Law
-    start_up: Law | ArrayLike | None = None
+    cycle_time: Distribution
+    start_up: Distribution | ArrayLike | None = None
     unit: ArrayLike = 1.0
     overlap: bool = static_field(default=False)
 
     @property
-    def start(self) -> Law:
+    def start(self) -> Distribution:
         """The law of the start-up."""
         return law_of_number(0.0 if self.start_up is None else self.start_up)
 
     @property
-    def pairs(self) -> Pairs | None:
+    def pairs(self) -> EmpiricalPairs | None:
         """The start-ups and cycle times, where they depend on each other."""
-        return self.cycle_time if isinstance(self.cycle_time, Pairs) else None
+        return self.cycle_time if isinstance(self.cycle_time, EmpiricalPairs) else None
 
     @property
     def plain(self) -> bool:
@@ -178,7 +178,7 @@ def late_hazard(worker: Worker, load: Load, t: Array, num_inner: int = NUM_INNER
     return jnp.where(used, hazard, jnp.inf), jnp.zeros_like(hazard)
 
 
-def _law_hazard(law: Law, t: Array) -> Array:
+def _law_hazard(law: Distribution, t: Array) -> Array:
     """Λ, for times of which some are negative or beyond all that matters."""
     possible, beyond = t > 0, jnp.zeros((), bool)
     if not law.atomic:

@@ -10,7 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import at_hand, concrete, pytree_dataclass, replace, static_field, working_dtype
-from bcgc_jax.distributions import JointLaw, Law
+from bcgc_jax.distributions import Distribution, JointDistribution
 from bcgc_jax.distributions.atoms import mass_of
 from bcgc_jax.exact.bisection import bisect
 from bcgc_jax.exact.quadrature import Expectation
@@ -167,7 +167,7 @@ def ferdinand_partition(problem: Problem, num_layers: ArrayLike) -> tuple[Array,
 
 
 @jax.jit
-def straggler_ratio(law: Law | JointLaw) -> Array:
+def straggler_ratio(law: Distribution | JointDistribution) -> Array:
     r"""E[T | T > median] / E[T | T ≤ median], the α of partial stragglers in Tandon et al. 2017.
 
     (1 + ln 2)/(1 - ln 2) = 5.52 for an exponential. An atom at the median counts in both halves. NaN for
@@ -177,7 +177,7 @@ def straggler_ratio(law: Law | JointLaw) -> Array:
     return jnp.where(law.valid(), _straggler_ratio(law), jnp.nan)
 
 
-def _straggler_ratio(law: Law) -> Array:
+def _straggler_ratio(law: Distribution) -> Array:
     if law.atomic:
         atoms, mass = law.breaks(), mass_of(law, law.breaks())
         share = jnp.diff(jnp.clip(jnp.cumsum(mass), 0, 0.5), prepend=0.0)

@@ -22,7 +22,7 @@ from jax import Array
 from jax.scipy.special import betainc
 
 from bcgc_jax._pytree import check, check_whole, is_traced, replace
-from bcgc_jax.distributions import Law
+from bcgc_jax.distributions import Distribution
 from bcgc_jax.exact.bisection import bisect
 from bcgc_jax.exact.crossing import crossing_slopes
 from bcgc_jax.plans.iterations import iteration_of
@@ -121,7 +121,7 @@ def _double(problem: Problem, deadline: float) -> Problem:
     return replace(jax.tree.map(wide, problem), max_workers=int(np.asarray(problem.num_workers)))
 
 
-def _lateness(law: Law, r: Array) -> Array:
+def _lateness(law: Distribution, r: Array) -> Array:
     """u(r) = -log P(T ≤ 1/r); 0 at r = 0."""
     hazard = law.cumulative_hazard(1 / jnp.where(r > 0, r, 1))
     return jnp.where(r > 0, -jnp.log(-jnp.expm1(-hazard)), 0)
@@ -136,7 +136,7 @@ def _log_in_time(lateness: Array) -> Array:
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _first_limits(law: Law, workers: int, reached: float) -> _Limits:
+def _first_limits(law: Distribution, workers: int, reached: float) -> _Limits:
     """Of each level alone: P(N - n of the workers are in time) ≥ `reached`."""
     level = jnp.arange(workers, dtype=float)
 
@@ -151,7 +151,7 @@ def _first_limits(law: Law, workers: int, reached: float) -> _Limits:
 
 
 def _upper_bound(
-    law: Law, limits: _Limits, total: Array, reached: float, share: Array
+    law: Distribution, limits: _Limits, total: Array, reached: float, share: Array
 ) -> tuple[float, Array, Array]:
     """A bound of P; of the plan that is best for the faster workers the shares and the slopes of log P."""
     minorant = _minorant(law, limits)
@@ -160,7 +160,9 @@ def _upper_bound(
     return float(jnp.where(jnp.isnan(bound), 1, jnp.exp(bound))), cut.share[0], cut.slopes[0]
 
 
-def _closer(law: Law, limits: _Limits, total: Array, reached: float, share: Array, slopes: Array) -> _Limits:
+def _closer(
+    law: Distribution, limits: _Limits, total: Array, reached: float, share: Array, slopes: Array
+) -> _Limits:
     """Limits of all plans whose P is at least `reached`: log reached + λ r_n ≤ max (log P + λ r_n)."""
     size = share.size
     tilts = jnp.concatenate([factor * jnp.diag(slopes) for factor in _TILTS])
@@ -175,7 +177,7 @@ def _closer(law: Law, limits: _Limits, total: Array, reached: float, share: Arra
     return _Limits(jnp.where(good, low, limits.low), jnp.where(good, high, limits.high))
 
 
-def _minorant(law: Law, limits: _Limits) -> _Minorant:
+def _minorant(law: Distribution, limits: _Limits) -> _Minorant:
     """The greatest convex functions of the cells' ends that are below u there."""
     nodes = limits.low[:, None] + (limits.high - limits.low)[:, None] * jnp.linspace(0, 1, _CELLS + 1)
     r, u = np.asarray(nodes), np.asarray(_lateness(law, nodes))
@@ -200,7 +202,7 @@ def _lower_corners(x: np.ndarray, y: np.ndarray) -> list[int]:
     return corners
 
 
-def _faster(law: Law, minorant: _Minorant, r: Array) -> Array:
+def _faster(law: Distribution, minorant: _Minorant, r: Array) -> Array:
     """The convex functions at r, `[N]`; beyond their limits they go on straight, from 0 on."""
     low, high = minorant.limits
     place = (r - low) / (high - low) * _CELLS
@@ -213,7 +215,9 @@ def _faster(law: Law, minorant: _Minorant, r: Array) -> Array:
 
 
 @jax.jit
-def _search(law: Law, minorant: _Minorant, total: Array, reached: float, share: Array, tilts: Array) -> _Cut:
+def _search(
+    law: Distribution, minorant: _Minorant, total: Array, reached: float, share: Array, tilts: Array
+) -> _Cut:
     """The most of log P + Σ tilt_n r_n of the faster workers, and the cut that touches there; `[K, N]`."""
     unit = -jnp.log(reached)
 
@@ -240,14 +244,14 @@ def _search(law: Law, minorant: _Minorant, total: Array, reached: float, share: 
 
 
 @jax.jit
-def _bounds(law: Law, limits: _Limits, total: Array, cut: _Cut, tilts: Array) -> Array:
+def _bounds(law: Distribution, limits: _Limits, total: Array, cut: _Cut, tilts: Array) -> Array:
     """Of log P + Σ tilt_n r_n, `[K]`: Σ_n a_n r_n(x) ≥ total · min_i (i+1) Σ_{n≥i} a_n for every a."""
     most = cut.constant + _suprema(law, limits, cut)
     rest = jnp.cumsum((cut.slopes - tilts)[:, ::-1], axis=1)[:, ::-1]
     return most - total * jnp.min(rest * jnp.arange(1, rest.shape[1] + 1), axis=1) + _ROUNDING
 
 
-def _suprema(law: Law, limits: _Limits, cut: _Cut) -> Array:
+def _suprema(law: Distribution, limits: _Limits, cut: _Cut) -> Array:
     """Σ_n sup_r (fall_n u(r) + slopes_n r) between the limits, `[K]`; u is monotone in each cell."""
     nodes = limits.low[:, None] + (limits.high - limits.low)[:, None] * jnp.linspace(0, 1, _PROOF + 1)
     u = _lateness(law, nodes)

@@ -120,7 +120,7 @@ class Deadline(Method):
             least = jax.lax.stop_gradient(jnp.asarray(self.min_completion, problem.dtype))
             fastest = optimum(still, still.exists, tolerance=1e-6, max_steps=Optimal.max_steps)
             assert fastest.partition is not None
-            found = fastest_in_time(still, deadline, least, fastest.partition, found, **options)
+            found = chance_constrained(still, deadline, least, fastest.partition, found, **options)
             lower = fastest.lower_bound
         solution = assess(problem, found.partition, found.status, found.num_steps)
         if self.min_completion is not None:  # no plan is faster than one that need not end in time
@@ -241,7 +241,7 @@ def _tiny(q: Array) -> float:
 
 
 @functools.partial(jax.jit, static_argnames="max_steps")
-def fastest_in_time(
+def chance_constrained(
     problem: Problem,
     deadline: ArrayLike,
     min_completion: ArrayLike,

@@ -80,7 +80,7 @@ class Method:
         return True
 
     def judge(self, fresh: Problem, solution: Solution, num_replications: int) -> dict[str, Array]:
-        """What is known of its partition by fresh draws, of `Unlike` workers: fields of a solution."""
+        """What is known of its partition by fresh draws, of `Heterogeneous` workers: fields of a solution."""
         assert solution.partition is not None
         assert solution.levels is not None
         return sample_average.judge(fresh, solution.partition, solution.levels)._asdict()

@@ -9,7 +9,7 @@ from bcgc_jax.solvers.deadline import Deadline
 from bcgc_jax.solvers.method import Method, Numbered
 from bcgc_jax.solvers.nested import Nested
 from bcgc_jax.solvers.optimum import Optimal
-from bcgc_jax.solvers.schedules import Alternating, Backup, Credit, Cyclic, Sharing
+from bcgc_jax.solvers.schedules import Alternating, Backup, Cyclic, MultiMessage, Sharing
 from bcgc_jax.solvers.schemes import LIMIT, SCHEMES, Scheme
 from bcgc_jax.solvers.subgradient import Subgradient
 
@@ -19,11 +19,12 @@ PROPOSED = ("optimal", "subgradient", "time", "frequency")
 BASELINES = ("uncoded", "single_block", "tandon_partial", "ferdinand_full", "ferdinand_half")
 _SEARCHED: dict[str, type[Method]] = {
     **{"optimal": Optimal, "deadline": Deadline, "subgradient": Subgradient},
-    **{"tandon_partial": TandonPartial, "credit": Credit, "nested": Nested},
+    **{"tandon_partial": TandonPartial, "multi_message": MultiMessage, "nested": Nested},
 }
 # Methods that take a number, as in "tandon:3".
 _NUMBERED: dict[str, type[Numbered]] = {
-    kind.word: kind for kind in (Tandon, Ferdinand, Cyclic, Alternating, Backup, Sharing, Credit, Nested)
+    kind.word: kind
+    for kind in (Tandon, Ferdinand, Cyclic, Alternating, Backup, Sharing, MultiMessage, Nested)
 }
 _NAMES = (*PROPOSED, "deadline", "nested", *BASELINES, LIMIT)
 METHODS = ", ".join([*_NAMES, *(f"{name}:NUMBER" for name in _NUMBERED)])

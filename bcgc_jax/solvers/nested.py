@@ -42,7 +42,7 @@ from bcgc_jax.plans.runtime import (
     completion_probability,
     integrate_runtime,
     lower_bound_of,
-    tasks_of,
+    problem_tasks,
     with_least_start_up,
 )
 from bcgc_jax.problem import Problem, Status
@@ -247,7 +247,7 @@ def _search(
     """The best shares of the levels that are used."""
     dtype = problem.dtype
     start = used / jnp.sum(used, dtype=dtype)
-    load, _, scale = tasks_of(problem, _plan_of(problem, rule, start, data))
+    load, _, scale = problem_tasks(problem, _plan_of(problem, rule, start, data))
     typical = iteration_of(problem).pooled().inverse_cumulative_hazard(jnp.log(2.0))
     unit = (scale * load.work[-1] * typical).astype(dtype)
 
@@ -283,7 +283,7 @@ def _most_probable(
     tolerance = _TOLERANCE[problem.dtype.itemsize]
 
     def unlikely(share: Array) -> Array:
-        load, _, scale = tasks_of(still, _plan_of(still, rule, share, data))
+        load, _, scale = problem_tasks(still, _plan_of(still, rule, share, data))
         late = iteration_of(still).exceedance(load, deadline.astype(share.dtype) / scale, rule)
         return jnp.log(late) - jnp.log1p(-late)
 

@@ -20,12 +20,12 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax.distributions import Law
+from bcgc_jax.distributions import Distribution
 from bcgc_jax.exact.crossing import Crossing, shares
 from bcgc_jax.exact.linear_algebra import LARGE, solve_positive
 from bcgc_jax.exact.quadrature import rule_error
 from bcgc_jax.plans.marks import Marks, rule, slope_of_homogeneous, threshold_hazard
-from bcgc_jax.solvers.lanes import Lanes, loop
+from bcgc_jax.solvers.batched_while import Lanes, loop
 
 # Intervals of the first rule.
 NUM_NODES = 32
@@ -89,7 +89,7 @@ class Shares(NamedTuple):
 class Given(NamedTuple):
     """The same for Newton's method, which ends early where its bound reaches `least`."""
 
-    law: Law
+    law: Distribution
     marks: Marks
     workers: Array
     levels: Array
@@ -362,7 +362,7 @@ def no_sums(load: Array) -> Sums:
 
 
 def sums_over_nodes(
-    law: Law, known: Marks, load: Array, num_workers: ArrayLike, refine: Array
+    law: Distribution, known: Marks, load: Array, num_workers: ArrayLike, refine: Array
 ) -> tuple[Array, Sums]:
     """The start of the rule that is `refine` times as fine, and the sums over its nodes."""
     start, count, add = rule_in_pieces(law, known, load, num_workers, refine, False)
@@ -370,7 +370,13 @@ def sums_over_nodes(
 
 
 def sums_of_many(
-    law: Law, known: Marks, load: Array, num_workers: ArrayLike, refine: Array, last: Sums, fresh: Array
+    law: Distribution,
+    known: Marks,
+    load: Array,
+    num_workers: ArrayLike,
+    refine: Array,
+    last: Sums,
+    fresh: Array,
 ) -> tuple[Array, Sums]:
     """The same for many levels: the Hessian is of a coarse rule, or of the `last` sums unless `fresh`."""
     coarse = first_fineness(load.size)
@@ -384,7 +390,9 @@ def sums_of_many(
     return start, sums._replace(upper=upper)
 
 
-def _upper_of_many(law: Law, known: Marks, load: Array, num_workers: ArrayLike, refine: int) -> Array:
+def _upper_of_many(
+    law: Distribution, known: Marks, load: Array, num_workers: ArrayLike, refine: int
+) -> Array:
     """The Hessian's sum over the nodes at which levels may be the last: of 64 some 15, at N = 1000."""
     *_, nodes = rule(law, known, load, NUM_NODES)
     index = np.arange(NUM_NODES * refine)
@@ -413,7 +421,7 @@ def _nodes_at_a_time(num_levels: int, size: int) -> int:
 
 
 def _crossing(
-    law: Law, known: Marks, load: Array, num_workers: ArrayLike, t: Array, batched: bool
+    law: Distribution, known: Marks, load: Array, num_workers: ArrayLike, t: Array, batched: bool
 ) -> tuple[Crossing, Array]:
     """The crossing at times t, and c on its axes."""
     hazard, rate = threshold_hazard(law, load, t, known.largest)
@@ -427,7 +435,7 @@ def first_fineness(size: int) -> int:
 
 
 def rule_in_pieces(
-    law: Law,
+    law: Distribution,
     known: Marks,
     load: Array,
     num_workers: ArrayLike,
@@ -473,7 +481,9 @@ def rule_in_pieces(
     return start, jax.lax.div(size * refine + chunk - 1, jnp.asarray(chunk, refine.dtype)), add
 
 
-def derivatives(law: Law, start: Array, load: Array, num_workers: ArrayLike, sums: Sums) -> Expansion:
+def derivatives(
+    law: Distribution, start: Array, load: Array, num_workers: ArrayLike, sums: Sums
+) -> Expansion:
     r"""Value, error, slope and Hessian of F in y from the sums over all nodes.
 
     F is homogeneous of degree 1, so Σ_k y_k ∂²F/∂y_j∂y_k = 0 gives the diagonal.

@@ -17,7 +17,7 @@ from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution, assess_shares, solution_of, with_whole_numbers
 from bcgc_jax.solvers import sample_average
 from bcgc_jax.solvers.discrete import best_levels, improve_units
-from bcgc_jax.solvers.many_workers import is_of_many, is_rough, optimum_of_many
+from bcgc_jax.solvers.large_n import is_of_many, is_rough, optimum_of_many
 from bcgc_jax.solvers.method import Method
 from bcgc_jax.solvers.optimal import OptimalResult, least_gap, optimal_partition
 from bcgc_jax.solvers.start_ups import best_found
@@ -35,7 +35,7 @@ class Optimal(Method):
 
     Args:
       tolerance: of the gap; not below what the precision resolves, (64 + 8 N) eps: 3e-5 in float32 at N = 20;
-        for laws of atoms and for `Rows` not below 1e-6, in float32 3e-4.
+        for laws of atoms and for `EmpiricalRows` not below 1e-6, in float32 3e-4.
       levels: the redundancy levels that may be used, all by default; static. With setup cycles it is also
         searched which of them to use, and the bound is for those in `Solution.levels`. Where the number of
         workers is traced and lacks one of them, the solution is INFEASIBLE.

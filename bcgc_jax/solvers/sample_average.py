@@ -1,8 +1,8 @@
 r"""Workers that are not alike: sample averages for expectations, and how far they can be trusted.
 
-The mean of τ̂(x,T) over S draws of an iteration is convex and homogeneous in x too, and `Rows` makes it a
-problem like any other. What its optimum is worth, K S fresh draws tell: they estimate E τ̂ without bias, and
-bound the best from below, with 97.5 % confidence, in one of two ways:
+The mean of τ̂(x,T) over S draws of an iteration is convex and homogeneous in x too, and `EmpiricalRows` makes
+it a problem like any other. What its optimum is worth, K S fresh draws tell: they estimate E τ̂ without bias,
+and bound the best from below, with 97.5 % confidence, in one of two ways:
 
 - for optima: E min ≤ min E, so the certified bounds of K samples' optima have a mean below the true optimum
   (Mak, Morton & Wood 1999); Student's t gives the limit;
@@ -23,7 +23,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import check, replace
-from bcgc_jax.distributions import Rows
+from bcgc_jax.distributions import EmpiricalRows
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.runtime import Certificate, as_partition, load_of
 from bcgc_jax.problem import Problem
@@ -52,10 +52,13 @@ def draw_problems(
 
 
 @functools.partial(jax.jit, static_argnames="sizes")
-def _draw(key: Array, problem: Problem, sizes: tuple[int, ...]) -> list[Rows]:
+def _draw(key: Array, problem: Problem, sizes: tuple[int, ...]) -> list[EmpiricalRows]:
     law = problem.cycle_time
     shapes = [(size, problem.max_workers) for size in sizes]
-    return [Rows(law.sample(k, s)) for k, s in zip(jax.random.split(key, len(sizes)), shapes, strict=True)]
+    return [
+        EmpiricalRows(law.sample(k, s))
+        for k, s in zip(jax.random.split(key, len(sizes)), shapes, strict=True)
+    ]
 
 
 @jax.jit
@@ -103,7 +106,7 @@ def mean_of_parts(
     rows = _times(fresh)
 
     def one(rows: Array) -> Array:
-        return value(replace(fresh, cycle_time=Rows(rows)))
+        return value(replace(fresh, cycle_time=EmpiricalRows(rows)))
 
     return _mean(jax.lax.map(one, rows.reshape(num_replications, -1, rows.shape[-1])))
 

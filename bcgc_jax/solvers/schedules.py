@@ -18,7 +18,7 @@ from bcgc_jax.exact.bisection import bisect
 from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.completion import AnyOf, FirstHolder
 from bcgc_jax.plans.iterations import iteration_of
-from bcgc_jax.plans.plan import Needs, Plan, needs_of
+from bcgc_jax.plans.plan import Plan, Requirements, needs_of
 from bcgc_jax.plans.runtime import integrate_runtime
 from bcgc_jax.plans.schedules import (
     Group,
@@ -33,8 +33,8 @@ from bcgc_jax.plans.schedules import (
 )
 from bcgc_jax.problem import Problem
 from bcgc_jax.solution import Solution, solution_of_value
-from bcgc_jax.solvers.credit import optimise_credit
 from bcgc_jax.solvers.method import Numbered, refuse_setup
+from bcgc_jax.solvers.multi_message import optimise_multi_message
 from bcgc_jax.solvers.schemes import NUM_DRAWS
 
 # Draws of what is sent, of which two digits are enough: of many workers each draw has many.
@@ -68,7 +68,7 @@ class Scheduled(Numbered):
 
     def evaluate(
         self, problem: Problem, schedule: Plan | None, key: Array | None
-    ) -> tuple[Expectation, Needs]:
+    ) -> tuple[Expectation, Requirements]:
         """Expected runtime with its error, NaN where there is no such scheme, and what the scheme needs.
 
         The error is a standard error where it comes from draws, which need the key (`is_drawn`).
@@ -107,7 +107,7 @@ class Scheduled(Numbered):
 @jax.jit
 def _evaluated(
     method: Scheduled, problem: Problem, schedule: Plan | None, key: Array | None
-) -> tuple[Expectation, Needs]:
+) -> tuple[Expectation, Requirements]:
     return method.evaluate(problem, schedule, key)
 
 
@@ -207,7 +207,7 @@ class Sharing(Scheduled):
 
     def evaluate(
         self, problem: Problem, schedule: Plan | None, key: Array | None
-    ) -> tuple[Expectation, Needs]:
+    ) -> tuple[Expectation, Requirements]:
         assert key is not None
         chunk = problem.total / self.chunks
         trip = jnp.asarray(self.round_trip, problem.dtype) / problem.scale
@@ -220,11 +220,11 @@ class Sharing(Scheduled):
         tau = problem.scale * over_draws(key, problem, shared, NUM_DRAWS // 8, problem.max_workers)
         found = Expectation(jnp.mean(tau), jnp.std(tau) / tau.size**0.5)
         one = jnp.ones((), problem.dtype)
-        return found, Needs(workers, one, jnp.asarray(self.chunks), jnp.asarray(True))
+        return found, Requirements(workers, one, jnp.asarray(self.chunks), jnp.asarray(True))
 
 
 @pytree_dataclass
-class Credit(Scheduled):
+class MultiMessage(Scheduled):
     """The schedule of least expected runtime that is found, with `max_subsets` stored (all by default).
 
     Sizes of blocks, their depth and the order of tasks; a local search from cyclic, alternating and block by
@@ -233,7 +233,7 @@ class Credit(Scheduled):
 
     max_subsets: int | None = static_field(default=None)
 
-    word, what = "credit", "a number of stored subsets"
+    word, what = "multi_message", "a number of stored subsets"
     baseline = False
     knows_unit_costs = False
 
@@ -244,7 +244,7 @@ class Credit(Scheduled):
 
     @property
     def name(self) -> str:
-        return "credit" if self.max_subsets is None else f"credit:{self.max_subsets}"
+        return "multi_message" if self.max_subsets is None else f"multi_message:{self.max_subsets}"
 
     def is_drawn(self, problem: Problem) -> bool:
         return True
@@ -252,7 +252,7 @@ class Credit(Scheduled):
     def schedule(self, problem: Problem, key: Array | None) -> Plan:
         assert key is not None
         stored = problem.max_workers if self.max_subsets is None else self.max_subsets
-        return optimise_credit(key, problem, min(stored, problem.max_workers))
+        return optimise_multi_message(key, problem, min(stored, problem.max_workers))
 
 
 def without_padding(found: Plan) -> Plan:
@@ -293,7 +293,7 @@ def _by_draws(problem: Problem, schedule: Plan, key: Array | None) -> Expectatio
     return Expectation(value, jnp.where(better, rest + share * exact.error, error))
 
 
-def _needs_of(problem: Problem, schedule: Plan) -> Needs:
+def _needs_of(problem: Problem, schedule: Plan) -> Requirements:
     cycles = cycles_of_problem(problem, schedule)
 
     def sent(starts: Array, times: Array) -> Array:
@@ -303,7 +303,7 @@ def _needs_of(problem: Problem, schedule: Plan) -> Needs:
     draws = min(_SENT_DRAWS, max(_SENT_WORKERS // problem.max_workers, _FEWEST))
     found = over_draws(jax.random.key(0), problem, sent, draws, 2 * schedule.sizes.size)
     blocks = jnp.sum(schedule.sizes > 0)
-    return Needs(_stored(schedule), jnp.mean(found), blocks, jnp.asarray(True))
+    return Requirements(_stored(schedule), jnp.mean(found), blocks, jnp.asarray(True))
 
 
 def _stored(schedule: Plan) -> Array:

@@ -79,7 +79,7 @@ class Scheme(Method):
     _taken: ClassVar[tuple[str, ...]] = (
         *("optimal", "deadline", "subgradient", "time", "frequency", "uncoded", "single_block", "tandon"),
         *("tandon_partial", "ferdinand", "ferdinand_full", "ferdinand_half", "limit"),
-        *("cyclic", "alternating", "credit", "backup", "sharing", "nested"),
+        *("cyclic", "alternating", "multi_message", "backup", "sharing", "nested"),
     )
 
     def __post_init__(self) -> None:

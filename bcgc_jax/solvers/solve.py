@@ -57,19 +57,19 @@ def solve(
         enough; the baselines "uncoded", "single_block" (one level, the best), "tandon:3" (`Tandon`: one
         level, 3), "tandon_partial" (`TandonPartial`), "ferdinand_full", "ferdinand_half", "ferdinand:100"
         (`Ferdinand`: 100 layers); "limit", the limit of any scheme; or a `Scheme` of one's own.
-      key: randomness of "subgradient", of schemes that give a runtime, and of all methods for `Unlike`
+      key: randomness of "subgradient", of schemes that give a runtime, and of all methods for `Heterogeneous`
         workers; others need none.
-      num_draws: S, of the sample that `Unlike` workers are planned for.
-      num_replications: K; plans for `Unlike` workers are judged by K S fresh draws.
+      num_draws: S, of the sample that `Heterogeneous` workers are planned for.
+      num_replications: K; plans for `Heterogeneous` workers are judged by K S fresh draws.
 
     "optimal" ends with a search over whole units where these are few (at most 1000, known before tracing, and
     not too many atoms); the other plans are rounded. Closed forms and baselines plan without setup and are
     evaluated with it.
 
-    Workers that are not alike: under `Rows` all of this is exact for the sample. Plans for `Unlike` ones are
-    judged by the same draws for all methods that get the same key: `expected_runtime` is then a mean,
-    `runtime_error` its standard error, and `lower_bound`, hence `relative_gap`, a 97.5 % confidence limit and
-    no certainty (`solvers.sample_average`).
+    Workers that are not alike: under `EmpiricalRows` all of this is exact for the sample. Plans for
+    `Heterogeneous` ones are judged by the same draws for all methods that get the same key:
+    `expected_runtime` is then a mean, `runtime_error` its standard error, and `lower_bound`, hence
+    `relative_gap`, a 97.5 % confidence limit and no certainty (`solvers.sample_average`).
 
     Raises ValueError for an unknown method, a missing key, a level or a number of layers out of range, what a
     method cannot do, and for a law whose mean is known to be infinite. What shows only in traced values is a
@@ -123,7 +123,7 @@ def _invalid_without(sense: Array, solution: Solution) -> Solution:
 def _judged(
     problem: Problem, method: Method, key: Array | None, num_draws: int, num_replications: int
 ) -> Solution:
-    """For `Unlike` workers: a plan for the mean over draws, judged by fresh ones."""
+    """For `Heterogeneous` workers: a plan for the mean over draws, judged by fresh ones."""
     assert key is not None
     plan, fresh = sample_average.draw_problems(
         key, problem, num_draws=num_draws, num_replications=num_replications

@@ -13,13 +13,13 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import show
-from bcgc_jax.plans.plan import Needs
+from bcgc_jax.plans.plan import Requirements
 
 Table = dict[str, np.ndarray]
 
 # Columns of the answers: numbers that `solve` gives, and what a scheme needs.
 NUMBERS = ("status", "expected_runtime", "runtime_error", "lower_bound", "relative_gap", "num_steps")
-NEEDS = Needs._fields
+NEEDS = Requirements._fields
 _RESERVED = (*NUMBERS, *NEEDS, "method", "completion_probability", "partition", "max_workers")
 
 # Sizes that partitions may be padded to, 1.25 apart.
@@ -98,7 +98,7 @@ def _checked(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Group:
+class CellGroup:
     """Cells that are padded to one size, by their indices.
 
     Attributes:
@@ -126,7 +126,7 @@ class Group:
         return self.order[self.start + start : self.start + stop]
 
 
-def groups_of(cells: Cells, devices: Sequence[jax.Device], *, apart: bool = False) -> list[Group]:
+def groups_of(cells: Cells, devices: Sequence[jax.Device], *, apart: bool = False) -> list[CellGroup]:
     """The cells by padded size: as many sizes as cost least, compilations and padding together.
 
     With `apart`, each number of workers is a size of its own.
@@ -156,7 +156,7 @@ def groups_of(cells: Cells, devices: Sequence[jax.Device], *, apart: bool = Fals
         order = np.argsort(group_of, kind="stable")
     starts = [0, *(ends[i] for i in chosen[:-1])]
     groups = [(tops[i], ends[i] - start, start) for i, start in zip(chosen, starts, strict=True)]
-    return [Group(*group, order, *_layout(*group[:2], devices)) for group in groups]
+    return [CellGroup(*group, order, *_layout(*group[:2], devices)) for group in groups]
 
 
 def _layout(max_workers: int, cells: int, devices: Sequence[jax.Device]) -> tuple[int, int]:

@@ -23,7 +23,7 @@ from bcgc_jax.plans.runtime import completion_probability
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solvers.methods import Method, Methods, each_method, method_of
 from bcgc_jax.solvers.solve import solve
-from bcgc_jax.sweeps.cells import NEEDS, NUMBERS, Cells, Group, Table, as_cells, groups_of
+from bcgc_jax.sweeps.cells import NEEDS, NUMBERS, CellGroup, Cells, Table, as_cells, groups_of
 
 ProblemOf = Callable[..., Problem]
 
@@ -34,7 +34,7 @@ class Chunk:
 
     index: int
     cells: np.ndarray
-    group: Group
+    group: CellGroup
 
 
 class Sweep:
@@ -109,7 +109,7 @@ class Sweep:
         for index, (cells, group) in enumerate(every):
             yield Chunk(index, cells, group)
 
-    def problem_at(self, group: Group, place: int) -> Problem:
+    def problem_at(self, group: CellGroup, place: int) -> Problem:
         """That of a cell of a group; ValueError where its numbers make none."""
         cell = {name: values[0] for name, values in self.cells.take(group.take(place, place + 1)).items()}
         return self.problem(max_workers=group.max_workers, **_of_problem(cell))
@@ -205,7 +205,7 @@ class Sweep:
         methods = jax.tree.map(jnp.asarray, self.methods)
         return jax.device_put((self.key, methods), NamedSharding(self.mesh, PartitionSpec()))
 
-    def _compiled(self, group: Group) -> Callable[..., dict[str, dict[str, Array]]]:
+    def _compiled(self, group: CellGroup) -> Callable[..., dict[str, dict[str, Array]]]:
         """The compiled function of a group; that of the next one is compiled meanwhile, in a thread."""
         place = self.groups.index(group)
         coming = [self._start_compiling(one) for one in self.groups[place : place + 2]]
@@ -215,18 +215,18 @@ class Sweep:
             _compiling.cache_clear()  # keeps no failure
             raise
 
-    def _start_compiling(self, group: Group) -> "Future[Callable[..., Any]]":
+    def _start_compiling(self, group: CellGroup) -> "Future[Callable[..., Any]]":
         types = tuple((name, values.dtype.str) for name, values in self.cells.columns.items())
         leaves, tree = jax.tree.flatten(self._given())
         given = tree, tuple(jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding) for a in leaves)
         x64 = jnp.result_type(float) == jnp.float64
         return _compiling(self.program(group), group.chunk, types, given, x64)
 
-    def program(self, group: Group) -> "Program":
+    def program(self, group: CellGroup) -> "SweepProgram":
         """What is compiled for a group."""
         methods = jax.tree.structure(self.methods)
         size = group.max_workers, self.apart, group.batch
-        return Program(self.problem, methods, self.has_deadline, self.partitions, *size, self.mesh)
+        return SweepProgram(self.problem, methods, self.has_deadline, self.partitions, *size, self.mesh)
 
 
 def _of_problem(cell: Mapping[str, Any]) -> dict[str, Any]:
@@ -235,7 +235,7 @@ def _of_problem(cell: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Program:
+class SweepProgram:
     """What a sweep compiles for a size, by its values: another sweep that asks for the same finds it."""
 
     problem: ProblemOf
@@ -291,7 +291,7 @@ class Program:
 
 @functools.lru_cache(maxsize=64)
 def _compiling(
-    program: Program, size: int, types: tuple[tuple[str, str], ...], given: Any, x64: bool
+    program: SweepProgram, size: int, types: tuple[tuple[str, str], ...], given: Any, x64: bool
 ) -> "Future[Callable[..., Any]]":
     """The function of a program for chunks of `size`, compiled in a thread."""
     sharding = NamedSharding(program.mesh, PartitionSpec("cells"))

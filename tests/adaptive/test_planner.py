@@ -8,7 +8,7 @@ import pytest
 
 from bcgc_jax.adaptive import RULES, Planner, WorkPlan
 from bcgc_jax.adaptive.rules import Window, _alike, rules
-from bcgc_jax.distributions import Rows
+from bcgc_jax.distributions import EmpiricalRows
 from bcgc_jax.plans.completion import AnyOf
 from bcgc_jax.plans.plan import Plan
 from tests.compilations import compilations
@@ -122,7 +122,7 @@ def test_what_preparing_takes_is_a_cost_of_the_change_and_none_of_the_rule():
 def test_sizes_are_searched_on_every_iteration_that_is_known():
     times = np.arange(1.0, 4.0)[:, None] * np.ones(4)
     drawn = _alike(jax.random.key(0), times, Window(times, 3, jax.random.key(0))).cycle_time
-    assert isinstance(drawn, Rows)
+    assert isinstance(drawn, EmpiricalRows)
     assert np.unique(drawn.times).tolist() == [1.0, 2.0, 3.0]
 
 
@@ -154,5 +154,5 @@ def test_what_is_warmed_up_is_compiled_once():
             taken = float(planner.plan.runtimes(times[None], starts)[0])
             planner.observe(times, np.ones(4, bool), taken, start_ups=starts)
     assert planner.decisions
-    assert {"credit", "nested"} <= planner._plans.keys()
+    assert {"multi_message", "nested"} <= planner._plans.keys()
     assert set(found) <= {"jit(convert_element_type)", "jit(_threefry_fold_in)", "jit(_reduce_max)"}

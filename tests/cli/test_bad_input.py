@@ -12,7 +12,7 @@ WORDS = {
     "UNIFORM": "--cycle-time uniform:low=1,high=2",
     "PARETO": "--cycle-time pareto:scale=1",
     "RAY": "--engine ray --workers 2 --steps 1",
-    "WEIBULL": "--start-up weibull:scale=4000,concentration=0.7",
+    "WEIBULL": "--start-up weibull:scale=4000,shape=0.7",
 }
 # What is typed, and a part of what is said.
 ROWS = r"""
@@ -94,17 +94,17 @@ sweep SIZES PARETO --axis shape=2 --method time --tolerance 1e-3
     -> --tolerance has no effect without --method optimal
 solve SMALL UNIFORM --start-up pareto:scale=1,shape=0.9 -> the mean of the start-up, Pareto
 solve SMALL UNIFORM --start-up -3 -> at least 0, got '-3'
-solve SMALL UNIFORM --start-up weibul:scale=3,concentration=1 -> did you mean weibull
-solve SMALL UNIFORM --start-up weibull:scale=3 -> concentration missing
+solve SMALL UNIFORM --start-up weibul:scale=3,shape=1 -> did you mean weibull
+solve SMALL UNIFORM --start-up weibull:scale=3 -> shape missing
 solve SMALL UNIFORM --chain-cycles inf -> at least 0
 solve SMALL UNIFORM --overlap -> --overlap has no effect without --send-time
 solve SMALL UNIFORM --chain-cycles 1 --method subgradient -> no --chain-cycles
 solve --workers 3 --coordinates 60 --cycle-time '2*uniform:low=1,high=2' UNIFORM WEIBULL
     -> --start-up may be a law only where all workers have one law of the cycle time, not with several
 solve SMALL --trace x.csv --keep-workers WEIBULL -> not with --keep-workers: give a number
-sweep SMALL UNIFORM --start-up weibull:scale=3 -> weibull needs concentration: in --start-up
+sweep SMALL UNIFORM --start-up weibull:scale=3 -> weibull needs shape: in --start-up
 sweep SMALL UNIFORM WEIBULL --axis start_up.scale=1,2 -> start_up.scale is given twice
-sweep SMALL UNIFORM WEIBULL --axis start_up.rate=1 -> start_up.scale, start_up.concentration
+sweep SMALL UNIFORM WEIBULL --axis start_up.rate=1 -> start_up.scale, start_up.shape
 sweep SMALL UNIFORM --axis start_up.rate=1,2 -> --axis start_up.rate needs a --start-up LAW
 sweep SMALL UNIFORM --start-up 1,-2 -> at least 0, got '-2'
 train RAY LAW --resume -> --resume goes on with what --checkpoints DIR holds

@@ -49,7 +49,7 @@ def test_an_axis_is_a_number_of_the_problem_that_a_cell_is():
     found = problem_of_cell(
         Deterministic, ("value",), Weibull, True, 4,
         num_workers=3, num_coordinates=60, value=2.0, chain_cycles=0.5,
-        **{"start_up.scale": 3.0, "start_up.concentration": 0.7}, send_time=0.25,
+        **{"start_up.scale": 3.0, "start_up.shape": 0.7}, send_time=0.25,
     )  # fmt: skip
     wanted = Problem(
         Deterministic(2.0), 3, 60, max_workers=4, start_up=Weibull(3.0, 0.7), send_time=0.25, overlap=True,
@@ -66,7 +66,7 @@ def test_training_asks_for_the_same_problem(command, monkeypatch):
         raise ValueError("enough")
 
     monkeypatch.setattr(train, "check_size", stop)
-    given = ["--start-up", "weibull:scale=4000,concentration=0.7", "--send-time", "0.25", "--overlap"]
+    given = ["--start-up", "weibull:scale=4000,shape=0.7", "--send-time", "0.25", "--overlap"]
     status, _, err = command("train", "--workers", "3", *UNIFORM, *given, "--chain-cycles", "0.1")
     assert (status, err) == (2, "bcgc: enough\n")
     (problem,) = asked

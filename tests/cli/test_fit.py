@@ -58,7 +58,7 @@ def test_a_fit_is_that_of_the_library_and_its_plans_are_evaluated_under_every_la
     assert found["trace"]["mean"] == pytest.approx(TIMES.mean(), rel=1e-8)
     assert [one["law"] for one in found["fits"]] == ["weibull", "pareto"]
     best = found["fits"][0]
-    assert abs(best["parameters"]["concentration"] - 1.65) < 4 * best["standard_errors"]["concentration"]
+    assert abs(best["parameters"]["shape"] - 1.65) < 4 * best["standard_errors"]["shape"]
     assert NOT_KNOWN in found["remarks"][-1]
     plans = {plan["law"]: plan for plan in found["plans"]}
     assert {"weibull", "measured times", "uncoded"} <= set(plans)

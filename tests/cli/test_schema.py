@@ -25,7 +25,7 @@ def test_every_kind_of_law_is_in_it():
         bcgc.ShiftedExponential(1e-3, 50.0),
         bcgc.TwoSpeed(1.0, np.inf, 0.2),
         bcgc.Empirical(TIMES.ravel()),
-        bcgc.Rows(TIMES),
+        bcgc.EmpiricalRows(TIMES),
         bcgc.measured.smooth_empirical(TIMES),
         bcgc.measured.smooth_empirical(TIMES, pareto_tail=True),
     ]

@@ -269,7 +269,7 @@ def test_a_file_of_schemes_puts_them_into_every_command(refusal, answer, tmp_pat
 
 @pytest.mark.parametrize(("name", "size"), [("solve", "3"), ("sweep", "3,4")])
 def test_a_scheme_that_fails_is_one_line_before_any_work(refusal, tmp_path, monkeypatch, name, size):
-    monkeypatch.setattr("bcgc_jax.cli.solve.row_of", lambda *_: pytest.fail("the work began"))
+    monkeypatch.setattr("bcgc_jax.cli.solve.solution_row", lambda *_: pytest.fail("the work began"))
     file = tmp_path / "mine.py"
     file.write_text(
         "import bcgc_jax, jax.numpy as jnp\n"

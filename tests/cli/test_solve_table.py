@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bcgc_jax import Problem, Rows, ShiftedExponential, Uniform, Weibull
-from bcgc_jax.cli.solve_table import Answer, print_table
+from bcgc_jax import EmpiricalRows, Problem, ShiftedExponential, Uniform, Weibull
+from bcgc_jax.cli.solve_table import SolveAnswer, print_table
 from bcgc_jax.distributions import Deterministic
 from bcgc_jax.solvers.compare import draw
 
@@ -27,7 +27,7 @@ def printed(capsys):
     """The lines of an answer, none of which is longer than so many signs, and its words."""
 
     def show(*answer, widest=100, **more):
-        print_table(Answer(*answer, **more), "the cycle time's unit")
+        print_table(SolveAnswer(*answer, **more), "the cycle time's unit")
         out = capsys.readouterr().out
         assert max(map(len, out.splitlines())) <= widest
         return out.splitlines(), " ".join(out.split())
@@ -90,13 +90,25 @@ def test_a_limit_is_no_scheme_and_a_fast_scheme_has_no_levels(printed):
 def test_schedules_say_what_they_need_and_what_they_leave_out(printed):
     one = {"sizes": [2, 2, 6], "tasks": [[0, 0], [0, 1], [1, 1], [1, 0], [0, 2]]}
     rows = [
-        row("credit", 2.0, schedule=one, stored_subsets=2, sent=1.5, round_trips=1),
+        row("multi_message", 2.0, schedule=one, stored_subsets=2, sent=1.5, round_trips=1),
         row("backup:1", 3.0, schedule={"sizes": [10], "tasks": [[0, 0]]}, exact_gradient=False),
         row("time", 4.0, [5, 5, 0], lower_bound=3.0, stored_subsets=2),
         row("uncoded", 8.0, [10, 0, 0]),
     ]
     lines, text = printed(Problem(LAW, 3, 10), rows, 1.0, baselines=rows[3:], widest=102)  # no number is cut
-    assert lines[2].split()[:11] == ["credit", "2", "-75.0", "%", "–", "2", "1.50", "1", "3", "blocks,", "no"]
+    assert lines[2].split()[:11] == [
+        "multi_message",
+        "2",
+        "-75.0",
+        "%",
+        "–",
+        "2",
+        "1.50",
+        "1",
+        "3",
+        "blocks,",
+        "no",
+    ]
     assert " ".join(lines[3].split()).startswith("backup:1 (inexact) 3 -62.5 % 0 % 1 1.00 0 1 block,")
     assert "Not the gradient of all data, but of a part of it: backup:1 (inexact)." in text
     assert "coordinates of its blocks (--format json: all tasks): 2 2 6" in text
@@ -104,7 +116,7 @@ def test_schedules_say_what_they_need_and_what_they_leave_out(printed):
 
 def test_what_stands_for_an_expectation_is_said(printed):
     plan = row("uncoded", 4.0, [60, 0, 0, 0], runtime_error=0.04)
-    _, text = printed(Problem(Rows(np.ones((6, 4))), 4, 60), [plan], 1.0, interval=(3.5, 4.5))
+    _, text = printed(Problem(EmpiricalRows(np.ones((6, 4))), 4, 60), [plan], 1.0, interval=(3.5, 4.5))
     assert "Means over the trace's 6 steps" in text
     assert "uncoded: 3.5 to 4.5 with 95 % confidence" in text
     _, text = printed(Problem([Uniform(1.0, 2.0)] * 3 + [LAW], 4, 60), [plan], 1.0)

@@ -66,7 +66,7 @@ def test_flags_are_named_by_the_commands_and_not_by_the_library(refusal, tmp_pat
     description = bcgc.measured.describe(_trace(TIMES))
     assert description.unlike_workers
     assert "--" not in " ".join(description.remarks())
-    assert "`Rows`" in description.remarks()[0]
+    assert "`EmpiricalRows`" in description.remarks()[0]
 
 
 def test_a_sweep_keeps_the_workers_as_solve_does(answer, trace):

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from bcgc_jax.cluster import Cluster, Pace, calibrate
+from bcgc_jax.cluster import Cluster, InjectedDelay, calibrate
 from bcgc_jax.coding import schedule_plan
 from bcgc_jax.coding.gradients import split_unevenly
 from bcgc_jax.plans.schedules import Group, schedule_of
@@ -95,7 +95,7 @@ def test_one_who_has_all_is_asked_for_all(cluster, whole):
 
 
 def test_gradients_are_exact_though_every_tenth_iteration_a_worker_is_killed(cluster):
-    """In the middle of it, one after another; blocks on one, two and all subsets, as `credit` has them."""
+    """In the middle of it, one after another; blocks on one, two and all subsets, as in multi-message."""
     schedule = schedule_of([Group(1, 1), Group(2, 2), Group(N, 3)], [9, 8, 8, 13, 13, 13])
     params, data = assigned(cluster, schedule)
     rng, tasks, since = np.random.default_rng(3), len(cluster.plan.order), len(cluster.faults)
@@ -185,7 +185,7 @@ def test_without_replacement_the_others_go_on(cluster, whole):
 
 def test_training_is_plain_gradient_descent_whoever_is_lost(cluster):
     params, data = case()
-    more: Any = {"problem": PROBLEM, "method": MIXED, "pace": Pace(PROBLEM.cycle_time, 1e-4)}
+    more: Any = {"problem": PROBLEM, "method": MIXED, "pace": InjectedDelay(PROBLEM.cycle_time, 1e-4)}
 
     def harm(step, running):
         if step == 4:

@@ -14,7 +14,7 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax.adaptive import Planner, WorkPlan
 from bcgc_jax.adaptive.rules import Window, rules
-from bcgc_jax.cluster import Cluster, Pace, Step, closed_loop, train_on_cluster
+from bcgc_jax.cluster import Cluster, InjectedDelay, Step, closed_loop, train_on_cluster
 from bcgc_jax.cluster.closed_loop import ClosedLoop, loads_of, plan_of, split_by, times_of
 from bcgc_jax.cluster.collection import ClusterGradient, Work
 from bcgc_jax.cluster.sources import Made, Shelf
@@ -120,7 +120,7 @@ def cluster():
 def test_plans_from_measured_times_give_the_exact_gradient(cluster):
     params, data = case(41)
     times = np.random.default_rng(1).exponential(1.0, (20, N)) + np.array([0.5, 0.5, 1.0, 2.0])
-    for name in ("credit", "nested"):  # the others are those of the next tests
+    for name in ("multi_message", "nested"):  # the others are those of the next tests
         given = rules(2)[name](_window(times))
         plan = plan_of(given, params, jax.random.key(0), {})
         cluster.assign(loss, plan, params, split_by(data, given.shares))
@@ -133,7 +133,7 @@ def test_it_finds_out_who_is_slow_and_trains_as_plain_descent_does(cluster):
     params, data = case(40)
     slow = np.ones((80, N))
     slow[:40, 3], slow[40:, 0] = 5, 5
-    pace = Pace(slow * np.random.default_rng(2).uniform(0.95, 1.05, slow.shape), 0.15)
+    pace = InjectedDelay(slow * np.random.default_rng(2).uniform(0.95, 1.05, slow.shape), 0.15)
 
     def kill(step, running):
         if step == 30:

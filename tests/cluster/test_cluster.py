@@ -21,7 +21,7 @@ import optax
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.cluster import Checkpoints, Cluster, Pace, WorkersLost, train_on_cluster
+from bcgc_jax.cluster import Checkpoints, Cluster, InjectedDelay, WorkersLost, train_on_cluster
 from bcgc_jax.cluster.training import _scheme
 from bcgc_jax.coding.gradients import coding_plan, split_unevenly
 from bcgc_jax.plans.schedules import Group, schedule_of
@@ -259,7 +259,7 @@ def test_a_worker_is_given_up_when_its_successor_ends_or_fails_too(cluster, monk
 def test_training_is_plain_gradient_descent_and_goes_on_from_a_checkpoint(cluster, tmp_path):
     params, data = case()
     folder, seen = tmp_path / "one", []
-    more: Any = {"problem": PROBLEM, "pace": Pace(PROBLEM.cycle_time, 1e-4), "checkpoints": folder}
+    more: Any = {"problem": PROBLEM, "pace": InjectedDelay(PROBLEM.cycle_time, 1e-4), "checkpoints": folder}
     more["before_step"] = lambda step, _: seen.append(step)
 
     half = trained(cluster, params, data, 6, ADAM, **more)
@@ -283,7 +283,7 @@ def test_batches_and_paces_are_drawn_for_each_step_and_the_same_after_a_resumpti
 
     def run(steps, folder=None):
         given = jax.random.key(5), cluster, loss, params, data, SGD, steps
-        more = {"problem": problem, "method": "time", "pace": Pace(LAW, 1e-4), "checkpoints": folder}
+        more = {"problem": problem, "method": "time", "pace": InjectedDelay(LAW, 1e-4), "checkpoints": folder}
         return train_on_cluster(*given, **more, batch_size=1)
 
     whole, half = run(6), run(3, tmp_path / "half")
@@ -298,7 +298,7 @@ def test_batches_and_paces_are_drawn_for_each_step_and_the_same_after_a_resumpti
 
 def test_a_pace_has_the_start_ups_and_the_link_of_the_problem(cluster):
     params, data = case(16)
-    start, key, pace = bcgc.Weibull(9.0, 0.7), jax.random.key(5), Pace(LAW, 2e-3)
+    start, key, pace = bcgc.Weibull(9.0, 0.7), jax.random.key(5), InjectedDelay(LAW, 2e-3)
     problem = bcgc.Problem(LAW, N, COUNT, 16, start_up=start, send_time=0.4, chain_cycles=0.1)
     found = trained(cluster, params, data, 3, problem=problem, method="time", pace=pace)
     x, pace_key = np.asarray(bcgc.solve(problem, "time").rounded), jax.random.split(key, 3)[1]
@@ -366,7 +366,7 @@ def test_planning_for_fewer_workers_compiles_no_solver_again():
 def test_a_plan_for_the_workers_left_is_found_whatever_the_scheme_and_the_law():
     with pytest.warns(UserWarning, match='"tandon:3" is no scheme for the workers left'):
         assert_optimal(left_plan(PROBLEM, [0, 2], "tandon:3").plan, LAW)
-    rows = bcgc.Rows(np.random.default_rng(0).uniform(1, 2, (5, 3)))
+    rows = bcgc.EmpiricalRows(np.random.default_rng(0).uniform(1, 2, (5, 3)))
     with pytest.warns(UserWarning, match="planned as if independent"):
         left = left_plan(bcgc.Problem(rows, 3, COUNT, 18), [0, 2], "uncoded")
     assert left.plan.num_workers == 2
@@ -388,8 +388,8 @@ def test_refusals(cluster, monkeypatch):
         f"free CPUs, too few for {more} more workers": lambda: cluster.resize(100),
         "0 free GPUs, too few for 2 more workers, who need 0.5": lambda: Cluster(2, num_gpus=0.25),
         "at least one worker": lambda: cluster.resize(0),
-        "seconds of a pace": lambda: Pace(problem.cycle_time, 0.0),
-        r"shape \[steps, 4\]": lambda: Pace(np.ones((5, 3))).draw(jax.random.key(0), 0, N),
+        "seconds of a pace": lambda: InjectedDelay(problem.cycle_time, 0.0),
+        r"shape \[steps, 4\]": lambda: InjectedDelay(np.ones((5, 3))).draw(jax.random.key(0), 0, N),
     }
     for words, call in refused.items():
         with pytest.raises(ValueError, match=words):

@@ -10,8 +10,8 @@ import pytest
 
 from bcgc_jax.cluster.coded import Coded
 from bcgc_jax.cluster.collection import Collection
-from bcgc_jax.cluster.credit import Question
 from bcgc_jax.cluster.decoder import Decoder
+from bcgc_jax.cluster.holders import Question
 from bcgc_jax.cluster.processes import WorkersLost
 from bcgc_jax.cluster.worker import Message
 from bcgc_jax.coding.gradients import Task, coding_plan

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.cluster import Cluster, Pace
+from bcgc_jax.cluster import Cluster, InjectedDelay
 from bcgc_jax.cluster.engine import cause_of, reason_of
-from bcgc_jax.cluster.leftovers import _started_with
 from bcgc_jax.cluster.processes import Processes
+from bcgc_jax.cluster.ray_cleanup import _started_with
 from bcgc_jax.coding.gradients import coding_plan, split_unevenly
 from bcgc_jax.plans.schedules import Group, schedule_of
 from tests.cluster.test_cluster import COUNT, PROBLEM, ROOT, case, descendants, exact, gone, loss, trained
@@ -208,17 +208,19 @@ def test_a_worker_that_never_answers_is_covered_or_refused_whatever_the_patience
 
         times, given = np.ones((3, 3)), {"problem": problem, "method": "tandon:1"}
         times[1, 2] = np.inf
-        found = trained(spread, params, data, 3, pace=Pace(times, 1e-4), **given)
+        found = trained(spread, params, data, 3, pace=InjectedDelay(times, 1e-4), **given)
         assert np.all(np.isfinite(found.paced))
         with pytest.raises(ValueError, match="would not end"):
-            trained(spread, params, data, 3, pace=Pace(np.where(times == 1, np.inf, 1), 1e-4), **given)
+            trained(
+                spread, params, data, 3, pace=InjectedDelay(np.where(times == 1, np.inf, 1), 1e-4), **given
+            )
     finally:
         spread._processes.patience = patience
 
 
 @pytest.mark.parametrize("times", [np.array([[1.0, np.nan]]), np.array([[1.0, -1.0]])])
 def test_times_that_are_none_are_refused_in_one_line(times):
-    for pace in (Pace(times), Pace(np.ones((1, 2)), start_ups=times)):
+    for pace in (InjectedDelay(times), InjectedDelay(np.ones((1, 2)), start_ups=times)):
         with pytest.raises(ValueError, match=r"^times of a pace are 0 or more.*NaN$"):
             pace.draw(jax.random.key(0), 0, 2)
 

@@ -13,7 +13,7 @@ from bcgc_jax.cluster.logs import Watch
 
 
 def _step(k):
-    return Step(k, 0.5 + k, "credit", 3, None)
+    return Step(k, 0.5 + k, "multi_message", 3, None)
 
 
 def test_iterations_are_told_in_order_and_in_the_callers_precision(x64):
@@ -51,7 +51,7 @@ def test_a_line_an_iteration(tmp_path):
         log(_step(k)._replace(metrics=(jnp.float32(0.25), {"accuracy": 0.5 + k, "rows": jnp.zeros(3)})))
     lines = [json.loads(line) for line in (tmp_path / "new" / "log.jsonl").read_text().splitlines()]
     measured = {"0": 0.25, "1/accuracy": 1.5, "seconds": 1.5}
-    assert lines[1] == measured | {"step": 1, "scheme": "credit", "num_workers": 3}
+    assert lines[1] == measured | {"step": 1, "scheme": "multi_message", "num_workers": 3}
     assert len(lines) == 2
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bcgc_jax.cluster.worker import Duty, Worker
+from bcgc_jax.cluster.worker import Duty, WorkerProcess
 from bcgc_jax.coding import gradients as simulation
 from bcgc_jax.coding.codes import decoding_weights
 from bcgc_jax.coding.gradients import Block, CodingPlan, coding_plan, split_unevenly, unit_sizes
@@ -38,7 +38,7 @@ def case(samples=12, dtype=np.float32):
 
 def workers(params, plan, subsets, weights=None, batch_size=None, x64=False):
     duty = Duty(loss, plan, params, np.ones(N) if weights is None else weights, batch_size, 11, x64)
-    return [Worker(duty, w, {j: subsets[j] for j in plan.held(w)}) for w in range(N)]
+    return [WorkerProcess(duty, w, {j: subsets[j] for j in plan.held(w)}) for w in range(N)]
 
 
 def decoded(plan, messages, params):

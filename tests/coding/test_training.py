@@ -237,12 +237,15 @@ def test_the_mean_iteration_takes_the_expected_runtime_with_start_ups_too(model,
 
 
 def test_start_ups_come_with_their_cycle_times(model):
-    scheme, pairs = scheme_of("uncoded"), bcgc.distributions.Pairs([0.0, 500.0], [1.0, 3.0])
+    scheme, pairs = scheme_of("uncoded"), bcgc.distributions.EmpiricalPairs([0.0, 500.0], [1.0, 3.0])
     training, load = trained(model, scheme, pairs, 8), float(scheme.load[0])
     slow = np.isclose(taken_by(training), 500 + 3 * load)
     assert np.all(slow | np.isclose(taken_by(training), load))
     assert slow.any()  # but for one draw in 64 all six are fast
-    for wrong, message in ((3.0, "Pairs have their own"), (np.ones((2, 5)), "Pairs have their own")):
+    for wrong, message in (
+        (3.0, "EmpiricalPairs have their own"),
+        (np.ones((2, 5)), "EmpiricalPairs have their own"),
+    ):
         with pytest.raises(ValueError, match=message):
             trained(model, scheme, pairs, 8, start_ups=wrong)
     with pytest.raises(ValueError, match=r"measured start_ups must have shape \[steps, 6\]"):

@@ -22,7 +22,7 @@ SCALE = M * B / N
 
 def _problem(law=None, **changed) -> bcgc.Problem:
     arguments = {"num_workers": N, "num_coordinates": L, "num_samples": M, "cycles": B, **changed}
-    return bcgc.Problem(bcgc.Rows(TIMES) if law is None else law, **arguments)
+    return bcgc.Problem(bcgc.EmpiricalRows(TIMES) if law is None else law, **arguments)
 
 
 def _runtimes(x, rows=SORTED) -> np.ndarray:
@@ -39,15 +39,15 @@ UNLIKE = [
 ]
 
 
-def _unlike() -> bcgc.Unlike:
-    return bcgc.Unlike([case.law() for case in UNLIKE])
+def _unlike() -> bcgc.Heterogeneous:
+    return bcgc.Heterogeneous([case.law() for case in UNLIKE])
 
 
-# Rows
+# EmpiricalRows
 
 
 def test_rows_are_sorted_slowest_first_and_keep_their_order():
-    law = bcgc.Rows(TIMES)
+    law = bcgc.EmpiricalRows(TIMES)
     np.testing.assert_allclose(law.times, SORTED, rtol=1e-6)
     assert law.width() == N
     np.testing.assert_allclose(law.mean(), TIMES.mean(), rtol=1e-6)
@@ -59,7 +59,7 @@ def test_rows_are_sorted_slowest_first_and_keep_their_order():
 @pytest.mark.parametrize("times", [[], [[]], [1.5, 2.0], [[1.5, -2.0]], [[1.5, np.nan]], [[1.5, np.inf]]])
 def test_rows_of_no_shape_or_of_impossible_times_are_refused(times):
     with pytest.raises(ValueError, match=r"^times must "):
-        bcgc.Rows(times)
+        bcgc.EmpiricalRows(times)
 
 
 def test_everything_about_an_iteration_is_a_mean_over_rows(precision):
@@ -117,7 +117,7 @@ def test_schemes_are_judged_row_by_row():
 
 @pytest.mark.usefixtures("x64")
 def test_simulated_rows_are_rows():
-    law, key = bcgc.Rows(TIMES), jax.random.key(3)
+    law, key = bcgc.EmpiricalRows(TIMES), jax.random.key(3)
     drawn = np.asarray(bcgc.sorted_cycle_times(key, law, N, 400))
     place = np.argmin(np.abs(drawn[:, None] - SORTED[None]).sum(axis=2), axis=1)
     np.testing.assert_allclose(drawn, SORTED[place], rtol=1e-12)
@@ -131,7 +131,7 @@ def test_simulated_rows_are_rows():
 @pytest.mark.usefixtures("x64")
 def test_rows_go_under_vmap_and_a_traced_number_of_workers_must_be_theirs():
     batch = jnp.asarray(np.stack([TIMES, 2.5 * TIMES]))
-    values = jax.vmap(lambda times: bcgc.expected_runtime(_problem(bcgc.Rows(times)), X))(batch)
+    values = jax.vmap(lambda times: bcgc.expected_runtime(_problem(bcgc.EmpiricalRows(times)), X))(batch)
     np.testing.assert_allclose(values, _runtimes(X).mean() * np.array([1, 2.5]), rtol=1e-10)
 
     def of(workers):
@@ -149,12 +149,12 @@ def test_the_number_of_workers_must_be_that_of_the_law():
     with pytest.raises(ValueError, match="law of 5 workers, but"):
         _problem([bcgc.Uniform(1.0, 2.0)] * 5, num_workers=3)
     with pytest.raises(ValueError, match="that of 5 workers together, not of 3"):
-        bcgc.plans.expected_order_statistics(bcgc.Rows(TIMES), 3)
+        bcgc.plans.expected_order_statistics(bcgc.EmpiricalRows(TIMES), 3)
     with pytest.raises(ValueError, match="last axis has 5"):
-        bcgc.Rows(TIMES).sample(jax.random.key(0), (3,))
+        bcgc.EmpiricalRows(TIMES).sample(jax.random.key(0), (3,))
 
 
-# Unlike
+# Heterogeneous
 
 
 def test_each_worker_is_drawn_from_its_own_law(precision):
@@ -168,7 +168,7 @@ def test_each_worker_is_drawn_from_its_own_law(precision):
         for t in 1.0001 * np.quantile(column, [0.1, 0.5, 0.9]):
             assert abs((column <= t).mean() - case.frozen.cdf(t)) < 4 * 0.5 / 200
     np.testing.assert_allclose(np.corrcoef(draws.T), np.eye(N), atol=0.025)
-    rows = np.asarray(bcgc.sorted_cycle_times(key, bcgc.Unlike(law.laws[1::2]), 2, 7))
+    rows = np.asarray(bcgc.sorted_cycle_times(key, bcgc.Heterogeneous(law.laws[1::2]), 2, 7))
     assert ((rows[:, 1] > 0.6) & (rows[:, 1] < 1.4) & (rows[:, 0] >= rows[:, 1])).all()
     np.testing.assert_allclose(law.mean(), np.mean([case.frozen.mean() for case in UNLIKE]), rtol=1e-6)
     np.testing.assert_allclose(law.infimum(), 0.1, rtol=1e-6)
@@ -177,7 +177,7 @@ def test_each_worker_is_drawn_from_its_own_law(precision):
 @pytest.mark.usefixtures("x64")
 def test_unlike_workers_are_simulated():
     cases = [laws.GAMMA.at(3.0, 2.0, 0.3), UNLIKE[1], laws.GAMMA.at(0.8, 0.4, 0.1), *UNLIKE[3:]]
-    law = bcgc.Unlike([case.law() for case in cases])
+    law = bcgc.Heterogeneous([case.law() for case in cases])
     rng = np.random.default_rng(8)
     size = 100_000
     times = np.stack([case.draw(rng, size) for case in cases], axis=1)
@@ -190,16 +190,16 @@ def test_unlike_workers_are_simulated():
 def test_a_list_of_laws_is_a_law_of_unlike_workers():
     own = list(_unlike().laws)
     problem = _problem(own)
-    assert isinstance(problem.cycle_time, bcgc.Unlike)
+    assert isinstance(problem.cycle_time, bcgc.Heterogeneous)
     assert problem.cycle_time.laws == tuple(own)
     again = jax.tree.unflatten(jax.tree.structure(problem), jax.tree.leaves(problem))
     assert again.cycle_time.width() == N
 
 
-@pytest.mark.parametrize("wrong", [[], [2.0, 3.0], [bcgc.Rows(TIMES)]])
+@pytest.mark.parametrize("wrong", [[], [2.0, 3.0], [bcgc.EmpiricalRows(TIMES)]])
 def test_what_is_no_law_of_a_worker_is_refused(wrong):
     with pytest.raises(ValueError, match="a law"):
-        bcgc.Unlike(wrong)
+        bcgc.Heterogeneous(wrong)
 
 
 def test_what_is_exact_for_workers_alike_alone_says_what_to_do_instead():
@@ -212,5 +212,5 @@ def test_what_is_exact_for_workers_alike_alone_says_what_to_do_instead():
         lambda: bcgc.solvers.straggler_ratio(problem.cycle_time),
         lambda: bcgc.plans.expected_order_statistics(problem.cycle_time, N),
     ):
-        with pytest.raises(ValueError, match=r"simulate_runtime .*Rows\(law\.draw_rows"):
+        with pytest.raises(ValueError, match=r"simulate_runtime .*EmpiricalRows\(law\.draw_rows"):
             ask()

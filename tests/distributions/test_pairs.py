@@ -6,7 +6,7 @@ import numpy as np
 import bcgc_jax as bcgc
 
 STARTS, TIMES = [3.0, 0.0, 7.0, 7.0], [2.5, 1.5, 0.5, 1.5]
-LAW = bcgc.distributions.Pairs(STARTS, TIMES)
+LAW = bcgc.distributions.EmpiricalPairs(STARTS, TIMES)
 
 
 def test_draws_are_pairs_each_as_often(x64):
@@ -18,7 +18,7 @@ def test_draws_are_pairs_each_as_often(x64):
 
 
 def test_alone_the_cycle_time_is_one_of_its_own(precision):
-    law = bcgc.distributions.Pairs(STARTS, TIMES)
+    law = bcgc.distributions.EmpiricalPairs(STARTS, TIMES)
     t = np.array([0.4, 0.5, 1.4, 1.5, 2.4, 2.5, 9.0], precision)
     share = np.array([0, 1, 1, 3, 3, 4, 4]) / 4
     np.testing.assert_allclose(law.cdf(t), share, atol=4 * np.finfo(precision).eps)

@@ -190,8 +190,8 @@ def test_boundaries_of_uniform_variables_are_crossed_as_often(precision):
 def test_what_follows_a_failure_is_the_same_written_out_and_by_columns(x64):
     hazard: Any = -np.sort(-np.random.default_rng(3).exponential(size=(4, 7)), axis=1)
 
-    def renewals(num_workers, written_out):
-        return Crossing(shares(hazard), num_workers, written_out).renewals()
+    def renewals(num_workers, unrolled):
+        return Crossing(shares(hazard), num_workers, unrolled).renewals()
 
     for num_workers in (5, 7):
         found, expected = (jax.jit(renewals, static_argnums=1)(num_workers, way) for way in (True, False))

@@ -140,11 +140,11 @@ def test_slopes_of_the_simulated_maximum_are_the_cycle_times_where_it_lies(preci
     expected = np.bincount(where, draws[rows, where], minlength=5) / 2_000
     rtol = 8 * np.finfo(precision).eps  # worst measured 2 eps
     np.testing.assert_allclose(by_load, expected, rtol=rtol)
-    # max = load (shift + scale a^{1/concentration}), a = ((T - shift) / scale)^concentration.
+    # max = load (shift + scale a^{1/shape}), a = ((T - shift) / scale)^shape.
     excess, load = (draws[rows, where] - float(precision.type(0.9))) / 2.3, LOAD[where]
     np.testing.assert_allclose(by_params[0], np.mean(load * excess), rtol=rtol)
-    by_concentration = -np.mean(load * 2.3 * scipy.special.xlogy(excess, excess)) / 0.6
-    np.testing.assert_allclose(by_params[1], by_concentration, rtol=rtol)
+    by_shape = -np.mean(load * 2.3 * scipy.special.xlogy(excess, excess)) / 0.6
+    np.testing.assert_allclose(by_params[1], by_shape, rtol=rtol)
     np.testing.assert_allclose(by_params[2], np.mean(load), rtol=rtol)
 
 

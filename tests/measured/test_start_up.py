@@ -67,7 +67,7 @@ def test_several_loads_in_an_iteration_keep_what_s_and_t_have_to_do_with_each_ot
     assert fit.pairs is not None
     np.testing.assert_allclose(fit.pairs[:, 0], start, atol=0.1)
     np.testing.assert_allclose(fit.pairs[:, 1], cycle, atol=4e-4)
-    assert isinstance(fit.laws["cycle_time"], bcgc.distributions.Pairs)
+    assert isinstance(fit.laws["cycle_time"], bcgc.distributions.EmpiricalPairs)
     assert "start_up" not in fit.laws
     assert abs(fit.mean_start_up.value - np.exp(0.625)) < 3 * fit.mean_start_up.error
     assert "are kept as pairs" in " ".join(fit.remarks())

@@ -56,7 +56,7 @@ class Family:
     P(T > t) holds between `infimum` and `end`; `typical` is a scale of T - infimum.
     """
 
-    build: Callable[..., bcgc.distributions.Law]
+    build: Callable[..., bcgc.distributions.Distribution]
     frozen: Callable[..., Any]
     """SciPy's law with the package's parameters, or `Atoms`."""
     sampler: Callable[..., np.ndarray] = _unknown
@@ -78,7 +78,7 @@ class Case:
     family: Family
     parameters: tuple[float, ...]
 
-    def law(self) -> bcgc.distributions.Law:
+    def law(self) -> bcgc.distributions.Distribution:
         """The package's."""
         return self.family.build(*self.parameters)
 
@@ -262,8 +262,8 @@ EXPONENTIAL = Family(
 )
 WEIBULL = Family(
     build=bcgc.Weibull,
-    frozen=lambda scale, concentration, shift: stats.weibull_min(concentration, shift, scale),
-    sampler=lambda rng, size, scale, concentration, shift: shift + scale * rng.weibull(concentration, size),
+    frozen=lambda scale, shape, shift: stats.weibull_min(shape, shift, scale),
+    sampler=lambda rng, size, scale, shape, shift: shift + scale * rng.weibull(shape, size),
     survival=lambda p, t: mp.exp(-(((t - p[2]) / p[0]) ** p[1])),
     infimum=lambda p: p[2],
     mean=lambda p: p[2] + p[0] * mp.gamma(1 + 1 / p[1]),

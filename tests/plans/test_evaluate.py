@@ -38,7 +38,7 @@ def _rule(name: str) -> str:
 
 @functools.partial(jax.jit, static_argnames="num_nodes")
 def _value(
-    law: bcgc.distributions.Law, x: Array, workers: Any, *, num_nodes: int = NUM_NODES
+    law: bcgc.distributions.Distribution, x: Array, workers: Any, *, num_nodes: int = NUM_NODES
 ) -> tuple[Array, Array]:
     problem = bcgc.Problem(law, workers, 1000, SAMPLES, CYCLES, max_workers=x.size)
     value, error = bcgc.plans.integrate_runtime(problem, x, num_nodes=num_nodes)
@@ -47,8 +47,8 @@ def _value(
 
 @jax.jit
 def _everything(
-    law: bcgc.distributions.Law, x: Array, workers: Any
-) -> tuple[tuple[Array, Array], tuple[bcgc.distributions.Law, Array]]:
+    law: bcgc.distributions.Distribution, x: Array, workers: Any
+) -> tuple[tuple[Array, Array], tuple[bcgc.distributions.Distribution, Array]]:
     """((value, error), (slope in the law's parameters, slope in x)): one compilation for each law."""
     return jax.value_and_grad(lambda law, x: _value(law, x, workers), (0, 1), has_aux=True)(law, x)
 

@@ -22,7 +22,7 @@ FAMILIES = ("gamma", "weibull", "lognormal", "pareto", "uniform", "shifted_expon
 class Extreme(NamedTuple):
     """A law of the package, and the excess over its infimum in SciPy's words."""
 
-    law: bcgc.distributions.Law
+    law: bcgc.distributions.Distribution
     excess: Any
     infimum: float
     kinks: tuple[float, ...] = ()
@@ -63,7 +63,9 @@ def _extreme(rng: np.random.Generator, family: str, single: bool) -> Extreme:
             return Extreme(bcgc.ShiftedExponential(1.0, shift), stats.expon(), shift)
 
 
-def _partition(rng: np.random.Generator, law: bcgc.distributions.Law, workers: int, size: int) -> np.ndarray:
+def _partition(
+    rng: np.random.Generator, law: bcgc.distributions.Distribution, workers: int, size: int
+) -> np.ndarray:
     """One level, a few, all of them, or those of a closed form; shares that single precision has."""
     kind, x = rng.integers(5), np.zeros(size)
     few = rng.choice(workers, rng.integers(1, min(workers, 5) + 1), replace=False)
@@ -83,13 +85,15 @@ def _partition(rng: np.random.Generator, law: bcgc.distributions.Law, workers: i
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
-def _closed_form(law: bcgc.distributions.Law, workers: Any, size: int, method: str) -> Array:
+def _closed_form(law: bcgc.distributions.Distribution, workers: Any, size: int, method: str) -> Array:
     problem = bcgc.Problem(law, workers, 1.0, workers, max_workers=size)
     return known(bcgc.solve(problem, method).partition)
 
 
 @jax.jit
-def _found(law: bcgc.distributions.Law, workers: Any, x: Array) -> tuple[Any, bcgc.plans.Certificate]:
+def _found(
+    law: bcgc.distributions.Distribution, workers: Any, x: Array
+) -> tuple[Any, bcgc.plans.Certificate]:
     problem = bcgc.Problem(law, workers, 1.0, workers, max_workers=x.size)
     return bcgc.plans.integrate_runtime(problem, x), bcgc.certificate(problem, x)
 

@@ -19,7 +19,7 @@ SIZE = 24
 
 
 def _worker(law, start_up=0.0):
-    start = start_up if isinstance(start_up, bcgc.distributions.Law) else jnp.asarray(start_up)
+    start = start_up if isinstance(start_up, bcgc.distributions.Distribution) else jnp.asarray(start_up)
     return Worker(law, start, jnp.asarray(1.0))
 
 

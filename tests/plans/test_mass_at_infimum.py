@@ -26,7 +26,8 @@ SLOPES, RANDOM_SLOPES = 1e-6, 5e-5
 
 # Of parameters p = (size, infimum, share): the law, the oracle's excess, log10 of the sizes.
 FAMILIES: dict[
-    str, tuple[Callable[[Any], bcgc.distributions.Law], Callable[[np.ndarray], Any], tuple[float, float]]
+    str,
+    tuple[Callable[[Any], bcgc.distributions.Distribution], Callable[[np.ndarray], Any], tuple[float, float]],
 ] = {
     "gamma": (lambda p: bcgc.Gamma(p[0], 1.0, p[1]), lambda p: stats.gamma(p[0]), (-2, -0.4)),
     "lognormal": (lambda p: bcgc.Lognormal(0.0, p[0], p[1]), lambda p: stats.lognorm(p[0]), (0.2, 0.6)),

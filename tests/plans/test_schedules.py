@@ -10,7 +10,7 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
 from bcgc_jax.plans import schedules
-from bcgc_jax.solvers.credit import search_sizes
+from bcgc_jax.solvers.multi_message import search_sizes
 from bcgc_jax.solvers.schedules import share_out
 from tests.oracles.schedules import simulated
 from tests.problems import known, slow
@@ -58,7 +58,7 @@ def test_the_slope_in_the_sizes_is_that_of_differences():
 
 def test_draws_of_rows_come_in_any_order():
     rows = jnp.asarray(np.random.default_rng(0).exponential(size=(3, 4)))
-    problem = bcgc.Problem(bcgc.Rows(rows), 4, 100)
+    problem = bcgc.Problem(bcgc.EmpiricalRows(rows), 4, 100)
     _, times = schedules.draw_circle(jax.random.key(0), problem, 400)
     order = {tuple(np.argsort(row)) for row in np.asarray(times)}
     assert len(order) == 24
@@ -122,7 +122,7 @@ def test_the_search_is_never_above_its_starts():
     for _ in range(2):
         scale, shape = (10 ** rng.uniform(-0.7, 0.7, 2)).tolist()
         problem = bcgc.Problem(bcgc.Weibull(scale, shape, float(rng.uniform(0, 1))), 6, 600)
-        found = bcgc.solve(problem, "credit", key=jax.random.key(2))
+        found = bcgc.solve(problem, "multi_message", key=jax.random.key(2))
         value, error = float(found.expected_runtime), float(found.runtime_error)
         schedule = known(found.plan)
         assert found.kind == "confidence"
@@ -162,8 +162,8 @@ def test_what_schemes_need():
         ("cyclic", 'as in "cyclic:1"'),
         ("backup:5", "a number of spare workers from 0 to 4"),
         ("alternating:2:0", "takes a number of stored subsets"),
-        ("credit:9", "from 1 to 5"),
-        ("credit", "draws cycle times: pass key"),
+        ("multi_message:9", "from 1 to 5"),
+        ("multi_message", "draws cycle times: pass key"),
     ],
 )
 def test_what_does_not_exist_is_refused(method, words):

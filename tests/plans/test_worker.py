@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.distributions import JointLaw, Pairs
+from bcgc_jax.distributions import EmpiricalPairs, JointDistribution
 from experiments import start_ups
 from experiments.start_ups import SIZE
 from tests.oracles.laws import SHIFTED_EXPONENTIAL
@@ -33,7 +33,9 @@ TIMES = {
 pytestmark = pytest.mark.usefixtures("x64")
 
 
-def _problem(time: bcgc.distributions.Law | JointLaw, workers: int = 5, **more: object) -> bcgc.Problem:
+def _problem(
+    time: bcgc.distributions.Distribution | JointDistribution, workers: int = 5, **more: object
+) -> bcgc.Problem:
     return bcgc.Problem(time, workers, 100, num_samples=3.0, **more)  # type: ignore[arg-type]
 
 
@@ -62,7 +64,7 @@ def test_atoms_are_summed_as_all_combinations_are(dependent: bool, overlap: bool
     more = {"send_time": 0.9, "overlap": overlap, "setup_cycles": 4.0, "chain_cycles": 0.1}
     if dependent:
         starts, times = [10.0, 250.0, 40.0, 90.0], [2.5, 0.7, 1.1, 0.9]
-        problem = _problem(Pairs(starts, times), 3, **more)
+        problem = _problem(EmpiricalPairs(starts, times), 3, **more)
         pairs = [(s, t, 0.25) for s, t in zip(starts, times, strict=True)]
     else:
         problem = _problem(bcgc.TwoSpeed(0.8, 3.0, 0.4), 3, start_up=STARTS["two-point"], **more)
@@ -81,7 +83,7 @@ def test_atoms_are_summed_as_all_combinations_are(dependent: bool, overlap: bool
 def test_measured_steps_with_one_start_up_and_a_link() -> None:
     times = np.random.default_rng(0).gamma(2.0, 1.0, (40, 5))
     for overlap in (False, True):
-        problem = _problem(bcgc.Rows(times), start_up=70.0, send_time=0.8, overlap=overlap)
+        problem = _problem(bcgc.EmpiricalRows(times), start_up=70.0, send_time=0.8, overlap=overlap)
         runtimes = _last(problem, X, np.full_like(times, 70.0), times)
         assert float(bcgc.expected_runtime(problem, X)) == pytest.approx(runtimes.mean(), rel=1e-13)
         late = np.mean(runtimes <= np.median(runtimes))

@@ -14,7 +14,7 @@ from tests.oracles.programme import best_shares, level_times
 )
 def test_the_optimum_of_rows_is_scipys(x64, steps, size):
     times = np.random.default_rng(steps).lognormal(0.0, 0.8, (steps, size)) + 0.2
-    problem = bcgc.Problem(bcgc.Rows(jnp.asarray(times)), size, 1000, size)
+    problem = bcgc.Problem(bcgc.EmpiricalRows(jnp.asarray(times)), size, 1000, size)
     solution = bcgc.solve(problem)
     exact = 1000 * best_shares(level_times(times))[0]
     assert int(solution.status) == bcgc.Status.CONVERGED
@@ -25,6 +25,6 @@ def test_the_optimum_of_rows_is_scipys(x64, steps, size):
 @pytest.mark.slow
 def test_the_optimum_of_many_rows_is_certified(x64):
     times = np.random.default_rng(5).gamma(4.0, 0.25, (30, 256)) + 1
-    solution = bcgc.solve(bcgc.Problem(bcgc.Rows(jnp.asarray(times)), 256, 1_000_000))
+    solution = bcgc.solve(bcgc.Problem(bcgc.EmpiricalRows(jnp.asarray(times)), 256, 1_000_000))
     assert int(solution.status) == bcgc.Status.CONVERGED
     assert float(solution.relative_gap) < 2e-6

@@ -16,7 +16,7 @@ def test_the_optimum_is_certified_to_a_per_cent_in_few_steps(x64):
     times = 1.5 + rng.gamma(4, 0.08, (100, WORKERS))
     slow = rng.random(times.shape) < 0.003
     times[slow] *= rng.uniform(2, 15, slow.sum())
-    law = smooth_empirical(times, many_workers=True)
+    law = smooth_empirical(times, large_n=True)
     problem = bcgc.Problem(law, WORKERS, 1_000_000)
     found = optimal_partition(problem)
     value = float(found.value)

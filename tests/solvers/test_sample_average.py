@@ -44,29 +44,29 @@ def _runtimes(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def test_the_optimum_of_rows_is_that_of_the_linear_programme():
-    solution = bcgc.solve(_problem(bcgc.Rows(TIMES)))
+    solution = bcgc.solve(_problem(bcgc.EmpiricalRows(TIMES)))
     best = _best_of_rows(SORTED)
     assert solution.lower_bound <= best * (1 + 1e-12)
     assert best * (1 - 1e-12) <= solution.expected_runtime <= best * (1 + 1e-6)
     mean = _runtimes(np.asarray(solution.partition), SORTED).mean()
     np.testing.assert_allclose(solution.expected_runtime, mean, rtol=1e-12)
     assert solution.relative_gap <= 2e-6
-    restricted = bcgc.solve(_problem(bcgc.Rows(TIMES)), bcgc.Optimal(levels=(0, 2)))
+    restricted = bcgc.solve(_problem(bcgc.EmpiricalRows(TIMES)), bcgc.Optimal(levels=(0, 2)))
     np.testing.assert_allclose(restricted.expected_runtime, _best_of_rows(SORTED, (0, 2)), rtol=2e-6)
-    stochastic = bcgc.solve(_problem(bcgc.Rows(TIMES)), "subgradient", key=jax.random.key(1))
+    stochastic = bcgc.solve(_problem(bcgc.EmpiricalRows(TIMES)), "subgradient", key=jax.random.key(1))
     assert best < stochastic.expected_runtime < 1.005 * best
 
 
 @pytest.mark.slow
 def test_setup_is_paid_for_the_levels_in_use():
-    solution = bcgc.solve(_problem(bcgc.Rows(TIMES), setup_cycles=130.0 * B))
+    solution = bcgc.solve(_problem(bcgc.EmpiricalRows(TIMES), setup_cycles=130.0 * B))
     sets = [c for k in range(1, N + 1) for c in itertools.combinations(range(N), k)]
     best = min(_best_of_rows(SORTED, levels, 130.0) for levels in sets)
     np.testing.assert_allclose(solution.expected_runtime, best, rtol=2e-5)
 
 
 def test_few_units_are_searched_one_by_one():
-    problem = _problem(bcgc.Rows(TIMES), num_coordinates=7)
+    problem = _problem(bcgc.EmpiricalRows(TIMES), num_coordinates=7)
     counts = [c for c in itertools.product(range(8), repeat=N) if sum(c) == 7]
     best = min(_runtimes(np.array(c), SORTED).mean() for c in counts)
     found = _runtimes(np.asarray(bcgc.solve(problem).rounded), SORTED).mean()
@@ -74,7 +74,7 @@ def test_few_units_are_searched_one_by_one():
 
 
 def test_a_deadline_is_met_by_as_many_rows_as_can_be_found():
-    problem = _problem(bcgc.Rows(TIMES))
+    problem = _problem(bcgc.EmpiricalRows(TIMES))
     optimal = bcgc.solve(problem)
     deadline = 0.8 * float(optimal.expected_runtime)
     solution = bcgc.solve(problem, bcgc.Deadline(deadline))
@@ -98,7 +98,7 @@ def optimum() -> float:
 @pytest.mark.slow
 def test_limits_hold_as_often_as_they_say(optimum):
     """97.5 % of 1,000 limits are 975; of 95 %, 960 hold with probability 8 %, of 94 % with 0.4 %."""
-    problem, levels = _problem(bcgc.Unlike(LAWS)), np.ones(N, bool)
+    problem, levels = _problem(bcgc.Heterogeneous(LAWS)), np.ones(N, bool)
 
     @jax.jit
     @jax.vmap
@@ -119,7 +119,7 @@ def test_limits_hold_as_often_as_they_say(optimum):
 
 def test_the_limit_is_the_least_mean_of_subgradients_less_its_error():
     x = np.array([900.0, 700.0, 500.0, 400.0])
-    found = judge(_problem(bcgc.Rows(TIMES)), x, np.array([True, False, True, True]))
+    found = judge(_problem(bcgc.EmpiricalRows(TIMES)), x, np.array([True, False, True, True]))
     finish = np.cumsum(np.arange(1, N + 1) * x) * SORTED
     last = finish.argmax(axis=1)
     slope = np.arange(1, N + 1) * (np.arange(N) <= last[:, None]) * SORTED[np.arange(S), last][:, None]
@@ -151,7 +151,7 @@ FRESH = 8 * S
 def test_every_method_is_judged_by_the_same_draws():
     problem, key = _problem(TWO_GROUPS), jax.random.key(5)
     law = draw_problems(key, problem, **SIZES)[1].cycle_time
-    assert isinstance(law, bcgc.Rows)
+    assert isinstance(law, bcgc.EmpiricalRows)
     fresh = np.asarray(law.times)
     assert fresh.shape == (FRESH, N)
     for method in ("time", "uncoded", "tandon:2"):
@@ -226,7 +226,7 @@ def test_student_quantile():
 def test_single_rows_are_resampled_as_by_numpy(start):
     x = np.array([900.0, 700.0, 0.0, 900.0])
     send = None if start is None else 12.0
-    problem = _problem(bcgc.Rows(TIMES), start_up=start, send_time=send)
+    problem = _problem(bcgc.EmpiricalRows(TIMES), start_up=start, send_time=send)
     options: dict[str, Any] = {"num_replicates": 20_000, "block": 1, "confidence": 0.9}
     low, high = bootstrap_interval(jax.random.key(0), problem, x, **options)
     runtimes = _runtimes(x, SORTED)
@@ -242,7 +242,7 @@ def test_blocks_keep_what_ties_a_step_to_the_next():
     for i in range(1, 400):
         drift[i] = 0.9 * drift[i - 1] + rng.normal() * 0.3
     rows = np.exp(drift)[:, None] * (0.5 + rng.random((400, N)))
-    problem, x = _problem(bcgc.Rows(rows)), np.full(N, L / N)
+    problem, x = _problem(bcgc.EmpiricalRows(rows)), np.full(N, L / N)
     widths = []
     for block in (1, 40):
         low, high = bootstrap_interval(jax.random.key(3), problem, x, block=block)
@@ -254,9 +254,9 @@ def test_blocks_keep_what_ties_a_step_to_the_next():
 
 def test_what_cannot_be_resampled_is_refused():
     given: dict[str, tuple[Any, dict[str, Any]]] = {
-        "must be Rows": (LAWS[0], {}),
-        "block must be from 1 to 60": (bcgc.Rows(TIMES), {"block": 61}),
-        "confidence must be": (bcgc.Rows(TIMES), {"confidence": 1.0}),
+        "must be EmpiricalRows": (LAWS[0], {}),
+        "block must be from 1 to 60": (bcgc.EmpiricalRows(TIMES), {"block": 61}),
+        "confidence must be": (bcgc.EmpiricalRows(TIMES), {"confidence": 1.0}),
     }
     for words, (law, options) in given.items():
         with pytest.raises(ValueError, match=words):

@@ -10,7 +10,8 @@ import jax
 import pytest
 
 import bcgc_jax.cli
-from bcgc_jax.cli import ending, sweep
+from bcgc_jax.cli import exit as command_exit
+from bcgc_jax.cli import sweep
 from tests.raising import raising
 from tests.scripts import python
 from tests.signals import ctrl_c
@@ -58,15 +59,17 @@ def test_ctrl_c_is_heard_while_a_thread_works(endless):
         endless()
 
     with pytest.raises(KeyboardInterrupt):
-        ending.interruptible(work)
+        command_exit.interruptible(work)
 
 
 def test_work_in_a_thread_has_the_callers_precision_and_errors():
     for x64 in (True, False):
         with jax.enable_x64(x64):
-            assert ending.interruptible(lambda: jax.numpy.ones(()).dtype) == ("float64" if x64 else "float32")
+            assert command_exit.interruptible(lambda: jax.numpy.ones(()).dtype) == (
+                "float64" if x64 else "float32"
+            )
     with pytest.raises(ValueError, match="no such number"):
-        ending.interruptible(raising(ValueError("no such number")))
+        command_exit.interruptible(raising(ValueError("no such number")))
 
 
 @pytest.mark.parametrize(

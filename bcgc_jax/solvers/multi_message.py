@@ -1,4 +1,4 @@
-r"""The optimised schedule: sizes of blocks and their order, with credit for every finished subset.
+r"""The optimised schedule: sizes of blocks and their order; every finished subset counts.
 
 min over sizes x ≥ 0, Σ x = L, of E τ (see `schedules`) is not convex: a max of mins of linear functions.
 From each of a few orders of the tasks, among them one block, one alternating group and the paper's order,
@@ -54,7 +54,7 @@ def orders(stored: int) -> list[tuple[Group, ...]]:
 
 
 @functools.partial(jax.jit, static_argnames="stored")
-def optimise_credit(key: Array, problem: Problem, stored: int) -> Plan:
+def optimise_multi_message(key: Array, problem: Problem, stored: int) -> Plan:
     """The best schedule found for so many stored subsets, padded with empty tasks and blocks."""
     search, compare, last = jax.random.split(key, 3)
     tried = orders(stored)

@@ -32,7 +32,7 @@ import numpy as np
 from jax import Array
 
 from bcgc_jax._pytree import at_hand, concrete
-from bcgc_jax.distributions import HazardSpline, Law
+from bcgc_jax.distributions import Distribution, HazardSpline
 from bcgc_jax.exact.crossing import MANY
 from bcgc_jax.exact.linear_algebra import solve_positive
 from bcgc_jax.exact.order_statistics import typical_hazards
@@ -106,7 +106,7 @@ def is_of_many(problem: Problem) -> bool:
     return iteration.alike and not iteration.polyhedral and workers == problem.max_workers
 
 
-def is_rough(law: Law) -> bool:
+def is_rough(law: Distribution) -> bool:
     """Whether smooth steps end above a gap of 1e-5: laws with density near T = 0, or of a trace's knots."""
     early = 1e-3 * float(law.mean())
     near_zero = float(law.infimum()) == 0 and float(law.cumulative_hazard(jnp.asarray(early))) > 1e-7
@@ -239,7 +239,7 @@ def _coordinate(size: int) -> np.ndarray:
 
 
 @jax.jit
-def _first(law: Law, one: Array) -> Array:
+def _first(law: Distribution, one: Array) -> Array:
     """Shares at which all levels take about equally long (Theorem 2), moved inside."""
     times = law.inverse_cumulative_hazard(typical_hazards(one, one.size, (_FIRST,))[0])
     level = np.arange(1, one.size + 1)
@@ -248,7 +248,7 @@ def _first(law: Law, one: Array) -> Array:
     return 0.999 * share / jnp.sum(share) + 0.001 * inside / np.sum(inside)
 
 
-def _evaluate(law: Law, known: Marks, basis: _Basis, x: np.ndarray, refine: int) -> _Point:
+def _evaluate(law: Distribution, known: Marks, basis: _Basis, x: np.ndarray, refine: int) -> _Point:
     size = x.size
     dtype = known.times.dtype
     load = jnp.asarray(np.cumsum(np.arange(1, size + 1) * x), dtype)
@@ -301,14 +301,14 @@ def _evaluate(law: Law, known: Marks, basis: _Basis, x: np.ndarray, refine: int)
 
 
 @jax.jit
-def _about(law: Law, known: Marks, load: Array) -> tuple[Array, Array]:
+def _about(law: Distribution, known: Marks, load: Array) -> tuple[Array, Array]:
     """Start and size of the rule."""
     found = rule(law, known, load, NUM_NODES)
     return found.start, jnp.asarray(found.size)
 
 
 @jax.jit
-def _sums(law: Law, known: Marks, load: Array, samples: Array, refine: Array, piece: Array) -> _Sums:
+def _sums(law: Distribution, known: Marks, load: Array, samples: Array, refine: Array, piece: Array) -> _Sums:
     size = load.size
     start, beyond, count, nodes = rule(law, known, load, NUM_NODES)
     del start

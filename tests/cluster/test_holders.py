@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from bcgc_jax.cluster.credit import Credit, Question
+from bcgc_jax.cluster.holders import Holders, Question
 from bcgc_jax.coding.codes import gradient_code
 from bcgc_jax.coding.gradients import Block, CodingPlan
 from bcgc_jax.plans.schedules import Group, tasks_of
@@ -36,7 +36,7 @@ class World:
 
     def __init__(self, plan: CodingPlan, rng: np.random.Generator, deaths: int, replaced: float) -> None:
         self.plan, self.rng, self.deaths, self.replaced = plan, rng, deaths, replaced
-        self.credit = Credit(plan)
+        self.holders = Holders(plan)
         workers, blocks = plan.num_workers, len(plan.blocks)
         self.alive = np.ones(workers, bool)
         self.hung = np.zeros(workers, bool)
@@ -89,17 +89,17 @@ class World:
     def task(self, w: int) -> None:
         task = self.plan.tasks(w)[self.done[w]]
         self.done[w] += 1
-        self.questions(self.credit.report(w, task.block, task.subsets[0]))
+        self.questions(self.holders.report(w, task.block, task.subsets[0]))
 
     def answer(self, k: int) -> None:
         life, question = self.sent.pop(k)
         w = question.worker
-        lost, found = life < self.life[w] or not self.alive[w], self.credit.answer(question.number)
+        lost, found = life < self.life[w] or not self.alive[w], self.holders.answer(question.number)
         assert found == (None if lost else question)
         if found is not None:
             self.sums[question.block, list(question.subsets)] += 1
             assert self.sums.max() == 1
-            assert self.credit.is_done(question.block) == self.sums[question.block].all()
+            assert self.holders.is_done(question.block) == self.sums[question.block].all()
 
     def hang(self, w: int) -> None:
         self.hung[w] = True
@@ -111,7 +111,7 @@ class World:
         self.alive[w] = self.rng.random() < self.replaced
         self.life[w] += 1
         self.done[w] = 0
-        self.questions(self.credit.lose(w))
+        self.questions(self.holders.lose(w))
 
     def possible(self) -> np.ndarray:
         """By the definition: each subset of a block has been had, is asked for, or has somebody left."""
@@ -129,9 +129,9 @@ def test_every_subset_counts_once_whoever_dies(groups, workers, replaced):
     for trial in range(36):
         world = World(plan, rng, deaths=trial % (workers + 2), replaced=replaced)
         while world.step():
-            assert world.credit.possible(world.alive).tolist() == world.possible().tolist()
+            assert world.holders.possible(world.alive).tolist() == world.possible().tolist()
         # It stands still only with all that can be had: each block whose subsets the survivors hold.
-        done = np.array([world.credit.is_done(b) for b in range(len(plan.blocks))])
+        done = np.array([world.holders.is_done(b) for b in range(len(plan.blocks))])
         assert done.tolist() == world.possible().tolist()
         assert done.tolist() == world.sums.all(axis=1).tolist()
         ends[bool(done.all())] += 1
@@ -157,12 +157,12 @@ def test_a_block_is_asked_for_as_soon_as_it_is_covered_and_not_before():
 
 
 def test_who_has_most_is_asked_and_then_who_was_asked_least():
-    credit = Credit(plan_of([(3, 2)], 3))
+    holders = Holders(plan_of([(3, 2)], 3))
     for worker, subset in ((0, 0), (1, 1), (0, 1)):
-        assert credit.report(worker, 0, subset) == []
-    assert [(q.worker, q.subsets) for q in credit.report(1, 0, 2)] == [(0, (0, 1)), (1, (2,))]
-    assert credit.report(2, 0, 2) == []  # nobody is asked twice
+        assert holders.report(worker, 0, subset) == []
+    assert [(q.worker, q.subsets) for q in holders.report(1, 0, 2)] == [(0, (0, 1)), (1, (2,))]
+    assert holders.report(2, 0, 2) == []  # nobody is asked twice
     for worker, subset in ((0, 0), (2, 0), (0, 1)):
-        assert credit.report(worker, 1, subset) == []
+        assert holders.report(worker, 1, subset) == []
     # Those with one subset are alike, but for what they have been asked for.
-    assert [(q.worker, q.subsets) for q in credit.report(2, 1, 2)] == [(2, (0, 2)), (0, (1,))]
+    assert [(q.worker, q.subsets) for q in holders.report(2, 1, 2)] == [(2, (0, 2)), (0, (1,))]

@@ -7,7 +7,7 @@ import pytest
 from scipy import optimize
 
 import bcgc_jax as bcgc
-from bcgc_jax.solvers.deadline import CompletionResult, fastest_in_time
+from bcgc_jax.solvers.deadline import CompletionResult, chance_constrained
 from tests.problems import known
 
 
@@ -94,7 +94,7 @@ def test_two_workers_have_the_fastest_of_all_shares_that_are_in_time(x64):
     runtime, in_time, least = np.trapezoid(late(t), t, axis=0), 1 - late(3.0), 0.974
     fast, sure = (np.array([share[i], 1 - share[i]]) for i in (runtime.argmin(), in_time.argmax()))
     surest = CompletionResult(*(jnp.asarray(a) for a in (sure, in_time.max(), 0.0, 0, 0)))
-    found = fastest_in_time(bcgc.Problem(bcgc.Exponential(1.0), 2, 1.0, 2.0), 3.0, least, fast, surest)
+    found = chance_constrained(bcgc.Problem(bcgc.Exponential(1.0), 2, 1.0, 2.0), 3.0, least, fast, surest)
     assert float(found.probability) >= least - 1e-12
     np.testing.assert_allclose(
         found.partition[0], share[np.where(in_time < least, np.inf, runtime).argmin()], atol=2e-3

@@ -11,7 +11,7 @@ import pytest
 
 import bcgc_jax.cli.fit
 import bcgc_jax.cli.train
-from bcgc_jax.cli.destinations import check_file, check_folder
+from bcgc_jax.cli.output_paths import check_file, check_folder
 from tests.raising import raising
 
 LAW = ["--cycle-time", "shifted-exponential:rate=1e-3,shift=50"]
@@ -97,7 +97,7 @@ def run(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(bcgc_jax.cli.fit.__file__).parent))
 
     def start(script, stdout):
-        script = f"from ending import *\ntake_any_sign()\n{script}\nfinish('bcgc', 0)"
+        script = f"from exit import *\ntake_any_sign()\n{script}\nfinish('bcgc', 0)"
         done = subprocess.run([sys.executable, "-c", script], stdout=stdout, stderr=-1, text=True)
         return done.returncode, done.stdout, done.stderr
 

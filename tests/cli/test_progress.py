@@ -8,14 +8,14 @@ import time
 
 import pytest
 
-from bcgc_jax.cli import waiting
+from bcgc_jax.cli import progress
 
 
 @pytest.fixture
 def told(monkeypatch, capsys):
     """Wait in a hurry, as long as a slow machine needs, until something like this is there."""
     for name in ("_QUIET", "_TICK", "_EVERY"):
-        monkeypatch.setattr(waiting, name, 0.01)
+        monkeypatch.setattr(progress, name, 0.01)
 
     def wait(words, read=lambda: capsys.readouterr().err):
         for _ in range(3000):
@@ -29,7 +29,7 @@ def told(monkeypatch, capsys):
 
 def test_lines_tell_how_far_it_is_where_there_is_no_terminal(told):
     before, seen = set(threading.enumerate()), []
-    for item in waiting.each([1, 2, 3, 4], "counting"):
+    for item in progress.each([1, 2, 3, 4], "counting"):
         seen.append(item)
         assert told(rf"^counting, {item - 1} of 4, \d+ s$")
     assert seen == [1, 2, 3, 4]
@@ -37,17 +37,17 @@ def test_lines_tell_how_far_it_is_where_there_is_no_terminal(told):
 
 
 def test_cells_and_a_task_without_an_end_are_told_likewise(told):
-    with waiting.Progress("solving") as bar:
+    with progress.Progress("solving") as bar:
         bar.reach(3, 9)
         assert told(r"^solving, 3 of 9,")
-    with waiting.Progress("compiling", counted=False) as bar:
+    with progress.Progress("compiling", counted=False) as bar:
         assert told(r"^compiling, \d+ s$")
         bar.reach(1, 4)
         assert told(r"^compiling, 25 %")
 
 
 def test_what_is_quick_says_nothing(capsys):
-    assert (list(waiting.each([1, 2], "counting")), capsys.readouterr()) == ([1, 2], ("", ""))
+    assert (list(progress.each([1, 2], "counting")), capsys.readouterr()) == ([1, 2], ("", ""))
 
 
 def test_a_terminal_has_a_spinner_that_goes_away(told, monkeypatch):
@@ -57,7 +57,7 @@ def test_a_terminal_has_a_spinner_that_goes_away(told, monkeypatch):
 
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
-    with waiting.Progress() as bar:
+    with progress.Progress() as bar:
         bar.now("solving optimal")
         assert told(r"\r[-|/\\\\] solving optimal, 0 s\x1b\[K", screen.getvalue)
     assert screen.getvalue().endswith("\r\x1b[K")

@@ -65,6 +65,6 @@ def unlike(plan: CodingPlan, machines: Sequence[Machine | None]) -> str:
         return ""
     return (
         f"the workers differ in {differ}, and so do the last bits of what they compute, which a "
-        'code of this plan amplifies. Take a scheme without a code, as "credit", codes of repetition '
+        'code of this plan amplifies. Take a scheme without a code, as "multi_message", codes of repetition '
         '(construction="fractional_repetition"), or machines alike'
     )

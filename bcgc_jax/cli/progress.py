@@ -11,7 +11,7 @@ from contextlib import suppress
 from shutil import get_terminal_size
 from typing import TypeVar
 
-from bcgc_jax.cli.ending import say
+from bcgc_jax.cli.exit import say
 
 T = TypeVar("T")
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.solvers import many_workers
-from bcgc_jax.solvers.many_workers import optimum_of_many
+from bcgc_jax.solvers import large_n
+from bcgc_jax.solvers.large_n import optimum_of_many
 from bcgc_jax.solvers.optimal import optimal_partition
 from tests.problems import padded
 
@@ -58,7 +58,7 @@ def test_a_law_whose_density_is_0_where_it_begins_needs_no_dense_steps(solved):
 def test_a_known_problem_is_solved_within_a_jit_too(monkeypatch):
     problem = bcgc.Problem(LAW, 3, 20_000)
     value = float(bcgc.solve(padded(LAW, 3)).expected_runtime)
-    monkeypatch.setattr(many_workers, "MANY", 2)
-    assert many_workers.is_of_many(problem)
+    monkeypatch.setattr(large_n, "MANY", 2)
+    assert large_n.is_of_many(problem)
     within = jax.jit(lambda: bcgc.solve(problem).expected_runtime)()
     np.testing.assert_allclose(within, value, rtol=1e-9)

@@ -22,23 +22,23 @@ class Question(NamedTuple):
     subsets: tuple[int, ...]
 
 
-class Credit:
+class Holders:
     """One iteration of `plan`. What is returned are questions to ask now.
 
     >>> from bcgc_jax.coding.scheduled import schedule_plan
     >>> from bcgc_jax.plans.schedules import Group, schedule_of
     >>> both = schedule_of([Group(2, 1)], [1.0])  # of two workers each its own subset, then the other's
-    >>> credit = Credit(schedule_plan(both, np.zeros(1), num_workers=2))
-    >>> credit.report(worker=1, block=0, subset=1)
+    >>> holders = Holders(schedule_plan(both, np.zeros(1), num_workers=2))
+    >>> holders.report(worker=1, block=0, subset=1)
     []
-    >>> [(q.worker, q.subsets) for q in credit.report(worker=1, block=0, subset=0)]  # it is the faster one
+    >>> [(q.worker, q.subsets) for q in holders.report(worker=1, block=0, subset=0)]  # it is the faster one
     [(1, (0, 1))]
-    >>> credit.lose(1)  # and dies: nobody else has what it had
+    >>> holders.lose(1)  # and dies: nobody else has what it had
     []
-    >>> credit.report(worker=0, block=0, subset=0), credit.possible(np.array([True, False])).tolist()
+    >>> holders.report(worker=0, block=0, subset=0), holders.possible(np.array([True, False])).tolist()
     ([], [True])
-    >>> asked = credit.report(worker=0, block=0, subset=1)
-    >>> credit.answer(asked[0].number) == asked[0], credit.is_done(0)
+    >>> asked = holders.report(worker=0, block=0, subset=1)
+    >>> holders.answer(asked[0].number) == asked[0], holders.is_done(0)
     (True, True)
     """
 
@@ -107,16 +107,16 @@ class Summed:
     """One iteration with the sums themselves: a block is the sum of those that were asked for."""
 
     def __init__(self, decoder: Decoder) -> None:
-        self.decoder, self.credit = decoder, Credit(decoder.plan)
+        self.decoder, self.holders = decoder, Holders(decoder.plan)
         self._totals: list[Any] = [None] * len(decoder.plan.blocks)
-        self.lose, self.possible, self.due = self.credit.lose, self.credit.possible, self.credit.due
+        self.lose, self.possible, self.due = self.holders.lose, self.holders.possible, self.holders.due
 
     def report(self, worker: int, block: int, subsets: tuple[int, ...]) -> list[Question]:
-        return self.credit.report(worker, block, subsets[0])
+        return self.holders.report(worker, block, subsets[0])
 
     def take(self, question: Question, values: np.ndarray) -> bool:
         """A sum came: whether it counts."""
-        if self.credit.answer(question.number) is None:
+        if self.holders.answer(question.number) is None:
             return False
         total = self._totals[question.block]
         if total is None or not total.flags.writeable:  # the first one is Ray's own
@@ -127,7 +127,7 @@ class Summed:
 
     def part(self, block: int) -> list[Array] | None:
         """The pieces of a block, None before its last sum."""
-        if not self.credit.is_done(block):
+        if not self.holders.is_done(block):
             return None
         total, self._totals[block] = self._totals[block], None
         return self.decoder.sum(block, np.ones(1), [total])

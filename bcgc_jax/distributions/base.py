@@ -38,21 +38,11 @@ class Atomic(NamedTuple):
 
 Pieces = Smooth | Kinked | Atomic
 
-# Methods that are compiled, with their static arguments; and those that a subclass may inherit.
-_COMPILED: dict[str, tuple[str, ...]] = {
-    "cumulative_hazard": (),
-    "inverse_cumulative_hazard": (),
-    "mean": (),
-    "infimum": (),
-    "cdf": (),
-    "survival": (),
-    "log_density": (),
-    "with_fast_inverse": (),
-    "expected_order_statistics": ("max_workers",),
-    "sample": ("shape", "dtype"),
-}
-_DERIVED = {"cdf", "survival", "log_density", "sample"}
 _ELEMENTWISE = {"cumulative_hazard", "inverse_cumulative_hazard", "log_density"}
+# Methods that a subclass may inherit; all that are compiled; and their static arguments.
+_DERIVED = {"cdf", "survival", "log_density", "sample"}
+_COMPILED = _ELEMENTWISE | _DERIVED | {"mean", "infimum", "with_fast_inverse", "expected_order_statistics"}
+_STATIC = {"expected_order_statistics": ("max_workers",), "sample": ("shape", "dtype")}
 
 ONE_BY_ONE = "a batch goes through jax.vmap, as in jax.vmap(solve)(problems)"
 
@@ -67,16 +57,63 @@ def _in_working_dtype(method: Callable[[Any, Array], Array]) -> Callable[[Any, A
 
 
 class AnyDistribution:
-    """What a distribution of one worker's time and one of all N times together have in common."""
+    """What a distribution of one worker's time and one of all N times together have in common.
 
+    `conditions` are what the parameters must meet, `below` two of them in order: what a person passes is
+    refused otherwise, and with what is traced every runtime is NaN. `ranks` are those of parameters that are
+    arrays.
+    """
+
+    conditions: ClassVar[Sequence[tuple[str, str]]] = ()
+    below: ClassVar[tuple[str, str] | None] = None
+    ranks: ClassVar[Sequence[tuple[str, int]]] = ()
     has_start_up: ClassVar[bool] = False  # its times come with the start-ups of their workers
+
+    def __post_init__(self) -> None:
+        for name, value, condition, finite in self._conditions():
+            check(name, value, condition, finite=finite)
+            if isinstance(value, int | np.integer):  # 1 is no other program than 1.0
+                object.__setattr__(self, name, float(value))
+        if self.below is not None:
+            low, high = (concrete(getattr(self, name)) for name in self.below)
+            if low is not None and high is not None and np.any(low >= high):
+                raise ValueError(f"{self.below[0]} must be below {self.below[1]}, got {low} and {high}")
+
+    def _conditions(self) -> Iterator[tuple[str, Any, str, bool]]:
+        for name, text in self.conditions:
+            for condition in text.split(", "):
+                finite = condition.removesuffix(" or inf")
+                yield name, getattr(self, name), finite, finite == condition
 
     def valid(self) -> Array:
         """Whether the parameters are possible, which nobody has checked where they are traced."""
-        return jnp.asarray(True)
+        found = [
+            jnp.all(meets(value, condition, finite)) for _, value, condition, finite in self._conditions()
+        ]
+        if self.below is not None:
+            found.append(jnp.all(jnp.less(*(getattr(self, name) for name in self.below))))
+        return functools.reduce(jnp.logical_and, found, jnp.asarray(True))
 
     def check_single(self) -> None:
         """Raise ValueError where shapes say that this is a batch, which only `jax.vmap` takes."""
+        ranks = dict(self.ranks)
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            leaves, rank = jax.tree.leaves(getattr(self, field.name)), ranks.get(field.name, 0)
+            if all(np.ndim(leaf) == rank for leaf in leaves) or (field.name not in ranks and self._is_one()):
+                continue
+            shapes = ", ".join(str(np.shape(leaf)) for leaf in leaves)
+            what = f"an array of rank {rank}" if rank else "one number"
+            raise ValueError(
+                f"{field.name} of {type(self).__name__} must be {what}, got shape {shapes}: {ONE_BY_ONE}"
+            )
+
+    def _is_one(self) -> bool:
+        """Whether parameters that have shapes of their own give one mean and one infimum."""
+        try:
+            shapes = jax.eval_shape(lambda law: (law.mean(), law.infimum()), self)
+        except (TypeError, ValueError):
+            return False
+        return all(value.shape == () for value in shapes)
 
     def width(self) -> int | None:
         """N, of a distribution of N times together; None for one of any number."""
@@ -117,69 +154,18 @@ class Distribution(AnyDistribution):
     A subclass is a `pytree_dataclass` with `cumulative_hazard`, `inverse_cumulative_hazard`, `mean` and
     `infimum`; `FromHazard` makes one of two functions. The methods of a subclass are compiled as a whole,
     once for each shape; times and hazards come to them in `working_dtype`.
-
-    `conditions` are what the parameters must meet, `below` two of them in order: what a person passes is
-    refused otherwise, and with what is traced every runtime is NaN. `ranks` are those of parameters that are
-    arrays. `rounding` is that of Λ beyond a few ulp, in units of eps.
     """
 
-    conditions: ClassVar[Sequence[tuple[str, str]]] = ()
-    below: ClassVar[tuple[str, str] | None] = None
-    ranks: ClassVar[Sequence[tuple[str, int]]] = ()
-    rounding: ClassVar[float] = 0.0
+    rounding: ClassVar[float] = 0.0  # of Λ beyond a few ulp, in units of eps
     constant: ClassVar[bool] = False  # a number in a distribution's place
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for name, static in _COMPILED.items():
+        for name in _COMPILED:
             method = getattr(cls, name)
             if name in cls.__dict__ or (method is getattr(Distribution, name) and name in _DERIVED):
                 method = _in_working_dtype(method) if name in _ELEMENTWISE else method
-                setattr(cls, name, jax.jit(method, static_argnames=static))
-
-    def __post_init__(self) -> None:
-        for name, value, condition, finite in self._conditions():
-            check(name, value, condition, finite=finite)
-            if isinstance(value, int | np.integer):  # 1 is no other program than 1.0
-                object.__setattr__(self, name, float(value))
-        if self.below is not None:
-            low, high = (concrete(getattr(self, name)) for name in self.below)
-            if low is not None and high is not None and np.any(low >= high):
-                raise ValueError(f"{self.below[0]} must be below {self.below[1]}, got {low} and {high}")
-
-    def _conditions(self) -> Iterator[tuple[str, Any, str, bool]]:
-        for name, text in self.conditions:
-            for condition in text.split(", "):
-                finite = condition.removesuffix(" or inf")
-                yield name, getattr(self, name), finite, finite == condition
-
-    def valid(self) -> Array:
-        found = [
-            jnp.all(meets(value, condition, finite)) for _, value, condition, finite in self._conditions()
-        ]
-        if self.below is not None:
-            found.append(jnp.all(jnp.less(*(getattr(self, name) for name in self.below))))
-        return functools.reduce(jnp.logical_and, found, jnp.asarray(True))
-
-    def check_single(self) -> None:
-        ranks = dict(self.ranks)
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            leaves, rank = jax.tree.leaves(getattr(self, field.name)), ranks.get(field.name, 0)
-            if all(np.ndim(leaf) == rank for leaf in leaves) or (field.name not in ranks and self._is_one()):
-                continue
-            shapes = ", ".join(str(np.shape(leaf)) for leaf in leaves)
-            what = f"an array of rank {rank}" if rank else "one number"
-            raise ValueError(
-                f"{field.name} of {type(self).__name__} must be {what}, got shape {shapes}: {ONE_BY_ONE}"
-            )
-
-    def _is_one(self) -> bool:
-        """Whether parameters that have shapes of their own give one mean and one infimum."""
-        try:
-            shapes = jax.eval_shape(lambda law: (law.mean(), law.infimum()), self)
-        except (TypeError, ValueError):
-            return False
-        return all(value.shape == () for value in shapes)
+                setattr(cls, name, jax.jit(method, static_argnames=_STATIC.get(name, ())))
 
     def cumulative_hazard(self, t: ArrayLike) -> Array:
         """Λ(t) = -log P(T > t), elementwise: 0 below the support, inf above it."""

@@ -15,9 +15,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import check, check_key, check_shape, meets, pytree_dataclass, working_dtype
+from bcgc_jax._pytree import check_key, pytree_dataclass, working_dtype
 from bcgc_jax.distributions.atoms import Empirical
-from bcgc_jax.distributions.base import ONE_BY_ONE, AnyDistribution, Distribution, as_floats
+from bcgc_jax.distributions.base import AnyDistribution, Distribution, as_floats
 
 NO_EXACT_ANSWER = (
     "independent workers that are not alike have no exact expectation: use solve or simulate_runtime "
@@ -72,6 +72,9 @@ class EmpiricalRows(JointDistribution):
 
     times: ArrayLike | Sequence[Sequence[float]]
 
+    conditions = (("times", "> 0"),)
+    ranks = (("times", 2),)
+
     def __post_init__(self) -> None:
         shape = np.shape(self.times)
         if len(shape) < 2 or 0 in shape:
@@ -79,15 +82,9 @@ class EmpiricalRows(JointDistribution):
                 "times must have one row for each iteration and one column for each worker, at least one of "
                 f"both, got shape {shape}"
             )
-        check("times", self.times, "> 0")
+        super().__post_init__()
         (times,) = as_floats(self.times)
         object.__setattr__(self, "times", jnp.sort(times, axis=-1)[..., ::-1])
-
-    def valid(self):
-        return jnp.all(meets(self.times, "> 0"))
-
-    def check_single(self):
-        check_shape("times", self.times, (None, None), ONE_BY_ONE)
 
     def width(self):
         return np.shape(self.times)[-1]

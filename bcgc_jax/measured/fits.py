@@ -162,10 +162,7 @@ def _search(samples: Sample, guesses: Array, *, name: str) -> tuple[Array, Array
 
 @jax.jit
 def _draw(key: Array, data: Sample) -> tuple[Array, Array | None]:
-    """Hazards of as many samples, in ascending order, and their cuts, where the `data` have some.
-
-    Compiled once for all families.
-    """
+    """Hazards of as many samples, ascending, and their cuts, if any; compiled once for all families."""
     return jax.vmap(_draw_one)(jax.random.split(key, len(data.times)), data)
 
 
@@ -199,12 +196,8 @@ def _drawn(parameters: Array, hazards: Array, cuts: Array | None, *, name: str) 
 def _hazards(samples: Sample, parameters: Array, bias: Array, *, name: str) -> tuple[Array, Array]:
     """Of each sample the parameters less their bias, and the hazards of its times by these."""
     family = FAMILIES[name]
-
-    def one(sample: Sample, found: Array) -> tuple[Array, Array]:
-        corrected = family.shifted(found, -bias, sample)
-        return corrected, family.at(corrected).cumulative_hazard(sample.times)
-
-    return jax.vmap(one)(samples, parameters)
+    corrected = jax.vmap(family.shifted, in_axes=(0, None, 0))(parameters, -bias, samples)
+    return corrected, jax.vmap(lambda p, t: family.at(p).cumulative_hazard(t))(corrected, samples.times)
 
 
 def distances(hazard: Array, sample: Sample) -> tuple[Array, Array]:

@@ -135,10 +135,8 @@ class Family:
         if self.closed is not None:
             found = self.closed(sample)
             return found, log_likelihood(self.at(found), sample)
-        first, positive = (
-            sample.first,
-            jnp.array([condition == "> 0" for _, condition in self.law.conditions]),
-        )
+        first = sample.first
+        positive = jnp.array([condition == "> 0" for _, condition in self.law.conditions])
 
         def natural(point: Array) -> Array:
             """Logarithms of what is positive, and for the shift the logit of its distance to `first`."""

@@ -157,10 +157,8 @@ def fit_start_up(trace: Trace) -> StartUpFit:
         means, covariance, variance = line(*_columns(trace, "step"))
         used, left_out = trace.seconds.size, 0
     if means[1] <= 0:
-        raise ValueError(
-            f"the times do not grow with the load (E T = {means[1]:.3g}): are these the loads that the "
-            "workers did?"
-        )
+        told = f"the times do not grow with the load (E T = {means[1]:.3g})"
+        raise ValueError(f"{told}: are these the loads that the workers did?")
     apart: dict[str, Distribution] = (
         _constant_start(trace, means) if pairs is None else {"cycle_time": EmpiricalPairs(*pairs.T)}
     )
@@ -210,8 +208,7 @@ def _check_loads(trace: Trace) -> None:
     if np.abs(seconds - fitted(load)).max() < 1e-9 * seconds.max():
         start, cycle = fitted.convert().coef
         raise ValueError(
-            f"all times are {start:g} + {cycle:g} · load: nothing is random, start-up and cycle time are "
-            "constants"
+            f"all times are {start:g} + {cycle:g} · load: nothing is random, S and T are constants"
         )
 
 

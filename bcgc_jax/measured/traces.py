@@ -95,10 +95,8 @@ class Trace(NamedTuple):
     def table(self) -> np.ndarray:
         """The times as `[S, W]`, NaN where there is none or only a censored one; ValueError with `load`s."""
         if self.load is not None:
-            raise ValueError(
-                "these are times of loads, no cycle times: take fit_start_up, or per_cycle() if all time "
-                "grows with the load"
-            )
+            advice = "take fit_start_up, or per_cycle() if all time grows with the load"
+            raise ValueError(f"these are times of loads, no cycle times: {advice}")
         times = np.full((self.num_steps, self.num_workers), np.nan)
         times[self.step, self.worker] = np.where(self.censored, np.nan, self.seconds)
         return times
@@ -106,9 +104,7 @@ class Trace(NamedTuple):
     def rows(self) -> np.ndarray:
         """The times of each step, `[S, W]`; ValueError where one is missing or censored, and with `load`s."""
         times = self.table()
-        lacks = np.isnan(times)
-        if lacks.any():
-            i, j = np.unravel_index(np.argmax(lacks), times.shape)
+        for i, j in np.argwhere(np.isnan(times))[:1]:
             step, worker = self.step_names[i], self.worker_names[j]
             kind = "only a censored" if np.any((self.step == i) & (self.worker == j)) else "no"
             raise ValueError(f"step {step} has {kind} time of worker {worker}: a replay needs all")
@@ -216,10 +212,7 @@ def _check_wide(
     if not others:
         raise ValueError(f"{path} has no column of a worker")
     if any(not name or re.fullmatch(r"__index_level_\d+__", name) for name in others):
-        raise ValueError(
-            f"{path} has a column without a name, which would be a worker: name it or remove it (pandas: "
-            "index=False)"
-        )
+        raise ValueError(f"{path} has a column without a name: name it or remove it (pandas: index=False)")
 
 
 def _no_column(path: str, header: Sequence[str], missing: Sequence[str]) -> str:
@@ -309,14 +302,12 @@ def _read(table: Table, path: str, places: list[int], kinds: list[str]) -> Trace
         np.frombuffer(censored, bool),
         None if work is None else np.frombuffer(load),
     )
-    if fault := _first_fault(trace):
-        a, b, what = fault
-        raise ValueError(f"{path}, {table.unit}s {line[a]} and {line[b]}: {what}")
+    _check_cells(trace, f"{path}, {table.unit}s", line)
     return trace
 
 
-def _first_fault(trace: Trace) -> tuple[int, int, str] | None:
-    """Two rows of a cell that cannot both be: their places, and in words why."""
+def _check_cells(trace: Trace, where: str, line: Sequence[int]) -> None:
+    """ValueError for two rows of a cell that cannot both be."""
     load = np.zeros(trace.seconds.size) if trace.load is None else trace.load
     cell, seconds = trace.cell, trace.seconds
     rows = np.lexsort((load, cell))
@@ -325,18 +316,19 @@ def _first_fault(trace: Trace) -> tuple[int, int, str] | None:
     again = same & (load[before] == load[after])
     found = np.flatnonzero(again | (same & (seconds[before] > seconds[after])))
     if not found.size:
-        return None
+        return
     k = found[np.argmin(np.maximum(before, after)[found])]
     a, b = before[k], after[k]
     step, worker = trace.step_names[trace.step[a]], trace.worker_names[trace.worker[a]]
     if again[k]:
         at = "" if trace.load is None else f" at load {load[a]:g}"
-        return a, b, f"step {step} has two times of worker {worker}{at}"
-    what = (
-        f"step {step}, worker {worker} had done {load[b]:g} after {seconds[b]:g}, and less ({load[a]:g}) "
-        f"only after {seconds[a]:g}: seconds count from the beginning of the iteration and grow with load"
-    )
-    return min(a, b), max(a, b), what
+        what = f"step {step} has two times of worker {worker}{at}"
+    else:
+        what = (
+            f"step {step}, worker {worker} had done {load[b]:g} after {seconds[b]:g}, and less ({load[a]:g}) "
+            f"only after {seconds[a]:g}: seconds count from the beginning of the iteration and grow with load"
+        )
+    raise ValueError(f"{where} {line[min(a, b)]} and {line[max(a, b)]}: {what}")
 
 
 def _positive(text: str, name: str) -> float:
@@ -359,12 +351,9 @@ def _positive(text: str, name: str) -> float:
 
 def _time_order(names: np.ndarray) -> np.ndarray:
     for dtype in (np.int64, np.float64):
-        try:
-            numbers = names.astype(dtype)
-        except (ValueError, OverflowError):
-            continue
-        if np.isfinite(numbers).all():
-            return np.argsort(numbers, kind="stable")
+        with contextlib.suppress(ValueError, OverflowError):
+            if np.isfinite(numbers := names.astype(dtype)).all():
+                return np.argsort(numbers, kind="stable")
     return np.arange(len(names))
 
 

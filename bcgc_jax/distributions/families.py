@@ -338,11 +338,11 @@ class FromHazard(Distribution):
 
 
 @pytree_dataclass
-class _Tabulated(Distribution):
-    """Λ⁻¹ from a cubic Hermite table of log(t - infimum) against log a, exact in slope."""
+class _Tabulated(_Shifted):
+    """Λ⁻¹ from a cubic Hermite table of log(t - shift) against log a, exact in slope."""
 
     law: Distribution
-    start: Array
+    shift: Array
     log_t: Array
     slope: Array
 
@@ -354,22 +354,16 @@ class _Tabulated(Distribution):
     def log_hazards(cls, dtype: Any) -> Array:
         return jnp.linspace(cls._low, cls._high, cls._size, dtype=dtype)
 
-    def inverse_cumulative_hazard(self, a):
-        step = (self._high - self._low) / (self._size - 1)
-        a = jnp.asarray(a)
-        inside, safe = excess_above(a, 0.0)
-        place = jnp.clip((jnp.log(safe) - self._low) / step, 0, self._size - 1)
-        i = jnp.clip(place.astype(int), 0, self._size - 2)
-        u = place - i
-        f0, f1, d0, d1 = self.log_t[i], self.log_t[i + 1], self.slope[i] * step, self.slope[i + 1] * step
-        value = f0 + u * (d0 + u * (3 * (f1 - f0) - 2 * d0 - d1 + u * (2 * (f0 - f1) + d0 + d1)))
-        return self.start + jnp.where(inside, jnp.exp(value), 0)
-
     def cumulative_hazard(self, t):
         return self.law.cumulative_hazard(t)
 
+    def _inverse_hazard(self, a):
+        step = (self._high - self._low) / (self._size - 1)
+        place = jnp.clip((jnp.log(a) - self._low) / step, 0, self._size - 1)
+        i = jnp.clip(place.astype(int), 0, self._size - 2)
+        u = place - i
+        f0, f1, d0, d1 = self.log_t[i], self.log_t[i + 1], self.slope[i] * step, self.slope[i + 1] * step
+        return jnp.exp(f0 + u * (d0 + u * (3 * (f1 - f0) - 2 * d0 - d1 + u * (2 * (f0 - f1) + d0 + d1))))
+
     def mean(self):
         return self.law.mean()
-
-    def infimum(self):
-        return self.start

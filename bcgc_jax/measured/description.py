@@ -188,9 +188,9 @@ def variance_between(groups: np.ndarray, persistence: float = 0.0) -> Interval:
     chance makes them. The means of the columns are taken out first: what all groups have in common would hide
     what they have not. Neighbours in a group that are correlated by `persistence` are worth fewer entries.
     """
-    have = np.isfinite(groups)
-    groups = groups[np.ix_(have.any(axis=1), have.any(axis=0))]
+    groups = groups[:, np.isfinite(groups).any(axis=0)]
     groups = groups - np.nanmean(groups, axis=0)
+    groups = groups[np.isfinite(groups).any(axis=1)]
     counts = np.isfinite(groups).sum(axis=1)
     total, outer = counts.sum(), len(groups) - 1
     inner = total - sum(groups.shape) + 1
@@ -228,8 +228,8 @@ def autocorrelation(table: np.ndarray) -> Interval:
 
     The interval lets workers of a step depend on each other. Corrected for the mean that was estimated.
     """
-    table = table[:, np.isfinite(table).any(axis=0)]
-    centred = table - np.nanmean(table, axis=0)
+    counts = np.isfinite(table).sum(axis=0)
+    centred = table - np.nansum(table, axis=0) / np.maximum(counts, 1)
     products = centred[:-1] * centred[1:]
     pairs = np.isfinite(products).sum()
     squares = np.nansum(centred**2)
@@ -237,7 +237,7 @@ def autocorrelation(table: np.ndarray) -> Interval:
     if pairs < 2 or steps.size < 3 or squares == 0:
         return _UNKNOWN
     # Σ squares has a term for each time, Σ products one for each pair.
-    scale = np.isfinite(table).sum() / pairs / squares
-    value = steps.sum() * scale + 1 / np.isfinite(table).sum(axis=0).mean()
+    scale = counts.sum() / pairs / squares
+    value = steps.sum() * scale + 1 / counts[counts > 0].mean()
     error = 1.96 * steps.std(ddof=1) * math.sqrt(steps.size) * scale
     return Interval(*(float(np.clip(v, -1, 1)) for v in (value, value - error, value + error)))

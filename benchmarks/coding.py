@@ -15,7 +15,6 @@ from bcgc_jax.coding.gradients import (
     coding_plan,
     decode_gradients,
     encode_gradients,
-    plan_weights,
     split_batch,
     subset_gradients,
 )
@@ -41,7 +40,9 @@ def traffic() -> list[dict[str, Any]]:
     share = plan.blocks[0].share
     gradients = jax.random.normal(jax.random.key(1), (_WORKERS, size), jnp.float32)
     arrived = _arrived(plan)
-    weights = jax.jit(plan_weights)(plan, arrived).weights
+    with jax.enable_x64(True):
+        encodings = jnp.stack([code.encoding for code in plan.codes])
+    weights = jax.jit(jax.vmap(bcgc.coding.decoding_weights))(encodings, arrived).weights
     rows = []
 
     def copy_of(num_bytes: float) -> Any:

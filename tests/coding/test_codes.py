@@ -293,7 +293,7 @@ def test_what_does_not_exist_is_refused_in_words():
         "level must be from 0 to 3": (4, 4),
         'no "fractional_repetition" code for 5 workers at level 1': (5, 1, "fractional_repetition"),
         'no "cyclic_mds" code': (6, 2, "cyclic_mds"),
-        "unknown construction": (6, 2, "magic"),
+        'no "magic" code .* possible: fractional_repetition, random_cyclic': (6, 2, "magic"),
     }
     for words, given in refused.items():
         with pytest.raises(ValueError, match=words):

@@ -294,7 +294,7 @@ def test_sizes_are_few_where_padding_costs_less_than_compiling():
     def sizes(*workers, num_rates=33):
         cells = bcgc.sweeps.grid(num_workers=workers, rate=np.geomspace(1e-4, 1e-1, num_rates))
         groups = bcgc.sweeps.Sweep(paper, cells, ["time"]).groups
-        assert sum(group.size for group in groups) == len(cells)
+        assert sum(len(group.cells) for group in groups) == len(cells)
         assert groups[-1].max_workers == max(workers)
         return [group.max_workers for group in groups]
 

@@ -220,10 +220,8 @@ def draw(courses: Mapping[str, np.ndarray], count: int) -> Any:
 
 def run(out: Path, *, seed: int = 0, traces: Path) -> None:
     """Print both tables; write adaptive.csv, adaptive_early.csv and the figure to `out`."""
-    measured: dict[str, np.ndarray] = {}
-    for file in files_of(traces):
-        table = bcgc.measured.load_trace(file).table()
-        measured[file.name.split(".")[0]] = table[np.isfinite(table).all(axis=1)]
+    tables = {file.name.split(".")[0]: bcgc.measured.load_trace(file).table() for file in files_of(traces)}
+    measured = {name: table[np.isfinite(table).all(axis=1)] for name, table in tables.items()}
     rng = np.random.default_rng(seed)
     given = list({**measured, **drifts(rng, STEPS, WORKERS)}.items())
     starts = {_LATE: rng.exponential(1.0, (STEPS, WORKERS))}

@@ -29,7 +29,6 @@ from bcgc_jax.solvers.solve import solve
 MODELS: Mapping[str, tuple[int, ...]] = MappingProxyType({"softmax": (64, 10), "perceptron": (64, 32, 10)})
 
 _NUM_TEST = 297
-_SHUFFLE = 0
 
 
 class Digits(NamedTuple):
@@ -78,7 +77,7 @@ def _images() -> tuple[np.ndarray, np.ndarray]:
     except ImportError as error:
         raise ImportError(f"the digits come with scikit-learn: {to_install('train')}") from error
     images, labels = datasets.load_digits(return_X_y=True)
-    order = np.random.default_rng(_SHUFFLE).permutation(len(labels))
+    order = np.random.default_rng(0).permutation(len(labels))
     return (images[order] / 16).astype(np.float32), labels[order]
 
 
@@ -86,11 +85,11 @@ def _images() -> tuple[np.ndarray, np.ndarray]:
 def initial_params(key: Array, model: str) -> PyTree:
     """A list of layers, `{"w": [in, out], "b": [out]}`: zeros for one layer, else normal weights."""
     widths = MODELS[model]
-    gain = 0.0 if len(widths) == 2 else 2.0
-    keys = jax.random.split(key, len(widths) - 1)
+    gain, layers = 0.0 if len(widths) == 2 else 2.0, list(itertools.pairwise(widths))
+    keys = jax.random.split(key, len(layers))
     return [
         {"w": math.sqrt(gain / a) * jax.random.normal(k, (a, b), jnp.float32), "b": jnp.zeros(b, jnp.float32)}
-        for k, (a, b) in zip(keys, itertools.pairwise(widths), strict=True)
+        for k, (a, b) in zip(keys, layers, strict=True)
     ]
 
 

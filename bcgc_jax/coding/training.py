@@ -5,8 +5,7 @@ block at level n is complete with its (N-n)-th message and decoded from these; t
 last block, and the clock advances by its runtime.
 """
 
-import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +15,7 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import check_key, pytree_dataclass, static_field
+from bcgc_jax._pytree import check_key, pytree_dataclass, replace, static_field
 from bcgc_jax.coding.gradients import (
     CodingPlan,
     Loss,
@@ -122,7 +121,14 @@ def training_scheme(
         raise ValueError(f'"{solution.method}": {solution.message}')
     else:
         plan, rounded, method = solution.plan, solution.rounded, solution.method
-    _check_units(problem, params, plan_options)
+    costs = problem.unit_costs
+    costs = np.ones(int(np.asarray(problem.num_coordinates))) if costs is None else np.asarray(costs)
+    sizes = unit_sizes(params, plan_options.get("units", "coordinates"), plan_options.get("order"))
+    if not np.array_equal(costs, sizes):
+        raise ValueError(
+            "the problem's coordinates are not those of the parameters: take num_coordinates="
+            f"{sizes.sum()}, or for units of leaves or layers unit_costs=unit_sizes(params, units, order)"
+        )
     if plan is None or not plan.trainable:
         raise ValueError(f'"{method}" is no partition: its training is not known')
     if not isinstance(plan.completion, AnyOf) and plan_options.get("construction") is not None:
@@ -135,18 +141,6 @@ def training_scheme(
     load, sent = _pace(problem, plan, assigned)
     overlap = problem.overlap and assigned.coded
     return TrainingScheme(assigned, load, sent, problem.start_up, overlap, method)
-
-
-def _check_units(problem: Problem, params: PyTree, plan_options: Mapping[str, Any]) -> None:
-    """ValueError where the problem does not have the units of the parameters."""
-    costs = problem.unit_costs
-    costs = np.ones(int(np.asarray(problem.num_coordinates))) if costs is None else np.asarray(costs)
-    sizes = unit_sizes(params, plan_options.get("units", "coordinates"), plan_options.get("order"))
-    if not np.array_equal(costs, sizes):
-        raise ValueError(
-            "the problem's coordinates are not those of the parameters: take num_coordinates="
-            f"{sizes.sum()}, or for units of leaves or layers unit_costs=unit_sizes(params, units, order)"
-        )
 
 
 def _pace(problem: Problem, plan: Plan, assigned: CodingPlan) -> tuple[Array, Array]:
@@ -211,25 +205,23 @@ def train(
     """
     check_key(key)
     starts = _law_or_array(scheme.start_up if start_ups is None else start_ups)
-    scheme = dataclasses.replace(scheme, plan=in_jax(scheme.plan), start_up=starts)
-    times = _law_or_array(cycle_times)
-    run = _compiled if hashable(loss, optimizer, evaluate) else _train
-    return run(key, loss, scheme, times, params, subsets, optimizer, num_steps, batch_size, evaluate)
+    scheme = replace(scheme, plan=in_jax(scheme.plan), start_up=starts)
+    functions = loss, optimizer, evaluate
+    run = _compiled if hashable(functions) else _train
+    return run(functions, num_steps, batch_size, key, scheme, _law_or_array(cycle_times), params, subsets)
 
 
 def _train(
+    functions: tuple[Loss, optax.GradientTransformation, Callable[[PyTree], PyTree]],
+    num_steps: int,
+    batch_size: int | None,
     key: Array,
-    loss: Loss,
     scheme: TrainingScheme,
     cycle_times: Distribution | JointDistribution | Array,
     params: PyTree,
     subsets: PyTree,
-    optimizer: optax.GradientTransformation,
-    num_steps: int,
-    batch_size: int | None,
-    evaluate: Callable[[PyTree], PyTree],
 ) -> Training:
-    plan = scheme.plan
+    plan, (loss, optimizer, evaluate) = scheme.plan, functions
     coded = coded_value_and_grad(loss, plan)
     draw = draws_of(cycle_times, scheme.start_up, plan.num_workers, scheme.load.dtype)
     size = len(jax.tree.leaves(subsets)[0][0])
@@ -242,9 +234,8 @@ def _train(
         starts, times = draw(index, time_key)
         batch = subsets
         if batch_size is not None:
-            chosen = jax.vmap(lambda k: jax.random.permutation(k, size)[:batch_size])(
-                jax.random.split(batch_key, plan.num_workers)
-            )
+            keys = jax.random.split(batch_key, plan.num_workers)
+            chosen = jax.vmap(lambda k: jax.random.permutation(k, size)[:batch_size])(keys)
             batch = jax.tree.map(lambda x: jax.vmap(lambda s, i: s[i])(x, chosen), subsets)
         arrived, completed = collect(plan.ready(scheme.finish_times(starts, times)), plan.rule)
         runtime = jnp.max(completed)  # inf if it never ends
@@ -266,7 +257,7 @@ def _train(
     return Training(params, opt_state, clock, value, good, metrics)
 
 
-_compiled = jax.jit(_train, static_argnames=("loss", "optimizer", "num_steps", "batch_size", "evaluate"))
+_compiled = jax.jit(_train, static_argnums=(0, 1, 2))
 
 
 def _law_or_array(value: Any) -> Any:

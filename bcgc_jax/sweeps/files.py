@@ -121,12 +121,10 @@ def _prepare(path: Path, note: Path, mark: str, resume: bool) -> bool:
     """Note which sweep it is, or accept what there is of it; whether the file itself is complete."""
     parts, done = parts_of(path), path.exists()
     begun = parts.exists() and any(parts.iterdir())
-    if done and not resume:
-        raise FileExistsError(17, "a finished sweep is not overwritten: remove it or name another", str(path))
-    if begun and not resume:
-        raise FileExistsError(
-            17, "parts of a sweep that was cut off: go on with resume, or remove the folder", str(parts)
-        )
+    if (done or begun) and not resume:
+        finished = "a finished sweep is not overwritten: remove it or name another"
+        cut_off = "parts of a sweep that was cut off: go on with resume, or remove the folder"
+        raise FileExistsError(17, finished if done else cut_off, str(path if done else parts))
     if (done or begun) and not (note.exists() and note.read_text() == mark):
         raise ValueError(
             f"{path if done else parts} is of another sweep (cells, methods, problem, precision or devices "

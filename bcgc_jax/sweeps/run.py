@@ -82,6 +82,9 @@ class Sweep:
         if any(m.lacks_deadline for m in asked) and not self.has_deadline:
             raise ValueError('the method "deadline" needs deadlines: a column "deadline" of the cells')
         self.mesh = Mesh(np.array(jax.local_devices()), ("cells",))
+        more = ("completion_probability",) * self.has_deadline + ("partition",) * partitions
+        # The columns of a row.
+        self.names = (*self.labels, *self.cells.columns, "method", *NUMBERS, *NEEDS, *more)
         # Whether a method needs to know the number of workers before tracing.
         self.apart = any(method.fixed_workers for method in asked)
         self.groups = groups_of(self.cells, jax.local_devices(), apart=self.apart)
@@ -94,12 +97,6 @@ class Sweep:
                 method.check(problem)
 
         jax.eval_shape(check, self.numbers_at(group.cells[0]))  # traced: whatever the numbers are
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The columns of a row."""
-        more = ("completion_probability",) * self.has_deadline + ("partition",) * self.partitions
-        return (*self.labels, *self.cells.columns, "method", *NUMBERS, *NEEDS, *more)
 
     def __repr__(self) -> str:
         return f"Sweep({self.cells!r}, {list(self.methods)}, in {len(self)} chunks)"
@@ -280,10 +277,7 @@ def _solve(
 
 
 def sweep(
-    problem: ProblemOf,
-    cells: Cells | Mapping[str, ArrayLike],
-    methods: Methods = "optimal",
-    **keywords: Any,
+    problem: ProblemOf, cells: Cells | Mapping[str, ArrayLike], methods: Methods = "optimal", **keywords: Any
 ) -> Table:
     r"""Solve many problems together; the columns of the rows (cell, method), see `Sweep`.
 

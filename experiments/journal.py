@@ -143,10 +143,8 @@ def read_published(path: Path = REFERENCE) -> Published:
 
 def grid() -> list[Point]:
     """The points of the four panels."""
-    grids: Sequence[Sequence[Any]] = (WORKERS_GRID, RATE_GRID, COORDINATES_GRID, DEADLINE_GRID)
-    return [
-        Point(p)._replace(**{AXES[p][0]: x}) for p, values in zip(AXES, grids, strict=True) for x in values
-    ]
+    grids: Any = zip(AXES, (WORKERS_GRID, RATE_GRID, COORDINATES_GRID, DEADLINE_GRID), strict=True)
+    return [Point(panel)._replace(**{AXES[panel][0]: x}) for panel, values in grids for x in values]
 
 
 @jax.jit

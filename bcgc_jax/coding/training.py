@@ -30,10 +30,10 @@ from bcgc_jax.coding.scheduled import assign
 from bcgc_jax.distributions import Distribution, EmpiricalPairs, JointDistribution
 from bcgc_jax.plans.completion import AnyOf, OneOfEach
 from bcgc_jax.plans.plan import Plan
-from bcgc_jax.plans.runtime import load_of_groups, load_of_plan, partition_of_units
+from bcgc_jax.plans.runtime import load_of_groups, load_of_plan
 from bcgc_jax.plans.schedules import circle_plan, cycles_of
 from bcgc_jax.problem import Problem, Status
-from bcgc_jax.solution import Solution, whole_numbers
+from bcgc_jax.solution import Solution
 
 
 @pytree_dataclass
@@ -133,11 +133,7 @@ def training_scheme(
         raise ValueError(f'"{method}" is no partition: its training is not known')
     if not isinstance(plan.completion, AnyOf) and plan_options.get("construction") is not None:
         raise ValueError(f'"{method}" has no code: leave out construction')
-    if rounded is None and plan.is_partition:
-        rounded = whole_numbers(problem, plan.sizes)
     assigned = assign(key, plan, params, workers, rounded=rounded, **plan_options)
-    if isinstance(plan.completion, AnyOf) and rounded is not None:
-        plan = plan.with_sizes(partition_of_units(problem, jnp.asarray(rounded)))
     load, sent = _pace(problem, plan, assigned)
     overlap = problem.overlap and assigned.coded
     return TrainingScheme(assigned, load, sent, problem.start_up, overlap, method)
@@ -145,20 +141,23 @@ def training_scheme(
 
 def _pace(problem: Problem, plan: Plan, assigned: CodingPlan) -> tuple[Array, Array]:
     """Until each block, the time of the work over T, `[B]` or `[B, N]`, and that of the link, `[B]`."""
-    sizes, rule = np.array([float(block.size) for block in assigned.blocks], problem.dtype), plan.completion
+    blocks, rule = assigned.blocks, plan.completion
+    own = np.array([float(block.size) for block in blocks], problem.dtype)
     if not assigned.coded:  # until each task; the link is left out: what is sent are a few bytes
         turn, block = np.array(assigned.order).T
-        whole = circle_plan(sizes, turn, block, int(turn.max()) + 1)
+        whole = circle_plan(own, turn, block, int(turn.max()) + 1)
         load = problem.scale * cycles_of(whole, problem.setup_load, problem.chain_load)[turn, block]
         return load, jnp.zeros_like(load)
+    groups = rule.groups if isinstance(rule, OneOfEach) else ()
+    used = np.array([groups.index(one) for one in assigned.groups] or [block.level for block in blocks])
+    if groups or plan.is_partition:
+        sizes = np.zeros(np.shape(plan.sizes), problem.dtype)
+        sizes[used] = own
+        plan = plan.with_sizes(jnp.asarray(sizes))
     if not isinstance(rule, OneOfEach):
-        levels = np.array([block.level for block in assigned.blocks])
-        work, sent = (pace[levels] for pace in jax.device_get(_pace_of_levels(problem, plan)))
+        work, sent = (pace[used] for pace in jax.device_get(_pace_of_levels(problem, plan)))
         return work, sent
-    used = np.array([rule.groups.index(groups) for groups in assigned.groups])
-    all_sizes = np.zeros(len(rule.groups), problem.dtype)
-    all_sizes[used] = sizes
-    of_groups = load_of_groups(problem, plan.with_sizes(jnp.asarray(all_sizes)))
+    of_groups = load_of_groups(problem, plan)
     kinds = np.zeros(rule.num_workers, int) if rule.kinds is None else np.array(rule.kinds)
     work = of_groups.work.reshape(rule.num_kinds, -1)[kinds][:, used].T
     sent = jnp.zeros(used.size) if of_groups.sent is None else of_groups.sent[used]

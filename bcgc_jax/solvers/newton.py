@@ -124,15 +124,15 @@ def search(
     given: Given, start: Array, finite_mean: Array, max_steps: int
 ) -> tuple[Array, Array, Array, Array]:
     """Whether the gap was met, the steps, each level's share, and its expected maximum, error and bound."""
-    return loop(
-        functools.partial(_go_on, max_steps=max_steps),
-        _whole_round,
-        lambda size: functools.partial(_one_piece, many=size >= _MANY_LANES),
-        _answer,
-        given,
-        _first(given, start, finite_mean),
-        lanes=_lanes(start.size),
-    )
+
+    def go_on(_: Given, s: _Iterate) -> Array:
+        return (s.round != _DONE) & (s.refine <= _FINEST) & ((s.steps < max_steps) | (s.round != _STEP))
+
+    def piece_of_many(size: int) -> Callable[[Given, _Iterate], _Iterate]:
+        return functools.partial(_one_piece, many=size >= _MANY_LANES)
+
+    first, lanes = _first(given, start, finite_mean), _lanes(start.size)
+    return loop(go_on, _whole_round, piece_of_many, _answer, given, first, lanes=lanes)
 
 
 def _first(given: Given, start: Array, finite_mean: Array) -> _Iterate:
@@ -151,10 +151,6 @@ def _lanes(size: int) -> tuple[int, int]:
     """As many as a CPU's cache holds; as 4 GB of an accelerator, with six arrays over levels² and nodes."""
     room = 2**32 // (6 * 8 * NUM_NODES)
     return min(max(_CACHED // size**2, 1), 32), min(max(room // size**2, 1), 2**13)
-
-
-def _go_on(_: Given, s: _Iterate, *, max_steps: int) -> Array:
-    return (s.round != _DONE) & (s.refine <= _FINEST) & ((s.steps < max_steps) | (s.round != _STEP))
 
 
 def _answer(_: Given, s: _Iterate) -> tuple[Array, Array, Array, Array]:

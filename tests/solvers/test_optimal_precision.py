@@ -54,15 +54,6 @@ def test_slopes_and_hessian_are_differences_of_the_exact_expectation(x64, name):
 
 
 @pytest.mark.slow
-def test_float32_leaves_of_measured_times_are_solved_in_float32_also_where_64_bits_are_enabled(x64):
-    times = jnp.asarray(np.random.default_rng(1).gamma(2.0, 1.0, 40) + 0.2, jnp.float32)
-    solution = bcgc.solve(bcgc.Problem(bcgc.Empirical(times), 12, 2_000, jnp.float32(3)))
-    assert known(solution.partition).dtype == solution.expected_runtime.dtype == jnp.float32
-    assert int(solution.status) == bcgc.Status.CONVERGED
-    assert 0 < float(solution.relative_gap) < 5e-4
-
-
-@pytest.mark.slow
 def test_single_precision_stays_inside_where_rounding_spoils_the_path():
     problem = bcgc.Problem(bcgc.TwoSpeed(0.7, 3.2, 0.15), 50, 20_000)
     solution = bcgc.solve(problem)

@@ -2,22 +2,16 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
 Constants = TypeVar("Constants")
 State = TypeVar("State")
 Answer = TypeVar("Answer")
-
-
-class Lanes(NamedTuple):
-    """Problems that run at a time: what a CPU's caches hold, and an accelerator's memory."""
-
-    cpu: int
-    accelerator: int
 
 
 def loop(
@@ -28,14 +22,14 @@ def loop(
     constants: Constants,
     state: State,
     *,
-    lanes: Lanes,
+    lanes: tuple[int, int],
 ) -> Answer:
     """`answer` of the state after `step` for as long as `go_on`: `jax.lax.while_loop`, but for `jax.vmap`.
 
     A `while_loop` under `vmap` runs all problems as long as the slowest of them. Here `lanes` of them run at
-    a time, and a lane whose problem is done takes up the next one. Lanes go by `lane_step`, of how many
-    problems there are, which may be a part of `step`. The functions see nothing that is traced but their
-    arguments.
+    a time, on a CPU and elsewhere, and a lane whose problem is done takes up the next one. Lanes go by
+    `lane_step` of the number of problems, which may be a part of `step`. The functions may depend on traced
+    values only by arguments.
     """
 
     @jax.custom_batching.custom_vmap
@@ -45,17 +39,12 @@ def loop(
 
     @run.def_vmap
     def run_many(size: int, batched: Any, constants: Constants, state: State) -> tuple[Answer, Any]:
-        cells = jax.tree.map(
-            lambda a, is_batched: (
-                jnp.asarray(a) if is_batched else jnp.broadcast_to(a, (size, *jnp.shape(a)))
-            ),
-            (constants, state),
-            tuple(batched),
-        )
-        on_cpu, elsewhere = (
-            functools.partial(_run_lanes, go_on, lane_step(size), answer, size=size, lanes=min(count, size))
-            for count in lanes
-        )
+        def each(a: ArrayLike, is_batched: bool) -> Array:
+            return jnp.asarray(a) if is_batched else jnp.broadcast_to(a, (size, *jnp.shape(a)))
+
+        cells = jax.tree.map(each, (constants, state), tuple(batched))
+        functions = go_on, lane_step(size), answer
+        on_cpu, elsewhere = (functools.partial(_run_lanes, functions, size, min(n, size)) for n in lanes)
         # Known where it is compiled, not where it is traced: programs are exported for other platforms.
         few = size <= min(lanes)
         answers = on_cpu(*cells) if few else jax.lax.platform_dependent(*cells, cpu=on_cpu, default=elsewhere)
@@ -65,20 +54,13 @@ def loop(
 
 
 def _run_lanes(
-    go_on: Callable[..., Array],
-    step: Callable[..., Any],
-    answer: Callable[..., Any],
-    constants: Any,
-    state: Any,
-    *,
-    size: int,
-    lanes: int,
+    functions: tuple[Callable[..., Any], ...], size: int, lanes: int, constants: Any, state: Any
 ) -> Any:
     """The answers of all cells, `constants` and `state` with a leading axis of `size`."""
-    cells = constants, state
+    go_on, step, answer = functions
 
     def take(index: Array) -> tuple[Any, Any]:
-        return jax.tree.map(lambda a: a.at[index].get(mode="clip"), cells)
+        return jax.tree.map(lambda a: a.at[index].get(mode="clip"), (constants, state))
 
     def one(constants: Any, state: Any) -> tuple[Any, Array]:
         # A cell that needs no step takes none.
@@ -93,9 +75,7 @@ def _run_lanes(
         new = (at, following, (constants, state), answers)
         return jax.lax.cond(jnp.any(done), refill, lambda _, *same: same, done, *new)
 
-    def refill(
-        done: Array, at: Array, following: Array, running: tuple[Any, Any], answers: Any
-    ) -> tuple[Any, ...]:
+    def refill(done: Array, at: Array, following: Array, running: Any, answers: Any) -> tuple[Any, ...]:
         found = jax.vmap(answer)(*running)
         place = jnp.where(done, at, size)
         answers = jax.tree.map(lambda a, b: a.at[place].set(b, mode="drop"), answers, found)
@@ -110,5 +90,5 @@ def _run_lanes(
     running = take(at)
     shapes = jax.eval_shape(jax.vmap(answer), *running)
     answers = jax.tree.map(lambda s: jnp.zeros((size, *s.shape[1:]), s.dtype), shapes)
-    carry = (at, jnp.asarray(lanes), running, answers)
+    carry = at, jnp.asarray(lanes), running, answers
     return jax.lax.while_loop(lambda c: jnp.any(c[0] < size), advance, carry)[3]

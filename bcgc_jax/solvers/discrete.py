@@ -1,12 +1,10 @@
 r"""Searches over what is whole: which levels to use, and how many units each gets.
 
 Both go from a start to the best of its neighbours, as long as that is better. Where each level in use costs
-setup cycles the optimum for a given set of levels is convex (`optimal_partition`); over the sets it is a
-search, from several starts, by adding, dropping or moving a level by one. At N ≤ 8 this equals the best of
-all 2^N - 1 sets in every case tried (tests). Whole units are moved next to the rounded partition, under the
-exact expected runtime. Of up to 64 levels all moves of one and of two units are tried. Of more these are too
-many: there the slope of the runtime, a bound where that is convex, ranks them, and the best of a batch is
-made.
+setup cycles, the problem is convex for a given set of levels (`optimal_partition`); from several starts sets
+change by adding, dropping or moving a level by one. At N ≤ 8 this equals the best of all 2^N - 1 sets in
+every case tried (tests). Whole units move from the rounded partition on, under the exact expected runtime: of
+up to 64 levels by all moves of one and of two, of more by the moves of one that the slope ranks first.
 """
 
 from collections.abc import Callable
@@ -39,20 +37,19 @@ def _descend(
 ) -> tuple[Array, Array, Array]:
     """Where no neighbour is better by more than a share `gain`, its value, and the rounds.
 
-    The first of the `neighbours` is the point itself; `values_of` them gets the best value so far.
+    The first of the `neighbours` is the point itself. `values_of` also gets the best value so far.
     """
 
     def step(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
-        at, best, _, rounds = carry
+        at, best, rounds, _ = carry
         found = neighbours(at)
         values = values_of(found, best)
         i = jnp.argmin(values)
         better = values[i] < best * (1 - gain)
-        return jnp.where(better, found[i], at), jnp.where(better, values[i], best), better, rounds + 1
+        return jnp.where(better, found[i], at), jnp.where(better, values[i], best), rounds + 1, better
 
-    carry = (start, jnp.asarray(jnp.inf, problem.dtype), jnp.asarray(True), jnp.asarray(0))
-    at, best, _, rounds = jax.lax.while_loop(lambda carry: carry[2], step, carry)
-    return at, best, rounds
+    carry = (start, jnp.asarray(jnp.inf, problem.dtype), jnp.asarray(0), jnp.asarray(True))
+    return jax.lax.while_loop(lambda carry: carry[3], step, carry)[:3]
 
 
 def _in_batches(candidates: Array, size: int) -> Array:
@@ -66,7 +63,8 @@ def best_levels(problem: Problem, allowed: Array) -> tuple[Array, Array]:
     allowed = problem.exists & allowed
     level = jnp.arange(allowed.size)
 
-    def value_of(levels: Array, least: Array) -> Array:
+    def value_of(given: tuple[Array, Array]) -> Array:
+        levels, least = given
         return optimal_partition(problem, levels, tolerance=_TOLERANCE, least=least).value
 
     def neighbours(levels: Array) -> Array:
@@ -87,7 +85,7 @@ def best_levels(problem: Problem, allowed: Array) -> tuple[Array, Array]:
         first = jnp.arange(len(sets)) == 0
         wanted = jnp.where(jnp.isinf(value), first, jnp.any(sets != sets[0], axis=1))
         least = jnp.where(wanted, (1 - _GAIN) * value, 0)
-        return jax.lax.map(lambda s: value_of(*s), (sets, least), batch_size=_SETS)
+        return jax.lax.map(value_of, (sets, least), batch_size=_SETS)
 
     single = level == jnp.argmax(jnp.where(allowed, single_block_partition(problem), -1))
     highest = jnp.max(jnp.where(allowed, level, -1))
@@ -108,8 +106,7 @@ def improve_units(problem: Problem, counts: Array, levels: Array) -> Array:
 
     def value_of(candidate: Array) -> Array:
         possible = jnp.all(candidate >= 0) & jnp.all(levels | (candidate == 0))
-        found = unit_runtime(problem, jnp.maximum(candidate, 0))
-        return jnp.where(possible, found, jnp.inf)
+        return jnp.where(possible, unit_runtime(problem, jnp.maximum(candidate, 0)), jnp.inf)
 
     def values_of(candidates: Array, _: Array) -> Array:
         return jax.lax.map(value_of, candidates, batch_size=_MOVES if all_moves else None)
@@ -128,17 +125,12 @@ def _all_moves(counts: Array) -> Callable[[Array], Array]:
 
 
 def _promising_moves(problem: Problem, levels: Array) -> Callable[[Array], Array]:
-    """Of one unit, those that promise most by the slope of the runtime in the units of each level."""
-
-    def slopes(counts: Array) -> Array:
-        """Of one unit more at each level, at its own cost."""
-        x = partition_of_units(problem, counts)
-        load, pull_back = jax.vjp(lambda x: load_of(problem, x), x)
-        _, slope = iteration_of(problem).expected_max_and_slope(load)
-        return pull_back(slope)[0] * jnp.sum(x) / jnp.maximum(jnp.sum(counts), 1)
+    """Of one unit, those that promise most by the slope of the runtime."""
 
     def neighbours(counts: Array) -> Array:
-        size, slope = counts.size, slopes(counts)
+        size = counts.size
+        load, pull_back = jax.vjp(lambda x: load_of(problem, x), partition_of_units(problem, counts))
+        (slope,) = pull_back(iteration_of(problem).expected_max_and_slope(load)[1])
         gain = slope[:, None] - slope[None, :]  # of a unit that leaves i for j
         possible = (counts > 0)[:, None] & levels[None, :] & ~jnp.eye(size, dtype=bool)
         _, chosen = jax.lax.top_k(jnp.where(possible, gain, -jnp.inf).ravel(), _MOVES)

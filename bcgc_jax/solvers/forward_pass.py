@@ -19,10 +19,9 @@ def largest_setup(problem: Problem, partition: Numbers) -> float:
     With more of it the single block is faster. 0 where it is so without any, inf for a single block itself,
     which pays as much setup as any other. `problem` is without setup; L is the sum of the units' costs.
 
-    With setup a single block takes 1 + φ times as long. Of both runtimes over 1 + φ, with u = φ / (1 + φ),
-    its own stays the same, and that of x is E max_n T_(N-n) ((1 - u) y_n + u (n+1) L) over the levels in
-    use, convex in u: they meet once, where false position finds them (its Illinois variant). Such a load is
-    that of another partition, so that nothing is compiled which `solve` has not.
+    With setup a single block takes 1 + φ times as long. Over 1 + φ, and with u = φ / (1 + φ), its runtime
+    stays the same, and that of x is E max_n T_(N-n) ((1 - u) y_n + u (n+1) L) over the levels in use: convex
+    in u, so they meet once. Such a load is that of another partition: `solve` has compiled all of it.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=20, num_coordinates=20_000)
@@ -42,20 +41,18 @@ def largest_setup(problem: Problem, partition: Numbers) -> float:
         found = assess(problem, jnp.asarray(blocks / size), whole_numbers=False)
         return float(found.expected_runtime) * size / block - 1
 
-    low, high = 0.0, 1.0
+    low, high, side, u = 0.0, 1.0, 0, 0.0
     below, above = excess(low), excess(high)
     if not below < 0:
         return 0.0
-    u, side = 0.0, 0
-    for _ in range(_MOST):
+    for _ in range(_MOST):  # false position, its Illinois variant
         u = (low * above - high * below) / (above - below)
         found = excess(u)
         if abs(found) < _CLOSE:
             break
         # An end that stays twice counts half: it would stay for ever.
         if found < 0:
-            low, below, above = u, found, above / 2 if side < 0 else above
+            low, below, above, side = u, found, above / 2 if side < 0 else above, -1
         else:
-            high, above, below = u, found, below / 2 if side > 0 else below
-        side = -1 if found < 0 else 1
+            high, above, below, side = u, found, below / 2 if side > 0 else below, 1
     return u / (1 - u)

@@ -2,8 +2,8 @@ r"""The optimal partition of many workers: Newton's method over smooth changes, 
 
 With many workers all levels are in use, and the optimal x_n is smooth in n but for both ends. A step thus
 multiplies x by exp Σ_a ρ_a β_a(n), with splines β_a in a coordinate that is logarithmic from either end, and
-a column of its own for each level there: some two hundred unknowns for any N. The value and all N slopes are
-exact (`windows`), and so is the certificate 1 - Σx min_n g_n / f, over all levels.
+a column for each level there: some two hundred unknowns for any N. Value, slopes and certificate are exact
+(`windows`).
 
 Only the Hessian, which says where to go, is a model. Of v_n = δy_n / y_n it is Σ_{j<k} K_jk (v_j - v_k)²,
 where K_jk has the probability G_jk that a path on level j first fails at level k; the larger of two answers:
@@ -14,16 +14,16 @@ where K_jk has the probability G_jk that a path on level j first fails at level 
 - one that got away, and has forgotten where it left: G_jk = V_k R_j / P(no level fails), with V_k that level
   k is the first to fail and R_j that none does after level j. Of the highest level nearly all paths are such.
 
-For laws of five kinds, N = 420, sums of K over blocks of levels are right within a fifth, but for some of
-less than a hundredth of all, half to 1.4 times the exact ones. Sums over levels are taken at some of them.
-Close pairs, which make the Hessian stiff, come out exact, and a step leaves a tenth to a third of the error.
-Laws with density at 0 or near it, or with far lumps, still need steps that are cut, and may end with a gap
-that says so.
+For distributions of five kinds, N = 420, sums of K over blocks of levels are right within a fifth, but for
+some of less than a hundredth of all. Sums over levels are taken at some of them. Close pairs, which make the
+Hessian stiff, come out exact, and a step leaves a tenth to a third of the error. Distributions with density
+at or near 0, or with far lumps, still need steps that are cut, and may end with a gap that says so.
 """
 
 import concurrent.futures
 import functools
 import os
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -41,26 +41,22 @@ from bcgc_jax.exact.windows import LEFT_OUT, windowed_paths
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.marks import Marks, marks, rule, slope_of_homogeneous, threshold_hazard
 from bcgc_jax.problem import Problem, Status
-from bcgc_jax.solvers.newton import NUM_NODES
-from bcgc_jax.solvers.optimal import OptimalResult, least_gap
+from bcgc_jax.solvers.newton import NUM_NODES, nested_rules
+from bcgc_jax.solvers.optimal import OptimalResult, first_shares, least_gap
 
-# Nodes at a time, for each of the machine's cores.
-_NODES_AT_A_TIME = 16
-# A finer rule judges the answer of a coarse one; with its own halves and quarters it tells its error.
-_FINER = 2
+# Nodes at a time, for each of the machine's cores. A rule so many times as fine judges the answer of a coarse
+# one, up to the finest; with its own halves and quarters it tells its error.
+_NODES_AT_A_TIME, _FINER, _FINEST = 16, 2, 64
 # Deviations of the times from the mean at which all levels take equally long in the first plan.
 _FIRST = 1.5
-# Levels at both ends with columns of their own, spacing of the splines' knots, and of the model's levels.
-_ENDS, _SPACING, _SAMPLES = 20, 0.06, 0.03
-# The model has all levels up to so many times as far in.
-_ALL = 3
-_END_COORDINATE = 4.0
+# Levels at both ends with columns of their own, spacing of the splines' knots, and of the model's levels; it
+# has all levels up to so many times as far in.
+_ENDS, _SPACING, _SAMPLES, _ALL, _END_COORDINATE = 20, 0.06, 0.03, 3, 4.0
 # The second cumulant of an excursion's area over the first, squared: 0.061 / 2 for a parabola. Of 0, 0.01,
 # 0.02 and 0.03 this one converges fastest for a shifted exponential at N = 400.
 _SECOND_CUMULANT = 0.02
 # Of steps: what a length is cut by and down to, and how many times as large a column may become.
 _SHRINK, _LEAST_LENGTH, _FARTHEST = 0.4, 1e-3, 10.0
-_FINEST = 64
 # Below this gap the steps are Newton's, and what stays above the goal is what the splines cannot tell.
 _CLOSE = 1e-4
 
@@ -73,23 +69,22 @@ class _Basis(NamedTuple):
 
 
 class _Sums(NamedTuple):
-    """Over nodes: values of three rules and of what is left out, `[4]`, and slopes, `[3, N]`.
+    """The start; over nodes values of three rules and of what is left out, `[4]`, and slopes, `[3, N]`.
 
-    Of each node Λ at the model's levels, what arrives at them and leaves, with the density in the logarithm
-    of the load, and what does both, over the root of the probability that none fails.
+    `rows`: of each node Λ at the model's levels, what arrives at them and leaves, with the density in the
+    logarithm of the load, and what does both, over the root of the probability that none fails.
     """
 
+    start: Array
     value: Array
     slope: Array
-    hazard: Array
-    arrive: Array
-    leave: Array
-    apart: Array
+    rows: tuple[Array, ...]
 
 
 class _Point(NamedTuple):
-    """Value, its error, slopes in x, the least of them less its error, gap, and the model's rows."""
+    """x, its value, its error, slopes in x, the least of them less its error, gap, and the model's rows."""
 
+    x: np.ndarray
     value: float
     error: float
     slope: np.ndarray
@@ -99,7 +94,7 @@ class _Point(NamedTuple):
 
 
 def is_of_many(problem: Problem) -> bool:
-    """Whether this way is there: many workers, known before tracing, of one law without atoms."""
+    """Whether this way is there: many workers, known before tracing, of one distribution without atoms."""
     if problem.max_workers <= MANY or not at_hand(problem) or not problem.bare:
         return False
     iteration, workers = iteration_of(problem), concrete(problem.num_workers)
@@ -120,95 +115,69 @@ def optimum_of_many(problem: Problem, *, tolerance: float, max_steps: int) -> Op
     one = jnp.ones(size, dtype)
     evaluate = functools.partial(_evaluate, law, marks(law, one, size), basis)
     tolerance = max(tolerance, least_gap(problem))
-    refine, steps = max(2, round((size / 640) ** 0.5)), 0
-    best = np.asarray(_first(law, one), float)
-    at = evaluate(best, refine)
-    path: _Path | None = None
+    refine, steps, barrier = max(2, round((size / 640) ** 0.5)), 0, 1e-4 / basis.columns.shape[1]
+    at = evaluate(np.asarray(_first(law, one), float), refine)
     while True:
-        path = _Path(basis, at, best, path)
-        while path.gap > max(tolerance, path.error) and not path.stalled and steps < max_steps:
-            x = path.trial()
-            path.take(evaluate(x, refine), x)
-            steps += 1
-        best, refine = path.best, refine * _FINER
-        at = evaluate(best, refine)
-        sure = 1 - (at.least * best.sum() - at.error) / at.value
-        stuck = path.stalled and sure <= 2 * path.gap
+        by_rule = functools.partial(evaluate, refine=refine)
+        best, barrier, taken, stalled = _descend(basis, by_rule, at, barrier, tolerance, max_steps - steps)
+        refine, steps = refine * _FINER, steps + taken
+        at = evaluate(best.x, refine)
+        sure = 1 - (at.least * at.x.sum() - at.error) / at.value
+        stuck = stalled and sure <= 2 * best.gap
         if sure <= tolerance or steps >= max_steps or stuck or refine > _FINEST:
             break
-    status = Status.CONVERGED if sure <= tolerance else Status.PRECISION
-    status = Status.STEP_LIMIT if status == Status.PRECISION and steps >= max_steps else status
-    total, unit = best.sum(), float(problem.scale * problem.total)
-    value, error, bound = (unit * v / total for v in (at.value, at.error, at.least * total))
-    return OptimalResult(
-        jnp.asarray(best / total * float(problem.total), dtype),
-        jnp.asarray(value, dtype),
-        jnp.asarray(error, dtype),
-        jnp.asarray(bound, dtype),
-        jnp.asarray(int(status)),
-        jnp.asarray(steps),
-    )
+    missed = Status.STEP_LIMIT if steps >= max_steps else Status.PRECISION
+    status = Status.CONVERGED if sure <= tolerance else missed
+    total, unit = at.x.sum(), float(problem.scale * problem.total)
+    numbers = (unit * v / total for v in (at.value, at.error, at.least * total))
+    found = at.x / total * float(problem.total), *numbers
+    return OptimalResult(*(jnp.asarray(v, dtype) for v in found), *map(jnp.asarray, (int(status), steps)))
 
 
-class _Path:
-    """Steps of Newton's method, with the multipliers z of x ≥ 0 and the barrier μ, as in `optimal`."""
+def _descend(
+    basis: _Basis,
+    evaluate: Callable[[np.ndarray], _Point],
+    at: _Point,
+    barrier: float,
+    tolerance: float,
+    max_steps: int,
+) -> tuple[_Point, float, int, bool]:
+    """Newton's steps by one rule, as in `newton`: the best point, the barrier, how many, if they stall."""
+    columns, samples = map(jnp.asarray, basis)
+    unit, best, since, steps, length = at.value, at, 0, 0, 0.0
 
-    def __init__(self, basis: _Basis, at: _Point, x: np.ndarray, before: "_Path | None") -> None:
-        """From x, with the barrier that a path `before` by a coarser rule has come to."""
-        self.basis, self.unit = basis, at.value
-        self.barrier: float = 1e-4 / basis.columns.shape[1] if before is None else before.barrier
-        self.z = self.barrier / (basis.columns.T @ x)
-        self.gap, self.error, self.best, self.since = at.gap, min(at.error / at.value, 1e-4), x, 0
-        self._go(at, x)
+    def mass(at: _Point) -> np.ndarray:
+        return basis.columns.T @ at.x
 
-    @property
-    def stalled(self) -> bool:
-        return self.since >= (3 if self.gap < _CLOSE else 12)
+    def merit(at: _Point) -> float:
+        return float(at.value / unit - np.log(at.x.sum()) - barrier * np.log(mass(at)).sum())
 
-    def _merit(self, at: _Point, x: np.ndarray) -> float:
-        mass = self.basis.columns.T @ x
-        return float(at.value / self.unit - np.log(x.sum()) - self.barrier * np.log(mass).sum())
-
-    def _go(self, at: _Point, x: np.ndarray) -> None:
-        """The direction from x."""
-        self.mass = self.basis.columns.T @ x
-        found = _direction(
-            jnp.asarray(self.basis.columns),
-            jnp.asarray(self.basis.samples),
-            x,
-            at.slope / self.unit,
-            self.z,
-            self.barrier,
-            self.unit,
-            at.rows,
-        )
-        self.ratio, self.descent = np.asarray(found[0]), float(found[1])
-        self.length = float(_FARTHEST / max(np.abs(self.ratio).max(), _FARTHEST))
-        self.x, self.merit, self.at_gap = x, self._merit(at, x), at.gap
-
-    def trial(self) -> np.ndarray:
-        """The next point."""
+    z = barrier / mass(at)
+    while True:
+        stalled = since >= (3 if best.gap < _CLOSE else 12)
+        enough = best.gap <= max(tolerance, min(best.error / best.value, 1e-4))
+        if enough or stalled or steps >= max_steps:
+            return best, barrier, steps, stalled
+        if not length:
+            found = _direction(columns, samples, at.x, at.slope / unit, z, barrier, unit, at.rows)
+            ratio, descent = np.asarray(found[0]), float(found[1])
+            length = float(_FARTHEST / max(np.abs(ratio).max(), _FARTHEST))
         # Smooth in its logarithm: products of 1 + splines leave what no spline can take back.
-        step = self.length * self.ratio
-        return self.x * np.exp(self.basis.columns @ (np.sign(step) * np.log1p(np.abs(step))))
-
-    def take(self, at: _Point, x: np.ndarray) -> None:
-        """A shorter step where this one was too long, or on from x."""
-        self.since = 0 if at.gap < 0.7 * self.gap else self.since + 1
-        if at.gap < self.gap:
-            self.gap, self.error, self.best = at.gap, min(at.error / at.value, 1e-4), x
-        highest = self.merit + 1e-4 * self.length * self.descent + 1e-11
-        if at.gap > 0.5 * self.at_gap and self._merit(at, x) > highest and self.length > _LEAST_LENGTH:
-            self.length *= _SHRINK
-            return
-        change = self.barrier / self.mass - self.z - self.z * self.ratio
-        room = min(1.0, 0.995 / max((-change / self.z).max(), 1e-9))
-        self.z = np.maximum(self.z + room * change, 1e-4 * self.barrier / self.mass)
-        product = float(np.mean(self.z * (self.basis.columns.T @ x)))
-        if self.length > 0.5:
-            smaller = max(min(0.1 * product, 5 * product**1.5), 1e-10 / self.z.size)
-            self.barrier = min(self.barrier, smaller)
-        self._go(at, x)
+        step = length * ratio
+        new = evaluate(at.x * np.exp(basis.columns @ (np.sign(step) * np.log1p(np.abs(step)))))
+        steps, since = steps + 1, 0 if new.gap < 0.7 * best.gap else since + 1
+        best = new if new.gap < best.gap else best
+        highest = merit(at) + 1e-4 * length * descent + 1e-11
+        if new.gap > 0.5 * at.gap and merit(new) > highest and length > _LEAST_LENGTH:
+            length *= _SHRINK
+            continue
+        change = barrier / mass(at) - z - z * ratio
+        room = min(1.0, 0.995 / max((-change / z).max(), 1e-9))
+        z = np.maximum(z + room * change, 1e-4 * barrier / mass(at))
+        product = float(np.mean(z * mass(new)))
+        if length > 0.5:
+            barrier = min(barrier, max(min(0.1 * product, 5 * product**1.5), 1e-10 / z.size))
+        at, length = new, 0.0
 
 
 @functools.cache
@@ -216,7 +185,8 @@ def _basis(size: int) -> _Basis:
     """Each of the first and last levels, and cubic splines between."""
     level = np.arange(size)
     inside = level[_ENDS : size - _ENDS]
-    place = _coordinate(size)
+    # Linear at both ends, logarithmic further in.
+    place = np.log1p(level / _END_COORDINATE) - np.log1p((size - 1 - level) / _END_COORDINATE)
     start, length = place[inside[0]], place[inside[-1]] - place[inside[0]]
     cells = int(np.ceil(length / _SPACING))
     at = (place[inside] - start) / length * cells
@@ -232,94 +202,67 @@ def _basis(size: int) -> _Basis:
     return _Basis(columns, np.unique(np.r_[level[: _ALL * _ENDS], sampled, level[size - _ALL * _ENDS :]]))
 
 
-def _coordinate(size: int) -> np.ndarray:
-    """Of the levels: linear at both ends, logarithmic further in."""
-    level = np.arange(size)
-    return np.log1p(level / _END_COORDINATE) - np.log1p((size - 1 - level) / _END_COORDINATE)
-
-
 @jax.jit
 def _first(law: Distribution, one: Array) -> Array:
-    """Shares at which all levels take about equally long (Theorem 2), moved inside."""
-    times = law.inverse_cumulative_hazard(typical_hazards(one, one.size, (_FIRST,))[0])
-    level = np.arange(1, one.size + 1)
-    share = jnp.maximum(jnp.diff(1 / times, prepend=jnp.zeros(1, one.dtype)), 0) / level
-    inside = 1 / level.astype(float) ** 2
-    return 0.999 * share / jnp.sum(share) + 0.001 * inside / np.sum(inside)
+    """Shares at which all levels take about equally long."""
+    (hazard,) = typical_hazards(one, one.size, (_FIRST,))
+    return first_shares(one > 0, law.inverse_cumulative_hazard(hazard), 0.001)
 
 
 def _evaluate(law: Distribution, known: Marks, basis: _Basis, x: np.ndarray, refine: int) -> _Point:
-    size = x.size
-    dtype = known.times.dtype
-    load = jnp.asarray(np.cumsum(np.arange(1, size + 1) * x), dtype)
-    nested = law.smooth
-    samples = jnp.asarray(basis.samples)
-    begins, length = _about(law, known, load)
-    start, count = float(begins), int(length)
-    pieces = range(-(-count * refine // _NODES_AT_A_TIME))
+    size, dtype = x.size, known.times.dtype
+    level = np.arange(1, size + 1)
+    load, samples = jnp.asarray(np.cumsum(level * x), dtype), jnp.asarray(basis.samples)
+    nodes = jax.eval_shape(lambda load: jnp.zeros(rule(law, known, load, NUM_NODES).size), load).size
 
-    wide = dtype == jnp.float64
-
-    def piece(number: int) -> Any:
-        with jax.enable_x64(wide):  # a thread does not know what its caller has set for its own
+    def piece(number: int) -> _Sums:
+        # A thread does not know what its caller has set for its own.
+        with jax.enable_x64(dtype == jnp.float64):
             return _sums(law, known, load, samples, refine, number)
 
-    def done(number: int) -> Any:
+    def done(number: int) -> _Sums:
         return jax.block_until_ready(piece(number))
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         # The first one compiles: once, and in the caller's thread, where a stopwatch can leave that out. It
         # is computed beside the others.
-        begun = piece(0)
-        found = jax.tree.map(np.asarray, [begun, *pool.map(done, pieces[1:])])
-    value = start + sum(one.value for one in found)
-    slope = sum(one.slope for one in found)
+        begun, pieces = piece(0), range(1, -(-nodes * refine // _NODES_AT_A_TIME))
+        found = jax.tree.map(np.asarray, [begun, *pool.map(done, pieces)])
+    start, value, slope = found[0].start, sum(one.value for one in found), sum(one.slope for one in found)
+    value = start * np.array([1, 1, 1, 0]) + value
     # The model makes do with the nodes of the coarsest rule; as many rows whatever the rule.
-    names = ("hazard", "arrive", "leave", "apart")
     hazard, arrive, leave, apart = (
-        np.concatenate([getattr(one, name) for one in found])[::refine] for name in names
+        np.concatenate(rows)[::refine] for rows in zip(*(one.rows for one in found), strict=True)
     )
-    missing = -len(hazard) % _NODES_AT_A_TIME
     weighed = hazard, refine * arrive, leave, refine**0.5 * apart
+    missing = -len(hazard) % _NODES_AT_A_TIME
     rows = tuple(np.pad(a, ((0, missing), (0, 0))) for a in weighed)
-    level = np.arange(1, size + 1)
     slopes = [
         level * np.cumsum(np.asarray(slope_of_homogeneous(v, jnp.asarray(s), load, size), float)[::-1])[::-1]
-        for v, s in zip(value[:3], slope, strict=True)
+        for v, s in zip(value, slope, strict=False)
     ]
-    least = [float(s.min()) for s in slopes]
-    error, doubt = (
-        float(rule_error(*(jnp.asarray(v) for v in three))) if nested else 0.0  # type: ignore[arg-type]
-        for three in (value[:3], least)
-    )
-    error += (float(value[3]) - start if nested else 0.0) + LEFT_OUT * float(value[0])
+    least, (*values, left_out) = [float(s.min()) for s in slopes], value.tolist()
+    error, doubt = LEFT_OUT * values[0], 0.0
+    if law.smooth:  # Gauss's rules do not nest
+        doubt, off = (float(rule_error(*map(jnp.asarray, of))) for of in (least, values))  # type: ignore[arg-type]
+        error += off + left_out
     total = float(x.sum())
     # The bound is to have the error of the value, and what its own is beyond it.
     more = max(doubt - error / total, 0.0)
-    gap = 1 - least[0] * total / float(value[0])
-    return _Point(float(value[0]), error, slopes[0], least[0] - more, gap, rows)  # type: ignore[arg-type]
-
-
-@jax.jit
-def _about(law: Distribution, known: Marks, load: Array) -> tuple[Array, Array]:
-    """Start and size of the rule."""
-    found = rule(law, known, load, NUM_NODES)
-    return found.start, jnp.asarray(found.size)
+    return _Point(x, values[0], error, slopes[0], least[0] - more, 1 - least[0] * total / values[0], rows)
 
 
 @jax.jit
 def _sums(law: Distribution, known: Marks, load: Array, samples: Array, refine: Array, piece: Array) -> _Sums:
     size = load.size
     start, beyond, count, nodes = rule(law, known, load, NUM_NODES)
-    del start
     index = piece * _NODES_AT_A_TIME + np.arange(_NODES_AT_A_TIME)
     inside = index < count * refine
     t, weight = nodes(jnp.where(inside, index, 0), refine)
     weight = jnp.where(inside, weight, 0)
     hazard, rate = threshold_hazard(law, load, t, known.largest)
     found = windowed_paths(hazard, size)
-    ends = (index == 0) | (index == count * refine - 1)
-    rules = jnp.stack([1 + 0 * index, 2 * (index % 2 == 0), 4 * (index % 4 == 0), ends]) * weight
+    rules = nested_rules(index, count * refine) * weight
     value = rules @ found.probability + jnp.where(piece == 0, beyond, 0) * np.array([0, 0, 0, 1], load.dtype)
     density = jnp.where(jnp.isfinite(hazard), jnp.exp(-hazard) * rate, 0)
     both = found.arrive * found.leave
@@ -332,7 +275,7 @@ def _sums(law: Distribution, known: Marks, load: Array, samples: Array, refine: 
     some = none > jnp.finfo(load.dtype).eps ** 0.5
     apart = jnp.where(some & (both[:, samples] > 0), both[:, samples] * local, 0)
     apart = apart * jnp.sqrt(weight[:, None] / jnp.where(some, none, 1))
-    return _Sums(value, slope, hazard[:, samples], arrive * weight[:, None], leave, apart)
+    return _Sums(start, value, slope, (hazard[:, samples], arrive * weight[:, None], leave, apart))
 
 
 @jax.jit

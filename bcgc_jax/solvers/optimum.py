@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -88,16 +88,12 @@ class Optimal(Method):
         smooth = self.levels is None and is_of_many(problem) and not is_traced(self)
         if smooth and not (dense and is_rough(iteration_of(problem).pooled())):
             found = _optimum_of_many(problem, self)
-            if dense and found.relative_gap > max(np.max(self.tolerance), _SMOOTH_GAP):
-                found = None
-        if found is None:
-            allowed = problem.exists if self.levels is None else level_mask(problem, self.levels)
-            found = optimum(
-                problem,
-                allowed,
-                tolerance=jax.lax.stop_gradient(self.tolerance),
-                max_steps=self.max_steps,
-            )
+        if found is None or (dense and found.relative_gap > max(np.max(self.tolerance), _SMOOTH_GAP)):
+            allowed = problem.exists
+            if self.levels is not None:
+                allowed = jnp.asarray(np.isin(np.arange(problem.max_workers), self.levels))
+            tolerance = jax.lax.stop_gradient(self.tolerance)
+            found = optimum(problem, allowed, tolerance=tolerance, max_steps=self.max_steps)
         solution = with_whole_numbers(problem, found)
         if _few_units(problem):
             rounded = improve_units(problem, solution.rounded, solution.levels)
@@ -107,17 +103,13 @@ class Optimal(Method):
 
 def _optimum_of_many(problem: Problem, method: Optimal) -> Solution:
     found = optimum_of_many(problem, tolerance=float(np.max(method.tolerance)), max_steps=method.max_steps)
-    if not iteration_of(problem).smooth:  # by the rules between kinks, which tell their error
-        solution = assess_shares(problem, found.partition, found.status, found.num_steps, problem.exists)
-        loose = solution.relative_gap > method.tolerance
-        return replace(solution, status=jnp.where(loose, int(Status.PRECISION), solution.status))
-    certified = _certificate_of(found)
-    return solution_of(problem, found.partition, found.status, found.num_steps, problem.exists, certified)
-
-
-def level_mask(problem: Problem, levels: Sequence[int]) -> Array:
-    """Bool `[max_workers]`."""
-    return jnp.zeros(problem.max_workers, bool).at[np.asarray(levels)].set(True)
+    answer = found.partition, found.status, found.num_steps, problem.exists
+    if iteration_of(problem).smooth:
+        return solution_of(problem, *answer, _certificate_of(found))
+    # By the rules between kinks, which tell their error.
+    solution = assess_shares(problem, *answer)
+    loose = solution.relative_gap > method.tolerance
+    return replace(solution, status=jnp.where(loose, int(Status.PRECISION), solution.status))
 
 
 def _few_units(problem: Problem) -> bool:
@@ -127,55 +119,45 @@ def _few_units(problem: Problem) -> bool:
     return iteration_of(problem).evaluation_cost() * problem.max_workers**2 <= _MOST_OPERATIONS
 
 
-class _Found(NamedTuple):
-    """What a search ended with, before it is assessed, and the bound that it knows."""
-
-    partition: Array
-    status: Array
-    num_steps: Array
-    levels: Array
-    lower_bound: Array | None
-
-
 def optimum(problem: Problem, allowed: Array, **options: Any) -> Solution:
     """The optimum, but for the whole numbers; converged if its certificate meets the tolerance."""
-    found = _searched(problem, allowed, **options)
-    if isinstance(found, Solution):
-        return found
+    solution, answer, lower_bound = _searched(problem, allowed, **options)
+    if solution is not None:
+        return solution
     # By the program that all partitions are assessed with.
-    solution = assess_shares(problem, *found[:-1])
-    return _judged(problem, solution, found.lower_bound, options["tolerance"])
+    return _judged(problem, assess_shares(problem, *answer), lower_bound, options["tolerance"])
 
 
 @functools.partial(jax.jit, static_argnames="max_steps")
-def _searched(problem: Problem, allowed: Array, **options: Any) -> Solution | _Found:
-    """Certified by the last round of the search where that can be."""
+def _searched(
+    problem: Problem, allowed: Array, **options: Any
+) -> tuple[Solution | None, tuple[Array, ...], Array | None]:
+    """The solution, where the last round of the search certifies it; what is else to be assessed; a bound."""
     # The steps are not differentiated: by the envelope theorem the value's slope is that of the exact
     # runtime at a fixed partition.
     still = jax.lax.stop_gradient(problem)
     used, rounds = allowed, 0
     if problem.has_setup:
         used, rounds = best_levels(still if problem.convex else with_least_start_up(still), allowed)
-    if problem.convex:
-        found = optimal_partition(still, used, **options)
-    else:
-        found = best_found(still, used, **options)
+    search = optimal_partition if problem.convex else best_found
+    found = search(still, used, **options)
     # Of the levels that were asked for, a traced number of workers may lack some.
     lacks = jnp.any(allowed & ~problem.exists)
     status = jnp.where(lacks, int(Status.INFEASIBLE), found.status)
     answer = found.partition, status.astype(int), jnp.asarray(rounds + found.num_steps, int), used
     if not (problem.plain and iteration_of(problem).smooth):
-        known = found.lower_bound if not problem.plain or iteration_of(problem).polyhedral else None
-        return _Found(*answer, known)
+        known = not problem.plain or iteration_of(problem).polyhedral
+        return None, answer, found.lower_bound if known else None
     certified = with_slopes(_of_fixed, _certificate_of(found), problem, found.partition, used)
-    return _judged(problem, solution_of(problem, *answer, certified), None, options["tolerance"])
+    solution = solution_of(problem, *answer, certified)
+    return _judged(problem, solution, None, options["tolerance"]), answer, None
 
 
 @jax.jit
 def _judged(
     problem: Problem, solution: Solution, lower_bound: Array | None, tolerance: ArrayLike
 ) -> Solution:
-    """With the better one of the two bounds, and the status that the gap between them gives."""
+    """With the better one of the two bounds, and the status that the gap gives."""
     value, error, lower = solution.expected_runtime, solution.runtime_error, solution.lower_bound
     if lower_bound is not None:
         known = lower_bound - error  # NaN where there is no error to speak of

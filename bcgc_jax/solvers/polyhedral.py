@@ -14,9 +14,9 @@ times, slowest first, f(x) = Σ_s max_n T_sn y_n(x) / S, so that its least is
 
     minimise Σ_s θ_s / S   over Σu = 1, u ≥ 0, θ_s ≥ T_sn y_n(u).
 
-Newton's steps along its central path (Wright 1997) cost O(S N² + N³), for the θ_s are eliminated one by one,
-and some twenty to ninety do, however many corners there are. Multipliers λ_sn ≥ 0 of sums Σ_n λ_sn = 1/S
-bound f from below, f(z) ≥ Σ λ_sn T_sn y_n(z) ≥ min_n ∂/∂z_n: the certificate, whatever their rounding.
+Newton's steps along its central path (Wright 1997) cost O(S N² + N³), as the θ_s are eliminated one by one,
+and some twenty to ninety do. Multipliers λ_sn ≥ 0 of sums Σ_n λ_sn = 1/S bound f from below, f(z) ≥
+Σ λ_sn T_sn y_n(z) ≥ min_n ∂/∂z_n: the certificate, whatever their rounding.
 """
 
 from collections.abc import Callable
@@ -30,13 +30,12 @@ from bcgc_jax.exact.linear_algebra import solve_positive
 from bcgc_jax.solvers.newton import step_length
 
 # The barrier, as a share of the gap that it would leave by itself. Of 0.02 to 2, 0.9 takes the fewest cuts
-# for empirical laws (105 with 100 atoms at N = 20; 0.2 takes 287), and twice the fewest for two speeds.
+# for measured times (105 with 100 atoms at N = 20; 0.2 takes 287), and twice the fewest for two speeds.
 _CENTRALITY = 0.9
 # Newton's decrement at which a centre is good enough, and the most steps to it.
 _CENTRED, _MAX_CENTRING = 0.3, 30
 # The next barrier, as a share of the present products, is what the last step left of the way, within these
-# ends, and no less than this share of the tolerance; the most steps: measured are 9 to 50, and 84 for 100
-# rows of 256 workers.
+# ends, and no less than this share of the tolerance; the most steps: 84 for 100 rows of 256 workers.
 _LEAST_CENTRING, _MOST_CENTRING, _ENOUGH, _MAX_STEPS = 0.1, 0.8, 0.3, 200
 
 
@@ -70,9 +69,7 @@ def cutting_plane(
 
     `start` must be positive on `levels`. Stops at a relative gap of `tolerance`; `max_cuts` is static.
     """
-    dtype = start.dtype
-    count = jnp.sum(levels).astype(dtype)
-
+    dtype, count = start.dtype, jnp.sum(levels).astype(start.dtype)
     unit, _ = evaluate(start)
 
     def step(state: _Cuts) -> _Cuts:
@@ -87,23 +84,15 @@ def cutting_plane(
         rows = state.num_cuts + 1 + count
         barrier = _CENTRALITY * jnp.maximum(gap, tolerance * best_value) / rows
         share, average = _centre(cuts, used, levels, state.share, barrier)
-        bound = jnp.min(jnp.where(levels, average, jnp.inf))
-        return _Cuts(state.num_cuts + 1, cuts, share, best, best_value, jnp.maximum(lower, bound))
+        lower = jnp.maximum(lower, jnp.min(jnp.where(levels, average, jnp.inf)))
+        return _Cuts(state.num_cuts + 1, cuts, share, best, best_value, lower)
 
     def go_on(state: _Cuts) -> Array:
         open_ = (state.num_cuts == 0) | (state.best_value - state.lower > tolerance * state.best_value)
         return (state.num_cuts < max_cuts) & open_
 
-    nothing = jnp.zeros((), dtype)
-    first = _Cuts(
-        jnp.asarray(0),
-        jnp.zeros((max_cuts, start.size), dtype),
-        start,
-        start,
-        nothing + jnp.inf,
-        nothing,
-    )
-    last = jax.lax.while_loop(go_on, step, first)
+    none, zero = jnp.zeros((max_cuts, start.size), dtype), jnp.zeros((), dtype)
+    last = jax.lax.while_loop(go_on, step, _Cuts(jnp.asarray(0), none, start, start, zero + jnp.inf, zero))
     return PolyhedralResult(last.best, unit * last.best_value, unit * last.lower, last.num_cuts)
 
 
@@ -117,8 +106,7 @@ def _centre(cuts: Array, used: Array, levels: Array, share: Array, barrier: Arra
     row = jnp.where(used[:, None], row, 0)
 
     def slack(u: Array, theta: Array) -> Array:
-        left = row[:, size] * theta + row[:, :size] @ u
-        return jnp.where(used, left, 1)
+        return jnp.where(used, row[:, size] * theta + row[:, :size] @ u, 1)
 
     def newton(carry: tuple[Array, ...]) -> tuple[Array, ...]:
         u, theta, last_weight, _, i = carry
@@ -130,12 +118,12 @@ def _centre(cuts: Array, used: Array, levels: Array, share: Array, barrier: Arra
         scaled = centred / s[:, None] * scale
         gradient = -jnp.sum(scaled, axis=0) + jnp.append(jnp.where(levels, -1, 0), 1)
         hessian = scaled.T @ scaled + jnp.diag(jnp.append(jnp.ones_like(u), 0))
-        both = jnp.append(levels, True)
-        hessian = jnp.where(both[:, None] & both[None, :], hessian, jnp.eye(size + 1, dtype=u.dtype))
+        free = jnp.append(levels, True)
+        hessian = jnp.where(free[:, None] & free[None, :], hessian, jnp.eye(size + 1, dtype=u.dtype))
         normal = jnp.append(jnp.where(levels, safe, 0), 0)
-        move = _solve_across(hessian, jnp.where(both, -gradient, 0), normal)
+        move = _solve_across(hessian, jnp.where(free, -gradient, 0), normal)
         decrement = jnp.sqrt(jnp.maximum(move @ hessian @ move, 0))
-        direction = jnp.where(both, move * scale, 0)
+        direction = jnp.where(free, move * scale, 0)
         # Self-concordance: this step stays inside.
         length = jnp.where(decrement < 0.25, 1, 1 / (1 + decrement))
         # To first order, so that they meet the condition of the path exactly; positive for a decrement < 1.
@@ -151,8 +139,7 @@ def _centre(cuts: Array, used: Array, levels: Array, share: Array, barrier: Arra
         return (carry[3] > _CENTRED) & (carry[4] < _MAX_CENTRING)
 
     theta = jnp.max(jnp.where(used, cuts @ share, -jnp.inf)) + barrier
-    far = jnp.asarray(jnp.inf, share.dtype)
-    carry: tuple[Array, ...] = (share, theta, jnp.zeros_like(row[:, 0]), far, jnp.asarray(0))
+    carry: tuple[Array, ...] = (share, theta, 0 * row[:, 0], jnp.inf + 0 * theta, jnp.asarray(0))
     share, _, weight, _, _ = jax.lax.while_loop(go_on, newton, carry)
     share = jnp.where(levels, share, 0) / jnp.sum(jnp.where(levels, share, 0))
     # So what rounding makes negative may go.
@@ -188,43 +175,39 @@ def row_program(
 
     `start` must be positive on `levels`. Stops at a relative gap of `tolerance`, or once steps help no more.
     """
-    dtype, count = start.dtype, jnp.sum(levels).astype(start.dtype)
-    rows = len(times)
-    times = times.astype(dtype)
-    unit = jnp.mean(jnp.max(times * (loads @ start), axis=1))
-    times = times / unit
+    dtype, rows, count = start.dtype, len(times), jnp.sum(levels).astype(start.dtype)
+    unit = jnp.mean(jnp.max(times.astype(dtype) * (loads @ start), axis=1))
+    times = times.astype(dtype) / unit
 
-    def slack(share: Array, theta: Array) -> Array:
-        return theta[:, None] - times * (loads @ share)
+    def finish(share: Array) -> Array:
+        """Of each row."""
+        return jnp.max(times * (loads @ share), axis=1)
 
     def judged(state: _State) -> _State:
         """With the value of its point and the bound of its multipliers."""
-        value = jnp.mean(jnp.max(times * (loads @ state.share), axis=1))
+        value = jnp.mean(finish(state.share))
         weight = state.row / (rows * jnp.sum(state.row, axis=1, keepdims=True))
-        slope = jnp.sum(weight * times, axis=0) @ loads
-        lower = jnp.min(jnp.where(levels, slope, jnp.inf))
-        better = value < state.best_value
+        lower = jnp.min(jnp.where(levels, jnp.sum(weight * times, axis=0) @ loads, jnp.inf))
         return state._replace(
-            best=jnp.where(better, state.share, state.best),
+            best=jnp.where(value < state.best_value, state.share, state.best),
             best_value=jnp.minimum(value, state.best_value),
             lower=jnp.where(lower > state.lower, lower, state.lower),
         )
 
     def step(state: _State) -> _State:
-        room, safe = slack(state.share, state.theta), jnp.where(levels, state.share, 1)
-        given = _Point(times, loads, levels, safe, room, state.row, state.bound)
+        room, safe = _room(times, loads, state.share, state.theta), jnp.where(levels, state.share, 1)
         products = jnp.sum(state.row * room) + jnp.sum(jnp.where(levels, state.bound * safe, 0))
         # No smaller than the tolerance asks for: rounding goes with its inverse.
         barrier = jnp.maximum(state.centring * products, _ENOUGH * tolerance) / (state.row.size + count)
-        move = _direction(given, barrier)
-        primal = jnp.minimum(step_length(room, move.room), step_length(safe, move.share))
+        move, of_room = _direction(times, loads, levels, state, room, barrier)
+        primal = jnp.minimum(step_length(room, of_room), step_length(safe, move.share))
         dual = jnp.minimum(step_length(state.row, move.row), step_length(state.bound, move.bound, levels))
         share = jnp.where(levels, state.share + primal * move.share, 0)
         # Rounding moves the sum: θ goes with it, or the room would not be what the step has left.
         total = jnp.sum(share)
         share = share / total
         # Rounding may leave a corner no room: θ follows.
-        tight = jnp.max(times * (loads @ share), axis=1) * (1 + 4 * jnp.finfo(dtype).eps)
+        tight = finish(share) * (1 + 4 * jnp.finfo(dtype).eps)
         new = state._replace(
             share=share,
             theta=jnp.maximum((state.theta + primal * move.theta) / total, tight),
@@ -239,8 +222,8 @@ def row_program(
     def go_on(state: _State) -> Array:
         return (state.steps < _MAX_STEPS) & (state.best_value - state.lower > tolerance * state.best_value)
 
-    theta = jnp.max(times * (loads @ start), axis=1) * 1.1
-    room = slack(start, theta)
+    theta = finish(start) * 1.1
+    room = _room(times, loads, start, theta)
     row = 1 / room
     row = row / (rows * jnp.sum(row, axis=1, keepdims=True))
     bound = jnp.where(levels, jnp.mean(row * room) / jnp.where(levels, start, 1), 0)
@@ -250,63 +233,44 @@ def row_program(
     return PolyhedralResult(last.best, unit * last.best_value, unit * last.lower, last.steps)
 
 
-class _Point(NamedTuple):
-    """What a step goes by."""
-
-    times: Array
-    loads: Array
-    levels: Array
-    share: Array
-    room: Array
-    row: Array
-    bound: Array
+def _room(times: Array, loads: Array, share: Array, theta: Array) -> Array:
+    return theta[:, None] - times * (loads @ share)
 
 
-class _Move(NamedTuple):
-    """Of u, θ, the room below it, and the multipliers."""
-
-    share: Array
-    theta: Array
-    room: Array
-    row: Array
-    bound: Array
-
-
-def _matrix(at: _Point) -> Array:
+def _matrix(times: Array, loads: Array, levels: Array, share: Array, ratio: Array, bound: Array) -> Array:
     """Of Newton's system for u, in shares of u, on the levels alone; the θ_s are eliminated.
 
-    With D the multipliers over the room, each row adds ΣD times the covariance of the vectors T_n e_n under
-    the weights D / ΣD. Nearly all weight is in one of them in the end: they are taken from that one, for
-    differences of large sums would be left with nothing else.
+    With D, `ratio`, the multipliers over the room, each row adds ΣD times the covariance of the vectors
+    T_n e_n under the weights D / ΣD. Nearly all weight is in one of them in the end: they are taken from that
+    one, for differences of large sums would be left with nothing else.
     """
-    ratio = at.row / at.room
-    main = jax.nn.one_hot(jnp.argmax(ratio, axis=1), at.share.size, dtype=ratio.dtype)
+    main = jax.nn.one_hot(jnp.argmax(ratio, axis=1), share.size, dtype=ratio.dtype)
     others = ratio * (1 - main)
     total, rest = jnp.sum(ratio, axis=1), jnp.sum(others, axis=1)
-    main = main * at.times
-    steep = others * at.times
-    diagonal = jnp.sum(steep * at.times + rest[:, None] * main**2, axis=0)
+    main, steep = main * times, others * times
+    diagonal = jnp.sum(steep * times + rest[:, None] * main**2, axis=0)
     cross = steep.T @ main
     mean = (steep - rest[:, None] * main) / jnp.sqrt(total)[:, None]
     of_load = jnp.diag(diagonal) - cross - cross.T - mean.T @ mean
-    scaled = (at.loads.T @ of_load @ at.loads) * at.share[:, None] * at.share[None, :]
-    eye = jnp.eye(at.share.size, dtype=bool)
-    both = at.levels[:, None] & at.levels[None, :]
+    outer, eye = share[:, None] * share[None, :], jnp.eye(share.size, dtype=bool)
     # Along u itself f is linear, and Σu fixed: what is added there changes no step, and much of the rounding.
-    scaled = scaled + at.share[:, None] * at.share[None, :]
-    return jnp.where(both, scaled + jnp.where(eye, at.bound * at.share, 0), eye)
+    scaled = (loads.T @ of_load @ loads) * share[:, None] * share[None, :] + outer
+    both = levels[:, None] & levels[None, :]
+    return jnp.where(both, scaled + jnp.where(eye, bound * share, 0), eye)
 
 
-def _direction(at: _Point, barrier: Array) -> _Move:
-    """Newton's step to products of the size of the barrier, with Σu as it is."""
-    ratio, aim = at.row / at.room, barrier / at.room
-    sums, left = jnp.sum(ratio, axis=1), jnp.sum(aim, axis=1) - 1 / len(at.times)
-    slope = (jnp.sum(at.times * aim, axis=0) - (left / sums) @ (ratio * at.times)) @ at.loads
-    right = jnp.where(at.levels, barrier - slope * at.share, 0)
-    normal = jnp.where(at.levels, at.share, 0)
-    share = jnp.where(at.levels, _solve_across(_matrix(at), right, normal) * at.share, 0)
-    later = at.times * (at.loads @ share)
-    theta = (left + jnp.sum(ratio * later, axis=1)) / sums
-    room = theta[:, None] - later
-    bound = jnp.where(at.levels, barrier / at.share - at.bound - at.bound / at.share * share, 0)
-    return _Move(share, theta, room, aim - at.row - ratio * room, bound)
+def _direction(
+    times: Array, loads: Array, levels: Array, at: _State, room: Array, barrier: Array
+) -> tuple[_State, Array]:
+    """Newton's step to products of the size of the barrier, with Σu as it is; that of the room below θ."""
+    safe, ratio, aim = jnp.where(levels, at.share, 1), at.row / room, barrier / room
+    sums, left = jnp.sum(ratio, axis=1), jnp.sum(aim, axis=1) - 1 / len(times)
+    slope = (jnp.sum(times * aim, axis=0) - (left / sums) @ (ratio * times)) @ loads
+    right, normal = jnp.where(levels, barrier - slope * safe, 0), jnp.where(levels, safe, 0)
+    matrix = _matrix(times, loads, levels, safe, ratio, at.bound)
+    share = jnp.where(levels, _solve_across(matrix, right, normal) * safe, 0)
+    theta = (left + jnp.sum(ratio * (times * (loads @ share)), axis=1)) / sums
+    of_room = _room(times, loads, share, theta)
+    bound = jnp.where(levels, barrier / safe - at.bound - at.bound / safe * share, 0)
+    move = at._replace(share=share, theta=theta, row=aim - at.row - ratio * of_room, bound=bound)
+    return move, of_room

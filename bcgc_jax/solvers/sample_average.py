@@ -1,16 +1,15 @@
 r"""Workers that are not alike: sample averages for expectations, and how far they can be trusted.
 
 The mean of τ̂(x,T) over S draws of an iteration is convex and homogeneous in x too, and `EmpiricalRows` makes
-it a problem like any other. What its optimum is worth, K S fresh draws tell: they estimate E τ̂ without bias,
-and bound the best from below, with 97.5 % confidence, in one of two ways:
+it a problem like any other. K S fresh draws judge its optimum: they estimate E τ̂ without bias, and bound the
+best from below, with 97.5 % confidence, in one of two ways:
 
 - for optima: E min ≤ min E, so the certified bounds of K samples' optima have a mean below the true optimum
   (Mak, Morton & Wood 1999); Student's t gives the limit;
 - for any other x: with subgradients g of τ̂ at x, E[τ̂ - g·x + L g_n] at the best level n is a bound
-  (`runtime.certificate`); the least of the N means less 1.96 standard errors is a limit, for it is below that
-  of the best level.
+  (`runtime.certificate`); the least of the N means less 1.96 standard errors is a limit.
 
-Both rest on the central limit theorem: laws whose variance is infinite need more draws than anyone has.
+Both rest on the central limit theorem: infinite variances need more draws than anyone has.
 """
 
 import functools
@@ -45,20 +44,15 @@ def draw_problems(
     """
     check("num_draws", num_draws, ">= 2")
     check("num_replications", num_replications, ">= 4")
-    sizes = (num_draws, num_draws * num_replications)
-    laws = _draw(key, problem, sizes)
-    plan, fresh = (replace(problem, cycle_time=law) for law in laws)
-    return plan, fresh
+    plan, fresh = _draw(key, problem, (num_draws, num_draws * num_replications))
+    return replace(problem, cycle_time=plan), replace(problem, cycle_time=fresh)
 
 
 @functools.partial(jax.jit, static_argnames="sizes")
 def _draw(key: Array, problem: Problem, sizes: tuple[int, ...]) -> list[EmpiricalRows]:
-    law = problem.cycle_time
+    keys = jax.random.split(key, len(sizes))
     shapes = [(size, problem.max_workers) for size in sizes]
-    return [
-        EmpiricalRows(law.sample(k, s))
-        for k, s in zip(jax.random.split(key, len(sizes)), shapes, strict=True)
-    ]
+    return [EmpiricalRows(problem.cycle_time.sample(*of)) for of in zip(keys, shapes, strict=True)]
 
 
 @jax.jit
@@ -68,17 +62,15 @@ def judge(fresh: Problem, partition: ArrayLike, levels: ArrayLike) -> Certificat
     The draws must be independent of x.
     """
     x = as_partition(fresh, partition)
-    rows = _times(fresh)
 
     def runtime(x: Array, row: Array) -> Array:
         return fresh.scale * iteration_of(fresh).max_of_sorted(load_of(fresh, x), row)
 
-    value, slope = jax.vmap(jax.value_and_grad(runtime), in_axes=(None, 0))(x, rows.astype(x.dtype))
-    mean, error = _mean(value)
+    value, slope = jax.vmap(jax.value_and_grad(runtime), in_axes=(None, 0))(x, _times(fresh).astype(x.dtype))
     constant = 0 if fresh.bare else value - slope @ x
     bound, bound_error = _mean(constant + fresh.total * slope.T)
     limit = jnp.min(jnp.where(levels, bound - _NORMAL * bound_error, jnp.inf))
-    return _certificate(mean, error, limit)
+    return _certificate(*_mean(value), limit)
 
 
 @functools.partial(jax.jit, static_argnames="num_replications")
@@ -87,16 +79,14 @@ def judge_optimum(
 ) -> Certificate:
     r"""The same for an optimum over the `levels`, by the optima of K equal parts of the fresh draws."""
     x = as_partition(fresh, partition)
-    rows = _times(fresh)
-    finish = iteration_of(fresh).max_of_sorted(load_of(fresh, x), rows.astype(x.dtype))
-    mean, error = _mean(fresh.scale * finish)
+    finish = iteration_of(fresh).max_of_sorted(load_of(fresh, x), _times(fresh).astype(x.dtype))
 
-    below, deviation = mean_of_parts(
-        fresh,
-        num_replications,
-        lambda part: optimal_partition(part, levels, tolerance=_TOLERANCE).lower_bound,
-    )
-    return _certificate(mean, error, below - student_quantile(num_replications - 1) * deviation)
+    def bound(part: Problem) -> Array:
+        return optimal_partition(part, levels, tolerance=_TOLERANCE).lower_bound
+
+    below, deviation = mean_of_parts(fresh, num_replications, bound)
+    limit = below - student_quantile(num_replications - 1) * deviation
+    return _certificate(*_mean(fresh.scale * finish), limit)
 
 
 def mean_of_parts(

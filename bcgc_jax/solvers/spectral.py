@@ -13,8 +13,8 @@ _MEMORY, _SUFFICIENT, _SHORTEST, _LONGEST = 10, 1e-4, 1e-8, 1e4
 
 
 class SpectralResult(NamedTuple):
-    """The best point, with its value, slope and what the function says beside; how far a projected step would
-    move the last one, and the steps taken."""
+    """The best point, its value and slope, what the function says beside; how far a projected step would move
+    the last point, and the steps taken."""
 
     point: Array
     value: Array
@@ -58,11 +58,10 @@ def spectral_projected_gradient(
 
     With `has_aux` the function gives a value and what else it has to say. Stops where a projected gradient
     step moves no entry by more than `tolerance`, and where the best of a positive function fell by no more
-    than a share `least_gain` in the last ten steps. One evaluation a round, which a step is taken or cut
-    after: under `vmap` no search waits for the line search of another.
+    than a share `least_gain` in the last ten steps. A round is one evaluation, after which the step is taken
+    or cut: under `vmap` no search waits for the line search of another.
     """
     dtype = start.dtype
-
     evaluate = jax.value_and_grad(function if has_aux else lambda x: (function(x), None), has_aux=True)
     (_, aux), _ = jax.eval_shape(evaluate, start)
 
@@ -83,42 +82,22 @@ def spectral_projected_gradient(
         length = jnp.where(curvature > 0, jnp.clip(spectral, _SHORTEST, _LONGEST), _LONGEST)
         steepest = jnp.maximum(jnp.max(jnp.abs(slope)), float(jnp.finfo(dtype).tiny))
         length = jnp.where(first, jnp.minimum(1 / steepest, _LONGEST), length)
-        steps = jax.vmap(lambda a: project(point - a * slope) - point)(
-            jnp.stack([length, jnp.ones((), dtype)])
-        )
+        one = jnp.ones((), dtype)
+        step, unit_step = jax.vmap(lambda a: project(point - a * slope) - point)(jnp.stack([length, one]))
         memory = jnp.where(first, value, s.memory.at[s.num_steps % _MEMORY].set(value))
+        descent, residual = jnp.sum(slope * step), jnp.max(jnp.abs(unit_step))
         better = first | (value < s.least)  # NaN from the start on is the answer
-        taken = _Search(
-            s.num_steps + 1,
-            point,
-            steps[0],
-            jnp.ones((), dtype),
-            value,
-            slope,
-            jnp.sum(slope * steps[0]),
-            jnp.max(jnp.abs(steps[1])),
-            memory,
-            jax.tree.map(lambda a, b: jnp.where(better, a, b), (point, slope, aux), s.best),
-            jnp.where(better, value, s.least),
-            jnp.where(s.num_steps % _MEMORY == 0, s.least, s.before),
-        )
+        best = jax.tree.map(lambda a, b: jnp.where(better, a, b), (point, slope, aux), s.best)
+        least = jnp.where(better, value, s.least)
+        before = jnp.where(s.num_steps % _MEMORY == 0, s.least, s.before)
+        at_point = value, slope, descent, residual, memory, best, least, before
+        taken = _Search(s.num_steps + 1, point, step, one, *at_point)
         return jax.tree.map(lambda a, b: jnp.where(cut, a, b), s._replace(scale=s.scale / 2), taken)
 
-    zero = jnp.zeros((), dtype)
-    first = _Search(
-        jnp.asarray(0),
-        start,
-        0 * start,
-        zero,
-        zero,
-        0 * start,
-        zero,
-        zero + jnp.inf,
-        jnp.zeros(_MEMORY, dtype),
-        (start, start, jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), aux)),
-        zero + jnp.inf,
-        zero + jnp.inf,
-    )
-    last = jax.lax.while_loop(go_on, round_, first)
+    zero, none = jnp.zeros((), dtype), 0 * start
+    infinite, memory = zero + jnp.inf, jnp.zeros(_MEMORY, dtype)
+    best = start, start, jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), aux)
+    known = zero, none, zero, infinite, memory, best, infinite, infinite
+    last = jax.lax.while_loop(go_on, round_, _Search(jnp.asarray(0), start, none, zero, *known))
     point, slope, aux = last.best
     return SpectralResult(point, last.least, slope, aux, last.residual, last.num_steps - 1)

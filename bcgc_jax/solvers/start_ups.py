@@ -1,10 +1,10 @@
 r"""The best partition that is found where start-ups are random: the expected runtime is then not convex.
 
 It jumps where a level comes into use below all others: from then on N - n workers are waited for, however
-little is at that level. So from each lowest level there are two starts: the closed form for typical times,
-where level n ends at s_n + t_n κ y_n, and the optimum of the convex relaxation (`with_least_start_up`) with
-what lies below moved up. Where laws have few atoms there are many local optima: a differential evolution goes
-on from there, the best that it knows go through a local search, and so once more.
+little is at that level. So each lowest level has two starts: the closed form for typical times, where level n
+ends at s_n + t_n κ y_n, and the optimum of the convex relaxation (`with_least_start_up`) with what lies below
+moved up. There are many local optima: a differential evolution goes on from there, the best that it knows go
+through a local search, and so once more.
 """
 
 import functools
@@ -25,15 +25,13 @@ from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solvers.optimal import OptimalResult, optimal_partition
 from bcgc_jax.solvers.spectral import SpectralResult, spectral_projected_gradient
 
-# Searches side by side; their steps, and what a last one moves, in shares; intervals of their rule.
-_MOST_STARTS, _MOST_STEPS, _TOLERANCE, _NUM_NODES = 10, 300, 1e-5, 48
-# Before them a differential evolution, of so many generations at N = 1. Of 200 problems of at most 8 workers
-# another global search beat searches from the starts alone by up to 3 %, 6 of them by over 0.1 %.
-_POPULATION, _WORK, _ROUNDS, _WEIGHT, _TAKEN = 40, 320, 2, 0.7, 0.8
-# A search ends whose best value fell by less than this share in its last ten steps.
-_LEAST_GAIN = 1e-6
-# Candidates that are evaluated together.
-_BATCH = 8
+# Searches side by side; their steps, what a last one moves, in shares, and what ten of them have to gain, in
+# shares of the value; intervals of their rule.
+_MOST_STARTS, _MOST_STEPS, _TOLERANCE, _LEAST_GAIN, _NUM_NODES = 10, 300, 1e-5, 1e-6, 48
+# Before them a differential evolution, of so many generations at N = 1, some points at a time. Of 200
+# problems of at most 8 workers another global search beat searches from the starts alone by up to 3 %, in 6
+# of them by over 0.1 %.
+_POPULATION, _WORK, _ROUNDS, _WEIGHT, _TAKEN, _BATCH = 40, 320, 2, 0.7, 0.8, 8
 
 
 @functools.partial(jax.jit, static_argnames="max_steps")
@@ -42,15 +40,12 @@ def best_found(
 ) -> OptimalResult:
     r"""The least E τ̂(x,T) of several local searches over `levels`, bool `[max_workers]`.
 
-    `lower_bound` is the larger of two: the certified optimum of the convex relaxation, with E S_(1) for every
-    start-up (`tolerance` and `max_steps` are those of its search), and `ordered_bound`. CONVERGED says that
-    the best search ended at a local optimum.
+    `lower_bound` is the larger of `ordered_bound` and the certified optimum of the convex relaxation, whose
+    search has `tolerance` and `max_steps`. CONVERGED: the best search ended at a local optimum.
     """
-    levels = problem.exists & jnp.asarray(levels)
-    relaxed = optimal_partition(
-        with_least_start_up(problem), levels, tolerance=tolerance, max_steps=max_steps
-    )
-    total = problem.total
+    levels, total = problem.exists & jnp.asarray(levels), problem.total
+    bounding = with_least_start_up(problem)
+    relaxed = optimal_partition(bounding, levels, tolerance=tolerance, max_steps=max_steps)
 
     def value_of(share: Array) -> Array:
         load = load_of(problem, share * total)
@@ -80,13 +75,13 @@ def best_found(
     keys = jax.random.split(jax.random.key(0), _ROUNDS)  # of the way, not of the answer
     _, rounds = jax.lax.scan(round_, (points, jnp.full(len(points), jnp.inf, points.dtype)), keys)
     # The last search goes on from the best that is known.
-    found = jax.tree.map(lambda a: a[-1], rounds)
-    best = jnp.nanargmin(found.value)
-    ended = (found.residual[best] <= _TOLERANCE) | (found.num_steps[best] < _MOST_STEPS)
+    best = jnp.nanargmin(rounds.value[-1])
+    found = jax.tree.map(lambda a: a[-1, best], rounds)
+    ended = (found.residual <= _TOLERANCE) | (found.num_steps < _MOST_STEPS)
     status = jnp.where(ended, int(Status.CONVERGED), int(Status.STEP_LIMIT))
     bound = jnp.maximum(relaxed.lower_bound, ordered_bound(problem, levels))
-    value, steps = found.value[best], jnp.sum(rounds.num_steps)
-    return OptimalResult(found.point[best] * total, value, 0 * value, bound, status, steps)
+    steps = jnp.sum(rounds.num_steps)
+    return OptimalResult(found.point * total, found.value, 0 * found.value, bound, status, steps)
 
 
 def _evolve(
@@ -101,8 +96,7 @@ def _evolve(
         better = found < values
         return jnp.where(better[:, None], trial, points), jnp.where(better, found, values)
 
-    count = max(_WORK // levels.size, 1)
-    return jax.lax.fori_loop(0, count + 1, generation, (points, values))
+    return jax.lax.fori_loop(0, max(_WORK // levels.size, 1) + 1, generation, (points, values))
 
 
 def _shares(points: Array, levels: Array) -> Array:
@@ -126,10 +120,9 @@ def _promising(points: Array, values: Array) -> Array:
 def _first_generation(starts: Array, levels: Array) -> Array:
     """The starts, and shares of one to four levels; always the same, `[C, max_workers]`, whole batches."""
     rng = np.random.default_rng(0)
-    more = max(_POPULATION - len(starts), 0)
-    more += -(len(starts) + more) % _BATCH
-    shape = more, levels.size
-    used = np.argsort(rng.random(shape), axis=1) < 1 + np.arange(more)[:, None] % 4
+    whole = -(-max(_POPULATION, len(starts)) // _BATCH) * _BATCH
+    shape = whole - len(starts), levels.size
+    used = np.argsort(rng.random(shape), axis=1) < 1 + np.arange(shape[0])[:, None] % 4
     return jnp.concatenate([starts, jnp.asarray(rng.exponential(size=shape) * used, starts.dtype)])
 
 
@@ -141,10 +134,9 @@ def _trial(key: Array, points: Array, values: Array) -> Array:
     taken = jax.random.uniform(keys[4], points.shape, points.dtype)
     base = jnp.where(to_best[0] < 0.5, points[jnp.nanargmin(values)], a)
     trial = jnp.where(taken < _TAKEN, base + _WEIGHT * (1 + to_best[1]) / 2 * (b - c), points)
+    total = jnp.sum(jnp.maximum(trial, 0), axis=1, keepdims=True)
     # Negative parts are levels out of use; without a limit they would never come back.
-    return jnp.clip(trial, -0.3, 1.0) / jnp.maximum(
-        jnp.sum(jnp.maximum(trial, 0), axis=1, keepdims=True), 1e-3
-    )
+    return jnp.clip(trial, -0.3, 1.0) / jnp.maximum(total, 1e-3)
 
 
 def ordered_bound(problem: Problem, levels: Array) -> Array:
@@ -155,14 +147,12 @@ def ordered_bound(problem: Problem, levels: Array) -> Array:
     y_n = min_i (t - E S_(i)) / (κ E T_(N-n+1-i)), ascending; the bound is the least t by which, from the
     best m, these are L coordinates.
     """
-    iteration, size = iteration_of(problem), problem.max_workers
-    starts = iteration.expected_start_ups()
-    times = iteration.expected_order_statistics()
+    iteration, size, workers = iteration_of(problem), problem.max_workers, jnp.asarray(problem.num_workers)
+    starts, times = iteration.expected_start_ups(), iteration.expected_order_statistics()
     n, p = np.arange(size)[:, None], np.arange(size)
-    q = jnp.asarray(problem.num_workers) - 1 - (p - n)  # slowest first, as p
-    both = (p >= n) & (p < problem.num_workers)
-    time = times[jnp.clip(q, 0, size - 1)]
-    subsets = (np.arange(size) + 1).astype(starts.dtype)
+    both = (p >= n) & (p < workers)
+    time = times[jnp.clip(workers - 1 - (p - n), 0, size - 1)]  # slowest first, as p
+    subsets = (p + 1).astype(starts.dtype)
 
     def coordinates(t: Array) -> Array:
         """Of the best lowest level."""
@@ -182,19 +172,18 @@ def ordered_bound(problem: Problem, levels: Array) -> Array:
 
 def _starts(problem: Problem, levels: Array, relaxed: Array) -> Array:
     """Shares to begin with, `[2 max_workers, max_workers]`; relaxed where there is no such level."""
-    lowest = level = np.arange(levels.size)
+    level = np.arange(levels.size)
     starts, times = _typical(problem)
 
     def from_level(m: Array) -> tuple[Array, Array]:
         open_ = levels & (level >= m)
-        first = jnp.argmax(open_)
         moved = jnp.where(open_, relaxed, 0)
-        moved = moved.at[first].add(1 - jnp.sum(moved))
+        moved = moved.at[jnp.argmax(open_)].add(1 - jnp.sum(moved))
         planned = _closed_form(problem, open_, starts, times)
         good = jnp.any(open_) & jnp.all(jnp.isfinite(planned))
         return jnp.where(jnp.any(open_), moved, relaxed), jnp.where(good, planned, relaxed)
 
-    return jnp.concatenate(jax.vmap(from_level)(jnp.asarray(lowest)))
+    return jnp.concatenate(jax.vmap(from_level)(jnp.asarray(level)))
 
 
 def _typical(problem: Problem) -> tuple[Array, Array]:
@@ -203,26 +192,25 @@ def _typical(problem: Problem) -> tuple[Array, Array]:
     one = jnp.ones(problem.max_workers, problem.dtype)
     (hazard,) = order_statistics.typical_hazards(one, problem.num_workers, (0.0,))
     times = worker.cycle_time.inverse_cumulative_hazard(hazard)
-    starts = worker.start.inverse_cumulative_hazard(hazard)
-    if worker.pairs is not None:
+    if worker.pairs is None:
+        starts = worker.start.inverse_cumulative_hazard(hazard)
+    else:
         starts = jnp.quantile(worker.pairs.arrays()[0], -jnp.expm1(-hazard))
     # Few workers are slow in both: half of each one's spread, with the other typical.
-    middle = (starts + starts[problem.max_workers // 2]) / 2
-    return middle.astype(one.dtype), ((times + times[problem.max_workers // 2]) / 2).astype(one.dtype)
+    middle = problem.max_workers // 2
+    return tuple(((a + a[middle]) / 2).astype(one.dtype) for a in (starts, times))  # type: ignore[return-value]
 
 
 def _closed_form(problem: Problem, open_: Array, starts: Array, times: Array) -> Array:
     """Shares for which all levels in `open_` end together at s_n + t_n κ y_n, as Theorem 2 for s = 0."""
-    level = np.arange(open_.size)
-    most = jnp.max(jnp.where(open_, starts, 0))
-    kappa = problem.scale
+    kappa, subsets = problem.scale, np.arange(1, open_.size + 1)
 
     def shares(t: Array) -> Array:
-        work = jnp.where(open_, jnp.maximum(t - starts, 0) / (kappa * times), 0)
-        work = jax.lax.cummax(work)
-        return jnp.diff(work, prepend=jnp.zeros(1, work.dtype)) / (level + 1).astype(work.dtype)
+        work = jax.lax.cummax(jnp.where(open_, jnp.maximum(t - starts, 0) / (kappa * times), 0))
+        return jnp.diff(work, prepend=jnp.zeros(1, work.dtype)) / subsets.astype(work.dtype)
 
-    longest = most + kappa * problem.total * open_.size * jnp.max(times)
+    latest = jnp.max(jnp.where(open_, starts, 0))
+    longest = latest + kappa * problem.total * open_.size * jnp.max(times)
     _, t = bisect(lambda t: jnp.sum(shares(t)) >= problem.total, 0 * longest, longest)
     found = shares(t)
     return found / jnp.sum(found)

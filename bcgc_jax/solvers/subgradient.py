@@ -1,16 +1,15 @@
 r"""The stochastic projected subgradient method (section V-A of the paper), made scale-free.
 
-On the unit simplex u = x/L, with the objective divided by its value at the start:
+On the unit simplex u = x/L, with the objective in a unit near its value:
 
     u ← Π(u - η_i g_i),   g_i = ∇_u mean_b max_n T_(N-n) y_n(u) over a fresh mini-batch,
     η_i = D / (Σ_{j≤i} ‖g_j - mean g_j‖²)^½,
 
 the step size of AdaGrad in norm form (Streeter & McMahan 2010; Ward et al. 2019) instead of the paper's
-fixed schedule: it needs no knowledge of the law's scale, slope or tail. The answer is an average of
+fixed schedule: it needs no knowledge of the distribution's scale, slope or tail. The answer is an average of
 the iterates, weighted towards the last ones (Shamir & Zhang 2013).
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -31,8 +30,7 @@ from bcgc_jax.solvers.method import Method, refuse_setup
 # D, as a share of the simplex. Of 0.03, 0.1, 0.3 and 1 it is within 0.4 % of the best for nine laws, from
 # nearly deterministic ones to Pareto 1.2, at N = 5 and 20 after 1000 steps; the others are 1 % off somewhere.
 _STEP = 0.1
-# Shamir & Zhang's η of the weighted average.
-_AVERAGE = 3.0
+_AVERAGE = 3.0  # Shamir & Zhang's η
 
 
 @pytree_dataclass
@@ -68,14 +66,7 @@ class Subgradient(Method):
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
         assert key is not None
-        found = subgradient_partition(
-            problem.without_delivery,
-            key,
-            batch_size=self.batch_size,
-            check_every=self.check_every,
-            max_steps=self.max_steps,
-            tolerance=self.tolerance,
-        )
+        found = subgradient_partition(problem.without_delivery, key, self)
         solution = assess(problem, found.partition, found.status, found.num_steps)
         return replace(solution, history=found.history) if problem.plain else solution
 
@@ -90,13 +81,12 @@ class SubgradientResult(NamedTuple):
 
 
 class _Course(NamedTuple):
-    """The iterate, its average and the sum of squares so far, of shares; the average as a partition.
+    """The iterate, its average and the sum of squares so far, of shares; the result so far, its value, how
+    many checks there were, and whether another one follows."""
 
-    The result so far, its value, how many checks there were, and whether another one follows.
-    """
-
-    iterate: tuple[Array, Array, Array]
+    share: Array
     average: Array
+    squares: Array
     result: SubgradientResult
     best_value: Array
     check: Array
@@ -109,34 +99,21 @@ def step_of(slope: Array, squares: Array) -> tuple[Array, Array]:
     return -_STEP * slope / jnp.sqrt(jnp.maximum(squares, jnp.finfo(squares.dtype).tiny)), squares
 
 
-def subgradient_partition(
-    problem: Problem,
-    key: Array,
-    *,
-    batch_size: int = 512,
-    check_every: int = 100,
-    max_steps: int = 2000,
-    tolerance: ArrayLike = 1e-4,
-) -> SubgradientResult:
+def subgradient_partition(problem: Problem, key: Array, method: Subgradient) -> SubgradientResult:
     r"""argmin E τ̂(x,T) by stochastic subgradients, starting from x^(t).
 
-    Every `check_every` steps the averaged iterate is evaluated exactly; the method stops when the
-    best value has improved by less than `tolerance`, relatively, since the check before last, or at
-    `max_steps`, and returns the best point checked. `batch_size`, `check_every` and `max_steps` are static.
-
-    >>> from bcgc_jax.distributions import ShiftedExponential
-    >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=3, num_coordinates=100)
-    >>> result = subgradient_partition(problem, jax.random.key(0), max_steps=200, tolerance=1e-9)
-    >>> result.partition.shape, result.history.shape
-    ((3,), (3,))
+    The averaged iterate is evaluated exactly every `check_every` steps; the answer is the best one checked.
     """
-    counts = {"batch_size": batch_size, "check_every": check_every, "max_steps": max_steps}
-    course = _begin(problem, num_checks=-(-max_steps // check_every))
-    traced = not at_hand((problem, key, tolerance))
+    course = _begin(problem, method)
+    traced = not at_hand((problem, key, method))
 
     def check_and_go_on(course: _Course) -> _Course:
-        value = _value_of(problem, course.average, traced)
-        return _go_on(problem, key, course, value, tolerance, **counts)
+        partition = course.average * problem.total
+        if traced:
+            value = expected_runtime(problem, partition)
+        else:  # by the program that all partitions are assessed with
+            value = assess(problem, partition, whole_numbers=False).expected_runtime
+        return _go_on(problem, key, course, value, method)
 
     if traced:
         return jax.lax.while_loop(lambda c: c.more, check_and_go_on, course).result
@@ -145,49 +122,30 @@ def subgradient_partition(
     return course.result
 
 
-def _value_of(problem: Problem, partition: Array, traced: bool) -> Array:
-    """Exact; where numbers are known by the program that all partitions are assessed with."""
-    if traced:
-        return expected_runtime(problem, partition)
-    return assess(problem, partition, whole_numbers=False).expected_runtime
-
-
-@functools.partial(jax.jit, static_argnames="num_checks")
-def _begin(problem: Problem, *, num_checks: int) -> _Course:
+@jax.jit
+def _begin(problem: Problem, method: Subgradient) -> _Course:
     partition = time_partition(problem)
-    start, none = partition / problem.total, jnp.asarray(0)
-    history = jnp.full(num_checks + 1, jnp.nan, problem.dtype)
+    share, none = partition / problem.total, jnp.asarray(0)
+    zero, infinite = jnp.zeros((), problem.dtype), jnp.asarray(jnp.inf, problem.dtype)
+    history = jnp.full(-(-method.max_steps // method.check_every) + 1, jnp.nan, problem.dtype)
     result = SubgradientResult(partition, none, none, history)
-    unknown = jnp.asarray(jnp.inf, problem.dtype)
-    iterate = start, start, jnp.zeros((), start.dtype)
-    return _Course(iterate, partition, result, unknown, none, jnp.asarray(True))
+    return _Course(share, share, zero, result, infinite, none, jnp.asarray(True))
 
 
-@functools.partial(jax.jit, static_argnames=("batch_size", "check_every", "max_steps"))
-def _go_on(
-    problem: Problem,
-    key: Array,
-    course: _Course,
-    value: Array,
-    tolerance: ArrayLike,
-    *,
-    batch_size: int,
-    check_every: int,
-    max_steps: int,
-) -> _Course:
+@jax.jit
+def _go_on(problem: Problem, key: Array, course: _Course, value: Array, method: Subgradient) -> _Course:
     """After the evaluation of the average: unless that was the last check the steps to the next one."""
     iteration, levels, workers = iteration_of(problem), problem.exists, problem.num_workers
     # Any unit near the objective will do: steps do not depend on it, but squares of slopes may underflow.
-    median = (
-        iteration.pooled().with_fast_inverse().inverse_cumulative_hazard(jnp.log(2.0).astype(problem.dtype))
-    )
+    law, half = iteration.pooled().with_fast_inverse(), jnp.log(2.0).astype(problem.dtype)
+    median = law.inverse_cumulative_hazard(half)
 
     def batch_loss(share: Array, times: Array) -> Array:
         return jnp.mean(max_finish_time(cumulative_load(share), times)) / median
 
     def step(i: Array, iterate: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         share, average, squares = iterate
-        times = iteration.sorted_draws(jax.random.fold_in(key, i), batch_size, problem.dtype)
+        times = iteration.sorted_draws(jax.random.fold_in(key, i), method.batch_size, problem.dtype)
         slope = jax.grad(batch_loss)(share, times)
         mean = jnp.sum(jnp.where(levels, slope, 0)) / workers
         # The mean of a slope moves no point of a simplex: it is left out of the norm too.
@@ -195,17 +153,17 @@ def _go_on(
         share = project_partition(share + move, 1.0, workers)
         return share, average + (share - average) * (1 + _AVERAGE) / (i + 1 + _AVERAGE), squares
 
-    iterate, partition, result, best_value, check, _ = course
-    best = jnp.where(value < best_value, partition, result.partition)
+    share, average, squares, result, best_value, check, _ = course
+    best = jnp.where(value < best_value, average * problem.total, result.partition)
     best_value = jnp.minimum(value, best_value)
     history = result.history.at[check].set(best_value)
     improvement = 1 - history[check] / history[jnp.maximum(check - 2, 0)]
-    met = (check >= 2) & ~(improvement > tolerance)
+    met = (check >= 2) & ~(improvement > method.tolerance)
     more = (check < history.size - 1) & ~met
-    first = check * check_every
-    last = jnp.where(more, jnp.minimum(first + check_every, max_steps), first)
-    iterate = jax.lax.fori_loop(first, last, step, iterate)
-    status = jnp.where(met & (improvement <= tolerance), int(Status.CONVERGED), int(Status.STEP_LIMIT))
+    first = check * method.check_every
+    last = jnp.where(more, jnp.minimum(first + method.check_every, method.max_steps), first)
+    share, average, squares = jax.lax.fori_loop(first, last, step, (share, average, squares))
+    status = jnp.where(met & (improvement <= method.tolerance), int(Status.CONVERGED), int(Status.STEP_LIMIT))
     status = jnp.where(jnp.isfinite(history[0]), status, int(Status.INFINITE))
-    result = SubgradientResult(best, status, jnp.minimum(first, max_steps), history)
-    return _Course(iterate, iterate[1] * problem.total, result, best_value, check + more, more)
+    result = SubgradientResult(best, status, jnp.minimum(first, method.max_steps), history)
+    return _Course(share, average, squares, result, best_value, check + more, more)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bcgc_jax.solvers.batched_while import Lanes, loop
+from bcgc_jax.solvers.batched_while import loop
 
 
 def _collatz(steps_at_a_time: int):
@@ -31,7 +31,7 @@ def _collatz(steps_at_a_time: int):
             lambda _, s: s[1:],
             target,
             (n, 0 * n, n),
-            lanes=Lanes(lanes, lanes + 5),  # the second is for other machines than this one
+            lanes=(lanes, lanes + 5),  # the second is for other machines than this one
         )
 
     return run

@@ -74,19 +74,18 @@ def test_the_bound_for_the_only_level_in_use_is_its_runtime(x64):
 @pytest.mark.slow
 def test_the_levels_in_use_are_the_best_of_all_sets_and_no_partition_of_them_is_below_the_bound(x64):
     workers, rng = 6, np.random.default_rng(4)
-    search = jax.jit(lambda p: best_levels(p, jnp.ones(workers, bool)))
-    masks = jnp.asarray(list(itertools.product([False, True], repeat=workers))[1:])
-    optimum = jax.jit(lambda p, mask: optimal_partition(p, mask, tolerance=1e-7))
-    every = jax.jit(lambda p: jax.lax.map(lambda m: optimum(p, m).value, masks, batch_size=16))
+    masks = np.array(list(itertools.product([False, True], repeat=workers))[1:])
+    every = jax.jit(lambda p: jax.lax.map(lambda m: optimal_partition(p, m), masks, batch_size=16))
     runtimes = jax.jit(jax.vmap(bcgc.expected_runtime, (None, 0)))
     sizes = set()
     # At a shift of 7.3 no start is the best set: the search has to go there.
-    for setup, shift in ((3.0, 0.9), (80.0, 0.9), (200.0, 0.9), (500.0, 0.9), (2.0, 7.3)):
+    for setup, shift in ((3.0, 0.9), (200.0, 0.9), (500.0, 0.9), (2.0, 7.3)):
         law = bcgc.ShiftedExponential(0.4, shift)
         problem = bcgc.Problem(law, workers, 700, 10.0, 1.6, setup_cycles=setup)
-        levels, _ = search(problem)
-        found = optimum(problem, levels)
-        assert found.value <= every(problem).min() * (1 + 1e-7)
+        levels, _ = best_levels(problem, jnp.ones(workers, bool))
+        of_all = every(problem)
+        found = jax.tree.map(lambda a, of=levels: a[np.all(masks == of, axis=1)][0], of_all)
+        assert found.value <= of_all.value.min() * (1 + 1e-7)
         assert found.lower_bound > found.value * (1 - 1e-6)
         points = rng.dirichlet(np.full(workers, 0.7), 500) * levels
         points *= 700 / points.sum(axis=1, keepdims=True)

@@ -8,13 +8,16 @@ import pytest
 from scipy import optimize
 
 import bcgc_jax as bcgc
-from tests.oracles.programme import best_of_two_speeds, best_shares, level_times
-from tests.problems import SIZE, known, padded, slow
+from tests.oracles.programme import best_of_two_speeds
+from tests.problems import SIZE, known, padded
 
-# The paper's, one of a heavy tail, and one whose density is infinite at its shift.
-LAWS = [
-    pytest.param(bcgc.ShiftedExponential(1e-3, 50.0), marks=pytest.mark.smoke),
-    *slow(bcgc.Pareto(1.5, 1.2), bcgc.Weibull(0.9, 0.35, 1.4)),
+# The paper's, one of a heavy tail, one whose density is infinite at its shift, and measured times, with the
+# gaps that they are to reach; worst measured 3e-8 of the first three.
+CASES = [
+    pytest.param(bcgc.ShiftedExponential, (1e-3, 50.0), 1e-7, marks=pytest.mark.smoke),
+    pytest.param(bcgc.Pareto, (1.5, 1.2), 1e-7, marks=pytest.mark.slow),
+    pytest.param(bcgc.Weibull, (0.9, 0.35, 1.4), 1e-7, marks=pytest.mark.slow),
+    (bcgc.Empirical, (0.3 + np.random.default_rng(3).gamma(1.4, 0.8, 25),), 1.1e-6),
 ]
 
 
@@ -28,39 +31,20 @@ def _runtimes(problem, points):
     return _padded_runtimes(problem, np.pad(points, ((0, 0), (0, SIZE - points.shape[1]))))
 
 
-@pytest.mark.parametrize("law", LAWS, ids=str)
-def test_the_gap_is_reached_and_no_random_partition_is_below_the_bound(x64, law):
-    problem = padded(law, 6, 3_000, 7, 1.3)
+@pytest.mark.parametrize(("law", "parameters", "gap"), CASES)
+def test_the_gap_is_reached_and_no_random_partition_is_below_the_bound(x64, law, parameters, gap):
+    problem = padded(law(*parameters), 6, 3_000, 7, 1.3)
     solution = bcgc.solve(problem, "optimal")
     assert int(solution.status) == bcgc.Status.CONVERGED
-    assert float(solution.relative_gap) < 1e-7  # what was asked for; worst measured 3e-8
-    assert int(solution.num_steps) < 30
+    assert float(solution.relative_gap) < gap
+    assert int(solution.num_steps) < (100 if law is bcgc.Empirical else 30)
     rng = np.random.default_rng(5)
     shares = np.concatenate([rng.dirichlet(np.full(6, c), 200) for c in (0.1, 1.0, 10.0)])
     near = np.abs(np.asarray(known(solution.partition)[:6]) * (1 + 0.02 * rng.standard_normal((200, 6))))
     points = np.concatenate([3_000 * shares, 3_000 * near / near.sum(1, keepdims=True), 3_000 * np.eye(6)])
     values = _runtimes(problem, points)
     assert float(values.min()) >= float(solution.lower_bound)
-    # 1e-7 for the optimality gap itself.
-    assert float(values.min()) >= float(solution.expected_runtime) * (1 - 1e-7)
-
-
-@pytest.mark.slow
-def test_the_optimum_agrees_with_a_linear_programme_over_numpy_draws(x64):
-    rng = np.random.default_rng(11)
-    times = -np.sort(-(0.4 + rng.exponential(1.7, (3_000, 5))), axis=1)
-    # M b L / N = 20 000
-    problem = padded(bcgc.ShiftedExponential(1 / 1.7, 0.4), 5, 20_000, 5)
-    value, share = best_shares(level_times(times))
-    solution = bcgc.solve(problem, "optimal")
-    runs = (times * np.cumsum(known(solution.partition)[:5] * np.arange(1, 6))).max(axis=1)
-    error = runs.std() / np.sqrt(len(runs))
-    # The sample optimum is below the true one by its own overfit, and within the sampling error.
-    assert abs(20_000 * value - float(solution.expected_runtime)) < 4 * error
-    assert runs.mean() >= 20_000 * value * (1 - 1e-9)
-    # A minimum of the sample costs at most a little more under the law.
-    theirs = float(bcgc.expected_runtime(problem, np.pad(20_000 * share, (0, SIZE - 5))))
-    assert float(solution.lower_bound) <= theirs < 1.01 * float(solution.expected_runtime)  # measured 1.0004
+    assert float(values.min()) >= float(solution.expected_runtime) * (1 - gap)
 
 
 def test_one_worker_is_solved(x64):
@@ -105,23 +89,6 @@ def test_workers_that_are_never_slow_need_no_redundancy(x64):
         assert exact * (1 - 1e-12) <= solution.expected_runtime <= exact * (1 + slack)
         assert solution.lower_bound <= exact
         assert known(solution.rounded)[0] == 6_000
-
-
-def test_the_optimum_of_measured_times_is_certified(x64):
-    rng = np.random.default_rng(3)
-    law, workers = bcgc.Empirical(0.3 + rng.gamma(1.4, 0.8, 25)), 7
-    problem = padded(law, workers, 9_000)
-    solution = bcgc.solve(problem)
-    assert int(solution.status) == bcgc.Status.CONVERGED
-    assert float(solution.relative_gap) <= 1.1e-6
-    near = np.asarray(known(solution.partition)[:workers]) * np.exp(
-        0.05 * rng.standard_normal((300, workers))
-    )
-    points = np.concatenate([near, rng.dirichlet(np.full(workers, 0.5), 300)])
-    points *= 9_000 / points.sum(axis=1, keepdims=True)
-    values = _runtimes(problem, points)
-    assert float(values.min()) >= float(solution.lower_bound)
-    assert float(values.min()) >= float(solution.expected_runtime) * (1 - 1.1e-6)
 
 
 def test_levels_that_may_be_used_are_the_only_ones_and_cost_what_a_restricted_search_finds(x64):

@@ -8,7 +8,7 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax.exact.linear_algebra import solve_by_halves, solve_positive, solve_unit_upper
 from bcgc_jax.plans.marks import marks
-from bcgc_jax.solvers.newton import derivatives, sums_over_nodes
+from bcgc_jax.solvers.newton import Workers, derivatives, sums_over_nodes
 from tests.oracles.laws import CASES
 from tests.oracles.programme import best_of_two_speeds
 from tests.problems import expected_max, known, padded, slow
@@ -31,8 +31,9 @@ def test_slopes_and_hessian_are_differences_of_the_exact_expectation(x64, name):
 
     @jax.jit
     def expansion(load, refine):
-        start, sums = sums_over_nodes(law, marks(law, load, workers), load, workers, refine)
-        value, error, slope, hessian, _ = derivatives(law, start, load, workers, sums)
+        given = Workers(law, marks(law, load, workers), workers)
+        start, sums = sums_over_nodes(given, load, refine)
+        value, error, (slope,), hessian = derivatives(given, np.eye(workers), load, start, sums)
         exact, gradient = jax.value_and_grad(lambda y: expected_max(law, y, workers).value)(load)
         return value, error, slope, hessian, exact, gradient
 
@@ -50,15 +51,6 @@ def test_slopes_and_hessian_are_differences_of_the_exact_expectation(x64, name):
         difference = (above - below) / (2 * step[k])
         # Of the central difference; worst measured 2e-6 of the largest entry.
         np.testing.assert_allclose(hessian[k], difference, atol=1e-5 * np.abs(hessian).max())
-
-
-@pytest.mark.slow
-def test_float32_leaves_of_measured_times_are_solved_in_float32_also_where_64_bits_are_enabled(x64):
-    times = jnp.asarray(np.random.default_rng(1).gamma(2.0, 1.0, 40) + 0.2, jnp.float32)
-    solution = bcgc.solve(bcgc.Problem(bcgc.Empirical(times), 12, 2_000, jnp.float32(3)))
-    assert known(solution.partition).dtype == solution.expected_runtime.dtype == jnp.float32
-    assert int(solution.status) == bcgc.Status.CONVERGED
-    assert 0 < float(solution.relative_gap) < 5e-4
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import bcgc_jax as bcgc
 from bcgc_jax.measured.smooth import smooth_empirical
 from bcgc_jax.solvers.optimal import optimal_partition
 
-WORKERS = 256
+WORKERS = 160  # many: the Hessian is that of coarse rules
 
 
 @pytest.mark.slow

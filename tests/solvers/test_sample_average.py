@@ -43,6 +43,7 @@ def _runtimes(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return SCALE * (np.cumsum(np.arange(1, N + 1) * x) * rows).max(axis=1)
 
 
+@pytest.mark.smoke
 def test_the_optimum_of_rows_is_that_of_the_linear_programme():
     solution = bcgc.solve(_problem(bcgc.EmpiricalRows(TIMES)))
     best = _best_of_rows(SORTED)

@@ -12,14 +12,26 @@ from bcgc_jax.solvers.start_ups import ordered_bound
 from experiments import start_ups
 from tests.problems import SIZE, known
 
-LAW = bcgc.ShiftedExponential(0.7, 1.0)
-
+LAW, N = bcgc.ShiftedExponential(0.7, 1.0), 5
 
 pytestmark = pytest.mark.usefixtures("x64")
 
 
-def _problem(workers: int = 5, coordinates: int = 2000, **more: object) -> bcgc.Problem:
-    return bcgc.Problem(LAW, workers, coordinates, max_workers=SIZE, **more)  # type: ignore[arg-type]
+def _problem(**more: object) -> bcgc.Problem:
+    return bcgc.Problem(LAW, N, 2000, **more)  # type: ignore[arg-type]
+
+
+def _others() -> np.ndarray:
+    """Random partitions."""
+    return np.random.default_rng(0).dirichlet(np.ones(N), 64) * 2000
+
+
+@pytest.fixture(scope="module")
+def late() -> tuple[bcgc.Problem, bcgc.Solution]:
+    """Long start-ups, for which the relaxation says little."""
+    with jax.enable_x64(True):
+        problem = _problem(start_up=bcgc.Exponential(1 / 3000), send_time=0.02)
+        return problem, bcgc.solve(problem)
 
 
 @pytest.mark.study
@@ -33,23 +45,18 @@ def test_a_global_search_finds_nothing_better_in_any_family() -> None:
 
 
 @pytest.mark.slow
-def test_no_plan_is_below_the_bound_of_ordered_times() -> None:
-    """Of long start-ups, for which the relaxation says little; every single level, and random plans."""
-    problem = _problem(start_up=bcgc.Exponential(1 / 3000), send_time=0.0)
-    levels = jnp.arange(SIZE) < 5
-    bound = float(ordered_bound(problem, levels))
-    solution = bcgc.solve(problem)
+def test_no_plan_is_below_the_bound_of_ordered_times(late) -> None:
+    """Every single level, and random plans."""
+    problem, solution = late
+    bound = float(ordered_bound(problem, jnp.ones(N, bool)))
     relaxed = bcgc.certificate(with_least_start_up(problem), known(solution.partition)).lower_bound
     assert bound > 1.2 * float(relaxed)
-    rng = np.random.default_rng(0)
-    others = np.zeros((64, SIZE))
-    others[:, :5] = rng.dirichlet(0.3 * np.ones(5), 64) * 2000
-    others[:5, :5] = 2000 * np.eye(5)
+    others = np.concatenate([2000 * np.eye(N), _others()])
     assert bound <= np.asarray(start_ups._runtimes_of(problem, jnp.asarray(others))).min()
     assert float(solution.lower_bound) >= bound * (1 - 1e-6)
     # By enumeration of what the inequality says: the least t by which the best lowest level has all done.
     starts, times = (
-        np.asarray(bcgc.plans.expected_order_statistics(law, 5)) for law in (bcgc.Exponential(1 / 3000), LAW)
+        np.asarray(bcgc.plans.expected_order_statistics(law, N)) for law in (problem.start_up, LAW)
     )
 
     def done(t: float) -> float:
@@ -67,7 +74,7 @@ def test_no_plan_is_below_the_bound_of_ordered_times() -> None:
 
 
 def test_a_constant_start_up_is_added_to_the_certified_optimum() -> None:
-    plain, late = _problem(), _problem(start_up=500.0)
+    plain, late = _problem(max_workers=SIZE), _problem(max_workers=SIZE, start_up=500.0)
     solutions = [bcgc.solve(problem) for problem in (plain, late)]
     assert np.allclose(known(solutions[0].partition), known(solutions[1].partition), rtol=1e-6)
     assert float(solutions[1].expected_runtime - solutions[0].expected_runtime) == pytest.approx(
@@ -84,12 +91,9 @@ def test_a_link_has_a_certified_optimum_too() -> None:
     solution = bcgc.solve(problem)
     assert int(solution.status) == Status.CONVERGED
     assert 0 <= float(solution.relative_gap) <= 2e-6
-    rng = np.random.default_rng(0)
     best, value = known(solution.partition), float(solution.expected_runtime)
     for size in (1.0, 0.1, 0.01, 0.001):
-        others = np.zeros((64, SIZE))
-        others[:, :5] = rng.dirichlet(np.ones(5), 64) * 2000
-        near = (1 - size) * np.asarray(best) + size * others
+        near = (1 - size) * np.asarray(best) + size * _others()
         assert np.asarray(start_ups._runtimes_of(problem, jnp.asarray(near))).min() >= value * (1 - 1e-9)
 
 
@@ -106,8 +110,8 @@ def test_the_levels_in_use_with_a_chain_are_the_best_of_all_sets() -> None:
 
 
 @pytest.mark.slow
-def test_other_methods_plan_without_and_are_judged_with() -> None:
-    problem = _problem(start_up=bcgc.Exponential(1 / 300), send_time=0.3)
+def test_other_methods_plan_without_and_are_judged_with(late) -> None:
+    problem, best = late
     for method in ("time", "tandon_partial"):
         with_it, without = (bcgc.solve(p, method) for p in (problem, problem.without_delivery))
         assert float(with_it.expected_runtime) > float(without.expected_runtime)
@@ -115,7 +119,6 @@ def test_other_methods_plan_without_and_are_judged_with() -> None:
             assert np.allclose(with_it.partition, known(without.partition))
             drawn = bcgc.simulate_runtime(jax.random.key(1), problem, with_it.partition, 40_000)
             assert abs(drawn.mean - with_it.expected_runtime) < 4 * drawn.standard_error
-    best = bcgc.solve(problem)
     assert best.kind == "local"
     assert "best of several local searches" in repr(best)
     assert float(best.expected_runtime) <= float(bcgc.solve(problem, "single_block").expected_runtime)
@@ -131,8 +134,5 @@ def test_a_deadline_is_met_with_start_ups_as_probably_as_by_any_plan_tried() -> 
     problem = _problem(start_up=bcgc.Exponential(1 / 300), send_time=0.3)
     deadline = 1.1 * float(bcgc.solve(problem, "time").expected_runtime)
     found = bcgc.solve(problem, bcgc.Deadline(deadline))
-    rng = np.random.default_rng(0)
-    others = np.zeros((64, SIZE))
-    others[:, :5] = rng.dirichlet(np.ones(5), 64) * 2000
-    tried = [float(bcgc.completion_probability(problem, x, deadline)) for x in others]
+    tried = [float(bcgc.completion_probability(problem, x, deadline)) for x in _others()]
     assert float(known(found.completion_probability)) >= max(tried) - 1e-9

@@ -168,8 +168,7 @@ def _reading_levels(scheme: Scheme, problem: Problem, _: Array | None) -> Array:
 
 
 def _reading_runtime(scheme: Scheme, problem: Problem, key: Array | None) -> Expectation:
-    if key is None:
-        raise ValueError(f'scheme "{scheme.name}" is averaged over draws: pass key=jax.random.key(seed)')
+    assert key is not None
 
     def batch(key: Array) -> Array:
         times = iteration_of(problem).sorted_draws(key, _BATCH, problem.dtype)

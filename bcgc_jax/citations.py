@@ -61,13 +61,8 @@ _BEHIND = {
     "deadline": ("wang2023", "birgin2000"),
     "nested": ("tandon2017", "ozfatura2019", "birgin2000"),
     "subgradient": ("shamir2013",),
-    "uncoded": ("tandon2017",),
-    "single_block": ("tandon2017",),
-    "tandon": ("tandon2017",),
-    "tandon_partial": ("tandon2017",),
-    "ferdinand": ("ferdinand2018",),
-    "ferdinand_full": ("ferdinand2018",),
-    "ferdinand_half": ("ferdinand2018",),
+    **dict.fromkeys(("uncoded", "single_block", "tandon", "tandon_partial"), ("tandon2017",)),
+    **dict.fromkeys(("ferdinand", "ferdinand_full", "ferdinand_half"), ("ferdinand2018",)),
 }
 
 

@@ -1,7 +1,7 @@
 r"""The schemes that block coordinate coding is compared with, each as its authors define it."""
 
-import math
-from typing import Any
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -30,30 +30,27 @@ _LEVELS, _BATCH, _CHEAP = 64, 16, 1e7
 
 @pytree_dataclass
 class TandonPartial(Method):
-    r"""Partial stragglers of Tandon et al. 2017; `alpha` is the law's `straggler_ratio` by default."""
+    r"""Partial stragglers of Tandon et al. 2017; `alpha` is the `straggler_ratio` of the times by default."""
 
     alpha: ArrayLike | None = None
 
     conditions = (("alpha", ">= 1"),)
+    baseline = True
+    is_partition = False
 
     @property
     def name(self) -> str:
         return "tandon_partial"
-
-    baseline = True
-
-    @property
-    def is_partition(self) -> bool:
-        return False
 
     def check(self, problem: Problem) -> None:
         super().check(problem)
         refuse_setup(problem, self.name, ': use "optimal"')
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
-        if self.alpha is None and at_hand(problem) and _has_few_levels(problem):
-            return _partial_by_partitions(problem)
-        return _partial(problem, self.alpha)
+        if self.alpha is not None or not (at_hand(problem) and _has_few_levels(problem)):
+            return _partial(problem, self.alpha)
+        alpha = straggler_ratio(iteration_of(problem).pooled())
+        return _of_level(problem, alpha, *_best_partition(problem, float(alpha)))
 
 
 @pytree_dataclass
@@ -65,13 +62,12 @@ class Tandon(Numbered):
 
     level: int = static_field()
 
-    counts = (("level", 0),)
     word, what = "tandon", "a redundancy level"
     lowest = 0
     baseline = True
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
-        return assess(problem, *_single_level(problem, self.level))
+        return assess(problem, *partition_of(single_level_partition, problem, self.level))
 
 
 @pytree_dataclass
@@ -80,7 +76,6 @@ class Ferdinand(Numbered):
 
     num_layers: int = static_field()
 
-    counts = (("num_layers", 1),)
     word, what = "ferdinand", "a number of layers"
     baseline = True
 
@@ -94,22 +89,15 @@ class Ferdinand(Numbered):
         refuse_unit_costs(problem, self.name)
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
-        return assess(problem, *_ferdinand(problem, self.num_layers))
+        return assess(problem, *partition_of(ferdinand_partition, problem, self.num_layers))
 
 
-@jax.jit
-def _single_level(problem: Problem, level: ArrayLike) -> tuple[Array, Array]:
-    return with_status(problem, single_level_partition(problem, jnp.asarray(level)))
-
-
-@jax.jit
-def _ferdinand(problem: Problem, num_layers: ArrayLike) -> tuple[Array, Array]:
-    x, feasible = ferdinand_partition(problem, jnp.asarray(num_layers))
-    return with_status(problem, jnp.where(feasible, x, jnp.nan))
-
-
-def with_status(problem: Problem, x: Array) -> tuple[Array, Array]:
-    """A partition that needs no search, and whether it is one."""
+@functools.partial(jax.jit, static_argnums=0)
+def partition_of(
+    rule: Callable[..., Array], problem: Problem, number: ArrayLike | None = None
+) -> tuple[Array, Array]:
+    """The partition of a rule without a search, and whether it is one: NaN is none."""
+    x = rule(problem) if number is None else rule(problem, number)
     return x, jnp.where(is_partition(problem, x), int(Status.CONVERGED), int(Status.INFEASIBLE))
 
 
@@ -131,8 +119,8 @@ def single_block_partition(problem: Problem) -> Array:
     return single_level_partition(problem, jnp.argmin(cost))
 
 
-def ferdinand_partition(problem: Problem, num_layers: ArrayLike) -> tuple[Array, Array]:
-    r"""Hierarchical coded computation with r layers (Ferdinand & Draper 2018): partition, feasible.
+def ferdinand_partition(problem: Problem, num_layers: ArrayLike) -> Array:
+    r"""Hierarchical coded computation with r layers (Ferdinand & Draper 2018); NaN where there is none.
 
     maximise u subject to u ≤ (s_j+1)/j, j = 1…r, Σ_j s_j = rN - L, 1 ≤ s_j ≤ N-1 ascending; each layer
     holds L/r coordinates at level round(s_j). Layer r caps u at N/r; with few layers the sum caps it lower,
@@ -163,7 +151,7 @@ def ferdinand_partition(problem: Problem, num_layers: ArrayLike) -> tuple[Array,
     at_least = jnp.where(c >= level - 0.5 - 1e-6, layers, layers - jnp.clip(reached, 0, layers))
     count = jnp.where(problem.exists, at_least, 0)
     count = count - jnp.concatenate([count[1:], jnp.zeros(1, dtype)])
-    return jnp.where(feasible, count * problem.total / layers, 0), feasible
+    return jnp.where(feasible, count * problem.total / layers, jnp.nan)
 
 
 @jax.jit
@@ -171,24 +159,22 @@ def straggler_ratio(law: Distribution | JointDistribution) -> Array:
     r"""E[T | T > median] / E[T | T ≤ median], the α of partial stragglers in Tandon et al. 2017.
 
     (1 + ln 2)/(1 - ln 2) = 5.52 for an exponential. An atom at the median counts in both halves. NaN for
-    traced numbers that make no law.
+    traced numbers that make no distribution.
     """
     law = law.pooled()
-    return jnp.where(law.valid(), _straggler_ratio(law), jnp.nan)
-
-
-def _straggler_ratio(law: Distribution) -> Array:
     if law.atomic:
         atoms, mass = law.breaks(), mass_of(law, law.breaks())
         share = jnp.diff(jnp.clip(jnp.cumsum(mass), 0, 0.5), prepend=0.0)
         low = jnp.sum(jnp.where(share > 0, atoms * jnp.where(share > 0, share, 1), 0))
-        return (law.mean() - low) / low
-    # ∫ Λ⁻¹(-log(1-u)) over either half, u = 1/2 ± e^{-w}: both ends are exponentially resolved.
-    w, weight = _half_line(working_dtype(law))
-    low = jnp.sum(weight * law.inverse_cumulative_hazard(-jnp.log1p(-0.5 * jnp.exp(-w))))
-    slow = law.inverse_cumulative_hazard(w + math.log(2.0))
-    high = jnp.sum(weight * jnp.where(weight > 0, slow, 0))  # a heavy tail overflows where the weight is 0
-    return jnp.where(jnp.isfinite(law.mean()), high, jnp.inf) / low
+    else:
+        # ∫ Λ⁻¹(-log(1-u)) over u = e^-w / 2, w = exp(v - e^-v): both ends are exponentially resolved.
+        v, step = jnp.linspace(-4, 6, 401, dtype=working_dtype(law), retstep=True)
+        w = jnp.exp(v - jnp.exp(-v))
+        share = 0.5 * jnp.exp(-w)
+        low = step * jnp.sum(
+            share * w * (1 + jnp.exp(-v)) * law.inverse_cumulative_hazard(-jnp.log1p(-share))
+        )
+    return jnp.where(law.valid(), (law.mean() - low) / low, jnp.nan)
 
 
 def alpha_of(solution: Solution) -> float:
@@ -198,24 +184,15 @@ def alpha_of(solution: Solution) -> float:
     return float((level + 1) / uncoded - level)
 
 
-def _half_line(dtype: Any) -> tuple[Array, Array]:
-    """Nodes and weights for ∫₀^∞ f(w) e^{-w} dw with w = exp(v - e^{-v})."""
-    panels, low, high = 400, -4.0, 6.0
-    v = jnp.linspace(low, high, panels + 1, dtype=dtype)
-    w = jnp.exp(v - jnp.exp(-v))
-    return w, jnp.exp(-w) * w * (1 + jnp.exp(-v)) * ((high - low) / panels)
-
-
 @jax.jit
-def tandon_partial_runtime(problem: Problem, alpha: ArrayLike | None = None) -> tuple[Expectation, Array]:
+def tandon_partial_runtime(problem: Problem, alpha: ArrayLike) -> tuple[Expectation, Array]:
     r"""Partial stragglers (Tandon et al. 2017): expected runtime at the best s, and that s.
 
     τ(s) = (M b L / N) (s+1)/(s+α) max{α T_(N-s), T_(N)}, s = 1…N-1: an uncoded part and a part coded at
-    level s. `alpha` is the law's `straggler_ratio` by default; the paper's figures use 6. The best s is that
-    without start-ups and links, which are then waited for too; of more than 64 workers it is searched for.
+    level s. The best s is that without start-ups and links, which are then waited for too; of more than 64
+    workers it is searched for.
     """
-    law = iteration_of(problem).pooled()
-    alpha = jnp.asarray(straggler_ratio(law) if alpha is None else alpha, problem.dtype)
+    law, alpha = iteration_of(problem).pooled(), jnp.asarray(alpha, problem.dtype)
     if problem.max_workers == 1:
         nothing = jnp.asarray(jnp.inf, problem.dtype)
         return Expectation(nothing, jnp.zeros_like(nothing)), jnp.asarray(0)
@@ -294,8 +271,7 @@ def runtime_limit(problem: Problem) -> Array:
 @jax.jit
 def _partial(problem: Problem, alpha: ArrayLike | None) -> Solution:
     alpha = straggler_ratio(iteration_of(problem).pooled()) if alpha is None else alpha
-    found, level = tandon_partial_runtime(problem, alpha)
-    return _of_parts(problem, alpha, *found, level)
+    return _of_level(problem, alpha, *tandon_partial_runtime(problem, alpha))
 
 
 def _has_few_levels(problem: Problem) -> bool:
@@ -303,27 +279,24 @@ def _has_few_levels(problem: Problem) -> bool:
     return several and problem.plain and iteration_of(problem).evaluation_cost() <= _CHEAP
 
 
-def _partial_by_partitions(problem: Problem) -> Solution:
-    """Partial stragglers, by the program that partitions are assessed with.
+def _best_partition(problem: Problem, alpha: float) -> tuple[Expectation, Array]:
+    """As `tandon_partial_runtime`, by the program that partitions are assessed with: nothing to compile.
 
     An uncoded part, (s+1)/(s+α) of the samples, and the rest at level s take as long as the partition with
     that share of the coordinates at level 0 and the others at level s.
     """
-    alpha = straggler_ratio(iteration_of(problem).pooled())
     levels = np.arange(1, int(np.asarray(problem.num_workers)))
-    total, uncoded = float(problem.total), (levels + 1) / (levels + float(alpha))
+    uncoded = (levels + 1) / (levels + alpha)
     partitions = np.zeros((levels.size, problem.max_workers))
-    partitions[:, 0] = total * uncoded
-    partitions[np.arange(levels.size), levels] = total - partitions[:, 0]
-    found = [assess(problem, jnp.asarray(x), whole_numbers=False) for x in partitions]
+    partitions[:, 0], partitions[np.arange(levels.size), levels] = uncoded, 1 - uncoded
+    found = [assess(problem, jnp.asarray(x), whole_numbers=False) for x in float(problem.total) * partitions]
     best = int(np.argmin([float(one.expected_runtime) for one in found]))
-    return _of_parts(problem, alpha, found[best].expected_runtime, found[best].runtime_error, levels[best])
+    return Expectation(found[best].expected_runtime, found[best].runtime_error), jnp.asarray(levels[best])
 
 
 @jax.jit
-def _of_parts(problem: Problem, alpha: ArrayLike, value: Array, error: Array, level: Array) -> Solution:
-    """An uncoded part, and one that is coded at a `level`."""
+def _of_level(problem: Problem, alpha: ArrayLike, found: Expectation, level: Array) -> Solution:
     # One worker has no level to code at.
-    value = jnp.where(jnp.asarray(problem.num_workers) == 1, jnp.nan, value)
-    solution = solution_of_value(problem, Expectation(value, error))
-    return replace(solution, plan=partial_plan(problem, jnp.asarray(level), alpha))
+    value = jnp.where(jnp.asarray(problem.num_workers) == 1, jnp.nan, found.value)
+    solution = solution_of_value(problem, Expectation(value, found.error))
+    return replace(solution, plan=partial_plan(problem, level, alpha))

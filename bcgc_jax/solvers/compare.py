@@ -24,14 +24,13 @@ class Comparison(dict[str, Solution]):
         head = ("expected runtime", "vs baseline", "above bound", "share of coordinates")
         lines = ["{:<22} {:>16} {:>11} {:>11}  {:<20}  status".format("method", *head)]
         known = [float(s.expected_runtime) for name, s in self.items() if _is_known_before(name)]
-        baseline = min((value for value in known if np.isfinite(value)), default=np.nan)
-        optimum = self.get("optimal")
+        baseline = min(filter(np.isfinite, known), default=np.nan)
+        least = float(self["optimal"].lower_bound) if "optimal" in self else np.nan
         for name, solution in self.items():
-            value, bound = float(solution.expected_runtime), np.nan
+            value = float(solution.expected_runtime)
             # The bound is that of codes, which wait for any workers.
             coded = solution.plan is not None and isinstance(solution.plan.completion, AnyOf)
-            if optimum is not None and coded:
-                bound = float(optimum.lower_bound)
+            bound = least if coded else np.nan
             than = "" if name == LIMIT else _percent(value / baseline - 1, "+.1f")
             figures = f"{value:>16.5g} {than:>11} {_percent(value / bound - 1, '.3g'):>11}"
             status = Status(int(solution.status)).name.lower()
@@ -50,9 +49,10 @@ def _percent(share: float, form: str) -> str:
 
 def _plan(solution: Solution) -> str:
     """Of the levels that there are."""
-    missing = int(solution.status) in (Status.INFEASIBLE, Status.INVALID)
-    if missing or solution.rounded is None or solution.problem is None:
-        return "" if missing else draw(None)
+    if int(solution.status) in (Status.INFEASIBLE, Status.INVALID):
+        return ""
+    if solution.rounded is None or solution.problem is None:
+        return draw(None)
     return draw(np.asarray(solution.rounded)[: int(np.asarray(solution.problem.num_workers))].tolist())
 
 
@@ -71,12 +71,7 @@ def draw(counts: Sequence[int] | None, width: int = BARS) -> str:
     return "".join("·" if s == 0 else bars[max(1, round(8 * float(np.sqrt(s))))] for s in share)
 
 
-def compare(
-    problem: Problem,
-    methods: Methods = EVERY,
-    *,
-    key: Array | None = None,
-) -> Comparison:
+def compare(problem: Problem, methods: Methods = EVERY, *, key: Array | None = None) -> Comparison:
     r"""Solutions of one problem by several methods, those that there are for it, the fastest first.
 
     Without a key, methods that draw are left out unless they are asked for by `methods`. Raises ValueError as

@@ -45,17 +45,14 @@ class CompletionBound(NamedTuple):
     upper_bound: float
 
 
-class _Limits(NamedTuple):
-    """From and to, of each r_n, `[N]`."""
+class _Minorant(NamedTuple):
+    """A convex function below u for each level: u itself but in cells that are `straight`, `[N, cells]`.
+
+    The cells are between `low` and `high`, the limits of each r_n, `[N]`.
+    """
 
     low: Array
     high: Array
-
-
-class _Minorant(NamedTuple):
-    """A convex function below u for each level: u itself but in cells that are `straight`, `[N, cells]`."""
-
-    limits: _Limits
     values: Array
     straight: Array
 
@@ -91,15 +88,19 @@ def completion_bound(problem: Problem, deadline: float, *, rounds: int = 3) -> C
         reached, share = float(found.probability), found.partition / problem.total
         if not 0 < reached < 1:
             return CompletionBound(reached, 1.0)
-        law = iteration_of(problem).pooled()
+        law, size = iteration_of(problem).pooled(), problem.max_workers
         total = problem.total * problem.scale / deadline  # r_n of all coordinates at level 0
-        limits = _first_limits(law, problem.max_workers, reached)
-        upper, share, slopes = _upper_bound(law, limits, total, reached, share)
-        for _ in range(rounds):
-            limits = _closer(law, limits, total, reached, share, slopes)
-            bound, share, slopes = _upper_bound(law, limits, total, reached, share)
-            upper = min(upper, bound)
-        return CompletionBound(reached, max(reached, min(upper, 1.0)))
+        low, high, upper = jnp.zeros(size), _first_limits(law, size, reached), 1.0
+        for left in reversed(range(rounds + 1)):
+            minorant = _minorant(law, low, high)
+            bound, cut = _bounds(law, minorant, total, reached, share, jnp.zeros((1, size)))
+            upper, share = min(upper, float(jnp.nan_to_num(jnp.exp(bound[0]), nan=1.0))), cut.share[0]
+            if left:
+                tilts = jnp.asarray(_TILTS)[:, None] * cut.slopes
+                each = jnp.concatenate([jnp.diag(tilt) for tilt in tilts])
+                most, _ = _bounds(law, minorant, total, reached, share, each)
+                low, high = _closer(low, high, tilts, most - np.log(reached))
+        return CompletionBound(reached, max(reached, upper))
 
 
 def _double(problem: Problem, deadline: float) -> Problem:
@@ -111,8 +112,8 @@ def _double(problem: Problem, deadline: float) -> Problem:
     check("deadline", deadline, "> 0")
     if not (problem.bare and iteration_of(problem).alike):
         raise ValueError(
-            "the completion probability is bounded for independent workers of one law, without start-up, "
-            "link and setup"
+            "the completion probability is bounded for independent workers of one distribution, without "
+            "start-up, link and setup"
         )
 
     def wide(leaf: Any) -> Any:
@@ -136,75 +137,50 @@ def _log_in_time(lateness: Array) -> Array:
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _first_limits(law: Distribution, workers: int, reached: float) -> _Limits:
-    """Of each level alone: P(N - n of the workers are in time) ≥ `reached`."""
+def _first_limits(law: Distribution, workers: int, reached: float) -> Array:
+    """The largest r_n with which each level alone, N - n of the workers, is in time as often as `reached`."""
     level = jnp.arange(workers, dtype=float)
 
     def alone(r: Array) -> Array:
         return betainc(workers - level, level + 1, jnp.exp(-_lateness(law, r))) >= reached
 
-    zero = jnp.zeros(workers)
-    high = jax.lax.fori_loop(
-        0, _DOUBLINGS, lambda _, high: jnp.where(alone(high), 2 * high, high), zero + 2.0**-40
-    )
-    return _Limits(zero, bisect(lambda r: ~alone(r), zero, high)[1])
+    def double(_: int, high: Array) -> Array:
+        return jnp.where(alone(high), 2 * high, high)
+
+    high = jax.lax.fori_loop(0, _DOUBLINGS, double, 0 * level + 2.0**-40)
+    return bisect(lambda r: ~alone(r), 0 * level, high)[1]
 
 
-def _upper_bound(
-    law: Distribution, limits: _Limits, total: Array, reached: float, share: Array
-) -> tuple[float, Array, Array]:
-    """A bound of P; of the plan that is best for the faster workers the shares and the slopes of log P."""
-    minorant = _minorant(law, limits)
-    cut = _search(law, minorant, total, reached, share, jnp.zeros((1, share.size)))
-    bound = _bounds(law, limits, total, cut, jnp.zeros((1, share.size)))[0]
-    return float(jnp.where(jnp.isnan(bound), 1, jnp.exp(bound))), cut.share[0], cut.slopes[0]
+def _closer(low: Array, high: Array, tilts: Array, room: Array) -> tuple[Array, Array]:
+    """Limits of all plans whose P is at least `reached`: λ r_n ≤ max (log P + λ r_n) - log reached = room."""
+    limit = room.reshape(tilts.shape) / tilts
+    closer_low = jnp.nanmax(jnp.vstack([jnp.where(tilts < 0, limit, jnp.nan), low]), axis=0)
+    closer_high = jnp.nanmin(jnp.vstack([jnp.where(tilts > 0, limit, jnp.nan), high]), axis=0)
+    good = closer_low < closer_high  # all but for rounding, where there is hardly any room
+    return jnp.where(good, closer_low, low), jnp.where(good, closer_high, high)
 
 
-def _closer(
-    law: Distribution, limits: _Limits, total: Array, reached: float, share: Array, slopes: Array
-) -> _Limits:
-    """Limits of all plans whose P is at least `reached`: log reached + λ r_n ≤ max (log P + λ r_n)."""
-    size = share.size
-    tilts = jnp.concatenate([factor * jnp.diag(slopes) for factor in _TILTS])
-    cut = _search(law, _minorant(law, limits), total, reached, share, tilts)
-    room = _bounds(law, limits, total, cut, tilts) - np.log(reached)
-    limit = (room / jnp.sum(tilts, axis=1)).reshape(len(_TILTS), size)
-    below = jnp.asarray(_TILTS)[:, None] < 0
-    low = jnp.max(jnp.where(below & jnp.isfinite(limit), limit, 0), axis=0)
-    high = jnp.min(jnp.where(~below & jnp.isfinite(limit), limit, jnp.inf), axis=0)
-    low, high = jnp.maximum(limits.low, low), jnp.minimum(limits.high, high)
-    good = low < high  # all but for rounding, where there is hardly any room
-    return _Limits(jnp.where(good, low, limits.low), jnp.where(good, high, limits.high))
-
-
-def _minorant(law: Distribution, limits: _Limits) -> _Minorant:
+def _minorant(law: Distribution, low: Array, high: Array) -> _Minorant:
     """The greatest convex functions of the cells' ends that are below u there."""
-    nodes = limits.low[:, None] + (limits.high - limits.low)[:, None] * jnp.linspace(0, 1, _CELLS + 1)
+    nodes = _nodes(low, high, _CELLS)
     r, u = np.asarray(nodes), np.asarray(_lateness(law, nodes))
     values, straight = np.empty_like(u), np.empty((len(u), _CELLS), bool)
     for level, (x, y) in enumerate(zip(r, u, strict=True)):
-        corners = _lower_corners(x, y)
+        corners = [0]  # that the convex hull rests on: next is the one of the least slope
+        while (i := corners[-1]) < _CELLS:
+            corners.append(i + 1 + int(np.argmin((y[i + 1 :] - y[i]) / (x[i + 1 :] - x[i]))))
         values[level] = np.interp(x, x[corners], y[corners])
         straight[level] = np.repeat(np.diff(corners) > 1, np.diff(corners))
-    return _Minorant(limits, jnp.asarray(values), jnp.asarray(straight))
+    return _Minorant(low, high, jnp.asarray(values), jnp.asarray(straight))
 
 
-def _lower_corners(x: np.ndarray, y: np.ndarray) -> list[int]:
-    """Of the convex hull of points from left to right, those that it rests on (Andrew 1979)."""
-    corners = [0]
-    for i in range(1, x.size):
-        while len(corners) > 1:
-            a, b = corners[-2:]
-            if (y[b] - y[a]) * (x[i] - x[a]) < (y[i] - y[a]) * (x[b] - x[a]):
-                break
-            corners.pop()
-        corners.append(i)
-    return corners
+def _nodes(low: Array, high: Array, cells: int) -> Array:
+    return low[:, None] + (high - low)[:, None] * jnp.linspace(0, 1, cells + 1)
 
 
 def _faster(law: Distribution, minorant: _Minorant, r: Array) -> Array:
     """The convex functions at r, `[N]`; beyond their limits they go on straight, from 0 on."""
-    low, high = minorant.limits
+    low, high = minorant.low, minorant.high
     place = (r - low) / (high - low) * _CELLS
     cell = jnp.clip(jnp.floor(jax.lax.stop_gradient(place)), 0, _CELLS - 1).astype(int)
     level = np.arange(r.size)
@@ -215,45 +191,39 @@ def _faster(law: Distribution, minorant: _Minorant, r: Array) -> Array:
 
 
 @jax.jit
-def _search(
+def _bounds(
     law: Distribution, minorant: _Minorant, total: Array, reached: float, share: Array, tilts: Array
-) -> _Cut:
-    """The most of log P + Σ tilt_n r_n of the faster workers, and the cut that touches there; `[K, N]`."""
-    unit = -jnp.log(reached)
+) -> tuple[Array, _Cut]:
+    """Of log P + Σ tilt_n r_n, `[K]`, and the cuts that touch where it is most for the faster workers."""
 
-    def loads(share: Array) -> Array:
-        return total * cumulative_load(share)
+    def touching(tilt: Array) -> _Cut:
+        def log_p(r: Array) -> Array:
+            return _log_in_time(_faster(law, minorant, r))
 
-    def one(tilt: Array) -> _Cut:
         def value(share: Array) -> Array:
-            r = loads(share)
-            return -(_log_in_time(_faster(law, minorant, r)) + jnp.sum(tilt * r)) / unit
+            r = total * cumulative_load(share)
+            return (log_p(r) + jnp.sum(tilt * r)) / jnp.log(reached)
 
         found = spectral_projected_gradient(
             value, lambda s: project_partition(s, 1.0, s.size), share, tolerance=1e-7, max_steps=_STEPS
         )
-        r = loads(found.point)
+        r = total * cumulative_load(found.point)
         u = _faster(law, minorant, r)
-        log_p, fall = jax.value_and_grad(_log_in_time)(u)
-        slopes = -jax.grad(lambda r: _log_in_time(_faster(law, minorant, r)))(r)
+        most, fall = jax.value_and_grad(_log_in_time)(u)
         # Of any numbers of these signs the cut holds.
-        fall, slopes = jnp.minimum(fall, 0), jnp.maximum(slopes, 0)
-        return _Cut(log_p - jnp.sum(fall * u), fall, slopes, found.point)
+        fall, slopes = jnp.minimum(fall, 0), jnp.maximum(-jax.grad(log_p)(r), 0)
+        return _Cut(most - jnp.sum(fall * u), fall, slopes, found.point)
 
-    return jax.vmap(one)(tilts)
-
-
-@jax.jit
-def _bounds(law: Distribution, limits: _Limits, total: Array, cut: _Cut, tilts: Array) -> Array:
-    """Of log P + Σ tilt_n r_n, `[K]`: Σ_n a_n r_n(x) ≥ total · min_i (i+1) Σ_{n≥i} a_n for every a."""
-    most = cut.constant + _suprema(law, limits, cut)
+    cut = jax.vmap(touching)(tilts)
+    most = cut.constant + _suprema(law, minorant.low, minorant.high, cut)
+    # Σ_n a_n r_n(x) ≥ total · min_i (i+1) Σ_{n≥i} a_n for every a.
     rest = jnp.cumsum((cut.slopes - tilts)[:, ::-1], axis=1)[:, ::-1]
-    return most - total * jnp.min(rest * jnp.arange(1, rest.shape[1] + 1), axis=1) + _ROUNDING
+    return most - total * jnp.min(rest * jnp.arange(1, rest.shape[1] + 1), axis=1) + _ROUNDING, cut
 
 
-def _suprema(law: Distribution, limits: _Limits, cut: _Cut) -> Array:
+def _suprema(law: Distribution, low: Array, high: Array, cut: _Cut) -> Array:
     """Σ_n sup_r (fall_n u(r) + slopes_n r) between the limits, `[K]`; u is monotone in each cell."""
-    nodes = limits.low[:, None] + (limits.high - limits.low)[:, None] * jnp.linspace(0, 1, _PROOF + 1)
+    nodes = _nodes(low, high, _PROOF)
     u = _lateness(law, nodes)
 
     def one(of: tuple[Array, Array]) -> Array:

@@ -1,14 +1,12 @@
 r"""The partition that meets a deadline most probably: maximise P(τ̂(x,T) ≤ t).
 
-Not a convex problem, so it is solved from several starts at once: spectral projected gradients (Birgin,
-Martínez & Raydan 2000) on the log-odds of being late. One value costs O(N²), so thousands of steps are cheap.
-For laws of atoms P is a step function of x: there the atoms (of rows, the runtimes) are spread by a factor
-e^±h, h → 0, and the answers are judged by the true P.
+This is not convex: spectral projected gradients (Birgin, Martínez & Raydan 2000) on the log-odds of being
+late begin at several starts at once. For distributions of atoms P is a step function of x: there the atoms
+(of rows, the runtimes) are spread by a factor e^±h, h → 0, and the answers are judged by the true P.
 
-The fastest of the plans that do so often enough, min E τ̂(x,T) over P(τ̂(x,T) ≤ t) ≥ p: an augmented
-Lagrangian (Powell 1969; Hestenes 1969) in log P(τ̂ > t), its minima by spectral projected gradients. It begins
-between the plan of least E τ̂ and the one of most P, where P = p, and its answer is moved towards the latter
-as far as P ≥ p takes.
+The fastest plan that is in time often enough, min E τ̂(x,T) over P(τ̂(x,T) ≤ t) ≥ p, is that of an augmented
+Lagrangian (Powell 1969; Hestenes 1969) in log P(τ̂ > t). The search begins between the plan of least E τ̂ and
+the one of most P, where P = p; its answer is moved towards the latter until P ≥ p.
 """
 
 import functools
@@ -32,7 +30,7 @@ from bcgc_jax.solution import Solution, assess
 from bcgc_jax.solvers.closed_form import partition_for_times
 from bcgc_jax.solvers.method import Method, refuse_setup
 from bcgc_jax.solvers.optimum import Optimal, optimum
-from bcgc_jax.solvers.spectral import spectral_projected_gradient
+from bcgc_jax.solvers.spectral import SpectralResult, spectral_projected_gradient
 
 # Of 600 problems (five families, N = 3 … 24, deadlines of 0.45 to 3 expected runtimes) these reach the best
 # of eleven starts in 98 %, at worst 4e-4 below; with x^(t), x^(f) and the optimum in place of the first five,
@@ -111,21 +109,17 @@ class Deadline(Method):
     def plan(self, problem: Problem, key: Array | None) -> Solution:
         if self.deadline is None:
             raise ValueError("a deadline is missing: Deadline(t), with t in the unit of the runtime")
-        still = jax.lax.stop_gradient(problem)
-        deadline = jax.lax.stop_gradient(jnp.asarray(self.deadline, problem.dtype))
+        still, deadline, least = jax.lax.stop_gradient((problem, self.deadline, self.min_completion))
         options: dict[str, Any] = {"tolerance": self.tolerance, "max_steps": self.max_steps}
-        found = completion_partition(still, deadline, **options)
-        lower = jnp.zeros((), problem.dtype)
-        if self.min_completion is not None:
-            least = jax.lax.stop_gradient(jnp.asarray(self.min_completion, problem.dtype))
+        found, fastest = completion_partition(still, deadline, **options), None
+        if least is not None:
             fastest = optimum(still, still.exists, tolerance=1e-6, max_steps=Optimal.max_steps)
             assert fastest.partition is not None
             found = chance_constrained(still, deadline, least, fastest.partition, found, **options)
-            lower = fastest.lower_bound
         solution = assess(problem, found.partition, found.status, found.num_steps)
-        if self.min_completion is not None:  # no plan is faster than one that need not end in time
-            lower = jnp.minimum(jnp.maximum(solution.lower_bound, lower), solution.expected_runtime)
-            solution = replace(solution, lower_bound=lower)
+        if fastest is not None:  # no plan is faster than one that need not end in time
+            lower = jnp.maximum(solution.lower_bound, fastest.lower_bound)
+            solution = replace(solution, lower_bound=jnp.minimum(lower, solution.expected_runtime))
         probability = with_slopes(_of_fixed, found.probability, problem, found.partition, self.deadline)
         return replace(solution, completion_probability=probability)
 
@@ -164,12 +158,12 @@ def completion_partition(
     """
     iteration, total = iteration_of(problem), problem.total
     t = jnp.asarray(deadline, problem.dtype) / problem.scale
-    late, project = _late_and_project(problem, t)
+    tiny = float(jnp.finfo(t.dtype).tiny)
 
     def log_odds_of(load: Load, spread: Array) -> Array:
         q = iteration.smoothed_exceedance(load, t, spread)
         # 1 - q is rounded where completion is improbable, but then it is the larger that counts.
-        return jnp.log(jnp.maximum(q, _tiny(q))) - jnp.log(jnp.maximum(1 - q, _tiny(q)))
+        return jnp.log(jnp.maximum(q, tiny)) - jnp.log(jnp.maximum(1 - q, tiny))
 
     def log_odds(share: Array, spread: Array) -> Array:
         """With the slope beside loads of 0, where no level is in use."""
@@ -182,8 +176,8 @@ def completion_partition(
 
     def stages(share: Array) -> tuple[Array, Array, Array, Array]:
         def stage(share: Array, spread: Array) -> tuple[Array, tuple[Array, Array, Array]]:
-            found = spectral_projected_gradient(
-                lambda x: log_odds(x, spread), project, share, tolerance=tolerance, max_steps=max_steps
+            found = _search(
+                problem, lambda x: log_odds(x, spread), share, tolerance=tolerance, max_steps=max_steps
             )
             return found.point, (found.value, found.residual, found.num_steps)
 
@@ -191,53 +185,52 @@ def completion_partition(
         share, (values, residuals, steps) = jax.lax.scan(stage, share, spreads)
         return share, values[-1], residuals[-1], jnp.sum(steps)
 
-    found = jax.vmap(stages)(_starts(problem, _left_for_work(problem, deadline)))
-    shares, log_odds_late, residuals, steps = found
-    # With atoms, what was minimised is spread.
-    on_time = 1 - jax.lax.map(late, shares) if iteration.stepped else jax.nn.sigmoid(-log_odds_late)
+    shares, log_odds_late, residuals, steps = jax.vmap(stages)(
+        _starts(problem, jnp.asarray(deadline, t.dtype))
+    )
+    if iteration.stepped:  # what was minimised is spread
+        on_time = 1 - jax.lax.map(functools.partial(_late, problem, t), shares)
+    else:
+        on_time = jax.nn.sigmoid(-log_odds_late)
     probabilities = jnp.clip(on_time, 0, 1)
     best = jnp.argmax(probabilities)
     status = jnp.where(residuals[best] <= tolerance, int(Status.CONVERGED), int(Status.STEP_LIMIT))
     return CompletionResult(shares[best] * total, probabilities[best], probabilities, status, jnp.max(steps))
 
 
-def _late_and_project(
-    problem: Problem, t: Array
-) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
-    """Of shares: P(late at a time t in units of κ), and the nearest ones that are shares."""
-
-    def late(share: Array) -> Array:
-        return iteration_of(problem).exceedance(load_of(problem, share * problem.total), t)
-
-    return late, lambda share: project_partition(share, 1.0, problem.num_workers)
+def _late(problem: Problem, t: Array, share: Array) -> Array:
+    """P(late at a time t in units of κ)."""
+    return iteration_of(problem).exceedance(load_of(problem, share * problem.total), t)
 
 
-def _left_for_work(problem: Problem, deadline: ArrayLike) -> Array:
-    """The deadline without start-up and link, per cycle of all coordinates' load."""
-    t = jnp.asarray(deadline, problem.dtype)
-    start = iteration_of(problem).typical_start_up().astype(t.dtype)
-    t = jnp.maximum(t - start - problem.send_load * problem.total, 1e-3 * t)
-    return t / (problem.scale * problem.total)
+def _search(
+    problem: Problem, function: Callable[[Array], Array], start: Array, **options: Any
+) -> SpectralResult:
+    """A local minimum over shares."""
+
+    def project(share: Array) -> Array:
+        return project_partition(share, 1.0, problem.num_workers)
+
+    return spectral_projected_gradient(function, project, start, **options)
 
 
-def _starts(problem: Problem, t: Array) -> Array:
+def _starts(problem: Problem, deadline: Array) -> Array:
     """Shares to begin with, `[len(STARTS), max_workers]`."""
     iteration, level = iteration_of(problem), np.arange(problem.max_workers)
     times = iteration.typical_times(_DEVIATIONS)
     planned = jax.vmap(partition_for_times, (None, 0))(problem, times) / problem.total
     harmonic = jnp.where(problem.exists, jnp.asarray(1 / (level + 1.0), problem.dtype), 0)
+    # What the start-up and the link leave, per cycle of all coordinates' load.
+    start = iteration.typical_start_up().astype(deadline.dtype)
+    left = jnp.maximum(deadline - start - problem.send_load * problem.total, 1e-3 * deadline)
     # The best single level too: with workers that never answer P is flat until a level is empty.
-    late = jnp.where(problem.exists, iteration.order_survival(t / (level + 1.0)), jnp.inf)
+    t = left / (problem.scale * problem.total) / (level + 1.0)
+    late = jnp.where(problem.exists, iteration.order_survival(t), jnp.inf)
     single = level == jnp.argmin(late)
     harmonic = harmonic / jnp.sum(harmonic)
     # No level is ever finished at times that are infinite.
     planned = jnp.where(jnp.isfinite(planned), planned, harmonic)
-    others = jnp.stack([harmonic, single])
-    return jnp.concatenate([planned, others]).astype(problem.dtype)
-
-
-def _tiny(q: Array) -> float:
-    return float(jnp.finfo(q.dtype).tiny)
+    return jnp.concatenate([planned, jnp.stack([harmonic, single])]).astype(problem.dtype)
 
 
 @functools.partial(jax.jit, static_argnames="max_steps")
@@ -255,17 +248,19 @@ def chance_constrained(
 
     `fastest` is the partition of least E τ̂, `surest` that of most P. INFEASIBLE where its P is too low.
     """
-    total = problem.total
-    late, project = _late_and_project(problem, jnp.asarray(deadline, problem.dtype) / problem.scale)
-    most = 1 - jnp.asarray(min_completion, problem.dtype)
-    tiny, least_gain = (float(a) for a in (jnp.finfo(problem.dtype).tiny, 8 * jnp.finfo(problem.dtype).eps))
+    total, dtype = problem.total, problem.dtype
+    late = functools.partial(_late, problem, jnp.asarray(deadline, dtype) / problem.scale)
+    most = 1 - jnp.asarray(min_completion, dtype)
     steps_a_round = max(max_steps // _ROUNDS, 1)
 
+    def often_enough(share: Array) -> Array:
+        return late(share) <= most
+
     def excess(share: Array) -> Array:
-        return jnp.log(jnp.maximum(late(share), tiny)) - jnp.log(most)
+        return jnp.log(jnp.maximum(late(share), float(jnp.finfo(dtype).tiny))) - jnp.log(most)
 
     sure, fast = surest.partition / total, fastest / total
-    first = _towards(lambda share: late(share) <= most, fast, sure)
+    first = _towards(often_enough, fast, sure)
     unit = expected_runtime(problem, first * total)
 
     def round_(state: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
@@ -275,23 +270,25 @@ def chance_constrained(
             pressed = jnp.maximum(multiplier + _WEIGHT * excess(share), 0)
             return expected_runtime(problem, share * total) / unit + pressed**2 / (2 * _WEIGHT)
 
-        found = spectral_projected_gradient(
-            lagrangian, project, share, tolerance=tolerance, max_steps=steps_a_round, least_gain=least_gain
+        gain = 8 * float(jnp.finfo(dtype).eps)
+        found = _search(
+            problem, lagrangian, share, tolerance=tolerance, max_steps=steps_a_round, least_gain=gain
         )
         multiplier = jnp.maximum(multiplier + _WEIGHT * excess(found.point), 0)
         return (found.point, multiplier), (found.residual, found.num_steps)
 
     begin = (first, jnp.zeros((), first.dtype))
     (share, _), (residuals, steps) = jax.lax.scan(round_, begin, None, length=_ROUNDS)
-    share = _towards(lambda share: late(share) <= most, share, sure)
-    in_time = late(fast) <= most
-    share = jnp.where(in_time, fast, share)
+    in_time = often_enough(fast)
+    share = jnp.where(in_time, fast, _towards(often_enough, share, sure))
     ended = (residuals[-1] <= tolerance) | (steps[-1] < steps_a_round)  # or all that rounding leaves
     status = jnp.where(in_time | ended, int(Status.CONVERGED), int(Status.STEP_LIMIT))
-    status = jnp.where(late(sure) <= most, status, int(Status.INFEASIBLE))
-    probability = jnp.clip(1 - late(share), 0, 1)
+    status = jnp.where(often_enough(sure), status, int(Status.INFEASIBLE))
     return surest._replace(
-        partition=share * total, probability=probability, status=status, num_steps=jnp.sum(steps)
+        partition=share * total,
+        probability=jnp.clip(1 - late(share), 0, 1),
+        status=status,
+        num_steps=jnp.sum(steps),
     )
 
 

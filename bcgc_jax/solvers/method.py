@@ -31,6 +31,7 @@ class Method:
     conditions: ClassVar[Sequence[tuple[str, str]]] = ()
     counts: ClassVar[Sequence[tuple[str, int]]] = ()
     baseline: bool = False
+    is_partition: bool = True
     fixed_workers: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -51,17 +52,21 @@ class Method:
         @property
         def name(self) -> str: ...
 
-    @property
-    def is_partition(self) -> bool:
-        return True
-
     def plan(self, problem: Problem, key: Array | None) -> Solution:
         """The scheme for a problem that has passed `check`, but for its provenance."""
         raise NotImplementedError
 
     def check(self, problem: Problem) -> None:
-        """ValueError for what it cannot do for this problem, as far as that is known before tracing."""
-        self._check_single()
+        """ValueError for what it cannot do for this problem, as far as that is known before tracing.
+
+        Shapes may say that this is a batch of methods, which only `jax.vmap` takes.
+        """
+        for name, value, _ in self._numbers():
+            if np.shape(value):
+                raise ValueError(
+                    f"{name} of {type(self).__name__} must be one number, got shape {np.shape(value)}: a "
+                    "batch goes through jax.vmap, as in jax.vmap(lambda m: solve(problem, m))(methods)"
+                )
 
     def valid(self) -> Array:
         """Whether its numbers make sense, also where they are traced."""
@@ -99,30 +104,35 @@ class Method:
         leaves, tree = jax.tree.flatten(self)
         return str(tree), [np.asarray(leaf).tolist() for leaf in leaves]
 
-    def _check_single(self) -> None:
-        """Raise ValueError where shapes say that this is a batch of methods, which only `jax.vmap` takes."""
-        for name, value, _ in self._numbers():
-            if np.shape(value):
-                raise ValueError(
-                    f"{name} of {type(self).__name__} must be one number, got shape {np.shape(value)}: a "
-                    "batch goes through jax.vmap, as in jax.vmap(lambda m: solve(problem, m))(methods)"
-                )
-
 
 class Numbered(Method):
-    """A method whose name has a number, its first field, as "tandon:3": a `word`, and `what` it counts."""
+    """A method whose name has a number, its first field, as "tandon:3": a `word`, and `what` it counts.
+
+    The number is static, a whole one from `lowest` on; None, where it may be left out, is the highest.
+    """
 
     word: ClassVar[str]
     what: ClassVar[str]
     lowest: ClassVar[int] = 1
     most_numbers: ClassVar[int] = 1
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        first = self._first()
+        if self._number() is not first.default:
+            check_whole(first.name, self._number(), self.lowest)
+
     @property
     def name(self) -> str:
-        return f"{self.word}:{self._number()}"
+        number = self._number()
+        return self.word if number is None else f"{self.word}:{number}"
 
-    def _number(self) -> int:
-        return getattr(self, dataclasses.fields(self)[0].name)  # type: ignore[arg-type]
+    @classmethod
+    def _first(cls) -> dataclasses.Field:
+        return dataclasses.fields(cls)[0]  # type: ignore[arg-type]
+
+    def _number(self) -> int | None:
+        return getattr(self, self._first().name)
 
     @classmethod
     def highest(cls, problem: Problem) -> int | None:

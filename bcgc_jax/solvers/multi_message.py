@@ -1,10 +1,9 @@
 r"""The optimised schedule: sizes of blocks and their order; every finished subset counts.
 
-min over sizes x ≥ 0, Σ x = L, of E τ (see `schedules`) is not convex: a max of mins of linear functions.
-From each of a few orders of the tasks, among them one block, one alternating group and the paper's order,
-stochastic subgradient steps on log x (Adam; Kingma & Ba 2015) find sizes. What is within a thousandth of the
-best by fresh draws, and not above the best start, counts as good; of these the one with the fewest blocks is
-taken and goes on.
+E τ (see `plans.schedules`) is not convex in the sizes x ≥ 0, Σ x = L: it is that of a max of mins. From each
+of a few orders of the tasks, among them one block, one alternating group and the paper's order, stochastic
+subgradient steps on log x (Adam; Kingma & Ba 2015) find sizes. Orders within a thousandth of the best by
+fresh draws, and not above the best start, are good; the good one with the fewest blocks is searched further.
 """
 
 import functools
@@ -42,14 +41,13 @@ _MOST = 2**24
 
 def orders(stored: int) -> list[tuple[Group, ...]]:
     """Orders of the tasks to search from, those with few blocks first, for so many stored subsets."""
-    last = Group(stored, 1)
     depths = range(1, min(stored, 4 + 1))
-    fronts: list[tuple[Group, ...]] = [tuple(Group(depth, 1) for depth in depths[:n]) for n in (1, 2, 3, 4)]
-    found: list[tuple[Group, ...]] = [(last,), *((*front, last) for front in fronts)]
+    fronts = [tuple(Group(depth, 1) for depth in depths[:n]) for n in range(5)]
+    found = [(*front, Group(stored, 1)) for front in fronts]
     if stored > 1:
-        found += [(*front, Group(stored, 4)) for front in fronts[:2]]
-        found += [(*front, Group(stored, _PARTS)) for front in ((), fronts[0], fronts[1])]
-        found.append((*fronts[0], Group(2, _FRONT_PARTS), Group(stored, _MORE_PARTS)))
+        found += [(*front, Group(stored, 4)) for front in fronts[1:3]]
+        found += [(*front, Group(stored, _PARTS)) for front in fronts[:3]]
+        found.append((*fronts[1], Group(2, _FRONT_PARTS), Group(stored, _MORE_PARTS)))
     return list(dict.fromkeys(found))
 
 
@@ -79,23 +77,20 @@ def optimise_multi_message(key: Array, problem: Problem, stored: int) -> Plan:
     return best.with_sizes(jnp.where(better, polished.sizes, best.sizes))
 
 
-def _count(groups: Sequence[Group]) -> int:
-    return sum(group.num_blocks for group in groups)
-
-
 def _padded(tried: Sequence[Sequence[Group]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Tasks, `[G, K]` each, and shares to begin with, `[G, B]`, 0 where there is no block."""
-    tasks = [tasks_of(groups) for groups in tried]
-    longest, blocks = max(s.size for s, _ in tasks), max(map(_count, tried))
-    subset, block = np.zeros((len(tried), longest), int), np.full((len(tried), longest), -1)
-    shares = np.zeros((len(tried), blocks))
-    for i, ((s, b), groups) in enumerate(zip(tasks, tried, strict=True)):
-        subset[i, : s.size], block[i, : b.size] = s, b
+    subsets, blocks = zip(*map(tasks_of, tried), strict=True)
+    shares = []
+    for *front, last in tried:
         # A seventh in each of the first groups: in the paper's setting at N = 20 a bit less than they get.
-        share = [1 / 7 / g.num_blocks for g in groups[:-1] for _ in range(g.num_blocks)]
-        rest = groups[-1].num_blocks
-        shares[i, : _count(groups)] = share + [(1 - sum(share)) / rest] * rest
-    return subset, block, shares
+        share = [1 / 7 / group.num_blocks for group in front for _ in range(group.num_blocks)]
+        shares.append(np.array(share + [(1 - sum(share)) / last.num_blocks] * last.num_blocks))
+    return _rows(subsets, 0), _rows(blocks, -1), _rows(shares, 0)
+
+
+def _rows(rows: Sequence[np.ndarray], padding: int) -> np.ndarray:
+    longest = max(map(len, rows))
+    return np.stack([np.pad(row, (0, longest - len(row)), constant_values=padding) for row in rows])
 
 
 def _mean(key: Array, problem: Problem, plan: Plan) -> Array:

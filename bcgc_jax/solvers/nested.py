@@ -1,21 +1,17 @@
 r"""`Nested`: plain sums of nested groups of workers, with the optimal size of each block; nobody is asked.
 
-The paper's codes make up for any n late workers. Repetition needs less: cut the workers into groups, let all
-workers of a group compute the same sum, and block k is there when one worker of each group of its partition
-π_k has sent it. Each partition refines the next one, from singles to all workers, and all do the blocks in
-this order. With S_k = P(a worker has not done block k by t), `plans.completion.OneOfEach` has P(τ ≤ t) as a
-product over the tree of groups, so E τ is one integral and its slope exact.
+Workers are cut into groups, and all of a group compute the same sum. Block k is there when one worker of each
+group of its partition π_k has sent it. Each partition refines the next one, from singles to all workers, and
+all do the blocks in this order. `plans.completion.OneOfEach` has P(τ ≤ t) as a product over the tree of
+groups, so E τ is one integral and its slope exact.
 
-Groups of unlike sizes share the data in one of two ways. "by_size": a group of g workers has g of the N
-subsets, so workers of larger groups do more: E τ is a mean of maxima of minima, not convex, and the optimum
-local. "equal": each of the m groups of a level has 1/m of the data. All workers have the same load, E τ is
-convex and homogeneous as the paper's is, and so its certificate holds:
+Groups of unlike sizes share the data in one of two ways. "equal": each of the m groups of a level has 1/m of
+it. All workers have the same load, E τ is convex and homogeneous, and the certificate of the paper's scheme
+holds: f(z) ≥ ∇f(x)·z ≥ L min_k ∂f/∂x_k for all sizes z ≥ 0 with Σ z = L. "by_size": a group of g workers has
+g of the N subsets, so workers of larger groups do more, and the optimum is local. If every worker had the
+least group of its level, all would be there earlier: the certificate of these loads is a bound.
 
-    f(z) ≥ ∇f(x)·z ≥ L min_k ∂f/∂x_k   for all sizes z ≥ 0 with Σ z = L.
-
-By size, if every worker had the least group of its level, all would be there earlier: the certificate of
-these loads, which are alike, is a bound, too. With random start-ups E τ is not convex, and the bound is that
-of workers which all begin with the first, after E S_(1).
+With random start-ups E τ is not convex. The bound is then that of workers which all begin with the first.
 
 Repetition within groups is that of Tandon et al. 2017 (fractional repetition) and of clustered codes
 (Ozfatura, Gündüz & Ulukus 2019); codes of several levels, nested, are in Maßny et al. 2022. What is new here
@@ -31,7 +27,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import check_whole, concrete, pytree_dataclass, replace, static_field
+from bcgc_jax._pytree import concrete, pytree_dataclass, replace, static_field
 from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.completion import OneOfEach
 from bcgc_jax.plans.groups import Groups, check_groups, halving, kinds_by_size, sizes_of_kinds
@@ -44,27 +40,24 @@ from bcgc_jax.plans.runtime import (
     lower_bound_of,
     problem_tasks,
     with_least_start_up,
+    with_slopes,
 )
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution, solution_of_value
 from bcgc_jax.solvers.method import Numbered
-from bcgc_jax.solvers.spectral import spectral_projected_gradient
+from bcgc_jax.solvers.spectral import SpectralResult, spectral_projected_gradient
 
-# A projected step that moves no share by more ends the search; in single precision, where slopes are known to
-# some 1e-5.
-_TOLERANCE = {8: 1e-8, 4: 1e-4}
-_MAX_STEPS = 300
-# The search for a bound by size ends earlier: it is some per cent below the optimum anyway.
-_OF_BOUND = 1e-4
+# A projected step that moves no share by more ends the search, by the bytes of a number: in single precision
+# slopes are known to some 1e-5. That for a bound by size ends earlier: it is some per cent below anyway.
+_TOLERANCE, _OF_BOUND, _MAX_STEPS = {8: 1e-8, 4: 1e-4}, 1e-4, 300
 
 
 @pytree_dataclass
 class Nested(Numbered):
     r"""Blocks that are there with one worker of each of nested groups; no code, and nobody is asked.
 
-    Minimises E max_k max_{g ∈ π_k} min_{w ∈ g} T_w κ y_wk over the sizes z ≥ 0 of the blocks, Σ z = L. π_k
-    are the groups of block k, y_wk = Σ_{i≤k} d_wi z_i, and d_wi is how many subsets of the data the group of
-    worker w has for block i.
+    minimise E max_k max_{g ∈ π_k} min_{w ∈ g} T_w κ Σ_{i≤k} d_wi z_i over the sizes z ≥ 0 of blocks, Σ z = L.
+    π_k are the groups of block k, d_wi how many subsets of the data the group of worker w has for block i.
 
     Args:
       max_subsets: how many of the N subsets of the data a worker stores at most; all by default.
@@ -92,29 +85,20 @@ class Nested(Numbered):
 
     conditions = (("deadline", "> 0"),)
     word, what = "nested", "a number of stored subsets"
+    is_partition = False
     fixed_workers = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.max_subsets is not None:
-            check_whole("max_subsets", self.max_subsets, 1)
         if self.data not in ("by_size", "equal"):
             raise ValueError(f'data must be "by_size" or "equal", got {self.data!r}')
-
-    @property
-    def name(self) -> str:
-        return "nested" if self.max_subsets is None else f"nested:{self.max_subsets}"
-
-    @property
-    def is_partition(self) -> bool:
-        return False
 
     def check(self, problem: Problem) -> None:
         super().check(problem)
         if concrete(problem.num_workers) is None:
             raise ValueError(
-                f'method="{self.name}" makes its groups of a known number of workers, and this one is '
-                "traced: solve for each number of workers by itself"
+                f'method="{self.name}" makes its groups of a known number of workers, and it is traced: '
+                "solve for each number of workers by itself"
             )
         if not iteration_of(problem).alike:
             raise ValueError(
@@ -139,112 +123,90 @@ class Nested(Numbered):
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
         workers = int(concrete(problem.num_workers))  # type: ignore[arg-type]
-        groups = self.groups(workers)
-        kinds = kinds_by_size(groups) if self.data == "by_size" else None
-        rule = OneOfEach(groups, kinds)
-        count = np.array([len(level) for level in groups])
-        data = workers / count if kinds is None else sizes_of_kinds(groups, kinds)
-        least = [np.broadcast_to([min(map(len, level)) for level in groups], np.shape(data))]
-        data = np.stack([data, *(least if kinds else [])]).astype(problem.dtype)
-        found = _optimum(problem, rule, data)
+        groups, kinds = self.groups(workers), None
+        data = np.array([[workers / len(level) for level in groups]], problem.dtype)
+        if self.data == "by_size":
+            kinds = kinds_by_size(groups)
+            own = sizes_of_kinds(groups, kinds)
+            least = np.array([min(map(len, level)) for level in groups])
+            data = np.stack([own, np.broadcast_to(least, own.shape)]).astype(problem.dtype)
+        rule, probability = OneOfEach(groups, kinds), None
+        found, runtime, lower = _optimum(problem, rule, data)
         if self.deadline is not None:
-            found = _most_probable(problem, rule, data[0], jnp.asarray(self.deadline), found)
-        block, share = np.arange(len(groups)), np.ones(len(groups), problem.dtype)
-        plan = Plan(found.sizes, block, data[0], share, rule)
-        solution = solution_of_value(problem, found.runtime)
-        if self.deadline is not None:
-            solution = replace(
-                solution, completion_probability=completion_probability(problem, plan, self.deadline)
-            )
-        loose = (solution.status == int(Status.CONVERGED)) & ~found.converged
+            found, runtime, probability = _most_probable(problem, rule, data[0], self.deadline, found.point)
+            lower = jnp.zeros_like(runtime.value)
+        solution = solution_of_value(problem, runtime)
+        loose = (solution.status == int(Status.CONVERGED)) & ~(found.residual <= _TOLERANCE[data.itemsize])
         return replace(
             solution,
-            plan=plan,
-            lower_bound=found.lower_bound,
+            plan=_plan_of(problem, rule, found.point, data[0]),
+            lower_bound=lower,
             status=jnp.where(loose, int(Status.STEP_LIMIT), solution.status),
             num_steps=found.num_steps,
+            completion_probability=probability,
             kind="exact" if kinds is None and problem.convex and self.deadline is None else "local",
         )
 
 
-class _Found(NamedTuple):
-    sizes: Array
-    runtime: Expectation
-    lower_bound: Array
-    num_steps: Array
-    converged: Array
-
-
-class _Best(NamedTuple):
-    """Of a search: the levels it uses, shares, E τ with its slope in them and its error, and how it ended."""
-
-    used: Array
-    share: Array
-    value: Array
-    slope: Array
-    error: Array
-    num_steps: Array
-    converged: Array
-
-
 @jax.jit
-def _optimum(problem: Problem, rule: OneOfEach, data: Array) -> _Found:
-    """The sizes of the blocks for `data[0]`; the optimum for the last data, of convex ones, is a bound."""
-    size, dtype = len(rule.groups), problem.dtype
-    total = problem.total.astype(dtype)
-    still = jax.lax.stop_gradient(problem)
-    first = _search(still, rule, jnp.ones(size, bool), data[0], 1.0, max_steps=0)
-    round_ = functools.partial(_round, still, rule, data)
-    # The search, and that of the bound, if that is of other data; without convexity it is of another problem.
-    phases = len(data) if problem.convex else 1
-    begin = (jnp.asarray(0), first, first)
-    _, found, bounding = jax.lax.while_loop(lambda state: state[0] < phases, round_, begin)
+def _optimum(problem: Problem, rule: OneOfEach, data: Array) -> tuple[SpectralResult, Expectation, Array]:
+    """The best shares of the blocks for `data[0]`, their runtime, and a bound.
+
+    With setup a search of its own for each set of levels that has one more or less, as long as that helps.
+    The bound is the optimum for the last data of a convex problem.
+    """
+    dtype, size, still = problem.dtype, len(rule.groups), jax.lax.stop_gradient(problem)
+    bounded_apart = problem.convex and len(data) > 1
+    tolerance = _TOLERANCE[dtype.itemsize]
+
+    def round_(state: _Round) -> _Round:
+        lanes = state.used[None]
+        if problem.has_setup:
+            others = state.used ^ np.eye(size, dtype=bool)
+            lanes = jnp.concatenate([lanes, jnp.where(jnp.any(others, axis=1)[:, None], others, lanes)])
+        tried = len(lanes)
+        last = np.arange(tried + bounded_apart) == tried
+        searches = (
+            jnp.concatenate([lanes, state.used[None]])[: last.size],
+            data[np.where(last, -1, 0)],
+            np.where(last, _OF_BOUND, tolerance).astype(dtype),
+        )
+        found = jax.vmap(functools.partial(_search, still, rule))(*searches)
+        at = jnp.argmin(found.value[:tried])
+        one, bound = (jax.tree.map(lambda a, i=i: a[i], found) for i in (at, -1))
+        better = ~(one.value >= state.best.value)
+        best = jax.tree.map(lambda a, b: jnp.where(better, a, b), one, state.best)
+        return _Round(better & (at > 0), jnp.where(better, lanes[at], state.used), best, bound)
+
+    none, start = jnp.asarray(jnp.inf, dtype), jnp.ones(size, dtype)
+    nothing = SpectralResult(start, none, start, none, none, jnp.asarray(0))
+    begin = _Round(jnp.asarray(True), start > 0, nothing, nothing)
+    _, used, best, bound = jax.lax.while_loop(lambda state: state.go_on, round_, begin)
+    if not bounded_apart:
+        bound = best
     if not problem.convex:
-        bounding = _search(with_least_start_up(still), rule, found.used, data[-1], _OF_BOUND)
-    elif phases == 1:
-        bounding = found
-    plan = _plan_of(problem, rule, found.share, data[0])
-    known = _differentiable(Expectation(found.value, found.error), problem, plan)
-    # 0 without what is paid once, up to rounding.
-    constant = bounding.value - jnp.sum(bounding.slope * bounding.share)
-    least = jnp.min(jnp.where(found.used, bounding.slope, jnp.inf)) - bounding.error
-    lower = least if problem.bare else least + constant
-    lower = lower_bound_of(lower, jax.lax.stop_gradient(known.value))
-    return _Found(total * found.share, known, lower, found.num_steps, found.converged)
+        bound = _search(with_least_start_up(still), rule, used, data[-1], _OF_BOUND)
+    lower = jnp.min(jnp.where(used, bound.slope, jnp.inf)) - bound.aux
+    if not problem.bare:  # else 0, up to rounding
+        lower = lower + bound.value - jnp.sum(bound.slope * bound.point)
+    plan = _plan_of(problem, rule, best.point, data[0])
+    runtime = with_slopes(_of_fixed, Expectation(best.value, best.aux), problem, plan)
+    return best, runtime, lower_bound_of(lower, best.value)
 
 
-def _round(
-    problem: Problem, rule: OneOfEach, data: Array, state: tuple[Array, _Best, _Best]
-) -> tuple[Array, _Best, _Best]:
-    """A search for each set of levels that has one more or less, as long as that helps; then the bound's."""
-    phase, best, bounding = state
-    lanes = best.used[None]
-    if problem.has_setup:
-        others = best.used ^ np.eye(best.used.size, dtype=bool)
-        lanes = jnp.concatenate([lanes, jnp.where(jnp.any(others, axis=1)[:, None], others, lanes)])
-    now = data[jnp.minimum(phase, len(data) - 1)]
-    tolerance = jnp.where(phase == 0, _TOLERANCE[problem.dtype.itemsize], _OF_BOUND).astype(problem.dtype)
-    found = jax.vmap(lambda used: _search(problem, rule, used, now, tolerance))(lanes)
-    at = jnp.where(phase == 0, jnp.argmin(found.value), 0)
-    one = jax.tree.map(lambda a: a[at], found)
-    better = (phase == 0) & ~(one.value >= best.value)
-    go_on = better & (at > 0)
-    best, bounding = (
-        jax.tree.map(lambda a, b, now=now: jnp.where(now, a, b), one, other)
-        for now, other in ((better, best), (phase == 1, bounding))
-    )
-    return jnp.where(go_on, 0, phase + 1), best, bounding
+class _Round(NamedTuple):
+    """Whether there is another one; the levels used, and of these the best shares and the bound."""
+
+    go_on: Array
+    used: Array
+    best: SpectralResult
+    bound: SpectralResult
 
 
 def _search(
-    problem: Problem,
-    rule: OneOfEach,
-    used: Array,
-    data: Array,
-    tolerance: ArrayLike,
-    max_steps: int = _MAX_STEPS,
-) -> _Best:
-    """The best shares of the levels that are used."""
+    problem: Problem, rule: OneOfEach, used: Array, data: Array, tolerance: ArrayLike
+) -> SpectralResult:
+    """The best shares of the levels that are used, with E τ, its slope and its error."""
     dtype = problem.dtype
     start = used / jnp.sum(used, dtype=dtype)
     load, _, scale = problem_tasks(problem, _plan_of(problem, rule, start, data))
@@ -257,50 +219,43 @@ def _search(
         found = integrate_runtime(problem, _plan_of(problem, rule, share, data))
         return found.value / unit, found.error
 
-    if max_steps == 0:  # nothing is known yet
-        none = jnp.asarray(jnp.inf, dtype)
-        return _Best(jnp.asarray(used), start, none, start, none, jnp.asarray(0), jnp.asarray(False))
+    def project(share: Array) -> Array:
+        return project_on_levels(share, 1.0, used)
+
     found = spectral_projected_gradient(
-        runtime,
-        lambda share: project_on_levels(share, 1.0, used),
-        start,
-        tolerance=tolerance,
-        max_steps=max_steps,
-        has_aux=True,
+        runtime, project, start, tolerance=tolerance, max_steps=_MAX_STEPS, has_aux=True
     )
-    value, slope = found.value * unit, found.slope * unit
-    converged = found.residual <= tolerance
-    return _Best(jnp.asarray(used), found.point, value, slope, found.aux, found.num_steps, converged)
+    return found._replace(value=found.value * unit, slope=found.slope * unit)
 
 
 @jax.jit
 def _most_probable(
-    problem: Problem, rule: OneOfEach, data: Array, deadline: Array, fastest: _Found
-) -> _Found:
-    """From the fastest plan to one that is more probably in time."""
+    problem: Problem, rule: OneOfEach, data: Array, deadline: ArrayLike, start: Array
+) -> tuple[SpectralResult, Expectation, Array]:
+    """From the shares of the fastest plan to some that are more probably in time; E τ and P of these."""
     still = jax.lax.stop_gradient(problem)
-    used, total = fastest.sizes > 0, still.total.astype(problem.dtype)
-    tolerance = _TOLERANCE[problem.dtype.itemsize]
 
     def unlikely(share: Array) -> Array:
         load, _, scale = problem_tasks(still, _plan_of(still, rule, share, data))
-        late = iteration_of(still).exceedance(load, deadline.astype(share.dtype) / scale, rule)
+        late = iteration_of(still).exceedance(load, jnp.asarray(deadline, share.dtype) / scale, rule)
         return jnp.log(late) - jnp.log1p(-late)
 
+    def project(share: Array) -> Array:
+        return project_on_levels(share, 1.0, start > 0)
+
     # Where the fastest is always or never in time, up to rounding, it is the answer.
-    start = fastest.sizes / total
     known = jnp.isfinite(unlikely(start))
     found = spectral_projected_gradient(
         lambda share: jnp.where(known, unlikely(share), 0),
-        lambda share: project_on_levels(share, 1.0, used),
+        project,
         start,
-        tolerance=tolerance,
+        tolerance=_TOLERANCE[start.dtype.itemsize],
         max_steps=_MAX_STEPS,
     )
     share = jnp.where(known, found.point, start)
-    runtime = integrate_runtime(problem, _plan_of(problem, rule, share, data))
-    converged = ~known | (found.residual <= tolerance)
-    return _Found(total * share, runtime, jnp.zeros_like(runtime.value), found.num_steps, converged)
+    plan = _plan_of(problem, rule, share, data)
+    found = found._replace(point=share, residual=jnp.where(known, found.residual, 0))
+    return found, integrate_runtime(problem, plan), completion_probability(problem, plan, deadline)
 
 
 def _plan_of(problem: Problem, rule: OneOfEach, share: Array, data: Array) -> Plan:
@@ -309,15 +264,5 @@ def _plan_of(problem: Problem, rule: OneOfEach, share: Array, data: Array) -> Pl
     return Plan(sizes, level, data, np.ones(level.size, share.dtype), rule)
 
 
-@jax.custom_jvp
-def _differentiable(known: Expectation, problem: Problem, plan: Plan) -> Expectation:
-    """`known`, that of a plan, with its slopes in the problem's leaves: those of the optimum."""
-    del problem, plan
-    return known
-
-
-@_differentiable.defjvp
-def _differentiable_jvp(primals, tangents):
-    known, problem, plan = primals
-    _, slope = jax.jvp(lambda p: integrate_runtime(p, plan), (problem,), (tangents[1],))
-    return known, slope
+def _of_fixed(problem: Problem, plan: Plan) -> Expectation:
+    return integrate_runtime(problem, jax.lax.stop_gradient(plan))

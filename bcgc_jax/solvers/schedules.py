@@ -13,12 +13,12 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import check_whole, concrete, pytree_dataclass, replace, static_field
+from bcgc_jax._pytree import concrete, pytree_dataclass, replace, static_field
 from bcgc_jax.exact.bisection import bisect
 from bcgc_jax.exact.quadrature import Expectation
-from bcgc_jax.plans.completion import AnyOf, FirstHolder
+from bcgc_jax.plans.completion import AnyOf
 from bcgc_jax.plans.iterations import iteration_of
-from bcgc_jax.plans.plan import Plan, Requirements, needs_of
+from bcgc_jax.plans.plan import Plan, Requirements
 from bcgc_jax.plans.runtime import integrate_runtime
 from bcgc_jax.plans.schedules import (
     Group,
@@ -45,70 +45,45 @@ class Scheduled(Numbered):
     """A scheme without a code, in which every finished subset or chunk counts."""
 
     baseline = True
+    is_partition = False
     knows_unit_costs: ClassVar[bool] = True
-    knows_link: ClassVar[bool] = False
-
-    @property
-    def is_partition(self) -> bool:
-        return False
 
     def check(self, problem: Problem) -> None:
         super().check(problem)
-        if problem.send_time is not None and not self.knows_link:
+        if problem.send_time is not None:
             raise ValueError(f'method="{self.name}" knows no send_time: who sends what is decided as they go')
         if problem.unit_costs is not None and not self.knows_unit_costs:
             raise ValueError(f'method="{self.name}" cuts between coordinates: it knows no unit_costs')
 
+    def is_drawn(self, problem: Problem) -> bool:
+        return True
+
     def needs_mean(self, problem: Problem) -> bool:
         return self.is_drawn(problem)
 
-    def schedule(self, problem: Problem, key: Array | None) -> Plan | None:
-        """What the workers do; None where nobody plans it."""
+    def schedule(self, problem: Problem, key: Array | None) -> Plan:
+        """What the workers do."""
         raise NotImplementedError
-
-    def evaluate(
-        self, problem: Problem, schedule: Plan | None, key: Array | None
-    ) -> tuple[Expectation, Requirements]:
-        """Expected runtime with its error, NaN where there is no such scheme, and what the scheme needs.
-
-        The error is a standard error where it comes from draws, which need the key (`is_drawn`).
-        """
-        assert schedule is not None
-        found = (
-            _by_draws(problem, schedule, key)
-            if self.is_drawn(problem)
-            else integrate_runtime(problem, schedule)
-        )
-        exists = self.exists(problem, schedule)
-        found = jax.tree.map(lambda a: jnp.where(exists, a, jnp.nan), found)
-        needs = needs_of(schedule, None, problem.num_workers)
-        return found, _needs_of(problem, schedule) if needs is None else needs
-
-    def exists(self, problem: Problem, schedule: Plan) -> Array:
-        """Whether there are workers enough."""
-        return _stored(schedule) <= jnp.asarray(problem.num_workers)
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
         """Judged by draws that its search has not seen."""
         search, judge = (None, None) if key is None else jax.random.split(key)
-        workers = concrete(problem.num_workers)
-        if workers is not None and not workers.ndim and self.is_drawn(problem):
-            problem = replace(
-                problem, max_workers=int(workers)
-            )  # draws of workers that are none take as long
+        workers, drawn = concrete(problem.num_workers), self.is_drawn(problem)
+        if workers is not None and not workers.ndim and drawn:  # draws of workers that are none take as long
+            problem = replace(problem, max_workers=int(workers))
         schedule = self.schedule(problem, search)
-        found, needs = _evaluated(self, problem, schedule, judge)
-        plan = Plan(problem.total[None], np.zeros(0, int), np.zeros(0, int), np.zeros(0, problem.dtype), None)
-        if schedule is not None:
-            plan = without_padding(schedule)
-        return replace(solution_of_value(problem, found), plan=replace(plan, known_needs=needs))
+        found, needs = _evaluate(problem, schedule, judge if drawn else None)
+        plan = replace(without_padding(schedule), known_needs=needs)
+        return replace(solution_of_value(problem, found), plan=plan)
 
 
 @jax.jit
-def _evaluated(
-    method: Scheduled, problem: Problem, schedule: Plan | None, key: Array | None
-) -> tuple[Expectation, Requirements]:
-    return method.evaluate(problem, schedule, key)
+def _evaluate(problem: Problem, schedule: Plan, key: Array | None) -> tuple[Expectation, Requirements]:
+    """Expected runtime, by draws with a key, and what the schedule needs; NaN where workers are too few."""
+    found = integrate_runtime(problem, schedule) if key is None else _by_draws(problem, schedule, key)
+    needs = _needs_of(problem, schedule)
+    exists = needs.stored_subsets <= jnp.asarray(problem.num_workers)
+    return Expectation(*(jnp.where(exists, a, jnp.nan) for a in found)), needs
 
 
 @pytree_dataclass
@@ -120,7 +95,6 @@ class Cyclic(Scheduled):
 
     stored: int = static_field()
 
-    counts = (("stored", 1),)
     word, what = "cyclic", "a number of stored subsets"
 
     def is_drawn(self, problem: Problem) -> bool:
@@ -137,7 +111,7 @@ class Alternating(Scheduled):
     stored: int = static_field()
     num_blocks: int = static_field(default=10)
 
-    counts = (("stored", 1), ("num_blocks", 1))
+    counts = (("num_blocks", 1),)
     word, what = "alternating", "a number of stored subsets"
     most_numbers = 2
     knows_unit_costs = False
@@ -146,16 +120,13 @@ class Alternating(Scheduled):
     def name(self) -> str:
         return f"alternating:{self.stored}:{self.num_blocks}"
 
-    def is_drawn(self, problem: Problem) -> bool:
-        return True
-
     def schedule(self, problem: Problem, key: Array | None) -> Plan:
         sizes = jnp.full(self.num_blocks, problem.total / self.num_blocks)
         return schedule_of([Group(self.stored, self.num_blocks)], sizes)
 
 
 @pytree_dataclass
-class Backup(Scheduled):
+class Backup(Numbered):
     """The fastest N - `spare` workers, uncoded: not the gradient of all data, but of a random part of it.
 
     Chen et al., Revisiting distributed synchronous SGD, 2016.
@@ -163,18 +134,21 @@ class Backup(Scheduled):
 
     spare: int = static_field()
 
-    counts = (("spare", 0),)
     word, what = "backup", "a number of spare workers"
     lowest = 0
-    knows_link = True
+    baseline = True
+    is_partition = False
 
-    def exists(self, problem: Problem, schedule: Plan) -> Array:
-        return self.spare < jnp.asarray(problem.num_workers)
+    def needs_mean(self, problem: Problem) -> bool:
+        return False
 
-    def schedule(self, problem: Problem, key: Array | None) -> Plan:
+    def plan(self, problem: Problem, key: Array | None) -> Solution:
         one, late = np.ones(1, int), jnp.asarray([self.spare])
         rule = AnyOf(problem.num_workers, late, exact_gradient=self.spare == 0)
-        return Plan(problem.total[None], 0 * one, one, one.astype(problem.dtype), rule)
+        plan = Plan(problem.total[None], 0 * one, one, one.astype(problem.dtype), rule)
+        exists = self.spare < jnp.asarray(problem.num_workers)
+        found = (jnp.where(exists, a, jnp.nan) for a in integrate_runtime(problem, plan))
+        return replace(solution_of_value(problem, Expectation(*found)), plan=plan)
 
 
 @pytree_dataclass
@@ -188,7 +162,6 @@ class Sharing(Scheduled):
     round_trip: ArrayLike = 0.0
 
     conditions = (("round_trip", ">= 0"),)
-    counts = (("chunks", 1),)
     word, what = "sharing", "a number of chunks a worker"
 
     @classmethod
@@ -199,28 +172,28 @@ class Sharing(Scheduled):
         super().check(problem)
         refuse_setup(problem, self.name)
 
-    def is_drawn(self, problem: Problem) -> bool:
-        return True
-
-    def schedule(self, problem: Problem, key: Array | None) -> None:
-        return None
-
-    def evaluate(
-        self, problem: Problem, schedule: Plan | None, key: Array | None
-    ) -> tuple[Expectation, Requirements]:
+    def plan(self, problem: Problem, key: Array | None) -> Solution:
         assert key is not None
-        chunk = problem.total / self.chunks
-        trip = jnp.asarray(self.round_trip, problem.dtype) / problem.scale
-        workers = jnp.asarray(problem.num_workers)
+        found = _share_out(problem, self, jax.random.split(key)[1])
+        workers, one = jnp.asarray(problem.num_workers), jnp.ones((), problem.dtype)
+        needs = Requirements(workers, one, jnp.asarray(self.chunks), jnp.asarray(True))
+        # Nobody plans who does what.
+        task = np.zeros(0, int)
+        plan = Plan(problem.total[None], task, task, task.astype(problem.dtype), None, needs)
+        return replace(solution_of_value(problem, found), plan=plan)
 
-        def shared(starts: Array, times: Array) -> Array:
-            return jax.vmap(lambda s, t: share_out(s, t * chunk + trip, workers, self.chunks))(starts, times)
 
-        # A worker's last answer needs no further question.
-        tau = problem.scale * over_draws(key, problem, shared, NUM_DRAWS // 8, problem.max_workers)
-        found = Expectation(jnp.mean(tau), jnp.std(tau) / tau.size**0.5)
-        one = jnp.ones((), problem.dtype)
-        return found, Requirements(workers, one, jnp.asarray(self.chunks), jnp.asarray(True))
+@jax.jit
+def _share_out(problem: Problem, method: Sharing, key: Array) -> Expectation:
+    chunk, workers = problem.total / method.chunks, jnp.asarray(problem.num_workers)
+    trip = jnp.asarray(method.round_trip, problem.dtype) / problem.scale
+
+    def shared(starts: Array, times: Array) -> Array:
+        return jax.vmap(lambda s, t: share_out(s, t * chunk + trip, workers, method.chunks))(starts, times)
+
+    # A worker's last answer needs no further question.
+    tau = problem.scale * over_draws(key, problem, shared, NUM_DRAWS // 8, problem.max_workers)
+    return Expectation(jnp.mean(tau), jnp.std(tau) / tau.size**0.5)
 
 
 @pytree_dataclass
@@ -237,18 +210,6 @@ class MultiMessage(Scheduled):
     baseline = False
     knows_unit_costs = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.max_subsets is not None:
-            check_whole("max_subsets", self.max_subsets, 1)
-
-    @property
-    def name(self) -> str:
-        return "multi_message" if self.max_subsets is None else f"multi_message:{self.max_subsets}"
-
-    def is_drawn(self, problem: Problem) -> bool:
-        return True
-
     def schedule(self, problem: Problem, key: Array | None) -> Plan:
         assert key is not None
         stored = problem.max_workers if self.max_subsets is None else self.max_subsets
@@ -258,30 +219,26 @@ class MultiMessage(Scheduled):
 def without_padding(found: Plan) -> Plan:
     """Without the tasks and blocks that are none, where it is known which these are."""
     block = concrete(jnp.asarray(found.block))
-    if block is None or block.ndim > 1 or not isinstance(found.completion, FirstHolder):
+    if block is None:
         return found
     there = block >= 0
-    sizes = found.sizes[: block.max() + 1]
-    turns, stored = np.asarray(turns_of(found)), stored_by(found)
-    return circle_plan(sizes, turns[there], block[there], stored)
+    turns = np.asarray(turns_of(found))[there]
+    return circle_plan(found.sizes[: block.max() + 1], turns, block[there], stored_by(found))
 
 
-def _by_draws(problem: Problem, schedule: Plan, key: Array | None) -> Expectation:
-    assert key is not None
+def _by_draws(problem: Problem, schedule: Plan, key: Array) -> Expectation:
     known = schedule_of([Group(stored_by(schedule), 1)], problem.total[None])
     cycles, of_known = (cycles_of_problem(problem, one) for one in (schedule, known))
+    workers, alike = problem.num_workers, iteration_of(problem).alike
 
     def both(starts: Array, times: Array) -> tuple[Array, Array]:
-        workers = problem.num_workers
         tau = schedule_runtime(cycles, times, starts, workers)
-        if not iteration_of(problem).alike:
-            return tau, jnp.zeros_like(tau)
-        return tau, schedule_runtime(of_known, times, starts, workers)
+        return tau, schedule_runtime(of_known, times, starts, workers) if alike else jnp.zeros_like(tau)
 
     width = schedule.sizes.size + 1
     tau, beside = (problem.scale * a for a in over_draws(key, problem, both, NUM_DRAWS, width))
     mean, error = jnp.mean(tau), jnp.std(tau) / NUM_DRAWS**0.5
-    if not iteration_of(problem).alike:
+    if not alike:
         return Expectation(mean, error)
     exact = integrate_runtime(problem, known)
     off = beside - jnp.mean(beside)
@@ -302,13 +259,8 @@ def _needs_of(problem: Problem, schedule: Plan) -> Requirements:
     # The same draws always: of a figure with two digits.
     draws = min(_SENT_DRAWS, max(_SENT_WORKERS // problem.max_workers, _FEWEST))
     found = over_draws(jax.random.key(0), problem, sent, draws, 2 * schedule.sizes.size)
-    blocks = jnp.sum(schedule.sizes > 0)
-    return Requirements(_stored(schedule), jnp.mean(found), blocks, jnp.asarray(True))
-
-
-def _stored(schedule: Plan) -> Array:
-    """Of the tasks that there are."""
-    return jnp.max(jnp.where(jnp.asarray(schedule.block) >= 0, turns_of(schedule) + 1, 0))
+    stored = jnp.max(jnp.where(jnp.asarray(schedule.block) >= 0, turns_of(schedule) + 1, 0))
+    return Requirements(stored, jnp.mean(found), jnp.sum(schedule.sizes > 0), jnp.asarray(True))
 
 
 def share_out(starts: Array, seconds: Array, num_workers: Array, chunks: int) -> Array:

@@ -18,9 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import concrete, is_traced, show
+from bcgc_jax._pytree import concrete, show
 from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.problem import Problem
@@ -96,7 +95,7 @@ class Scheme(Method):
         return f"Scheme({self.name!r}, {show(self.function)}, gives={self.gives!r}{baseline})"
 
     @property
-    def is_partition(self) -> bool:
+    def is_partition(self) -> bool:  # type: ignore[override]
         return self.gives in ("partition", "levels")
 
     def is_drawn(self, problem: Problem) -> bool:
@@ -115,27 +114,18 @@ class Scheme(Method):
     def plan(self, problem: Problem, key: Array | None) -> Solution:
         if not self.is_partition:
             return _expected(problem, key, scheme=self)
-        partition, status = _partition(problem, scheme=self)
+        partition, status = baselines.partition_of(self.read, problem)
         _refuse_partition(problem, self.name, partition)
         return assess(problem, partition, status)
 
-    def partition(self, problem: Problem) -> Array:
-        """x, `[max_workers]`; NaN where the scheme does not exist."""
-        return _READINGS[self.gives](self, problem)
-
-    def expectation(self, problem: Problem, key: Array | None) -> Expectation:
-        """The expected runtime and its error; NaN likewise."""
+    def read(self, problem: Problem, key: Array | None = None) -> Any:
+        """x, `[max_workers]`, or the expected runtime and its error; NaN where the scheme does not exist."""
         return _READINGS[self.gives](self, problem, key)
 
 
 @functools.partial(jax.jit, static_argnames="scheme")
 def _expected(problem: Problem, key: Array | None, *, scheme: Scheme) -> Solution:
-    return solution_of_value(problem, scheme.expectation(problem, key))
-
-
-@functools.partial(jax.jit, static_argnames="scheme")
-def _partition(problem: Problem, *, scheme: Scheme) -> tuple[Array, Array]:
-    return baselines.with_status(problem, scheme.partition(problem))
+    return solution_of_value(problem, scheme.read(problem, key))
 
 
 def _refuse_partition(problem: Problem, name: str, partition: Array) -> None:
@@ -149,7 +139,7 @@ def _refuse_partition(problem: Problem, name: str, partition: Array) -> None:
     )
 
 
-def _reading_partition(scheme: Scheme, problem: Problem) -> Array:
+def _reading_partition(scheme: Scheme, problem: Problem, _: Array | None) -> Array:
     x = jnp.asarray(scheme.function(problem), problem.dtype)
     if x.shape != (problem.max_workers,):
         raise ValueError(
@@ -159,7 +149,7 @@ def _reading_partition(scheme: Scheme, problem: Problem) -> Array:
     return x
 
 
-def _reading_levels(scheme: Scheme, problem: Problem) -> Array:
+def _reading_levels(scheme: Scheme, problem: Problem, _: Array | None) -> Array:
     # A piece at a time, so that L may be traced. Their order is no matter: ascending is best (Lemma 1).
     def add(i: Array, x: Array) -> Array:
         unit = i * _BATCH + jnp.arange(_BATCH)
@@ -178,8 +168,7 @@ def _reading_levels(scheme: Scheme, problem: Problem) -> Array:
 
 
 def _reading_runtime(scheme: Scheme, problem: Problem, key: Array | None) -> Expectation:
-    if key is None:
-        raise ValueError(f'scheme "{scheme.name}" is averaged over draws: pass key=jax.random.key(seed)')
+    assert key is not None
 
     def batch(key: Array) -> Array:
         times = iteration_of(problem).sorted_draws(key, _BATCH, problem.dtype)
@@ -204,10 +193,9 @@ _READINGS: dict[str, Callable[..., Any]] = {
 }
 
 
-def _ferdinand(problem: Problem, share: ArrayLike) -> Array:
+def _ferdinand(problem: Problem, share: float) -> Array:
     layers = jnp.maximum(jnp.floor(problem.total * share), 1)
-    x, feasible = baselines.ferdinand_partition(problem, layers)
-    return jnp.where(feasible, x, jnp.nan)
+    return baselines.ferdinand_partition(problem, layers)
 
 
 def _limit(problem: Problem, key: Array | None) -> Expectation:
@@ -215,9 +203,12 @@ def _limit(problem: Problem, key: Array | None) -> Expectation:
     return Expectation(value, jnp.zeros_like(value))
 
 
+LIMIT = "limit"
+
+
 @jax.tree_util.register_static
 class BuiltIn(Scheme):
-    """One of the package's own; those that give a partition share one program where all is known."""
+    """One of the package's own."""
 
     _taken = ()
 
@@ -227,14 +218,6 @@ class BuiltIn(Scheme):
         if self.name.startswith("ferdinand"):
             baselines.refuse_unit_costs(problem, self.name)
 
-    def plan(self, problem: Problem, key: Array | None) -> Solution:
-        if not self.is_partition or is_traced(problem):
-            return super().plan(problem, key)
-        return assess(problem, *_by_number(problem, RULES.index(self)))
-
-
-LIMIT = "limit"
-
 
 _BUILT_IN = (
     BuiltIn("time", closed_form.time_partition, label="x^(t)"),
@@ -243,21 +226,8 @@ _BUILT_IN = (
     BuiltIn("single_block", baselines.single_block_partition, label="single block", baseline=True),
     BuiltIn("ferdinand_full", lambda p: _ferdinand(p, 1.0), label="Ferdinand–Draper, r = L", baseline=True),
     BuiltIn("ferdinand_half", lambda p: _ferdinand(p, 0.5), label="Ferdinand–Draper, r = L/2", baseline=True),
-    BuiltIn("limit", _limit, gives="expectation", label="limit of any scheme"),
+    BuiltIn(LIMIT, _limit, gives="expectation", label="limit of any scheme"),
 )
-RULES = tuple(scheme for scheme in _BUILT_IN if scheme.is_partition)
-
-
-@jax.jit
-def _by_number(problem: Problem, number: int) -> tuple[Array, Array]:
-    """The partition of one of `RULES`; Ferdinand and Draper's two differ in a number alone."""
-    *others, _, _ = RULES
-    share = jnp.where(jnp.asarray(number) == len(others), 1.0, 0.5)
-    rules = [*(rule.partition for rule in others), lambda problem: _ferdinand(problem, share)]
-    found = [lambda p, rule=rule: baselines.with_status(p, rule(p)) for rule in rules]
-    return jax.lax.switch(number, found, problem)
-
-
 SCHEMES: Mapping[str, Scheme] = MappingProxyType({scheme.name: scheme for scheme in _BUILT_IN})
 
 

@@ -51,20 +51,18 @@ def solve(
 
     Args:
       problem: what to solve; under `jax.vmap` a batch of them (`num_workers` included).
-      method: a method with its options, or the short name of its defaults: "optimal" (`Optimal`, to a proven
-        relative gap), "subgradient" (`Subgradient`), "time" (x^(t)), "frequency" (x^(f)); `Deadline(t)`, the
-        partition that most probably ends by t, or with `min_completion` the fastest that does so often
-        enough; the baselines "uncoded", "single_block" (one level, the best), "tandon:3" (`Tandon`: one
-        level, 3), "tandon_partial" (`TandonPartial`), "ferdinand_full", "ferdinand_half", "ferdinand:100"
-        (`Ferdinand`: 100 layers); "limit", the limit of any scheme; or a `Scheme` of one's own.
+      method: an object with options, or the short name of its defaults: "optimal" (`Optimal`), "subgradient"
+        (`Subgradient`), "time" (x^(t)), "frequency" (x^(f)); "nested" (`Nested`); `Deadline(t)`; baselines
+        such as "uncoded", "single_block" (the best single level), "tandon:3" (`Tandon`), "tandon_partial",
+        "ferdinand_full", "cyclic:3" (`Cyclic`); "limit", which no scheme beats; or a `Scheme` of one's own.
       key: randomness of "subgradient", of schemes that give a runtime, and of all methods for `Heterogeneous`
         workers; others need none.
       num_draws: S, of the sample that `Heterogeneous` workers are planned for.
       num_replications: K; plans for `Heterogeneous` workers are judged by K S fresh draws.
 
     "optimal" ends with a search over whole units where these are few (at most 1000, known before tracing, and
-    not too many atoms); the other plans are rounded. Closed forms and baselines plan without setup and are
-    evaluated with it.
+    not too many atoms); the other plans are rounded. Closed forms and baselines ignore setup when planning;
+    their runtime includes it.
 
     Workers that are not alike: under `EmpiricalRows` all of this is exact for the sample. Plans for
     `Heterogeneous` ones are judged by the same draws for all methods that get the same key:
@@ -72,9 +70,8 @@ def solve(
     `relative_gap`, a 97.5 % confidence limit and no certainty (`solvers.sample_average`).
 
     Raises ValueError for an unknown method, a missing key, a level or a number of layers out of range, what a
-    method cannot do, and for a law whose mean is known to be infinite. What shows only in traced values is a
-    `Status`: INVALID for numbers that make no problem, with NaN for the runtime, INFEASIBLE for a scheme that
-    a problem does not have, such as a level that a traced number of workers lacks.
+    method cannot do, and for a distribution whose mean is known to be infinite. What shows only in traced
+    values is a `Status`: INVALID, with NaN for the runtime, or INFEASIBLE for a scheme that does not exist.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=3, num_coordinates=2_000)
@@ -91,24 +88,23 @@ def solve(
     if key is not None:
         check_key(key)
     iteration, drawn = iteration_of(problem), method.is_drawn(problem)
-    exact = iteration.exact
     if key is None and method.needs_key(problem):
         raise ValueError(f'method="{method.name}" draws cycle times: pass key=jax.random.key(seed)')
-    if key is None and not exact:
+    if key is None and not iteration.exact:
         raise ValueError(
             "workers that are not alike are planned for and judged by draws: pass key=jax.random.key(seed)"
         )
-    if not exact or method.needs_mean(problem):
+    if not iteration.exact or method.needs_mean(problem):
         iteration.check_finite_means()
-    if exact or drawn:
+    if iteration.exact or drawn:
         solution = method.plan(problem, key)
     else:
+        assert key is not None
         solution = _judged(problem, method, key, num_draws, num_replications)
     if is_traced((problem, method)):  # what could not be checked when it was made
         solution = _invalid_without(problem.valid & method.valid(), solution)
-    if not exact or drawn:
-        solution = replace(solution, kind="confidence")
-    return replace(solution, method=method.name, problem=problem)
+    kind = solution.kind if iteration.exact and not drawn else "confidence"
+    return replace(solution, method=method.name, problem=problem, kind=kind)
 
 
 def _invalid_without(sense: Array, solution: Solution) -> Solution:
@@ -120,11 +116,8 @@ def _invalid_without(sense: Array, solution: Solution) -> Solution:
     return replace(solution, status=status, **known)
 
 
-def _judged(
-    problem: Problem, method: Method, key: Array | None, num_draws: int, num_replications: int
-) -> Solution:
+def _judged(problem: Problem, method: Method, key: Array, num_draws: int, num_replications: int) -> Solution:
     """For `Heterogeneous` workers: a plan for the mean over draws, judged by fresh ones."""
-    assert key is not None
     plan, fresh = sample_average.draw_problems(
         key, problem, num_draws=num_draws, num_replications=num_replications
     )
@@ -132,12 +125,12 @@ def _judged(
         solution = method.plan(fresh, key)
         return replace(solution, runtime_error=_error_of_parts(fresh, method, num_replications))
     solution = method.plan(plan, key)
-    known = method.judge(fresh, solution, num_replications)
     assert solution.rounded is not None
     assert solution.levels is not None
     counts = partition_of_units(problem, solution.rounded)
-    rounded = sample_average.judge(fresh, counts, solution.levels).expected_runtime
-    known = {name: a for name, a in known.items() if name != "relative_gap"} | {"rounded_value": rounded}
+    known = method.judge(fresh, solution, num_replications)
+    del known["relative_gap"]
+    known["rounded_value"] = sample_average.judge(fresh, counts, solution.levels).expected_runtime
     exists = solution.status != int(Status.INFEASIBLE)
     return replace(solution, **{name: jnp.where(exists, value, jnp.nan) for name, value in known.items()})
 

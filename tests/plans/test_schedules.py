@@ -115,9 +115,7 @@ def test_work_is_shared_as_event_by_event(chunks):
 
 @pytest.mark.slow
 def test_the_search_is_never_above_its_starts():
-    """Other laws than the paper's, by the same draws and their control variate; cyclic and alternating
-    schedules are among the starts. 3 standard errors of a difference are room enough.
-    """
+    """By the same draws; cyclic and alternating schedules are among the starts."""
     rng = np.random.default_rng(4)
     for _ in range(2):
         scale, shape = (10 ** rng.uniform(-0.7, 0.7, 2)).tolist()
@@ -127,13 +125,13 @@ def test_the_search_is_never_above_its_starts():
         schedule = known(found.plan)
         assert found.kind == "confidence"
         assert float(jnp.sum(schedule.sizes)) == pytest.approx(600)
-        for method in ("cyclic:6", "alternating:6:10"):
-            other = bcgc.solve(problem, method, key=jax.random.key(2))
-            room = 3 * np.hypot(error, float(other.runtime_error))
-            assert value < float(other.expected_runtime) + room
         # The answer is that of its schedule, by draws of its own.
         draws = schedules.simulate_schedule(jax.random.key(9), problem, schedule, 40_000)
         assert abs(float(jnp.mean(draws)) - value) < 4 * np.hypot(error, float(jnp.std(draws)) / 200)
+        for blocks in (1, 10):
+            start = schedules.schedule_of([schedules.Group(6, blocks)], np.full(blocks, 600 / blocks))
+            less = schedules.simulate_schedule(jax.random.key(9), problem, start, 40_000) - draws
+            assert float(jnp.mean(less)) > -3 * float(jnp.std(less)) / 200
 
 
 def test_a_block_of_no_size_keeps_it_in_a_search():

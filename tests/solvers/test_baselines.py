@@ -92,8 +92,7 @@ _layers = jax.jit(ferdinand_partition)
 # With 24 and 20 the sum keeps u below N / r; with 2 it does that where no level is 1.
 @pytest.mark.parametrize(("layers", "total"), [*((r, L) for r in (90, 40, 27, 24, 20)), (2, 6)])
 def test_ferdinand_layers_are_the_least_squares_optimum_of_the_programme(x64, layers, total):
-    partition, feasible = _layers(bcgc.Problem(LAW, N, total, M, B), layers)
-    assert bool(feasible)
+    partition = _layers(bcgc.Problem(LAW, N, total, M, B), layers)
     j = np.arange(1, layers + 1)
     ascending = np.eye(layers)[:-1] - np.eye(layers)[1:]
     # max u s.t. u ≤ (s_j+1)/j, Σ s = rN - L, 1 ≤ s_j ≤ N-1, ascending.
@@ -124,9 +123,8 @@ def test_ferdinand_exists_where_its_programme_does(layers):
     programme = optimize.linprog(
         np.zeros(layers), A_eq=np.ones((1, layers)), b_eq=[layers * N - L], bounds=[(1, N - 1)] * layers
     )
-    partition, feasible = _layers(bcgc.Problem(LAW, N, L, M, B), layers)
-    assert bool(feasible) == (programme.status == 0)
-    assert bool(partition.sum() > 0) == bool(feasible)
+    partition = _layers(bcgc.Problem(LAW, N, L, M, B), layers)
+    assert bool(jnp.isfinite(partition).all()) == (programme.status == 0)
 
 
 @pytest.mark.parametrize("name", ["weibull_07", "pareto_12", "uniform"])

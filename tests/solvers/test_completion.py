@@ -1,4 +1,4 @@
-"""The most probable completion, against other optimisers and the journal version's values."""
+"""The most probable completion and its bound, against global searches and the journal version's values."""
 
 import math
 from typing import Any
@@ -11,10 +11,15 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax.exact.order_statistics import order_survival
 from bcgc_jax.plans.partitions import project_partition
+from bcgc_jax.plans.runtime import Certificate
+from bcgc_jax.solution import solution_of
+from bcgc_jax.solvers.completion_bound import _Cut, _suprema, completion_bound
 from bcgc_jax.solvers.deadline import STARTS, completion_partition
 from bcgc_jax.solvers.spectral import spectral_projected_gradient
+from tests.oracles import runtimes as oracles
+from tests.oracles.laws import PARETO, WEIBULL
 from tests.oracles.programme import best_of_two_speeds
-from tests.problems import known
+from tests.problems import known, padded
 
 
 def _solve(problem, deadline):
@@ -144,3 +149,55 @@ def test_the_probability_has_the_slopes_of_a_fixed_partition(x64):
         near: Any = [np.array([1e-3, 1.5e7]) + sign * step * np.eye(2)[argument] for sign in (1, -1)]
         above, below = (bcgc.completion_probability(problem(r), known(partition), d) for r, d in near)
         assert float(slope) == pytest.approx(float((above - below) / (2 * step)), rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("shape", "deadline"),
+    [(0.5, 4.8), (0.5, 10.0), (0.3, 8.0), (0.8, 3.0), (1.0, 6.0), (1.1, 9.0), (1.5, 4.0)],
+)
+def test_the_plan_is_the_best_of_a_global_search_and_all_starts_lead_to_it(x64, shape, deadline):
+    # M = N, L = b = 1: a load of 1 takes a worker T.
+    case = PARETO.at(1.0, shape)
+    result = completion_partition(bcgc.Problem(case.law(), 5, 1.0, 5.0), deadline)
+    best = oracles.most_in_time(case, 5, deadline)
+    assert int(result.status) == bcgc.Status.CONVERGED
+    assert float(result.probability) >= best - 1e-8
+    late = oracles.exceedance(case, oracles.load_of(np.asarray(result.partition)), np.array([deadline]))
+    np.testing.assert_allclose(result.probability, 1 - late[0], rtol=1e-9)
+    from_starts = np.asarray(result.probabilities)
+    in_time = from_starts > 1e-9  # where no plan beside it is ever in time, a search has no slope to go by
+    assert in_time.sum() >= 5
+    np.testing.assert_allclose(from_starts[in_time], best, rtol=1e-6)
+
+
+def test_a_search_that_did_not_end_says_so_though_the_mean_is_infinite():
+    problem, infinite = padded(bcgc.Pareto(1.0, 0.5), 5), Certificate(*map(jnp.asarray, (jnp.inf, 0, 0, 1.0)))
+
+    def told(status: bcgc.Status) -> int:
+        partition = jnp.zeros(problem.max_workers)
+        return int(known(solution_of(problem, partition, int(status), 1, True, infinite).status))
+
+    assert told(bcgc.Status.STEP_LIMIT) == bcgc.Status.STEP_LIMIT
+    assert told(bcgc.Status.CONVERGED) == bcgc.Status.INFINITE
+
+
+@pytest.mark.slow
+def test_a_global_search_ends_below_the_bound_and_at_the_plan_that_was_found(x64):
+    case, workers, total, deadline = WEIBULL.at(1.0, 0.6, 0.2), 4, 100, 60.0
+    found = completion_bound(bcgc.Problem(case.law(), workers, total), deadline)
+    best = oracles.most_in_time(case, workers, deadline * workers / total)
+    assert best == pytest.approx(found.reached, abs=1e-4)
+    assert best <= found.upper_bound + 1e-9
+    assert found.reached <= found.upper_bound < found.reached + 1e-3
+
+
+def test_the_suprema_of_a_cut_are_just_above_those_of_a_grid(x64):
+    """For exponential times, of which P(T ≤ 1/r) = 1 - e^{-1/r}."""
+    low, high = np.array([0.1, 0.5]), np.array([3.0, 5.0])
+    fall, slopes = np.array([[-1.0, -3.0], [-0.1, -1.0]]), np.array([[0.3, 0.02], [1.0, 2.0]])
+    r = np.linspace(low, high, 1001)[:, None]
+    exact = (fall * -np.log(-np.expm1(-1 / r)) + slopes * r).max(axis=0).sum(axis=1)
+    cut = _Cut(jnp.zeros(2), jnp.asarray(fall), jnp.asarray(slopes), jnp.zeros((2, 2)))
+    found = _suprema(bcgc.Exponential(1.0), jnp.asarray(low), jnp.asarray(high), cut)
+    assert np.all((exact <= found) & (found < exact + 1e-3))

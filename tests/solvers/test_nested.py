@@ -162,7 +162,7 @@ def test_refusals():
         bcgc.solve(bcgc.Problem(law, 5, 10, setup_cycles=1.0), Nested(data="equal"))
     with pytest.raises(ValueError, match='"by_size" or "equal"'):
         Nested(data="even")
-    with pytest.raises(ValueError, match="this one is traced"):
+    with pytest.raises(ValueError, match="it is traced"):
         jax.eval_shape(lambda n: bcgc.solve(bcgc.Problem(law, n, 10, max_workers=4), "nested"), 3)
     for tree, words in (
         ((((0,), (1,)),), "must have the workers 0 to 3"),

@@ -158,9 +158,8 @@ def test_what_a_function_of_a_file_raises_is_told_with_its_line(tmp_path, text, 
     begin = "import bcgc_jax, jax.numpy as jnp\ndef f(p, *rest):\n"
     file.write_text(f"{begin}{text}\nSCHEMES = [bcgc_jax.Scheme('mine', f, gives={gives!r})]\n")
     (scheme,) = load_schemes(file)
-    read = scheme.partition if scheme.is_partition else lambda p: scheme.expectation(p, jax.random.key(0))
     with pytest.raises(SchemeError) as stop:
-        jax.eval_shape(read, PROBLEM)
+        jax.eval_shape(scheme.read, PROBLEM, jax.random.key(0))
     said = str(stop.value)
     assert said.startswith(f'scheme "mine": {file}')
     assert why in said

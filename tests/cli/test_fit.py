@@ -132,7 +132,6 @@ def test_a_broken_file_is_one_line_and_status_2(refusal, tmp_path, text, argumen
     file = tmp_path / "broken.csv"
     file.write_text(text)
     assert message in refusal("fit", str(file), "--law", "uniform", *arguments.split())
-    assert "cannot read" in refusal("fit", str(tmp_path / "absent.csv"))
 
 
 @pytest.mark.slow

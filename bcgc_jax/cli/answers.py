@@ -1,5 +1,6 @@
 """Answers as plain values: laws and what is asked beside them, rows of solutions, and plans in files."""
 
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -12,19 +13,18 @@ from bcgc_jax.cli.commands import Delivery
 from bcgc_jax.cli.output import Row, beside_the_answer, finite
 from bcgc_jax.distributions import Distribution, JointDistribution
 from bcgc_jax.plans.completion import FirstHolder, OneOfEach
-from bcgc_jax.plans.plan import Plan, partition_plan
+from bcgc_jax.plans.plan import Plan, Requirements, partition_plan
 from bcgc_jax.plans.runtime import completion_probability, partition_of_units
 from bcgc_jax.plans.schedules import turns_of
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution, whole_numbers
 from bcgc_jax.solvers.baselines import alpha_of
 
-# What a scheme needs, each in JSON's own values.
-_NEEDS = {"stored_subsets": int, "sent": finite, "round_trips": int, "exact_gradient": bool}
+# What a scheme needs, in JSON's own values.
+_KINDS: tuple[Callable[[Any], Any], ...] = (int, finite, int, bool)
 
 
 def num_workers(problem: Problem) -> int:
-    """N of one problem."""
     return int(np.asarray(problem.num_workers))
 
 
@@ -48,7 +48,9 @@ def solution_row(problem: Problem, solution: Solution, seconds: float, deadline:
     status = Status(int(solution.status))
     exists = status is not Status.INFEASIBLE
     certified = float(solution.lower_bound) > 0  # 0 bounds any runtime, and says nothing
-    needs = solution.needs if exists else None
+    needs: list[Any] = [None for _ in _KINDS]
+    if exists and solution.needs is not None:
+        needs = [kind(value) for kind, value in zip(_KINDS, solution.needs, strict=True)]
     row: Row = {
         "status": status.name.lower(),
         "expected_runtime": finite(solution.expected_runtime),
@@ -59,7 +61,7 @@ def solution_row(problem: Problem, solution: Solution, seconds: float, deadline:
         "partition": None,
         "partition_runtime": None,
         "schedule": _schedule(problem, solution.plan) if exists and solution.plan is not None else None,
-        **{name: None if needs is None else kind(getattr(needs, name)) for name, kind in _NEEDS.items()},
+        **dict(zip(Requirements._fields, needs, strict=True)),
         "seconds": round(seconds, 4),
     }
     nested = solution.plan is not None and isinstance(solution.plan.completion, OneOfEach)
@@ -79,7 +81,6 @@ def solution_row(problem: Problem, solution: Solution, seconds: float, deadline:
 
 
 def _schedule(problem: Problem, plan: Plan) -> Row | None:
-    """Of a plan without a code."""
     rule = plan.completion
     if not isinstance(rule, FirstHolder | OneOfEach):
         return None

@@ -196,10 +196,9 @@ class Planning:
         """
         check_one("the law of the cycle time", cycle_time=cycle_time, trace=self.trace.path)
         if random_start_up and (several or self.trace.keep_workers):
-            unlike = "several --cycle-time" if several else "--keep-workers"
             raise click.UsageError(
                 "--start-up may be a law only where all workers have one law of the cycle time, not with "
-                f"{unlike}: give a number"
+                f"{'several --cycle-time' if several else '--keep-workers'}: give a number"
             )
         own = [scheme.name for scheme in self.schemes]
         known = {*own, *(name.partition(":")[0] for name in names.METHODS.split(", "))}
@@ -261,8 +260,7 @@ class SolveOptions(Planning):
 
     def __post_init__(self) -> None:
         self.check(self.cycle_times, self.delivery.random, several=len(self.cycle_times) > 1)
-        length = "the length of the gradient"
-        check_one(length, coordinates=self.coordinates, unit_costs=self.unit_costs is not None)
+        check_one("the length of the gradient", coordinates=self.coordinates, unit_costs=self.unit_costs)
         self.check_deadline(self.deadline, needed=self.for_deadline)
         if self.min_completion is not None and self.objective == names.OBJECTIVES[1]:
             raise click.UsageError(
@@ -436,20 +434,17 @@ class TrainOptions(Planning):
         if self.resume and self.checkpoints is None:
             raise click.UsageError("--resume goes on with what --checkpoints DIR holds: give that too")
         if self.checkpoints is not None:
-            self._check_checkpoints(Path(self.checkpoints))
+            folder = Path(self.checkpoints)
+            filled = folder.is_dir() and any(folder.iterdir())
+            if filled and not self.resume:
+                other = "go on with it (--resume), or name another folder"
+                raise click.UsageError(f"--checkpoints: {folder} holds a training: {other}")
+            if self.resume and not filled:
+                raise click.UsageError(f"--resume: {folder} holds no training to go on with")
         if self.curves is not None:
             check_file("--curves", self.curves)
         for name in {"deadline", "limit"} & {*self.methods}:
             raise click.UsageError(f'"{name}" is no scheme to train with')
-
-    def _check_checkpoints(self, folder: Path) -> None:
-        filled = folder.is_dir() and any(folder.iterdir())
-        if filled and not self.resume:
-            raise click.UsageError(
-                f"--checkpoints: {folder} holds a training: go on with it (--resume), or name another folder"
-            )
-        if self.resume and not filled:
-            raise click.UsageError(f"--resume: {folder} holds no training to go on with")
 
     @property
     def simulated(self) -> bool:

@@ -61,9 +61,6 @@ def say(line: str) -> None:
 def interruptible(work: Callable[[], T], timeout: float | None = None) -> T:
     """`work` done in a thread, in the caller's precision, so that Ctrl-C is heard meanwhile: what compiles or
     waits for others holds signals back. TimeoutError after so many seconds.
-
-    >>> interruptible(lambda: 6 * 7)
-    42
     """
     import jax
 

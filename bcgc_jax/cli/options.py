@@ -55,15 +55,6 @@ def parameters(kind: type, section: str = "Options") -> Iterator[tuple[str, clic
             yield inherited.get(field.name, section), field.metadata["made"](field.name)
 
 
-def asked(kind: Any, given: Mapping[str, Any]) -> Any:
-    """The dataclass of what was given."""
-    values = {}
-    for field in dataclasses.fields(kind):
-        nested = field.metadata.get("group")
-        values[field.name] = asked(nested, given) if nested else given[field.name]
-    return kind(**values)
-
-
 class Command(click.Command):
     """Asked with the dataclass `kind`, whose docstring is its help; answered by the file of its name."""
 
@@ -73,9 +64,14 @@ class Command(click.Command):
         params = [param for _, param in found]
         super().__init__(name, params=params, callback=self.answer, help=kind.__doc__, **texts)
 
+    def asked(self, kind: Any, given: Mapping[str, Any]) -> Any:
+        """The dataclass of what was given."""
+        nested = {field.name: field.metadata.get("group") for field in dataclasses.fields(kind)}
+        return kind(**{name: self.asked(of, given) if of else given[name] for name, of in nested.items()})
+
     def answer(self, **given: Any) -> None:
         try:
-            question = asked(self.kind, given)
+            question = self.asked(self.kind, given)
         except ValueError as error:
             raise click.UsageError(str(error)) from None
         from bcgc_jax.cli.compilation import keep_programs

@@ -59,10 +59,10 @@ def print_rows(rows: Iterable[Any], columns: Sequence[Shown], title: str | None 
     console(width).print(shown)
 
 
-def figure(name: str, form: str = ".4g", unknown: str = "–") -> Callable[[Row], str]:
+def figure(name: str, form: str = ".4g", unknown: str = "–") -> Callable[[Mapping[str, Any]], str]:
     """A number of a row, where it is known."""
 
-    def cell(row: Row) -> str:
+    def cell(row: Mapping[str, Any]) -> str:
         value = row.get(name)
         return unknown if value is None or not math.isfinite(value) else format(value, form)
 
@@ -96,7 +96,7 @@ def print_answer(output: str, rows: Sequence[Row], document: Any, printed: Calla
     if output == "csv":
         write_rows(rows)
     elif output == "json":
-        write_json(document)
+        click.echo(json_of(document))
     else:
         printed()
 
@@ -107,11 +107,11 @@ def finite(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def write_json(answer: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
+def json_of(document: Row | Sequence[Row]) -> str:
     """An object with the version of its fields before them; rows alone have no place for one."""
-    versioned = isinstance(answer, Mapping)
-    text = json.dumps(_plain({"version": VERSION, **answer} if versioned else answer), indent=1 + versioned)
-    click.echo(text)
+    if isinstance(document, dict):
+        return json.dumps(_plain({"version": VERSION, **document}), indent=2)
+    return json.dumps(_plain(document), indent=1)
 
 
 def _plain(value: Any) -> Any:

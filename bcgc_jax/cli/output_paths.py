@@ -9,13 +9,7 @@ from pathlib import Path
 
 
 def check_file(option: str, path: str | os.PathLike[str], suffixes: Sequence[str] = ()) -> None:
-    """ValueError where a file cannot be written to `path`, or its name ends in none of the `suffixes`.
-
-    >>> check_file("--out", "sweep.txt", (".csv", ".parquet"))
-    Traceback (most recent call last):
-    ...
-    ValueError: --out must end in .csv or .parquet, got sweep.txt
-    """
+    """ValueError where a file cannot be written to `path`, or its name ends in none of the `suffixes`."""
     path = Path(path)
     if suffixes and path.suffix.lower() not in suffixes:
         raise ValueError(f"{option} must end in {' or '.join(suffixes)}, got {path}")

@@ -53,11 +53,7 @@ class Progress:
 
 
 def each(items: Sequence[T], what: str) -> Iterator[T]:
-    """`items`, with the progress that is made with them.
-
-    >>> list(each([1, 2], "counting"))
-    [1, 2]
-    """
+    """`items`, with the progress that is made with them."""
     with Progress(what, len(items)) as bar:
         for item in items:
             yield item

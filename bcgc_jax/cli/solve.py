@@ -68,7 +68,6 @@ def answer(question: SolveOptions) -> None:
 
 
 def _tasks(question: SolveOptions, problem: Problem) -> dict[str, Method]:
-    """What is solved, by the names of the rows."""
     every = (*PROPOSED, *BASELINES, *(scheme.name for scheme in question.schemes))
     names = question.methods or (*["deadline"] * question.for_deadline, *every)
     draws = min(Subgradient.batch_size, max(_DRAWN // problem.max_workers, _FEWEST_DRAWS))
@@ -86,7 +85,7 @@ def _remarks(question: SolveOptions, trace: Trace | None, answer: solve_table.So
     """What the fastest scheme saves, and what is to be said of the trace that the problem was made from."""
     by_law, plan = solve_table.saved(answer.rows), solve_table.fastest_plan(answer.rows)
     if trace is None:
-        return [by_law] * bool(by_law)
+        return [by_law] if by_law else []
     said = [*traces.which_law(answer.problem.cycle_time, trace), *traces.remarks(question.trace, trace)]
     plain = answer.problem.bare and not question.unit_costs and not question.trace.keep_workers
     replayed = traces.in_its_steps(trace, answer.problem, plan) if plain and plan is not None else []
@@ -127,7 +126,6 @@ def _problem(question: SolveOptions, trace: Trace | None) -> Problem:
 
 
 def _read_unit_costs(file: TextIO) -> list[float]:
-    """Positive numbers, one a line."""
     try:
         costs = [Number().read(word) for word in file.read().split()]
     except ValueError as error:

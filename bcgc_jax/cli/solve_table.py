@@ -71,7 +71,6 @@ def fastest(rows: Sequence[output.Row]) -> output.Row | None:
 
 
 def fastest_plan(rows: Sequence[output.Row]) -> output.Row | None:
-    """The partition of least expected runtime."""
     return fastest([row for row in rows if row["partition"] is not None])
 
 
@@ -235,11 +234,7 @@ def _plan(answer: SolveAnswer) -> Iterator[str]:
 
 
 def blocks(partition: Sequence[int]) -> str:
-    """`level: count` of those that are not empty.
-
-    >>> blocks([5, 0, 2])
-    '0: 5, 2: 2'
-    """
+    """`level: count` of those that are not empty."""
     texts = [f"{level}:\0{count}" for level, count in enumerate(partition) if count]
     rest = len(texts) - _MOST_BLOCKS
     shown = texts[:_MOST_BLOCKS] + ([f"and\0{rest}\0more\0(--out\0FILE)"] if rest > 0 else [])

@@ -36,7 +36,6 @@ _PATIENCE = 60  # seconds that processes wait for each other
 
 
 def _tasks(question: SweepOptions) -> list[Method]:
-    """What every cell is solved by."""
     best = "deadline" if question.objective == OBJECTIVES[1] else "optimal"
     names = question.methods or (best, *(one.name for one in question.schemes))
     asked = question.asked(*names, round_trip=question.round_trip)
@@ -46,7 +45,9 @@ def _tasks(question: SweepOptions) -> list[Method]:
 
 
 def answer(question: SweepOptions) -> None:
-    _use_all_cores()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(RuntimeError):  # too late after the first computation, and no harm
+        jax.config.update("jax_num_cpu_devices", cores)
     with jax.enable_x64(True):
         _join_processes(question)
         axes, labels, problem = _axes(question)
@@ -110,7 +111,7 @@ def _axes(question: SweepOptions) -> tuple[dict[str, np.ndarray], dict[str, str]
         **parameters,
         **of_start,
         "setup_cycles": question.setup_cycles,
-        "start_up": None if start is not None else question.start_up,
+        "start_up": question.start_up if isinstance(question.start_up, np.ndarray) else None,
         "send_time": question.send_time,
         "chain_cycles": question.chain_cycles,
         "deadline": question.deadline,
@@ -147,7 +148,6 @@ def problem_of_cell(
     max_workers: int,
     **numbers: Any,
 ) -> Problem:
-    """Of laws, or of their classes and parameters by name."""
     if parameters:
         law = law(**{name: numbers.pop(name) for name in parameters})
     if start_up is not None:
@@ -156,25 +156,16 @@ def problem_of_cell(
     return Problem(law, max_workers=max_workers, overlap=overlap, **numbers)
 
 
-def _use_all_cores() -> None:
-    """One device for each core, before the first computation; afterwards it is too late, and no harm."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", cores)
-
-
 def _join_processes(question: SweepOptions) -> None:
-    """Of several processes, meet the others."""
     if question.coordinator is None:
         return
     where = (question.coordinator, question.processes, question.process)
     all_of_them = f"all {question.processes} processes at {question.coordinator}"
     say(f"waiting up to {_PATIENCE} s for {all_of_them}")
     # Where jaxlib's own time is up it aborts the process, stack and all: it has longer.
-    longer = {"initialization_timeout": 10 * _PATIENCE}
-    initialize = functools.partial(jax.distributed.initialize, *where, **longer)
+    initialize = functools.partial(jax.distributed.initialize, initialization_timeout=10 * _PATIENCE)
     try:
-        interruptible(initialize, _PATIENCE)
+        interruptible(lambda: initialize(*where), _PATIENCE)
     except TimeoutError:
         reason = f"not within {_PATIENCE} s: is each started, with the same --coordinator and --processes?"
         say(f"bcgc: {all_of_them} did not meet, {reason}")

@@ -41,7 +41,6 @@ def read_loads(asked: TraceOptions, progress: Callable[[float], None] | None = N
 
 
 def trace_name(asked: TraceOptions) -> str:
-    """What a person calls the file."""
     return "standard input" if asked.path == "-" else str(asked.path)
 
 
@@ -112,12 +111,10 @@ def replay(trace: Trace, problem: Problem, counts: np.ndarray) -> np.ndarray:
 
 
 def error_of(values: np.ndarray) -> float:
-    """Of their mean."""
     return float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
 def later_than_promised(plan: str, promised: float, taken: float, error: float) -> list[str]:
-    """In words, where it is more than chance."""
     if taken - promised < 2 * error:
         return []
     return [
@@ -135,7 +132,6 @@ def unit_of(trace: Trace | None, problem: Problem) -> tuple[float, str]:
 
 
 def which_law(law: Distribution | JointDistribution, trace: Trace) -> list[str]:
-    """What stands for the trace, in words."""
     known = law.summary()
     if "measured_times" in known:
         return [f"Distribution: the {trace.seconds.size:,} measured times, each an atom."]

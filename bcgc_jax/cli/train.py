@@ -42,14 +42,8 @@ def answer(question: TrainOptions) -> None:
         for method in schemes if question.methods else []:
             method.check(problem)
         check_size(problem)
-        training = {
-            "units": question.units,
-            "num_steps": question.steps,
-            "learning_rate": question.learning_rate,
-            "batch_size": question.batch_size,
-        }
         train = _train_all if question.simulated else _train_all_on_cluster
-        runs = train(question, problem, steps, schemes, training)
+        runs = train(question, problem, steps, schemes)
         runs.sort(key=lambda run: run.expected_runtime)
         rows = [_summary(run, problem, question.target) for run in runs]
         described = {
@@ -107,20 +101,20 @@ def _each_possible(question: TrainOptions, schemes: list[Method], work: Callable
     return found
 
 
+def _training(question: TrainOptions) -> dict[str, Any]:
+    names = ("units", "learning_rate", "batch_size")
+    return {"num_steps": question.steps} | {name: getattr(question, name) for name in names}
+
+
 def _train_all(
-    question: TrainOptions,
-    problem: Problem,
-    steps: np.ndarray | None,
-    schemes: list[Method],
-    training: dict[str, Any],
+    question: TrainOptions, problem: Problem, steps: np.ndarray | None, schemes: list[Method]
 ) -> list[DigitsRun]:
-    """One run for each method."""
     key = jax.random.key(question.seed)
     with Progress(total=len(schemes)) as bar:
 
         def train(method: Method) -> DigitsRun:
             bar.what = f"training with {method.name}"
-            more = {"cycle_times": steps, "num_seeds": question.num_seeds, **training}
+            more = {"cycle_times": steps, "num_seeds": question.num_seeds, **_training(question)}
             run = interruptible(lambda: train_on_digits(key, problem, question.model, method, **more))
             bar.done += 1
             return run
@@ -129,11 +123,7 @@ def _train_all(
 
 
 def _train_all_on_cluster(
-    question: TrainOptions,
-    problem: Problem,
-    steps: np.ndarray | None,
-    schemes: list[Method],
-    training: dict[str, Any],
+    question: TrainOptions, problem: Problem, steps: np.ndarray | None, schemes: list[Method]
 ) -> list[DigitsRun]:
     """As `_train_all`, on processes: all schemes use the same ones, in turn."""
     from bcgc_jax.cluster import Cluster, InjectedDelay, Step
@@ -166,7 +156,7 @@ def _train_all_on_cluster(
                 named = f"{method.name.replace(':', '-')}-{number}"
                 folder = None if question.checkpoints is None else Path(question.checkpoints) / named
                 given = own, cluster, problem, question.model, method
-                more = {**training, "pace": pace, "folder": folder, "after_step": told}
+                more = {**_training(question), "pace": pace, "folder": folder, "after_step": told}
                 bar.what = f"training with {method.name}"
                 found.append(train_digits_on_cluster(*given, **more).run)
             rows = (np.concatenate([getattr(f, n) for f in found]) for n in ("clock", "loss", "accuracy"))
@@ -176,7 +166,6 @@ def _train_all_on_cluster(
 
 @contextlib.contextmanager
 def _worker_errors(question: TrainOptions) -> Iterator[None]:
-    """Ray could not be started, or no worker is left."""
     try:
         yield
     except (OSError, RuntimeError) as error:

@@ -8,6 +8,7 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.cli import fit
+from bcgc_jax.solution import assess
 
 TIMES = np.random.default_rng(4).gamma(2.5, 0.6, (60, 3)) + 0.8
 
@@ -160,8 +161,19 @@ def _of_loads(tmp_path, loads, steps=40, workers=4):
     return str(path)
 
 
+def _best_of_few(problem):
+    """In place of a search, which has tests of its own."""
+    x = np.array(
+        [[1, 0, 0, 0], [3, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [0, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]
+    )
+    padded = np.pad(x / x.sum(axis=1, keepdims=True), ((0, 0), (0, problem.max_workers - 4)))
+    found = [assess(problem, 2000 * shares) for shares in padded]
+    return min(found, key=lambda solution: float(solution.expected_runtime))
+
+
 @pytest.mark.slow
-def test_a_trace_of_loads_tells_the_start_up_apart_and_what_that_means(answer, once, tmp_path):
+def test_a_trace_of_loads_tells_the_start_up_apart_and_what_that_means(answer, once, tmp_path, monkeypatch):
+    monkeypatch.setattr(fit, "solve", _best_of_few)
     path = _of_loads(tmp_path, (100, 200, 400))
     asked = ("fit", path, "--load-column", "samples", "--law", "shifted-exponential", "--replicates", "20")
     found = answer(*asked, "--coordinates", "2000")

@@ -20,13 +20,12 @@ def test_rows_are_written_with_every_column_that_one_of_them_has(capsys):
     assert file.getvalue() == "i\n0\n1\n"
 
 
-def test_json_has_its_version_first_and_nothing_that_is_no_json(capsys):
-    output.write_json({"limit": 1.0})
-    assert capsys.readouterr().out == '{\n  "version": 2,\n  "limit": 1.0\n}\n'
-    output.write_json([{"limit": None}])
-    assert capsys.readouterr().out == '[\n {\n  "limit": null\n }\n]\n'
-    output.write_json([{"limits": (float("nan"), float("inf"))}])
-    assert json.loads(capsys.readouterr().out) == [{"limits": [None, None]}]
+def test_json_has_its_version_first_and_nothing_that_is_no_json():
+    assert output.json_of({"limit": 1.0}) == '{\n  "version": 2,\n  "limit": 1.0\n}'
+    assert output.json_of([{"limit": None}]) == '[\n {\n  "limit": null\n }\n]'
+    assert json.loads(output.json_of([{"limits": (float("nan"), float("inf"))}])) == [
+        {"limits": [None, None]}
+    ]
     assert [output.finite(x) for x in (2, float("inf"), float("nan"))] == [2.0, None, None]
 
 

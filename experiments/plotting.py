@@ -162,9 +162,9 @@ def legend_outside(
     figure: "Figure", handles: Sequence[Any], *, place: str = "right", title: str = "", columns: int = 1
 ) -> None:
     """One legend of `handles`, beside ("right") or under ("lower") all axes: never on the data."""
-    where, look = f"outside {place} center", {"frameon": False, "handlelength": 3.2}
+    where: Any = f"outside {place} center"
     left: Any = {"title": title, "alignment": "left"} if title else {}
-    figure.legend(handles=handles, loc=where, ncols=columns, **look, **left)
+    figure.legend(handles=handles, loc=where, ncols=columns, frameon=False, handlelength=3.2, **left)
 
 
 def save_figure(figure: "Figure", folder: str | os.PathLike[str], name: str) -> tuple[Path, Path]:

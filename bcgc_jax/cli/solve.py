@@ -39,7 +39,6 @@ _DRAWN, _FEWEST_DRAWS = 2**17, 64
 # Operations of one expectation under measured times up to which ten more are not felt.
 _CHEAP = 1e8
 
-_INVALID = Status.INVALID.name.lower()
 _PLANNED = [status.name.lower() for status in (Status.CONVERGED, Status.STEP_LIMIT, Status.INFINITE)]
 
 # What a method found, as the command says it and as it is.
@@ -51,7 +50,7 @@ def answer(question: SolveOptions) -> None:
         trace = traces.read(question.trace)
         problem = _problem(question, trace)
         found, best = interruptible(lambda: _answer(question, problem))
-        if all(row["status"] == _INVALID for row in found.rows):
+        if all(row["status"] == "invalid" for row in found.rows):
             raise ValueError(f"no runtime is known: {solve_table.OVERFLOW}")
         document = {"problem": _described(question, problem), "limit": found.limit, "solutions": found.rows}
 
@@ -88,12 +87,14 @@ def _remarks(question: SolveOptions, trace: Trace | None, answer: solve_table.So
         return [by_law] if by_law else []
     said = [*traces.which_law(answer.problem.cycle_time, trace), *traces.remarks(question.trace, trace)]
     plain = answer.problem.bare and not question.unit_costs and not question.trace.keep_workers
-    replayed = traces.in_its_steps(trace, answer.problem, plan) if plain and plan is not None else []
-    if by_law and not replayed:
-        replayed = [
-            f"In {'these' if question.trace.keep_workers else 'steps of independent workers'} {by_law}"
-        ]
-    return [*said, *replayed]
+    if plain and plan is not None and (replayed := traces.in_its_steps(trace, answer.problem, plan)):
+        said += replayed
+        by_law = None if by_law and by_law.startswith(f"{plan['method']} takes") else by_law
+    if by_law:
+        said.append(
+            f"{'In these steps' if question.trace.keep_workers else 'For independent workers'} {by_law}"
+        )
+    return said
 
 
 def _problem(question: SolveOptions, trace: Trace | None) -> Problem:

@@ -202,13 +202,13 @@ def _print_table(rows: list[output.Row], axes: list[str]) -> None:
     def typed(name: str) -> output.Shown:
         return name, lambda row: f"{row[name]:.4g}" if isinstance(row[name], float) else str(row[name])
 
-    chance = [("P(runtime ≤\ndeadline)", output.figure("completion_probability", ".4f"))]
+    chance = "P(runtime ≤\ndeadline)", output.figure("completion_probability", ".4f")
     columns = [
         *map(typed, axes),
         output.scheme_column(),
         ("expected\nruntime", output.figure("expected_runtime")),
         ("above\noptimum ≤", lambda row: output.above_bound(row["expected_runtime"], row["lower_bound"])),
-        *(chance if "completion_probability" in rows[0] else []),
+        *([chance] if "completion_probability" in rows[0] else []),
         *output.needs_columns(rows),
         (Column("status", no_wrap=True), lambda row: row["status"]),
     ]

@@ -85,7 +85,7 @@ def in_its_steps(trace: Trace, problem: Problem, plan: Row) -> list[str]:
     """What the steps of the trace say of the `plan` that was made for them; nothing if they are of others."""
     counts = np.asarray(plan["partition"], float)
     taken = replay(trace, problem, counts)
-    if not taken.size:
+    if not taken.size or not counts[1:].any():
         return []
     uncoded = replay(trace, problem, counts.sum() * (np.arange(counts.size) == 0))
     share, error = (100 * f(uncoded - taken) / uncoded.mean() for f in (np.mean, error_of))

@@ -1,5 +1,6 @@
 """`bcgc fit`, and traces on the command line: what is printed, what is drawn, and what is refused."""
 
+import dataclasses
 import json
 from typing import Any
 
@@ -168,7 +169,8 @@ def _best_of_few(problem):
     )
     padded = np.pad(x / x.sum(axis=1, keepdims=True), ((0, 0), (0, problem.max_workers - 4)))
     found = [assess(problem, 2000 * shares) for shares in padded]
-    return min(found, key=lambda solution: float(solution.expected_runtime))
+    best = min(found, key=lambda solution: float(solution.expected_runtime))
+    return dataclasses.replace(best, problem=problem)
 
 
 @pytest.mark.slow

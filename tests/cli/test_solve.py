@@ -157,7 +157,8 @@ def test_a_trace_may_keep_its_workers(refusal, answer, trace):
 
 @pytest.mark.slow
 def test_a_deadline_leads_with_the_plan_that_meets_it_most_often(answer):
-    args = ["solve", "--workers", "10", "--coordinates", "40000", "--samples", "50", *of("time", "optimal")]
+    args = ["solve", "--workers", "10", "--coordinates", "40000", "--samples", "50"]
+    args += of("deadline", "time", "optimal")
     args += ["--cycle-time", "shifted-exponential:rate=0.1,shift=1", "--deadline", "3162278"]
     rows = answer(*args, "--objective", "completion-probability")["solutions"]
     assert [row["method"] for row in rows] == ["deadline", "optimal", "time"]

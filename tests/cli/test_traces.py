@@ -146,7 +146,8 @@ def test_a_plan_is_replayed_in_the_steps_of_its_trace():
     apart = 1 + 20 * (rng.random((200, 4)) < 0.05)
     better = traces.in_its_steps(_trace(apart), problem, plan | {"partition": [0, 60, 0, 0]})[0]
     assert ("less time" in better, better.endswith("expect less of later ones.")) == (True, True)
-    # One step has no error, and other workers have another plan.
+    # One step has no error, other workers have another plan, and without a code nothing is saved.
+    assert traces.in_its_steps(_trace(times), problem, plan | {"partition": [60, 0, 0, 0]}) == []
     assert traces.in_its_steps(_trace(times[:1]), problem, plan) == []
     assert traces.in_its_steps(_trace(times[:, 1:]), problem, plan) == []
 

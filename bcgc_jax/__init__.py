@@ -1,9 +1,9 @@
 """Optimization-based block coordinate gradient coding in JAX.
 
-Here: laws of the workers' times, problems and their solutions, methods, runtimes. By subject: `coding`,
-gradient codes and training with them; `measured`, from a file of measured times to a law; `plans`,
-partitions, schedules and types of answers; `solvers`, bounds and limits; `sweeps`, many problems at once;
-`distributions`, all laws; `bcgc_jax.cluster`, worker processes.
+Here: distributions of the workers' times, problems and their solutions, methods, runtimes. By subject:
+`coding`, gradient codes and training with them; `measured`, from a file of measured times to a distribution;
+`plans`, partitions, schedules and types of answers; `solvers`, bounds and limits; `sweeps`, many problems at
+once; `distributions`, all of them; `bcgc_jax.cluster`, worker processes.
 """
 
 import ast
@@ -12,15 +12,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-
-def _public() -> dict[str, str]:
-    """The public names and where they are, as `__init__.pyi` says."""
-    lines = ast.parse(Path(__file__).with_suffix(".pyi").read_text("utf-8")).body
-    found = [line for line in lines if isinstance(line, ast.ImportFrom)]
-    return {name.name: str(line.module) for line in found for name in line.names}
-
-
-_PUBLIC = _public()
+# The public names and where they are, as `__init__.pyi` says.
+_LINES = ast.parse(Path(__file__).with_suffix(".pyi").read_text("utf-8")).body
+_IMPORTS = [line for line in _LINES if isinstance(line, ast.ImportFrom)]
+_PUBLIC = {name.name: str(line.module) for line in _IMPORTS for name in line.names}
 __all__ = sorted(_PUBLIC)
 
 

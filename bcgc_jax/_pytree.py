@@ -29,8 +29,8 @@ def static_field(**kwargs: Any) -> Any:
 def pytree_dataclass(cls: type[T]) -> type[T]:
     """Make `cls` a frozen dataclass and a pytree.
 
-    Unflattening bypasses `__init__`, so the checks of `__post_init__` run once, on what a caller
-    passes, and never on the tracers or placeholders that JAX puts into a tree.
+    Unflattening bypasses `__init__`, so `__post_init__` checks what a caller passes, and never the tracers or
+    placeholders that JAX puts into a tree.
     """
     cls = dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
     if cls.__repr__ is object.__repr__:
@@ -45,12 +45,11 @@ def pytree_dataclass(cls: type[T]) -> type[T]:
 
     def flatten_with_keys(tree):
         children, aux = flatten(tree)
-        keys = [jax.tree_util.GetAttrKey(n) for n in data]
-        return list(zip(keys, children, strict=True)), aux
+        return list(zip(map(jax.tree_util.GetAttrKey, data), children, strict=True)), aux
 
     def unflatten(aux, children):
         tree = object.__new__(cls)
-        for name, value in [*zip(data, children, strict=True), *zip(static, aux, strict=True)]:
+        for name, value in zip(data + static, (*children, *aux), strict=True):
             object.__setattr__(tree, name, value)
         return tree
 
@@ -81,24 +80,22 @@ _MOST_SHOWN = 8
 
 def represent(tree: Any, leave_out: Sequence[str] = ()) -> str:
     """`repr` of a dataclass: what is not by default, long arrays by their size and range."""
-    shown = [
-        f"{field.name}={show(value)}"
-        for field in dataclasses.fields(tree)
-        if field.name not in leave_out and not _is_default(value := getattr(tree, field.name), field.default)
-    ]
+    shown = []
+    for field in dataclasses.fields(tree):
+        value, default = getattr(tree, field.name), field.default
+        alike = type(value) is type(default) and not hasattr(value, "shape") and value == default
+        if field.name not in leave_out and value is not default and not alike:
+            shown.append(f"{field.name}={show(value)}")
     return f"{type(tree).__name__}({', '.join(shown)})"
-
-
-def _is_default(value: Any, default: Any) -> bool:
-    return value is default or (
-        type(value) is type(default) and not hasattr(value, "shape") and value == default
-    )
 
 
 def show(value: Any) -> str:
     """`repr` that a person reads, also of what is traced."""
     if isinstance(value, tuple | list) and not hasattr(value, "_fields"):
-        return _show_sequence(value)
+        runs = [(text, len(list(same))) for text, same in itertools.groupby(map(show, value))]
+        texts = [text if count == 1 else f"{count} × {text}" for text, count in runs]
+        more = [f"… {len(texts) - _MOST_SHOWN} more"] if len(texts) > _MOST_SHOWN else []
+        return f"[{', '.join(texts[:_MOST_SHOWN] + more)}]"
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key!r}: {show(one)}" for key, one in value.items()) + "}"
     if isinstance(value, np.ndarray | np.generic | jax.Array | jax.ShapeDtypeStruct):
@@ -106,14 +103,6 @@ def show(value: Any) -> str:
     if callable(value) and hasattr(value, "__qualname__"):
         return value.__qualname__.rpartition(".<locals>.")[2]
     return repr(value)
-
-
-def _show_sequence(values: Sequence[Any]) -> str:
-    """Neighbours that look alike are counted."""
-    runs = [(text, len(list(same))) for text, same in itertools.groupby(map(show, values))]
-    texts = [text if count == 1 else f"{count} × {text}" for text, count in runs]
-    more = len(texts) - _MOST_SHOWN
-    return "[" + ", ".join(texts[:_MOST_SHOWN] + ([f"… {more} more"] if more > 0 else [])) + "]"
 
 
 def _show_array(value: Any) -> str:
@@ -137,8 +126,7 @@ def replace(tree: T, **changes: Any) -> T:
 def working_dtype(*trees: Any) -> np.dtype:
     """The dtype of results: float32 or float64, the widest of the floating arrays among the leaves.
 
-    Python numbers and whole numbers follow these; alone, they have JAX's default. Half precision is too
-    short for what is computed here.
+    Python numbers and whole numbers follow these; alone, they have JAX's default.
     """
     arrays = [a for a in jax.tree.leaves(trees) if hasattr(a, "dtype") and not getattr(a, "weak_type", False)]
     floating = [a.dtype for a in arrays if jnp.issubdtype(a.dtype, jnp.floating)]
@@ -148,9 +136,7 @@ def working_dtype(*trees: Any) -> np.dtype:
 
 def concrete(value: Any) -> np.ndarray | None:
     """`value` as a NumPy array, or None where it is traced and nothing can be said about it."""
-    if isinstance(value, jax.core.Tracer):
-        return None
-    return np.asarray(value)
+    return None if isinstance(value, jax.core.Tracer) else np.asarray(value)
 
 
 def is_traced(tree: Any) -> bool:

@@ -85,19 +85,10 @@ def _parser() -> Parser:
     names = "\n".join(f"  {name:<16}{_summary(measure)}" for name, measure in MEASURES.items())
     example = "example:\n  python -m benchmarks --out speed.json"
     parser = Parser("python -m benchmarks", description=__doc__, epilog=f"measures:\n{names}\n\n{example}")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="FILE.json",
-        help="also write JSON to this file, and the scaling curves beside it as FILE.png and FILE.svg",
-    )
-    parser.add_argument(
-        "--only",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="a measure to run, again for more of them (default: all)",
-    )
+    what = "also write JSON to this file, and the scaling curves beside it as FILE.png and FILE.svg"
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help=what)
+    what = "a measure to run, again for more of them (default: all)"
+    parser.add_argument("--only", action="append", default=[], metavar="NAME", help=what)
     return parser
 
 
@@ -111,10 +102,8 @@ def seconds_text(seconds: float) -> str:
     >>> seconds_text(0.0000123), seconds_text(0.0456), seconds_text(31.27)
     ('12.3 µs', '45.6 ms', '31.3 s')
     """
-    for unit, size in (("s", 1.0), ("ms", 1e-3)):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds / 1e-6:.3g} µs"
+    unit, size = next((one for one in (("s", 1.0), ("ms", 1e-3)) if seconds >= one[1]), ("µs", 1e-6))
+    return f"{seconds / size:.3g} {unit}"
 
 
 def ratio_text(ratio: float) -> str:
@@ -149,10 +138,8 @@ def print_table(
             times = f"{seconds_text(point['seconds']):>12}{seconds_text(point['first_call']):>14}"
             print(f"{'':28}{point['x']:>12}{times}{gap:>14}")
     about = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items())
-    print()
-    print(
-        textwrap.fill("Times are medians; ratio is the peer's median through the package's. " + about, _WIDTH)
-    )
+    about = "Times are medians; ratio is the peer's median through the package's. " + about
+    print(f"\n{textwrap.fill(about, _WIDTH)}")
 
 
 if __name__ == "__main__":

@@ -30,10 +30,8 @@ def cluster() -> list[dict[str, Any]]:
     rows = []
     with Cluster(_WORKERS) as running:
         bare = _bare_loop(load_ray())
-        for name, counts in (
-            ("all levels", [_SIZE] * _BLOCKS),
-            ("uncoded", [_BLOCKS * _SIZE] + [0] * (_WORKERS - 1)),
-        ):
+        uncoded = [_BLOCKS * _SIZE] + [0] * (_WORKERS - 1)
+        for name, counts in {"all levels": [_SIZE] * _BLOCKS, "uncoded": uncoded}.items():
             plan = coding_plan(jax.random.key(0), params, np.array(counts))
             running.assign(mean_product, plan, params, split_unevenly(data, _WORKERS))
             peer = bare[len(plan.blocks)]
@@ -41,11 +39,8 @@ def cluster() -> list[dict[str, Any]]:
             error = float(jnp.max(jnp.abs(found["package"].value - exact)) / jnp.max(jnp.abs(exact)))
             what = f"an iteration, N={_WORKERS}, {len(plan.blocks)} blocks ({name})"
             accuracy = f"relative error of the gradient {error:.0e}; computation and decoding included"
-            rows.append(
-                result_row(
-                    "cluster", what, found, accuracy, {"error": error}, against=against, dtype="float32"
-                )
-            )
+            given = "cluster", what, found, accuracy, {"error": error}
+            rows.append(result_row(*given, against=against, dtype="float32"))
     return rows
 
 

@@ -15,7 +15,6 @@ from bcgc_jax.coding.gradients import (
     coding_plan,
     decode_gradients,
     encode_gradients,
-    plan_weights,
     split_batch,
     subset_gradients,
 )
@@ -41,7 +40,9 @@ def traffic() -> list[dict[str, Any]]:
     share = plan.blocks[0].share
     gradients = jax.random.normal(jax.random.key(1), (_WORKERS, size), jnp.float32)
     arrived = _arrived(plan)
-    weights = jax.jit(plan_weights)(plan, arrived).weights
+    with jax.enable_x64(True):
+        encodings = jnp.stack([code.encoding for code in plan.codes])
+    weights = jax.jit(jax.vmap(bcgc.coding.decoding_weights))(encodings, arrived).weights
     rows = []
 
     def copy_of(num_bytes: float) -> Any:
@@ -57,16 +58,13 @@ def traffic() -> list[dict[str, Any]]:
     decode = functools.partial(jax.jit(decode_gradients), plan, weights, messages, params)
     exact = np.asarray(gradients[:, ::1000], float).mean(axis=0)
     error = float(np.linalg.norm(np.asarray(decode())[::1000] - exact) / np.linalg.norm(exact))
-    for name, run, must in (
-        ("encode", encode, gradients.nbytes + sent),
-        ("decode", decode, used + params.nbytes),
-    ):
+    cases = ("encode", encode, gradients.nbytes + sent), ("decode", decode, used + params.nbytes)
+    for name, run, must in cases:
         found = compare({"package": run, "peer": copy_of(must)}, 3)
         what, against = f"{name}, L=1e7, N=20, optimal plan", "copy of as many bytes"
         accuracy = f"{must / 1e9:.2f} GB; decoded to {error:.0e}; messages {extra:.2f} x float32"
-        rows.append(
-            result_row("traffic", what, found, accuracy, {"error": error}, against=against, dtype="float32")
-        )
+        given = "traffic", what, found, accuracy, {"error": error}
+        rows.append(result_row(*given, against=against, dtype="float32"))
     return rows
 
 

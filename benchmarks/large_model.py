@@ -44,18 +44,20 @@ def cluster_large() -> list[dict[str, Any]]:
             mine = {"package": lambda: running.gradient(params).gradient}
             found = _measured(mine | {"parameter server": plain, "bare": bare})
             error = _error(found["package"].value, exact)
-            rows += [_row(name, size, found, peer, moved, error) for peer in ("parameter server", "bare")]
+            rows += [_row(name, size, found, peer, moved, error) for peer in _PEERS]
     return rows
+
+
+_PEERS = {
+    "parameter server": "actors that return jax.grad, summed by NumPy (uncoded)",
+    "bare": "actors that return zeros of that size, not looked at",
+}
 
 
 def _row(
     name: str, size: int, found: dict[str, Measured], peer: str, moved: float, error: float
 ) -> dict[str, Any]:
-    mine, other = found["package"].seconds, found[peer].seconds
-    against = {
-        "parameter server": "actors that return jax.grad, summed by NumPy (uncoded)",
-        "bare": "actors that return zeros of that size, not looked at",
-    }[peer]
+    mine, other, against = found["package"].seconds, found[peer].seconds, _PEERS[peer]
     busy = mine["cpu"] / mine["median"]
     what = f"an iteration, N={_WORKERS}, {size:,} parameters, {name}"
     accuracy = (

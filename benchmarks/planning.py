@@ -36,24 +36,18 @@ def simulation() -> list[Row]:
     num_draws = 100_000
     problem, x, load = _unscaled_problem(50)
     rng = np.random.default_rng(0)
-    found = compare(
-        {
-            "package": functools.partial(bcgc.simulate_runtime, jax.random.key(0), problem, x, num_draws),
-            "float32": lambda: peers.mean_runtime(rng, load.astype(np.float32), num_draws, np.float32),
-            "float64": lambda: peers.mean_runtime(rng, load, num_draws, np.float64),
-        }
-    )
+    package = functools.partial(bcgc.simulate_runtime, jax.random.key(0), problem, x, num_draws)
+    numpy = {
+        kind.__name__: functools.partial(peers.mean_runtime, rng, load.astype(kind), num_draws, kind)
+        for kind in (np.float32, np.float64)
+    }
+    found = compare({"package": package, **numpy})
     exact, drawn = float(bcgc.expected_runtime(problem, x)), found["package"].value
     error, spread = abs(float(drawn.mean) / exact - 1), float(drawn.standard_error) / exact
     accuracy = f"the mean is {error:.1e} from the exact one, its standard error {spread:.1e}"
-    what = "mean of 1e5 draws, N=50"
-    numpy = {name: f"NumPy's draw, sort and max in {name}" for name in ("float32", "float64")}
-    return [
-        result_row(
-            "simulation", what, found, accuracy, {"error": error}, dtype="float32", peer=name, against=against
-        )
-        for name, against in numpy.items()
-    ]
+    given = "simulation", "mean of 1e5 draws, N=50", found, accuracy, {"error": error}
+    against = "NumPy's draw, sort and max in"
+    return [result_row(*given, dtype="float32", peer=kind, against=f"{against} {kind}") for kind in numpy]
 
 
 def evaluation() -> list[Row]:

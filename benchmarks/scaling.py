@@ -81,7 +81,8 @@ def draw_curves(points: Sequence[dict[str, Any]], folder: Path, name: str) -> No
         for curve in (curve for curve in _CURVES if curve in curves):
             mine, (text, reached, method) = curves[curve], _CURVES[curve]
             gaps = [point["gap"] for point in mine if point["gap"] is not None]
-            label = f"{text}, {reached} ≤ {_bound_text(max(gaps))}" if gaps else text
+            most = math.ceil(math.log10(max(gaps, default=1.0) or 1e-16))
+            label = rf"{text}, {reached} ≤ $10^{{{most}}}$" if gaps else text
             look = plotting.curve(method) | plotting.points(method)
             look |= {"linestyle": plotting.style(method).line, "label": label}
             one.plot([point["x"] for point in mine], [point["seconds"] for point in mine], **look)
@@ -91,14 +92,3 @@ def draw_curves(points: Sequence[dict[str, Any]], folder: Path, name: str) -> No
         # Above the axes: never on the data.
         one.legend(frameon=False, fontsize="x-small", loc="lower left", bbox_to_anchor=(-0.02, 1.0))
     plotting.save_figure(figure, folder, name)
-
-
-def _bound_text(value: float) -> str:
-    """One digit, rounded up, for it is a bound."""
-    if value <= 0:
-        return "0"
-    exponent = math.floor(math.log10(value))
-    digit = math.ceil(value / 10.0**exponent * (1 - 1e-12))
-    if digit in (1, 10):
-        return f"$10^{{{exponent + (digit == 10)}}}$"
-    return rf"${digit}\times 10^{{{exponent}}}$"

@@ -11,7 +11,7 @@ import numpy as np
 
 import bcgc_jax as bcgc
 from bcgc_jax.sweeps.cells import Table
-from benchmarks.timing import Measured, compare, curve_point, result_row
+from benchmarks.timing import compare, curve_point, result_row
 
 _TOLERANCE = 5e-7  # so that the certificate, an independent rule, has room to 1e-6
 
@@ -66,14 +66,11 @@ def _against_loops(num_workers: int) -> list[dict[str, Any]]:
         5,
     )
     gap = float(found["package"].value["relative_gap"].max())
-    cells = {name: len(rates) if name == "package" else len(some) for name in found}
-
-    def per_cell(name: str) -> Measured:
-        timings = found[name].seconds
-        shares = {key: timings[key] / cells[name] for key in ("median", "best")}
-        return found[name]._replace(seconds=timings | shares)
-
-    each = {name: per_cell(name) for name in found}
+    each = {}
+    for name, one in found.items():
+        cells = len(rates) if name == "package" else len(some)
+        of_cell = {key: one.seconds[key] / cells for key in ("median", "best")}
+        each[name] = one._replace(seconds=one.seconds | of_cell)
     what = f"a cell of a sweep, N={num_workers}"
     accuracy = f"{len(rates)} cells, largest gap {gap:.0e}; the loop over {len(some)} of them"
     loops = {peer: f"a Python loop over {peer}" for peer in ("solve", "jit(solve)")}

@@ -6,9 +6,8 @@ against the best plan that knows the law. A change takes an iteration's mean tim
 data once.
 """
 
-import functools
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +27,8 @@ from experiments.traces import files_of
 STEPS, EARLY, WORKERS = 500, 30, 10
 # Numbers of workers, and how many draws of the first iterations; a plan of 100 workers takes seconds.
 SIZES = {8: 4, 20: 4, 100: 1}
+# Workers of this drift need as long again to begin.
+_LATE = "late to begin"
 # Iterations that who knows a law plans with, and that plans are judged by.
 _KNOWN, _JUDGED = 512, 4000
 
@@ -44,58 +45,27 @@ LAWS: Mapping[str, bcgc.distributions.Distribution] = {
 }
 
 
-def _steady(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    return 0.5 + rng.exponential(0.5, shape)
+def drifts(rng: np.random.Generator, steps: int, workers: int) -> dict[str, np.ndarray]:
+    """Cycle times, `[K, N]`, by what becomes of them."""
+    shape, half = (steps, workers), steps // 2
+    jump, turns = np.ones((2, steps, workers))
+    jump[half:, :3] = 3  # in the middle three workers become slower
+    turns[np.arange(steps), np.arange(steps) // 50 % workers] = 4  # every 50 iterations another one is slow
 
+    def steady() -> np.ndarray:
+        return 0.5 + rng.exponential(0.5, shape)
 
-def _jump(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    """In the middle three workers become three times slower."""
-    slow = np.ones(shape)
-    slow[shape[0] // 2 :, :3] = 3
-    return slow * _steady(rng, shape)
-
-
-def _other_law(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    """In the middle times that hardly differ become those of a heavy tail."""
-    half = shape[0] // 2
-    return np.r_[rng.uniform(1, 1.2, (half, shape[1])), rng.pareto(2, (shape[0] - half, shape[1])) + 1]
-
-
-def _walk(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    """Speeds that wander off, each on its own."""
-    return np.exp(np.cumsum(rng.normal(0, 0.05, shape), axis=0)) * _steady(rng, shape)
-
-
-def _turns(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    """Every 50 iterations another worker is four times slower."""
-    slow = np.ones(shape)
-    slow[np.arange(shape[0]), np.arange(shape[0]) // 50 % shape[1]] = 4
-    return slow * _steady(rng, shape)
-
-
-def _tied(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    """All workers of an iteration are slow together; hardly one is slower than the others."""
-    return rng.lognormal(0, 1, (shape[0], 1)) * rng.uniform(1, 1.1, shape)
-
-
-def _alike(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    """Nothing to be gained."""
-    return rng.uniform(1, 1.02, shape)
-
-
-DRIFTS: Mapping[str, Callable[[np.random.Generator, tuple[int, int]], np.ndarray]] = {
-    "workers jump": _jump,
-    "law jumps": _other_law,
-    "speeds wander": _walk,
-    "slow one changes": _turns,
-    "steps tied": _tied,
-    "all alike": _alike,
-    "late to begin": lambda rng, shape: rng.uniform(0.2, 0.24, shape),
-}
-# What passes before a worker begins, where that is something.
-START_UPS: Mapping[str, Callable[[np.random.Generator, tuple[int, int]], np.ndarray]] = {
-    "late to begin": lambda rng, shape: rng.exponential(1.0, shape),
-}
+    return {
+        "workers jump": jump * steady(),
+        # In the middle times that hardly differ become those of a heavy tail.
+        "law jumps": np.r_[rng.uniform(1, 1.2, (half, workers)), rng.pareto(2, (steps - half, workers)) + 1],
+        "speeds wander": np.exp(np.cumsum(rng.normal(0, 0.05, shape), axis=0)) * steady(),
+        "slow one changes": turns * steady(),
+        # All workers of an iteration are slow together; hardly one is slower than the others.
+        "steps tied": rng.lognormal(0, 1, (steps, 1)) * rng.uniform(1, 1.1, shape),
+        "all alike": rng.uniform(1, 1.02, shape),  # nothing to be gained
+        _LATE: rng.uniform(0.2, 0.24, shape),
+    }
 
 
 class Course(NamedTuple):
@@ -142,20 +112,15 @@ class Early(NamedTuple):
 
 
 def train(
-    times: np.ndarray,
-    key: jax.Array,
-    num_steps: int | None = None,
-    cost: float = 0.0,
-    start_ups: np.ndarray | None = None,
+    times: np.ndarray, key: jax.Array, num_steps: int | None = None, cost: float = 0.0, start_ups: Any = None
 ) -> Course:
     """A planner meets these cycle times and start-ups, `[K, N]` each, one iteration after the other.
 
     It is shown what a master sees: of who has done a task his times, of the others that they took longer.
     """
     start_ups = np.zeros_like(times) if start_ups is None else start_ups
-    planner = Planner(
-        times.shape[1], num_steps or len(times), key=key, change_seconds=cost, move_seconds=cost
-    )
+    count = num_steps or len(times)
+    planner = Planner(times.shape[1], count, key=key, change_seconds=cost, move_seconds=cost)
     taken = np.zeros(len(times))
     for k, (row, start) in enumerate(zip(times, start_ups, strict=True)):
         plan = planner.plan
@@ -169,17 +134,13 @@ def train(
 
 
 def best_plan(
-    times: np.ndarray,
-    key: jax.Array,
-    judged: np.ndarray | None = None,
-    start_ups: np.ndarray | float = 0.0,
+    times: np.ndarray, key: jax.Array, judged: np.ndarray | None = None, start_ups: np.ndarray | float = 0.0
 ) -> tuple[str, float]:
     """The rule whose plan, made from all these times, takes least on average, and that mean."""
     window = Window(times, min(MOST_STORED, times.shape[1]), key, start_ups)
     judged = times if judged is None else judged
     found = {name: float(rule(window).runtimes(judged, start_ups).mean()) for name, rule in RULES.items()}
-    name = min(found, key=lambda name: found[name])
-    return name, found[name]
+    return min(found.items(), key=lambda one: one[1])
 
 
 def course(
@@ -194,10 +155,7 @@ def course(
     total, plain = float(found.taken.sum()), float(uncoded.sum())
     row = Row(
         *(name, times.shape[1], len(times), plain, total, 100 * (1 - total / plain)),
-        fixed=100 * (1 - fixed * len(times) / plain),
-        fixed_plan=fixed_plan,
-        changes=len(found.decisions),
-        last_plan=found.plan.name,
+        *(100 * (1 - fixed * len(times) / plain), fixed_plan, len(found.decisions), found.plan.name),
     )
     return row, 100 * (1 - np.cumsum(found.taken) / np.cumsum(uncoded))
 
@@ -206,7 +164,10 @@ def early(name: str, workers: int, draws: int, seed: int) -> Early:
     """What is planned after a few iterations with independent times, and what who knows the law would."""
     law = LAWS[name]
     draw, judge, learn, know, known = jax.random.split(jax.random.key(seed), 5)
-    sample = functools.partial(lambda key, rows: np.asarray(law.sample(key, (rows, workers)), float))
+
+    def sample(key: jax.Array, rows: int) -> np.ndarray:
+        return np.asarray(law.sample(key, (rows, workers)), float)
+
     judged = sample(judge, _JUDGED)
     best, value = best_plan(sample(know, _KNOWN), known, judged)
     planned = []
@@ -259,14 +220,11 @@ def draw(courses: Mapping[str, np.ndarray], count: int) -> Any:
 
 def run(out: Path, *, seed: int = 0, traces: Path) -> None:
     """Print both tables; write adaptive.csv, adaptive_early.csv and the figure to `out`."""
-    measured: dict[str, np.ndarray] = {}
-    for file in files_of(traces):
-        table = bcgc.measured.load_trace(file).table()
-        measured[file.name.split(".")[0]] = table[np.isfinite(table).all(axis=1)]
+    tables = {file.name.split(".")[0]: bcgc.measured.load_trace(file).table() for file in files_of(traces)}
+    measured = {name: table[np.isfinite(table).all(axis=1)] for name, table in tables.items()}
     rng = np.random.default_rng(seed)
-    drifts = {name: make(rng, (STEPS, WORKERS)) for name, make in DRIFTS.items()}
-    starts = {name: make(rng, (STEPS, WORKERS)) for name, make in START_UPS.items()}
-    given = list({**measured, **drifts}.items())
+    given = list({**measured, **drifts(rng, STEPS, WORKERS)}.items())
+    starts = {_LATE: rng.exponential(1.0, (STEPS, WORKERS))}
     found = {name: course(name, t, seed, starts.get(name)) for name, t in each(given, "trainings")}
     rows = [row for row, _ in found.values()]
     cases = [(name, workers, draws) for workers, draws in SIZES.items() for name in LAWS]

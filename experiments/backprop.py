@@ -150,12 +150,10 @@ def calibrate(found: Measured, calibrated: int) -> tuple[list[Calibrated], list[
         mine = fit(name, partitions[:calibrated], shares, cpu[:calibrated])
         predicted[name] = predict(name, mine, partitions, shares)
         by_count = fit(name, partitions[:calibrated], shares, operations[:calibrated])
-        block = _errors(predicted[name][calibrated:], cpu[calibrated:])
-        ends = _errors(predicted[name][calibrated:].sum(axis=1), cpu[calibrated:].sum(axis=1))
-        counts = _errors(predict(name, by_count, partitions, shares)[calibrated:], operations[calibrated:])
-        costs.append(
-            Calibrated(name, mine, _rms(block), float(np.abs(block).max()), _rms(ends), _rms(counts))
-        )
+        block, worst = _errors(predicted[name][calibrated:], cpu[calibrated:])
+        end, _ = _errors(predicted[name][calibrated:].sum(axis=1), cpu[calibrated:].sum(axis=1))
+        count, _ = _errors(predict(name, by_count, partitions, shares)[calibrated:], operations[calibrated:])
+        costs.append(Calibrated(name, mine, block, worst, end, count))
     return costs, _blocks(found, calibrated, gradient, predicted)
 
 
@@ -166,12 +164,10 @@ def _by_level(partitions: Sequence[Sequence[int]], values: Sequence[np.ndarray])
     return found
 
 
-def _errors(predicted: np.ndarray, actual: np.ndarray) -> np.ndarray:
-    return predicted[actual > 0] / actual[actual > 0] - 1
-
-
-def _rms(errors: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(errors**2)))
+def _errors(predicted: np.ndarray, actual: np.ndarray) -> tuple[float, float]:
+    """Root mean square and largest of the relative errors."""
+    errors = predicted[actual > 0] / actual[actual > 0] - 1
+    return float(np.sqrt(np.mean(errors**2))), float(np.abs(errors).max())
 
 
 def _blocks(
@@ -182,20 +178,11 @@ def _blocks(
         kept = kept_operations(found.operations, mine.partition)
         low, cpu, high = np.quantile(mine.cpu, (0.25, 0.5, 0.75), axis=0) / gradient
         for b, level in enumerate(np.flatnonzero(mine.partition).tolist()):
-            blocks.append(
-                Block(
-                    model=_title(found),
-                    partition=mine.partition,
-                    held_out=k >= calibrated,
-                    level=level,
-                    operations=float(mine.operations[b] / found.operations.gradient),
-                    kept=float(kept[level] / found.operations.gradient),
-                    cpu=float(cpu[b]),
-                    low=float(low[b]),
-                    high=float(high[b]),
-                    predicted={name: float(values[k, level]) for name, values in predicted.items()},
-                )
-            )
+            operations, least = np.array([mine.operations[b], kept[level]]) / found.operations.gradient
+            times = float(cpu[b]), float(low[b]), float(high[b])
+            by_model = {name: float(values[k, level]) for name, values in predicted.items()}
+            place = _title(found), mine.partition, k >= calibrated, level
+            blocks.append(Block(*place, float(operations), float(least), *times, by_model))
     return blocks
 
 
@@ -277,15 +264,10 @@ def _print_blocks(blocks: Sequence[Block]) -> None:
     held_out = [block for block in blocks if block.held_out]
     for partition, mine in grouped(held_out, lambda block: block.partition).items():
         for block in mine:
-            spread = (block.high - block.low) / 2
-            cells = [
-                _spaced(partition),
-                block.level,
-                f"{block.operations:.2f}",
-                f"{block.cpu:.2f} ± {spread:.2f}",
-            ]
+            time = f"{block.cpu:.2f} ± {(block.high - block.low) / 2:.2f}"
             off = ((x, 100 * (x / block.cpu - 1)) for x in block.predicted.values())
-            rows.append([*cells, *(f"{x:.2f} {percent:+4.0f} %" for x, percent in off)])
+            cells = [f"{x:.2f} {percent:+4.0f} %" for x, percent in off]
+            rows.append([_spaced(partition), block.level, f"{block.operations:.2f}", time, *cells])
     print_table(
         "Blocks that the costs were not fitted to: operations, CPU time, and what each model predicts",
         ["layers", "level", "operations", "CPU time", *MODELS],
@@ -299,11 +281,7 @@ def _row(block: Block) -> dict[str, Any]:
     return row | {"partition": _spaced(block.partition), "held_out": int(block.held_out)} | predicted
 
 
-_LOOK = {
-    "h = f = 0": ("o", "#D55E00"),
-    "f": ("s", "#E69F00"),
-    "f, h": ("^", "#009E73"),
-}
+_LOOK = {"h = f = 0": ("o", "#D55E00"), "f": ("s", "#E69F00"), "f, h": ("^", "#009E73")}
 
 
 def draw(blocks: Sequence[Block]) -> "Figure":

@@ -67,13 +67,13 @@ class Measured(NamedTuple):
 
 
 def measure_alone(make: Callable[[], Model], partitions: Sequence[Sequence[int]], repeats: int) -> Measured:
-    """`measure` in a new process that has one core; `make` is called there."""
+    """`measure` in a new process that has one core."""
     context = multiprocessing.get_context("spawn")
     with (
         tempfile.TemporaryDirectory(prefix="bcgc-") as folder,
         ProcessPoolExecutor(1, context, _stay_on_one_core, (folder,)) as pool,
     ):
-        return pool.submit(_make_and_measure, make, partitions, repeats).result()
+        return pool.submit(measure, make, partitions, repeats).result()
 
 
 def _stay_on_one_core(programs: str) -> None:
@@ -87,16 +87,12 @@ def _stay_on_one_core(programs: str) -> None:
         os.sched_setaffinity(0, [max(os.sched_getaffinity(0))])
 
 
-def _make_and_measure(make: Callable[[], Model], partitions: Any, repeats: int) -> Measured:
-    return measure(make(), partitions, repeats)
-
-
-def measure(model: Model, partitions: Sequence[Sequence[int]], repeats: int) -> Measured:
+def measure(make: Callable[[], Model], partitions: Sequence[Sequence[int]], repeats: int) -> Measured:
     """The work of worker 0 for partitions of the layers, each of as many levels as there are workers.
 
     In each repeat every partition has its turn: a machine that is busy for a while is so for all.
     """
-    workers = len(partitions[0])
+    model, workers = make(), len(partitions[0])
     data = jax.tree.map(np.asarray, split_batch(model.batch, workers))
     subsets = [jax.tree.map(lambda x, j=j: x[j], data) for j in range(workers)]
     order = backward_order(model.loss, model.params, subsets[0])

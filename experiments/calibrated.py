@@ -61,28 +61,13 @@ def run(
         for number_ in each(range(rounds), "rounds"):
             law = bcgc.measured.smooth_empirical(*found.times())
             problem = bcgc.Problem(
-                law,
-                num_workers=workers,
-                num_coordinates=len(sizes),
-                num_samples=samples,
-                setup_cycles=costs.setup_cycles,
-                unit_costs=sizes,
+                *(law, workers, len(sizes), samples), setup_cycles=costs.setup_cycles, unit_costs=sizes
             )
 
             def train(method: str, count: int, problem: bcgc.Problem = problem) -> ClusterTraining:
-                return train_on_cluster(
-                    key=jax.random.key(seed),
-                    cluster=cluster,
-                    loss=cross_entropy,
-                    problem=problem,
-                    params=params,
-                    data=data,
-                    optimizer=optax.sgd(0.1),
-                    num_steps=count,
-                    method=method,
-                    units="layers",
-                    order=order,
-                )
+                options: Any = {"problem": problem, "method": method, "units": "layers", "order": order}
+                given = jax.random.key(seed), cluster, cross_entropy, params, data, optax.sgd(0.1), count
+                return train_on_cluster(*given, **options)
 
             runs = _by_turns(train, steps)
             rows += [_row(number_ + 1, problem, method, runs[method][0]) for method in _METHODS]
@@ -100,7 +85,7 @@ def _measure(
     cores: Sequence[int],
     params: Any,
     data: Any,
-    order: Sequence[int],
+    order: Any,
     layers: int,
     steps: int,
     seed: int,
@@ -134,20 +119,16 @@ def _by_turns(
 
 def _row(number_: int, problem: bcgc.Problem, method: str, seconds: np.ndarray) -> dict[str, Any]:
     solution = bcgc.solve(problem, method)
+    # Iterations near each other are alike: the standard error is that of the means of batches.
+    means = [batch.mean() for batch in np.array_split(seconds, min(_BATCHES, len(seconds)))]
     return {
         "round": number_,
         "method": method,
         "layers_at_levels": " ".join(map(str, np.asarray(solution.rounded).tolist())),
         "predicted_seconds": float(solution.rounded_runtime),
         "measured_seconds": float(seconds.mean()),
-        "standard_error": _standard_error(seconds),
+        "standard_error": float(np.std(means, ddof=1) / np.sqrt(len(means))),
     }
-
-
-def _standard_error(seconds: np.ndarray) -> float:
-    """Of the mean of iterations of which those near each other are alike: from the means of batches."""
-    means = [batch.mean() for batch in np.array_split(seconds, min(_BATCHES, len(seconds)))]
-    return float(np.std(means, ddof=1) / np.sqrt(len(means)))
 
 
 def _print(costs: Calibration, rows: Sequence[dict[str, Any]], samples: int) -> None:

@@ -172,11 +172,7 @@ def _draw(
         for method in (m for m in methods if (m, faults) in runs):
             look, found = plotting.style(method), runs[method, faults].run
             axis.plot(
-                found.clock[0],
-                found.loss[0],
-                color=look.color,
-                linestyle=look.line,
-                linewidth=look.width,
+                found.clock[0], found.loss[0], color=look.color, linestyle=look.line, linewidth=look.width
             )
         title = "one worker killed,\nlater one stopped" if faults else "one run,\nall workers there"
         plotting.label_axes(

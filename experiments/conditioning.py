@@ -5,6 +5,7 @@ The error is relative to the float64 sum; beside it the worst amplification, and
 messages would have had.
 """
 
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,12 +37,12 @@ def levels_of(num_workers: int) -> list[int]:
 
 def run(out: Path, seed: int = 0, *, sizes: Sequence[int] = SIZES) -> None:
     tasks = [(n, s) for n in sizes for s in levels_of(n)]
-    rows: list[dict[str, Any]] = []
+    rows, make = list[dict[str, Any]](), functools.partial(bcgc.coding.gradient_code, jax.random.key(seed))
     for n, level in each(tasks, "codes"):
-        chosen = bcgc.coding.gradient_code(jax.random.key(seed), n, level, top_level=n - 1)
+        chosen = make(n, level, top_level=n - 1)
         for construction in CONSTRUCTIONS:
             try:
-                code = bcgc.coding.gradient_code(jax.random.key(seed), n, level, construction)
+                code = make(n, level, construction)
             except ValueError:
                 continue
             taken = int(construction == chosen.construction)

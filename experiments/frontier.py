@@ -73,12 +73,9 @@ def points(name: str, problem: bcgc.Problem, key: jax.Array) -> Iterator[Point]:
     asked: list[tuple[str, int, Any]] = []
     for stored in stored_grid(workers):
         # The paper's scheme of workers that store so many subsets: a coordinate on no more of them.
-        asked += [
-            ("optimal", stored, bcgc.Optimal(levels=range(stored))),
-            ("nested", stored, f"nested:{stored}"),
-            ("cyclic", stored, f"cyclic:{stored}"),
-        ]
-        asked += [("multi_message", stored, f"multi_message:{stored}")] * (stored > 1)
+        asked.append(("optimal", stored, bcgc.Optimal(levels=range(stored))))
+        names = "nested", "cyclic", *["multi_message"] * (stored > 1)
+        asked += [(name, stored, f"{name}:{stored}") for name in names]
     for scheme, stored, method in [*asked, ("sharing", workers, bcgc.Sharing(CHUNKS))]:
         found = bcgc.solve(problem, method, key=key)
         assert found.needs is not None
@@ -147,11 +144,9 @@ def draw(rows: Sequence[Point], bests: Sequence[Best]) -> Any:
             look["linestyle"] = plotting.style(scheme).line
             left.plot([row.stored_subsets for row in here], y, **look)
             middle.plot([row.sent for row in here], y, **plotting.points(scheme))
-        for axes, label, value in (
-            (left, "subsets stored by a worker", f"{name}\nruntime / optimum"),
-            (middle, r"sent by a worker (in $L$)", ""),
-        ):
-            plotting.label_axes(axes, label, value, log="y", y_ticks=(0.25, 0.5, 1, 2, 4))
+        look, y_label = {"log": "y", "y_ticks": (0.25, 0.5, 1, 2, 4)}, f"{name}\nruntime / optimum"
+        plotting.label_axes(left, "subsets stored by a worker", y_label, **look)
+        plotting.label_axes(middle, r"sent by a worker (in $L$)", "", **look)
         cells = [row for row in bests if row.setting == name]
         stored = sorted({row.stored_subsets for row in cells})
         place = {(row.stored_subsets, row.latency): MAP.index(row.scheme) for row in cells}

@@ -132,25 +132,19 @@ Published = Mapping[tuple[int, str, int], Mapping[str, float]]
 
 def read_published(path: Path = REFERENCE) -> Published:
     """The published values by (N, rate to six digits, L)."""
+    found = {}
     with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    places = ("num_workers", "rate", "num_coordinates")
-    return {
-        (int(r["num_workers"]), f"{float(r['rate']):.6g}", int(r["num_coordinates"])): {
-            name: float(value) for name, value in r.items() if name not in places
-        }
-        for r in rows
-    }
+        for row in csv.DictReader(file):
+            workers, rate, count = (row.pop(name) for name in ("num_workers", "rate", "num_coordinates"))
+            values = {name: float(value) for name, value in row.items()}
+            found[int(workers), f"{float(rate):.6g}", int(count)] = values
+    return found
 
 
 def grid() -> list[Point]:
     """The points of the four panels."""
-    return (
-        [Point("a", num_workers=n) for n in WORKERS_GRID]
-        + [Point("b", rate=rate) for rate in RATE_GRID]
-        + [Point("c", num_coordinates=count) for count in COORDINATES_GRID]
-        + [Point("d", deadline=t) for t in DEADLINE_GRID]
-    )
+    grids: Any = zip(AXES, (WORKERS_GRID, RATE_GRID, COORDINATES_GRID, DEADLINE_GRID), strict=True)
+    return [Point(panel)._replace(**{AXES[panel][0]: x}) for panel, values in grids for x in values]
 
 
 @jax.jit
@@ -227,14 +221,10 @@ def compute_bounds(published: Published, rounds: int) -> Iterator[Bound]:
         problem = Point("a", workers, float(rate), count).problem()
         some = rounds if workers <= 30 else min(rounds, FEWER_ROUNDS)
         bound = bcgc.solvers.completion_bound(problem, DEADLINE, rounds=some)
-        equal_risk, large = (
-            assess(scheme, problem, DEADLINE)[0] for scheme in ("equal_risk", "large_deadline")
-        )
-        yield Bound(
-            *(workers, float(rate), count, bound.reached, bound.upper_bound, equal_risk, large),
-            published_point=theirs["stationary_point"],
-            published_closed_form=theirs["large_deadline"],
-        )
+        closed_forms = (assess(scheme, problem, DEADLINE)[0] for scheme in ("equal_risk", "large_deadline"))
+        published_ones = theirs["stationary_point"], theirs["large_deadline"]
+        found = bound.reached, bound.upper_bound, *closed_forms, *published_ones
+        yield Bound(workers, float(rate), count, *found)
 
 
 def compute_plans(workers: int, count: int) -> list[Plan]:
@@ -246,8 +236,8 @@ def compute_plans(workers: int, count: int) -> list[Plan]:
     for asked in each(between.tolist(), "plans between"):
         found = bcgc.solve(problem, bcgc.Deadline(DEADLINE, min_completion=asked))
         assert found.completion_probability is not None
-        both = float(found.completion_probability), float(found.expected_runtime)
-        plans.append(Plan("between", asked, *both))
+        in_time = float(found.completion_probability)
+        plans.append(Plan("between", asked, in_time, float(found.expected_runtime)))
     return plans
 
 
@@ -271,37 +261,28 @@ def print_bounds(bounds: Sequence[Bound]) -> None:
     """Published and exact values of the same solutions, the best found and the bound."""
     header = ["N", "rate", "L", "closed form", "published", "equal risk", "iterative", "found", "at most"]
     places = [[b.num_workers, f"{b.rate:.4g}", b.num_coordinates] for b in bounds]
-    lines = [
-        [
-            *place,
-            *(f"{b.large_deadline:.4f}", f"{b.published_closed_form:.3f}", f"{b.equal_risk:.6f}"),
-            *(f"{b.published_point:.3f}", f"{b.found:.8f}", f"{b.upper_bound:.8f}"),
-        ]
-        for place, b in zip(places, bounds, strict=True)
-    ]
+    lines, late = [], []
+    for place, b in zip(places, bounds, strict=True):
+        theirs = f"{b.large_deadline:.4f}", f"{b.published_closed_form:.3f}", f"{b.equal_risk:.6f}"
+        ours = f"{b.published_point:.3f}", f"{b.found:.8f}", f"{b.upper_bound:.8f}"
+        lines.append([*place, *theirs, *ours])
+        above = f"{100 * ((1 - b.found) / (1 - b.upper_bound) - 1):.2g} %"
+        shown = f"{1 - b.published_point:.3g}", f"{1 - b.found:.4g}", f"{1 - b.upper_bound:.4g}"
+        late.append([*place, *shown, above])
     print_table("Completion probability by 10^6.5: published, exact, and what no plan exceeds", header, lines)
-    lines = [
-        [
-            *(*place, f"{1 - b.published_point:.3g}", f"{1 - b.found:.4g}", f"{1 - b.upper_bound:.4g}"),
-            f"{100 * ((1 - b.found) / (1 - b.upper_bound) - 1):.2g} %",
-        ]
-        for place, b in zip(places, bounds, strict=True)
-    ]
     header = ["N", "rate", "L", "published", "found", "no plan below", "found may be above the best by"]
-    print_table("Late: 1 - P", header, lines)
+    print_table("Late: 1 - P", header, late)
 
 
 def print_plans(plans: Sequence[Plan], workers: int) -> None:
     """Runtime and completion probability of the schemes and of the plans between two of them."""
     least = min(plan.expected_runtime for plan in plans)
-    lines = [
-        [
-            plan.scheme if plan.asked is None else f"at least {plan.asked:.5f}",
-            *(number(plan.expected_runtime, 5), f"{100 * (plan.expected_runtime / least - 1):.2f} %"),
-            *(f"{plan.completion:.5f}", f"{1 - plan.completion:.4g}"),
-        ]
-        for plan in sorted(plans, key=lambda plan: plan.expected_runtime)
-    ]
+    lines = []
+    for plan in sorted(plans, key=lambda plan: plan.expected_runtime):
+        name = plan.scheme if plan.asked is None else f"at least {plan.asked:.5f}"
+        above = f"{100 * (plan.expected_runtime / least - 1):.2f} %"
+        in_time = f"{plan.completion:.5f}", f"{1 - plan.completion:.4g}"
+        lines.append([name, number(plan.expected_runtime, 5), above, *in_time])
     header = ["plan", "expected runtime", "above the least", "in time", "late"]
     print_table(f"Both at once, N = {workers}", header, lines)
 

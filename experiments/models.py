@@ -3,6 +3,7 @@
 Of each the loss is a mean over samples, and parameters and samples are drawn; what is learned is no matter.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -70,28 +71,20 @@ def transformer(
     """
     draw = np.random.default_rng(seed)
     one = np.ones(width, np.float32)
+    normal = functools.partial(_normal, draw)
+    places = {"tokens": normal((vocabulary, width), 1.0), "places": normal((length, width), 1.0)}
+
+    def layer() -> PyTree:
+        # A head's width is read from the shape.
+        qkv = normal((width, 3 * width)).reshape(width, 3, heads, -1)
+        attention = {"norm": one, "qkv": qkv, "out": normal((width, width))}
+        mlp = {"norm": one, "up": normal((width, 4 * width)), "down": normal((4 * width, width))}
+        return {"attention": attention, "mlp": mlp}
+
     params = {
-        "embedding": {
-            "tokens": _normal(draw, (vocabulary, width), 1.0),
-            "places": _normal(draw, (length, width), 1.0),
-        },
-        "layers": [
-            {
-                # A head's width is read from the shape.
-                "attention": {
-                    "norm": one,
-                    "qkv": _normal(draw, (width, 3 * width)).reshape(width, 3, heads, -1),
-                    "out": _normal(draw, (width, width)),
-                },
-                "mlp": {
-                    "norm": one,
-                    "up": _normal(draw, (width, 4 * width)),
-                    "down": _normal(draw, (4 * width, width)),
-                },
-            }
-            for _ in range(layers)
-        ],
-        "head": {"norm": one, "w": _normal(draw, (width, vocabulary))},
+        "embedding": places,
+        "layers": [layer() for _ in range(layers)],
+        "head": {"norm": one, "w": normal((width, vocabulary))},
     }
     tokens = draw.integers(0, vocabulary, (samples, length + 1), np.int32)
     if chain:

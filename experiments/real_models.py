@@ -40,6 +40,9 @@ SCHEMES = ("uncoded", "optimum", "nested", "multi_message", "told", "adaptive")
 _LOOKS = dict(zip(SCHEMES, ("uncoded", "optimal", "nested", "multi_message", "limit", "time"), strict=True))
 
 
+Plans = Mapping[str, Sequence[WorkPlan]]
+
+
 class Trained(NamedTuple):
     """A training: seconds of each iteration, `[K]`, what the paces alone take, and the loss after it."""
 
@@ -65,7 +68,7 @@ def _optimum(window: Window) -> WorkPlan:
     return WorkPlan("optimum", np.full(WORKERS, 1 / WORKERS), partition_plan(partition, WORKERS))
 
 
-def plans(rng: np.random.Generator) -> Mapping[str, Sequence[WorkPlan]]:
+def plans(rng: np.random.Generator) -> Plans:
     """For each scheme that is told the law, its plan in either half."""
     halves = np.split(times_of(rng, 2 * _KNOWN), 2)
     windows = [Window(half, WORKERS, jax.random.key(0)) for half in halves]
@@ -125,22 +128,16 @@ def train_as_told(
     return seconds, paced, np.array([float(x) for x in watch.metrics])
 
 
-def _models() -> list[Model]:
-    return [
-        convolutional(512),
-        transformer(2, 256, width=32, heads=2, length=16, vocabulary=16, chain=True),
-    ]
-
-
 def run(out: Path, *, seed: int = 0) -> None:
     rng = np.random.default_rng(seed)
     given, times = plans(rng), times_of(rng, STEPS)
     pace = SECONDS / float(times[: STEPS // 2].max(axis=1).mean())
+    first = convolutional(512)
+    second = transformer(2, 256, width=32, heads=2, length=16, vocabulary=16, chain=True)
     with Cluster(WORKERS) as cluster:
         trained = [
-            one for model in _models() for one in trainings(cluster, model, SCHEMES, given, times, pace)
+            one for model in (first, second) for one in trainings(cluster, model, SCHEMES, given, times, pace)
         ]
-        first, *_ = _models()
         first = first._replace(title=f"{first.title}, {LONG} iterations")
         longer = trainings(cluster, first, ("told", "adaptive"), given, times_of(rng, LONG), pace)
     show([*trained, *longer])
@@ -148,12 +145,7 @@ def run(out: Path, *, seed: int = 0) -> None:
 
 
 def trainings(
-    cluster: Cluster,
-    model: Model,
-    schemes: Sequence[str],
-    given: Mapping[str, Sequence[WorkPlan]],
-    times: np.ndarray,
-    pace: float,
+    cluster: Cluster, model: Model, schemes: Sequence[str], given: Plans, times: np.ndarray, pace: float
 ) -> list[Trained]:
     """Of one model by each of the schemes, one after the other."""
     loss = jax.jit(lambda params: model.loss(params, model.batch))
@@ -184,8 +176,7 @@ def _adaptive(
 
 
 def _rows(one: Trained) -> list[dict[str, Any]]:
-    clock = np.cumsum(one.seconds)
-    columns = zip(one.seconds, one.paced, clock, one.loss, strict=True)
+    columns = zip(one.seconds, one.paced, np.cumsum(one.seconds), one.loss, strict=True)
     return [
         {"model": one.model, "scheme": one.scheme, "iteration": k}
         | dict(zip(("seconds", "paced", "clock", "loss"), map(float, values), strict=True))

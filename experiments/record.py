@@ -34,15 +34,12 @@ def record(workers: int, steps: int, seed: int) -> list[tuple[float, ...]]:
     """Seconds that each worker's gradient took, a row for each step and a column for each worker."""
     cores = sorted(os.sched_getaffinity(0))
     context = multiprocessing.get_context("spawn")
-    meeting = Meeting(
-        context.Barrier(workers + 1), context.Barrier(workers), {c: context.Lock() for c in cores}
-    )
+    locks = {core: context.Lock() for core in cores}
+    meeting = Meeting(context.Barrier(workers + 1), context.Barrier(workers), locks)
     with ProcessPoolExecutor(workers, context, _meet, (meeting,)) as pool:
         # Each waits for all others, so that no process takes two.
-        found = [
-            pool.submit(_measure, worker, cores[worker % len(cores)], steps, seed)
-            for worker in range(workers)
-        ]
+        asked = [(worker, cores[worker % len(cores)], steps, seed) for worker in range(workers)]
+        found = [pool.submit(_measure, *one) for one in asked]
         meeting.ready.wait(_PATIENCE)
         with rivals(cores, seed, busy=_BUSY, idle=_IDLE):
             time.sleep(_WARM_UP)

@@ -156,9 +156,8 @@ def _fitted(rows: Array, order: Sequence[Group]) -> Array:
     """Subgradient steps on log x, half of the coordinates in the last group at first; the best seen."""
     *front, last = order
     before = sum(group.num_blocks for group in front)
-    share = np.repeat(
-        [0.5 / max(before, 1), (0.5 if before else 1) / last.num_blocks], [before, last.num_blocks]
-    )
+    shares = 0.5 / max(before, 1), (0.5 if before else 1) / last.num_blocks
+    share = np.repeat(shares, [before, last.num_blocks])
     begin = jnp.log(jnp.asarray(share, rows.dtype))
     schedule = schedule_of(order, jnp.exp(begin))
 

@@ -103,21 +103,16 @@ def save(out: Path, tables: Mapping[str, Iterable[Any]], figures: Mapping[str, A
 
     A table is rows of the same keys, named tuples or mappings; NaN and None become empty fields.
     """
-    for name, rows in tables.items():
-        _write_csv(out / f"{name}.csv", rows)
+    for name, table in tables.items():
+        rows = [row if isinstance(row, Mapping) else row._asdict() for row in table]
+        with (out / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({key: _field(value) for key, value in row.items()} for row in rows)
     names = [f"{name}.csv" for name in tables]
     for name, figure in (figures or {}).items():
         names += [path.name for path in plotting.save_figure(figure, out, name)]
     print(f"\nWritten to {out}: {', '.join(names)}")
-
-
-def _write_csv(path: Path, rows: Iterable[Any]) -> None:
-    """Write `rows`, which have the same keys, under a header."""
-    rows = [row if isinstance(row, Mapping) else row._asdict() for row in rows]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: _field(value) for key, value in row.items()} for row in rows)
 
 
 def _field(value: object) -> str:

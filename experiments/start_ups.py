@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import bcgc_jax as bcgc
+from bcgc_jax._pytree import replace
 from bcgc_jax.cli.progress import each
 from experiments import plotting
 from experiments.report import grouped, print_table, run_command, save
@@ -83,26 +84,17 @@ def _case(rng: np.random.Generator, start: int, time: int) -> Case:
     # From a tenth of the work to ten times as long.
     unit = _COORDINATES / workers * float(rng.uniform(0.5, 2)) * 10 ** rng.uniform(-1, 1)
     k, p = rng.uniform(0.5, 2.5), rng.uniform(0.05, 0.95)
+    fast, slow = 0.1 * unit, 3 * unit
     starts = (
         (bcgc.Weibull(unit, k), lambda r, s: unit * r.weibull(k, s)),
         (bcgc.Exponential(1 / unit), lambda r, s: r.exponential(unit, s)),
-        (
-            bcgc.TwoSpeed(0.1 * unit, 3 * unit, p),
-            lambda r, s: np.where(r.random(s) < p, 3 * unit, 0.1 * unit),
-        ),
+        (bcgc.TwoSpeed(fast, slow, p), lambda r, s: np.where(r.random(s) < p, slow, fast)),
     )
     start_up, draw_start = starts[start]
-    problem = bcgc.Problem(
-        law,
-        workers,
-        _COORDINATES,
-        max_workers=SIZE,
-        start_up=start_up,
-        send_time=float(rng.uniform(0, 1) / workers),
-        overlap=time == 0,
-        setup_cycles=float(rng.uniform(0, 50)),
-        chain_cycles=float(rng.uniform(0, 0.3)),
-    )
+    send, setup, chain = (float(rng.uniform(0, most)) for most in (1, 50, 0.3))
+    costs: Any = {"send_time": send / workers, "setup_cycles": setup, "chain_cycles": chain}
+    options: Any = {"max_workers": SIZE, "start_up": start_up, "overlap": time == 0}
+    problem = bcgc.Problem(law, workers, _COORDINATES, **options, **costs)
     share = rng.dirichlet(np.ones(workers)) * (rng.random(workers) < 0.7)
     share[rng.integers(workers)] += 0.2
     partition = np.zeros(SIZE)
@@ -127,8 +119,7 @@ def runtimes(case: Case, starts: np.ndarray, times: np.ndarray) -> np.ndarray:
             ready = np.max([starts + times * kappa * y + c * (sent - s) for y, s in before], axis=0)
         else:
             ready = starts + times * kappa * cycles + c * sent
-        needed = workers - n
-        last = np.maximum(last, np.partition(ready, needed - 1, axis=1)[:, needed - 1])
+        last = np.maximum(last, np.partition(ready, workers - n - 1, axis=1)[:, workers - n - 1])
     return last
 
 
@@ -147,22 +138,12 @@ def compute_values(seed: int, count: int = VALUES, draws: int = DRAWS) -> list[V
         workers = int(np.asarray(case.problem.num_workers))
         chunks = [min(_CHUNK, draws - done) for done in range(0, draws, _CHUNK)]
         drawn = np.concatenate([runtimes(case, *case.draw(rng, (size, workers))) for size in chunks])
-        spread = drawn.std() / np.sqrt(draws)
-        share = np.mean(drawn <= ratio * value)
-        rows.append(
-            Value(
-                *_names(case.problem),
-                bool(case.problem.overlap),
-                workers,
-                value,
-                error,
-                (value - drawn.mean()) / spread,
-                ratio * value,
-                probability,
-                # In a scale whose error is the same for all shares, also where few draws are late.
-                2 * np.sqrt(draws) * (np.arcsin(np.sqrt(probability)) - np.arcsin(np.sqrt(share))),
-            )
-        )
+        runtime_z = (value - drawn.mean()) / (drawn.std() / np.sqrt(draws))
+        # In a scale whose error is the same for all shares, also where few draws are late.
+        share = float(np.mean(drawn <= ratio * value))
+        probability_z = 2 * np.sqrt(draws) * (np.arcsin(np.sqrt(probability)) - np.arcsin(np.sqrt(share)))
+        start = *_names(case.problem), bool(case.problem.overlap), workers
+        rows.append(Value(*start, value, error, runtime_z, ratio * value, probability, probability_z))
     return rows
 
 
@@ -214,20 +195,11 @@ def compute_plans(seed: int, count: int = PLANS, generations: int = _GENERATIONS
     rng, rows = np.random.default_rng(seed), []
     for case in each(list(cases(rng, count)), "plans"):
         # Setup is a search of its own, over levels.
-        problem = bcgc.Problem(
-            case.problem.cycle_time,
-            case.problem.num_workers,
-            _COORDINATES,
-            max_workers=SIZE,
-            start_up=case.problem.start_up,
-            send_time=case.problem.send_time,
-        )
+        problem = replace(case.problem, setup_cycles=None, chain_cycles=None, overlap=False)
         solution = bcgc.solve(problem)
         found, bound = float(solution.expected_runtime), float(solution.lower_bound)
-        best = global_search(problem, rng, generations)
-        rows.append(
-            Plan(*_names(problem), int(np.asarray(problem.num_workers)), found, best, found / best - 1, bound)
-        )
+        best, workers = global_search(problem, rng, generations), int(np.asarray(problem.num_workers))
+        rows.append(Plan(*_names(problem), workers, found, best, found / best - 1, bound))
     return rows
 
 
@@ -274,18 +246,16 @@ def draw(values: Sequence[Value], plans: Sequence[Plan]):
         ("completion probability", "x", [row.probability_z for row in values]),
     ):
         left.plot(expected, np.sort(z), marker, markersize=3, label=name)
-    plotting.label_axes(
-        left, "quantile of the normal law", "exact less draws\n(standard errors)", title="(a)  values"
-    )
+    y = "exact less draws\n(standard errors)"
+    plotting.label_axes(left, "quantile of the normal law", y, title="(a)  values")
     left.legend(frameon=False, fontsize="small")
     excess = np.sort([row.excess for row in plans])
     right.plot(excess, (np.arange(excess.size) + 1) / excess.size, drawstyle="steps-post")
     right.axvline(1e-3, color="0.5", linestyle="--", label="0.1 %")
     right.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=2))
     right.xaxis.set_major_locator(MaxNLocator(5))
-    plotting.label_axes(
-        right, "runtime found above a global search's", "share of problems", title="(b)  plans"
-    )
+    x = "runtime found above a global search's"
+    plotting.label_axes(right, x, "share of problems", title="(b)  plans")
     right.legend(frameon=False, fontsize="small")
     return canvas
 

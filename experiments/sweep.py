@@ -74,17 +74,9 @@ def problem(max_workers: int, num_workers: Any, rate: Any) -> bcgc.Problem:
 
 def read(path: Path) -> list[Row]:
     """The rows of a sweep's file."""
-    return [
-        Row(
-            int(row["num_workers"]),
-            float(row["rate"]),
-            row["method"],
-            row["status"],
-            float(row["expected_runtime"] or "nan"),
-            float(row["relative_gap"] or "nan"),
-        )
-        for row in read_rows(path, Row._fields)
-    ]
+    kinds: Sequence[Any] = (int, float, str, str, float, float)
+    rows = (row.values() for row in read_rows(path, Row._fields))
+    return [Row(*(kind(x or "nan") for kind, x in zip(kinds, row, strict=True))) for row in rows]
 
 
 def compare(rows: Sequence[Row], schemes: Sequence[bcgc.Scheme] = ()) -> list[Cell]:
@@ -137,14 +129,9 @@ def draw(cells: Sequence[Cell], schemes: Sequence[bcgc.Scheme] = ()):
         Patch(color=plotting.style(name, schemes).color, label=plotting.style(name, schemes).label)
         for name in names
     ]
-    legend = right.legend(
-        handles=handles,
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.17),
-        ncols=1 if len(names) < 4 else 2,
-        frameon=False,
-        fontsize="small" if len(names) > 3 else None,
-    )
+    size: Any = {"ncols": 2, "fontsize": "small"} if len(names) > 3 else {}
+    place: Any = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17)}
+    legend = right.legend(handles=handles, frameon=False, **place, **size)
     legend.set_in_layout(False)  # it stands beside the colour bar, which has made room
     return canvas
 

@@ -64,8 +64,7 @@ def compute(workers_grid: Iterable[int], sizes: Sequence[int]) -> Iterable[Row]:
         optimum, lower = float(best.expected_runtime), float(best.lower_bound)
         for scheme in SCHEMES:
             runtime = float(bcgc.solve(problem, scheme).expected_runtime)
-            proven = bound(scheme, workers, product)
-            ratios = runtime / optimum, runtime / lower
+            proven, ratios = bound(scheme, workers, product), (runtime / optimum, runtime / lower)
             yield Row(product, workers, scheme, proven, *ratios, runtime, optimum, lower)
 
 

@@ -159,45 +159,28 @@ def _rows(name: str, found: Mapping[str, Replayed], block: int, key: jax.Array) 
     ]
 
 
-# How schemes are drawn that have no colour of their own: label, colour, and by line and marker each of them.
-_FAMILIES: Sequence[tuple[str, str, Mapping[str, tuple[Any, str]]]] = (
-    (
-        "optimal, {}",
-        plotting.style("optimal").color,
-        {
-            "pooled": ("-", "o"),
-            "pooled 50/10": ("--", "^"),
-            "whole steps": ((0, (1.5, 1.5)), "s"),
-            "whole steps 50/10": ("-.", "D"),
-            "whole steps 20/1": ((0, (4, 1, 1, 1, 1, 1)), "v"),
-            "last step": ((0, (8, 3)), "X"),
-        },
-    ),
-    (
-        "{}",
-        plotting.style("optimal").color,
-        {"hindsight": (":", "*"), "each step's best": (":", "P")},
-    ),
-    ("{}, no code", plotting.style("nested").color, {"nested": ("-", "^")}),
-    ("{}", "#332288", {"shares": ("-", "p"), "shares 50/10": ("--", "H"), "shares 20/1": ("-.", "8")}),
-    (
-        "{}, no code",
-        plotting.style("cyclic").color,
-        {
-            "cyclic": (":", "+"),
-            "cyclic:2": (":", "x"),
-            "alternating": ((0, (1.5, 1.5)), "d"),
-            "multi_message pooled": ("-", "<"),
-            "multi_message": ("-.", ">"),
-            "multi_message 50/10": ("--", "h"),
-            "multi_message:2 50/10": (":", "*"),
-        },
-    ),
-)
-_LOOKS = {
-    name: plotting.Style(label.format(name), color, marker, line)
-    for label, color, looks in _FAMILIES
-    for name, (line, marker) in looks.items()
+# How schemes are drawn that have no colour of their own: label, colour, line and marker.
+_CODED, _NO_CODE = plotting.style("optimal").color, plotting.style("cyclic").color
+_LOOKS: Mapping[str, tuple[str, str, Any, str]] = {
+    "pooled": ("optimal, {}", _CODED, "-", "o"),
+    "pooled 50/10": ("optimal, {}", _CODED, "--", "^"),
+    "whole steps": ("optimal, {}", _CODED, (0, (1.5, 1.5)), "s"),
+    "whole steps 50/10": ("optimal, {}", _CODED, "-.", "D"),
+    "whole steps 20/1": ("optimal, {}", _CODED, (0, (4, 1, 1, 1, 1, 1)), "v"),
+    "last step": ("optimal, {}", _CODED, (0, (8, 3)), "X"),
+    "hindsight": ("{}", _CODED, ":", "*"),
+    "each step's best": ("{}", _CODED, ":", "P"),
+    "nested": ("{}, no code", plotting.style("nested").color, "-", "^"),
+    "shares": ("{}", "#332288", "-", "p"),
+    "shares 50/10": ("{}", "#332288", "--", "H"),
+    "shares 20/1": ("{}", "#332288", "-.", "8"),
+    "cyclic": ("{}, no code", _NO_CODE, ":", "+"),
+    "cyclic:2": ("{}, no code", _NO_CODE, ":", "x"),
+    "alternating": ("{}, no code", _NO_CODE, (0, (1.5, 1.5)), "d"),
+    "multi_message pooled": ("{}, no code", _NO_CODE, "-", "<"),
+    "multi_message": ("{}, no code", _NO_CODE, "-.", ">"),
+    "multi_message 50/10": ("{}, no code", _NO_CODE, "--", "h"),
+    "multi_message:2 50/10": ("{}, no code", _NO_CODE, ":", "*"),
 }
 _COURSES = (
     *("time", "nested", "pooled", "whole steps", "whole steps 50/10"),
@@ -206,7 +189,10 @@ _COURSES = (
 
 
 def look_of(scheme: str) -> plotting.Style:
-    return _LOOKS.get(scheme) or plotting.style(scheme)
+    if scheme not in _LOOKS:
+        return plotting.style(scheme)
+    label, color, line, marker = _LOOKS[scheme]
+    return plotting.Style(label.format(scheme), color, marker, line)
 
 
 def draw(studies: Sequence[Study]) -> Any:
@@ -242,18 +228,11 @@ def _draw_course(axes: Any, study: Study, *, labelled: bool) -> None:
     reference = np.cumsum(study.taken["uncoded"])
     step = study.num_planned + 1 + np.arange(reference.size)
     for name in (name for name in _COURSES if name in study.taken):
-        look = look_of(name)
+        look, saved = look_of(name), 100 * (1 - np.cumsum(study.taken[name]) / reference)
+        marks: Any = {"marker": look.marker, "markersize": 4, "markerfacecolor": "none"}
+        marks["markevery"] = max(1, reference.size // 5)
         axes.plot(
-            step,
-            100 * (1 - np.cumsum(study.taken[name]) / reference),
-            color=look.color,
-            linestyle=look.line,
-            linewidth=1.3,
-            marker=look.marker,
-            markersize=4,
-            markerfacecolor="none",
-            markevery=max(1, reference.size // 5),
-            label=look.label,
+            step, saved, color=look.color, linestyle=look.line, linewidth=1.3, label=look.label, **marks
         )
     look = plotting.style("uncoded")
     axes.axhline(0, color=look.color, linewidth=1.3, label=look.label)
@@ -305,19 +284,14 @@ def show(studies: Sequence[Study]) -> None:
         ["trace", "steps", "block", "workers", "common", "next"],
         lines,
     )
-    kinds = (CODE, COPIES, SCHEDULE, SHARING, SHARES)
-    print_table(
-        "Largest saving of each kind, %",
-        ["trace", *kinds],
-        [[_short(study.trace), *(_saved(study.best(kind)) for kind in kinds)] for study in studies],
-    )
+    kinds, lines = (CODE, COPIES, SCHEDULE, SHARING, SHARES), []
+    for study in studies:
+        rows = [study.best(kind) for kind in kinds]
+        lines.append([_short(study.trace), *("–" if row is None else _percent(row.saved) for row in rows)])
+    print_table("Largest saving of each kind, %", ["trace", *kinds], lines)
     print()
     for study in studies:
         print(textwrap.fill(verdict(study), _WIDTH, subsequent_indent="    "))
-
-
-def _saved(row: Row | None) -> str:
-    return "–" if row is None else _percent(row.saved)
 
 
 def verdict(study: Study) -> str:

@@ -70,17 +70,14 @@ _COLUMNS = ("expected_runtime", "mean_runtime", "time_to_target", "earliest", "l
 
 def _print(model: str, rows: Sequence[dict[str, Any]]) -> None:
     uncoded = next((row["time_to_target"] for row in rows if row["method"] == "uncoded"), np.inf)
+    lines = []
+    for row in sorted(rows, key=lambda row: row["expected_runtime"]):
+        saved = f"{100 * (1 - row['time_to_target'] / uncoded):.1f} %" if np.isfinite(uncoded) else "–"
+        lines.append([row["method"], *(row[name] for name in _COLUMNS), saved])
     print_table(
         f"{TITLES[model]}: simulated time to {100 * TARGET:g} % test accuracy, median and range of the seeds",
         ["scheme", "E runtime", "mean runtime", "time to target", "earliest", "latest", "saved"],
-        [
-            [
-                row["method"],
-                *(row[name] for name in _COLUMNS),
-                f"{100 * (1 - row['time_to_target'] / uncoded):.1f} %" if np.isfinite(uncoded) else "–",
-            ]
-            for row in sorted(rows, key=lambda row: row["expected_runtime"])
-        ],
+        lines,
     )
 
 
@@ -110,26 +107,22 @@ def _draw(runs: dict[str, list[DigitsRun]]):
         for row, what in enumerate(("loss", "accuracy")):
             one = axes[row * len(runs) + column]
             for run_ in found:
-                look = plotting.style(run_.method)
+                line = plotting.style(run_.method)
                 middle, low, high = _bands(run_, getattr(run_, what), grid)
-                one.fill_between(grid / scale, low, high, color=look.color, alpha=0.15, linewidth=0)
-                one.plot(grid / scale, middle, color=look.color, linestyle=look.line, linewidth=look.width)
+                one.fill_between(grid / scale, low, high, color=line.color, alpha=0.15, linewidth=0)
+                one.plot(grid / scale, middle, color=line.color, linestyle=line.line, linewidth=line.width)
             x = f"simulated time ($10^{{{int(np.log10(scale))}}}$ cycles × unit of cycle time)"
             if what == "loss":
-                plotting.label_axes(
-                    one, x, "training loss (nats)", title=TITLES[model], log="y", y_ticks=LOSS_TICKS
-                )
+                look: Any = {"title": TITLES[model], "log": "y", "y_ticks": LOSS_TICKS}
+                plotting.label_axes(one, x, "training loss (nats)", **look)
                 lowest = min(float(run_.loss.min()) for run_ in found)
                 one.set_ylim(0.9 * lowest, 2.6)
             else:
                 plotting.label_axes(one, x, "test accuracy")
                 one.axhline(TARGET, **_TARGET_LINE)
                 one.set_ylim(0.75, 1.0)
-    handles = [
-        plotting.legend_handle(method, marker=False)
-        for method in METHODS
-        if any(method == r.method for r in runs["softmax"])
-    ]
+    trained = {run_.method for run_ in runs["softmax"]}
+    handles = [plotting.legend_handle(method, marker=False) for method in METHODS if method in trained]
     handles.append(Line2D([], [], label=f"target accuracy {TARGET:g}", **_TARGET_LINE))
     title = f"medians of {len(runs['softmax'][0].clock)} seeds, bands: their range"
     plotting.legend_outside(figure, handles, place="lower", columns=4, title=title)

@@ -87,7 +87,7 @@ def test_all_partitions():
 
 def test_operations_are_the_products_of_matrices():
     # Width 64 and 32 samples: what is no product is 2/64 of one a layer, and a message (n+1)/32.
-    model = perceptron((64,) * 4, 3 * 32)
+    model = functools.partial(perceptron, (64,) * 4, 3 * 32)
     found = block_times.measure(model, [(1, 1, 1), (0, 3, 0)], repeats=2)
     product = 2 * 64 * 64 * 32
     assert found.sizes.tolist() == [64 * 65] * 3

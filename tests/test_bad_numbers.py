@@ -163,7 +163,9 @@ BATCHES: dict[str, Callable[[], bcgc.Problem]] = {
     "num_workers must have shape": lambda: bcgc.Problem(LAW, np.array([2, 3]), 300),
     "setup_cycles must have shape": lambda: bcgc.Problem(LAW, 3, 300, setup_cycles=np.ones(2)),
     "unit_costs must have shape": lambda: bcgc.Problem(LAW, 3, 3, unit_costs=np.full((2, 3), 100.0)),
-    "times must have shape": lambda: bcgc.Problem(bcgc.EmpiricalRows(np.ones((2, 4, 3))), 3, 300),
+    "times of EmpiricalRows must be an array of rank 2": lambda: bcgc.Problem(
+        bcgc.EmpiricalRows(np.ones((2, 4, 3))), 3, 300
+    ),
     "parameters of FromHazard must be one number": lambda: bcgc.Problem(
         bcgc.FromHazard(lambda p, t: p * t, lambda p, a: a / p, jnp.ones(2)), 3, 300
     ),

@@ -1,5 +1,6 @@
 """README and docs: what stands there runs, in the order in which it stands, in a clone and nothing else."""
 
+import importlib
 import re
 import shlex
 import subprocess
@@ -7,17 +8,21 @@ from pathlib import Path
 
 import pytest
 
+import bcgc_jax as bcgc
+from experiments import drawing
+
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Environments are made by .ci/run, the whole suite is this one.
 _ELSEWHERE = ("python3 -m venv", ".venv/bin/python -m pytest")
-# Studies, a minute's training and worker processes have tests of their own; a cluster of several machines is
-# not here.
-_OWN_TESTS = ("bcgc train --workers 20", "bcgc train --engine ray", "ray start", "python -m experiments.")
+# Studies, a minute's training and worker processes have tests of their own.
+_OWN_TESTS = ("bcgc train --workers 20", "bcgc train --engine ray", "python -m experiments.")
 
 
-def _blocks(path: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", path.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+def _blocks(path: Path, languages: str) -> list[tuple[str, str]]:
+    """Language and text of each block of code in one of these `languages`, such as "python|sh"."""
+    fenced = rf"^```({languages})\n(.*?)^```$"
+    return re.findall(fenced, path.read_text("utf-8"), re.MULTILINE | re.DOTALL)
 
 
 def _name(path: Path) -> str:
@@ -32,36 +37,74 @@ def clone(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_readme_is_short():
-    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 130
+def test_the_documents_are_short():
+    lines = {path: len(path.read_text("utf-8").splitlines()) for path in DOCUMENTS}
+    assert lines[ROOT / "README.md"] <= 130
+    assert sum(lines[path] for path in lines if path.parent == ROOT / "docs") <= 900
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=_name)
 def test_links_lead_somewhere(path):
-    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text("utf-8"))
-    assert [link for link in links if "://" not in link and not (path.parent / link).exists()] == []
+    """To a file, and where they name a heading of it, to that."""
+    links = re.findall(r"\]\(([^)#\s]*)(?:#([^)]*))?\)", path.read_text("utf-8"))
+    wrong = []
+    for file, heading in links:
+        if "://" in file:
+            continue
+        target = path.parent / file if file else path
+        if not target.exists() or (heading and heading not in _headings(target)):
+            wrong.append((file, heading))
+    assert wrong == []
+
+
+def _headings(path: Path) -> set[str]:
+    """As GitHub names them: lower case, no punctuation, a hyphen for each space."""
+    titles = re.findall(r"^#+ (.*)$", path.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_the_table_of_public_names_has_each_name_once():
+    """A row without a module belongs to that above; sub-packages leave out what `bcgc_jax` itself has."""
+    text = (ROOT / "docs" / "api.md").read_text("utf-8").partition("## Public names")[2]
+    found: dict[str, list[str]] = {}
+    module = ""
+    for first, names in re.findall(r"^\| *(?:`(bcgc_jax[.\w]*)`)? *\|[^|]*\|(.*`.*)\|$", text, re.MULTILINE):
+        module = first or module
+        found.setdefault(module, []).extend(re.findall(r"`(\w+)`", names))
+    files = Path(bcgc.__file__).parent.glob("*/__init__.py")
+    packages = [importlib.import_module(f"bcgc_jax.{path.parent.name}") for path in files]
+    expected = {
+        package.__name__: sorted(set(package.__all__) - set(bcgc.__all__))
+        for package in packages
+        if hasattr(package, "__all__")
+    }
+    expected["bcgc_jax"] = sorted(bcgc.__all__)
+    assert {module: sorted(names) for module, names in found.items()} == expected
+
+
+def test_the_drawing_of_the_readme_is_what_its_script_makes():
+    assert drawing.FILE.read_text("utf-8") == drawing.drawing()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", [path for path in DOCUMENTS if _blocks(path, "python")], ids=_name)
-def test_the_python_of_a_document_runs(path, clone):
-    names = {"__name__": "a_document"}
-    for block in _blocks(path, "python"):
-        exec(compile(block, str(path), "exec"), names)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("path", [path for path in DOCUMENTS if _blocks(path, "sh")], ids=_name)
-def test_the_commands_of_a_document_run(path, clone, command):
-    # What the text supposes that its reader has: files of a recorder, of as many times as the sample trace.
+@pytest.mark.parametrize("path", [path for path in DOCUMENTS if _blocks(path, "python|sh")], ids=_name)
+def test_a_document_runs_from_top_to_bottom(path, clone, command):
+    # What the text supposes that its reader has: files of a recorder.
     for worker in range(8):
         rows = (f"{step},{worker},{0.1 + 0.01 * (step % (7 + worker))}\n" for step in range(120))
         (clone / f"worker-{worker}.csv").write_text("".join(rows))
-    commands = _commands(path)
-    assert commands
-    for typed in commands:
-        # What needs no file of its own is run for the first document that has it.
-        first = next(other for other in DOCUMENTS if typed in _commands(other))
+    names = {"__name__": "a_document"}
+    for language, block in _blocks(path, "python|sh"):
+        if language == "python":
+            exec(compile(block, str(path), "exec"), names)
+        else:
+            _run_commands(block, path, command)
+
+
+def _run_commands(block: str, path: Path, command) -> None:
+    for typed in _commands(block):
+        # What several documents show is run for the first of them.
+        first = next(other for other in DOCUMENTS if typed in _commands_of(other))
         if typed.startswith((*_ELSEWHERE, *_OWN_TESTS)) or first != path:
             continue
         if typed.startswith("bcgc "):
@@ -72,7 +115,10 @@ def test_the_commands_of_a_document_run(path, clone, command):
         assert status == 0, f"{typed}\n{err}"
 
 
-def _commands(path: Path) -> list[str]:
+def _commands(block: str) -> list[str]:
     """Those over several lines in one."""
-    blocks = "".join(_blocks(path, "sh")).replace("\\\n", " ")
-    return [" ".join(line.split()) for line in blocks.splitlines() if line.strip()]
+    return [" ".join(line.split()) for line in block.replace("\\\n", " ").splitlines() if line.strip()]
+
+
+def _commands_of(path: Path) -> list[str]:
+    return [typed for _, block in _blocks(path, "sh") for typed in _commands(block)]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax._pytree import check, pytree_dataclass, replace, static_field
+from bcgc_jax._pytree import check, replace
 from tests import registry
 
 pytestmark = pytest.mark.smoke
@@ -76,14 +76,6 @@ def test_law_is_built_of_tracers_without_a_check():
     np.testing.assert_allclose(jax.grad(mean)(0.25), 0.5 - 16)
 
 
-def test_any_leaf_alone_may_be_batched():
-    rates = jnp.array([0.25, 0.5, 2.0])
-    law = bcgc.ShiftedExponential(rates, 2.5)
-    axes = jax.tree.unflatten(jax.tree.structure(law), [0, None])
-    means = jax.vmap(lambda law: law.mean(), in_axes=(axes,))(law)
-    np.testing.assert_allclose(means, [6.5, 4.5, 3.0])
-
-
 def test_static_fields_decide_what_is_compiled_again():
     traced = []
 
@@ -100,19 +92,6 @@ def test_static_fields_decide_what_is_compiled_again():
     np.testing.assert_allclose(hazard(other), 3.3 * 2.3**2, rtol=1e-6)
     assert len(traced) == 2
     assert treedef(law) != treedef(other)
-
-
-def test_static_fields_are_no_leaves():
-    @pytree_dataclass
-    class Pair:
-        number: float
-        name: str = static_field(default="pair")
-        other: float = 0.3
-
-    pair = Pair(0.7, name="couple")
-    assert jax.tree.leaves(pair) == [0.7, 0.3]
-    assert jax.tree.map(lambda v: v * 10, pair).name == "couple"
-    assert treedef(pair) != treedef(Pair(0.7))
 
 
 NUMBERS = {
@@ -160,7 +139,6 @@ def test_bad_field_is_named(law, name, value):
         (lambda: bcgc.TwoSpeed(1.3, 5.7, 1.01), "probability must be finite and <= 1, got 1.01"),
         (lambda: bcgc.Empirical([]), "times is empty: an empirical law needs at least one measured time"),
         (lambda: bcgc.Empirical([0.7, 0.0]), "times must be finite and > 0, got 0.0"),
-        (lambda: bcgc.Empirical([0.7, math.inf]), "times must be finite and > 0, got inf"),
         (
             lambda: bcgc.distributions.EmpiricalPairs([], []),
             "start_ups and cycle_times must be pairs, at least one, got shapes",

@@ -201,7 +201,10 @@ def _answer(question: SolveOptions, problem: Problem) -> tuple[solve_table.Solve
     schemes = (one for one in found if one[0]["status"] in _PLANNED and one[0]["method"] != LIMIT)
     answer, best = solve_table.SolveAnswer(problem, rows, limit, question.deadline), next(schemes, None)
     if question.output == "table":
-        baseline = solve_table.fastest([row for row, _ in everything if every[row["method"]].baseline])
+        # One that asks its workers nothing, and gives the whole gradient.
+        silent = [row for row, _ in everything if not row["round_trips"]]
+        exact = [row for row in silent if row["exact_gradient"] is not False]
+        baseline = solve_table.fastest([row for row in exact if every[row["method"]].baseline])
         interval, setup = _interval(question, problem, rows), _largest_setup(judged, rows)
         answer = answer._replace(baseline=baseline, interval=interval, setup=setup)
     return answer, best

@@ -1,12 +1,11 @@
 r"""Gradient codes: who computes which data subsets, what it sends, and how the sum comes back.
 
-At redundancy level s worker w sends Σ_j B_wj g_j, g_j the gradient of data subset j; its row of the encoding
-matrix B has s+1 entries that are not 0. Any N-s rows span (1, …, 1), so that the messages of any N-s workers,
-weighted by a with aᵀB = 1ᵀ, add up to Σ_j g_j. The columns are the subsets, N of equal size.
+At redundancy level s worker w sends Σ_j B_wj g_j, g_j the gradient of data subset j (N of equal size). Its
+row of the encoding matrix B has s+1 nonzero entries. Any N-s rows span (1, …, 1): the messages of any N-s
+workers, weighted by a with aᵀB = 1ᵀ, add up to Σ_j g_j.
 
-Messages and weights are float64, in a scope of their own where the caller's JAX is not: a code may amplify
-rounding by 1e6 and more, which float64 forgives and float32 does not. Codes with an amplification near 1 send
-the dtype of the gradients, at least float32.
+Weights are float64, also where the caller's JAX is not: a code may amplify rounding by 1e6 and more. So are
+the messages, but of codes with an amplification near 1: these send the gradients' dtype, at least float32.
 """
 
 import dataclasses
@@ -32,7 +31,7 @@ CONSTRUCTIONS = REPEATED + CYCLIC
 _NARROW = 4.0
 # Long messages of up to so many products are sums that XLA fuses; short ones are not worth the compilation.
 _UNROLLED, _LONG = 512, 4096
-# Below it a pivot is rounding.
+# In units of the largest coefficient: a smaller pivot is rounding.
 _PIVOT = 1e-13
 # Weights that miss (1, …, 1) by more are refused: rounding of the code itself leaves up to 1.5e-7 (N = 100),
 # one worker too few 3e-5 and more. So are those that amplify float64's rounding to 1e-7.
@@ -55,8 +54,8 @@ class GradientCode:
     """A code of N workers at one redundancy level.
 
     Attributes:
-      subsets: N rows of `level + 1`: the data subsets each worker computes; static. In groups of unlike sizes
-        some are longer.
+      subsets: N rows of `level + 1` (in groups of unequal sizes some are longer): the data subsets that each
+        worker computes.
       coefficients: float64, `[N, width]`: what it multiplies their gradients by.
       level: the number of stragglers it survives.
       construction: one of `CONSTRUCTIONS`.
@@ -72,18 +71,13 @@ class GradientCode:
     @property
     def encoding(self) -> Array:
         """B, float64 `[N, N]`, one row for each worker."""
-        size, width = len(self.subsets), self.coefficients.shape[1]
-        values = concrete(self.coefficients)
-        if values is not None:
-            encoding = np.zeros((size, size))
-            for row, own, factors in zip(encoding, self.subsets, values, strict=True):
-                row[list(own)] = factors[: len(own)]
-            return _float64(encoding)
+        values, width = concrete(self.coefficients), self.coefficients.shape[1]
+        xp, factors = (jnp, self.coefficients) if values is None else (np, values)
         # A sum in place of a scatter, which would be lowered with the caller's integers.
         subsets = np.array([(*row, *[-1] * (width - len(row))) for row in self.subsets], np.int32)
-        here = jnp.asarray(subsets)[:, :, None] == np.arange(size, dtype=np.int32)
+        here = xp.asarray(subsets)[:, :, None] == np.arange(len(subsets), dtype=np.int32)
         with jax.enable_x64(True):
-            return jnp.sum(jnp.where(here, self.coefficients[:, :, None], 0), axis=1)
+            return kept(xp.sum(xp.where(here, factors[:, :, None], 0.0), axis=1))
 
 
 class Decoding(NamedTuple):
@@ -113,27 +107,24 @@ def allocate(num_workers: int, level: int) -> np.ndarray:
     >>> allocate(4, 1).tolist()
     [[0, 1], [1, 2], [2, 3], [3, 0]]
     """
-    _check_level(num_workers, level)
+    if not 0 <= level < num_workers:
+        raise ValueError(
+            f"a level must be from 0 to {num_workers - 1} for {num_workers} workers, got {level}"
+        )
     return (np.arange(num_workers)[:, None] + np.arange(level + 1)) % num_workers
 
 
 def gradient_code(
-    key: Array,
-    num_workers: int,
-    level: int,
-    construction: str | None = None,
-    *,
-    top_level: int | None = None,
+    key: Array, num_workers: int, level: int, construction: str | None = None, *, top_level: int | None = None
 ) -> GradientCode:
     r"""A gradient code of `num_workers` that survives any `level` stragglers; made on the host.
 
     Args:
-      key: randomness of "random_cyclic"; the others need none of it.
+      key: randomness of "random_cyclic".
       num_workers, level: N and s, 0 ≤ s < N.
       construction: "uncoded" (s = 0), "replication" (s = N-1), "fractional_repetition" (s+1 divides N;
-        coefficients 1), "cyclic_mds" (roots of unity, Raviv et al. 2018; real, so N - s must be odd),
-        "random_cyclic" (Tandon et al. 2017). None takes the best conditioned that exists and that only uses
-        what workers hold.
+        coefficients 1), "cyclic_mds" (roots of unity, Raviv et al. 2018; N - s odd), "random_cyclic" (Tandon
+        et al. 2017). None takes the best conditioned that only uses what workers hold.
       top_level: the plan's highest level, by default `level`: worker w holds `allocate(N, top_level)[w]`.
 
     Raises ValueError for a construction that does not exist here.
@@ -143,27 +134,32 @@ def gradient_code(
     ([1.0, 1.0, 0.0, 0.0], False)
     """
     check_key(key)
-    _check_level(num_workers, level)
+    allocate(num_workers, level)  # refuses a level that there is not
     top = level if top_level is None else top_level
     if not level <= top < num_workers:
         raise ValueError(f"top_level must be from {level} to {num_workers - 1}, got {top_level}")
-    possible = _possible(num_workers, level)
-    if construction is None:
-        # Workers hold the subsets of fractional repetition where 2 s ≤ top_level, see _repetition.
-        repeated = [c for c in possible if c in REPEATED]
-        if repeated and (level in (0, num_workers - 1) or 2 * level <= top):
-            construction = repeated[0]
-        else:
-            codes = [_build(key, num_workers, level, c) for c in possible if c in CYCLIC]
-            return min(codes, key=lambda built: built[1])[0]
-    if construction not in CONSTRUCTIONS:
-        raise ValueError(f'unknown construction "{construction}"; known: {", ".join(CONSTRUCTIONS)}')
-    if construction not in possible:
+    exists = {
+        "uncoded": level == 0,
+        "replication": level == num_workers - 1,
+        "fractional_repetition": num_workers % (level + 1) == 0,
+        "cyclic_mds": (num_workers - level) % 2 == 1,
+        "random_cyclic": True,
+    }
+    if construction is not None and not exists.get(construction):
         raise ValueError(
             f'there is no "{construction}" code for {num_workers} workers at level {level}; '
-            f"possible: {', '.join(possible)}"
+            f"possible: {', '.join(name for name in exists if exists[name])}"
         )
-    return _build(key, num_workers, level, construction)[0]
+    repeated = [name for name in REPEATED if exists[name]]
+    if construction is not None:
+        asked = [construction]
+    # Workers hold the subsets of fractional repetition where 2 s ≤ top_level, see _repetition.
+    elif repeated and (level in (0, num_workers - 1) or 2 * level <= top):
+        asked = repeated[:1]
+    else:
+        asked = [name for name in CYCLIC if exists[name]]
+    built = (_build(key, num_workers, level, name) for name in asked)
+    return min(built, key=lambda code_and_amplification: code_and_amplification[1])[0]
 
 
 def repetition_code(groups: Sequence[Sequence[int]], data: Sequence[Sequence[int]]) -> GradientCode:
@@ -175,25 +171,7 @@ def repetition_code(groups: Sequence[Sequence[int]], data: Sequence[Sequence[int
     of_worker = {w: tuple(own) for group, own in zip(groups, data, strict=True) for w in group}
     subsets = tuple(of_worker[w] for w in sorted(of_worker))
     ones = np.ones((len(subsets), max(map(len, subsets))))
-    return GradientCode(subsets, _float64(ones), min(map(len, groups)) - 1, "fractional_repetition", False)
-
-
-def _check_level(num_workers: int, level: int) -> None:
-    if not 0 <= level < num_workers:
-        raise ValueError(
-            f"a level must be from 0 to {num_workers - 1} for {num_workers} workers, got {level}"
-        )
-
-
-def _possible(num_workers: int, level: int) -> Sequence[str]:
-    exists = {
-        "uncoded": level == 0,
-        "replication": level == num_workers - 1,
-        "fractional_repetition": num_workers % (level + 1) == 0,
-        "cyclic_mds": (num_workers - level) % 2 == 1,
-        "random_cyclic": True,
-    }
-    return [name for name in CONSTRUCTIONS if exists[name]]
+    return GradientCode(subsets, kept(ones, float), min(map(len, groups)) - 1, "fractional_repetition", False)
 
 
 def _build(key: Array, num_workers: int, level: int, construction: str) -> tuple[GradientCode, float]:
@@ -207,13 +185,13 @@ def _build(key: Array, num_workers: int, level: int, construction: str) -> tuple
         coefficients = np.ones(subsets.shape)
         subsets = _repetition(num_workers, level)
     rows = tuple(map(tuple, subsets.tolist()))
-    code = GradientCode(rows, _float64(coefficients), level, construction, False)
+    code = GradientCode(rows, kept(coefficients, float), level, construction, False)
     worst = conditioning(key, code, 200).worst
     return dataclasses.replace(code, wide=worst > _NARROW), worst
 
 
 def _repetition(num_workers: int, level: int) -> np.ndarray:
-    """Groups of s+1 workers that all compute the same s+1 subsets, one group of all or of one included.
+    """Groups of s+1 workers that all compute the same s+1 subsets.
 
     Subsets j … j+s go to workers j-s … j, who hold them all if they hold 2 s + 1 subsets from their own on.
     """
@@ -247,123 +225,66 @@ def _random(key: Array, subsets: np.ndarray) -> np.ndarray:
 
 
 def _seed(key: Array) -> list[int]:
-    """NumPy's seed from a key: what is made on the host needs no program for each shape."""
+    """NumPy's seed from a key: drawing on the host compiles nothing."""
     return np.asarray(jax.random.key_data(key)).ravel().tolist()
 
 
-def _float64(x: Any) -> Any:
-    """NumPy's numbers as float64 in JAX: at the door of a program they would become the caller's float."""
+def kept(x: Any, dtype: Any = None) -> Array:
+    """`x` in JAX with the precision that it has: a program would take NumPy's as the caller's float."""
     if isinstance(x, Array):
         return x
     with jax.enable_x64(True):
-        return jax.device_put(np.asarray(x, float))
-
-
-def kept(x: Any) -> Array:
-    """`x` in JAX, with the precision it has."""
-    if isinstance(x, Array):
-        return x
-    with jax.enable_x64(True):
-        return jax.device_put(np.asarray(x))
+        return jax.device_put(np.asarray(x, dtype))
 
 
 def decoding_weights(encoding: ArrayLike, arrived: ArrayLike) -> Decoding:
     r"""Weights a with aᵀB = 1ᵀ, 0 for workers that have not `arrived`: `[N, N]` and bool `[N]`.
 
-    Gaussian elimination with complete pivoting, so that the best conditioned of the workers that arrived are
-    used, and one refinement. Works under `jit` and `vmap`; O(N³). Where no weights exist, too few having
-    arrived, they are NaN and `decodable` is False.
+    Elimination with complete pivoting, which uses the best conditioned of the workers that arrived, and one
+    refinement; O(N³). Where too few have arrived, weights are NaN and `decodable` is False.
 
     >>> code = gradient_code(jax.random.key(0), 3, 1, "random_cyclic")
     >>> [bool(decoding_weights(code.encoding, jnp.array(a)).decodable) for a in ([1, 0, 1], [0, 0, 1])]
     [True, False]
     """
-    return _weights(_float64(encoding), kept(arrived))
+    return _weights(kept(encoding, float), kept(arrived))
 
 
 @jax.jit
 def _weights(encoding: Array, arrived: Array) -> Decoding:
-    here = arrived.astype(bool)
+    size, here = arrived.size, arrived.astype(bool)
+    index = jnp.arange(size, dtype=jnp.int32)
+    # In the scope stands arithmetic alone: other operations are lowered with the caller's integers.
     with jax.enable_x64(True):
         b = encoding.astype(jnp.float64)
-        system = jnp.where(here[:, None], b, 0).T
+        identity = (index[:, None] == index).astype(jnp.float64)
+        system = jnp.concatenate([jnp.where(here[:, None], b, 0).T, identity], axis=1)
         smallest = _PIVOT * jnp.max(jnp.abs(b))
-    # Operations that the caller's JAX lowers as its own are kept apart: in the scope, arithmetic alone.
-    size = here.size
-    everyone = jnp.ones(size, bool)
-    start = _Elimination(
-        system, jnp.zeros_like(system), everyone, everyone, jnp.full((2, size), -1, jnp.int32)
-    )
-    end = jax.lax.fori_loop(0, size, lambda i, c: _eliminate(i, c, smallest), start)
 
-    def refine(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
-        weights, left = state
-        correction = _solve(end, left)
+    def eliminate(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        """Gauss and Jordan's step with the largest entry left, `pivots` being where the others were."""
+        system, pivots = state
+        used = jnp.any(pivots, axis=1)[:, None] | jnp.any(pivots, axis=0)
+        left = jnp.where(used, 0, jnp.abs(system[:, :size]).astype(jnp.float32))
+        place = jnp.argmax(left).astype(jnp.int32)
+        row, column = index == place // size, index == place % size
         with jax.enable_x64(True):
-            weights = weights + correction
-            return weights, 1 - _dot(weights, b)
+            found = jnp.max(left) > smallest
+            row, column = row & found, column & found
+            factors = jnp.sum(jnp.where(column, system[:, :size], 0), axis=1)
+            pivot = jnp.sum(jnp.where(row, factors, 0))
+            values = jnp.sum(jnp.where(row[:, None], system, 0), axis=0) / jnp.where(found, pivot, 1)
+            system = jnp.where(row[:, None], values, system - factors[:, None] * values)
+            return system, pivots | (row[:, None] & column)
 
-    # Solved, and refined once: what growth in the elimination left.
-    nothing = jnp.zeros_like(system[0])
-    weights, left = jax.lax.fori_loop(0, 2, refine, (nothing, jnp.ones_like(nothing)))
+    system, pivots = jax.lax.fori_loop(0, size, eliminate, (system, jnp.zeros((size, size), bool)))
     with jax.enable_x64(True):
-        amplification = jnp.max(_dot(jnp.abs(weights), jnp.abs(b)))
-        decodable = (jnp.max(jnp.abs(left)) <= _DECODABLE) & (amplification <= _LARGEST)
+        inverse = _dot(pivots.T.astype(jnp.float64), system[:, size:])
+        weights = jnp.sum(inverse, axis=1)
+        weights += _dot(inverse, 1 - _dot(weights, b))  # refined once: what growth in the elimination left
+        left, amplification = jnp.abs(1 - _dot(weights, b)), _dot(jnp.abs(weights), jnp.abs(b))
+        decodable = (jnp.max(left) <= _DECODABLE) & (jnp.max(amplification) <= _LARGEST)
         return Decoding(jnp.where(decodable, weights, jnp.nan), decodable)
-
-
-class _Elimination(NamedTuple):
-    """The eliminated system and, column by column, the factors of each step, both `[N, N]`; the rows and
-    columns that are left; row and column of each step's pivot, or -1."""
-
-    system: Array
-    factors: Array
-    rows: Array
-    columns: Array
-    pivots: Array
-
-
-def _eliminate(step: Array, state: _Elimination, smallest: Array) -> _Elimination:
-    """Clear the column of the largest entry that is left; nothing where that is rounding."""
-    system, factors, rows, columns, pivots = state
-    index = jnp.arange(rows.size, dtype=jnp.int32)
-    left = jnp.where(rows[:, None] & columns, jnp.abs(system).astype(jnp.float32), 0)
-    place = jnp.argmax(left).astype(jnp.int32)
-    at = jnp.stack([place // index.size, place % index.size])
-    row, column = index == at[0], index == at[1]
-    with jax.enable_x64(True):
-        factor = jnp.sum(jnp.where(column, system, 0), axis=1)
-        pivot = jnp.sum(jnp.where(row, factor, 0))
-        real = (jnp.abs(pivot) > smallest) & jnp.any(rows & row) & jnp.any(columns & column)
-        values = jnp.sum(jnp.where(row[:, None], system, 0), axis=0)
-        factor = jnp.where(rows & ~row & real, factor / jnp.where(real, pivot, 1), 0)
-        system = system - factor[:, None] * values
-        factors = jnp.where(index == step, factor[:, None], factors)
-    pivots = pivots.at[:, step].set(jnp.where(real, at, -1))
-    return _Elimination(system, factors, rows & ~(row & real), columns & ~(column & real), pivots)
-
-
-def _solve(state: _Elimination, right: Array) -> Array:
-    """The weights, `[N]`, of the workers whose columns were cleared, for one right-hand side."""
-    index = jnp.arange(right.size, dtype=jnp.int32)
-
-    def forward(step: Array, right: Array) -> Array:
-        row, here = index == state.pivots[0, step], index == step
-        with jax.enable_x64(True):
-            factor = jnp.sum(jnp.where(here, state.factors, 0), axis=1)
-            return right - factor * jnp.sum(jnp.where(row, right, 0))
-
-    right = jax.lax.fori_loop(0, right.size, forward, right)
-
-    def backward(step: Array, weights: Array) -> Array:
-        row, column = (index == state.pivots[k, right.size - 1 - step] for k in (0, 1))
-        with jax.enable_x64(True):
-            values = jnp.sum(jnp.where(row[:, None], state.system, 0), axis=0)
-            pivot = jnp.sum(jnp.where(column, values, 0))
-            rest = jnp.sum(jnp.where(row, right, 0)) - _dot(values, weights)
-            return jnp.where(column, rest / jnp.where(pivot != 0, pivot, 1), weights)
-
-    return jax.lax.fori_loop(0, right.size, backward, jnp.zeros_like(right))
 
 
 def encode(code: GradientCode, gradients: ArrayLike) -> tuple[Array, ...]:
@@ -402,19 +323,15 @@ def _encode_short(encoding: Array, g: Array, dtype: Any) -> tuple[Array, ...]:
 
 @functools.partial(jax.jit, static_argnums=2)
 def _encode_long(code: GradientCode, g: Array, workers: Sequence[int]) -> tuple[Array, ...]:
-    rows = (row_of(code, w) for w in workers)
-    return tuple(
-        message(row, [g[j] for j in code.subsets[w]], code.wide) for w, row in zip(workers, rows, strict=True)
-    )
+    return tuple(message(row_of(code, w), [g[j] for j in code.subsets[w]], code.wide) for w in workers)
 
 
 def row_of(code: GradientCode, worker: int) -> Array:
     """What a worker multiplies its gradients by, float64 `[level + 1]`: programs of it serve all workers."""
-    values, count = concrete(code.coefficients), len(code.subsets[worker])
-    if values is not None:
-        return _float64(values[worker, :count])
+    values = concrete(code.coefficients)
     with jax.enable_x64(True):
-        return code.coefficients[worker, :count]
+        factors = code.coefficients if values is None else values
+        return kept(factors[worker, : len(code.subsets[worker])], float)
 
 
 def message(row: Array, gradients: Sequence[Array], wide: bool) -> Array:
@@ -428,7 +345,7 @@ def message(row: Array, gradients: Sequence[Array], wide: bool) -> Array:
 
 def in_float64(code: GradientCode) -> GradientCode:
     """`code` fit to be an argument of a program, whatever the caller's float."""
-    return dataclasses.replace(code, coefficients=_float64(code.coefficients))
+    return dataclasses.replace(code, coefficients=kept(code.coefficients, float))
 
 
 def _message_dtype(wide: bool, dtype: Any) -> Any:
@@ -438,9 +355,9 @@ def _message_dtype(wide: bool, dtype: Any) -> Any:
 def decode(
     weights: ArrayLike, messages: Sequence[ArrayLike] | Array | np.ndarray, dtype: Any = None
 ) -> Array:
-    """Σ_w a_w m_w, `[…]`, summed in float64 and rounded to `dtype`; messages of weight 0 may be anything.
+    """Σ_w a_w m_w, `[…]`, summed in float64 and rounded to `dtype`, by default the caller's float.
 
-    `dtype` is the caller's float by default.
+    Messages of weight 0 may be anything.
 
     >>> decode(jnp.array([2.0, 0.0]), [jnp.array([1.5, 1.0]), jnp.array([jnp.nan, jnp.inf])]).tolist()
     [3.0, 2.0]
@@ -448,7 +365,7 @@ def decode(
     refuse_complex("messages", messages)
     dtype = np.dtype(jnp.result_type(float) if dtype is None else dtype)
     whole = isinstance(messages, Array | np.ndarray)
-    return _decode(_float64(weights), kept(messages) if whole else [kept(m) for m in messages], dtype)
+    return _decode(kept(weights, float), kept(messages) if whole else [kept(m) for m in messages], dtype)
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -459,10 +376,7 @@ def _decode(weights: Array, messages: Sequence[Array] | Array, dtype: Any) -> Ar
 
 
 def _sum(terms: Iterable[Array]) -> Array:
-    """Term by term, so that XLA makes one pass over them, without a copy.
-
-    A matrix product would convert all terms to float64 in memory first, three times the traffic.
-    """
+    """In one pass of XLA; a matrix product would convert all terms to float64 in memory first."""
     return functools.reduce(jnp.add, terms)
 
 
@@ -474,7 +388,7 @@ def _dot(a: Array, b: Array) -> Array:
 def conditioning(key: Array, code: GradientCode, num_sets: int = 1000) -> Conditioning:
     """The worst amplification of `code` over `num_sets` random and all contiguous sets of `level` stragglers.
 
-    On the host, in float64: a report, not for use under `jit`. Where no weights exist, inf.
+    On the host, not for use under `jit`. Where no weights exist, inf.
 
     >>> conditioning(jax.random.key(0), gradient_code(jax.random.key(0), 6, 5)).worst
     1.0
@@ -484,9 +398,8 @@ def conditioning(key: Array, code: GradientCode, num_sets: int = 1000) -> Condit
         return Conditioning(1.0, 1.0)  # one worker of each group, with weight 1
     b = np.asarray(code.encoding)
     size, needed = len(b), len(b) - code.level
-    shift = np.arange(size)[:, None]
     order = np.random.default_rng(_seed(key)).permuted(np.tile(np.arange(size), (num_sets, 1)), axis=1)
-    contiguous = (shift + np.arange(needed)) % size
+    contiguous = allocate(size, needed - 1)
     # In an orthonormal basis of the span of B's rows the system is square.
     basis = np.linalg.svd(b)[2][:needed]
     coordinates, ones = b @ basis.T, basis.sum(axis=1)

@@ -25,11 +25,10 @@ from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.methods import Method
 from bcgc_jax.solvers.solve import solve
 
-# Widths of the layers, inputs and classes included: softmax regression has one layer.
+# Widths of the layers, inputs and classes included.
 MODELS: Mapping[str, tuple[int, ...]] = MappingProxyType({"softmax": (64, 10), "perceptron": (64, 32, 10)})
 
 _NUM_TEST = 297
-_SHUFFLE = 0
 
 
 class Digits(NamedTuple):
@@ -62,13 +61,12 @@ class DigitsRun(NamedTuple):
 def load_digits(num_workers: int) -> Digits:
     """The 1797 images of 8 x 8, shuffled the same way each time: 297 to test with, and to train with a
     multiple of the workers, at most 1500."""
-    x, y = _images()
-    rest = len(y) - _NUM_TEST
+    test, train = (tuple(a[part] for a in _images()) for part in (slice(_NUM_TEST), slice(_NUM_TEST, None)))
+    rest = len(train[1])
     if num_workers > rest:
         raise ValueError(f"there are {rest} images to train with, too few for {num_workers} workers")
-    last = _NUM_TEST + rest // num_workers * num_workers
-    parts = (x[_NUM_TEST:last], y[_NUM_TEST:last]), (x[:_NUM_TEST], y[:_NUM_TEST])
-    return Digits(*jax.device_put(parts))
+    used = rest // num_workers * num_workers
+    return Digits(*jax.device_put((tuple(a[:used] for a in train), test)))
 
 
 @functools.cache
@@ -79,7 +77,7 @@ def _images() -> tuple[np.ndarray, np.ndarray]:
     except ImportError as error:
         raise ImportError(f"the digits come with scikit-learn: {to_install('train')}") from error
     images, labels = datasets.load_digits(return_X_y=True)
-    order = np.random.default_rng(_SHUFFLE).permutation(len(labels))
+    order = np.random.default_rng(0).permutation(len(labels))
     return (images[order] / 16).astype(np.float32), labels[order]
 
 
@@ -87,11 +85,11 @@ def _images() -> tuple[np.ndarray, np.ndarray]:
 def initial_params(key: Array, model: str) -> PyTree:
     """A list of layers, `{"w": [in, out], "b": [out]}`: zeros for one layer, else normal weights."""
     widths = MODELS[model]
-    gain = 0.0 if len(widths) == 2 else 2.0
-    keys = jax.random.split(key, len(widths) - 1)
+    gain, layers = 0.0 if len(widths) == 2 else 2.0, list(itertools.pairwise(widths))
+    keys = jax.random.split(key, len(layers))
     return [
         {"w": math.sqrt(gain / a) * jax.random.normal(k, (a, b), jnp.float32), "b": jnp.zeros(b, jnp.float32)}
-        for k, (a, b) in zip(keys, itertools.pairwise(widths), strict=True)
+        for k, (a, b) in zip(keys, layers, strict=True)
     ]
 
 
@@ -132,7 +130,7 @@ def digits_problem(
 ) -> Problem:
     """The `Problem` of training `model`, in `units`, with `batch_size` samples of each subset (all).
 
-    `options` are those of `Problem`: `setup_cycles`, `start_up` and so on.
+    `options` are others of `Problem`.
     """
     sizes = unit_sizes(_shapes(model), units, digits_order(model))
     samples = len(load_digits(num_workers).train[1])
@@ -165,18 +163,18 @@ def train_on_digits(
     """Train `model` with one scheme of `solve`, `num_seeds` times: other parameters, cycle times, batches.
 
     Gradient descent with a fixed step. `problem` is that of `digits_problem`; `cycle_times`, by default its
-    law, may be measured rows `[K, N]`; start-ups are the problem's. The same key gives every scheme the same
-    draws.
+    distribution, may be measured rows `[K, N]`; start-ups are the problem's. The same key gives every scheme
+    the same draws.
     """
-    workers = int(np.asarray(problem.num_workers))
-    data = load_digits(workers)
     solve_key, code_key, run_key = jax.random.split(key, 3)
     solution = solve(problem, method, key=solve_key)
-    options: dict[str, Any] = {"units": units, "order": digits_order(model)}
-    scheme = training_scheme(code_key, problem, solution, _shapes(model), **options)
+    order = digits_order(model)
+    scheme = training_scheme(code_key, problem, solution, _shapes(model), units=units, order=order)
     times = problem.cycle_time if cycle_times is None else cycle_times
+    data = load_digits(scheme.plan.num_workers)
     seeds = jax.random.split(run_key, num_seeds)
-    clock, (loss, correct) = _run(seeds, scheme, times, data, model, num_steps, learning_rate, batch_size)
+    given = scheme, times, data, learning_rate
+    clock, (loss, correct) = _run(seeds, given, model, num_steps, batch_size)
     expected = float(solution.rounded_runtime)
     return DigitsRun(solution.method, expected, *(np.asarray(a, float) for a in (clock, loss, correct)))
 
@@ -184,15 +182,13 @@ def train_on_digits(
 @functools.partial(jax.jit, static_argnames=("model", "num_steps", "batch_size"))
 def _run(
     seeds: Array,
-    scheme: TrainingScheme,
-    cycle_times: Distribution | JointDistribution | ArrayLike,
-    data: Digits,
+    given: tuple[TrainingScheme, Any, Digits, ArrayLike],
     model: str,
     num_steps: int,
-    learning_rate: ArrayLike,
     batch_size: int | None,
 ) -> tuple[Array, tuple[Array, Array]]:
-    subsets = split_batch(data.train, scheme.plan.num_workers)
+    scheme, cycle_times, data, learning_rate = given
+    subsets, optimizer = split_batch(data.train, scheme.plan.num_workers), optax.sgd(learning_rate)
 
     def evaluate(params: PyTree) -> tuple[Array, Array]:
         return cross_entropy(params, data.train), accuracy(params, data.test)
@@ -200,14 +196,8 @@ def _run(
     def one(key: Array) -> tuple[Array, tuple[Array, Array]]:
         start_key, train_key = jax.random.split(key)
         training = train(
-            train_key,
-            cross_entropy,
-            scheme,
-            cycle_times,
-            initial_params(start_key, model),
-            subsets,
-            optax.sgd(learning_rate),
-            num_steps,
+            *(train_key, cross_entropy, scheme, cycle_times, initial_params(start_key, model)),
+            *(subsets, optimizer, num_steps),
             batch_size=batch_size,
             evaluate=evaluate,
         )

@@ -1,13 +1,11 @@
 r"""Block-coded gradients of a loss over a pytree of parameters.
 
 The gradient's coordinates, in the order in which backpropagation yields them, are cut into blocks, one for
-each redundancy level in use. For a block at level n, worker w computes the gradients of the block on n+1 data
-subsets and sends one message, their weighted sum; the messages of N-n workers give the block of the full
-gradient.
+each redundancy level in use. For a block at level n each worker sends the weighted sum of its gradients on
+n+1 data subsets; the messages of N-n workers give the block of the full gradient.
 """
 
-import dataclasses
-import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -17,9 +15,8 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import check_key, concrete, pytree_dataclass, static_field
+from bcgc_jax._pytree import check_key, concrete, pytree_dataclass, replace, static_field
 from bcgc_jax.coding.codes import (
-    Decoding,
     GradientCode,
     decode,
     decoding_weights,
@@ -48,8 +45,7 @@ class Piece(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Coordinates at one redundancy `level`, on the part `share` of each subset's samples (all, but for
-    schemes that cut the data too)."""
+    """Coordinates at one redundancy `level`, on the part `share` of each subset's samples, by default all."""
 
     level: int
     pieces: tuple[Piece, ...]
@@ -76,9 +72,8 @@ class CodingPlan:
       blocks: of the gradient.
       mean: whether the loss is a mean over samples, else it is their sum.
       groups: of blocks in groups of workers, the groups of each: one of each group is enough.
-      order: of a schedule, its tasks, pairs (δ, block): worker w computes the block on subset w + δ mod N. A
-        block on d subsets of each worker survives d - 1 stragglers, whoever they are. Without, a task is a
-        block on all the subsets of its level.
+      order: of a schedule, its tasks, pairs (δ, block): worker w computes the block on subset w + δ mod N.
+        Without, a task is a block on all the subsets of its level.
     """
 
     codes: tuple[GradientCode, ...]
@@ -164,23 +159,21 @@ def backward_order(loss: Loss, params: PyTree, batch: PyTree) -> tuple[int, ...]
     (1, 0)
     """
     refuse_complex("params", params)
-    jaxpr = jax.make_jaxpr(jax.grad(loss))(params, batch).jaxpr
-    positions = [_position(jaxpr, k) for k in range(len(jaxpr.outvars))]
+    places = _places(jax.make_jaxpr(jax.grad(loss))(params, batch).jaxpr)
     # What comes at the same time comes from the end, as the layers do.
-    return tuple(sorted(range(len(positions)), key=lambda k: (positions[k], -k)))
+    return tuple(sorted(range(len(places)), key=lambda k: (places[k], -k)))
 
 
-def _position(jaxpr: Any, output: int) -> tuple[int, ...]:
-    """Where in the program an output is computed: the number of its equation, then that within, and so on."""
-    variable = jaxpr.outvars[output]
+def _places(jaxpr: Any) -> list[tuple[int, ...]]:
+    """Where each output is computed: the number of its equation, then that within, and so on."""
+    found = {}
     for i, equation in enumerate(jaxpr.eqns):
-        for k, out in enumerate(equation.outvars):
-            if out is variable:
-                inner = equation.params.get("jaxpr")
-                body = getattr(inner, "jaxpr", inner)
-                nested = body is not None and len(body.outvars) == len(equation.outvars)
-                return (i, *(_position(body, k) if nested else ()))
-    return (-1,)  # a constant
+        inner = equation.params.get("jaxpr")
+        body = getattr(inner, "jaxpr", inner)
+        nested = body is not None and len(body.outvars) == len(equation.outvars)
+        within = _places(body) if nested else [()] * len(equation.outvars)
+        found.update({id(v): (i, *place) for v, place in zip(equation.outvars, within, strict=True)})
+    return [found.get(id(v), (-1,)) for v in jaxpr.outvars]  # -1: a constant
 
 
 def unit_sizes(params: PyTree, units: str = "leaves", order: Sequence[int] | None = None) -> np.ndarray:
@@ -198,20 +191,35 @@ def unit_sizes(params: PyTree, units: str = "leaves", order: Sequence[int] | Non
         raise ValueError(f'unknown units "{units}"; known: {", ".join(UNITS)}')
     leaves = jax.tree.leaves_with_path(params)
     paths, sizes = [path[:-1] for path, _ in leaves], [int(np.size(x)) for _, x in leaves]
-    order = complete_order(order, len(sizes))
+    if order is None:
+        order = range(len(leaves))[::-1]
+    elif sorted(order) != list(range(len(leaves))):
+        raise ValueError(f"order must name each of the {len(leaves)} leaves once, got {tuple(order)}")
     if units == "coordinates":
         return np.ones(sum(sizes), int)
     first = [units == "leaves" or k == 0 or paths[i] != paths[order[k - 1]] for k, i in enumerate(order)]
     return np.bincount(np.cumsum(first) - 1, [sizes[i] for i in order]).astype(int)
 
 
-def complete_order(order: Sequence[int] | None, count: int) -> tuple[int, ...]:
-    """The order of so many leaves, by default from the last to the first."""
-    if order is None:
-        return tuple(reversed(range(count)))
-    if sorted(order) != list(range(count)):
-        raise ValueError(f"order must name each of the {count} leaves once, got {tuple(order)}")
-    return tuple(order)
+def cut(
+    params: PyTree, counts: ArrayLike, units: str = "coordinates", order: Sequence[int] | None = None
+) -> list[tuple[Piece, ...]]:
+    """The pieces of the leaves in each of the blocks, `counts` units each; options as in `unit_sizes`.
+
+    >>> [[tuple(piece) for piece in block] for block in cut([jnp.ones(2), jnp.ones(3)], [4, 1])]
+    [[(1, 0, 3), (0, 0, 1)], [(0, 1, 2)]]
+    """
+    sizes = [int(np.size(leaf)) for leaf in jax.tree.leaves(params)]
+    ends = np.append(0, np.cumsum(unit_sizes(params, units, order)))[np.cumsum(counts)].tolist()
+    blocks: list[list[Piece]] = [[] for _ in ends]
+    begin = 0
+    for leaf in range(len(sizes))[::-1] if order is None else order:
+        for block, (first, last) in zip(blocks, itertools.pairwise([0, *ends]), strict=True):
+            start, stop = max(first - begin, 0), min(last - begin, sizes[leaf])
+            if start < stop:
+                block.append(Piece(leaf, start, stop))
+        begin += sizes[leaf]
+    return [tuple(block) for block in blocks]
 
 
 def coding_plan(
@@ -234,7 +242,7 @@ def coding_plan(
       construction: of all codes, as in `gradient_code`; by default the best for each level.
       mean: whether the loss is the mean over the samples, else their sum.
 
-    Raises ValueError where the partition does not have as many units as the parameters.
+    Raises ValueError where the partition has another number of units than the parameters.
 
     >>> plan = coding_plan(jax.random.key(0), {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}, [0, 4, 5])
     >>> [(block.level, block.size) for block in plan.blocks]
@@ -244,40 +252,16 @@ def coding_plan(
     counts = concrete(partition)
     if counts is None or counts.ndim != 1 or not np.issubdtype(counts.dtype, np.integer) or counts.min() < 0:
         raise ValueError("partition must be known whole numbers, one for each level: take Solution.rounded")
-    sizes = unit_sizes(params, units, order)
-    if counts.sum() != sizes.size:
+    num_units = unit_sizes(params, units, order).size
+    if counts.sum() != num_units:
         raise ValueError(
-            f"the partition has {counts.sum()} units, the parameters have {sizes.size} {units}: solve a "
+            f"the partition has {counts.sum()} units, the parameters have {num_units} {units}: solve a "
             "Problem with as many coordinates, or with unit_costs=unit_sizes(params, units, order)"
         )
-    leaves = jax.tree.leaves(params)
-    ends = np.concatenate([[0], np.cumsum(sizes)])[np.cumsum(counts)]
-    pieces = cut(complete_order(order, len(leaves)), [int(np.size(x)) for x in leaves], ends.tolist())
-    used = np.flatnonzero(counts).tolist()
+    pieces, used = cut(params, counts, units, order), np.flatnonzero(counts).tolist()
     codes = tuple(gradient_code(key, counts.size, n, construction, top_level=used[-1]) for n in used)
     blocks = tuple(Block(n, pieces[n]) for n in used)
     return CodingPlan(codes, blocks, mean)
-
-
-def cut(order: Sequence[int], sizes: Sequence[int], ends: Sequence[int]) -> list[tuple[Piece, ...]]:
-    """The pieces of leaves between the ends of neighbouring blocks, in the order of the leaves.
-
-    `sizes` are those of all leaves, `ends` of the blocks in coordinates.
-
-    >>> [[tuple(piece) for piece in block] for block in cut([1, 0], [2, 3], [4, 5])]
-    [[(1, 0, 3), (0, 0, 1)], [(0, 1, 2)]]
-    """
-    blocks: list[list[Piece]] = [[] for _ in ends]
-    done, level = 0, 0
-    for leaf in order:
-        start = 0
-        while start < sizes[leaf]:
-            while ends[level] == done:
-                level += 1
-            stop = min(sizes[leaf], start + ends[level] - done)
-            blocks[level].append(Piece(leaf, start, stop))
-            done, start = done + stop - start, stop
-    return [tuple(block) for block in blocks]
 
 
 def num_samples(batch: PyTree) -> int:
@@ -318,15 +302,12 @@ def split_unevenly(batch: PyTree, num_workers: int) -> list[PyTree]:
     size = num_samples(batch)
     if size < num_workers:
         raise ValueError(f"a batch of {size} samples is too small for {num_workers} workers")
-    ends = np.cumsum([0] + [len(part) for part in np.array_split(np.arange(size), num_workers)])
-    return [jax.tree.map(lambda x, k=k: x[ends[k] : ends[k + 1]], batch) for k in range(num_workers)]
+    parts = (slice(part[0], part[-1] + 1) for part in np.array_split(np.arange(size), num_workers))
+    return [jax.tree.map(lambda x, own=part: x[own], batch) for part in parts]
 
 
 def shard_subsets(subsets: PyTree, devices: Sequence[jax.Device] | None = None) -> PyTree:
-    """Spread the N data subsets over `devices`, all by default; their number must divide N.
-
-    What is computed from them under `jit` then runs where they are.
-    """
+    """Spread the N data subsets, and what is computed from them, over `devices`; their number divides N."""
     mesh = jax.sharding.Mesh(np.array(jax.devices() if devices is None else devices), ("worker",))
     return jax.device_put(subsets, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("worker")))
 
@@ -337,9 +318,7 @@ def coded_value_and_grad(
     r"""The function (params, subsets, arrived) → loss and gradient, by way of the workers' messages.
 
     `subsets` is the batch of `split_batch`, `[N, m, …]`, and `arrived`, bool `[B, N]`, says whose message of
-    each block the master has. The gradient of each subset is computed once, however many workers need it; the
-    messages and their decoding are those of the workers and the master, in one pass over these gradients.
-    Compiled once for a loss and plans of one shape: the same function `loss` is not traced again.
+    each block the master has. Compiled once for a function `loss` and plans of one shape.
 
     >>> def loss(params, batch):
     ...     return jnp.mean((batch @ params) ** 2)
@@ -349,14 +328,13 @@ def coded_value_and_grad(
     >>> bool(jnp.allclose(coded.gradient, jax.grad(loss)(params, batch))), coded.decodable.tolist()
     (True, [True])
     """
-
     compute, portable = _compiled if hashable(loss) else _coded, in_jax(plan)
     return lambda params, subsets, arrived: compute(loss, portable, params, subsets, kept(arrived))
 
 
 def in_jax(plan: CodingPlan) -> CodingPlan:
     """`plan` fit to be an argument of a program, whatever the caller's float."""
-    return dataclasses.replace(plan, codes=tuple(map(in_float64, plan.codes)))
+    return replace(plan, codes=tuple(map(in_float64, plan.codes)))
 
 
 def hashable(*values: Any) -> bool:
@@ -370,7 +348,9 @@ def hashable(*values: Any) -> bool:
 
 def _coded(loss: Loss, plan: CodingPlan, params: PyTree, subsets: PyTree, arrived: Array) -> CodedGradient:
     value, gradients = subset_gradients(loss, plan, params, subsets)
-    weights, decodable = plan_weights(plan, arrived)
+    with jax.enable_x64(True):
+        encodings = jnp.stack([code.encoding for code in plan.codes])
+    weights, decodable = jax.vmap(decoding_weights)(encodings, arrived)
     messages = encode_gradients(plan, gradients)
     return CodedGradient(value, decode_gradients(plan, weights, messages, params), decodable)
 
@@ -383,18 +363,17 @@ def subset_gradients(
 ) -> tuple[Array, dict[tuple[float, float], PyTree]]:
     """The full loss, and the gradients of each share of the samples that the plan knows: leaves `[N, …]`."""
     refuse_complex("params", params)
-    shapes = {np.shape(leaf)[:2] for leaf in jax.tree.leaves(subsets)}
-    if len(shapes) != 1 or {len(s) and s[0] for s in shapes} != {plan.num_workers}:
+    workers, shapes = plan.num_workers, {np.shape(leaf)[:2] for leaf in jax.tree.leaves(subsets)}
+    if len(shapes) != 1 or {len(s) and s[0] for s in shapes} != {workers}:
         raise ValueError(
-            f"data of shapes {shapes} is not that of {plan.num_workers} subsets: take split_batch(batch, "
-            f"{plan.num_workers})"
+            f"data of shapes {shapes} is not that of {workers} subsets: take split_batch(batch, {workers})"
         )
     total: Array | float = 0.0
     gradients = {}
     for share in dict.fromkeys(block.share for block in plan.blocks):
-        chosen, portion = plan.samples_of(share, np.shape(jax.tree.leaves(subsets)[0])[1])
+        chosen, portion = plan.samples_of(share, jax.tree.leaves(subsets)[0].shape[1])
         if not portion:
-            gradients[share] = jax.tree.map(lambda x: jnp.zeros((plan.num_workers, *np.shape(x))), params)
+            gradients[share] = jax.tree.map(lambda x: jnp.zeros((workers, *np.shape(x))), params)
             continue
         part = jax.tree.map(lambda x, own=chosen: x[:, own], subsets)
         value, gradient = jax.vmap(jax.value_and_grad(loss), (None, 0))(params, part)
@@ -405,20 +384,16 @@ def subset_gradients(
     return jnp.asarray(plan.scaling * total), gradients
 
 
-def plan_weights(plan: CodingPlan, arrived: ArrayLike) -> Decoding:
-    """Decoding weights of each block, `[B, N]`, from whose messages `arrived`, bool `[B, N]`."""
-    with jax.enable_x64(True):
-        encodings = jnp.stack([code.encoding for code in plan.codes])
-    return jax.vmap(decoding_weights)(encodings, jnp.asarray(arrived))
-
-
 def encode_gradients(
     plan: CodingPlan, gradients: dict[tuple[float, float], PyTree]
 ) -> list[list[tuple[Array, ...]]]:
     """What every worker sends for every block: `messages[block][piece][worker]`."""
-    leaves = {share: jax.tree.leaves(g) for share, g in gradients.items()}
+    rows = {
+        share: [leaf.reshape((len(leaf), -1)) for leaf in jax.tree.leaves(own)]
+        for share, own in gradients.items()
+    }
     return [
-        [encode(code, _raveled(leaves[block.share][p.leaf])[:, p.start : p.stop]) for p in block.pieces]
+        [encode(code, rows[block.share][p.leaf][:, p.start : p.stop]) for p in block.pieces]
         for code, block in zip(plan.codes, plan.blocks, strict=True)
     ]
 
@@ -436,13 +411,9 @@ def decode_gradients(
 
 
 def decode_block(
-    block: Block,
-    scaling: float,
-    weights: Array,
-    messages: Sequence[Sequence[Array]],
-    dtypes: Sequence[Any],
+    block: Block, scaling: float, weights: Array, messages: Sequence[Sequence[Array]], dtypes: Sequence[Any]
 ) -> list[Array]:
-    """The pieces of one block of the full gradient, from `messages[piece][worker]` and weights `[N]`.
+    """The pieces of a block of the full gradient, from `messages[piece][worker]` and weights `[N]`.
 
     `scaling` is that of the plan, `dtypes` are those of the leaves of the parameters.
     """
@@ -453,30 +424,18 @@ def decode_block(
 
 
 def assemble_gradient(blocks: Sequence[Block], parts: Sequence[Sequence[Array]], params: PyTree) -> PyTree:
-    """The gradient, shaped as `params`, from the pieces of each block."""
+    """The gradient, shaped as `params`, from the pieces of each block; those of shares are added up."""
     leaves, tree = jax.tree.flatten(params)
     found: list[dict[int, Array]] = [{} for _ in leaves]
     for block, pieces in zip(blocks, parts, strict=True):
         for piece, part in zip(block.pieces, pieces, strict=True):
             known = found[piece.leaf]
             known[piece.start] = known[piece.start] + part if piece.start in known else part
-    whole = [_joined(known, leaf) for known, leaf in zip(found, leaves, strict=True)]
-    return jax.tree.unflatten(tree, whole)
 
+    def whole(known: dict[int, Array], leaf: Any) -> Array:
+        rows = [known[start] for start in sorted(known)]
+        if not rows:
+            return jnp.zeros(np.shape(leaf), jnp.result_type(leaf))
+        return rows[0] if rows[0].shape == np.shape(leaf) else jnp.concatenate(rows).reshape(np.shape(leaf))
 
-def _joined(pieces: dict[int, Array], leaf: Any) -> Array:
-    """A leaf from its pieces by where they start; one that is all of it already stays as it is."""
-    if not pieces:
-        return jnp.zeros(np.shape(leaf), jnp.result_type(leaf))
-    rows = [pieces[start] for start in sorted(pieces)]
-    return rows[0] if rows[0].shape == np.shape(leaf) else _concatenated(rows, np.shape(leaf))
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _concatenated(rows: Sequence[Array], shape: tuple[int, ...]) -> Array:
-    return jnp.concatenate(rows).reshape(shape)
-
-
-def _raveled(gradients: Array) -> Array:
-    """A leaf's gradients of the subsets, `[N, size]`."""
-    return gradients.reshape((len(gradients), -1))
+    return jax.tree.unflatten(tree, map(whole, found, leaves))

@@ -1,7 +1,6 @@
 r"""From a plan to a model's parameters: who computes which blocks of the gradient on which data subsets.
 
-Of a schedule there is no code: the master has a block when each subset's gradient of it is finished by
-somebody, and takes their plain sums.
+A schedule has no code: the master has a block when each subset's gradient of it is finished by somebody.
 """
 
 import itertools
@@ -15,16 +14,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax.coding.codes import gradient_code, repetition_code
-from bcgc_jax.coding.gradients import (
-    Block,
-    CodingPlan,
-    Piece,
-    PyTree,
-    coding_plan,
-    complete_order,
-    cut,
-    unit_sizes,
-)
+from bcgc_jax.coding.gradients import Block, CodingPlan, Piece, PyTree, coding_plan, cut, unit_sizes
 from bcgc_jax.plans import plan as plans
 from bcgc_jax.plans.completion import AnyOf, OneOfEach
 from bcgc_jax.plans.partitions import round_partition, round_to_units
@@ -45,11 +35,8 @@ def schedule_plan(
 ) -> CodingPlan:
     r"""Cut the gradient of `params` into the blocks of a schedule, as whole units, for N workers on a circle.
 
-    Args:
-      schedule: its sizes sum to the coordinates of the parameters; blocks that get no unit are left out. With
-        fewer workers than it stores subsets, so are tasks on a subset that the worker has met before.
-      params: any pytree of arrays; only shapes count.
-      units, order, mean: as in `coding_plan`.
+    The schedule's sizes sum to the coordinates of the parameters. Blocks that get no unit are left out, and
+    with fewer workers than subsets tasks that the worker has done before. Options are as in `coding_plan`.
 
     Raises ValueError where the schedule is not one of these parameters, or has a block without any task.
 
@@ -61,28 +48,27 @@ def schedule_plan(
     >>> [(task.block, task.subsets) for task in plan.tasks(2)]
     [(0, (2,)), (1, (2,)), (1, (0,)), (0, (0,))]
     """
-    used, pieces = _cut_blocks(schedule, params, units, order)
-    place = {int(b): k for k, b in enumerate(used)}
+    pieces = _cut_blocks(schedule, params, units, order)
+    place = {b: k for k, b in enumerate(pieces)}
     turns, numbers = (np.asarray(a).tolist() for a in (turns_of(schedule), schedule.block))
     listed = [(d % num_workers, place[b]) for d, b in zip(turns, numbers, strict=True) if b in place]
     tasks = tuple(dict.fromkeys(listed))
-    depths = np.bincount([block for _, block in tasks], minlength=used.size)
+    depths = np.bincount([block for _, block in tasks], minlength=len(pieces))
     if not depths.all():
-        raise ValueError(f"block {used[np.argmin(depths)]} of the schedule has coordinates, but no task")
-    blocks = tuple(Block(int(d) - 1, own) for d, own in zip(depths, pieces, strict=True))
+        raise ValueError(
+            f"block {list(pieces)[np.argmin(depths)]} of the schedule has coordinates, but no task"
+        )
+    blocks = tuple(Block(int(d) - 1, own) for d, own in zip(depths, pieces.values(), strict=True))
     code = gradient_code(jax.random.key(0), num_workers, 0)  # of which nothing is random
     return CodingPlan((code,) * len(blocks), blocks, mean, tasks)
 
 
 def _cut_blocks(
     plan: plans.Plan, params: PyTree, units: str = "coordinates", order: Sequence[int] | None = None
-) -> tuple[np.ndarray, list[tuple[Piece, ...]]]:
-    """The blocks of a plan that get whole units, and the pieces of the parameters in each of these."""
-    costs = unit_sizes(params, units, order)
-    ends = np.append(0, np.cumsum(costs))[np.cumsum(_whole_units(plan.sizes, costs))]
-    used = np.flatnonzero(np.diff(ends, prepend=0))
-    leaves = [int(np.size(leaf)) for leaf in jax.tree.leaves(params)]
-    return used, cut(complete_order(order, len(leaves)), leaves, ends[used].tolist())
+) -> dict[int, tuple[Piece, ...]]:
+    """The pieces of the parameters in each block of a plan, by its number; blocks without a unit left out."""
+    counts = _whole_units(plan.sizes, unit_sizes(params, units, order))
+    return {b: own for b, own in enumerate(cut(params, counts, units, order)) if own}
 
 
 def group_plan(
@@ -90,8 +76,8 @@ def group_plan(
 ) -> CodingPlan:
     r"""Cut the gradient of `params` into the blocks of a plan of nested groups, as whole units.
 
-    A group has the data subsets of its members; groups of unlike sizes that share the data equally have as
-    many subsets each. Raises ValueError where these are no whole numbers. Options as in `coding_plan`.
+    A group has the data subsets of its members. Groups of unequal sizes that share the data equally have as
+    many subsets each; ValueError where these are no whole numbers. Options are as in `coding_plan`.
 
     >>> from bcgc_jax import Problem, Uniform, solve
     >>> plan = solve(Problem(Uniform(1.0, 2.0), 4, 9), "nested:2").plan
@@ -102,8 +88,8 @@ def group_plan(
     rule = plan.completion
     if not isinstance(rule, OneOfEach) or rule.num_workers != num_workers:
         raise ValueError(f"the plan is not one of nested groups of {num_workers} workers")
-    used, pieces = _cut_blocks(plan, params, **cutting)
-    groups = tuple(rule.groups[k] for k in used)
+    pieces = _cut_blocks(plan, params, **cutting)
+    groups = tuple(rule.groups[k] for k in pieces)
     codes = []
     for level in groups:
         data = [list(group) for group in level]
@@ -116,7 +102,7 @@ def group_plan(
                 )
             data = [list(range(k * each, (k + 1) * each)) for k in range(len(level))]
         codes.append(repetition_code(level, data))
-    blocks = tuple(Block(code.level, own) for code, own in zip(codes, pieces, strict=True))
+    blocks = tuple(Block(code.level, own) for code, own in zip(codes, pieces.values(), strict=True))
     return CodingPlan(tuple(codes), blocks, mean, groups=groups)
 
 
@@ -150,7 +136,7 @@ def assign(
 
     Args:
       key, construction: of the codes; a schedule has none.
-      rounded: whole units of each block, by default what is next to its size.
+      rounded: whole units of each block; by default its size is rounded.
       options: `units`, `order` and `mean`, as in `coding_plan`.
     """
     if not isinstance(plan.completion, AnyOf):
@@ -158,18 +144,19 @@ def assign(
         return without(plan, params, num_workers, **options)
     costs = unit_sizes(params, options.get("units", "coordinates"), options.get("order"))
     data, share = np.asarray(plan.data), np.asarray(plan.share)
-    counts, ends = np.zeros((1, max(num_workers, data.max())), int), np.array([0.0, 1.0])
+
+    def make(counts: np.ndarray) -> CodingPlan:
+        return coding_plan(key, params, counts, construction=construction, **options)
+
     if np.all(share == 1):
-        counts[0, data - 1] = _whole_units(plan.sizes, costs) if rounded is None else rounded
-    else:  # each task is a block of all coordinates, on its share of the samples
-        counts, ends = np.zeros((share.size, num_workers), int), np.append(0.0, np.cumsum(share))
-        counts[np.arange(share.size), data - 1], ends[-1] = costs.size, 1.0  # not a rounding less
-    coded = [
-        coding_plan(key, params, one[:num_workers], construction=construction, **options) for one in counts
-    ]
-    blocks = [
-        block._replace(share=(float(a), float(b)))
-        for one, (a, b) in zip(coded, itertools.pairwise(ends), strict=True)
-        for block in one.blocks
-    ]
-    return CodingPlan(sum((one.codes for one in coded), ()), tuple(blocks), coded[0].mean)
+        counts = np.zeros(max(num_workers, data.max()), int)
+        counts[data - 1] = _whole_units(plan.sizes, costs) if rounded is None else rounded
+        return make(counts[:num_workers])
+    # Each task is a block of all coordinates, on its share of the samples.
+    ends = [0.0, *np.cumsum(share).tolist()]
+    ends[-1] = 1.0  # not a rounding less
+    parts = [make(costs.size * (own - 1 == np.arange(num_workers))) for own in data]
+    blocks = tuple(
+        one.blocks[0]._replace(share=part) for one, part in zip(parts, itertools.pairwise(ends), strict=True)
+    )
+    return CodingPlan(tuple(one.codes[0] for one in parts), blocks, parts[0].mean)

@@ -1,9 +1,8 @@
 r"""The backward pass of a data subset, cut into programs at the ends of the blocks: it never begins again.
 
-The program of a gradient is split by what each block needs. An equation goes to the first block b that needs
-it: to `carry` b if a later block needs it too (the cotangent on its way; before the first block also the
-forward pass), else to `own` b. A worker that needs a block of a subset runs those of carry 0 … b that it has
-not yet run for this subset, then own b: each equation at most once, and never own of another block.
+An equation of the gradient's program goes to the first block b that needs it: to `carry` b if a later block
+needs it too (the cotangent on its way; first of all the forward pass), else to `own` b. A worker that needs a
+block of a subset runs those of carry 0 … b that it has not yet run for this subset, then own b.
 
 A gradient code magnifies whatever two workers' gradients of one subset differ by, and each program rounds in
 its own way. So a subset's block comes from the same programs, whoever computes it and whatever came before.
@@ -12,7 +11,7 @@ its own way. So a subset's block comes from the same programs, whoever computes 
 import collections
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,17 +22,11 @@ from jax.extend import core
 from bcgc_jax.coding.codes import refuse_complex
 from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree
 
-# Calls, whose equations are put in their place, and by what name the parameters of a call have them. All
-# derivatives have been taken: a function with one of its own is a call like others.
+# Calls, whose equations are put in their place. All derivatives have been taken: a function with one of its
+# own is a call like others.
 _CALLS = {
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
-    "checkpoint": "jaxpr",
-    "remat2": "jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
+    *("jit", "pjit", "checkpoint", "remat2", "closed_call", "core_call"),
+    *("custom_jvp_call", "custom_vjp_call"),
 }
 _LOOPS = ("scan", "while")
 # They put results elsewhere, and compute none.
@@ -68,7 +61,7 @@ class Stages:
       results: for each block the variable of each of its leaves' gradients (or a constant).
       together: blocks whose gradients come out of one loop.
       inputs, constants: variables of parameters and samples, and values that the loss has of its own.
-      memory: what is found out once: what a pass needs from one block to the next.
+      memory: found once: what a pass needs from one block to the next.
     """
 
     carry: tuple[Program | None, ...]
@@ -100,27 +93,19 @@ class Stages:
             else known[v]
             for v in self.results[block]
         ]
-        done = max(at.done, block + 1)
-        return found, Pass(done, {v: known[v] for v in self._kept(done, tuple(later))})
-
-    def _kept(self, done: int, later: tuple[int, ...]) -> tuple[core.Var, ...]:
-        """What there is after so many of `carry` that `later` blocks need."""
-        if (done, later) not in self.memory:
-            needed = {v for b in later for program in self.due(done, b) for v in program.takes}
-            needed.update(v for b in later for v in _variables(self.results[b]))
-            there = [*self.constants, *self.inputs]
-            there += [v for program in self.carry[:done] if program is not None for v in program.gives]
-            self.memory[done, later] = tuple(v for v in there if v in needed)
-        return self.memory[done, later]
+        done, key = max(at.done, block + 1), (at.done, block, *later)
+        if key not in self.memory:
+            needed = {v for b in key[2:] for program in self.due(done, b) for v in program.takes}
+            needed.update(v for b in key[2:] for v in _variables(self.results[b]))
+            self.memory[key] = tuple(v for v in known if v in needed)
+        return found, Pass(done, {v: known[v] for v in self.memory[key]})
 
 
 def stages(loss: Loss, params: PyTree, batch: PyTree, blocks: Sequence[Sequence[int]]) -> Stages:
     r"""Cut the gradient of `loss` with respect to `params` into blocks in the order of their computation.
 
-    Args:
-      params, batch: pytrees of arrays; only shapes and dtypes count.
-      blocks: the leaves of `params` of each block, as numbers. A leaf that is cut across several blocks
-        belongs to the first, and is kept for the others.
+    Of `params` and `batch` only shapes and dtypes count; `blocks` are the leaves of each, as numbers. A leaf
+    that is cut across several blocks belongs to the first, and is kept for the others.
 
     Loops (`scan`, `while`) and branches are not cut. Equations with effects, such as printing, and what they
     need, count to all blocks: they happen once.
@@ -135,26 +120,38 @@ def stages(loss: Loss, params: PyTree, batch: PyTree, blocks: Sequence[Sequence[
     """
     refuse_complex("params", params)
     closed = jax.make_jaxpr(jax.grad(loss))(params, batch)
-    body, constants, equations = closed.jaxpr, {}, []  # type: ignore[var-annotated]
-    inputs = [core.Var(v.aval) for v in body.invars]
+    constants, equations = dict[core.Var, Any](), list[Any]()
+    inputs = [core.Var(v.aval) for v in closed.jaxpr.invars]
     leaves = _flatten(closed, inputs, equations, constants)
     results = [[leaves[leaf] for leaf in block] for block in blocks]
     needed = [_needed(equations, block) for block in results]
-    place = _places(len(equations), needed)
-    uses: dict[core.Var, set[Any]] = {}
-    for equation, own in zip(equations, place, strict=True):
-        for v in _variables(equation.invars) if own else ():
-            uses.setdefault(v, set()).add(own)
-    for v in (v for block in results for v in _variables(block)):
-        uses.setdefault(v, set()).add("results")
+    # What each program runs, by its kind and its block, and which programs take a variable.
+    mine: dict[tuple[str, int], list[Any]] = {}
+    takers = {v: {("results", b)} for b, block in enumerate(results) for v in _variables(block)}
+    for i, equation in enumerate(equations):
+        asking = [b for b, own in enumerate(needed) if i in own]
+        if asking:
+            place = "own" if len(asking) == 1 else "carry", asking[0]
+            mine.setdefault(place, []).append(equation)
+            for v in _variables(equation.invars):
+                takers.setdefault(v, set()).add(place)
 
     def program(kind: str, block: int) -> Program | None:
-        mine = [e for e, own in zip(equations, place, strict=True) if own == (kind, block)]
-        return _program(body, f"{kind}_{block}", mine, lambda v: uses.get(v, set()) - {(kind, block)})
+        """That gives what other programs take, or the results."""
+        own = mine.get((kind, block))
+        if own is None:
+            return None
+        made = dict.fromkeys(v for equation in own for v in equation.outvars)
+        taken = dict.fromkeys(v for equation in own for v in _variables(equation.invars) if v not in made)
+        given = [v for v in made if takers.get(v, set()) - {(kind, block)}]
+        part = closed.jaxpr.replace(constvars=[], invars=list(taken), outvars=given, eqns=own)
+        run = jax.jit(core.jaxpr_as_fun(core.ClosedJaxpr(part, [])))
+        return Program(run, tuple(taken), tuple(given), tuple(own))
 
+    carry, own = ([program(kind, b) for b in range(len(blocks))] for kind in ("carry", "own"))
     return Stages(
-        carry=tuple(program("carry", b) for b in range(len(blocks))),
-        own=tuple(program("own", b) for b in range(len(blocks))),
+        carry=tuple(carry),
+        own=tuple(own),
         results=tuple(map(tuple, results)),
         together=_together(equations, results),
         inputs=tuple(inputs),
@@ -169,9 +166,8 @@ def leaves_of_blocks(plan: CodingPlan, share: tuple[float, float]) -> list[list[
 
 def tell_of_loops(loss: Loss, plan: CodingPlan, params: PyTree, batch: PyTree) -> None:
     """Warn of blocks that come at once although the plan counts on one after another."""
-    for share, many in collections.Counter(block.share for block in plan.blocks).items():
-        if many == 1:
-            continue
+    shares = collections.Counter(block.share for block in plan.blocks)
+    for share in (share for share, many in shares.items() if many > 1):
         for blocks in stages(loss, params, batch, leaves_of_blocks(plan, share)).together:
             warnings.warn(
                 f"blocks {', '.join(map(str, blocks))} of the gradient come out of one loop of the loss "
@@ -200,17 +196,17 @@ def _flatten(
         return [v if isinstance(v, core.Literal) else names[v] for v in atoms]
 
     for equation in body.eqns:
-        inner = _CALLS.get(equation.primitive.name)
-        taken = read(equation.invars)
-        if inner is None:
+        taken, params = read(equation.invars), equation.params
+        if equation.primitive.name not in _CALLS:
             found = _append(equations, equation, taken)
         else:
             # What is to be computed again, to save memory, must not be found to be known.
-            again, kept = (equation.params.get(k, False) for k in ("differentiated", "prevent_cse"))
+            again, kept = (params.get(k, False) for k in ("differentiated", "prevent_cse"))
             if again and (any(kept) if isinstance(kept, tuple) else kept):
                 fence = jax.make_jaxpr(jax.lax.optimization_barrier)([v.aval for v in taken])
                 taken = _append(equations, fence.jaxpr.eqns[0], taken)
-            found = _flatten(equation.params[inner], taken, equations, constants)
+            inner = params["jaxpr"] if "jaxpr" in params else params["call_jaxpr"]
+            found = _flatten(inner, taken, equations, constants)
         names.update(zip(equation.outvars, found, strict=True))
     return read(body.outvars)
 
@@ -229,34 +225,6 @@ def _needed(equations: Sequence[Any], results: Sequence[Any]) -> set[int]:
             needed.add(i)
             wanted.update(_variables(equations[i].invars))
     return needed
-
-
-def _places(count: int, needed: Sequence[set[int]]) -> list[tuple[str, int] | None]:
-    """Of each equation the first block that needs it, and whether others do; None if none does."""
-    found: list[tuple[str, int] | None] = []
-    for i in range(count):
-        blocks = [b for b, mine in enumerate(needed) if i in mine]
-        found.append(("own" if len(blocks) == 1 else "carry", blocks[0]) if blocks else None)
-    return found
-
-
-def _program(
-    body: Any, name: str, equations: Sequence[Any], asked: Callable[[core.Var], Any]
-) -> Program | None:
-    """Equations as a program that gives those of its variables that are `asked` for elsewhere."""
-    if not equations:
-        return None
-    made = dict.fromkeys(v for equation in equations for v in equation.outvars)
-    taken = dict.fromkeys(v for equation in equations for v in _variables(equation.invars) if v not in made)
-    given = [v for v in made if asked(v)]
-    part = body.replace(constvars=[], invars=list(taken), outvars=given, eqns=list(equations))
-    evaluate = core.jaxpr_as_fun(core.ClosedJaxpr(part, []))
-
-    def run(*values: Array) -> list[Array]:
-        return evaluate(*values)
-
-    run.__name__ = name
-    return Program(jax.jit(run), tuple(taken), tuple(given), tuple(equations))
 
 
 def _together(equations: Sequence[Any], results: Sequence[Sequence[Any]]) -> tuple[tuple[int, ...], ...]:

@@ -5,8 +5,7 @@ block at level n is complete with its (N-n)-th message and decoded from these; t
 last block, and the clock advances by its runtime.
 """
 
-import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +15,7 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import check_key, pytree_dataclass, static_field
+from bcgc_jax._pytree import check_key, pytree_dataclass, replace, static_field
 from bcgc_jax.coding.gradients import (
     CodingPlan,
     Loss,
@@ -31,10 +30,10 @@ from bcgc_jax.coding.scheduled import assign
 from bcgc_jax.distributions import Distribution, EmpiricalPairs, JointDistribution
 from bcgc_jax.plans.completion import AnyOf, OneOfEach
 from bcgc_jax.plans.plan import Plan
-from bcgc_jax.plans.runtime import load_of_groups, load_of_plan, partition_of_units
+from bcgc_jax.plans.runtime import load_of_groups, load_of_plan
 from bcgc_jax.plans.schedules import circle_plan, cycles_of
 from bcgc_jax.problem import Problem, Status
-from bcgc_jax.solution import Solution, whole_numbers
+from bcgc_jax.solution import Solution
 
 
 @pytree_dataclass
@@ -42,8 +41,8 @@ class TrainingScheme:
     """A plan and its pace: worker w delivers block b at S_w + T_w · `load[b]` + `sent[b]`, `[B]` each.
 
     Where sending `overlap`s computing, at S_w + max_{j≤b} (T_w load[j] + sent[b] - sent[j-1]). `start_up` is
-    the problem's S, None where there is none, or where it comes with the cycle time. Of a schedule, read task
-    for block. Where workers do not do alike much `load` is `[B, N]`.
+    the problem's S; None: there is none, or it comes with the cycle time. Of a schedule, read task for block.
+    Where workers do unequal work, `load` is `[B, N]`.
     """
 
     plan: CodingPlan
@@ -55,14 +54,13 @@ class TrainingScheme:
 
     def finish_times(self, starts: ArrayLike, times: Array | np.ndarray) -> Any:
         """When each worker has delivered each block, `[B, N]`, for start-ups and cycle times `[N]`."""
-        known = isinstance(times, np.ndarray)  # in NumPy: nothing is compiled
-        xp = np if known else jnp
+        xp = np if isinstance(times, np.ndarray) else jnp  # in NumPy nothing is compiled
         load, sent = xp.asarray(self.load), xp.asarray(self.sent)[:, None]
-        load = load if load.ndim == 2 else load[:, None]
-        if not self.overlap:
-            return starts + times * load + sent
-        waited = times * load - xp.concatenate([0 * sent[:1], sent[:-1]])
-        return starts + (np.maximum.accumulate(waited) if known else jax.lax.cummax(waited)) + sent
+        work = times * (load if load.ndim == 2 else load[:, None])
+        if self.overlap:
+            waited = work - xp.concatenate([0 * sent[:1], sent[:-1]])
+            work = np.maximum.accumulate(waited) if xp is np else jax.lax.cummax(waited)
+        return starts + work + sent
 
 
 class Training(NamedTuple):
@@ -100,11 +98,7 @@ def collect(finish_times: ArrayLike, rule: AnyOf | OneOfEach) -> tuple[Array, Ar
 
 
 def training_scheme(
-    key: Array,
-    problem: Problem,
-    solution: Solution | Plan,
-    params: PyTree,
-    **plan_options: Any,
+    key: Array, problem: Problem, solution: Solution | Plan, params: PyTree, **plan_options: Any
 ) -> TrainingScheme:
     r"""The codes and the pace of a solution of `solve`, for a model's parameters.
 
@@ -112,9 +106,9 @@ def training_scheme(
       key: randomness of the codes.
       problem: with as many coordinates as the parameters (or `unit_costs` from `unit_sizes`), and as many
         samples as an iteration has.
-      solution: of this problem, what is trained is its `plan`; or a plan. Of "tandon_partial" a share of each
-        subset's samples, to the nearest sample, is left uncoded, and the rest is coded. Of schemes without a
-        code the sum is that of whose message of each subset came first.
+      solution: of this problem, what is trained is its `plan`; or a plan. "tandon_partial" leaves a share of
+        each subset's samples, to the nearest sample, uncoded. Schemes without a code sum the first message of
+        each subset.
       plan_options: `units`, `order`, `construction` and `mean` of `coding_plan`.
 
     Raises ValueError for a solution that does not exist, and where problem and parameters do not match.
@@ -123,33 +117,10 @@ def training_scheme(
     plan: Plan | None
     if isinstance(solution, Plan):
         plan, rounded, method = solution, None, "plan"
+    elif int(solution.status) in (Status.INFEASIBLE, Status.INVALID):
+        raise ValueError(f'"{solution.method}": {solution.message}')
     else:
         plan, rounded, method = solution.plan, solution.rounded, solution.method
-        if int(solution.status) in (Status.INFEASIBLE, Status.INVALID):
-            raise ValueError(f'"{method}": {solution.message}')
-    _check_units(problem, params, plan_options)
-    if plan is None or not plan.trainable:
-        raise ValueError(f'"{method}" is no partition: its training is not known')
-    if not isinstance(plan.completion, AnyOf) and plan_options.get("construction") is not None:
-        raise ValueError(f'"{method}" has no code: leave out construction')
-    if rounded is None and plan.is_partition:
-        rounded = whole_numbers(problem, plan.sizes)
-    assigned = assign(key, plan, params, workers, rounded=rounded, **plan_options)
-    if not assigned.coded:
-        load = _pace_of_schedule(problem, assigned)
-        return TrainingScheme(assigned, load, jnp.zeros_like(load), problem.start_up, method=method)
-    if assigned.groups:
-        load, sent = _pace_of_groups(problem, plan, assigned)
-        return TrainingScheme(assigned, load, sent, problem.start_up, problem.overlap, method)
-    if rounded is not None:
-        plan = plan.with_sizes(partition_of_units(problem, jnp.asarray(rounded)))
-    levels = np.array([block.level for block in assigned.blocks])
-    load, sent = (pace[levels] for pace in jax.device_get(_pace(problem, plan)))
-    return TrainingScheme(assigned, load, sent, problem.start_up, problem.overlap, method)
-
-
-def _check_units(problem: Problem, params: PyTree, plan_options: Mapping[str, Any]) -> None:
-    """ValueError where the problem does not have the units of the parameters."""
     costs = problem.unit_costs
     costs = np.ones(int(np.asarray(problem.num_coordinates))) if costs is None else np.asarray(costs)
     sizes = unit_sizes(params, plan_options.get("units", "coordinates"), plan_options.get("order"))
@@ -158,33 +129,43 @@ def _check_units(problem: Problem, params: PyTree, plan_options: Mapping[str, An
             "the problem's coordinates are not those of the parameters: take num_coordinates="
             f"{sizes.sum()}, or for units of leaves or layers unit_costs=unit_sizes(params, units, order)"
         )
+    if plan is None or not plan.trainable:
+        raise ValueError(f'"{method}" is no partition: its training is not known')
+    if not isinstance(plan.completion, AnyOf) and plan_options.get("construction") is not None:
+        raise ValueError(f'"{method}" has no code: leave out construction')
+    assigned = assign(key, plan, params, workers, rounded=rounded, **plan_options)
+    load, sent = _pace(problem, plan, assigned)
+    overlap = problem.overlap and assigned.coded
+    return TrainingScheme(assigned, load, sent, problem.start_up, overlap, method)
 
 
-def _pace_of_schedule(problem: Problem, plan: CodingPlan) -> Array:
-    """Until each task, the time of the work over T. The link is left out: what is sent are a few bytes."""
-    turn, block = np.array(plan.order).T
-    sizes = jnp.asarray([float(block.size) for block in plan.blocks], problem.dtype)
-    whole = circle_plan(sizes, turn, block, int(turn.max()) + 1)
-    return problem.scale * cycles_of(whole, problem.setup_load, problem.chain_load)[turn, block]
-
-
-def _pace_of_groups(problem: Problem, plan: Plan, assigned: CodingPlan) -> tuple[Array, Array]:
-    """Until each block, the time of the work over T, `[B, N]`, and that of the link, `[B]`."""
-    rule = plan.completion
-    assert isinstance(rule, OneOfEach)
-    used = [rule.groups.index(groups) for groups in assigned.groups]
-    sizes = np.zeros(len(rule.groups))
-    sizes[used] = [block.size for block in assigned.blocks]
-    load = load_of_groups(problem, plan.with_sizes(jnp.asarray(sizes, problem.dtype)))
+def _pace(problem: Problem, plan: Plan, assigned: CodingPlan) -> tuple[Array, Array]:
+    """Until each block, the time of the work over T, `[B]` or `[B, N]`, and that of the link, `[B]`."""
+    blocks, rule = assigned.blocks, plan.completion
+    own = np.array([float(block.size) for block in blocks], problem.dtype)
+    if not assigned.coded:  # until each task; the link is left out: what is sent are a few bytes
+        turn, block = np.array(assigned.order).T
+        whole = circle_plan(own, turn, block, int(turn.max()) + 1)
+        load = problem.scale * cycles_of(whole, problem.setup_load, problem.chain_load)[turn, block]
+        return load, jnp.zeros_like(load)
+    groups = rule.groups if isinstance(rule, OneOfEach) else ()
+    used = np.array([groups.index(one) for one in assigned.groups] or [block.level for block in blocks])
+    if groups or plan.is_partition:
+        sizes = np.zeros(np.shape(plan.sizes), problem.dtype)
+        sizes[used] = own
+        plan = plan.with_sizes(jnp.asarray(sizes))
+    if not isinstance(rule, OneOfEach):
+        work, sent = (pace[used] for pace in jax.device_get(_pace_of_levels(problem, plan)))
+        return work, sent
+    of_groups = load_of_groups(problem, plan)
     kinds = np.zeros(rule.num_workers, int) if rule.kinds is None else np.array(rule.kinds)
-    work = load.work.reshape(rule.num_kinds, -1)[kinds][:, np.array(used)].T
-    sent = jnp.zeros(len(used)) if load.sent is None else load.sent[np.array(used)]
+    work = of_groups.work.reshape(rule.num_kinds, -1)[kinds][:, used].T
+    sent = jnp.zeros(used.size) if of_groups.sent is None else of_groups.sent[used]
     return problem.scale * work, problem.scale * sent
 
 
 @jax.jit
-def _pace(problem: Problem, plan: Plan) -> tuple[Array, Array]:
-    """Until each level, `[max_workers]`: the time of the work over T, and that of the link."""
+def _pace_of_levels(problem: Problem, plan: Plan) -> tuple[Array, Array]:
     load = load_of_plan(problem, plan)
     sent = jnp.zeros_like(load.work) if load.sent is None else load.sent
     return problem.scale * load.work, problem.scale * sent
@@ -208,41 +189,38 @@ def train(
 
     Args:
       key: draws of the cycle times, of the start-ups and of the mini-batches.
-      loss: (params, batch) to a scalar, a mean or a sum over samples, as the scheme's plan was told.
+      loss: (params, batch) to a scalar, a mean or a sum over samples, as the scheme's plan has it.
       scheme: of `training_scheme`.
-      cycle_times: a law, or measured rows `[K, N]`, replayed from the first on and over again.
-      start_ups: a law, a number, or measured rows `[K, N]` beside those of the cycle times; by default the
-        scheme's, and with `EmpiricalPairs` for cycle times those that come with them.
+      cycle_times: a distribution, or measured rows `[K, N]`, replayed from the first on and over again.
+      start_ups: a distribution, a number, or measured rows `[K, N]` beside those of the cycle times; by
+        default the scheme's, and with `EmpiricalPairs` for cycle times those that come with them.
       subsets: the data of `split_batch`, leaves `[N, m, …]`.
       batch_size: samples of each subset that an iteration draws, without replacement; all by default. The
         scheme's problem should have N times as many samples: its pace follows from these.
       evaluate: called with the parameters after each iteration.
 
-    Compiled once for the functions given: the same `loss`, `optimizer` and `evaluate` are not traced again.
-    An iteration that never ends, a worker too many not answering, leaves the clock at inf and the parameters
-    as they are.
+    Compiled once for the same `loss`, `optimizer` and `evaluate`. An iteration that never ends, a worker too
+    many not answering, leaves the clock at inf and the parameters as they are.
     """
     check_key(key)
     starts = _law_or_array(scheme.start_up if start_ups is None else start_ups)
-    scheme = dataclasses.replace(scheme, plan=in_jax(scheme.plan), start_up=starts)
-    times = _law_or_array(cycle_times)
-    args = (key, loss, scheme, times, params, subsets, optimizer, num_steps, batch_size, evaluate)
-    return (_compiled if hashable(loss, optimizer, evaluate) else _train)(*args)
+    scheme = replace(scheme, plan=in_jax(scheme.plan), start_up=starts)
+    functions = loss, optimizer, evaluate
+    run = _compiled if hashable(functions) else _train
+    return run(functions, num_steps, batch_size, key, scheme, _law_or_array(cycle_times), params, subsets)
 
 
 def _train(
+    functions: tuple[Loss, optax.GradientTransformation, Callable[[PyTree], PyTree]],
+    num_steps: int,
+    batch_size: int | None,
     key: Array,
-    loss: Loss,
     scheme: TrainingScheme,
     cycle_times: Distribution | JointDistribution | Array,
     params: PyTree,
     subsets: PyTree,
-    optimizer: optax.GradientTransformation,
-    num_steps: int,
-    batch_size: int | None,
-    evaluate: Callable[[PyTree], PyTree],
 ) -> Training:
-    plan = scheme.plan
+    plan, (loss, optimizer, evaluate) = scheme.plan, functions
     coded = coded_value_and_grad(loss, plan)
     draw = draws_of(cycle_times, scheme.start_up, plan.num_workers, scheme.load.dtype)
     size = len(jax.tree.leaves(subsets)[0][0])
@@ -255,9 +233,8 @@ def _train(
         starts, times = draw(index, time_key)
         batch = subsets
         if batch_size is not None:
-            chosen = jax.vmap(lambda k: jax.random.permutation(k, size)[:batch_size])(
-                jax.random.split(batch_key, plan.num_workers)
-            )
+            keys = jax.random.split(batch_key, plan.num_workers)
+            chosen = jax.vmap(lambda k: jax.random.permutation(k, size)[:batch_size])(keys)
             batch = jax.tree.map(lambda x: jax.vmap(lambda s, i: s[i])(x, chosen), subsets)
         arrived, completed = collect(plan.ready(scheme.finish_times(starts, times)), plan.rule)
         runtime = jnp.max(completed)  # inf if it never ends
@@ -279,13 +256,12 @@ def _train(
     return Training(params, opt_state, clock, value, good, metrics)
 
 
-_compiled = jax.jit(_train, static_argnames=("loss", "optimizer", "num_steps", "batch_size", "evaluate"))
+_compiled = jax.jit(_train, static_argnums=(0, 1, 2))
 
 
 def _law_or_array(value: Any) -> Any:
-    return (
-        value if value is None or isinstance(value, Distribution | JointDistribution) else jnp.asarray(value)
-    )
+    known = value is None or isinstance(value, Distribution | JointDistribution)
+    return value if known else jnp.asarray(value)
 
 
 def draws_of(
@@ -296,30 +272,29 @@ def draws_of(
 ) -> Callable[[Any, Array], tuple[Any, Any]]:
     """(iteration, key) to the workers' start-ups, `[N]` or a number, and cycle times, `[N]`.
 
-    Drawn from a law, or the next measured row.
+    Drawn from a distribution, or the next measured row.
     """
     if isinstance(cycle_times, EmpiricalPairs):
         if start_ups is not None:
             raise ValueError("EmpiricalPairs have their own start-ups: leave start_ups out")
         return lambda _, key: cycle_times.sample_pairs(key, (num_workers,), dtype)
-    next_times = _source("cycle_times", cycle_times, num_workers, dtype)
-    if start_ups is None or (not isinstance(start_ups, Distribution) and not np.ndim(start_ups)):
+
+    def source(name: str, given: Any) -> Callable[[Any, Array], Any]:
+        if isinstance(given, Distribution | JointDistribution):
+            return lambda _, key: given.sample(key, (num_workers,), dtype)
+        if given.ndim != 2 or given.shape[1] != num_workers or not len(given):
+            raise ValueError(f"measured {name} must have shape [steps, {num_workers}], got {given.shape}")
+        rows = given.astype(dtype)
+        return lambda index, _: rows[index % len(rows)]
+
+    next_times = source("cycle_times", cycle_times)
+    if not isinstance(start_ups, Distribution) and not np.ndim(start_ups):  # type: ignore[arg-type]
         start = 0.0 if start_ups is None else start_ups
         return lambda index, key: (start, next_times(index, key))
-    next_starts = _source("start_ups", start_ups, num_workers, dtype)
+    next_starts = source("start_ups", start_ups)
 
     def draw(index: Any, key: Array) -> tuple[Any, Any]:
         start_key, time_key = jax.random.split(key)
         return next_starts(index, start_key), next_times(index, time_key)
 
     return draw
-
-
-def _source(name: str, source: Any, num_workers: int, dtype: Any) -> Callable[[Any, Array], Any]:
-    """(iteration, key) to a number for each worker, `[N]`."""
-    if isinstance(source, Distribution | JointDistribution):
-        return lambda _, key: source.sample(key, (num_workers,), dtype)
-    if source.ndim != 2 or source.shape[1] != num_workers or not len(source):
-        raise ValueError(f"measured {name} must have shape [steps, {num_workers}], got {source.shape}")
-    rows = source.astype(dtype)
-    return lambda index, _: rows[index % len(rows)]

@@ -1,4 +1,4 @@
-"""Laws of one worker's cycle time, and of all N times of an iteration."""
+"""Distributions of one worker's cycle time, and of all N times of an iteration."""
 
 from bcgc_jax.distributions.atoms import Deterministic, Empirical, TwoSpeed
 from bcgc_jax.distributions.base import Atomic, Distribution, Kinked, Smooth

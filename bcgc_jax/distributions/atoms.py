@@ -1,15 +1,14 @@
-"""Laws of finitely many times: one, two speeds, and measured times as they are."""
+"""Distributions of finitely many times: one, two speeds, and measured times as they are."""
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import pytree_dataclass, replace, working_dtype
-from bcgc_jax.distributions.base import Atomic, Distribution, excess_above
+from bcgc_jax._pytree import pytree_dataclass, working_dtype
+from bcgc_jax.distributions.base import Atomic, Distribution, as_floats, excess_above
 
 
 @pytree_dataclass
@@ -31,9 +30,7 @@ class Deterministic(Distribution):
         return jnp.where(jnp.less(t, self.value), 0, jnp.inf)
 
     def inverse_cumulative_hazard(self, a):
-        return jnp.broadcast_to(
-            jnp.asarray(self.value), jnp.broadcast_shapes(jnp.shape(a), jnp.shape(self.value))
-        )
+        return jnp.broadcast_arrays(jnp.asarray(self.value), a)[0]
 
     def mean(self):
         return jnp.asarray(self.value)
@@ -47,18 +44,14 @@ class Deterministic(Distribution):
 
 @pytree_dataclass
 class Constant(Deterministic):
-    """A number in a law's place, which may be 0."""
+    """A number in a distribution's place, which may be 0."""
 
     conditions = (("value", ">= 0"),)
     constant = True
 
 
-_NUMBER = Constant(0.0)
-
-
 def law_of_number(value: Distribution | ArrayLike) -> Distribution:
-    """A law, or a number as the law of it, which nobody checks."""
-    return value if isinstance(value, Distribution) else replace(_NUMBER, value=value)
+    return value if isinstance(value, Distribution) else Constant(value)
 
 
 @pytree_dataclass
@@ -105,7 +98,7 @@ class TwoSpeed(Distribution):
 
 @pytree_dataclass
 class Empirical(Distribution):
-    r"""The law of measured cycle times: each of the `times`, shape `[K]`, with probability 1/K.
+    r"""Measured cycle times: each of the `times`, `[K]`, with probability 1/K.
 
     Built from any array of times, sorted on the way in. Raises ValueError when there is none or
     one that is not finite and positive.
@@ -124,8 +117,7 @@ class Empirical(Distribution):
         if np.size(self.times) == 0:
             raise ValueError("times is empty: an empirical law needs at least one measured time")
         super().__post_init__()
-        times = self.times if isinstance(self.times, jax.Array) else np.asarray(self.times)
-        times = jnp.asarray(times, working_dtype(times))
+        (times,) = as_floats(self.times)
         object.__setattr__(self, "times", jnp.sort(jnp.ravel(times)))
 
     def cumulative_hazard(self, t):
@@ -161,5 +153,5 @@ class Empirical(Distribution):
 
 
 def mass_of(law: Distribution, atoms: Array) -> Array:
-    """Probabilities of the `atoms` of an atomic law."""
+    """Probabilities of the `atoms`."""
     return jnp.diff(law.cdf(atoms), prepend=0.0)

@@ -1,4 +1,4 @@
-r"""What a law of the cycle time T of a worker is: a pytree that knows its cumulative hazard.
+r"""A distribution of a worker's cycle time T: a pytree that knows its cumulative hazard.
 
 Λ(t) = -log P(T > t) and its inverse are the primitives. With A an Exp(1) variable, T = Λ⁻¹(A); the cdf is
 -expm1(-Λ), which keeps its digits in both tails and in float32. Leaves may be batched or traced: `jit`,
@@ -38,24 +38,13 @@ class Atomic(NamedTuple):
 
 Pieces = Smooth | Kinked | Atomic
 
-
-# Methods that are compiled, with their static arguments; and those that a subclass may inherit.
-_COMPILED: dict[str, tuple[str, ...]] = {
-    "cumulative_hazard": (),
-    "inverse_cumulative_hazard": (),
-    "mean": (),
-    "infimum": (),
-    "cdf": (),
-    "survival": (),
-    "log_density": (),
-    "with_fast_inverse": (),
-    "expected_order_statistics": ("max_workers",),
-    "sample": ("shape", "dtype"),
-}
-
-
-_DERIVED = {"cdf", "survival", "log_density", "sample"}
 _ELEMENTWISE = {"cumulative_hazard", "inverse_cumulative_hazard", "log_density"}
+# Methods that a subclass may inherit; all that are compiled; and their static arguments.
+_DERIVED = {"cdf", "survival", "log_density", "sample"}
+_COMPILED = _ELEMENTWISE | _DERIVED | {"mean", "infimum", "with_fast_inverse", "expected_order_statistics"}
+_STATIC = {"expected_order_statistics": ("max_workers",), "sample": ("shape", "dtype")}
+
+ONE_BY_ONE = "a batch goes through jax.vmap, as in jax.vmap(solve)(problems)"
 
 
 def _in_working_dtype(method: Callable[[Any, Array], Array]) -> Callable[[Any, ArrayLike], Array]:
@@ -67,35 +56,18 @@ def _in_working_dtype(method: Callable[[Any, Array], Array]) -> Callable[[Any, A
     return elementwise
 
 
-ONE_BY_ONE = "a batch goes through jax.vmap, as in jax.vmap(solve)(problems)"
-
-
-class Distribution:
-    """What every law of the cycle time offers; times carry the unit of the law's parameters.
-
-    A subclass is a `pytree_dataclass` with `cumulative_hazard`, `inverse_cumulative_hazard`,
-    `mean` and `infimum`. For a law with no closed forms, see `FromHazard`. The methods of a subclass are
-    compiled as a whole, once for each shape; times and hazards come to them in `working_dtype`.
+class AnyDistribution:
+    """What a distribution of one worker's time and one of all N times together have in common.
 
     `conditions` are what the parameters must meet, `below` two of them in order: what a person passes is
     refused otherwise, and with what is traced every runtime is NaN. `ranks` are those of parameters that are
-    arrays. `rounding` is that of Λ beyond a few ulp, in units of eps.
+    arrays.
     """
 
     conditions: ClassVar[Sequence[tuple[str, str]]] = ()
-    constant: ClassVar[bool] = False  # a number in a law's place
-    has_start_up: ClassVar[bool] = False  # its times come with the start-ups of their workers
-    rounding: ClassVar[float] = 0.0
     below: ClassVar[tuple[str, str] | None] = None
     ranks: ClassVar[Sequence[tuple[str, int]]] = ()
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        for name, static in _COMPILED.items():
-            method = getattr(cls, name)
-            if name in cls.__dict__ or (method is getattr(Distribution, name) and name in _DERIVED):
-                method = _in_working_dtype(method) if name in _ELEMENTWISE else method
-                setattr(cls, name, jax.jit(method, static_argnames=static))
+    has_start_up: ClassVar[bool] = False  # its times come with the start-ups of their workers
 
     def __post_init__(self) -> None:
         for name, value, condition, finite in self._conditions():
@@ -103,8 +75,9 @@ class Distribution:
             if isinstance(value, int | np.integer):  # 1 is no other program than 1.0
                 object.__setattr__(self, name, float(value))
         if self.below is not None:
-            low, high = self.below
-            check_order(low, getattr(self, low), high, getattr(self, high))
+            low, high = (concrete(getattr(self, name)) for name in self.below)
+            if low is not None and high is not None and np.any(low >= high):
+                raise ValueError(f"{self.below[0]} must be below {self.below[1]}, got {low} and {high}")
 
     def _conditions(self) -> Iterator[tuple[str, Any, str, bool]]:
         for name, text in self.conditions:
@@ -113,7 +86,7 @@ class Distribution:
                 yield name, getattr(self, name), finite, finite == condition
 
     def valid(self) -> Array:
-        """Whether the parameters are those of a law, which nobody has checked where they are traced."""
+        """Whether the parameters are possible, which nobody has checked where they are traced."""
         found = [
             jnp.all(meets(value, condition, finite)) for _, value, condition, finite in self._conditions()
         ]
@@ -122,13 +95,10 @@ class Distribution:
         return functools.reduce(jnp.logical_and, found, jnp.asarray(True))
 
     def check_single(self) -> None:
-        """Raise ValueError where shapes say that this is a batch of laws, which only `jax.vmap` takes."""
-        if all(getattr(leaf, "ndim", 0) == 0 for leaf in jax.tree.leaves(self)):
-            return
+        """Raise ValueError where shapes say that this is a batch, which only `jax.vmap` takes."""
         ranks = dict(self.ranks)
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            leaves = () if field.metadata.get("static") else jax.tree.leaves(getattr(self, field.name))
-            rank = ranks.get(field.name, 0)
+            leaves, rank = jax.tree.leaves(getattr(self, field.name)), ranks.get(field.name, 0)
             if all(np.ndim(leaf) == rank for leaf in leaves) or (field.name not in ranks and self._is_one()):
                 continue
             shapes = ", ".join(str(np.shape(leaf)) for leaf in leaves)
@@ -138,12 +108,64 @@ class Distribution:
             )
 
     def _is_one(self) -> bool:
-        """Whether a law whose parameters have shapes of their own has one mean and one infimum."""
+        """Whether parameters that have shapes of their own give one mean and one infimum."""
         try:
             shapes = jax.eval_shape(lambda law: (law.mean(), law.infimum()), self)
         except (TypeError, ValueError):
             return False
         return all(value.shape == () for value in shapes)
+
+    def width(self) -> int | None:
+        """N, of a distribution of N times together; None for one of any number."""
+        return None
+
+    def mean(self) -> Array:
+        """E T, of a worker drawn at random; inf where it diverges."""
+        raise NotImplementedError
+
+    def infimum(self) -> Array:
+        """ess inf T, of all workers."""
+        raise NotImplementedError
+
+    def pooled(self) -> "Distribution":
+        """The distribution of one worker's time: itself, or all times together, workers taken as alike."""
+        raise NotImplementedError
+
+    def members(self) -> Sequence["Distribution"]:
+        """Those of the workers, where each has its own."""
+        return ()
+
+    def of_workers(self, members: Sequence[int]) -> "AnyDistribution":
+        """The distribution of these workers alone, where some are lost."""
+        return self
+
+    def alone(self) -> "AnyDistribution":
+        """The distribution of the cycle times, without the start-ups that may come with them."""
+        return self
+
+    def summary(self) -> dict[str, Any]:
+        """What a reader wants to know: its parameters; of measured times how many there are, and the mean."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+
+class Distribution(AnyDistribution):
+    """The distribution of a worker's cycle time; times carry the unit of its parameters.
+
+    A subclass is a `pytree_dataclass` with `cumulative_hazard`, `inverse_cumulative_hazard`, `mean` and
+    `infimum`; `FromHazard` makes one of two functions. The methods of a subclass are compiled as a whole,
+    once for each shape; times and hazards come to them in `working_dtype`.
+    """
+
+    rounding: ClassVar[float] = 0.0  # of Λ beyond a few ulp, in units of eps
+    constant: ClassVar[bool] = False  # a number in a distribution's place
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in _COMPILED:
+            method = getattr(cls, name)
+            if name in cls.__dict__ or (method is getattr(Distribution, name) and name in _DERIVED):
+                method = _in_working_dtype(method) if name in _ELEMENTWISE else method
+                setattr(cls, name, jax.jit(method, static_argnames=_STATIC.get(name, ())))
 
     def cumulative_hazard(self, t: ArrayLike) -> Array:
         """Λ(t) = -log P(T > t), elementwise: 0 below the support, inf above it."""
@@ -151,14 +173,6 @@ class Distribution:
 
     def inverse_cumulative_hazard(self, a: ArrayLike) -> Array:
         """Λ⁻¹(a) = inf{t : Λ(t) ≥ a}, elementwise, for a ≥ 0; at a = 0 the infimum of T."""
-        raise NotImplementedError
-
-    def mean(self) -> Array:
-        """E T; inf where it diverges."""
-        raise NotImplementedError
-
-    def infimum(self) -> Array:
-        """ess inf T."""
         raise NotImplementedError
 
     def has_mean(self, level: ArrayLike, num_workers: ArrayLike) -> Array:
@@ -192,30 +206,8 @@ class Distribution:
         """E T_(N-n), slowest first, `[max_workers]`, in closed form; None where there is none."""
         return None
 
-    def members(self) -> Sequence["Distribution"]:
-        """The laws of the workers, where each has its own."""
-        return ()
-
-    def of_workers(self, members: Sequence[int]) -> "Distribution":
-        """The law of these workers alone, where some are lost."""
-        del members
-        return self
-
     def pooled(self) -> "Distribution":
-        """The law of one worker's time: itself; of a joint law all of its times together."""
         return self
-
-    def alone(self) -> "Distribution":
-        """The law of the cycle time, without the start-ups that may come with it."""
-        return self
-
-    def width(self) -> int | None:
-        """N, of a law of N workers together; None for one of any number."""
-        return None
-
-    def summary(self) -> dict[str, Any]:
-        """What a reader wants to know: its parameters; of measured times how many there are, and the mean."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
 
     def cdf(self, t: ArrayLike) -> Array:
         """P(T ≤ t), with relative accuracy in the left tail."""
@@ -226,29 +218,34 @@ class Distribution:
         return jnp.exp(-self.cumulative_hazard(t))
 
     def log_density(self, t: ArrayLike) -> Array:
-        """log of the density of T, elementwise; -inf where there is none. For laws without atoms."""
+        """log of the density of T, elementwise; -inf where there is none. Not for atoms."""
         t = jnp.asarray(t)
         hazard, rate = jax.jvp(self.cumulative_hazard, (t,), (jnp.ones_like(t),))
         possible = jnp.isfinite(hazard) & (rate > 0)
         return jnp.where(possible, jnp.log(jnp.where(possible, rate, 1)) - hazard, -jnp.inf)
 
     def with_fast_inverse(self) -> "Distribution":
-        """The same law; where Λ⁻¹ is slow to run and to compile, it comes from a table instead."""
+        """The same; where Λ⁻¹ is slow to run and to compile, it comes from a table instead."""
         return self
 
     def sample(self, key: Array, shape: tuple[int, ...] = (), dtype: Any = None) -> Array:
-        """Independent cycle times of the given `shape`; by default in the law's `working_dtype`."""
+        """Independent cycle times of the given `shape`; by default in the `working_dtype`."""
         check_key(key)
         dtype = working_dtype(self) if dtype is None else dtype
         a = jax.random.exponential(key, shape, dtype)
         return self.with_fast_inverse().inverse_cumulative_hazard(a).astype(dtype)
 
 
+def as_floats(*values: Any) -> list[Array]:
+    """What a person passes as arrays, all in their `working_dtype`."""
+    arrays = [value if isinstance(value, jax.Array) else np.asarray(value) for value in values]
+    return [jnp.asarray(array, working_dtype(*arrays)) for array in arrays]
+
+
 def excess_above(t: ArrayLike, start: ArrayLike) -> tuple[Array, Array]:
     """(t > start, t - start or 1): the second is safe to raise, divide and take the log of.
 
-    The inner guard is needed beside the outer `where`: a NaN slope in the branch not taken would
-    still poison the gradient.
+    A NaN slope in the branch of an outer `where` that is not taken would still poison the gradient.
     """
     excess = jnp.subtract(t, start)
     inside = excess > 0
@@ -264,9 +261,3 @@ def inverse_ranks(num_workers: ArrayLike, max_workers: int, dtype: Any) -> tuple
 
 def suffix_sum(terms: Array) -> Array:
     return jnp.cumsum(terms[::-1])[::-1]
-
-
-def check_order(low_name: str, low: Any, high_name: str, high: Any) -> None:
-    low_value, high_value = concrete(low), concrete(high)
-    if low_value is not None and high_value is not None and np.any(low_value >= high_value):
-        raise ValueError(f"{low_name} must be below {high_name}, got {low} and {high}")

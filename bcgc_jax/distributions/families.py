@@ -1,8 +1,8 @@
-r"""The families of laws: parameters, the cumulative hazard and its inverse, the mean."""
+"""The families of distributions: parameters, the cumulative hazard and its inverse, the mean."""
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from bcgc_jax.distributions.special_functions import (
 
 @pytree_dataclass
 class ShiftedExponential(Distribution):
-    r"""P(T > t) = exp(-rate (t - shift)) for t ≥ shift (the law of the paper, its μ and t₀).
+    r"""P(T > t) = exp(-rate (t - shift)) for t ≥ shift (the paper's, with its μ and t₀).
 
     `rate` is one over a time, `shift` a time. Raises ValueError for rate ≤ 0 or shift < 0.
 
@@ -56,7 +56,7 @@ class ShiftedExponential(Distribution):
 
 
 @pytree_dataclass
-class Exponential(Distribution):
+class Exponential(ShiftedExponential):
     r"""P(T > t) = exp(-rate t) for t ≥ 0: `ShiftedExponential` without a shift.
 
     `rate` is one over a time. Raises ValueError for rate ≤ 0.
@@ -65,30 +65,39 @@ class Exponential(Distribution):
     0.25
     """
 
-    rate: ArrayLike
+    shift: ClassVar[float] = 0.0  # type: ignore[misc]
 
-    conditions = (("rate", "> 0"),)
-
-    def cumulative_hazard(self, t):
-        return self.rate * jnp.maximum(t, 0)
-
-    def inverse_cumulative_hazard(self, a):
-        return jnp.divide(a, self.rate)
-
-    def mean(self):
-        return jnp.asarray(1 / self.rate)
+    conditions = (("rate", "> 0"),)  # type: ignore[assignment]
 
     def infimum(self):
         return jnp.zeros_like(jnp.asarray(self.rate))
 
-    def expected_order_statistics(self, num_workers, max_workers):
-        # (H_N - H_n) / rate.
-        inverse, _ = inverse_ranks(num_workers, max_workers, working_dtype(self))
-        return suffix_sum(inverse) / self.rate
+
+class _Shifted(Distribution):
+    """T = shift + X, X > 0, where a subclass has Λ of X and its inverse."""
+
+    shift: ArrayLike
+
+    def cumulative_hazard(self, t):
+        inside, excess = excess_above(t, self.shift)
+        return jnp.where(inside, self._hazard(excess), 0)
+
+    def inverse_cumulative_hazard(self, a):
+        inside, a = excess_above(a, 0.0)
+        return self.shift + jnp.where(inside, self._inverse_hazard(a), 0)
+
+    def infimum(self):
+        return jnp.asarray(self.shift)
+
+    def _hazard(self, excess: Array) -> Array:
+        raise NotImplementedError
+
+    def _inverse_hazard(self, a: Array) -> Array:
+        raise NotImplementedError
 
 
 @pytree_dataclass
-class Weibull(Distribution):
+class Weibull(_Shifted):
     r"""P(T > t) = exp(-((t - shift)/scale)^shape) for t ≥ shift.
 
     `scale` and `shift` are times. Raises ValueError for scale or shape ≤ 0, shift < 0.
@@ -103,19 +112,14 @@ class Weibull(Distribution):
 
     conditions = (("scale", "> 0"), ("shape", "> 0"), ("shift", ">= 0"))
 
-    def cumulative_hazard(self, t):
-        inside, excess = excess_above(t, self.shift)
-        return jnp.where(inside, (excess / self.scale) ** jnp.asarray(self.shape), 0)
+    def _hazard(self, excess):
+        return (excess / self.scale) ** jnp.asarray(self.shape)
 
-    def inverse_cumulative_hazard(self, a):
-        inside, a = excess_above(a, 0.0)
-        return self.shift + jnp.where(inside, self.scale * a ** (1 / jnp.asarray(self.shape)), 0)
+    def _inverse_hazard(self, a):
+        return self.scale * a ** (1 / jnp.asarray(self.shape))
 
     def mean(self):
         return self.shift + self.scale * jnp.exp(special.gammaln(1 + 1 / jnp.asarray(self.shape)))
-
-    def infimum(self):
-        return jnp.asarray(self.shift)
 
 
 @pytree_dataclass
@@ -206,11 +210,10 @@ class Uniform(Distribution):
 
 
 @pytree_dataclass
-class Lognormal(Distribution):
+class Lognormal(_Shifted):
     r"""T = shift + exp(location + scale Z), Z standard normal.
 
-    `location` is the log of a time, `scale` a plain number. Raises ValueError for scale ≤ 0,
-    shift < 0.
+    `location` is the log of a time, `scale` a plain number. Raises ValueError for scale ≤ 0, shift < 0.
 
     >>> round(float(Lognormal(location=0.0, scale=1.0).mean()), 4)
     1.6487
@@ -222,15 +225,11 @@ class Lognormal(Distribution):
 
     conditions = (("location", ""), ("scale", "> 0"), ("shift", ">= 0"))
 
-    def cumulative_hazard(self, t):
-        inside, excess = excess_above(t, self.shift)
-        z = (jnp.log(excess) - self.location) / self.scale
-        return jnp.where(inside, normal_hazard(z), 0)
+    def _hazard(self, excess):
+        return normal_hazard((jnp.log(excess) - self.location) / self.scale)
 
-    def inverse_cumulative_hazard(self, a):
-        inside, a = excess_above(a, 0.0)
-        excess = jnp.exp(self.location + self.scale * inverse_normal_hazard(a))
-        return self.shift + jnp.where(inside, excess, 0)
+    def _inverse_hazard(self, a):
+        return jnp.exp(self.location + self.scale * inverse_normal_hazard(a))
 
     def log_density(self, t):
         inside, excess = excess_above(t, self.shift)
@@ -241,16 +240,13 @@ class Lognormal(Distribution):
     def mean(self):
         return self.shift + jnp.exp(self.location + jnp.square(self.scale) / 2)
 
-    def infimum(self):
-        return jnp.asarray(self.shift)
-
 
 @pytree_dataclass
-class Gamma(Distribution):
+class Gamma(_Shifted):
     r"""T = shift + G / rate, G gamma distributed with the given `shape`.
 
-    `rate` is one over a time, `shift` a time. Λ⁻¹ is found by Newton's method on log Λ(log t), to
-    full precision; draws use a table of it. Raises ValueError for shape or rate ≤ 0, shift < 0.
+    `rate` is one over a time, `shift` a time. Λ⁻¹ is found by Newton's method on log Λ(log t), to full
+    precision; draws use a table of it. Raises ValueError for shape or rate ≤ 0, shift < 0.
 
     >>> float(Gamma(shape=4.0, rate=2.0, shift=1.0).mean())
     3.0
@@ -264,13 +260,11 @@ class Gamma(Distribution):
     rounding = 250.0
     conditions = (("shape", "> 0"), ("rate", "> 0"), ("shift", ">= 0"))
 
-    def cumulative_hazard(self, t):
-        inside, excess = excess_above(t, self.shift)
-        return jnp.where(inside, gamma_hazard(self.shape, jnp.multiply(self.rate, excess)), 0)
+    def _hazard(self, excess):
+        return gamma_hazard(jnp.asarray(self.shape, excess.dtype), jnp.multiply(self.rate, excess))
 
-    def inverse_cumulative_hazard(self, a):
-        inside, a = excess_above(a, 0.0)
-        return self.shift + jnp.where(inside, inverse_gamma_hazard(self.shape, a) / self.rate, 0)
+    def _inverse_hazard(self, a):
+        return inverse_gamma_hazard(jnp.asarray(self.shape, a.dtype), a) / self.rate
 
     def log_density(self, t):
         # The hazard's slope in the shape would be a series for each time.
@@ -282,23 +276,20 @@ class Gamma(Distribution):
     def mean(self):
         return jnp.asarray(self.shift + jnp.divide(self.shape, self.rate))
 
-    def infimum(self):
-        return jnp.asarray(self.shift)
-
     def with_fast_inverse(self):
         # Of T - shift: a difference would round to 0 near the shift.
         a = jnp.exp(_Tabulated.log_hazards(working_dtype(self)))
-        log_x, slope = log_inverse_gamma_hazard(self.shape, a)
+        log_x, slope = log_inverse_gamma_hazard(jnp.asarray(self.shape, a.dtype), a)
         return _Tabulated(self, self.infimum(), log_x - jnp.log(self.rate), slope)
 
 
 @pytree_dataclass
 class FromHazard(Distribution):
-    r"""A law of your own: Λ(parameters, t) and its inverse Λ⁻¹(parameters, a), both elementwise.
+    r"""A distribution of your own: Λ(parameters, t) and its inverse Λ⁻¹(parameters, a), both elementwise.
 
     The two functions are static (pass the same objects again to avoid a new compilation);
-    `parameters` is any pytree, traced and differentiated like the fields of the other laws. The mean
-    is ∫ Λ⁻¹(a) e^{-a} da by quadrature; where the integrand does not decay, it is inf.
+    `parameters` is any pytree, traced and differentiated like other fields. The mean is
+    ∫ Λ⁻¹(a) e^{-a} da by quadrature; where the integrand does not decay, it is inf.
 
     >>> law = FromHazard(lambda p, t: p * t**2, lambda p, a: (a / p) ** 0.5, parameters=3.0)
     >>> round(float(law.mean()), 5)  # (π/12)^½
@@ -339,19 +330,19 @@ class FromHazard(Distribution):
     def infimum(self):
         # The value of Λ⁻¹ at 0 with the slopes just above it: a power of a has none at 0.
         dtype = working_dtype(self)
-        near = jnp.asarray(
-            self.inverse_hazard(self.parameters, jnp.asarray(jnp.finfo(dtype).eps ** 2, dtype))
+        near, value = (
+            jnp.asarray(self.inverse_hazard(self.parameters, jnp.asarray(a, dtype)))
+            for a in (jnp.finfo(dtype).eps ** 2, 0.0)
         )
-        value = jnp.asarray(self.inverse_hazard(self.parameters, jnp.zeros((), dtype)))
         return near + jax.lax.stop_gradient(value - near)
 
 
 @pytree_dataclass
-class _Tabulated(Distribution):
-    """A law with Λ⁻¹ from a cubic Hermite table of log(t - infimum) against log a, exact in slope."""
+class _Tabulated(_Shifted):
+    """Λ⁻¹ from a cubic Hermite table of log(t - shift) against log a, exact in slope."""
 
     law: Distribution
-    start: Array
+    shift: Array
     log_t: Array
     slope: Array
 
@@ -363,22 +354,16 @@ class _Tabulated(Distribution):
     def log_hazards(cls, dtype: Any) -> Array:
         return jnp.linspace(cls._low, cls._high, cls._size, dtype=dtype)
 
-    def inverse_cumulative_hazard(self, a):
-        step = (self._high - self._low) / (self._size - 1)
-        a = jnp.asarray(a)
-        inside, safe = excess_above(a, 0.0)
-        place = jnp.clip((jnp.log(safe) - self._low) / step, 0, self._size - 1)
-        i = jnp.clip(place.astype(int), 0, self._size - 2)
-        u = place - i
-        f0, f1, d0, d1 = self.log_t[i], self.log_t[i + 1], self.slope[i] * step, self.slope[i + 1] * step
-        value = f0 + u * (d0 + u * (3 * (f1 - f0) - 2 * d0 - d1 + u * (2 * (f0 - f1) + d0 + d1)))
-        return self.start + jnp.where(inside, jnp.exp(value), 0)
-
     def cumulative_hazard(self, t):
         return self.law.cumulative_hazard(t)
 
+    def _inverse_hazard(self, a):
+        step = (self._high - self._low) / (self._size - 1)
+        place = jnp.clip((jnp.log(a) - self._low) / step, 0, self._size - 1)
+        i = jnp.clip(place.astype(int), 0, self._size - 2)
+        u = place - i
+        f0, f1, d0, d1 = self.log_t[i], self.log_t[i + 1], self.slope[i] * step, self.slope[i + 1] * step
+        return jnp.exp(f0 + u * (d0 + u * (3 * (f1 - f0) - 2 * d0 - d1 + u * (2 * (f0 - f1) + d0 + d1))))
+
     def mean(self):
         return self.law.mean()
-
-    def infimum(self):
-        return self.start

@@ -1,13 +1,13 @@
-r"""Laws of all N cycle times of an iteration, for workers that are not alike.
+r"""Distributions of all N cycle times of an iteration, for workers that are not alike.
 
-`EmpiricalRows` is a sample: measured steps, or draws. Under it everything about an iteration is a mean over
-rows, and so exact. `Heterogeneous` is one law for each of independent workers; its expectations have no short
-formula, so it is drawn from (`solvers.sample_average`).
+`EmpiricalRows` is a sample: measured steps, or draws. Every expectation under it is a mean over rows, and so
+exact. `Heterogeneous` is a distribution for each of N independent workers; its expectations have no short
+formula, so solvers draw from it (`solvers.sample_average`).
 """
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import check, check_key, check_shape, meets, pytree_dataclass, working_dtype
+from bcgc_jax._pytree import check_key, pytree_dataclass, working_dtype
 from bcgc_jax.distributions.atoms import Empirical
-from bcgc_jax.distributions.base import ONE_BY_ONE, Distribution
+from bcgc_jax.distributions.base import AnyDistribution, Distribution, as_floats
 
 NO_EXACT_ANSWER = (
     "independent workers that are not alike have no exact expectation: use solve or simulate_runtime "
@@ -25,29 +25,18 @@ NO_EXACT_ANSWER = (
 )
 
 
-class JointDistribution:
-    """What a law of all N times of an iteration offers; `Problem` makes an `Iteration` of it.
+class JointDistribution(AnyDistribution):
+    """The distribution of all N times of an iteration.
 
-    A subclass is a `pytree_dataclass` with `width`, `_sample`, `pooled`, `of_workers`, `mean`, `infimum` and
-    `summary`.
+    A subclass is a `pytree_dataclass` with `width`, `_sample`, `pooled`, `of_workers`, `mean` and `infimum`.
     """
-
-    has_start_up: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         for name, static in {"draw_rows": ("num_draws",), "sample": ("shape", "dtype")}.items():
             setattr(cls, name, jax.jit(getattr(cls, name), static_argnames=static))
 
-    def valid(self) -> Array:
-        """Whether the numbers are those of a law, which nobody has checked where they are traced."""
-        return jnp.asarray(True)
-
-    def check_single(self) -> None:
-        """Raise ValueError where shapes say that this is a batch of laws, which only `jax.vmap` takes."""
-
     def width(self) -> int:
-        """N."""
         raise NotImplementedError
 
     def draw_rows(self, key: Array, num_draws: int) -> Array:
@@ -55,7 +44,7 @@ class JointDistribution:
         return jnp.sort(self.sample(key, (num_draws, self.width())), axis=-1)[:, ::-1]
 
     def sample(self, key: Array, shape: tuple[int, ...] = (), dtype: Any = None) -> Array:
-        """Cycle times of iterations; `shape` ends with N, `dtype` is that of the law by default."""
+        """Cycle times of iterations; `shape` ends with N, `dtype` is the `working_dtype` by default."""
         check_key(key)
         if shape[-1:] != (self.width(),):
             raise ValueError(
@@ -68,42 +57,13 @@ class JointDistribution:
     def _sample(self, key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
         raise NotImplementedError
 
-    def pooled(self) -> Distribution:
-        """The law of all times together, workers taken as alike."""
-        raise NotImplementedError
-
-    def of_workers(self, members: Sequence[int]) -> "Distribution | JointDistribution":
-        """The law of these workers alone, where some are lost."""
-        raise NotImplementedError
-
-    def alone(self) -> "JointDistribution":
-        """The law of the cycle times."""
-        return self
-
-    def summary(self) -> Any:
-        """What a reader wants to know of it."""
-        raise NotImplementedError
-
-    def members(self) -> Sequence[Distribution]:
-        """The laws of the workers, where each has its own."""
-        return ()
-
-    def mean(self) -> Array:
-        """E T of a worker drawn at random."""
-        raise NotImplementedError
-
-    def infimum(self) -> Array:
-        """ess inf of all times."""
-        raise NotImplementedError
-
 
 @pytree_dataclass
 class EmpiricalRows(JointDistribution):
     r"""Each row of `times`, `[S, N]`, the cycle times of an iteration's N workers, with probability 1/S.
 
-    Whatever ties the workers of a row together is kept; which worker is which is not, for a row is sorted,
-    slowest first, on the way in. Raises ValueError for another shape and for times that are not finite and
-    positive.
+    What workers of a row have in common is kept. Which worker is which is not: a row is sorted, slowest
+    first, on the way in. Raises ValueError for another shape and for times that are not finite and positive.
 
     >>> law = EmpiricalRows([[1.0, 3.0], [5.0, 2.0]])
     >>> law.times.tolist(), float(law.mean())
@@ -112,22 +72,19 @@ class EmpiricalRows(JointDistribution):
 
     times: ArrayLike | Sequence[Sequence[float]]
 
+    conditions = (("times", "> 0"),)
+    ranks = (("times", 2),)
+
     def __post_init__(self) -> None:
-        times = self.times if isinstance(self.times, jax.Array) else np.asarray(self.times)
-        if times.ndim < 2 or not times.size:
+        shape = np.shape(self.times)
+        if len(shape) < 2 or 0 in shape:
             raise ValueError(
                 "times must have one row for each iteration and one column for each worker, at least one of "
-                f"both, got shape {times.shape}"
+                f"both, got shape {shape}"
             )
-        check("times", times, "> 0")
-        times = jnp.asarray(times, working_dtype(times))
+        super().__post_init__()
+        (times,) = as_floats(self.times)
         object.__setattr__(self, "times", jnp.sort(times, axis=-1)[..., ::-1])
-
-    def valid(self):
-        return jnp.all(meets(self.times, "> 0"))
-
-    def check_single(self):
-        check_shape("times", self.times, (None, None), ONE_BY_ONE)
 
     def width(self):
         return np.shape(self.times)[-1]
@@ -160,10 +117,10 @@ class EmpiricalRows(JointDistribution):
 
 @pytree_dataclass
 class Heterogeneous(JointDistribution):
-    r"""Independent workers, each with a law of its own: `laws`, one for each of the N.
+    r"""Independent workers, each with a distribution of its own: `laws`, one for each of the N.
 
-    Laws of one class are drawn together, so that N of them compile as fast as one. Raises ValueError for
-    anything that is no law of a single worker.
+    Those of one class are drawn together, so that N of them compile as fast as one. Raises ValueError for
+    anything that is no distribution of a single worker.
 
     >>> from bcgc_jax.distributions import Pareto, Uniform
     >>> law = Heterogeneous([Uniform(1.0, 2.0), Uniform(4.0, 5.0), Pareto(scale=8.0, shape=20.0)])
@@ -174,15 +131,14 @@ class Heterogeneous(JointDistribution):
     laws: Sequence[Distribution]
 
     def __post_init__(self) -> None:
-        laws = tuple(self.laws)
-        if not laws:
+        object.__setattr__(self, "laws", tuple(self.laws))
+        if not self.laws:
             raise ValueError("laws is empty: workers that are not alike need a law each")
-        for law in laws:
+        for law in self.laws:
             if not isinstance(law, Distribution):
                 raise ValueError(
                     f"each worker needs a law of its own, such as ShiftedExponential, got {law!r}"
                 )
-        object.__setattr__(self, "laws", laws)
 
     def valid(self):
         return jnp.all(jnp.stack([law.valid() for law in self.laws]))
@@ -211,17 +167,16 @@ class Heterogeneous(JointDistribution):
         for worker, law in enumerate(self.laws):
             leaves, structure = jax.tree.flatten(law)
             groups.setdefault((structure, *map(jnp.shape, leaves)), []).append(worker)
-        order = [worker for workers in groups.values() for worker in workers]
-        columns = [self._sample_group(workers, a) for workers in groups.values()]
-        return jnp.concatenate(columns, axis=-1)[..., np.argsort(order)]
 
-    def _sample_group(self, workers: list[int], a: Array) -> Array:
-        laws = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(self.laws[worker] for worker in workers))
-
-        def invert(law: Distribution, a: Array) -> Array:
+        def draw(law: Distribution, a: Array) -> Array:
             return law.with_fast_inverse().inverse_cumulative_hazard(a)
 
-        return jax.vmap(invert, in_axes=(0, -1), out_axes=-1)(laws, a[..., np.array(workers)])
+        columns = []
+        for workers in groups.values():
+            laws = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(self.laws[i] for i in workers))
+            columns.append(jax.vmap(draw, in_axes=(0, -1), out_axes=-1)(laws, a[..., np.array(workers)]))
+        order = np.concatenate(list(groups.values()))
+        return jnp.concatenate(columns, axis=-1)[..., np.argsort(order)]
 
     def mean(self):
         return jnp.mean(jnp.stack([jnp.asarray(law.mean()) for law in self.laws]))

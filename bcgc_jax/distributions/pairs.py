@@ -1,4 +1,4 @@
-"""A law of one worker's start-up and cycle time together, where the two are not independent."""
+"""A distribution of one worker's start-up and cycle time together, where the two are not independent."""
 
 from collections.abc import Sequence
 
@@ -8,19 +8,18 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
-from bcgc_jax._pytree import check, meets, pytree_dataclass, working_dtype
+from bcgc_jax._pytree import pytree_dataclass
 from bcgc_jax.distributions.atoms import Empirical
-from bcgc_jax.distributions.base import Atomic, Distribution
+from bcgc_jax.distributions.base import Distribution, as_floats
 
 
 @pytree_dataclass
 class EmpiricalPairs(Distribution):
     r"""Each pair of a start-up and a cycle time, `[K]` and `[K]`, with probability 1/K.
 
-    As a law it is that of the cycle time alone; a `Problem` takes the start-ups that go with it too. Both are
-    times: the start-up in the unit of runtimes, ≥ 0, the cycle time > 0.
-
-    Raises ValueError for none, for two lengths, and for numbers that are no such times.
+    As a `Distribution` it is that of the cycle time alone; a `Problem` takes the start-ups that go with it
+    too. Both are times: the start-up in the unit of runtimes, ≥ 0, the cycle time > 0. Raises ValueError for
+    none, for two lengths, and for numbers that are no such times.
 
     >>> law = EmpiricalPairs(start_ups=[3.0, 1.0], cycle_times=[0.5, 2.0])
     >>> float(law.mean()), float(law.cdf(0.5))
@@ -30,31 +29,27 @@ class EmpiricalPairs(Distribution):
     start_ups: ArrayLike | Sequence[float]
     cycle_times: ArrayLike | Sequence[float]
 
+    conditions = (("start_ups", ">= 0"), ("cycle_times", "> 0"))
     ranks = (("start_ups", 1), ("cycle_times", 1))
     has_start_up = True
 
     def __post_init__(self) -> None:
-        both = [a if isinstance(a, jax.Array) else np.asarray(a) for a in (self.start_ups, self.cycle_times)]
-        if not both[0].size or both[0].shape != both[1].shape:
+        one, other = np.shape(self.start_ups), np.shape(self.cycle_times)
+        if 0 in one or one != other:
             raise ValueError(
-                "start_ups and cycle_times must be pairs, at least one, got shapes "
-                f"{both[0].shape} and {both[1].shape}"
+                f"start_ups and cycle_times must be pairs, at least one, got shapes {one} and {other}"
             )
-        check("start_ups", both[0], ">= 0")
-        check("cycle_times", both[1], "> 0")
-        dtype = working_dtype(*both)
-        for name, value in zip(("start_ups", "cycle_times"), both, strict=True):
-            object.__setattr__(self, name, jnp.asarray(value, dtype))
-
-    def valid(self):
-        return jnp.all(meets(self.start_ups, ">= 0")) & jnp.all(meets(self.cycle_times, "> 0"))
+        super().__post_init__()
+        for name, value in zip(
+            ("start_ups", "cycle_times"), as_floats(self.start_ups, self.cycle_times), strict=True
+        ):
+            object.__setattr__(self, name, value)
 
     def arrays(self) -> tuple[Array, Array]:
         """The start-ups and the cycle times."""
         return jnp.asarray(self.start_ups), jnp.asarray(self.cycle_times)
 
     def alone(self) -> Empirical:
-        """The law of the cycle time."""
         return Empirical(jnp.asarray(self.cycle_times))
 
     def sample_pairs(self, key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> tuple[Array, Array]:
@@ -79,4 +74,4 @@ class EmpiricalPairs(Distribution):
         return self.alone().summary()
 
     def pieces(self):
-        return Atomic(jnp.sort(jnp.asarray(self.cycle_times)))
+        return self.alone().pieces()

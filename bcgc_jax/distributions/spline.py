@@ -1,4 +1,6 @@
-"""A law given by points of its inverse cumulative hazard."""
+"""A distribution given by points of its inverse cumulative hazard."""
+
+from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +21,7 @@ class HazardSpline(Distribution):
     Beyond the last knot u, P(T > u + z | T > u) = (1 + ξ z/σ)^{-1/ξ} with σ the last slope and ξ ≥ 0 the
     `tail_index`; ξ = 0 is exponential. Knots ascend strictly, the first hazard is 0. Times and slopes carry
     the unit of time. Rules of integration go by the knots unless they are `hidden`, as they may be for many
-    workers: in their maximum no knot is seen, and panels between all knots' images would take long. Built by
+    workers: panels between all knots would take long, and the maximum of many times shows no knot. Built by
     `smooth_empirical`.
     """
 
@@ -43,10 +45,7 @@ class HazardSpline(Distribution):
         root = jnp.sqrt(jnp.maximum(b * b - 4 * a * c, 0))
         inside = low + step * 2 * c / (-b - root)
         beyond = jnp.maximum(t - self.times[-1], 0) / self.slopes[-1]
-        index = jnp.asarray(self.tail_index, beyond.dtype)
-        positive = index > 0
-        heavy = jnp.log1p(index * beyond) / jnp.where(positive, index, 1)
-        tail = self.hazards[-1] + jnp.where(positive, heavy, beyond)
+        tail = self.hazards[-1] + self._bent(jnp.log1p, beyond)
         return jnp.where(jnp.greater(t, self.times[-1]), tail, inside)
 
     def inverse_cumulative_hazard(self, a):
@@ -56,11 +55,13 @@ class HazardSpline(Distribution):
         mean, cross = rise / step, share * (1 - share)
         inside = t0 + rise * (mean * share**2 + d0 * cross) / (mean + (d0 + d1 - 2 * mean) * cross)
         beyond = jnp.maximum(a - self.hazards[-1], 0)
-        index = jnp.asarray(self.tail_index, beyond.dtype)
-        positive = index > 0
-        heavy = jnp.expm1(index * beyond) / jnp.where(positive, index, 1)
-        tail = self.times[-1] + self.slopes[-1] * jnp.where(positive, heavy, beyond)
+        tail = self.times[-1] + self.slopes[-1] * self._bent(jnp.expm1, beyond)
         return jnp.where(jnp.greater(a, self.hazards[-1]), tail, inside)
+
+    def _bent(self, curve: Callable[[Array], Array], z: Array) -> Array:
+        """`curve`(ξ z) / ξ, which is z for ξ = 0."""
+        index = jnp.asarray(self.tail_index, z.dtype)
+        return jnp.where(index > 0, curve(index * z) / jnp.where(index > 0, index, 1), z)
 
     def _piece(self, value: Array, knots: Array) -> tuple[tuple[Array, Array], ...]:
         """The ends, in hazard, time and slope, of the piece that each value lies in."""

@@ -1,4 +1,4 @@
-"""From a file of measured times to a law: traces, what they look like, fits, resampling."""
+"""From a file of measured times to a distribution: traces, what they look like, fits, resampling."""
 
 from bcgc_jax.measured.choice import law_of
 from bcgc_jax.measured.description import Description, describe

@@ -1,4 +1,4 @@
-"""Which law stands for measured times: each time an atom where that is quick, else a smooth law."""
+"""Which distribution stands for measured times: each time an atom where that is quick, else a smooth one."""
 
 import contextlib
 
@@ -21,17 +21,16 @@ def law_of(
     *,
     kind: str = "auto",
 ) -> Distribution:
-    """The law of all measured `times` together, for a plan of so many workers, who are taken as alike.
+    """The distribution of all measured `times` together, for a plan of N workers that are taken as alike.
 
     Args:
-      times: in any shape, positive.
-      num_workers: N. An optimum under atoms takes K N (N² + K / 6) operations, under a smooth law no more for
-        a larger K.
+      times: K of them in any shape, positive.
+      num_workers: N. An optimum under atoms takes K N (N² + K / 6) operations, else no more for a larger K.
       censored: in the shape of `times`, True where one is a lower bound, of which there is no atom.
-      kind: "atoms", "smooth", or "pareto-tail" for a smooth law with a fitted tail. "auto" takes atoms where
-        an optimum is quick, else a smooth law, and atoms where nothing smooth is near the times.
+      kind: "atoms", "smooth", or "pareto-tail" for a smooth distribution with a fitted tail. "auto" takes
+        atoms where an optimum is quick or nothing smooth is near the times, else "smooth".
 
-    Raises ValueError where there is no such law, or where atoms would be too many for so many workers.
+    Raises ValueError where there is no such distribution, or where atoms are too many for so many workers.
 
     >>> times = np.random.default_rng(0).gamma(3.0, 2.0, 400)
     >>> type(law_of(times, 4)).__name__, type(law_of(times, 100)).__name__
@@ -58,7 +57,7 @@ def law_of(
 
 
 def smooth_or_atoms(times: ArrayLike, num_workers: int, censored: ArrayLike | None = None) -> Distribution:
-    """The smooth law, however few the workers and the times; atoms where nothing smooth is near these."""
+    """The smooth one, however few the workers and the times; atoms where nothing smooth is near these."""
     try:
         return smooth_empirical(times, censored, large_n=num_workers > _MANY)
     except ValueError:

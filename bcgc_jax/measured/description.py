@@ -1,8 +1,8 @@
-r"""What a trace looks like, and how far it is from the independent times of one law that the paper has.
+"""What a trace looks like, and how far it is from the paper's independent, identically distributed times.
 
-Three questions decide whether a plan for one law can be trusted: are the workers alike (the share of the
-variance that is between workers), are they slow one by one (the share that all workers of a step have in
-common), and does a slow worker stay slow (the autocorrelation from step to step).
+Three questions decide whether a plan for such times can be trusted. Are the workers alike (the share of the
+variance that is between workers)? Are they slow one by one (the share that all workers of a step have in
+common)? Does a slow worker stay slow (the autocorrelation from step to step)?
 """
 
 import math
@@ -40,11 +40,13 @@ class Interval(NamedTuple):
         return "unknown" if math.isnan(self.value) else f"{self.value:.3f} ({self.low:.3f} … {self.high:.3f})"
 
 
+_UNKNOWN = Interval(math.nan, math.nan, math.nan)
+
+
 class Description(NamedTuple):
     """A trace in numbers; times in its own unit.
 
     Attributes:
-      num_workers, num_steps, num_times, num_missing, num_censored: how much there is.
       mean, deviation, median, high, largest: of the times, `high` the 99 % quantile.
       tail_index: ξ of P(T > u + z) ∝ (1 + ξ z/σ)^{-1/ξ} above the largest tenth; 0 is exponential, moments
         of order 1/ξ and more are infinite.
@@ -87,62 +89,58 @@ class Description(NamedTuple):
 
     def remarks(self) -> list[str]:
         """In words: where the trace is not what the paper assumes, and what that means for a plan."""
-        found = []
-        if self.alike:
-            found.append(
+        persistent = self.autocorrelation.low * self.autocorrelation.high > 0
+        stays = "stays slow" if self.autocorrelation.value > 0 else "is fast next"
+        infinite = "mean" if self.tail_index.high > 1 else "variance"
+        few = (
+            "one worker" if self.num_workers == 1 else "one step" if self.num_steps == 1 else "too few times"
+        )
+        known = [
+            (
+                self.alike,
                 f"The workers of a step take the same time, to {100 * self.spread:.1g} %: were they timed "
                 "behind a collective (an all-reduce, a barrier), where each has waited for the slowest? Then "
-                "nothing can be learnt here: time each worker's own computation, up to the collective."
-            )
-        if self.unlike_workers:
-            found.append(
+                "nothing can be learnt here: time each worker's own computation, up to the collective.",
+            ),
+            (
+                self.unlike_workers,
                 f"The workers are not alike: {100 * self.between_workers.value:.0f} % of the variance is "
                 "between them. A plan for one law takes them for alike and expects slow ones to change; keep "
-                "them apart (`EmpiricalRows`), or leave the slowest out."
-            )
-        if self.slow_together:
-            found.append(
+                "them apart (`EmpiricalRows`), or leave the slowest out.",
+            ),
+            (
+                self.slow_together,
                 f"The workers are slow together: {100 * self.between_steps.value:.0f} % of the variance is "
                 "common to a step. Redundancy helps against single slow workers only, so it gains less than "
-                "a plan for independent workers says; plan on whole steps (`EmpiricalRows`)."
-            )
-        if (
-            abs(self.autocorrelation.value) > _SMALL
-            and self.autocorrelation.low * self.autocorrelation.high > 0
-        ):
-            stays = "stays slow" if self.autocorrelation.value > 0 else "is fast next"
-            found.append(
+                "a plan for independent workers says; plan on whole steps (`EmpiricalRows`).",
+            ),
+            (
+                persistent and abs(self.autocorrelation.value) > _SMALL,
                 f"A slow worker {stays}: the correlation from step to step is "
                 f"{self.autocorrelation.value:.2f}. The expected runtime does not depend on it; how far the "
-                "mean of a run may be from it does."
-            )
-        if self.tail_index.low > 0.5:
-            found.append(
+                "mean of a run may be from it does.",
+            ),
+            (
+                self.tail_index.low > 0.5,
                 f"The tail is heavy (index {self.tail_index.value:.2f}, where 0 is exponential): the "
-                f"{'mean' if self.tail_index.high > 1 else 'variance'} may be infinite, and a sample says "
-                "little about the slowest steps to come; compare with a Pareto tail."
-            )
-        if self.num_censored:
-            found.append(
+                f"{infinite} may be infinite, and a sample says little about the slowest steps to come; "
+                "compare with a Pareto tail.",
+            ),
+            (
+                self.num_censored > 0,
                 f"{self.num_censored} of {self.num_times} times are cut off: lower bounds. Fits count them "
-                "so."
-            )
-        if math.isnan(self.between_workers.value) or math.isnan(self.between_steps.value):
-            few = (
-                "one worker"
-                if self.num_workers == 1
-                else "one step"
-                if self.num_steps == 1
-                else "too few times"
-            )
-            found.append(
-                f"There is {few}: nothing can be said about how alike or how independent workers are."
-            )
-        return found or [NOTHING]
+                "so.",
+            ),
+            (
+                math.isnan(self.between_workers.value) or math.isnan(self.between_steps.value),
+                f"There is {few}: nothing can be said about how alike or how independent workers are.",
+            ),
+        ]
+        return [remark for holds, remark in known if holds] or [NOTHING]
 
 
 def describe(trace: Trace, *, with_tail: bool = True) -> Description:
-    """`trace` in numbers, times that are cut off left out of all but the tail, of which a law is fitted.
+    """`trace` in numbers, times that are cut off left out of all but the tail, which is fitted.
 
     >>> times = np.random.default_rng(0).gamma(2.0, 1.0, (50, 4))
     >>> step, worker = np.indices(times.shape).reshape(2, -1)
@@ -154,15 +152,15 @@ def describe(trace: Trace, *, with_tail: bool = True) -> Description:
     table = trace.table()
     persistence = autocorrelation(table)
     whole = table[np.isfinite(table)]
-    tail = Interval(math.nan, math.nan, math.nan)
+    tail = _UNKNOWN
     if with_tail and whole.size >= _TAIL_TIMES and np.unique(whole).size >= _TAIL_TIMES / 2:
         times, cut = sorted_times(trace.seconds, trace.censored)
         fit = tail_of(spread_ties(times), cut, heavy=True)
-        tail = Interval(
-            fit.tail_index,
-            max(fit.tail_index - 1.96 * fit.tail_index_error, 0),
-            fit.tail_index + 1.96 * fit.tail_index_error,
-        )
+        index, error = fit.tail_index, 1.96 * fit.tail_index_error
+        tail = Interval(index, max(index - error, 0), index + error)
+    steps = table[np.isfinite(table).sum(axis=1) > 1]
+    ranges = (np.nanmax(steps, axis=1) - np.nanmin(steps, axis=1)) / np.nanmean(steps, axis=1)
+    spread = float(np.median(ranges)) if steps.size else math.nan
     return Description(
         trace.num_workers,
         trace.num_steps,
@@ -178,44 +176,32 @@ def describe(trace: Trace, *, with_tail: bool = True) -> Description:
         variance_between(table.T, np.clip(np.nan_to_num(persistence.value), 0, 0.99)),
         variance_between(table),
         persistence,
-        _spread(table),
+        spread,
     )
-
-
-def _spread(table: np.ndarray) -> float:
-    """The median of (largest - smallest) / mean over the steps of two workers or more."""
-    steps = table[np.isfinite(table).sum(axis=1) > 1]
-    if not steps.size:
-        return math.nan
-    return float(np.median((np.nanmax(steps, axis=1) - np.nanmin(steps, axis=1)) / np.nanmean(steps, axis=1)))
 
 
 def variance_between(groups: np.ndarray, persistence: float = 0.0) -> Interval:
     r"""The share of the variance that is between groups, `[G, K]` with NaN for missing entries.
 
-    (B - W) / (B + (k-1) W) with the mean squares between and within groups of k entries, and the interval
+    (B - W) / (B + (k-1) W) with the mean squares B between and W within groups of k entries, and the interval
     that the F distribution gives for normal times (Searle 1971); negative where groups differ less than
     chance makes them. The means of the columns are taken out first: what all groups have in common would hide
     what they have not. Neighbours in a group that are correlated by `persistence` are worth fewer entries.
     """
-    have = np.isfinite(groups)
-    columns = have.any(axis=0)
-    groups, have = groups[:, columns], have[:, columns]
-    with np.errstate(invalid="ignore"):
-        groups = groups - np.nansum(groups, axis=0) / have.sum(axis=0)
-    counts = have.sum(axis=1)
-    groups, have, counts = groups[counts > 0], have[counts > 0], counts[counts > 0]
-    total = counts.sum()
-    inner, outer = total - len(counts) - groups.shape[1] + 1, len(counts) - 1
+    groups = groups[:, np.isfinite(groups).any(axis=0)]
+    groups = groups - np.nanmean(groups, axis=0)
+    groups = groups[np.isfinite(groups).any(axis=1)]
+    counts = np.isfinite(groups).sum(axis=1)
+    total, outer = counts.sum(), len(groups) - 1
+    inner = total - sum(groups.shape) + 1
     if outer < 1 or inner < 1:
-        return Interval(math.nan, math.nan, math.nan)
-    means = np.nansum(groups, axis=1) / counts
-    grand = np.nansum(groups) / total
+        return _UNKNOWN
+    means, grand = np.nanmean(groups, axis=1), np.nanmean(groups)
     within = np.nansum((groups - means[:, None]) ** 2) / inner
     between = np.sum(counts * (means - grand) ** 2) / outer
     size = (total - np.sum(counts**2) / total) / outer
     if within == 0:
-        return Interval(*([1.0 if between > 0 else math.nan] * 3))
+        return Interval(1.0, 1.0, 1.0) if between > 0 else _UNKNOWN
 
     def share(ratio: float) -> float:
         return (ratio - 1) / (ratio - 1 + size)
@@ -234,8 +220,7 @@ def _f_quantile(probability: float, above: float, below: float) -> float:
 
 @jax.jit
 def _beta_quantile(probability: Array, a: Array, b: Array) -> Array:
-    share, _ = bisect(lambda x: betainc(a, b, x) >= probability, jnp.zeros(()), jnp.ones(()), 50)
-    return share
+    return bisect(lambda x: betainc(a, b, x) >= probability, jnp.zeros(()), jnp.ones(()), 50)[0]
 
 
 def autocorrelation(table: np.ndarray) -> Interval:
@@ -243,17 +228,16 @@ def autocorrelation(table: np.ndarray) -> Interval:
 
     The interval lets workers of a step depend on each other. Corrected for the mean that was estimated.
     """
-    with np.errstate(invalid="ignore"):
-        counts = np.isfinite(table).sum(axis=0)
-        centred = table - np.nansum(table, axis=0) / np.maximum(counts, 1)
+    counts = np.isfinite(table).sum(axis=0)
+    centred = table - np.nansum(table, axis=0) / np.maximum(counts, 1)
     products = centred[:-1] * centred[1:]
     pairs = np.isfinite(products).sum()
     squares = np.nansum(centred**2)
     steps = np.nansum(products, axis=1)
     if pairs < 2 or steps.size < 3 or squares == 0:
-        return Interval(math.nan, math.nan, math.nan)
+        return _UNKNOWN
     # Σ squares has a term for each time, Σ products one for each pair.
-    scale = np.isfinite(table).sum() / pairs / squares
+    scale = counts.sum() / pairs / squares
     value = steps.sum() * scale + 1 / counts[counts > 0].mean()
     error = 1.96 * steps.std(ddof=1) * math.sqrt(steps.size) * scale
     return Interval(*(float(np.clip(v, -1, 1)) for v in (value, value - error, value + error)))

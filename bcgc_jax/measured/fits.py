@@ -1,10 +1,10 @@
-r"""Which law do measured times follow, with which parameters, and how sure is that?
+r"""Which distribution do measured times follow, with which parameters, and how sure is that?
 
-Each law is fitted by maximum likelihood. Then as many samples as were asked for are drawn from the fitted
-law and fitted again (a parametric bootstrap): their spread is the standard error, their mean what the
-estimate is off by (a shift is estimated too late by about one spacing), and their distances to their own
-fits what the distance of the data is to be compared with, for a distance to a fitted law is smaller than
-the tables say. Where times are cut off, so are those of the samples, by the estimated law of the cuts.
+Each family is fitted by maximum likelihood. Samples of the fit are fitted again (a parametric bootstrap).
+Their spread is the standard error; their mean shows the bias (a shift is estimated too late by about one
+spacing); and the distance of the data is compared with their distances to their own fits, for a distance to a
+fit is smaller than the tables say. Where times are cut off, so are those of the samples, by the estimated
+distribution of the cuts.
 """
 
 import functools
@@ -30,7 +30,7 @@ _BATCH = 2**17
 
 
 class Fit(NamedTuple):
-    """One law and how well it fits.
+    """One distribution and how well it fits.
 
     Attributes:
       name: as on the command line.
@@ -38,10 +38,8 @@ class Fit(NamedTuple):
       standard_errors: of each parameter, by name.
       log_likelihood: at its maximum, before that correction.
       aic: Akaike's criterion, 2 · parameters - 2 · log likelihood; less is better.
-      kolmogorov_smirnov: sup |F_K - F|.
-      kolmogorov_smirnov_pvalue: how often a sample of this very law is farther from its fit.
+      kolmogorov_smirnov: sup |F_K - F|; its `_pvalue`: how often a sample of `law` is farther from its fit.
       anderson_darling: K ∫ (F_K - F)² / (F (1 - F)) dF; where times are cut off, up to the largest one.
-      anderson_darling_pvalue: likewise.
       num_times: K.
     """
 
@@ -70,20 +68,20 @@ def fit_laws(
     num_replicates: int = 200,
     progress: Callable[[str], None] | None = None,
 ) -> list[Fit]:
-    r"""Fits of every law (or those named) to measured `times`, `[K]`, the best first.
+    r"""Fits of each family of distributions to measured `times`, `[K]`, the best first.
 
     Args:
       key: randomness of the samples that the standard errors and p-values come from.
       times: positive, at least 10; of more than 20,000 a random part is taken.
       censored: bool `[K]`, True where a worker was cut off and the time is only a lower bound.
-      laws: names as on the command line, such as "weibull"; by default all, without "uniform" where times are
-        cut off.
+      laws: names of families as on the command line, such as "weibull"; by default all, without "uniform"
+        where times are cut off.
       num_replicates: samples, rounded up to whole batches; the smallest p-value is one over one more.
-      progress: called with the name of each law before it is fitted.
+      progress: called with each name before it is fitted.
 
-    Tied times are spread over a tick of the clock. Runs in 64 bit whatever the caller's precision. The order
-    is that of Akaike's criterion: laws within 2 of the best are as good. Raises ValueError for an unknown
-    law, for times that are not positive, too few of them, too few that are whole, or two values.
+    Tied times are spread over a tick of the clock. Runs in 64 bit. The order is that of Akaike's criterion:
+    fits within 2 of the best are as good. Raises ValueError for an unknown name, for times that are not
+    positive, too few of them, too few that are whole, or two values.
 
     >>> times = np.random.default_rng(0).gamma(2.5, 0.6, 200) + 1.0
     >>> fits = fit_laws(jax.random.key(0), times, laws=["gamma", "pareto"], num_replicates=60)
@@ -91,17 +89,20 @@ def fit_laws(
     ('gamma', 2.6)
     """
     check_key(key)
-    t, cut = _checked(times, censored)
+    t, cut = sorted_times(times, censored)
+    if np.sum(~cut) < _FEWEST:
+        raise ValueError(f"a fit needs at least {_FEWEST} times that are not cut off, got {np.sum(~cut)}")
+    if np.ptp(t[~cut]) == 0:
+        time = f"{t[~cut][0]:g}"
+        raise ValueError(f"all times are {time}: there is nothing to fit, the law is Deterministic({time})")
+    if np.unique(t[~cut]).size == 2:
+        raise ValueError("the times take two values: nothing to fit, the law is TwoSpeed or Empirical")
     known = [name for name in FAMILIES if name != "uniform" or not cut.any()]
     names = known if laws is None else list(laws)
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        what = (
-            "times that are cut off have no uniform"
-            if unknown[0] in FAMILIES
-            else f"unknown law {unknown[0]!r}"
-        )
-        raise ValueError(f"{what}; known: {', '.join(known)}")
+    for name in names:
+        if name not in known:
+            what = "times that are cut off have no uniform" if name in FAMILIES else f"unknown law {name!r}"
+            raise ValueError(f"{what}; known: {', '.join(known)}")
     if num_replicates < 2:
         raise ValueError(f"num_replicates must be at least 2, got {num_replicates}")
     with jax.enable_x64(True):
@@ -118,20 +119,6 @@ def fit_laws(
     return sorted(fits, key=lambda fit: (not math.isfinite(fit.aic), fit.aic))
 
 
-def _checked(times: ArrayLike, censored: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
-    t, cut = sorted_times(times, censored)
-    if np.sum(~cut) < _FEWEST:
-        raise ValueError(f"a fit needs at least {_FEWEST} times that are not cut off, got {np.sum(~cut)}")
-    if np.ptp(t[~cut]) == 0:
-        time = f"{t[~cut][0]:g}"
-        raise ValueError(f"all times are {time}: there is nothing to fit, the law is Deterministic({time})")
-    if np.unique(t[~cut]).size == 2:
-        raise ValueError(
-            "the times take two values: there is nothing to fit, the law is TwoSpeed or Empirical"
-        )
-    return t, cut
-
-
 def _fit(key: Array, name: str, sample: Sample, num_replicates: int) -> Fit:
     family = FAMILIES[name]
     # All work is done in batches of one size: each function is compiled once.
@@ -141,40 +128,30 @@ def _fit(key: Array, name: str, sample: Sample, num_replicates: int) -> Fit:
     tiled = np.tile(guesses, (-(-batch // len(guesses)), 1))[:batch]
     found, likelihoods = map(np.asarray, _search(data, tiled, name=name))
     at = int(np.nanargmax(likelihoods))
-    best, likelihood = found[at], float(likelihoods[at])
-    again, drawn = [], []
-    for batch_key in jax.random.split(key, -(-num_replicates // batch)):
-        samples = _drawn(best, *_draw(batch_key, data), name=name)
-        again.append(_search(samples, np.broadcast_to(best, found.shape), name=name)[0])
-        drawn.append(samples)
+    best, likelihood = np.broadcast_to(found[at], found.shape), float(likelihoods[at])
+    keys = jax.random.split(key, -(-num_replicates // batch))
+    drawn = [_drawn(best[0], *_draw(batch_key, data), name=name) for batch_key in keys]
+    again = [_search(samples, best, name=name)[0] for samples in drawn]
     replicates = np.concatenate(again)
     good = np.isfinite(replicates).all(axis=1)  # a search that ran away says nothing
-    bias = replicates[good].mean(axis=0) - best
+    bias = replicates[good].mean(axis=0) - best[0]
 
-    def corrected(samples: Sample, parameters: np.ndarray) -> tuple[np.ndarray, ...]:
-        """The parameters less their bias, and the two distances to that law."""
+    def corrected(samples: Sample, parameters: ArrayLike) -> list[np.ndarray]:
+        """The parameters less their bias, and the two distances to that distribution."""
         less_biased, hazards = _hazards(samples, parameters, bias, name=name)
-        return tuple(np.asarray(x) for x in (less_biased, *_distances(hazards, samples)))
+        return [np.asarray(x) for x in (less_biased, *_distances(hazards, samples))]
 
-    law, ks, ad = (x[0] for x in corrected(data, np.tile(best, (batch, 1))))
+    law, ks, ad = (x[0] for x in corrected(data, best))
     far = [corrected(samples, parameters)[1:] for samples, parameters in zip(drawn, again, strict=True)]
-    pvalues = [
+    ks_p, ad_p = (
         float((1 + np.sum(np.concatenate(f)[good] >= d)) / (1 + good.sum()))
         for f, d in zip(zip(*far, strict=True), (ks, ad), strict=True)
-    ]
-    errors = np.std(replicates[good], axis=0, ddof=1)
-    return Fit(
-        name,
-        family.law(*map(float, law)),
-        dict(zip(family.names, map(float, errors), strict=True)),
-        likelihood,
-        2 * len(family.names) - 2 * likelihood,
-        float(ks),
-        pvalues[0],
-        float(ad),
-        pvalues[1],
-        len(sample.times),
     )
+    errors = map(float, np.std(replicates[good], axis=0, ddof=1))
+    aic, size = 2 * len(family.names) - 2 * likelihood, len(sample.times)
+    errors_of = dict(zip(family.names, errors, strict=True))
+    law = family.law(*map(float, law))
+    return Fit(name, law, errors_of, likelihood, aic, float(ks), ks_p, float(ad), ad_p, size)
 
 
 @functools.partial(jax.jit, static_argnames="name")
@@ -183,12 +160,9 @@ def _search(samples: Sample, guesses: Array, *, name: str) -> tuple[Array, Array
     return jax.vmap(FAMILIES[name].estimate)(samples, guesses)
 
 
-# What no law is part of is compiled once for all of them.
-
-
 @jax.jit
 def _draw(key: Array, data: Sample) -> tuple[Array, Array | None]:
-    """Hazards of as many samples, in ascending order, and their cuts, where the `data` have some."""
+    """Hazards of as many samples, ascending, and their cuts, if any; compiled once for all families."""
     return jax.vmap(_draw_one)(jax.random.split(key, len(data.times)), data)
 
 
@@ -200,7 +174,7 @@ def _draw_one(key: Array, sample: Sample) -> tuple[Array, Array | None]:
     hazard = jnp.cumsum(jax.random.exponential(times_key, (size,)) / (size - rank))
     if sample.censored is None:
         return hazard, None
-    # The law of the cuts, by Kaplan and Meier's estimate with the parts of cuts and whole times exchanged.
+    # Kaplan and Meier's estimate of when times are cut, with the parts of cuts and whole times exchanged.
     open_ = jnp.cumprod(jnp.where(sample.censored, 1 - 1 / (size - rank), 1))
     drawn = jax.random.uniform(cut_key, (size,))
     place = size - jnp.searchsorted(open_[::-1], drawn, side="right", method="sort")
@@ -209,7 +183,7 @@ def _draw_one(key: Array, sample: Sample) -> tuple[Array, Array | None]:
 
 @functools.partial(jax.jit, static_argnames="name")
 def _drawn(parameters: Array, hazards: Array, cuts: Array | None, *, name: str) -> Sample:
-    """The samples of the law that have these hazards, cut off where the cuts come first."""
+    """The samples that have these hazards, cut off where the cuts come first."""
     times = FAMILIES[name].at(parameters).with_fast_inverse().inverse_cumulative_hazard(hazards)
     if cuts is None:
         return Sample(times)
@@ -220,19 +194,10 @@ def _drawn(parameters: Array, hazards: Array, cuts: Array | None, *, name: str) 
 
 @functools.partial(jax.jit, static_argnames="name")
 def _hazards(samples: Sample, parameters: Array, bias: Array, *, name: str) -> tuple[Array, Array]:
-    """Of each sample the parameters less their bias, and the hazards of its times by that law."""
+    """Of each sample the parameters less their bias, and the hazards of its times by these."""
     family = FAMILIES[name]
-
-    def one(sample: Sample, found: Array) -> tuple[Array, Array]:
-        corrected = family.shifted(found, -bias, sample)
-        return corrected, family.at(corrected).cumulative_hazard(sample.times)
-
-    return jax.vmap(one)(samples, parameters)
-
-
-@jax.jit
-def _distances(hazards: Array, samples: Sample) -> tuple[Array, Array]:
-    return jax.vmap(distances)(hazards, samples)
+    corrected = jax.vmap(family.shifted, in_axes=(0, None, 0))(parameters, -bias, samples)
+    return corrected, jax.vmap(lambda p, t: family.at(p).cumulative_hazard(t))(corrected, samples.times)
 
 
 def distances(hazard: Array, sample: Sample) -> tuple[Array, Array]:
@@ -258,3 +223,6 @@ def distances(hazard: Array, sample: Sample) -> tuple[Array, Array]:
     if sample.censored is None:
         ad += -1 - integral(jnp.ones(()), u[-1], hazard[-1])
     return ks, size * ad
+
+
+_distances = jax.jit(jax.vmap(distances))

@@ -1,10 +1,10 @@
-r"""Maximum likelihood of the laws from measured times, some of them perhaps cut off.
+r"""Maximum likelihood of families of distributions from measured times, some of them perhaps cut off.
 
-A cut-off (censored) time is a lower bound: it counts P(T > t) = e^{-Λ(t)}, a whole one its density. Where a
-law begins at an unknown time, its density there may be infinite and the likelihood with it; so the smallest
-time counts the probability of an interval of the length of the lowest spacings (Cheng & Iles 1987). The rest
-is the textbook's: closed forms where there are some, else Newton's method with Levenberg's damping.
-Parameters come in the order of the law's fields.
+A cut-off (censored) time is a lower bound: it counts P(T > t) = e^{-Λ(t)}, a whole one its density. Where the
+support begins at an unknown time, the density there may be infinite and the likelihood with it; so the
+smallest time counts the probability of an interval of the length of the lowest spacings (Cheng & Iles 1987).
+The rest is the textbook's: closed forms where there are some, else Newton's method with Levenberg's damping.
+Parameters come in the order of the distribution's fields.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from bcgc_jax.distributions import Distribution
 
 # Newton's steps at most, and the damping they start from.
 _MAX_STEPS, _DAMPING = 60, 1e-2
-# How far below the smallest time, as logit of the share of it, a law may begin: from a billionth to all.
+# How far below the smallest time, as logit of the share of it, a support may begin: from a billionth to all.
 _NEAREST, _FARTHEST = -21.0, 12.0
 
 
@@ -60,10 +60,7 @@ class Sample(NamedTuple):
 
 
 def sorted_times(times: ArrayLike, censored: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
-    """Measured times in ascending order, `[K]`, and which of them are lower bounds, bool `[K]`.
-
-    Raises ValueError for times that are not positive, and where `censored` has not one entry for each.
-    """
+    """Measured times in ascending order, `[K]`, and which of them are lower bounds, bool `[K]`."""
     t = np.asarray(times, float).ravel()
     cut = np.zeros(t.size, bool) if censored is None else np.asarray(censored, bool).ravel()
     if t.shape != cut.shape:
@@ -75,10 +72,10 @@ def sorted_times(times: ArrayLike, censored: ArrayLike | None) -> tuple[np.ndarr
 
 
 def spread_ties(times: np.ndarray) -> np.ndarray:
-    """Times in ascending order, `[K]`, with ties spread evenly over a tick of the clock.
+    """Times in ascending order, `[K]`, with ties, where a density is infinite, spread evenly over a tick.
 
-    A density makes infinitely much of a tie. Where more than a tenth of the times are tied the clock is
-    coarse, and its tick the median distance of different values; else it is the least one.
+    Where more than a tenth of the times are tied the clock is coarse, and its tick the median distance of
+    different values; else it is the least one.
     """
     values, place, counts = np.unique(times, return_inverse=True, return_counts=True)
     if values.size in (1, times.size):
@@ -93,19 +90,17 @@ def spread_ties(times: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """A law with free parameters, in the order of its fields; static under `jit`.
+    """Distributions of one class, with free parameters in the order of its fields; static under `jit`.
 
     Attributes:
-      law: its class.
-      positive: for each parameter, whether it is a positive number that varies by ratios.
-      start: which parameter is the infimum of the times, if one is.
-      end: which parameter is their supremum, if one is.
+      law: the class.
+      start, end: which parameter is the infimum of the times, and which their supremum, if one is.
       closed: sample to the parameters of the largest likelihood, `[P]`, where there is a closed form.
-      moments: mean and variance of log(T - shift) to guesses of the other parameters, where there is none.
+      moments: mean and variance of log(T - shift) to guesses of the two parameters before a last one, the
+        shift, where there is none.
     """
 
     law: type[Distribution]
-    positive: tuple[bool, ...]
     start: int | None = None
     end: int | None = None
     closed: Callable[[Sample], Array] | None = None
@@ -140,22 +135,22 @@ class Family:
         if self.closed is not None:
             found = self.closed(sample)
             return found, log_likelihood(self.at(found), sample)
-        assert self.start is not None
-        start, first, positive = self.start, sample.first, jnp.array(self.positive)
+        first = sample.first
+        positive = jnp.array([condition == "> 0" for _, condition in self.law.conditions])
 
         def natural(point: Array) -> Array:
-            """Logarithms, and for the shift the logit of its distance to the smallest time."""
-            away = first * jax.nn.sigmoid(jnp.clip(point[start], _NEAREST, _FARTHEST))
+            """Logarithms of what is positive, and for the shift the logit of its distance to `first`."""
+            away = first * jax.nn.sigmoid(jnp.clip(point[-1], _NEAREST, _FARTHEST))
             values = jnp.where(positive, jnp.exp(jnp.where(positive, point, 0)), point)
-            return values.at[start].set(first - away)
+            return values.at[-1].set(first - away)
 
         def objective(point: Array) -> Array:
             value = -log_likelihood(self.at(natural(point)), sample) / sample.times.size
             return jnp.where(jnp.isfinite(value), value, jnp.inf)
 
-        away = jnp.clip(1 - guess[start] / first, 1e-9, 1 - 1e-6)
+        away = jnp.clip(1 - guess[-1] / first, 1e-9, 1 - 1e-6)
         point = jnp.where(positive, jnp.log(jnp.where(positive, guess, 1)), guess)
-        found, value = minimise(objective, point.at[start].set(jnp.log(away) - jnp.log1p(-away)))
+        found, value = minimise(objective, point.at[-1].set(jnp.log(away) - jnp.log1p(-away)))
         return natural(found), -value * sample.times.size
 
     def shifted(self, parameters: Array, by: Array, sample: Sample) -> Array:
@@ -163,25 +158,20 @@ class Family:
 
         Extremes of a sample are off by about a spacing, so no end moves by more than two.
         """
-        if self.start is None:
-            return parameters
-        ends = jnp.arange(parameters.size) == self.start
+        moved = parameters + jnp.clip(by, -2 * sample.spacing, 2 * sample.spacing)
+        if self.start is not None:
+            latest = sample.first * (1 - 1e-9)
+            parameters = parameters.at[self.start].set(jnp.clip(moved[self.start], 0, latest))
         if self.end is not None:
-            ends |= jnp.arange(parameters.size) == self.end
-        most = 2 * sample.spacing
-        moved = parameters + jnp.where(ends, jnp.clip(by, -most, most), 0)
-        latest = sample.first * (1 - 1e-9)
-        moved = moved.at[self.start].set(jnp.clip(moved[self.start], 0, latest))
-        if self.end is not None:
-            moved = moved.at[self.end].set(jnp.maximum(moved[self.end], sample.times[-1] * (1 + 1e-9)))
-        return moved
+            earliest = sample.times[-1] * (1 + 1e-9)
+            parameters = parameters.at[self.end].set(jnp.maximum(moved[self.end], earliest))
+        return parameters
 
 
 def log_likelihood(law: Distribution, sample: Sample) -> Array:
     """The logarithm of the likelihood, the smallest whole time counted as an interval of `spacing`."""
     times, spacing, smallest = sample.times, sample.spacing, sample.first
     is_first = sample.whole(times, jnp.inf) <= smallest
-    # At the law's own infimum a density may be infinite; there the interval counts.
     safe = jnp.where(is_first, smallest + spacing, times)
     terms = law.log_density(safe)
     if sample.censored is not None:
@@ -193,15 +183,15 @@ def log_likelihood(law: Distribution, sample: Sample) -> Array:
 def minimise(function: Callable[[Array], Array], start: Array) -> tuple[Array, Array]:
     """A local minimum of a smooth function of a few variables, and its value; for `jax.vmap`.
 
-    Newton's method with Levenberg's damping. The Hessian comes from differences of gradients: second
-    derivatives of the incomplete gamma function in its shape are not to be had. All that an iteration needs
-    is evaluated together, so that the function is compiled once.
+    Newton's method with Levenberg's damping. The Hessian comes from differences of gradients: the incomplete
+    gamma function has no second derivatives in its shape. The function is compiled once, for all that an
+    iteration evaluates.
     """
     size, dtype = start.size, start.dtype
     step = jnp.asarray(jnp.finfo(dtype).eps, dtype) ** (1 / 3)
     moves = step * jnp.concatenate([jnp.zeros((1, size), dtype), jnp.eye(size), -jnp.eye(size)])
 
-    def go_on(state: _Search) -> Array:
+    def goes_on(state: _Search) -> Array:
         return (state.decrement > 1e-13) & (state.steps < _MAX_STEPS)
 
     def iterate(state: _Search) -> _Search:
@@ -223,11 +213,9 @@ def minimise(function: Callable[[Array], Array], start: Array) -> tuple[Array, A
         decrement = jnp.where(damping > 1e8, 0, jnp.abs(along @ move))
         return _Search(x, value, slope, hessian, x + axes @ move, damping, decrement, state.steps + 1)
 
-    one = jnp.ones((), dtype)
-    first = _Search(
-        start, jnp.inf * one, 0 * start, jnp.eye(size), start, _DAMPING * one, one, jnp.asarray(0)
-    )
-    last = jax.lax.while_loop(go_on, iterate, first)
+    one, none = jnp.ones((), dtype), jnp.asarray(0)
+    first = _Search(start, jnp.inf * one, 0 * start, jnp.eye(size), start, _DAMPING * one, one, none)
+    last = jax.lax.while_loop(goes_on, iterate, first)
     return last.x, last.value
 
 
@@ -282,15 +270,13 @@ def _uniform(sample: Sample) -> Array:
 
 
 FAMILIES = {
-    "shifted-exponential": Family(
-        distributions.ShiftedExponential, (True, False), start=1, closed=_shifted_exponential
-    ),
-    "exponential": Family(distributions.Exponential, (True,), closed=_exponential),
-    "weibull": Family(distributions.Weibull, (True, True, False), start=2, moments=_weibull_moments),
-    "pareto": Family(distributions.Pareto, (True, True), start=0, closed=_pareto),
-    "lognormal": Family(distributions.Lognormal, (False, True, False), start=2, moments=_lognormal_moments),
-    "gamma": Family(distributions.Gamma, (True, True, False), start=2, moments=_gamma_moments),
-    "uniform": Family(distributions.Uniform, (False, False), start=0, end=1, closed=_uniform),
+    "shifted-exponential": Family(distributions.ShiftedExponential, start=1, closed=_shifted_exponential),
+    "exponential": Family(distributions.Exponential, closed=_exponential),
+    "weibull": Family(distributions.Weibull, start=2, moments=_weibull_moments),
+    "pareto": Family(distributions.Pareto, start=0, closed=_pareto),
+    "lognormal": Family(distributions.Lognormal, start=2, moments=_lognormal_moments),
+    "gamma": Family(distributions.Gamma, start=2, moments=_gamma_moments),
+    "uniform": Family(distributions.Uniform, start=0, end=1, closed=_uniform),
 }
 
 
@@ -298,9 +284,8 @@ FAMILIES = {
 def fit_tail(tail: Sample) -> tuple[Array, Array, Array]:
     r"""Scale σ, index ξ and the standard error of ξ of P(T > u + z | T > u) = (1 + ξ z/σ)^{-1/ξ}, z ≥ 0.
 
-    `tail` holds the z. The generalised Pareto law of what lies above a high threshold u (Pickands 1975), by
-    maximum likelihood with ξ ≥ 0: a tail that ends is taken for an exponential one, which is on the safe
-    side.
+    `tail` holds the z. The generalised Pareto distribution of what lies above a high threshold u (Pickands
+    1975), by maximum likelihood with ξ ≥ 0: a tail that ends is taken for an exponential one, to be safe.
     """
     excess, count = tail.times, jnp.maximum(tail.num_whole, 1)
     mean = jnp.sum(excess) / count
@@ -313,8 +298,7 @@ def fit_tail(tail: Sample) -> tuple[Array, Array, Array]:
     points, values = jax.vmap(lambda i: minimise(objective, jnp.array([jnp.log(mean), i])))(
         jnp.array([-4.0, -1.0])
     )
-    best = jnp.nanargmin(values)
-    scale, index = jnp.exp(points[best])
+    scale, index = jnp.exp(points[jnp.nanargmin(values)])
     # An index below this cannot be told from none, in any sample.
     index = jnp.where(index < 1e-3, 0, index)
     # The asymptotic variance (1 + ξ)² / K.

@@ -1,7 +1,8 @@
-"""How far the mean over measured steps can be trusted: resampled in blocks, with what ties them together."""
+"""Confidence intervals of means over measured steps: a block bootstrap, which keeps their correlation."""
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +26,10 @@ def bootstrap_interval(
 ) -> tuple[Array, Array]:
     r"""Confidence interval of E τ̂(x,T) for a given x under measured `EmpiricalRows` (percentiles).
 
-    Rows are resampled in `block`s of neighbours on a circle (Politis & Romano 1992), which keeps what ties
-    a step to the next; by default S^(1/3) rows. An x planned on the same rows looks better than it is, the
-    more so the fewer they are. Raises ValueError for another law, and for numbers out of range.
+    Rows are resampled in `block`s of neighbours on a circle (Politis & Romano 1992), which keeps the
+    correlation of a step with the next; by default S^(1/3) rows. An x planned on the same rows looks better
+    than it is, the more so the fewer they are. Raises ValueError for a `cycle_time` that is not
+    `EmpiricalRows`, and for numbers out of range.
 
     >>> from bcgc_jax.distributions import EmpiricalRows
     >>> times = jax.random.exponential(jax.random.key(0), (300, 3)) + 0.5
@@ -42,24 +44,17 @@ def bootstrap_interval(
     check("confidence", confidence, "> 0")
     check("confidence", confidence, "< 1")
     check_partition(problem, partition)
-    return _interval(key, problem, partition, confidence, num_replicates, block)
+    return _interval(key, problem, partition, confidence, num_replicates=num_replicates, block=block)
 
 
-@functools.partial(jax.jit, static_argnums=(4, 5))
+@functools.partial(jax.jit, static_argnames=("num_replicates", "block"))
 def _interval(
-    key: Array,
-    problem: Problem,
-    partition: Numbers,
-    confidence: ArrayLike,
-    num_replicates: int,
-    block: int | None,
+    key: Array, problem: Problem, partition: Numbers, confidence: ArrayLike, **options: Any
 ) -> tuple[Array, Array]:
-    iteration = iteration_of(problem)
-    x = as_partition(problem, partition)
+    iteration, x = iteration_of(problem), as_partition(problem, partition)
     assert iteration.rows is not None
     finish = iteration.max_of_sorted(load_of(problem, x), iteration.rows.astype(x.dtype))
-    runtimes = scale_of(problem, x) * finish
-    means = resampled_means(key, runtimes, num_replicates=num_replicates, block=block)
+    means = resampled_means(key, scale_of(problem, x) * finish, **options)
     low, high = jnp.quantile(means, jnp.stack([(1 - confidence) / 2, (1 + confidence) / 2]))
     return low, high
 

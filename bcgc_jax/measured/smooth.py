@@ -1,12 +1,11 @@
-r"""A smooth law of measured times: a monotone curve through them, and a tail that goes on beyond the last.
+r"""A smooth distribution of measured times: a monotone curve through them, and a tail beyond the last.
 
-`Empirical` gives each measured time its share and nothing to any other: it never exceeds the largest time
-that was seen, and its expected runtime is a polyhedral function. Here T = Λ⁻¹(A), A ~ Exp(1), with Λ⁻¹ a
-rational quadratic spline (Gregory & Delbourgo 1982: monotone, once differentiable, and inverted in closed
-form) through the means of groups of neighbouring times. The mean hazard of the i-th of K sorted times is
-Σ_{j≤i} 1/(K-j+1) (Rényi; for censored times the estimate of Nelson and Aalen). N workers see order
-statistics, of which each is known to a standard deviation of 1/√N in the variable 2 arcsin √F: groups are
-equally wide in it, and so finer at both ends.
+`Empirical` never exceeds the largest time that was seen, and its expected runtime is polyhedral. Here
+T = Λ⁻¹(A), A ~ Exp(1), with Λ⁻¹ a rational quadratic spline (Gregory & Delbourgo 1982: monotone, once
+differentiable, inverted in closed form) through the means of groups of neighbouring times. The mean hazard of
+the i-th of K sorted times is Σ_{j≤i} 1/(K-j+1) (Rényi; for censored times the estimate of Nelson and Aalen).
+N workers see order statistics, each known to a standard deviation of 1/√N in the variable
+2 arcsin √F: groups are equally wide in it, and so finer at both ends.
 """
 
 import math
@@ -28,7 +27,7 @@ _TAIL, _LEAST_TAIL, _MOST_OF_TAIL = 0.1, 5, 20
 
 
 class Tail(NamedTuple):
-    """Where the tail of a smooth law begins, its scale, its index with a standard error, its times."""
+    """Where a tail begins, its scale, its index with a standard error, how many times it has."""
 
     threshold: float
     scale: float
@@ -44,13 +43,12 @@ def smooth_empirical(
     pareto_tail: bool = False,
     large_n: bool = False,
 ) -> HazardSpline:
-    r"""The smooth law of measured `times`, `[K]`, K ≥ 20; True in `censored` marks lower bounds.
+    r"""The smooth distribution of measured `times`, `[K]`, K ≥ 20; True in `censored` marks lower bounds.
 
     √K knots (5 to 64), each the mean of a group of neighbours, up to the tail: the largest 20 times, or the
     largest tenth if that is fewer, are exponential with their own mean. With `pareto_tail` the largest tenth
-    are a generalised Pareto tail fitted to it (index ξ ≥ 0): for short samples whose largest time is not the
-    largest there will be. For `large_n`, a hundred say, rules of integration overlook the knots: faster,
-    and exact to some 1e-6.
+    are a generalised Pareto tail fitted to it (index ξ ≥ 0), for short samples, which larger times will
+    exceed. For `large_n`, a hundred say, rules of integration overlook the knots: faster, and exact to 1e-6.
 
     Raises ValueError for fewer than 20 times, times that are not positive, or too few different ones.
 
@@ -74,9 +72,7 @@ def smooth_empirical(
     apart = np.r_[True, np.diff(y) > least * tail.threshold]
     a, y = a[apart], y[apart]
     if a.size < 4 or tail.scale <= least * tail.threshold:
-        raise ValueError(
-            "the times are too close to each other for a smooth law in this precision: use Empirical"
-        )
+        raise ValueError("the times are too close to each other for a smooth law here: use Empirical")
     # The curve through the lowest groups goes on to hazard 0, but not below half of the smallest time.
     begin = y[0] - a[0] * (y[1] - y[0]) / (a[1] - a[0])
     begin = np.clip(begin, 0.5 * t[~cut][0], t[~cut][0])

@@ -1,7 +1,8 @@
-r"""Start-up and cycle time apart: from seconds S + T y of several loads y to the means and laws of S and T.
+r"""Start-up S and cycle time T apart, from seconds S + T y of several loads y: their means and distributions.
 
-With one load in each iteration a regression gives E S and E T, and how much S varies. With several loads in
-an iteration each gives its S and its T, a pair, and what they have to do with each other is kept.
+With one load in each iteration S and T are not both seen, but the mean E S + y E T and the variance
+Var S + 2 y Cov(S, T) + y² Var T are a line and a parabola in the load. With several loads in an iteration of
+a worker each iteration has a line of its own, which gives its S and its T up to the noise around it.
 """
 
 import math
@@ -11,7 +12,6 @@ import numpy as np
 
 from bcgc_jax.distributions import Deterministic, Distribution, EmpiricalPairs
 from bcgc_jax.measured.choice import smooth_or_atoms
-from bcgc_jax.measured.start_up_moments import Estimate, lines, lines_of_cells
 from bcgc_jax.measured.traces import Trace
 
 _FEWEST = 10
@@ -19,8 +19,10 @@ _FEWEST = 10
 _ALIKE = 0.01
 # Below this share of its mean, a start-up's deviation costs a plan less than that the start-up is left out.
 _NEARLY_CONSTANT = 0.3
-# Laws are such as many workers need: with start-ups, panels between knots would take minutes.
+# Distributions are such as many workers need: with start-ups, panels between knots would take minutes.
 _ANY_WORKERS = 1000
+# Groups of steps that are left out one after another, for standard errors.
+_GROUPS = 40
 
 ONE_LOAD = (
     "with one load the time before the work cannot be told from that of the work: time at least two loads, "
@@ -28,16 +30,28 @@ ONE_LOAD = (
 )
 
 
+class Estimate(NamedTuple):
+    """A number and its standard error; NaN where it is not known."""
+
+    value: float
+    error: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.4g} ± {self.error:.2g}" if math.isfinite(self.error) else f"{self.value:.4g}"
+
+
 class StartUpFit(NamedTuple):
     """A start-up S and a cycle time T, seconds = S + T · load.
 
     Attributes:
       apart: keywords of a `Problem` for S and T: `cycle_time`, and a constant `start_up`; or
-      `EmpiricalPairs`, both. per_cycle: law of seconds over load: the cycle time, did all time grow with the
-      load. means: E S and E T, `[2]`, and `covariance`, `[2, 2]`, of these estimates. loads: the smallest,
-      the mean and the largest. start_up_variance: Var S. pairs: `[C, 2]`, S and T of each worker's
-      iterations, where they have several loads, less their noise. num_times: how many were fitted to; of
-      `num_left_out` nothing could be learnt.
+        `EmpiricalPairs`, both.
+      per_cycle: the distribution of seconds over load: the cycle time, did all time grow with the load.
+      means: E S and E T, `[2]`, and `covariance`, `[2, 2]`, of these estimates.
+      loads: the smallest, the mean and the largest.
+      start_up_variance: Var S.
+      pairs: `[C, 2]`, S and T of each worker's iterations, where they have several loads, less their noise.
+      num_times: how many were fitted to; of `num_left_out` nothing could be learnt.
     """
 
     apart: dict[str, Distribution]
@@ -62,8 +76,8 @@ class StartUpFit(NamedTuple):
     def separable(self) -> bool:
         """Whether a plan for S and T is better than one for all time as if it grew with the load.
 
-        It is where both are seen, or S is known to be nearly constant. A law of T that has the spread of S
-        too costs 3 to 4 % in simulated traces, to leave the start-up out 0.1 to 1.4 %.
+        It is where both are seen, or S is known to be nearly constant. A T that has the spread of S too costs
+        3 to 4 % in simulated traces, to leave the start-up out 0.1 to 1.4 %.
         """
         most = self.start_up_variance.value + 1.96 * self.start_up_variance.error
         return self.pairs is not None or bool(most < (_NEARLY_CONSTANT * self.means[0]) ** 2)
@@ -83,23 +97,23 @@ class StartUpFit(NamedTuple):
     def remarks(self) -> list[str]:
         """In words: what share does not grow with the load, and whether S and T depend on each other."""
         low, _, high = self.loads
-        least, most = self.share(high), self.share(low)
+        most, least = (
+            f"{100 * share.value:.3g} ± {100 * share.error:.2g} %" for share in map(self.share, (low, high))
+        )
         found = [
-            f"{_percent(most)} of the time does not grow with the load at a load of {low:g}, "
-            f"{_percent(least)} at {high:g}: redundancy multiplies the rest only, and waits for fewer starts."
+            f"{most} of the time does not grow with the load at a load of {low:g}, "
+            f"{least} at {high:g}: redundancy multiplies the rest only, and waits for fewer starts."
         ]
+        unseen = "With one load in each iteration the law of the start-up is not seen: "
         if self.pairs is not None:
             found.append("Start-up and cycle time of an iteration are kept as pairs.")
+        elif self.separable:
+            found.append(f"{unseen}it varies little, so plans take it as constant.")
         else:
             found.append(
-                "With one load in each iteration the law of the start-up is not seen: "
-                + (
-                    "it varies little, so plans take it as constant."
-                    if self.separable
-                    else "it may vary, so a plan is made as if all time grew with the load, which costs less "
-                    "than to take a start-up that varies as constant. Record several loads within an "
-                    "iteration, block by block, to see it."
-                )
+                f"{unseen}it may vary, so a plan is made as if all time grew with the load, which costs less "
+                "than to take a start-up that varies as constant. Record several loads within an iteration, "
+                "block by block, to see it."
             )
         if self.num_left_out:
             found.append(f"{self.num_left_out} times say nothing of this: left out.")
@@ -110,20 +124,16 @@ def _root(variance: float) -> float:
     return math.sqrt(variance) if variance >= 0 else math.nan
 
 
-def _percent(share: Estimate) -> str:
-    return f"{100 * share.value:.3g} ± {100 * share.error:.2g} %"
-
-
 def fit_start_up(trace: Trace) -> StartUpFit:
-    r"""Means and laws of S and T from a trace of several loads, seconds = S + T · load.
+    r"""Means and distributions of S and T from a trace of several loads, seconds = S + T · load.
 
-    With one load in each iteration of a worker: a weighted line through all times gives the means; S is taken
-    as constant, and T as the mean times what each time is of the mean at its load, with the law that `law_of`
-    has for it. With several loads in most iterations: a line through those of each, which gives its S and T.
+    With one load in each iteration of a worker a weighted line through all times gives the means. S is taken
+    as constant. T is the mean times what each time is of the mean at its load, with the distribution that
+    `law_of` has for it. With several loads in most iterations a line through those of each gives its S and T.
 
-    The means leave times that are cut off out, and T's law counts them as lower bounds. Raises ValueError for
-    a trace without loads, with loads that are alike to 1 %, with too few times (10 at least are not cut off),
-    and with times that are all on one line.
+    The means leave times that are cut off out, and T's distribution counts them as lower bounds. Raises
+    ValueError for a trace without loads, with loads that are alike to 1 %, with too few times (10 at least
+    are not cut off), and with times that are all on one line.
 
     >>> rng = np.random.default_rng(0)
     >>> load = np.tile([100.0, 200.0, 400.0], 100)
@@ -135,29 +145,22 @@ def fit_start_up(trace: Trace) -> StartUpFit:
     True
     """
     _check_loads(trace)
-    assert trace.load is not None
-    whole = ~trace.censored
-    cells = lines_of_cells(trace.seconds[whole], trace.load[whole], trace.cell[whole], trace.step[whole])
+    cells, num_cells = lines_of_cells(*_columns(trace, "cell", "step")), np.unique(trace.cell).size
     # Iterations with several loads are rather all or none.
-    several = len(cells.start_up) >= max(_FEWEST, np.unique(trace.cell).size / 2)
-    if several:
+    if len(cells.pairs) >= max(_FEWEST, num_cells / 2):
         means, covariance = cells.means()
         variance = Estimate(float(max(cells.covariance()[0, 0], 0)), math.nan)
-        used, left_out = len(cells.start_up), np.unique(trace.cell).size - len(cells.start_up)
+        used, left_out = len(cells.pairs), num_cells - len(cells.pairs)
+        pairs = np.maximum(cells.without_noise(), [0, 1e-3 * means[1]])
     else:
-        trace = trace.largest_loads()
-        assert trace.load is not None
-        whole = ~trace.censored
-        means, covariance, variance = lines(trace.seconds[whole], trace.load[whole], trace.step[whole])
+        trace, pairs = trace.largest_loads(), None
+        means, covariance, variance = line(*_columns(trace, "step"))
         used, left_out = trace.seconds.size, 0
     if means[1] <= 0:
-        raise ValueError(
-            f"the times do not grow with the load (E T = {means[1]:.3g}): are these the loads that the "
-            "workers did?"
-        )
-    pairs = np.maximum(cells.without_noise(), [0, 1e-3 * means[1]]) if several else None
+        told = f"the times do not grow with the load (E T = {means[1]:.3g})"
+        raise ValueError(f"{told}: are these the loads that the workers did?")
     apart: dict[str, Distribution] = (
-        _alone(trace, means) if pairs is None else {"cycle_time": EmpiricalPairs(*pairs.T)}
+        _constant_start(trace, means) if pairs is None else {"cycle_time": EmpiricalPairs(*pairs.T)}
     )
     rates, load = trace.per_cycle(), np.asarray(trace.load)
     per_cycle = smooth_or_atoms(rates.seconds, _ANY_WORKERS, rates.censored)
@@ -165,11 +168,15 @@ def fit_start_up(trace: Trace) -> StartUpFit:
     return StartUpFit(apart, per_cycle, means, covariance, loads, variance, pairs, used, left_out)
 
 
-def _alone(trace: Trace, means: np.ndarray) -> dict[str, Distribution]:
-    """A constant start-up, and the law of what each time is of the mean at its load."""
-    assert trace.load is not None
+def _columns(trace: Trace, *others: str) -> list[np.ndarray]:
+    """The seconds, the loads, and others, of times that are not cut off."""
+    return [getattr(trace, name)[~trace.censored] for name in ("seconds", "load", *others)]
+
+
+def _constant_start(trace: Trace, means: np.ndarray) -> dict[str, Distribution]:
+    """Keywords for a constant start-up, and for what each time is of the mean at its load."""
     start = max(means[0], 0.0)  # a time less E S may be below 0
-    times = means[1] * trace.seconds / (start + means[1] * trace.load)
+    times = means[1] * trace.seconds / (start + means[1] * np.asarray(trace.load))
     cycle = {"cycle_time": smooth_or_atoms(times, _ANY_WORKERS, trace.censored)}
     return cycle | {"start_up": Deterministic(start)} if start > 0 else cycle
 
@@ -187,21 +194,125 @@ def _check_loads(trace: Trace) -> None:
     if trace.load is None:
         raise ValueError(f"the trace has no loads: {ONE_LOAD}")
     for name, values in (("seconds", trace.seconds), ("loads", trace.load)):
-        if not (np.isfinite(values).all() and (values > 0).all()):
-            bad = values[~(np.isfinite(values) & (values > 0))][0]
-            raise ValueError(f"{name} must be finite and positive, got {bad:g}")
-    whole = ~trace.censored
-    if np.sum(whole) < _FEWEST:
-        raise ValueError(f"a fit needs at least {_FEWEST} times that are not cut off, got {np.sum(whole)}")
+        bad = values[~(np.isfinite(values) & (values > 0))]
+        if bad.size:
+            raise ValueError(f"{name} must be finite and positive, got {bad[0]:g}")
+    seconds, load = _columns(trace)
+    if seconds.size < _FEWEST:
+        raise ValueError(f"a fit needs at least {_FEWEST} times that are not cut off, got {seconds.size}")
     if one_load(trace):
-        low, high = trace.load[whole].min(), trace.load[whole].max()
+        low, high = load.min(), load.max()
         alike = f"all loads are {low:g}" if low == high else f"all loads are alike, from {low:g} to {high:g}"
         raise ValueError(f"{alike}: {ONE_LOAD}")
-    y = trace.load[whole]
-    line = np.polynomial.Polynomial.fit(y, trace.seconds[whole], 1)
-    if np.abs(trace.seconds[whole] - line(y)).max() < 1e-9 * trace.seconds[whole].max():
-        start, cycle = line.convert().coef
+    fitted = np.polynomial.Polynomial.fit(load, seconds, 1)
+    if np.abs(seconds - fitted(load)).max() < 1e-9 * seconds.max():
+        start, cycle = fitted.convert().coef
         raise ValueError(
-            f"all times are {start:g} + {cycle:g} · load: nothing is random, start-up and cycle time are "
-            "constants"
+            f"all times are {start:g} + {cycle:g} · load: nothing is random, S and T are constants"
         )
+
+
+def line(seconds: np.ndarray, load: np.ndarray, step: np.ndarray) -> tuple[np.ndarray, np.ndarray, Estimate]:
+    """E S and E T, `[2]`, the covariance of these estimates, and Var S, from times of one load each, `[K]`.
+
+    Errors come from a jackknife over groups of steps, for workers of a step may depend on each other.
+    """
+    _, place = np.unique(step, return_inverse=True)
+    if place.max() < 4:  # too few steps
+        place = np.arange(step.size)
+    group = place * min(_GROUPS, place.max() + 1) // (place.max() + 1)
+    found = _moments(seconds, load)
+    parts = np.array([_moments(seconds[group != g], load[group != g]) for g in range(group.max() + 1)])
+    covariance = np.cov(parts, rowvar=False, ddof=0) * (len(parts) - 1)
+    return found[:2], covariance[:2, :2], Estimate(float(found[2]), math.sqrt(covariance[2, 2]))
+
+
+def _moments(seconds: np.ndarray, load: np.ndarray) -> np.ndarray:
+    """E S, E T, Var S, Cov(S, T), Var T; the covariance is 0, and unknown, below three loads.
+
+    Weighted least squares of the seconds, and of their squared distances to the line, in turn.
+    """
+    unit = load.mean()
+    y = load / unit
+    line = np.stack([np.ones_like(y), y], axis=1)
+    parabola = np.stack([np.ones_like(y), 2 * y, y**2], axis=1)
+    used = [0, 1, 2] if np.unique(load).size > 2 else [0, 2]
+    variance, variances = np.full(y.size, 1.0), np.zeros(3)
+    for _ in range(4):
+        means = _least_squares(line, seconds, variance)
+        squares = (seconds - line @ means) ** 2
+        variances[used] = _least_squares(parabola[:, used], squares, variance**2)
+        variance = np.maximum(parabola @ variances, 0.05 * squares.mean() + 1e-300)
+    return np.r_[means / [1, unit], variances / [1, unit, unit**2]]
+
+
+def _least_squares(columns: np.ndarray, values: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    weight = 1 / np.sqrt(variance)
+    return np.linalg.lstsq(columns * weight[:, None], values * weight, rcond=None)[0]
+
+
+class LoadCells(NamedTuple):
+    """S and T of C iterations of workers: each a line through its loads, and what noise does to it.
+
+    Attributes:
+      pairs: `[C, 2]`, start-ups and cycle times.
+      step: `[C]`, int.
+      noise: `[2, 2]`, mean covariance of their errors; 0 where no iteration has three loads to tell it from.
+    """
+
+    pairs: np.ndarray
+    step: np.ndarray
+    noise: np.ndarray
+
+    def covariance(self) -> np.ndarray:
+        """Of S and T, `[2, 2]`, that of the errors taken out."""
+        return np.cov(self.pairs, rowvar=False) - self.noise
+
+    def means(self) -> tuple[np.ndarray, np.ndarray]:
+        """E S and E T, and their covariance, `[2, 2]`; workers of a step may depend on each other."""
+        pairs, means = self.pairs, self.pairs.mean(axis=0)
+        steps, place = np.unique(self.step, return_inverse=True)
+        if steps.size < 2:
+            return means, np.cov(pairs, rowvar=False) / len(pairs)
+        sums = np.zeros((steps.size, 2))
+        np.add.at(sums, place, pairs - means)
+        return means, sums.T @ sums / len(pairs) ** 2 * steps.size / (steps.size - 1)
+
+    def without_noise(self) -> np.ndarray:
+        """The pairs, `[C, 2]`, drawn towards their mean until their covariance is that of S and T."""
+        pairs, scale = self.pairs, self.pairs.std(axis=0)
+        if self.noise[1, 1] <= 1e-9 * scale[1] ** 2:  # rounding, which nothing has to be told from
+            return pairs
+        scale = np.where(scale > 0, scale, 1)
+        values, axes = np.linalg.eigh(self.covariance() / np.outer(scale, scale))
+        wanted = axes * np.sqrt(np.maximum(values, 0)) @ axes.T
+        values, axes = np.linalg.eigh(np.cov(pairs / scale, rowvar=False) + 1e-12 * np.eye(2))
+        whitened = (pairs - pairs.mean(axis=0)) / scale @ (axes / np.sqrt(values) @ axes.T)
+        return pairs.mean(axis=0) + whitened @ wanted * scale
+
+
+def lines_of_cells(seconds: np.ndarray, load: np.ndarray, cell: np.ndarray, step: np.ndarray) -> LoadCells:
+    """Of each cell of two loads or more the line of least squares; `[R]` each, `cell` says whose they are."""
+    _, first, place, count = np.unique(cell, return_index=True, return_inverse=True, return_counts=True)
+
+    def total(values: np.ndarray) -> np.ndarray:
+        return np.bincount(place, values)
+
+    unit = load.mean()
+    y = load / unit
+    middle, level = total(y) / count, total(seconds) / count
+    off = y - middle[place]
+    square = total(off**2)
+    several = (count > 1) & (square > 1e-12 * middle**2)
+    if not several.any():
+        return LoadCells(np.zeros((0, 2)), np.zeros(0, int), np.zeros((2, 2)))
+    slope = total(off * (seconds - level[place])) / np.where(several, square, 1)
+    start = level - slope * middle
+    rest = total((seconds - start[place] - slope[place] * y) ** 2)
+    spare = np.sum(count[several] - 2)
+    noise = np.sum(rest[several]) / spare if spare else 0.0
+    m, s = middle[several], square[several]
+    crossed, units = -np.mean(m / s), np.array([1, unit])
+    errors = np.array([[np.mean(m**2 / s + 1 / count[several]), crossed], [crossed, np.mean(1 / s)]])
+    pairs = np.stack([start, slope / unit], axis=1)[several]
+    return LoadCells(pairs, step[first][several], noise * errors / np.outer(units, units))

@@ -28,11 +28,7 @@ _KINDS = {
 
 
 class Table(NamedTuple):
-    """An open file; CSV counts its rows in lines.
-
-    `rows(places, kinds)` gives each row's number and its texts at these places; Parquet is checked to
-    hold what these kinds may, `_KINDS`.
-    """
+    """An open file; `rows(places, kinds)` gives each row's number, in the unit, and its texts there."""
 
     unit: str
     header: Sequence[str]
@@ -49,25 +45,16 @@ def open_table(file: io.BufferedReader, path: str, progress: Callable[[float], N
     return _csv(file, path, begin[:2] == _GZIP, progress)
 
 
-def peekable(file: Any) -> io.BufferedReader:
-    return file if hasattr(file, "peek") else io.BufferedReader(file)
-
-
-def name_of(file: Any) -> str:
+def opened(file: Any) -> tuple[str, io.BufferedReader]:
+    """What a person calls an open file, and the file with a `peek`."""
     name = getattr(file, "name", "")
-    return "standard input" if name == "<stdin>" else name if isinstance(name, str) and name else "the stream"
+    known = name.replace("<stdin>", "standard input") if isinstance(name, str) else ""
+    return known or "the stream", file if hasattr(file, "peek") else io.BufferedReader(file)
 
 
 def _num_fields(line: str, separator: str) -> int:
     with contextlib.suppress(csv.Error):
         return len(next(csv.reader([line], delimiter=separator)))
-    return 0
-
-
-def _size(file: Any) -> int:
-    """Bytes of an open file; 0 of a pipe."""
-    with contextlib.suppress(OSError):
-        return os.fstat(file.fileno()).st_size if file.seekable() else 0
     return 0
 
 
@@ -100,14 +87,15 @@ def _csv(file: Any, path: str, compressed: bool, progress: Callable[[float], Non
     if len(head) == _LONGEST_HEADER or "\0" in head:
         raise ValueError(f"{path} is not a text file (UTF-8): its first line is no header")
     separator = max(",;\t|", key=lambda separator: _num_fields(head, separator))
-    reader = csv.reader(
-        itertools.chain([head], text), delimiter=separator, skipinitialspace=True, strict=True
-    )
+    lines = itertools.chain([head], text)
+    reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
     with reading():
         header = [name.strip() for name in next(reader)]
 
     def rows(places: Sequence[int], kinds: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:
-        size, width = _size(file), len(header)
+        size, width = 0, len(header)  # of a pipe, or a file in memory
+        with contextlib.suppress(OSError):
+            size = os.fstat(file.fileno()).st_size if file.seekable() else 0
         pick: Callable[[list[str]], Sequence[str]] = operator.itemgetter(*places) if width > 1 else list
         with reading():
             for count, row in enumerate(reader, 1):

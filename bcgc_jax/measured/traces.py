@@ -7,12 +7,12 @@ import os
 import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from bcgc_jax.measured.tables import Table, name_of, open_table, peekable
+from bcgc_jax.measured.tables import Table, open_table, opened
 
 LAYOUTS = ("auto", "long", "wide")
 # The column of the loads, where none is named.
@@ -37,16 +37,13 @@ class Trace(NamedTuple):
       step, worker: `[R]`, int, places in the two.
       seconds: `[R]`, float64, positive; from the beginning of the iteration.
       censored: `[R]`, bool: the worker was cut off, its time is longer than that.
-      load: `[R]`, float64, positive, in cycles or whatever work is counted in: what the worker had done by
-        then. None where it is not known, and taken to be always the same.
+      load: `[R]`, float64, positive: the work done by then, in any unit; None where it is always the same.
       of_cycles: whether the seconds are those of a cycle, as `per_cycle` makes them, not of an iteration.
 
     >>> names, twice = np.array(["a", "b"]), np.array([0, 0, 1])
     >>> trace = Trace(names, names, twice, np.array([0, 1, 0]), np.array([3.0, 1.0, 2.0]), twice > 0)
     >>> trace.num_missing, trace.table().tolist()
     (1, [[3.0, 1.0], [nan, nan]])
-    >>> trace._replace(load=np.array([2.0, 1.0, 4.0])).per_cycle().table().tolist()
-    [[1.5, 1.0], [nan, nan]]
     """
 
     step_names: np.ndarray
@@ -69,8 +66,7 @@ class Trace(NamedTuple):
     @property
     def num_missing(self) -> int:
         """How many of the S·W cells have no time, not even a censored one."""
-        cells = self.seconds.size if self.load is None else np.unique(self.cell).size
-        return self.num_steps * self.num_workers - cells
+        return self.num_steps * self.num_workers - np.unique(self.cell).size
 
     @property
     def cell(self) -> np.ndarray:
@@ -82,8 +78,7 @@ class Trace(NamedTuple):
         if self.load is None:
             return self
         order = np.lexsort((self.load, self.cell))
-        last = np.zeros(order.size, bool)
-        last[order] = np.append(np.diff(self.cell[order]) > 0, True)
+        last = np.sort(order[np.append(np.diff(self.cell[order]) > 0, True)])
         rows = {name: getattr(self, name)[last] for name in ("step", "worker", "seconds", "censored", "load")}
         return self._replace(**rows)
 
@@ -92,20 +87,16 @@ class Trace(NamedTuple):
 
         A trace without loads is returned as it is.
         """
+        if self.load is None:
+            return self
         last = self.largest_loads()
-        return (
-            self
-            if last.load is None
-            else last._replace(seconds=last.seconds / last.load, load=None, of_cycles=True)
-        )
+        return last._replace(seconds=last.seconds / last.load, load=None, of_cycles=True)
 
     def table(self) -> np.ndarray:
         """The times as `[S, W]`, NaN where there is none or only a censored one; ValueError with `load`s."""
         if self.load is not None:
-            raise ValueError(
-                "these are times of loads, no cycle times: take fit_start_up, or per_cycle() if all time "
-                "grows with the load"
-            )
+            advice = "take fit_start_up, or per_cycle() if all time grows with the load"
+            raise ValueError(f"these are times of loads, no cycle times: {advice}")
         times = np.full((self.num_steps, self.num_workers), np.nan)
         times[self.step, self.worker] = np.where(self.censored, np.nan, self.seconds)
         return times
@@ -113,9 +104,7 @@ class Trace(NamedTuple):
     def rows(self) -> np.ndarray:
         """The times of each step, `[S, W]`; ValueError where one is missing or censored, and with `load`s."""
         times = self.table()
-        lacks = np.isnan(times)
-        if lacks.any():
-            i, j = np.unravel_index(np.argmax(lacks), times.shape)
+        for i, j in np.argwhere(np.isnan(times))[:1]:
             step, worker = self.step_names[i], self.worker_names[j]
             kind = "only a censored" if np.any((self.step == i) & (self.worker == j)) else "no"
             raise ValueError(f"step {step} has {kind} time of worker {worker}: a replay needs all")
@@ -141,16 +130,16 @@ def load_trace(
       path: of a file; or an open one of bytes, such as `sys.stdin.buffer` (Parquet: one that can be sought).
       step, worker, seconds: the names of the columns; others are ignored in the long layout.
       censored: the column that says, by 0/1, false/true or no/yes, whether the worker was cut off.
-      load: the column of how much the worker had done when the seconds were over, in any unit; by default the
-        column `load`, where there is one. A step and worker may then have several rows, one for each load.
-      layout: "long", a row for each step and worker; "wide", a row for each step and a column for each
-        worker, named after it, the step column optional; "auto", wide only where there is neither a worker
-        nor a seconds column and the columns are numbered alike, like w0, w1.
+      load: the column of the work done when the seconds were over, in any unit; by default `load`, where
+        there is one. A step and worker may then have several rows, one for each load.
+      layout: "long", a row for each step and worker; "wide", a row for each step and a column named after
+        each worker, the step column optional; "auto", wide only where there is neither a worker nor a seconds
+        column and the columns are numbered alike, like w0, w1.
       progress: called now and then with the share that has been read.
 
-    Raises ValueError, with the line (Parquet: the row), for what is no trace, two times of one cell (or of a
-    load of it) and times of a cell that fall while its load grows included; OSError for a file that cannot be
-    opened, ImportError where Parquet's reader is missing.
+    Raises ValueError, with the line (Parquet: the row), for what is no trace, such as two times of one cell
+    and load, or times of a cell that fall while its load grows; OSError for a file that cannot be opened;
+    ImportError where Parquet's reader is missing.
 
     >>> import pathlib, tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -162,17 +151,15 @@ def load_trace(
     """
     if layout not in LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
-    asked = dict(zip(_KIND_OF, (step, worker, seconds, censored, load), strict=True))
-    columns = {column: name for column, name in asked.items() if name is not None}
+    asked = zip(_KIND_OF, (step, worker, seconds, censored, load), strict=True)
+    columns = {column: name for column, name in asked if name is not None}
     if len({*columns.values()}) < len(columns):
-        raise ValueError(
-            f"{', '.join(_KIND_OF)} must be different columns, got {', '.join(columns.values())}"
-        )
-    with contextlib.ExitStack() as opened:
+        raise ValueError(f"{', '.join(_KIND_OF)} must be different columns, got {[*columns.values()]}")
+    with contextlib.ExitStack() as stack:
         if isinstance(path, str | os.PathLike):
-            name, file = str(path), opened.enter_context(open(path, "rb"))
+            name, file = str(path), stack.enter_context(open(path, "rb"))
         else:
-            name, file = name_of(path), peekable(path)
+            name, file = opened(path)
         table = open_table(file, name, progress or (lambda share: None))
         return _read(table, name, *_places(name, table.header, columns, layout))
 
@@ -188,29 +175,31 @@ def _places(
         columns = {**columns, "load": LOAD}
     names, kinds = list(columns.values()), [_KIND_OF[column] for column in columns]
     missing = [name for name in names if name not in header]
+    others = [name for name in header if name != names[0]]
     if layout == "auto":
         # A long file whose columns have other names must not pass for a wide one, nor a row of numbers for a
         # header.
-        others = [name for name in header if name != names[0]]
         wide = names[1:] == ["worker", "seconds"] and missing[-2:] == names[1:] and len(others) > 1
         wide = wide and _alike(others) and (names[0] in header or not _is_number(others[0]))
         layout = "wide" if wide else "long"
-    if layout == "wide":
-        return _wide_places(path, header, names, kinds)
-    if missing:
-        raise ColumnError(_no_column(path, header, missing))
-    return [header.index(name) for name in names], kinds
+    if layout == "long":
+        if missing:
+            raise ColumnError(_no_column(path, header, missing))
+        return [header.index(name) for name in names], kinds
+    _check_wide(path, header, names, kinds, others)
+    # The step's column first: sorting keeps the order of the others.
+    places = sorted(range(len(header)), key=lambda k: header[k] != names[0])
+    return places, ["label"] * (len(header) - len(others)) + ["number"] * len(others)
 
 
-def _wide_places(
-    path: str, header: Sequence[str], names: list[str], kinds: list[str]
-) -> tuple[list[int], list[str]]:
+def _check_wide(
+    path: str, header: Sequence[str], names: list[str], kinds: list[str], others: list[str]
+) -> None:
     if len(names) > 3:
         what = "loads" if "load" in kinds else "censored times"
         raise ValueError(f"{path}: the wide layout has no place for {what}, use the long one")
     if not set(names[1:]) - set(header):
         raise ValueError(f"{path} has the columns {names[1]} and {names[2]}: it is long, not wide")
-    others = [name for name in header if name != names[0]]
     # A step's column of another name must not pass for a worker.
     if others and all(_is_number(name) and not name.isdigit() for name in others):
         raise ColumnError(
@@ -223,13 +212,7 @@ def _wide_places(
     if not others:
         raise ValueError(f"{path} has no column of a worker")
     if any(not name or re.fullmatch(r"__index_level_\d+__", name) for name in others):
-        raise ValueError(
-            f"{path} has a column without a name, which would be a worker: name it or remove it (pandas: "
-            "index=False)"
-        )
-    # The step's column first: sorting keeps the order of the others.
-    places = sorted(range(len(header)), key=lambda k: header[k] != names[0])
-    return places, ["label"] * (len(header) - len(others)) + ["number"] * len(others)
+        raise ValueError(f"{path} has a column without a name: name it or remove it (pandas: index=False)")
 
 
 def _no_column(path: str, header: Sequence[str], missing: Sequence[str]) -> str:
@@ -274,68 +257,33 @@ class _Codes(dict[str, int]):
         return code
 
 
-# What a row says of one cell: step, worker, seconds, whether they are a lower bound, load.
-_Cell = tuple[int, int, float, bool, float]
-
-
-def _long_cells(
-    header: list[str], kinds: list[str], steps: _Codes, workers: _Codes
-) -> Callable[[int, Sequence[str]], Iterable[_Cell]]:
-    flag = kinds.index("flag") if "flag" in kinds else None
-    load = kinds.index("load") if "load" in kinds else None
-
-    def cells(number: int, row: Sequence[str]) -> Iterable[_Cell]:
-        i, j, time = steps[row[0]], workers[row[1]], _positive(row[2], header[2])
-        if not time:
-            return ()
-        cut = flag is not None and _flag(row[flag], header[flag])
-        work = math.nan if load is None else _positive(row[load], header[load])
-        if not work:
-            raise ValueError(
-                f"{header[load or 0]} is empty, and {header[2]} is not: how much was done by then?"
-            )
-        return ((i, j, time, cut, work),)
-
-    return cells
-
-
-def _wide_cells(
-    header: list[str], labels: int, steps: _Codes, workers: _Codes
-) -> Callable[[int, Sequence[str]], Iterable[_Cell]]:
-    codes = [workers[name] for name in header[labels:]]
-    names = [f"seconds of worker {name}" for name in header[labels:]]
-
-    def cells(number: int, row: Sequence[str]) -> Iterable[_Cell]:
-        i = steps[row[0] if labels else str(number)]
-        for j, name, text in zip(codes, names, row[labels:], strict=True):
-            if time := _positive(text, name):
-                yield i, j, time, False, math.nan
-
-    return cells
-
-
 def _read(table: Table, path: str, places: list[int], kinds: list[str]) -> Trace:
     # Arrays: lists of numbers would take five times their memory.
     step, worker, line = array("i"), array("i"), array("q")
     seconds, censored, load = array("d"), array("b"), array("d")
     steps, workers = _Codes(), _Codes()
     header, labels = [table.header[k] for k in places], kinds.count("label")
-    try:
-        cells_of = (
-            _long_cells(header, kinds, steps, workers)
-            if labels == 2
-            else _wide_cells(header, labels, steps, workers)
-        )
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    flag, work = (kinds.index(kind) if kind in kinds else None for kind in ("flag", "load"))
+    long = labels == 2
+    codes = [] if long else [workers[name] for name in header[labels:]]
+    names = [f"seconds of worker {name}" for name in header[labels:]]
     for number, (at, row) in enumerate(table.rows(places, kinds), 1):
         try:
-            for i, j, time, cut, work in cells_of(number, row):
+            i = steps[row[0] if labels else str(number)]
+            one = ((workers[row[1]], header[2], row[2]),) if long else ()
+            for j, name, text in one or zip(codes, names, row[labels:], strict=True):
+                if not (time := _positive(text, name)):
+                    continue
+                done = math.nan if work is None else _positive(row[work], header[work])
+                if not done:
+                    raise ValueError(
+                        f"{header[work or 0]} is empty, and {name} is not: how much was done by then?"
+                    )
                 step.append(i)
                 worker.append(j)
                 seconds.append(time)
-                censored.append(cut)
-                load.append(work)
+                censored.append(flag is not None and _flag(row[flag], header[flag]))
+                load.append(done)
                 line.append(at)
         except ValueError as error:
             raise ValueError(f"{path}, {table.unit} {at}: {error}") from None
@@ -344,54 +292,43 @@ def _read(table: Table, path: str, places: list[int], kinds: list[str]) -> Trace
     if not seconds:
         raise ValueError(f"{path} has no measured time: its cells are empty")
     step_names, worker_names = np.array(list(steps)), np.array(list(workers))
-    steps.clear()
     order = _time_order(step_names)
-    rank = np.empty(len(order), np.int32)
-    rank[order] = np.arange(len(order))
     trace = Trace(
         step_names[order],
         worker_names,
-        rank[np.frombuffer(step, np.int32)],
+        np.argsort(order).astype(np.int32)[np.frombuffer(step, np.int32)],
         np.frombuffer(worker, np.int32),
         np.frombuffer(seconds),
         np.frombuffer(censored, bool),
-        np.frombuffer(load) if "load" in kinds else None,
+        None if work is None else np.frombuffer(load),
     )
-    fault = _first_fault(trace)
-    if fault is not None:
-        a, b, what = fault
-        raise ValueError(f"{path}, {table.unit}s {line[a]} and {line[b]}: {what}")
+    _check_cells(trace, f"{path}, {table.unit}s", line)
     return trace
 
 
-def _first_fault(trace: Trace) -> tuple[int, int, str] | None:
-    """Two rows of a cell that cannot both be: their places, and in words why."""
+def _check_cells(trace: Trace, where: str, line: Sequence[int]) -> None:
+    """ValueError for two rows of a cell that cannot both be."""
     load = np.zeros(trace.seconds.size) if trace.load is None else trace.load
-    cell = trace.cell
-    if trace.load is None:  # most files; a sort by one key takes half the time of one by two
-        ordered = np.sort(cell)
-        if not np.any(ordered[1:] == ordered[:-1]):
-            return None
+    cell, seconds = trace.cell, trace.seconds
     rows = np.lexsort((load, cell))
     before, after = rows[:-1], rows[1:]
     same = cell[before] == cell[after]
     again = same & (load[before] == load[after])
-    falls = same & (trace.seconds[before] > trace.seconds[after])
-    found = np.flatnonzero(again | falls)
+    found = np.flatnonzero(again | (same & (seconds[before] > seconds[after])))
     if not found.size:
-        return None
+        return
     k = found[np.argmin(np.maximum(before, after)[found])]
     a, b = before[k], after[k]
-    who = f"step {trace.step_names[trace.step[a]]}", f"worker {trace.worker_names[trace.worker[a]]}"
+    step, worker = trace.step_names[trace.step[a]], trace.worker_names[trace.worker[a]]
     if again[k]:
         at = "" if trace.load is None else f" at load {load[a]:g}"
-        return a, b, f"{who[0]} has two times of {who[1]}{at}"
-    return (
-        min(a, b),
-        max(a, b),
-        f"{who[0]}, {who[1]} had done {load[b]:g} after {trace.seconds[b]:g}, and less ({load[a]:g}) only "
-        f"after {trace.seconds[a]:g}: seconds count from the beginning of the iteration and grow with load",
-    )
+        what = f"step {step} has two times of worker {worker}{at}"
+    else:
+        what = (
+            f"step {step}, worker {worker} had done {load[b]:g} after {seconds[b]:g}, and less ({load[a]:g}) "
+            f"only after {seconds[a]:g}: seconds count from the beginning of the iteration and grow with load"
+        )
+    raise ValueError(f"{where} {line[min(a, b)]} and {line[max(a, b)]}: {what}")
 
 
 def _positive(text: str, name: str) -> float:
@@ -414,12 +351,9 @@ def _positive(text: str, name: str) -> float:
 
 def _time_order(names: np.ndarray) -> np.ndarray:
     for dtype in (np.int64, np.float64):
-        try:
-            numbers = names.astype(dtype)
-        except (ValueError, OverflowError):
-            continue
-        if np.isfinite(numbers).all():
-            return np.argsort(numbers, kind="stable")
+        with contextlib.suppress(ValueError, OverflowError):
+            if np.isfinite(numbers := names.astype(dtype)).all():
+                return np.argsort(numbers, kind="stable")
     return np.arange(len(names))
 
 

@@ -1,12 +1,14 @@
 r"""The cells of a sweep, and the chunks that they are solved in.
 
-Cells are grouped by the number of workers: a cell costs O(N²) to O(N³), so padding all of them to the largest
-N may waste most of the work, and every size costs a compilation.
+Cells are grouped by the number of workers: a cell costs O(N²) to O(N³), so padding all to the largest N
+wastes work, and every size costs a compilation.
 """
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -24,13 +26,12 @@ _RESERVED = (*NUMBERS, *NEEDS, "method", "completion_probability", "partition", 
 
 # Sizes that partitions may be padded to, 1.25 apart.
 _LADDER = (1, 3, 5, 8, 12, 15, 19, 24, 30)
-# What compiling a size is worth, in cells · N^2.5: 5.5 s on two cores, where a cell of the optimum and of a
-# baseline takes 0.9 µs · N^2.5 (16 ms at N = 50, 5 ms at N = 30; measured together).
+# What compiling a size is worth, in cells · N^2.5: 5.5 s on two cores, where a cell takes 0.9 µs · N^2.5.
 _COMPILATION = 6e6
 # What a chunk takes at most, in cells · N²: 1 or 2 s for the optimum on two CPU cores.
 _CHUNK = 2**19
-# Entries, in cells · N², that a CPU takes at a time: more would leave its caches, fewer would leave lanes of
-# the optimum idle. On an accelerator the memory counts: bytes a cell and pair of levels, all arrays together.
+# Cells · N² that a CPU takes at a time: more would leave its caches, fewer would leave lanes of the optimum
+# idle. On an accelerator the memory counts: bytes a cell and pair of levels, all arrays together.
 _CACHED, _BYTES = 2**16, 4096
 
 
@@ -75,8 +76,8 @@ def as_cells(cells: Cells | Mapping[str, ArrayLike]) -> Cells:
     if isinstance(cells, Cells):
         return cells
     columns = {name: np.asarray(values) for name, values in cells.items()}
-    if len({values.shape for values in columns.values()}) > 1:
-        shapes = {name: values.shape for name, values in columns.items()}
+    shapes = {name: values.shape for name, values in columns.items()}
+    if len(set(shapes.values())) > 1:
         raise ValueError(f"the columns of the cells must have one length, got {shapes}")
     return Cells(_checked(columns), False)
 
@@ -89,7 +90,7 @@ def _checked(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             raise ValueError(f"{name} is a column of the answers: call the number of the cells otherwise")
         if values.ndim != 1 or not values.size:
             raise ValueError(f"{name} must be a number or a row of numbers, at least one, got {values!r}")
-        if not (np.issubdtype(values.dtype, np.integer) or np.issubdtype(values.dtype, np.floating)):
+        if values.dtype.kind not in "iuf":
             raise ValueError(f"{name} must be numbers, got {values.dtype}")
     workers = columns["num_workers"]
     if not np.all((workers >= 1) & (workers == np.floor(workers))):
@@ -97,33 +98,16 @@ def _checked(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {**columns, "num_workers": workers.astype(int)}
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class CellGroup:
-    """Cells that are padded to one size, by their indices.
+class CellGroup(NamedTuple):
+    """Cells, by their indices, that are padded to one size, `max_workers`.
 
-    Attributes:
-      max_workers: the size.
-      size: how many cells there are: those of `order` from `start` on, or of the row of all cells.
-      batch: how many a device takes at a time.
-      chunk: how many are solved together, on all devices; the last chunk is nearly full.
+    A device takes a `batch` of them at a time; a `chunk` is solved together, on all devices.
     """
 
     max_workers: int
-    size: int
-    start: int
-    order: np.ndarray | None
+    cells: range | np.ndarray
     batch: int
     chunk: int
-
-    def chunks(self) -> Iterator[np.ndarray]:
-        """The cells of each chunk."""
-        for start in range(0, self.size, self.chunk):
-            yield self.take(start, min(start + self.chunk, self.size))
-
-    def take(self, start: int, stop: int) -> np.ndarray:
-        if self.order is None:
-            return np.arange(self.start + start, self.start + stop)
-        return self.order[self.start + start : self.start + stop]
 
 
 def groups_of(cells: Cells, devices: Sequence[jax.Device], *, apart: bool = False) -> list[CellGroup]:
@@ -150,13 +134,13 @@ def groups_of(cells: Cells, devices: Sequence[jax.Device], *, apart: bool = Fals
         cheapest = int(np.argmin(costs))
         best.append((costs[cheapest], [*best[cheapest][1], last]))
     chosen = list(range(len(tops))) if apart else best[-1][1]
-    order = None
     group_of = np.searchsorted(steps[chosen], place)
+    order: range | np.ndarray = range(len(cells))
     if not cells.product and np.any(np.diff(group_of) < 0):
         order = np.argsort(group_of, kind="stable")
-    starts = [0, *(ends[i] for i in chosen[:-1])]
-    groups = [(tops[i], ends[i] - start, start) for i, start in zip(chosen, starts, strict=True)]
-    return [CellGroup(*group, order, *_layout(*group[:2], devices)) for group in groups]
+    parts = itertools.pairwise([0, *(ends[i] for i in chosen)])
+    groups = [(tops[i], order[start:end]) for i, (start, end) in zip(chosen, parts, strict=True)]
+    return [CellGroup(top, own, *_layout(top, len(own), devices)) for top, own in groups]
 
 
 def _layout(max_workers: int, cells: int, devices: Sequence[jax.Device]) -> tuple[int, int]:
@@ -166,8 +150,8 @@ def _layout(max_workers: int, cells: int, devices: Sequence[jax.Device]) -> tupl
     else:
         memory = (devices[0].memory_stats() or {}).get("bytes_limit", 2**33)
         largest = int(np.clip(memory // 2 // (_BYTES * max_workers**2), 1, 2**14))
-    chunks = -(-cells // max(largest * len(devices), min(_CHUNK // max_workers**2, 4096)))
-    share = -(-cells // (chunks * len(devices)))
-    rounds = -(-share // largest)
-    batch = -(-share // rounds)
+    chunks = math.ceil(cells / max(largest * len(devices), min(_CHUNK // max_workers**2, 4096)))
+    share = math.ceil(cells / (chunks * len(devices)))
+    rounds = math.ceil(share / largest)
+    batch = math.ceil(share / rounds)
     return batch, batch * rounds * len(devices)

@@ -1,9 +1,8 @@
 r"""Sweeps on disk: chunk by chunk, by several processes, and on again where one was cut off.
 
-Beside FILE, each solved chunk is a file of its own in the folder FILE.parts, put there whole or not at all.
-When all are there they are joined in order, so neither an interruption nor the number of processes shows in
-FILE.
-Several processes (`jax.distributed`) need a folder that all of them see.
+Each solved chunk is a file in the folder FILE.parts, put there whole or not at all. When all are there they
+are joined in order: neither an interruption nor the number of processes shows in FILE. Several processes
+(`jax.distributed`) need a folder that all of them see.
 """
 
 import csv
@@ -35,21 +34,20 @@ def write_sweep(
 ) -> Path:
     r"""Solve a sweep and write its rows to a CSV or Parquet file (by the name), which is returned.
 
-    CSV: NaN is an empty field, a partition is numbers with blanks between. Under `jax.distributed` every
-    process calls this, with the same sweep; the first one joins the parts. `progress` gets the number of
-    cells that this process has done, those found on disk included, and of all its cells.
+    In CSV, NaN is an empty field, a partition numbers with blanks between. Under `jax.distributed` every
+    process calls this with the same sweep; the first one joins the parts. `progress` gets the number of cells
+    that this process has done, those found on disk included, and of all its cells.
 
     Args:
       resume: go on with the parts of an earlier call; return at once where the file is complete.
 
-    Which sweep a file is of stands in a small file FILE.sweep.json. A scheme of your own is known by its
-    name, and `Sweep.problem` by the first and the last problem of each size: an edited function that leaves
-    these alike is not noticed.
+    The file FILE.sweep.json tells which sweep it was. A scheme of your own is known by its name, and
+    `Sweep.problem` by the first and the last problem of each size: other edits are not noticed.
 
     Raises ValueError for a name of no known format, where `resume` meets the parts or the file of another
     sweep (other cells, methods, problem, precision or devices), and where processes differ in it;
-    FileExistsError where there are parts, or a file, and `resume` is False; ImportError where Parquet's
-    reader is missing.
+    FileExistsError where there are parts, or a file, and `resume` is False; ImportError where pyarrow is
+    missing.
 
     >>> import tempfile
     >>> from bcgc_jax import Problem, Uniform
@@ -64,11 +62,10 @@ def write_sweep(
     path = Path(path)
     form = _format_of(path)
     parts, note = parts_of(path), path.with_name(path.name + ".sweep.json")
-    first, several = jax.process_index() == 0, jax.process_count() > 1
-    mark = fingerprint(sweep)
-    if several:
+    first, mark = jax.process_index() == 0, fingerprint(sweep)
+    if jax.process_count() > 1:
         _compare_processes(mark)
-    if not _start(path, note, mark, resume, several):
+    if not _start(path, note, mark, resume):
         try:
             _solve_parts(sweep, parts, form, progress)
         except ValueError:
@@ -77,16 +74,14 @@ def write_sweep(
                 shutil.rmtree(parts)
                 note.unlink()
             raise
-        if several:
-            multihost_utils.sync_global_devices("sweep solved")
+        multihost_utils.sync_global_devices("sweep solved")
         if first:
             files = [_part(parts, index, form) for index in range(len(sweep))]
             join = _join_csv if form == ".csv" else _join_parquet
             _put(path, functools.partial(join, sweep.names, files))
     if first and parts.exists():
         shutil.rmtree(parts)
-    if several:
-        multihost_utils.sync_global_devices("sweep written")
+    multihost_utils.sync_global_devices("sweep written")
     return path
 
 
@@ -107,78 +102,74 @@ def _format_of(path: Path) -> str:
     return form
 
 
-def _start(path: Path, note: Path, mark: str, resume: bool, several: bool) -> bool:
+def _start(path: Path, note: Path, mark: str, resume: bool) -> bool:
     """`_prepare` in the first process, before anyone solves or writes; all get its answer or its failure."""
-    complete = False
-    trouble: Exception | None = None
+    state = 0
+    trouble: Exception = ValueError("the first process could not start the sweep: see its message")
     if jax.process_index() == 0:
         try:
-            complete = _prepare(path, note, mark, resume)
+            state = int(_prepare(path, note, mark, resume))
         except (OSError, ValueError) as error:
-            trouble = error
-    if several:
-        code = 2 if trouble else int(complete)
-        code = int(multihost_utils.broadcast_one_to_all(np.int32(code)))
-        complete = code == 1
-        if code == 2 and trouble is None:
-            trouble = ValueError("the first process could not start the sweep: see its message")
-    if trouble is not None:
+            state, trouble = 2, error
+    state = int(multihost_utils.broadcast_one_to_all(np.int32(state)))
+    if state == 2:
         raise trouble
-    return complete
+    return state == 1
 
 
 def _prepare(path: Path, note: Path, mark: str, resume: bool) -> bool:
     """Note which sweep it is, or accept what there is of it; whether the file itself is complete."""
-    parts = parts_of(path)
+    parts, done = parts_of(path), path.exists()
     begun = parts.exists() and any(parts.iterdir())
-    if path.exists() and not resume:
-        raise FileExistsError(17, "a finished sweep is not overwritten: remove it or name another", str(path))
-    if begun and not resume:
-        raise FileExistsError(
-            17, "parts of a sweep that was cut off: go on with resume, or remove the folder", str(parts)
-        )
-    if (path.exists() or begun) and not (note.exists() and note.read_text() == mark):
+    if (done or begun) and not resume:
+        finished = "a finished sweep is not overwritten: remove it or name another"
+        cut_off = "parts of a sweep that was cut off: go on with resume, or remove the folder"
+        raise FileExistsError(17, finished if done else cut_off, str(path if done else parts))
+    if (done or begun) and not (note.exists() and note.read_text() == mark):
         raise ValueError(
-            f"{path if path.exists() else parts} is of another sweep (cells, methods, problem, precision or "
-            "devices differ): name another file, or remove it"
+            f"{path if done else parts} is of another sweep (cells, methods, problem, precision or devices "
+            "differ): name another file, or remove it"
         )
-    if not path.exists():
+    if not done:
         parts.mkdir(exist_ok=True)
         _put(note, lambda target: target.write_text(mark))
-    return path.exists()
+    return done
 
 
 def fingerprint(sweep: Sweep) -> str:
     """A digest of what the rows follow from: cells, methods, options, some problems, precision, chunks."""
     key = None if sweep.key is None else np.asarray(jax.random.key_data(sweep.key)).tolist()
-    facts: list[Any] = [sweep.names, tuple(sweep.labels.values()), len(sweep), sweep.mesh.size, key]
-    facts += [jax.numpy.result_type(float).name, sweep.mesh.devices.flat[0].platform, sweep.cells.product]
+    cells, devices = sweep.cells, sweep.mesh.devices
+    facts: list[Any] = [sweep.names, tuple(sweep.labels.values()), len(sweep), devices.size, key]
+    facts += [jax.numpy.result_type(float).name, devices.flat[0].platform, cells.product]
     facts += [(name, method.digest()) for name, method in sweep.methods.items()]
-    facts += [(values.dtype.name, values.tobytes()) for values in sweep.cells.columns.values()]
+    facts += [(values.dtype.name, values.tobytes()) for values in cells.columns.values()]
     for group in sweep.groups:
         # Two problems of each size stand for what the function does beside the cells.
-        for place in (0, group.size - 1):
+        for index in (group.cells[0], group.cells[-1]):
             try:
-                leaves, tree = jax.tree.flatten(sweep.problem_at(group, place))
+                problem = sweep.problem(max_workers=group.max_workers, **sweep.numbers_at(index))
+                leaves, tree = jax.tree.flatten(problem)
             except ValueError as error:  # a cell that makes no sense
                 facts.append(str(error))
             else:
-                facts.append((str(tree), group.size, [np.asarray(leaf).tobytes() for leaf in leaves]))
+                facts.append((str(tree), len(group.cells), [np.asarray(leaf).tobytes() for leaf in leaves]))
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
 def _solve_parts(sweep: Sweep, parts: Path, form: str, progress: Callable[[int, int], None]) -> None:
     """Solve the chunks of this process that are not there yet."""
 
-    def mine() -> Iterator[tuple[Chunk, Path]]:
-        for chunk in sweep.chunks():
-            if chunk.index % jax.process_count() == jax.process_index():
-                yield chunk, _part(parts, chunk.index, form)
-
+    process, count = jax.process_index(), jax.process_count()
     write = _write_csv if form == ".csv" else _write_parquet
-    done, total = 0, sum(len(chunk.cells) for chunk, _ in mine())
+
+    def mine() -> Iterator[Chunk]:
+        return (chunk for chunk in sweep.chunks() if chunk.index % count == process)
+
+    done, total = 0, sum(len(chunk.cells) for chunk in mine())
     progress(done, total)
-    for chunk, part in mine():
+    for chunk in mine():
+        part = _part(parts, chunk.index, form)
         if not part.exists():
             _put(part, functools.partial(write, sweep.solve(chunk)))
         done += len(chunk.cells)
@@ -197,11 +188,9 @@ def _put(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def _write_csv(table: Table, path: Path) -> None:
+    columns = (map(_field, column.tolist()) for column in table.values())
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerows(
-            zip(*([_field(v) for v in column.tolist()] for column in table.values()), strict=True)
-        )
+        csv.writer(file, lineterminator="\n").writerows(zip(*columns, strict=True))
 
 
 def _field(value: Any) -> str:
@@ -221,12 +210,8 @@ def _pyarrow() -> Any:
 
 def _write_parquet(table: Table, path: Path) -> None:
     pyarrow = _pyarrow()
-    types = {
-        "partition": pyarrow.list_(pyarrow.int64()),
-        "method": pyarrow.string(),
-        "status": pyarrow.string(),
-        "exact_gradient": pyarrow.bool_(),
-    }
+    types = {"method": pyarrow.string(), "status": pyarrow.string(), "exact_gradient": pyarrow.bool_()}
+    types["partition"] = pyarrow.list_(pyarrow.int64())
     columns = {name: pyarrow.array(values.tolist(), types.get(name)) for name, values in table.items()}
     pyarrow.parquet.write_table(pyarrow.table(columns), path)
 

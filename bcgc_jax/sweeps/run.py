@@ -1,12 +1,14 @@
 r"""Sweeps: thousands of problems solved together, and the answers on disk as they come.
 
 Each group of cells has one compiled function, which solves a chunk of them with every method, spread over the
-local devices. Each process of `jax.distributed` takes its share of the chunks. Nothing is kept but the chunks
-at hand: memory does not grow with their number.
+local devices. Each process of `jax.distributed` takes its share of the chunks. Memory does not grow with the
+number of chunks.
 """
 
 import dataclasses
 import functools
+import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -47,17 +49,15 @@ class Sweep:
       methods: for `solve`, by name or with options; "deadline" takes the cells' own.
       key: for methods that draw; cell i draws with `fold_in(key, i)`.
       partitions: also give the rounded partitions.
-      labels: columns of one text, first in every row, such as the name of the law.
+      labels: columns of one text, first in every row, such as the name of the distribution.
 
-    Chunks come by size, and within a size in the order of the cells: for a `grid` in its own order. Rows have
-    the numbers of the cell, `method`, `status` and what `solve` says of the continuous partition, which is
-    also what a `completion_probability` is of; `lower_bound` and `relative_gap` are NaN where there is no
-    certificate. `stored_subsets`, `sent`, `round_trips` and `exact_gradient` are what the scheme `needs`, NaN
-    and None where that is not known.
+    Chunks come by size, and within a size in the order of the cells. Rows have the numbers of the cell,
+    `method`, `status` and what `solve` says of the continuous partition, which `completion_probability` is of
+    too; `lower_bound` and `relative_gap` are NaN where there is no certificate. `stored_subsets`, `sent`,
+    `round_trips` and `exact_gradient` are what the scheme `needs`, NaN and None where that is not known.
 
-    Raises ValueError for an unknown method and for cells that are none. A cell whose numbers make no
-    sense has the status "invalid"; an expected runtime that is infinite and a search that stops early are a
-    status too, and all other cells are solved.
+    Raises ValueError for an unknown method and for bad cells. A cell whose numbers make no problem has the
+    status "invalid"; an infinite expected runtime and a search that stops early are a status too.
     """
 
     def __init__(
@@ -82,68 +82,77 @@ class Sweep:
         if any(m.lacks_deadline for m in asked) and not self.has_deadline:
             raise ValueError('the method "deadline" needs deadlines: a column "deadline" of the cells')
         self.mesh = Mesh(np.array(jax.local_devices()), ("cells",))
+        more = ("completion_probability",) * self.has_deadline + ("partition",) * partitions
+        # The columns of a row.
+        self.names = (*self.labels, *self.cells.columns, "method", *NUMBERS, *NEEDS, *more)
+        # Whether a method needs to know the number of workers before tracing.
+        self.apart = any(method.fixed_workers for method in asked)
         self.groups = groups_of(self.cells, jax.local_devices(), apart=self.apart)
-        self._check_methods()
+        group, largest = self.groups[-1], int(self.cells.columns["num_workers"].max())
 
-    @property
-    def apart(self) -> bool:
-        """Whether a method needs to know the number of workers before tracing."""
-        return any(method.fixed_workers for method in self.methods.values())
+        def check(cell: dict[str, Array]) -> None:
+            """ValueError for a method that no cell can be solved with."""
+            problem = self.problem(max_workers=group.max_workers, **cell | {"num_workers": largest})
+            for method in asked:
+                method.check(problem)
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The columns of a row."""
-        more = ("completion_probability",) * self.has_deadline + ("partition",) * self.partitions
-        return (*self.labels, *self.cells.columns, "method", *NUMBERS, *NEEDS, *more)
+        jax.eval_shape(check, self.numbers_at(group.cells[0]))  # traced: whatever the numbers are
 
     def __repr__(self) -> str:
         return f"Sweep({self.cells!r}, {list(self.methods)}, in {len(self)} chunks)"
 
     def __len__(self) -> int:
         """The number of chunks."""
-        return sum(-(-group.size // group.chunk) for group in self.groups)
+        return sum(math.ceil(len(group.cells) / group.chunk) for group in self.groups)
 
     def chunks(self) -> Iterator[Chunk]:
         """All chunks, in the order of the file."""
-        every = ((cells, group) for group in self.groups for cells in group.chunks())
-        for index, (cells, group) in enumerate(every):
-            yield Chunk(index, cells, group)
+        index = itertools.count()
+        for group in self.groups:
+            for start in range(0, len(group.cells), group.chunk):
+                yield Chunk(next(index), np.asarray(group.cells[start : start + group.chunk]), group)
 
-    def problem_at(self, group: CellGroup, place: int) -> Problem:
-        """That of a cell of a group; ValueError where its numbers make none."""
-        cell = {name: values[0] for name, values in self.cells.take(group.take(place, place + 1)).items()}
-        return self.problem(max_workers=group.max_workers, **_of_problem(cell))
+    def numbers_at(self, index: int) -> dict[str, Any]:
+        """What `problem` is asked with for a cell."""
+        cell = _of_problem(self.cells.take(np.array([index])))
+        return {name: values[0] for name, values in cell.items()}
 
     def solve(self, chunk: Chunk) -> Table:
         """The rows of a chunk, a column each; `partition` is a list of integers for each row, or None."""
-        cells = self.cells.take(chunk.cells)
-        shape = len(chunk.cells), len(self.methods)
+        cells, methods = self.cells.take(chunk.cells), list(self.methods)
+        count = len(chunk.cells)
         valid = self._valid(cells, chunk.group.max_workers)
-        host = self._found(chunk, cells, valid) if valid.any() else {}
-        rows: Table = {name: np.full(shape, text, object).ravel() for name, text in self.labels.items()}
-        rows |= {name: np.repeat(values, len(self.methods)) for name, values in cells.items()}
-        rows["method"] = np.tile(np.array(list(self.methods), object), shape[0])
+        found = self._found(chunk, cells, valid) if valid.any() else {}
+        rows: Table = {
+            name: np.full(count * len(methods), text, object) for name, text in self.labels.items()
+        }
+        rows |= {name: np.repeat(values, len(methods)) for name, values in cells.items()}
+        rows["method"] = np.tile(np.array(methods, object), count)
 
         def column(name: str) -> np.ndarray:
-            """In the rows' order, the methods of a cell after each other: `[cells, methods]`."""
-            if not host:
-                return np.full(shape, np.nan)
-            found = np.stack([host[method][name][: shape[0]] for method in self.methods], axis=1)
-            return np.where(valid[:, None], found, np.nan)
+            """In the rows' order, the methods of a cell after each other."""
+            nothing = np.full(count, np.nan)
+            values = [found[method][name][:count] if found else nothing for method in methods]
+            return np.where(valid, values, np.nan).T.ravel()
 
-        status = np.nan_to_num(column("status"), nan=int(Status.INVALID)).astype(int)
-        rows["status"] = np.array([Status(code).name.lower() for code in status.ravel()], object)
+        codes = np.nan_to_num(column("status"), nan=int(Status.INVALID)).astype(int)
+        rows["status"] = np.array([Status(code).name.lower() for code in codes], object)
         for name in self.names:
-            if name == "partition":
-                rows[name] = self._partitions(host, cells["num_workers"], status)
-            elif name not in rows:
-                rows[name] = column(name).ravel()
+            if name not in rows and name != "partition":
+                rows[name] = column(name)
         rows["num_steps"] = np.nan_to_num(rows["num_steps"]).astype(int)
         certified = rows["lower_bound"] > 0  # 0 bounds any runtime: it is no certificate
         for name in ("lower_bound", "relative_gap"):
             rows[name] = np.where(certified, rows[name], np.nan)
         exact = rows["exact_gradient"].tolist()
         rows["exact_gradient"] = np.array([None if x != x else x == 1 for x in exact], object)
+        if self.partitions:
+            rows["partition"] = np.full(codes.size, None, object)
+            for row in np.flatnonzero(~np.isin(codes, (Status.INFEASIBLE, Status.INVALID))):
+                cell, method = divmod(row, len(methods))
+                counts = found[methods[method]].get("partition")
+                if counts is not None:
+                    rows["partition"][row] = counts[cell][: cells["num_workers"][cell]].tolist()
         return {name: rows[name] for name in self.names}
 
     def _found(self, chunk: Chunk, cells: Table, valid: np.ndarray) -> dict[str, Table]:
@@ -155,50 +164,21 @@ class Sweep:
         found: dict[str, Table] = jax.device_get(self._compiled(chunk.group)(*spread, *self._given()))
         return found
 
-    def _partitions(
-        self, host: Mapping[str, Mapping[str, Any]], workers: np.ndarray, status: np.ndarray
-    ) -> np.ndarray:
-        rows = np.full(status.shape, None, object)
-        for j, method in enumerate(self.methods):
-            counts = host.get(method, {}).get("partition")
-            for i, n in enumerate(workers):
-                if counts is not None and status[i, j] not in (Status.INFEASIBLE, Status.INVALID):
-                    rows[i, j] = np.asarray(counts[i][:n]).tolist()
-        return rows.ravel()
-
     def _valid(self, cells: Table, max_workers: int) -> np.ndarray:
         """Whether the numbers of each cell make a problem: what is traced cannot be refused any more."""
-        numbers, count = _of_problem(cells), len(cells["num_workers"])
-
-        def makes_sense(i: int) -> bool:
-            try:
-                self.problem(max_workers=max_workers, **{name: values[i] for name, values in numbers.items()})
-            except ValueError:
-                return False
-            return True
-
+        numbers = _of_problem(cells)
+        valid = np.full(len(cells["num_workers"]), True)
         try:
             self.problem(max_workers=max_workers, **numbers)  # all at once, where its arithmetic permits
         except Exception:
-            valid = np.array([makes_sense(i) for i in range(count)])
-        else:
-            valid = np.full(count, True)
+            for i in range(valid.size):
+                try:
+                    self.problem(max_workers=max_workers, **{name: v[i] for name, v in numbers.items()})
+                except ValueError:
+                    valid[i] = False
         if self.has_deadline:
             valid &= np.isfinite(cells["deadline"]) & (cells["deadline"] > 0)
         return valid
-
-    def _check_methods(self) -> None:
-        """ValueError for a method that no cell can be solved with."""
-        group, largest = self.groups[-1], int(self.cells.columns["num_workers"].max())
-        cell = _of_problem({name: values[0] for name, values in self.cells.take(group.take(0, 1)).items()})
-        del cell["num_workers"]
-
-        def names(cell: dict[str, Array]) -> None:
-            problem = self.problem(max_workers=group.max_workers, num_workers=largest, **cell)
-            for method in self.methods.values():
-                method.check(problem)
-
-        jax.eval_shape(names, cell)  # traced: whatever the numbers are
 
     def _given(self) -> tuple[Array | None, dict[str, Method]]:
         """The key and the methods, whose numbers are no part of the program."""
@@ -207,26 +187,18 @@ class Sweep:
 
     def _compiled(self, group: CellGroup) -> Callable[..., dict[str, dict[str, Array]]]:
         """The compiled function of a group; that of the next one is compiled meanwhile, in a thread."""
-        place = self.groups.index(group)
-        coming = [self._start_compiling(one) for one in self.groups[place : place + 2]]
+        columns = tuple((name, values.dtype.str) for name, values in self.cells.columns.items())
+        leaves, tree = jax.tree.flatten(self._given())
+        given = tuple(jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding) for a in leaves)
+        asked = self.problem, self.apart, self.partitions, columns, given, tree, self.mesh
+        place, x64 = self.groups.index(group), jnp.result_type(float) == jnp.float64
+        soon = self.groups[place : place + 2]
+        coming = [_compiling(*asked, one.max_workers, one.batch, one.chunk, x64) for one in soon]
         try:
             return coming[0].result()
         except BaseException:
             _compiling.cache_clear()  # keeps no failure
             raise
-
-    def _start_compiling(self, group: CellGroup) -> "Future[Callable[..., Any]]":
-        types = tuple((name, values.dtype.str) for name, values in self.cells.columns.items())
-        leaves, tree = jax.tree.flatten(self._given())
-        given = tree, tuple(jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding) for a in leaves)
-        x64 = jnp.result_type(float) == jnp.float64
-        return _compiling(self.program(group), group.chunk, types, given, x64)
-
-    def program(self, group: CellGroup) -> "SweepProgram":
-        """What is compiled for a group."""
-        methods = jax.tree.structure(self.methods)
-        size = group.max_workers, self.apart, group.batch
-        return SweepProgram(self.problem, methods, self.has_deadline, self.partitions, *size, self.mesh)
 
 
 def _of_problem(cell: Mapping[str, Any]) -> dict[str, Any]:
@@ -234,76 +206,48 @@ def _of_problem(cell: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in cell.items() if name != "deadline"}
 
 
-@dataclasses.dataclass(frozen=True)
-class SweepProgram:
-    """What a sweep compiles for a size, by its values: another sweep that asks for the same finds it."""
-
-    problem: ProblemOf
-    methods: jax.tree_util.PyTreeDef
-    has_deadline: bool
-    partitions: bool
-    max_workers: int
-    apart: bool
-    batch: int
-    mesh: Mesh
-
-    def function(self) -> jax.stages.Wrapped:
-        """Cells, their indices, the key and the methods to the columns of each method."""
-        cells, same = PartitionSpec("cells"), PartitionSpec()
-
-        def local(columns: Table, index: Array, key: Array | None, methods: Any) -> dict[str, Table]:
-            def one(cell: tuple[dict[str, Any], Array]) -> dict[str, dict[str, Array]]:
-                numbers, index = cell
-                if self.apart:
-                    numbers = numbers | {"num_workers": self.max_workers}
-                problem = self.problem(max_workers=self.max_workers, **_of_problem(numbers))
-                own = None if key is None else jax.random.fold_in(key, index)
-                deadline = numbers.get("deadline")
-                return {name: self._solve(problem, method, own, deadline) for name, method in methods.items()}
-
-            return jax.lax.map(one, (columns, index), batch_size=self.batch)
-
-        return jax.jit(
-            jax.shard_map(
-                local, mesh=self.mesh, in_specs=(cells, cells, same, same), out_specs=cells, check_vma=False
-            )
-        )
-
-    def _solve(
-        self, problem: Problem, method: Method, key: Array | None, deadline: Array | None
-    ) -> dict[str, Array]:
-        solution = solve(problem, method.with_deadline(deadline), key=key)
-        columns = {name: getattr(solution, name) for name in NUMBERS}
-        unknown = jnp.full_like(solution.expected_runtime, jnp.nan)
-        infeasible = solution.status == int(Status.INFEASIBLE)
-        missing = infeasible | (solution.status == int(Status.INVALID))
-        needs = dict.fromkeys(NEEDS, unknown) if solution.needs is None else solution.needs._asdict()
-        columns |= {name: jnp.where(missing, unknown, value) for name, value in needs.items()}
-        if deadline is not None:
-            chance = unknown
-            if solution.partition is not None:
-                chance = completion_probability(problem, solution.partition, deadline)
-            columns["completion_probability"] = jnp.where(infeasible, unknown, chance)
-        if self.partitions and solution.rounded is not None:
-            columns["partition"] = solution.rounded
-        return columns
-
-
 @functools.lru_cache(maxsize=64)
 def _compiling(
-    program: SweepProgram, size: int, types: tuple[tuple[str, str], ...], given: Any, x64: bool
+    problem_of: ProblemOf,
+    apart: bool,
+    partitions: bool,
+    columns: tuple[tuple[str, str], ...],
+    given: tuple[jax.ShapeDtypeStruct, ...],
+    tree: jax.tree_util.PyTreeDef,
+    mesh: Mesh,
+    max_workers: int,
+    batch: int,
+    chunk: int,
+    x64: bool,
 ) -> "Future[Callable[..., Any]]":
-    """The function of a program for chunks of `size`, compiled in a thread."""
-    sharding = NamedSharding(program.mesh, PartitionSpec("cells"))
+    """The function of a group, (cells, their indices, key, methods) to columns, compiled in a thread.
+
+    All that it depends on is an argument: another sweep that asks for the same finds it.
+    """
+    cells, same = PartitionSpec("cells"), PartitionSpec()
+
+    def of_device(columns: Table, index: Array, key: Array | None, methods: Any) -> dict[str, Table]:
+        def one(cell: tuple[dict[str, Any], Array]) -> dict[str, dict[str, Array]]:
+            numbers, index = cell
+            if apart:
+                numbers = numbers | {"num_workers": max_workers}
+            problem = problem_of(max_workers=max_workers, **_of_problem(numbers))
+            own = None if key is None else jax.random.fold_in(key, index)
+            given = own, numbers.get("deadline"), partitions
+            return {name: _solve(problem, method, *given) for name, method in methods.items()}
+
+        return jax.lax.map(one, (columns, index), batch_size=batch)
 
     def column(dtype: str) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((size,), jax.dtypes.canonicalize_dtype(dtype), sharding=sharding)
+        kind = jax.dtypes.canonicalize_dtype(dtype)
+        return jax.ShapeDtypeStruct((chunk,), kind, sharding=NamedSharding(mesh, cells))
 
     def compile_() -> Callable[..., Any]:
+        specs = cells, cells, same, same
+        spread = jax.shard_map(of_device, mesh=mesh, in_specs=specs, out_specs=cells, check_vma=False)
         with jax.enable_x64(x64):  # a setting of each thread
-            columns = {name: column(dtype) for name, dtype in types}
-            key, numbers = jax.tree.unflatten(*given)
-            return program.function().lower(columns, column("int64"), key, numbers).compile()
+            shapes = {name: column(dtype) for name, dtype in columns}, column("int64")
+            return jax.jit(spread).lower(*shapes, *jax.tree.unflatten(tree, given)).compile()
 
     thread = ThreadPoolExecutor(1)
     coming = thread.submit(compile_)
@@ -311,11 +255,29 @@ def _compiling(
     return coming
 
 
+def _solve(
+    problem: Problem, method: Method, key: Array | None, deadline: Array | None, partitions: bool
+) -> dict[str, Array]:
+    """The columns of a cell."""
+    solution = solve(problem, method.with_deadline(deadline), key=key)
+    columns = {name: getattr(solution, name) for name in NUMBERS}
+    unknown = jnp.full_like(solution.expected_runtime, jnp.nan)
+    infeasible = solution.status == int(Status.INFEASIBLE)
+    missing = infeasible | (solution.status == int(Status.INVALID))
+    needs = dict.fromkeys(NEEDS, unknown) if solution.needs is None else solution.needs._asdict()
+    columns |= {name: jnp.where(missing, unknown, value) for name, value in needs.items()}
+    if deadline is not None:
+        chance = unknown
+        if solution.partition is not None:
+            chance = completion_probability(problem, solution.partition, deadline)
+        columns["completion_probability"] = jnp.where(infeasible, unknown, chance)
+    if partitions and solution.rounded is not None:
+        columns["partition"] = solution.rounded
+    return columns
+
+
 def sweep(
-    problem: ProblemOf,
-    cells: Cells | Mapping[str, ArrayLike],
-    methods: Methods = "optimal",
-    **keywords: Any,
+    problem: ProblemOf, cells: Cells | Mapping[str, ArrayLike], methods: Methods = "optimal", **keywords: Any
 ) -> Table:
     r"""Solve many problems together; the columns of the rows (cell, method), see `Sweep`.
 

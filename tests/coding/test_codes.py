@@ -157,15 +157,6 @@ def test_decodable_is_what_least_squares_says_for_every_subset_of_workers():
             assert decodable == (left < 1e-6)
 
 
-def test_codes_of_roots_of_unity_have_their_roots():
-    for n, level in [(6, 3), (7, 4), (20, 5), (21, 2)]:
-        code = gradient_code(KEY, n, level, "cyclic_mds")
-        roots = np.roots(np.asarray(code.coefficients)[0][::-1])
-        np.testing.assert_allclose(roots**n, 1, atol=1e-9)  # worst measured 8e-13
-        assert np.abs(roots - 1).min() > 0.1  # (1, …, 1) stays in the span
-        assert len(np.unique(np.round(roots, 6))) == level
-
-
 def test_the_chooser_takes_the_best_that_the_held_subsets_permit():
     chosen = [gradient_code(KEY, 12, level, top_level=11).construction for level in range(12)]
     assert [chosen[s] for s in (0, 1, 2, 3, 5, 11)] == [
@@ -293,7 +284,7 @@ def test_what_does_not_exist_is_refused_in_words():
         "level must be from 0 to 3": (4, 4),
         'no "fractional_repetition" code for 5 workers at level 1': (5, 1, "fractional_repetition"),
         'no "cyclic_mds" code': (6, 2, "cyclic_mds"),
-        "unknown construction": (6, 2, "magic"),
+        'no "magic" code .* possible: fractional_repetition, random_cyclic': (6, 2, "magic"),
     }
     for words, given in refused.items():
         with pytest.raises(ValueError, match=words):

@@ -69,19 +69,3 @@ def test_every_entrance_refuses_complex_numbers_by_their_name(entrance):
     name = {"encode": "gradients", "decode": r"messages\[0\]"}.get(entrance, r"params\['w'\]")
     with pytest.raises(ValueError, match=rf"^{name} is complex(64|128), and .*real and imaginary part"):
         ENTRANCES[entrance]()
-
-
-def test_the_advice_gives_the_slopes_of_both_parts():
-    """f = Σ |b·w|² over real and imaginary part: 2 Σ_b b (b·w), worked out by NumPy."""
-    real, imaginary = np.array([1.0, -2.0, 0.5], np.float32), np.array([0.25, 1.0, -1.5], np.float32)
-    subsets = np.random.default_rng(0).normal(size=(3, 2, 3)).astype(np.float32)
-
-    def joined(params, batch):
-        return loss({"w": jax.lax.complex(params["re"], params["im"])}, batch)
-
-    params = {"re": real, "im": imaginary}
-    parts = coding.coding_plan(KEY, params, [0, 6, 0], mean=False)
-    coded = coding.coded_value_and_grad(joined, parts)(params, subsets, np.array([[1, 0, 1]]))
-    rows = subsets.reshape(6, 3)
-    for name, part in params.items():
-        np.testing.assert_allclose(coded.gradient[name], 2 * rows.T @ (rows @ part), rtol=1e-5)

@@ -150,8 +150,8 @@ def test_the_unit_of_time_and_coarse_clocks_change_nothing_that_matters():
 
 def test_a_tick_as_long_as_the_deviation_still_tells_the_laws_apart():
     times = np.round(2 * (np.random.default_rng(0).gamma(2.5, 0.6, 200) + 0.8))
-    fits = fit_laws(jax.random.key(0), times, laws=["gamma", "pareto"], num_replicates=60)
-    assert [fit.name for fit in fits] == ["gamma", "pareto"]
+    fits = fit_laws(jax.random.key(0), times, laws=["weibull", "pareto"], num_replicates=60)
+    assert [fit.name for fit in fits] == ["weibull", "pareto"]
     assert fits[0].kolmogorov_smirnov < 0.1
     assert fits[0].law.mean() == pytest.approx(times.mean(), rel=0.02)
 

@@ -1,10 +1,11 @@
-"""Start-up and cycle time apart: known laws found again, dependence kept, and what cannot be told refused."""
+"""Start-up and cycle time apart: known ones found again, dependence kept, and what cannot be told refused."""
 
 import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.measured import Trace, fit_start_up
+from bcgc_jax.measured.start_up import Estimate, line, lines_of_cells
 
 LOADS = np.array([100.0, 200.0, 400.0])
 WORKERS = 6
@@ -22,13 +23,17 @@ def _one_load(seed, size=480, loads=LOADS):
     return _trace(rng.gamma(4.0, 0.5, size) + load * (0.01 + rng.exponential(0.01, size)), load)
 
 
-def _blocks(seed, steps, dependence, noise=0.02):
+def _pairs(seed, size, dependence):
     rng = np.random.default_rng(seed)
-    size = steps * WORKERS
     z = rng.normal(size=(2, size))
     z[1] = dependence * z[0] + np.sqrt(1 - dependence**2) * z[1]
-    start, cycle = np.exp(0.5 + 0.5 * z[0]), 0.01 + 0.01 * np.exp(0.6 * z[1])
-    seconds = start[:, None] + cycle[:, None] * LOADS + noise * rng.normal(size=(size, 3))
+    return rng, np.exp(0.5 + 0.5 * z[0]), 0.01 + 0.01 * np.exp(0.6 * z[1])
+
+
+def _blocks(seed, steps, dependence):
+    size = steps * WORKERS
+    rng, start, cycle = _pairs(seed, size, dependence)
+    seconds = start[:, None] + cycle[:, None] * LOADS + 0.02 * rng.normal(size=(size, 3))
     seconds = np.maximum.accumulate(seconds, axis=1).ravel()
     return _trace(seconds, np.tile(LOADS, size), np.repeat(np.arange(size), 3)), start, cycle
 
@@ -108,3 +113,62 @@ def test_a_start_up_that_is_always_the_same_and_none_are_pairs_too(value):
 def test_what_cannot_tell_them_apart_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         fit_start_up(_one_load(0, 60)._replace(**change))
+
+
+# Regressions against NumPy's
+
+
+def test_the_line_of_each_cell_is_that_of_least_squares():
+    rng = np.random.default_rng(0)
+    cell = rng.integers(40, size=150)
+    load, seconds = rng.uniform(1, 9, 150), rng.uniform(1, 9, 150)
+    found = lines_of_cells(seconds, load, cell, cell // 4)
+    names = [c for c in np.unique(cell) if np.sum(cell == c) > 1]
+    assert found.step.tolist() == [c // 4 for c in names]
+    rest, spare, errors = 0.0, 0, np.zeros((2, 2))
+    for k, c in enumerate(names):
+        x, y = load[cell == c], seconds[cell == c]
+        slope, start = np.polyfit(x, y, 1)
+        assert found.pairs[k] == pytest.approx((start, slope), rel=1e-8)
+        rest, spare = rest + np.sum((y - start - slope * x) ** 2), spare + x.size - 2
+        design = np.stack([np.ones_like(x), x], axis=1)
+        errors += np.linalg.inv(design.T @ design) / len(names)
+    np.testing.assert_allclose(found.noise, rest / spare * errors, rtol=1e-8)
+    # Cells of one load have none.
+    found = lines_of_cells(np.ones(3), np.array([1.0, 2.0, 2.0]), np.array([0, 1, 1]), np.zeros(3, int))
+    assert len(found.pairs) == 0
+
+
+@pytest.mark.parametrize("dependence", [0.6, -0.5])
+def test_dependence_is_found_through_the_noise(dependence):
+    rng, start, cycle = _pairs(1, 2000, dependence)
+    seconds = start[:, None] + cycle[:, None] * LOADS + 0.05 * rng.normal(size=(2000, 3))
+    cell = np.repeat(np.arange(2000), 3)
+    found = lines_of_cells(seconds.ravel(), np.tile(LOADS, 2000), cell, cell // 10)
+    np.testing.assert_allclose(found.covariance(), np.cov(start, cycle), rtol=0.1, atol=2e-4)
+    np.testing.assert_allclose(np.cov(found.without_noise().T), found.covariance(), rtol=1e-6)
+    means, covariance = found.means()
+    assert np.all(np.abs(means - [start.mean(), cycle.mean()]) < 0.02 * means)
+    assert np.all(np.linalg.eigvalsh(covariance) > 0)
+
+
+def test_the_variance_of_three_loads_tells_that_of_the_start_up():
+    rng = np.random.default_rng(3)
+    load = np.tile(LOADS, 4000)
+    z = rng.normal(size=(2, load.size))
+    dependent = 2 + z[0] + load * (0.03 + 0.005 * (0.8 * z[0] + 0.6 * z[1]))
+    independent = 2 + z[0] + load * (0.03 + 0.005 * z[1])
+    step = np.arange(load.size) // 10
+    for seconds in (dependent, independent):
+        means, covariance, told = line(seconds, load, step)
+        assert np.all(np.abs(means - [2, 0.03]) < 3 * np.sqrt(np.diag(covariance)))
+        assert abs(told.value - 1) < 3 * told.error < 0.6
+    # Two loads: the line through the two means.
+    two = load < 300
+    means, covariance, _ = line(dependent[two], load[two], step[two])
+    low, high = (dependent[load == y].mean() for y in (100, 200))
+    assert means == pytest.approx([2 * low - high, (high - low) / 100])
+    errors = [dependent[load == y].std() / np.sqrt(4000) for y in (100, 200)]
+    expected = np.sqrt([(2 * errors[0]) ** 2 + errors[1] ** 2, sum(e**2 for e in errors) / 100**2])
+    assert np.sqrt(np.diag(covariance)) == pytest.approx(expected, rel=0.3)
+    assert str(Estimate(2.0, 0.125)) == "2 ± 0.12"

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import pytest
 
-from bcgc_jax import plotting
+from experiments import plotting
 
 
 def assert_text_fits(figure):

@@ -20,7 +20,7 @@ FLOORS = (
     ("solvers",),
     ("coding", "sweeps", "adaptive"),
     ("__init__",),
-    ("plotting", "cluster"),
+    ("cluster",),
     ("cli",),
     ("__main__",),
 )

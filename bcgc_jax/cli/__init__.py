@@ -25,7 +25,7 @@ def _run() -> int:
     try:
         import click
 
-        from bcgc_jax.cli.group import cli
+        from bcgc_jax.cli.commands import cli
 
         try:
             return cli.main(prog_name="bcgc", standalone_mode=False) or 0

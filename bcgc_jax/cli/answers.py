@@ -1,14 +1,16 @@
 """Answers as plain values: laws and what is asked beside them, rows of solutions, and plans in files."""
 
+from collections.abc import Callable
 from typing import Any
 
+import click
 import jax.numpy as jnp
 import numpy as np
 
 from bcgc_jax._pytree import replace
 from bcgc_jax.cli.arguments import law_name
-from bcgc_jax.cli.output import Row, finite
-from bcgc_jax.cli.question import Delivery
+from bcgc_jax.cli.commands import Delivery
+from bcgc_jax.cli.output import Row, beside_the_answer, finite
 from bcgc_jax.distributions import Distribution, JointDistribution
 from bcgc_jax.plans.completion import FirstHolder, OneOfEach
 from bcgc_jax.plans.plan import Plan, Requirements, partition_plan
@@ -18,9 +20,11 @@ from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution, whole_numbers
 from bcgc_jax.solvers.baselines import alpha_of
 
+# What a scheme needs, in JSON's own values.
+_KINDS: tuple[Callable[[Any], Any], ...] = (int, finite, int, bool)
+
 
 def num_workers(problem: Problem) -> int:
-    """N of one problem."""
     return int(np.asarray(problem.num_workers))
 
 
@@ -44,6 +48,9 @@ def solution_row(problem: Problem, solution: Solution, seconds: float, deadline:
     status = Status(int(solution.status))
     exists = status is not Status.INFEASIBLE
     certified = float(solution.lower_bound) > 0  # 0 bounds any runtime, and says nothing
+    needs: list[Any] = [None for _ in _KINDS]
+    if exists and solution.needs is not None:
+        needs = [kind(value) for kind, value in zip(_KINDS, solution.needs, strict=True)]
     row: Row = {
         "status": status.name.lower(),
         "expected_runtime": finite(solution.expected_runtime),
@@ -54,7 +61,7 @@ def solution_row(problem: Problem, solution: Solution, seconds: float, deadline:
         "partition": None,
         "partition_runtime": None,
         "schedule": _schedule(problem, solution.plan) if exists and solution.plan is not None else None,
-        **_needs(solution.needs if exists else None),
+        **dict(zip(Requirements._fields, needs, strict=True)),
         "seconds": round(seconds, 4),
     }
     nested = solution.plan is not None and isinstance(solution.plan.completion, OneOfEach)
@@ -73,20 +80,7 @@ def solution_row(problem: Problem, solution: Solution, seconds: float, deadline:
     return row
 
 
-def _needs(needs: Requirements | None) -> Row:
-    """Null where they are not known."""
-    if needs is None:
-        return dict.fromkeys(Requirements._fields)
-    return {
-        "stored_subsets": int(needs.stored_subsets),
-        "sent": finite(needs.sent),
-        "round_trips": int(needs.round_trips),
-        "exact_gradient": bool(needs.exact_gradient),
-    }
-
-
 def _schedule(problem: Problem, plan: Plan) -> Row | None:
-    """Of a plan without a code."""
     rule = plan.completion
     if not isinstance(rule, FirstHolder | OneOfEach):
         return None
@@ -94,6 +88,14 @@ def _schedule(problem: Problem, plan: Plan) -> Row | None:
     if isinstance(rule, OneOfEach):
         return known | {"groups": rule.groups}
     return known | {"tasks": np.stack([turns_of(plan), np.asarray(plan.block)], axis=1).tolist()}
+
+
+def write_plan(solution: Solution, path: str, said: str) -> None:
+    """Once the answer is printed; `said` of the file, if anything."""
+    with beside_the_answer(path):
+        save_plan(solution, path)
+    if said:
+        click.echo(f"\n{said}: {path}")
 
 
 def save_plan(solution: Solution, path: str) -> None:

@@ -20,9 +20,8 @@ def take_any_sign() -> None:
 
 def finish(command: str, status: int) -> NoReturn:
     """Exit with `status` once all is written, or with 2 and a line where it cannot be."""
-    trouble = flush()
-    if trouble:
-        say(f"{command}: {trouble}")
+    if trouble := flush():
+        say(f"{command}: cannot write the answer: {trouble}")
     sys.exit(2 if trouble else status)
 
 
@@ -35,8 +34,7 @@ def flush() -> str:
         # What is left goes nowhere: Python would try once more at its end, and complain.
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):
-            return f"cannot write the answer: {error.strerror or error}"
+        return "" if isinstance(error, BrokenPipeError) else error.strerror or str(error)
     return ""
 
 
@@ -63,9 +61,6 @@ def say(line: str) -> None:
 def interruptible(work: Callable[[], T], timeout: float | None = None) -> T:
     """`work` done in a thread, in the caller's precision, so that Ctrl-C is heard meanwhile: what compiles or
     waits for others holds signals back. TimeoutError after so many seconds.
-
-    >>> interruptible(lambda: 6 * 7)
-    42
     """
     import jax
 

@@ -1,5 +1,6 @@
 """What is refused before it starts, as the machine has no memory for it, or nobody the time."""
 
+import math
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +17,7 @@ def check_size(problem: Problem) -> None:
     operations = iteration_of(problem).evaluation_cost()
     memory, needed = _memory(), _BYTES * operations / problem.max_workers**2
     quicker = "take fewer --workers, or --trace-law smooth"
-    if memory and needed > memory:
+    if needed > memory:
         raise ValueError(
             f"this takes about {needed / 2**30:,.0f} GB of memory, and the machine has "
             f"{memory / 2**30:,.0f} GB: {quicker}"
@@ -26,10 +27,10 @@ def check_size(problem: Problem) -> None:
 
 
 def _memory() -> float:
-    """Bytes that this process may have, 0 where nobody says."""
-    found = []
+    """Bytes that this process may have, inf where nobody says."""
+    found = [math.inf]
     with suppress(AttributeError, OSError, ValueError):
         found.append(float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")))
     with suppress(OSError, ValueError):  # of a container; "max" is no number
         found.append(float(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return min(found, default=0.0)
+    return min(found)

@@ -1,7 +1,6 @@
 """What a command says: tables, JSON, CSV, and errors of one line."""
 
 import csv
-import functools
 import json
 import math
 import re
@@ -24,7 +23,7 @@ _NAME_WIDTH = 22
 
 
 def console(width: int = _WIDTH) -> Console:
-    """Prints on stdout, as wide on every screen."""
+    """Prints on stdout, as wide on every screen, so that what is printed does not depend on it."""
     return Console(width=width, highlight=False, file=sys.stdout)
 
 
@@ -60,10 +59,10 @@ def print_rows(rows: Iterable[Any], columns: Sequence[Shown], title: str | None 
     console(width).print(shown)
 
 
-def figure(name: str, form: str = ".4g", unknown: str = "–") -> Callable[[Row], str]:
+def figure(name: str, form: str = ".4g", unknown: str = "–") -> Callable[[Mapping[str, Any]], str]:
     """A number of a row, where it is known."""
 
-    def cell(row: Row) -> str:
+    def cell(row: Mapping[str, Any]) -> str:
         value = row.get(name)
         return unknown if value is None or not math.isfinite(value) else format(value, form)
 
@@ -75,15 +74,21 @@ def scheme_column() -> Shown:
     return names("scheme"), row_label
 
 
+def above_bound(value: float, bound: float | None) -> str:
+    """By how much at most a runtime is above the optimum that has this bound, where there is one."""
+    gap = 100 * (value / bound - 1) if bound else math.inf
+    return f"{gap:.2g} %" if gap < 10 else f"{gap:.0f} %" if gap < 1000 else "–"
+
+
 def needs_columns(rows: Iterable[Row]) -> list[Shown]:
-    """What schemes need, where one of them asks its workers or gives less than the gradient."""
-    if not any((row["round_trips"] or 0) > 0 or row["exact_gradient"] is False for row in rows):
-        return []
-    return [
+    """What schemes store, and where one of them asks its workers or gives less than the gradient the rest."""
+    columns: list[Shown] = [
         ("subsets\nstored", figure("stored_subsets", ".0f")),
         ("sent\nin L", figure("sent", ".2f")),
         ("round\ntrips", figure("round_trips", ".0f")),
     ]
+    asking = any((row["round_trips"] or 0) > 0 or row["exact_gradient"] is False for row in rows)
+    return columns if asking else columns[:1]
 
 
 def print_answer(output: str, rows: Sequence[Row], document: Any, printed: Callable[[], None]) -> None:
@@ -91,7 +96,7 @@ def print_answer(output: str, rows: Sequence[Row], document: Any, printed: Calla
     if output == "csv":
         write_rows(rows)
     elif output == "json":
-        write_json(document)
+        click.echo(json_of(document))
     else:
         printed()
 
@@ -102,12 +107,11 @@ def finite(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def write_json(answer: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
+def json_of(document: Row | Sequence[Row]) -> str:
     """An object with the version of its fields before them; rows alone have no place for one."""
-    if isinstance(answer, Mapping):
-        click.echo(json.dumps(_plain({"version": VERSION, **answer}), indent=2))
-    else:
-        click.echo(json.dumps(_plain(answer), indent=1))
+    if isinstance(document, dict):
+        return json.dumps(_plain({"version": VERSION, **document}), indent=2)
+    return json.dumps(_plain(document), indent=1)
 
 
 def _plain(value: Any) -> Any:
@@ -131,22 +135,10 @@ def write_rows(rows: Iterable[Mapping[str, Any]], file: TextIO | None = None) ->
 def _field(value: Any) -> Any:
     """Several numbers with blanks between; nothing where one is infinite or unknown."""
     if isinstance(value, Mapping):
-        known = {name: x for name, x in value.items() if x is not None and math.isfinite(x)}
-        return " ".join(f"{name}={format(known[name], '.6g') if name in known else ''}" for name in value)
+        return " ".join(f"{name}={figure(name, '.6g', '')(value)}" for name in value)
     if isinstance(value, list | tuple):
         return " ".join(map(str, value))
     return finite(value) if isinstance(value, float) else value
-
-
-@contextmanager
-def access(path: str) -> Iterator[None]:
-    """Says which file could not be read."""
-    try:
-        yield
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"cannot read {path}: it is not a text file") from None
 
 
 # What the library calls a thing, and `--workers`, `--setup-cycles` and so on stand for.
@@ -173,19 +165,15 @@ def beside_the_answer(path: str) -> Iterator[None]:
         raise click.ClickException(f"cannot write {path}: {why}") from None
 
 
-def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
+@contextmanager
+def one_line_errors() -> Iterator[None]:
     """What is wrong with the input, or with its files, is told in one line and ends with status 2."""
-
-    @functools.wraps(command)
-    def told(*args: Any, **given: Any) -> None:
-        try:
-            command(*args, **given)
-        except BrokenPipeError:  # the reader has enough: no error
-            raise
-        except OSError as error:
-            named = f"{error.filename}: " if error.filename else ""
-            raise click.UsageError(f"{named}{error.strerror or error}") from None
-        except (ValueError, ImportError, SchemeError) as error:
-            raise click.UsageError(_as_typed(str(error))) from None
-
-    return told
+    try:
+        yield
+    except BrokenPipeError:  # the reader has enough: no error
+        raise
+    except OSError as error:
+        named = f"{error.filename}: " if error.filename else ""
+        raise click.UsageError(f"{named}{error.strerror or error}") from None
+    except (ValueError, ImportError, SchemeError) as error:
+        raise click.UsageError(_as_typed(str(error))) from None

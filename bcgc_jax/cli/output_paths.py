@@ -9,19 +9,10 @@ from pathlib import Path
 
 
 def check_file(option: str, path: str | os.PathLike[str], suffixes: Sequence[str] = ()) -> None:
-    """ValueError, in one line that names the `option`, where a file cannot be written to `path`.
-
-    With `suffixes` the name must end in one of them.
-
-    >>> check_file("--out", "sweep.txt", (".csv", ".parquet"))
-    Traceback (most recent call last):
-    ...
-    ValueError: --out must end in .csv or .parquet, got sweep.txt
-    """
+    """ValueError where a file cannot be written to `path`, or its name ends in none of the `suffixes`."""
     path = Path(path)
     if suffixes and path.suffix.lower() not in suffixes:
-        known = " or ".join(filter(None, [", ".join(suffixes[:-1]), suffixes[-1]]))
-        raise ValueError(f"{option} must end in {known}, got {path}")
+        raise ValueError(f"{option} must end in {' or '.join(suffixes)}, got {path}")
     folder = path.absolute().parent
     if path.is_dir():
         raise ValueError(f"{option}: {path} is a folder: name a file in it")
@@ -33,11 +24,10 @@ def check_file(option: str, path: str | os.PathLike[str], suffixes: Sequence[str
 
 def check_folder(option: str, path: str | os.PathLike[str]) -> None:
     """Make the folder `path` where it is missing; ValueError where files cannot be put there."""
-    path = Path(path)
-    if path.exists() and not path.is_dir():
-        raise ValueError(f"{option}: {path} is a file, not a folder")
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise ValueError(f"{option}: {path} is a file, not a folder") from None
     except OSError as error:
         raise ValueError(f"{option}: cannot write to {path}: {error.strerror or error}") from None
     if not os.access(path, os.W_OK):

@@ -1,14 +1,11 @@
-"""What a person who waits is shown after two seconds: a spinner on a terminal, elsewhere a line each half
+"""What a person who waits is shown: on a terminal a spinner, after two seconds, elsewhere a line each half
 minute. One rule for all commands and experiments.
 """
 
-import itertools
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from shutil import get_terminal_size
 from typing import TypeVar
 
 from bcgc_jax.cli.exit import say
@@ -19,11 +16,10 @@ _QUIET, _TICK, _EVERY = 2.0, 0.2, 30.0  # seconds before a spinner, between its 
 
 
 class Progress:
-    """What is done now, and how far it is: how many are done, if they are `counted`, or how much."""
+    """What is done now, and how far it is: so many of a `total`, or a share, of 1."""
 
-    def __init__(self, what: str = "", total: float = 0.0, *, counted: bool = True) -> None:
-        self._counted = counted
-        self._what, self._done, self._total = what, 0.0, total
+    def __init__(self, what: str = "", total: float = 0) -> None:
+        self.what, self.done, self.total = what, 0.0, total
         self._ended, self._thread = threading.Event(), threading.Thread(target=self._show, daemon=True)
 
     def __enter__(self) -> "Progress":
@@ -36,46 +32,29 @@ class Progress:
         self._thread.join()
 
     def __str__(self) -> str:
-        done = f", {100 * self._done / self._total:.0f} %" if self._total else ""
-        if done and self._counted:
-            done = f", {self._done:,.0f} of {self._total:,.0f}"
-        return f"{self._what}{done}, {time.monotonic() - self._began:.0f} s"
-
-    def now(self, what: str) -> None:
-        self._what = what
+        done = f", {self.done:,.0f} of {self.total:,.0f}" if self.total > 1 else ""
+        if self.total == 1:
+            done = f", {100 * self.done:.0f} %"
+        return f"{self.what}{done}, {time.monotonic() - self._began:.0f} s"
 
     def reach(self, done: float, total: float) -> None:
-        self._done, self._total = done, total
-
-    def advance(self) -> None:
-        self._done += 1
+        self.done, self.total = done, total
 
     def _show(self) -> None:
         if sys.stderr is None or not sys.stderr.isatty():
             while not self._ended.wait(_EVERY):
                 say(str(self))
         elif not self._ended.wait(_QUIET):
-            for sign in itertools.cycle("|/-\\"):
-                _write(f"{sign} {self}"[: get_terminal_size().columns - 1])
-                if self._ended.wait(_TICK):
-                    break
-            _write("")
+            from rich.console import Console
 
-
-def _write(line: str) -> None:
-    """In place of the line that is there."""
-    with suppress(OSError, ValueError):
-        sys.stderr.write(f"\r{line}\x1b[K")
-        sys.stderr.flush()
+            with Console(stderr=True, markup=False).status(str(self)) as spinner:
+                while not self._ended.wait(_TICK):
+                    spinner.update(str(self))
 
 
 def each(items: Sequence[T], what: str) -> Iterator[T]:
-    """`items`, with the progress that is made with them.
-
-    >>> list(each([1, 2], "counting"))
-    [1, 2]
-    """
+    """`items`, with the progress that is made with them."""
     with Progress(what, len(items)) as bar:
         for item in items:
             yield item
-            bar.advance()
+            bar.done += 1

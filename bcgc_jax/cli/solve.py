@@ -1,8 +1,7 @@
 """`bcgc solve`: plan the blocks, and compare with every known scheme."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TextIO
 
 import click
 import jax
@@ -10,17 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from bcgc_jax._pytree import replace
-from bcgc_jax.cli.answers import describe_delivery, describe_law, num_workers, save_plan, solution_row
+from bcgc_jax.cli import solve_table, traces
+from bcgc_jax.cli.answers import describe_delivery, describe_law, num_workers, solution_row, write_plan
 from bcgc_jax.cli.arguments import Number
+from bcgc_jax.cli.commands import SolveOptions
 from bcgc_jax.cli.compilation import padded_workers, stopwatch
 from bcgc_jax.cli.exit import interruptible
 from bcgc_jax.cli.limits import check_size
 from bcgc_jax.cli.names import MOST_WORKERS, OBJECTIVES
-from bcgc_jax.cli.output import Row, access, beside_the_answer, finite, one_line_errors, print_answer
+from bcgc_jax.cli.output import Row, print_answer
 from bcgc_jax.cli.progress import Progress
-from bcgc_jax.cli.solve_command import SolveOptions
-from bcgc_jax.cli.solve_table import OVERFLOW, SolveAnswer, fastest_plan, print_table, runtime_of
-from bcgc_jax.cli.traces import cycles_of_a_step, late, law_for, read, remarks, unit_of, which_law, workers_of
 from bcgc_jax.distributions import Distribution, Heterogeneous, JointDistribution
 from bcgc_jax.measured.resampling import bootstrap_interval
 from bcgc_jax.measured.traces import Trace
@@ -30,16 +28,7 @@ from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution
 from bcgc_jax.solvers import runtime_limit
 from bcgc_jax.solvers.forward_pass import largest_setup
-from bcgc_jax.solvers.methods import (
-    BASELINES,
-    LIMIT,
-    PROPOSED,
-    Deadline,
-    Method,
-    Optimal,
-    Subgradient,
-    method_of,
-)
+from bcgc_jax.solvers.methods import BASELINES, LIMIT, PROPOSED, Method, Optimal, Subgradient, method_of
 from bcgc_jax.solvers.optimum import FEW_UNITS
 from bcgc_jax.solvers.sample_average import NUM_FRESH_DRAWS, draw_problems
 from bcgc_jax.solvers.solve import solve
@@ -50,94 +39,76 @@ _DRAWN, _FEWEST_DRAWS = 2**17, 64
 # Operations of one expectation under measured times up to which ten more are not felt.
 _CHEAP = 1e8
 
-_INVALID = Status.INVALID.name.lower()
 _PLANNED = [status.name.lower() for status in (Status.CONVERGED, Status.STEP_LIMIT, Status.INFINITE)]
 
-Tasks = Mapping[str, Method]
 # What a method found, as the command says it and as it is.
 Found = tuple[Row, Solution]
 
 
-@one_line_errors
 def answer(question: SolveOptions) -> None:
-    """Of the command."""
     with jax.enable_x64(True):
-        trace = read(question.trace)
+        trace = traces.read(question.trace)
         problem = _problem(question, trace)
         found, best = interruptible(lambda: _answer(question, problem))
-        if all(row["status"] == _INVALID for row in found.rows):
-            raise ValueError(f"no runtime is known: {OVERFLOW}")
-        described, limit = _described(question, problem), finite(found.limit)
-        document = {"problem": described, "limit": limit, "solutions": found.rows}
+        if all(row["status"] == "invalid" for row in found.rows):
+            raise ValueError(f"no runtime is known: {solve_table.OVERFLOW}")
+        document = {"problem": _described(question, problem), "limit": found.limit, "solutions": found.rows}
 
         def table() -> None:
-            print_table(found, unit_of(trace), _of_trace(question, trace, found))
+            unit, name = traces.unit_of(trace, problem)
+            solve_table.print_table(found.in_units_of(unit), name, _remarks(question, trace, found))
 
         print_answer(question.output, found.rows, document, table)
         if question.out is None:
             return
         if best is None:
             raise ValueError("--out: there is no plan to write, for no method found one")
-        with beside_the_answer(question.out):
-            save_plan(best[1], question.out)
-        if question.output == "table":
-            click.echo(f"\nThe plan of {best[0]['method']}: {question.out}")
+        write_plan(best[1], question.out, f"The plan of {best[0]['method']}" * (question.output == "table"))
 
 
-def _tasks(question: SolveOptions, problem: Problem) -> Tasks:
-    """What is solved, by the names of the rows."""
-    found: dict[str, Method] = {}
-    if question.for_deadline:
-        found["deadline"] = Deadline(question.deadline, min_completion=question.min_completion)
-    if question.levels is not None:
-        typed, levels = question.levels
-        found[f"optimal, levels {typed}"] = Optimal(levels=levels)
-    names = question.methods or (*PROPOSED, *BASELINES, *(scheme.name for scheme in question.schemes))
+def _tasks(question: SolveOptions, problem: Problem) -> dict[str, Method]:
+    every = (*PROPOSED, *BASELINES, *(scheme.name for scheme in question.schemes))
+    names = question.methods or (*["deadline"] * question.for_deadline, *every)
     draws = min(Subgradient.batch_size, max(_DRAWN // problem.max_workers, _FEWEST_DRAWS))
-    options = {"deadline": question.deadline} if question.for_deadline else {}
-    asked = question.asked(*names, round_trip=question.round_trip, batch_size=draws, **options)
-    return found | {name: method for name, method in asked.items() if name not in found}
+    options: dict[str, Any] = {"round_trip": question.round_trip, "batch_size": draws}
+    if question.for_deadline:
+        options |= {"deadline": question.deadline, "min_completion": question.min_completion}
+    found = question.asked(*names, **options)
+    if question.levels is None:
+        return found
+    typed, levels = question.levels
+    return {f"optimal, levels {typed}": Optimal(levels=levels), **found}
 
 
-def _required(question: SolveOptions, tasks: Tasks) -> set[str]:
-    """What somebody asked for: it may not be impossible here."""
-    by_default = () if question.methods else (*PROPOSED, *BASELINES)
-    return {*tasks}.difference(by_default)
-
-
-def _compared_with(question: SolveOptions, asked: Tasks) -> Tasks:
-    """The other baselines, where a person reads how the best of them compares."""
-    if question.output != "table":
-        return {}
-    known = [method_of(name) for name in BASELINES] + [s for s in question.schemes if s.baseline]
-    return {method.name: method for method in known if method.name not in asked}
-
-
-def _of_trace(question: SolveOptions, trace: Trace | None, answer: SolveAnswer) -> list[str]:
-    """What is to be said of the trace that the problem was made from."""
+def _remarks(question: SolveOptions, trace: Trace | None, answer: solve_table.SolveAnswer) -> list[str]:
+    """What the fastest scheme saves, and what is to be said of the trace that the problem was made from."""
+    by_law, plan = solve_table.saved(answer.rows), solve_table.fastest_plan(answer.rows)
     if trace is None:
-        return []
-    problem, plan = answer.problem, fastest_plan(answer.rows)
-    cycles = [] if trace.of_cycles else [cycles_of_a_step(problem)]
-    said = [*which_law(problem.cycle_time, trace), *cycles, *remarks(question.trace, trace)]
-    plain = problem.bare and not question.unit_costs
-    if plain and plan is not None and not question.trace.keep_workers:
-        said += late(trace, problem, plan)
+        return [by_law] if by_law else []
+    said = [*traces.which_law(answer.problem.cycle_time, trace), *traces.remarks(question.trace, trace)]
+    plain = answer.problem.bare and not question.unit_costs and not question.trace.keep_workers
+    if plain and plan is not None and (replayed := traces.in_its_steps(trace, answer.problem, plan)):
+        said += replayed
+        by_law = None if by_law and by_law.startswith(f"{plan['method']} takes") else by_law
+    if by_law:
+        said.append(
+            f"{'In these steps' if question.trace.keep_workers else 'For independent workers'} {by_law}"
+        )
     return said
 
 
 def _problem(question: SolveOptions, trace: Trace | None) -> Problem:
     workers, coordinates, costs = question.workers, question.coordinates, None
     if trace is not None:
-        workers = workers_of(question.trace, trace, workers)
-        law = law_for(question.trace, trace, workers)
+        workers = traces.workers_of(question.trace, trace, workers)
+        law = traces.law_for(question.trace, trace, workers)
     else:
         law, workers = _law_of_workers(question.cycle_times, workers)
     if workers is None:
         raise click.UsageError("give the number of workers with --workers")
     if question.unit_costs is not None:
         costs = _read_unit_costs(question.unit_costs)
-        coordinates = costs.size
+        coordinates = len(costs)
     assert coordinates is not None
     problem = Problem(
         law,
@@ -146,7 +117,7 @@ def _problem(question: SolveOptions, trace: Trace | None) -> Problem:
         question.samples,
         question.cycles,
         setup_cycles=question.setup_cycles,
-        unit_costs=None if costs is None else jnp.asarray(costs),
+        unit_costs=None if costs is None else jnp.array(costs),
         **question.delivery.keywords(),
     )
     # Searches over levels, over whole units and from many starts take N² trials: padding would be felt.
@@ -155,17 +126,14 @@ def _problem(question: SolveOptions, trace: Trace | None) -> Problem:
     return replace(problem, max_workers=padded_workers(workers, law, own_schemes=bool(question.schemes)))
 
 
-def _read_unit_costs(path: str) -> np.ndarray:
-    """Positive numbers, one a line."""
-    with access(path):
-        text = Path(path).read_text("utf-8")
+def _read_unit_costs(file: TextIO) -> list[float]:
     try:
-        costs = [Number().read(word) for word in text.split()]
+        costs = [Number().read(word) for word in file.read().split()]
     except ValueError as error:
-        raise ValueError(f"{path}: a unit's cost {error}") from None
+        raise ValueError(f"{file.name}: a unit's cost {error}") from None
     if not costs:
-        raise ValueError(f"{path} holds no unit costs: one positive number a line is expected")
-    return np.array(costs)
+        raise ValueError(f"{file.name} holds no unit costs: one positive number a line is expected")
+    return costs
 
 
 def _law_of_workers(
@@ -208,31 +176,38 @@ def _described(question: SolveOptions, problem: Problem) -> dict[str, Any]:
     return {name: value for name, value in described.items() if value is not None}
 
 
-def _answer(question: SolveOptions, problem: Problem) -> tuple[SolveAnswer, Found | None]:
+def _answer(question: SolveOptions, problem: Problem) -> tuple[solve_table.SolveAnswer, Found | None]:
     """What there is to say, and the best scheme, if one is known."""
     if not question.for_deadline:
         iteration_of(problem).check_finite_means()
     tasks = _tasks(question, problem)
-    required, others = _required(question, tasks), _compared_with(question, tasks)
-    for name, method in tasks.items():  # refuse the last one before the first one takes time
+    by_default = () if question.methods else (*PROPOSED, *BASELINES)
+    required = {*tasks}.difference(by_default)  # it may not be impossible here
+    for name in tasks:  # refuse the last one before the first one takes time
         if name in required:
-            method.check(problem)
+            tasks[name].check(problem)
     # Heterogeneous workers: what is exact is so for the draws that `solve` judges by.
     judged = problem
     if not iteration_of(problem).exact:
         _, judged = draw_problems(jax.random.key(question.seed), problem)
     check_size(judged)
-    everything = _solve_all(question, problem, judged, {**tasks, **others}, required)
+    every = dict(tasks)
+    if question.output == "table":  # a person reads how the best baseline compares, asked for or not
+        known = [method_of(name) for name in BASELINES] + [s for s in question.schemes if s.baseline]
+        every |= {method.name: method for method in known if method.name not in tasks}
+    everything = _solve_all(question, problem, judged, every, required)
     found = [one for one in everything if one[0]["method"] in tasks]
     rows, limit = [row for row, _ in found], float(runtime_limit(judged))
     schemes = (one for one in found if one[0]["status"] in _PLANNED and one[0]["method"] != LIMIT)
-    best = next(schemes, None)
-    if question.output != "table":
-        return SolveAnswer(problem, rows, limit), best
-    baselines = {name for name, method in {**tasks, **others}.items() if method.baseline}
-    known = [row for row, _ in everything if row["method"] in baselines and np.isfinite(runtime_of(row))]
-    interval, setup = _interval(question, problem, rows), _largest_setup(judged, rows)
-    return SolveAnswer(problem, rows, limit, question.deadline, known, interval, setup), best
+    answer, best = solve_table.SolveAnswer(problem, rows, limit, question.deadline), next(schemes, None)
+    if question.output == "table":
+        # One that asks its workers nothing, and gives the whole gradient.
+        silent = [row for row, _ in everything if not row["round_trips"]]
+        exact = [row for row in silent if row["exact_gradient"] is not False]
+        baseline = solve_table.fastest([row for row in exact if every[row["method"]].baseline])
+        interval, setup = _interval(question, problem, rows), _largest_setup(judged, rows)
+        answer = answer._replace(baseline=baseline, interval=interval, setup=setup)
+    return answer, best
 
 
 def _interval(question: SolveOptions, problem: Problem, rows: list[Row]) -> tuple[float, float] | None:
@@ -246,25 +221,23 @@ def _interval(question: SolveOptions, problem: Problem, rows: list[Row]) -> tupl
 
 def _largest_setup(problem: Problem, rows: list[Row]) -> float | None:
     """Of the fastest plan, where it was made without setup and the answer takes no time."""
-    best = fastest_plan(rows)
-    if not problem.bare or best is None:  # a single block pays for these too
+    best = solve_table.fastest_plan(rows)
+    # A single block pays for start-ups, sending and setup too.
+    if best is None or not problem.bare or iteration_of(problem).evaluation_cost() > _CHEAP:
         return None
-    if iteration_of(problem).evaluation_cost() > _CHEAP:
-        return None
-    counts = np.zeros(problem.max_workers, int)
-    counts[: len(best["partition"])] = best["partition"]
+    counts = np.pad(best["partition"], (0, problem.max_workers - len(best["partition"])))
     return largest_setup(problem, partition_of_units(problem, jnp.asarray(counts)))
 
 
 def _solve_all(
-    question: SolveOptions, problem: Problem, judged: Problem, tasks: Tasks, required: set[str]
+    question: SolveOptions, problem: Problem, judged: Problem, tasks: dict[str, Method], required: set[str]
 ) -> list[Found]:
     """All methods, best first. Those that are not `required` may be impossible here."""
     found = []
     with Progress(total=len(tasks)) as bar:
         # What a user wrote may fail, and does so first.
         for name, method in sorted(tasks.items(), key=lambda item: item[1] not in question.schemes):
-            bar.now(f"solving {name}")
+            bar.what = f"solving {name}"
             try:
                 with stopwatch() as taken:
                     solution = solve(problem, method, key=jax.random.key(question.seed))
@@ -277,14 +250,14 @@ def _solve_all(
                 solution = replace(solution, problem=judged)
                 row = {"method": name} | solution_row(judged, solution, taken(), question.deadline)
                 found.append((row, solution))
-            bar.advance()
-    # Those that are in time often enough, but for whole numbers, are told apart by runtime.
-    least = 2.0 if question.min_completion is None else question.min_completion - 1e-5
+            bar.done += 1
 
     def place(one: Found) -> tuple[float, float]:
-        row, chance = one[0], least
+        row, chance, least = one[0], 0.0, 0.0
         if question.for_deadline:
             chance = row["completion_probability"] or 0.0
-        return (-2.0, runtime_of(row)) if chance >= least else (-chance, 0.0)
+            # In whole numbers the plan that is just often enough in time may be so by less.
+            least = 2.0 if question.min_completion is None else question.min_completion - 1e-5
+        return (-2.0, solve_table.runtime_of(row)) if chance >= least else (-chance, 0.0)
 
     return sorted(found, key=place)

@@ -7,18 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from rich.table import Column
 
-from bcgc_jax.cli.output import (
-    Row,
-    Shown,
-    console,
-    figure,
-    needs_columns,
-    print_rows,
-    row_label,
-    scheme_column,
-)
+from bcgc_jax.cli import output
+from bcgc_jax.cli.answers import num_workers
 from bcgc_jax.plans.iterations import iteration_of
-from bcgc_jax.plans.plan import Requirements
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.compare import BARS, draw
 from bcgc_jax.solvers.methods import LIMIT
@@ -30,125 +21,115 @@ OVERFLOW = (
 )
 
 _MOST_BLOCKS = 60  # printed; the file has them all
-_EXACT = 1e-4  # relative errors of quadrature are far below, of draws above
+_EXACT = 1e-2  # per cent: errors of quadrature are far below, of draws above
+_TIMES = ("expected_runtime", "partition_runtime", "runtime_error", "lower_bound")
 
 
 class SolveAnswer(NamedTuple):
     """What there is to say.
 
-    `rows`: one for each method, best first; `limit`: of any scheme; `baselines`: the rows of those that
-    exist, asked for or not; `interval`: of the best plan's runtime, where workers are the rows of a trace;
-    `setup`: `largest_setup` of the fastest plan.
+    `rows`: one for each method, best first; `limit`: of any scheme; `baseline`: the row of the fastest one,
+    asked for or not; `interval`: of the best plan's runtime, where workers are the rows of a trace; `setup`:
+    `largest_setup` of the fastest plan.
     """
 
     problem: Problem
-    rows: list[Row]
+    rows: list[output.Row]
     limit: float
     deadline: float | None = None
-    baselines: Sequence[Row] = ()
+    baseline: output.Row | None = None
     interval: tuple[float, float] | None = None
     setup: float | None = None
-
-    @property
-    def num_workers(self) -> int:
-        return int(np.asarray(self.problem.num_workers))
 
     @property
     def parts(self) -> str:
         return "coordinates" if self.problem.unit_costs is None else "units"
 
+    def in_units_of(self, unit: float) -> "SolveAnswer":
+        """All times divided by `unit`."""
 
-def best_baseline(row: Row, baselines: Sequence[Row]) -> Row | None:
-    """The fastest of those that need no more than the row does: subsets, round trips, an inexact gradient.
+        def divided(row: output.Row) -> output.Row:
+            return row | {name: row[name] and row[name] / unit for name in _TIMES}
 
-    >>> rows = [{"stored_subsets": 3, "round_trips": 0, "exact_gradient": True}]
-    >>> best_baseline({"stored_subsets": 1, "round_trips": 0, "exact_gradient": True}, rows) is None
-    True
-    """
-
-    def within(one: Row) -> bool:
-        if None in (row["stored_subsets"], one["stored_subsets"]):  # not known of a scheme of one's own
-            return True
-        return bool(needs(one).within(needs(row)))
-
-    def needs(one: Row) -> Requirements:
-        return Requirements(*map(one.get, Requirements._fields))  # type: ignore[arg-type]
-
-    return min(filter(within, baselines), key=runtime_of, default=None)
+        return self._replace(
+            rows=[divided(row) for row in self.rows],
+            limit=self.limit / unit,
+            deadline=self.deadline and self.deadline / unit,
+            baseline=self.baseline and divided(self.baseline),
+            interval=self.interval and (self.interval[0] / unit, self.interval[1] / unit),
+        )
 
 
-def runtime_of(row: Row) -> float:
+def runtime_of(row: output.Row) -> float:
     """Of the whole numbers, where there are some."""
     return row["partition_runtime"] or row["expected_runtime"] or np.inf
 
 
-def fastest_plan(rows: Sequence[Row]) -> Row | None:
-    """The partition of least expected runtime."""
-    plans = [row for row in rows if row["partition"] is not None and np.isfinite(runtime_of(row))]
-    return min(plans, key=runtime_of, default=None)
+def fastest(rows: Sequence[output.Row]) -> output.Row | None:
+    """The row of least expected runtime, where one is known."""
+    return min((row for row in rows if np.isfinite(runtime_of(row))), key=runtime_of, default=None)
+
+
+def fastest_plan(rows: Sequence[output.Row]) -> output.Row | None:
+    return fastest([row for row in rows if row["partition"] is not None])
 
 
 def print_table(answer: SolveAnswer, unit: str, remarks: Sequence[str] = ()) -> None:
-    """All of it; `unit` is that of the cycle time, `remarks` are on the trace."""
-    print_rows(answer.rows, _columns(answer))
-    screen = console()
+    """All of it; `unit` is that of the runtimes, `remarks` are on what they are of."""
+    output.print_rows(answer.rows, _columns(answer))
     rough = " (without a code before rounding)" if any(row["schedule"] for row in answer.rows) else ""
-    screen.print(f"\nRuntime: expected, of whole {answer.parts}{rough}, in {unit}. {_baselines(answer)}")
-    for part in (_limit, _advice, _errors, _saved, _plan, _needs):
-        remarks = [*remarks, *part(answer)]
-    for line in remarks:
+    lines = [
+        f"\nRuntimes are those of whole {answer.parts}{rough}, in {unit}; the optimum is that of fractions.",
+        f"Best baseline: {output.row_label(answer.baseline) if answer.baseline else 'none'}.",
+        *remarks,
+    ]
+    for part in (_limit, _errors, _plan, _needs):
+        lines += part(answer)
+    screen = output.console()
+    for line in lines:
         screen.print(line, markup=False)
 
 
-def _baselines(answer: SolveAnswer) -> str:
-    """Which ones the rows are compared with."""
-    found = (best_baseline(row, answer.baselines) for row in answer.rows if row["method"] != LIMIT)
-    named = list(dict.fromkeys(row_label(one) for one in found if one is not None))
-    if len(named) < 2:
-        return f"Best baseline: {named[0] if named else 'none'}."
-    return f"Each row is compared with the fastest baseline that needs no more than it: {', '.join(named)}."
+def _columns(answer: SolveAnswer) -> list[output.Shown]:
+    """The runtime of each row, against that of the best baseline, and above the bound of the optimum."""
+    bound, baseline = _best_bound(answer), np.inf if answer.baseline is None else runtime_of(answer.baseline)
 
-
-def _columns(answer: SolveAnswer) -> list[Shown]:
-    """The runtime of each row, against that of its best baseline, and above the bound of the optimum."""
-    bound = _best_bound(answer)
-
-    def runtime(row: Row) -> str:
+    def runtime(row: output.Row) -> str:
         return f"{runtime_of(row):.4g}" if np.isfinite(runtime_of(row)) else row["status"]
 
-    def against(row: Row) -> str:
-        baseline = None if row["method"] == LIMIT else best_baseline(row, answer.baselines)
-        ratio = np.inf if baseline is None else runtime_of(row) / runtime_of(baseline)
-        if not np.isfinite(ratio):
+    def against(row: output.Row) -> str:
+        ratio = runtime_of(row) / baseline
+        if row["method"] == LIMIT or not 0 < ratio < np.inf:
             return "–"
         return f"{100 * (ratio - 1):+.1f} %" if ratio < 10 else f"× {ratio:.3g}"
 
-    def above(row: Row) -> str:
-        known = np.isfinite(runtime_of(row)) and row["method"] != LIMIT
-        if known and row["kind"] == "local":
+    def above(row: output.Row) -> str:
+        if row["kind"] == "local" and np.isfinite(runtime_of(row)):
             return "best found"
-        if not known or bound <= 0 or row["round_trips"]:  # the bound is one of coded schemes
-            return "–"
-        gap = 100 * (runtime_of(row) / bound - 1)
-        return f"{gap:.2g} %" if gap < 10 else f"{gap:.0f} %" if gap < 1000 else "–"
+        # The bound is one of coded schemes.
+        return (
+            "–"
+            if row["round_trips"] or row["method"] == LIMIT
+            else output.above_bound(runtime_of(row), bound)
+        )
 
-    def blocks_of(row: Row) -> str:
+    def blocks_of(row: output.Row) -> str:
         if row["schedule"] is None:
             return draw(row["partition"])
         count = sum(size > 0 for size in row["schedule"]["sizes"])
         return f"{count} block{'s' if count > 1 else ''}, no code"
 
-    chance = figure("completion_probability", ".4f")
-    share = f"share of {answer.parts}\nat level 0…{answer.num_workers - 1}"
+    chance = output.figure("completion_probability", ".4f")
+    share = f"share of {answer.parts}\nat level 0…{num_workers(answer.problem) - 1}"
     return [
-        scheme_column(),
-        ("partition\nruntime", runtime),
+        output.scheme_column(),
+        ("expected\nruntime", runtime),
         ("vs best\nbaseline", against),
         ("above\noptimum ≤", above),
         *([] if answer.deadline is None else [(f"P(runtime ≤\n{answer.deadline:.4g})", chance)]),
-        *needs_columns(answer.rows),
+        *output.needs_columns(answer.rows),
         (Column(share, no_wrap=True, min_width=BARS), blocks_of),
-        ("solved\nin (s)", figure("seconds", ".2f")),
+        ("solved\nin (s)", output.figure("seconds", ".2f")),
     ]
 
 
@@ -163,6 +144,7 @@ def _best_bound(answer: SolveAnswer) -> float:
 
 
 def _limit(answer: SolveAnswer) -> Iterator[str]:
+    """Of all schemes, and one that is often faster and was not asked for: its search takes long."""
     if np.isfinite(answer.limit):
         begun = ", after the first start-up, nothing sent" if not answer.problem.plain else ""
         yield (
@@ -173,31 +155,22 @@ def _limit(answer: SolveAnswer) -> Iterator[str]:
         yield f"The limit of any scheme is not known: {OVERFLOW}."
     else:
         yield "The expected runtime is infinite under every scheme, even with all work divisible."
-
-
-def _advice(answer: SolveAnswer) -> Iterator[str]:
-    """What is often faster, and was not asked for: its search is as dear as all of the others."""
-    plans = (
-        answer.num_workers > 2 and answer.deadline is None and np.isfinite(answer.problem.cycle_time.mean())
-    )
-    if plans and iteration_of(answer.problem).alike and not any(row["schedule"] for row in answer.rows):
+        return
+    several = num_workers(answer.problem) > 2 and iteration_of(answer.problem).alike
+    if several and answer.deadline is None and not any(row["schedule"] for row in answer.rows):
         yield "Copies within nested groups of workers need no code and are often faster: --method nested."
 
 
 def _errors(answer: SolveAnswer) -> Iterator[str]:
     """What is no exact expectation or no proven optimum, and what a bound is for."""
     rows = answer.rows
-    errors = {row["method"]: (row["runtime_error"] or 0) / runtime_of(row) for row in rows}
-    drawn = {name: error for name, error in errors.items() if error > _EXACT}
+    errors = {row["method"]: 100 * (row["runtime_error"] or 0) / runtime_of(row) for row in rows}
+    drawn = [name for name, error in errors.items() if error > _EXACT]
+    most = f"standard error up to {max(errors.values(), default=0):.1g} %"
     if not iteration_of(answer.problem).exact:
-        error = 100 * max(errors.values(), default=0)
-        yield (
-            f"Means of {NUM_FRESH_DRAWS} draws, standard error up to {error:.1g} %; "
-            "the optimum's bound has 97.5 % confidence."
-        )
+        yield f"Means of {NUM_FRESH_DRAWS} draws, {most}; the optimum's bound has 97.5 % confidence."
     elif drawn:
-        error = 100 * max(drawn.values())
-        yield f"Means of draws, standard error up to {error:.1g} %: {', '.join(drawn)}."
+        yield f"Means of draws, {most}: {', '.join(drawn)}."
     steps = iteration_of(answer.problem).rows
     if steps is not None:
         yield f"Means over the trace's {len(steps)} steps; plans made for these fit the next ones less well."
@@ -212,73 +185,56 @@ def _errors(answer: SolveAnswer) -> Iterator[str]:
                 which = "no plan of these groups" if row["schedule"] else "none"
                 text += f"; {which} is faster than {bound:.4g}, {100 * (1 - bound / value):.2g} % less"
             yield f"{text}."
-    planned = next((row for row in rows if "levels" in row), None)
-    if planned is not None:
-        levels = ", ".join(map(str, planned["levels"]))
-        yield f"{planned['method']} uses the levels {levels}; its bound is for these."
-    inexact = [row_label(one) for one in rows if one["exact_gradient"] is False]
+    for row in [row for row in rows if "levels" in row][:1]:
+        yield f"{row['method']} uses the levels {', '.join(map(str, row['levels']))}; its bound is for these."
+    inexact = [output.row_label(row) for row in rows if row["exact_gradient"] is False]
     if inexact:
         yield f"Not the gradient of all data, but of a part of it: {', '.join(inexact)}."
 
 
-def _saved(answer: SolveAnswer) -> Iterator[str]:
-    schemes = [row for row in answer.rows if row["method"] != LIMIT and row["exact_gradient"] is not False]
-    fastest = min(schemes, key=runtime_of, default=None)
-    uncoded = next((row for row in answer.rows if row["method"] == "uncoded"), None)
-    if fastest and uncoded and fastest is not uncoded and np.isfinite(runtime_of(uncoded)):
-        saved = 100 * (1 - runtime_of(fastest) / runtime_of(uncoded))
-        if saved >= 0.05:
-            yield f"{fastest['method']} takes {saved:.1f} % less time than the uncoded scheme."
+def saved(rows: Sequence[output.Row]) -> str | None:
+    """By the fastest scheme, in place of the uncoded one; None where nothing is."""
+    schemes = [row for row in rows if row["method"] != LIMIT and row["exact_gradient"] is not False]
+    best, uncoded = fastest(schemes), next((row for row in rows if row["method"] == "uncoded"), None)
+    if best is None or uncoded is None or not np.isfinite(runtime_of(uncoded)):
+        return None
+    share = 100 * (1 - runtime_of(best) / runtime_of(uncoded))
+    return (
+        f"{best['method']} takes {share:.1f} % less time than the uncoded scheme." if share >= 0.05 else None
+    )
 
 
 def _plan(answer: SolveAnswer) -> Iterator[str]:
-    """The best plan's blocks, and what is stored for them; and the fastest schedule of several blocks."""
+    """Of each kind the best plan: its blocks, and what is stored for them."""
+    order, of_all = "in the order in which they are computed", f"of the {num_workers(answer.problem)}"
     schedules = [row for row in answer.rows if row["schedule"] and len(row["schedule"]["sizes"]) > 1]
-    row = next((row for row in schedules if "groups" in row["schedule"]), None)
-    if row is not None:
-        yield f"\nThe plan of {row['method']}, blocks in the order in which they are computed:"
-        yield from groups_and_blocks(row["schedule"], answer.parts)
-        held = zip(row["schedule"]["sizes"], row["schedule"]["groups"], strict=True)
-        most = max(len(group) for size, groups in held if size for group in groups)
+    for row in [row for row in schedules if "groups" in row["schedule"]][:1]:
+        yield f"\nThe plan of {row['method']}, blocks {order}:"
+        most = 0
+        sizes, every = row["schedule"]["sizes"], row["schedule"]["groups"]
+        for block, (size, groups) in enumerate(zip(sizes, every, strict=True)):
+            if size:
+                low, high = min(map(len, groups)), max(map(len, groups))
+                each, several = f"{low}" if low == high else f"{low} to {high}", "s" * (len(groups) > 1)
+                yield f"block {block}: {len(groups)} group{several} of {each}, {size:,} {answer.parts}"
+                most = max(most, high)
         yield (
             "A block is there when one worker of each group has sent its sum. Each worker stores "
-            f"{most} of the {answer.num_workers} subsets of the data."
+            f"{most} {of_all} subsets of the data."
         )
-    row = next((row for row in answer.rows if row["partition"] is not None), None)
-    if row is not None:
-        stored = f"{int(np.flatnonzero(row['partition'])[-1]) + 1} of the {answer.num_workers}"
-        what = f"level: {answer.parts}, in the order in which they are computed"
-        yield f"\nThe plan of {row['method']}, {what}:"
+    for row in [row for row in answer.rows if row["partition"] is not None][:1]:
+        yield f"\nThe plan of {row['method']}, level: {answer.parts}, {order}:"
         yield blocks(row["partition"])
-        yield f"Level n is computed on n + 1 subsets of the data: each worker stores {stored}."
-    row = next((row for row in schedules if "tasks" in row["schedule"]), None)
-    if row is not None:
-        sizes = " ".join(map(str, row["schedule"]["sizes"]))
+        stored = int(np.flatnonzero(row["partition"])[-1]) + 1
+        yield f"Level n is computed on n + 1 subsets of the data: each worker stores {stored} {of_all}."
+    for row in [row for row in schedules if "tasks" in row["schedule"]][:1]:
         what = f"{answer.parts} of its blocks (--format json: all tasks)"
         yield f"\nThe schedule of {row['method']}, {what}:"
-        yield textwrap.fill(sizes, 100)
-
-
-def groups_and_blocks(schedule: Row, parts: str) -> Iterator[str]:
-    """The groups of workers of each block, and its size, of those that are not empty.
-
-    >>> list(groups_and_blocks({"sizes": [0, 4000], "groups": [[[0], [1], [2]], [[0], [1, 2]]]}, "units"))
-    ['block 1: 2 groups of 1 to 2, 4,000 units']
-    """
-    for block, (size, groups) in enumerate(zip(schedule["sizes"], schedule["groups"], strict=True)):
-        low, high = min(map(len, groups)), max(map(len, groups))
-        each = f"{low}" if low == high else f"{low} to {high}"
-        several = "s" if len(groups) > 1 else ""
-        if size:
-            yield f"block {block}: {len(groups)} group{several} of {each}, {size:,} {parts}"
+        yield textwrap.fill(" ".join(map(str, row["schedule"]["sizes"])), 100)
 
 
 def blocks(partition: Sequence[int]) -> str:
-    """`level: count` of those that are not empty.
-
-    >>> blocks([5, 0, 2])
-    '0: 5, 2: 2'
-    """
+    """`level: count` of those that are not empty."""
     texts = [f"{level}:\0{count}" for level, count in enumerate(partition) if count]
     rest = len(texts) - _MOST_BLOCKS
     shown = texts[:_MOST_BLOCKS] + ([f"and\0{rest}\0more\0(--out\0FILE)"] if rest > 0 else [])
@@ -287,7 +243,7 @@ def blocks(partition: Sequence[int]) -> str:
 
 def _needs(answer: SolveAnswer) -> Iterator[str]:
     """The condition under which the plan is worth anything."""
-    if fastest_plan(answer.rows) is not None and answer.setup is not None and 0 < answer.setup < np.inf:
+    if answer.setup and np.isfinite(answer.setup):
         cycles = answer.setup * float(answer.problem.total) * float(np.asarray(answer.problem.cycles))
         plain = f"{cycles:.0f}" if 100 <= cycles < 1e7 else f"{cycles:.3g}"
         yield (

@@ -7,7 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +16,13 @@ import jax
 import numpy as np
 from rich.table import Column
 
+from bcgc_jax.cli import output
 from bcgc_jax.cli.answers import describe_law
 from bcgc_jax.cli.arguments import law_class, missing_parameters
+from bcgc_jax.cli.commands import START_UP, SweepOptions
 from bcgc_jax.cli.exit import interruptible, leave, say
-from bcgc_jax.cli.names import LAWS
-from bcgc_jax.cli.output import (
-    Row,
-    Shown,
-    figure,
-    needs_columns,
-    one_line_errors,
-    print_answer,
-    print_rows,
-    scheme_column,
-)
+from bcgc_jax.cli.names import LAWS, OBJECTIVES
 from bcgc_jax.cli.progress import Progress
-from bcgc_jax.cli.question import START_UP
-from bcgc_jax.cli.sweep_command import SweepOptions
 from bcgc_jax.cli.traces import law_for, read, workers_of
 from bcgc_jax.distributions import Distribution, JointDistribution
 from bcgc_jax.problem import Problem, Status
@@ -46,37 +36,31 @@ _PATIENCE = 60  # seconds that processes wait for each other
 
 
 def _tasks(question: SweepOptions) -> list[Method]:
-    """What every cell is solved by."""
-    best, own = "deadline" if question.for_deadline else "optimal", [one.name for one in question.schemes]
-    names = question.methods or (best, *own)
-    asked = question.asked(*[best] * question.for_deadline, *names, round_trip=question.round_trip)
+    best = "deadline" if question.objective == OBJECTIVES[1] else "optimal"
+    names = question.methods or (best, *(one.name for one in question.schemes))
+    asked = question.asked(*names, round_trip=question.round_trip)
     if "optimal" in asked:
         asked |= question.asked("optimal", tolerance=question.tolerance)
     return list(asked.values())
 
 
-@one_line_errors
 def answer(question: SweepOptions) -> None:
-    """Of the command."""
-    _use_all_cores()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(RuntimeError):  # too late after the first computation, and no harm
+        jax.config.update("jax_num_cpu_devices", cores)
     with jax.enable_x64(True):
         _join_processes(question)
-        axes, law, problem = _axes(question)
+        axes, labels, problem = _axes(question)
+        key = jax.random.key(question.seed)
         sweep = Sweep(
-            problem,
-            grid(**axes),
-            _tasks(question),
-            key=jax.random.key(question.seed),
-            partitions=question.partitions,
-            labels=_labels(question, law),
+            problem, grid(**axes), _tasks(question), key=key, partitions=question.partitions, labels=labels
         )
-        if question.out is None:
-            rows = interruptible(lambda: _collect(sweep))
-            varied = [name for name, values in axes.items() if len(values) > 1]
-            print_answer(question.output, rows, rows, lambda: _print_table(rows, varied))
-            _end(Counter(row["status"] for row in rows))
-        else:
-            _to_file(sweep, question, Path(question.out))
+        if question.out is not None:
+            return _to_file(sweep, question, Path(question.out))
+        rows = interruptible(lambda: _collect(sweep))
+        varied = [name for name, values in axes.items() if len(values) > 1]
+        output.print_answer(question.output, rows, rows, lambda: _print_table(rows, varied))
+        _end(Counter(row["status"] for row in rows))
 
 
 def _to_file(sweep: Sweep, question: SweepOptions, path: Path) -> None:
@@ -90,20 +74,19 @@ def _to_file(sweep: Sweep, question: SweepOptions, path: Path) -> None:
         raise click.Abort(*hint * parts_of(path).exists()) from None
     if jax.process_index() != 0:
         return
-    lines, seconds = _summary(sweep, path), time.perf_counter() - start
+    (lines, statuses), seconds = _summary(sweep, path), time.perf_counter() - start
     document = {"file": str(path), "seconds": round(seconds, 2), "methods": lines}
-    print_answer(question.output, lines, document, lambda: _print_summary(lines))
+    output.print_answer(question.output, lines, document, lambda: _print_summary(lines))
     if question.output == "table":
         click.echo(f"\n{path}: {len(sweep.cells):,} cells, {seconds:.1f} s, compilation included.")
-    statuses = (status.name.lower() for status in Status)
-    _end(Counter({status: sum(line.get(status, 0) for line in lines) for status in statuses}))
+    _end(statuses)
 
 
-def _axes(question: SweepOptions) -> tuple[dict[str, np.ndarray], str, Callable[..., Problem]]:
-    """The numbers of the grid by their names, the name of the law, and the problem that a cell of them is."""
+def _axes(question: SweepOptions) -> tuple[dict[str, np.ndarray], dict[str, str], Callable[..., Problem]]:
+    """The numbers of the grid by their names, what is no number, and the problem that a cell of them is."""
     workers, start = question.workers, question.start_up_law
-    parameters = {name: a for name, a in question.axes if not name.startswith(START_UP)}
     of_start = {name: a for name, a in question.axes if name.startswith(START_UP)}
+    parameters = {name: a for name, a in question.axes if name not in of_start}
     if start is not None:
         of_start = all_parameters(start, of_start, "--start-up", START_UP)
     elif of_start:
@@ -135,7 +118,9 @@ def _axes(question: SweepOptions) -> tuple[dict[str, np.ndarray], str, Callable[
     }
     starting = None if start is None else law_class(start[0])
     made = functools.partial(problem_of_cell, law, tuple(parameters), starting, question.overlap)
-    return {name: values for name, values in axes.items() if values is not None}, name, made
+    labels = {"law": name} | ({} if start is None else {"start_up_law": start[0]})
+    labels |= {"overlap": "true"} if question.overlap else {}
+    return {name: values for name, values in axes.items() if values is not None}, labels, made
 
 
 def all_parameters(
@@ -144,16 +129,15 @@ def all_parameters(
     """All parameters of a law, those of its `option` as axes of one number; named with the `prefix`."""
     law, given = typed
     known = [prefix + name for name in LAWS[law]]
-    fixed = {prefix + name: np.array([value]) for name, value in given.items()}
     for name in axes:
         if name not in known:
             raise click.UsageError(f"--axis {name}: {law} has the parameters {', '.join(known)}")
-        if name in fixed:
+        if name.removeprefix(prefix) in given:
             raise click.UsageError(f"{name} is given twice: in {option} and as an --axis")
-    missing = missing_parameters(law, {name.removeprefix(prefix) for name in (*fixed, *axes)})
+    missing = missing_parameters(law, {*given, *(name.removeprefix(prefix) for name in axes)})
     if missing:
         raise click.UsageError(f"{law} needs {', '.join(missing)}: in {option} or as an --axis")
-    return {**fixed, **axes}
+    return {prefix + name: np.array([value]) for name, value in given.items()} | axes
 
 
 def problem_of_cell(
@@ -164,7 +148,6 @@ def problem_of_cell(
     max_workers: int,
     **numbers: Any,
 ) -> Problem:
-    """Of laws, or of their classes and parameters by name."""
     if parameters:
         law = law(**{name: numbers.pop(name) for name in parameters})
     if start_up is not None:
@@ -173,40 +156,23 @@ def problem_of_cell(
     return Problem(law, max_workers=max_workers, overlap=overlap, **numbers)
 
 
-def _labels(question: SweepOptions, law: str) -> dict[str, str]:
-    """Columns of what is no number."""
-    start = {} if question.start_up_law is None else {"start_up_law": question.start_up_law[0]}
-    return {"law": law, **start} | ({"overlap": "true"} if question.overlap else {})
-
-
-def _use_all_cores() -> None:
-    """One device for each core, before the first computation; afterwards it is too late, and no harm."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        jax.config.update("jax_num_cpu_devices", cores)
-    except RuntimeError:
-        return
-
-
 def _join_processes(question: SweepOptions) -> None:
-    """Of several processes, meet the others."""
     if question.coordinator is None:
         return
     where = (question.coordinator, question.processes, question.process)
-    say(f"waiting up to {_PATIENCE} s for all {question.processes} processes at {question.coordinator}")
+    all_of_them = f"all {question.processes} processes at {question.coordinator}"
+    say(f"waiting up to {_PATIENCE} s for {all_of_them}")
+    # Where jaxlib's own time is up it aborts the process, stack and all: it has longer.
+    initialize = functools.partial(jax.distributed.initialize, initialization_timeout=10 * _PATIENCE)
     try:
-        # Where jaxlib's own time is up it aborts the process, stack and all: it has longer.
-        initialize = functools.partial(jax.distributed.initialize, initialization_timeout=10 * _PATIENCE)
         interruptible(lambda: initialize(*where), _PATIENCE)
     except TimeoutError:
-        say(
-            f"bcgc: the processes at {question.coordinator} did not meet within {_PATIENCE} s: is each "
-            "started, with the same --coordinator and --processes?"
-        )
+        reason = f"not within {_PATIENCE} s: is each started, with the same --coordinator and --processes?"
+        say(f"bcgc: {all_of_them} did not meet, {reason}")
         leave(2)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise click.UsageError(f"the processes at {question.coordinator} did not meet: {reason}") from None
+        raise click.UsageError(f"{all_of_them} did not meet: {reason}") from None
 
 
 @contextmanager
@@ -222,8 +188,8 @@ def _quiet_stdout() -> Iterator[None]:
         os.close(kept)
 
 
-def _collect(sweep: Sweep) -> list[Row]:
-    rows: list[Row] = []
+def _collect(sweep: Sweep) -> list[output.Row]:
+    rows: list[output.Row] = []
     with Progress("solving") as bar:
         for chunk in sweep.chunks():
             found = {name: values.tolist() for name, values in sweep.solve(chunk).items()}
@@ -232,60 +198,58 @@ def _collect(sweep: Sweep) -> list[Row]:
     return rows
 
 
-def _print_table(rows: list[Row], axes: list[str]) -> None:
-    def typed(name: str) -> Shown:
+def _print_table(rows: list[output.Row], axes: list[str]) -> None:
+    def typed(name: str) -> output.Shown:
         return name, lambda row: f"{row[name]:.4g}" if isinstance(row[name], float) else str(row[name])
 
-    chance = [("P(runtime ≤\ndeadline)", figure("completion_probability", ".4f"))]
+    chance = "P(runtime ≤\ndeadline)", output.figure("completion_probability", ".4f")
     columns = [
         *map(typed, axes),
-        scheme_column(),
-        ("expected\nruntime", figure("expected_runtime")),
-        ("relative\ngap ≤", figure("relative_gap", ".1e")),  # what is no partition has no certificate
-        *(chance if "completion_probability" in rows[0] else []),
-        *needs_columns(rows),
+        output.scheme_column(),
+        ("expected\nruntime", output.figure("expected_runtime")),
+        ("above\noptimum ≤", lambda row: output.above_bound(row["expected_runtime"], row["lower_bound"])),
+        *([chance] if "completion_probability" in rows[0] else []),
+        *output.needs_columns(rows),
         (Column("status", no_wrap=True), lambda row: row["status"]),
     ]
-    print_rows(rows, columns)
+    output.print_rows(rows, columns)
 
 
 def _end(statuses: Counter[str]) -> None:
-    """Say how many rows are no answer; status 1 where none is one."""
+    """Say how many rows are no problem; status 1 where one is none, or where no row is an answer."""
     invalid, infeasible = (statuses[status.name.lower()] for status in (Status.INVALID, Status.INFEASIBLE))
     if invalid:
-        click.echo(
+        say(
             f"bcgc: {invalid} of {statuses.total()} rows are invalid: their numbers make no problem, or are "
-            "too large or small for float64",
-            err=True,
+            "too large or small for float64"
         )
-    if invalid + infeasible == statuses.total():
+    if invalid or infeasible == statuses.total():
         raise click.exceptions.Exit(1)
 
 
-def _print_summary(lines: list[Row]) -> None:
-    def counted(name: str) -> Shown:
-        return Column("scheme") if name == "method" else name, lambda line: str(line[name])
+def _print_summary(lines: list[output.Row]) -> None:
+    def counted(name: str) -> output.Shown:
+        return name, lambda line: str(line[name])
 
-    counts = [counted(name) for name in lines[0] if name != _GAP]
-    print_rows(lines, [*counts, ("largest gap", figure(_GAP, ".1e"))])
+    counts = [counted(name) for name in lines[0] if name not in ("method", _GAP)]
+    gap = "largest gap", output.figure(_GAP, ".1e")
+    output.print_rows(lines, [output.scheme_column(), *counts, gap])
 
 
-def _summary(sweep: Sweep, path: Path) -> list[Row]:
-    """How each method came out, from the file itself."""
-    statuses: dict[str, Counter[str]] = {method: Counter() for method in sweep.methods}
-    gaps: dict[str, float | None] = dict.fromkeys(sweep.methods)
+def _summary(sweep: Sweep, path: Path) -> tuple[list[output.Row], Counter[str]]:
+    """How each method came out, and how all did, from the file itself."""
+    statuses = {method: Counter[str]() for method in sweep.methods}
+    gaps: dict[str, list[float]] = {method: [] for method in sweep.methods}
     for row in read_rows(path, ("method", "status", "relative_gap")):
         statuses[row["method"]][row["status"]] += 1
         gap = float(row["relative_gap"] or "nan")
         if row["status"] == "converged" and not math.isnan(gap):
-            gaps[row["method"]] = max(gaps[row["method"]] or 0.0, gap)
-    seen = dict.fromkeys(status for found in statuses.values() for status in found)
-    return [
-        {
-            "method": method,
-            "cells": len(sweep.cells),
-            **{status: found[status] for status in seen},
-            _GAP: gaps[method],
-        }
+            gaps[row["method"]].append(gap)
+    total = sum(statuses.values(), Counter[str]())
+    lines = [
+        {"method": method, "cells": len(sweep.cells)}
+        | {status: found[status] for status in total}
+        | {_GAP: max(gaps[method], default=None)}
         for method, found in statuses.items()
     ]
+    return lines, total

@@ -2,21 +2,18 @@
 
 import sys
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
+from bcgc_jax.cli.commands import TraceOptions
 from bcgc_jax.cli.exit import say
-from bcgc_jax.cli.output import access
-from bcgc_jax.cli.question import TraceOptions
+from bcgc_jax.cli.output import Row
 from bcgc_jax.distributions import Distribution, EmpiricalRows, JointDistribution
 from bcgc_jax.measured.choice import law_of
-from bcgc_jax.measured.description import NOTHING, describe
+from bcgc_jax.measured.description import NOTHING, Description, describe
 from bcgc_jax.measured.traces import ColumnError, Trace, load_trace
 from bcgc_jax.plans.runtime import block_runtime
 from bcgc_jax.problem import Problem
-
-STANDARD_INPUT = "-"
 
 
 def read(asked: TraceOptions) -> Trace | None:
@@ -35,9 +32,8 @@ def read(asked: TraceOptions) -> Trace | None:
 def read_loads(asked: TraceOptions, progress: Callable[[float], None] | None = None) -> Trace:
     """As the file has it; ValueError for one that cannot be read or is no trace."""
     try:
-        with access(trace_name(asked)):
-            source = sys.stdin.buffer if asked.path == STANDARD_INPUT else str(asked.path)
-            return load_trace(source, **vars(asked.columns), progress=progress)
+        source = sys.stdin.buffer if asked.path == "-" else str(asked.path)
+        return load_trace(source, **vars(asked.columns), progress=progress)
     except ColumnError as error:
         raise ValueError(
             f"{error}. Here: --step-column, --worker-column, --seconds-column, --load-column, --layout wide"
@@ -45,18 +41,14 @@ def read_loads(asked: TraceOptions, progress: Callable[[float], None] | None = N
 
 
 def trace_name(asked: TraceOptions) -> str:
-    """What a person calls the file."""
-    return "standard input" if asked.path == STANDARD_INPUT else str(asked.path)
+    return "standard input" if asked.path == "-" else str(asked.path)
 
 
 def workers_of(asked: TraceOptions, trace: Trace, workers: int | None, *, replayed: bool = False) -> int:
     """How many there are to be: those asked for, or those of the trace, which a replay needs."""
-    if asked.keep_workers and workers not in (None, trace.num_workers):
-        raise ValueError(
-            f"--keep-workers makes a law of {trace.num_workers} workers, not of {workers}: drop --workers"
-        )
-    if replayed and workers not in (None, trace.num_workers):
-        raise ValueError(f"the trace has {trace.num_workers} workers, not {workers}: leave --workers out")
+    if (asked.keep_workers or replayed) and workers not in (None, trace.num_workers):
+        why = "--keep-workers makes a law of" if asked.keep_workers else "the trace has"
+        raise ValueError(f"{why} {trace.num_workers} workers, not {workers}: leave --workers out")
     if workers is None and trace.num_workers < 2:
         raise ValueError(
             f"{trace_name(asked)} has one worker only: coding needs the times of at least two"
@@ -78,35 +70,51 @@ def law_for(asked: TraceOptions, trace: Trace, workers: int) -> Distribution | J
 def remarks(asked: TraceOptions, trace: Trace) -> list[str]:
     """Where it is not what a plan supposes; of whole steps, only where nothing can be learnt from it."""
     found = describe(trace, with_tail=False)
-    said = found.remarks()
+    said = in_words(found)
     if asked.keep_workers:
         return said[:1] if found.alike else []
-    if said == [NOTHING]:
+    return [] if said == [NOTHING] else [*said, "bcgc fit says more; --keep-workers plans on whole steps."]
+
+
+def in_words(description: Description) -> list[str]:
+    """Its remarks, with the command's name for whole steps."""
+    return [remark.replace("`EmpiricalRows`", "--keep-workers") for remark in description.remarks()]
+
+
+def in_its_steps(trace: Trace, problem: Problem, plan: Row) -> list[str]:
+    """What the steps of the trace say of the `plan` that was made for them; nothing if they are of others."""
+    counts = np.asarray(plan["partition"], float)
+    taken = replay(trace, problem, counts)
+    if not taken.size or not counts[1:].any():
         return []
-    return [*map(with_options, said), "bcgc fit says more; --keep-workers plans on whole steps."]
+    uncoded = replay(trace, problem, counts.sum() * (np.arange(counts.size) == 0))
+    share, error = (100 * f(uncoded - taken) / uncoded.mean() for f in (np.mean, error_of))
+    more = "less" if share > 0 else "more"
+    advice = "it was made for these, so expect less of later ones."
+    if share < 2 * error:
+        advice = "they do not show that a code is faster: take uncoded."
+    return [
+        f"In the trace's own steps {plan['method']} takes {abs(share):.1f} ± {error:.2g} % {more} time than "
+        f"the uncoded scheme; {advice}",
+        *later_than_promised(plan["method"], plan["partition_runtime"], taken.mean(), error_of(taken)),
+    ]
 
 
-def late(trace: Trace, problem: Problem, plan: dict[str, Any]) -> list[str]:
-    """What the steps of the trace take beyond what the `plan` expects of independent workers."""
-    taken, error = replayed(whole_steps(trace), problem, np.asarray(plan["partition"], float))
-    if taken is None or error is None:
-        return []
-    return later_than_promised(plan["method"], plan["partition_runtime"], taken, error)
-
-
-def replayed(
-    steps: np.ndarray, problem: Problem, counts: np.ndarray
-) -> tuple[float, float] | tuple[None, None]:
-    """What these coordinates at each level take in whole steps, `[S, N]`, on average, and its error."""
+def replay(trace: Trace, problem: Problem, counts: np.ndarray) -> np.ndarray:
+    """What these coordinates at each level take in each whole step; nothing where other workers took them."""
+    times = trace.table()
+    steps = times[np.isfinite(times).all(axis=1)]
     if len(steps) < 2 or steps.shape[1] != len(counts):
-        return None, None
+        return np.zeros(0)
     samples, cycles = float(np.asarray(problem.num_samples)), float(np.asarray(problem.cycles))
-    taken = np.asarray(block_runtime(counts, steps, num_samples=samples, cycles=cycles))
-    return float(taken.mean()), float(taken.std(ddof=1) / np.sqrt(len(taken)))
+    return np.asarray(block_runtime(counts, steps, num_samples=samples, cycles=cycles))
+
+
+def error_of(values: np.ndarray) -> float:
+    return float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
 def later_than_promised(plan: str, promised: float, taken: float, error: float) -> list[str]:
-    """In words, where it is more than chance."""
     if taken - promised < 2 * error:
         return []
     return [
@@ -115,35 +123,15 @@ def later_than_promised(plan: str, promised: float, taken: float, error: float) 
     ]
 
 
-def whole_steps(trace: Trace) -> np.ndarray:
-    """The steps of which every worker's time is known, `[S, N]`."""
-    times = trace.table()
-    return times[np.isfinite(times).all(axis=1)]
-
-
-def with_options(remark: str) -> str:
-    """A remark of the library, with the command's name for whole steps."""
-    return remark.replace("`EmpiricalRows`", "--keep-workers")
-
-
-def cycles_of_a_step(problem: Problem) -> str:
-    """How runtimes, of cycles that take the times of a trace, compare with its steps."""
+def unit_of(trace: Trace | None, problem: Problem) -> tuple[float, str]:
+    """What runtimes are printed in. Under a trace, whose times a cycle takes, a recorded step's seconds."""
+    if trace is None or trace.of_cycles:
+        return 1.0, "the cycle time's unit" if trace is None else "seconds"
     cycles = float(problem.scale * problem.total)
-    return (
-        f"Each cycle takes a time of the trace, and a worker has M b L / N = {cycles:g} of them without "
-        f"redundancy: divided by {cycles:g}, runtimes are in seconds of a step as it was recorded."
-    )
-
-
-def unit_of(trace: Trace | None) -> str:
-    """Of runtimes of cycles that take the times of a trace, or that a law was typed for."""
-    if trace is None:
-        return "the cycle time's unit"
-    return "seconds" if trace.of_cycles else "seconds times cycles"
+    return cycles, f"seconds of a recorded step (M b L / N = {cycles:g} cycles; JSON and CSV: of all cycles)"
 
 
 def which_law(law: Distribution | JointDistribution, trace: Trace) -> list[str]:
-    """What stands for the trace, in words."""
     known = law.summary()
     if "measured_times" in known:
         return [f"Distribution: the {trace.seconds.size:,} measured times, each an atom."]

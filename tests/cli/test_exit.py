@@ -111,7 +111,7 @@ def test_processes_that_do_not_meet_are_given_up(command, tmp_path, monkeypatch,
         command(*SWEEP, str(tmp_path / "sweep.csv"), *SEVERAL)
     waiting, given_up = capsys.readouterr().err.splitlines()
     assert waiting == "waiting up to 0.05 s for all 2 processes at 127.0.0.1:1"
-    assert given_up.startswith("bcgc: the processes at 127.0.0.1:1 did not meet within 0.05 s")
+    assert given_up.startswith("bcgc: all 2 processes at 127.0.0.1:1 did not meet, not within 0.05 s: is")
     assert left == [2]
 
 
@@ -119,11 +119,11 @@ def test_what_keeps_processes_from_meeting_is_one_line(command, tmp_path, monkey
     monkeypatch.setattr(jax.distributed, "initialize", raising(RuntimeError("address in use\nand more")))
     status, out, err = command(*SWEEP, str(tmp_path / "sweep.csv"), *SEVERAL)
     assert (status, out) == (2, "")
-    assert err.splitlines()[-1] == "bcgc: the processes at 127.0.0.1:1 did not meet: address in use"
+    assert err.splitlines()[-1] == "bcgc: all 2 processes at 127.0.0.1:1 did not meet: address in use"
 
 
 @pytest.mark.parametrize(
-    ("where", "error"), [("group.cli.main", click.Abort()), ("_run", KeyboardInterrupt())]
+    ("where", "error"), [("commands.cli.main", click.Abort()), ("_run", KeyboardInterrupt())]
 )
 def test_an_interruption_of_the_options_is_no_traceback_either(monkeypatch, capsys, left, where, error):
     monkeypatch.setattr(f"bcgc_jax.cli.{where}", raising(error))

@@ -1,5 +1,6 @@
 """`bcgc fit`, and traces on the command line: what is printed, what is drawn, and what is refused."""
 
+import dataclasses
 import json
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.cli import fit
+from bcgc_jax.solution import assess
 
 TIMES = np.random.default_rng(4).gamma(2.5, 0.6, (60, 3)) + 0.8
 
@@ -132,7 +134,6 @@ def test_a_broken_file_is_one_line_and_status_2(refusal, tmp_path, text, argumen
     file = tmp_path / "broken.csv"
     file.write_text(text)
     assert message in refusal("fit", str(file), "--law", "uniform", *arguments.split())
-    assert "cannot read" in refusal("fit", str(tmp_path / "absent.csv"))
 
 
 @pytest.mark.slow
@@ -161,8 +162,20 @@ def _of_loads(tmp_path, loads, steps=40, workers=4):
     return str(path)
 
 
+def _best_of_few(problem):
+    """In place of a search, which has tests of its own."""
+    x = np.array(
+        [[1, 0, 0, 0], [3, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [0, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]
+    )
+    padded = np.pad(x / x.sum(axis=1, keepdims=True), ((0, 0), (0, problem.max_workers - 4)))
+    found = [assess(problem, 2000 * shares) for shares in padded]
+    best = min(found, key=lambda solution: float(solution.expected_runtime))
+    return dataclasses.replace(best, problem=problem)
+
+
 @pytest.mark.slow
-def test_a_trace_of_loads_tells_the_start_up_apart_and_what_that_means(answer, once, tmp_path):
+def test_a_trace_of_loads_tells_the_start_up_apart_and_what_that_means(answer, once, tmp_path, monkeypatch):
+    monkeypatch.setattr(fit, "solve", _best_of_few)
     path = _of_loads(tmp_path, (100, 200, 400))
     asked = ("fit", path, "--load-column", "samples", "--law", "shifted-exponential", "--replicates", "20")
     found = answer(*asked, "--coordinates", "2000")

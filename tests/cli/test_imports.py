@@ -7,7 +7,7 @@ import pytest
 
 from bcgc_jax.cli import names
 from bcgc_jax.cli.answers import describe_law
-from bcgc_jax.cli.arguments import CycleTime, law_class, law_name
+from bcgc_jax.cli.arguments import law_class, law_name, read_law
 from bcgc_jax.coding import digits, gradients
 from bcgc_jax.measured import likelihood, traces
 from bcgc_jax.solvers import methods
@@ -32,6 +32,12 @@ finally:
         (["slove"], 2, "bcgc: No such command 'slove'"),
         (["solve", "--wrokers", "3"], 2, "bcgc: No such option '--wrokers'"),
         (["solve", "--workers", "x"], 2, "bcgc: Invalid value for '--workers': must be a whole number"),
+        (["solve", "--trace", "none.csv"], 2, "bcgc: Invalid value for '--trace': File 'none.csv'"),
+        (
+            ["train", "--trace", "-", "--method", "tim"],
+            2,
+            "bcgc: no method 'tim' (did you mean time?)",
+        ),
         (["solve", "--cycle-time", "gama:rate=1"], 2, "bcgc: Invalid value for '--cycle-time': unknown law"),
         (["solve", "--cycle-time", "gamma:rat=1"], 2, "bcgc: Invalid value for '--cycle-time': cannot read"),
     ],
@@ -58,7 +64,7 @@ def test_a_law_has_the_parameters_that_it_is_typed_with(name):
     assert names.LAWS[name] == defaults
     given = dict(zip(defaults, (0.5, 2.0, 0.25), strict=False))
     typed = ",".join(f"{parameter}={value}" for parameter, value in given.items())
-    read = CycleTime().convert(f"{name}:{typed}", None, None)
+    read = read_law(f"{name}:{typed}")
     assert repr(read) == repr(law(**given))
     assert describe_law(read) == {"law": name, **given}
 

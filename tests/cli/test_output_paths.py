@@ -28,7 +28,7 @@ COMMANDS = {
     "--curves": ("train", *LAW, "--workers", "4", "--curves", "csv"),
     "--out": ("sweep", *LAW, "--workers", "4", "--coordinates", "60", "--out", "parquet"),
     "--out of solve": ("solve", *LAW, "--workers", "4", "--coordinates", "60", "--out", "json"),
-    "--out of fit": ("fit", "steps.csv", "--out", "json"),
+    "--out of fit": ("fit", "-", "--out", "json"),
 }
 
 
@@ -72,12 +72,12 @@ def test_what_may_not_be_written_is_refused(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("no font,\nat all")])
 def test_the_answer_is_printed_whatever_becomes_of_plan_and_curves(command, tmp_path, monkeypatch, error):
-    found = SimpleNamespace(best=None, plans=[{"partition": [1]}])
+    found = SimpleNamespace(best=None, fits=[], plans=[{"law": "gamma"}])
     monkeypatch.setattr(bcgc_jax.cli.fit, "_answer", lambda *_: found)
     monkeypatch.setattr(bcgc_jax.cli.fit, "_print", lambda *_: print("the table"))
-    monkeypatch.setattr(bcgc_jax.cli.fit, "save_plan", raising(error))
+    monkeypatch.setattr("bcgc_jax.cli.answers.save_plan", raising(error))
     plan = str(tmp_path / "plan.json")
-    status, out, err = command("fit", "steps.csv", "--out", plan)
+    status, out, err = command("fit", "-", "--out", plan)
     assert (status, out, err.count("\n")) == (2, "the table\n", 1)
     assert err.startswith(f"bcgc: cannot write {plan}: ")
     assert ("No space left" in err) or ("RuntimeError: no font, at all" in err)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bcgc_jax import EmpiricalRows, Problem, ShiftedExponential, Uniform, Weibull
-from bcgc_jax.cli.solve_table import SolveAnswer, print_table
+from bcgc_jax.cli.solve_table import SolveAnswer, print_table, saved
 from bcgc_jax.distributions import Deterministic
 from bcgc_jax.solvers.compare import draw
 
@@ -38,21 +38,21 @@ def printed(capsys):
 def test_the_table_compares_with_the_best_baseline_and_shows_the_plan(printed):
     rows = [
         row("time", 8.0, [30, *[5] * 28, 4830], lower_bound=6.0, completion_probability=0.25),
-        row("single_block", 10.0, [0, 5000, *[0] * 28], completion_probability=0.125),
+        row("single_block", 10.0, [0, 5000, *[0] * 28], completion_probability=0.125, stored_subsets=2),
         row("tandon_partial", 12.0, alpha=4.8812, completion_probability=None),
         row("uncoded", 16.0, [5000, *[0] * 29], completion_probability=0.0),
     ]
-    lines, text = printed(Problem(LAW, 30, 5000), rows, 4.0, 12345.0, rows[1:], setup=0.05)
+    lines, text = printed(Problem(LAW, 30, 5000), rows, 4.0, 12345.0, rows[1], setup=0.05, widest=104)
     assert "P(runtime ≤" in lines[0]
     figures = [line.split() for line in lines[2:6]]
-    assert figures[0][:7] == ["time", "8", "-20.0", "%", "33", "%", "0.2500"]
-    assert figures[1][:7] == ["single_block", "10", "+0.0", "%", "67", "%", "0.1250"]
-    assert lines[4].split()[:9] == ["tandon_partial", "α", "4.88", "12", "+20.0", "%", "100", "%", "–"]
+    assert figures[0][:8] == ["time", "8", "-20.0", "%", "33", "%", "0.2500", "1"]
+    assert figures[1][:8] == ["single_block", "10", "+0.0", "%", "67", "%", "0.1250", "2"]
+    assert figures[2][:9] == ["tandon_partial", "α", "4.88", "12", "+20.0", "%", "100", "%", "–"]
     assert figures[3][:7] == ["uncoded", "16", "+60.0", "%", "167", "%", "0.0000"]
     assert not any("…" in line.partition("▁")[2] for line in lines)  # no bar is cut off
-    assert "in the cycle time's unit. Best baseline: single_block." in text
+    assert "in the cycle time's unit; the optimum is that of fractions. Best baseline: single_block." in text
     assert "No scheme of any kind is faster than 4, assuming" in text
-    assert "time takes 50.0 % less time than the uncoded scheme." in text
+    assert saved(rows) == "time takes 50.0 % less time than the uncoded scheme."
     assert "The plan of time, level: coordinates, in the order in which they are computed:" in lines
     assert any(line.startswith("0: 30, 1: 5, 2: 5,") for line in lines)
     assert "28: 5, 29: 4830" in text
@@ -66,7 +66,7 @@ def test_best_found_where_nothing_is_proven(printed):
         row("uncoded", 66.0, [60, 0, 0], lower_bound=40.0),
     ]
     problem = Problem(Deterministic(2.0), 3, 60, start_up=Weibull(4000.0, 0.7))
-    lines, text = printed(problem, rows, 30.0, baselines=rows[1:])
+    lines, text = printed(problem, rows, 30.0, baseline=rows[1])
     assert lines[2].split()[:6] == ["optimal", "50", "-24.2", "%", "best", "found"]
     assert lines[3].split()[:6] == ["uncoded", "66", "+0.0", "%", "50", "%"]
     assert "a local search found; none is faster than 44, 12 % less." in text
@@ -75,9 +75,9 @@ def test_best_found_where_nothing_is_proven(printed):
 
 def test_a_limit_is_no_scheme_and_a_fast_scheme_has_no_levels(printed):
     rows = [row("limit", 1.0), row("uncoded", 4.0, [60, 0, 0])]
-    lines, text = printed(Problem(LAW, 3, 60), rows, 1.0, baselines=rows[1:])
+    lines, _ = printed(Problem(LAW, 3, 60), rows, 1.0, baseline=rows[1])
     assert lines[2].split()[:4] == ["limit", "1", "–", "–"]
-    assert "less time than the uncoded" not in text
+    assert saved(rows) is None
     rows = [
         row("quick", 1.0, runtime_error=0.0249),
         row("time", 4.0, [0, 30, 30], lower_bound=3.0, levels=[1, 2]),
@@ -89,29 +89,31 @@ def test_a_limit_is_no_scheme_and_a_fast_scheme_has_no_levels(printed):
 
 def test_schedules_say_what_they_need_and_what_they_leave_out(printed):
     one = {"sizes": [2, 2, 6], "tasks": [[0, 0], [0, 1], [1, 1], [1, 0], [0, 2]]}
+    groups = {"sizes": [0, 4000], "groups": [[[0], [1], [2]], [[0], [1, 2]]]}
     rows = [
         row("multi_message", 2.0, schedule=one, stored_subsets=2, sent=1.5, round_trips=1),
+        row("nested", 2.0, schedule=groups),
         row("backup:1", 3.0, schedule={"sizes": [10], "tasks": [[0, 0]]}, exact_gradient=False),
         row("time", 4.0, [5, 5, 0], lower_bound=3.0, stored_subsets=2),
         row("uncoded", 8.0, [10, 0, 0]),
     ]
-    lines, text = printed(Problem(LAW, 3, 10), rows, 1.0, baselines=rows[3:], widest=102)  # no number is cut
-    assert lines[2].split()[:11] == [
-        "multi_message",
-        "2",
-        "-75.0",
-        "%",
-        "–",
-        "2",
-        "1.50",
-        "1",
-        "3",
-        "blocks,",
-        "no",
-    ]
-    assert " ".join(lines[3].split()).startswith("backup:1 (inexact) 3 -62.5 % 0 % 1 1.00 0 1 block,")
+    lines, text = printed(Problem(LAW, 3, 10), rows, 1.0, baseline=rows[4], widest=102)  # no number is cut
+    shown = [" ".join(line.split()) for line in lines[2:]]
+    assert shown[0].startswith("multi_message 2 -75.0 % – 2 1.50 1 3 blocks, no")
+    assert shown[2].startswith("backup:1 (inexact) 3 -62.5 % 0 % 1 1.00 0 1 block,")
+    assert "block 1: 2 groups of 1 to 2, 4,000 coordinates A block is there when one worker of each" in text
     assert "Not the gradient of all data, but of a part of it: backup:1 (inexact)." in text
     assert "coordinates of its blocks (--format json: all tasks): 2 2 6" in text
+
+
+def test_all_times_are_printed_in_one_unit(printed):
+    rows = [row("time", 8.0, [60, 0, 0, 0], lower_bound=6.0, completion_probability=0.25)]
+    answer = SolveAnswer(Problem(LAW, 4, 60), rows, 4.0, 16.0, row("uncoded", 16.0), (7.0, 9.0))
+    lines, text = printed(*answer.in_units_of(2))
+    assert " 8) " in lines[1]
+    assert lines[2].split()[:7] == ["time", "4", "-50.0", "%", "33", "%", "0.2500"]
+    assert "faster than 2, assuming" in text
+    assert "time: 3.5 to 4.5 with 95 % confidence" in text
 
 
 def test_what_stands_for_an_expectation_is_said(printed):

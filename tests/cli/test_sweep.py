@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from bcgc_jax.cli.arguments import Axis, Number
+from bcgc_jax.cli.arguments import Number, axis
 from bcgc_jax.sweeps.files import read_rows
 from tests.cli.schema import problems, strict_json
 
@@ -57,7 +57,7 @@ def test_a_sweep_says_which_rows_are_infinite_or_invalid(command):
     status, out, err = command(*args, "--axis", "shape=-1,0.5,2")
     rows = strict_json(out)
     assert problems("sweep", rows) == []
-    assert (status, [row["status"] for row in rows]) == (0, ["invalid", "infinite", "converged"] * 2)
+    assert (status, [row["status"] for row in rows]) == (1, ["invalid", "infinite", "converged"] * 2)
     assert [row["expected_runtime"] is None for row in rows] == [True, True, False] * 2
     said = "bcgc: 2 of 6 rows are invalid: their numbers make no problem"
     assert (err.startswith(said), err.count("\n")) == (True, 1)
@@ -92,4 +92,4 @@ def test_the_file_of_a_sweep_says_which_law_and_has_one_type_a_column(command, t
     ],
 )
 def test_an_axis_is_the_numbers_that_its_words_say(typed, numbers):
-    assert Axis(Number(1, include=True, whole=True)).convert(typed, None, None).tolist() == numbers
+    assert axis(Number(1, include=True, whole=True)).convert(typed, None, None).tolist() == numbers

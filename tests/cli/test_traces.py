@@ -128,24 +128,36 @@ def test_what_is_wrong_with_standard_input_is_told_by_its_name(command, refusal,
         assert "standard input" in " ".join(command(name, "--help")[1].split())
 
 
-def test_steps_that_take_longer_than_a_plan_expects_are_told():
+def test_a_plan_is_replayed_in_the_steps_of_its_trace():
     rng = np.random.default_rng(0)
     times = rng.gamma(4.0, 0.5, (200, 4)) * rng.uniform(0.5, 2.0, (200, 1))
     problem, counts = bcgc.Problem(bcgc.Empirical(times.ravel()), 4, 60, 3.0), [10, 20, 30, 0]
     # By hand: a worker's cycles up to the end of each level are 10, 50, 140, 140, of M / N = 3 / 4 samples.
-    taken = np.mean([max(10 * t[3], 50 * t[2], 140 * t[1]) for t in np.sort(times, axis=1)]) * 3 / 4
-    plan = {"method": "mine", "partition": counts, "partition_runtime": taken / 1.25}
-    (line,) = traces.late(_trace(times), problem, plan)
-    assert "mine takes 25 % longer than expected" in line
-    assert traces.late(_trace(times), problem, plan | {"partition_runtime": taken}) == []
-    # One step has no error, and other workers have another plan.
-    assert traces.late(_trace(times[:1]), problem, plan | {"partition_runtime": 0.0}) == []
-    assert traces.late(_trace(times[:, 1:]), problem, plan) == []
-    said = traces.cycles_of_a_step(problem)
-    assert "M b L / N = 45 of them" in said
-    assert said.endswith("divided by 45, runtimes are in seconds of a step as it was recorded.")
-    units = [traces.unit_of(trace) for trace in (None, _trace(times), _trace(times)._replace(of_cycles=True))]
-    assert units == ["the cycle time's unit", "seconds times cycles", "seconds"]
+    steps = np.array([max(10 * t[3], 50 * t[2], 140 * t[1]) for t in np.sort(times, axis=1)]) * 3 / 4
+    uncoded = 60 * times.max(axis=1) * 3 / 4
+    plan = {"method": "mine", "partition": counts, "partition_runtime": steps.mean() / 1.25}
+    saved, late = traces.in_its_steps(_trace(times), problem, plan)
+    error = 100 * (uncoded - steps).std(ddof=1) / 200**0.5 / uncoded.mean()
+    share = 100 * (1 - steps.mean() / uncoded.mean())
+    assert f"mine takes {-share:.1f} ± {error:.2g} % more time than the uncoded scheme" in saved
+    assert saved.endswith("they do not show that a code is faster: take uncoded.")
+    assert "mine takes 25 % longer than expected" in late
+    assert len(traces.in_its_steps(_trace(times), problem, plan | {"partition_runtime": steps.mean()})) == 1
+    apart = 1 + 20 * (rng.random((200, 4)) < 0.05)
+    better = traces.in_its_steps(_trace(apart), problem, plan | {"partition": [0, 60, 0, 0]})[0]
+    assert ("less time" in better, better.endswith("expect less of later ones.")) == (True, True)
+    # One step has no error, other workers have another plan, and without a code nothing is saved.
+    assert traces.in_its_steps(_trace(times), problem, plan | {"partition": [60, 0, 0, 0]}) == []
+    assert traces.in_its_steps(_trace(times[:1]), problem, plan) == []
+    assert traces.in_its_steps(_trace(times[:, 1:]), problem, plan) == []
+
+
+def test_runtimes_under_a_trace_are_in_seconds_of_a_step():
+    problem = bcgc.Problem(bcgc.Empirical(TIMES.ravel()), 4, 60, 3.0)
+    unit, name = traces.unit_of(_trace(TIMES), problem)
+    assert (unit, "seconds of a recorded step (M b L / N = 45 cycles" in name) == (45, True)
+    assert traces.unit_of(_trace(TIMES)._replace(of_cycles=True), problem) == (1, "seconds")
+    assert traces.unit_of(None, problem) == (1, "the cycle time's unit")
 
 
 def test_what_a_plan_does_not_suppose_is_said_of_its_trace():

@@ -344,7 +344,7 @@ def test_names_and_folders_that_cannot_be_written_are_refused(x64, monkeypatch, 
         bcgc.sweeps.write_sweep(plan, tmp_path / "nowhere" / "sweep.csv")
 
 
-_COMMAND = [sys.executable, "-m", "bcgc_jax.cli", "sweep", "--workers", "3,5,8", "--coordinates", "2000"]
+_COMMAND = [sys.executable, "-m", "bcgc_jax", "sweep", "--workers", "3,5,8", "--coordinates", "2000"]
 _COMMAND += ["--cycle-time", "shifted-exponential:shift=50", "--axis", "rate=1e-3:1e-2:3000:log"]
 _COMMAND += ["--method", "uncoded", "--method", "optimal"]
 

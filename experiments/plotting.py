@@ -83,37 +83,17 @@ def style(method: str, own: Sequence[Scheme] = ()) -> Style:
 
 
 def curve(method: str, own: Sequence[Scheme] = ()) -> dict[str, Any]:
-    """Keywords of `Axes.plot` for a computed curve of a method, a dot at each computed point.
-
-    >>> curve("time")["color"]
-    '#D55E00'
-    """
-    look = style(method, own)
-    return {
-        "color": look.color,
-        "linestyle": look.line,
-        "linewidth": look.width,
-        "marker": ".",
-        "markersize": 4,
-        "label": look.label,
-    }
+    """Keywords of `Axes.plot` for a computed curve of a method, a dot at each computed point."""
+    label, color, _, line, width = style(method, own)
+    dots = {"marker": ".", "markersize": 4}
+    return {"color": color, "linestyle": line, "linewidth": width, "label": label, **dots}
 
 
 def points(method: str, own: Sequence[Scheme] = (), *, filled: bool = False) -> dict[str, Any]:
-    """Keywords of `Axes.plot` for separate markers of a method, open unless `filled`; no label.
-
-    >>> points("time")["markerfacecolor"]
-    'none'
-    """
+    """Keywords of `Axes.plot` for separate markers of a method, open unless `filled`; no label."""
     look = style(method, own)
-    return {
-        "color": look.color,
-        "linestyle": "none",
-        "marker": look.marker,
-        "markersize": 6,
-        "markeredgewidth": 1.2,
-        "markerfacecolor": look.color if filled else "none",
-    }
+    face = {"markerfacecolor": look.color if filled else "none", "markeredgewidth": 1.2, "markersize": 6}
+    return {"color": look.color, "linestyle": "none", "marker": look.marker, **face}
 
 
 def legend_handle(
@@ -143,12 +123,7 @@ def require_matplotlib() -> None:
 def new_figure(
     rows: int = 1, columns: int = 1, *, size: tuple[float, float] = (6.8, 3.9), **subplots: Any
 ) -> "tuple[Figure, list[Axes]]":
-    """A figure of `size` inches and its axes, row by row; `subplots` go to `Figure.subplots`.
-
-    >>> figure, axes = new_figure(1, 2)
-    >>> len(axes)
-    2
-    """
+    """A figure of `size` inches and its axes, row by row; `subplots` go to `Figure.subplots`."""
     require_matplotlib()
     from matplotlib.figure import Figure
 
@@ -175,36 +150,28 @@ def label_axes(
 
     Ticks that are given are printed as plain numbers, and replace the minor ones.
     """
-    if "x" in log:
-        axes.set_xscale("log")
-    if "y" in log:
-        axes.set_yscale("log")
+    axes.set(xlabel=x, ylabel=y, **{f"{axis}scale": "log" for axis in log})
     for ticks, axis in ((x_ticks, axes.xaxis), (y_ticks, axes.yaxis)):
         if ticks:
             axis.set_ticks(list(ticks), labels=[f"{t:g}" for t in ticks])
             axis.set_ticks([], minor=True)
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    if title:
-        axes.set_title(title, fontsize="medium", loc="left")
+    axes.set_title(title, fontsize="medium", loc="left")
 
 
 def legend_outside(
     figure: "Figure", handles: Sequence[Any], *, place: str = "right", title: str = "", columns: int = 1
 ) -> None:
     """One legend of `handles`, beside ("right") or under ("lower") all axes: never on the data."""
-    where: Any = {"right": "outside right center", "lower": "outside lower center"}[place]
-    legend = figure.legend(handles=handles, loc=where, ncols=columns, frameon=False, handlelength=3.2)
-    if title:
-        legend.set_title(title)
-        legend.set_alignment("left")
+    where: Any = f"outside {place} center"
+    left: Any = {"title": title, "alignment": "left"} if title else {}
+    figure.legend(handles=handles, loc=where, ncols=columns, frameon=False, handlelength=3.2, **left)
 
 
 def save_figure(figure: "Figure", folder: str | os.PathLike[str], name: str) -> tuple[Path, Path]:
     """Write `name`.png and `name`.svg into an existing `folder`; the same figure gives the same bytes."""
     import matplotlib
 
-    png, svg = (Path(folder) / f"{name}{suffix}" for suffix in (".png", ".svg"))
+    png, svg = Path(folder) / f"{name}.png", Path(folder) / f"{name}.svg"
     figure.savefig(png, dpi=200)
     # The salt makes the ids of an SVG reproducible; the setting is put back after the block.
     with matplotlib.rc_context({"svg.hashsalt": "bcgc_jax", "svg.fonttype": "path"}):

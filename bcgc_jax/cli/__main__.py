@@ -1,6 +1,0 @@
-"""`python -m bcgc_jax.cli`: the command `bcgc`."""
-
-from bcgc_jax.cli import main
-
-if __name__ == "__main__":
-    main()

@@ -204,8 +204,9 @@ def _forward(
             def move(part: Array, row: Array) -> Array:
                 padded, first = jnp.pad(row, (_TERMS - 1, _TERMS)), _moved(way, level, part)
                 padded = jax.lax.dynamic_slice(padded, (first,), (place.size + _TERMS - 1,))
-                shifted = (padded[_TERMS - 1 - m :][: place.size] for m in range(_TERMS))
-                return sum(own[m] * s for m, s in enumerate(shifted))  # type: ignore[return-value]
+                begins = range(_TERMS - 1, -1, -1)
+                shifted = (own[m] * padded[at : at + place.size] for m, at in enumerate(begins))
+                return sum(shifted)  # type: ignore[return-value]
 
             row = jax.lax.fori_loop(0, way.parts[level], move, jnp.where(kept, row, 0))
             return row, *note(level, row, *noted)
@@ -238,8 +239,8 @@ def _backward(pieces: _Pieces, way: _Way, terms: Array, above: Array, workers: A
                 padded = jnp.pad(row, (_TERMS, _TERMS - 1))
                 shift = _moved(way, level - 1, last_part - part)
                 padded = jax.lax.dynamic_slice(padded, (_TERMS - shift,), (place.size + _TERMS - 1,))
-                moved = (own[m] * padded[m:][: place.size] for m in range(_TERMS))
-                return sum(moved)  # type: ignore[return-value]
+                shifted = (own[m] * padded[m : m + place.size] for m in range(_TERMS))
+                return sum(shifted)  # type: ignore[return-value]
 
             row = jax.lax.fori_loop(0, last_part + 1, move, row)
             at = workers - level - way.window[level]

@@ -58,14 +58,13 @@ class Problem:
       num_coordinates: L, the length of the gradient.
       num_samples: M, over all workers.
       cycles: b, CPU cycles for one coordinate and one sample.
-      max_workers: the static length of every partition; by default the largest `num_workers`, and more where
-        `dataclasses.replace` gives more.
+      max_workers: the static length of every partition; by default the largest `num_workers`.
       setup_cycles: f, CPU cycles for one sample of a subset before its first coordinate (a forward pass). The
         levels in use are then ready at y_n + (n+1) f / b; None, the paper, is no setup.
       unit_costs: `[num_coordinates]`, for units of unequal cost in a fixed order (layers; footnotes 2-4): a
         unit takes `cycles` times its cost. A partition then shares out their sum.
-      start_up: S, the time from the start of an iteration to a worker's first cycle: a number, or a law, of
-        which each worker has its own draw in every iteration. In the unit of runtimes.
+      start_up: S, in the unit of runtimes, the time to a worker's first cycle: a number, or a law, of which
+        each worker has its own draw in every iteration.
       send_time: c, the time a worker's link takes for one coordinate (or unit of cost). With it worker w
         delivers level n at F_n = S_w + T_w M b y_n / N + c Σ_{i≤n} x_i.
       overlap: static; the link sends while the worker goes on computing, and
@@ -124,15 +123,24 @@ class Problem:
         workers = concrete(self.num_workers)
         by_default = not self.max_workers or isinstance(self.max_workers, _Largest)
         if by_default and workers is not None:
-            self._check_size(float(workers.max()))
             object.__setattr__(self, "max_workers", _Largest(max(self.max_workers, workers.max())))
         elif not self.max_workers:
             raise ValueError("num_workers is traced: give the static max_workers that bounds it")
         elif workers is not None and workers.max() > self.max_workers:
             raise ValueError(f"num_workers {workers.max()} exceeds max_workers {self.max_workers}")
-        self._check_size(self.max_workers)
-        if (width := self.cycle_time.width()) is not None:
-            self._check_width(width, workers)
+        if self.max_workers > _MOST_WORKERS:
+            raise ValueError(
+                f"{self.max_workers:.6g} workers are more than {_MOST_WORKERS:,}: exact answers take "
+                "arrays of N² numbers"
+            )
+        width = self.cycle_time.width()
+        if width is not None and (
+            width != self.max_workers or (workers is not None and np.any(workers != width))
+        ):
+            raise ValueError(
+                f"cycle_time is the law of {width} workers, but num_workers is {self.num_workers} and "
+                f"max_workers {self.max_workers}: workers that are not alike are neither left out nor padded"
+            )
 
     def __repr__(self) -> str:
         workers = concrete(self.num_workers)
@@ -146,14 +154,12 @@ class Problem:
             if getattr(self, name) is not None:
                 check(name, getattr(self, name), CONDITIONS[name])
         self._check_start_up()
-        for name in (*_NUMBERS, "start_up"):  # 50 is no other program than 50.0
-            value = getattr(self, name)
-            if isinstance(value, int | np.integer):
-                object.__setattr__(self, name, float(value))
-        for name in ("num_workers", "num_coordinates"):  # nor 2e4 than 20_000
-            value = getattr(self, name)
-            if isinstance(value, float | np.integer):
-                object.__setattr__(self, name, int(value))
+        # 50 is no other program than 50.0, nor 2e4 than 20_000.
+        counts = ("num_workers", "num_coordinates")
+        for names, given, kind in (((*_NUMBERS, "start_up"), int, float), (counts, float, int)):
+            for name in names:
+                if isinstance(value := getattr(self, name), given | np.integer):
+                    object.__setattr__(self, name, kind(value))
         if self.unit_costs is not None:
             self._check_unit_costs()
         limit = jnp.iinfo(jnp.result_type(int)).max
@@ -179,20 +185,6 @@ class Problem:
             )
         if not isinstance(self.overlap, bool | np.bool_):
             raise ValueError(f"overlap must be True or False, known before tracing, got {self.overlap!r}")
-
-    @staticmethod
-    def _check_size(size: float) -> None:
-        if size > _MOST_WORKERS:
-            raise ValueError(
-                f"{size:.6g} workers are more than {_MOST_WORKERS:,}: exact answers take arrays of N² numbers"
-            )
-
-    def _check_width(self, width: int, workers: np.ndarray | None) -> None:
-        if width != self.max_workers or (workers is not None and np.any(workers != width)):
-            raise ValueError(
-                f"cycle_time is the law of {width} workers, but num_workers is {self.num_workers} and "
-                f"max_workers {self.max_workers}: workers that are not alike are neither left out nor padded"
-            )
 
     def _check_unit_costs(self) -> None:
         check("unit_costs", self.unit_costs, CONDITIONS["unit_costs"])
@@ -240,7 +232,7 @@ class Problem:
 
     @property
     def convex(self) -> bool:
-        """Whether the expected runtime is convex in the partition: with random start-ups it is not."""
+        """Whether the expected runtime is convex in the partition; with random start-ups it is not."""
         return not self.cycle_time.has_start_up and not self.random_start_up
 
     @property
@@ -261,7 +253,7 @@ class Problem:
     @property
     def bare(self) -> bool:
         """Whether an iteration takes the cycles of coordinates alone, as in the paper."""
-        return self.plain and self.setup_cycles is None and self.chain_cycles is None
+        return self.plain and not self.has_setup
 
     @property
     def dtype(self) -> Any:
@@ -285,14 +277,12 @@ class Problem:
     @property
     def setup_load(self) -> Array:
         """f / b: the setup of one subset, in coordinates."""
-        setup = 0 if self.setup_cycles is None else self.setup_cycles
-        return jnp.asarray(setup, self.dtype) / self.cycles
+        return jnp.asarray(0 if self.setup_cycles is None else self.setup_cycles, self.dtype) / self.cycles
 
     @property
     def chain_load(self) -> Array:
         """h / b: what it takes to carry a subset's cotangent past a coordinate, in coordinates."""
-        chain = 0 if self.chain_cycles is None else self.chain_cycles
-        return jnp.asarray(chain, self.dtype) / self.cycles
+        return jnp.asarray(0 if self.chain_cycles is None else self.chain_cycles, self.dtype) / self.cycles
 
     @property
     def send_load(self) -> Array:

@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from bcgc_jax._pytree import is_traced, pytree_dataclass, replace, static_field
 from bcgc_jax.citations import bibliography
 from bcgc_jax.exact.quadrature import Expectation
-from bcgc_jax.plans.completion import AnyOf, FirstHolder, OneOfEach
+from bcgc_jax.plans.completion import AnyOf, Completion, FirstHolder, OneOfEach
 from bcgc_jax.plans.partitions import round_partition, round_to_units
 from bcgc_jax.plans.plan import Plan, Requirements, needs_of, partition_plan
 from bcgc_jax.plans.runtime import Certificate, certificate, levels_of_bound, partition_of_units
@@ -32,8 +32,7 @@ class Solution:
     Attributes:
       plan: what the workers do; None of what is no scheme.
       rounded: integers that sum to L, `[max_workers]`, of a partition; or None.
-      expected_runtime: E τ̂ of the `plan`.
-      runtime_error: of `expected_runtime`, absolute; see `kind`.
+      expected_runtime, runtime_error: E τ̂ of the `plan`, and its absolute error; see `kind`.
       lower_bound: no partition of the `levels` has an expected runtime below it; see `kind`.
       status: integer value of a `Status`; `message` says it in words.
       num_steps: steps of an iterative method, 0 for a closed form.
@@ -122,22 +121,15 @@ class Solution:
                 "the numbers of a traced solution are not known: save it outside of jit and vmap"
             )
         path = Path(path)
-        arrays: dict[str, Any] = {
-            name: None if value is None else _plain(value)
-            for name, value in vars(self).items()
-            if name not in ("problem", "method", "kind", "rounded_value", "plan")
-        }
-        arrays["plan"] = None if self.plan is None else _written(self.plan)
-        known = {"method": self.method, "kind": self.kind, "rounded_value": _plain(self.rounded_runtime)}
-        text = json.dumps({"format": _FORMAT, "version": _VERSION, **known, **arrays}, indent=1)
+        fields = _written(replace(self, rounded_value=self.rounded_runtime, problem=None))
+        del fields["problem"]
+        text = json.dumps({"format": _FORMAT, "version": _VERSION, **fields}, indent=1)
         path.write_text(text + "\n", encoding="utf-8")
         return path
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Solution":
-        """What `save` wrote, but for the problem. Raises ValueError for a file of anything else, one that is
-        damaged, and one of another format.
-        """
+        """What `save` wrote, but for the problem; ValueError for a damaged file, or of another format."""
         try:
             found = json.loads(Path(path).read_text(encoding="utf-8"))
             form, version = found.pop("format"), found.pop("version")
@@ -208,7 +200,6 @@ def _rounded_runtime(problem: Problem, counts: Array) -> Array:
 
 
 def with_whole_numbers(problem: Problem, solution: Solution) -> Solution:
-    """`solution` with the whole numbers, which are sorted for."""
     assert solution.partition is not None
     return replace(solution, rounded=whole_numbers(problem, solution.partition))
 
@@ -222,11 +213,7 @@ def whole_numbers(problem: Problem, partition: Array) -> Array:
 
 @jax.jit
 def assess_shares(
-    problem: Problem,
-    partition: Array,
-    status: ArrayLike,
-    num_steps: ArrayLike,
-    levels: ArrayLike,
+    problem: Problem, partition: Array, status: ArrayLike, num_steps: ArrayLike, levels: ArrayLike
 ) -> Solution:
     """All of the solution but the whole numbers."""
     partition = jnp.where(jnp.asarray(status) != int(Status.INFEASIBLE), partition, 0)
@@ -248,8 +235,7 @@ def solution_of(
     value, error, lower, _ = found
     value = jnp.where(feasible & problem.valid & ~overflows(problem, value), value, jnp.nan)
     # A search that did not end says so, whatever its answer's mean.
-    met = status == int(Status.CONVERGED)
-    status = jnp.where(jnp.isinf(value) & met, int(Status.INFINITE), status)
+    status = jnp.where(jnp.isinf(value) & (status == int(Status.CONVERGED)), int(Status.INFINITE), status)
     status = jnp.where(jnp.isnan(value) & feasible | ~problem.valid, int(Status.INVALID), status)
     used = levels_of_bound(problem, partition) & jnp.asarray(levels)
     plan = partition_plan(partition, problem.num_workers)
@@ -286,20 +272,18 @@ def _read(found: dict[str, Any]) -> Solution:
     wanted = {field.name for field in dataclasses.fields(Solution)} - {"problem"}  # type: ignore[arg-type]
     if found.keys() != wanted:
         raise ValueError(f"it lacks, or has too much: {', '.join(sorted(found.keys() ^ wanted))}")
-    texts, written = {name: found.pop(name) for name in ("method", "kind")}, found.pop("plan")
+    texts = {name: found.pop(name) for name in ("method", "kind")}
     if not isinstance(texts["method"], str) or texts["kind"] not in ("exact", "local", "confidence"):
         raise ValueError(f"no method and kind: {texts}")
-    arrays = {name: None if value is None else _array(name, value) for name, value in found.items()}
-    known = {name: value.shape for name, value in arrays.items() if value is not None}
-    batch, plan = known["status"], None if written is None else _plan_of(written)
-    size = plan.sizes.shape[-1] if plan is not None and plan.is_partition else 0
+    solution = replace(_built(Solution, found), **texts)
+    batch, size = solution.status.shape, 0 if solution.partition is None else solution.partition.shape[-1]
     for name in (*_OF_ALL, *_OF_LEVELS):
-        shape = batch if name in _OF_ALL else (*batch, size)
-        if known.get(name, shape) != shape or (name in _NEEDED and name not in known):
-            raise ValueError(f"{name} must have shape {shape}, got {known.get(name)}")
-    for code in np.asarray(arrays["status"]).ravel():
+        value, shape = getattr(solution, name), batch if name in _OF_ALL else (*batch, size)
+        if name in _NEEDED if value is None else value.shape != shape:
+            raise ValueError(f"{name} must have shape {shape}, got {np.shape(value)}")
+    for code in np.asarray(solution.status).ravel():
         Status(int(code))
-    return Solution(plan=plan, **arrays, **texts)  # type: ignore[arg-type]
+    return solution
 
 
 _RULES = {rule.__name__: rule for rule in (AnyOf, FirstHolder, OneOfEach)}
@@ -308,39 +292,40 @@ _OF_ALL = (*_NEEDED, "completion_probability", "rounded_value")
 _OF_LEVELS = ("rounded", "levels")
 
 
-def _written(plan: Plan) -> dict[str, Any]:
-    rule, needs = plan.completion, plan.known_needs
-    fields = vars(plan) | {"completion": None, "known_needs": None}
-    found = {name: None if value is None else _plain(value) for name, value in fields.items()}
-    if rule is not None:
-        static = _static_fields(type(rule))
-        found["completion"] = {"rule": type(rule).__name__} | {
-            name: value if value is None or name in static else _plain(value)
-            for name, value in vars(rule).items()
-        }
-    if needs is not None:
-        found["known_needs"] = {name: _plain(value) for name, value in needs._asdict().items()}
+def _written(tree: Any) -> dict[str, Any]:
+    """The fields of a solution and of its parts: arrays with their dtype, a rule with its name."""
+    static = _static_fields(type(tree))
+    found: dict[str, Any] = {"rule": type(tree).__name__} if isinstance(tree, Completion) else {}
+    for name, value in (tree._asdict() if isinstance(tree, Requirements) else vars(tree)).items():
+        if value is None or name in static:
+            found[name] = value
+        elif isinstance(value, Plan | Completion | Requirements):
+            found[name] = _written(value)
+        else:
+            array = np.asarray(value)
+            found[name] = {"dtype": array.dtype.name, "values": array.tolist()}
     return found
 
 
-def _plan_of(written: dict[str, Any]) -> Plan:
-    rule, needs = (written[name] for name in ("completion", "known_needs"))
-    arrays = {name: _array(name, written[name]) for name in written.keys() - {"completion", "known_needs"}}
-    if rule is not None:
-        kind = _RULES[rule.pop("rule")]
-        static = _static_fields(kind)
-        fields: dict[str, Any] = {
-            name: _tuples(a) if a is None or name in static else _array(name, a) for name, a in rule.items()
-        }
-        rule = kind(**fields)
-    if needs is not None:
-        needs = Requirements(**{name: _array(name, a) for name, a in needs.items()})
-    return Plan(completion=rule, known_needs=needs, **arrays)
+def _built(kind: Any, written: dict[str, Any]) -> Any:
+    """An object of a `kind` of which `_written` wrote the fields."""
+    static = _static_fields(kind)
+
+    def field(name: str, value: Any) -> Any:
+        if name == "completion" and value is not None:
+            return _built(_RULES[value.pop("rule")], value)
+        if name in static or value is None:
+            return _tuples(value)
+        parts = {"plan": Plan, "known_needs": Requirements}
+        return _built(parts[name], value) if name in parts else _array(name, value)
+
+    return kind(**{name: field(name, value) for name, value in written.items()})
 
 
 def _static_fields(kind: Any) -> set[str]:
-    """Those that are known before tracing: numbers, and of groups lists of lists."""
-    return {field.name for field in dataclasses.fields(kind) if field.metadata.get("static")}
+    """Those that are known before tracing."""
+    fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
+    return {field.name for field in fields if field.metadata.get("static")}
 
 
 def _tuples(value: Any) -> Any:
@@ -349,11 +334,6 @@ def _tuples(value: Any) -> Any:
     if not isinstance(value, int | None):
         raise ValueError(f"groups and counts must be whole numbers, got {value!r}")
     return value
-
-
-def _plain(value: Any) -> Any:
-    array = np.asarray(value)
-    return {"dtype": array.dtype.name, "values": array.tolist()}
 
 
 def _array(name: str, value: dict[str, Any]) -> Array:

@@ -1,8 +1,4 @@
-r"""The probability that an order statistic is late: some T_(N-n) exceeds its threshold θ_n.
-
-Failures of "at least k = N-n workers are below θ_n" are renewals of a Poisson process conditioned on its
-total; the first failure, what follows one and its slopes are triangular systems (`Crossing`).
-"""
+r"""The probability that an order statistic is late: some T_(N-n) exceeds its threshold θ_n."""
 
 import functools
 import itertools
@@ -16,38 +12,32 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax.exact.linear_algebra import LARGE, solve_by_halves, solve_unit_upper
+from bcgc_jax.exact.linear_algebra import LARGE, solve_unit_upper
 from bcgc_jax.exact.windows import log_factorials, windowed_paths
 
 # From more workers on the forward recursion in windows takes the place of the triangular systems.
 MANY = 400
 
-# In a batch of so many problems, more than any search has candidates, sums are written out up to this size:
-# at N = 12 half of its time.
-_MANY_PROBLEMS, _UNROLLED = 100, 12
 # From `LARGE`, in batches from this size on, half of the zeros above the diagonal are left out: a row's loop
-# is compiled once for each of these parts of the rows, more of them for values in batches. At N = 1000 2.9 ms
-# a node on a core, 4.6 with one part; in a batch 2.2 µs a problem at N = 100, 2.4 with four. One alone is
-# slower for it.
+# is compiled once for each of these parts of the rows, more of them for values in batches. One problem alone
+# is slower for it.
 _LARGE_IN_BATCHES, _PARTS, _PARTS_IN_BATCHES = 50, 4, 8
 
 
 def crossing_probability(hazard: Array, num_workers: ArrayLike) -> Array:
     r"""P(some T_(N-n) exceeds its threshold), given Λ at the thresholds, `[..., N]` to `[...]`.
 
-    `hazard` holds Λ(θ_n), not increasing in n, with n = 0 for the slowest worker. Failures of "at least
-    k = N-n workers are below θ_n" are renewals of a Poisson process conditioned on its total, so the
-    probabilities V_k of the first failure follow by forward substitution (docs/how-it-works.md):
+    `hazard` holds Λ(θ_n), not increasing in n, with n = 0 for the slowest worker. The probabilities V_k of
+    the
+    first failure follow by forward substitution (docs/how-it-works.md):
 
         V_k = Pois(k-1; N b_k) - Σ_{j<k} V_j Pois(k-j; N(b_k-b_j)),   b_k = P(T ≤ θ_{N-k}),
         P = Σ_k V_k Pois(N-k+1; N(1-b_k)) / Pois(N; N).
 
     O(N²) time and O(N) memory for each entry of the leading axes; exact for every law, atoms included. Of
-    more than 400 workers in O(N^1.5), to 1e-10 (`windows`).
-    The slope has a closed form (`crossing_slopes`). The substitution is a loop over k, vectorised
-    over the leading axes: at N = 100 twice as fast as a batched triangular solve, which on CPU can
-    lock up the thread pool that it shares with the code around it (seen with jaxlib 0.10, two cores).
-    In a batch of many problems the sums of up to 12 workers are written out term by term.
+    more than 400 workers in O(N^1.5), to 1e-10 (`windows`). The slope has a closed form (`crossing_slopes`).
+    The substitution is a loop over k: a batched triangular solve can lock up the thread pool that it shares
+    with the code around it (seen with jaxlib 0.10, two cores).
 
     >>> from bcgc_jax.distributions import Uniform
     >>> p = crossing_probability(Uniform(0.0, 1.0).cumulative_hazard(jnp.array([0.75, 0.5])), 2)
@@ -68,24 +58,7 @@ def crossing_slopes(hazard: Array, num_workers: ArrayLike) -> tuple[Array, Array
     if hazard.shape[-1] > MANY:
         found = windowed_paths(jnp.asarray(hazard), num_workers)
         return found.probability, -jnp.asarray(num_workers) * found.arrive * found.leave * jnp.exp(-hazard)
-    return _paths(hazard, num_workers)
-
-
-@jax.custom_batching.custom_vmap
-def _paths(hazard: Array, num_workers: ArrayLike) -> tuple[Array, Array]:
-    return _probability_and_slopes(hazard, num_workers, False)
-
-
-@_paths.def_vmap
-def _paths_of_many(
-    size: int, batched: Sequence[bool], hazard: Array, num_workers: ArrayLike
-) -> tuple[tuple[Array, Array], tuple[bool, bool]]:
-    function = functools.partial(_probability_and_slopes, batched=size >= _MANY_PROBLEMS)
-    return jax.vmap(function, [0 if one else None for one in batched])(hazard, num_workers), (True, True)
-
-
-def _probability_and_slopes(hazard: Array, num_workers: ArrayLike, batched: bool) -> tuple[Array, Array]:
-    crossing = Crossing(shares(hazard), num_workers, batched)
+    crossing = Crossing(shares(hazard), num_workers)
     first = crossing.first_failures()
     paths = first * crossing.successes()
     # Probabilities: below 0 is rounding.
@@ -102,9 +75,9 @@ def _crossing_slopes_jvp(primals, tangents):
 def boundary_crossing_probability(boundary: ArrayLike) -> Array:
     r"""P(some U_(k) > b_k) for the order statistics U of N uniform variables, `[..., N]` to `[...]`.
 
-    `boundary` holds b_1 ≤ … ≤ b_N in [0, 1], as tests of goodness of fit have them. In the terms of
-    `crossing_probability` b_k is P(T ≤ θ_{N-k}), from which Λ would take a logarithm and two exponentials:
-    more than half of the time of a batch at N = 20.
+    `boundary` holds b_1 ≤ … ≤ b_N in [0, 1], as tests of goodness of fit have them: P(T ≤ θ_{N-k}) in the
+    terms of `crossing_probability`, whose logarithm and exponentials take more than half of the time at N =
+    20.
 
     >>> round(float(boundary_crossing_probability(jnp.array([0.5, 0.75]))), 5)
     0.5
@@ -126,10 +99,10 @@ def shares(hazard: Array) -> tuple[Array, Array]:
 class Crossing:
     """The sums behind `crossing_probability`, on axis 0, ascending in k; index i is k = N - size + 1 + i.
 
-    A path through all levels has N arrivals and the rates N Δb along it add up to N, so e^{-rate} and N^m
-    multiply to e^{-N} N^N whatever the path, and cancel with those of Pois(N; N). Where `size`^N / N! does
-    not overflow, weights are (`size` Δb)^m / m!, which takes neither exp nor log. V, R and G then are
-    probabilities up to factors that cancel in `unit` V R / `total` and `unit`² V G R / `total`.
+    The rates N Δb along a path add up to N, and its arrivals too, so e^{-rate} and N^m multiply to e^{-N} N^N
+    whatever the path, and cancel with those of Pois(N; N). Where `size`^N / N! does not overflow, weights are
+    (`size` Δb)^m / m!, without exp and log. V, R and G then are probabilities up to factors that cancel in
+    `unit` V R / `total` and `unit`² V G R / `total`.
     """
 
     def __init__(self, levels: tuple[Array, Array], num_workers: ArrayLike, batched: bool = False) -> None:
@@ -139,7 +112,6 @@ class Crossing:
         # A number that is known stays one: powers by known exponents.
         self.count = num_workers if isinstance(num_workers, int) else jnp.asarray(num_workers, int)
         self.index = np.arange(self.size)
-        self.unrolled = batched and self.size <= _UNROLLED
         self.batched = batched
         log_factorial = log_factorials(self.size + 1)
         most = math.log(jnp.finfo(dtype).max)
@@ -152,16 +124,12 @@ class Crossing:
         self.unit = jnp.asarray(self.size, dtype) if self.powers else self.workers
         # Squarings after e^{-rate / 2^late}, so that neither this nor what it multiplies overflows.
         self.late = 0 if self.powers else max(0, math.ceil(math.log2(self.size / (0.4 * most))))
-        # By level: e^{-rate / 2^late} of a pair is the product of the later one's and the earlier one's.
-        rate = self.workers * self.below / 2**self.late
-        self.decay = (jnp.exp(-rate), jnp.exp(rate)) if not self.powers else None
         self.total = self._weight(jnp.asarray(num_workers, int), jnp.ones((), dtype))
 
-    def _weight(self, m: Array | np.ndarray, share: Array, decay: Array | None = None) -> Array:
+    def _weight(self, m: Array | np.ndarray, share: Array) -> Array:
         """Pois(m; N share), or (size share)^m / m!, for whole m from 0 to `size`, known or traced.
 
-        The first as (N share (m!)^{-1/m})^m e^{-N share}, the exponential before the last squarings; `decay`
-        is its factor there, where it is known.
+        The first as (N share (m!)^{-1/m})^m e^{-N share}, the exponential before the last squarings.
         """
         known = isinstance(m, np.ndarray)
         factor = self.table[m] if known else jnp.asarray(self.table)[m]
@@ -173,7 +141,7 @@ class Crossing:
                 power = power * power
             return weight
         rate = self.workers * share
-        decay = jnp.exp(-rate / 2**self.late) if decay is None else decay
+        decay = jnp.exp(-rate / 2**self.late)
         power, weight = rate * factor, jnp.ones_like(rate * factor)
         for bit in reversed(range(max(bits, self.late + 1))):
             weight = weight * weight
@@ -183,12 +151,6 @@ class Crossing:
 
     def _column(self, values: Array | np.ndarray) -> Any:
         return values.reshape((-1,) + (1,) * (self.below.ndim - 1))
-
-    def _share(self, low: tuple[Array, Array], high: tuple[Array, Array]) -> Array:
-        """b_high - b_low from (below, above) pairs, from the side where it does not cancel."""
-        gap = jnp.where(high[0] > 0.5, low[1] - high[1], high[0] - low[0])
-        # Not `maximum`: at 0, where levels tie, it would pass on half the slope.
-        return jnp.where(gap < 0, 0, gap)
 
     @functools.cached_property
     def last(self) -> Array:
@@ -211,26 +173,6 @@ class Crossing:
         """Pois(N-k; N(1-b_k)), all later arrivals after C(b_k) = k."""
         return self._weight(self._column(self.size - 1 - self.index), self.above)
 
-    @functools.cached_property
-    def _pairs(self) -> dict[tuple[int, int], tuple[Array, Array]]:
-        """The weights of k-j-1 and of k-j arrivals between b_j and b_k, for j < k: half of a matrix."""
-        pairs = {}
-        for k in range(1, self.size):
-            for j in range(k):
-                share = self._share((self.below[j], self.above[j]), (self.below[k], self.above[k]))
-                before = _whole_power(share, k - j - 1) * self.table[k - j - 1]
-                pairs[j, k] = before, before * share * (self.size / (k - j))
-        return pairs
-
-    def _between(self, low: tuple[Array, ...], high: tuple[Array, ...]) -> tuple[Array, Array | None]:
-        """Shares between levels, rows of `_levels`, and the factors of `_weight`."""
-        decay = high[2] * low[3] if len(low) > 2 else None
-        return self._share(low[:2], high[:2]), decay  # type: ignore[arg-type]
-
-    @functools.cached_property
-    def _levels(self) -> tuple[Array, ...]:
-        return self.below, self.above, *(self.decay or ())
-
     def _parts(self, in_batches: int) -> list[tuple[int, int]]:
         """From and to, of the rows of a matrix."""
         parts = in_batches if self.batched else _PARTS
@@ -241,20 +183,13 @@ class Crossing:
 
     def first_failures(self) -> Array:
         """V_k: each is taken out of all later ones, with zeros behind the last: lags stay the same."""
-        if self.unrolled:
-            found = list(self._start)
-            for k in range(1, self.size):
-                found[k] = found[k] - sum(found[j] * self._pairs[j, k][1] for j in range(k))
-            return jnp.stack(found)
-        first, *levels = (
-            jnp.pad(a, [(0, self.size - 1)] + [(0, 0)] * (a.ndim - 1)) for a in (self._start, *self._levels)
-        )
+        padding = [(0, self.size - 1)] + [(0, 0)] * (self.below.ndim - 1)
+        first, *levels = (jnp.pad(a, padding) for a in (self._start, self.below, self.above))
         for begin, end in self._parts(_PARTS_IN_BATCHES):
             lag = self._column(np.arange(1, self.size - begin))
 
             def take_out(i: Array, first: Array, lag: np.ndarray = lag) -> Array:
-                low, high = _rows(levels, i, 1), _rows(levels, i + 1, lag.size)
-                weight = self._weight(lag, *self._between(low, high))
+                weight = self._weight(lag, _share(_rows(levels, i, 1), _rows(levels, i + 1, lag.size)))
                 (left,) = _rows([first], i + 1, lag.size)
                 left = left - weight * first[i]
                 return jax.lax.dynamic_update_slice_in_dim(first, left, i + 1, 0)
@@ -264,13 +199,6 @@ class Crossing:
 
     def successes(self) -> Array:
         """R_k, the probability that no later threshold fails and all N arrive, given C(b_k) = k."""
-        if self.unrolled:
-            later, found = list(self.last), list(self._end)
-            for j in reversed(range(self.size)):
-                following = range(j + 1, self.size)
-                found[j] = found[j] - sum(self._pairs[j, k][0] * later[k] for k in following)
-                later[j] = later[j] - sum(self._pairs[j, k][1] * later[k] for k in following)
-            return jnp.stack(found)
         later_sum, success = self.last, self._end  # `last` less its renewals becomes the adjoint of V
         for begin, end in reversed(self._parts(_PARTS)):
 
@@ -279,8 +207,9 @@ class Crossing:
                 i = end - 1 - step
                 lag = i - self.index[:end]
                 earlier, lag = self._column(lag > 0), self._column(jnp.maximum(lag, 1))
-                share, decay = self._between(tuple(a[:end] for a in self._levels), _rows(self._levels, i, 1))
-                below = jnp.where(earlier, self._weight(lag - 1, share, decay), 0) * later_sum[i]
+                levels = self.below, self.above
+                share = _share([a[:end] for a in levels], _rows(levels, i, 1))
+                below = jnp.where(earlier, self._weight(lag - 1, share), 0) * later_sum[i]
                 both = below * self.unit * share / lag, below
                 return tuple(  # type: ignore[return-value]
                     jax.lax.dynamic_update_slice_in_dim(rows, rows[:end] - taken, 0, 0)
@@ -296,34 +225,17 @@ class Crossing:
         With A_jk = Pois(k-j; λ_jk) and B_jk = Pois(k-j-1; λ_jk) above the diagonal, G (I + A) = B,
         V (I + A) = Pois(k-1; N b_k) and R = Pois(N-k; N(1-b_k)) - G last: all of it from one system, O(N³).
         """
-        if self.unrolled:
-            return self._unrolled_renewals()
         i = self.index
         lag = i[None, :] - i[:, None]
         shape = lag.shape + (1,) * (self.below.ndim - 1)
         later, lag = (lag > 0).reshape(shape), np.maximum(lag, 1)
-        share = self._share((self.below[:, None], self.above[:, None]), (self.below[None], self.above[None]))
-        share = jnp.where(later, share, 0)
-        lag = lag.reshape(shape)
-        decay = None
-        if self.decay is not None:
-            high, low = self.decay
-            decay = jnp.where(later, high[None] * low[:, None], 1)
-        before = jnp.where(later, self._weight(lag - 1, share, decay), 0)
+        share = _share((self.below[:, None], self.above[:, None]), (self.below[None], self.above[None]))
+        share, lag = jnp.where(later, share, 0), lag.reshape(shape)
+        before = jnp.where(later, self._weight(lag - 1, share), 0)
         hit = before * self.unit * share / lag
-        solve = solve_by_halves if self.batched else solve_unit_upper
-        solved = solve(jnp.concatenate([before, self._start[None]]), hit)
+        solved = solve_unit_upper(jnp.concatenate([before, self._start[None]]), hit, self.batched)
         following = solved[:-1]
         return solved[-1], self._end - jnp.sum(following * self.last[None], axis=1), following
-
-    def _unrolled_renewals(self) -> tuple[Array, Array, Array]:
-        zero = jnp.zeros_like(self.below[0])
-        following = [[zero] * self.size for _ in range(self.size)]
-        for j in range(self.size):
-            for k in range(j + 1, self.size):
-                passing = sum(following[j][i] * self._pairs[i, k][1] for i in range(j + 1, k))
-                following[j][k] = self._pairs[j, k][0] - passing
-        return self.first_failures(), self.successes(), jnp.stack([jnp.stack(row) for row in following])
 
     def probability(self, first: Array | None = None) -> Array:
         first = self.first_failures() if first is None else first
@@ -334,6 +246,8 @@ def _rows(arrays: Iterable[Array], start: Array, size: int) -> tuple[Array, ...]
     return tuple(jax.lax.dynamic_slice_in_dim(a, start, size, 0) for a in arrays)
 
 
-def _whole_power(base: Array, exponent: int) -> Array:
-    """base^exponent by squaring; 1 at exponent 0, where its slope is 0 too."""
-    return jnp.ones_like(base) if exponent == 0 else jax.lax.integer_pow(base, exponent)
+def _share(low: Sequence[Array], high: Sequence[Array]) -> Array:
+    """b_high - b_low from (below, above) pairs, from the side where it does not cancel."""
+    gap = jnp.where(high[0] > 0.5, low[1] - high[1], high[0] - low[0])
+    # Not `maximum`: at 0, where levels tie, it would pass on half the slope.
+    return jnp.where(gap < 0, 0, gap)

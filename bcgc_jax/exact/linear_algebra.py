@@ -1,22 +1,18 @@
 """Small linear systems without LAPACK: triangular ones of a crossing probability, positive definite ones."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-# Columns of a triangular system at a time: 32 nodes at N = 20 take 0.06 ms, at N = 50 0.46 ms, 0.07 and 0.65
-# with four, 0.1 and 0.8 with eight (one by one 0.1 and 1.3). Above this size, where fewer nodes go together,
-# matrix products are faster: at N = 130 5.6 ms against 3.7, at N = 180 5.4 against 6.2.
-# A batch goes by halves, down to eight columns that are written out, products four at a time: 0.8 ms a
-# problem at N = 20, 9.7 at N = 50, where columns take 1.7 and 13. One problem would wait for the compiler: at
-# N = 50 for 1.1 s instead of 0.3.
-_COLUMNS, LARGE, _WRITTEN_OUT_COLUMNS, _UNROLLED = 5, 150, 8, 4
-# Rows at a time, and up to where one by one: at N = 20 0.02 ms against 0.05, at N = 50 0.25 against 0.10, and
-# 0.37 with 32; at N = 300 3.9 ms, 5.0 with 16 and 8.0 with 32.
+# Columns of a triangular system at a time: at N = 20 and N = 50 fewer, and more, are slower. Above `LARGE`
+# matrix products are faster. A batch goes by halves, down to columns that are written out, products four at a
+# time: half of the time at N = 20. One problem would wait for the compiler: at N = 50 1.1 s instead of 0.3.
+_COLUMNS, LARGE, _WRITTEN_OUT, _UNROLLED = 5, 150, 8, 4
+# Rows at a time, and up to where one by one.
 _ROWS, _LARGEST_BY_ROW = 8, 30
-# Blocks of columns of a large triangular system, and the width of those that go column by column.
-_BLOCKS, _WIDTH = 8, 32
 
 
 def solve_positive(matrix: Array, rhs: Array) -> Array:
@@ -54,16 +50,36 @@ def _pivot(i: Array, rows: Array) -> Array:
     return jax.lax.dynamic_update_slice_in_dim(rows - column * row, row, i, 0)
 
 
-def solve_unit_upper(rows: Array, strict: Array) -> Array:
+def solve_unit_upper(rows: Array, strict: Array, batched: bool = False) -> Array:
     """X with X (I + strict) = rows, `[M, N, …]`, for strictly upper triangular `strict`, `[N, N, …]`.
 
-    A few columns at a time: what is known of the earlier ones is taken out of them, as many at a time, then
-    each out of those that follow.
+    The first N rows are upper triangular too, and so are those of X: halving leaves out most of the zeros.
     """
+    size = strict.shape[0]
+    batched &= size <= LARGE
+    if batched and size <= _WRITTEN_OUT:
+        solved = [rows[:, 0]]
+        for k in range(1, size):
+            solved.append(rows[:, k] - sum(solved[i] * strict[i, k] for i in range(k)))
+        return jnp.stack(solved, axis=1)
+    if size <= LARGE and not batched:
+        return _solve_by_columns(rows, strict)
+    half = size // 2
+    rest = size - half
+    near = jnp.concatenate([rows[:half], rows[size:]])
+    left = solve_unit_upper(near[:, :half], strict[:half, :half], batched)
+    product = _product if size <= LARGE else functools.partial(jnp.einsum, "ji...,ik...->jk...")
+    above = near[:, half:] - product(left, strict[:half, half:])
+    below = jnp.concatenate([rows[half:size, half:], above])
+    right = solve_unit_upper(below, strict[half:, half:], batched)
+    above = jnp.concatenate([left, right[rest:]], axis=1)
+    below = jnp.concatenate([jnp.zeros_like(rows[half:size, :half]), right[:rest]], axis=1)
+    return jnp.concatenate([above[:half], below, above[half:]])
+
+
+def _solve_by_columns(rows: Array, strict: Array) -> Array:
+    """A few columns at a time: what the earlier ones say is taken out of them, then each out of the next."""
     size, width = strict.shape[0], _COLUMNS
-    if size > LARGE:
-        rhs, matrix = (jnp.moveaxis(a, (0, 1), (-2, -1)) for a in (rows, strict))
-        return jnp.moveaxis(_solve_in_blocks(rhs, matrix), (-2, -1), (0, 1))
     short, rest = (0, -size % width), [(0, 0)] * (rows.ndim - 2)
     rows, strict = jnp.pad(rows, [(0, 0), short, *rest]), jnp.pad(strict, [short, short, *rest])
 
@@ -94,27 +110,6 @@ def solve_unit_upper(rows: Array, strict: Array) -> Array:
     return jax.lax.fori_loop(0, blocks, solve_columns, jnp.zeros_like(rows))[:, :size]
 
 
-def solve_by_halves(rows: Array, strict: Array) -> Array:
-    """The same for a batch: halving leaves out most of the zeros, and what is read stays in the cache."""
-    size = strict.shape[0]
-    if size > LARGE:
-        return solve_unit_upper(rows, strict)
-    if size <= _WRITTEN_OUT_COLUMNS:
-        solved = [rows[:, 0]]
-        for k in range(1, size):
-            solved.append(rows[:, k] - sum(solved[i] * strict[i, k] for i in range(k)))
-        return jnp.stack(solved, axis=1)
-    half = size // 2
-    rest = size - half
-    near = jnp.concatenate([rows[:half], rows[size:]])
-    left = solve_by_halves(near[:, :half], strict[:half, :half])
-    above = near[:, half:] - _product(left, strict[:half, half:])
-    right = solve_by_halves(jnp.concatenate([rows[half:size, half:], above]), strict[half:, half:])
-    above = jnp.concatenate([left, right[rest:]], axis=1)
-    below = jnp.concatenate([jnp.zeros_like(rows[half:size, :half]), right[:rest]], axis=1)
-    return jnp.concatenate([above[:half], below, above[half:]])
-
-
 def _product(left: Array, right: Array) -> Array:
     """Σ_i left_ji right_ik for `[M, I, …]` and `[I, N, …]`, some i at a time."""
 
@@ -127,52 +122,3 @@ def _product(left: Array, right: Array) -> Array:
     rest = sum(left[:, i, None] * right[i] for i in range(whole * _UNROLLED, len(right)))
     start = jnp.zeros((len(left), *right.shape[1:]), right.dtype) + rest
     return jax.lax.fori_loop(0, whole, add, start) if whole else start
-
-
-def _solve_in_blocks(rhs: Array, strict: Array) -> Array:
-    """X with X (I + strict) = rhs, `[..., M, N]`, for a strictly upper triangular matrix `[..., N, N]`.
-
-    Forward substitution by blocks of columns, in matrix products. The first N rows of `rhs` are upper
-    triangular too, and so are those of X: a block's rows end at its last column, but for those after N.
-    """
-    size, last = strict.shape[-1], rhs.shape[-2] - strict.shape[-1]
-    width = -(-size // (_BLOCKS * _WIDTH)) * _WIDTH
-    short = -size % width
-    none = [(0, 0)] * (strict.ndim - 2)
-    strict = jnp.pad(strict, [*none, (0, short), (0, short)])
-    above = jnp.pad(rhs[..., :size, :], [*none, (0, short), (0, short)])
-    # What is after N goes first: it belongs to every block.
-    rhs = jnp.concatenate([jnp.pad(rhs[..., size:, :], [*none, (0, 0), (0, short)]), above], axis=-2)
-    starts = range(0, size + short, width)
-    own = jnp.stack([strict[..., i : i + width, i : i + width] for i in starts])
-    inverses = _inverses(own)
-    solved = rhs[..., :last, :0]
-    for number, start in enumerate(starts):
-        rows = last + start + width
-        left = rhs[..., :rows, start : start + width]
-        solved = jnp.pad(solved, [*none, (0, rows - solved.shape[-2]), (0, 0)])
-        if start:
-            left = left - solved @ strict[..., :start, start : start + width]
-        solved = jnp.concatenate([solved, left @ inverses[number]], axis=-1)
-    solved = solved[..., :size]
-    return jnp.concatenate([solved[..., last : last + size, :], solved[..., :last, :]], axis=-2)
-
-
-def _inverses(strict: Array) -> Array:
-    """(I + block)⁻¹ of strictly upper triangular blocks, `[..., W, W]`, by doubling: W a multiple of 32."""
-    width = strict.shape[-1]
-    if width <= _WIDTH:
-
-        def column(k: Array, inverse: Array) -> Array:
-            entry = jax.lax.dynamic_index_in_dim(strict, k, -1, keepdims=False)
-            return inverse.at[..., k].add(-jnp.sum(inverse * entry[..., None, :], axis=-1))
-
-        identity = jnp.broadcast_to(jnp.eye(width, dtype=strict.dtype), strict.shape)
-        return jax.lax.fori_loop(1, width, column, identity)
-    half = -(-width // (2 * _WIDTH)) * _WIDTH
-    first, rest = _inverses(strict[..., :half, :half]), _inverses(strict[..., half:, half:])
-    corner = -first @ strict[..., :half, half:] @ rest
-    below = jnp.zeros_like(jnp.swapaxes(corner, -1, -2))
-    return jnp.concatenate(
-        [jnp.concatenate([first, corner], axis=-1), jnp.concatenate([below, rest], axis=-1)], axis=-2
-    )

@@ -1,8 +1,8 @@
 r"""Order statistics of N independent cycle times, slowest first.
 
-Axis n holds T_(N-n), so it lines up with redundancy level n. By Rényi's representation
-T_(N-n) = Λ⁻¹(A_(N-n)) with A_(N-n) = Σ_{j=n+1}^{N} E_j / j and E_j independent Exp(1): no sort. The
-terms j > N are zero, so N may be traced below a static `max_workers`; padded levels hold ess inf T.
+Axis n holds T_(N-n), so it lines up with redundancy level n. By Rényi's representation T_(N-n) =
+Λ⁻¹(A_(N-n)), A_(N-n) = Σ_{j=n+1}^{N} E_j / j, E_j independent Exp(1): no sort. The terms j > N are zero, so N
+may be traced below a static `max_workers`; padded levels hold ess inf T.
 """
 
 import functools
@@ -67,8 +67,7 @@ def _over_levels(
     """`step(carry, A_(N-n) - A_(N-n-1), load)` from the last level down to 0.
 
     The results of levels 2i and 2i + 1 are row i, `[rows, 2, …]`. The steps of the hazard, E_(n+1)/(n+1), and
-    0 for n ≥ N, are drawn where they are used: `sorted_draws` from an array of them, and a cumulative sum of
-    it, took six times as long.
+    0 for n ≥ N, are drawn where they are used: a cumulative sum of an array of them took six times as long.
     """
     rows = (loads.size + 1) // 2
     seed = jax.random.bits(key, (2,), jnp.uint32)
@@ -126,10 +125,7 @@ def sorted_draws(
 
 @functools.partial(jax.jit, static_argnames="num_draws")
 def simulate_max(key: Array, law: Distribution, load: Array, num_workers: ArrayLike, num_draws: int) -> Array:
-    """Draws, `[num_draws]`, of max_n load_n T_(N-n), with `load` of shape `[max_workers]`.
-
-    The running sum and the running maximum are carried over n: no sorted `[S, N]` array is formed.
-    """
+    """Draws, `[num_draws]`, of max_n load_n T_(N-n), `load` `[max_workers]`; no `[S, N]` array is formed."""
     law = law.with_fast_inverse()
 
     def finish(carry: tuple[Array, Array], step: Array, y: Array) -> tuple[tuple[Array, Array], None]:
@@ -145,18 +141,14 @@ def simulate_max(key: Array, law: Distribution, load: Array, num_workers: ArrayL
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def moments(
-    law: Distribution,
-    num_workers: ArrayLike,
-    function: Callable[[Array], Array] | None,
-    max_workers: int,
+    law: Distribution, num_workers: ArrayLike, function: Callable[[Array], Array] | None, max_workers: int
 ) -> Array:
     r"""E[g(T_(N-n))] for n = 0…N-1, `[max_workers]`; E T_(N-n) without a `function`.
 
-    With z = logit U_(k), k = N-n, the density of z is ∝ u^k (1-u)^(N-k+1) for every k, smooth and
-    exponentially small at both ends; the trapezoid rule in v, z = mode + width·sinh v, then converges
-    geometrically for bounded and heavy-tailed g alike, for N up to 1000 and beyond. An atomic law is
-    summed over its atoms. Eq. (8) of the paper is the same quantity as an alternating sum, which loses all
-    digits from N ≈ 20.
+    The density of z = logit U_(k), k = N-n, is ∝ u^k (1-u)^(N-k+1), smooth and exponentially small at both
+    ends: the trapezoid rule in v, z = mode + width·sinh v, converges geometrically. An atomic law is summed
+    over its atoms. Eq. (8) of the paper is the same quantity as an alternating sum, without digits from N ≈
+    20.
     """
     n = jnp.arange(max_workers)
     exists = n < num_workers
@@ -180,20 +172,16 @@ def moments(
     end = jnp.arcsinh(reach / width)
     v = end * jnp.linspace(-1.0, 1.0, _NUM_NODES, dtype=k.dtype)
     z = mode + width * jnp.sinh(v)
-    log_weight = (
-        -k[:, None] * jax.nn.softplus(-z) - above[:, None] * jax.nn.softplus(z) + jnp.log(jnp.cosh(v))
-    )
-    weight = jax.nn.softmax(log_weight, axis=1)
+    log_density = -k[:, None] * jax.nn.softplus(-z) - above[:, None] * jax.nn.softplus(z)
+    weight = jax.nn.softmax(log_density + jnp.log(jnp.cosh(v)), axis=1)
     value = function(law.inverse_cumulative_hazard(jax.nn.softplus(z)))
     term = jnp.where(weight > 0, weight * jnp.where(weight > 0, value, 0), 0)
     total = jnp.sum(term, axis=1)
     # Nothing may be left at the last nodes whose weight has not underflowed.
     seen = weight > 0
-    first = jnp.take_along_axis(term, jnp.argmax(seen, axis=1)[:, None], 1)[:, 0]
-    last_index = _NUM_NODES - 1 - jnp.argmax(seen[:, ::-1], axis=1)
-    last = jnp.take_along_axis(term, last_index[:, None], 1)[:, 0]
-    diverges = jnp.maximum(jnp.abs(first), jnp.abs(last)) > 1e-3 * jnp.abs(total)
-    total = jnp.where(diverges, jnp.inf, total)
+    ends = jnp.stack([jnp.argmax(seen, axis=1), _NUM_NODES - 1 - jnp.argmax(seen[:, ::-1], axis=1)], axis=1)
+    left = jnp.max(jnp.abs(jnp.take_along_axis(term, ends, 1)), axis=1)
+    total = jnp.where(left > 1e-3 * jnp.abs(total), jnp.inf, total)
     return jnp.where(exists, total, function(law.infimum()))
 
 
@@ -218,10 +206,7 @@ def log_choices(load: Array, num_workers: ArrayLike) -> Array:
 
 
 def expected_shared_time(law: Distribution, num_workers: ArrayLike, dtype: Any) -> Array:
-    r"""E[1 / Σ_n 1/T_n], the time of a cycle that all workers share.
-
-    E[1/S] = ∫₀^∞ (E e^{-u/T})^N du, S = Σ 1/T_n: two nested trapezoid rules.
-    """
+    r"""E[1 / Σ_n 1/T_n] = ∫₀^∞ (E e^{-u/T})^N du: the time of a cycle that all workers share."""
     if law.atomic:
         times, mass = law.breaks(), mass_of(law, law.breaks())
     else:
@@ -236,8 +221,8 @@ def expected_shared_time(law: Distribution, num_workers: ArrayLike, dtype: Any) 
     panels, low, high = 520, -40.0, 12.0
     u = jnp.exp(jnp.linspace(low, high, panels + 1, dtype=dtype)) / (pace * num_workers)
     term = u * jnp.exp(num_workers * jnp.log(jnp.exp(-u[:, None] * speed) @ mass))
-    # Beyond the far end a power of u is left for a heavy tail, a geometric series here. Where that does
-    # not decay, the mean is infinite, or the gradient is never finished with positive probability.
+    # Beyond the far end a power of u is left for a heavy tail, a geometric series here. Where that does not
+    # decay, the mean is infinite.
     ratio = term[-1] / jnp.where(term[-2] > 0, term[-2], 1)
     decays = ratio < 1 - 1e-4
     rest = jnp.where(decays, term[-1] * ratio / (1 - jnp.where(decays, ratio, 0)), jnp.inf)

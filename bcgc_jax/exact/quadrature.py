@@ -44,11 +44,11 @@ class Expectation(NamedTuple):
 
 
 class Quadrature(NamedTuple):
-    """∫₀^∞ P(max > t) dt ≈ start + Σ_k weights_k P(max > times_k), by three rules over the same times.
+    """∫₀^∞ P(max > t) dt ≈ start + Σ_k weights_k P(max > times_k), by three rules over the same times, `[K]`.
 
-    `times` is `[K]`, `weights` `[3, K]`: those of all, of every second and of every fourth of the times; or,
-    where there are panels of Gauss's nodes, of three such rules one behind the other, of so many nodes a
-    panel as `panels` says. `beyond` bounds what is left out after the last of the times.
+    `weights`, `[3, K]`, are those of all, of every second and of every fourth of the times; or of three of
+    Gauss's rules one behind the other, of as many nodes a panel as `panels` says. `beyond` bounds what is
+    left out after the last of the times.
     """
 
     start: Array
@@ -81,9 +81,8 @@ def line_rule(of_line: Array, num_nodes: int) -> Quadrature:
 def follow(nodes: Quadrature, onsets: Array) -> Quadrature:
     """The same rule, whose nodes move with the `onsets`, `[K]`, to a derivative; the first is the start.
 
-    Where P(late) begins to fall it may have a slope that no rule sees all of. An integral does not depend on
-    its nodes, and with nodes that move with these times the slope is not in it. Panels end at the onsets; the
-    nodes of a line all move with the first.
+    Where P(late) begins to fall it may have a slope that no rule sees all of; if the nodes move too, it is
+    not in the integral, which does not depend on them. The nodes of a line all move with the first.
     """
     onsets = onsets if nodes.panels else onsets[:1]
     known = jax.lax.stop_gradient(onsets)
@@ -106,8 +105,8 @@ def gauss_rules(
 ) -> Quadrature:
     """Three of Gauss's rules in the panels of `panels`, of so many nodes each.
 
-    With `powers`, densities may be powers at the left end, like excess^-0.3: nodes are dense there, but in
-    wide panels. Behind `steep` kinks, `[K]`, all may be over at once: there they are in wide ones too.
+    With `powers`, densities may be like excess^-0.3 at the left end: nodes are dense there, but in wide
+    panels; behind `steep` kinks, `[K]`, all may be over at once: there in wide ones too.
     """
     start, left, size = of_panels
     dense = None
@@ -149,10 +148,8 @@ def integrate(nodes: Quadrature, late: Array) -> Expectation:
 
 
 class _Reach(NamedTuple):
-    """What an upper bound on P(max > t) says of times beyond the centre, in u = log((t - start) / centre).
-
-    Where e^u P is largest, where the rest is nothing, and the integral of P beyond that, over the centre.
-    """
+    """Of an upper bound P, u = log((t - start) / centre): where e^u P is largest, where the rest is nothing,
+    and the integral beyond that, over the centre."""
 
     heaviest: Array
     end: Array
@@ -187,8 +184,8 @@ def line(peaks: Array, hazard_at: HazardAt, choices: Array) -> Array:
     """start, centre, width and the ends of v in t = start + centre · exp(width · sinh v), and what is beyond.
 
     `[6]`. `peaks`, `[4]`, are where the maximum begins to be possible, and a low, a typical and a high one.
-    The centre is the typical maximum, unless its mean lies in times far beyond it, as where few
-    workers are late at all: typical times of a gamma law of shape 0.05 with a shift round to the shift.
+    The centre is the typical maximum, unless its mean lies far beyond it, as where few workers are late at
+    all.
     """
     start, excesses, finfo = peaks[0], _excesses(peaks), jnp.finfo(peaks.dtype)
     reach, moved, width = _centred(hazard_at, choices, start, excesses)
@@ -300,9 +297,9 @@ def legendre(order: int) -> tuple[np.ndarray, np.ndarray]:
 def rule_error(fine: Array, coarse: Array, coarsest: Array, safety: float = 30.0, most: float = 1.0) -> Array:
     """A bound on the error of `fine`, from the differences e₁, e₂ of three rules, each of half the step.
 
-    They extrapolate to e₁²/e₂, times `safety`, and not above `most` e₁. Where e₁ is small by chance, the
-    second difference says how far that may be trusted: e₂² / 10, relative to `fine`. The
-    constants are our own: with 40 intervals the true error came to at most 0.2 of the bound.
+    They extrapolate to e₁²/e₂, times `safety`, at most `most` e₁. Where e₁ is small by chance, e₂² / 10,
+    relative to `fine`, is the bound. The constants are our own: with 40 intervals errors came to at most 0.2
+    of it.
     """
     last, previous = jnp.abs(fine - coarse), jnp.abs(coarse - coarsest)
     ratio = last / jnp.where(previous > last, previous, jnp.where(last > 0, last, 1))

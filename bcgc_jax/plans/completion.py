@@ -1,28 +1,24 @@
 r"""When the gradient is there: the three rules of completion, each with its exact probability.
 
 Workers do their tasks in one order, so at any time a worker's state is how many it has finished, and these
-numbers are independent. All that a rule needs are their hazards, h_k = -log P(task k is not finished by t).
+numbers are independent. A rule needs only their hazards, h_k = -log P(task k is not finished by t).
 
-- `AnyOf`: level n of the gradient with its (N-n)-th delivery, as gradient codes have it.
-- `FirstHolder`: each of N subsets with the first who has it; worker w does subsets w, w+1, …, w+D-1 of a
-  circle. P(r ≤ δ) of the number r that it has done is e^-h_(δ+1), and subset j is done when some worker j-δ
-  has r > δ. Around the circle the cover s that is carried over is a chain: after a worker that did r it is
-  max(s, r) - 1, and a subset is missed where both are 0. The trace formula P(τ ≤ t) = tr(A^N) loses a late τ
-  to rounding. A miss leaves the chain at 0, so with f_l = P(the first miss after one is l workers on),
-  u_m = P(a miss m workers on) = Π_{δ<min(m,D)} P(r ≤ δ), and the arc of l workers between two misses around
-  the circle's cut, in positive terms, P(τ > t) = Σ_l l f_l u_{N-l}. f_l is that of a chain of distributions:
-  P(max(s, r) ≤ k) = P(s ≤ k) P(r ≤ k), less those with a miss.
-- `OneOfEach`: each block with one worker of each group of its partition of the workers, which refines that of
-  the next block. With C_v(k) = P(all is there in a group v of block j, and none of its workers has done
-  block k), k > j, a worker's own being S_k = e^-h_k,
-
-      C_v(k) = Π C_c(k) - Π C_c(j)   over the groups c of block j-1 within v,
-
-  for in all of them nobody has done block k, but not block j by nobody at all. What is missing adds up in
-  positive terms: that something is within, or that nobody has done block j.
+- `AnyOf`: level n of the gradient is there with its (N-n)-th delivery, as gradient codes have it.
+- `FirstHolder`: each of N subsets is there with the first worker that has done it; worker w does subsets w,
+  w+1, …, w+D-1 of a circle, and P(r ≤ δ) of the number r that it has done is e^-h_(δ+1). Around the circle
+  the number s of subsets ahead that are covered is a Markov chain: a worker makes it max(s, r) - 1, and a
+  subset is missed where both are 0. A miss leaves the chain at 0, so with f_l = P(the first miss after one is
+  l workers on), u_m = P(a miss m workers on) = Π_{δ<min(m,D)} P(r ≤ δ), and the arc of l workers between two
+  misses around the circle's cut, P(τ > t) = Σ_l l f_l u_{N-l}: positive terms, where P(τ ≤ t) = tr(A^N) of
+  the chain's matrix A loses a late τ to rounding.
+- `OneOfEach`: each block is there with one worker of each group of its partition of the workers, which
+  refines that of the next block. With C_v(k) = P(all is there in a group v of block j, and none of its
+  workers has done block k), k > j, a worker's own being S_k = e^-h_k, C_v(k) = Π C_c(k) - Π C_c(j) over the
+  groups c of block j-1 within v: in all of them nobody has done block k, but not block j by nobody at all.
+  What is missing adds up in positive terms.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -39,9 +35,6 @@ from bcgc_jax.plans.groups import Groups, Tree, tree_of
 
 # Expected numbers of subsets or groups that are missed, which mark where all are there: low, typical, high.
 _MISSED = 8.0, 0.7, 0.02
-# Workers from which on powers of the chain's matrix cost less than its steps where D² is no more; nodes at a
-# time.
-_LONG, _ROWS = 1000, 32
 
 
 class Bounds(NamedTuple):
@@ -55,7 +48,16 @@ class Bounds(NamedTuple):
 
 
 class Completion:
-    """A rule; `hazard` is `[..., K]`, of tasks in order, inf for one that no worker waits for.
+    """A rule of completion.
+
+    - `late(hazard)`: P(τ > t), `[...]`, from hazards `[..., K]` of tasks in order, inf for one that no worker
+      waits for.
+    - `first(times)`: when all may be there, from when each task may be finished, `[K]`, ascending.
+    - `blocks(finish, block)`: when each block is there, `[..., B]`, from when each worker has done each task,
+      `[..., K, N]`. `block`, `[K]`, is that of each task, of which none is padding. NumPy in, NumPy out; inf
+      for never.
+    - `bounding(hazard)`: the hazards g of its `bounds(work)`, `[..., J]`.
+    - `tolerated(work)`: how many workers may be late for ever, for tasks of this `work`, `[K]`, 0 before any.
 
     `rekindled` says that P(τ > t) has kinks where more tasks than those of the start become possible;
     `by_task`, that its bounding hazards are those of the tasks.
@@ -66,35 +68,22 @@ class Completion:
     by_task: ClassVar[bool] = False
     num_workers: Any
 
-    def late(self, hazard: Array) -> Array:
-        """P(τ > t), `[...]`."""
-        raise NotImplementedError
-
-    def first(self, times: Array) -> Array:
-        """When all may be there, from when each task may be finished, `[K]`, ascending."""
-        raise NotImplementedError
-
-    def blocks(self, finish: Any, block: np.ndarray) -> Any:
-        """When each block is there, `[..., B]`, from when each worker has done each task, `[..., K, N]`.
-
-        `block`, `[K]`, is that of each task, of which none is padding. NumPy in, NumPy out; inf for never.
-        """
-        raise NotImplementedError
-
     def awaited(self, data: Any) -> Any:
         """How many messages of each task complete it, `[K]`, of tasks on this `data`; None if it varies."""
         return None
 
-    def bounding(self, hazard: Array) -> Array:
-        """The hazards g of `Bounds`, `[..., J]`."""
-        raise NotImplementedError
+    late: Callable[..., Array]
+    first: Callable[..., Array]
+    blocks: Callable[..., Any]
+    bounding: Callable[..., Array]
+    tolerated: Callable[..., Array]
 
     def bounds(self, work: Array) -> Bounds:
-        raise NotImplementedError
-
-    def tolerated(self, work: Array) -> Array:
-        """How many workers may be late for ever, for tasks of this `work`, `[K]`, 0 before any."""
-        raise NotImplementedError
+        """For P(τ > t) ≤ N e^-g."""
+        log_workers = jnp.log(jnp.asarray(self.num_workers, work.dtype))
+        wanted = jnp.maximum(log_workers - np.log(_MISSED).astype(log_workers.dtype), 0.02)
+        choices = jnp.stack([jnp.zeros_like(log_workers), log_workers])
+        return Bounds(choices, jnp.concatenate([jnp.zeros_like(wanted[:1]), wanted])[:, None])
 
 
 @pytree_dataclass
@@ -117,11 +106,7 @@ class AnyOf(Completion):
         return largest(times)
 
     def blocks(self, finish: Any, block: np.ndarray | None = None) -> Any:
-        """Each task is a block of its own.
-
-        >>> AnyOf(3).blocks(np.array([[1.0, 2.0, 4.0], [2.0, 4.0, 8.0]])).tolist()
-        [4.0, 4.0]
-        """
+        """Each task is a block of its own."""
         task = np.arange(finish.shape[-2])
         last: Any = self.num_workers - 1 - (task if self.survives is None else self.survives)
         sort = np.sort if isinstance(finish, np.ndarray) else jnp.sort
@@ -153,9 +138,8 @@ class AnyOf(Completion):
 class FirstHolder(Completion):
     """A task of worker w is subset w + `turn` of a circle, there with the first who has done it.
 
-    `late` is of one block, whose turns are 0, 1, … `num_workers` may be traced, up to the static
-    `max_workers`, and is None until a problem says it; there are at most as many turns. Workers store
-    `stored` subsets.
+    `late` is of one block, whose turns are 0, 1, …, at most N. `num_workers` may be traced, up to the static
+    `max_workers`, and is None until a problem says it. Workers store `stored` subsets.
     """
 
     num_workers: ArrayLike | None
@@ -173,12 +157,7 @@ class FirstHolder(Completion):
         return times[0]
 
     def blocks(self, finish: Any, block: np.ndarray) -> Any:
-        """With the last of its subsets.
-
-        >>> rule = FirstHolder(2, turn=np.array([0, 1]))
-        >>> rule.blocks(np.array([[1.0, 5.0], [2.0, 10.0]]), np.array([0, 0])).tolist()  # one does both
-        [2.0]
-        """
+        """With the last of its subsets."""
         return self.subsets(finish, block).max(axis=-1)
 
     def subsets(self, finish: Any, block: np.ndarray) -> Any:
@@ -199,10 +178,6 @@ class FirstHolder(Completion):
         """D neighbours are all late: P(τ > t) ≤ N e^{-Σ h}."""
         return jnp.sum(hazard, axis=-1, keepdims=True)
 
-    def bounds(self, work: Array) -> Bounds:
-        assert self.num_workers is not None
-        return _bounds_of_one(jnp.asarray(self.num_workers, work.dtype))
-
     def tolerated(self, work: Array) -> Array:
         return jnp.asarray(work.size - 1)
 
@@ -213,10 +188,6 @@ class OneOfEach(Completion):
 
     Workers of different `kinds` have loads of their own: hazards are then those of the first kind's tasks,
     of the second's, …, `[..., W K]`.
-
-    >>> halves = OneOfEach((((0,), (1,), (2,), (3,)), ((0, 1), (2, 3))))
-    >>> halves.groups[1]
-    ((0, 1), (2, 3))
     """
 
     groups: Groups = static_field()
@@ -240,12 +211,7 @@ class OneOfEach(Completion):
         return largest(jnp.min(jnp.where(tree.members > 0, own, jnp.inf), axis=-1))
 
     def blocks(self, finish: Any, block: np.ndarray | None = None) -> Any:
-        """Each task is a block of its own.
-
-        >>> rule = OneOfEach((((0,), (1,)), ((0, 1),)))
-        >>> rule.blocks(np.array([[1.0, 5.0], [2.0, 10.0]])).tolist()
-        [5.0, 2.0]
-        """
+        """Each task is a block of its own."""
         xp = np if isinstance(finish, np.ndarray) else jnp
         finish = xp.concatenate([finish, xp.full_like(finish[..., :1], np.inf)], axis=-1)
         found = []
@@ -266,9 +232,6 @@ class OneOfEach(Completion):
         log_share = np.log(tree.number) - np.log(self.num_workers)
         return jnp.min(of_group - log_share.astype(hazard.dtype), axis=-1, keepdims=True)
 
-    def bounds(self, work: Array) -> Bounds:
-        return _bounds_of_one(jnp.asarray(self.num_workers, work.dtype))
-
     def tolerated(self, work: Array) -> Array:
         used = jnp.any(self._by_kind(work) > 0, axis=-2)
         least = np.array([min(map(len, groups)) for groups in self.groups])
@@ -276,7 +239,7 @@ class OneOfEach(Completion):
 
     @property
     def rekindled(self) -> bool:  # type: ignore[override]
-        """Workers of unlike loads begin to be able to finish a task at unlike times."""
+        """Workers of unlike loads may first finish a task at unlike times."""
         return self.num_kinds > 1
 
     @property
@@ -296,14 +259,6 @@ class OneOfEach(Completion):
         return values.reshape(*values.shape[:-1], self.num_kinds, len(self.groups))
 
 
-def _bounds_of_one(num_workers: Array) -> Bounds:
-    """For P(τ > t) ≤ N e^-g."""
-    log_workers = jnp.log(num_workers)
-    wanted = jnp.maximum(log_workers - np.log(_MISSED).astype(log_workers.dtype), 0.02)
-    choices = jnp.stack([jnp.zeros_like(log_workers), log_workers])
-    return Bounds(choices, jnp.concatenate([jnp.zeros_like(wanted[:1]), wanted])[:, None])
-
-
 def _joined(held: Sequence[tuple[int, int]], found: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
     """Both probabilities of a group that holds so many of these types.
 
@@ -321,73 +276,19 @@ def _joined(held: Sequence[tuple[int, int]], found: Sequence[tuple[Array, Array]
 
 
 def uncovered(late: Array, num_workers: ArrayLike, size: int) -> Array:
-    """P(some subset is done by nobody), `[...]`, from P(r ≤ δ) for δ = 0…D-1, `[..., D]`.
-
-    `num_workers` may be traced, up to the static `size`; D is at most that number.
-    """
-    depth, workers = late.shape[-1], jnp.asarray(num_workers, int)
+    """P(some subset is done by nobody), `[...]`, from P(r ≤ δ) for δ = 0…D-1 < N ≤ `size`, `[..., D]`."""
+    workers = jnp.asarray(num_workers, int)
     missed = jnp.concatenate([jnp.ones_like(late[..., :1]), jnp.cumprod(late, axis=-1)], axis=-1)
-    if size < max(depth**2, _LONG):
-        past = _Past(jnp.ones_like(late), jnp.zeros_like(late[..., 0]), jnp.zeros_like(workers))
-        return _last_arcs(late, missed, workers, past, size)
-    # Arcs up to N-D have one u: by doubling, and for nodes in turn, for a power of the chain is a matrix.
-    rows = late.reshape(-1, depth)
-    past = jax.lax.map(lambda row: _doubled(row, workers - depth, size), rows, batch_size=_ROWS)
-    past = jax.tree.map(lambda a: a.reshape(late.shape[:-1] + a.shape[1:]), past)
-    past = past._replace(miss=past.miss * missed[..., -1], workers=workers - depth)
-    return _last_arcs(late, missed, workers, past, depth)
-
-
-class _Past(NamedTuple):
-    """After so many `workers` without a miss: P(that, and the cover is at most 0…D-1), `[..., D]`, and the
-    sum Σ l f_l of the arcs before, `[...]`."""
-
-    cover: Array
-    miss: Array
-    workers: Array
-
-
-def _last_arcs(late: Array, missed: Array, workers: Array, past: _Past, count: int) -> Array:
-    """Σ l f_l u_{N-l} over `count` arcs more than are past."""
 
     def step(cover: Array, _: None) -> tuple[Array, Array]:
-        """One more worker, and the chance of the first miss."""
+        """P(no miss yet, and the cover is at most 0…D-1) after one more worker; P(the first miss is now)."""
         reached = cover * late
         miss = reached[..., 0]
         reached = jnp.concatenate([reached[..., 1:], cover[..., -1:]], axis=-1)
         return jnp.maximum(reached - miss[..., None], 0), miss
 
-    _, first_miss = jax.lax.scan(step, past.cover, None, length=count)
-    length = past.workers + np.arange(1, count + 1)
+    _, first_miss = jax.lax.scan(step, jnp.ones_like(late), None, length=size)
+    length = np.arange(1, size + 1)
     again = jnp.moveaxis(jnp.take(missed, jnp.clip(workers - length, 0, late.shape[-1]), axis=-1), -1, 0)
     weight = jnp.where(length <= workers, length, 0).astype(late.dtype)
-    return past.miss + jnp.sum(weight.reshape(-1, *(1,) * (late.ndim - 1)) * first_miss * again, axis=0)
-
-
-def _doubled(late: Array, count: Array, size: int) -> _Past:
-    """The chain past `count` workers from a miss on, by powers of two of its matrix, in positive terms.
-
-    `late`, `[D]`. From cover s to max(s, r) - 1, but for a miss; c and C are what the next L = 2^k workers
-    add from each cover on: Σ f and Σ l f, and of twice as many c + P c and C + P (C + L c).
-    """
-    depth, dtype = late.size, late.dtype
-    more = jnp.diff(late, append=1)  # P(r = 1…D)
-    cover, reached = np.arange(depth)[:, None], np.arange(1, depth + 1)
-    power = jnp.where(reached > cover, more, 0) + jnp.where(reached == cover, late[:, None], 0)
-    missing = jnp.zeros(depth, dtype).at[0].set(late[0])
-    later = jnp.zeros(depth, dtype)
-    at, total, done = jnp.zeros(depth, dtype).at[0].set(1), jnp.zeros((), dtype), jnp.zeros_like(count)
-
-    def double(k: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
-        power, missing, later, at, total, done = state
-        length = jnp.left_shift(jnp.ones_like(count), k)
-        used = (count & length) > 0
-        total += jnp.where(used, (done + 1).astype(dtype) * (at @ missing) + at @ later, 0)
-        at, done = jnp.where(used, at @ power, at), jnp.where(used, done + length, done)
-        later, missing = later + power @ (later + length.astype(dtype) * missing), missing + power @ missing
-        return power @ power, missing, later, at, total, done
-
-    state = power, missing, later, at, total, done
-    with jax.default_matmul_precision("highest"):
-        *_, at, total, _ = jax.lax.fori_loop(0, size.bit_length(), double, state)
-    return _Past(jnp.cumsum(at), total, count)
+    return jnp.sum(weight.reshape(-1, *(1,) * (late.ndim - 1)) * first_miss * again, axis=0)

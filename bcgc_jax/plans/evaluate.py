@@ -7,35 +7,14 @@ from jax import Array
 
 from bcgc_jax.distributions import Distribution
 from bcgc_jax.distributions.atoms import mass_of
+from bcgc_jax.exact import quadrature
 from bcgc_jax.exact.bisection import bisect
 from bcgc_jax.exact.crossing import MANY
-from bcgc_jax.exact.quadrature import (
-    LONGEST,
-    Expectation,
-    HazardAt,
-    Quadrature,
-    follow,
-    gauss_rules,
-    integrate,
-    kinked_levels,
-    largest,
-    line,
-    line_rule,
-    panels,
-    raised,
-)
+from bcgc_jax.exact.quadrature import Expectation, Quadrature, largest
 from bcgc_jax.exact.windows import LEFT_OUT
 from bcgc_jax.plans.completion import Completion
 from bcgc_jax.plans.marks import images_of, peaks_of
-from bcgc_jax.plans.worker import (
-    NUM_INNER,
-    Load,
-    Worker,
-    delivered,
-    first_times,
-    hazard_of,
-    late_hazard,
-)
+from bcgc_jax.plans.worker import NUM_INNER, Load, Worker, delivered, first_times, hazard_of, late_hazard
 
 # Intervals of the trapezoid rule, a multiple of 4: two halvings give the error estimate.
 NUM_NODES = 128
@@ -67,12 +46,19 @@ def expected_completion(
     nodes = _nodes(worker, load, rule, num_nodes)
     inner = max(_FEWEST_INNER, num_nodes // 2)
     hazard, unsure = _late_hazards(worker, load, nodes.times, inner)
-    late, doubt = _late_and_doubt(worker, rule, hazard, unsure)
-    found = integrate(nodes, late)
-    error = found.error + jnp.sum(nodes.weights[0] * doubt)
+    if worker.start.atomic or worker.cycle_time.atomic:  # without a quadrature over start-ups
+        found = quadrature.integrate(nodes, rule.late(hazard))
+        error = found.error
+    else:
+        late, pull_back = jax.vjp(rule.late, hazard)
+        (slope,) = pull_back(jnp.ones_like(late))
+        doubt = jnp.abs(slope) * unsure * jnp.exp(jnp.minimum(hazard, 700))
+        found = quadrature.integrate(nodes, late)
+        doubt = jnp.sum(jnp.where(unsure > 0, doubt, 0), axis=1)
+        error = found.error + jnp.sum(nodes.weights[0] * doubt)
     laws = worker.cycle_time, worker.start
-    rounding = sum(law.rounding for law in laws)
-    value, error = with_rounding(load.work, Expectation(found.value, error), rounding)
+    found = Expectation(found.value, error)
+    value, error = with_rounding(load.work, found, sum(law.rounding for law in laws))
     tolerated = rule.tolerated(load.work)
     finite = jnp.all(jnp.stack([law.has_mean(tolerated, rule.num_workers) for law in laws]))
     return Expectation(jnp.where(finite, value, jnp.inf), jax.lax.stop_gradient(jnp.where(finite, error, 0)))
@@ -83,18 +69,6 @@ def with_rounding(load: Array, found: Expectation, rounding: float = 0.0) -> Exp
     left_out = LEFT_OUT if load.size > MANY else 0.0
     share = (_ROUNDING * load.size + rounding) * float(jnp.finfo(load.dtype).eps) + left_out
     return Expectation(found.value, found.error + share * found.value)
-
-
-def _late_and_doubt(
-    worker: Worker, rule: Completion, hazard: Array, unsure: Array
-) -> tuple[Array, Array | float]:
-    """P(τ > t) and its error, from those of the tasks: none without a quadrature over start-ups."""
-    if worker.start.atomic or worker.cycle_time.atomic:
-        return rule.late(hazard), 0.0
-    late, pull_back = jax.vjp(rule.late, hazard)
-    (slope,) = pull_back(jnp.ones_like(late))
-    doubt = jnp.abs(slope) * unsure * jnp.exp(jnp.minimum(hazard, 700))
-    return late, jnp.sum(jnp.where(unsure > 0, doubt, 0), axis=1)
 
 
 def evaluation_cost(worker: Worker, size: int) -> float:
@@ -156,18 +130,24 @@ def _nodes(worker: Worker, load: Load, rule: Completion, num_nodes: int) -> Quad
         early = peaks[0] + (peaks[2] - peaks[0]) * np.array([0.125, 0.25], peaks.dtype)
         kinks = jnp.append(jax.lax.stop_gradient(first)[_marked(load)], early), None
     if kinks is None:
-        found = line_rule(line(peaks, hazard_at, choices), num_nodes)
+        found = quadrature.line_rule(quadrature.line(peaks, hazard_at, choices), num_nodes)
     else:
-        steep = not worker.start.atomic
-        found = _rule_between(peaks, kinks, hazard_at, choices, num_nodes, not plain, steep)
-    return follow(found, _onsets_of(worker, load, start, rule.rekindled))
+        images, last = kinks
+        if not plain:  # What rounding sets apart from the start would make the next panel a wide one.
+            images = jnp.where(images - peaks[0] < _NO_PANEL * (peaks[2] - peaks[0]), peaks[0], images)
+        between = quadrature.panels(peaks, images, last, hazard_at, choices)
+        orders = (num_nodes // 12, num_nodes // 16, num_nodes // 24)
+        if not plain:  # densities of start-ups and links may be powers
+            few = between[1].size <= _FEW_PANELS
+            orders = (num_nodes * 3 // 32, num_nodes // 16, num_nodes // 32) if few else (5, 3, 2)
+        # With start-ups of a density all may be over soon behind a kink.
+        steep = None if plain or worker.start.atomic else images
+        found = quadrature.gauss_rules(between, orders, last is not None, not plain, steep)
+    return quadrature.follow(found, _onsets_of(worker, load, start, rule.rekindled))
 
 
 def _onsets_of(worker: Worker, load: Load, start: Array, turns: bool) -> Array:
-    """The `start` of all, and where P(F_n > t) begins to fall after it, `[K]`: for each pair of atoms.
-
-    Of one pair nothing is later, unless a level is there in `turns`, as subsets are covered.
-    """
+    """The `start` of all, and where P(F_n > t) begins to fall after it, `[K]`, in `turns` for subsets."""
     law, starts = worker.cycle_time, worker.infimum()[None]
     if worker.start.atomic:
         starts = worker.atoms()[0]
@@ -183,39 +163,13 @@ def _onsets_of(worker: Worker, load: Load, start: Array, turns: bool) -> Array:
 def _marked(load: Load) -> np.ndarray:
     """The tasks at the images of whose kinks panels end."""
     size = load.work.size
-    return kinked_levels(size) if load.kinds == 1 else np.arange(size)
-
-
-def _rule_between(
-    peaks: Array,
-    kinks: tuple[Array, Array | None],
-    hazard_at: HazardAt,
-    choices: Array,
-    num_nodes: int,
-    powers: bool,
-    steep: bool,
-) -> Quadrature:
-    """Gauss's rules in panels between kinks; at those of start-ups and links there may be `powers`.
-
-    With start-ups of a density all may be over soon behind a kink: it is `steep`.
-    """
-    images, last = kinks
-    if not powers:
-        orders = num_nodes // 12, num_nodes // 16, num_nodes // 24
-        return gauss_rules(panels(peaks, images, last, hazard_at, choices), orders, last is not None)
-    # What rounding sets apart from the start would make a panel of its own, and the next one a wide one.
-    images = jnp.where(images - peaks[0] < _NO_PANEL * (peaks[2] - peaks[0]), peaks[0], images)
-    found = panels(peaks, images, last, hazard_at, choices)
-    few = found[1].size <= _FEW_PANELS
-    orders = (num_nodes * 3 // 32, num_nodes // 16, num_nodes // 32) if few else (5, 3, 2)
-    return gauss_rules(found, orders, last is not None, powers, images if steep else None)
+    return quadrature.kinked_levels(size) if load.kinds == 1 else np.arange(size)
 
 
 def _peaks(worker: Worker, load: Load, rule: Completion, marks: Array, start: Array) -> Array:
     """The `start`, when τ begins to be possible, and a low, a typical and a high time of it, `[4]`.
 
-    Where the rule's bounding hazards are as in its `marks`: found in the logarithm of the time that is left,
-    of which the time of a worker as slow as the slowest is the scale.
+    Where the rule's bounding hazards are as in its `marks`, in the logarithm of the time from the start on.
     """
     dtype = load.work.dtype
     beyond = marks + np.log(2.0).astype(dtype)
@@ -223,7 +177,7 @@ def _peaks(worker: Worker, load: Load, rule: Completion, marks: Array, start: Ar
     last = worker.start.inverse_cumulative_hazard(beyond).astype(dtype) / worker.unit
     scale = last[-1, 0] + jnp.max(delivered(load, longest[-1, :1], worker.overlap))
     highest = jnp.max(last + delivered(load, longest, worker.overlap), axis=-1, keepdims=True)
-    room, furthest = highest - start, LONGEST[dtype.itemsize]
+    room, furthest = highest - start, quadrature.LONGEST[dtype.itemsize]
 
     def reached(log_share: Array) -> Array:
         hazard, _ = late_hazard(worker, load, start + room * jnp.exp(log_share), _LAYOUT_INNER)
@@ -232,17 +186,14 @@ def _peaks(worker: Worker, load: Load, rule: Completion, marks: Array, start: Ar
     nowhere = jnp.full_like(marks, -furthest)
     share, _ = bisect(reached, nowhere, jnp.zeros_like(marks), _HALVINGS)
     found = start + jnp.where(share > -furthest, room * jnp.exp(share), 0)
-    return raised(jnp.max(found, axis=-1), scale)
+    return quadrature.raised(jnp.max(found, axis=-1), scale)
 
 
 def _kinks_of(worker: Worker, load: Load) -> tuple[Array, Array | None] | None:
-    """Where P(F_n > t) may have kinks, for some levels, and when all is delivered for sure; None if smooth.
-
-    Where both laws have densities, kinks within either are smoothed by the other.
-    """
+    """Where P(F_n > t) may have kinks, at some levels, and when all is delivered for sure; None if smooth."""
     dtype, starts, law = load.work.dtype, worker.start, worker.cycle_time
     one_start = starts.atomic and starts.breaks().size == 1
-    dense = not law.atomic and not starts.atomic
+    dense = not law.atomic and not starts.atomic  # kinks within either law are smoothed by the other
     overtaken = worker.overlap and load.sent is not None and not dense
     if law.smooth and ((one_start and not overtaken) or starts.smooth):
         return None

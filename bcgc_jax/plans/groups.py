@@ -65,11 +65,12 @@ class Tree(NamedTuple):
     """Groups by their types: groups of one type hold as many of each type of the level below.
 
     Attributes:
-      levels: of each level what a group of each of its types holds: types of the level below, and how many of
-        each. Below the first level are the kinds of workers; the last is of one type, all of the workers.
-      task: of each type of all levels, the level it is of, `[J]`.
-      members: its workers of each kind, `[J, W]`.
-      number: how many groups there are of it, `[J]`.
+      levels: of each level and type the types of the level below that a group holds, and how many of each.
+      Below
+        the first level are the kinds of workers; the last is of one type, all of the workers.
+      task: of each type of all levels, its level, `[J]`; `members`: its workers of each kind, `[J, W]`;
+      `number`:
+        how many groups there are of it, `[J]`.
     """
 
     levels: tuple[tuple[tuple[tuple[int, int], ...], ...], ...]

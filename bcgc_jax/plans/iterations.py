@@ -1,10 +1,10 @@
 """All N cycle times of an iteration: independent ones of one law, a sample of iterations, draws alone.
 
-A law is of one time, an iteration of all; `iteration_of` makes it, and everything else asks it.
 Times are slowest first: axis n holds T_(N-n). What is done by when is asked with a `Load` and a rule of
 completion, in units of κ.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -37,9 +37,11 @@ from bcgc_jax.plans.evaluate import (
     smoothed_exceedance,
     with_rounding,
 )
-from bcgc_jax.plans.worker import Load, Worker, delivered, last_of_draws
+from bcgc_jax.plans.worker import Load, Worker, delivered, last_delivery
 from bcgc_jax.problem import Problem
 
+# Numbers at a time: draws, workers and levels.
+_CHUNK = 2**18
 # Of a joint law the iteration has the times.
 _NO_LAW = Deterministic(1.0)
 
@@ -48,27 +50,25 @@ class Iteration:
     """What is asked about an iteration's times, and about tasks of a `load` in them.
 
     A new dependence of the workers is a subclass with `sorted_draws` and `laws`; one with `exact` answers has
-    all of it, and `alike` workers are independent ones of one law. `polyhedral` says whether E τ is so in the
-    load; `smooth`, whether times have one density without kinks, and all begin at once; `stepped`, whether
-    P(τ > t) is a step function.
+    all that `Independent` has, and `alike` workers are independent ones of one law. `polyhedral` says whether
+    E τ is so in the load; `smooth`, whether times have one density without kinks, and all begin at once;
+    `stepped`, whether P(τ > t) is a step function.
     """
 
     exact = alike = False
     worker: Worker
     num_workers: ArrayLike
 
-    @property
-    def rows(self) -> Array | None:
-        """Of a sample its iterations, `[S, N]`, of which everything is a mean; else None."""
-        return None
+    rows: Array | None = None  # of a sample its iterations, `[S, N]`, of which everything is a mean
 
-    @property
-    def polyhedral(self) -> bool:
+    def no_answer(self, *_: Any, **__: Any) -> Any:
+        """In place of each exact answer."""
         raise ValueError(NO_EXACT_ANSWER)
 
-    @property
-    def smooth(self) -> bool:
-        raise ValueError(NO_EXACT_ANSWER)
+    polyhedral = smooth = property(no_answer)
+    pooled = evaluation_cost = typical_times = expected_start_ups = expected_shared_time = no_answer
+    expected_order_statistics = order_survival = no_answer
+    expected_completion = exceedance = smoothed_exceedance = no_answer
 
     @property
     def stepped(self) -> bool:
@@ -102,13 +102,7 @@ class Iteration:
         """E S_(1), of the shortest start-up of the N workers, in the unit of runtimes."""
         return self.worker.infimum() * self.worker.unit
 
-    def typical_start_up(self) -> Array:
-        """The mean start-up, in the unit of runtimes; the median where that is infinite."""
-        return self.worker.infimum() * self.worker.unit
-
-    def expected_start_ups(self) -> Array:
-        """E S_(N-n) of random start-ups, slowest first, `[max_workers]`."""
-        raise ValueError(NO_EXACT_ANSWER)
+    typical_start_up = least_start_up
 
     def sorted_draws(self, key: Array, num_draws: int, dtype: Any) -> Array:
         """Draws of the times, `[num_draws, max_workers]`."""
@@ -124,29 +118,9 @@ class Iteration:
         last = jnp.max(ready, axis=-1)
         return last if self.worker.plain else self.worker.infimum().astype(last.dtype) + last
 
-    def pooled(self) -> Distribution:
-        """The law of one worker's time."""
-        raise ValueError(NO_EXACT_ANSWER)
-
-    def evaluation_cost(self) -> float:
-        """Operations of one expectation as far as it grows with measured times."""
-        raise ValueError(NO_EXACT_ANSWER)
-
-    def typical_times(self, deviations: Sequence[float]) -> Array:
-        """Times so many standard deviations from the typical ones, `[len(deviations), max_workers]`."""
-        raise ValueError(NO_EXACT_ANSWER)
-
-    def expected_order_statistics(self, function: Callable[[Array], Array] | None = None) -> Array:
-        """E g(T_(N-n)), `[max_workers]`, of the `function` g; of T without one."""
-        raise ValueError(NO_EXACT_ANSWER)
-
     def expected_max(self, load: Load, *, num_nodes: int = NUM_NODES) -> Expectation:
         """E of when all levels are there."""
         return self.expected_completion(load, self.any_of, num_nodes=num_nodes)
-
-    def expected_completion(self, load: Load, rule: Completion, *, num_nodes: int = NUM_NODES) -> Expectation:
-        """E of when all tasks are there by a rule."""
-        raise ValueError(NO_EXACT_ANSWER)
 
     def expected_max_and_slope(self, load: Load, *, num_nodes: int = NUM_NODES) -> tuple[Expectation, Load]:
         """The same with its slope in the load; only the value can be differentiated."""
@@ -157,22 +131,6 @@ class Iteration:
 
         slope, found = jax.grad(value_of, has_aux=True)(load)
         return found, jax.lax.stop_gradient(slope)
-
-    def exceedance(self, load: Load, t: Array, rule: Completion | None = None) -> Array:
-        """P(not all is there by t), for t of any shape; by default of levels."""
-        raise ValueError(NO_EXACT_ANSWER)
-
-    def smoothed_exceedance(self, load: Load, t: Array, spread: Array) -> Array:
-        """The same for one t, with the steps of a `stepped` iteration spread by a factor e^±`spread`."""
-        raise ValueError(NO_EXACT_ANSWER)
-
-    def order_survival(self, t: Array) -> Array:
-        """P(T_(N-n) > t_n), `[max_workers]`."""
-        raise ValueError(NO_EXACT_ANSWER)
-
-    def expected_shared_time(self, dtype: Any) -> Array:
-        """E[1 / Σ_n 1/T_n], the time of a cycle that all workers share."""
-        raise ValueError(NO_EXACT_ANSWER)
 
 
 @pytree_dataclass
@@ -205,14 +163,17 @@ class Independent(Iteration):
         return (self.law, *super().laws())
 
     def pooled(self):
+        """The distribution of one worker's time."""
         return self.law
 
     def evaluation_cost(self):
+        """Operations of one expectation as far as it grows with measured times."""
         if self.worker.plain and not self.stepped:
             return 0.0
         return evaluation_cost(self.worker, self.max_workers)
 
     def typical_start_up(self):
+        """The mean start-up, in the unit of runtimes; the median where that is infinite."""
         start = self.worker.start
         if self.worker.pairs is not None:
             return jnp.mean(self.worker.pairs.arrays()[0])
@@ -225,6 +186,7 @@ class Independent(Iteration):
         return jnp.take(self.expected_start_ups(), jnp.asarray(self.num_workers, int) - 1)
 
     def expected_start_ups(self):
+        """E S_(N-n) of random start-ups, slowest first, `[max_workers]`."""
         law = self.worker.start
         if self.worker.pairs is not None:
             starts = self.worker.pairs.arrays()[0]
@@ -242,9 +204,12 @@ class Independent(Iteration):
         if self.worker.constant:
             return super().simulate_max(key, load, num_draws)
         starts, times = self.worker.draw(key, (num_draws, self.max_workers), load.work.dtype)
-        return last_of_draws(self.worker, load, starts, times, self.num_workers)
+        last = functools.partial(last_delivery, load, self.worker.overlap, self.num_workers)
+        chunk = max(_CHUNK // (self.max_workers**3 if self.worker.overlap else self.max_workers**2), 1)
+        return jax.lax.map(lambda draw: last(*draw), (starts, times), batch_size=min(chunk, num_draws))
 
-    def typical_times(self, deviations):
+    def typical_times(self, deviations: Sequence[float]):
+        """Times so many standard deviations from the typical ones, `[len(deviations), max_workers]`."""
         one = jnp.ones(self.max_workers, working_dtype(self.law))
         sigma = np.asarray(deviations, one.dtype)[:, None]
         mean, above = order_statistics.typical_hazards(one, self.num_workers, (0.0, 1.0))
@@ -255,81 +220,83 @@ class Independent(Iteration):
         return self.law.inverse_cumulative_hazard(hazard.astype(one.dtype))
 
     def expected_order_statistics(self, function=None):
+        """E g(T_(N-n)), `[max_workers]`, of the `function` g; of T without one."""
         return order_statistics.moments(self.law, self.num_workers, function, self.max_workers)
 
     def expected_completion(self, load, rule, *, num_nodes=NUM_NODES):
+        """E of when all tasks are there by a rule."""
         return expected_completion(self.worker, load, rule, num_nodes=num_nodes)
 
     def exceedance(self, load, t, rule=None):
+        """P(not all is there by t), for t of any shape; by default of levels."""
         return exceedance(self.worker, load, self.any_of if rule is None else rule, t)
 
     def smoothed_exceedance(self, load, t, spread):
+        """The same for one t, with the steps of a `stepped` iteration spread by a factor e^±`spread`."""
         if not self.stepped:
             return self.exceedance(load, t)
         return smoothed_exceedance(self.worker, load, self.any_of, t, spread)
 
     def order_survival(self, t):
+        """P(T_(N-n) > t_n), `[max_workers]`."""
         return order_statistics.order_survival(self.law, self.num_workers, t)
 
     def expected_shared_time(self, dtype):
+        """E[1 / Σ_n 1/T_n], the time of a cycle that all workers share."""
         return order_statistics.expected_shared_time(self.law, self.num_workers, dtype)
 
 
 @pytree_dataclass
 class Sampled(Iteration):
-    """Equally likely iterations, `times` `[S, N]`, slowest first: all is a mean over them, so exact."""
+    """Equally likely iterations, `rows` `[S, N]`, slowest first: all is a mean over them, so exact."""
 
-    times: Array
     worker: Worker
+    rows: Array
 
     exact = True
     polyhedral, smooth = True, False
 
     @property
     def num_workers(self) -> int:  # type: ignore[override]
-        return self.times.shape[-1]
-
-    @property
-    def rows(self):
-        return self.times
+        return self.rows.shape[-1]
 
     def pooled(self):
-        return EmpiricalRows(self.times).pooled()
+        return EmpiricalRows(self.rows).pooled()
 
     def evaluation_cost(self):
-        return float(self.times.size)
+        return float(self.rows.size)
 
     def sorted_draws(self, key, num_draws, dtype):
-        chosen = jax.random.randint(key, (num_draws,), 0, len(self.times))
-        return self.times[chosen].astype(dtype)
+        chosen = jax.random.randint(key, (num_draws,), 0, len(self.rows))
+        return self.rows[chosen].astype(dtype)
 
     def typical_times(self, deviations):
-        log_times = jnp.log(self.times)
+        log_times = jnp.log(self.rows)
         spread = jnp.std(log_times, axis=0) * np.asarray(deviations, log_times.dtype)[:, None]
         return jnp.exp(jnp.mean(log_times, axis=0) + spread)
 
     def expected_order_statistics(self, function=None):
-        return jnp.mean(self.times if function is None else function(self.times), axis=0)
+        return jnp.mean(self.rows if function is None else function(self.rows), axis=0)
 
     def expected_completion(self, load, rule, *, num_nodes=NUM_NODES):
         _refuse_order(rule)
-        value = jnp.mean(self.max_of_sorted(load, self.times))
+        value = jnp.mean(self.max_of_sorted(load, self.rows))
         return with_rounding(load.work, Expectation(value, jnp.zeros_like(value)))
 
     def exceedance(self, load, t, rule=None):
         _refuse_order(rule)
-        finish = jnp.sort(self.max_of_sorted(load, self.times))
+        finish = jnp.sort(self.max_of_sorted(load, self.rows))
         return 1 - jnp.searchsorted(finish, t, side="right") / jnp.asarray(finish.size, finish.dtype)
 
     def smoothed_exceedance(self, load, t, spread):
-        log_finish = jnp.log(self.max_of_sorted(load, self.times))
+        log_finish = jnp.log(self.max_of_sorted(load, self.rows))
         return jnp.mean(jax.nn.sigmoid((log_finish - jnp.log(t)) / spread))
 
     def order_survival(self, t):
-        return jnp.mean(self.times > t, axis=0, dtype=t.dtype)
+        return jnp.mean(self.rows > t, axis=0, dtype=t.dtype)
 
     def expected_shared_time(self, dtype):
-        return jnp.mean(1 / jnp.sum(1 / self.times, axis=1)).astype(dtype)
+        return jnp.mean(1 / jnp.sum(1 / self.rows, axis=1)).astype(dtype)
 
 
 def _refuse_order(rule: Completion | None) -> None:
@@ -369,17 +336,14 @@ def iteration_of(problem: Problem) -> Iteration:
 def _iteration(
     law: Distribution | JointDistribution, num_workers: ArrayLike, max_workers: int, **delivery: Any
 ) -> Iteration:
-    """The iteration of N workers; NaN where a traced `num_workers` is not that of a joint law.
-
-    `delivery`: what a `Worker` has beside its cycle time.
-    """
+    """NaN where a traced `num_workers` is not that of a joint law; `delivery` is that of a `Worker`."""
     law.check_single()
     match law:
         case Distribution():
             return Independent(Worker(law, **delivery), num_workers, max_workers)
         case EmpiricalRows():
             times = _of_all_workers(jnp.asarray(law.times), num_workers, max_workers)
-            return Sampled(times, Worker(_NO_LAW, **delivery))
+            return Sampled(Worker(_NO_LAW, **delivery), times)
         case _:
             return Drawn(law, num_workers, Worker(_NO_LAW, **delivery), max_workers)
 
@@ -405,8 +369,8 @@ def sorted_cycle_times(
 ) -> Array:
     """Draws of the sorted cycle times, slowest first, `[num_draws, max_workers]`.
 
-    `num_workers` may be traced where the static `max_workers` is given; columns from num_workers on
-    hold the law's infimum. `dtype` is that of the law's parameters by default.
+    `num_workers` may be traced where the static `max_workers` is given; columns from num_workers on hold the
+    law's infimum. `dtype` is that of the law's parameters by default.
 
     >>> from bcgc_jax.distributions import Uniform
     >>> t = sorted_cycle_times(jax.random.key(0), Uniform(1.0, 2.0), 3, 5)
@@ -430,9 +394,7 @@ def expected_order_statistics(
 ) -> Array:
     r"""E[g(T_(N-n))] for n = 0…N-1, slowest first, `[max_workers]`; E T_(N-n) without a `function`.
 
-    For one law by quadrature against the density of U_(k), or a sum over atoms; for `EmpiricalRows` a mean
-    over them. Where the expectation diverges the result is inf. Columns from num_workers on hold g(ess inf
-    T).
+    Where the expectation diverges the result is inf. Columns from num_workers on hold g(ess inf T).
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> expected_order_statistics(ShiftedExponential(rate=1.0), 3).round(4)

@@ -1,7 +1,4 @@
-r"""A rule for E max_n y_n T_(N-n) whose fineness may be traced, for searches over the load y.
-
-What it goes by is found once for a law, from one inversion of Λ, whatever the load.
-"""
+r"""A rule for E max_n y_n T_(N-n) whose fineness may be traced, for searches over the load y."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -19,11 +16,10 @@ from bcgc_jax.plans.worker import unreached
 
 
 class Marks(NamedTuple):
-    """What every rule for a law and N workers goes by, whatever the load; from one inversion of Λ.
+    """What every rule for a law and N workers goes by, whatever the load.
 
-    `times`, `[4, max_workers]`: one before which T_(N-n) lies with no probability to speak of, then
-    Λ⁻¹(E A_(N-n) + σ std A_(N-n)), σ = -1, 0, 1. Beyond `largest` P(T > t) underflows. log C(N, n) for
-    n = 0 … max_workers.
+    `times`, `[4, max_workers]`: one before which T_(N-n) hardly ever lies, then Λ⁻¹(E A_(N-n) + σ std
+    A_(N-n)), σ = -1, 0, 1. Beyond `largest` P(T > t) underflows. log C(N, n) for n = 0 … max_workers.
     """
 
     times: Array
@@ -59,9 +55,8 @@ def threshold_hazard(law: Distribution, load: Array, t: Array, largest: Array) -
 class Rule(NamedTuple):
     """E max_n load_n T_(N-n) = start + Σ weight · P(max > t), for laws without atoms.
 
-    `nodes(index, refine)` gives (t, weight) for index = 0 … size · refine - 1; `size` is static, `refine` and
-    `index` may be traced, and a larger `refine` gives a finer rule. Beyond the last index weights are 0.
-    `beyond` bounds what no rule reaches.
+    `nodes(index, refine)` gives (t, weight) for index = 0 … size · refine - 1, and weights of 0 beyond; only
+    `size` is static. A larger `refine` gives a finer rule; `beyond` bounds what none reaches.
     """
 
     start: Array

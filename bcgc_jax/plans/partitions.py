@@ -11,23 +11,12 @@ from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import Numbers, check, is_traced
 
-__all__ = [
-    "cost_of_units",
-    "cumulative_load",
-    "finish_load",
-    "levels_from_partition",
-    "partition_from_levels",
-    "project_partition",
-    "round_partition",
-    "round_to_units",
-]
-
 
 def levels_from_partition(partition: Numbers, num_coordinates: int | None = None) -> Array:
     r"""s_l = min{i : Σ_{n≤i} x_n ≥ l}, l = 1…L, `[num_coordinates]` (Theorem 1 of the paper).
 
-    `num_coordinates` is static; it defaults to the sum of a concrete integer partition. Where x is traced and
-    has entries that no partition has, all levels are -1, which no function takes for a level.
+    `num_coordinates` is static, by default the sum of a known partition. Of a traced x that is no partition
+    all levels are -1.
 
     >>> levels_from_partition([1, 0, 2]).tolist()
     [0, 2, 2]
@@ -54,8 +43,8 @@ def _levels(x: Array, num_coordinates: int) -> Array:
 def partition_from_levels(levels: Numbers, num_workers: int | None = None) -> Array:
     r"""x_n = #{l : s_l = n}, n = 0…N-1, `[num_workers]` (Theorem 1 of the paper).
 
-    `num_workers` is static; it defaults to one more than the highest of concrete levels. Where s is traced
-    and has levels that these workers do not have, all entries are -1.
+    `num_workers` is static, by default one more than the highest of known levels. Of a traced s with levels
+    that these workers do not have all entries are -1.
 
     >>> partition_from_levels([0, 2, 2]).tolist()
     [1, 0, 2]
@@ -89,22 +78,14 @@ def _counts(levels: Array, num_workers: int) -> Array:
 
 @jax.jit
 def cumulative_load(partition: ArrayLike) -> Array:
-    r"""y_n = Σ_{i≤n} (i+1) x_i, along the last axis: cycles spent when level n is finished.
-
-    >>> cumulative_load(jnp.array([2.0, 1.0])).tolist()
-    [2.0, 4.0]
-    """
+    """y_n = Σ_{i≤n} (i+1) x_i, along the last axis: cycles spent when level n is finished."""
     x = jnp.asarray(partition)
     return jnp.cumsum(x * jnp.arange(1, x.shape[-1] + 1), axis=-1)
 
 
 @jax.jit
 def finish_load(partition: Array, used: Array, setup: ArrayLike, chain: ArrayLike = 0.0) -> Array:
-    r"""y_n + (n+1) (setup + chain Σ_{i≤n} x_i) for the levels in use, for others that of the last one in use.
-
-    >>> finish_load(jnp.array([2.0, 0.0, 1.0]), jnp.array([True, False, True]), 0.5).tolist()
-    [2.5, 2.5, 6.5]
-    """
+    """y_n + (n+1) (setup + chain Σ_{i≤n} x_i) for the levels in use, for others that of the last one used."""
     count = jnp.where(used, jnp.arange(1, used.shape[-1] + 1), 0)
     subsets, x = jax.lax.cummax(count, axis=count.ndim - 1), jnp.where(used, partition, 0)
     return cumulative_load(x) + subsets * (setup + chain * jnp.cumsum(x, axis=-1))
@@ -112,13 +93,7 @@ def finish_load(partition: Array, used: Array, setup: ArrayLike, chain: ArrayLik
 
 @jax.jit
 def project_partition(values: Array, total: ArrayLike, num_workers: ArrayLike) -> Array:
-    r"""argmin ‖x - values‖₂ over x ≥ 0, Σ x = total, x_n = 0 for n ≥ num_workers.
-
-    The semi-closed form max(values - λ, 0), with λ from a sort (optax).
-
-    >>> project_partition(jnp.array([3.0, 1.0, 9.0]), 2.0, 2).tolist()
-    [2.0, 0.0, 0.0]
-    """
+    """argmin ‖x - values‖₂ over x ≥ 0, Σ x = total, x_n = 0 for n ≥ num_workers: max(values - λ, 0)."""
     return project_on_levels(values, total, jnp.arange(values.size) < num_workers)
 
 
@@ -158,31 +133,20 @@ def round_partition(partition: Array, total: ArrayLike) -> Array:
 
 @jax.jit
 def round_to_units(partition: Array, unit_costs: Array) -> Array:
-    r"""Whole units at each level, from cutting the row of units where the running sum of `partition` does.
-
-    Each cut goes to the nearest end of a unit.
+    r"""Whole units at each level: the row of units cut at the ends nearest to the running sum of `partition`.
 
     >>> round_to_units(jnp.array([2.0, 0.0, 3.0]), jnp.array([1.5, 2.5, 1.0])).tolist()
     [1, 0, 2]
     """
-    cuts = jnp.cumsum(partition)
-    middles = jnp.cumsum(unit_costs) - unit_costs / 2
-    ends = jnp.searchsorted(middles, cuts, side="right")
+    level, middles = jnp.arange(partition.size), jnp.cumsum(unit_costs) - unit_costs / 2
+    ends = jnp.searchsorted(middles, jnp.cumsum(partition), side="right")
     # The last cut is the end, whatever rounding made of the sum.
-    ends = jnp.where(
-        jnp.arange(cuts.size) >= jnp.max(jnp.where(partition > 0, jnp.arange(cuts.size), 0)),
-        middles.size,
-        ends,
-    )
-    return jnp.diff(ends, prepend=0)
+    last = jnp.max(jnp.where(partition > 0, level, 0))
+    return jnp.diff(jnp.where(level >= last, middles.size, ends), prepend=0)
 
 
 @jax.jit
 def cost_of_units(counts: Array, unit_costs: Array) -> Array:
-    r"""The partition of the costs that `counts` units at each level, in their order, make.
-
-    >>> cost_of_units(jnp.array([1, 0, 2]), jnp.array([1.5, 2.5, 1.0])).tolist()
-    [1.5, 0.0, 3.5]
-    """
+    """The partition of the costs that `counts` units at each level, in their order, make."""
     ends = jnp.concatenate([jnp.zeros(1, unit_costs.dtype), jnp.cumsum(unit_costs)])
     return jnp.diff(ends[jnp.cumsum(counts)], prepend=0)

@@ -15,7 +15,7 @@ class Requirements(NamedTuple):
     """What a scheme needs of workers and network.
 
     Attributes:
-      stored_subsets: of the data, by each worker; they may be traced, as all of these.
+      stored_subsets: of the data, by each worker.
       sent: coordinates that a worker sends and the master waits for, on average, in L.
       round_trips: questions of the master within an iteration.
       exact_gradient: whether what it gets is the gradient of all data.
@@ -27,10 +27,7 @@ class Requirements(NamedTuple):
     exact_gradient: Array
 
     def within(self, other: "Requirements") -> Array:
-        """Whether it needs no more than the other does: subsets, round trips, leave to be inexact.
-
-        What is sent is left out: less of it is a merit of the row, not a thing that others may not ask for.
-        """
+        """Whether it needs no more than the other does: subsets, round trips, leave to be inexact."""
         return (
             (self.stored_subsets <= other.stored_subsets)
             & (self.round_trips <= other.round_trips)
@@ -45,8 +42,7 @@ class Plan:
     Attributes:
       sizes: coordinates, or their cost, of each block, `[B]`, those next to the output first.
       block: int, `[K]`: the block that task k computes; beyond the last task -1.
-      data: `[K]`: how many subsets of the data it goes over, each 1/N of it.
-      share: `[K]`: of each subset's samples.
+      data, share: `[K]`: how many subsets of the data it goes over, each 1/N, and the share of their samples.
       completion: when the gradient is there; None where nobody plans who does what.
       known_needs: what it needs, where that takes draws.
     """

@@ -2,10 +2,9 @@ r"""The runtime of an iteration: of one draw, on average, by simulation; and how
 
 All times carry the unit of the law's cycle time, multiplied by cycles.
 
-What is known of a partition is checked: one entry for each level, none negative, none beyond N, and a sum of
-`problem.total` to a part in a thousand, which leaves room for numbers typed by hand and for the steps of
-differences. Where x is traced the sum is free: E τ̂ is homogeneous in x, and its derivatives leave the
-simplex. Traced numbers that make no problem, or an x with negative entries, give NaN.
+A known partition is checked: one entry for each level, none negative, none beyond N, and a sum of
+`problem.total` to a part in a thousand, which leaves room for numbers typed by hand. Where x is traced the
+sum is free: E τ̂ is homogeneous in x. Traced numbers that make no problem, or negative entries, give NaN.
 """
 
 import functools
@@ -37,7 +36,7 @@ from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.partitions import check_levels, cost_of_units, finish_load
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.plans.schedules import cycles_of_problem, over_draws, simulate_schedule
-from bcgc_jax.plans.worker import Load, delivered
+from bcgc_jax.plans.worker import Load, delivered, last_delivery
 from bcgc_jax.problem import CONDITIONS, Problem
 
 # Finer than `NUM_NODES`: where nearly everything sits at one level, the slopes of the others need it.
@@ -77,11 +76,9 @@ def block_runtime(
 ) -> Array:
     r"""τ̂(x,T) = (M b / N) max_n T_(N-n) Σ_{i≤n} (i+1) x_i, eq. (5): `[..., N]` and `[..., N]` to `[...]`.
 
-    `cycle_times` are sorted here, so any order will do; leading axes broadcast. `setup_cycles` are spent on
-    every subset of the levels in use before its first coordinate, `chain_cycles` on each coordinate that a
-    cotangent is carried past. With `start_ups`, a number or `[..., N]`, each of the worker whose cycle time
-    has its place, and with a `send_time`, `overlap`ping (static) the computing or not, the levels' (N-n)-th
-    deliveries are waited for as in `Problem`.
+    `cycle_times` come in any order; leading axes broadcast. The other numbers are those of `Problem`, and
+    `start_ups`, a number or `[..., N]`, are those of the workers in the order of `cycle_times`; `overlap` is
+    static.
 
     Raises ValueError for a partition with another number of levels than there are workers, and for numbers
     that make no sense, such as negative entries and times; NaN where these are traced.
@@ -94,8 +91,7 @@ def block_runtime(
     numbers = {"num_samples": num_samples, "cycles": cycles, "setup_cycles": setup_cycles}
     numbers |= {"chain_cycles": chain_cycles, "send_time": send_time}
     dtype = working_dtype(partition, cycle_times, start_ups, *numbers.values())
-    sense = _make_sense(**numbers) & _are_times(cycle_times) & _are_times(start_ups, "start_ups")
-    sense &= _makes_sense("partition", partition, ">= 0")
+    sense = _make_sense(**numbers, cycle_times=cycle_times, start_ups=start_ups, partition=partition)
     x, times = jnp.asarray(partition, dtype), _of_workers(cycle_times, dtype)
     workers = times.shape[-1]
     check_shape("partition", x, (..., workers), f"one level for each of the {workers} workers in cycle_times")
@@ -103,7 +99,8 @@ def block_runtime(
     scale = jnp.where(sense, jnp.asarray(num_samples, dtype) * cycles / workers, jnp.nan)
     setup, chain = (jnp.asarray(value, dtype) / cycles for value in (setup_cycles, chain_cycles))
     load = finish_load(x, x > 0, setup, chain)
-    if not overlap and all(_is_zero(value) for value in (start_ups, send_time)):
+    zero = [isinstance(value, int | float) and value == 0 for value in (start_ups, send_time)]
+    if all(zero) and not overlap:
         return scale * max_finish_time(load, jnp.sort(times, axis=-1)[..., ::-1])
     starts = jnp.asarray(start_ups, dtype)
     starts = starts if starts.ndim else jnp.full(workers, starts)
@@ -114,21 +111,10 @@ def block_runtime(
     return jnp.where(jnp.isnan(scale), scale, runtime)
 
 
-def _is_zero(value: Numbers) -> bool:
-    """Whether it is known to be the number 0."""
-    return isinstance(value, int | float) and value == 0
-
-
 @functools.partial(jax.jit, static_argnums=4)
+@functools.partial(jnp.vectorize, signature="(n),(n),(n),(n)->()", excluded={4})
 def _last_delivery(work: Array, sent: Array, starts: Array, times: Array, overlap: bool) -> Array:
-    """When the last block is complete, of all workers' start-ups and cycle times, `[..., N]` each."""
-
-    def one(work: Array, sent: Array, starts: Array, times: Array) -> Array:
-        ready = starts[:, None] + delivered(Load(work, sent), times[:, None], overlap)
-        complete = AnyOf(work.size).blocks(ready.T)
-        return jnp.max(jnp.where(work > 0, complete, 0))
-
-    return jnp.vectorize(one, signature="(n),(n),(n),(n)->()")(work, sent, starts, times)
+    return last_delivery(Load(work, sent), overlap, work.size, starts, times)
 
 
 def coordinate_runtime(
@@ -141,8 +127,8 @@ def coordinate_runtime(
 ) -> Array:
     r"""τ(s,T) = (M b / N) max_l T_(N-s_l) Σ_{i≤l} (s_i+1), eq. (2): `[..., L]` and `[..., N]` to `[...]`.
 
-    The levels may come in any order (Lemma 1: ascending is best). `cycle_times` are sorted here. Units of
-    unequal cost, `[L]`, count (s_i+1) times theirs (footnotes 2-4).
+    Levels and `cycle_times` come in any order (Lemma 1: ascending levels are best). Units of unequal cost,
+    `[L]`, count (s_i+1) times theirs (footnotes 2-4).
 
     Raises ValueError for levels that are not whole numbers from 0 to N-1, and for other numbers that make no
     sense; NaN where these are traced.
@@ -152,8 +138,9 @@ def coordinate_runtime(
     """
     s = jnp.asarray(levels)
     dtype = working_dtype(cycle_times, num_samples, cycles, unit_costs)
-    sense = _make_sense(num_samples=num_samples, cycles=cycles, unit_costs=unit_costs)
-    sense &= _are_times(cycle_times)
+    sense = _make_sense(
+        num_samples=num_samples, cycles=cycles, unit_costs=unit_costs, cycle_times=cycle_times
+    )
     times, costs = _of_workers(cycle_times, dtype), jnp.asarray(unit_costs, dtype)
     workers = times.shape[-1]
     if not (s.ndim and jnp.issubdtype(s.dtype, jnp.integer)):
@@ -171,25 +158,17 @@ def coordinate_runtime(
 
 
 def _make_sense(**numbers: Numbers) -> Array | bool:
-    """Whether numbers of a problem are such; those that are known are, or ValueError."""
+    """Whether all are what they should be, along the last axis; those that are known are, or ValueError."""
     found: Array | bool = True
     for name, value in numbers.items():
-        found &= _makes_sense(name, value, CONDITIONS[name])
+        # A worker may never answer: inf.
+        condition, finite = CONDITIONS.get(name, ">= 0"), name not in ("cycle_times", "start_ups")
+        if is_traced(value):
+            good = meets(jnp.asarray(value), condition, finite)
+            found &= jnp.all(good, axis=-1) if good.ndim else good
+        else:
+            check(name, value, condition, finite=finite)
     return found
-
-
-def _are_times(times: Numbers, name: str = "cycle_times") -> Array | bool:
-    # A worker may never answer: inf.
-    return _makes_sense(name, times, ">= 0", finite=False)
-
-
-def _makes_sense(name: str, value: Numbers, condition: str, *, finite: bool = True) -> Array | bool:
-    """Of numbers that are traced, along the last axis if there is one; what is known is refused instead."""
-    if not is_traced(value):
-        check(name, value, condition, finite=finite)
-        return True
-    good = meets(jnp.asarray(value), condition, finite)
-    return jnp.all(good, axis=-1) if good.ndim else good
 
 
 def _of_workers(cycle_times: Numbers, dtype: Any) -> Array:
@@ -241,7 +220,6 @@ def _simulate(key: Array, problem: Problem, partition: Numbers | Plan, num_draws
 
 
 def _simulate_groups(key: Array, problem: Problem, plan: Plan, num_draws: int) -> Array:
-    """Of workers in a random order, some draws at a time."""
     load, rule, scale = problem_tasks(problem, plan)
     assert isinstance(rule, OneOfEach)
     kinds = np.zeros(rule.num_workers, int) if rule.kinds is None else np.array(rule.kinds)
@@ -295,7 +273,6 @@ def expected_runtime(problem: Problem, partition: Numbers | Plan) -> Array:
 
 @jax.jit
 def unit_runtime(problem: Problem, counts: Array) -> Array:
-    """Exact expected runtime of `counts` units at each level."""
     return expected_runtime(problem, partition_of_units(problem, counts))
 
 
@@ -336,9 +313,9 @@ def certificate(
 ) -> Certificate:
     r"""f(x) = E τ̂(x,T) and a bound on the best: f(z) ≥ f(x) + ∇f(x)·(z - x) ≥ f - ∇f·x + L min_n ∂f/∂x_n.
 
-    f is convex, so this holds for every partition z, at every x, whoever found it; without setup ∇f·x = f.
-    `levels`, bool `[max_workers]`, are those that z may use: by default all, with setup cycles those that x
-    uses, for then f is affine only as long as these stay the same. `num_nodes` is static.
+    f is convex, so this holds for every partition z, at every x; without setup ∇f·x = f. `levels`, bool
+    `[max_workers]`, are those that z may use: by default all, with setup cycles those that x uses, for f is
+    affine only as long as these stay the same. `num_nodes` is static.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(rate=1.0, shift=1.0), num_workers=3, num_coordinates=10)
@@ -348,9 +325,8 @@ def certificate(
     """
     check_partition(problem, partition)
     if levels is not None:
-        check_shape(
-            "levels", jnp.asarray(levels), (problem.max_workers,), "True for each level that may be used"
-        )
+        advice = "True for each level that may be used"
+        check_shape("levels", jnp.asarray(levels), (problem.max_workers,), advice)
     return _certify(problem, partition, levels, num_nodes)
 
 
@@ -397,34 +373,26 @@ def _with_slopes_jvp(function, primals, tangents):
 
 
 def with_least_start_up(problem: Problem) -> Problem:
-    """The problem with E S_(1) for every start-up: f is convex, and below that of random ones.
-
-    F_n ≥ S_(1) + T κ y_n + c X_n for every worker, so τ̂ ≥ S_(1) + τ̂ without start-ups.
-    """
+    """With E S_(1) for every start-up f is convex, and below: each F_n ≥ S_(1) + T κ y_n + c X_n."""
     least = iteration_of(problem).least_start_up()
-    return replace(
-        problem.without_delivery, start_up=least, send_time=problem.send_time, overlap=problem.overlap
-    )
+    return replace(problem, cycle_time=problem.cycle_time.alone(), start_up=least)
 
 
 def lower_bound_of(found: Array, value: Array) -> Array:
-    """A bound that is no worse than those which always hold: the best runtime is from 0 to any known one."""
+    """The bound that was found, but from 0 to any known runtime."""
     return jnp.where(jnp.isfinite(found), jnp.clip(found, 0, value), 0)
 
 
 def scale_of(problem: Problem, x: Array) -> Array:
-    """M b / N in the dtype of x, which is narrower where `problem` has but Python numbers.
-
-    NaN where traced numbers make no problem, and where x has, beyond rounding, entries that no partition has.
-    """
+    """M b / N in the dtype of x; NaN where traced numbers make no problem, or x is no partition."""
     slack = _ZERO * problem.total.astype(x.dtype)
     possible = jnp.all(x >= -slack) & jnp.all(problem.exists | (x <= slack))
     return jnp.where(possible, problem.scale, jnp.nan).astype(x.dtype)
 
 
-def levels_of_bound(problem: Problem, partition: Array) -> Array:
+def levels_of_bound(problem: Problem, x: Array) -> Array:
     """The levels that the bound of `certificate` allows, `[max_workers]`."""
-    return problem.exists & _paid(problem, partition)
+    return problem.exists & _paid(problem, x)
 
 
 def _paid(problem: Problem, x: Array) -> Array:
@@ -439,10 +407,7 @@ def load_of(problem: Problem, x: Array) -> Load:
 
 
 def problem_tasks(problem: Problem, plan: Numbers | Plan) -> tuple[Load, Completion, Array]:
-    """What a worker has spent after each task of a plan or a partition, its rule, and the time of a cycle.
-
-    Raises ValueError for a plan whose runtime has no exact formula.
-    """
+    """What a worker has spent after each task of a plan or a partition, its rule, and the time of a cycle."""
     if not isinstance(plan, Plan):
         x = as_partition(problem, plan)
         return load_of(problem, x), iteration_of(problem).any_of, scale_of(problem, x)
@@ -476,19 +441,16 @@ def load_of_plan(problem: Problem, plan: Plan) -> Load:
     def at_levels(values: Array) -> Array:
         return jnp.where(task >= 0, values[task], 0).astype(problem.dtype)
 
-    sent = None if problem.send_time is None else at_levels(problem.send_load / problem.scale * passed)
-    return Load(at_levels(work), sent)
+    return jax.tree.map(at_levels, Load(work, _sent(problem, passed)))
 
 
 def load_of_groups(problem: Problem, plan: Plan) -> Load:
     """Of one that waits for one of each group, by kinds of workers; task k has all data of the one before."""
     assert isinstance(plan.completion, OneOfEach)
-    kinds, dtype = plan.completion.num_kinds, problem.dtype
     work, passed = _of_tasks(problem, plan)
-    sent = None
-    if problem.send_time is not None:
-        sent = jnp.tile(problem.send_load / problem.scale * passed, kinds).astype(dtype)
-    return Load(work.ravel().astype(dtype), sent, kinds)
+    kinds = plan.completion.num_kinds
+    sent = jax.tree.map(lambda a: jnp.tile(a, kinds), _sent(problem, passed))
+    return jax.tree.map(lambda a: a.astype(problem.dtype), Load(work.ravel(), sent, kinds))
 
 
 def _of_tasks(problem: Problem, plan: Plan) -> tuple[Array, Array]:
@@ -507,9 +469,12 @@ def _sizes_of(plan: Plan) -> Array:
 
 def sent_load(problem: Problem, x: Array) -> Array | None:
     """c X_n / κ, in cycle times, `[max_workers]`; None without a link."""
-    if problem.send_time is None:
-        return None
-    return (problem.send_load / problem.scale * jnp.cumsum(x)).astype(x.dtype)
+    return jax.tree.map(lambda a: a.astype(x.dtype), _sent(problem, jnp.cumsum(x)))
+
+
+def _sent(problem: Problem, passed: Array) -> Array | None:
+    """What the link takes for so many coordinates, in cycle times."""
+    return None if problem.send_time is None else problem.send_load / problem.scale * passed
 
 
 def check_partition(problem: Problem, partition: Numbers | Plan) -> None:
@@ -541,7 +506,6 @@ def check_partition(problem: Problem, partition: Numbers | Plan) -> None:
 
 
 def _check_plan(problem: Problem, plan: Plan) -> None:
-    """Raise ValueError for a plan that is known to be one for another problem."""
     if is_traced((problem, plan)) or np.ndim(plan.sizes) != 1 or np.ndim(problem.total):
         return
     workers, total = int(np.asarray(problem.num_workers)), float(problem.total)
@@ -560,7 +524,7 @@ def _check_plan(problem: Problem, plan: Plan) -> None:
 
 
 def as_partition(problem: Problem, partition: Numbers) -> Array:
-    """x in the dtype of the results, that of problem and partition."""
+    """x in the dtype of problem and partition."""
     problem.check_single()
     x = jnp.asarray(partition, working_dtype(problem, partition))
     if x.shape != (problem.max_workers,):

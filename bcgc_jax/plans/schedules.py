@@ -1,15 +1,14 @@
 r"""Schedules: every subset that a worker has finished counts, without a code.
 
-Worker w of N on a circle holds the subsets w, w+1, …, w+D-1 and does its tasks in one order, the same for
-all but for the turn of the circle. A task is a block of the gradient of a subset. When each of the N subsets
-of a block has been finished by somebody, the block is done, so with C[δ, b] the cycles at the end of a
-worker's task on its δ-th subset and block b,
+Worker w of N on a circle holds the subsets w, w+1, …, w+D-1; all do their tasks, a block of the gradient of a
+subset each, in the same order. A block is done when each of its N subsets has been finished by somebody, so
+with C[δ, b] the cycles at the end of a worker's task on its δ-th subset and block b,
 
     τ = max_b max_j min_{δ<D} S_(j-δ) + T_(j-δ) (M b / N) C[δ, b].
 
-The order within a group of blocks is subset after subset, every second one backwards, so that two
-neighbours meet in the middle of a subset. One group of one block is the cyclic schedule (Amiri & Gündüz
-2019), groups of depths 1, 2, … the paper's order of work in which every finished subset counts.
+Within a group of blocks every second subset is done backwards, so that two neighbours meet in the middle of a
+subset. One group of one block is the cyclic schedule (Amiri & Gündüz 2019), groups of depths 1, 2, … the
+paper's order of work.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +20,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import Numbers, check_key, check_whole
+from bcgc_jax._pytree import Numbers, check_whole
 from bcgc_jax.plans.completion import FirstHolder
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.plan import Plan
@@ -52,7 +51,7 @@ def circle_plan(sizes: Numbers, subset: ArrayLike, block: ArrayLike, stored: int
 
 
 def turns_of(plan: Plan) -> Array:
-    """The subset of each task, `[K]`, counted from the worker's own; ValueError where there is none."""
+    """The subset of each task, `[K]`, counted from the worker's own."""
     if not isinstance(plan.completion, FirstHolder) or plan.completion.turn is None:
         raise ValueError("a schedule is a plan in which the first worker that has done a subset is enough")
     return plan.completion.turn
@@ -87,8 +86,7 @@ def tasks_of(groups: Sequence[Group]) -> tuple[np.ndarray, np.ndarray]:
 def cycles_of(plan: Plan, setup: ArrayLike | None = None, chain: ArrayLike | None = None) -> Array:
     """C, cycles at the end of each task in coordinates, `[D, B]`; inf for what is not done.
 
-    A subset pays its `setup` with its first task, and the `chain` for each coordinate that its cotangent is
-    carried past, once.
+    A subset pays `setup` with its first task, and the `chain` once for each coordinate.
     """
     sizes, subset, block = plan.sizes, turns_of(plan), jnp.asarray(plan.block)
     there, cost = block >= 0, sizes[block]
@@ -111,14 +109,11 @@ def _of_subsets(plan: Plan, setup: ArrayLike, chain: ArrayLike) -> Array:
 
 
 def schedule_runtime(
-    cycles: Array,
-    times: Array,
-    starts: Array | None = None,
-    num_workers: ArrayLike | None = None,
+    cycles: Array, times: Array, starts: Array | None = None, num_workers: ArrayLike | None = None
 ) -> Array:
     """τ in units of κ, `[K]`, of cycle times and start-ups (units of κ) around the circle, `[K, N]`.
 
-    From draws alone; differentiable in all but where tasks tie. Workers from `num_workers` on do not count.
+    Differentiable where no tasks tie. Workers from `num_workers` on do not count.
 
     >>> cycles = cycles_of(schedule_of([Group(2, 1)], [10.0]))
     >>> schedule_runtime(cycles, jnp.array([[1.0, 5.0]])).tolist()  # the fast one does both
@@ -160,17 +155,8 @@ def _soonest(cycles: Array, times: Array, starts: Array, workers: Array) -> Arra
     return jax.lax.scan(sooner, never, jnp.arange(len(cycles)))[0]
 
 
-def sent_of(
-    plan: Plan,
-    cycles: Array,
-    times: Array,
-    starts: Array,
-    num_workers: ArrayLike,
-) -> Array:
-    """Coordinates that a worker sends where each block's subsets are asked of who had them first, `[K]`.
-
-    On average over workers, in L: a worker sends one sum for a block, however many of its subsets are in it.
-    """
+def sent_of(plan: Plan, cycles: Array, times: Array, starts: Array, num_workers: ArrayLike) -> Array:
+    """L that a worker sends on average, `[K]`: a sum for each block of which it had a subset first."""
     workers, size = jnp.asarray(num_workers), times.shape[1]
     place, best = np.arange(size), _soonest(cycles, times, starts, workers)
 
@@ -201,18 +187,7 @@ def draw_circle(key: Array, problem: Problem, num_draws: int) -> tuple[Array, Ar
 
 
 def simulate_schedule(key: Array, problem: Problem, plan: Plan, num_draws: int) -> Array:
-    """Draws of τ, in the unit of the cycle time, `[num_draws]`.
-
-    The link (`send_time`) is left out: who sends what is the others' affair too.
-
-    >>> from bcgc_jax.distributions import ShiftedExponential
-    >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=3, num_coordinates=100)
-    >>> schedule = schedule_of([Group(3, 1)], [100.0])
-    >>> simulate_schedule(jax.random.key(0), problem, schedule, 3).shape
-    (3,)
-    """
-    check_key(key)
-    check_whole("num_draws", num_draws, 1)
+    """Draws of τ, in the unit of the cycle time, `[num_draws]`. What is sent depends on all: no link."""
     cycles = cycles_of_problem(problem, plan)
 
     def some(starts: Array, times: Array) -> Array:
@@ -228,15 +203,11 @@ def cycles_of_problem(problem: Problem, plan: Plan) -> Array:
 
 
 def over_draws(
-    key: Array,
-    problem: Problem,
-    function: Callable[[Array, Array], Any],
-    num_draws: int,
-    width: int,
+    key: Array, problem: Problem, function: Callable[[Array, Array], Any], num_draws: int, width: int
 ) -> Any:
-    """A function of start-ups and cycle times, `[K, N]` each to `[K]`, for so many draws, some at a time.
+    """A function of start-ups and cycle times, `[K, N]` each to `[K]`, of so many draws, some at a time.
 
-    `width`: how many numbers it has for each draw and worker.
+    For each draw and worker it has `width` numbers.
     """
     chunk = max(min(num_draws, _CHUNK // (problem.max_workers * width)), 1)
 

@@ -19,6 +19,7 @@ from bcgc_jax.distributions import Distribution
 from bcgc_jax.distributions.atoms import law_of_number, mass_of
 from bcgc_jax.distributions.pairs import EmpiricalPairs
 from bcgc_jax.exact.quadrature import largest, rule_error
+from bcgc_jax.plans.completion import AnyOf
 
 # Beyond this hazard, and before its inverse, a start-up has no probability to speak of.
 _LONGEST_START = {8: 40.0, 4: 18.0}
@@ -29,10 +30,9 @@ _ENDS, NUM_INNER, _INNER_SAFETY = 3.2, 64, 3.0
 
 @pytree_dataclass
 class Load:
-    """What a worker has done when each task is finished, `[K]` each, ascending.
+    """What a worker has done when each task is finished, `[K]` each, ascending; of several `kinds` in a row.
 
-    `work` y_n, in cycles of a coordinate; `sent` c X_n / κ, in cycle times, None without a link. Of so many
-    `kinds` of workers, the tasks of the first kind, of the second, …
+    `work` y_n, in cycles of a coordinate; `sent` c X_n / κ, in cycle times, None without a link.
     """
 
     work: Array
@@ -137,10 +137,7 @@ def first_times(worker: Worker, load: Load) -> Array:
 
 
 def latest_cycle_time(load: Load, room: Array, overlap: bool) -> Array:
-    """The largest cycle time with F_n - S ≤ room, `[..., N]`; negative where there is none.
-
-    Finite for levels without work, too: the slope of Λ at inf, times 0, would be NaN.
-    """
+    """The largest cycle time with F_n - S ≤ room, `[..., N]`: negative for none, finite without work."""
     used = load.work > 0
     if load.sent is None or not overlap:
         return (room if load.sent is None else room - load.sent) / jnp.where(used, load.work, 1)
@@ -215,9 +212,9 @@ def hazard_of(early: Array, rest: Array, shift: ArrayLike = 0.0) -> Array:
 def _integrated(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple[Array, Array]:
     r"""P(F_n > t) = e^{-a*} + ∫_0^{a*} e^{-a} e^{-Λ(latest T after S(a))} da, both laws without atoms.
 
-    a is the hazard of the start-up, a* that of the latest one with which the block may still be delivered by
-    t. Double exponential nodes, for S(a) at 0 and Λ at a* may be powers. They follow a*: the integral does
-    not depend on them, and the slope of a power at a*, of which no rule sees all, never enters.
+    a is the hazard of the start-up, a* that of the latest one with which the block is delivered by t. Double
+    exponential nodes, for S(a) at 0 and Λ at a* may be powers. They follow a*: the slope of a power at a*, of
+    which no rule sees all, then never enters.
     """
     law, start, dtype = worker.cycle_time, worker.start, load.work.dtype
     longest = _LONGEST_START[dtype.itemsize]
@@ -254,29 +251,12 @@ def _double_exponential(num: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarr
     return share.astype(dtype), np.stack([weight * (node % k == 0) * k for k in (1, 2, 4)]).astype(dtype)
 
 
-def last_of_draws(worker: Worker, load: Load, starts: Array, times: Array, num_workers: ArrayLike) -> Array:
-    """When the last block is complete, for draws of all workers' start-ups and cycle times, `[D, N]` each.
+def last_delivery(load: Load, overlap: bool, num_workers: ArrayLike, starts: Array, times: Array) -> Array:
+    """When the last block is complete, of all workers' start-ups and cycle times, `[N]` each.
 
-    Level after level, so that no array over draws, workers and levels is formed. Start-ups are in units of
-    κ; workers from `num_workers` on do not count.
+    In the unit of `times` and `load`; workers from `num_workers` on do not count.
     """
-    exists = np.arange(times.shape[-1]) < jnp.asarray(num_workers)
-
-    def level(last: Array, n: Array) -> tuple[Array, None]:
-        here = jax.tree.map(lambda a: jnp.where(np.arange(a.size) <= n, a, a[n]), load)
-        ready = starts + _at_level(here, times, n, worker.overlap)
-        ranked = jnp.sort(jnp.where(exists, ready, jnp.inf), axis=-1)
-        wanted = jnp.clip(jnp.asarray(num_workers) - 1 - n, 0, times.shape[-1] - 1)
-        counts = (load.work[n] > 0) & (n < jnp.asarray(num_workers))
-        return jnp.maximum(last, jnp.where(counts, jnp.take(ranked, wanted, axis=-1), 0)), None
-
-    return jax.lax.scan(level, jnp.zeros(times.shape[:-1], times.dtype), jnp.arange(load.work.size))[0]
-
-
-def _at_level(load: Load, times: Array, n: Array, overlap: bool) -> Array:
-    """F_n - S of level n alone, for cycle times of any shape."""
-    if load.sent is None or not overlap:
-        return times * load.work[n] + (0 if load.sent is None else load.sent[n])
-    earlier = (np.arange(load.work.size) <= n) & (load.work > 0)
-    ready = times[..., None] * load.work + load.gaps()[n]
-    return jnp.max(jnp.where(earlier, ready, 0), axis=-1)
+    ready = starts[:, None] + delivered(load, times[:, None], overlap)
+    exists = np.arange(times.size) < jnp.asarray(num_workers)
+    complete = AnyOf(num_workers).blocks(jnp.where(exists, ready.T, jnp.inf))
+    return jnp.max(jnp.where((load.work > 0) & exists, complete, 0))

@@ -3,7 +3,6 @@
 import functools
 import itertools
 from fractions import Fraction
-from typing import Any
 
 import jax
 import jax.extend
@@ -185,15 +184,3 @@ def test_boundaries_of_uniform_variables_are_crossed_as_often(precision):
         # worst measured 1.2e-4 and 1.1e-13, both at 1000 workers
         atol = {"float32": 2e-4, "float64": 2e-12}[precision.name]
         np.testing.assert_allclose(found, upper, rtol=0, atol=atol)
-
-
-def test_what_follows_a_failure_is_the_same_written_out_and_by_columns(x64):
-    hazard: Any = -np.sort(-np.random.default_rng(3).exponential(size=(4, 7)), axis=1)
-
-    def renewals(num_workers, unrolled):
-        return Crossing(shares(hazard), num_workers, unrolled).renewals()
-
-    for num_workers in (5, 7):
-        found, expected = (jax.jit(renewals, static_argnums=1)(num_workers, way) for way in (True, False))
-        for one, other in zip(found, expected, strict=True):
-            np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-300)

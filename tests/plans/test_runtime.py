@@ -102,21 +102,6 @@ def test_levels_in_ascending_order_lose_nothing_and_are_partitions():
     np.testing.assert_allclose(bcgc.block_runtime(partitions[:, None], times), in_order, rtol=1e-14)
 
 
-def test_the_example_of_figure_1_beats_every_single_level():
-    # Fig. 1: N = L = 4, T = (0.1, 0.1, 0.25, 1); with M = N and b = 1 the factor M b / N is 1.
-    times = [0.1, 0.1, 0.25, 1.0]
-
-    def runtime(levels):
-        return float(bcgc.coordinate_runtime(levels, times, num_samples=4.0))
-
-    # Four cycles wait for T_(4) = 1, eight for T_(3), twelve and sixteen for 0.1.
-    single = [runtime([n] * 4) for n in range(4)]
-    np.testing.assert_allclose(single, [4.0, 2.0, 1.2, 1.6], rtol=1e-14)
-    # s = (1, 1, 2, 2): max(4 · 0.25, 10 · 0.1) = 1.
-    np.testing.assert_allclose(runtime([1, 1, 2, 2]), 1.0, rtol=1e-14)
-    np.testing.assert_allclose(bcgc.block_runtime([0, 2, 2, 0], times, num_samples=4.0), 1.0, rtol=1e-14)
-
-
 _probability = jax.jit(bcgc.completion_probability)
 
 

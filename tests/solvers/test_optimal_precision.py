@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.exact.linear_algebra import solve_by_halves, solve_positive, solve_unit_upper
+from bcgc_jax.exact.linear_algebra import solve_positive, solve_unit_upper
 from bcgc_jax.plans.marks import marks
 from bcgc_jax.solvers.newton import Workers, derivatives, sums_over_nodes
 from tests.oracles.laws import CASES
@@ -72,13 +72,11 @@ def test_the_elimination_solves_a_positive_definite_system(x64):
         np.testing.assert_allclose(found, np.linalg.solve(matrix, rhs), rtol=1e-7)
 
 
-@pytest.mark.parametrize(
-    ("solve", "size"), [(solve_unit_upper, 33), (solve_unit_upper, 170), (solve_by_halves, 33)]
-)
-def test_the_forward_substitution_solves_the_triangular_system(x64, solve, size):
+@pytest.mark.parametrize(("batched", "size"), [(False, 33), (False, 170), (True, 33), (True, 170)])
+def test_the_forward_substitution_solves_the_triangular_system(x64, batched, size):
     rng = np.random.default_rng(4)
     strict = np.triu(rng.random((3, size, size)) / size, 1)
     rows = np.concatenate([np.triu(rng.standard_normal((3, size, size)), 1), np.ones((3, 1, size))], axis=1)
     to_front = [np.moveaxis(a, 0, -1) for a in (rows, strict)]
-    found = np.moveaxis(np.asarray(jax.jit(solve)(*to_front)), -1, 0)
+    found = np.moveaxis(np.asarray(jax.jit(solve_unit_upper, static_argnums=2)(*to_front, batched)), -1, 0)
     np.testing.assert_allclose(found @ (np.eye(size) + strict), rows, atol=1e-13)

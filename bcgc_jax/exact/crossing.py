@@ -28,8 +28,7 @@ def crossing_probability(hazard: Array, num_workers: ArrayLike) -> Array:
     r"""P(some T_(N-n) exceeds its threshold), given Λ at the thresholds, `[..., N]` to `[...]`.
 
     `hazard` holds Λ(θ_n), not increasing in n, with n = 0 for the slowest worker. The probabilities V_k of
-    the
-    first failure follow by forward substitution (docs/how-it-works.md):
+    the first failure follow by forward substitution (docs/how-it-works.md):
 
         V_k = Pois(k-1; N b_k) - Σ_{j<k} V_j Pois(k-j; N(b_k-b_j)),   b_k = P(T ≤ θ_{N-k}),
         P = Σ_k V_k Pois(N-k+1; N(1-b_k)) / Pois(N; N).
@@ -124,12 +123,19 @@ class Crossing:
         self.unit = jnp.asarray(self.size, dtype) if self.powers else self.workers
         # Squarings after e^{-rate / 2^late}, so that neither this nor what it multiplies overflows.
         self.late = 0 if self.powers else max(0, math.ceil(math.log2(self.size / (0.4 * most))))
+        self.levels: tuple[Array, ...] = levels
+        if (
+            not self.powers
+        ):  # e^{-rate / 2^late} of a pair is a product of these: a third of the time in float32
+            rate = self.workers * self.below / 2**self.late
+            self.levels = (*levels, jnp.exp(-rate), jnp.exp(rate))
         self.total = self._weight(jnp.asarray(num_workers, int), jnp.ones((), dtype))
 
-    def _weight(self, m: Array | np.ndarray, share: Array) -> Array:
+    def _weight(self, m: Array | np.ndarray, share: Array, decay: Array | None = None) -> Array:
         """Pois(m; N share), or (size share)^m / m!, for whole m from 0 to `size`, known or traced.
 
-        The first as (N share (m!)^{-1/m})^m e^{-N share}, the exponential before the last squarings.
+        The first as (N share (m!)^{-1/m})^m e^{-N share}, the exponential before the last squarings; `decay`
+        is its factor there, where it is known.
         """
         known = isinstance(m, np.ndarray)
         factor = self.table[m] if known else jnp.asarray(self.table)[m]
@@ -141,7 +147,7 @@ class Crossing:
                 power = power * power
             return weight
         rate = self.workers * share
-        decay = jnp.exp(-rate / 2**self.late)
+        decay = jnp.exp(-rate / 2**self.late) if decay is None else decay
         power, weight = rate * factor, jnp.ones_like(rate * factor)
         for bit in reversed(range(max(bits, self.late + 1))):
             weight = weight * weight
@@ -184,12 +190,12 @@ class Crossing:
     def first_failures(self) -> Array:
         """V_k: each is taken out of all later ones, with zeros behind the last: lags stay the same."""
         padding = [(0, self.size - 1)] + [(0, 0)] * (self.below.ndim - 1)
-        first, *levels = (jnp.pad(a, padding) for a in (self._start, self.below, self.above))
+        first, *levels = (jnp.pad(a, padding) for a in (self._start, *self.levels))
         for begin, end in self._parts(_PARTS_IN_BATCHES):
             lag = self._column(np.arange(1, self.size - begin))
 
             def take_out(i: Array, first: Array, lag: np.ndarray = lag) -> Array:
-                weight = self._weight(lag, _share(_rows(levels, i, 1), _rows(levels, i + 1, lag.size)))
+                weight = self._weight(lag, *_between(_rows(levels, i, 1), _rows(levels, i + 1, lag.size)))
                 (left,) = _rows([first], i + 1, lag.size)
                 left = left - weight * first[i]
                 return jax.lax.dynamic_update_slice_in_dim(first, left, i + 1, 0)
@@ -207,9 +213,8 @@ class Crossing:
                 i = end - 1 - step
                 lag = i - self.index[:end]
                 earlier, lag = self._column(lag > 0), self._column(jnp.maximum(lag, 1))
-                levels = self.below, self.above
-                share = _share([a[:end] for a in levels], _rows(levels, i, 1))
-                below = jnp.where(earlier, self._weight(lag - 1, share), 0) * later_sum[i]
+                share, decay = _between([a[:end] for a in self.levels], _rows(self.levels, i, 1))
+                below = jnp.where(earlier, self._weight(lag - 1, share, decay), 0) * later_sum[i]
                 both = below * self.unit * share / lag, below
                 return tuple(  # type: ignore[return-value]
                     jax.lax.dynamic_update_slice_in_dim(rows, rows[:end] - taken, 0, 0)
@@ -229,9 +234,10 @@ class Crossing:
         lag = i[None, :] - i[:, None]
         shape = lag.shape + (1,) * (self.below.ndim - 1)
         later, lag = (lag > 0).reshape(shape), np.maximum(lag, 1)
-        share = _share((self.below[:, None], self.above[:, None]), (self.below[None], self.above[None]))
+        share, decay = _between([a[:, None] for a in self.levels], [a[None] for a in self.levels])
         share, lag = jnp.where(later, share, 0), lag.reshape(shape)
-        before = jnp.where(later, self._weight(lag - 1, share), 0)
+        decay = None if decay is None else jnp.where(later, decay, 1)
+        before = jnp.where(later, self._weight(lag - 1, share, decay), 0)
         hit = before * self.unit * share / lag
         solved = solve_unit_upper(jnp.concatenate([before, self._start[None]]), hit, self.batched)
         following = solved[:-1]
@@ -246,8 +252,8 @@ def _rows(arrays: Iterable[Array], start: Array, size: int) -> tuple[Array, ...]
     return tuple(jax.lax.dynamic_slice_in_dim(a, start, size, 0) for a in arrays)
 
 
-def _share(low: Sequence[Array], high: Sequence[Array]) -> Array:
-    """b_high - b_low from (below, above) pairs, from the side where it does not cancel."""
+def _between(low: Sequence[Array], high: Sequence[Array]) -> tuple[Array, Array | None]:
+    """b_high - b_low of two `Crossing.levels`, from the side where it does not cancel, and its decay."""
     gap = jnp.where(high[0] > 0.5, low[1] - high[1], high[0] - low[0])
     # Not `maximum`: at 0, where levels tie, it would pass on half the slope.
-    return jnp.where(gap < 0, 0, gap)
+    return jnp.where(gap < 0, 0, gap), high[2] * low[3] if len(low) > 2 else None

@@ -33,7 +33,7 @@ def test_slopes_and_hessian_are_differences_of_the_exact_expectation(x64, name):
     def expansion(load, refine):
         given = Workers(law, marks(law, load, workers), workers)
         start, sums = sums_over_nodes(given, load, refine)
-        value, error, (slope,), hessian = derivatives(given, np.eye(workers), load, start, sums)
+        value, error, (slope,), hessian = derivatives(given, jnp.eye(workers), load, start, sums)
         exact, gradient = jax.value_and_grad(lambda y: expected_max(law, y, workers).value)(load)
         return value, error, slope, hessian, exact, gradient
 

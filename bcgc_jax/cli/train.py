@@ -160,7 +160,7 @@ def _train_all_on_cluster(
     question: TrainOptions, problem: Problem, steps: np.ndarray | None
 ) -> list[DigitsRun]:
     """As `_train_all`, on processes: all schemes use the same ones, in turn."""
-    from bcgc_jax.cluster import Cluster, InjectedDelay, Step
+    from bcgc_jax.cluster import Cluster, InjectedDelay, Run, Step
     from bcgc_jax.cluster.digits import train_digits_on_cluster
 
     expected = _expected_runtimes(question, problem)
@@ -182,10 +182,9 @@ def _train_all_on_cluster(
             for number, key in enumerate(jax.random.split(_key(question), seeds)):
                 named = f"{method.name.replace(':', '-')}-{number}"
                 keep = None if question.checkpoints is None else Path(question.checkpoints) / named
-                given = key, cluster, problem, question.model, method
-                more = {**_training(question), "pace": slowness, "folder": keep, "after_step": told}
+                given = key, Run(cluster, slowness, keep, after_step=told), problem, question.model, method
                 bar.now(f"training with {method.name}")
-                found.append(train_digits_on_cluster(*given, **more).run)
+                found.append(train_digits_on_cluster(*given, **_training(question)).run)
             rows = (np.concatenate([getattr(f, n) for f in found]) for n in ("clock", "loss", "accuracy"))
             runs.append(DigitsRun(method.name, found[0].expected_runtime, *rows))
     return runs

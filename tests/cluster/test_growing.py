@@ -84,8 +84,7 @@ def test_the_size_that_the_cluster_was_given_is_followed() -> None:
 @pytest.mark.parametrize(("lost", "asked"), [((), []), ((1,), [3])])
 def test_a_cluster_that_is_whole_is_left_as_it_is(lost: tuple[int, ...], asked: list[int]) -> None:
     resized: list[int] = []
-    processes = SimpleNamespace(resize=resized.append)
-    cluster: Any = SimpleNamespace(num_workers=3, size=3, lost=lost, _processes=processes)
+    cluster: Any = SimpleNamespace(num_workers=3, size=3, lost=lost, _resize=resized.append)
     cluster._check_open = lambda: None
     Cluster.restore(cluster)
     assert resized == asked

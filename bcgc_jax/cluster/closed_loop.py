@@ -4,10 +4,11 @@ Plans are made in a thread, and the workers compile them beside what they do: un
 """
 
 import dataclasses
+import functools
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ import numpy as np
 from bcgc_jax._pytree import check_whole
 from bcgc_jax.adaptive import Decision, Planner, WorkPlan
 from bcgc_jax.adaptive.planner import CAUTIOUS
-from bcgc_jax.adaptive.rules import MOST_STORED, by_speed, even_shares, rules
+from bcgc_jax.adaptive.rules import MOST_STORED, Rule, Window, by_speed, even_shares, rules
 from bcgc_jax.cluster.collection import ClusterGradient
 from bcgc_jax.cluster.processes import Assignment
 from bcgc_jax.cluster.told import Job, Plans
@@ -78,22 +79,32 @@ class _Round:
 class Loop(Plans):
     """Of one training: gives the workers their work, hears what it took, and plans in a thread meanwhile."""
 
-    def __init__(self, asked: ClosedLoop, job: Job) -> None:
-        self._asked, self._job, self._begun = asked, job, job.first
+    def __init__(self, source: ClosedLoop, job: Job) -> None:
+        super().__init__(source, job)
+        self._begun = job.first
         # Where each subset gives as many samples, no worker can have more than another to do.
         alike = job.batch_size is not None or callable(job.data)
-        self._rules = rules(PARTS, even_shares if alike else by_speed)
+        made = rules(PARTS, even_shares if alike else by_speed)
+        self._rules = {name: functools.partial(self._made_by, rule) for name, rule in made.items()}
+        self._closed = False
         self._round: _Round | None = None
         self._decided: list[Decision] = []
         self._thread = ThreadPoolExecutor(1)
         self._planning: list[Future[None]] = []
 
     def close(self) -> None:
-        """What is not planned yet is not; what went wrong is told."""
-        self._thread.shutdown(cancel_futures=True)
+        """What is not planned yet is not, and nobody waits for what is; what went wrong is told."""
+        self._closed = True
+        self._thread.shutdown(wait=False, cancel_futures=True)
         for future in self._planning:
-            if not future.cancelled() and (error := future.exception()) is not None:
+            if future.done() and not future.cancelled() and (error := future.exception()) is not None:
                 warnings.warn(f"planning ended with an error: {error}", stacklevel=2)
+
+    def _made_by(self, rule: Rule, window: Window) -> WorkPlan:
+        """Unless the training has ended: the next of many rules may take seconds."""
+        if self._closed:
+            raise CancelledError
+        return rule(window)
 
     @property
     def decisions(self) -> tuple[Decision, ...]:  # type: ignore[override]
@@ -102,7 +113,7 @@ class Loop(Plans):
 
     def is_ready(self) -> bool:
         given = None if self._round is None else self._round.next
-        return given is not None and self._job.cluster.is_ready(given.work)
+        return given is not None and self.job.cluster.is_ready(given.work)
 
     def give_work(self, members: Sequence[int]) -> TrainingScheme:
         """The next plan; with fewer or more workers than before the planning begins anew."""
@@ -117,7 +128,7 @@ class Loop(Plans):
         # To start processes and to compile is no part of what a change takes: the same is given again.
         for _ in range(1 + (now.planner.step == 0)):
             begin = time.perf_counter()
-            self._job.cluster.take_up(given.work)
+            self.job.cluster.take_up(given.work)
         now.planner.taken_up(time.perf_counter() - begin)
         nothing = jnp.zeros(len(given.loads))
         return TrainingScheme(given.work.duty.plan, jnp.asarray(given.loads), nothing, method=given.made.name)
@@ -129,9 +140,9 @@ class Loop(Plans):
         self._planning = [future for future in self._planning if not future.cancel()]
         planner = Planner(
             count,
-            self._job.num_steps - self._begun,
-            key=self._job.key,
-            max_stored=self._asked.max_stored,
+            self.job.num_steps - self._begun,
+            key=self.job.key,
+            max_stored=self.source.max_stored,
             message_seconds=_MESSAGE_SECONDS,
             rules=self._rules,
         )
@@ -147,9 +158,9 @@ class Loop(Plans):
             return ours.even[made.name]
         if ours.before is not None and made is ours.before.made:
             return ours.before
-        job = self._job
+        job = self.job
         parts = job.data if callable(job.data) else split_by(job.data, made.shares)
-        plan = plan_of(made, job.params, job.key, self._asked.plan_options)
+        plan = plan_of(made, job.params, job.key, self.source.plan_options)
         work = job.cluster.prepare(
             job.loss, plan, job.params, parts, batch_size=job.batch_size, seed=job.seed
         )
@@ -165,25 +176,16 @@ class Loop(Plans):
         now = self._round
         assert now is not None
         assert now.now is not None
-        seen = times_of(found, self._job.cluster.plan, now.now.loads, start_ups)
+        times, starts, known = times_of(found, self.job.cluster.plan, now.now.loads, start_ups)
         for done in [future for future in self._planning if future.done()]:
             self._planning.remove(done)
             done.result()  # what went wrong is told
-        given = now, now.now, found.seconds, now.next is not None
-        self._planning.append(self._thread.submit(self._plan, *given, *seen))
+        heard = times, known, found.seconds, now.now.made, starts, now.next is not None
+        self._planning.append(self._thread.submit(self._plan, now, now.now, heard))
 
-    def _plan(
-        self,
-        now: _Round,
-        ran: _Given,
-        seconds: float,
-        preparing: bool,
-        times: np.ndarray,
-        starts: np.ndarray,
-        known: np.ndarray,
-    ) -> None:
+    def _plan(self, now: _Round, ran: _Given, heard: tuple[Any, ...]) -> None:
         """In the thread: one plan after the other, so that no worker prepares two."""
-        now.planner.observe(times, known, seconds, ran.made, starts, preparing)
+        now.planner.observe(*heard)
         if now is self._round and now.next is None and ran is now.now and now.planner.plan is not ran.made:
             given = self._put(now.planner.plan, now)
             now.next = None if given is ran else given

@@ -41,26 +41,6 @@ class Job(NamedTuple):
     num_steps: int
 
 
-class Plans:
-    """Gives workers their work, and may hear what it took and have another plan for them."""
-
-    decisions: tuple[Decision, ...] = ()
-
-    def give_work(self, members: Sequence[int]) -> TrainingScheme:
-        """To so many workers, as the problem counts them."""
-        raise NotImplementedError
-
-    def is_ready(self) -> bool:
-        """Whether there is another plan, and the workers are ready for it."""
-        return False
-
-    def hear(self, found: ClusterGradient, start_ups: np.ndarray | float) -> None:
-        """What an iteration took, of all and of each; `start_ups`, `[N]`, are slowness on purpose."""
-
-    def close(self) -> None:
-        """The training has ended."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Told:
     """A problem that is known, and how to plan for it: again for the workers left, where some are lost.
@@ -90,21 +70,36 @@ class Told:
     def name(self) -> str:
         return str(self.method) if isinstance(self.method, Plan) else method_of(self.method).name
 
-    def begin(self, job: Job) -> Plans:
-        return _Told(self, job)
+    def begin(self, job: Job) -> "Plans":
+        return Plans(self, job)
 
 
-class _Told(Plans):
-    def __init__(self, told: Told, job: Job) -> None:
-        self._told, self._job = told, job
+class Plans:
+    """Gives the workers of a training their work; other sources hear what that took, and plan anew."""
+
+    decisions: tuple[Decision, ...] = ()
+
+    def __init__(self, source: Any, job: Job) -> None:
+        self.source, self.job = source, job
 
     def give_work(self, members: Sequence[int]) -> TrainingScheme:
-        job = self._job
-        scheme = scheme_for(job.key, self._told, members, job.params, job.batch_size)
+        """To so many workers, as the problem counts them."""
+        job = self.job
+        scheme = scheme_for(job.key, self.source, members, job.params, job.batch_size)
         parts = job.data if callable(job.data) else split_unevenly(job.data, len(members))
         given = job.loss, scheme.plan, job.params, parts
         job.cluster.assign(*given, batch_size=job.batch_size, seed=job.seed)
         return scheme
+
+    def is_ready(self) -> bool:
+        """Whether there is another plan, and the workers are ready for it."""
+        return False
+
+    def hear(self, found: ClusterGradient, start_ups: np.ndarray | float) -> None:
+        """What an iteration took, of all and of each; `start_ups`, `[N]`, are slowness on purpose."""
+
+    def close(self) -> None:
+        """The training has ended."""
 
 
 def scheme_for(

@@ -4,6 +4,7 @@ import itertools
 import os
 import signal
 import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -110,6 +111,33 @@ def test_a_worker_makes_each_subset_once_and_forgets_what_no_plan_needs():
     other = Made(lambda number, count: {"x": np.zeros(1)}, 1, 1, 4)
     assert shelf.take({1: other}, fetched=lambda _: None)[1]["x"].tolist() == [0]
     assert shelf.take({0: "a reference"}, fetched=str.upper) == {0: "A REFERENCE"}
+
+
+@pytest.mark.parametrize("made", [None, {}, {"x": 3.0}])
+def test_a_function_that_makes_no_samples_is_told(made):
+    wanted = {2: Made(lambda number, count: made, 0, 2, 4)}
+    with pytest.raises(ValueError, match=r"returned no arrays of samples for subset 2 of 4, but (None|\{)"):
+        Shelf().take(wanted, fetched=lambda _: None)
+
+
+def test_the_end_waits_for_no_plan_that_is_being_made_and_begins_no_other():
+    begun, going_on = threading.Event(), threading.Event()
+    loop = loop_of(None, case()[1], 0, 100)
+    made: list[str] = []
+
+    def slow(window):
+        begun.set()
+        made.append("first")
+        going_on.wait(60)
+
+    loop._thread.submit(lambda: [loop._made_by(rule, None) for rule in (slow, made.append)])
+    begun.wait()
+    begin = time.monotonic()
+    loop.close()
+    assert time.monotonic() - begin < 5
+    going_on.set()
+    loop._thread.shutdown()
+    assert made == ["first"]
 
 
 @pytest.fixture(scope="module")

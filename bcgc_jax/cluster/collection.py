@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from bcgc_jax.cluster import signals
 from bcgc_jax.cluster.coded import Coded
 from bcgc_jax.cluster.holders import Question, Summed
 from bcgc_jax.cluster.machine_check import unlike
@@ -144,6 +145,7 @@ class Collection:
         """Wait for whatever comes next, and take all that is there."""
         waiting, pause = list(self.waiting), self.processes.pause
         ready, _ = self.ray.wait(waiting, num_returns=1, timeout=pause)
+        signals.check()
         if ready and len(waiting) > 1:
             ready, _ = self.ray.wait(waiting, num_returns=len(waiting), timeout=0)
         for item in ready:

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from jax import Array
 
+from bcgc_jax.cluster.checkpoints import Checkpoints
 from bcgc_jax.cluster.logs import Step, json_lines
 from bcgc_jax.cluster.told import Told
 from bcgc_jax.cluster.training import ClusterTraining, Run, train_on_cluster
@@ -65,6 +66,7 @@ def train_digits_on_cluster(
     def evaluate(params: Any) -> dict[str, Array]:
         return {"loss": cross_entropy(params, data.train), "accuracy": accuracy(params, data.test)}
 
+    assert not isinstance(run.checkpoints, Checkpoints)
     folder = None if run.checkpoints is None else Path(run.checkpoints)
     log = {} if folder is None else _logged(folder / _LOG)
     listeners = [] if folder is None else [json_lines(folder / _LOG)]

@@ -7,13 +7,15 @@ new process with the same data, or the caller is told (`WorkersLost`) and plans 
 import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bcgc_jax.cluster import signals
 from bcgc_jax.cluster.coded import Coded
 from bcgc_jax.cluster.collection import ClusterGradient, Collection
 from bcgc_jax.cluster.decoder import Decoder
@@ -74,11 +76,12 @@ class Cluster(Processes):
             raise ValueError("a cluster needs at least one worker, and patience of more than 0 seconds")
         self._numbers, self._calls = itertools.count(1), 0  # of what is put, from any thread
         self._rule: Callable[[], Coded | Summed] | None = None
+        self._used = threading.RLock()
         # Names of functions that make data, by what tells them apart for as long as they are kept.
         self._sources: dict[int, tuple[int, Source]] = {}
         with contextlib.ExitStack() as stack:
-            programs = stack.enter_context(shared_programs())
             ray = stack.enter_context(session(address, num_workers, store_bytes))
+            programs = stack.enter_context(shared_programs())
             settings: Any = {"replace": replace, "patience": patience, "num_gpus": num_gpus}
             super().__init__(ray, num_workers, programs=programs, **settings)
             stack.callback(self._end)
@@ -93,6 +96,17 @@ class Cluster(Processes):
     def close(self) -> None:
         """End all processes. What another `Cluster` of this process has is left to it."""
         self._stack.close()
+
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        """One thread at a time, and within one: a signal ends it; ValueError where another thread is."""
+        if not self._used.acquire(blocking=False):
+            raise ValueError("the cluster is at work in another thread: one training at a time, or one each")
+        try:
+            with signals.listening():
+                yield
+        finally:
+            self._used.release()
 
     @property
     def plan(self) -> CodingPlan:
@@ -110,8 +124,6 @@ class Cluster(Processes):
         seed: int = 0,
     ) -> None:
         """Give the workers their plan and data, and wait until they have compiled what they need.
-
-        The same as `take_up(prepare(…))`.
 
         A schedule stands for `schedule_plan(schedule, params, len(subsets))`, which is to be called for other
         units, another order of the leaves, and losses that are sums.
@@ -172,20 +184,20 @@ class Cluster(Processes):
 
     def take_up(self, work: Assignment) -> None:
         """Have the workers do that from now on, compiled or not; raises what `assign` does."""
-        self._check_open()
         plan, params, batch_size = work.duty.plan, work.duty.params, work.duty.batch_size
-        # Before all else: what it refuses leaves the workers with what they had.
-        self._resize(plan.num_workers)
-        self._give(work)
-        self._rule, rule = None, work.rule or _rule_of(plan, params)  # while they load
-        self._wait_until_loaded()
-        if why := unlike(plan, self.machines):
-            raise ValueError(why)
-        if any(isinstance(data, Made) for data in work.subsets):
-            self._check_samples(batch_size)
-        self._rule = rule
-        if work.ready < self.num_workers:  # Ray's first call of a method takes longer than the others
-            self._collect(params, None)
+        with self.at_work():
+            # Before all else: what it refuses leaves the workers with what they had.
+            self._resize(plan.num_workers)
+            self._give(work)
+            self._rule, rule = None, work.rule or _rule_of(plan, params)  # while they load
+            self._wait_until_loaded()
+            if why := unlike(plan, self.machines):
+                raise ValueError(why)
+            if any(isinstance(data, Made) for data in work.subsets):
+                self._check_samples(batch_size)
+            self._rule = rule
+            if work.ready < self.num_workers:  # Ray's first call of a method takes longer than the others
+                self._collect(params, None)
 
     def _check_samples(self, batch_size: int | None) -> None:
         """ValueError where subsets that were made on the workers are not of one size, or too small."""
@@ -221,7 +233,8 @@ class Cluster(Processes):
         if self._rule is None:
             raise ValueError("the workers have no work yet: call assign first")
         self._calls += 1
-        return Collection(self._rule(), self, params, finish, call=self._calls).run()
+        with self.at_work():
+            return Collection(self._rule(), self, params, finish, call=self._calls).run()
 
 
 def _checked(finish: np.ndarray, plan: CodingPlan) -> np.ndarray:

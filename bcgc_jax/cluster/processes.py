@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bcgc_jax.cluster import signals
 from bcgc_jax.cluster.engine import Order, Programs, actor_class, cause_of, preferably_not_on, reason_of
 from bcgc_jax.cluster.machine_check import Machine
 from bcgc_jax.cluster.worker import Duty
@@ -22,6 +23,7 @@ _BEHIND, _ATTEMPTS = 2, 3
 # Seconds at most for a new process to be there (else there is no other), for one that compiles to answer
 # (which may hold Python for long), and for the CPUs of old ones to be free.
 _STARTING, _LOADING, _FREEING = 120.0, 30.0, 10.0
+_SLOWER = 3.0  # successors have so many times as long for it as the slowest before them took
 _SEEKING = 1.0  # seconds between looks for room that has returned
 _LOOKING = 60.0  # seconds at most between looks at who is silent, however long the patience
 
@@ -85,6 +87,8 @@ class Process:
     heard: float = 0.0  # when it last gave a sign of life
     asked: Any = None  # the reference of a question whether it lives
     asked_at: float = 0.0
+    began_at: float = 0.0  # when it was given what it loads
+    there_at: float = 0.0  # when it was there for that
 
     def ask(self) -> None:
         self.asked, self.asked_at = self.actor.answer.remote(), time.monotonic()
@@ -109,6 +113,7 @@ class Process:
                 if self.pid is None and node == self.here:
                     with contextlib.suppress(AttributeError, OSError):  # another system; or it is gone
                         self.handle = os.pidfd_open(pid)
+                self.there_at = self.there_at or time.monotonic()
                 self.node, self.pid = node, pid
         return bool(answered)
 
@@ -173,6 +178,8 @@ class Processes:
         self._raised: set[int] = set()  # workers, in their last iteration
         self._crowded = False  # there was no room for the last successor
         self._missing, self._looked = 0, 0.0  # given up for want of room, and when it was last looked for
+        # Seconds that the slowest took to be there, and then to load what it was given; 0 if none has.
+        self._started_in = self._loaded_in = 0.0
         self._given: Assignment | None = None
         self._num_gpus, self._programs = num_gpus, programs
         self._needs = {"CPU": 1.0} | ({"GPU": num_gpus} if num_gpus else {})
@@ -247,8 +254,8 @@ class Processes:
         wanted = min(self._missing, self.size - self.num_workers)
         if wanted <= 0 or not self.replace or time.monotonic() - self._looked < _SEEKING:
             return 0
-        self._looked, free = time.monotonic(), self.ray.available_resources()
-        room = min(int(free.get(name, 0.0) / need) for name, need in self._needs.items())
+        self._looked = time.monotonic()
+        room = self._room_in(self.ray.available_resources())
         self._missing -= (found := min(wanted, room))
         return found
 
@@ -279,30 +286,34 @@ class Processes:
         if short := self._shortage(more, _FREEING):
             raise ValueError(f"the Ray cluster has {short}: take fewer, or add machines to it")
 
+    def _room_in(self, resources: Mapping[str, float]) -> int:
+        """For how many workers."""
+        return min(int(resources.get(name, 0.0) / need + 1e-9) for name, need in self._needs.items())
+
     def _shortage(self, more: int, seconds: float) -> str:
         """What Ray lacks for more workers; it would wait for that without a word.
 
         CPUs of workers that have just ended come back within some seconds, if there are as many at all.
         """
         begin = time.monotonic()
-        while more > 0:
-            free = self.ray.available_resources()
-            short = [name for name, need in self._needs.items() if free.get(name, 0.0) < more * need]
-            if not short:
-                break
+        while self._room_in(free := self.ray.available_resources()) < more:
             if not self._can_hold(more) or time.monotonic() - begin > seconds:
-                name = short[0]
+                name, need = next(
+                    (name, more * need)
+                    for name, need in self._needs.items()
+                    if free.get(name, 0) < more * need
+                )
                 return (
                     f"{free.get(name, 0.0):g} free {name}s, too few for {more} more worker"
-                    f"{'s, who need' if more > 1 else ', who needs'} {more * self._needs[name]:g}"
+                    f"{'s, who need' if more > 1 else ', who needs'} {need:g}"
                 )
             time.sleep(0.1)
+            signals.check()
         return ""
 
     def _can_hold(self, more: int) -> bool:
         """Whether the nodes that are left are large enough for all, were they free."""
-        count, there = more + len(self._living), self.ray.cluster_resources()
-        return all(there.get(name, 0.0) >= count * need for name, need in self._needs.items())
+        return self._room_in(self.ray.cluster_resources()) >= more + len(self._living)
 
     def is_ready(self, work: Assignment) -> bool:
         """Have the workers compile `work` beside what they do; whether all have, as far as they are there.
@@ -327,7 +338,7 @@ class Processes:
 
     def _give(self, work: Assignment) -> None:
         """Give all their duty and data, and start those that are not there; they load meanwhile."""
-        self._given = work
+        self._given, self._loaded_in = work, 0.0
         self._raised.clear()
         for worker, process in enumerate(self._all):
             if process is None:
@@ -340,6 +351,7 @@ class Processes:
         raised: dict[int, Exception] = {}
         while starting := self._starting(but=raised):
             ready, _ = self.ray.wait(list(starting), num_returns=1, timeout=self.pause)
+            signals.check()
             for worker in (starting[ref] for ref in ready):
                 error = self.has_loaded(worker)
                 if isinstance(error, self.ray.exceptions.RayTaskError):
@@ -372,6 +384,8 @@ class Processes:
             process.has_loaded()
         except self.ray.exceptions.RayError as error:
             return error
+        self._started_in = max(self._started_in, process.there_at - process.began_at)
+        self._loaded_in = max(self._loaded_in, time.monotonic() - process.there_at)
         return None
 
     @property
@@ -393,7 +407,9 @@ class Processes:
         """Seconds that a process has for an answer."""
         if process.starting is None:
             return self.patience
-        return max(self.patience, _STARTING if process.pid is None else _LOADING)
+        most, took = (_STARTING, self._started_in) if process.pid is None else (_LOADING, self._loaded_in)
+        limit = _SLOWER * took if process.attempts and took else most  # at first all start at once
+        return max(self.patience, min(most, limit))
 
     def is_silent(self, worker: int) -> bool:
         """Whether it is to be counted as hung: silent, asked, and still silent; or without room to start."""
@@ -432,7 +448,7 @@ class Processes:
         attempts = process.attempts + (not self._is_gone(process.node))
         if attempts > _ATTEMPTS:
             refused = f"{_ATTEMPTS} successors ended without an iteration done"
-        elif what == "hung" and not started:
+        elif what == "hung" and not (started or self._started_in):
             refused = "it never started"
         elif short := self._shortage(1, 0.0 if self._crowded else _FREEING):
             crowded, refused = True, f"there is no room for another: {short}"
@@ -476,6 +492,8 @@ class Processes:
 
     def _load(self, worker: int, process: Process) -> None:
         assert self._given is not None
+        process.began_at = time.monotonic()
+        process.there_at = 0.0 if process.pid is None else process.began_at
         process.starting = process.actor.load.remote(self._order(self._given, worker), self._programs)
 
     def _order(self, work: Assignment, worker: int) -> Order:

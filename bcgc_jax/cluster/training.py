@@ -178,14 +178,11 @@ def train_on_cluster(
       evaluate: called with the parameters after each iteration, in a thread beside the training.
 
     A lost worker is replaced if the cluster does so. Where it does not, or three successors end without an
-    iteration done, the problem is solved for the workers left before the next step, or at once if a block
-    needs the lost one; with a warning by the optimal method if the other has no scheme for so few, and for
-    the times of `EmpiricalRows`, which do not know one worker from another, as if they were independent.
-    Where workers were given up for want of room and room returns (a node has joined), there is a plan for all
-    of them before the next step. So there is after `before_step` has resized the cluster, to no more workers
-    than the problem has. Others that were given up are there again at the start of the next training, as far
-    as there is room for them; where there is none, it warns and goes on with as many as are left, the first
-    ones of the problem.
+    iteration done, the workers left get a plan before the next step, or at once if a block needs the lost
+    one: of the optimal method, with a warning, if the other has no scheme for so few. Where workers were
+    given up for want of room and room returns (a node has joined), and where `before_step` has resized the
+    cluster, there is a plan for all of them before the next step. Others that were given up are there again
+    at the start of the next training, as far as there is room for them.
 
     Raises ValueError where problem, data, checkpoint and cluster do not match, or more iterations are done
     than asked for, WorkersLost where no workers are left.
@@ -200,7 +197,7 @@ def train_on_cluster(
     """
     refuse_complex("params", params)
     run = cluster if isinstance(cluster, Run) else Run(cluster)
-    cluster, workers = run.cluster, _workers(plans.num_workers, run.cluster)
+    cluster = run.cluster
     plan_key, pace_key, batch_key = jax.random.split(key, 3)
     seed = int(jax.random.randint(batch_key, (), 0, 2**31 - 1))
     pace = run.pace
@@ -210,12 +207,14 @@ def train_on_cluster(
     first, first_fault = 0, len(cluster.faults)
 
     with contextlib.ExitStack() as stack:
+        stack.enter_context(cluster.at_work())
+        workers = _workers(plans.num_workers, cluster)
         checkpoints = run.checkpoints
         if isinstance(checkpoints, str | Path):
             checkpoints = stack.enter_context(Checkpoints(checkpoints))
         if checkpoints is not None:
-            settings = {"scheme": f"{plans.name} {sorted(plans.plan_options.items())}"}
-            settings["batch size"] = batch_size
+            scheme = f"{plans.name} {sorted(plans.plan_options.items())}"
+            settings: dict[str, object] = {"scheme": scheme, "batch size": batch_size}
             if batch_size is not None:  # what is drawn depends on how many subsets there are
                 settings["number of workers"] = workers
             described = made_with(key, loss, data, params, optimizer, **settings)
@@ -240,20 +239,20 @@ def train_on_cluster(
                 course.replan()
             found, finish = course.gradient(state[0], step)
             state = jax.block_until_ready(advance(state, found.gradient))
-            course.record(time.perf_counter() - begin, finish, found.work)
+            done = course.record(step, time.perf_counter() - begin, finish, found.work)
             if checkpoints is not None:
                 checkpoints.save(step + 1, state, wait=step + 1 == num_steps)
             planned.hear(found, course.start_ups)
-            watch.add(course.last(step), state[0])
+            watch.add(done, state[0])
     metrics = watch.metrics
     return ClusterTraining(
         params=state[0],
         opt_state=state[1],
-        seconds=np.array(course.seconds),
+        seconds=np.array([one.seconds for one in course.steps]),
         metrics=jax.tree.map(lambda *leaves: np.stack(leaves), *metrics) if metrics else None,
         first_step=first,
         paced=np.array(course.paced),
-        num_workers=np.array(course.counts, int),
+        num_workers=np.array([one.num_workers for one in course.steps], int),
         faults=tuple(cluster.faults[first_fault:]),
         work=tuple(item for one in course.work for item in one),
         decisions=planned.decisions,
@@ -304,9 +303,8 @@ class _Course:
         self.members = list(range(cluster.num_workers))
         self._joined: list[int] = []  # members that the plan is not yet for
         self._growing = True  # until the room that returns is on machines that cannot be used
-        self.seconds: list[float] = []
+        self.steps: list[Step] = []
         self.paced: list[float] = []
-        self.counts: list[int] = []
         self.work: collections.deque[tuple[Work, ...]] = collections.deque(maxlen=_KEPT)
         self.replan()
 
@@ -347,9 +345,8 @@ class _Course:
                 self._joined, self._growing = [], False
                 continue
             if self._pace is not None:  # the link in seconds too
-                sent = self._pace.seconds * np.asarray(scheme.sent, float)
-                load = np.asarray(scheme.load, float)
-                scheme = replace(scheme, load=load, sent=sent)
+                sent, load = (np.asarray(each, float) for each in (scheme.sent, scheme.load))
+                scheme = replace(scheme, load=load, sent=self._pace.seconds * sent)
             self._scheme, self._joined = scheme, []
             return
 
@@ -369,12 +366,9 @@ class _Course:
             except WorkersLost:
                 continue
 
-    def last(self, step: int) -> Step:
-        """What was recorded last."""
-        return Step(step, self.seconds[-1], self._scheme.method, self.counts[-1], None)
-
-    def record(self, seconds: float, finish: np.ndarray | None, work: tuple[Work, ...]) -> None:
-        self.seconds.append(seconds)
+    def record(self, step: int, seconds: float, finish: np.ndarray | None, work: tuple[Work, ...]) -> Step:
+        """What was done, and in how many seconds."""
+        self.steps.append(Step(step, seconds, self._scheme.method, len(self.members), None))
         self.paced.append(np.nan if finish is None else float(self._scheme.plan.completed(finish).max()))
-        self.counts.append(len(self.members))
         self.work.append(work)
+        return self.steps[-1]

@@ -84,15 +84,6 @@ def test_gradients_are_exact_whoever_is_late(cluster, mixed):
         assert {work.iteration for work in found.work} == {cluster.iteration}
 
 
-def test_one_who_has_all_is_asked_for_all(cluster, whole):
-    params, data = whole
-    finish = np.full((TASKS["whole"], N), 20.0)
-    finish[:, 2] = 0.0
-    found = exact(cluster, params, data, finish)
-    assert found.seconds < 10
-    assert found.arrived.sum(axis=0).tolist() == [0, 0, 2, 0]
-
-
 def test_gradients_are_exact_though_every_tenth_iteration_a_worker_is_killed(cluster):
     """In the middle of it, one after another; blocks on one, two and all subsets, as in multi-message."""
     schedule = schedule_of([Group(1, 1), Group(2, 2), Group(N, 3)], [9, 8, 8, 13, 13, 13])

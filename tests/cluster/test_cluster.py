@@ -198,7 +198,7 @@ def test_redundancy_covers_a_stopped_worker_until_it_is_replaced(cluster):
 
 
 def test_a_worker_stopped_meanwhile_is_found_while_work_is_given_out(cluster, monkeypatch):
-    monkeypatch.setattr("bcgc_jax.cluster.processes._LOADING", 8.0)  # as long again as a busy machine needs
+    monkeypatch.setattr("bcgc_jax.cluster.processes._LOADING", 5.0)  # as long again as a busy machine needs
     pid, since = cluster.pids[2], len(cluster.faults)
     os.kill(pid, signal.SIGSTOP)
     params, data = assigned(cluster, [0, COUNT - 20, 20, 0])

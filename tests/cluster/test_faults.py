@@ -16,9 +16,8 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.cluster import Cluster, InjectedDelay, Told
-from bcgc_jax.cluster.engine import cause_of, reason_of
+from bcgc_jax.cluster.engine import _started_with, cause_of, reason_of
 from bcgc_jax.cluster.processes import Processes
-from bcgc_jax.cluster.ray_cleanup import _started_with
 from bcgc_jax.coding.gradients import coding_plan, split_unevenly
 from bcgc_jax.plans.schedules import Group, schedule_of
 from tests.cluster.test_cluster import COUNT, PROBLEM, ROOT, case, descendants, exact, gone, loss, trained
@@ -296,7 +295,8 @@ with Cluster(2):
 
 
 @slow
-def test_ctrl_c_while_processes_start_leaves_none():
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_processes_start_leaves_none(number):
     with tempfile.TemporaryDirectory(dir="/tmp", prefix="t") as place:
         with ctrl_c():
             running = begun(_INTERRUPTED, place, start_new_session=True)
@@ -304,14 +304,16 @@ def test_ctrl_c_while_processes_start_leaves_none():
         try:
             while len(seen) < 2 and running.poll() is None:  # Ray's server is one
                 seen |= set(descendants(running.pid))
-            os.killpg(running.pid, signal.SIGINT)  # as a terminal does
+            # As a terminal does with Ctrl-C; Ray answers SIGTERM itself while it starts.
+            (os.killpg if number == signal.SIGINT else os.kill)(running.pid, number)
             while running.poll() is None:
                 seen |= set(descendants(running.pid))
                 time.sleep(0.02)
             out, err = running.communicate()
         finally:
             running.kill()
-        assert (running.returncode, out) == (-signal.SIGINT, ""), err
+        status = -number if number == signal.SIGINT else 128 + number
+        assert (running.returncode, out) == (status, ""), err
         assert len(seen) >= 2
         assert gone(seen)
         assert os.listdir(place) == []

@@ -1,5 +1,7 @@
 """Who takes part in a training where workers are lost and return, without any process."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,6 +9,7 @@ import jax
 import pytest
 
 from bcgc_jax.cluster import Cluster
+from bcgc_jax.cluster.processes import Process, Processes
 from bcgc_jax.cluster.training import _Course
 
 
@@ -79,6 +82,34 @@ def test_the_size_that_the_cluster_was_given_is_followed() -> None:
     workers.num_workers, workers.assigned = 4, False
     with pytest.raises(ValueError, match="the problem has 3 workers: resize the cluster to no more, not 4"):
         course.follow()
+
+
+def test_successors_have_a_multiple_of_what_the_others_took() -> None:
+    given: Any = SimpleNamespace(patience=1.0, _started_in=0.0, _loaded_in=0.0)
+    starting, loading, working = (
+        Process(None, None, "", 1, starting=ref, pid=pid) for ref, pid in ((1, None), (1, 7), (None, 7))
+    )
+    patience = [Processes._patience_with(given, one) for one in (starting, loading, working)]
+    assert patience == [120.0, 30.0, 1.0]  # as long as nobody has started
+    given._started_in, given._loaded_in = 2.0, 0.2
+    patience = [Processes._patience_with(given, one) for one in (starting, loading, working)]
+    assert patience == [6.0, 1.0, 1.0]
+    starting.attempts = 0  # all of them start at once
+    assert Processes._patience_with(given, starting) == 120.0
+
+
+def test_two_threads_do_not_share_a_cluster() -> None:
+    cluster = object.__new__(Cluster)
+    cluster._used = threading.RLock()
+
+    def use() -> None:
+        with cluster.at_work(), cluster.at_work():  # a training, and its gradients
+            pass
+
+    with ThreadPoolExecutor(1) as other:
+        with cluster.at_work(), pytest.raises(ValueError, match="at work in another thread"):
+            other.submit(use).result()
+        other.submit(use).result()
 
 
 @pytest.mark.parametrize(("lost", "asked"), [((), []), ((1,), [3])])

@@ -23,7 +23,7 @@ _BEHIND, _ATTEMPTS = 2, 3
 # Seconds at most for a new process to be there (else there is no other), for one that compiles to answer
 # (which may hold Python for long), and for the CPUs of old ones to be free.
 _STARTING, _LOADING, _FREEING = 120.0, 30.0, 10.0
-_SLOWER = 3.0  # successors have so many times as long for it as the slowest before them took
+_SLOWER = 3.0  # a successor has so many times as long for each as the slowest took to be ready
 _SEEKING = 1.0  # seconds between looks for room that has returned
 _LOOKING = 60.0  # seconds at most between looks at who is silent, however long the patience
 
@@ -87,8 +87,8 @@ class Process:
     heard: float = 0.0  # when it last gave a sign of life
     asked: Any = None  # the reference of a question whether it lives
     asked_at: float = 0.0
-    began_at: float = 0.0  # when it was given what it loads
-    there_at: float = 0.0  # when it was there for that
+    born_at: float = dataclasses.field(default_factory=time.monotonic)
+    fresh: bool = True  # it has not loaded anything yet
 
     def ask(self) -> None:
         self.asked, self.asked_at = self.actor.answer.remote(), time.monotonic()
@@ -113,7 +113,6 @@ class Process:
                 if self.pid is None and node == self.here:
                     with contextlib.suppress(AttributeError, OSError):  # another system; or it is gone
                         self.handle = os.pidfd_open(pid)
-                self.there_at = self.there_at or time.monotonic()
                 self.node, self.pid = node, pid
         return bool(answered)
 
@@ -178,8 +177,7 @@ class Processes:
         self._raised: set[int] = set()  # workers, in their last iteration
         self._crowded = False  # there was no room for the last successor
         self._missing, self._looked = 0, 0.0  # given up for want of room, and when it was last looked for
-        # Seconds that the slowest took to be there, and then to load what it was given; 0 if none has.
-        self._started_in = self._loaded_in = 0.0
+        self._started_in = 0.0  # seconds that the slowest new one took until it had loaded
         self._given: Assignment | None = None
         self._num_gpus, self._programs = num_gpus, programs
         self._needs = {"CPU": 1.0} | ({"GPU": num_gpus} if num_gpus else {})
@@ -338,7 +336,7 @@ class Processes:
 
     def _give(self, work: Assignment) -> None:
         """Give all their duty and data, and start those that are not there; they load meanwhile."""
-        self._given, self._loaded_in = work, 0.0
+        self._given = work
         self._raised.clear()
         for worker, process in enumerate(self._all):
             if process is None:
@@ -384,8 +382,9 @@ class Processes:
             process.has_loaded()
         except self.ray.exceptions.RayError as error:
             return error
-        self._started_in = max(self._started_in, process.there_at - process.began_at)
-        self._loaded_in = max(self._loaded_in, time.monotonic() - process.there_at)
+        if process.fresh:
+            self._started_in = max(self._started_in, time.monotonic() - process.born_at)
+            process.fresh = False
         return None
 
     @property
@@ -407,9 +406,10 @@ class Processes:
         """Seconds that a process has for an answer."""
         if process.starting is None:
             return self.patience
-        most, took = (_STARTING, self._started_in) if process.pid is None else (_LOADING, self._loaded_in)
-        limit = _SLOWER * took if process.attempts and took else most  # at first all start at once
-        return max(self.patience, min(most, limit))
+        limit = _STARTING if process.pid is None else _LOADING
+        if process.attempts and self._started_in:  # not at first, when all start at once
+            limit = min(limit, _SLOWER * self._started_in)
+        return max(self.patience, limit)
 
     def is_silent(self, worker: int) -> bool:
         """Whether it is to be counted as hung: silent, asked, and still silent; or without room to start."""
@@ -492,8 +492,6 @@ class Processes:
 
     def _load(self, worker: int, process: Process) -> None:
         assert self._given is not None
-        process.began_at = time.monotonic()
-        process.there_at = 0.0 if process.pid is None else process.began_at
         process.starting = process.actor.load.remote(self._order(self._given, worker), self._programs)
 
     def _order(self, work: Assignment, worker: int) -> Order:

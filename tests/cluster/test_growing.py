@@ -85,15 +85,15 @@ def test_the_size_that_the_cluster_was_given_is_followed() -> None:
 
 
 def test_successors_have_a_multiple_of_what_the_others_took() -> None:
-    given: Any = SimpleNamespace(patience=1.0, _started_in=0.0, _loaded_in=0.0)
+    given: Any = SimpleNamespace(patience=1.0, _started_in=0.0)
     starting, loading, working = (
         Process(None, None, "", 1, starting=ref, pid=pid) for ref, pid in ((1, None), (1, 7), (None, 7))
     )
     patience = [Processes._patience_with(given, one) for one in (starting, loading, working)]
     assert patience == [120.0, 30.0, 1.0]  # as long as nobody has started
-    given._started_in, given._loaded_in = 2.0, 0.2
+    given._started_in = 2.0
     patience = [Processes._patience_with(given, one) for one in (starting, loading, working)]
-    assert patience == [6.0, 1.0, 1.0]
+    assert patience == [6.0, 6.0, 1.0]
     starting.attempts = 0  # all of them start at once
     assert Processes._patience_with(given, starting) == 120.0
 

@@ -28,7 +28,7 @@ def cluster_large() -> list[dict[str, Any]]:
     rows = []
     with Cluster(_WORKERS, store_bytes=2**29) as running:
         ray = load_ray()
-        counted = running._processes.ray = _Counted(ray)
+        counted = running.ray = _Counted(ray)
         subsets = split_unevenly(model.batch, _WORKERS)
         plain, bare = _plain_loop(ray, model, subsets), _bare_loop(ray, size, params)
         for name, partition in (

@@ -22,7 +22,7 @@ import optax
 
 import bcgc_jax as bcgc
 from bcgc_jax.cli.progress import each
-from bcgc_jax.cluster import Calibration, Cluster, ClusterTraining, Work, calibrate, train_on_cluster
+from bcgc_jax.cluster import Calibration, Cluster, ClusterTraining, Told, Work, calibrate, train_on_cluster
 from bcgc_jax.coding.digits import cross_entropy, load_digits
 from bcgc_jax.coding.gradients import coding_plan, split_unevenly
 from experiments.models import perceptron
@@ -65,9 +65,9 @@ def run(
             )
 
             def train(method: str, count: int, problem: bcgc.Problem = problem) -> ClusterTraining:
-                options: Any = {"problem": problem, "method": method, "units": "layers", "order": order}
-                given = jax.random.key(seed), cluster, cross_entropy, params, data, optax.sgd(0.1), count
-                return train_on_cluster(*given, **options)
+                told = Told(problem, method, {"units": "layers", "order": order})
+                given = params, data, optax.sgd(0.1), count
+                return train_on_cluster(jax.random.key(seed), cross_entropy, told, cluster, *given)
 
             runs = _by_turns(train, steps)
             rows += [_row(number_ + 1, problem, method, runs[method][0]) for method in _METHODS]

@@ -6,6 +6,7 @@ blocks at the pace of a cycle time that is drawn for it in each iteration (the p
 once more, with a worker killed at a third of the run and another stopped at two thirds. Twenty minutes.
 """
 
+import dataclasses
 import os
 import signal
 import sys
@@ -18,7 +19,7 @@ import numpy as np
 
 import bcgc_jax as bcgc
 from bcgc_jax.cli.progress import each
-from bcgc_jax.cluster import Cluster, InjectedDelay
+from bcgc_jax.cluster import Cluster, InjectedDelay, Run
 from bcgc_jax.cluster.digits import ClusterDigitsRun, train_digits_on_cluster
 from bcgc_jax.coding.digits import digits_problem
 from experiments import plotting
@@ -65,16 +66,12 @@ def run(
         tasks = [(method, kind) for kind in ("even", "plain") for method in methods]
         tasks += [(method, "faults") for method in methods if method in disturbed]
         for method, kind in each(tasks, "training"):
-            found = train_digits_on_cluster(
-                key=jax.random.key(seed),
-                cluster=cluster,
-                problem=problem,
-                model=MODEL,
-                method=method,
-                pace=even if kind == "even" else pace,
-                num_steps=_EVEN if kind == "even" else steps,
-                before_step=disturb if kind == "faults" else lambda step, cluster: None,
-            )
+            run = Run(cluster, even if kind == "even" else pace)
+            if kind == "faults":
+                run = dataclasses.replace(run, before_step=disturb)
+            count = _EVEN if kind == "even" else steps
+            given = jax.random.key(seed), run, problem, MODEL, method
+            found = train_digits_on_cluster(*given, num_steps=count)
             if kind == "even":
                 overheads[method] = float(np.mean(found.training.seconds - found.training.paced))
             else:

@@ -24,7 +24,7 @@ import numpy as np
 import optax
 
 import bcgc_jax as bcgc
-from bcgc_jax.cluster import Cluster, train_on_cluster
+from bcgc_jax.cluster import Cluster, Run, Told, train_on_cluster
 from experiments.report import print_table, run_command, save
 
 _WORKERS, _SIZE, _SAMPLES = 4, 20_000, 64
@@ -101,18 +101,9 @@ def lead(place: str, seed: int, steps: int, life: int) -> None:
                 file.write(json.dumps(line) + "\n")
 
     with Cluster(_WORKERS, patience=3 * _PAUSE) as cluster:
-        found = train_on_cluster(
-            key=jax.random.key(seed),
-            cluster=cluster,
-            loss=squares,
-            problem=problem,
-            params=params,
-            data=data,
-            optimizer=optax.sgd(_RATE),
-            num_steps=steps,
-            checkpoints=folder / "state",
-            before_step=before,
-        )
+        run = Run(cluster, checkpoints=folder / "state", before_step=before)
+        given = params, data, optax.sgd(_RATE), steps
+        found = train_on_cluster(jax.random.key(seed), squares, Told(problem), run, *given)
     np.save(folder / "params.npy", np.asarray(found.params))
 
 

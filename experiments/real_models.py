@@ -22,7 +22,7 @@ import bcgc_jax as bcgc
 from bcgc_jax.adaptive import WorkPlan
 from bcgc_jax.adaptive.rules import Rule, Window, rules
 from bcgc_jax.cli.progress import each
-from bcgc_jax.cluster import Cluster, InjectedDelay, Step, train_on_cluster
+from bcgc_jax.cluster import ClosedLoop, Cluster, InjectedDelay, Run, Step, train_on_cluster
 from bcgc_jax.cluster.closed_loop import PARTS, loads_of, plan_of, split_by
 from bcgc_jax.cluster.logs import Watch
 from bcgc_jax.plans.plan import partition_plan
@@ -165,13 +165,11 @@ def trainings(
 def _adaptive(
     cluster: Cluster, model: Model, times: np.ndarray, pace: float, loss: Callable[[Any], Any]
 ) -> Trained:
-    found = train_on_cluster(
-        *(jax.random.key(0), cluster, model.loss, model.params, model.batch, optax.adam(3e-3), len(times)),
-        pace=InjectedDelay(times, pace),
-        evaluate=loss,
-    )
+    run = Run(cluster, InjectedDelay(times, pace))
+    given = jax.random.key(0), model.loss, ClosedLoop(), run, model.params, model.batch, optax.adam(3e-3)
+    found = train_on_cluster(*given, len(times), evaluate=loss)
     names = " → ".join(["uncoded", *(decision.after for decision in found.decisions)])
-    losses = np.array([float(x) for x in found.metrics])
+    losses = np.asarray(found.metrics, float)
     return Trained(model.title, "adaptive", found.seconds, found.paced, losses, np.nan, names)
 
 

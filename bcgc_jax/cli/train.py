@@ -126,7 +126,7 @@ def _train_all_on_cluster(
     question: TrainOptions, problem: Problem, steps: np.ndarray | None, schemes: list[Method]
 ) -> list[DigitsRun]:
     """As `_train_all`, on processes: all schemes use the same ones, in turn."""
-    from bcgc_jax.cluster import Cluster, InjectedDelay, Step
+    from bcgc_jax.cluster import Cluster, InjectedDelay, Run, Step
     from bcgc_jax.cluster.digits import train_digits_on_cluster
 
     key, workers = jax.random.key(question.seed), num_workers(problem)
@@ -155,10 +155,9 @@ def _train_all_on_cluster(
             for number, own in enumerate(jax.random.split(key, question.num_seeds)):
                 named = f"{method.name.replace(':', '-')}-{number}"
                 folder = None if question.checkpoints is None else Path(question.checkpoints) / named
-                given = own, cluster, problem, question.model, method
-                more = {**_training(question), "pace": pace, "folder": folder, "after_step": told}
+                given = own, Run(cluster, pace, folder, after_step=told), problem, question.model, method
                 bar.what = f"training with {method.name}"
-                found.append(train_digits_on_cluster(*given, **more).run)
+                found.append(train_digits_on_cluster(*given, **_training(question)).run)
             rows = (np.concatenate([getattr(f, n) for f in found]) for n in ("clock", "loss", "accuracy"))
             runs.append(DigitsRun(method.name, found[0].expected_runtime, *rows))
     return runs

@@ -9,6 +9,7 @@ cycle is what one coordinate of one sample takes, so T is in seconds; f, in the 
 pass of a sample.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -68,10 +69,8 @@ def calibrate(
     if costs is None:
         some = done.any(axis=0)
         typical = np.array([np.nanmedian(seconds[:, b, w]) for b, w in np.argwhere(some)])
-        columns = [coordinates[some], setup[some], np.ones(len(typical))]
-        per_cycle, per_setup, message = _nonnegative(
-            columns if len(plan.tasks(0)) > 1 else columns[:1], typical
-        )
+        columns = np.stack([coordinates[some], setup[some], np.ones(len(typical))], axis=1)
+        per_cycle, per_setup, message = _costs(columns[:, : 3 if len(plan.tasks(0)) > 1 else 1], typical)
         setup_cycles = per_setup / per_cycle
     else:
         setup_cycles, message = costs.setup_cycles, costs.message_seconds
@@ -120,15 +119,15 @@ def _seconds(work: Sequence[Work], plan: CodingPlan) -> tuple[list[int], np.ndar
     """Iterations, and the seconds of each task in them, `[K, tasks, N]`, NaN for those that did not come."""
     if not work:
         raise ValueError("no work was measured: take the `work` of a training or of gradients")
-    workers, number = plan.num_workers, plan.numbers()
+    number = plan.numbers()
     if any((item.worker, item.block, item.subset) not in number for item in work):
         raise ValueError(
-            f"there is work of more than the {workers} workers and {len(plan.blocks)} blocks of this plan: "
-            "take that under one plan"
+            f"there is work of more than the {plan.num_workers} workers and {len(plan.blocks)} blocks of "
+            "this plan: take that under one plan"
         )
     iterations = sorted({item.iteration for item in work})
     place = {iteration: k for k, iteration in enumerate(iterations)}
-    seconds = np.full((len(iterations), len(plan.tasks(0)), workers), np.nan)
+    seconds = np.full((len(iterations), len(plan.tasks(0)), plan.num_workers), np.nan)
     for item in work:
         task = number[item.worker, item.block, item.subset]
         seconds[place[item.iteration], task, item.worker] = item.seconds
@@ -151,17 +150,16 @@ def _cycles(plan: CodingPlan, num_samples: float) -> tuple[np.ndarray, np.ndarra
     return coordinates, setup
 
 
-def _nonnegative(columns: Sequence[np.ndarray], values: np.ndarray) -> tuple[float, float, float]:
+def _costs(columns: np.ndarray, values: np.ndarray) -> list[float]:
     """Least squares, the first coefficient > 0 and all others ≥ 0; 0 for columns that are left out."""
     best, found = np.inf, np.zeros(3)
-    for choice in range(1, 2 ** len(columns), 2):  # always with the first
-        chosen = [k for k in range(len(columns)) if choice >> k & 1]
-        # Scaled: the columns differ by the number of coordinates.
-        scale = np.array([max(np.abs(columns[k]).max(), 1e-300) for k in chosen])
-        matrix = np.stack([columns[k] for k in chosen], axis=1) / scale
+    scale = np.maximum(np.abs(columns).max(axis=0), 1e-300)  # they differ by the number of coordinates
+    others = range(1, columns.shape[1])
+    for chosen in ([0, *more] for k in range(3) for more in itertools.combinations(others, k)):
+        matrix = (columns / scale)[:, chosen]
         solution = np.linalg.lstsq(matrix, values, rcond=None)[0]
         error = float(np.sum((matrix @ solution - values) ** 2))
         if solution[0] > 0 and solution.min() >= 0 and error < best * (1 - 1e-9):
             best, found = error, np.zeros(3)
-            found[chosen] = solution / scale
-    return float(found[0]), float(found[1]), float(found[2])
+            found[chosen] = solution / scale[chosen]
+    return found.tolist()

@@ -42,7 +42,11 @@ class Checkpoints:
             raise ImportError(
                 f"checkpoints are kept by Orbax, which is not installed: {to_install('cluster')}"
             ) from error
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # what fails is told here, in one line
+        if Path(folder).exists() and not Path(folder).is_dir():
+            raise NotADirectoryError(
+                f"checkpoints are kept in a folder, and {folder} is a file: name another"
+            )
         self._ocp = ocp
         # Not Orbax's own threads: after a write that failed they wait for minutes.
         options = ocp.CheckpointManagerOptions(
@@ -113,7 +117,13 @@ class Checkpoints:
 
     def _check_made_with(self, like: PyTree) -> None:
         with contextlib.suppress(FileNotFoundError):  # of an earlier version
-            kept = json.loads((self._folder / _DESCRIPTION).read_text())
+            try:
+                kept = {**json.loads((self._folder / _DESCRIPTION).read_text())}
+            except (ValueError, TypeError) as error:
+                raise ValueError(
+                    f"{self._folder / _DESCRIPTION} is damaged ({reason_of(error)}): whether the checkpoints "
+                    "beside it are of this training cannot be told. Remove it if you know that they are"
+                ) from error
             given = json.loads(json.dumps({_STATE: _shapes(like), **self._made_with}))
             other = [name for name in kept if name in given and not _alike(kept[name], given[name])]
             if other:
@@ -145,7 +155,8 @@ class Checkpoints:
         if isinstance(error, Exception) and not self._failed:
             warnings.warn(
                 f"the checkpoint of iteration {num_steps} could not be written to {self._folder} "
-                f"({reason_of(error)}): the training goes on, and tries again after each iteration",
+                f"({reason_of(error).partition(' [tensorstore_spec')[0]}): the training goes on, and tries "
+                "again after each iteration",
                 stacklevel=3,
             )
         self._failed = error is not None

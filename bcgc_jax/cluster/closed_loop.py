@@ -3,11 +3,12 @@
 Plans are made in a thread, and the workers compile them beside what they do: until all have, they go on.
 """
 
+import dataclasses
+import functools
 import time
 import warnings
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -17,11 +18,11 @@ import numpy as np
 from bcgc_jax._pytree import check_whole
 from bcgc_jax.adaptive import Decision, Planner, WorkPlan
 from bcgc_jax.adaptive.planner import CAUTIOUS
-from bcgc_jax.adaptive.rules import MOST_STORED, by_speed, even_shares, rules
+from bcgc_jax.adaptive.rules import MOST_STORED, Rule, Window, by_speed, even_shares, rules
 from bcgc_jax.cluster.collection import ClusterGradient
-from bcgc_jax.cluster.master import Cluster
 from bcgc_jax.cluster.processes import Assignment
-from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, num_samples, split_unevenly
+from bcgc_jax.cluster.told import Job, Plans
+from bcgc_jax.coding.gradients import CodingPlan, PyTree, num_samples, split_unevenly
 from bcgc_jax.coding.scheduled import assign
 from bcgc_jax.coding.training import TrainingScheme
 from bcgc_jax.plans.partitions import round_partition
@@ -29,6 +30,28 @@ from bcgc_jax.plans.partitions import round_partition
 # Blocks of two subsets each: on processes every task is a message. What the master takes for one, measured
 # with eight workers and 40 to 80 tasks each on two cores.
 PARTS, _MESSAGE_SECONDS = 2, 2.5e-4
+
+
+@dataclasses.dataclass(frozen=True)
+class ClosedLoop:
+    """Plans from what the workers take, with two subsets a worker from both ends to begin with.
+
+    Attributes:
+      max_stored: subsets of the data that a worker holds at most.
+      plan_options: `units`, `order`, `mean` and `construction` of `coding_plan`.
+    """
+
+    max_stored: int = MOST_STORED
+    plan_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    # As `Told` has them: there are as many workers as the cluster has, and it is not known how they start.
+    num_workers = start_up = None
+    name = "found while it trains"
+
+    def __post_init__(self) -> None:
+        check_whole("max_stored", self.max_stored, 1)
+
+    def begin(self, job: Job) -> Plans:
+        return Loop(self, job)
 
 
 class _Given(NamedTuple):
@@ -39,7 +62,7 @@ class _Given(NamedTuple):
     work: Assignment
 
 
-@dataclass
+@dataclasses.dataclass
 class _Round:
     """Plans for so many workers: what they have, have had and will have; what is made of even shares alone.
 
@@ -50,79 +73,62 @@ class _Round:
     now: _Given | None = None
     before: _Given | None = None
     next: _Given | None = None
-    even: dict[str, _Given] = field(default_factory=dict)
+    even: dict[str, _Given] = dataclasses.field(default_factory=dict)
 
 
-class ClosedLoop:
-    """Gives the workers of `cluster` their work, hears what it took, and plans in a thread meanwhile.
+class Loop(Plans):
+    """Of one training: gives the workers their work, hears what it took, and plans in a thread meanwhile."""
 
-    Args:
-      first, num_steps: iterations that are done already, and all of the training.
-      max_stored: subsets of the data that a worker holds at most.
-      options: `units`, `order`, `mean` and `construction` of the plans.
-    """
-
-    def __init__(
-        self,
-        cluster: Cluster,
-        loss: Loss,
-        params: PyTree,
-        data: PyTree,
-        first: int,
-        num_steps: int,
-        *,
-        key: jax.Array,
-        batch_size: int | None,
-        seed: int,
-        max_stored: int | None,
-        options: dict[str, Any],
-    ) -> None:
-        self._cluster, self._loss, self._params, self._data = cluster, loss, params, data
-        self._begun, self._num_steps, self._key, self._options = first, num_steps, key, options
-        self._batch_size, self._seed = batch_size, seed
-        self._max_stored = MOST_STORED if max_stored is None else max_stored
-        check_whole("max_stored", self._max_stored, 1)
+    def __init__(self, source: ClosedLoop, job: Job) -> None:
+        super().__init__(source, job)
+        self._begun = job.first
         # Where each subset gives as many samples, no worker can have more than another to do.
-        alike = batch_size is not None or callable(data)
-        self._rules = rules(PARTS, even_shares if alike else by_speed)
+        alike = job.batch_size is not None or callable(job.data)
+        made = rules(PARTS, even_shares if alike else by_speed)
+        self._rules = {name: functools.partial(self._made_by, rule) for name, rule in made.items()}
+        self._closed = False
         self._round: _Round | None = None
         self._decided: list[Decision] = []
         self._thread = ThreadPoolExecutor(1)
         self._planning: list[Future[None]] = []
 
     def close(self) -> None:
-        """What is not planned yet is not; what went wrong is told."""
-        self._thread.shutdown(cancel_futures=True)
+        """What is not planned yet is not, and nobody waits for what is; what went wrong is told."""
+        self._closed = True
+        self._thread.shutdown(wait=False, cancel_futures=True)
         for future in self._planning:
-            if not future.cancelled() and (error := future.exception()) is not None:
+            if future.done() and not future.cancelled() and (error := future.exception()) is not None:
                 warnings.warn(f"planning ended with an error: {error}", stacklevel=2)
 
+    def _made_by(self, rule: Rule, window: Window) -> WorkPlan:
+        """Unless the training has ended: the next of many rules may take seconds."""
+        if self._closed:
+            raise CancelledError
+        return rule(window)
+
     @property
-    def decisions(self) -> tuple[Decision, ...]:
+    def decisions(self) -> tuple[Decision, ...]:  # type: ignore[override]
         own = [] if self._round is None else self._round.planner.decisions
         return (*self._decided, *(d._replace(step=d.step + self._begun) for d in own))
 
     def is_ready(self) -> bool:
-        """Whether there is another plan, and the workers are ready for it."""
         given = None if self._round is None else self._round.next
-        return given is not None and self._cluster.is_ready(given.work)
+        return given is not None and self.job.cluster.is_ready(given.work)
 
     def give_work(self, members: Sequence[int]) -> TrainingScheme:
-        """The next plan to so many workers; with fewer or more than before the planning begins anew."""
-        count = len(members)
-        if self._round is None or self._round.planner.plan.num_workers != count:
-            self._round = self._begin(count)
+        """The next plan; with fewer or more workers than before the planning begins anew."""
+        if self._round is None or self._round.planner.plan.num_workers != len(members):
+            self._round = self._begin(len(members))
         now = self._round
         given = now.next or now.now
         assert given is not None
         known = [*now.even.values(), *filter(None, (now.before, now.now))]
         given.work.kept = tuple({one.work.number for one in known})
         now.before, now.now, now.next = now.now, given, None
-        first = now.planner.step == 0
         # To start processes and to compile is no part of what a change takes: the same is given again.
-        for _ in range(1 + first):
+        for _ in range(1 + (now.planner.step == 0)):
             begin = time.perf_counter()
-            self._cluster.take_up(given.work)
+            self.job.cluster.take_up(given.work)
         now.planner.taken_up(time.perf_counter() - begin)
         nothing = jnp.zeros(len(given.loads))
         return TrainingScheme(given.work.duty.plan, jnp.asarray(given.loads), nothing, method=given.made.name)
@@ -134,9 +140,9 @@ class ClosedLoop:
         self._planning = [future for future in self._planning if not future.cancel()]
         planner = Planner(
             count,
-            self._num_steps - self._begun,
-            key=self._key,
-            max_stored=self._max_stored,
+            self.job.num_steps - self._begun,
+            key=self.job.key,
+            max_stored=self.source.max_stored,
             message_seconds=_MESSAGE_SECONDS,
             rules=self._rules,
         )
@@ -152,52 +158,40 @@ class ClosedLoop:
             return ours.even[made.name]
         if ours.before is not None and made is ours.before.made:
             return ours.before
-        count = made.num_workers
-        parts = self._data if callable(self._data) else split_by(self._data, made.shares)
-        plan = plan_of(made, self._params, self._key, self._options)
-        work = self._cluster.prepare(
-            self._loss, plan, self._params, parts, batch_size=self._batch_size, seed=self._seed
+        job = self.job
+        parts = job.data if callable(job.data) else split_by(job.data, made.shares)
+        plan = plan_of(made, job.params, job.key, self.source.plan_options)
+        work = job.cluster.prepare(
+            job.loss, plan, job.params, parts, batch_size=job.batch_size, seed=job.seed
         )
-        shares = np.full(count, 1 / count)
-        if not (callable(parts) or self._batch_size):
+        sizes = np.ones(made.num_workers)
+        if not (callable(parts) or job.batch_size):
             sizes = np.array([num_samples(part) for part in parts], float)
-            shares = sizes / sizes.sum()
-        given = _Given(made, loads_of(plan, shares), work)
+        given = _Given(made, loads_of(plan, sizes / sizes.sum()), work)
         if even:
             ours.even[made.name] = given
         return given
 
-    def hear(self, found: ClusterGradient, start_ups: np.ndarray | float = 0.0) -> None:
-        """What an iteration took, of all and of each; `start_ups`, `[N]`, are slowness on purpose."""
+    def hear(self, found: ClusterGradient, start_ups: np.ndarray | float) -> None:
         now = self._round
         assert now is not None
         assert now.now is not None
-        seen = times_of(found, self._cluster.plan, now.now.loads, start_ups)
+        times, starts, known = times_of(found, self.job.cluster.plan, now.now.loads, start_ups)
         for done in [future for future in self._planning if future.done()]:
             self._planning.remove(done)
             done.result()  # what went wrong is told
-        preparing = now.next is not None
-        work = self._thread.submit(self._plan, *seen, found.seconds, now, now.now, preparing)
-        self._planning.append(work)
+        heard = times, known, found.seconds, now.now.made, starts, now.next is not None
+        self._planning.append(self._thread.submit(self._plan, now, now.now, heard))
 
-    def _plan(
-        self,
-        times: np.ndarray,
-        starts: np.ndarray,
-        known: np.ndarray,
-        seconds: float,
-        now: _Round,
-        ran: _Given,
-        preparing: bool,
-    ) -> None:
+    def _plan(self, now: _Round, ran: _Given, heard: tuple[Any, ...]) -> None:
         """In the thread: one plan after the other, so that no worker prepares two."""
-        now.planner.observe(times, known, seconds, ran.made, starts, preparing)
+        now.planner.observe(*heard)
         if now is self._round and now.next is None and ran is now.now and now.planner.plan is not ran.made:
             given = self._put(now.planner.plan, now)
             now.next = None if given is ran else given
 
 
-def plan_of(given: WorkPlan, params: PyTree, key: jax.Array, options: dict[str, Any]) -> CodingPlan:
+def plan_of(given: WorkPlan, params: PyTree, key: jax.Array, options: Mapping[str, Any]) -> CodingPlan:
     """For the units of these parameters."""
     sizes, total = np.asarray(given.plan.sizes, float), sum(np.size(leaf) for leaf in jax.tree.leaves(params))
     scaled = given.plan.with_sizes(sizes / sizes.sum() * total)
@@ -227,7 +221,7 @@ def loads_of(plan: CodingPlan, shares: np.ndarray) -> np.ndarray:
 
 
 def times_of(
-    found: ClusterGradient, plan: CodingPlan, loads: np.ndarray, start_ups: np.ndarray | float = 0.0
+    found: ClusterGradient, plan: CodingPlan, loads: np.ndarray, start_ups: np.ndarray | float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What each worker takes for 1/N of all work, by its last task; its start-up; whether they are known.
 

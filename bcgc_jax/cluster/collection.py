@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from bcgc_jax.cluster import signals
 from bcgc_jax.cluster.coded import Coded
 from bcgc_jax.cluster.holders import Question, Summed
 from bcgc_jax.cluster.machine_check import unlike
@@ -55,10 +56,7 @@ class ClusterGradient(NamedTuple):
 
 
 class Collection:
-    """One iteration of `processes`, by a new `rule`.
-
-    `call` is new for each collection, and what its end stops; `iteration` is what samples are drawn for.
-    """
+    """One iteration of `processes`, by a new `rule`; `call` is new for each one, and what its end stops."""
 
     def __init__(
         self,
@@ -68,14 +66,12 @@ class Collection:
         finish: np.ndarray | None,
         *,
         call: int,
-        iteration: int,
     ) -> None:
-        assert processes.duty is not None
         self.processes, self.plan, self.ray = processes, processes.duty.plan, processes.ray
         self.rule, self.blocks, self.params, self.finish = rule, self.plan.blocks, params, finish
-        self.call, self.iteration = call, iteration
+        self.call, self.workers = call, range(self.plan.num_workers)
         self.begin = self.looked = time.monotonic()
-        self.arrived = np.zeros((len(self.blocks), len(processes)), bool)
+        self.arrived = np.zeros((len(self.blocks), len(self.workers)), bool)
         self.completed = np.full(len(self.blocks), np.inf)
         self.parts: list[Any] = [None] * len(self.blocks)
         self.work: list[Work] = []
@@ -91,7 +87,7 @@ class Collection:
     def run(self) -> ClusterGradient:
         """The gradient; raises WorkersLost where there is none, and what the loss raised."""
         try:
-            for worker in range(len(self.processes)):
+            for worker in self.workers:
                 self._dispatch(worker)
             self._check()
             while not np.all(np.isfinite(self.completed)):
@@ -99,7 +95,7 @@ class Collection:
         finally:
             for worker in self.streams:  # also where it ends with an exception
                 if (process := self.processes[worker]) is not None:
-                    process.stop(self.call)
+                    process.actor.stop.remote(self.call)
         gradient = jax.block_until_ready(assemble_gradient(self.blocks, self.parts, self.params))
         seconds = time.monotonic() - self.begin
         return ClusterGradient(gradient, seconds, self.completed, self.arrived, tuple(self.work))
@@ -127,7 +123,7 @@ class Collection:
         for question in questions:
             process = self.processes[question.worker]
             assert process is not None  # of a lost one nothing counts as done
-            answer = process.deliver(self.call, question.block, question.subsets)
+            answer = process.actor.deliver.remote(self.call, question.block, question.subsets)
             self.asked[answer], self.waiting[answer] = question, question.worker
 
     def _dispatch(self, worker: int) -> None:
@@ -141,7 +137,7 @@ class Collection:
                 self._lose(worker, "hung")
             return
         finish = None if self.finish is None else self.finish[:, worker]
-        stream = process.compute(self.call, self.iteration, self.leaves, finish)
+        stream = process.compute(self.call, self.processes.iteration, self.leaves, finish)
         self.streams[worker] = stream
         self.waiting[stream] = worker
 
@@ -149,6 +145,7 @@ class Collection:
         """Wait for whatever comes next, and take all that is there."""
         waiting, pause = list(self.waiting), self.processes.pause
         ready, _ = self.ray.wait(waiting, num_returns=1, timeout=pause)
+        signals.check()
         if ready and len(waiting) > 1:
             ready, _ = self.ray.wait(waiting, num_returns=len(waiting), timeout=0)
         for item in ready:
@@ -174,7 +171,11 @@ class Collection:
             return
         if item is not self.streams.get(worker):
             del self.waiting[item]
-            error = None if process.starting is None else self._error_of_start(worker)
+            error = None
+            if process.starting is not None:
+                error = self.processes.has_loaded(worker)
+                if error is None and (why := unlike(self.plan, self.processes.machines)):
+                    error = RuntimeError(why)  # a successor; the others have been compared
             if error is None:
                 self._dispatch(worker)
             else:
@@ -188,7 +189,7 @@ class Collection:
                 self._end(worker)
                 return
             heard, subset = time.monotonic() - self.begin, self.plan.subset_of(message.task)
-            task = self.iteration, worker, message.task.block
+            task = self.processes.iteration, worker, message.task.block
             self.work.append(Work(*task, message.seconds, subset, message.done, heard))
             self._add(worker, message)
             if message.task == self.plan.tasks(worker)[-1]:
@@ -213,40 +214,31 @@ class Collection:
         else:
             process.speaks()
 
-    def _error_of_start(self, worker: int) -> Exception | None:
-        error = self.processes.has_loaded(worker)
-        if error is None and (
-            why := unlike(self.plan, self.processes.machines)
-        ):  # a successor; the others have been compared
-            return RuntimeError(why)
-        return error
-
     def _lose_by(self, error: Exception, worker: int) -> None:
         """Raises what all workers raise."""
-        if isinstance(error, self.ray.exceptions.RayTaskError):
+        raised = isinstance(error, self.ray.exceptions.RayTaskError)
+        if raised:
             self.processes.check_raised({worker: error})
-            what = "failed"
-        else:
-            what = "died" if isinstance(error, self.ray.exceptions.RayError) else "failed"
-        self._lose(worker, what, error)
+        died = isinstance(error, self.ray.exceptions.RayError) and not raised
+        self._lose(worker, "died" if died else "failed", error)
 
     def _lose(self, worker: int, what: str, error: Exception | None = None) -> None:
         """Forget what was expected of a worker; expect its successor."""
         self.waiting = {item: w for item, w in self.waiting.items() if w != worker}
         self.asked = {item: question for item, question in self.asked.items() if item in self.waiting}
         self.streams.pop(worker, None)
-        self.processes.lose(worker, what, self.iteration, error)
+        self.processes.lose(worker, what, error)
         self._dispatch(worker)
         self._ask(self.rule.lose(worker))
 
     def _check(self) -> None:
         """WorkersLost where what has come and what may come is too little for a block."""
-        coming = np.zeros(len(self.processes), bool)
+        coming = np.zeros(len(self.workers), bool)
         coming[list(self.waiting.values())] = True
         short = ~np.isfinite(self.completed) & ~self.rule.possible(coming)
         if short.any():
             level = min(self.blocks[b].level for b in np.flatnonzero(short))
-            self.processes.lose_gone(self.iteration)
+            self.processes.lose_gone()
             raise WorkersLost(
                 self.processes.lost,
                 f"a block at level {level} survives no more than {level} of them{self.processes.why}; plan "

@@ -1,25 +1,24 @@
 """Ray, as an optional extra: found, started on this machine or joined, and the worker as an actor of it."""
 
+import contextlib
 import os
 import re
 import secrets
-import shutil
+import select
 import signal
 import socket
-import tempfile
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
 from bcgc_jax._extras import to_install
+from bcgc_jax.cluster import signals
+from bcgc_jax.cluster.folders import is_safe, private_folder
 from bcgc_jax.cluster.machine_check import Machine, machine
-from bcgc_jax.cluster.ray_cleanup import end_all, interrupts_held_back
 from bcgc_jax.cluster.sources import Shelf
 from bcgc_jax.cluster.worker import Message, WorkerProcess
 from bcgc_jax.coding.gradients import num_samples
@@ -43,22 +42,26 @@ class Programs(NamedTuple):
     seconds: float
 
 
-@contextmanager
+@contextlib.contextmanager
 def shared_programs() -> Iterator[Programs]:
     """Where the master keeps its own, or a folder for as long as there are workers.
 
     The workers hardly gain at their start, when all compile the same at once; a worker that replaces another
     starts in half the time (1.1 s for 1.9 s), and a plan of the same blocks is taken up in a tenth.
     """
-    if folder := jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
+    folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    if folder and is_safe(os.path.realpath(folder)):
         seconds = jax.config.jax_persistent_cache_min_compile_time_secs  # type: ignore[attr-defined]
-        yield Programs(folder, seconds)
+        yield Programs(os.path.realpath(folder), seconds)
         return
-    with tempfile.TemporaryDirectory(prefix="bcgc-", ignore_cleanup_errors=True) as folder:
-        yield Programs(folder, 0.0)
+    with private_folder() as own:
+        yield Programs(own, 0.0)
 
 
-_TOKEN = secrets.token_hex(32)  # Ray keeps the one that a process begins with
+# Ray keeps the one that a process begins with.
+_TOKEN = secrets.token_hex(32)
+# Seconds that a cluster has to take a connection, and to answer; that Ray's processes have to end.
+_PATIENCE, _ENDING = 5.0, 5.0
 
 
 def _have_token() -> None:
@@ -67,22 +70,22 @@ def _have_token() -> None:
         os.environ.setdefault("RAY_AUTH_TOKEN", _TOKEN)
 
 
-# Seconds until a cluster must have taken a connection. Letters of a folder that leave room for a socket's.
-_PATIENCE, _PLACE = 5.0, 20
-
-
 def load_ray(*, local: bool = True) -> Any:
     """The module `ray`; ImportError that says what to install."""
     # Read when Ray is imported: no statistics leave the machine, a worker without a share of a GPU does not
-    # see any (all would take most of the memory of the first), and servers listen on the loopback address
-    # alone (the name of the setting is that of the systems where this is Ray's default; an explicit address
-    # of 127.0.0.1 is replaced).
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
-    # What happens to workers is in `Cluster.faults`: not a paragraph for each on stdout.
-    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "worker died or was killed|worker processes have been")
-    if local:
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    # see any (all would take most of the memory of the first), no answer of Ray's own to SIGTERM, a stack and
+    # an abortion, and servers listen on the loopback address alone (the name of the setting is that of the
+    # systems where this is Ray's default; an explicit address of 127.0.0.1 is replaced).
+    settings = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+        "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
+        # What happens to workers is in `Cluster.faults`: not a paragraph for each on stdout.
+        "RAY_DEDUP_LOGS_SKIP_REGEX": "worker died or was killed|worker processes have been",
+    }
+    settings |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} if local else {}
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
     try:
         import ray
     except ImportError as error:
@@ -95,23 +98,23 @@ def load_ray(*, local: bool = True) -> Any:
 class _Started:
     """Ray as a cluster of this process has started or joined it; the last of its `users` ends it."""
 
-    def __init__(self, ending: ExitStack) -> None:
+    def __init__(self, ending: contextlib.ExitStack) -> None:
         self.ending, self.users = ending, 0
 
 
 _started: _Started | None = None
-_told_to_leave: int | None = None  # the number of the signal
 
 
-@contextmanager
+@contextlib.contextmanager
 def session(address: str | None, num_workers: int, store_bytes: int) -> Iterator[Any]:
     """Ray, on this machine alone, or joined at `address`; one that runs already is used.
 
     It ends with the last session that uses it, unless the caller has started it. Locally a worker counts as
     one CPU however many there are: they may share them.
     """
-    global _started, _told_to_leave
-    with ExitStack() as ending:
+    global _started
+    with contextlib.ExitStack() as ending:
+        ending.enter_context(signals.handled())  # before anything is made
         ending.enter_context(_settings_restored())
         ray = load_ray(local=address is None)
         if not ray.is_initialized():
@@ -128,8 +131,7 @@ def session(address: str | None, num_workers: int, store_bytes: int) -> Iterator
     try:
         yield ray
     except SystemExit as error:
-        if _told_to_leave is not None:  # a call of Ray's that it interrupts passes on another code
-            error.code, _told_to_leave = 128 + _told_to_leave, None
+        signals.set_status(error)
         raise
     finally:
         if started is not None:
@@ -139,20 +141,22 @@ def session(address: str | None, num_workers: int, store_bytes: int) -> Iterator
                 started.ending.close()
 
 
-def _start(ray: Any, ending: ExitStack, address: str | None, num_workers: int, store_bytes: int) -> None:
+def _start(
+    ray: Any, ending: contextlib.ExitStack, address: str | None, num_workers: int, store_bytes: int
+) -> None:
     """What undoes it is put on the stack `ending`."""
-    answer = signal.getsignal(signal.SIGTERM)
     options: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
     if address is None:
         _have_token()
+        folder = os.path.join(ending.enter_context(private_folder()), "ray")
         # With room for the workers that replace others; a store smaller than 80 MB is refused.
         options |= {
             "num_cpus": 2 * num_workers,
             "object_store_memory": max(2 * store_bytes, 100 * 2**20),
             "include_dashboard": False,
-            "_temp_dir": (folder := ending.enter_context(_private_folder())),
+            "_temp_dir": folder,
         }
-        ending.callback(end_all, ray.shutdown, folder)
+        ending.callback(_end_all, ray.shutdown, folder)
     else:
         _check_answers(address)
         ending.callback(ray.shutdown)
@@ -161,8 +165,10 @@ def _start(ray: Any, ending: ExitStack, address: str | None, num_workers: int, s
         # Ray's children are new programs: they do not run on in a copy of this one.
         warnings.filterwarnings("ignore", "os.fork.. was called", RuntimeWarning)
         try:
-            with interrupts_held_back():
-                ray.init(address=address or "local", **options)
+            with signals.held_back():
+                ray.init(address or "local", **options)
+        except SystemExit as error:  # Ray has answered SIGTERM, in its own way
+            raise SystemExit(128 + signal.SIGTERM) from error
         except ConnectionError as error:
             if address is None:
                 raise
@@ -171,20 +177,11 @@ def _start(ray: Any, ending: ExitStack, address: str | None, num_workers: int, s
                 "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what `ray get-auth-token` says on its head, if "
                 "that is another machine; else it may be of another version of Ray"
             ) from error
-    if answer is not None and threading.current_thread() is threading.main_thread():
-        # Ray's answer to SIGTERM prints its stack and may abort: contexts are to end in order instead.
-        signal.signal(signal.SIGTERM, _leave if answer is signal.SIG_DFL else answer)
 
 
-def _leave(number: int, frame: Any) -> None:
-    global _told_to_leave
-    _told_to_leave = number
-    raise SystemExit(128 + number)
-
-
-@contextmanager
+@contextlib.contextmanager
 def _settings_restored() -> Iterator[None]:
-    """What Ray, or what is said to it, leaves in the environment, and its answer to SIGTERM, do not stay.
+    """What Ray, or what is said to it, leaves in the environment does not stay.
 
     But for the mode that it has chosen to authenticate with: it keeps that in its memory too, and processes
     that are started in another one later would be refused.
@@ -195,48 +192,72 @@ def _settings_restored() -> Iterator[None]:
         chosen = (k for k in os.environ if (k.startswith("RAY_") and k != kept) or k == "PYTHONBREAKPOINT")
         return {name: os.environ[name] for name in chosen}
 
-    before, answer = settings(), signal.getsignal(signal.SIGTERM)
+    before = settings()
     try:
         yield
     finally:
         for name in settings().keys() - before.keys():
             del os.environ[name]
         os.environ |= before
-        if answer is not None and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, answer)
 
 
-@contextmanager
-def _private_folder() -> Iterator[str]:
-    """In one of mode 700, for as long as Ray runs, which lets everybody write in its own, the sockets' too.
+def _end_all(shutdown: Callable[[], None], folder: str) -> None:
+    """Call `shutdown`, and end what it leaves of the processes that this one has started with a `folder`.
 
-    A socket's path has 103 letters at most, on Linux 107, and Ray adds some 70 to the folder's.
+    Children of theirs included: Ray's agents look for its server for a minute before they end. On Linux.
     """
-    places = os.environ.get("RAY_TMPDIR", ""), tempfile.gettempdir(), "/tmp"
-    short = [place for place in places if 0 < len(place) <= _PLACE]
-    folder = tempfile.mkdtemp(prefix="bcgc-", dir=short[0] if short else None)
+    handles = []
+    for pid in _started_with(folder):
+        with contextlib.suppress(AttributeError, OSError):
+            handles.append(os.pidfd_open(pid))
     try:
-        yield os.path.join(folder, "ray")
+        with signals.held_back():
+            shutdown()
+            until = time.monotonic() + _ENDING
+            for handle in handles:
+                if not select.select([handle], [], [], max(until - time.monotonic(), 0))[0]:
+                    signal.pidfd_send_signal(handle, signal.SIGKILL)
     finally:
-        for _ in range(10):  # its last processes write while they end
-            shutil.rmtree(folder, ignore_errors=True)
-            if not os.path.exists(folder):
-                break
-            time.sleep(0.1)
+        for handle in handles:
+            os.close(handle)
+
+
+def _started_with(folder: str) -> set[int]:
+    """Children of this process whose command names the folder, and all that they have started."""
+    parents, named = {}, set()
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, ValueError):
+            pid = int(entry.name)
+            parents[pid] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            if parents[pid] == os.getpid() and folder in (entry / "cmdline").read_text(errors="replace"):
+                named.add(pid)
+    while more := {pid for pid, parent in parents.items() if parent in named} - named:
+        named |= more
+    return named
+
+
+# What a client of gRPC says first, and the type of the frame, in the fourth byte, that a server begins with.
+_PREFACE, _SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]), 4
 
 
 def _check_answers(address: str) -> None:
-    """ConnectionError where nobody listens: Ray itself would try for minutes, then end the process."""
+    """ConnectionError where nobody answers as Ray does: it would try for minutes, then end the process."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
         raise ConnectionError(f"the address of a Ray cluster is HOST:PORT, got {address}")
     try:
-        socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
+        with socket.create_connection((host, int(port)), timeout=_PATIENCE) as line:
+            if os.environ.get("RAY_USE_TLS", "0") != "0":  # encrypted from the first byte on
+                return
+            line.sendall(_PREFACE)
+            answer = line.recv(9)
     except (OSError, OverflowError) as error:
         raise ConnectionError(
             f"no Ray cluster answers at {address}: start one with `ray start --head`, or give no address to "
             f"run on this machine alone ({error})"
         ) from error
+    if answer[3:4] != bytes([_SETTINGS]):
+        raise ConnectionError(f"what listens at {address} is no Ray cluster: the port of one is 6379 mostly")
 
 
 def preferably_not_on(node: str) -> Any:
@@ -279,7 +300,7 @@ class _Bench:
 
     def make(self, order: Order, programs: Programs, fetched: Callable[[Any], Any]) -> WorkerProcess:
         """As ordered, once; what is not to be kept is forgotten."""
-        if os.access(programs.folder, os.W_OK):  # else this is another machine
+        if is_safe(programs.folder):  # else this is another machine
             jax.config.update("jax_compilation_cache_dir", programs.folder)
             jax.config.update("jax_persistent_cache_min_compile_time_secs", programs.seconds)
         name = order.number, order.worker

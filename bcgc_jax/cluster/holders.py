@@ -29,15 +29,15 @@ class Holders:
     >>> from bcgc_jax.plans.schedules import Group, schedule_of
     >>> both = schedule_of([Group(2, 1)], [1.0])  # of two workers each its own subset, then the other's
     >>> holders = Holders(schedule_plan(both, np.zeros(1), num_workers=2))
-    >>> holders.report(worker=1, block=0, subset=1)
+    >>> holders.report(worker=1, block=0, subsets=(1,))
     []
-    >>> [(q.worker, q.subsets) for q in holders.report(worker=1, block=0, subset=0)]  # it is the faster one
+    >>> [(q.worker, q.subsets) for q in holders.report(1, 0, (0,))]  # it is the faster one
     [(1, (0, 1))]
     >>> holders.lose(1)  # and dies: nobody else has what it had
     []
-    >>> holders.report(worker=0, block=0, subset=0), holders.possible(np.array([True, False])).tolist()
+    >>> holders.report(0, 0, (0,)), holders.possible(np.array([True, False])).tolist()
     ([], [True])
-    >>> asked = holders.report(worker=0, block=0, subset=1)
+    >>> asked = holders.report(0, 0, (1,))
     >>> holders.answer(asked[0].number) == asked[0], holders.is_done(0)
     (True, True)
     """
@@ -53,9 +53,9 @@ class Holders:
         self._asked = np.zeros(workers, int)
         self._next = 0
 
-    def report(self, worker: int, block: int, subset: int) -> list[Question]:
+    def report(self, worker: int, block: int, subsets: tuple[int, ...]) -> list[Question]:
         """A worker has finished a block of a subset."""
-        self._finished[block, worker, subset] = True
+        self._finished[block, worker, subsets[0]] = True
         return self.due(block)
 
     def answer(self, number: int) -> Question | None:
@@ -103,20 +103,17 @@ class Holders:
         return questions
 
 
-class Summed:
-    """One iteration with the sums themselves: a block is the sum of those that were asked for."""
+class Summed(Holders):
+    """The same with the sums themselves: a block is the sum of those that were asked for."""
 
     def __init__(self, decoder: Decoder) -> None:
-        self.decoder, self.holders = decoder, Holders(decoder.plan)
+        super().__init__(decoder.plan)
+        self.decoder = decoder
         self._totals: list[Any] = [None] * len(decoder.plan.blocks)
-        self.lose, self.possible, self.due = self.holders.lose, self.holders.possible, self.holders.due
-
-    def report(self, worker: int, block: int, subsets: tuple[int, ...]) -> list[Question]:
-        return self.holders.report(worker, block, subsets[0])
 
     def take(self, question: Question, values: np.ndarray) -> bool:
         """A sum came: whether it counts."""
-        if self.holders.answer(question.number) is None:
+        if self.answer(question.number) is None:
             return False
         total = self._totals[question.block]
         if total is None or not total.flags.writeable:  # the first one is Ray's own
@@ -127,7 +124,7 @@ class Summed:
 
     def part(self, block: int) -> list[Array] | None:
         """The pieces of a block, None before its last sum."""
-        if not self.holders.is_done(block):
+        if not self.is_done(block):
             return None
         total, self._totals[block] = self._totals[block], None
         return self.decoder.sum(block, np.ones(1), [total])

@@ -34,7 +34,7 @@ class Step(NamedTuple):
 class Watch:
     """Evaluates parameters and tells listeners beside the training, one iteration after the other.
 
-    A context manager; at its end all is told. What was raised there a later `add` raises, or the end.
+    At its end all is told. What was raised there a later `add` raises, or the end.
     """
 
     def __init__(self, evaluate: Callable[[PyTree], Any], told: Callable[[Step], None] | None) -> None:

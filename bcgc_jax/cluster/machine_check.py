@@ -1,14 +1,14 @@
 """Do the workers compute alike? A code amplifies what they round differently, however wide its messages are.
 
-Types of CPU, their instructions and versions of libraries decide on the last bits of a gradient. A code takes
-the sums over the same subset from several workers as equal: at an amplification of thousands, what the fourth
-digit of a float32 gradient loses is the difference between two types of CPU.
+Types of CPU and versions of libraries decide on the last bits of a gradient. A code takes the sums over the
+same subset from several workers as equal: an amplification of thousands costs float32 the fourth digit.
 """
 
 import os
 import platform
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 import jaxlib
@@ -32,21 +32,13 @@ def machine() -> Machine:
 def _cpu() -> str:
     """Its name, and a checksum of the names of its instructions."""
     try:
-        with open("/proc/cpuinfo") as file:
-            lines = [line.partition(":") for line in file.read().partition("\n\n")[0].splitlines()]
+        first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
     except OSError:
         return platform.processor()
+    lines = (line.partition(":") for line in first.splitlines())
     facts = {name.strip().lower(): value.strip() for name, _, value in lines}
     instructions = facts.get("flags") or facts.get("features", "")
     return f"{facts.get('model name', platform.processor())} {zlib.crc32(instructions.encode()):08x}"
-
-
-def differences(machines: Sequence[Machine | None]) -> str:
-    """What these machines do not have in common, "" if all is; None for one not known."""
-    known = [each for each in machines if each is not None]
-    names = sorted({name for each in known for name in each})
-    values = {name: sorted({each.get(name, "") for each in known}) for name in names}
-    return ", ".join(f"{name} {' / '.join(map(repr, v))}" for name, v in values.items() if len(v) > 1)
 
 
 def unlike(plan: CodingPlan, machines: Sequence[Machine | None]) -> str:
@@ -58,10 +50,10 @@ def unlike(plan: CodingPlan, machines: Sequence[Machine | None]) -> str:
     >>> unlike(coding_plan(jax.random.key(0), {"w": np.zeros(3)}, [3, 0]), [{"CPU": "a"}, {"CPU": "b"}])
     ''
     """
-    if not any(code.wide for code in plan.codes):
-        return ""
-    differ = differences(machines)
-    if not differ:
+    known = [each for each in machines if each is not None]
+    values = {name: sorted({each.get(name, "") for each in known}) for name in sorted(set().union(*known))}
+    differ = ", ".join(f"{name} {' / '.join(map(repr, v))}" for name, v in values.items() if len(v) > 1)
+    if not differ or not any(code.wide for code in plan.codes):
         return ""
     return (
         f"the workers differ in {differ}, and so do the last bits of what they compute, which a "

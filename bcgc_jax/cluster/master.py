@@ -6,21 +6,23 @@ new process with the same data, or the caller is told (`WorkersLost`) and plans 
 
 import contextlib
 import functools
-import warnings
-from collections.abc import Callable, Sequence
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bcgc_jax.cluster import signals
 from bcgc_jax.cluster.coded import Coded
 from bcgc_jax.cluster.collection import ClusterGradient, Collection
 from bcgc_jax.cluster.decoder import Decoder
 from bcgc_jax.cluster.engine import session, shared_programs
 from bcgc_jax.cluster.holders import Summed
 from bcgc_jax.cluster.machine_check import unlike
-from bcgc_jax.cluster.processes import Assignment, Fault, Processes
+from bcgc_jax.cluster.processes import Assignment, Processes
 from bcgc_jax.cluster.sources import Made, Source
 from bcgc_jax.cluster.worker import Duty
 from bcgc_jax.coding.codes import refuse_complex
@@ -33,7 +35,7 @@ from bcgc_jax.plans import plan as plans
 _NEVER = 1e9
 
 
-class Cluster:
+class Cluster(Processes):
     r"""N worker processes, and the gradients that they compute together.
 
     Args:
@@ -45,8 +47,8 @@ class Cluster:
       store_bytes: of the data and the parameters, for the size of Ray's store.
       num_gpus: of each worker, a share if less than 1; workers without one compute on the CPU.
 
-    A context manager: at its end all processes are gone. `faults` are those of all iterations; `size` is how
-    many workers were asked for, whoever was given up since.
+    A context manager: at its end all processes are gone. `faults` are those of all iterations, `pids` the
+    processes, and `size` is how many workers were asked for, whoever was given up since.
 
     Raises ImportError without Ray, ConnectionError where there is no cluster at the address, ValueError where
     it has too few free CPUs: each worker takes one, and on this machine alone they share what there is.
@@ -72,104 +74,44 @@ class Cluster:
     ) -> None:
         if num_workers < 1 or not patience > 0:
             raise ValueError("a cluster needs at least one worker, and patience of more than 0 seconds")
-        self.size = num_workers
-        self.iteration = 0
-        self._calls = 0
-        self._closed = False
+        self._numbers, self._calls = itertools.count(1), 0  # of what is put, from any thread
         self._rule: Callable[[], Coded | Summed] | None = None
+        self._used = threading.RLock()
         # Names of functions that make data, by what tells them apart for as long as they are kept.
         self._sources: dict[int, tuple[int, Source]] = {}
         with contextlib.ExitStack() as stack:
-            programs = stack.enter_context(shared_programs())
             ray = stack.enter_context(session(address, num_workers, store_bytes))
-            self._processes = Processes(
-                ray,
-                num_workers,
-                replace=replace,
-                patience=patience,
-                num_gpus=num_gpus,
-                programs=programs,
-            )
-            stack.callback(self._processes.end)
+            programs = stack.enter_context(shared_programs())
+            settings: Any = {"replace": replace, "patience": patience, "num_gpus": num_gpus}
+            super().__init__(ray, num_workers, programs=programs, **settings)
+            stack.callback(self._end)
             self._stack = stack.pop_all()
 
     def __enter__(self) -> "Cluster":
         return self
 
     def __exit__(self, *raised: Any) -> None:
-        self._closed = True
         self._stack.__exit__(*raised)
 
     def close(self) -> None:
         """End all processes. What another `Cluster` of this process has is left to it."""
-        self._closed = True
         self._stack.close()
 
-    @property
-    def num_workers(self) -> int:
-        return len(self._processes)
-
-    @property
-    def faults(self) -> list[Fault]:
-        return self._processes.faults
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        """One thread at a time, and within one: a signal ends it; ValueError where another thread is."""
+        if not self._used.acquire(blocking=False):
+            raise ValueError("the cluster is at work in another thread: one training at a time, or one each")
+        try:
+            with signals.listening():
+                yield
+        finally:
+            self._used.release()
 
     @property
     def plan(self) -> CodingPlan:
         """That the workers have been given."""
-        if self._processes.duty is None:
-            raise ValueError("the workers have no work yet: call assign first")
-        return self._processes.duty.plan
-
-    @property
-    def lost(self) -> tuple[int, ...]:
-        """Workers that are lost and not being replaced."""
-        return self._processes.lost
-
-    @property
-    def pids(self) -> tuple[int | None, ...]:
-        """The process of each worker, None while it starts."""
-        return self._processes.pids
-
-    def resize(self, num_workers: int) -> None:
-        """Have this many workers from the next `assign` on, lost ones replaced.
-
-        Raises ValueError where the Ray cluster has no room for them.
-        """
-        if num_workers < 1:
-            raise ValueError(f"a cluster needs at least one worker, got {num_workers}")
-        self._check_open()
-        self._processes.resize(num_workers)
-        self.size = num_workers
-
-    @property
-    def assigned(self) -> bool:
-        """Whether the workers have work: not before the first `assign`, nor between `resize` and the next."""
-        return self._processes.duty is not None
-
-    def returning(self) -> int:
-        """For how many of those given up for want of room there is room again; looked at each second at most.
-
-        The next `assign` may be for so many workers more.
-        """
-        self._check_open()
-        return self._processes.returning(self.size - self.num_workers)
-
-    def restore(self) -> None:
-        """Have `size` workers again from the next `assign` on, in place of those given up too.
-
-        Where the Ray cluster has no room for them, those left, with a warning; ValueError if none are.
-        """
-        self._check_open()
-        left = self.num_workers - len(self.lost)
-        if left == self.size:
-            return
-        try:
-            self._processes.resize(self.size)
-        except ValueError as error:
-            if not left:
-                raise
-            self._processes.resize(left)
-            warnings.warn(f"it goes on with {left} of {self.size} workers: {error}", stacklevel=3)
+        return self.duty.plan
 
     def assign(
         self,
@@ -182,8 +124,6 @@ class Cluster:
         seed: int = 0,
     ) -> None:
         """Give the workers their plan and data, and wait until they have compiled what they need.
-
-        The same as `take_up(prepare(…))`.
 
         A schedule stands for `schedule_plan(schedule, params, len(subsets))`, which is to be called for other
         units, another order of the leaves, and losses that are sums.
@@ -230,36 +170,38 @@ class Cluster:
             given = subsets
             if len(given) != workers:
                 raise ValueError(f"there must be {workers} subsets, one a worker, got {len(given)}")
-            weights = _weights(plan.mean, given, batch_size)
+            sizes = np.array([num_samples(data) for data in subsets], float)
+            check_batch_size(batch_size, int(sizes.min()))
+            weights = sizes / sizes.mean() if plan.mean else weights  # what each subset's loss counts
             tell_of_loops(loss, plan, params, given[0])
         host: tuple[CodingPlan, PyTree] = jax.tree.map(np.asarray, (plan, params))
         x64 = bool(jnp.result_type(float) == jnp.float64)
-        return self._processes.put(Duty(loss, *host, weights, batch_size, seed, x64), given)
-
-    def is_ready(self, work: Assignment) -> bool:
-        """Whether all workers have compiled what they need for it, as far as they are there."""
-        return self._processes.prepare(work)
+        duty = Duty(loss, *host, weights, batch_size, seed, x64)
+        put = [
+            data if isinstance(data, Made) else self.ray.put(jax.tree.map(np.asarray, data)) for data in given
+        ]
+        return Assignment(next(self._numbers), duty, self.ray.put(duty), put)
 
     def take_up(self, work: Assignment) -> None:
         """Have the workers do that from now on, compiled or not; raises what `assign` does."""
-        self._check_open()
         plan, params, batch_size = work.duty.plan, work.duty.params, work.duty.batch_size
-        # Before all else: what it refuses leaves the workers with what they had.
-        self._processes.resize(plan.num_workers)
-        self._processes.assign(work)
-        self._rule, rule = None, work.rule or _rule_of(plan, params)
-        self._processes.wait_until_loaded(self.iteration)
-        if why := unlike(plan, self._processes.machines):
-            raise ValueError(why)
-        if any(isinstance(data, Made) for data in work.subsets):
-            self._check_samples(batch_size)
-        self._rule = rule
-        if work.ready < len(self._processes):  # Ray's first call of a method takes longer than the others
-            self._collect(params, None)
+        with self.at_work():
+            # Before all else: what it refuses leaves the workers with what they had.
+            self._resize(plan.num_workers)
+            self._give(work)
+            self._rule, rule = None, work.rule or _rule_of(plan, params)  # while they load
+            self._wait_until_loaded()
+            if why := unlike(plan, self.machines):
+                raise ValueError(why)
+            if any(isinstance(data, Made) for data in work.subsets):
+                self._check_samples(batch_size)
+            self._rule = rule
+            if work.ready < self.num_workers:  # Ray's first call of a method takes longer than the others
+                self._collect(params, None)
 
     def _check_samples(self, batch_size: int | None) -> None:
         """ValueError where subsets that were made on the workers are not of one size, or too small."""
-        counts = sorted(self._processes.sample_counts())
+        counts = sorted({count for process in self._living for count in process.samples})
         if len(counts) > 1 or (batch_size is not None and counts[0] < batch_size):
             needed = "" if batch_size is None else f", and of {batch_size} samples at least"
             raise ValueError(
@@ -286,19 +228,13 @@ class Cluster:
         self.iteration = self.iteration + 1 if iteration is None else iteration
         return self._collect(params, finish)
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ValueError(
-                "the cluster is closed, its processes are gone: make another, and use it in its `with`"
-            )
-
     def _collect(self, params: PyTree, finish: np.ndarray | None) -> ClusterGradient:
         self._check_open()
-        if self._rule is None or self._processes.duty is None:
+        if self._rule is None:
             raise ValueError("the workers have no work yet: call assign first")
         self._calls += 1
-        given = self._rule(), self._processes, params, finish
-        return Collection(*given, call=self._calls, iteration=self.iteration).run()
+        with self.at_work():
+            return Collection(self._rule(), self, params, finish, call=self._calls).run()
 
 
 def _checked(finish: np.ndarray, plan: CodingPlan) -> np.ndarray:
@@ -312,13 +248,6 @@ def _checked(finish: np.ndarray, plan: CodingPlan) -> np.ndarray:
             f"{_NEVER:g} s to more of them, or train with more redundancy"
         )
     return finish
-
-
-def _weights(mean: bool, subsets: Sequence[PyTree], batch_size: int | None) -> np.ndarray:
-    """What each subset's loss counts; ValueError for more samples than a subset has."""
-    sizes = np.array([num_samples(data) for data in subsets], float)
-    check_batch_size(batch_size, int(sizes.min()))
-    return sizes / sizes.mean() if mean else np.ones(len(sizes))
 
 
 def _rule_of(plan: CodingPlan, params: PyTree) -> Callable[[], Coded | Summed]:

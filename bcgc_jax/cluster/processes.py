@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import itertools
 import os
 import signal
 import time
@@ -10,21 +9,21 @@ import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
+from bcgc_jax.cluster import signals
 from bcgc_jax.cluster.engine import Order, Programs, actor_class, cause_of, preferably_not_on, reason_of
 from bcgc_jax.cluster.machine_check import Machine
-from bcgc_jax.cluster.sources import Made
 from bcgc_jax.cluster.worker import Duty
-from bcgc_jax.coding.gradients import PyTree
 
 # Unfinished iterations a worker may be behind before it gets no more; its next one then comes when it is
 # done with these. Processes that end one after another, none of them with an iteration done, before a worker
-# is given up. Seconds for a new process to be there (else there is no other), for one that compiles to answer
-# (which may hold Python for long), and for the CPUs of old ones to be free.
+# is given up.
 _BEHIND, _ATTEMPTS = 2, 3
+# Seconds at most for a new process to be there (else there is no other), for one that compiles to answer
+# (which may hold Python for long), and for the CPUs of old ones to be free.
 _STARTING, _LOADING, _FREEING = 120.0, 30.0, 10.0
+_SLOWER = 3.0  # a successor has so many times as long for each as the slowest took to be ready
 _SEEKING = 1.0  # seconds between looks for room that has returned
 _LOOKING = 60.0  # seconds at most between looks at who is silent, however long the patience
 
@@ -88,6 +87,8 @@ class Process:
     heard: float = 0.0  # when it last gave a sign of life
     asked: Any = None  # the reference of a question whether it lives
     asked_at: float = 0.0
+    born_at: float = dataclasses.field(default_factory=time.monotonic)
+    fresh: bool = True  # it has not loaded anything yet
 
     def ask(self) -> None:
         self.asked, self.asked_at = self.actor.answer.remote(), time.monotonic()
@@ -98,25 +99,24 @@ class Process:
 
     def has_loaded(self) -> None:
         """Take note that it has loaded; raises Ray's error if it has not."""
-        self.has_answered(wait=0)
         self.machine, self.samples = self.ray.get(self.starting)
-        if self.pid is None:
-            self.has_answered(wait=None)
+        self.has_answered(wait=0 if self.pid is not None else None)
         self.starting = None
         self.speaks()
 
-    def has_answered(self, wait: float | None) -> bool:
+    def has_answered(self, wait: float | None = 0) -> bool:
         """Whether it answers what it was asked within so many seconds, which says who it is."""
         answered, _ = self.ray.wait([] if self.asked is None else [self.asked], timeout=wait)
         if answered:
             with contextlib.suppress(self.ray.exceptions.RayError):  # a dead one shows elsewhere
                 node, pid = self.ray.get(self.asked)
                 if self.pid is None and node == self.here:
-                    self.handle = _handle_of(pid)
+                    with contextlib.suppress(AttributeError, OSError):  # another system; or it is gone
+                        self.handle = os.pidfd_open(pid)
                 self.node, self.pid = node, pid
         return bool(answered)
 
-    def end(self, *, dead: bool) -> None:
+    def end(self, *, dead: bool = False) -> None:
         """No signal is sent to the number of a `dead` process: it may be another's by now."""
         self.ray.kill(self.actor, no_restart=True)
         with contextlib.suppress(ProcessLookupError):  # a stopped process hears no one else
@@ -126,22 +126,6 @@ class Process:
                 os.kill(self.pid, signal.SIGKILL)
         if self.handle is not None:
             os.close(self.handle)
-
-    def is_silent(self, patience: float) -> bool:
-        """Whether it is to be counted as hung: silent, asked, and still silent."""
-        now = time.monotonic()
-        if self.asked is not None:
-            if self.has_answered(wait=0):
-                self.speaks()
-        elif now - self.heard > patience:
-            self.ask()
-        return self.asked is not None and now - self.asked_at > self.patience(patience)
-
-    def patience(self, least: float) -> float:
-        """Seconds that it has for an answer."""
-        if self.starting is None:
-            return least
-        return max(least, _STARTING if self.pid is None else _LOADING)
 
     def awaited(self) -> Any:
         """What must end before it takes an iteration: its start, or an old iteration; None if nothing."""
@@ -167,25 +151,12 @@ class Process:
         self.unfinished.append(stream.completed())
         return stream
 
-    def deliver(self, call: int, block: int, subsets: tuple[int, ...]) -> Any:
-        """The reference of a sum that it is asked for."""
-        return self.actor.deliver.remote(call, block, subsets)
-
-    def stop(self, call: int) -> None:
-        self.actor.stop.remote(call)
-
-
-def _handle_of(pid: int) -> int | None:
-    """None where the system has no such handles, and of a process that is gone."""
-    with contextlib.suppress(AttributeError, OSError):
-        return os.pidfd_open(pid)
-    return None
-
 
 class Processes:
     """N processes, by the number of the worker; None for one that is lost, or not yet started.
 
-    `faults` are all that happened; `why` and `error` are what is known of the worker lost last.
+    `faults` are those of all iterations; `why` and `error` are what is known of the worker lost last; `size`
+    is how many workers were asked for, whoever was given up since.
     """
 
     def __init__(
@@ -199,31 +170,42 @@ class Processes:
         programs: Programs,
     ) -> None:
         self.ray, self.replace, self.patience = ray, replace, patience
+        self.size, self.iteration = num_workers, 0
         self.faults: list[Fault] = []
         self.why = ""
         self.error: Exception | None = None
         self._raised: set[int] = set()  # workers, in their last iteration
         self._crowded = False  # there was no room for the last successor
         self._missing, self._looked = 0, 0.0  # given up for want of room, and when it was last looked for
-        self._numbers = itertools.count(1)  # of what is put, from any thread
+        self._started_in = 0.0  # seconds that the slowest new one took until it had loaded
         self._given: Assignment | None = None
         self._num_gpus, self._programs = num_gpus, programs
         self._needs = {"CPU": 1.0} | ({"GPU": num_gpus} if num_gpus else {})
         self._actor = actor_class(ray)
         self._here = ray.get_runtime_context().get_node_id()
         self._all: list[Process | None] = [None] * num_workers
+        self._closed = False
         self._check_room(num_workers)
 
     @property
-    def duty(self) -> Duty | None:
-        return None if self._given is None else self._given.duty
+    def duty(self) -> Duty:
+        """That the workers have been given."""
+        if self._given is None:
+            raise ValueError("the workers have no work yet: call assign first")
+        return self._given.duty
+
+    @property
+    def assigned(self) -> bool:
+        """Whether the workers have work: not before the first `assign`, nor between `resize` and the next."""
+        return self._given is not None
 
     @property
     def pause(self) -> float:
         """Seconds between looks at who is silent."""
         return min(self.patience / 2, _LOOKING)
 
-    def __len__(self) -> int:
+    @property
+    def num_workers(self) -> int:
         return len(self._all)
 
     def __getitem__(self, worker: int) -> Process | None:
@@ -232,37 +214,79 @@ class Processes:
     @property
     def lost(self) -> tuple[int, ...]:
         """Workers that are lost and not being replaced."""
-        return tuple(w for w, process in enumerate(self._all) if process is None and self.duty is not None)
+        return tuple(w for w, process in enumerate(self._all) if process is None and self.assigned)
 
     @property
     def pids(self) -> tuple[int | None, ...]:
+        """The process of each worker, None while it starts."""
         return tuple(None if p is None or p.starting is not None else p.pid for p in self._all)
 
+    @property
+    def _living(self) -> list[Process]:
+        return [process for process in self._all if process is not None]
+
     def resize(self, num_workers: int) -> None:
-        """This many from the next `assign` on; ValueError where there is no room for them."""
-        living = [process for process in self._all if process is not None]
+        """Have this many workers from the next `assign` on, lost ones replaced.
+
+        Raises ValueError where the Ray cluster has no room for them.
+        """
+        if num_workers < 1:
+            raise ValueError(f"a cluster needs at least one worker, got {num_workers}")
+        self._resize(num_workers)
+        self.size = num_workers
+
+    def _resize(self, num_workers: int) -> None:
+        self._check_open()
+        living = self._living
         self._check_room(num_workers - len(living))
         for process in living[num_workers:]:
-            process.end(dead=False)
+            process.end()
         self._all = [*living[:num_workers], *[None] * (num_workers - len(living))]
         self._given, self._crowded = None, False
 
-    def returning(self, most: int) -> int:
-        """For how many of those given up for want of room there is room again, `most` of them.
+    def returning(self) -> int:
+        """For how many of those given up for want of room there is room again; looked at each second at most.
 
-        They count as there from now on; nobody looks more than once a second.
+        They count as there from now on: the next `assign` may be for so many workers more.
         """
-        wanted = min(self._missing, most)
+        wanted = min(self._missing, self.size - self.num_workers)
         if wanted <= 0 or not self.replace or time.monotonic() - self._looked < _SEEKING:
             return 0
-        self._looked, free = time.monotonic(), self.ray.available_resources()
-        room = min(int(free.get(name, 0.0) / need) for name, need in self._needs.items())
+        self._looked = time.monotonic()
+        room = self._room_in(self.ray.available_resources())
         self._missing -= (found := min(wanted, room))
         return found
+
+    def restore(self) -> None:
+        """Have `size` workers again from the next `assign` on, in place of those given up too.
+
+        Where the Ray cluster has no room for them, those left, with a warning; ValueError if none are.
+        """
+        self._check_open()
+        left = self.num_workers - len(self.lost)
+        if left == self.size:
+            return
+        try:
+            self._resize(self.size)
+        except ValueError as error:
+            if not left:
+                raise
+            self._resize(left)
+            warnings.warn(f"it goes on with {left} of {self.size} workers: {error}", stacklevel=3)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError(
+                "the cluster is closed, its processes are gone: make another, and use it in its `with`"
+            )
 
     def _check_room(self, more: int) -> None:
         if short := self._shortage(more, _FREEING):
             raise ValueError(f"the Ray cluster has {short}: take fewer, or add machines to it")
+
+    def _room_in(self, resources: Mapping[str, float]) -> int:
+        """For how many workers."""
+        return min(int(resources.get(name, 0.0) / need + 1e-9) for name, need in self._needs.items())
 
     def _shortage(self, more: int, seconds: float) -> str:
         """What Ray lacks for more workers; it would wait for that without a word.
@@ -270,44 +294,35 @@ class Processes:
         CPUs of workers that have just ended come back within some seconds, if there are as many at all.
         """
         begin = time.monotonic()
-        while more > 0:
-            free = self.ray.available_resources()
-            short = [name for name, need in self._needs.items() if free.get(name, 0.0) < more * need]
-            if not short:
-                break
+        while self._room_in(free := self.ray.available_resources()) < more:
             if not self._can_hold(more) or time.monotonic() - begin > seconds:
-                name = short[0]
+                name, need = next(
+                    (name, more * need)
+                    for name, need in self._needs.items()
+                    if free.get(name, 0) < more * need
+                )
                 return (
                     f"{free.get(name, 0.0):g} free {name}s, too few for {more} more worker"
-                    f"{'s, who need' if more > 1 else ', who needs'} {more * self._needs[name]:g}"
+                    f"{'s, who need' if more > 1 else ', who needs'} {need:g}"
                 )
             time.sleep(0.1)
+            signals.check()
         return ""
 
     def _can_hold(self, more: int) -> bool:
         """Whether the nodes that are left are large enough for all, were they free."""
-        count = more + sum(process is not None for process in self._all)
-        there = self.ray.cluster_resources()
-        return all(there.get(name, 0.0) >= count * need for name, need in self._needs.items())
+        return self._room_in(self.ray.cluster_resources()) >= more + len(self._living)
 
-    def put(self, duty: Duty, subsets: Sequence[PyTree]) -> Assignment:
-        """Where all workers find their duty and data."""
-        put = [
-            data if isinstance(data, Made) else self.ray.put(jax.tree.map(np.asarray, data))
-            for data in subsets
-        ]
-        return Assignment(next(self._numbers), duty, self.ray.put(duty), put)
+    def is_ready(self, work: Assignment) -> bool:
+        """Have the workers compile `work` beside what they do; whether all have, as far as they are there.
 
-    def prepare(self, work: Assignment) -> bool:
-        """Have the workers compile it beside what they do; whether all have.
-
-        The first one alone, which takes longest, for the others find its programs. Who fails, or is not
-        there, does not count: that shows when the work is given.
+        The first one alone, which takes longest, for the others find its programs. Who fails does not count:
+        that shows when the work is given.
         """
-        while work.ready < len(self):
+        while work.ready < self.num_workers:
             first = work.ready == 0
             if not work.pending:
-                asked = range(work.ready, 1 if first else len(self))
+                asked = range(work.ready, 1 if first else self.num_workers)
                 there = [(w, p) for w in asked if (p := self._all[w]) is not None and p.starting is None]
                 work.pending = [
                     p.actor.prepare.remote(self._order(work, w), self._programs) for w, p in there
@@ -316,10 +331,10 @@ class Processes:
                 _, work.pending = self.ray.wait(work.pending, num_returns=len(work.pending), timeout=0)
             if work.pending:
                 return False
-            work.ready = 1 if first else len(self)
+            work.ready = 1 if first else self.num_workers
         return True
 
-    def assign(self, work: Assignment) -> None:
+    def _give(self, work: Assignment) -> None:
         """Give all their duty and data, and start those that are not there; they load meanwhile."""
         self._given = work
         self._raised.clear()
@@ -329,28 +344,28 @@ class Processes:
             else:
                 self._load(worker, process)
 
-    def wait_until_loaded(self, iteration: int) -> None:
+    def _wait_until_loaded(self) -> None:
         """Until nobody starts any more; WorkersLost if some cannot, and what the loss raises in all."""
         raised: dict[int, Exception] = {}
         while starting := self._starting(but=raised):
             ready, _ = self.ray.wait(list(starting), num_returns=1, timeout=self.pause)
+            signals.check()
             for worker in (starting[ref] for ref in ready):
-                if (error := self.has_loaded(worker)) is None:
-                    continue
+                error = self.has_loaded(worker)
                 if isinstance(error, self.ray.exceptions.RayTaskError):
                     raised[worker] = error
-                else:
-                    self.lose(worker, "died", iteration, error)
+                elif error is not None:
+                    self.lose(worker, "died", error)
             for worker in () if ready else starting.values():
                 if self.is_silent(worker):
-                    self.lose(worker, "hung", iteration)
+                    self.lose(worker, "hung")
             if raised and not self._starting(but=raised):  # all have answered: is it the loss?
                 self.check_raised(raised)
                 for worker, error in raised.items():
-                    self.lose(worker, "failed", iteration, error)
+                    self.lose(worker, "failed", error)
                 raised = {}
         if self.lost:
-            self.lose_gone(iteration)
+            self.lose_gone()
             reason = f"their processes end, fail, or are silent, while they start{self.why}"
             raise WorkersLost(self.lost, reason) from self.error
 
@@ -367,16 +382,15 @@ class Processes:
             process.has_loaded()
         except self.ray.exceptions.RayError as error:
             return error
+        if process.fresh:
+            self._started_in = max(self._started_in, time.monotonic() - process.born_at)
+            process.fresh = False
         return None
 
     @property
     def machines(self) -> list[Machine | None]:
         """Of those who have loaded."""
         return [None if process is None else process.machine for process in self._all]
-
-    def sample_counts(self) -> set[int]:
-        """Of the subsets of those who have loaded."""
-        return {count for p in self._all if p is not None for count in p.samples}
 
     def check_raised(self, errors: Mapping[int, Exception]) -> None:
         """Raises what these workers raised if all others did too: then it is the loss, not their machines."""
@@ -388,13 +402,29 @@ class Processes:
             error = next(iter(errors.values()))
             raise cause_of(error) from error
 
+    def _patience_with(self, process: Process) -> float:
+        """Seconds that a process has for an answer."""
+        if process.starting is None:
+            return self.patience
+        limit = _STARTING if process.pid is None else _LOADING
+        if process.attempts and self._started_in:  # not at first, when all start at once
+            limit = min(limit, _SLOWER * self._started_in)
+        return max(self.patience, limit)
+
     def is_silent(self, worker: int) -> bool:
-        process = self._all[worker]
+        """Whether it is to be counted as hung: silent, asked, and still silent; or without room to start."""
+        process, now = self._all[worker], time.monotonic()
         if process is None:
             return False
-        return process.is_silent(self.patience) or (process.pid is None and not self._can_hold(0))
+        if process.asked is not None:
+            if process.has_answered():
+                process.speaks()
+        elif now - process.heard > self.patience:
+            process.ask()
+        late = process.asked is not None and now - process.asked_at > self._patience_with(process)
+        return late or (process.pid is None and not self._can_hold(0))
 
-    def lose(self, worker: int, what: str, iteration: int, error: Exception | None = None) -> None:
+    def lose(self, worker: int, what: str, error: Exception | None = None) -> None:
         """End what is left of a worker, and start another in its place if that is wanted.
 
         Without room for another, or after some tries, it is given up, with a warning.
@@ -402,14 +432,14 @@ class Processes:
         process = self._all[worker]
         assert process is not None
         crowded = error is None and process.pid is None and not self._can_hold(0)
-        reason = f"no answer within {process.patience(self.patience):g} s"
+        reason = f"no answer within {self._patience_with(process):g} s"
         if error is not None:
             reason = reason_of(error)
         elif crowded:
             reason = "the nodes that are left have no room for it"
-        self.faults.append(Fault(iteration, worker, what, reason))
+        self.faults.append(Fault(self.iteration, worker, what, reason))
         self.why, self.error = f" ({reason})", error
-        started = process.has_answered(wait=0) or process.pid is not None
+        started = process.has_answered() or process.pid is not None
         process.end(dead=what == "died")
         self._all[worker] = None
         if not self.replace:
@@ -418,7 +448,7 @@ class Processes:
         attempts = process.attempts + (not self._is_gone(process.node))
         if attempts > _ATTEMPTS:
             refused = f"{_ATTEMPTS} successors ended without an iteration done"
-        elif what == "hung" and not started:
+        elif what == "hung" and not (started or self._started_in):
             refused = "it never started"
         elif short := self._shortage(1, 0.0 if self._crowded else _FREEING):
             crowded, refused = True, f"there is no room for another: {short}"
@@ -428,22 +458,22 @@ class Processes:
             warnings.warn(f"worker {worker} {what} ({reason}) and is given up: {refused}", stacklevel=2)
             return
         self._spawn(worker, attempts, process.node)
-        self.faults.append(Fault(iteration, worker, "replaced"))
+        self.faults.append(Fault(self.iteration, worker, "replaced"))
 
-    def lose_gone(self, iteration: int) -> None:
+    def lose_gone(self) -> None:
         """Those too whose nodes have ended, though nobody has heard of it: one plan for all that is left."""
         for worker, process in enumerate(self._all):
             if process is not None and self._is_gone(process.node):
-                self.lose(worker, "died", iteration, RuntimeError("its node has ended"))
+                self.lose(worker, "died", RuntimeError("its node has ended"))
 
     def _is_gone(self, node: str | None) -> bool:
         """Whether the node itself has ended, which says nothing against the worker."""
         return any(each["NodeID"] == node and not each["Alive"] for each in self.ray.nodes())
 
-    def end(self) -> None:
-        for process in self._all:
-            if process is not None:
-                process.end(dead=False)
+    def _end(self) -> None:
+        self._closed = True
+        for process in self._living:
+            process.end()
         self._all = []
 
     def _spawn(self, worker: int, attempts: int = 0, failed: str | None = None) -> None:

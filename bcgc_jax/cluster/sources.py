@@ -36,7 +36,13 @@ class Shelf:
                 continue
             key = data.name, data.number, data.total
             if key not in self._kept:
-                self._kept[key] = jax.tree.map(np.asarray, data.source(data.number, data.total))
+                made = jax.tree.map(np.asarray, data.source(data.number, data.total))
+                if not jax.tree.leaves(made) or not all(np.ndim(leaf) for leaf in jax.tree.leaves(made)):
+                    raise ValueError(
+                        f"the function that makes the data returned no arrays of samples for subset {j} of "
+                        f"{data.total}, but {made!r:.60}: it must return a pytree of arrays [m, …]"
+                    )
+                self._kept[key] = made
             found[j] = kept[key] = self._kept[key]
         self._kept = kept
         return found

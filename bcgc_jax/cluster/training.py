@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -29,14 +29,11 @@ from bcgc_jax.cluster.logs import Step, Watch
 from bcgc_jax.cluster.master import Cluster
 from bcgc_jax.cluster.processes import Fault, WorkersLost
 from bcgc_jax.cluster.sources import Source
+from bcgc_jax.cluster.told import Job, Told
 from bcgc_jax.coding.codes import refuse_complex
-from bcgc_jax.coding.gradients import Loss, PyTree, split_unevenly
-from bcgc_jax.coding.training import TrainingScheme, draws_of, training_scheme
+from bcgc_jax.coding.gradients import Loss, PyTree
+from bcgc_jax.coding.training import TrainingScheme, draws_of
 from bcgc_jax.distributions import Distribution, JointDistribution
-from bcgc_jax.plans.plan import Plan
-from bcgc_jax.problem import Problem
-from bcgc_jax.solvers.methods import Method, method_of
-from bcgc_jax.solvers.solve import solve
 
 # Iterations whose work is kept: an iteration of many workers and blocks is thousands of records.
 _KEPT = 1000
@@ -48,14 +45,16 @@ _State = tuple[PyTree, PyTree]  # parameters, and the optimiser's
 class ClusterTraining(NamedTuple):
     """The end of a training and its course, one entry for each of the K iterations of this run.
 
+    `params`, `opt_state`, `clock` and `metrics` are as in `Training`, the clock in seconds.
+
     Attributes:
       params, opt_state: after the last iteration.
-      first_step: iterations that were done before, of a checkpoint.
       seconds: wall-clock of each iteration, `[K]`: from sending the parameters to having the next ones,
         recovery from faults included.
+      metrics: what `evaluate` said after each iteration; its leaves stacked, `[K, …]`.
+      first_step: iterations that were done before, of a checkpoint.
       paced: what the drawn cycle times alone would have taken, `[K]`; NaN without them.
       num_workers: at the end of each iteration, `[K]`.
-      metrics: what `evaluate` said after each iteration.
       faults: what happened, by the number of the iteration from 0.
       work: what each message cost, of the last 1000 iterations and of the last plan only.
       decisions: why the plan was changed, where the training found its plans itself.
@@ -63,14 +62,19 @@ class ClusterTraining(NamedTuple):
 
     params: PyTree
     opt_state: PyTree
-    first_step: int
     seconds: np.ndarray
+    metrics: PyTree
+    first_step: int
     paced: np.ndarray
     num_workers: np.ndarray
-    metrics: list[Any]
     faults: tuple[Fault, ...]
     work: tuple[Work, ...]
-    decisions: tuple[Decision, ...] = ()
+    decisions: tuple[Decision, ...]
+
+    @property
+    def clock(self) -> np.ndarray:
+        """Seconds until the end of each iteration, `[K]`."""
+        return np.cumsum(self.seconds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,65 +120,69 @@ class InjectedDelay:
         return self.seconds * starts, self.seconds * times
 
 
+def _nothing(step: int, cluster: Cluster) -> None:
+    pass
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Where a training runs, and what goes on beside it.
+
+    Attributes:
+      cluster: the worker processes.
+      pace: slowness on purpose, for studies.
+      checkpoints: a folder, or `Checkpoints` of it: read first, then written as the training goes on. Refused
+        if made with another key, data, model, optimiser or learning rate, batch size, scheme or name of the
+        loss; what the loss of that name does, the pace and the law of the problem are not compared.
+      before_step: called with the number of the iteration and the cluster.
+      after_step: called with a `Step`, in the thread of `evaluate`: `cluster.json_lines(path)`, or
+        `cluster.tensorboard(folder)`, or what shows a person how it goes.
+    """
+
+    cluster: Cluster
+    pace: InjectedDelay | None = None
+    checkpoints: Checkpoints | str | Path | None = None
+    before_step: Callable[[int, Cluster], None] = _nothing
+    after_step: Callable[[Step], None] | None = None
+
+
 def train_on_cluster(
     key: Array,
-    cluster: Cluster,
     loss: Loss,
+    plans: Told | ClosedLoop,
+    cluster: Cluster | Run,
     params: PyTree,
     data: PyTree | Source,
     optimizer: optax.GradientTransformation,
     num_steps: int,
     *,
-    problem: Problem | None = None,
-    method: str | Method | Plan | None = None,
-    max_stored: int | None = None,
-    pace: InjectedDelay | None = None,
     batch_size: int | None = None,
-    checkpoints: Checkpoints | str | Path | None = None,
-    evaluate: Callable[[PyTree], Any] = lambda params: None,
-    before_step: Callable[[int, Cluster], None] = lambda step, cluster: None,
-    after_step: Callable[[Step], None] | None = None,
-    **plan_options: Any,
+    evaluate: Callable[[PyTree], PyTree] = lambda params: None,
 ) -> ClusterTraining:
-    r"""Gradient descent on the processes of `cluster`, coded or by a schedule, up to iteration `num_steps`.
+    r"""Gradient descent on worker processes, coded or by a schedule, up to iteration `num_steps`.
 
-    Without a `problem` the training begins with two subsets a worker from both ends, measures what its
-    workers take, and changes its plan where that pays (`adaptive.Planner`); `decisions` of the result say
-    why.
+    As `train` on the simulated clock, with who plans in the place of a scheme, and processes in that of cycle
+    times.
 
     Args:
       key: of the solution, the codes, the pace and the mini-batches; iteration k draws with k, so that a
         training that goes on after a checkpoint draws what it would have drawn.
       loss: (params, batch) to a scalar, a function that can be pickled.
-      data: pytree of arrays `[M, …]`. The subsets differ in size by at most one sample; where speeds do, and
-        there is neither a problem nor a `batch_size`, they are as unequal as the workers. Or a function
-        (j, N) to subset j of N, all of one size, which the workers call: nothing passes through the master.
-      problem: as many workers as the cluster has, coordinates as the parameters have (`unit_costs` for other
-        units), samples as an iteration has. It is solved by `method`, "optimal" by default, and again for the
-        workers left; a `Plan` in place of a method, a schedule, is done as it is, by those left as far as
-        there are subsets.
-      max_stored: subsets of the data that a worker holds at most where plans are found; 20 by default.
-      pace: slowness on purpose, for studies.
+      plans: `Told(problem, method)`; or `ClosedLoop()`, where nobody knows a law: it measures what the
+        workers take, and changes its plan where that pays (`adaptive.Planner`).
+      cluster: the processes; in a `Run` with slowness on purpose, checkpoints and callbacks.
+      data: pytree of arrays `[M, …]`. The subsets differ in size by at most one sample; in a closed loop
+        without `batch_size` they are as unequal as the workers. Or a function (j, N) to subset j of N, all of
+        one size, which the workers call: nothing passes through the master.
       batch_size: samples of each subset that an iteration draws; all by default.
-      checkpoints: a folder, or `Checkpoints` of it: read first, then written as the training goes on. Refused
-        if made with another key, data, model, optimiser or learning rate, batch size, scheme or name of the
-        loss; what the loss of that name does, the pace and the law of the problem are not compared.
       evaluate: called with the parameters after each iteration, in a thread beside the training.
-      before_step: called with the number of the iteration and the cluster.
-      after_step: called with a `Step` in that thread: `cluster.json_lines(path)`, or
-        `cluster.tensorboard(folder)`, or what shows a person how it goes.
-      plan_options: `units`, `order`, `construction` and `mean` of `coding_plan`; of a schedule those of
-        `schedule_plan`.
 
     A lost worker is replaced if the cluster does so. Where it does not, or three successors end without an
-    iteration done, the problem is solved for the workers left before the next step, or at once if a block
-    needs the lost one; with a warning by the optimal method if the other has no scheme for so few, and for
-    the times of `EmpiricalRows`, which do not know one worker from another, as if they were independent.
-    Where workers were given up for want of room and room returns (a node has joined), there is a plan for all
-    of them before the next step. So there is after `before_step` has resized the cluster, to no more workers
-    than the problem has. Others that were given up are there again at the start of the next training, as far
-    as there is room for them; where there is none, it warns and goes on with as many as are left, the first
-    ones of the problem.
+    iteration done, the workers left get a plan before the next step, or at once if a block needs the lost
+    one: of the optimal method, with a warning, if the other has no scheme for so few. Where workers were
+    given up for want of room and room returns (a node has joined), and where `before_step` has resized the
+    cluster, there is a plan for all of them before the next step. Others that were given up are there again
+    at the start of the next training, as far as there is room for them.
 
     Raises ValueError where problem, data, checkpoint and cluster do not match, or more iterations are done
     than asked for, WorkersLost where no workers are left.
@@ -182,25 +190,33 @@ def train_on_cluster(
     >>> import jax.numpy as jnp
     >>> data, loss = np.arange(12.0, dtype=np.float32).reshape(4, 3), lambda p, x: jnp.mean((x @ p - 1) ** 2)
     >>> with Cluster(2) as cluster:
-    ...     start, optimizer = jnp.zeros(3), optax.sgd(1e-3)
-    ...     found = train_on_cluster(jax.random.key(0), cluster, loss, start, data, optimizer, num_steps=5)
-    >>> found.seconds.shape, bool(loss(found.params, data) < 1)
+    ...     given = jnp.zeros(3), data, optax.sgd(1e-3), 5
+    ...     found = train_on_cluster(jax.random.key(0), loss, ClosedLoop(), cluster, *given)
+    >>> found.clock.shape, bool(loss(found.params, data) < 1)
     ((5,), True)
     """
     refuse_complex("params", params)
-    workers = _workers(problem, method, max_stored, cluster)
+    run = cluster if isinstance(cluster, Run) else Run(cluster)
+    cluster = run.cluster
     plan_key, pace_key, batch_key = jax.random.split(key, 3)
     seed = int(jax.random.randint(batch_key, (), 0, 2**31 - 1))
-    if pace is not None and pace.start_ups is None and problem is not None:
-        pace = dataclasses.replace(pace, start_ups=problem.start_up)
+    pace = run.pace
+    if pace is not None and pace.start_ups is None:
+        pace = dataclasses.replace(pace, start_ups=plans.start_up)
     state = (params, optimizer.init(params))
     first, first_fault = 0, len(cluster.faults)
 
     with contextlib.ExitStack() as stack:
+        stack.enter_context(cluster.at_work())
+        workers = _workers(plans.num_workers, cluster)
+        checkpoints = run.checkpoints
         if isinstance(checkpoints, str | Path):
             checkpoints = stack.enter_context(Checkpoints(checkpoints))
         if checkpoints is not None:
-            settings = _settings(workers, problem, method, batch_size, plan_options)
+            scheme = f"{plans.name} {sorted(plans.plan_options.items())}"
+            settings: dict[str, object] = {"scheme": scheme, "batch size": batch_size}
+            if batch_size is not None:  # what is drawn depends on how many subsets there are
+                settings["number of workers"] = workers
             described = made_with(key, loss, data, params, optimizer, **settings)
             first, state = checkpoints.last(state, described) or (first, state)
             if first > num_steps:
@@ -210,84 +226,42 @@ def train_on_cluster(
                 )
         advance = _advance(optimizer)
         jax.block_until_ready(advance(state, state[0]))  # compiled before the clock runs
-        loop = None
-        if problem is None:
-            loop = ClosedLoop(
-                *(cluster, loss, params, data, first, num_steps),
-                key=plan_key,
-                batch_size=batch_size,
-                seed=seed,
-                max_stored=max_stored,
-                options=plan_options,
-            )
-            stack.callback(loop.close)
-
-        def give_work(members: Sequence[int]) -> TrainingScheme:
-            if problem is None:
-                assert loop is not None
-                return loop.give_work(members)
-            planned = (plan_key, problem, members, method or "optimal", params, batch_size, plan_options)
-            scheme = _scheme(*planned)
-            parts = data if callable(data) else split_unevenly(data, len(members))
-            cluster.assign(loss, scheme.plan, params, parts, batch_size=batch_size, seed=seed)
-            return scheme
-
-        most = sys.maxsize if problem is None else workers
-        course = _Course(cluster, workers, most, give_work, pace, pace_key)
-        watch = stack.enter_context(Watch(evaluate, after_step))
+        job = Job(cluster, loss, params, data, batch_size, plan_key, seed, first, num_steps)
+        planned = plans.begin(job)
+        stack.callback(planned.close)
+        most = plans.num_workers or sys.maxsize
+        course = _Course(cluster, workers, most, planned.give_work, pace, pace_key)
+        watch = stack.enter_context(Watch(evaluate, run.after_step))
         for step in range(first, num_steps):
-            before_step(step, cluster)
+            run.before_step(step, cluster)
             begin = time.perf_counter()
-            if course.follow() or (loop is not None and loop.is_ready()):
+            if course.follow() or planned.is_ready():
                 course.replan()
             found, finish = course.gradient(state[0], step)
             state = jax.block_until_ready(advance(state, found.gradient))
-            course.record(time.perf_counter() - begin, finish, found.work)
+            done = course.record(step, time.perf_counter() - begin, finish, found.work)
             if checkpoints is not None:
                 checkpoints.save(step + 1, state, wait=step + 1 == num_steps)
-            if loop is not None:
-                loop.hear(found, course.start_ups)
-            watch.add(course.last(step), state[0])
+            planned.hear(found, course.start_ups)
+            watch.add(done, state[0])
+    metrics = watch.metrics
     return ClusterTraining(
         params=state[0],
         opt_state=state[1],
+        seconds=np.array([one.seconds for one in course.steps]),
+        metrics=jax.tree.map(lambda *leaves: np.stack(leaves), *metrics) if metrics else None,
         first_step=first,
-        seconds=np.array(course.seconds),
         paced=np.array(course.paced),
-        num_workers=np.array(course.counts, int),
-        metrics=watch.metrics,
+        num_workers=np.array([one.num_workers for one in course.steps], int),
         faults=tuple(cluster.faults[first_fault:]),
         work=tuple(item for one in course.work for item in one),
-        decisions=() if loop is None else loop.decisions,
+        decisions=planned.decisions,
     )
 
 
-def _settings(
-    workers: int,
-    problem: Problem | None,
-    method: str | Method | Plan | None,
-    batch_size: int | None,
-    options: dict[str, Any],
-) -> dict[str, Any]:
-    """Of a training that goes on from a checkpoint."""
-    scheme: object = method
-    if problem is None:
-        scheme = "found while it trains"
-    elif not isinstance(method, Plan):
-        scheme = method_of(method or "optimal").name
-    settings = {"scheme": f"{scheme} {sorted(options.items())}", "batch size": batch_size}
-    if batch_size is not None:  # what is drawn depends on how many subsets there are
-        settings["number of workers"] = workers
-    return settings
-
-
-def _workers(problem: Problem | None, method: Any, max_stored: int | None, cluster: Cluster) -> int:
+def _workers(number: int | None, cluster: Cluster) -> int:
     """How many there are to be, those that were given up before included."""
-    if problem is None and method is not None:
-        raise ValueError("a method needs the problem that it is to be planned for: pass problem=Problem(…)")
-    if problem is not None and max_stored is not None:
-        raise ValueError("max_stored is for plans that the training finds: with a problem its method says it")
-    workers = cluster.size if problem is None else int(np.asarray(problem.num_workers))
+    workers = cluster.size if number is None else number
     if workers == cluster.size:
         cluster.restore()
     elif workers != cluster.num_workers:
@@ -329,9 +303,8 @@ class _Course:
         self.members = list(range(cluster.num_workers))
         self._joined: list[int] = []  # members that the plan is not yet for
         self._growing = True  # until the room that returns is on machines that cannot be used
-        self.seconds: list[float] = []
+        self.steps: list[Step] = []
         self.paced: list[float] = []
-        self.counts: list[int] = []
         self.work: collections.deque[tuple[Work, ...]] = collections.deque(maxlen=_KEPT)
         self.replan()
 
@@ -372,9 +345,8 @@ class _Course:
                 self._joined, self._growing = [], False
                 continue
             if self._pace is not None:  # the link in seconds too
-                sent = self._pace.seconds * np.asarray(scheme.sent, float)
-                load = np.asarray(scheme.load, float)
-                scheme = replace(scheme, load=load, sent=sent)
+                sent, load = (np.asarray(each, float) for each in (scheme.sent, scheme.load))
+                scheme = replace(scheme, load=load, sent=self._pace.seconds * sent)
             self._scheme, self._joined = scheme, []
             return
 
@@ -394,44 +366,9 @@ class _Course:
             except WorkersLost:
                 continue
 
-    def last(self, step: int) -> Step:
-        """What was recorded last."""
-        return Step(step, self.seconds[-1], self._scheme.method, self.counts[-1], None)
-
-    def record(self, seconds: float, finish: np.ndarray | None, work: tuple[Work, ...]) -> None:
-        self.seconds.append(seconds)
+    def record(self, step: int, seconds: float, finish: np.ndarray | None, work: tuple[Work, ...]) -> Step:
+        """What was done, and in how many seconds."""
+        self.steps.append(Step(step, seconds, self._scheme.method, len(self.members), None))
         self.paced.append(np.nan if finish is None else float(self._scheme.plan.completed(finish).max()))
-        self.counts.append(len(self.members))
         self.work.append(work)
-
-
-def _scheme(
-    key: Array,
-    problem: Problem,
-    members: Sequence[int],
-    method: str | Method | Plan,
-    params: PyTree,
-    batch_size: int | None,
-    options: dict[str, Any],
-) -> TrainingScheme:
-    """The scheme of `method` for those workers that are left."""
-    workers, left = int(np.asarray(problem.num_workers)), len(members)
-    if left < workers:
-        law = problem.cycle_time.of_workers(members)
-        samples = problem.num_samples * (1 if batch_size is None else left / workers)
-        # The program that solved it for all workers then solves it for those left, unless each has a law.
-        most = problem.max_workers if law.width() is None else left
-        problem = replace(problem, cycle_time=law, num_workers=left, max_workers=most, num_samples=samples)
-    if isinstance(method, Plan):
-        return training_scheme(key, problem, method, params, **options)
-    solve_key, code_key = jax.random.split(jax.random.fold_in(key, left))
-    try:
-        return training_scheme(code_key, problem, solve(problem, method, key=solve_key), params, **options)
-    except ValueError as error:
-        if left == workers:
-            raise
-        warnings.warn(
-            f'"{method_of(method).name}" is no scheme for the workers left, "optimal" is: {error}',
-            stacklevel=2,
-        )
-        return training_scheme(code_key, problem, solve(problem, key=solve_key), params, **options)
+        return self.steps[-1]

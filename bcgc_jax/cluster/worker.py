@@ -8,6 +8,7 @@ No line here knows of Ray: the master's side (`cluster.master`) puts a `WorkerPr
 own.
 """
 
+import functools
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -84,7 +85,9 @@ class WorkerProcess:
         self._rows = [row_of(code, index) for code in self._codes]
         self._later = _later(duty.plan, self._tasks)
         self._stages: dict[Any, Stages] = {}  # by the share of the samples and their shapes
-        self._encode = jax.jit(self._message, static_argnums=0)
+        # Of the plan alone: a program that knows the worker would keep it, and all that it has compiled.
+        encode = functools.partial(_message, duty.plan, jax.tree.leaves(duty.params))
+        self._encode = jax.jit(encode, static_argnums=0)
         self._stopped = -1
         # A call of the master, and what was computed for it, by block and subset.
         self._kept: tuple[int, dict[tuple[int, int], np.ndarray]] = (-1, {})
@@ -205,18 +208,23 @@ class WorkerProcess:
             return None, 0.0
         return jax.tree.map(lambda x: x[part], data), portion * float(self.duty.weights[subset])
 
-    def _message(
-        self, block: int, row: Array, weights: Array, gradients: list[list[Array] | None]
-    ) -> list[Array]:
-        """Piece by piece, from the subsets' gradients of the leaves; one without samples counts nothing."""
-        wide = self._codes[block].wide
-        params, sent = jax.tree.leaves(self.duty.params), []
-        for k, (leaf, start, stop) in enumerate(self.duty.plan.blocks[block].pieces):
-            zero = jnp.zeros(params[leaf].shape, params[leaf].dtype)
-            parts = [(zero if found is None else found[k]).ravel()[start:stop] for found in gradients]
-            parts = [w.astype(g.dtype) * g for w, g in zip(weights, parts, strict=True)]
-            sent.append(message(row, parts, wide))
-        return sent
+
+def _message(
+    plan: CodingPlan,
+    leaves: Sequence[Any],
+    block: int,
+    row: Array,
+    weights: Array,
+    gradients: list[list[Array] | None],
+) -> list[Array]:
+    """Piece by piece, from the subsets' gradients of the leaves; one without samples counts nothing."""
+    sent = []
+    for k, (leaf, start, stop) in enumerate(plan.blocks[block].pieces):
+        zero = jnp.zeros(leaves[leaf].shape, leaves[leaf].dtype)
+        parts = [(zero if found is None else found[k]).ravel()[start:stop] for found in gradients]
+        parts = [w.astype(g.dtype) * g for w, g in zip(weights, parts, strict=True)]
+        sent.append(message(row, parts, plan.codes[block].wide))
+    return sent
 
 
 def _later(plan: CodingPlan, tasks: Sequence[Task]) -> list[dict[int, tuple[int, ...]]]:

@@ -3,13 +3,12 @@
 import os
 import signal
 import subprocess
-from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
-from bcgc_jax.cluster import Cluster, InjectedDelay, calibrate
+from bcgc_jax.cluster import Cluster, InjectedDelay, Told, calibrate
 from bcgc_jax.coding import schedule_plan
 from bcgc_jax.coding.gradients import split_unevenly
 from bcgc_jax.plans.schedules import Group, schedule_of
@@ -85,15 +84,6 @@ def test_gradients_are_exact_whoever_is_late(cluster, mixed):
         assert {work.iteration for work in found.work} == {cluster.iteration}
 
 
-def test_one_who_has_all_is_asked_for_all(cluster, whole):
-    params, data = whole
-    finish = np.full((TASKS["whole"], N), 20.0)
-    finish[:, 2] = 0.0
-    found = exact(cluster, params, data, finish)
-    assert found.seconds < 10
-    assert found.arrived.sum(axis=0).tolist() == [0, 0, 2, 0]
-
-
 def test_gradients_are_exact_though_every_tenth_iteration_a_worker_is_killed(cluster):
     """In the middle of it, one after another; blocks on one, two and all subsets, as in multi-message."""
     schedule = schedule_of([Group(1, 1), Group(2, 2), Group(N, 3)], [9, 8, 8, 13, 13, 13])
@@ -140,7 +130,7 @@ def test_a_worker_that_is_done_and_then_lost_is_noticed_when_it_is_asked(cluster
 
 def test_a_stopped_worker_is_covered_and_what_it_says_later_does_not_count(cluster, whole):
     (params, data), rng = whole, np.random.default_rng(1)
-    patience, cluster._processes.patience = cluster._processes.patience, 60.0
+    patience, cluster.patience = cluster.patience, 60.0
     try:
         since, pid = len(cluster.faults), cluster.pids[2]
         os.kill(pid, signal.SIGSTOP)
@@ -155,23 +145,23 @@ def test_a_stopped_worker_is_covered_and_what_it_says_later_does_not_count(clust
             back = any(work.worker == 2 for work in found.work)
         assert happened(cluster, since) == []
     finally:
-        cluster._processes.patience = patience
+        cluster.patience = patience
 
 
 def test_a_slow_worker_is_left_alone_and_answers_while_it_is_slow(cluster, mixed):
     params, data = mixed
     since, finish = len(cluster.faults), np.zeros((TASKS["mixed"], N))
     finish[1:, :2] = 60.0  # they wait as if they computed
-    finish[0, 1] = 2.5 * cluster._processes.patience
+    finish[0, 1] = 2.5 * cluster.patience
     found = exact(cluster, params, data, finish)
     assert happened(cluster, since) == []
     assert found.arrived[0].all()
-    assert 2.5 * cluster._processes.patience < found.seconds < 30
+    assert 2.5 * cluster.patience < found.seconds < 30
 
 
 def test_without_replacement_the_others_go_on(cluster, whole):
     params, data = whole
-    cluster._processes.replace = False
+    cluster.replace = False
     try:
         os.kill(cluster.pids[1], signal.SIGKILL)
         for _ in range(3):
@@ -179,19 +169,19 @@ def test_without_replacement_the_others_go_on(cluster, whole):
             assert not found.arrived[:, 1].any()
         assert cluster.lost == (1,)
     finally:
-        cluster._processes.replace = True
+        cluster.replace = True
         cluster.resize(N)
 
 
 def test_training_is_plain_gradient_descent_whoever_is_lost(cluster):
     params, data = case()
-    more: Any = {"problem": PROBLEM, "method": MIXED, "pace": InjectedDelay(PROBLEM.cycle_time, 1e-4)}
+    pace = InjectedDelay(PROBLEM.cycle_time, 1e-4)
 
     def harm(step, running):
         if step == 4:
             os.kill(running.pids[0], signal.SIGKILL)
 
-    found = trained(cluster, params, data, 12, ADAM, before_step=harm, **more)
+    found = trained(cluster, Told(PROBLEM, MIXED), params, data, 12, ADAM, before_step=harm, pace=pace)
     faults = [(f.iteration, f.worker, f.what) for f in found.faults]
     assert faults == [(4, 0, "died"), (4, 0, "replaced")]
     assert np.all(found.seconds >= found.paced)

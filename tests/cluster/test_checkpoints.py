@@ -66,6 +66,21 @@ def test_where_all_are_damaged_it_is_said(tmp_path):
         checkpoints.last(want[0])
 
 
+def test_a_damaged_description_is_told_by_its_path_and_a_file_in_the_place_of_a_folder_at_the_start(tmp_path):
+    want, path = written(tmp_path / "state"), tmp_path / "state" / "training.json"
+    for text in ('{"key": [0', "[]", "7"):
+        path.write_text(text)
+        words = rf"{path} is damaged \(.*Remove it if you know"
+        with pytest.raises(ValueError, match=words), Checkpoints(path.parent) as checkpoints:
+            checkpoints.last(want[0])
+    path.unlink()
+    with Checkpoints(path.parent) as checkpoints:
+        assert_last(checkpoints, want, 3)
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="file is a file: name another"):
+        Checkpoints(tmp_path / "file")
+
+
 def test_what_is_half_written_is_removed(tmp_path):
     written(tmp_path)
     (tmp_path / "4.orbax-checkpoint-tmp").mkdir()

@@ -4,6 +4,7 @@ import itertools
 import os
 import signal
 import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,16 +15,19 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax.adaptive import Planner, WorkPlan
 from bcgc_jax.adaptive.rules import Window, rules
-from bcgc_jax.cluster import Cluster, InjectedDelay, Step, closed_loop, train_on_cluster
-from bcgc_jax.cluster.closed_loop import ClosedLoop, loads_of, plan_of, split_by, times_of
+from bcgc_jax.cluster import ClosedLoop, Cluster, InjectedDelay, Step, Told, closed_loop, train_on_cluster
+from bcgc_jax.cluster.closed_loop import Loop, loads_of, plan_of, split_by, times_of
 from bcgc_jax.cluster.collection import ClusterGradient, Work
 from bcgc_jax.cluster.sources import Made, Shelf
+from bcgc_jax.cluster.told import Job
 from bcgc_jax.coding.gradients import split_unevenly
 from bcgc_jax.plans.plan import partition_plan
 from tests.cluster.test_cluster import ADAM, COUNT, LAW, SGD, N, assert_descended, case, exact, loss, trained
 
-KEY = jax.random.key(0)
-GIVEN: Any = {"key": KEY, "batch_size": None, "seed": 0, "max_stored": None, "options": {}}
+
+def loop_of(cluster, data, first, num_steps):
+    job = Job(cluster, loss, case()[0], data, None, jax.random.key(0), 0, first, num_steps)
+    return Loop(ClosedLoop(), job)
 
 
 def _window(times):
@@ -81,9 +85,8 @@ def test_a_round_has_the_steps_that_those_before_it_left(monkeypatch):
         return SimpleNamespace(step=4, decisions=(), plan=None, warm_up=lambda: None)
 
     monkeypatch.setattr(closed_loop, "Planner", planner)
-    monkeypatch.setattr(ClosedLoop, "_put", lambda *_: None)
-    given: Any = None, loss, *case(), 10, 30
-    loop = ClosedLoop(*given, **GIVEN)
+    monkeypatch.setattr(Loop, "_put", lambda *_: None)
+    loop = loop_of(None, case()[1], 10, 30)
     for _ in range(3):
         loop._round = loop._begin(N)
     loop.close()
@@ -108,6 +111,33 @@ def test_a_worker_makes_each_subset_once_and_forgets_what_no_plan_needs():
     other = Made(lambda number, count: {"x": np.zeros(1)}, 1, 1, 4)
     assert shelf.take({1: other}, fetched=lambda _: None)[1]["x"].tolist() == [0]
     assert shelf.take({0: "a reference"}, fetched=str.upper) == {0: "A REFERENCE"}
+
+
+@pytest.mark.parametrize("made", [None, {}, {"x": 3.0}])
+def test_a_function_that_makes_no_samples_is_told(made):
+    wanted = {2: Made(lambda number, count: made, 0, 2, 4)}
+    with pytest.raises(ValueError, match=r"returned no arrays of samples for subset 2 of 4, but (None|\{)"):
+        Shelf().take(wanted, fetched=lambda _: None)
+
+
+def test_the_end_waits_for_no_plan_that_is_being_made_and_begins_no_other():
+    begun, going_on = threading.Event(), threading.Event()
+    loop = loop_of(None, case()[1], 0, 100)
+    made: list[str] = []
+
+    def slow(window):
+        begun.set()
+        made.append("first")
+        going_on.wait(60)
+
+    loop._thread.submit(lambda: [loop._made_by(rule, None) for rule in (slow, made.append)])
+    begun.wait()
+    begin = time.monotonic()
+    loop.close()
+    assert time.monotonic() - begin < 5
+    going_on.set()
+    loop._thread.shutdown()
+    assert made == ["first"]
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +171,7 @@ def test_it_finds_out_who_is_slow_and_trains_as_plain_descent_does(cluster):
 
     told: list[Step] = []
     given: Any = {"pace": pace, "before_step": kill, "after_step": told.append}
-    found = trained(cluster, params, data, 80, ADAM, **given)
+    found = trained(cluster, ClosedLoop(), params, data, 80, ADAM, **given)
     # Records have the name of the plan that ran.
     first = found.decisions[0]
     assert [step.scheme for step in told[: first.step]] == ["alternating"] * first.step
@@ -192,9 +222,9 @@ def test_data_is_made_where_it_is_and_gradients_are_those_of_all_of_it(cluster, 
         whole = np.load(os.path.join(place, "data.npz"))
         return {name: np.array_split(whole[name], count)[number] for name in whole.files}
 
-    given = jax.random.key(5), cluster, loss, params
-    problem = bcgc.Problem(LAW, N, COUNT, 40)
-    found = train_on_cluster(*given, source, ADAM, 8, problem=problem, method="tandon:1")
+    problem, given = bcgc.Problem(LAW, N, COUNT, 40), (cluster, params, source)
+    told = Told(problem, "tandon:1")
+    found = train_on_cluster(jax.random.key(5), loss, told, *given, ADAM, 8)
     assert_descended(found.params, params, data, ADAM, 8)
     made = [name.split("-") for name in os.listdir(tmp_path) if "-" in name]
     held, pids = {(int(pid), int(number)) for pid, number, _ in made}, cluster.pids
@@ -210,8 +240,8 @@ def test_data_is_made_where_it_is_and_gradients_are_those_of_all_of_it(cluster, 
         cluster.assign(loss, cluster.plan, params, uneven)
     with pytest.raises(ValueError, match=r"of 11 samples at least; there are some of 10"):
         cluster.assign(loss, cluster.plan, params, source, batch_size=11)
-    told = train_on_cluster(*given, source, SGD, 8)  # without a problem too
-    assert_descended(told.params, params, data, SGD, 8)
+    found = train_on_cluster(jax.random.key(5), loss, ClosedLoop(), *given, SGD, 8)
+    assert_descended(found.params, params, data, SGD, 8)
 
 
 @pytest.mark.slow
@@ -219,7 +249,7 @@ def test_those_left_do_not_wait_for_what_is_planned_for_others(cluster, monkeypa
     params, data = case()
     going_on = threading.Event()
     monkeypatch.setattr(Planner, "warm_up", lambda _: going_on.wait())
-    loop = ClosedLoop(cluster, loss, params, data, 0, 100, **GIVEN)
+    loop = loop_of(cluster, data, 0, 100)
     all_of_them, left = loop.give_work(range(N)), loop.give_work(range(N - 1))
     going_on.set()
     loop.close()

@@ -21,8 +21,17 @@ import optax
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.cluster import Checkpoints, Cluster, InjectedDelay, WorkersLost, train_on_cluster
-from bcgc_jax.cluster.training import _scheme
+from bcgc_jax.cluster import (
+    Checkpoints,
+    ClosedLoop,
+    Cluster,
+    InjectedDelay,
+    Run,
+    Told,
+    WorkersLost,
+    train_on_cluster,
+)
+from bcgc_jax.cluster.told import scheme_for
 from bcgc_jax.coding.gradients import coding_plan, split_unevenly
 from bcgc_jax.plans.schedules import Group, schedule_of
 from tests.compilations import compilations
@@ -77,10 +86,10 @@ def assert_descended(found, params, data, optimizer, steps, atol=3e-6):
     np.testing.assert_allclose(raveled(found), raveled(params), atol=atol)
 
 
-def trained(cluster, params, data, steps, optimizer=SGD, atol=3e-6, **more):
+def trained(cluster, plans, params, data, steps, optimizer=SGD, atol=3e-6, **more):
     """A training, once it has ended where plain gradient descent does."""
-    given = jax.random.key(5), cluster, loss, params, data, optimizer, steps
-    found = train_on_cluster(*given, **more)
+    given = plans, Run(cluster, **more), params, data, optimizer, steps
+    found = train_on_cluster(jax.random.key(5), loss, *given)
     assert_descended(found.params, params, data, optimizer, steps, atol)
     return found
 
@@ -157,7 +166,7 @@ def test_a_killed_worker_is_replaced_and_a_process_that_has_taken_over_its_numbe
     params, data = uncoded_and_coded
     before, since, finish = cluster.pids, len(cluster.faults), np.zeros((2, N))
     finish[:, 2] = 2.0
-    process = cluster._processes[2]
+    process = cluster[2]
     if not handles:  # as on other systems than Linux
         os.close(process.handle)
         process.handle = None
@@ -189,7 +198,7 @@ def test_redundancy_covers_a_stopped_worker_until_it_is_replaced(cluster):
 
 
 def test_a_worker_stopped_meanwhile_is_found_while_work_is_given_out(cluster, monkeypatch):
-    monkeypatch.setattr("bcgc_jax.cluster.processes._LOADING", 8.0)  # as long again as a busy machine needs
+    monkeypatch.setattr("bcgc_jax.cluster.processes._LOADING", 5.0)  # as long again as a busy machine needs
     pid, since = cluster.pids[2], len(cluster.faults)
     os.kill(pid, signal.SIGSTOP)
     params, data = assigned(cluster, [0, COUNT - 20, 20, 0])
@@ -259,20 +268,20 @@ def test_a_worker_is_given_up_when_its_successor_ends_or_fails_too(cluster, monk
 def test_training_is_plain_gradient_descent_and_goes_on_from_a_checkpoint(cluster, tmp_path):
     params, data = case()
     folder, seen = tmp_path / "one", []
-    more: Any = {"problem": PROBLEM, "pace": InjectedDelay(PROBLEM.cycle_time, 1e-4), "checkpoints": folder}
+    more: Any = {"pace": InjectedDelay(PROBLEM.cycle_time, 1e-4), "checkpoints": folder}
     more["before_step"] = lambda step, _: seen.append(step)
 
-    half = trained(cluster, params, data, 6, ADAM, **more)
+    half = trained(cluster, Told(PROBLEM), params, data, 6, ADAM, **more)
     assert half.seconds.shape == half.paced.shape == (6,)
     assert np.all(half.seconds >= half.paced)
-    rest = trained(cluster, params, data, 12, ADAM, **more)
+    rest = trained(cluster, Told(PROBLEM), params, data, 12, ADAM, **more)
     assert (seen, rest.first_step) == (list(range(12)), 6)
     for steps, optimizer, words in (
         (11, ADAM, "of 12 iterations, more than the 11 asked for"),
         (13, optax.adam(1e-2), "made with another learning rate or optimiser"),
     ):
         with pytest.raises(ValueError, match=words):
-            trained(cluster, params, data, steps, optimizer, **more)
+            trained(cluster, Told(PROBLEM), params, data, steps, optimizer, **more)
     with pytest.raises(ValueError, match="another model"), Checkpoints(folder) as checkpoints:
         checkpoints.last(({"other": np.zeros(3)}, None))
 
@@ -282,9 +291,9 @@ def test_batches_and_paces_are_drawn_for_each_step_and_the_same_after_a_resumpti
     problem = bcgc.Problem(LAW, N, COUNT, N)
 
     def run(steps, folder=None):
-        given = jax.random.key(5), cluster, loss, params, data, SGD, steps
-        more = {"problem": problem, "method": "time", "pace": InjectedDelay(LAW, 1e-4), "checkpoints": folder}
-        return train_on_cluster(*given, **more, batch_size=1)
+        on = Run(cluster, InjectedDelay(LAW, 1e-4), folder)
+        given = jax.random.key(5), loss, Told(problem, "time"), on, params, data, SGD, steps
+        return train_on_cluster(*given, batch_size=1)
 
     whole, half = run(6), run(3, tmp_path / "half")
     cluster.gradient(params)  # no step of a training
@@ -300,7 +309,7 @@ def test_a_pace_has_the_start_ups_and_the_link_of_the_problem(cluster):
     params, data = case(16)
     start, key, pace = bcgc.Weibull(9.0, 0.7), jax.random.key(5), InjectedDelay(LAW, 2e-3)
     problem = bcgc.Problem(LAW, N, COUNT, 16, start_up=start, send_time=0.4, chain_cycles=0.1)
-    found = trained(cluster, params, data, 3, problem=problem, method="time", pace=pace)
+    found = trained(cluster, Told(problem, "time"), params, data, 3, pace=pace)
     x, pace_key = np.asarray(bcgc.solve(problem, "time").rounded), jax.random.split(key, 3)[1]
     pace = dataclasses.replace(pace, start_ups=start)
     for step in range(3):
@@ -313,16 +322,16 @@ def test_a_pace_has_the_start_ups_and_the_link_of_the_problem(cluster):
 
 def test_without_replacement_the_workers_left_plan_anew(cluster):
     params, data = case()
-    cluster._processes.replace = False
+    cluster.replace = False
 
     def kill(step, running):
         if step == 2:
             os.kill(running.pids[1], signal.SIGKILL)
 
     try:
-        found = trained(cluster, params, data, 5, problem=PROBLEM, method="time", before_step=kill)
+        found = trained(cluster, Told(PROBLEM, "time"), params, data, 5, before_step=kill)
     finally:
-        cluster._processes.replace = True
+        cluster.replace = True
         assert cluster.num_workers == N - 1
         cluster.resize(N)
     assert found.num_workers.tolist() == [4, 4, 3, 3, 3]
@@ -330,7 +339,7 @@ def test_without_replacement_the_workers_left_plan_anew(cluster):
 
 def left_plan(problem, left, method, batch_size=None):
     """For those who are left of the workers of a problem."""
-    return _scheme(jax.random.key(0), problem, left, method, case()[0], batch_size, {})
+    return scheme_for(jax.random.key(0), Told(problem, method), left, case()[0], batch_size)
 
 
 def assert_optimal(plan, law):
@@ -377,13 +386,13 @@ def test_refusals(cluster, monkeypatch):
     params, data = case()
     plan = coding_plan(jax.random.key(0), params, [COUNT, 0, 0, 0])
     problem = bcgc.Problem(PROBLEM.cycle_time, 3, COUNT)
-    more = 100 - sum(process is not None for process in cluster._processes._all)  # others may have lost some
-    given, parts = (jax.random.key(0), cluster, loss, params, data, SGD, 1), split_unevenly(data, N)
+    more = 100 - sum(process is not None for process in cluster._all)  # others may have lost some
+    given, parts = (cluster, params, data, SGD, 1), split_unevenly(data, N)
     refused: dict[str, Callable[[], object]] = {
         "4 subsets": lambda: cluster.assign(loss, plan, params, split_unevenly(data, 3)),
         "batch_size must be from 1 to 4": lambda: cluster.assign(loss, plan, params, parts, batch_size=5),
-        "3 workers, the cluster 4": lambda: train_on_cluster(*given, problem=problem),
-        "pass problem=Problem": lambda: train_on_cluster(*given, method="time"),
+        "3 workers, the cluster 4": lambda: train_on_cluster(jax.random.key(0), loss, Told(problem), *given),
+        "max_stored must be a whole number from 1": lambda: ClosedLoop(0),
         "patience": lambda: Cluster(2, patience=0),
         f"free CPUs, too few for {more} more workers": lambda: cluster.resize(100),
         "0 free GPUs, too few for 2 more workers, who need 0.5": lambda: Cluster(2, num_gpus=0.25),
@@ -402,7 +411,7 @@ _KILLED = """
 import os, signal, sys, time, jax
 sys.path.insert(0, {root!r})
 import bcgc_jax as bcgc
-from bcgc_jax.cluster import Cluster, train_on_cluster
+from bcgc_jax.cluster import Cluster, Run, Told, train_on_cluster
 from tests.cluster.test_cluster import ADAM, COUNT, LAW, case, descendants, loss
 params, data = case()
 problem = bcgc.Problem(LAW, 2, COUNT, len(data["y"]))
@@ -415,10 +424,8 @@ def end(step, cluster):
         os.kill(os.getpid(), signal.SIGKILL)
 
 with Cluster(2) as cluster:
-    arguments = (cluster, loss, params, data, ADAM, 9)
-    train_on_cluster(
-        jax.random.key(5), *arguments, problem=problem, checkpoints={folder!r}, before_step=end
-    )
+    run = Run(cluster, checkpoints={folder!r}, before_step=end)
+    train_on_cluster(jax.random.key(5), loss, Told(problem), run, params, data, ADAM, 9)
 """
 
 

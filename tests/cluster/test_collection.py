@@ -30,19 +30,20 @@ class Group(list):
     def __init__(self, plan: Any) -> None:
         self.asked: list[tuple[int, int]] = []
         super().__init__(self._process(w) for w in range(N))
-        self.duty, self.ray, self.lost, self.why, self.error = SimpleNamespace(plan=plan), None, (), "", None
+        self.duty, self.ray, self.iteration = SimpleNamespace(plan=plan), None, 0
+        self.lost, self.why, self.error = (), "", None
 
     def _process(self, worker: int) -> Any:
         def deliver(call: int, block: int, subsets: tuple[int, ...]) -> Any:
             self.asked.append((worker, block))
             return ("answer", worker, block)
 
-        return SimpleNamespace(deliver=deliver)
+        return SimpleNamespace(actor=SimpleNamespace(deliver=SimpleNamespace(remote=deliver)))
 
     def lose(self, worker: int, *_: Any) -> None:
         self[worker] = None
 
-    def lose_gone(self, iteration: int) -> None:
+    def lose_gone(self) -> None:
         pass
 
 
@@ -51,7 +52,7 @@ def case():
     params = np.zeros(SIZE, np.float32)
     plan = jax.tree.map(np.asarray, coding_plan(jax.random.key(0), params, [4, 6, 0, 0]))
     group: Any = Group(plan)
-    collection = Collection(Coded(Decoder(plan, params)), group, params, None, call=1, iteration=0)
+    collection = Collection(Coded(Decoder(plan, params)), group, params, None, call=1)
     gradients = np.random.default_rng(0).normal(size=(N, SIZE)).astype(np.float32)
     ends = [(0, 4), (4, SIZE)]
     sent = [

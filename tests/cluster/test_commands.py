@@ -135,7 +135,7 @@ def test_the_experiment_with_a_real_load_measures_plans_and_runs(tmp_path, capsy
         return bcgc.ShiftedExponential(1 / (np.mean(times) - np.min(times)), np.min(times))
 
     monkeypatch.setattr("bcgc_jax.measured.smooth_empirical", law)
-    calibrated.run(tmp_path, workers=2, widths=(64, 16, 10), steps=30, rounds=1)
+    calibrated.run(tmp_path, workers=2, widths=(64, 16, 10), steps=20, rounds=1)
     rows = rows_of(tmp_path / "calibrated.csv")
     assert [row["method"] for row in rows] == ["uncoded", "optimal"]
     assert rows[0]["layers_at_levels"] == "2 0"
@@ -143,6 +143,6 @@ def test_the_experiment_with_a_real_load_measures_plans_and_runs(tmp_path, capsy
         assert all(0 < float(row[name]) < np.inf for name in ("predicted_seconds", "measured_seconds"))
     assert float(rows[1]["predicted_seconds"]) <= float(rows[0]["predicted_seconds"])
     times = [float(row["cycle_time"]) for row in rows_of(tmp_path / "calibrated_cycle_times.csv")]
-    assert len(times) == 60
+    assert len(times) == 40
     assert min(times) > 0
     assert "Seconds of an iteration, round after round" in capsys.readouterr().out

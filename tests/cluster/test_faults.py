@@ -15,10 +15,9 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.cluster import Cluster, InjectedDelay
-from bcgc_jax.cluster.engine import cause_of, reason_of
+from bcgc_jax.cluster import Cluster, InjectedDelay, Told
+from bcgc_jax.cluster.engine import _started_with, cause_of, reason_of
 from bcgc_jax.cluster.processes import Processes
-from bcgc_jax.cluster.ray_cleanup import _started_with
 from bcgc_jax.coding.gradients import coding_plan, split_unevenly
 from bcgc_jax.plans.schedules import Group, schedule_of
 from tests.cluster.test_cluster import COUNT, PROBLEM, ROOT, case, descendants, exact, gone, loss, trained
@@ -29,7 +28,7 @@ STORE: Any = {"num_cpus": 2, "object_store_memory": 100 * 2**20}
 OTHER = {"XLA_FLAGS": "--xla_cpu_max_isa=SSE4_2"}  # of a machine that rounds otherwise than the first
 
 
-class Told(RuntimeError):
+class Raised(RuntimeError):
     """As Ray tells of what a task raised."""
 
     def __init__(self, text, cause=None):
@@ -40,11 +39,14 @@ class Told(RuntimeError):
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (Told("\x1b[36mray::A.f()\x1b[39m\n  OSError: x", OSError("disk full\nall")), "OSError: disk full"),
-        (Told("ray::A.f()", KeyError()), "KeyError"),
-        (Told("It died.\n\tpid: 7\nThe actor is dead because it was killed by `x`."), "it was killed by `x`"),
-        (Told("because of an error, \x1b[36mA.f()\x1b[39m\nImportError: no 'b'"), "ImportError: no 'b'"),
-        (Told(""), "Told"),
+        (Raised("\x1b[36mray::A.f()\x1b[39m\n  OSError: x", OSError("disk full\nall")), "OSError: disk full"),
+        (Raised("ray::A.f()", KeyError()), "KeyError"),
+        (
+            Raised("It died.\n\tpid: 7\nThe actor is dead because it was killed by `x`."),
+            "it was killed by `x`",
+        ),
+        (Raised("because of an error, \x1b[36mA.f()\x1b[39m\nImportError: no 'b'"), "ImportError: no 'b'"),
+        (Raised(""), "Raised"),
     ],
 )
 def test_a_reason_is_one_line_of_what_ray_says(error, reason):
@@ -61,11 +63,11 @@ def test_what_a_loss_raises_in_all_workers_is_told_when_all_have_answered():
         raise next(iter(errors.values()))
 
     ray = SimpleNamespace(wait=lambda refs, **_: (refs[:1], refs[1:]))
-    ray.exceptions = SimpleNamespace(RayTaskError=Told)
-    processes: Any = SimpleNamespace(ray=ray, pause=0.0, has_loaded=Told, check_raised=check)
+    ray.exceptions = SimpleNamespace(RayTaskError=Raised)
+    processes: Any = SimpleNamespace(ray=ray, pause=0.0, has_loaded=Raised, check_raised=check)
     processes._starting = lambda but: {worker: worker for worker in {0, 1} - set(but)}
-    with pytest.raises(Told):
-        Processes.wait_until_loaded(processes, 1)
+    with pytest.raises(Raised):
+        Processes._wait_until_loaded(processes)
     assert judged == [[0, 1]]
 
 
@@ -106,7 +108,7 @@ def on_node(node, raise_):
 
 
 def end_node(nodes, node, running):
-    processes = [running._processes[w] for w in range(running.num_workers)]
+    processes = [running[w] for w in range(running.num_workers)]
     nodes.remove_node(node, allow_graceful=False)
     assert gone([p.pid for p in processes if p.node == node.node_id])
 
@@ -139,7 +141,7 @@ def test_a_machine_that_raises_loses_its_workers_and_a_loss_that_raises_is_told(
 @slow
 def test_workers_of_a_node_that_ended_are_given_up_and_return_when_another_joins(spread, nodes):
     cluster, (all_nodes, second) = spread, nodes
-    (params, data), plain = case(), {"problem": PROBLEM, "method": "uncoded"}
+    (params, data), plain = case(), Told(PROBLEM, "uncoded")
     faults, planned = len(cluster.faults), []
 
     def end(step, running):
@@ -147,11 +149,11 @@ def test_workers_of_a_node_that_ended_are_given_up_and_return_when_another_joins
         if step == 2:
             end_node(all_nodes, second, running)
 
-    with pytest.warns(UserWarning, match=r"worker \d .* is given up: ") as told:
-        found = trained(cluster, params, data, 5, **plain, before_step=end)
+    with pytest.warns(UserWarning, match=r"worker \d .* is given up: ") as warned:
+        found = trained(cluster, plain, params, data, 5, before_step=end)
     # One of them has room beside the others.
     assert planned == [(0, 4), (1, 4), (2, 4), (3, 3), (4, 3)]
-    assert any("no room" in str(warning.message) for warning in told)
+    assert any("no room" in str(warning.message) for warning in warned)
     # Both died; a successor that was sent to the node, before Ray knew of its end, has never started.
     lost = [f for f in cluster.faults[faults:] if f.what != "replaced"]
     assert [f.what for f in lost].count("died") >= 2
@@ -169,10 +171,10 @@ def test_workers_of_a_node_that_ended_are_given_up_and_return_when_another_joins
         # Until the new node is there, but not for ever.
         time.sleep(0.1 if step > 2 and counts[-1] == 3 and step < 150 else 0)
 
-    with pytest.warns(UserWarning, match="goes on with 3 of 4 workers: ") as told:
-        again = trained(cluster, params, data, 200, atol=2e-5, **plain, before_step=join)
+    with pytest.warns(UserWarning, match="goes on with 3 of 4 workers: ") as warned:
+        again = trained(cluster, plain, params, data, 200, atol=2e-5, before_step=join)
     assert [int(n) for n, _ in itertools.groupby(again.num_workers)] == [3, 4]
-    assert not any("left out" in str(warning.message) for warning in told)
+    assert not any("left out" in str(warning.message) for warning in warned)
     # Where a code would amplify what they round differently it is refused, and nothing else is.
     parts, plan = split_unevenly(data, 4), coding_plan(jax.random.key(0), params, [0, 0, COUNT, 0])
     with pytest.raises(ValueError, match=r"the workers differ in XLA_FLAGS '' / '--xla.*codes of repetition"):
@@ -191,7 +193,7 @@ def test_a_worker_that_never_answers_is_covered_or_refused_whatever_the_patience
     params, data = case()
     plan = coding_plan(jax.random.key(0), params, [0, COUNT, 0])
     spread.assign(loss, plan, params, split_unevenly(data, 3))
-    patience, spread._processes.patience = spread._processes.patience, np.inf
+    patience, spread.patience = spread.patience, np.inf
     problem = bcgc.Problem(bcgc.ShiftedExponential(1.0, 0.3), 3, COUNT, len(data["y"]))
     try:
         for late in (np.inf, 1e300, 1e10):
@@ -206,16 +208,15 @@ def test_a_worker_that_never_answers_is_covered_or_refused_whatever_the_patience
             with pytest.raises(ValueError, match=message):
                 spread.gradient(params, np.array(finish))
 
-        times, given = np.ones((3, 3)), {"problem": problem, "method": "tandon:1"}
+        times, told = np.ones((3, 3)), Told(problem, "tandon:1")
         times[1, 2] = np.inf
-        found = trained(spread, params, data, 3, pace=InjectedDelay(times, 1e-4), **given)
+        found = trained(spread, told, params, data, 3, pace=InjectedDelay(times, 1e-4))
         assert np.all(np.isfinite(found.paced))
+        silent = InjectedDelay(np.where(times == 1, np.inf, 1), 1e-4)
         with pytest.raises(ValueError, match="would not end"):
-            trained(
-                spread, params, data, 3, pace=InjectedDelay(np.where(times == 1, np.inf, 1), 1e-4), **given
-            )
+            trained(spread, told, params, data, 3, pace=silent)
     finally:
-        spread._processes.patience = patience
+        spread.patience = patience
 
 
 @pytest.mark.parametrize("times", [np.array([[1.0, np.nan]]), np.array([[1.0, -1.0]])])
@@ -294,7 +295,8 @@ with Cluster(2):
 
 
 @slow
-def test_ctrl_c_while_processes_start_leaves_none():
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_processes_start_leaves_none(number):
     with tempfile.TemporaryDirectory(dir="/tmp", prefix="t") as place:
         with ctrl_c():
             running = begun(_INTERRUPTED, place, start_new_session=True)
@@ -302,14 +304,16 @@ def test_ctrl_c_while_processes_start_leaves_none():
         try:
             while len(seen) < 2 and running.poll() is None:  # Ray's server is one
                 seen |= set(descendants(running.pid))
-            os.killpg(running.pid, signal.SIGINT)  # as a terminal does
+            # As a terminal does with Ctrl-C; Ray answers SIGTERM itself while it starts.
+            (os.killpg if number == signal.SIGINT else os.kill)(running.pid, number)
             while running.poll() is None:
                 seen |= set(descendants(running.pid))
                 time.sleep(0.02)
             out, err = running.communicate()
         finally:
             running.kill()
-        assert (running.returncode, out) == (-signal.SIGINT, ""), err
+        status = -number if number == signal.SIGINT else 128 + number
+        assert (running.returncode, out) == (status, ""), err
         assert len(seen) >= 2
         assert gone(seen)
         assert os.listdir(place) == []

@@ -1,5 +1,7 @@
 """Who takes part in a training where workers are lost and return, without any process."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,6 +9,7 @@ import jax
 import pytest
 
 from bcgc_jax.cluster import Cluster
+from bcgc_jax.cluster.processes import Process, Processes
 from bcgc_jax.cluster.training import _Course
 
 
@@ -81,11 +84,38 @@ def test_the_size_that_the_cluster_was_given_is_followed() -> None:
         course.follow()
 
 
+def test_successors_have_a_multiple_of_what_the_others_took() -> None:
+    given: Any = SimpleNamespace(patience=1.0, _started_in=0.0)
+    starting, loading, working = (
+        Process(None, None, "", 1, starting=ref, pid=pid) for ref, pid in ((1, None), (1, 7), (None, 7))
+    )
+    patience = [Processes._patience_with(given, one) for one in (starting, loading, working)]
+    assert patience == [120.0, 30.0, 1.0]  # as long as nobody has started
+    given._started_in = 2.0
+    patience = [Processes._patience_with(given, one) for one in (starting, loading, working)]
+    assert patience == [6.0, 6.0, 1.0]
+    starting.attempts = 0  # all of them start at once
+    assert Processes._patience_with(given, starting) == 120.0
+
+
+def test_two_threads_do_not_share_a_cluster() -> None:
+    cluster = object.__new__(Cluster)
+    cluster._used = threading.RLock()
+
+    def use() -> None:
+        with cluster.at_work(), cluster.at_work():  # a training, and its gradients
+            pass
+
+    with ThreadPoolExecutor(1) as other:
+        with cluster.at_work(), pytest.raises(ValueError, match="at work in another thread"):
+            other.submit(use).result()
+        other.submit(use).result()
+
+
 @pytest.mark.parametrize(("lost", "asked"), [((), []), ((1,), [3])])
 def test_a_cluster_that_is_whole_is_left_as_it_is(lost: tuple[int, ...], asked: list[int]) -> None:
     resized: list[int] = []
-    processes = SimpleNamespace(resize=resized.append)
-    cluster: Any = SimpleNamespace(num_workers=3, size=3, lost=lost, _processes=processes)
+    cluster: Any = SimpleNamespace(num_workers=3, size=3, lost=lost, _resize=resized.append)
     cluster._check_open = lambda: None
     Cluster.restore(cluster)
     assert resized == asked

@@ -89,7 +89,7 @@ class World:
     def task(self, w: int) -> None:
         task = self.plan.tasks(w)[self.done[w]]
         self.done[w] += 1
-        self.questions(self.holders.report(w, task.block, task.subsets[0]))
+        self.questions(self.holders.report(w, task.block, task.subsets))
 
     def answer(self, k: int) -> None:
         life, question = self.sent.pop(k)
@@ -159,10 +159,10 @@ def test_a_block_is_asked_for_as_soon_as_it_is_covered_and_not_before():
 def test_who_has_most_is_asked_and_then_who_was_asked_least():
     holders = Holders(plan_of([(3, 2)], 3))
     for worker, subset in ((0, 0), (1, 1), (0, 1)):
-        assert holders.report(worker, 0, subset) == []
-    assert [(q.worker, q.subsets) for q in holders.report(1, 0, 2)] == [(0, (0, 1)), (1, (2,))]
-    assert holders.report(2, 0, 2) == []  # nobody is asked twice
+        assert holders.report(worker, 0, (subset,)) == []
+    assert [(q.worker, q.subsets) for q in holders.report(1, 0, (2,))] == [(0, (0, 1)), (1, (2,))]
+    assert holders.report(2, 0, (2,)) == []  # nobody is asked twice
     for worker, subset in ((0, 0), (2, 0), (0, 1)):
-        assert holders.report(worker, 1, subset) == []
+        assert holders.report(worker, 1, (subset,)) == []
     # Those with one subset are alike, but for what they have been asked for.
-    assert [(q.worker, q.subsets) for q in holders.report(2, 1, 2)] == [(2, (0, 2)), (0, (1,))]
+    assert [(q.worker, q.subsets) for q in holders.report(2, 1, (2,))] == [(2, (0, 2)), (0, (1,))]

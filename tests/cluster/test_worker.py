@@ -1,7 +1,9 @@
 """A worker without any cluster around it, against the simulation's messages and plain gradients."""
 
+import gc
 import threading
 import time
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -137,6 +139,20 @@ def test_all_workers_compile_the_same_programs():
     given = [(1, worker._rows[1], np.ones(count), pieces) for worker in group]
     assert len({worker._encode.lower(*g).as_text() for worker, g in zip(group, given, strict=True)}) == 1
     assert len({tuple(row) for row in plan.codes[1].coefficients.tolist()}) == N  # whose codes differ
+
+
+def test_a_worker_that_is_dropped_takes_its_programs_with_it():
+    """Not with the next full collection, which may be many plans later."""
+    params, batch, plan = case()
+    worker = workers(params, plan, split_unevenly(batch, N))[0]
+    worker.warm_up()
+    left = [weakref.ref(worker), *map(weakref.ref, worker._stages.values())]
+    gc.disable()
+    try:
+        del worker
+        assert [one() for one in left] == [None] * len(left)
+    finally:
+        gc.enable()
 
 
 def test_a_worker_stops_between_blocks_and_wakes_from_its_pace():

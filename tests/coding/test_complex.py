@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from bcgc_jax import Problem, coding, solve
+from bcgc_jax.cluster.closed_loop import ClosedLoop
 from bcgc_jax.cluster.master import Cluster
 from bcgc_jax.cluster.training import train_on_cluster
 from bcgc_jax.coding.stages import stages
@@ -59,7 +60,7 @@ ENTRANCES = {
     "prepare": lambda: of_cluster(lambda c: c.prepare(loss, plan(), COMPLEX, list(SUBSETS))),
     "gradient": lambda: of_cluster(lambda c: c.gradient(COMPLEX)),
     "train_on_cluster": lambda: of_cluster(
-        lambda c: train_on_cluster(KEY, c, loss, COMPLEX, SUBSETS[0], optax.sgd(0.1), 1)
+        lambda c: train_on_cluster(KEY, loss, ClosedLoop(), c, COMPLEX, SUBSETS[0], optax.sgd(0.1), 1)
     ),
 }
 

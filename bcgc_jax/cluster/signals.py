@@ -1,0 +1,83 @@
+"""Ctrl-C, SIGTERM and SIGHUP while worker processes run: the one place where they are handled."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+_NUMBERS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+_came: int | None = None
+_listening = False
+
+
+def _answers() -> dict[int, Any]:
+    """Those that can be set here, but for signals that the process ignores."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    found = {number: signal.getsignal(number) for number in _NUMBERS}
+    return {n: answer for n, answer in found.items() if answer not in (None, signal.SIG_IGN)}
+
+
+@contextlib.contextmanager
+def _answered(answers: Mapping[int, Any]) -> Iterator[None]:
+    before = {number: signal.signal(number, answer) for number, answer in answers.items()}
+    try:
+        yield
+    finally:
+        for number, answer in before.items():
+            signal.signal(number, answer)
+
+
+def _hear(number: int, frame: Any) -> None:
+    global _came
+    _came = number
+    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+
+@contextlib.contextmanager
+def handled() -> Iterator[None]:
+    """Each ends what goes on in order, contexts included; answers of the caller's own stay."""
+    global _came
+    _came, usual = None, (signal.SIG_DFL, signal.default_int_handler)
+    with _answered({n: _hear if answer in usual else answer for n, answer in _answers().items()}):
+        yield
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[None]:
+    """A signal in here ends this, also where what it raised is swallowed (in a collector's callback)."""
+    global _came, _listening
+    if _listening:
+        yield
+        return
+    _came, _listening = None, True
+    try:
+        yield
+        check()
+    finally:
+        _listening = False
+
+
+def check() -> None:
+    """What every wait does now and then: raise again what was swallowed."""
+    if _listening and _came is not None:
+        _hear(_came, None)
+
+
+def set_status(error: SystemExit) -> None:
+    """A call of Ray's that a signal interrupts passes on a status of its own."""
+    if _came is not None and _came != signal.SIGINT:
+        error.code = 128 + _came
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """They are heard at the end of this: who starts or ends processes has no way back from its middle."""
+    came: list[int] = []
+    try:
+        with _answered(dict.fromkeys(_answers(), lambda number, frame: came.append(number))):
+            yield
+    finally:
+        for number in came[:1]:
+            signal.raise_signal(number)

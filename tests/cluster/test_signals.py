@@ -1,0 +1,116 @@
+"""Signals, private folders and waits for what does not answer, without Ray."""
+
+import gc
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bcgc_jax.cluster import signals
+from bcgc_jax.cluster.engine import _check_answers
+from bcgc_jax.cluster.folders import is_safe, private_folder
+from tests.signals import ctrl_c
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="a system without these signals")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_ends_a_process_ends_it_in_order(number):
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as end, signals.handled():
+        os.kill(os.getpid(), number)
+    assert end.value.code == 128 + number
+    assert signal.getsignal(number) == before
+
+
+def test_signals_that_are_ignored_or_the_callers_own_are_left_alone():
+    came: list[int] = []
+    before = {n: signal.getsignal(n) for n in (signal.SIGHUP, signal.SIGTERM)}
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
+    signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    try:
+        with signals.handled(), signals.held_back():
+            for number in before:
+                os.kill(os.getpid(), number)
+            assert came == []
+        assert came == [signal.SIGTERM]
+    finally:
+        for number, answer in before.items():
+            signal.signal(number, answer)
+
+
+def test_ctrl_c_is_heard_though_the_garbage_collector_swallows_it(monkeypatch):
+    """JAX has a callback there: what it raises Python prints, and goes on."""
+
+    def swallow(phase, info):
+        if phase == "start":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+
+    def wait(count):
+        with signals.listening():
+            gc.callbacks.append(swallow)
+            try:
+                gc.collect()
+            finally:
+                gc.callbacks.remove(swallow)
+            for _ in range(count):
+                went_on.append(1)
+                signals.check()
+
+    for count in (2, 0):  # at the next wait, and at the end where there is none
+        went_on: list[int] = []
+        with (
+            ctrl_c(),
+            signals.handled(),
+            pytest.raises(KeyboardInterrupt),
+        ):
+            wait(count)
+        assert len(went_on) == min(count, 1)
+
+
+def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", "")
+    monkeypatch.setattr("bcgc_jax.cluster.folders._SHORT", 10_000)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    others = {name: tmp_path / f"bcgc-{name}" for name in ("left", "open", "young")}
+    for name, path in others.items():
+        path.mkdir(mode=0o755 if name == "open" else 0o700)
+        if name != "young":  # one that is being made
+            (path / "lock").touch()
+    kept = {others["open"], others["young"]}
+    with private_folder() as running, private_folder() as another:
+        assert is_safe(another, private=True)
+        assert set(tmp_path.iterdir()) == kept | {Path(running), Path(another)}
+    assert set(tmp_path.iterdir()) == kept
+
+
+def test_a_folder_that_others_can_write_to_is_not_safe(tmp_path):
+    for mode, safe in ((0o700, True), (0o755, True), (0o775, False), (0o777, False)):
+        tmp_path.chmod(mode)
+        assert is_safe(str(tmp_path)) == safe
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert not is_safe(str(tmp_path / "link"))
+    assert not is_safe(str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"), [(b"", "no Ray cluster answers"), (b"220 mail\r\n", "is no Ray")]
+)
+def test_who_listens_and_is_not_ray_is_told_soon(monkeypatch, answer, words):
+    monkeypatch.setattr("bcgc_jax.cluster.engine._PATIENCE", 0.2)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(1)
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        begin = time.monotonic()
+        if answer:
+            monkeypatch.setattr(socket.socket, "recv", lambda *_: answer[:9])
+        with pytest.raises(ConnectionError, match=words):
+            _check_answers(address)
+        assert time.monotonic() - begin < 10

@@ -10,10 +10,10 @@ from typing import Any
 import jax
 
 import bcgc_jax as bcgc
+from bcgc_jax import plotting
 from bcgc_jax.solvers.closed_form import time_partition
 from benchmarks.planning import paper_problem
 from benchmarks.timing import Measured, compare, curve_point, peak_memory, result_row
-from experiments import plotting
 from experiments.report import grouped
 
 SIZES = (10, 20, 50, 100, 200, 500, 1000)

@@ -16,10 +16,10 @@ import jax
 import numpy as np
 
 import bcgc_jax as bcgc
+from bcgc_jax import plotting
 from bcgc_jax.adaptive import RULES, Decision, Planner, WorkPlan
 from bcgc_jax.adaptive.rules import MOST_STORED, Window
 from bcgc_jax.cli.progress import each
-from experiments import plotting
 from experiments.report import print_table, run_command, save
 from experiments.traces import files_of
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 import bcgc_jax as bcgc
+from bcgc_jax import plotting
 from bcgc_jax.cli.progress import each
-from experiments import plotting
 from experiments.block_costs import (
     MODELS,
     Costs,

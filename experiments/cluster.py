@@ -18,11 +18,11 @@ import jax
 import numpy as np
 
 import bcgc_jax as bcgc
+from bcgc_jax import plotting
 from bcgc_jax.cli.progress import each
 from bcgc_jax.cluster import Cluster, InjectedDelay, Run
 from bcgc_jax.cluster.digits import ClusterDigitsRun, train_digits_on_cluster
 from bcgc_jax.coding.digits import digits_problem
-from experiments import plotting
 from experiments.report import number, print_table, run_command, save
 
 if TYPE_CHECKING:

@@ -15,9 +15,8 @@ import jax
 import numpy as np
 
 import bcgc_jax as bcgc
-from bcgc_jax import measured
+from bcgc_jax import measured, plotting
 from bcgc_jax.cli.progress import each
-from experiments import plotting
 from experiments.report import TRACES, grouped, number, print_table, run_command, save
 
 FILES = ("llm_training_32_workers.csv", "pai_job_1_10_workers.csv", "pai_job_4_10_workers.csv")

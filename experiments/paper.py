@@ -14,8 +14,8 @@ import jax
 import numpy as np
 
 import bcgc_jax as bcgc
+from bcgc_jax import plotting
 from bcgc_jax.cli.progress import each
-from experiments import plotting
 from experiments.report import grouped, number, print_table, run_command, save
 
 # Each method, and the published scheme it stands beside; added schemes have none. The published "optimal"

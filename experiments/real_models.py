@@ -19,6 +19,7 @@ import numpy as np
 import optax
 
 import bcgc_jax as bcgc
+from bcgc_jax import plotting
 from bcgc_jax.adaptive import WorkPlan
 from bcgc_jax.adaptive.rules import Rule, Window, rules
 from bcgc_jax.cli.progress import each
@@ -26,7 +27,6 @@ from bcgc_jax.cluster import ClosedLoop, Cluster, InjectedDelay, Run, Step, trai
 from bcgc_jax.cluster.closed_loop import PARTS, loads_of, plan_of, split_by
 from bcgc_jax.cluster.logs import Watch
 from bcgc_jax.plans.plan import partition_plan
-from experiments import plotting
 from experiments.models import Model, convolutional, transformer
 from experiments.replay import pooled, problem
 from experiments.report import grouped, number, print_table, run_command, save

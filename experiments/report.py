@@ -10,10 +10,10 @@ from typing import Any, NoReturn, TypeVar
 
 import jax
 
+from bcgc_jax import plotting
 from bcgc_jax.cli.exit import flush, interrupted, take_any_sign
 from bcgc_jax.cli.output_paths import check_folder
 from bcgc_jax.solvers.schemes import SchemeError, load_schemes
-from experiments import plotting
 
 TRACES = Path(__file__).resolve().parents[2] / "shared/traces"
 

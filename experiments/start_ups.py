@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import bcgc_jax as bcgc
+from bcgc_jax import plotting
 from bcgc_jax._pytree import replace
 from bcgc_jax.cli.progress import each
-from experiments import plotting
 from experiments.report import grouped, print_table, run_command, save
 
 # What all problems are padded to, so that each pair of families compiles once.

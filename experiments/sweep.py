@@ -16,10 +16,10 @@ import jax
 import numpy as np
 
 import bcgc_jax as bcgc
+from bcgc_jax import plotting
 from bcgc_jax.cli import progress
 from bcgc_jax.solvers.methods import BASELINES
 from bcgc_jax.sweeps.files import read_rows
-from experiments import plotting
 from experiments.paper import WORKERS_LABEL
 from experiments.report import grouped, number, print_table, run_command
 

@@ -20,9 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import bcgc_jax as bcgc
+from bcgc_jax import plotting
 from bcgc_jax.measured.description import Description, Interval
 from bcgc_jax.measured.resampling import resampled_means
-from experiments import plotting
 from experiments.replay import KNOWING, RULES, Replayed, Rule, replay
 from experiments.report import print_table, run_command, save
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import pytest
 
-from experiments import plotting
+from bcgc_jax import plotting
 
 
 def assert_text_fits(figure):

@@ -20,7 +20,7 @@ FLOORS = (
     ("solvers",),
     ("coding", "sweeps", "adaptive"),
     ("__init__",),
-    ("cluster",),
+    ("cluster", "plotting"),
     ("cli",),
     ("__main__",),
 )

@@ -6,8 +6,8 @@ import matplotlib
 import pytest
 
 import bcgc_jax as bcgc
+from bcgc_jax import plotting
 from bcgc_jax.solvers.methods import BASELINES, PROPOSED
-from experiments import plotting
 
 
 def test_every_method_has_a_look_of_its_own():

@@ -178,6 +178,14 @@ def read_named_axis(text: str) -> "tuple[str, np.ndarray]":
     return SYNONYMS.get(name, name), axis(Number(-math.inf)).read(numbers)
 
 
+def read_where(text: str) -> tuple[str, float]:
+    """COLUMN=NUMBER."""
+    name, equals, number = (word.strip() for word in text.partition("="))
+    if not equals:
+        raise ValueError(f"must be COLUMN=NUMBER such as num_workers=20, got {text!r}")
+    return name, float(Number(-math.inf).read(number))
+
+
 def read_levels(text: str) -> tuple[str, tuple[int, ...]]:
     """Whole numbers and ranges: 0,3,7-9; as they were typed, and all of them."""
     levels: set[int] = set()

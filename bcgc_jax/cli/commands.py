@@ -2,11 +2,13 @@
 
 import dataclasses
 import functools
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+from bcgc_jax._extras import to_install
 from bcgc_jax.cli import names
 from bcgc_jax.cli.arguments import (
     COUNT,
@@ -23,6 +25,7 @@ from bcgc_jax.cli.arguments import (
     read_levels,
     read_named_axis,
     read_open_law,
+    read_where,
     refuse_without_effect,
 )
 from bcgc_jax.cli.options import Command, argument, group, option
@@ -58,6 +61,18 @@ def format_option() -> Any:
 def plan_option(which: str) -> Any:
     text = f"Also write {which}, with its certificate, to a JSON file; in Python "
     return option(click.Path(), f"{text}bcgc_jax.Solution.load(FILE.json) reads it.", metavar="FILE.json")
+
+
+def figure_option(what: str) -> Any:
+    return option(click.Path(), f"Also draw {what}: .png, .svg or .pdf.", metavar="PICTURE")
+
+
+def check_figure(option: str, path: str | None) -> None:
+    """What is wrong with a picture's name, or with what draws it."""
+    if path is not None:
+        check_file(option, path, names.PICTURES)
+        if find_spec("matplotlib") is None:
+            raise click.UsageError(f"{option} needs matplotlib: {to_install('plot')}")
 
 
 def round_trip_option() -> Any:
@@ -257,8 +272,10 @@ class SolveOptions(Planning):
     )
     round_trip: float = round_trip_option()
     out: str | None = plan_option("the best plan")
+    figure: str | None = figure_option("the runtimes and the blocks")
 
     def __post_init__(self) -> None:
+        check_figure("--figure", self.figure)
         self.check(self.cycle_times, self.delivery.random, several=len(self.cycle_times) > 1)
         check_one("the length of the gradient", coordinates=self.coordinates, unit_costs=self.unit_costs)
         self.check_deadline(self.deadline, needed=self.for_deadline)
@@ -310,9 +327,11 @@ class FitOptions:
     )
     seed: int = option(SEED, "Seed of these samples.", default=0)
     out: str | None = plan_option("the plan for the best law")
+    figure: str | None = figure_option("the measured times and the fitted distributions")
     output: str = format_option()
 
     def __post_init__(self) -> None:
+        check_figure("--figure", self.figure)
         if self.out is not None:
             check_file("--out", self.out, (".json",))
 
@@ -357,12 +376,14 @@ class SweepOptions(Planning):
     partitions: bool = option(bool, "Also give the partitions, rounded.")
     round_trip: float = round_trip_option()
     out: str | None = option(click.Path(), "Write to FILE.csv or FILE.parquet, chunk by chunk.")
+    figure: str | None = figure_option("runtimes over the one or two numbers that vary")
     resume: bool = option(bool, "Go on with --out where an earlier call was cut off.")
     coordinator: str | None = option(str, "HOST:PORT of the first of several processes.")
     processes: int | None = option(COUNT, "How many there are.")
     process: int | None = option(Number(0, include=True, whole=True), "Which one this is, from 0 on.")
 
     def __post_init__(self) -> None:
+        check_figure("--figure", self.figure)
         self.check(self.cycle_time, self.start_up_law)
         self.check_deadline(self.deadline, needed=self.objective == names.OBJECTIVES[1])
         if self.send_time is None:
@@ -426,8 +447,10 @@ class TrainOptions(Planning):
     )
     resume: bool = option(bool, "Go on with --checkpoints where an earlier call was cut off.")
     curves: str | None = option(click.Path(), "Also write every iteration to this CSV file.")
+    figure: str | None = figure_option("the loss over time")
 
     def __post_init__(self) -> None:
+        check_figure("--figure", self.figure)
         self.check(self.cycle_time, self.delivery.random)
         if self.simulated:
             refuse_without_effect("without --engine ray", "pace", "address", "checkpoints", "resume")
@@ -453,6 +476,28 @@ class TrainOptions(Planning):
     @property
     def num_seeds(self) -> int:
         return self.seeds or (8 if self.simulated else 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class PlotOptions:
+    """Draw FILE, which `bcgc sweep --out`, `bcgc train --curves` or `bcgc solve --out` wrote.
+
+    A sweep is curves over the number that varies, a curve for each scheme; over two numbers it is a heat map
+    for each scheme. A plan is its blocks, and how many workers compute each subset of the data for them.
+    """
+
+    file: str = argument(click.Path(exists=True, dir_okay=False))
+    x: str | None = option(str, "Column of the horizontal axis; by default what varies.")
+    y: str | None = option(str, "Column of the vertical axis of heat maps.")
+    value: str | None = option(str, "Column that is drawn; expected_runtime, of a training loss.")
+    where: tuple[tuple[str, float], ...] = option(
+        Argument("column=number", read_where), "Only rows with this number; repeat it.", multiple=True
+    )
+    methods: tuple[str, ...] = option(str, "Only this scheme; repeat it.", typed="--method", multiple=True)
+    out: str | None = option(click.Path(), "The picture: .png, .svg or .pdf; FILE.png.", metavar="PICTURE")
+
+    def __post_init__(self) -> None:
+        check_figure("--out", str(Path(self.file).with_suffix(".png")) if self.out is None else self.out)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -495,6 +540,18 @@ Examples:
   bcgc fit log.parquet --worker-column rank --seconds-column time_s --coordinates 1e6 --format json
   bcgc fit loads.csv --load-column samples
   ssh NODE cat steps.csv | bcgc fit -""",
+    ),
+    Command(
+        "plot",
+        PlotOptions,
+        short_help="Draw a sweep's, a training's or a plan's file.",
+        epilog="""\b
+Examples:
+  bcgc plot sweep.csv
+  bcgc plot sweep.csv --x rate --where num_workers=20 --method optimal --method nested
+  bcgc plot sweep.csv --x rate --y num_workers --out map.svg
+  bcgc plot curves.csv --value accuracy
+  bcgc plot plan.json""",
     ),
     Command(
         "sweep",

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.table import Column
 
-from bcgc_jax.cli import traces
+from bcgc_jax.cli import figures, traces
 from bcgc_jax.cli.answers import describe_law, write_plan
 from bcgc_jax.cli.commands import FitOptions
 from bcgc_jax.cli.compilation import padded_workers
@@ -16,6 +16,7 @@ from bcgc_jax.cli.exit import interruptible
 from bcgc_jax.cli.output import (
     Row,
     Shown,
+    beside_the_answer,
     console,
     finite,
     names,
@@ -70,6 +71,10 @@ def answer(question: FitOptions) -> None:
         file, output = Path(traces.trace_name(question.trace)).name, question.output
         document = _json(found) if output == "json" else None
         print_answer(output, [_fit_row(fit) for fit in found.fits], document, lambda: _print(file, found))
+        if question.figure is not None:
+            with beside_the_answer(question.figure):
+                laws = [(fit.name, fit.law) for fit in found.fits]
+                figures.fits(found.times.seconds, laws, "unit of the trace").savefig(question.figure, dpi=200)
         if question.out is not None:
             said = f"The plan for {found.plans[0]['law']}" * (output == "table")
             write_plan(found.best, question.out, said)

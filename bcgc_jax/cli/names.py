@@ -31,6 +31,7 @@ LAYOUTS = ("auto", "long", "wide")
 TRACE_LAWS = ("auto", "atoms", "smooth", "pareto-tail")
 
 SWEPT = (".csv", ".parquet")  # files of a sweep
+PICTURES = (".png", ".svg", ".pdf")
 
 # Of a training.
 ENGINES = ("simulated", "ray")

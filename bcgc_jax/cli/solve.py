@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bcgc_jax._pytree import replace
-from bcgc_jax.cli import solve_table, traces
+from bcgc_jax.cli import figures, solve_table, traces
 from bcgc_jax.cli.answers import describe_delivery, describe_law, num_workers, solution_row, write_plan
 from bcgc_jax.cli.arguments import Number
 from bcgc_jax.cli.commands import SolveOptions
@@ -17,7 +17,7 @@ from bcgc_jax.cli.compilation import padded_workers, stopwatch
 from bcgc_jax.cli.exit import interruptible
 from bcgc_jax.cli.limits import check_size
 from bcgc_jax.cli.names import MOST_WORKERS, OBJECTIVES
-from bcgc_jax.cli.output import Row, print_answer
+from bcgc_jax.cli.output import Row, beside_the_answer, print_answer
 from bcgc_jax.cli.progress import Progress
 from bcgc_jax.distributions import Distribution, Heterogeneous, JointDistribution
 from bcgc_jax.measured.resampling import bootstrap_interval
@@ -59,6 +59,9 @@ def answer(question: SolveOptions) -> None:
             solve_table.print_table(found.in_units_of(unit), name, _remarks(question, trace, found))
 
         print_answer(question.output, found.rows, document, table)
+        if question.figure is not None:
+            with beside_the_answer(question.figure):
+                figures.plans([figures.drawn(row) for row in found.rows]).savefig(question.figure, dpi=200)
         if question.out is None:
             return
         if best is None:

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from rich.table import Column
 
-from bcgc_jax.cli import output
+from bcgc_jax.cli import figures, output, plot
 from bcgc_jax.cli.answers import describe_law
 from bcgc_jax.cli.arguments import law_class, missing_parameters
 from bcgc_jax.cli.commands import START_UP, SweepOptions
@@ -60,7 +60,14 @@ def answer(question: SweepOptions) -> None:
         rows = interruptible(lambda: _collect(sweep))
         varied = [name for name, values in axes.items() if len(values) > 1]
         output.print_answer(question.output, rows, rows, lambda: _print_table(rows, varied))
+        _draw(question.figure, rows)
         _end(Counter(row["status"] for row in rows))
+
+
+def _draw(picture: str | None, rows: list[output.Row]) -> None:
+    if picture is not None:
+        with output.beside_the_answer(picture):
+            figures.of_rows(rows).savefig(picture, dpi=200)
 
 
 def _to_file(sweep: Sweep, question: SweepOptions, path: Path) -> None:
@@ -77,6 +84,8 @@ def _to_file(sweep: Sweep, question: SweepOptions, path: Path) -> None:
     (lines, statuses), seconds = _summary(sweep, path), time.perf_counter() - start
     document = {"file": str(path), "seconds": round(seconds, 2), "methods": lines}
     output.print_answer(question.output, lines, document, lambda: _print_summary(lines))
+    if question.figure is not None:
+        _draw(question.figure, plot.read(path))
     if question.output == "table":
         click.echo(f"\n{path}: {len(sweep.cells):,} cells, {seconds:.1f} s, compilation included.")
     _end(statuses)

@@ -10,7 +10,7 @@ import click
 import jax
 import numpy as np
 
-from bcgc_jax.cli import output
+from bcgc_jax.cli import figures, output
 from bcgc_jax.cli.answers import describe_delivery, describe_law, num_workers
 from bcgc_jax.cli.commands import TrainOptions
 from bcgc_jax.cli.exit import interruptible
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from bcgc_jax.cluster import Step
 
 T = TypeVar("T")
+_CURVES = {"time": "clock", "loss": "loss", "accuracy": "accuracy"}
 METHODS = ("uncoded", "single_block", "tandon_partial", "time", "frequency", "optimal")
 
 
@@ -58,8 +59,14 @@ def answer(question: TrainOptions) -> None:
         document = {"problem": described, "runs": rows}
         output.print_answer(question.output, rows, document, lambda: _print_table(rows, question, trace))
         if question.curves is not None:
-            with output.beside_the_answer(question.curves):
-                _write_curves(question.curves, runs)
+            with (
+                output.beside_the_answer(question.curves),
+                open(question.curves, "w", newline="", encoding="utf-8") as file,
+            ):
+                output.write_rows(_iterations(runs), file=file)
+        if question.figure is not None:
+            with output.beside_the_answer(question.figure):
+                figures.training(_iterations(runs)).savefig(question.figure, dpi=200)
 
 
 def _problem(question: TrainOptions, trace: Trace | None) -> tuple[Problem, np.ndarray | None]:
@@ -196,15 +203,14 @@ def _summary(run: DigitsRun, problem: Problem, target: float) -> output.Row:
     }
 
 
-def _write_curves(path: str, runs: Sequence[DigitsRun]) -> None:
-    rows = (
-        {"method": run.method, "seed": seed, "iteration": step + 1, "time": f"{run.clock[seed, step]:.8g}"}
-        | {"loss": f"{run.loss[seed, step]:.8g}", "accuracy": f"{run.accuracy[seed, step]:.8g}"}
+def _iterations(runs: Sequence[DigitsRun]) -> list[output.Row]:
+    """Every iteration of every seed."""
+    return [
+        {"method": run.method, "seed": seed, "iteration": step + 1}
+        | {name: float(f"{getattr(run, of)[seed, step]:.8g}") for name, of in _CURVES.items()}
         for run in runs
         for seed, step in np.ndindex(run.clock.shape)
-    )
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        output.write_rows(rows, file=file)
+    ]
 
 
 def _print_table(rows: Sequence[output.Row], question: TrainOptions, trace: Trace | None) -> None:

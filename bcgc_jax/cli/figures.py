@@ -1,0 +1,218 @@
+"""What `--figure FILE` and `bcgc plot` draw: plans, sweeps, fitted distributions, trainings."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+import numpy as np
+
+from bcgc_jax import plotting
+from bcgc_jax.cli.output import Row
+from bcgc_jax.solution import Solution
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+LABELS = {
+    "expected_runtime": plotting.RUNTIME_LABEL,
+    "relative_gap": "proven gap to the optimum",
+    "completion_probability": "probability of being in time",
+    "num_workers": "number of workers N",
+    "time": "simulated time (cycles × unit of cycle time)",
+    "loss": "training loss",
+    "accuracy": "test accuracy",
+}
+
+
+# Columns of a sweep's file that say what was found, not for which problem.
+_FOUND = (
+    *("law", "method", "status", "expected_runtime", "runtime_error", "lower_bound", "relative_gap"),
+    *("num_steps", "stored_subsets", "sent", "round_trips", "exact_gradient", "partition"),
+    *("completion_probability", "partition_runtime"),
+)
+
+
+class Drawn(NamedTuple):
+    """A scheme's expected `runtime`, and of each block its size and how many workers compute each subset."""
+
+    method: str
+    runtime: float
+    sizes: np.ndarray
+    copies: np.ndarray
+
+
+def drawn(row: Row) -> Drawn:
+    """Of a row of `bcgc solve --format json`.
+
+    >>> row = {"method": "optimal", "partition_runtime": 5.0, "partition": [3, 0, 2], "schedule": None}
+    >>> drawn(row).copies.tolist()
+    [1.0, 2.0, 3.0]
+    """
+    runtime = row["partition_runtime"] or row["expected_runtime"] or np.nan
+    sizes, copies = np.zeros(0), np.zeros(0)
+    if row["partition"] is not None:
+        sizes = np.asarray(row["partition"], float)
+        copies = np.arange(1.0, sizes.size + 1)
+    elif row["schedule"]:
+        sizes = np.asarray(row["schedule"]["sizes"], float)
+        if "groups" in row["schedule"]:
+            copies = np.array(
+                [np.mean([len(group) for group in groups]) for groups in row["schedule"]["groups"]]
+            )
+        else:
+            copies = np.bincount([block for _, block in row["schedule"]["tasks"]], minlength=sizes.size) * 1.0
+    return Drawn(row["method"], runtime, sizes, copies)
+
+
+def of_solution(solution: Solution) -> Drawn:
+    """Of a plan's file."""
+    plan = solution.plan
+    if plan is None:
+        raise click.UsageError("this file has no plan")
+    block, data = np.asarray(plan.block), np.asarray(plan.data, float)
+    each = np.mean(np.broadcast_to(data, (1, *data.shape[-1:])) if data.ndim < 2 else data, axis=0)
+    copies = np.bincount(block[block >= 0], each[block >= 0], len(plan.sizes))
+    return Drawn(solution.method, float(solution.expected_runtime), np.asarray(plan.sizes, float), copies)
+
+
+def plans(schemes: Sequence[Drawn]) -> "Figure":
+    """Left the runtime of each scheme; right its blocks, darker where more workers compute the same."""
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    figure, (left, right) = plotting.new_figure(
+        1, 2, size=(8.6, 1.6 + 0.32 * len(schemes)), sharey=True, width_ratios=(2, 3)
+    )
+    shades, norm = colormaps["Blues"], Normalize(0, max(one.copies.max(initial=1) for one in schemes))
+    power = math.floor(math.log10(max(one.runtime for one in schemes)))
+    unit = 10.0**power
+    for place, one in enumerate(schemes):
+        left.barh(place, one.runtime / unit, color=plotting.style(one.method).color, height=0.7)
+        share, start = one.sizes / max(one.sizes.sum(), 1e-300), 0.0
+        for size, copies in zip(share, one.copies, strict=True):
+            right.barh(
+                place,
+                size,
+                left=start,
+                color=shades(norm(copies)),
+                edgecolor="0.4",
+                linewidth=0.3,
+                height=0.7,
+            )
+            start += size
+        if not one.sizes.size:
+            right.text(0.01, place, "no fixed blocks", va="center", fontsize=8)
+    left.set_yticks(range(len(schemes)), [plotting.style(one.method).label for one in schemes])
+    left.invert_yaxis()
+    plotting.label_axes(left, f"expected runtime\n($10^{{{power}}}$ cycles × unit of cycle time)", "")
+    plotting.label_axes(right, "share of the gradient, in the order of computation", "")
+    right.set_xlim(0, 1)
+    figure.colorbar(
+        ScalarMappable(norm, shades), ax=right, label="workers that compute\neach subset of the data"
+    )
+    return figure
+
+
+def of_rows(
+    rows: Sequence[Row], value: str = "expected_runtime", x: str | None = None, y: str | None = None
+) -> "Figure":
+    """Of a sweep: curves over one number that varies, heat maps over two.
+
+    UsageError where the rows have no such column, and where more numbers vary.
+    """
+    varied = [name for name in rows[0] if name not in _FOUND and len({row[name] for row in rows}) > 1]
+    axes = [name for name in (x, y) if name] or varied[:2]
+    for name in (*axes, value):
+        if name not in rows[0]:
+            raise click.UsageError(f"there is no column {name}, only {', '.join(rows[0])}")
+    if not axes:
+        raise click.UsageError("all rows are of one problem: there is nothing to draw a curve over")
+    if others := [name for name in varied if name not in axes]:
+        raise click.UsageError(
+            f"{', '.join(varied)} vary: choose one or two of them with --x and --y, and one value of "
+            f"{', '.join(others)} with --where"
+        )
+    return curves(rows, axes[0], value) if len(axes) == 1 else heat_maps(rows, axes[0], axes[1], value)
+
+
+def curves(rows: Sequence[Row], x: str, y: str) -> "Figure":
+    """`y` against `x`, a curve for each method."""
+    figure, (axes,) = plotting.new_figure()
+    handles = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        pairs = sorted((row[x], row[y]) for row in rows if row["method"] == method and row[y] is not None)
+        handles += axes.plot(*np.array(pairs).T, **plotting.curve(method))
+    plotting.label_axes(axes, LABELS.get(x, x), LABELS.get(y, y), log=_log(axes, rows, x, y))
+    plotting.legend_outside(figure, handles)
+    return figure
+
+
+def _log(axes: "Axes", rows: Sequence[Row], *columns: str) -> str:
+    """Which axes are logarithmic: of positive numbers over more than a decade and a half."""
+    spans = [np.array([row[column] for row in rows if row[column] is not None], float) for column in columns]
+    return "".join(
+        name for name, a in zip("xy", spans, strict=True) if a.size and a.min() > 0 and a.max() > 30 * a.min()
+    )
+
+
+def heat_maps(rows: Sequence[Row], x: str, y: str, value: str) -> "Figure":
+    """`value` over `x` and `y`, a panel for each method, on one scale."""
+    from matplotlib.colors import LogNorm, Normalize
+
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    figure, panels = plotting.new_figure(1, len(methods), size=(1.8 + 2.9 * len(methods), 3.4), sharey=True)
+    across, up = (np.unique([row[name] for row in rows]) for name in (x, y))
+    found = np.full((len(methods), up.size, across.size), np.nan)
+    for row in rows:
+        at = methods.index(row["method"]), np.searchsorted(up, row[y]), np.searchsorted(across, row[x])
+        found[at] = np.nan if row[value] is None else row[value]
+    low, high = np.nanmin(found), np.nanmax(found)
+    norm = LogNorm(low, high) if 0 < low < high / 30 else Normalize(low, high)
+    for axes, method, numbers in zip(panels, methods, found, strict=True):
+        axes.grid(False)
+        image = axes.imshow(numbers, cmap="cividis", norm=norm, origin="lower", aspect="auto")
+        _tick(axes.xaxis, across, most=4)
+        _tick(axes.yaxis, up, most=8)
+        above = LABELS.get(y, y) if axes is panels[0] else ""
+        plotting.label_axes(axes, LABELS.get(x, x), above, title=plotting.style(method).label)
+    figure.colorbar(image, ax=panels, label=LABELS.get(value, value))
+    return figure
+
+
+def _tick(axis: "Axis", values: np.ndarray, most: int) -> None:
+    """Some of the cells' values, at the middles of their cells."""
+    places = np.unique(np.linspace(0, values.size - 1, min(values.size, most)).round().astype(int))
+    axis.set_ticks(places, [f"{values[place]:.2g}" for place in places])
+
+
+def fits(seconds: np.ndarray, laws: Sequence[tuple[str, Any]], unit: str) -> "Figure":
+    """P(T > t) of measured times, and of the distributions that were fitted to them."""
+    import jax.numpy as jnp
+
+    figure, (axes,) = plotting.new_figure()
+    times = np.sort(seconds)
+    handles = axes.step(
+        times, 1 - np.arange(1, times.size + 1) / (times.size + 1), color="0.6", linewidth=3, label="measured"
+    )
+    grid = np.geomspace(times[0], times[-1], 200) if times[0] > 0 else np.linspace(times[0], times[-1], 200)
+    for (name, law), line in zip(laws, ("-", "--", "-.", ":"), strict=False):
+        handles += axes.plot(grid, np.asarray(law.survival(jnp.asarray(grid))), line, label=name)
+    log = "y" if times[0] <= 0 or times[-1] < 30 * times[0] else "xy"
+    plotting.label_axes(axes, f"cycle time t ({unit})", "P(T > t)", log=log)
+    axes.set_ylim(0.3 / times.size, 1.3)
+    plotting.legend_outside(figure, handles)
+    return figure
+
+
+def training(rows: Sequence[Row], value: str = "loss") -> "Figure":
+    """Of every iteration of some runs: a curve for each scheme, medians over its seeds."""
+    columns = ("time", value)
+    found = []
+    for method, step in dict.fromkeys((row["method"], row["iteration"]) for row in rows):
+        same = [row for row in rows if (row["method"], row["iteration"]) == (method, step)]
+        found.append({"method": method} | {name: np.median([row[name] for row in same]) for name in columns})
+    return curves(found, *columns)

@@ -1,0 +1,66 @@
+"""`bcgc plot`: a sweep's, a training's or a plan's file as a picture."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import numpy as np
+
+from bcgc_jax.cli import figures
+from bcgc_jax.cli.commands import PlotOptions
+from bcgc_jax.cli.output import Row, beside_the_answer
+from bcgc_jax.solution import Solution
+
+
+def answer(question: PlotOptions) -> None:
+    path = Path(question.file)
+    if path.suffix == ".json":
+        figure = figures.plans([figures.of_solution(Solution.load(path))])
+    else:
+        rows = _selected(read(path), question)
+        if "iteration" in rows[0]:
+            figure = figures.training(rows, question.value or "loss")
+        else:
+            figure = figures.of_rows(rows, question.value or "expected_runtime", question.x, question.y)
+    out = question.out or str(path.with_suffix(".png"))
+    with beside_the_answer(out):
+        figure.savefig(out, dpi=200)
+    click.echo(f"The picture: {out}")
+
+
+def read(path: Path) -> list[Row]:
+    """All rows of a table, numbers as numbers, None for what is empty."""
+    if path.suffix == ".parquet":
+        import pyarrow.parquet
+
+        return pyarrow.parquet.read_table(path).to_pylist()
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [{name: _number(text) for name, text in row.items()} for row in csv.DictReader(file)]
+    if not rows or "method" not in rows[0]:
+        raise click.UsageError(f"{path} is no file of `bcgc sweep --out` or `bcgc train --curves`")
+    return rows
+
+
+def _number(text: str) -> float | str | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return text
+
+
+def _selected(rows: Sequence[Row], question: PlotOptions) -> list[Row]:
+    """The rows of the methods, and of the numbers, that were asked for."""
+    known = list(dict.fromkeys(row["method"] for row in rows))
+    if unknown := set(question.methods).difference(known):
+        raise click.UsageError(f"--method {unknown.pop()}: the file has {', '.join(known)}")
+    chosen = [row for row in rows if row["method"] in (question.methods or known)]
+    for name, number in question.where:
+        if name not in rows[0]:
+            raise click.UsageError(f"--where {name}: the file has the columns {', '.join(rows[0])}")
+        values = np.array([row[name] for row in chosen], float)
+        near = values[np.argmin(np.abs(values - number))]
+        if not np.isclose(near, number, rtol=1e-3):
+            raise click.UsageError(f"--where {name}={number:g}: no such row; the nearest has {near:g}")
+        chosen = [row for row, value in zip(chosen, values, strict=True) if value == near]
+    return chosen

@@ -1,0 +1,75 @@
+"""What is drawn is what stands in the file."""
+
+import numpy as np
+import pytest
+
+from bcgc_jax.cli import figures
+
+RATES, WORKERS = (1e-4, 1e-3, 1e-2), (4, 8)
+ROWS = [
+    {
+        "method": method,
+        "num_workers": n,
+        "rate": rate,
+        "status": "converged",
+        "expected_runtime": factor * n / rate,
+    }
+    for n in WORKERS
+    for rate in RATES
+    for method, factor in (("optimal", 1.0), ("uncoded", 3.0))
+]
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """A sweep's file, with an empty cell."""
+    path = tmp_path / "sweep.csv"
+    cells = [*ROWS, {**ROWS[0], "method": "nested", "expected_runtime": ""}]
+    path.write_text(
+        "\n".join([",".join(ROWS[0]), *(",".join(map(str, row.values())) for row in cells)]) + "\n"
+    )
+    return path
+
+
+def test_curves_and_heat_maps_show_the_numbers_of_the_rows():
+    of_four = [row for row in ROWS if row["num_workers"] == 4]
+    (axes,) = figures.curves(of_four, "rate", "expected_runtime").axes
+    for line, factor in zip(axes.lines, (1, 3), strict=True):
+        np.testing.assert_allclose(line.get_xydata(), [(rate, factor * 4 / rate) for rate in RATES])
+    assert axes.get_xscale() == axes.get_yscale() == "log"
+    panels = figures.heat_maps(ROWS, "rate", "num_workers", "expected_runtime").axes[:2]
+    for axes, factor in zip(panels, (1, 3), strict=True):
+        shown = axes.images[0].get_array()
+        np.testing.assert_allclose(shown, [[factor * n / rate for rate in RATES] for n in WORKERS])
+
+
+def test_blocks_are_as_long_as_their_share_of_the_gradient():
+    schemes = [
+        {"method": "optimal", "partition_runtime": 2.0, "partition": [30, 0, 10], "schedule": None},
+        {
+            "method": "nested",
+            "partition_runtime": 1.0,
+            "partition": None,
+            "schedule": {"sizes": [10, 30], "groups": [[[0], [1, 2]], [[0, 1, 2]]]},
+        },
+    ]
+    drawn = [figures.drawn(row) for row in schemes]
+    assert [one.copies.tolist() for one in drawn] == [[1, 2, 3], [1.5, 3]]
+    left, right = figures.plans(drawn).axes[:2]
+    assert [bar.get_width() for bar in left.patches] == [2, 1]
+    np.testing.assert_allclose([bar.get_width() for bar in right.patches], [0.75, 0, 0.25, 0.25, 0.75])
+
+
+def test_a_file_becomes_a_picture_and_what_it_lacks_is_told(sweep, command):
+    status, out, _ = command("plot", str(sweep))
+    assert (status, out) == (0, f"The picture: {sweep.with_suffix('.png')}\n")
+    assert sweep.with_suffix(".png").stat().st_size > 10_000
+    for asked, told in [
+        ("--x shift", "there is no column shift"),
+        ("--method best", "--method best: the file has optimal, uncoded, nested"),
+        ("--x rate", "num_workers vary"),
+        ("--x rate --where num_workers=5", "the nearest has 4"),
+        ("--out map.gif", "--out must end in .png, .svg or .pdf"),
+    ]:
+        status, _, err = command("plot", str(sweep), *asked.split())
+        assert (status, err.count("\n"), told in err) == (2, 1, True), err

@@ -52,7 +52,8 @@ def drawn(row: Row) -> Drawn:
     [1.0, 2.0, 3.0]
     """
     runtime = row["partition_runtime"] or row["expected_runtime"] or np.nan
-    sizes, copies = np.zeros(0), np.zeros(0)
+    sizes: np.ndarray = np.zeros(0)
+    copies: np.ndarray = np.zeros(0)
     if row["partition"] is not None:
         sizes = np.asarray(row["partition"], float)
         copies = np.arange(1.0, sizes.size + 1)

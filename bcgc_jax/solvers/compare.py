@@ -21,8 +21,8 @@ class Comparison(dict[str, Solution]):
     """Solutions by the name of their method, the fastest first; its `repr` is a table."""
 
     def __repr__(self) -> str:
-        head = ("expected runtime", "vs best baseline", "above optimum ≤", "share of coordinates")
-        lines = ["{:<22} {:>16} {:>16} {:>15}  {:<20}  status".format("scheme", *head)]
+        head = ("runtime", "vs best baseline", "above optimum ≤", "share of coordinates")
+        lines = ["{:<22} {:>10} {:>16} {:>15}  {:<20}  status".format("scheme", *head)]
         known = [float(s.expected_runtime) for name, s in self.items() if _is_known_before(name)]
         baseline = min(filter(np.isfinite, known), default=np.nan)
         least = float(self["optimal"].lower_bound) if "optimal" in self else np.nan
@@ -32,7 +32,7 @@ class Comparison(dict[str, Solution]):
             coded = solution.plan is not None and isinstance(solution.plan.completion, AnyOf)
             bound = least if coded else np.nan
             than = "" if name == LIMIT else _percent(value / baseline - 1, "+.1f")
-            figures = f"{value:>16.5g} {than:>16} {_percent(value / bound - 1, '.3g'):>15}"
+            figures = f"{value:>10.5g} {than:>16} {_percent(value / bound - 1, '.3g'):>15}"
             status = Status(int(solution.status)).name.lower()
             label = f"{name} α {alpha_of(solution):.3g}" if name == "tandon_partial" else name
             lines.append(f"{label:<22} {figures}  {_plan(solution):<20}  {status}")

@@ -72,7 +72,7 @@ def test_a_file_becomes_a_picture_and_what_it_lacks_is_told(sweep, command):
         ("--method best", "--method best: the file has optimal, uncoded, nested"),
         ("--x rate", "one value of num_workers with --where"),
         ("--x rate --where num_workers=5", "the nearest has 4"),
-        ("--out map.gif", "--out must end in .png, .svg or .pdf"),
+        ("--out map.gif", "--out must end in .png or .svg or .pdf"),
     ]:
         status, _, err = command("plot", str(sweep), *asked.split())
         assert (status, err.count("\n"), told in err) == (2, 1, True), err

@@ -18,12 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import concrete, show
+from bcgc_jax._pytree import concrete, is_traced, show
 from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.iterations import iteration_of
-from bcgc_jax.problem import Problem
-from bcgc_jax.solution import Solution, assess, is_partition, solution_of_value
+from bcgc_jax.problem import Problem, Status
+from bcgc_jax.solution import Solution, assess, solution_of_value
 from bcgc_jax.solvers import baselines, closed_form
 from bcgc_jax.solvers.method import Method, refuse_setup
 
@@ -115,7 +116,7 @@ class Scheme(Method):
         if not self.is_partition:
             return _expected(problem, key, scheme=self)
         partition, status = baselines.partition_of(self.read, problem)
-        _refuse_partition(problem, self.name, partition)
+        _refuse_partition(problem, self.name, partition, status)
         return assess(problem, partition, status)
 
     def read(self, problem: Problem, key: Array | None = None) -> Any:
@@ -128,10 +129,10 @@ def _expected(problem: Problem, key: Array | None, *, scheme: Scheme) -> Solutio
     return solution_of_value(problem, scheme.read(problem, key))
 
 
-def _refuse_partition(problem: Problem, name: str, partition: Array) -> None:
+def _refuse_partition(problem: Problem, name: str, partition: Array, status: Array) -> None:
     """ValueError where an added scheme gave something else than a partition, or NaN for none."""
     x, total = concrete(partition), concrete(problem.total)
-    if x is None or total is None or np.isnan(x).any() or bool(is_partition(problem, partition)):
+    if x is None or total is None or np.isnan(x).any() or int(status) == Status.CONVERGED:
         return
     raise ValueError(
         f'scheme "{name}" gave no partition of {total:g} over {problem.num_workers} levels: entries from '
@@ -193,7 +194,7 @@ _READINGS: dict[str, Callable[..., Any]] = {
 }
 
 
-def _ferdinand(problem: Problem, share: float) -> Array:
+def _ferdinand(problem: Problem, share: ArrayLike) -> Array:
     layers = jnp.maximum(jnp.floor(problem.total * share), 1)
     return baselines.ferdinand_partition(problem, layers)
 
@@ -218,6 +219,11 @@ class BuiltIn(Scheme):
         if self.name.startswith("ferdinand"):
             baselines.refuse_unit_costs(problem, self.name)
 
+    def plan(self, problem: Problem, key: Array | None) -> Solution:
+        if not self.is_partition or is_traced(problem):
+            return super().plan(problem, key)
+        return assess(problem, *_by_number(problem, RULES.index(self)))
+
 
 _BUILT_IN = (
     BuiltIn("time", closed_form.time_partition, label="x^(t)"),
@@ -228,6 +234,27 @@ _BUILT_IN = (
     BuiltIn("ferdinand_half", lambda p: _ferdinand(p, 0.5), label="Ferdinand–Draper, r = L/2", baseline=True),
     BuiltIn(LIMIT, _limit, gives="expectation", label="limit of any scheme"),
 )
+RULES = tuple(scheme for scheme in _BUILT_IN if scheme.is_partition)
+
+
+@jax.jit
+def _by_number(problem: Problem, number: int) -> tuple[Array, Array]:
+    """The partition of one of `RULES`: one program, for a table shows all of them.
+
+    Ferdinand and Draper's two, the last, differ in a number alone.
+    """
+    *others, _, _ = RULES
+    share = jnp.where(jnp.asarray(number) == len(others), 1.0, 0.5)
+    rules = [*(rule.function for rule in others), lambda problem: _ferdinand(problem, share)]
+    found = [lambda p, rule=rule: baselines.partition_of(rule, p) for rule in rules]
+    return jax.lax.switch(number, found, problem)
+
+
+def partition_by_name(problem: Problem, name: str) -> Array:
+    """Of a rule of the package's own."""
+    return _by_number(problem, [rule.name for rule in RULES].index(name))[0]
+
+
 SCHEMES: Mapping[str, Scheme] = MappingProxyType({scheme.name: scheme for scheme in _BUILT_IN})
 
 

@@ -10,10 +10,11 @@ fixed schedule: it needs no knowledge of the distribution's scale, slope or tail
 the iterates, weighted towards the last ones (Shamir & Zhang 2013).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -26,6 +27,7 @@ from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution, assess
 from bcgc_jax.solvers.closed_form import time_partition
 from bcgc_jax.solvers.method import Method, refuse_setup
+from bcgc_jax.solvers.schemes import partition_by_name
 
 # D, as a share of the simplex. Of 0.03, 0.1, 0.3 and 1 it is within 0.4 % of the best for nine laws, from
 # nearly deterministic ones to Pareto 1.2, at N = 5 and 20 after 1000 steps; the others are 1 % off somewhere.
@@ -104,11 +106,15 @@ def subgradient_partition(problem: Problem, key: Array, method: Subgradient) -> 
 
     The averaged iterate is evaluated exactly every `check_every` steps; the answer is the best one checked.
     """
-    course = _begin(problem, method)
     traced = not at_hand((problem, key, method))
+    # By the program of all rules: the command's table has them all.
+    xp = jnp if traced else np
+    total = xp.asarray(problem.total)
+    start = time_partition(problem) if traced else partition_by_name(problem, "time")
+    course = _begin(xp.asarray(start), total, method, xp)
 
     def check_and_go_on(course: _Course) -> _Course:
-        partition = course.average * problem.total
+        partition = xp.asarray(course.average) * total
         if traced:
             value = expected_runtime(problem, partition)
         else:  # by the program that all partitions are assessed with
@@ -122,14 +128,13 @@ def subgradient_partition(problem: Problem, key: Array, method: Subgradient) -> 
     return course.result
 
 
-@jax.jit
-def _begin(problem: Problem, method: Subgradient) -> _Course:
-    partition = time_partition(problem)
-    share, none = partition / problem.total, jnp.asarray(0)
-    zero, infinite = jnp.zeros((), problem.dtype), jnp.asarray(jnp.inf, problem.dtype)
-    history = jnp.full(-(-method.max_steps // method.check_every) + 1, jnp.nan, problem.dtype)
+def _begin(partition: Any, total: Any, method: Subgradient, xp: Any) -> _Course:
+    """In NumPy where nothing is traced: seven constants are not worth a program."""
+    share = partition / total
+    none, zero, infinite = xp.asarray(0), xp.zeros((), share.dtype), xp.asarray(np.inf, share.dtype)
+    history = xp.full(-(-method.max_steps // method.check_every) + 1, np.nan, share.dtype)
     result = SubgradientResult(partition, none, none, history)
-    return _Course(share, share, zero, result, infinite, none, jnp.asarray(True))
+    return _Course(share, share, zero, result, infinite, none, xp.asarray(True))
 
 
 @jax.jit
@@ -165,5 +170,5 @@ def _go_on(problem: Problem, key: Array, course: _Course, value: Array, method: 
     share, average, squares = jax.lax.fori_loop(first, last, step, (share, average, squares))
     status = jnp.where(met & (improvement <= method.tolerance), int(Status.CONVERGED), int(Status.STEP_LIMIT))
     status = jnp.where(jnp.isfinite(history[0]), status, int(Status.INFINITE))
-    result = SubgradientResult(best, status, jnp.minimum(first, method.max_steps), history)
+    result = SubgradientResult(best, status.astype(int), jnp.minimum(first, method.max_steps), history)
     return _Course(share, average, squares, result, best_value, check + more, more)

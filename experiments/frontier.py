@@ -17,7 +17,7 @@ import numpy as np
 import bcgc_jax as bcgc
 from bcgc_jax import measured, plotting
 from bcgc_jax.cli.progress import each
-from experiments.report import TRACES, grouped, number, print_table, run_command, save
+from experiments.report import TRACES, grouped, number, print_table, readable, run_command, save
 
 FILES = ("llm_training_32_workers.csv", "pai_job_1_10_workers.csv", "pai_job_4_10_workers.csv")
 # Round trips, as a share of the runtime of the paper's optimum, and chunks of a worker.
@@ -25,7 +25,7 @@ LATENCIES = tuple(np.geomspace(1e-3, 10, 25))
 CHUNKS = 5
 MAP = ("optimal", "nested", "multi_message", "cyclic", "sharing")
 # Those that ask nobody anything.
-UNASKED = ("optimal", "nested")
+UNASKED = ("uncoded", "optimal", "nested")
 
 
 class Point(NamedTuple):
@@ -101,7 +101,8 @@ def best_of(problem: bcgc.Problem, known: Sequence[Point], key: jax.Array) -> It
             if stored == workers:
                 takes["sharing"] = float(sharing) / unit
             scheme = min(takes, key=takes.__getitem__)
-            yield Best(known[0].setting, stored, latency, scheme, takes[scheme])
+            named = scheme if stored > 1 else "uncoded"  # all of them are, of one subset
+            yield Best(known[0].setting, stored, latency, named, takes[scheme])
 
 
 def print_points(rows: Sequence[Point]) -> None:
@@ -131,7 +132,7 @@ def draw(rows: Sequence[Point], bests: Sequence[Best]) -> Any:
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Patch
 
-    settings = grouped(rows, lambda row: row.setting)
+    settings, shown = grouped(rows, lambda row: row.setting), ("uncoded", *MAP)
     canvas, panels = plotting.new_figure(len(settings), 3, size=(9.6, 2.7 * len(settings)))
     grid = np.reshape(np.array(panels, dtype=object), (len(settings), 3))
     for (name, mine), (left, middle, right) in zip(settings.items(), grid, strict=True):
@@ -143,20 +144,20 @@ def draw(rows: Sequence[Point], bests: Sequence[Best]) -> Any:
             look["linestyle"] = plotting.style(scheme).line
             left.plot([row.stored_subsets for row in here], y, **look)
             middle.plot([row.sent for row in here], y, **plotting.points(scheme))
-        look, y_label = {"log": "y", "y_ticks": (0.25, 0.5, 1, 2, 4)}, f"{name}\nruntime / optimum"
+        look, y_label = {"log": "y", "y_ticks": (0.25, 0.5, 1, 2, 4)}, f"{readable(name)}\nruntime / optimum"
         plotting.label_axes(left, "subsets stored by a worker", y_label, **look)
         plotting.label_axes(middle, r"sent by a worker (in $L$)", "", **look)
         cells = [row for row in bests if row.setting == name]
         stored = sorted({row.stored_subsets for row in cells})
-        place = {(row.stored_subsets, row.latency): MAP.index(row.scheme) for row in cells}
-        colours = ListedColormap([plotting.style(scheme).color for scheme in MAP])
+        place = {(row.stored_subsets, row.latency): shown.index(row.scheme) for row in cells}
+        colours = ListedColormap([plotting.style(scheme).color for scheme in shown])
         image = [[place[s, latency] for latency in LATENCIES] for s in stored]
         edges = np.sqrt(np.array(LATENCIES[1:]) * np.array(LATENCIES[:-1]))
         x = np.r_[LATENCIES[0], edges, LATENCIES[-1]]
-        right.pcolormesh(x, np.arange(len(stored) + 1), image, cmap=colours, vmin=-0.5, vmax=len(MAP) - 0.5)
+        right.pcolormesh(x, np.arange(len(stored) + 1), image, cmap=colours, vmin=-0.5, vmax=len(shown) - 0.5)
         right.set_yticks(np.arange(len(stored)) + 0.5, [str(s) for s in stored])
         plotting.label_axes(right, "latency / optimum's runtime", "subsets stored", log="x")
-    handles = [Patch(color=plotting.style(s).color, label=plotting.style(s).label) for s in MAP]
+    handles = [Patch(color=plotting.style(s).color, label=plotting.style(s).label) for s in shown]
     plotting.legend_outside(canvas, handles, title="marks, and best scheme\n(right)")
     return canvas
 

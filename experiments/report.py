@@ -3,6 +3,7 @@
 import argparse
 import csv
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -119,6 +120,16 @@ def _field(value: object) -> str:
     if value is None or value != value:
         return ""
     return f"{value:.10g}" if isinstance(value, float) else str(value)
+
+
+def readable(name: str) -> str:
+    """What a trace's file name says, in words, for titles.
+
+    >>> readable("pai_job_1_10_workers"), readable("steps")
+    ('job 1\\n10 workers', 'steps')
+    """
+    words = re.sub(r"_(\d+)_workers$", r"\n\1 workers", name).replace("_", " ")
+    return words.replace("llm training", "large-model training").replace("pai job", "job")
 
 
 def grouped(rows: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:

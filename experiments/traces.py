@@ -24,7 +24,7 @@ from bcgc_jax import plotting
 from bcgc_jax.measured.description import Description, Interval
 from bcgc_jax.measured.resampling import resampled_means
 from experiments.replay import KNOWING, RULES, Replayed, Rule, replay
-from experiments.report import print_table, run_command, save
+from experiments.report import print_table, readable, run_command, save
 
 # The share of the steps that plans are made on.
 FIRST = 0.5
@@ -220,8 +220,8 @@ def _draw_saved(axes: Any, study: Study, *, labelled: bool) -> None:
     axes.axvline(0, color=plotting.style("uncoded").color, linewidth=1.3)
     labels = [look_of(row.scheme).label for row in rows] if labelled else []
     axes.set_yticks(range(len(rows)), labels or [""] * len(rows), fontsize="small")
-    title = f"{_short(study.trace)}, {len(study.taken['uncoded'])} steps"
-    plotting.label_axes(axes, "time saved (%), 95 %", "", title=title)
+    title = f"{readable(study.trace)}, {len(study.taken['uncoded'])} steps"
+    plotting.label_axes(axes, "time saved against uncoded (%)\nand its 95 % interval", "", title=title)
 
 
 def _draw_course(axes: Any, study: Study, *, labelled: bool) -> None:
@@ -238,10 +238,6 @@ def _draw_course(axes: Any, study: Study, *, labelled: bool) -> None:
     axes.axhline(0, color=look.color, linewidth=1.3, label=look.label)
     y = "time saved so far\nagainst uncoded (%)" if labelled else ""
     plotting.label_axes(axes, "step of the trace", y)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 16 else name[:15] + "…"
 
 
 def _percent(x: Interval) -> str:
@@ -278,7 +274,7 @@ def show(studies: Sequence[Study]) -> None:
         found = study.description
         shares = [f"{100 * max(x.value, 0):.0f} %" for x in (found.between_workers, found.between_steps)]
         following = f"{found.autocorrelation.value:.2f}"
-        lines.append([_short(study.trace), steps, study.block, *shares, following])
+        lines.append([readable(study.trace).replace("\n", ", "), steps, study.block, *shares, following])
     print_table(
         "Variance between workers and common to a step, correlation to the next",
         ["trace", "steps", "block", "workers", "common", "next"],
@@ -287,7 +283,12 @@ def show(studies: Sequence[Study]) -> None:
     kinds, lines = (CODE, COPIES, SCHEDULE, SHARING, SHARES), []
     for study in studies:
         rows = [study.best(kind) for kind in kinds]
-        lines.append([_short(study.trace), *("–" if row is None else _percent(row.saved) for row in rows)])
+        lines.append(
+            [
+                readable(study.trace).replace("\n", ", "),
+                *("–" if row is None else _percent(row.saved) for row in rows),
+            ]
+        )
     print_table("Largest saving of each kind, %", ["trace", *kinds], lines)
     print()
     for study in studies:

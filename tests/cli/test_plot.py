@@ -1,9 +1,19 @@
 """What is drawn is what stands in the file."""
 
+from types import SimpleNamespace
+
+import jax
 import numpy as np
 import pytest
 
+import bcgc_jax
+import bcgc_jax.cli.fit
+import bcgc_jax.cli.solve
+import bcgc_jax.cli.sweep
+import bcgc_jax.cli.train
+from bcgc_jax import cli
 from bcgc_jax.cli import figures
+from bcgc_jax.coding.digits import DigitsRun
 
 RATES, WORKERS = (1e-4, 1e-3, 1e-2), (4, 8)
 ROWS = [
@@ -76,3 +86,29 @@ def test_a_file_becomes_a_picture_and_what_it_lacks_is_told(sweep, command):
     ]:
         status, _, err = command("plot", str(sweep), *asked.split())
         assert (status, err.count("\n"), told in err) == (2, 1, True), err
+
+
+def test_every_command_draws_its_answer(command, tmp_path, monkeypatch):
+    law = bcgc_jax.ShiftedExponential(1e-3, 50.0)
+    solved = {"status": "converged", "partition_runtime": 2.0, "partition": [30, 10], "schedule": None}
+    rows = [{"method": "optimal", **solved}]
+    monkeypatch.setattr(cli.solve, "_answer", lambda *_: (SimpleNamespace(rows=rows, limit=None), None))
+    monkeypatch.setattr(cli.sweep, "_collect", lambda *_: ROWS)
+    times = SimpleNamespace(seconds=np.asarray(law.sample(jax.random.key(0), (50,))))
+    fitted = SimpleNamespace(best=None, fits=[SimpleNamespace(name="exact", law=law)], times=times)
+    monkeypatch.setattr(cli.fit, "_answer", lambda *_: fitted)
+    monkeypatch.setattr(cli.fit, "_fit_row", lambda fit: {"law": fit.name})
+    steps = np.arange(1.0, 7).reshape(2, 3)
+    run = DigitsRun("uncoded", 1.0, steps, 1 / steps, 1 - 1 / steps)
+    monkeypatch.setattr(cli.train, "_train_all", lambda *_: [run])
+    given = "--cycle-time", "shifted-exponential:rate=1e-3,shift=50", "--workers", "4"
+    for name, *asked in [
+        ("solve", *given, "--coordinates", "40"),
+        ("sweep", *given, "--coordinates", "40"),
+        ("fit", "-"),
+        ("train", *given, "--method", "uncoded"),
+    ]:
+        picture = tmp_path / f"{name}.svg"
+        status, _, err = command(name, *asked, "--format", "csv", "--figure", str(picture))
+        assert (status, err) == (0, "")
+        assert "<path" in picture.read_text()

@@ -89,7 +89,7 @@ def read_open_law(text: str) -> tuple[str, dict[str, float]]:
     """NAME:PARAMETER=VALUE,… where parameters may be left to axes: the name, and those that were typed."""
     name, _, parameters = text.partition(":")
     if name not in LAWS:
-        raise ValueError(f"unknown law {name!r}{did_you_mean(name, LAWS)}; known: {', '.join(LAWS)}")
+        raise ValueError(f"unknown distribution {name!r}{did_you_mean(name, LAWS)}; known: {', '.join(LAWS)}")
     given: dict[str, float] = {}
     for part in filter(None, parameters.split(",")):
         key, equals, number = (word.strip() for word in part.partition("="))

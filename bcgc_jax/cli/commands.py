@@ -42,11 +42,11 @@ if TYPE_CHECKING:
 START_UP = "start_up."
 
 _START_UP = (
-    "S, before a worker's first cycle, in the unit of runtimes: a number, or a law as for --cycle-time."
+    "S, time before a worker's first cycle, in the unit of runtimes: a number, or a LAW as for --cycle-time."
 )
-_SEND_TIME = "c, of a worker's link, for one coordinate."
+_SEND_TIME = "c, time of a worker's link for one coordinate."
 _OVERLAP = "The link sends while the worker computes."
-_CHAIN_CYCLES = "h, cycles per sample, subset and coordinate that a cotangent is carried past."
+_CHAIN_CYCLES = "h, cycles per sample, subset and coordinate to carry the derivative back through it."
 _AT_MOST = f"at most {names.MOST_WORKERS:,}"
 
 _POSITIVE, _FROM_ZERO = Number(), Number(include=True)
@@ -76,7 +76,7 @@ def check_figure(option: str, path: str | None) -> None:
 
 
 def round_trip_option() -> Any:
-    text = "What a question of the master takes, in the unit of runtimes: of sharing:CHUNKS."
+    text = "Time of one query of the master, in the unit of runtimes; for sharing:CHUNKS."
     return option(_FROM_ZERO, text, default=0.0)
 
 
@@ -144,21 +144,23 @@ class Layout:
 
 @dataclasses.dataclass(frozen=True)
 class TraceOptions:
-    """Measured times in place of a law"""
+    """Measured times in place of a distribution"""
 
     path: str | None = option(
         _FILE,
-        "CSV (also .csv.gz) or Parquet of measured times, in place of a law; - is standard input.",
+        "CSV (also .csv.gz) or Parquet of measured times, in place of --cycle-time; - is standard input.",
         typed="--trace",
     )
     kind: str = option(
         names.TRACE_LAWS,
-        "Each measured time an atom, or a smooth law, perhaps with a Pareto tail fitted to it; auto: atoms "
-        "where that is quick, else a smooth law as near to them as the trace can tell.",
+        "The distribution of a trace. atoms: each measured time as it is. smooth: a smooth curve through "
+        "them. pareto-tail: one with a heavy tail. auto: atoms where that is quick, else smooth.",
         typed="--trace-law",
     )
     columns: Layout = group(Layout)
-    keep_workers: bool = option(bool, "Keep the steps of the trace whole: its workers are not alike.")
+    keep_workers: bool = option(
+        bool, "Keep the steps of the trace whole: which times came together then counts."
+    )
 
     def __post_init__(self) -> None:
         if self.path is None:
@@ -183,7 +185,7 @@ class Planning:
         "Python file with a list SCHEMES of bcgc_jax.Scheme: schemes of your own.",
         typed="--schemes",
     )
-    seed: int = option(SEED, "Seed of what is drawn.", default=0)
+    seed: int = option(SEED, "Seed of the random draws.", default=0)
     output: str = format_option()
 
     @functools.cached_property
@@ -209,10 +211,10 @@ class Planning:
         """UsageError for no law of the cycle time and for two, for a law of start-ups of unlike workers, for
         methods that are none, and for options that none of the methods has a use for.
         """
-        check_one("the law of the cycle time", cycle_time=cycle_time, trace=self.trace.path)
+        check_one("the distribution of the cycle time", cycle_time=cycle_time, trace=self.trace.path)
         if random_start_up and (several or self.trace.keep_workers):
             raise click.UsageError(
-                "--start-up may be a law only where all workers have one law of the cycle time, not with "
+                "--start-up may be a law only where all workers have one distribution, not with "
                 f"{'several --cycle-time' if several else '--keep-workers'}: give a number"
             )
         own = [scheme.name for scheme in self.schemes]
@@ -238,11 +240,11 @@ class Planning:
 @dataclasses.dataclass(frozen=True)
 class SolveOptions(Planning):
     """Which redundancy should each block of coordinates get, how long does an iteration take, and how
-    does that compare with every known scheme?
+    does that compare with earlier schemes?
 
-    The table is followed by the best plan, level: coordinates, and by what it needs. Runtimes carry the unit
-    of the cycle time. That of a scheme is exact, not simulated; it is a mean of draws only for laws of
-    workers that are not alike, and of multi_message, alternating and sharing.
+    The table is followed by the best plan, as level: coordinates, and by what it needs. Runtimes are in the
+    unit of the cycle time. They are exact, not simulated. Only for workers that are not alike, and for
+    multi_message, alternating and sharing, they are means of random draws.
     """
 
     workers: int | None = option(WORKERS, f"N, {_AT_MOST}; by default those of the trace, or of COUNT* laws.")
@@ -264,11 +266,13 @@ class SolveOptions(Planning):
     levels: tuple[str, tuple[int, ...]] | None = option(
         Argument("levels", read_levels), "Also the best plan of these levels alone, such as 0,3,7-9."
     )
-    setup_cycles: float | None = option(_FROM_ZERO, "f, cycles per sample and subset before the first.")
+    setup_cycles: float | None = option(
+        _FROM_ZERO, "f, cycles per sample and subset before the first coordinate: the forward pass."
+    )
     delivery: Delivery = group(Delivery)
     unit_costs: TextIO | None = option(
         click.File(encoding="utf-8", errors="replace"),
-        "File, one cost a line: units in place of coordinates.",
+        "File of costs, one a line: units, such as layers, in place of coordinates.",
     )
     round_trip: float = round_trip_option()
     out: str | None = plan_option("the best plan")
@@ -297,7 +301,8 @@ class SolveOptions(Planning):
 
 @dataclasses.dataclass(frozen=True)
 class FitOptions:
-    """Which law describes the cycle times in FILE, how sure is that, and how much does the plan depend on it?
+    """Which distribution describes the cycle times in FILE, how sure is that, and how much does the plan
+    depend on it?
 
     FILE is CSV (also .csv.gz) or Parquet, - is standard input: a row for each step and worker, or a row for
     each step and a column for each worker, in seconds. Parameters and runtimes are in seconds, or in whatever
@@ -322,12 +327,12 @@ class FitOptions:
     )
     replicates: int = option(
         Number(20, include=True, whole=True),
-        "Samples behind each standard error and p-value of a law.",
+        "Samples behind each standard error and p-value.",
         default=200,
     )
     seed: int = option(SEED, "Seed of these samples.", default=0)
-    out: str | None = plan_option("the plan for the best law")
-    figure: str | None = figure_option("the measured times and the fitted distributions")
+    out: str | None = plan_option("the plan for the best distribution")
+    figure: str | None = figure_option("the measured times and the four best distributions")
     output: str = format_option()
 
     def __post_init__(self) -> None:
@@ -366,7 +371,7 @@ class SweepOptions(Planning):
     )
     axes: "tuple[tuple[str, np.ndarray], ...]" = option(
         Argument("parameter=axis", read_named_axis),
-        "A parameter of the law, or start_up.PARAMETER: an axis; repeat it.",
+        "A parameter of the distribution, or start_up.PARAMETER: an axis; repeat it.",
         typed="--axis",
         multiple=True,
     )
@@ -395,7 +400,7 @@ class SweepOptions(Planning):
         if len(dict(self.axes)) < len(self.axes):
             raise click.UsageError("a parameter has two axes: give each --axis once")
         if self.trace.path is not None and not all(name.startswith(START_UP) for name, _ in self.axes):
-            raise click.UsageError("the law of a --trace has no parameters: drop --axis")
+            raise click.UsageError("the distribution of a --trace has no parameters: drop --axis")
         if self.methods and "optimal" not in self.methods:
             refuse_without_effect("without --method optimal", "tolerance")
         several = (self.coordinator, self.processes, self.process)
@@ -482,21 +487,30 @@ class TrainOptions(Planning):
 class PlotOptions:
     """Draw FILE, which `bcgc sweep --out`, `bcgc train --curves` or `bcgc solve --out` wrote.
 
-    A sweep is curves over the number that varies, a curve for each scheme; over two numbers it is a heat map
-    for each scheme. A plan is its blocks, and how many workers compute each subset of the data for them.
+    Of a sweep over one number, each scheme is a curve; over two numbers it is a heat map. Of a training, each
+    scheme is a curve over time. A plan is drawn as its blocks, with how many workers compute each subset of
+    the data for them.
     """
 
     file: str = argument(click.Path(exists=True, dir_okay=False))
     x: str | None = option(str, "Column of the horizontal axis; by default what varies.")
     y: str | None = option(str, "Column of the vertical axis of heat maps.")
-    value: str | None = option(str, "Column that is drawn; expected_runtime, of a training loss.")
+    value: str | None = option(
+        str, "Column that is drawn; by default expected_runtime, or the loss of a training."
+    )
     where: tuple[tuple[str, float], ...] = option(
         Argument("column=number", read_where), "Only rows with this number; repeat it.", multiple=True
     )
     methods: tuple[str, ...] = option(str, "Only this scheme; repeat it.", typed="--method", multiple=True)
-    out: str | None = option(click.Path(), "The picture: .png, .svg or .pdf; FILE.png.", metavar="PICTURE")
+    out: str | None = option(
+        click.Path(),
+        "The picture: .png, .svg or .pdf; by default FILE with the ending .png.",
+        metavar="PICTURE",
+    )
 
     def __post_init__(self) -> None:
+        if Path(self.file).suffix == ".json":
+            refuse_without_effect("on a plan", "x", "y", "value", "where", "methods")
         check_figure("--out", str(Path(self.file).with_suffix(".png")) if self.out is None else self.out)
 
 
@@ -506,15 +520,19 @@ def cli() -> None:
     """Block coordinate gradient coding: which redundancy should each block of a gradient get?"""
 
 
-_LAWS = f"Laws: {law_help()}"
+_LAWS = f"A LAW is a distribution of times: {law_help()}"
 _METHODS = f"""Methods: {names.METHODS}
 
-tandon_partial has α, the law's E[T | T > median] / E[T | T ≤ median]; the paper's figures take 6."""
+NUMBER is the most subsets that a worker stores with nested, cyclic, alternating and multi_message, the chunks
+of each worker with sharing, the workers left out with backup, the level with tandon, and the layers with
+ferdinand.
+
+tandon_partial has α, which is E[T | T > median] / E[T | T ≤ median]; the paper's figures take 6."""
 for command in (
     Command(
         "solve",
         SolveOptions,
-        short_help="Plan the blocks and compare with every known scheme.",
+        short_help="Plan the blocks and compare with earlier schemes.",
         epilog=f"""\b
 Examples:
   bcgc solve --workers 20 --coordinates 20000 --samples 50 \\
@@ -532,7 +550,7 @@ Examples:
     Command(
         "fit",
         FitOptions,
-        short_help="Which law describes a trace, and what plan follows.",
+        short_help="Which distribution describes a trace, and what plan follows.",
         epilog="""\b
 Examples:
   bcgc fit steps.csv

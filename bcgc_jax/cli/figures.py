@@ -20,7 +20,7 @@ LABELS = {
     "expected_runtime": plotting.RUNTIME_LABEL,
     "relative_gap": "proven gap to the optimum",
     "completion_probability": "probability of being in time",
-    "num_workers": "number of workers N",
+    "num_workers": "number of workers $N$",
     "time": "simulated time (cycles × unit of cycle time)",
     "loss": "training loss",
     "accuracy": "test accuracy",
@@ -84,13 +84,15 @@ def plans(schemes: Sequence[Drawn]) -> "Figure":
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
+    from matplotlib.ticker import MaxNLocator
 
     figure, (left, right) = plotting.new_figure(
         1, 2, size=(8.6, 1.6 + 0.32 * len(schemes)), sharey=True, width_ratios=(2, 3)
     )
     shades, norm = colormaps["Blues"], Normalize(0, max(one.copies.max(initial=1) for one in schemes))
     power = math.floor(math.log10(max(one.runtime for one in schemes)))
-    unit = 10.0**power
+    power = power if not -2 <= power <= 3 else 0  # such numbers are read as they are
+    unit, factor = 10.0**power, f"$10^{{{power}}}$ " if power else ""
     for place, one in enumerate(schemes):
         left.barh(place, one.runtime / unit, color=plotting.style(one.method).color, height=0.7)
         share, start = one.sizes / max(one.sizes.sum(), 1e-300), 0.0
@@ -109,12 +111,13 @@ def plans(schemes: Sequence[Drawn]) -> "Figure":
             right.text(0.01, place, "no fixed blocks", va="center", fontsize=8)
     left.set_yticks(range(len(schemes)), [plotting.style(one.method).label for one in schemes])
     left.invert_yaxis()
-    plotting.label_axes(left, f"expected runtime\n($10^{{{power}}}$ cycles × unit of cycle time)", "")
+    for axes in (left, right):
+        axes.grid(False, axis="y")
+    plotting.label_axes(left, f"expected runtime\n({factor}cycles × unit of cycle time)", "")
     plotting.label_axes(right, "share of the gradient, in the order of computation", "")
     right.set_xlim(0, 1)
-    figure.colorbar(
-        ScalarMappable(norm, shades), ax=right, label="workers that compute\neach subset of the data"
-    )
+    bar = figure.colorbar(ScalarMappable(norm, shades), ax=right, ticks=MaxNLocator(4, integer=True))
+    bar.set_label("workers on\neach subset")
     return figure
 
 
@@ -130,14 +133,21 @@ def of_rows(
     for name in (*axes, value):
         if name not in rows[0]:
             raise click.UsageError(f"there is no column {name}, only {', '.join(rows[0])}")
+        check_numbers(rows, name)
     if not axes:
         raise click.UsageError("all rows are of one problem: there is nothing to draw a curve over")
     if others := [name for name in varied if name not in axes]:
         raise click.UsageError(
-            f"{', '.join(varied)} vary: choose one or two of them with --x and --y, and one value of "
-            f"{', '.join(others)} with --where"
+            f"these columns vary: {', '.join(varied)}; choose one or two of them with --x and --y, and one "
+            f"value of {', '.join(others)} with --where"
         )
     return curves(rows, axes[0], value) if len(axes) == 1 else heat_maps(rows, axes[0], axes[1], value)
+
+
+def check_numbers(rows: Sequence[Row], name: str) -> None:
+    """UsageError for a column of words."""
+    if words := [row[name] for row in rows if isinstance(row[name], str)]:
+        raise click.UsageError(f"the column {name} holds no numbers, but {words[0]!r}")
 
 
 def curves(rows: Sequence[Row], x: str, y: str) -> "Figure":
@@ -185,8 +195,8 @@ def heat_maps(rows: Sequence[Row], x: str, y: str, value: str) -> "Figure":
 
 
 def _tick(axis: "Axis", values: np.ndarray, most: int) -> None:
-    """Some of the cells' values, at the middles of their cells."""
-    places = np.unique(np.linspace(0, values.size - 1, min(values.size, most)).round().astype(int))
+    """Every cell's value, or every second, third, …, at the middles of their cells."""
+    places = np.arange(0, values.size, math.ceil(values.size / most))
     axis.set_ticks(places, [f"{values[place]:.2g}" for place in places])
 
 

@@ -16,12 +16,12 @@ from bcgc_jax.cli.exit import interruptible
 from bcgc_jax.cli.output import (
     Row,
     Shown,
-    beside_the_answer,
     console,
     finite,
     names,
     print_answer,
     print_rows,
+    write_figure,
 )
 from bcgc_jax.cli.progress import Progress
 from bcgc_jax.distributions import Distribution
@@ -41,8 +41,8 @@ MEASURED, HEAVY, UNCODED = "measured times", "smooth, Pareto tail", "uncoded"
 APART, TOGETHER = "with start-up", "without start-up"
 
 NO_LOADS = (
-    "Which share of the time does not grow with the work (a start-up, a queue) cannot be known from {loads}: "
-    "time at least two, better three, and say which in a column `load`."
+    "The trace has {loads}. So it cannot tell which share of the time does not grow with the work (a "
+    "start-up, a queue): time at least two loads, better three, and write them in a column `load`."
 )
 Laws = dict[str, dict[str, Distribution]]  # of a problem, by what a plan for them is called
 
@@ -72,9 +72,12 @@ def answer(question: FitOptions) -> None:
         document = _json(found) if output == "json" else None
         print_answer(output, [_fit_row(fit) for fit in found.fits], document, lambda: _print(file, found))
         if question.figure is not None:
-            with beside_the_answer(question.figure):
-                laws = [(fit.name, fit.law) for fit in found.fits]
-                figures.fits(found.times.seconds, laws, "unit of the trace").savefig(question.figure, dpi=200)
+            seconds, laws = found.times.seconds, [(fit.name, fit.law) for fit in found.fits]
+            write_figure(
+                lambda: figures.fits(seconds, laws, "unit of the trace"),
+                question.figure,
+                told=output == "table",
+            )
         if question.out is not None:
             said = f"The plan for {found.plans[0]['law']}" * (output == "table")
             write_plan(found.best, question.out, said)
@@ -98,7 +101,7 @@ def _answer(question: FitOptions, bar: Progress) -> FitAnswer:
     bar.reach(0, len(laws))
     solutions: dict[str, Solution] = {}
     for name, problem in problems.items():
-        bar.what = f"planning for {name}"
+        bar.what = f"planning for the distribution `{name}`"
         solutions[name] = solve(problem)
         bar.done += 1
     steps = times if start_up is None else None
@@ -240,9 +243,10 @@ def _print(file: str, answer: FitAnswer) -> None:
         f"{loads}{missing}{cut}",
         f"{unit}: mean {d.mean:.4g}, standard deviation {d.deviation:.3g}, median {d.median:.4g}, "
         f"99 % {d.high:.4g}, largest {d.largest:.4g}",
-        f"variance between workers {d.between_workers}, common to a step {d.between_steps}",
-        f"correlation from step to step {d.autocorrelation}, tail index {d.tail_index}",
-        "(with 95 % intervals)\n",
+        f"share of variance: between workers {d.between_workers}, common to a step {d.between_steps}",
+        f"correlation of a worker's time with its next {d.autocorrelation}",
+        f"tail index {d.tail_index}, where 0 is exponential and from 1 on the mean is infinite",
+        "(in brackets: 95 % intervals)\n",
     ]
     if start_up:
         start, cycle = start_up.mean_start_up, start_up.mean_cycle_time
@@ -278,7 +282,7 @@ def _print_fits(fits: list[Fit], num_times: int) -> None:
     alike = [fit.name for fit in fits[1:] if fit.aic - best.aic < 2]
     text = f"\nBest: {best.name}" + (f"; {' and '.join(alike)} cannot be told from it" if alike else "")
     if min(best.anderson_darling_pvalue, best.kolmogorov_smirnov_pvalue) < 0.05:
-        screen.print(f"{text}. Even it does not describe the times (p < 0.05): plan for the measured ones.")
+        screen.print(f"{text}. Even it does not describe the times (p < 0.05): plan for the measured times.")
     else:
         screen.print(f"{text}, and the times may well come from it.")
     if num_times > MAX_TIMES:
@@ -308,7 +312,7 @@ def _print_plans(answer: FitAnswer) -> None:
     if plans[0]["replayed_runtime"] is not None:
         columns.append(("in the steps of\nthe trace", replayed_runtime))
     print_rows(plans, columns, title="\nExpected runtime of each plan")
-    screen.print(f"Of whole coordinates, in {name}.")
+    screen.print(f"Runtimes are of whole coordinates, in {name}.")
     law = next(law for law in laws if law in (MEASURED, APART))
     values = [plan["runtime_under"][law] for plan in plans[:-1]]
     if None not in values:

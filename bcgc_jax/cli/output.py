@@ -161,8 +161,17 @@ def beside_the_answer(path: str) -> Iterator[None]:
         yield
     except Exception as error:  # of a disk, or of a library that draws
         why = error.strerror if isinstance(error, OSError) else None
+        why = error.format_message() if isinstance(error, click.ClickException) else why
         why = why or f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise click.ClickException(f"cannot write {path}: {why}") from None
+
+
+def write_figure(draw: Callable[[], Any], path: str, *, told: bool) -> None:
+    """The picture beside an answer, and where a person reads, its name."""
+    with beside_the_answer(path):
+        draw().savefig(path, dpi=200)
+    if told:
+        click.echo(f"\nThe picture: {path}")
 
 
 @contextmanager

@@ -38,7 +38,9 @@ def read(path: Path) -> list[Row]:
     with path.open(newline="", encoding="utf-8") as file:
         rows = [{name: _number(text) for name, text in row.items()} for row in csv.DictReader(file)]
     if not rows or "method" not in rows[0]:
-        raise click.UsageError(f"{path} is no file of `bcgc sweep --out` or `bcgc train --curves`")
+        raise click.UsageError(
+            f"{path} is no file of `bcgc sweep --out`, `bcgc train --curves` or `bcgc solve --out`"
+        )
     return rows
 
 
@@ -58,6 +60,7 @@ def _selected(rows: Sequence[Row], question: PlotOptions) -> list[Row]:
     for name, number in question.where:
         if name not in rows[0]:
             raise click.UsageError(f"--where {name}: the file has the columns {', '.join(rows[0])}")
+        figures.check_numbers(chosen, name)
         values = np.array([row[name] for row in chosen], float)
         near = values[np.argmin(np.abs(values - number))]
         if not np.isclose(near, number, rtol=1e-3):

@@ -17,7 +17,7 @@ from bcgc_jax.cli.compilation import padded_workers, stopwatch
 from bcgc_jax.cli.exit import interruptible
 from bcgc_jax.cli.limits import check_size
 from bcgc_jax.cli.names import MOST_WORKERS, OBJECTIVES
-from bcgc_jax.cli.output import Row, beside_the_answer, print_answer
+from bcgc_jax.cli.output import Row, print_answer, write_figure
 from bcgc_jax.cli.progress import Progress
 from bcgc_jax.distributions import Distribution, Heterogeneous, JointDistribution
 from bcgc_jax.measured.resampling import bootstrap_interval
@@ -60,8 +60,8 @@ def answer(question: SolveOptions) -> None:
 
         print_answer(question.output, found.rows, document, table)
         if question.figure is not None:
-            with beside_the_answer(question.figure):
-                figures.plans([figures.drawn(row) for row in found.rows]).savefig(question.figure, dpi=200)
+            schemes = [figures.drawn(row) for row in found.rows]
+            write_figure(lambda: figures.plans(schemes), question.figure, told=question.output == "table")
         if question.out is None:
             return
         if best is None:

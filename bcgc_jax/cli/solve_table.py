@@ -12,7 +12,7 @@ from bcgc_jax.cli.answers import num_workers
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.compare import BARS, draw
-from bcgc_jax.solvers.methods import LIMIT
+from bcgc_jax.solvers.methods import BASELINES, LIMIT
 from bcgc_jax.solvers.sample_average import NUM_FRESH_DRAWS
 
 OVERFLOW = (
@@ -77,10 +77,13 @@ def fastest_plan(rows: Sequence[output.Row]) -> output.Row | None:
 def print_table(answer: SolveAnswer, unit: str, remarks: Sequence[str] = ()) -> None:
     """All of it; `unit` is that of the runtimes, `remarks` are on what they are of."""
     output.print_rows(answer.rows, _columns(answer))
-    rough = " (without a code before rounding)" if any(row["schedule"] for row in answer.rows) else ""
+    rough = " (without a code: of fractions)" if any(row["schedule"] for row in answer.rows) else ""
+    baseline = output.row_label(answer.baseline) if answer.baseline else "none"
+    if answer.baseline and answer.baseline["method"] in BASELINES:  # not a user's own
+        baseline += ", the fastest earlier scheme"
     lines = [
-        f"\nRuntimes are those of whole {answer.parts}{rough}, in {unit}; the optimum is that of fractions.",
-        f"Best baseline: {output.row_label(answer.baseline) if answer.baseline else 'none'}.",
+        f"\nRuntimes are in {unit}. They are of whole {answer.parts}{rough}; the optimum is of fractions.",
+        f"Best baseline: {baseline}.",
         *remarks,
     ]
     for part in (_limit, _errors, _plan, _needs):
@@ -158,7 +161,7 @@ def _limit(answer: SolveAnswer) -> Iterator[str]:
         return
     several = num_workers(answer.problem) > 2 and iteration_of(answer.problem).alike
     if several and answer.deadline is None and not any(row["schedule"] for row in answer.rows):
-        yield "Copies within nested groups of workers need no code and are often faster: --method nested."
+        yield "Copies within nested groups of workers need no code and are often faster: try --method nested."
 
 
 def _errors(answer: SolveAnswer) -> Iterator[str]:
@@ -179,14 +182,22 @@ def _errors(answer: SolveAnswer) -> Iterator[str]:
         yield f"{rows[0]['method']}: {low:.4g} to {high:.4g} with 95 % confidence, blocks of steps resampled."
     for row in rows:
         if row["kind"] == "local":
-            text = f"{row['method']}: the best plan that a local search found"
+            text = f"{row['method']} is the best plan that a local search found"
             value, bound = runtime_of(row), row["lower_bound"]
             if bound and np.isfinite(value):
-                which = "no plan of these groups" if row["schedule"] else "none"
-                text += f"; {which} is faster than {bound:.4g}, {100 * (1 - bound / value):.2g} % less"
+                which = "No plan with these groups" if row["schedule"] else "None"
+                text += (
+                    f". {which} is faster than {bound:.4g}, which is {100 * (1 - bound / value):.2g} % less"
+                )
             yield f"{text}."
     for row in [row for row in rows if "levels" in row][:1]:
-        yield f"{row['method']} uses the levels {', '.join(map(str, row['levels']))}; its bound is for these."
+        levels, several = ", ".join(map(str, row["levels"])), len(row["levels"]) > 1
+        which = (
+            f"the levels {levels}; its bound is for these"
+            if several
+            else f"level {levels} alone; its bound is for this one"
+        )
+        yield f"{row['method']} uses {which}."
     inexact = [output.row_label(row) for row in rows if row["exact_gradient"] is False]
     if inexact:
         yield f"Not the gradient of all data, but of a part of it: {', '.join(inexact)}."
@@ -219,7 +230,7 @@ def _plan(answer: SolveAnswer) -> Iterator[str]:
                 yield f"block {block}: {len(groups)} group{several} of {each}, {size:,} {answer.parts}"
                 most = max(most, high)
         yield (
-            "A block is there when one worker of each group has sent its sum. Each worker stores "
+            "A block is complete when one worker of each group has sent its sum. Each worker stores "
             f"{most} {of_all} subsets of the data."
         )
     for row in [row for row in answer.rows if row["partition"] is not None][:1]:

@@ -60,14 +60,13 @@ def answer(question: SweepOptions) -> None:
         rows = interruptible(lambda: _collect(sweep))
         varied = [name for name, values in axes.items() if len(values) > 1]
         output.print_answer(question.output, rows, rows, lambda: _print_table(rows, varied))
-        _draw(question.figure, rows)
+        _draw(question, rows)
         _end(Counter(row["status"] for row in rows))
 
 
-def _draw(picture: str | None, rows: list[output.Row]) -> None:
-    if picture is not None:
-        with output.beside_the_answer(picture):
-            figures.of_rows(rows).savefig(picture, dpi=200)
+def _draw(question: SweepOptions, rows: list[output.Row]) -> None:
+    if question.figure is not None:
+        output.write_figure(lambda: figures.of_rows(rows), question.figure, told=question.output == "table")
 
 
 def _to_file(sweep: Sweep, question: SweepOptions, path: Path) -> None:
@@ -85,7 +84,7 @@ def _to_file(sweep: Sweep, question: SweepOptions, path: Path) -> None:
     document = {"file": str(path), "seconds": round(seconds, 2), "methods": lines}
     output.print_answer(question.output, lines, document, lambda: _print_summary(lines))
     if question.figure is not None:
-        _draw(question.figure, plot.read(path))
+        _draw(question, plot.read(path))
     if question.output == "table":
         click.echo(f"\n{path}: {len(sweep.cells):,} cells, {seconds:.1f} s, compilation included.")
     _end(statuses)

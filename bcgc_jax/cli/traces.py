@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 
+import click
 import numpy as np
 
 from bcgc_jax.cli.commands import TraceOptions
@@ -30,14 +31,16 @@ def read(asked: TraceOptions) -> Trace | None:
 
 
 def read_loads(asked: TraceOptions, progress: Callable[[float], None] | None = None) -> Trace:
-    """As the file has it; ValueError for one that cannot be read or is no trace."""
+    """As the file has it; ValueError for one that cannot be read, UsageError for one without the columns."""
     try:
         source = sys.stdin.buffer if asked.path == "-" else str(asked.path)
         return load_trace(source, **vars(asked.columns), progress=progress)
     except ColumnError as error:
-        raise ValueError(
-            f"{error}. Here: --step-column, --worker-column, --seconds-column, --load-column, --layout wide"
-        ) from None
+        text = str(error).replace(
+            "step=, worker=, seconds=", "--step-column, --worker-column, --seconds-column"
+        )
+        # No ValueError: columns such as num_workers are to be told as the file has them.
+        raise click.UsageError(text.replace('layout="wide"', "--layout wide")) from None
 
 
 def trace_name(asked: TraceOptions) -> str:
@@ -47,7 +50,7 @@ def trace_name(asked: TraceOptions) -> str:
 def workers_of(asked: TraceOptions, trace: Trace, workers: int | None, *, replayed: bool = False) -> int:
     """How many there are to be: those asked for, or those of the trace, which a replay needs."""
     if (asked.keep_workers or replayed) and workers not in (None, trace.num_workers):
-        why = "--keep-workers makes a law of" if asked.keep_workers else "the trace has"
+        why = "--keep-workers keeps the steps of" if asked.keep_workers else "the trace has"
         raise ValueError(f"{why} {trace.num_workers} workers, not {workers}: leave --workers out")
     if workers is None and trace.num_workers < 2:
         raise ValueError(
@@ -119,7 +122,7 @@ def later_than_promised(plan: str, promised: float, taken: float, error: float) 
         return []
     return [
         f"In the steps of the trace {plan} takes {100 * (taken / promised - 1):.2g} % longer than expected: "
-        "the workers of a step are not as independent as it supposes. --keep-workers plans on whole steps."
+        "it supposes independent workers. --keep-workers plans on whole steps."
     ]
 
 
@@ -128,13 +131,13 @@ def unit_of(trace: Trace | None, problem: Problem) -> tuple[float, str]:
     if trace is None or trace.of_cycles:
         return 1.0, "the cycle time's unit" if trace is None else "seconds"
     cycles = float(problem.scale * problem.total)
-    return cycles, f"seconds of a recorded step (M b L / N = {cycles:g} cycles; JSON and CSV: of all cycles)"
+    return cycles, f"seconds of a recorded step (JSON and CSV: M b L / N = {cycles:g} times as long)"
 
 
 def which_law(law: Distribution | JointDistribution, trace: Trace) -> list[str]:
     known = law.summary()
     if "measured_times" in known:
-        return [f"Distribution: the {trace.seconds.size:,} measured times, each an atom."]
+        return [f"Distribution: the {trace.seconds.size:,} measured times as they are."]
     if "knots" in known:
         return [
             f"Distribution: smooth, {known['knots']} knots in place of {trace.seconds.size:,} measured times."

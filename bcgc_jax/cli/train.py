@@ -65,8 +65,8 @@ def answer(question: TrainOptions) -> None:
             ):
                 output.write_rows(_iterations(runs), file=file)
         if question.figure is not None:
-            with output.beside_the_answer(question.figure):
-                figures.training(_iterations(runs)).savefig(question.figure, dpi=200)
+            told = question.output == "table"
+            output.write_figure(lambda: figures.training(_iterations(runs)), question.figure, told=told)
 
 
 def _problem(question: TrainOptions, trace: Trace | None) -> tuple[Problem, np.ndarray | None]:

@@ -17,7 +17,7 @@ WORDS = {
 # What is typed, and a part of what is said.
 ROWS = r"""
 solve LAW --workers 4 -> give the length of the gradient, with --coordinates or --unit-costs
-solve SMALL -> give the law of the cycle time, with --cycle-time or --trace
+solve SMALL -> give the distribution of the cycle time, with --cycle-time or --trace
 solve SMALL UNIFORM --unit-costs /dev/null -> --coordinates and --unit-costs both give the length
 solve --workers 4 UNIFORM --unit-costs x.txt -> 'x.txt': No such file
 solve SMALL UNIFORM --setup-cycles -1 -> at least 0
@@ -31,7 +31,7 @@ solve SMALL UNIFORM --min-completion 0.9 --deadline 9 --objective completion-pro
 solve SMALL UNIFORM --min-completion 0.9 --deadline 9 --method time -> unless a --method is deadline
 solve SMALL UNIFORM --out plan.txt -> --out must end in .json, got plan.txt
 solve SMALL UNIFORM --min-completion 1.5 --deadline 9 -> at most 1
-solve SMALL LAW --trace - -> --cycle-time and --trace both give the law of the cycle time
+solve SMALL LAW --trace - -> --cycle-time and --trace both give the distribution of the cycle time
 solve SMALL LAW --keep-workers -> --keep-workers has no effect without --trace
 solve SMALL --cycle-time '3*uniform:low=1,high=2' -> for 3 workers, but --workers is 4
 solve SMALL --cycle-time 'x*uniform:low=1,high=2' -> whole number
@@ -59,7 +59,7 @@ solve SMALL --cycle-time pareto:scale=1,shape=0.9 -> mean of Pareto is infinite
 solve SMALL --cycle-time two-speed:fast=1,slow=inf,probability=0.2 -> deadline
 solve --trace no-such-file.csv --coordinates 9 -> File 'no-such-file.csv' does not exist
 slove -> slove
-sweep SIZES -> give the law of the cycle time, with --cycle-time or --trace
+sweep SIZES -> give the distribution of the cycle time, with --cycle-time or --trace
 sweep SIZES PARETO -> needs shape
 sweep SIZES PARETO --axis shap=1,2 -> has the parameters scale, shape
 sweep SIZES PARETO --axis scale=1,2 -> given twice
@@ -81,7 +81,7 @@ solve SMALL --cycle-time deterministic:time=2 -> expected deterministic:value=
 solve SMALL --cycle-time exponential:rate=-1 -> rate must be finite and > 0, got -1
 solve --workers 9 --coordinates 1e19 LAW -> at most 9,007,199,254,740,992, got '1e19'
 solve SMALL UNIFORM --layout wide -> --layout has no effect without --trace
-train -> give the law of the cycle time, with --cycle-time or --trace
+train -> give the distribution of the cycle time, with --cycle-time or --trace
 train --workers 4 LAW --target 2 -> at most 1
 train --workers 4 LAW --batch-size 10000 -> --batch-size must be from 1 to 375
 train --workers 4 --cycle-time pareto:scale=1,shape=0.9 -> infinite
@@ -98,7 +98,7 @@ solve SMALL UNIFORM --start-up weibull:scale=3 -> shape missing
 solve SMALL UNIFORM --overlap -> --overlap has no effect without --send-time
 solve SMALL UNIFORM --chain-cycles 1 --method subgradient -> no --chain-cycles
 solve --workers 3 --coordinates 60 --cycle-time '2*uniform:low=1,high=2' UNIFORM WEIBULL
-    -> --start-up may be a law only where all workers have one law of the cycle time, not with several
+    -> --start-up may be a law only where all workers have one distribution, not with several
 solve SMALL --trace - --keep-workers WEIBULL -> not with --keep-workers: give a number
 sweep SMALL UNIFORM --start-up weibull:scale=3 -> weibull needs shape: in --start-up
 sweep SMALL UNIFORM WEIBULL --axis start_up.scale=1,2 -> start_up.scale is given twice

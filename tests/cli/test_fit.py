@@ -26,7 +26,7 @@ PLAIN, LOADS = "step,worker,seconds\n", "step,worker,load,seconds\n"
 COLUMNS = ("--step-column", "iteration", "--worker-column", "rank", "--seconds-column", "time_s")
 
 
-NOT_KNOWN = "does not grow with the work (a start-up, a queue) cannot be known from one load"
+NOT_KNOWN = "The trace has one load. So it cannot tell which share of the time does not grow with the work"
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_that_nothing_speaks_against_a_trace_is_said_only_where_nothing_is():
         assert NOT_KNOWN in said
     of_one_load = trace._replace(load=np.full(240, 100.0))
     *_, last = fit._remarks(of_one_load, bcgc.measured.describe(trace), [], None)
-    assert "cannot be known from one load, 100: time" in last
+    assert "The trace has one load, 100. So it" in last
 
 
 @pytest.mark.parametrize(

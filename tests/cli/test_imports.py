@@ -38,7 +38,11 @@ finally:
             2,
             "bcgc: no method 'tim' (did you mean time?)",
         ),
-        (["solve", "--cycle-time", "gama:rate=1"], 2, "bcgc: Invalid value for '--cycle-time': unknown law"),
+        (
+            ["solve", "--cycle-time", "gama:rate=1"],
+            2,
+            "bcgc: Invalid value for '--cycle-time': unknown distribution",
+        ),
         (["solve", "--cycle-time", "gamma:rat=1"], 2, "bcgc: Invalid value for '--cycle-time': cannot read"),
     ],
 )

@@ -82,10 +82,30 @@ def test_a_file_becomes_a_picture_and_what_it_lacks_is_told(sweep, command):
         ("--method best", "--method best: the file has optimal, uncoded, nested"),
         ("--x rate", "one value of num_workers with --where"),
         ("--x rate --where num_workers=5", "the nearest has 4"),
+        ("--value status --where num_workers=4", "the column status holds no numbers, but 'converged'"),
+        ("--where status=1", "the column status holds no numbers"),
         ("--out map.gif", "--out must end in .png or .svg or .pdf"),
     ]:
         status, _, err = command("plot", str(sweep), *asked.split())
         assert (status, err.count("\n"), told in err) == (2, 1, True), err
+
+
+def test_a_plan_has_no_columns_to_choose(command, tmp_path):
+    plan = tmp_path / "plan.json"
+    plan.touch()
+    for asked in ("--x rate", "--where rate=1", "--method optimal"):
+        status, _, err = command("plot", str(plan), *asked.split())
+        assert (status, err) == (2, f"bcgc: {asked.split()[0]} has no effect on a plan\n")
+
+
+def test_small_runtimes_and_whole_workers_are_plain_numbers():
+    one = figures.Drawn("nested", 82.7, np.ones(2), np.array([1.0, 8.0]))
+    left, _, bar = figures.plans([one]).axes
+    assert left.get_xlabel() == "expected runtime\n(cycles × unit of cycle time)"
+    assert left.patches[0].get_bbox().width == 82.7  # type: ignore[attr-defined]
+    assert all(tick == round(tick) for tick in bar.get_yticks())
+    left = figures.plans([one._replace(runtime=2e8)]).axes[0]
+    assert "$10^{8}$ cycles" in left.get_xlabel()
 
 
 def test_every_command_draws_its_answer(command, tmp_path, monkeypatch):

@@ -75,7 +75,8 @@ def test_what_a_table_says_of_a_plan_is_so(command, answer, x64):
     saved = plan["partition_runtime"] / block["partition_runtime"] - 1
     figures = ["time", f"{plan['partition_runtime']:.4g}", f"{100 * saved:+.1f}", "%"]
     assert out.splitlines()[2].split()[:4] == figures
-    assert "in the cycle time's unit; the optimum is that of fractions.\nBest baseline: single_block." in out
+    assert "in the cycle time's unit. They are of whole coordinates; the optimum is of fractions.\n" in out
+    assert "\nBest baseline: single_block, the fastest earlier scheme.\n" in out
     assert f"in which they are computed:\n{blocks(plan['partition'])}\nLevel n" in out
     assert "each worker stores 20 of the 20" in out
     needs = " ".join(out[out.index("This plan assumes a free forward pass") :].split())
@@ -152,7 +153,7 @@ def test_a_trace_may_keep_its_workers(refusal, answer, trace):
     assert (law.pop("mean"), law) == (pytest.approx(TIMES.mean()), {"law": "rows", "steps": 6, "workers": 4})
     expected = TIMES.max(axis=1).mean() * 3000 / 4
     assert found["solutions"][0]["expected_runtime"] == pytest.approx(expected, rel=1e-9)
-    assert "law of 4 workers" in refusal(*args, "--workers", "3")
+    assert "the steps of 4 workers, not 3" in refusal(*args, "--workers", "3")
 
 
 @pytest.mark.slow

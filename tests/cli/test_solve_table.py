@@ -50,7 +50,8 @@ def test_the_table_compares_with_the_best_baseline_and_shows_the_plan(printed):
     assert figures[2][:9] == ["tandon_partial", "α", "4.88", "12", "+20.0", "%", "100", "%", "–"]
     assert figures[3][:7] == ["uncoded", "16", "+60.0", "%", "167", "%", "0.0000"]
     assert not any("…" in line.partition("▁")[2] for line in lines)  # no bar is cut off
-    assert "in the cycle time's unit; the optimum is that of fractions. Best baseline: single_block." in text
+    assert "in the cycle time's unit. They are of whole coordinates; the optimum is of fractions." in text
+    assert "Best baseline: single_block, the fastest earlier scheme." in text
     assert "No scheme of any kind is faster than 4, assuming" in text
     assert saved(rows) == "time takes 50.0 % less time than the uncoded scheme."
     assert "The plan of time, level: coordinates, in the order in which they are computed:" in lines
@@ -69,7 +70,7 @@ def test_best_found_where_nothing_is_proven(printed):
     lines, text = printed(problem, rows, 30.0, baseline=rows[1])
     assert lines[2].split()[:6] == ["optimal", "50", "-24.2", "%", "best", "found"]
     assert lines[3].split()[:6] == ["uncoded", "66", "+0.0", "%", "50", "%"]
-    assert "a local search found; none is faster than 44, 12 % less." in text
+    assert "a local search found. None is faster than 44, which is 12 % less." in text
     assert "no idle time, after the first start-up" in text
 
 
@@ -101,7 +102,9 @@ def test_schedules_say_what_they_need_and_what_they_leave_out(printed):
     shown = [" ".join(line.split()) for line in lines[2:]]
     assert shown[0].startswith("multi_message 2 -75.0 % – 2 1.50 1 3 blocks, no")
     assert shown[2].startswith("backup:1 (inexact) 3 -62.5 % 0 % 1 1.00 0 1 block,")
-    assert "block 1: 2 groups of 1 to 2, 4,000 coordinates A block is there when one worker of each" in text
+    assert (
+        "block 1: 2 groups of 1 to 2, 4,000 coordinates A block is complete when one worker of each" in text
+    )
     assert "Not the gradient of all data, but of a part of it: backup:1 (inexact)." in text
     assert "coordinates of its blocks (--format json: all tasks): 2 2 6" in text
 

@@ -52,6 +52,12 @@ def test_one_worker_only_is_one_text_for_all_commands(refusal, tmp_path, monkeyp
         assert refusal(name, *arguments) == text + ", or give --workers" * (name != "train") + "\n"
 
 
+def test_columns_are_named_as_the_file_has_them(refusal, tmp_path):
+    path = tmp_path / "sweep.csv"
+    path.write_text("num_workers,setup_cycles,method\n8,2,optimal\n")
+    assert "it has num_workers, setup_cycles, method" in refusal("fit", str(path))
+
+
 def test_flags_are_named_by_the_commands_and_not_by_the_library(refusal, tmp_path):
     path = tmp_path / "log.csv"
     path.write_text("iteration,rank,time_s\n1,a,2\n")
@@ -62,7 +68,8 @@ def test_flags_are_named_by_the_commands_and_not_by_the_library(refusal, tmp_pat
         arguments = [] if name == "train" else ["--coordinates", "60"]
         err = refusal(name, "--trace", str(path), *arguments)
         assert "has no column step, worker, seconds" in err
-        assert err.strip().endswith("--seconds-column, --load-column, --layout wide")
+        assert "--seconds-column. A wide one" in err
+        assert err.strip().endswith("--layout wide")
     description = bcgc.measured.describe(_trace(TIMES))
     assert description.unlike_workers
     assert "--" not in " ".join(description.remarks())
@@ -155,7 +162,7 @@ def test_a_plan_is_replayed_in_the_steps_of_its_trace():
 def test_runtimes_under_a_trace_are_in_seconds_of_a_step():
     problem = bcgc.Problem(bcgc.Empirical(TIMES.ravel()), 4, 60, 3.0)
     unit, name = traces.unit_of(_trace(TIMES), problem)
-    assert (unit, "seconds of a recorded step (M b L / N = 45 cycles" in name) == (45, True)
+    assert (unit, "seconds of a recorded step (JSON and CSV: M b L / N = 45 times" in name) == (45, True)
     assert traces.unit_of(_trace(TIMES)._replace(of_cycles=True), problem) == (1, "seconds")
     assert traces.unit_of(None, problem) == (1, "the cycle time's unit")
 

@@ -58,6 +58,22 @@ def test_where_nothing_is_to_be_gained_nothing_is_changed():
     assert times.mean(axis=1).sum() < total < times.max(axis=1).sum()
 
 
+def test_what_is_saved_is_less_sure_where_iterations_depend_on_the_one_before():
+    rng = np.random.default_rng(4)
+    planner = run(rng.uniform(1.0, 1.004, (30, 4)))[1]
+    saved, noise = np.full(30, 0.5), rng.normal(0, 0.1, 30)
+    for k in range(1, 30):
+        noise[k] += 0.7 * noise[k - 1]
+    planner._own, planner._losses["uncoded"] = (saved + noise + 1).tolist(), np.ones(30).tolist()
+    planner._extra = dict.fromkeys(CHEAP, (0.0, 1))
+    gain, error = planner._gain("uncoded")
+    away = noise - noise.mean()
+    tied = np.sum(away[1:] * away[:-1]) / np.sum(away**2)
+    assert 0.2 < tied < 0.9
+    assert gain == pytest.approx(0.5 + noise.mean())
+    assert error == pytest.approx(noise.std(ddof=1) / np.sqrt(30) * np.sqrt((1 + tied) / (1 - tied)))
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_changes_that_cost_much_cost_no_more_than_what_may_be_lost(seed):
     """Speeds that change as fast as they are learned: hysteresis and the stake."""

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from bcgc_jax.adaptive import RULES, Planner, WorkPlan
+from bcgc_jax.adaptive import RULES, Decision, Planner, WorkPlan
+from bcgc_jax.adaptive.planner import _LAST_PLANS
 from bcgc_jax.adaptive.rules import Window, _alike, rules
 from bcgc_jax.distributions import EmpiricalRows
 from bcgc_jax.plans.completion import AnyOf
@@ -72,6 +73,13 @@ def test_what_is_saved_is_less_sure_where_iterations_depend_on_the_one_before():
     assert 0.2 < tied < 0.9
     assert gain == pytest.approx(0.5 + noise.mean())
     assert error == pytest.approx(noise.std(ddof=1) / np.sqrt(30) * np.sqrt((1 + tied) / (1 - tied)))
+
+
+def test_a_plan_is_expected_to_last_twice_as_long_as_the_last_ones():
+    planner = Planner(4, 1000, key=jax.random.key(0), rules=CHEAP)
+    planner.decisions = [Decision(9 + 2 * k, "", "", "", 0.0, 0.0, 0.0, 0.0) for k in range(_LAST_PLANS)]
+    planner.step = 9 + 2 * _LAST_PLANS
+    assert planner._horizon() == 2 * 2
 
 
 @pytest.mark.parametrize("seed", range(2))

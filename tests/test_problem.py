@@ -31,6 +31,25 @@ def test_a_number_that_makes_no_sense_is_refused_by_name_and_value(name, value):
     assert str(value) in str(caught.value)
 
 
+def test_a_setup_and_a_chain_are_paid_for_also_where_there_is_one_of_them():
+    for setup, chain in ((None, None), (6.0, None), (None, 0.3), (6.0, 0.3)):
+        problem = bcgc.Problem(
+            bcgc.distributions.Deterministic(2.0), 1, 30, 5, 1.5, setup_cycles=setup, chain_cycles=chain
+        )
+        cycles = 1.5 * 30 + (setup or 0) + (chain or 0) * 30
+        found = bcgc.expected_runtime(problem, jnp.array([30.0]))
+        np.testing.assert_allclose(found, 2.0 * 5 * cycles, rtol=1e-5)
+        assert problem.has_setup == (setup is not None or chain is not None)
+        if problem.has_setup:
+            with pytest.raises(ValueError, match="setup"):
+                bcgc.solve(problem, "limit")
+
+
+def test_coordinates_that_are_traced_must_be_whole_too():
+    valid = jax.jit(lambda count: bcgc.Problem(LAW, 4, count).valid)
+    assert [bool(valid(count)) for count in (30.0, 30.5, 0.0)] == [True, False, False]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from bcgc_jax.adaptive import RULES, Planner, WorkPlan
+from bcgc_jax.adaptive import RULES, Decision, Planner, WorkPlan
+from bcgc_jax.adaptive.planner import _LAST_PLANS
 from bcgc_jax.adaptive.rules import Window, _alike, rules
 from bcgc_jax.distributions import EmpiricalRows
 from bcgc_jax.plans.completion import AnyOf
@@ -56,6 +57,29 @@ def test_where_nothing_is_to_be_gained_nothing_is_changed():
     total, planner = run(times)
     assert planner.decisions == []
     assert times.mean(axis=1).sum() < total < times.max(axis=1).sum()
+
+
+def test_what_is_saved_is_less_sure_where_iterations_depend_on_the_one_before():
+    rng = np.random.default_rng(4)
+    planner = run(rng.uniform(1.0, 1.004, (30, 4)))[1]
+    saved, noise = np.full(30, 0.5), rng.normal(0, 0.1, 30)
+    for k in range(1, 30):
+        noise[k] += 0.7 * noise[k - 1]
+    planner._own, planner._losses["uncoded"] = (saved + noise + 1).tolist(), np.ones(30).tolist()
+    planner._extra = dict.fromkeys(CHEAP, (0.0, 1))
+    gain, error = planner._gain("uncoded")
+    away = noise - noise.mean()
+    tied = np.sum(away[1:] * away[:-1]) / np.sum(away**2)
+    assert 0.2 < tied < 0.9
+    assert gain == pytest.approx(0.5 + noise.mean())
+    assert error == pytest.approx(noise.std(ddof=1) / np.sqrt(30) * np.sqrt((1 + tied) / (1 - tied)))
+
+
+def test_a_plan_is_expected_to_last_twice_as_long_as_the_last_ones():
+    planner = Planner(4, 1000, key=jax.random.key(0), rules=CHEAP)
+    planner.decisions = [Decision(9 + 2 * k, "", "", "", 0.0, 0.0, 0.0, 0.0) for k in range(_LAST_PLANS)]
+    planner.step = 9 + 2 * _LAST_PLANS
+    assert planner._horizon() == 2 * 2
 
 
 @pytest.mark.parametrize("seed", range(2))

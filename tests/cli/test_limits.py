@@ -5,6 +5,7 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.cli import limits
+from bcgc_jax.cli.arguments import WORKERS
 
 EXPONENTIAL = bcgc.ShiftedExponential(1e-3, 50.0)
 ATOMS = bcgc.Empirical(np.random.default_rng(0).gamma(2.0, 1.0, 500) + 0.5)
@@ -16,6 +17,12 @@ def test_python_refuses_what_no_machine_holds(size):
         words = r"e\+\d\d workers are more than 131,072: .* arrays of N² numbers"
         with pytest.raises(ValueError, match=words):
             bcgc.Problem(EXPONENTIAL, num_coordinates=60, **given)
+
+
+def test_as_many_workers_as_there_may_be_can_be_typed():
+    assert WORKERS.number("131072") == 2**17
+    with pytest.raises(ValueError, match="at most 131,072"):
+        WORKERS.number("131073")
 
 
 def test_what_takes_a_day_or_the_memory_is_refused(monkeypatch):

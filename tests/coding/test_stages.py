@@ -179,6 +179,10 @@ def test_programs_are_compiled_once():
     with compilations() as compiled:
         leaves_from(found, LAYERS, BATCH, 0)
         leaves_from(found, LAYERS, BATCH, 1)
+        at = found.begin(LAYERS, BATCH)
+        for block, later in ((2, (0, 1)), (0, (1,)), (1, ())):
+            _, at = found.gradients(at, block, later)
+            assert at.done == 3  # what the last block has needed is not run again for an earlier one
     assert compiled == []
 
 

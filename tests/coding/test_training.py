@@ -11,6 +11,7 @@ import optax
 import pytest
 
 import bcgc_jax as bcgc
+from bcgc_jax.coding.gradients import subset_gradients
 from bcgc_jax.coding.training import collect, training_scheme
 from bcgc_jax.plans.completion import AnyOf, FirstHolder
 from tests.coding.test_gradients import KEY, make_batch, make_params, network, relative_difference
@@ -66,6 +67,18 @@ def test_a_plan_has_the_scheme_of_its_solution(method):
     one, other = scheme_of(method), training_scheme(KEY, PROBLEM, plan, params)
     assert one.plan.blocks == other.plan.blocks
     np.testing.assert_array_equal(one.load, other.load)
+
+
+def test_the_loss_of_shares_of_the_samples_is_that_of_all(model):
+    params, batch = model
+    plan = scheme_of("tandon_partial").plan
+    assert len({block.share for block in plan.blocks}) == 2
+
+    def loss(params, batch):
+        return jnp.mean(jax.tree.leaves(batch)[0])
+
+    value, _ = subset_gradients(loss, plan, params, bcgc.coding.split_batch(batch, 6))
+    assert float(value) == pytest.approx(float(jnp.mean(jax.tree.leaves(batch)[0])), abs=1e-6)
 
 
 def test_the_event_order_ends_at_equation_5_draw_for_draw(precision):

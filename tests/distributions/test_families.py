@@ -92,6 +92,15 @@ LAWS = {
 every_law = pytest.mark.parametrize("name", LAWS)
 
 
+@every_law
+def test_a_law_ends_where_that_of_scipy_does(name):
+    case = LAWS[name].family.at(*LAWS[name].parameters[0])
+    law, end = case.law(), case.frozen.support()[1]
+    assert law.has_end == np.isfinite(end)
+    if law.has_end:
+        np.testing.assert_allclose(law.breaks()[-1], end, rtol=1e-6)
+
+
 def tolerances(name: str, dtype: np.dtype) -> tuple[float, float, float, float]:
     return getattr(LAWS[name], dtype.name)
 

@@ -33,10 +33,11 @@ def _runtimes(x, rows=SORTED) -> np.ndarray:
 UNLIKE = [
     laws.WEIBULL.at(2.6, 1.7, 0.3),
     laws.UNIFORM.at(0.6, 1.4),
-    laws.WEIBULL.at(0.9, 0.8, 0.1),
     laws.EMPIRICAL.at(0.7, 2.6, 5.1),
+    laws.WEIBULL.at(0.9, 0.8, 0.1),
     laws.UNIFORM.at(2.5, 3.7),
 ]
+# By kind they are 0, 3, 1, 4, 2: an order that does not undo itself.
 
 
 def _unlike() -> bcgc.Heterogeneous:
@@ -168,7 +169,7 @@ def test_each_worker_is_drawn_from_its_own_law(precision):
         for t in 1.0001 * np.quantile(column, [0.1, 0.5, 0.9]):
             assert abs((column <= t).mean() - case.frozen.cdf(t)) < 4 * 0.5 / 200
     np.testing.assert_allclose(np.corrcoef(draws.T), np.eye(N), atol=0.025)
-    rows = np.asarray(bcgc.sorted_cycle_times(key, bcgc.Heterogeneous(law.laws[1::2]), 2, 7))
+    rows = np.asarray(bcgc.sorted_cycle_times(key, bcgc.Heterogeneous(law.laws[1:3]), 2, 7))
     assert ((rows[:, 1] > 0.6) & (rows[:, 1] < 1.4) & (rows[:, 0] >= rows[:, 1])).all()
     np.testing.assert_allclose(law.mean(), np.mean([case.frozen.mean() for case in UNLIKE]), rtol=1e-6)
     np.testing.assert_allclose(law.infimum(), 0.1, rtol=1e-6)
@@ -176,7 +177,7 @@ def test_each_worker_is_drawn_from_its_own_law(precision):
 
 @pytest.mark.usefixtures("x64")
 def test_unlike_workers_are_simulated():
-    cases = [laws.GAMMA.at(3.0, 2.0, 0.3), UNLIKE[1], laws.GAMMA.at(0.8, 0.4, 0.1), *UNLIKE[3:]]
+    cases = [laws.GAMMA.at(3.0, 2.0, 0.3), UNLIKE[1], laws.GAMMA.at(0.8, 0.4, 0.1), UNLIKE[2], UNLIKE[4]]
     law = bcgc.Heterogeneous([case.law() for case in cases])
     rng = np.random.default_rng(8)
     size = 100_000

@@ -92,6 +92,22 @@ def test_crossing_probability_is_that_of_exact_enumeration(precision):
     np.testing.assert_allclose(crossing(precision)[0], expected, rtol=0, atol=atol)
 
 
+def test_what_is_rarer_than_a_rounding_keeps_its_digits(x64):
+    """Value and slopes where P(T > θ), known as fractions, are far below eps and apart by less than that."""
+    rows = [(44.0, 43.1, 42.3, 42.0, 41.0, 40.2), (60.3, 58.1, 58.0, 57.2, 39.0, 38.7)]
+    late = np.resize(rows, (len(BOUNDARIES), MAX_WORKERS))
+    value, slopes = value_and_slopes(late, np.full(len(late), MAX_WORKERS))
+    for k, row in enumerate(rows):
+        q = [Fraction(float(np.exp(-h))) for h in row]
+        base = oracles.crossing_probability([1 - p for p in reversed(q)])
+        np.testing.assert_allclose(value[k], float(base), rtol=1e-12)
+        for n in range(MAX_WORKERS):
+            step = q[n] / 10**20
+            moved = [p - step * (m == n) for m, p in enumerate(q)]
+            change = oracles.crossing_probability([1 - p for p in reversed(moved)]) - base
+            np.testing.assert_allclose(slopes[k, n], float(change / step * q[n]), rtol=1e-10)
+
+
 def test_what_lies_in_the_padding_and_an_infinite_hazard_have_no_slope(precision):
     _, slopes = crossing(precision)
     for boundary, slope in zip(BOUNDARIES, slopes, strict=True):

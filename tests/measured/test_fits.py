@@ -131,6 +131,7 @@ def test_a_tail_is_that_of_scipy_and_light_ones_are_exponential(x64):
     assert float(index) == pytest.approx(reference[0], abs=2e-3)
     assert float(scale) == pytest.approx(reference[2], rel=2e-3)
     assert abs(float(index) - 0.4) < 3 * float(error)
+    assert float(error) == pytest.approx((1 + reference[0]) / 20, rel=2e-3)
     short = rng.uniform(0, 1, 400)
     scale, index, _ = fit_tail(Sample(jnp.asarray(short)))
     assert (float(index), float(scale)) == (0.0, pytest.approx(short.mean()))

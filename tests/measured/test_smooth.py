@@ -50,6 +50,7 @@ def test_hazard_and_inverse_are_one_another_and_ascend(x64, pareto_tail):
 def test_mean_and_tail_are_what_they_say(x64):
     times = np.random.default_rng(2).pareto(3.0, 500) + 0.7
     law, tail = smooth_empirical(times, pareto_tail=True), tail_of(*sorted_times(times, None), heavy=True)
+    assert np.sum(times > tail.threshold) == tail.num_times == 50
     by_quadrature = integrate.quad(
         lambda a: float(law.inverse_cumulative_hazard(a)) * np.exp(-a), 0, 200, limit=500
     )[0]

@@ -42,6 +42,9 @@ def test_known_means_are_found_within_their_errors_and_said_in_words():
     fit = fit_start_up(_one_load(0))
     share = fit.share(200)
     assert abs(share.value - 2 / 6) < 3 * share.error
+    # To first order, as estimates with these errors scatter.
+    start, cycle = np.random.default_rng(0).multivariate_normal(fit.means, fit.covariance, 200_000).T
+    assert share.error == pytest.approx(np.std(start / (start + 200 * cycle)), rel=0.02)
     assert abs(fit.mean_start_up.value - 2) < 3 * fit.mean_start_up.error < 1.5
     assert abs(fit.mean_cycle_time.value - 0.02) < 3 * fit.mean_cycle_time.error < 0.006
     assert (fit.loads, fit.num_times) == ((100.0, 231.25, 400.0), 480)

@@ -118,6 +118,14 @@ def test_the_reported_error_bounds_the_true_error_closely(name):
             assert error < 1e-5 * value  # worst measured 4e-7
 
 
+def test_the_reported_error_bounds_what_a_tail_has_beyond_the_last_node():
+    """E T_(N) = Π_j 1 / (1 - 1 / (j shape)) is mostly of times beyond e^640, in which no float has them."""
+    for shape in (1.003, 1.006):
+        exact = _scale(4) * 100 * np.prod(1 / (1 - 1 / (shape * np.arange(1, 5))))
+        (value, error), _ = _everything(bcgc.Pareto(1.0, shape), _padded([100.0, 0, 0, 0]), 4)
+        assert 1e-3 * exact < abs(value - exact) <= error < exact
+
+
 def test_the_reported_error_bounds_the_true_error_of_a_coarser_rule():
     case, rng = CASES["pareto_12"], np.random.default_rng(4)
     law, workers, far = case.law(), 6, 0.0

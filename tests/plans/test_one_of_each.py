@@ -60,6 +60,16 @@ def test_the_ends_and_a_late_tail_keep_their_digits():
     assert np.all(np.isfinite(slope))
 
 
+def test_as_many_may_be_late_for_ever_as_leave_one_in_each_group():
+    late = [set(itertools.combinations(range(5), k)) for k in range(6)]
+    for used in itertools.product((False, True), repeat=3):
+        if any(used):
+            groups = [set(group) for level, on in zip(UNEVEN, used, strict=True) if on for group in level]
+            fine = [all(not any(g <= set(gone) for g in groups) for gone in late[k]) for k in range(6)]
+            found = OneOfEach(UNEVEN).tolerated(jnp.array(used, float))
+            assert int(found) == sum(itertools.takewhile(bool, fine)) - 1
+
+
 LAWS = {
     "weibull": (bcgc.Weibull(1.0, 0.6, 0.3), lambda rng, s: 0.3 + rng.weibull(0.6, s)),
     "uniform": (bcgc.Uniform(1.0, 9.0), lambda rng, s: rng.uniform(1, 9, s)),

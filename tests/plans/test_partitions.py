@@ -76,6 +76,18 @@ def test_cumulative_load_is_the_sum_over_coordinates_of_their_redundancy(precisi
     np.testing.assert_array_equal(found, expected)
 
 
+def test_a_level_that_is_not_used_ends_with_the_last_one_before(x64):
+    x, setup, chain = np.array([0.0, 3.0, 0.0, 2.0, 0.0]), 0.7, 0.3
+    used = np.array([False, True, False, True, False])
+    expected, last = [], 0.0
+    for n in range(5):
+        if used[n]:
+            last = sum((i + 1) * x[i] for i in range(n + 1)) + (n + 1) * (setup + chain * x[: n + 1].sum())
+        expected.append(last)
+    found = bcgc.plans.partitions.finish_load(x, used, setup, chain)
+    np.testing.assert_allclose(found, expected, rtol=1e-14)
+
+
 # Projection
 
 

@@ -91,6 +91,15 @@ def test_measured_steps_with_one_start_up_and_a_link() -> None:
         assert float(found) == pytest.approx(late, abs=1e-12)
 
 
+@pytest.mark.parametrize("time", ["shifted exponential", "atoms"])
+def test_one_worker_takes_the_means_of_start_up_work_and_link(time: str) -> None:
+    problem = _problem(TIMES[time], 1, start_up=STARTS["uniform"], send_time=0.9)
+    value, error = bcgc.plans.integrate_runtime(problem, np.array([100.0]))
+    mean = {"shifted exponential": 1 + 1 / 0.7, "atoms": 0.6 * 0.8 + 0.4 * 4.0}[time]
+    assert float(value) == pytest.approx(110 + 300 * mean + 90, rel=1e-6)
+    assert float(error) < 1e-4 * float(value)
+
+
 # Partitions of 2, 4 and 6 workers, padded.
 BATCH = np.array([[50, 50, 0, 0, 0, 0, 0, 0], [25, 25, 25, 25, 0, 0, 0, 0], [40, 20, 10, 10, 10, 10, 0, 0]])
 SIZES = np.array([2, 4, 6])

@@ -9,7 +9,7 @@ import pytest
 from scipy import integrate, optimize, stats
 
 import bcgc_jax as bcgc
-from bcgc_jax.solvers.baselines import ferdinand_partition, tandon_partial_runtime
+from bcgc_jax.solvers.baselines import _TwoMessages, ferdinand_partition, tandon_partial_runtime
 from tests.oracles import runtimes as oracles
 from tests.oracles.laws import CASES, SHIFTED_EXPONENTIAL, TWO_SPEED, WEIBULL, Case
 from tests.problems import known, padded
@@ -55,6 +55,17 @@ def test_tandon_partial_is_the_minimum_over_s_of_its_runtime(x64, case):
         by_default, _ = tandon_partial_runtime(problem, default)
         np.testing.assert_allclose(solution.expected_runtime, by_default.value, rtol=1e-12)
         assert solution.partition is None
+
+
+def test_all_first_messages_and_some_second_ones_are_late_as_often_as_a_binomial_says(x64):
+    hazard = np.array(
+        [[0.3, 0.2, 0.1, 0.05, 0.02, 0.01], [2.0, 1.5, 1.0, 0.6, 0.3, 0.1], [5.0, 4, 3, 2, 1, 0.5]]
+    )
+    for level in (1, 3, N - 1):
+        none, no_second = np.exp(-hazard[:, 0]), np.exp(-hazard[:, level])
+        on_time = (1 - none) ** N * stats.binom.cdf(level, N, (no_second - none) / (1 - none))
+        found = _TwoMessages(N, level=level).late(jnp.asarray(hazard))
+        np.testing.assert_allclose(found, 1 - on_time, rtol=1e-12)
 
 
 @pytest.mark.slow

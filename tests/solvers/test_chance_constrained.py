@@ -7,8 +7,9 @@ import pytest
 from scipy import optimize
 
 import bcgc_jax as bcgc
+from bcgc_jax.solvers import deadline
 from bcgc_jax.solvers.deadline import CompletionResult, chance_constrained
-from tests.problems import known
+from tests.problems import known, padded
 
 
 def _fastest(problem, deadline, least, starts):
@@ -81,6 +82,21 @@ def test_a_share_in_time_that_makes_no_sense_is_refused():
         bcgc.solve(
             bcgc.Problem(bcgc.TwoSpeed(1.0, 2.0, 0.1), 4, 100), bcgc.Deadline(400.0, min_completion=0.5)
         )
+
+
+def test_no_plan_is_faster_than_one_that_need_not_be_in_time(x64, monkeypatch):
+    problem = padded(bcgc.ShiftedExponential(1e-3, 50.0), 3)
+    fastest, uncoded = bcgc.solve(problem), known(bcgc.solve(problem, "uncoded").partition)
+    found = CompletionResult(uncoded, *(jnp.asarray(a) for a in (0.9, 0.9, 0, 0)))
+    for name, answer in (
+        ("completion_partition", found),
+        ("chance_constrained", found),
+        ("optimum", fastest),
+    ):
+        monkeypatch.setattr(deadline, name, lambda *args, answer=answer, **options: answer)
+    solution = bcgc.Deadline(1e8, min_completion=0.8).plan(problem, None)
+    assert float(solution.lower_bound) == pytest.approx(float(fastest.lower_bound), rel=1e-9)
+    assert float(solution.lower_bound) < float(fastest.expected_runtime) < float(solution.expected_runtime)
 
 
 def test_two_workers_have_the_fastest_of_all_shares_that_are_in_time(x64):

@@ -10,8 +10,8 @@ from bcgc_jax.solvers.large_n import optimum_of_many
 from bcgc_jax.solvers.optimal import optimal_partition
 from tests.problems import padded
 
-# Nearly all of it is compiling.
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("x64")]
+pytestmark = pytest.mark.usefixtures("x64")
+compiling = pytest.mark.slow  # nearly all of it
 
 # Fewer than take this way by themselves: the dense steps' Hessian is N³ a node.
 WORKERS = 200
@@ -29,6 +29,16 @@ def _certified(problem, tolerance):
     return found
 
 
+def test_columns_share_out_each_level_and_the_levels_at_the_ends_are_their_own():
+    columns, samples = large_n._basis(500)
+    np.testing.assert_allclose(columns.sum(axis=1), 1, rtol=1e-14)
+    assert columns.min() >= 0
+    assert columns[:20, :20].tolist() == columns[-20:, -20:].tolist() == np.eye(20).tolist()
+    assert np.linalg.matrix_rank(columns) == columns.shape[1]
+    assert {*range(60), *range(440, 500)} <= {*samples.tolist()} <= {*range(500)}
+
+
+@compiling
 def test_dense_newton_steps_find_the_same():
     problem = bcgc.Problem(LAW, num_workers=WORKERS, num_coordinates=20_000, num_samples=50.0)
     found, dense = _certified(problem, 1e-5), optimal_partition(problem)
@@ -37,10 +47,12 @@ def test_dense_newton_steps_find_the_same():
     np.testing.assert_allclose(found.value, dense.value, rtol=1e-7)
 
 
+@compiling
 def test_a_law_whose_density_is_0_where_it_begins_needs_no_dense_steps():
     _certified(bcgc.Problem(bcgc.Weibull(1.0, 2.0), num_workers=WORKERS, num_coordinates=20_000), 1e-6)
 
 
+@compiling
 def test_a_known_problem_is_solved_within_a_jit_too(monkeypatch):
     problem = bcgc.Problem(LAW, 3, 20_000)
     value = float(bcgc.solve(padded(LAW, 3)).expected_runtime)

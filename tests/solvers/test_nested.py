@@ -44,6 +44,11 @@ def test_the_runtime_is_that_of_draws(workers, data):
     error = drawn.std() / np.sqrt(drawn.size)
     assert float(solution.expected_runtime) == pytest.approx(drawn.mean(), abs=4 * error)
     assert float(solution.runtime_error) < 1e-8 * float(solution.expected_runtime)
+    if data == "by_size":  # the bound is that of groups as small as the smallest
+        plan = known(solution.plan)
+        least = np.broadcast_to(np.min(plan.data, axis=0), np.shape(plan.data))
+        drawn = _drawn(replace(plan, data=least), np.random.default_rng(workers), 400_000)
+        assert 0 < float(solution.lower_bound) < drawn.mean() + 4 * drawn.std() / np.sqrt(drawn.size)
 
 
 # Optima that SciPy's L-BFGS-B found on the product formula, written in NumPy.

@@ -19,7 +19,9 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
+from bcgc_jax.solvers.methods import method_of
 from bcgc_jax.sweeps import cells as sweeps
+from bcgc_jax.sweeps import run
 from bcgc_jax.sweeps.files import fingerprint, read_rows
 from tests.problems import known, padded
 
@@ -98,6 +100,13 @@ def test_a_bad_cell_has_its_status_and_stops_no_other(x64):
     moments = [24 / np.prod([k - 1 / a for k in (1, 2, 3, 4)]) for a in (2.5, 1.5)]
     exact: Any = [25 * moments[0], np.inf, np.nan, np.nan, 25 * moments[1]]
     np.testing.assert_allclose(rows["expected_runtime"], exact, rtol=1e-9)
+
+
+def test_numbers_that_overflow_are_no_problem_and_need_nothing(x64):
+    problem = padded(bcgc.ShiftedExponential(1e-306), 3, 20_000, 50)
+    found = run._solve(problem, method_of("uncoded"), None, None, False)
+    assert found["status"] == bcgc.Status.INVALID
+    assert all(np.isnan(found[name]) for name in sweeps.NEEDS)
 
 
 def test_cells_that_are_all_bad_are_rows_too():

@@ -12,7 +12,6 @@ from bcgc_jax.cli.output import Row
 from bcgc_jax.solution import Solution
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
@@ -21,7 +20,6 @@ LABELS = {
     "relative_gap": "proven gap to the optimum",
     "completion_probability": "probability of being in time",
     "num_workers": "number of workers $N$",
-    "time": "simulated time (cycles × unit of cycle time)",
     "loss": "training loss",
     "accuracy": "test accuracy",
 }
@@ -73,28 +71,36 @@ def of_solution(solution: Solution) -> Drawn:
     plan = solution.plan
     if plan is None:
         raise click.UsageError("this file has no plan")
-    block, data = np.asarray(plan.block), np.asarray(plan.data, float)
-    each = np.mean(np.broadcast_to(data, (1, *data.shape[-1:])) if data.ndim < 2 else data, axis=0)
-    copies = np.bincount(block[block >= 0], each[block >= 0], len(plan.sizes))
-    return Drawn(solution.method, float(solution.expected_runtime), np.asarray(plan.sizes, float), copies)
+    sizes, block, data = (np.asarray(a, float) for a in (plan.sizes, plan.block, plan.data))
+    data = data if data.ndim == 1 else data.mean(axis=0)  # of workers in groups of unlike sizes
+    tasks = block[block >= 0].astype(int)
+    copies = np.bincount(tasks, data[block >= 0], sizes.size)
+    # Levels beyond N are padding.
+    return Drawn(solution.method, float(solution.rounded_runtime), sizes[sizes > 0], copies[sizes > 0])
 
 
-def plans(schemes: Sequence[Drawn]) -> "Figure":
-    """Left the runtime of each scheme; right its blocks, darker where more workers compute the same."""
+def plans(schemes: Sequence[Drawn], unit: str = "cycles × unit of cycle time") -> "Figure":
+    """Left the runtime of each scheme; right its blocks, darker where more workers compute the same.
+
+    Schemes without a finite runtime are left out; UsageError where there is no other.
+    """
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
     from matplotlib.ticker import MaxNLocator
 
+    schemes = [one for one in schemes if np.isfinite(one.runtime)]
+    if not schemes:
+        raise click.UsageError("no scheme has a finite expected runtime")
     figure, (left, right) = plotting.new_figure(
         1, 2, size=(8.6, 1.6 + 0.32 * len(schemes)), sharey=True, width_ratios=(2, 3)
     )
     shades, norm = colormaps["Blues"], Normalize(0, max(one.copies.max(initial=1) for one in schemes))
     power = math.floor(math.log10(max(one.runtime for one in schemes)))
     power = power if not -2 <= power <= 3 else 0  # such numbers are read as they are
-    unit, factor = 10.0**power, f"$10^{{{power}}}$ " if power else ""
+    factor = f"$10^{{{power}}}$ " if power else ""
     for place, one in enumerate(schemes):
-        left.barh(place, one.runtime / unit, color=plotting.style(one.method).color, height=0.7)
+        left.barh(place, one.runtime / 10.0**power, color=plotting.style(one.method).color, height=0.7)
         share, start = one.sizes / max(one.sizes.sum(), 1e-300), 0.0
         for size, copies in zip(share, one.copies, strict=True):
             right.barh(
@@ -113,7 +119,7 @@ def plans(schemes: Sequence[Drawn]) -> "Figure":
     left.invert_yaxis()
     for axes in (left, right):
         axes.grid(False, axis="y")
-    plotting.label_axes(left, f"expected runtime\n({factor}cycles × unit of cycle time)", "")
+    plotting.label_axes(left, f"expected runtime\n({factor}{unit})", "")
     plotting.label_axes(right, "share of the gradient, in the order of computation", "")
     right.set_xlim(0, 1)
     bar = figure.colorbar(ScalarMappable(norm, shades), ax=right, ticks=MaxNLocator(4, integer=True))
@@ -157,12 +163,12 @@ def curves(rows: Sequence[Row], x: str, y: str) -> "Figure":
     for method in dict.fromkeys(row["method"] for row in rows):
         pairs = sorted((row[x], row[y]) for row in rows if row["method"] == method and row[y] is not None)
         handles += axes.plot(*np.array(pairs).T, **plotting.curve(method))
-    plotting.label_axes(axes, LABELS.get(x, x), LABELS.get(y, y), log=_log(axes, rows, x, y))
+    plotting.label_axes(axes, LABELS.get(x, x), LABELS.get(y, y), log=_log(rows, x, y))
     plotting.legend_outside(figure, handles)
     return figure
 
 
-def _log(axes: "Axes", rows: Sequence[Row], *columns: str) -> str:
+def _log(rows: Sequence[Row], *columns: str) -> str:
     """Which axes are logarithmic: of positive numbers over more than a decade and a half."""
     spans = [np.array([row[column] for row in rows if row[column] is not None], float) for column in columns]
     return "".join(
@@ -200,30 +206,34 @@ def _tick(axis: "Axis", values: np.ndarray, most: int) -> None:
     axis.set_ticks(places, [f"{values[place]:.2g}" for place in places])
 
 
-def fits(seconds: np.ndarray, laws: Sequence[tuple[str, Any]], unit: str) -> "Figure":
-    """P(T > t) of measured times, and of the distributions that were fitted to them."""
+def fits(seconds: np.ndarray, censored: np.ndarray | None, laws: Sequence[tuple[str, Any]]) -> "Figure":
+    """P(T > t) of measured times (Kaplan and Meier), and of the four distributions that fit best."""
     import jax.numpy as jnp
 
     figure, (axes,) = plotting.new_figure()
-    times = np.sort(seconds)
-    handles = axes.step(
-        times, 1 - np.arange(1, times.size + 1) / (times.size + 1), color="0.6", linewidth=3, label="measured"
-    )
+    order = np.argsort(seconds, axis=None)
+    times, whole = np.ravel(seconds)[order], np.ones(order.size)
+    if censored is not None:
+        whole = 1.0 - np.ravel(censored)[order]
+    measured = np.cumprod(1 - whole / np.arange(order.size, 0, -1))
+    handles = axes.step(times, measured, where="post", color="0.6", linewidth=3, label="measured")
     grid = np.geomspace(times[0], times[-1], 200) if times[0] > 0 else np.linspace(times[0], times[-1], 200)
     for (name, law), line in zip(laws, ("-", "--", "-.", ":"), strict=False):
         handles += axes.plot(grid, np.asarray(law.survival(jnp.asarray(grid))), line, label=name)
     log = "y" if times[0] <= 0 or times[-1] < 30 * times[0] else "xy"
-    plotting.label_axes(axes, f"cycle time t ({unit})", "P(T > t)", log=log)
+    plotting.label_axes(axes, "cycle time $t$ (s)", "$P(T > t)$", log=log)
     axes.set_ylim(0.3 / times.size, 1.3)
     plotting.legend_outside(figure, handles)
     return figure
 
 
-def training(rows: Sequence[Row], value: str = "loss") -> "Figure":
+def training(rows: Sequence[Row], value: str = "loss", clock: str = "time (in the file's unit)") -> "Figure":
     """Of every iteration of some runs: a curve for each scheme, medians over its seeds."""
-    columns = ("time", value)
+    seeds: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    for row in rows:
+        seeds.setdefault((row["method"], row["iteration"]), []).append((row["time"], row[value]))
     found = []
-    for method, step in dict.fromkeys((row["method"], row["iteration"]) for row in rows):
-        same = [row for row in rows if (row["method"], row["iteration"]) == (method, step)]
-        found.append({"method": method} | {name: np.median([row[name] for row in same]) for name in columns})
-    return curves(found, *columns)
+    for (method, _), each in seeds.items():
+        time, middle = np.median(each, axis=0)
+        found.append({"method": method, clock: time, value: middle})
+    return curves(found, clock, value)

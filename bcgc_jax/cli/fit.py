@@ -1,5 +1,6 @@
 """`bcgc fit`: from a log of measured times to a law, and to the plans that this and other laws lead to."""
 
+import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,12 +73,9 @@ def answer(question: FitOptions) -> None:
         document = _json(found) if output == "json" else None
         print_answer(output, [_fit_row(fit) for fit in found.fits], document, lambda: _print(file, found))
         if question.figure is not None:
-            seconds, laws = found.times.seconds, [(fit.name, fit.law) for fit in found.fits]
-            write_figure(
-                lambda: figures.fits(seconds, laws, "unit of the trace"),
-                question.figure,
-                told=output == "table",
-            )
+            times, laws = _to_fit(found.times, found.start_up), [(fit.name, fit.law) for fit in found.fits]
+            draw = functools.partial(figures.fits, times, found.times.censored, laws)
+            write_figure(draw, question.figure, told=output == "table")
         if question.out is not None:
             said = f"The plan for {found.plans[0]['law']}" * (output == "table")
             write_plan(found.best, question.out, said)
@@ -123,12 +121,17 @@ def _fits(question: FitOptions, times: Trace, start_up: StartUpFit | None, bar: 
 
     return fit_laws(
         jax.random.key(question.seed),
-        times.seconds * (1.0 if start_up is None else start_up.means[1]),
+        _to_fit(times, start_up),
         times.censored,
         laws=list(question.laws) or None,
         num_replicates=question.replicates,
         progress=advance,
     )
+
+
+def _to_fit(times: Trace, start_up: StartUpFit | None) -> np.ndarray:
+    """Of times as shares of the mean at their load, the mean cycle time's seconds."""
+    return np.asarray(times.seconds * (1.0 if start_up is None else start_up.means[1]))
 
 
 def _laws(trace: Trace, description: Description, fits: list[Fit], workers: int) -> Laws:

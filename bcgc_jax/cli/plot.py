@@ -1,8 +1,8 @@
 """`bcgc plot`: a sweep's, a training's or a plan's file as a picture."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -11,6 +11,7 @@ from bcgc_jax.cli import figures
 from bcgc_jax.cli.commands import PlotOptions
 from bcgc_jax.cli.output import Row, beside_the_answer
 from bcgc_jax.solution import Solution
+from bcgc_jax.sweeps.files import read_rows
 
 
 def answer(question: PlotOptions) -> None:
@@ -31,12 +32,7 @@ def answer(question: PlotOptions) -> None:
 
 def read(path: Path) -> list[Row]:
     """All rows of a table, numbers as numbers, None for what is empty."""
-    if path.suffix == ".parquet":
-        import pyarrow.parquet
-
-        return pyarrow.parquet.read_table(path).to_pylist()
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [{name: _number(text) for name, text in row.items()} for row in csv.DictReader(file)]
+    rows = [{name: _number(value) for name, value in row.items()} for row in read_rows(path)]
     if not rows or "method" not in rows[0]:
         raise click.UsageError(
             f"{path} is no file of `bcgc sweep --out`, `bcgc train --curves` or `bcgc solve --out`"
@@ -44,11 +40,14 @@ def read(path: Path) -> list[Row]:
     return rows
 
 
-def _number(text: str) -> float | str | None:
+def _number(value: Any) -> Any:
+    """What stands in a CSV file, which has no types."""
+    if not isinstance(value, str):
+        return value
     try:
-        return float(text) if text else None
+        return float(value) if value else None
     except ValueError:
-        return text
+        return value
 
 
 def _selected(rows: Sequence[Row], question: PlotOptions) -> list[Row]:

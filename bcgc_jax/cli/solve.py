@@ -1,5 +1,6 @@
 """`bcgc solve`: plan the blocks, and compare with every known scheme."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, TextIO
 
@@ -53,15 +54,17 @@ def answer(question: SolveOptions) -> None:
         if all(row["status"] == "invalid" for row in found.rows):
             raise ValueError(f"no runtime is known: {solve_table.OVERFLOW}")
         document = {"problem": _described(question, problem), "limit": found.limit, "solutions": found.rows}
+        unit, name = traces.unit_of(trace, problem)
+        shown = found.in_units_of(unit)
 
         def table() -> None:
-            unit, name = traces.unit_of(trace, problem)
-            solve_table.print_table(found.in_units_of(unit), name, _remarks(question, trace, found))
+            solve_table.print_table(shown, name, _remarks(question, trace, found))
 
         print_answer(question.output, found.rows, document, table)
         if question.figure is not None:
-            schemes = [figures.drawn(row) for row in found.rows]
-            write_figure(lambda: figures.plans(schemes), question.figure, told=question.output == "table")
+            units = [] if trace is None else [name.partition(" (")[0]]
+            draw = functools.partial(figures.plans, [figures.drawn(row) for row in shown.rows], *units)
+            write_figure(draw, question.figure, told=question.output == "table")
         if question.out is None:
             return
         if best is None:

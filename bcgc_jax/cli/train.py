@@ -1,6 +1,7 @@
 """`bcgc train`: schemes side by side on the handwritten digits, on a simulated or a real clock."""
 
 import contextlib
+import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -65,8 +66,9 @@ def answer(question: TrainOptions) -> None:
             ):
                 output.write_rows(_iterations(runs), file=file)
         if question.figure is not None:
-            told = question.output == "table"
-            output.write_figure(lambda: figures.training(_iterations(runs)), question.figure, told=told)
+            clock = "simulated time (cycles × unit of cycle time)" if question.simulated else "wall clock (s)"
+            draw = functools.partial(figures.training, _iterations(runs), clock=clock)
+            output.write_figure(draw, question.figure, told=question.output == "table")
 
 
 def _problem(question: TrainOptions, trace: Trace | None) -> tuple[Problem, np.ndarray | None]:

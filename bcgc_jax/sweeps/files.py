@@ -243,13 +243,13 @@ def _compare_processes(mark: str) -> None:
         raise ValueError("the processes were started with different sweeps: give each the same arguments")
 
 
-def read_rows(path: Path, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Some columns of a sweep's file, row by row, without reading all of it at once."""
+def read_rows(path: Path, names: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Some columns of a sweep's file, or all, row by row, without reading all of it at once."""
     if path.suffix.lower() == ".parquet":
         with _pyarrow().parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(columns=list(names)):
+            for batch in file.iter_batches(columns=None if names is None else list(names)):
                 yield from batch.to_pylist()
         return
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            yield {name: row[name] for name in names}
+            yield row if names is None else {name: row[name] for name in names}

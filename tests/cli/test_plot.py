@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import click
 import jax
 import numpy as np
 import pytest
@@ -112,10 +113,12 @@ def test_every_command_draws_its_answer(command, tmp_path, monkeypatch):
     law = bcgc_jax.ShiftedExponential(1e-3, 50.0)
     solved = {"status": "converged", "partition_runtime": 2.0, "partition": [30, 10], "schedule": None}
     rows = [{"method": "optimal", **solved}]
-    monkeypatch.setattr(cli.solve, "_answer", lambda *_: (SimpleNamespace(rows=rows, limit=None), None))
+    shown = SimpleNamespace(rows=rows, limit=None, in_units_of=lambda _: SimpleNamespace(rows=rows))
+    monkeypatch.setattr(cli.solve, "_answer", lambda *_: (shown, None))
     monkeypatch.setattr(cli.sweep, "_collect", lambda *_: ROWS)
-    times = SimpleNamespace(seconds=np.asarray(law.sample(jax.random.key(0), (50,))))
-    fitted = SimpleNamespace(best=None, fits=[SimpleNamespace(name="exact", law=law)], times=times)
+    times = SimpleNamespace(seconds=np.asarray(law.sample(jax.random.key(0), (50,))), censored=None)
+    exact = [SimpleNamespace(name="exact", law=law)]
+    fitted = SimpleNamespace(best=None, fits=exact, times=times, start_up=None)
     monkeypatch.setattr(cli.fit, "_answer", lambda *_: fitted)
     monkeypatch.setattr(cli.fit, "_fit_row", lambda fit: {"law": fit.name})
     steps = np.arange(1.0, 7).reshape(2, 3)
@@ -132,3 +135,38 @@ def test_every_command_draws_its_answer(command, tmp_path, monkeypatch):
         status, _, err = command(name, *asked, "--format", "csv", "--figure", str(picture))
         assert (status, err) == (0, "")
         assert "<path" in picture.read_text()
+
+
+def test_a_saved_plan_has_the_blocks_of_its_workers_and_no_padding():
+    law = bcgc_jax.ShiftedExponential(1e-3, 50.0)
+    problem = bcgc_jax.Problem(law, 3, 100, max_workers=12)
+    drawn = figures.of_solution(bcgc_jax.solve(problem, "single_block"))
+    assert drawn.sizes.tolist() == [100]
+    # By hand: s + 1 workers, and of 3 the (3 - s)-th is waited for, 50 + 1000 (1/3 + ... + 1/(s + 1)).
+    cost = [(s + 1) * (50 + 1000 * sum(1 / k for k in range(s + 1, 4))) for s in range(3)]
+    assert drawn.copies.tolist() == [1 + np.argmin(cost)]
+
+
+def test_schemes_without_a_runtime_are_left_out():
+    none = figures.Drawn("ferdinand_full", np.nan, np.zeros(0), np.zeros(0))
+    left, _ = figures.plans([none, figures.Drawn("uncoded", 3.0, np.ones(1), np.ones(1))], "seconds").axes[:2]
+    assert [label.get_text() for label in left.get_yticklabels()] == ["uncoded"]
+    with pytest.raises(click.UsageError, match="no scheme has a finite expected runtime"):
+        figures.plans([none])
+
+
+def test_a_curve_is_the_median_of_its_seeds():
+    rows = [
+        {"method": "uncoded", "seed": seed, "iteration": step, "time": step * (1 + seed), "loss": seed / step}
+        for seed in range(3)
+        for step in (1, 2)
+    ]
+    (axes,) = figures.training(rows).axes
+    np.testing.assert_allclose(np.array(axes.lines[0].get_xydata()), np.array([[2, 1], [4, 0.5]]))
+
+
+def test_times_that_were_cut_off_count_as_longer():
+    law = bcgc_jax.Uniform(1.0, 5.0)
+    (axes,) = figures.fits(np.array([3.0, 1.0, 2.0, 4.0]), np.array([0, 0, 1, 0]), [("exact", law)]).axes
+    # After 1 three of four are left; at 2 one is cut off, no matter; then one of two is, then none.
+    np.testing.assert_allclose(np.array(axes.lines[0].get_ydata()), np.array([0.75, 0.75, 0.375, 0]))

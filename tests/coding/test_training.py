@@ -239,6 +239,16 @@ def test_workers_that_start_up_and_send_are_paced_draw_for_draw(model, x64, over
     assert float(_collect(finish, levels)[1].max()) == pytest.approx(loop[0], rel=1e-12)
 
 
+@pytest.mark.slow
+def test_the_mean_iteration_takes_the_expected_runtime_with_start_ups_too(model, x64):
+    # Partial stragglers know no chain.
+    problem = dataclasses.replace(DELIVERING, chain_cycles=None)
+    solution = bcgc.solve(problem, "tandon_partial")
+    training = trained(model, training_scheme(KEY, problem, solution, model[0]), LAW, 4000)
+    taken = taken_by(training)
+    assert abs(taken.mean() - float(solution.rounded_runtime)) < 4 * taken.std() / np.sqrt(taken.size)
+
+
 def test_start_ups_come_with_their_cycle_times(model):
     scheme, pairs = scheme_of("uncoded"), bcgc.distributions.EmpiricalPairs([0.0, 500.0], [1.0, 3.0])
     training, load = trained(model, scheme, pairs, 8), float(scheme.load[0])

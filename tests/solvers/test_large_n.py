@@ -8,7 +8,7 @@ import bcgc_jax as bcgc
 from bcgc_jax.solvers import large_n
 from bcgc_jax.solvers.large_n import optimum_of_many
 from bcgc_jax.solvers.optimal import optimal_partition
-from tests.problems import padded
+from tests.problems import known, padded
 
 pytestmark = pytest.mark.usefixtures("x64")
 compiling = pytest.mark.slow  # nearly all of it
@@ -39,6 +39,17 @@ def test_columns_share_out_each_level_and_the_levels_at_the_ends_are_their_own()
 
 
 @compiling
+def test_the_certificate_is_met_and_that_of_the_partition():
+    problem = bcgc.Problem(LAW, num_workers=401, num_coordinates=20_000, num_samples=50.0)
+    solution = bcgc.solve(problem, bcgc.Optimal(tolerance=1e-5))
+    assert solution.status == bcgc.Status.CONVERGED
+    assert 0 <= solution.relative_gap <= 1e-5
+    found = bcgc.certificate(problem, known(solution.partition))
+    # By another rule of integration; worst measured 1e-9 and 2e-7.
+    np.testing.assert_allclose(found.expected_runtime, solution.expected_runtime, rtol=1e-8)
+    np.testing.assert_allclose(found.lower_bound, solution.lower_bound, rtol=2e-6)
+
+
 def test_dense_newton_steps_find_the_same():
     problem = bcgc.Problem(LAW, num_workers=WORKERS, num_coordinates=20_000, num_samples=50.0)
     found, dense = _certified(problem, 1e-5), optimal_partition(problem)

@@ -167,8 +167,6 @@ def _start(
         try:
             with signals.held_back():
                 ray.init(address or "local", **options)
-        except SystemExit as error:  # Ray has answered SIGTERM, in its own way
-            raise SystemExit(128 + signal.SIGTERM) from error
         except ConnectionError as error:
             if address is None:
                 raise

@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -73,11 +74,26 @@ def set_status(error: SystemExit) -> None:
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """They are heard at the end of this: who starts or ends processes has no way back from its middle."""
-    came: list[int] = []
-    try:
-        with _answered(dict.fromkeys(_answers(), lambda number, frame: came.append(number))):
-            yield
-    finally:
-        for number in came[:1]:
-            signal.raise_signal(number)
+    """They are heard at the end of this: who starts or ends processes has no way back from its middle.
+
+    Also those that somebody else answers in here, as Ray does while it starts: its error may be swallowed.
+    """
+    answers = _answers()
+    if not answers:
+        yield
+        return
+    came, told = socket.socketpair()
+    with came, told:
+        came.setblocking(False)
+        told.setblocking(False)
+        before = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
+        numbers = b""
+        try:
+            with _answered(dict.fromkeys(answers, lambda number, frame: None)):
+                yield
+        finally:
+            signal.set_wakeup_fd(before)
+            with contextlib.suppress(BlockingIOError):
+                numbers = came.recv(4096)
+            for number in [n for n in numbers if n in answers][:1]:
+                signal.raise_signal(number)

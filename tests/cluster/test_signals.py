@@ -43,6 +43,29 @@ def test_signals_that_are_ignored_or_the_callers_own_are_left_alone():
             signal.signal(number, answer)
 
 
+def test_a_signal_that_another_answers_while_processes_start_is_heard(monkeypatch):
+    """Ray sets an answer of its own: what that raises in a callback of Python's is printed, and lost."""
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+
+    class Swallowing:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    went_on: list[int] = []
+    before = signal.getsignal(signal.SIGTERM)
+
+    def start():
+        with signals.held_back():
+            signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+            Swallowing()
+            went_on.append(1)
+
+    with pytest.raises(SystemExit) as end, signals.handled():
+        start()
+    assert (end.value.code, went_on) == (128 + signal.SIGTERM, [1])
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
 def test_ctrl_c_is_heard_though_the_garbage_collector_swallows_it(monkeypatch):
     """JAX has a callback there: what it raises Python prints, and goes on."""
 

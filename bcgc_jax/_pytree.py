@@ -1,8 +1,6 @@
 """Frozen dataclasses that are pytrees and check their fields when a person builds them."""
 
 import dataclasses
-import difflib
-import functools
 import itertools
 import operator
 from collections.abc import Sequence
@@ -36,7 +34,6 @@ def pytree_dataclass(cls: type[T]) -> type[T]:
     if cls.__repr__ is object.__repr__:
         cls.__repr__ = represent  # type: ignore[method-assign]
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
-    _name_misspelt_fields(cls, [f.name for f in fields])
     static = tuple(f.name for f in fields if f.metadata.get("static"))
     data = tuple(f.name for f in fields if not f.metadata.get("static"))
 
@@ -49,29 +46,11 @@ def pytree_dataclass(cls: type[T]) -> type[T]:
 
     def unflatten(aux, children):
         tree = object.__new__(cls)
-        for name, value in zip(data + static, (*children, *aux), strict=True):
-            object.__setattr__(tree, name, value)
+        vars(tree).update(zip(data + static, (*children, *aux), strict=True))
         return tree
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     return cls
-
-
-def _name_misspelt_fields(cls: type, names: list[str]) -> None:
-    """Make `cls(tolerence=…)` a TypeError that names the nearest field."""
-    build = cls.__init__  # type: ignore[misc]
-
-    @functools.wraps(build)
-    def init(self: Any, *args: Any, **keywords: Any) -> None:
-        for keyword in keywords:
-            if keyword not in names:
-                near = difflib.get_close_matches(keyword, names, n=1)
-                hint = f' (did you mean "{near[0]}"?)' if near else ""
-                known = ", ".join(names) or "none"
-                raise TypeError(f'{cls.__name__} has no "{keyword}"{hint}; it has {known}')
-        build(self, *args, **keywords)
-
-    cls.__init__ = init  # type: ignore[misc]
 
 
 # Entries that are written out: of an array, of a sequence.
@@ -80,12 +59,8 @@ _MOST_SHOWN = 8
 
 def represent(tree: Any, leave_out: Sequence[str] = ()) -> str:
     """`repr` of a dataclass: what is not by default, long arrays by their size and range."""
-    shown = []
-    for field in dataclasses.fields(tree):
-        value, default = getattr(tree, field.name), field.default
-        alike = type(value) is type(default) and not hasattr(value, "shape") and value == default
-        if field.name not in leave_out and value is not default and not alike:
-            shown.append(f"{field.name}={show(value)}")
+    texts = {f.name: (show(getattr(tree, f.name)), show(f.default)) for f in dataclasses.fields(tree)}
+    shown = [f"{k}={text}" for k, (text, default) in texts.items() if text != default and k not in leave_out]
     return f"{type(tree).__name__}({', '.join(shown)})"
 
 
@@ -98,23 +73,19 @@ def show(value: Any) -> str:
         return f"[{', '.join(texts[:_MOST_SHOWN] + more)}]"
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key!r}: {show(one)}" for key, one in value.items()) + "}"
-    if isinstance(value, np.ndarray | np.generic | jax.Array | jax.ShapeDtypeStruct):
-        return _show_array(value)
     if callable(value) and hasattr(value, "__qualname__"):
         return value.__qualname__.rpartition(".<locals>.")[2]
-    return repr(value)
-
-
-def _show_array(value: Any) -> str:
+    if not isinstance(value, np.ndarray | np.generic | jax.Array | jax.ShapeDtypeStruct):
+        return repr(value)
     kind = f"{value.dtype}[{','.join(map(str, value.shape))}]"
-    known = not isinstance(value, jax.core.Tracer | jax.ShapeDtypeStruct)
-    if not known or not any(np.issubdtype(value.dtype, of) for of in (np.number, np.bool_)):
+    numbers = any(jax.dtypes.issubdtype(value.dtype, of) for of in (np.number, np.bool_))
+    if isinstance(value, jax.core.Tracer | jax.ShapeDtypeStruct) or not numbers:
         return kind
     array = np.asarray(value)
     if array.ndim == 0:
         return str(array)
     if array.ndim == 1 and array.size <= _MOST_SHOWN:
-        return "[" + ", ".join(str(one) for one in array) + "]"
+        return f"[{', '.join(map(str, array))}]"
     return f"{kind} from {array.min():.4g} to {array.max():.4g}" if array.size else kind
 
 
@@ -171,9 +142,8 @@ def check(name: str, value: Any, condition: str, *, finite: bool = True) -> None
         raise ValueError(f"{name} must be a number, got {value!r}")
     bad = ~meets(array, condition, finite)
     if bad.any():
-        kind = "finite and " if finite and condition else "finite" if finite else ""
-        first = array[bad].flat[0] if array.ndim else array.item()
-        raise ValueError(f"{name} must be {kind}{condition}, got {first!s}")
+        wanted = " and ".join(filter(None, ["finite" * finite, condition]))
+        raise ValueError(f"{name} must be {wanted}, got {array[bad].flat[0]!s}")
 
 
 def check_whole(name: str, value: Any, low: int) -> None:
@@ -184,14 +154,11 @@ def check_whole(name: str, value: Any, low: int) -> None:
 
 def check_key(key: Any) -> None:
     """Raise ValueError unless `key`, also a traced one, is one key of JAX, of the new kind or the old."""
-    dtype, shape = getattr(key, "dtype", None), np.shape(key) if hasattr(key, "shape") else None
-    if dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
-        if shape == ():
-            return
-        raise ValueError(f"key must be one key, got {shape} of them: use jax.vmap for a batch")
-    if dtype != np.uint32 or len(shape or ()) != 1:
-        got = repr(key) if dtype is None else f"{dtype}{list(shape or ())}"
-        raise ValueError(f"key must be a key of JAX, such as jax.random.key(0), got {got}")
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", ())
+    new = dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+    if shape != () if new else dtype != np.uint32 or len(shape) != 1:
+        one = "one key of JAX, such as jax.random.key(0), under jax.vmap for several"
+        raise ValueError(f"key must be {one}, got {show(key)}")
 
 
 def check_shape(name: str, value: Any, shape: Sequence[int | EllipsisType | None], advice: str) -> None:
@@ -199,6 +166,5 @@ def check_shape(name: str, value: Any, shape: Sequence[int | EllipsisType | None
     try:
         chex.assert_shape(value, shape)
     except AssertionError:
-        wanted = ", ".join("..." if n is ... else "*" if n is None else str(n) for n in shape)
-        wanted = f"({wanted},)" if len(shape) == 1 else f"({wanted})"
+        wanted = str(tuple(shape)).replace("Ellipsis", "...").replace("None", "*")
         raise ValueError(f"{name} must have shape {wanted}, got {np.shape(value)}: {advice}") from None

@@ -17,7 +17,8 @@ import jax
 import numpy as np
 
 from bcgc_jax.cluster.worker import Duty, WorkerProcess
-from bcgc_jax.coding.gradients import backward_order, coding_plan, split_batch, unit_sizes
+from bcgc_jax.coding.gradients import coding_plan, split_batch, unit_sizes
+from bcgc_jax.coding.stages import backward_order
 from experiments.models import Model, PyTree
 
 

@@ -12,7 +12,6 @@ from bcgc_jax.coding.codes import (
 from bcgc_jax.coding.gradients import (
     CodedGradient,
     CodingPlan,
-    backward_order,
     coded_value_and_grad,
     coding_plan,
     shard_subsets,
@@ -20,6 +19,7 @@ from bcgc_jax.coding.gradients import (
     unit_sizes,
 )
 from bcgc_jax.coding.scheduled import schedule_plan
+from bcgc_jax.coding.stages import backward_order
 from bcgc_jax.coding.training import Training, TrainingScheme, train, training_scheme
 
 __all__ = [

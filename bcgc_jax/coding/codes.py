@@ -20,7 +20,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import check_key, concrete, pytree_dataclass, static_field
+from bcgc_jax._pytree import check_key, pytree_dataclass, static_field
 
 # Coefficients 1 within groups of workers that all send the same: nothing is amplified.
 REPEATED = ("uncoded", "replication", "fractional_repetition")
@@ -54,30 +54,18 @@ class GradientCode:
     """A code of N workers at one redundancy level.
 
     Attributes:
-      subsets: N rows of `level + 1` (in groups of unequal sizes some are longer): the data subsets that each
-        worker computes.
-      coefficients: float64, `[N, width]`: what it multiplies their gradients by.
+      encoding: B, float64 `[N, N]`, a row for each worker: what it multiplies the subsets' gradients by.
+      subsets: the data subsets that each worker computes, `level + 1` (in groups of unequal sizes some more).
       level: the number of stragglers it survives.
       construction: one of `CONSTRUCTIONS`.
       wide: whether messages must be float64: 8 bytes for each coordinate, else 4.
     """
 
+    encoding: Array
     subsets: tuple[tuple[int, ...], ...] = static_field()
-    coefficients: Array
     level: int = static_field()
     construction: str = static_field()
-    wide: bool = static_field()
-
-    @property
-    def encoding(self) -> Array:
-        """B, float64 `[N, N]`, one row for each worker."""
-        values, width = concrete(self.coefficients), self.coefficients.shape[1]
-        xp, factors = (jnp, self.coefficients) if values is None else (np, values)
-        # A sum in place of a scatter, which would be lowered with the caller's integers.
-        subsets = np.array([(*row, *[-1] * (width - len(row))) for row in self.subsets], np.int32)
-        here = xp.asarray(subsets)[:, :, None] == np.arange(len(subsets), dtype=np.int32)
-        with jax.enable_x64(True):
-            return kept(xp.sum(xp.where(here, factors[:, :, None], 0.0), axis=1))
+    wide: bool = static_field(default=False)
 
 
 class Decoding(NamedTuple):
@@ -85,20 +73,6 @@ class Decoding(NamedTuple):
 
     weights: Array
     decodable: Array
-
-
-class Conditioning(NamedTuple):
-    """The worst amplification, max_j Σ_w |a_w B_wj|, over random and over contiguous sets of stragglers.
-
-    An error of ε in each product of the encoding becomes one of at most ε · amplification · Σ_j |g_j|.
-    """
-
-    sampled: float
-    contiguous: float
-
-    @property
-    def worst(self) -> float:
-        return max(self.sampled, self.contiguous)
 
 
 def allocate(num_workers: int, level: int) -> np.ndarray:
@@ -145,48 +119,46 @@ def gradient_code(
         "cyclic_mds": (num_workers - level) % 2 == 1,
         "random_cyclic": True,
     }
-    if construction is not None and not exists.get(construction):
-        raise ValueError(
-            f'there is no "{construction}" code for {num_workers} workers at level {level}; '
-            f"possible: {', '.join(name for name in exists if exists[name])}"
-        )
-    repeated = [name for name in REPEATED if exists[name]]
+    possible = [name for name, here in exists.items() if here]
     if construction is not None:
+        if construction not in possible:
+            raise ValueError(
+                f'there is no "{construction}" code for {num_workers} workers at level {level}; '
+                f"possible: {', '.join(possible)}"
+            )
         asked = [construction]
     # Workers hold the subsets of fractional repetition where 2 s ≤ top_level, see _repetition.
-    elif repeated and (level in (0, num_workers - 1) or 2 * level <= top):
-        asked = repeated[:1]
+    elif level in (0, num_workers - 1) or (exists["fractional_repetition"] and 2 * level <= top):
+        asked = possible[:1]
     else:
-        asked = [name for name in CYCLIC if exists[name]]
+        asked = [name for name in possible if name in CYCLIC]
     built = (_build(key, num_workers, level, name) for name in asked)
     return min(built, key=lambda code_and_amplification: code_and_amplification[1])[0]
 
 
 def repetition_code(groups: Sequence[Sequence[int]], data: Sequence[Sequence[int]]) -> GradientCode:
-    """Each of the `groups` of workers computes the sum over its own `data` subsets: one of each is enough.
-
-    >>> repetition_code([[0], [1, 2]], [[0], [1, 2]]).subsets
-    ((0,), (1, 2), (1, 2))
-    """
+    """Each of the `groups` of workers computes the sum over its own `data` subsets: one of each is enough."""
     of_worker = {w: tuple(own) for group, own in zip(groups, data, strict=True) for w in group}
     subsets = tuple(of_worker[w] for w in sorted(of_worker))
-    ones = np.ones((len(subsets), max(map(len, subsets))))
-    return GradientCode(subsets, kept(ones, float), min(map(len, groups)) - 1, "fractional_repetition", False)
+    encoding = np.array([np.isin(np.arange(len(subsets)), own) for own in subsets])
+    return GradientCode(kept(encoding, float), subsets, min(map(len, groups)) - 1, "fractional_repetition")
 
 
 def _build(key: Array, num_workers: int, level: int, construction: str) -> tuple[GradientCode, float]:
     """The code and its worst amplification."""
-    subsets = allocate(num_workers, level)
+    subsets, coefficients = allocate(num_workers, level), np.ones(level + 1)
     if construction == "cyclic_mds":
-        coefficients = np.tile(_roots_of_unity(num_workers, level), (num_workers, 1))
+        coefficients = _roots_of_unity(num_workers, level)
     elif construction == "random_cyclic":
         coefficients = _random(key, subsets)
     else:
-        coefficients = np.ones(subsets.shape)
         subsets = _repetition(num_workers, level)
+    encoding = np.zeros((num_workers, num_workers))
+    np.put_along_axis(encoding, subsets, np.broadcast_to(coefficients, subsets.shape), axis=1)
+    encoding /= np.abs(encoding).max(axis=1, keepdims=True)
     rows = tuple(map(tuple, subsets.tolist()))
-    code = GradientCode(rows, kept(coefficients, float), level, construction, False)
-    worst = conditioning(key, code, 200).worst
+    code = GradientCode(kept(encoding), rows, level, construction)
+    worst = conditioning(key, code, 200)
     return dataclasses.replace(code, wide=worst > _NARROW), worst
 
 
@@ -207,8 +179,7 @@ def _roots_of_unity(num_workers: int, level: int) -> np.ndarray:
     """
     i = np.arange(1, level + 1)
     ratio = np.sin(np.pi * (level + 1 - i) / num_workers) / np.sin(np.pi * i / num_workers)
-    coefficients = np.cumprod(np.concatenate([[1.0], ratio]))
-    return coefficients / coefficients.max()
+    return np.cumprod(np.concatenate([[1.0], ratio]))
 
 
 def _random(key: Array, subsets: np.ndarray) -> np.ndarray:
@@ -220,8 +191,7 @@ def _random(key: Array, subsets: np.ndarray) -> np.ndarray:
     h -= h.mean(axis=1, keepdims=True)
     columns = np.moveaxis(h[:, subsets], 1, 0)
     rest = np.linalg.solve(columns[:, :, 1:], -columns[:, :, :1])[..., 0]
-    coefficients = np.concatenate([np.ones((num_workers, 1)), rest], axis=1)
-    return coefficients / np.abs(coefficients).max(axis=1, keepdims=True)
+    return np.concatenate([np.ones((num_workers, 1)), rest], axis=1)
 
 
 def _seed(key: Array) -> list[int]:
@@ -297,7 +267,7 @@ def encode(code: GradientCode, gradients: ArrayLike) -> tuple[Array, ...]:
     (4, [4.0, 4.0])
     """
     refuse_complex("gradients", gradients)
-    g = jnp.asarray(gradients)
+    g, code = jnp.asarray(gradients), jax.tree.map(kept, code)
     if g.ndim == 0 or len(g) != len(code.subsets):
         raise ValueError(
             f"there must be {len(code.subsets)} subset gradients, one a row, got shape {g.shape}"
@@ -305,8 +275,9 @@ def encode(code: GradientCode, gradients: ArrayLike) -> tuple[Array, ...]:
     # One worker of each group that computes, and sends, the same.
     first = {rows: w for w, rows in reversed(list(enumerate(code.subsets)))}
     grouped = len(first) < len(code.subsets) or code.level == 0
-    if math.prod(g.shape[1:]) >= _LONG and (grouped or code.coefficients.size <= _UNROLLED):
-        sent = _encode_long(in_float64(code), g, tuple(first.values()))
+    products = sum(map(len, code.subsets))
+    if math.prod(g.shape[1:]) >= _LONG and (grouped or products <= _UNROLLED):
+        sent = _encode_long(code, g, tuple(first.values()))
     else:
         everyone = _encode_short(code.encoding, g, _message_dtype(code.wide, g.dtype))
         sent = tuple(everyone[w] for w in first.values())
@@ -323,29 +294,24 @@ def _encode_short(encoding: Array, g: Array, dtype: Any) -> tuple[Array, ...]:
 
 @functools.partial(jax.jit, static_argnums=2)
 def _encode_long(code: GradientCode, g: Array, workers: Sequence[int]) -> tuple[Array, ...]:
-    return tuple(message(row_of(code, w), [g[j] for j in code.subsets[w]], code.wide) for w in workers)
+    rows = ([code.encoding[w, j] for j in code.subsets[w]] for w in workers)
+    return tuple(
+        message(row, [g[j] for j in code.subsets[w]], code.wide) for w, row in zip(workers, rows, strict=True)
+    )
 
 
 def row_of(code: GradientCode, worker: int) -> Array:
     """What a worker multiplies its gradients by, float64 `[level + 1]`: programs of it serve all workers."""
-    values = concrete(code.coefficients)
-    with jax.enable_x64(True):
-        factors = code.coefficients if values is None else values
-        return kept(factors[worker, : len(code.subsets[worker])], float)
+    return kept(np.asarray(code.encoding)[worker, list(code.subsets[worker])])
 
 
-def message(row: Array, gradients: Sequence[Array], wide: bool) -> Array:
+def message(row: Array | Sequence[Array], gradients: Sequence[Array], wide: bool) -> Array:
     """What a worker sends: the sum, weighted by its `row`, of `level + 1` gradients `[…]`."""
     dtype = _message_dtype(wide, gradients[0].dtype)
-    if row.size == 1:
+    if len(gradients) == 1:
         return gradients[0].astype(dtype)  # of weight 1
     with jax.enable_x64(True):
         return _sum(c * g.astype(jnp.float64) for c, g in zip(row, gradients, strict=True)).astype(dtype)
-
-
-def in_float64(code: GradientCode) -> GradientCode:
-    """`code` fit to be an argument of a program, whatever the caller's float."""
-    return dataclasses.replace(code, coefficients=kept(code.coefficients, float))
 
 
 def _message_dtype(wide: bool, dtype: Any) -> Any:
@@ -364,8 +330,7 @@ def decode(
     """
     refuse_complex("messages", messages)
     dtype = np.dtype(jnp.result_type(float) if dtype is None else dtype)
-    whole = isinstance(messages, Array | np.ndarray)
-    return _decode(kept(weights, float), kept(messages) if whole else [kept(m) for m in messages], dtype)
+    return _decode(kept(weights, float), jax.tree.map(kept, messages), dtype)
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -385,35 +350,30 @@ def _dot(a: Array, b: Array) -> Array:
     return jax.lax.dot_general(a, b, (((a.ndim - 1,), (0,)), ((), ())))
 
 
-def conditioning(key: Array, code: GradientCode, num_sets: int = 1000) -> Conditioning:
-    """The worst amplification of `code` over `num_sets` random and all contiguous sets of `level` stragglers.
+def conditioning(key: Array, code: GradientCode, num_sets: int = 1000) -> float:
+    """The worst amplification of rounding, max_j Σ_w |a_w B_wj|; inf where no weights exist.
 
-    On the host, not for use under `jit`. Where no weights exist, inf.
+    Over `num_sets` random and all contiguous sets of `level` stragglers: an error of ε in each product of the
+    encoding becomes one of at most ε · amplification · Σ_j |g_j|. On the host, not for use under `jit`.
 
-    >>> conditioning(jax.random.key(0), gradient_code(jax.random.key(0), 6, 5)).worst
+    >>> conditioning(jax.random.key(0), gradient_code(jax.random.key(0), 6, 5))
     1.0
     """
     check_key(key)
     if code.construction in REPEATED:
-        return Conditioning(1.0, 1.0)  # one worker of each group, with weight 1
+        return 1.0  # one worker of each group, with weight 1
     b = np.asarray(code.encoding)
     size, needed = len(b), len(b) - code.level
     order = np.random.default_rng(_seed(key)).permuted(np.tile(np.arange(size), (num_sets, 1)), axis=1)
-    contiguous = allocate(size, needed - 1)
+    sets = np.concatenate([order[:, :needed], allocate(size, needed - 1)])
     # In an orthonormal basis of the span of B's rows the system is square.
     basis = np.linalg.svd(b)[2][:needed]
-    coordinates, ones = b @ basis.T, basis.sum(axis=1)
-
-    def worst(sets: np.ndarray) -> float:
-        # A few sets at a time: the matrices of 1000 sets at N = 100 take 80 MB.
-        amplification = 0.0
-        for part in np.array_split(sets, -(-len(sets) // 100)):
-            try:
-                weights = np.linalg.solve(np.swapaxes(coordinates[part], 1, 2), ones[:, None])[..., 0]
-            except np.linalg.LinAlgError:
-                return np.inf
-            share = np.einsum("kw,kwj->kj", np.abs(weights), np.abs(b)[part])
-            amplification = max(amplification, float(share.max()))
-        return amplification
-
-    return Conditioning(worst(order[:, :needed]), worst(contiguous))
+    coordinates, ones, worst = b @ basis.T, basis.sum(axis=1), 0.0
+    # A few sets at a time: the matrices of 1000 sets at N = 100 take 80 MB.
+    for part in np.array_split(sets, -(-len(sets) // 100)):
+        try:
+            weights = np.linalg.solve(np.swapaxes(coordinates[part], 1, 2), ones[:, None])[..., 0]
+        except np.linalg.LinAlgError:
+            return np.inf
+        worst = max(worst, float(np.einsum("kw,kwj->kj", np.abs(weights), np.abs(b)[part]).max()))
+    return worst

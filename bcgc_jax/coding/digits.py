@@ -6,8 +6,6 @@ Needs scikit-learn, which the extra `train` brings.
 import functools
 import itertools
 import math
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -18,17 +16,16 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._extras import to_install
-from bcgc_jax.coding.gradients import PyTree, backward_order, check_batch_size, split_batch, unit_sizes
-from bcgc_jax.coding.training import TrainingScheme, train, training_scheme
+from bcgc_jax.coding.gradients import PyTree, check_batch_size, split_batch, unit_sizes
+from bcgc_jax.coding.stages import backward_order
+from bcgc_jax.coding.training import train, training_scheme
 from bcgc_jax.distributions import Distribution, JointDistribution
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.methods import Method
 from bcgc_jax.solvers.solve import solve
 
 # Widths of the layers, inputs and classes included.
-MODELS: Mapping[str, tuple[int, ...]] = MappingProxyType({"softmax": (64, 10), "perceptron": (64, 32, 10)})
-
-_NUM_TEST = 297
+MODELS = {"softmax": (64, 10), "perceptron": (64, 32, 10)}
 
 
 class Digits(NamedTuple):
@@ -53,51 +50,36 @@ class DigitsRun(NamedTuple):
 
     def time_to(self, accuracy: float) -> np.ndarray:
         """When each seed first had this test accuracy, `[S]`; inf where it never had."""
-        reached = self.accuracy >= accuracy
-        first = np.argmax(reached, axis=1)[:, None]
-        return np.where(reached.any(axis=1), np.take_along_axis(self.clock, first, 1)[:, 0], np.inf)
-
-
-def load_digits(num_workers: int) -> Digits:
-    """The 1797 images of 8 x 8, shuffled the same way each time: 297 to test with, and to train with a
-    multiple of the workers, at most 1500."""
-    test, train = (tuple(a[part] for a in _images()) for part in (slice(_NUM_TEST), slice(_NUM_TEST, None)))
-    rest = len(train[1])
-    if num_workers > rest:
-        raise ValueError(f"there are {rest} images to train with, too few for {num_workers} workers")
-    used = rest // num_workers * num_workers
-    return Digits(*jax.device_put((tuple(a[:used] for a in train), test)))
+        return np.where(self.accuracy >= accuracy, self.clock, np.inf).min(axis=1)
 
 
 @functools.cache
-def _images() -> tuple[np.ndarray, np.ndarray]:
-    """All, shuffled, on the host."""
+def load_digits(num_workers: int) -> Digits:
+    """The 1797 images of 8 x 8, shuffled the same way each time: 297 to test with, and to train with a
+    multiple of the workers, at most 1500."""
     try:
         from sklearn import datasets
     except ImportError as error:
         raise ImportError(f"the digits come with scikit-learn: {to_install('train')}") from error
     images, labels = datasets.load_digits(return_X_y=True)
-    order = np.random.default_rng(0).permutation(len(labels))
-    return (images[order] / 16).astype(np.float32), labels[order]
+    order, held_out = np.random.default_rng(0).permutation(len(labels)), 297
+    rest = len(labels) - held_out
+    if num_workers > rest:
+        raise ValueError(f"there are {rest} images to train with, too few for {num_workers} workers")
+    used = order[held_out : held_out + rest // num_workers * num_workers], order[:held_out]
+    # The same under any setting of JAX, for they are kept.
+    return Digits(*jax.device_put([(np.float32(images[k] / 16), np.int32(labels[k])) for k in used]))
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def initial_params(key: Array, model: str) -> PyTree:
     """A list of layers, `{"w": [in, out], "b": [out]}`: zeros for one layer, else normal weights."""
-    widths = MODELS[model]
-    gain, layers = 0.0 if len(widths) == 2 else 2.0, list(itertools.pairwise(widths))
-    keys = jax.random.split(key, len(layers))
+    layers = list(itertools.pairwise(MODELS[model]))
+    gain, keys = 0.0 if len(layers) == 1 else 2.0, jax.random.split(key, len(layers))
     return [
         {"w": math.sqrt(gain / a) * jax.random.normal(k, (a, b), jnp.float32), "b": jnp.zeros(b, jnp.float32)}
         for k, (a, b) in zip(keys, layers, strict=True)
     ]
-
-
-def scores(params: PyTree, images: Array) -> Array:
-    """Logits of the classes, `[M, 10]`."""
-    for layer in params[:-1]:
-        images = jax.nn.relu(images @ layer["w"] + layer["b"])
-    return images @ params[-1]["w"] + params[-1]["b"]
 
 
 @functools.cache
@@ -106,16 +88,29 @@ def _shapes(model: str) -> PyTree:
     return jax.eval_shape(initial_params, jax.random.key(0), model)
 
 
+def digits_order(model: str) -> tuple[int, ...]:
+    """The leaves of `model` in the order of backpropagation."""
+    batch = np.zeros((2, MODELS[model][0]), np.float32), np.zeros(2, np.int32)
+    return backward_order(cross_entropy, _shapes(model), batch)
+
+
+def _scores(params: PyTree, images: Array) -> Array:
+    """Logits of the classes, `[M, 10]`."""
+    for layer in params[:-1]:
+        images = jax.nn.relu(images @ layer["w"] + layer["b"])
+    return images @ params[-1]["w"] + params[-1]["b"]
+
+
 def cross_entropy(params: PyTree, batch: tuple[Array, Array]) -> Array:
     """Mean of -log softmax of the right class."""
     images, labels = batch
-    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(scores(params, images), labels))
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(_scores(params, images), labels))
 
 
 def accuracy(params: PyTree, batch: tuple[Array, Array]) -> Array:
     """Share of the images whose largest score is that of the right class."""
     images, labels = batch
-    return jnp.mean((jnp.argmax(scores(params, images), axis=1) == labels).astype(jnp.float32))
+    return jnp.mean((jnp.argmax(_scores(params, images), axis=1) == labels).astype(jnp.float32))
 
 
 def digits_problem(
@@ -134,17 +129,10 @@ def digits_problem(
     """
     sizes = unit_sizes(_shapes(model), units, digits_order(model))
     samples = len(load_digits(num_workers).train[1])
-    if batch_size is not None:
-        check_batch_size(batch_size, samples // num_workers)
-        samples = batch_size * num_workers
+    check_batch_size(batch_size, samples // num_workers)
+    samples = samples if batch_size is None else batch_size * num_workers
     costs = None if units == "coordinates" else jnp.asarray(sizes)
     return Problem(cycle_time, num_workers, sizes.size, samples, cycles, unit_costs=costs, **options)
-
-
-def digits_order(model: str) -> tuple[int, ...]:
-    """The leaves of `model` in the order of backpropagation."""
-    batch = np.zeros((2, MODELS[model][0]), np.float32), np.zeros(2, np.int32)
-    return backward_order(cross_entropy, _shapes(model), batch)
 
 
 def train_on_digits(
@@ -171,36 +159,17 @@ def train_on_digits(
     order = digits_order(model)
     scheme = training_scheme(code_key, problem, solution, _shapes(model), units=units, order=order)
     times = problem.cycle_time if cycle_times is None else cycle_times
-    data = load_digits(scheme.plan.num_workers)
-    seeds = jax.random.split(run_key, num_seeds)
-    given = scheme, times, data, learning_rate
-    clock, (loss, correct) = _run(seeds, given, model, num_steps, batch_size)
-    expected = float(solution.rounded_runtime)
-    return DigitsRun(solution.method, expected, *(np.asarray(a, float) for a in (clock, loss, correct)))
-
-
-@functools.partial(jax.jit, static_argnames=("model", "num_steps", "batch_size"))
-def _run(
-    seeds: Array,
-    given: tuple[TrainingScheme, Any, Digits, ArrayLike],
-    model: str,
-    num_steps: int,
-    batch_size: int | None,
-) -> tuple[Array, tuple[Array, Array]]:
-    scheme, cycle_times, data, learning_rate = given
-    subsets, optimizer = split_batch(data.train, scheme.plan.num_workers), optax.sgd(learning_rate)
+    data, optimizer = load_digits(scheme.plan.num_workers), optax.sgd(learning_rate)
+    subsets = split_batch(data.train, scheme.plan.num_workers)
 
     def evaluate(params: PyTree) -> tuple[Array, Array]:
         return cross_entropy(params, data.train), accuracy(params, data.test)
 
-    def one(key: Array) -> tuple[Array, tuple[Array, Array]]:
+    def run(key: Array) -> tuple[Array, ...]:
         start_key, train_key = jax.random.split(key)
-        training = train(
-            *(train_key, cross_entropy, scheme, cycle_times, initial_params(start_key, model)),
-            *(subsets, optimizer, num_steps),
-            batch_size=batch_size,
-            evaluate=evaluate,
-        )
-        return training.clock, training.metrics
+        given = scheme, times, initial_params(start_key, model), subsets, optimizer, num_steps
+        training = train(train_key, cross_entropy, *given, batch_size=batch_size, evaluate=evaluate)
+        return training.clock, *training.metrics
 
-    return jax.vmap(one)(seeds)
+    found = jax.jit(jax.vmap(run))(jax.random.split(run_key, num_seeds))
+    return DigitsRun(solution.method, float(solution.rounded_runtime), *(np.asarray(a, float) for a in found))

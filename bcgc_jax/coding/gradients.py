@@ -5,6 +5,7 @@ each redundancy level in use. For a block at level n each worker sends the weigh
 n+1 data subsets; the messages of N-n workers give the block of the full gradient.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -15,14 +16,13 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import check_key, concrete, pytree_dataclass, replace, static_field
+from bcgc_jax._pytree import check_key, concrete, pytree_dataclass, static_field
 from bcgc_jax.coding.codes import (
     GradientCode,
     decode,
     decoding_weights,
     encode,
     gradient_code,
-    in_float64,
     kept,
     refuse_complex,
 )
@@ -151,31 +151,6 @@ class CodedGradient(NamedTuple):
     decodable: Array
 
 
-def backward_order(loss: Loss, params: PyTree, batch: PyTree) -> tuple[int, ...]:
-    """The leaves of `params`, as numbers, in the order in which reverse mode yields their gradients.
-
-    >>> params = {"first": jnp.ones((3, 2)), "last": jnp.ones((2,))}
-    >>> backward_order(lambda p, x: jnp.sum(jnp.tanh(x @ p["first"]) @ p["last"]), params, jnp.ones((5, 3)))
-    (1, 0)
-    """
-    refuse_complex("params", params)
-    places = _places(jax.make_jaxpr(jax.grad(loss))(params, batch).jaxpr)
-    # What comes at the same time comes from the end, as the layers do.
-    return tuple(sorted(range(len(places)), key=lambda k: (places[k], -k)))
-
-
-def _places(jaxpr: Any) -> list[tuple[int, ...]]:
-    """Where each output is computed: the number of its equation, then that within, and so on."""
-    found = {}
-    for i, equation in enumerate(jaxpr.eqns):
-        inner = equation.params.get("jaxpr")
-        body = getattr(inner, "jaxpr", inner)
-        nested = body is not None and len(body.outvars) == len(equation.outvars)
-        within = _places(body) if nested else [()] * len(equation.outvars)
-        found.update({id(v): (i, *place) for v, place in zip(equation.outvars, within, strict=True)})
-    return [found.get(id(v), (-1,)) for v in jaxpr.outvars]  # -1: a constant
-
-
 def unit_sizes(params: PyTree, units: str = "leaves", order: Sequence[int] | None = None) -> np.ndarray:
     """Coordinates in each unit, in the order of computation: `Problem.unit_costs` of a model.
 
@@ -204,11 +179,7 @@ def unit_sizes(params: PyTree, units: str = "leaves", order: Sequence[int] | Non
 def cut(
     params: PyTree, counts: ArrayLike, units: str = "coordinates", order: Sequence[int] | None = None
 ) -> list[tuple[Piece, ...]]:
-    """The pieces of the leaves in each of the blocks, `counts` units each; options as in `unit_sizes`.
-
-    >>> [[tuple(piece) for piece in block] for block in cut([jnp.ones(2), jnp.ones(3)], [4, 1])]
-    [[(1, 0, 3), (0, 0, 1)], [(0, 1, 2)]]
-    """
+    """The pieces of the leaves in each of the blocks, `counts` units each; options as in `unit_sizes`."""
     sizes = [int(np.size(leaf)) for leaf in jax.tree.leaves(params)]
     ends = np.append(0, np.cumsum(unit_sizes(params, units, order)))[np.cumsum(counts)].tolist()
     blocks: list[list[Piece]] = [[] for _ in ends]
@@ -284,8 +255,7 @@ def split_batch(batch: PyTree, num_workers: int) -> PyTree:
     >>> split_batch(jnp.arange(6), 3).tolist()
     [[0, 1], [2, 3], [4, 5]]
     """
-    size = num_samples(batch)
-    if size % num_workers:
+    if (size := num_samples(batch)) % num_workers:
         raise ValueError(
             f"a batch of {size} samples cannot be split into {num_workers} equal subsets: drop or pad "
             f"samples to a multiple of {num_workers}"
@@ -294,13 +264,8 @@ def split_batch(batch: PyTree, num_workers: int) -> PyTree:
 
 
 def split_unevenly(batch: PyTree, num_workers: int) -> list[PyTree]:
-    """A batch of M samples as N data subsets in a list, the first M mod N of them with a sample more.
-
-    >>> [subset.tolist() for subset in split_unevenly(jnp.arange(5), 3)]
-    [[0, 1], [2, 3], [4]]
-    """
-    size = num_samples(batch)
-    if size < num_workers:
+    """A batch of M samples as N data subsets in a list, the first M mod N of them with a sample more."""
+    if (size := num_samples(batch)) < num_workers:
         raise ValueError(f"a batch of {size} samples is too small for {num_workers} workers")
     parts = (slice(part[0], part[-1] + 1) for part in np.array_split(np.arange(size), num_workers))
     return [jax.tree.map(lambda x, own=part: x[own], batch) for part in parts]
@@ -328,24 +293,11 @@ def coded_value_and_grad(
     >>> bool(jnp.allclose(coded.gradient, jax.grad(loss)(params, batch))), coded.decodable.tolist()
     (True, [True])
     """
-    compute, portable = _compiled if hashable(loss) else _coded, in_jax(plan)
-    return lambda params, subsets, arrived: compute(loss, portable, params, subsets, kept(arrived))
+    portable = jax.tree.map(kept, plan)  # as it is, whatever the caller's float
+    return lambda params, subsets, arrived: _coded(loss, portable, params, subsets, kept(arrived))
 
 
-def in_jax(plan: CodingPlan) -> CodingPlan:
-    """`plan` fit to be an argument of a program, whatever the caller's float."""
-    return replace(plan, codes=tuple(map(in_float64, plan.codes)))
-
-
-def hashable(*values: Any) -> bool:
-    """Whether programs can be found again by `values`."""
-    try:
-        hash(values)
-    except TypeError:
-        return False
-    return True
-
-
+@functools.partial(jax.jit, static_argnums=0)
 def _coded(loss: Loss, plan: CodingPlan, params: PyTree, subsets: PyTree, arrived: Array) -> CodedGradient:
     value, gradients = subset_gradients(loss, plan, params, subsets)
     with jax.enable_x64(True):
@@ -355,23 +307,21 @@ def _coded(loss: Loss, plan: CodingPlan, params: PyTree, subsets: PyTree, arrive
     return CodedGradient(value, decode_gradients(plan, weights, messages, params), decodable)
 
 
-_compiled = jax.jit(_coded, static_argnums=0)
-
-
 def subset_gradients(
     loss: Loss, plan: CodingPlan, params: PyTree, subsets: PyTree
 ) -> tuple[Array, dict[tuple[float, float], PyTree]]:
     """The full loss, and the gradients of each share of the samples that the plan knows: leaves `[N, …]`."""
     refuse_complex("params", params)
     workers, shapes = plan.num_workers, {np.shape(leaf)[:2] for leaf in jax.tree.leaves(subsets)}
-    if len(shapes) != 1 or {len(s) and s[0] for s in shapes} != {workers}:
+    if len(shapes) != 1 or {shape[:1] for shape in shapes} != {(workers,)}:
         raise ValueError(
             f"data of shapes {shapes} is not that of {workers} subsets: take split_batch(batch, {workers})"
         )
+    ((_, size),) = shapes
     total: Array | float = 0.0
     gradients = {}
     for share in dict.fromkeys(block.share for block in plan.blocks):
-        chosen, portion = plan.samples_of(share, jax.tree.leaves(subsets)[0].shape[1])
+        chosen, portion = plan.samples_of(share, size)
         if not portion:
             gradients[share] = jax.tree.map(lambda x: jnp.zeros((workers, *np.shape(x))), params)
             continue
@@ -379,8 +329,7 @@ def subset_gradients(
         value, gradient = jax.vmap(jax.value_and_grad(loss), (None, 0))(params, part)
         if portion != 1:
             gradient = jax.tree.map(lambda g, p=portion: p * g, gradient)
-        total = total + portion * jnp.sum(value)
-        gradients[share] = gradient
+        total, gradients[share] = total + portion * jnp.sum(value), gradient
     return jnp.asarray(plan.scaling * total), gradients
 
 

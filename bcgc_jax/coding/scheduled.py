@@ -58,7 +58,7 @@ def schedule_plan(
         raise ValueError(
             f"block {list(pieces)[np.argmin(depths)]} of the schedule has coordinates, but no task"
         )
-    blocks = tuple(Block(int(d) - 1, own) for d, own in zip(depths, pieces.values(), strict=True))
+    blocks = tuple(map(Block, (depths - 1).tolist(), pieces.values()))
     code = gradient_code(jax.random.key(0), num_workers, 0)  # of which nothing is random
     return CodingPlan((code,) * len(blocks), blocks, mean, tasks)
 
@@ -78,12 +78,6 @@ def group_plan(
 
     A group has the data subsets of its members. Groups of unequal sizes that share the data equally have as
     many subsets each; ValueError where these are no whole numbers. Options are as in `coding_plan`.
-
-    >>> from bcgc_jax import Problem, Uniform, solve
-    >>> plan = solve(Problem(Uniform(1.0, 2.0), 4, 9), "nested:2").plan
-    >>> assigned = group_plan(plan, {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}, num_workers=4)
-    >>> [(task.block, task.subsets) for task in assigned.tasks(3)]
-    [(0, (3,)), (1, (2, 3))]
     """
     rule = plan.completion
     if not isinstance(rule, OneOfEach) or rule.num_workers != num_workers:
@@ -92,15 +86,14 @@ def group_plan(
     groups = tuple(rule.groups[k] for k in pieces)
     codes = []
     for level in groups:
-        data = [list(group) for group in level]
-        if rule.kinds is None and len({len(group) for group in level}) > 1:
-            each, left = divmod(num_workers, len(level))
-            if left:
+        data = level
+        if rule.kinds is None and len(set(map(len, level))) > 1:
+            if num_workers % len(level):
                 raise ValueError(
                     f"{len(level)} groups cannot share {num_workers} subsets of the data equally: take "
                     'data="by_size"'
                 )
-            data = [list(range(k * each, (k + 1) * each)) for k in range(len(level))]
+            data = tuple(map(tuple, np.arange(num_workers).reshape(len(level), -1).tolist()))
         codes.append(repetition_code(level, data))
     blocks = tuple(Block(code.level, own) for code, own in zip(codes, pieces.values(), strict=True))
     return CodingPlan(tuple(codes), blocks, mean, groups=groups)
@@ -145,18 +138,15 @@ def assign(
     costs = unit_sizes(params, options.get("units", "coordinates"), options.get("order"))
     data, share = np.asarray(plan.data), np.asarray(plan.share)
 
-    def make(counts: np.ndarray) -> CodingPlan:
-        return coding_plan(key, params, counts, construction=construction, **options)
+    def make(units: ArrayLike, data: np.ndarray) -> CodingPlan:
+        counts = np.zeros(max(num_workers, data.max()), int)
+        counts[data - 1] = units
+        return coding_plan(key, params, counts[:num_workers], construction=construction, **options)
 
     if np.all(share == 1):
-        counts = np.zeros(max(num_workers, data.max()), int)
-        counts[data - 1] = _whole_units(plan.sizes, costs) if rounded is None else rounded
-        return make(counts[:num_workers])
+        return make(_whole_units(plan.sizes, costs) if rounded is None else rounded, data)
     # Each task is a block of all coordinates, on its share of the samples.
-    ends = [0.0, *np.cumsum(share).tolist()]
-    ends[-1] = 1.0  # not a rounding less
-    parts = [make(costs.size * (own - 1 == np.arange(num_workers))) for own in data]
-    blocks = tuple(
-        one.blocks[0]._replace(share=part) for one, part in zip(parts, itertools.pairwise(ends), strict=True)
-    )
+    parts = [make(costs.size, own) for own in data]
+    ends = itertools.pairwise([0.0, *np.cumsum(share)[:-1].tolist(), 1.0])  # not a rounding less
+    blocks = tuple(one.blocks[0]._replace(share=part) for one, part in zip(parts, ends, strict=True))
     return CodingPlan(tuple(one.codes[0] for one in parts), blocks, parts[0].mean)

@@ -54,23 +54,18 @@ class Pass(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Stages:
-    """The programs of B blocks, None where there is nothing to do, and where their gradients are found.
+    """The programs of the blocks, and where their gradients are found.
 
     Attributes:
-      carry, own: as above, `[B]`.
-      results: for each block the variable of each of its leaves' gradients (or a constant).
-      together: blocks whose gradients come out of one loop.
+      programs: as above, ("carry", b) and ("own", b); none where there is nothing to do.
+      results: for each block the variable of each of its leaves' gradients.
       inputs, constants: variables of parameters and samples, and values that the loss has of its own.
-      memory: found once: what a pass needs from one block to the next.
     """
 
-    carry: tuple[Program | None, ...]
-    own: tuple[Program | None, ...]
-    results: tuple[tuple[Any, ...], ...]
-    together: tuple[tuple[int, ...], ...]
-    inputs: tuple[core.Var, ...]
+    programs: Mapping[tuple[str, int], Program]
+    results: list[list[core.Var]]
+    inputs: list[core.Var]
     constants: Mapping[core.Var, Array]
-    memory: dict[Any, tuple[core.Var, ...]] = dataclasses.field(default_factory=dict)
 
     def begin(self, params: PyTree, batch: PyTree) -> Pass:
         """Before anything is computed."""
@@ -79,26 +74,37 @@ class Stages:
 
     def due(self, done: int, block: int) -> list[Program]:
         """What is to be run for a block once `carry` 0 … `done` - 1 have been."""
-        programs = [*self.carry[done : block + 1], self.own[block]]
-        return [program for program in programs if program is not None]
+        places = [*(("carry", b) for b in range(done, block + 1)), ("own", block)]
+        return [self.programs[place] for place in places if place in self.programs]
 
     def gradients(self, at: Pass, block: int, later: Iterable[int] = ()) -> tuple[list[Array], Pass]:
         """The leaves of a block, and the pass from then on: no more is kept than blocks `later` need."""
         known = dict(at.known)
         for program in self.due(at.done, block):
             known.update(zip(program.gives, program.run(*(known[v] for v in program.takes)), strict=True))
-        found = [
-            jnp.asarray(v.val, v.aval.dtype)  # type: ignore[attr-defined]
-            if isinstance(v, core.Literal)
-            else known[v]
-            for v in self.results[block]
-        ]
-        done, key = max(at.done, block + 1), (at.done, block, *later)
-        if key not in self.memory:
-            needed = {v for b in key[2:] for program in self.due(done, b) for v in program.takes}
-            needed.update(v for b in key[2:] for v in _variables(self.results[b]))
-            self.memory[key] = tuple(v for v in known if v in needed)
-        return found, Pass(done, {v: known[v] for v in self.memory[key]})
+        done, needed = max(at.done, block + 1), set[core.Var]()
+        for b in later:
+            needed.update(self.results[b], *(program.takes for program in self.due(done, b)))
+        kept = {v: value for v, value in known.items() if v in needed}
+        return [known[v] for v in self.results[block]], Pass(done, kept)
+
+    def together(self) -> list[tuple[int, ...]]:
+        """For each loop whose results are gradients of several blocks, these blocks."""
+        equations = [equation for program in self.programs.values() for equation in program.equations]
+        made = {v: equation for equation in equations for v in equation.outvars}
+
+        def loops(v: core.Var) -> set[core.Var]:
+            """By their first results: those that only put `v` in its place."""
+            name = made[v].primitive.name if v in made else ""
+            if name in _LOOPS:
+                return {made[v].outvars[0]}
+            return set().union(*map(loops, _variables(made[v].invars))) if name in _LAYOUT else set()
+
+        of = collections.defaultdict[core.Var, list[int]](list)
+        for b, block in enumerate(self.results):
+            for loop in set[core.Var]().union(*map(loops, block)):
+                of[loop].append(b)
+        return list(dict.fromkeys(tuple(blocks) for blocks in of.values() if len(blocks) > 1))
 
 
 def stages(loss: Loss, params: PyTree, batch: PyTree, blocks: Sequence[Sequence[int]]) -> Stages:
@@ -109,54 +115,64 @@ def stages(loss: Loss, params: PyTree, batch: PyTree, blocks: Sequence[Sequence[
 
     Loops (`scan`, `while`) and branches are not cut. Equations with effects, such as printing, and what they
     need, count to all blocks: they happen once.
-
-    >>> params, batch = [jnp.full((2, 2), 0.5), jnp.ones(2)], jnp.arange(6.0).reshape(3, 2)
-    >>> loss = lambda p, x: jnp.mean(jnp.tanh(x @ p[0]) @ p[1])
-    >>> cut = stages(loss, params, batch, [[1], [0]])  # the last layer first
-    >>> (last,), rest = cut.gradients(cut.begin(params, batch), 0, later=[1])
-    >>> (first,), _ = cut.gradients(rest, 1)
-    >>> [bool(jnp.allclose(g, w)) for g, w in zip([first, last], jax.grad(loss)(params, batch))]
-    [True, True]
     """
     refuse_complex("params", params)
     closed = jax.make_jaxpr(jax.grad(loss))(params, batch)
     constants, equations = dict[core.Var, Any](), list[Any]()
     inputs = [core.Var(v.aval) for v in closed.jaxpr.invars]
     leaves = _flatten(closed, inputs, equations, constants)
+    for leaf, v in enumerate(leaves):
+        if isinstance(v, core.Literal):
+            leaves[leaf] = core.Var(v.aval)
+            constants[leaves[leaf]] = jnp.asarray(v.val, v.aval.dtype)  # type: ignore[attr-defined]
     results = [[leaves[leaf] for leaf in block] for block in blocks]
-    needed = [_needed(equations, block) for block in results]
-    # What each program runs, by its kind and its block, and which programs take a variable.
-    mine: dict[tuple[str, int], list[Any]] = {}
-    takers = {v: {("results", b)} for b, block in enumerate(results) for v in _variables(block)}
-    for i, equation in enumerate(equations):
-        asking = [b for b, own in enumerate(needed) if i in own]
-        if asking:
-            place = "own" if len(asking) == 1 else "carry", asking[0]
-            mine.setdefault(place, []).append(equation)
+    # Of a variable the blocks that need it, and the programs that take it, or the results.
+    asks = collections.defaultdict[core.Var, set[int]](set)
+    takers = collections.defaultdict[core.Var, set[tuple[str, int]]](set)
+    for b, v in ((b, v) for b, block in enumerate(results) for v in block):
+        asks[v].add(b)
+        takers[v].add(("results", b))
+    asking: list[set[int]] = []  # of each equation
+    for equation in reversed(equations):
+        everyone = range(len(blocks)) if equation.effects else ()
+        asking.append(set(everyone).union(*(asks[v] for v in equation.outvars)))
+        for v in _variables(equation.invars):
+            asks[v] |= asking[-1]
+    mine = collections.defaultdict[tuple[str, int], list[Any]](list)
+    for equation, of in zip(equations, reversed(asking), strict=True):
+        if of:
+            place = "own" if len(of) == 1 else "carry", min(of)
+            mine[place].append(equation)
             for v in _variables(equation.invars):
-                takers.setdefault(v, set()).add(place)
+                takers[v].add(place)
 
-    def program(kind: str, block: int) -> Program | None:
+    def program(place: tuple[str, int]) -> Program:
         """That gives what other programs take, or the results."""
-        own = mine.get((kind, block))
-        if own is None:
-            return None
+        own = mine[place]
         made = dict.fromkeys(v for equation in own for v in equation.outvars)
         taken = dict.fromkeys(v for equation in own for v in _variables(equation.invars) if v not in made)
-        given = [v for v in made if takers.get(v, set()) - {(kind, block)}]
+        given = [v for v in made if takers[v] - {place}]
         part = closed.jaxpr.replace(constvars=[], invars=list(taken), outvars=given, eqns=own)
         run = jax.jit(core.jaxpr_as_fun(core.ClosedJaxpr(part, [])))
         return Program(run, tuple(taken), tuple(given), tuple(own))
 
-    carry, own = ([program(kind, b) for b in range(len(blocks))] for kind in ("carry", "own"))
-    return Stages(
-        carry=tuple(carry),
-        own=tuple(own),
-        results=tuple(map(tuple, results)),
-        together=_together(equations, results),
-        inputs=tuple(inputs),
-        constants={v: jnp.asarray(value) for v, value in constants.items()},
-    )
+    programs = {place: program(place) for place in mine}
+    return Stages(programs, results, inputs, {v: jnp.asarray(value) for v, value in constants.items()})
+
+
+def backward_order(loss: Loss, params: PyTree, batch: PyTree) -> tuple[int, ...]:
+    """The leaves of `params`, as numbers, in the order in which reverse mode yields their gradients.
+
+    >>> params = {"first": jnp.ones((3, 2)), "last": jnp.ones((2,))}
+    >>> backward_order(lambda p, x: jnp.sum(jnp.tanh(x @ p["first"]) @ p["last"]), params, jnp.ones((5, 3)))
+    (1, 0)
+    """
+    refuse_complex("params", params)
+    closed, equations = jax.make_jaxpr(jax.grad(loss))(params, batch), list[Any]()
+    leaves = _flatten(closed, closed.jaxpr.invars, equations, {})
+    made = {id(v): i for i, equation in enumerate(equations) for v in equation.outvars}
+    # What comes at the same time comes from the end, as the layers do; constants come first.
+    return tuple(sorted(range(len(leaves)), key=lambda k: (made.get(id(leaves[k]), -1), -k)))
 
 
 def leaves_of_blocks(plan: CodingPlan, share: tuple[float, float]) -> list[list[int]]:
@@ -166,9 +182,8 @@ def leaves_of_blocks(plan: CodingPlan, share: tuple[float, float]) -> list[list[
 
 def tell_of_loops(loss: Loss, plan: CodingPlan, params: PyTree, batch: PyTree) -> None:
     """Warn of blocks that come at once although the plan counts on one after another."""
-    shares = collections.Counter(block.share for block in plan.blocks)
-    for share in (share for share, many in shares.items() if many > 1):
-        for blocks in stages(loss, params, batch, leaves_of_blocks(plan, share)).together:
+    for share in dict.fromkeys(block.share for block in plan.blocks):
+        for blocks in stages(loss, params, batch, leaves_of_blocks(plan, share)).together():
             warnings.warn(
                 f"blocks {', '.join(map(str, blocks))} of the gradient come out of one loop of the loss "
                 "(lax.scan or while_loop), all at once: a worker has none of them before it has computed "
@@ -215,31 +230,3 @@ def _append(equations: list[Any], equation: Any, taken: list[Any]) -> list[core.
     """With variables of its own: a call's program may be called several times."""
     equations.append(equation.replace(invars=taken, outvars=[core.Var(v.aval) for v in equation.outvars]))
     return equations[-1].outvars
-
-
-def _needed(equations: Sequence[Any], results: Sequence[Any]) -> set[int]:
-    """The equations that `results` need, and those with effects, by number."""
-    wanted, needed = set(_variables(results)), set()
-    for i in reversed(range(len(equations))):
-        if equations[i].effects or not wanted.isdisjoint(equations[i].outvars):
-            needed.add(i)
-            wanted.update(_variables(equations[i].invars))
-    return needed
-
-
-def _together(equations: Sequence[Any], results: Sequence[Sequence[Any]]) -> tuple[tuple[int, ...], ...]:
-    """For each loop whose results are gradients of several blocks, these blocks."""
-    makes = {v: i for i, equation in enumerate(equations) for v in equation.outvars}
-    of: dict[int, set[int]] = {}
-    for b, block in enumerate(results):
-        stack, seen = _variables(block), set()  # type: ignore[var-annotated]
-        while stack:
-            i = makes.get(stack.pop())
-            if i is None or i in seen:
-                continue
-            seen.add(i)
-            if equations[i].primitive.name in _LOOPS:
-                of.setdefault(i, set()).add(b)
-            elif equations[i].primitive.name in _LAYOUT:
-                stack += _variables(equations[i].invars)
-    return tuple(dict.fromkeys(tuple(sorted(blocks)) for blocks in of.values() if len(blocks) > 1))

@@ -5,6 +5,7 @@ block at level n is complete with its (N-n)-th message and decoded from these; t
 last block, and the clock advances by its runtime.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,15 +16,13 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import check_key, pytree_dataclass, replace, static_field
+from bcgc_jax._pytree import check_key, pytree_dataclass, static_field
 from bcgc_jax.coding.gradients import (
     CodingPlan,
     Loss,
     PyTree,
     check_batch_size,
     coded_value_and_grad,
-    hashable,
-    in_jax,
     unit_sizes,
 )
 from bcgc_jax.coding.scheduled import assign
@@ -85,12 +84,8 @@ class Training(NamedTuple):
 def collect(finish_times: ArrayLike, rule: AnyOf | OneOfEach) -> tuple[Array, Array]:
     r"""Whose message of each block there is when it is complete, bool `[B, N]`, and when that is, `[B]`.
 
-    From when the messages come, `[B, N]`. By the paper's rule a block at level n is complete when N-n of them
-    have: with finish_times[b, w] = T_w (M b/N) y_b, the last completion is τ̂(x,T), eq. (5).
-
-    >>> times = jnp.array([[1.0, 2.0, 4.0], [2.0, 4.0, 8.0]])
-    >>> collect(times, AnyOf(3, jnp.array([0, 2])))[1].tolist()
-    [4.0, 2.0]
+    From when the messages come, `[B, N]`. By the paper's rule N-n messages complete a block at level n: with
+    finish_times[b, w] = T_w (M b/N) y_b, the last completion is τ̂(x,T), eq. (5).
     """
     times = jnp.asarray(finish_times)
     completed = rule.blocks(times)
@@ -113,27 +108,22 @@ def training_scheme(
 
     Raises ValueError for a solution that does not exist, and where problem and parameters do not match.
     """
-    workers = int(np.asarray(problem.num_workers))
-    plan: Plan | None
     if isinstance(solution, Plan):
         plan, rounded, method = solution, None, "plan"
     elif int(solution.status) in (Status.INFEASIBLE, Status.INVALID):
         raise ValueError(f'"{solution.method}": {solution.message}')
     else:
         plan, rounded, method = solution.plan, solution.rounded, solution.method
-    costs = problem.unit_costs
-    costs = np.ones(int(np.asarray(problem.num_coordinates))) if costs is None else np.asarray(costs)
+    if plan is None or not plan.trainable:
+        raise ValueError(f'"{method}" is no partition: its training is not known')
     sizes = unit_sizes(params, plan_options.get("units", "coordinates"), plan_options.get("order"))
-    if not np.array_equal(costs, sizes):
+    costs = problem.unit_costs
+    if not np.array_equal(np.ones(int(problem.num_coordinates)) if costs is None else costs, sizes):
         raise ValueError(
             "the problem's coordinates are not those of the parameters: take num_coordinates="
             f"{sizes.sum()}, or for units of leaves or layers unit_costs=unit_sizes(params, units, order)"
         )
-    if plan is None or not plan.trainable:
-        raise ValueError(f'"{method}" is no partition: its training is not known')
-    if not isinstance(plan.completion, AnyOf) and plan_options.get("construction") is not None:
-        raise ValueError(f'"{method}" has no code: leave out construction')
-    assigned = assign(key, plan, params, workers, rounded=rounded, **plan_options)
+    assigned = assign(key, plan, params, int(problem.num_workers), rounded=rounded, **plan_options)
     load, sent = _pace(problem, plan, assigned)
     overlap = problem.overlap and assigned.coded
     return TrainingScheme(assigned, load, sent, problem.start_up, overlap, method)
@@ -154,23 +144,21 @@ def _pace(problem: Problem, plan: Plan, assigned: CodingPlan) -> tuple[Array, Ar
         sizes = np.zeros(np.shape(plan.sizes), problem.dtype)
         sizes[used] = own
         plan = plan.with_sizes(jnp.asarray(sizes))
-    if not isinstance(rule, OneOfEach):
-        work, sent = (pace[used] for pace in jax.device_get(_pace_of_levels(problem, plan)))
-        return work, sent
-    of_groups = load_of_groups(problem, plan)
-    kinds = np.zeros(rule.num_workers, int) if rule.kinds is None else np.array(rule.kinds)
-    work = of_groups.work.reshape(rule.num_kinds, -1)[kinds][:, used].T
-    sent = jnp.zeros(used.size) if of_groups.sent is None else of_groups.sent[used]
-    return problem.scale * work, problem.scale * sent
+    work, sent = jax.device_get(_pace_of_tasks(problem, plan))
+    if isinstance(rule, OneOfEach):
+        kinds = np.zeros(rule.num_workers, int) if rule.kinds is None else np.array(rule.kinds)
+        work = work.reshape(rule.num_kinds, -1)[kinds].T
+    return work[used], sent[used]
 
 
 @jax.jit
-def _pace_of_levels(problem: Problem, plan: Plan) -> tuple[Array, Array]:
-    load = load_of_plan(problem, plan)
+def _pace_of_tasks(problem: Problem, plan: Plan) -> tuple[Array, Array]:
+    load = (load_of_groups if isinstance(plan.completion, OneOfEach) else load_of_plan)(problem, plan)
     sent = jnp.zeros_like(load.work) if load.sent is None else load.sent
     return problem.scale * load.work, problem.scale * sent
 
 
+@functools.partial(jax.jit, static_argnames=("loss", "optimizer", "num_steps", "batch_size", "evaluate"))
 def train(
     key: Array,
     loss: Loss,
@@ -203,28 +191,16 @@ def train(
     many not answering, leaves the clock at inf and the parameters as they are.
     """
     check_key(key)
-    starts = _law_or_array(scheme.start_up if start_ups is None else start_ups)
-    scheme = replace(scheme, plan=in_jax(scheme.plan), start_up=starts)
-    functions = loss, optimizer, evaluate
-    run = _compiled if hashable(functions) else _train
-    return run(functions, num_steps, batch_size, key, scheme, _law_or_array(cycle_times), params, subsets)
-
-
-def _train(
-    functions: tuple[Loss, optax.GradientTransformation, Callable[[PyTree], PyTree]],
-    num_steps: int,
-    batch_size: int | None,
-    key: Array,
-    scheme: TrainingScheme,
-    cycle_times: Distribution | JointDistribution | Array,
-    params: PyTree,
-    subsets: PyTree,
-) -> Training:
-    plan, (loss, optimizer, evaluate) = scheme.plan, functions
+    plan = scheme.plan
     coded = coded_value_and_grad(loss, plan)
-    draw = draws_of(cycle_times, scheme.start_up, plan.num_workers, scheme.load.dtype)
+    starts = scheme.start_up if start_ups is None else start_ups
+    draw = draws_of(cycle_times, starts, plan.num_workers, scheme.load.dtype)
     size = len(jax.tree.leaves(subsets)[0][0])
     check_batch_size(batch_size, size)
+
+    def some_of(key: Array, subset: PyTree) -> PyTree:
+        chosen = jax.random.permutation(key, size)[:batch_size]
+        return jax.tree.map(lambda x: x[chosen], subset)
 
     def step(state: tuple[PyTree, PyTree, Array, Array], at: tuple[Array, Array]) -> tuple[Any, Any]:
         params, opt_state, clock, lost = state
@@ -233,9 +209,7 @@ def _train(
         starts, times = draw(index, time_key)
         batch = subsets
         if batch_size is not None:
-            keys = jax.random.split(batch_key, plan.num_workers)
-            chosen = jax.vmap(lambda k: jax.random.permutation(k, size)[:batch_size])(keys)
-            batch = jax.tree.map(lambda x: jax.vmap(lambda s, i: s[i])(x, chosen), subsets)
+            batch = jax.vmap(some_of)(jax.random.split(batch_key, plan.num_workers), subsets)
         arrived, completed = collect(plan.ready(scheme.finish_times(starts, times)), plan.rule)
         runtime = jnp.max(completed)  # inf if it never ends
         value, gradient, decodable = coded(params, batch, arrived)
@@ -254,14 +228,6 @@ def _train(
     steps = (jnp.arange(num_steps), jax.random.split(key, num_steps))
     (params, opt_state, _, _), (clock, value, good, metrics) = jax.lax.scan(step, start, steps)
     return Training(params, opt_state, clock, value, good, metrics)
-
-
-_compiled = jax.jit(_train, static_argnums=(0, 1, 2))
-
-
-def _law_or_array(value: Any) -> Any:
-    known = value is None or isinstance(value, Distribution | JointDistribution)
-    return value if known else jnp.asarray(value)
 
 
 def draws_of(
@@ -284,17 +250,15 @@ def draws_of(
             return lambda _, key: given.sample(key, (num_workers,), dtype)
         if given.ndim != 2 or given.shape[1] != num_workers or not len(given):
             raise ValueError(f"measured {name} must have shape [steps, {num_workers}], got {given.shape}")
-        rows = given.astype(dtype)
-        return lambda index, _: rows[index % len(rows)]
+        return lambda index, _: given[index % len(given)].astype(dtype)
 
     next_times = source("cycle_times", cycle_times)
-    if not isinstance(start_ups, Distribution) and not np.ndim(start_ups):  # type: ignore[arg-type]
-        start = 0.0 if start_ups is None else start_ups
-        return lambda index, key: (start, next_times(index, key))
-    next_starts = source("start_ups", start_ups)
+    start = 0.0 if start_ups is None else start_ups
+    drawn = isinstance(start, Distribution) or np.ndim(start) > 0
+    next_starts = source("start_ups", start) if drawn else lambda *_: start
 
     def draw(index: Any, key: Array) -> tuple[Any, Any]:
-        start_key, time_key = jax.random.split(key)
+        start_key, time_key = jax.random.split(key) if drawn else (key, key)
         return next_starts(index, start_key), next_times(index, time_key)
 
     return draw

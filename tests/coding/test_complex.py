@@ -1,14 +1,12 @@
 """Complex parameters: refused by their name, not stripped of their imaginary part."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from bcgc_jax import Problem, coding, solve
+from bcgc_jax import Problem, coding
 from bcgc_jax.cluster.closed_loop import ClosedLoop
 from bcgc_jax.cluster.master import Cluster
 from bcgc_jax.cluster.training import train_on_cluster
@@ -19,21 +17,13 @@ from bcgc_jax.plans.schedules import Group, schedule_of
 KEY, LAW = jax.random.key(0), ShiftedExponential(1.0, 1.0)
 REAL, COMPLEX = {"w": np.zeros(3, np.float32)}, {"w": np.full(3, 1j, np.complex64)}
 PROBLEM, SUBSETS = Problem(LAW, 3, 3), np.zeros((3, 2, 3), np.float32)
-SCHEDULE = schedule_of([Group(2, 1)], [3])
+SCHEDULE, PLAN = schedule_of([Group(2, 1)], [3]), coding.coding_plan(KEY, REAL, [0, 3, 0])
+
+SCHEME = coding.TrainingScheme(PLAN, jnp.ones(1), jnp.zeros(1))
 
 
 def loss(params, batch):
     return jnp.sum(jnp.abs(batch @ params["w"]) ** 2)
-
-
-@functools.cache
-def plan():
-    return coding.coding_plan(KEY, REAL, [0, 3, 0])
-
-
-@functools.cache
-def scheme():
-    return coding.training_scheme(KEY, PROBLEM, solve(PROBLEM, "tandon:1"), REAL)
 
 
 def of_cluster(call):
@@ -49,15 +39,15 @@ ENTRANCES = {
     "unit_sizes": lambda: coding.unit_sizes(COMPLEX),
     "coding_plan": lambda: coding.coding_plan(KEY, COMPLEX, [0, 3, 0]),
     "schedule_plan": lambda: coding.schedule_plan(SCHEDULE, COMPLEX, 3),
-    "training_scheme": lambda: coding.training_scheme(KEY, PROBLEM, solve(PROBLEM, "tandon:1"), COMPLEX),
+    "training_scheme": lambda: coding.training_scheme(KEY, PROBLEM, SCHEDULE, COMPLEX),
     "backward_order": lambda: coding.backward_order(loss, COMPLEX, SUBSETS[0]),
     "stages": lambda: stages(loss, COMPLEX, SUBSETS[0], [[0]]),
-    "coded_value_and_grad": lambda: coding.coded_value_and_grad(loss, plan())(
+    "coded_value_and_grad": lambda: coding.coded_value_and_grad(loss, PLAN)(
         COMPLEX, SUBSETS, np.ones((1, 3))
     ),
-    "train": lambda: coding.train(KEY, loss, scheme(), LAW, COMPLEX, SUBSETS, optax.sgd(0.1), 1),
-    "assign": lambda: of_cluster(lambda c: c.assign(loss, plan(), COMPLEX, list(SUBSETS))),
-    "prepare": lambda: of_cluster(lambda c: c.prepare(loss, plan(), COMPLEX, list(SUBSETS))),
+    "train": lambda: coding.train(KEY, loss, SCHEME, LAW, COMPLEX, SUBSETS, optax.sgd(0.1), 1),
+    "assign": lambda: of_cluster(lambda c: c.assign(loss, PLAN, COMPLEX, list(SUBSETS))),
+    "prepare": lambda: of_cluster(lambda c: c.prepare(loss, PLAN, COMPLEX, list(SUBSETS))),
     "gradient": lambda: of_cluster(lambda c: c.gradient(COMPLEX)),
     "train_on_cluster": lambda: of_cluster(
         lambda c: train_on_cluster(KEY, loss, ClosedLoop(), c, COMPLEX, SUBSETS[0], optax.sgd(0.1), 1)

@@ -196,20 +196,6 @@ def test_second_calls_compile_nothing():
     assert compiled == []
 
 
-def test_a_loss_need_not_be_hashable():
-    class Loss:
-        __hash__: Any = None
-
-        def __call__(self, w, batch):
-            return jnp.mean((batch @ w) ** 2)
-
-    # Operation by operation, each a program: a small one.
-    w, batch = np.array([1.0, -2.0, 0.5], np.float32), np.random.default_rng(7).normal(size=(4, 3))
-    plan = jax.tree.map(np.asarray, coding_plan(KEY, w, [1, 2], construction="random_cyclic"))
-    found = decoded(plan, w, batch, np.ones((2, 2)), Loss())
-    assert relative_difference(found.gradient, 2 / 4 * batch.T @ (batch @ w)) < 1e-6
-
-
 def test_bad_plans_are_refused_in_words():
     params = {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}
     plan = functools.partial(coding_plan, KEY, params)

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bcgc_jax.coding.gradients import Block, CodingPlan, Piece, backward_order, coding_plan
-from bcgc_jax.coding.stages import leaves_of_blocks, stages, tell_of_loops
+from bcgc_jax.coding.gradients import Block, CodingPlan, Piece, coding_plan
+from bcgc_jax.coding.stages import backward_order, leaves_of_blocks, stages, tell_of_loops
 from experiments.models import transformer
 from tests.compilations import compilations
 
@@ -65,15 +65,6 @@ def custom(params, batch):
     return -jnp.mean(scores[jnp.arange(SAMPLES), batch["y"]]) + jnp.sum(MASK * params[2]["b"])
 
 
-def convolutions(params, batch):
-    x = batch["x"].reshape(SAMPLES, WIDTH, 1, 1)
-    for kernel in params["kernels"]:
-        x = jax.nn.relu(jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=_LETTERS))
-    return jnp.mean((x.mean(axis=(1, 2)) @ params["head"] - 1) ** 2)
-
-
-_LETTERS = ("NHWC", "HWIO", "NHWC")
-KERNELS = {"kernels": [normal(3, 1, 1, 4), normal(3, 1, 4, 4)], "head": normal(4)}
 TRANSFORMER = transformer(1, SAMPLES, width=8, heads=2, length=5, vocabulary=11)
 
 MODELS: dict[str, tuple[Any, Any, Any]] = {
@@ -83,7 +74,6 @@ MODELS: dict[str, tuple[Any, Any, Any]] = {
     "remat": (functools.partial(perceptron, layer=jax.checkpoint(layer)), LAYERS, BATCH),
     "all remat": (jax.checkpoint(perceptron), LAYERS, BATCH),
     "custom derivatives": (custom, LAYERS, BATCH),
-    "convolutions": (convolutions, KERNELS, BATCH),
     "transformer": (TRANSFORMER.loss, TRANSFORMER.params, TRANSFORMER.batch),
     "float16": (perceptron, jax.tree.map(np.float16, LAYERS), BATCH),
 }
@@ -100,8 +90,8 @@ def cut(loss, params, batch, count=3):
 def leaves_from(found, params, batch, first):
     """Of the blocks from `first` on, one after another."""
     at, leaves = found.begin(params, batch), []
-    for block in range(first, len(found.own)):
-        mine, at = found.gradients(at, block, range(block + 1, len(found.own)))
+    for block in range(first, len(found.results)):
+        mine, at = found.gradients(at, block, range(block + 1, len(found.results)))
         leaves.append(mine)
     assert not at.known  # nothing is kept for nobody
     return leaves
@@ -130,8 +120,9 @@ def test_gradients_are_those_of_jax_wherever_a_subset_begins(name):
 def test_each_equation_is_computed_once(name):
     loss, params, batch = MODELS[name]
     _, found = cut(loss, params, batch)
-    programs = [program for program in (*found.carry, *found.own) if program is not None]
-    made = [v for program in programs for equation in program.equations for v in equation.outvars]
+    made = [
+        v for program in found.programs.values() for equation in program.equations for v in equation.outvars
+    ]
     assert len(set(made)) == len(made)
     for order in [(0, 1, 2), (2, 1, 0), (1, 2), (2,)]:
         done, run = 0, []
@@ -245,8 +236,8 @@ def test_a_loop_over_layers_is_one_stage_and_is_told():
     params, order = LOOP, backward_order(scanned, LOOP, BATCH)
     assert order[0] == 0  # the head, before the loop
     found = stages(scanned, params, BATCH, [[leaf] for leaf in order])
-    assert found.together == ((1, 2),)
-    assert found.carry[2] is None  # the loop is the first's
+    assert found.together() == [(1, 2)]
+    assert ("carry", 2) not in found.programs  # the loop is the first's
     want = jax.tree.leaves(jax.jit(jax.grad(scanned))(params, BATCH))
     for leaf, (mine,) in zip(order, leaves_from(found, params, BATCH, 0), strict=True):
         np.testing.assert_allclose(mine, want[leaf], atol=1e-6)
@@ -255,14 +246,9 @@ def test_a_loop_over_layers_is_one_stage_and_is_told():
         tell_of_loops(scanned, plan_of(params, [1, 1, 1], order), params, BATCH)
     assert len(told) == 1
     assert told[0].filename != __file__  # the caller's caller is told
-
-
-def test_who_has_no_loop_over_blocks_is_not_told():
-    params, order = LOOP, backward_order(scanned, LOOP, BATCH)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         tell_of_loops(scanned, plan_of(params, [1, 0, 2], order), params, BATCH)  # the loop is one block
-        tell_of_loops(scanned, plan_of(params, [0, 0, 3], order), params, BATCH)
         tell_of_loops(perceptron, plan_of(LAYERS, [2, 4, 2], None), LAYERS, BATCH)
 
 

@@ -14,6 +14,7 @@ import bcgc_jax as bcgc
 from bcgc_jax.coding.gradients import subset_gradients
 from bcgc_jax.coding.training import collect, training_scheme
 from bcgc_jax.plans.completion import AnyOf, FirstHolder
+from bcgc_jax.problem import Status
 from tests.coding.test_gradients import KEY, make_batch, make_params, network, relative_difference
 from tests.compilations import compilations
 from tests.oracles.runtimes import delivered_runtime
@@ -267,9 +268,9 @@ def test_start_ups_come_with_their_cycle_times(model):
 
 def test_a_scheme_that_does_not_exist_or_does_not_fit_is_refused(model):
     params, _ = model
-    alone = bcgc.Problem(LAW, 1, 58, 36, max_workers=6)
+    nowhere = dataclasses.replace(solved("tandon_partial"), status=Status.INFEASIBLE)
     with pytest.raises(ValueError, match='"tandon_partial": the scheme does not exist'):
-        training_scheme(KEY, alone, bcgc.solve(alone, "tandon_partial"), params)
+        training_scheme(KEY, PROBLEM, nowhere, params)
     scheme = training_scheme(KEY, PROBLEM, solved(bcgc.TandonPartial(alpha=3.0)), params)
     assert float(scheme.load[1] / scheme.load[0]) == pytest.approx(3.0)
     for wrong, units in ((bcgc.Problem(LAW, 6, 57), "coordinates"), (bcgc.Problem(LAW, 6, 4), "leaves")):
@@ -281,9 +282,13 @@ def test_one_sample_for_two_parts_is_one_part(model):
     params, batch = model
     few, problem = jax.tree.map(lambda x: x[:6], batch), bcgc.Problem(LAW, 6, 58, 6)
     scheme = training_scheme(KEY, problem, bcgc.solve(problem, "tandon_partial"), params)
-    training = trained((params, few), scheme, LAW, 1, network)
-    assert float(training.loss[0]) == pytest.approx(float(network(params, few)), rel=1e-5)
-    step = jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.jit(jax.grad(network))(params, few))
+
+    def loss(params, batch):
+        return jnp.mean(batch[0]) * sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
+
+    training = trained((params, few), scheme, LAW, 1, loss)
+    assert float(training.loss[0]) == pytest.approx(float(loss(params, few)), rel=1e-5)
+    step = jax.tree.map(lambda p: p - 0.2 * p * jnp.mean(few[0]), params)
     assert relative_difference(training.params, step) < 1e-6
 
 
@@ -298,7 +303,6 @@ def test_the_clock_of_many_iterations_keeps_its_digits(model):
 
 
 def test_second_calls_compile_nothing(model):
-    params, optimizer = model[0], optax.sgd(0.1)
     solutions = [solved(method) for method in ("time", "tandon_partial")]
 
     def calls(rate, seed):
@@ -306,10 +310,10 @@ def test_second_calls_compile_nothing(model):
         for solution in solutions:
             runtime = np.float32(solution.expected_runtime) * np.float32(seed + 1)
             changed = dataclasses.replace(solution, expected_runtime=runtime)
-            training_scheme(key, problem, changed, params)
+            training_scheme(key, problem, changed, model[0])
         _collect(np.full((2, 6), rate, np.float32), [0, seed])
         law = bcgc.ShiftedExponential(rate, 0.3)
-        trained(model, scheme_of("time"), law, 2, network, key, optimizer, batch_size=2)
+        trained(model, scheme_of("time"), law, 2, key=key, batch_size=2)
 
     calls(0.8, 0)
     with compilations() as compiled:

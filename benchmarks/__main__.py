@@ -106,15 +106,6 @@ def seconds_text(seconds: float) -> str:
     return f"{seconds / size:.3g} {unit}"
 
 
-def ratio_text(ratio: float) -> str:
-    """Three digits, or a whole number.
-
-    >>> ratio_text(0.1234), ratio_text(91.26), ratio_text(4321.7)
-    ('0.123', '91.3', '4322')
-    """
-    return f"{ratio:.3g}" if ratio < 1000 else f"{ratio:.0f}"
-
-
 def print_table(
     results: Sequence[dict[str, Any]], points: Sequence[dict[str, Any]], facts: dict[str, Any]
 ) -> None:
@@ -122,8 +113,10 @@ def print_table(
     for measure, rows in grouped(results, lambda row: row["measure"]).items():
         print(f"\n{measure:<58}{'package':>10}{'peer':>10}{'ratio':>8}{'first call':>14}")
         for row in rows:
-            peer = seconds_text(row["peer"]["median"]) if "peer" in row else ""
-            ratio = ratio_text(row["ratio"]) if "peer" in row else ""
+            peer, ratio = "", ""
+            if "peer" in row:
+                peer = seconds_text(row["peer"]["median"])
+                ratio = f"{row['ratio']:.3g}" if row["ratio"] < 1000 else f"{row['ratio']:.0f}"
             what = f"{row['what']}, {row['dtype']}"
             times = f"{seconds_text(row['package']['median']):>10}{peer:>10}{ratio:>8}"
             print(f"{what:<58}{times}{seconds_text(row['package']['first_call']):>14}")

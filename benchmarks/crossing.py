@@ -12,7 +12,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from bcgc_jax.exact.crossing import boundary_crossing_probability
 from benchmarks import installed, peers
-from benchmarks.timing import compare, result_row
+from benchmarks.timing import compare, in_float64, result_row
 
 # Rows that a device takes at a time: what they need stays in its cache.
 _BATCH = 128
@@ -42,11 +42,11 @@ CASES = (
 )
 
 
-def crossing() -> list[dict[str, Any]]:
+@in_float64
+def crossing() -> Iterator[dict[str, Any]]:
     """Crossing probabilities, one and 4096 of them, against crossprob, and qqconf and mutoss in R."""
     peers.require_scipy()
-    with jax.enable_x64(True):
-        return [row for case in CASES for row in _rows(case)]
+    return (row for case in CASES for row in _rows(case))
 
 
 def _rows(case: Case) -> Iterator[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 import bcgc_jax as bcgc
 from bcgc_jax.solvers.closed_form import time_partition
 from benchmarks import peers
-from benchmarks.timing import compare, result_row
+from benchmarks.timing import compare, in_float64, result_row
 
 LAW = bcgc.ShiftedExponential(rate=1e-3, shift=50.0)
 # Numbers of workers of the exact evaluation.
@@ -50,97 +51,91 @@ def simulation() -> list[Row]:
     return [result_row(*given, dtype="float32", peer=kind, against=f"{against} {kind}") for kind in numpy]
 
 
-def evaluation() -> list[Row]:
+@in_float64
+def evaluation() -> Iterator[Row]:
     """Exact expected runtime at N = 20 and 50, against NumPy's Monte Carlo of 1e5 draws."""
     rng = np.random.default_rng(0)
-    rows = []
-    with jax.enable_x64(True):
-        for num_workers in SIZES:
-            problem, x, load = _unscaled_problem(num_workers)
-            package = functools.partial(bcgc.expected_runtime, problem, x)
-            peer = functools.partial(peers.estimate_runtime, rng, load, 100_000)
-            found = compare({"package": package, "peer": peer})
-            value, bound = (float(v) for v in bcgc.plans.integrate_runtime(problem, x))
-            mean, deviation = found["peer"].value
-            error, peer_error = bound / value, deviation / mean
-            accuracy = (
-                f"quadrature error {error:.1e}; the peer's standard error {peer_error:.1e}, "
-                f"its mean {abs(mean - value) / deviation:.2f} of them away"
-            )
-            what, against = f"exact expected runtime, N={num_workers}", "NumPy's Monte Carlo, 1e5 draws"
-            errors = {"error": error, "peer_error": peer_error}
-            rows.append(result_row("evaluation", what, found, accuracy, errors, against=against))
-    return rows
+    for num_workers in SIZES:
+        problem, x, load = _unscaled_problem(num_workers)
+        package = functools.partial(bcgc.expected_runtime, problem, x)
+        peer = functools.partial(peers.estimate_runtime, rng, load, 100_000)
+        found = compare({"package": package, "peer": peer})
+        value, bound = (float(v) for v in bcgc.plans.integrate_runtime(problem, x))
+        mean, deviation = found["peer"].value
+        error, peer_error = bound / value, deviation / mean
+        accuracy = (
+            f"quadrature error {error:.1e}; the peer's standard error {peer_error:.1e}, "
+            f"its mean {abs(mean - value) / deviation:.2f} of them away"
+        )
+        what, against = f"exact expected runtime, N={num_workers}", "NumPy's Monte Carlo, 1e5 draws"
+        errors = {"error": error, "peer_error": peer_error}
+        yield result_row("evaluation", what, found, accuracy, errors, against=against)
 
 
-def completion() -> list[Row]:
+@in_float64
+def completion() -> Iterator[Row]:
     """Completion probability at 64 deadlines, N = 20, 100, 400, against an FFT recursion."""
     peers.require_scipy()
-    rows = []
-    with jax.enable_x64(True):
-        for num_workers in (20, 100, 400):
-            problem, x, load = _unscaled_problem(num_workers)
-            deadlines = float(bcgc.expected_runtime(problem, x)) * np.linspace(0.5, 2.0, 64)
-            package = functools.partial(bcgc.completion_probability, problem, x, deadlines)
-            peer = functools.partial(peers.completion_probability, load, deadlines)
-            found = compare({"package": package, "peer": peer}, 3 if num_workers == 400 else 7)
-            probability = np.asarray(found["package"].value)
-            error = float(np.abs(probability - found["peer"].value).max())
-            accuracy = (
-                f"probabilities from {probability.min():.2g} to {probability.max():.4f}, "
-                f"largest absolute difference {error:.1e}"
-            )
-            what, against = f"completion probability, 64 deadlines, N={num_workers}", "FFT recursion in SciPy"
-            rows.append(result_row("completion", what, found, accuracy, {"error": error}, against=against))
-    return rows
+    for num_workers in (20, 100, 400):
+        problem, x, load = _unscaled_problem(num_workers)
+        deadlines = float(bcgc.expected_runtime(problem, x)) * np.linspace(0.5, 2.0, 64)
+        package = functools.partial(bcgc.completion_probability, problem, x, deadlines)
+        peer = functools.partial(peers.completion_probability, load, deadlines)
+        found = compare({"package": package, "peer": peer}, 3 if num_workers == 400 else 7)
+        probability = np.asarray(found["package"].value)
+        error = float(np.abs(probability - found["peer"].value).max())
+        accuracy = (
+            f"probabilities from {probability.min():.2g} to {probability.max():.4f}, "
+            f"largest absolute difference {error:.1e}"
+        )
+        what, against = f"completion probability, 64 deadlines, N={num_workers}", "FFT recursion in SciPy"
+        yield result_row("completion", what, found, accuracy, {"error": error}, against=against)
 
 
-def solutions() -> list[Row]:
+@in_float64
+def solutions() -> Iterator[Row]:
     """Optimum, closed form and subgradients, against the paper's procedure in NumPy."""
-    rows, against = [], "the paper's procedure in NumPy, 150 times 1e4 draws"
-    with jax.enable_x64(True):
-        for num_workers in SIZES:
-            problem, rng = paper_problem(num_workers), np.random.default_rng(0)
-            procedure = functools.partial(peers.paper_subgradient, rng, num_workers, 2e4, 150, 10_000)
-            bound = 0.0  # the best that any of the methods proves; the optimum's comes first
-            for method in ("optimal", "time", "subgradient"):
-                solve = functools.partial(bcgc.solve, problem, method, key=jax.random.key(0))
-                found = compare({"package": solve, "peer": procedure}, 3)
-                solution = found["package"].value
-                peer_value = float(bcgc.expected_runtime(problem, found["peer"].value))
-                value, gap = float(solution.expected_runtime), float(solution.relative_gap)
-                bound = max(bound, float(solution.lower_bound))
-                better = f"{100 * (value / peer_value - 1):+.2f} %"
-                accuracy = f"gap {gap:.0e}, runtime {better} against the peer's"
-                what = f"{method}, certified, N={num_workers}"
-                gaps = {"gap": gap, "peer_gap": peer_value / bound - 1}
-                rows.append(result_row("solutions", what, found, accuracy, gaps, against=against))
-    return rows
+    against = "the paper's procedure in NumPy, 150 times 1e4 draws"
+    for num_workers in SIZES:
+        problem, rng = paper_problem(num_workers), np.random.default_rng(0)
+        procedure = functools.partial(peers.paper_subgradient, rng, num_workers, 2e4, 150, 10_000)
+        bound = 0.0  # the best that any of the methods proves; the optimum's comes first
+        for method in ("optimal", "time", "subgradient"):
+            solve = functools.partial(bcgc.solve, problem, method, key=jax.random.key(0))
+            found = compare({"package": solve, "peer": procedure}, 3)
+            solution = found["package"].value
+            peer_value = float(bcgc.expected_runtime(problem, found["peer"].value))
+            value, gap = float(solution.expected_runtime), float(solution.relative_gap)
+            bound = max(bound, float(solution.lower_bound))
+            better = f"{100 * (value / peer_value - 1):+.2f} %"
+            accuracy = f"gap {gap:.0e}, runtime {better} against the peer's"
+            what = f"{method}, certified, N={num_workers}"
+            gaps = {"gap": gap, "peer_gap": peer_value / bound - 1}
+            yield result_row("solutions", what, found, accuracy, gaps, against=against)
 
 
-def programme() -> list[Row]:
+@in_float64
+def programme() -> Iterator[Row]:
     """The optimum at N = 10 and 20, against the linear programme of a sample, by HiGHS."""
     peers.require_scipy()
-    rng, rows = np.random.default_rng(0), []
+    rng = np.random.default_rng(0)
 
     def plan(num_workers: int, num_draws: int) -> np.ndarray:
         return peers.sample_average_partition(peers.sorted_times(rng, num_draws, num_workers), 2e4)
 
-    with jax.enable_x64(True):
-        for num_workers, num_draws in itertools.product((10, 20), (1000, 5000)):
-            problem = paper_problem(num_workers)
-            package = functools.partial(bcgc.solve, problem, "optimal")
-            peer = functools.partial(plan, num_workers, num_draws)
-            found = compare({"package": package, "peer": peer}, 3)
-            solution = found["package"].value
-            gap, bound = float(solution.relative_gap), float(solution.lower_bound)
-            above = float(bcgc.expected_runtime(problem, found["peer"].value)) / bound - 1
-            accuracy = f"gap {gap:.0e}; the peer's partition is {100 * above:.2g} % above the bound"
-            what = f"optimal, certified, N={num_workers}"
-            against = f"linear programme of {num_draws} draws, HiGHS"
-            gaps = {"gap": gap, "peer_gap": above}
-            rows.append(result_row("programme", what, found, accuracy, gaps, against=against))
-    return rows
+    for num_workers, num_draws in itertools.product((10, 20), (1000, 5000)):
+        problem = paper_problem(num_workers)
+        package = functools.partial(bcgc.solve, problem, "optimal")
+        peer = functools.partial(plan, num_workers, num_draws)
+        found = compare({"package": package, "peer": peer}, 3)
+        solution = found["package"].value
+        gap, bound = float(solution.relative_gap), float(solution.lower_bound)
+        above = float(bcgc.expected_runtime(problem, found["peer"].value)) / bound - 1
+        accuracy = f"gap {gap:.0e}; the peer's partition is {100 * above:.2g} % above the bound"
+        what = f"optimal, certified, N={num_workers}"
+        against = f"linear programme of {num_draws} draws, HiGHS"
+        gaps = {"gap": gap, "peer_gap": above}
+        yield result_row("programme", what, found, accuracy, gaps, against=against)
 
 
 def optima() -> list[Row]:

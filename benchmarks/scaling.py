@@ -3,17 +3,15 @@
 import functools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-
-import jax
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax.solvers.closed_form import time_partition
 from benchmarks.planning import paper_problem
-from benchmarks.timing import Measured, compare, curve_point, peak_memory, result_row
+from benchmarks.timing import Measured, compare, curve_point, in_float64, peak_memory, result_row
 from experiments.report import grouped
 
 SIZES = (10, 20, 50, 100, 200, 500, 1000)
@@ -27,22 +25,18 @@ _CURVES = {
 }
 
 
-def scaling() -> list[dict[str, Any]]:
+@in_float64
+def scaling() -> Iterator[dict[str, Any]]:
     """Curves: exact evaluation and certified optimum, N from 10 to 1000."""
-    rows = []
-    with jax.enable_x64(True):
-        for num_workers in SIZES:
-            problem = paper_problem(num_workers)
-            x = time_partition(problem)
-            package = compare({"package": functools.partial(bcgc.expected_runtime, problem, x)}, 5)["package"]
-            value, error = (float(v) for v in bcgc.plans.integrate_runtime(problem, x))
-            rows.append(curve_point("evaluation", "workers", num_workers, package, error / value))
-            package = _optimum(
-                num_workers, 1e-4 if num_workers == 1000 else 1e-6, 1 if num_workers >= 500 else 5
-            )
-            gap = float(package.value.relative_gap)
-            rows.append(curve_point("optimum", "workers", num_workers, package, gap))
-    return rows
+    for num_workers in SIZES:
+        problem = paper_problem(num_workers)
+        x = time_partition(problem)
+        package = compare({"package": functools.partial(bcgc.expected_runtime, problem, x)}, 5)["package"]
+        value, error = (float(v) for v in bcgc.plans.integrate_runtime(problem, x))
+        yield curve_point("evaluation", "workers", num_workers, package, error / value)
+        package = _optimum(num_workers, 1e-4 if num_workers == 1000 else 1e-6, 1 if num_workers >= 500 else 5)
+        gap = float(package.value.relative_gap)
+        yield curve_point("optimum", "workers", num_workers, package, gap)
 
 
 def _optimum(num_workers: int, tolerance: float, repeats: int) -> Measured:
@@ -51,25 +45,23 @@ def _optimum(num_workers: int, tolerance: float, repeats: int) -> Measured:
     return compare({"package": solve}, repeats)["package"]
 
 
-def large_n() -> list[dict[str, Any]]:
+@in_float64
+def large_n() -> Iterator[dict[str, Any]]:
     """Optimum for N from 10 to 10,000: time, gap, peak memory, and the exponent of the time in N."""
-    rows: list[dict[str, Any]] = []
     before = 0, math.nan
-    with jax.enable_x64(True):
-        for num_workers in MANY_SIZES:
-            start = time.process_time()
-            package = _optimum(num_workers, 1e-4 if num_workers > 1000 else 1e-6, 1)
-            gap, seconds = float(package.value.relative_gap), package.seconds["median"]
-            peak = peak_memory()
-            text = f"gap {gap:.1e}, peak memory of the process so far {peak:.0f} MB"
-            if rows:
-                exponent = math.log(seconds / before[1]) / math.log(num_workers / before[0])
-                text += f", exponent since N = {before[0]} {exponent:.2f}"
-            text += f", CPU seconds of both calls {time.process_time() - start:.3g}"
-            before, figures = (num_workers, seconds), {"gap": gap, "peak_mb": peak}
-            what = f"optimum, N = {num_workers}"
-            rows.append(result_row("large_n", what, {"package": package}, text, figures))
-    return rows
+    for num_workers in MANY_SIZES:
+        start = time.process_time()
+        package = _optimum(num_workers, 1e-4 if num_workers > 1000 else 1e-6, 1)
+        gap, seconds = float(package.value.relative_gap), package.seconds["median"]
+        peak = peak_memory()
+        text = f"gap {gap:.1e}, peak memory of the process so far {peak:.0f} MB"
+        if before[0]:
+            exponent = math.log(seconds / before[1]) / math.log(num_workers / before[0])
+            text += f", exponent since N = {before[0]} {exponent:.2f}"
+        text += f", CPU seconds of both calls {time.process_time() - start:.3g}"
+        before, figures = (num_workers, seconds), {"gap": gap, "peak_mb": peak}
+        what = f"optimum, N = {num_workers}"
+        yield result_row("large_n", what, {"package": package}, text, figures)
 
 
 def draw_curves(points: Sequence[dict[str, Any]], folder: Path, name: str) -> None:

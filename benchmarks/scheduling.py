@@ -1,6 +1,8 @@
 """Schedules, in which every finished subset counts: exact covers, draws, and the search for the best one."""
 
 import functools
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -14,7 +16,7 @@ from bcgc_jax.plans.schedules import Group, cycles_of, schedule_of, simulate_sch
 from bcgc_jax.plans.worker import Load, Worker
 from benchmarks import peers
 from benchmarks.planning import LAW, paper_problem
-from benchmarks.timing import compare, result_row
+from benchmarks.timing import compare, in_float64, result_row
 
 SIZES = (10, 20, 50)
 # Workers and stored subsets of the exact covers.
@@ -26,14 +28,13 @@ _DRAWS = 2**14
 Row = dict[str, Any]
 
 
-def schedules() -> list[Row]:
+@in_float64
+def schedules() -> Iterator[Row]:
     """Schedules without a code at N = 10, 20, 50 and 1000, against NumPy's matrix powers and draws."""
-    with jax.enable_x64(True):
-        return [*_covers(), *_draws(), *_solutions()]
+    return itertools.chain(_covers(), _draws(), _solutions())
 
 
-def _covers() -> list[Row]:
-    rows = []
+def _covers() -> Iterator[Row]:
     for workers, depth in COVERS:
         worker = Worker(LAW, jnp.zeros(()), jnp.ones(()))
         rule, work = FirstHolder(workers, workers), jnp.arange(1.0, depth + 1)
@@ -46,13 +47,11 @@ def _covers() -> list[Row]:
         what, against = f"exact runtime, cyclic:{depth}, N={workers}", "tr(A^N) in NumPy at 96 nodes"
         accuracy = f"error bound {error:.1e}; the peer is {away:.1e} away"
         errors = {"error": error, "peer_error": away}
-        rows.append(result_row("schedules", what, found, accuracy, errors, against=against))
-    return rows
+        yield result_row("schedules", what, found, accuracy, errors, against=against)
 
 
-def _draws() -> list[Row]:
+def _draws() -> Iterator[Row]:
     """The same number of draws, of the alternating schedule of all subsets."""
-    rows = []
     for workers in SIZES:
         schedule = schedule_of([Group(workers, 10)], jnp.full(10, 10.0))
         problem = bcgc.Problem(LAW, workers, 100, num_samples=workers)
@@ -66,13 +65,11 @@ def _draws() -> list[Row]:
         away = abs(found["peer"].value / tau.mean() - 1) / error
         what, against = f"{_DRAWS} draws, alternating:{workers}, N={workers}", "as many draws in NumPy"
         accuracy = f"standard error {error:.1e}, the means {away:.1f} of them apart"
-        rows.append(result_row("schedules", what, found, accuracy, {"error": error}, against=against))
-    return rows
+        yield result_row("schedules", what, found, accuracy, {"error": error}, against=against)
 
 
-def _solutions() -> list[Row]:
+def _solutions() -> Iterator[Row]:
     """What `solve` takes, with the error of the expected runtime, and what is sent."""
-    rows = []
     for workers in SIZES:
         problem = paper_problem(workers)
         optimum = float(bcgc.solve(problem, "optimal").expected_runtime)
@@ -88,5 +85,4 @@ def _solutions() -> list[Row]:
             )
             what = f"solve, {method}, N={workers}"
             figures = {"expected_runtime": value, "error": error / value}
-            rows.append(result_row("schedules", what, found, accuracy, figures))
-    return rows
+            yield result_row("schedules", what, found, accuracy, figures)

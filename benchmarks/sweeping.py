@@ -4,6 +4,7 @@ import functools
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import numpy as np
 
 import bcgc_jax as bcgc
 from bcgc_jax.sweeps.cells import Table
-from benchmarks.timing import compare, curve_point, result_row
+from benchmarks.timing import compare, curve_point, in_float64, result_row
 
 _TOLERANCE = 5e-7  # so that the certificate, an independent rule, has room to 1e-6
 
@@ -32,19 +33,18 @@ def _plan(workers: Any, num_rates: int) -> bcgc.sweeps.Sweep:
     return bcgc.sweeps.Sweep(paper_cell, cells, [bcgc.Optimal(tolerance=_TOLERANCE)])
 
 
-def sweep() -> list[dict[str, Any]]:
+@in_float64
+def sweep() -> Iterator[dict[str, Any]]:
     """A thousand certified optima; and cells of one N against a loop over `solve`, and over jit(solve)."""
-    with jax.enable_x64(True):
-        plan = _plan(np.arange(2, 51), 21)
-        found = compare({"package": functools.partial(_rows, plan)}, 3)
-        table = found["package"].value
-        gap, converged = float(table["relative_gap"].max()), int(np.sum(table["status"] == "converged"))
-        what = f"{len(plan.cells)} problems, N=2…50 × 21 rates"
-        accuracy = f"{converged} converged, largest gap {gap:.0e}; {len(plan.groups)} sizes compiled"
-        rows = [result_row("sweep", what, found, accuracy, {"gap": gap})]
-        for num_workers in (2, 5, 10, 20, 50):
-            rows += _against_loops(num_workers)
-    return rows
+    plan = _plan(np.arange(2, 51), 21)
+    found = compare({"package": functools.partial(_rows, plan)}, 3)
+    table = found["package"].value
+    gap, converged = float(table["relative_gap"].max()), int(np.sum(table["status"] == "converged"))
+    what = f"{len(plan.cells)} problems, N=2…50 × 21 rates"
+    accuracy = f"{converged} converged, largest gap {gap:.0e}; {len(plan.groups)} sizes compiled"
+    yield result_row("sweep", what, found, accuracy, {"gap": gap})
+    for num_workers in (2, 5, 10, 20, 50):
+        yield from _against_loops(num_workers)
 
 
 def _against_loops(num_workers: int) -> list[dict[str, Any]]:
@@ -108,12 +108,10 @@ def memory() -> list[dict[str, Any]]:
     return [result_row("memory", what, found, accuracy, {"error": growth}, dtype="float32")]
 
 
-def sweep_scaling() -> list[dict[str, Any]]:
+@in_float64
+def sweep_scaling() -> Iterator[dict[str, Any]]:
     """Curve: a sweep at N = 10, from 10 to 10,000 cells."""
-    points = []
-    with jax.enable_x64(True):
-        for count in (10, 100, 1000, 10_000):
-            package = compare({"package": functools.partial(_rows, _plan([10], count))}, 3)["package"]
-            gap = float(package.value["relative_gap"].max())
-            points.append(curve_point("sweep", "cells", count, package, gap))
-    return points
+    for count in (10, 100, 1000, 10_000):
+        package = compare({"package": functools.partial(_rows, _plan([10], count))}, 3)["package"]
+        gap = float(package.value["relative_gap"].max())
+        yield curve_point("sweep", "cells", count, package, gap)

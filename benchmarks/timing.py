@@ -1,6 +1,7 @@
 """Repeated timing of functions, interleaved, with all they return ready; and the rows of the results."""
 
 import datetime
+import functools
 import importlib.metadata
 import math
 import os
@@ -9,7 +10,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,6 +52,17 @@ def compare(functions: Mapping[str, Callable[[], Any]], repeats: int = 15) -> di
                 values[name] = value
             del value  # it may be large: the next call must find the memory free
     return {name: measured(first[name], runs, values[name]) for name, runs in seconds.items()}
+
+
+def in_float64(measure: Callable[[], Iterable[dict[str, Any]]]) -> Callable[[], list[dict[str, Any]]]:
+    """A measure whose rows are all of float64."""
+
+    @functools.wraps(measure)
+    def rows() -> list[dict[str, Any]]:
+        with jax.enable_x64(True):
+            return list(measure())
+
+    return rows
 
 
 def result_row(

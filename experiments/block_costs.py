@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.optimize import nnls
 
 import bcgc_jax as bcgc
 from bcgc_jax.plans.iterations import iteration_of
@@ -70,18 +71,9 @@ def predict(model: str, costs: Costs, partition: ArrayLike, sizes: ArrayLike) ->
 
 
 def nonnegative(matrix: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """argmin ‖matrix c - values‖₂ over c ≥ 0: the best of all choices of columns whose solution is one."""
+    """argmin ‖matrix c - values‖₂ over c ≥ 0."""
     scale = np.abs(matrix).max(axis=0)
-    best, found = np.inf, np.zeros(len(scale))
-    for many in range(1, len(scale) + 1):
-        for chosen in map(list, combinations(range(len(scale)), many)):
-            part = matrix[:, chosen] / scale[chosen]
-            solution = np.linalg.lstsq(part, values, rcond=None)[0]
-            error = float(np.sum((part @ solution - values) ** 2))
-            if solution.min() >= 0 and error < best:
-                best, found = error, np.zeros(len(scale))
-                found[chosen] = solution / scale[chosen]
-    return found
+    return nnls(matrix / scale, values)[0] / scale
 
 
 def kept_operations(operations: Operations, partition: Sequence[int]) -> np.ndarray:

@@ -7,7 +7,6 @@ once more, with a worker killed at a third of the run and another stopped at two
 """
 
 import dataclasses
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from bcgc_jax.cli.progress import each
 from bcgc_jax.cluster import Cluster, InjectedDelay, Run
 from bcgc_jax.cluster.digits import ClusterDigitsRun, train_digits_on_cluster
 from bcgc_jax.coding.digits import digits_problem
+from experiments.endurance import signal_workers
 from experiments.report import number, print_table, run_command, save
 
 if TYPE_CHECKING:
@@ -59,9 +59,9 @@ def run(
 
         def disturb(step: int, cluster: Cluster) -> None:
             if step == steps // 3:
-                os.kill(_process(cluster, KILLED), signal.SIGKILL)
+                signal_workers(cluster, [KILLED], signal.SIGKILL)
             if step == 2 * steps // 3:
-                os.kill(_process(cluster, STOPPED), signal.SIGSTOP)
+                signal_workers(cluster, [STOPPED], signal.SIGSTOP)
 
         tasks = [(method, kind) for kind in ("even", "plain") for method in methods]
         tasks += [(method, "faults") for method in methods if method in disturbed]
@@ -79,12 +79,6 @@ def run(
     rows = [_row(method, faults, runs[method, faults], overheads[method]) for method, faults in runs]
     _print(rows, steps)
     save(out, {"cluster": rows}, {"cluster": _draw(runs, rows, methods)})
-
-
-def _process(cluster: Cluster, worker: int) -> int:
-    pid = cluster.pids[worker % cluster.num_workers]
-    assert pid is not None
-    return pid
 
 
 def _row(method: str, faults: bool, found: ClusterDigitsRun, overhead: float) -> dict[str, Any]:
@@ -167,10 +161,8 @@ def _draw(
     plotting.label_axes(axes[0], "mean time of an iteration (s)", "", title=title)
     for axis, faults in zip(axes[1:], (False, True), strict=True):
         for method in (m for m in methods if (m, faults) in runs):
-            look, found = plotting.style(method), runs[method, faults].run
-            axis.plot(
-                found.clock[0], found.loss[0], color=look.color, linestyle=look.line, linewidth=look.width
-            )
+            found = runs[method, faults].run
+            axis.plot(found.clock[0], found.loss[0], **plotting.curve(method) | {"marker": ""})
         title = "one worker killed,\nlater one stopped" if faults else "one run,\nall workers there"
         plotting.label_axes(
             axis, "wall clock (s)", "training loss (nats)", title=title, log="y", y_ticks=LOSS_TICKS

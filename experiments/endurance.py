@@ -85,10 +85,10 @@ def lead(place: str, seed: int, steps: int, life: int) -> None:
 
     def before(step: int, cluster: Cluster) -> None:
         if step % _KILLED == _KILLED // 2:
-            _signal(cluster, [step // _KILLED % _WORKERS], signal.SIGKILL)
+            signal_workers(cluster, [step // _KILLED % _WORKERS], signal.SIGKILL)
         if step == steps // 3:
             half = range(_WORKERS // 2)
-            stopped = _signal(cluster, half, signal.SIGSTOP)
+            stopped = signal_workers(cluster, half, signal.SIGSTOP)
             threading.Timer(_PAUSE, _signal_all, [stopped, signal.SIGCONT]).start()
         if step % 20 == 0:
             line = {
@@ -158,9 +158,9 @@ def _lines(folder: Path, life: int) -> list[dict[str, Any]]:
     return [json.loads(text) for text in whole.splitlines()]
 
 
-def _signal(cluster: Cluster, workers: Sequence[int], number: signal.Signals) -> list[int]:
-    """To the processes of these workers, as far as they are there."""
-    pids = [pid for w in workers if (pid := cluster.pids[w]) is not None]
+def signal_workers(cluster: Cluster, workers: Sequence[int], number: signal.Signals) -> list[int]:
+    """To the processes of these workers, modulo N, as far as they are there."""
+    pids = [pid for w in workers if (pid := cluster.pids[w % cluster.num_workers]) is not None]
     _signal_all(pids, number)
     return pids
 

@@ -323,17 +323,14 @@ def _flat(row: Row) -> dict[str, Any]:
 
 def files_of(path: Path) -> list[Path]:
     """A file itself, or those of a folder that may be traces; ValueError where there is none."""
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        found = sorted(file for file in path.iterdir() if file.name.endswith(_SUFFIXES))
-        if found:
-            return found
-    what = "has no CSV files" if path.is_dir() else "does not exist"
-    raise ValueError(
-        f"{path} {what}: give a folder of traces, or one of them, with --traces PATH; one that comes along "
-        "is experiments/data/steps.csv"
-    )
+    inside = path.iterdir() if path.is_dir() else []
+    found = [path] if path.is_file() else sorted(file for file in inside if file.name.endswith(_SUFFIXES))
+    if not found:
+        raise ValueError(
+            f"{path} has no CSV files: give a folder of traces, or one of them, with --traces PATH; one that "
+            "comes along is experiments/data/steps.csv"
+        )
+    return found
 
 
 def run(out: Path, *, seed: int = 0, traces: Path) -> None:

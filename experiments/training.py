@@ -83,14 +83,10 @@ def _print(model: str, rows: Sequence[dict[str, Any]]) -> None:
 
 def _bands(found: DigitsRun, values: np.ndarray, grid: np.ndarray) -> tuple[np.ndarray, ...]:
     """Median, least and largest of the seeds at each time: of the last iteration that has ended."""
-    rows = []
-    for clock, value in zip(found.clock, values, strict=True):
-        last = np.searchsorted(clock, grid, side="right") - 1
-        rows.append(np.where(last >= 0, value[np.maximum(last, 0)], np.nan))
-    table = np.array(rows)
-    known = ~np.isnan(table).any(axis=0)  # each seed has ended an iteration
-    filled = np.where(known, table, 0)
-    return tuple(np.where(known, a, np.nan) for a in (np.median(filled, 0), filled.min(0), filled.max(0)))
+    steps = zip(found.clock, values, strict=True)
+    # NaN before the first iteration has ended, in all of them where it is in one.
+    ended = [np.append(np.nan, value)[np.searchsorted(clock, grid, side="right")] for clock, value in steps]
+    return np.median(ended, axis=0), np.min(ended, axis=0), np.max(ended, axis=0)
 
 
 _TARGET_LINE: Any = {"color": "0.4", "linewidth": 0.8}
@@ -107,14 +103,14 @@ def _draw(runs: dict[str, list[DigitsRun]]):
         for row, what in enumerate(("loss", "accuracy")):
             one = axes[row * len(runs) + column]
             for run_ in found:
-                line = plotting.style(run_.method)
+                look = plotting.curve(run_.method) | {"marker": ""}
                 middle, low, high = _bands(run_, getattr(run_, what), grid)
-                one.fill_between(grid / scale, low, high, color=line.color, alpha=0.15, linewidth=0)
-                one.plot(grid / scale, middle, color=line.color, linestyle=line.line, linewidth=line.width)
+                one.fill_between(grid / scale, low, high, color=look["color"], alpha=0.15, linewidth=0)
+                one.plot(grid / scale, middle, **look)
             x = f"simulated time ($10^{{{int(np.log10(scale))}}}$ cycles × unit of cycle time)"
             if what == "loss":
-                look: Any = {"title": TITLES[model], "log": "y", "y_ticks": LOSS_TICKS}
-                plotting.label_axes(one, x, "training loss (nats)", **look)
+                scaled: Any = {"log": "y", "y_ticks": LOSS_TICKS}
+                plotting.label_axes(one, x, "training loss (nats)", title=TITLES[model], **scaled)
                 lowest = min(float(run_.loss.min()) for run_ in found)
                 one.set_ylim(0.9 * lowest, 2.6)
             else:

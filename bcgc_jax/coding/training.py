@@ -108,6 +108,7 @@ def training_scheme(
 
     Raises ValueError for a solution that does not exist, and where problem and parameters do not match.
     """
+    plan: Plan | None
     if isinstance(solution, Plan):
         plan, rounded, method = solution, None, "plan"
     elif int(solution.status) in (Status.INFEASIBLE, Status.INVALID):
@@ -117,13 +118,13 @@ def training_scheme(
     if plan is None or not plan.trainable:
         raise ValueError(f'"{method}" is no partition: its training is not known')
     sizes = unit_sizes(params, plan_options.get("units", "coordinates"), plan_options.get("order"))
-    costs = problem.unit_costs
-    if not np.array_equal(np.ones(int(problem.num_coordinates)) if costs is None else costs, sizes):
+    workers, count = (int(np.asarray(n)) for n in (problem.num_workers, problem.num_coordinates))
+    if not np.array_equal(np.ones(count) if problem.unit_costs is None else problem.unit_costs, sizes):
         raise ValueError(
             "the problem's coordinates are not those of the parameters: take num_coordinates="
             f"{sizes.sum()}, or for units of leaves or layers unit_costs=unit_sizes(params, units, order)"
         )
-    assigned = assign(key, plan, params, int(problem.num_workers), rounded=rounded, **plan_options)
+    assigned = assign(key, plan, params, workers, rounded=rounded, **plan_options)
     load, sent = _pace(problem, plan, assigned)
     overlap = problem.overlap and assigned.coded
     return TrainingScheme(assigned, load, sent, problem.start_up, overlap, method)

@@ -261,34 +261,26 @@ def show(studies: Sequence[Study]) -> None:
         "\n50/10: made anew every 10 steps from the last 50 (fewer where the first half is shorter);\n"
         "others once, from the first half. Schedules: no code, every finished subset counts; all subsets\n"
         "stored, or two (:2); multi_message pooled is for workers that are alike, the other for steps.\n"
-        "They ask\n"
-        "once a block, sharing for every chunk; what questions take is left out. Shares: uneven ones of the\n"
-        "data, by speed, no code.\n"
+        "They ask once a block, sharing for every chunk; what questions take is left out. Shares: uneven\n"
+        "ones of the data, by speed, no code.\n"
         "* Needs to know the future; hindsight is the best fixed partition.\n"
         "Below, the largest saving is that of the best of several plans, chosen afterwards; a block is the\n"
         "steps that are resampled together."
     )
+    named = [(readable(study.trace).replace("\n", ", "), study) for study in studies]
     lines = []
-    for study in studies:
-        steps = f"{study.num_planned}+{len(study.taken['uncoded'])}"
-        found = study.description
+    for name, study in named:
+        found, steps = study.description, f"{study.num_planned}+{len(study.taken['uncoded'])}"
         shares = [f"{100 * max(x.value, 0):.0f} %" for x in (found.between_workers, found.between_steps)]
-        following = f"{found.autocorrelation.value:.2f}"
-        lines.append([readable(study.trace).replace("\n", ", "), steps, study.block, *shares, following])
+        lines.append([name, steps, study.block, *shares, f"{found.autocorrelation.value:.2f}"])
     print_table(
         "Variance between workers and common to a step, correlation to the next",
         ["trace", "steps", "block", "workers", "common", "next"],
         lines,
     )
-    kinds, lines = (CODE, COPIES, SCHEDULE, SHARING, SHARES), []
-    for study in studies:
-        rows = [study.best(kind) for kind in kinds]
-        lines.append(
-            [
-                readable(study.trace).replace("\n", ", "),
-                *("–" if row is None else _percent(row.saved) for row in rows),
-            ]
-        )
+    kinds = CODE, COPIES, SCHEDULE, SHARING, SHARES
+    best = [[name, *(study.best(kind) for kind in kinds)] for name, study in named]
+    lines = [[_percent(x.saved) if isinstance(x, Row) else x or "–" for x in row] for row in best]
     print_table("Largest saving of each kind, %", ["trace", *kinds], lines)
     print()
     for study in studies:

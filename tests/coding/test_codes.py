@@ -110,6 +110,7 @@ def test_every_construction_decodes_every_set_of_stragglers(n):
         assert relative_error(code, masks, rng) < 2e-7  # the rounding to float32; worst measured 6e-8
         # Each worker computes level + 1 subsets, and each subset is computed level + 1 times.
         support = np.asarray(code.encoding) != 0
+        assert np.all(np.abs(code.encoding).max(axis=1) == 1)
         assert np.all(support.sum(axis=0) == code.level + 1)
         assert np.all(support.sum(axis=1) == code.level + 1)
     assert {"uncoded", "replication", "random_cyclic"} <= seen

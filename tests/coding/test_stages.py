@@ -224,7 +224,8 @@ LOOP = {"layers": jax.tree.map(lambda *one: np.stack(one), *LAYERS), "head": nor
 
 
 def scanned(params, batch):
-    x = jax.lax.scan(lambda x, one: (layer(one, x), None), batch["x"], params["layers"])[0]
+    layers = jax.tree.map(lambda one: jnp.flip(one, 0), params["layers"])  # the gradients are put in place
+    x = jax.lax.scan(lambda x, one: (layer(one, x), None), batch["x"], layers)[0]
     return jnp.mean((x @ params["head"] - 1) ** 2)
 
 

@@ -271,8 +271,8 @@ def test_a_scheme_that_does_not_exist_or_does_not_fit_is_refused(model):
     nowhere = dataclasses.replace(solved("tandon_partial"), status=Status.INFEASIBLE)
     with pytest.raises(ValueError, match='"tandon_partial": the scheme does not exist'):
         training_scheme(KEY, PROBLEM, nowhere, params)
-    scheme = training_scheme(KEY, PROBLEM, solved(bcgc.TandonPartial(alpha=3.0)), params)
-    assert float(scheme.load[1] / scheme.load[0]) == pytest.approx(3.0)
+    scheme, alpha = scheme_of("tandon_partial"), float(bcgc.solvers.straggler_ratio(LAW))
+    assert float(scheme.load[1] / scheme.load[0]) == pytest.approx(alpha)
     for wrong, units in ((bcgc.Problem(LAW, 6, 57), "coordinates"), (bcgc.Problem(LAW, 6, 4), "leaves")):
         with pytest.raises(ValueError, match="not those of the parameters"):
             training_scheme(KEY, wrong, solved("time"), params, units=units)

@@ -36,16 +36,14 @@ def keep_programs() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-def padded_workers(
-    num_workers: int, law: Distribution | JointDistribution, *, own_schemes: bool = False
-) -> int:
+def padded_workers(num_workers: int, law: Distribution | JointDistribution) -> int:
     """The static maximum below which N is traced: one program serves many N, and none is slower by it.
 
-    Not for atoms and rows, which have a trace in their shape, nor for schemes of the user's own, which may
-    count on N levels; nor for many workers, whose smooth steps need to know N.
+    Not for atoms and rows, which have a trace in their shape, nor for many workers, whose smooth steps need
+    to know N.
     """
     padded = -(-num_workers // _MAX_WORKERS_STEP) * _MAX_WORKERS_STEP
-    if law.width() is not None or law.pooled().atomic or own_schemes or padded > MANY:
+    if law.width() is not None or law.pooled().atomic or padded > MANY:
         return num_workers
     return padded
 

@@ -5,14 +5,13 @@ JAX is imported when a command is answered: not for help, nor to refuse what was
 
 import dataclasses
 import importlib
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
 
 
 def option(
-    kind: Any, text: str | None = None, *, typed: str | None = None, default: Any = None, **more: Any
+    kind: Any, text: str | None = None, typed: str | None = None, *, default: Any = None, **more: Any
 ) -> Any:
     """A field that is an option of its name, or of the one that is `typed`; `text` is its help.
 
@@ -38,40 +37,23 @@ def argument(kind: Any) -> Any:
     return dataclasses.field(metadata={"made": lambda name: click.Argument([name], type=kind)})
 
 
-def group(kind: type) -> Any:
-    """A field that is a dataclass of such fields; its docstring is the head of their section in the help."""
-    return dataclasses.field(metadata={"group": kind})
-
-
-def parameters(kind: type, section: str = "Options") -> Iterator[tuple[str, click.Parameter]]:
-    """What may be typed for a dataclass, each with its section; what is inherited comes last."""
-    inherited = {
-        field.name: str(base.__doc__) for base in kind.__mro__[1:-1] for field in dataclasses.fields(base)
-    }
-    for field in sorted(dataclasses.fields(kind), key=lambda field: field.name in inherited):
-        if nested := field.metadata.get("group"):
-            yield from parameters(nested, nested.__doc__)
-        else:
-            yield inherited.get(field.name, section), field.metadata["made"](field.name)
-
-
 class Command(click.Command):
-    """Asked with the dataclass `kind`, whose docstring is its help; answered by the file of its name."""
+    """Asked with the dataclass `kind`: NAMEOptions, whose docstring is its help and whose `after` follows the
+    options there. What it inherits comes in sections, each headed by the docstring of a base. Answered by the
+    file of its name.
+    """
 
-    def __init__(self, name: str, kind: type, **texts: Any) -> None:
-        found = list(parameters(kind))
-        self.kind, self.sections = kind, {param.name: section for section, param in found}
-        params = [param for _, param in found]
-        super().__init__(name, params=params, callback=self.answer, help=kind.__doc__, **texts)
-
-    def asked(self, kind: Any, given: Mapping[str, Any]) -> Any:
-        """The dataclass of what was given."""
-        nested = {field.name: field.metadata.get("group") for field in dataclasses.fields(kind)}
-        return kind(**{name: self.asked(of, given) if of else given[name] for name, of in nested.items()})
+    def __init__(self, kind: Any) -> None:
+        bases, fields = kind.__mro__[:-1], dataclasses.fields(kind)
+        self.home = {field.name: base for base in bases for field in dataclasses.fields(base)}
+        self.kind, name = kind, kind.__name__.removesuffix("Options").lower()
+        ordered = sorted(fields, key=lambda field: bases.index(self.home[field.name]))
+        params = [field.metadata["made"](field.name) for field in ordered]
+        super().__init__(name, params=params, callback=self.answer, help=kind.__doc__, epilog=kind.after)
 
     def answer(self, **given: Any) -> None:
         try:
-            question = self.asked(self.kind, given)
+            question = self.kind(**given)
         except ValueError as error:
             raise click.UsageError(str(error)) from None
         from bcgc_jax.cli.compilation import keep_programs
@@ -85,7 +67,8 @@ class Command(click.Command):
         found: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
             if isinstance(param, click.Option) and (record := param.get_help_record(ctx)):
-                found.setdefault(self.sections.get(param.name, "Options"), []).append(record)
+                base = self.home.get(param.name or "", self.kind)
+                found.setdefault("Options" if base is self.kind else base.__doc__, []).append(record)
         for section, records in found.items():
             with formatter.section(section):
                 formatter.write_dl(records)

@@ -1,27 +1,30 @@
 """A trace that was named on the command line, and the law that stands for its times."""
 
 import sys
-from collections.abc import Callable
 
 import click
 import numpy as np
 
-from bcgc_jax.cli.commands import TraceOptions
+from bcgc_jax.cli.commands import LAYOUT, Layout, Times
 from bcgc_jax.cli.exit import say
 from bcgc_jax.cli.output import Row
 from bcgc_jax.distributions import Distribution, EmpiricalRows, JointDistribution
 from bcgc_jax.measured.choice import law_of
 from bcgc_jax.measured.description import NOTHING, Description, describe
 from bcgc_jax.measured.traces import ColumnError, Trace, load_trace
+from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.runtime import block_runtime
 from bcgc_jax.problem import Problem
 
+# Of an exact runtime under measured times, an operation; an hour of it is a day of an optimum.
+_SECONDS, _HOUR = 1e-8, 3600.0
 
-def read(asked: TraceOptions) -> Trace | None:
+
+def read(asked: Times) -> Trace | None:
     """Cycle times, if a trace was named: seconds, or seconds over load where there are loads, and says so."""
-    if asked.path is None:
+    if asked.trace is None:
         return None
-    trace = read_loads(asked)
+    trace = read_loads(asked.trace, asked)
     if trace.load is not None:
         say(
             "bcgc: seconds are divided by their loads, as if all time grew with them; bcgc fit tells a "
@@ -30,47 +33,56 @@ def read(asked: TraceOptions) -> Trace | None:
     return trace.per_cycle()
 
 
-def read_loads(asked: TraceOptions, progress: Callable[[float], None] | None = None) -> Trace:
+def read_loads(path: str, layout: Layout) -> Trace:
     """As the file has it; ValueError for one that cannot be read, UsageError for one without the columns."""
     try:
-        source = sys.stdin.buffer if asked.path == "-" else str(asked.path)
-        return load_trace(source, **vars(asked.columns), progress=progress)
+        columns = {name: getattr(layout, name) for name in LAYOUT}
+        return load_trace(sys.stdin.buffer if path == "-" else path, **columns)
     except ColumnError as error:
-        text = str(error).replace(
-            "step=, worker=, seconds=", "--step-column, --worker-column, --seconds-column"
-        )
+        options = "--step-column, --worker-column, --seconds-column"
+        text = str(error).replace("step=, worker=, seconds=", options)
         # No ValueError: columns such as num_workers are to be told as the file has them.
         raise click.UsageError(text.replace('layout="wide"', "--layout wide")) from None
 
 
-def trace_name(asked: TraceOptions) -> str:
-    return "standard input" if asked.path == "-" else str(asked.path)
+def trace_name(path: str | None) -> str:
+    return "standard input" if path == "-" else str(path)
 
 
-def workers_of(asked: TraceOptions, trace: Trace, workers: int | None, *, replayed: bool = False) -> int:
+def workers_of(asked: Times, trace: Trace, workers: int | None, *, replayed: bool = False) -> int:
     """How many there are to be: those asked for, or those of the trace, which a replay needs."""
     if (asked.keep_workers or replayed) and workers not in (None, trace.num_workers):
         why = "--keep-workers keeps the steps of" if asked.keep_workers else "the trace has"
         raise ValueError(f"{why} {trace.num_workers} workers, not {workers}: leave --workers out")
-    if workers is None and trace.num_workers < 2:
-        raise ValueError(
-            f"{trace_name(asked)} has one worker only: coding needs the times of at least two"
-            + ("" if replayed else ", or give --workers")
-        )
-    return workers or trace.num_workers
+    other = "" if replayed else ", or give --workers"
+    return workers or at_least_two(asked.trace, trace, other)
 
 
-def law_for(asked: TraceOptions, trace: Trace, workers: int) -> Distribution | JointDistribution:
+def at_least_two(path: str | None, trace: Trace, other: str = ", or give --workers") -> int:
+    """The workers of the trace; ValueError where there is one only."""
+    if trace.num_workers < 2:
+        name = trace_name(path)
+        raise ValueError(f"{name} has one worker only: coding needs the times of at least two{other}")
+    return trace.num_workers
+
+
+def law_for(asked: Times, trace: Trace, workers: int) -> Distribution | JointDistribution:
     """That of all times together, or with --keep-workers of whole steps."""
     if asked.keep_workers:
         return EmpiricalRows(trace.rows())
     try:
-        return law_of(trace.seconds, workers, trace.censored, kind=asked.kind)
+        return law_of(trace.seconds, workers, trace.censored, kind=asked.trace_law)
     except ValueError as error:
         raise ValueError(str(error).replace("a smooth law", "--trace-law smooth")) from None
 
 
-def remarks(asked: TraceOptions, trace: Trace) -> list[str]:
+def check_size(problem: Problem) -> None:
+    """ValueError where one exact runtime under many measured times takes more than an hour."""
+    if _SECONDS * iteration_of(problem).evaluation_cost() > _HOUR:
+        raise ValueError("this would take more than a day: take fewer --workers, or --trace-law smooth")
+
+
+def remarks(asked: Times, trace: Trace) -> list[str]:
     """Where it is not what a plan supposes; of whole steps, only where nothing can be learnt from it."""
     found = describe(trace, with_tail=False)
     said = in_words(found)
@@ -86,20 +98,19 @@ def in_words(description: Description) -> list[str]:
 
 def in_its_steps(trace: Trace, problem: Problem, plan: Row) -> list[str]:
     """What the steps of the trace say of the `plan` that was made for them; nothing if they are of others."""
-    counts = np.asarray(plan["partition"], float)
+    counts, name = np.asarray(plan["partition"], float), plan["method"]
     taken = replay(trace, problem, counts)
     if not taken.size or not counts[1:].any():
         return []
     uncoded = replay(trace, problem, counts.sum() * (np.arange(counts.size) == 0))
     share, error = (100 * f(uncoded - taken) / uncoded.mean() for f in (np.mean, error_of))
-    more = "less" if share > 0 else "more"
+    saved = f"{abs(share):.1f} ± {error:.2g} % {'less' if share > 0 else 'more'} time"
     advice = "it was made for these, so expect less of later ones."
     if share < 2 * error:
         advice = "they do not show that a code is faster: take uncoded."
     return [
-        f"In the trace's own steps {plan['method']} takes {abs(share):.1f} ± {error:.2g} % {more} time than "
-        f"the uncoded scheme; {advice}",
-        *later_than_promised(plan["method"], plan["partition_runtime"], taken.mean(), error_of(taken)),
+        f"In the trace's own steps {name} takes {saved} than the uncoded scheme; {advice}",
+        *later_than_promised(name, plan["partition_runtime"], taken.mean(), error_of(taken)),
     ]
 
 
@@ -135,11 +146,7 @@ def unit_of(trace: Trace | None, problem: Problem) -> tuple[float, str]:
 
 
 def which_law(law: Distribution | JointDistribution, trace: Trace) -> list[str]:
-    known = law.summary()
+    known, times = law.summary(), f"{trace.seconds.size:,} measured times"
     if "measured_times" in known:
-        return [f"Distribution: the {trace.seconds.size:,} measured times as they are."]
-    if "knots" in known:
-        return [
-            f"Distribution: smooth, {known['knots']} knots in place of {trace.seconds.size:,} measured times."
-        ]
-    return []
+        return [f"Distribution: the {times} as they are."]
+    return [f"Distribution: smooth, {known['knots']} knots in place of {times}."] if "knots" in known else []

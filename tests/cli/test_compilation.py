@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.cli import compilation as _compilation
+from bcgc_jax.solvers import large_n
 from tests.scripts import python
 
 _ARGS = ("--format", "json", "--method", "time", "--method", "uncoded")
@@ -124,3 +126,17 @@ def test_spans_within_spans_count_once(monkeypatch):
             for length in (1.0, 3.0, 1.5, 1.0):  # ended at 3, 4, 5 and 8
                 jax.monitoring.record_event_duration_secs(_compilation._COMPILING[0], length)
     assert seconds() == pytest.approx(10 - 5)
+
+
+def test_sums_of_many_workers_compile_in_the_thread_whose_time_is_taken(monkeypatch):
+    threads = []
+
+    def sums(*_):
+        threads.append(threading.current_thread())
+        raise InterruptedError
+
+    monkeypatch.setattr(large_n, "_sums", sums)
+    problem = bcgc.Problem(bcgc.ShiftedExponential(1e-3, 50.0), 401, 1_000_000)
+    with pytest.raises(InterruptedError):
+        large_n.optimum_of_many(problem, tolerance=1e-7, max_steps=60)
+    assert threads == [threading.current_thread()]

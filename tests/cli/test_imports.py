@@ -36,7 +36,7 @@ finally:
         (
             ["train", "--trace", "-", "--method", "tim"],
             2,
-            "bcgc: no method 'tim' (did you mean time?)",
+            "bcgc: Invalid value for '--method': no method 'tim' (did you mean time?)",
         ),
         (
             ["solve", "--cycle-time", "gama:rate=1"],

@@ -238,51 +238,6 @@ def test_a_round_trip_is_paid_for_each_chunk_and_rows_say_what_they_need(answer,
     assert [uncoded[name] for name in needs] == [1, 1, 0, True]
 
 
-@pytest.mark.parametrize("name", ["solve", "sweep", "train"])
-def test_a_file_of_schemes_that_nobody_asks_for_is_refused(refusal, tmp_path, name):
-    file = tmp_path / "mine.py"
-    file.write_text("import bcgc_jax\nSCHEMES = [bcgc_jax.Scheme('own', lambda p: p)]\n")
-    args = ["--workers", "4", *LAW, "--schemes", str(file), "--method", "time"]
-    err = refusal(name, *args, *([] if name == "train" else ["--coordinates", "9"]))
-    assert "--schemes has no effect unless a --method is one of these" in err
-
-
-@pytest.mark.parametrize("name", ["solve", pytest.param("sweep", marks=pytest.mark.slow)])
-def test_a_file_of_schemes_puts_them_into_every_command(refusal, answer, tmp_path, name):
-    file = tmp_path / "mine.py"
-    file.write_text(
-        "import jax.numpy as jnp, bcgc_jax\n"
-        "def uniform(problem):\n"
-        "    exists = jnp.arange(problem.max_workers) < problem.num_workers\n"
-        "    return jnp.where(exists, problem.total / problem.num_workers, 0)\n"
-        "SCHEMES = [bcgc_jax.Scheme('uniform_blocks', uniform, baseline=True)]\n"
-    )
-    args = [name, "--workers", "3", *LAW, "--coordinates", "60", "--schemes", str(file)]
-    found = answer(*args, *of("uniform_blocks"), *(["--partitions"] if name == "sweep" else []))
-    (row,) = found["solutions"] if name == "solve" else found
-    assert row["partition"] == [20, 20, 20]
-    load = np.array([20, 60, 120]) / 3
-    draws = -np.sort(-(50 + np.random.default_rng(0).exponential(1000, (200_000, 3))), axis=1)
-    runtimes = (load * draws).max(axis=1)
-    assert abs(row["expected_runtime"] - runtimes.mean()) < 4 * runtimes.std() / 200_000**0.5
-    file.write_text("1 / 0\n")
-    assert "ZeroDivisionError" in refusal(*args)
-
-
-@pytest.mark.parametrize(("name", "size"), [("solve", "3"), ("sweep", "3,4")])
-def test_a_scheme_that_fails_is_one_line_before_any_work(refusal, tmp_path, monkeypatch, name, size):
-    monkeypatch.setattr("bcgc_jax.cli.solve.solution_row", lambda *_: pytest.fail("the work began"))
-    file = tmp_path / "mine.py"
-    file.write_text(
-        "import bcgc_jax, jax.numpy as jnp\n"
-        "def traced(problem):\n"
-        "    return jnp.ones(problem.max_workers) if problem.num_workers > 2 else None\n"
-        "SCHEMES = [bcgc_jax.Scheme('traced', traced)]\n"
-    )
-    arguments = ["--workers", size, *UNIFORM, "--coordinates", "60", "--schemes", str(file)]
-    assert f'scheme "traced": {file}, line 3: TracerBoolConversionError' in refusal(name, *arguments)
-
-
 @pytest.mark.parametrize("name", ["solve", "sweep", "train", "fit"])
 def test_help_shows_examples_that_can_be_pasted_into_any_shell(command, name):
     _, out, _ = command(name, "--help")

@@ -27,7 +27,7 @@ def printed(capsys):
     """The lines of an answer, none of which is longer than so many signs, and its words."""
 
     def show(*answer, widest=100, **more):
-        print_table(SolveAnswer(*answer, **more), "the cycle time's unit")
+        print_table(SolveAnswer(*answer, **more))
         out = capsys.readouterr().out
         assert max(map(len, out.splitlines())) <= widest
         return out.splitlines(), " ".join(out.split())
@@ -112,8 +112,8 @@ def test_schedules_say_what_they_need_and_what_they_leave_out(printed):
 def test_all_times_are_printed_in_one_unit(printed):
     rows = [row("time", 8.0, [60, 0, 0, 0], lower_bound=6.0, completion_probability=0.25)]
     answer = SolveAnswer(Problem(LAW, 4, 60), rows, 4.0, 16.0, row("uncoded", 16.0), (7.0, 9.0))
-    lines, text = printed(*answer.in_units_of(2))
-    assert " 8) " in lines[1]
+    lines, text = printed(*answer.in_units_of(2, "seconds"))
+    assert (" 8) " in lines[1], "Runtimes are in seconds. They" in text) == (True, True)
     assert lines[2].split()[:7] == ["time", "4", "-50.0", "%", "33", "%", "0.2500"]
     assert "faster than 2, assuming" in text
     assert "time: 3.5 to 4.5 with 95 % confidence" in text

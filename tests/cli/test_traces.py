@@ -28,7 +28,7 @@ def _trace(times: np.ndarray, censored: bool = False) -> Trace:
 
 
 def test_the_kinds_of_law_are_the_librarys_and_what_is_refused_names_the_option(trace):
-    asked: Any = SimpleNamespace(path=trace, kind="atoms", keep_workers=False)
+    asked: Any = SimpleNamespace(trace=trace, trace_law="atoms", keep_workers=False)
     assert TRACE_LAWS == KINDS
     law: Any = traces.law_for(asked, _trace(TIMES), 3)
     assert np.array_equal(np.sort(np.asarray(law.times)), np.sort(TIMES.ravel()).astype(law.times.dtype))

@@ -1,8 +1,8 @@
 """Answers as plain values: laws and what is asked beside them, rows of solutions, and plans in files."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from bcgc_jax._pytree import replace
 from bcgc_jax.cli.arguments import law_name
 from bcgc_jax.cli.output import Row, finite
+from bcgc_jax.cli.progress import Progress
 from bcgc_jax.distributions import Distribution, JointDistribution
 from bcgc_jax.plans.completion import FirstHolder, OneOfEach
 from bcgc_jax.plans.plan import Plan, partition_plan
@@ -18,6 +19,9 @@ from bcgc_jax.plans.schedules import turns_of
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution, whole_numbers
 from bcgc_jax.solvers.baselines import alpha_of
+from bcgc_jax.solvers.methods import Method
+
+T = TypeVar("T")
 
 # What a scheme needs (`Requirements`), in JSON's own values.
 _NEEDS: dict[str, Callable[[Any], Any]] = {
@@ -55,6 +59,25 @@ def describe_problem(problem: Problem) -> Row:
         for name, value in described.items()
         if value is not None
     }
+
+
+def each_possible(
+    methods: Mapping[str, Method], required: Collection[str], doing: str, work: Callable[[str, Method], T]
+) -> list[T]:
+    """What `work` makes of each; those that are not `required` may be impossible here, if not all are."""
+    found, refused = [], None
+    with Progress(total=len(methods)) as bar:
+        for name, method in methods.items():
+            bar.begin(f"{doing} {name}")
+            try:
+                found.append(work(name, method))
+            except ValueError as error:
+                if name in required:
+                    raise
+                refused = error
+    if refused is not None and not found:
+        raise refused
+    return found
 
 
 def solution_row(problem: Problem, solution: Solution, seconds: float, deadline: float | None) -> Row:

@@ -10,8 +10,7 @@ import click
 import bcgc_jax
 from bcgc_jax._extras import to_install
 from bcgc_jax.cli import arguments as typed
-from bcgc_jax.cli import names
-from bcgc_jax.cli.arguments import COUNT, LAW, OPEN_LAW, WORKERS, Number, axis, refuse_without_effect
+from bcgc_jax.cli.arguments import COUNT, LAW, OPEN_LAW, WORKERS, axis, number, refuse_without_effect
 from bcgc_jax.cli.options import Command, argument, option
 from bcgc_jax.cli.output_paths import check_file
 
@@ -25,12 +24,12 @@ if TYPE_CHECKING:
 LAYOUT = ("step", "worker", "seconds", "censored", "load", "layout")
 DELIVERY = ("start_up", "send_time", "overlap", "chain_cycles")
 
-_POSITIVE, _FROM_ZERO, _SHARE = Number(), Number(include=True), Number(0, 1)
+_POSITIVE, _FROM_ZERO, _SHARE = number(), number(include=True), number(0, 1)
 _NEW_FILE = click.Path()
 _FILE_OR_INPUT = click.Path(exists=True, dir_okay=False, allow_dash=True)
 
 # Texts of options that several commands have.
-_AT_MOST = f"at most {names.MOST_WORKERS:,}"
+_AT_MOST = f"at most {typed.MOST_WORKERS:,}"
 _SAMPLES = "M, samples over all workers."
 _START_UP = "S, time before a worker's first cycle, in the unit of runtimes: a number, or a LAW."
 _SEND_TIME = "c, time of a worker's link for one coordinate."
@@ -38,7 +37,7 @@ _CHAIN_CYCLES = "h, cycles per sample, subset and coordinate to carry the deriva
 _PLAN = "Also write the best plan, with its certificate; bcgc_jax.Solution.load(FILE.json) reads it."
 
 _LAWS = f"A LAW is a distribution of times: {typed.law_help()}"
-_METHODS = f"""Methods: {names.METHODS}
+_METHODS = f"""Methods: {typed.METHODS}
 
 NUMBER is the most subsets that a worker stores with nested, cyclic, alternating and multi_message, the chunks
 of each worker with sharing, the workers left out with backup, the level with tandon, and the layers with
@@ -49,7 +48,7 @@ tandon_partial has α, which is E[T | T > median] / E[T | T ≤ median]; the pap
 
 def check_picture(option: str, path: str | None) -> None:
     """What is wrong with a picture's name, or with what draws it."""
-    check_file(option, path, names.PICTURES)
+    check_file(option, path, typed.PICTURES)
     if path is not None and find_spec("matplotlib") is None:
         raise click.UsageError(f"{option} needs matplotlib: {to_install('plot')}")
 
@@ -64,11 +63,17 @@ def check_one(what: str, **given: Any) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Output:
-    """Output"""
+class Files:
+    """Files and output"""
 
+    step: str = option(str, "Column of the step.", "--step-column", default="step")
+    worker: str = option(str, "Column of the worker.", "--worker-column", default="worker")
+    seconds: str = option(str, "Column of the times.", "--seconds-column", default="seconds")
+    censored: str | None = option(str, "Column of 1 if the worker was cut off, or 0.", "--censored-column")
+    load: str | None = option(str, "Column of the cycles done by then; by default load.", "--load-column")
+    layout: str = option(typed.LAYOUTS, "Long: a row for each time. Wide: a column for each worker.")
     figure: str | None = option(_NEW_FILE, "Also draw the answer: .png, .svg or .pdf.", metavar="PICTURE")
-    seed: int = option(Number(include=True, whole=True), "Seed of the random draws.", default=0)
+    seed: int = option(number(include=True, whole=True), "Seed of the random draws.", default=0)
     output: str = option(("table", "json", "csv"), "What is printed.", "--format")
 
     def __post_init__(self) -> None:
@@ -76,25 +81,18 @@ class Output:
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout(Output):
-    """Layout of the trace's file"""
+class Times(Files):
+    """Times of the workers"""
 
-    step: str = option(str, "Column of the step.", "--step-column", default="step")
-    worker: str = option(str, "Column of the worker.", "--worker-column", default="worker")
-    seconds: str = option(str, "Column of the times.", "--seconds-column", default="seconds")
-    censored: str | None = option(str, "Column of 1 if the worker was cut off, or 0.", "--censored-column")
-    load: str | None = option(str, "Column of the cycles done by then; by default load.", "--load-column")
-    layout: str = option(names.LAYOUTS, "Long: a row for each time. Wide: a column for each worker.")
-
-
-@dataclasses.dataclass(frozen=True)
-class Times(Layout):
-    """Times of the workers, of a distribution or measured"""
-
+    # A sweep has axes of the numbers.
     cycle_time: Any = option(LAW, "Distribution of a worker's cycle time, NAME:PARAMETER=VALUE,…")
+    start_up: Any = option(typed.number_or_law(_FROM_ZERO), _START_UP)
+    send_time: Any = option(_FROM_ZERO, _SEND_TIME)
+    overlap: bool = option(bool, "The link sends while the worker computes.")
+    chain_cycles: Any = option(_FROM_ZERO, _CHAIN_CYCLES)
     trace: str | None = option(_FILE_OR_INPUT, "CSV (also .csv.gz) of measured times; - is standard input.")
     trace_law: str = option(
-        names.TRACE_LAWS,
+        typed.TRACE_LAWS,
         "The distribution of a trace. atoms: each measured time as it is. smooth: a smooth curve through "
         "them. pareto-tail: one with a heavy tail. auto: atoms where that is quick, else smooth.",
     )
@@ -107,20 +105,6 @@ class Times(Layout):
             refuse_without_effect("without --trace", "keep_workers", "trace_law", *LAYOUT)
         if self.keep_workers:
             refuse_without_effect("with --keep-workers, for which steps are whole", "trace_law")
-
-
-@dataclasses.dataclass(frozen=True)
-class Delivery(Times):
-    """Start-up, link and chain"""
-
-    # A sweep has axes of them.
-    start_up: Any = option(typed.number_or_law(_FROM_ZERO), _START_UP)
-    send_time: Any = option(_FROM_ZERO, _SEND_TIME)
-    overlap: bool = option(bool, "The link sends while the worker computes.")
-    chain_cycles: Any = option(_FROM_ZERO, _CHAIN_CYCLES)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
         if self.send_time is None:
             refuse_without_effect("without --send-time", "overlap")
 
@@ -130,7 +114,7 @@ class Delivery(Times):
 
 
 @dataclasses.dataclass(frozen=True)
-class Planning(Delivery):
+class Planning(Times):
     """Schemes"""
 
     methods: tuple[str, ...] = option(
@@ -156,7 +140,7 @@ class Comparing(Planning):
     """Schemes"""
 
     deadline: Any = option(_POSITIVE, "Also print P(runtime ≤ deadline).")
-    objective: str = option(names.OBJECTIVES, "What is to be best; the second needs --deadline.")
+    objective: str = option(typed.OBJECTIVES, "What is to be best; the second needs --deadline.")
     round_trip: float = option(_FROM_ZERO, "Time of one query of the master; of sharing.", default=0.0)
 
     def __post_init__(self) -> None:
@@ -169,7 +153,7 @@ class Comparing(Planning):
 
     @property
     def most_probable(self) -> bool:
-        return self.objective == names.OBJECTIVES[1]
+        return self.objective == typed.OBJECTIVES[1]
 
     @property
     def for_deadline(self) -> bool:
@@ -237,7 +221,7 @@ Examples:
 
 
 @dataclasses.dataclass(frozen=True)
-class FitOptions(Layout):
+class FitOptions(Files):
     """Which distribution describes a trace, and what plan follows.
 
     How sure is that, and how much does the plan depend on it? FILE is CSV (also .csv.gz), - is standard
@@ -256,7 +240,7 @@ Examples:
 
     file: str = argument(_FILE_OR_INPUT)
     laws: tuple[str, ...] = option(
-        names.FITTED_LAWS,
+        typed.FITTED_LAWS,
         "Distribution to fit; repeat it; all by default, or with a column of loads none.",
         "--law",
         multiple=True,
@@ -270,7 +254,7 @@ Examples:
         "without redundancy the mean load.",
     )
     replicates: int = option(
-        Number(20, include=True, whole=True), "Samples behind each standard error and p-value.", default=200
+        number(20, include=True, whole=True), "Samples behind each standard error and p-value.", default=200
     )
     out: str | None = option(_NEW_FILE, _PLAN, metavar="FILE.json")
 
@@ -326,7 +310,7 @@ numbers also LOW:HIGH, all of them.
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_file("--out", self.out, names.SWEPT)
+        check_file("--out", self.out, typed.SWEPT)
         if self.resume and self.out is None:
             raise click.UsageError("--resume goes on with a file: give it with --out")
         if len(dict(self.axes)) < len(self.axes):
@@ -356,11 +340,11 @@ Examples:
 {_LAWS}"""
 
     workers: int | None = option(
-        Number(1, names.MOST_IMAGES, include=True, whole=True),
-        f"N, at most {names.MOST_IMAGES:,}; with --trace that of the trace.",
+        number(1, typed.MOST_IMAGES, include=True, whole=True),
+        f"N, at most {typed.MOST_IMAGES:,}; with --trace that of the trace.",
     )
-    model: str = option(names.MODELS)
-    units: str = option(names.UNITS, "What a block is made of.")
+    model: str = option(typed.MODELS)
+    units: str = option(typed.UNITS, "What a block is made of.")
     cycles: float = option(_POSITIVE, "b, cycles per coordinate, sample.", default=1)
     setup_cycles: float | None = option(_FROM_ZERO, "f, cycles per sample and subset at first.")
     steps: int = option(COUNT, default=200)
@@ -368,7 +352,7 @@ Examples:
     learning_rate: float = option(_POSITIVE, default=0.5)
     batch_size: int | None = option(COUNT, "Samples of each subset per step; all.")
     target: float = option(_SHARE, "Test accuracy to be reached.", default=0.9)
-    engine: str = option(names.ENGINES, "A simulated clock, or worker processes and the wall clock.")
+    engine: str = option(typed.ENGINES, "A simulated clock, or worker processes and the wall clock.")
     pace: float = option(
         _FROM_ZERO,
         "With ray: seconds that the fastest scheme's expected iteration takes, its workers slowed on "
@@ -392,7 +376,7 @@ Examples:
 
     @property
     def simulated(self) -> bool:
-        return self.engine == names.ENGINES[0]
+        return self.engine == typed.ENGINES[0]
 
     @property
     def num_seeds(self) -> int:

@@ -39,17 +39,13 @@ def flush() -> str:
 
 
 def interrupted(command: str, hint: str = "") -> NoReturn:
-    """Say so and leave."""
+    """Say so and exit at once: threads that compile cannot be stopped, and jaxlib may crash where it is torn
+    down.
+    """
     say(f"{command}: interrupted" + (f": {hint}" if hint else ""))
-    leave(130)
-
-
-def leave(status: int) -> NoReturn:
-    """Exit at once: threads that compile cannot be stopped, and jaxlib may crash where it is torn down."""
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError, AttributeError):
-            stream.flush()
-    os._exit(status)
+    with suppress(ValueError):
+        flush()
+    os._exit(130)
 
 
 def say(line: str) -> None:

@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 from rich.table import Column, Table
 
-from bcgc_jax.cli.commands import Output
+from bcgc_jax.cli.commands import Files
 
 # Of the objects that `--format json` prints (output.schema.json): the next one where a field changes its
 # meaning or goes, not where one is added.
@@ -93,7 +93,7 @@ def needs_columns(rows: Iterable[Row]) -> list[Shown]:
 
 
 def print_answer(
-    question: Output, rows: Sequence[Row], document: Callable[[], Any], printed: Callable[[], None]
+    question: Files, rows: Sequence[Row], document: Callable[[], Any], printed: Callable[[], None]
 ) -> None:
     """As `--format` asks: CSV of the rows, JSON of the `document`, or what is `printed` for a person."""
     if question.output == "csv":
@@ -160,7 +160,7 @@ def write_beside(question: Any, path: str | None, what: str, write: Callable[[st
         click.echo(f"\n{what}: {path}")
 
 
-def write_figure(question: Output, draw: Callable[[], Any]) -> None:
+def write_figure(question: Files, draw: Callable[[], Any]) -> None:
     write_beside(question, question.figure, "The picture", lambda path: draw().savefig(path, dpi=200))
 
 

@@ -27,13 +27,6 @@ LABELS = {
     "accuracy": "test accuracy",
 }
 
-# Columns of a sweep's file that say what was found, not for which problem.
-_FOUND = (
-    *("law", "method", "status", "expected_runtime", "runtime_error", "lower_bound", "relative_gap"),
-    *("num_steps", "stored_subsets", "sent", "round_trips", "exact_gradient", "partition"),
-    *("completion_probability", "partition_runtime"),
-)
-
 
 def answer(question: PlotOptions) -> None:
     if question.file.suffix == ".json":
@@ -155,7 +148,8 @@ def of_rows(
 
     UsageError where the rows have no such column, and where more numbers vary.
     """
-    varied = [name for name in rows[0] if name not in _FOUND and len({row[name] for row in rows}) > 1]
+    problem = list(rows[0])[: list(rows[0]).index("method")]  # what was found comes after
+    varied = [name for name in problem if len({row[name] for row in rows}) > 1]
     axes = [name for name in (x, y) if name] or varied[:2]
     for name in (*axes, value):
         check_numbers(rows, name)

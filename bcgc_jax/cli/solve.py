@@ -10,14 +10,12 @@ import numpy as np
 
 from bcgc_jax._pytree import replace
 from bcgc_jax.cli import plot, solve_table, traces
-from bcgc_jax.cli.answers import describe_problem, save_plan, solution_row
-from bcgc_jax.cli.arguments import Number
+from bcgc_jax.cli.answers import describe_problem, each_possible, save_plan, solution_row
+from bcgc_jax.cli.arguments import MOST_WORKERS, number
 from bcgc_jax.cli.commands import SolveOptions
 from bcgc_jax.cli.compilation import padded_workers, stopwatch
 from bcgc_jax.cli.exit import interruptible
-from bcgc_jax.cli.names import MOST_WORKERS
 from bcgc_jax.cli.output import Row, print_answer, write_beside, write_figure
-from bcgc_jax.cli.progress import Progress
 from bcgc_jax.distributions import Distribution, Heterogeneous, JointDistribution
 from bcgc_jax.measured.resampling import bootstrap_interval
 from bcgc_jax.measured.traces import Trace
@@ -123,7 +121,7 @@ def _problem(question: SolveOptions, trace: Trace | None) -> Problem:
 
 def _read_unit_costs(file: TextIO) -> list[float]:
     try:
-        costs = [Number().read(word) for word in file.read().split()]
+        costs = [number().read(word) for word in file.read().split()]
     except ValueError as error:
         raise ValueError(f"{file.name}: a unit's cost {error}") from None
     if not costs:
@@ -217,22 +215,14 @@ def _solve_all(
     question: SolveOptions, problem: Problem, judged: Problem, tasks: dict[str, Method], required: set[str]
 ) -> list[Found]:
     """All methods, best first. Those that are not `required` may be impossible here."""
-    found = []
-    with Progress(total=len(tasks)) as bar:
-        for name, method in tasks.items():
-            bar.begin(f"solving {name}")
-            try:
-                with stopwatch() as taken:
-                    solution = solve(problem, method, key=jax.random.key(question.seed))
-                    jax.block_until_ready(solution)
-            except ValueError:
-                if name in required:
-                    raise
-            else:
-                # What is exact for unlike workers is so for the draws that it is judged by.
-                solution = replace(solution, problem=judged)
-                row = {"method": name} | solution_row(judged, solution, taken(), question.deadline)
-                found.append((row, solution))
+
+    def work(name: str, method: Method) -> Found:
+        with stopwatch() as taken:
+            solution = solve(problem, method, key=jax.random.key(question.seed))
+            jax.block_until_ready(solution)
+        # What is exact for unlike workers is so for the draws that it is judged by.
+        solution = replace(solution, problem=judged)
+        return {"method": name} | solution_row(judged, solution, taken(), question.deadline), solution
 
     def place(one: Found) -> tuple[float, float]:
         """Those that are in time often enough by runtime, before the others by how often they are."""
@@ -243,4 +233,4 @@ def _solve_all(
             least = 2.0 if question.min_completion is None else question.min_completion - 1e-5
         return (-2.0, solve_table.runtime_of(one[0])) if chance >= least else (-chance, 0.0)
 
-    return sorted(found, key=place)
+    return sorted(each_possible(tasks, required, "solving", work), key=place)

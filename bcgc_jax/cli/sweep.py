@@ -16,14 +16,12 @@ from rich.table import Column
 
 from bcgc_jax.cli import output, plot, traces
 from bcgc_jax.cli.answers import describe_law
-from bcgc_jax.cli.arguments import law_class, law_name, missing_parameters
+from bcgc_jax.cli.arguments import LAWS, law_class, law_name, missing_parameters
 from bcgc_jax.cli.commands import DELIVERY, SweepOptions
 from bcgc_jax.cli.exit import interruptible, say
-from bcgc_jax.cli.names import LAWS
 from bcgc_jax.cli.progress import Progress
 from bcgc_jax.distributions import Distribution
 from bcgc_jax.problem import Problem, Status
-from bcgc_jax.solvers.methods import Method
 from bcgc_jax.sweeps.cells import grid
 from bcgc_jax.sweeps.files import parts_of, read_rows, write_sweep
 from bcgc_jax.sweeps.run import Sweep
@@ -37,8 +35,10 @@ def answer(question: SweepOptions) -> None:
         jax.config.update("jax_num_cpu_devices", cores)
     with jax.enable_x64(True):
         axes, labels, problem = _axes(question)
+        names = question.methods or ("deadline" if question.most_probable else "optimal",)
+        tasks = list(question.asked(*names, round_trip=question.round_trip).values())
         given: dict[str, Any] = {"key": jax.random.key(question.seed), "labels": labels}
-        sweep = Sweep(problem, grid(**axes), _tasks(question), partitions=question.partitions, **given)
+        sweep = Sweep(problem, grid(**axes), tasks, partitions=question.partitions, **given)
         if question.out is not None:
             path = Path(question.out)
             statuses = _to_file(sweep, question, path)
@@ -50,11 +50,6 @@ def answer(question: SweepOptions) -> None:
             output.write_figure(question, lambda: plot.of_rows(rows))
             statuses = Counter(row["status"] for row in rows)
         _end(statuses)
-
-
-def _tasks(question: SweepOptions) -> list[Method]:
-    names = question.methods or ("deadline" if question.most_probable else "optimal",)
-    return list(question.asked(*names, round_trip=question.round_trip).values())
 
 
 def _axes(question: SweepOptions) -> tuple[dict[str, np.ndarray], dict[str, str], Callable[..., Problem]]:

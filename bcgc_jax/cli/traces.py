@@ -5,7 +5,7 @@ import sys
 import click
 import numpy as np
 
-from bcgc_jax.cli.commands import LAYOUT, Layout, Times
+from bcgc_jax.cli.commands import LAYOUT, Files, Times
 from bcgc_jax.cli.exit import say
 from bcgc_jax.cli.output import Row
 from bcgc_jax.distributions import Distribution, EmpiricalRows, JointDistribution
@@ -33,10 +33,10 @@ def read(asked: Times) -> Trace | None:
     return trace.per_cycle()
 
 
-def read_loads(path: str, layout: Layout) -> Trace:
+def read_loads(path: str, files: Files) -> Trace:
     """As the file has it; ValueError for one that cannot be read, UsageError for one without the columns."""
     try:
-        columns = {name: getattr(layout, name) for name in LAYOUT}
+        columns = {name: getattr(files, name) for name in LAYOUT}
         return load_trace(sys.stdin.buffer if path == "-" else path, **columns)
     except ColumnError as error:
         options = "--step-column, --worker-column, --seconds-column"

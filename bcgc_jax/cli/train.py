@@ -2,15 +2,15 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 import jax
 import numpy as np
 
 from bcgc_jax.cli import output, plot
-from bcgc_jax.cli.answers import describe_problem, num_workers
+from bcgc_jax.cli.answers import describe_problem, each_possible, num_workers
 from bcgc_jax.cli.commands import TrainOptions
 from bcgc_jax.cli.exit import interruptible
 from bcgc_jax.cli.progress import Progress
@@ -27,7 +27,6 @@ from bcgc_jax.solvers.solve import solve
 if TYPE_CHECKING:
     from bcgc_jax.cluster import Step
 
-T = TypeVar("T")
 _CURVES = {"time": "clock", "loss": "loss", "accuracy": "accuracy"}
 METHODS = ("uncoded", "single_block", "tandon_partial", "time", "frequency", "optimal")
 
@@ -36,8 +35,8 @@ def answer(question: TrainOptions) -> None:
     with jax.enable_x64(True):  # for plans and clocks; the model is float32
         trace = read(question)
         problem, steps = _problem(question, trace)
-        schemes = list(question.asked(*(question.methods or METHODS)).values())
-        for method in schemes if question.methods else []:
+        schemes = question.asked(*(question.methods or METHODS))
+        for method in schemes.values() if question.methods else []:
             method.check(problem)
         check_size(problem)
         train = _train_all if question.simulated else _train_all_on_cluster
@@ -75,42 +74,25 @@ def _problem(question: TrainOptions, trace: Trace | None) -> tuple[Problem, np.n
     return problem, steps
 
 
-def _each_possible(question: TrainOptions, schemes: list[Method], work: Callable[[Method], T]) -> list[T]:
-    """What `work` makes of each scheme. Those that nobody asked for may be impossible."""
-    found, refused = [], ValueError("no scheme was asked for")
-    for method in schemes:
-        try:
-            found.append(work(method))
-        except ValueError as error:
-            if question.methods:
-                raise
-            refused = error
-    if not found:
-        raise refused
-    return found
-
-
 def _training(question: TrainOptions) -> dict[str, Any]:
     names = ("units", "learning_rate", "batch_size")
     return {"num_steps": question.steps} | {name: getattr(question, name) for name in names}
 
 
 def _train_all(
-    question: TrainOptions, problem: Problem, steps: np.ndarray | None, schemes: list[Method]
+    question: TrainOptions, problem: Problem, steps: np.ndarray | None, schemes: dict[str, Method]
 ) -> list[DigitsRun]:
+    more = {"cycle_times": steps, "num_seeds": question.num_seeds, **_training(question)}
     key = jax.random.key(question.seed)
-    with Progress(total=len(schemes)) as bar:
 
-        def train(method: Method) -> DigitsRun:
-            bar.begin(f"training with {method.name}")
-            more = {"cycle_times": steps, "num_seeds": question.num_seeds, **_training(question)}
-            return interruptible(lambda: train_on_digits(key, problem, question.model, method, **more))
+    def train(_: str, method: Method) -> DigitsRun:
+        return interruptible(lambda: train_on_digits(key, problem, question.model, method, **more))
 
-        return _each_possible(question, schemes, train)
+    return each_possible(schemes, question.methods and schemes, "training with", train)
 
 
 def _train_all_on_cluster(
-    question: TrainOptions, problem: Problem, steps: np.ndarray | None, schemes: list[Method]
+    question: TrainOptions, problem: Problem, steps: np.ndarray | None, schemes: dict[str, Method]
 ) -> list[DigitsRun]:
     """As `_train_all`, on processes: all schemes use the same ones, in turn."""
     from bcgc_jax.cluster import Cluster, InjectedDelay, Run, Step
@@ -118,13 +100,13 @@ def _train_all_on_cluster(
 
     key, workers = jax.random.key(question.seed), num_workers(problem)
 
-    def expected(method: Method) -> float:
+    def expected(name: str, method: Method) -> tuple[Method, float]:
         solution = solve(problem, method, key=key)
         if solution.status == Status.INFEASIBLE or solution.plan is None or not solution.plan.trainable:
-            raise ValueError(f'"{method.name}" is no scheme that {question.model} can be trained with here')
-        return float(solution.rounded_runtime)
+            raise ValueError(f'"{name}" is no scheme that {question.model} can be trained with here')
+        return method, float(solution.rounded_runtime)
 
-    possible = _each_possible(question, schemes, lambda method: (method, expected(method)))
+    possible = each_possible(schemes, question.methods and schemes, "planning for", expected)
     pace, runs = None, []
     if question.pace:
         seconds = question.pace / min(runtime for _, runtime in possible)
@@ -170,12 +152,8 @@ def _course(step: "Step", method: str, workers: int) -> str:
 
 def _summary(run: DigitsRun, problem: Problem, target: float) -> output.Row:
     steps, time = run.clock.shape[1], run.time_to(target)
-    alpha = {}
-    if run.method == "tandon_partial":
-        alpha = {"alpha": output.finite(straggler_ratio(iteration_of(problem).pooled()))}
-    return {
+    row: output.Row = {
         "method": run.method,
-        **alpha,
         "expected_runtime": run.expected_runtime,
         "mean_runtime": run.clock[:, -1].mean() / steps,
         "time_to_target": np.median(time),
@@ -184,6 +162,9 @@ def _summary(run: DigitsRun, problem: Problem, target: float) -> output.Row:
         "loss": run.loss[:, -1].mean(),
         "accuracy": run.accuracy[:, -1].mean(),
     }
+    if run.method == "tandon_partial":
+        row["alpha"] = output.finite(straggler_ratio(iteration_of(problem).pooled()))
+    return row
 
 
 def _iterations(runs: Sequence[DigitsRun]) -> list[output.Row]:

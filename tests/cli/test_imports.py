@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from bcgc_jax.cli import names
+from bcgc_jax.cli import arguments as names
 from bcgc_jax.cli.answers import describe_law
 from bcgc_jax.cli.arguments import law_class, law_name, read_law
 from bcgc_jax.coding import digits, gradients

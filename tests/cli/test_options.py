@@ -5,7 +5,7 @@ import sys
 from types import SimpleNamespace
 from typing import ClassVar
 
-from bcgc_jax.cli.arguments import Number
+from bcgc_jax.cli.arguments import number
 from bcgc_jax.cli.options import Command, argument, option
 
 
@@ -13,7 +13,7 @@ from bcgc_jax.cli.options import Command, argument, option
 class Size:
     """Size"""
 
-    width: int = option(Number(1, include=True, whole=True), "How wide.", default=3)
+    width: int = option(number(1, include=True, whole=True), "How wide.", default=3)
     flat: bool = option(bool, "Without height.")
 
 

@@ -22,9 +22,9 @@ from bcgc_jax.plans.plan import Plan, partition_plan
 RATES, WORKERS = (1e-4, 1e-3, 1e-2), (4, 8)
 ROWS = [
     {
-        "method": method,
         "num_workers": n,
         "rate": rate,
+        "method": method,
         "status": "converged",
         "expected_runtime": factor * n / rate,
     }

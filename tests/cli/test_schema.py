@@ -10,8 +10,7 @@ from jsonschema import Draft202012Validator
 
 import bcgc_jax as bcgc
 from bcgc_jax.cli.answers import describe_law
-from bcgc_jax.cli.arguments import law_help
-from bcgc_jax.cli.names import LAWS
+from bcgc_jax.cli.arguments import LAWS, law_help
 from bcgc_jax.cli.output import VERSION
 from bcgc_jax.problem import Status
 from tests.cli.schema import SCHEMA, problems, strict_json

@@ -11,7 +11,7 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.cli import traces
-from bcgc_jax.cli.names import TRACE_LAWS
+from bcgc_jax.cli.arguments import TRACE_LAWS
 from bcgc_jax.measured.choice import KINDS
 from bcgc_jax.measured.traces import Trace
 from tests.cli import steps
@@ -178,3 +178,21 @@ def test_what_a_plan_does_not_suppose_is_said_of_its_trace():
     for asked in (apart, whole):
         assert "behind a collective" in said(asked, behind)[0]
     assert said(apart, _trace(rng.gamma(4.0, 0.5, (200, 4)))) == []
+
+
+@pytest.mark.parametrize("size", [1e9, 10**15])
+def test_python_refuses_what_no_machine_holds(size):
+    law = bcgc.ShiftedExponential(1e-3, 50.0)
+    for given in ({"num_workers": size}, {"num_workers": 3, "max_workers": int(size)}):
+        with pytest.raises(
+            ValueError, match=r"e\+\d\d workers are more than 131,072: .* arrays of N² numbers"
+        ):
+            bcgc.Problem(law, num_coordinates=60, **given)
+
+
+def test_what_takes_a_day_is_refused():
+    atoms = bcgc.Empirical(np.random.default_rng(0).gamma(2.0, 1.0, 500) + 0.5)
+    for law, workers in ((bcgc.ShiftedExponential(1e-3, 50.0), 2**17), (atoms, 500)):
+        traces.check_size(bcgc.Problem(law, workers, 1_000_000))
+    with pytest.raises(ValueError, match="more than a day: take fewer --workers"):
+        traces.check_size(bcgc.Problem(atoms, 10_000, 1_000_000))

@@ -118,10 +118,7 @@ class Planning(Times):
     """Schemes"""
 
     methods: tuple[str, ...] = option(
-        typed.METHOD,
-        "Scheme; repeat it. By default those of the paper and its rivals, in `sweep` optimal alone.",
-        "--method",
-        multiple=True,
+        typed.METHOD, "Scheme; repeat it. By default the paper's and its rivals.", "--method", multiple=True
     )
 
     def asked(self, *methods: str, **options: Any) -> "dict[str, Method]":
@@ -191,8 +188,7 @@ Examples:
     cycles: float = option(_POSITIVE, "b, CPU cycles per coordinate and sample.", default=1)
     cycle_time: "tuple[tuple[int | None, Distribution], ...]" = option(
         typed.LAW_OF_WORKERS,
-        "Distribution of a worker's cycle time, NAME:PARAMETER=VALUE,…; if workers differ, repeat it,"
-        " one for each, 'COUNT*NAME:…' for several.",
+        "Distribution of a worker's cycle time; if workers differ, repeat it, for several 'COUNT*NAME:…'.",
         multiple=True,
     )
     min_completion: float | None = option(
@@ -203,8 +199,7 @@ Examples:
     )
     setup_cycles: float | None = option(_FROM_ZERO, "f, cycles per sample and subset of the forward pass.")
     unit_costs: TextIO | None = option(
-        click.File(encoding="utf-8", errors="replace"),
-        "File of costs, one a line: units, such as layers, in place of coordinates.",
+        click.File(encoding="utf-8", errors="replace"), "Costs, one a line, of units in place of coordinates."
     )
     out: str | None = option(_NEW_FILE, _PLAN, metavar="FILE.json")
 
@@ -240,18 +235,14 @@ Examples:
 
     file: str = argument(_FILE_OR_INPUT)
     laws: tuple[str, ...] = option(
-        typed.FITTED_LAWS,
-        "Distribution to fit; repeat it; all by default, or with a column of loads none.",
-        "--law",
-        multiple=True,
+        typed.FITTED_LAWS, "To be fitted; repeat it; by default all, with loads none.", "--law", multiple=True
     )
     workers: int | None = option(WORKERS, f"N of the plans, {_AT_MOST}; those of the trace.")
     coordinates: int = option(COUNT, "L of the plans.", default=1_000_000)
     samples: float = option(_POSITIVE, _SAMPLES, default=1)
     cycles: float | None = option(
         _POSITIVE,
-        "b, CPU cycles per coordinate and sample: 1, or with loads as many as make the work of a worker "
-        "without redundancy the mean load.",
+        "b, cycles per coordinate and sample: 1; with loads, for the mean load without redundancy.",
     )
     replicates: int = option(
         number(20, include=True, whole=True), "Samples behind each standard error and p-value.", default=200
@@ -267,9 +258,9 @@ Examples:
 class SweepOptions(Comparing):
     """Solve a grid of problems over any of their numbers.
 
-    All combinations of the axes are solved, each with its certificate. Without --out the rows are printed;
-    with it they go to the file as they come, and a summary is printed. A cell that cannot be solved has its
-    status and stops no other.
+    All combinations of the axes are solved, each with its certificate; by `optimal`, if no --method is given.
+    Without --out the rows are printed; with it they go to the file as they come, and a summary is printed. A
+    cell that cannot be solved has its status and stops no other.
     """
 
     after: ClassVar = f"""\b
@@ -354,10 +345,7 @@ Examples:
     target: float = option(_SHARE, "Test accuracy to be reached.", default=0.9)
     engine: str = option(typed.ENGINES, "A simulated clock, or worker processes and the wall clock.")
     pace: float = option(
-        _FROM_ZERO,
-        "With ray: seconds that the fastest scheme's expected iteration takes, its workers slowed on "
-        "purpose; 0 for workers as they are.",
-        default=0.2,
+        _FROM_ZERO, "With ray: slow the workers to so many seconds an iteration; 0: not.", default=0.2
     )
     address: str | None = option(str, "With ray: a running cluster to join; by default one on this machine.")
     checkpoints: Path | None = option(

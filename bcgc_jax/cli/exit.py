@@ -54,10 +54,8 @@ def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def interruptible(work: Callable[[], T], timeout: float | None = None) -> T:
-    """`work` done in a thread, in the caller's precision, so that Ctrl-C is heard meanwhile: what compiles or
-    waits for others holds signals back. TimeoutError after so many seconds.
-    """
+def interruptible(work: Callable[[], T]) -> T:
+    """`work` done in a thread, so that Ctrl-C is heard meanwhile: what compiles holds signals back."""
     import jax
 
     x64 = bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
@@ -71,4 +69,4 @@ def interruptible(work: Callable[[], T], timeout: float | None = None) -> T:
             done.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
-    return done.result(timeout)
+    return done.result()

@@ -1,10 +1,15 @@
 """Options of commands, each declared once: as a field of the dataclass that a command is asked with.
 
+Errors are one line, in the words of the options.
+
 JAX is imported when a command is answered: not for help, nor to refuse what was typed.
 """
 
 import dataclasses
 import importlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -37,6 +42,35 @@ def argument(kind: Any) -> Any:
     return dataclasses.field(metadata={"made": lambda name: click.Argument([name], type=kind)})
 
 
+# What the library calls a thing, and `--workers`, `--setup-cycles` and so on stand for.
+_TYPED = re.compile(
+    r"(?<![\w./-])(?:num_(workers|coordinates|samples)|"
+    r"(setup_cycles|start_up|send_time|chain_cycles|unit_costs|batch_size))\b"
+)
+
+
+def _as_typed(text: str) -> str:
+    """What the library says of its arguments, of the options that they came from."""
+    text = re.sub(
+        r'\bmethod="(.*?)"', r"--method \1", text.replace("take a smooth law", "take --trace-law smooth")
+    )
+    return _TYPED.sub(lambda found: f"--{(found[1] or found[2]).replace('_', '-')}", text)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """What is wrong with the input, or with its files, is told in one line and ends with status 2."""
+    try:
+        yield
+    except BrokenPipeError:  # the reader has enough: no error
+        raise
+    except OSError as error:
+        named = f"{error.filename}: " if error.filename else ""
+        raise click.UsageError(f"{named}{error.strerror or error}") from None
+    except (ValueError, ImportError) as error:
+        raise click.UsageError(_as_typed(str(error))) from None
+
+
 class Command(click.Command):
     """Asked with the dataclass `kind`: NAMEOptions, whose docstring is its help and whose `after` follows the
     options there. What it inherits comes in sections, each headed by the docstring of a base. Answered by the
@@ -52,15 +86,9 @@ class Command(click.Command):
         super().__init__(name, params=params, callback=self.answer, help=kind.__doc__, epilog=kind.after)
 
     def answer(self, **given: Any) -> None:
-        try:
-            question = self.kind(**given)
-        except ValueError as error:
-            raise click.UsageError(str(error)) from None
-        from bcgc_jax.cli.compilation import keep_programs
-        from bcgc_jax.cli.output import one_line_errors
-
-        keep_programs()
         with one_line_errors():
+            question = self.kind(**given)
+            importlib.import_module("bcgc_jax.cli.compilation").keep_programs()
             importlib.import_module(f"bcgc_jax.cli.{self.name}").answer(question)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

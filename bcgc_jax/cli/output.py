@@ -1,12 +1,10 @@
-"""What a command says: tables, JSON, CSV, and errors of one line."""
+"""What a command says: tables, JSON, CSV, and the names of files beside them."""
 
 import csv
 import json
 import math
-import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
 import click
@@ -162,30 +160,3 @@ def write_beside(question: Any, path: str | None, what: str, write: Callable[[st
 
 def write_figure(question: Files, draw: Callable[[], Any]) -> None:
     write_beside(question, question.figure, "The picture", lambda path: draw().savefig(path, dpi=200))
-
-
-# What the library calls a thing, and `--workers`, `--setup-cycles` and so on stand for.
-_TYPED = re.compile(
-    r"(?<![\w./-])(?:num_(workers|coordinates|samples)|"
-    r"(setup_cycles|start_up|send_time|chain_cycles|unit_costs|batch_size))\b"
-)
-
-
-def _as_typed(text: str) -> str:
-    """What the library says of its arguments, of the options that they came from."""
-    text = re.sub(r'\bmethod="(.*?)"', r"--method \1", text)
-    return _TYPED.sub(lambda found: f"--{(found[1] or found[2]).replace('_', '-')}", text)
-
-
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """What is wrong with the input, or with its files, is told in one line and ends with status 2."""
-    try:
-        yield
-    except BrokenPipeError:  # the reader has enough: no error
-        raise
-    except OSError as error:
-        named = f"{error.filename}: " if error.filename else ""
-        raise click.UsageError(f"{named}{error.strerror or error}") from None
-    except (ValueError, ImportError) as error:
-        raise click.UsageError(_as_typed(str(error))) from None

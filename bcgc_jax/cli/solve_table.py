@@ -13,7 +13,7 @@ from bcgc_jax.cli.output import Row
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.compare import BARS, draw
-from bcgc_jax.solvers.methods import BASELINES, LIMIT
+from bcgc_jax.solvers.methods import LIMIT
 from bcgc_jax.solvers.sample_average import NUM_FRESH_DRAWS
 
 OVERFLOW = (
@@ -87,10 +87,9 @@ def print_table(answer: SolveAnswer, remarks: Sequence[str] = ()) -> None:
     """All of it; `remarks` are on what the runtimes are of."""
     output.print_rows(answer.rows, _columns(answer))
     rough = " (without a code: of fractions)" if any(row["schedule"] for row in answer.rows) else ""
-    baseline = "none"
-    if answer.baseline:
-        earlier = ", the fastest earlier scheme" if answer.baseline["method"] in BASELINES else ""
-        baseline = output.row_label(answer.baseline) + earlier
+    baseline = (
+        f"{output.row_label(answer.baseline)}, the fastest earlier scheme" if answer.baseline else "none"
+    )
     whole = f"They are of whole {answer.parts}{rough}; the optimum is of fractions."
     output.print_lines(
         f"\nRuntimes are in {answer.unit}. {whole}",

@@ -70,10 +70,7 @@ def law_for(asked: Times, trace: Trace, workers: int) -> Distribution | JointDis
     """That of all times together, or with --keep-workers of whole steps."""
     if asked.keep_workers:
         return EmpiricalRows(trace.rows())
-    try:
-        return law_of(trace.seconds, workers, trace.censored, kind=asked.trace_law)
-    except ValueError as error:
-        raise ValueError(str(error).replace("a smooth law", "--trace-law smooth")) from None
+    return law_of(trace.seconds, workers, trace.censored, kind=asked.trace_law)
 
 
 def check_size(problem: Problem) -> None:

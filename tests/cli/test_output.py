@@ -9,6 +9,7 @@ import pytest
 
 import bcgc_jax
 from bcgc_jax.cli import output
+from bcgc_jax.cli.options import one_line_errors
 from tests.scripts import python
 
 
@@ -60,16 +61,17 @@ def test_numbers_are_never_cut(capsys, rows):
         (FileNotFoundError(2, "No such file", "x.csv"), "x.csv: No such file"),
         (OSError("the disk is gone"), "the disk is gone"),
         (ImportError("needs matplotlib"), "needs matplotlib"),
+        (ValueError("too many atoms: take a smooth law"), "too many atoms: take --trace-law smooth"),
     ],
 )
 def test_what_is_wrong_is_one_line_in_the_words_of_the_shell(error, typed):
-    with pytest.raises(click.UsageError) as found, output.one_line_errors():
+    with pytest.raises(click.UsageError) as found, one_line_errors():
         raise error
     assert found.value.format_message() == typed
 
 
 def test_a_reader_that_has_enough_is_no_error():
-    with pytest.raises(BrokenPipeError), output.one_line_errors():
+    with pytest.raises(BrokenPipeError), one_line_errors():
         raise BrokenPipeError(32, "Broken pipe")
 
 

@@ -33,7 +33,7 @@ def test_the_kinds_of_law_are_the_librarys_and_what_is_refused_names_the_option(
     law: Any = traces.law_for(asked, _trace(TIMES), 3)
     assert np.array_equal(np.sort(np.asarray(law.times)), np.sort(TIMES.ravel()).astype(law.times.dtype))
     for censored, workers, message in ((True, 3, "1 of 24 times are censored"), (False, 10_000, "too many")):
-        with pytest.raises(ValueError, match=f"{message}.*: take --trace-law smooth"):
+        with pytest.raises(ValueError, match=f"{message}.*: take a smooth law"):
             traces.law_for(asked, _trace(TIMES, censored), workers)
 
 

@@ -56,7 +56,7 @@ def answer(question: SolveOptions) -> None:
             return {"problem": _described(question, problem), "limit": found.limit, "solutions": rows}
 
         def table() -> None:
-            solve_table.print_table(found.in_units_of(unit, name), _remarks(question, trace, found))
+            solve_table.print_table(found._replace(unit=(unit, name)), _remarks(question, trace, found))
 
         def draw() -> Any:
             shown = [(row, solve_table.runtime_of(row) / unit, solution.plan) for row, solution in everything]

@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from rich.table import Column
@@ -23,15 +23,14 @@ OVERFLOW = (
 
 _MOST_BLOCKS = 60  # printed; the file has them all
 _EXACT = 1e-2  # per cent: errors of quadrature are far below, of draws above
-_TIMES = ("expected_runtime", "partition_runtime", "runtime_error", "lower_bound")
 
 
 class SolveAnswer(NamedTuple):
-    """What there is to say, all times in one `unit`.
+    """What there is to say.
 
     `rows`: one for each method, best first; `limit`: of any scheme; `baseline`: the row of the fastest one,
     asked for or not; `interval`: of the best plan's runtime, where workers are the rows of a trace; `setup`:
-    `largest_setup` of the fastest plan.
+    `largest_setup` of the fastest plan; `unit`: that times are printed in, and its name.
     """
 
     problem: Problem
@@ -41,22 +40,11 @@ class SolveAnswer(NamedTuple):
     baseline: Row | None = None
     interval: tuple[float, float] | None = None
     setup: float | None = None
-    unit: str = "the cycle time's unit"
+    unit: tuple[float, str] = (1.0, "the cycle time's unit")
 
     @property
     def parts(self) -> str:
         return "coordinates" if self.problem.unit_costs is None else "units"
-
-    def in_units_of(self, size: float, unit: str) -> "SolveAnswer":
-        def divided(row: Row | None) -> Any:
-            return row and row | {name: row[name] and row[name] / size for name in _TIMES}
-
-        rows, limit = [divided(row) for row in self.rows], self.limit / size
-        deadline = self.deadline and self.deadline / size
-        interval = self.interval and (self.interval[0] / size, self.interval[1] / size)
-        return SolveAnswer(
-            self.problem, rows, limit, deadline, divided(self.baseline), interval, self.setup, unit
-        )
 
 
 def runtime_of(row: Row) -> float:
@@ -92,7 +80,7 @@ def print_table(answer: SolveAnswer, remarks: Sequence[str] = ()) -> None:
     )
     whole = f"They are of whole {answer.parts}{rough}; the optimum is of fractions."
     output.print_lines(
-        f"\nRuntimes are in {answer.unit}. {whole}",
+        f"\nRuntimes are in {answer.unit[1]}. {whole}",
         f"Best baseline: {baseline}.",
         *remarks,
         *_limit(answer),
@@ -104,10 +92,11 @@ def print_table(answer: SolveAnswer, remarks: Sequence[str] = ()) -> None:
 
 def _columns(answer: SolveAnswer) -> list[output.Shown]:
     """The runtime of each row, against that of the best baseline, and above the bound of the optimum."""
-    bound, baseline = _best_bound(answer), np.inf if answer.baseline is None else runtime_of(answer.baseline)
+    bound, (size, _) = _best_bound(answer), answer.unit
+    baseline = np.inf if answer.baseline is None else runtime_of(answer.baseline)
 
     def runtime(row: Row) -> str:
-        return f"{runtime_of(row):.4g}" if np.isfinite(runtime_of(row)) else row["status"]
+        return f"{runtime_of(row) / size:.4g}" if np.isfinite(runtime_of(row)) else row["status"]
 
     def against(row: Row) -> str:
         ratio = runtime_of(row) / baseline
@@ -127,14 +116,14 @@ def _columns(answer: SolveAnswer) -> list[output.Shown]:
         count = sum(size > 0 for size in row["schedule"]["sizes"])
         return f"{count} block{'s' if count > 1 else ''}, no code"
 
-    chance = output.figure("completion_probability", ".4f")
+    chance, deadline = output.figure("completion_probability", ".4f"), (answer.deadline or 0) / size
     share = f"share of {answer.parts}\nat level 0…{num_workers(answer.problem) - 1}"
     return [
         output.scheme_column(),
         ("expected\nruntime", runtime),
         ("vs best\nbaseline", against),
         ("above\noptimum ≤", above),
-        *([] if answer.deadline is None else [(f"P(runtime ≤\n{answer.deadline:.4g})", chance)]),
+        *([(f"P(runtime ≤\n{deadline:.4g})", chance)] if answer.deadline else []),
         *output.needs_columns(answer.rows),
         (Column(share, no_wrap=True, min_width=BARS), blocks_of),
         ("solved\nin (s)", output.figure("seconds", ".2f")),
@@ -156,7 +145,7 @@ def _limit(answer: SolveAnswer) -> Iterator[str]:
     if np.isfinite(answer.limit):
         begun = ", after the first start-up, nothing sent" if not answer.problem.plain else ""
         yield (
-            f"No scheme of any kind is faster than {answer.limit:.4g}, "
+            f"No scheme of any kind is faster than {answer.limit / answer.unit[0]:.4g}, "
             f"assuming perfectly divisible work and no idle time{begun}."
         )
     elif np.isfinite(answer.problem.cycle_time.mean()):
@@ -171,7 +160,7 @@ def _limit(answer: SolveAnswer) -> Iterator[str]:
 
 def _errors(answer: SolveAnswer) -> Iterator[str]:
     """What is no exact expectation or no proven optimum, and what a bound is for."""
-    rows, iteration = answer.rows, iteration_of(answer.problem)
+    rows, iteration, (size, _) = answer.rows, iteration_of(answer.problem), answer.unit
     errors = {row["method"]: 100 * (row["runtime_error"] or 0) / runtime_of(row) for row in rows}
     drawn = [name for name, error in errors.items() if error > _EXACT]
     most = f"standard error up to {max(errors.values(), default=0):.1g} %"
@@ -182,13 +171,14 @@ def _errors(answer: SolveAnswer) -> Iterator[str]:
     if (steps := iteration.rows) is not None:
         yield f"Means over the trace's {len(steps)} steps; plans made for these fit the next ones less well."
     if answer.interval is not None:
-        low, high = answer.interval
+        low, high = (time / size for time in answer.interval)
         yield f"{rows[0]['method']}: {low:.4g} to {high:.4g} with 95 % confidence, blocks of steps resampled."
     for row in [row for row in rows if row["kind"] == "local"]:
         text, value, bound = "", runtime_of(row), row["lower_bound"]
         if bound and np.isfinite(value):
             which = "No plan with these groups" if row["schedule"] else "None"
-            text = f" {which} is faster than {bound:.4g}, which is {100 * (1 - bound / value):.2g} % less."
+            less = 100 * (1 - bound / value)
+            text = f" {which} is faster than {bound / size:.4g}, which is {less:.2g} % less."
         yield f"{row['method']} is the best plan that a local search found.{text}"
     for row in [row for row in rows if "levels" in row][:1]:
         levels = ", ".join(map(str, row["levels"]))

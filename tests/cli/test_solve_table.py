@@ -111,8 +111,8 @@ def test_schedules_say_what_they_need_and_what_they_leave_out(printed):
 
 def test_all_times_are_printed_in_one_unit(printed):
     rows = [row("time", 8.0, [60, 0, 0, 0], lower_bound=6.0, completion_probability=0.25)]
-    answer = SolveAnswer(Problem(LAW, 4, 60), rows, 4.0, 16.0, row("uncoded", 16.0), (7.0, 9.0))
-    lines, text = printed(*answer.in_units_of(2, "seconds"))
+    baseline, interval = row("uncoded", 16.0), (7.0, 9.0)
+    lines, text = printed(Problem(LAW, 4, 60), rows, 4.0, 16.0, baseline, interval, unit=(2.0, "seconds"))
     assert (" 8) " in lines[1], "Runtimes are in seconds. They" in text) == (True, True)
     assert lines[2].split()[:7] == ["time", "4", "-50.0", "%", "33", "%", "0.2500"]
     assert "faster than 2, assuming" in text

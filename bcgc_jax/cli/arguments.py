@@ -154,7 +154,6 @@ def missing_parameters(law: str, given: Collection[str]) -> list[str]:
 
 
 def law_class(law: str) -> type["Distribution"]:
-    """What a name stands for."""
     from bcgc_jax import distributions
 
     found: type[Distribution] = getattr(distributions, law.title().replace("-", ""))

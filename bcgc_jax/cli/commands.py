@@ -25,6 +25,7 @@ LAYOUT = ("step", "worker", "seconds", "censored", "load", "layout")
 DELIVERY = ("start_up", "send_time", "overlap", "chain_cycles")
 
 _POSITIVE, _FROM_ZERO, _SHARE = number(), number(include=True), number(0, 1)
+_IMAGES = number(1, typed.MOST_IMAGES, include=True, whole=True)
 _NEW_FILE = click.Path()
 _FILE_OR_INPUT = click.Path(exists=True, dir_okay=False, allow_dash=True)
 
@@ -144,8 +145,7 @@ class Comparing(Planning):
         super().__post_init__()
         if self.deadline is None and self.for_deadline:
             raise click.UsageError(
-                "the most probable plan, --method deadline, --objective completion-probability or "
-                "--min-completion, needs a --deadline"
+                "--method deadline, --min-completion or this --objective needs a --deadline"
             )
 
     @property
@@ -233,7 +233,8 @@ Examples:
   bcgc fit loads.csv --load-column samples
   ssh NODE cat steps.csv | bcgc fit -"""
 
-    file: str = argument(_FILE_OR_INPUT)
+    keep_workers: ClassVar = False
+    trace: str = argument(_FILE_OR_INPUT, metavar="FILE")
     laws: tuple[str, ...] = option(
         typed.FITTED_LAWS, "To be fitted; repeat it; by default all, with loads none.", "--law", multiple=True
     )
@@ -330,10 +331,7 @@ Examples:
 
 {_LAWS}"""
 
-    workers: int | None = option(
-        number(1, typed.MOST_IMAGES, include=True, whole=True),
-        f"N, at most {typed.MOST_IMAGES:,}; with --trace that of the trace.",
-    )
+    workers: int | None = option(_IMAGES, f"N, at most {typed.MOST_IMAGES:,}; by default that of the trace.")
     model: str = option(typed.MODELS)
     units: str = option(typed.UNITS, "What a block is made of.")
     cycles: float = option(_POSITIVE, "b, cycles per coordinate, sample.", default=1)

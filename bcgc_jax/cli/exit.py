@@ -39,9 +39,7 @@ def flush() -> str:
 
 
 def interrupted(command: str, hint: str = "") -> NoReturn:
-    """Say so and exit at once: threads that compile cannot be stopped, and jaxlib may crash where it is torn
-    down.
-    """
+    """Say so and exit at once: threads that compile do not stop, and jaxlib may crash as it is torn down."""
     say(f"{command}: interrupted" + (f": {hint}" if hint else ""))
     with suppress(ValueError):
         flush()

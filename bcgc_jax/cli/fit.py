@@ -1,6 +1,5 @@
 """`bcgc fit`: from a log of measured times to a law, and to the plans that this and other laws lead to."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +35,6 @@ NO_LOADS = (
     "The trace has {loads}. So it cannot tell which share of the time does not grow with the work (a "
     "start-up, a queue): time at least two loads, better three, and write them in a column `load`."
 )
-Laws = dict[str, dict[str, Distribution]]  # of a problem, by what a plan for them is called
 
 
 class FitAnswer(NamedTuple):
@@ -62,7 +60,7 @@ def answer(question: FitOptions) -> None:
     with jax.enable_x64(True):
         with Progress("reading") as bar:
             found = interruptible(lambda: _answer(question, bar))
-        file, rows = Path(traces.trace_name(question.file)).name, [_fit_row(fit) for fit in found.fits]
+        file, rows = Path(traces.trace_name(question)).name, [_fit_row(fit) for fit in found.fits]
         output.print_answer(question, rows, lambda: _json(found, rows), lambda: _print(file, found))
         laws, said = [(fit.name, fit.law) for fit in found.fits], f"The plan for {found.plans[0]['law']}"
         output.write_figure(question, lambda: plot.fits(found.seconds, found.times.censored, laws))
@@ -70,8 +68,8 @@ def answer(question: FitOptions) -> None:
 
 
 def _answer(question: FitOptions, bar: Progress) -> FitAnswer:
-    trace = traces.read_loads(question.file, question)
-    workers = question.workers or traces.at_least_two(question.file, trace)
+    trace = traces.read_loads(question)
+    workers = traces.workers_of(question, trace, question.workers)
     bar.what = "describing"
     start_up, times, cycles, mean = None, trace.per_cycle(), question.cycles or 1.0, 1.0
     if not one_load(trace):
@@ -102,7 +100,7 @@ def _answer(question: FitOptions, bar: Progress) -> FitAnswer:
 
 def _laws(
     trace: Trace, description: Description, fits: list[Fit], start_up: StartUpFit | None, workers: int
-) -> Laws:
+) -> dict[str, dict[str, Distribution]]:
     """What to plan for, first what is thought best: the best fit, the measured times, and if it is heavy
     their tail; with loads start-up and cycle time apart, and as if all time grew with the load.
     """
@@ -195,31 +193,28 @@ def _fit_row(fit: Fit) -> Row:
 
 
 def _print(file: str, answer: FitAnswer) -> None:
-    print_lines(*_described(file, answer), *answer.remarks)
-    if answer.fits:
-        _print_fits(answer.fits, answer.seconds.size)
-    _print_plans(answer)
-
-
-def _described(file: str, answer: FitAnswer) -> Iterator[str]:
     d, trace, start_up = answer.description, answer.trace, answer.start_up
     every = np.unique(np.zeros(1) if trace.load is None else trace.load)
     loads = f", at {every.size} loads from {every[0]:g} to {every[-1]:g}" if start_up else ""
     missing = f", {d.num_missing} cells missing" if d.num_missing else ""
     cut = f", {d.num_censored} cut off" if d.num_censored else ""
     steps = f"{d.num_workers} workers over {d.num_steps} steps"
-    yield f"{file}: {trace.seconds.size} times of {steps}{loads}{missing}{cut}"
-    yield (
+    print_lines(
+        f"{file}: {trace.seconds.size} times of {steps}{loads}{missing}{cut}",
         f"{'relative to the mean at their load' if start_up else 'seconds'}: mean {d.mean:.4g}, standard "
-        f"deviation {d.deviation:.3g}, median {d.median:.4g}, 99 % {d.high:.4g}, largest {d.largest:.4g}"
+        f"deviation {d.deviation:.3g}, median {d.median:.4g}, 99 % {d.high:.4g}, largest {d.largest:.4g}",
+        f"share of variance: between workers {d.between_workers}, common to a step {d.between_steps}",
+        f"correlation of a worker's time with its next {d.autocorrelation}",
+        f"tail index {d.tail_index}, where 0 is exponential and from 1 on the mean is infinite",
+        "(in brackets: 95 % intervals)\n",
     )
-    yield f"share of variance: between workers {d.between_workers}, common to a step {d.between_steps}"
-    yield f"correlation of a worker's time with its next {d.autocorrelation}"
-    yield f"tail index {d.tail_index}, where 0 is exponential and from 1 on the mean is infinite"
-    yield "(in brackets: 95 % intervals)\n"
     if start_up:
         start, cycle = start_up.mean_start_up, start_up.mean_cycle_time
-        yield f"mean start-up {start}, mean cycle time {cycle} (± standard error)"
+        print_lines(f"mean start-up {start}, mean cycle time {cycle} (± standard error)")
+    print_lines(*answer.remarks)
+    if answer.fits:
+        _print_fits(answer.fits, answer.seconds.size)
+    _print_plans(answer)
 
 
 def _print_fits(fits: list[Fit], num_times: int) -> None:

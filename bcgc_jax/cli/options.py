@@ -1,8 +1,7 @@
 """Options of commands, each declared once: as a field of the dataclass that a command is asked with.
 
-Errors are one line, in the words of the options.
-
-JAX is imported when a command is answered: not for help, nor to refuse what was typed.
+JAX is imported when a command is answered: not for help, nor to refuse what was typed. Errors are one line,
+in the words of the options.
 """
 
 import dataclasses
@@ -37,9 +36,8 @@ def option(
     return dataclasses.field(metadata={"made": made})
 
 
-def argument(kind: Any) -> Any:
-    """A field that is an argument of the command."""
-    return dataclasses.field(metadata={"made": lambda name: click.Argument([name], type=kind)})
+def argument(kind: Any, **more: Any) -> Any:
+    return dataclasses.field(metadata={"made": lambda name: click.Argument([name], type=kind, **more)})
 
 
 # What the library calls a thing, and `--workers`, `--setup-cycles` and so on stand for.

@@ -142,9 +142,7 @@ def _field(value: Any) -> Any:
 
 
 def write_beside(question: Any, path: str | None, what: str, write: Callable[[str], Any]) -> None:
-    """`write` a file that was asked for. The answer is printed by then: what fails is one line, and a person
-    is told the name.
-    """
+    """`write` a file that was asked for. The answer is printed by then, and what fails is one line."""
     if path is None:
         return
     try:

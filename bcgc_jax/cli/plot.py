@@ -45,9 +45,7 @@ def read(path: Path) -> list[Row]:
     """All rows of a table, numbers as numbers, None for what is empty."""
     rows = [{name: _number(value) for name, value in row.items()} for row in read_rows(path)]
     if not rows or "method" not in rows[0]:
-        raise click.UsageError(
-            f"{path} is no file of `bcgc sweep --out`, `bcgc train --curves` or `bcgc solve --out`"
-        )
+        raise click.UsageError(f"{path} is no file of `bcgc sweep`, `bcgc train` or `bcgc solve`")
     return rows
 
 

@@ -40,7 +40,6 @@ class Progress:
         self.done, self.total, self._begun = done, total, 0
 
     def begin(self, what: str) -> None:
-        """The next one of the total."""
         self.what, self.done, self._begun = what, self._begun, self._begun + 1
 
     def _show(self) -> None:
@@ -56,7 +55,6 @@ class Progress:
 
 
 def each(items: Sequence[T], what: str) -> Iterator[T]:
-    """`items`, with the progress that is made with them."""
     with Progress(what, len(items)) as bar:
         for item in items:
             bar.begin(what)

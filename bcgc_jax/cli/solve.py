@@ -44,8 +44,8 @@ Found = tuple[Row, Solution]
 
 def answer(question: SolveOptions) -> None:
     with jax.enable_x64(True):
-        trace = traces.read(question)
-        problem = _problem(question, trace)
+        trace, *laws = traces.planned_for(question, *_law_of_workers(question))
+        problem = _problem(question, *laws)
         everything, found = interruptible(lambda: _answer(question, problem))
         rows = found.rows
         if all(row["status"] == "invalid" for row in rows):
@@ -59,9 +59,9 @@ def answer(question: SolveOptions) -> None:
             solve_table.print_table(found._replace(unit=(unit, name)), _remarks(question, trace, found))
 
         def draw() -> Any:
-            shown = [(row, solve_table.runtime_of(row) / unit, solution.plan) for row, solution in everything]
-            known = [plot.drawn(row["method"], runtime, plan) for row, runtime, plan in shown]
-            return plot.plans(known, *([] if trace is None else [name.partition(" (")[0]]))
+            shown = [(row["method"], solve_table.runtime_of(row) / unit, one.plan) for row, one in everything]
+            units = [] if trace is None else [name.partition(" (")[0]]
+            return plot.plans([plot.drawn(*one) for one in shown], *units)
 
         print_answer(question, rows, document, table)
         write_figure(question, draw)
@@ -98,15 +98,8 @@ def _remarks(question: SolveOptions, trace: Trace | None, answer: solve_table.So
     return [*said, *(replayed or ([f"{which} {by_law}"] if by_law else []))]
 
 
-def _problem(question: SolveOptions, trace: Trace | None) -> Problem:
+def _problem(question: SolveOptions, law: Distribution | JointDistribution, workers: int) -> Problem:
     coordinates, costs = question.coordinates, None
-    if trace is not None:
-        workers: int | None = traces.workers_of(question, trace, question.workers)
-        law = traces.law_for(question, trace, workers or 0)
-    else:
-        law, workers = _law_of_workers(question)
-    if workers is None:
-        raise click.UsageError("give the number of workers with --workers")
     if question.unit_costs is not None:
         costs = jnp.array(_read_unit_costs(question.unit_costs))
         coordinates = len(costs)
@@ -129,8 +122,10 @@ def _read_unit_costs(file: TextIO) -> list[float]:
     return costs
 
 
-def _law_of_workers(question: SolveOptions) -> tuple[Distribution | JointDistribution, int | None]:
+def _law_of_workers(question: SolveOptions) -> tuple[Any, int | None]:
     """What all --cycle-time mean together, and for how many workers: several are those of unlike ones."""
+    if not question.cycle_time:
+        return None, question.workers
     (count, law), *others = question.cycle_time
     if count is None and not others:
         return law, question.workers
@@ -139,9 +134,7 @@ def _law_of_workers(question: SolveOptions) -> tuple[Distribution | JointDistrib
     if total > MOST_WORKERS:
         raise click.UsageError(f"there may be at most {MOST_WORKERS:,} workers, not {total:,}")
     if question.workers not in (None, total):
-        raise click.UsageError(
-            f"--cycle-time is given for {total} workers, but --workers is {question.workers}"
-        )
+        raise click.UsageError(f"--cycle-time is for {total} workers, but --workers is {question.workers}")
     if not others:
         return law, total
     laws = zip(counts, question.cycle_time, strict=True)
@@ -177,15 +170,13 @@ def _answer(question: SolveOptions, problem: Problem) -> tuple[list[Found], solv
     every = dict(tasks)
     if question.output == "table":  # a person reads how the best baseline compares, asked for or not
         every |= {name: method_of(name) for name in BASELINES if name not in tasks}
-    everything = _solve_all(question, problem, judged, every, required)
-    found = [one for one in everything if one[0]["method"] in tasks]
+    solved = _solve_all(question, problem, judged, every, required)
+    found = [one for one in solved if one[0]["method"] in tasks]
     rows, limit = [row for row, _ in found], float(runtime_limit(judged))
     answer = solve_table.SolveAnswer(problem, rows, limit, question.deadline)
     if question.output == "table":
         # One that asks its workers nothing, and gives the whole gradient.
-        silent = [
-            row for row, _ in everything if not row["round_trips"] and row["exact_gradient"] is not False
-        ]
+        silent = [row for row, _ in solved if not row["round_trips"] and row["exact_gradient"] is not False]
         baseline = solve_table.fastest([row for row in silent if every[row["method"]].baseline])
         interval, setup = _interval(question, problem, rows), _largest_setup(judged, rows)
         answer = answer._replace(baseline=baseline, interval=interval, setup=setup)

@@ -53,7 +53,6 @@ def runtime_of(row: Row) -> float:
 
 
 def fastest(rows: Sequence[Row]) -> Row | None:
-    """The row of least expected runtime, where one is known."""
     return min((row for row in rows if np.isfinite(runtime_of(row))), key=runtime_of, default=None)
 
 
@@ -86,7 +85,6 @@ def print_table(answer: SolveAnswer, remarks: Sequence[str] = ()) -> None:
         *_limit(answer),
         *_errors(answer),
         *_plan(answer),
-        *_needs(answer),
     )
 
 
@@ -181,18 +179,15 @@ def _errors(answer: SolveAnswer) -> Iterator[str]:
             text = f" {which} is faster than {bound / size:.4g}, which is {less:.2g} % less."
         yield f"{row['method']} is the best plan that a local search found.{text}"
     for row in [row for row in rows if "levels" in row][:1]:
-        levels = ", ".join(map(str, row["levels"]))
-        which, these = (
-            (f"the levels {levels}", "these") if "," in levels else (f"level {levels} alone", "this one")
-        )
-        yield f"{row['method']} uses {which}; its bound is for {these}."
+        levels, several = ", ".join(map(str, row["levels"])), "s" * (len(row["levels"]) > 1)
+        yield f"{row['method']} uses the level{several} {levels}; its bound is for no other."
     inexact = [output.row_label(row) for row in rows if row["exact_gradient"] is False]
     if inexact:
         yield f"Not the gradient of all data, but of a part of it: {', '.join(inexact)}."
 
 
 def _plan(answer: SolveAnswer) -> Iterator[str]:
-    """Of each kind the best plan: its blocks, and what is stored for them."""
+    """Of each kind the best plan: its blocks, what is stored for them, and where it is worth nothing."""
     order, of_all = "in the order in which they are computed", f"of the {num_workers(answer.problem)}"
     schedules = [row for row in answer.rows if row["schedule"] and len(row["schedule"]["sizes"]) > 1]
     for row in [row for row in schedules if "groups" in row["schedule"]][:1]:
@@ -217,18 +212,6 @@ def _plan(answer: SolveAnswer) -> Iterator[str]:
         what = f"{answer.parts} of its blocks (--format json: all tasks)"
         yield f"\nThe schedule of {row['method']}, {what}:"
         yield " ".join(map(str, row["schedule"]["sizes"]))
-
-
-def blocks(partition: Sequence[int]) -> str:
-    """`level: count` of those that are not empty."""
-    texts = [f"{level}:\0{count}" for level, count in enumerate(partition) if count]
-    rest = len(texts) - _MOST_BLOCKS
-    shown = texts[:_MOST_BLOCKS] + ([f"and\0{rest}\0more\0(--out\0FILE)"] if rest > 0 else [])
-    return textwrap.fill(", ".join(shown), 100).replace("\0", " ")  # lines end between blocks
-
-
-def _needs(answer: SolveAnswer) -> Iterator[str]:
-    """The condition under which the plan is worth anything."""
     if answer.setup and np.isfinite(answer.setup):
         cycles = answer.setup * float(answer.problem.total) * float(np.asarray(answer.problem.cycles))
         plain = f"{cycles:.0f}" if 100 <= cycles < 1e7 else f"{cycles:.3g}"
@@ -237,3 +220,11 @@ def _needs(answer: SolveAnswer) -> Iterator[str]:
             f"{100 * answer.setup:.2g} % of a backward pass ({plain} cycles per sample and subset), "
             "single_block is faster. Pass its cost with --setup-cycles."
         )
+
+
+def blocks(partition: Sequence[int]) -> str:
+    """`level: count` of those that are not empty."""
+    texts = [f"{level}:\0{count}" for level, count in enumerate(partition) if count]
+    rest = len(texts) - _MOST_BLOCKS
+    shown = texts[:_MOST_BLOCKS] + ([f"and\0{rest}\0more\0(--out\0FILE)"] if rest > 0 else [])
+    return textwrap.fill(", ".join(shown), 100).replace("\0", " ")  # lines end between blocks

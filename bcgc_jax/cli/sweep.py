@@ -180,9 +180,7 @@ def _end(statuses: Counter[str]) -> None:
     """Say how many rows are no problem; status 1 where one is none, or where no row is an answer."""
     invalid, infeasible = (statuses[status.name.lower()] for status in (Status.INVALID, Status.INFEASIBLE))
     if invalid:
-        say(
-            f"bcgc: {invalid} of {statuses.total()} rows are invalid: their numbers make no problem, or are "
-            "too large or small for float64"
-        )
+        why = "their numbers make no problem, or are too large or small for float64"
+        say(f"bcgc: {invalid} of {statuses.total()} rows are invalid: {why}")
     if invalid or infeasible == statuses.total():
         raise click.exceptions.Exit(1)

@@ -1,11 +1,12 @@
 """A trace that was named on the command line, and the law that stands for its times."""
 
 import sys
+from typing import Any
 
 import click
 import numpy as np
 
-from bcgc_jax.cli.commands import LAYOUT, Files, Times
+from bcgc_jax.cli.commands import LAYOUT, FitOptions, Times
 from bcgc_jax.cli.exit import say
 from bcgc_jax.cli.output import Row
 from bcgc_jax.distributions import Distribution, EmpiricalRows, JointDistribution
@@ -24,20 +25,17 @@ def read(asked: Times) -> Trace | None:
     """Cycle times, if a trace was named: seconds, or seconds over load where there are loads, and says so."""
     if asked.trace is None:
         return None
-    trace = read_loads(asked.trace, asked)
+    trace = read_loads(asked)
     if trace.load is not None:
-        say(
-            "bcgc: seconds are divided by their loads, as if all time grew with them; bcgc fit tells a "
-            "start-up apart"
-        )
+        say("bcgc: seconds are divided by their loads; bcgc fit tells a start-up apart")
     return trace.per_cycle()
 
 
-def read_loads(path: str, files: Files) -> Trace:
+def read_loads(asked: Times | FitOptions) -> Trace:
     """As the file has it; ValueError for one that cannot be read, UsageError for one without the columns."""
     try:
-        columns = {name: getattr(files, name) for name in LAYOUT}
-        return load_trace(sys.stdin.buffer if path == "-" else path, **columns)
+        columns = {name: getattr(asked, name) for name in LAYOUT}
+        return load_trace(sys.stdin.buffer if asked.trace == "-" else str(asked.trace), **columns)
     except ColumnError as error:
         options = "--step-column, --worker-column, --seconds-column"
         text = str(error).replace("step=, worker=, seconds=", options)
@@ -45,25 +43,21 @@ def read_loads(path: str, files: Files) -> Trace:
         raise click.UsageError(text.replace('layout="wide"', "--layout wide")) from None
 
 
-def trace_name(path: str | None) -> str:
-    return "standard input" if path == "-" else str(path)
+def trace_name(asked: Times | FitOptions) -> str:
+    return "standard input" if asked.trace == "-" else str(asked.trace)
 
 
-def workers_of(asked: Times, trace: Trace, workers: int | None, *, replayed: bool = False) -> int:
+def workers_of(
+    asked: Times | FitOptions, trace: Trace, workers: int | None, *, replayed: bool = False
+) -> int:
     """How many there are to be: those asked for, or those of the trace, which a replay needs."""
     if (asked.keep_workers or replayed) and workers not in (None, trace.num_workers):
         why = "--keep-workers keeps the steps of" if asked.keep_workers else "the trace has"
         raise ValueError(f"{why} {trace.num_workers} workers, not {workers}: leave --workers out")
-    other = "" if replayed else ", or give --workers"
-    return workers or at_least_two(asked.trace, trace, other)
-
-
-def at_least_two(path: str | None, trace: Trace, other: str = ", or give --workers") -> int:
-    """The workers of the trace; ValueError where there is one only."""
-    if trace.num_workers < 2:
-        name = trace_name(path)
+    if workers is None and trace.num_workers < 2:
+        name, other = trace_name(asked), "" if replayed else ", or give --workers"
         raise ValueError(f"{name} has one worker only: coding needs the times of at least two{other}")
-    return trace.num_workers
+    return workers or trace.num_workers
 
 
 def law_for(asked: Times, trace: Trace, workers: int) -> Distribution | JointDistribution:
@@ -71,6 +65,18 @@ def law_for(asked: Times, trace: Trace, workers: int) -> Distribution | JointDis
     if asked.keep_workers:
         return EmpiricalRows(trace.rows())
     return law_of(trace.seconds, workers, trace.censored, kind=asked.trace_law)
+
+
+def planned_for(
+    asked: Times, law: Any, workers: int | None, *, replayed: bool = False
+) -> tuple[Trace | None, Any, int]:
+    """The trace, if there is one, and the distribution and the number of workers that are planned for."""
+    if (trace := read(asked)) is not None:
+        workers = workers_of(asked, trace, workers, replayed=replayed)
+        law = law_for(asked, trace, workers)
+    if workers is None:
+        raise click.UsageError("give the number of workers with --workers")
+    return trace, law, workers
 
 
 def check_size(problem: Problem) -> None:

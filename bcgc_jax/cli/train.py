@@ -14,9 +14,8 @@ from bcgc_jax.cli.answers import describe_problem, each_possible, num_workers
 from bcgc_jax.cli.commands import TrainOptions
 from bcgc_jax.cli.exit import interruptible
 from bcgc_jax.cli.progress import Progress
-from bcgc_jax.cli.traces import check_size, law_for, read, workers_of
+from bcgc_jax.cli.traces import check_size, planned_for
 from bcgc_jax.coding.digits import DigitsRun, digits_problem, train_on_digits
-from bcgc_jax.distributions import Distribution, JointDistribution
 from bcgc_jax.measured.traces import Trace
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.problem import Problem, Status
@@ -33,8 +32,12 @@ METHODS = ("uncoded", "single_block", "tandon_partial", "time", "frequency", "op
 
 def answer(question: TrainOptions) -> None:
     with jax.enable_x64(True):  # for plans and clocks; the model is float32
-        trace = read(question)
-        problem, steps = _problem(question, trace)
+        trace, law, workers = planned_for(question, question.cycle_time, question.workers, replayed=True)
+        steps = None if trace is None else trace.rows()
+        names = ("units", "batch_size", "cycles", "setup_cycles")
+        given = {name: getattr(question, name) for name in names} | question.delivery()
+        problem = digits_problem(law, workers, question.model, **given)
+        iteration_of(problem).check_finite_means()
         schemes = question.asked(*(question.methods or METHODS))
         for method in schemes.values() if question.methods else []:
             method.check(problem)
@@ -55,23 +58,6 @@ def answer(question: TrainOptions) -> None:
         output.write_beside(question, question.curves, "Every iteration", write_curves)
         clock = "simulated time (cycles × unit of cycle time)" if question.simulated else "wall clock (s)"
         output.write_figure(question, lambda: plot.training(_iterations(runs), clock=clock))
-
-
-def _problem(question: TrainOptions, trace: Trace | None) -> tuple[Problem, np.ndarray | None]:
-    """What is planned for, and the steps of a trace, to be replayed."""
-    workers, steps = question.workers, None
-    law: Distribution | JointDistribution | None = question.cycle_time
-    if trace is not None:
-        workers = workers_of(question, trace, workers, replayed=True)
-        law, steps = law_for(question, trace, workers), trace.rows()
-    if workers is None:
-        raise click.UsageError("give the number of workers with --workers")
-    assert law is not None
-    names = ("units", "batch_size", "cycles", "setup_cycles")
-    given = {name: getattr(question, name) for name in names} | question.delivery()
-    problem = digits_problem(law, workers, question.model, **given)
-    iteration_of(problem).check_finite_means()
-    return problem, steps
 
 
 def _training(question: TrainOptions) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def test_curves_and_heat_maps_show_the_numbers_of_the_rows():
 
 def test_blocks_are_as_long_as_their_share_of_the_gradient():
     groups = OneOfEach((((0,), (1, 2)), ((0, 1, 2),)))
-    # Of the second block two workers compute all, or of the other groups one each.
+    # How many subsets each worker goes over for each block: as many as its group has workers.
     nested = Plan(
         jnp.array([10.0, 30.0]), np.arange(2), np.array([[1, 3], [2, 3], [2, 3]]), np.ones(2), groups
     )
@@ -78,9 +78,8 @@ def test_blocks_are_as_long_as_their_share_of_the_gradient():
     np.testing.assert_allclose(lengths[1], np.array([0.75, 0.25, 0.25, 0.75]))
     assert [text.get_text() for text in right.texts] == ["no fixed blocks"]
     halves = Plan(jnp.ones(2), np.arange(2), np.arange(2), np.array([0.4, 0.6]), AnyOf(3))
-    assert (
-        plot.drawn("tandon_partial", 1.0, halves).sizes.size == 0
-    )  # a part of the data, not of the gradient
+    # Its parts are of the data, not of the gradient.
+    assert plot.drawn("tandon_partial", 1.0, halves).sizes.size == 0
 
 
 def test_a_file_becomes_a_picture_and_what_it_lacks_is_told(sweep, command):

@@ -57,7 +57,6 @@ solve SMALL --cycle-time pareto:scale=1,shape=0.9 -> mean of Pareto is infinite
 solve SMALL --cycle-time two-speed:fast=1,slow=inf,probability=0.2 -> deadline
 solve --trace no-such-file.csv --coordinates 9 -> File 'no-such-file.csv' does not exist
 slove -> slove
-sweep SIZES -> give the distribution of the cycle time, with --cycle-time or --trace
 sweep SIZES PARETO -> needs shape
 sweep SIZES PARETO --axis shap=1,2 -> has the parameters scale, shape
 sweep SIZES PARETO --axis scale=1,2 -> given twice
@@ -71,13 +70,11 @@ sweep SIZES PARETO --axis shape=2 --out sweep.txt -> must end in .csv or .parque
 sweep SIZES PARETO --axis shape=2 --objective completion-probability -> needs a --deadline
 solve --workers 131073 --coordinates 9 LAW -> at most 131,072, got '131073'
 solve SMALL UNIFORM --levels 0-99999999999 -> at most 131,072
-sweep --workers 2:1e15 --coordinates 9 LAW -> must be at most 131,072
 train --workers 1501 LAW -> at most 1,500, got '1501'
 solve SMALL --cycle-time deterministic:time=2 -> expected deterministic:value=
 solve SMALL --cycle-time exponential:rate=-1 -> rate must be finite and > 0, got -1
 solve --workers 9 --coordinates 1e19 LAW -> at most 9,007,199,254,740,992, got '1e19'
 solve SMALL UNIFORM --layout wide -> --layout has no effect without --trace
-train -> give the distribution of the cycle time, with --cycle-time or --trace
 train --workers 4 LAW --target 2 -> at most 1
 train --workers 4 LAW --batch-size 10000 -> --batch-size must be from 1 to 375
 train --workers 4 --cycle-time pareto:scale=1,shape=0.9 -> infinite
@@ -91,8 +88,6 @@ solve SMALL UNIFORM --overlap -> --overlap has no effect without --send-time
 solve SMALL UNIFORM --chain-cycles 1 --method subgradient -> no --chain-cycles
 solve --workers 3 --coordinates 60 --cycle-time '2*uniform:low=1,high=2' UNIFORM WEIBULL
     -> --start-up may be a law where all workers have one law of the cycle time
-sweep SMALL UNIFORM --start-up weibull:scale=3 -> shape missing
-sweep SMALL UNIFORM --start-up 1,-2 -> at least 0, got '-2'
 train RAY LAW --method limit -> "limit" is no scheme
 train RAY LAW --method nothing -> no method 'nothing'
 train RAY LAW --method uncoded --address somewhere -> HOST:PORT, got somewhere

@@ -43,21 +43,16 @@ def left(monkeypatch):
     return statuses
 
 
-@pytest.fixture
-def endless():
-    """Work that has no end before the test has."""
+def test_ctrl_c_is_heard_while_a_thread_works():
     over = threading.Event()
-    yield over.wait
-    over.set()
 
-
-def test_ctrl_c_is_heard_while_a_thread_works(endless):
     def work():
         os.kill(os.getpid(), signal.SIGINT)
-        endless()
+        over.wait()
 
     with pytest.raises(KeyboardInterrupt):
         command_exit.interruptible(work)
+    over.set()
 
 
 def test_work_in_a_thread_has_the_callers_precision_and_errors():

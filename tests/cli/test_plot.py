@@ -111,14 +111,18 @@ def test_a_plan_has_no_columns_to_choose(command, tmp_path):
         assert (status, err) == (2, f"bcgc: {asked.split()[0]} has no effect on a plan\n")
 
 
-def test_small_runtimes_and_whole_workers_are_plain_numbers():
+def test_small_runtimes_are_plain_numbers_and_what_has_none_is_left_out():
     one = plot.Drawn("nested", 82.7, np.ones(2), np.array([1.0, 8.0]))
     left, _, bar = plot.plans([one]).axes
     assert left.get_xlabel() == "expected runtime\n(cycles × unit of cycle time)"
     assert left.patches[0].get_bbox().width == 82.7  # type: ignore[attr-defined]
     assert all(tick == round(tick) for tick in bar.get_yticks())
-    left = plot.plans([one._replace(runtime=2e8)]).axes[0]
+    none = plot.Drawn("ferdinand_full", np.nan, np.zeros(0), np.zeros(0))
+    left = plot.plans([none, one._replace(runtime=2e8)]).axes[0]
     assert "$10^{8}$ cycles" in left.get_xlabel()
+    assert [label.get_text() for label in left.get_yticklabels()] == ["nested groups, no code"]
+    with pytest.raises(click.UsageError, match="no scheme has a finite expected runtime"):
+        plot.plans([none])
 
 
 def test_every_command_draws_its_answer(command, tmp_path, monkeypatch):
@@ -157,14 +161,6 @@ def test_a_saved_plan_has_the_blocks_of_its_workers_and_no_padding():
     # By hand: s + 1 workers, and of 3 the (3 - s)-th is waited for, 50 + 1000 (1/3 + ... + 1/(s + 1)).
     cost = [(s + 1) * (50 + 1000 * sum(1 / k for k in range(s + 1, 4))) for s in range(3)]
     assert drawn.copies.tolist() == [1 + np.argmin(cost)]
-
-
-def test_schemes_without_a_runtime_are_left_out():
-    none = plot.Drawn("ferdinand_full", np.nan, np.zeros(0), np.zeros(0))
-    left, _ = plot.plans([none, plot.Drawn("uncoded", 3.0, np.ones(1), np.ones(1))], "seconds").axes[:2]
-    assert [label.get_text() for label in left.get_yticklabels()] == ["uncoded"]
-    with pytest.raises(click.UsageError, match="no scheme has a finite expected runtime"):
-        plot.plans([none])
 
 
 def test_a_curve_is_the_median_of_its_seeds():

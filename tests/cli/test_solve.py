@@ -10,7 +10,6 @@ import pytest
 
 from bcgc_jax import Problem, ShiftedExponential, Solution, expected_runtime
 from bcgc_jax.cli.solve_table import blocks
-from tests.cli.steps import TIMES
 from tests.scripts import python
 
 PAPER = ["--workers", "20", "--coordinates", "20000", "--samples", "50", "--cycles", "1"]
@@ -111,16 +110,6 @@ def test_an_overflow_is_not_infinity(refusal):
     assert "1.8e308, an overflow" in refusal("solve", *PAPER[:4], *huge, *LAW)
 
 
-def test_a_trace_brings_its_law_and_its_number_of_workers(answer, trace):
-    found = answer("solve", "--trace", trace, "--coordinates", "100", *of("uncoded"))
-    assert found["problem"]["num_workers"] == 4
-    assert found["problem"]["cycle_time"]["measured_times"] == 24
-    # E max of 4 draws with replacement from the 24 times, written out.
-    t, share = np.sort(TIMES.ravel()), np.arange(1, 25) / 24
-    expected = np.sum(t * (share**4 - (share - 1 / 24) ** 4)) * 100 / 4
-    assert found["solutions"][0]["expected_runtime"] == pytest.approx(expected, rel=1e-9)
-
-
 @pytest.mark.slow
 def test_workers_that_are_not_alike_get_a_law_each(answer):
     args = ["solve", "--coordinates", "3000", "--cycle-time", "3*uniform:low=0.7,high=1.6", "--workers", "4"]
@@ -144,16 +133,6 @@ def test_workers_that_are_not_alike_get_a_law_each(answer):
     assert found["problem"]["cycle_time"] == fast
     exact = 3000 / 3 * (0.7 + 0.9 * 3 / 4)
     assert found["solutions"][0]["expected_runtime"] == pytest.approx(exact, rel=1e-9)
-
-
-def test_a_trace_may_keep_its_workers(refusal, answer, trace):
-    args = ["solve", "--trace", trace, "--keep-workers", "--coordinates", "3000", "--method", "uncoded"]
-    found = answer(*args)
-    law = found["problem"]["cycle_time"]
-    assert (law.pop("mean"), law) == (pytest.approx(TIMES.mean()), {"law": "rows", "steps": 6, "workers": 4})
-    expected = TIMES.max(axis=1).mean() * 3000 / 4
-    assert found["solutions"][0]["expected_runtime"] == pytest.approx(expected, rel=1e-9)
-    assert "the steps of 4 workers, not 3" in refusal(*args, "--workers", "3")
 
 
 @pytest.mark.slow

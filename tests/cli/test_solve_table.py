@@ -67,10 +67,10 @@ def test_best_found_where_nothing_is_proven(printed):
         row("uncoded", 66.0, [60, 0, 0], lower_bound=40.0),
     ]
     problem = Problem(Deterministic(2.0), 3, 60, start_up=Weibull(4000.0, 0.7))
-    lines, text = printed(problem, rows, 30.0, baseline=rows[1])
-    assert lines[2].split()[:6] == ["optimal", "50", "-24.2", "%", "best", "found"]
-    assert lines[3].split()[:6] == ["uncoded", "66", "+0.0", "%", "50", "%"]
-    assert "a local search found. None is faster than 44, which is 12 % less." in text
+    lines, text = printed(problem, rows, 30.0, baseline=rows[1], unit=(2.0, "seconds"))
+    assert lines[2].split()[:6] == ["optimal", "25", "-24.2", "%", "best", "found"]
+    assert lines[3].split()[:6] == ["uncoded", "33", "+0.0", "%", "50", "%"]
+    assert "a local search found. None is faster than 22, which is 12 % less." in text
     assert "no idle time, after the first start-up" in text
 
 

@@ -76,11 +76,15 @@ def test_flags_are_named_by_the_commands_and_not_by_the_library(refusal, tmp_pat
     assert "`EmpiricalRows`" in description.remarks()[0]
 
 
-def test_a_sweep_keeps_the_workers_as_solve_does(answer, trace):
-    asked = ["--trace", trace, "--keep-workers", "--method", "uncoded"]
-    runtimes = [row["expected_runtime"] for row in answer("sweep", *asked, "--coordinates", "2000,3000")]
-    mean = TIMES.max(axis=1).mean()
-    assert runtimes == pytest.approx([mean * 2000 / 4, mean * 3000 / 4], rel=1e-8)
+def test_a_trace_may_keep_its_workers(refusal, answer, trace):
+    asked = ["--trace", trace, "--keep-workers", "--method", "uncoded", "--coordinates"]
+    found, mean = answer("solve", *asked, "3000"), TIMES.max(axis=1).mean() * 1000 / 4
+    law = found["problem"]["cycle_time"]
+    assert (law.pop("mean"), law) == (pytest.approx(TIMES.mean()), {"law": "rows", "steps": 6, "workers": 4})
+    assert found["solutions"][0]["expected_runtime"] == pytest.approx(3 * mean, rel=1e-9)
+    assert "the steps of 4 workers, not 3" in refusal("solve", *asked, "3000", "--workers", "3")
+    runtimes = [row["expected_runtime"] for row in answer("sweep", *asked, "2000,3000")]
+    assert runtimes == pytest.approx([2 * mean, 3 * mean], rel=1e-8)
 
 
 @pytest.mark.slow
@@ -114,13 +118,16 @@ def _stdin(content: bytes) -> io.TextIOWrapper:
     return io.TextIOWrapper(io.BufferedReader(_Bytes(content)))  # type: ignore[arg-type]
 
 
-def test_a_trace_comes_from_standard_input_too(answer, monkeypatch, trace):
-    asked = ("--coordinates", "100", "--method", "uncoded")
-    its = answer("solve", "--trace", trace, *asked)
+def test_a_trace_brings_its_law_and_its_number_of_workers_from_standard_input_too(answer, monkeypatch, trace):
     monkeypatch.setattr(sys, "stdin", _stdin(Path(trace).read_bytes()))
-    mine = answer("solve", "--trace", "-", *asked)
-    assert mine["problem"] == its["problem"]
-    assert mine["solutions"][0]["expected_runtime"] == its["solutions"][0]["expected_runtime"]
+    # E max of 4 draws with replacement from the 24 times, written out.
+    t, share = np.sort(TIMES.ravel()), np.arange(1, 25) / 24
+    expected = np.sum(t * (share**4 - (share - 1 / 24) ** 4)) * 100 / 4
+    for name in (trace, "-"):
+        found = answer("solve", "--trace", name, "--coordinates", "100", "--method", "uncoded")
+        assert found["problem"]["num_workers"] == 4
+        assert found["problem"]["cycle_time"]["measured_times"] == 24
+        assert found["solutions"][0]["expected_runtime"] == pytest.approx(expected, rel=1e-9)
 
 
 def test_what_is_wrong_with_standard_input_is_told_by_its_name(command, refusal, monkeypatch):

@@ -83,6 +83,7 @@ def test_a_trace_may_keep_its_workers(refusal, answer, trace):
     assert (law.pop("mean"), law) == (pytest.approx(TIMES.mean()), {"law": "rows", "steps": 6, "workers": 4})
     assert found["solutions"][0]["expected_runtime"] == pytest.approx(3 * mean, rel=1e-9)
     assert "the steps of 4 workers, not 3" in refusal("solve", *asked, "3000", "--workers", "3")
+    assert "the trace has 4 workers, not 3" in refusal("train", "--trace", trace, "--workers", "3")
     runtimes = [row["expected_runtime"] for row in answer("sweep", *asked, "2000,3000")]
     assert runtimes == pytest.approx([2 * mean, 3 * mean], rel=1e-8)
 

@@ -95,7 +95,9 @@ def test_what_a_table_says_of_a_plan_is_so(command, answer, x64):
 
 def test_a_plan_is_written_where_it_is_asked_for(answer, tmp_path, x64):
     path = tmp_path / "plan.json"
-    best = answer("solve", *PAPER, *LAW, *of("time", "tandon_partial"), "--out", str(path))["solutions"][0]
+    methods = of("limit", "time", "tandon_partial")
+    limit, best, _ = answer("solve", *PAPER, *LAW, *methods, "--out", str(path))["solutions"]
+    assert limit["method"] == "limit"  # the fastest, and no plan
     found: Any = Solution.load(path)
     assert (found.method, found.rounded.tolist()) == ("time", best["partition"])
     assert found.partition.shape == found.levels.shape == found.rounded.shape == (20,)

@@ -97,12 +97,7 @@ def points(method: str, own: Sequence[Scheme] = (), *, filled: bool = False) -> 
 
 
 def legend_handle(
-    method: str,
-    own: Sequence[Scheme] = (),
-    *,
-    marker: bool = True,
-    filled: bool = False,
-    label: str | None = None,
+    method: str, own: Sequence[Scheme] = (), *, marker: bool = True, filled: bool = False, label: str = ""
 ) -> "Line2D":
     """A legend entry of a method: its line, and its marker with it if `marker`, open unless `filled`."""
     from matplotlib.lines import Line2D

@@ -27,17 +27,16 @@ def _run() -> int:
 
         from bcgc_jax.cli.commands import cli
 
-        try:
-            return cli.main(prog_name="bcgc", standalone_mode=False) or 0
-        except click.exceptions.NoArgsIsHelpError as error:
-            click.echo(error.format_message())
-            return 0
-        except click.ClickException as error:
-            say(f"bcgc: {' '.join(error.format_message().split())}")
-        except click.Abort as stop:
-            interrupted("bcgc", *stop.args)
-    except ModuleNotFoundError as error:
+        return cli.main(prog_name="bcgc", standalone_mode=False) or 0
+    except ModuleNotFoundError as error:  # of click too: first
         say(f"bcgc: {error.name} is missing: {to_install('cli')}")
     except BrokenPipeError:  # the reader (`| head`) has what it wanted
         return 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return 0
+    except click.ClickException as error:
+        say(f"bcgc: {' '.join(error.format_message().split())}")
+    except click.Abort as stop:
+        interrupted("bcgc", *stop.args)
     return 2

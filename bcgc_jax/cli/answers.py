@@ -1,31 +1,43 @@
 """Answers as plain values: laws and what is asked beside them, rows of solutions, and plans in files."""
 
-from collections.abc import Callable
-from typing import Any
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeVar
 
-import click
 import jax.numpy as jnp
 import numpy as np
 
 from bcgc_jax._pytree import replace
 from bcgc_jax.cli.arguments import law_name
-from bcgc_jax.cli.commands import Delivery
-from bcgc_jax.cli.output import Row, beside_the_answer, finite
+from bcgc_jax.cli.output import Row, finite
+from bcgc_jax.cli.progress import Progress
 from bcgc_jax.distributions import Distribution, JointDistribution
 from bcgc_jax.plans.completion import FirstHolder, OneOfEach
-from bcgc_jax.plans.plan import Plan, Requirements, partition_plan
+from bcgc_jax.plans.plan import Plan, partition_plan
 from bcgc_jax.plans.runtime import completion_probability, partition_of_units
 from bcgc_jax.plans.schedules import turns_of
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution, whole_numbers
 from bcgc_jax.solvers.baselines import alpha_of
+from bcgc_jax.solvers.methods import Method
 
-# What a scheme needs, in JSON's own values.
-_KINDS: tuple[Callable[[Any], Any], ...] = (int, finite, int, bool)
+T = TypeVar("T")
+
+# What a scheme needs (`Requirements`), in JSON's own values.
+_NEEDS: dict[str, Callable[[Any], Any]] = {
+    "stored_subsets": int,
+    "sent": finite,
+    "round_trips": int,
+    "exact_gradient": bool,
+}
 
 
 def num_workers(problem: Problem) -> int:
     return int(np.asarray(problem.num_workers))
+
+
+def status_name(solution: Solution) -> str:
+    return Status(int(solution.status)).name.lower()
 
 
 def describe_law(law: Distribution | JointDistribution) -> Any:
@@ -37,22 +49,44 @@ def describe_law(law: Distribution | JointDistribution) -> Any:
     return {"law": law_name(type(law)), **plain}
 
 
-def describe_delivery(asked: Delivery) -> dict[str, Any]:
-    """Start-up, link and chain of one problem; what was not asked for is not there."""
-    given = asked.keywords()
-    return given | {"start_up": describe_law(given["start_up"])} if asked.random else given
+def describe_problem(problem: Problem) -> Row:
+    """Its numbers and laws in JSON's own values; what was not asked for is not there."""
+    described = {field.name: getattr(problem, field.name) for field in dataclasses.fields(problem)}
+    del described["max_workers"]
+    described["overlap"] = problem.overlap or None
+    return {
+        name: describe_law(value) if hasattr(value, "summary") else np.asarray(value).tolist()
+        for name, value in described.items()
+        if value is not None
+    }
+
+
+def each_possible(
+    methods: Mapping[str, Method], required: Collection[str], doing: str, work: Callable[[str, Method], T]
+) -> list[T]:
+    """What `work` makes of each; those that are not `required` may be impossible here, if not all are."""
+    found, refused = [], None
+    with Progress(total=len(methods)) as bar:
+        for name, method in methods.items():
+            bar.begin(f"{doing} {name}")
+            try:
+                found.append(work(name, method))
+            except ValueError as error:
+                if name in required:
+                    raise
+                refused = error
+    if refused is not None and not found:
+        raise refused
+    return found
 
 
 def solution_row(problem: Problem, solution: Solution, seconds: float, deadline: float | None) -> Row:
     """What the table, the JSON and the CSV of `bcgc solve` say of a solution."""
-    status = Status(int(solution.status))
-    exists = status is not Status.INFEASIBLE
+    exists = int(solution.status) != Status.INFEASIBLE
+    plan, needs = (solution.plan, solution.needs) if exists else (None, None)
     certified = float(solution.lower_bound) > 0  # 0 bounds any runtime, and says nothing
-    needs: list[Any] = [None for _ in _KINDS]
-    if exists and solution.needs is not None:
-        needs = [kind(value) for kind, value in zip(_KINDS, solution.needs, strict=True)]
     row: Row = {
-        "status": status.name.lower(),
+        "status": status_name(solution),
         "expected_runtime": finite(solution.expected_runtime),
         "runtime_error": finite(solution.runtime_error),
         "lower_bound": finite(solution.lower_bound) if certified else None,
@@ -60,12 +94,11 @@ def solution_row(problem: Problem, solution: Solution, seconds: float, deadline:
         "kind": solution.kind,
         "partition": None,
         "partition_runtime": None,
-        "schedule": _schedule(problem, solution.plan) if exists and solution.plan is not None else None,
-        **dict(zip(Requirements._fields, needs, strict=True)),
+        "schedule": None if plan is None else _schedule(problem, plan),
+        **{name: None if needs is None else kind(getattr(needs, name)) for name, kind in _NEEDS.items()},
         "seconds": round(seconds, 4),
     }
-    nested = solution.plan is not None and isinstance(solution.plan.completion, OneOfEach)
-    judged: Any = solution.plan if nested and exists else None
+    judged: Any = plan if plan is not None and isinstance(plan.completion, OneOfEach) else None
     if solution.rounded is not None and exists:
         row["partition"] = np.asarray(solution.rounded)[: num_workers(problem)].tolist()
         row["partition_runtime"] = finite(solution.rounded_runtime)
@@ -88,14 +121,6 @@ def _schedule(problem: Problem, plan: Plan) -> Row | None:
     if isinstance(rule, OneOfEach):
         return known | {"groups": rule.groups}
     return known | {"tasks": np.stack([turns_of(plan), np.asarray(plan.block)], axis=1).tolist()}
-
-
-def write_plan(solution: Solution, path: str, said: str) -> None:
-    """Once the answer is printed; `said` of the file, if anything."""
-    with beside_the_answer(path):
-        save_plan(solution, path)
-    if said:
-        click.echo(f"\n{said}: {path}")
 
 
 def save_plan(solution: Solution, path: str) -> None:

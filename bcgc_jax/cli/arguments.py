@@ -1,6 +1,7 @@
-"""What a person may type on the command line: numbers, laws; each refused in one clear line.
+"""What a person may type on the command line: names, numbers, laws; each refused in one clear line.
 
-JAX comes with a law that is typed, and with nothing else here.
+JAX comes with a law that is typed, and with nothing else here. What the names stand for is the library's, and
+`tests/cli/test_imports.py` tests that both agree.
 """
 
 import difflib
@@ -12,12 +13,49 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from bcgc_jax.cli.names import LAWS, MOST_WORKERS, SYNONYMS
-
 if TYPE_CHECKING:
     import numpy as np
 
     from bcgc_jax.distributions import Distribution
+
+MOST_WORKERS = 2**17  # as in Python; a plan that needs no search then takes two minutes
+OBJECTIVES = ("expected-runtime", "completion-probability")
+
+# The parameters of each law with their defaults. The class of shifted-exponential is ShiftedExponential.
+LAWS: dict[str, dict[str, float | None]] = {
+    "shifted-exponential": {"rate": None, "shift": 0.0},
+    "exponential": {"rate": None},
+    "weibull": {"scale": None, "shape": None, "shift": 0.0},
+    "pareto": {"scale": None, "shape": None},
+    "lognormal": {"location": None, "scale": None, "shift": 0.0},
+    "gamma": {"shape": None, "rate": None, "shift": 0.0},
+    "uniform": {"low": None, "high": None},
+    "two-speed": {"fast": None, "slow": None, "probability": None},
+    "deterministic": {"value": None},
+}
+SYNONYMS = {"concentration": "shape"}  # read as well
+FITTED_LAWS = tuple(LAWS)[:7]
+METHODS = (
+    "optimal, subgradient, time, frequency, deadline, nested, uncoded, single_block, tandon_partial, "
+    "ferdinand_full, ferdinand_half, limit, tandon:NUMBER, ferdinand:NUMBER, cyclic:NUMBER, "
+    "alternating:NUMBER, backup:NUMBER, sharing:NUMBER, multi_message:NUMBER, nested:NUMBER"
+)
+
+# Of a trace: how its file is laid out, and which law stands for it.
+LAYOUTS = ("auto", "long", "wide")
+TRACE_LAWS = ("auto", "atoms", "smooth", "pareto-tail")
+
+SWEPT = (".csv", ".parquet")  # files of a sweep
+PICTURES = (".png", ".svg", ".pdf")
+
+# Of a training.
+ENGINES = ("simulated", "ray")
+MODELS = ("softmax", "perceptron")
+UNITS = ("coordinates", "leaves", "layers")
+MOST_IMAGES = 1500  # to train with, one a worker at least
+
+_LARGEST = 2**53  # beyond it not all whole numbers are numbers
+_LONGEST = 1_000_000  # numbers on an axis
 
 
 def law_help() -> str:
@@ -28,11 +66,6 @@ def law_help() -> str:
 def _usage(law: str) -> str:
     given = (f"{name}=" if value is None else f"[{name}={value:g}]" for name, value in LAWS[law].items())
     return f"{law}:{','.join(given)}"
-
-
-SEED = click.IntRange(0, 2**63 - 1)  # what a key is made of
-_LARGEST = 2**53  # beyond it not all whole numbers are numbers
-_LONGEST = 1_000_000  # numbers on an axis
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -54,35 +87,28 @@ class Argument(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
-class Number(Argument):
+def number(low: float = 0, high: float = math.inf, *, include: bool = False, whole: bool = False) -> Argument:
     """A finite number above (or from) `low`, at most `high`; whole ones may be typed as 1e6."""
+    high = min(high, _LARGEST) if whole else high
+    bound = "" if low == -math.inf else f" {'at least' if include else 'above'} {low:g}"
 
-    def __init__(
-        self, low: float = 0, high: float = math.inf, *, include: bool = False, whole: bool = False
-    ) -> None:
-        super().__init__("number", self.number)
-        self.low, self.include, self.whole = low, include, whole
-        self.high = min(high, _LARGEST) if whole else high
-
-    def number(self, text: str) -> float | int:
+    def read(text: str) -> float | int:
         try:
-            number = float(text)
+            found = float(text)
         except ValueError:
-            number = math.nan
-        good = math.isfinite(number) and (number > self.low or (self.include and number == self.low))
-        if not good or (self.whole and number != int(number)):
-            what = "a whole number" if self.whole else "a finite number"
-            bound = (
-                f"{'at least' if self.include else 'above'} {self.low:g}" if math.isfinite(self.low) else ""
-            )
-            raise ValueError(f"must be {what} {bound}".rstrip() + f", got {text!r}")
-        if number > self.high:
-            raise ValueError(f"must be at most {self.high:,}, got {text!r}")
-        return int(number) if self.whole else number
+            found = math.nan
+        good = math.isfinite(found) and (found > low or (include and found == low))
+        if not good or (whole and found != int(found)):
+            raise ValueError(f"must be a {'whole' if whole else 'finite'} number{bound}, got {text!r}")
+        if found > high:
+            raise ValueError(f"must be at most {high:,}, got {text!r}")
+        return int(found) if whole else found
+
+    return Argument("number", read)
 
 
-COUNT = Number(1, include=True, whole=True)
-WORKERS = Number(1, MOST_WORKERS, include=True, whole=True)
+COUNT = number(1, include=True, whole=True)
+WORKERS = number(1, MOST_WORKERS, include=True, whole=True)
 
 
 def read_open_law(text: str) -> tuple[str, dict[str, float]]:
@@ -92,25 +118,21 @@ def read_open_law(text: str) -> tuple[str, dict[str, float]]:
         raise ValueError(f"unknown distribution {name!r}{did_you_mean(name, LAWS)}; known: {', '.join(LAWS)}")
     given: dict[str, float] = {}
     for part in filter(None, parameters.split(",")):
-        key, equals, number = (word.strip() for word in part.partition("="))
+        key, _, number = (word.strip() for word in part.partition("="))
         key = SYNONYMS.get(key, key)
-        if not equals or key not in LAWS[name]:
-            hint = did_you_mean(key, LAWS[name])
-            raise ValueError(f"cannot read {part!r} in {text!r}{hint}; expected {_usage(name)}")
-        if key in given:
-            raise ValueError(f"{key} is given twice in {text!r}")
+        known = key in LAWS[name] and key not in given
         try:
-            given[key] = float(number)
+            given[key] = float(number if known else "")
         except ValueError:
-            raise ValueError(f"{key} must be a number, got {number!r}; expected {_usage(name)}") from None
+            hint = "" if key in LAWS[name] else did_you_mean(key, LAWS[name])
+            raise ValueError(f"cannot read {part!r} in {text!r}{hint}; expected {_usage(name)}") from None
     return name, given
 
 
 def read_law(text: str) -> "Distribution":
     """NAME:PARAMETER=VALUE,… of a law."""
     name, given = read_open_law(text)
-    missing = missing_parameters(name, given)
-    if missing:
+    if missing := missing_parameters(name, given):
         raise ValueError(f"{', '.join(missing)} missing in {text!r}; expected {_usage(name)}")
     return law_class(name)(**given)
 
@@ -121,21 +143,20 @@ def read_law_of_workers(text: str) -> "tuple[int | None, Distribution]":
     return COUNT.read(count) if star else None, read_law(law)
 
 
-def number_or_law(number: Argument, law: Callable[[str], Any]) -> Argument:
-    """Numbers of one kind, or NAME:PARAMETER=VALUE,… of a law of another."""
-    return Argument("number or law", lambda text: (law if text[:1].isalpha() else number.read)(text))
+def number_or_law(numbers: Argument) -> Argument:
+    """Numbers, or NAME:PARAMETER=VALUE,… of a law."""
+    name = f"{numbers.name} or law"
+    return Argument(name, lambda text: (read_law if text[:1].isalpha() else numbers.read)(text))
 
 
 def missing_parameters(law: str, given: Collection[str]) -> list[str]:
-    """Parameters of a law that have no default and are not given."""
     return [name for name, default in LAWS[law].items() if default is None and name not in given]
 
 
 def law_class(law: str) -> type["Distribution"]:
-    """What a name stands for."""
     from bcgc_jax import distributions
 
-    found: type[Distribution] = getattr(distributions, "".join(part.capitalize() for part in law.split("-")))
+    found: type[Distribution] = getattr(distributions, law.title().replace("-", ""))
     return found
 
 
@@ -144,46 +165,41 @@ def law_name(law: type) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", law.__name__).lower()
 
 
-def axis(number: Number) -> Argument:
+def axis(one: Argument) -> Argument:
     """Numbers: 3, or 1,2,5, or LOW:HIGH:COUNT with equal steps, LOW:HIGH:COUNT:log with equal ratios."""
 
     def read(text: str) -> "np.ndarray":
         import numpy as np
 
         if ":" not in text:
-            return np.unique([number.read(part) for part in text.split(",")])
+            return np.unique([one.read(part) for part in text.split(",")])
         low, high, *rest = text.split(":")
-        first, last, logarithmic = number.read(low), number.read(high), rest[1:] == ["log"]
-        if last < first or (not rest and not number.whole) or len(rest) > 1 + logarithmic:
-            raise ValueError(
-                f"must be numbers such as 1,2,5, or LOW:HIGH:COUNT, LOW:HIGH:COUNT:log, LOW not above HIGH, "
-                f"got {text!r}"
+        first, last, logarithmic = one.read(low), one.read(high), rest[1:] == ["log"]
+        whole = isinstance(first, int)
+        if last < first or not (rest or whole) or len(rest) > 1 + logarithmic or (logarithmic and first <= 0):
+            known = (
+                "numbers such as 1,2,5, or LOW:HIGH:COUNT, or above 0 LOW:HIGH:COUNT:log, LOW not above HIGH"
             )
-        if logarithmic and first <= 0:
-            raise ValueError(f"a logarithmic axis starts above 0, got {text!r}")
+            raise ValueError(f"must be {known}, got {text!r}")
         count = int(COUNT.read(rest[0]) if rest else last - first + 1)
         if count > _LONGEST:
             raise ValueError(f"an axis has at most {_LONGEST:,} numbers, got {text!r}")
         values = (np.geomspace if logarithmic else np.linspace)(first, last, count)
-        return np.unique(np.round(values).astype(int)) if number.whole else values
+        return np.unique(np.round(values).astype(int)) if whole else values
 
     return Argument("axis", read)
 
 
-def read_named_axis(text: str) -> "tuple[str, np.ndarray]":
-    """PARAMETER=AXIS."""
-    name, equals, numbers = (word.strip() for word in text.partition("="))
-    if not equals:
-        raise ValueError(f"must be PARAMETER=NUMBERS such as rate=1e-4:1e-1:33:log, got {text!r}")
-    return SYNONYMS.get(name, name), axis(Number(-math.inf)).read(numbers)
+def named(form: str, example: str, value: Argument) -> Argument:
+    """NAME=VALUE, which the help calls `form`: the name, and the value read."""
 
+    def read(text: str) -> tuple[str, Any]:
+        name, equals, typed = (word.strip() for word in text.partition("="))
+        if not equals:
+            raise ValueError(f"must be {form} such as {example}, got {text!r}")
+        return SYNONYMS.get(name, name), value.read(typed)
 
-def read_where(text: str) -> tuple[str, float]:
-    """COLUMN=NUMBER."""
-    name, equals, number = (word.strip() for word in text.partition("="))
-    if not equals:
-        raise ValueError(f"must be COLUMN=NUMBER such as num_workers=20, got {text!r}")
-    return name, float(Number(-math.inf).read(number))
+    return Argument(form, read)
 
 
 def read_levels(text: str) -> tuple[str, tuple[int, ...]]:
@@ -192,12 +208,28 @@ def read_levels(text: str) -> tuple[str, tuple[int, ...]]:
     for part in text.split(","):
         found = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
         low, high = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
-        if high < low:
-            raise ValueError(f"must be levels and ranges such as 0,3,7-9, got {text!r}")
-        if high >= MOST_WORKERS:
-            raise ValueError(f"levels are below N, and N is at most {MOST_WORKERS:,}: got {text!r}")
+        if high < low or high >= MOST_WORKERS:
+            below = f"below N, which is at most {MOST_WORKERS:,}"
+            raise ValueError(f"must be levels and ranges such as 0,3,7-9, {below}, got {text!r}")
         levels.update(range(low, high + 1))
     return text, tuple(sorted(levels))
+
+
+def read_method(text: str) -> str:
+    """NAME or NAME:NUMBER; what the number may be the library knows."""
+    kind, known = text.partition(":")[0], {name.partition(":")[0] for name in METHODS.split(", ")}
+    if kind not in known:
+        raise ValueError(f"no method {kind!r}{did_you_mean(kind, known)}; known: {METHODS}")
+    return text
+
+
+METHOD = Argument("method", read_method)
+LAW, OPEN_LAW = Argument("law", read_law), Argument("law", read_open_law)
+LAW_OF_WORKERS = Argument("law", read_law_of_workers)
+LEVELS = Argument("levels", read_levels)
+_ANY_NUMBER = number(-math.inf)
+PARAMETER = named("PARAMETER=NUMBERS", "rate=1e-4:1e-1:33:log", axis(_ANY_NUMBER))
+COLUMN = named("COLUMN=NUMBER", "num_workers=20", _ANY_NUMBER)
 
 
 def refuse_without_effect(reason: str, *names: str) -> None:

@@ -15,11 +15,8 @@ from bcgc_jax.exact.crossing import MANY
 _MOST_BYTES = 2**26  # the README's `bcgc solve` leaves 1 MB; JAX looks at all entries whenever it adds one
 _MAX_WORKERS_STEP = 32
 
-_COMPILING = (
-    "/jax/core/compile/jaxpr_trace_duration",
-    "/jax/core/compile/jaxpr_to_mlir_module_duration",
-    "/jax/core/compile/backend_compile_duration",
-)
+_STAGES = ("jaxpr_trace", "jaxpr_to_mlir_module", "backend_compile")
+_COMPILING = [f"/jax/core/compile/{stage}_duration" for stage in _STAGES]
 
 
 def keep_programs() -> None:
@@ -36,16 +33,13 @@ def keep_programs() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-def padded_workers(
-    num_workers: int, law: Distribution | JointDistribution, *, own_schemes: bool = False
-) -> int:
+def padded_workers(num_workers: int, law: Distribution | JointDistribution) -> int:
     """The static maximum below which N is traced: one program serves many N, and none is slower by it.
 
-    Not for atoms and rows, which have a trace in their shape, nor for schemes of the user's own, which may
-    count on N levels; nor for many workers, whose smooth steps need to know N.
+    Not for atoms and rows, which have a trace in their shape, nor for many workers, whose steps know N.
     """
     padded = -(-num_workers // _MAX_WORKERS_STEP) * _MAX_WORKERS_STEP
-    if law.width() is not None or law.pooled().atomic or own_schemes or padded > MANY:
+    if law.width() is not None or law.pooled().atomic or padded > MANY:
         return num_workers
     return padded
 

@@ -39,17 +39,11 @@ def flush() -> str:
 
 
 def interrupted(command: str, hint: str = "") -> NoReturn:
-    """Say so and leave."""
+    """Say so and exit at once: threads that compile do not stop, and jaxlib may crash as it is torn down."""
     say(f"{command}: interrupted" + (f": {hint}" if hint else ""))
-    leave(130)
-
-
-def leave(status: int) -> NoReturn:
-    """Exit at once: threads that compile cannot be stopped, and jaxlib may crash where it is torn down."""
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError, AttributeError):
-            stream.flush()
-    os._exit(status)
+    with suppress(ValueError):
+        flush()
+    os._exit(130)
 
 
 def say(line: str) -> None:
@@ -58,10 +52,8 @@ def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def interruptible(work: Callable[[], T], timeout: float | None = None) -> T:
-    """`work` done in a thread, in the caller's precision, so that Ctrl-C is heard meanwhile: what compiles or
-    waits for others holds signals back. TimeoutError after so many seconds.
-    """
+def interruptible(work: Callable[[], T]) -> T:
+    """`work` done in a thread, so that Ctrl-C is heard meanwhile: what compiles holds signals back."""
     import jax
 
     x64 = bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
@@ -75,4 +67,4 @@ def interruptible(work: Callable[[], T], timeout: float | None = None) -> T:
             done.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
-    return done.result(timeout)
+    return done.result()

@@ -1,6 +1,5 @@
 """`bcgc fit`: from a log of measured times to a law, and to the plans that this and other laws lead to."""
 
-import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,21 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from rich.table import Column
 
-from bcgc_jax.cli import figures, traces
-from bcgc_jax.cli.answers import describe_law, write_plan
+from bcgc_jax.cli import output, plot, traces
+from bcgc_jax.cli.answers import describe_law, save_plan, status_name
 from bcgc_jax.cli.commands import FitOptions
 from bcgc_jax.cli.compilation import padded_workers
 from bcgc_jax.cli.exit import interruptible
-from bcgc_jax.cli.output import (
-    Row,
-    Shown,
-    console,
-    finite,
-    names,
-    print_answer,
-    print_rows,
-    write_figure,
-)
+from bcgc_jax.cli.output import Row, Shown, finite, print_lines
 from bcgc_jax.cli.progress import Progress
 from bcgc_jax.distributions import Distribution
 from bcgc_jax.measured.choice import law_of
@@ -32,7 +22,7 @@ from bcgc_jax.measured.fits import MAX_TIMES, Fit, fit_laws
 from bcgc_jax.measured.likelihood import FAMILIES
 from bcgc_jax.measured.start_up import StartUpFit, fit_start_up, one_load
 from bcgc_jax.measured.traces import Trace
-from bcgc_jax.problem import Problem, Status
+from bcgc_jax.problem import Problem
 from bcgc_jax.solution import Solution, assess
 from bcgc_jax.solvers.optimum import FEW_UNITS
 from bcgc_jax.solvers.solve import solve
@@ -45,18 +35,19 @@ NO_LOADS = (
     "The trace has {loads}. So it cannot tell which share of the time does not grow with the work (a "
     "start-up, a queue): time at least two loads, better three, and write them in a column `load`."
 )
-Laws = dict[str, dict[str, Distribution]]  # of a problem, by what a plan for them is called
 
 
 class FitAnswer(NamedTuple):
     """What there is to say.
 
     `times`: of the trace, or where there are loads relative to the mean at each, which is what `description`
-    and `fits` are of; `plans`: a row for each law, `best` the first one's solution; `start_up`: with loads.
+    is of; `seconds`: what `fits` are of; `plans`: a row for each law, `best` the first one's solution;
+    `start_up`: with loads.
     """
 
     trace: Trace
     times: Trace
+    seconds: np.ndarray
     description: Description
     remarks: list[str]
     fits: list[Fit]
@@ -67,86 +58,60 @@ class FitAnswer(NamedTuple):
 
 def answer(question: FitOptions) -> None:
     with jax.enable_x64(True):
-        with Progress("reading", 1) as bar:
+        with Progress("reading") as bar:
             found = interruptible(lambda: _answer(question, bar))
-        file, output = Path(traces.trace_name(question.trace)).name, question.output
-        document = _json(found) if output == "json" else None
-        print_answer(output, [_fit_row(fit) for fit in found.fits], document, lambda: _print(file, found))
-        if question.figure is not None:
-            times, laws = _to_fit(found.times, found.start_up), [(fit.name, fit.law) for fit in found.fits]
-            draw = functools.partial(figures.fits, times, found.times.censored, laws)
-            write_figure(draw, question.figure, told=output == "table")
-        if question.out is not None:
-            said = f"The plan for {found.plans[0]['law']}" * (output == "table")
-            write_plan(found.best, question.out, said)
+        file, rows = Path(traces.trace_name(question)).name, [_fit_row(fit) for fit in found.fits]
+        output.print_answer(question, rows, lambda: _json(found, rows), lambda: _print(file, found))
+        laws, said = [(fit.name, fit.law) for fit in found.fits], f"The plan for {found.plans[0]['law']}"
+        output.write_figure(question, lambda: plot.fits(found.seconds, found.times.censored, laws))
+        output.write_beside(question, question.out, said, lambda path: save_plan(found.best, path))
 
 
 def _answer(question: FitOptions, bar: Progress) -> FitAnswer:
-    trace = traces.read_loads(question.trace, lambda share: bar.reach(share, 1))
-    workers = traces.workers_of(question.trace, trace, question.workers)
+    trace = traces.read_loads(question)
+    workers = traces.workers_of(question, trace, question.workers)
     bar.what = "describing"
-    start_up, times, cycles = None, trace.per_cycle(), question.cycles or 1.0
+    start_up, times, cycles, mean = None, trace.per_cycle(), question.cycles or 1.0, 1.0
     if not one_load(trace):
         start_up = fit_start_up(trace)
         # Of each iteration's largest load the time, as a share of the mean at that load.
-        last, (start, cycle) = trace.largest_loads(), start_up.means
-        times = last._replace(seconds=last.seconds / (start + cycle * np.asarray(last.load)), load=None)
+        last, (start, mean) = trace.largest_loads(), start_up.means
+        times = last._replace(seconds=last.seconds / (start + mean * np.asarray(last.load)), load=None)
         cycles = question.cycles or start_up.loads[1] * workers / (question.samples * question.coordinates)
-    description = describe(times)
-    fits = _fits(question, times, start_up, bar)
-    laws = _laws(times, description, fits, workers) if start_up is None else _laws_of_loads(start_up)
+    description, seconds = describe(times), np.asarray(times.seconds * mean)
+    fits: list[Fit] = []
+    if start_up is None or question.laws:  # plans for times at several loads need no fit
+        bar.reach(0, len(question.laws) or len(FAMILIES))
+        given: dict[str, Any] = {"laws": list(question.laws) or None, "num_replicates": question.replicates}
+        given["progress"] = lambda name: bar.begin(f"fitting {name}")
+        fits = fit_laws(jax.random.key(question.seed), seconds, times.censored, **given)
+    laws = _laws(times, description, fits, start_up, workers)
     problems = {name: _problem(law, workers, question, cycles) for name, law in laws.items()}
     bar.reach(0, len(laws))
     solutions: dict[str, Solution] = {}
     for name, problem in problems.items():
-        bar.what = f"planning for the distribution `{name}`"
+        bar.begin(f"planning for the distribution `{name}`")
         solutions[name] = solve(problem)
-        bar.done += 1
     steps = times if start_up is None else None
     plans = [_plan(name, solutions.get(name), problems, steps, workers) for name in (*laws, UNCODED)]
-    remarks = _remarks(trace, description, plans, start_up)
-    best = solutions[next(iter(laws))]
-    return FitAnswer(trace, times, description, remarks, fits, plans, best, start_up)
+    remarks, best = _remarks(trace, description, plans, start_up), solutions[next(iter(laws))]
+    return FitAnswer(trace, times, seconds, description, remarks, fits, plans, best, start_up)
 
 
-def _fits(question: FitOptions, times: Trace, start_up: StartUpFit | None, bar: Progress) -> list[Fit]:
-    """Of times at several loads only the laws that were asked for: plans need none."""
-    if start_up is not None and not question.laws:
-        return []
-    bar.reach(0, len(question.laws) or len(FAMILIES))
-
-    def advance(name: str) -> None:
-        bar.what = f"fitting {name}"
-        bar.done += 1
-
-    return fit_laws(
-        jax.random.key(question.seed),
-        _to_fit(times, start_up),
-        times.censored,
-        laws=list(question.laws) or None,
-        num_replicates=question.replicates,
-        progress=advance,
-    )
-
-
-def _to_fit(times: Trace, start_up: StartUpFit | None) -> np.ndarray:
-    """Of times as shares of the mean at their load, the mean cycle time's seconds."""
-    return np.asarray(times.seconds * (1.0 if start_up is None else start_up.means[1]))
-
-
-def _laws(trace: Trace, description: Description, fits: list[Fit], workers: int) -> Laws:
-    """What to plan for: the best fit, the measured times, and if it is heavy their tail."""
+def _laws(
+    trace: Trace, description: Description, fits: list[Fit], start_up: StartUpFit | None, workers: int
+) -> dict[str, dict[str, Distribution]]:
+    """What to plan for, first what is thought best: the best fit, the measured times, and if it is heavy
+    their tail; with loads start-up and cycle time apart, and as if all time grew with the load.
+    """
+    if start_up is not None:
+        both = {APART: start_up.apart, TOGETHER: {"cycle_time": start_up.per_cycle}}
+        return both if start_up.separable else dict(reversed(both.items()))
     known = {fits[0].name: fits[0].law, MEASURED: law_of(trace.seconds, workers, trace.censored)}
     if description.tail_index.value > 0:
         known[HEAVY] = law_of(trace.seconds, workers, trace.censored, kind="pareto-tail")
     # No plan has a finite runtime under a law without a mean; the measured times have theirs.
     return {name: {"cycle_time": law} for name, law in known.items() if np.isfinite(float(law.mean()))}
-
-
-def _laws_of_loads(start_up: StartUpFit) -> Laws:
-    """Of start-up and cycle time apart, and as if all time grew with the load: first what to plan for."""
-    known = {APART: start_up.apart, TOGETHER: {"cycle_time": start_up.per_cycle}}
-    return known if start_up.separable else dict(reversed(known.items()))
 
 
 def _problem(laws: dict[str, Distribution], workers: int, question: FitOptions, cycles: float) -> Problem:
@@ -163,12 +128,8 @@ def _plan(
     """The optimum under a law, or none, and how long it takes under every law, and in whole `steps`."""
     one = next(iter(problems.values()))
     counts = np.where(np.arange(workers) == 0, int(one.total), 0)
-    found: Row = {"expected_runtime": None, "relative_gap": None, "status": "converged"}
     if solution is not None:
         counts = np.asarray(solution.rounded)[:workers]
-        status = Status(int(solution.status)).name.lower()
-        value, gap = finite(solution.expected_runtime), finite(solution.relative_gap)
-        found = {"expected_runtime": value, "relative_gap": gap, "status": status}
 
     def runtime(problem: Problem) -> float | None:
         # By the program that solutions are assessed with.
@@ -178,7 +139,9 @@ def _plan(
     taken = np.zeros(0) if steps is None else traces.replay(steps, one, counts)
     return {
         "law": name,
-        **found,
+        "expected_runtime": None if solution is None else finite(solution.expected_runtime),
+        "relative_gap": None if solution is None else finite(solution.relative_gap),
+        "status": "converged" if solution is None else status_name(solution),
         "partition": counts.tolist(),
         "runtime_under": {other: runtime(problem) for other, problem in problems.items()},
         "replayed_runtime": float(taken.mean()) if taken.size else None,
@@ -205,14 +168,9 @@ def _remarks(
     return [*said, NO_LOADS.format(loads=loads)]
 
 
-def _json(answer: FitAnswer) -> Row:
-    rows = {
-        "trace": answer.description._asdict(),
-        "remarks": answer.remarks,
-        "fits": [_fit_row(fit) for fit in answer.fits],
-        "plans": answer.plans,
-    }
-    fit, problem = answer.start_up, answer.best.problem
+def _json(answer: FitAnswer, fits: list[Row]) -> Row:
+    trace, fit, problem = answer.description._asdict(), answer.start_up, answer.best.problem
+    rows = {"trace": trace, "remarks": answer.remarks, "fits": fits, "plans": answer.plans}
     if fit is None or problem is None:
         return rows
     return rows | {
@@ -240,29 +198,27 @@ def _print(file: str, answer: FitAnswer) -> None:
     loads = f", at {every.size} loads from {every[0]:g} to {every[-1]:g}" if start_up else ""
     missing = f", {d.num_missing} cells missing" if d.num_missing else ""
     cut = f", {d.num_censored} cut off" if d.num_censored else ""
-    unit = "relative to the mean at their load" if start_up else "seconds"
-    lines = [
-        f"{file}: {trace.seconds.size} times of {d.num_workers} workers over {d.num_steps} steps"
-        f"{loads}{missing}{cut}",
-        f"{unit}: mean {d.mean:.4g}, standard deviation {d.deviation:.3g}, median {d.median:.4g}, "
-        f"99 % {d.high:.4g}, largest {d.largest:.4g}",
+    steps = f"{d.num_workers} workers over {d.num_steps} steps"
+    print_lines(
+        f"{file}: {trace.seconds.size} times of {steps}{loads}{missing}{cut}",
+        f"{'relative to the mean at their load' if start_up else 'seconds'}: mean {d.mean:.4g}, standard "
+        f"deviation {d.deviation:.3g}, median {d.median:.4g}, 99 % {d.high:.4g}, largest {d.largest:.4g}",
         f"share of variance: between workers {d.between_workers}, common to a step {d.between_steps}",
         f"correlation of a worker's time with its next {d.autocorrelation}",
         f"tail index {d.tail_index}, where 0 is exponential and from 1 on the mean is infinite",
         "(in brackets: 95 % intervals)\n",
-    ]
+    )
     if start_up:
         start, cycle = start_up.mean_start_up, start_up.mean_cycle_time
-        lines.append(f"mean start-up {start}, mean cycle time {cycle} (± standard error)")
-    for line in [*lines, *answer.remarks]:
-        console().print(line, markup=False)
+        print_lines(f"mean start-up {start}, mean cycle time {cycle} (± standard error)")
+    print_lines(*answer.remarks)
     if answer.fits:
-        _print_fits(answer.fits, answer.times.seconds.size)
+        _print_fits(answer.fits, answer.seconds.size)
     _print_plans(answer)
 
 
 def _print_fits(fits: list[Fit], num_times: int) -> None:
-    best, screen = fits[0], console()
+    best = fits[0]
 
     def parameters(fit: Fit) -> str:
         errors = fit.standard_errors
@@ -271,9 +227,9 @@ def _print_fits(fits: list[Fit], num_times: int) -> None:
     def pvalue(value: float) -> str:
         return f"{value:.2f}" if value >= 0.095 else f"{value:.3f}"
 
-    screen.print()
+    print_lines("")
     columns: list[Shown] = [
-        (names("law"), lambda fit: fit.name),
+        (output.names("law"), lambda fit: fit.name),
         (Column("parameters ± standard error"), parameters),
         ("AIC above\nbest", lambda fit: f"{fit.aic - best.aic:.1f}"),
         ("Kolmogorov–\nSmirnov", lambda fit: f"{fit.kolmogorov_smirnov:.4f}"),
@@ -281,20 +237,19 @@ def _print_fits(fits: list[Fit], num_times: int) -> None:
         ("Anderson–\nDarling", lambda fit: f"{fit.anderson_darling:.3g}"),
         ("p", lambda fit: pvalue(fit.anderson_darling_pvalue)),
     ]
-    print_rows(fits, columns)
-    alike = [fit.name for fit in fits[1:] if fit.aic - best.aic < 2]
-    text = f"\nBest: {best.name}" + (f"; {' and '.join(alike)} cannot be told from it" if alike else "")
+    output.print_rows(fits, columns)
+    alike = " and ".join(fit.name for fit in fits[1:] if fit.aic - best.aic < 2)
     if min(best.anderson_darling_pvalue, best.kolmogorov_smirnov_pvalue) < 0.05:
-        screen.print(f"{text}. Even it does not describe the times (p < 0.05): plan for the measured times.")
+        verdict = ". Even it does not describe the times (p < 0.05): plan for the measured times."
     else:
-        screen.print(f"{text}, and the times may well come from it.")
+        verdict = ", and the times may well come from it."
+    print_lines(f"\nBest: {best.name}{alike and f'; {alike} cannot be told from it'}{verdict}")
     if num_times > MAX_TIMES:
-        screen.print(f"Fitted to {MAX_TIMES} of the {num_times} times, drawn at random.")
+        print_lines(f"Fitted to {MAX_TIMES} of the {num_times} times, drawn at random.")
 
 
 def _print_plans(answer: FitAnswer) -> None:
-    plans, laws, screen = answer.plans, list(answer.plans[0]["runtime_under"]), console()
-    problem = answer.best.problem
+    plans, laws, problem = answer.plans, list(answer.plans[0]["runtime_under"]), answer.best.problem
     assert problem is not None
     unit, name = traces.unit_of(answer.trace, problem)
     if answer.start_up:
@@ -308,18 +263,16 @@ def _print_plans(answer: FitAnswer) -> None:
 
         return f"under\n{law}", cell
 
-    def replayed_runtime(plan: Row) -> str:
+    def replayed(plan: Row) -> str:
         return f"{plan['replayed_runtime'] / unit:.5g} ± {plan['replayed_error'] / unit:.2g}"
 
-    columns: list[Shown] = [(names("plan for"), lambda plan: plan["law"]), *map(under, laws)]
+    columns: list[Shown] = [(output.names("plan for"), lambda plan: plan["law"]), *map(under, laws)]
     if plans[0]["replayed_runtime"] is not None:
-        columns.append(("in the steps of\nthe trace", replayed_runtime))
-    print_rows(plans, columns, title="\nExpected runtime of each plan")
-    screen.print(f"Runtimes are of whole coordinates, in {name}.")
+        columns.append(("in the steps of\nthe trace", replayed))
+    output.print_rows(plans, columns, title="\nExpected runtime of each plan")
+    print_lines(f"Runtimes are of whole coordinates, in {name}.")
     law = next(law for law in laws if law in (MEASURED, APART))
     values = [plan["runtime_under"][law] for plan in plans[:-1]]
     if None not in values:
-        worst = 100 * (max(values) / min(values) - 1)
-        screen.print(
-            f"\nUnder {law} the choice of what to plan for changes the runtime by at most {worst:.2g} %."
-        )
+        worst = f"{100 * (max(values) / min(values) - 1):.2g} %"
+        print_lines(f"\nUnder {law} the choice of what to plan for changes the runtime by at most {worst}.")

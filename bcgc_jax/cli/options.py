@@ -1,18 +1,21 @@
 """Options of commands, each declared once: as a field of the dataclass that a command is asked with.
 
-JAX is imported when a command is answered: not for help, nor to refuse what was typed.
+JAX is imported when a command is answered: not for help, nor to refuse what was typed. Errors are one line,
+in the words of the options.
 """
 
 import dataclasses
 import importlib
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
 
 def option(
-    kind: Any, text: str | None = None, *, typed: str | None = None, default: Any = None, **more: Any
+    kind: Any, text: str | None = None, typed: str | None = None, *, default: Any = None, **more: Any
 ) -> Any:
     """A field that is an option of its name, or of the one that is `typed`; `text` is its help.
 
@@ -33,59 +36,65 @@ def option(
     return dataclasses.field(metadata={"made": made})
 
 
-def argument(kind: Any) -> Any:
-    """A field that is an argument of the command."""
-    return dataclasses.field(metadata={"made": lambda name: click.Argument([name], type=kind)})
+def argument(kind: Any, **more: Any) -> Any:
+    return dataclasses.field(metadata={"made": lambda name: click.Argument([name], type=kind, **more)})
 
 
-def group(kind: type) -> Any:
-    """A field that is a dataclass of such fields; its docstring is the head of their section in the help."""
-    return dataclasses.field(metadata={"group": kind})
+# What the library calls a thing, and `--workers`, `--setup-cycles` and so on stand for.
+_TYPED = re.compile(
+    r"(?<![\w./-])(?:num_(workers|coordinates|samples)|"
+    r"(setup_cycles|start_up|send_time|chain_cycles|unit_costs|batch_size))\b"
+)
 
 
-def parameters(kind: type, section: str = "Options") -> Iterator[tuple[str, click.Parameter]]:
-    """What may be typed for a dataclass, each with its section; what is inherited comes last."""
-    inherited = {
-        field.name: str(base.__doc__) for base in kind.__mro__[1:-1] for field in dataclasses.fields(base)
-    }
-    for field in sorted(dataclasses.fields(kind), key=lambda field: field.name in inherited):
-        if nested := field.metadata.get("group"):
-            yield from parameters(nested, nested.__doc__)
-        else:
-            yield inherited.get(field.name, section), field.metadata["made"](field.name)
+def _as_typed(text: str) -> str:
+    """What the library says of its arguments, of the options that they came from."""
+    text = re.sub(
+        r'\bmethod="(.*?)"', r"--method \1", text.replace("take a smooth law", "take --trace-law smooth")
+    )
+    return _TYPED.sub(lambda found: f"--{(found[1] or found[2]).replace('_', '-')}", text)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """What is wrong with the input, or with its files, is told in one line and ends with status 2."""
+    try:
+        yield
+    except BrokenPipeError:  # the reader has enough: no error
+        raise
+    except OSError as error:
+        named = f"{error.filename}: " if error.filename else ""
+        raise click.UsageError(f"{named}{error.strerror or error}") from None
+    except (ValueError, ImportError) as error:
+        raise click.UsageError(_as_typed(str(error))) from None
 
 
 class Command(click.Command):
-    """Asked with the dataclass `kind`, whose docstring is its help; answered by the file of its name."""
+    """Asked with the dataclass `kind`: NAMEOptions, whose docstring is its help and whose `after` follows the
+    options there. What it inherits comes in sections, each headed by the docstring of a base. Answered by the
+    file of its name.
+    """
 
-    def __init__(self, name: str, kind: type, **texts: Any) -> None:
-        found = list(parameters(kind))
-        self.kind, self.sections = kind, {param.name: section for section, param in found}
-        params = [param for _, param in found]
-        super().__init__(name, params=params, callback=self.answer, help=kind.__doc__, **texts)
-
-    def asked(self, kind: Any, given: Mapping[str, Any]) -> Any:
-        """The dataclass of what was given."""
-        nested = {field.name: field.metadata.get("group") for field in dataclasses.fields(kind)}
-        return kind(**{name: self.asked(of, given) if of else given[name] for name, of in nested.items()})
+    def __init__(self, kind: Any) -> None:
+        bases, fields = kind.__mro__[:-1], dataclasses.fields(kind)
+        self.home = {field.name: base for base in bases for field in dataclasses.fields(base)}
+        self.kind, name = kind, kind.__name__.removesuffix("Options").lower()
+        ordered = sorted(fields, key=lambda field: bases.index(self.home[field.name]))
+        params = [field.metadata["made"](field.name) for field in ordered]
+        super().__init__(name, params=params, callback=self.answer, help=kind.__doc__, epilog=kind.after)
 
     def answer(self, **given: Any) -> None:
-        try:
-            question = self.asked(self.kind, given)
-        except ValueError as error:
-            raise click.UsageError(str(error)) from None
-        from bcgc_jax.cli.compilation import keep_programs
-        from bcgc_jax.cli.output import one_line_errors
-
-        keep_programs()
         with one_line_errors():
+            question = self.kind(**given)
+            importlib.import_module("bcgc_jax.cli.compilation").keep_programs()
             importlib.import_module(f"bcgc_jax.cli.{self.name}").answer(question)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         found: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
             if isinstance(param, click.Option) and (record := param.get_help_record(ctx)):
-                found.setdefault(self.sections.get(param.name, "Options"), []).append(record)
+                base = self.home.get(param.name or "", self.kind)
+                found.setdefault("Options" if base is self.kind else base.__doc__, []).append(record)
         for section, records in found.items():
             with formatter.section(section):
                 formatter.write_dl(records)

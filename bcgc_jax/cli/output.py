@@ -1,19 +1,17 @@
-"""What a command says: tables, JSON, CSV, and errors of one line."""
+"""What a command says: tables, JSON, CSV, and the names of files beside them."""
 
 import csv
 import json
 import math
-import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
 import click
 from rich.console import Console
 from rich.table import Column, Table
 
-from bcgc_jax.solvers.schemes import SchemeError
+from bcgc_jax.cli.commands import Files
 
 # Of the objects that `--format json` prints (output.schema.json): the next one where a field changes its
 # meaning or goes, not where one is added.
@@ -21,26 +19,19 @@ VERSION = 2
 _WIDTH = 100
 _NAME_WIDTH = 22
 
-
-def console(width: int = _WIDTH) -> Console:
-    """Prints on stdout, as wide on every screen, so that what is printed does not depend on it."""
-    return Console(width=width, highlight=False, file=sys.stdout)
-
-
-def names(head: str) -> Column:
-    """A column of names, which are not broken; a long one is cut, for the numbers come first."""
-    return Column(head, no_wrap=True, max_width=_NAME_WIDTH)
-
-
-def row_label(row: Mapping[str, Any]) -> str:
-    """What a row is called in a table: its method, the α of partial stragglers, and what it leaves out."""
-    alpha, inexact = row.get("alpha"), row.get("exact_gradient") is False
-    return row["method"] + ("" if alpha is None else f" α {alpha:.3g}") + " (inexact)" * inexact
-
-
 Row = dict[str, Any]
 # A column of a table: its head, and what it says of a row. One whose head is a string holds numbers.
 Shown = tuple[str | Column, Callable[[Any], str]]
+
+
+def console(width: int = _WIDTH) -> Console:
+    """Prints on stdout, as wide on every screen, so that what is printed does not depend on it."""
+    return Console(width=width, highlight=False, markup=False, file=sys.stdout)
+
+
+def print_lines(*lines: str) -> None:
+    for line in lines:
+        console().print(line)
 
 
 def print_rows(rows: Iterable[Any], columns: Sequence[Shown], title: str | None = None) -> None:
@@ -59,19 +50,27 @@ def print_rows(rows: Iterable[Any], columns: Sequence[Shown], title: str | None 
     console(width).print(shown)
 
 
-def figure(name: str, form: str = ".4g", unknown: str = "–") -> Callable[[Mapping[str, Any]], str]:
-    """A number of a row, where it is known."""
+def names(head: str) -> Column:
+    """A column of names, which are not broken; a long one is cut, for the numbers come first."""
+    return Column(head, no_wrap=True, max_width=_NAME_WIDTH)
 
+
+def row_label(row: Row) -> str:
+    """What a row is called in a table: its method, the α of partial stragglers, and what it leaves out."""
+    alpha, inexact = row.get("alpha"), row.get("exact_gradient") is False
+    return row["method"] + ("" if alpha is None else f" α {alpha:.3g}") + " (inexact)" * inexact
+
+
+def scheme_column() -> Shown:
+    return names("scheme"), row_label
+
+
+def figure(name: str, form: str = ".4g", unknown: str = "–") -> Callable[[Mapping[str, Any]], str]:
     def cell(row: Mapping[str, Any]) -> str:
         value = row.get(name)
         return unknown if value is None or not math.isfinite(value) else format(value, form)
 
     return cell
-
-
-def scheme_column() -> Shown:
-    """The first column of most tables."""
-    return names("scheme"), row_label
 
 
 def above_bound(value: float, bound: float | None) -> str:
@@ -91,12 +90,14 @@ def needs_columns(rows: Iterable[Row]) -> list[Shown]:
     return columns if asking else columns[:1]
 
 
-def print_answer(output: str, rows: Sequence[Row], document: Any, printed: Callable[[], None]) -> None:
+def print_answer(
+    question: Files, rows: Sequence[Row], document: Callable[[], Any], printed: Callable[[], None]
+) -> None:
     """As `--format` asks: CSV of the rows, JSON of the `document`, or what is `printed` for a person."""
-    if output == "csv":
+    if question.output == "csv":
         write_rows(rows)
-    elif output == "json":
-        click.echo(json_of(document))
+    elif question.output == "json":
+        click.echo(json_of(document()))
     else:
         printed()
 
@@ -123,11 +124,12 @@ def _plain(value: Any) -> Any:
     return finite(value) if isinstance(value, float) else value
 
 
-def write_rows(rows: Iterable[Mapping[str, Any]], file: TextIO | None = None) -> None:
+def write_rows(rows: Iterable[Row], file: TextIO | None = None) -> None:
     """CSV, on stdout or to `file`, with every column that a row has, in order of mention."""
     rows = list(rows)
-    columns = dict.fromkeys(name for row in rows for name in row)
-    writer = csv.DictWriter(file or sys.stdout, list(columns), lineterminator="\n")
+    writer = csv.DictWriter(
+        file or sys.stdout, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n"
+    )
     writer.writeheader()
     writer.writerows({name: _field(value) for name, value in row.items()} for row in rows)
 
@@ -136,53 +138,23 @@ def _field(value: Any) -> Any:
     """Several numbers with blanks between; nothing where one is infinite or unknown."""
     if isinstance(value, Mapping):
         return " ".join(f"{name}={figure(name, '.6g', '')(value)}" for name in value)
-    if isinstance(value, list | tuple):
-        return " ".join(map(str, value))
-    return finite(value) if isinstance(value, float) else value
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else _plain(value)
 
 
-# What the library calls a thing, and `--workers`, `--setup-cycles` and so on stand for.
-_TYPED = re.compile(
-    r"(?<![\w./-])(?:num_(workers|coordinates|samples)|"
-    r"(setup_cycles|start_up|send_time|chain_cycles|unit_costs|batch_size))\b"
-)
-
-
-def _as_typed(text: str) -> str:
-    """What the library says of its arguments, of the options that they came from."""
-    text = re.sub(r'\bmethod="(.*?)"', r"--method \1", text)
-    return _TYPED.sub(lambda found: f"--{(found[1] or found[2]).replace('_', '-')}", text)
-
-
-@contextmanager
-def beside_the_answer(path: str) -> Iterator[None]:
-    """What is written to `path` once the answer is printed: what fails is one line, and the answer stands."""
+def write_beside(question: Any, path: str | None, what: str, write: Callable[[str], Any]) -> None:
+    """`write` a file that was asked for. The answer is printed by then, and what fails is one line."""
+    if path is None:
+        return
     try:
-        yield
+        write(path)
     except Exception as error:  # of a disk, or of a library that draws
         why = error.strerror if isinstance(error, OSError) else None
         why = error.format_message() if isinstance(error, click.ClickException) else why
         why = why or f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise click.ClickException(f"cannot write {path}: {why}") from None
+    if getattr(question, "output", "table") == "table":
+        click.echo(f"\n{what}: {path}")
 
 
-def write_figure(draw: Callable[[], Any], path: str, *, told: bool) -> None:
-    """The picture beside an answer, and where a person reads, its name."""
-    with beside_the_answer(path):
-        draw().savefig(path, dpi=200)
-    if told:
-        click.echo(f"\nThe picture: {path}")
-
-
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """What is wrong with the input, or with its files, is told in one line and ends with status 2."""
-    try:
-        yield
-    except BrokenPipeError:  # the reader has enough: no error
-        raise
-    except OSError as error:
-        named = f"{error.filename}: " if error.filename else ""
-        raise click.UsageError(f"{named}{error.strerror or error}") from None
-    except (ValueError, ImportError, SchemeError) as error:
-        raise click.UsageError(_as_typed(str(error))) from None
+def write_figure(question: Files, draw: Callable[[], Any]) -> None:
+    write_beside(question, question.figure, "The picture", lambda path: draw().savefig(path, dpi=200))

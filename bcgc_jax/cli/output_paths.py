@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def check_file(option: str, path: str | os.PathLike[str], suffixes: Sequence[str] = ()) -> None:
+def check_file(option: str, path: str | os.PathLike[str] | None, suffixes: Sequence[str] = ()) -> None:
     """ValueError where a file cannot be written to `path`, or its name ends in none of the `suffixes`."""
+    if path is None:
+        return
     path = Path(path)
     if suffixes and path.suffix.lower() not in suffixes:
         raise ValueError(f"{option} must end in {' or '.join(suffixes)}, got {path}")
     folder = path.absolute().parent
-    if path.is_dir():
-        raise ValueError(f"{option}: {path} is a folder: name a file in it")
-    if not folder.is_dir():
-        raise ValueError(f"{option}: there is no folder {folder}")
+    if path.is_dir() or not folder.is_dir():
+        raise ValueError(f"{option}: cannot write {path}: name a file in a folder that is there")
     if not os.access(path if path.exists() else folder, os.W_OK):
         raise ValueError(f"{option}: cannot write {path}: permission denied")
 
@@ -26,8 +26,6 @@ def check_folder(option: str, path: str | os.PathLike[str]) -> None:
     """Make the folder `path` where it is missing; ValueError where files cannot be put there."""
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise ValueError(f"{option}: {path} is a file, not a folder") from None
     except OSError as error:
         raise ValueError(f"{option}: cannot write to {path}: {error.strerror or error}") from None
     if not os.access(path, os.W_OK):

@@ -1,42 +1,51 @@
-"""`bcgc plot`: a sweep's, a training's or a plan's file as a picture."""
+"""`bcgc plot`, and what `--figure FILE` draws: plans, sweeps, fitted distributions, trainings."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 import numpy as np
 
-from bcgc_jax.cli import figures
+from bcgc_jax import plotting
 from bcgc_jax.cli.commands import PlotOptions
-from bcgc_jax.cli.output import Row, beside_the_answer
+from bcgc_jax.cli.output import Row, write_beside
+from bcgc_jax.plans.plan import Plan
 from bcgc_jax.solution import Solution
 from bcgc_jax.sweeps.files import read_rows
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LABELS = {
+    "expected_runtime": plotting.RUNTIME_LABEL,
+    "relative_gap": "proven gap to the optimum",
+    "completion_probability": "probability of being in time",
+    "num_workers": "number of workers $N$",
+    "loss": "training loss",
+    "accuracy": "test accuracy",
+}
+
 
 def answer(question: PlotOptions) -> None:
-    path = Path(question.file)
-    if path.suffix == ".json":
-        figure = figures.plans([figures.of_solution(Solution.load(path))])
+    if question.file.suffix == ".json":
+        plan = Solution.load(question.file)
+        figure = plans([drawn(plan.method, float(plan.rounded_runtime), plan.plan)])
     else:
-        rows = _selected(read(path), question)
+        rows = _selected(read(question.file), question)
         if "iteration" in rows[0]:
-            figure = figures.training(rows, question.value or "loss")
+            figure = training(rows, question.value or "loss")
         else:
-            figure = figures.of_rows(rows, question.value or "expected_runtime", question.x, question.y)
-    out = question.out or str(path.with_suffix(".png"))
-    with beside_the_answer(out):
-        figure.savefig(out, dpi=200)
-    click.echo(f"The picture: {out}")
+            figure = of_rows(rows, question.value or "expected_runtime", question.x, question.y)
+    write_beside(question, question.picture, "The picture", lambda path: figure.savefig(path, dpi=200))
 
 
 def read(path: Path) -> list[Row]:
     """All rows of a table, numbers as numbers, None for what is empty."""
     rows = [{name: _number(value) for name, value in row.items()} for row in read_rows(path)]
     if not rows or "method" not in rows[0]:
-        raise click.UsageError(
-            f"{path} is no file of `bcgc sweep --out`, `bcgc train --curves` or `bcgc solve --out`"
-        )
+        raise click.UsageError(f"{path} is no file of `bcgc sweep`, `bcgc train` or `bcgc solve`")
     return rows
 
 
@@ -57,12 +66,178 @@ def _selected(rows: Sequence[Row], question: PlotOptions) -> list[Row]:
         raise click.UsageError(f"--method {unknown.pop()}: the file has {', '.join(known)}")
     chosen = [row for row in rows if row["method"] in (question.methods or known)]
     for name, number in question.where:
-        if name not in rows[0]:
-            raise click.UsageError(f"--where {name}: the file has the columns {', '.join(rows[0])}")
-        figures.check_numbers(chosen, name)
+        check_numbers(chosen, name)
         values = np.array([row[name] for row in chosen], float)
         near = values[np.argmin(np.abs(values - number))]
         if not np.isclose(near, number, rtol=1e-3):
             raise click.UsageError(f"--where {name}={number:g}: no such row; the nearest has {near:g}")
         chosen = [row for row, value in zip(chosen, values, strict=True) if value == near]
     return chosen
+
+
+class Drawn(NamedTuple):
+    """A scheme's expected `runtime`, and of each block its size and how many workers compute each subset."""
+
+    method: str
+    runtime: float
+    sizes: np.ndarray
+    copies: np.ndarray
+
+
+def drawn(method: str, runtime: float, plan: Plan | None) -> Drawn:
+    """Of a plan; there are no blocks where nobody plans who does what, or subsets are cut.
+
+    >>> from bcgc_jax.plans.plan import partition_plan
+    >>> drawn("optimal", 5.0, partition_plan(np.array([3.0, 0.0, 2.0]), 3)).copies.tolist()
+    [1.0, 3.0]
+    """
+    if plan is None or plan.completion is None or np.any(np.asarray(plan.share) < 1):
+        return Drawn(method, runtime, np.zeros(0), np.zeros(0))
+    sizes, block, data = (np.asarray(a, float) for a in (plan.sizes, plan.block, plan.data))
+    data = data if data.ndim == 1 else data.mean(axis=0)  # of workers in groups of unlike sizes
+    copies = np.bincount(block[block >= 0].astype(int), data[block >= 0], sizes.size)
+    return Drawn(method, runtime, sizes[sizes > 0], copies[sizes > 0])  # no padded levels
+
+
+def plans(schemes: Sequence[Drawn], unit: str = "cycles × unit of cycle time") -> "Figure":
+    """Left the runtime of each scheme; right its blocks, darker where more workers compute the same.
+
+    Schemes without a finite runtime are left out; UsageError where there is no other.
+    """
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.ticker import MaxNLocator
+
+    schemes = [one for one in schemes if np.isfinite(one.runtime)]
+    if not schemes:
+        raise click.UsageError("no scheme has a finite expected runtime")
+    figure, (left, right) = plotting.new_figure(
+        1, 2, size=(8.6, 1.6 + 0.32 * len(schemes)), sharey=True, width_ratios=(2, 3)
+    )
+    shades, norm = colormaps["Blues"], Normalize(0, max(one.copies.max(initial=1) for one in schemes))
+    power = math.floor(math.log10(max(one.runtime for one in schemes)))
+    power = power if not -2 <= power <= 3 else 0  # such numbers are read as they are
+    factor = f"$10^{{{power}}}$ " if power else ""
+    for place, one in enumerate(schemes):
+        left.barh(place, one.runtime / 10.0**power, color=plotting.style(one.method).color, height=0.7)
+        if not one.sizes.size:
+            right.text(0.01, place, "no fixed blocks", va="center", fontsize=8)
+            continue
+        share, colors = one.sizes / one.sizes.sum(), shades(norm(one.copies))
+        look: Any = {"color": colors, "edgecolor": "0.4", "linewidth": 0.3, "height": 0.7}
+        right.barh([place] * share.size, share, left=np.cumsum(share) - share, **look)
+    left.set_yticks(range(len(schemes)), [plotting.style(one.method).label for one in schemes])
+    left.invert_yaxis()
+    for axes in (left, right):
+        axes.grid(False, axis="y")
+    plotting.label_axes(left, f"expected runtime\n({factor}{unit})", "")
+    plotting.label_axes(right, "share of the gradient, in the order of computation", "")
+    right.set_xlim(0, 1)
+    bar = figure.colorbar(ScalarMappable(norm, shades), ax=right, ticks=MaxNLocator(4, integer=True))
+    bar.set_label("workers on\neach subset")
+    return figure
+
+
+def of_rows(
+    rows: Sequence[Row], value: str = "expected_runtime", x: str | None = None, y: str | None = None
+) -> "Figure":
+    """Of a sweep: curves over one number that varies, heat maps over two.
+
+    UsageError where the rows have no such column, and where more numbers vary.
+    """
+    problem = list(rows[0])[: list(rows[0]).index("method")]  # what was found comes after
+    varied = [name for name in problem if len({row[name] for row in rows}) > 1]
+    axes = [name for name in (x, y) if name] or varied[:2]
+    for name in (*axes, value):
+        check_numbers(rows, name)
+    if not axes:
+        raise click.UsageError("all rows are of one problem: there is nothing to draw a curve over")
+    if others := [name for name in varied if name not in axes]:
+        raise click.UsageError(
+            f"these columns vary: {', '.join(varied)}; choose one or two of them with --x and --y, and one "
+            f"value of {', '.join(others)} with --where"
+        )
+    return curves(rows, axes[0], value) if len(axes) == 1 else heat_maps(rows, axes[0], axes[1], value)
+
+
+def check_numbers(rows: Sequence[Row], name: str) -> None:
+    """UsageError where there is no such column, or one of words."""
+    if name not in rows[0]:
+        raise click.UsageError(f"there is no column {name}, only {', '.join(rows[0])}")
+    if words := [row[name] for row in rows if isinstance(row[name], str)]:
+        raise click.UsageError(f"the column {name} holds no numbers, but {words[0]!r}")
+
+
+def curves(rows: Sequence[Row], x: str, y: str) -> "Figure":
+    figure, (axes,) = plotting.new_figure()
+    handles = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        pairs = sorted((row[x], row[y]) for row in rows if row["method"] == method and row[y] is not None)
+        handles += axes.plot(*np.array(pairs).T, **plotting.curve(method))
+    plotting.label_axes(axes, LABELS.get(x, x), LABELS.get(y, y), log=_log(rows, x, y))
+    plotting.legend_outside(figure, handles)
+    return figure
+
+
+def _log(rows: Sequence[Row], *columns: str) -> str:
+    """Which axes are logarithmic: of positive numbers over more than a decade and a half."""
+    spans = [np.array([row[column] for row in rows if row[column] is not None], float) for column in columns]
+    return "".join(
+        name for name, a in zip("xy", spans, strict=True) if a.size and a.min() > 0 and a.max() > 30 * a.min()
+    )
+
+
+def heat_maps(rows: Sequence[Row], x: str, y: str, value: str) -> "Figure":
+    """`value` over `x` and `y`, a panel for each method, on one scale."""
+    from matplotlib.colors import LogNorm, Normalize
+
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    figure, panels = plotting.new_figure(1, len(methods), size=(1.8 + 2.9 * len(methods), 3.4), sharey=True)
+    across, up = (np.unique([row[name] for row in rows]) for name in (x, y))
+    found = np.full((len(methods), up.size, across.size), np.nan)
+    for row in rows:
+        at = methods.index(row["method"]), np.searchsorted(up, row[y]), np.searchsorted(across, row[x])
+        found[at] = np.nan if row[value] is None else row[value]
+    low, high = np.nanmin(found), np.nanmax(found)
+    norm = LogNorm(low, high) if 0 < low < high / 30 else Normalize(low, high)
+    for axes, method, numbers in zip(panels, methods, found, strict=True):
+        axes.grid(False)
+        image = axes.pcolormesh(across, up, numbers, cmap="cividis", norm=norm)
+        above, title = LABELS.get(y, y) if axes is panels[0] else "", plotting.style(method).label
+        plotting.label_axes(axes, LABELS.get(x, x), above, title=title, log=_log(rows, x, y))
+    figure.colorbar(image, ax=panels, label=LABELS.get(value, value))
+    return figure
+
+
+def fits(seconds: np.ndarray, censored: np.ndarray | None, laws: Sequence[tuple[str, Any]]) -> "Figure":
+    """P(T > t) of measured times (Kaplan and Meier), and of the four distributions that fit best."""
+    import jax.numpy as jnp
+
+    figure, (axes,) = plotting.new_figure()
+    order = np.argsort(seconds, axis=None)
+    times, whole = np.ravel(seconds)[order], np.ones(order.size)
+    if censored is not None:
+        whole = 1.0 - np.ravel(censored)[order]
+    measured = np.cumprod(1 - whole / np.arange(order.size, 0, -1))
+    handles = axes.step(times, measured, where="post", color="0.6", linewidth=3, label="measured")
+    grid = np.geomspace(times[0], times[-1], 200) if times[0] > 0 else np.linspace(times[0], times[-1], 200)
+    for (name, law), line in zip(laws, ("-", "--", "-.", ":"), strict=False):
+        handles += axes.plot(grid, np.asarray(law.survival(jnp.asarray(grid))), line, label=name)
+    log = "y" if times[0] <= 0 or times[-1] < 30 * times[0] else "xy"
+    plotting.label_axes(axes, "cycle time $t$ (s)", "$P(T > t)$", log=log)
+    axes.set_ylim(0.3 / times.size, 1.3)
+    plotting.legend_outside(figure, handles)
+    return figure
+
+
+def training(rows: Sequence[Row], value: str = "loss", clock: str = "time (in the file's unit)") -> "Figure":
+    """Of every iteration of some runs: a curve for each scheme, medians over its seeds."""
+    seeds: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    for row in rows:
+        seeds.setdefault((row["method"], row["iteration"]), []).append((row["time"], row[value]))
+    found = []
+    for (method, _), each in seeds.items():
+        time, middle = np.median(each, axis=0)
+        found.append({"method": method, clock: time, value: middle})
+    return curves(found, clock, value)

@@ -16,10 +16,11 @@ _QUIET, _TICK, _EVERY = 2.0, 0.2, 30.0  # seconds before a spinner, between its 
 
 
 class Progress:
-    """What is done now, and how far it is: so many of a `total`, or a share, of 1."""
+    """What is done now, and how far it is: so many of a `total`."""
 
-    def __init__(self, what: str = "", total: float = 0) -> None:
-        self.what, self.done, self.total = what, 0.0, total
+    def __init__(self, what: str = "", total: int = 0) -> None:
+        self.what = what
+        self.reach(0, total)
         self._ended, self._thread = threading.Event(), threading.Thread(target=self._show, daemon=True)
 
     def __enter__(self) -> "Progress":
@@ -32,13 +33,14 @@ class Progress:
         self._thread.join()
 
     def __str__(self) -> str:
-        done = f", {self.done:,.0f} of {self.total:,.0f}" if self.total > 1 else ""
-        if self.total == 1:
-            done = f", {100 * self.done:.0f} %"
+        done = f", {self.done:,} of {self.total:,}" if self.total > 1 else ""
         return f"{self.what}{done}, {time.monotonic() - self._began:.0f} s"
 
-    def reach(self, done: float, total: float) -> None:
-        self.done, self.total = done, total
+    def reach(self, done: int, total: int) -> None:
+        self.done, self.total, self._begun = done, total, 0
+
+    def begin(self, what: str) -> None:
+        self.what, self.done, self._begun = what, self._begun, self._begun + 1
 
     def _show(self) -> None:
         if sys.stderr is None or not sys.stderr.isatty():
@@ -53,8 +55,7 @@ class Progress:
 
 
 def each(items: Sequence[T], what: str) -> Iterator[T]:
-    """`items`, with the progress that is made with them."""
     with Progress(what, len(items)) as bar:
         for item in items:
+            bar.begin(what)
             yield item
-            bar.done += 1

@@ -1,7 +1,6 @@
 """`bcgc solve`: plan the blocks, and compare with every known scheme."""
 
 import functools
-from collections.abc import Sequence
 from typing import Any, TextIO
 
 import click
@@ -10,22 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from bcgc_jax._pytree import replace
-from bcgc_jax.cli import figures, solve_table, traces
-from bcgc_jax.cli.answers import describe_delivery, describe_law, num_workers, solution_row, write_plan
-from bcgc_jax.cli.arguments import Number
+from bcgc_jax.cli import plot, solve_table, traces
+from bcgc_jax.cli.answers import describe_problem, each_possible, save_plan, solution_row
+from bcgc_jax.cli.arguments import MOST_WORKERS, number
 from bcgc_jax.cli.commands import SolveOptions
 from bcgc_jax.cli.compilation import padded_workers, stopwatch
 from bcgc_jax.cli.exit import interruptible
-from bcgc_jax.cli.limits import check_size
-from bcgc_jax.cli.names import MOST_WORKERS, OBJECTIVES
-from bcgc_jax.cli.output import Row, print_answer, write_figure
-from bcgc_jax.cli.progress import Progress
+from bcgc_jax.cli.output import Row, print_answer, write_beside, write_figure
 from bcgc_jax.distributions import Distribution, Heterogeneous, JointDistribution
 from bcgc_jax.measured.resampling import bootstrap_interval
 from bcgc_jax.measured.traces import Trace
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.runtime import partition_of_units
-from bcgc_jax.problem import Problem, Status
+from bcgc_jax.problem import Problem
 from bcgc_jax.solution import Solution
 from bcgc_jax.solvers import runtime_limit
 from bcgc_jax.solvers.forward_pass import largest_setup
@@ -40,7 +36,7 @@ _DRAWN, _FEWEST_DRAWS = 2**17, 64
 # Operations of one expectation under measured times up to which ten more are not felt.
 _CHEAP = 1e8
 
-_PLANNED = [status.name.lower() for status in (Status.CONVERGED, Status.STEP_LIMIT, Status.INFINITE)]
+_PLANNED = ("converged", "step_limit", "infinite")
 
 # What a method found, as the command says it and as it is.
 Found = tuple[Row, Solution]
@@ -48,33 +44,37 @@ Found = tuple[Row, Solution]
 
 def answer(question: SolveOptions) -> None:
     with jax.enable_x64(True):
-        trace = traces.read(question.trace)
-        problem = _problem(question, trace)
-        found, best = interruptible(lambda: _answer(question, problem))
-        if all(row["status"] == "invalid" for row in found.rows):
+        trace, *laws = traces.planned_for(question, *_law_of_workers(question))
+        problem = _problem(question, *laws)
+        everything, found = interruptible(lambda: _answer(question, problem))
+        rows = found.rows
+        if all(row["status"] == "invalid" for row in rows):
             raise ValueError(f"no runtime is known: {solve_table.OVERFLOW}")
-        document = {"problem": _described(question, problem), "limit": found.limit, "solutions": found.rows}
         unit, name = traces.unit_of(trace, problem)
-        shown = found.in_units_of(unit)
+
+        def document() -> Row:
+            return {"problem": _described(question, problem), "limit": found.limit, "solutions": rows}
 
         def table() -> None:
-            solve_table.print_table(shown, name, _remarks(question, trace, found))
+            solve_table.print_table(found._replace(unit=(unit, name)), _remarks(question, trace, found))
 
-        print_answer(question.output, found.rows, document, table)
-        if question.figure is not None:
+        def draw() -> Any:
+            shown = [(row["method"], solve_table.runtime_of(row) / unit, one.plan) for row, one in everything]
             units = [] if trace is None else [name.partition(" (")[0]]
-            draw = functools.partial(figures.plans, [figures.drawn(row) for row in shown.rows], *units)
-            write_figure(draw, question.figure, told=question.output == "table")
-        if question.out is None:
-            return
-        if best is None:
+            return plot.plans([plot.drawn(*one) for one in shown], *units)
+
+        print_answer(question, rows, document, table)
+        write_figure(question, draw)
+        plans = [one for one in everything if one[0]["status"] in _PLANNED and one[0]["method"] != LIMIT]
+        if question.out is not None and not plans:
             raise ValueError("--out: there is no plan to write, for no method found one")
-        write_plan(best[1], question.out, f"The plan of {best[0]['method']}" * (question.output == "table"))
+        for row, solution in plans[:1]:
+            said = f"The plan of {row['method']}"
+            write_beside(question, question.out, said, functools.partial(save_plan, solution))
 
 
 def _tasks(question: SolveOptions, problem: Problem) -> dict[str, Method]:
-    every = (*PROPOSED, *BASELINES, *(scheme.name for scheme in question.schemes))
-    names = question.methods or (*["deadline"] * question.for_deadline, *every)
+    names = question.methods or (*["deadline"] * question.for_deadline, *PROPOSED, *BASELINES)
     draws = min(Subgradient.batch_size, max(_DRAWN // problem.max_workers, _FEWEST_DRAWS))
     options: dict[str, Any] = {"round_trip": question.round_trip, "batch_size": draws}
     if question.for_deadline:
@@ -91,50 +91,30 @@ def _remarks(question: SolveOptions, trace: Trace | None, answer: solve_table.So
     by_law, plan = solve_table.saved(answer.rows), solve_table.fastest_plan(answer.rows)
     if trace is None:
         return [by_law] if by_law else []
-    said = [*traces.which_law(answer.problem.cycle_time, trace), *traces.remarks(question.trace, trace)]
-    plain = answer.problem.bare and not question.unit_costs and not question.trace.keep_workers
-    if plain and plan is not None and (replayed := traces.in_its_steps(trace, answer.problem, plan)):
-        said += replayed
-        by_law = None if by_law and by_law.startswith(f"{plan['method']} takes") else by_law
-    if by_law:
-        said.append(
-            f"{'In these steps' if question.trace.keep_workers else 'For independent workers'} {by_law}"
-        )
-    return said
+    said = [*traces.which_law(answer.problem.cycle_time, trace), *traces.remarks(question, trace)]
+    replayed, which = [], "In these steps" if question.keep_workers else "For independent workers"
+    if plan is not None and answer.problem.bare and not question.unit_costs and not question.keep_workers:
+        replayed = traces.in_its_steps(trace, answer.problem, plan)
+    return [*said, *(replayed or ([f"{which} {by_law}"] if by_law else []))]
 
 
-def _problem(question: SolveOptions, trace: Trace | None) -> Problem:
-    workers, coordinates, costs = question.workers, question.coordinates, None
-    if trace is not None:
-        workers = traces.workers_of(question.trace, trace, workers)
-        law = traces.law_for(question.trace, trace, workers)
-    else:
-        law, workers = _law_of_workers(question.cycle_times, workers)
-    if workers is None:
-        raise click.UsageError("give the number of workers with --workers")
+def _problem(question: SolveOptions, law: Distribution | JointDistribution, workers: int) -> Problem:
+    coordinates, costs = question.coordinates, None
     if question.unit_costs is not None:
-        costs = _read_unit_costs(question.unit_costs)
+        costs = jnp.array(_read_unit_costs(question.unit_costs))
         coordinates = len(costs)
     assert coordinates is not None
-    problem = Problem(
-        law,
-        workers,
-        coordinates,
-        question.samples,
-        question.cycles,
-        setup_cycles=question.setup_cycles,
-        unit_costs=None if costs is None else jnp.array(costs),
-        **question.delivery.keywords(),
-    )
+    more = {"setup_cycles": question.setup_cycles, "unit_costs": costs, **question.delivery()}
+    problem = Problem(law, workers, coordinates, question.samples, question.cycles, **more)
     # Searches over levels, over whole units and from many starts take N² trials: padding would be felt.
     if not problem.bare or coordinates <= FEW_UNITS:
         return problem
-    return replace(problem, max_workers=padded_workers(workers, law, own_schemes=bool(question.schemes)))
+    return replace(problem, max_workers=padded_workers(workers, law))
 
 
 def _read_unit_costs(file: TextIO) -> list[float]:
     try:
-        costs = [Number().read(word) for word in file.read().split()]
+        costs = [number().read(word) for word in file.read().split()]
     except ValueError as error:
         raise ValueError(f"{file.name}: a unit's cost {error}") from None
     if not costs:
@@ -142,78 +122,65 @@ def _read_unit_costs(file: TextIO) -> list[float]:
     return costs
 
 
-def _law_of_workers(
-    given: Sequence[tuple[int | None, Distribution]], workers: int | None
-) -> tuple[Distribution | JointDistribution, int | None]:
-    """What `WorkersCycleTime`s mean together, and for how many workers: several are those of unlike ones."""
-    if given[0][0] is None and len(given) == 1:
-        return given[0][1], workers
-    counts = [count or 1 for count, _ in given]
+def _law_of_workers(question: SolveOptions) -> tuple[Any, int | None]:
+    """What all --cycle-time mean together, and for how many workers: several are those of unlike ones."""
+    if not question.cycle_time:
+        return None, question.workers
+    (count, law), *others = question.cycle_time
+    if count is None and not others:
+        return law, question.workers
+    counts = [count or 1 for count, _ in question.cycle_time]
     total = sum(counts)
     if total > MOST_WORKERS:
         raise click.UsageError(f"there may be at most {MOST_WORKERS:,} workers, not {total:,}")
-    if workers not in (None, total):
-        raise click.UsageError(f"--cycle-time is given for {total} workers, but --workers is {workers}")
-    if len(given) == 1:
-        return given[0][1], total
-    return Heterogeneous(
-        [law for count, (_, law) in zip(counts, given, strict=True) for _ in range(count)]
-    ), total
+    if question.workers not in (None, total):
+        raise click.UsageError(f"--cycle-time is for {total} workers, but --workers is {question.workers}")
+    if not others:
+        return law, total
+    laws = zip(counts, question.cycle_time, strict=True)
+    return Heterogeneous([law for count, (_, law) in laws for _ in range(count)]), total
 
 
-def _described(question: SolveOptions, problem: Problem) -> dict[str, Any]:
-    """The problem in JSON's own values; what was not asked for is not there."""
-    costs = problem.unit_costs
-    described = {
-        "cycle_time": describe_law(problem.cycle_time),
-        "num_workers": num_workers(problem),
-        "num_coordinates": int(np.asarray(problem.num_coordinates)),
-        "num_samples": question.samples,
-        "cycles": question.cycles,
+def _described(question: SolveOptions, problem: Problem) -> Row:
+    """The problem and the goal; what was not asked for is not there."""
+    goal = {
         "num_draws": None if iteration_of(problem).exact else NUM_FRESH_DRAWS,
         "deadline": question.deadline,
         "min_completion": question.min_completion,
-        "objective": question.objective if question.objective == OBJECTIVES[1] else None,
+        "objective": question.objective if question.most_probable else None,
         "levels": None if question.levels is None else question.levels[1],
-        "setup_cycles": question.setup_cycles,
-        **describe_delivery(question.delivery),
-        "unit_costs": None if costs is None else np.asarray(costs).tolist(),
     }
-    return {name: value for name, value in described.items() if value is not None}
+    return describe_problem(problem) | {name: value for name, value in goal.items() if value is not None}
 
 
-def _answer(question: SolveOptions, problem: Problem) -> tuple[solve_table.SolveAnswer, Found | None]:
-    """What there is to say, and the best scheme, if one is known."""
+def _answer(question: SolveOptions, problem: Problem) -> tuple[list[Found], solve_table.SolveAnswer]:
+    """What the methods that were asked for found, best first, and what there is to say."""
     if not question.for_deadline:
         iteration_of(problem).check_finite_means()
     tasks = _tasks(question, problem)
-    by_default = () if question.methods else (*PROPOSED, *BASELINES)
-    required = {*tasks}.difference(by_default)  # it may not be impossible here
-    for name in tasks:  # refuse the last one before the first one takes time
-        if name in required:
-            tasks[name].check(problem)
+    # What is asked for may not be impossible here: refuse the last one before the first one takes time.
+    required = {*tasks}.difference(() if question.methods else (*PROPOSED, *BASELINES))
+    for name in [name for name in tasks if name in required]:
+        tasks[name].check(problem)
     # Heterogeneous workers: what is exact is so for the draws that `solve` judges by.
     judged = problem
     if not iteration_of(problem).exact:
         _, judged = draw_problems(jax.random.key(question.seed), problem)
-    check_size(judged)
+    traces.check_size(judged)
     every = dict(tasks)
     if question.output == "table":  # a person reads how the best baseline compares, asked for or not
-        known = [method_of(name) for name in BASELINES] + [s for s in question.schemes if s.baseline]
-        every |= {method.name: method for method in known if method.name not in tasks}
-    everything = _solve_all(question, problem, judged, every, required)
-    found = [one for one in everything if one[0]["method"] in tasks]
+        every |= {name: method_of(name) for name in BASELINES if name not in tasks}
+    solved = _solve_all(question, problem, judged, every, required)
+    found = [one for one in solved if one[0]["method"] in tasks]
     rows, limit = [row for row, _ in found], float(runtime_limit(judged))
-    schemes = (one for one in found if one[0]["status"] in _PLANNED and one[0]["method"] != LIMIT)
-    answer, best = solve_table.SolveAnswer(problem, rows, limit, question.deadline), next(schemes, None)
+    answer = solve_table.SolveAnswer(problem, rows, limit, question.deadline)
     if question.output == "table":
         # One that asks its workers nothing, and gives the whole gradient.
-        silent = [row for row, _ in everything if not row["round_trips"]]
-        exact = [row for row in silent if row["exact_gradient"] is not False]
-        baseline = solve_table.fastest([row for row in exact if every[row["method"]].baseline])
+        silent = [row for row, _ in solved if not row["round_trips"] and row["exact_gradient"] is not False]
+        baseline = solve_table.fastest([row for row in silent if every[row["method"]].baseline])
         interval, setup = _interval(question, problem, rows), _largest_setup(judged, rows)
         answer = answer._replace(baseline=baseline, interval=interval, setup=setup)
-    return answer, best
+    return found, answer
 
 
 def _interval(question: SolveOptions, problem: Problem, rows: list[Row]) -> tuple[float, float] | None:
@@ -239,31 +206,22 @@ def _solve_all(
     question: SolveOptions, problem: Problem, judged: Problem, tasks: dict[str, Method], required: set[str]
 ) -> list[Found]:
     """All methods, best first. Those that are not `required` may be impossible here."""
-    found = []
-    with Progress(total=len(tasks)) as bar:
-        # What a user wrote may fail, and does so first.
-        for name, method in sorted(tasks.items(), key=lambda item: item[1] not in question.schemes):
-            bar.what = f"solving {name}"
-            try:
-                with stopwatch() as taken:
-                    solution = solve(problem, method, key=jax.random.key(question.seed))
-                    jax.block_until_ready(solution)
-            except ValueError:
-                if name in required:
-                    raise
-            else:
-                # What is exact for unlike workers is so for the draws that it is judged by.
-                solution = replace(solution, problem=judged)
-                row = {"method": name} | solution_row(judged, solution, taken(), question.deadline)
-                found.append((row, solution))
-            bar.done += 1
+
+    def work(name: str, method: Method) -> Found:
+        with stopwatch() as taken:
+            solution = solve(problem, method, key=jax.random.key(question.seed))
+            jax.block_until_ready(solution)
+        # What is exact for unlike workers is so for the draws that it is judged by.
+        solution = replace(solution, problem=judged)
+        return {"method": name} | solution_row(judged, solution, taken(), question.deadline), solution
 
     def place(one: Found) -> tuple[float, float]:
-        row, chance, least = one[0], 0.0, 0.0
+        """Those that are in time often enough by runtime, before the others by how often they are."""
+        chance, least = 0.0, 0.0
         if question.for_deadline:
-            chance = row["completion_probability"] or 0.0
+            chance = one[0]["completion_probability"] or 0.0
             # In whole numbers the plan that is just often enough in time may be so by less.
             least = 2.0 if question.min_completion is None else question.min_completion - 1e-5
-        return (-2.0, solve_table.runtime_of(row)) if chance >= least else (-chance, 0.0)
+        return (-2.0, solve_table.runtime_of(one[0])) if chance >= least else (-chance, 0.0)
 
-    return sorted(found, key=place)
+    return sorted(each_possible(tasks, required, "solving", work), key=place)

@@ -9,10 +9,11 @@ from rich.table import Column
 
 from bcgc_jax.cli import output
 from bcgc_jax.cli.answers import num_workers
+from bcgc_jax.cli.output import Row
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.compare import BARS, draw
-from bcgc_jax.solvers.methods import BASELINES, LIMIT
+from bcgc_jax.solvers.methods import LIMIT
 from bcgc_jax.solvers.sample_average import NUM_FRESH_DRAWS
 
 OVERFLOW = (
@@ -22,7 +23,6 @@ OVERFLOW = (
 
 _MOST_BLOCKS = 60  # printed; the file has them all
 _EXACT = 1e-2  # per cent: errors of quadrature are far below, of draws above
-_TIMES = ("expected_runtime", "partition_runtime", "runtime_error", "lower_bound")
 
 
 class SolveAnswer(NamedTuple):
@@ -30,106 +30,98 @@ class SolveAnswer(NamedTuple):
 
     `rows`: one for each method, best first; `limit`: of any scheme; `baseline`: the row of the fastest one,
     asked for or not; `interval`: of the best plan's runtime, where workers are the rows of a trace; `setup`:
-    `largest_setup` of the fastest plan.
+    `largest_setup` of the fastest plan; `unit`: that times are printed in, and its name.
     """
 
     problem: Problem
-    rows: list[output.Row]
+    rows: list[Row]
     limit: float
     deadline: float | None = None
-    baseline: output.Row | None = None
+    baseline: Row | None = None
     interval: tuple[float, float] | None = None
     setup: float | None = None
+    unit: tuple[float, str] = (1.0, "the cycle time's unit")
 
     @property
     def parts(self) -> str:
         return "coordinates" if self.problem.unit_costs is None else "units"
 
-    def in_units_of(self, unit: float) -> "SolveAnswer":
-        """All times divided by `unit`."""
 
-        def divided(row: output.Row) -> output.Row:
-            return row | {name: row[name] and row[name] / unit for name in _TIMES}
-
-        return self._replace(
-            rows=[divided(row) for row in self.rows],
-            limit=self.limit / unit,
-            deadline=self.deadline and self.deadline / unit,
-            baseline=self.baseline and divided(self.baseline),
-            interval=self.interval and (self.interval[0] / unit, self.interval[1] / unit),
-        )
-
-
-def runtime_of(row: output.Row) -> float:
+def runtime_of(row: Row) -> float:
     """Of the whole numbers, where there are some."""
     return row["partition_runtime"] or row["expected_runtime"] or np.inf
 
 
-def fastest(rows: Sequence[output.Row]) -> output.Row | None:
-    """The row of least expected runtime, where one is known."""
+def fastest(rows: Sequence[Row]) -> Row | None:
     return min((row for row in rows if np.isfinite(runtime_of(row))), key=runtime_of, default=None)
 
 
-def fastest_plan(rows: Sequence[output.Row]) -> output.Row | None:
+def fastest_plan(rows: Sequence[Row]) -> Row | None:
     return fastest([row for row in rows if row["partition"] is not None])
 
 
-def print_table(answer: SolveAnswer, unit: str, remarks: Sequence[str] = ()) -> None:
-    """All of it; `unit` is that of the runtimes, `remarks` are on what they are of."""
+def saved(rows: Sequence[Row]) -> str | None:
+    """By the fastest scheme, in place of the uncoded one; None where nothing is."""
+    best = fastest([row for row in rows if row["method"] != LIMIT and row["exact_gradient"] is not False])
+    uncoded = fastest([row for row in rows if row["method"] == "uncoded"])
+    share = 100 * (1 - runtime_of(best) / runtime_of(uncoded)) if best and uncoded else 0
+    if best is None or share < 0.05:
+        return None
+    return f"{best['method']} takes {share:.1f} % less time than the uncoded scheme."
+
+
+def print_table(answer: SolveAnswer, remarks: Sequence[str] = ()) -> None:
+    """All of it; `remarks` are on what the runtimes are of."""
     output.print_rows(answer.rows, _columns(answer))
     rough = " (without a code: of fractions)" if any(row["schedule"] for row in answer.rows) else ""
-    baseline = output.row_label(answer.baseline) if answer.baseline else "none"
-    if answer.baseline and answer.baseline["method"] in BASELINES:  # not a user's own
-        baseline += ", the fastest earlier scheme"
-    lines = [
-        f"\nRuntimes are in {unit}. They are of whole {answer.parts}{rough}; the optimum is of fractions.",
+    baseline = (
+        f"{output.row_label(answer.baseline)}, the fastest earlier scheme" if answer.baseline else "none"
+    )
+    whole = f"They are of whole {answer.parts}{rough}; the optimum is of fractions."
+    output.print_lines(
+        f"\nRuntimes are in {answer.unit[1]}. {whole}",
         f"Best baseline: {baseline}.",
         *remarks,
-    ]
-    for part in (_limit, _errors, _plan, _needs):
-        lines += part(answer)
-    screen = output.console()
-    for line in lines:
-        screen.print(line, markup=False)
+        *_limit(answer),
+        *_errors(answer),
+        *_plan(answer),
+    )
 
 
 def _columns(answer: SolveAnswer) -> list[output.Shown]:
     """The runtime of each row, against that of the best baseline, and above the bound of the optimum."""
-    bound, baseline = _best_bound(answer), np.inf if answer.baseline is None else runtime_of(answer.baseline)
+    bound, (size, _) = _best_bound(answer), answer.unit
+    baseline = np.inf if answer.baseline is None else runtime_of(answer.baseline)
 
-    def runtime(row: output.Row) -> str:
-        return f"{runtime_of(row):.4g}" if np.isfinite(runtime_of(row)) else row["status"]
+    def runtime(row: Row) -> str:
+        return f"{runtime_of(row) / size:.4g}" if np.isfinite(runtime_of(row)) else row["status"]
 
-    def against(row: output.Row) -> str:
+    def against(row: Row) -> str:
         ratio = runtime_of(row) / baseline
         if row["method"] == LIMIT or not 0 < ratio < np.inf:
             return "–"
         return f"{100 * (ratio - 1):+.1f} %" if ratio < 10 else f"× {ratio:.3g}"
 
-    def above(row: output.Row) -> str:
+    def above(row: Row) -> str:
         if row["kind"] == "local" and np.isfinite(runtime_of(row)):
             return "best found"
-        # The bound is one of coded schemes.
-        return (
-            "–"
-            if row["round_trips"] or row["method"] == LIMIT
-            else output.above_bound(runtime_of(row), bound)
-        )
+        coded = not row["round_trips"] and row["method"] != LIMIT  # as the bound's schemes are
+        return output.above_bound(runtime_of(row), bound) if coded else "–"
 
-    def blocks_of(row: output.Row) -> str:
+    def blocks_of(row: Row) -> str:
         if row["schedule"] is None:
             return draw(row["partition"])
         count = sum(size > 0 for size in row["schedule"]["sizes"])
         return f"{count} block{'s' if count > 1 else ''}, no code"
 
-    chance = output.figure("completion_probability", ".4f")
+    chance, deadline = output.figure("completion_probability", ".4f"), (answer.deadline or 0) / size
     share = f"share of {answer.parts}\nat level 0…{num_workers(answer.problem) - 1}"
     return [
         output.scheme_column(),
         ("expected\nruntime", runtime),
         ("vs best\nbaseline", against),
         ("above\noptimum ≤", above),
-        *([] if answer.deadline is None else [(f"P(runtime ≤\n{answer.deadline:.4g})", chance)]),
+        *([(f"P(runtime ≤\n{deadline:.4g})", chance)] if answer.deadline else []),
         *output.needs_columns(answer.rows),
         (Column(share, no_wrap=True, min_width=BARS), blocks_of),
         ("solved\nin (s)", output.figure("seconds", ".2f")),
@@ -151,7 +143,7 @@ def _limit(answer: SolveAnswer) -> Iterator[str]:
     if np.isfinite(answer.limit):
         begun = ", after the first start-up, nothing sent" if not answer.problem.plain else ""
         yield (
-            f"No scheme of any kind is faster than {answer.limit:.4g}, "
+            f"No scheme of any kind is faster than {answer.limit / answer.unit[0]:.4g}, "
             f"assuming perfectly divisible work and no idle time{begun}."
         )
     elif np.isfinite(answer.problem.cycle_time.mean()):
@@ -166,64 +158,42 @@ def _limit(answer: SolveAnswer) -> Iterator[str]:
 
 def _errors(answer: SolveAnswer) -> Iterator[str]:
     """What is no exact expectation or no proven optimum, and what a bound is for."""
-    rows = answer.rows
+    rows, iteration, (size, _) = answer.rows, iteration_of(answer.problem), answer.unit
     errors = {row["method"]: 100 * (row["runtime_error"] or 0) / runtime_of(row) for row in rows}
     drawn = [name for name, error in errors.items() if error > _EXACT]
     most = f"standard error up to {max(errors.values(), default=0):.1g} %"
-    if not iteration_of(answer.problem).exact:
+    if not iteration.exact:
         yield f"Means of {NUM_FRESH_DRAWS} draws, {most}; the optimum's bound has 97.5 % confidence."
     elif drawn:
         yield f"Means of draws, {most}: {', '.join(drawn)}."
-    steps = iteration_of(answer.problem).rows
-    if steps is not None:
+    if (steps := iteration.rows) is not None:
         yield f"Means over the trace's {len(steps)} steps; plans made for these fit the next ones less well."
     if answer.interval is not None:
-        low, high = answer.interval
+        low, high = (time / size for time in answer.interval)
         yield f"{rows[0]['method']}: {low:.4g} to {high:.4g} with 95 % confidence, blocks of steps resampled."
-    for row in rows:
-        if row["kind"] == "local":
-            text = f"{row['method']} is the best plan that a local search found"
-            value, bound = runtime_of(row), row["lower_bound"]
-            if bound and np.isfinite(value):
-                which = "No plan with these groups" if row["schedule"] else "None"
-                text += (
-                    f". {which} is faster than {bound:.4g}, which is {100 * (1 - bound / value):.2g} % less"
-                )
-            yield f"{text}."
+    for row in [row for row in rows if row["kind"] == "local"]:
+        text, value, bound = "", runtime_of(row), row["lower_bound"]
+        if bound and np.isfinite(value):
+            which = "No plan with these groups" if row["schedule"] else "None"
+            less = 100 * (1 - bound / value)
+            text = f" {which} is faster than {bound / size:.4g}, which is {less:.2g} % less."
+        yield f"{row['method']} is the best plan that a local search found.{text}"
     for row in [row for row in rows if "levels" in row][:1]:
-        levels, several = ", ".join(map(str, row["levels"])), len(row["levels"]) > 1
-        which = (
-            f"the levels {levels}; its bound is for these"
-            if several
-            else f"level {levels} alone; its bound is for this one"
-        )
-        yield f"{row['method']} uses {which}."
+        levels, several = ", ".join(map(str, row["levels"])), "s" * (len(row["levels"]) > 1)
+        yield f"{row['method']} uses the level{several} {levels}; its bound is for no other."
     inexact = [output.row_label(row) for row in rows if row["exact_gradient"] is False]
     if inexact:
         yield f"Not the gradient of all data, but of a part of it: {', '.join(inexact)}."
 
 
-def saved(rows: Sequence[output.Row]) -> str | None:
-    """By the fastest scheme, in place of the uncoded one; None where nothing is."""
-    schemes = [row for row in rows if row["method"] != LIMIT and row["exact_gradient"] is not False]
-    best, uncoded = fastest(schemes), next((row for row in rows if row["method"] == "uncoded"), None)
-    if best is None or uncoded is None or not np.isfinite(runtime_of(uncoded)):
-        return None
-    share = 100 * (1 - runtime_of(best) / runtime_of(uncoded))
-    return (
-        f"{best['method']} takes {share:.1f} % less time than the uncoded scheme." if share >= 0.05 else None
-    )
-
-
 def _plan(answer: SolveAnswer) -> Iterator[str]:
-    """Of each kind the best plan: its blocks, and what is stored for them."""
+    """Of each kind the best plan: its blocks, what is stored for them, and where it is worth nothing."""
     order, of_all = "in the order in which they are computed", f"of the {num_workers(answer.problem)}"
     schedules = [row for row in answer.rows if row["schedule"] and len(row["schedule"]["sizes"]) > 1]
     for row in [row for row in schedules if "groups" in row["schedule"]][:1]:
         yield f"\nThe plan of {row['method']}, blocks {order}:"
         most = 0
-        sizes, every = row["schedule"]["sizes"], row["schedule"]["groups"]
-        for block, (size, groups) in enumerate(zip(sizes, every, strict=True)):
+        for block, (size, groups) in enumerate(zip(*row["schedule"].values(), strict=True)):
             if size:
                 low, high = min(map(len, groups)), max(map(len, groups))
                 each, several = f"{low}" if low == high else f"{low} to {high}", "s" * (len(groups) > 1)
@@ -241,19 +211,7 @@ def _plan(answer: SolveAnswer) -> Iterator[str]:
     for row in [row for row in schedules if "tasks" in row["schedule"]][:1]:
         what = f"{answer.parts} of its blocks (--format json: all tasks)"
         yield f"\nThe schedule of {row['method']}, {what}:"
-        yield textwrap.fill(" ".join(map(str, row["schedule"]["sizes"])), 100)
-
-
-def blocks(partition: Sequence[int]) -> str:
-    """`level: count` of those that are not empty."""
-    texts = [f"{level}:\0{count}" for level, count in enumerate(partition) if count]
-    rest = len(texts) - _MOST_BLOCKS
-    shown = texts[:_MOST_BLOCKS] + ([f"and\0{rest}\0more\0(--out\0FILE)"] if rest > 0 else [])
-    return textwrap.fill(", ".join(shown), 100).replace("\0", " ")  # lines end between blocks
-
-
-def _needs(answer: SolveAnswer) -> Iterator[str]:
-    """The condition under which the plan is worth anything."""
+        yield " ".join(map(str, row["schedule"]["sizes"]))
     if answer.setup and np.isfinite(answer.setup):
         cycles = answer.setup * float(answer.problem.total) * float(np.asarray(answer.problem.cycles))
         plain = f"{cycles:.0f}" if 100 <= cycles < 1e7 else f"{cycles:.3g}"
@@ -262,3 +220,11 @@ def _needs(answer: SolveAnswer) -> Iterator[str]:
             f"{100 * answer.setup:.2g} % of a backward pass ({plain} cycles per sample and subset), "
             "single_block is faster. Pass its cost with --setup-cycles."
         )
+
+
+def blocks(partition: Sequence[int]) -> str:
+    """`level: count` of those that are not empty."""
+    texts = [f"{level}:\0{count}" for level, count in enumerate(partition) if count]
+    rest = len(texts) - _MOST_BLOCKS
+    shown = texts[:_MOST_BLOCKS] + ([f"and\0{rest}\0more\0(--out\0FILE)"] if rest > 0 else [])
+    return textwrap.fill(", ".join(shown), 100).replace("\0", " ")  # lines end between blocks

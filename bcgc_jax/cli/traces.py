@@ -1,76 +1,91 @@
 """A trace that was named on the command line, and the law that stands for its times."""
 
 import sys
-from collections.abc import Callable
+from typing import Any
 
 import click
 import numpy as np
 
-from bcgc_jax.cli.commands import TraceOptions
+from bcgc_jax.cli.commands import LAYOUT, FitOptions, Times
 from bcgc_jax.cli.exit import say
 from bcgc_jax.cli.output import Row
 from bcgc_jax.distributions import Distribution, EmpiricalRows, JointDistribution
 from bcgc_jax.measured.choice import law_of
 from bcgc_jax.measured.description import NOTHING, Description, describe
 from bcgc_jax.measured.traces import ColumnError, Trace, load_trace
+from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.runtime import block_runtime
 from bcgc_jax.problem import Problem
 
+# Of an exact runtime under measured times, an operation; an hour of it is a day of an optimum.
+_SECONDS, _HOUR = 1e-8, 3600.0
 
-def read(asked: TraceOptions) -> Trace | None:
+
+def read(asked: Times) -> Trace | None:
     """Cycle times, if a trace was named: seconds, or seconds over load where there are loads, and says so."""
-    if asked.path is None:
+    if asked.trace is None:
         return None
     trace = read_loads(asked)
     if trace.load is not None:
-        say(
-            "bcgc: seconds are divided by their loads, as if all time grew with them; bcgc fit tells a "
-            "start-up apart"
-        )
+        say("bcgc: seconds are divided by their loads; bcgc fit tells a start-up apart")
     return trace.per_cycle()
 
 
-def read_loads(asked: TraceOptions, progress: Callable[[float], None] | None = None) -> Trace:
+def read_loads(asked: Times | FitOptions) -> Trace:
     """As the file has it; ValueError for one that cannot be read, UsageError for one without the columns."""
     try:
-        source = sys.stdin.buffer if asked.path == "-" else str(asked.path)
-        return load_trace(source, **vars(asked.columns), progress=progress)
+        columns = {name: getattr(asked, name) for name in LAYOUT}
+        return load_trace(sys.stdin.buffer if asked.trace == "-" else str(asked.trace), **columns)
     except ColumnError as error:
-        text = str(error).replace(
-            "step=, worker=, seconds=", "--step-column, --worker-column, --seconds-column"
-        )
+        options = "--step-column, --worker-column, --seconds-column"
+        text = str(error).replace("step=, worker=, seconds=", options)
         # No ValueError: columns such as num_workers are to be told as the file has them.
         raise click.UsageError(text.replace('layout="wide"', "--layout wide")) from None
 
 
-def trace_name(asked: TraceOptions) -> str:
-    return "standard input" if asked.path == "-" else str(asked.path)
+def trace_name(asked: Times | FitOptions) -> str:
+    return "standard input" if asked.trace == "-" else str(asked.trace)
 
 
-def workers_of(asked: TraceOptions, trace: Trace, workers: int | None, *, replayed: bool = False) -> int:
+def workers_of(
+    asked: Times | FitOptions, trace: Trace, workers: int | None, *, replayed: bool = False
+) -> int:
     """How many there are to be: those asked for, or those of the trace, which a replay needs."""
     if (asked.keep_workers or replayed) and workers not in (None, trace.num_workers):
         why = "--keep-workers keeps the steps of" if asked.keep_workers else "the trace has"
         raise ValueError(f"{why} {trace.num_workers} workers, not {workers}: leave --workers out")
     if workers is None and trace.num_workers < 2:
-        raise ValueError(
-            f"{trace_name(asked)} has one worker only: coding needs the times of at least two"
-            + ("" if replayed else ", or give --workers")
-        )
+        name, other = trace_name(asked), "" if replayed else ", or give --workers"
+        raise ValueError(f"{name} has one worker only: coding needs the times of at least two{other}")
     return workers or trace.num_workers
 
 
-def law_for(asked: TraceOptions, trace: Trace, workers: int) -> Distribution | JointDistribution:
+def law_for(asked: Times, trace: Trace, workers: int) -> Distribution | JointDistribution:
     """That of all times together, or with --keep-workers of whole steps."""
     if asked.keep_workers:
         return EmpiricalRows(trace.rows())
-    try:
-        return law_of(trace.seconds, workers, trace.censored, kind=asked.kind)
-    except ValueError as error:
-        raise ValueError(str(error).replace("a smooth law", "--trace-law smooth")) from None
+    return law_of(trace.seconds, workers, trace.censored, kind=asked.trace_law)
 
 
-def remarks(asked: TraceOptions, trace: Trace) -> list[str]:
+def planned_for(
+    asked: Times, law: Any, workers: int | None, *, replayed: bool = False
+) -> tuple[Trace | None, Any, int]:
+    """The trace, if there is one, and the distribution and the number of workers that are planned for."""
+    if (trace := read(asked)) is not None:
+        workers = workers_of(asked, trace, workers, replayed=replayed)
+        law = law_for(asked, trace, workers)
+    if workers is None:
+        raise click.UsageError("give the number of workers with --workers")
+    return trace, law, workers
+
+
+def check_size(problem: Problem) -> None:
+    """ValueError where one exact runtime under many measured times takes more than an hour."""
+    if _SECONDS * iteration_of(problem).evaluation_cost() > _HOUR:
+        raise ValueError("this would take more than a day: take fewer --workers, or --trace-law smooth")
+
+
+def remarks(asked: Times, trace: Trace) -> list[str]:
     """Where it is not what a plan supposes; of whole steps, only where nothing can be learnt from it."""
     found = describe(trace, with_tail=False)
     said = in_words(found)
@@ -86,20 +101,19 @@ def in_words(description: Description) -> list[str]:
 
 def in_its_steps(trace: Trace, problem: Problem, plan: Row) -> list[str]:
     """What the steps of the trace say of the `plan` that was made for them; nothing if they are of others."""
-    counts = np.asarray(plan["partition"], float)
+    counts, name = np.asarray(plan["partition"], float), plan["method"]
     taken = replay(trace, problem, counts)
     if not taken.size or not counts[1:].any():
         return []
     uncoded = replay(trace, problem, counts.sum() * (np.arange(counts.size) == 0))
     share, error = (100 * f(uncoded - taken) / uncoded.mean() for f in (np.mean, error_of))
-    more = "less" if share > 0 else "more"
+    saved = f"{abs(share):.1f} ± {error:.2g} % {'less' if share > 0 else 'more'} time"
     advice = "it was made for these, so expect less of later ones."
     if share < 2 * error:
         advice = "they do not show that a code is faster: take uncoded."
     return [
-        f"In the trace's own steps {plan['method']} takes {abs(share):.1f} ± {error:.2g} % {more} time than "
-        f"the uncoded scheme; {advice}",
-        *later_than_promised(plan["method"], plan["partition_runtime"], taken.mean(), error_of(taken)),
+        f"In the trace's own steps {name} takes {saved} than the uncoded scheme; {advice}",
+        *later_than_promised(name, plan["partition_runtime"], taken.mean(), error_of(taken)),
     ]
 
 
@@ -135,11 +149,7 @@ def unit_of(trace: Trace | None, problem: Problem) -> tuple[float, str]:
 
 
 def which_law(law: Distribution | JointDistribution, trace: Trace) -> list[str]:
-    known = law.summary()
+    known, times = law.summary(), f"{trace.seconds.size:,} measured times"
     if "measured_times" in known:
-        return [f"Distribution: the {trace.seconds.size:,} measured times as they are."]
-    if "knots" in known:
-        return [
-            f"Distribution: smooth, {known['knots']} knots in place of {trace.seconds.size:,} measured times."
-        ]
-    return []
+        return [f"Distribution: the {times} as they are."]
+    return [f"Distribution: smooth, {known['knots']} knots in place of {times}."] if "knots" in known else []

@@ -32,7 +32,8 @@ def trace(tmp_path: Path) -> str:
 
 @pytest.fixture(autouse=True)
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the screen of those who run the tests is told."""
+    """Whatever the screen of those who run the tests is told, and however slow their machine is."""
+    monkeypatch.setattr("bcgc_jax.cli.progress._EVERY", 1e6)
     for name in ("COLUMNS", "FORCE_COLOR", "LINES", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)
 

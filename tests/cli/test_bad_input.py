@@ -27,7 +27,6 @@ solve SMALL UNIFORM --levels 3-1 -> levels and ranges
 solve SMALL UNIFORM --levels 0,4 --method limit -> from 0 to 3
 solve SMALL UNIFORM --objective completion-probability -> needs a --deadline
 solve SMALL UNIFORM --min-completion 0.9 -> needs a --deadline
-solve SMALL UNIFORM --min-completion 0.9 --deadline 9 --objective completion-probability -> two objectives
 solve SMALL UNIFORM --min-completion 0.9 --deadline 9 --method time -> unless a --method is deadline
 solve SMALL UNIFORM --out plan.txt -> --out must end in .json, got plan.txt
 solve SMALL UNIFORM --min-completion 1.5 --deadline 9 -> at most 1
@@ -46,51 +45,41 @@ solve SMALL UNIFORM --method tme -> did you mean time
 solve SMALL UNIFORM --method tandon:4 -> from 0 to 3
 solve SMALL UNIFORM --method tandon -> as in
 solve SMALL UNIFORM --format xml -> xml
-solve SMALL UNIFORM --round-trip 2 -> no effect without a --method sharing:CHUNKS
 solve SMALL --cycle-time unifrm:low=1,high=2 -> did you mean uniform
 solve SMALL --cycle-time uniform:low=1 -> high missing
 solve SMALL --cycle-time uniform:low=1,high -> cannot read 'high'
 solve SMALL --cycle-time gamma:shape=1,rat=2 -> 'gamma:shape=1,rat=2' (did you mean rate?)
-solve SMALL --cycle-time uniform:low=1,high=x -> must be a number
-solve SMALL --cycle-time uniform:low=1,low=1,high=2 -> twice
+solve SMALL --cycle-time uniform:low=1,high=x -> cannot read 'high=x'
+solve SMALL --cycle-time uniform:low=1,low=1,high=2 -> cannot read 'low=1'
 solve SMALL --cycle-time uniform:low=2,high=1 -> low must be below high
 solve SMALL --cycle-time weibull:scale=nan,concentration=2 -> scale must be finite
 solve SMALL --cycle-time pareto:scale=1,shape=0.9 -> mean of Pareto is infinite
 solve SMALL --cycle-time two-speed:fast=1,slow=inf,probability=0.2 -> deadline
 solve --trace no-such-file.csv --coordinates 9 -> File 'no-such-file.csv' does not exist
 slove -> slove
-sweep SIZES -> give the distribution of the cycle time, with --cycle-time or --trace
 sweep SIZES PARETO -> needs shape
 sweep SIZES PARETO --axis shap=1,2 -> has the parameters scale, shape
 sweep SIZES PARETO --axis scale=1,2 -> given twice
 sweep SIZES PARETO --axis shape=2 --axis shape=3 -> two axes
 sweep SIZES PARETO --axis shape=1:2 -> LOW:HIGH:COUNT
-sweep SIZES PARETO --axis shape=0:2:5:log -> starts above 0
+sweep SIZES PARETO --axis shape=0:2:5:log -> above 0 LOW:HIGH:COUNT:log
 sweep SIZES PARETO --axis shape -> must be PARAMETER=NUMBERS
 sweep --workers 5:2 --coordinates 9 PARETO -> LOW:HIGH
 sweep SIZES PARETO --axis shape=2 --resume -> give it with --out
 sweep SIZES PARETO --axis shape=2 --out sweep.txt -> must end in .csv or .parquet
-sweep SIZES PARETO --axis shape=2 --processes 2 -> need --coordinator
 sweep SIZES PARETO --axis shape=2 --objective completion-probability -> needs a --deadline
-solve SMALL UNIFORM --schemes no-such-file.py -> File 'no-such-file.py' does not exist
 solve --workers 131073 --coordinates 9 LAW -> at most 131,072, got '131073'
 solve SMALL UNIFORM --levels 0-99999999999 -> at most 131,072
-sweep --workers 2:1e15 --coordinates 9 LAW -> must be at most 131,072
 train --workers 1501 LAW -> at most 1,500, got '1501'
 solve SMALL --cycle-time deterministic:time=2 -> expected deterministic:value=
 solve SMALL --cycle-time exponential:rate=-1 -> rate must be finite and > 0, got -1
 solve --workers 9 --coordinates 1e19 LAW -> at most 9,007,199,254,740,992, got '1e19'
 solve SMALL UNIFORM --layout wide -> --layout has no effect without --trace
-train -> give the distribution of the cycle time, with --cycle-time or --trace
 train --workers 4 LAW --target 2 -> at most 1
 train --workers 4 LAW --batch-size 10000 -> --batch-size must be from 1 to 375
 train --workers 4 --cycle-time pareto:scale=1,shape=0.9 -> infinite
-train --workers 4 LAW --resume -> --resume has no effect without --engine ray
+train --workers 4 LAW --checkpoints x -> --checkpoints has no effect without --engine ray
 solve --trace - --keep-workers --trace-law atoms -> --trace-law has no effect with
-solve --trace - --layout wide --worker-column a -> --worker-column has no effect in
-fit - --layout wide --seconds-column a -> --seconds-column has no effect in the wide
-sweep SIZES PARETO --axis shape=2 --method time --tolerance 1e-3
-    -> --tolerance has no effect without --method optimal
 solve SMALL UNIFORM --start-up pareto:scale=1,shape=0.9 -> the mean of the start-up, Pareto
 solve SMALL UNIFORM --start-up -3 -> at least 0, got '-3'
 solve SMALL UNIFORM --start-up weibul:scale=3,shape=1 -> did you mean weibull
@@ -98,15 +87,7 @@ solve SMALL UNIFORM --start-up weibull:scale=3 -> shape missing
 solve SMALL UNIFORM --overlap -> --overlap has no effect without --send-time
 solve SMALL UNIFORM --chain-cycles 1 --method subgradient -> no --chain-cycles
 solve --workers 3 --coordinates 60 --cycle-time '2*uniform:low=1,high=2' UNIFORM WEIBULL
-    -> --start-up may be a law only where all workers have one distribution, not with several
-solve SMALL --trace - --keep-workers WEIBULL -> not with --keep-workers: give a number
-sweep SMALL UNIFORM --start-up weibull:scale=3 -> weibull needs shape: in --start-up
-sweep SMALL UNIFORM WEIBULL --axis start_up.scale=1,2 -> start_up.scale is given twice
-sweep SMALL UNIFORM WEIBULL --axis start_up.rate=1 -> start_up.scale, start_up.shape
-sweep SMALL UNIFORM --axis start_up.rate=1,2 -> --axis start_up.rate needs a --start-up LAW
-sweep SMALL UNIFORM --start-up 1,-2 -> at least 0, got '-2'
-train RAY LAW --resume -> --resume goes on with what --checkpoints DIR holds
-train RAY LAW --checkpoints no-such-folder --resume -> holds no training to go on with
+    -> --start-up may be a law where all workers have one law of the cycle time
 train RAY LAW --method limit -> "limit" is no scheme
 train RAY LAW --method nothing -> no method 'nothing'
 train RAY LAW --method uncoded --address somewhere -> HOST:PORT, got somewhere

@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,9 +13,10 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.cli import compilation as _compilation
+from bcgc_jax.solvers import large_n
 from tests.scripts import python
 
-_ARGS = ("--format", "json", "--method", "time", "--method", "uncoded")
+_ARGS = ("--coordinates", "20000", "--format", "json", "--method", "time", "--method", "uncoded")
 _RUN = """
 import collections, json, sys
 import jax
@@ -29,21 +31,17 @@ except SystemExit as stop:
 """
 
 
-def _bcgc(*args: str, **environment: str) -> tuple[dict, int, int]:
-    """`bcgc ARGS` in a process of its own: the answer, programs found, and programs compiled."""
+def _solve(workers: int, rate: str, *args: str, **environment: str) -> tuple[dict, int, int]:
+    """`bcgc solve` in a process of its own: the answer, programs found, and programs compiled."""
+    law = ("--workers", str(workers), "--cycle-time", f"shifted-exponential:rate={rate},shift=50")
     inherited = {k: v for k, v in os.environ.items() if k not in ("JAX_COMPILATION_CACHE_DIR", "XLA_FLAGS")}
-    result = python(_RUN, *args, env=inherited | {"JAX_PLATFORMS": "cpu", **environment})
+    environment = {"JAX_PLATFORMS": "cpu", **environment}
+    result = python(_RUN, "solve", *law, *args, env=inherited | environment)
     lines = result.stderr.splitlines()
     assert len(lines) == 1, result.stderr  # the counts alone: no warning
     code, hits, asked = json.loads(lines[0])
     assert code == 0
     return json.loads(result.stdout), hits, asked - hits
-
-
-def _solve(workers: int, rate: str, *more: str) -> tuple[str, ...]:
-    law = f"shifted-exponential:rate={rate},shift=50"
-    size = ("--workers", str(workers), "--coordinates", "20000")
-    return ("solve", *size, "--cycle-time", law, *(more or _ARGS))
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -53,17 +51,17 @@ def _entries(folder: Path) -> list[Path]:
 @pytest.mark.slow
 def test_another_process_finds_its_programs_for_another_n_rate_and_method(tmp_path):
     place = {"XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path)}
-    first, _, compiled = _bcgc(*_solve(20, "1e-3"), **place)
+    first, _, compiled = _solve(20, "1e-3", *_ARGS, **place)
     assert compiled > 3
     assert len(_entries(tmp_path)) == compiled
-    other, hits, compiled = _bcgc(*_solve(24, "2", *_ARGS[:4]), **place)
+    other, hits, compiled = _solve(24, "2", *_ARGS[:6], **place)
     assert (compiled, hits > 3) == (0, True)
     (row,) = other["solutions"]
     assert (len(row["partition"]), sum(row["partition"])) == (24, 20_000)
     # An entry that was cut off is no trouble.
     largest = max(_entries(tmp_path), key=lambda path: path.stat().st_size)
     largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
-    again, _, compiled = _bcgc(*_solve(20, "1e-3"), **place)
+    again, _, compiled = _solve(20, "1e-3", *_ARGS, **place)
     assert compiled == 1
     for answer in (first, again):
         for row in answer["solutions"]:
@@ -124,3 +122,17 @@ def test_spans_within_spans_count_once(monkeypatch):
             for length in (1.0, 3.0, 1.5, 1.0):  # ended at 3, 4, 5 and 8
                 jax.monitoring.record_event_duration_secs(_compilation._COMPILING[0], length)
     assert seconds() == pytest.approx(10 - 5)
+
+
+def test_sums_of_many_workers_compile_in_the_thread_whose_time_is_taken(monkeypatch):
+    threads = []
+
+    def sums(*_):
+        threads.append(threading.current_thread())
+        raise InterruptedError
+
+    monkeypatch.setattr(large_n, "_sums", sums)
+    problem = bcgc.Problem(bcgc.ShiftedExponential(1e-3, 50.0), 401, 1_000_000)
+    with pytest.raises(InterruptedError):
+        large_n.optimum_of_many(problem, tolerance=1e-7, max_steps=60)
+    assert threads == [threading.current_thread()]

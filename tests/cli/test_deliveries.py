@@ -3,14 +3,17 @@
 import numpy as np
 import pytest
 
-from bcgc_jax import Problem, Weibull
-from bcgc_jax.cli import train
-from bcgc_jax.cli.sweep import problem_of_cell
-from bcgc_jax.distributions import Deterministic
+from bcgc_jax import Problem, Uniform, Weibull
+from bcgc_jax.cli import sweep, train
 
 ASKED = ["--workers", "3", "--coordinates", "60"]
 UNIFORM = ["--cycle-time", "uniform:low=0.4,high=2.6"]
 UNCODED = ["--method", "uncoded"]
+
+
+def cell(cells):
+    """The numbers of the first one."""
+    return {name: values[0].item() for name, values in cells.columns.items()}
 
 
 def test_a_constant_start_up_a_link_and_a_chain_are_paid_for(answer):
@@ -27,51 +30,37 @@ def test_a_constant_start_up_a_link_and_a_chain_are_paid_for(answer):
 
 
 @pytest.mark.slow
-def test_a_start_up_has_a_law_whose_parameter_is_an_axis(answer):
-    cycle, start = ["--cycle-time", "deterministic:value=2"], "two-speed:fast=3,probability=0.2"
-    found = answer("solve", *ASKED, *cycle, "--start-up", f"{start},slow=15", *UNCODED)
+def test_a_start_up_has_a_law(answer):
+    cycle, start = ["--cycle-time", "deterministic:value=2"], "two-speed:fast=3,slow=15,probability=0.2"
+    found = answer("solve", *ASKED, *cycle, "--start-up", start, *UNCODED)
     law = {"law": "two-speed", "fast": 3.0, "slow": 15.0, "probability": 0.2}
     assert found["problem"]["start_up"] == law
     (alone,) = found["solutions"]
-    axes = ["--axis", "start_up.slow=15,40", "--send-time", "0,0.5"]
-    rows = answer("sweep", *ASKED, *cycle, "--start-up", start, *axes, *UNCODED)
-    assert [row["start_up_law"] for row in rows] == ["two-speed"] * 4
-    cells = [(row["start_up.slow"], row["send_time"]) for row in rows]
-    assert cells == [(15, 0), (15, 0.5), (40, 0), (40, 0.5)]
+    rows = answer("sweep", *ASKED, *cycle, "--start-up", start, "--send-time", "0,0.5", *UNCODED)
+    assert [(row["start_up_law"], row["send_time"]) for row in rows] == [(start, 0), (start, 0.5)]
     for row in rows:
-        slow, fast = row["start_up.slow"], 0.8**3
-        expected = 60 / 3 * 2 + 60 * row["send_time"] + 3 * fast + slow * (1 - fast)
+        expected = 60 / 3 * 2 + 60 * row["send_time"] + 3 * 0.8**3 + 15 * (1 - 0.8**3)
         assert row["expected_runtime"] == pytest.approx(expected, rel=1e-12)
     assert alone["expected_runtime"] == pytest.approx(rows[0]["expected_runtime"], rel=1e-12)
 
 
-def test_an_axis_is_a_number_of_the_problem_that_a_cell_is():
-    found = problem_of_cell(
-        Deterministic, ("value",), Weibull, True, 4,
-        num_workers=3, num_coordinates=60, value=2.0, chain_cycles=0.5,
-        **{"start_up.scale": 3.0, "start_up.shape": 0.7}, send_time=0.25,
-    )  # fmt: skip
-    wanted = Problem(
-        Deterministic(2.0), 3, 60, max_workers=4, start_up=Weibull(3.0, 0.7), send_time=0.25, overlap=True,
-        chain_cycles=0.5,
-    )  # fmt: skip
-    assert repr(found) == repr(wanted)
-
-
-def test_training_asks_for_the_same_problem(command, monkeypatch):
+def test_sweeping_and_training_ask_for_the_same_problem(command, monkeypatch):
     asked: list[Problem] = []
 
-    def stop(problem: Problem) -> None:
+    def stop(problem: Problem, *_: object) -> None:
         asked.append(problem)
         raise ValueError("enough")
 
     monkeypatch.setattr(train, "check_size", stop)
     given = ["--start-up", "weibull:scale=4000,shape=0.7", "--send-time", "0.25", "--overlap"]
-    status, _, err = command("train", "--workers", "3", *UNIFORM, *given, "--chain-cycles", "0.1")
-    assert (status, err) == (2, "bcgc: enough\n")
-    (problem,) = asked
-    assert repr(problem.start_up) == repr(Weibull(4000.0, 0.7))
-    assert (problem.send_time, problem.overlap, problem.chain_cycles) == (0.25, True, 0.1)
+    given += ["--workers", "3", *UNIFORM, "--chain-cycles", "0.1"]
+    assert command("train", *given) == (2, "", "bcgc: enough\n")
+    monkeypatch.setattr(sweep, "Sweep", lambda of_cell, cells, *_, **__: stop(of_cell(4, **cell(cells))))
+    assert command("sweep", *given, "--coordinates", "60") == (2, "", "bcgc: enough\n")
+    for problem in asked:
+        assert repr(problem.start_up) == repr(Weibull(4000.0, 0.7))
+        assert (problem.send_time, problem.overlap, problem.chain_cycles) == (0.25, True, 0.1)
+        assert (repr(problem.cycle_time), problem.num_workers) == (repr(Uniform(0.4, 2.6)), 3)
 
 
 @pytest.mark.slow

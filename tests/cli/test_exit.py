@@ -1,4 +1,4 @@
-"""Ctrl-C: heard whatever goes on, one line, no traceback and no crash; and processes that do not meet."""
+"""Ctrl-C: heard whatever goes on, one line, no traceback and no crash."""
 
 import os
 import signal
@@ -11,7 +11,6 @@ import pytest
 
 import bcgc_jax.cli
 from bcgc_jax.cli import exit as command_exit
-from bcgc_jax.cli import sweep
 from tests.raising import raising
 from tests.scripts import python
 from tests.signals import ctrl_c
@@ -19,7 +18,6 @@ from tests.signals import ctrl_c
 ROOT = Path(bcgc_jax.__file__).parents[1]
 LAW = ["--cycle-time", "shifted-exponential:rate=1e-3,shift=50"]
 SWEEP = ["sweep", *LAW, "--workers", "4", "--coordinates", "60", "--out"]
-SEVERAL = ["--coordinator", "127.0.0.1:1", "--processes", "2", "--process", "1"]
 
 
 @pytest.fixture(autouse=True)
@@ -45,21 +43,16 @@ def left(monkeypatch):
     return statuses
 
 
-@pytest.fixture
-def endless():
-    """Work that has no end before the test has."""
+def test_ctrl_c_is_heard_while_a_thread_works():
     over = threading.Event()
-    yield over.wait
-    over.set()
 
-
-def test_ctrl_c_is_heard_while_a_thread_works(endless):
     def work():
         os.kill(os.getpid(), signal.SIGINT)
-        endless()
+        over.wait()
 
     with pytest.raises(KeyboardInterrupt):
         command_exit.interruptible(work)
+    over.set()
 
 
 def test_work_in_a_thread_has_the_callers_precision_and_errors():
@@ -102,24 +95,6 @@ def test_the_imports_may_be_interrupted(given, tmp_path):
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     done = python("-m", "bcgc_jax", *given, cwd=tmp_path, env=env)
     assert (done.returncode, done.stdout, done.stderr.lstrip()) == (130, "", "bcgc: interrupted\n")
-
-
-def test_processes_that_do_not_meet_are_given_up(command, tmp_path, monkeypatch, capsys, left, endless):
-    monkeypatch.setattr(sweep, "_PATIENCE", 0.05)
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: endless())
-    with pytest.raises(Left):
-        command(*SWEEP, str(tmp_path / "sweep.csv"), *SEVERAL)
-    waiting, given_up = capsys.readouterr().err.splitlines()
-    assert waiting == "waiting up to 0.05 s for all 2 processes at 127.0.0.1:1"
-    assert given_up.startswith("bcgc: all 2 processes at 127.0.0.1:1 did not meet, not within 0.05 s: is")
-    assert left == [2]
-
-
-def test_what_keeps_processes_from_meeting_is_one_line(command, tmp_path, monkeypatch):
-    monkeypatch.setattr(jax.distributed, "initialize", raising(RuntimeError("address in use\nand more")))
-    status, out, err = command(*SWEEP, str(tmp_path / "sweep.csv"), *SEVERAL)
-    assert (status, out) == (2, "")
-    assert err.splitlines()[-1] == "bcgc: all 2 processes at 127.0.0.1:1 did not meet: address in use"
 
 
 @pytest.mark.parametrize(

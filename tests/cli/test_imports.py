@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from bcgc_jax.cli import names
+from bcgc_jax.cli import arguments as names
 from bcgc_jax.cli.answers import describe_law
 from bcgc_jax.cli.arguments import law_class, law_name, read_law
 from bcgc_jax.coding import digits, gradients
@@ -15,46 +15,39 @@ from bcgc_jax.sweeps import files as sweep_files
 from tests.scripts import python
 
 _RUN = """
-import json, sys
+import contextlib, io, json, sys
 from bcgc_jax import cli
-try:
-    cli.main()
-finally:
-    print(json.dumps(sorted({"jax", "numpy"} & sys.modules.keys())), file=sys.stderr)
+for typed in json.load(sys.stdin):
+    sys.argv, out, err = ["bcgc", *typed], io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), contextlib.suppress(SystemExit):
+        cli.main()
+    print(json.dumps([out.getvalue(), err.getvalue(), sorted({"jax", "numpy"} & sys.modules.keys())]))
 """
+# What is typed, and how the one line of the refusal goes on.
+_REFUSED = {
+    "slove": "No such command 'slove'",
+    "solve --wrokers 3": "No such option '--wrokers'",
+    "solve --workers x": "Invalid value for '--workers': must be a whole number",
+    "solve --trace none.csv": "Invalid value for '--trace': File 'none.csv'",
+    "train --trace - --method tim": "Invalid value for '--method': no method 'tim' (did you mean time?)",
+    "solve --cycle-time gama:rate=1": "Invalid value for '--cycle-time': unknown distribution",
+    "solve --cycle-time gamma:rat=1": "Invalid value for '--cycle-time': cannot read",
+}
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize(
-    ("arguments", "status", "line"),
-    [
-        *(([*name, "--help"], 0, None) for name in ([], ["solve"], ["fit"], ["sweep"], ["train"])),
-        (["slove"], 2, "bcgc: No such command 'slove'"),
-        (["solve", "--wrokers", "3"], 2, "bcgc: No such option '--wrokers'"),
-        (["solve", "--workers", "x"], 2, "bcgc: Invalid value for '--workers': must be a whole number"),
-        (["solve", "--trace", "none.csv"], 2, "bcgc: Invalid value for '--trace': File 'none.csv'"),
-        (
-            ["train", "--trace", "-", "--method", "tim"],
-            2,
-            "bcgc: no method 'tim' (did you mean time?)",
-        ),
-        (
-            ["solve", "--cycle-time", "gama:rate=1"],
-            2,
-            "bcgc: Invalid value for '--cycle-time': unknown distribution",
-        ),
-        (["solve", "--cycle-time", "gamma:rat=1"], 2, "bcgc: Invalid value for '--cycle-time': cannot read"),
-    ],
-)
-def test_help_and_refusals_need_no_jax(arguments, status, line):
-    found = python(_RUN, *arguments)
-    *said, imported = found.stderr.splitlines()
-    assert (found.returncode, json.loads(imported)) == (status, [])
-    if line is None:
-        assert (found.stdout.startswith("Usage: bcgc"), said) == (True, [])
-    else:
-        assert (found.stdout, len(said)) == ("", 1)
-        assert said[0].startswith(line)
+def test_help_and_refusals_need_no_jax():
+    helped = ["", "--help", *(f"{name} --help" for name in ("solve", "fit", "plot", "sweep", "train"))]
+    typed = [text.split() for text in (*helped, "--version", *_REFUSED)]
+    lines = python(_RUN, input=json.dumps(typed)).stdout.splitlines()
+    for text, line in zip((*helped, "--version", *_REFUSED), lines, strict=True):
+        out, err, imported = json.loads(line)
+        assert imported == [], text
+        if text in _REFUSED:
+            assert (out, err.count("\n")) == ("", 1)
+            assert err.startswith(f"bcgc: {_REFUSED[text]}")
+        else:
+            assert (out[: len("bcgc, ver")] in ("bcgc, ver", "Usage: bc"), err) == (True, ""), text
 
 
 @pytest.mark.parametrize("name", names.LAWS)

@@ -38,14 +38,9 @@ def test_every_command_refuses_before_the_work_what_it_could_not_write(refusal, 
     *arguments, option, suffix = COMMANDS[name]
     (tmp_path / f"folder.{suffix}").mkdir()
     (tmp_path / "file").touch()
-    for place, words in [
-        (f"folder.{suffix}", "is a folder"),
-        (f"missing/x.{suffix}", "there is no folder"),
-        (f"file/x.{suffix}", "there is no folder"),
-    ]:
+    for place in (f"folder.{suffix}", f"missing/x.{suffix}", f"file/x.{suffix}"):
         err = refusal(*arguments, option, str(tmp_path / place))
-        assert words in err
-        assert option in err
+        assert f"{option}: cannot write {tmp_path / place}: name a file in a folder that is there" in err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", f"folder.{suffix}"]
 
 
@@ -58,7 +53,7 @@ def test_a_check_leaves_files_and_folders_as_they_are(tmp_path):
     assert ([p.name for p in tmp_path.iterdir()], path.read_text()) == (["there.png"], "kept")
     check_folder("--out", tmp_path / "a" / "b")
     assert not list((tmp_path / "a" / "b").iterdir())
-    with pytest.raises(ValueError, match="is a file, not a folder"):
+    with pytest.raises(ValueError, match=r"cannot write to .*: File exists"):
         check_folder("--out", path)
 
 
@@ -75,7 +70,7 @@ def test_the_answer_is_printed_whatever_becomes_of_plan_and_curves(command, tmp_
     found = SimpleNamespace(best=None, fits=[], plans=[{"law": "gamma"}])
     monkeypatch.setattr(bcgc_jax.cli.fit, "_answer", lambda *_: found)
     monkeypatch.setattr(bcgc_jax.cli.fit, "_print", lambda *_: print("the table"))
-    monkeypatch.setattr("bcgc_jax.cli.answers.save_plan", raising(error))
+    monkeypatch.setattr("bcgc_jax.cli.fit.save_plan", raising(error))
     plan = str(tmp_path / "plan.json")
     status, out, err = command("fit", "-", "--out", plan)
     assert (status, out, err.count("\n")) == (2, "the table\n", 1)
@@ -104,17 +99,11 @@ def run(monkeypatch):
     return start
 
 
-def test_a_terminal_without_the_signs_gets_others(run):
+def test_what_cannot_be_written_is_no_traceback(run):
     assert run("print('above ≤ 3')", -1) == (0, "above ? 3\n", "")
-
-
-def test_a_full_disk_is_one_line(run):
     with open("/dev/full", "w") as full:
-        status, _, err = run("print('x')", full)
-    assert (status, err) == (2, "bcgc: cannot write the answer: No space left on device\n")
-
-
-def test_a_reader_that_has_gone_is_no_word(run):
+        told = "bcgc: cannot write the answer: No space left on device\n"
+        assert run("print('x')", full) == (2, None, told)
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w") as closed:

@@ -42,8 +42,6 @@ def test_cells_and_a_task_without_an_end_are_told_likewise(told):
         assert told(r"^solving, 3 of 9,")
     with progress.Progress("compiling") as bar:
         assert told(r"^compiling, \d+ s$")
-        bar.reach(0.25, 1)
-        assert told(r"^compiling, 25 %")
 
 
 def test_what_is_quick_says_nothing(capsys):

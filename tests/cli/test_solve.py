@@ -10,7 +10,6 @@ import pytest
 
 from bcgc_jax import Problem, ShiftedExponential, Solution, expected_runtime
 from bcgc_jax.cli.solve_table import blocks
-from tests.cli.steps import TIMES
 from tests.scripts import python
 
 PAPER = ["--workers", "20", "--coordinates", "20000", "--samples", "50", "--cycles", "1"]
@@ -96,7 +95,9 @@ def test_what_a_table_says_of_a_plan_is_so(command, answer, x64):
 
 def test_a_plan_is_written_where_it_is_asked_for(answer, tmp_path, x64):
     path = tmp_path / "plan.json"
-    best = answer("solve", *PAPER, *LAW, *of("time", "tandon_partial"), "--out", str(path))["solutions"][0]
+    methods = of("limit", "time", "tandon_partial")
+    limit, best, _ = answer("solve", *PAPER, *LAW, *methods, "--out", str(path))["solutions"]
+    assert limit["method"] == "limit"  # the fastest, and no plan
     found: Any = Solution.load(path)
     assert (found.method, found.rounded.tolist()) == ("time", best["partition"])
     assert found.partition.shape == found.levels.shape == found.rounded.shape == (20,)
@@ -109,16 +110,6 @@ def test_a_plan_is_written_where_it_is_asked_for(answer, tmp_path, x64):
 def test_an_overflow_is_not_infinity(refusal):
     huge = ["--samples", "1e308", "--cycles", "1e308", "--method", "time"]
     assert "1.8e308, an overflow" in refusal("solve", *PAPER[:4], *huge, *LAW)
-
-
-def test_a_trace_brings_its_law_and_its_number_of_workers(answer, trace):
-    found = answer("solve", "--trace", trace, "--coordinates", "100", *of("uncoded"))
-    assert found["problem"]["num_workers"] == 4
-    assert found["problem"]["cycle_time"]["measured_times"] == 24
-    # E max of 4 draws with replacement from the 24 times, written out.
-    t, share = np.sort(TIMES.ravel()), np.arange(1, 25) / 24
-    expected = np.sum(t * (share**4 - (share - 1 / 24) ** 4)) * 100 / 4
-    assert found["solutions"][0]["expected_runtime"] == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.slow
@@ -144,16 +135,6 @@ def test_workers_that_are_not_alike_get_a_law_each(answer):
     assert found["problem"]["cycle_time"] == fast
     exact = 3000 / 3 * (0.7 + 0.9 * 3 / 4)
     assert found["solutions"][0]["expected_runtime"] == pytest.approx(exact, rel=1e-9)
-
-
-def test_a_trace_may_keep_its_workers(refusal, answer, trace):
-    args = ["solve", "--trace", trace, "--keep-workers", "--coordinates", "3000", "--method", "uncoded"]
-    found = answer(*args)
-    law = found["problem"]["cycle_time"]
-    assert (law.pop("mean"), law) == (pytest.approx(TIMES.mean()), {"law": "rows", "steps": 6, "workers": 4})
-    expected = TIMES.max(axis=1).mean() * 3000 / 4
-    assert found["solutions"][0]["expected_runtime"] == pytest.approx(expected, rel=1e-9)
-    assert "the steps of 4 workers, not 3" in refusal(*args, "--workers", "3")
 
 
 @pytest.mark.slow
@@ -236,51 +217,6 @@ def test_a_round_trip_is_paid_for_each_chunk_and_rows_say_what_they_need(answer,
     needs = ("stored_subsets", "sent", "round_trips", "exact_gradient")
     assert [sharing[name] for name in needs] == [3, pytest.approx(1), 2, True]
     assert [uncoded[name] for name in needs] == [1, 1, 0, True]
-
-
-@pytest.mark.parametrize("name", ["solve", "sweep", "train"])
-def test_a_file_of_schemes_that_nobody_asks_for_is_refused(refusal, tmp_path, name):
-    file = tmp_path / "mine.py"
-    file.write_text("import bcgc_jax\nSCHEMES = [bcgc_jax.Scheme('own', lambda p: p)]\n")
-    args = ["--workers", "4", *LAW, "--schemes", str(file), "--method", "time"]
-    err = refusal(name, *args, *([] if name == "train" else ["--coordinates", "9"]))
-    assert "--schemes has no effect unless a --method is one of these" in err
-
-
-@pytest.mark.parametrize("name", ["solve", pytest.param("sweep", marks=pytest.mark.slow)])
-def test_a_file_of_schemes_puts_them_into_every_command(refusal, answer, tmp_path, name):
-    file = tmp_path / "mine.py"
-    file.write_text(
-        "import jax.numpy as jnp, bcgc_jax\n"
-        "def uniform(problem):\n"
-        "    exists = jnp.arange(problem.max_workers) < problem.num_workers\n"
-        "    return jnp.where(exists, problem.total / problem.num_workers, 0)\n"
-        "SCHEMES = [bcgc_jax.Scheme('uniform_blocks', uniform, baseline=True)]\n"
-    )
-    args = [name, "--workers", "3", *LAW, "--coordinates", "60", "--schemes", str(file)]
-    found = answer(*args, *of("uniform_blocks"), *(["--partitions"] if name == "sweep" else []))
-    (row,) = found["solutions"] if name == "solve" else found
-    assert row["partition"] == [20, 20, 20]
-    load = np.array([20, 60, 120]) / 3
-    draws = -np.sort(-(50 + np.random.default_rng(0).exponential(1000, (200_000, 3))), axis=1)
-    runtimes = (load * draws).max(axis=1)
-    assert abs(row["expected_runtime"] - runtimes.mean()) < 4 * runtimes.std() / 200_000**0.5
-    file.write_text("1 / 0\n")
-    assert "ZeroDivisionError" in refusal(*args)
-
-
-@pytest.mark.parametrize(("name", "size"), [("solve", "3"), ("sweep", "3,4")])
-def test_a_scheme_that_fails_is_one_line_before_any_work(refusal, tmp_path, monkeypatch, name, size):
-    monkeypatch.setattr("bcgc_jax.cli.solve.solution_row", lambda *_: pytest.fail("the work began"))
-    file = tmp_path / "mine.py"
-    file.write_text(
-        "import bcgc_jax, jax.numpy as jnp\n"
-        "def traced(problem):\n"
-        "    return jnp.ones(problem.max_workers) if problem.num_workers > 2 else None\n"
-        "SCHEMES = [bcgc_jax.Scheme('traced', traced)]\n"
-    )
-    arguments = ["--workers", size, *UNIFORM, "--coordinates", "60", "--schemes", str(file)]
-    assert f'scheme "traced": {file}, line 3: TracerBoolConversionError' in refusal(name, *arguments)
 
 
 @pytest.mark.parametrize("name", ["solve", "sweep", "train", "fit"])

@@ -27,7 +27,7 @@ def printed(capsys):
     """The lines of an answer, none of which is longer than so many signs, and its words."""
 
     def show(*answer, widest=100, **more):
-        print_table(SolveAnswer(*answer, **more), "the cycle time's unit")
+        print_table(SolveAnswer(*answer, **more))
         out = capsys.readouterr().out
         assert max(map(len, out.splitlines())) <= widest
         return out.splitlines(), " ".join(out.split())
@@ -67,10 +67,10 @@ def test_best_found_where_nothing_is_proven(printed):
         row("uncoded", 66.0, [60, 0, 0], lower_bound=40.0),
     ]
     problem = Problem(Deterministic(2.0), 3, 60, start_up=Weibull(4000.0, 0.7))
-    lines, text = printed(problem, rows, 30.0, baseline=rows[1])
-    assert lines[2].split()[:6] == ["optimal", "50", "-24.2", "%", "best", "found"]
-    assert lines[3].split()[:6] == ["uncoded", "66", "+0.0", "%", "50", "%"]
-    assert "a local search found. None is faster than 44, which is 12 % less." in text
+    lines, text = printed(problem, rows, 30.0, baseline=rows[1], unit=(2.0, "seconds"))
+    assert lines[2].split()[:6] == ["optimal", "25", "-24.2", "%", "best", "found"]
+    assert lines[3].split()[:6] == ["uncoded", "33", "+0.0", "%", "50", "%"]
+    assert "a local search found. None is faster than 22, which is 12 % less." in text
     assert "no idle time, after the first start-up" in text
 
 
@@ -85,7 +85,7 @@ def test_a_limit_is_no_scheme_and_a_fast_scheme_has_no_levels(printed):
     ]
     _, text = printed(Problem(LAW, 3, 60, setup_cycles=5.0), rows, 1.0)
     assert "Means of draws, standard error up to 2 %: quick." in text
-    assert "time uses the levels 1, 2; its bound is for these." in text
+    assert "time uses the levels 1, 2; its bound is for no other." in text
 
 
 def test_schedules_say_what_they_need_and_what_they_leave_out(printed):
@@ -111,9 +111,9 @@ def test_schedules_say_what_they_need_and_what_they_leave_out(printed):
 
 def test_all_times_are_printed_in_one_unit(printed):
     rows = [row("time", 8.0, [60, 0, 0, 0], lower_bound=6.0, completion_probability=0.25)]
-    answer = SolveAnswer(Problem(LAW, 4, 60), rows, 4.0, 16.0, row("uncoded", 16.0), (7.0, 9.0))
-    lines, text = printed(*answer.in_units_of(2))
-    assert " 8) " in lines[1]
+    baseline, interval = row("uncoded", 16.0), (7.0, 9.0)
+    lines, text = printed(Problem(LAW, 4, 60), rows, 4.0, 16.0, baseline, interval, unit=(2.0, "seconds"))
+    assert (" 8) " in lines[1], "Runtimes are in seconds. They" in text) == (True, True)
     assert lines[2].split()[:7] == ["time", "4", "-50.0", "%", "33", "%", "0.2500"]
     assert "faster than 2, assuming" in text
     assert "time: 3.5 to 4.5 with 95 % confidence" in text

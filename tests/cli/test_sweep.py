@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from bcgc_jax.cli.arguments import Number, axis
+from bcgc_jax.cli.arguments import COUNT, axis
 from bcgc_jax.sweeps.files import read_rows
 from tests.cli.schema import problems, strict_json
 
@@ -92,4 +92,4 @@ def test_the_file_of_a_sweep_says_which_law_and_has_one_type_a_column(command, t
     ],
 )
 def test_an_axis_is_the_numbers_that_its_words_say(typed, numbers):
-    assert axis(Number(1, include=True, whole=True)).convert(typed, None, None).tolist() == numbers
+    assert axis(COUNT).convert(typed, None, None).tolist() == numbers

@@ -11,7 +11,7 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.cli import traces
-from bcgc_jax.cli.names import TRACE_LAWS
+from bcgc_jax.cli.arguments import TRACE_LAWS
 from bcgc_jax.measured.choice import KINDS
 from bcgc_jax.measured.traces import Trace
 from tests.cli import steps
@@ -28,12 +28,12 @@ def _trace(times: np.ndarray, censored: bool = False) -> Trace:
 
 
 def test_the_kinds_of_law_are_the_librarys_and_what_is_refused_names_the_option(trace):
-    asked: Any = SimpleNamespace(path=trace, kind="atoms", keep_workers=False)
+    asked: Any = SimpleNamespace(trace=trace, trace_law="atoms", keep_workers=False)
     assert TRACE_LAWS == KINDS
     law: Any = traces.law_for(asked, _trace(TIMES), 3)
     assert np.array_equal(np.sort(np.asarray(law.times)), np.sort(TIMES.ravel()).astype(law.times.dtype))
     for censored, workers, message in ((True, 3, "1 of 24 times are censored"), (False, 10_000, "too many")):
-        with pytest.raises(ValueError, match=f"{message}.*: take --trace-law smooth"):
+        with pytest.raises(ValueError, match=f"{message}.*: take a smooth law"):
             traces.law_for(asked, _trace(TIMES, censored), workers)
 
 
@@ -76,11 +76,16 @@ def test_flags_are_named_by_the_commands_and_not_by_the_library(refusal, tmp_pat
     assert "`EmpiricalRows`" in description.remarks()[0]
 
 
-def test_a_sweep_keeps_the_workers_as_solve_does(answer, trace):
-    asked = ["--trace", trace, "--keep-workers", "--method", "uncoded"]
-    runtimes = [row["expected_runtime"] for row in answer("sweep", *asked, "--coordinates", "2000,3000")]
-    mean = TIMES.max(axis=1).mean()
-    assert runtimes == pytest.approx([mean * 2000 / 4, mean * 3000 / 4], rel=1e-8)
+def test_a_trace_may_keep_its_workers(refusal, answer, trace):
+    asked = ["--trace", trace, "--keep-workers", "--method", "uncoded", "--coordinates"]
+    found, mean = answer("solve", *asked, "3000"), TIMES.max(axis=1).mean() * 1000 / 4
+    law = found["problem"]["cycle_time"]
+    assert (law.pop("mean"), law) == (pytest.approx(TIMES.mean()), {"law": "rows", "steps": 6, "workers": 4})
+    assert found["solutions"][0]["expected_runtime"] == pytest.approx(3 * mean, rel=1e-9)
+    assert "the steps of 4 workers, not 3" in refusal("solve", *asked, "3000", "--workers", "3")
+    assert "the trace has 4 workers, not 3" in refusal("train", "--trace", trace, "--workers", "3")
+    runtimes = [row["expected_runtime"] for row in answer("sweep", *asked, "2000,3000")]
+    assert runtimes == pytest.approx([2 * mean, 3 * mean], rel=1e-8)
 
 
 @pytest.mark.slow
@@ -114,13 +119,16 @@ def _stdin(content: bytes) -> io.TextIOWrapper:
     return io.TextIOWrapper(io.BufferedReader(_Bytes(content)))  # type: ignore[arg-type]
 
 
-def test_a_trace_comes_from_standard_input_too(answer, monkeypatch, trace):
-    asked = ("--coordinates", "100", "--method", "uncoded")
-    its = answer("solve", "--trace", trace, *asked)
+def test_a_trace_brings_its_law_and_its_number_of_workers_from_standard_input_too(answer, monkeypatch, trace):
     monkeypatch.setattr(sys, "stdin", _stdin(Path(trace).read_bytes()))
-    mine = answer("solve", "--trace", "-", *asked)
-    assert mine["problem"] == its["problem"]
-    assert mine["solutions"][0]["expected_runtime"] == its["solutions"][0]["expected_runtime"]
+    # E max of 4 draws with replacement from the 24 times, written out.
+    t, share = np.sort(TIMES.ravel()), np.arange(1, 25) / 24
+    expected = np.sum(t * (share**4 - (share - 1 / 24) ** 4)) * 100 / 4
+    for name in (trace, "-"):
+        found = answer("solve", "--trace", name, "--coordinates", "100", "--method", "uncoded")
+        assert found["problem"]["num_workers"] == 4
+        assert found["problem"]["cycle_time"]["measured_times"] == 24
+        assert found["solutions"][0]["expected_runtime"] == pytest.approx(expected, rel=1e-9)
 
 
 def test_what_is_wrong_with_standard_input_is_told_by_its_name(command, refusal, monkeypatch):
@@ -178,3 +186,21 @@ def test_what_a_plan_does_not_suppose_is_said_of_its_trace():
     for asked in (apart, whole):
         assert "behind a collective" in said(asked, behind)[0]
     assert said(apart, _trace(rng.gamma(4.0, 0.5, (200, 4)))) == []
+
+
+@pytest.mark.parametrize("size", [1e9, 10**15])
+def test_python_refuses_what_no_machine_holds(size):
+    law = bcgc.ShiftedExponential(1e-3, 50.0)
+    for given in ({"num_workers": size}, {"num_workers": 3, "max_workers": int(size)}):
+        with pytest.raises(
+            ValueError, match=r"e\+\d\d workers are more than 131,072: .* arrays of N² numbers"
+        ):
+            bcgc.Problem(law, num_coordinates=60, **given)
+
+
+def test_what_takes_a_day_is_refused():
+    atoms = bcgc.Empirical(np.random.default_rng(0).gamma(2.0, 1.0, 500) + 0.5)
+    for law, workers in ((bcgc.ShiftedExponential(1e-3, 50.0), 2**17), (atoms, 500)):
+        traces.check_size(bcgc.Problem(law, workers, 1_000_000))
+    with pytest.raises(ValueError, match="more than a day: take fewer --workers"):
+        traces.check_size(bcgc.Problem(atoms, 10_000, 1_000_000))

@@ -20,6 +20,9 @@ from bcgc_jax.distributions.special_functions import (
     normal_hazard,
 )
 
+# From and to which log a, and how many. Draws of a in float64 lie in [1e-16/N, 745].
+_TABULATED = math.log(1e-20), math.log(800.0), 513
+
 
 @pytree_dataclass
 class ShiftedExponential(Distribution):
@@ -36,6 +39,7 @@ class ShiftedExponential(Distribution):
     shift: ArrayLike = 0.0
 
     conditions = (("rate", "> 0"), ("shift", ">= 0"))
+    begin = "shift"
 
     def cumulative_hazard(self, t):
         return self.rate * jnp.maximum(jnp.subtract(t, self.shift), 0)
@@ -45,9 +49,6 @@ class ShiftedExponential(Distribution):
 
     def mean(self):
         return jnp.asarray(self.shift + 1 / self.rate)
-
-    def infimum(self):
-        return jnp.asarray(self.shift)
 
     def expected_order_statistics(self, num_workers, max_workers):
         # Eq. (11): shift + (H_N - H_n) / rate.
@@ -78,6 +79,8 @@ class _Shifted(Distribution):
 
     shift: ArrayLike
 
+    begin = "shift"
+
     def cumulative_hazard(self, t):
         inside, excess = excess_above(t, self.shift)
         return jnp.where(inside, self._hazard(excess), 0)
@@ -85,9 +88,6 @@ class _Shifted(Distribution):
     def inverse_cumulative_hazard(self, a):
         inside, a = excess_above(a, 0.0)
         return self.shift + jnp.where(inside, self._inverse_hazard(a), 0)
-
-    def infimum(self):
-        return jnp.asarray(self.shift)
 
     def _hazard(self, excess: Array) -> Array:
         raise NotImplementedError
@@ -136,6 +136,7 @@ class Pareto(Distribution):
     shape: ArrayLike
 
     conditions = (("scale", "> 0"), ("shape", "> 0"))
+    begin = "scale"
 
     def cumulative_hazard(self, t):
         # log1p of the excess, not log of t / scale: the excess is exact near the scale.
@@ -147,9 +148,6 @@ class Pareto(Distribution):
     def mean(self):
         finite, margin = excess_above(self.shape, 1.0)
         return jnp.where(finite, self.scale * (1 + 1 / margin), jnp.inf)
-
-    def infimum(self):
-        return jnp.asarray(self.scale)
 
     def has_mean(self, level, num_workers):
         # P(T_(N-n) > t) falls like t^(-(n+1) shape).
@@ -177,6 +175,7 @@ class Uniform(Distribution):
 
     conditions = (("low", ">= 0"), ("high", "> 0"))
     below = ("low", "high")
+    begin = "low"
 
     def cumulative_hazard(self, t):
         # log of the remaining share, not log1p of the used one: (high - t) is exact near high.
@@ -197,9 +196,6 @@ class Uniform(Distribution):
 
     def mean(self):
         return jnp.asarray(jnp.add(self.low, self.high) / 2)
-
-    def infimum(self):
-        return jnp.asarray(self.low)
 
     def expected_order_statistics(self, num_workers, max_workers):
         _, rank = inverse_ranks(num_workers, max_workers, working_dtype(self))
@@ -278,8 +274,8 @@ class Gamma(_Shifted):
 
     def with_fast_inverse(self):
         # Of T - shift: a difference would round to 0 near the shift.
-        a = jnp.exp(_Tabulated.log_hazards(working_dtype(self)))
-        log_x, slope = log_inverse_gamma_hazard(jnp.asarray(self.shape, a.dtype), a)
+        a = jnp.exp(jnp.linspace(*_TABULATED, dtype=working_dtype(self)))
+        log_x, slope, _ = log_inverse_gamma_hazard(jnp.asarray(self.shape, a.dtype), a)
         return _Tabulated(self, self.infimum(), log_x - jnp.log(self.rate), slope)
 
 
@@ -315,16 +311,15 @@ class FromHazard(Distribution):
 
     def mean(self):
         # a = exp(v - e^{-v}): exponential decay at both ends, so the trapezoid rule is spectral.
-        low, high, panels = -4.2, 6.0, 400
-        v = jnp.linspace(low, high, panels + 1, dtype=working_dtype(self))
+        v, step = jnp.linspace(-4.2, 6.0, 401, retstep=True, dtype=working_dtype(self))
         a = jnp.exp(v - jnp.exp(-v))
         weight = jnp.exp(-a)
         # Where the weight is 0, T may overflow.
-        integrand = self.inverse_cumulative_hazard(jnp.where(weight > 0, a, 0)) * weight
+        times = self.inverse_cumulative_hazard(jnp.where(weight > 0, a, 0))
+        total = jnp.sum(times * weight * a * (1 + jnp.exp(-v))) * step
         largest = 0.9 * -math.log(jnp.finfo(a.dtype).tiny)
-        tail = jnp.log(self.inverse_cumulative_hazard(jnp.array([largest / 2, largest], a.dtype)))
-        growth = (tail[1] - tail[0]) / (largest / 2)  # of log T per unit of hazard; 1 is the limit
-        total = jnp.sum(integrand * a * (1 + jnp.exp(-v))) * ((high - low) / panels)
+        half, whole = jnp.log(self.inverse_cumulative_hazard(jnp.array([largest / 2, largest], a.dtype)))
+        growth = (whole - half) / (largest / 2)  # of log T per unit of hazard; 1 is the limit
         return jnp.where(growth < 1, total, jnp.inf)
 
     def infimum(self):
@@ -347,20 +342,15 @@ class _Tabulated(_Shifted):
     slope: Array
 
     rounding = Gamma.rounding
-    # Draws of a in float64 lie in [1e-16/N, 745]; below the table the power law goes on.
-    _low, _high, _size = math.log(1e-20), math.log(800.0), 513
-
-    @classmethod
-    def log_hazards(cls, dtype: Any) -> Array:
-        return jnp.linspace(cls._low, cls._high, cls._size, dtype=dtype)
 
     def cumulative_hazard(self, t):
         return self.law.cumulative_hazard(t)
 
     def _inverse_hazard(self, a):
-        step = (self._high - self._low) / (self._size - 1)
-        place = jnp.clip((jnp.log(a) - self._low) / step, 0, self._size - 1)
-        i = jnp.clip(place.astype(int), 0, self._size - 2)
+        low, high, size = _TABULATED
+        step = (high - low) / (size - 1)
+        place = jnp.clip((jnp.log(a) - low) / step, 0, size - 1)
+        i = jnp.clip(place.astype(int), 0, size - 2)
         u = place - i
         f0, f1, d0, d1 = self.log_t[i], self.log_t[i + 1], self.slope[i] * step, self.slope[i + 1] * step
         return jnp.exp(f0 + u * (d0 + u * (3 * (f1 - f0) - 2 * d0 - d1 + u * (2 * (f0 - f1) + d0 + d1))))

@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import pytree_dataclass, static_field, working_dtype
 from bcgc_jax.distributions.base import Distribution, Kinked, Smooth
+from bcgc_jax.distributions.special_functions import legendre
 
 # In scales of the tail, where it is cut for integration.
 _TAIL_PIECES = 2.0 ** np.arange(-1, 6)
@@ -69,10 +70,10 @@ class HazardSpline(Distribution):
         return tuple((x[i], x[i + 1]) for x in (self.hazards, self.times, self.slopes))
 
     def mean(self):
-        points, weights = np.array(np.polynomial.legendre.leggauss(16), working_dtype(self))
+        points, weights = np.array(legendre(16), working_dtype(self))
         step = jnp.diff(self.hazards)[:, None]
-        a = self.hazards[:-1, None] + step * (points + 1) / 2
-        body = jnp.sum(self.inverse_cumulative_hazard(a) * jnp.exp(-a) * step * weights / 2)
+        a = self.hazards[:-1, None] + step * points
+        body = jnp.sum(self.inverse_cumulative_hazard(a) * jnp.exp(-a) * step * weights)
         finite = jnp.less(self.tail_index, 1)
         excess = self.slopes[-1] / jnp.where(finite, 1 - self.tail_index, 1)
         tail = jnp.exp(-self.hazards[-1]) * (self.times[-1] + excess)

@@ -92,11 +92,9 @@ def fit_laws(
     t, cut = sorted_times(times, censored)
     if np.sum(~cut) < _FEWEST:
         raise ValueError(f"a fit needs at least {_FEWEST} times that are not cut off, got {np.sum(~cut)}")
-    if np.ptp(t[~cut]) == 0:
-        time = f"{t[~cut][0]:g}"
-        raise ValueError(f"all times are {time}: there is nothing to fit, the law is Deterministic({time})")
-    if np.unique(t[~cut]).size == 2:
-        raise ValueError("the times take two values: nothing to fit, the law is TwoSpeed or Empirical")
+    if (values := np.unique(t[~cut])).size < 3:
+        of = " or ".join(f"{value:g}" for value in values)
+        raise ValueError(f"all times are {of}: take Deterministic, TwoSpeed or Empirical, there is no fit")
     known = [name for name in FAMILIES if name != "uniform" or not cut.any()]
     names = known if laws is None else list(laws)
     for name in names:
@@ -110,8 +108,7 @@ def fit_laws(
         if t.size > MAX_TIMES:
             chosen = np.sort(jax.random.choice(shuffle, t.size, (MAX_TIMES,), replace=False))
             t, cut = t[chosen], cut[chosen]
-        sample = Sample(spread_ties(t), cut if cut.any() else None)
-        fits = []
+        sample, fits = Sample(spread_ties(t), cut if cut.any() else None), []
         for name, law_key in zip(names, keys, strict=True):
             if progress is not None:
                 progress(name)
@@ -141,17 +138,16 @@ def _fit(key: Array, name: str, sample: Sample, num_replicates: int) -> Fit:
         less_biased, hazards = _hazards(samples, parameters, bias, name=name)
         return [np.asarray(x) for x in (less_biased, *_distances(hazards, samples))]
 
-    law, ks, ad = (x[0] for x in corrected(data, best))
+    law, *measured = (x[0] for x in corrected(data, best))
     far = [corrected(samples, parameters)[1:] for samples, parameters in zip(drawn, again, strict=True)]
-    ks_p, ad_p = (
-        float((1 + np.sum(np.concatenate(f)[good] >= d)) / (1 + good.sum()))
-        for f, d in zip(zip(*far, strict=True), (ks, ad), strict=True)
-    )
+    tests = []
+    for distance, of_samples in zip(measured, zip(*far, strict=True), strict=True):
+        farther = np.sum(np.concatenate(of_samples)[good] >= distance)
+        tests += [float(distance), float((1 + farther) / (1 + good.sum()))]
     errors = map(float, np.std(replicates[good], axis=0, ddof=1))
-    aic, size = 2 * len(family.names) - 2 * likelihood, len(sample.times)
+    aic = 2 * len(family.names) - 2 * likelihood
     errors_of = dict(zip(family.names, errors, strict=True))
-    law = family.law(*map(float, law))
-    return Fit(name, law, errors_of, likelihood, aic, float(ks), ks_p, float(ad), ad_p, size)
+    return Fit(name, family.law(*map(float, law)), errors_of, likelihood, aic, *tests, len(sample.times))
 
 
 @functools.partial(jax.jit, static_argnames="name")
@@ -163,22 +159,22 @@ def _search(samples: Sample, guesses: Array, *, name: str) -> tuple[Array, Array
 @jax.jit
 def _draw(key: Array, data: Sample) -> tuple[Array, Array | None]:
     """Hazards of as many samples, ascending, and their cuts, if any; compiled once for all families."""
-    return jax.vmap(_draw_one)(jax.random.split(key, len(data.times)), data)
 
+    def draw(key: Array, sample: Sample) -> tuple[Array, Array | None]:
+        times_key, cut_key = jax.random.split(key)
+        size = len(sample.times)
+        rank = jnp.arange(size)
+        # Sorted as they come (Rényi).
+        hazard = jnp.cumsum(jax.random.exponential(times_key, (size,)) / (size - rank))
+        if sample.censored is None:
+            return hazard, None
+        # Kaplan and Meier's estimate of when times are cut, with the parts of cuts and whole times exchanged.
+        open_ = jnp.cumprod(jnp.where(sample.censored, 1 - 1 / (size - rank), 1))
+        drawn = jax.random.uniform(cut_key, (size,))
+        place = size - jnp.searchsorted(open_[::-1], drawn, side="right", method="sort")
+        return hazard, jnp.where(place < size, sample.times[jnp.minimum(place, size - 1)], jnp.inf)
 
-def _draw_one(key: Array, sample: Sample) -> tuple[Array, Array | None]:
-    times_key, cut_key = jax.random.split(key)
-    size = len(sample.times)
-    rank = jnp.arange(size)
-    # Sorted as they come (Rényi).
-    hazard = jnp.cumsum(jax.random.exponential(times_key, (size,)) / (size - rank))
-    if sample.censored is None:
-        return hazard, None
-    # Kaplan and Meier's estimate of when times are cut, with the parts of cuts and whole times exchanged.
-    open_ = jnp.cumprod(jnp.where(sample.censored, 1 - 1 / (size - rank), 1))
-    drawn = jax.random.uniform(cut_key, (size,))
-    place = size - jnp.searchsorted(open_[::-1], drawn, side="right", method="sort")
-    return hazard, jnp.where(place < size, sample.times[jnp.minimum(place, size - 1)], jnp.inf)
+    return jax.vmap(draw)(jax.random.split(key, len(data.times)), data)
 
 
 @functools.partial(jax.jit, static_argnames="name")
@@ -188,8 +184,7 @@ def _drawn(parameters: Array, hazards: Array, cuts: Array | None, *, name: str) 
     if cuts is None:
         return Sample(times)
     order = jnp.argsort(jnp.minimum(times, cuts))
-    seconds, cut = (jnp.take_along_axis(x, order, 1) for x in (jnp.minimum(times, cuts), cuts < times))
-    return Sample(seconds, cut)
+    return Sample(*(jnp.take_along_axis(x, order, 1) for x in (jnp.minimum(times, cuts), cuts < times)))
 
 
 @functools.partial(jax.jit, static_argnames="name")

@@ -2,12 +2,10 @@
 
 import functools
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import Numbers, check, check_key
 from bcgc_jax.plans.iterations import iteration_of
@@ -44,19 +42,16 @@ def bootstrap_interval(
     check("confidence", confidence, "> 0")
     check("confidence", confidence, "< 1")
     check_partition(problem, partition)
-    return _interval(key, problem, partition, confidence, num_replicates=num_replicates, block=block)
+    means = resampled_means(key, _runtimes(problem, partition), num_replicates=num_replicates, block=block)
+    low, high = jnp.quantile(means, jnp.array([(1 - confidence) / 2, (1 + confidence) / 2], means.dtype))
+    return low, high
 
 
-@functools.partial(jax.jit, static_argnames=("num_replicates", "block"))
-def _interval(
-    key: Array, problem: Problem, partition: Numbers, confidence: ArrayLike, **options: Any
-) -> tuple[Array, Array]:
+@jax.jit
+def _runtimes(problem: Problem, partition: Numbers) -> Array:
     iteration, x = iteration_of(problem), as_partition(problem, partition)
     assert iteration.rows is not None
-    finish = iteration.max_of_sorted(load_of(problem, x), iteration.rows.astype(x.dtype))
-    means = resampled_means(key, scale_of(problem, x) * finish, **options)
-    low, high = jnp.quantile(means, jnp.stack([(1 - confidence) / 2, (1 + confidence) / 2]))
-    return low, high
+    return scale_of(problem, x) * iteration.max_of_sorted(load_of(problem, x), iteration.rows.astype(x.dtype))
 
 
 def resampled_means(

@@ -22,6 +22,8 @@ LAYOUTS = ("auto", "long", "wide")
 # The column of the loads, where none is named.
 LOAD = "load"
 _LONGEST_HEADER = 1 << 20
+# Each with its line.
+Rows = Iterator[tuple[int, list[str]]]
 _FLAGS = {"0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
 _NO_TIME = {"nan", "na", "n/a", "null", "none", "-"}
 
@@ -162,15 +164,17 @@ def load_trace(
         else:
             given, file = getattr(path, "name", ""), path  # of a pipe its number
             name = {"<stdin>": "standard input", "": "the stream"}.get(given, str(given))
-        table = _read_table(file, name, progress or (lambda share: None))
-        _, header = next(table)
-        return _read(table, name, header, _places(name, header, columns, layout))
+        rows = _read_table(file, name, progress or (lambda share: None))
+        _, header = next(rows)
+        if LOAD in header and LOAD not in columns.values():
+            columns.setdefault("load", LOAD)
+        if _is_wide(name, header, columns, layout):
+            rows, header = _long_rows(rows, header, step), [*columns.values()]
+        return _read(rows, name, {column: header.index(name) for column, name in columns.items()}, columns)
 
 
-def _read_table(
-    file: BinaryIO, path: str, progress: Callable[[float], None]
-) -> Iterator[tuple[int, list[str]]]:
-    """The header and the rows of an open file that a person calls `path`, each with its line.
+def _read_table(file: BinaryIO, path: str, progress: Callable[[float], None]) -> Rows:
+    """The header and the rows of an open file that a person calls `path`.
 
     Separators are found out: a comma, a semicolon, a tab or |. `progress` gets the share that was read.
     """
@@ -219,40 +223,32 @@ def _read_table(
         raise ValueError(f"{path}, line {blank + reader.line_num}: not a CSV file: {error}") from None
 
 
-class _Places(NamedTuple):
-    """Where in a row its step is, its worker and so on; with no place for a worker each has own seconds."""
-
-    step: int | None
-    worker: int | None
-    seconds: Sequence[int]
-    censored: int | None = None
-    load: int | None = None
-
-
-def _places(path: str, header: Sequence[str], columns: dict[str, str], layout: str) -> _Places:
+def _is_wide(path: str, header: Sequence[str], columns: dict[str, str], layout: str) -> bool:
+    """Whether the layout is wide; ValueError where it lacks columns, or has others."""
     twice = [name for name, count in Counter(header).items() if name and count > 1]
     if twice:
         raise ValueError(f"{path} has two columns {twice[0]!r}: rename one")
-    if LOAD in header and LOAD not in columns.values():
-        columns.setdefault("load", LOAD)
     step, *names = columns.values()
     missing = [name for name in (step, *names) if name not in header]
     workers = [name for name in header if name != step]
-    if layout == "auto":
-        # A long file whose columns have other names must not pass for a wide one, nor a row of numbers for a
-        # header.
-        wide = names == ["worker", "seconds"] and missing[-2:] == names and len(workers) > 1
-        wide = wide and _alike(workers) and (step in header or not _is_number(workers[0]))
-        layout = "wide" if wide else "long"
-    if layout == "wide":
+    # Neither must a long file with other names pass for a wide one, nor a row of numbers for a header.
+    numbered = _alike(workers) and (step in header or not _is_number(workers[0])) and len(workers) > 1
+    unnamed = names == ["worker", "seconds"] and missing[-2:] == names
+    if layout == "wide" or (layout == "auto" and numbered and unnamed):
         _check_wide(path, header, columns, workers)
-        at = header.index(step) if step in header else None
-        return _Places(at, None, [header.index(name) for name in workers])
+        return True
     if missing:
         raise ColumnError(_no_column(path, header, missing))
-    place = {column: header.index(name) for column, name in columns.items()}
-    more = place.get("censored"), place.get("load")
-    return _Places(place["step"], place["worker"], [place["seconds"]], *more)
+    return False
+
+
+def _long_rows(rows: Rows, header: Sequence[str], step: str) -> Rows:
+    """The rows of a wide table as a step, a worker and its seconds each; steps without a name are counted."""
+    at = header.index(step) if step in header else None
+    for number, (line, row) in enumerate(rows, 1):
+        for k, worker in enumerate(header):
+            if k != at:
+                yield line, [str(number) if at is None else row[at], worker, row[k]]
 
 
 def _check_wide(path: str, header: Sequence[str], columns: dict[str, str], workers: Sequence[str]) -> None:
@@ -309,35 +305,32 @@ def _number_of(label: str, known: dict[str, int]) -> int:
     return known.setdefault(name, len(known))
 
 
-def _read(rows: Iterator[tuple[int, list[str]]], path: str, header: Sequence[str], at: _Places) -> Trace:
+def _read(rows: Rows, path: str, at: dict[str, int], names: dict[str, str]) -> Trace:
+    """From long rows, `at` which places they have each column, and its name in the file."""
     # Arrays: lists of numbers would take five times their memory.
-    step, worker, line = array("i"), array("i"), array("q")
+    step, worker, lines = array("i"), array("i"), array("q")
     seconds, censored, load = array("d"), array("b"), array("d")
     steps, workers = dict[str, int](), dict[str, int]()
-    own = [_number_of(header[k], workers) for k in at.seconds] if at.worker is None else []
-    names = [f"seconds of worker {header[k]}" if own else header[k] for k in at.seconds]
-    for number, (number_of_line, row) in enumerate(rows, 1):
+    first, second, third = at["step"], at["worker"], at["seconds"]
+    cut, work, name = at.get("censored"), at.get("load"), names["seconds"]
+    for line, row in rows:
         try:
-            i = _number_of(str(number) if at.step is None else row[at.step], steps)
-            own = own if at.worker is None else [_number_of(row[at.worker], workers)]
-            for j, k, name in zip(own, at.seconds, names, strict=True):
-                if not (time := _positive(row[k], name)):
-                    continue
-                done = math.nan if at.load is None else _positive(row[at.load], header[at.load])
-                if not done:
-                    raise ValueError(f"load is empty, and {name} is not: how much was done by then?")
-                step.append(i)
-                worker.append(j)
-                seconds.append(time)
-                censored.append(at.censored is not None and _flag(row[at.censored], header[at.censored]))
-                load.append(done)
-                line.append(number_of_line)
+            i, j = _number_of(row[first], steps), _number_of(row[second], workers)
+            if not (time := _positive(row[third], name)):
+                continue
+            done = math.nan if work is None else _positive(row[work], names["load"])
+            if not done:
+                raise ValueError(f"{names['load']} is empty, and the time is not: how much was done by then?")
+            step.append(i)
+            worker.append(j)
+            seconds.append(time)
+            censored.append(cut is not None and _flag(row[cut], names["censored"]))
+            load.append(done)
+            lines.append(line)
         except ValueError as error:
-            raise ValueError(f"{path}, line {number_of_line}: {error}") from None
-    if not steps:
-        raise ValueError(f"{path} has a header and no rows")
+            raise ValueError(f"{path}, line {line}: {error} (worker {row[second]})") from None
     if not seconds:
-        raise ValueError(f"{path} has no measured time: its cells are empty")
+        raise ValueError(f"{path} has no measured time: there are no rows, or empty ones")
     step_names, worker_names = np.array(list(steps)), np.array(list(workers))
     order = _time_order(step_names)
     trace = Trace(
@@ -347,9 +340,9 @@ def _read(rows: Iterator[tuple[int, list[str]]], path: str, header: Sequence[str
         np.frombuffer(worker, np.int32),
         np.frombuffer(seconds),
         np.frombuffer(censored, bool),
-        None if at.load is None else np.frombuffer(load),
+        None if work is None else np.frombuffer(load),
     )
-    _check_cells(trace, path, line)
+    _check_cells(trace, path, lines)
     return trace
 
 

@@ -45,26 +45,20 @@ def _root(f: Callable, low, high, tolerance):
     return here
 
 
-def _unknown(*_: Any) -> Any:
-    raise NotImplementedError("not in the table for this law")
-
-
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """A kind of law; `p` is the list of its parameters in mpmath, in the order of the package's fields.
+    """A kind of law: `build` is the package's, `frozen` SciPy's, or `Atoms`, with the package's parameters.
 
-    P(T > t) holds between `infimum` and `end`; `typical` is a scale of T - infimum.
+    The others, not for atoms, take these in mpmath, `p`, in the order of the package's fields. P(T > t) holds
+    between `infimum` and `end`; `typical` is a scale of T - infimum.
     """
 
     build: Callable[..., bcgc.distributions.Distribution]
     frozen: Callable[..., Any]
-    """SciPy's law with the package's parameters, or `Atoms`."""
-    sampler: Callable[..., np.ndarray] = _unknown
-    """NumPy's, of a generator, a shape, and the parameters."""
-    survival: Callable[[Sequence, Any], Any] = _unknown
-    infimum: Callable[[Sequence], Any] = _unknown
-    mean: Callable[[Sequence], Any] = _unknown
-    typical: Callable[[Sequence], Any] = _unknown
+    survival: Callable[[Sequence, Any], Any] = lambda p, t: mp.nan
+    mean: Callable[[Sequence], Any] = lambda p: mp.nan
+    typical: Callable[[Sequence], Any] = lambda p: mp.nan
+    infimum: Callable[[Sequence], Any] = lambda p: p[-1]  # a shift
     end: Callable[[Sequence], Any] = lambda p: mp.inf
 
     def at(self, *parameters: float) -> "Case":
@@ -113,8 +107,7 @@ class Case:
         return float(self.family.typical(self.exact))
 
     def draw(self, rng: np.random.Generator, shape: Any) -> np.ndarray:
-        """By NumPy's sampler."""
-        return self.family.sampler(rng, shape, *self.parameters)
+        return self.frozen.rvs(shape, random_state=rng)
 
     def survival(self, t):
         """P(T > t) of a law with a density, anywhere, in the working precision."""
@@ -144,17 +137,11 @@ class Case:
             return mp.log(-mp.log(self.family.survival(p, time(w))) / a)
 
         low = high = mp.log(self.family.typical(p)) if end == mp.inf else mp.mpf(0)
-        value, step = f(low), mp.mpf(1) / 2
-        if value == 0:
-            return time(low)
-        if value > 0:
-            while value > 0:
-                high, low, step = low, low - step, 3 * step
-                value = f(low)
-        else:
-            while value < 0:
-                low, high, step = high, high + step, 3 * step
-                value = f(high)
+        step = mp.mpf(1) / 2
+        while f(low) > 0:
+            low, step = low - step, 3 * step
+        while f(high) < 0:
+            high, step = high + step, 3 * step
         return time(_root(f, low, high, mp.mpf(10) ** -22))
 
     def hazard_slopes(self, t) -> list:
@@ -201,27 +188,29 @@ class Case:
 class Atoms:
     """Values with probabilities."""
 
-    def __init__(self, values: Sequence[float], probabilities: Sequence[float]) -> None:
+    def __init__(self, values: Any, mass: Any) -> None:
         order = np.argsort(values)
-        self._values = np.asarray(values, float)[order]
-        self._mass = np.asarray(probabilities, float)[order]
-        self.atoms = tuple(zip(self._values.tolist(), self._mass.tolist(), strict=True))
+        self.values, self.mass = np.asarray(values, float)[order], np.asarray(mass, float)[order]
+        self.atoms = tuple(zip(self.values.tolist(), self.mass.tolist(), strict=True))
 
     def sf(self, t: ArrayLike) -> np.ndarray:
-        return np.where(self._values > np.asarray(t, float)[..., None], self._mass, 0.0).sum(-1)
+        return (self.values > np.asarray(t, float)[..., None]) @ self.mass
 
     def cdf(self, t: ArrayLike) -> np.ndarray:
-        return np.where(self._values <= np.asarray(t, float)[..., None], self._mass, 0.0).sum(-1)
+        return (self.values <= np.asarray(t, float)[..., None]) @ self.mass
 
     def ppf(self, u: ArrayLike) -> np.ndarray:
-        place = np.searchsorted(np.cumsum(self._mass), np.asarray(u))
-        return self._values[np.minimum(place, self._values.size - 1)]
+        place = np.searchsorted(np.cumsum(self.mass), np.asarray(u))
+        return self.values[np.minimum(place, self.values.size - 1)]
+
+    def rvs(self, size: Any, random_state: np.random.Generator) -> np.ndarray:
+        return random_state.choice(self.values, size, p=self.mass)
 
     def mean(self) -> float:
-        return float(self._mass @ self._values)
+        return float(self.mass @ self.values)
 
     def support(self) -> tuple[float, float]:
-        return float(self._values[0]), float(self._values[-1])
+        return float(self.values[0]), float(self.values[-1])
 
 
 # Λ and Λ⁻¹ for the package's `FromHazard`.
@@ -245,16 +234,13 @@ def _lognormal_z(p, t):
 SHIFTED_EXPONENTIAL = Family(
     build=bcgc.ShiftedExponential,
     frozen=lambda rate, shift: stats.expon(shift, 1 / rate),
-    sampler=lambda rng, size, rate, shift: shift + rng.exponential(1 / rate, size),
     survival=lambda p, t: mp.exp(-p[0] * (t - p[1])),
-    infimum=lambda p: p[1],
     mean=lambda p: p[1] + 1 / p[0],
     typical=lambda p: 1 / p[0],
 )
 EXPONENTIAL = Family(
     build=bcgc.Exponential,
     frozen=lambda rate: stats.expon(0, 1 / rate),
-    sampler=lambda rng, size, rate: rng.exponential(1 / rate, size),
     survival=lambda p, t: mp.exp(-p[0] * t),
     infimum=lambda p: mp.mpf(0),
     mean=lambda p: 1 / p[0],
@@ -263,16 +249,13 @@ EXPONENTIAL = Family(
 WEIBULL = Family(
     build=bcgc.Weibull,
     frozen=lambda scale, shape, shift: stats.weibull_min(shape, shift, scale),
-    sampler=lambda rng, size, scale, shape, shift: shift + scale * rng.weibull(shape, size),
     survival=lambda p, t: mp.exp(-(((t - p[2]) / p[0]) ** p[1])),
-    infimum=lambda p: p[2],
     mean=lambda p: p[2] + p[0] * mp.gamma(1 + 1 / p[1]),
     typical=lambda p: p[0],
 )
 PARETO = Family(
     build=bcgc.Pareto,
     frozen=lambda scale, shape: stats.pareto(shape, 0, scale),
-    sampler=lambda rng, size, scale, shape: scale * (1 + rng.pareto(shape, size)),
     survival=lambda p, t: (p[0] / t) ** p[1],
     infimum=lambda p: p[0],
     mean=lambda p: p[0] * p[1] / (p[1] - 1) if p[1] > 1 else mp.inf,
@@ -281,7 +264,6 @@ PARETO = Family(
 UNIFORM = Family(
     build=bcgc.Uniform,
     frozen=lambda low, high: stats.uniform(low, high - low),
-    sampler=lambda rng, size, low, high: rng.uniform(low, high, size),
     survival=lambda p, t: (p[1] - t) / (p[1] - p[0]),
     infimum=lambda p: p[0],
     mean=lambda p: (p[0] + p[1]) / 2,
@@ -291,18 +273,14 @@ UNIFORM = Family(
 LOGNORMAL = Family(
     build=bcgc.Lognormal,
     frozen=lambda location, scale, shift: stats.lognorm(scale, shift, math.exp(location)),
-    sampler=lambda rng, size, location, scale, shift: shift + np.exp(rng.normal(location, scale, size)),
     survival=lambda p, t: mp.erfc(_lognormal_z(p, t) / mp.sqrt(2)) / 2,
-    infimum=lambda p: p[2],
     mean=lambda p: p[2] + mp.exp(p[0] + p[1] ** 2 / 2),
     typical=lambda p: mp.exp(p[0]),
 )
 GAMMA = Family(
     build=bcgc.Gamma,
     frozen=lambda shape, rate, shift: stats.gamma(shape, shift, 1 / rate),
-    sampler=lambda rng, size, shape, rate, shift: shift + rng.gamma(shape, 1 / rate, size),
     survival=lambda p, t: mp.gammainc(p[0], p[1] * (t - p[2]), regularized=True),
-    infimum=lambda p: p[2],
     mean=lambda p: p[2] + p[0] / p[1],
     typical=lambda p: p[0] / p[1],
 )
@@ -311,7 +289,6 @@ LOG_LOGISTIC = Family(
     build=lambda *p: bcgc.FromHazard(_log_logistic_hazard, _inverse_log_logistic_hazard, parameters=p),
     frozen=lambda scale, shape, shift: stats.fisk(shape, shift, scale),
     survival=lambda p, t: 1 / (1 + ((t - p[2]) / p[0]) ** p[1]),
-    infimum=lambda p: p[2],
     mean=lambda p: p[2] + p[0] * (mp.pi / p[1]) / mp.sin(mp.pi / p[1]) if p[1] > 1 else mp.inf,
     typical=lambda p: p[0],
 )
@@ -323,7 +300,6 @@ TWO_SPEED = Family(
 EMPIRICAL = Family(
     build=lambda *times: bcgc.Empirical(times),
     frozen=lambda *times: Atoms(times, [1 / len(times)] * len(times)),
-    sampler=lambda rng, size, *times: rng.choice(times, size),
 )
 
 CASES = {

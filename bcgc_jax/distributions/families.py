@@ -78,6 +78,8 @@ class _Shifted(Distribution):
     """T = shift + X, X > 0, where a subclass has Λ of X and its inverse."""
 
     shift: ArrayLike
+    _hazard: Callable[[Array], Array]
+    _inverse_hazard: Callable[[Array], Array]
 
     begin = "shift"
 
@@ -88,12 +90,6 @@ class _Shifted(Distribution):
     def inverse_cumulative_hazard(self, a):
         inside, a = excess_above(a, 0.0)
         return self.shift + jnp.where(inside, self._inverse_hazard(a), 0)
-
-    def _hazard(self, excess: Array) -> Array:
-        raise NotImplementedError
-
-    def _inverse_hazard(self, a: Array) -> Array:
-        raise NotImplementedError
 
 
 @pytree_dataclass

@@ -18,9 +18,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import check_key
+from bcgc_jax._pytree import check_key, check_whole
 from bcgc_jax.distributions import Distribution
-from bcgc_jax.measured.likelihood import FAMILIES, Sample, sorted_times, spread_ties
+from bcgc_jax.measured.likelihood import FAMILIES, Family, Sample, sorted_times, spread_ties
 
 # More times than this say no more about which law to plan with: a random part of them is taken.
 MAX_TIMES = 20_000
@@ -97,12 +97,9 @@ def fit_laws(
         raise ValueError(f"all times are {of}: take Deterministic, TwoSpeed or Empirical, there is no fit")
     known = [name for name in FAMILIES if name != "uniform" or not cut.any()]
     names = known if laws is None else list(laws)
-    for name in names:
-        if name not in known:
-            what = "times that are cut off have no uniform" if name in FAMILIES else f"unknown law {name!r}"
-            raise ValueError(f"{what}; known: {', '.join(known)}")
-    if num_replicates < 2:
-        raise ValueError(f"num_replicates must be at least 2, got {num_replicates}")
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"no law {unknown[0]!r} for these times; known: {', '.join(known)}")
+    check_whole("num_replicates", num_replicates, 2)
     with jax.enable_x64(True):
         shuffle, *keys = jax.random.split(key, len(names) + 1)
         if t.size > MAX_TIMES:
@@ -112,30 +109,29 @@ def fit_laws(
         for name, law_key in zip(names, keys, strict=True):
             if progress is not None:
                 progress(name)
-            fits.append(_fit(law_key, name, sample, num_replicates))
+            fits.append(_fit(law_key, name, FAMILIES[name], sample, num_replicates))
     return sorted(fits, key=lambda fit: (not math.isfinite(fit.aic), fit.aic))
 
 
-def _fit(key: Array, name: str, sample: Sample, num_replicates: int) -> Fit:
-    family = FAMILIES[name]
+def _fit(key: Array, name: str, family: Family, sample: Sample, num_replicates: int) -> Fit:
     # All work is done in batches of one size: each function is compiled once.
     batch = max(3, min(num_replicates, _BATCH // len(sample.times)))
     data = jax.tree.map(lambda a: np.broadcast_to(a, (batch, *a.shape)), sample)
     guesses = np.asarray(family.guesses(sample))
     tiled = np.tile(guesses, (-(-batch // len(guesses)), 1))[:batch]
-    found, likelihoods = map(np.asarray, _search(data, tiled, name=name))
+    found, likelihoods = map(np.asarray, _search(family, data, tiled))
     at = int(np.nanargmax(likelihoods))
     best, likelihood = np.broadcast_to(found[at], found.shape), float(likelihoods[at])
     keys = jax.random.split(key, -(-num_replicates // batch))
-    drawn = [_drawn(best[0], *_draw(batch_key, data), name=name) for batch_key in keys]
-    again = [_search(samples, best, name=name)[0] for samples in drawn]
+    drawn = [_drawn(family, best[0], *_draw(batch_key, data)) for batch_key in keys]
+    again = [_search(family, samples, best)[0] for samples in drawn]
     replicates = np.concatenate(again)
     good = np.isfinite(replicates).all(axis=1)  # a search that ran away says nothing
     bias = replicates[good].mean(axis=0) - best[0]
 
     def corrected(samples: Sample, parameters: ArrayLike) -> list[np.ndarray]:
         """The parameters less their bias, and the two distances to that distribution."""
-        less_biased, hazards = _hazards(samples, parameters, bias, name=name)
+        less_biased, hazards = _hazards(family, samples, parameters, bias)
         return [np.asarray(x) for x in (less_biased, *_distances(hazards, samples))]
 
     law, *measured = (x[0] for x in corrected(data, best))
@@ -150,10 +146,10 @@ def _fit(key: Array, name: str, sample: Sample, num_replicates: int) -> Fit:
     return Fit(name, family.law(*map(float, law)), errors_of, likelihood, aic, *tests, len(sample.times))
 
 
-@functools.partial(jax.jit, static_argnames="name")
-def _search(samples: Sample, guesses: Array, *, name: str) -> tuple[Array, Array]:
+@functools.partial(jax.jit, static_argnums=0)
+def _search(family: Family, samples: Sample, guesses: Array) -> tuple[Array, Array]:
     """Parameters `[B, P]` and log likelihood of each of the samples, `[B, K]`."""
-    return jax.vmap(FAMILIES[name].estimate)(samples, guesses)
+    return jax.vmap(family.estimate)(samples, guesses)
 
 
 @jax.jit
@@ -177,20 +173,19 @@ def _draw(key: Array, data: Sample) -> tuple[Array, Array | None]:
     return jax.vmap(draw)(jax.random.split(key, len(data.times)), data)
 
 
-@functools.partial(jax.jit, static_argnames="name")
-def _drawn(parameters: Array, hazards: Array, cuts: Array | None, *, name: str) -> Sample:
+@functools.partial(jax.jit, static_argnums=0)
+def _drawn(family: Family, parameters: Array, hazards: Array, cuts: Array | None) -> Sample:
     """The samples that have these hazards, cut off where the cuts come first."""
-    times = FAMILIES[name].at(parameters).with_fast_inverse().inverse_cumulative_hazard(hazards)
+    times = family.at(parameters).with_fast_inverse().inverse_cumulative_hazard(hazards)
     if cuts is None:
         return Sample(times)
     order = jnp.argsort(jnp.minimum(times, cuts))
     return Sample(*(jnp.take_along_axis(x, order, 1) for x in (jnp.minimum(times, cuts), cuts < times)))
 
 
-@functools.partial(jax.jit, static_argnames="name")
-def _hazards(samples: Sample, parameters: Array, bias: Array, *, name: str) -> tuple[Array, Array]:
+@functools.partial(jax.jit, static_argnums=0)
+def _hazards(family: Family, samples: Sample, parameters: Array, bias: Array) -> tuple[Array, Array]:
     """Of each sample the parameters less their bias, and the hazards of its times by these."""
-    family = FAMILIES[name]
     corrected = jax.vmap(family.shifted, in_axes=(0, None, 0))(parameters, -bias, samples)
     return corrected, jax.vmap(lambda p, t: family.at(p).cumulative_hazard(t))(corrected, samples.times)
 
@@ -209,8 +204,7 @@ def distances(hazard: Array, sample: Sample) -> tuple[Array, Array]:
     ks = jnp.max(jnp.maximum(jnp.abs(after - u), jnp.abs(u - before)))
 
     def integral(p: Array, u: Array, hazard: Array) -> Array:
-        log_u = jnp.log(jnp.where(p > 0, u, 1))
-        return p**2 * log_u + jnp.where(p < 1, (1 - p) ** 2 * jnp.where(p < 1, hazard, 0), 0) - u
+        return p**2 * jnp.log(jnp.where(p > 0, u, 1)) + (1 - p) ** 2 * jnp.where(p < 1, hazard, 0) - u
 
     upper = integral(before, u, hazard)
     lower = jnp.concatenate([jnp.zeros(1), integral(after, u, hazard)[:-1]])

@@ -50,19 +50,19 @@ def smooth_empirical(
     are a generalised Pareto tail fitted to it (index ξ ≥ 0), for short samples, which larger times will
     exceed. For `large_n`, a hundred say, rules of integration overlook the knots: faster, and exact to 1e-6.
 
-    Raises ValueError for fewer than 20 times, times that are not positive, or too few different ones.
+    Raises ValueError for fewer than 20 whole times, times that are not positive, or too few different ones.
 
     >>> law = smooth_empirical(np.random.default_rng(0).gamma(3.0, 2.0, 400))
     >>> abs(float(law.mean()) - 6.0) < 0.3
     True
     """
     t, cut = sorted_times(times, censored)
-    if t.size < _FEWEST:
-        raise ValueError(f"a smooth law needs at least {_FEWEST} times, got {t.size}: use Empirical")
-    if np.unique(t).size < _FEWEST_VALUES:
-        raise ValueError("the times take too few different values for a smooth law: use Empirical")
-    if np.sum(~cut) < _FEWEST:
-        raise ValueError(f"only {np.sum(~cut)} of {t.size} times are whole, the others are cut off")
+    whole, different = np.sum(~cut), np.unique(t).size
+    if whole < _FEWEST or different < _FEWEST_VALUES:
+        raise ValueError(
+            f"a smooth law needs at least {_FEWEST} times that are not cut off and {_FEWEST_VALUES} "
+            f"different ones, got {whole} and {different}: use Empirical"
+        )
     t = spread_ties(t)
     tail, dtype = tail_of(t, cut, heavy=pareto_tail), working_dtype(times)
     hazard = np.cumsum(np.where(cut, 0, 1 / np.arange(t.size, 0, -1)))[~cut]

@@ -62,11 +62,11 @@ class StartUpFit(NamedTuple):
 
     @property
     def mean_start_up(self) -> Estimate:
-        return Estimate(float(self.means[0]), _root(self.covariance[0, 0]))
+        return Estimate(float(self.means[0]), math.sqrt(self.covariance[0, 0]))
 
     @property
     def mean_cycle_time(self) -> Estimate:
-        return Estimate(float(self.means[1]), _root(self.covariance[1, 1]))
+        return Estimate(float(self.means[1]), math.sqrt(self.covariance[1, 1]))
 
     @property
     def separable(self) -> bool:
@@ -88,7 +88,7 @@ class StartUpFit(NamedTuple):
         start, cycle = self.means
         total = start + load * cycle
         slope = np.array([load * cycle, -load * start]) / total**2
-        return Estimate(float(start / total), _root(slope @ self.covariance @ slope))
+        return Estimate(float(start / total), math.sqrt(slope @ self.covariance @ slope))
 
     def remarks(self) -> list[str]:
         """In words: what share does not grow with the load, and whether S and T depend on each other."""
@@ -114,10 +114,6 @@ class StartUpFit(NamedTuple):
         if self.num_left_out:
             found.append(f"{self.num_left_out} times say nothing of this: left out.")
         return found
-
-
-def _root(variance: float) -> float:
-    return math.sqrt(variance) if variance >= 0 else math.nan
 
 
 def fit_start_up(trace: Trace) -> StartUpFit:

@@ -14,7 +14,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -162,8 +162,8 @@ def load_trace(
         if isinstance(path, str | os.PathLike):
             name, file = str(path), stack.enter_context(open(path, "rb"))
         else:
-            given, file = getattr(path, "name", ""), path  # of a pipe its number
-            name = {"<stdin>": "standard input", "": "the stream"}.get(given, str(given))
+            file, given = path, getattr(path, "name", 0)  # of a pipe a number
+            name = given.replace("<stdin>", "standard input") if isinstance(given, str) else "the stream"
         rows = _read_table(file, name, progress or (lambda share: None))
         _, header = next(rows)
         if LOAD in header and LOAD not in columns.values():
@@ -178,7 +178,7 @@ def _read_table(file: BinaryIO, path: str, progress: Callable[[float], None]) ->
 
     Separators are found out: a comma, a semicolon, a tab or |. `progress` gets the share that was read.
     """
-    buffer = file if isinstance(file, io.BufferedReader) else io.BufferedReader(file)  # type: ignore[type-var]
+    buffer: Any = file if isinstance(file, io.BufferedReader) else io.BufferedReader(file)  # type: ignore[type-var]
     begin = buffer.peek(4)[:4]
     if begin == b"PAR1" or Path(path).suffix.lower() in (".parquet", ".pq"):
         raise ValueError(

@@ -129,15 +129,15 @@ def test_ties_and_times_cut_at_a_limit_leave_the_mean(x64, spoil):
 @pytest.mark.parametrize(
     ("times", "message"),
     [
-        (np.arange(1.0, 11.0), "at least 20"),
+        (np.arange(1.0, 20.0), "at least 20 .* got 19 and 19"),
         (np.r_[np.arange(1.0, 30.0), np.inf], "finite and positive"),
-        (np.repeat([1.0, 2.0, 3.0], 20), "too few different"),
+        (np.repeat(np.arange(1.0, 8.0), 20), "8 different ones, got 140 and 7"),
     ],
 )
 def test_what_has_no_smooth_law_is_refused(times, message):
     with pytest.raises(ValueError, match=message):
         smooth_empirical(times)
-    with pytest.raises(ValueError, match="are whole"):
+    with pytest.raises(ValueError, match="got 6 and 50"):
         smooth_empirical(np.arange(1.0, 51.0), np.arange(50) > 5)
 
 

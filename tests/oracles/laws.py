@@ -22,15 +22,6 @@ import bcgc_jax as bcgc
 DIGITS = 40
 
 
-def _with_digits(function: Callable) -> Callable:
-    @functools.wraps(function)
-    def wrapped(*args, **kwargs):
-        with mp.workdps(DIGITS):
-            return function(*args, **kwargs)
-
-    return wrapped
-
-
 def _root(f: Callable, low, high, tolerance):
     """Where an increasing f is 0: the last two points' secant, or the middle where it leaves the bracket."""
     last, here = low, high
@@ -116,13 +107,13 @@ class Case:
             return mp.mpf(1)
         return self.family.survival(p, t) if t < self.family.end(p) else mp.mpf(0)
 
-    @_with_digits
+    @mp.workdps(DIGITS)
     def hazard(self, t):
         """Λ(t), by the logarithm of the survival function."""
         survival = self.survival(mp.mpf(t))
         return -mp.log(survival) if survival else mp.inf
 
-    @_with_digits
+    @mp.workdps(DIGITS)
     def inverse(self, a):
         """Λ⁻¹(a), as the root of log Λ(t) - log a in log(t - infimum), or the logit where t ends."""
         p, a = self.exact, mp.mpf(a)
@@ -173,7 +164,7 @@ class Case:
         *drift, slope = self.hazard_slopes(t)
         return [*(-d / slope for d in drift), 1 / slope]
 
-    @_with_digits
+    @mp.workdps(DIGITS)
     def mean_slopes(self) -> list:
         """∂E T/∂pᵢ for every parameter, by differences of the formula."""
         p = self.exact

@@ -5,6 +5,7 @@ exact. `Heterogeneous` is a distribution for each of N independent workers; its 
 formula, so solvers draw from it (`solvers.sample_average`).
 """
 
+import functools
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -31,18 +32,15 @@ class JointDistribution(AnyDistribution):
     A subclass is a `pytree_dataclass` with `width`, `_sample`, `pooled`, `of_workers`, `mean` and `infimum`.
     """
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        for name, static in {"draw_rows": ("num_draws",), "sample": ("shape", "dtype")}.items():
-            setattr(cls, name, jax.jit(getattr(cls, name), static_argnames=static))
-
     def width(self) -> int:
         raise NotImplementedError
 
+    @functools.partial(jax.jit, static_argnames="num_draws")
     def draw_rows(self, key: Array, num_draws: int) -> Array:
         """Draws of an iteration's times, slowest first, `[num_draws, N]`."""
         return jnp.sort(self.sample(key, (num_draws, self.width())), axis=-1)[:, ::-1]
 
+    @functools.partial(jax.jit, static_argnames=("shape", "dtype"))
     def sample(self, key: Array, shape: tuple[int, ...] = (), dtype: Any = None) -> Array:
         """Cycle times of iterations; `shape` ends with N, `dtype` is the `working_dtype` by default."""
         check_key(key)

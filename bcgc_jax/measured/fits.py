@@ -136,14 +136,13 @@ def _fit(key: Array, name: str, family: Family, sample: Sample, num_replicates: 
 
     law, *measured = (x[0] for x in corrected(data, best))
     far = [corrected(samples, parameters)[1:] for samples, parameters in zip(drawn, again, strict=True)]
-    tests = []
-    for distance, of_samples in zip(measured, zip(*far, strict=True), strict=True):
-        farther = np.sum(np.concatenate(of_samples)[good] >= distance)
-        tests += [float(distance), float((1 + farther) / (1 + good.sum()))]
+    farther = np.concatenate(far, axis=1)[:, good] >= np.reshape(measured, (2, 1))
+    ks, ad = map(float, measured)
+    ks_p, ad_p = map(float, (1 + farther.sum(axis=1)) / (1 + good.sum()))
     errors = map(float, np.std(replicates[good], axis=0, ddof=1))
-    aic = 2 * len(family.names) - 2 * likelihood
+    aic, size = 2 * len(family.names) - 2 * likelihood, len(sample.times)
     errors_of = dict(zip(family.names, errors, strict=True))
-    return Fit(name, family.law(*map(float, law)), errors_of, likelihood, aic, *tests, len(sample.times))
+    return Fit(name, family.law(*map(float, law)), errors_of, likelihood, aic, ks, ks_p, ad, ad_p, size)
 
 
 @functools.partial(jax.jit, static_argnums=0)

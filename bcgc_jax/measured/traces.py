@@ -14,7 +14,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 
@@ -160,7 +160,7 @@ def load_trace(
         raise ValueError(f"{', '.join(asked)} must be different columns, got {[*columns.values()]}")
     with contextlib.ExitStack() as stack:
         if isinstance(path, str | os.PathLike):
-            name, file = str(path), stack.enter_context(open(path, "rb"))
+            name, file = str(path), cast(BinaryIO, stack.enter_context(open(path, "rb")))
         else:
             file, given = path, getattr(path, "name", 0)  # of a pipe a number
             name = given.replace("<stdin>", "standard input") if isinstance(given, str) else "the stream"

@@ -131,7 +131,7 @@ class Family:
             return jnp.array([*begin, first * (1 - share)])
 
         near = jnp.log(sample.spacing / first)
-        return jax.vmap(from_share)(jax.nn.sigmoid(jnp.stack([jnp.full_like(near, 4), (4 + near) / 2, near])))
+        return jax.vmap(from_share)(jax.nn.sigmoid(jnp.array([4.0, (4 + near) / 2, near])))
 
     @functools.partial(jax.jit, static_argnums=0)
     def estimate(self, sample: Sample, guess: Array) -> tuple[Array, Array]:

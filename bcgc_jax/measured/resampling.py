@@ -54,6 +54,7 @@ def _runtimes(problem: Problem, partition: Numbers) -> Array:
     return scale_of(problem, x) * iteration.max_of_sorted(load_of(problem, x), iteration.rows.astype(x.dtype))
 
 
+@functools.partial(jax.jit, static_argnames=("num_replicates", "block"))
 def resampled_means(
     key: Array, values: Array, *, num_replicates: int = 2000, block: int | None = None
 ) -> Array:
@@ -64,12 +65,6 @@ def resampled_means(
     if not 1 <= block <= size:
         raise ValueError(f"block must be from 1 to {size}, the number of rows, got {block}")
     check("num_replicates", num_replicates, ">= 1")
-    return _resampled_means(key, values, num_replicates, block)
-
-
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _resampled_means(key: Array, values: Array, num_replicates: int, block: int) -> Array:
-    size = len(values)
     sums = jax.lax.fori_loop(1, block, lambda i, sums: sums + jnp.roll(values, -i, axis=0), values)
     starts = jax.random.randint(key, (num_replicates, math.ceil(size / block)), 0, size)
     return jnp.mean(sums[starts], axis=1) / block

@@ -22,20 +22,6 @@ import bcgc_jax as bcgc
 DIGITS = 40
 
 
-def _root(f: Callable, low, high, tolerance):
-    """Where an increasing f is 0: the last two points' secant, or the middle where it leaves the bracket."""
-    last, here = low, high
-    f_last, f_here = f(low), f(high)
-    while abs(f_here) > tolerance and high - low > tolerance:
-        step = f_here - f_last
-        secant = here - f_here * (here - last) / step if step else low
-        last, f_last = here, f_here
-        here = secant if low < secant < high else (low + high) / 2
-        f_here = f(here)
-        low, high = (low, here) if f_here > 0 else (here, high)
-    return here
-
-
 @dataclasses.dataclass(frozen=True)
 class Family:
     """A kind of law: `build` is the package's, `frozen` SciPy's, or `Atoms`, with the package's parameters.
@@ -127,13 +113,8 @@ class Case:
         def f(w):
             return mp.log(-mp.log(self.family.survival(p, time(w))) / a)
 
-        low = high = mp.log(self.family.typical(p)) if end == mp.inf else mp.mpf(0)
-        step = mp.mpf(1) / 2
-        while f(low) > 0:
-            low, step = low - step, 3 * step
-        while f(high) < 0:
-            high, step = high + step, 3 * step
-        return time(_root(f, low, high, mp.mpf(10) ** -22))
+        begin = mp.log(self.family.typical(p)) if end == mp.inf else mp.mpf(0)
+        return time(mp.findroot(f, (begin, begin + 0.5), tol=mp.mpf(10) ** -26, maxsteps=200))
 
     def hazard_slopes(self, t) -> list:
         """∂Λ(t)/∂pᵢ for every parameter, and ∂Λ/∂t last, by central differences."""

@@ -6,6 +6,7 @@ from bcgc_jax.distributions.families import (
     Exponential,
     FromHazard,
     Gamma,
+    HazardSpline,
     Lognormal,
     Pareto,
     ShiftedExponential,
@@ -13,7 +14,6 @@ from bcgc_jax.distributions.families import (
     Weibull,
 )
 from bcgc_jax.distributions.joint import EmpiricalRows, Heterogeneous, JointDistribution
-from bcgc_jax.distributions.spline import HazardSpline
 
 __all__ = [
     "Atomic",

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bcgc_jax.measured.choice import tail_of
 from bcgc_jax.measured.likelihood import sorted_times, spread_ties
-from bcgc_jax.measured.smooth import tail_of
 from bcgc_jax.measured.traces import Trace
 
 # Below this a share of the variance or a correlation is of no consequence for a plan.

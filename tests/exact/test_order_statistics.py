@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from fractions import Fraction
 
 import jax
@@ -182,7 +183,7 @@ def log_logistic(scale, shape):
 
 # The law, parameters that are exact in both precisions, and what E T_(k) of n is, or its reciprocal's: the
 # harmonic series, eq. (8), an interval divided evenly, ratios of gamma functions.
-CLOSED_FORMS = {
+CLOSED_FORMS: dict[str, tuple[Callable, tuple[float, ...], Callable]] = {
     "exponential": (bcgc.ShiftedExponential, (0.375, 2.5), oracles.exponential_order_statistic),
     "exponential, 1/T": (bcgc.ShiftedExponential, (2.0**-10, 50.0), oracles.exponential_inverse_moment),
     "near 0, 1/T": (bcgc.ShiftedExponential, (2.0**-10, 0.0625), oracles.exponential_inverse_moment),

@@ -110,35 +110,39 @@ class Case:
         def time(w):
             return start + (mp.exp(w) if end == mp.inf else (end - start) / (1 + mp.exp(-w)))
 
-        def f(w):
-            return mp.log(-mp.log(self.family.survival(p, time(w))) / a)
+        def f(w):  # where all but 1e-50 is later, P(T > t) is 1, or more
+            return mp.log((abs(mp.log(self.family.survival(p, time(w)))) or mp.mpf(10) ** -DIGITS) / a)
 
-        begin = mp.log(self.family.typical(p)) if end == mp.inf else mp.mpf(0)
-        return time(mp.findroot(f, (begin, begin + 0.5), tol=mp.mpf(10) ** -26, maxsteps=200))
+        low = high = mp.log(self.family.typical(p)) if end == mp.inf else mp.mpf(0)
+        step = mp.mpf(1) / 2
+        while f(low) > 0:
+            low, high, step = low - step, low, 3 * step
+        while f(high) < 0:
+            low, high, step = high, high + step, 3 * step
+        options = {"solver": "illinois", "tol": mp.mpf(10) ** -24, "maxsteps": 300, "verify": False}
+        return time(low if low == high else mp.findroot(f, (low, high), **options))
 
+    @mp.workdps(3 * DIGITS // 2)
     def hazard_slopes(self, t) -> list:
         """∂Λ(t)/∂pᵢ for every parameter, and ∂Λ/∂t last, by central differences."""
-        with mp.workdps(3 * DIGITS // 2):
-            point = [*self.exact, mp.mpf(t)]
+        point, slopes = [*self.exact, mp.mpf(t)], []
 
-            def ends(q):
-                return self.family.infimum(q[:-1]), self.family.end(q[:-1])
+        def ends(q):
+            return self.family.infimum(q[:-1]), self.family.end(q[:-1])
 
-            start, end = ends(point)
-            distance = min(point[-1] - start, end - point[-1])
-            slopes = []
-            for i, v in enumerate(point):
+        start, end = ends(point)
+        for i, v in enumerate(point):
 
-                def moved(h, i=i):
-                    return [*point[:i], point[i] + h, *point[i + 1 :]]
+            def moved(h, i=i):
+                return [*point[:i], point[i] + h, *point[i + 1 :]]
 
-                h = (abs(v) or mp.mpf(1)) * mp.mpf(10) ** -10
-                if i == len(self.parameters) or ends(moved(h)) != (start, end):
-                    # Λ is smooth on a scale set by the distance to the ends of the support.
-                    h = min(distance * mp.mpf(10) ** -10, h)
-                low, high = (-mp.log(self.family.survival(q[:-1], q[-1])) for q in (moved(-h), moved(h)))
-                slopes.append((high - low) / (2 * h))
-            return slopes
+            h = (abs(v) or mp.mpf(1)) * mp.mpf(10) ** -10
+            if i == len(self.parameters) or ends(moved(h)) != (start, end):
+                # Λ is smooth on a scale set by the distance to the ends of the support.
+                h = min(min(point[-1] - start, end - point[-1]) * mp.mpf(10) ** -10, h)
+            low, high = (-mp.log(self.family.survival(q[:-1], q[-1])) for q in (moved(-h), moved(h)))
+            slopes.append((high - low) / (2 * h))
+        return slopes
 
     def inverse_slopes(self, t) -> list:
         """∂Λ⁻¹(a)/∂pᵢ for every parameter, and ∂Λ⁻¹/∂a last, at a = Λ(t), as an implicit function."""

@@ -346,26 +346,25 @@ def _read(rows: Rows, path: str, at: dict[str, int], names: dict[str, str]) -> T
     return trace
 
 
-def _check_cells(trace: Trace, path: str, line: Sequence[int]) -> None:
+def _check_cells(trace: Trace, path: str, lines: Sequence[int]) -> None:
     """ValueError for two rows of a cell that cannot both be."""
-    cell, seconds = trace.cell, trace.seconds
-    load = np.zeros(seconds.size) if trace.load is None else trace.load
-    rows = np.lexsort((load, cell))
-    before, after = rows[:-1], rows[1:]
-    contradict = (load[before] == load[after]) | (seconds[before] > seconds[after])
-    found = np.flatnonzero((cell[before] == cell[after]) & contradict)
+    load = np.zeros(trace.seconds.size) if trace.load is None else trace.load
+    rows = np.lexsort((load, trace.cell))
+    cell, more, later = (np.diff(column[rows]) for column in (trace.cell, load, trace.seconds))
+    found = np.flatnonzero((cell == 0) & ((more == 0) | (later < 0)))
     if not found.size:
         return
-    k = found[np.argmin(np.maximum(before, after)[found])]  # the first one to be noticed
-    a, b = before[k], after[k]
+    pairs = np.sort([rows[found], rows[found + 1]], axis=0)
+    a, b = pairs[:, np.argmin(pairs[1])]  # the first to be noticed
     step, worker = trace.step_names[trace.step[a]], trace.worker_names[trace.worker[a]]
     what = f"step {step} has two times of worker {worker}"
     if trace.load is not None:
+        one, other = (f"{trace.seconds[k]:g} at load {load[k]:g}" for k in (a, b))
         what += (
-            f", {seconds[a]:g} at load {load[a]:g} and {seconds[b]:g} at load {load[b]:g}: there is one time "
-            "of a load, and seconds count from the beginning of the iteration, so they grow with the load"
+            f", {one} and {other}: there is one time of a load, and seconds count from the beginning of the "
+            "iteration, so they grow with the load"
         )
-    raise ValueError(f"{path}, lines {line[min(a, b)]} and {line[max(a, b)]}: {what}")
+    raise ValueError(f"{path}, lines {lines[a]} and {lines[b]}: {what}")
 
 
 def _positive(text: str, name: str) -> float:

@@ -160,7 +160,7 @@ BROKEN: dict[str, list[str | bytes]] = {
     "lines 2 and 4: step 1 has two times of worker a, 1 at load 9 and 3 at load 9": [
         _LOADS + "1,a,9,1\n2,a,9,1\n1,a,9,3\n"
     ],
-    "lines 3 and 5: step 1 has two times of worker a, 2.5 at load 10 and 2 at load 20": [
+    "lines 3 and 5: step 1 has two times of worker a, 2 at load 20 and 2.5 at load 10": [
         _LOADS + "1,b,20,5\n1,a,20,2\n2,a,5,9\n1,a,10,2.5\n"
     ],
 }

@@ -10,7 +10,6 @@ it, and so finer at both ends.
 """
 
 import contextlib
-import math
 from typing import NamedTuple
 
 import jax
@@ -166,7 +165,7 @@ def tail_of(t: np.ndarray, cut: np.ndarray, *, heavy: bool) -> Tail:
     if not heavy:
         return Tail(threshold, float(np.sum(excess) / max(np.sum(~open_), 1)), 0.0, 0.0, count)
     # Zeros that are lower bounds add nothing: one program for all lengths up to the next power of two.
-    padding = 2 ** math.ceil(math.log2(excess.size)) - excess.size
+    padding = 2 ** (excess.size - 1).bit_length() - excess.size
     sample = Sample(np.pad(excess, (0, padding)), np.pad(open_, (0, padding), constant_values=True))
     with jax.enable_x64(True):
         scale, index, error = map(float, fit_tail(sample))

@@ -175,7 +175,7 @@ def _draw(key: Array, data: Sample) -> tuple[Array, Array | None]:
 @functools.partial(jax.jit, static_argnums=0)
 def _drawn(family: Family, parameters: Array, hazards: Array, cuts: Array | None) -> Sample:
     """The samples that have these hazards, cut off where the cuts come first."""
-    times = family.at(parameters).with_fast_inverse().inverse_cumulative_hazard(hazards)
+    times = family.law(*parameters).with_fast_inverse().inverse_cumulative_hazard(hazards)
     if cuts is None:
         return Sample(times)
     order = jnp.argsort(jnp.minimum(times, cuts))
@@ -186,7 +186,7 @@ def _drawn(family: Family, parameters: Array, hazards: Array, cuts: Array | None
 def _hazards(family: Family, samples: Sample, parameters: Array, bias: Array) -> tuple[Array, Array]:
     """Of each sample the parameters less their bias, and the hazards of its times by these."""
     corrected = jax.vmap(family.shifted, in_axes=(0, None, 0))(parameters, -bias, samples)
-    return corrected, jax.vmap(lambda p, t: family.at(p).cumulative_hazard(t))(corrected, samples.times)
+    return corrected, jax.vmap(lambda p, t: family.law(*p).cumulative_hazard(t))(corrected, samples.times)
 
 
 def distances(hazard: Array, sample: Sample) -> tuple[Array, Array]:

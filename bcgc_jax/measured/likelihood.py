@@ -114,9 +114,6 @@ class Family:
     def names(self) -> list[str]:
         return [f.name for f in dataclasses.fields(self.law)]  # type: ignore[arg-type]
 
-    def at(self, parameters: Array) -> Distribution:
-        return self.law(*parameters)
-
     @functools.partial(jax.jit, static_argnums=0)
     def guesses(self, sample: Sample) -> Array:
         """Where to search from, `[G, P]`: the likelihood may have several tops along the shift."""
@@ -138,7 +135,7 @@ class Family:
         """The parameters of the largest likelihood near `guess`, and its logarithm."""
         if self.closed is not None:
             found = jnp.array(self.closed(sample))
-            return found, log_likelihood(self.at(found), sample)
+            return found, log_likelihood(self.law(*found), sample)
         first = sample.first
         positive = jnp.array([condition == "> 0" for _, condition in self.law.conditions])
 
@@ -149,7 +146,7 @@ class Family:
             return values.at[-1].set(first - away)
 
         def objective(point: Array) -> Array:
-            value = -log_likelihood(self.at(natural(point)), sample) / sample.times.size
+            value = -log_likelihood(self.law(*natural(point)), sample) / sample.times.size
             return jnp.where(jnp.isfinite(value), value, jnp.inf)
 
         away = jnp.clip(1 - guess[-1] / first, 1e-9, 1 - 1e-6)
@@ -224,13 +221,10 @@ def minimise(function: Callable[[Array], Array], start: Array) -> tuple[Array, A
     return x, value
 
 
-_EULER = 0.5772156649015329
-
-
 def _weibull_moments(mean: Array, variance: Array) -> tuple[Array, Array]:
     """The log of a Weibull variable has the mean log scale - γ/c and the variance π²/6c²."""
     inverse = jnp.sqrt(6 * variance) / jnp.pi
-    return jnp.exp(mean + _EULER * inverse), 1 / inverse
+    return jnp.exp(mean + np.euler_gamma * inverse), 1 / inverse
 
 
 def _gamma_moments(mean: Array, variance: Array) -> tuple[Array, Array]:

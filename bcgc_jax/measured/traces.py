@@ -229,15 +229,13 @@ def _is_wide(path: str, header: Sequence[str], columns: dict[str, str], layout: 
     if twice:
         raise ValueError(f"{path} has two columns {twice[0]!r}: rename one")
     step, *names = columns.values()
-    missing = [name for name in (step, *names) if name not in header]
     workers = [name for name in header if name != step]
     # Neither must a long file with other names pass for a wide one, nor a row of numbers for a header.
     numbered = _alike(workers) and (step in header or not _is_number(workers[0])) and len(workers) > 1
-    unnamed = names == ["worker", "seconds"] and missing[-2:] == names
-    if layout == "wide" or (layout == "auto" and numbered and unnamed):
+    if layout == "wide" or (layout == "auto" and numbered and names == ["worker", "seconds"]):
         _check_wide(path, header, columns, workers)
         return True
-    if missing:
+    if missing := [name for name in (step, *names) if name not in header]:
         raise ColumnError(_no_column(path, header, missing))
     return False
 

@@ -148,7 +148,7 @@ class TraceOptions:
 
     path: str | None = option(
         _FILE,
-        "CSV (also .csv.gz) of measured times, in place of --cycle-time; - is standard input.",
+        "CSV (also .csv.gz) or Parquet of measured times, in place of --cycle-time; - is standard input.",
         typed="--trace",
     )
     kind: str = option(
@@ -304,7 +304,7 @@ class FitOptions:
     """Which distribution describes the cycle times in FILE, how sure is that, and how much does the plan
     depend on it?
 
-    FILE is CSV (also .csv.gz), - is standard input: a row for each step and worker, or a row for
+    FILE is CSV (also .csv.gz) or Parquet, - is standard input: a row for each step and worker, or a row for
     each step and a column for each worker, in seconds. Parameters and runtimes are in seconds, or in whatever
     unit the file has. With a column of loads, in cycles, the time before the first cycle is told apart.
     """
@@ -555,7 +555,7 @@ Examples:
 Examples:
   bcgc fit steps.csv
   bcgc fit steps.csv --law gamma --law lognormal
-  bcgc fit log.csv --worker-column rank --seconds-column time_s --coordinates 1e6 --format json
+  bcgc fit log.parquet --worker-column rank --seconds-column time_s --coordinates 1e6 --format json
   bcgc fit loads.csv --load-column samples
   ssh NODE cat steps.csv | bcgc fit -""",
     ),

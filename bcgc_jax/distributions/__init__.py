@@ -1,11 +1,12 @@
 """Distributions of one worker's cycle time, and of all N times of an iteration."""
 
-from bcgc_jax.distributions.atoms import Deterministic, Empirical, TwoSpeed
+from bcgc_jax.distributions.atoms import Deterministic, Empirical, EmpiricalPairs, TwoSpeed
 from bcgc_jax.distributions.base import Atomic, Distribution, Kinked, Smooth
 from bcgc_jax.distributions.families import (
     Exponential,
     FromHazard,
     Gamma,
+    HazardSpline,
     Lognormal,
     Pareto,
     ShiftedExponential,
@@ -13,8 +14,6 @@ from bcgc_jax.distributions.families import (
     Weibull,
 )
 from bcgc_jax.distributions.joint import EmpiricalRows, Heterogeneous, JointDistribution
-from bcgc_jax.distributions.pairs import EmpiricalPairs
-from bcgc_jax.distributions.spline import HazardSpline
 
 __all__ = [
     "Atomic",

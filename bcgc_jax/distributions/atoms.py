@@ -1,11 +1,12 @@
-"""Distributions of finitely many times: one, two speeds, and measured times as they are."""
+"""Distributions of finitely many times: one, two speeds, and measured times, perhaps with start-ups."""
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from bcgc_jax._pytree import pytree_dataclass, working_dtype
 from bcgc_jax.distributions.base import Atomic, Distribution, as_floats, excess_above
@@ -25,6 +26,7 @@ class Deterministic(Distribution):
     value: ArrayLike
 
     conditions = (("value", "> 0"),)
+    begin = "value"
 
     def cumulative_hazard(self, t):
         return jnp.where(jnp.less(t, self.value), 0, jnp.inf)
@@ -33,9 +35,6 @@ class Deterministic(Distribution):
         return jnp.broadcast_arrays(jnp.asarray(self.value), a)[0]
 
     def mean(self):
-        return jnp.asarray(self.value)
-
-    def infimum(self):
         return jnp.asarray(self.value)
 
     def pieces(self):
@@ -71,6 +70,7 @@ class TwoSpeed(Distribution):
 
     conditions = (("fast", "> 0"), ("slow", "> 0 or inf"), ("probability", ">= 0, <= 1"))
     below = ("fast", "slow")
+    begin = "fast"  # with probability 1 it is never seen, but stays a valid lower bound
 
     def cumulative_hazard(self, t):
         possible, probability = excess_above(self.probability, 0.0)
@@ -88,16 +88,49 @@ class TwoSpeed(Distribution):
         slow = jnp.where(possible, self.slow, self.fast)  # 0 · inf would be NaN
         return (1 - jnp.asarray(self.probability)) * self.fast + self.probability * slow
 
-    def infimum(self):
-        # With probability 1 the fast speed is never seen, but stays a valid lower bound.
-        return jnp.asarray(self.fast)
-
     def pieces(self):
         return Atomic(jnp.stack(jnp.broadcast_arrays(self.fast, self.slow)))
 
 
+class _Measured(Distribution):
+    """Each of K times with probability 1/K; a subclass has them in ascending order."""
+
+    def ascending(self) -> Array:
+        raise NotImplementedError
+
+    def cumulative_hazard(self, t):
+        times = self.ascending()
+        t = jnp.asarray(t)
+        count = jnp.searchsorted(times, t, side="right", method="sort" if t.size > 64 else "scan")
+        # Counts alone would give float32. log1p in the lower half, or the first times lose their digits.
+        count = count.astype(working_dtype(times))
+        left = times.size - count
+        lower = -jnp.log1p(-jnp.minimum(count / times.size, 0.5))
+        upper = -jnp.log(jnp.maximum(left, 1) / times.size)
+        return jnp.where(left > 0, jnp.where(count < left, lower, upper), jnp.inf)
+
+    def inverse_cumulative_hazard(self, a):
+        times = self.ascending()
+        # Rounded up with a margin of a few ulp, so that Λ⁻¹(Λ(tᵢ)) = tᵢ survives the two roundings.
+        share = -jnp.expm1(-jnp.asarray(a)) * times.size
+        rank = jnp.ceil(share * (1 - 8 * jnp.finfo(share.dtype).eps)) - 1
+        return times[jnp.clip(rank, 0, times.size - 1).astype(int)]
+
+    def mean(self):
+        return jnp.mean(self.ascending())
+
+    def infimum(self):
+        return self.ascending()[0]
+
+    def summary(self):
+        return {"law": "empirical", "measured_times": self.ascending().size, "mean": self.mean()}
+
+    def pieces(self):
+        return Atomic(self.ascending())
+
+
 @pytree_dataclass
-class Empirical(Distribution):
+class Empirical(_Measured):
     r"""Measured cycle times: each of the `times`, `[K]`, with probability 1/K.
 
     Built from any array of times, sorted on the way in. Raises ValueError when there is none or
@@ -120,36 +153,56 @@ class Empirical(Distribution):
         (times,) = as_floats(self.times)
         object.__setattr__(self, "times", jnp.sort(jnp.ravel(times)))
 
-    def cumulative_hazard(self, t):
-        times = jnp.asarray(self.times)
-        t = jnp.asarray(t)
-        count = jnp.searchsorted(times, t, side="right", method="sort" if t.size > 64 else "scan")
-        # Counts alone would give float32. log1p in the lower half, or the first times lose their digits.
-        count = count.astype(working_dtype(times))
-        left = times.size - count
-        lower = -jnp.log1p(-jnp.minimum(count / times.size, 0.5))
-        upper = -jnp.log(jnp.maximum(left, 1) / times.size)
-        return jnp.where(left > 0, jnp.where(count < left, lower, upper), jnp.inf)
+    def ascending(self):
+        return jnp.asarray(self.times)
 
-    def inverse_cumulative_hazard(self, a):
-        times = jnp.asarray(self.times)
-        a = jnp.asarray(a)
-        # Rounded up with a margin of a few ulp, so that Λ⁻¹(Λ(tᵢ)) = tᵢ survives the two roundings.
-        share = -jnp.expm1(-a) * times.size
-        rank = jnp.ceil(share * (1 - 8 * jnp.finfo(share.dtype).eps)) - 1
-        return times[jnp.clip(rank, 0, times.size - 1).astype(int)]
 
-    def mean(self):
-        return jnp.mean(jnp.asarray(self.times))
+@pytree_dataclass
+class EmpiricalPairs(_Measured):
+    r"""Each pair of a start-up and a cycle time, `[K]` and `[K]`, with probability 1/K.
 
-    def infimum(self):
-        return jnp.asarray(self.times)[0]
+    As a `Distribution` it is that of the cycle time alone; a `Problem` takes the start-ups that go with it
+    too. Both are times: the start-up in the unit of runtimes, ≥ 0, the cycle time > 0. Raises ValueError for
+    none, for two lengths, and for numbers that are no such times.
 
-    def summary(self):
-        return {"law": "empirical", "measured_times": jnp.asarray(self.times).size, "mean": self.mean()}
+    >>> law = EmpiricalPairs(start_ups=[3.0, 1.0], cycle_times=[0.5, 2.0])
+    >>> float(law.mean()), float(law.cdf(0.5))
+    (1.25, 0.5)
+    """
 
-    def pieces(self):
-        return Atomic(jnp.asarray(self.times))
+    start_ups: ArrayLike | Sequence[float]
+    cycle_times: ArrayLike | Sequence[float]
+
+    conditions = (("start_ups", ">= 0"), ("cycle_times", "> 0"))
+    ranks = (("start_ups", 1), ("cycle_times", 1))
+    has_start_up = True
+
+    def __post_init__(self) -> None:
+        one, other = np.shape(self.start_ups), np.shape(self.cycle_times)
+        if 0 in one or one != other:
+            raise ValueError(
+                f"start_ups and cycle_times must be pairs, at least one, got shapes {one} and {other}"
+            )
+        super().__post_init__()
+        start_ups, cycle_times = as_floats(self.start_ups, self.cycle_times)
+        object.__setattr__(self, "start_ups", start_ups)
+        object.__setattr__(self, "cycle_times", cycle_times)
+
+    def arrays(self) -> tuple[Array, Array]:
+        """The start-ups and the cycle times."""
+        return jnp.asarray(self.start_ups), jnp.asarray(self.cycle_times)
+
+    def alone(self) -> Empirical:
+        return Empirical(jnp.asarray(self.cycle_times))
+
+    def sample_pairs(self, key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> tuple[Array, Array]:
+        """Draws of start-ups and the cycle times that go with them."""
+        starts, times = self.arrays()
+        chosen = jax.random.randint(key, shape, 0, times.size)
+        return starts[chosen].astype(dtype), times[chosen].astype(dtype)
+
+    def ascending(self):
+        return jnp.sort(jnp.asarray(self.cycle_times))
 
 
 def mass_of(law: Distribution, atoms: Array) -> Array:

@@ -39,9 +39,9 @@ class Atomic(NamedTuple):
 Pieces = Smooth | Kinked | Atomic
 
 _ELEMENTWISE = {"cumulative_hazard", "inverse_cumulative_hazard", "log_density"}
-# Methods that a subclass may inherit; all that are compiled; and their static arguments.
-_DERIVED = {"cdf", "survival", "log_density", "sample"}
-_COMPILED = _ELEMENTWISE | _DERIVED | {"mean", "infimum", "with_fast_inverse", "expected_order_statistics"}
+# Methods that a subclass may inherit, all that are compiled, and their static arguments.
+_DERIVED = {"cdf", "survival", "log_density", "infimum", "sample"}
+_COMPILED = _ELEMENTWISE | _DERIVED | {"mean", "with_fast_inverse", "expected_order_statistics"}
 _STATIC = {"expected_order_statistics": ("max_workers",), "sample": ("shape", "dtype")}
 
 ONE_BY_ONE = "a batch goes through jax.vmap, as in jax.vmap(solve)(problems)"
@@ -60,8 +60,7 @@ class AnyDistribution:
     """What a distribution of one worker's time and one of all N times together have in common.
 
     `conditions` are what the parameters must meet, `below` two of them in order: what a person passes is
-    refused otherwise, and with what is traced every runtime is NaN. `ranks` are those of parameters that are
-    arrays.
+    refused otherwise, and with what is traced every runtime is NaN. `ranks` are those of arrays.
     """
 
     conditions: ClassVar[Sequence[tuple[str, str]]] = ()
@@ -74,10 +73,9 @@ class AnyDistribution:
             check(name, value, condition, finite=finite)
             if isinstance(value, int | np.integer):  # 1 is no other program than 1.0
                 object.__setattr__(self, name, float(value))
-        if self.below is not None:
-            low, high = (concrete(getattr(self, name)) for name in self.below)
-            if low is not None and high is not None and np.any(low >= high):
-                raise ValueError(f"{self.below[0]} must be below {self.below[1]}, got {low} and {high}")
+        low, high = (concrete(getattr(self, name)) for name in self.below) if self.below else (None, None)
+        if low is not None and high is not None and np.any(low >= high):
+            raise ValueError(f"{' must be below '.join(self.below or ())}, got {low} and {high}")
 
     def _conditions(self) -> Iterator[tuple[str, Any, str, bool]]:
         for name, text in self.conditions:
@@ -87,25 +85,22 @@ class AnyDistribution:
 
     def valid(self) -> Array:
         """Whether the parameters are possible, which nobody has checked where they are traced."""
-        found = [
-            jnp.all(meets(value, condition, finite)) for _, value, condition, finite in self._conditions()
-        ]
+        found = [meets(value, condition, finite) for _, value, condition, finite in self._conditions()]
         if self.below is not None:
-            found.append(jnp.all(jnp.less(*(getattr(self, name) for name in self.below))))
-        return functools.reduce(jnp.logical_and, found, jnp.asarray(True))
+            found.append(jnp.less(*(getattr(self, name) for name in self.below)))
+        return functools.reduce(jnp.logical_and, map(jnp.all, found), jnp.asarray(True))
 
     def check_single(self) -> None:
         """Raise ValueError where shapes say that this is a batch, which only `jax.vmap` takes."""
         ranks = dict(self.ranks)
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             leaves, rank = jax.tree.leaves(getattr(self, field.name)), ranks.get(field.name, 0)
-            if all(np.ndim(leaf) == rank for leaf in leaves) or (field.name not in ranks and self._is_one()):
-                continue
-            shapes = ", ".join(str(np.shape(leaf)) for leaf in leaves)
-            what = f"an array of rank {rank}" if rank else "one number"
-            raise ValueError(
-                f"{field.name} of {type(self).__name__} must be {what}, got shape {shapes}: {ONE_BY_ONE}"
-            )
+            if any(np.ndim(leaf) != rank for leaf in leaves) and (field.name in ranks or not self._is_one()):
+                what = f"an array of rank {rank}" if rank else "one number"
+                shapes = ", ".join(str(np.shape(leaf)) for leaf in leaves)
+                raise ValueError(
+                    f"{field.name} of {type(self).__name__} must be {what}, got shape {shapes}: {ONE_BY_ONE}"
+                )
 
     def _is_one(self) -> bool:
         """Whether parameters that have shapes of their own give one mean and one infimum."""
@@ -152,10 +147,11 @@ class Distribution(AnyDistribution):
     """The distribution of a worker's cycle time; times carry the unit of its parameters.
 
     A subclass is a `pytree_dataclass` with `cumulative_hazard`, `inverse_cumulative_hazard`, `mean` and
-    `infimum`; `FromHazard` makes one of two functions. The methods of a subclass are compiled as a whole,
-    once for each shape; times and hazards come to them in `working_dtype`.
+    `infimum`, or its parameter's name `begin`; `FromHazard` makes one of two functions. The methods of a
+    subclass are compiled as a whole, once for each shape; times and hazards come to them in `working_dtype`.
     """
 
+    begin: ClassVar[str]
     rounding: ClassVar[float] = 0.0  # of Λ beyond a few ulp, in units of eps
     constant: ClassVar[bool] = False  # a number in a distribution's place
 
@@ -174,6 +170,9 @@ class Distribution(AnyDistribution):
     def inverse_cumulative_hazard(self, a: ArrayLike) -> Array:
         """Λ⁻¹(a) = inf{t : Λ(t) ≥ a}, elementwise, for a ≥ 0; at a = 0 the infimum of T."""
         raise NotImplementedError
+
+    def infimum(self) -> Array:
+        return jnp.asarray(getattr(self, self.begin))
 
     def has_mean(self, level: ArrayLike, num_workers: ArrayLike) -> Array:
         """Whether E T_(N-level) is finite, where `mean` alone does not say it."""

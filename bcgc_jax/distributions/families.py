@@ -6,19 +6,26 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.scipy import special
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import pytree_dataclass, static_field, working_dtype
-from bcgc_jax.distributions.base import Distribution, Kinked, excess_above, inverse_ranks, suffix_sum
+from bcgc_jax.distributions.base import Distribution, Kinked, Smooth, excess_above, inverse_ranks, suffix_sum
 from bcgc_jax.distributions.special_functions import (
     gamma_hazard,
     inverse_gamma_hazard,
     inverse_normal_hazard,
+    legendre,
     log_inverse_gamma_hazard,
     normal_hazard,
 )
+
+# In scales of the tail, where it is cut for integration.
+_TAIL_PIECES = 2.0 ** np.arange(-1, 6)
+# From and to which log a, and how many. Draws of a in float64 lie in [1e-16/N, 745].
+_TABULATED = math.log(1e-20), math.log(800.0), 513
 
 
 @pytree_dataclass
@@ -36,6 +43,7 @@ class ShiftedExponential(Distribution):
     shift: ArrayLike = 0.0
 
     conditions = (("rate", "> 0"), ("shift", ">= 0"))
+    begin = "shift"
 
     def cumulative_hazard(self, t):
         return self.rate * jnp.maximum(jnp.subtract(t, self.shift), 0)
@@ -45,9 +53,6 @@ class ShiftedExponential(Distribution):
 
     def mean(self):
         return jnp.asarray(self.shift + 1 / self.rate)
-
-    def infimum(self):
-        return jnp.asarray(self.shift)
 
     def expected_order_statistics(self, num_workers, max_workers):
         # Eq. (11): shift + (H_N - H_n) / rate.
@@ -77,6 +82,10 @@ class _Shifted(Distribution):
     """T = shift + X, X > 0, where a subclass has Λ of X and its inverse."""
 
     shift: ArrayLike
+    _hazard: Callable[[Array], Array]
+    _inverse_hazard: Callable[[Array], Array]
+
+    begin = "shift"
 
     def cumulative_hazard(self, t):
         inside, excess = excess_above(t, self.shift)
@@ -85,15 +94,6 @@ class _Shifted(Distribution):
     def inverse_cumulative_hazard(self, a):
         inside, a = excess_above(a, 0.0)
         return self.shift + jnp.where(inside, self._inverse_hazard(a), 0)
-
-    def infimum(self):
-        return jnp.asarray(self.shift)
-
-    def _hazard(self, excess: Array) -> Array:
-        raise NotImplementedError
-
-    def _inverse_hazard(self, a: Array) -> Array:
-        raise NotImplementedError
 
 
 @pytree_dataclass
@@ -136,6 +136,7 @@ class Pareto(Distribution):
     shape: ArrayLike
 
     conditions = (("scale", "> 0"), ("shape", "> 0"))
+    begin = "scale"
 
     def cumulative_hazard(self, t):
         # log1p of the excess, not log of t / scale: the excess is exact near the scale.
@@ -147,9 +148,6 @@ class Pareto(Distribution):
     def mean(self):
         finite, margin = excess_above(self.shape, 1.0)
         return jnp.where(finite, self.scale * (1 + 1 / margin), jnp.inf)
-
-    def infimum(self):
-        return jnp.asarray(self.scale)
 
     def has_mean(self, level, num_workers):
         # P(T_(N-n) > t) falls like t^(-(n+1) shape).
@@ -177,6 +175,7 @@ class Uniform(Distribution):
 
     conditions = (("low", ">= 0"), ("high", "> 0"))
     below = ("low", "high")
+    begin = "low"
 
     def cumulative_hazard(self, t):
         # log of the remaining share, not log1p of the used one: (high - t) is exact near high.
@@ -197,9 +196,6 @@ class Uniform(Distribution):
 
     def mean(self):
         return jnp.asarray(jnp.add(self.low, self.high) / 2)
-
-    def infimum(self):
-        return jnp.asarray(self.low)
 
     def expected_order_statistics(self, num_workers, max_workers):
         _, rank = inverse_ranks(num_workers, max_workers, working_dtype(self))
@@ -278,8 +274,8 @@ class Gamma(_Shifted):
 
     def with_fast_inverse(self):
         # Of T - shift: a difference would round to 0 near the shift.
-        a = jnp.exp(_Tabulated.log_hazards(working_dtype(self)))
-        log_x, slope = log_inverse_gamma_hazard(jnp.asarray(self.shape, a.dtype), a)
+        a = jnp.exp(jnp.linspace(*_TABULATED, dtype=working_dtype(self)))
+        log_x, slope, _ = log_inverse_gamma_hazard(jnp.asarray(self.shape, a.dtype), a)
         return _Tabulated(self, self.infimum(), log_x - jnp.log(self.rate), slope)
 
 
@@ -315,16 +311,15 @@ class FromHazard(Distribution):
 
     def mean(self):
         # a = exp(v - e^{-v}): exponential decay at both ends, so the trapezoid rule is spectral.
-        low, high, panels = -4.2, 6.0, 400
-        v = jnp.linspace(low, high, panels + 1, dtype=working_dtype(self))
+        v, step = jnp.linspace(-4.2, 6.0, 401, retstep=True, dtype=working_dtype(self))
         a = jnp.exp(v - jnp.exp(-v))
         weight = jnp.exp(-a)
         # Where the weight is 0, T may overflow.
-        integrand = self.inverse_cumulative_hazard(jnp.where(weight > 0, a, 0)) * weight
+        times = self.inverse_cumulative_hazard(jnp.where(weight > 0, a, 0))
+        total = jnp.sum(times * weight * a * (1 + jnp.exp(-v))) * step
         largest = 0.9 * -math.log(jnp.finfo(a.dtype).tiny)
-        tail = jnp.log(self.inverse_cumulative_hazard(jnp.array([largest / 2, largest], a.dtype)))
-        growth = (tail[1] - tail[0]) / (largest / 2)  # of log T per unit of hazard; 1 is the limit
-        total = jnp.sum(integrand * a * (1 + jnp.exp(-v))) * ((high - low) / panels)
+        half, whole = jnp.log(self.inverse_cumulative_hazard(jnp.array([largest / 2, largest], a.dtype)))
+        growth = (whole - half) / (largest / 2)  # of log T per unit of hazard; 1 is the limit
         return jnp.where(growth < 1, total, jnp.inf)
 
     def infimum(self):
@@ -347,23 +342,97 @@ class _Tabulated(_Shifted):
     slope: Array
 
     rounding = Gamma.rounding
-    # Draws of a in float64 lie in [1e-16/N, 745]; below the table the power law goes on.
-    _low, _high, _size = math.log(1e-20), math.log(800.0), 513
-
-    @classmethod
-    def log_hazards(cls, dtype: Any) -> Array:
-        return jnp.linspace(cls._low, cls._high, cls._size, dtype=dtype)
 
     def cumulative_hazard(self, t):
         return self.law.cumulative_hazard(t)
 
     def _inverse_hazard(self, a):
-        step = (self._high - self._low) / (self._size - 1)
-        place = jnp.clip((jnp.log(a) - self._low) / step, 0, self._size - 1)
-        i = jnp.clip(place.astype(int), 0, self._size - 2)
+        low, high, size = _TABULATED
+        step = (high - low) / (size - 1)
+        place = jnp.clip((jnp.log(a) - low) / step, 0, size - 1)
+        i = jnp.clip(place.astype(int), 0, size - 2)
         u = place - i
         f0, f1, d0, d1 = self.log_t[i], self.log_t[i + 1], self.slope[i] * step, self.slope[i + 1] * step
         return jnp.exp(f0 + u * (d0 + u * (3 * (f1 - f0) - 2 * d0 - d1 + u * (2 * (f0 - f1) + d0 + d1))))
 
     def mean(self):
         return self.law.mean()
+
+
+@pytree_dataclass
+class HazardSpline(Distribution):
+    r"""Λ⁻¹ through (`hazards`, `times`), `[K]`, with `slopes` dΛ⁻¹/da; above, a generalised Pareto tail.
+
+    Beyond the last knot u, P(T > u + z | T > u) = (1 + ξ z/σ)^{-1/ξ} with σ the last slope and ξ ≥ 0 the
+    `tail_index`; ξ = 0 is exponential. Knots ascend strictly, the first hazard is 0. Times and slopes carry
+    the unit of time. Rules of integration go by the knots unless they are `hidden`, as they may be for many
+    workers: panels between all knots would take long, and the maximum of many times shows no knot. Built by
+    `smooth_empirical`.
+    """
+
+    hazards: Array
+    times: Array
+    slopes: Array
+    tail_index: ArrayLike = 0.0
+    hidden: bool = static_field(default=False)
+
+    ranks = (("hazards", 1), ("times", 1), ("slopes", 1))
+
+    def cumulative_hazard(self, t):
+        (low, high), (t0, t1), (d0, d1) = self._piece(jnp.asarray(t), self.times)
+        step, rise = high - low, t1 - t0
+        # Shares of the piece, not times: fourth powers of short ones are 0 in float32.
+        y, d0, d1 = jnp.clip((t - t0) / rise, 0, 1), d0 * step / rise, d1 * step / rise
+        # θ of the way through the piece: a quadratic equation, by the root that does not cancel.
+        a = 1 - d0 + y * (d0 + d1 - 2)
+        b = d0 - y * (d0 + d1 - 2)
+        c = -y
+        root = jnp.sqrt(jnp.maximum(b * b - 4 * a * c, 0))
+        inside = low + step * 2 * c / (-b - root)
+        beyond = jnp.maximum(t - self.times[-1], 0) / self.slopes[-1]
+        tail = self.hazards[-1] + self._bent(jnp.log1p, beyond)
+        return jnp.where(jnp.greater(t, self.times[-1]), tail, inside)
+
+    def inverse_cumulative_hazard(self, a):
+        (low, high), (t0, t1), (d0, d1) = self._piece(jnp.asarray(a), self.hazards)
+        step, rise = high - low, t1 - t0
+        share = jnp.clip((a - low) / step, 0, 1)
+        mean, cross = rise / step, share * (1 - share)
+        inside = t0 + rise * (mean * share**2 + d0 * cross) / (mean + (d0 + d1 - 2 * mean) * cross)
+        beyond = jnp.maximum(a - self.hazards[-1], 0)
+        tail = self.times[-1] + self.slopes[-1] * self._bent(jnp.expm1, beyond)
+        return jnp.where(jnp.greater(a, self.hazards[-1]), tail, inside)
+
+    def _bent(self, curve: Callable[[Array], Array], z: Array) -> Array:
+        """`curve`(ξ z) / ξ, which is z for ξ = 0."""
+        index = jnp.asarray(self.tail_index, z.dtype)
+        return jnp.where(index > 0, curve(index * z) / jnp.where(index > 0, index, 1), z)
+
+    def _piece(self, value: Array, knots: Array) -> tuple[tuple[Array, Array], ...]:
+        """The ends, in hazard, time and slope, of the piece that each value lies in."""
+        i = jnp.clip(jnp.searchsorted(knots, value, side="right") - 1, 0, knots.size - 2)
+        return tuple((x[i], x[i + 1]) for x in (self.hazards, self.times, self.slopes))
+
+    def mean(self):
+        points, weights = np.array(legendre(16), working_dtype(self))
+        step = jnp.diff(self.hazards)[:, None]
+        a = self.hazards[:-1, None] + step * points
+        body = jnp.sum(self.inverse_cumulative_hazard(a) * jnp.exp(-a) * step * weights)
+        finite = jnp.less(self.tail_index, 1)
+        excess = self.slopes[-1] / jnp.where(finite, 1 - self.tail_index, 1)
+        tail = jnp.exp(-self.hazards[-1]) * (self.times[-1] + excess)
+        return jnp.where(finite, body + tail, jnp.inf)
+
+    def infimum(self):
+        return self.times[0]
+
+    def summary(self):
+        size, mean = jnp.size(self.times), self.mean()
+        return {"law": "smooth", "knots": size, "mean": mean, "tail_index": self.tail_index}
+
+    def pieces(self):
+        if self.hidden:
+            return Smooth()
+        # Once differentiable only; and the tail may be of another scale than all that is before.
+        tail = self.times[-1] + self.slopes[-1] * _TAIL_PIECES.astype(self.times.dtype)
+        return Kinked(jnp.concatenate([self.times[1:], tail]), ends=False)

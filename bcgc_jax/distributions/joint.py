@@ -5,6 +5,7 @@ exact. `Heterogeneous` is a distribution for each of N independent workers; its 
 formula, so solvers draw from it (`solvers.sample_average`).
 """
 
+import functools
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -31,26 +32,20 @@ class JointDistribution(AnyDistribution):
     A subclass is a `pytree_dataclass` with `width`, `_sample`, `pooled`, `of_workers`, `mean` and `infimum`.
     """
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        for name, static in {"draw_rows": ("num_draws",), "sample": ("shape", "dtype")}.items():
-            setattr(cls, name, jax.jit(getattr(cls, name), static_argnames=static))
-
     def width(self) -> int:
         raise NotImplementedError
 
+    @functools.partial(jax.jit, static_argnames="num_draws")
     def draw_rows(self, key: Array, num_draws: int) -> Array:
         """Draws of an iteration's times, slowest first, `[num_draws, N]`."""
         return jnp.sort(self.sample(key, (num_draws, self.width())), axis=-1)[:, ::-1]
 
+    @functools.partial(jax.jit, static_argnames=("shape", "dtype"))
     def sample(self, key: Array, shape: tuple[int, ...] = (), dtype: Any = None) -> Array:
         """Cycle times of iterations; `shape` ends with N, `dtype` is the `working_dtype` by default."""
         check_key(key)
         if shape[-1:] != (self.width(),):
-            raise ValueError(
-                f"the law is that of {self.width()} workers together: a sample's last axis has "
-                f"{self.width()}, not the shape {shape}"
-            )
+            raise ValueError(f"a sample's last axis has the law's {self.width()} workers, not shape {shape}")
         dtype = working_dtype(self) if dtype is None else dtype
         return self._sample(key, shape, dtype).astype(dtype)
 
@@ -79,8 +74,7 @@ class EmpiricalRows(JointDistribution):
         shape = np.shape(self.times)
         if len(shape) < 2 or 0 in shape:
             raise ValueError(
-                "times must have one row for each iteration and one column for each worker, at least one of "
-                f"both, got shape {shape}"
+                f"times must have a row for each iteration, one column a worker, not shape {shape}"
             )
         super().__post_init__()
         (times,) = as_floats(self.times)
@@ -88,9 +82,6 @@ class EmpiricalRows(JointDistribution):
 
     def width(self):
         return np.shape(self.times)[-1]
-
-    def draw_rows(self, key, num_draws):
-        return self.sample(key, (num_draws, self.width()))
 
     def _sample(self, key, shape, dtype):
         """Whole rows, slowest first."""
@@ -136,9 +127,7 @@ class Heterogeneous(JointDistribution):
             raise ValueError("laws is empty: workers that are not alike need a law each")
         for law in self.laws:
             if not isinstance(law, Distribution):
-                raise ValueError(
-                    f"each worker needs a law of its own, such as ShiftedExponential, got {law!r}"
-                )
+                raise ValueError(f"each worker needs a law of its own, got {law!r}")
 
     def valid(self):
         return jnp.all(jnp.stack([law.valid() for law in self.laws]))
@@ -171,12 +160,10 @@ class Heterogeneous(JointDistribution):
         def draw(law: Distribution, a: Array) -> Array:
             return law.with_fast_inverse().inverse_cumulative_hazard(a)
 
-        columns = []
-        for workers in groups.values():
+        for workers in map(np.array, groups.values()):
             laws = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(self.laws[i] for i in workers))
-            columns.append(jax.vmap(draw, in_axes=(0, -1), out_axes=-1)(laws, a[..., np.array(workers)]))
-        order = np.concatenate(list(groups.values()))
-        return jnp.concatenate(columns, axis=-1)[..., np.argsort(order)]
+            a = a.at[..., workers].set(jax.vmap(draw, (0, -1), -1)(laws, a[..., workers]).astype(a.dtype))
+        return a
 
     def mean(self):
         return jnp.mean(jnp.stack([jnp.asarray(law.mean()) for law in self.laws]))

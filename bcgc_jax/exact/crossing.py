@@ -71,23 +71,6 @@ def _crossing_slopes_jvp(primals, tangents):
     return (probability, slope), (jnp.sum(slope * tangents[0], axis=-1), jnp.zeros_like(slope))
 
 
-def boundary_crossing_probability(boundary: ArrayLike) -> Array:
-    r"""P(some U_(k) > b_k) for the order statistics U of N uniform variables, `[..., N]` to `[...]`.
-
-    `boundary` holds b_1 ≤ … ≤ b_N in [0, 1], as tests of goodness of fit have them: P(T ≤ θ_{N-k}) in the
-    terms of `crossing_probability`, whose logarithm and exponentials take more than half of the time at N =
-    20.
-
-    >>> round(float(boundary_crossing_probability(jnp.array([0.5, 0.75]))), 5)
-    0.5
-    """
-    below = jnp.moveaxis(jnp.asarray(boundary), -1, 0)
-    size = below.shape[0]
-    if size > MANY:
-        return crossing_probability(-jnp.log1p(-jnp.moveaxis(below[::-1], 0, -1)), size)
-    return Crossing((below, 1 - below), size, below.ndim > 1).probability()
-
-
 def shares(hazard: Array) -> tuple[Array, Array]:
     """P(T ≤ θ) and P(T > θ), `[N, ...]`, the earliest threshold first, from Λ there, `[..., N]`."""
     ascending = jnp.moveaxis(jnp.asarray(hazard), -1, 0)[::-1]

@@ -113,12 +113,8 @@ def sorted_draws(
     key: Array, law: Distribution, num_workers: ArrayLike, num_draws: int, max_workers: int, dtype: Any
 ) -> Array:
     """Draws of the sorted cycle times, slowest first, `[num_draws, max_workers]`."""
-
-    def add(hazard: Array, step: Array, _: Array) -> tuple[Array, Array]:
-        return hazard + step, hazard + step
-
     zero, none = jnp.zeros(num_draws, dtype), jnp.zeros(max_workers, dtype)
-    _, hazard = _over_levels(add, zero, key, num_workers, num_draws, none)
+    _, hazard = _over_levels(lambda a, step, _: (a + step, a + step), zero, key, num_workers, num_draws, none)
     hazard = hazard.reshape(-1, num_draws)[:max_workers].T
     return law.with_fast_inverse().inverse_cumulative_hazard(hazard).astype(dtype)
 
@@ -157,15 +153,14 @@ def moments(
         closed = law.expected_order_statistics(num_workers, max_workers)
         if closed is not None:
             return closed
-        function = lambda t: t  # noqa: E731
+    of = function or (lambda t: t)
     k = k.astype(working_dtype(law))
     above = jnp.asarray(num_workers, k.dtype) - k + 1
     if law.atomic:
         values = law.breaks()
         reached = special.betainc(k[:, None], above[:, None], jnp.minimum(law.cdf(values), 1))
-        mass = jnp.diff(reached, axis=1, prepend=0.0)
-        term = jnp.where(mass > 0, mass * jnp.where(mass > 0, function(values), 0), 0)
-        return jnp.where(exists, jnp.sum(term, axis=1), function(law.infimum()))
+        term = _weighted(jnp.diff(reached, axis=1, prepend=0.0), of(values))
+        return jnp.where(exists, jnp.sum(term, axis=1), of(law.infimum()))
     mode = jnp.log(k / above)[:, None]
     width = jnp.sqrt(1 / k + 1 / above)[:, None]
     reach = 400.0 if k.dtype == jnp.float64 else 70.0
@@ -174,15 +169,19 @@ def moments(
     z = mode + width * jnp.sinh(v)
     log_density = -k[:, None] * jax.nn.softplus(-z) - above[:, None] * jax.nn.softplus(z)
     weight = jax.nn.softmax(log_density + jnp.log(jnp.cosh(v)), axis=1)
-    value = function(law.inverse_cumulative_hazard(jax.nn.softplus(z)))
-    term = jnp.where(weight > 0, weight * jnp.where(weight > 0, value, 0), 0)
+    term = _weighted(weight, of(law.inverse_cumulative_hazard(jax.nn.softplus(z))))
     total = jnp.sum(term, axis=1)
     # Nothing may be left at the last nodes whose weight has not underflowed.
     seen = weight > 0
     ends = jnp.stack([jnp.argmax(seen, axis=1), _NUM_NODES - 1 - jnp.argmax(seen[:, ::-1], axis=1)], axis=1)
     left = jnp.max(jnp.abs(jnp.take_along_axis(term, ends, 1)), axis=1)
     total = jnp.where(left > 1e-3 * jnp.abs(total), jnp.inf, total)
-    return jnp.where(exists, total, function(law.infimum()))
+    return jnp.where(exists, total, of(law.infimum()))
+
+
+def _weighted(weight: Array, value: Array) -> Array:
+    """Their product, where 0 times infinity is 0, with slopes."""
+    return jnp.where(weight > 0, weight * jnp.where(weight > 0, value, 0), 0)
 
 
 def typical_hazards(

@@ -13,6 +13,8 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from bcgc_jax.distributions.special_functions import legendre
+
 # A kink of Λ at level n is one of order n+1 in P: panels end at those of the first levels, then ever fewer.
 _KINKED_LEVELS = 12
 # Panels from the middle of the maximum to the end of a tail beyond the last kink, which may be e^640 away.
@@ -109,16 +111,24 @@ def gauss_rules(
     panels; behind `steep` kinks, `[K]`, all may be over at once: there in wide ones too.
     """
     start, left, size = of_panels
-    dense = None
     if powers:
         dense = ~_is_wide(ends, start, left, size)
         if steep is not None:
             steep = jnp.sort(steep)
             dense = dense | (steep[jnp.minimum(jnp.searchsorted(steep, left), steep.size - 1)] == left)
-    times, weights = zip(*(_gauss(ends, start, left, size, k, dense) for k in orders), strict=True)
+        power = jnp.where(dense, _POWER, 1).astype(left.dtype)[:, None]
+    times, weights = [], []
+    for order in orders:
+        points, weight = (jnp.asarray(a, left.dtype) for a in legendre(order))
+        if powers:
+            points, weight = points**power, weight * power * points ** (power - 1)
+        t, slope = in_panel(ends, start, left[:, None], size[:, None], points)
+        times.append(t.ravel())
+        weights.append((slope * weight).ravel())
     own = np.repeat(np.eye(3), [weight.size for weight in weights], axis=1)
-    weight = jnp.concatenate(weights) * own.astype(start.dtype)
-    return Quadrature(start, jnp.concatenate(times), weight, orders)
+    return Quadrature(
+        start, jnp.concatenate(times), jnp.concatenate(weights) * own.astype(start.dtype), orders
+    )
 
 
 def on_line(centre: Array, width: Array, v: Array) -> tuple[Array, Array]:
@@ -147,18 +157,24 @@ def integrate(nodes: Quadrature, late: Array) -> Expectation:
     return Expectation(nodes.start + value, error)
 
 
-class _Reach(NamedTuple):
-    """Of an upper bound P, u = log((t - start) / centre): where e^u P is largest, where the rest is nothing,
-    and the integral beyond that, over the centre."""
+class _Layout(NamedTuple):
+    """Of u = log((t - start) / centre): where most of the mean lies, or 0 if that is near; a width; where the
+    rest is nothing; and the integral beyond that, over the centre."""
 
-    heaviest: Array
+    centre: Array
+    moved: Array
+    width: Array
     end: Array
     beyond: Array
 
 
-def _reach(hazard_at: HazardAt, choices: Array, start: Array, centre: Array) -> _Reach:
+def _layout(peaks: Array, hazard_at: HazardAt, choices: Array) -> _Layout:
     """From P(max > t) ≤ Σ_n C(N, n+1) P(level n is late for one worker)^{n+1}."""
-    dtype, size = start.dtype, choices.size - 1
+    start, dtype, size, finfo = peaks[0], peaks.dtype, choices.size - 1, jnp.finfo(peaks.dtype)
+    # An excess over the start below the rounding of the start is none.
+    least = jnp.maximum(_LEAST_EXCESS * finfo.eps * start, 1e3 * finfo.tiny)
+    low, centre, high = jnp.maximum(peaks[1:] - start, least)
+    width = jnp.clip(jnp.log(high / low) / 2, 0.05, 4.0)
     reach = np.append(0.0, LONGEST[dtype.itemsize] * _STEP ** np.arange(-22.0, 1.0)).astype(dtype)
 
     def log_mass_at(reach: Array) -> Array:
@@ -171,13 +187,17 @@ def _reach(hazard_at: HazardAt, choices: Array, start: Array, centre: Array) -> 
     near = heaviest * np.linspace(1 / _STEP, _STEP, _FINER).astype(dtype)
     # Nearer by, a look is as good, and steady while a load changes a little.
     heaviest = jnp.where(heaviest > _DISTANT, near[jnp.argmax(log_mass_at(near))], heaviest)
-    open_ = log_mass > np.log(jnp.finfo(dtype).eps / 8)
+    far = heaviest > _FAR * width
+    open_ = log_mass > np.log(finfo.eps / 8)
     # The first reach from which on all are closed, or the longest.
     end = jnp.max(jnp.where(open_, np.append(reach[1:], reach[-1]), reach[1]))
     # A power law from there on, which has no end where it does not fall.
     falling = (log_mass[-2] - log_mass[-1]) / (reach[-1] - reach[-2])
     beyond = jnp.where(falling > 0, jnp.exp(log_mass[-1]) / jnp.where(falling > 0, falling, 1), jnp.inf)
-    return _Reach(heaviest, end, jnp.where(open_[-1], beyond, 0))
+    beyond = jnp.where(open_[-1], beyond, 0)
+    return _Layout(
+        centre, jnp.where(far, heaviest, 0), jnp.where(far, jnp.maximum(width, 1), width), end, beyond
+    )
 
 
 def line(peaks: Array, hazard_at: HazardAt, choices: Array) -> Array:
@@ -187,40 +207,21 @@ def line(peaks: Array, hazard_at: HazardAt, choices: Array) -> Array:
     The centre is the typical maximum, unless its mean lies far beyond it, as where few workers are late at
     all.
     """
-    start, excesses, finfo = peaks[0], _excesses(peaks), jnp.finfo(peaks.dtype)
-    reach, moved, width = _centred(hazard_at, choices, start, excesses)
-    centre = excesses[1]
+    of = _layout(peaks, hazard_at, choices)
     # In log t. e^-reach is what is left out at the left end; where the centre moved, it may lie too far by a
     # third, for the bound was looked at in such steps.
-    left = moved / 3 - np.log(finfo.eps / 8).astype(start.dtype)
-    ends = jnp.stack([left, reach.end - moved]) / width
+    left = of.moved / 3 - np.log(jnp.finfo(peaks.dtype).eps / 8).astype(peaks.dtype)
+    ends = jnp.stack([left, of.end - of.moved]) / of.width
     # The inverse of sinh, of what is not small.
     left, right = jnp.log(ends + jnp.sqrt(ends**2 + 1))
-    return jnp.stack([start, centre * jnp.exp(moved), width, -left, right, centre * reach.beyond])
+    centre = of.centre * jnp.exp(of.moved)
+    return jnp.stack([peaks[0], centre, of.width, -left, right, of.centre * of.beyond])
 
 
 def raised(peaks: Array, scale: Array) -> Array:
     """`peaks` of which none is so near to the start that the `scale` of the times is out of reach."""
     nearest = np.exp(-LONGEST[peaks.dtype.itemsize] / 2).astype(peaks.dtype)
     return jnp.maximum(peaks, peaks[0] + jnp.where(np.arange(4) > 0, nearest * (scale - peaks[0]), 0))
-
-
-def _excesses(peaks: Array) -> Array:
-    """Of the low, typical and high time over the start: one below the rounding of the start is none."""
-    finfo = jnp.finfo(peaks.dtype)
-    least = jnp.maximum(_LEAST_EXCESS * finfo.eps * peaks[0], 1e3 * finfo.tiny)
-    return jnp.maximum(peaks[1:] - peaks[0], least)
-
-
-def _centred(
-    hazard_at: HazardAt, choices: Array, start: Array, excesses: Array
-) -> tuple[_Reach, Array, Array]:
-    """The reach, how far from the centre most of the mean lies, in log time, or 0, and the width."""
-    low, centre, high = excesses
-    width = jnp.clip(jnp.log(high / low) / 2, 0.05, 4.0)
-    reach = _reach(hazard_at, choices, start, centre)
-    far = reach.heaviest > _FAR * width
-    return reach, jnp.where(far, reach.heaviest, 0), jnp.where(far, jnp.maximum(width, 1), width)
 
 
 def kinked_levels(size: int) -> np.ndarray:
@@ -236,9 +237,8 @@ def panels(
     (start, low, middle, high), dtype = peaks, peaks.dtype
     beyond = jnp.zeros(0, dtype)
     if last is None:
-        excesses = _excesses(peaks)
-        reach, moved, _ = _centred(hazard_at, choices, start, excesses)
-        beyond = jax.lax.stop_gradient(start + excesses[1] * jnp.exp(_tail(moved, reach.end)))
+        of = _layout(peaks, hazard_at, choices)
+        beyond = jax.lax.stop_gradient(start + of.centre * jnp.exp(_tail(of.moved, of.end)))
         last = beyond[-1]
     spread = jnp.array([0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0], dtype)
     around = jnp.concatenate(
@@ -260,18 +260,6 @@ def _tail(moved: Array, end: Array) -> Array:
     return jnp.where(moved > 0, far, end * share**3)
 
 
-def _gauss(
-    ends: bool, start: Array, left: Array, size: Array, order: int, dense: Array | None
-) -> tuple[Array, Array]:
-    """Nodes and weights of Gauss and Legendre's rule in each panel, all in one row."""
-    points, weights = (jnp.asarray(a, left.dtype) for a in legendre(order))
-    if dense is not None:
-        power = jnp.where(dense, _POWER, 1).astype(left.dtype)[:, None]
-        points, weights = points**power, weights * power * points ** (power - 1)
-    t, slope = in_panel(ends, start, left[:, None], size[:, None], points)
-    return t.ravel(), (slope * weights).ravel()
-
-
 def _is_wide(ends: bool, start: Array, left: Array, size: Array) -> Array:
     """Whether a panel of a law without an end is longer than its way from the start."""
     return (left > start) & (size > left - start) & (not ends)
@@ -286,12 +274,6 @@ def in_panel(ends: bool, start: Array, left: Array, size: Array, share: Array) -
     rate = jnp.log1p(size / jnp.where(wide, away, 1))
     grown = away * jnp.exp(jnp.where(wide, rate, 0) * share)
     return jnp.where(wide, start + grown, t), jnp.where(wide, grown * rate, slope)
-
-
-def legendre(order: int) -> tuple[np.ndarray, np.ndarray]:
-    """Gauss and Legendre's rule on [0, 1]."""
-    points, weights = np.polynomial.legendre.leggauss(order)
-    return (points + 1) / 2, weights / 2
 
 
 def rule_error(fine: Array, coarse: Array, coarsest: Array, safety: float = 30.0, most: float = 1.0) -> Array:

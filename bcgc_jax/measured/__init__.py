@@ -1,10 +1,9 @@
 """From a file of measured times to a distribution: traces, what they look like, fits, resampling."""
 
-from bcgc_jax.measured.choice import law_of
+from bcgc_jax.measured.choice import law_of, smooth_empirical
 from bcgc_jax.measured.description import Description, describe
 from bcgc_jax.measured.fits import Fit, fit_laws
 from bcgc_jax.measured.resampling import bootstrap_interval
-from bcgc_jax.measured.smooth import smooth_empirical
 from bcgc_jax.measured.start_up import StartUpFit, fit_start_up
 from bcgc_jax.measured.traces import Trace, load_trace
 

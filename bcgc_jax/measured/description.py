@@ -8,15 +8,10 @@ common)? Does a slow worker stay slow (the autocorrelation from step to step)?
 import math
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
-from jax.scipy.special import betainc
 
-from bcgc_jax.exact.bisection import bisect
+from bcgc_jax.measured.choice import tail_of
 from bcgc_jax.measured.likelihood import sorted_times, spread_ties
-from bcgc_jax.measured.smooth import tail_of
 from bcgc_jax.measured.traces import Trace
 
 # Below this a share of the variance or a correlation is of no consequence for a plan.
@@ -89,12 +84,7 @@ class Description(NamedTuple):
 
     def remarks(self) -> list[str]:
         """In words: where the trace is not what the paper assumes, and what that means for a plan."""
-        persistent = self.autocorrelation.low * self.autocorrelation.high > 0
-        stays = "stays slow" if self.autocorrelation.value > 0 else "is fast next"
-        infinite = "mean" if self.tail_index.high > 1 else "variance"
-        few = (
-            "one worker" if self.num_workers == 1 else "one step" if self.num_steps == 1 else "too few times"
-        )
+        tail, onward = self.tail_index, self.autocorrelation
         known = [
             (
                 self.alike,
@@ -115,25 +105,24 @@ class Description(NamedTuple):
                 "a plan for independent workers says; plan on whole steps (`EmpiricalRows`).",
             ),
             (
-                persistent and abs(self.autocorrelation.value) > _SMALL,
-                f"A slow worker {stays}: the correlation from step to step is "
-                f"{self.autocorrelation.value:.2f}. The expected runtime does not depend on it; how far the "
-                "mean of a run may be from it does.",
+                onward.low * onward.high > 0 and abs(onward.value) > _SMALL,
+                f"A slow worker {'stays slow' if onward.value > 0 else 'is fast next'}: the correlation from "
+                f"step to step is {onward.value:.2f}. The expected runtime does not depend on it; how far "
+                "the mean of a run may be from it does.",
             ),
             (
-                self.tail_index.low > 0.5,
-                f"The tail is heavy (index {self.tail_index.value:.2f}, where 0 is exponential): the "
-                f"{infinite} may be infinite, and a sample says little about the slowest steps to come; "
-                "compare with a Pareto tail.",
+                tail.low > 0.5,
+                f"The tail is heavy (index {tail.value:.2f}, where 0 is exponential): the "
+                f"{'mean' if tail.high > 1 else 'variance'} may be infinite, and a sample says little about "
+                "the slowest steps to come; compare with a Pareto tail.",
             ),
             (
                 self.num_censored > 0,
-                f"{self.num_censored} of {self.num_times} times are cut off: lower bounds. Fits count them "
-                "so.",
+                f"{self.num_censored} of {self.num_times} times are cut off: fits take them as lower bounds.",
             ),
             (
                 math.isnan(self.between_workers.value) or math.isnan(self.between_steps.value),
-                f"There is {few}: nothing can be said about how alike or how independent workers are.",
+                "There are too few steps or workers to say how alike or how independent workers are.",
             ),
         ]
         return [remark for holds, remark in known if holds] or [NOTHING]
@@ -188,6 +177,8 @@ def variance_between(groups: np.ndarray, persistence: float = 0.0) -> Interval:
     chance makes them. The means of the columns are taken out first: what all groups have in common would hide
     what they have not. Neighbours in a group that are correlated by `persistence` are worth fewer entries.
     """
+    from scipy.special import fdtri  # a quarter of a second, for those who ask alone
+
     groups = groups[:, np.isfinite(groups).any(axis=0)]
     groups = groups - np.nanmean(groups, axis=0)
     groups = groups[np.isfinite(groups).any(axis=1)]
@@ -207,20 +198,8 @@ def variance_between(groups: np.ndarray, persistence: float = 0.0) -> Interval:
         return (ratio - 1) / (ratio - 1 + size)
 
     ratio = between / within * (1 - persistence) / (1 + persistence)
-    low, high = ratio / _f_quantile(0.975, outer, inner), ratio * _f_quantile(0.975, inner, outer)
+    low, high = ratio / fdtri(outer, inner, 0.975), ratio * fdtri(inner, outer, 0.975)
     return Interval(share(ratio), share(low), share(high))
-
-
-def _f_quantile(probability: float, above: float, below: float) -> float:
-    """Of the F distribution with `above` and `below` degrees of freedom, in 64 bit."""
-    with jax.enable_x64(True):
-        share = float(_beta_quantile(probability, above / 2, below / 2))
-    return share * below / (above * (1 - share))
-
-
-@jax.jit
-def _beta_quantile(probability: Array, a: Array, b: Array) -> Array:
-    return bisect(lambda x: betainc(a, b, x) >= probability, jnp.zeros(()), jnp.ones(()), 50)[0]
 
 
 def autocorrelation(table: np.ndarray) -> Interval:

@@ -18,9 +18,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import check_key
+from bcgc_jax._pytree import check_key, check_whole
 from bcgc_jax.distributions import Distribution
-from bcgc_jax.measured.likelihood import FAMILIES, Sample, sorted_times, spread_ties
+from bcgc_jax.measured.likelihood import FAMILIES, Family, Sample, sorted_times, spread_ties
 
 # More times than this say no more about which law to plan with: a random part of them is taken.
 MAX_TIMES = 20_000
@@ -92,112 +92,101 @@ def fit_laws(
     t, cut = sorted_times(times, censored)
     if np.sum(~cut) < _FEWEST:
         raise ValueError(f"a fit needs at least {_FEWEST} times that are not cut off, got {np.sum(~cut)}")
-    if np.ptp(t[~cut]) == 0:
-        time = f"{t[~cut][0]:g}"
-        raise ValueError(f"all times are {time}: there is nothing to fit, the law is Deterministic({time})")
-    if np.unique(t[~cut]).size == 2:
-        raise ValueError("the times take two values: nothing to fit, the law is TwoSpeed or Empirical")
+    if (values := np.unique(t[~cut])).size < 3:
+        of = " or ".join(f"{value:g}" for value in values)
+        raise ValueError(f"all times are {of}: take Deterministic, TwoSpeed or Empirical, there is no fit")
     known = [name for name in FAMILIES if name != "uniform" or not cut.any()]
     names = known if laws is None else list(laws)
-    for name in names:
-        if name not in known:
-            what = "times that are cut off have no uniform" if name in FAMILIES else f"unknown law {name!r}"
-            raise ValueError(f"{what}; known: {', '.join(known)}")
-    if num_replicates < 2:
-        raise ValueError(f"num_replicates must be at least 2, got {num_replicates}")
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"no law {unknown[0]!r} for these times; known: {', '.join(known)}")
+    check_whole("num_replicates", num_replicates, 2)
     with jax.enable_x64(True):
         shuffle, *keys = jax.random.split(key, len(names) + 1)
         if t.size > MAX_TIMES:
             chosen = np.sort(jax.random.choice(shuffle, t.size, (MAX_TIMES,), replace=False))
             t, cut = t[chosen], cut[chosen]
-        sample = Sample(spread_ties(t), cut if cut.any() else None)
-        fits = []
+        sample, fits = Sample(spread_ties(t), cut if cut.any() else None), []
         for name, law_key in zip(names, keys, strict=True):
             if progress is not None:
                 progress(name)
-            fits.append(_fit(law_key, name, sample, num_replicates))
+            fits.append(_fit(law_key, name, FAMILIES[name], sample, num_replicates))
     return sorted(fits, key=lambda fit: (not math.isfinite(fit.aic), fit.aic))
 
 
-def _fit(key: Array, name: str, sample: Sample, num_replicates: int) -> Fit:
-    family = FAMILIES[name]
+def _fit(key: Array, name: str, family: Family, sample: Sample, num_replicates: int) -> Fit:
     # All work is done in batches of one size: each function is compiled once.
     batch = max(3, min(num_replicates, _BATCH // len(sample.times)))
     data = jax.tree.map(lambda a: np.broadcast_to(a, (batch, *a.shape)), sample)
     guesses = np.asarray(family.guesses(sample))
     tiled = np.tile(guesses, (-(-batch // len(guesses)), 1))[:batch]
-    found, likelihoods = map(np.asarray, _search(data, tiled, name=name))
+    found, likelihoods = map(np.asarray, _search(family, data, tiled))
     at = int(np.nanargmax(likelihoods))
     best, likelihood = np.broadcast_to(found[at], found.shape), float(likelihoods[at])
     keys = jax.random.split(key, -(-num_replicates // batch))
-    drawn = [_drawn(best[0], *_draw(batch_key, data), name=name) for batch_key in keys]
-    again = [_search(samples, best, name=name)[0] for samples in drawn]
+    drawn = [_drawn(family, best[0], *_draw(batch_key, data)) for batch_key in keys]
+    again = [_search(family, samples, best)[0] for samples in drawn]
     replicates = np.concatenate(again)
     good = np.isfinite(replicates).all(axis=1)  # a search that ran away says nothing
     bias = replicates[good].mean(axis=0) - best[0]
 
     def corrected(samples: Sample, parameters: ArrayLike) -> list[np.ndarray]:
         """The parameters less their bias, and the two distances to that distribution."""
-        less_biased, hazards = _hazards(samples, parameters, bias, name=name)
+        less_biased, hazards = _hazards(family, samples, parameters, bias)
         return [np.asarray(x) for x in (less_biased, *_distances(hazards, samples))]
 
-    law, ks, ad = (x[0] for x in corrected(data, best))
+    law, *measured = (x[0] for x in corrected(data, best))
     far = [corrected(samples, parameters)[1:] for samples, parameters in zip(drawn, again, strict=True)]
-    ks_p, ad_p = (
-        float((1 + np.sum(np.concatenate(f)[good] >= d)) / (1 + good.sum()))
-        for f, d in zip(zip(*far, strict=True), (ks, ad), strict=True)
-    )
+    farther = np.concatenate(far, axis=1)[:, good] >= np.reshape(measured, (2, 1))
+    ks, ad = map(float, measured)
+    ks_p, ad_p = map(float, (1 + farther.sum(axis=1)) / (1 + good.sum()))
     errors = map(float, np.std(replicates[good], axis=0, ddof=1))
     aic, size = 2 * len(family.names) - 2 * likelihood, len(sample.times)
     errors_of = dict(zip(family.names, errors, strict=True))
-    law = family.law(*map(float, law))
-    return Fit(name, law, errors_of, likelihood, aic, float(ks), ks_p, float(ad), ad_p, size)
+    return Fit(name, family.law(*map(float, law)), errors_of, likelihood, aic, ks, ks_p, ad, ad_p, size)
 
 
-@functools.partial(jax.jit, static_argnames="name")
-def _search(samples: Sample, guesses: Array, *, name: str) -> tuple[Array, Array]:
+@functools.partial(jax.jit, static_argnums=0)
+def _search(family: Family, samples: Sample, guesses: Array) -> tuple[Array, Array]:
     """Parameters `[B, P]` and log likelihood of each of the samples, `[B, K]`."""
-    return jax.vmap(FAMILIES[name].estimate)(samples, guesses)
+    return jax.vmap(family.estimate)(samples, guesses)
 
 
 @jax.jit
 def _draw(key: Array, data: Sample) -> tuple[Array, Array | None]:
     """Hazards of as many samples, ascending, and their cuts, if any; compiled once for all families."""
-    return jax.vmap(_draw_one)(jax.random.split(key, len(data.times)), data)
+
+    def draw(key: Array, sample: Sample) -> tuple[Array, Array | None]:
+        times_key, cut_key = jax.random.split(key)
+        size = len(sample.times)
+        rank = jnp.arange(size)
+        # Sorted as they come (Rényi).
+        hazard = jnp.cumsum(jax.random.exponential(times_key, (size,)) / (size - rank))
+        if sample.censored is None:
+            return hazard, None
+        # Kaplan and Meier's estimate of when times are cut, with the parts of cuts and whole times exchanged.
+        open_ = jnp.cumprod(jnp.where(sample.censored, 1 - 1 / (size - rank), 1))
+        drawn = jax.random.uniform(cut_key, (size,))
+        place = size - jnp.searchsorted(open_[::-1], drawn, side="right", method="sort")
+        return hazard, jnp.where(place < size, sample.times[jnp.minimum(place, size - 1)], jnp.inf)
+
+    return jax.vmap(draw)(jax.random.split(key, len(data.times)), data)
 
 
-def _draw_one(key: Array, sample: Sample) -> tuple[Array, Array | None]:
-    times_key, cut_key = jax.random.split(key)
-    size = len(sample.times)
-    rank = jnp.arange(size)
-    # Sorted as they come (Rényi).
-    hazard = jnp.cumsum(jax.random.exponential(times_key, (size,)) / (size - rank))
-    if sample.censored is None:
-        return hazard, None
-    # Kaplan and Meier's estimate of when times are cut, with the parts of cuts and whole times exchanged.
-    open_ = jnp.cumprod(jnp.where(sample.censored, 1 - 1 / (size - rank), 1))
-    drawn = jax.random.uniform(cut_key, (size,))
-    place = size - jnp.searchsorted(open_[::-1], drawn, side="right", method="sort")
-    return hazard, jnp.where(place < size, sample.times[jnp.minimum(place, size - 1)], jnp.inf)
-
-
-@functools.partial(jax.jit, static_argnames="name")
-def _drawn(parameters: Array, hazards: Array, cuts: Array | None, *, name: str) -> Sample:
+@functools.partial(jax.jit, static_argnums=0)
+def _drawn(family: Family, parameters: Array, hazards: Array, cuts: Array | None) -> Sample:
     """The samples that have these hazards, cut off where the cuts come first."""
-    times = FAMILIES[name].at(parameters).with_fast_inverse().inverse_cumulative_hazard(hazards)
+    times = family.law(*parameters).with_fast_inverse().inverse_cumulative_hazard(hazards)
     if cuts is None:
         return Sample(times)
     order = jnp.argsort(jnp.minimum(times, cuts))
-    seconds, cut = (jnp.take_along_axis(x, order, 1) for x in (jnp.minimum(times, cuts), cuts < times))
-    return Sample(seconds, cut)
+    return Sample(*(jnp.take_along_axis(x, order, 1) for x in (jnp.minimum(times, cuts), cuts < times)))
 
 
-@functools.partial(jax.jit, static_argnames="name")
-def _hazards(samples: Sample, parameters: Array, bias: Array, *, name: str) -> tuple[Array, Array]:
+@functools.partial(jax.jit, static_argnums=0)
+def _hazards(family: Family, samples: Sample, parameters: Array, bias: Array) -> tuple[Array, Array]:
     """Of each sample the parameters less their bias, and the hazards of its times by these."""
-    family = FAMILIES[name]
     corrected = jax.vmap(family.shifted, in_axes=(0, None, 0))(parameters, -bias, samples)
-    return corrected, jax.vmap(lambda p, t: family.at(p).cumulative_hazard(t))(corrected, samples.times)
+    return corrected, jax.vmap(lambda p, t: family.law(*p).cumulative_hazard(t))(corrected, samples.times)
 
 
 def distances(hazard: Array, sample: Sample) -> tuple[Array, Array]:
@@ -214,8 +203,7 @@ def distances(hazard: Array, sample: Sample) -> tuple[Array, Array]:
     ks = jnp.max(jnp.maximum(jnp.abs(after - u), jnp.abs(u - before)))
 
     def integral(p: Array, u: Array, hazard: Array) -> Array:
-        log_u = jnp.log(jnp.where(p > 0, u, 1))
-        return p**2 * log_u + jnp.where(p < 1, (1 - p) ** 2 * jnp.where(p < 1, hazard, 0), 0) - u
+        return p**2 * jnp.log(jnp.where(p > 0, u, 1)) + (1 - p) ** 2 * jnp.where(p < 1, hazard, 0) - u
 
     upper = integral(before, u, hazard)
     lower = jnp.concatenate([jnp.zeros(1), integral(after, u, hazard)[:-1]])

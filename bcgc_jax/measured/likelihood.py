@@ -10,7 +10,7 @@ Parameters come in the order of the distribution's fields.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ class Sample(NamedTuple):
     times: Array | np.ndarray
     censored: Array | np.ndarray | None = None
 
-    def whole(self, values: ArrayLike, otherwise: float) -> Array:
+    def whole(self, values: ArrayLike, otherwise: ArrayLike) -> Array:
         """The values at whole times."""
         if self.censored is None:
             return jnp.asarray(values)
@@ -49,6 +49,11 @@ class Sample(NamedTuple):
     def num_whole(self) -> Array:
         """How many times are whole."""
         return jnp.sum(self.whole(jnp.ones_like(self.times), 0))
+
+    @property
+    def excess(self) -> Array:
+        """How much later than the smallest whole time each is."""
+        return jnp.maximum(self.times - self.first, 0)
 
     @property
     def spacing(self) -> Array:
@@ -94,30 +99,26 @@ class Family:
 
     Attributes:
       law: the class.
-      start, end: which parameter is the infimum of the times, and which their supremum, if one is.
-      closed: sample to the parameters of the largest likelihood, `[P]`, where there is a closed form.
+      end: which parameter is the supremum of the times, if one is.
+      closed: sample to the parameters of the largest likelihood, where there is a closed form.
       moments: mean and variance of log(T - shift) to guesses of the two parameters before a last one, the
         shift, where there is none.
     """
 
     law: type[Distribution]
-    start: int | None = None
     end: int | None = None
-    closed: Callable[[Sample], Array] | None = None
+    closed: Callable[[Sample], tuple[Array, ...]] | None = None
     moments: Callable[[Array, Array], tuple[Array, Array]] | None = None
 
     @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(f.name for f in dataclasses.fields(self.law))  # type: ignore[arg-type]
-
-    def at(self, parameters: Array) -> Distribution:
-        return self.law(*parameters)
+    def names(self) -> list[str]:
+        return [f.name for f in dataclasses.fields(self.law)]  # type: ignore[arg-type]
 
     @functools.partial(jax.jit, static_argnums=0)
     def guesses(self, sample: Sample) -> Array:
         """Where to search from, `[G, P]`: the likelihood may have several tops along the shift."""
         if self.closed is not None:
-            return self.closed(sample)[None]
+            return jnp.array(self.closed(sample))[None]
         assert self.moments is not None
         first, moments = sample.first, self.moments
 
@@ -127,14 +128,14 @@ class Family:
             return jnp.array([*begin, first * (1 - share)])
 
         near = jnp.log(sample.spacing / first)
-        return jax.vmap(from_share)(jax.nn.sigmoid(jnp.stack([jnp.full_like(near, 4), (4 + near) / 2, near])))
+        return jax.vmap(from_share)(jax.nn.sigmoid(jnp.array([4.0, (4 + near) / 2, near])))
 
     @functools.partial(jax.jit, static_argnums=0)
     def estimate(self, sample: Sample, guess: Array) -> tuple[Array, Array]:
         """The parameters of the largest likelihood near `guess`, and its logarithm."""
         if self.closed is not None:
-            found = self.closed(sample)
-            return found, log_likelihood(self.at(found), sample)
+            found = jnp.array(self.closed(sample))
+            return found, log_likelihood(self.law(*found), sample)
         first = sample.first
         positive = jnp.array([condition == "> 0" for _, condition in self.law.conditions])
 
@@ -145,7 +146,7 @@ class Family:
             return values.at[-1].set(first - away)
 
         def objective(point: Array) -> Array:
-            value = -log_likelihood(self.at(natural(point)), sample) / sample.times.size
+            value = -log_likelihood(self.law(*natural(point)), sample) / sample.times.size
             return jnp.where(jnp.isfinite(value), value, jnp.inf)
 
         away = jnp.clip(1 - guess[-1] / first, 1e-9, 1 - 1e-6)
@@ -159,9 +160,9 @@ class Family:
         Extremes of a sample are off by about a spacing, so no end moves by more than two.
         """
         moved = parameters + jnp.clip(by, -2 * sample.spacing, 2 * sample.spacing)
-        if self.start is not None:
-            latest = sample.first * (1 - 1e-9)
-            parameters = parameters.at[self.start].set(jnp.clip(moved[self.start], 0, latest))
+        if self.law.begin in self.names:
+            start, latest = self.names.index(self.law.begin), sample.first * (1 - 1e-9)
+            parameters = parameters.at[start].set(jnp.clip(moved[start], 0, latest))
         if self.end is not None:
             earliest = sample.times[-1] * (1 + 1e-9)
             parameters = parameters.at[self.end].set(jnp.maximum(moved[self.end], earliest))
@@ -175,7 +176,7 @@ def log_likelihood(law: Distribution, sample: Sample) -> Array:
     safe = jnp.where(is_first, smallest + spacing, times)
     terms = law.log_density(safe)
     if sample.censored is not None:
-        terms = jnp.where(sample.censored, -law.cumulative_hazard(safe), terms)
+        terms = sample.whole(terms, -law.cumulative_hazard(safe))
     below, above = law.cdf(jnp.stack([smallest, smallest + spacing]))
     return jnp.sum(jnp.where(is_first, jnp.log((above - below) / spacing), terms))
 
@@ -191,19 +192,20 @@ def minimise(function: Callable[[Array], Array], start: Array) -> tuple[Array, A
     step = jnp.asarray(jnp.finfo(dtype).eps, dtype) ** (1 / 3)
     moves = step * jnp.concatenate([jnp.zeros((1, size), dtype), jnp.eye(size), -jnp.eye(size)])
 
-    def goes_on(state: _Search) -> Array:
-        return (state.decrement > 1e-13) & (state.steps < _MAX_STEPS)
+    def goes_on(state: tuple[Any, ...]) -> Array:
+        *_, decrement, steps = state
+        return (decrement > 1e-13) & (steps < _MAX_STEPS)
 
-    def iterate(state: _Search) -> _Search:
-        values, slopes = jax.vmap(jax.value_and_grad(function))(state.trial + moves)
+    def iterate(state: tuple[Any, ...]) -> tuple[Any, ...]:
+        """From the best point so far, with value, slope and Hessian, and the next one to try."""
+        best, trial, damping, _, steps = state
+        values, slopes = jax.vmap(jax.value_and_grad(function))(trial + moves)
         rows = (slopes[1 : size + 1] - slopes[size + 1 :]) / (2 * step)
-        better = values[0] <= state.value
-        x, value, slope, hessian = jax.tree.map(
-            lambda a, b: jnp.where(better, a, b),
-            (state.trial, values[0], slopes[0], (rows + rows.T) / 2),
-            (state.x, state.value, state.slope, state.hessian),
-        )
-        damping = jnp.where(better, state.damping / 10, jnp.maximum(10 * state.damping, 1e-3))
+        tried = trial, values[0], slopes[0], (rows + rows.T) / 2
+        better = values[0] <= best[1]
+        best = jax.tree.map(lambda a, b: jnp.where(better, a, b), tried, best)
+        x, _, slope, hessian = best
+        damping = jnp.where(better, damping / 10, jnp.maximum(10 * damping, 1e-3))
         # Convex whatever the curvature, and no step longer than 2 in any direction.
         curvature, axes = jnp.linalg.eigh(hessian)
         along, size_of = axes.T @ slope, jnp.abs(curvature)
@@ -211,38 +213,18 @@ def minimise(function: Callable[[Array], Array], start: Array) -> tuple[Array, A
         move = jnp.clip(move, -2.0, 2.0)
         # Where no damping helps, rounding is all that is left.
         decrement = jnp.where(damping > 1e8, 0, jnp.abs(along @ move))
-        return _Search(x, value, slope, hessian, x + axes @ move, damping, decrement, state.steps + 1)
+        return best, x + axes @ move, damping, decrement, steps + 1
 
-    one, none = jnp.ones((), dtype), jnp.asarray(0)
-    first = _Search(start, jnp.inf * one, 0 * start, jnp.eye(size), start, _DAMPING * one, one, none)
-    last = jax.lax.while_loop(goes_on, iterate, first)
-    return last.x, last.value
-
-
-class _Search(NamedTuple):
-    """The best point so far with value, slope and Hessian; the next one, its damping, what it promises."""
-
-    x: Array
-    value: Array
-    slope: Array
-    hessian: Array
-    trial: Array
-    damping: Array
-    decrement: Array
-    steps: Array
-
-
-_EULER = 0.5772156649015329
+    one, begin = jnp.ones((), dtype), (start, jnp.inf, 0 * start, jnp.eye(size))
+    begin = jax.tree.map(lambda a: jnp.asarray(a, dtype), begin)
+    (x, value, *_), *_ = jax.lax.while_loop(goes_on, iterate, (begin, start, _DAMPING * one, one, 0))
+    return x, value
 
 
 def _weibull_moments(mean: Array, variance: Array) -> tuple[Array, Array]:
     """The log of a Weibull variable has the mean log scale - γ/c and the variance π²/6c²."""
     inverse = jnp.sqrt(6 * variance) / jnp.pi
-    return jnp.exp(mean + _EULER * inverse), 1 / inverse
-
-
-def _lognormal_moments(mean: Array, variance: Array) -> tuple[Array, Array]:
-    return mean, jnp.sqrt(variance)
+    return jnp.exp(mean + np.euler_gamma * inverse), 1 / inverse
 
 
 def _gamma_moments(mean: Array, variance: Array) -> tuple[Array, Array]:
@@ -251,32 +233,18 @@ def _gamma_moments(mean: Array, variance: Array) -> tuple[Array, Array]:
     return shape, jnp.exp(special.digamma(shape) - mean)
 
 
-def _exponential(sample: Sample) -> Array:
-    return jnp.array([sample.num_whole / jnp.sum(sample.times)])
-
-
-def _shifted_exponential(sample: Sample) -> Array:
-    shift = sample.first
-    return jnp.array([sample.num_whole / jnp.sum(jnp.maximum(sample.times - shift, 0)), shift])
-
-
-def _pareto(sample: Sample) -> Array:
-    scale = sample.first
-    return jnp.array([scale, sample.num_whole / jnp.sum(jnp.log(jnp.maximum(sample.times / scale, 1)))])
-
-
-def _uniform(sample: Sample) -> Array:
-    return jnp.array([sample.first, sample.times[-1]])
-
-
 FAMILIES = {
-    "shifted-exponential": Family(distributions.ShiftedExponential, start=1, closed=_shifted_exponential),
-    "exponential": Family(distributions.Exponential, closed=_exponential),
-    "weibull": Family(distributions.Weibull, start=2, moments=_weibull_moments),
-    "pareto": Family(distributions.Pareto, start=0, closed=_pareto),
-    "lognormal": Family(distributions.Lognormal, start=2, moments=_lognormal_moments),
-    "gamma": Family(distributions.Gamma, start=2, moments=_gamma_moments),
-    "uniform": Family(distributions.Uniform, start=0, end=1, closed=_uniform),
+    "shifted-exponential": Family(
+        distributions.ShiftedExponential, closed=lambda s: (s.num_whole / jnp.sum(s.excess), s.first)
+    ),
+    "exponential": Family(distributions.Exponential, closed=lambda s: (s.num_whole / jnp.sum(s.times),)),
+    "weibull": Family(distributions.Weibull, moments=_weibull_moments),
+    "pareto": Family(
+        distributions.Pareto, closed=lambda s: (s.first, s.num_whole / jnp.sum(jnp.log1p(s.excess / s.first)))
+    ),
+    "lognormal": Family(distributions.Lognormal, moments=lambda mean, variance: (mean, jnp.sqrt(variance))),
+    "gamma": Family(distributions.Gamma, moments=_gamma_moments),
+    "uniform": Family(distributions.Uniform, end=1, closed=lambda s: (s.first, s.times[-1])),
 }
 
 

@@ -2,12 +2,10 @@
 
 import functools
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import Numbers, check, check_key
 from bcgc_jax.plans.iterations import iteration_of
@@ -44,21 +42,19 @@ def bootstrap_interval(
     check("confidence", confidence, "> 0")
     check("confidence", confidence, "< 1")
     check_partition(problem, partition)
-    return _interval(key, problem, partition, confidence, num_replicates=num_replicates, block=block)
-
-
-@functools.partial(jax.jit, static_argnames=("num_replicates", "block"))
-def _interval(
-    key: Array, problem: Problem, partition: Numbers, confidence: ArrayLike, **options: Any
-) -> tuple[Array, Array]:
-    iteration, x = iteration_of(problem), as_partition(problem, partition)
-    assert iteration.rows is not None
-    finish = iteration.max_of_sorted(load_of(problem, x), iteration.rows.astype(x.dtype))
-    means = resampled_means(key, scale_of(problem, x) * finish, **options)
-    low, high = jnp.quantile(means, jnp.stack([(1 - confidence) / 2, (1 + confidence) / 2]))
+    means = resampled_means(key, _runtimes(problem, partition), num_replicates=num_replicates, block=block)
+    low, high = jnp.quantile(means, jnp.array([(1 - confidence) / 2, (1 + confidence) / 2], means.dtype))
     return low, high
 
 
+@jax.jit
+def _runtimes(problem: Problem, partition: Numbers) -> Array:
+    iteration, x = iteration_of(problem), as_partition(problem, partition)
+    assert iteration.rows is not None
+    return scale_of(problem, x) * iteration.max_of_sorted(load_of(problem, x), iteration.rows.astype(x.dtype))
+
+
+@functools.partial(jax.jit, static_argnames=("num_replicates", "block"))
 def resampled_means(
     key: Array, values: Array, *, num_replicates: int = 2000, block: int | None = None
 ) -> Array:
@@ -69,12 +65,6 @@ def resampled_means(
     if not 1 <= block <= size:
         raise ValueError(f"block must be from 1 to {size}, the number of rows, got {block}")
     check("num_replicates", num_replicates, ">= 1")
-    return _resampled_means(key, values, num_replicates, block)
-
-
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _resampled_means(key: Array, values: Array, num_replicates: int, block: int) -> Array:
-    size = len(values)
     sums = jax.lax.fori_loop(1, block, lambda i, sums: sums + jnp.roll(values, -i, axis=0), values)
     starts = jax.random.randint(key, (num_replicates, math.ceil(size / block)), 0, size)
     return jnp.mean(sums[starts], axis=1) / block

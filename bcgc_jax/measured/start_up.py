@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bcgc_jax._pytree import check
 from bcgc_jax.distributions import Deterministic, Distribution, EmpiricalPairs
 from bcgc_jax.measured.choice import smooth_or_atoms
 from bcgc_jax.measured.traces import Trace
@@ -23,11 +24,6 @@ _NEARLY_CONSTANT = 0.3
 _ANY_WORKERS = 1000
 # Groups of steps that are left out one after another, for standard errors.
 _GROUPS = 40
-
-ONE_LOAD = (
-    "with one load the time before the work cannot be told from that of the work: time at least two loads, "
-    "better three, far apart, and say which in a column `load`"
-)
 
 
 class Estimate(NamedTuple):
@@ -66,11 +62,11 @@ class StartUpFit(NamedTuple):
 
     @property
     def mean_start_up(self) -> Estimate:
-        return Estimate(float(self.means[0]), _root(self.covariance[0, 0]))
+        return Estimate(float(self.means[0]), math.sqrt(self.covariance[0, 0]))
 
     @property
     def mean_cycle_time(self) -> Estimate:
-        return Estimate(float(self.means[1]), _root(self.covariance[1, 1]))
+        return Estimate(float(self.means[1]), math.sqrt(self.covariance[1, 1]))
 
     @property
     def separable(self) -> bool:
@@ -92,7 +88,7 @@ class StartUpFit(NamedTuple):
         start, cycle = self.means
         total = start + load * cycle
         slope = np.array([load * cycle, -load * start]) / total**2
-        return Estimate(float(start / total), _root(slope @ self.covariance @ slope))
+        return Estimate(float(start / total), math.sqrt(slope @ self.covariance @ slope))
 
     def remarks(self) -> list[str]:
         """In words: what share does not grow with the load, and whether S and T depend on each other."""
@@ -120,10 +116,6 @@ class StartUpFit(NamedTuple):
         return found
 
 
-def _root(variance: float) -> float:
-    return math.sqrt(variance) if variance >= 0 else math.nan
-
-
 def fit_start_up(trace: Trace) -> StartUpFit:
     r"""Means and distributions of S and T from a trace of several loads, seconds = S + T · load.
 
@@ -145,27 +137,39 @@ def fit_start_up(trace: Trace) -> StartUpFit:
     True
     """
     _check_loads(trace)
-    cells, num_cells = lines_of_cells(*_columns(trace, "cell", "step")), np.unique(trace.cell).size
+    num_cells = np.unique(trace.cell).size
+    pairs, cells, noise = lines_of_cells(*_columns(trace, "cell"))
     # Iterations with several loads are rather all or none.
-    if len(cells.pairs) >= max(_FEWEST, num_cells / 2):
-        means, covariance = cells.means()
-        variance = Estimate(float(max(cells.covariance()[0, 0], 0)), math.nan)
-        used, left_out = len(cells.pairs), num_cells - len(cells.pairs)
-        pairs = np.maximum(cells.without_noise(), [0, 1e-3 * means[1]])
+    if several := len(pairs) >= max(_FEWEST, num_cells / 2):
+        means, covariance = _mean(pairs, cells // trace.num_workers)
+        own = np.cov(pairs, rowvar=False) - noise
+        variance = Estimate(float(max(own[0, 0], 0)), math.nan)
+        used, left_out = len(pairs), num_cells - len(pairs)
+        if noise[1, 1] > 1e-9 * np.var(pairs[:, 1]):  # else it is rounding
+            pairs = with_covariance(pairs, own)
+        pairs = np.maximum(pairs, [0, 1e-3 * means[1]])
     else:
-        trace, pairs = trace.largest_loads(), None
+        trace = trace.largest_loads()
         means, covariance, variance = line(*_columns(trace, "step"))
         used, left_out = trace.seconds.size, 0
     if means[1] <= 0:
         told = f"the times do not grow with the load (E T = {means[1]:.3g})"
         raise ValueError(f"{told}: are these the loads that the workers did?")
-    apart: dict[str, Distribution] = (
-        _constant_start(trace, means) if pairs is None else {"cycle_time": EmpiricalPairs(*pairs.T)}
-    )
-    rates, load = trace.per_cycle(), np.asarray(trace.load)
+    load, apart = np.asarray(trace.load), dict[str, Distribution]()
+    if several:
+        apart["cycle_time"] = EmpiricalPairs(*pairs.T)
+    else:
+        start = max(means[0], 0.0)  # a time less E S may be below 0
+        times = means[1] * trace.seconds / (start + means[1] * load)
+        apart["cycle_time"] = smooth_or_atoms(times, _ANY_WORKERS, trace.censored)
+        if start > 0:
+            apart["start_up"] = Deterministic(start)
+    rates = trace.per_cycle()
     per_cycle = smooth_or_atoms(rates.seconds, _ANY_WORKERS, rates.censored)
     loads = float(load.min()), float(load.mean()), float(load.max())
-    return StartUpFit(apart, per_cycle, means, covariance, loads, variance, pairs, used, left_out)
+    return StartUpFit(
+        apart, per_cycle, means, covariance, loads, variance, pairs if several else None, used, left_out
+    )
 
 
 def _columns(trace: Trace, *others: str) -> list[np.ndarray]:
@@ -173,43 +177,29 @@ def _columns(trace: Trace, *others: str) -> list[np.ndarray]:
     return [getattr(trace, name)[~trace.censored] for name in ("seconds", "load", *others)]
 
 
-def _constant_start(trace: Trace, means: np.ndarray) -> dict[str, Distribution]:
-    """Keywords for a constant start-up, and for what each time is of the mean at its load."""
-    start = max(means[0], 0.0)  # a time less E S may be below 0
-    times = means[1] * trace.seconds / (start + means[1] * np.asarray(trace.load))
-    cycle = {"cycle_time": smooth_or_atoms(times, _ANY_WORKERS, trace.censored)}
-    return cycle | {"start_up": Deterministic(start)} if start > 0 else cycle
-
-
 def one_load(trace: Trace) -> bool:
     """Whether the loads of a trace are alike, or there are none: then S and T cannot be told apart."""
-    if trace.load is None:
-        return True
-    load = trace.load[~trace.censored]
+    load = np.zeros(0) if trace.load is None else trace.load[~trace.censored]
     return load.size == 0 or bool(load.max() < load.min() * (1 + _ALIKE))
 
 
 def _check_loads(trace: Trace) -> None:
     """ValueError for a trace that cannot tell S and T apart."""
-    if trace.load is None:
-        raise ValueError(f"the trace has no loads: {ONE_LOAD}")
-    for name, values in (("seconds", trace.seconds), ("loads", trace.load)):
-        bad = values[~(np.isfinite(values) & (values > 0))]
-        if bad.size:
-            raise ValueError(f"{name} must be finite and positive, got {bad[0]:g}")
+    if one_load(trace):
+        raise ValueError(
+            f"the trace has {'no loads' if trace.load is None else 'one load'}: the time before the work "
+            "cannot be told from that of the work. Time at least two loads, better three, far apart, and say "
+            "which in a column `load`"
+        )
+    check("seconds", trace.seconds, "> 0")
+    check("load", trace.load, "> 0")
     seconds, load = _columns(trace)
     if seconds.size < _FEWEST:
         raise ValueError(f"a fit needs at least {_FEWEST} times that are not cut off, got {seconds.size}")
-    if one_load(trace):
-        low, high = load.min(), load.max()
-        alike = f"all loads are {low:g}" if low == high else f"all loads are alike, from {low:g} to {high:g}"
-        raise ValueError(f"{alike}: {ONE_LOAD}")
-    fitted = np.polynomial.Polynomial.fit(load, seconds, 1)
-    if np.abs(seconds - fitted(load)).max() < 1e-9 * seconds.max():
-        start, cycle = fitted.convert().coef
-        raise ValueError(
-            f"all times are {start:g} + {cycle:g} · load: nothing is random, S and T are constants"
-        )
+    cycle, start = np.polyfit(load, seconds, 1)
+    if np.abs(seconds - start - cycle * load).max() < 1e-9 * seconds.max():
+        told = f"all times are {start:g} + {cycle:g} · load"
+        raise ValueError(f"{told}: nothing is random, S and T are constants")
 
 
 def line(seconds: np.ndarray, load: np.ndarray, step: np.ndarray) -> tuple[np.ndarray, np.ndarray, Estimate]:
@@ -217,14 +207,18 @@ def line(seconds: np.ndarray, load: np.ndarray, step: np.ndarray) -> tuple[np.nd
 
     Errors come from a jackknife over groups of steps, for workers of a step may depend on each other.
     """
-    _, place = np.unique(step, return_inverse=True)
-    if place.max() < 4:  # too few steps
-        place = np.arange(step.size)
+    place = _places(step)
     group = place * min(_GROUPS, place.max() + 1) // (place.max() + 1)
     found = _moments(seconds, load)
     parts = np.array([_moments(seconds[group != g], load[group != g]) for g in range(group.max() + 1)])
     covariance = np.cov(parts, rowvar=False, ddof=0) * (len(parts) - 1)
     return found[:2], covariance[:2, :2], Estimate(float(found[2]), math.sqrt(covariance[2, 2]))
+
+
+def _places(step: np.ndarray) -> np.ndarray:
+    """A number of each row's step; of the row itself where steps are too few to tell errors from."""
+    _, place = np.unique(step, return_inverse=True)
+    return place if place.max() >= 4 else np.arange(step.size)
 
 
 def _moments(seconds: np.ndarray, load: np.ndarray) -> np.ndarray:
@@ -251,49 +245,38 @@ def _least_squares(columns: np.ndarray, values: np.ndarray, variance: np.ndarray
     return np.linalg.lstsq(columns * weight[:, None], values * weight, rcond=None)[0]
 
 
-class LoadCells(NamedTuple):
-    """S and T of C iterations of workers: each a line through its loads, and what noise does to it.
+def _mean(pairs: np.ndarray, step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """E S and E T of pairs, `[C, 2]`, and their covariance; workers of a step may depend on each other."""
+    mean, place = pairs.mean(axis=0), _places(step)
+    steps = place.max() + 1
+    sums = np.zeros((steps, 2))
+    np.add.at(sums, place, pairs - mean)
+    return mean, sums.T @ sums / len(pairs) ** 2 * steps / (steps - 1)
 
-    Attributes:
-      pairs: `[C, 2]`, start-ups and cycle times.
-      step: `[C]`, int.
-      noise: `[2, 2]`, mean covariance of their errors; 0 where no iteration has three loads to tell it from.
+
+def with_covariance(pairs: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """The pairs, `[C, 2]`, drawn towards their mean until they have the covariance that is wanted."""
+    mean, scale = pairs.mean(axis=0), pairs.std(axis=0)
+    scale = np.where(scale > 0, scale, 1)
+    scaled = (pairs - mean) / scale
+    whitened = scaled @ _power(np.cov(scaled, rowvar=False) + 1e-12 * np.eye(2), -0.5)
+    return mean + whitened @ _power(wanted / np.outer(scale, scale), 0.5) * scale
+
+
+def _power(matrix: np.ndarray, exponent: float) -> np.ndarray:
+    """Of a symmetric matrix without its negative part, which is noise."""
+    values, axes = np.linalg.eigh(matrix)
+    return axes * np.maximum(values, 0) ** exponent @ axes.T
+
+
+def lines_of_cells(
+    seconds: np.ndarray, load: np.ndarray, cell: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """S and T, `[C, 2]`, of each cell of several loads, by least squares, from `[R]`; and which cells, `[C]`.
+
+    With the mean covariance of their errors, `[2, 2]`: 0 where no cell has three loads to tell it from.
     """
-
-    pairs: np.ndarray
-    step: np.ndarray
-    noise: np.ndarray
-
-    def covariance(self) -> np.ndarray:
-        """Of S and T, `[2, 2]`, that of the errors taken out."""
-        return np.cov(self.pairs, rowvar=False) - self.noise
-
-    def means(self) -> tuple[np.ndarray, np.ndarray]:
-        """E S and E T, and their covariance, `[2, 2]`; workers of a step may depend on each other."""
-        pairs, means = self.pairs, self.pairs.mean(axis=0)
-        steps, place = np.unique(self.step, return_inverse=True)
-        if steps.size < 2:
-            return means, np.cov(pairs, rowvar=False) / len(pairs)
-        sums = np.zeros((steps.size, 2))
-        np.add.at(sums, place, pairs - means)
-        return means, sums.T @ sums / len(pairs) ** 2 * steps.size / (steps.size - 1)
-
-    def without_noise(self) -> np.ndarray:
-        """The pairs, `[C, 2]`, drawn towards their mean until their covariance is that of S and T."""
-        pairs, scale = self.pairs, self.pairs.std(axis=0)
-        if self.noise[1, 1] <= 1e-9 * scale[1] ** 2:  # rounding, which nothing has to be told from
-            return pairs
-        scale = np.where(scale > 0, scale, 1)
-        values, axes = np.linalg.eigh(self.covariance() / np.outer(scale, scale))
-        wanted = axes * np.sqrt(np.maximum(values, 0)) @ axes.T
-        values, axes = np.linalg.eigh(np.cov(pairs / scale, rowvar=False) + 1e-12 * np.eye(2))
-        whitened = (pairs - pairs.mean(axis=0)) / scale @ (axes / np.sqrt(values) @ axes.T)
-        return pairs.mean(axis=0) + whitened @ wanted * scale
-
-
-def lines_of_cells(seconds: np.ndarray, load: np.ndarray, cell: np.ndarray, step: np.ndarray) -> LoadCells:
-    """Of each cell of two loads or more the line of least squares; `[R]` each, `cell` says whose they are."""
-    _, first, place, count = np.unique(cell, return_index=True, return_inverse=True, return_counts=True)
+    cells, place, count = np.unique(cell, return_inverse=True, return_counts=True)
 
     def total(values: np.ndarray) -> np.ndarray:
         return np.bincount(place, values)
@@ -303,16 +286,14 @@ def lines_of_cells(seconds: np.ndarray, load: np.ndarray, cell: np.ndarray, step
     middle, level = total(y) / count, total(seconds) / count
     off = y - middle[place]
     square = total(off**2)
-    several = (count > 1) & (square > 1e-12 * middle**2)
-    if not several.any():
-        return LoadCells(np.zeros((0, 2)), np.zeros(0, int), np.zeros((2, 2)))
+    several = square > 1e-12 * middle**2
     slope = total(off * (seconds - level[place])) / np.where(several, square, 1)
     start = level - slope * middle
     rest = total((seconds - start[place] - slope[place] * y) ** 2)
     spare = np.sum(count[several] - 2)
     noise = np.sum(rest[several]) / spare if spare else 0.0
-    m, s = middle[several], square[several]
-    crossed, units = -np.mean(m / s), np.array([1, unit])
-    errors = np.array([[np.mean(m**2 / s + 1 / count[several]), crossed], [crossed, np.mean(1 / s)]])
-    pairs = np.stack([start, slope / unit], axis=1)[several]
-    return LoadCells(pairs, step[first][several], noise * errors / np.outer(units, units))
+    m, s, size = middle[several], square[several], max(np.sum(several), 1)
+    crossed = -np.sum(m / s)
+    errors = np.array([[np.sum(m**2 / s + 1 / count[several]), crossed], [crossed, np.sum(1 / s)]]) / size
+    pairs, units = np.stack([start, slope / unit], axis=1), np.array([1, unit])
+    return pairs[several], cells[several], noise * errors / np.outer(units, units)

@@ -1,25 +1,29 @@
-"""Measured cycle times: the seconds of each step and worker, read from CSV or Parquet."""
+"""Measured cycle times: the seconds of each step and worker, read from CSV."""
 
 import contextlib
+import csv
 import difflib
+import gzip
+import io
+import itertools
 import math
 import os
 import re
+import zlib
 from array import array
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import BinaryIO, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
-
-from bcgc_jax.measured.tables import Table, open_table, opened
 
 LAYOUTS = ("auto", "long", "wide")
 # The column of the loads, where none is named.
 LOAD = "load"
-# What each column holds, as `tables` has it.
-_KIND_OF = {"step": "label", "worker": "label", "seconds": "number", "censored": "flag", "load": "load"}
-
+_LONGEST_HEADER = 1 << 20
+# Each with its line.
+Rows = Iterator[tuple[int, list[str]]]
 _FLAGS = {"0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
 _NO_TIME = {"nan", "na", "n/a", "null", "none", "-"}
 
@@ -122,12 +126,12 @@ def load_trace(
     layout: str = "auto",
     progress: Callable[[float], None] | None = None,
 ) -> Trace:
-    """Read measured times from CSV (separated by comma, semicolon, tab or |), also by gzip, or Parquet.
+    """Read measured times from CSV, separated by comma, semicolon, tab or |, perhaps packed by gzip.
 
-    An empty cell (Parquet: null) is a time that was not measured.
+    An empty cell is a time that was not measured.
 
     Args:
-      path: of a file; or an open one of bytes, such as `sys.stdin.buffer` (Parquet: one that can be sought).
+      path: of a file; or an open one of bytes, such as `sys.stdin.buffer`.
       step, worker, seconds: the names of the columns; others are ignored in the long layout.
       censored: the column that says, by 0/1, false/true or no/yes, whether the worker was cut off.
       load: the column of the work done when the seconds were over, in any unit; by default `load`, where
@@ -137,9 +141,8 @@ def load_trace(
         column and the columns are numbered alike, like w0, w1.
       progress: called now and then with the share that has been read.
 
-    Raises ValueError, with the line (Parquet: the row), for what is no trace, such as two times of one cell
-    and load, or times of a cell that fall while its load grows; OSError for a file that cannot be opened;
-    ImportError where Parquet's reader is missing.
+    Raises ValueError, with the line, for what is no trace, such as two times of one cell and load, or times
+    of a cell that fall while its load grows; OSError for a file that cannot be opened.
 
     >>> import pathlib, tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -151,68 +154,116 @@ def load_trace(
     """
     if layout not in LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
-    asked = zip(_KIND_OF, (step, worker, seconds, censored, load), strict=True)
-    columns = {column: name for column, name in asked if name is not None}
+    asked = {"step": step, "worker": worker, "seconds": seconds, "censored": censored, "load": load}
+    columns = {column: name for column, name in asked.items() if name is not None}
     if len({*columns.values()}) < len(columns):
-        raise ValueError(f"{', '.join(_KIND_OF)} must be different columns, got {[*columns.values()]}")
+        raise ValueError(f"{', '.join(asked)} must be different columns, got {[*columns.values()]}")
     with contextlib.ExitStack() as stack:
         if isinstance(path, str | os.PathLike):
-            name, file = str(path), stack.enter_context(open(path, "rb"))
+            name, file = str(path), cast(BinaryIO, stack.enter_context(open(path, "rb")))
         else:
-            name, file = opened(path)
-        table = open_table(file, name, progress or (lambda share: None))
-        return _read(table, name, *_places(name, table.header, columns, layout))
+            file, given = path, getattr(path, "name", 0)  # of a pipe a number
+            name = given.replace("<stdin>", "standard input") if isinstance(given, str) else "the stream"
+        rows = _read_table(file, name, progress or (lambda share: None))
+        _, header = next(rows)
+        if LOAD in header and LOAD not in columns.values():
+            columns.setdefault("load", LOAD)
+        if _is_wide(name, header, columns, layout):
+            rows, header = _long_rows(rows, header, step), [*columns.values()]
+        return _read(rows, name, {column: header.index(name) for column, name in columns.items()}, columns)
 
 
-def _places(
-    path: str, header: Sequence[str], columns: Mapping[str, str], layout: str
-) -> tuple[list[int], list[str]]:
-    """The places of all columns to read, and what kind each is: labels first, then times (long: one)."""
+def _read_table(file: BinaryIO, path: str, progress: Callable[[float], None]) -> Rows:
+    """The header and the rows of an open file that a person calls `path`.
+
+    Separators are found out: a comma, a semicolon, a tab or |. `progress` gets the share that was read.
+    """
+    buffer: Any = file if isinstance(file, io.BufferedReader) else io.BufferedReader(file)  # type: ignore[type-var]
+    begin = buffer.peek(4)[:4]
+    if begin == b"PAR1" or Path(path).suffix.lower() in (".parquet", ".pq"):
+        raise ValueError(
+            f"{path} is Parquet, a trace must be CSV: convert it, by pandas as "
+            "pandas.read_parquet(FILE).to_csv('trace.csv', index=False)"
+        )
+    content = gzip.GzipFile(fileobj=buffer) if begin[:2] == b"\x1f\x8b" else buffer
+    text = io.TextIOWrapper(content, "utf-8-sig", newline="")
+    head, blank = "\n", -1
+    try:
+        while head.isspace():
+            head, blank = text.readline(_LONGEST_HEADER), blank + 1
+        if not head:
+            raise ValueError(f"{path} is empty: a trace has a header and rows of measured times")
+        if len(head) == _LONGEST_HEADER or "\0" in head:
+            raise ValueError(f"{path} is not a text file (UTF-8): its first line is no header")
+        separator = max(",;\t|", key=re.sub('"[^"]*"', "", head).count)
+        lines = itertools.chain([head], text)
+        reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
+        header = [name.strip() for name in next(reader)]
+        yield blank + reader.line_num, header
+        size = 0  # of a pipe, or a file in memory
+        with contextlib.suppress(OSError):
+            size = os.fstat(buffer.fileno()).st_size if buffer.seekable() else 0
+        for count, row in enumerate(reader, 1):
+            if row and len(row) != len(header):
+                raise ValueError(
+                    f"{path}, line {blank + reader.line_num}: {len(row)} fields, the header has "
+                    f"{len(header)} (separated by {separator!r}): is the line cut off, or has it another "
+                    "separator or a decimal comma?"
+                )
+            if row:
+                yield blank + reader.line_num, row
+            if size and count % 4096 == 0:
+                progress(min(buffer.tell() / size, 1.0))
+        progress(1.0)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text file (UTF-8): {error.reason}") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path} is not a whole gzip file: {error}") from None
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {blank + reader.line_num}: not a CSV file: {error}") from None
+
+
+def _is_wide(path: str, header: Sequence[str], columns: dict[str, str], layout: str) -> bool:
+    """Whether the layout is wide; ValueError where it lacks columns, or has others."""
     twice = [name for name, count in Counter(header).items() if name and count > 1]
     if twice:
         raise ValueError(f"{path} has two columns {twice[0]!r}: rename one")
-    if "load" not in columns and LOAD in header and LOAD not in columns.values():
-        columns = {**columns, "load": LOAD}
-    names, kinds = list(columns.values()), [_KIND_OF[column] for column in columns]
-    missing = [name for name in names if name not in header]
-    others = [name for name in header if name != names[0]]
-    if layout == "auto":
-        # A long file whose columns have other names must not pass for a wide one, nor a row of numbers for a
-        # header.
-        wide = names[1:] == ["worker", "seconds"] and missing[-2:] == names[1:] and len(others) > 1
-        wide = wide and _alike(others) and (names[0] in header or not _is_number(others[0]))
-        layout = "wide" if wide else "long"
-    if layout == "long":
-        if missing:
-            raise ColumnError(_no_column(path, header, missing))
-        return [header.index(name) for name in names], kinds
-    _check_wide(path, header, names, kinds, others)
-    # The step's column first: sorting keeps the order of the others.
-    places = sorted(range(len(header)), key=lambda k: header[k] != names[0])
-    return places, ["label"] * (len(header) - len(others)) + ["number"] * len(others)
+    step, *names = columns.values()
+    workers = [name for name in header if name != step]
+    # Neither must a long file with other names pass for a wide one, nor a row of numbers for a header.
+    numbered = _alike(workers) and (step in header or not _is_number(workers[0])) and len(workers) > 1
+    if layout == "wide" or (layout == "auto" and numbered and names == ["worker", "seconds"]):
+        _check_wide(path, header, columns, workers)
+        return True
+    if missing := [name for name in (step, *names) if name not in header]:
+        raise ColumnError(_no_column(path, header, missing))
+    return False
 
 
-def _check_wide(
-    path: str, header: Sequence[str], names: list[str], kinds: list[str], others: list[str]
-) -> None:
-    if len(names) > 3:
-        what = "loads" if "load" in kinds else "censored times"
-        raise ValueError(f"{path}: the wide layout has no place for {what}, use the long one")
-    if not set(names[1:]) - set(header):
-        raise ValueError(f"{path} has the columns {names[1]} and {names[2]}: it is long, not wide")
+def _long_rows(rows: Rows, header: Sequence[str], step: str) -> Rows:
+    """The rows of a wide table as a step, a worker and its seconds each; steps without a name are counted."""
+    at = header.index(step) if step in header else None
+    for number, (line, row) in enumerate(rows, 1):
+        for k, worker in enumerate(header):
+            if k != at:
+                yield line, [str(number) if at is None else row[at], worker, row[k]]
+
+
+def _check_wide(path: str, header: Sequence[str], columns: dict[str, str], workers: Sequence[str]) -> None:
+    step, *names = columns.values()
+    if len(names) > 2 or set(names) <= set(header):
+        too_many = ", ".join(names[2:] or names)
+        raise ValueError(f"{path}: the wide layout has no place for {too_many}, use the long one")
+    for name in workers:
+        if not name or (_is_number(name) and not name.isdigit()):
+            raise ColumnError(
+                f"{path}: the first line has {name!r} where the name of a worker should be: put a header "
+                "before the first step, with a name for each column (pandas: index=False)"
+            )
     # A step's column of another name must not pass for a worker.
-    if others and all(_is_number(name) and not name.isdigit() for name in others):
-        raise ColumnError(
-            f"{path}: the first line holds numbers ({', '.join(others[:3])}, …) and no names of workers: put "
-            "a header before it, or the first step is lost"
-        )
     odd = len(header) > 2 and _alike(header[1:]) and not _alike(header)
-    if names[0] not in header and (names[0] != "step" or odd or _near("step", header)):
-        raise ColumnError(_no_column(path, header, names[:1]))
-    if not others:
-        raise ValueError(f"{path} has no column of a worker")
-    if any(not name or re.fullmatch(r"__index_level_\d+__", name) for name in others):
-        raise ValueError(f"{path} has a column without a name: name it or remove it (pandas: index=False)")
+    if step not in header and (step != "step" or odd or _near("step", header)):
+        raise ColumnError(_no_column(path, header, [step]))
 
 
 def _no_column(path: str, header: Sequence[str], missing: Sequence[str]) -> str:
@@ -244,53 +295,40 @@ def _is_number(text: str) -> bool:
         return False
 
 
-class _Codes(dict[str, int]):
-    """Labels numbered by first mention, blanks around them dropped."""
-
-    def __missing__(self, label: str) -> int:
-        name = label.strip()
-        if name != label:
-            return self[name]
-        if not name:
-            raise ValueError("the label of a step or worker is empty")
-        self[name] = code = len(self)
-        return code
+def _number_of(label: str, known: dict[str, int]) -> int:
+    """The number of a label without blanks around it, by first mention."""
+    name = label.strip()
+    if not name:
+        raise ValueError("the label of a step or worker is empty")
+    return known.setdefault(name, len(known))
 
 
-def _read(table: Table, path: str, places: list[int], kinds: list[str]) -> Trace:
+def _read(rows: Rows, path: str, at: dict[str, int], names: dict[str, str]) -> Trace:
+    """From long rows, `at` which places they have each column, and its name in the file."""
     # Arrays: lists of numbers would take five times their memory.
-    step, worker, line = array("i"), array("i"), array("q")
+    step, worker, lines = array("i"), array("i"), array("q")
     seconds, censored, load = array("d"), array("b"), array("d")
-    steps, workers = _Codes(), _Codes()
-    header, labels = [table.header[k] for k in places], kinds.count("label")
-    flag, work = (kinds.index(kind) if kind in kinds else None for kind in ("flag", "load"))
-    long = labels == 2
-    codes = [] if long else [workers[name] for name in header[labels:]]
-    names = [f"seconds of worker {name}" for name in header[labels:]]
-    for number, (at, row) in enumerate(table.rows(places, kinds), 1):
+    steps, workers = dict[str, int](), dict[str, int]()
+    first, second, third = at["step"], at["worker"], at["seconds"]
+    cut, work, name = at.get("censored"), at.get("load"), names["seconds"]
+    for line, row in rows:
         try:
-            i = steps[row[0] if labels else str(number)]
-            one = ((workers[row[1]], header[2], row[2]),) if long else ()
-            for j, name, text in one or zip(codes, names, row[labels:], strict=True):
-                if not (time := _positive(text, name)):
-                    continue
-                done = math.nan if work is None else _positive(row[work], header[work])
-                if not done:
-                    raise ValueError(
-                        f"{header[work or 0]} is empty, and {name} is not: how much was done by then?"
-                    )
-                step.append(i)
-                worker.append(j)
-                seconds.append(time)
-                censored.append(flag is not None and _flag(row[flag], header[flag]))
-                load.append(done)
-                line.append(at)
+            i, j = _number_of(row[first], steps), _number_of(row[second], workers)
+            if not (time := _positive(row[third], name)):
+                continue
+            done = math.nan if work is None else _positive(row[work], names["load"])
+            if not done:
+                raise ValueError(f"{names['load']} is empty, and the time is not: how much was done by then?")
+            step.append(i)
+            worker.append(j)
+            seconds.append(time)
+            censored.append(cut is not None and _flag(row[cut], names["censored"]))
+            load.append(done)
+            lines.append(line)
         except ValueError as error:
-            raise ValueError(f"{path}, {table.unit} {at}: {error}") from None
-    if not steps:
-        raise ValueError(f"{path} has a header and no rows")
+            raise ValueError(f"{path}, line {line}: {error} (worker {row[second]})") from None
     if not seconds:
-        raise ValueError(f"{path} has no measured time: its cells are empty")
+        raise ValueError(f"{path} has no measured time: there are no rows, or empty ones")
     step_names, worker_names = np.array(list(steps)), np.array(list(workers))
     order = _time_order(step_names)
     trace = Trace(
@@ -302,33 +340,29 @@ def _read(table: Table, path: str, places: list[int], kinds: list[str]) -> Trace
         np.frombuffer(censored, bool),
         None if work is None else np.frombuffer(load),
     )
-    _check_cells(trace, f"{path}, {table.unit}s", line)
+    _check_cells(trace, path, lines)
     return trace
 
 
-def _check_cells(trace: Trace, where: str, line: Sequence[int]) -> None:
+def _check_cells(trace: Trace, path: str, lines: Sequence[int]) -> None:
     """ValueError for two rows of a cell that cannot both be."""
     load = np.zeros(trace.seconds.size) if trace.load is None else trace.load
-    cell, seconds = trace.cell, trace.seconds
-    rows = np.lexsort((load, cell))
-    before, after = rows[:-1], rows[1:]
-    same = cell[before] == cell[after]
-    again = same & (load[before] == load[after])
-    found = np.flatnonzero(again | (same & (seconds[before] > seconds[after])))
+    rows = np.lexsort((load, trace.cell))
+    cell, more, later = (np.diff(column[rows]) for column in (trace.cell, load, trace.seconds))
+    found = np.flatnonzero((cell == 0) & ((more == 0) | (later < 0)))
     if not found.size:
         return
-    k = found[np.argmin(np.maximum(before, after)[found])]
-    a, b = before[k], after[k]
+    pairs = np.sort([rows[found], rows[found + 1]], axis=0)
+    a, b = pairs[:, np.argmin(pairs[1])]  # the first to be noticed
     step, worker = trace.step_names[trace.step[a]], trace.worker_names[trace.worker[a]]
-    if again[k]:
-        at = "" if trace.load is None else f" at load {load[a]:g}"
-        what = f"step {step} has two times of worker {worker}{at}"
-    else:
-        what = (
-            f"step {step}, worker {worker} had done {load[b]:g} after {seconds[b]:g}, and less ({load[a]:g}) "
-            f"only after {seconds[a]:g}: seconds count from the beginning of the iteration and grow with load"
+    what = f"step {step} has two times of worker {worker}"
+    if trace.load is not None:
+        one, other = (f"{trace.seconds[k]:g} at load {load[k]:g}" for k in (a, b))
+        what += (
+            f", {one} and {other}: there is one time of a load, and seconds count from the beginning of the "
+            "iteration, so they grow with the load"
         )
-    raise ValueError(f"{where} {line[min(a, b)]} and {line[max(a, b)]}: {what}")
+    raise ValueError(f"{path}, lines {lines[a]} and {lines[b]}: {what}")
 
 
 def _positive(text: str, name: str) -> float:

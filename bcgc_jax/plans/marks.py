@@ -10,7 +10,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax.distributions import Distribution
-from bcgc_jax.exact.quadrature import in_panel, kinked_levels, legendre, line, on_line, panels, raised
+from bcgc_jax.distributions.special_functions import legendre
+from bcgc_jax.exact.quadrature import in_panel, kinked_levels, line, on_line, panels, raised
 from bcgc_jax.plans.completion import AnyOf
 from bcgc_jax.plans.worker import unreached
 

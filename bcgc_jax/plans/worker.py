@@ -16,8 +16,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from bcgc_jax._pytree import pytree_dataclass, replace, static_field
 from bcgc_jax.distributions import Distribution
-from bcgc_jax.distributions.atoms import law_of_number, mass_of
-from bcgc_jax.distributions.pairs import EmpiricalPairs
+from bcgc_jax.distributions.atoms import EmpiricalPairs, law_of_number, mass_of
 from bcgc_jax.exact.quadrature import largest, rule_error
 from bcgc_jax.plans.completion import AnyOf
 

@@ -12,48 +12,36 @@ import bcgc_jax as bcgc
 from tests.oracles.laws import DETERMINISTIC, EMPIRICAL, TWO_SPEED
 from tests.tolerances import few_ulp
 
-# One time
+TIMES = [7.5, 0.4, 3.25, 3.25, 1200.0, 0.4, 3.25, 19.0]
+CASES = [
+    *(DETERMINISTIC.at(2.5), DETERMINISTIC.at(1e-30), EMPIRICAL.at(*TIMES)),
+    *(TWO_SPEED.at(1.3, 5.7, 0.27), TWO_SPEED.at(0.02, math.inf, 0.041)),
+]
 
 
-@pytest.mark.parametrize("value", [2.5, 1e-30])
-def test_one_time_is_counted(value, precision):
-    case = DETERMINISTIC.at(value)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: str(case.parameters[:3]))
+def test_few_times_are_counted(case, precision):
     law, near = case.law(), few_ulp(precision)
-    t = np.asarray([0.0, 0.9 * value, 1.1 * value], precision)
-    np.testing.assert_array_equal(law.cumulative_hazard(t), [0, 0, np.inf])
-    np.testing.assert_array_equal(law.cdf(t), case.frozen.cdf(t))
-    np.testing.assert_array_equal(law.survival(law.infimum()), 0)  # P(T > value)
-    np.testing.assert_allclose([law.mean(), law.infimum()], [case.frozen.mean(), case.infimum], rtol=near)
-    np.testing.assert_allclose(
-        law.inverse_cumulative_hazard(np.array([0.0, 0.3, 80.0])), 3 * [value], rtol=near
-    )
-    np.testing.assert_allclose(law.sample(jax.random.key(0), (2,)), 2 * [value], rtol=near)
+    values, mass = (np.array(column) for column in zip(*case.atoms, strict=True))
+    finite = np.minimum(values, 1e30)
+    t = np.unique(np.concatenate([[0.0], 0.99 * finite, finite, 1.01 * finite]))
+    share = case.frozen.sf(t)
+    t = t.astype(precision)
+    with np.errstate(divide="ignore"):
+        np.testing.assert_allclose(law.cumulative_hazard(t), -np.log(share), rtol=near)
+    np.testing.assert_allclose(law.cdf(t), 1 - share, rtol=near)
+    np.testing.assert_allclose(law.survival(t), share, rtol=near)
+    np.testing.assert_allclose([law.mean(), law.infimum()], [case.frozen.mean(), values[0]], rtol=near)
     assert isinstance(law.pieces(), bcgc.distributions.Atomic)
-    assert bcgc.solvers.straggler_ratio(law) == 1
+    np.testing.assert_allclose(law.pieces().times, values, rtol=near)
+    # Λ⁻¹(a) = inf{t : Λ(t) ≥ a}, at the ends and at hazards that avoid the steps.
+    share = (np.cumsum(mass) - mass)[:, None] + mass[:, None] * [0.02, 0.5, 0.98]
+    a, expected = -np.log1p(-share.ravel()), np.repeat(values, 3)
+    found = law.inverse_cumulative_hazard(np.r_[0, a, 80.0, np.inf].astype(precision))
+    np.testing.assert_allclose(found, [values[0], *expected, values[-1], values[-1]], rtol=near)
 
 
 # Two speeds
-
-
-@pytest.mark.parametrize("parameters", [(1.3, 5.7, 0.27), (0.02, math.inf, 0.041)])
-def test_two_speeds_are_counted(parameters, precision):
-    case = TWO_SPEED.at(*parameters)
-    law = case.law()
-    fast, slow, probability = parameters
-    t = np.asarray([0.0, 0.6 * fast, fast, 1.01 * fast, min(slow, 1e30), 1e31], precision)
-    share = case.frozen.sf([0.0, 0.6 * fast, fast, 1.01 * fast, min(slow, 1e30), 1e31])
-    with np.errstate(divide="ignore"):
-        np.testing.assert_allclose(law.cumulative_hazard(t), -np.log(share), rtol=few_ulp(precision))
-    np.testing.assert_allclose(law.survival(t), share, rtol=few_ulp(precision))
-    np.testing.assert_allclose(law.mean(), case.frozen.mean(), rtol=few_ulp(precision))
-    np.testing.assert_allclose(law.infimum(), case.infimum, rtol=few_ulp(precision))
-    pieces = law.pieces()
-    assert isinstance(pieces, bcgc.distributions.Atomic)
-    np.testing.assert_allclose(pieces.times, [case.infimum, *case.kinks], rtol=few_ulp(precision))
-    a = -math.log(probability) * np.asarray([0.0, 0.4, 0.999, 1.001, 3.0])
-    np.testing.assert_allclose(
-        law.inverse_cumulative_hazard(a), [fast] * 3 + [slow] * 2, rtol=few_ulp(precision)
-    )
 
 
 def test_two_speeds_inverse_undoes_the_hazard_at_every_probability(precision):
@@ -91,37 +79,6 @@ def test_two_speeds_have_the_slopes_of_their_formulas(probability, precision):
 
 
 # Measured times
-
-TIMES = [7.5, 0.4, 3.25, 3.25, 1200.0, 0.4, 3.25, 19.0]
-
-
-def test_empirical_law_counts_its_times(precision):
-    times = np.asarray(TIMES, precision)
-    case = EMPIRICAL.at(*times)
-    law = case.law()
-    t = np.unique(np.concatenate([times, times * 1.01, times * 0.99, [-3.0, 0.0, 1e6]])).astype(precision)
-    share = case.frozen.sf(t)
-    with np.errstate(divide="ignore"):
-        np.testing.assert_allclose(law.cumulative_hazard(t), -np.log(share), rtol=few_ulp(precision))
-    np.testing.assert_allclose(law.cdf(t), 1 - share, rtol=few_ulp(precision))
-    np.testing.assert_allclose(law.survival(t), share, rtol=few_ulp(precision))
-    np.testing.assert_allclose(law.mean(), case.frozen.mean(), rtol=few_ulp(precision))
-    assert law.infimum() == case.infimum
-    pieces = law.pieces()
-    assert isinstance(pieces, bcgc.distributions.Atomic)
-    np.testing.assert_array_equal(pieces.times, np.sort(times))
-
-
-def test_empirical_inverse_is_the_order_statistic_of_the_rank(precision):
-    ascending = np.sort(np.asarray(TIMES, precision))
-    # Λ⁻¹(a) = inf{t : Λ(t) ≥ a}, by a search of the definition, with hazards that avoid the steps.
-    share = (np.arange(8)[:, None] + np.asarray([0.02, 0.5, 0.98])).ravel() / 8
-    expected = [next(t for t in ascending if np.mean(ascending <= t) >= s) for s in share]
-    law = bcgc.Empirical(TIMES)
-    np.testing.assert_array_equal(law.inverse_cumulative_hazard(-np.log1p(-share)), expected)
-    np.testing.assert_array_equal(
-        law.inverse_cumulative_hazard(jnp.array([0.0, 700.0, np.inf])), ascending[[0, -1, -1]]
-    )
 
 
 @pytest.mark.parametrize("size", [1, 1001])
@@ -161,3 +118,23 @@ def test_empirical_law_of_integers_has_floating_times(precision):
         law = bcgc.Empirical(times)
         assert jnp.asarray(law.times).dtype == precision
         assert law.mean() == 2
+
+
+STARTS, CYCLES = [3.0, 0.0, 7.0, 7.0], [2.5, 1.5, 0.5, 1.5]
+PAIRS = bcgc.distributions.EmpiricalPairs(STARTS, CYCLES)
+
+
+def test_draws_of_pairs_come_together_each_as_often(x64):
+    starts, times = PAIRS.sample_pairs(jax.random.key(3), (200, 100), np.float64)
+    found, counts = np.unique(np.stack([starts, times]).reshape(2, -1), axis=1, return_counts=True)
+    assert {tuple(pair) for pair in found.T.tolist()} == set(zip(STARTS, CYCLES, strict=True))
+    # Four standard deviations of a count.
+    assert np.all(np.abs(counts - 5000) < 4 * np.sqrt(20_000 * 0.25 * 0.75))
+
+
+def test_alone_the_cycle_time_of_pairs_is_an_empirical_law():
+    law, alone = PAIRS, bcgc.Empirical(CYCLES)
+    t, a = np.array([0.4, 0.5, 1.4, 1.5, 2.4, 2.5, 9.0]), -np.log1p(-np.array([0.1, 0.3, 0.7, 0.8]))
+    np.testing.assert_array_equal(law.cumulative_hazard(t), alone.cumulative_hazard(t))
+    np.testing.assert_array_equal(law.inverse_cumulative_hazard(a), alone.inverse_cumulative_hazard(a))
+    assert (float(law.mean()), float(law.infimum()), law.breaks().tolist()) == (1.5, 0.5, sorted(CYCLES))

@@ -151,7 +151,7 @@ def test_the_number_of_workers_must_be_that_of_the_law():
         _problem([bcgc.Uniform(1.0, 2.0)] * 5, num_workers=3)
     with pytest.raises(ValueError, match="that of 5 workers together, not of 3"):
         bcgc.plans.expected_order_statistics(bcgc.EmpiricalRows(TIMES), 3)
-    with pytest.raises(ValueError, match="last axis has 5"):
+    with pytest.raises(ValueError, match="last axis has the law's 5 workers"):
         bcgc.EmpiricalRows(TIMES).sample(jax.random.key(0), (3,))
 
 

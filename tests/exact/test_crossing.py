@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bcgc_jax.exact.crossing import Crossing, boundary_crossing_probability, crossing_probability, shares
+from bcgc_jax.exact.crossing import Crossing, crossing_probability, shares
 from tests.oracles import exact as oracles
 
 # Poisson weights
@@ -36,26 +36,13 @@ def test_weights_of_many_workers_are_those_of_scipy(precision, size):
 # Crossing probability
 
 BOUNDARIES = [
-    [Fraction(3, 10)],
-    [Fraction(0)],
-    [Fraction(1)],
-    [Fraction(2, 9), Fraction(5, 7)],
-    [Fraction(0), Fraction(5, 7)],
-    [Fraction(2, 9), Fraction(1)],
-    [Fraction(3, 7), Fraction(3, 7)],
-    [Fraction(0), Fraction(0)],
-    [Fraction(1), Fraction(1)],
-    [Fraction(0), Fraction(1)],
-    [Fraction(1, 50), Fraction(3, 8), Fraction(99, 100)],
-    [Fraction(3, 8), Fraction(3, 8), Fraction(8, 9)],
-    [Fraction(1, 50), Fraction(3, 8), Fraction(3, 8)],
-    [Fraction(5, 8), Fraction(5, 8), Fraction(5, 8)],
-    [Fraction(0), Fraction(5, 8), Fraction(1)],
-    [Fraction(1, 11), Fraction(1, 3), Fraction(2, 3), Fraction(7, 8)],
-    [Fraction(1, 9), Fraction(1, 4), Fraction(1, 2), Fraction(1, 2), Fraction(31, 32)],
-    [Fraction(1, 9), Fraction(1, 4), Fraction(1, 2), Fraction(4, 7), Fraction(5, 7), Fraction(31, 32)],
-    [Fraction(2, 7), Fraction(2, 7), Fraction(2, 7), Fraction(6, 7), Fraction(6, 7), Fraction(6, 7)],
-    [Fraction(0), Fraction(0), Fraction(2, 7), Fraction(2, 7), Fraction(1), Fraction(1)],
+    [Fraction(b) for b in row.split()]
+    for row in (
+        *("3/10", "0", "1", "2/9 5/7", "0 5/7", "2/9 1", "3/7 3/7", "0 0", "1 1", "0 1"),
+        *("1/50 3/8 99/100", "3/8 3/8 8/9", "1/50 3/8 3/8", "5/8 5/8 5/8", "0 5/8 1"),
+        *("1/11 1/3 2/3 7/8", "1/9 1/4 1/2 1/2 31/32", "1/9 1/4 1/2 4/7 5/7 31/32"),
+        *("2/7 2/7 2/7 6/7 6/7 6/7", "0 0 2/7 2/7 1 1"),
+    )
 ]
 MAX_WORKERS = 6
 
@@ -163,40 +150,15 @@ def test_slopes_of_the_crossing_probability_are_one_sided_differences_of_exact_e
             np.testing.assert_allclose(actual, float(expected), rtol=0, atol=atol)
 
 
-@pytest.mark.parametrize("spread", [1.0, 3.0])
-def test_crossing_probability_of_many_workers_is_that_of_a_sum_of_positive_terms(spread, precision):
-    num_workers = 50
-    # A boundary some deviations above the mean of the order statistics, with a run of ties.
-    mean = np.arange(1, num_workers + 1) / (num_workers + 1)
-    boundary = np.minimum(mean + spread * np.sqrt(mean * (1 - mean) / num_workers), 1)
-    tied = slice(num_workers // 3, num_workers // 3 + num_workers // 20 + 1)
-    boundary[tied] = boundary[tied][-1]
-    hazard = hazards(boundary, precision)
-    exact = -np.expm1(-hazard.astype(float))[::-1]
-    expected = oracles.crossing_probability_float(exact)
-    assert 0.04 < expected < 0.7
-    # worst measured 3e-8 and 8e-15
-    atol = {"float32": 5e-7, "float64": 5e-14}[precision.name]
-    result = jax.jit(crossing_probability)(hazard, num_workers)
-    np.testing.assert_allclose(result, expected, rtol=0, atol=atol)
-
-
-def test_boundaries_of_uniform_variables_are_crossed_as_often(precision):
-    late = jax.jit(boundary_crossing_probability)
-    # worst measured 1.3e-7 and 1.1e-15
-    atol = {"float32": 1e-6, "float64": 6e-15}[precision.name]
-    same = [b for b in BOUNDARIES if len(b) == MAX_WORKERS]
-    found = late(np.array([[float(p) for p in b] for b in same], precision))
-    expected = [float(oracles.crossing_probability(b)) for b in same]
-    assert found.dtype == precision
-    np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
-    one = late(np.array([float(p) for p in same[0]], precision))
-    np.testing.assert_allclose(one, expected[0], rtol=0, atol=atol)
-    upper = np.array([0.9, 0.3, 1e-2, 1e-4])
+def test_it_is_the_law_of_smirnovs_distance(precision):
     # P(some U_(k) > (k-1)/N + d) is P(D⁻ > d), and SciPy's `ksone` has the law of D⁺, which is the same.
-    for num_workers in (50, 1000):
+    upper = np.array([0.9, 0.3, 1e-2, 1e-4])
+    late = jax.jit(crossing_probability, static_argnums=1)
+    in_batches = jax.jit(lambda hazard, n: Crossing(shares(hazard), n, True).probability(), static_argnums=1)
+    # worst measured 4e-7 and 2.5e-14, of 401 workers 1.1e-4 and 2e-13
+    atol = {"float32": {52: 1e-6, 401: 2e-4}, "float64": {52: 1e-13, 401: 2e-12}}[precision.name]
+    for num_workers, ways in ((52, [late, in_batches]), (401, [late])):
         boundary = np.arange(num_workers) / num_workers + stats.ksone.isf(upper, num_workers)[:, None]
-        found = late(np.minimum(boundary, 1).astype(precision))
-        # worst measured 1.2e-4 and 1.1e-13, both at 1000 workers
-        atol = {"float32": 2e-4, "float64": 2e-12}[precision.name]
-        np.testing.assert_allclose(found, upper, rtol=0, atol=atol)
+        hazard = np.stack([hazards(row, precision) for row in np.minimum(boundary, 1)])
+        for way in ways:
+            np.testing.assert_allclose(way(hazard, num_workers), upper, rtol=0, atol=atol[num_workers])

@@ -5,7 +5,7 @@ import pytest
 from scipy import signal, stats
 
 from bcgc_jax.measured import description as trace_statistics
-from bcgc_jax.measured.description import _f_quantile, autocorrelation, describe, variance_between
+from bcgc_jax.measured.description import autocorrelation, describe, variance_between
 from bcgc_jax.measured.traces import Trace
 
 
@@ -35,8 +35,8 @@ def test_a_trace_as_the_paper_has_it_is_not_complained_about():
         (lambda t: t + np.where(np.arange(120)[:, None] // 20 % 2 == np.arange(8) % 2, 1.5, 0), "stays slow"),
         (lambda t: 1 + np.random.default_rng(3).pareto(0.6, t.shape), "tail is heavy"),
         (lambda t: t[:, :1] * np.random.default_rng(4).uniform(1, 1.008, t.shape), "the same time, to 0.6 %"),
-        (lambda t: t[:1], "one step"),
-        (lambda t: t[:, :1], "one worker"),
+        (lambda t: t[:1], "too few steps or workers"),
+        (lambda t: t[:, :1], "too few steps or workers"),
     ],
 )
 def test_each_way_of_being_otherwise_is_named(spoil, words):
@@ -76,9 +76,13 @@ def test_the_share_between_groups_is_found_and_its_interval_covers_it():
     assert variance_between(np.array([[0.0, 0.0], [2.0, 4.0]])).value == pytest.approx((9 - 1) / (9 + 1))
 
 
-def test_quantiles_of_f_are_those_of_scipy():
-    for p, above, below in ((0.975, 31, 1344), (0.025, 7, 40), (0.975, 1344, 31)):
-        assert _f_quantile(p, above, below) == pytest.approx(stats.f.ppf(p, above, below), rel=1e-9)
+def test_the_interval_between_groups_is_that_of_the_f_distribution():
+    groups = np.random.default_rng(0).normal(0, 1, (3, 5)) + np.arange(3)[:, None]
+    rest = groups - groups.mean(axis=0) - (means := groups.mean(axis=1) - groups.mean())[:, None]
+    ratio = 5 * np.sum(means**2) / 2 / (np.sum(rest**2) / 8)
+    ratios = ratio / stats.f.ppf([0.5, 0.975, 0.025], 2, 8)
+    ratios[0] = ratio
+    np.testing.assert_allclose(variance_between(groups), (ratios - 1) / (ratios - 1 + 5), rtol=1e-9)
 
 
 def test_the_autocorrelation_of_short_traces_is_corrected_for_their_mean():

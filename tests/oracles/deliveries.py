@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tests.oracles import extremes
+from tests.oracles.laws import Atoms
 
 # Nodes in a panel, and panels to a factor e; factors of e down to the start, to another edge, and up.
 # Powers up to 27 are exact: of a uniform law with 12 workers P is one of degree 24.
@@ -22,17 +23,7 @@ _INNER, _RANGE = 101, 4.4
 _ROUNDING = 1e-13
 
 
-class Steps:
-    """SciPy's face of an excess that is one of a few, as a law's or a start-up's."""
-
-    def __init__(self, excesses: Any, shares: Any) -> None:
-        self.excesses, self.shares = np.asarray(excesses, float), np.asarray(shares, float)
-
-    def cdf(self, e: np.ndarray) -> np.ndarray:
-        return (e[..., None] >= self.excesses) @ self.shares
-
-    def sf(self, e: np.ndarray) -> np.ndarray:
-        return (e[..., None] < self.excesses) @ self.shares
+Steps = Atoms  # excesses with their shares, in place of SciPy's law of an excess
 
 
 @dataclass(frozen=True)
@@ -98,10 +89,10 @@ def late(d: Delivery, left: float, excess: np.ndarray) -> np.ndarray:
 
 def _edges(d: Delivery) -> tuple[float, list[float]]:
     """When all may be there at first, and from there on where P may have kinks."""
-    inner = d.excess.excesses if isinstance(d.excess, Steps) else np.append(0.0, d.kinks)
+    inner = d.excess.values if isinstance(d.excess, Steps) else np.append(0.0, d.kinks)
     times = d.infimum + inner
     constant = isinstance(d.start_excess, Steps)
-    starts = d.start + (d.start_excess.excesses if constant else np.zeros(1))
+    starts = d.start + (d.start_excess.values if constant else np.zeros(1))
     found: list[float] = []
     first = []
     for n in d.levels:
@@ -131,12 +122,12 @@ def _graded(length: float, scale: float, below: float) -> tuple[np.ndarray, np.n
 def _marginal(d: Delivery, binds: np.ndarray, left: float, excess: np.ndarray) -> tuple[Any, Any]:
     """P(F ≤ t) and P(F > t) of a level, `[Q]`."""
     if isinstance(d.start_excess, Steps):
-        rooms = [_room(d, binds, d.start + s, left, excess) for s in d.start_excess.excesses]
-        return _mixed(d.start_excess.shares, np.stack(rooms), d.excess)
+        rooms = [_room(d, binds, d.start + s, left, excess) for s in d.start_excess.values]
+        return _mixed(d.start_excess.mass, np.stack(rooms), d.excess)
     if isinstance(d.excess, Steps):
-        ready = [np.max(binds[:, 0] + (d.infimum + e) * binds[:, 1]) for e in d.excess.excesses]
+        ready = [np.max(binds[:, 0] + (d.infimum + e) * binds[:, 1]) for e in d.excess.values]
         rooms = [_difference(left, d.start + r) + excess for r in ready]
-        return _mixed(d.excess.shares, np.stack(rooms), d.start_excess)
+        return _mixed(d.excess.mass, np.stack(rooms), d.start_excess)
     return _over_starts(d, binds, left, excess)
 
 

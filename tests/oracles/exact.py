@@ -8,8 +8,6 @@ from fractions import Fraction
 import mpmath as mp
 import numpy as np
 
-from tests.oracles import extremes
-
 # Order statistics
 
 
@@ -90,12 +88,6 @@ def crossing_probability(boundary: Sequence[Fraction]) -> Fraction:
                     after[count + more] = after.get(count + more, Fraction(0)) + weight * ways
         alive, before = after, b
     return 1 - alive.get(size, Fraction(0))
-
-
-def crossing_probability_float(boundary: np.ndarray) -> float:
-    """The same in floating point, for many workers."""
-    below = boundary[::-1, None]
-    return float(extremes.crossing(below.size, np.arange(below.size), below, 1 - below)[0])
 
 
 # Partitions

@@ -29,16 +29,12 @@ def expected_max(excess: Any, infimum: float, partition: np.ndarray, kinks: tupl
 
     def late(v: np.ndarray) -> np.ndarray:
         room = (rest[:, None] * infimum + np.exp(v)) / load[:, None]
-        return exceedance(excess, x.size, used, room)
+        return crossing(x.size, used, excess.cdf(room), excess.sf(room))
 
     ends = load[:, None] * np.array(kinks)[None] - rest[:, None] * infimum
     breaks = [math.log(w) for w in ends.ravel() if w > 0]
-    return float(load[-1] * infimum + _integral(late, _centre(excess, load), breaks))
-
-
-def exceedance(excess: Any, workers: int, used: np.ndarray, room: np.ndarray) -> np.ndarray:
-    """P(some T_(N-n) has an excess over its room), `room` `[levels, Q]` for the levels `used`, ascending."""
-    return crossing(workers, used, excess.cdf(room), excess.sf(room))
+    centre = math.log(load[-1]) + math.log(float(excess.isf(1e-3)))  # of rare times, under the largest load
+    return float(load[-1] * infimum + _integral(late, centre, breaks))
 
 
 def crossing(workers: int, used: np.ndarray, below: np.ndarray, above: np.ndarray) -> np.ndarray:
@@ -67,12 +63,6 @@ def crossing(workers: int, used: np.ndarray, below: np.ndarray, above: np.ndarra
         new[:, short] = 0
         alive, before = new, (low, high)
     return failed
-
-
-def _centre(excess: Any, load: np.ndarray) -> float:
-    """log of a scale of w: that of the law's rare times, under the largest load."""
-    scale = float(excess.isf(1e-3))
-    return math.log(load[-1]) + math.log(scale)
 
 
 def _integral(late: Callable[[np.ndarray], np.ndarray], centre: float, breaks: list[float]) -> float:

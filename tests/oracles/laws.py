@@ -22,49 +22,20 @@ import bcgc_jax as bcgc
 DIGITS = 40
 
 
-def _with_digits(function: Callable) -> Callable:
-    @functools.wraps(function)
-    def wrapped(*args, **kwargs):
-        with mp.workdps(DIGITS):
-            return function(*args, **kwargs)
-
-    return wrapped
-
-
-def _root(f: Callable, low, high, tolerance):
-    """Where an increasing f is 0: the last two points' secant, or the middle where it leaves the bracket."""
-    last, here = low, high
-    f_last, f_here = f(low), f(high)
-    while abs(f_here) > tolerance and high - low > tolerance:
-        step = f_here - f_last
-        secant = here - f_here * (here - last) / step if step else low
-        last, f_last = here, f_here
-        here = secant if low < secant < high else (low + high) / 2
-        f_here = f(here)
-        low, high = (low, here) if f_here > 0 else (here, high)
-    return here
-
-
-def _unknown(*_: Any) -> Any:
-    raise NotImplementedError("not in the table for this law")
-
-
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """A kind of law; `p` is the list of its parameters in mpmath, in the order of the package's fields.
+    """A kind of law: `build` is the package's, `frozen` SciPy's, or `Atoms`, with the package's parameters.
 
-    P(T > t) holds between `infimum` and `end`; `typical` is a scale of T - infimum.
+    The others, not for atoms, take these in mpmath, `p`, in the order of the package's fields. P(T > t) holds
+    between `infimum` and `end`; `typical` is a scale of T - infimum.
     """
 
     build: Callable[..., bcgc.distributions.Distribution]
     frozen: Callable[..., Any]
-    """SciPy's law with the package's parameters, or `Atoms`."""
-    sampler: Callable[..., np.ndarray] = _unknown
-    """NumPy's, of a generator, a shape, and the parameters."""
-    survival: Callable[[Sequence, Any], Any] = _unknown
-    infimum: Callable[[Sequence], Any] = _unknown
-    mean: Callable[[Sequence], Any] = _unknown
-    typical: Callable[[Sequence], Any] = _unknown
+    survival: Callable[[Sequence, Any], Any] = lambda p, t: mp.nan
+    mean: Callable[[Sequence], Any] = lambda p: mp.nan
+    typical: Callable[[Sequence], Any] = lambda p: mp.nan
+    infimum: Callable[[Sequence], Any] = lambda p: p[-1]  # a shift
     end: Callable[[Sequence], Any] = lambda p: mp.inf
 
     def at(self, *parameters: float) -> "Case":
@@ -113,8 +84,7 @@ class Case:
         return float(self.family.typical(self.exact))
 
     def draw(self, rng: np.random.Generator, shape: Any) -> np.ndarray:
-        """By NumPy's sampler."""
-        return self.family.sampler(rng, shape, *self.parameters)
+        return self.frozen.rvs(shape, random_state=rng)
 
     def survival(self, t):
         """P(T > t) of a law with a density, anywhere, in the working precision."""
@@ -123,13 +93,13 @@ class Case:
             return mp.mpf(1)
         return self.family.survival(p, t) if t < self.family.end(p) else mp.mpf(0)
 
-    @_with_digits
+    @mp.workdps(DIGITS)
     def hazard(self, t):
         """Λ(t), by the logarithm of the survival function."""
         survival = self.survival(mp.mpf(t))
         return -mp.log(survival) if survival else mp.inf
 
-    @_with_digits
+    @mp.workdps(DIGITS)
     def inverse(self, a):
         """Λ⁻¹(a), as the root of log Λ(t) - log a in log(t - infimum), or the logit where t ends."""
         p, a = self.exact, mp.mpf(a)
@@ -140,53 +110,46 @@ class Case:
         def time(w):
             return start + (mp.exp(w) if end == mp.inf else (end - start) / (1 + mp.exp(-w)))
 
-        def f(w):
-            return mp.log(-mp.log(self.family.survival(p, time(w))) / a)
+        def f(w):  # where all but 1e-50 is later, P(T > t) is 1, or more
+            return mp.log((abs(mp.log(self.family.survival(p, time(w)))) or mp.mpf(10) ** -DIGITS) / a)
 
         low = high = mp.log(self.family.typical(p)) if end == mp.inf else mp.mpf(0)
-        value, step = f(low), mp.mpf(1) / 2
-        if value == 0:
-            return time(low)
-        if value > 0:
-            while value > 0:
-                high, low, step = low, low - step, 3 * step
-                value = f(low)
-        else:
-            while value < 0:
-                low, high, step = high, high + step, 3 * step
-                value = f(high)
-        return time(_root(f, low, high, mp.mpf(10) ** -22))
+        step = mp.mpf(1) / 2
+        while f(low) > 0:
+            low, high, step = low - step, low, 3 * step
+        while f(high) < 0:
+            low, high, step = high, high + step, 3 * step
+        options = {"solver": "illinois", "tol": mp.mpf(10) ** -24, "maxsteps": 300, "verify": False}
+        return time(low if low == high else mp.findroot(f, (low, high), **options))
 
+    @mp.workdps(3 * DIGITS // 2)
     def hazard_slopes(self, t) -> list:
         """∂Λ(t)/∂pᵢ for every parameter, and ∂Λ/∂t last, by central differences."""
-        with mp.workdps(3 * DIGITS // 2):
-            point = [*self.exact, mp.mpf(t)]
+        point, slopes = [*self.exact, mp.mpf(t)], []
 
-            def ends(q):
-                return self.family.infimum(q[:-1]), self.family.end(q[:-1])
+        def ends(q):
+            return self.family.infimum(q[:-1]), self.family.end(q[:-1])
 
-            start, end = ends(point)
-            distance = min(point[-1] - start, end - point[-1])
-            slopes = []
-            for i, v in enumerate(point):
+        start, end = ends(point)
+        for i, v in enumerate(point):
 
-                def moved(h, i=i):
-                    return [*point[:i], point[i] + h, *point[i + 1 :]]
+            def moved(h, i=i):
+                return [*point[:i], point[i] + h, *point[i + 1 :]]
 
-                h = (abs(v) or mp.mpf(1)) * mp.mpf(10) ** -10
-                if i == len(self.parameters) or ends(moved(h)) != (start, end):
-                    # Λ is smooth on a scale set by the distance to the ends of the support.
-                    h = min(distance * mp.mpf(10) ** -10, h)
-                low, high = (-mp.log(self.family.survival(q[:-1], q[-1])) for q in (moved(-h), moved(h)))
-                slopes.append((high - low) / (2 * h))
-            return slopes
+            h = (abs(v) or mp.mpf(1)) * mp.mpf(10) ** -10
+            if i == len(self.parameters) or ends(moved(h)) != (start, end):
+                # Λ is smooth on a scale set by the distance to the ends of the support.
+                h = min(min(point[-1] - start, end - point[-1]) * mp.mpf(10) ** -10, h)
+            low, high = (-mp.log(self.family.survival(q[:-1], q[-1])) for q in (moved(-h), moved(h)))
+            slopes.append((high - low) / (2 * h))
+        return slopes
 
     def inverse_slopes(self, t) -> list:
         """∂Λ⁻¹(a)/∂pᵢ for every parameter, and ∂Λ⁻¹/∂a last, at a = Λ(t), as an implicit function."""
         *drift, slope = self.hazard_slopes(t)
         return [*(-d / slope for d in drift), 1 / slope]
 
-    @_with_digits
+    @mp.workdps(DIGITS)
     def mean_slopes(self) -> list:
         """∂E T/∂pᵢ for every parameter, by differences of the formula."""
         p = self.exact
@@ -201,27 +164,29 @@ class Case:
 class Atoms:
     """Values with probabilities."""
 
-    def __init__(self, values: Sequence[float], probabilities: Sequence[float]) -> None:
+    def __init__(self, values: Any, mass: Any) -> None:
         order = np.argsort(values)
-        self._values = np.asarray(values, float)[order]
-        self._mass = np.asarray(probabilities, float)[order]
-        self.atoms = tuple(zip(self._values.tolist(), self._mass.tolist(), strict=True))
+        self.values, self.mass = np.asarray(values, float)[order], np.asarray(mass, float)[order]
+        self.atoms = tuple(zip(self.values.tolist(), self.mass.tolist(), strict=True))
 
     def sf(self, t: ArrayLike) -> np.ndarray:
-        return np.where(self._values > np.asarray(t, float)[..., None], self._mass, 0.0).sum(-1)
+        return (self.values > np.asarray(t, float)[..., None]) @ self.mass
 
     def cdf(self, t: ArrayLike) -> np.ndarray:
-        return np.where(self._values <= np.asarray(t, float)[..., None], self._mass, 0.0).sum(-1)
+        return (self.values <= np.asarray(t, float)[..., None]) @ self.mass
 
     def ppf(self, u: ArrayLike) -> np.ndarray:
-        place = np.searchsorted(np.cumsum(self._mass), np.asarray(u))
-        return self._values[np.minimum(place, self._values.size - 1)]
+        place = np.searchsorted(np.cumsum(self.mass), np.asarray(u))
+        return self.values[np.minimum(place, self.values.size - 1)]
+
+    def rvs(self, size: Any, random_state: np.random.Generator) -> np.ndarray:
+        return random_state.choice(self.values, size, p=self.mass)
 
     def mean(self) -> float:
-        return float(self._mass @ self._values)
+        return float(self.mass @ self.values)
 
     def support(self) -> tuple[float, float]:
-        return float(self._values[0]), float(self._values[-1])
+        return float(self.values[0]), float(self.values[-1])
 
 
 # Λ and Λ⁻¹ for the package's `FromHazard`.
@@ -245,16 +210,13 @@ def _lognormal_z(p, t):
 SHIFTED_EXPONENTIAL = Family(
     build=bcgc.ShiftedExponential,
     frozen=lambda rate, shift: stats.expon(shift, 1 / rate),
-    sampler=lambda rng, size, rate, shift: shift + rng.exponential(1 / rate, size),
     survival=lambda p, t: mp.exp(-p[0] * (t - p[1])),
-    infimum=lambda p: p[1],
     mean=lambda p: p[1] + 1 / p[0],
     typical=lambda p: 1 / p[0],
 )
 EXPONENTIAL = Family(
     build=bcgc.Exponential,
     frozen=lambda rate: stats.expon(0, 1 / rate),
-    sampler=lambda rng, size, rate: rng.exponential(1 / rate, size),
     survival=lambda p, t: mp.exp(-p[0] * t),
     infimum=lambda p: mp.mpf(0),
     mean=lambda p: 1 / p[0],
@@ -263,16 +225,13 @@ EXPONENTIAL = Family(
 WEIBULL = Family(
     build=bcgc.Weibull,
     frozen=lambda scale, shape, shift: stats.weibull_min(shape, shift, scale),
-    sampler=lambda rng, size, scale, shape, shift: shift + scale * rng.weibull(shape, size),
     survival=lambda p, t: mp.exp(-(((t - p[2]) / p[0]) ** p[1])),
-    infimum=lambda p: p[2],
     mean=lambda p: p[2] + p[0] * mp.gamma(1 + 1 / p[1]),
     typical=lambda p: p[0],
 )
 PARETO = Family(
     build=bcgc.Pareto,
     frozen=lambda scale, shape: stats.pareto(shape, 0, scale),
-    sampler=lambda rng, size, scale, shape: scale * (1 + rng.pareto(shape, size)),
     survival=lambda p, t: (p[0] / t) ** p[1],
     infimum=lambda p: p[0],
     mean=lambda p: p[0] * p[1] / (p[1] - 1) if p[1] > 1 else mp.inf,
@@ -281,7 +240,6 @@ PARETO = Family(
 UNIFORM = Family(
     build=bcgc.Uniform,
     frozen=lambda low, high: stats.uniform(low, high - low),
-    sampler=lambda rng, size, low, high: rng.uniform(low, high, size),
     survival=lambda p, t: (p[1] - t) / (p[1] - p[0]),
     infimum=lambda p: p[0],
     mean=lambda p: (p[0] + p[1]) / 2,
@@ -291,18 +249,14 @@ UNIFORM = Family(
 LOGNORMAL = Family(
     build=bcgc.Lognormal,
     frozen=lambda location, scale, shift: stats.lognorm(scale, shift, math.exp(location)),
-    sampler=lambda rng, size, location, scale, shift: shift + np.exp(rng.normal(location, scale, size)),
     survival=lambda p, t: mp.erfc(_lognormal_z(p, t) / mp.sqrt(2)) / 2,
-    infimum=lambda p: p[2],
     mean=lambda p: p[2] + mp.exp(p[0] + p[1] ** 2 / 2),
     typical=lambda p: mp.exp(p[0]),
 )
 GAMMA = Family(
     build=bcgc.Gamma,
     frozen=lambda shape, rate, shift: stats.gamma(shape, shift, 1 / rate),
-    sampler=lambda rng, size, shape, rate, shift: shift + rng.gamma(shape, 1 / rate, size),
     survival=lambda p, t: mp.gammainc(p[0], p[1] * (t - p[2]), regularized=True),
-    infimum=lambda p: p[2],
     mean=lambda p: p[2] + p[0] / p[1],
     typical=lambda p: p[0] / p[1],
 )
@@ -311,7 +265,6 @@ LOG_LOGISTIC = Family(
     build=lambda *p: bcgc.FromHazard(_log_logistic_hazard, _inverse_log_logistic_hazard, parameters=p),
     frozen=lambda scale, shape, shift: stats.fisk(shape, shift, scale),
     survival=lambda p, t: 1 / (1 + ((t - p[2]) / p[0]) ** p[1]),
-    infimum=lambda p: p[2],
     mean=lambda p: p[2] + p[0] * (mp.pi / p[1]) / mp.sin(mp.pi / p[1]) if p[1] > 1 else mp.inf,
     typical=lambda p: p[0],
 )
@@ -323,7 +276,6 @@ TWO_SPEED = Family(
 EMPIRICAL = Family(
     build=lambda *times: bcgc.Empirical(times),
     frozen=lambda *times: Atoms(times, [1 / len(times)] * len(times)),
-    sampler=lambda rng, size, *times: rng.choice(times, size),
 )
 
 CASES = {

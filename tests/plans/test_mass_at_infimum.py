@@ -105,9 +105,8 @@ def _exact(name: str, start: str, overlap: bool, n: Numbers) -> float:
     workers, send = n["workers"], n["send"] if start != "none" else 0.0
     infimum, excess, start_scale = STARTS[start][1](n["start"])
     law = FAMILIES[name][1](n["law"])
-    mean = float(law.excesses @ law.shares) if isinstance(law, oracle.Steps) else law.mean()
     work, sent = oracle.loads(n["x"][:workers], 1 / workers, 1.0, n["setup"], n["chain"], send)
-    scale = work.max() * mean + start_scale
+    scale = work.max() * float(law.mean()) + start_scale
     kinks = (float(n["law"][0]),) if name == "uniform" else ()
     return oracle.expected_last(
         oracle.Delivery(work, sent, n["law"][1], law, infimum, excess, scale, overlap, kinks)

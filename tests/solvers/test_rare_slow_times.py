@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.measured.smooth import smooth_empirical
+from bcgc_jax.measured import smooth_empirical
 from bcgc_jax.solvers.optimal import optimal_partition
 
 WORKERS = 160  # many: the Hessian is that of coarse rules

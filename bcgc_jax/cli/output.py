@@ -13,8 +13,6 @@ import click
 from rich.console import Console
 from rich.table import Column, Table
 
-from bcgc_jax.solvers.schemes import SchemeError
-
 # Of the objects that `--format json` prints (output.schema.json): the next one where a field changes its
 # meaning or goes, not where one is added.
 VERSION = 2
@@ -184,5 +182,5 @@ def one_line_errors() -> Iterator[None]:
     except OSError as error:
         named = f"{error.filename}: " if error.filename else ""
         raise click.UsageError(f"{named}{error.strerror or error}") from None
-    except (ValueError, ImportError, SchemeError) as error:
+    except (ValueError, ImportError) as error:
         raise click.UsageError(_as_typed(str(error))) from None

@@ -92,7 +92,7 @@ def test_a_bad_cell_has_its_status_and_stops_no_other(x64):
     def heavy(num_workers, shape, max_workers):
         return bcgc.Problem(bcgc.Pareto(1.0, shape), num_workers, 100, max_workers=max_workers)
 
-    cells = {"shape": [2.5, 0.8, -1.0, np.nan, 1.5, 2.5], "deadline": [1e3] * 5 + [-1.0]}
+    cells: dict[str, Any] = {"shape": [2.5, 0.8, -1.0, np.nan, 1.5, 2.5], "deadline": [1e3] * 5 + [-1.0]}
     rows = bcgc.sweeps.sweep(heavy, cells | {"num_workers": [4] * 6}, "uncoded", partitions=True)
     assert rows["status"].tolist() == ["converged", "infinite", *["invalid"] * 2, "converged", "invalid"]
     assert np.isnan(rows["completion_probability"]).tolist() == [False, False, True, True, False, True]
@@ -252,24 +252,6 @@ def test_another_scheme_or_problem_is_another_sweep_also_where_the_first_cells_a
 
     assert mark("none") == mark("none")
     assert len({mark(other) for other in ("none", "name", "gives", "law", "start-up", "overlap")}) == 6
-
-
-@pytest.mark.slow
-def test_cells_of_workers_that_start_up_and_send_are_what_solve_says(x64):
-    def starting(num_workers, scale, send_time, max_workers):
-        more = {"start_up": scale, "send_time": send_time, "max_workers": max_workers}
-        # Too many coordinates for a search of units.
-        return bcgc.Problem(bcgc.ShiftedExponential(1.0, 0.5), num_workers, 2000, **more)
-
-    cells = bcgc.sweeps.grid(num_workers=[2, 3], scale=[300.0], send_time=[0.4])
-    rows = bcgc.sweeps.sweep(starting, cells, "optimal")
-    for i in range(2):
-        problem = starting(int(rows["num_workers"][i]), rows["scale"][i], rows["send_time"][i], 3)
-        alone = bcgc.solve(problem, "optimal")
-        # Both within their gaps of 1e-6.
-        for name in ("expected_runtime", "lower_bound"):
-            np.testing.assert_allclose(rows[name][i], getattr(alone, name), rtol=2e-6)
-        assert rows["status"][i] == bcgc.Status(int(alone.status)).name.lower()
 
 
 def test_small_cells_come_before_large_ones_whatever_their_order(monkeypatch):

@@ -149,8 +149,8 @@ class MultiMessage(Scheduled):
         stored = self._stored(problem)
         if stored * problem.max_workers > _MOST_HELD:
             raise ValueError(
-                f'method="{self.name}" takes more than a day for {problem.max_workers} workers with {stored} '
-                f'subsets each: store fewer, as in "multi_message:{_MOST_HELD // problem.max_workers}"'
+                f'method="{self.name}" takes more than a day for {problem.max_workers:,} workers with '
+                f'{stored:,} subsets each: store fewer, as in "multi_message:{_MOST_HELD // problem.max_workers}"'
             )
 
     def _stored(self, problem: Problem) -> int:

@@ -146,11 +146,11 @@ class MultiMessage(Scheduled):
 
     def check(self, problem: Problem) -> None:
         super().check(problem)
-        stored = self._stored(problem)
-        if stored * problem.max_workers > _MOST_HELD:
+        workers, stored = problem.max_workers, self._stored(problem)
+        if stored * workers > _MOST_HELD:
             raise ValueError(
-                f'method="{self.name}" takes more than a day for {problem.max_workers:,} workers with '
-                f'{stored:,} subsets each: store fewer, as in "multi_message:{_MOST_HELD // problem.max_workers}"'
+                f'method="{self.name}" takes more than a day for {workers:,} workers with {stored:,} subsets '
+                f'each: store fewer, as in "multi_message:{_MOST_HELD // workers}"'
             )
 
     def _stored(self, problem: Problem) -> int:

@@ -98,7 +98,7 @@ class Nested(Numbered):
         if concrete(problem.num_workers) is None:
             raise ValueError(f'method="{self.name}" needs to know the number of workers, and it is traced')
         if not iteration_of(problem).alike:
-            raise ValueError(f'method="{self.name}" is for independent workers of one law: pool their times')
+            raise ValueError(f'method="{self.name}" is for independent workers of one law: pool the times')
         if self.data == "equal" and problem.has_setup:
             # Pieces of the data of two levels overlap in part.
             raise ValueError('data="equal" knows no setup_cycles and no chain_cycles: take data="by_size"')

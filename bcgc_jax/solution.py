@@ -1,6 +1,5 @@
 """What is answered, `Solution`, and how a partition becomes one: rounded, evaluated exactly, certified."""
 
-import dataclasses
 import json
 import os
 from pathlib import Path
@@ -38,10 +37,9 @@ class Solution:
       num_steps: steps of an iterative method, 0 for a closed form.
       history: expected runtime at each check of an iterative method, NaN after the last; or None.
       method: the name it was asked by.
-      kind: "exact", where `runtime_error` bounds the error of a quadrature and `lower_bound` is a theorem; or
-        "local", the same of the best of several local searches, where start-ups are random and the expected
-        runtime is not convex; or "confidence", for `Heterogeneous` workers and schemes that are averaged over
-        draws: a standard error, and a 97.5 % limit.
+      kind: "exact", where `runtime_error` bounds the error of a quadrature and `lower_bound` is a theorem;
+        "local", the same of the best of several local searches, where the expected runtime is not convex; or
+        "confidence", of draws: a standard error, and a 97.5 % limit.
       levels: bool, `[max_workers]`, the levels that the bound is for: all, those that were allowed, or, with
         setup cycles, those in use.
       completion_probability: P(τ̂ ≤ deadline) of `partition`, where that was maximised.
@@ -94,9 +92,8 @@ class Solution:
         for _ in range(jnp.ndim(self.expected_runtime)):
             evaluate = jax.vmap(evaluate)
         xp = jnp if is_traced(self) else np
-        status = xp.asarray(self.status)
-        exists = (status != int(Status.INFEASIBLE)) & (status != int(Status.INVALID))
-        return jnp.asarray(xp.where(exists, evaluate(self.problem, self.rounded), xp.nan))
+        value = evaluate(self.problem, self.rounded)
+        return jnp.asarray(xp.where(xp.isnan(self.expected_runtime), xp.nan, value))
 
     @property
     def message(self) -> Any:
@@ -116,10 +113,6 @@ class Solution:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write it to a JSON file, but for the problem; with `rounded_runtime`. Not under `jit`."""
-        if is_traced(self):
-            raise ValueError(
-                "the numbers of a traced solution are not known: save it outside of jit and vmap"
-            )
         path = Path(path)
         fields = _written(replace(self, rounded_value=self.rounded_runtime, problem=None))
         del fields["problem"]
@@ -130,39 +123,38 @@ class Solution:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Solution":
         """What `save` wrote, but for the problem; ValueError for a damaged file, or of another format."""
+        wrong = AttributeError, KeyError, TypeError, ValueError
         try:
             found = json.loads(Path(path).read_text(encoding="utf-8"))
             form, version = found.pop("format"), found.pop("version")
-        except (AttributeError, KeyError, TypeError, UnicodeDecodeError, ValueError) as error:
+        except wrong as error:
             raise ValueError(f"{path} holds no solution that Solution.save wrote") from error
-        if form != _FORMAT:
-            raise ValueError(f"{path} holds no solution that Solution.save wrote, but {form!r}")
-        if version != _VERSION:
+        if form != _FORMAT or version != _VERSION:
             raise ValueError(
-                f"{path} is of version {version} of the format, and this package reads {_VERSION}: read it "
-                "with the version of the package that wrote it, or plan again"
+                f"{path} is of the format {form!r}, version {version}, and this package reads {_FORMAT!r}, "
+                f"version {_VERSION}: read it with what wrote it, or plan again"
             )
         try:
-            return _read(found)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            solution = _read(found, "solution")
+            _check_read(solution)
+        except wrong as error:
             raise ValueError(f"{path} is no whole solution, has it been changed by hand? {error}") from error
+        return solution
 
     def __repr__(self) -> str:
         value = self.expected_runtime
-        if not hasattr(value, "shape") or isinstance(value, jax.core.Tracer | jax.ShapeDtypeStruct):
+        if not isinstance(value, jax.Array | np.ndarray | np.generic) or is_traced(value):
             return f"Solution({self.method})"
         if value.shape:
             return f"Solution({self.method}, a batch of {value.shape})"
+        lines = [f"Solution({self.method}): {self.message}"]
         if int(self.status) in (Status.INFEASIBLE, Status.INVALID):
-            return f"Solution({self.method}): {self.message}"
-        runtime, gap = float(value), float(self.relative_gap)
-        error = "±" if self.kind == "confidence" else "error"
-        lines = [
-            f"Solution({self.method}): {self.message}",
-            f"  expected runtime {runtime:.6g} ({error} {float(self.runtime_error):.1g})",
-        ]
+            return lines[0]
+        gap, drawn = float(self.relative_gap), self.kind == "confidence"
+        error = f"{'±' if drawn else 'error'} {float(self.runtime_error):.1g}"
+        lines.append(f"  expected runtime {float(value):.6g} ({error})")
         if gap < 1:
-            sure = "with 97.5 % confidence" if self.kind == "confidence" else "proven"
+            sure = "with 97.5 % confidence" if drawn else "proven"
             found = "best of several local searches; " * (self.kind == "local")
             lines.append(f"  {found}at most {100 * gap / (1 - gap):.3g} % above the best, {sure}")
         if self.completion_probability is not None:
@@ -182,12 +174,19 @@ def assess(
     *,
     whole_numbers: bool = True,
 ) -> Solution:
-    """The `Solution` that a partition is: rounded, evaluated exactly, certified."""
+    """The `Solution` that a partition is: rounded, evaluated exactly, certified.
+
+    Without a status it has converged, or is none where it is NaN.
+    """
+    if status is None:
+        xp = jnp if is_traced(partition) else np
+        nothing = xp.any(xp.isnan(xp.asarray(partition)))
+        status = xp.where(nothing, int(Status.INFEASIBLE), int(Status.CONVERGED))
     # The same shapes and dtypes whatever is known: compiled once for all methods.
     solution = assess_shares(
         problem,
         jnp.asarray(partition, problem.dtype),
-        jnp.asarray(Status.CONVERGED.value if status is None else status, int),
+        jnp.asarray(status, int),
         jnp.asarray(0 if num_steps is None else num_steps, int),
         np.ones(problem.max_workers, bool),
     )
@@ -242,6 +241,7 @@ def solution_of(
     return Solution(plan, None, value, error, lower, status, num_steps, levels=used)
 
 
+@jax.jit
 def solution_of_value(problem: Problem, found: Expectation) -> Solution:
     """What is known of a scheme that is no partition from its runtime, NaN where there is no such scheme."""
     value, error = found
@@ -259,90 +259,58 @@ def overflows(problem: Problem, value: Array) -> Array:
     return jnp.isinf(value) & jnp.isfinite(problem.cycle_time.mean())
 
 
-def is_partition(problem: Problem, x: Array) -> Array:
-    """Whether x ≥ 0, Σ x = L to rounding, and x_n = 0 for n ≥ N; False where anything is NaN."""
-    share = x / problem.total
-    slack = 1e3 * jnp.finfo(x.dtype).eps
-    inside = jnp.all(share >= -slack) & jnp.all(problem.exists | (share <= slack))
-    return inside & (jnp.abs(jnp.sum(share) - 1) <= slack * max(x.size, 10))
-
-
-def _read(found: dict[str, Any]) -> Solution:
-    """The solution of a file's fields; each is looked at, for `repr` and training rely on them."""
-    wanted = {field.name for field in dataclasses.fields(Solution)} - {"problem"}  # type: ignore[arg-type]
-    if found.keys() != wanted:
-        raise ValueError(f"it lacks, or has too much: {', '.join(sorted(found.keys() ^ wanted))}")
-    texts = {name: found.pop(name) for name in ("method", "kind")}
-    if not isinstance(texts["method"], str) or texts["kind"] not in ("exact", "local", "confidence"):
-        raise ValueError(f"no method and kind: {texts}")
-    solution = replace(_built(Solution, found), **texts)
-    batch, size = solution.status.shape, 0 if solution.partition is None else solution.partition.shape[-1]
-    for name in (*_OF_ALL, *_OF_LEVELS):
-        value, shape = getattr(solution, name), batch if name in _OF_ALL else (*batch, size)
-        if name in _NEEDED if value is None else value.shape != shape:
-            raise ValueError(f"{name} must have shape {shape}, got {np.shape(value)}")
-    for code in np.asarray(solution.status).ravel():
-        Status(int(code))
-    return solution
-
-
-_RULES = {rule.__name__: rule for rule in (AnyOf, FirstHolder, OneOfEach)}
+# What a file of a solution consists of, by the field or the rule that it stands in.
+_PARTS = {
+    **{"solution": Solution, "plan": Plan, "known_needs": Requirements},
+    **{rule.__name__: rule for rule in (AnyOf, FirstHolder, OneOfEach)},
+}
 _NEEDED = ("expected_runtime", "runtime_error", "lower_bound", "status", "num_steps")
-_OF_ALL = (*_NEEDED, "completion_probability", "rounded_value")
-_OF_LEVELS = ("rounded", "levels")
 
 
-def _written(tree: Any) -> dict[str, Any]:
-    """The fields of a solution and of its parts: arrays with their dtype, a rule with its name."""
-    static = _static_fields(type(tree))
-    found: dict[str, Any] = {"rule": type(tree).__name__} if isinstance(tree, Completion) else {}
-    for name, value in (tree._asdict() if isinstance(tree, Requirements) else vars(tree)).items():
-        if value is None or name in static:
-            found[name] = value
-        elif isinstance(value, Plan | Completion | Requirements):
-            found[name] = _written(value)
-        else:
-            array = np.asarray(value)
-            found[name] = {"dtype": array.dtype.name, "values": array.tolist()}
-    return found
+def _written(value: Any) -> Any:
+    """A solution, or a part of it, for a file: arrays with their dtype, a rule with its name."""
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, tuple) and not isinstance(value, Requirements):
+        return list(map(_written, value))
+    if isinstance(value, Solution | Plan | Completion | Requirements):
+        fields = value._asdict() if isinstance(value, Requirements) else vars(value)
+        rule = {"rule": type(value).__name__} if isinstance(value, Completion) else {}
+        return rule | {name: _written(part) for name, part in fields.items()}
+    array = np.asarray(value)
+    return {"dtype": array.dtype.name, "values": array.tolist()}
 
 
-def _built(kind: Any, written: dict[str, Any]) -> Any:
-    """An object of a `kind` of which `_written` wrote the fields."""
-    static = _static_fields(kind)
-
-    def field(name: str, value: Any) -> Any:
-        if name == "completion" and value is not None:
-            return _built(_RULES[value.pop("rule")], value)
-        if name in static or value is None:
-            return _tuples(value)
-        parts = {"plan": Plan, "known_needs": Requirements}
-        return _built(parts[name], value) if name in parts else _array(name, value)
-
-    return kind(**{name: field(name, value) for name, value in written.items()})
-
-
-def _static_fields(kind: Any) -> set[str]:
-    """Those that are known before tracing."""
-    fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
-    return {field.name for field in fields if field.metadata.get("static")}
-
-
-def _tuples(value: Any) -> Any:
+def _read(value: Any, name: str = "") -> Any:
+    """What `_written` wrote in a field of this name."""
     if isinstance(value, list):
-        return tuple(map(_tuples, value))
-    if not isinstance(value, int | None):
-        raise ValueError(f"groups and counts must be whole numbers, got {value!r}")
-    return value
-
-
-def _array(name: str, value: dict[str, Any]) -> Array:
+        return tuple(map(_read, value))
+    if not isinstance(value, dict):
+        return value
+    if "dtype" not in value:
+        kind = _PARTS[value.pop("rule", name)]
+        return kind(**{name: _read(part, name) for name, part in value.items()})
     array = np.array(value["values"], value["dtype"])
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{name} must be numbers, got {array.dtype}")
-    if np.issubdtype(array.dtype, np.integer) and np.any(array != array.astype(jnp.result_type(int))):
+    if array.dtype.kind in "iu" and np.any(array != array.astype(jnp.result_type(int))):
         raise ValueError(
             "the solution has whole numbers of more than 32 bits: call "
             "jax.config.update('jax_enable_x64', True) before it is read"
         )
     return jnp.asarray(array)
+
+
+def _check_read(solution: Solution) -> None:
+    """ValueError for what `repr` and training do not expect."""
+    if not isinstance(solution.method, str) or solution.kind not in ("exact", "local", "confidence"):
+        raise ValueError(f"no method and kind: {solution.method!r}, {solution.kind!r}")
+    batch = solution.status.shape
+    levels = () if solution.partition is None else solution.partition.shape[-1:]
+    shapes = dict.fromkeys((*_NEEDED, "completion_probability", "rounded_value"), batch)
+    for name, shape in (shapes | dict.fromkeys(("rounded", "levels"), batch + levels)).items():
+        value = getattr(solution, name)
+        if name in _NEEDED if value is None else value.shape != shape:
+            raise ValueError(f"{name} must have shape {shape}, got {np.shape(value)}")
+    for code in np.asarray(solution.status).ravel():
+        Status(int(code))

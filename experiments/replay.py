@@ -26,8 +26,7 @@ from bcgc_jax.adaptive import WorkPlan
 from bcgc_jax.cli.progress import each
 from bcgc_jax.plans.plan import Plan, partition_plan
 from bcgc_jax.plans.schedules import Group, cycles_of, schedule_of, schedule_runtime, simulate_schedule
-from bcgc_jax.solvers.multi_message import optimise_multi_message
-from bcgc_jax.solvers.schedules import share_out, without_padding
+from bcgc_jax.solvers.schedules import optimise_multi_message, share_out
 
 # So many that whole numbers of them need no search.
 COORDINATES = 1_000_000
@@ -133,7 +132,7 @@ def _multi_message_alike(rows: np.ndarray) -> tuple[float, Runtimes]:
     """The package's search for workers that are alike, all subsets stored."""
     workers, (search, compare) = rows.shape[1], jax.random.split(jax.random.key(0))
     given = problem(pooled(rows), workers)
-    found = without_padding(optimise_multi_message(search, given, workers))
+    found = optimise_multi_message(search, given, workers)
     promised = jnp.mean(simulate_schedule(compare, given, found, _DRAWS))
     return float(promised), _scheduled(found, workers).runtimes
 

@@ -4,6 +4,7 @@ import argparse
 import csv
 import inspect
 import re
+import runpy
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ import jax
 from bcgc_jax import plotting
 from bcgc_jax.cli.exit import flush, interrupted, take_any_sign
 from bcgc_jax.cli.output_paths import check_folder
-from bcgc_jax.solvers.schemes import SchemeError, load_schemes
+from bcgc_jax.solvers.schemes import Scheme
 
 TRACES = Path(__file__).resolve().parents[2] / "shared/traces"
 
@@ -75,11 +76,25 @@ def run_command(run: Callable[..., None], argv: Sequence[str] | None = None) -> 
         flush()
         named = f"{error.filename}: " if error.filename else ""
         parser.error(f"{named}{error.strerror or error}")
-    except (ImportError, SchemeError, *own) as error:
+    except (ImportError, *own) as error:
         parser.error(str(error))
     except KeyboardInterrupt:
         interrupted(command)
     return 0
+
+
+def load_schemes(path: str | Path) -> list[Scheme]:
+    """The list `SCHEMES` of a Python file; ValueError, in one line, where there is none."""
+    try:
+        schemes = runpy.run_path(str(path)).get("SCHEMES")
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"cannot read {path}: {type(error).__name__}: {error}") from error
+    if not isinstance(schemes, list | tuple) or not all(isinstance(scheme, Scheme) for scheme in schemes):
+        raise ValueError(f"{path} defines no list SCHEMES = [bcgc_jax.Scheme(name, function), ...]")
+    names = [scheme.name for scheme in schemes]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{path}: two schemes have one name: {', '.join(names)}")
+    return list(schemes)
 
 
 _OPTIONS: Mapping[str, Mapping[str, Any]] = {

@@ -10,7 +10,6 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.coding import digits
-from bcgc_jax.solvers.schemes import load_schemes
 from experiments import conditioning, journal, paper, record, report, sweep, theorem4, training
 from tests.studies import Ran, assert_text_fits
 
@@ -126,7 +125,7 @@ SCHEMES = [bcgc_jax.Scheme("experiments_blocks", rule, label="two blocks")]
 @pytest.mark.slow
 def test_sweep_compares_the_optimum_with_the_best_baseline_and_takes_schemes(run, tmp_path):
     (tmp_path / "schemes.py").write_text(SCHEMES_FILE)
-    added, methods = load_schemes(tmp_path / "schemes.py"), ("optimal", "uncoded", "single_block")
+    added, methods = report.load_schemes(tmp_path / "schemes.py"), ("optimal", "uncoded", "single_block")
     found = run(sweep, workers_grid=(2, 3, 4), rate_grid=(1e-3, 1e-2, 1e-1), methods=methods, schemes=added)
     assert found.drew("sweep")
     assert "largest relative gap" in found.printed

@@ -22,8 +22,8 @@ from bcgc_jax.plans.completion import OneOfEach
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.plans.schedules import Group, schedule_of
 from bcgc_jax.problem import Problem
-from bcgc_jax.solvers.multi_message import search_sizes
 from bcgc_jax.solvers.nested import Nested
+from bcgc_jax.solvers.schedules import search_sizes
 from bcgc_jax.solvers.solve import solve
 
 # Subsets that a worker stores at most where it is not said otherwise.

@@ -1,7 +1,8 @@
 r"""The schemes that block coordinate coding is compared with, each as its authors define it."""
 
+import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -19,38 +20,28 @@ from bcgc_jax.plans.evaluate import NUM_NODES
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.plans.runtime import integrate_runtime, load_of_plan
-from bcgc_jax.problem import Problem, Status
-from bcgc_jax.solution import Solution, assess, is_partition, solution_of_value
-from bcgc_jax.solvers.method import Method, Numbered, refuse_setup
+from bcgc_jax.problem import Problem
+from bcgc_jax.solution import Solution, assess, solution_of_value
+from bcgc_jax.solvers.closed_form import frequency_partition, time_partition
+from bcgc_jax.solvers.method import SETUP, Method, Numbered
 
 # Levels of partial stragglers that are tried, of up to so many workers all; so many at a time. One by one
 # where measured times ask for no more operations each.
 _LEVELS, _BATCH, _CHEAP = 64, 16, 1e7
 
 
-@pytree_dataclass
-class TandonPartial(Method):
-    r"""Partial stragglers of Tandon et al. 2017; `alpha` is the `straggler_ratio` of the times by default."""
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Rule(Method):
+    """A partition that follows from the problem without a search; NaN where there is none."""
 
-    alpha: ArrayLike | None = None
-
-    conditions = (("alpha", ">= 1"),)
-    baseline = True
-    is_partition = False
-
-    @property
-    def name(self) -> str:
-        return "tandon_partial"
-
-    def check(self, problem: Problem) -> None:
-        super().check(problem)
-        refuse_setup(problem, self.name, ': use "optimal"')
+    name: str
+    partition: Callable[[Problem], Array]
+    baseline: bool = True
+    refuses: Sequence[str] = ()
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
-        if self.alpha is not None or not (at_hand(problem) and _has_few_levels(problem)):
-            return _partial(problem, self.alpha)
-        alpha = straggler_ratio(iteration_of(problem).pooled())
-        return _of_level(problem, alpha, *_best_partition(problem, float(alpha)))
+        return assess(problem, self.partition(problem))
 
 
 @pytree_dataclass
@@ -63,11 +54,11 @@ class Tandon(Numbered):
     level: int = static_field()
 
     word, what = "tandon", "a redundancy level"
-    lowest = 0
+    counts = (("level", 0),)
     baseline = True
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
-        return assess(problem, *partition_of(single_level_partition, problem, self.level))
+        return assess(problem, single_level_partition(problem, self.level))
 
 
 @pytree_dataclass
@@ -77,6 +68,8 @@ class Ferdinand(Numbered):
     num_layers: int = static_field()
 
     word, what = "ferdinand", "a number of layers"
+    counts = (("num_layers", 1),)
+    refuses = ("unit_costs",)
     baseline = True
 
     @classmethod
@@ -84,34 +77,54 @@ class Ferdinand(Numbered):
         coordinates = concrete(problem.num_coordinates)
         return None if coordinates is None else int(coordinates.min())
 
-    def check(self, problem: Problem) -> None:
-        super().check(problem)
-        refuse_unit_costs(problem, self.name)
+    def plan(self, problem: Problem, key: Array | None) -> Solution:
+        return assess(problem, ferdinand_partition(problem, self.num_layers))
+
+
+@pytree_dataclass
+class TandonPartial(Method):
+    r"""Partial stragglers of Tandon et al. 2017; `alpha` is the `straggler_ratio` of the times by default."""
+
+    alpha: ArrayLike | None = None
+
+    name = "tandon_partial"
+    conditions = (("alpha", ">= 1"),)
+    refuses = SETUP
+    baseline = True
+    is_partition = False
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
-        return assess(problem, *partition_of(ferdinand_partition, problem, self.num_layers))
+        iteration, workers = iteration_of(problem), problem.num_workers
+        alpha = straggler_ratio(iteration.pooled()) if self.alpha is None else self.alpha
+        known = problem.plain and at_hand((problem, alpha)) and 1 < np.max(workers) <= _LEVELS
+        search: Callable[..., tuple[Expectation, Array]] = tandon_partial_runtime
+        if known and iteration.evaluation_cost() <= _CHEAP:
+            search = _best_partition
+        found, level = search(problem, alpha)
+        return replace(solution_of_value(problem, found), plan=partial_plan(problem, level, alpha))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def partition_of(
-    rule: Callable[..., Array], problem: Problem, number: ArrayLike | None = None
-) -> tuple[Array, Array]:
-    """The partition of a rule without a search, and whether it is one: NaN is none."""
-    x = rule(problem) if number is None else rule(problem, number)
-    return x, jnp.where(is_partition(problem, x), int(Status.CONVERGED), int(Status.INFEASIBLE))
+@pytree_dataclass
+class Limit(Method):
+    """What no scheme beats: see `runtime_limit`."""
+
+    name = "limit"
+    refuses = SETUP
+    is_partition = False
+
+    def plan(self, problem: Problem, key: Array | None) -> Solution:
+        value = runtime_limit(problem)
+        return solution_of_value(problem, Expectation(value, jnp.zeros_like(value)))
 
 
-def refuse_unit_costs(problem: Problem, name: str) -> None:
-    if problem.unit_costs is not None:
-        raise ValueError(f'method="{name}" has layers of equal coordinates: it knows no unit_costs')
-
-
+@jax.jit
 def single_level_partition(problem: Problem, level: ArrayLike) -> Array:
     """All coordinates at one redundancy `level`: gradient coding of Tandon et al. 2017; 0 is uncoded."""
     here = jnp.arange(problem.max_workers) == level
-    return jnp.where(here, problem.total, 0)
+    return jnp.where(level < jnp.asarray(problem.num_workers), jnp.where(here, problem.total, 0), jnp.nan)
 
 
+@jax.jit
 def single_block_partition(problem: Problem) -> Array:
     r"""The best single level, argmin_s (s+1) E T_(N-s)."""
     times = iteration_of(problem).expected_order_statistics()
@@ -119,6 +132,7 @@ def single_block_partition(problem: Problem) -> Array:
     return single_level_partition(problem, jnp.argmin(cost))
 
 
+@jax.jit
 def ferdinand_partition(problem: Problem, num_layers: ArrayLike) -> Array:
     r"""Hierarchical coded computation with r layers (Ferdinand & Draper 2018); NaN where there is none.
 
@@ -184,22 +198,35 @@ def alpha_of(solution: Solution) -> float:
     return float((level + 1) / uncoded - level)
 
 
+def _best_partition(problem: Problem, alpha: ArrayLike) -> tuple[Expectation, Array]:
+    """As `tandon_partial_runtime`, by the program that partitions are assessed with: nothing to compile.
+
+    An uncoded part, (s+1)/(s+α) of the samples, and the rest at level s take as long as the partition with
+    that share of the coordinates at level 0 and the others at level s.
+    """
+    levels = np.arange(1, int(np.max(problem.num_workers)))
+    uncoded = ((levels + 1) / (levels + np.asarray(alpha)))[:, None]
+    single = np.eye(problem.max_workers)
+    partitions = float(problem.total) * (uncoded * single[0] + (1 - uncoded) * single[levels])
+    found = [assess(problem, jnp.asarray(x), whole_numbers=False) for x in partitions]
+    best = int(np.argmin([float(one.expected_runtime) for one in found]))
+    return Expectation(found[best].expected_runtime, found[best].runtime_error), jnp.asarray(levels[best])
+
+
 @jax.jit
 def tandon_partial_runtime(problem: Problem, alpha: ArrayLike) -> tuple[Expectation, Array]:
     r"""Partial stragglers (Tandon et al. 2017): expected runtime at the best s, and that s.
 
     τ(s) = (M b L / N) (s+1)/(s+α) max{α T_(N-s), T_(N)}, s = 1…N-1: an uncoded part and a part coded at
-    level s. The best s is that without start-ups and links, which are then waited for too; of more than 64
-    workers it is searched for.
+    level s. The best s is that without start-ups and links, which are then waited for too. NaN for one
+    worker, which has no level to code at.
     """
-    law, alpha = iteration_of(problem).pooled(), jnp.asarray(alpha, problem.dtype)
-    if problem.max_workers == 1:
-        nothing = jnp.asarray(jnp.inf, problem.dtype)
-        return Expectation(nothing, jnp.zeros_like(nothing)), jnp.asarray(0)
-    best = _best_level(problem.without_delivery, alpha)
+    alpha = jnp.asarray(alpha, problem.dtype)
+    best = _best_level(jax.lax.stop_gradient(problem.without_delivery), jax.lax.stop_gradient(alpha))
     value, error = integrate_runtime(problem, partial_plan(problem, best, alpha))
     # T_(N) is waited for at every s, also where α is infinite.
-    return Expectation(jnp.where(jnp.isfinite(law.mean()), value, jnp.inf), error), best
+    value = jnp.where(jnp.isfinite(iteration_of(problem).pooled().mean()), value, jnp.inf)
+    return Expectation(jnp.where(jnp.asarray(problem.num_workers) == 1, jnp.nan, value), error), best
 
 
 def _best_level(problem: Problem, alpha: Array) -> Array:
@@ -209,16 +236,14 @@ def _best_level(problem: Problem, alpha: Array) -> Array:
     either end, then of as many between its neighbours, until they are all.
     """
 
-    iteration = iteration_of(problem)
-
     def value_of(level: Array) -> Array:
         load = load_of_plan(problem, partial_plan(problem, level, alpha))
         rule = _TwoMessages(problem.num_workers, level=level)
         # Half of the nodes are enough to rank levels: the best one's runtime is that of all nodes.
-        found = iteration.expected_completion(load, rule, num_nodes=NUM_NODES // 2)
+        found = iteration_of(problem).expected_completion(load, rule, num_nodes=NUM_NODES // 2)
         return jnp.where(level < problem.num_workers, found.value, jnp.inf)
 
-    size = problem.max_workers
+    size = max(problem.max_workers, 2)
     out = np.geomspace(1, size - 1, _LEVELS // 2)
     some = np.arange(1, size) if size <= _LEVELS else np.unique(np.r_[out, size - out].astype(int))
     gap, levels = int(np.diff(some).max(initial=1)), jnp.asarray(some)
@@ -248,6 +273,7 @@ class _TwoMessages(AnyOf):
         return missing + (1 - missing) * jax.scipy.special.betainc(level + 1, workers - level, share)
 
 
+@jax.jit
 def partial_plan(problem: Problem, level: Array, alpha: ArrayLike) -> Plan:
     """Two messages of all coordinates: of the uncoded share of the samples, then of the rest at `level`."""
     uncoded = (level + 1) / (level + jnp.asarray(alpha, problem.dtype))
@@ -268,35 +294,15 @@ def runtime_limit(problem: Problem) -> Array:
     return jnp.where(problem.valid, value, jnp.nan)
 
 
-@jax.jit
-def _partial(problem: Problem, alpha: ArrayLike | None) -> Solution:
-    alpha = straggler_ratio(iteration_of(problem).pooled()) if alpha is None else alpha
-    return _of_level(problem, alpha, *tandon_partial_runtime(problem, alpha))
+def _layers(problem: Problem, share: float) -> Array:
+    return ferdinand_partition(problem, jnp.maximum(jnp.floor(problem.total * share), 1))
 
 
-def _has_few_levels(problem: Problem) -> bool:
-    several = 1 < int(np.max(problem.num_workers)) <= _LEVELS
-    return several and problem.plain and iteration_of(problem).evaluation_cost() <= _CHEAP
-
-
-def _best_partition(problem: Problem, alpha: float) -> tuple[Expectation, Array]:
-    """As `tandon_partial_runtime`, by the program that partitions are assessed with: nothing to compile.
-
-    An uncoded part, (s+1)/(s+α) of the samples, and the rest at level s take as long as the partition with
-    that share of the coordinates at level 0 and the others at level s.
-    """
-    levels = np.arange(1, int(np.asarray(problem.num_workers)))
-    uncoded = (levels + 1) / (levels + alpha)
-    partitions = np.zeros((levels.size, problem.max_workers))
-    partitions[:, 0], partitions[np.arange(levels.size), levels] = uncoded, 1 - uncoded
-    found = [assess(problem, jnp.asarray(x), whole_numbers=False) for x in float(problem.total) * partitions]
-    best = int(np.argmin([float(one.expected_runtime) for one in found]))
-    return Expectation(found[best].expected_runtime, found[best].runtime_error), jnp.asarray(levels[best])
-
-
-@jax.jit
-def _of_level(problem: Problem, alpha: ArrayLike, found: Expectation, level: Array) -> Solution:
-    # One worker has no level to code at.
-    value = jnp.where(jnp.asarray(problem.num_workers) == 1, jnp.nan, found.value)
-    solution = solution_of_value(problem, Expectation(value, found.error))
-    return replace(solution, plan=partial_plan(problem, level, alpha))
+RULES = (
+    Rule("time", time_partition, baseline=False),
+    Rule("frequency", frequency_partition, baseline=False),
+    Rule("uncoded", functools.partial(single_level_partition, level=0)),
+    Rule("single_block", single_block_partition),
+    Rule("ferdinand_full", functools.partial(_layers, share=1.0), refuses=("unit_costs",)),
+    Rule("ferdinand_half", functools.partial(_layers, share=0.5), refuses=("unit_costs",)),
+)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 from jax import Array
 
-from bcgc_jax._pytree import is_traced
 from bcgc_jax.plans.completion import AnyOf
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution
@@ -51,9 +50,9 @@ def _plan(solution: Solution) -> str:
     """Of the levels that there are."""
     if int(solution.status) in (Status.INFEASIBLE, Status.INVALID):
         return ""
-    if solution.rounded is None or solution.problem is None:
-        return draw(None)
-    return draw(np.asarray(solution.rounded)[: int(np.asarray(solution.problem.num_workers))].tolist())
+    assert solution.problem is not None
+    workers = int(np.asarray(solution.problem.num_workers))
+    return draw(None if solution.rounded is None else np.asarray(solution.rounded)[:workers].tolist())
 
 
 def draw(counts: Sequence[int] | None, width: int = BARS) -> str:
@@ -83,17 +82,11 @@ def compare(problem: Problem, methods: Methods = EVERY, *, key: Array | None = N
     >>> list(found), bool(found["time"].expected_runtime < found["uncoded"].expected_runtime)
     (['optimal', 'time', 'uncoded'], True)
     """
-    if is_traced(problem):
-        raise ValueError(
-            "solutions are ranked by numbers that are known: under jit and vmap, call solve for each method"
-        )
     found: dict[str, Solution] = {}
     for asked in each_method(methods):
-        if methods is EVERY and asked == "subgradient" and key is None:
-            continue
         try:
             solution = solve(problem, method_of(asked), key=key)
-        except ValueError:
+        except ValueError:  # also of subgradients without a key
             if methods is EVERY and asked != "optimal":
                 continue
             raise

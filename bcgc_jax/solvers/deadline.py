@@ -28,7 +28,7 @@ from bcgc_jax.plans.worker import Load
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution, assess
 from bcgc_jax.solvers.closed_form import partition_for_times
-from bcgc_jax.solvers.method import Method, refuse_setup
+from bcgc_jax.solvers.method import SETUP, Method
 from bcgc_jax.solvers.optimum import Optimal, optimum
 from bcgc_jax.solvers.spectral import SpectralResult, spectral_projected_gradient
 
@@ -76,6 +76,7 @@ class Deadline(Method):
         *(("min_completion", "> 0"), ("min_completion", "< 1")),
     )
     counts = (("max_steps", 1),)
+    refuses = SETUP
 
     @property
     def name(self) -> str:
@@ -83,7 +84,6 @@ class Deadline(Method):
 
     def check(self, problem: Problem) -> None:
         super().check(problem)
-        refuse_setup(problem, self.name)
         if self.min_completion is not None and iteration_of(problem).stepped:
             raise ValueError(
                 "min_completion needs a law without atoms: of a trace its smooth law "
@@ -98,13 +98,6 @@ class Deadline(Method):
         known = super().judge(fresh, solution, num_replications)
         found = completion_probability(fresh, solution.partition, jnp.asarray(self.deadline))
         return known | {"completion_probability": found}
-
-    @property
-    def lacks_deadline(self) -> bool:
-        return self.deadline is None
-
-    def with_deadline(self, deadline: Array | None) -> "Deadline":
-        return replace(self, deadline=deadline) if self.lacks_deadline else self
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
         if self.deadline is None:

@@ -6,7 +6,6 @@ import numpy as np
 from bcgc_jax._pytree import Numbers
 from bcgc_jax.problem import Problem
 from bcgc_jax.solution import assess
-from bcgc_jax.solvers.schemes import SCHEMES
 from bcgc_jax.solvers.solve import solve
 
 # Near enough to the best single block's runtime, after so many evaluations at most.
@@ -21,7 +20,7 @@ def largest_setup(problem: Problem, partition: Numbers) -> float:
 
     With setup a single block takes 1 + φ times as long. Over 1 + φ, and with u = φ / (1 + φ), its runtime
     stays the same, and that of x is E max_n T_(N-n) ((1 - u) y_n + u (n+1) L) over the levels in use: convex
-    in u, so they meet once. Such a load is that of another partition: `solve` has compiled all of it.
+    in u, so they meet once. Such a load is that of another partition, which `solve` has a program for.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=20, num_coordinates=20_000)
@@ -33,7 +32,7 @@ def largest_setup(problem: Problem, partition: Numbers) -> float:
     if used.sum() < 2:
         return np.inf
     work, setup = np.cumsum(subsets * x), total * np.maximum.accumulate(np.where(used, subsets, 0))
-    block = float(solve(problem, SCHEMES["single_block"]).expected_runtime)
+    block = float(solve(problem, "single_block").expected_runtime)
 
     def excess(u: float) -> float:
         blocks = np.diff((1 - u) * work + u * setup, prepend=0) / subsets

@@ -4,19 +4,22 @@ A method's numbers are leaves, traced and batched like those of a problem; what 
 is static. A new scheme is one file with a subclass, and a line in `methods`.
 """
 
-import dataclasses
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from bcgc_jax._pytree import check, check_whole, concrete, meets
+from bcgc_jax._pytree import check, check_shape, check_whole, concrete, meets
+from bcgc_jax.distributions.base import ONE_BY_ONE
 from bcgc_jax.problem import Problem
 from bcgc_jax.solution import Solution
 from bcgc_jax.solvers import sample_average
+
+NUM_DRAWS = 2**17  # of the runtime of a scheme that has no formula
+SETUP = "setup_cycles", "chain_cycles"
 
 
 class Method:
@@ -24,12 +27,14 @@ class Method:
 
     `conditions` are what its numbers must meet, where they are given: what a person passes is refused
     otherwise, and with what is traced the solution is INVALID. `counts` are static whole numbers, and what
-    they begin with. `baseline`: whether it counts as a scheme known before the paper; `is_partition`: whether
-    it plans a partition; `fixed_workers`: whether it needs to know N before tracing.
+    they begin with. `refuses`: numbers of a problem that it has no use for. `baseline`: whether it counts as
+    a scheme known before the paper; `is_partition`: whether it plans a partition; `fixed_workers`: whether it
+    needs to know N before tracing.
     """
 
     conditions: ClassVar[Sequence[tuple[str, str]]] = ()
     counts: ClassVar[Sequence[tuple[str, int]]] = ()
+    refuses: Sequence[str] = ()
     baseline: bool = False
     is_partition: bool = True
     fixed_workers: ClassVar[bool] = False
@@ -40,7 +45,9 @@ class Method:
             if isinstance(value, int | np.integer):  # 4 is no other program than 4.0
                 object.__setattr__(self, name, float(value))
         for name, low in self.counts:
-            check_whole(name, getattr(self, name), low)
+            default = self.__dataclass_fields__[name].default  # type: ignore[attr-defined]
+            if getattr(self, name) is not default:
+                check_whole(name, getattr(self, name), low)
 
     def _numbers(self) -> Iterator[tuple[str, Any, str]]:
         for name, condition in self.conditions:
@@ -61,12 +68,11 @@ class Method:
 
         Shapes may say that this is a batch of methods, which only `jax.vmap` takes.
         """
+        for name in self.refuses:
+            if getattr(problem, name) is not None:
+                raise ValueError(f'method="{self.name}" knows no {name}: use "optimal"')
         for name, value, _ in self._numbers():
-            if np.shape(value):
-                raise ValueError(
-                    f"{name} of {type(self).__name__} must be one number, got shape {np.shape(value)}: a "
-                    "batch goes through jax.vmap, as in jax.vmap(lambda m: solve(problem, m))(methods)"
-                )
+            check_shape(f"{name} of {type(self).__name__}", value, (), ONE_BY_ONE)
 
     def valid(self) -> Array:
         """Whether its numbers make sense, also where they are traced."""
@@ -90,81 +96,50 @@ class Method:
         assert solution.levels is not None
         return sample_average.judge(fresh, solution.partition, solution.levels)._asdict()
 
-    @property
-    def lacks_deadline(self) -> bool:
-        """Whether it plans for a deadline that it has not been given."""
-        return False
-
-    def with_deadline(self, deadline: Array | None) -> "Method":
-        """The same for this deadline, where it lacks one."""
-        return self
-
-    def digest(self) -> Any:
-        """What tells it from others of its name."""
-        leaves, tree = jax.tree.flatten(self)
-        return str(tree), [np.asarray(leaf).tolist() for leaf in leaves]
-
 
 class Numbered(Method):
-    """A method whose name has a number, its first field, as "tandon:3": a `word`, and `what` it counts.
+    """A method whose name has numbers, its `counts`, as "tandon:3": a `word`, and `what` the first counts.
 
-    The number is static, a whole one from `lowest` on; None, where it may be left out, is the highest.
+    The first is None, where it may be left out, for the highest.
     """
 
     word: ClassVar[str]
     what: ClassVar[str]
-    lowest: ClassVar[int] = 1
-    most_numbers: ClassVar[int] = 1
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        first = self._first()
-        if self._number() is not first.default:
-            check_whole(first.name, self._number(), self.lowest)
+    @property
+    def _number(self) -> int | None:
+        return getattr(self, self.counts[0][0])
 
     @property
     def name(self) -> str:
-        number = self._number()
-        return self.word if number is None else f"{self.word}:{number}"
-
-    @classmethod
-    def _first(cls) -> dataclasses.Field:
-        return dataclasses.fields(cls)[0]  # type: ignore[arg-type]
-
-    def _number(self) -> int | None:
-        return getattr(self, self._first().name)
+        return self.word if self._number is None else f"{self.word}:{self._number}"
 
     @classmethod
     def highest(cls, problem: Problem) -> int | None:
         """As far as it is known before tracing."""
         workers = concrete(problem.num_workers)
-        return None if workers is None else int(workers.min()) + cls.lowest - 1
+        return None if workers is None else int(workers.min()) + cls.counts[0][1] - 1
 
     @classmethod
     def read(cls, method: str, problem: Problem | None) -> "Method":
         """Of its name."""
         numbers = method.split(":")[1:]
-        good = 1 <= len(numbers) <= cls.most_numbers and all(text.isdecimal() for text in numbers)
-        if not good or int(numbers[0]) < cls.lowest or int(numbers[-1]) < min(cls.lowest, 1):
-            raise cls._wrong_number(method, problem)
-        return cls(*map(int, numbers))
+        if 1 <= len(numbers) <= len(cls.counts) and all(text.isdecimal() for text in numbers):
+            with contextlib.suppress(ValueError):
+                return cls(*map(int, numbers))
+        raise cls._wrong_number(method, problem)
 
     @classmethod
     def _wrong_number(cls, method: str, problem: Problem | None) -> ValueError:
-        high = None if problem is None else cls.highest(problem)
+        low, high = cls.counts[0][1], None if problem is None else cls.highest(problem)
         until = "" if high is None else f" to {high}"
-        example = f'"{cls.word}:{max(cls.lowest, 1)}"'
+        example = f'"{cls.word}:{max(low, 1)}"'
         return ValueError(
-            f'method "{method}": "{cls.word}" takes {cls.what} from {cls.lowest}{until}, as in {example}'
+            f'method "{method}": "{cls.word}" takes {cls.what} from {low}{until}, as in {example}'
         )
 
     def check(self, problem: Problem) -> None:
         super().check(problem)
-        number, high = self._number(), self.highest(problem)
-        if number is not None and (number < self.lowest or (high is not None and number > high)):
+        number, high = self._number, self.highest(problem)
+        if number is not None and high is not None and number > high:
             raise self._wrong_number(self.name, problem)
-
-
-def refuse_setup(problem: Problem, name: str, use: str = "") -> None:
-    if problem.has_setup:
-        raise ValueError(f'method="{name}" knows no setup_cycles and no chain_cycles{use}')

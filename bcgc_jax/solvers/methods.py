@@ -1,36 +1,35 @@
-"""The methods that `solve` can be asked for, and the short names of their defaults."""
+"""The methods that `solve` can be asked for, by name."""
 
 import difflib
 from collections.abc import Iterable, Sequence
 
 from bcgc_jax.problem import Problem
-from bcgc_jax.solvers.baselines import Ferdinand, Tandon, TandonPartial
+from bcgc_jax.solvers.baselines import RULES, Ferdinand, Limit, Tandon, TandonPartial
 from bcgc_jax.solvers.deadline import Deadline
 from bcgc_jax.solvers.method import Method, Numbered
 from bcgc_jax.solvers.nested import Nested
 from bcgc_jax.solvers.optimum import Optimal
 from bcgc_jax.solvers.schedules import Alternating, Backup, Cyclic, MultiMessage, Sharing
-from bcgc_jax.solvers.schemes import LIMIT, SCHEMES, Scheme
 from bcgc_jax.solvers.subgradient import Subgradient
 
 Methods = str | Method | Sequence[str | Method]
 
 PROPOSED = ("optimal", "subgradient", "time", "frequency")
 BASELINES = ("uncoded", "single_block", "tandon_partial", "ferdinand_full", "ferdinand_half")
-_SEARCHED: dict[str, type[Method]] = {
-    **{"optimal": Optimal, "deadline": Deadline, "subgradient": Subgradient},
-    **{"tandon_partial": TandonPartial, "multi_message": MultiMessage, "nested": Nested},
-}
+LIMIT = Limit.name
+_SEARCHED = (Optimal(), Subgradient(), Deadline(), Nested(), TandonPartial(), MultiMessage(), Limit())
+_NAMED: dict[str, Method] = {method.name: method for method in (*_SEARCHED, *RULES)}
 # Methods that take a number, as in "tandon:3".
 _NUMBERED: dict[str, type[Numbered]] = {
     kind.word: kind
     for kind in (Tandon, Ferdinand, Cyclic, Alternating, Backup, Sharing, MultiMessage, Nested)
 }
-_NAMES = (*PROPOSED, "deadline", "nested", *BASELINES, LIMIT)
-METHODS = ", ".join([*_NAMES, *(f"{name}:NUMBER" for name in _NUMBERED)])
+NAMES = frozenset([*_NAMED, *_NUMBERED])
+_SHOWN = (*PROPOSED, "deadline", "nested", *BASELINES, LIMIT)
+METHODS = ", ".join([*_SHOWN, *(f"{name}:NUMBER" for name in _NUMBERED)])
 
 
-def method_of(method: str | Method, own: Sequence[Scheme] = (), *, problem: Problem | None = None) -> Method:
+def method_of(method: str | Method, own: Sequence[Method] = (), *, problem: Problem | None = None) -> Method:
     """The object that a short name stands for, among the package's methods and schemes of one's `own`.
 
     Raises ValueError for a name that is none, with the nearest that is one; what is possible for a `problem`
@@ -46,14 +45,11 @@ def method_of(method: str | Method, own: Sequence[Scheme] = (), *, problem: Prob
             f"a method is a name such as 'optimal', an object such as Optimal() or a Scheme, got {method!r}"
         )
     mine = {scheme.name: scheme for scheme in own}
-    name, colon, _ = method.partition(":")
-    if name in _NUMBERED and (colon or name not in _SEARCHED):
-        return _NUMBERED[name].read(method, problem)
-    if not colon and method in _SEARCHED:
-        return _SEARCHED[method]()
-    if not colon and (method in mine or method in SCHEMES):
-        return mine.get(method) or SCHEMES[method]
-    near = difflib.get_close_matches(method, (*_NAMES, *mine), n=1)
+    if (known := (_NAMED | mine).get(method)) is not None:
+        return known
+    if (kind := _NUMBERED.get(method.partition(":")[0])) is not None:
+        return kind.read(method, problem)
+    near = difflib.get_close_matches(method, (*_SHOWN, *mine), n=1)
     hint = f' (did you mean "{near[0]}"?)' if near else ""
     raise ValueError(f'unknown method "{method}"{hint}; known: {", ".join([METHODS, *mine])}')
 
@@ -61,9 +57,3 @@ def method_of(method: str | Method, own: Sequence[Scheme] = (), *, problem: Prob
 def each_method(methods: Methods) -> Iterable[str | Method]:
     """One method, or what is none and `method_of` refuses, as a row of one."""
     return (methods,) if isinstance(methods, str) or not isinstance(methods, Iterable) else methods
-
-
-def owners_of(option: str) -> list[str]:
-    """The classes of the methods that have this option."""
-    kinds = dict.fromkeys([*_SEARCHED.values(), *_NUMBERED.values()])
-    return [kind.__name__ for kind in kinds if option in kind.__dataclass_fields__]  # type: ignore[attr-defined]

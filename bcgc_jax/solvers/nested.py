@@ -9,9 +9,8 @@ Groups of unlike sizes share the data in one of two ways. "equal": each of the m
 it. All workers have the same load, E τ is convex and homogeneous, and the certificate of the paper's scheme
 holds: f(z) ≥ ∇f(x)·z ≥ L min_k ∂f/∂x_k for all sizes z ≥ 0 with Σ z = L. "by_size": a group of g workers has
 g of the N subsets, so workers of larger groups do more, and the optimum is local. If every worker had the
-least group of its level, all would be there earlier: the certificate of these loads is a bound.
-
-With random start-ups E τ is not convex. The bound is then that of workers which all begin with the first.
+least group of its level, all would be there earlier: the certificate of these loads is a bound. With random
+start-ups E τ is not convex, and the bound is that of workers which all begin with the first.
 
 Repetition within groups is that of Tandon et al. 2017 (fractional repetition) and of clustered codes
 (Ozfatura, Gündüz & Ulukus 2019); codes of several levels, nested, are in Maßny et al. 2022. What is new here
@@ -19,7 +18,7 @@ is a level of its own for each block, with groups of any size, optimised for the
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -84,6 +83,7 @@ class Nested(Numbered):
     deadline: ArrayLike | None = None
 
     conditions = (("deadline", "> 0"),)
+    counts = (("max_subsets", 1),)
     word, what = "nested", "a number of stored subsets"
     is_partition = False
     fixed_workers = True
@@ -96,19 +96,12 @@ class Nested(Numbered):
     def check(self, problem: Problem) -> None:
         super().check(problem)
         if concrete(problem.num_workers) is None:
-            raise ValueError(
-                f'method="{self.name}" makes its groups of a known number of workers, and it is traced: '
-                "solve for each number of workers by itself"
-            )
+            raise ValueError(f'method="{self.name}" needs to know the number of workers, and it is traced')
         if not iteration_of(problem).alike:
-            raise ValueError(
-                f'method="{self.name}" plans for independent workers of one law: pool the times of all'
-            )
+            raise ValueError(f'method="{self.name}" is for independent workers of one law: pool the times')
         if self.data == "equal" and problem.has_setup:
-            raise ValueError(
-                'data="equal" knows no setup_cycles and no chain_cycles: pieces of the data of two levels '
-                'overlap in part; take data="by_size"'
-            )
+            # Pieces of the data of two levels overlap in part.
+            raise ValueError('data="equal" knows no setup_cycles and no chain_cycles: take data="by_size"')
 
     def groups(self, num_workers: int) -> Groups:
         """Those levels of the tree whose groups store little enough."""
@@ -156,51 +149,41 @@ def _optimum(problem: Problem, rule: OneOfEach, data: Array) -> tuple[SpectralRe
     The bound is the optimum for the last data of a convex problem.
     """
     dtype, size, still = problem.dtype, len(rule.groups), jax.lax.stop_gradient(problem)
-    bounded_apart = problem.convex and len(data) > 1
-    tolerance = _TOLERANCE[dtype.itemsize]
+    bounded_apart = problem.convex and len(data) > 1  # by a search beside the others
 
-    def round_(state: _Round) -> _Round:
-        lanes = state.used[None]
+    def round_(state: tuple[Any, ...]) -> tuple[Any, ...]:
+        _, used, best, _ = state
+        sets = used[None]
         if problem.has_setup:
-            others = state.used ^ np.eye(size, dtype=bool)
-            lanes = jnp.concatenate([lanes, jnp.where(jnp.any(others, axis=1)[:, None], others, lanes)])
-        tried = len(lanes)
+            others = used ^ np.eye(size, dtype=bool)
+            sets = jnp.concatenate([sets, jnp.where(jnp.any(others, axis=1)[:, None], others, sets)])
+        tried = len(sets)
         last = np.arange(tried + bounded_apart) == tried
-        searches = (
-            jnp.concatenate([lanes, state.used[None]])[: last.size],
+        found = jax.vmap(functools.partial(_search, still, rule))(
+            jnp.concatenate([sets, used[None]])[: last.size],
             data[np.where(last, -1, 0)],
-            np.where(last, _OF_BOUND, tolerance).astype(dtype),
+            np.where(last, _OF_BOUND, _TOLERANCE[dtype.itemsize]).astype(dtype),
         )
-        found = jax.vmap(functools.partial(_search, still, rule))(*searches)
         at = jnp.argmin(found.value[:tried])
         one, bound = (jax.tree.map(lambda a, i=i: a[i], found) for i in (at, -1))
-        better = ~(one.value >= state.best.value)
-        best = jax.tree.map(lambda a, b: jnp.where(better, a, b), one, state.best)
-        return _Round(better & (at > 0), jnp.where(better, lanes[at], state.used), best, bound)
+        better = ~(one.value >= best.value)
+        best = jax.tree.map(lambda a, b: jnp.where(better, a, b), one, best)
+        return better & (at > 0), jnp.where(better, sets[at], used), best, bound
 
     none, start = jnp.asarray(jnp.inf, dtype), jnp.ones(size, dtype)
     nothing = SpectralResult(start, none, start, none, none, jnp.asarray(0))
-    begin = _Round(jnp.asarray(True), start > 0, nothing, nothing)
-    _, used, best, bound = jax.lax.while_loop(lambda state: state.go_on, round_, begin)
-    if not bounded_apart:
-        bound = best
+    begin: tuple[Any, ...] = jnp.asarray(True), start > 0, nothing, nothing
+    _, used, best, bound = jax.lax.while_loop(lambda state: state[0], round_, begin)
     if not problem.convex:
         bound = _search(with_least_start_up(still), rule, used, data[-1], _OF_BOUND)
+    elif not bounded_apart:
+        bound = best
     lower = jnp.min(jnp.where(used, bound.slope, jnp.inf)) - bound.aux
     if not problem.bare:  # else 0, up to rounding
         lower = lower + bound.value - jnp.sum(bound.slope * bound.point)
     plan = _plan_of(problem, rule, best.point, data[0])
     runtime = with_slopes(_of_fixed, Expectation(best.value, best.aux), problem, plan)
     return best, runtime, lower_bound_of(lower, best.value)
-
-
-class _Round(NamedTuple):
-    """Whether there is another one; the levels used, and of these the best shares and the bound."""
-
-    go_on: Array
-    used: Array
-    best: SpectralResult
-    bound: SpectralResult
 
 
 def _search(
@@ -214,17 +197,15 @@ def _search(
     unit = (scale * load.work[-1] * typical).astype(dtype)
 
     def runtime(share: Array) -> tuple[Array, Array]:
-        if problem.has_setup:  # a level in use is paid for, however small: else values jump where it ends
-            share = jnp.where(used, share + jnp.finfo(dtype).tiny, 0)
+        # A level in use is paid for, however small it is: else values would jump where it ends.
+        paid = problem.setup_load + problem.chain_load > 0
+        share = jnp.where(used, share + jnp.finfo(dtype).tiny * paid, 0)
         found = integrate_runtime(problem, _plan_of(problem, rule, share, data))
         return found.value / unit, found.error
 
-    def project(share: Array) -> Array:
-        return project_on_levels(share, 1.0, used)
-
-    found = spectral_projected_gradient(
-        runtime, project, start, tolerance=tolerance, max_steps=_MAX_STEPS, has_aux=True
-    )
+    feasible = functools.partial(project_on_levels, total=1.0, exists=used)
+    options: dict[str, Any] = {"tolerance": tolerance, "max_steps": _MAX_STEPS, "has_aux": True}
+    found = spectral_projected_gradient(runtime, feasible, start, **options)
     return found._replace(value=found.value * unit, slope=found.slope * unit)
 
 
@@ -233,28 +214,18 @@ def _most_probable(
     problem: Problem, rule: OneOfEach, data: Array, deadline: ArrayLike, start: Array
 ) -> tuple[SpectralResult, Expectation, Array]:
     """From the shares of the fastest plan to some that are more probably in time; E τ and P of these."""
-    still = jax.lax.stop_gradient(problem)
+    still, known = jax.lax.stop_gradient(problem), jnp.finfo(start.dtype)
 
     def unlikely(share: Array) -> Array:
         load, _, scale = problem_tasks(still, _plan_of(still, rule, share, data))
         late = iteration_of(still).exceedance(load, jnp.asarray(deadline, share.dtype) / scale, rule)
+        late = jnp.clip(late, known.tiny, 1 - known.epsneg)  # flat where always or never in time: it is kept
         return jnp.log(late) - jnp.log1p(-late)
 
-    def project(share: Array) -> Array:
-        return project_on_levels(share, 1.0, start > 0)
-
-    # Where the fastest is always or never in time, up to rounding, it is the answer.
-    known = jnp.isfinite(unlikely(start))
-    found = spectral_projected_gradient(
-        lambda share: jnp.where(known, unlikely(share), 0),
-        project,
-        start,
-        tolerance=_TOLERANCE[start.dtype.itemsize],
-        max_steps=_MAX_STEPS,
-    )
-    share = jnp.where(known, found.point, start)
-    plan = _plan_of(problem, rule, share, data)
-    found = found._replace(point=share, residual=jnp.where(known, found.residual, 0))
+    feasible = functools.partial(project_on_levels, total=1.0, exists=start > 0)
+    tolerance = _TOLERANCE[start.dtype.itemsize]
+    found = spectral_projected_gradient(unlikely, feasible, start, tolerance=tolerance, max_steps=_MAX_STEPS)
+    plan = _plan_of(problem, rule, found.point, data)
     return found, integrate_runtime(problem, plan), completion_probability(problem, plan, deadline)
 
 

@@ -3,17 +3,25 @@ r"""Schemes without a code, by name: schedules, backup workers, work that is sha
 Their runtimes are exact where one block is covered by workers that are alike (`FirstHolder`), and where the
 fastest workers are enough; else means of draws, with standard errors. The draws of a schedule are those of
 the cyclic one too, whose mean is then known: what they have in common drops out (a control variate).
+
+E τ of a schedule (see `plans.schedules`) is not convex in the sizes x ≥ 0, Σ x = L, of its blocks: it is that
+of a max of mins. For `MultiMessage` stochastic subgradient steps on log x (Adam; Kingma & Ba 2015) find sizes
+from each of a few orders of the tasks, among them one block, one alternating group and the paper's order.
+Orders within a thousandth of the best by fresh draws, and not above the best start, are good; the good one
+with the fewest blocks is searched further.
 """
 
-from typing import ClassVar
+import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import concrete, pytree_dataclass, replace, static_field
+from bcgc_jax._pytree import concrete, is_traced, pytree_dataclass, replace, static_field
 from bcgc_jax.exact.bisection import bisect
 from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.completion import AnyOf
@@ -24,36 +32,42 @@ from bcgc_jax.plans.schedules import (
     Group,
     circle_plan,
     cycles_of_problem,
+    draw_circle,
     over_draws,
     schedule_of,
     schedule_runtime,
     sent_of,
+    simulate_schedule,
     stored_by,
+    tasks_of,
     turns_of,
 )
 from bcgc_jax.problem import Problem
 from bcgc_jax.solution import Solution, solution_of_value
-from bcgc_jax.solvers.method import Numbered, refuse_setup
-from bcgc_jax.solvers.multi_message import optimise_multi_message
-from bcgc_jax.solvers.schemes import NUM_DRAWS
+from bcgc_jax.solvers.method import NUM_DRAWS, SETUP, Numbered
 
+# Workers times stored subsets, of which one takes a search 0.01 to 0.02 s: of more it takes over a day.
+_MOST_HELD = 2**22
 # Draws of what is sent, of which two digits are enough: of many workers each draw has many.
 _SENT_DRAWS, _SENT_WORKERS, _FEWEST = 2**12, 2**22, 32
+# Parts of groups whose subsets are done forwards and backwards. Of a group of two subsets and the last one 8
+# and 16 are 0.5 % better than 2 and 16 at N = 20 and 50 of the paper; 32 in place of 16 no better at N = 50.
+_PARTS, _FRONT_PARTS, _MORE_PARTS = 10, 8, 16
+# Steps and draws of the first searches and of the last one; Adam's largest step in log x.
+_STEPS, _DRAWS, _LAST_STEPS, _LAST_DRAWS, _LARGEST_STEP = 150, 256, 400, 512, 0.15
+# Draws that orders are compared by, the same for all, and by which share a mean may be above the best one.
+_COMPARED, _AS_GOOD = 2**14, 1e-3
+# Numbers of a batch: draws times workers times blocks times subsets.
+_MOST = 2**24
 
 
 class Scheduled(Numbered):
     """A scheme without a code, in which every finished subset or chunk counts."""
 
+    what = "a number of stored subsets"
+    refuses: Sequence[str] = ("send_time",)  # who sends what is decided as they go
     baseline = True
     is_partition = False
-    knows_unit_costs: ClassVar[bool] = True
-
-    def check(self, problem: Problem) -> None:
-        super().check(problem)
-        if problem.send_time is not None:
-            raise ValueError(f'method="{self.name}" knows no send_time: who sends what is decided as they go')
-        if problem.unit_costs is not None and not self.knows_unit_costs:
-            raise ValueError(f'method="{self.name}" cuts between coordinates: it knows no unit_costs')
 
     def is_drawn(self, problem: Problem) -> bool:
         return True
@@ -73,17 +87,7 @@ class Scheduled(Numbered):
             problem = replace(problem, max_workers=int(workers))
         schedule = self.schedule(problem, search)
         found, needs = _evaluate(problem, schedule, judge if drawn else None)
-        plan = replace(without_padding(schedule), known_needs=needs)
-        return replace(solution_of_value(problem, found), plan=plan)
-
-
-@jax.jit
-def _evaluate(problem: Problem, schedule: Plan, key: Array | None) -> tuple[Expectation, Requirements]:
-    """Expected runtime, by draws with a key, and what the schedule needs; NaN where workers are too few."""
-    found = integrate_runtime(problem, schedule) if key is None else _by_draws(problem, schedule, key)
-    needs = _needs_of(problem, schedule)
-    exists = needs.stored_subsets <= jnp.asarray(problem.num_workers)
-    return Expectation(*(jnp.where(exists, a, jnp.nan) for a in found)), needs
+        return replace(solution_of_value(problem, found), plan=replace(schedule, known_needs=needs))
 
 
 @pytree_dataclass
@@ -95,7 +99,8 @@ class Cyclic(Scheduled):
 
     stored: int = static_field()
 
-    word, what = "cyclic", "a number of stored subsets"
+    word = "cyclic"
+    counts = (("stored", 1),)
 
     def is_drawn(self, problem: Problem) -> bool:
         return not iteration_of(problem).alike
@@ -111,10 +116,9 @@ class Alternating(Scheduled):
     stored: int = static_field()
     num_blocks: int = static_field(default=10)
 
-    counts = (("num_blocks", 1),)
-    word, what = "alternating", "a number of stored subsets"
-    most_numbers = 2
-    knows_unit_costs = False
+    counts = (("stored", 1), ("num_blocks", 1))
+    word = "alternating"
+    refuses = "send_time", "unit_costs"
 
     @property
     def name(self) -> str:
@@ -126,6 +130,38 @@ class Alternating(Scheduled):
 
 
 @pytree_dataclass
+class MultiMessage(Scheduled):
+    """The schedule of least expected runtime that is found, with `max_subsets` stored (all by default).
+
+    Sizes of blocks, their depth and the order of tasks; a local search from cyclic, alternating and block by
+    block schedules, so never worse than these by more than its standard error. Needs a key.
+    """
+
+    max_subsets: int | None = static_field(default=None)
+
+    counts = (("max_subsets", 1),)
+    word = "multi_message"
+    refuses = "send_time", "unit_costs"
+    baseline = False
+
+    def check(self, problem: Problem) -> None:
+        super().check(problem)
+        workers, stored = problem.max_workers, self._stored(problem)
+        if stored * workers > _MOST_HELD:
+            raise ValueError(
+                f'method="{self.name}" takes more than a day for {workers:,} workers with {stored:,} subsets '
+                f'each: store fewer, as in "multi_message:{_MOST_HELD // workers}"'
+            )
+
+    def _stored(self, problem: Problem) -> int:
+        return min(self.max_subsets or problem.max_workers, problem.max_workers)
+
+    def schedule(self, problem: Problem, key: Array | None) -> Plan:
+        assert key is not None
+        return optimise_multi_message(key, problem, self._stored(problem))
+
+
+@pytree_dataclass
 class Backup(Numbered):
     """The fastest N - `spare` workers, uncoded: not the gradient of all data, but of a random part of it.
 
@@ -134,8 +170,8 @@ class Backup(Numbered):
 
     spare: int = static_field()
 
+    counts = (("spare", 0),)
     word, what = "backup", "a number of spare workers"
-    lowest = 0
     baseline = True
     is_partition = False
 
@@ -146,9 +182,8 @@ class Backup(Numbered):
         one, late = np.ones(1, int), jnp.asarray([self.spare])
         rule = AnyOf(problem.num_workers, late, exact_gradient=self.spare == 0)
         plan = Plan(problem.total[None], 0 * one, one, one.astype(problem.dtype), rule)
-        exists = self.spare < jnp.asarray(problem.num_workers)
-        found = (jnp.where(exists, a, jnp.nan) for a in integrate_runtime(problem, plan))
-        return replace(solution_of_value(problem, Expectation(*found)), plan=plan)
+        found = _existing(integrate_runtime(problem, plan), self.spare + 1, problem)
+        return replace(solution_of_value(problem, found), plan=plan)
 
 
 @pytree_dataclass
@@ -162,15 +197,13 @@ class Sharing(Scheduled):
     round_trip: ArrayLike = 0.0
 
     conditions = (("round_trip", ">= 0"),)
+    counts = (("chunks", 1),)
     word, what = "sharing", "a number of chunks a worker"
+    refuses = ("send_time", *SETUP)
 
     @classmethod
     def highest(cls, problem: Problem) -> int | None:
         return None
-
-    def check(self, problem: Problem) -> None:
-        super().check(problem)
-        refuse_setup(problem, self.name)
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
         assert key is not None
@@ -184,61 +217,40 @@ class Sharing(Scheduled):
 
 
 @jax.jit
-def _share_out(problem: Problem, method: Sharing, key: Array) -> Expectation:
-    chunk, workers = problem.total / method.chunks, jnp.asarray(problem.num_workers)
-    trip = jnp.asarray(method.round_trip, problem.dtype) / problem.scale
+def _evaluate(problem: Problem, schedule: Plan, key: Array | None) -> tuple[Expectation, Requirements]:
+    """Expected runtime, by draws with a key, and what the schedule needs; NaN where workers are too few."""
+    found = integrate_runtime(problem, schedule) if key is None else _by_draws(problem, schedule, key)
+    cycles = cycles_of_problem(problem, schedule)
 
-    def shared(starts: Array, times: Array) -> Array:
-        return jax.vmap(lambda s, t: share_out(s, t * chunk + trip, workers, method.chunks))(starts, times)
+    def sent(starts: Array, times: Array) -> Array:
+        return sent_of(schedule, cycles, times, starts, problem.num_workers)
 
-    # A worker's last answer needs no further question.
-    tau = problem.scale * over_draws(key, problem, shared, NUM_DRAWS // 8, problem.max_workers)
-    return Expectation(jnp.mean(tau), jnp.std(tau) / tau.size**0.5)
-
-
-@pytree_dataclass
-class MultiMessage(Scheduled):
-    """The schedule of least expected runtime that is found, with `max_subsets` stored (all by default).
-
-    Sizes of blocks, their depth and the order of tasks; a local search from cyclic, alternating and block by
-    block schedules, so never worse than these by more than its standard error. Needs a key.
-    """
-
-    max_subsets: int | None = static_field(default=None)
-
-    word, what = "multi_message", "a number of stored subsets"
-    baseline = False
-    knows_unit_costs = False
-
-    def schedule(self, problem: Problem, key: Array | None) -> Plan:
-        assert key is not None
-        stored = problem.max_workers if self.max_subsets is None else self.max_subsets
-        return optimise_multi_message(key, problem, min(stored, problem.max_workers))
+    # The same draws always: of a figure with two digits.
+    draws = min(_SENT_DRAWS, max(_SENT_WORKERS // problem.max_workers, _FEWEST))
+    each = over_draws(jax.random.key(0), problem, sent, draws, 2 * schedule.sizes.size)
+    stored = jnp.max(jnp.where(jnp.asarray(schedule.block) >= 0, turns_of(schedule) + 1, 0))
+    needs = Requirements(stored, jnp.mean(each), jnp.sum(schedule.sizes > 0), jnp.asarray(True))
+    return _existing(found, stored, problem), needs
 
 
-def without_padding(found: Plan) -> Plan:
-    """Without the tasks and blocks that are none, where it is known which these are."""
-    block = concrete(jnp.asarray(found.block))
-    if block is None:
-        return found
-    there = block >= 0
-    turns = np.asarray(turns_of(found))[there]
-    return circle_plan(found.sizes[: block.max() + 1], turns, block[there], stored_by(found))
+def _existing(found: Expectation, least: ArrayLike, problem: Problem) -> Expectation:
+    """NaN where there are fewer workers than the `least` that a scheme needs."""
+    exists = jnp.asarray(problem.num_workers) >= least
+    return Expectation(*(jnp.where(exists, number, jnp.nan) for number in found))
 
 
 def _by_draws(problem: Problem, schedule: Plan, key: Array) -> Expectation:
     known = schedule_of([Group(stored_by(schedule), 1)], problem.total[None])
     cycles, of_known = (cycles_of_problem(problem, one) for one in (schedule, known))
-    workers, alike = problem.num_workers, iteration_of(problem).alike
+    workers = problem.num_workers
 
-    def both(starts: Array, times: Array) -> tuple[Array, Array]:
-        tau = schedule_runtime(cycles, times, starts, workers)
-        return tau, schedule_runtime(of_known, times, starts, workers) if alike else jnp.zeros_like(tau)
+    def both(starts: Array, times: Array) -> tuple[Array, ...]:
+        return tuple(schedule_runtime(of_one, times, starts, workers) for of_one in (cycles, of_known))
 
     width = schedule.sizes.size + 1
     tau, beside = (problem.scale * a for a in over_draws(key, problem, both, NUM_DRAWS, width))
     mean, error = jnp.mean(tau), jnp.std(tau) / NUM_DRAWS**0.5
-    if not alike:
+    if not iteration_of(problem).alike:
         return Expectation(mean, error)
     exact = integrate_runtime(problem, known)
     off = beside - jnp.mean(beside)
@@ -250,17 +262,112 @@ def _by_draws(problem: Problem, schedule: Plan, key: Array) -> Expectation:
     return Expectation(value, jnp.where(better, rest + share * exact.error, error))
 
 
-def _needs_of(problem: Problem, schedule: Plan) -> Requirements:
-    cycles = cycles_of_problem(problem, schedule)
+def optimise_multi_message(key: Array, problem: Problem, stored: int) -> Plan:
+    """The best schedule found for so many stored subsets."""
+    found = _searched(key, problem, stored)
+    if is_traced(found):
+        return found
+    block = np.asarray(found.block)  # without the tasks and blocks that are none
+    there = block >= 0
+    return circle_plan(
+        found.sizes[: block.max() + 1], np.asarray(turns_of(found))[there], block[there], stored
+    )
 
-    def sent(starts: Array, times: Array) -> Array:
-        return sent_of(schedule, cycles, times, starts, problem.num_workers)
 
-    # The same draws always: of a figure with two digits.
-    draws = min(_SENT_DRAWS, max(_SENT_WORKERS // problem.max_workers, _FEWEST))
-    found = over_draws(jax.random.key(0), problem, sent, draws, 2 * schedule.sizes.size)
-    stored = jnp.max(jnp.where(jnp.asarray(schedule.block) >= 0, turns_of(schedule) + 1, 0))
-    return Requirements(stored, jnp.mean(found), jnp.sum(schedule.sizes > 0), jnp.asarray(True))
+@functools.partial(jax.jit, static_argnames="stored")
+def _searched(key: Array, problem: Problem, stored: int) -> Plan:
+    """Padded with empty tasks and blocks."""
+    search, compare, last = jax.random.split(key, 3)
+    subset, block, sizes = (jnp.asarray(a) for a in _starts(stored))
+    sizes = (problem.total * sizes).astype(problem.dtype)
+    block = jnp.where(subset < jnp.asarray(problem.num_workers), block, -1)  # N may be below `stored`
+
+    def mean(plan: Plan) -> Array:
+        """By draws that are the same for all."""
+        return jnp.mean(simulate_schedule(compare, problem, plan, _COMPARED))
+
+    def found_from(given: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        """Sizes, their mean, and that of the start."""
+        subset, block, sizes = given
+        start = circle_plan(sizes, subset, block, stored)
+        found = search_sizes(search, problem, start, _STEPS, _DRAWS)
+        before, after = (mean(start.with_sizes(x)) for x in (sizes, found))
+        return jnp.where(after < before, found, sizes), jnp.fmin(before, after), before
+
+    found, means, starts = jax.lax.map(found_from, (subset, block, sizes))
+    # Those with few blocks come first.
+    chosen = jnp.argmax(means <= jnp.fmin((1 + _AS_GOOD) * jnp.nanmin(means), jnp.nanmin(starts)))
+    best = circle_plan(found[chosen], subset[chosen], block[chosen], stored)
+    polished = best.with_sizes(search_sizes(last, problem, best, _LAST_STEPS, _LAST_DRAWS))
+    better = mean(polished) < means[chosen]
+    return best.with_sizes(jnp.where(better, polished.sizes, best.sizes))
+
+
+def _starts(stored: int) -> list[np.ndarray]:
+    """Orders of the tasks to search from, those with few blocks first.
+
+    The subset and the block of each task, `[G, K]`, and the shares to begin with, `[G, B]`.
+    """
+    alone = [Group(depth, 1) for depth in range(1, min(stored, 4) + 1)]
+    fronts = [alone[:n] for n in range(len(alone) + 1)]
+    tried = [[*front, Group(stored, 1)] for front in fronts]
+    if stored > 1:
+        tried += [[*front, Group(stored, 4)] for front in fronts[1:3]]
+        tried += [[*front, Group(stored, _PARTS)] for front in fronts[:3]]
+        tried.append([*fronts[1], Group(2, _FRONT_PARTS), Group(stored, _MORE_PARTS)])
+    subsets, blocks = zip(*map(tasks_of, tried), strict=True)
+    shares = []
+    for *front, last in tried:
+        # A seventh in each of the first groups: in the paper's setting at N = 20 a bit less than they get.
+        share = [1 / 7 / group.num_blocks for group in front for _ in range(group.num_blocks)]
+        shares.append(np.array(share + [(1 - sum(share)) / last.num_blocks] * last.num_blocks))
+    return [
+        np.stack([np.pad(row, (0, max(map(len, rows)) - len(row)), constant_values=padding) for row in rows])
+        for rows, padding in ((subsets, 0), (blocks, -1), (shares, 0))
+    ]
+
+
+@functools.partial(jax.jit, static_argnames=("steps", "draws"))
+def search_sizes(key: Array, problem: Problem, start: Plan, steps: int, draws: int) -> Array:
+    """Sizes after so many subgradient steps, each of fresh draws; the mean of those of the last third."""
+    used = start.sizes > 0
+    entries = problem.max_workers * start.sizes.size * stored_by(start)
+    draws = max(min(draws, _MOST // entries), 32)
+
+    def sizes_of(logits: Array) -> Array:
+        return problem.total * jax.nn.softmax(jnp.where(used, logits, -jnp.inf))
+
+    def loss(logits: Array, key: Array) -> Array:
+        cycles = cycles_of_problem(problem, start.with_sizes(sizes_of(logits)))
+        starts, times = draw_circle(key, problem, draws)
+        return jnp.mean(schedule_runtime(cycles, times, starts, problem.num_workers))
+
+    begin = jnp.log(jnp.where(used, start.sizes, 1))
+    unit = loss(begin, key)
+    optimiser = optax.adam(optax.cosine_decay_schedule(_LARGEST_STEP, steps, 0.02))
+
+    def step(i: Array, carry: tuple) -> tuple:
+        logits, state, sum_ = carry
+        slope = jax.grad(loss)(logits, jax.random.fold_in(key, i)) / unit
+        update, state = optimiser.update(jnp.where(used, slope, 0), state)
+        logits = optax.apply_updates(logits, update)
+        return logits, state, sum_ + jnp.where(i >= steps - steps // 3, sizes_of(logits), 0)
+
+    _, _, total = jax.lax.fori_loop(0, steps, step, (begin, optimiser.init(begin), 0 * begin))
+    return total / jnp.sum(total) * problem.total
+
+
+@jax.jit
+def _share_out(problem: Problem, method: Sharing, key: Array) -> Expectation:
+    chunk, workers = problem.total / method.chunks, jnp.asarray(problem.num_workers)
+    trip = jnp.asarray(method.round_trip, problem.dtype) / problem.scale
+
+    def shared(starts: Array, times: Array) -> Array:
+        return jax.vmap(lambda s, t: share_out(s, t * chunk + trip, workers, method.chunks))(starts, times)
+
+    # A worker's last answer needs no further question.
+    tau = problem.scale * over_draws(key, problem, shared, NUM_DRAWS // 8, problem.max_workers)
+    return Expectation(jnp.mean(tau), jnp.std(tau) / tau.size**0.5)
 
 
 def share_out(starts: Array, seconds: Array, num_workers: Array, chunks: int) -> Array:

@@ -1,9 +1,6 @@
-"""`solve`: one entry point for every scheme, with the exact runtime and the certificate of each."""
+"""`solve`: the entry point of all schemes, with the exact runtime and the certificate of each."""
 
 import functools
-import inspect
-from collections.abc import Callable
-from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,29 +13,9 @@ from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution
 from bcgc_jax.solvers import sample_average
 from bcgc_jax.solvers.method import Method
-from bcgc_jax.solvers.methods import method_of, owners_of
-
-F = TypeVar("F", bound=Callable[..., Any])
+from bcgc_jax.solvers.methods import method_of
 
 
-def _with_its_own_options(function: F) -> F:
-    """`function`; an option that is a method's is refused with the method's name."""
-    known = inspect.signature(function).parameters
-
-    @functools.wraps(function)
-    def checked(*args: Any, **keywords: Any) -> Any:
-        for name in keywords.keys() - known.keys():
-            owners = owners_of(name)
-            hint = f"; it has {', '.join(known)}"
-            if owners:
-                hint = f": it is an option of the method, as in solve(problem, {owners[0]}({name}=…))"
-            raise TypeError(f'solve has no "{name}"{hint}')
-        return function(*args, **keywords)
-
-    return checked  # type: ignore[return-value]
-
-
-@_with_its_own_options
 def solve(
     problem: Problem,
     method: str | Method = "optimal",
@@ -55,8 +32,7 @@ def solve(
         (`Subgradient`), "time" (x^(t)), "frequency" (x^(f)); "nested" (`Nested`); `Deadline(t)`; baselines
         such as "uncoded", "single_block" (the best single level), "tandon:3" (`Tandon`), "tandon_partial",
         "ferdinand_full", "cyclic:3" (`Cyclic`); "limit", which no scheme beats; or a `Scheme` of one's own.
-      key: randomness of "subgradient", of schemes that give a runtime, and of all methods for `Heterogeneous`
-        workers; others need none.
+      key: randomness of methods that draw, and of all methods for `Heterogeneous` workers.
       num_draws: S, of the sample that `Heterogeneous` workers are planned for.
       num_replications: K; plans for `Heterogeneous` workers are judged by K S fresh draws.
 
@@ -64,14 +40,13 @@ def solve(
     not too many atoms); the other plans are rounded. Closed forms and baselines ignore setup when planning;
     their runtime includes it.
 
-    Workers that are not alike: under `EmpiricalRows` all of this is exact for the sample. Plans for
-    `Heterogeneous` ones are judged by the same draws for all methods that get the same key:
-    `expected_runtime` is then a mean, `runtime_error` its standard error, and `lower_bound`, hence
-    `relative_gap`, a 97.5 % confidence limit and no certainty (`solvers.sample_average`).
+    Under `EmpiricalRows` all of this is exact for the sample. For `Heterogeneous` workers `expected_runtime`
+    is a mean, of the same draws for all methods that get the same key, `runtime_error` its standard error,
+    and `lower_bound` a 97.5 % confidence limit (`solvers.sample_average`).
 
-    Raises ValueError for an unknown method, a missing key, a level or a number of layers out of range, what a
-    method cannot do, and for a distribution whose mean is known to be infinite. What shows only in traced
-    values is a `Status`: INVALID, with NaN for the runtime, or INFEASIBLE for a scheme that does not exist.
+    Raises ValueError for an unknown method, a missing key, what a method cannot do, and for a distribution
+    whose mean is known to be infinite. What shows only in traced values is a `Status`: INVALID, with NaN for
+    the runtime, or INFEASIBLE for a scheme that does not exist.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=3, num_coordinates=2_000)

@@ -26,8 +26,7 @@ from bcgc_jax.plans.runtime import expected_runtime
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution, assess
 from bcgc_jax.solvers.closed_form import time_partition
-from bcgc_jax.solvers.method import Method, refuse_setup
-from bcgc_jax.solvers.schemes import partition_by_name
+from bcgc_jax.solvers.method import SETUP, Method
 
 # D, as a share of the simplex. Of 0.03, 0.1, 0.3 and 1 it is within 0.4 % of the best for nine laws, from
 # nearly deterministic ones to Pareto 1.2, at N = 5 and 20 after 1000 steps; the others are 1 % off somewhere.
@@ -54,6 +53,7 @@ class Subgradient(Method):
 
     conditions = (("tolerance", ""),)
     counts = (("batch_size", 1), ("check_every", 1), ("max_steps", 1))
+    refuses = SETUP
 
     @property
     def name(self) -> str:
@@ -61,10 +61,6 @@ class Subgradient(Method):
 
     def needs_key(self, problem: Problem) -> bool:
         return True
-
-    def check(self, problem: Problem) -> None:
-        super().check(problem)
-        refuse_setup(problem, self.name, ': use "optimal"')
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
         assert key is not None
@@ -107,10 +103,9 @@ def subgradient_partition(problem: Problem, key: Array, method: Subgradient) -> 
     The averaged iterate is evaluated exactly every `check_every` steps; the answer is the best one checked.
     """
     traced = not at_hand((problem, key, method))
-    # By the program of all rules: the command's table has them all.
     xp = jnp if traced else np
     total = xp.asarray(problem.total)
-    start = time_partition(problem) if traced else partition_by_name(problem, "time")
+    start = time_partition(problem)
     course = _begin(xp.asarray(start), total, method, xp)
 
     def check_and_go_on(course: _Course) -> _Course:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -24,8 +25,6 @@ NUMBERS = ("status", "expected_runtime", "runtime_error", "lower_bound", "relati
 NEEDS = Requirements._fields
 _RESERVED = (*NUMBERS, *NEEDS, "method", "completion_probability", "partition", "max_workers")
 
-# Sizes that partitions may be padded to, 1.25 apart.
-_LADDER = (1, 3, 5, 8, 12, 15, 19, 24, 30)
 # What compiling a size is worth, in cells · N^2.5: 5.5 s on two cores, where a cell takes 0.9 µs · N^2.5.
 _COMPILATION = 6e6
 # What a chunk takes at most, in cells · N²: 1 or 2 s for the optimum on two CPU cores.
@@ -75,11 +74,10 @@ def as_cells(cells: Cells | Mapping[str, ArrayLike]) -> Cells:
     """Those of `grid` as they are; columns `[C]` as cells, one after another."""
     if isinstance(cells, Cells):
         return cells
-    columns = {name: np.asarray(values) for name, values in cells.items()}
-    shapes = {name: values.shape for name, values in columns.items()}
-    if len(set(shapes.values())) > 1:
-        raise ValueError(f"the columns of the cells must have one length, got {shapes}")
-    return Cells(_checked(columns), False)
+    columns = _checked({name: np.asarray(values) for name, values in cells.items()})
+    if len({values.size for values in columns.values()}) > 1:
+        raise ValueError(f"the columns of the cells must have one length, got {columns}")
+    return Cells(columns, False)
 
 
 def _checked(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -88,10 +86,10 @@ def _checked(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     for name, values in columns.items():
         if name in _RESERVED:
             raise ValueError(f"{name} is a column of the answers: call the number of the cells otherwise")
-        if values.ndim != 1 or not values.size:
-            raise ValueError(f"{name} must be a number or a row of numbers, at least one, got {values!r}")
-        if values.dtype.kind not in "iuf":
-            raise ValueError(f"{name} must be numbers, got {values.dtype}")
+        if values.ndim != 1 or not values.size or values.dtype.kind not in "iuf":
+            raise ValueError(f"{name} must be numbers, at least one of them, in a row, got {values!r}")
+        if values.dtype.kind in "iu" and np.any(values > jnp.iinfo(jnp.result_type(int)).max):
+            raise ValueError(f"{name} needs 64 bits: call jax.config.update('jax_enable_x64', True) first")
     workers = columns["num_workers"]
     if not np.all((workers >= 1) & (workers == np.floor(workers))):
         raise ValueError(f"num_workers must be whole numbers from 1 on, got {workers}")
@@ -117,30 +115,25 @@ def groups_of(cells: Cells, devices: Sequence[jax.Device], *, apart: bool = Fals
     """
     workers = cells.columns["num_workers"]
     repeats = len(cells) // len(workers)  # 1 unless a grid, where num_workers varies slowest
-    ladder = np.unique(workers).tolist() if apart else list(_LADDER)
-    while ladder[-1] < workers.max():
-        ladder.append(math.ceil(1.23 * ladder[-1]))
-    place = np.searchsorted(ladder, workers)
-    steps = np.unique(place)
-    tops = [int(workers[place == step].max()) for step in steps]
-    ends = [int(np.sum(place <= step)) * repeats for step in steps]
-    # The best sizes for the cells up to each step: those up to an earlier one, and one size for the rest.
-    best: list[tuple[float, list[int]]] = [(0.0, [])]
-    for last, top in enumerate(tops):
-        starts = [0, *ends[:last]]
-        costs = [
-            best[i][0] + _COMPILATION + (ends[last] - start) * top**2.5 for i, start in enumerate(starts)
-        ]
-        cheapest = int(np.argmin(costs))
-        best.append((costs[cheapest], [*best[cheapest][1], last]))
-    chosen = list(range(len(tops))) if apart else best[-1][1]
-    group_of = np.searchsorted(steps[chosen], place)
+    sizes, counts = np.unique(workers, return_counts=True)
+    ends = np.r_[0, np.cumsum(counts) * repeats]
+    # The best padding of the cells up to each size: that up to an earlier one, and one size for the rest.
+    costs, before = np.zeros(1), []
+    for i, size in enumerate(sizes):
+        found = costs + (0 if apart else _COMPILATION) + (ends[i + 1] - ends[: i + 1]) * size**2.5
+        before.append(int(np.argmin(found)))
+        costs = np.append(costs, found.min())
+    bounds = [sizes.size]
+    while bounds[0] > 0:
+        bounds.insert(0, before[bounds[0] - 1])
+    group_of = np.searchsorted(sizes[np.array(bounds[1:]) - 1], workers)
     order: range | np.ndarray = range(len(cells))
-    if not cells.product and np.any(np.diff(group_of) < 0):
+    if np.any(np.diff(group_of) < 0):
         order = np.argsort(group_of, kind="stable")
-    parts = itertools.pairwise([0, *(ends[i] for i in chosen)])
-    groups = [(tops[i], order[start:end]) for i, (start, end) in zip(chosen, parts, strict=True)]
-    return [CellGroup(top, own, *_layout(top, len(own), devices)) for top, own in groups]
+    groups = [
+        (int(sizes[end - 1]), order[ends[start] : ends[end]]) for start, end in itertools.pairwise(bounds)
+    ]
+    return [CellGroup(size, own, *_layout(size, len(own), devices)) for size, own in groups]
 
 
 def _layout(max_workers: int, cells: int, devices: Sequence[jax.Device]) -> tuple[int, int]:

@@ -1,8 +1,7 @@
-r"""Sweeps: thousands of problems solved together, and the answers on disk as they come.
+r"""Sweeps: thousands of problems solved together, and the answers as they come.
 
 Each group of cells has one compiled function, which solves a chunk of them with every method, spread over the
-local devices. Each process of `jax.distributed` takes its share of the chunks. Memory does not grow with the
-number of chunks.
+local devices. Memory does not grow with the number of chunks.
 """
 
 import dataclasses
@@ -20,14 +19,16 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import check_key
+from bcgc_jax._pytree import check_key, meets, replace
 from bcgc_jax.plans.runtime import completion_probability
 from bcgc_jax.problem import Problem, Status
-from bcgc_jax.solvers.methods import Method, Methods, each_method, method_of
+from bcgc_jax.solvers.methods import Deadline, Method, Methods, each_method, method_of
 from bcgc_jax.solvers.solve import solve
 from bcgc_jax.sweeps.cells import NEEDS, NUMBERS, CellGroup, Cells, Table, as_cells, groups_of
 
 ProblemOf = Callable[..., Problem]
+# How inputs of a chunk's function lie on the devices: cells are shared out, the rest is the same for all.
+_CELLS, _SAME = PartitionSpec("cells"), PartitionSpec()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Chunk:
 
 
 class Sweep:
-    r"""What a sweep computes: rows of (cell, method), in chunks that any process can solve on its own.
+    r"""What a sweep computes: rows of (cell, method), chunk by chunk.
 
     Args:
       problem: (max_workers=…, **cell) to a `Problem`, of traced numbers; `max_workers` is static.
@@ -54,10 +55,10 @@ class Sweep:
     Chunks come by size, and within a size in the order of the cells. Rows have the numbers of the cell,
     `method`, `status` and what `solve` says of the continuous partition, which `completion_probability` is of
     too; `lower_bound` and `relative_gap` are NaN where there is no certificate. `stored_subsets`, `sent`,
-    `round_trips` and `exact_gradient` are what the scheme `needs`, NaN and None where that is not known.
+    `round_trips` and `exact_gradient` are what the scheme `needs`, NaN and None where that is not known. A
+    cell whose numbers make no problem has the status "invalid".
 
-    Raises ValueError for an unknown method and for bad cells. A cell whose numbers make no problem has the
-    status "invalid"; an infinite expected runtime and a search that stops early are a status too.
+    Raises ValueError for an unknown method and for bad cells.
     """
 
     def __init__(
@@ -76,18 +77,19 @@ class Sweep:
         self.problem, self.key, self.partitions, self.labels = problem, key, partitions, labels or {}
         asked = [method_of(method) for method in dict.fromkeys(each_method(methods))]
         self.methods = {method.name: method for method in asked}
-        self.has_deadline = "deadline" in self.cells.columns
+        has_deadline = "deadline" in self.cells.columns
         if not asked or len(self.methods) < len(asked):
             raise ValueError(f"a sweep needs methods, each of them once, got {[m.name for m in asked]}")
-        if any(m.lacks_deadline for m in asked) and not self.has_deadline:
+        if any(map(_lacks_deadline, asked)) and not has_deadline:
             raise ValueError('the method "deadline" needs deadlines: a column "deadline" of the cells')
         self.mesh = Mesh(np.array(jax.local_devices()), ("cells",))
-        more = ("completion_probability",) * self.has_deadline + ("partition",) * partitions
+        more = ("completion_probability",) * has_deadline + ("partition",) * partitions
         # The columns of a row.
         self.names = (*self.labels, *self.cells.columns, "method", *NUMBERS, *NEEDS, *more)
         # Whether a method needs to know the number of workers before tracing.
         self.apart = any(method.fixed_workers for method in asked)
         self.groups = groups_of(self.cells, jax.local_devices(), apart=self.apart)
+        self._programs: dict[int, Future[Callable[..., Table]]] = {}
         group, largest = self.groups[-1], int(self.cells.columns["num_workers"].max())
 
         def check(cell: dict[str, Array]) -> None:
@@ -114,166 +116,113 @@ class Sweep:
 
     def numbers_at(self, index: int) -> dict[str, Any]:
         """What `problem` is asked with for a cell."""
-        cell = _of_problem(self.cells.take(np.array([index])))
-        return {name: values[0] for name, values in cell.items()}
+        cell = self.cells.take(np.array([index]))
+        return {name: values[0] for name, values in cell.items() if name != "deadline"}
 
     def solve(self, chunk: Chunk) -> Table:
         """The rows of a chunk, a column each; `partition` is a list of integers for each row, or None."""
+        found = jax.device_get(self._program(chunk.group)(*self._inputs(chunk.group, chunk.cells)))
         cells, methods = self.cells.take(chunk.cells), list(self.methods)
-        count = len(chunk.cells)
-        valid = self._valid(cells, chunk.group.max_workers)
-        found = self._found(chunk, cells, valid) if valid.any() else {}
-        rows: Table = {
-            name: np.full(count * len(methods), text, object) for name, text in self.labels.items()
-        }
+        size = len(chunk.cells) * len(methods)
+        rows: Table = {name: np.full(size, text, object) for name, text in self.labels.items()}
         rows |= {name: np.repeat(values, len(methods)) for name, values in cells.items()}
-        rows["method"] = np.tile(np.array(methods, object), count)
-
-        def column(name: str) -> np.ndarray:
-            """In the rows' order, the methods of a cell after each other."""
-            nothing = np.full(count, np.nan)
-            values = [found[method][name][:count] if found else nothing for method in methods]
-            return np.where(valid, values, np.nan).T.ravel()
-
-        codes = np.nan_to_num(column("status"), nan=int(Status.INVALID)).astype(int)
-        rows["status"] = np.array([Status(code).name.lower() for code in codes], object)
-        for name in self.names:
-            if name not in rows and name != "partition":
-                rows[name] = column(name)
-        rows["num_steps"] = np.nan_to_num(rows["num_steps"]).astype(int)
-        certified = rows["lower_bound"] > 0  # 0 bounds any runtime: it is no certificate
-        for name in ("lower_bound", "relative_gap"):
-            rows[name] = np.where(certified, rows[name], np.nan)
-        exact = rows["exact_gradient"].tolist()
-        rows["exact_gradient"] = np.array([None if x != x else x == 1 for x in exact], object)
+        rows["method"] = np.tile(np.array(methods, object), len(chunk.cells))
+        # The methods of a cell after each other.
+        rows |= {name: values.reshape(-1, *values.shape[2:])[:size] for name, values in found.items()}
+        rows["status"] = np.array([Status(code).name.lower() for code in rows["status"]], object)
+        exact = [None if np.isnan(one) else bool(one) for one in rows["exact_gradient"]]
+        rows["exact_gradient"] = np.array(exact, object)
         if self.partitions:
-            rows["partition"] = np.full(codes.size, None, object)
-            for row in np.flatnonzero(~np.isin(codes, (Status.INFEASIBLE, Status.INVALID))):
-                cell, method = divmod(row, len(methods))
-                counts = found[methods[method]].get("partition")
-                if counts is not None:
-                    rows["partition"][row] = counts[cell][: cells["num_workers"][cell]].tolist()
+            counts, rows["partition"] = rows["partition"], np.full(size, None, object)
+            for row in np.flatnonzero((counts[:, 0] >= 0) & ~np.isnan(rows["expected_runtime"])):
+                rows["partition"][row] = counts[row, : rows["num_workers"][row]].tolist()
         return {name: rows[name] for name in self.names}
 
-    def _found(self, chunk: Chunk, cells: Table, valid: np.ndarray) -> dict[str, Table]:
-        """The columns of each method; cells that make no sense are solved as one that does."""
-        given = {name: np.where(valid, v, v[np.argmax(valid)]) for name, v in cells.items()}
-        padded = np.minimum(np.arange(chunk.group.chunk), len(chunk.cells) - 1)
-        inputs = {name: values[padded] for name, values in given.items()}, chunk.cells[padded]
-        spread = jax.device_put(inputs, NamedSharding(self.mesh, PartitionSpec("cells")))
-        found: dict[str, Table] = jax.device_get(self._compiled(chunk.group)(*spread, *self._given()))
-        return found
+    def _inputs(self, group: CellGroup, cells: np.ndarray) -> tuple[Any, ...]:
+        """Of a group's program: a whole chunk, filled up with its last cell; the key and the methods."""
+        cells = np.pad(cells, (0, group.chunk - len(cells)), mode="edge")
+        # In their order, which a dictionary would lose; their numbers are no part of the program.
+        given = self.key, jax.tree.map(jnp.asarray, [*self.methods.values()])
+        spread = jax.device_put((self.cells.take(cells), cells), NamedSharding(self.mesh, _CELLS))
+        return *spread, *jax.device_put(given, NamedSharding(self.mesh, _SAME))
 
-    def _valid(self, cells: Table, max_workers: int) -> np.ndarray:
-        """Whether the numbers of each cell make a problem: what is traced cannot be refused any more."""
-        numbers = _of_problem(cells)
-        valid = np.full(len(cells["num_workers"]), True)
-        try:
-            self.problem(max_workers=max_workers, **numbers)  # all at once, where its arithmetic permits
-        except Exception:
-            for i in range(valid.size):
-                try:
-                    self.problem(max_workers=max_workers, **{name: v[i] for name, v in numbers.items()})
-                except ValueError:
-                    valid[i] = False
-        if self.has_deadline:
-            valid &= np.isfinite(cells["deadline"]) & (cells["deadline"] > 0)
-        return valid
+    def _program(self, group: CellGroup) -> Callable[..., Table]:
+        """The compiled program of a group; that of the next one is compiled meanwhile, in a thread.
 
-    def _given(self) -> tuple[Array | None, dict[str, Method]]:
-        """The key and the methods, whose numbers are no part of the program."""
-        methods = jax.tree.map(jnp.asarray, self.methods)
-        return jax.device_put((self.key, methods), NamedSharding(self.mesh, PartitionSpec()))
+        What another sweep has compiled JAX knows by its arguments.
+        """
+        x64 = jnp.result_type(float) == jnp.float64
 
-    def _compiled(self, group: CellGroup) -> Callable[..., dict[str, dict[str, Array]]]:
-        """The compiled function of a group; that of the next one is compiled meanwhile, in a thread."""
-        columns = tuple((name, values.dtype.str) for name, values in self.cells.columns.items())
-        leaves, tree = jax.tree.flatten(self._given())
-        given = tuple(jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding) for a in leaves)
-        asked = self.problem, self.apart, self.partitions, columns, given, tree, self.mesh
-        place, x64 = self.groups.index(group), jnp.result_type(float) == jnp.float64
-        soon = self.groups[place : place + 2]
-        coming = [_compiling(*asked, one.max_workers, one.batch, one.chunk, x64) for one in soon]
-        try:
-            return coming[0].result()
-        except BaseException:
-            _compiling.cache_clear()  # keeps no failure
-            raise
+        def compile_(*arguments: Any) -> Callable[..., Table]:
+            with jax.enable_x64(x64):  # a setting of each thread
+                return _solved.lower(*arguments).compile()
+
+        place = self.groups.index(group)
+        for soon in self.groups[place : place + 2]:
+            if soon.max_workers not in self._programs:
+                options = self.problem, self.mesh, self.apart, self.partitions, soon.max_workers, soon.batch
+                inputs = self._inputs(soon, np.asarray(soon.cells[:1]))
+                thread = ThreadPoolExecutor(1)
+                self._programs[soon.max_workers] = thread.submit(compile_, *inputs, options)
+                thread.shutdown(wait=False)  # it ends with its work
+        return self._programs[group.max_workers].result()
 
 
-def _of_problem(cell: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers that `Sweep.problem` is asked with."""
-    return {name: value for name, value in cell.items() if name != "deadline"}
+@functools.partial(jax.jit, static_argnums=4)
+def _solved(
+    columns: Table, index: Array, key: Array | None, methods: list[Method], options: tuple[Any, ...]
+) -> Table:
+    """The answers for the cells of a chunk, `[cells, methods]` each; what else they follow from is static."""
+    problem_of, mesh, apart, partitions, max_workers, batch = options
 
-
-@functools.lru_cache(maxsize=64)
-def _compiling(
-    problem_of: ProblemOf,
-    apart: bool,
-    partitions: bool,
-    columns: tuple[tuple[str, str], ...],
-    given: tuple[jax.ShapeDtypeStruct, ...],
-    tree: jax.tree_util.PyTreeDef,
-    mesh: Mesh,
-    max_workers: int,
-    batch: int,
-    chunk: int,
-    x64: bool,
-) -> "Future[Callable[..., Any]]":
-    """The function of a group, (cells, their indices, key, methods) to columns, compiled in a thread.
-
-    All that it depends on is an argument: another sweep that asks for the same finds it.
-    """
-    cells, same = PartitionSpec("cells"), PartitionSpec()
-
-    def of_device(columns: Table, index: Array, key: Array | None, methods: Any) -> dict[str, Table]:
-        def one(cell: tuple[dict[str, Any], Array]) -> dict[str, dict[str, Array]]:
+    def of_device(columns: Table, index: Array, key: Array | None, methods: list[Method]) -> Table:
+        def one(cell: tuple[dict[str, Array], Array]) -> Table:
             numbers, index = cell
+            deadline = numbers.pop("deadline", None)
             if apart:
-                numbers = numbers | {"num_workers": max_workers}
-            problem = problem_of(max_workers=max_workers, **_of_problem(numbers))
+                numbers["num_workers"] = max_workers
+            problem = problem_of(max_workers=max_workers, **numbers)
             own = None if key is None else jax.random.fold_in(key, index)
-            given = own, numbers.get("deadline"), partitions
-            return {name: _solve(problem, method, *given) for name, method in methods.items()}
+            found = [_answer(problem, method, own, deadline, partitions) for method in methods]
+            return jax.tree.map(lambda *values: jnp.stack(values), *found)
 
         return jax.lax.map(one, (columns, index), batch_size=batch)
 
-    def column(dtype: str) -> jax.ShapeDtypeStruct:
-        kind = jax.dtypes.canonicalize_dtype(dtype)
-        return jax.ShapeDtypeStruct((chunk,), kind, sharding=NamedSharding(mesh, cells))
-
-    def compile_() -> Callable[..., Any]:
-        specs = cells, cells, same, same
-        spread = jax.shard_map(of_device, mesh=mesh, in_specs=specs, out_specs=cells, check_vma=False)
-        with jax.enable_x64(x64):  # a setting of each thread
-            shapes = {name: column(dtype) for name, dtype in columns}, column("int64")
-            return jax.jit(spread).lower(*shapes, *jax.tree.unflatten(tree, given)).compile()
-
-    thread = ThreadPoolExecutor(1)
-    coming = thread.submit(compile_)
-    thread.shutdown(wait=False)  # it ends with its work
-    return coming
+    specs = _CELLS, _CELLS, _SAME, _SAME
+    spread = jax.shard_map(of_device, mesh=mesh, in_specs=specs, out_specs=_CELLS, check_vma=False)
+    return spread(columns, index, key, methods)
 
 
-def _solve(
+def _answer(
     problem: Problem, method: Method, key: Array | None, deadline: Array | None, partitions: bool
 ) -> dict[str, Array]:
-    """The columns of a cell."""
-    solution = solve(problem, method.with_deadline(deadline), key=key)
-    columns = {name: getattr(solution, name) for name in NUMBERS}
-    unknown = jnp.full_like(solution.expected_runtime, jnp.nan)
-    infeasible = solution.status == int(Status.INFEASIBLE)
-    missing = infeasible | (solution.status == int(Status.INVALID))
-    needs = dict.fromkeys(NEEDS, unknown) if solution.needs is None else solution.needs._asdict()
-    columns |= {name: jnp.where(missing, unknown, value) for name, value in needs.items()}
+    """What a method says of a cell."""
+    solution = solve(
+        problem, replace(method, deadline=deadline) if _lacks_deadline(method) else method, key=key
+    )
+    status, unknown = solution.status, jnp.full_like(solution.expected_runtime, jnp.nan)
+    known = {name: getattr(solution, name) for name in NUMBERS}
+    for name in ("lower_bound", "relative_gap"):  # 0 bounds any runtime: it is no certificate
+        known[name] = jnp.where(solution.lower_bound > 0, known[name], unknown)
+    known |= dict.fromkeys(NEEDS, unknown) if solution.needs is None else solution.needs._asdict()
     if deadline is not None:
-        chance = unknown
+        status = jnp.where(meets(deadline, "> 0"), status, int(Status.INVALID))
+        known["completion_probability"] = unknown
         if solution.partition is not None:
             chance = completion_probability(problem, solution.partition, deadline)
-        columns["completion_probability"] = jnp.where(infeasible, unknown, chance)
-    if partitions and solution.rounded is not None:
-        columns["partition"] = solution.rounded
+            known["completion_probability"] = chance
+    exists = (status != int(Status.INFEASIBLE)) & (status != int(Status.INVALID))
+    columns = {name: jnp.where(exists, value, unknown) for name, value in known.items()}
+    columns |= {"status": status, "num_steps": jnp.where(exists, solution.num_steps, 0)}
+    if partitions:
+        none = jnp.full(problem.max_workers, -1)
+        columns["partition"] = none if solution.rounded is None else solution.rounded
     return columns
+
+
+def _lacks_deadline(method: Method) -> bool:
+    """Whether it takes that of each cell."""
+    return isinstance(method, Deadline) and method.deadline is None
 
 
 def sweep(

@@ -10,8 +10,7 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
 from bcgc_jax.plans import schedules
-from bcgc_jax.solvers.multi_message import search_sizes
-from bcgc_jax.solvers.schedules import share_out
+from bcgc_jax.solvers.schedules import search_sizes, share_out
 from tests.oracles.schedules import simulated
 from tests.problems import known, slow
 

@@ -52,6 +52,12 @@ def test_a_level_must_exist_in_every_problem_of_a_batch():
         bcgc.solve(_problem(num_workers=np.array([6, 3])), "tandon:3")
 
 
+def test_a_search_that_would_take_days_is_refused_before_it_begins():
+    problem = bcgc.Problem(CASE.law(), 100_000, L)
+    with pytest.raises(ValueError, match=r'more than a day .* store fewer, as in "multi_message:41"'):
+        bcgc.solve(problem, "multi_message", key=jax.random.key(0))
+
+
 def test_an_option_that_the_method_does_not_know_is_refused():
     with pytest.raises(TypeError, match="tolerence"):
         bcgc.Optimal(tolerence=1e-3)  # type: ignore[call-arg]
@@ -143,6 +149,17 @@ def test_the_runtime_of_a_solution_has_a_slope_in_the_law():
         value, slope = runtime(rate)
         np.testing.assert_allclose(value, M * B * L / N * (50 + harmonic / rate), rtol=1e-9)
         np.testing.assert_allclose(slope, -M * B * L / N * harmonic / rate**2, rtol=1e-7)
+
+
+@pytest.mark.slow
+def test_the_runtime_of_partial_stragglers_has_a_slope_too():
+    def runtime(rate):
+        problem = padded(bcgc.ShiftedExponential(rate, 50.0), N, L, M, B)
+        return bcgc.solve(problem, bcgc.TandonPartial(3.0)).expected_runtime
+
+    slope = jax.jit(jax.grad(runtime))(1e-3)
+    difference = float(runtime(1.001e-3) - runtime(0.999e-3)) / 2e-6
+    assert float(slope) == pytest.approx(difference, rel=1e-4)
 
 
 def test_the_status_says_what_came_of_it():

@@ -3,9 +3,7 @@
 import csv
 import functools
 import itertools
-import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -52,6 +50,7 @@ def test_a_grid_has_all_combinations_with_the_number_of_workers_slowest():
         ({"num_workers": []}, "at least one"),
         ({"num_workers": [2], "rate": ["fast"]}, "must be numbers"),
         ({"num_workers": [2], "status": [1]}, "column of the answers"),
+        ({"num_workers": [2], "num_coordinates": [10**10]}, "jax_enable_x64"),
     ],
 )
 def test_a_grid_of_no_numbers_is_refused(columns, words):
@@ -64,7 +63,7 @@ def test_every_cell_is_what_solve_says_and_padding_and_company_change_nothing(x6
     rng = np.random.default_rng(5)
     workers = np.concatenate([rng.permutation(np.r_[np.full(9, 2), np.full(16, 3)]), [5, 4, 5]])
     cells = {"num_workers": workers, "rate": 10 ** rng.uniform(-4, -1, workers.size)}
-    methods = ["optimal", "tandon:2"]
+    methods = ["tandon:2", "optimal"]
     rows = bcgc.sweeps.sweep(paper, cells, methods, partitions=True)
     # By padded size, and within a size in the order of the cells.
     np.testing.assert_array_equal(rows["num_workers"][:: len(methods)], workers)
@@ -93,28 +92,22 @@ def test_a_bad_cell_has_its_status_and_stops_no_other(x64):
     def heavy(num_workers, shape, max_workers):
         return bcgc.Problem(bcgc.Pareto(1.0, shape), num_workers, 100, max_workers=max_workers)
 
-    shapes = [2.5, 0.8, -1.0, np.nan, 1.5]
-    rows = bcgc.sweeps.sweep(heavy, bcgc.sweeps.grid(num_workers=[4], shape=shapes), "uncoded")
-    assert rows["status"].tolist() == ["converged", "infinite", "invalid", "invalid", "converged"]
+    cells: dict[str, Any] = {"shape": [2.5, 0.8, -1.0, np.nan, 1.5, 2.5], "deadline": [1e3] * 5 + [-1.0]}
+    rows = bcgc.sweeps.sweep(heavy, cells | {"num_workers": [4] * 6}, "uncoded", partitions=True)
+    assert rows["status"].tolist() == ["converged", "infinite", *["invalid"] * 2, "converged", "invalid"]
+    assert np.isnan(rows["completion_probability"]).tolist() == [False, False, True, True, False, True]
+    assert [counts is None for counts in rows["partition"]] == [False, False, True, True, False, True]
     # E T_(4) of Pareto: 4! Γ(1 - 1/a) / Γ(5 - 1/a), times L/N.
     moments = [24 / np.prod([k - 1 / a for k in (1, 2, 3, 4)]) for a in (2.5, 1.5)]
-    exact: Any = [25 * moments[0], np.inf, np.nan, np.nan, 25 * moments[1]]
+    exact: Any = [25 * moments[0], np.inf, np.nan, np.nan, 25 * moments[1], np.nan]
     np.testing.assert_allclose(rows["expected_runtime"], exact, rtol=1e-9)
 
 
 def test_numbers_that_overflow_are_no_problem_and_need_nothing(x64):
     problem = padded(bcgc.ShiftedExponential(1e-306), 3, 20_000, 50)
-    found = run._solve(problem, method_of("uncoded"), None, None, False)
+    found = run._answer(problem, method_of("uncoded"), None, None, False)
     assert found["status"] == bcgc.Status.INVALID
     assert all(np.isnan(found[name]) for name in sweeps.NEEDS)
-
-
-def test_cells_that_are_all_bad_are_rows_too():
-    cells = bcgc.sweeps.grid(num_workers=[3], rate=[-1.0, 0.0], deadline=1e8)
-    rows = bcgc.sweeps.sweep(paper, cells, partitions=True)
-    assert rows["status"].tolist() == ["invalid"] * 2
-    assert np.isnan(rows["completion_probability"]).all()
-    assert rows["partition"].tolist() == [None, None]
 
 
 @pytest.mark.slow
@@ -162,17 +155,6 @@ def test_unknown_methods_are_refused_before_anything_is_solved():
         bcgc.sweeps.Sweep(paper, cells, wrong)
     with pytest.raises(ValueError, match="one length"):
         bcgc.sweeps.Sweep(paper, {"num_workers": np.array([5, 6]), "rate": np.array([1e-3])})
-
-
-def test_what_a_problem_raises_is_told_unless_it_is_that_numbers_make_none():
-    def problem(num_workers, rate, max_workers):
-        if not isinstance(rate, jax.core.Tracer) and np.any(np.asarray(rate) > 1):
-            raise KeyError("no such rate")
-        return paper(num_workers=num_workers, rate=rate, max_workers=max_workers)
-
-    plan = bcgc.sweeps.Sweep(problem, bcgc.sweeps.grid(num_workers=[3], rate=[-1.0, 2.0]), ["time"])
-    with pytest.raises(KeyError, match="no such rate"):
-        plan.solve(next(plan.chunks()))
 
 
 def _small(monkeypatch, largest_rate: float = 1e-2) -> bcgc.sweeps.Sweep:
@@ -272,24 +254,6 @@ def test_another_scheme_or_problem_is_another_sweep_also_where_the_first_cells_a
     assert len({mark(other) for other in ("none", "name", "gives", "law", "start-up", "overlap")}) == 6
 
 
-@pytest.mark.slow
-def test_cells_of_workers_that_start_up_and_send_are_what_solve_says(x64):
-    def starting(num_workers, scale, send_time, max_workers):
-        more = {"start_up": scale, "send_time": send_time, "max_workers": max_workers}
-        # Too many coordinates for a search of units.
-        return bcgc.Problem(bcgc.ShiftedExponential(1.0, 0.5), num_workers, 2000, **more)
-
-    cells = bcgc.sweeps.grid(num_workers=[2, 3], scale=[300.0], send_time=[0.4])
-    rows = bcgc.sweeps.sweep(starting, cells, "optimal")
-    for i in range(2):
-        problem = starting(int(rows["num_workers"][i]), rows["scale"][i], rows["send_time"][i], 3)
-        alone = bcgc.solve(problem, "optimal")
-        # Both within their gaps of 1e-6.
-        for name in ("expected_runtime", "lower_bound"):
-            np.testing.assert_allclose(rows[name][i], getattr(alone, name), rtol=2e-6)
-        assert rows["status"][i] == bcgc.Status(int(alone.status)).name.lower()
-
-
 def test_small_cells_come_before_large_ones_whatever_their_order(monkeypatch):
     monkeypatch.setattr(sweeps, "_COMPILATION", 1e5)
     cells = {"num_workers": np.repeat([40, 2], 20), "rate": np.geomspace(1e-3, 1e-2, 40)}
@@ -349,36 +313,18 @@ def test_names_and_folders_that_cannot_be_written_are_refused(x64, monkeypatch, 
     plan = _small(monkeypatch)
     with pytest.raises(ValueError, match=r"\*\.csv or \*\.parquet"):
         bcgc.sweeps.write_sweep(plan, tmp_path / "sweep.txt")
-    with pytest.raises(FileNotFoundError, match="no such folder"):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
         bcgc.sweeps.write_sweep(plan, tmp_path / "nowhere" / "sweep.csv")
 
 
-_COMMAND = [sys.executable, "-m", "bcgc_jax", "sweep", "--workers", "3,5,8", "--coordinates", "2000"]
-_COMMAND += ["--cycle-time", "shifted-exponential:shift=50", "--axis", "rate=1e-3:1e-2:3000:log"]
-_COMMAND += ["--method", "uncoded", "--method", "optimal"]
-
-
-def _start(*args: str, cache: str) -> "subprocess.Popen[str]":
-    """What one process has compiled serves the others."""
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": cache}
-    environment["JAX_ENABLE_COMPILATION_CACHE"] = "true"
-    environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
-    pipe = subprocess.PIPE
-    return subprocess.Popen([*_COMMAND, *args], stdout=pipe, stderr=pipe, text=True, env=environment)
-
-
-def _finished(process: "subprocess.Popen[str]") -> str:
-    out, err = process.communicate()
-    assert process.returncode == 0, (out, err)
-    return out
-
-
 @pytest.mark.slow
-def test_two_processes_write_the_file_of_one_that_was_killed_and_went_on(tmp_path):
-    two, killed = tmp_path / "two.csv", tmp_path / "killed.csv"
-    cache = str(tmp_path / "compiled")
-    victim = _start("--out", str(killed), cache=cache)
+def test_a_sweep_that_was_killed_goes_on_and_gives_the_same_file(tmp_path):
+    command = [sys.executable, "-m", "bcgc_jax", "sweep", "--workers", "3,5,8", "--coordinates", "2000"]
+    command += ["--cycle-time", "shifted-exponential:shift=50", "--axis", "rate=1e-3:1e-2:3000:log"]
+    command += ["--method", "uncoded", "--method", "optimal", "--out"]
+    whole, killed = tmp_path / "whole.csv", tmp_path / "killed.csv"
     parts = tmp_path / "killed.csv.parts"
+    victim = subprocess.Popen([*command, str(killed)], stderr=subprocess.PIPE)
     while not list(parts.glob("*.csv")):
         assert victim.poll() is None, victim.communicate()
         time.sleep(0.02)
@@ -386,15 +332,11 @@ def test_two_processes_write_the_file_of_one_that_was_killed_and_went_on(tmp_pat
     victim.communicate()
     assert not killed.exists()
     assert 0 < len(list(parts.glob("0*.csv"))) < 3
-    assert "9000" in _finished(_start("--out", str(killed), "--resume", cache=cache))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        several = ["--coordinator", f"127.0.0.1:{free.getsockname()[1]}", "--processes", "2"]
-    pair = [_start("--out", str(two), *several, "--process", str(i), cache=cache) for i in range(2)]
-    outputs = [_finished(process) for process in pair]
-    assert outputs[1] == ""  # one of them speaks
-    assert len(table_of(two)) == 2 * 9000
-    assert two.read_bytes() == killed.read_bytes()
+    for path, more in ((killed, ["--resume"]), (whole, [])):
+        done = subprocess.run([*command, str(path), *more], check=True, capture_output=True, text=True)
+        assert "9000" in done.stdout
+    assert len(table_of(whole)) == 2 * 9000
+    assert whole.read_bytes() == killed.read_bytes()
 
 
 def test_memory_does_not_grow_with_the_cells():

@@ -25,20 +25,16 @@ def test_the_fft_recursion_gives_the_exact_crossing_probability(size):
 
 @pytest.mark.parametrize("size", [1, 2, 7, 12])
 def test_the_judge_of_crossing_probabilities_is_the_exact_count(size):
-    whole = np.sort(np.random.default_rng(size).integers(1, 2**20, size))
-    exact = 1 - crossing_probability([Fraction(int(b), 2**20) for b in whole])
-    assert crossing.exact_probability(whole / 2**20, 20) == exact
-    assert crossing.exact_probability(whole / 2**20) == exact
-
-
-def stand_in(boundaries: np.ndarray) -> np.ndarray:
-    """A peer that errs by a hundredth."""
-    return np.array([float(crossing.exact_probability(row, 30)) + 0.01 for row in boundaries])
+    boundary = np.sort(np.random.default_rng(size).integers(1, 2**20, size)) / 2**20
+    exact = 1 - crossing_probability([Fraction(b) for b in boundary])
+    assert crossing.exact_probability(boundary, 20) == crossing.exact_probability(boundary) == exact
 
 
 def test_programs_for_crossing_probabilities_are_measured_where_they_are_installed(monkeypatch, small):
     monkeypatch.setattr(crossing, "CASES", (crossing.Case("one boundary", 3, repeats=2),))
-    monkeypatch.setattr(installed, "crossprob", lambda: stand_in)
+    # A peer that errs by a hundredth.
+    found = lambda rows: np.array([float(crossing.exact_probability(row, 30)) + 0.01 for row in rows])  # noqa: E731
+    monkeypatch.setattr(installed, "crossprob", lambda: found)
     monkeypatch.setattr(installed.shutil, "which", lambda name: None)
     measured, *missing = crossing.crossing()
     assert measured["against"] == "crossprob"
@@ -46,11 +42,9 @@ def test_programs_for_crossing_probabilities_are_measured_where_they_are_install
     # In units of the smaller of P and 1 - P.
     assert 0.01 < measured["peer_error"] < 1
     assert measured["ratio"] > 0
-    assert [row["accuracy"].split("; ")[-1] for row in missing] == [
-        "qqconf is not installed",
-        "mutoss is not installed",
-    ]
-    assert not any("peer" in row for row in missing)
+    for row, name in zip(missing, ("qqconf", "mutoss"), strict=True):
+        assert row["accuracy"].endswith(f"; {name} is not installed")
+        assert "peer" not in row
 
 
 @pytest.mark.parametrize(("workers", "depth"), [(1, 1), (3, 2), (5, 5)])
@@ -64,14 +58,9 @@ def test_the_trace_formula_is_the_mean_of_draws(workers, depth):
     assert mean == pytest.approx(exact, rel=4 / 200_000**0.5)
 
 
-def test_compare_reports_what_was_returned_and_how_long_it_took():
+def test_compare_reports_what_was_returned_and_how_long_it_took(small):
     calls = []
-
-    def package():
-        calls.append("a")
-        return 3
-
-    found = timing.compare({"package": package, "peer": lambda: calls.append("b")}, 4)
+    found = timing.compare({"package": lambda: calls.append("a") or 3, "peer": lambda: calls.append("b")}, 4)
     assert calls == ["a", "b"] * 5  # interleaved
     assert found["package"].value == 3
     seconds = found["package"].seconds

@@ -50,14 +50,15 @@ def write_sweep(
     missing.
 
     >>> import tempfile
-    >>> from bcgc_jax import Problem, Uniform
+    >>> from bcgc_jax import Problem, ShiftedExponential
     >>> from bcgc_jax.sweeps import grid
-    >>> def problem(num_workers, max_workers):
-    ...     return Problem(Uniform(1.0, 2.0), num_workers, 100, max_workers=max_workers)
+    >>> def problem(num_workers, rate, max_workers):
+    ...     return Problem(ShiftedExponential(rate, 50.0), num_workers, 20_000, 50, max_workers=max_workers)
+    >>> cells = grid(num_workers=[2, 3], rate=[1e-3, 1e-2])
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     done = write_sweep(Sweep(problem, grid(num_workers=[2, 3]), ["uncoded"]), f"{folder}/sweep.csv")
-    ...     print(done.read_text().splitlines()[1][:21])
-    2,uncoded,converged,8
+    ...     done = write_sweep(Sweep(problem, cells, ["uncoded"]), f"{folder}/sweep.csv")
+    ...     print(done.read_text().splitlines()[1][:27])
+    2,0.001,uncoded,converged,7
     """
     path = Path(path)
     form = _format_of(path)

@@ -317,7 +317,7 @@ def test_a_sweep_leaves_no_thread_behind(monkeypatch):
     monkeypatch.setattr(sweeps, "_COMPILATION", 1)
     before = set(threading.enumerate())
     # Two sizes, both compiled though only one is asked for.
-    plan = bcgc.sweeps.Sweep(paper, bcgc.sweeps.grid(num_workers=[2, 3], rate=[1e-3]), ["uncoded"])
+    plan = bcgc.sweeps.Sweep(paper, bcgc.sweeps.grid(num_workers=[2, 3], rate=[1e-3]), ["limit"])
     plan.solve(next(plan.chunks()))
     for thread in set(threading.enumerate()) - before:
         thread.join()

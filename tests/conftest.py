@@ -39,7 +39,7 @@ _GROUPS = {
 
 
 # Tracing makes many objects and little garbage: collecting at Python's own pace is a sixth of its time.
-gc.set_threshold(50_000, 20, 50)
+gc.set_threshold(20_000, 10, 10)
 
 _SLOW_EXAMPLES = (
     "bcgc_jax/cluster/master.py::",  # processes

@@ -76,35 +76,33 @@ def test_a_traced_partition_may_leave_the_simplex_for_the_runtime_is_homogeneous
     np.testing.assert_allclose(runtime(PROBLEM, 2 * X), 2 * runtime(PROBLEM, X), rtol=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("partition", "times", "message"),
-    [
-        ([1.0], [[0.1, 0.2, 0.3]], r"partition must have shape \(\.\.\., 3\), got \(1,\): one level"),
-        ([1, 1, 1], [0.3], r"partition must have shape \(\.\.\., 1\), got \(3,\)"),
-        ([1, -1, 1], [0.3, 0.2, 0.5], "partition must be finite and >= 0, got -1"),
-        ([1.0, 2.0], [0.3, -0.1], "cycle_times must be >= 0, got -0.1"),
-        ([1.0], 0.3, r"cycle_times must have .*got .*\(\)"),
-    ],
-)
-def test_a_partition_and_the_times_of_other_workers_are_refused(partition, times, message):
-    with pytest.raises(ValueError, match=message):
-        bcgc.block_runtime(partition, times)
+def _of_levels(levels, costs=1.0):
+    return bcgc.coordinate_runtime(levels, np.ones((3, 3)), unit_costs=costs)
 
 
-@pytest.mark.parametrize(
-    ("levels", "costs", "message"),
-    [
-        ([0, 1], [1.0, -2.0], "unit_costs must be finite and > 0, got -2"),
-        ([-1, 0], 1.0, "levels must be from 0 to 2, .* got -1 to 0"),
-        ([0, 3], 1.0, "levels must be from 0 to 2, .* got 0 to 3"),
-        ([0.0, 1.0], 1.0, "levels must be whole numbers"),
-        (1, 1.0, "levels must be whole numbers, a row of them"),
-        ([0, 1], [1.0, 2.0, 3.0], r"unit_costs must have shape \(\.\.\., 2\), got \(3,\)"),
-    ],
-)
-def test_levels_that_no_worker_has_are_refused(levels, costs, message):
+REFUSED: list[tuple[Callable[..., Any], tuple[Any, ...], str]] = [
+    (bcgc.block_runtime, ([1.0], [[0.1, 0.2, 0.3]]), r"partition must have shape \(\.\.\., 3\), got \(1,\)"),
+    (bcgc.block_runtime, ([1, 1, 1], [0.3]), r"partition must have shape \(\.\.\., 1\), got \(3,\)"),
+    (bcgc.block_runtime, ([1, -1, 1], [0.3, 0.2, 0.5]), "partition must be finite and >= 0, got -1"),
+    (bcgc.block_runtime, ([1.0, 2.0], [0.3, -0.1]), "cycle_times must be >= 0, got -0.1"),
+    (bcgc.block_runtime, ([1.0], 0.3), r"cycle_times must have .*got .*\(\)"),
+    (_of_levels, ([0, 1], [1.0, -2.0]), "unit_costs must be finite and > 0, got -2"),
+    (_of_levels, ([-1, 0],), "levels must be from 0 to 2, .* got -1 to 0"),
+    (_of_levels, ([0, 3],), "levels must be from 0 to 2, .* got 0 to 3"),
+    (_of_levels, ([0.0, 1.0],), "levels must be whole numbers"),
+    (_of_levels, (1,), "levels must be whole numbers, a row of them"),
+    (_of_levels, ([0, 1], [1.0, 2.0, 3.0]), r"unit_costs must have shape \(\.\.\., 2\), got \(3,\)"),
+    (bcgc.levels_from_partition, ([2, -1, 2],), "partition must be finite and >= 0, got -1"),
+    (bcgc.partition_from_levels, ([0, 3], 3), "levels must be from 0 to 2, .* got 0 to 3"),
+    (bcgc.partition_from_levels, ([-1, 3],), "levels must be from 0 to 3, .* got -1 to 3"),
+    (bcgc.certificate, (PROBLEM, X, np.array([0, 1])), r"levels must have shape \(3,\), got \(2,\): True"),
+]
+
+
+@pytest.mark.parametrize(("call", "given", "message"), REFUSED)
+def test_what_is_no_partition_no_time_and_no_level_is_refused_by_name(call, given, message):
     with pytest.raises(ValueError, match=message):
-        bcgc.coordinate_runtime(levels, np.ones((3, 3)), unit_costs=costs)
+        call(*given)
 
 
 NO_RUNTIME = {"num_samples": 0.0, "cycles": -1.0, "setup_cycles": np.nan}
@@ -122,15 +120,6 @@ def test_numbers_that_make_no_runtime_are_refused_or_give_nan(name, value):
             runtime(value)
         assert np.isnan(jax.jit(runtime)(value))
         assert np.isfinite(jax.jit(runtime)(1.0))
-
-
-def test_partitions_and_levels_are_turned_into_each_other_only_where_they_are_such():
-    with pytest.raises(ValueError, match="partition must be finite and >= 0, got -1"):
-        bcgc.levels_from_partition([2, -1, 2])
-    with pytest.raises(ValueError, match=r"levels must be from 0 to 2, .* got 0 to 3"):
-        bcgc.partition_from_levels([0, 3], 3)
-    with pytest.raises(ValueError, match=r"levels must be from 0 to 3, .* got -1 to 3"):
-        bcgc.partition_from_levels([-1, 3])
 
 
 def test_what_is_traced_and_no_level_or_no_partition_has_no_runtime():
@@ -237,11 +226,6 @@ def test_how_many_draws_is_a_whole_number_that_is_known():
         ):
             with pytest.raises(ValueError, match="must be a whole number from 1 on"):
                 call(wrong)
-
-
-def test_the_levels_of_a_bound_are_marked_one_by_one():
-    with pytest.raises(ValueError, match=r"levels must have shape \(3,\), got \(2,\): True for each"):
-        bcgc.certificate(PROBLEM, X, np.array([0, 1]))
 
 
 GOOD: dict[str, float] = {"num_workers": 3, "rate": 0.5, "shift": 1.5}

@@ -185,7 +185,7 @@ CALLS: dict[str, Callable[[Number], Any]] = {
         problem_of(v, setup_cycles=1.0), _partition(v)
     ),
     "expected_runtime of units": lambda v: bcgc.expected_runtime(
-        bcgc.Problem(LAWS["Weibull"](v), 3, 3, unit_costs=[2.0, 1.0, 0.5]), [2.0, 1.0, 0.5]
+        bcgc.Problem(LAWS["ShiftedExponential"](v), 3, 3, unit_costs=[2.0, 1.0, 0.5]), [2.0, 1.0, 0.5]
     ),
     "block_runtime": lambda v: bcgc.block_runtime(
         row(v, 3, 2, 5), row(v, 1, 4, 2), num_samples=2 * v, setup_cycles=0.5 * v

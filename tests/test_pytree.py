@@ -226,7 +226,9 @@ def test_what_is_traced_batched_or_many_is_shown_by_its_shape():
     assert repr(batch) == "ShiftedExponential(rate=[1.0, 2.0], shift=[0.0, 0.0])"
 
 
-def test_whole_parameters_of_a_law_are_no_other_program():
+def test_whole_numbers_of_another_kind_are_no_other_program():
     laws = [bcgc.Gamma(*numbers) for numbers in ((2, 1, 3), (2.0, 1.0, 3.0), (np.int64(2), 1.0, 3))]
+    sizes = (4, 90), (4.0, 9e1), (np.int64(4), np.int32(90))
+    assert len({str(jax.tree.leaves(bcgc.Problem(laws[0], *numbers))) for numbers in sizes}) == 1
     for alike in (laws, [bcgc.TandonPartial(alpha) for alpha in (4, 4.0)]):
         assert len({str(jax.tree.map(jnp.result_type, tree)) for tree in alike}) == 1

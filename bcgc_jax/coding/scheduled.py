@@ -78,12 +78,6 @@ def group_plan(
 
     A group has the data subsets of its members. Groups of unequal sizes that share the data equally have as
     many subsets each; ValueError where these are no whole numbers. Options are as in `coding_plan`.
-
-    >>> from bcgc_jax import Problem, ShiftedExponential, solve
-    >>> plan = solve(Problem(ShiftedExponential(1.0, 0.5), 3, 9), "nested").plan
-    >>> assigned = group_plan(plan, {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}, num_workers=3)
-    >>> [(task.block, task.subsets) for task in assigned.tasks(1)]
-    [(0, (1,)), (1, (1, 2)), (2, (0, 1, 2))]
     """
     rule = plan.completion
     if not isinstance(rule, OneOfEach) or rule.num_workers != num_workers:

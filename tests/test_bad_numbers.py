@@ -193,7 +193,7 @@ KEYED: dict[str, Callable[[Any], Any]] = {
     "sample": lambda key: LAW.sample(key, (2,)),
     "rows": lambda key: bcgc.EmpiricalRows([[1.0, 2.0]]).draw_rows(key, 3),
     "unlike": lambda key: bcgc.Heterogeneous([LAW]).sample(key, (1,)),
-    "Sweep": lambda key: bcgc.sweeps.Sweep(lambda **_: PROBLEM, {"num_workers": [3]}, "time", key=key),
+    "Sweep": lambda key: bcgc.sweeps.Sweep(lambda **_: PROBLEM, {"num_workers": X}, "time", key=key),
     "fit_laws": lambda key: bcgc.measured.fit_laws(key, X),
     "bootstrap_interval": lambda key: bootstrap_interval(key, MEASURED, X),
     "gradient_code": lambda key: bcgc.coding.gradient_code(key, 4, 1),

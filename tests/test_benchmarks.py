@@ -53,10 +53,11 @@ def test_the_trace_formula_is_the_mean_of_draws(workers, depth):
 
 
 def test_compare_reports_what_was_returned_and_how_long_it_took(small):
-    calls = []
-    found = timing.compare({"package": lambda: calls.append("a") or 3, "peer": lambda: calls.append("b")}, 4)
-    assert calls == ["a", "b"] * 5  # interleaved
-    assert found["package"].value == 3
+    calls: list[str] = []
+    functions = {name: lambda name=name: calls.append(name) for name in ("package", "peer")}
+    found = timing.compare({**functions, "value": lambda: 3}, 4)
+    assert calls == ["package", "peer"] * 5  # interleaved
+    assert found["value"].value == 3
     seconds = found["package"].seconds
     assert seconds["best"] <= seconds["median"]
     assert seconds["compile"] == max(seconds["first_call"] - seconds["median"], 0)

@@ -54,7 +54,7 @@ def test_a_law_is_a_frozen_tree_of_its_fields_which_only_its_maker_checks(law):
     assert law != twin
     assert len({law, twin, law}) == 2
     again = pickle.loads(pickle.dumps(law))
-    assert jax.tree.structure(again) == structure
+    assert len({jax.tree.structure(tree) for tree in (again, law)}) == 1
     np.testing.assert_array_equal(jax.tree.leaves(again)[0], leaves[0])
 
 

@@ -38,7 +38,7 @@ _GROUPS = {
 }
 
 
-# Tracing makes many objects and little garbage: collecting at Python's own pace is a sixth of its time.
+# Tracing makes many objects and little garbage: collecting at Python's own pace takes a fifth of its time.
 gc.set_threshold(20_000, 10, 10)
 
 _SLOW_EXAMPLES = (

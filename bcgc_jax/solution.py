@@ -104,8 +104,8 @@ class Solution:
     def citation(self) -> str:
         """BibTeX of the works behind the method.
 
-        >>> from bcgc_jax import Problem, Uniform, solve
-        >>> solve(Problem(Uniform(1.0, 2.0), 3, 10), "uncoded").citation().count("@")
+        >>> from bcgc_jax import Problem, ShiftedExponential, solve
+        >>> solve(Problem(ShiftedExponential(1.0, 2.0), 3, 2_000), "uncoded").citation().count("@")
         2
         """
         bounded = self.partition is not None  # a scheme that is no partition bounds nothing

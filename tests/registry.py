@@ -1,7 +1,6 @@
-"""The one table of laws and public functions, as calls of a number.
+"""The one table of laws and public functions, as calls of a number: Python's, an array, or traced.
 
-The number is Python's, an array, or traced; a result follows from it alone. What is checked of every entry
-stands in test_registry.py; other tests take laws and calls from here.
+A result follows from it alone. What is checked of every entry stands in test_registry.py.
 """
 
 import functools
@@ -69,10 +68,8 @@ LAWS: dict[str, Callable[[Number], Any]] = {
 }
 # One of each kind, for what does not depend on the family.
 KINDS = ("ShiftedExponential", "Gamma", "TwoSpeed", "Empirical", "EmpiricalRows", "Heterogeneous")
-JOINT, ATOMIC = (
-    ("EmpiricalRows", "Heterogeneous"),
-    ("Deterministic", "TwoSpeed", "Empirical", "EmpiricalPairs"),
-)
+JOINT = ("EmpiricalRows", "Heterogeneous")
+ATOMIC = ("Deterministic", "TwoSpeed", "Empirical", "EmpiricalPairs")
 DENSE = tuple(name for name in LAWS if name not in JOINT + ATOMIC)
 
 
@@ -174,6 +171,7 @@ def _of_partition(call: Callable[[bcgc.Problem, Any], Any], of: Callable[[Number
     return call(of(v), _partition(v))
 
 
+_FEW: Any = {"key": KEY, "num_draws": 8, "num_replications": 4}
 _TIMES = (np.random.default_rng(0).gamma(2.0, 1.0, 100) + 1).tolist()
 
 # May be traced.
@@ -187,7 +185,7 @@ CALLS: dict[str, Callable[[Number], Any]] = {
         problem_of(v, setup_cycles=1.0), _partition(v)
     ),
     "expected_runtime of units": lambda v: bcgc.expected_runtime(
-        bcgc.Problem(LAWS["Weibull"](v), 3, 3, unit_costs=[2.0, 1.0, 0.5]), [2.0, 1.0, 0.5]
+        bcgc.Problem(LAWS["ShiftedExponential"](v), 3, 3, unit_costs=[2.0, 1.0, 0.5]), [2.0, 1.0, 0.5]
     ),
     "block_runtime": lambda v: bcgc.block_runtime(
         row(v, 3, 2, 5), row(v, 1, 4, 2), num_samples=2 * v, setup_cycles=0.5 * v
@@ -220,11 +218,7 @@ CALLS: dict[str, Callable[[Number], Any]] = {
     "solve for atoms": lambda v: bcgc.solve(bcgc.Problem(LAWS["Empirical"](v), 3, 2000, v, v)),
     "solve for workers that send": lambda v: bcgc.solve(problem_of(v, send_time=0.5 * v)),
     "solve for unlike workers": lambda v: bcgc.solve(
-        bcgc.Problem(LAWS["Heterogeneous"](v), 3, 2000, v, v),
-        "tandon_partial",
-        key=KEY,
-        num_draws=8,
-        num_replications=4,
+        bcgc.Problem(LAWS["Heterogeneous"](v), 3, 2000, v, v), "tandon_partial", **_FEW
     ),
     **{f"solve {name}": functools.partial(_solved, method) for name, method in METHODS.items()},
 }
@@ -251,23 +245,20 @@ def _trace(v: float, **changed: Any) -> bcgc.measured.Trace:
 def _fit_of_loads(v: float) -> Any:
     draws, load = np.random.default_rng(0), np.tile([1.0, 2.0, 4.0], 100)
     seconds = v * draws.gamma(4.0, 0.5, 300) + load * (1 + draws.exponential(1.0, 300))
-    trace = _trace(v, seconds=seconds, load=load)
-    return bcgc.measured.fit_start_up(trace)
+    return bcgc.measured.fit_start_up(_trace(v, seconds=seconds, load=load))
 
 
 def _cell(num_workers: Any, rate: Any, max_workers: int) -> bcgc.Problem:
     return bcgc.Problem(bcgc.ShiftedExponential(rate), num_workers, 2000, max_workers=max_workers)
 
 
-def _sweep(v: float) -> bcgc.sweeps.Sweep:
-    return bcgc.sweeps.Sweep(
-        _cell, bcgc.sweeps.grid(num_workers=[2, 3], rate=[v, 2.0]), bcgc.TandonPartial(1 + v)
-    )
+def _swept(v: float) -> tuple[Any, ...]:
+    return _cell, bcgc.sweeps.grid(num_workers=[2, 3], rate=[v, 2.0]), bcgc.TandonPartial(1 + v)
 
 
 def _written_sweep(v: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        bcgc.sweeps.write_sweep(_sweep(v), Path(folder) / "sweep.csv")
+        bcgc.sweeps.write_sweep(bcgc.sweeps.Sweep(*_swept(v)), Path(folder) / "sweep.csv")
 
 
 # Of numbers that are known: these measure on the host, or write.
@@ -288,10 +279,8 @@ ON_THE_HOST: dict[str, Callable[[float], Any]] = {
     "describe": lambda v: bcgc.measured.describe(_trace(v)).remarks(),
     "completion_bound in parts": lambda v: bcgc.solvers.completion_bound(problem_of(v), 8e3 * v, rounds=1),
     "compare": lambda v: repr(bcgc.compare(problem_of(v), ["time", "uncoded"])),
-    "Sweep": lambda v: [plan.solve(chunk) for plan in [_sweep(v)] for chunk in plan.chunks()],
-    "sweep": lambda v: bcgc.sweeps.sweep(
-        _cell, bcgc.sweeps.grid(num_workers=[2, 3], rate=[v, 2.0]), bcgc.TandonPartial(1 + v)
-    ),
+    "Sweep": lambda v: next(map((plan := bcgc.sweeps.Sweep(*_swept(v))).solve, plan.chunks())),
+    "sweep": lambda v: bcgc.sweeps.sweep(*_swept(v)),
     "write_sweep": _written_sweep,
 }
 # What the calls take and return.

@@ -12,33 +12,23 @@ from tests.oracles.exact import crossing_probability
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 20])
-def test_the_fft_recursion_gives_the_exact_crossing_probability(size):
-    rng = np.random.default_rng(size)
-    # Rows from hardly ever to nearly always late.
-    boundary = np.sort(rng.random((6, size)), axis=1) ** np.array([0.02, 0.1, 0.3, 0.6, 1, 3])[:, None]
-    exact = [1 - float(crossing_probability([Fraction(b) for b in row])) for row in boundary]
+def test_the_judge_and_the_fft_recursion_give_the_exact_crossing_probability(size):
+    # Rows of twenty digits from hardly ever to nearly always late.
+    rows = np.sort(np.random.default_rng(size).random((6, size)), axis=1)
+    rows = np.ceil(2**20 * rows ** np.array([0.02, 0.1, 0.3, 0.6, 1, 3])[:, None]) / 2**20
+    exact = [1 - crossing_probability([Fraction(b) for b in row]) for row in rows]
+    assert [crossing.exact_probability(row, 20) for row in rows] == exact
+    assert crossing.exact_probability(rows[-1]) == exact[-1]
     # Worst 5e-15.
-    np.testing.assert_allclose(peers.boundary_probability(boundary), exact, rtol=0, atol=3e-14)
-    assert max(exact) > 0.5
-    assert min(exact) < 0.1
-
-
-@pytest.mark.parametrize("size", [1, 2, 7, 12])
-def test_the_judge_of_crossing_probabilities_is_the_exact_count(size):
-    whole = np.sort(np.random.default_rng(size).integers(1, 2**20, size))
-    exact = 1 - crossing_probability([Fraction(int(b), 2**20) for b in whole])
-    assert crossing.exact_probability(whole / 2**20, 20) == exact
-    assert crossing.exact_probability(whole / 2**20) == exact
-
-
-def stand_in(boundaries: np.ndarray) -> np.ndarray:
-    """A peer that errs by a hundredth."""
-    return np.array([float(crossing.exact_probability(row, 30)) + 0.01 for row in boundaries])
+    np.testing.assert_allclose(peers.boundary_probability(rows), list(map(float, exact)), rtol=0, atol=3e-14)
+    assert min(exact) < 0.1 < 0.5 < max(exact)
 
 
 def test_programs_for_crossing_probabilities_are_measured_where_they_are_installed(monkeypatch, small):
     monkeypatch.setattr(crossing, "CASES", (crossing.Case("one boundary", 3, repeats=2),))
-    monkeypatch.setattr(installed, "crossprob", lambda: stand_in)
+    # A peer that errs by a hundredth.
+    found = lambda rows: np.array([float(crossing.exact_probability(row, 30)) + 0.01 for row in rows])  # noqa: E731
+    monkeypatch.setattr(installed, "crossprob", lambda: found)
     monkeypatch.setattr(installed.shutil, "which", lambda name: None)
     measured, *missing = crossing.crossing()
     assert measured["against"] == "crossprob"
@@ -46,11 +36,9 @@ def test_programs_for_crossing_probabilities_are_measured_where_they_are_install
     # In units of the smaller of P and 1 - P.
     assert 0.01 < measured["peer_error"] < 1
     assert measured["ratio"] > 0
-    assert [row["accuracy"].split("; ")[-1] for row in missing] == [
-        "qqconf is not installed",
-        "mutoss is not installed",
-    ]
-    assert not any("peer" in row for row in missing)
+    for row, name in zip(missing, ("qqconf", "mutoss"), strict=True):
+        assert row["accuracy"].endswith(f"; {name} is not installed")
+        assert "peer" not in row
 
 
 @pytest.mark.parametrize(("workers", "depth"), [(1, 1), (3, 2), (5, 5)])
@@ -64,16 +52,12 @@ def test_the_trace_formula_is_the_mean_of_draws(workers, depth):
     assert mean == pytest.approx(exact, rel=4 / 200_000**0.5)
 
 
-def test_compare_reports_what_was_returned_and_how_long_it_took():
-    calls = []
-
-    def package():
-        calls.append("a")
-        return 3
-
-    found = timing.compare({"package": package, "peer": lambda: calls.append("b")}, 4)
-    assert calls == ["a", "b"] * 5  # interleaved
-    assert found["package"].value == 3
+def test_compare_reports_what_was_returned_and_how_long_it_took(small):
+    calls: list[str] = []
+    functions = {name: lambda name=name: calls.append(name) for name in ("package", "peer")}
+    found = timing.compare({**functions, "value": lambda: 3}, 4)
+    assert calls == ["package", "peer"] * 5  # interleaved
+    assert found["value"].value == 3
     seconds = found["package"].seconds
     assert seconds["best"] <= seconds["median"]
     assert seconds["compile"] == max(seconds["first_call"] - seconds["median"], 0)

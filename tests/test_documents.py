@@ -46,15 +46,10 @@ def test_the_documents_are_short():
 @pytest.mark.parametrize("path", DOCUMENTS, ids=_name)
 def test_links_lead_somewhere(path):
     """To a file, and where they name a heading of it, to that."""
-    links = re.findall(r"\]\(([^)#\s]*)(?:#([^)]*))?\)", path.read_text("utf-8"))
-    wrong = []
-    for file, heading in links:
-        if "://" in file:
-            continue
+    for file, heading in re.findall(r"\]\(([^)#\s]*)(?:#([^)]*))?\)", path.read_text("utf-8")):
         target = path.parent / file if file else path
-        if not target.exists() or (heading and heading not in _headings(target)):
-            wrong.append((file, heading))
-    assert wrong == []
+        assert "://" in file or target.exists(), file
+        assert not heading or "://" in file or heading in _headings(target), (file, heading)
 
 
 def _headings(path: Path) -> set[str]:
@@ -71,14 +66,11 @@ def test_the_table_of_public_names_has_each_name_once():
     for first, names in re.findall(r"^\| *(?:`(bcgc_jax[.\w]*)`)? *\|[^|]*\|(.*`.*)\|$", text, re.MULTILINE):
         module = first or module
         found.setdefault(module, []).extend(re.findall(r"`(\w+)`", names))
-    files = Path(bcgc.__file__).parent.glob("*/__init__.py")
-    packages = [importlib.import_module(f"bcgc_jax.{path.parent.name}") for path in files]
-    expected = {
-        package.__name__: sorted(set(package.__all__) - set(bcgc.__all__))
-        for package in packages
-        if hasattr(package, "__all__")
-    }
-    expected["bcgc_jax"] = sorted(bcgc.__all__)
+    expected = {"bcgc_jax": sorted(bcgc.__all__)}
+    for path in Path(bcgc.__file__).parent.glob("*/__init__.py"):
+        package = importlib.import_module(f"bcgc_jax.{path.parent.name}")
+        if hasattr(package, "__all__"):
+            expected[package.__name__] = sorted({*package.__all__} - {*bcgc.__all__})
     assert {module: sorted(names) for module, names in found.items()} == expected
 
 
@@ -97,22 +89,20 @@ def test_a_document_runs_from_top_to_bottom(path, clone, command):
     for language, block in _blocks(path, "python|sh"):
         if language == "python":
             exec(compile(block, str(path), "exec"), names)
-        else:
-            _run_commands(block, path, command)
+        for typed in _commands(block) if language == "sh" else ():
+            # What several documents show is run for the first of them.
+            first = next(other for other in DOCUMENTS if typed in _commands_of(other))
+            if first == path and not typed.startswith((*_ELSEWHERE, *_OWN_TESTS)):
+                _run(typed, command)
 
 
-def _run_commands(block: str, path: Path, command) -> None:
-    for typed in _commands(block):
-        # What several documents show is run for the first of them.
-        first = next(other for other in DOCUMENTS if typed in _commands_of(other))
-        if typed.startswith((*_ELSEWHERE, *_OWN_TESTS)) or first != path:
-            continue
-        if typed.startswith("bcgc "):
-            status, _, err = command(*shlex.split(typed, comments=True)[1:])
-        else:
-            done = subprocess.run(typed, shell=True, capture_output=True, text=True)
-            status, err = done.returncode, done.stderr
-        assert status == 0, f"{typed}\n{err}"
+def _run(typed: str, command) -> None:
+    if typed.startswith("bcgc "):
+        status, _, err = command(*shlex.split(typed, comments=True)[1:])
+    else:
+        done = subprocess.run(typed, shell=True, capture_output=True, text=True)
+        status, err = done.returncode, done.stderr
+    assert status == 0, f"{typed}\n{err}"
 
 
 def _commands(block: str) -> list[str]:

@@ -15,27 +15,21 @@ ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.smoke
 
 
-@pytest.fixture(scope="module")
-def project():
-    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
-def test_the_package_is_marked_as_typed():
-    assert (Path(bcgc.__file__).parent / "py.typed").is_file()
-
-
-def test_one_version_everywhere(project):
+def test_one_version_everywhere():
     (cited,) = re.findall(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
     newest, *_ = re.findall(r"^## \[(.+)\] - ", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
-    assert project["version"] == bcgc.__version__ == cited == newest == version("bcgc-jax")
+    assert PROJECT["version"] == bcgc.__version__ == cited == newest == version("bcgc-jax")
 
 
-def test_the_licence_is_the_one_that_is_named(project):
+def test_the_licence_is_the_one_that_is_named():
     text = (ROOT / "LICENSE").read_text()
     assert "Apache License\n                           Version 2.0" in text
     assert "Copyright 2026 the bcgc_jax authors" in text
     (cited,) = re.findall(r"^license: (.+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
-    assert project["license"] == cited == "Apache-2.0"
+    assert PROJECT["license"] == cited == "Apache-2.0"
 
 
 def test_the_paper_is_cited_alike():
@@ -48,8 +42,9 @@ def test_the_paper_is_cited_alike():
     assert f"title = {{{title}}}" in paper
 
 
-def test_what_is_to_be_installed_can_be():
+def test_what_is_to_be_installed_can_be_and_has_its_types():
     root = Path(bcgc.__file__).parents[1]
+    assert (root / "bcgc_jax" / "py.typed").is_file()
     folders = (root / name for name in ("bcgc_jax", "experiments", "benchmarks"))
     texts = [path.read_text("utf-8") for folder in folders for path in folder.rglob("*.py")]
     # The package is on no index: what works is said in one place.

@@ -12,9 +12,8 @@ from bcgc_jax.solvers.methods import BASELINES, PROPOSED
 
 def test_every_method_has_a_look_of_its_own():
     assert {*PROPOSED, *BASELINES} <= set(plotting.STYLES)
-    looks = plotting.STYLES.values()
-    for property_of in (lambda s: s.label, lambda s: s.color, lambda s: s.marker):
-        values = [property_of(s) for s in looks]
+    for name in ("label", "color", "marker"):
+        values = [getattr(look, name) for look in plotting.STYLES.values()]
         assert len(set(values)) == len(values)
 
 
@@ -41,14 +40,16 @@ def small_figure():
     return figure
 
 
-def test_same_figure_same_bytes(tmp_path):
+def test_same_figure_same_bytes_and_nothing_else_is_changed(tmp_path):
     (tmp_path / "again").mkdir()
+    before, pyplot_loaded = dict(matplotlib.rcParams), "matplotlib.pyplot" in sys.modules
     first = plotting.save_figure(small_figure(), tmp_path, "figure")
     second = plotting.save_figure(small_figure(), tmp_path / "again", "figure")
     assert [path.name for path in first] == ["figure.png", "figure.svg"]
     for one, other in zip(first, second, strict=True):
         assert one.read_bytes() == other.read_bytes()
     assert "<dc:date>" not in first[1].read_text()
+    assert (dict(matplotlib.rcParams), "matplotlib.pyplot" in sys.modules) == (before, pyplot_loaded)
 
 
 def test_legend_is_outside_the_axes():
@@ -57,14 +58,6 @@ def test_legend_is_outside_the_axes():
     (axes,), (legend,) = figure.axes, figure.legends
     assert not axes.get_window_extent().overlaps(legend.get_window_extent())
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "3", "10"]
-
-
-def test_no_global_state(tmp_path):
-    before = dict(matplotlib.rcParams)
-    pyplot_loaded = "matplotlib.pyplot" in sys.modules
-    plotting.save_figure(small_figure(), tmp_path, "figure")
-    assert dict(matplotlib.rcParams) == before
-    assert ("matplotlib.pyplot" in sys.modules) == pyplot_loaded
 
 
 def test_missing_matplotlib_says_what_to_install(monkeypatch):

@@ -39,10 +39,9 @@ _LEVELS = {"time": 1, "frequency": 2}
 
 @pytest.mark.parametrize("scheme", [*_LEVELS, "single_block", "ferdinand_full"])
 def test_runtimes_of_fig_4_and_partitions_of_fig_3_are_reproduced(x64, published, scheme):
-    workers, rates, known = published[scheme]
+    *cells, known = published[scheme]
     assert known.size == 10
-
-    cells = list(zip(workers.astype(int).tolist(), rates.tolist(), strict=True))
+    cells = [(int(workers), float(rate)) for workers, rate in zip(*cells, strict=True)]
     solutions = [bcgc.solve(_problem(*cell), scheme) for cell in cells]
     runtimes = [solution.expected_runtime for solution in solutions]
     np.testing.assert_allclose(runtimes, known, rtol=0.025)  # worst measured 0.0096

@@ -3,9 +3,9 @@
 import jax
 import numpy as np
 import pytest
-from scipy.optimize import linprog
 
 from experiments import replay, traces
+from tests.oracles.programme import best_shares, level_times
 from tests.studies import Ran
 
 # Those that compile little: all windows and all that is replayed have one shape.
@@ -30,23 +30,13 @@ def write(folder, name, times):
     (folder / name).write_text("\n".join(["step,worker,seconds", *lines]))
 
 
+def best(rows):
+    """The least mean runtime of `rows` and its partition, by a linear programme."""
+    return best_shares(level_times(rows))
+
+
 def runtime(x, times):
-    """max_n T_(N-n) Σ_{i≤n} (i+1) x_i for a partition with Σ x = 1: N times a worker's share of the work."""
-    loads = [sum((i + 1) * x[i] for i in range(n + 1)) for n in range(len(x))]
-    return max(t * y for t, y in zip(sorted(times, reverse=True), loads, strict=True))
-
-
-def least(rows):
-    """min_x of the mean runtime of `rows`, by a linear programme: τ_s ≥ T_(N-n) y_n."""
-    steps, workers = rows.shape
-    lines = []
-    for s, row in enumerate(-np.sort(-rows, axis=1)):
-        for n in range(workers):
-            x = [row[n] * (i + 1) if i <= n else 0.0 for i in range(workers)]
-            lines.append([*x, *(-1.0 if other == s else 0.0 for other in range(steps))])
-    cost = np.repeat([0, 1 / steps], [workers, steps])
-    total = np.repeat([1.0, 0.0], [workers, steps])
-    return linprog(cost, lines, np.zeros(len(lines)), total[None], [1.0])
+    return (level_times(times[None])[0] @ x).max()
 
 
 @pytest.mark.slow
@@ -70,24 +60,18 @@ def test_plans_see_their_window_only_and_are_replayed_as_numpy_does():
             speed = 1 / seen.mean(axis=0)
             share = 4 * speed / speed.sum()
             want[name] = (share * seen).max(axis=1).mean(), (share * rows[now]).max()
-        previous = linprog_partition(rows[now - 1 : now])
+        previous = best(rows[now - 1 : now])[1]
         want["last step"] = runtime(previous, rows[now - 1]), runtime(previous, rows[now])
-        programme = least(rows[made - 12 : made])
-        want["whole steps 12/5"] = programme.fun, None
+        want["whole steps 12/5"] = best(rows[made - 12 : made])[0], None
         for name, (promised, taken) in want.items():
             # Measured: 7e-7, the tolerance of cutting planes.
             assert found[name].promised[i] == pytest.approx(promised, rel=3e-6), name
             if taken is not None:
                 assert found[name].taken[i] == pytest.approx(taken, rel=1e-9), name
-    best = least(rows[planned:])
-    assert found["hindsight"].taken.mean() == pytest.approx(best.fun, rel=3e-6)
-    each = [runtime(linprog_partition(row[None]), row) for row in rows[planned:]]
+    assert found["hindsight"].taken.mean() == pytest.approx(best(rows[planned:])[0], rel=3e-6)
+    each = [best(row[None])[0] for row in rows[planned:]]
     assert found["each step's best"].taken == pytest.approx(each, rel=1e-9)
     assert np.all(found["limit"].taken <= found["each step's best"].taken)
-
-
-def linprog_partition(rows):
-    return least(rows).x[: rows.shape[1]]
 
 
 @pytest.mark.usefixtures("x64")
@@ -107,8 +91,7 @@ def autoregressive(correlation, size, seed=0):
 
 @pytest.mark.parametrize("correlation", [0.4, 0.8])
 def test_blocks_are_as_long_as_those_of_an_autoregression_must_be(correlation):
-    # (6 (ρ / (1 - ρ²))² S)^{1/3}, with R(k) ∝ ρ^k in the formula.
-    size = 4000
+    size = 4000  # R(k) ∝ ρ^k in the formula
     want = (6 * (correlation / (1 - correlation**2)) ** 2 * size) ** (1 / 3)
     found = [traces.block_length(autoregressive(correlation, size, seed)) for seed in range(20)]
     # Measured: 0.99 and 1.01 times.

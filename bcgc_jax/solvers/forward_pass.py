@@ -23,9 +23,9 @@ def largest_setup(problem: Problem, partition: Numbers) -> float:
     in u, so they meet once. Such a load is that of another partition, which `solve` has a program for.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
-    >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=20, num_coordinates=20_000)
-    >>> round(largest_setup(problem, [5_100.0] + 18 * [100.0] + [13_100.0]), 2)
-    0.14
+    >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=3, num_coordinates=2_000)
+    >>> round(largest_setup(problem, [900.0, 300.0, 800.0]), 2)
+    0.05
     """
     x, total = np.asarray(partition, problem.dtype), float(problem.total)
     subsets, used = np.arange(1, x.size + 1), x > 0

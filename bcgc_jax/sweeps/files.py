@@ -45,14 +45,15 @@ def write_sweep(
     ImportError where pyarrow is missing.
 
     >>> import tempfile
-    >>> from bcgc_jax import Problem, Uniform
+    >>> from bcgc_jax import Problem, ShiftedExponential
     >>> from bcgc_jax.sweeps import grid
-    >>> def problem(num_workers, max_workers):
-    ...     return Problem(Uniform(1.0, 2.0), num_workers, 100, max_workers=max_workers)
+    >>> def problem(num_workers, rate, max_workers):
+    ...     return Problem(ShiftedExponential(rate, 50.0), num_workers, 20_000, 50, max_workers=max_workers)
+    >>> cells = grid(num_workers=[2, 3], rate=[1e-3, 1e-2])
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     done = write_sweep(Sweep(problem, grid(num_workers=[2, 3]), ["uncoded"]), f"{folder}/sweep.csv")
-    ...     print(done.read_text().splitlines()[1][:21])
-    2,uncoded,converged,8
+    ...     done = write_sweep(Sweep(problem, cells, ["time", "uncoded"]), f"{folder}/sweep.csv")
+    ...     print(done.read_text().splitlines()[1][:22])
+    2,0.001,time,converged
     """
     path = Path(path)
     form = path.suffix.lower()

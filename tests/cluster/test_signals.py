@@ -79,7 +79,7 @@ def test_ctrl_c_is_heard_though_the_garbage_collector_swallows_it(monkeypatch):
         with signals.listening():
             gc.callbacks.append(swallow)
             try:
-                gc.collect()
+                gc.collect(0)
             finally:
                 gc.callbacks.remove(swallow)
             for _ in range(count):

@@ -156,10 +156,9 @@ def _check(
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("overlap", [False, True])
-def test_values_and_slopes_of_gamma_laws(overlap: bool) -> None:
-    """Worst share of the claimed error: 0.13 without overlap, 0.02 with it."""
-    _check("gamma", "constant", overlap, 0, 30, 8, 3)
+def test_values_and_slopes_of_gamma_laws() -> None:
+    """Worst share of the claimed error: 0.02, and 0.13 without overlap."""
+    _check("gamma", "constant", True, 0, 15, 4, 3)
 
 
 # What one program is for: smooth laws differ in the law alone.

@@ -91,15 +91,6 @@ def test_measured_steps_with_one_start_up_and_a_link() -> None:
         assert float(found) == pytest.approx(late, abs=1e-12)
 
 
-@pytest.mark.parametrize("time", ["shifted exponential", "atoms"])
-def test_one_worker_takes_the_means_of_start_up_work_and_link(time: str) -> None:
-    problem = _problem(TIMES[time], 1, start_up=STARTS["uniform"], send_time=0.9)
-    value, error = bcgc.plans.integrate_runtime(problem, np.array([100.0]))
-    mean = {"shifted exponential": 1 + 1 / 0.7, "atoms": 0.6 * 0.8 + 0.4 * 4.0}[time]
-    assert float(value) == pytest.approx(110 + 300 * mean + 90, rel=1e-6)
-    assert float(error) < 1e-4 * float(value)
-
-
 # Partitions of 2, 4 and 6 workers, padded.
 BATCH = np.array([[50, 50, 0, 0, 0, 0, 0, 0], [25, 25, 25, 25, 0, 0, 0, 0], [40, 20, 10, 10, 10, 10, 0, 0]])
 SIZES = np.array([2, 4, 6])
@@ -107,24 +98,33 @@ SIZES = np.array([2, 4, 6])
 
 @jax.jit
 @jax.vmap
-def _values(workers: jax.Array, scale: jax.Array, x: jax.Array) -> jax.Array:
+def _values(workers: jax.Array, scale: jax.Array, send: jax.Array, x: jax.Array) -> jax.Array:
     """With start-ups of a density."""
-    problem = bcgc.Problem(
-        TIMES["shifted exponential"], workers, 100, max_workers=SIZE, start_up=bcgc.Weibull(scale, 0.8)
-    )
-    return bcgc.expected_runtime(problem, x)
+    more: Any = {"max_workers": SIZE, "start_up": bcgc.Weibull(scale, 0.8), "send_time": send}
+    return bcgc.expected_runtime(bcgc.Problem(TIMES["shifted exponential"], workers, 100, **more), x)
+
+
+def test_one_worker_takes_the_means_of_start_up_work_and_link() -> None:
+    problem = _problem(TIMES["atoms"], 1, start_up=STARTS["uniform"], send_time=0.9)
+    value, error = bcgc.plans.integrate_runtime(problem, np.array([100.0]))
+    assert float(value) == pytest.approx(110 + 300 * (0.6 * 0.8 + 0.4 * 4.0) + 90, rel=1e-6)
+    assert float(error) < 1e-4 * float(value)
+    scale, send = np.array([[30.0, 60.0, 120.0], [0.9, 0.0, 0.5]])
+    found = _values(np.ones(3, int), scale, send, np.tile(100 * np.eye(SIZE)[0], (3, 1)))
+    np.testing.assert_allclose(found, scale * math.gamma(2.25) + 100 * (1 + 1 / 0.7) + 100 * send, rtol=1e-6)
 
 
 def test_start_ups_that_vanish_leave_what_was_there() -> None:
     law = SHIFTED_EXPONENTIAL.at(0.7, 1.0)
     without = np.array([expected_max(law, load_of(x[:n])) / n for n, x in zip(SIZES, BATCH, strict=True)])
     for scale in (1e-2, 1e-6, 1e-10):
-        found = _values(SIZES, np.full(3, scale), BATCH.astype(float))
+        found = _values(SIZES, np.full(3, scale), np.zeros(3), BATCH.astype(float))
         assert np.all(np.abs(found - without) < 10 * scale + 1e-11 * without)
 
 
+@pytest.mark.slow
 def test_float32_is_as_float64() -> None:
-    numbers = SIZES, np.array([30.0, 60.0, 120.0]), BATCH.astype(float)
+    numbers = SIZES, np.array([30.0, 60.0, 120.0]), np.full(3, 0.7), BATCH.astype(float)
     exact = _values(*numbers)
     with jax.enable_x64(False):
         single = _values(*numbers)

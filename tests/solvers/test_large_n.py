@@ -50,6 +50,7 @@ def test_the_certificate_is_met_and_that_of_the_partition():
     np.testing.assert_allclose(found.lower_bound, solution.lower_bound, rtol=2e-6)
 
 
+@compiling
 def test_dense_newton_steps_find_the_same():
     problem = bcgc.Problem(LAW, num_workers=WORKERS, num_coordinates=20_000, num_samples=50.0)
     found, dense = _certified(problem, 1e-5), optimal_partition(problem)

@@ -16,6 +16,7 @@ from tests.problems import expected_max, known, padded, slow
 LAW = bcgc.ShiftedExponential(1e-3, 50.0)
 
 
+@pytest.mark.slow
 def test_float32_reaches_the_float64_optimum():
     with jax.enable_x64(True):
         exact = float(bcgc.solve(padded(LAW, 12, 2_000, 50)).expected_runtime)

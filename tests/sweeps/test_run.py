@@ -88,6 +88,7 @@ def test_every_cell_is_what_solve_says_and_padding_and_company_change_nothing(x6
     assert np.isfinite(other).sum() == np.sum(workers > 2)
 
 
+@pytest.mark.slow
 def test_a_bad_cell_has_its_status_and_stops_no_other(x64):
     def heavy(num_workers, shape, max_workers):
         return bcgc.Problem(bcgc.Pareto(1.0, shape), num_workers, 100, max_workers=max_workers)
@@ -281,7 +282,7 @@ def test_a_sweep_leaves_no_thread_behind(monkeypatch):
     monkeypatch.setattr(sweeps, "_COMPILATION", 1)
     before = set(threading.enumerate())
     # Two sizes, both compiled though only one is asked for.
-    plan = bcgc.sweeps.Sweep(paper, bcgc.sweeps.grid(num_workers=[2, 3], rate=[1e-3]), ["uncoded"])
+    plan = bcgc.sweeps.Sweep(paper, bcgc.sweeps.grid(num_workers=[2, 3], rate=[1e-3]), ["limit"])
     plan.solve(next(plan.chunks()))
     for thread in set(threading.enumerate()) - before:
         thread.join()

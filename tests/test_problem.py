@@ -56,7 +56,7 @@ def test_coordinates_that_are_traced_must_be_whole_too():
         ({"num_workers": [4, 0]}, r"num_workers must be finite and >= 1, got 0"),
         ({"num_workers": 2.5}, r"num_workers must be a whole number, got 2.5"),
         ({"num_workers": "four"}, r"num_workers must be a number, got 'four'"),
-        ({"cycle_time": 3.0}, r"cycle_time must be a law such as ShiftedExponential, got 3.0"),
+        ({"cycle_time": 3.0}, r"cycle_time must be a law such as ShiftedExponential, .*, got 3.0"),
         (
             {"start_up": bcgc.distributions.EmpiricalPairs([1.0], [2.0])},
             "start_up must be the law of one worker's, or a number",
@@ -72,7 +72,7 @@ def test_coordinates_that_are_traced_must_be_whole_too():
             "EmpiricalPairs have their own start-ups",
         ),
         (
-            {"start_up": LAW, "cycle_time": [LAW] * 4},
+            {"start_up": LAW, "cycle_time": bcgc.Heterogeneous([LAW] * 4)},
             "not with Heterogeneous: give a number, or pool the times",
         ),
         ({"send_time": 1.0, "overlap": 2}, "overlap must be True or False, known before tracing, got 2"),
@@ -154,7 +154,9 @@ def test_more_workers_in_a_copy_have_room():
     with pytest.raises(ValueError, match="num_workers 9 exceeds max_workers 8"):
         replace(bcgc.Problem(LAW, 4, 90, max_workers=8), num_workers=9)
     laws = [bcgc.Uniform(1.0, 2.0)] * 3
-    grown = replace(bcgc.Problem(laws[:2], 2, 90), cycle_time=bcgc.Heterogeneous(laws), num_workers=3)
+    grown = replace(
+        bcgc.Problem(bcgc.Heterogeneous(laws[:2]), 2, 90), cycle_time=bcgc.Heterogeneous(laws), num_workers=3
+    )
     assert grown.max_workers == 3
     given = bcgc.Problem(LAW, 4, 90, max_workers=4)
     assert len({jax.tree.structure(problem), jax.tree.structure(given)}) == 1

@@ -16,7 +16,7 @@ from bcgc_jax.exact.quadrature import Expectation, Quadrature, largest
 from bcgc_jax.exact.windows import LEFT_OUT
 from bcgc_jax.plans.completion import Completion
 from bcgc_jax.plans.marks import images_of, peaks_of
-from bcgc_jax.plans.worker import NUM_INNER, Load, Worker, delivered, first_times, hazard_of, late_hazard
+from bcgc_jax.plans.worker import NUM_INNER, Load, Worker, delivered, hazard_of, late_hazard
 
 # Intervals of the trapezoid rule, a multiple of 4: two halvings give the error estimate.
 NUM_NODES = 128
@@ -111,7 +111,8 @@ def _nodes(worker: Worker, load: Load, rule: Completion, num_nodes: int) -> Quad
     def hazard_at(t: Array) -> Array:
         return rule.bounding(late_hazard(*still, t[:, None], _LAYOUT_INNER)[0])
 
-    first = first_times(worker, load)
+    first = worker.infimum() + delivered(load, worker.cycle_time.infimum()[None], worker.overlap)
+    first = first.astype(load.work.dtype)
     start = rule.first(first)
     plain = rule.by_task and worker.plain and load.sent is None
     if plain:  # no search: the times of these hazards, times the work
@@ -144,9 +145,8 @@ def _nodes(worker: Worker, load: Load, rule: Completion, num_nodes: int) -> Quad
 
 def _onsets_of(worker: Worker, load: Load, start: Array, turns: bool) -> Array:
     """The `start` of all, and where P(F_n > t) begins to fall after it, `[K]`, in `turns` for subsets."""
-    law, starts = worker.cycle_time, worker.infimum()[None]
-    if worker.start.atomic:
-        starts = worker.atoms()[0]
+    law = worker.cycle_time
+    starts = worker.atoms()[0] if worker.start.atomic else worker.infimum()[None]
     times = law.breaks() if law.atomic else law.infimum()[None]
     if starts.size * times.size == 1 and not turns:
         return start[None]

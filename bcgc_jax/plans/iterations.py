@@ -267,7 +267,8 @@ class Sampled(Iteration):
 def iteration_of(problem: Problem) -> Iteration:
     """All N start-ups and cycle times of an iteration, for whatever is asked about them."""
     problem.check_single()
-    law, start = problem.cycle_time, problem.start_up
+    law: Any = problem.cycle_time
+    start = problem.start_up
     if start is not None and not problem.random_start_up:
         start = jnp.asarray(start, problem.dtype)
     unit = problem.scale if start is not None or law.has_start_up else 1.0

@@ -484,7 +484,7 @@ def _check_plan(plan: Plan, workers: int, total: float) -> None:
     found, subsets = np.sum(sizes), rule.stored if isinstance(rule, FirstHolder) else 0
     if isinstance(rule, AnyOf):
         size = sizes[np.asarray(plan.block)]
-        found, subsets = np.sum(size * plan.share), np.max(plan.data, where=size > 0, initial=0)
+        found, subsets = np.sum(size * plan.share), int(np.max(plan.data, where=size > 0, initial=0))
     if subsets > workers or not abs(found - total) <= _SUM_SLACK * total:
         raise ValueError(
             f"the plan is for {found:g} coordinates on up to {subsets} subsets of the data, the problem has "

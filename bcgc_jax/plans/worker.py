@@ -42,8 +42,8 @@ class Load:
     @property
     def earlier(self) -> Array:
         """Whether task j of the same worker is task n or before it and has work, `[n, j]`."""
-        before = np.kron(np.eye(self.kinds), np.tri(self.work.size // self.kinds)).astype(bool)
-        return before & (self.work > 0)
+        before = np.kron(np.eye(self.kinds), np.tri(self.work.size // self.kinds))
+        return jnp.logical_and(before, self.work > 0)
 
     @property
     def began(self) -> Array:
@@ -123,12 +123,6 @@ def delivered(load: Load, time: Array, overlap: bool) -> Array:
     computed = jnp.where(used, time[..., None], 0) * load.work
     ready = jnp.where(load.earlier, computed + (load.sent[:, None] - load.began), 0)
     return jnp.where(used, largest(ready), 0)
-
-
-def first_times(worker: Worker, load: Load) -> Array:
-    """The infimum of each level's time of delivery, `[N]`."""
-    first = worker.infimum() + delivered(load, worker.cycle_time.infimum()[None], worker.overlap)
-    return first.astype(load.work.dtype)
 
 
 def latest_cycle_time(load: Load, room: Array, overlap: bool) -> Array:

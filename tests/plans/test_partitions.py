@@ -39,13 +39,6 @@ def test_levels_are_the_first_to_reach_the_rank_of_their_coordinate(num_workers,
     np.testing.assert_array_equal(back, partitions)
 
 
-def test_traced_arguments_ask_for_the_size():
-    with pytest.raises(ValueError, match="partition is traced: give the static num_coordinates"):
-        jax.jit(bcgc.levels_from_partition)(np.array([2, 0, 3]))
-    with pytest.raises(ValueError, match="levels is traced: give the static num_workers"):
-        jax.jit(bcgc.partition_from_levels)(np.array([2, 0, 3]))
-
-
 def test_levels_of_a_partition_of_fractions_follow_the_same_rule(precision):
     x = np.asarray([1.4, 0.0, 2.2, 0.3, 3.1], precision)
     expected = [next(i for i in range(5) if x[: i + 1].sum() >= rank) for rank in range(1, 8)]
